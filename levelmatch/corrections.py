@@ -1,0 +1,77 @@
+# Licensed under a 3-clause BSD style license - see LICENSE.rst
+"""A correction: a function on the sky, subtracted from images."""
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from levelmatch.sky import ARCMIN
+
+__all__ = ["Correction"]
+
+
+@dataclass(frozen=True, eq=False)
+class Correction:
+    """A constant, and a plane that is linear in the sky unit vector.
+
+    Parameters
+    ----------
+    constant : float
+        In the unit of the image.
+    vector : `~numpy.ndarray`, shape (3,)
+        Its scalar product with the sky unit vector is the plane.
+    """
+
+    constant: float = 0.0
+    vector: np.ndarray = field(default_factory=lambda: np.zeros(3))
+
+    @classmethod
+    def from_coefficients(cls, coefficients, axes):
+        """Return the correction of a group's coefficients, shape (1,) or (3,), about its centre."""
+        if len(coefficients) == 1:
+            return cls(float(coefficients[0]))
+        weight = np.array([1.0, ARCMIN, ARCMIN])
+        return cls(0.0, (weight * coefficients) @ axes)
+
+    def __add__(self, other):
+        return Correction(self.constant + other.constant, self.vector + other.vector)
+
+    def scaled(self, factor):
+        """Return the correction times a factor."""
+        return Correction(self.constant * factor, self.vector * factor)
+
+    def coefficients(self, axes):
+        """Return the level and the two slopes (per arcmin) about a centre, shape (3,)."""
+        plane = axes @ self.vector / np.array([1.0, ARCMIN, ARCMIN])
+        plane[0] += self.constant
+        return plane
+
+    def evaluate(self, grid):
+        """Return the correction at the pixels of a whole image.
+
+        Parameters
+        ----------
+        grid : `~levelmatch.sky.Grid`
+            Where the image lies; exact at its nodes, bilinear between and beyond.
+
+        Returns
+        -------
+        values : float or 2D `~numpy.ndarray` of float64
+            A float for a constant.
+        """
+        if not self.vector.any():
+            return self.constant
+        rows = _linear_weights(grid.ys, grid.shape[0])
+        columns = _linear_weights(grid.xs, grid.shape[1])
+        return self.constant + rows @ (grid.nodes @ self.vector) @ columns.T
+
+
+def _linear_weights(nodes, n):
+    """Matrix of shape (n, len(nodes)) of linear interpolation, and extrapolation, from nodes."""
+    position = np.arange(n)
+    cell = np.clip(np.searchsorted(nodes, position, side="right") - 1, 0, len(nodes) - 2)
+    t = (position - nodes[cell]) / (nodes[cell + 1] - nodes[cell])
+    weights = np.zeros((n, len(nodes)))
+    weights[position, cell] = 1 - t
+    weights[position, cell + 1] = t
+    return weights

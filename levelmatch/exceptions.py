@@ -1,0 +1,32 @@
+# Licensed under a 3-clause BSD style license - see LICENSE.rst
+"""Errors and warnings of the package."""
+
+from astropy.utils.exceptions import AstropyUserWarning
+
+__all__ = [
+    "DisconnectedWarning",
+    "FrameError",
+    "LevelMatchError",
+    "LevelMatchWarning",
+    "NoOverlapError",
+]
+
+
+class LevelMatchError(Exception):
+    """A state of the data that leaves the job without an answer."""
+
+
+class FrameError(LevelMatchError):
+    """An image that cannot be used: unreadable, empty, or without a usable WCS."""
+
+
+class NoOverlapError(LevelMatchError):
+    """No two images overlap where an answer needs it."""
+
+
+class LevelMatchWarning(AstropyUserWarning):
+    """A result that needs a look."""
+
+
+class DisconnectedWarning(LevelMatchWarning):
+    """Sets of images with no overlap between them, each with its own gauge."""

@@ -1,0 +1,445 @@
+# Licensed under a 3-clause BSD style license - see LICENSE.rst
+"""Any input as frames: what an image is, known from its header; its pixels only when asked."""
+
+import warnings
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+from astropy import units as u
+from astropy.io import fits
+from astropy.nddata import NDData
+from astropy.wcs import WCS, FITSFixedWarning
+
+from levelmatch import jwst
+from levelmatch.exceptions import FrameError
+from levelmatch.sky import Grid, SkyTransform, default_spacing
+
+__all__ = ["FileSource", "Frame", "MemorySource", "collect_frames", "compare_scales"]
+
+
+@dataclass(frozen=True, eq=False)
+class MemorySource:
+    """An image in memory."""
+
+    image: NDData
+
+    def read(self, dq_bits):
+        """Return the data, and a boolean array (or `None`) of bad pixels."""
+        return np.asarray(self.image.data), _as_mask(self.image.mask)
+
+
+@dataclass(frozen=True, eq=False)
+class FileSource:
+    """An image in a FITS file.
+
+    Parameters
+    ----------
+    path : `~pathlib.Path`
+        The file.
+    hdu : int
+        Index of the image's HDU.
+    dq_hdu : int or None
+        Index of the HDU with its data quality.
+    """
+
+    path: Path
+    hdu: int
+    dq_hdu: int | None
+
+    def read(self, dq_bits):
+        """Return the data, and a boolean array (or `None`) of bad pixels."""
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("error", fits.verify.VerifyWarning)
+                # astropy only warns of a truncated file, and fills in zeros.
+                warnings.filterwarnings("error", message=".*truncated.*")
+                with fits.open(self.path, memmap=False) as hdus:
+                    data = hdus[self.hdu].data
+                    bad = None
+                    if self.dq_hdu is not None:
+                        dq = hdus[self.dq_hdu].data
+                        bad = (dq & dq.dtype.type(dq_bits & _all_bits(dq.dtype))) != 0
+        except (OSError, TypeError, ValueError, IndexError, UserWarning) as error:
+            msg = f"{self.path.name}: the pixels cannot be read: {error}"
+            raise FrameError(msg) from error
+        return data, bad
+
+
+def _all_bits(dtype):
+    """Every bit of an integer type that may be set without a change of sign of Python's integer."""
+    return int(np.iinfo(dtype).max)
+
+
+@dataclass(frozen=True, eq=False)
+class Frame:
+    """One image, or one part of it, as the rest of the package sees it.
+
+    Parameters
+    ----------
+    name : str
+        Unique in a collection; a file's name.
+    source : `FileSource` or `MemorySource`
+        Where its pixels are.
+    shape : tuple of int
+        (ny, nx).
+    meta : mapping
+        Header.
+    unit : `~astropy.units.Unit` or None
+        Unit of the data.
+    transform : `~levelmatch.sky.SkyTransform`
+        Its WCS.
+    dq_bits : int
+        The data-quality bits that make a pixel bad.
+    tile, detector, part : str
+        What it is grouped by; ``part`` is ``"science"`` or ``"lyot"``.
+    region : tuple of slice or None
+        The part of the image that a Lyot frame is, or that a science frame is not.
+    scale : float
+        Factor from the data's unit to that in which images are compared.
+    corrections : tuple
+        Corrections to subtract before the pixels are used.
+    """
+
+    name: str
+    source: object
+    shape: tuple
+    meta: Mapping
+    unit: u.UnitBase | None
+    transform: SkyTransform
+    dq_bits: int = ~0
+    tile: str = ""
+    detector: str = ""
+    part: str = "science"
+    region: tuple | None = None
+    scale: float = 1.0
+    corrections: tuple = field(default=())
+
+    @cached_property
+    def whole_grid(self):
+        """Where the whole image lies on the sky, a `~levelmatch.sky.Grid`."""
+        box = self.transform.defined_box(self.shape)
+        return Grid(self.transform, self.shape, box, default_spacing(box))
+
+    @cached_property
+    def grid(self):
+        """Where the frame's own part of the image lies on the sky."""
+        if self.part != "lyot" or self.region is None:
+            return self.whole_grid
+        (y, x), whole = self.region, self.whole_grid.box
+        box = (max(y.start, whole[0]), min(y.stop, whole[1]),
+               max(x.start, whole[2]), min(x.stop, whole[3]))
+        return Grid(self.transform, self.shape, box, default_spacing(box))
+
+    def load(self):
+        """Return the pixels, C-contiguous float32 or float64 in native order, NaN where bad.
+
+        Raises
+        ------
+        FrameError
+            If the file cannot be read, or no pixel is good.
+        """
+        data, bad = self.source.read(self.dq_bits)
+        small = data.dtype.kind == "f" and data.dtype.itemsize <= 4
+        small |= data.dtype.kind in "iu" and data.dtype.itemsize <= 2
+        out = np.array(data, dtype=np.float32 if small else np.float64, order="C")
+        if bad is not None:
+            out[bad] = np.nan
+        if self.region is not None:
+            _mask_region(out, self.region, keep=self.part == "lyot")
+        for correction in self.corrections:
+            out -= correction.evaluate(self.whole_grid)
+        if self.scale != 1.0:
+            out *= self.scale
+        if not np.isfinite(out).any():
+            msg = f"{self.name}: the image has no good pixel"
+            raise FrameError(msg)
+        return out
+
+    @cached_property
+    def jwst(self):
+        """The frame's `~levelmatch.jwst.JWSTKeys`, or `None`."""
+        return jwst.jwst_keys(self.name, self.meta)
+
+    def with_keys(self, **keys):
+        """Return the frame with other keys, its geometry kept."""
+        new = replace(self, **keys)
+        same_box = new.part == self.part and new.region == self.region
+        if "grid" in self.__dict__ and same_box:
+            new.__dict__["grid"] = self.grid
+        return new
+
+    def split_lyot(self):
+        """Return the frame's science and Lyot parts, or itself alone if it has no Lyot region."""
+        region = jwst.lyot_region(self.meta, self.shape)
+        if region is None:
+            return [self]
+        return [
+            self.with_keys(part=part, region=region, name=jwst.part_name(self.name, part))
+            for part in ("science", "lyot")
+        ]
+
+
+def _mask_region(data, region, *, keep):
+    """Make the pixels outside of the region NaN, or those inside, in place."""
+    if keep:
+        inside = data[region].copy()
+        data[:] = np.nan
+        data[region] = inside
+    else:
+        data[region] = np.nan
+
+
+def _as_mask(mask):
+    return None if mask is None else np.asarray(mask, dtype=bool)
+
+
+def collect_frames(images, *, dq_bits=None, hdu=None):
+    """Return the frames of any kind of input.
+
+    Parameters
+    ----------
+    images : iterable, mapping, `~ccdproc.ImageFileCollection` or `~levelmatch.MatchResult`
+        `~astropy.nddata.CCDData` or `~astropy.nddata.NDData` objects, paths of FITS
+        files, or a mapping of tile name to such a list.
+    dq_bits : None, int, str or list
+        Data-quality bits that make a pixel bad, see `~levelmatch.jwst.bad_bits`.
+    hdu : None, int, str or tuple
+        The image's extension in files; by default SCI, else the first image.
+
+    Returns
+    -------
+    frames : list of `Frame`
+        In the order of the input.
+
+    Raises
+    ------
+    TypeError
+        If an input is none of these.
+    FrameError
+        If an image cannot be used; the message names it.
+    """
+    if hasattr(images, "frames"):
+        return list(images.frames)
+    if isinstance(images, Mapping):
+        frames = [
+            frame.with_keys(tile=str(tile))
+            for tile, members in images.items()
+            for frame in collect_frames(members, dq_bits=dq_bits, hdu=hdu)
+        ]
+        return _check_names(frames)
+    if hasattr(images, "files_filtered"):
+        images = images.files_filtered(include_path=True)
+    if isinstance(images, str | Path | NDData) or not isinstance(images, Iterable):
+        msg = (
+            "images: expected a list of images or paths, a mapping of tile to images or an "
+            f"ImageFileCollection, not {type(images).__name__}"
+        )
+        raise TypeError(msg)
+    frames = [_frame(image, i, dq_bits, hdu) for i, image in enumerate(images)]
+    return _check_names(frames)
+
+
+def _check_names(frames):
+    if not frames:
+        msg = "images: there are none"
+        raise FrameError(msg)
+    seen = {}
+    for i, frame in enumerate(frames):
+        if frame.name in seen and isinstance(frame.source, FileSource):
+            msg = f"{frame.name}: two files have this name: {seen[frame.name]} and {frame.source.path}"
+            raise FrameError(msg)
+        if frame.name in seen:
+            frames[i] = frame.with_keys(name=f"{frame.name}#{i}")
+        seen[frames[i].name] = getattr(frame.source, "path", frame.name)
+    return frames
+
+
+def _frame(image, index, dq_bits, hdu):
+    if isinstance(image, NDData):
+        return _memory_frame(image, index, dq_bits)
+    if isinstance(image, str | Path):
+        return _file_frame(Path(image), dq_bits, hdu)
+    msg = f"images: image {index} is a {type(image).__name__}, not a CCDData, NDData or path"
+    raise TypeError(msg)
+
+
+def _memory_frame(image, index, dq_bits):
+    meta = image.meta
+    name = Path(str(meta.get("FILENAME") or f"image{index:04d}")).name
+    data = np.asarray(image.data)
+    shape = _check_shape(name, data.shape)
+    if data.dtype.kind not in "fiu":
+        msg = f"{name}: the data are of type {data.dtype}, not real numbers"
+        raise FrameError(msg)
+    planes = {"mask": image.mask}
+    if image.uncertainty is not None:
+        planes["uncertainty"] = image.uncertainty.array
+    for what, plane in planes.items():
+        if plane is not None and np.ndim(plane) != 0 and np.shape(plane) != shape:
+            msg = f"{name}: the {what} has shape {np.shape(plane)}, the data {shape}"
+            raise FrameError(msg)
+    mask = _as_mask(image.mask)
+    if mask is not None and mask.all():
+        msg = f"{name}: every pixel is masked"
+        raise FrameError(msg)
+    return Frame(
+        name=name, source=MemorySource(image), shape=shape, meta=meta, unit=image.unit,
+        transform=SkyTransform(image.wcs, name),
+    )
+
+
+def _check_shape(name, shape):
+    if len(shape) != 2:
+        msg = f"{name}: the image has {len(shape)} dimensions (shape {tuple(shape)}), not 2"
+        raise FrameError(msg)
+    if min(shape) < 2:
+        msg = f"{name}: the image is empty or a single line, its shape is {tuple(shape)}"
+        raise FrameError(msg)
+    return tuple(int(n) for n in shape)
+
+
+def _file_frame(path, dq_bits, hdu):
+    name = path.name
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FITSFixedWarning)
+            warnings.filterwarnings("error", message=".*truncated.*")
+            with fits.open(path, memmap=False) as hdus:
+                return _header_frame(path, hdus, dq_bits, hdu)
+    except FileNotFoundError as error:
+        msg = f"{path}: there is no such file"
+        raise FrameError(msg) from error
+    except (OSError, UserWarning) as error:
+        msg = f"{name}: not a readable FITS file: {error}"
+        raise FrameError(msg) from error
+
+
+def _header_frame(path, hdus, dq_bits, hdu):
+    name = path.name
+    index = _image_hdu(name, hdus, hdu)
+    header = hdus[index].header
+    shape = _check_shape(name, hdus[index].shape)
+    meta = hdus[0].header.copy()
+    if index:
+        meta.extend(header, strip=True, update=True)
+    is_jwst = meta.get("TELESCOP") == "JWST"
+    dq_hdu = hdus.index_of("DQ") if "DQ" in hdus and index else None
+    if dq_hdu is not None and tuple(hdus[dq_hdu].shape) != shape:
+        msg = f"{name}: the DQ extension has shape {hdus[dq_hdu].shape}, the data {shape}"
+        raise FrameError(msg)
+    wcs = jwst.read_gwcs(hdus) if is_jwst else None
+    if wcs is None:
+        wcs = _fits_wcs(name, header, hdus)
+    return Frame(
+        name=name, source=FileSource(path, index, dq_hdu), shape=shape, meta=meta,
+        unit=_header_unit(name, header), transform=SkyTransform(wcs, name),
+        dq_bits=jwst.bad_bits(dq_bits, is_jwst),
+    )
+
+
+def _image_hdu(name, hdus, hdu):
+    """Return the index of the HDU that holds the image."""
+    if hdu is not None:
+        try:
+            index = hdus.index_of(hdu)
+            hdus[index]
+        except (KeyError, IndexError) as error:
+            msg = f"{name}: there is no extension {hdu!r}"
+            raise FrameError(msg) from error
+        return index
+    science = [i for i, h in enumerate(hdus) if h.name == "SCI"]
+    if len(science) > 1:
+        msg = f"{name}: there are {len(science)} SCI extensions; name one by hdu=('SCI', n)"
+        raise FrameError(msg)
+    if science:
+        return science[0]
+    images = [i for i, h in enumerate(hdus) if h.is_image and h.shape]
+    if not images:
+        msg = f"{name}: there is no image extension"
+        raise FrameError(msg)
+    return images[0]
+
+
+def _fits_wcs(name, header, hdus):
+    try:
+        wcs = WCS(header, hdus, naxis=2)
+    except Exception as error:
+        msg = f"{name}: the WCS cannot be read: {error}"
+        raise FrameError(msg) from error
+    if not wcs.has_celestial:
+        msg = f"{name}: the header has no celestial WCS (CTYPE {list(wcs.wcs.ctype)})"
+        raise FrameError(msg)
+    return wcs
+
+
+def _header_unit(name, header):
+    text = str(header.get("BUNIT", "")).strip()
+    if not text:
+        return None
+    aliases = {"DN": u.adu, "COUNTS": u.ct, "ELECTRONS": u.electron}
+    if text.upper() in aliases:
+        return aliases[text.upper()]
+    try:
+        return u.Unit(text)
+    except ValueError as error:
+        msg = f"{name}: the unit BUNIT = {text!r} is not understood"
+        raise FrameError(msg) from error
+
+
+def compare_scales(frames, flux_scale=None):
+    """Return the factors that bring the frames to one unit, and that unit.
+
+    Surface brightness compares directly; units per pixel are scaled by the
+    solid angle of the pixel, to that of the first frame by name.
+
+    Parameters
+    ----------
+    frames : list of `Frame`
+        The frames.
+
+    Returns
+    -------
+    scales : `~numpy.ndarray`, shape (n,)
+        Factors from each frame's unit to the common one.
+    unit : `~astropy.units.Unit` or None
+        The common unit: that of the first frame by name.
+
+    Raises
+    ------
+    `~astropy.units.UnitsError`
+        If units differ in kind, or are logarithmic.
+    """
+    first = min(frames, key=lambda frame: frame.name)
+    scales = np.ones(len(frames))
+    for i, frame in enumerate(frames):
+        scales[i] = _unit_factor(frame, first)
+        if not _per_solid_angle(frame.unit):
+            scales[i] *= first.grid.pixel_area / frame.grid.pixel_area
+    return scales, first.unit
+
+
+def _unit_factor(frame, first):
+    if frame.unit == first.unit:
+        if isinstance(frame.unit, u.function.FunctionUnitBase):
+            msg = f"{frame.name}: levels of a logarithmic unit ({frame.unit}) cannot be matched"
+            raise u.UnitsError(msg)
+        return 1.0
+    try:
+        return float(frame.unit.to(first.unit))
+    except (AttributeError, TypeError, u.UnitsError) as error:
+        msg = (
+            f"{frame.name}: its unit ({frame.unit}) cannot be compared with that of "
+            f"{first.name} ({first.unit})"
+        )
+        raise u.UnitsError(msg) from error
+
+
+def _per_solid_angle(unit):
+    """Whether a unit is a surface brightness: per solid angle, or per beam."""
+    if unit is None:
+        return False
+    bases = dict(zip(unit.decompose().bases, unit.decompose().powers, strict=True))
+    return bases.get(u.rad, 0) == -2 or bases.get(u.beam, 0) == -1

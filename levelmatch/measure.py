@@ -1,0 +1,474 @@
+# Licensed under a 3-clause BSD style license - see LICENSE.rst
+"""From pairs of images to a handful of numbers each: the only place that reads pixels."""
+
+from dataclasses import dataclass, fields
+from logging import getLogger
+
+import numpy as np
+from scipy.special import erf
+
+from levelmatch.overlaps import depth_at
+from levelmatch.sampling import difference_cells
+from levelmatch.sky import MAP_TOLERANCE, plane_terms, tangent_axes
+
+__all__ = ["METHODS", "MeasureOptions", "PairTable", "measure_pairs"]
+
+logger = getLogger(__name__)
+
+METHODS = ("direct", "interp", "exact", "adaptive")
+LOCATIONS = ("mean", "median")
+# Cells with less than this part of their pixels sampled tell too little of their scatter.
+MIN_FILLED = 0.02
+# Weight, in cells, of the belief that the cells scatter as their pixels say.
+PRIOR_CELLS = 10
+# Cells farther than this many sigma from the pair's plane are left out, if there are
+# enough to tell.
+CELL_CLIP = 4.0
+MIN_ROBUST = 6
+N_ROBUST = 8
+
+
+@dataclass(frozen=True, kw_only=True)
+class MeasureOptions:
+    """How the difference of two images is measured.
+
+    Parameters
+    ----------
+    method : {"direct", "interp", "exact", "adaptive"}
+        ``"direct"`` samples both images at points midway between their pixels;
+        the others reproject both to a common grid, by
+        `~reproject.reproject_interp`, `~reproject.reproject_exact` or
+        `~reproject.reproject_adaptive`.
+    location : {"mean", "median"}
+        The centre of the clipped differences in each cell.
+    clip : float
+        Differences farther than this many sigma from their cell's centre are left out.
+    n_workers : int or None
+        Threads; `None` for as many as Dask takes. A current
+        `dask.distributed.Client` goes before this.
+    """
+
+    method: str = "direct"
+    location: str = "mean"
+    clip: float = 3.0
+    n_workers: int | None = None
+
+    def __post_init__(self):
+        if self.method not in METHODS:
+            msg = f"method: {self.method!r} is none of {METHODS}"
+            raise ValueError(msg)
+        if self.location not in LOCATIONS:
+            msg = f"location: {self.location!r} is none of {LOCATIONS}"
+            raise ValueError(msg)
+        if not self.clip > 0:
+            msg = f"clip: {self.clip!r} is not a positive number"
+            raise ValueError(msg)
+        if self.n_workers is not None and not self.n_workers >= 1:
+            msg = f"n_workers: {self.n_workers!r} is not a positive whole number"
+            raise ValueError(msg)
+
+    @property
+    def truncation(self):
+        """Scatter of a normal variable over its scatter once clipped."""
+        density = np.sqrt(2 / np.pi) * np.exp(-0.5 * self.clip**2)
+        return 1 / np.sqrt(1 - self.clip * density / erf(self.clip / np.sqrt(2)))
+
+
+@dataclass(frozen=True, eq=False)
+class PairTable:
+    """What was measured of each pair; ``n`` pairs, in ascending order of their images.
+
+    Parameters
+    ----------
+    first, second : `~numpy.ndarray` of intp, shape (n,)
+        Indices of the two images; differences are first minus second.
+    gram : `~numpy.ndarray`, shape (n, 3, 3)
+        Normal matrix of the plane (1, u, v) about the pair's centre, in 1 / unit**2.
+    rhs : `~numpy.ndarray`, shape (n, 3)
+        Right-hand side of the normal equations, in 1 / unit.
+    axes : `~numpy.ndarray`, shape (n, 3, 3)
+        Centre, East and North of the pair.
+    sigma : `~numpy.ndarray`, shape (n,)
+        Standard error of the pair's level by itself.
+    scatter : `~numpy.ndarray`, shape (n,)
+        Scatter of the differences about their plane.
+    chi2 : `~numpy.ndarray`, shape (n,)
+        Variance of the cells about the plane over that expected of their pixels' noise.
+    npix : `~numpy.ndarray` of int, shape (n,)
+        Differences kept.
+    extent : `~numpy.ndarray`, shape (n, 2)
+        Longest side of the overlap over that of the first and the second image.
+    """
+
+    first: np.ndarray
+    second: np.ndarray
+    gram: np.ndarray
+    rhs: np.ndarray
+    axes: np.ndarray
+    sigma: np.ndarray
+    scatter: np.ndarray
+    chi2: np.ndarray
+    npix: np.ndarray
+    extent: np.ndarray
+
+    def __len__(self):
+        return len(self.first)
+
+    @property
+    def level(self):
+        """Level of each difference, shape (n,); NaN where nothing was measured."""
+        weight = np.where(self.npix > 0, self.gram[:, 0, 0], np.nan)
+        return self.rhs[:, 0] / weight
+
+    def take(self, rows):
+        """Return the table of some of the pairs."""
+        return PairTable(*(getattr(self, f.name)[rows] for f in fields(self)))
+
+
+@dataclass(frozen=True)
+class _Cells:
+    """The measured cells of one pair."""
+
+    location: np.ndarray
+    variance: np.ndarray
+    scatter: np.ndarray
+    npix: np.ndarray
+    vectors: np.ndarray
+    extent: tuple
+
+
+def measure_pairs(frames, pairs, depth_sets, options, *, progress_bar=None):
+    """Measure every pair, each image read once and let go after its last pair.
+
+    Parameters
+    ----------
+    frames : list of `~levelmatch.frames.Frame`
+        The images, in an order that does not depend on the input's.
+    pairs : `~numpy.ndarray` of intp, shape (n, 2)
+        Which of them to compare.
+    depth_sets : list of list of int, length n
+        For each pair the other images whose pixels share its noise.
+    options : `MeasureOptions`
+        How.
+    progress_bar : callable or None
+        Wraps an iterable over the pairs, as `tqdm.tqdm` does.
+
+    Returns
+    -------
+    table : `PairTable`
+        The pairs in the given order; those without a common good pixel have ``npix`` 0.
+    """
+    import dask
+
+    images = {}
+    for k in np.unique(pairs):
+        images[k] = dask.delayed(frames[k].load, pure=False)(
+            dask_key_name=f"load-{k}-{frames[k].name}"
+        )
+    tasks = []
+    for (i, j), members in zip(pairs, depth_sets, strict=True):
+        others = [frames[k].grid for k in members if k not in (i, j)]
+        tasks.append(
+            dask.delayed(measure_pair, pure=False)(
+                images[i], images[j], frames[i].grid, frames[j].grid, others, options,
+                dask_key_name=f"pair-{i}-{j}",
+            )
+        )
+    with _progress(progress_bar, len(tasks)):
+        results = dask.compute(*tasks, **_scheduler(options))
+    return _table(pairs, results)
+
+
+def _scheduler(options):
+    """Threads, unless the user has a distributed client."""
+    import sys
+
+    if "distributed" in sys.modules:
+        from distributed import default_client
+
+        try:
+            default_client()
+        except ValueError:
+            pass
+        else:
+            return {}
+    return {"scheduler": "threads", "num_workers": options.n_workers}
+
+
+def _progress(progress_bar, n_pairs):
+    """A Dask callback that advances the caller's bar by one for each pair."""
+    from contextlib import nullcontext
+
+    if progress_bar is None:
+        return nullcontext()
+    from dask.callbacks import Callback
+
+    class Progress(Callback):
+        def _start(self, dsk):
+            self.steps = iter(progress_bar(range(n_pairs)))
+
+        def _posttask(self, key, result, dsk, state, worker_id):
+            if str(key).startswith("pair-"):
+                next(self.steps, None)
+
+        def _finish(self, dsk, state, errored):
+            if not errored:
+                # A bar closes itself at the end of what it wraps.
+                for _ in self.steps:
+                    pass
+
+    return Progress()
+
+
+def _table(pairs, results):
+    columns = {key: np.array([r[key] for r in results]) for key in results[0]} if results else {}
+    shapes = {"gram": (3, 3), "rhs": (3,), "axes": (3, 3), "extent": (2,)}
+    n = len(results)
+    return PairTable(
+        first=pairs[:, 0],
+        second=pairs[:, 1],
+        **{
+            f.name: columns.get(f.name, np.zeros(0)).reshape(n, *shapes.get(f.name, ()))
+            for f in fields(PairTable)[2:]
+        },
+    )
+
+
+def measure_pair(a, b, grid_a, grid_b, others, options):
+    """Measure the difference of two images.
+
+    Parameters
+    ----------
+    a, b : 2D `~numpy.ndarray`
+        The images, NaN where bad.
+    grid_a, grid_b : `~levelmatch.sky.Grid`
+        Where they lie.
+    others : list of `~levelmatch.sky.Grid`
+        The other images that share their noise.
+    options : `MeasureOptions`
+        How.
+
+    Returns
+    -------
+    row : dict
+        The columns of `PairTable` but for the two images.
+    """
+    if options.method == "direct":
+        cells = _direct_cells(a, b, grid_a, grid_b, options)
+    else:
+        cells = _reprojected_cells(a, b, grid_a, grid_b, options)
+    if cells is None:
+        return _empty_row()
+    depth = np.maximum(depth_at(cells.vectors, [grid_a, grid_b, *others]), 2)
+    return summarise(cells, depth)
+
+
+def _empty_row():
+    return {
+        "gram": np.zeros((3, 3)), "rhs": np.zeros(3), "axes": np.full((3, 3), np.nan),
+        "sigma": np.nan, "scatter": np.nan, "chi2": np.nan, "npix": 0,
+        "extent": np.zeros(2),
+    }
+
+
+def _direct_cells(a, b, grid_a, grid_b, options):
+    """Cells of the finer image, mapped straight into the coarser one; `None` if none."""
+    swap = grid_a.pixel_area > grid_b.pixel_area * (1 + 1e-6)
+    if swap:
+        a, b, grid_a, grid_b = b, a, grid_b, grid_a
+    grid, map_x, map_y, cells = _map_cells(grid_a, grid_b)
+    if len(cells) == 0:
+        return None
+    measured = _kernel(a, b, grid, map_x, map_y, cells, options)
+    if measured is None:
+        return None
+    keep, values = measured
+    iy, ix = cells[keep].T
+    vectors = _bilinear_vectors(grid, iy, ix, values[:, 4], values[:, 3])
+    scale = np.sqrt(grid_a.pixel_area / grid_b.pixel_area)
+    side = max(np.ptp(values[:, 4]) + np.median(np.diff(grid.ys)),
+               np.ptp(values[:, 3]) + np.median(np.diff(grid.xs)))
+    extent = (min(side / max(grid_a.shape), 1.0), min(side * scale / max(grid_b.shape), 1.0))
+    return _as_cells(values, vectors, extent, swap, options)
+
+
+def _as_cells(values, vectors, extent, swap, options):
+    location, scatter, _, _, _, smooth, kept, _ = values.T
+    # The noise of a mean is that of the pixels, whatever the smoothing of the samples.
+    efficiency = 1.0 if options.location == "mean" else 1 + (np.pi / 2 - 1) * smooth
+    scatter = scatter / np.sqrt(smooth)
+    typical = np.median(scatter)
+    # A cell of a few equal values must not take all of the weight.
+    floor = np.maximum(scatter, max(0.25 * typical, 1e-300))
+    return _Cells(
+        location=-location if swap else location,
+        variance=efficiency * floor**2 / kept,
+        scatter=scatter,
+        npix=kept.astype(int),
+        vectors=vectors,
+        extent=extent[::-1] if swap else extent,
+    )
+
+
+def _map_cells(grid_a, grid_b):
+    """Pixel coordinates in the second image of the first's nodes, and the cells that reach it.
+
+    The grid is refined until bilinear interpolation in it is exact to
+    `~levelmatch.sky.MAP_TOLERANCE` pixel.
+    """
+    grid = grid_a
+    while True:
+        margin = 1.5 * grid.spacing * np.sqrt(grid.pixel_area / grid_b.pixel_area)
+        x, y = grid_b.to_pixel(grid.nodes, margin)
+        cells = _reached(x, y, grid_b.box)
+        if len(cells) == 0 or grid.spacing <= 4:
+            break
+        iy, ix = cells.T
+        exact = np.stack(grid_b.to_pixel(grid.middles[iy, ix], margin))
+        linear = np.stack([_corner_mean(x, iy, ix), _corner_mean(y, iy, ix)])
+        error = np.nanmax(np.abs(exact - linear), initial=0.0)
+        if error < 2 * MAP_TOLERANCE:
+            break
+        logger.debug("map error %.3f pixel at spacing %d: refined", error, grid.spacing)
+        grid = grid.with_spacing(grid.spacing // 2)
+    return grid, np.ascontiguousarray(x), np.ascontiguousarray(y), np.ascontiguousarray(cells)
+
+
+def _corner_mean(values, iy, ix):
+    return 0.25 * (
+        values[iy, ix] + values[iy, ix + 1] + values[iy + 1, ix] + values[iy + 1, ix + 1]
+    )
+
+
+def _reached(x, y, box):
+    """Indices (y, x) of the cells, all four corners defined, that reach into the box."""
+    y0, y1, x0, x1 = box
+    inside = np.ones((x.shape[0] - 1, x.shape[1] - 1), dtype=bool)
+    for values, low, high in ((x, x0, x1), (y, y0, y1)):
+        corners = np.stack([values[:-1, :-1], values[1:, :-1], values[:-1, 1:], values[1:, 1:]])
+        # Comparisons with NaN are false: a cell with an undefined corner is left out.
+        inside &= (corners.min(axis=0) <= high) & (corners.max(axis=0) >= low - 1)
+    return np.argwhere(inside)
+
+
+def _kernel(a, b, grid, map_x, map_y, cells, options):
+    """Run the kernel, return which cells were filled enough and their values."""
+    if a.dtype != b.dtype:
+        a, b = a.astype(np.float64, copy=False), b.astype(np.float64, copy=False)
+    values = difference_cells(
+        a, b, grid.ys, grid.xs, map_x, map_y, cells, options.clip, options.truncation,
+        options.location == "median",
+    )
+    size = np.median(np.diff(grid.ys)) * np.median(np.diff(grid.xs))
+    keep = values[:, 6] >= max(2, MIN_FILLED * size)
+    return (keep, values[keep]) if keep.any() else None
+
+
+def _bilinear_vectors(grid, iy, ix, y, x):
+    """Unit vectors of pixel positions within cells."""
+    t = ((y - grid.ys[iy]) / (grid.ys[iy + 1] - grid.ys[iy]))[:, None]
+    s = ((x - grid.xs[ix]) / (grid.xs[ix + 1] - grid.xs[ix]))[:, None]
+    nodes = grid.nodes
+    vectors = (1 - t) * ((1 - s) * nodes[iy, ix] + s * nodes[iy, ix + 1]) + t * (
+        (1 - s) * nodes[iy + 1, ix] + s * nodes[iy + 1, ix + 1]
+    )
+    return vectors / np.linalg.norm(vectors, axis=-1, keepdims=True)
+
+
+def _reprojected_cells(a, b, grid_a, grid_b, options):
+    """Cells of a common grid that both images are reprojected to; `None` if none."""
+    from levelmatch.stack import common_grid, reproject_to
+
+    common = common_grid([grid_a, grid_b], overlap=True)
+    if common is None:
+        return None
+    header_wcs, shape = common
+    planes = [
+        np.ascontiguousarray(reproject_to(image, grid, header_wcs, shape, options.method))
+        for image, grid in ((a, grid_a), (b, grid_b))
+    ]
+    spacing = grid_a.spacing
+    from levelmatch.sky import Grid, SkyTransform
+
+    grid = Grid(
+        SkyTransform(header_wcs, "common grid"), shape, (0, shape[0], 0, shape[1]), spacing
+    )
+    map_x, map_y = (m.astype(float) for m in np.meshgrid(grid.xs, grid.ys))
+    cells = np.argwhere(np.ones((len(grid.ys) - 1, len(grid.xs) - 1), dtype=bool))
+    measured = _kernel(*planes, grid, map_x, map_y, cells, options)
+    if measured is None:
+        return None
+    keep, values = measured
+    iy, ix = cells[keep].T
+    vectors = _bilinear_vectors(grid, iy, ix, values[:, 4], values[:, 3])
+    side = max(np.ptp(values[:, 4]) + spacing, np.ptp(values[:, 3]) + spacing)
+    extent = tuple(
+        min(side * np.sqrt(grid.pixel_area / g.pixel_area) / max(g.shape), 1.0)
+        for g in (grid_a, grid_b)
+    )
+    return _as_cells(values, vectors, extent, False, options)
+
+
+def summarise(cells, depth):
+    """Return the row of a pair: its normal equations, from cells that agree on a plane.
+
+    Parameters
+    ----------
+    cells : `_Cells`
+        The cells.
+    depth : `~numpy.ndarray`, shape (n,)
+        Number of images that cover each cell.
+
+    Returns
+    -------
+    row : dict
+        See `measure_pair`.
+
+    Notes
+    -----
+    Each cell's weight is the inverse variance of its location, times 2 / depth:
+    the information of all pairs of n images of one patch of sky then adds up
+    to that of the joint fit of sky and levels, identity - 1/n.
+    """
+    weight = 1 / cells.variance
+    axes = tangent_axes(weight @ cells.vectors)
+    terms = plane_terms(cells.vectors, axes)
+    robust, plane = _robust_plane(terms, cells.location, weight)
+    residual = cells.location - terms @ plane
+    used = robust * weight
+    n_used = robust.sum()
+    freedom = max(n_used - 3, 0)
+    chi2 = (PRIOR_CELLS + np.sum(used * residual**2)) / (PRIOR_CELLS + freedom)
+    joint = used * (2 / depth) / chi2
+    npix = cells.npix[robust > 0]
+    spread = (cells.scatter**2 + residual**2)[robust > 0]
+    return {
+        "gram": np.einsum("c,ci,cj->ij", joint, terms, terms),
+        "rhs": terms.T @ (joint * cells.location),
+        "axes": axes,
+        "sigma": np.sqrt(chi2 * np.sum(used**2 * cells.variance)) / used.sum(),
+        "scatter": np.sqrt(np.average(spread, weights=npix)),
+        "chi2": chi2,
+        "npix": int(npix.sum()),
+        "extent": np.array(cells.extent),
+    }
+
+
+def _robust_plane(terms, location, weight):
+    """Fit a plane to the cells that agree on it; return which do (1 or 0), and the plane."""
+    keep = np.ones(len(location), dtype=bool)
+    root = np.sqrt(weight)
+    for _ in range(N_ROBUST):
+        # The least-norm solution where the cells lie on a line or are fewer than three.
+        plane = np.linalg.lstsq(
+            root[keep, None] * terms[keep], root[keep] * location[keep], rcond=1e-9
+        )[0]
+        if len(location) < MIN_ROBUST:
+            break
+        z = root * np.abs(location - terms @ plane)
+        # Never tighter than the pixels' own noise allows.
+        new = z <= CELL_CLIP * max(1.4826 * np.median(z), 1.0)
+        if (new == keep).all():
+            break
+        keep = new
+    return keep.astype(float), plane

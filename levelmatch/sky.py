@@ -1,0 +1,381 @@
+# Licensed under a 3-clause BSD style license - see LICENSE.rst
+"""Positions on the sphere, and where an image's pixels lie on it.
+
+Everything on the sky is an ICRS unit vector: right ascension 0 and the poles
+are ordinary places.
+"""
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from astropy import units as u
+from astropy.coordinates import ICRS, SkyCoord
+from astropy.wcs import NoConvergence
+from scipy.spatial import ConvexHull
+
+from levelmatch.exceptions import FrameError
+
+__all__ = ["ARCMIN", "Grid", "SkyTransform", "plane_terms", "tangent_axes", "transfer_matrix"]
+
+# One radian in arcmin: slopes are per arcmin.
+ARCMIN = 180 * 60 / np.pi
+# Vertices of a footprint.
+N_VERTICES = 16
+# Largest error, in pixels, of a map made from exact positions.
+MAP_TOLERANCE = 0.005
+
+
+def unit_vectors(lon, lat):
+    """Return unit vectors, shape (..., 3), of longitudes and latitudes in degrees."""
+    lon, lat = np.radians(lon), np.radians(lat)
+    return np.stack([np.cos(lat) * np.cos(lon), np.cos(lat) * np.sin(lon), np.sin(lat)], axis=-1)
+
+
+def lonlat(vectors):
+    """Return longitude (0 to 360) and latitude, in degrees, of vectors of shape (..., 3)."""
+    vectors = np.asarray(vectors)
+    lon = np.degrees(np.arctan2(vectors[..., 1], vectors[..., 0])) % 360
+    lat = np.degrees(np.arctan2(vectors[..., 2], np.hypot(vectors[..., 0], vectors[..., 1])))
+    return lon, lat
+
+
+def tangent_axes(centre):
+    """Return the unit vectors (centre, East, North) at a position, as rows of a (3, 3) array."""
+    centre = np.asarray(centre, dtype=float)
+    centre = centre / np.linalg.norm(centre)
+    lon, lat = np.radians(lonlat(centre))
+    east = np.array([-np.sin(lon), np.cos(lon), 0.0])
+    north = np.array([-np.sin(lat) * np.cos(lon), -np.sin(lat) * np.sin(lon), np.cos(lat)])
+    return np.stack([centre, east, north])
+
+
+def plane_terms(vectors, axes):
+    """Return the terms (1, u, v), shape (..., 3), of a plane at unit vectors.
+
+    ``u`` and ``v`` are the components of the vectors toward East and North at
+    the centre of ``axes`` (see `tangent_axes`), in arcmin.
+    """
+    terms = np.empty((*vectors.shape[:-1], 3))
+    terms[..., 0] = 1.0
+    terms[..., 1:] = vectors @ (ARCMIN * axes[1:]).T
+    return terms
+
+
+def transfer_matrix(axes, to):
+    """Return the (3, 3) matrix that takes a plane's coefficients from one centre to another.
+
+    A plane is linear in the sky unit vector, so a change of centre is a
+    rotation and the same everywhere on the sky.  Both arguments may have
+    leading dimensions.
+    """
+    weight = np.array([1.0, ARCMIN, ARCMIN])
+    return np.einsum("...ik,...jk->...ij", to / weight[:, None], axes * weight[:, None])
+
+
+class SkyTransform:
+    """Pixel coordinates to ICRS unit vectors and back, for any two-dimensional celestial WCS.
+
+    Parameters
+    ----------
+    wcs : APE 14 WCS
+        Such as `astropy.wcs.WCS` (SIP, TPV and tabular distortions included) or `gwcs.wcs.WCS`.
+    name : str
+        The image, for error messages.
+
+    Raises
+    ------
+    FrameError
+        If there is no WCS, or it is not two-dimensional and celestial.
+    """
+
+    def __init__(self, wcs, name):
+        if wcs is None:
+            msg = f"{name}: the image has no WCS"
+            raise FrameError(msg)
+        self.name = name
+        self.wcs = getattr(wcs, "low_level_wcs", wcs)
+        try:
+            self._find_axes()
+        except FrameError:
+            raise
+        except Exception as error:
+            msg = f"{name}: the WCS cannot be used: {error}"
+            raise FrameError(msg) from error
+
+    def _find_axes(self):
+        low = self.wcs
+        if low.pixel_n_dim != 2 or low.world_n_dim != 2:
+            msg = (
+                f"{self.name}: the WCS has {low.pixel_n_dim} pixel and {low.world_n_dim} world "
+                "axes, not 2 and 2"
+            )
+            raise FrameError(msg)
+        components = low.world_axis_object_components
+        classes = low.world_axis_object_classes
+        kinds = [classes[component[0]][0] for component in components]
+        if any(kind is not SkyCoord for kind in kinds):
+            kinds = list(low.world_axis_physical_types)
+            msg = f"{self.name}: the WCS is not celestial, its axes are {kinds}"
+            raise FrameError(msg)
+        self._lon = [component[1] for component in components].index(0)
+        # The class's keywords hold the frame, with its equinox and epoch.
+        self._frame = classes[components[0][0]][2].get("frame", ICRS())
+        self._degrees = [_unit_in_degrees(unit) for unit in low.world_axis_units]
+
+    def to_sky(self, x, y):
+        """Return unit vectors, shape (..., 3), of pixel coordinates; NaN where undefined."""
+        try:
+            world = self.wcs.pixel_to_world_values(np.asarray(x, float), np.asarray(y, float))
+        except Exception as error:
+            msg = f"{self.name}: the WCS cannot be evaluated: {error}"
+            raise FrameError(msg) from error
+        world = [np.asarray(w, float) * f for w, f in zip(world, self._degrees, strict=True)]
+        lon, lat = world[self._lon], world[1 - self._lon]
+        if not isinstance(self._frame, ICRS):
+            sky = SkyCoord(lon, lat, unit="deg", frame=self._frame).icrs
+            lon, lat = sky.ra.deg, sky.dec.deg
+        return unit_vectors(lon, lat)
+
+    def to_pixel(self, vectors):
+        """Return pixel coordinates (x, y) of unit vectors; NaN where undefined."""
+        lon, lat = lonlat(vectors)
+        if not isinstance(self._frame, ICRS):
+            sky = SkyCoord(lon, lat, unit="deg", frame="icrs").transform_to(self._frame)
+            lon, lat = sky.spherical.lon.deg, sky.spherical.lat.deg
+        world = [lon, lat] if self._lon == 0 else [lat, lon]
+        world = [w / f for w, f in zip(world, self._degrees, strict=True)]
+        try:
+            x, y = self.wcs.world_to_pixel_values(*world)
+        except NoConvergence as error:
+            x, y = error.best_solution.T
+        return np.asarray(x, float), np.asarray(y, float)
+
+
+    def defined_box(self, shape):
+        """Return the rows and columns (y0, y1, x0, x1) of an image where the WCS is defined.
+
+        A gwcs says so by its bounding box, beyond which it gives NaN.
+        """
+        box = [0, shape[0], 0, shape[1]]
+        bounds = getattr(self.wcs, "pixel_bounds", None)
+        if bounds is None:
+            return tuple(box)
+        for axis, limits in enumerate(bounds):
+            if limits is None:
+                continue
+            k = 2 * (1 - axis)
+            box[k] = max(box[k], int(np.ceil(limits[0])))
+            box[k + 1] = min(box[k + 1], int(np.floor(limits[1])) + 1)
+            if box[k + 1] - box[k] < 2:
+                msg = f"{self.name}: the WCS's bounding box {bounds} leaves nothing of the image"
+                raise FrameError(msg)
+        return tuple(box)
+
+
+def _unit_in_degrees(unit):
+    return u.Unit(unit).to(u.deg)
+
+
+def _nodes(start, stop, spacing):
+    """Indices from start to stop - 1, both included, about ``spacing`` apart."""
+    n_cells = max(1, round((stop - 1 - start) / spacing))
+    return np.unique(np.linspace(start, stop - 1, n_cells + 1).round().astype(np.intp))
+
+
+def _powers(p, q, degree):
+    """Return the monomials of (p, q) up to a total degree, shape (n_terms, ...)."""
+    p_powers = [np.ones_like(p)]
+    q_powers = [np.ones_like(q)]
+    for _ in range(degree):
+        p_powers.append(p_powers[-1] * p)
+        q_powers.append(q_powers[-1] * q)
+    return np.stack(
+        [p_powers[i] * q_powers[j] for i in range(degree + 1) for j in range(degree + 1 - i)]
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class Grid:
+    """Where an image lies on the sky: exact on a coarse grid of its pixels, smooth between.
+
+    Parameters
+    ----------
+    transform : `SkyTransform`
+        The image's WCS.
+    shape : tuple of int
+        The image's shape, (ny, nx).
+    box : tuple of int
+        The rows and columns that can hold good pixels: ``(y0, y1, x0, x1)``, the upper
+        ones excluded.
+    spacing : int
+        Pixels between nodes.
+    """
+
+    transform: SkyTransform
+    shape: tuple
+    box: tuple
+    spacing: int
+
+    @cached_property
+    def ys(self):
+        """Rows of the nodes."""
+        return _nodes(self.box[0], self.box[1], self.spacing)
+
+    @cached_property
+    def xs(self):
+        """Columns of the nodes."""
+        return _nodes(self.box[2], self.box[3], self.spacing)
+
+    @cached_property
+    def nodes(self):
+        """Unit vectors at the nodes, shape (len(ys), len(xs), 3)."""
+        vectors = self.transform.to_sky(*np.meshgrid(self.xs, self.ys))
+        if not np.isfinite(vectors).any():
+            msg = f"{self.transform.name}: the WCS gives no position for any pixel"
+            raise FrameError(msg)
+        return vectors
+
+    @cached_property
+    def middles(self):
+        """Unit vectors at the middle of each cell, shape (len(ys) - 1, len(xs) - 1, 3)."""
+        x, y = (0.5 * (edges[1:] + edges[:-1]) for edges in (self.xs, self.ys))
+        return self.transform.to_sky(*np.meshgrid(x, y))
+
+    @cached_property
+    def axes(self):
+        """Centre, East and North of the whole image (not of its box)."""
+        ny, nx = self.shape
+        centre = self.transform.to_sky((nx - 1) / 2, (ny - 1) / 2)
+        if not np.isfinite(centre).all():
+            centre = np.nansum(self.nodes, axis=(0, 1))
+        return tangent_axes(centre)
+
+    @cached_property
+    def _box_axes(self):
+        return tangent_axes(np.nansum(self.nodes, axis=(0, 1)))
+
+    def _project(self, vectors):
+        """Gnomonic coordinates about the box's centre; NaN behind it."""
+        axes = self._box_axes
+        w = vectors @ axes[0]
+        w = np.where(w > 0.05, w, np.nan)
+        return (vectors @ axes[1]) / w, (vectors @ axes[2]) / w
+
+    @cached_property
+    def _inverse(self):
+        """Affine and polynomial parts of sky to pixel, its degree and its largest error.
+
+        Fitted to the forward positions of the nodes, so it needs no inverse of
+        the WCS, and checked at the middles of the cells.
+        """
+        y, x = np.meshgrid(self.ys, self.xs, indexing="ij")
+        half = 0.5 * np.array([max(np.ptp(self.xs), 1), max(np.ptp(self.ys), 1)])
+        middle = np.array([self.xs[0], self.ys[0]]) + half
+        pixel = (np.stack([x, y]) - middle[:, None, None]) / half[:, None, None]
+        xi, eta = self._project(self.nodes)
+        good = np.isfinite(xi) & np.isfinite(eta)
+        pixel = pixel[:, good]
+        design = np.stack([np.ones(good.sum()), xi[good], eta[good]])
+        affine, _, rank, _ = np.linalg.lstsq(design.T, pixel.T, rcond=None)
+        if rank < 3:
+            msg = f"{self.transform.name}: the WCS is singular, all pixels lie on one line"
+            raise FrameError(msg)
+        p, q = (affine.T @ design)[:2]
+        mid_y, mid_x = np.meshgrid(*(0.5 * (e[1:] + e[:-1]) for e in (self.ys, self.xs)),
+                                   indexing="ij")
+        check = np.concatenate([self.middles.reshape(-1, 3), self.nodes.reshape(-1, 3)])
+        truth = np.concatenate([np.stack([mid_x, mid_y], -1).reshape(-1, 2),
+                                np.stack([x, y], -1).reshape(-1, 2)])
+        for degree in (1, 2, 4, 6, 8):
+            terms = _powers(p, q, degree)
+            if terms.shape[0] > pixel.shape[1]:
+                break
+            # Every third node is enough for the higher degrees.
+            step = max(1, pixel.shape[1] // (8 * terms.shape[0]))
+            coefficients = np.linalg.lstsq(terms[:, ::step].T, pixel[:, ::step].T, rcond=None)[0]
+            inverse = affine.T, coefficients.T, degree, middle, half
+            found = np.stack(self._evaluate(inverse, check, np.inf), axis=-1)
+            error = np.nanmax(np.abs(found - truth), initial=0.0)
+            if error < MAP_TOLERANCE / 5:
+                break
+        return inverse, error
+
+    def _evaluate(self, inverse, vectors, reach):
+        affine, coefficients, degree, middle, half = inverse
+        xi, eta = self._project(vectors)
+        p, q = (affine[:, 0, None] + affine[:, 1:] @ np.stack([xi.ravel(), eta.ravel()]))
+        near = (np.abs(p) <= reach) & (np.abs(q) <= reach)
+        out = np.full((2, p.size), np.nan)
+        out[:, near] = coefficients @ _powers(p[near], q[near], degree)
+        out = middle[:, None] + half[:, None] * out
+        return out[0].reshape(xi.shape), out[1].reshape(xi.shape)
+
+    def to_pixel(self, vectors, margin=0.0):
+        """Return pixel coordinates (x, y) of unit vectors, NaN outside of the image's box.
+
+        Parameters
+        ----------
+        vectors : `~numpy.ndarray`, shape (..., 3)
+            Unit vectors.
+        margin : float
+            How far outside of the box, in pixels, coordinates are still given.
+        """
+        inverse, error = self._inverse
+        reach = 1 + (margin + 1) / inverse[4].min()
+        if error < MAP_TOLERANCE:
+            return self._evaluate(inverse, vectors, reach)
+        # A distortion that no polynomial follows, such as a table: the WCS's own inverse.
+        near = np.isfinite(self._evaluate(inverse, vectors, 1.2 * reach)[0])
+        x, y = np.full((2, *near.shape), np.nan)
+        x[near], y[near] = self.transform.to_pixel(vectors[near])
+        return x, y
+
+    @cached_property
+    def polygon(self):
+        """Convex outline of the box, shape (16, 3), counter-clockwise about (East, North)."""
+        edge = np.concatenate([
+            self.nodes[0, :], self.nodes[-1, :], self.nodes[:, 0], self.nodes[:, -1],
+        ])
+        edge = edge[np.isfinite(edge).all(axis=1)]
+        flat = np.stack(self._project(edge), axis=1)
+        if len(edge) < 3 or np.linalg.matrix_rank(flat - flat.mean(axis=0), tol=1e-15) < 2:
+            msg = f"{self.transform.name}: the image's outline has no area on the sky"
+            raise FrameError(msg)
+        hull = edge[ConvexHull(flat).vertices]
+        if len(hull) > N_VERTICES:
+            hull = hull[np.linspace(0, len(hull), N_VERTICES, endpoint=False).astype(int)]
+        return np.concatenate([hull, np.repeat(hull[-1:], N_VERTICES - len(hull), axis=0)])
+
+    @cached_property
+    def radius(self):
+        """Angle in radian from the box's centre to its farthest vertex."""
+        cosine = np.clip(self.polygon @ self._box_axes[0], -1, 1)
+        return float(np.arccos(cosine.min()))
+
+    @property
+    def centre(self):
+        """Unit vector at the middle of the box."""
+        return self._box_axes[0]
+
+    @cached_property
+    def pixel_area(self):
+        """Mean solid angle of a pixel, in steradian."""
+        affine = self._inverse[0][0]
+        half = self._inverse[0][4]
+        return float(1 / abs(np.linalg.det(affine[:, 1:]) * half.prod()))
+
+    def contains(self, vectors):
+        """Whether unit vectors, shape (n, 3), lie within the outline."""
+        normals = np.cross(self.polygon, np.roll(self.polygon, -1, axis=0))
+        return (vectors @ normals.T >= -1e-15).all(axis=-1)
+
+    def with_spacing(self, spacing):
+        """Return the same grid with nodes another number of pixels apart."""
+        return Grid(self.transform, self.shape, self.box, spacing)
+
+
+def default_spacing(box):
+    """Return the spacing for an image: cells small enough to be many, large enough to be robust."""
+    size = np.sqrt((box[1] - box[0]) * (box[3] - box[2]))
+    return int(np.clip(round(size / 32), 8, 32))
