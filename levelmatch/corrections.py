@@ -7,7 +7,7 @@ import numpy as np
 
 from levelmatch.sky import ARCMIN
 
-__all__ = ["Correction"]
+__all__ = ["AppliedCorrection", "Correction"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,6 +64,28 @@ class Correction:
         rows = _linear_weights(grid.ys, grid.shape[0])
         columns = _linear_weights(grid.xs, grid.shape[1])
         return self.constant + rows @ (grid.nodes @ self.vector) @ columns.T
+
+
+@dataclass(frozen=True, eq=False)
+class AppliedCorrection:
+    """What one pass subtracts from one image, in the image's own unit.
+
+    Parameters
+    ----------
+    name : str
+        The pass.
+    correction : `Correction`
+        What is subtracted.
+    variance : `~numpy.ndarray`, shape (3,)
+        Variance of the level and the two slopes about the image's centre.
+    reference : str
+        The image held at zero, or ``"mean"``.
+    """
+
+    name: str
+    correction: Correction
+    variance: np.ndarray
+    reference: str
 
 
 def _linear_weights(nodes, n):

@@ -14,6 +14,7 @@ from astropy.nddata import NDData
 from astropy.wcs import WCS, FITSFixedWarning
 
 from levelmatch import jwst
+from levelmatch.corrections import Correction
 from levelmatch.exceptions import FrameError
 from levelmatch.sky import Grid, SkyTransform, default_spacing
 
@@ -97,10 +98,12 @@ class Frame:
         What it is grouped by; ``part`` is ``"science"`` or ``"lyot"``.
     region : tuple of slice or None
         The part of the image that a Lyot frame is, or that a science frame is not.
+    whole : str
+        The name of the image that the part is of.
     scale : float
         Factor from the data's unit to that in which images are compared.
-    corrections : tuple
-        Corrections to subtract before the pixels are used.
+    corrections : tuple of `~levelmatch.corrections.AppliedCorrection`
+        What is subtracted before the pixels are used.
     """
 
     name: str
@@ -114,6 +117,7 @@ class Frame:
     detector: str = ""
     part: str = "science"
     region: tuple | None = None
+    whole: str = ""
     scale: float = 1.0
     corrections: tuple = field(default=())
 
@@ -149,14 +153,24 @@ class Frame:
             out[bad] = np.nan
         if self.region is not None:
             _mask_region(out, self.region, keep=self.part == "lyot")
-        for correction in self.corrections:
-            out -= correction.evaluate(self.whole_grid)
+        if self.corrections:
+            out -= self.correction.evaluate(self.whole_grid)
         if self.scale != 1.0:
             out *= self.scale
-        if not np.isfinite(out).any():
+        if self.region is None and not np.isfinite(out).any():
             msg = f"{self.name}: the image has no good pixel"
             raise FrameError(msg)
         return out
+
+    @property
+    def correction(self):
+        """Everything that is subtracted, a `~levelmatch.corrections.Correction`."""
+        return sum((applied.correction for applied in self.corrections), Correction())
+
+    @property
+    def product(self):
+        """The name of the image that the frame, or with it its partner, makes."""
+        return self.whole or jwst.recombined_name(self.name)
 
     @cached_property
     def jwst(self):
@@ -177,7 +191,9 @@ class Frame:
         if region is None:
             return [self]
         return [
-            self.with_keys(part=part, region=region, name=jwst.part_name(self.name, part))
+            self.with_keys(
+                part=part, region=region, name=jwst.part_name(self.name, part), whole=self.name
+            )
             for part in ("science", "lyot")
         ]
 

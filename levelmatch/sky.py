@@ -94,6 +94,7 @@ class SkyTransform:
             msg = f"{name}: the image has no WCS"
             raise FrameError(msg)
         self.name = name
+        self.original = wcs
         self.wcs = getattr(wcs, "low_level_wcs", wcs)
         try:
             self._find_axes()

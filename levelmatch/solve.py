@@ -36,14 +36,10 @@ MAX_DENSE = 9000
 
 @dataclass(frozen=True, kw_only=True)
 class SolveOptions:
-    """Which pairs count, and how much.
+    """Which pairs count, and what is known beforehand.
 
     Parameters
     ----------
-    weights : {"ivar", "equal", "npix", "rms"}
-        ``"ivar"``: 1 / (sigma**2 + floor**2), the floor a systematic scatter common
-        to all pairs of a pass and estimated from how well they agree. The others
-        are PJPipe's: 1, the number of pixels, 1 / scatter**2.
     floor : float or None
         The systematic scatter, in the common unit; `None` to estimate it.
     min_area : float
@@ -58,7 +54,6 @@ class SolveOptions:
         common unit per arcmin.
     """
 
-    weights: str = "ivar"
     floor: float | None = None
     min_area: float = 0.002
     min_linear: float = 0.2
@@ -66,9 +61,6 @@ class SolveOptions:
     slope_prior: float | None = None
 
     def __post_init__(self):
-        if self.weights not in WEIGHTS:
-            msg = f"weights: {self.weights!r} is none of {WEIGHTS}"
-            raise ValueError(msg)
         for name in ("floor", "min_area", "min_linear", "rms_limit", "slope_prior"):
             value = getattr(self, name)
             if value is None and name in ("floor", "slope_prior"):
@@ -190,8 +182,9 @@ class Equations:
 def pair_weights(equations, weights, floor, npix, scatter):
     """Return the factor on each pair's normal matrix, shape (n,).
 
-    ``"ivar"`` leaves the pair's own inverse variance, tempered by the floor; the
-    others first normalise it, so that a pair counts by the named quantity alone.
+    ``"ivar"`` leaves the pair's own inverse variance, tempered by the floor:
+    1 / (sigma**2 + floor**2). The others, which are PJPipe's, normalise it first, so
+    that a pair counts by 1, its number of pixels or 1 / scatter**2 alone.
     """
     own = equations.gram[:, 0, 0]
     if weights == "ivar":
@@ -245,7 +238,7 @@ class Solution:
         return np.sqrt(np.maximum(variance, 0)).reshape(self.coefficients.shape)
 
 
-def solve_groups(equations, options, *, npix, scatter, reference=None):
+def solve_groups(equations, options, *, weights, npix, scatter, reference=None):
     """Solve one pass.
 
     Parameters
@@ -253,7 +246,9 @@ def solve_groups(equations, options, *, npix, scatter, reference=None):
     equations : `Equations`
         The pairs.
     options : `SolveOptions`
-        The weights and the prior.
+        The floor and the prior.
+    weights : {"ivar", "equal", "npix", "rms"}
+        See `pair_weights`.
     npix, scatter : `~numpy.ndarray`, shape (n,)
         Of each pair, for the weights that use them.
     reference : None or callable
@@ -271,13 +266,13 @@ def solve_groups(equations, options, *, npix, scatter, reference=None):
     held = np.array([m[0] if reference is None else reference(m) for m in members], dtype=int)
 
     def solve(floor):
-        factor = pair_weights(equations, options.weights, floor, npix, scatter)
+        factor = pair_weights(equations, weights, floor, npix, scatter)
         factorised = _Factorised(equations, factor, held, options.slope_prior)
         return factor, factorised, factorised.coefficients
 
     floor = options.floor
     if floor is None:
-        floor = _estimate_floor(equations, solve, n_sets) if options.weights == "ivar" else 0.0
+        floor = _estimate_floor(equations, solve, n_sets) if weights == "ivar" else 0.0
     factor, factorised, coefficients = solve(floor)
     if reference is None:
         held = np.full(n_sets, -1)
@@ -287,7 +282,7 @@ def solve_groups(equations, options, *, npix, scatter, reference=None):
 
     def covariance():
         variance = 1 + floor**2 * equations.gram[:, 0, 0]
-        matrix = factorised.covariance(factor, variance, options.weights)
+        matrix = factorised.covariance(factor, variance, weights)
         return _to_mean(matrix, equations, members) if reference is None else matrix
 
     return Solution(

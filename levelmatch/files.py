@@ -1,0 +1,237 @@
+# Licensed under a 3-clause BSD style license - see LICENSE.rst
+"""Corrected images in memory, and as whole FITS files."""
+
+import copy
+import os
+import tempfile
+import warnings
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+from astropy import units as u
+from astropy.io import fits
+from astropy.nddata import CCDData, StdDevUncertainty
+from astropy.wcs import FITSFixedWarning
+
+from levelmatch.exceptions import FrameError
+from levelmatch.frames import FileSource
+from levelmatch.provenance import add_provenance
+
+__all__ = ["check_outputs", "corrected_image", "write_product"]
+
+
+def corrected_image(product):
+    """Return the corrected image of a product, everything else of it as it was.
+
+    Parameters
+    ----------
+    product : `~levelmatch.results.Product`
+        An image, and what belongs to its Lyot region.
+
+    Returns
+    -------
+    image : `~astropy.nddata.CCDData`, or of the class of the input
+        A copy.
+    """
+    base = product.frame
+    image = _read_image(base)
+    image.data = _subtract(image.data, base.correction, base)
+    add_provenance(image.meta, base)
+    if product.lyot is None:
+        return image
+    region = product.region
+    other = _read_image(product.lyot)
+    other.data = _subtract(other.data, product.lyot.correction, product.lyot)
+    for target, source in zip(_planes(image), _planes(other), strict=True):
+        if target is not None and source is not None and np.shape(target) == image.data.shape:
+            target[region] = source[region]
+    add_provenance(image.meta, product.lyot, part="lyot")
+    return image
+
+
+def _subtract(data, correction, frame):
+    """Return the data less a correction, as floats, rounded once."""
+    kind = data.dtype.kind == "f"
+    dtype = data.dtype.newbyteorder("=") if kind else np.dtype(np.float32)
+    if not kind and data.dtype.itemsize > 2:
+        dtype = np.dtype(np.float64)
+    return (data - correction.evaluate(frame.whole_grid)).astype(dtype)
+
+
+def _planes(image):
+    """Every array of an image's shape that belongs to its pixels."""
+    uncertainty = getattr(image, "uncertainty", None)
+    return [
+        image.data,
+        image.mask,
+        None if uncertainty is None else uncertainty.array,
+        getattr(image, "flags", None),
+    ]
+
+
+def _read_image(frame):
+    """Return a copy of a frame's image, read from its file or copied in memory."""
+    if not isinstance(frame.source, FileSource):
+        return copy.deepcopy(frame.source.image)
+    source = frame.source
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FITSFixedWarning)
+        with fits.open(source.path, memmap=False) as hdus:
+            data = np.array(hdus[source.hdu].data)
+            data = data.astype(data.dtype.newbyteorder("="), copy=False)
+            err = dq = None
+            if source.hdu and "ERR" in hdus and hdus["ERR"].shape == data.shape:
+                err = np.array(hdus["ERR"].data, dtype=np.float32)
+            if source.dq_hdu is not None:
+                dq = np.array(hdus[source.dq_hdu].data)
+    mask = ~np.isfinite(data) if data.dtype.kind == "f" else np.zeros(data.shape, dtype=bool)
+    if dq is not None:
+        dq = dq.astype(dq.dtype.newbyteorder("="), copy=False)
+        mask |= (dq & dq.dtype.type(frame.dq_bits & int(np.iinfo(dq.dtype).max))) != 0
+    return CCDData(
+        data, mask=mask, uncertainty=None if err is None else StdDevUncertainty(err),
+        flags=dq, unit=frame.unit or u.dimensionless_unscaled, wcs=frame.transform.original,
+        meta=frame.meta.copy(),
+    )
+
+
+def check_outputs(products, directory, *, overwrite):
+    """Refuse a folder that holds an input, or a file that would be overwritten.
+
+    Returns
+    -------
+    paths : list of `~pathlib.Path`
+        The output of each product.
+
+    Raises
+    ------
+    FrameError
+        If the folder is that of an input, or two outputs have one name.
+    FileExistsError
+        If a file exists and ``overwrite`` is not set.
+    """
+    directory = Path(directory)
+    if directory.exists() and not directory.is_dir():
+        msg = f"directory: {directory} is not a folder"
+        raise NotADirectoryError(msg)
+    paths = []
+    for product in products:
+        name = Path(product.name).name
+        if not isinstance(product.frame.source, FileSource) and not name.endswith(
+            (".fits", ".fits.gz", ".fit")
+        ):
+            name += ".fits"
+        path = directory / name
+        for frame in product.frames:
+            source = getattr(frame.source, "path", None)
+            if source is not None and source.parent.resolve() == directory.resolve():
+                msg = f"{source.name}: the output folder {directory} is its own"
+                raise FrameError(msg)
+        if path in paths:
+            msg = f"{name}: two outputs would have this name"
+            raise FrameError(msg)
+        if path.exists() and not overwrite:
+            msg = f"{path} exists; overwrite=True replaces it"
+            raise FileExistsError(msg)
+        paths.append(path)
+    return paths
+
+
+@contextmanager
+def whole_file(path):
+    """Give a name beside a path, which becomes the path when all went well."""
+    suffix = "".join(Path(path.name).suffixes[-2:])
+    handle, part = tempfile.mkstemp(prefix=".levelmatch-", suffix=suffix, dir=path.parent)
+    os.close(handle)
+    try:
+        yield Path(part)
+        # What mkstemp keeps to its owner, the user's umask decides.
+        umask = os.umask(0)
+        os.umask(umask)
+        os.chmod(part, 0o666 & ~umask)
+        os.replace(part, path)
+    finally:
+        Path(part).unlink(missing_ok=True)
+
+
+def write_product(product, path):
+    """Write one corrected image, whole or not at all.
+
+    A file keeps all of its extensions, headers and compression; an image from
+    memory is written by its class.
+
+    Parameters
+    ----------
+    product : `~levelmatch.results.Product`
+        The image.
+    path : `~pathlib.Path`
+        Where.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with whole_file(path) as part:
+        if isinstance(product.frame.source, FileSource):
+            _write_file(product, part)
+        else:
+            _write_memory(product, part)
+
+
+def _write_memory(product, path):
+    image = corrected_image(product)
+    if not isinstance(image, CCDData):
+        image = CCDData(
+            image.data, mask=image.mask, uncertainty=image.uncertainty, meta=image.meta,
+            wcs=image.wcs, unit=image.unit or u.dimensionless_unscaled,
+        )
+    if not (image.wcs is None or hasattr(image.wcs, "to_header")):
+        msg = f"{product.name}: a {type(image.wcs).__name__} cannot be written to a FITS header"
+        raise FrameError(msg)
+    image.write(path, overwrite=True)
+
+
+def _write_file(product, path):
+    """Copy the file with the image's data and header changed, and nothing else."""
+    source = product.frame.source
+    image = corrected_image(product)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", fits.verify.VerifyWarning)
+        with (
+            fits.open(source.path, memmap=False) as decoded,
+            fits.open(
+                source.path, memmap=False, do_not_scale_image_data=True,
+                disable_image_compression=True,
+            ) as hdus,
+        ):
+            hdus[source.hdu] = _corrected_hdu(product, decoded[source.hdu], image.data)
+            if product.lyot is not None and product.lyot.source is not source:
+                _overlay(product, hdus)
+            hdus.writeto(path, output_verify="ignore", overwrite=True)
+
+
+def _corrected_hdu(product, old, data):
+    header = old.header.copy()
+    for key in ("BSCALE", "BZERO", "BLANK"):
+        header.remove(key, ignore_missing=True)
+    add_provenance(header, product.frame)
+    if product.lyot is not None:
+        add_provenance(header, product.lyot, part="lyot")
+    if isinstance(old, fits.CompImageHDU):
+        # Without loss: a second quantisation would add its own error to the first's.
+        return fits.CompImageHDU(data, header, compression_type="GZIP_2", quantize_level=0.0)
+    return type(old)(data, header)
+
+
+def _overlay(product, hdus):
+    """Take the Lyot region of every other plane from the Lyot image's file."""
+    shape, index = product.frame.shape, product.frame.source.hdu
+    lyot = product.lyot.source
+    with fits.open(lyot.path, memmap=False, do_not_scale_image_data=True) as others:
+        for i, hdu in enumerate(hdus):
+            if i == index or not hdu.is_image or tuple(hdu.shape) != shape:
+                continue
+            if (hdu.name, hdu.ver) not in others:
+                msg = f"{lyot.path.name}: there is no extension {hdu.name!r} as in {product.name}"
+                raise FrameError(msg)
+            data = np.array(hdu.data)
+            data[product.region] = others[(hdu.name, hdu.ver)].data[product.region]
+            hdu.data = data

@@ -1,0 +1,698 @@
+# Licensed under a 3-clause BSD style license - see LICENSE.rst
+"""The four functions, and the whole job: find, measure, solve each pass, correct."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from logging import getLogger
+
+import numpy as np
+
+from levelmatch import jwst
+from levelmatch.corrections import AppliedCorrection, Correction
+from levelmatch.exceptions import FrameError, NoOverlapError
+from levelmatch.frames import Frame, collect_frames, compare_scales
+from levelmatch.local import local_level
+from levelmatch.measure import MeasureOptions, measure_pairs
+from levelmatch.overlaps import find_pairs, overlap_groups
+from levelmatch.passes import Pass, assign_pairs, labels, solve_pass, subtract_solution
+from levelmatch.provenance import check_not_matched
+from levelmatch.results import MatchResult, make_products
+from levelmatch.solve import FIT_TYPES, WEIGHTS, SolveOptions, fit_terms
+
+__all__ = [
+    "combine_nircam_short",
+    "match_dithers",
+    "match_levels",
+    "match_mosaic",
+    "recombine_lyot",
+    "separate_lyot",
+    "stack_tile",
+]
+
+logger = getLogger(__name__)
+
+GROUP_BY = ("auto", "jwst", "overlap")
+
+
+@dataclass(frozen=True)
+class _Settings:
+    """What every function takes besides its images, checked once."""
+
+    weights: str
+    group_by: object
+    measure: MeasureOptions
+    solve: SolveOptions
+    progress_bar: Callable | None
+    dq_bits: object
+    hdu: object
+    rematch: bool
+
+    @classmethod
+    def of(cls, weights="ivar", group_by="auto", measure=None, solve=None, progress_bar=None,
+           dq_bits=None, hdu=None, rematch=False):
+        if weights not in WEIGHTS:
+            msg = f"weights: {weights!r} is none of {WEIGHTS}"
+            raise ValueError(msg)
+        for name, value, kind in (("measure", measure, MeasureOptions),
+                                  ("solve", solve, SolveOptions)):
+            if value is not None and not isinstance(value, kind):
+                msg = f"{name}: expected {kind.__name__}, not {type(value).__name__}"
+                raise TypeError(msg)
+        return cls(weights, group_by, measure or MeasureOptions(), solve or SolveOptions(),
+                   progress_bar, dq_bits, hdu, rematch)
+
+
+def match_dithers(
+    images, *, fit_type="level", weights="ivar", group_by="auto", subtract_local=False,
+    measure=None, solve=None, progress_bar=None, dq_bits=None, hdu=None, rematch=False,
+):
+    """Match the dithers of each tile to one another.
+
+    Parameters
+    ----------
+    images : iterable, mapping, `~ccdproc.ImageFileCollection` or `MatchResult`
+        `~astropy.nddata.CCDData` or `~astropy.nddata.NDData` objects, paths of FITS files, or
+        a mapping of tile name to such a list. Two-dimensional, of any shapes, each with a
+        celestial WCS. Never changed.
+    fit_type : {"level", "level+slope"}
+        Subtract a constant or a plane from each image; ``"level+match"`` is the
+        same as ``"level+slope"``.
+    weights : {"ivar", "equal", "npix", "rms"}
+        Weights of the pairs: inverse variance with a systematic floor estimated from
+        the data, or PJPipe's 1, number of pixels, 1 / scatter**2.
+    group_by : {"auto", "jwst", "overlap"}, str, list of str or callable
+        What makes images one tile: JWST's program, observation, visit, group and
+        activity; ``"overlap"``, sharing more than half of their area; the value
+        of header keywords; or of a function of an image's name and header. ``"auto"`` is
+        the mapping's key, else ``"jwst"`` where all images have its keys, else ``"overlap"``.
+    subtract_local : bool
+        Also subtract from each tile the sigma-clipped median of its first image (by
+        name, corrected), with sources masked, as PJPipe's ``do_local_subtraction``.
+    measure : `MeasureOptions` or None
+        How pairs are measured.
+    solve : `SolveOptions` or None
+        Which pairs count.
+    progress_bar : callable or None
+        Wraps an iterable over the pairs, such as `tqdm.tqdm`.
+    dq_bits : None, int, str or list of str
+        Data-quality bits of files that make a pixel bad; by default DO_NOT_USE and
+        NON_SCIENCE for JWST, any for others.
+    hdu : None, int, str or tuple
+        The image's extension in files; by default SCI, else the first image.
+    rematch : bool
+        Whether to go on with images that a header says are already matched.
+
+    Returns
+    -------
+    result : `MatchResult`
+        The corrected images. The mean correction of each tile is zero; a lone image
+        gets zero.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument is not understood.
+    FrameError
+        If an image cannot be used, or is already matched.
+    `~astropy.units.UnitsError`
+        If units cannot be compared.
+    """
+    fit_terms(fit_type)
+    settings = _Settings.of(weights, group_by, measure, solve, progress_bar, dq_bits, hdu, rematch)
+    collection = _collect(images, settings)
+    return _match(
+        collection, settings, [_dither_pass(collection.frames, fit_type)],
+        subtract_local=subtract_local,
+    )
+
+
+def recombine_lyot(
+    images, lyot=None, *, fit_type="level", weights="ivar", group_by="auto", measure=None,
+    solve=None, progress_bar=None, dq_bits=None, hdu=None, rematch=False,
+):
+    """Match MIRI's Lyot coronagraph to its main chip, and make them one image again.
+
+    Parameters
+    ----------
+    images : iterable, mapping, `~ccdproc.ImageFileCollection` or `MatchResult`
+        Full MIRI images, which `separate_lyot` splits; or science and Lyot images
+        named ``...mirimages...`` and ``...mirimagel...``; or, with ``lyot``, science images.
+    lyot : iterable or None
+        The Lyot image of each of ``images``.
+    fit_type : {"level", "level+slope"}
+        Subtract a constant or a plane from the Lyot parts of each tile.
+    weights, group_by, measure, solve, progress_bar, dq_bits, hdu, rematch
+        See `match_dithers`.
+
+    Returns
+    -------
+    result : `MatchResult`
+        One image for each pair: data, uncertainty, mask and every other plane come
+        from the Lyot image inside of its region. The science part's correction is
+        zero. An image without the region passes through.
+
+    Raises
+    ------
+    ValueError
+        If the two lists differ in length, or an argument is not understood.
+    FrameError
+        If an image cannot be used, or is already matched.
+    """
+    fit_terms(fit_type)
+    settings = _Settings.of(weights, group_by, measure, solve, progress_bar, dq_bits, hdu, rematch)
+    collection = _collect(images, settings, recombine=True, lyot=lyot)
+    return _match(collection, settings, [_lyot_pass(collection.frames, fit_type)])
+
+
+def combine_nircam_short(
+    images, *, fit_type="level", weights="ivar", group_by="auto", measure=None, solve=None,
+    progress_bar=None, dq_bits=None, hdu=None, rematch=False,
+):
+    """Match the four short-wavelength chips of each NIRCam module of a tile.
+
+    Parameters
+    ----------
+    images : iterable, mapping, `~ccdproc.ImageFileCollection` or `MatchResult`
+        Images of nrca1 to nrca4 and nrcb1 to nrcb4, their dithers matched.
+    fit_type : {"level", "level+slope"}
+        Subtract a constant or a plane from all dithers of each chip.
+    weights, group_by, measure, solve, progress_bar, dq_bits, hdu, rematch
+        See `match_dithers`.
+
+    Returns
+    -------
+    result : `MatchResult`
+        The corrected images. The mean correction of the chips of a module is
+        zero; `match_mosaic` treats each module of a tile as one image from then on.
+
+    Raises
+    ------
+    FrameError
+        If an image cannot be used, is already matched, or is of no such chip.
+    """
+    fit_terms(fit_type)
+    settings = _Settings.of(weights, group_by, measure, solve, progress_bar, dq_bits, hdu, rematch)
+    collection = _collect(images, settings)
+    for frame in collection.frames:
+        if not jwst.NIRCAM_SHORT.match(frame.detector):
+            msg = (
+                f"{frame.name}: its detector {frame.detector or 'unknown'!r} is none of "
+                "NIRCam's short-wavelength chips"
+            )
+            raise FrameError(msg)
+    return _match(collection, settings, [_nircam_pass(collection.frames, fit_type)])
+
+
+def match_mosaic(
+    images, *, fit_type="level", reference="auto", weights="ivar", group_by="auto",
+    time_from_background="DT_BGR", combine_chips=None, stacked=False, measure=None, solve=None,
+    progress_bar=None, dq_bits=None, hdu=None, rematch=False,
+):
+    """Match all tiles of a mosaic, relative to a reference image.
+
+    Parameters
+    ----------
+    images : iterable, mapping, `~ccdproc.ImageFileCollection` or `MatchResult`
+        Images of the tiles, each tile's own images matched. Those of one tile
+        are corrected as one.
+    fit_type : {"level", "level+slope"}
+        Subtract a constant or a plane from each tile.
+    reference : str or int
+        The image (or tile) whose correction is zero: its name, its index in the input,
+        ``"mean"`` for a mean correction of zero, or ``"auto"``: the image closest in time to
+        dedicated backgrounds, else that with the most overlaps, ties going to the
+        largest overlapping area and then to the first name. Never a Lyot image.
+    time_from_background : str
+        Header keyword of the time between an image and its backgrounds.
+    combine_chips : bool or None
+        Whether the NIRCam short-wavelength chips of a module are one image; by
+        default, if `combine_nircam_short` has matched them.
+    stacked : bool
+        Measure between stacks of the tiles (see `stack_tile`), not between
+        their images: smoother, and slower.
+    weights, group_by, measure, solve, progress_bar, dq_bits, hdu, rematch
+        See `match_dithers`.
+
+    Returns
+    -------
+    result : `MatchResult`
+        The corrected images.
+
+    Raises
+    ------
+    ValueError
+        If the reference is not known, or an argument is not understood.
+    FrameError
+        If an image cannot be used, or is already matched.
+    NoOverlapError
+        If there are several tiles and none overlap.
+    """
+    fit_terms(fit_type)
+    settings = _Settings.of(weights, group_by, measure, solve, progress_bar, dq_bits, hdu, rematch)
+    collection = _collect(images, settings)
+    frames = collection.frames
+    if combine_chips is None:
+        combine_chips = any(_has_pass(frame, "nircam_short") for frame in frames)
+    recombined = any(_has_pass(frame, "lyot") for frame in frames)
+    mosaic = _mosaic_pass(
+        frames, fit_type, combine_chips=combine_chips, recombined=recombined,
+        keyword=time_from_background,
+    )
+    mosaic = replace(mosaic, reference=_find_reference(reference, mosaic, collection))
+    if stacked:
+        return _match_stacks(collection, settings, mosaic)
+    return _match(collection, settings, [mosaic])
+
+
+def match_levels(
+    images, *, fit_type_dithers="level", recombine_lyot=False, fit_type_recombine_lyot="level",
+    combine_nircam_short=False, fit_type_combine_nircam_short="level",
+    fit_type_mosaic_tiles="level", reference="auto", weights="ivar", group_by="auto",
+    time_from_background="DT_BGR", subtract_local=False, measure=None, solve=None,
+    progress_bar=None, dq_bits=None, hdu=None, rematch=False,
+):
+    """Do the whole job: all passes, with one look at the pixels.
+
+    Parameters
+    ----------
+    images : iterable, mapping, `~ccdproc.ImageFileCollection` or `MatchResult`
+        See `match_dithers`.
+    fit_type_dithers : {"level", "level+slope"}
+        See `match_dithers`.
+    recombine_lyot : bool
+        Whether to match MIRI's Lyot coronagraph to its main chip, and to make them one image.
+    fit_type_recombine_lyot : {"level", "level+slope"}
+        See `recombine_lyot`.
+    combine_nircam_short : bool
+        Whether to match NIRCam's short-wavelength chips of a module, from then on one image.
+    fit_type_combine_nircam_short : {"level", "level+slope"}
+        See `combine_nircam_short`.
+    fit_type_mosaic_tiles : {"level", "level+slope"}
+        See `match_mosaic`.
+    reference, time_from_background
+        See `match_mosaic`.
+    weights, group_by, subtract_local, measure, solve, progress_bar, dq_bits, hdu, rematch
+        See `match_dithers`.
+
+    Returns
+    -------
+    result : `MatchResult`
+        The corrected images: those of the four functions one after another, to rounding.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument is not understood.
+    FrameError
+        If an image cannot be used, or is already matched.
+    NoOverlapError
+        If there are several images and none overlap.
+    `~astropy.units.UnitsError`
+        If units cannot be compared.
+
+    Notes
+    -----
+    Each pass subtracts its solution from the pairs measured at the outset. That is exact:
+    the level of a difference shifts with a constant, and the right-hand side of its
+    normal equations with the normal matrix times a plane's coefficients.
+    """
+    for fit_type in (fit_type_dithers, fit_type_recombine_lyot, fit_type_combine_nircam_short,
+                     fit_type_mosaic_tiles):
+        fit_terms(fit_type)
+    settings = _Settings.of(weights, group_by, measure, solve, progress_bar, dq_bits, hdu, rematch)
+    collection = _collect(images, settings, recombine=recombine_lyot)
+    frames = collection.frames
+    passes = [_dither_pass(frames, fit_type_dithers)]
+    if recombine_lyot:
+        passes.append(_lyot_pass(frames, fit_type_recombine_lyot))
+    if combine_nircam_short:
+        passes.append(_nircam_pass(frames, fit_type_combine_nircam_short))
+    mosaic = _mosaic_pass(
+        frames, fit_type_mosaic_tiles, combine_chips=combine_nircam_short,
+        recombined=recombine_lyot, keyword=time_from_background,
+    )
+    passes.append(replace(mosaic, reference=_find_reference(reference, mosaic, collection)))
+    return _match(collection, settings, passes, subtract_local=subtract_local)
+
+
+def separate_lyot(image):
+    """Split a full MIRI image into its main chip and its Lyot coronagraph.
+
+    Parameters
+    ----------
+    image : `~astropy.nddata.CCDData`
+        The image; ``SUBSTRT1`` and ``SUBSTRT2`` in its header give a subarray's origin.
+
+    Returns
+    -------
+    science, lyot : `~astropy.nddata.CCDData`
+        Copies of the image, masked inside of the region (rows from 735, columns up
+        to 290 of the full array, 0-based) and outside of it; the second is `None`
+        for a subarray without the region. Flags get DO_NOT_USE and NON_SCIENCE.
+    """
+    import copy
+
+    region = jwst.lyot_region(image.meta, image.data.shape)
+    science = copy.deepcopy(image)
+    if region is None:
+        return science, None
+    lyot = copy.deepcopy(image)
+    inside = np.zeros(image.data.shape, dtype=bool)
+    inside[region] = True
+    for part, away, name in ((science, inside, "science"), (lyot, ~inside, "lyot")):
+        mask = np.zeros_like(inside) if part.mask is None else np.array(part.mask, dtype=bool)
+        part.mask = mask | away
+        if getattr(part, "flags", None) is not None:
+            part.flags[away] |= part.flags.dtype.type(jwst.DEFAULT_BAD_BITS)
+        if image.meta.get("FILENAME"):
+            part.meta["FILENAME"] = jwst.part_name(str(image.meta["FILENAME"]), name)
+    return science, lyot
+
+
+def stack_tile(images, *, method="interp", dq_bits=None, hdu=None):
+    """Return the mean of a tile's images on a common grid.
+
+    Parameters
+    ----------
+    images : iterable, `~ccdproc.ImageFileCollection` or `MatchResult`
+        The images, matched.
+    method : {"interp", "exact", "adaptive"}
+        The function of `reproject`.
+    dq_bits, hdu
+        See `match_dithers`.
+
+    Returns
+    -------
+    stack : `~astropy.nddata.CCDData`
+        In the unit of the first image by name, on a tangential grid with North up and
+        the pixel scale of the finest image; masked where no image is good.
+    """
+    from levelmatch.stack import stack_frames
+
+    frames = collect_frames(images, dq_bits=dq_bits, hdu=hdu)
+    scales, unit = compare_scales(frames)
+    frames = [f.with_keys(scale=s) for f, s in zip(frames, scales, strict=True)]
+    name = f"{frames[0].tile or 'stack'}.fits"
+    return stack_frames(frames, method=method, name=name, unit=unit)
+
+
+@dataclass(frozen=True)
+class _Collection:
+    """Images with their tiles, and what comes out of them.
+
+    ``order`` gives, for each frame of the input, its place in ``frames``, which are
+    sorted by name: no result depends on the order of the input.
+    """
+
+    frames: list[Frame]
+    order: list[int]
+    recombine: bool
+    unit: object
+
+
+def _collect(images, settings, *, recombine=False, lyot=None):
+    frames = collect_frames(images, dq_bits=settings.dq_bits, hdu=settings.hdu)
+    recombine |= any(_has_pass(frame, "lyot") for frame in frames)
+    if lyot is not None:
+        frames = _paired(frames, collect_frames(lyot, dq_bits=settings.dq_bits, hdu=settings.hdu))
+    elif recombine and not any(frame.part == "lyot" for frame in frames):
+        frames = [_with_jwst_keys(frame) for frame in frames]
+        if not any(frame.part == "lyot" for frame in frames):
+            frames = [part for frame in frames for part in _split(frame)]
+    frames = _assign_tiles(frames, settings.group_by)
+    order = np.argsort([frame.name for frame in frames], kind="stable")
+    rank = np.argsort(order)
+    frames = [frames[i] for i in order]
+    scales, unit = compare_scales(frames)
+    frames = [f.with_keys(scale=s) for f, s in zip(frames, scales, strict=True)]
+    return _Collection(frames, list(rank), recombine, unit)
+
+
+def _has_pass(frame, name):
+    return any(applied.name == name for applied in frame.corrections)
+
+
+def _paired(science, lyot):
+    """Frames of two lists of the same length, named by the science images."""
+    if len(science) != len(lyot):
+        msg = f"lyot: {len(lyot)} images for {len(science)} science images"
+        raise ValueError(msg)
+    frames = []
+    for a, b in zip(science, lyot, strict=True):
+        if a.shape != b.shape:
+            msg = f"{b.name}: its shape {b.shape} is not that of {a.name}, {a.shape}"
+            raise FrameError(msg)
+        whole = a.product
+        name = b.name if b.name != a.name else jwst.part_name(b.name, "lyot")
+        frames += [a.with_keys(part="science", whole=whole),
+                   b.with_keys(part="lyot", whole=whole, name=name)]
+    return frames
+
+
+def _split(frame):
+    is_miri = frame.detector == "mirimage" or str(frame.meta.get("DETECTOR")) == "MIRIMAGE"
+    return frame.split_lyot() if is_miri and frame.part != "lyot" else [frame]
+
+
+def _with_jwst_keys(frame):
+    """The frame with its detector and part, where they are JWST's; the tile if it has none."""
+    keys = frame.jwst
+    if keys is None or frame.detector:
+        return frame
+    return frame.with_keys(detector=keys.detector, part=keys.part)
+
+
+def _assign_tiles(frames, group_by):
+    frames = [_with_jwst_keys(frame) for frame in frames]
+    if isinstance(group_by, str) and group_by == "auto":
+        if all(frame.tile for frame in frames):
+            return frames
+        group_by = "jwst" if all(frame.jwst is not None for frame in frames) else "overlap"
+    if isinstance(group_by, str) and group_by == "overlap":
+        label = overlap_groups([frame.whole_grid for frame in frames])
+        first = {}
+        for k in np.argsort([frame.name for frame in frames]):
+            first.setdefault(label[k], frames[k].product)
+        tiles = [first[k] for k in label]
+    elif isinstance(group_by, str) and group_by == "jwst":
+        for frame in frames:
+            if frame.jwst is None:
+                msg = f"{frame.name}: group_by='jwst', but neither name nor header are JWST's"
+                raise FrameError(msg)
+        tiles = [frame.jwst.tile for frame in frames]
+    elif callable(group_by):
+        tiles = [str(group_by(frame.whole or frame.name, frame.meta)) for frame in frames]
+    else:
+        keywords = [group_by] if isinstance(group_by, str) else list(group_by)
+        tiles = ["_".join(_card(frame, key) for key in keywords) for frame in frames]
+    return [frame.with_keys(tile=tile) for frame, tile in zip(frames, tiles, strict=True)]
+
+
+def _card(frame, key):
+    if key not in frame.meta:
+        msg = f"{frame.name}: group_by: the header has no keyword {key!r}"
+        raise FrameError(msg)
+    return str(frame.meta[key]).strip()
+
+
+def _dither_pass(frames, fit_type):
+    return Pass(
+        "dithers", FIT_TYPES[fit_type],
+        domain=labels([(f.tile, f.detector, f.part) for f in frames]),
+        group=np.arange(len(frames)),
+    )
+
+
+def _lyot_pass(frames, fit_type):
+    return Pass(
+        "lyot", FIT_TYPES[fit_type],
+        domain=labels([(f.tile, f.detector) for f in frames]),
+        group=labels([(f.tile, f.detector, f.part) for f in frames]),
+        reference="science",
+    )
+
+
+def _module(frame):
+    return frame.detector[:4] if jwst.NIRCAM_SHORT.match(frame.detector) else frame.detector
+
+
+def _nircam_pass(frames, fit_type):
+    return Pass(
+        "nircam_short", FIT_TYPES[fit_type],
+        domain=labels([(f.tile, _module(f)) for f in frames]),
+        group=labels([(f.tile, f.detector) for f in frames]),
+    )
+
+
+def _mosaic_pass(frames, fit_type, *, combine_chips, recombined, keyword):
+    return Pass(
+        "mosaic", FIT_TYPES[fit_type],
+        domain=np.zeros(len(frames), dtype=np.intp),
+        group=labels([
+            (f.tile, _module(f) if combine_chips else f.detector, "" if recombined else f.part)
+            for f in frames
+        ]),
+        keyword=keyword,
+    )
+
+
+def _find_reference(reference, mosaic, collection):
+    """Return ``"auto"``, `None` for the mean, or the group that the user named."""
+    frames = collection.frames
+    if isinstance(reference, str) and reference in ("auto", "mean"):
+        return None if reference == "mean" else reference
+    if isinstance(reference, int | np.integer) and not isinstance(reference, bool):
+        names = list(dict.fromkeys(frames[k].product for k in collection.order)) \
+            if collection.recombine else [frames[k].name for k in collection.order]
+        if not -len(names) <= reference < len(names):
+            msg = f"reference: there is no image {reference} among {len(names)}"
+            raise ValueError(msg)
+        reference = names[reference]
+    if isinstance(reference, str):
+        found = [
+            i for i, f in enumerate(frames)
+            if reference in (f.name, f.tile, f.product, f.name.partition(".")[0])
+        ]
+        science = [i for i in found if frames[i].part != "lyot"]
+        if science:
+            return int(mosaic.group[science[0]])
+        if found:
+            msg = f"reference: {reference!r} is a Lyot image, its science partner can be one"
+            raise ValueError(msg)
+    msg = f"reference: {reference!r} is neither an image, a tile, an index, 'auto' nor 'mean'"
+    raise ValueError(msg)
+
+
+def _match(collection, settings, passes, *, subtract_local=False):
+    """Run passes over a collection."""
+    frames = collection.frames
+    if not settings.rematch:
+        check_not_matched(frames, [p.name for p in passes])
+    pairs, used = _used_pairs(frames, passes)
+    _check_overlaps(frames, passes, pairs)
+    measured = measure_pairs(
+        frames, pairs, _depth_sets(passes, pairs, used), settings.measure,
+        progress_bar=settings.progress_bar,
+    )
+    results, table = [], measured
+    for k, p in enumerate(passes):
+        result = solve_pass(p, frames, table, np.flatnonzero(used == k), settings.weights,
+                            settings.solve)
+        table = subtract_solution(table, result)
+        results.append(result)
+        frames = _correct(frames, result)
+        if subtract_local and p.name == "dithers":
+            frames = _subtract_local(frames, p)
+        logger.info("pass %s: %d pairs, %d kept, floor %.3g", p.name, len(result.rows),
+                    result.kept.sum(), result.solution.floor)
+    return _result(collection, frames, results, measured)
+
+
+def _result(collection, frames, results, measured):
+    frames = [frames[k] for k in collection.order]
+    products = make_products(frames, recombine=collection.recombine)
+    return MatchResult(products, frames, results, measured, collection.unit)
+
+
+def _used_pairs(frames, passes):
+    """Return the overlapping pairs that some pass uses, and which."""
+    pairs, _ = find_pairs([frame.grid for frame in frames])
+    used = assign_pairs(passes, pairs)
+    return pairs[used >= 0], used[used >= 0]
+
+
+def _check_overlaps(frames, passes, pairs):
+    if len(pairs) == 0 and passes[-1].name == "mosaic" and passes[-1].group.max() > 0:
+        msg = f"none of the {len(frames)} images overlap: there is nothing to match"
+        raise NoOverlapError(msg)
+
+
+def _depth_sets(passes, pairs, used):
+    """Return, for each pair, the images of its pass's domain that overlap both of its own."""
+    neighbours = {}
+    for k, (i, j) in zip(used, pairs, strict=True):
+        for a, b in ((i, j), (j, i)):
+            # A pass's noise is shared by all images of its domain, those of one group too.
+            neighbours.setdefault((k, a), set()).add(b)
+    sets = []
+    for k, (i, j) in zip(used, pairs, strict=True):
+        near = neighbours[k, i] | neighbours[k, j]
+        sets.append(sorted(near - {i, j}))
+    return sets
+
+
+def _correct(frames, result):
+    """Return the frames with a pass's corrections appended, each in its own unit."""
+    out = []
+    names = {}
+    for choice in result.references:
+        names[result.solution.component[choice.group]] = choice.name
+    for i, frame in enumerate(frames):
+        correction = result.correction(i).scaled(1 / frame.scale)
+        variance = result.variance(i, frame.whole_grid.axes) / frame.scale**2
+        component = result.solution.component[result.matched.group[i]]
+        applied = AppliedCorrection(
+            result.matched.name, correction, variance, names.get(component, "mean")
+        )
+        out.append(frame.with_keys(corrections=(*frame.corrections, applied)))
+    return out
+
+
+def _subtract_local(frames, dithers):
+    """Return the frames with each tile's local level appended."""
+    levels = {}
+    for i, frame in enumerate(frames):
+        if dithers.domain[i] not in levels:
+            levels[dithers.domain[i]] = local_level(frame)
+    return [
+        frame.with_keys(corrections=(*frame.corrections, AppliedCorrection(
+            "local", Correction(levels[dithers.domain[i]] / frame.scale), np.zeros(3),
+            "the local background",
+        )))
+        for i, frame in enumerate(frames)
+    ]
+
+
+def _match_stacks(collection, settings, mosaic):
+    """Run the mosaic pass between stacks of its groups."""
+    from levelmatch.stack import stack_frames
+
+    frames = collection.frames
+    if not settings.rematch:
+        check_not_matched(frames, ["mosaic"])
+    method = "interp" if settings.measure.method == "direct" else settings.measure.method
+    stacks = []
+    for g in range(int(mosaic.group.max()) + 1):
+        members = [frames[i] for i in np.flatnonzero(mosaic.group == g)]
+        science = [f for f in members if f.part != "lyot"] or members
+        stack = stack_frames(members, method=method, name=f"{g:06d}", unit=collection.unit)
+        stack.meta[mosaic.keyword] = _best_time(science, mosaic.keyword)
+        stacks.append(stack)
+    stack_set = [replace(f, part="science") for f in collect_frames(stacks)]
+    between = replace(mosaic, domain=np.zeros(len(stacks), dtype=np.intp),
+                      group=np.arange(len(stacks)))
+    pairs, used = _used_pairs(stack_set, [between])
+    _check_overlaps(stack_set, [between], pairs)
+    measured = measure_pairs(stack_set, pairs, _depth_sets([between], pairs, used),
+                             settings.measure, progress_bar=settings.progress_bar)
+    result = solve_pass(between, stack_set, measured, np.arange(len(pairs)), settings.weights,
+                        settings.solve)
+    first = [int(np.flatnonzero(mosaic.group == g)[0]) for g in range(len(stacks))]
+    references = [replace(r, name=frames[first[r.group]].name) for r in result.references]
+    per_image = replace(result, matched=mosaic, references=references)
+    measured = replace(measured, first=np.array(first)[measured.first],
+                       second=np.array(first)[measured.second])
+    return _result(collection, _correct(frames, per_image), [per_image], measured)
+
+
+def _best_time(frames, keyword):
+    """The smallest absolute time from the backgrounds of a tile's images, or blank."""
+    times = []
+    for frame in frames:
+        try:
+            times.append(abs(float(frame.meta.get(keyword))))
+        except (TypeError, ValueError):
+            continue
+    return min(times, default="")
+
+

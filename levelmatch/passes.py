@@ -1,0 +1,313 @@
+# Licensed under a 3-clause BSD style license - see LICENSE.rst
+"""One pass: which images are matched as one, which pairs join them, and the solution."""
+
+import warnings
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+from levelmatch.corrections import Correction
+from levelmatch.exceptions import DisconnectedWarning
+from levelmatch.overlaps import components
+from levelmatch.reference import Reference, choose_reference
+from levelmatch.sky import tangent_axes, transfer_matrix
+from levelmatch.solve import Equations, fit_terms, solve_groups
+
+__all__ = ["Pass", "PassResult", "assign_pairs", "select_pairs", "solve_pass", "subtract_solution"]
+
+
+@dataclass(frozen=True, eq=False)
+class Pass:
+    """What one pass matches.
+
+    Parameters
+    ----------
+    name : {"dithers", "lyot", "nircam_short", "mosaic"}
+        Its name.
+    fit_type : {"level", "level+slope"}
+        What it fits.
+    domain : `~numpy.ndarray` of int, shape (n,)
+        Images are matched within a domain.
+    group : `~numpy.ndarray` of int, shape (n,)
+        Images of one group get one correction.
+    reference : None, str or int
+        `None` for a zero mean over each set; ``"science"`` holds the group of the
+        science images at zero; ``"auto"`` or a group for the mosaic's reference.
+    keyword : str
+        Header keyword of the time from the backgrounds.
+    """
+
+    name: str
+    fit_type: str
+    domain: np.ndarray
+    group: np.ndarray
+    reference: object = None
+    keyword: str = "DT_BGR"
+
+
+@dataclass(frozen=True, eq=False)
+class PassResult:
+    """What one pass found.
+
+    Parameters
+    ----------
+    matched : `Pass`
+        The pass.
+    rows : `~numpy.ndarray` of int, shape (m,)
+        Its pairs, as rows of the table of all pairs.
+    kept : `~numpy.ndarray` of bool, shape (m,)
+        Which counted.
+    reason : list of str, length m
+        Why a pair was left out, or kept against the cuts.
+    solution : `~levelmatch.solve.Solution` or None
+        `None` if no pair counted.
+    group_axes : `~numpy.ndarray`, shape (n_groups, 3, 3)
+        Centre, East and North of each group.
+    references : list of `Reference`
+        One for each connected set of more than one group.
+    isolated : `~numpy.ndarray` of bool, shape (n_groups,)
+        Groups without any pair, in a domain of several.
+    """
+
+    matched: Pass
+    rows: np.ndarray
+    kept: np.ndarray
+    reason: list
+    solution: object
+    group_axes: np.ndarray
+    references: list = field(default_factory=list)
+    isolated: np.ndarray = None
+
+    def coefficients(self, group):
+        """Return the correction of a group about its centre, shape (1,) or (3,)."""
+        return self.solution.coefficients[group]
+
+    def correction(self, i):
+        """Return the `~levelmatch.corrections.Correction` of image ``i``, in the common unit."""
+        group = self.matched.group[i]
+        return Correction.from_coefficients(self.coefficients(group), self.group_axes[group])
+
+    def variance(self, i, axes):
+        """Return the variance of image ``i``'s level and slopes about a centre, shape (3,)."""
+        group = self.matched.group[i]
+        covariance = self.solution.covariance(group, group)
+        if len(covariance) == 1:
+            return np.array([covariance[0, 0], 0.0, 0.0])
+        change = transfer_matrix(self.group_axes[group], axes)
+        return np.diagonal(change @ covariance @ change.T)
+
+
+def labels(keys):
+    """Return integer labels of hashable keys, numbered in sorted order."""
+    names = sorted(set(keys))
+    index = {name: i for i, name in enumerate(names)}
+    return np.array([index[key] for key in keys], dtype=np.intp)
+
+
+def assign_pairs(passes, pairs):
+    """Return the index of the pass that each pair is used in, -1 for none; shape (n,).
+
+    That is the first in which its images are of one domain and two groups.
+    """
+    used = np.full(len(pairs), -1)
+    i, j = pairs.T
+    for k, p in enumerate(passes):
+        new = (p.domain[i] == p.domain[j]) & (p.group[i] != p.group[j]) & (used < 0)
+        used[new] = k
+    return used
+
+
+def select_pairs(table, group, options):
+    """Apply the three cuts, but never to the only link.
+
+    Parameters
+    ----------
+    table : `~levelmatch.measure.PairTable`
+        The pairs of one pass.
+    group : `~numpy.ndarray` of int, shape (n_images,)
+        The group of each image.
+    options : `~levelmatch.solve.SolveOptions`
+        The limits.
+
+    Returns
+    -------
+    kept : `~numpy.ndarray` of bool, shape (n,)
+        Which pairs count.
+    reason : list of str
+        Why a pair does not, or that it does although it fails a cut.
+    """
+    measured = (table.npix > 0) & (table.gram[:, 0, 0] > 0)
+    kept = measured.copy()
+    reason = ["" if ok else "no common good pixel" for ok in measured]
+    if not measured.any():
+        return kept, reason
+    least = options.min_area * table.npix[measured].mean()
+    scatter = table.scatter[measured]
+    # Of scatters that differ by chance alone, the largest is no reason to lose a pair.
+    most = max(scatter.mean() + options.rms_limit * scatter.std(), 1.2 * scatter.mean())
+    cuts = [
+        (table.npix < least, lambda p: f"area: {table.npix[p]} pixels, under {least:.0f}"),
+        (
+            table.extent.max(axis=1) < options.min_linear,
+            lambda p: f"extent: {table.extent[p].max():.3f} of the side, "
+            f"under {options.min_linear:g}",
+        ),
+        (
+            table.scatter > most,
+            lambda p: f"scatter: {table.scatter[p]:.4g}, over {most:.4g}",
+        ),
+    ]
+    for failed, words in cuts:
+        for p in np.flatnonzero(failed & kept):
+            kept[p] = False
+            reason[p] = words(p)
+    _restore_links(table, group, measured, kept, reason)
+    return kept, reason
+
+
+def _restore_links(table, group, measured, kept, reason):
+    """Keep, in place, the rejected pairs that alone join two sets; the largest first."""
+    first, second = group[table.first], group[table.second]
+    ends = np.stack([first, second], axis=1)
+    n = int(group.max()) + 1
+    if components(ends[measured], n)[0] == components(ends[kept], n)[0]:
+        return
+    _, label = components(ends[kept], n)
+    rejected = np.flatnonzero(measured & ~kept)
+    for p in rejected[np.argsort(-table.npix[rejected], kind="stable")]:
+        a, b = label[first[p]], label[second[p]]
+        if a != b:
+            label[label == b] = a
+            kept[p] = True
+            reason[p] = f"kept as the only link, although {reason[p]}"
+
+
+def solve_pass(matched, frames, table, rows, weights, options):
+    """Solve one pass.
+
+    Parameters
+    ----------
+    matched : `Pass`
+        The pass.
+    frames : list of `~levelmatch.frames.Frame`
+        All images, sorted by name.
+    table : `~levelmatch.measure.PairTable`
+        All pairs, with the earlier passes subtracted.
+    rows : `~numpy.ndarray` of int
+        The rows of this pass.
+    weights : {"ivar", "equal", "npix", "rms"}
+        See `~levelmatch.solve.pair_weights`.
+    options : `~levelmatch.solve.SolveOptions`
+        How.
+
+    Returns
+    -------
+    result : `PassResult`
+        With a zero correction, flagged, for a group without a pair.
+
+    Warns
+    -----
+    DisconnectedWarning
+        If the groups of a domain fall into sets with no overlap between them.
+    """
+    pairs = table.take(rows)
+    kept, reason = select_pairs(pairs, matched.group, options)
+    counted = pairs.take(kept)
+    group_axes = _group_axes(matched.group, frames)
+    terms = fit_terms(matched.fit_type)
+    equations = Equations(
+        first=matched.group[counted.first],
+        second=matched.group[counted.second],
+        gram=counted.gram[:, :terms, :terms],
+        rhs=counted.rhs[:, :terms],
+        axes=counted.axes,
+        group_axes=group_axes,
+    )
+    references = []
+    gauge = None
+    if matched.reference is not None:
+        gauge = _gauge(matched, frames, equations, counted.npix, references)
+    solution = solve_groups(
+        equations, options, weights=weights, npix=counted.npix, scatter=counted.scatter,
+        reference=gauge,
+    )
+    result = PassResult(matched, rows, kept, reason, solution, group_axes, references)
+    return replace(result, isolated=_warn_disconnected(matched, solution, frames))
+
+
+def _gauge(matched, frames, equations, npix, references):
+    """Return the function that picks the group held at zero, and notes its choice."""
+    pairs = np.stack([equations.first, equations.second], axis=1)
+
+    def science(members):
+        parts = {matched.group[i]: f for i, f in enumerate(frames)}
+        chosen = [g for g in members if parts[g].part != "lyot"] or list(members)
+        name = frames[np.flatnonzero(matched.group == chosen[0])[0]].name
+        return Reference(int(chosen[0]), name, "the science part is held at zero")
+
+    def pick(members):
+        if matched.reference == "science":
+            choice = science(members)
+        else:
+            choice = choose_reference(
+                frames, matched.group, pairs, npix, members,
+                reference=matched.reference, keyword=matched.keyword,
+            )
+        if len(members) > 1:
+            references.append(choice)
+        return choice.group
+
+    return pick
+
+
+def _group_axes(group, frames):
+    """Centre, East and North of each group: its image's own, or those of the images' mean."""
+    centres = np.zeros((int(group.max()) + 1, 3))
+    np.add.at(centres, group, np.array([frame.whole_grid.axes[0] for frame in frames]))
+    return np.stack([tangent_axes(centre) for centre in centres])
+
+
+def _warn_disconnected(matched, solution, frames):
+    """Warn of domains that fall apart; return the groups without any pair in such a domain."""
+    n_groups = len(solution.component)
+    domain = np.zeros(n_groups, dtype=int)
+    domain[matched.group] = matched.domain
+    size = np.bincount(solution.component)
+    isolated = np.zeros(n_groups, dtype=bool)
+    for d in np.unique(domain):
+        groups = np.flatnonzero(domain == d)
+        sets = np.unique(solution.component[groups])
+        if len(sets) < 2:
+            continue
+        alone = groups[size[solution.component[groups]] == 1]
+        isolated[alone] = True
+        names = [frames[np.flatnonzero(matched.group == g)[0]].name for g in alone]
+        msg = f"pass {matched.name}: {len(groups)} images form {len(sets)} sets with no overlap between them"
+        msg += "; each has its own zero point, so levels do not compare from set to set"
+        if names:
+            shown = ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
+            msg += f"; without any overlap, and left as they are: {shown}"
+        warnings.warn(msg, DisconnectedWarning, stacklevel=4)
+    return isolated
+
+
+def subtract_solution(table, result):
+    """Return the pair table with a pass's corrections subtracted.
+
+    Exact: a level shifts with a constant, a right-hand side with the normal
+    matrix times the coefficients.
+    """
+    group, solution = result.matched.group, result.solution
+    first, second = group[table.first], group[table.second]
+    rhs = table.rhs.copy()
+    if solution.coefficients.shape[1] == 1:
+        step = solution.coefficients[first, 0] - solution.coefficients[second, 0]
+        rhs -= table.gram[:, :, 0] * step[:, None]
+        return replace(table, rhs=rhs)
+    ok = table.npix > 0
+    step = np.zeros_like(rhs)
+    for sign, side in ((1, first[ok]), (-1, second[ok])):
+        change = transfer_matrix(result.group_axes[side], table.axes[ok])
+        step[ok] += sign * np.einsum("pij,pj->pi", change, solution.coefficients[side])
+    rhs -= np.einsum("pij,pj->pi", table.gram, step)
+    return replace(table, rhs=rhs)

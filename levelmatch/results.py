@@ -1,0 +1,273 @@
+# Licensed under a 3-clause BSD style license - see LICENSE.rst
+"""What a match gives back: corrected images, one at a time, and what was found."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from astropy import units as u
+from astropy.table import QTable
+
+from levelmatch import jwst
+from levelmatch.files import check_outputs, corrected_image, write_product
+from levelmatch.frames import Frame
+from levelmatch.sky import lonlat
+
+__all__ = ["MatchResult", "Product"]
+
+
+@dataclass(frozen=True, eq=False)
+class Product:
+    """An image that comes out, and the frames it is made of.
+
+    Parameters
+    ----------
+    name : str
+        Its file name.
+    frame : `~levelmatch.frames.Frame`
+        The image.
+    lyot : `~levelmatch.frames.Frame` or None
+        The frame that its Lyot region comes from.
+    region : tuple of slice or None
+        That region.
+    """
+
+    name: str
+    frame: Frame
+    lyot: Frame | None = None
+    region: tuple | None = None
+
+    @property
+    def frames(self):
+        """The frames, as a list."""
+        return [self.frame] if self.lyot is None else [self.frame, self.lyot]
+
+
+class MatchResult(Sequence):
+    """Corrected images, made when asked for, and how they were found.
+
+    A sequence: ``result[i]`` reads, corrects and returns one image, a
+    `~astropy.nddata.CCDData` (or of the class of an image in memory). It can be
+    given to the next function of the package as it is.
+
+    Parameters
+    ----------
+    products : list of `Product`
+        The images, in the order of the input.
+    frames : list of `~levelmatch.frames.Frame`
+        Their frames, with their corrections, in the order of the input.
+    passes : list of `~levelmatch.passes.PassResult`
+        What each pass found; its images are sorted by name.
+    measured : `~levelmatch.measure.PairTable`
+        The pairs as measured; their images are sorted by name.
+    unit : `~astropy.units.Unit` or None
+        The unit in which images were compared.
+    """
+
+    def __init__(self, products, frames, passes, measured, unit):
+        self.products = list(products)
+        self.frames = list(frames)
+        self.passes = list(passes)
+        self._measured = measured
+        self.unit = unit
+
+    def __len__(self):
+        return len(self.products)
+
+    def __getitem__(self, item):
+        if isinstance(item, slice):
+            return [corrected_image(product) for product in self.products[item]]
+        return corrected_image(self.products[item])
+
+    def __repr__(self):
+        passes = ", ".join(p.matched.name for p in self.passes)
+        return f"<MatchResult: {len(self)} images, {len(self._measured)} pairs, passes: {passes}>"
+
+    @property
+    def names(self):
+        """Names of the images."""
+        return [product.name for product in self.products]
+
+    @property
+    def reference(self):
+        """The image that all others are relative to; ``"mean"`` if none is."""
+        last = self.passes[-1].references if self.passes else []
+        return last[0].name if last else "mean"
+
+    @property
+    def reference_reason(self):
+        """Why that image, in words."""
+        last = self.passes[-1].references if self.passes else []
+        return last[0].reason if last else "the mean correction is zero"
+
+    @property
+    def table(self):
+        """One row an image, or a part of one, as a `~astropy.table.QTable`.
+
+        ``level`` is the value at the image's centre of all that is subtracted,
+        ``slope_u`` and ``slope_v`` its slopes toward East and North there;
+        ``level_dithers`` and so on are the passes' shares. ``error`` is the
+        standard error of ``level`` relative to the reference, the noise of
+        the reference's side included.
+        """
+        ordered = sorted(range(len(self.frames)), key=lambda i: self.frames[i].name)
+        rank = np.argsort(ordered)
+        table = QTable()
+        table["name"] = [f.name for f in self.frames]
+        table["tile"] = [f.tile for f in self.frames]
+        table["detector"] = [f.detector for f in self.frames]
+        table["part"] = [f.part for f in self.frames]
+        names = list(dict.fromkeys(a.name for f in self.frames for a in f.corrections))
+        totals = self._coefficients(None)
+        table["level"] = totals[:, 0]
+        variance = np.array(
+            [sum((a.variance for a in f.corrections), np.zeros(3)) for f in self.frames]
+        )
+        table["error"] = np.sqrt(variance[:, 0])
+        for k, axis in ((1, "u"), (2, "v")):
+            table[f"slope_{axis}"] = totals[:, k]
+            table[f"slope_{axis}_error"] = np.sqrt(variance[:, k])
+        for name in names:
+            table[f"level_{name}"] = self._coefficients(name)[:, 0]
+        self._set_units(table)
+        table["n_pairs"] = self._count_pairs()[rank]
+        table["reference"] = [f.name in self._reference_names() for f in self.frames]
+        table["isolated"] = self._isolated()[rank]
+        return table
+
+    def _coefficients(self, name):
+        """Level and slopes of each frame's corrections of one pass, or of all; shape (n, 3)."""
+        rows = []
+        for frame in self.frames:
+            parts = [a for a in frame.corrections if name is None or a.name == name]
+            axes = frame.whole_grid.axes
+            rows.append(sum((a.correction.coefficients(axes) for a in parts), np.zeros(3)))
+        return np.array(rows)
+
+    def _set_units(self, table):
+        units = {frame.unit for frame in self.frames}
+        unit = units.pop() if len(units) == 1 else None
+        if unit is None:
+            return
+        for name in table.colnames:
+            if name.startswith(("level", "error", "slope")):
+                slope = name.startswith("slope")
+                table[name] = table[name] * (unit / u.arcmin if slope else unit)
+
+    def _reference_names(self):
+        return {r.name for p in self.passes for r in p.references}
+
+    def _count_pairs(self):
+        """Number of pairs that counted, of each image sorted by name."""
+        count = np.zeros(len(self.frames), dtype=int)
+        for p in self.passes:
+            rows = p.rows[p.kept]
+            np.add.at(count, self._measured.first[rows], 1)
+            np.add.at(count, self._measured.second[rows], 1)
+        return count
+
+    def _isolated(self):
+        flags = np.zeros(len(self.frames), dtype=bool)
+        for p in self.passes:
+            flags |= p.isolated[p.matched.group]
+        return flags
+
+    @property
+    def pairs(self):
+        """One row a pair, as a `~astropy.table.QTable`, in the unit of comparison.
+
+        ``level`` is the difference, first image less second, before matching and
+        ``residual`` what is left of it; ``kept`` and ``reason`` say whether the
+        pair counted and why not; ``weight`` is its share of the objective.
+        """
+        measured = self._measured
+        names = [f.name for f in sorted(self.frames, key=lambda f: f.name)]
+        n = len(measured)
+        table = QTable()
+        table["image1"] = [names[i] for i in measured.first]
+        table["image2"] = [names[i] for i in measured.second]
+        used = np.full(n, "", dtype="U12")
+        kept = np.zeros(n, dtype=bool)
+        reason = np.full(n, "", dtype=object)
+        residual, weight = np.full((2, n), np.nan)
+        for p in self.passes:
+            used[p.rows] = p.matched.name
+            kept[p.rows] = p.kept
+            reason[p.rows] = p.reason
+            residual[p.rows[p.kept]] = p.solution.residual
+            weight[p.rows[p.kept]] = p.solution.weight
+        table["pass"] = used
+        unit = self.unit or u.dimensionless_unscaled
+        table["level"] = measured.level * unit
+        table["sigma"] = measured.sigma * unit
+        table["scatter"] = measured.scatter * unit
+        table["residual"] = residual * unit
+        table["weight"] = weight / unit**2
+        table["npix"] = measured.npix
+        lon, lat = lonlat(measured.axes[:, 0])
+        table["ra"], table["dec"] = lon * u.deg, lat * u.deg
+        table["kept"] = kept
+        table["reason"] = reason.astype(str)
+        return table
+
+    def write(self, directory, *, overwrite=False, progress_bar=None):
+        """Write the corrected images to a folder, each whole or not at all.
+
+        Parameters
+        ----------
+        directory : str or `~pathlib.Path`
+            Made where it is missing; never that of an input.
+        overwrite : bool
+            Whether files of the same name may be replaced.
+        progress_bar : callable or None
+            Wraps an iterable over the files, as `tqdm.tqdm` does.
+
+        Returns
+        -------
+        paths : list of `~pathlib.Path`
+            The files, in the order of the images.
+
+        Raises
+        ------
+        FrameError
+            If the folder holds an input, or two outputs have one name.
+        FileExistsError
+            If a file is there and ``overwrite`` is not set.
+        """
+        paths = check_outputs(self.products, directory, overwrite=overwrite)
+        work = list(zip(self.products, paths, strict=True))
+        for product, path in work if progress_bar is None else progress_bar(work):
+            write_product(product, path)
+        return paths
+
+
+def make_products(frames, *, recombine):
+    """Return the products of frames, Lyot parts joined to their science partners if asked.
+
+    Parameters
+    ----------
+    frames : list of `~levelmatch.frames.Frame`
+        In the order of the input.
+    recombine : bool
+        Whether to join them.
+    """
+    if not recombine:
+        return [Product(frame.name, frame) for frame in frames]
+    lyot = {f.product: f for f in frames if f.part == "lyot"}
+    products, done = [], set()
+    for frame in frames:
+        name = frame.product
+        if frame.part == "lyot":
+            continue
+        partner = lyot.get(name)
+        if partner is None:
+            products.append(Product(frame.name, frame))
+            continue
+        done.add(name)
+        region = jwst.lyot_region(frame.meta, frame.shape)
+        products.append(Product(name, frame, partner, region) if region
+                        else Product(frame.name, frame))
+    products += [Product(f.name, f) for name, f in lyot.items() if name not in done]
+    return products
+
+
