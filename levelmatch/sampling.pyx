@@ -13,6 +13,17 @@ import numpy as np
 from libc.math cimport fabs, sqrt
 from libc.stdlib cimport free, malloc
 
+cdef extern from "_loops.h" nogil:
+    void lm_run_f(const float *, const float *, Py_ssize_t, Py_ssize_t, Py_ssize_t, Py_ssize_t, int,
+                  float, float, float, float, float, float, float, float, float *, float *)
+    void lm_run_d(const double *, const double *, Py_ssize_t, Py_ssize_t, Py_ssize_t, Py_ssize_t,
+                  int, double, double, double, double, double, double, double, double,
+                  double *, double *)
+    int lm_compact_f(float *, float *, int *, int, int)
+    int lm_compact_d(double *, double *, int *, int, int)
+    void lm_moments_f(const float *, const float *, int, float, float, float, double *)
+    void lm_moments_d(const double *, const double *, int, double, double, double, double *)
+
 __all__ = ["convex_overlap", "difference_cells", "difference_samples"]
 
 ctypedef fused pixel:
@@ -70,44 +81,6 @@ cdef inline double _median(double *values, Py_ssize_t n) noexcept nogil:
     return 0.5 * (lower + upper)
 
 
-cdef inline double _bilinear(
-    const pixel *image, Py_ssize_t ny, Py_ssize_t nx, double x, double y,
-    double *smooth, bint *inside,
-) noexcept nogil:
-    """Return the image at (x, y); a bad pixel among the neighbours gives NaN.
-
-    ``smooth`` is set to the sum of the squared weights: the variance of the
-    sample relative to that of one pixel.
-    """
-    cdef Py_ssize_t ix, iy, dx, dy
-    cdef double fx, fy, top, bottom
-    cdef const pixel *base
-    x += SNAP
-    y += SNAP
-    inside[0] = False
-    if not (x >= 0 and y >= 0 and x < nx and y < ny):
-        return 0.0
-    ix = <Py_ssize_t> x
-    iy = <Py_ssize_t> y
-    fx = x - ix - SNAP
-    fy = y - iy - SNAP
-    dx = fx > SNAP
-    dy = fy > SNAP
-    if ix + dx >= nx or iy + dy >= ny:
-        return 0.0
-    inside[0] = True
-    if not dx:
-        fx = 0.0
-    if not dy:
-        fy = 0.0
-    base = image + iy * nx + ix
-    bottom = base[0] + fx * (<double> base[dx] - base[0])
-    base += dy * nx
-    top = base[0] + fx * (<double> base[dx] - base[0])
-    smooth[0] = (1.0 - 2.0 * fx * (1.0 - fx)) * (1.0 - 2.0 * fy * (1.0 - fy))
-    return bottom + fy * (top - bottom)
-
-
 cdef struct Cell:
     double location
     double scatter
@@ -115,8 +88,131 @@ cdef struct Cell:
     double x
     double y
     double smooth
+    Py_ssize_t samples
     Py_ssize_t kept
-    Py_ssize_t sampled
+
+
+cdef struct Map:
+    # Pixel coordinates in the second image, linear along each row of a cell.
+    double x
+    double y
+    double dx
+    double dy
+    # Half of the inverse Jacobian: offsets of the first image's samples.
+    double ixx
+    double ixy
+    double iyx
+    double iyy
+
+
+cdef inline Py_ssize_t _steps(double value, double step, double low, double high) noexcept nogil:
+    """Steps, at least one, that a linear function stays within (low, high)."""
+    cdef double n = 1e9
+    if step > 0:
+        n = (high - value) / step
+    elif step < 0:
+        n = (low - value) / step
+    return <Py_ssize_t> n + 1 if n > 0 else 1
+
+
+cdef inline Py_ssize_t _side(double first, double last, Py_ssize_t stride) noexcept nogil:
+    """Offset of the neighbour to interpolate with; 0 where all weights are next to nothing."""
+    if fabs(first) < SNAP and fabs(last) < SNAP:
+        return 0
+    return stride if first + last > 0 else -stride
+
+
+cdef Py_ssize_t _sample_row(
+    const pixel *a, Py_ssize_t a_ny, Py_ssize_t a_nx,
+    const pixel *b, Py_ssize_t b_ny, Py_ssize_t b_nx,
+    Py_ssize_t y, Py_ssize_t x0, Py_ssize_t x1, Map m,
+    pixel *diff, pixel *bright, int *at_x, Cell *cell,
+) noexcept nogil:
+    """Fill the buffers with the differences of one row of a cell; return how many.
+
+    The row falls into runs in which the nearest pixel of the second image moves
+    along with that of the first, and all neighbours lie on the same side.
+    """
+    cdef Py_ssize_t x = x0, n = 0, run, rx, ry, k0, k1
+    cdef Py_ssize_t a_right, a_up, b_right, b_up, lowest
+    cdef double qx, qy, fx, fy, ax, ay, dax, day, last, sx, sy, middle
+    # Within a run the nearest pixel moves by one column a step, and by no row.
+    cdef double dfx = m.dx - 1.0, dfy = m.dy
+    dax = -(m.ixx * dfx + m.ixy * dfy)
+    day = -(m.iyx * dfx + m.iyy * dfy)
+    while x < x1:
+        qx = m.x + (x - x0) * m.dx
+        qy = m.y + (x - x0) * m.dy
+        if not (qx > -1.0 and qy > -1.0 and qx < b_nx and qy < b_ny):
+            x += 1
+            continue
+        # Rounding by truncation, for positions above -1.
+        rx = <Py_ssize_t> (qx + 1.5) - 1
+        ry = <Py_ssize_t> (qy + 1.5) - 1
+        fx = qx - rx
+        fy = qy - ry
+        ax = -(m.ixx * fx + m.ixy * fy)
+        ay = -(m.iyx * fx + m.iyy * fy)
+        run = min(x1 - x, _steps(fx, dfx, -0.5 if fx < 0 else 0.0, 0.0 if fx < 0 else 0.5))
+        run = min(run, _steps(fy, dfy, -0.5 if fy < 0 else 0.0, 0.0 if fy < 0 else 0.5))
+        run = min(run, _steps(ax, dax, -1.0 if ax < 0 else 0.0, 0.0 if ax < 0 else 1.0))
+        run = min(run, _steps(ay, day, -1.0 if ay < 0 else 0.0, 0.0 if ay < 0 else 1.0))
+        last = run - 1
+        a_right = _side(ax, ax + last * dax, 1)
+        a_up = _side(ay, ay + last * day, a_nx)
+        b_right = _side(fx, fx + last * dfx, 1)
+        b_up = _side(fy, fy + last * dfy, b_nx)
+        # The part of the run whose neighbours exist.
+        k0 = max(0, -min(rx, rx + b_right))
+        k0 = max(k0, -(x + a_right))
+        k1 = min(run, b_nx - max(rx, rx + b_right))
+        k1 = min(k1, a_nx - max(x, x + a_right))
+        lowest = min(y * a_nx + a_up, (ry if ry < 0 else 0) * b_nx)
+        if (
+            ry >= 0 and ry < b_ny and ry * b_nx + b_up >= 0 and ry * b_nx + b_up < b_ny * b_nx
+            and lowest >= 0 and y * a_nx + a_up < a_ny * a_nx and k1 > k0
+        ):
+            sx = -1.0 if a_right < 0 else (1.0 if a_right > 0 else 0.0)
+            sy = -1.0 if a_up < 0 else (1.0 if a_up > 0 else 0.0)
+            ax = sx * (ax + k0 * dax)
+            ay = sy * (ay + k0 * day)
+            middle = 0.5 * (k1 - k0 - 1)
+            cell.smooth += (k1 - k0) * _variance(ax + middle * sx * dax, ay + middle * sy * day)
+            _sample_run(
+                a + y * a_nx + x + k0, b + ry * b_nx + rx + k0, a_right, a_up, b_right, b_up,
+                k1 - k0, ax, ay, fx + k0 * dfx, fy + k0 * dfy, sx * dax, sy * day, dfx, dfy,
+                diff + n, bright + n, cell,
+            )
+            if pixel is float:
+                n += lm_compact_f(diff + n, bright + n, at_x + n, k1 - k0, x + k0)
+            else:
+                n += lm_compact_d(diff + n, bright + n, at_x + n, k1 - k0, x + k0)
+        x += run
+    return n
+
+
+cdef inline double _variance(double wx, double wy) noexcept nogil:
+    """Sum of the squared weights of a bilinear sample."""
+    return (1.0 - 2.0 * wx * (1.0 - wx)) * (1.0 - 2.0 * wy * (1.0 - wy))
+
+
+cdef inline void _sample_run(
+    const pixel *a, const pixel *b, Py_ssize_t a_right, Py_ssize_t a_up,
+    Py_ssize_t b_right, Py_ssize_t b_up, Py_ssize_t n, double ax, double ay, double fx, double fy,
+    double dax, double day, double dfx, double dfy, pixel *diff, pixel *bright, Cell *cell,
+) noexcept nogil:
+    """Difference consecutive pixels; the second image's weights are half of the offsets."""
+    cdef double sx = -0.5 if b_right < 0 else (0.5 if b_right > 0 else 0.0)
+    cdef double sy = -0.5 if b_up < 0 else (0.5 if b_up > 0 else 0.0)
+    cdef double middle = 0.5 * (n - 1)
+    cell.smooth += n * _variance(sx * (fx + middle * dfx), sy * (fy + middle * dfy))
+    cell.samples += 2 * n
+    if pixel is float:
+        lm_run_f(a, b, a_right, a_up, b_right, b_up, n, ax, ay, sx * fx, sy * fy,
+                 dax, day, sx * dfx, sy * dfy, diff, bright)
+    else:
+        lm_run_d(a, b, a_right, a_up, b_right, b_up, n, ax, ay, sx * fx, sy * fy,
+                 dax, day, sx * dfx, sy * dfy, diff, bright)
 
 
 cdef Py_ssize_t _sample_cell(
@@ -124,19 +220,18 @@ cdef Py_ssize_t _sample_cell(
     const pixel *b, Py_ssize_t b_ny, Py_ssize_t b_nx,
     Py_ssize_t y0, Py_ssize_t y1, Py_ssize_t x0, Py_ssize_t x1,
     double height, double width, const double *corner_x, const double *corner_y,
-    double *diff, double *bright, double *at_x, double *at_y, Cell *cell,
+    pixel *diff, pixel *bright, int *at_x, int *at_y, Cell *cell,
 ) noexcept nogil:
     """Fill the buffers with the differences of one cell; return how many.
 
-    ``at_x`` and ``at_y`` may be NULL.  The corners hold the second image's pixel coordinates at the cell's
-    corners: (y0, x0), (y0, x1), (y1, x0), (y1, x1).
+    ``at_y`` may be NULL.  The corners hold the second image's pixel coordinates
+    at the cell's corners: (y0, x0), (y0, x1), (y1, x0), (y1, x1).
     """
-    cdef Py_ssize_t x, y, n = 0
-    cdef double jxx, jxy, jyx, jyy, det, ixx, ixy, iyx, iyy
-    cdef double qx, qy, dqx, dqy, t, left_x, left_y, fx, fy, va, vb, value, ka, kb
-    cdef double k_sum = 0.0, x_sum = 0.0, y_sum = 0.0
-    cdef bint inside
-    cell.smooth = 1.0
+    cdef Py_ssize_t y, i, n = 0, row
+    cdef double jxx, jxy, jyx, jyy, det, t, x_sum = 0.0, y_sum = 0.0
+    cdef Map m
+    cell.smooth = 0.0
+    cell.samples = 0
     jxx = 0.5 * (corner_x[1] - corner_x[0] + corner_x[3] - corner_x[2]) / width
     jxy = 0.5 * (corner_x[2] - corner_x[0] + corner_x[3] - corner_x[1]) / height
     jyx = 0.5 * (corner_y[1] - corner_y[0] + corner_y[3] - corner_y[2]) / width
@@ -145,54 +240,33 @@ cdef Py_ssize_t _sample_cell(
     # Also false for NaN corners: where the second image's WCS is not defined.
     if not fabs(det) > 1e-12:
         return 0
-    ixx = 0.5 * jyy / det
-    ixy = -0.5 * jxy / det
-    iyx = -0.5 * jyx / det
-    iyy = 0.5 * jxx / det
+    m.ixx = 0.5 * jyy / det
+    m.ixy = -0.5 * jxy / det
+    m.iyx = -0.5 * jyx / det
+    m.iyy = 0.5 * jxx / det
     for y in range(y0, y1):
         t = (y - y0) / height
-        left_x = corner_x[0] + t * (corner_x[2] - corner_x[0])
-        left_y = corner_y[0] + t * (corner_y[2] - corner_y[0])
-        dqx = (corner_x[1] + t * (corner_x[3] - corner_x[1]) - left_x) / width
-        dqy = (corner_y[1] + t * (corner_y[3] - corner_y[1]) - left_y) / width
-        for x in range(x0, x1):
-            qx = left_x + (x - x0) * dqx
-            qy = left_y + (x - x0) * dqy
-            if not (qx > -1.0 and qy > -1.0 and qx < b_nx and qy < b_ny):
-                continue
-            # Rounding by truncation, for positions above -1: a call of floor costs more
-            # than the sample.
-            fx = qx + 1.0 - <Py_ssize_t> (qx + 1.5)
-            fy = qy + 1.0 - <Py_ssize_t> (qy + 1.5)
-            vb = _bilinear(b, b_ny, b_nx, qx - 0.5 * fx, qy - 0.5 * fy, &kb, &inside)
-            if not inside or vb != vb:
-                continue
-            va = _bilinear(
-                a, a_ny, a_nx, x - (ixx * fx + ixy * fy), y - (iyx * fx + iyy * fy), &ka, &inside
-            )
-            if not inside:
-                continue
-            value = va - vb
-            # False for NaN, and for the infinity that an overflow would give.
-            if not fabs(value) < 1e300:
-                continue
-            diff[n] = value
-            bright[n] = 0.5 * (va + vb)
-            if at_x != NULL:
-                at_x[n] = x
-                at_y[n] = y
-            x_sum += x
-            y_sum += y
-            k_sum += ka + kb
-            n += 1
+        m.x = corner_x[0] + t * (corner_x[2] - corner_x[0])
+        m.y = corner_y[0] + t * (corner_y[2] - corner_y[0])
+        m.dx = (corner_x[1] + t * (corner_x[3] - corner_x[1]) - m.x) / width
+        m.dy = (corner_y[1] + t * (corner_y[3] - corner_y[1]) - m.y) / width
+        row = _sample_row(
+            a, a_ny, a_nx, b, b_ny, b_nx, y, x0, x1, m, diff + n, bright + n, at_x + n, cell,
+        )
+        for i in range(n, n + row):
+            x_sum += at_x[i]
+            if at_y != NULL:
+                at_y[i] = y
+        y_sum += row * <double> y
+        n += row
+    cell.smooth = cell.smooth / cell.samples if cell.samples else 1.0
     if n > 0:
-        cell.smooth = 0.5 * k_sum / n
         cell.x = x_sum / n
         cell.y = y_sum / n
     return n
 
 
-cdef void _rough(const double *values, Py_ssize_t n, double *work,
+cdef void _rough(const pixel *values, Py_ssize_t n, double *work,
                  double *centre, double *scale) noexcept nogil:
     """Median and scaled median absolute deviation of an even subset of the values."""
     cdef Py_ssize_t i, m = n if n < N_ROUGH else N_ROUGH
@@ -211,54 +285,39 @@ cdef void _rough(const double *values, Py_ssize_t n, double *work,
         scale[0] = 1.2533141373155001 * total / n
 
 
-cdef void _locate(const double *diff, const double *bright, Py_ssize_t n, double clip,
+cdef void _locate(const pixel *diff, const pixel *bright, Py_ssize_t n, double clip,
                   double truncation, bint use_median, double *work, Cell *cell) noexcept nogil:
     """Clip the differences about their own centre, and describe what is kept."""
-    cdef Py_ssize_t i, kept, before = -1
-    cdef double centre, scale, low, high, total, square, value, b
+    cdef Py_ssize_t i, kept = 0, before = -1
+    cdef double centre, scale, low, high, mean
+    cdef double sums[4]
     _rough(diff, n, work, &centre, &scale)
-    kept = n
     for i in range(N_ITER):
         low = centre - clip * scale
         high = centre + clip * scale
-        _moments(diff, n, low, high, centre, &kept, &total, &square)
+        if pixel is float:
+            lm_moments_f(diff, bright, n, low, high, centre, sums)
+        else:
+            lm_moments_d(diff, bright, n, low, high, centre, sums)
+        kept = <Py_ssize_t> sums[0]
         if kept == before or kept < 2:
             break
         before = kept
-        value = total / kept
-        scale = truncation * sqrt(max(square / kept - value * value, 0.0) * kept / (kept - 1.0))
-        centre += value
-    b = 0.0
-    kept = 0
-    for i in range(n):
-        if low <= diff[i] <= high:
-            work[kept] = diff[i]
-            b += bright[i]
-            kept += 1
+        mean = sums[1] / kept
+        scale = truncation * sqrt(max(sums[2] / kept - mean * mean, 0.0) * kept / (kept - 1.0))
+        centre += mean
     cell.kept = kept
     if kept == 0:
         return
-    cell.location = _median(work, kept) if use_median else centre
+    cell.location = centre
     cell.scatter = scale
-    cell.brightness = b / kept
-
-
-cdef void _moments(const double *values, Py_ssize_t n, double low, double high, double centre,
-                   Py_ssize_t *kept, double *total, double *square) noexcept nogil:
-    """Count, sum and sum of squares, about the centre, of the values within the bounds."""
-    cdef Py_ssize_t i
-    cdef double value, weight, count = 0.0, first = 0.0, second = 0.0
-    for i in range(n):
-        value = values[i]
-        # Arithmetic, not a branch: half of the branches would be mispredicted.
-        weight = <double> ((value >= low) & (value <= high))
-        value = (value - centre) * weight
-        count += weight
-        first += value
-        second += value * value
-    kept[0] = <Py_ssize_t> count
-    total[0] = first
-    square[0] = second
+    cell.brightness = 0.5 * sums[3] / kept
+    if use_median:
+        kept = 0
+        for i in range(n):
+            work[kept] = diff[i]
+            kept += (diff[i] >= low) & (diff[i] <= high)
+        cell.location = _median(work, kept)
 
 
 def difference_cells(
@@ -297,7 +356,9 @@ def difference_cells(
     cdef double corner_x[4]
     cdef double corner_y[4]
     cdef Cell cell
-    cdef double *buffer
+    cdef double *work
+    cdef pixel *diff
+    cdef int *at_x
     for i in range(ys.shape[0] - 1):
         size = max(size, ys[i + 1] - ys[i] + 1)
     n = 1
@@ -306,8 +367,13 @@ def difference_cells(
     size *= n
     result_array = np.zeros((n_cells, 8))
     cdef double[:, ::1] result = result_array
-    buffer = <double *> malloc((3 * size + N_ROUGH) * sizeof(double))
-    if buffer == NULL:
+    work = <double *> malloc((size + N_ROUGH) * sizeof(double))
+    diff = <pixel *> malloc(2 * size * sizeof(pixel))
+    at_x = <int *> malloc(size * sizeof(int))
+    if work == NULL or diff == NULL or at_x == NULL:
+        free(work)
+        free(diff)
+        free(at_x)
         raise MemoryError
     with nogil:
         for i in range(n_cells):
@@ -329,12 +395,11 @@ def difference_cells(
             n = _sample_cell(
                 &a[0, 0], a.shape[0], a.shape[1], &b[0, 0], b.shape[0], b.shape[1],
                 y0, y1, x0, x1, ys[iy + 1] - y0, xs[ix + 1] - x0, corner_x, corner_y,
-                buffer, buffer + size, NULL, NULL, &cell,
+                diff, diff + size, at_x, NULL, &cell,
             )
             cell.kept = 0
             if n > 0:
-                _locate(buffer, buffer + size, n, clip, truncation, use_median,
-                        buffer + 2 * size, &cell)
+                _locate(diff, diff + size, n, clip, truncation, use_median, work, &cell)
             if cell.kept > 0:
                 result[i, 0] = cell.location
                 result[i, 1] = cell.scatter
@@ -344,7 +409,9 @@ def difference_cells(
             result[i, 5] = cell.smooth
             result[i, 6] = cell.kept
             result[i, 7] = n
-    free(buffer)
+    free(work)
+    free(diff)
+    free(at_x)
     return result_array
 
 
@@ -357,8 +424,10 @@ def difference_samples(
 
     Returns
     -------
-    samples : `~numpy.ndarray`, shape (n, 4)
-        Difference, brightness, x, y.
+    difference, brightness : `~numpy.ndarray` of the images' type, shape (n,)
+        First image less second, and their mean.
+    x, y : `~numpy.ndarray` of intc, shape (n,)
+        The pixel of the first image.
     """
     cdef double corner_x[4]
     cdef double corner_y[4]
@@ -367,17 +436,19 @@ def difference_samples(
     y1 = ys[iy + 1] + (iy == ys.shape[0] - 2)
     x1 = xs[ix + 1] + (ix == xs.shape[0] - 2)
     size = (y1 - ys[iy]) * (x1 - xs[ix])
-    samples = np.empty((4, size))
-    cdef double[:, ::1] view = samples
+    dtype = np.float32 if pixel is float else np.float64
+    values, places = np.empty((2, size), dtype), np.empty((2, size), np.intc)
+    cdef pixel[:, ::1] value = values
+    cdef int[:, ::1] place = places
     for k in range(4):
         corner_x[k] = map_x[iy + k // 2, ix + k % 2]
         corner_y[k] = map_y[iy + k // 2, ix + k % 2]
     n = _sample_cell(
         &a[0, 0], a.shape[0], a.shape[1], &b[0, 0], b.shape[0], b.shape[1],
         ys[iy], y1, xs[ix], x1, ys[iy + 1] - ys[iy], xs[ix + 1] - xs[ix], corner_x, corner_y,
-        &view[0, 0], &view[1, 0], &view[2, 0], &view[3, 0], &cell,
+        &value[0, 0], &value[1, 0], &place[0, 0], &place[1, 0], &cell,
     )
-    return samples[:, :n].T
+    return values[0, :n], 0.5 * values[1, :n], places[0, :n], places[1, :n]
 
 
 cdef enum:

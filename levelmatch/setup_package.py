@@ -11,12 +11,13 @@ __all__ = ["get_extensions"]
 
 def get_extensions():
     """Return the compiled extensions of the package."""
-    source = Path(__file__).parent / "sampling.pyx"
+    folder = Path("levelmatch")
     return [
         Extension(
             "levelmatch.sampling",
-            [str(source.relative_to(Path.cwd()) if source.is_relative_to(Path.cwd()) else source)],
-            include_dirs=[np.get_include()],
+            [str(folder / "sampling.pyx")],
+            include_dirs=[np.get_include(), str(folder)],
+            depends=[str(folder / "_loops.h")],
             define_macros=[("NPY_NO_DEPRECATED_API", "NPY_1_9_API_VERSION")],
             # Sums may be reordered, so that they vectorise; NaN keeps its meaning.
             extra_compile_args=[
