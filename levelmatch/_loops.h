@@ -50,11 +50,10 @@ static void lm_run_##NAME(                                                      
 /* Close the gaps that NaN and infinity leave in three arrays; return what is left. */    \
 static int lm_compact_##NAME(T *diff, T *sum, int *at_x, int n, int x)                    \
 {                                                                                         \
-    T any = 0;                                                                            \
-    int kept = 0;                                                                         \
+    int kept = 0, bad = 0;                                                                \
     for (int i = 0; i < n; i++)                                                           \
-        any += diff[i] - diff[i];                                                         \
-    if (any == 0) {                                                                       \
+        bad += !(diff[i] - diff[i] == 0);                                                 \
+    if (bad == 0) {                                                                       \
         for (int i = 0; i < n; i++)                                                       \
             at_x[i] = x + i;                                                              \
         return n;                                                                         \

@@ -158,41 +158,48 @@ def measure_pairs(frames, pairs, depth_sets, options, *, progress_bar=None):
     table : `PairTable`
         The pairs in the given order; those without a common good pixel have ``npix`` 0.
     """
-    import dask
-
-    images = {}
+    graph = {}
     for k in np.unique(pairs):
-        images[k] = dask.delayed(frames[k].load, pure=False)(
-            dask_key_name=f"load-{k}-{frames[k].name}"
-        )
-    tasks = []
-    for (i, j), members in zip(pairs, depth_sets, strict=True):
-        others = [frames[k].grid for k in members if k not in (i, j)]
-        tasks.append(
-            dask.delayed(measure_pair, pure=False)(
-                images[i], images[j], frames[i].grid, frames[j].grid, others, options,
-                dask_key_name=f"pair-{i}-{j}",
-            )
-        )
-    with _progress(progress_bar, len(tasks)):
-        results = dask.compute(*tasks, **_scheduler(options))
+        graph["load", int(k)] = (frames[k].load,)
+    keys = []
+    for (i, j), members in zip(pairs.tolist(), depth_sets, strict=True):
+        others = [frames[k].grid for k in members]
+        task = _PairTask(frames[i].grid, frames[j].grid, others, options)
+        keys.append(("pair", i, j))
+        graph[keys[-1]] = (task, ("load", i), ("load", j))
+    with _progress(progress_bar, len(keys)):
+        results = _get(options)(graph, keys)
     return _table(pairs, results)
 
 
-def _scheduler(options):
-    """Threads, unless the user has a distributed client."""
+@dataclass(frozen=True, eq=False)
+class _PairTask:
+    """`measure_pair` with all but the pixels: opaque to Dask, which would walk through it."""
+
+    grid_a: object
+    grid_b: object
+    others: list
+    options: MeasureOptions
+
+    def __call__(self, a, b):
+        return measure_pair(a, b, self.grid_a, self.grid_b, self.others, self.options)
+
+
+def _get(options):
+    """The scheduler: threads, unless the user has a distributed client."""
     import sys
+    from functools import partial
 
     if "distributed" in sys.modules:
         from distributed import default_client
 
         try:
-            default_client()
+            return default_client().get
         except ValueError:
             pass
-        else:
-            return {}
-    return {"scheduler": "threads", "num_workers": options.n_workers}
+    from dask.threaded import get
+
+    return partial(get, num_workers=options.n_workers)
 
 
 def _progress(progress_bar, n_pairs):
@@ -208,7 +215,7 @@ def _progress(progress_bar, n_pairs):
             self.steps = iter(progress_bar(range(n_pairs)))
 
         def _posttask(self, key, result, dsk, state, worker_id):
-            if str(key).startswith("pair-"):
+            if key[0] == "pair":
                 next(self.steps, None)
 
         def _finish(self, dsk, state, errored):
@@ -324,14 +331,19 @@ def _map_cells(grid_a, grid_b):
         if len(cells) == 0 or grid.spacing <= 4:
             break
         iy, ix = cells.T
-        exact = np.stack(grid_b.to_pixel(grid.middles[iy, ix], margin))
-        linear = np.stack([_corner_mean(x, iy, ix), _corner_mean(y, iy, ix)])
-        error = np.nanmax(np.abs(exact - linear), initial=0.0)
+        error = _map_error(grid, grid_b, x, y, iy, ix)
         if error < 2 * MAP_TOLERANCE:
             break
         logger.debug("map error %.3f pixel at spacing %d: refined", error, grid.spacing)
-        grid = grid.with_spacing(grid.spacing // 2)
+        grid = grid.refined
     return grid, np.ascontiguousarray(x), np.ascontiguousarray(y), np.ascontiguousarray(cells)
+
+
+def _map_error(grid, grid_b, x, y, iy, ix):
+    """Largest error, in pixels, of bilinear interpolation at the cells' middles in the box."""
+    exact = np.stack(grid_b.to_pixel(grid.middles[iy, ix]))
+    linear = np.stack([_corner_mean(x, iy, ix), _corner_mean(y, iy, ix)])
+    return np.nanmax(np.abs(exact - linear), initial=0.0)
 
 
 def _corner_mean(values, iy, ix):

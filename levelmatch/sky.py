@@ -366,14 +366,20 @@ class Grid:
         half = self._inverse[0][4]
         return float(1 / abs(np.linalg.det(affine[:, 1:]) * half.prod()))
 
+    @cached_property
+    def _normals(self):
+        """Inward normals of the planes through the outline's edges, shape (n, 3)."""
+        normals = np.cross(self.polygon, np.roll(self.polygon, -1, axis=0))
+        return normals[np.linalg.norm(normals, axis=1) > 0]
+
     def contains(self, vectors):
         """Whether unit vectors, shape (n, 3), lie within the outline."""
-        normals = np.cross(self.polygon, np.roll(self.polygon, -1, axis=0))
-        return (vectors @ normals.T >= -1e-15).all(axis=-1)
+        return (vectors @ self._normals.T >= -1e-15).all(axis=-1)
 
-    def with_spacing(self, spacing):
-        """Return the same grid with nodes another number of pixels apart."""
-        return Grid(self.transform, self.shape, self.box, spacing)
+    @cached_property
+    def refined(self):
+        """The same grid with its nodes half as far apart."""
+        return Grid(self.transform, self.shape, self.box, self.spacing // 2)
 
 
 def default_spacing(box):
