@@ -13,6 +13,9 @@ from levelmatch.reference import Reference, choose_reference
 from levelmatch.sky import tangent_axes, transfer_matrix
 from levelmatch.solve import Equations, fit_terms, solve_groups
 
+# A scatter under this many times the mean is never too large.
+MIN_SCATTER = 1.5
+
 __all__ = ["Pass", "PassResult", "assign_pairs", "select_pairs", "solve_pass", "subtract_solution"]
 
 
@@ -63,6 +66,8 @@ class PassResult:
         `None` if no pair counted.
     group_axes : `~numpy.ndarray`, shape (n_groups, 3, 3)
         Centre, East and North of each group.
+    residual : `~numpy.ndarray`, shape (m,)
+        What is left of the level of every pair, those that did not count included.
     references : list of `Reference`
         One for each connected set of more than one group.
     isolated : `~numpy.ndarray` of bool, shape (n_groups,)
@@ -75,6 +80,7 @@ class PassResult:
     reason: list
     solution: object
     group_axes: np.ndarray
+    residual: np.ndarray
     references: list = field(default_factory=list)
     isolated: np.ndarray = None
 
@@ -142,9 +148,10 @@ def select_pairs(table, group, options):
     if not measured.any():
         return kept, reason
     least = options.min_area * table.npix[measured].mean()
-    scatter = table.scatter[measured]
-    # Of scatters that differ by chance alone, the largest is no reason to lose a pair.
-    most = max(scatter.mean() + options.rms_limit * scatter.std(), 1.2 * scatter.mean())
+    # The logarithm, as scatters of one set differ by factors (on the 2MASS tiles 1000). Of
+    # those that differ by chance alone the largest is no reason to lose a pair.
+    scatter = np.log(np.maximum(table.scatter[measured], 1e-300))
+    most = np.exp(scatter.mean() + max(options.rms_limit * scatter.std(), np.log(MIN_SCATTER)))
     cuts = [
         (table.npix < least, lambda p: f"area: {table.npix[p]} pixels, under {least:.0f}"),
         (
@@ -215,14 +222,7 @@ def solve_pass(matched, frames, table, rows, weights, options):
     counted = pairs.take(kept)
     group_axes = _group_axes(matched.group, frames)
     terms = fit_terms(matched.fit_type)
-    equations = Equations(
-        first=matched.group[counted.first],
-        second=matched.group[counted.second],
-        gram=counted.gram[:, :terms, :terms],
-        rhs=counted.rhs[:, :terms],
-        axes=counted.axes,
-        group_axes=group_axes,
-    )
+    equations = _equations(counted, matched.group, group_axes, terms)
     references = []
     gauge = None
     if matched.reference is not None:
@@ -231,8 +231,24 @@ def solve_pass(matched, frames, table, rows, weights, options):
         equations, options, weights=weights, npix=counted.npix, scatter=counted.scatter,
         reference=gauge,
     )
-    result = PassResult(matched, rows, kept, reason, solution, group_axes, references)
+    residual = np.full(len(pairs), np.nan)
+    measured = pairs.npix > 0
+    residual[measured] = _equations(
+        pairs.take(measured), matched.group, group_axes, terms
+    ).level_residuals(solution.coefficients)
+    result = PassResult(matched, rows, kept, reason, solution, group_axes, residual, references)
     return replace(result, isolated=_warn_disconnected(matched, solution, frames))
+
+
+def _equations(table, group, group_axes, terms):
+    return Equations(
+        first=group[table.first],
+        second=group[table.second],
+        gram=table.gram[:, :terms, :terms],
+        rhs=table.rhs[:, :terms],
+        axes=table.axes,
+        group_axes=group_axes,
+    )
 
 
 def _gauge(matched, frames, equations, npix, references):

@@ -194,7 +194,7 @@ class MatchResult(Sequence):
             used[p.rows] = p.matched.name
             kept[p.rows] = p.kept
             reason[p.rows] = p.reason
-            residual[p.rows[p.kept]] = p.solution.residual
+            residual[p.rows] = p.residual
             weight[p.rows[p.kept]] = p.solution.weight
         table["pass"] = used
         unit = self.unit or u.dimensionless_unscaled

@@ -48,7 +48,8 @@ class SolveOptions:
         Pairs whose overlap is shorter, in its longest direction, than this part of
         the smaller image's side are left out.
     rms_limit : float
-        Pairs whose scatter is this many standard deviations above the mean are left out.
+        Pairs whose scatter is this many standard deviations above the mean, both of
+        its logarithm, are left out; never one under 1.5 times the mean.
     slope_prior : float or None
         Standard deviation of a Gaussian prior, about 0, on the slopes of planes, in the
         common unit per arcmin.
@@ -207,8 +208,6 @@ class Solution:
         The group held at zero in each set, or -1 where the mean is.
     floor : float
         The systematic scatter of the pairs.
-    residual : `~numpy.ndarray`, shape (n,)
-        What is left of each pair's level.
     weight : `~numpy.ndarray`, shape (n,)
         Weight of each pair's level in the objective.
     """
@@ -217,7 +216,6 @@ class Solution:
     component: np.ndarray
     reference: np.ndarray
     floor: float
-    residual: np.ndarray
     weight: np.ndarray
     _covariance: object
 
@@ -287,7 +285,6 @@ def solve_groups(equations, options, *, weights, npix, scatter, reference=None):
 
     return Solution(
         coefficients=coefficients, component=component, reference=held, floor=float(floor),
-        residual=equations.level_residuals(coefficients),
         weight=factor * equations.gram[:, 0, 0], _covariance=covariance,
     )
 
