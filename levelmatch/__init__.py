@@ -1,44 +1,43 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
 """Match the background levels of overlapping astronomical images."""
 
-from importlib.metadata import version as _version
+from importlib import import_module as _import_module
 
-from levelmatch.exceptions import (
-    DisconnectedWarning,
-    FrameError,
-    LevelMatchError,
-    LevelMatchWarning,
-    NoOverlapError,
-)
-from levelmatch.matching import (
-    combine_nircam_short,
-    match_dithers,
-    match_levels,
-    match_mosaic,
-    recombine_lyot,
-    separate_lyot,
-    stack_tile,
-)
-from levelmatch.measure import MeasureOptions
-from levelmatch.results import MatchResult
-from levelmatch.solve import SolveOptions
+# Where each public name lives: loaded when first asked for, so that the command
+# line answers at once.
+_HOMES = {
+    "DisconnectedWarning": "exceptions",
+    "FrameError": "exceptions",
+    "LevelMatchError": "exceptions",
+    "LevelMatchWarning": "exceptions",
+    "MatchResult": "results",
+    "MeasureOptions": "measure",
+    "NoOverlapError": "exceptions",
+    "SolveOptions": "solve",
+    "combine_nircam_short": "matching",
+    "match_dithers": "matching",
+    "match_levels": "matching",
+    "match_mosaic": "matching",
+    "recombine_lyot": "matching",
+    "separate_lyot": "matching",
+    "stack_tile": "matching",
+}
 
-__version__ = _version("levelmatch")
+__all__ = sorted(_HOMES)  # noqa: PLE0605
 
-__all__ = [
-    "DisconnectedWarning",
-    "FrameError",
-    "LevelMatchError",
-    "LevelMatchWarning",
-    "MatchResult",
-    "MeasureOptions",
-    "NoOverlapError",
-    "SolveOptions",
-    "combine_nircam_short",
-    "match_dithers",
-    "match_levels",
-    "match_mosaic",
-    "recombine_lyot",
-    "separate_lyot",
-    "stack_tile",
-]
+
+def __getattr__(name):
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version("levelmatch")
+    if name in _HOMES:
+        value = getattr(_import_module(f"levelmatch.{_HOMES[name]}"), name)
+        globals()[name] = value
+        return value
+    msg = f"module 'levelmatch' has no attribute {name!r}"
+    raise AttributeError(msg)
+
+
+def __dir__():
+    return sorted({*globals(), *__all__, "__version__"})

@@ -100,6 +100,8 @@ class Frame:
         The part of the image that a Lyot frame is, or that a science frame is not.
     whole : str
         The name of the image that the part is of.
+    subset : int
+        Which of the sets, without overlap between them, that an earlier pass left.
     scale : float
         Factor from the data's unit to that in which images are compared.
     corrections : tuple of `~levelmatch.corrections.AppliedCorrection`
@@ -118,6 +120,7 @@ class Frame:
     part: str = "science"
     region: tuple | None = None
     whole: str = ""
+    subset: int = 0
     scale: float = 1.0
     corrections: tuple = field(default=())
 

@@ -3,6 +3,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from logging import getLogger
 
 import numpy as np
@@ -121,7 +122,7 @@ def match_dithers(
     settings = _Settings.of(weights, group_by, measure, solve, progress_bar, dq_bits, hdu, rematch)
     collection = _collect(images, settings)
     return _match(
-        collection, settings, [_dither_pass(collection.frames, fit_type)],
+        collection, settings, [partial(_dither_pass, fit_type=fit_type)],
         subtract_local=subtract_local,
     )
 
@@ -161,7 +162,7 @@ def recombine_lyot(
     fit_terms(fit_type)
     settings = _Settings.of(weights, group_by, measure, solve, progress_bar, dq_bits, hdu, rematch)
     collection = _collect(images, settings, recombine=True, lyot=lyot)
-    return _match(collection, settings, [_lyot_pass(collection.frames, fit_type)])
+    return _match(collection, settings, [partial(_lyot_pass, fit_type=fit_type)])
 
 
 def combine_nircam_short(
@@ -200,7 +201,7 @@ def combine_nircam_short(
                 "NIRCam's short-wavelength chips"
             )
             raise FrameError(msg)
-    return _match(collection, settings, [_nircam_pass(collection.frames, fit_type)])
+    return _match(collection, settings, [partial(_nircam_pass, fit_type=fit_type)])
 
 
 def match_mosaic(
@@ -253,14 +254,13 @@ def match_mosaic(
     frames = collection.frames
     if combine_chips is None:
         combine_chips = any(_has_pass(frame, "nircam_short") for frame in frames)
-    recombined = any(_has_pass(frame, "lyot") for frame in frames)
-    mosaic = _mosaic_pass(
-        frames, fit_type, combine_chips=combine_chips, recombined=recombined,
-        keyword=time_from_background,
+    mosaic = partial(
+        _mosaic_pass, fit_type=fit_type, combine_chips=combine_chips,
+        recombined=any(_has_pass(frame, "lyot") for frame in frames),
+        reference=_named_reference(reference, collection), keyword=time_from_background,
     )
-    mosaic = replace(mosaic, reference=_find_reference(reference, mosaic, collection))
     if stacked:
-        return _match_stacks(collection, settings, mosaic)
+        return _match_stacks(collection, settings, mosaic(frames))
     return _match(collection, settings, [mosaic])
 
 
@@ -321,17 +321,16 @@ def match_levels(
         fit_terms(fit_type)
     settings = _Settings.of(weights, group_by, measure, solve, progress_bar, dq_bits, hdu, rematch)
     collection = _collect(images, settings, recombine=recombine_lyot)
-    frames = collection.frames
-    passes = [_dither_pass(frames, fit_type_dithers)]
+    passes = [partial(_dither_pass, fit_type=fit_type_dithers)]
     if recombine_lyot:
-        passes.append(_lyot_pass(frames, fit_type_recombine_lyot))
+        passes.append(partial(_lyot_pass, fit_type=fit_type_recombine_lyot))
     if combine_nircam_short:
-        passes.append(_nircam_pass(frames, fit_type_combine_nircam_short))
-    mosaic = _mosaic_pass(
-        frames, fit_type_mosaic_tiles, combine_chips=combine_nircam_short,
-        recombined=recombine_lyot, keyword=time_from_background,
-    )
-    passes.append(replace(mosaic, reference=_find_reference(reference, mosaic, collection)))
+        passes.append(partial(_nircam_pass, fit_type=fit_type_combine_nircam_short))
+    passes.append(partial(
+        _mosaic_pass, fit_type=fit_type_mosaic_tiles, combine_chips=combine_nircam_short,
+        recombined=recombine_lyot, reference=_named_reference(reference, collection),
+        keyword=time_from_background,
+    ))
     return _match(collection, settings, passes, subtract_local=subtract_local)
 
 
@@ -507,7 +506,7 @@ def _lyot_pass(frames, fit_type):
     return Pass(
         "lyot", FIT_TYPES[fit_type],
         domain=labels([(f.tile, f.detector) for f in frames]),
-        group=labels([(f.tile, f.detector, f.part) for f in frames]),
+        group=labels([(f.tile, f.detector, f.part, f.subset) for f in frames]),
         reference="science",
     )
 
@@ -520,24 +519,26 @@ def _nircam_pass(frames, fit_type):
     return Pass(
         "nircam_short", FIT_TYPES[fit_type],
         domain=labels([(f.tile, _module(f)) for f in frames]),
-        group=labels([(f.tile, f.detector) for f in frames]),
+        group=labels([(f.tile, f.detector, f.subset) for f in frames]),
     )
 
 
-def _mosaic_pass(frames, fit_type, *, combine_chips, recombined, keyword):
+def _mosaic_pass(frames, fit_type, *, combine_chips, recombined, reference, keyword):
+    group = labels([
+        (f.tile, _module(f) if combine_chips else f.detector, "" if recombined else f.part,
+         f.subset)
+        for f in frames
+    ])
+    if isinstance(reference, int):
+        reference = int(group[reference])
     return Pass(
-        "mosaic", FIT_TYPES[fit_type],
-        domain=np.zeros(len(frames), dtype=np.intp),
-        group=labels([
-            (f.tile, _module(f) if combine_chips else f.detector, "" if recombined else f.part)
-            for f in frames
-        ]),
-        keyword=keyword,
+        "mosaic", FIT_TYPES[fit_type], domain=np.zeros(len(frames), dtype=np.intp), group=group,
+        reference=reference, keyword=keyword,
     )
 
 
-def _find_reference(reference, mosaic, collection):
-    """Return ``"auto"``, `None` for the mean, or the group that the user named."""
+def _named_reference(reference, collection):
+    """Return ``"auto"``, `None` for the mean, or the index of the frame that the user named."""
     frames = collection.frames
     if isinstance(reference, str) and reference in ("auto", "mean"):
         return None if reference == "mean" else reference
@@ -555,7 +556,7 @@ def _find_reference(reference, mosaic, collection):
         ]
         science = [i for i in found if frames[i].part != "lyot"]
         if science:
-            return int(mosaic.group[science[0]])
+            return science[0]
         if found:
             msg = f"reference: {reference!r} is a Lyot image, its science partner can be one"
             raise ValueError(msg)
@@ -564,23 +565,25 @@ def _find_reference(reference, mosaic, collection):
 
 
 def _match(collection, settings, passes, *, subtract_local=False):
-    """Run passes over a collection."""
+    """Run passes, functions of the frames, over a collection."""
     frames = collection.frames
+    plan = [build(frames) for build in passes]
     if not settings.rematch:
-        check_not_matched(frames, [p.name for p in passes])
-    pairs, used = _used_pairs(frames, passes)
-    _check_overlaps(frames, passes, pairs)
+        check_not_matched(frames, [p.name for p in plan])
+    pairs, used = _used_pairs(frames, plan)
+    _check_overlaps(frames, plan, pairs)
     measured = measure_pairs(
-        frames, pairs, _depth_sets(passes, pairs, used), settings.measure,
+        frames, pairs, _depth_sets(pairs, used), settings.measure,
         progress_bar=settings.progress_bar,
     )
     results, table = [], measured
-    for k, p in enumerate(passes):
+    for k, build in enumerate(passes):
+        p = build(frames)
         result = solve_pass(p, frames, table, np.flatnonzero(used == k), settings.weights,
                             settings.solve)
         table = subtract_solution(table, result)
         results.append(result)
-        frames = _correct(frames, result)
+        frames = _mark_subsets(_correct(frames, result), result)
         if subtract_local and p.name == "dithers":
             frames = _subtract_local(frames, p)
         logger.info("pass %s: %d pairs, %d kept, floor %.3g", p.name, len(result.rows),
@@ -607,7 +610,7 @@ def _check_overlaps(frames, passes, pairs):
         raise NoOverlapError(msg)
 
 
-def _depth_sets(passes, pairs, used):
+def _depth_sets(pairs, used):
     """Return, for each pair, the images of its pass's domain that overlap both of its own."""
     neighbours = {}
     for k, (i, j) in zip(used, pairs, strict=True):
@@ -636,6 +639,22 @@ def _correct(frames, result):
         )
         out.append(frame.with_keys(corrections=(*frame.corrections, applied)))
     return out
+
+
+def _mark_subsets(frames, result):
+    """Return the frames, those of a domain that fell into sets marked by their set.
+
+    A later pass, in which other images may join the sets, then corrects each for
+    itself. The largest set keeps the mark 0.
+    """
+    p, component = result.matched, result.solution.component[result.matched.group]
+    subset = np.zeros(len(frames), dtype=int)
+    for d in np.unique(p.domain):
+        members = np.flatnonzero(p.domain == d)
+        sets, first, count = np.unique(component[members], return_index=True, return_counts=True)
+        for rank, s in enumerate(np.lexsort((first, -count))):
+            subset[members[component[members] == sets[s]]] = rank
+    return [frame.with_keys(subset=int(s)) for frame, s in zip(frames, subset, strict=True)]
 
 
 def _subtract_local(frames, dithers):
@@ -673,7 +692,7 @@ def _match_stacks(collection, settings, mosaic):
                       group=np.arange(len(stacks)))
     pairs, used = _used_pairs(stack_set, [between])
     _check_overlaps(stack_set, [between], pairs)
-    measured = measure_pairs(stack_set, pairs, _depth_sets([between], pairs, used),
+    measured = measure_pairs(stack_set, pairs, _depth_sets(pairs, used),
                              settings.measure, progress_bar=settings.progress_bar)
     result = solve_pass(between, stack_set, measured, np.arange(len(pairs)), settings.weights,
                         settings.solve)

@@ -298,11 +298,13 @@ def _warn_disconnected(matched, solution, frames):
         alone = groups[size[solution.component[groups]] == 1]
         isolated[alone] = True
         names = [frames[np.flatnonzero(matched.group == g)[0]].name for g in alone]
-        msg = f"pass {matched.name}: {len(groups)} images form {len(sets)} sets with no overlap between them"
-        msg += "; each has its own zero point, so levels do not compare from set to set"
+        msg = (
+            f"pass {matched.name}: what overlaps falls into {len(sets)} sets; each has its own "
+            "zero point, unless a later pass joins them"
+        )
         if names:
             shown = ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
-            msg += f"; without any overlap, and left as they are: {shown}"
+            msg += f"; without any overlap in this pass: {shown}"
         warnings.warn(msg, DisconnectedWarning, stacklevel=4)
     return isolated
 
