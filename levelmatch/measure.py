@@ -295,7 +295,7 @@ def _direct_cells(a, b, grid_a, grid_b, options):
     scale = np.sqrt(grid_a.pixel_area / grid_b.pixel_area)
     side = max(np.ptp(values[:, 4]) + np.median(np.diff(grid.ys)),
                np.ptp(values[:, 3]) + np.median(np.diff(grid.xs)))
-    extent = (min(side / max(grid_a.shape), 1.0), min(side * scale / max(grid_b.shape), 1.0))
+    extent = (min(side / grid_a.side, 1.0), min(side * scale / grid_b.side, 1.0))
     return _as_cells(values, vectors, extent, swap, options)
 
 
@@ -415,7 +415,7 @@ def _reprojected_cells(a, b, grid_a, grid_b, options):
     vectors = _bilinear_vectors(grid, iy, ix, values[:, 4], values[:, 3])
     side = max(np.ptp(values[:, 4]) + spacing, np.ptp(values[:, 3]) + spacing)
     extent = tuple(
-        min(side * np.sqrt(grid.pixel_area / g.pixel_area) / max(g.shape), 1.0)
+        min(side * np.sqrt(grid.pixel_area / g.pixel_area) / g.side, 1.0)
         for g in (grid_a, grid_b)
     )
     return _as_cells(values, vectors, extent, False, options)

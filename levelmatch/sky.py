@@ -223,6 +223,11 @@ class Grid:
         """Rows of the nodes."""
         return _nodes(self.box[0], self.box[1], self.spacing)
 
+    @property
+    def side(self):
+        """The box's longer side, in pixels."""
+        return max(self.box[1] - self.box[0], self.box[3] - self.box[2])
+
     @cached_property
     def xs(self):
         """Columns of the nodes."""
