@@ -10,7 +10,7 @@ SETS = {
     # The dithers reach across the gap between the two parts.
     "miri-lyot": (
         testing.simulate_miri,
-        {"tiles": (2, 2), "noise": 0.5, "lyot": True, "dither_size": 20},
+        {"tiles": (2, 2), "noise": 0.5, "lyot": True, "dither_size": 24},
     ),
     "nircam": (testing.simulate_nircam_short, {"n_tiles": 2, "n_dithers": 4, "noise": 0.3}),
 }

@@ -280,7 +280,7 @@ def _group_axes(group, frames):
     """Centre, East and North of each group: its image's own, or those of the images' mean."""
     centres = np.zeros((int(group.max()) + 1, 3))
     np.add.at(centres, group, np.array([frame.whole_grid.axes[0] for frame in frames]))
-    return np.stack([tangent_axes(centre) for centre in centres])
+    return tangent_axes(centres)
 
 
 def _warn_disconnected(matched, solution, frames):

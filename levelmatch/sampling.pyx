@@ -112,7 +112,8 @@ cdef inline Py_ssize_t _steps(double value, double step, double low, double high
         n = (high - value) / step
     elif step < 0:
         n = (low - value) / step
-    return <Py_ssize_t> n + 1 if n > 0 else 1
+    # The bound comes before the cast: a tiny step gives more than an integer holds.
+    return <Py_ssize_t> min(n, 1e9) + 1 if n > 0 else 1
 
 
 cdef inline Py_ssize_t _side(double first, double last, Py_ssize_t stride) noexcept nogil:

@@ -41,13 +41,14 @@ def lonlat(vectors):
 
 
 def tangent_axes(centre):
-    """Return the unit vectors (centre, East, North) at a position, as rows of a (3, 3) array."""
+    """Return unit vectors (centre, East, North), shape (..., 3, 3), at vectors (..., 3)."""
     centre = np.asarray(centre, dtype=float)
-    centre = centre / np.linalg.norm(centre)
+    centre = centre / np.linalg.norm(centre, axis=-1, keepdims=True)
     lon, lat = np.radians(lonlat(centre))
-    east = np.array([-np.sin(lon), np.cos(lon), 0.0])
-    north = np.array([-np.sin(lat) * np.cos(lon), -np.sin(lat) * np.sin(lon), np.cos(lat)])
-    return np.stack([centre, east, north])
+    zero = np.zeros_like(lon)
+    east = np.stack([-np.sin(lon), np.cos(lon), zero], axis=-1)
+    north = np.stack([-np.sin(lat) * np.cos(lon), -np.sin(lat) * np.sin(lon), np.cos(lat)], axis=-1)
+    return np.stack([centre, east, north], axis=-2)
 
 
 def plane_terms(vectors, axes):
@@ -307,6 +308,15 @@ class Grid:
                 break
         return inverse, error
 
+    @cached_property
+    def _bend(self):
+        """How far distortion moves a node off the affine part of the map, in half sides."""
+        affine, _, _, middle, half = self._inverse[0]
+        xi, eta = self._project(self.nodes)
+        linear = affine[:, 0] + np.stack([xi, eta], axis=-1) @ affine[:, 1:].T
+        pixel = (np.stack(np.meshgrid(self.xs, self.ys), axis=-1) - middle) / half
+        return np.nanmax(np.abs(linear - pixel))
+
     def _evaluate(self, inverse, vectors, reach):
         affine, coefficients, degree, middle, half = inverse
         xi, eta = self._project(vectors)
@@ -328,7 +338,7 @@ class Grid:
             How far outside of the box, in pixels, coordinates are still given.
         """
         inverse, error = self._inverse
-        reach = 1 + (margin + 1) / inverse[4].min()
+        reach = 1 + self._bend + (margin + 1) / inverse[4].min()
         if error < MAP_TOLERANCE:
             return self._evaluate(inverse, vectors, reach)
         # A distortion that no polynomial follows, such as a table: the WCS's own inverse.
@@ -348,9 +358,15 @@ class Grid:
         if len(edge) < 3 or np.linalg.matrix_rank(flat - flat.mean(axis=0), tol=1e-15) < 2:
             msg = f"{self.transform.name}: the image's outline has no area on the sky"
             raise FrameError(msg)
-        hull = edge[ConvexHull(flat).vertices]
-        if len(hull) > N_VERTICES:
-            hull = hull[np.linspace(0, len(hull), N_VERTICES, endpoint=False).astype(int)]
+        vertices = ConvexHull(flat).vertices
+        if len(vertices) > N_VERTICES:
+            # A bent side has many: the farthest in each of as many directions, with the
+            # image's own sides as axes, so that its corners are among them.
+            angle = 2 * np.pi * np.arange(N_VERTICES) / N_VERTICES
+            affine = self._inverse[0][0]
+            reach = flat[vertices] @ affine[:, 1:].T @ np.stack([np.cos(angle), np.sin(angle)])
+            vertices = vertices[np.unique(reach.argmax(axis=0))]
+        hull = edge[vertices]
         return np.concatenate([hull, np.repeat(hull[-1:], N_VERTICES - len(hull), axis=0)])
 
     @cached_property

@@ -17,7 +17,7 @@ from functools import cached_property
 from logging import getLogger
 
 import numpy as np
-from scipy.sparse import coo_array, csc_array
+from scipy.sparse import coo_array, diags_array
 from scipy.sparse.linalg import splu
 
 from levelmatch.overlaps import components
@@ -30,6 +30,17 @@ logger = getLogger(__name__)
 
 FIT_TYPES = {"level": "level", "level+slope": "level+slope", "level+match": "level+slope"}
 WEIGHTS = ("ivar", "equal", "npix", "rms")
+ROBUST = ("tukey", "huber", None)
+# Tuning constants for 95 % efficiency with normal errors.
+HUBER = 1.345
+TUKEY = 4.685
+# A pair's weight is never less than this part of its own: what it links stays linked.
+LEAST_WEIGHT = 1e-4
+# Loops that it takes to tell which of the pairs is wrong.
+MIN_LOOPS = 10
+N_REWEIGHT = 50
+# Random vectors that the variances of a very large solution are estimated from.
+N_PROBES = 64
 # The largest system whose covariance is held as a whole.
 MAX_DENSE = 9000
 
@@ -53,6 +64,10 @@ class SolveOptions:
     slope_prior : float or None
         Standard deviation of a Gaussian prior, about 0, on the slopes of planes, in the
         common unit per arcmin.
+    robust : {"tukey", "huber", None}
+        How pairs that disagree with the rest lose weight, with the weights
+        ``"ivar"`` and in sets of at least 10 loops: Tukey's biweight, Huber's
+        weights, or not at all.
     """
 
     floor: float | None = None
@@ -60,8 +75,12 @@ class SolveOptions:
     min_linear: float = 0.2
     rms_limit: float = 2.0
     slope_prior: float | None = None
+    robust: str | None = "tukey"
 
     def __post_init__(self):
+        if self.robust not in ROBUST:
+            msg = f"robust: {self.robust!r} is none of {ROBUST}"
+            raise ValueError(msg)
         for name in ("floor", "min_area", "min_linear", "rms_limit", "slope_prior"):
             value = getattr(self, name)
             if value is None and name in ("floor", "slope_prior"):
@@ -183,13 +202,13 @@ class Equations:
 def pair_weights(equations, weights, floor, npix, scatter):
     """Return the factor on each pair's normal matrix, shape (n,).
 
-    ``"ivar"`` leaves the pair's own inverse variance, tempered by the floor:
+    The floor is a number, or one a pair. ``"ivar"`` leaves the pair's own inverse variance, tempered by the floor:
     1 / (sigma**2 + floor**2). The others, which are PJPipe's, normalise it first, so
     that a pair counts by 1, its number of pixels or 1 / scatter**2 alone.
     """
     own = equations.gram[:, 0, 0]
     if weights == "ivar":
-        return 1 / (1 + floor**2 * own)
+        return 1 / (1 + np.square(floor) * own)
     value = {"equal": 1.0, "npix": npix, "rms": 1 / np.maximum(scatter, 1e-300) ** 2}[weights]
     return value / own
 
@@ -206,37 +225,77 @@ class Solution:
         The connected set of each group.
     reference : `~numpy.ndarray` of int, shape (n_components,)
         The group held at zero in each set, or -1 where the mean is.
-    floor : float
-        The systematic scatter of the pairs.
+    floors : `~numpy.ndarray`, shape (n_components,)
+        The systematic scatter of the pairs of each set.
     weight : `~numpy.ndarray`, shape (n,)
         Weight of each pair's level in the objective.
+    robust : `~numpy.ndarray`, shape (n,)
+        The part of its weight that each pair kept: 1 if it agrees with the rest.
+    n_sigma : `~numpy.ndarray`, shape (n,)
+        What is left of each pair over its expected error.
+    active : `~numpy.ndarray` of bool, shape (m, k)
+        Coefficients that were free.
     """
 
     coefficients: np.ndarray
     component: np.ndarray
     reference: np.ndarray
-    floor: float
+    floors: np.ndarray
     weight: np.ndarray
-    _covariance: object
+    robust: np.ndarray
+    n_sigma: np.ndarray
+    active: np.ndarray
+    _apply: object
+
+    @property
+    def floor(self):
+        """The largest systematic scatter of any set."""
+        return float(self.floors.max(initial=0.0))
 
     @cached_property
     def covariance_matrix(self):
-        """Covariance of all coefficients relative to the gauge, shape (m * k, m * k)."""
-        return self._covariance()
+        """Covariance of all coefficients relative to the gauge, shape (m * k, m * k).
+
+        Raises
+        ------
+        MemoryError
+            If it would be too large; `covariance` gives any part of it.
+        """
+        n = self.coefficients.size
+        if n > MAX_DENSE:
+            msg = f"the covariance of {n} coefficients is too large to be held as a whole"
+            raise MemoryError(msg)
+        matrix = self._apply(np.eye(n))
+        return 0.5 * (matrix + matrix.T)
 
     def covariance(self, i, j):
         """Return the (k, k) covariance of the coefficients of groups i and j."""
-        k = self.coefficients.shape[1]
-        return self.covariance_matrix[k * i : k * (i + 1), k * j : k * (j + 1)]
+        n, k = self.coefficients.shape
+        rows = slice(k * i, k * (i + 1))
+        if n * k <= MAX_DENSE:
+            return self.covariance_matrix[rows, k * j : k * (j + 1)]
+        unit = np.zeros((n * k, k))
+        unit[k * j : k * (j + 1)] = np.eye(k)
+        return self._apply(unit)[rows]
 
     @cached_property
     def errors(self):
-        """Standard errors of the coefficients, shape (m, k)."""
-        variance = np.diagonal(self.covariance_matrix)
+        """Standard errors of the coefficients, shape (m, k).
+
+        Exact up to 9000 coefficients; beyond, the variances are estimated from
+        random vectors (Bekas, Kokiopoulou & Saad 2007, Appl. Numer. Math. 57, 1214),
+        to about a tenth.
+        """
+        n = self.coefficients.size
+        if n <= MAX_DENSE:
+            variance = np.diagonal(self.covariance_matrix)
+        else:
+            probes = np.random.default_rng(0).choice([-1.0, 1.0], (n, N_PROBES))
+            variance = np.mean(probes * self._apply(probes), axis=1)
         return np.sqrt(np.maximum(variance, 0)).reshape(self.coefficients.shape)
 
 
-def solve_groups(equations, options, *, weights, npix, scatter, reference=None):
+def solve_groups(equations, options, *, weights, npix, scatter, reference=None, active=None):
     """Solve one pass.
 
     Parameters
@@ -244,7 +303,7 @@ def solve_groups(equations, options, *, weights, npix, scatter, reference=None):
     equations : `Equations`
         The pairs.
     options : `SolveOptions`
-        The floor and the prior.
+        The floor, the prior and the robust weights.
     weights : {"ivar", "equal", "npix", "rms"}
         See `pair_weights`.
     npix, scatter : `~numpy.ndarray`, shape (n,)
@@ -252,6 +311,9 @@ def solve_groups(equations, options, *, weights, npix, scatter, reference=None):
     reference : None or callable
         Given the groups of a connected set, the one to hold at zero; `None` for a
         zero mean over each set.
+    active : `~numpy.ndarray` of bool, shape (m, k), or None
+        Coefficients that are free; the others are zero. `None` for all. The level of the
+        group held is never free; its slopes are not if no slope is fixed.
 
     Returns
     -------
@@ -262,31 +324,45 @@ def solve_groups(equations, options, *, weights, npix, scatter, reference=None):
     n_sets, component = components(pairs, equations.n_groups)
     members = _members(component, n_sets)
     held = np.array([m[0] if reference is None else reference(m) for m in members], dtype=int)
+    free = _free_coefficients(equations, component, held, active)
 
-    def solve(floor):
-        factor = pair_weights(equations, weights, floor, npix, scatter)
-        factorised = _Factorised(equations, factor, held, options.slope_prior)
-        return factor, factorised, factorised.coefficients
+    def solve(floors, robust):
+        floor = floors[component[equations.first]]
+        factor = robust * pair_weights(equations, weights, floor, npix, scatter)
+        return _Factorised(equations, factor, free, options.slope_prior)
 
-    floor = options.floor
-    if floor is None:
-        floor = _estimate_floor(equations, solve, n_sets) if weights == "ivar" else 0.0
-    factor, factorised, coefficients = solve(floor)
-    if reference is None:
+    fixed = options.floor if weights == "ivar" else 0.0
+    floors = np.full(n_sets, 0.0 if fixed is None else fixed)
+    adapt = _Reweighting(equations, component, n_sets, free, fixed is None,
+                         options.robust if weights == "ivar" else None)
+    floors, robust, factorised = adapt.run(floors, solve)
+    gauge = _ZeroMean(equations, component, n_sets, free) if reference is None else None
+    coefficients = factorised.solution
+    if gauge is not None:
+        coefficients = gauge.apply(coefficients[:, None])[:, 0]
         held = np.full(n_sets, -1)
-        for m in members:
-            to, back = _mean_transfer(equations, m)
-            coefficients[m] -= back @ np.einsum("gij,gj->i", to, coefficients[m])
+    variance = (1 + np.square(floors[component[equations.first]]) * equations.gram[:, 0, 0])
+    variance /= robust
 
-    def covariance():
-        variance = 1 + floor**2 * equations.gram[:, 0, 0]
-        matrix = factorised.covariance(factor, variance, weights)
-        return _to_mean(matrix, equations, members) if reference is None else matrix
+    def covariance(vectors):
+        if gauge is not None:
+            vectors = gauge.apply_transposed(vectors)
+        out = factorised.covariance(vectors, None if weights == "ivar" else variance)
+        return out if gauge is None else gauge.apply(out)
 
     return Solution(
-        coefficients=coefficients, component=component, reference=held, floor=float(floor),
-        weight=factor * equations.gram[:, 0, 0], _covariance=covariance,
+        coefficients=coefficients.reshape(equations.n_groups, -1), component=component,
+        reference=held, floors=floors, weight=factorised.factor * equations.gram[:, 0, 0],
+        robust=robust, n_sigma=adapt.n_sigma(floors, factorised), active=_active(free, held),
+        _apply=covariance,
     )
+
+
+def _active(free, held):
+    """The coefficients that nothing but the gauge keeps at zero, shape (m, k)."""
+    active = free.copy()
+    active[held[held >= 0]] = True
+    return active
 
 
 def _members(labels, n):
@@ -295,55 +371,66 @@ def _members(labels, n):
     return np.split(order, np.cumsum(np.bincount(labels, minlength=n))[:-1])
 
 
-class _Factorised:
-    """The normal matrix with one group of each set held, scaled and factorised."""
+def _free_coefficients(equations, component, held, active):
+    """Which coefficients are solved for, shape (m, k).
 
-    def __init__(self, equations, factor, held, prior):
+    A fixed slope anywhere in a set fixes the set's plane; only where none is,
+    that of the group held does.
+    """
+    k, n = equations.n_terms, equations.n_groups
+    free = np.ones((n, k), dtype=bool) if active is None else active.copy()
+    free[:, 0] = True
+    whole = np.ones(len(held), dtype=bool)
+    np.logical_and.at(whole, component, free.all(axis=1))
+    free[held, 0] = False
+    free[held[whole]] = False
+    return free
+
+
+class _Factorised:
+    """The normal matrix of the free coefficients, scaled and factorised."""
+
+    def __init__(self, equations, factor, free, prior):
         self.equations = equations
+        self.factor = factor
         k, n = equations.n_terms, equations.n_groups
         matrix, vector = equations.assemble(factor)
-        diagonal = matrix.diagonal()
         if prior is not None and k > 1:
-            diagonal = np.zeros((n, k))
-            diagonal[:, 1:] = prior**-2
-            matrix = matrix + csc_array(
-                coo_array((diagonal.ravel(), (np.arange(k * n),) * 2), shape=matrix.shape)
-            )
-            diagonal = matrix.diagonal()
-        free = np.ones((n, k), dtype=bool)
-        free[held] = False
+            ridge = np.zeros((n, k))
+            ridge[:, 1:] = prior**-2
+            matrix = matrix + diags_array(ridge.ravel(), format="csc")
         self.free = np.flatnonzero(free)
         self.solution = np.zeros(k * n)
         if len(self.free) == 0:
             return
-        self.scale = 1 / np.sqrt(np.maximum(diagonal[self.free], 1e-300))
-        reduced = matrix[self.free][:, self.free]
-        reduced = reduced.multiply(self.scale[:, None]).multiply(self.scale).tocsc()
-        self.lu = _factorise(reduced)
+        diagonal = matrix.diagonal()[self.free]
+        self.scale = 1 / np.sqrt(np.where(diagonal > 0, diagonal, 1.0))
+        scale = diags_array(self.scale)
+        self.lu = _factorise((scale @ matrix[self.free][:, self.free] @ scale).tocsc())
         self.solution[self.free] = self.scale * self.lu.solve(self.scale * vector[self.free])
 
     @property
     def coefficients(self):
-        """Coefficients of the groups, shape (m, k); a copy."""
-        return self.solution.reshape(self.equations.n_groups, -1).copy()
+        """Coefficients of the groups, shape (m, k)."""
+        return self.solution.reshape(self.equations.n_groups, -1)
 
-    def covariance(self, factor, variance, weights):
-        """Covariance of the coefficients with the held groups' at zero."""
-        n = len(self.solution)
-        full = np.zeros((n, n))
+    def covariance(self, vectors, variance):
+        """Covariance matrix times vectors, shape (m * k, n).
+
+        ``variance`` is that of the pairs' unit weight where their weights are
+        not its inverse; the sandwich then takes it in.
+        """
+        out = np.zeros_like(vectors)
         if len(self.free) == 0:
-            return full
-        if n > MAX_DENSE:
-            msg = f"the covariance of {n} coefficients is too large to be held as a whole"
-            raise MemoryError(msg)
-        inverse = self.scale[:, None] * self.lu.solve(np.diag(self.scale))
-        if weights != "ivar":
-            # Weights that are not the inverse variance: the sandwich.
-            middle = self.equations.assemble(factor**2 * variance, squares=True)
-            middle = middle[self.free][:, self.free]
-            inverse = inverse @ (middle @ inverse)
-        full[np.ix_(self.free, self.free)] = 0.5 * (inverse + inverse.T)
-        return full
+            return out
+        scale = self.scale[:, None]
+        part = scale * self.lu.solve(scale * vectors[self.free])
+        if variance is not None:
+            middle = self.equations.assemble(self.factor**2 * variance, squares=True)
+            part = middle[self.free][:, self.free] @ part
+            part = scale * self.lu.solve(scale * part)
+        out[self.free] = part
+        return out
 
 
 def _factorise(matrix):
@@ -354,59 +441,144 @@ def _factorise(matrix):
         return splu(matrix, **options)
     except RuntimeError:
         logger.info("the normal matrix is singular: the slopes that no pair sees stay at zero")
-        n = matrix.shape[0]
-        ridge = csc_array(coo_array((np.full(n, 1e-12), (np.arange(n),) * 2), shape=(n, n)))
+        ridge = diags_array(np.full(matrix.shape[0], 1e-12))
         return splu((matrix + ridge).tocsc(), **options)
 
 
-def _mean_transfer(equations, members):
-    """Matrices that make a set's coefficients their mean about its centre, and take it back."""
-    k, n = equations.n_terms, len(members)
-    if k == 1:
-        return np.full((n, 1, 1), 1 / n), np.ones((n, 1, 1))
-    axes = equations.group_axes[members]
-    centre = tangent_axes(axes[:, 0].sum(axis=0))
-    return transfer_matrix(axes, centre) / n, transfer_matrix(centre, axes)
+class _ZeroMean:
+    """The gauge in which the mean correction of each connected set is zero.
 
-
-def _to_mean(matrix, equations, members):
-    """Covariance in the gauge of zero mean, from that with one group of each set held."""
-    k = equations.n_terms
-    out = np.zeros_like(matrix)
-    for m in members:
-        rows = (k * m[:, None] + np.arange(k)).ravel()
-        to, back = _mean_transfer(equations, m)
-        mean = np.einsum("aij,bjk->aibk", back, to).reshape(len(rows), len(rows))
-        project = np.eye(len(rows)) - mean
-        out[np.ix_(rows, rows)] = project @ matrix[np.ix_(rows, rows)] @ project.T
-    return out
-
-
-def _estimate_floor(equations, solve, n_sets):
-    """Systematic scatter of the pairs, such that they agree as well as their errors say.
-
-    The method of moments of random-effects models (Paule & Mandel 1982, J. Res.
-    Natl. Bur. Stand. 87, 377): the weighted sum of squares equals its
-    expectation, the number of pairs' coefficients less that of the groups'.
+    For planes the mean plane, about the set's centre; where slopes are fixed,
+    they fix the plane and only the mean level is zero.
     """
-    k = equations.n_terms
-    freedom = k * (len(equations.first) - equations.n_groups + n_sets)
-    if freedom <= 0:
-        return 0.0
-    variance = 1 / equations.gram[:, 0, 0]
 
-    def excess(floor):
-        factor, _, coefficients = solve(floor)
-        return np.sum(factor * equations.quadratic(coefficients)) - freedom
+    def __init__(self, equations, component, n_sets, free):
+        k = equations.n_terms
+        self.component, self.n_sets, self.k = component, n_sets, k
+        count = np.bincount(component, minlength=n_sets)[component]
+        centres = np.zeros((n_sets, 3))
+        np.add.at(centres, component, equations.group_axes[:, 0])
+        axes = tangent_axes(centres)[component]
+        if k == 1:
+            self.to, self.back = np.ones((2, len(component), 1, 1))
+        else:
+            self.to = transfer_matrix(equations.group_axes, axes)
+            self.back = transfer_matrix(axes, equations.group_axes)
+            # Free slopes of a set are all of its groups' but the held one's, or fewer.
+            loose = np.zeros(n_sets)
+            np.add.at(loose, component, (~free[:, 1:]).any(axis=1))
+            level_only = (loose > 1)[component]
+            only = np.zeros((k, k))
+            only[0, 0] = 1.0
+            self.to[level_only] = only
+            self.back[level_only] = only
+        self.to = self.to / count[:, None, None]
 
-    if excess(0.0) <= 0:
-        return 0.0
-    low, high = 0.0, np.sqrt(np.median(variance))
-    while excess(high) > 0:
-        low, high = high, 4 * high
-    for _ in range(20):
-        if high - low < 0.01 * high:
-            break
-        middle = np.sqrt(low * high) if low > 0 else 0.25 * high
-        low, high = (middle, high) if excess(middle) > 0 else (low, middle)
-    return 0.5 * (low + high)
+    def apply(self, vectors):
+        """Take the mean out of coefficients, shape (m * k, n)."""
+        return self._subtract(vectors, self.to, self.back)
+
+    def apply_transposed(self, vectors):
+        """Apply the transpose of `apply`."""
+        return self._subtract(vectors, self.back.swapaxes(1, 2), self.to.swapaxes(1, 2))
+
+    def _subtract(self, vectors, to, back):
+        blocks = vectors.reshape(len(self.component), self.k, -1)
+        mean = np.zeros((self.n_sets, self.k, blocks.shape[2]))
+        np.add.at(mean, self.component, np.einsum("gij,gjn->gin", to, blocks))
+        return (blocks - np.einsum("gij,gjn->gin", back, mean[self.component])).reshape(
+            vectors.shape
+        )
+
+
+class _Reweighting:
+    """The floor of each set, and the weight that each pair keeps, found together.
+
+    The floor is such that the pairs agree as well as their errors say: the weighted sum of
+    squares equals its expectation, the number of the pairs' coefficients less that of the
+    groups'. That is the method of moments of random-effects models (Paule & Mandel 1982,
+    J. Res. Natl. Bur. Stand. 87, 377). In sets of enough loops, pairs that disagree with
+    the rest lose weight: by Huber's weights until these settle, then, where asked
+    for, by Tukey's biweight (Huber & Ronchetti 2009, Robust Statistics, 2nd ed., ch. 7).
+    """
+
+    def __init__(self, equations, component, n_sets, free, fit_floor, kind):
+        self.equations = equations
+        self.n_sets = n_sets
+        self.fit_floor = fit_floor
+        self.kind = kind
+        self.set_of = component[equations.first]
+        k = equations.n_terms
+        measured = k * np.bincount(self.set_of, minlength=n_sets)
+        unknown = np.zeros(n_sets)
+        np.add.at(unknown, component, free.sum(axis=1))
+        self.freedom = np.maximum(measured - unknown, 0)
+        # Mean part of a pair's squared residual that the fit leaves.
+        self.left = np.divide(self.freedom, measured, out=np.ones(n_sets), where=measured > 0)
+        self.many = (self.freedom / k >= MIN_LOOPS)[self.set_of]
+
+    def run(self, floors, solve):
+        """Return the floors, the robust weights and the factorised system."""
+        robust = np.ones(len(self.set_of))
+        factorised = solve(floors, robust)
+        if not ((self.fit_floor or (self.kind is not None and self.many.any()))
+                and self.freedom.any()):
+            return floors, robust, factorised
+        kinds = ["huber", "tukey"] if self.kind == "tukey" else ["huber"]
+        for kind in kinds if self.kind is not None and self.many.any() else [None]:
+            for _ in range(N_REWEIGHT):
+                before = floors, robust
+                quadratic = self.equations.quadratic(factorised.coefficients)
+                if self.fit_floor:
+                    floors = self._floors(quadratic, robust)
+                if kind is not None:
+                    robust = self._weights(quadratic, floors, kind)
+                factorised = solve(floors, robust)
+                if self._settled(before, floors, robust):
+                    break
+        return floors, robust, factorised
+
+    def _settled(self, before, floors, robust):
+        same = np.abs(floors - before[0]) <= 1e-3 * floors
+        return same.all() and np.abs(robust - before[1]).max(initial=0) < 1e-3
+
+    def _floors(self, quadratic, robust):
+        """Floor of each set by bisection, the residuals and robust weights being given."""
+        own = self.equations.gram[:, 0, 0]
+        weight = np.bincount(self.set_of, weights=robust, minlength=self.n_sets)
+        count = np.bincount(self.set_of, minlength=self.n_sets)
+        target = self.freedom * weight / np.maximum(count, 1)
+
+        def excess(floors):
+            value = robust * quadratic / (1 + np.square(floors[self.set_of]) * own)
+            return np.bincount(self.set_of, weights=value, minlength=self.n_sets) - target
+
+        wanted = (excess(np.zeros(self.n_sets)) > 0) & (self.freedom > 0)
+        # Above this the weighted sum of squares is under its target for certain.
+        peak = np.zeros(self.n_sets)
+        np.maximum.at(peak, self.set_of, quadratic / own)
+        high = np.sqrt(peak * np.maximum(count, 1) / np.maximum(target, 1e-300))
+        low = 1e-6 * high
+        for _ in range(60):
+            middle = np.sqrt(low * high)
+            above = excess(middle) > 0
+            low, high = np.where(above, middle, low), np.where(above, high, middle)
+        return np.where(wanted, np.sqrt(low * high), 0.0)
+
+    def _z(self, quadratic, floors):
+        own = self.equations.gram[:, 0, 0]
+        factor = 1 / (1 + np.square(floors[self.set_of]) * own)
+        expected = self.equations.n_terms * np.maximum(self.left[self.set_of], 0.05)
+        return np.sqrt(factor * np.maximum(quadratic, 0) / expected)
+
+    def _weights(self, quadratic, floors, kind):
+        z = self._z(quadratic, floors)
+        if kind == "huber":
+            weight = HUBER / np.maximum(z, HUBER)
+        else:
+            weight = np.square(np.maximum(1 - np.square(z / TUKEY), 0))
+        return np.where(self.many, np.maximum(weight, LEAST_WEIGHT), 1.0)
+
+    def n_sigma(self, floors, factorised):
+        """What is left of each pair over its expected error."""
+        return self._z(self.equations.quadratic(factorised.coefficients), floors)
