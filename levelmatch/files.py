@@ -11,11 +11,11 @@ from pathlib import Path
 import numpy as np
 from astropy import units as u
 from astropy.io import fits
-from astropy.nddata import CCDData, StdDevUncertainty
-from astropy.wcs import FITSFixedWarning
+from astropy.nddata import CCDData, InverseVariance, StdDevUncertainty, VarianceUncertainty
+from astropy.wcs import WCS, FITSFixedWarning
 
 from levelmatch.exceptions import FrameError
-from levelmatch.frames import FileSource
+from levelmatch.frames import FileSource, flagged, partner_hdu
 from levelmatch.provenance import add_provenance
 
 __all__ = ["check_outputs", "corrected_image", "write_product"]
@@ -36,17 +36,29 @@ def corrected_image(product):
     """
     base = product.frame
     image = _read_image(base)
-    image.data = _subtract(image.data, base.correction, base)
+    image = _with_data(image, _subtract(image.data, base.correction, base))
     add_provenance(image.meta, base)
     if product.lyot is None:
         return image
     region = product.region
     other = _read_image(product.lyot)
-    other.data = _subtract(other.data, product.lyot.correction, product.lyot)
+    other = _with_data(other, _subtract(other.data, product.lyot.correction, product.lyot))
     for target, source in zip(_planes(image), _planes(other), strict=True):
         if target is not None and source is not None and np.shape(target) == image.data.shape:
             target[region] = source[region]
     add_provenance(image.meta, product.lyot, part="lyot")
+    return image
+
+
+def _with_data(image, data):
+    """Return an image with other data: set where its class allows that, else made anew."""
+    try:
+        image.data = data
+    except AttributeError:
+        return type(image)(
+            data, uncertainty=image.uncertainty, mask=image.mask, wcs=image.wcs,
+            meta=image.meta, unit=image.unit,
+        )
     return image
 
 
@@ -80,20 +92,42 @@ def _read_image(frame):
         with fits.open(source.path, memmap=False) as hdus:
             data = np.array(hdus[source.hdu].data)
             data = data.astype(data.dtype.newbyteorder("="), copy=False)
-            err = dq = None
-            if source.hdu and "ERR" in hdus and hdus["ERR"].shape == data.shape:
-                err = np.array(hdus["ERR"].data, dtype=np.float32)
-            if source.dq_hdu is not None:
-                dq = np.array(hdus[source.dq_hdu].data)
+            uncertainty = _read_uncertainty(hdus, source.hdu, data.shape)
+            dq = None if source.dq_hdu is None else np.array(hdus[source.dq_hdu].data)
+            masked = None if source.mask_hdu is None else hdus[source.mask_hdu].data != 0
     mask = ~np.isfinite(data) if data.dtype.kind == "f" else np.zeros(data.shape, dtype=bool)
     if dq is not None:
         dq = dq.astype(dq.dtype.newbyteorder("="), copy=False)
-        mask |= (dq & dq.dtype.type(frame.dq_bits & int(np.iinfo(dq.dtype).max))) != 0
+        mask |= flagged(dq, frame.dq_bits)
+    if masked is not None:
+        mask |= masked
     return CCDData(
-        data, mask=mask, uncertainty=None if err is None else StdDevUncertainty(err),
-        flags=dq, unit=frame.unit or u.dimensionless_unscaled, wcs=frame.transform.original,
+        data, mask=mask, uncertainty=uncertainty, flags=dq,
+        unit=frame.unit or u.dimensionless_unscaled, wcs=_ccd_wcs(frame),
         meta=frame.meta.copy(),
     )
+
+
+def _ccd_wcs(frame):
+    """Return the WCS that a `CCDData` takes: for a gwcs, that of the header, or a fit to it."""
+    wcs = frame.transform.original
+    if isinstance(wcs, WCS):
+        return wcs
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FITSFixedWarning)
+        fitted = WCS(frame.meta, naxis=2)
+        return fitted if fitted.has_celestial else WCS(wcs.to_fits_sip())
+
+
+def _read_uncertainty(hdus, index, shape):
+    """Return the uncertainty from JWST's ERR, or from what `CCDData` writes; `None` without."""
+    kinds = {k.__name__: k for k in (StdDevUncertainty, VarianceUncertainty, InverseVariance)}
+    for name in ("ERR", "UNCERT"):
+        i = partner_hdu(hdus, index, name)
+        if i is not None and hdus[i].shape == shape:
+            kind = kinds.get(hdus[i].header.get("UTYPE"), StdDevUncertainty)
+            return kind(np.array(hdus[i].data, dtype=hdus[i].data.dtype.newbyteorder("=")))
+    return None
 
 
 def check_outputs(products, directory, *, overwrite):

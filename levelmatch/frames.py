@@ -18,7 +18,15 @@ from levelmatch.corrections import Correction
 from levelmatch.exceptions import FrameError
 from levelmatch.sky import Grid, SkyTransform, default_spacing
 
-__all__ = ["FileSource", "Frame", "MemorySource", "collect_frames", "compare_scales"]
+__all__ = [
+    "FileSource",
+    "Frame",
+    "MemorySource",
+    "collect_frames",
+    "compare_scales",
+    "flagged",
+    "partner_hdu",
+]
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,11 +52,14 @@ class FileSource:
         Index of the image's HDU.
     dq_hdu : int or None
         Index of the HDU with its data quality.
+    mask_hdu : int or None
+        Index of the HDU with its mask, which `~astropy.nddata.CCDData` writes.
     """
 
     path: Path
     hdu: int
     dq_hdu: int | None
+    mask_hdu: int | None = None
 
     def read(self, dq_bits):
         """Return the data, and a boolean array (or `None`) of bad pixels."""
@@ -61,17 +72,21 @@ class FileSource:
                     data = hdus[self.hdu].data
                     bad = None
                     if self.dq_hdu is not None:
-                        dq = hdus[self.dq_hdu].data
-                        bad = (dq & dq.dtype.type(dq_bits & _all_bits(dq.dtype))) != 0
+                        bad = flagged(hdus[self.dq_hdu].data, dq_bits)
+                    if self.mask_hdu is not None:
+                        masked = hdus[self.mask_hdu].data != 0
+                        bad = masked if bad is None else bad | masked
         except (OSError, TypeError, ValueError, IndexError, UserWarning) as error:
             msg = f"{self.path.name}: the pixels cannot be read: {error}"
             raise FrameError(msg) from error
         return data, bad
 
 
-def _all_bits(dtype):
-    """Every bit of an integer type that may be set without a change of sign of Python's integer."""
-    return int(np.iinfo(dtype).max)
+def flagged(dq, bits):
+    """Return where any of some bits is set in an array of integers, its sign bit among them."""
+    unsigned = dq.view(dq.dtype.str.replace("i", "u"))
+    bits = bits & int(np.iinfo(unsigned.dtype).max)
+    return (unsigned & unsigned.dtype.type(bits)) != 0
 
 
 @dataclass(frozen=True, eq=False)
@@ -268,7 +283,8 @@ def _check_names(frames):
     seen = {}
     for i, frame in enumerate(frames):
         if frame.name in seen and isinstance(frame.source, FileSource):
-            msg = f"{frame.name}: two files have this name: {seen[frame.name]} and {frame.source.path}"
+            both = f"{seen[frame.name]} and {frame.source.path}"
+            msg = f"{frame.name}: two files have this name: {both}"
             raise FrameError(msg)
         if frame.name in seen:
             frames[i] = frame.with_keys(name=f"{frame.name}#{i}")
@@ -326,7 +342,8 @@ def _file_frame(path, dq_bits, hdu):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FITSFixedWarning)
             warnings.filterwarnings("error", message=".*truncated.*")
-            with fits.open(path, memmap=False) as hdus:
+            # astropy leaves a file open whose header it cannot read.
+            with open(path, "rb") as file, fits.open(file, memmap=False) as hdus:
                 return _header_frame(path, hdus, dq_bits, hdu)
     except FileNotFoundError as error:
         msg = f"{path}: there is no such file"
@@ -345,18 +362,27 @@ def _header_frame(path, hdus, dq_bits, hdu):
     if index:
         meta.extend(header, strip=True, update=True)
     is_jwst = meta.get("TELESCOP") == "JWST"
-    dq_hdu = hdus.index_of("DQ") if "DQ" in hdus and index else None
-    if dq_hdu is not None and tuple(hdus[dq_hdu].shape) != shape:
-        msg = f"{name}: the DQ extension has shape {hdus[dq_hdu].shape}, the data {shape}"
-        raise FrameError(msg)
+    dq_hdu, mask_hdu = (partner_hdu(hdus, index, plane) for plane in ("DQ", "MASK"))
+    for i in (dq_hdu, mask_hdu):
+        if i is not None and tuple(hdus[i].shape) != shape:
+            found = tuple(hdus[i].shape)
+            msg = f"{name}: the {hdus[i].name} extension has shape {found}, the data {shape}"
+            raise FrameError(msg)
     wcs = jwst.read_gwcs(hdus) if is_jwst else None
     if wcs is None:
         wcs = _fits_wcs(name, header, hdus)
     return Frame(
-        name=name, source=FileSource(path, index, dq_hdu), shape=shape, meta=meta,
+        name=name, source=FileSource(path, index, dq_hdu, mask_hdu),
+        shape=shape, meta=meta,
         unit=_header_unit(name, header), transform=SkyTransform(wcs, name),
         dq_bits=jwst.bad_bits(dq_bits, is_jwst),
     )
+
+
+def partner_hdu(hdus, index, name):
+    """Return the index of the image's other plane of a name, of its version, or `None`."""
+    key = (name, hdus[index].ver)
+    return hdus.index_of(key) if key in hdus and hdus.index_of(key) != index else None
 
 
 def _image_hdu(name, hdus, hdu):
@@ -442,7 +468,7 @@ def compare_scales(frames, flux_scale=None):
 
 def _unit_factor(frame, first):
     if frame.unit == first.unit:
-        if isinstance(frame.unit, u.function.FunctionUnitBase):
+        if _is_logarithmic(frame.unit):
             msg = f"{frame.name}: levels of a logarithmic unit ({frame.unit}) cannot be matched"
             raise u.UnitsError(msg)
         return 1.0
@@ -454,6 +480,13 @@ def _unit_factor(frame, first):
             f"{first.name} ({first.unit})"
         )
         raise u.UnitsError(msg) from error
+
+
+def _is_logarithmic(unit):
+    """Whether a unit is of logarithms, which do not add: a magnitude, a dex, a decibel."""
+    if isinstance(unit, u.function.FunctionUnitBase):
+        return True
+    return unit is not None and u.dex in unit.decompose().bases
 
 
 def _per_solid_angle(unit):

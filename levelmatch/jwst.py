@@ -177,7 +177,7 @@ def bad_bits(flags, is_jwst):
                 total |= DQ_BITS[flag.strip().upper()]
             return total
     try:
-        return int(interpret_bit_flags(flags) or 0)
+        return int(interpret_bit_flags(flags))
     except (TypeError, ValueError) as error:
         msg = f"dq_bits: {flags!r} is not understood: {error}"
         raise ValueError(msg) from error

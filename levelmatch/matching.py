@@ -59,8 +59,24 @@ class _Settings:
             if value is not None and not isinstance(value, kind):
                 msg = f"{name}: expected {kind.__name__}, not {type(value).__name__}"
                 raise TypeError(msg)
+        if progress_bar is not None and not callable(progress_bar):
+            msg = f"progress_bar: {progress_bar!r} is not callable"
+            raise TypeError(msg)
+        _check_group_by(group_by)
         return cls(weights, group_by, measure or MeasureOptions(), solve or SolveOptions(),
                    progress_bar, dq_bits, hdu, rematch)
+
+
+def _check_group_by(group_by):
+    """Refuse what is neither a word, nor header keywords, nor a function."""
+    if callable(group_by) or (isinstance(group_by, str) and group_by):
+        return
+    if not isinstance(group_by, list | tuple) or not all(isinstance(k, str) for k in group_by):
+        msg = f"group_by: {group_by!r} is none of {GROUP_BY}, header keywords or a function"
+        raise TypeError(msg)
+    if not group_by:
+        msg = f"group_by: {group_by!r} names no keyword"
+        raise ValueError(msg)
 
 
 def match_dithers(
@@ -444,7 +460,8 @@ def _paired(science, lyot):
         whole = a.product
         name = b.name if b.name != a.name else jwst.part_name(b.name, "lyot")
         frames += [a.with_keys(part="science", whole=whole),
-                   b.with_keys(part="lyot", whole=whole, name=name)]
+                   b.with_keys(part="lyot", whole=whole, name=name,
+                               region=jwst.lyot_region(b.meta, b.shape))]
     return frames
 
 
@@ -458,7 +475,8 @@ def _with_jwst_keys(frame):
     keys = frame.jwst
     if keys is None or frame.detector:
         return frame
-    return frame.with_keys(detector=keys.detector, part=keys.part)
+    region = jwst.lyot_region(frame.meta, frame.shape) if keys.part == "lyot" else None
+    return frame.with_keys(detector=keys.detector, part=keys.part, region=region)
 
 
 def _assign_tiles(frames, group_by):

@@ -3,6 +3,7 @@
 
 from dataclasses import dataclass, fields
 from logging import getLogger
+from numbers import Integral, Real
 
 import numpy as np
 from scipy.special import erf
@@ -60,10 +61,12 @@ class MeasureOptions:
         if self.location not in LOCATIONS:
             msg = f"location: {self.location!r} is none of {LOCATIONS}"
             raise ValueError(msg)
-        if not self.clip > 0:
+        if not (isinstance(self.clip, Real) and np.isfinite(self.clip) and self.clip > 0):
             msg = f"clip: {self.clip!r} is not a positive number"
             raise ValueError(msg)
-        if self.n_workers is not None and not self.n_workers >= 1:
+        if self.n_workers is not None and not (
+            isinstance(self.n_workers, Integral) and self.n_workers >= 1
+        ):
             msg = f"n_workers: {self.n_workers!r} is not a positive whole number"
             raise ValueError(msg)
 
@@ -300,13 +303,15 @@ def _direct_cells(a, b, grid_a, grid_b, options):
 
 
 def _as_cells(values, vectors, extent, swap, options):
-    location, scatter, _, _, _, smooth, kept, _ = values.T
+    location, scatter, bright, _, _, smooth, kept, _ = values.T
     # The noise of a mean is that of the pixels, whatever the smoothing of the samples.
     efficiency = 1.0 if options.location == "mean" else 1 + (np.pi / 2 - 1) * smooth
     scatter = scatter / np.sqrt(smooth)
     typical = np.median(scatter)
+    # Images that are copies of each other differ by nothing; float32 tells no less than this.
+    rounding = 1e-7 * np.abs(bright).max()
     # A cell of a few equal values must not take all of the weight.
-    floor = np.maximum(scatter, max(0.25 * typical, 1e-300))
+    floor = np.maximum(scatter, max(0.25 * typical, rounding, 1e-30))
     return _Cells(
         location=-location if swap else location,
         variance=efficiency * floor**2 / kept,
@@ -406,7 +411,9 @@ def _reprojected_cells(a, b, grid_a, grid_b, options):
         SkyTransform(header_wcs, "common grid"), shape, (0, shape[0], 0, shape[1]), spacing
     )
     map_x, map_y = (m.astype(float) for m in np.meshgrid(grid.xs, grid.ys))
-    cells = np.argwhere(np.ones((len(grid.ys) - 1, len(grid.xs) - 1), dtype=bool))
+    cells = np.ascontiguousarray(
+        np.argwhere(np.ones((len(grid.ys) - 1, len(grid.xs) - 1), dtype=bool))
+    )
     measured = _kernel(*planes, grid, map_x, map_y, cells, options)
     if measured is None:
         return None

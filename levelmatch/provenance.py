@@ -14,7 +14,7 @@ LETTERS = {"dithers": "D", "local": "B", "lyot": "L", "nircam_short": "N", "mosa
 
 
 def check_not_matched(frames, names):
-    """Refuse images that a header says the same passes have been applied to.
+    """Refuse images that the same passes have been applied to, by their headers or a result.
 
     Raises
     ------
@@ -23,6 +23,9 @@ def check_not_matched(frames, names):
     """
     for frame in frames:
         for name in names:
+            if any(applied.name == name for applied in frame.corrections):
+                msg = f"{frame.name}: already matched by the pass {name!r}; rematch=True goes on"
+                raise FrameError(msg)
             key = f"LM{LETTERS[name]}LEV"
             if key in frame.meta:
                 msg = (
@@ -63,7 +66,9 @@ def add_provenance(meta, frame, part=""):
         _add_history(meta, text)
         if part == "lyot":
             continue
-        words = {"LEV": "level", "SLU": "slope to East (/arcmin)", "SLV": "slope to North (/arcmin)"}
+        words = {
+            "LEV": "level", "SLU": "slope to East (/arcmin)", "SLV": "slope to North (/arcmin)",
+        }
         for (suffix, word), value in zip(words.items(), values, strict=True):
             _set(meta, f"LM{letter}{suffix}", float(meta.get(f"LM{letter}{suffix}", 0.0)) + value,
                  f"{applied.name}: {word} subtracted")

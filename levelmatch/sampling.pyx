@@ -82,6 +82,8 @@ cdef inline double _median(double *values, Py_ssize_t n) noexcept nogil:
 
 
 cdef struct Cell:
+    double shift_x
+    double shift_y
     double location
     double scatter
     double brightness
@@ -173,6 +175,9 @@ cdef Py_ssize_t _sample_row(
             ry >= 0 and ry < b_ny and ry * b_nx + b_up >= 0 and ry * b_nx + b_up < b_ny * b_nx
             and lowest >= 0 and y * a_nx + a_up < a_ny * a_nx and k1 > k0
         ):
+            middle = 0.5 * (k0 + k1 - 1)
+            cell.shift_x += (k1 - k0) * (ax + middle * dax)
+            cell.shift_y += (k1 - k0) * (ay + middle * day)
             sx = -1.0 if a_right < 0 else (1.0 if a_right > 0 else 0.0)
             sy = -1.0 if a_up < 0 else (1.0 if a_up > 0 else 0.0)
             ax = sx * (ax + k0 * dax)
@@ -232,6 +237,8 @@ cdef Py_ssize_t _sample_cell(
     cdef double jxx, jxy, jyx, jyy, det, t, x_sum = 0.0, y_sum = 0.0
     cdef Map m
     cell.smooth = 0.0
+    cell.shift_x = 0.0
+    cell.shift_y = 0.0
     cell.samples = 0
     jxx = 0.5 * (corner_x[1] - corner_x[0] + corner_x[3] - corner_x[2]) / width
     jxy = 0.5 * (corner_x[2] - corner_x[0] + corner_x[3] - corner_x[1]) / height
@@ -262,8 +269,9 @@ cdef Py_ssize_t _sample_cell(
         n += row
     cell.smooth = cell.smooth / cell.samples if cell.samples else 1.0
     if n > 0:
-        cell.x = x_sum / n
-        cell.y = y_sum / n
+        # Samples lie midway between the two images' pixels, not on the first's.
+        cell.x = x_sum / n + 2 * cell.shift_x / cell.samples
+        cell.y = y_sum / n + 2 * cell.shift_y / cell.samples
     return n
 
 

@@ -15,10 +15,12 @@ For levels the same with the constant alone.
 from dataclasses import dataclass
 from functools import cached_property
 from logging import getLogger
+from numbers import Real
 
 import numpy as np
 from scipy.sparse import coo_array, diags_array
 from scipy.sparse.linalg import splu
+from scipy.stats import chi2
 
 from levelmatch.overlaps import components
 from levelmatch.sky import tangent_axes, transfer_matrix
@@ -85,7 +87,8 @@ class SolveOptions:
             value = getattr(self, name)
             if value is None and name in ("floor", "slope_prior"):
                 continue
-            if not (np.isfinite(value) and value >= 0) or (name == "slope_prior" and value == 0):
+            good = isinstance(value, Real) and np.isfinite(value) and value >= 0
+            if not good or (name == "slope_prior" and value == 0):
                 msg = f"{name}: {value!r} is not a positive number"
                 raise ValueError(msg)
 
@@ -524,18 +527,31 @@ class _Reweighting:
         if not ((self.fit_floor or (self.kind is not None and self.many.any()))
                 and self.freedom.any()):
             return floors, robust, factorised
-        kinds = ["huber", "tukey"] if self.kind == "tukey" else ["huber"]
-        for kind in kinds if self.kind is not None and self.many.any() else [None]:
-            for _ in range(N_REWEIGHT):
-                before = floors, robust
-                quadratic = self.equations.quadratic(factorised.coefficients)
-                if self.fit_floor:
-                    floors = self._floors(quadratic, robust)
-                if kind is not None:
-                    robust = self._weights(quadratic, floors, kind)
-                factorised = solve(floors, robust)
-                if self._settled(before, floors, robust):
-                    break
+        if self.kind is None or not self.many.any():
+            return self._iterate(floors, robust, factorised, solve, None)
+        floors, robust, factorised = self._iterate(floors, robust, factorised, solve, "huber")
+        if self.kind == "tukey":
+            floors, robust, factorised = self._iterate(floors, robust, factorised, solve, "tukey")
+        if self.kind == "tukey" and self.fit_floor:
+            floors = self._floors(self.equations.quadratic(factorised.coefficients), robust)
+            factorised = solve(floors, robust)
+        return floors, robust, factorised
+
+    def _iterate(self, floors, robust, factorised, solve, kind):
+        """Alternate floors, weights and solution until they settle."""
+        for _ in range(N_REWEIGHT):
+            before = floors, robust
+            quadratic = self.equations.quadratic(factorised.coefficients)
+            if self.fit_floor and kind != "tukey":
+                floors = self._floors(quadratic, robust)
+            if self.fit_floor and kind == "huber":
+                # An outlier's pull on a sum of squares has no end; on the median it has.
+                floors = self._median_floors(quadratic, floors)
+            if kind is not None:
+                robust = self._weights(quadratic, floors, kind)
+            factorised = solve(floors, robust)
+            if self._settled(before, floors, robust):
+                break
         return floors, robust, factorised
 
     def _settled(self, before, floors, robust):
@@ -545,12 +561,13 @@ class _Reweighting:
     def _floors(self, quadratic, robust):
         """Floor of each set by bisection, the residuals and robust weights being given."""
         own = self.equations.gram[:, 0, 0]
-        weight = np.bincount(self.set_of, weights=robust, minlength=self.n_sets)
+        counted = np.where(self.many, robust > LEAST_WEIGHT, True)
+        number = np.bincount(self.set_of, weights=counted, minlength=self.n_sets)
         count = np.bincount(self.set_of, minlength=self.n_sets)
-        target = self.freedom * weight / np.maximum(count, 1)
+        target = self.freedom * number / np.maximum(count, 1)
 
         def excess(floors):
-            value = robust * quadratic / (1 + np.square(floors[self.set_of]) * own)
+            value = counted * quadratic / (1 + np.square(floors[self.set_of]) * own)
             return np.bincount(self.set_of, weights=value, minlength=self.n_sets) - target
 
         wanted = (excess(np.zeros(self.n_sets)) > 0) & (self.freedom > 0)
@@ -564,6 +581,24 @@ class _Reweighting:
             above = excess(middle) > 0
             low, high = np.where(above, middle, low), np.where(above, high, middle)
         return np.where(wanted, np.sqrt(low * high), 0.0)
+
+    def _median_floors(self, quadratic, floors):
+        """Floors of the sets of many loops such that the median residual is as expected."""
+        own = self.equations.gram[:, 0, 0]
+        k = self.equations.n_terms
+        floors = floors.copy()
+        for s in np.unique(self.set_of[self.many]):
+            rows = self.set_of == s
+            target = chi2.median(k) * self.left[s]
+            low, high = 0.0, np.sqrt(np.median(quadratic[rows] / own[rows]) / target)
+            if np.median(quadratic[rows]) <= target:
+                high = 0.0
+            for _ in range(40):
+                middle = 0.5 * (low + high)
+                above = np.median(quadratic[rows] / (1 + middle**2 * own[rows])) > target
+                low, high = (middle, high) if above else (low, middle)
+            floors[s] = 0.5 * (low + high)
+        return floors
 
     def _z(self, quadratic, floors):
         own = self.equations.gram[:, 0, 0]

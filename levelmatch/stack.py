@@ -10,6 +10,8 @@ from levelmatch.sky import lonlat, tangent_axes
 
 __all__ = ["common_grid", "reproject_to", "stack_frames"]
 
+METHODS = ("interp", "exact", "adaptive")
+
 
 def common_grid(grids, *, overlap=False):
     """Return a tangential WCS, North up, and the shape that holds all images, or their overlap.
@@ -99,6 +101,9 @@ def stack_frames(frames, *, method="interp", name=None, unit=None):
     stack : `~astropy.nddata.CCDData`
         Mean, in the frames' common unit, and mask, True where no image is good.
     """
+    if method not in METHODS:
+        msg = f"method: {method!r} is none of {METHODS}"
+        raise ValueError(msg)
     wcs, shape = common_grid([frame.grid for frame in frames])
     total = np.zeros(shape)
     count = np.zeros(shape, dtype=np.int32)

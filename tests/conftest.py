@@ -1,0 +1,152 @@
+# Licensed under a 3-clause BSD style license - see LICENSE.rst
+"""Painted images with a known sky and known planes, and the real data where they are."""
+
+import hashlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+from astropy import units as u
+from astropy.io import fits
+from astropy.nddata import CCDData, StdDevUncertainty
+from astropy.wcs import WCS
+
+from levelmatch.sky import plane_terms, tangent_axes, unit_vectors
+
+DATA = Path(__file__).parents[2] / "shared" / "data"
+CENTRE = (150.0, 2.0)
+
+
+def painted_wcs(shift=(0.0, 0.0), *, shape=(48, 64), centre=CENTRE, scale=1.0, angle=0.0):
+    """A tangential WCS about a centre, shifted by (y, x) pixels and turned by an angle."""
+    wcs = WCS(naxis=2)
+    wcs.wcs.ctype = "RA---TAN", "DEC--TAN"
+    wcs.wcs.crval = centre
+    wcs.wcs.lonpole = 180.0
+    wcs.wcs.crpix = (shape[1] + 1) / 2 - shift[1], (shape[0] + 1) / 2 - shift[0]
+    c, s = np.cos(np.radians(angle)), np.sin(np.radians(angle))
+    wcs.wcs.cd = np.array([[-c, s], [s, c]]) * scale / 3600
+    wcs.wcs.set()
+    return wcs
+
+
+def plane_at(wcs, shape, plane, centre=CENTRE):
+    """A plane (level, slopes per arcmin toward East and North of a centre) at every pixel."""
+    y, x = np.indices(shape)
+    ra, dec = wcs.pixel_to_world_values(x, y)
+    return plane_terms(unit_vectors(ra, dec), tangent_axes(unit_vectors(*centre))) @ plane
+
+
+def paint_image(
+    name="a.fits",
+    shift=(0.0, 0.0),
+    *,
+    level=0.0,
+    plane=(0.0, 0.0, 0.0),
+    sky=(5.0, 0.6, -0.9),
+    noise=0.01,
+    seed=0,
+    shape=(48, 64),
+    centre=CENTRE,
+    scale=1.0,
+    angle=0.0,
+    unit="MJy/sr",
+    dtype="f4",
+    meta=(),
+):
+    """A CCDData of a plane sky, which bilinear sampling follows exactly, and a plane of its own."""
+    wcs = painted_wcs(shift, shape=shape, centre=centre, scale=scale, angle=angle)
+    total = np.add(sky, plane) + [level, 0, 0]
+    rng = np.random.default_rng([seed, *name.encode()])
+    data = plane_at(wcs, shape, total, centre) + noise * rng.standard_normal(shape)
+    header = fits.Header({"FILENAME": name, **dict(meta)})
+    return CCDData(data.astype(dtype), unit=unit, wcs=wcs, meta=header)
+
+
+def write_image(image, path, *, err=None, dq=None, extra=()):
+    """Write an image as JWST's files are: keywords, then SCI, and ERR and DQ where given."""
+    primary = fits.PrimaryHDU()
+    primary.header.extend(image.meta, update=True)
+    header = image.wcs.to_header(relax=True)
+    header["BUNIT"] = u.Unit(image.unit).to_string("fits")
+    header["SCICARD"] = (42, "a card of the science extension")
+    hdus = [primary, fits.ImageHDU(image.data, header, name="SCI")]
+    if err is not None:
+        hdus.append(fits.ImageHDU(err, name="ERR"))
+    if dq is not None:
+        hdus.append(fits.ImageHDU(dq, name="DQ"))
+    fits.HDUList([*hdus, *extra]).writeto(path, overwrite=True)
+    return path
+
+
+@pytest.fixture(name="paint")
+def _paint():
+    return paint_image
+
+
+@pytest.fixture(name="plane_of")
+def _plane_of():
+    return plane_at
+
+
+@pytest.fixture(name="wcs_of")
+def _wcs_of():
+    return painted_wcs
+
+
+@pytest.fixture
+def write():
+    return write_image
+
+
+@pytest.fixture
+def row(paint):
+    """Four images in a row with known levels: a dictionary of levels, and the images."""
+    levels = {"a.fits": 1.5, "b.fits": -2.0, "c.fits": 0.25, "d.fits": 3.0}
+    images = [
+        paint(name, (0.3 * k, 40.2 * k), level=level)
+        for k, (name, level) in enumerate(levels.items())
+    ]
+    return levels, images
+
+
+@pytest.fixture
+def snapshot():
+    """A function that tells whether images, or files, are what they were."""
+
+    def take(images):
+        out = []
+        for image in images:
+            if isinstance(image, str | Path):
+                out.append(hashlib.sha256(Path(image).read_bytes()).hexdigest())
+                continue
+            planes = [image.data, image.mask, getattr(image, "flags", None)]
+            if image.uncertainty is not None:
+                planes.append(image.uncertainty.array)
+            header = repr(image.meta)
+            out.append((header, *(None if p is None else np.array(p).tobytes() for p in planes)))
+        return out
+
+    return take
+
+
+@pytest.fixture
+def with_planes():
+    """A function that gives an image a mask, an uncertainty and flags."""
+
+    def add(image, fraction=0.02):
+        rng = np.random.default_rng(image.data.size)
+        image.mask = rng.random(image.data.shape) < fraction
+        image.uncertainty = StdDevUncertainty(np.full(image.data.shape, 0.01, dtype="f4"))
+        image.flags = image.mask.astype("u4")
+        return image
+
+    return add
+
+
+@pytest.fixture(scope="session")
+def real_data():
+    """The folder of the real data, which are not part of the package."""
+    if not DATA.is_dir():
+        pytest.skip("the real data (2MASS tiles, gwcs of JWST) are not beside the repository")
+    return DATA

@@ -1,0 +1,462 @@
+# Licensed under a 3-clause BSD style license - see LICENSE.rst
+"""The command line: what it writes and prints, and what it refuses."""
+
+import os
+import subprocess
+import sys
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+from astropy.io import fits
+from click.testing import CliRunner
+
+from levelmatch import LevelMatchWarning, cli, measure, solve
+from levelmatch.testing import level_errors, simulate_generic
+
+N = 4
+
+
+@pytest.fixture(scope="module")
+def simulated(tmp_path_factory):
+    """A row of images as files, and their truth."""
+    sim = simulate_generic(n_images=N, shape=(64, 64), layout="chain", overlap=0.4, seed=3)
+    return sim.write(tmp_path_factory.mktemp("raw")), sim.truth
+
+
+@pytest.fixture
+def files(simulated):
+    return [str(path) for path in simulated[0]]
+
+
+@pytest.fixture
+def run():
+    """Run a command in this process and return its result."""
+    runner = CliRunner()
+
+    def call(*args):
+        return runner.invoke(cli.main, [str(arg) for arg in args])
+
+    return call
+
+
+def assert_refused(result, words, code=2):
+    """One line of error that says the words, and nothing else."""
+    assert result.exit_code == code, result.output
+    assert result.stdout == ""
+    lines = result.stderr.splitlines()
+    assert len(lines) == 1, lines
+    assert lines[0].startswith("Error: ")
+    assert words in lines[0]
+    assert "Traceback" not in result.output
+
+
+def listing(folder):
+    return sorted(path.name for path in Path(folder).iterdir())
+
+
+def test_choices_are_those_of_the_package():
+    assert set(cli.FIT_TYPES) == set(solve.FIT_TYPES)
+    assert cli.WEIGHTS == solve.WEIGHTS
+    assert cli.METHODS == measure.METHODS
+    assert cli.LOCATIONS == measure.LOCATIONS
+    assert cli.ROBUST == tuple(str(name).lower() for name in solve.ROBUST)
+
+
+def test_defaults_are_those_of_the_package():
+    defaults = {p.name: p.default for p in cli.run.params}
+    assert {n: defaults[n] for n in cli.SOLVE} == vars(solve.SolveOptions())
+    assert {n: defaults[n] for n in cli.MEASURE} == vars(measure.MeasureOptions())
+
+
+def test_run_writes_corrected_images(run, simulated, files, tmp_path):
+    out = tmp_path / "new" / "matched"
+    result = run("run", *files, "-o", out)
+    assert result.exit_code == 0, result.output
+    assert listing(out) == [Path(f).name for f in files]
+    before = [fits.getdata(f, "SCI") for f in files]
+    after = [fits.getdata(out / Path(f).name, "SCI") for f in files]
+    found = [np.mean(b - a) for b, a in zip(before, after, strict=True)]
+    assert np.abs(level_errors(found, simulated[1]).value).max() < 0.2
+    assert np.abs(level_errors(np.zeros(N), simulated[1]).value).max() > 1
+
+
+def test_run_prints_table_and_summary(run, files, tmp_path):
+    out = tmp_path / "matched"
+    result = run("run", *files, "-o", out, "--reference", Path(files[1]).name)
+    lines = result.stdout.splitlines()
+    assert lines[0].split() == ["name", "level", "(MJy/sr)", "pairs"]
+    words = lines[2].split()
+    assert words[0] == "image_00001.fits"
+    assert (float(words[1]), words[2], float(words[3]), words[4]) == (0, "+-", 0, "2*")
+    assert f"{N} images in {N} tiles, 3 of 3 pairs kept." in lines
+    assert "Reference: image_00001.fits, named by the user." in lines
+    assert lines[-1] == f"Written: {N} images to {out}{os.sep}"
+    assert result.stderr == ""
+    assert max(map(len, lines[:5])) <= 80
+
+
+def test_planes_have_slopes_in_the_table(run, files):
+    result = run("run", *files, "--dry-run", "--fit-type-mosaic-tiles", "level+match")
+    assert result.exit_code == 0, result.output
+    assert "E/arcmin" in result.stdout.splitlines()[0]
+    assert "mosaic tiles (level+slope): 3 of 3 pairs" in result.stdout
+
+
+def test_long_names_are_shortened(run, files, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "30")
+    lines = run("run", *files, "--dry-run").stdout.splitlines()
+    assert lines[:2] == ["name: image_*.fits", lines[1]]
+    assert [line.split()[0] for line in lines[1:6]] == ["name", *(f"0000{k}" for k in range(4))]
+
+
+def test_tiles_are_shown_where_they_are_not_the_images(run, files):
+    lines = run("run", *files, "--dry-run", "--group-by", "BUNIT").stdout.splitlines()
+    assert lines[0].split()[:2] == ["name", "level"]  # one tile: nothing to tell
+    lines = run(
+        "run",
+        *files,
+        "--dry-run",
+        "--group-by",
+        "FILENAME",
+        "--group-by",
+        "BUNIT",
+    ).stdout.splitlines()
+    assert lines[1].split()[:2] == ["image_00000.fits", "image_00000.fits_MJy/sr"]
+
+
+def test_robust_weights_can_be_left_out(run, files, monkeypatch):
+    seen = []
+    monkeypatch.setattr("levelmatch.match_levels", lambda *args, **options: seen.append(options))
+    run("run", *files, "--dry-run", "--robust", "none")
+    run("run", *files, "--dry-run", "--robust", "huber")
+    assert [options["solve"].robust for options in seen] == [None, "huber"]
+
+
+def test_dry_run_writes_nothing(run, files, tmp_path):
+    out = tmp_path / "matched"
+    result = run("run", *files, "-o", out, "--dry-run", "--report")
+    assert result.exit_code == 0, result.output
+    assert "Dry run: nothing was written." in result.stdout
+    assert listing(tmp_path) == []
+
+
+def test_quiet_prints_nothing(run, files, tmp_path):
+    result = run("run", *files, "-o", tmp_path / "matched", "-q")
+    assert (result.exit_code, result.output) == (0, "")
+
+
+def test_report(run, files, tmp_path, monkeypatch):
+    monkeypatch.setattr("levelmatch.report._pictures", lambda *args: "")
+    result = run("run", *files, "-o", tmp_path / "matched", "--report")
+    page = tmp_path / "matched" / "levelmatch.html"
+    assert result.stdout.splitlines()[-1] == f"Written: {page}"
+    assert page.read_text(encoding="utf-8").startswith("<!DOCTYPE html>")
+
+
+def test_overwrite(run, files, tmp_path):
+    out = tmp_path / "matched"
+    assert run("run", *files, "-o", out, "-q").exit_code == 0
+    first = (out / "image_00000.fits").stat().st_mtime_ns
+    assert_refused(run("run", *files, "-o", out), "image_00000.fits exists; --overwrite replaces")
+    assert (out / "image_00000.fits").stat().st_mtime_ns == first
+    assert run("run", *files, "-o", out, "-q", "--overwrite").exit_code == 0
+    assert (out / "image_00000.fits").stat().st_mtime_ns > first
+
+
+def test_an_old_page_is_not_overwritten(run, files, tmp_path):
+    (tmp_path / "levelmatch.html").write_text("mine", encoding="utf-8")
+    result = run("run", *files, "-o", tmp_path, "--report")
+    assert_refused(result, "levelmatch.html exists; --overwrite replaces it")
+    assert listing(tmp_path) == ["levelmatch.html"]
+
+
+def test_matched_images_are_refused(run, files, tmp_path):
+    first = tmp_path / "first"
+    run("run", *files, "-o", first)
+    again = ["run", *first.iterdir(), "-o", tmp_path / "second"]
+    assert_refused(run(*again), "--rematch goes on")
+    result = run(*again, "--rematch")
+    assert result.exit_code == 0, result.output
+
+
+@pytest.mark.parametrize(
+    ("args", "words"),
+    [
+        (["--reference", "nobody"], "--reference: 'nobody' is neither an image"),
+        (["--reference", "9"], "--reference: there is no image 9 among 4"),
+        (["--weights", "best"], "'--weights': 'best' is not one of"),
+        (["--fit-type-dithers", "cubic"], "'--fit-type-dithers': 'cubic' is not one of"),
+        (["--clip", "x"], "'--clip': 'x' is not a valid float"),
+        (["--clip", "0"], "--clip: 0.0 is not a positive number"),
+        (["--min-area", "nan"], "--min-area: nan is not a positive number"),
+        (["--n-workers", "0"], "--n-workers: 0 is not"),
+        (["--group-by", "NOKEY"], "--group-by: the header has no keyword 'NOKEY'"),
+        (["--group-by", "jwst"], "--group-by jwst"),
+        (["--hdu", "FOO"], "there is no extension 'FOO'"),
+        (["--hdu", "SCI,x"], "'SCI,x' is neither NAME, INDEX nor NAME,VERSION"),
+        (["--dq-bits", "FOO"], "--dq-bits: 'FOO' is not the name"),
+        (["--no-such-option"], "--no-such-option"),
+    ],
+)
+def test_bad_options(run, files, tmp_path, args, words):
+    assert_refused(run("run", *files, "-o", tmp_path / "out", *args), words)
+    assert listing(tmp_path) == []
+
+
+def test_missing_file(run, files, tmp_path):
+    out = tmp_path / "out"
+    assert_refused(run("run", *files, "nowhere.fits", "-o", out), "nowhere.fits: there is no such")
+    assert_refused(run("run", tmp_path, "-o", out), "a folder, not a file")
+    assert not out.exists()
+
+
+def test_wrong_files(run, files, tmp_path):
+    text = tmp_path / "text.fits"
+    text.write_text("no image", encoding="utf-8")
+    out = tmp_path / "out"
+    assert_refused(run("run", *files, text, "-o", out), "text.fits: not a readable FITS file")
+    whole = Path(files[0]).read_bytes()
+    cut = tmp_path / "image_00009.fits"
+    cut.write_bytes(whole[: len(whole) // 3])
+    assert_refused(run("run", *files, cut, "-o", out), "image_00009.fits: ")
+    assert not out.exists()
+
+
+def test_units_and_overlaps(run, files, tmp_path):
+    other = tmp_path / "other.fits"
+    with fits.open(files[1]) as hdus:
+        hdus["SCI"].header["BUNIT"] = "K"
+        hdus.writeto(other)
+    out = tmp_path / "out"
+    assert_refused(run("run", files[0], other, "-o", out), "cannot be compared")
+    assert_refused(run("run", files[0], files[3], "-o", out), "none of the 2 images overlap")
+    assert not out.exists()
+
+
+def test_output_is_no_folder_or_that_of_the_input(run, files, tmp_path):
+    assert_refused(run("run", *files, "-o", files[0]), "is not a folder")
+    assert_refused(run("run", *files, "-o", Path(files[0]).parent), "is the folder of the input")
+    link = tmp_path / "link"
+    link.symlink_to(Path(files[0]).parent)
+    assert_refused(run("run", *files, "-o", link), "is the folder of the input")
+
+
+def test_files_and_output_are_needed(run, files):
+    assert_refused(
+        run("run"),
+        "no files: name the images to match (see 'levelmatch run --help')".replace(
+            "levelmatch run", "main run"
+        ),
+    )
+    assert_refused(run("run", *files), "no output: name a folder by -o")
+    assert_refused(run("walk"), "No such command 'walk'")
+
+
+def test_inner_errors(run, files, monkeypatch):
+    def fail(*args, **kwargs):
+        msg = "this is\na bug"
+        raise RuntimeError(msg)
+
+    monkeypatch.setattr("levelmatch.match_levels", fail)
+    result = run("run", *files, "--dry-run")
+    assert_refused(result, "RuntimeError: this is a bug; --debug shows where", code=1)
+
+
+def test_debug_shows_the_traceback(run, files):
+    result = run("run", *files, "--dry-run", "--debug", "--reference", "nobody")
+    assert result.exit_code == 2
+    assert "Traceback (most recent call last)" in result.stderr
+    assert result.stderr.splitlines()[-1].startswith("Error: --reference")
+
+
+def test_warnings_are_lines(run, files):
+    result = run("run", files[0], files[1], files[3], "--dry-run")
+    assert result.exit_code == 0, result.output
+    (line,) = result.stderr.splitlines()
+    assert line.startswith("Warning: pass mosaic")
+    assert "Note: The tiles form 2 sets with no overlap" in result.stdout
+    assert "Note: Without any pair that counts: image_00003.fits." in result.stdout
+
+
+def test_other_warnings_are_not_hidden(capsys):
+    with cli._shown_warnings():
+        warnings.simplefilter("default")
+        warnings.warn("a look\nis due", LevelMatchWarning, stacklevel=1)
+        warnings.warn("of another", RuntimeWarning, stacklevel=1)
+    assert capsys.readouterr().err.splitlines() == [
+        "Warning: a look is due",
+        "Warning: RuntimeWarning: of another",
+    ]
+
+
+def write_config(folder, text):
+    path = folder / "levelmatch.toml"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def test_config_and_its_precedence(run, files, tmp_path, monkeypatch):
+    seen = {}
+    match = cli._match
+
+    def spy(names, values, bar):
+        seen.update(values)
+        return match(names, values, bar)
+
+    monkeypatch.setattr(cli, "_match", spy)
+    folder = Path(files[0]).parent
+    config = write_config(
+        tmp_path,
+        f"""
+        files = ["{os.path.relpath(folder, tmp_path)}/*.fits"]
+        output = "there"
+        weights = "equal"
+        clip = 4
+        min_area = 0.01
+        fit-type-mosaic-tiles = "level+slope"
+        reference = 1
+        hdu = ["SCI", 1]
+        group-by = ["FILENAME"]
+        dq-bits = 1
+        dry-run = true
+        report = true
+    """,
+    )
+    result = run("run", "--config", config, "--weights", "rms", "--no-report")
+    assert result.exit_code == 0, result.output
+    assert (seen["weights"], seen["clip"], seen["min_area"]) == ("rms", 4.0, 0.01)
+    assert (seen["hdu"], seen["reference"], seen["dq_bits"]) == (("SCI", 1), 1, "1")
+    assert seen["report"] is False
+    assert seen["output"].resolve() == (tmp_path / "there").resolve()
+    assert "Reference: image_00001.fits, named by the user." in result.stdout
+    result = run(
+        "run",
+        files[0],
+        files[1],
+        "--config",
+        config,
+        "--no-dry-run",
+        "-o",
+        tmp_path / "here",
+        "--reference",
+        "mean",
+    )
+    assert result.exit_code == 0, result.output
+    assert listing(tmp_path / "here") == ["image_00000.fits", "image_00001.fits", "levelmatch.html"]
+    assert not (tmp_path / "there").exists()
+
+
+def test_command_line_goes_first_even_with_a_default(run, files, tmp_path):
+    config = write_config(tmp_path, 'reference = "nobody"\nweights = "equal"\n')
+    result = run("run", *files, "--dry-run", "--config", config, "--reference", "auto")
+    assert result.exit_code == 0, result.output
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("clip = ", "levelmatch.toml: not TOML: "),
+        ("weihts = 'equal'", "there is no option 'weihts'; did you mean 'weights'?"),
+        ("config = 'other.toml'", "there is no option 'config'"),
+        ("clip = 'x'", "clip = 'x': expected a number"),
+        ("clip = true", "clip = True: expected a number"),
+        ("report = 1", "report = 1: expected true or false"),
+        ("n-workers = 1.5", "n-workers = 1.5: expected a whole number"),
+        ("weights = 'best'", "weights: 'best' is not one of"),
+        ("files = [1]", "files = [1]: expected text or a list of text"),
+        ("files = ['none*.fits']", "files: nothing matches 'none*.fits'"),
+        ("[run]\nclip = 1", "there is no option 'run'"),
+        ("min-area = 1\nmin_area = 1", "'min_area' is there twice"),
+    ],
+)
+def test_bad_config(run, files, tmp_path, text, words):
+    result = run("run", *files, "--dry-run", "--config", write_config(tmp_path, text))
+    assert_refused(result, words)
+    assert "levelmatch.toml: " in result.stderr
+
+
+def test_missing_config(run, files, tmp_path):
+    result = run("run", *files, "--dry-run", "--config", tmp_path / "no.toml")
+    assert_refused(result, "no.toml: ")
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("SCI", "SCI"),
+        ("1", 1),
+        ("SCI,2", ("SCI", 2)),
+        ("sci, 2", ("sci", 2)),
+    ],
+)
+def test_hdu(text, value):
+    assert cli._Hdu().convert(text, None, None) == value
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("3", 3),
+        ("-1", -1),
+        ("003", "003"),
+        ("tile 3", "tile 3"),
+        ("mean", "mean"),
+        ("--1", "--1"),
+    ],
+)
+def test_reference(text, value):
+    assert cli._Reference().convert(text, None, None) == value
+
+
+def test_help_and_version(run):
+    result = run("--help")
+    assert result.exit_code == 0
+    assert "levelmatch run raw/*_cal.fits -o matched --report" in result.stdout
+    assert "_LEVELMATCH_COMPLETE=bash_source" in result.stdout
+    assert "[default: ivar]" in run("run", "-h").stdout
+    assert run("--version").stdout.startswith("levelmatch, version ")
+
+
+@pytest.mark.parametrize("fit_type", ["level", "level+slope"])
+def test_demo(run, tmp_path, monkeypatch, fit_type):
+    # The pictures take their time, and have their own tests.
+    monkeypatch.setattr("levelmatch.report._pictures", lambda *args: "")
+    out = tmp_path / "demo"
+    args = ["demo", out, "--shape", "96", "97", "--seed", "2", "--fit-type", fit_type]
+    result = run(*args)
+    assert result.exit_code == 0, result.output
+    assert listing(out) == ["levelmatch.html", "matched", "raw"]
+    assert len(listing(out / "raw")) == 16
+    assert listing(out / "matched") == listing(out / "raw")
+    (line,) = [x for x in result.stdout.splitlines() if x.startswith("Rms of the backgrounds")]
+    numbers = [float(x) for x in line.split() if x[0].isdigit()]
+    assert numbers[1] < numbers[0] / 5
+    assert_refused(run(*args), "raw exists; --overwrite replaces it")
+
+
+def test_a_process_of_its_own(files, tmp_path):
+    # The rest of the package is slow to import, and `--help` has no need of it.
+    code = "import sys; from levelmatch.cli import main; main(prog_name='levelmatch')"
+    command = [sys.executable, "-c", code, "run", *files[:2], "-o", str(tmp_path / "out")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    assert "1 of 1 pair kept." in done.stdout
+    done = subprocess.run(
+        [*command, "--weights", "best"], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1
+    assert done.stdout == ""
+
+
+def test_the_module_itself_imports_little():
+    code = (
+        "import sys; before = set(sys.modules); import levelmatch; own = set(sys.modules);"
+        "import levelmatch.cli; print(*(set(sys.modules) - own))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    new = {name.partition(".")[0] for name in done.stdout.split()}
+    assert new <= {"levelmatch", "click"} | set(sys.stdlib_module_names)

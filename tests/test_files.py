@@ -1,0 +1,200 @@
+# Licensed under a 3-clause BSD style license - see LICENSE.rst
+"""Tests of corrected files, each whole or not at all."""
+
+import os
+import stat
+
+import numpy as np
+import pytest
+from astropy.io import fits
+from astropy.nddata import CCDData, InverseVariance, VarianceUncertainty
+from numpy.testing import assert_array_equal
+
+import levelmatch as lm
+from levelmatch import files
+
+
+@pytest.fixture
+def folders(tmp_path):
+    (tmp_path / "in").mkdir()
+    return tmp_path / "in", tmp_path / "out"
+
+
+def match(paths, **options):
+    return lm.match_mosaic(paths, group_by=lambda name, meta: name, reference=0, **options)
+
+
+@pytest.fixture
+def plain(paint, write, folders):
+    """Three JWST-like files."""
+    return [
+        write(
+            paint(f"{n}.fits", (0.3, 20.5 * k), level=k),
+            folders[0] / f"{n}.fits",
+            err=np.full((48, 64), 0.01, "f4"),
+            dq=np.zeros((48, 64), "u4"),
+        )
+        for k, n in enumerate("abc")
+    ]
+
+
+@pytest.mark.parametrize("kind", ["gz", "fz-rice", "fz-gzip", "primary"])
+def test_compressed_files_stay_so(paint, folders, kind):
+    paths = []
+    for k, n in enumerate("ab"):
+        image = paint(f"{n}.fits", (0.3, 20.5 * k), level=k, noise=1.0)
+        header = image.wcs.to_header()
+        if kind in ("gz", "primary"):
+            hdus = fits.HDUList([fits.PrimaryHDU(image.data, header)])
+            path = folders[0] / (f"{n}.fits.gz" if kind == "gz" else f"{n}.fits")
+        else:
+            algorithm = {"fz-rice": "RICE_1", "fz-gzip": "GZIP_1"}[kind]
+            hdus = fits.HDUList(
+                [
+                    fits.PrimaryHDU(),
+                    fits.CompImageHDU(image.data, header, name="SCI", compression_type=algorithm),
+                    fits.CompImageHDU(
+                        np.ones((48, 64), "i4"), name="DQ", compression_type=algorithm
+                    ),
+                ]
+            )
+            hdus["DQ"].data[:, 5:] = 0
+            path = folders[0] / f"{n}.fits.fz"
+        hdus.writeto(path)
+        paths.append(path)
+    result = match(paths)
+    for source, path, image in zip(paths, result.write(folders[1]), result, strict=True):
+        assert path.name == source.name
+        with fits.open(path) as after, fits.open(source) as before:
+            assert [type(h) for h in after] == [type(h) for h in before]
+            i = 0 if kind in ("gz", "primary") else 1
+            assert_array_equal(after[i].data, image.data)
+            for b, a in zip(before[i + 1 :], after[i + 1 :], strict=True):
+                assert_array_equal(a.data, b.data)
+        if kind == "gz":
+            assert path.read_bytes()[:2] == b"\x1f\x8b"
+
+
+@pytest.mark.parametrize("dtype", ["i2", "u2", "i4", "u1"])
+def test_integers_become_floats(paint, folders, dtype):
+    paths = []
+    for k, n in enumerate("ab"):
+        image = paint(f"{n}.fits", (0.3, 20.5 * k), level=10 * k, sky=(100, 0, 0), noise=3)
+        fits.PrimaryHDU(image.data.astype(dtype), image.wcs.to_header()).writeto(
+            folders[0] / f"{n}.fits"
+        )
+        paths.append(folders[0] / f"{n}.fits")
+    result = match(paths)
+    path = result.write(folders[1])[1]
+    with fits.open(path) as after, fits.open(paths[1]) as before:
+        header = after[0].header
+        assert header["BITPIX"] == (-64 if dtype == "i4" else -32)
+        assert "BZERO" not in header
+        np.testing.assert_allclose(after[0].data, before[0].data - header["LMMLEV"], rtol=1e-6)
+
+
+@pytest.mark.parametrize("kind", ["file", "memory"])
+@pytest.mark.parametrize("moment", ["write", "replace"])
+def test_failure_leaves_no_partial_file(plain, paint, folders, monkeypatch, kind, moment):
+    images = (
+        plain
+        if kind == "file"
+        else [paint(f"{n}.fits", (0.3, 20.5 * k), level=k) for k, n in enumerate("abc")]
+    )
+    result = match(images)
+    folders[1].mkdir()
+    (folders[1] / "b.fits").write_text("what was there")
+    calls = []
+
+    def fail_second(original):
+        def call(*args, **keys):
+            calls.append(args)
+            if len(calls) == 2:
+                if moment == "write":
+                    # Half of a file, then a full disk.
+                    target = next(a for a in args if "levelmatch" in str(a) or ".fits" in str(a))
+                    with open(target, "wb") as file:
+                        file.write(b"SIMPLE")
+                msg = "no space left on device"
+                raise OSError(msg)
+            return original(*args, **keys)
+
+        return call
+
+    if moment == "write":
+        name = "_write_file" if kind == "file" else "_write_memory"
+        original = getattr(files, name)
+        wrapped = fail_second(lambda path, product: original(product, path))
+        monkeypatch.setattr(files, name, lambda product, path: wrapped(path, product))
+    else:
+        monkeypatch.setattr(files.os, "replace", fail_second(os.replace))
+    with pytest.raises(OSError, match="no space left"):
+        result.write(folders[1], overwrite=True)
+    assert sorted(p.name for p in folders[1].iterdir()) == ["a.fits", "b.fits"]
+    assert (folders[1] / "b.fits").read_text() == "what was there"
+    with fits.open(folders[1] / "a.fits") as hdus:
+        assert hdus[-1].data is not None
+
+
+def test_interrupt_leaves_no_partial_file(plain, folders, monkeypatch):
+    def stop(product, path):
+        path.write_bytes(b"SIMPLE")
+        raise KeyboardInterrupt
+
+    result = match(plain)
+    monkeypatch.setattr(files, "_write_file", stop)
+    with pytest.raises(KeyboardInterrupt):
+        result.write(folders[1])
+    assert not list(folders[1].iterdir())
+
+
+def test_permissions_are_the_user_s(plain, folders):
+    old = os.umask(0o027)
+    try:
+        paths = match(plain).write(folders[1])
+    finally:
+        os.umask(old)
+    assert {stat.S_IMODE(p.stat().st_mode) for p in paths} == {0o640}
+
+
+def test_source_that_went_away(plain, folders):
+    result = match(plain)
+    plain[1].unlink()
+    with pytest.raises(FileNotFoundError, match=r"b\.fits"):
+        result.write(folders[1])
+    assert sorted(p.name for p in folders[1].iterdir()) == ["a.fits"]
+
+
+def test_image_of_a_file(plain):
+    result = match(plain)
+    image = result[1]
+    assert isinstance(image, CCDData)
+    assert image.flags.dtype == np.uint32
+    assert_array_equal(image.uncertainty.array, np.float32(0.01))
+    assert image.meta["SCICARD"] == 42
+    assert image.meta["LMMREF"] == "a.fits"
+    assert image.data.dtype == np.dtype("f4")
+
+
+@pytest.mark.parametrize("kind", [VarianceUncertainty, InverseVariance])
+def test_uncertainty_that_ccddata_wrote(paint, with_planes, folders, kind):
+    paths = []
+    for k, n in enumerate("ab"):
+        image = with_planes(paint(f"{n}.fits", (0.3, 20.5 * k), level=k))
+        image.uncertainty = kind(np.full((48, 64), 3.0))
+        image.write(folders[0] / f"{n}.fits")
+        paths.append(folders[0] / f"{n}.fits")
+    result = match(paths)
+    assert type(result[0].uncertainty) is kind
+    assert_array_equal(result[0].uncertainty.array, 3.0)
+    assert result[0].mask.any()
+    with fits.open(result.write(folders[1])[0]) as hdus:
+        assert [h.name for h in hdus] == ["PRIMARY", "MASK", "UNCERT"]
+
+
+def test_names_of_images_in_memory(paint, folders):
+    images = [paint("a", (0, 0)), paint("b.fits", (0, 20.5)), paint("c.fits.gz", (0, 41))]
+    paths = match(images).write(folders[1])
+    assert [p.name for p in paths] == ["a.fits", "b.fits", "c.fits.gz"]
+    for path in paths:
+        assert CCDData.read(path).shape == (48, 64)

@@ -1,0 +1,494 @@
+# Licensed under a 3-clause BSD style license - see LICENSE.rst
+"""Bad input: a typed error that names the image and the value, before anything is written."""
+
+from functools import partial
+
+import numpy as np
+import pytest
+from astropy import units as u
+from astropy.io import fits
+from astropy.nddata import CCDData, NDData, StdDevUncertainty
+from astropy.wcs import WCS
+
+import levelmatch as lm
+
+FUNCTIONS = [lm.match_dithers, lm.recombine_lyot, lm.match_mosaic, lm.match_levels]
+every = pytest.mark.parametrize("function", FUNCTIONS, ids=lambda f: f.__name__)
+match = partial(lm.match_mosaic, group_by="FILENAME")
+
+
+def damaged(image, how):
+    """The image with one thing wrong."""
+    data, wcs = image.data, image.wcs
+    spectral, singular = WCS(naxis=2), wcs.deepcopy()
+    spectral.wcs.ctype = "WAVE", "DEC--TAN"
+    singular.wcs.cd = np.array([[1.0, 1.0], [1.0, 1.0]]) / 3600
+    linear = WCS(naxis=2)
+    linear.wcs.ctype = "LINEAR", "LINEAR"
+    kinds = {
+        "no wcs": {"wcs": None},
+        "linear": {"wcs": linear},
+        "singular": {"wcs": singular},
+        "three dimensions": {"data": np.stack([data] * 2), "wcs": None},
+        "one dimension": {"data": data[0], "wcs": None},
+        "empty": {"data": np.zeros((0, 5))},
+        "one line": {"data": data[:1]},
+        "masked": {"mask": np.ones(data.shape, dtype=bool)},
+        "mask's shape": {"mask": np.zeros((3, 4), dtype=bool)},
+        "complex": {"data": data.astype(complex)},
+        "bool": {"data": data > 0},
+    }[how]
+    keys = {"data": data, "wcs": wcs, "mask": None, **kinds}
+    meta = {"FILENAME": "bad.fits"}
+    if how == "mask's shape":
+        # NDData checks nothing.
+        return NDData(keys["data"], mask=keys["mask"], wcs=wcs, unit=image.unit, meta=meta)
+    return CCDData(**keys, unit=image.unit, meta=meta)
+
+
+@every
+@pytest.mark.parametrize(
+    ("how", "message"),
+    [
+        ("no wcs", r"bad\.fits: the image has no WCS"),
+        ("linear", r"bad\.fits: the WCS is not celestial"),
+        ("singular", r"bad\.fits: (the WCS is singular|the image.s outline has no area)"),
+        ("three dimensions", r"bad\.fits: the image has 3 dimensions \(shape \(2, 48, 64\)\)"),
+        ("one dimension", r"bad\.fits: the image has 1 dimensions \(shape \(64,\)\)"),
+        ("empty", r"bad\.fits: the image is empty or a single line, its shape is \(0, 5\)"),
+        ("one line", r"bad\.fits: the image is empty or a single line, its shape is \(1, 64\)"),
+        ("masked", r"bad\.fits: every pixel is masked"),
+        ("mask's shape", r"bad\.fits: the mask has shape \(3, 4\), the data \(48, 64\)"),
+        ("complex", r"bad\.fits: the data are of type complex128"),
+        ("bool", r"bad\.fits: the data are of type bool"),
+    ],
+)
+def test_image_that_cannot_be_used(paint, function, how, message):
+    good = paint("good.fits", (0, 20.5))
+    with pytest.raises(lm.FrameError, match=message):
+        function([good, damaged(paint("bad.fits"), how)], group_by="FILENAME")
+
+
+def test_image_without_good_pixels(paint):
+    bad = paint("bad.fits")
+    bad.data[:] = np.nan
+    with pytest.raises(lm.FrameError, match=r"bad\.fits: the image has no good pixel"):
+        match([paint("good.fits", (0, 20.5)), bad])
+
+
+def test_uncertainty_of_another_shape(paint):
+    image = paint("bad.fits")
+    bad = NDData(image.data, wcs=image.wcs, unit=image.unit, meta={"FILENAME": "bad.fits"})
+    uncertainty = StdDevUncertainty(np.ones((3, 4)))
+    bad._uncertainty = uncertainty
+    with pytest.raises(lm.FrameError, match=r"bad\.fits: the uncertainty has shape \(3, 4\)"):
+        match([paint("good.fits"), bad])
+
+
+# Units
+
+
+@every
+@pytest.mark.parametrize("unit", ["Jy", "K", "", "mag / arcsec2"])
+def test_units_that_do_not_compare(paint, function, unit):
+    images = [paint("a.fits"), paint("b.fits", (0, 20.5))]
+    images[1].unit = u.Unit(unit)
+    with pytest.raises(
+        u.UnitsError, match=r"b\.fits: its unit \(.*\) cannot be compared .*a\.fits"
+    ):
+        function(images, group_by="FILENAME")
+
+
+def test_image_without_unit_beside_one_with(paint):
+    image = paint("a.fits")
+    bare = NDData(image.data, wcs=image.wcs, meta={"FILENAME": "a.fits"})
+    with pytest.raises(u.UnitsError, match=r"b\.fits: its unit .* that of a\.fits \(None\)"):
+        match([bare, paint("b.fits", (0, 20.5))])
+
+
+@pytest.mark.parametrize("unit", [u.mag, u.ABmag, u.dex(u.Jy)])
+def test_logarithmic_units(paint, unit):
+    images = []
+    for name, shift in (("a.fits", (0, 0)), ("b.fits", (0, 20.5))):
+        image = paint(name, shift)
+        images.append(NDData(image.data, wcs=image.wcs, unit=unit, meta={"FILENAME": name}))
+    with pytest.raises(u.UnitsError, match=r"\.fits: .*logarithmic"):
+        match(images)
+
+
+def test_unit_of_a_file_that_is_not_understood(paint, write, tmp_path):
+    path = write(paint("a.fits"), tmp_path / "a.fits")
+    fits.setval(path, "BUNIT", value="furlong^^2", ext=1)
+    with pytest.raises(lm.FrameError, match=r"a\.fits: the unit BUNIT = 'furlong\^\^2'"):
+        match([path])
+
+
+# Kinds of input
+
+
+@every
+@pytest.mark.parametrize("images", ["a.fits", 3, None, 2.5])
+def test_input_that_is_no_collection(function, images):
+    with pytest.raises(TypeError, match="images: expected a list of images or paths"):
+        function(images)
+
+
+@every
+def test_collection_of_something_else(paint, function):
+    with pytest.raises(TypeError, match="images: image 1 is a ndarray, not a CCDData"):
+        function([paint(), np.zeros((5, 5))])
+
+
+@every
+@pytest.mark.parametrize("images", [[], {}, {"t": []}, ()])
+def test_no_images(function, images):
+    with pytest.raises(lm.FrameError, match="images: there are none"):
+        function(images)
+
+
+# Files
+
+
+@pytest.fixture
+def pair_of_files(paint, write, tmp_path):
+    folder = tmp_path / "in"
+    folder.mkdir()
+    return [
+        write(
+            paint(f"{n}.fits", (0, 20.5 * k), level=k),
+            folder / f"{n}.fits",
+            dq=np.zeros((48, 64), "u4"),
+        )
+        for k, n in enumerate("ab")
+    ]
+
+
+def test_missing_file(pair_of_files, tmp_path):
+    with pytest.raises(lm.FrameError, match=r"nowhere\.fits: there is no such file"):
+        match([*pair_of_files, tmp_path / "nowhere.fits"])
+
+
+def test_two_files_of_one_name(pair_of_files, paint, write, tmp_path):
+    other = tmp_path / "other"
+    other.mkdir()
+    write(paint("a.fits"), other / "a.fits")
+    with pytest.raises(lm.FrameError, match=r"a\.fits: two files have this name: .*in.*other"):
+        match([*pair_of_files, other / "a.fits"])
+
+
+@pytest.mark.parametrize("size", [0, 100, 2000, 3000])
+def test_file_cut_in_its_header(pair_of_files, size):
+    pair_of_files[0].write_bytes(pair_of_files[0].read_bytes()[:size])
+    with pytest.raises(lm.FrameError, match=r"a\.fits: "):
+        match(pair_of_files)
+
+
+@pytest.mark.parametrize("lost", [1, 4000, 20000])
+def test_file_cut_in_its_data(pair_of_files, lost):
+    # astropy only warns, and fills the rest with zeros.
+    content = pair_of_files[0].read_bytes()
+    pair_of_files[0].write_bytes(content[:-lost])
+    with pytest.raises(lm.FrameError, match=r"a\.fits: .*truncated"):
+        match(pair_of_files)
+
+
+def test_file_that_is_not_fits(pair_of_files):
+    pair_of_files[0].write_text("SIMPLE is what this is not\n" * 200)
+    with pytest.raises(lm.FrameError, match=r"a\.fits: not a readable FITS file"):
+        match(pair_of_files)
+
+
+@pytest.mark.parametrize("hdu", ["NONE", 17, ("SCI", 2)])
+def test_missing_extension(pair_of_files, hdu):
+    with pytest.raises(lm.FrameError, match=r"a\.fits: there is no extension"):
+        match(pair_of_files, hdu=hdu)
+
+
+def test_file_without_an_image(pair_of_files):
+    fits.HDUList([fits.PrimaryHDU()]).writeto(pair_of_files[1], overwrite=True)
+    with pytest.raises(lm.FrameError, match=r"b\.fits: there is no image extension"):
+        match(pair_of_files)
+
+
+def test_several_science_extensions(pair_of_files, paint, write):
+    image = paint("b.fits", (0, 20.5), level=1.0)
+    other = fits.ImageHDU(image.data + 3, image.wcs.to_header(), name="SCI", ver=2)
+    dq = fits.ImageHDU(np.zeros((48, 64), "i2"), name="DQ", ver=2)
+    dq.data[:, :20] = 1
+    write(image, pair_of_files[1], dq=np.ones((48, 64), "i2"), extra=(other, dq))
+    with pytest.raises(lm.FrameError, match=r"b\.fits: there are 2 SCI extensions; name one by"):
+        match(pair_of_files)
+    # The second version has its own data quality.
+    both = [pair_of_files[1]]
+    result = match(both, hdu=("SCI", 2))
+    assert result[0].mask.sum() == 48 * 20
+    np.testing.assert_array_equal(result[0].data, other.data)
+
+
+def test_dq_of_another_shape(paint, write, tmp_path):
+    path = write(paint("a.fits"), tmp_path / "a.fits", dq=np.zeros((48, 65), "u4"))
+    with pytest.raises(lm.FrameError, match=r"a\.fits: the DQ extension has shape \(48, 65\)"):
+        match([path])
+
+
+def test_header_without_a_wcs(tmp_path):
+    fits.PrimaryHDU(np.ones((20, 20), "f4")).writeto(tmp_path / "a.fits")
+    with pytest.raises(lm.FrameError, match=r"a\.fits: the header has no celestial WCS"):
+        match([tmp_path / "a.fits"])
+
+
+def test_output_folder_is_an_input_s(pair_of_files, snapshot):
+    before = snapshot(pair_of_files)
+    result = match(pair_of_files)
+    with pytest.raises(lm.FrameError, match=r"a\.fits: the output folder .*in is its own"):
+        result.write(pair_of_files[0].parent, overwrite=True)
+    assert snapshot(pair_of_files) == before
+    assert sorted(p.name for p in pair_of_files[0].parent.iterdir()) == ["a.fits", "b.fits"]
+
+
+def test_output_folder_is_a_file(pair_of_files, tmp_path):
+    (tmp_path / "out").write_text("")
+    with pytest.raises(NotADirectoryError, match="directory: .*out is not a folder"):
+        match(pair_of_files).write(tmp_path / "out")
+
+
+def test_output_exists(pair_of_files, tmp_path):
+    result = match(pair_of_files)
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "b.fits").write_text("mine")
+    with pytest.raises(FileExistsError, match=r"b\.fits exists; overwrite=True"):
+        result.write(out)
+    # The check comes before the first file.
+    assert sorted(p.name for p in out.iterdir()) == ["b.fits"]
+    assert (out / "b.fits").read_text() == "mine"
+    assert len(result.write(out, overwrite=True)) == 2
+
+
+def test_outputs_of_one_name(paint, tmp_path):
+    result = match([paint("a.fits"), paint("a", (0, 20.5))])
+    with pytest.raises(lm.FrameError, match=r"a\.fits: two outputs would have this name"):
+        result.write(tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+# The match itself
+
+
+@pytest.mark.parametrize("function", [lm.match_mosaic, lm.match_levels])
+def test_nothing_overlaps(paint, function):
+    images = [paint("a.fits"), paint("b.fits", (0, 500))]
+    with pytest.raises(lm.NoOverlapError, match="none of the 2 images overlap"):
+        function(images, group_by="FILENAME")
+
+
+@pytest.mark.parametrize("function", [lm.match_mosaic, lm.match_levels])
+@pytest.mark.parametrize(
+    ("reference", "message"),
+    [
+        ("c.fits", r"reference: 'c\.fits' is neither an image, a tile, an index"),
+        ("", r"reference: '' is neither"),
+        (2, "reference: there is no image 2 among 2"),
+        (-3, "reference: there is no image -3 among 2"),
+        (True, "reference: True is neither"),
+        (None, "reference: None is neither"),
+        (1.0, r"reference: 1\.0 is neither"),
+    ],
+)
+def test_unknown_reference(paint, function, reference, message):
+    images = [paint("a.fits"), paint("b.fits", (0, 20.5))]
+    with pytest.raises(ValueError, match=message):
+        function(images, reference=reference, group_by="FILENAME")
+
+
+def test_lyot_image_is_no_reference(paint):
+    images = [
+        paint(f"jw01234001001_02101_00001_mirimage{letter}_cal.fits", (0, 20.5 * k))
+        for k, letter in enumerate("sl")
+    ]
+    with pytest.raises(ValueError, match="is a Lyot image, its science partner can be one"):
+        lm.match_mosaic(images, reference="jw01234001001_02101_00001_mirimagel_cal.fits")
+
+
+@every
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"weights": "best"}, ValueError, "weights: 'best' is none of"),
+        ({"weights": None}, ValueError, "weights: None is none of"),
+        ({"weights": ["ivar"]}, ValueError, r"weights: \['ivar'\] is none of"),
+        ({"measure": "direct"}, TypeError, "measure: expected MeasureOptions, not str"),
+        ({"measure": {}}, TypeError, "measure: expected MeasureOptions, not dict"),
+        ({"solve": 3}, TypeError, "solve: expected SolveOptions, not int"),
+        ({"progress_bar": 3}, TypeError, "progress_bar: 3 is not callable"),
+        ({"group_by": "NOSUCH"}, lm.FrameError, r"a\.fits: group_by: .* no keyword 'NOSUCH'"),
+        ({"group_by": ["OBJECT", "NOSUCH"]}, lm.FrameError, "no keyword 'OBJECT'"),
+        ({"group_by": 3}, TypeError, "group_by: 3 is "),
+        ({"group_by": None}, TypeError, "group_by: None is "),
+        ({"group_by": [1, 2]}, TypeError, r"group_by: \[1, 2\] is "),
+        ({"group_by": []}, ValueError, r"group_by: \[\] "),
+        ({"group_by": "jwst"}, lm.FrameError, r"a\.fits: group_by='jwst', but neither name nor"),
+    ],
+)
+def test_options_of_every_function(paint, function, options, error, message):
+    images = [paint("a.fits"), paint("b.fits", (0, 20.5))]
+    with pytest.raises(error, match=message):
+        function(images, **{"group_by": "FILENAME", **options})
+
+
+@pytest.mark.parametrize(
+    ("function", "name"),
+    [
+        (lm.match_dithers, "fit_type"),
+        (lm.recombine_lyot, "fit_type"),
+        (lm.combine_nircam_short, "fit_type"),
+        (lm.match_mosaic, "fit_type"),
+        (lm.match_levels, "fit_type_dithers"),
+        (lm.match_levels, "fit_type_recombine_lyot"),
+        (lm.match_levels, "fit_type_combine_nircam_short"),
+        (lm.match_levels, "fit_type_mosaic_tiles"),
+    ],
+)
+@pytest.mark.parametrize("value", ["plane", None, "slope", 1])
+def test_fit_types(paint, function, name, value):
+    with pytest.raises(ValueError, match=f"fit_type: {value!r} is none of .*level"):
+        function([paint()], **{name: value})
+
+
+@pytest.mark.parametrize("dq_bits", ["NOT_A_BIT", "JUMP_DET+NOPE", ["HOT", "COLD"], 2.5, ""])
+def test_unknown_dq_bits(pair_of_files, dq_bits):
+    with pytest.raises(ValueError, match="dq_bits: .* is not"):
+        match(pair_of_files, dq_bits=dq_bits)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"method": "drizzle"}, "method: 'drizzle' is none of"),
+        ({"location": "mode"}, "location: 'mode' is none of"),
+        ({"clip": 0}, "clip: 0 is not a positive number"),
+        ({"clip": -1.0}, r"clip: -1\.0 is not a positive number"),
+        ({"clip": np.nan}, "clip: nan is not a positive number"),
+        ({"clip": np.inf}, "clip: inf is not a positive number"),
+        ({"n_workers": 0}, "n_workers: 0 is not a positive whole number"),
+        ({"n_workers": -2}, "n_workers: -2 is not a positive whole number"),
+    ],
+)
+def test_measure_options(options, message):
+    with pytest.raises(ValueError, match=message):
+        lm.MeasureOptions(**options)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"floor": -1.0},
+        {"min_area": np.nan},
+        {"min_linear": -0.1},
+        {"rms_limit": np.inf},
+        {"slope_prior": 0.0},
+        {"slope_prior": -1.0},
+    ],
+)
+def test_solve_options(options):
+    ((name, value),) = options.items()
+    with pytest.raises(ValueError, match=f"{name}: {value!r} is not a positive number"):
+        lm.SolveOptions(**options)
+
+
+@pytest.mark.parametrize(
+    ("kind", "options"),
+    [
+        (lm.MeasureOptions, {"clip": "3"}),
+        (lm.MeasureOptions, {"clip": None}),
+        (lm.MeasureOptions, {"n_workers": 1.5}),
+        (lm.MeasureOptions, {"n_workers": "2"}),
+        (lm.SolveOptions, {"floor": "x"}),
+        (lm.SolveOptions, {"min_area": None}),
+        (lm.SolveOptions, {"rms_limit": "2"}),
+    ],
+)
+def test_options_of_a_wrong_type_are_named(kind, options):
+    ((name, value),) = options.items()
+    with pytest.raises((TypeError, ValueError), match=f"{name}: {value!r}"):
+        kind(**options)
+
+
+@pytest.mark.parametrize("kind", [lm.MeasureOptions, lm.SolveOptions])
+def test_unknown_and_positional_options(kind):
+    with pytest.raises(TypeError, match="unexpected keyword argument 'colour'"):
+        kind(colour=1)
+    with pytest.raises(TypeError, match="positional argument"):
+        kind(1)
+
+
+@every
+def test_options_are_keyword_only(paint, function):
+    with pytest.raises(TypeError, match="positional argument"):
+        function([paint()], "level", "level")
+
+
+def test_stack_method(paint):
+    with pytest.raises(ValueError, match="method: 'drizzle' is none of"):
+        lm.stack_tile([paint()], method="drizzle")
+
+
+def test_recombine_lists_of_unlike_length(paint):
+    with pytest.raises(ValueError, match="lyot: 1 images for 2 science images"):
+        lm.recombine_lyot([paint("a.fits"), paint("b.fits")], [paint("c.fits")])
+
+
+def test_recombine_parts_of_unlike_shape(paint):
+    science = [paint("a.fits")]
+    lyot = [paint("b.fits", shape=(40, 64))]
+    with pytest.raises(lm.FrameError, match=r"b\.fits: its shape \(40, 64\) is not that of a"):
+        lm.recombine_lyot(science, lyot)
+
+
+def test_combine_chips_of_another_camera(paint):
+    with pytest.raises(lm.FrameError, match=r"a\.fits: its detector 'unknown' is none of NIRCam"):
+        lm.combine_nircam_short([paint("a.fits")])
+
+
+# Inputs are never changed
+
+
+@every
+@pytest.mark.parametrize("kind", ["memory", "file"])
+def test_inputs_are_untouched(paint, write, with_planes, snapshot, tmp_path, function, kind):
+    images = [
+        with_planes(paint(f"{n}.fits", (0.4, 20.5 * k), level=k, plane=(0, k, -k)))
+        for k, n in enumerate("abc")
+    ]
+    if kind == "file":
+        images = [
+            write(i, tmp_path / i.meta["FILENAME"], err=i.uncertainty.array, dq=i.flags)
+            for i in images
+        ]
+    before = snapshot(images)
+    types = {"fit_type": "level+slope"}
+    if function is lm.match_levels:
+        types = {"fit_type_dithers": "level+slope", "fit_type_mosaic_tiles": "level+slope"}
+    result = function(images, group_by=lambda name, meta: name[0] > "a", **types)
+    for image in result:
+        image.data += 100
+        image.mask[:] = True
+        image.uncertainty.array[:] = -1
+        image.meta["NEW"] = 1
+    result.write(tmp_path / "out")
+    assert snapshot(images) == before
+
+
+def test_inputs_of_other_functions_are_untouched(paint, with_planes, snapshot):
+    names = [f"jw01234001001_02101_0000{k}_nrcb{k}_cal.fits" for k in (1, 2)]
+    images = [with_planes(paint(n, (0.4, 20.5 * k))) for k, n in enumerate(names)]
+    before = snapshot(images)
+    list(lm.combine_nircam_short(images, fit_type="level+slope"))
+    lm.stack_tile(images)
+    assert snapshot(images) == before
+    full = [with_planes(paint("jw01234001001_02101_00001_mirimage_cal.fits", shape=(760, 300)))]
+    before = snapshot(full)
+    science, lyot = lm.separate_lyot(full[0])
+    science.data[:] = lyot.data[:] = 0
+    science.flags[:] = lyot.mask[:] = 1
+    assert snapshot(full) == before

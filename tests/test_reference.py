@@ -1,0 +1,100 @@
+# Licensed under a 3-clause BSD style license - see LICENSE.rst
+"""Tests of the choice of the reference."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from levelmatch.reference import choose_reference
+
+
+def frames_of(*items):
+    """Stand-ins of frames: (name, part, header)."""
+    return [SimpleNamespace(name=n, part=p, meta=m) for n, p, m in items]
+
+
+def choose(frames, pairs, area=None, *, groups=None, members=None, reference="auto"):
+    groups = np.arange(len(frames)) if groups is None else np.array(groups)
+    pairs = np.array(pairs, dtype=int).reshape(-1, 2)
+    area = np.ones(len(pairs)) if area is None else np.array(area, float)
+    members = np.unique(groups) if members is None else np.array(members)
+    return choose_reference(
+        frames, groups, pairs, area, members, reference=reference, keyword="DT_BGR"
+    )
+
+
+PLAIN = frames_of(*((n, "science", {}) for n in "abcd"))
+
+
+@pytest.mark.parametrize(
+    ("pairs", "area", "expected"),
+    [
+        ([(0, 1), (1, 2), (1, 3)], None, "b"),
+        ([(0, 1), (1, 2), (2, 3)], None, "b"),
+        ([(0, 1), (1, 2), (2, 3)], [1, 2, 5], "c"),
+        ([(0, 1), (2, 3)], [3, 4], "c"),
+        ([(0, 1), (2, 3)], [4, 4], "a"),
+        # A group that is joined twice to one other counts it once.
+        ([(0, 1), (0, 1), (0, 1), (2, 3), (2, 1)], None, "b"),
+    ],
+)
+def test_most_overlaps_then_area_then_name(pairs, area, expected):
+    assert choose(PLAIN, pairs, area).name == expected
+
+
+def test_reason_in_words():
+    assert choose(PLAIN, [(0, 1), (1, 2), (1, 3)]).reason == "most overlaps (3)"
+    assert choose(PLAIN, [], members=[2]).reason == "the only image of its set"
+
+
+@pytest.mark.parametrize(
+    ("times", "expected"),
+    [
+        ((3, -1, 2, None), "b"),
+        ((3, -1, 1, None), "b"),
+        ((0, None, None, None), "a"),
+        (("", " ", "2.5", "x"), "c"),
+        ((np.nan, np.inf, 9, None), "c"),
+        ((True, 0.5, 2, 2), "b"),
+    ],
+)
+def test_closest_to_the_backgrounds(times, expected):
+    frames = frames_of(
+        *(
+            (n, "science", {} if t is None else {"DT_BGR": t})
+            for n, t in zip("abcd", times, strict=True)
+        )
+    )
+    # Overlaps have no say then.
+    choice = choose(frames, [(3, 0), (3, 1), (3, 2)])
+    assert choice.name == expected
+    assert choice.reason.startswith("closest in time to the backgrounds (|DT_BGR| = ")
+
+
+def test_never_a_lyot_image():
+    frames = frames_of(
+        ("al", "lyot", {"DT_BGR": 0.0}),
+        ("as", "science", {"DT_BGR": 5.0}),
+        ("bl", "lyot", {}),
+        ("bs", "science", {}),
+    )
+    assert choose(frames, [(0, 1), (0, 2), (0, 3)]).name == "as"
+    untimed = frames_of(("al", "lyot", {}), ("as", "science", {}), ("bs", "science", {}))
+    assert choose(untimed, [(0, 1), (0, 2)]).name == "as"
+    # Unless a set has nothing else.
+    assert choose(frames, [(0, 2)], members=[0, 2]).name == "al"
+
+
+def test_named_group_in_its_own_set_only():
+    choice = choose(PLAIN, [(0, 1), (2, 3)], reference=3, members=[2, 3])
+    assert (choice.group, choice.reason) == (3, "named by the user")
+    other = choose(PLAIN, [(0, 1), (2, 3)], reference=3, members=[0, 1])
+    assert other.reason == "most overlaps (1)"
+    # Index 0 is an index.
+    assert choose(PLAIN, [(1, 2)], reference=0).group == 0
+
+
+def test_group_of_several_images_goes_by_its_first():
+    choice = choose(PLAIN, [(0, 1)], groups=[0, 0, 1, 1], reference=1)
+    assert (choice.group, choice.name) == (1, "c")
