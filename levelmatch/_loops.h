@@ -92,6 +92,24 @@ static void lm_moments_##NAME(                                                  
         out[2] += second;                                                                 \
         out[3] += third;                                                                  \
     }                                                                                     \
+}                                                                                         \
+                                                                                          \
+/* Sums of all differences, and of all sums, less what the kept pixels have. */            \
+static void lm_excess_##NAME(                                                             \
+    const T *LM_RESTRICT diff, const T *LM_RESTRICT sum, int n, T diff0, T sum0,          \
+    double *out)                                                                          \
+{                                                                                         \
+    out[0] = out[1] = 0;                                                                  \
+    for (int start = 0; start < n; start += LM_CHUNK) {                                   \
+        int stop = n - start < LM_CHUNK ? n : start + LM_CHUNK;                           \
+        T first = 0, second = 0;                                                          \
+        for (int i = start; i < stop; i++) {                                              \
+            first += diff[i] - diff0;                                                     \
+            second += sum[i] - sum0;                                                      \
+        }                                                                                 \
+        out[0] += first;                                                                  \
+        out[1] += second;                                                                 \
+    }                                                                                     \
 }
 
 LM_DEFINE_LOOPS(float, f)

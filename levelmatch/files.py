@@ -56,8 +56,12 @@ def _with_data(image, data):
         image.data = data
     except AttributeError:
         return type(image)(
-            data, uncertainty=image.uncertainty, mask=image.mask, wcs=image.wcs,
-            meta=image.meta, unit=image.unit,
+            data,
+            uncertainty=image.uncertainty,
+            mask=image.mask,
+            wcs=image.wcs,
+            meta=image.meta,
+            unit=image.unit,
         )
     return image
 
@@ -102,8 +106,12 @@ def _read_image(frame):
     if masked is not None:
         mask |= masked
     return CCDData(
-        data, mask=mask, uncertainty=uncertainty, flags=dq,
-        unit=frame.unit or u.dimensionless_unscaled, wcs=_ccd_wcs(frame),
+        data,
+        mask=mask,
+        uncertainty=uncertainty,
+        flags=dq,
+        unit=frame.unit or u.dimensionless_unscaled,
+        wcs=_ccd_wcs(frame),
         meta=frame.meta.copy(),
     )
 
@@ -214,8 +222,12 @@ def _write_memory(product, path):
     image = corrected_image(product)
     if not isinstance(image, CCDData):
         image = CCDData(
-            image.data, mask=image.mask, uncertainty=image.uncertainty, meta=image.meta,
-            wcs=image.wcs, unit=image.unit or u.dimensionless_unscaled,
+            image.data,
+            mask=image.mask,
+            uncertainty=image.uncertainty,
+            meta=image.meta,
+            wcs=image.wcs,
+            unit=image.unit or u.dimensionless_unscaled,
         )
     if not (image.wcs is None or hasattr(image.wcs, "to_header")):
         msg = f"{product.name}: a {type(image.wcs).__name__} cannot be written to a FITS header"
@@ -232,7 +244,9 @@ def _write_file(product, path):
         with (
             fits.open(source.path, memmap=False) as decoded,
             fits.open(
-                source.path, memmap=False, do_not_scale_image_data=True,
+                source.path,
+                memmap=False,
+                do_not_scale_image_data=True,
                 disable_image_compression=True,
             ) as hdus,
         ):

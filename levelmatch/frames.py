@@ -151,8 +151,12 @@ class Frame:
         if self.part != "lyot" or self.region is None:
             return self.whole_grid
         (y, x), whole = self.region, self.whole_grid.box
-        box = (max(y.start, whole[0]), min(y.stop, whole[1]),
-               max(x.start, whole[2]), min(x.stop, whole[3]))
+        box = (
+            max(y.start, whole[0]),
+            min(y.stop, whole[1]),
+            max(x.start, whole[2]),
+            min(x.stop, whole[3]),
+        )
         return Grid(self.transform, self.shape, box, default_spacing(box))
 
     def load(self):
@@ -199,8 +203,9 @@ class Frame:
         """Return the frame with other keys, its geometry kept."""
         new = replace(self, **keys)
         same_box = new.part == self.part and new.region == self.region
-        if "grid" in self.__dict__ and same_box:
-            new.__dict__["grid"] = self.grid
+        for name in ("whole_grid", "grid") if same_box else ("whole_grid",):
+            if name in self.__dict__:
+                new.__dict__[name] = self.__dict__[name]
         return new
 
     def split_lyot(self):
@@ -321,7 +326,11 @@ def _memory_frame(image, index, dq_bits):
         msg = f"{name}: every pixel is masked"
         raise FrameError(msg)
     return Frame(
-        name=name, source=MemorySource(image), shape=shape, meta=meta, unit=image.unit,
+        name=name,
+        source=MemorySource(image),
+        shape=shape,
+        meta=meta,
+        unit=image.unit,
         transform=SkyTransform(image.wcs, name),
     )
 
@@ -372,9 +381,12 @@ def _header_frame(path, hdus, dq_bits, hdu):
     if wcs is None:
         wcs = _fits_wcs(name, header, hdus)
     return Frame(
-        name=name, source=FileSource(path, index, dq_hdu, mask_hdu),
-        shape=shape, meta=meta,
-        unit=_header_unit(name, header), transform=SkyTransform(wcs, name),
+        name=name,
+        source=FileSource(path, index, dq_hdu, mask_hdu),
+        shape=shape,
+        meta=meta,
+        unit=_header_unit(name, header),
+        transform=SkyTransform(wcs, name),
         dq_bits=jwst.bad_bits(dq_bits, is_jwst),
     )
 

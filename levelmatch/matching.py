@@ -49,13 +49,24 @@ class _Settings:
     rematch: bool
 
     @classmethod
-    def of(cls, weights="ivar", group_by="auto", measure=None, solve=None, progress_bar=None,
-           dq_bits=None, hdu=None, rematch=False):
+    def of(
+        cls,
+        weights="ivar",
+        group_by="auto",
+        measure=None,
+        solve=None,
+        progress_bar=None,
+        dq_bits=None,
+        hdu=None,
+        rematch=False,
+    ):
         if weights not in WEIGHTS:
             msg = f"weights: {weights!r} is none of {WEIGHTS}"
             raise ValueError(msg)
-        for name, value, kind in (("measure", measure, MeasureOptions),
-                                  ("solve", solve, SolveOptions)):
+        for name, value, kind in (
+            ("measure", measure, MeasureOptions),
+            ("solve", solve, SolveOptions),
+        ):
             if value is not None and not isinstance(value, kind):
                 msg = f"{name}: expected {kind.__name__}, not {type(value).__name__}"
                 raise TypeError(msg)
@@ -63,8 +74,16 @@ class _Settings:
             msg = f"progress_bar: {progress_bar!r} is not callable"
             raise TypeError(msg)
         _check_group_by(group_by)
-        return cls(weights, group_by, measure or MeasureOptions(), solve or SolveOptions(),
-                   progress_bar, dq_bits, hdu, rematch)
+        return cls(
+            weights,
+            group_by,
+            measure or MeasureOptions(),
+            solve or SolveOptions(),
+            progress_bar,
+            dq_bits,
+            hdu,
+            rematch,
+        )
 
 
 def _check_group_by(group_by):
@@ -80,8 +99,18 @@ def _check_group_by(group_by):
 
 
 def match_dithers(
-    images, *, fit_type="level", weights="ivar", group_by="auto", subtract_local=False,
-    measure=None, solve=None, progress_bar=None, dq_bits=None, hdu=None, rematch=False,
+    images,
+    *,
+    fit_type="level",
+    weights="ivar",
+    group_by="auto",
+    subtract_local=False,
+    measure=None,
+    solve=None,
+    progress_bar=None,
+    dq_bits=None,
+    hdu=None,
+    rematch=False,
 ):
     """Match the dithers of each tile to one another.
 
@@ -138,14 +167,26 @@ def match_dithers(
     settings = _Settings.of(weights, group_by, measure, solve, progress_bar, dq_bits, hdu, rematch)
     collection = _collect(images, settings)
     return _match(
-        collection, settings, [partial(_dither_pass, fit_type=fit_type)],
+        collection,
+        settings,
+        [partial(_dither_pass, fit_type=fit_type)],
         subtract_local=subtract_local,
     )
 
 
 def recombine_lyot(
-    images, lyot=None, *, fit_type="level", weights="ivar", group_by="auto", measure=None,
-    solve=None, progress_bar=None, dq_bits=None, hdu=None, rematch=False,
+    images,
+    lyot=None,
+    *,
+    fit_type="level",
+    weights="ivar",
+    group_by="auto",
+    measure=None,
+    solve=None,
+    progress_bar=None,
+    dq_bits=None,
+    hdu=None,
+    rematch=False,
 ):
     """Match MIRI's Lyot coronagraph to its main chip, and make them one image again.
 
@@ -182,8 +223,17 @@ def recombine_lyot(
 
 
 def combine_nircam_short(
-    images, *, fit_type="level", weights="ivar", group_by="auto", measure=None, solve=None,
-    progress_bar=None, dq_bits=None, hdu=None, rematch=False,
+    images,
+    *,
+    fit_type="level",
+    weights="ivar",
+    group_by="auto",
+    measure=None,
+    solve=None,
+    progress_bar=None,
+    dq_bits=None,
+    hdu=None,
+    rematch=False,
 ):
     """Match the four short-wavelength chips of each NIRCam module of a tile.
 
@@ -221,9 +271,21 @@ def combine_nircam_short(
 
 
 def match_mosaic(
-    images, *, fit_type="level", reference="auto", weights="ivar", group_by="auto",
-    time_from_background="DT_BGR", combine_chips=None, stacked=False, measure=None, solve=None,
-    progress_bar=None, dq_bits=None, hdu=None, rematch=False,
+    images,
+    *,
+    fit_type="level",
+    reference="auto",
+    weights="ivar",
+    group_by="auto",
+    time_from_background="DT_BGR",
+    combine_chips=None,
+    stacked=False,
+    measure=None,
+    solve=None,
+    progress_bar=None,
+    dq_bits=None,
+    hdu=None,
+    rematch=False,
 ):
     """Match all tiles of a mosaic, relative to a reference image.
 
@@ -271,9 +333,12 @@ def match_mosaic(
     if combine_chips is None:
         combine_chips = any(_has_pass(frame, "nircam_short") for frame in frames)
     mosaic = partial(
-        _mosaic_pass, fit_type=fit_type, combine_chips=combine_chips,
+        _mosaic_pass,
+        fit_type=fit_type,
+        combine_chips=combine_chips,
         recombined=any(_has_pass(frame, "lyot") for frame in frames),
-        reference=_named_reference(reference, collection), keyword=time_from_background,
+        reference=_named_reference(reference, collection),
+        keyword=time_from_background,
     )
     if stacked:
         return _match_stacks(collection, settings, mosaic(frames))
@@ -281,11 +346,25 @@ def match_mosaic(
 
 
 def match_levels(
-    images, *, fit_type_dithers="level", recombine_lyot=False, fit_type_recombine_lyot="level",
-    combine_nircam_short=False, fit_type_combine_nircam_short="level",
-    fit_type_mosaic_tiles="level", reference="auto", weights="ivar", group_by="auto",
-    time_from_background="DT_BGR", subtract_local=False, measure=None, solve=None,
-    progress_bar=None, dq_bits=None, hdu=None, rematch=False,
+    images,
+    *,
+    fit_type_dithers="level",
+    recombine_lyot=False,
+    fit_type_recombine_lyot="level",
+    combine_nircam_short=False,
+    fit_type_combine_nircam_short="level",
+    fit_type_mosaic_tiles="level",
+    reference="auto",
+    weights="ivar",
+    group_by="auto",
+    time_from_background="DT_BGR",
+    subtract_local=False,
+    measure=None,
+    solve=None,
+    progress_bar=None,
+    dq_bits=None,
+    hdu=None,
+    rematch=False,
 ):
     """Do the whole job: all passes, with one look at the pixels.
 
@@ -332,8 +411,12 @@ def match_levels(
     the level of a difference shifts with a constant, and the right-hand side of its
     normal equations with the normal matrix times a plane's coefficients.
     """
-    for fit_type in (fit_type_dithers, fit_type_recombine_lyot, fit_type_combine_nircam_short,
-                     fit_type_mosaic_tiles):
+    for fit_type in (
+        fit_type_dithers,
+        fit_type_recombine_lyot,
+        fit_type_combine_nircam_short,
+        fit_type_mosaic_tiles,
+    ):
         fit_terms(fit_type)
     settings = _Settings.of(weights, group_by, measure, solve, progress_bar, dq_bits, hdu, rematch)
     collection = _collect(images, settings, recombine=recombine_lyot)
@@ -342,11 +425,16 @@ def match_levels(
         passes.append(partial(_lyot_pass, fit_type=fit_type_recombine_lyot))
     if combine_nircam_short:
         passes.append(partial(_nircam_pass, fit_type=fit_type_combine_nircam_short))
-    passes.append(partial(
-        _mosaic_pass, fit_type=fit_type_mosaic_tiles, combine_chips=combine_nircam_short,
-        recombined=recombine_lyot, reference=_named_reference(reference, collection),
-        keyword=time_from_background,
-    ))
+    passes.append(
+        partial(
+            _mosaic_pass,
+            fit_type=fit_type_mosaic_tiles,
+            combine_chips=combine_nircam_short,
+            recombined=recombine_lyot,
+            reference=_named_reference(reference, collection),
+            keyword=time_from_background,
+        )
+    )
     return _match(collection, settings, passes, subtract_local=subtract_local)
 
 
@@ -434,6 +522,8 @@ def _collect(images, settings, *, recombine=False, lyot=None):
         frames = [_with_jwst_keys(frame) for frame in frames]
         if not any(frame.part == "lyot" for frame in frames):
             frames = [part for frame in frames for part in _split(frame)]
+        if not any(frame.part == "lyot" for frame in frames):
+            logger.info("no image is a Lyot image or has the Lyot region: all pass through")
     frames = _assign_tiles(frames, settings.group_by)
     order = np.argsort([frame.name for frame in frames], kind="stable")
     rank = np.argsort(order)
@@ -459,9 +549,12 @@ def _paired(science, lyot):
             raise FrameError(msg)
         whole = a.product
         name = b.name if b.name != a.name else jwst.part_name(b.name, "lyot")
-        frames += [a.with_keys(part="science", whole=whole),
-                   b.with_keys(part="lyot", whole=whole, name=name,
-                               region=jwst.lyot_region(b.meta, b.shape))]
+        frames += [
+            a.with_keys(part="science", whole=whole),
+            b.with_keys(
+                part="lyot", whole=whole, name=name, region=jwst.lyot_region(b.meta, b.shape)
+            ),
+        ]
     return frames
 
 
@@ -514,7 +607,8 @@ def _card(frame, key):
 
 def _dither_pass(frames, fit_type):
     return Pass(
-        "dithers", FIT_TYPES[fit_type],
+        "dithers",
+        FIT_TYPES[fit_type],
         domain=labels([(f.tile, f.detector, f.part) for f in frames]),
         group=np.arange(len(frames)),
     )
@@ -522,7 +616,8 @@ def _dither_pass(frames, fit_type):
 
 def _lyot_pass(frames, fit_type):
     return Pass(
-        "lyot", FIT_TYPES[fit_type],
+        "lyot",
+        FIT_TYPES[fit_type],
         domain=labels([(f.tile, f.detector) for f in frames]),
         group=labels([(f.tile, f.detector, f.part, f.subset) for f in frames]),
         reference="science",
@@ -535,23 +630,34 @@ def _module(frame):
 
 def _nircam_pass(frames, fit_type):
     return Pass(
-        "nircam_short", FIT_TYPES[fit_type],
+        "nircam_short",
+        FIT_TYPES[fit_type],
         domain=labels([(f.tile, _module(f)) for f in frames]),
         group=labels([(f.tile, f.detector, f.subset) for f in frames]),
     )
 
 
 def _mosaic_pass(frames, fit_type, *, combine_chips, recombined, reference, keyword):
-    group = labels([
-        (f.tile, _module(f) if combine_chips else f.detector, "" if recombined else f.part,
-         f.subset)
-        for f in frames
-    ])
+    group = labels(
+        [
+            (
+                f.tile,
+                _module(f) if combine_chips else f.detector,
+                "" if recombined else f.part,
+                f.subset,
+            )
+            for f in frames
+        ]
+    )
     if isinstance(reference, int):
         reference = int(group[reference])
     return Pass(
-        "mosaic", FIT_TYPES[fit_type], domain=np.zeros(len(frames), dtype=np.intp), group=group,
-        reference=reference, keyword=keyword,
+        "mosaic",
+        FIT_TYPES[fit_type],
+        domain=np.zeros(len(frames), dtype=np.intp),
+        group=group,
+        reference=reference,
+        keyword=keyword,
     )
 
 
@@ -561,15 +667,19 @@ def _named_reference(reference, collection):
     if isinstance(reference, str) and reference in ("auto", "mean"):
         return None if reference == "mean" else reference
     if isinstance(reference, int | np.integer) and not isinstance(reference, bool):
-        names = list(dict.fromkeys(frames[k].product for k in collection.order)) \
-            if collection.recombine else [frames[k].name for k in collection.order]
+        names = (
+            list(dict.fromkeys(frames[k].product for k in collection.order))
+            if collection.recombine
+            else [frames[k].name for k in collection.order]
+        )
         if not -len(names) <= reference < len(names):
             msg = f"reference: there is no image {reference} among {len(names)}"
             raise ValueError(msg)
         reference = names[reference]
     if isinstance(reference, str):
         found = [
-            i for i, f in enumerate(frames)
+            i
+            for i, f in enumerate(frames)
             if reference in (f.name, f.tile, f.product, f.name.partition(".")[0])
         ]
         science = [i for i in found if frames[i].part != "lyot"]
@@ -591,21 +701,30 @@ def _match(collection, settings, passes, *, subtract_local=False):
     pairs, used = _used_pairs(frames, plan)
     _check_overlaps(frames, plan, pairs)
     measured = measure_pairs(
-        frames, pairs, _depth_sets(pairs, used), settings.measure,
+        frames,
+        pairs,
+        _depth_sets(pairs, used),
+        settings.measure,
         progress_bar=settings.progress_bar,
     )
     results, table = [], measured
     for k, build in enumerate(passes):
         p = build(frames)
-        result = solve_pass(p, frames, table, np.flatnonzero(used == k), settings.weights,
-                            settings.solve)
+        result = solve_pass(
+            p, frames, table, np.flatnonzero(used == k), settings.weights, settings.solve
+        )
         table = subtract_solution(table, result)
         results.append(result)
         frames = _mark_subsets(_correct(frames, result), result)
         if subtract_local and p.name == "dithers":
             frames = _subtract_local(frames, p)
-        logger.info("pass %s: %d pairs, %d kept, floor %.3g", p.name, len(result.rows),
-                    result.kept.sum(), result.solution.floor)
+        logger.info(
+            "pass %s: %d pairs, %d kept, floor %.3g",
+            p.name,
+            len(result.rows),
+            result.kept.sum(),
+            result.solution.floor,
+        )
     return _result(collection, frames, results, measured)
 
 
@@ -682,10 +801,17 @@ def _subtract_local(frames, dithers):
         if dithers.domain[i] not in levels:
             levels[dithers.domain[i]] = local_level(frame)
     return [
-        frame.with_keys(corrections=(*frame.corrections, AppliedCorrection(
-            "local", Correction(levels[dithers.domain[i]] / frame.scale), np.zeros(3),
-            "the local background",
-        )))
+        frame.with_keys(
+            corrections=(
+                *frame.corrections,
+                AppliedCorrection(
+                    "local",
+                    Correction(levels[dithers.domain[i]] / frame.scale),
+                    np.zeros(3),
+                    "the local background",
+                ),
+            )
+        )
         for i, frame in enumerate(frames)
     ]
 
@@ -706,19 +832,27 @@ def _match_stacks(collection, settings, mosaic):
         stack.meta[mosaic.keyword] = _best_time(science, mosaic.keyword)
         stacks.append(stack)
     stack_set = [replace(f, part="science") for f in collect_frames(stacks)]
-    between = replace(mosaic, domain=np.zeros(len(stacks), dtype=np.intp),
-                      group=np.arange(len(stacks)))
+    between = replace(
+        mosaic, domain=np.zeros(len(stacks), dtype=np.intp), group=np.arange(len(stacks))
+    )
     pairs, used = _used_pairs(stack_set, [between])
     _check_overlaps(stack_set, [between], pairs)
-    measured = measure_pairs(stack_set, pairs, _depth_sets(pairs, used),
-                             settings.measure, progress_bar=settings.progress_bar)
-    result = solve_pass(between, stack_set, measured, np.arange(len(pairs)), settings.weights,
-                        settings.solve)
+    measured = measure_pairs(
+        stack_set,
+        pairs,
+        _depth_sets(pairs, used),
+        settings.measure,
+        progress_bar=settings.progress_bar,
+    )
+    result = solve_pass(
+        between, stack_set, measured, np.arange(len(pairs)), settings.weights, settings.solve
+    )
     first = [int(np.flatnonzero(mosaic.group == g)[0]) for g in range(len(stacks))]
     references = [replace(r, name=frames[first[r.group]].name) for r in result.references]
     per_image = replace(result, matched=mosaic, references=references)
-    measured = replace(measured, first=np.array(first)[measured.first],
-                       second=np.array(first)[measured.second])
+    measured = replace(
+        measured, first=np.array(first)[measured.first], second=np.array(first)[measured.second]
+    )
     return _result(collection, _correct(frames, per_image), [per_image], measured)
 
 
@@ -731,5 +865,3 @@ def _best_time(frames, keyword):
         except (TypeError, ValueError):
             continue
     return min(times, default="")
-
-

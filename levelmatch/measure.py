@@ -6,6 +6,7 @@ from logging import getLogger
 from numbers import Integral, Real
 
 import numpy as np
+from scipy.ndimage import maximum_filter, uniform_filter
 from scipy.special import erf
 
 from levelmatch.overlaps import depth_at
@@ -20,6 +21,11 @@ METHODS = ("direct", "interp", "exact", "adaptive")
 LOCATIONS = ("mean", "median")
 # Cells with less than this part of their pixels sampled tell too little of their scatter.
 MIN_FILLED = 0.02
+# Cells, or stars and their signal over noise, that it takes to compare flux scales.
+MIN_GAIN_CELLS = 16
+N_BLOCKS = 8
+MIN_STARS = 3
+STAR_SIGMA = 10.0
 # Weight, in cells, of the belief that the cells scatter as their pixels say.
 PRIOR_CELLS = 10
 # Cells farther than this many sigma from the pair's plane are left out, if there are
@@ -101,6 +107,9 @@ class PairTable:
         Differences kept.
     extent : `~numpy.ndarray`, shape (n, 2)
         Longest side of the overlap over that of the first and the second image.
+    gain, gain_error : `~numpy.ndarray`, shape (n,)
+        Relative difference of the flux scales, first less second, and its
+        standard error; NaN and infinity where nothing tells.
     """
 
     first: np.ndarray
@@ -113,6 +122,8 @@ class PairTable:
     chi2: np.ndarray
     npix: np.ndarray
     extent: np.ndarray
+    gain: np.ndarray
+    gain_error: np.ndarray
 
     def __len__(self):
         return len(self.first)
@@ -133,10 +144,14 @@ class _Cells:
     """The measured cells of one pair."""
 
     location: np.ndarray
+    brightness: np.ndarray
+    star_diff: np.ndarray
+    star_flux: np.ndarray
     variance: np.ndarray
     scatter: np.ndarray
     npix: np.ndarray
     vectors: np.ndarray
+    index: np.ndarray
     extent: tuple
 
 
@@ -275,9 +290,16 @@ def measure_pair(a, b, grid_a, grid_b, others, options):
 
 def _empty_row():
     return {
-        "gram": np.zeros((3, 3)), "rhs": np.zeros(3), "axes": np.full((3, 3), np.nan),
-        "sigma": np.nan, "scatter": np.nan, "chi2": np.nan, "npix": 0,
+        "gram": np.zeros((3, 3)),
+        "rhs": np.zeros(3),
+        "axes": np.full((3, 3), np.nan),
+        "sigma": np.nan,
+        "scatter": np.nan,
+        "chi2": np.nan,
+        "npix": 0,
         "extent": np.zeros(2),
+        "gain": np.nan,
+        "gain_error": np.inf,
     }
 
 
@@ -296,14 +318,16 @@ def _direct_cells(a, b, grid_a, grid_b, options):
     iy, ix = cells[keep].T
     vectors = _bilinear_vectors(grid, iy, ix, values[:, 4], values[:, 3])
     scale = np.sqrt(grid_a.pixel_area / grid_b.pixel_area)
-    side = max(np.ptp(values[:, 4]) + np.median(np.diff(grid.ys)),
-               np.ptp(values[:, 3]) + np.median(np.diff(grid.xs)))
+    side = max(
+        np.ptp(values[:, 4]) + np.median(np.diff(grid.ys)),
+        np.ptp(values[:, 3]) + np.median(np.diff(grid.xs)),
+    )
     extent = (min(side / grid_a.side, 1.0), min(side * scale / grid_b.side, 1.0))
-    return _as_cells(values, vectors, extent, swap, options)
+    return _as_cells(values, vectors, cells[keep], extent, swap, options)
 
 
-def _as_cells(values, vectors, extent, swap, options):
-    location, scatter, bright, _, _, smooth, kept, _ = values.T
+def _as_cells(values, vectors, index, extent, swap, options):
+    location, scatter, bright, _, _, smooth, kept, _, star_diff, star_flux = values.T
     # The noise of a mean is that of the pixels, whatever the smoothing of the samples.
     efficiency = 1.0 if options.location == "mean" else 1 + (np.pi / 2 - 1) * smooth
     scatter = scatter / np.sqrt(smooth)
@@ -312,12 +336,17 @@ def _as_cells(values, vectors, extent, swap, options):
     rounding = 1e-7 * np.abs(bright).max()
     # A cell of a few equal values must not take all of the weight.
     floor = np.maximum(scatter, max(0.25 * typical, rounding, 1e-30))
+    sign = -1 if swap else 1
     return _Cells(
-        location=-location if swap else location,
+        location=sign * location,
+        brightness=bright,
+        star_diff=sign * star_diff,
+        star_flux=star_flux,
         variance=efficiency * floor**2 / kept,
         scatter=scatter,
         npix=kept.astype(int),
         vectors=vectors,
+        index=index,
         extent=extent[::-1] if swap else extent,
     )
 
@@ -373,7 +402,15 @@ def _kernel(a, b, grid, map_x, map_y, cells, options):
     if a.dtype != b.dtype:
         a, b = a.astype(np.float64, copy=False), b.astype(np.float64, copy=False)
     values = difference_cells(
-        a, b, grid.ys, grid.xs, map_x, map_y, cells, options.clip, options.truncation,
+        a,
+        b,
+        grid.ys,
+        grid.xs,
+        map_x,
+        map_y,
+        cells,
+        options.clip,
+        options.truncation,
         options.location == "median",
     )
     size = np.median(np.diff(grid.ys)) * np.median(np.diff(grid.xs))
@@ -407,9 +444,7 @@ def _reprojected_cells(a, b, grid_a, grid_b, options):
     spacing = grid_a.spacing
     from levelmatch.sky import Grid, SkyTransform
 
-    grid = Grid(
-        SkyTransform(header_wcs, "common grid"), shape, (0, shape[0], 0, shape[1]), spacing
-    )
+    grid = Grid(SkyTransform(header_wcs, "common grid"), shape, (0, shape[0], 0, shape[1]), spacing)
     map_x, map_y = (m.astype(float) for m in np.meshgrid(grid.xs, grid.ys))
     cells = np.ascontiguousarray(
         np.argwhere(np.ones((len(grid.ys) - 1, len(grid.xs) - 1), dtype=bool))
@@ -422,10 +457,9 @@ def _reprojected_cells(a, b, grid_a, grid_b, options):
     vectors = _bilinear_vectors(grid, iy, ix, values[:, 4], values[:, 3])
     side = max(np.ptp(values[:, 4]) + spacing, np.ptp(values[:, 3]) + spacing)
     extent = tuple(
-        min(side * np.sqrt(grid.pixel_area / g.pixel_area) / g.side, 1.0)
-        for g in (grid_a, grid_b)
+        min(side * np.sqrt(grid.pixel_area / g.pixel_area) / g.side, 1.0) for g in (grid_a, grid_b)
     )
-    return _as_cells(values, vectors, extent, False, options)
+    return _as_cells(values, vectors, cells[keep], extent, False, options)
 
 
 def summarise(cells, depth):
@@ -470,6 +504,7 @@ def summarise(cells, depth):
         "chi2": chi2,
         "npix": int(npix.sum()),
         "extent": np.array(cells.extent),
+        **dict(zip(("gain", "gain_error"), _gain(cells, terms, used / chi2), strict=True)),
     }
 
 
@@ -491,3 +526,83 @@ def _robust_plane(terms, location, weight):
             break
         keep = new
     return keep.astype(float), plane
+
+
+def _gain(cells, terms, weight):
+    """Return the relative difference of two flux scales, and its standard error.
+
+    A wrong scale makes the difference depend on brightness: the stars tell, by their
+    differences over their fluxes, and extended emission, by the cells' levels
+    against their brightness beside a plane. The surer of the two is taken.
+    """
+    estimates = [e for e in (_star_gain(cells), _nebula_gain(cells, terms, weight)) if e]
+    if not estimates:
+        return np.nan, np.inf
+    gain, error = min(estimates, key=lambda estimate: estimate[1])
+    return float(gain), float(error)
+
+
+def _nebula_gain(cells, terms, weight):
+    """Slope of the cells' levels against their brightness; `None` where it is not determined.
+
+    Its error is the scatter between blocks of cells, each left out in turn: emission
+    that no plane follows is alike over many cells.
+    """
+    used = np.flatnonzero(weight > 0)
+    if len(used) < MIN_GAIN_CELLS:
+        return None
+    root = np.sqrt(weight[used])
+    brightness = cells.brightness[used] - np.average(cells.brightness[used], weights=weight[used])
+    design = root[:, None] * np.column_stack([terms[used], brightness])
+    size = np.linalg.norm(design, axis=0)
+    if not (size > 0).all():
+        return None
+    design /= size
+    target = root * cells.location[used]
+    # Blocks along the overlap's longer side.
+    along = terms[used, 1 + np.argmax(np.ptp(terms[used, 1:], axis=0))]
+    block = np.argsort(np.argsort(along, kind="stable")) * N_BLOCKS // len(used)
+    gains = []
+    for left_out in (-1, *range(N_BLOCKS)):
+        rows = block != left_out
+        solution, _, rank, _ = np.linalg.lstsq(design[rows], target[rows], rcond=1e-9)
+        if rank < design.shape[1]:
+            return None
+        gains.append(solution[-1] / size[-1])
+    spread = np.std(gains[1:]) * np.sqrt(N_BLOCKS - 1)
+    formal = np.sqrt(np.linalg.inv(design.T @ design)[-1, -1]) / size[-1]
+    return gains[0], max(spread, formal)
+
+
+def _star_gain(cells):
+    """Median over the stars of their differences over their fluxes; `None` if they are few.
+
+    A star is a cell with more excess flux than its eight neighbours, all nine
+    taken together: seeing differs from night to night, a large aperture does not care.
+    """
+    shape = cells.index.max(axis=0) + 3
+    diff, flux, variance = np.zeros((3, *shape))
+    place = tuple(cells.index.T + 1)
+    diff[place], flux[place] = cells.star_diff, cells.star_flux
+    variance[place] = cells.scatter**2 * cells.npix
+    peak = (flux == maximum_filter(flux, 3)) & (flux > 0)
+    # Nine times the mean of the neighbourhood is its sum.
+    diff, flux, variance = (
+        9 * uniform_filter(a, 3, mode="constant")[peak] for a in (diff, flux, variance)
+    )
+    stars = flux > STAR_SIGMA * np.sqrt(variance)
+    if stars.sum() < MIN_STARS:
+        return None
+    ratio, signal = diff[stars] / flux[stars], flux[stars] / np.sqrt(variance[stars])
+    # The brightest are the first to be saturated.
+    signal = np.minimum(signal, 2 * np.median(signal))
+    gain = _weighted_median(ratio, signal)
+    scatter = np.hypot(1.4826 * _weighted_median(np.abs(ratio - gain), signal), 1 / signal.max())
+    number = signal.sum() ** 2 / np.sum(signal**2)
+    return gain, 1.2533 * scatter / np.sqrt(max(number - 1, 0.5))
+
+
+def _weighted_median(values, weights):
+    order = np.argsort(values, kind="stable")
+    total = np.cumsum(weights[order])
+    return values[order][np.searchsorted(total, 0.5 * total[-1])]

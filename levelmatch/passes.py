@@ -156,8 +156,9 @@ def select_pairs(table, group, options):
         (table.npix < least, lambda p: f"area: {table.npix[p]} pixels, under {least:.0f}"),
         (
             table.extent.max(axis=1) < options.min_linear,
-            lambda p: f"extent: {table.extent[p].max():.3f} of the side, "
-            f"under {options.min_linear:g}",
+            lambda p: (
+                f"extent: {table.extent[p].max():.3f} of the side, under {options.min_linear:g}"
+            ),
         ),
         (
             table.scatter > most,
@@ -228,7 +229,11 @@ def solve_pass(matched, frames, table, rows, weights, options):
     if matched.reference is not None:
         gauge = _gauge(matched, frames, equations, counted.npix, references)
     solution = solve_groups(
-        equations, options, weights=weights, npix=counted.npix, scatter=counted.scatter,
+        equations,
+        options,
+        weights=weights,
+        npix=counted.npix,
+        scatter=counted.scatter,
         reference=gauge,
     )
     residual = np.full(len(pairs), np.nan)
@@ -266,8 +271,13 @@ def _gauge(matched, frames, equations, npix, references):
             choice = science(members)
         else:
             choice = choose_reference(
-                frames, matched.group, pairs, npix, members,
-                reference=matched.reference, keyword=matched.keyword,
+                frames,
+                matched.group,
+                pairs,
+                npix,
+                members,
+                reference=matched.reference,
+                keyword=matched.keyword,
             )
         if len(members) > 1:
             references.append(choice)
@@ -290,23 +300,31 @@ def _warn_disconnected(matched, solution, frames):
     domain[matched.group] = matched.domain
     size = np.bincount(solution.component)
     isolated = np.zeros(n_groups, dtype=bool)
+    n_sets, broken = 0, []
     for d in np.unique(domain):
         groups = np.flatnonzero(domain == d)
         sets = np.unique(solution.component[groups])
         if len(sets) < 2:
             continue
-        alone = groups[size[solution.component[groups]] == 1]
-        isolated[alone] = True
-        names = [frames[np.flatnonzero(matched.group == g)[0]].name for g in alone]
-        msg = (
-            f"pass {matched.name}: what overlaps falls into {len(sets)} sets; each has its own "
-            "zero point, unless a later pass joins them"
-        )
-        if names:
-            shown = ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
-            msg += f"; without any overlap in this pass: {shown}"
-        warnings.warn(msg, DisconnectedWarning, stacklevel=4)
+        n_sets += len(sets)
+        broken.append(frames[np.flatnonzero(matched.domain == d)[0]].tile)
+        isolated[groups[size[solution.component[groups]] == 1]] = True
+    if not broken:
+        return isolated
+    where = f"tiles {_shorten(broken)}: " if matched.name != "mosaic" else ""
+    msg = (
+        f"pass {matched.name}: {where}what overlaps falls into {n_sets} sets; each has its own "
+        "zero point, unless a later pass joins them"
+    )
+    if isolated.any():
+        alone = [f.name for f, g in zip(frames, matched.group, strict=True) if isolated[g]]
+        msg += f"; without any overlap in this pass: {_shorten(alone)}"
+    warnings.warn(msg, DisconnectedWarning, stacklevel=4)
     return isolated
+
+
+def _shorten(names):
+    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
 
 
 def subtract_solution(table, result):

@@ -67,11 +67,17 @@ def add_provenance(meta, frame, part=""):
         if part == "lyot":
             continue
         words = {
-            "LEV": "level", "SLU": "slope to East (/arcmin)", "SLV": "slope to North (/arcmin)",
+            "LEV": "level",
+            "SLU": "slope to East (/arcmin)",
+            "SLV": "slope to North (/arcmin)",
         }
         for (suffix, word), value in zip(words.items(), values, strict=True):
-            _set(meta, f"LM{letter}{suffix}", float(meta.get(f"LM{letter}{suffix}", 0.0)) + value,
-                 f"{applied.name}: {word} subtracted")
+            _set(
+                meta,
+                f"LM{letter}{suffix}",
+                float(meta.get(f"LM{letter}{suffix}", 0.0)) + value,
+                f"{applied.name}: {word} subtracted",
+            )
         _set(meta, f"LM{letter}ERR", error, f"{applied.name}: error of the level")
         _set(meta, f"LM{letter}REF", applied.reference[:60], f"{applied.name}: relative to")
 

@@ -58,12 +58,14 @@ def choose_reference(frames, groups, pairs, area, members, *, reference, keyword
         return Reference(int(reference), name, "named by the user")
     science = [i for i, f in enumerate(frames) if groups[i] in members and f.part != "lyot"]
     candidates = science or [i for i in range(len(frames)) if groups[i] in members]
-    timed = [(abs(t), i) for i in candidates if (t := _number(frames[i].meta.get(keyword)))
-             is not None]
+    timed = [
+        (abs(t), i) for i in candidates if (t := _number(frames[i].meta.get(keyword))) is not None
+    ]
     if timed:
         time, i = min(timed)
         return Reference(
-            int(groups[i]), frames[i].name,
+            int(groups[i]),
+            frames[i].name,
             f"closest in time to the backgrounds (|{keyword}| = {time:g})",
         )
     return _most_overlaps(frames, groups, pairs, area, candidates)

@@ -158,12 +158,14 @@ class MatchResult(Sequence):
         return {r.name for p in self.passes for r in p.references}
 
     def _count_pairs(self):
-        """Number of pairs that counted, of each image sorted by name."""
+        """Number of pairs that each image's correction rests on; images sorted by name."""
         count = np.zeros(len(self.frames), dtype=int)
         for p in self.passes:
-            rows = p.rows[p.kept]
-            np.add.at(count, self._measured.first[rows], 1)
-            np.add.at(count, self._measured.second[rows], 1)
+            rows, group = p.rows[p.kept], p.matched.group
+            of_group = np.zeros(int(group.max()) + 1, dtype=int)
+            np.add.at(of_group, group[self._measured.first[rows]], 1)
+            np.add.at(of_group, group[self._measured.second[rows]], 1)
+            count += of_group[group]
         return count
 
     def _isolated(self):
@@ -265,9 +267,8 @@ def make_products(frames, *, recombine):
             continue
         done.add(name)
         region = jwst.lyot_region(frame.meta, frame.shape)
-        products.append(Product(name, frame, partner, region) if region
-                        else Product(frame.name, frame))
+        products.append(
+            Product(name, frame, partner, region) if region else Product(frame.name, frame)
+        )
     products += [Product(f.name, f) for name, f in lyot.items() if name not in done]
     return products
-
-

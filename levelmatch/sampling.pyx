@@ -21,6 +21,8 @@ cdef extern from "_loops.h" nogil:
                   double *, double *)
     int lm_compact_f(float *, float *, int *, int, int)
     int lm_compact_d(double *, double *, int *, int, int)
+    void lm_excess_f(const float *, const float *, int, float, float, double *)
+    void lm_excess_d(const double *, const double *, int, double, double, double *)
     void lm_moments_f(const float *, const float *, int, float, float, float, double *)
     void lm_moments_d(const double *, const double *, int, double, double, double, double *)
 
@@ -87,6 +89,8 @@ cdef struct Cell:
     double location
     double scatter
     double brightness
+    double excess_diff
+    double excess_flux
     double x
     double y
     double smooth
@@ -321,6 +325,13 @@ cdef void _locate(const pixel *diff, const pixel *bright, Py_ssize_t n, double c
     cell.location = centre
     cell.scatter = scale
     cell.brightness = 0.5 * sums[3] / kept
+    mean = sums[3] / kept
+    if pixel is float:
+        lm_excess_f(diff, bright, n, centre, mean, sums)
+    else:
+        lm_excess_d(diff, bright, n, centre, mean, sums)
+    cell.excess_diff = sums[0]
+    cell.excess_flux = 0.5 * sums[1]
     if use_median:
         kept = 0
         for i in range(n):
@@ -357,9 +368,11 @@ def difference_cells(
 
     Returns
     -------
-    cells : `~numpy.ndarray`, shape (n, 8)
+    cells : `~numpy.ndarray`, shape (n, 10)
         Location, scatter, brightness (mean of the two images), mean x, mean y,
-        variance of a sample over that of a pixel, number kept, number sampled.
+        variance of a sample over that of a pixel, number kept, number sampled; and, of
+        all samples, the sum of the differences less the location and that of the
+        brightness less the cell's: what stars, clipped from the rest, add.
     """
     cdef Py_ssize_t n_cells = cells.shape[0], i, iy, ix, y0, y1, x0, x1, n, size = 1
     cdef double corner_x[4]
@@ -374,7 +387,7 @@ def difference_cells(
     for i in range(xs.shape[0] - 1):
         n = max(n, xs[i + 1] - xs[i] + 1)
     size *= n
-    result_array = np.zeros((n_cells, 8))
+    result_array = np.zeros((n_cells, 10))
     cdef double[:, ::1] result = result_array
     work = <double *> malloc((size + N_ROUGH) * sizeof(double))
     diff = <pixel *> malloc(2 * size * sizeof(pixel))
@@ -413,6 +426,8 @@ def difference_cells(
                 result[i, 0] = cell.location
                 result[i, 1] = cell.scatter
                 result[i, 2] = cell.brightness
+                result[i, 8] = cell.excess_diff
+                result[i, 9] = cell.excess_flux
                 result[i, 3] = cell.x
                 result[i, 4] = cell.y
             result[i, 5] = cell.smooth

@@ -21,8 +21,12 @@ def get_extensions():
             define_macros=[("NPY_NO_DEPRECATED_API", "NPY_1_9_API_VERSION")],
             # Sums may be reordered, so that they vectorise; NaN keeps its meaning.
             extra_compile_args=[
-                "-O3", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math",
-                "-fno-signed-zeros", "-fassociative-math",
+                "-O3",
+                "-ffp-contract=off",
+                "-fno-math-errno",
+                "-fno-trapping-math",
+                "-fno-signed-zeros",
+                "-fassociative-math",
             ],
         )
     ]

@@ -153,7 +153,6 @@ class SkyTransform:
             x, y = error.best_solution.T
         return np.asarray(x, float), np.asarray(y, float)
 
-
     def defined_box(self, shape):
         """Return the rows and columns (y0, y1, x0, x1) of an image where the WCS is defined.
 
@@ -289,11 +288,13 @@ class Grid:
             msg = f"{self.transform.name}: the WCS is singular, all pixels lie on one line"
             raise FrameError(msg)
         p, q = (affine.T @ design)[:2]
-        mid_y, mid_x = np.meshgrid(*(0.5 * (e[1:] + e[:-1]) for e in (self.ys, self.xs)),
-                                   indexing="ij")
+        mid_y, mid_x = np.meshgrid(
+            *(0.5 * (e[1:] + e[:-1]) for e in (self.ys, self.xs)), indexing="ij"
+        )
         check = np.concatenate([self.middles.reshape(-1, 3), self.nodes.reshape(-1, 3)])
-        truth = np.concatenate([np.stack([mid_x, mid_y], -1).reshape(-1, 2),
-                                np.stack([x, y], -1).reshape(-1, 2)])
+        truth = np.concatenate(
+            [np.stack([mid_x, mid_y], -1).reshape(-1, 2), np.stack([x, y], -1).reshape(-1, 2)]
+        )
         for degree in (1, 2, 4, 6, 8):
             terms = _powers(p, q, degree)
             if terms.shape[0] > pixel.shape[1]:
@@ -320,7 +321,7 @@ class Grid:
     def _evaluate(self, inverse, vectors, reach):
         affine, coefficients, degree, middle, half = inverse
         xi, eta = self._project(vectors)
-        p, q = (affine[:, 0, None] + affine[:, 1:] @ np.stack([xi.ravel(), eta.ravel()]))
+        p, q = affine[:, 0, None] + affine[:, 1:] @ np.stack([xi.ravel(), eta.ravel()])
         near = (np.abs(p) <= reach) & (np.abs(q) <= reach)
         out = np.full((2, p.size), np.nan)
         out[:, near] = coefficients @ _powers(p[near], q[near], degree)
@@ -350,9 +351,14 @@ class Grid:
     @cached_property
     def polygon(self):
         """Convex outline of the box, shape (16, 3), counter-clockwise about (East, North)."""
-        edge = np.concatenate([
-            self.nodes[0, :], self.nodes[-1, :], self.nodes[:, 0], self.nodes[:, -1],
-        ])
+        edge = np.concatenate(
+            [
+                self.nodes[0, :],
+                self.nodes[-1, :],
+                self.nodes[:, 0],
+                self.nodes[:, -1],
+            ]
+        )
         edge = edge[np.isfinite(edge).all(axis=1)]
         flat = np.stack(self._project(edge), axis=1)
         if len(edge) < 3 or np.linalg.matrix_rank(flat - flat.mean(axis=0), tol=1e-15) < 2:

@@ -25,8 +25,15 @@ from scipy.stats import chi2
 from levelmatch.overlaps import components
 from levelmatch.sky import tangent_axes, transfer_matrix
 
-__all__ = ["FIT_TYPES", "WEIGHTS", "Equations", "Solution", "SolveOptions", "pair_weights",
-           "solve_groups"]
+__all__ = [
+    "FIT_TYPES",
+    "WEIGHTS",
+    "Equations",
+    "Solution",
+    "SolveOptions",
+    "pair_weights",
+    "solve_groups",
+]
 
 logger = getLogger(__name__)
 
@@ -147,16 +154,19 @@ class Equations:
         """Changes of basis from the two groups of each pair to the pair, shape (2, n, k, k)."""
         if self.n_terms == 1:
             return np.ones((2, len(self.first), 1, 1))
-        return np.stack([
-            transfer_matrix(self.group_axes[side], self.axes)
-            for side in (self.first, self.second)
-        ])
+        return np.stack(
+            [
+                transfer_matrix(self.group_axes[side], self.axes)
+                for side in (self.first, self.second)
+            ]
+        )
 
     @cached_property
     def measured(self):
         """Coefficients that each pair by itself asks for, shape (n, k); least norm."""
-        return np.einsum("pij,pj->pi", np.linalg.pinv(self.gram, rcond=1e-12, hermitian=True),
-                         self.rhs)
+        return np.einsum(
+            "pij,pj->pi", np.linalg.pinv(self.gram, rcond=1e-12, hermitian=True), self.rhs
+        )
 
     def residuals(self, coefficients):
         """Return what is left of each pair's coefficients, shape (n, k)."""
@@ -205,8 +215,8 @@ class Equations:
 def pair_weights(equations, weights, floor, npix, scatter):
     """Return the factor on each pair's normal matrix, shape (n,).
 
-    The floor is a number, or one a pair. ``"ivar"`` leaves the pair's own inverse variance, tempered by the floor:
-    1 / (sigma**2 + floor**2). The others, which are PJPipe's, normalise it first, so
+    The floor is a number, or one a pair. ``"ivar"`` leaves the pair's own inverse
+    variance, tempered by the floor: 1 / (sigma**2 + floor**2). The others, which are PJPipe's, normalise it first, so
     that a pair counts by 1, its number of pixels or 1 / scatter**2 alone.
     """
     own = equations.gram[:, 0, 0]
@@ -336,15 +346,21 @@ def solve_groups(equations, options, *, weights, npix, scatter, reference=None, 
 
     fixed = options.floor if weights == "ivar" else 0.0
     floors = np.full(n_sets, 0.0 if fixed is None else fixed)
-    adapt = _Reweighting(equations, component, n_sets, free, fixed is None,
-                         options.robust if weights == "ivar" else None)
+    adapt = _Reweighting(
+        equations,
+        component,
+        n_sets,
+        free,
+        fixed is None,
+        options.robust if weights == "ivar" else None,
+    )
     floors, robust, factorised = adapt.run(floors, solve)
     gauge = _ZeroMean(equations, component, n_sets, free) if reference is None else None
     coefficients = factorised.solution
     if gauge is not None:
         coefficients = gauge.apply(coefficients[:, None])[:, 0]
         held = np.full(n_sets, -1)
-    variance = (1 + np.square(floors[component[equations.first]]) * equations.gram[:, 0, 0])
+    variance = 1 + np.square(floors[component[equations.first]]) * equations.gram[:, 0, 0]
     variance /= robust
 
     def covariance(vectors):
@@ -354,9 +370,14 @@ def solve_groups(equations, options, *, weights, npix, scatter, reference=None, 
         return out if gauge is None else gauge.apply(out)
 
     return Solution(
-        coefficients=coefficients.reshape(equations.n_groups, -1), component=component,
-        reference=held, floors=floors, weight=factorised.factor * equations.gram[:, 0, 0],
-        robust=robust, n_sigma=adapt.n_sigma(floors, factorised), active=_active(free, held),
+        coefficients=coefficients.reshape(equations.n_groups, -1),
+        component=component,
+        reference=held,
+        floors=floors,
+        weight=factorised.factor * equations.gram[:, 0, 0],
+        robust=robust,
+        n_sigma=adapt.n_sigma(floors, factorised),
+        active=_active(free, held),
         _apply=covariance,
     )
 
@@ -438,8 +459,11 @@ class _Factorised:
 
 def _factorise(matrix):
     """LU of a symmetric positive matrix; of a singular one, with the least of priors."""
-    options = {"permc_spec": "MMD_AT_PLUS_A", "diag_pivot_thresh": 0.0,
-               "options": {"SymmetricMode": True}}
+    options = {
+        "permc_spec": "MMD_AT_PLUS_A",
+        "diag_pivot_thresh": 0.0,
+        "options": {"SymmetricMode": True},
+    }
     try:
         return splu(matrix, **options)
     except RuntimeError:
@@ -524,8 +548,9 @@ class _Reweighting:
         """Return the floors, the robust weights and the factorised system."""
         robust = np.ones(len(self.set_of))
         factorised = solve(floors, robust)
-        if not ((self.fit_floor or (self.kind is not None and self.many.any()))
-                and self.freedom.any()):
+        if not (
+            (self.fit_floor or (self.kind is not None and self.many.any())) and self.freedom.any()
+        ):
             return floors, robust, factorised
         if self.kind is None or not self.many.any():
             return self._iterate(floors, robust, factorised, solve, None)

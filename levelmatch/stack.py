@@ -117,6 +117,9 @@ def stack_frames(frames, *, method="interp", name=None, unit=None):
         raise NoOverlapError(msg)
     mean = np.divide(total, count, out=np.full(shape, np.nan), where=count > 0)
     return CCDData(
-        mean.astype(np.float32), mask=count == 0, wcs=wcs, unit=unit or "",
+        mean.astype(np.float32),
+        mask=count == 0,
+        wcs=wcs,
+        unit=unit or "",
         meta={"FILENAME": name},
     )

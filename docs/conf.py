@@ -1,0 +1,136 @@
+# Licensed under a 3-clause BSD style license - see LICENSE.rst
+"""Configuration of the documentation."""
+
+import os
+from importlib.metadata import version as installed_version
+
+from docutils import nodes
+from docutils.parsers.rst import Directive
+from docutils.utils.math.latex2mathml import tex2mathml
+
+project = "levelmatch"
+author = "The levelmatch developers"
+copyright = "2026, The levelmatch developers"  # noqa: A001
+release = version = installed_version("levelmatch")
+
+extensions = [
+    "numpydoc",
+    "sphinx_automodapi.automodapi",
+]
+# Links to other packages need their inventories, so a build without a network has none.
+if os.environ.get("READTHEDOCS") == "True":
+    extensions.append("sphinx.ext.intersphinx")
+    intersphinx_mapping = {
+        "python": ("https://docs.python.org/3", None),
+        "numpy": ("https://numpy.org/doc/stable", None),
+        "astropy": ("https://docs.astropy.org/en/stable", None),
+        "ccdproc": ("https://ccdproc.readthedocs.io/en/stable", None),
+        "reproject": ("https://reproject.readthedocs.io/en/stable", None),
+        "matplotlib": ("https://matplotlib.org/stable", None),
+    }
+
+exclude_patterns = ["_build", "Thumbs.db"]
+default_role = "py:obj"
+nitpicky = True
+nitpick_ignore_regex = [
+    # Names of other packages, which resolve where their inventories can be read.
+    (
+        r"py:.*",
+        r"(asdf|astropy|ccdproc|collections|dask|gwcs|matplotlib|numpy|pathlib|reproject|scipy"
+        r"|tqdm)(\..*)?",
+    ),
+    (r"py:.*", r"(object|str|int|float|bool|list|dict|tuple|Exception|None|True|False)"),
+    # The package's own, not public: what the parts of a result are made of.
+    (r"py:.*", r"levelmatch\.(corrections|files|frames|jwst|passes|results|sky|solve)\..*"),
+    (r"py:.*", r"levelmatch\.measure\.PairTable"),
+    (r"py:.*", r"(Product|_Chart)"),
+]
+
+numpydoc_show_class_members = False
+numpydoc_xref_param_type = False
+numpydoc_validation_checks = {
+    "all",
+    # All but these: sections that not every object needs,
+    "ES01",
+    "EX01",
+    "SA01",
+    # summaries that begin on the line after the quotes,
+    "GL01",
+    # objects of other packages, seen through base classes,
+    "GL08",
+    # and parameters that share one description, which refers to another function.
+    "PR03",
+    "PR04",
+    # The names of what is returned are given, for one value too.
+    "RT02",
+}
+numpydoc_validation_exclude = {
+    r"\.SimulatedSet$",
+    r"\.__",
+    r"\.(count|index|with_traceback|add_note|args)$",
+}
+automodapi_toctreedirnm = "api"
+automodapi_inheritance_diagram = False
+automodsumm_inherited_members = False
+
+highlight_language = "none"
+
+html_theme = "pydata_sphinx_theme"
+html_math_renderer = "mathml"
+# Pages without pages below them need no list of these.
+html_sidebars = {
+    page: []
+    for page in (
+        "changes",
+        "contributing",
+        "getting_started",
+        "how_it_works",
+        "index",
+        "install",
+        "reference/cli",
+    )
+}
+html_title = "levelmatch"
+html_static_path = ["_static"]
+html_css_files = ["levelmatch.css"]
+html_show_sourcelink = False
+html_copy_source = False
+html_theme_options = {
+    "show_toc_level": 2,
+    "navigation_with_keys": False,
+    "secondary_sidebar_items": ["page-toc"],
+    "footer_start": ["copyright"],
+    "footer_end": [],
+}
+
+
+class CommandHelp(Directive):
+    """The ``--help`` of a command, so that the page says what the program says."""
+
+    optional_arguments = 1
+
+    def run(self):
+        from click.testing import CliRunner
+
+        from levelmatch.cli import main
+
+        command = [*self.arguments, "--help"]
+        result = CliRunner().invoke(main, command, prog_name="levelmatch", terminal_width=74)
+        if result.exit_code != 0:
+            msg = f"levelmatch {' '.join(command)}: {result.output}"
+            raise self.error(msg)
+        text = f"$ levelmatch {' '.join(command)}\n{result.output}"
+        return [nodes.literal_block(text, text, language="none")]
+
+
+def visit_math(writer, node):
+    """Write a formula as MathML, which browsers show without a script from the network."""
+    block = isinstance(node, nodes.math_block)
+    formula = tex2mathml(node.astext(), as_block=block)
+    writer.body.append(f'<div class="math">{formula}</div>' if block else formula)
+    raise nodes.SkipNode
+
+
+def setup(app):
+    app.add_html_math_renderer("mathml", (visit_math, None), (visit_math, None))
+    app.add_directive("command-help", CommandHelp)

@@ -1,0 +1,570 @@
+# Licensed under a 3-clause BSD style license - see LICENSE.rst
+"""The compiled kernel against plain numpy written from its description alone."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.testing import assert_allclose, assert_array_equal
+
+from levelmatch.sampling import convex_overlap, difference_cells, difference_samples
+from levelmatch.sky import tangent_axes
+
+SNAP = 1e-3
+CLIP = 3.0
+# Scatter of a normal variable over that of one clipped at 3 sigma.
+TRUNCATION = 1.0135
+
+
+def guarded(image):
+    """The same image with infinities before and after it: a read there spoils the sample."""
+    pad = 4 * (image.shape[1] + 2)
+    buffer = np.full(image.size + 2 * pad, np.inf, image.dtype)
+    out = buffer[pad : pad + image.size].reshape(image.shape)
+    out[:] = image
+    return out
+
+
+def affine_map(matrix, shift, ys, xs):
+    """Pixel coordinates in the second image of the nodes of a linear map."""
+    y, x = np.meshgrid(ys, xs, indexing="ij")
+    return (
+        matrix[0][0] * x + matrix[0][1] * y + shift[1],
+        matrix[1][0] * x + matrix[1][1] * y + shift[0],
+    )
+
+
+def rotation(angle, scale=1.0, parity=1):
+    c, s = np.cos(angle), np.sin(angle)
+    return scale * np.array([[c, -s], [s, c]]) @ np.diag([parity, 1])
+
+
+def bilinear(image, x, y):
+    """Values between pixels; also the least and the most that the neighbours can be bad.
+
+    A neighbour of next to no weight need not count: ``loose`` is good where those of
+    weight are, ``strict`` where all four are.
+    """
+    ny, nx = image.shape
+    x0, y0 = np.floor(x).astype(int), np.floor(y).astype(int)
+    value = np.zeros(x.shape)
+    loose = np.ones(x.shape, bool)
+    strict = np.ones(x.shape, bool)
+    for dy in (0, 1):
+        for dx in (0, 1):
+            wx, wy = np.abs(1 - dx - (x - x0)), np.abs(1 - dy - (y - y0))
+            yy, xx = y0 + dy, x0 + dx
+            inside = (yy >= 0) & (yy < ny) & (xx >= 0) & (xx < nx)
+            pixel = np.where(
+                inside, image[np.clip(yy, 0, ny - 1), np.clip(xx, 0, nx - 1)], np.nan
+            ).astype(float)
+            good = np.isfinite(pixel)
+            value += wx * wy * np.where(good, pixel, 0)
+            strict &= good
+            loose &= good | (wx <= SNAP) | (wy <= SNAP)
+    return value, loose, strict
+
+
+def brute(a, b, map_x, map_y, ys, xs):
+    """Differences at every pixel of the first image, in a grid of one cell."""
+    y, x = np.indices(a.shape).astype(float)
+    height, width = ys[-1] - ys[0], xs[-1] - xs[0]
+    t, s = (y - ys[0]) / height, (x - xs[0]) / width
+    qx, qy = (
+        (1 - t) * ((1 - s) * m[0, 0] + s * m[0, 1]) + t * ((1 - s) * m[1, 0] + s * m[1, 1])
+        for m in (map_x, map_y)
+    )
+    jacobian = np.array([
+        [np.mean(m[:, 1] - m[:, 0]) / width, np.mean(m[1] - m[0]) / height]
+        for m in (map_x, map_y)
+    ])
+    rx, ry = np.floor(qx + 0.5), np.floor(qy + 0.5)
+    fx, fy = qx - rx, qy - ry
+    ax, ay = -0.5 * np.einsum("ij,jyx->iyx", np.linalg.inv(jacobian), np.stack([fx, fy]))
+    va, loose_a, strict_a = bilinear(a, x + ax, y + ay)
+    vb, loose_b, strict_b = bilinear(b, rx + fx / 2, ry + fy / 2)
+    near = (np.abs(np.stack([ax, ay, fx, fy])) < SNAP).any(axis=0)
+    return {
+        "difference": va - vb,
+        "brightness": 0.5 * (va + vb),
+        "loose": loose_a & loose_b,
+        "strict": strict_a & strict_b,
+        "near": near,
+        # Halfway between two pixels either of them is the nearest.
+        "tie": (0.5 - np.abs(np.stack([fx, fy])) < 1e-9).any(axis=0),
+        "x": x + ax,
+        "y": y + ay,
+    }
+
+
+def check_samples(a, b, map_x, map_y, ys, xs):
+    """Compare all samples of a grid of one cell with the brute force; return how many."""
+    expected = brute(a, b, map_x, map_y, ys, xs)
+    difference, brightness, x, y = difference_samples(
+        guarded(a), guarded(b), ys, xs, map_x, map_y, 0, 0
+    )
+    assert difference.dtype == a.dtype
+    found = np.zeros(a.shape, int)
+    np.add.at(found, (y, x), 1)
+    assert found.max(initial=0) <= 1
+    found = found.astype(bool)
+    clear = ~expected["tie"]
+    assert not (clear & found & ~expected["loose"]).any()
+    assert not (clear & expected["strict"] & ~found).any()
+    # A weight of next to nothing may be taken for nothing.
+    rounding = 1e-5 if a.dtype == np.float32 else 1e-9
+    tolerance = np.where(expected["near"][y, x], 10 * SNAP, rounding)
+    for values, column in ((difference, "difference"), (brightness, "brightness")):
+        off = np.abs(values - expected[column][y, x]) > tolerance
+        assert not (off & clear[y, x]).any()
+    return len(difference)
+
+
+def noise_pair(shape_a=(23, 29), shape_b=(23, 29), dtype=np.float64, bad=0.0, seed=1):
+    rng = np.random.default_rng(seed)
+    out = []
+    for shape in (shape_a, shape_b):
+        image = rng.standard_normal(shape).astype(dtype)
+        image[rng.random(shape) < bad] = np.nan
+        out.append(image)
+    return out
+
+
+def whole(shape):
+    """The nodes of a grid of one cell."""
+    return np.array([0, shape[0] - 1]), np.array([0, shape[1] - 1])
+
+
+MAPS = {
+    "identity": (rotation(0), (0, 0)),
+    "integer": (rotation(0), (3, -5)),
+    "fractional": (rotation(0), (0.4, 2.7)),
+    "half": (rotation(0), (0.499999, -0.499999)),
+    "negative": (rotation(0), (-4.3, -0.9)),
+    "under the snap": (rotation(0), (2.0003, -0.9996)),
+    "0.001": (rotation(0.001), (0.2, -0.7)),
+    "0.001 about the corner": (rotation(0.001), (0, 0)),
+    "0.01": (rotation(0.01), (-1.4, 0.3)),
+    "0.3": (rotation(0.3), (1.2, 6.1)),
+    "90 deg": (rotation(np.pi / 2), (0.0, 25.3)),
+    "90 deg aligned": ([[0, -1], [1, 0]], (0, 22)),
+    "180 deg": ([[-1, 0], [0, -1]], (22, 28)),
+    "180 deg off": (rotation(np.pi), (22.4, 27.6)),
+    "parity": ([[-1, 0], [0, 1]], (1, 28.3)),
+    "parity and 0.3": (rotation(0.3, parity=-1), (0.5, 24.0)),
+    "finer": (rotation(0.05, 1.7), (0.3, -2.2)),
+    "twice as fine": (rotation(0, 2.0), (0, 0)),
+    "coarser": (rotation(0.05, 0.6), (0.3, 1.2)),
+    "half as fine": (rotation(0, 0.5), (0, 0)),
+    "far away": (rotation(0), (500, -500)),
+}
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("bad", [0.0, 0.08])
+@pytest.mark.parametrize("name", MAPS)
+def test_samples(name, bad, dtype):
+    a, b = noise_pair(dtype=dtype, bad=bad)
+    ys, xs = whole(a.shape)
+    n = check_samples(a, b, *affine_map(*MAPS[name], ys, xs), ys, xs)
+    assert (n == 0) == (name == "far away")
+
+
+@settings(derandomize=True, max_examples=150, deadline=None)
+@given(
+    shapes=st.tuples(*[st.integers(2, 12)] * 4),
+    angle=st.floats(-4, 4) | st.sampled_from([0.0, 1e-9, 1e-4, np.pi / 4]),
+    scale=st.floats(0.6, 2.5),
+    shift=st.tuples(*[st.floats(-8, 8) | st.integers(-3, 3)] * 2),
+    parity=st.sampled_from([-1, 1]),
+    bend=st.floats(0, 0.5),
+    seed=st.integers(0, 5),
+)
+def test_samples_of_any_map(shapes, angle, scale, shift, parity, bend, seed):
+    a, b = noise_pair(shapes[:2], shapes[2:], bad=0.05, seed=seed)
+    ys, xs = whole(a.shape)
+    map_x, map_y = affine_map(rotation(angle, scale, parity), shift, ys, xs)
+    # The corners of a distorted image are no parallelogram.
+    rng = np.random.default_rng(seed)
+    map_x += bend * rng.uniform(-0.5, 0.5, map_x.shape)
+    map_y += bend * rng.uniform(-0.5, 0.5, map_y.shape)
+    jacobian = [[np.ptp(m) for m in (map_x, map_y)]]
+    if np.min(jacobian) > 1e-6:
+        check_samples(a, b, map_x, map_y, ys, xs)
+
+
+@pytest.mark.parametrize("scale", [0.5, 0.3, 0.1])
+def test_samples_stay_between_the_pixels(scale):
+    # However much coarser the second image: interpolated, never extrapolated.
+    a = np.random.default_rng(0).random((60, 70))
+    b = np.zeros((30, 30))
+    ys, xs = whole(a.shape)
+    map_x, map_y = affine_map(rotation(0.4, scale), (1, 6), ys, xs)
+    difference = difference_samples(a, b, ys, xs, map_x, map_y, 0, 0)[0]
+    assert len(difference) > 50
+    assert difference.min() >= 0
+    assert difference.max() <= 1
+
+
+@pytest.mark.parametrize("shift", [0.0, 0.4])
+def test_bad_neighbours(shift):
+    a, b = np.zeros((9, 11)), np.zeros((9, 11))
+    a[4, 5] = np.nan
+    ys, xs = whole(a.shape)
+    y, x = np.indices(a.shape)
+    _, _, found_x, found_y = difference_samples(
+        a, b, ys, xs, *affine_map(rotation(0), (0, shift), ys, xs), 0, 0
+    )
+    found = np.zeros(a.shape, bool)
+    found[found_y, found_x] = True
+    # An aligned pixel needs itself alone; one 0.2 to the left of its own place the one there.
+    expected = ~((y == 4) & (x == 5))
+    if shift:
+        expected &= ~((y == 4) & (x == 6)) & (x > 0) & (x < 10)
+    assert_array_equal(found, expected)
+
+
+@pytest.mark.parametrize("value", [np.inf, -np.inf])
+def test_infinities_are_bad(value):
+    a, b = noise_pair((5, 6), (5, 6))
+    b[2, 3] = value
+    ys, xs = whole(a.shape)
+    n = len(difference_samples(a, b, ys, xs, *affine_map(rotation(0), (0, 0), ys, xs), 0, 0)[0])
+    assert n == 29
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf, 1e300])
+@pytest.mark.parametrize("corner", [(0, 0), (1, 1)])
+def test_undefined_corners(bad, corner):
+    a, b = noise_pair((8, 8), (8, 8))
+    ys, xs = whole(a.shape)
+    for k in (0, 1):
+        maps = affine_map(rotation(0), (0, 0), ys, xs)
+        maps = [m.astype(float) for m in maps]
+        maps[k][corner] = bad
+        difference = difference_samples(guarded(a), guarded(b), ys, xs, *maps, 0, 0)[0]
+        assert np.isfinite(difference).all()
+        cells = difference_cells(
+            guarded(a), guarded(b), ys, xs, *maps, np.array([[0, 0]]), CLIP, TRUNCATION, False
+        )
+        if np.isnan(bad):
+            assert cells[0, 6] == 0
+            assert cells[0, 7] == 0
+
+
+def test_singular_map():
+    a, b = noise_pair((8, 8), (8, 8))
+    ys, xs = whole(a.shape)
+    flat = np.zeros((2, 2))
+    assert len(difference_samples(a, b, ys, xs, flat, flat, 0, 0)[0]) == 0
+
+
+@pytest.mark.parametrize("shape", [(2, 2), (2, 30), (30, 2)])
+def test_tiny_images(shape):
+    a, b = noise_pair(shape, shape)
+    ys, xs = whole(shape)
+    n = check_samples(a, b, *affine_map(rotation(0), (0, 0), ys, xs), ys, xs)
+    assert n == a.size
+    check_samples(a, b, *affine_map(rotation(0.2), (0.1, 0.3), ys, xs), ys, xs)
+
+
+def test_second_image_of_one_pixel():
+    a, b = noise_pair((6, 6), (1, 1))
+    ys, xs = whole(a.shape)
+    difference, brightness, x, y = difference_samples(
+        guarded(a), guarded(b), ys, xs, *affine_map(rotation(0), (-2, -3), ys, xs), 0, 0
+    )
+    assert_array_equal((x, y), ([3], [2]))
+    assert_allclose(difference, a[2, 3] - b[0, 0])
+    assert_allclose(brightness, 0.5 * (a[2, 3] + b[0, 0]))
+
+
+def grid_of(shape, n):
+    """Nodes of about n by n cells."""
+    ys = np.linspace(0, shape[0] - 1, n + 1).round().astype(np.intp)
+    xs = np.linspace(0, shape[1] - 1, n + 1).round().astype(np.intp)
+    cells = np.ascontiguousarray(np.argwhere(np.ones((n, n), bool)))
+    return ys, xs, cells
+
+
+def test_cells_cover_each_pixel_once():
+    a, b = noise_pair((33, 41), (33, 41))
+    ys, xs, cells = grid_of(a.shape, 4)
+    maps = affine_map(rotation(0), (0, 0), ys, xs)
+    values = difference_cells(a, b, ys, xs, *maps, cells, 1e6, 1.0, False)
+    assert values[:, 7].sum() == a.size
+    assert_allclose(values[:, 6] @ values[:, 0], np.sum(a - b))
+    assert_allclose(values[:, 6] @ values[:, 2], np.sum(a + b) / 2)
+    y, x = np.indices(a.shape)
+    assert_allclose(values[:, 7] @ values[:, 3], x.sum())
+    assert_allclose(values[:, 7] @ values[:, 4], y.sum())
+
+
+def clip_to_the_end(values, clip, truncation):
+    """Mean, scatter and what is kept, clipped about the mean until nothing changes."""
+    keep = np.ones(len(values), bool)
+    centre = np.median(values)
+    scale = 1.4826 * np.median(np.abs(values - centre))
+    for _ in range(100):
+        new = np.abs(values - centre) <= clip * scale
+        if (new == keep).all():
+            break
+        keep = new
+        centre, scale = values[keep].mean(), truncation * values[keep].std(ddof=1)
+    return centre, scale, keep
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("use_median", [False, True])
+def test_clipped_locations(dtype, use_median):
+    a, b = noise_pair((65, 65), (65, 65), dtype=dtype, bad=0.02)
+    rng = np.random.default_rng(3)
+    # Stars in one image alone.
+    a[rng.integers(0, 65, 120), rng.integers(0, 65, 120)] += 40
+    ys, xs, cells = grid_of(a.shape, 3)
+    maps = affine_map(rotation(0.1), (2.3, 4.4), ys, xs)
+    measured = difference_cells(a, b, ys, xs, *maps, cells, CLIP, TRUNCATION, use_median)
+    for (iy, ix), row in zip(cells, measured, strict=True):
+        difference, brightness, _, _ = difference_samples(a, b, ys, xs, *maps, iy, ix)
+        centre, scale, keep = clip_to_the_end(difference.astype(float), CLIP, TRUNCATION)
+        assert row[7] == len(difference)
+        # Where to stop is a matter of the start: a value or two on the edge.
+        assert abs(row[6] - keep.sum()) <= 2
+        if use_median:
+            centre = np.median(difference[keep])
+        assert_allclose(row[0], centre, atol=0.02)
+        assert_allclose(row[1], scale, rtol=0.02)
+        assert_allclose(row[2], brightness[keep].mean(), atol=0.02)
+        if row[6] == keep.sum():
+            assert_allclose(row[0], centre, atol=1e-5)
+            assert_allclose(row[1], scale, rtol=1e-5)
+
+
+def test_scatter_of_normal_values():
+    rng = np.random.default_rng(8)
+    a = rng.normal(5, 2, (400, 400))
+    b = np.zeros(a.shape)
+    ys, xs, cells = grid_of(a.shape, 1)
+    maps = affine_map(rotation(0), (0, 0), ys, xs)
+    row = difference_cells(a, b, ys, xs, *maps, cells, CLIP, TRUNCATION, False)[0]
+    assert_allclose(row[:3], [5, 2, 2.5], rtol=0.01)
+    assert 0.996 < row[6] / a.size < 0.9985
+
+
+@pytest.mark.parametrize("use_median", [False, True])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_constant_difference(use_median, dtype):
+    a = np.arange(100, dtype=dtype).reshape(10, 10)
+    b = a - dtype(3)
+    ys, xs, cells = grid_of(a.shape, 1)
+    maps = affine_map(rotation(0), (0, 0), ys, xs)
+    row = difference_cells(a, b, ys, xs, *maps, cells, CLIP, TRUNCATION, use_median)[0]
+    assert_allclose(row[:3], [3, 0, 48])
+    assert_array_equal(row[6:], [100, 100])
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_whole_numbers(dtype):
+    # Most differences are 0: the median deviation is 0, but the scatter is not.
+    rng = np.random.default_rng(5)
+    a = rng.choice([-1.0, 0, 0, 0, 0, 0, 0, 1], (80, 80)).astype(dtype)
+    a[::13, ::17] = 500
+    b = np.zeros_like(a)
+    ys, xs, cells = grid_of(a.shape, 1)
+    maps = affine_map(rotation(0), (0, 0), ys, xs)
+    row = difference_cells(a, b, ys, xs, *maps, cells, CLIP, TRUNCATION, False)[0]
+    good = a[a < 2]
+    assert row[6] == good.size
+    assert_allclose(row[0], good.mean(), atol=1e-6)
+    assert_allclose(row[1], TRUNCATION * good.std(ddof=1), rtol=1e-5)
+
+
+def test_a_large_common_level():
+    # In float32 the sums are about the centre, not about 0.
+    rng = np.random.default_rng(6)
+    a = (1e4 + rng.normal(0, 1, (64, 64))).astype("f4")
+    b = np.full_like(a, -1e4)
+    ys, xs, cells = grid_of(a.shape, 1)
+    maps = affine_map(rotation(0), (0, 0), ys, xs)
+    row = difference_cells(a, b, ys, xs, *maps, cells, 10.0, 1.0, False)[0]
+    assert_allclose(row[0], np.mean(a.astype(float) - b), atol=2e-3)
+    assert_allclose(row[1], np.std(a.astype(float), ddof=1), rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("matrix", "shift", "expected"),
+    [
+        (rotation(0), (0, 0), 1.0),
+        (rotation(0), (0, 0.5), 1 - 2 * 0.25 * 0.75),
+        (rotation(0), (0.5, 0.5), (1 - 2 * 0.25 * 0.75) ** 2),
+        # Half of the first image's pixels fall 0.5 pixel from the nearest of the second.
+        (rotation(0, 1.0), (0.2, 0), 1 - 2 * 0.1 * 0.9),
+    ],
+)
+def test_smoothing(matrix, shift, expected):
+    a, b = noise_pair((80, 80), (80, 80))
+    ys, xs, cells = grid_of(a.shape, 1)
+    maps = affine_map(matrix, shift, ys, xs)
+    row = difference_cells(a, b, ys, xs, *maps, cells, 5.0, 1.0, False)[0]
+    assert_allclose(row[5], expected, rtol=1e-6)
+    assert_allclose(row[1] ** 2, 2 * expected, rtol=0.08)
+
+
+def test_smoothing_of_a_rotated_image():
+    a, b = noise_pair((120, 120), (120, 120))
+    ys, xs, cells = grid_of(a.shape, 1)
+    maps = affine_map(rotation(0.3), (5, 30), ys, xs)
+    row = difference_cells(a, b, ys, xs, *maps, cells, 5.0, 1.0, False)[0]
+    assert_allclose(row[1] ** 2 / 2, row[5], rtol=0.05)
+
+
+@pytest.mark.parametrize("shift", [(0, 0), (0, 7.4), (-5.6, 3.2), (0.3, -6.7)])
+def test_centroid_is_that_of_the_samples(shift):
+    # The difference of a plane and nothing has the value of the plane at the mean place.
+    shape = (40, 40)
+    y, x = np.indices(shape).astype(float)
+    ys, xs, cells = grid_of(shape, 1)
+    maps = affine_map(rotation(0.02), shift, ys, xs)
+    for plane, column in ((x, 3), (y, 4)):
+        row = difference_cells(
+            plane, np.zeros(shape), ys, xs, *maps, cells, 1e6, 1.0, False
+        )[0]
+        assert_allclose(row[0], row[column], atol=1e-3)
+
+
+def test_cells_without_a_sample():
+    a, b = noise_pair((20, 20), (20, 20))
+    ys, xs, cells = grid_of(a.shape, 2)
+    maps = affine_map(rotation(0), (0, 100), ys, xs)
+    values = difference_cells(a, b, ys, xs, *maps, cells, CLIP, TRUNCATION, False)
+    assert_array_equal(values[:, 6:], 0)
+    assert difference_cells(
+        a, b, ys, xs, *maps, cells[:0], CLIP, TRUNCATION, False
+    ).shape == (0, 8)
+
+
+def square(centre, half, *, angle=0.0, n=4, stretch=1.0):
+    """A rectangle on the sky, counter-clockwise toward (East, North); half sides in radian."""
+    axes = tangent_axes(np.asarray(centre, float))
+    u, v = np.array([[-1, 1, 1, -1], [-1, -1, 1, 1]]) * np.array([[half * stretch], [half]])
+    c, s = np.cos(angle), np.sin(angle)
+    vectors = axes[0] + np.outer(c * u - s * v, axes[1]) + np.outer(s * u + c * v, axes[2])
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    return np.concatenate([vectors, np.repeat(vectors[-1:], n - 4, axis=0)])
+
+
+def area_of(*polygons):
+    return convex_overlap(np.ascontiguousarray(polygons), np.array([[0, 1]]))[0]
+
+
+CENTRES = {
+    "equator": (1, 0, 0),
+    "wrap": (1, -1e-12, 0),
+    "pole": (0, 0, 1),
+    "south": (1e-14, 0, -1),
+    "anywhere": (-0.3, 0.5, -0.8),
+}
+
+
+@pytest.mark.parametrize("centre", CENTRES.values(), ids=CENTRES)
+@pytest.mark.parametrize("half", [1e-8, 1e-5, 1e-2])
+def test_overlap_of_squares(centre, half):
+    one = square(centre, half)
+    area = 4 * half**2
+    tolerance = {"rtol": 1e-7 + 10 * half**2}
+    assert_allclose(area_of(one, one), area, **tolerance)
+    assert_allclose(area_of(one, square(centre, half / 2)), area / 4, **tolerance)
+    assert_allclose(area_of(square(centre, half / 2), one), area / 4, **tolerance)
+    # A square and itself turned share a regular octagon.
+    octagon = area * 2 * (np.sqrt(2) - 1)
+    assert_allclose(area_of(one, square(centre, half, angle=np.pi / 4)), octagon, **tolerance)
+    assert_allclose(area_of(one, square(centre, half, n=16)[:4]), area, **tolerance)
+    padded = square(centre, half, n=16)
+    assert_allclose(area_of(padded, padded), area, **tolerance)
+
+
+@pytest.mark.parametrize("centre", CENTRES.values(), ids=CENTRES)
+@pytest.mark.parametrize("step", [0.5, 1.9, 1.999999, 2.000001, 2.5, 10, 1e6])
+def test_overlap_of_neighbours(centre, step):
+    half = 1e-6
+    axes = tangent_axes(np.array(centre, float))
+    # Shifted within the tangent plane, where the two stay aligned.
+    one = square(centre, half)
+    other = one + step * half * axes[1]
+    other /= np.linalg.norm(other, axis=1, keepdims=True)
+    expected = 2 * half * max(2 * half - step * half, 0)
+    assert_allclose(area_of(one, other), expected, rtol=1e-3, atol=1e-6 * half**2)
+
+
+def test_overlap_of_opposite_sides():
+    assert area_of(square((1, 0, 0), 0.1), square((-1, 0, 0), 0.1)) == 0
+    assert area_of(square((1, 0, 0), 0.1), square((-1, 1e-9, 0), 0.1)) == 0
+    assert area_of(square((1, 0, 0), 0.1), square((0, 1, 0), 0.1)) == 0
+
+
+def test_overlap_of_slivers():
+    half = 1e-5
+    one = square((0, 1, 0), half)
+    for stretch in (1e-3, 1e-6, 1e-9):
+        thin = square((0, 1, 0), half, stretch=stretch)
+        assert_allclose(area_of(one, thin), 4 * half**2 * stretch, rtol=1e-3, atol=1e-21)
+        assert_allclose(area_of(thin, thin), 4 * half**2 * stretch, rtol=1e-3, atol=1e-21)
+    line = one.copy()
+    line[1], line[2] = line[0], line[3]
+    assert area_of(one, line) < 1e-20
+    assert area_of(line, line) < 1e-20
+
+
+@settings(derandomize=True, max_examples=200, deadline=None)
+@given(
+    lon=st.floats(0, 2 * np.pi),
+    z=st.floats(-1, 1),
+    step=st.tuples(*[st.floats(-3, 3)] * 2),
+    half=st.sampled_from([1e-7, 1e-4, 1e-2]),
+    ratio=st.floats(0.1, 3),
+    angle=st.floats(0, 6.3),
+)
+def test_overlap_anywhere(lon, z, step, half, ratio, angle):
+    centre = np.array([np.sqrt(1 - z**2) * np.cos(lon), np.sqrt(1 - z**2) * np.sin(lon), z])
+    axes = tangent_axes(centre)
+    one = square(centre, half)
+    other = square(
+        centre + half * (step[0] * axes[1] + step[1] * axes[2]), half * ratio, angle=angle
+    )
+    shared = area_of(one, other)
+    atol = 1e-9 * half**2
+    assert_allclose(shared, area_of(other, one), rtol=1e-6, atol=atol)
+    least = 4 * half**2 * min(1, ratio) ** 2
+    # Far from the middle of the two the projection stretches a little.
+    assert 0 <= shared <= least * (1 + 50 * half**2) + atol
+    # Wherever on the sphere: the same two about the pole.
+    pole = tangent_axes(np.array([0.0, 0.0, 1.0]))
+    turned = [polygon @ axes.T @ pole for polygon in (one, other)]
+    assert_allclose(shared, area_of(*turned), rtol=1e-6, atol=atol)
+    # Points of one square that lie in the other, counted.
+    if half == 1e-4:
+        rng = np.random.default_rng(0)
+        p = (rng.random((4000, 2)) * 2 - 1) * half
+        c, s = np.cos(angle), np.sin(angle)
+        q = (p - half * np.array(step)) @ np.array([[c, -s], [s, c]])
+        inside = (np.abs(q) <= half * ratio).all(axis=1).mean()
+        assert_allclose(shared / (4 * half**2), inside, atol=0.04)
+
+
+def test_clockwise_outlines_share_nothing():
+    one = square((1, 0, 0), 1e-3)
+    assert area_of(one[::-1], one[::-1]) == 0
+
+
+def test_too_many_vertices():
+    with pytest.raises(ValueError, match="vertices: at most 32 a footprint, not 33"):
+        convex_overlap(np.zeros((2, 33, 3)), np.array([[0, 1]]))
+
+
+def test_vertices_in_disorder_stay_within_the_buffers():
+    # Not convex, as rounding can leave a sliver: the area means nothing, but it is a number.
+    rng = np.random.default_rng(4)
+    vertices = np.array([1.0, 0, 0]) + 1e-3 * rng.standard_normal((40, 32, 3))
+    vertices /= np.linalg.norm(vertices, axis=-1, keepdims=True)
+    pairs = np.ascontiguousarray(np.argwhere(np.ones((40, 40), bool)))
+    assert np.isfinite(convex_overlap(vertices, pairs)).all()
