@@ -6,7 +6,9 @@ from importlib import import_module as _import_module
 # Where each public name lives: loaded when first asked for, so that the command
 # line answers at once.
 _HOMES = {
+    "DisconnectedError": "exceptions",
     "DisconnectedWarning": "exceptions",
+    "FluxScaleWarning": "exceptions",
     "FrameError": "exceptions",
     "LevelMatchError": "exceptions",
     "LevelMatchWarning": "exceptions",

@@ -18,14 +18,25 @@ from click.core import ParameterSource
 __all__ = ["main"]
 
 # As in the package, which is not imported before it is needed.
-FIT_TYPES = ("level", "level+slope", "level+match")
+FIT_TYPES = ("level", "level+slope", "level+match", "auto")
 WEIGHTS = ("ivar", "equal", "npix", "rms")
 METHODS = ("direct", "interp", "exact", "adaptive")
 LOCATIONS = ("mean", "median")
 ROBUST = ("tukey", "huber", "none")
+DISCONNECTED = ("warn", "error", "sky")
 
-MEASURE = ("method", "location", "clip", "n_workers")
-SOLVE = ("floor", "min_area", "min_linear", "rms_limit", "slope_prior", "robust")
+MEASURE = ("method", "location", "clip", "structure", "mask_sources", "n_workers")
+SOLVE = (
+    "floor",
+    "min_area",
+    "min_linear",
+    "rms_limit",
+    "slope_prior",
+    "robust",
+    "disconnected",
+    "flux_limit",
+    "max_pairs",
+)
 MATCH = (
     "fit_type_dithers",
     "recombine_lyot",
@@ -41,6 +52,7 @@ MATCH = (
     "dq_bits",
     "hdu",
     "rematch",
+    "flux_scale",
 )
 
 REPORT = "levelmatch.html"
@@ -342,6 +354,45 @@ RUN_OPTIONS = [
         default="tukey",
         show_default=True,
         help="How pairs at odds with the rest count less, under --weights ivar.",
+    ),
+    click.option(
+        "--disconnected",
+        type=click.Choice(DISCONNECTED),
+        default="warn",
+        show_default=True,
+        help="Sets of images that do not overlap: warn, refuse, or tie them by their sky.",
+    ),
+    click.option(
+        "--flux-scale",
+        metavar="KEYWORD",
+        default=None,
+        help="Keyword of the zero point, to compare images on one flux scale.",
+    ),
+    click.option(
+        "--flux-limit",
+        type=float,
+        default=0.03,
+        show_default=True,
+        help="Warn of flux scales that differ by more than this part.",
+    ),
+    click.option(
+        "--max-pairs",
+        type=int,
+        default=24,
+        show_default=True,
+        help="Measure each image in about so many pairs.",
+    ),
+    click.option(
+        "--structure/--no-structure",
+        default=True,
+        show_default=True,
+        help="Weigh each cell of an overlap by its own scatter.",
+    ),
+    click.option(
+        "--mask-sources/--no-mask-sources",
+        default=False,
+        show_default=True,
+        help="Leave out the sources that photutils finds.",
     ),
     click.option(
         "--floor",

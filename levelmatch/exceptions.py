@@ -4,7 +4,9 @@
 from astropy.utils.exceptions import AstropyUserWarning
 
 __all__ = [
+    "DisconnectedError",
     "DisconnectedWarning",
+    "FluxScaleWarning",
     "FrameError",
     "LevelMatchError",
     "LevelMatchWarning",
@@ -24,9 +26,17 @@ class NoOverlapError(LevelMatchError):
     """No two images overlap where an answer needs it."""
 
 
+class DisconnectedError(LevelMatchError):
+    """Sets of images with no overlap between them, where the user asked to refuse them."""
+
+
 class LevelMatchWarning(AstropyUserWarning):
     """A result that needs a look."""
 
 
 class DisconnectedWarning(LevelMatchWarning):
     """Sets of images with no overlap between them, each with its own gauge."""
+
+
+class FluxScaleWarning(LevelMatchWarning):
+    """Images whose flux scales differ: their difference depends on brightness."""

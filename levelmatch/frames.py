@@ -5,6 +5,7 @@ import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from numbers import Real
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +25,7 @@ __all__ = [
     "MemorySource",
     "collect_frames",
     "compare_scales",
+    "flux_factors",
     "flagged",
     "partner_hdu",
 ]
@@ -446,7 +448,7 @@ def _header_unit(name, header):
         raise FrameError(msg) from error
 
 
-def compare_scales(frames, flux_scale=None):
+def compare_scales(frames):
     """Return the factors that bring the frames to one unit, and that unit.
 
     Surface brightness compares directly; units per pixel are scaled by the
@@ -476,6 +478,53 @@ def compare_scales(frames, flux_scale=None):
         if not _per_solid_angle(frame.unit):
             scales[i] *= first.grid.pixel_area / frame.grid.pixel_area
     return scales, first.unit
+
+
+def flux_factors(frames, flux_scale):
+    """Return the factors that bring the frames to one flux scale, shape (n,).
+
+    Parameters
+    ----------
+    frames : list of `Frame`
+        In the order of the input.
+    flux_scale : None, str, sequence or mapping
+        A header keyword with the zero point in magnitudes, factors in the order of
+        the images, or by their names.
+
+    Raises
+    ------
+    ValueError
+        If a factor is missing or not a positive number; the message names the image.
+    """
+    if flux_scale is None:
+        return np.ones(len(frames))
+    names = [frame.product for frame in frames]
+    images = list(dict.fromkeys(names))
+    if isinstance(flux_scale, str):
+        points = {f.product: f.meta.get(flux_scale) for f in frames}
+        first = points[min(points)]
+        values = {name: _zero_point_factor(point, first) for name, point in points.items()}
+    elif isinstance(flux_scale, Mapping):
+        values = {f.product: flux_scale.get(f.product, flux_scale.get(f.name)) for f in frames}
+    else:
+        if len(flux_scale) != len(images):
+            msg = f"flux_scale: {len(flux_scale)} factors for {len(images)} images"
+            raise ValueError(msg)
+        values = dict(zip(images, flux_scale, strict=True))
+    for name, value in values.items():
+        if not (isinstance(value, Real) and np.isfinite(value) and value > 0):
+            source = f"the keyword {flux_scale!r}" if isinstance(flux_scale, str) else "the factor"
+            msg = f"{name}: flux_scale: {source} is missing or not a positive number: {value!r}"
+            raise ValueError(msg)
+    return np.array([float(values[name]) for name in names])
+
+
+def _zero_point_factor(point, first):
+    """Factor from the counts of one magnitude zero point to those of another, or `None`."""
+    try:
+        return float(10 ** (-0.4 * (float(point) - float(first))))
+    except (TypeError, ValueError):
+        return None
 
 
 def _unit_factor(frame, first):

@@ -3,12 +3,40 @@
 
 import numpy as np
 
-__all__ = ["local_level"]
+__all__ = ["local_level", "source_mask"]
 
 # PJPipe's: sources above 3 sigma, at least 10 pixels, the mask grown by 11.
 N_SIGMA = 3.0
 N_PIXELS = 10
 GROWTH = 11
+
+
+def source_mask(data):
+    """Return where an image has sources, grown, by `photutils.segmentation`.
+
+    Parameters
+    ----------
+    data : 2D `~numpy.ndarray`
+        The image, NaN where bad.
+
+    Returns
+    -------
+    mask : 2D `~numpy.ndarray` of bool
+        True in sources; nowhere, if they would cover every good pixel.
+    """
+    from astropy.stats import SigmaClip
+    from photutils.segmentation import detect_sources, detect_threshold
+    from photutils.utils import circular_footprint
+
+    bad = ~np.isfinite(data)
+    if bad.all():
+        return np.zeros(data.shape, dtype=bool)
+    threshold = detect_threshold(data, N_SIGMA, mask=bad, sigma_clip=SigmaClip(3.0))
+    sources = _detect(detect_sources, data, threshold, bad)
+    if sources is None:
+        return np.zeros(data.shape, dtype=bool)
+    grown = sources.make_source_mask(footprint=circular_footprint(GROWTH))
+    return grown if not (bad | grown).all() else np.zeros(data.shape, dtype=bool)
 
 
 def local_level(frame):
@@ -24,18 +52,10 @@ def local_level(frame):
     level : float
         In the common unit; the clipped median of all good pixels if sources cover them.
     """
-    from astropy.stats import SigmaClip, sigma_clipped_stats
-    from photutils.segmentation import detect_sources, detect_threshold
-    from photutils.utils import circular_footprint
+    from astropy.stats import sigma_clipped_stats
 
     data = frame.load().astype(float)
-    bad = ~np.isfinite(data)
-    threshold = detect_threshold(data, N_SIGMA, mask=bad, sigma_clip=SigmaClip(3.0))
-    sources = _detect(detect_sources, data, threshold, bad)
-    mask = bad
-    if sources is not None:
-        grown = sources.make_source_mask(footprint=circular_footprint(GROWTH))
-        mask = bad | grown if not (bad | grown).all() else bad
+    mask = ~np.isfinite(data) | source_mask(data)
     return float(sigma_clipped_stats(data, mask=mask, sigma=3.0)[1])
 
 

@@ -1,6 +1,7 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
 """The four functions, and the whole job: find, measure, solve each pass, correct."""
 
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
@@ -10,11 +11,11 @@ import numpy as np
 
 from levelmatch import jwst
 from levelmatch.corrections import AppliedCorrection, Correction
-from levelmatch.exceptions import FrameError, NoOverlapError
-from levelmatch.frames import Frame, collect_frames, compare_scales
+from levelmatch.exceptions import FluxScaleWarning, FrameError, NoOverlapError
+from levelmatch.frames import Frame, collect_frames, compare_scales, flux_factors
 from levelmatch.local import local_level
 from levelmatch.measure import MeasureOptions, measure_pairs
-from levelmatch.overlaps import find_pairs, overlap_groups
+from levelmatch.overlaps import DepthMap, find_pairs, overlap_groups, thin_pairs
 from levelmatch.passes import Pass, assign_pairs, labels, solve_pass, subtract_solution
 from levelmatch.provenance import check_not_matched
 from levelmatch.results import MatchResult, make_products
@@ -33,6 +34,8 @@ __all__ = [
 logger = getLogger(__name__)
 
 GROUP_BY = ("auto", "jwst", "overlap")
+# How sure a difference of flux scales must be to be warned of.
+FLUX_SIGMA = 4.0
 
 
 @dataclass(frozen=True)
@@ -47,6 +50,7 @@ class _Settings:
     dq_bits: object
     hdu: object
     rematch: bool
+    flux_scale: object
 
     @classmethod
     def of(
@@ -59,6 +63,7 @@ class _Settings:
         dq_bits=None,
         hdu=None,
         rematch=False,
+        flux_scale=None,
     ):
         if weights not in WEIGHTS:
             msg = f"weights: {weights!r} is none of {WEIGHTS}"
@@ -83,6 +88,7 @@ class _Settings:
             dq_bits,
             hdu,
             rematch,
+            flux_scale,
         )
 
 
@@ -111,6 +117,7 @@ def match_dithers(
     dq_bits=None,
     hdu=None,
     rematch=False,
+    flux_scale=None,
 ):
     """Match the dithers of each tile to one another.
 
@@ -147,6 +154,10 @@ def match_dithers(
         The image's extension in files; by default SCI, else the first image.
     rematch : bool
         Whether to go on with images that a header says are already matched.
+    flux_scale : None, str, sequence or mapping
+        Factors that bring the images to one flux scale before they are compared: in the order
+        of the input, by name, or as a header keyword with the zero point in magnitudes.
+        What is subtracted is in each image's own scale, and only it is changed.
 
     Returns
     -------
@@ -164,7 +175,9 @@ def match_dithers(
         If units cannot be compared.
     """
     fit_terms(fit_type)
-    settings = _Settings.of(weights, group_by, measure, solve, progress_bar, dq_bits, hdu, rematch)
+    settings = _Settings.of(
+        weights, group_by, measure, solve, progress_bar, dq_bits, hdu, rematch, flux_scale
+    )
     collection = _collect(images, settings)
     return _match(
         collection,
@@ -187,6 +200,7 @@ def recombine_lyot(
     dq_bits=None,
     hdu=None,
     rematch=False,
+    flux_scale=None,
 ):
     """Match MIRI's Lyot coronagraph to its main chip, and make them one image again.
 
@@ -199,7 +213,7 @@ def recombine_lyot(
         The Lyot image of each of ``images``.
     fit_type : {"level", "level+slope"}
         Subtract a constant or a plane from the Lyot parts of each tile.
-    weights, group_by, measure, solve, progress_bar, dq_bits, hdu, rematch
+    weights, group_by, measure, solve, progress_bar, dq_bits, hdu, rematch, flux_scale
         See `match_dithers`.
 
     Returns
@@ -217,7 +231,9 @@ def recombine_lyot(
         If an image cannot be used, or is already matched.
     """
     fit_terms(fit_type)
-    settings = _Settings.of(weights, group_by, measure, solve, progress_bar, dq_bits, hdu, rematch)
+    settings = _Settings.of(
+        weights, group_by, measure, solve, progress_bar, dq_bits, hdu, rematch, flux_scale
+    )
     collection = _collect(images, settings, recombine=True, lyot=lyot)
     return _match(collection, settings, [partial(_lyot_pass, fit_type=fit_type)])
 
@@ -234,6 +250,7 @@ def combine_nircam_short(
     dq_bits=None,
     hdu=None,
     rematch=False,
+    flux_scale=None,
 ):
     """Match the four short-wavelength chips of each NIRCam module of a tile.
 
@@ -243,7 +260,7 @@ def combine_nircam_short(
         Images of nrca1 to nrca4 and nrcb1 to nrcb4, their dithers matched.
     fit_type : {"level", "level+slope"}
         Subtract a constant or a plane from all dithers of each chip.
-    weights, group_by, measure, solve, progress_bar, dq_bits, hdu, rematch
+    weights, group_by, measure, solve, progress_bar, dq_bits, hdu, rematch, flux_scale
         See `match_dithers`.
 
     Returns
@@ -258,7 +275,9 @@ def combine_nircam_short(
         If an image cannot be used, is already matched, or is of no such chip.
     """
     fit_terms(fit_type)
-    settings = _Settings.of(weights, group_by, measure, solve, progress_bar, dq_bits, hdu, rematch)
+    settings = _Settings.of(
+        weights, group_by, measure, solve, progress_bar, dq_bits, hdu, rematch, flux_scale
+    )
     collection = _collect(images, settings)
     for frame in collection.frames:
         if not jwst.NIRCAM_SHORT.match(frame.detector):
@@ -286,6 +305,7 @@ def match_mosaic(
     dq_bits=None,
     hdu=None,
     rematch=False,
+    flux_scale=None,
 ):
     """Match all tiles of a mosaic, relative to a reference image.
 
@@ -309,7 +329,7 @@ def match_mosaic(
     stacked : bool
         Measure between stacks of the tiles (see `stack_tile`), not between
         their images: smoother, and slower.
-    weights, group_by, measure, solve, progress_bar, dq_bits, hdu, rematch
+    weights, group_by, measure, solve, progress_bar, dq_bits, hdu, rematch, flux_scale
         See `match_dithers`.
 
     Returns
@@ -327,7 +347,9 @@ def match_mosaic(
         If there are several tiles and none overlap.
     """
     fit_terms(fit_type)
-    settings = _Settings.of(weights, group_by, measure, solve, progress_bar, dq_bits, hdu, rematch)
+    settings = _Settings.of(
+        weights, group_by, measure, solve, progress_bar, dq_bits, hdu, rematch, flux_scale
+    )
     collection = _collect(images, settings)
     frames = collection.frames
     if combine_chips is None:
@@ -365,6 +387,7 @@ def match_levels(
     dq_bits=None,
     hdu=None,
     rematch=False,
+    flux_scale=None,
 ):
     """Do the whole job: all passes, with one look at the pixels.
 
@@ -386,7 +409,9 @@ def match_levels(
         See `match_mosaic`.
     reference, time_from_background
         See `match_mosaic`.
-    weights, group_by, subtract_local, measure, solve, progress_bar, dq_bits, hdu, rematch
+    weights, group_by, subtract_local, measure, solve, progress_bar, dq_bits
+        See `match_dithers`.
+    hdu, rematch, flux_scale
         See `match_dithers`.
 
     Returns
@@ -418,7 +443,9 @@ def match_levels(
         fit_type_mosaic_tiles,
     ):
         fit_terms(fit_type)
-    settings = _Settings.of(weights, group_by, measure, solve, progress_bar, dq_bits, hdu, rematch)
+    settings = _Settings.of(
+        weights, group_by, measure, solve, progress_bar, dq_bits, hdu, rematch, flux_scale
+    )
     collection = _collect(images, settings, recombine=recombine_lyot)
     passes = [partial(_dither_pass, fit_type=fit_type_dithers)]
     if recombine_lyot:
@@ -525,10 +552,12 @@ def _collect(images, settings, *, recombine=False, lyot=None):
         if not any(frame.part == "lyot" for frame in frames):
             logger.info("no image is a Lyot image or has the Lyot region: all pass through")
     frames = _assign_tiles(frames, settings.group_by)
+    factors = flux_factors(frames, settings.flux_scale)
     order = np.argsort([frame.name for frame in frames], kind="stable")
     rank = np.argsort(order)
     frames = [frames[i] for i in order]
     scales, unit = compare_scales(frames)
+    scales = scales * factors[order]
     frames = [f.with_keys(scale=s) for f, s in zip(frames, scales, strict=True)]
     return _Collection(frames, list(rank), recombine, unit)
 
@@ -698,24 +727,28 @@ def _match(collection, settings, passes, *, subtract_local=False):
     plan = [build(frames) for build in passes]
     if not settings.rematch:
         check_not_matched(frames, [p.name for p in plan])
-    pairs, used = _used_pairs(frames, plan)
-    _check_overlaps(frames, plan, pairs)
-    measured = measure_pairs(
-        frames,
-        pairs,
-        _depth_sets(pairs, used),
-        settings.measure,
-        progress_bar=settings.progress_bar,
-    )
+    overlaps = _Overlaps.of(frames, plan, settings.solve)
+    overlaps.check(frames, plan)
+    measured, sky = overlaps.measure(frames, settings)
+    _warn_flux_scales(frames, measured, settings.solve.flux_limit)
     results, table = [], measured
     for k, build in enumerate(passes):
         p = build(frames)
         result = solve_pass(
-            p, frames, table, np.flatnonzero(used == k), settings.weights, settings.solve
+            p,
+            frames,
+            table,
+            np.flatnonzero(overlaps.used == k),
+            settings.weights,
+            settings.solve,
+            sky=sky,
         )
         table = subtract_solution(table, result)
         results.append(result)
-        frames = _mark_subsets(_correct(frames, result), result)
+        corrected = _correct(frames, result)
+        if sky is not None:
+            sky = sky - _steps(frames, corrected)
+        frames = _mark_subsets(corrected, result)
         if subtract_local and p.name == "dithers":
             frames = _subtract_local(frames, p)
         logger.info(
@@ -728,37 +761,98 @@ def _match(collection, settings, passes, *, subtract_local=False):
     return _result(collection, frames, results, measured)
 
 
+def _steps(before, after):
+    """What was subtracted at each image's centre between two states, in the common unit."""
+    return np.array(
+        [
+            (new.correction.coefficients(axes)[0] - old.correction.coefficients(axes)[0])
+            * new.scale
+            for old, new in zip(before, after, strict=True)
+            for axes in [new.whole_grid.axes]
+        ]
+    )
+
+
+def _warn_flux_scales(frames, measured, limit):
+    """Warn, once, of pairs whose difference depends on brightness."""
+    error = np.hypot(measured.gain_error, 1e-3)
+    wrong = (np.abs(measured.gain) > limit) & (np.abs(measured.gain) > FLUX_SIGMA * error)
+    if not wrong.any():
+        return
+    p = np.flatnonzero(wrong)[np.argmax(np.abs(measured.gain[wrong]) / error[wrong])]
+    i, j = measured.first[p], measured.second[p]
+    msg = (
+        f"{wrong.sum()} pairs differ in flux scale by more than {limit:.0%}, such as "
+        f"{frames[i].name} and {frames[j].name} by {measured.gain[p]:+.1%} +- "
+        f"{measured.gain_error[p]:.1%}: their levels depend on brightness; flux_scale brings "
+        "images to one scale"
+    )
+    warnings.warn(msg, FluxScaleWarning, stacklevel=4)
+
+
 def _result(collection, frames, results, measured):
     frames = [frames[k] for k in collection.order]
     products = make_products(frames, recombine=collection.recombine)
     return MatchResult(products, frames, results, measured, collection.unit)
 
 
-def _used_pairs(frames, passes):
-    """Return the overlapping pairs that some pass uses, and which."""
-    pairs, _ = find_pairs([frame.grid for frame in frames])
-    used = assign_pairs(passes, pairs)
-    return pairs[used >= 0], used[used >= 0]
+@dataclass(frozen=True, eq=False)
+class _Overlaps:
+    """The pairs to measure: which pass uses each, and what shares their noise."""
 
+    pairs: np.ndarray
+    used: np.ndarray
+    part: np.ndarray
+    depth_maps: list
 
-def _check_overlaps(frames, passes, pairs):
-    if len(pairs) == 0 and passes[-1].name == "mosaic" and passes[-1].group.max() > 0:
-        msg = f"none of the {len(frames)} images overlap: there is nothing to match"
-        raise NoOverlapError(msg)
-
-
-def _depth_sets(pairs, used):
-    """Return, for each pair, the images of its pass's domain that overlap both of its own."""
-    neighbours = {}
-    for k, (i, j) in zip(used, pairs, strict=True):
-        for a, b in ((i, j), (j, i)):
+    @classmethod
+    def of(cls, frames, passes, options):
+        grids = [frame.grid for frame in frames]
+        found, area = find_pairs(grids)
+        used = assign_pairs(passes, found)
+        keep, part = used >= 0, np.ones(len(found))
+        if options.max_pairs is not None:
+            for k in range(len(passes)):
+                rows = np.flatnonzero(used == k)
+                kept, part[rows] = thin_pairs(
+                    found[rows], area[rows], len(frames), options.max_pairs
+                )
+                keep[rows[~kept]] = False
+        maps = {}
+        for k, p in enumerate(passes):
             # A pass's noise is shared by all images of its domain, those of one group too.
-            neighbours.setdefault((k, a), set()).add(b)
-    sets = []
-    for k, (i, j) in zip(used, pairs, strict=True):
-        near = neighbours[k, i] | neighbours[k, j]
-        sets.append(sorted(near - {i, j}))
-    return sets
+            same = found[p.domain[found[:, 0]] == p.domain[found[:, 1]]]
+            near = {i: [] for i in np.unique(found[used == k]).tolist()}
+            for i, j in same.tolist():
+                if i in near:
+                    near[i].append(grids[j])
+                if j in near:
+                    near[j].append(grids[i])
+            maps[k] = {i: DepthMap(grids[i], others) for i, others in near.items()}
+        pairs, used, part = found[keep], used[keep], part[keep]
+        depth_maps = [
+            (maps[k][i], maps[k][j])
+            for k, (i, j) in zip(used.tolist(), pairs.tolist(), strict=True)
+        ]
+        return cls(pairs, used, part, depth_maps)
+
+    def check(self, frames, passes):
+        """Refuse a mosaic in which nothing overlaps."""
+        if len(self.pairs) == 0 and passes[-1].name == "mosaic" and passes[-1].group.max() > 0:
+            msg = f"none of the {len(frames)} images overlap: there is nothing to match"
+            raise NoOverlapError(msg)
+
+    def measure(self, frames, settings):
+        """Return the table of the pairs, and the sky levels if they will tie sets."""
+        return measure_pairs(
+            frames,
+            self.pairs,
+            self.depth_maps,
+            settings.measure,
+            thinning=self.part,
+            with_sky=settings.solve.disconnected == "sky",
+            progress_bar=settings.progress_bar,
+        )
 
 
 def _correct(frames, result):
@@ -835,17 +929,17 @@ def _match_stacks(collection, settings, mosaic):
     between = replace(
         mosaic, domain=np.zeros(len(stacks), dtype=np.intp), group=np.arange(len(stacks))
     )
-    pairs, used = _used_pairs(stack_set, [between])
-    _check_overlaps(stack_set, [between], pairs)
-    measured = measure_pairs(
-        stack_set,
-        pairs,
-        _depth_sets(pairs, used),
-        settings.measure,
-        progress_bar=settings.progress_bar,
-    )
+    overlaps = _Overlaps.of(stack_set, [between], settings.solve)
+    overlaps.check(stack_set, [between])
+    measured, sky = overlaps.measure(stack_set, settings)
     result = solve_pass(
-        between, stack_set, measured, np.arange(len(pairs)), settings.weights, settings.solve
+        between,
+        stack_set,
+        measured,
+        np.arange(len(measured)),
+        settings.weights,
+        settings.solve,
+        sky=sky,
     )
     first = [int(np.flatnonzero(mosaic.group == g)[0]) for g in range(len(stacks))]
     references = [replace(r, name=frames[first[r.group]].name) for r in result.references]

@@ -1,15 +1,17 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
 """From pairs of images to a handful of numbers each: the only place that reads pixels."""
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from logging import getLogger
 from numbers import Integral, Real
 
 import numpy as np
+from astropy.stats import sigma_clipped_stats
 from scipy.ndimage import maximum_filter, uniform_filter
 from scipy.special import erf
 
-from levelmatch.overlaps import depth_at
+from levelmatch.local import source_mask
+from levelmatch.overlaps import DepthMap
 from levelmatch.sampling import difference_cells
 from levelmatch.sky import MAP_TOLERANCE, plane_terms, tangent_axes
 
@@ -25,7 +27,11 @@ MIN_FILLED = 0.02
 MIN_GAIN_CELLS = 16
 N_BLOCKS = 8
 MIN_STARS = 3
+MAX_GAIN = 1.0
+# Variance of the cells' brightness over that of their noise, for emission to tell.
+MIN_CONTRAST = 100.0
 STAR_SIGMA = 10.0
+STAR_SCATTER = 0.05
 # Weight, in cells, of the belief that the cells scatter as their pixels say.
 PRIOR_CELLS = 10
 # Cells farther than this many sigma from the pair's plane are left out, if there are
@@ -50,6 +56,12 @@ class MeasureOptions:
         The centre of the clipped differences in each cell.
     clip : float
         Differences farther than this many sigma from their cell's centre are left out.
+    structure : bool
+        Weigh each cell by its own scatter, so that stars and steep structure, which add
+        error that no average removes, count for less; else by that of all.
+    mask_sources : bool
+        Leave out the sources of each image, found by `photutils.segmentation`, and with
+        them what the other image of a pair has there.
     n_workers : int or None
         Threads; `None` for as many as Dask takes. A current
         `dask.distributed.Client` goes before this.
@@ -58,6 +70,8 @@ class MeasureOptions:
     method: str = "direct"
     location: str = "mean"
     clip: float = 3.0
+    structure: bool = True
+    mask_sources: bool = False
     n_workers: int | None = None
 
     def __post_init__(self):
@@ -151,11 +165,14 @@ class _Cells:
     scatter: np.ndarray
     npix: np.ndarray
     vectors: np.ndarray
+    grid: object
     index: np.ndarray
     extent: tuple
 
 
-def measure_pairs(frames, pairs, depth_sets, options, *, progress_bar=None):
+def measure_pairs(
+    frames, pairs, depth_maps, options, *, thinning=None, with_sky=False, progress_bar=None
+):
     """Measure every pair, each image read once and let go after its last pair.
 
     Parameters
@@ -164,10 +181,15 @@ def measure_pairs(frames, pairs, depth_sets, options, *, progress_bar=None):
         The images, in an order that does not depend on the input's.
     pairs : `~numpy.ndarray` of intp, shape (n, 2)
         Which of them to compare.
-    depth_sets : list of list of int, length n
-        For each pair the other images whose pixels share its noise.
+    depth_maps : list of tuple of `~levelmatch.overlaps.DepthMap`, length n
+        For each pair those of its two images: how many images share their pixels' noise.
     options : `MeasureOptions`
         How.
+    thinning : `~numpy.ndarray`, shape (n,), or None
+        The part of the overlapping pairs, about each pair, that is measured; each then
+        counts for the others.
+    with_sky : bool
+        Also measure each image's clipped sky level.
     progress_bar : callable or None
         Wraps an iterable over the pairs, as `tqdm.tqdm` does.
 
@@ -175,19 +197,51 @@ def measure_pairs(frames, pairs, depth_sets, options, *, progress_bar=None):
     -------
     table : `PairTable`
         The pairs in the given order; those without a common good pixel have ``npix`` 0.
+    sky : `~numpy.ndarray`, shape (n_images,), or None
+        Sky levels, if asked for.
     """
     graph = {}
-    for k in np.unique(pairs):
-        graph["load", int(k)] = (frames[k].load,)
+    for k in range(len(frames)) if with_sky else np.unique(pairs).tolist():
+        graph["load", k] = (_load, _Opaque(frames[k]), options)
     keys = []
-    for (i, j), members in zip(pairs.tolist(), depth_sets, strict=True):
-        others = [frames[k].grid for k in members]
-        task = _PairTask(frames[i].grid, frames[j].grid, others, options)
+    for (i, j), maps in zip(pairs.tolist(), depth_maps, strict=True):
+        task = _PairTask(frames[i].grid, frames[j].grid, maps, options)
         keys.append(("pair", i, j))
         graph[keys[-1]] = (task, ("load", i), ("load", j))
     with _progress(progress_bar, len(keys)):
-        results = _get(options)(graph, keys)
-    return _table(pairs, results)
+        skies = [("sky", k) for k in range(len(frames))] if with_sky else []
+        graph.update({key: (_sky_level, ("load", key[1])) for key in skies})
+        results = _get(options)(graph, keys + skies)
+    table = _table(pairs, results[: len(keys)])
+    if thinning is not None:
+        weight = 1 / thinning
+        table = replace(
+            table, gram=table.gram * weight[:, None, None], rhs=table.rhs * weight[:, None]
+        )
+    return table, np.array(results[len(keys) :]) if with_sky else None
+
+
+@dataclass(frozen=True, eq=False)
+class _Opaque:
+    """A frame that Dask does not look into."""
+
+    frame: object
+
+
+def _load(holder, options):
+    """Read an image, its sources masked if asked for."""
+    data = holder.frame.load()
+    if options.mask_sources:
+        data[source_mask(data)] = np.nan
+    return data
+
+
+def _sky_level(data):
+    """Sigma-clipped median of the good pixels; of at most about a million."""
+    step = max(1, int(np.sqrt(data.size / 1e6)))
+    good = data[::step, ::step]
+    good = good[np.isfinite(good)]
+    return sigma_clipped_stats(good, sigma=3.0)[1] if good.size else 0.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -196,11 +250,11 @@ class _PairTask:
 
     grid_a: object
     grid_b: object
-    others: list
+    depth_maps: tuple
     options: MeasureOptions
 
     def __call__(self, a, b):
-        return measure_pair(a, b, self.grid_a, self.grid_b, self.others, self.options)
+        return _measure(a, b, self.grid_a, self.grid_b, self.depth_maps, self.options)
 
 
 def _get(options):
@@ -278,14 +332,20 @@ def measure_pair(a, b, grid_a, grid_b, others, options):
     row : dict
         The columns of `PairTable` but for the two images.
     """
+    maps = DepthMap(grid_a, [grid_b, *others]), DepthMap(grid_b, [grid_a, *others])
+    return _measure(a, b, grid_a, grid_b, maps, options)
+
+
+def _measure(a, b, grid_a, grid_b, depth_maps, options):
+    """`measure_pair`, with the depth maps of the two images."""
     if options.method == "direct":
         cells = _direct_cells(a, b, grid_a, grid_b, options)
     else:
         cells = _reprojected_cells(a, b, grid_a, grid_b, options)
     if cells is None:
         return _empty_row()
-    depth = np.maximum(depth_at(cells.vectors, [grid_a, grid_b, *others]), 2)
-    return summarise(cells, depth)
+    own = depth_maps[1] if cells.grid is grid_b else depth_maps[0]
+    return summarise(cells, np.maximum(own.at(cells.grid, cells.index, cells.vectors), 2))
 
 
 def _empty_row():
@@ -323,10 +383,10 @@ def _direct_cells(a, b, grid_a, grid_b, options):
         np.ptp(values[:, 3]) + np.median(np.diff(grid.xs)),
     )
     extent = (min(side / grid_a.side, 1.0), min(side * scale / grid_b.side, 1.0))
-    return _as_cells(values, vectors, cells[keep], extent, swap, options)
+    return _as_cells(values, vectors, grid, cells[keep], extent, swap, options)
 
 
-def _as_cells(values, vectors, index, extent, swap, options):
+def _as_cells(values, vectors, grid, index, extent, swap, options):
     location, scatter, bright, _, _, smooth, kept, _, star_diff, star_flux = values.T
     # The noise of a mean is that of the pixels, whatever the smoothing of the samples.
     efficiency = 1.0 if options.location == "mean" else 1 + (np.pi / 2 - 1) * smooth
@@ -335,7 +395,9 @@ def _as_cells(values, vectors, index, extent, swap, options):
     # Images that are copies of each other differ by nothing; float32 tells no less than this.
     rounding = 1e-7 * np.abs(bright).max()
     # A cell of a few equal values must not take all of the weight.
-    floor = np.maximum(scatter, max(0.25 * typical, rounding, 1e-30))
+    floor = np.maximum(
+        scatter if options.structure else typical, max(0.25 * typical, rounding, 1e-30)
+    )
     sign = -1 if swap else 1
     return _Cells(
         location=sign * location,
@@ -346,6 +408,7 @@ def _as_cells(values, vectors, index, extent, swap, options):
         scatter=scatter,
         npix=kept.astype(int),
         vectors=vectors,
+        grid=grid,
         index=index,
         extent=extent[::-1] if swap else extent,
     )
@@ -459,7 +522,7 @@ def _reprojected_cells(a, b, grid_a, grid_b, options):
     extent = tuple(
         min(side * np.sqrt(grid.pixel_area / g.pixel_area) / g.side, 1.0) for g in (grid_a, grid_b)
     )
-    return _as_cells(values, vectors, cells[keep], extent, False, options)
+    return _as_cells(values, vectors, grid, cells[keep], extent, False, options)
 
 
 def summarise(cells, depth):
@@ -539,7 +602,8 @@ def _gain(cells, terms, weight):
     if not estimates:
         return np.nan, np.inf
     gain, error = min(estimates, key=lambda estimate: estimate[1])
-    return float(gain), float(error)
+    # What only one of the images shows, an artefact, is no matter of scale.
+    return (float(gain), float(error)) if abs(gain) < MAX_GAIN else (np.nan, np.inf)
 
 
 def _nebula_gain(cells, terms, weight):
@@ -554,6 +618,12 @@ def _nebula_gain(cells, terms, weight):
     root = np.sqrt(weight[used])
     brightness = cells.brightness[used] - np.average(cells.brightness[used], weights=weight[used])
     design = root[:, None] * np.column_stack([terms[used], brightness])
+    # The two images' noise enters difference and brightness both: it would pass for a slope
+    # if it made up the brightness.
+    plane = np.linalg.lstsq(design[:, :3], design[:, 3], rcond=1e-9)[0]
+    spread = np.mean(np.square(design[:, 3] - design[:, :3] @ plane))
+    if not spread > MIN_CONTRAST * np.mean(root**2 * cells.variance[used]) / 4:
+        return None
     size = np.linalg.norm(design, axis=0)
     if not (size > 0).all():
         return None
@@ -584,7 +654,7 @@ def _star_gain(cells):
     diff, flux, variance = np.zeros((3, *shape))
     place = tuple(cells.index.T + 1)
     diff[place], flux[place] = cells.star_diff, cells.star_flux
-    variance[place] = cells.scatter**2 * cells.npix
+    variance[place] = cells.variance * np.square(cells.npix, dtype=float)
     peak = (flux == maximum_filter(flux, 3)) & (flux > 0)
     # Nine times the mean of the neighbourhood is its sum.
     diff, flux, variance = (
@@ -597,7 +667,8 @@ def _star_gain(cells):
     # The brightest are the first to be saturated.
     signal = np.minimum(signal, 2 * np.median(signal))
     gain = _weighted_median(ratio, signal)
-    scatter = np.hypot(1.4826 * _weighted_median(np.abs(ratio - gain), signal), 1 / signal.max())
+    # A few stars may agree by chance: their fluxes are good to 5 % each, no better.
+    scatter = np.hypot(1.4826 * _weighted_median(np.abs(ratio - gain), signal), STAR_SCATTER)
     number = signal.sum() ** 2 / np.sum(signal**2)
     return gain, 1.2533 * scatter / np.sqrt(max(number - 1, 0.5))
 

@@ -1,14 +1,16 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
 """Which images overlap, from their outlines alone."""
 
+from functools import cached_property
+
 import numpy as np
 from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
+from scipy.sparse.csgraph import connected_components, minimum_spanning_tree
 from scipy.spatial import cKDTree
 
 from levelmatch.sampling import convex_overlap
 
-__all__ = ["components", "depth_at", "find_pairs", "overlap_groups"]
+__all__ = ["DepthMap", "components", "find_pairs", "overlap_groups", "thin_pairs"]
 
 
 def find_pairs(grids):
@@ -73,9 +75,96 @@ def _pixels(grid):
     return (grid.ys[-1] - grid.ys[0]) * (grid.xs[-1] - grid.xs[0])
 
 
-def depth_at(points, grids):
-    """Return how many of the images cover each of the unit vectors, shape (n,)."""
-    depth = np.zeros(len(points), dtype=int)
-    for grid in grids:
-        depth += grid.contains(points)
-    return depth
+class DepthMap:
+    """How many images cover each cell of an image's grid.
+
+    Parameters
+    ----------
+    grid : `~levelmatch.sky.Grid`
+        The image.
+    others : list of `~levelmatch.sky.Grid`
+        The images that may overlap it.
+    """
+
+    def __init__(self, grid, others):
+        self.grid = grid
+        self.others = others
+
+    @cached_property
+    def cells(self):
+        """Number of images, its own included, at the middle of each cell."""
+        middles = self.grid.middles
+        return self._count(middles.reshape(-1, 3)).reshape(middles.shape[:2])
+
+    def _count(self, points):
+        return 1 + sum((other.contains(points) for other in self.others), np.zeros(len(points)))
+
+    def at(self, grid, index, vectors):
+        """Return the number at cells of a grid, by index of its own grid or by position.
+
+        Parameters
+        ----------
+        grid : `~levelmatch.sky.Grid`
+            The grid of the cells, the map's own or another.
+        index : `~numpy.ndarray` of intp, shape (n, 2)
+            The cells' (y, x).
+        vectors : `~numpy.ndarray`, shape (n, 3)
+            Their unit vectors.
+        """
+        if grid is self.grid:
+            return self.cells[index[:, 0], index[:, 1]]
+        return self._count(vectors)
+
+
+def thin_pairs(pairs, area, n, budget):
+    """Return which pairs to measure so that each image is in about ``budget`` of them.
+
+    First what links the images, by the largest overlaps; then, up to half of the
+    budget, the largest overlaps; then others in a fixed disorder, whose links
+    between images far apart in that list keep the graph short.
+
+    Parameters
+    ----------
+    pairs : `~numpy.ndarray` of int, shape (m, 2)
+        All pairs.
+    area : `~numpy.ndarray`, shape (m,)
+        Their overlaps.
+    n : int
+        Number of images.
+    budget : int
+        Pairs an image.
+
+    Returns
+    -------
+    keep : `~numpy.ndarray` of bool, shape (m,)
+        Which.
+    part : `~numpy.ndarray`, shape (m,)
+        The part of the pairs of each pair's images that is kept, 1 where all are.
+    """
+    full = np.bincount(pairs.ravel(), minlength=n)
+    if full.max(initial=0) <= budget:
+        return np.ones(len(pairs), dtype=bool), np.ones(len(pairs))
+    keep = _spanning_forest(pairs, area, n)
+    degree = np.bincount(pairs[keep].ravel(), minlength=n)
+    by_area = np.lexsort((pairs[:, 1], pairs[:, 0], -area))
+    disorder = np.argsort((pairs[:, 0] * 2654435761 + pairs[:, 1] * 40503) % 2**32, kind="stable")
+    for order, limit in ((by_area, budget // 2), (disorder, budget)):
+        for p in order:
+            i, j = pairs[p]
+            if not keep[p] and degree[i] < limit and degree[j] < limit:
+                keep[p] = True
+                degree[i] += 1
+                degree[j] += 1
+    kept_part = degree / np.maximum(full, 1)
+    return keep, 0.5 * (kept_part[pairs[:, 0]] + kept_part[pairs[:, 1]])
+
+
+def _spanning_forest(pairs, area, n):
+    """Which pairs make the forest of the largest overlaps that links all that can be."""
+    # A minimum tree of weights above zero: the largest overlap costs least.
+    cost = 2 - area / area.max()
+    graph = coo_array((cost, (pairs[:, 0], pairs[:, 1])), shape=(n, n)).tocsr()
+    tree = minimum_spanning_tree(graph).tocoo()
+    code = pairs[:, 0] * n + pairs[:, 1]
+    low, high = np.minimum(tree.row, tree.col), np.maximum(tree.row, tree.col)
+    return np.isin(code, low.astype(np.int64) * n + high)

@@ -7,11 +7,11 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from levelmatch.corrections import Correction
-from levelmatch.exceptions import DisconnectedWarning
+from levelmatch.exceptions import DisconnectedError, DisconnectedWarning
 from levelmatch.overlaps import components
 from levelmatch.reference import Reference, choose_reference
 from levelmatch.sky import tangent_axes, transfer_matrix
-from levelmatch.solve import Equations, fit_terms, solve_groups
+from levelmatch.solve import Equations, fit_terms, solve_auto, solve_groups
 
 # A scatter under this many times the mean is never too large.
 MIN_SCATTER = 1.5
@@ -72,6 +72,8 @@ class PassResult:
         One for each connected set of more than one group.
     isolated : `~numpy.ndarray` of bool, shape (n_groups,)
         Groups without any pair, in a domain of several.
+    tie : `~numpy.ndarray`, shape (n_groups,), or None
+        The level that each group's set got on top, to tie it to the others by their sky.
     """
 
     matched: Pass
@@ -83,6 +85,7 @@ class PassResult:
     residual: np.ndarray
     references: list = field(default_factory=list)
     isolated: np.ndarray = None
+    tie: np.ndarray = None
 
     def coefficients(self, group):
         """Return the correction of a group about its centre, shape (1,) or (3,)."""
@@ -91,7 +94,8 @@ class PassResult:
     def correction(self, i):
         """Return the `~levelmatch.corrections.Correction` of image ``i``, in the common unit."""
         group = self.matched.group[i]
-        return Correction.from_coefficients(self.coefficients(group), self.group_axes[group])
+        correction = Correction.from_coefficients(self.coefficients(group), self.group_axes[group])
+        return correction if self.tie is None else correction + Correction(self.tie[group])
 
     def variance(self, i, axes):
         """Return the variance of image ``i``'s level and slopes about a centre, shape (3,)."""
@@ -190,7 +194,7 @@ def _restore_links(table, group, measured, kept, reason):
             reason[p] = f"kept as the only link, although {reason[p]}"
 
 
-def solve_pass(matched, frames, table, rows, weights, options):
+def solve_pass(matched, frames, table, rows, weights, options, *, sky=None):
     """Solve one pass.
 
     Parameters
@@ -207,6 +211,9 @@ def solve_pass(matched, frames, table, rows, weights, options):
         See `~levelmatch.solve.pair_weights`.
     options : `~levelmatch.solve.SolveOptions`
         How.
+    sky : `~numpy.ndarray`, shape (n_images,), or None
+        Clipped sky levels, with the earlier passes subtracted, which tie the sets
+        that do not overlap if ``options.disconnected`` is ``"sky"``.
 
     Returns
     -------
@@ -217,6 +224,11 @@ def solve_pass(matched, frames, table, rows, weights, options):
     -----
     DisconnectedWarning
         If the groups of a domain fall into sets with no overlap between them.
+
+    Raises
+    ------
+    DisconnectedError
+        If they do, and ``options.disconnected`` is ``"error"``.
     """
     pairs = table.take(rows)
     kept, reason = select_pairs(pairs, matched.group, options)
@@ -224,11 +236,12 @@ def solve_pass(matched, frames, table, rows, weights, options):
     group_axes = _group_axes(matched.group, frames)
     terms = fit_terms(matched.fit_type)
     equations = _equations(counted, matched.group, group_axes, terms)
-    references = []
+    references = {}
     gauge = None
     if matched.reference is not None:
         gauge = _gauge(matched, frames, equations, counted.npix, references)
-    solution = solve_groups(
+    solve = solve_auto if matched.fit_type == "auto" else solve_groups
+    solution = solve(
         equations,
         options,
         weights=weights,
@@ -241,8 +254,15 @@ def solve_pass(matched, frames, table, rows, weights, options):
     residual[measured] = _equations(
         pairs.take(measured), matched.group, group_axes, terms
     ).level_residuals(solution.coefficients)
-    result = PassResult(matched, rows, kept, reason, solution, group_axes, residual, references)
-    return replace(result, isolated=_warn_disconnected(matched, solution, frames))
+    result = PassResult(
+        matched, rows, kept, reason, solution, group_axes, residual, list(references.values())
+    )
+    sets, isolated = _disconnected(matched, solution)
+    if sets and options.disconnected == "sky":
+        result = _tie_sets(result, frames, sky)
+    elif sets:
+        _report_disconnected(matched, frames, sets, isolated, options)
+    return replace(result, isolated=isolated)
 
 
 def _equations(table, group, group_axes, terms):
@@ -280,7 +300,7 @@ def _gauge(matched, frames, equations, npix, references):
                 keyword=matched.keyword,
             )
         if len(members) > 1:
-            references.append(choice)
+            references[members[0]] = choice
         return choice.group
 
     return pick
@@ -293,34 +313,60 @@ def _group_axes(group, frames):
     return tangent_axes(centres)
 
 
-def _warn_disconnected(matched, solution, frames):
-    """Warn of domains that fall apart; return the groups without any pair in such a domain."""
+def _disconnected(matched, solution):
+    """Return the sets of each domain that falls apart, and the groups without any pair in one."""
     n_groups = len(solution.component)
     domain = np.zeros(n_groups, dtype=int)
     domain[matched.group] = matched.domain
     size = np.bincount(solution.component)
     isolated = np.zeros(n_groups, dtype=bool)
-    n_sets, broken = 0, []
+    broken = {}
     for d in np.unique(domain):
         groups = np.flatnonzero(domain == d)
         sets = np.unique(solution.component[groups])
-        if len(sets) < 2:
-            continue
-        n_sets += len(sets)
-        broken.append(frames[np.flatnonzero(matched.domain == d)[0]].tile)
-        isolated[groups[size[solution.component[groups]] == 1]] = True
-    if not broken:
-        return isolated
-    where = f"tiles {_shorten(broken)}: " if matched.name != "mosaic" else ""
-    msg = (
-        f"pass {matched.name}: {where}what overlaps falls into {n_sets} sets; each has its own "
-        "zero point, unless a later pass joins them"
-    )
+        if len(sets) > 1:
+            broken[int(d)] = sets
+            isolated[groups[size[solution.component[groups]] == 1]] = True
+    return broken, isolated
+
+
+def _report_disconnected(matched, frames, sets, isolated, options):
+    """Warn of the domains that fall apart, or refuse them."""
+    n_sets = sum(len(s) for s in sets.values())
+    tiles = [frames[np.flatnonzero(matched.domain == d)[0]].tile for d in sets]
+    where = f"tiles {_shorten(tiles)}: " if matched.name != "mosaic" else ""
+    msg = f"pass {matched.name}: {where}what overlaps falls into {n_sets} sets"
+    if options.disconnected == "error":
+        raise DisconnectedError(msg)
+    msg += "; each has its own zero point, unless a later pass joins them"
     if isolated.any():
         alone = [f.name for f, g in zip(frames, matched.group, strict=True) if isolated[g]]
         msg += f"; without any overlap in this pass: {_shorten(alone)}"
     warnings.warn(msg, DisconnectedWarning, stacklevel=4)
-    return isolated
+
+
+def _tie_sets(result, frames, sky):
+    """Return the result with the sets of each domain brought to one mean sky level.
+
+    That of the domain's largest set, the first of equals, stays as it is.
+    """
+    matched, component = result.matched, result.solution.component
+    left = np.array(
+        [
+            sky[i] - result.correction(i).coefficients(frame.whole_grid.axes)[0]
+            for i, frame in enumerate(frames)
+        ]
+    )
+    tie = np.zeros(len(component))
+    set_of = component[matched.group]
+    for d in np.unique(matched.domain):
+        members = matched.domain == d
+        sets, first, count = np.unique(set_of[members], return_index=True, return_counts=True)
+        largest = sets[np.lexsort((first, -count))[0]]
+        level = {s: left[members & (set_of == s)].mean() for s in sets}
+        for s in sets:
+            tie[component == s] = level[s] - level[largest]
+    return replace(result, tie=tie)
 
 
 def _shorten(names):
@@ -336,6 +382,8 @@ def subtract_solution(table, result):
     group, solution = result.matched.group, result.solution
     first, second = group[table.first], group[table.second]
     rhs = table.rhs.copy()
+    if result.tie is not None:
+        rhs -= table.gram[:, :, 0] * (result.tie[first] - result.tie[second])[:, None]
     if solution.coefficients.shape[1] == 1:
         step = solution.coefficients[first, 0] - solution.coefficients[second, 0]
         rhs -= table.gram[:, :, 0] * step[:, None]

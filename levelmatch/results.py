@@ -9,9 +9,11 @@ from astropy import units as u
 from astropy.table import QTable
 
 from levelmatch import jwst
+from levelmatch.closure import find_closures
 from levelmatch.files import check_outputs, corrected_image, write_product
 from levelmatch.frames import Frame
-from levelmatch.sky import lonlat
+from levelmatch.passes import subtract_solution
+from levelmatch.sky import lonlat, transfer_matrix
 
 __all__ = ["MatchResult", "Product"]
 
@@ -179,8 +181,11 @@ class MatchResult(Sequence):
         """One row a pair, as a `~astropy.table.QTable`, in the unit of comparison.
 
         ``level`` is the difference, first image less second, before matching and
-        ``residual`` what is left of it; ``kept`` and ``reason`` say whether the
-        pair counted and why not; ``weight`` is its share of the objective.
+        ``residual`` what is left of it, ``n_sigma`` that over its expected error;
+        ``kept`` and ``reason`` say whether the pair counted and why not; ``weight`` is
+        its share of the objective and ``robust`` the part that it kept of it, 1 for
+        a pair that agrees with the rest; ``gain`` is the relative difference of the two
+        flux scales. None of them depends on the gauge.
         """
         measured = self._measured
         names = [f.name for f in sorted(self.frames, key=lambda f: f.name)]
@@ -191,13 +196,15 @@ class MatchResult(Sequence):
         used = np.full(n, "", dtype="U12")
         kept = np.zeros(n, dtype=bool)
         reason = np.full(n, "", dtype=object)
-        residual, weight = np.full((2, n), np.nan)
+        residual, weight, robust, n_sigma = np.full((4, n), np.nan)
         for p in self.passes:
             used[p.rows] = p.matched.name
             kept[p.rows] = p.kept
             reason[p.rows] = p.reason
             residual[p.rows] = p.residual
             weight[p.rows[p.kept]] = p.solution.weight
+            robust[p.rows[p.kept]] = p.solution.robust
+            n_sigma[p.rows[p.kept]] = p.solution.n_sigma
         table["pass"] = used
         unit = self.unit or u.dimensionless_unscaled
         table["level"] = measured.level * unit
@@ -205,12 +212,102 @@ class MatchResult(Sequence):
         table["scatter"] = measured.scatter * unit
         table["residual"] = residual * unit
         table["weight"] = weight / unit**2
+        table["robust"] = robust
+        table["n_sigma"] = n_sigma
+        table["gain"] = measured.gain
+        table["gain_error"] = measured.gain_error
         table["npix"] = measured.npix
         lon, lat = lonlat(measured.axes[:, 0])
         table["ra"], table["dec"] = lon * u.deg, lat * u.deg
         table["kept"] = kept
         table["reason"] = reason.astype(str)
         return table
+
+    @property
+    def gauge(self):
+        """What was put in where overlaps cannot tell, in words."""
+        words = []
+        for p in self.passes:
+            if p.references:
+                held = ", ".join(r.name for r in p.references[:5])
+                held += f" and {len(p.references) - 5} more" if len(p.references) > 5 else ""
+                text = f"the correction of {held} is zero"
+            else:
+                text = "the mean correction of each connected set is zero"
+            if p.matched.fit_type != "level":
+                text += ", its plane included: a plane common to all images is not seen"
+            if p.tie is not None:
+                text += "; sets without overlap have the same mean clipped sky level, as assumed"
+            words.append(f"{p.matched.name}: {text}")
+        return "; ".join(words)
+
+    @property
+    def closures(self):
+        """Loops of overlapping images, as a `~astropy.table.QTable`.
+
+        One row an independent loop: its pass and images, the number of its pairs, the sum of
+        the differences around it (zero if all agree), its standard error with the
+        systematic scatter, and their ratio. ``meta["rms"]`` is the root mean square of
+        the ratios. None of it depends on the gauge.
+        """
+        names = [f.name for f in sorted(self.frames, key=lambda f: f.name)]
+        unit = self.unit or u.dimensionless_unscaled
+        rows, ratios = [], []
+        table = self._measured
+        for p in self.passes:
+            part = table.take(p.rows[p.kept])
+            group = p.matched.group
+            floors = p.solution.floors[p.solution.component[group[part.first]]]
+            loops = find_closures(
+                group[part.first], group[part.second], part.level, np.hypot(part.sigma, floors)
+            )
+            ratios.append(loops.n_sigma)
+            name_of = {int(g): names[i] for i, g in reversed(list(enumerate(group)))}
+            for nodes, value, sigma, ratio in zip(
+                loops.nodes, loops.closure, loops.sigma, loops.n_sigma, strict=True
+            ):
+                images = " ".join(name_of[g] for g in nodes)
+                rows.append((p.matched.name, images, len(nodes), value, sigma, ratio))
+            table = subtract_solution(table, p)
+        columns = ("pass", "images", "n_pairs", "closure", "sigma", "n_sigma")
+        types = ("U12", object, int, float, float, float)
+        out = QTable(rows=rows or None, names=columns, dtype=types)
+        out["images"] = out["images"].astype(str)
+        out["closure"], out["sigma"] = out["closure"] * unit, out["sigma"] * unit
+        ratios = np.concatenate(ratios) if ratios else np.zeros(0)
+        out.meta["rms"] = float(np.sqrt(np.mean(ratios**2))) if len(ratios) else np.nan
+        return out
+
+    def covariance(self, i, j):
+        """Return the covariance of the corrections of two rows of `table`.
+
+        Parameters
+        ----------
+        i, j : int
+            Rows of `table`.
+
+        Returns
+        -------
+        covariance : `~numpy.ndarray`, shape (3, 3)
+            Of level and slopes, each about its image's centre, in the unit of comparison (and
+            per arcmin), relative to the gauge. The variance of a seam between two images is
+            that of the difference: ``c(i, i) + c(j, j) - c(i, j) - c(j, i)``.
+        """
+        ordered = sorted(range(len(self.frames)), key=lambda k: self.frames[k].name)
+        rank = np.argsort(ordered)
+        total = np.zeros((3, 3))
+        axes = [self.frames[k].whole_grid.axes for k in (i, j)]
+        for p in self.passes:
+            groups = [p.matched.group[rank[k]] for k in (i, j)]
+            part = p.solution.covariance(*groups)
+            if len(part) == 1:
+                total[0, 0] += part[0, 0]
+                continue
+            change = [
+                transfer_matrix(p.group_axes[g], a) for g, a in zip(groups, axes, strict=True)
+            ]
+            total += change[0] @ part @ change[1].T
+        return total
 
     def write(self, directory, *, overwrite=False, progress_bar=None):
         """Write the corrected images to a folder, each whole or not at all.

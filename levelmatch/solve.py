@@ -12,10 +12,10 @@ plus, with a prior on the slopes, the sum over g of |slopes_g|^2 / prior^2.
 For levels the same with the constant alone.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from logging import getLogger
-from numbers import Real
+from numbers import Integral, Real
 
 import numpy as np
 from scipy.sparse import coo_array, diags_array
@@ -26,6 +26,7 @@ from levelmatch.overlaps import components
 from levelmatch.sky import tangent_axes, transfer_matrix
 
 __all__ = [
+    "solve_auto",
     "FIT_TYPES",
     "WEIGHTS",
     "Equations",
@@ -37,9 +38,18 @@ __all__ = [
 
 logger = getLogger(__name__)
 
-FIT_TYPES = {"level": "level", "level+slope": "level+slope", "level+match": "level+slope"}
+FIT_TYPES = {
+    "level": "level",
+    "level+slope": "level+slope",
+    "level+match": "level+slope",
+    "auto": "auto",
+}
+# A group's slopes count from this Wald statistic on, or from that of the Bayesian
+# information criterion if it is higher: 99 % of groups without slopes stay under it.
+LEAST_WALD = 9.21
 WEIGHTS = ("ivar", "equal", "npix", "rms")
 ROBUST = ("tukey", "huber", None)
+DISCONNECTED = ("warn", "error", "sky")
 # Tuning constants for 95 % efficiency with normal errors.
 HUBER = 1.345
 TUKEY = 4.685
@@ -77,6 +87,19 @@ class SolveOptions:
         How pairs that disagree with the rest lose weight, with the weights
         ``"ivar"`` and in sets of at least 10 loops: Tukey's biweight, Huber's
         weights, or not at all.
+    disconnected : {"warn", "error", "sky"}
+        What to do where images fall into sets with no overlap between them: leave each
+        its own zero point and warn, refuse, or tie the sets by their clipped sky
+        levels. The last assumes that the emission that clipping leaves in is the
+        same in all sets, which extended objects break.
+    flux_limit : float
+        Warn of pairs whose flux scales differ by more than this part, and by
+        more than 4 sigma.
+    max_pairs : int or None
+        Of how many pairs, about, an image is measured in: the largest overlaps, and
+        others that keep the graph of overlaps short; what links sets always. Of n images
+        of one field there are n**2 / 2 pairs, which share the same pixels'
+        noise, so that few of them tell almost as much. `None` for all.
     """
 
     floor: float | None = None
@@ -85,12 +108,21 @@ class SolveOptions:
     rms_limit: float = 2.0
     slope_prior: float | None = None
     robust: str | None = "tukey"
+    disconnected: str = "warn"
+    flux_limit: float = 0.03
+    max_pairs: int | None = 24
 
     def __post_init__(self):
-        if self.robust not in ROBUST:
-            msg = f"robust: {self.robust!r} is none of {ROBUST}"
+        for name, choices in (("robust", ROBUST), ("disconnected", DISCONNECTED)):
+            if getattr(self, name) not in choices:
+                msg = f"{name}: {getattr(self, name)!r} is none of {choices}"
+                raise ValueError(msg)
+        if self.max_pairs is not None and not (
+            isinstance(self.max_pairs, Integral) and self.max_pairs >= 2
+        ):
+            msg = f"max_pairs: {self.max_pairs!r} is not a whole number of 2 or more"
             raise ValueError(msg)
-        for name in ("floor", "min_area", "min_linear", "rms_limit", "slope_prior"):
+        for name in ("floor", "min_area", "min_linear", "rms_limit", "slope_prior", "flux_limit"):
             value = getattr(self, name)
             if value is None and name in ("floor", "slope_prior"):
                 continue
@@ -216,8 +248,8 @@ def pair_weights(equations, weights, floor, npix, scatter):
     """Return the factor on each pair's normal matrix, shape (n,).
 
     The floor is a number, or one a pair. ``"ivar"`` leaves the pair's own inverse
-    variance, tempered by the floor: 1 / (sigma**2 + floor**2). The others, which are PJPipe's, normalise it first, so
-    that a pair counts by 1, its number of pixels or 1 / scatter**2 alone.
+    variance, tempered by the floor: 1 / (sigma**2 + floor**2). The others, which are PJPipe's,
+    normalise it first, so that a pair counts by 1, its number of pixels or 1 / scatter**2 alone.
     """
     own = equations.gram[:, 0, 0]
     if weights == "ivar":
@@ -642,3 +674,78 @@ class _Reweighting:
     def n_sigma(self, floors, factorised):
         """What is left of each pair over its expected error."""
         return self._z(self.equations.quadratic(factorised.coefficients), floors)
+
+
+def slope_statistic(equations, solution):
+    """Return the Wald statistic of each group's slopes, shape (m,); NaN for levels.
+
+    Two degrees of freedom: the slopes' inverse covariance, relative to the gauge, between
+    the slopes. Zero where the slopes are not free.
+    """
+    statistic = np.full(equations.n_groups, np.nan)
+    if equations.n_terms == 1:
+        return statistic
+    for g in range(equations.n_groups):
+        slopes = solution.coefficients[g, 1:]
+        covariance = solution.covariance(g, g)[1:, 1:]
+        statistic[g] = slopes @ np.linalg.pinv(covariance, rcond=1e-10, hermitian=True) @ slopes
+    return statistic
+
+
+def solve_auto(equations, options, **keywords):
+    """Solve one pass with planes only for the groups whose slopes the pairs ask for.
+
+    All slopes are fitted, and those of groups whose Wald statistic, about the
+    median slope of their set, is under the larger of 9.21 and 2 ln n, for n
+    pairs, are fixed at zero: the Bayesian information criterion (Schwarz 1978, Ann. Stat. 6,
+    461), and 99 % of groups without a slope. The rest are solved again, until none changes.
+
+    Parameters
+    ----------
+    equations : `Equations`
+        The pairs, with three terms.
+    options : `SolveOptions`
+        See `solve_groups`.
+    **keywords
+        Those of `solve_groups`.
+
+    Returns
+    -------
+    solution : `Solution`
+        Its ``active`` says which slopes are free.
+    """
+    limit = max(LEAST_WALD, 2 * np.log(max(len(equations.first), 1)))
+    active = np.ones((equations.n_groups, 3), dtype=bool)
+    solution = solve_groups(equations, options, **keywords)
+    if keywords.get("reference") is None:
+        statistic = _centred_statistic(equations, solution)
+    else:
+        # Relative to the reference, whose plane is zero.
+        statistic = slope_statistic(equations, solution)
+        active[solution.reference, 1:] = False
+    for _ in range(N_REWEIGHT):
+        new = active.copy()
+        new[:, 1:] &= (statistic > limit)[:, None]
+        if (new == active).all():
+            break
+        active = new
+        solution = solve_groups(equations, options, active=active, **keywords)
+        statistic = slope_statistic(equations, solution)
+    return solution
+
+
+def _centred_statistic(equations, solution):
+    """Wald statistic of the slopes less the median slope of their set.
+
+    The first fit's gauge may have put one group's slope into all the others.
+    """
+    coefficients = solution.coefficients.copy()
+    for members in _members(solution.component, solution.component.max() + 1):
+        # Slopes turn with the position: the median is taken about the set's centre.
+        centre = tangent_axes(equations.group_axes[members, 0].sum(axis=0))
+        there = transfer_matrix(equations.group_axes[members], centre)
+        planes = np.einsum("gij,gj->gi", there, coefficients[members])
+        common = np.concatenate([[0.0], np.median(planes[:, 1:], axis=0)])
+        back = transfer_matrix(centre, equations.group_axes[members])
+        coefficients[members] -= np.einsum("gij,j->gi", back, common)
+    return slope_statistic(equations, replace(solution, coefficients=coefficients))

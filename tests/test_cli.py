@@ -61,6 +61,7 @@ def test_choices_are_those_of_the_package():
     assert cli.WEIGHTS == solve.WEIGHTS
     assert cli.METHODS == measure.METHODS
     assert cli.LOCATIONS == measure.LOCATIONS
+    assert cli.DISCONNECTED == solve.DISCONNECTED
     assert cli.ROBUST == tuple(str(name).lower() for name in solve.ROBUST)
 
 

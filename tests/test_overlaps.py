@@ -6,9 +6,9 @@ import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
 from levelmatch.overlaps import (
+    DepthMap,
     components,
     convex_overlap,
-    depth_at,
     find_pairs,
     overlap_groups,
 )
@@ -157,10 +157,15 @@ def test_components():
 def test_depth(grids):
     three = grids((0, 0), (0, 40), (0, 80))
     points = np.concatenate([g.nodes[2:3, 3] for g in three])
-    assert_array_equal(depth_at(points, three), [1, 1, 1])
+    depth = DepthMap(three[0], three[1:])
+    assert_array_equal(depth.at(three[1], None, points), [1, 2, 2])
     shared = three[0].nodes[2:3, -2]
-    assert_array_equal(depth_at(shared, three), [2])
-    assert_array_equal(depth_at(-shared, three), [0])
+    assert_array_equal(depth.at(three[1], None, shared), [2])
+    ny, nx = depth.cells.shape
+    index = np.argwhere(np.ones((ny, nx), dtype=bool))
+    middles = three[0].middles.reshape(-1, 3)
+    assert_array_equal(depth.at(three[0], index, middles), depth.at(three[1], None, middles))
+    assert set(depth.cells.ravel()) == {1, 2}
 
 
 def test_outline_and_axes(grids):

@@ -26,10 +26,33 @@ def tiles(real_data):
 
 
 def run(paths, **options):
-    # The nights share no sky, which is said; their headers hold old forms of dates.
+    # That the nights share no sky with M42, and differ in flux scale, is said.
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", lm.DisconnectedWarning)
+        warnings.simplefilter("ignore", lm.FluxScaleWarning)
         return lm.match_levels(paths, **options)
+
+
+def test_2mass_nights_differ_in_flux_scale(tiles):
+    nights = [path for path in tiles if not _is_m42(path)]
+    with pytest.warns(lm.FluxScaleWarning, match=r"differ in flux scale by more than 3%"):
+        result = lm.match_levels(nights)
+    pairs = result.pairs
+    surest = np.argmax(np.abs(pairs["gain"]) / np.hypot(pairs["gain_error"], 1e-3))
+    # The zero points say -0.17: the star fluxes of a few stars cannot say it better.
+    assert pairs["gain"][surest] == pytest.approx(-0.17, abs=3 * pairs["gain_error"][surest])
+
+
+def test_2mass_on_one_flux_scale(tiles):
+    nights = [path for path in tiles if not _is_m42(path)]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", lm.FluxScaleWarning)
+        result = lm.match_levels(nights, flux_scale="MAGZP")
+    assert np.nanmax(np.abs(result.pairs["residual"].value)) < 0.2
+
+
+def _is_m42(path):
+    return any(f"j0{n}" in path.name for n in (86, 87, 88))
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,566 @@
+# Licensed under a 3-clause BSD style license - see LICENSE.rst
+"""The solver on pairs made up, against dense algebra, a minimiser and many trials."""
+
+import numpy as np
+import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+from numpy.testing import assert_allclose, assert_array_equal
+from scipy.optimize import minimize
+from scipy.stats import chi2
+
+from levelmatch import solve
+from levelmatch.overlaps import components
+from levelmatch.sky import tangent_axes, transfer_matrix, unit_vectors
+from levelmatch.solve import Equations, SolveOptions, fit_terms, pair_weights, solve_groups
+
+PLAIN = SolveOptions(floor=0.0, robust=None)
+derandomized = settings(derandomize=True, max_examples=60, deadline=None)
+
+
+def places(n, *, centre=(80.0, 30.0), size=0.3, seed=0):
+    """Centres of groups, as axes."""
+    rng = np.random.default_rng([seed, n])
+    lon, lat = np.array(centre)[:, None] + size * rng.uniform(-1, 1, (2, n))
+    return tangent_axes(unit_vectors(lon, lat))
+
+
+def random_graph(n, n_extra, seed):
+    """A spanning tree and other pairs, each with its lower group first."""
+    rng = np.random.default_rng([seed, n, n_extra])
+    pairs = {(int(rng.integers(k)), k) for k in range(1, n)}
+    for _ in range(n_extra):
+        i, j = sorted(rng.choice(n, 2, replace=False).tolist())
+        pairs.add((i, j))
+    return np.array(sorted(pairs)).T
+
+
+def between(axes, first, second):
+    """Axes midway between the groups of each pair."""
+    return tangent_axes(axes[first, 0] + axes[second, 0])
+
+
+def differences(axes, middle, first, second, true):
+    """What exact pairs would measure of true corrections."""
+    if true.shape[1] == 1:
+        return true[first] - true[second]
+    there = [
+        np.einsum("pij,pj->pi", transfer_matrix(axes[side], middle), true[side])
+        for side in (first, second)
+    ]
+    return there[0] - there[1]
+
+
+def equations_of(first, second, gram, d, axes, middle=None):
+    middle = between(axes, first, second) if middle is None else middle
+    return Equations(
+        first=np.asarray(first), second=np.asarray(second), gram=gram,
+        rhs=np.einsum("pij,pj->pi", gram, d), axes=middle, group_axes=axes,
+    )
+
+
+def made_up(n, n_extra, k, *, seed=0, noise=0.0, axes=None, graph=None):
+    """Equations of random pairs about random true corrections."""
+    rng = np.random.default_rng([seed, n, n_extra, k])
+    first, second = random_graph(n, n_extra, seed) if graph is None else graph
+    axes = places(n, seed=seed) if axes is None else axes
+    true = rng.normal(0, 3, (n, k))
+    root = rng.normal(0, 1, (len(first), k, k)) + 2 * np.eye(k)
+    gram = 50 * np.einsum("pji,pjk->pik", root, root)
+    middle = between(axes, first, second)
+    d = differences(axes, middle, first, second, true)
+    if noise:
+        chol = np.linalg.cholesky(np.linalg.inv(gram))
+        d = d + noise * np.einsum("pij,pj->pi", chol, rng.standard_normal(d.shape))
+    return equations_of(first, second, gram, d, axes, middle), true
+
+
+def solved(equations, options=PLAIN, *, weights="ivar", npix=None, scatter=None, **keywords):
+    ones = np.ones(len(equations.first))
+    return solve_groups(
+        equations, options, weights=weights, npix=ones if npix is None else npix,
+        scatter=ones if scatter is None else scatter, **keywords,
+    )
+
+
+def without_gauge(coefficients, axes):
+    """Coefficients less the mean, or the mean plane, of all."""
+    if coefficients.shape[1] == 1:
+        return coefficients - coefficients.mean(axis=0)
+    centre = tangent_axes(axes[:, 0].sum(axis=0))
+    mean = np.einsum("gij,gj->i", transfer_matrix(axes, centre), coefficients) / len(axes)
+    return coefficients - transfer_matrix(centre, axes) @ mean
+
+
+def dense(equations, factor):
+    """The whole problem as rows of a dense least squares."""
+    n, k = equations.n_groups, equations.n_terms
+    rows, values = [], []
+    for p, (i, j) in enumerate(zip(equations.first, equations.second, strict=True)):
+        root = np.linalg.cholesky(factor[p] * equations.gram[p]).T
+        row = np.zeros((k, n, k))
+        row[:, i] += equations.transfer[0, p]
+        row[:, j] -= equations.transfer[1, p]
+        rows.append(root @ row.reshape(k, n * k))
+        values.append(root @ np.linalg.solve(equations.gram[p], equations.rhs[p]))
+    return np.concatenate(rows), np.concatenate(values)
+
+
+@derandomized
+@given(
+    n=st.integers(2, 12), extra=st.integers(0, 20), k=st.sampled_from([1, 3]),
+    seed=st.integers(0, 100),
+)
+def test_exact_pairs_give_the_truth_back(n, extra, k, seed):
+    equations, true = made_up(n, extra, k, seed=seed)
+    found = solved(equations).coefficients
+    scale = np.abs(true).max() * (1 if k == 1 else 100)
+    assert_allclose(found, without_gauge(true, equations.group_axes), atol=1e-9 * scale)
+
+
+@derandomized
+@given(
+    n=st.integers(2, 9), extra=st.integers(0, 20), k=st.sampled_from([1, 3]),
+    seed=st.integers(0, 100), held=st.integers(0, 8),
+)
+def test_noisy_pairs_as_dense_algebra_solves_them(n, extra, k, seed, held):
+    assume(held < n)
+    equations, _ = made_up(n, extra, k, seed=seed, noise=1.0)
+    matrix, value = dense(equations, np.ones(len(equations.first)))
+    free = np.repeat(np.arange(n) != held, k)
+    expected = np.zeros(n * k)
+    expected[free] = np.linalg.lstsq(matrix[:, free], value, rcond=None)[0]
+    solution = solved(equations, reference=lambda members: held)
+    scale = np.abs(expected).max()
+    assert_allclose(solution.coefficients.ravel(), expected, atol=1e-8 * scale)
+    assert_array_equal(solution.coefficients[held], 0)
+    assert_array_equal(solution.reference, [held])
+    covariance = np.zeros((n * k, n * k))
+    covariance[np.ix_(free, free)] = np.linalg.inv(matrix[:, free].T @ matrix[:, free])
+    tolerance = 1e-7 * covariance.max()
+    assert_allclose(solution.covariance_matrix, covariance, atol=tolerance)
+    assert_allclose(solution.errors.ravel() ** 2, np.diag(covariance), atol=tolerance)
+
+
+@pytest.mark.parametrize("k", [1, 3])
+def test_mean_gauge(k):
+    equations, _ = made_up(7, 9, k, noise=1.0)
+    zero_mean = solved(equations)
+    held = solved(equations, reference=lambda members: 3)
+    axes = equations.group_axes
+    assert_allclose(zero_mean.coefficients, without_gauge(held.coefficients, axes), atol=1e-10)
+    assert_array_equal(zero_mean.reference, [-1])
+    # The residuals know no gauge.
+    assert_allclose(
+        equations.residuals(zero_mean.coefficients),
+        equations.residuals(held.coefficients), atol=1e-10,
+    )
+
+
+@pytest.mark.parametrize("k", [1, 3])
+def test_sets_without_a_link_have_a_gauge_each(k):
+    first, second = np.array([0, 1, 0, 4, 5]), np.array([1, 2, 2, 5, 6])
+    equations, true = made_up(8, 0, k, graph=(first, second))
+    axes = equations.group_axes
+    found = solved(equations).coefficients
+    expected = np.zeros((8, k))
+    for members in ([0, 1, 2], [4, 5, 6]):
+        expected[members] = without_gauge(true[members], axes[members])
+    assert_allclose(found, expected, atol=1e-8)
+    assert_array_equal(found[[3, 7]], 0)
+    asked = []
+
+    def last(members):
+        asked.append(list(members))
+        return members[-1]
+
+    solution = solved(equations, reference=last)
+    assert sorted(asked) == [[0, 1, 2], [3], [4, 5, 6], [7]]
+    assert_array_equal(solution.coefficients[[2, 6]], 0)
+    assert_array_equal(solution.errors[[2, 3, 6, 7]], 0)
+    assert (solution.errors[[0, 1, 4, 5]] > 0).all()
+    assert_array_equal(components(np.stack([first, second], 1), 8)[1], solution.component)
+
+
+def test_the_first_group_can_be_the_reference():
+    equations, _ = made_up(5, 3, 1, noise=1.0)
+    assert solved(equations, reference=lambda members: 0).coefficients[0, 0] == 0
+
+
+def test_no_pair_at_all():
+    axes = places(3)
+    empty = np.zeros(0, dtype=np.intp)
+    equations = equations_of(empty, empty, np.zeros((0, 3, 3)), np.zeros((0, 3)), axes)
+    solution = solved(equations, SolveOptions())
+    assert_array_equal(solution.coefficients, 0)
+    assert_array_equal(solution.errors, 0)
+    assert solution.floor == 0
+
+
+WEIGHTINGS = {
+    "ivar": lambda own, npix, scatter: own,
+    "equal": lambda own, npix, scatter: np.ones_like(own),
+    "npix": lambda own, npix, scatter: npix,
+    "rms": lambda own, npix, scatter: scatter**-2,
+}
+
+
+@pytest.mark.parametrize("weights", WEIGHTINGS)
+def test_the_objective_is_the_weighted_sum_of_squares(weights):
+    # Rows scaled by the weight instead of its root would minimise another sum.
+    rng = np.random.default_rng(2)
+    first, second = random_graph(5, 8, 0)
+    m = len(first)
+    own, npix, scatter = 10 ** rng.uniform(0, 2, m), rng.uniform(10, 1e3, m), rng.uniform(0.1, 2, m)
+    d = rng.normal(0, 1, m)
+    equations = equations_of(first, second, own[:, None, None], d[:, None], places(5))
+    solution = solved(equations, weights=weights, npix=npix, scatter=scatter)
+    w = WEIGHTINGS[weights](own, npix, scatter)
+
+    def objective(c, power=1.0):
+        return np.sum((w / w.max()) ** power * (d - c[first] + c[second]) ** 2)
+
+    found = solution.coefficients[:, 0]
+    best = minimize(objective, np.zeros(5), tol=1e-12).x
+    assert_allclose(found, best - best.mean(), atol=2e-5)
+    assert_allclose(solution.weight / solution.weight[0], w / w[0])
+    if weights != "equal":
+        wrong = minimize(objective, np.zeros(5), args=(2.0,), tol=1e-12).x
+        assert np.abs(found - (wrong - wrong.mean())).max() > 0.01
+
+
+def test_weights_with_a_floor():
+    own = np.array([100.0, 4.0])
+    equations = equations_of([0, 1], [1, 2], own[:, None, None], np.zeros((2, 1)), places(3))
+    factor = pair_weights(equations, "ivar", 0.3, np.ones(2), np.ones(2))
+    assert_allclose(factor * own, 1 / (1 / own + 0.09))
+    solution = solved(equations, SolveOptions(floor=0.3))
+    assert_allclose(solution.weight, 1 / (1 / own + 0.09))
+    assert solution.floor == 0.3
+    assert_allclose(solution.covariance(0, 0), solution.errors[0, 0] ** 2)
+
+
+@pytest.mark.parametrize("weights", WEIGHTINGS)
+@pytest.mark.parametrize("k", [1, 3])
+@pytest.mark.parametrize("reference", [None, 2])
+def test_covariance_of_many_trials(weights, k, reference):
+    n, trials = 6, 1500
+    equations, _ = made_up(n, 6, k)
+    rng = np.random.default_rng(1)
+    npix, scatter = rng.uniform(10, 1000, (2, len(equations.first)))
+    keywords = {"weights": weights, "npix": npix, "scatter": scatter,
+                "reference": None if reference is None else lambda members: reference}
+    chol = np.linalg.cholesky(equations.gram)
+    found = []
+    for _ in range(trials):
+        noise = np.einsum("pij,pj->pi", chol, rng.standard_normal(equations.rhs.shape))
+        trial = Equations(equations.first, equations.second, equations.gram, noise,
+                          equations.axes, equations.group_axes)
+        found.append(solved(trial, **keywords).coefficients.ravel())
+    stated = solved(equations, **keywords)
+    error = stated.errors.ravel()
+    found = np.array(found)
+    free = error > 0
+    assert_array_equal(found[:, ~free], 0)
+    whitened = found[:, free] / error[free]
+    correlation = stated.covariance_matrix[np.ix_(free, free)] / np.outer(error[free], error[free])
+    assert_allclose(whitened.T @ whitened / trials, correlation, atol=0.13)
+    assert_allclose(stated.covariance(1, 4), stated.covariance_matrix[k : 2 * k, 4 * k : 5 * k])
+
+
+def lattice(n):
+    """Groups on a square, each paired with all within two steps."""
+    steps = [(0, 1), (1, 0), (1, 1), (1, -1), (0, 2), (2, 0), (1, 2), (2, 1), (1, -2), (2, -1)]
+    pairs = [
+        (y * n + x, (y + dy) * n + x + dx)
+        for y in range(n) for x in range(n) for dy, dx in steps
+        if 0 <= y + dy < n and 0 <= x + dx < n
+    ]
+    first, second = np.array(pairs).T
+    axes = tangent_axes(unit_vectors(10 + 0.1 * (np.arange(n * n) % n), 0.1 * (np.arange(n * n) // n)))
+    return first, second, axes
+
+
+def lattice_errors(options, *, floor=0.0, spoil=None, n_trials=40, n=5):
+    """Level errors and pulls of trials on the lattice, those of a spoilt group left out."""
+    first, second, axes = lattice(n)
+    m, middle = len(first), between(axes, first, second)
+    errors, pulls, floors = [], [], []
+    for seed in range(n_trials):
+        rng = np.random.default_rng([7, seed])
+        sigma = 0.01 * rng.uniform(0.5, 2, m)
+        true = rng.normal(0, 3, n * n)
+        total = np.hypot(sigma, floor)
+        d = true[first] - true[second] + total * rng.standard_normal(m)
+        keep = np.ones(n * n, dtype=bool)
+        if spoil == "pairs":
+            bad = rng.choice(m, round(0.05 * m), replace=False)
+            d[bad] += rng.choice([-50, 50], len(bad)) * total[bad]
+        elif spoil == "image":
+            keep[n * n // 2] = False
+            bad = (first == n * n // 2) | (second == n * n // 2)
+            d[bad] += 0.3 * rng.standard_normal(bad.sum())
+        equations = equations_of(
+            first, second, sigma[:, None, None] ** -2, d[:, None], axes, middle
+        )
+        solution = solved(equations, options)
+        error = solution.coefficients[:, 0] - true
+        error -= error[keep].mean()
+        errors.append(error[keep])
+        pulls.append((error / solution.errors[:, 0])[keep])
+        floors.append(solution.floor)
+    return np.std(errors), np.std(pulls), np.array(floors)
+
+
+@pytest.mark.parametrize("floor", [0.0, 0.1])
+@pytest.mark.parametrize("robust", ["huber", "tukey"])
+def test_robust_weights_cost_little(robust, floor):
+    plain, _, _ = lattice_errors(SolveOptions(robust=None), floor=floor)
+    error, pull, _ = lattice_errors(SolveOptions(robust=robust), floor=floor)
+    assert error < 1.08 * plain
+    assert 0.9 < pull < 1.15
+
+
+@pytest.mark.parametrize("floor", [0.0, 0.1])
+@pytest.mark.parametrize("spoil", ["pairs", "image"])
+def test_wild_pairs_do_little_harm(spoil, floor):
+    clean, _, _ = lattice_errors(SolveOptions(robust=None), floor=floor)
+    plain, _, _ = lattice_errors(SolveOptions(robust=None), floor=floor, spoil=spoil)
+    robust, pull, _ = lattice_errors(SolveOptions(), floor=floor, spoil=spoil)
+    assert robust < 1.2 * clean
+    # Pairs of a systematic scatter of 0.1 hide one image's of 0.3, which then does little.
+    assert plain > (1.5 if spoil == "pairs" or floor == 0 else 1.01) * clean
+    assert 0.85 < pull < 1.25
+
+
+@pytest.mark.parametrize("robust", [None, "tukey"])
+@pytest.mark.parametrize("floor", [0.0, 0.03, 0.3])
+def test_floor_is_the_injected_scatter(floor, robust):
+    _, pull, found = lattice_errors(SolveOptions(robust=robust), floor=floor)
+    if floor:
+        assert_allclose(found.mean(), floor, rtol=0.08)
+    else:
+        assert found.max() < 0.006
+    assert 0.9 < pull < 1.12
+
+
+def test_sets_have_floors_of_their_own():
+    rng = np.random.default_rng(0)
+    first, second, axes = lattice(4)
+    first, second = np.concatenate([first, first + 16]), np.concatenate([second, second + 16])
+    axes = np.concatenate([axes, axes])
+    m = len(first)
+    d = rng.normal(0, 0.01, m)
+    d[m // 2 :] += rng.normal(0, 0.5, m // 2)
+    equations = equations_of(first, second, np.full((m, 1, 1), 1e4), d[:, None], axes)
+    floors = solved(equations, SolveOptions(robust=None)).floors
+    assert floors[0] < 0.006
+    assert_allclose(floors[1], 0.5, rtol=0.25)
+
+
+def test_a_tree_has_no_loop_to_tell_a_floor():
+    rng = np.random.default_rng(0)
+    first, second = np.arange(9), np.arange(1, 10)
+    equations = equations_of(
+        first, second, np.full((9, 1, 1), 1e4), rng.normal(0, 1, (9, 1)), places(10)
+    )
+    solution = solved(equations, SolveOptions())
+    assert solution.floor == 0
+    assert_array_equal(solution.robust, 1)
+
+
+def test_a_wild_pair_stands_out():
+    first, second, axes = lattice(4)
+    rng = np.random.default_rng(5)
+    d = rng.normal(0, 0.01, len(first))
+    d[17] += 5
+    equations = equations_of(first, second, np.full((len(d), 1, 1), 1e4), d[:, None], axes)
+    solution = solved(equations, SolveOptions())
+    assert np.argmin(solution.robust) == 17
+    assert solution.robust[17] < 1e-3
+    assert np.argmax(solution.n_sigma) == 17
+    assert solution.n_sigma[17] > 100
+    assert np.median(solution.robust) > 0.85
+
+
+@pytest.mark.parametrize("robust", ["huber", "tukey"])
+def test_the_only_link_is_never_dropped(robust):
+    # Two lattices, both sure of themselves, and one pair between that no loop can doubt.
+    first, second, axes = lattice(4)
+    rng = np.random.default_rng(6)
+    n, m = 16, len(first)
+    first = np.concatenate([first, first + n, [3]])
+    second = np.concatenate([second, second + n, [n + 5]])
+    true = np.repeat([0.0, 1e4], n)
+    d = true[first] - true[second] + rng.normal(0, 0.01, 2 * m + 1)
+    equations = equations_of(
+        first, second, np.full((2 * m + 1, 1, 1), 1e4), d[:, None], np.concatenate([axes, axes])
+    )
+    solution = solved(equations, SolveOptions(robust=robust))
+    step = solution.coefficients[n:, 0].mean() - solution.coefficients[:n, 0].mean()
+    assert_allclose(step, 1e4, atol=0.1)
+    assert solution.robust[-1] > 0.99
+
+
+def test_slope_prior():
+    equations, _ = made_up(5, 4, 3, noise=1.0)
+    matrix, value = dense(equations, np.ones(len(equations.first)))
+    prior = 0.2
+    ridge = np.diag(np.tile([0, prior**-2, prior**-2], 5))
+    free = np.arange(15) >= 3
+    expected = np.zeros(15)
+    expected[free] = np.linalg.solve(
+        (matrix.T @ matrix + ridge)[np.ix_(free, free)], (matrix.T @ value)[free]
+    )
+    options = SolveOptions(floor=0.0, robust=None, slope_prior=prior)
+    found = solved(equations, options, reference=lambda members: 0)
+    assert_allclose(found.coefficients.ravel(), expected, atol=1e-9)
+    # An unfelt prior changes nothing; one as tight as can be leaves levels alone.
+    loose = SolveOptions(floor=0.0, robust=None, slope_prior=1e9)
+    assert_allclose(solved(equations, loose).coefficients, solved(equations).coefficients,
+                    atol=1e-8)
+    tight = SolveOptions(floor=0.0, robust=None, slope_prior=1e-9)
+    assert np.abs(solved(equations, tight).coefficients[:, 1:]).max() < 1e-9
+
+
+def line_of_planes(gram_of_last):
+    """Three groups well measured and a fourth by one poor pair alone."""
+    axes = places(4, size=0.05)
+    first, second = np.array([0, 0, 1, 2]), np.array([1, 2, 2, 3])
+    middle = between(axes, first, second)
+    true = np.random.default_rng(3).normal(0, 1, (4, 3))
+    true[3, 1:] = true[2, 1:]
+    gram = np.repeat(np.diag([1e4, 1e4, 1e4])[None], 4, axis=0)
+    gram[3] = gram_of_last
+    d = differences(axes, middle, first, second, true)
+    return equations_of(first, second, gram, d, axes, middle), true
+
+
+@pytest.mark.parametrize("rank", [1, 2])
+@pytest.mark.parametrize("reference", [None, 0])
+def test_slopes_that_no_pair_sees_do_not_blow_up(rank, reference):
+    # One cell, or two: a level, or a slope along one direction alone.
+    rng = np.random.default_rng(rank)
+    for _ in range(20):
+        terms = np.array([[1.0, *rng.uniform(-2, 2, 2)] for _ in range(rank)])
+        equations, true = line_of_planes(1e3 * terms.T @ terms)
+        rhs = equations.rhs + np.einsum(
+            "pij,pj->pi", equations.gram, 0.01 * rng.standard_normal((4, 3))
+        )
+        equations = Equations(equations.first, equations.second, equations.gram, rhs,
+                              equations.axes, equations.group_axes)
+        solution = solved(
+            equations, reference=None if reference is None else lambda members: reference
+        )
+        assert np.isfinite(solution.coefficients).all()
+        assert np.isfinite(solution.errors).all()
+        assert np.abs(solution.coefficients).max() < 100 * np.abs(true).max()
+
+
+@pytest.mark.parametrize("k", [1, 3])
+def test_long_chain(k):
+    n = 500
+    lon = 10 + 0.02 * np.arange(n)
+    axes = tangent_axes(unit_vectors(lon, 5 + 0.01 * np.sin(lon)))
+    graph = np.stack([np.arange(n - 1), np.arange(1, n)])
+    equations, true = made_up(n, 0, k, graph=graph, axes=axes)
+    expected = true - (
+        transfer_matrix(axes[0], axes) @ true[0] if k == 3 else true[0]
+    )
+    one = solved(equations, reference=lambda members: 0)
+    # Planes are carried over 500 images: their lever arm is a thousand arcmin.
+    assert_allclose(one.coefficients, expected, atol=1e-9 if k == 1 else 1e-5)
+    two = solved(equations, reference=lambda members: 0)
+    assert one.coefficients.tobytes() == two.coefficients.tobytes()
+    assert one.errors.tobytes() == two.errors.tobytes()
+
+
+@pytest.mark.parametrize("reference", [None, 0])
+@pytest.mark.parametrize("weights", ["ivar", "equal"])
+def test_errors_of_large_systems(monkeypatch, reference, weights):
+    first, second, axes = lattice(12)
+    rng = np.random.default_rng(0)
+    m = len(first)
+    gram = rng.uniform(1, 10, m)[:, None, None]
+    equations = equations_of(first, second, gram, rng.normal(0, 1, (m, 1)), axes)
+    keywords = {"weights": weights,
+                "reference": None if reference is None else lambda members: reference}
+    exact = solved(equations, **keywords)
+    covariance = exact.covariance_matrix
+    monkeypatch.setattr(solve, "MAX_DENSE", 10)
+    probed = solved(equations, **keywords)
+    with pytest.raises(MemoryError, match="the covariance of 144 coefficients is too large"):
+        _ = probed.covariance_matrix
+    for i, j in ((0, 0), (3, 77), (77, 3), (143, 143)):
+        assert_allclose(probed.covariance(i, j), covariance[i : i + 1, j : j + 1], atol=1e-12)
+    free = exact.errors > 0
+    assert_allclose(probed.errors[free], exact.errors[free], rtol=0.5)
+    ratio = probed.errors[free] / exact.errors[free]
+    assert np.sqrt(np.mean((ratio - 1) ** 2)) < 0.15
+
+
+@pytest.mark.parametrize("k", [1, 3])
+def test_the_order_of_pairs_does_not_matter(k):
+    equations, _ = made_up(20, 40, k, noise=1.0)
+    order = np.random.default_rng(0).permutation(len(equations.first))
+    shuffled = Equations(
+        equations.first[order], equations.second[order], equations.gram[order],
+        equations.rhs[order], equations.axes[order], equations.group_axes,
+    )
+    options = SolveOptions()
+    one, two = solved(equations, options), solved(shuffled, options)
+    assert_allclose(one.coefficients, two.coefficients, rtol=1e-6, atol=1e-7)
+    assert_allclose(one.robust[order], two.robust, atol=1e-4)
+
+
+def test_noise_has_the_expected_sum_of_squares():
+    values = []
+    for seed in range(60):
+        equations, _ = made_up(8, 20, 3, seed=seed, noise=1.0)
+        solution = solved(equations)
+        freedom = 3 * (len(equations.first) - 7)
+        values.append(chi2.cdf(equations.quadratic(solution.coefficients).sum(), freedom))
+    assert abs(np.mean(values) - 0.5) < 3.5 * np.sqrt(1 / 12 / 60)
+
+
+def test_active_slopes():
+    equations, _ = made_up(6, 8, 3, noise=1.0)
+    active = np.ones((6, 3), dtype=bool)
+    active[[1, 4], 1:] = False
+    matrix, value = dense(equations, np.ones(len(equations.first)))
+    free = active.copy()
+    free[0, 0] = False
+    expected = np.zeros(18)
+    columns = np.flatnonzero(free)
+    expected[columns] = np.linalg.lstsq(matrix[:, columns], value, rcond=None)[0]
+    expected = expected.reshape(6, 3)
+    solution = solved(equations, active=active, reference=lambda members: 0)
+    assert_allclose(solution.coefficients, expected, atol=1e-8)
+    expected[:, 0] -= expected[:, 0].mean()
+    mean = solved(equations, active=active)
+    assert_allclose(mean.coefficients, expected, atol=1e-8)
+    assert_array_equal(mean.errors[[1, 4], 1:], 0)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "match"),
+    [
+        ("robust", "cauchy", "robust: 'cauchy' is none of"),
+        ("floor", -1, "floor: -1 is not a positive number"),
+        ("floor", np.inf, "floor: inf is not a positive number"),
+        ("min_area", None, "min_area: None is not a positive number"),
+        ("min_linear", -0.1, "min_linear: -0.1 is not a positive number"),
+        ("rms_limit", "2", "rms_limit: '2' is not a positive number"),
+        ("slope_prior", 0, "slope_prior: 0 is not a positive number"),
+        ("slope_prior", np.nan, "slope_prior: nan is not a positive number"),
+    ],
+)
+def test_options_are_checked(name, value, match):
+    with pytest.raises(ValueError, match=match):
+        SolveOptions(**{name: value})
+
+
+def test_fit_types():
+    assert [fit_terms(t) for t in ("level", "level+slope", "level+match")] == [1, 3, 3]
+    with pytest.raises(ValueError, match="fit_type: 'plane' is none of"):
+        fit_terms("plane")
