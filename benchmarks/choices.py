@@ -44,8 +44,8 @@ def measurements(folder, tiles):
     ways = {
         "default": {},
         "median": {"location": "median"},
-        "no structure": {"structure": False},
-        "median, no structure": {"location": "median", "structure": False},
+        "structure": {"structure": True},
+        "median, structure": {"location": "median", "structure": True},
         "sources masked": {"mask_sources": True},
     }
     for name, simulation, paths, options, measure in cases(folder, tiles):

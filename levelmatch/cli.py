@@ -384,7 +384,7 @@ RUN_OPTIONS = [
     ),
     click.option(
         "--structure/--no-structure",
-        default=True,
+        default=False,
         show_default=True,
         help="Weigh each cell of an overlap by its own scatter.",
     ),

@@ -12,6 +12,7 @@ import numpy as np
 from astropy import units as u
 from astropy.coordinates import ICRS, SkyCoord
 from astropy.wcs import NoConvergence
+from numpy.polynomial.chebyshev import chebvander
 from scipy.spatial import ConvexHull
 
 from levelmatch.exceptions import FrameError
@@ -59,7 +60,7 @@ def plane_terms(vectors, axes):
     """
     terms = np.empty((*vectors.shape[:-1], 3))
     terms[..., 0] = 1.0
-    terms[..., 1:] = vectors @ (ARCMIN * axes[1:]).T
+    terms[..., 1:] = np.einsum("...i,ji->...j", vectors, ARCMIN * axes[1:])
     return terms
 
 
@@ -184,16 +185,10 @@ def _nodes(start, stop, spacing):
     return np.unique(np.linspace(start, stop - 1, n_cells + 1).round().astype(np.intp))
 
 
-def _powers(p, q, degree):
-    """Return the monomials of (p, q) up to a total degree, shape (n_terms, ...)."""
-    p_powers = [np.ones_like(p)]
-    q_powers = [np.ones_like(q)]
-    for _ in range(degree):
-        p_powers.append(p_powers[-1] * p)
-        q_powers.append(q_powers[-1] * q)
-    return np.stack(
-        [p_powers[i] * q_powers[j] for i in range(degree + 1) for j in range(degree + 1 - i)]
-    )
+def _polynomials(p, q, degree):
+    """Return products of Chebyshev polynomials of total degree up to a limit, (n_terms, n)."""
+    p, q = chebvander(p, degree).T, chebvander(q, degree).T
+    return np.stack([p[i] * q[j] for i in range(degree + 1) for j in range(degree + 1 - i)])
 
 
 @dataclass(frozen=True, eq=False)
@@ -264,9 +259,9 @@ class Grid:
     def _project(self, vectors):
         """Gnomonic coordinates about the box's centre; NaN behind it."""
         axes = self._box_axes
-        w = vectors @ axes[0]
+        w, u, v = np.einsum("ki,...i->k...", axes, vectors)
         w = np.where(w > 0.05, w, np.nan)
-        return (vectors @ axes[1]) / w, (vectors @ axes[2]) / w
+        return u / w, v / w
 
     @cached_property
     def _inverse(self):
@@ -296,12 +291,16 @@ class Grid:
             [np.stack([mid_x, mid_y], -1).reshape(-1, 2), np.stack([x, y], -1).reshape(-1, 2)]
         )
         for degree in (1, 2, 4, 6, 8):
-            terms = _powers(p, q, degree)
+            terms = _polynomials(p, q, degree)
             if terms.shape[0] > pixel.shape[1]:
                 break
             # Every third node is enough for the higher degrees.
             step = max(1, pixel.shape[1] // (8 * terms.shape[0]))
-            coefficients = np.linalg.lstsq(terms[:, ::step].T, pixel[:, ::step].T, rcond=None)[0]
+            # By the normal equations, which Chebyshev polynomials keep well-conditioned:
+            # the threads of LAPACK's solver for tall matrices get in Dask's way.
+            gram = np.einsum("in,jn->ij", terms[:, ::step], terms[:, ::step])
+            rhs = np.einsum("in,kn->ik", terms[:, ::step], pixel[:, ::step])
+            coefficients = np.linalg.pinv(gram, rcond=1e-13, hermitian=True) @ rhs
             inverse = affine.T, coefficients.T, degree, middle, half
             found = np.stack(self._evaluate(inverse, check, np.inf), axis=-1)
             error = np.nanmax(np.abs(found - truth), initial=0.0)
@@ -324,7 +323,8 @@ class Grid:
         p, q = affine[:, 0, None] + affine[:, 1:] @ np.stack([xi.ravel(), eta.ravel()])
         near = (np.abs(p) <= reach) & (np.abs(q) <= reach)
         out = np.full((2, p.size), np.nan)
-        out[:, near] = coefficients @ _powers(p[near], q[near], degree)
+        terms = _polynomials(p[near], q[near], degree)
+        out[:, near] = np.einsum("kt,tn->kn", coefficients, terms)
         out = middle[:, None] + half[:, None] * out
         return out[0].reshape(xi.shape), out[1].reshape(xi.shape)
 
@@ -401,7 +401,7 @@ class Grid:
 
     def contains(self, vectors):
         """Whether unit vectors, shape (n, 3), lie within the outline."""
-        return (vectors @ self._normals.T >= -1e-15).all(axis=-1)
+        return (np.einsum("ni,ki->kn", vectors, self._normals) >= -1e-15).all(axis=0)
 
     @cached_property
     def refined(self):

@@ -1,0 +1,34 @@
+"""Run the benchmarks: ``python benchmarks/run.py [NAME ...] [-- OPTIONS]``.
+
+Names: accuracy, speed, choices, statistics; all if none is given. Options go to each.
+"""
+
+import subprocess
+import sys
+from pathlib import Path
+
+NAMES = ("speed", "accuracy", "choices", "statistics")
+
+
+def main():
+    words = sys.argv[1:]
+    if words and words[0] in ("-h", "--help"):
+        print(__doc__)
+        return 0
+    split = words.index("--") if "--" in words else len(words)
+    names, options = words[:split] or NAMES, words[split + 1 :]
+    unknown = set(names) - set(NAMES)
+    if unknown:
+        print(f"no benchmark {sorted(unknown)}; there are {', '.join(NAMES)}", file=sys.stderr)
+        return 2
+    for name in names:
+        print(f"== {name}", flush=True)
+        command = [sys.executable, str(Path(__file__).with_name(f"{name}.py")), *options]
+        code = subprocess.run(command, check=False).returncode
+        if code:
+            return code
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,188 @@
+# Licensed under a 3-clause BSD style license - see LICENSE.rst
+"""Whether stated errors are the true ones, and how far these are from the least possible.
+
+Run as ``python benchmarks/statistics.py [--trials N]``.  Prints, for simulations limited by
+white noise, the standard deviation of (found - true) / stated error, which should be 1; the
+same with a systematic scatter of the pairs' levels; and the true error over that of the best
+possible estimate from the same pixels (the Cramer-Rao bound of the joint fit of sky and levels).
+"""
+
+import argparse
+
+import numpy as np
+from astropy.nddata import CCDData
+from astropy.wcs import WCS
+
+import levelmatch as lm
+from levelmatch.sky import tangent_axes, transfer_matrix, unit_vectors
+from levelmatch.solve import Equations, solve_groups
+from levelmatch.testing import simulate_generic
+
+LEVELS = ("level",)
+SLOPES = ("level", "slope_u", "slope_v")
+PLAIN = {"stars": False, "nebula": False, "galaxy": False}
+
+
+def each_its_own(name, _meta=None):
+    """Every image is a tile."""
+    return name
+
+
+def simulated_pulls(n_trials, *, fit_type="level", location="mean", shape=(128, 128), **layout):
+    """Pulls of noise-limited simulations relative to the mean, shape (n_trials, n_images, k)."""
+    layout = {"layout": "grid", "n_images": 9, "overlap": 0.3, **layout}
+    pulls = []
+    for seed in range(n_trials):
+        slope = 0.3 if fit_type == "level+slope" else 0.0
+        sim = simulate_generic(shape=shape, noise=0.5, slope=slope, seed=seed, **layout, **PLAIN)
+        result = lm.match_mosaic(
+            list(sim.images),
+            fit_type=fit_type,
+            reference="mean",
+            group_by=each_its_own,
+            measure=lm.MeasureOptions(location=location),
+        )
+        truth = sim.truth[np.argsort(sim.truth["name"])]
+        columns = LEVELS if fit_type == "level" else SLOPES
+        true = np.stack([truth[c].value for c in columns], axis=1)
+        p = result.passes[0]
+        error = without_mean(p.solution.coefficients - true, p.group_axes)
+        pulls.append(error / p.solution.errors)
+    return np.array(pulls)
+
+
+def without_mean(coefficients, axes):
+    """Coefficients in the gauge of the zero mean: of the levels, or of the planes."""
+    if coefficients.shape[1] == 1:
+        return coefficients - coefficients.mean(axis=0)
+    centre = tangent_axes(axes[:, 0].sum(axis=0))
+    mean = np.einsum("gij,gj->i", transfer_matrix(axes, centre), coefficients) / len(axes)
+    return coefficients - transfer_matrix(centre, axes) @ mean
+
+
+def scattered_pulls(n_trials, *, floor=10.0, n=5, robust="tukey"):
+    """Pulls where pairs of a lattice of images scatter by a multiple of their own errors."""
+    steps = [(0, 1), (1, 0), (1, 1), (1, -1), (0, 2), (2, 0), (1, 2), (2, 1), (1, -2), (2, -1)]
+    first, second = np.array(
+        [
+            (y * n + x, (y + dy) * n + x + dx)
+            for y in range(n)
+            for x in range(n)
+            for dy, dx in steps
+            if 0 <= y + dy < n and 0 <= x + dx < n
+        ]
+    ).T
+    axes = tangent_axes(unit_vectors(np.arange(n * n) % n / 10, np.arange(n * n) // n / 10))
+    ones = np.ones(len(first))
+    pulls, floors = [], []
+    for seed in range(n_trials):
+        rng = np.random.default_rng([seed, n])
+        sigma = 0.01 * rng.uniform(0.5, 2, len(first))
+        true = rng.normal(0, 3, n * n)
+        d = true[first] - true[second]
+        d += np.hypot(sigma, 0.01 * floor) * rng.standard_normal(len(first))
+        weight = sigma**-2
+        equations = Equations(
+            first, second, weight[:, None, None], (weight * d)[:, None], axes[first], axes
+        )
+        solution = solve_groups(
+            equations, lm.SolveOptions(robust=robust), weights="ivar", npix=ones, scatter=ones
+        )
+        error = solution.coefficients[:, 0] - true
+        pulls.append((error - error.mean()) / solution.errors[:, 0])
+        floors.append(solution.floor / 0.01)
+    return np.array(pulls), np.array(floors)
+
+
+STACKS = {
+    "2 coincident": [(0, 0)] * 2,
+    "5 coincident": [(0, 0)] * 5,
+    "5 dithered": [(0, 0), (5, 9), (-7, 4), (3, -6), (11, -2)],
+    "4 of a mosaic": [(0, 0), (0, 70), (64, 5), (68, 75)],
+    "6 of a chain": [(0, 60 * k) for k in range(6)],
+}
+
+
+def flat_image(shift, name, noise, shape=(96, 96), angle=0.0):
+    """An image of a dark sky on a grid shifted by (y, x) pixels."""
+    wcs = WCS(naxis=2)
+    wcs.wcs.ctype = "RA---TAN", "DEC--TAN"
+    wcs.wcs.crval = 30.0, 1.0
+    wcs.wcs.crpix = 50.0 - shift[1], 50.0 - shift[0]
+    c, s = np.cos(np.radians(angle)), np.sin(np.radians(angle))
+    wcs.wcs.cd = np.array([[-c, s], [s, c]]) * 0.5 / 3600
+    data = noise.standard_normal(shape)
+    return CCDData(data, unit="MJy/sr", wcs=wcs, meta={"FILENAME": name})
+
+
+def level_bound(shifts, shape=(96, 96)):
+    """Least rms error of the levels less their mean, for unit noise and whole-pixel shifts.
+
+    The information of a sky pixel that n images cover is identity - 1/n between them.
+    """
+    shifts = np.array(shifts) - np.min(shifts, axis=0)
+    extent = shifts.max(axis=0) + shape
+    cover = np.zeros((len(shifts), *extent), dtype=bool)
+    for k, (y, x) in enumerate(shifts):
+        cover[k, y : y + shape[0], x : x + shape[1]] = True
+    cover = cover.reshape(len(shifts), -1).astype(float)
+    depth = np.maximum(cover.sum(axis=0), 1)
+    fisher = np.diag(cover.sum(axis=1)) - (cover / depth) @ cover.T
+    # The inverse beside the mean, which no overlap sees.
+    return np.sqrt(np.trace(np.linalg.pinv(fisher, rcond=1e-10, hermitian=True)) / len(shifts))
+
+
+def bound_ratio(n_trials, shifts, *, location="mean", offset=0.0):
+    """Rms error of the levels over the bound, and the rms of their pulls."""
+    rng = np.random.default_rng(len(shifts))
+    errors, pulls = [], []
+    for _ in range(n_trials):
+        images = [
+            # Shifts by parts of a pixel cost next to nothing, and leave the bound as it is.
+            flat_image(np.add(s, offset * k), f"{k}.fits", rng)
+            for k, s in enumerate(shifts)
+        ]
+        result = lm.match_mosaic(
+            images,
+            reference="mean",
+            group_by=each_its_own,
+            measure=lm.MeasureOptions(location=location),
+        )
+        table = result.table
+        errors.append(table["level"].value)
+        pulls.append(table["level"].value / table["error"].value)
+    return np.sqrt(np.mean(np.square(errors))) / level_bound(shifts), np.sqrt(
+        np.mean(np.square(pulls))
+    )
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--trials", type=int, default=200)
+    n = parser.parse_args().trials
+    print(f"(found - true) / stated error, {n} trials: standard deviation of level, slopes")
+    for fit_type in ("level", "level+slope"):
+        for location in ("mean", "median"):
+            for layout in ({}, {"layout": "pile", "n_images": 6, "overlap": 0.8}):
+                pulls = simulated_pulls(n, fit_type=fit_type, location=location, **layout)
+                name = layout.get("layout", "grid")
+                values = " ".join(f"{v:.3f}" for v in pulls.std(axis=(0, 1)))
+                print(f"  {fit_type:12s} {location:7s} {name:5s} {values}", flush=True)
+    print("the same where pairs scatter by a multiple of their errors; floor found")
+    for floor in (0.0, 1.0, 10.0):
+        for robust in (None, "huber", "tukey"):
+            pulls, floors = scattered_pulls(n, floor=floor, robust=robust)
+            print(f"  {floor:4.0f} sigma {robust!s:6s} {pulls.std():.3f}  {floors.mean():.2f}")
+    print("true error over the Cramer-Rao bound; standard deviation of the pulls")
+    for name, shifts in STACKS.items():
+        for location in ("mean", "median"):
+            for offset in (0.0, 0.3):
+                ratio, pull = bound_ratio(n, shifts, location=location, offset=offset)
+                print(
+                    f"  {name:14s} {location:7s} offset {offset:.1f}  {ratio:.3f}  {pull:.3f}",
+                    flush=True,
+                )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,304 @@
+# Licensed under a 3-clause BSD style license - see LICENSE.rst
+"""One pass: which pairs it uses and drops, what it subtracts, and what it holds."""
+
+from dataclasses import fields, replace
+
+import numpy as np
+import pytest
+from numpy.testing import assert_allclose, assert_array_equal
+
+import levelmatch as lm
+from levelmatch.exceptions import DisconnectedWarning
+from levelmatch.measure import PairTable
+from levelmatch.passes import Pass, assign_pairs, labels, select_pairs, subtract_solution
+from levelmatch.sky import plane_terms, tangent_axes, transfer_matrix, unit_vectors
+from levelmatch.solve import SolveOptions
+
+
+def each_its_own(name, _meta=None):
+    return name
+
+
+def table_of(pairs, **columns):
+    """A table of pairs alike but for the given columns."""
+    pairs = np.array(pairs)
+    n = len(pairs)
+    values = {
+        "first": pairs[:, 0],
+        "second": pairs[:, 1],
+        "gram": np.repeat(np.diag([100.0, 10, 10])[None], n, axis=0),
+        "rhs": np.zeros((n, 3)),
+        "axes": np.repeat(tangent_axes(np.array([1.0, 0, 0]))[None], n, axis=0),
+        "npix": np.full(n, 1000),
+        "extent": np.full((n, 2), 0.8),
+        "sigma": np.full(n, 0.1),
+        "scatter": np.full(n, 1.0),
+        "chi2": np.full(n, 1.0),
+        "gain": np.full(n, np.nan),
+        "gain_error": np.full(n, np.inf),
+    }
+    for name, column in columns.items():
+        values[name] = np.asarray(column)
+    return PairTable(**{f.name: values[f.name] for f in fields(PairTable)})
+
+
+RING = [(0, 1), (1, 2), (2, 3), (0, 3), (0, 2)]
+
+
+def test_labels():
+    assert_array_equal(labels(["b", "a", "b", "c"]), [1, 0, 1, 2])
+    assert_array_equal(labels([("t", 2), ("s", 9), ("t", 1)]), [2, 0, 1])
+    assert labels([]).shape == (0,)
+
+
+def test_a_pair_is_used_in_the_first_pass_that_joins_it():
+    # Six images: two tiles, the first of two detectors of two dithers each.
+    tile = np.array([0, 0, 0, 0, 1, 1])
+    chip = np.array([0, 0, 1, 1, 2, 2])
+    each = np.arange(6)
+    passes = [
+        Pass("dithers", "level", chip, each),
+        Pass("nircam_short", "level", tile, chip),
+        Pass("mosaic", "level", np.zeros(6, int), tile),
+    ]
+    pairs = np.array([(0, 1), (0, 2), (0, 4), (2, 3), (1, 3), (3, 5), (4, 5)])
+    assert_array_equal(assign_pairs(passes, pairs), [0, 1, 2, 0, 1, 2, 0])
+    # Without the first two passes, nothing joins the images of a tile.
+    assert_array_equal(assign_pairs(passes[2:], pairs), [-1, -1, 0, -1, -1, 0, -1])
+    assert assign_pairs(passes, np.zeros((0, 2), int)).shape == (0,)
+
+
+def test_all_good_pairs_count():
+    kept, reason = select_pairs(table_of(RING), np.arange(4), SolveOptions())
+    assert kept.all()
+    assert reason == [""] * 5
+
+
+def test_pairs_without_pixels_never_count():
+    npix = np.array([1000, 1000, 1000, 1000, 0])
+    gram = np.repeat(np.diag([100.0, 10, 10])[None], 5, axis=0)
+    gram[4] = 0
+    table = table_of(RING, npix=npix, gram=gram, scatter=[1, 1, 1, 1, np.nan])
+    kept, reason = select_pairs(table, np.arange(4), SolveOptions())
+    assert_array_equal(kept, [True] * 4 + [False])
+    assert reason[4] == "no common good pixel"
+    none = table_of(RING, npix=np.zeros(5, int))
+    kept, reason = select_pairs(none, np.arange(4), SolveOptions())
+    assert not kept.any()
+    assert set(reason) == {"no common good pixel"}
+
+
+CUTS = {
+    "area": ({"npix": [1000, 1000, 1000, 1000, 1]}, "area: 1 pixels, under 2"),
+    "extent": (
+        {"extent": [(0.8, 0.8), (0.19, 0.3), (0.8, 0.8), (0.8, 0.8), (0.15, 0.19)]},
+        "extent: 0.190 of the side, under 0.2",
+    ),
+    "scatter": ({"scatter": [1, 1.02, 0.98, 1, 9]}, "scatter: 9, over"),
+}
+
+
+@pytest.mark.parametrize(("columns", "words"), CUTS.values(), ids=CUTS)
+def test_cuts_and_their_reasons(columns, words):
+    options = SolveOptions(rms_limit=1.5)
+    kept, reason = select_pairs(table_of(RING, **columns), np.arange(4), options)
+    assert_array_equal(kept, [True] * 4 + [False])
+    assert reason[:4] == [""] * 4
+    assert reason[4].startswith(words)
+
+
+@pytest.mark.parametrize("columns", [c for c, _ in CUTS.values()], ids=CUTS)
+def test_cuts_can_be_loosened(columns):
+    options = SolveOptions(min_area=0, min_linear=0, rms_limit=20)
+    assert select_pairs(table_of(RING, **columns), np.arange(4), options)[0].all()
+
+
+def test_scatters_that_differ_little_are_all_kept():
+    # The largest of twenty is over two sigma, by chance.
+    pairs = [(i, j) for i in range(7) for j in range(i + 1, 7)]
+    scatter = np.exp(0.1 * np.random.default_rng(0).standard_normal(len(pairs)))
+    scatter[3] = 1.4
+    assert select_pairs(table_of(pairs, scatter=scatter), np.arange(7), SolveOptions())[0].all()
+
+
+@pytest.mark.parametrize("name", CUTS)
+def test_the_only_link_is_kept_and_says_so(name):
+    # Two rings of three and the pair that joins them.
+    pairs = [(0, 1), (1, 2), (0, 2), (3, 4), (4, 5), (3, 5), (2, 3)]
+    bad = {
+        "area": {"npix": [1000] * 6 + [1]},
+        "extent": {"extent": [(0.8, 0.8)] * 6 + [(0.1, 0.1)]},
+        "scatter": {"scatter": [1.0] * 6 + [50]},
+    }[name]
+    kept, reason = select_pairs(table_of(pairs, **bad), np.arange(6), SolveOptions())
+    assert kept.all()
+    assert reason[6].startswith(f"kept as the only link, although {name}: ")
+
+
+def test_the_largest_of_the_only_links_is_kept():
+    pairs = [(0, 1), (1, 2), (0, 2), (3, 4), (4, 5), (3, 5), (2, 3), (1, 3), (0, 4)]
+    table = table_of(
+        pairs, extent=[(0.8, 0.8)] * 6 + [(0.1, 0.1)] * 3, npix=[1000] * 6 + [50, 70, 60]
+    )
+    kept, reason = select_pairs(table, np.arange(6), SolveOptions())
+    assert_array_equal(kept, [True] * 6 + [False, True, False])
+    assert reason[6] == reason[8] == "extent: 0.100 of the side, under 0.2"
+
+
+def test_links_are_between_groups():
+    # The two images of group 1 need no link of their own.
+    group = np.array([0, 1, 1, 2])
+    pairs = [(0, 1), (0, 2), (1, 3), (2, 3)]
+    table = table_of(pairs, extent=[(0.8, 0.8), (0.1, 0.1), (0.8, 0.8), (0.1, 0.1)])
+    kept, _ = select_pairs(table, group, SolveOptions())
+    assert_array_equal(kept, [True, False, True, False])
+
+
+def doubles(images):
+    for image in images:
+        image.data = image.data.astype(float)
+    return images
+
+
+@pytest.fixture
+def mosaic(paint):
+    """Six images in two rows, of known planes."""
+    rng = np.random.default_rng(2)
+    return doubles(
+        [
+            paint(
+                f"{k}.fits",
+                (30.3 * (k // 3), 40.2 * (k % 3)),
+                dtype="f8",
+                plane=rng.normal(0, [2, 0.3, 0.3]),
+                noise=0.02,
+            )
+            for k in range(6)
+        ]
+    )
+
+
+def matched(images, fit_type, **options):
+    return lm.match_mosaic(images, fit_type=fit_type, group_by=each_its_own, **options)
+
+
+@pytest.mark.parametrize("fit_type", ["level", "level+slope"])
+@pytest.mark.parametrize("reference", ["mean", 2])
+def test_subtracting_is_as_good_as_measuring_again(mosaic, fit_type, reference):
+    result = matched(mosaic, fit_type, reference=reference)
+    updated = subtract_solution(result._measured, result.passes[0])
+    again = matched(list(result), fit_type, reference=reference, rematch=True)._measured
+    assert_array_equal(updated.first, again.first)
+    if fit_type == "level":
+        assert_allclose(updated.level, again.level, atol=1e-10)
+        assert_allclose(updated.rhs, again.rhs, atol=1e-6 * np.abs(result._measured.rhs).max())
+        assert_allclose(updated.gram, again.gram, rtol=1e-6, atol=1e-6 * again.gram.max())
+    # What is clipped, and a cell's scatter, change with a slope: by less than the pair's error.
+    assert (np.abs(updated.level - again.level) < again.sigma).all()
+    # Residuals are what is left of the updated pairs.
+    assert_allclose(updated.level, result.passes[0].residual, atol=1e-9)
+
+
+def test_planes_are_subtracted_about_each_pairs_centre(mosaic):
+    result = matched(mosaic, "level+slope", reference=0)
+    p, table = result.passes[0], result._measured
+    updated = subtract_solution(table, p)
+    rng = np.random.default_rng(0)
+    for row in range(len(table)):
+        before, after = (np.linalg.solve(t.gram[row], t.rhs[row]) for t in (table, updated))
+        # Values at a few points of the sky, each plane evaluated about its own centre.
+        points = unit_vectors(150 + 0.02 * rng.random(5), 2 + 0.02 * rng.random(5))
+        i, j = table.first[row], table.second[row]
+        planes = [plane_terms(points, p.group_axes[k]) @ p.solution.coefficients[k] for k in (i, j)]
+        terms = plane_terms(points, table.axes[row])
+        # To the second order of the pair's extent.
+        assert_allclose(terms @ after, terms @ before - planes[0] + planes[1], atol=1e-6)
+
+
+def test_pairs_without_pixels_stay_so():
+    axes = np.repeat(tangent_axes(np.array([1.0, 0, 0]))[None], 5, axis=0)
+    axes[4] = np.nan
+    gram = np.repeat(np.eye(3)[None], 5, axis=0)
+    gram[4] = 0
+    table = table_of(RING, npix=[9, 9, 9, 9, 0], axes=axes, gram=gram)
+
+    class Solution:
+        coefficients = np.arange(12.0).reshape(4, 3)
+
+    class Result:
+        matched = Pass("mosaic", "level+slope", np.zeros(4, int), np.arange(4))
+        solution = Solution()
+        group_axes = np.repeat(axes[:1], 4, axis=0)
+        tie = None
+
+    updated = subtract_solution(table, Result())
+    assert_array_equal(updated.rhs[4], 0)
+    assert np.isnan(updated.level[4])
+    assert_allclose(updated.rhs[0], [3, 3, 3])
+
+
+def test_reference_is_held_at_zero(mosaic):
+    for fit_type in ("level", "level+slope"):
+        result = matched(mosaic, fit_type, reference=0)
+        assert_array_equal(result.passes[0].solution.coefficients[0], 0)
+        assert [r.name for r in result.passes[0].references] == ["0.fits"]
+
+
+def test_mean_has_no_reference(mosaic):
+    result = matched(mosaic, "level", reference="mean")
+    assert result.passes[0].references == []
+    assert_allclose(result.passes[0].solution.coefficients.mean(), 0, atol=1e-12)
+
+
+def test_sets_that_do_not_overlap(paint):
+    images = [paint(f"{k}.fits", (0, 300.0 * (k // 2) + 30 * (k % 2))) for k in range(5)]
+    match = "pass mosaic: what overlaps falls into 3 sets; .* without any overlap .*4.fits"
+    with pytest.warns(DisconnectedWarning, match=match):
+        result = matched(images, "level", reference="mean")
+    p = result.passes[0]
+    assert_array_equal(p.isolated, [False] * 4 + [True])
+    assert_array_equal(p.solution.component, [0, 0, 1, 1, 2])
+    coefficients = p.solution.coefficients[:, 0]
+    assert_allclose(coefficients[:4].reshape(2, 2).sum(axis=1), 0, atol=1e-12)
+    assert coefficients[4] == 0
+    assert_array_equal(result.table["isolated"], p.isolated)
+
+
+def test_each_set_has_a_reference_of_its_own(paint):
+    images = [paint(f"{k}.fits", (0, 300.0 * (k // 2) + 30 * (k % 2))) for k in range(4)]
+    with pytest.warns(DisconnectedWarning, match="falls into 2 sets"):
+        result = matched(images, "level", reference=1)
+    held = [r.group for r in result.passes[0].references]
+    assert held[0] == 1
+    assert held[1] in (2, 3)
+    assert_array_equal(result.passes[0].solution.coefficients[held], 0)
+
+
+def test_variance_about_another_centre(mosaic):
+    result = matched(mosaic, "level+slope", reference=0)
+    p = result.passes[0]
+    own = p.variance(4, p.group_axes[4])
+    assert_allclose(own, p.solution.errors[4] ** 2)
+    # The level far away is as uncertain as the slopes make it.
+    there = p.group_axes[0]
+    change = transfer_matrix(p.group_axes[4], there)
+    assert_allclose(p.variance(4, there), np.diag(change @ p.solution.covariance(4, 4) @ change.T))
+    level = matched(mosaic, "level", reference=0).passes[0]
+    assert_allclose(level.variance(4, there), [level.solution.errors[4, 0] ** 2, 0, 0])
+
+
+def test_the_correction_of_a_group_is_that_of_its_images(paint):
+    images = doubles(
+        [paint(f"{k}.fits", (3.0 * (k % 2), 30.0 * (k // 2)), dtype="f8") for k in range(4)]
+    )
+    result = lm.match_mosaic(images, group_by=lambda name, meta: int(name[0]) // 2)
+    p = result.passes[-1]
+    assert p.matched.group[0] == p.matched.group[1] != p.matched.group[2]
+    level = [p.correction(i).coefficients(p.group_axes[0])[0] for i in range(4)]
+    assert_allclose(level[0], level[1])
+    assert_allclose(level[2], level[3])
+
+
+def test_take_and_replace_keep_a_table_whole():
+    table = table_of(RING)
+    assert len(replace(table, rhs=table.rhs + 1).take([0, 2])) == 2

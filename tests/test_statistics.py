@@ -1,0 +1,62 @@
+# Licensed under a 3-clause BSD style license - see LICENSE.rst
+"""Stated errors are the true ones, and these near the least possible: the quick form.
+
+``benchmarks/statistics.py`` holds the simulations, and runs them often enough for tight figures.
+"""
+
+import importlib.util
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.testing import assert_allclose
+
+SCRIPT = Path(__file__).parents[1] / "benchmarks" / "statistics.py"
+
+
+@pytest.fixture(scope="module")
+def bench():
+    if not SCRIPT.exists():
+        pytest.skip("the benchmarks are not beside the tests")
+    # Not by its name, which is that of a module of the standard library.
+    spec = importlib.util.spec_from_file_location("benchmark_statistics", SCRIPT)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize("location", ["mean", "median"])
+@pytest.mark.parametrize("fit_type", ["level", "level+slope"])
+def test_pulls(bench, fit_type, location):
+    pulls = bench.simulated_pulls(12, fit_type=fit_type, location=location, shape=(64, 64))
+    # 12 times 8 independent levels: known to 7 %.
+    assert (np.abs(pulls.std(axis=(0, 1)) - 1) < 0.25).all()
+
+
+def test_pulls_of_a_pile(bench):
+    pulls = bench.simulated_pulls(15, layout="pile", n_images=6, overlap=0.8, shape=(64, 64))
+    assert abs(pulls.std() - 1) < 0.3
+
+
+@pytest.mark.parametrize("robust", [None, "tukey"])
+def test_pulls_with_a_systematic_scatter(bench, robust):
+    pulls, floors = bench.scattered_pulls(20, floor=10.0, robust=robust)
+    assert 0.85 < pulls.std() < 1.2
+    assert_allclose(floors.mean(), 10, rtol=0.15)
+
+
+@pytest.mark.parametrize("name", ["5 coincident", "5 dithered", "4 of a mosaic"])
+@pytest.mark.parametrize(("location", "most"), [("mean", 1.25), ("median", 1.45)])
+def test_errors_are_near_the_bound(bench, name, location, most):
+    ratio, pull = bench.bound_ratio(15, bench.STACKS[name], location=location, offset=0.3)
+    assert 0.8 < ratio < most
+    assert 0.75 < pull < 1.3
+
+
+def test_the_bound_itself(bench):
+    # Two images of N common pixels: each level's share of the difference's error.
+    n = 96 * 96
+    assert_allclose(bench.level_bound([(0, 0), (0, 0)]), np.sqrt(2 / n) / 2)
+    assert_allclose(bench.level_bound([(0, 0), (0, 48)]), np.sqrt(4 / n) / 2)
+    # k images of one field: one over N each, less the mean's share.
+    assert_allclose(bench.level_bound([(0, 0)] * 5), np.sqrt((1 - 1 / 5) / n))
