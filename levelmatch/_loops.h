@@ -14,6 +14,13 @@
 #define LM_RESTRICT restrict
 #endif
 
+/* Twice the width where the processor has it, chosen when the module is loaded. */
+#if defined(__GNUC__) && !defined(__clang__) && defined(__x86_64__) && defined(__linux__)
+#define LM_CLONES __attribute__((target_clones("avx2", "default")))
+#else
+#define LM_CLONES
+#endif
+
 /* Sums of this many values are exact enough in the images' own precision. */
 #define LM_CHUNK 256
 
@@ -22,7 +29,7 @@
 /* Differences, and sums, of n consecutive pixels of two images. Both are sampled         \
    bilinearly between a pixel and its neighbours at `right` and `up`; the weights are     \
    linear along the run. */                                                               \
-static void lm_run_##NAME(                                                                \
+LM_CLONES static void lm_run_##NAME(                                                                \
     const T *LM_RESTRICT a, const T *LM_RESTRICT b, ptrdiff_t a_right, ptrdiff_t a_up,    \
     ptrdiff_t b_right, ptrdiff_t b_up, int n, T ax, T ay, T bx, T by, T dax, T day,       \
     T dbx, T dby, T *LM_RESTRICT diff, T *LM_RESTRICT sum)                                \
@@ -70,7 +77,7 @@ static int lm_compact_##NAME(T *diff, T *sum, int *at_x, int n, int x)          
                                                                                           \
 /* Count, sum and sum of squares about the centre of the values within the bounds, and    \
    the sum of a second array there. */                                                    \
-static void lm_moments_##NAME(                                                            \
+LM_CLONES static void lm_moments_##NAME(                                                            \
     const T *LM_RESTRICT values, const T *LM_RESTRICT other, int n, T low, T high,        \
     T centre, double *out)                                                                \
 {                                                                                         \
@@ -94,8 +101,21 @@ static void lm_moments_##NAME(                                                  
     }                                                                                     \
 }                                                                                         \
                                                                                           \
+/* Whether a block of an image has any good pixel. */                                     \
+LM_CLONES static int lm_good_##NAME(const T *image, ptrdiff_t stride, int ny, int nx)     \
+{                                                                                         \
+    for (int y = 0; y < ny; y++) {                                                        \
+        int good = 0;                                                                     \
+        for (int x = 0; x < nx; x++)                                                      \
+            good |= image[y * stride + x] == image[y * stride + x];                       \
+        if (good)                                                                         \
+            return 1;                                                                     \
+    }                                                                                     \
+    return 0;                                                                             \
+}                                                                                         \
+                                                                                          \
 /* Sums of all differences, and of all sums, less what the kept pixels have. */            \
-static void lm_excess_##NAME(                                                             \
+LM_CLONES static void lm_excess_##NAME(                                                             \
     const T *LM_RESTRICT diff, const T *LM_RESTRICT sum, int n, T diff0, T sum0,          \
     double *out)                                                                          \
 {                                                                                         \

@@ -19,6 +19,8 @@ cdef extern from "_loops.h" nogil:
     void lm_run_d(const double *, const double *, Py_ssize_t, Py_ssize_t, Py_ssize_t, Py_ssize_t,
                   int, double, double, double, double, double, double, double, double,
                   double *, double *)
+    int lm_good_f(const float *, Py_ssize_t, int, int)
+    int lm_good_d(const double *, Py_ssize_t, int, int)
     int lm_compact_f(float *, float *, int *, int, int)
     int lm_compact_d(double *, double *, int *, int, int)
     void lm_excess_f(const float *, const float *, int, float, float, double *)
@@ -374,6 +376,7 @@ def difference_cells(
         all samples, the sum of the differences less the location and that of the
         brightness less the cell's: what stars, clipped from the rest, add.
     """
+    cdef bint good
     cdef Py_ssize_t n_cells = cells.shape[0], i, iy, ix, y0, y1, x0, x1, n, size = 1
     cdef double corner_x[4]
     cdef double corner_y[4]
@@ -406,6 +409,12 @@ def difference_cells(
             # A node's row belongs to the cell above it, but for the last one.
             y1 = ys[iy + 1] + (iy == ys.shape[0] - 2)
             x1 = xs[ix + 1] + (ix == xs.shape[0] - 2)
+            if pixel is float:
+                good = lm_good_f(&a[y0, x0], a.shape[1], y1 - y0, x1 - x0)
+            else:
+                good = lm_good_d(&a[y0, x0], a.shape[1], y1 - y0, x1 - x0)
+            if not good:
+                continue
             corner_x[0] = map_x[iy, ix]
             corner_x[1] = map_x[iy, ix + 1]
             corner_x[2] = map_x[iy + 1, ix]

@@ -185,10 +185,34 @@ def _nodes(start, stop, spacing):
     return np.unique(np.linspace(start, stop - 1, n_cells + 1).round().astype(np.intp))
 
 
-def _polynomials(p, q, degree):
-    """Return products of Chebyshev polynomials of total degree up to a limit, (n_terms, n)."""
-    p, q = chebvander(p, degree).T, chebvander(q, degree).T
-    return np.stack([p[i] * q[j] for i in range(degree + 1) for j in range(degree + 1 - i)])
+def _fit_polynomial(p, q, values, degree):
+    """Fit products of Chebyshev polynomials of total degree up to a limit.
+
+    By the normal equations, which these polynomials keep well-conditioned: the threads of
+    LAPACK's solver for tall matrices get in the way of Dask's.
+
+    Parameters
+    ----------
+    p, q : `~numpy.ndarray`, shape (n,)
+        Where, within -1 and 1.
+    values : `~numpy.ndarray`, shape (2, n)
+        What to fit.
+    degree : int
+        The limit.
+
+    Returns
+    -------
+    coefficients : `~numpy.ndarray`, shape (2, degree + 1, degree + 1)
+        Of the two values.
+    """
+    in_p, in_q = chebvander(p, degree), chebvander(q, degree)
+    i, j = np.nonzero(np.add.outer(np.arange(degree + 1), np.arange(degree + 1)) <= degree)
+    terms = in_p[:, i] * in_q[:, j]
+    gram = np.einsum("ni,nj->ij", terms, terms)
+    rhs = np.einsum("ni,kn->ik", terms, values)
+    coefficients = np.zeros((2, degree + 1, degree + 1))
+    coefficients[:, i, j] = (np.linalg.pinv(gram, rcond=1e-13, hermitian=True) @ rhs).T
+    return coefficients
 
 
 @dataclass(frozen=True, eq=False)
@@ -291,17 +315,13 @@ class Grid:
             [np.stack([mid_x, mid_y], -1).reshape(-1, 2), np.stack([x, y], -1).reshape(-1, 2)]
         )
         for degree in (1, 2, 4, 6, 8):
-            terms = _polynomials(p, q, degree)
-            if terms.shape[0] > pixel.shape[1]:
+            n_terms = (degree + 1) * (degree + 2) // 2
+            if n_terms > pixel.shape[1]:
                 break
-            # Every third node is enough for the higher degrees.
-            step = max(1, pixel.shape[1] // (8 * terms.shape[0]))
-            # By the normal equations, which Chebyshev polynomials keep well-conditioned:
-            # the threads of LAPACK's solver for tall matrices get in Dask's way.
-            gram = np.einsum("in,jn->ij", terms[:, ::step], terms[:, ::step])
-            rhs = np.einsum("in,kn->ik", terms[:, ::step], pixel[:, ::step])
-            coefficients = np.linalg.pinv(gram, rcond=1e-13, hermitian=True) @ rhs
-            inverse = affine.T, coefficients.T, degree, middle, half
+            # Some nodes are enough for few terms.
+            step = max(1, pixel.shape[1] // (8 * n_terms))
+            coefficients = _fit_polynomial(p[::step], q[::step], pixel[:, ::step], degree)
+            inverse = affine.T, coefficients, degree, middle, half
             found = np.stack(self._evaluate(inverse, check, np.inf), axis=-1)
             error = np.nanmax(np.abs(found - truth), initial=0.0)
             if error < MAP_TOLERANCE / 5:
@@ -323,8 +343,8 @@ class Grid:
         p, q = affine[:, 0, None] + affine[:, 1:] @ np.stack([xi.ravel(), eta.ravel()])
         near = (np.abs(p) <= reach) & (np.abs(q) <= reach)
         out = np.full((2, p.size), np.nan)
-        terms = _polynomials(p[near], q[near], degree)
-        out[:, near] = np.einsum("kt,tn->kn", coefficients, terms)
+        in_p, in_q = chebvander(p[near], degree), chebvander(q[near], degree)
+        out[:, near] = np.einsum("knj,nj->kn", in_p @ coefficients, in_q)
         out = middle[:, None] + half[:, None] * out
         return out[0].reshape(xi.shape), out[1].reshape(xi.shape)
 
