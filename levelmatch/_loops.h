@@ -54,24 +54,30 @@ LM_CLONES static void lm_run_##NAME(                                            
     }                                                                                     \
 }                                                                                         \
                                                                                           \
-/* Close the gaps that NaN and infinity leave in three arrays; return what is left. */    \
-static int lm_compact_##NAME(T *diff, T *sum, int *at_x, int n, int x)                    \
+/* Close the gaps that NaN and infinity leave; return what is left. The x of each, from x on,   \
+   is added up, and written down if there is where to. */                                 \
+static int lm_compact_##NAME(T *diff, T *sum, int *at_x, int n, int x, double *x_sum)     \
 {                                                                                         \
-    int kept = 0, bad = 0;                                                                \
+    int kept = 0, bad = 0, steps = 0;                                                     \
     for (int i = 0; i < n; i++)                                                           \
         bad += !(diff[i] - diff[i] == 0);                                                 \
     if (bad == 0) {                                                                       \
-        for (int i = 0; i < n; i++)                                                       \
+        *x_sum += n * (x + 0.5 * (n - 1));                                                \
+        for (int i = 0; at_x != NULL && i < n; i++)                                       \
             at_x[i] = x + i;                                                              \
         return n;                                                                         \
     }                                                                                     \
     for (int i = 0; i < n; i++) {                                                         \
         T value = diff[i];                                                                \
+        int good = value - value == 0;                                                    \
         diff[kept] = value;                                                               \
         sum[kept] = sum[i];                                                               \
-        at_x[kept] = x + i;                                                               \
-        kept += (value - value == 0);                                                     \
+        if (at_x != NULL)                                                                 \
+            at_x[kept] = x + i;                                                           \
+        steps += good * i;                                                                \
+        kept += good;                                                                     \
     }                                                                                     \
+    *x_sum += kept * (double) x + steps;                                                  \
     return kept;                                                                          \
 }                                                                                         \
                                                                                           \

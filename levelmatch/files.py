@@ -123,7 +123,7 @@ def _ccd_wcs(frame):
         return wcs
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FITSFixedWarning)
-        fitted = WCS(frame.meta, naxis=2)
+        fitted = WCS(frame.meta.copy(), naxis=2)
         return fitted if fitted.has_celestial else WCS(wcs.to_fits_sip())
 
 

@@ -91,6 +91,41 @@ def flagged(dq, bits):
     return (unsigned & unsigned.dtype.type(bits)) != 0
 
 
+class FileMeta(Mapping):
+    """The primary header of a file and its image's, as one; the image's goes first.
+
+    Looked up card by card: to merge them takes longer than to read them.
+
+    Parameters
+    ----------
+    primary, header : `~astropy.io.fits.Header`
+        The two headers; they may be the same.
+    """
+
+    def __init__(self, primary, header):
+        self.primary = primary
+        self.header = header
+
+    def __getitem__(self, key):
+        return self.header[key] if key in self.header else self.primary[key]
+
+    def __contains__(self, key):
+        return key in self.header or key in self.primary
+
+    def __iter__(self):
+        return iter(self.copy())
+
+    def __len__(self):
+        return len(self.copy())
+
+    def copy(self):
+        """Return the merged header, a new one."""
+        merged = self.primary.copy()
+        if self.header is not self.primary:
+            merged.extend(self.header, strip=True, update=True)
+        return merged
+
+
 @dataclass(frozen=True, eq=False)
 class Frame:
     """One image, or one part of it, as the rest of the package sees it.
@@ -369,9 +404,7 @@ def _header_frame(path, hdus, dq_bits, hdu):
     index = _image_hdu(name, hdus, hdu)
     header = hdus[index].header
     shape = _check_shape(name, hdus[index].shape)
-    meta = hdus[0].header.copy()
-    if index:
-        meta.extend(header, strip=True, update=True)
+    meta = FileMeta(hdus[0].header, header)
     is_jwst = meta.get("TELESCOP") == "JWST"
     dq_hdu, mask_hdu = (partner_hdu(hdus, index, plane) for plane in ("DQ", "MASK"))
     for i in (dq_hdu, mask_hdu):

@@ -620,7 +620,7 @@ def _assign_tiles(frames, group_by):
                 raise FrameError(msg)
         tiles = [frame.jwst.tile for frame in frames]
     elif callable(group_by):
-        tiles = [str(group_by(frame.whole or frame.name, frame.meta)) for frame in frames]
+        tiles = [str(group_by(frame.whole or frame.name, frame.meta.copy())) for frame in frames]
     else:
         keywords = [group_by] if isinstance(group_by, str) else list(group_by)
         tiles = ["_".join(_card(frame, key) for key in keywords) for frame in frames]

@@ -12,7 +12,7 @@ from scipy.special import erf
 
 from levelmatch.local import source_mask
 from levelmatch.overlaps import DepthMap
-from levelmatch.sampling import difference_cells
+from levelmatch.sampling import difference_cells, reached_cells
 from levelmatch.sky import MAP_TOLERANCE, plane_terms, tangent_axes
 
 __all__ = ["METHODS", "MeasureOptions", "PairTable", "measure_pairs"]
@@ -39,6 +39,7 @@ PRIOR_CELLS = 10
 CELL_CLIP = 4.0
 MIN_ROBUST = 6
 N_ROBUST = 8
+N_ABSOLUTE = 4
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -425,7 +426,7 @@ def _map_cells(grid_a, grid_b):
     while True:
         margin = 1.5 * grid.spacing * np.sqrt(grid.pixel_area / grid_b.pixel_area)
         x, y = grid_b.to_pixel(grid.nodes, margin)
-        cells = _reached(x, y, grid_b.box)
+        cells = reached_cells(x, y, *grid_b.box)
         if len(cells) == 0 or grid.spacing <= 4:
             break
         iy, ix = cells.T
@@ -434,7 +435,7 @@ def _map_cells(grid_a, grid_b):
             break
         logger.debug("map error %.3f pixel at spacing %d: refined", error, grid.spacing)
         grid = grid.refined
-    return grid, np.ascontiguousarray(x), np.ascontiguousarray(y), np.ascontiguousarray(cells)
+    return grid, x, y, cells
 
 
 def _map_error(grid, grid_b, x, y, iy, ix):
@@ -448,17 +449,6 @@ def _corner_mean(values, iy, ix):
     return 0.25 * (
         values[iy, ix] + values[iy, ix + 1] + values[iy + 1, ix] + values[iy + 1, ix + 1]
     )
-
-
-def _reached(x, y, box):
-    """Indices (y, x) of the cells, all four corners defined, that reach into the box."""
-    y0, y1, x0, x1 = box
-    inside = np.ones((x.shape[0] - 1, x.shape[1] - 1), dtype=bool)
-    for values, low, high in ((x, x0, x1), (y, y0, y1)):
-        corners = np.stack([values[:-1, :-1], values[1:, :-1], values[:-1, 1:], values[1:, 1:]])
-        # Comparisons with NaN are false: a cell with an undefined corner is left out.
-        inside &= (corners.min(axis=0) <= high) & (corners.max(axis=0) >= low - 1)
-    return np.argwhere(inside)
 
 
 def _kernel(a, b, grid, map_x, map_y, cells, options):
@@ -575,18 +565,27 @@ def summarise(cells, depth):
 
 def _robust_plane(terms, location, weight):
     """Fit a plane to the cells that agree on it; return which do (1 or 0), and the plane."""
-    keep = np.ones(len(location), dtype=bool)
     root = np.sqrt(weight)
-    for _ in range(N_ROBUST):
-        plane = _least_squares(terms, location, weight * keep)
-        if len(location) < MIN_ROBUST:
-            break
+
+    def agree(plane):
         z = root * np.abs(location - _values(terms, plane))
         # Never tighter than the pixels' own noise allows.
-        new = z <= CELL_CLIP * max(1.4826 * np.median(z), 1.0)
-        if (new == keep).all():
+        return z, z <= CELL_CLIP * max(1.4826 * np.median(z), 1.0)
+
+    plane = _least_squares(terms, location, weight)
+    z, keep = agree(plane)
+    if len(location) < MIN_ROBUST or keep.all():
+        return np.ones(len(location)), plane
+    # Least absolute deviations first: many cells with one wrong level would carry
+    # least squares with them.
+    for _ in range(N_ABSOLUTE):
+        plane = _least_squares(terms, location, weight / np.maximum(z, np.median(z) / 4 + 1e-300))
+        z, keep = agree(plane)
+    for _ in range(N_ROBUST):
+        plane = _least_squares(terms, location, weight * keep)
+        before, (z, keep) = keep, agree(plane)
+        if (before == keep).all():
             break
-        keep = new
     return keep.astype(float), plane
 
 
@@ -598,8 +597,12 @@ def _least_squares(terms, values, weight):
     """
     gram, rhs = _normal_equations(terms, values, weight)
     size = np.sqrt(np.maximum(np.diagonal(gram), 1e-300))
-    inverse = np.linalg.pinv(gram / size[:, None] / size, rcond=1e-12, hermitian=True)
-    return np.einsum("ij,j->i", inverse, rhs / size) / size
+    gram = gram / size[:, None] / size
+    rhs = rhs / size
+    if np.linalg.det(gram) > 1e-9:
+        return np.linalg.solve(gram, rhs) / size
+    inverse = np.linalg.pinv(gram, rcond=1e-12, hermitian=True)
+    return np.einsum("ij,j->i", inverse, rhs) / size
 
 
 def _normal_equations(terms, values, weight):

@@ -155,7 +155,8 @@ def select_pairs(table, group, options):
     # The logarithm, as scatters of one set differ by factors (on the 2MASS tiles 1000). Of
     # those that differ by chance alone the largest is no reason to lose a pair.
     scatter = np.log(np.maximum(table.scatter[measured], 1e-300))
-    most = np.exp(scatter.mean() + max(options.rms_limit * scatter.std(), np.log(MIN_SCATTER)))
+    most = scatter.mean() + max(options.rms_limit * scatter.std(), np.log(MIN_SCATTER))
+    scatter = np.log(np.maximum(table.scatter, 1e-300, where=measured, out=np.ones(len(table))))
     cuts = [
         (table.npix < least, lambda p: f"area: {table.npix[p]} pixels, under {least:.0f}"),
         (
@@ -165,8 +166,8 @@ def select_pairs(table, group, options):
             ),
         ),
         (
-            table.scatter > most,
-            lambda p: f"scatter: {table.scatter[p]:.4g}, over {most:.4g}",
+            scatter > most,
+            lambda p: f"scatter: {table.scatter[p]:.4g}, over {np.exp(min(most, 700)):.4g}",
         ),
     ]
     for failed, words in cuts:

@@ -21,14 +21,20 @@ cdef extern from "_loops.h" nogil:
                   double *, double *)
     int lm_good_f(const float *, Py_ssize_t, int, int)
     int lm_good_d(const double *, Py_ssize_t, int, int)
-    int lm_compact_f(float *, float *, int *, int, int)
-    int lm_compact_d(double *, double *, int *, int, int)
+    int lm_compact_f(float *, float *, int *, int, int, double *)
+    int lm_compact_d(double *, double *, int *, int, int, double *)
     void lm_excess_f(const float *, const float *, int, float, float, double *)
     void lm_excess_d(const double *, const double *, int, double, double, double *)
     void lm_moments_f(const float *, const float *, int, float, float, float, double *)
     void lm_moments_d(const double *, const double *, int, double, double, double, double *)
 
-__all__ = ["convex_overlap", "difference_cells", "difference_samples"]
+__all__ = [
+    "convex_overlap",
+    "difference_cells",
+    "difference_samples",
+    "reached_cells",
+    "sky_to_pixel",
+]
 
 ctypedef fused pixel:
     float
@@ -106,7 +112,9 @@ cdef struct Map:
     double y
     double dx
     double dy
-    # Half of the inverse Jacobian: offsets of the first image's samples.
+    # The first image's share of the way between the two pixels, and that times the inverse
+    # Jacobian: offsets of its samples.
+    double half
     double ixx
     double ixy
     double iyx
@@ -193,12 +201,14 @@ cdef Py_ssize_t _sample_row(
             _sample_run(
                 a + y * a_nx + x + k0, b + ry * b_nx + rx + k0, a_right, a_up, b_right, b_up,
                 k1 - k0, ax, ay, fx + k0 * dfx, fy + k0 * dfy, sx * dax, sy * day, dfx, dfy,
-                diff + n, bright + n, cell,
+                1.0 - m.half, diff + n, bright + n, cell,
             )
             if pixel is float:
-                n += lm_compact_f(diff + n, bright + n, at_x + n, k1 - k0, x + k0)
+                n += lm_compact_f(diff + n, bright + n, at_x + n if at_x != NULL else NULL,
+                                  k1 - k0, x + k0, &cell.x)
             else:
-                n += lm_compact_d(diff + n, bright + n, at_x + n, k1 - k0, x + k0)
+                n += lm_compact_d(diff + n, bright + n, at_x + n if at_x != NULL else NULL,
+                                  k1 - k0, x + k0, &cell.x)
         x += run
     return n
 
@@ -211,11 +221,12 @@ cdef inline double _variance(double wx, double wy) noexcept nogil:
 cdef inline void _sample_run(
     const pixel *a, const pixel *b, Py_ssize_t a_right, Py_ssize_t a_up,
     Py_ssize_t b_right, Py_ssize_t b_up, Py_ssize_t n, double ax, double ay, double fx, double fy,
-    double dax, double day, double dfx, double dfy, pixel *diff, pixel *bright, Cell *cell,
+    double dax, double day, double dfx, double dfy, double share,
+    pixel *diff, pixel *bright, Cell *cell,
 ) noexcept nogil:
-    """Difference consecutive pixels; the second image's weights are half of the offsets."""
-    cdef double sx = -0.5 if b_right < 0 else (0.5 if b_right > 0 else 0.0)
-    cdef double sy = -0.5 if b_up < 0 else (0.5 if b_up > 0 else 0.0)
+    """Difference consecutive pixels; the second image's weights are a share of the offsets."""
+    cdef double sx = -share if b_right < 0 else (share if b_right > 0 else 0.0)
+    cdef double sy = -share if b_up < 0 else (share if b_up > 0 else 0.0)
     cdef double middle = 0.5 * (n - 1)
     cell.smooth += n * _variance(sx * (fx + middle * dfx), sy * (fy + middle * dfy))
     cell.samples += 2 * n
@@ -236,12 +247,13 @@ cdef Py_ssize_t _sample_cell(
 ) noexcept nogil:
     """Fill the buffers with the differences of one cell; return how many.
 
-    ``at_y`` may be NULL.  The corners hold the second image's pixel coordinates
+    ``at_x`` and ``at_y`` may be NULL.  The corners hold the second image's pixel coordinates
     at the cell's corners: (y0, x0), (y0, x1), (y1, x0), (y1, x1).
     """
     cdef Py_ssize_t y, i, n = 0, row
-    cdef double jxx, jxy, jyx, jyy, det, t, x_sum = 0.0, y_sum = 0.0
+    cdef double jxx, jxy, jyx, jyy, det, t, y_sum = 0.0
     cdef Map m
+    cell.x = 0.0
     cell.smooth = 0.0
     cell.shift_x = 0.0
     cell.shift_y = 0.0
@@ -254,10 +266,13 @@ cdef Py_ssize_t _sample_cell(
     # Also false for NaN corners: where the second image's WCS is not defined.
     if not fabs(det) > 1e-12:
         return 0
-    m.ixx = 0.5 * jyy / det
-    m.ixy = -0.5 * jxy / det
-    m.iyx = -0.5 * jyx / det
-    m.iyy = 0.5 * jxx / det
+    # Half of the way, or less where the second image's pixels are so much larger that half
+    # would reach beyond the first one's next pixel.
+    m.half = min(0.5, 2 * fabs(det) / max(fabs(jyy) + fabs(jxy), fabs(jyx) + fabs(jxx)))
+    m.ixx = m.half * jyy / det
+    m.ixy = -m.half * jxy / det
+    m.iyx = -m.half * jyx / det
+    m.iyy = m.half * jxx / det
     for y in range(y0, y1):
         t = (y - y0) / height
         m.x = corner_x[0] + t * (corner_x[2] - corner_x[0])
@@ -265,20 +280,49 @@ cdef Py_ssize_t _sample_cell(
         m.dx = (corner_x[1] + t * (corner_x[3] - corner_x[1]) - m.x) / width
         m.dy = (corner_y[1] + t * (corner_y[3] - corner_y[1]) - m.y) / width
         row = _sample_row(
-            a, a_ny, a_nx, b, b_ny, b_nx, y, x0, x1, m, diff + n, bright + n, at_x + n, cell,
+            a, a_ny, a_nx, b, b_ny, b_nx, y, x0, x1, m, diff + n, bright + n,
+            at_x + n if at_x != NULL else NULL, cell,
         )
-        for i in range(n, n + row):
-            x_sum += at_x[i]
-            if at_y != NULL:
+        if at_y != NULL:
+            for i in range(n, n + row):
                 at_y[i] = y
         y_sum += row * <double> y
         n += row
     cell.smooth = cell.smooth / cell.samples if cell.samples else 1.0
     if n > 0:
         # Samples lie midway between the two images' pixels, not on the first's.
-        cell.x = x_sum / n + 2 * cell.shift_x / cell.samples
+        cell.x = cell.x / n + 2 * cell.shift_x / cell.samples
         cell.y = y_sum / n + 2 * cell.shift_y / cell.samples
     return n
+
+
+cdef bint _any_good(
+    const pixel *image, Py_ssize_t ny, Py_ssize_t nx,
+    Py_ssize_t y0, Py_ssize_t y1, Py_ssize_t x0, Py_ssize_t x1,
+) noexcept nogil:
+    """Whether the part of a block that lies on the image has a good pixel."""
+    y0 = max(y0, 0)
+    x0 = max(x0, 0)
+    y1 = min(y1, ny)
+    x1 = min(x1, nx)
+    if y1 <= y0 or x1 <= x0:
+        return False
+    if pixel is float:
+        return lm_good_f(image + y0 * nx + x0, nx, y1 - y0, x1 - x0)
+    else:
+        return lm_good_d(image + y0 * nx + x0, nx, y1 - y0, x1 - x0)
+
+
+cdef inline Py_ssize_t _lowest(const double *corner) noexcept nogil:
+    """First pixel that samples between four corners may touch; 0 where undefined."""
+    cdef double low = min(min(corner[0], corner[1]), min(corner[2], corner[3]))
+    return <Py_ssize_t> low - 2 if fabs(low) < 1e9 else 0
+
+
+cdef inline Py_ssize_t _highest(const double *corner) noexcept nogil:
+    """One more than the last pixel that samples between four corners may touch."""
+    cdef double high = max(max(corner[0], corner[1]), max(corner[2], corner[3]))
+    return <Py_ssize_t> high + 3 if fabs(high) < 1e9 else 0
 
 
 cdef void _rough(const pixel *values, Py_ssize_t n, double *work,
@@ -304,9 +348,12 @@ cdef void _locate(const pixel *diff, const pixel *bright, Py_ssize_t n, double c
                   double truncation, bint use_median, double *work, Cell *cell) noexcept nogil:
     """Clip the differences about their own centre, and describe what is kept."""
     cdef Py_ssize_t i, kept = 0, before = -1
-    cdef double centre, scale, low, high, mean
+    cdef double centre, exact, scale, low, high, mean
     cdef double sums[4]
     _rough(diff, n, work, &centre, &scale)
+    # As the sums see it: rounded to the images' precision.
+    centre = <pixel> centre
+    exact = centre
     for i in range(N_ITER):
         low = centre - clip * scale
         high = centre + clip * scale
@@ -320,11 +367,12 @@ cdef void _locate(const pixel *diff, const pixel *bright, Py_ssize_t n, double c
         before = kept
         mean = sums[1] / kept
         scale = truncation * sqrt(max(sums[2] / kept - mean * mean, 0.0) * kept / (kept - 1.0))
-        centre += mean
+        exact = centre + mean
+        centre = <pixel> exact
     cell.kept = kept
     if kept == 0:
         return
-    cell.location = centre
+    cell.location = exact
     cell.scatter = scale
     cell.brightness = 0.5 * sums[3] / kept
     mean = sums[3] / kept
@@ -376,14 +424,12 @@ def difference_cells(
         all samples, the sum of the differences less the location and that of the
         brightness less the cell's: what stars, clipped from the rest, add.
     """
-    cdef bint good
     cdef Py_ssize_t n_cells = cells.shape[0], i, iy, ix, y0, y1, x0, x1, n, size = 1
     cdef double corner_x[4]
     cdef double corner_y[4]
     cdef Cell cell
     cdef double *work
     cdef pixel *diff
-    cdef int *at_x
     for i in range(ys.shape[0] - 1):
         size = max(size, ys[i + 1] - ys[i] + 1)
     n = 1
@@ -394,11 +440,9 @@ def difference_cells(
     cdef double[:, ::1] result = result_array
     work = <double *> malloc((size + N_ROUGH) * sizeof(double))
     diff = <pixel *> malloc(2 * size * sizeof(pixel))
-    at_x = <int *> malloc(size * sizeof(int))
-    if work == NULL or diff == NULL or at_x == NULL:
+    if work == NULL or diff == NULL:
         free(work)
         free(diff)
-        free(at_x)
         raise MemoryError
     with nogil:
         for i in range(n_cells):
@@ -409,12 +453,6 @@ def difference_cells(
             # A node's row belongs to the cell above it, but for the last one.
             y1 = ys[iy + 1] + (iy == ys.shape[0] - 2)
             x1 = xs[ix + 1] + (ix == xs.shape[0] - 2)
-            if pixel is float:
-                good = lm_good_f(&a[y0, x0], a.shape[1], y1 - y0, x1 - x0)
-            else:
-                good = lm_good_d(&a[y0, x0], a.shape[1], y1 - y0, x1 - x0)
-            if not good:
-                continue
             corner_x[0] = map_x[iy, ix]
             corner_x[1] = map_x[iy, ix + 1]
             corner_x[2] = map_x[iy + 1, ix]
@@ -423,10 +461,18 @@ def difference_cells(
             corner_y[1] = map_y[iy, ix + 1]
             corner_y[2] = map_y[iy + 1, ix]
             corner_y[3] = map_y[iy + 1, ix + 1]
+            if not (
+                _any_good(&a[0, 0], a.shape[0], a.shape[1], y0, y1, x0, x1)
+                and _any_good(
+                    &b[0, 0], b.shape[0], b.shape[1], _lowest(corner_y), _highest(corner_y),
+                    _lowest(corner_x), _highest(corner_x),
+                )
+            ):
+                continue
             n = _sample_cell(
                 &a[0, 0], a.shape[0], a.shape[1], &b[0, 0], b.shape[0], b.shape[1],
                 y0, y1, x0, x1, ys[iy + 1] - y0, xs[ix + 1] - x0, corner_x, corner_y,
-                diff, diff + size, at_x, NULL, &cell,
+                diff, diff + size, NULL, NULL, &cell,
             )
             cell.kept = 0
             if n > 0:
@@ -444,7 +490,6 @@ def difference_cells(
             result[i, 7] = n
     free(work)
     free(diff)
-    free(at_x)
     return result_array
 
 
@@ -484,6 +529,121 @@ def difference_samples(
     return values[0, :n], 0.5 * values[1, :n], places[0, :n], places[1, :n]
 
 
+def sky_to_pixel(
+    const double[:, ::1] vectors, const double[:, ::1] axes, const double[:, ::1] affine,
+    const double[:, :, ::1] coefficients, const double[::1] middle, const double[::1] half,
+    double reach,
+):
+    """Pixel coordinates of unit vectors by an affine map and a polynomial on top of it.
+
+    Parameters
+    ----------
+    vectors : `~numpy.ndarray`, shape (n, 3)
+        Unit vectors.
+    axes : `~numpy.ndarray`, shape (3, 3)
+        Centre and two tangents of the gnomonic projection.
+    affine : `~numpy.ndarray`, shape (2, 3)
+        From (1, xi, eta) to nearly (p, q): pixels from the middle, in half sides.
+    coefficients : `~numpy.ndarray`, shape (2, k, k), k at most 16
+        From products of Chebyshev polynomials of the affine map's values to (p, q).
+    middle, half : `~numpy.ndarray`, shape (2,)
+        The middle and the half sides, (x, y), in pixels.
+    reach : float
+        Values of the affine map beyond which the result is NaN.
+
+    Returns
+    -------
+    x, y : `~numpy.ndarray`, shape (n,)
+        Pixel coordinates; NaN behind the centre too.
+    """
+    cdef Py_ssize_t n = vectors.shape[0], k = coefficients.shape[1], m, i, j
+    cdef double w, u, v, p, q, first, second
+    cdef double in_p[16]
+    cdef double in_q[16]
+    if k > 16:
+        msg = f"coefficients: of degree 15 at most, not {k - 1}"
+        raise ValueError(msg)
+    out_array = np.full((2, n), np.nan)
+    cdef double[:, ::1] out = out_array
+    with nogil:
+        for m in range(n):
+            w = (vectors[m, 0] * axes[0, 0] + vectors[m, 1] * axes[0, 1]
+                 + vectors[m, 2] * axes[0, 2])
+            if not w > 0.05:
+                continue
+            u = (vectors[m, 0] * axes[1, 0] + vectors[m, 1] * axes[1, 1]
+                 + vectors[m, 2] * axes[1, 2]) / w
+            v = (vectors[m, 0] * axes[2, 0] + vectors[m, 1] * axes[2, 1]
+                 + vectors[m, 2] * axes[2, 2]) / w
+            p = affine[0, 0] + affine[0, 1] * u + affine[0, 2] * v
+            q = affine[1, 0] + affine[1, 1] * u + affine[1, 2] * v
+            if not (fabs(p) <= reach and fabs(q) <= reach):
+                continue
+            in_p[0] = 1.0
+            in_q[0] = 1.0
+            if k > 1:
+                in_p[1] = p
+                in_q[1] = q
+            for i in range(2, k):
+                in_p[i] = 2 * p * in_p[i - 1] - in_p[i - 2]
+                in_q[i] = 2 * q * in_q[i - 1] - in_q[i - 2]
+            first = 0.0
+            second = 0.0
+            for i in range(k):
+                # The rest of the coefficients are zero: the total degree is limited.
+                for j in range(k - i):
+                    w = in_p[i] * in_q[j]
+                    first = first + coefficients[0, i, j] * w
+                    second = second + coefficients[1, i, j] * w
+            out[0, m] = middle[0] + half[0] * first
+            out[1, m] = middle[1] + half[1] * second
+    return out_array[0], out_array[1]
+
+
+def reached_cells(
+    const double[:, ::1] map_x, const double[:, ::1] map_y,
+    double y0, double y1, double x0, double x1,
+):
+    """Indices (y, x) of the cells, all four corners defined, that reach into a box.
+
+    Parameters
+    ----------
+    map_x, map_y : `~numpy.ndarray`, shape (ny, nx)
+        Coordinates of the cells' corners; NaN where undefined.
+    y0, y1, x0, x1 : float
+        The box, its upper ends excluded.
+
+    Returns
+    -------
+    cells : `~numpy.ndarray` of intp, shape (n, 2)
+        In order.
+    """
+    cdef Py_ssize_t iy, ix, n = 0
+    cells_array = np.empty(((map_x.shape[0] - 1) * (map_x.shape[1] - 1), 2), dtype=np.intp)
+    cdef Py_ssize_t[:, ::1] cells = cells_array
+    with nogil:
+        for iy in range(map_x.shape[0] - 1):
+            for ix in range(map_x.shape[1] - 1):
+                # Comparisons with NaN are false.
+                if (
+                    _spans(map_x[iy, ix], map_x[iy, ix + 1], map_x[iy + 1, ix],
+                           map_x[iy + 1, ix + 1], x0 - 1, x1)
+                    and _spans(map_y[iy, ix], map_y[iy, ix + 1], map_y[iy + 1, ix],
+                               map_y[iy + 1, ix + 1], y0 - 1, y1)
+                ):
+                    cells[n, 0] = iy
+                    cells[n, 1] = ix
+                    n += 1
+    return cells_array[:n]
+
+
+cdef inline bint _spans(double a, double b, double c, double d, double low, double high) noexcept nogil:
+    """Whether the range of four numbers, none NaN, meets [low, high]."""
+    if not (a == a and b == b and c == c and d == d):
+        return False
+    return min(min(a, b), min(c, d)) <= high and max(max(a, b), max(c, d)) >= low
+
+
 cdef enum:
     MAX_VERTICES = 64
 
@@ -509,6 +669,9 @@ cdef double _clip_area(const double *subject, Py_ssize_t n, const double *window
         py = now[2 * count - 1]
         last = ex * (py - ay) - ey * (px - ax)
         for j in range(count):
+            # More vertices than convex outlines can have: a guard, not a case.
+            if kept + 2 > MAX_VERTICES:
+                break
             qx = now[2 * j]
             qy = now[2 * j + 1]
             side = ex * (qy - ay) - ey * (qx - ax)
@@ -543,7 +706,7 @@ def convex_overlap(const double[:, :, ::1] vertices, const Py_ssize_t[:, ::1] pa
     Parameters
     ----------
     vertices : `~numpy.ndarray`, shape (n, k, 3), k at most 32
-        Unit vectors of the vertices, counter-clockwise as seen from inside the sphere.
+        Unit vectors of the vertices, counter-clockwise as seen from outside the sphere.
     pairs : `~numpy.ndarray` of intp, shape (m, 2)
         Which footprints to compare.
 

@@ -16,6 +16,7 @@ from numpy.polynomial.chebyshev import chebvander
 from scipy.spatial import ConvexHull
 
 from levelmatch.exceptions import FrameError
+from levelmatch.sampling import sky_to_pixel
 
 __all__ = ["ARCMIN", "Grid", "SkyTransform", "plane_terms", "tangent_axes", "transfer_matrix"]
 
@@ -321,7 +322,7 @@ class Grid:
             # Some nodes are enough for few terms.
             step = max(1, pixel.shape[1] // (8 * n_terms))
             coefficients = _fit_polynomial(p[::step], q[::step], pixel[:, ::step], degree)
-            inverse = affine.T, coefficients, degree, middle, half
+            inverse = np.ascontiguousarray(affine.T), coefficients, middle, half
             found = np.stack(self._evaluate(inverse, check, np.inf), axis=-1)
             error = np.nanmax(np.abs(found - truth), initial=0.0)
             if error < MAP_TOLERANCE / 5:
@@ -331,22 +332,17 @@ class Grid:
     @cached_property
     def _bend(self):
         """How far distortion moves a node off the affine part of the map, in half sides."""
-        affine, _, _, middle, half = self._inverse[0]
+        affine, _, middle, half = self._inverse[0]
         xi, eta = self._project(self.nodes)
         linear = affine[:, 0] + np.stack([xi, eta], axis=-1) @ affine[:, 1:].T
         pixel = (np.stack(np.meshgrid(self.xs, self.ys), axis=-1) - middle) / half
         return np.nanmax(np.abs(linear - pixel))
 
     def _evaluate(self, inverse, vectors, reach):
-        affine, coefficients, degree, middle, half = inverse
-        xi, eta = self._project(vectors)
-        p, q = affine[:, 0, None] + affine[:, 1:] @ np.stack([xi.ravel(), eta.ravel()])
-        near = (np.abs(p) <= reach) & (np.abs(q) <= reach)
-        out = np.full((2, p.size), np.nan)
-        in_p, in_q = chebvander(p[near], degree), chebvander(q[near], degree)
-        out[:, near] = np.einsum("knj,nj->kn", in_p @ coefficients, in_q)
-        out = middle[:, None] + half[:, None] * out
-        return out[0].reshape(xi.shape), out[1].reshape(xi.shape)
+        affine, coefficients, middle, half = inverse
+        flat = np.ascontiguousarray(vectors).reshape(-1, 3)
+        x, y = sky_to_pixel(flat, self._box_axes, affine, coefficients, middle, half, reach)
+        return x.reshape(vectors.shape[:-1]), y.reshape(vectors.shape[:-1])
 
     def to_pixel(self, vectors, margin=0.0):
         """Return pixel coordinates (x, y) of unit vectors, NaN outside of the image's box.
@@ -359,7 +355,7 @@ class Grid:
             How far outside of the box, in pixels, coordinates are still given.
         """
         inverse, error = self._inverse
-        reach = 1 + self._bend + (margin + 1) / inverse[4].min()
+        reach = 1 + self._bend + (margin + 1) / inverse[3].min()
         if error < MAP_TOLERANCE:
             return self._evaluate(inverse, vectors, reach)
         # A distortion that no polynomial follows, such as a table: the WCS's own inverse.
@@ -410,7 +406,7 @@ class Grid:
     def pixel_area(self):
         """Mean solid angle of a pixel, in steradian."""
         affine = self._inverse[0][0]
-        half = self._inverse[0][4]
+        half = self._inverse[0][3]
         return float(1 / abs(np.linalg.det(affine[:, 1:]) * half.prod()))
 
     @cached_property
