@@ -1,13 +1,13 @@
 """Run the benchmarks: ``python benchmarks/run.py [NAME ...] [-- OPTIONS]``.
 
-Names: accuracy, speed, choices, statistics; all if none is given. Options go to each.
+Names: accuracy, speed, choices, calibration; all if none is given. Options go to each.
 """
 
 import subprocess
 import sys
 from pathlib import Path
 
-NAMES = ("speed", "accuracy", "choices", "statistics")
+NAMES = ("speed", "accuracy", "choices", "calibration")
 
 
 def main():

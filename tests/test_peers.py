@@ -651,7 +651,8 @@ def test_files_keep_extensions_headers_and_wcs(paint, write, tmp_path):
                 assert bool(ours - {"HISTORY"}) == (i == 1)
                 if i == 1:
                     level = a.header["LMMLEV"]
-                    assert_array_equal(a.data, (b.data - level).astype("f4"))
+                    # The solution is no round number of float32: nor may the test round first.
+                    assert_array_equal(a.data, (b.data.astype(float) - level).astype("f4"))
                     assert a.data.dtype == b.data.dtype
                     assert WCS(a.header).wcs.compare(WCS(b.header).wcs)
                 elif b.data is not None:

@@ -1,7 +1,7 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
 """Stated errors are the true ones, and these near the least possible: the quick form.
 
-``benchmarks/statistics.py`` holds the simulations, and runs them often enough for tight figures.
+``benchmarks/calibration.py`` holds the simulations, and runs them often enough for tight figures.
 """
 
 import importlib.util
@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from numpy.testing import assert_allclose
 
-SCRIPT = Path(__file__).parents[1] / "benchmarks" / "statistics.py"
+SCRIPT = Path(__file__).parents[1] / "benchmarks" / "calibration.py"
 
 
 @pytest.fixture(scope="module")

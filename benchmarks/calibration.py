@@ -1,7 +1,7 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
 """Whether stated errors are the true ones, and how far these are from the least possible.
 
-Run as ``python benchmarks/statistics.py [--trials N]``.  Prints, for simulations limited by
+Run as ``python benchmarks/calibration.py [--trials N]``.  Prints, for simulations limited by
 white noise, the standard deviation of (found - true) / stated error, which should be 1; the
 same with a systematic scatter of the pairs' levels; and the true error over that of the best
 possible estimate from the same pixels (the Cramer-Rao bound of the joint fit of sky and levels).
