@@ -12,7 +12,7 @@ GROWTH = 11
 
 
 def source_mask(data):
-    """Return where an image has sources, grown, by `photutils.segmentation`.
+    """Return where an image has sources, grown, by ``photutils.segmentation``.
 
     Parameters
     ----------

@@ -62,7 +62,7 @@ class MeasureOptions:
         less; else by that of all. Symmetric sampling leaves little for it to mend: on
         simulated MIRI and NIRCam sets and on 2MASS tiles it measures no better.
     mask_sources : bool
-        Leave out the sources of each image, found by `photutils.segmentation`, and with
+        Leave out the sources of each image, found by ``photutils.segmentation``, and with
         them what the other image of a pair has there.
     n_workers : int or None
         Threads; `None` for as many as Dask takes. A current

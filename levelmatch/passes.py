@@ -97,14 +97,19 @@ class PassResult:
         correction = Correction.from_coefficients(self.coefficients(group), self.group_axes[group])
         return correction if self.tie is None else correction + Correction(self.tie[group])
 
+    def covariance(self, i, axes):
+        """Return the covariance of image ``i``'s level and slopes about a centre, shape (3, 3)."""
+        group = self.matched.group[i]
+        out = np.zeros((3, 3))
+        if self.solution.coefficients.shape[1] == 1:
+            out[0, 0] = self.solution.errors[group, 0] ** 2
+            return out
+        change = transfer_matrix(self.group_axes[group], axes)
+        return change @ self.solution.covariance(group, group) @ change.T
+
     def variance(self, i, axes):
         """Return the variance of image ``i``'s level and slopes about a centre, shape (3,)."""
-        group = self.matched.group[i]
-        covariance = self.solution.covariance(group, group)
-        if len(covariance) == 1:
-            return np.array([covariance[0, 0], 0.0, 0.0])
-        change = transfer_matrix(self.group_axes[group], axes)
-        return np.diagonal(change @ covariance @ change.T)
+        return np.diagonal(self.covariance(i, axes))
 
 
 def labels(keys):

@@ -110,7 +110,8 @@ class MatchResult(Sequence):
         ``slope_u`` and ``slope_v`` its slopes toward East and North there;
         ``level_dithers`` and so on are the passes' shares. ``error`` is the
         standard error of ``level`` relative to the reference, the noise of
-        the reference's side included.
+        the reference's side included; ``slope_n_sigma`` the significance of the slopes.
+        What ``gauge`` says was put in is in ``meta["gauge"]`` too.
         """
         ordered = sorted(range(len(self.frames)), key=lambda i: self.frames[i].name)
         rank = np.argsort(ordered)
@@ -129,13 +130,33 @@ class MatchResult(Sequence):
         for k, axis in ((1, "u"), (2, "v")):
             table[f"slope_{axis}"] = totals[:, k]
             table[f"slope_{axis}_error"] = np.sqrt(variance[:, k])
+        table["slope_n_sigma"] = self._slope_significance(rank)
         for name in names:
             table[f"level_{name}"] = self._coefficients(name)[:, 0]
         self._set_units(table)
         table["n_pairs"] = self._count_pairs()[rank]
         table["reference"] = [f.name in self._reference_names() for f in self.frames]
         table["isolated"] = self._isolated()[rank]
+        table.meta["gauge"] = self.gauge
         return table
+
+    def _slope_significance(self, rank):
+        """Slopes of this result's passes over their errors, taken together; NaN for levels.
+
+        The root of the Wald statistic of the two slopes about each image's centre.
+        """
+        planes = [p for p in self.passes if p.solution.coefficients.shape[1] > 1]
+        out = np.full(len(self.frames), np.nan)
+        for row, frame in enumerate(self.frames) if planes else ():
+            i, axes = rank[row], frame.whole_grid.axes
+            slopes, covariance = np.zeros(2), np.zeros((2, 2))
+            # A slope that was not fitted is zero, to rounding, and so is its error.
+            for p in (p for p in planes if p.solution.active[p.matched.group[i], 1:].any()):
+                slopes += p.correction(i).coefficients(axes)[1:]
+                covariance += p.covariance(i, axes)[1:, 1:]
+            inverse = np.linalg.pinv(covariance, rcond=1e-10, hermitian=True)
+            out[row] = np.sqrt(max(slopes @ inverse @ slopes, 0.0))
+        return out
 
     def _coefficients(self, name):
         """Level and slopes of each frame's corrections of one pass, or of all; shape (n, 3)."""
@@ -152,7 +173,7 @@ class MatchResult(Sequence):
         if unit is None:
             return
         for name in table.colnames:
-            if name.startswith(("level", "error", "slope")):
+            if name.startswith(("level", "error", "slope")) and name != "slope_n_sigma":
                 slope = name.startswith("slope")
                 table[name] = table[name] * (unit / u.arcmin if slope else unit)
 

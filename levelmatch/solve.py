@@ -400,6 +400,7 @@ def solve_groups(equations, options, *, weights, npix, scatter, reference=None, 
     members = _members(component, n_sets)
     held = np.array([m[0] if reference is None else reference(m) for m in members], dtype=int)
     free = _free_coefficients(equations, component, held, active)
+    fitted = _active(free, held)
 
     def solve(floors, robust):
         floor = floors[component[equations.first]]
@@ -439,7 +440,7 @@ def solve_groups(equations, options, *, weights, npix, scatter, reference=None, 
         weight=factorised.factor * equations.gram[:, 0, 0],
         robust=robust,
         n_sigma=adapt.n_sigma(floors, factorised),
-        active=_active(free, held),
+        active=fitted,
         _apply=covariance,
     )
 

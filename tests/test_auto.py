@@ -1,0 +1,236 @@
+# Licensed under a 3-clause BSD style license - see LICENSE.rst
+"""Planes where asked for, closures, flux scales, ties by the sky, budgets: by their results."""
+
+import warnings
+
+import numpy as np
+import pytest
+from numpy.testing import assert_allclose
+
+import levelmatch as lm
+from levelmatch.closure import find_closures
+from levelmatch.overlaps import components, thin_pairs
+from levelmatch.testing import level_errors, plane_errors, simulate_generic
+
+PLAIN = {"stars": False, "nebula": False, "galaxy": False}
+
+
+def own_tiles(name, meta):
+    return name
+
+
+def images_of(**options):
+    simulation = simulate_generic(**{"shape": (96, 96), "overlap": 0.3, **PLAIN, **options})
+    return simulation, list(simulation.images)
+
+
+@pytest.mark.parametrize("reference", ["mean", 4])
+def test_auto_leaves_levels_alone(reference):
+    simulation, images = images_of(noise=0.3, slope=0.0, seed=1)
+    options = {"reference": reference, "group_by": own_tiles}
+    auto = lm.match_mosaic(images, fit_type="auto", **options)
+    level = lm.match_mosaic(images, fit_type="level", **options)
+    # The floor is that of planes, so the weights differ a little.
+    assert_allclose(auto.table["level"].value, level.table["level"].value, atol=0.02)
+    assert (auto.table["slope_n_sigma"] == 0).all()
+    assert_allclose(auto.table["slope_u"].value, 0, atol=1e-9)
+
+
+def test_auto_finds_the_one_slope():
+    simulation, images = images_of(noise=0.3, slope=0.0, seed=2)
+    y, x = np.mgrid[:96, :96]
+    images[4].data += (0.01 * (x - 47.5)).astype("f4")
+    result = lm.match_mosaic(images, fit_type="auto", reference="mean", group_by=own_tiles)
+    significant = result.table["slope_n_sigma"] > 0
+    assert list(np.flatnonzero(significant)) == [4]
+    assert result.table["slope_n_sigma"][4] > 10
+    clean = lm.match_mosaic(images, fit_type="level", reference="mean", group_by=own_tiles)
+    assert np.std(level_errors(result.table["level"].value, simulation.truth).value) < np.std(
+        level_errors(clean.table["level"].value, simulation.truth).value
+    )
+
+
+def test_auto_finds_all_slopes():
+    simulation, images = images_of(noise=0.1, slope=2.0, seed=3)
+    result = lm.match_mosaic(images, fit_type="auto", reference="mean", group_by=own_tiles)
+    table = result.table
+    found = np.stack([table[c].value for c in ("level", "slope_u", "slope_v")], axis=1)
+    names = dict(zip(table["name"], found, strict=True))
+    assert np.max(np.asarray(plane_errors(names, simulation.truth))) < 0.05
+
+
+def test_closures_of_exact_levels():
+    level = np.array([3.0, 1.0, -2.0, 0.5])
+    first, second = np.array([0, 1, 0, 2, 0]), np.array([1, 2, 2, 3, 3])
+    loops = find_closures(first, second, level[first] - level[second], np.full(5, 0.1))
+    assert len(loops.closure) == 5 - 4 + 1
+    assert_allclose(loops.closure, 0, atol=1e-12)
+    assert_allclose(loops.sigma, 0.1 * np.sqrt([len(p) for p in loops.pairs]))
+
+
+@pytest.mark.parametrize("bad", range(5))
+def test_closures_tell_the_wrong_pair(bad):
+    level = np.array([3.0, 1.0, -2.0, 0.5])
+    first, second = np.array([0, 1, 0, 2, 0]), np.array([1, 2, 2, 3, 3])
+    difference = level[first] - level[second]
+    difference[bad] += 1.0
+    loops = find_closures(first, second, difference, np.full(5, 0.1))
+    for pairs, closure in zip(loops.pairs, loops.closure, strict=True):
+        assert_allclose(abs(closure), 1.0 if bad in pairs else 0.0, atol=1e-12)
+    assert any(bad in pairs for pairs in loops.pairs)
+
+
+def test_closures_of_a_result():
+    simulation, images = images_of(noise=0.3, seed=4)
+    result = lm.match_mosaic(images, group_by=own_tiles)
+    closures = result.closures
+    kept = int(result.pairs["kept"].sum())
+    assert len(closures) == kept - len(images) + 1
+    assert 0.3 < closures.meta["rms"] < 1.6
+    assert closures["closure"].unit == images[0].unit
+
+
+def test_covariance_is_that_of_the_table():
+    _, images = images_of(noise=0.3, seed=4)
+    result = lm.match_mosaic(images, fit_type="level+slope", group_by=own_tiles, reference="mean")
+    for i in (0, 5):
+        covariance = result.covariance(i, i)
+        assert_allclose(np.sqrt(covariance[0, 0]), result.table["error"][i].value)
+        assert_allclose(np.sqrt(covariance[1, 1]), result.table["slope_u_error"][i].value)
+    assert_allclose(result.covariance(1, 2), result.covariance(2, 1).T, atol=1e-12)
+
+
+def wrong_scale():
+    simulation = simulate_generic(n_images=4, shape=(160, 160), noise=0.05, overlap=0.5, seed=6)
+    images = list(simulation.images)
+    images[2].data *= 1.1
+    return simulation, images
+
+
+def test_a_wrong_flux_scale_is_warned_of():
+    _, images = wrong_scale()
+    with pytest.warns(
+        lm.FluxScaleWarning, match=r"differ in flux scale by more than 3%.*flux_scale"
+    ):
+        result = lm.match_mosaic(images, group_by=own_tiles)
+    pairs = result.pairs
+    odd = (pairs["image1"] == "image_00002.fits") | (pairs["image2"] == "image_00002.fits")
+    sure = pairs["gain_error"] < 0.02
+    assert sure[odd].any()
+    assert_allclose(np.abs(pairs["gain"][odd & sure]), 0.095, atol=0.03)
+    assert_allclose(pairs["gain"][~odd & sure], 0, atol=0.02)
+
+
+def test_flux_scale_mends_it():
+    simulation, images = wrong_scale()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        by_name = lm.match_mosaic(
+            images,
+            group_by=own_tiles,
+            reference=0,
+            flux_scale={f"image_{k:05d}.fits": 1 / 1.1 if k == 2 else 1 for k in range(4)},
+        )
+        in_order = lm.match_mosaic(
+            images, group_by=own_tiles, reference=0, flux_scale=[1, 1, 1 / 1.1, 1]
+        )
+    levels = by_name.table["level"].value
+    assert_allclose(in_order.table["level"].value, levels)
+    truth = simulation.truth["level"].value - simulation.truth["level"].value[0]
+    # The true level was scaled along with the rest of the image; the reference's part was not.
+    shift = simulation.truth["level"].value[0]
+    expected = truth.copy()
+    expected[2] = 1.1 * (truth[2] + shift) - 1.1 * shift
+    assert_allclose(levels, expected, atol=0.02)
+
+
+@pytest.mark.parametrize(
+    ("value", "match"),
+    [
+        ([1, 2], "flux_scale: 2 factors for 3 images"),
+        ([1, 0, 1], "image_00001.fits: flux_scale: the factor"),
+        ({"image_00000.fits": 1}, "image_00001.fits: flux_scale: the factor is missing"),
+        ("MAGZP", "image_00000.fits: flux_scale: the keyword 'MAGZP' is missing"),
+    ],
+)
+def test_bad_flux_scale(value, match):
+    _, images = images_of(n_images=3, seed=1)
+    with pytest.raises(ValueError, match=match):
+        lm.match_mosaic(images, flux_scale=value)
+
+
+def two_fields():
+    images = []
+    for center, seed in (((10.0, 0.0), 1), ((20.0, 0.0), 2)):
+        simulation = simulate_generic(
+            n_images=4, shape=(64, 64), overlap=0.4, noise=0.1, center=center, seed=seed, **PLAIN
+        )
+        for k, image in enumerate(simulation.images):
+            image.meta["FILENAME"] = f"{seed}-{k}.fits"
+            images.append(image)
+    return images
+
+
+def test_disconnected_sets_are_refused_if_asked():
+    with pytest.raises(lm.DisconnectedError, match="pass mosaic: .* falls into 2 sets"):
+        lm.match_mosaic(
+            two_fields(), group_by=own_tiles, solve=lm.SolveOptions(disconnected="error")
+        )
+
+
+def test_disconnected_sets_are_tied_by_their_sky():
+    images = two_fields()
+    for image in images[4:]:
+        image.data += np.float32(50)
+    result = lm.match_mosaic(images, group_by=own_tiles, solve=lm.SolveOptions(disconnected="sky"))
+    sky = [np.median(image.data[~image.mask]) for image in result]
+    assert_allclose(sky, np.mean(sky), atol=0.02)
+    assert "clipped sky level" in result.gauge
+
+
+def test_budget_keeps_all_linked():
+    rng = np.random.default_rng(0)
+    n = 60
+    pairs = np.array([(i, j) for i in range(n) for j in range(i + 1, n)])
+    area = rng.random(len(pairs))
+    keep, part = thin_pairs(pairs, area, n, 10)
+    assert components(pairs[keep], n)[0] == 1
+    degree = np.bincount(pairs[keep].ravel(), minlength=n)
+    # What links all may take an image over its budget, by little.
+    assert degree.max() <= 14
+    assert np.median(degree) == 10
+    assert_allclose(part.mean(), 10 / (n - 1), rtol=0.1)
+
+
+def test_budget_of_a_chain_is_the_chain():
+    pairs = np.stack([np.arange(50), np.arange(1, 51)], axis=1)
+    keep, part = thin_pairs(pairs, np.ones(50), 51, 2)
+    assert keep.all()
+    assert (part == 1).all()
+
+
+def test_budget_costs_little():
+    simulation, images = images_of(
+        n_images=20, shape=(64, 64), layout="pile", overlap=0.85, noise=0.5, seed=7
+    )
+    errors = []
+    for budget in (None, 6):
+        result = lm.match_dithers(
+            images, group_by=lambda name, meta: "t", solve=lm.SolveOptions(max_pairs=budget)
+        )
+        errors.append(np.std(level_errors(result.table["level"].value, simulation.truth).value))
+    assert len(result.pairs) < 0.4 * 190
+    assert errors[1] < 1.4 * errors[0]
+    assert_allclose(result.table["error"].value.mean(), errors[0], rtol=0.5)
+
+
+def test_sources_can_be_masked():
+    simulation = simulate_generic(n_images=4, shape=(128, 128), overlap=0.4, noise=0.2, seed=8)
+    images = list(simulation.images)
+    plain = lm.match_mosaic(images, group_by=own_tiles)
+    masked = lm.match_mosaic(
+        images, group_by=own_tiles, measure=lm.MeasureOptions(mask_sources=True)
+    )
+    assert masked.pairs["npix"].sum() < 0.99 * plain.pairs["npix"].sum()
+    errors = level_errors(masked.table["level"].value, simulation.truth).value
+    assert np.std(errors) < 0.03
