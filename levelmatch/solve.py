@@ -400,7 +400,7 @@ def solve_groups(equations, options, *, weights, npix, scatter, reference=None, 
     members = _members(component, n_sets)
     held = np.array([m[0] if reference is None else reference(m) for m in members], dtype=int)
     free = _free_coefficients(equations, component, held, active)
-    fitted = _active(free, held)
+    fitted = np.ones_like(free) if active is None else active
 
     def solve(floors, robust):
         floor = floors[component[equations.first]]
@@ -443,13 +443,6 @@ def solve_groups(equations, options, *, weights, npix, scatter, reference=None, 
         active=fitted,
         _apply=covariance,
     )
-
-
-def _active(free, held):
-    """The coefficients that nothing but the gauge keeps at zero, shape (m, k)."""
-    active = free.copy()
-    active[held[held >= 0]] = True
-    return active
 
 
 def _members(labels, n):
