@@ -6,7 +6,6 @@ from logging import getLogger
 from numbers import Integral, Real
 
 import numpy as np
-from astropy.stats import sigma_clipped_stats
 from scipy.ndimage import maximum_filter, uniform_filter
 from scipy.special import erf
 
@@ -240,6 +239,8 @@ def _load(holder, options):
 
 def _sky_level(data):
     """Sigma-clipped median of the good pixels; of at most about a million."""
+    from astropy.stats import sigma_clipped_stats
+
     step = max(1, int(np.sqrt(data.size / 1e6)))
     good = data[::step, ::step]
     good = good[np.isfinite(good)]

@@ -20,7 +20,7 @@ from numbers import Integral, Real
 import numpy as np
 from scipy.sparse import coo_array, diags_array
 from scipy.sparse.linalg import splu
-from scipy.stats import chi2
+from scipy.special import gammaincinv
 
 from levelmatch.overlaps import components
 from levelmatch.sky import tangent_axes, transfer_matrix
@@ -681,7 +681,7 @@ class _Reweighting:
         floors = floors.copy()
         for s in np.unique(self.set_of[self.many]):
             rows = self.set_of == s
-            target = chi2.median(k) * self.left[s]
+            target = 2 * gammaincinv(k / 2, 0.5) * self.left[s]
             low, high = 0.0, np.sqrt(np.median(quadratic[rows] / own[rows]) / target)
             if np.median(quadratic[rows]) <= target:
                 high = 0.0

@@ -82,6 +82,15 @@ def reproject_to(image, grid, wcs, shape, method):
     return out.astype(image.dtype, copy=False)
 
 
+def _window(grid, wcs, shape):
+    """Return the slices (y, x) of a common grid that hold an image."""
+    x, y = wcs.world_to_pixel_values(*lonlat(grid.polygon))
+    return tuple(
+        slice(max(int(np.floor(values.min())) - 1, 0), min(int(np.ceil(values.max())) + 2, n))
+        for values, n in ((y, shape[0]), (x, shape[1]))
+    )
+
+
 def stack_frames(frames, *, method="interp", name=None, unit=None):
     """Return one image of several: their mean on a common grid.
 
@@ -108,10 +117,13 @@ def stack_frames(frames, *, method="interp", name=None, unit=None):
     total = np.zeros(shape)
     count = np.zeros(shape, dtype=np.int32)
     for frame in frames:
-        plane = reproject_to(frame.load(), frame.grid, wcs, shape, method)
+        # Only where the image lies: reproject takes time for every pixel it is asked for.
+        window = _window(frame.grid, wcs, shape)
+        size = tuple(part.stop - part.start for part in window)
+        plane = reproject_to(frame.load(), frame.grid, wcs[window], size, method)
         good = np.isfinite(plane)
-        total[good] += plane[good]
-        count += good
+        total[window][good] += plane[good]
+        count[window] += good
     if not count.any():
         msg = f"{name}: the stacked images have no good pixel"
         raise NoOverlapError(msg)
