@@ -578,8 +578,8 @@ def _robust_plane(terms, location, weight):
     if len(location) < MIN_ROBUST or keep.all():
         return np.ones(len(location)), plane
     # Least absolute deviations first: many cells with one wrong level would carry
-    # least squares with them.
-    for _ in range(N_ABSOLUTE):
+    # least squares with them; a few do not.
+    for _ in range(N_ABSOLUTE if keep.mean() < 0.95 else 0):
         plane = _least_squares(terms, location, weight / np.maximum(z, np.median(z) / 4 + 1e-300))
         z, keep = agree(plane)
     for _ in range(N_ROBUST):
