@@ -328,7 +328,8 @@ def match_mosaic(
         default, if `combine_nircam_short` has matched them.
     stacked : bool
         Measure between stacks of the tiles (see `stack_tile`), not between
-        their images: smoother, and slower.
+        their images. On simulated MIRI sets the two are equally accurate (0.0017 and 0.0016
+        MJy/sr over two sets), and stacks take 60 times as long: so not by default.
     weights, group_by, measure, solve, progress_bar, dq_bits, hdu, rematch, flux_scale
         See `match_dithers`.
 
