@@ -15,6 +15,7 @@ __all__ = [
     "JWSTKeys",
     "jwst_keys",
     "lyot_region",
+    "module_of",
     "read_gwcs",
 ]
 
@@ -81,6 +82,11 @@ _HEADER = {
 }
 
 
+def module_of(detector):
+    """Return the NIRCam module of a short-wavelength detector; of others, the detector itself."""
+    return detector[:4] if NIRCAM_SHORT.match(detector) else detector
+
+
 @dataclass(frozen=True)
 class JWSTKeys:
     """Which tile, detector and part an exposure belongs to."""
@@ -92,7 +98,7 @@ class JWSTKeys:
     @property
     def module(self):
         """The NIRCam short-wavelength module, ``"nrca"`` or ``"nrcb"``, else the detector."""
-        return self.detector[:4] if NIRCAM_SHORT.match(self.detector) else self.detector
+        return module_of(self.detector)
 
 
 def jwst_keys(name, meta):

@@ -654,15 +654,11 @@ def _lyot_pass(frames, fit_type):
     )
 
 
-def _module(frame):
-    return frame.detector[:4] if jwst.NIRCAM_SHORT.match(frame.detector) else frame.detector
-
-
 def _nircam_pass(frames, fit_type):
     return Pass(
         "nircam_short",
         FIT_TYPES[fit_type],
-        domain=labels([(f.tile, _module(f)) for f in frames]),
+        domain=labels([(f.tile, jwst.module_of(f.detector)) for f in frames]),
         group=labels([(f.tile, f.detector, f.subset) for f in frames]),
     )
 
@@ -672,7 +668,7 @@ def _mosaic_pass(frames, fit_type, *, combine_chips, recombined, reference, keyw
         [
             (
                 f.tile,
-                _module(f) if combine_chips else f.detector,
+                jwst.module_of(f.detector) if combine_chips else f.detector,
                 "" if recombined else f.part,
                 f.subset,
             )

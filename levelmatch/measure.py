@@ -12,7 +12,7 @@ from scipy.special import erf
 from levelmatch.local import source_mask
 from levelmatch.overlaps import DepthMap
 from levelmatch.sampling import difference_cells, reached_cells
-from levelmatch.sky import MAP_TOLERANCE, plane_terms, tangent_axes
+from levelmatch.sky import MAP_TOLERANCE, Grid, SkyTransform, plane_terms, tangent_axes
 
 __all__ = ["METHODS", "MeasureOptions", "PairTable", "measure_pairs"]
 
@@ -497,8 +497,6 @@ def _reprojected_cells(a, b, grid_a, grid_b, options):
         for image, grid in ((a, grid_a), (b, grid_b))
     ]
     spacing = grid_a.spacing
-    from levelmatch.sky import Grid, SkyTransform
-
     grid = Grid(SkyTransform(header_wcs, "common grid"), shape, (0, shape[0], 0, shape[1]), spacing)
     map_x, map_y = (m.astype(float) for m in np.meshgrid(grid.xs, grid.ys))
     cells = np.ascontiguousarray(
