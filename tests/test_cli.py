@@ -13,6 +13,7 @@ from astropy.io import fits
 from click.testing import CliRunner
 
 from levelmatch import LevelMatchWarning, cli, measure, solve
+from levelmatch.cli import errors, options, run_command
 from levelmatch.testing import level_errors, simulate_generic
 
 N = 4
@@ -57,18 +58,18 @@ def listing(folder):
 
 
 def test_choices_are_those_of_the_package():
-    assert set(cli.FIT_TYPES) == set(solve.FIT_TYPES)
-    assert cli.WEIGHTS == solve.WEIGHTS
-    assert cli.METHODS == measure.METHODS
-    assert cli.LOCATIONS == measure.LOCATIONS
-    assert cli.DISCONNECTED == solve.DISCONNECTED
-    assert cli.ROBUST == tuple(str(name).lower() for name in solve.ROBUST)
+    assert set(options.FIT_TYPES) == set(solve.FIT_TYPES)
+    assert options.WEIGHTS == solve.WEIGHTS
+    assert options.METHODS == measure.METHODS
+    assert options.LOCATIONS == measure.LOCATIONS
+    assert options.DISCONNECTED == solve.DISCONNECTED
+    assert options.ROBUST == tuple(str(name).lower() for name in solve.ROBUST)
 
 
 def test_defaults_are_those_of_the_package():
     defaults = {p.name: p.default for p in cli.run.params}
-    assert {n: defaults[n] for n in cli.SOLVE} == vars(solve.SolveOptions())
-    assert {n: defaults[n] for n in cli.MEASURE} == vars(measure.MeasureOptions())
+    assert {n: defaults[n] for n in options.SOLVE} == vars(solve.SolveOptions())
+    assert {n: defaults[n] for n in options.MEASURE} == vars(measure.MeasureOptions())
 
 
 def test_run_writes_corrected_images(run, simulated, files, tmp_path):
@@ -282,7 +283,7 @@ def test_warnings_are_lines(run, files):
 
 
 def test_other_warnings_are_not_hidden(capsys):
-    with cli._shown_warnings():
+    with errors.shown_warnings():
         warnings.simplefilter("default")
         warnings.warn("a look\nis due", LevelMatchWarning, stacklevel=1)
         warnings.warn("of another", RuntimeWarning, stacklevel=1)
@@ -300,13 +301,13 @@ def write_config(folder, text):
 
 def test_config_and_its_precedence(run, files, tmp_path, monkeypatch):
     seen = {}
-    match = cli._match
+    match = run_command._match
 
     def spy(names, values, bar):
         seen.update(values)
         return match(names, values, bar)
 
-    monkeypatch.setattr(cli, "_match", spy)
+    monkeypatch.setattr(run_command, "_match", spy)
     folder = Path(files[0]).parent
     config = write_config(
         tmp_path,
@@ -393,7 +394,7 @@ def test_missing_config(run, files, tmp_path):
     ],
 )
 def test_hdu(text, value):
-    assert cli._Hdu().convert(text, None, None) == value
+    assert options.Hdu().convert(text, None, None) == value
 
 
 @pytest.mark.parametrize(
@@ -408,7 +409,7 @@ def test_hdu(text, value):
     ],
 )
 def test_reference(text, value):
-    assert cli._Reference().convert(text, None, None) == value
+    assert options.Reference().convert(text, None, None) == value
 
 
 def test_help_and_version(run):

@@ -1,0 +1,36 @@
+# Licensed under a 3-clause BSD style license - see LICENSE.rst
+"""The command line. Only click and the standard library until a command runs."""
+
+import click
+
+from levelmatch.cli.demo_command import demo
+from levelmatch.cli.errors import Group
+from levelmatch.cli.run_command import run
+
+__all__ = ["main"]
+
+EPILOG = """\
+\b
+Examples:
+  levelmatch demo try
+  levelmatch run raw/*_cal.fits -o matched --report
+  levelmatch run raw/*_cal.fits -o matched --recombine-lyot \\
+      --fit-type-mosaic-tiles level+slope --reference mean
+  levelmatch run --config levelmatch.toml --dry-run
+
+\b
+Completion of options in bash (zsh and fish alike):
+  eval "$(_LEVELMATCH_COMPLETE=bash_source levelmatch)"
+
+Exit status: 0 if all went well, 2 for wrong use or bad input, 1 for anything else.
+"""
+
+
+@click.group(cls=Group, epilog=EPILOG, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="levelmatch", prog_name="levelmatch")
+def main():
+    """Match the background levels of overlapping astronomical images."""
+
+
+for _command in (run, demo):
+    main.add_command(_command)

@@ -1,0 +1,116 @@
+# Licensed under a 3-clause BSD style license - see LICENSE.rst
+"""The configuration file."""
+
+from glob import glob
+from pathlib import Path
+
+import click
+from click.core import ParameterSource
+
+from levelmatch.cli.errors import Failure
+
+__all__ = ["merge", "read_config"]
+
+
+def read_config(path, params):
+    """Return the options of a TOML file, checked, by their name in Python."""
+    import tomllib
+
+    try:
+        with open(path, "rb") as stream:
+            content = tomllib.load(stream)
+    except OSError as error:
+        msg = f"{path}: {error.strerror or error}"
+        raise Failure(msg, 2) from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        msg = f"{path}: not TOML: {error}"
+        raise Failure(msg, 2) from error
+    known = {p.name: p for p in params if p.name not in ("config", "help")}
+    options = {}
+    for key, value in content.items():
+        name = key.replace("-", "_")
+        if name not in known:
+            msg = f"{path}: there is no option {key!r}{_nearest(name, known)}"
+            raise Failure(msg, 2)
+        if name in options:
+            msg = f"{path}: {key!r} is there twice, with - and with _"
+            raise Failure(msg, 2)
+        options[name] = _check_value(path, key, value, known[name])
+    return options
+
+
+def _nearest(name, known):
+    from difflib import get_close_matches
+
+    near = get_close_matches(name, known, n=1)
+    return f"; did you mean {near[0].replace('_', '-')!r}?" if near else ""
+
+
+def _check_value(path, key, value, param):
+    """Return a value of the file as its option takes it."""
+    kinds, words = _kinds(param)
+    members = value if isinstance(value, list) and list in kinds else [value]
+    is_true = isinstance(value, bool)
+    good = isinstance(value, kinds) and (is_true == (kinds == (bool,)))
+    if param.name != "hdu":
+        good &= all(isinstance(m, str) for m in members if isinstance(value, list))
+    if not good:
+        msg = f"{path}: {key} = {value!r}: expected {words}"
+        raise Failure(msg, 2)
+    if param.name == "files":
+        return _expand(path, members)
+    if param.name == "output":
+        return Path(path).parent / value
+    if param.multiple:
+        return tuple(members)
+    if isinstance(value, list):
+        return value if param.name == "dq_bits" else tuple(value)
+    try:
+        return param.type.convert(value, None, None)
+    except click.BadParameter as error:
+        msg = f"{path}: {key}: {error.message}"
+        raise Failure(msg, 2) from error
+
+
+def _kinds(param):
+    """The types that an option takes in TOML, and their name in words."""
+    if getattr(param, "is_flag", False):
+        return (bool,), "true or false"
+    special = {
+        "files": ((str, list), "text or a list of text"),
+        "group_by": ((str, list), "text or a list of text"),
+        "dq_bits": ((str, int, list), "text, a whole number or a list of text"),
+        "hdu": ((str, int, list), "text, a whole number or [name, version]"),
+        "reference": ((str, int), "text or a whole number"),
+    }
+    if param.name in special:
+        return special[param.name]
+    if param.type is click.FLOAT:
+        return (float, int), "a number"
+    if param.type is click.INT:
+        return (int,), "a whole number"
+    return (str,), "text"
+
+
+def _expand(path, patterns):
+    """The files of the patterns of a configuration, relative to its own folder."""
+    files = []
+    for pattern in patterns:
+        whole = str(Path(path).parent / pattern)
+        found = sorted(glob(whole)) if any(c in pattern for c in "*?[") else [whole]
+        if not found:
+            msg = f"{path}: files: nothing matches {pattern!r}"
+            raise Failure(msg, 2)
+        files += [Path(f) for f in found]
+    return tuple(files)
+
+
+def merge(ctx, values, config):
+    """Return the options, those of the command line first."""
+    for name, value in config.items():
+        said = ctx.get_parameter_source(name) not in (ParameterSource.DEFAULT, None)
+        if name == "files":
+            said = bool(values["files"])
+        if not said:
+            values[name] = value
+    return values

@@ -1,0 +1,134 @@
+# Licensed under a 3-clause BSD style license - see LICENSE.rst
+"""The demonstration."""
+
+from pathlib import Path
+
+import click
+
+from levelmatch.cli.errors import one_error, shown_warnings
+from levelmatch.cli.options import FIT_TYPES, REPORT
+from levelmatch.cli.printing import (
+    folder,
+    print_result,
+    progress_bars,
+    start_log,
+    write_page,
+    written_lines,
+)
+
+__all__ = ["demo"]
+
+
+@click.command()
+@click.argument("output", metavar="OUT", type=click.Path(path_type=Path))
+@click.option(
+    "--seed",
+    type=click.IntRange(min=0),
+    default=0,
+    show_default=True,
+    help="Seed of the simulation.",
+)
+@click.option(
+    "--fit-type",
+    type=click.Choice(FIT_TYPES),
+    default="level",
+    show_default=True,
+    help="What to add to the images, and to find again.",
+)
+@click.option(
+    "--shape",
+    type=click.IntRange(min=32),
+    nargs=2,
+    default=(256, 258),
+    show_default=True,
+    metavar="NY NX",
+    help="Pixels of an image.",
+)
+@click.option("--overwrite", is_flag=True, help="Replace what is there.")
+@click.option("--debug", is_flag=True, help="Show tracebacks and the log.")
+def demo(output, debug, **values):
+    """Match a small simulated mosaic, and compare with the truth.
+
+    Four tiles of four dithers, like those of JWST's MIRI, go to OUT/raw, the corrected ones
+    to OUT/matched, and a page of the result to OUT/levelmatch.html.
+    """
+    start_log(debug=debug)
+    with one_error(debug=debug), shown_warnings():
+        _demo(output, **values)
+
+
+def _demo(output, *, seed, fit_type, shape, overwrite):
+    from levelmatch import match_levels
+    from levelmatch.testing import simulate_miri
+
+    page = output / REPORT
+    if output.exists() and not output.is_dir():
+        msg = f"{output} is not a folder"
+        raise NotADirectoryError(msg)
+    for path in (output / "raw", output / "matched", page):
+        if path.exists() and not overwrite:
+            msg = f"{path} exists; --overwrite replaces it"
+            raise FileExistsError(msg)
+    slope = 0.0 if fit_type == "level" else 0.5
+    simulated = simulate_miri(shape=shape, seed=seed, slope=slope)
+    click.echo(f"Simulating {len(simulated.images)} images of {shape[0]} x {shape[1]} pixels ...")
+    paths = simulated.write(output / "raw", overwrite=overwrite)
+    result = match_levels(
+        paths,
+        fit_type_dithers=fit_type,
+        fit_type_mosaic_tiles=fit_type,
+        progress_bar=progress_bars(quiet=False)("pairs"),
+    )
+    result.write(output / "matched", overwrite=overwrite)
+    print_result(result)
+    click.echo("")
+    for line in _compare(result, simulated.truth):
+        click.echo(line)
+    click.echo(f"Written: {len(paths)} images to {folder(output / 'raw')}")
+    for line in (
+        *written_lines(result, output / "matched"),
+        write_page(result, output, "A simulated mosaic"),
+    ):
+        click.echo(line)
+
+
+def _compare(result, truth):
+    """Lines on what was found against what was added."""
+    import numpy as np
+
+    from levelmatch.report import label_names
+    from levelmatch.testing import level_errors, plane_errors
+
+    def rms(values):
+        return float(np.sqrt(np.mean(np.square(values.value))))
+
+    table = result.table
+    unit = truth["level"].unit
+    found = table["level"].to(unit)
+    words = f"{unit}".replace(" / ", "/")
+    lines = []
+    if result.passes[-1].matched.fit_type == "level":
+        before = level_errors(np.zeros(len(truth)), truth)
+        after = level_errors(found, truth)
+        names, pattern = label_names([str(name) for name in truth["name"]])
+        width = max(map(len, names))
+        shift = np.mean((found - truth["level"]).value)
+        if pattern:
+            lines.append(f"name: {pattern}")
+        lines.append(f"{'name':{width}}  {'true':>8}  {'found':>8}  {'error':>8}   ({words})")
+        for name, true, value in zip(names, truth["level"].value, found.value, strict=True):
+            lines.append(
+                f"{name:{width}}  {true + shift:8.3f}  {value:8.3f}  {value - true - shift:8.4f}"
+            )
+        lines.append("(true levels up to a constant that is common to all)")
+    else:
+        planes = np.transpose(
+            [getattr(table[name], "value", table[name]) for name in ("level", "slope_u", "slope_v")]
+        )
+        before = plane_errors(np.zeros_like(planes), truth)
+        after = plane_errors(planes, truth)
+    lines.append(
+        f"Rms of the backgrounds' differences: {rms(before):.3f} before, "
+        f"{rms(after):.4f} {words} after."
+    )
+    return lines
