@@ -4,6 +4,7 @@
 from dataclasses import dataclass, fields, replace
 from logging import getLogger
 from numbers import Integral, Real
+from uuid import uuid4
 
 import numpy as np
 from scipy.ndimage import maximum_filter, uniform_filter
@@ -172,7 +173,15 @@ class _Cells:
 
 
 def measure_pairs(
-    frames, pairs, depth_maps, options, *, thinning=None, with_sky=False, progress_bar=None
+    frames,
+    pairs,
+    depth_maps,
+    options,
+    *,
+    thinning=None,
+    with_sky=False,
+    progress_bar=None,
+    on_rows=None,
 ):
     """Measure every pair, each image read once and let go after its last pair.
 
@@ -193,6 +202,9 @@ def measure_pairs(
         Also measure each image's clipped sky level.
     progress_bar : callable or None
         Wraps an iterable over the pairs, as `tqdm.tqdm` does.
+    on_rows : callable or None
+        Called as pairs finish, with their indices into ``pairs`` and the list of
+        their rows, see `measure_pair`: always in the thread that called this function.
 
     Returns
     -------
@@ -201,18 +213,20 @@ def measure_pairs(
     sky : `~numpy.ndarray`, shape (n_images,), or None
         Sky levels, if asked for.
     """
+    # Keys of this run alone: a cluster may hold those of others.
+    run = uuid4().hex
     graph = {}
     for k in range(len(frames)) if with_sky else np.unique(pairs).tolist():
-        graph["load", k] = (_load, _Opaque(frames[k]), options)
-    keys = []
-    for (i, j), maps in zip(pairs.tolist(), depth_maps, strict=True):
+        graph[f"load-{run}", k] = (_load, _Opaque(frames[k]), options)
+    keys = {}
+    for p, ((i, j), maps) in enumerate(zip(pairs.tolist(), depth_maps, strict=True)):
         task = _PairTask(frames[i].grid, frames[j].grid, maps, options)
-        keys.append(("pair", i, j))
-        graph[keys[-1]] = (task, ("load", i), ("load", j))
-    with _progress(progress_bar, len(keys)):
-        skies = [("sky", k) for k in range(len(frames))] if with_sky else []
-        graph.update({key: (_sky_level, ("load", key[1])) for key in skies})
-        results = _get(options)(graph, keys + skies)
+        keys[f"pair-{run}", p] = [p]
+        graph[f"pair-{run}", p] = (task, (f"load-{run}", i), (f"load-{run}", j))
+    skies = [(f"sky-{run}", k) for k in range(len(frames))] if with_sky else []
+    graph.update({key: (_sky_level, (f"load-{run}", key[1])) for key in skies})
+    watch = _Watch(keys, len(pairs), progress_bar, on_rows)
+    results = _compute(graph, [*keys, *skies], options, watch)
     table = _table(pairs, results[: len(keys)])
     if thinning is not None:
         weight = 1 / thinning
@@ -260,46 +274,82 @@ class _PairTask:
         return _measure(a, b, self.grid_a, self.grid_b, self.depth_maps, self.options)
 
 
-def _get(options):
-    """The scheduler: threads, unless the user has a distributed client."""
-    import sys
-    from functools import partial
-
-    if "distributed" in sys.modules:
-        from distributed import default_client
-
-        try:
-            return default_client().get
-        except ValueError:
-            pass
+def _compute(graph, keys, options, watch):
+    """Results of some keys of a graph: by the user's distributed client, or by threads."""
+    client = _client()
+    if client is not None:
+        return _compute_distributed(client, graph, keys, watch)
+    from dask.callbacks import Callback
     from dask.threaded import get
 
-    return partial(get, num_workers=options.n_workers)
+    def posttask(key, result, dsk, state, worker_id):
+        watch.done(key, result)
+
+    with Callback(posttask=posttask):
+        results = get(graph, keys, num_workers=options.n_workers)
+    watch.finish()
+    return results
 
 
-def _progress(progress_bar, n_pairs):
-    """A Dask callback that advances the caller's bar by one for each pair."""
-    from contextlib import nullcontext
+def _client():
+    """The current distributed client, if the user has one."""
+    import sys
 
-    if progress_bar is None:
-        return nullcontext()
-    from dask.callbacks import Callback
+    if "distributed" not in sys.modules:
+        return None
+    from distributed import default_client
 
-    class Progress(Callback):
-        def _start(self, dsk):
-            self.steps = iter(progress_bar(range(n_pairs)))
+    try:
+        return default_client()
+    except ValueError:
+        return None
 
-        def _posttask(self, key, result, dsk, state, worker_id):
-            if key[0] == "pair":
-                next(self.steps, None)
 
-        def _finish(self, dsk, state, errored):
-            if not errored:
-                # A bar closes itself at the end of what it wraps.
-                for _ in self.steps:
-                    pass
+def _compute_distributed(client, graph, keys, watch):
+    """Run a graph on a cluster; results come in as they are ready."""
+    from distributed import as_completed
 
-    return Progress()
+    futures = client.get(graph, keys, sync=False)
+    key_of = {future.key: key for future, key in zip(futures, keys, strict=True)}
+    results = {}
+    for future, result in as_completed(futures, with_results=True):
+        key = key_of[future.key]
+        results[key] = result
+        watch.done(key, result)
+    watch.finish()
+    return [results[key] for key in keys]
+
+
+class _Watch:
+    """Tells the caller of pairs as they finish, and advances its progress bar.
+
+    Parameters
+    ----------
+    pairs_of : dict
+        Which pairs each task measures.
+    n_pairs : int
+        How many there are.
+    progress_bar, on_rows : callable or None
+        See `measure_pairs`.
+    """
+
+    def __init__(self, pairs_of, n_pairs, progress_bar, on_rows):
+        self.pairs_of = pairs_of
+        self.on_rows = on_rows
+        self.steps = iter(range(n_pairs) if progress_bar is None else progress_bar(range(n_pairs)))
+
+    def done(self, key, result):
+        """Note that a task has finished."""
+        pairs = self.pairs_of.get(key, [])
+        if pairs and self.on_rows is not None:
+            self.on_rows(pairs, [result])
+        for _ in pairs:
+            next(self.steps, None)
+
+    def finish(self):
+        """Let the bar close itself, at the end of what it wraps."""
+        for _ in self.steps:
+            pass
 
 
 def _table(pairs, results):

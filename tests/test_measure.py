@@ -3,6 +3,7 @@
 
 import sys
 from dataclasses import fields
+from threading import get_ident
 from types import ModuleType, SimpleNamespace
 
 import numpy as np
@@ -448,6 +449,7 @@ def fake_distributed(monkeypatch, client):
         return client
 
     module.default_client = default_client
+    module.as_completed = lambda futures, with_results: ((f, f.result) for f in futures)
     monkeypatch.setitem(sys.modules, "distributed", module)
 
 
@@ -462,9 +464,11 @@ def test_a_client_goes_before_threads(frames, monkeypatch):
 
     asked = []
 
-    def get(graph, keys):
+    def get(graph, keys, sync):
+        assert not sync
         asked.extend(keys)
-        return get_sync(graph, keys)
+        results = get_sync(graph, keys)
+        return [SimpleNamespace(key=k, result=r) for k, r in zip(keys, results, strict=True)]
 
     fake_distributed(monkeypatch, SimpleNamespace(get=get))
     table = measured(frames)
@@ -494,6 +498,21 @@ def test_progress_bar_takes_a_step_a_pair(frames, monkeypatch):
 
     measured(frames, options=MeasureOptions(n_workers=2), progress_bar=bar)
     assert steps == [*range(len(PAIRS)), "closed"]
+
+
+@pytest.mark.parametrize("n_workers", [1, 2])
+def test_rows_are_handed_over_as_pairs_finish(frames, monkeypatch, n_workers):
+    monkeypatch.delitem(sys.modules, "distributed", raising=False)
+    rows, threads = {}, set()
+
+    def on_rows(indices, found):
+        threads.add(get_ident())
+        rows.update(zip(indices, found, strict=True))
+
+    table = measured(frames, options=MeasureOptions(n_workers=n_workers), on_rows=on_rows)
+    assert sorted(rows) == list(range(len(PAIRS)))
+    assert_array_equal([rows[p]["rhs"] for p in range(len(PAIRS))], table.rhs)
+    assert threads == {get_ident()}
 
 
 def test_an_error_of_an_image_is_raised(frames, monkeypatch):
