@@ -1,25 +1,24 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
 """The four functions, and the whole job: find, measure, solve each pass, correct."""
 
-import warnings
 from collections.abc import Callable
-from dataclasses import dataclass, replace
-from functools import partial
+from dataclasses import asdict, dataclass, replace
 from logging import getLogger
 
 import numpy as np
 
 from levelmatch import jwst
-from levelmatch.corrections import AppliedCorrection, Correction
-from levelmatch.exceptions import FluxScaleWarning, FrameError, NoOverlapError
+from levelmatch.exceptions import FrameError
 from levelmatch.frames import Frame, collect_frames, compare_scales, flux_factors
-from levelmatch.local import local_level
-from levelmatch.measure import MeasureOptions, measure_pairs
-from levelmatch.overlaps import DepthMap, find_pairs, overlap_groups, thin_pairs
-from levelmatch.passes import Pass, assign_pairs, labels, solve_pass, subtract_solution
+from levelmatch.levels import Run, plain
+from levelmatch.measure import MeasureOptions
+from levelmatch.overlaps import overlap_groups
+from levelmatch.passes import solve_pass
+from levelmatch.pipeline import Overlaps, Step, correct_frames, run_steps, warn_flux_scales
 from levelmatch.provenance import check_not_matched
+from levelmatch.reference import find_reference
 from levelmatch.results import MatchResult, make_products
-from levelmatch.solve import FIT_TYPES, WEIGHTS, SolveOptions, fit_terms
+from levelmatch.solve import WEIGHTS, SolveOptions, fit_terms
 
 __all__ = [
     "combine_nircam_short",
@@ -34,8 +33,6 @@ __all__ = [
 logger = getLogger(__name__)
 
 GROUP_BY = ("auto", "jwst", "overlap")
-# How sure a difference of flux scales must be to be warned of.
-FLUX_SIGMA = 4.0
 
 
 @dataclass(frozen=True)
@@ -90,6 +87,20 @@ class _Settings:
             rematch,
             flux_scale,
         )
+
+    @property
+    def options(self):
+        """The settings as plain values."""
+        return {
+            "weights": self.weights,
+            "group_by": plain(self.group_by),
+            "measure": asdict(self.measure),
+            "solve": asdict(self.solve),
+            "dq_bits": plain(self.dq_bits),
+            "hdu": plain(self.hdu),
+            "rematch": bool(self.rematch),
+            "flux_scale": plain(self.flux_scale),
+        }
 
 
 def _check_group_by(group_by):
@@ -180,10 +191,10 @@ def match_dithers(
     )
     collection = _collect(images, settings)
     return _match(
+        "match_dithers",
         collection,
         settings,
-        [partial(_dither_pass, fit_type=fit_type)],
-        subtract_local=subtract_local,
+        [Step("dithers", fit_type, subtract_local=subtract_local)],
     )
 
 
@@ -235,7 +246,7 @@ def recombine_lyot(
         weights, group_by, measure, solve, progress_bar, dq_bits, hdu, rematch, flux_scale
     )
     collection = _collect(images, settings, recombine=True, lyot=lyot)
-    return _match(collection, settings, [partial(_lyot_pass, fit_type=fit_type)])
+    return _match("recombine_lyot", collection, settings, [Step("lyot", fit_type)])
 
 
 def combine_nircam_short(
@@ -286,7 +297,7 @@ def combine_nircam_short(
                 "NIRCam's short-wavelength chips"
             )
             raise FrameError(msg)
-    return _match(collection, settings, [partial(_nircam_pass, fit_type=fit_type)])
+    return _match("combine_nircam_short", collection, settings, [Step("nircam_short", fit_type)])
 
 
 def match_mosaic(
@@ -355,17 +366,17 @@ def match_mosaic(
     frames = collection.frames
     if combine_chips is None:
         combine_chips = any(_has_pass(frame, "nircam_short") for frame in frames)
-    mosaic = partial(
-        _mosaic_pass,
-        fit_type=fit_type,
-        combine_chips=combine_chips,
-        recombined=any(_has_pass(frame, "lyot") for frame in frames),
-        reference=_named_reference(reference, collection),
+    mosaic = Step(
+        "mosaic",
+        fit_type,
+        *_named_reference(reference, collection),
         keyword=time_from_background,
+        combine_chips=bool(combine_chips),
+        recombined=any(_has_pass(frame, "lyot") for frame in frames),
     )
     if stacked:
-        return _match_stacks(collection, settings, mosaic(frames))
-    return _match(collection, settings, [mosaic])
+        return _match_stacks(collection, settings, mosaic)
+    return _match("match_mosaic", collection, settings, [mosaic])
 
 
 def match_levels(
@@ -448,22 +459,22 @@ def match_levels(
         weights, group_by, measure, solve, progress_bar, dq_bits, hdu, rematch, flux_scale
     )
     collection = _collect(images, settings, recombine=recombine_lyot)
-    passes = [partial(_dither_pass, fit_type=fit_type_dithers)]
+    steps = [Step("dithers", fit_type_dithers, subtract_local=subtract_local)]
     if recombine_lyot:
-        passes.append(partial(_lyot_pass, fit_type=fit_type_recombine_lyot))
+        steps.append(Step("lyot", fit_type_recombine_lyot))
     if combine_nircam_short:
-        passes.append(partial(_nircam_pass, fit_type=fit_type_combine_nircam_short))
-    passes.append(
-        partial(
-            _mosaic_pass,
-            fit_type=fit_type_mosaic_tiles,
+        steps.append(Step("nircam_short", fit_type_combine_nircam_short))
+    steps.append(
+        Step(
+            "mosaic",
+            fit_type_mosaic_tiles,
+            *_named_reference(reference, collection),
+            keyword=time_from_background,
             combine_chips=combine_nircam_short,
             recombined=recombine_lyot,
-            reference=_named_reference(reference, collection),
-            keyword=time_from_background,
         )
     )
-    return _match(collection, settings, passes, subtract_local=subtract_local)
+    return _match("match_levels", collection, settings, steps)
 
 
 def separate_lyot(image):
@@ -635,63 +646,11 @@ def _card(frame, key):
     return str(frame.meta[key]).strip()
 
 
-def _dither_pass(frames, fit_type):
-    return Pass(
-        "dithers",
-        FIT_TYPES[fit_type],
-        domain=labels([(f.tile, f.detector, f.part) for f in frames]),
-        group=np.arange(len(frames)),
-    )
-
-
-def _lyot_pass(frames, fit_type):
-    return Pass(
-        "lyot",
-        FIT_TYPES[fit_type],
-        domain=labels([(f.tile, f.detector) for f in frames]),
-        group=labels([(f.tile, f.detector, f.part, f.subset) for f in frames]),
-        reference="science",
-    )
-
-
-def _nircam_pass(frames, fit_type):
-    return Pass(
-        "nircam_short",
-        FIT_TYPES[fit_type],
-        domain=labels([(f.tile, jwst.module_of(f.detector)) for f in frames]),
-        group=labels([(f.tile, f.detector, f.subset) for f in frames]),
-    )
-
-
-def _mosaic_pass(frames, fit_type, *, combine_chips, recombined, reference, keyword):
-    group = labels(
-        [
-            (
-                f.tile,
-                jwst.module_of(f.detector) if combine_chips else f.detector,
-                "" if recombined else f.part,
-                f.subset,
-            )
-            for f in frames
-        ]
-    )
-    if isinstance(reference, int):
-        reference = int(group[reference])
-    return Pass(
-        "mosaic",
-        FIT_TYPES[fit_type],
-        domain=np.zeros(len(frames), dtype=np.intp),
-        group=group,
-        reference=reference,
-        keyword=keyword,
-    )
-
-
 def _named_reference(reference, collection):
-    """Return ``"auto"``, `None` for the mean, or the index of the frame that the user named."""
+    """Return the kind of reference, and the name of the frame if the user named one."""
     frames = collection.frames
     if isinstance(reference, str) and reference in ("auto", "mean"):
-        return None if reference == "mean" else reference
+        return reference, ""
     if isinstance(reference, int | np.integer) and not isinstance(reference, bool):
         names = (
             list(dict.fromkeys(frames[k].product for k in collection.order))
@@ -702,249 +661,69 @@ def _named_reference(reference, collection):
             msg = f"reference: there is no image {reference} among {len(names)}"
             raise ValueError(msg)
         reference = names[reference]
-    if isinstance(reference, str):
-        found = [
-            i
-            for i, f in enumerate(frames)
-            if reference in (f.name, f.tile, f.product, f.name.partition(".")[0])
-        ]
-        science = [i for i in found if frames[i].part != "lyot"]
-        if science:
-            return science[0]
-        if found:
-            msg = f"reference: {reference!r} is a Lyot image, its science partner can be one"
-            raise ValueError(msg)
-    msg = f"reference: {reference!r} is neither an image, a tile, an index, 'auto' nor 'mean'"
-    raise ValueError(msg)
+    return "image", find_reference(frames, reference)
 
 
-def _match(collection, settings, passes, *, subtract_local=False):
-    """Run passes, functions of the frames, over a collection."""
+def _match(function, collection, settings, steps, *, known=None):
+    """Run passes over a collection."""
     frames = collection.frames
-    plan = [build(frames) for build in passes]
+    plan = [step.plan(frames) for step in steps]
     if not settings.rematch:
-        check_not_matched(frames, [p.name for p in plan])
-    overlaps = _Overlaps.of(frames, plan, settings.solve)
+        check_not_matched(frames, [step.name for step in steps])
+    overlaps = Overlaps.of(frames, plan, settings.solve)
     overlaps.check(frames, plan)
-    measured, sky = overlaps.measure(frames, settings)
-    _warn_flux_scales(frames, measured, settings.solve.flux_limit)
-    results, table = [], measured
-    for k, build in enumerate(passes):
-        p = build(frames)
-        result = solve_pass(
-            p,
-            frames,
-            table,
-            np.flatnonzero(overlaps.used == k),
-            settings.weights,
-            settings.solve,
-            sky=sky,
-        )
-        table = subtract_solution(table, result)
-        results.append(result)
-        corrected = _correct(frames, result)
-        if sky is not None:
-            sky = sky - _steps(frames, corrected)
-        frames = _mark_subsets(corrected, result)
-        if subtract_local and p.name == "dithers":
-            frames = _subtract_local(frames, p)
-        logger.info(
-            "pass %s: %d pairs, %d kept, floor %.3g",
-            p.name,
-            len(result.rows),
-            result.kept.sum(),
-            result.solution.floor,
-        )
-    return _result(collection, frames, results, measured)
-
-
-def _steps(before, after):
-    """What was subtracted at each image's centre between two states, in the common unit."""
-    return np.array(
-        [
-            (new.correction.coefficients(axes)[0] - old.correction.coefficients(axes)[0])
-            * new.scale
-            for old, new in zip(before, after, strict=True)
-            for axes in [new.whole_grid.axes]
-        ]
+    measured, sky = overlaps.measure(frames, settings, known)
+    warn_flux_scales(frames, measured, settings.solve.flux_limit)
+    corrected, results = run_steps(
+        frames, steps, measured, overlaps.used, settings.weights, settings.solve, sky=sky
     )
+    run = Run.of(function, steps, settings.options, collection, sky)
+    return _result(collection, corrected, results, measured, run)
 
 
-def _warn_flux_scales(frames, measured, limit):
-    """Warn, once, of pairs whose difference depends on brightness."""
-    error = np.hypot(measured.gain_error, 1e-3)
-    wrong = (np.abs(measured.gain) > limit) & (np.abs(measured.gain) > FLUX_SIGMA * error)
-    if not wrong.any():
-        return
-    p = np.flatnonzero(wrong)[np.argmax(np.abs(measured.gain[wrong]) / error[wrong])]
-    i, j = measured.first[p], measured.second[p]
-    msg = (
-        f"{wrong.sum()} pairs differ in flux scale by more than {limit:.0%}, such as "
-        f"{frames[i].name} and {frames[j].name} by {measured.gain[p]:+.1%} +- "
-        f"{measured.gain_error[p]:.1%}: their levels depend on brightness; flux_scale brings "
-        "images to one scale"
-    )
-    warnings.warn(msg, FluxScaleWarning, stacklevel=4)
-
-
-def _result(collection, frames, results, measured):
+def _result(collection, frames, results, measured, run):
     frames = [frames[k] for k in collection.order]
     products = make_products(frames, recombine=collection.recombine)
-    return MatchResult(products, frames, results, measured, collection.unit)
+    return MatchResult(products, frames, results, measured, collection.unit, run)
 
 
-@dataclass(frozen=True, eq=False)
-class _Overlaps:
-    """The pairs to measure: which pass uses each, and what shares their noise."""
-
-    pairs: np.ndarray
-    used: np.ndarray
-    part: np.ndarray
-    depth_maps: list
-
-    @classmethod
-    def of(cls, frames, passes, options):
-        grids = [frame.grid for frame in frames]
-        found, area = find_pairs(grids)
-        used = assign_pairs(passes, found)
-        keep, part = used >= 0, np.ones(len(found))
-        if options.max_pairs is not None:
-            for k in range(len(passes)):
-                rows = np.flatnonzero(used == k)
-                kept, part[rows] = thin_pairs(
-                    found[rows], area[rows], len(frames), options.max_pairs
-                )
-                keep[rows[~kept]] = False
-        maps = {}
-        for k, p in enumerate(passes):
-            # A pass's noise is shared by all images of its domain, those of one group too.
-            same = found[p.domain[found[:, 0]] == p.domain[found[:, 1]]]
-            near = {i: [] for i in np.unique(found[used == k]).tolist()}
-            for i, j in same.tolist():
-                if i in near:
-                    near[i].append(grids[j])
-                if j in near:
-                    near[j].append(grids[i])
-            maps[k] = {i: DepthMap(grids[i], others) for i, others in near.items()}
-        pairs, used, part = found[keep], used[keep], part[keep]
-        depth_maps = [
-            (maps[k][i], maps[k][j])
-            for k, (i, j) in zip(used.tolist(), pairs.tolist(), strict=True)
-        ]
-        return cls(pairs, used, part, depth_maps)
-
-    def check(self, frames, passes):
-        """Refuse a mosaic in which nothing overlaps."""
-        if len(self.pairs) == 0 and passes[-1].name == "mosaic" and passes[-1].group.max() > 0:
-            msg = f"none of the {len(frames)} images overlap: there is nothing to match"
-            raise NoOverlapError(msg)
-
-    def measure(self, frames, settings):
-        """Return the table of the pairs, and the sky levels if they will tie sets."""
-        return measure_pairs(
-            frames,
-            self.pairs,
-            self.depth_maps,
-            settings.measure,
-            thinning=self.part,
-            with_sky=settings.solve.disconnected == "sky",
-            progress_bar=settings.progress_bar,
-        )
-
-
-def _correct(frames, result):
-    """Return the frames with a pass's corrections appended, each in its own unit."""
-    out = []
-    names = {}
-    for choice in result.references:
-        names[result.solution.component[choice.group]] = choice.name
-    for i, frame in enumerate(frames):
-        correction = result.correction(i).scaled(1 / frame.scale)
-        variance = result.variance(i, frame.whole_grid.axes) / frame.scale**2
-        component = result.solution.component[result.matched.group[i]]
-        applied = AppliedCorrection(
-            result.matched.name, correction, variance, names.get(component, "mean")
-        )
-        out.append(frame.with_keys(corrections=(*frame.corrections, applied)))
-    return out
-
-
-def _mark_subsets(frames, result):
-    """Return the frames, those of a domain that fell into sets marked by their set.
-
-    A later pass, in which other images may join the sets, then corrects each for
-    itself. The largest set keeps the mark 0.
-    """
-    p, component = result.matched, result.solution.component[result.matched.group]
-    subset = np.zeros(len(frames), dtype=int)
-    for d in np.unique(p.domain):
-        members = np.flatnonzero(p.domain == d)
-        sets, first, count = np.unique(component[members], return_index=True, return_counts=True)
-        for rank, s in enumerate(np.lexsort((first, -count))):
-            subset[members[component[members] == sets[s]]] = rank
-    return [frame.with_keys(subset=int(s)) for frame, s in zip(frames, subset, strict=True)]
-
-
-def _subtract_local(frames, dithers):
-    """Return the frames with each tile's local level appended."""
-    levels = {}
-    for i, frame in enumerate(frames):
-        if dithers.domain[i] not in levels:
-            levels[dithers.domain[i]] = local_level(frame)
-    return [
-        frame.with_keys(
-            corrections=(
-                *frame.corrections,
-                AppliedCorrection(
-                    "local",
-                    Correction(levels[dithers.domain[i]] / frame.scale),
-                    np.zeros(3),
-                    "the local background",
-                ),
-            )
-        )
-        for i, frame in enumerate(frames)
-    ]
-
-
-def _match_stacks(collection, settings, mosaic):
+def _match_stacks(collection, settings, step):
     """Run the mosaic pass between stacks of its groups."""
-    from levelmatch.stack import stack_frames
-
     frames = collection.frames
+    mosaic = step.plan(frames)
     if not settings.rematch:
         check_not_matched(frames, ["mosaic"])
+    stacks = _stacks(collection, settings, mosaic)
+    between = replace(
+        mosaic, domain=np.zeros(len(stacks), dtype=np.intp), group=np.arange(len(stacks))
+    )
+    overlaps = Overlaps.of(stacks, [between], settings.solve)
+    overlaps.check(stacks, [between])
+    measured, sky = overlaps.measure(stacks, settings)
+    rows = np.arange(len(measured))
+    result = solve_pass(between, stacks, measured, rows, settings.weights, settings.solve, sky=sky)
+    first = np.array([np.flatnonzero(mosaic.group == g)[0] for g in range(len(stacks))])
+    references = [replace(r, name=frames[first[r.group]].name) for r in result.references]
+    per_image = replace(result, matched=mosaic, references=references)
+    measured = replace(measured, first=first[measured.first], second=first[measured.second])
+    sky = None if sky is None else sky[mosaic.group]
+    run = Run.of("match_mosaic", [step], {**settings.options, "stacked": True}, collection, sky)
+    return _result(collection, correct_frames(frames, per_image), [per_image], measured, run)
+
+
+def _stacks(collection, settings, mosaic):
+    """Frames of the stacks of a pass's groups."""
+    from levelmatch.stack import stack_frames
+
     method = "interp" if settings.measure.method == "direct" else settings.measure.method
     stacks = []
     for g in range(int(mosaic.group.max()) + 1):
-        members = [frames[i] for i in np.flatnonzero(mosaic.group == g)]
+        members = [collection.frames[i] for i in np.flatnonzero(mosaic.group == g)]
         science = [f for f in members if f.part != "lyot"] or members
         stack = stack_frames(members, method=method, name=f"{g:06d}", unit=collection.unit)
         stack.meta[mosaic.keyword] = _best_time(science, mosaic.keyword)
         stacks.append(stack)
-    stack_set = [replace(f, part="science") for f in collect_frames(stacks)]
-    between = replace(
-        mosaic, domain=np.zeros(len(stacks), dtype=np.intp), group=np.arange(len(stacks))
-    )
-    overlaps = _Overlaps.of(stack_set, [between], settings.solve)
-    overlaps.check(stack_set, [between])
-    measured, sky = overlaps.measure(stack_set, settings)
-    result = solve_pass(
-        between,
-        stack_set,
-        measured,
-        np.arange(len(measured)),
-        settings.weights,
-        settings.solve,
-        sky=sky,
-    )
-    first = [int(np.flatnonzero(mosaic.group == g)[0]) for g in range(len(stacks))]
-    references = [replace(r, name=frames[first[r.group]].name) for r in result.references]
-    per_image = replace(result, matched=mosaic, references=references)
-    measured = replace(
-        measured, first=np.array(first)[measured.first], second=np.array(first)[measured.second]
-    )
-    return _result(collection, _correct(frames, per_image), [per_image], measured)
+    return [replace(f, part="science") for f in collect_frames(stacks)]
 
 
 def _best_time(frames, keyword):

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-__all__ = ["Reference", "choose_reference"]
+__all__ = ["Reference", "choose_reference", "find_reference"]
 
 
 @dataclass(frozen=True)
@@ -25,6 +25,28 @@ class Reference:
     group: int
     name: str
     reason: str
+
+
+def find_reference(frames, reference):
+    """Return the name of the frame that a name of an image, its stem or a tile means.
+
+    Raises
+    ------
+    ValueError
+        If there is none, or it is a Lyot image.
+    """
+    if isinstance(reference, str):
+        found = [
+            f for f in frames if reference in (f.name, f.tile, f.product, f.name.partition(".")[0])
+        ]
+        science = [f for f in found if f.part != "lyot"]
+        if science:
+            return science[0].name
+        if found:
+            msg = f"reference: {reference!r} is a Lyot image, its science partner can be one"
+            raise ValueError(msg)
+    msg = f"reference: {reference!r} is neither an image, a tile, an index, 'auto' nor 'mean'"
+    raise ValueError(msg)
 
 
 def choose_reference(frames, groups, pairs, area, members, *, reference, keyword):
