@@ -1,11 +1,13 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
 """Corrected images in memory, and as whole FITS files."""
 
+import bz2
 import copy
+import gzip
 import os
 import tempfile
 import warnings
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -16,18 +18,32 @@ from astropy.wcs import WCS, FITSFixedWarning
 
 from levelmatch.exceptions import FrameError
 from levelmatch.frames import FileSource, flagged, partner_hdu
-from levelmatch.provenance import add_provenance
+from levelmatch.provenance import add_provenance, provenance_entry
+from levelmatch.splice import add_to_asdf, compressed_bytes, image_bytes, splice, table_bytes
 
-__all__ = ["check_outputs", "corrected_image", "write_product"]
+__all__ = [
+    "asdf_hdu",
+    "check_outputs",
+    "corrected_data",
+    "corrected_image",
+    "encoded_hdu",
+    "open_decoded",
+    "open_stored",
+    "whole_file",
+    "whole_stream",
+    "write_product",
+]
 
 
-def corrected_image(product):
+def corrected_image(product, story):
     """Return the corrected image of a product, everything else of it as it was.
 
     Parameters
     ----------
     product : `~levelmatch.results.Product`
         An image, and what belongs to its Lyot region.
+    story : `~levelmatch.provenance.Story`
+        The run.
 
     Returns
     -------
@@ -37,7 +53,7 @@ def corrected_image(product):
     base = product.frame
     image = _read_image(base)
     image = _with_data(image, _subtract(image.data, base.correction, base))
-    add_provenance(image.meta, base)
+    add_provenance(image.meta, base, story)
     if product.lyot is None:
         return image
     region = product.region
@@ -46,7 +62,7 @@ def corrected_image(product):
     for target, source in zip(_planes(image), _planes(other), strict=True):
         if target is not None and source is not None and np.shape(target) == image.data.shape:
             target[region] = source[region]
-    add_provenance(image.meta, product.lyot, part="lyot")
+    add_provenance(image.meta, product.lyot, story, part="lyot")
     return image
 
 
@@ -197,7 +213,56 @@ def whole_file(path):
         Path(part).unlink(missing_ok=True)
 
 
-def write_product(product, path):
+@contextmanager
+def whole_stream(path):
+    """Open a file for writing that gets its name when all went well.
+
+    Where the system can, the file has no name until then: not even a process that is
+    killed leaves a part of it. What the suffix says is compressed.
+
+    Parameters
+    ----------
+    path : `~pathlib.Path`
+        The file, replaced if it is there.
+    """
+    try:
+        handle = os.open(path.parent, os.O_TMPFILE | os.O_WRONLY, 0o666)
+    except (AttributeError, OSError):
+        with whole_file(path) as part, open(part, "wb") as stream, _compressor(path, stream) as out:
+            yield out
+        return
+    with os.fdopen(handle, "wb") as stream:
+        with _compressor(path, stream) as out:
+            yield out
+        stream.flush()
+        _give_name(handle, path)
+
+
+def _compressor(path, stream):
+    """The stream, or one that compresses into it, without a time or a name."""
+    if path.name.endswith(".gz"):
+        return gzip.GzipFile("", "wb", 6, stream, mtime=0)
+    if path.name.endswith(".bz2"):
+        return bz2.open(stream, "wb")
+    return nullcontext(stream)
+
+
+def _give_name(handle, path):
+    """Give an unnamed file a name, in place of what has it."""
+    origin, root = f"/proc/self/fd/{handle}", os.open("/", os.O_RDONLY)
+    try:
+        # Through the link: only with a folder given does Python ask for that.
+        os.link(origin, path, src_dir_fd=root, follow_symlinks=True)
+    except FileExistsError:
+        name = path.with_name(f".levelmatch-{os.getpid()}-{path.name}")
+        name.unlink(missing_ok=True)
+        os.link(origin, name, src_dir_fd=root, follow_symlinks=True)
+        os.replace(name, path)
+    finally:
+        os.close(root)
+
+
+def write_product(product, path, story):
     """Write one corrected image, whole or not at all.
 
     A file keeps all of its extensions, headers and compression; an image from
@@ -209,17 +274,17 @@ def write_product(product, path):
         The image.
     path : `~pathlib.Path`
         Where.
+    story : `~levelmatch.provenance.Story`
+        The run.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    with whole_file(path) as part:
-        if isinstance(product.frame.source, FileSource):
-            _write_file(product, part)
-        else:
-            _write_memory(product, part)
+    write = _write_file if isinstance(product.frame.source, FileSource) else _write_memory
+    with whole_stream(path) as stream:
+        write(product, stream, story)
 
 
-def _write_memory(product, path):
-    image = corrected_image(product)
+def _write_memory(product, stream, story):
+    image = corrected_image(product, story)
     if not isinstance(image, CCDData):
         image = CCDData(
             image.data,
@@ -232,47 +297,84 @@ def _write_memory(product, path):
     if not (image.wcs is None or hasattr(image.wcs, "to_header")):
         msg = f"{product.name}: a {type(image.wcs).__name__} cannot be written to a FITS header"
         raise FrameError(msg)
-    image.write(path, overwrite=True)
+    image.to_hdu().writeto(stream)
 
 
-def _write_file(product, path):
-    """Copy the file with the image's data and header changed, and nothing else."""
+def _write_file(product, stream, story):
+    """Copy the file with the image, its header and the ASDF tree changed, and nothing else."""
     source = product.frame.source
-    image = corrected_image(product)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", fits.verify.VerifyWarning)
-        with (
-            fits.open(source.path, memmap=False) as decoded,
-            fits.open(
-                source.path,
-                memmap=False,
-                do_not_scale_image_data=True,
-                disable_image_compression=True,
-            ) as hdus,
-        ):
-            hdus[source.hdu] = _corrected_hdu(product, decoded[source.hdu], image.data)
-            if product.lyot is not None and product.lyot.source is not source:
-                _overlay(product, hdus)
-            hdus.writeto(path, output_verify="ignore", overwrite=True)
+    with open_decoded(source.path) as decoded, open_stored(source.path) as stored:
+        data = corrected_data(product, decoded[source.hdu].data)
+        replaced = {source.hdu: _corrected_hdu(product, decoded[source.hdu], data, story)}
+        if product.lyot is not None and product.lyot.source is not source:
+            replaced |= _overlay(product, stored)
+        index = asdf_hdu(stored)
+        if index is not None:
+            entry = provenance_entry(product.frame, story, product.lyot)
+            content = add_to_asdf(stored[index].data.tobytes(), entry)
+            replaced[index] = table_bytes(stored[index].header, content)
+        splice(source.path, stored, replaced, stream)
 
 
-def _corrected_hdu(product, old, data):
+def open_decoded(path):
+    """Open a FITS file with its images unscaled and decompressed."""
+    return fits.open(path, memmap=False, ignore_missing_end=True)
+
+
+def open_stored(path):
+    """Open a FITS file with its data as they are stored."""
+    return fits.open(
+        path, memmap=False, do_not_scale_image_data=True, disable_image_compression=True
+    )
+
+
+def asdf_hdu(hdus):
+    """Return the index of a JWST file's ASDF extension, or `None`."""
+    if "ASDF" not in hdus:
+        return None
+    index = hdus.index_of("ASDF")
+    header = hdus[index].header
+    one_value = header.get("TFIELDS") == 1 and header.get("NAXIS2") == 1
+    return index if one_value and hdus[index].data.tobytes().startswith(b"#ASDF") else None
+
+
+def corrected_data(product, data):
+    """Return the corrected pixels of a product, given those of its file."""
+    out = _subtract(data, product.frame.correction, product.frame)
+    if product.lyot is not None:
+        lyot = product.lyot
+        if lyot.source is not product.frame.source:
+            with open_decoded(lyot.source.path) as hdus:
+                data = hdus[lyot.source.hdu].data
+        out[product.region] = _subtract(data, lyot.correction, lyot)[product.region]
+    return out
+
+
+def _corrected_hdu(product, old, data, story):
+    """Return the bytes of the corrected image's HDU."""
     header = old.header.copy()
     for key in ("BSCALE", "BZERO", "BLANK"):
         header.remove(key, ignore_missing=True)
-    add_provenance(header, product.frame)
+    add_provenance(header, product.frame, story)
     if product.lyot is not None:
-        add_provenance(header, product.lyot, part="lyot")
+        add_provenance(header, product.lyot, story, part="lyot")
+    return encoded_hdu(old, header, data)
+
+
+def encoded_hdu(old, header, data):
+    """Return the bytes of an image HDU like an old one, compressed if that was."""
     if isinstance(old, fits.CompImageHDU):
         # Without loss: a second quantisation would add its own error to the first's.
-        return fits.CompImageHDU(data, header, compression_type="GZIP_2", quantize_level=0.0)
-    return type(old)(data, header)
+        hdu = fits.CompImageHDU(data, header, compression_type="GZIP_2", quantize_level=0.0)
+        return compressed_bytes(hdu)
+    return image_bytes(header, data)
 
 
 def _overlay(product, hdus):
-    """Take the Lyot region of every other plane from the Lyot image's file."""
+    """Return the other planes' HDUs with the Lyot region from the Lyot image's file."""
     shape, index = product.frame.shape, product.frame.source.hdu
     lyot = product.lyot.source
+    replaced = {}
     with fits.open(lyot.path, memmap=False, do_not_scale_image_data=True) as others:
         for i, hdu in enumerate(hdus):
             if i == index or not hdu.is_image or tuple(hdu.shape) != shape:
@@ -282,4 +384,5 @@ def _overlay(product, hdus):
                 raise FrameError(msg)
             data = np.array(hdu.data)
             data[product.region] = others[(hdu.name, hdu.ver)].data[product.region]
-            hdu.data = data
+            replaced[i] = image_bytes(hdu.header, data)
+    return replaced

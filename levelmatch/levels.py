@@ -11,6 +11,7 @@ from astropy.table import QTable
 
 from levelmatch.closure import find_closures
 from levelmatch.passes import subtract_solution
+from levelmatch.provenance import Story
 from levelmatch.sky import lonlat, transfer_matrix
 
 __all__ = ["Levels", "Run", "plain", "versions"]
@@ -109,6 +110,11 @@ class Levels:
         self._measured = measured
         self.unit = unit
         self._run = run
+
+    @property
+    def _story(self):
+        """What headers say of the run."""
+        return Story(self._run.versions["levelmatch"], self._run.created)
 
     @property
     def options(self):

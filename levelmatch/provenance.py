@@ -1,16 +1,29 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
 """What a header says of the corrections that were subtracted from its image."""
 
-from datetime import UTC, datetime
+from dataclasses import dataclass
 
 import numpy as np
 
 from levelmatch.exceptions import FrameError
 
-__all__ = ["add_provenance", "check_not_matched"]
+__all__ = [
+    "Story",
+    "add_provenance",
+    "check_not_matched",
+    "provenance_entry",
+    "remove_provenance",
+]
 
 # The letter of each pass in the keywords LMxLEV, LMxERR, LMxSLU, LMxSLV and LMxREF.
 LETTERS = {"dithers": "D", "local": "B", "lyot": "L", "nircam_short": "N", "mosaic": "M"}
+WORDS = {
+    "LEV": "level",
+    "SLU": "slope to East (/arcmin)",
+    "SLV": "slope to North (/arcmin)",
+}
+# Of the text in a HISTORY card.
+HISTORY_WIDTH = 72
 
 
 def check_not_matched(frames, names):
@@ -28,14 +41,38 @@ def check_not_matched(frames, names):
                 raise FrameError(msg)
             key = f"LM{LETTERS[name]}LEV"
             if key in frame.meta:
+                record = frame.meta.get("LMRECORD", "")
                 msg = (
-                    f"{frame.name}: already matched by the pass {name!r} "
-                    f"({key} = {frame.meta[key]}); rematch=True goes on"
+                    f"{frame.name}: already matched by the pass {name!r} ({key} = "
+                    f"{frame.meta[key]}{', record ' if record else ''}{record}); "
+                    "rematch=True goes on"
                 )
                 raise FrameError(msg)
 
 
-def add_provenance(meta, frame, part=""):
+@dataclass(frozen=True)
+class Story:
+    """What the corrections of one run have in common.
+
+    Parameters
+    ----------
+    version : str
+        The version of levelmatch.
+    created : str
+        When, in UTC, ISO 8601.
+    record : str
+        The file name of the run's record, blank if there is none.
+    sha256 : str
+        That record's SHA-256.
+    """
+
+    version: str
+    created: str
+    record: str = ""
+    sha256: str = ""
+
+
+def add_provenance(meta, frame, story, part=""):
     """Add what was subtracted to a header, in place.
 
     Keywords hold the total of each pass, so a second run adds to the first's;
@@ -47,39 +84,142 @@ def add_provenance(meta, frame, part=""):
         A header, or a dictionary.
     frame : `~levelmatch.frames.Frame`
         The image with its corrections.
+    story : `Story`
+        The run.
     part : str
         What of the image they apply to, for HISTORY, if not all.
     """
-    from levelmatch import __version__
-
-    axes = frame.whole_grid.axes
-    time = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S")
-    for applied in frame.corrections:
-        letter = LETTERS[applied.name]
-        values = applied.correction.coefficients(axes)
-        error = float(np.sqrt(applied.variance[0]))
+    for applied, values, error in _subtracted(frame):
         text = (
-            f"levelmatch {__version__} {time} {applied.name}: subtracted level "
+            f"{_signature(story)} {applied.name}: subtracted level "
             f"{values[0]:.8g} +- {error:.3g}, slopes E {values[1]:.6g} N {values[2]:.6g} per arcmin"
             f" relative to {applied.reference}" + (f" ({part})" if part else "")
         )
         _add_history(meta, text)
-        if part == "lyot":
-            continue
-        words = {
-            "LEV": "level",
-            "SLU": "slope to East (/arcmin)",
-            "SLV": "slope to North (/arcmin)",
+        if part != "lyot":
+            _add_totals(meta, applied, values, error)
+    if frame.corrections and story.record:
+        _add_history(meta, f"{_signature(story)} record {story.record} {story.sha256}")
+        _set(meta, "LMRECORD", story.record[:60], "")
+        _set(meta, "LMRECSHA", story.sha256, "")
+
+
+def _signature(story):
+    """What the HISTORY lines of a run begin with."""
+    return f"levelmatch {story.version} {story.created}"
+
+
+def _subtracted(frame):
+    """Each correction with its level and slopes about the image's centre, and its error."""
+    axes = frame.whole_grid.axes
+    return [
+        (a, a.correction.coefficients(axes), float(np.sqrt(a.variance[0])))
+        for a in frame.corrections
+    ]
+
+
+def _add_totals(meta, applied, values, error):
+    """Add the values of a pass to its keywords."""
+    key = f"LM{LETTERS[applied.name]}"
+    for (suffix, word), value in zip(WORDS.items(), values, strict=True):
+        total = float(meta.get(key + suffix, 0.0)) + value
+        _set(meta, key + suffix, total, f"{applied.name}: {word} subtracted")
+    _set(meta, key + "ERR", error, f"{applied.name}: error of the level")
+    _set(meta, key + "REF", applied.reference[:60], f"{applied.name}: relative to")
+
+
+def provenance_entry(frame, story, lyot=None):
+    """Return what was subtracted from an image as plain values, for a file's ASDF tree.
+
+    Parameters
+    ----------
+    frame : `~levelmatch.frames.Frame`
+        The image.
+    story : `Story`
+        The run.
+    lyot : `~levelmatch.frames.Frame` or None
+        What its Lyot region comes from.
+    """
+    entry = {
+        "levelmatch": story.version,
+        "created": story.created,
+        "record": story.record,
+        "record_sha256": story.sha256,
+        "subtracted": _plain_corrections(frame),
+    }
+    if lyot is not None:
+        entry["subtracted_lyot"] = _plain_corrections(lyot)
+    return entry
+
+
+def _plain_corrections(frame):
+    return [
+        {
+            "pass": applied.name,
+            "level": float(values[0]),
+            "level_error": error,
+            "slope_east": float(values[1]),
+            "slope_north": float(values[2]),
+            "reference": applied.reference,
         }
-        for (suffix, word), value in zip(words.items(), values, strict=True):
-            _set(
-                meta,
-                f"LM{letter}{suffix}",
-                float(meta.get(f"LM{letter}{suffix}", 0.0)) + value,
-                f"{applied.name}: {word} subtracted",
-            )
-        _set(meta, f"LM{letter}ERR", error, f"{applied.name}: error of the level")
-        _set(meta, f"LM{letter}REF", applied.reference[:60], f"{applied.name}: relative to")
+        for applied, values, error in _subtracted(frame)
+    ]
+
+
+def remove_provenance(header, frame, story):
+    """Take back, in place, what `add_provenance` put into a FITS header for a run.
+
+    Parameters
+    ----------
+    header : `~astropy.io.fits.Header`
+        Of the corrected image.
+    frame : `~levelmatch.frames.Frame`
+        The image with the run's corrections.
+    story : `Story`
+        The run, with its record.
+    """
+    for index in reversed(_own_history(header, _signature(story))):
+        del header[index]
+    earlier = [line for line in _unfolded(header) if line.startswith("levelmatch ")]
+    for applied, values, _ in _subtracted(frame):
+        key = f"LM{LETTERS[applied.name]}"
+        if any(f" {applied.name}: " in line for line in earlier):
+            for suffix, value in zip(WORDS, values, strict=True):
+                header[key + suffix] -= value
+            continue
+        for suffix in (*WORDS, "ERR", "REF"):
+            header.remove(key + suffix, ignore_missing=True)
+    records = [line.split()[-2:] for line in earlier if " record " in line]
+    for k, key in enumerate(("LMRECORD", "LMRECSHA")):
+        if records:
+            header[key] = records[-1][k]
+        else:
+            header.remove(key, ignore_missing=True)
+
+
+def _own_history(header, signature):
+    """Indices of the HISTORY cards of a run; a line of full width goes on in the next card."""
+    own, goes_on = [], False
+    for index, card in enumerate(header.cards):
+        if card.keyword != "HISTORY":
+            continue
+        text = str(card.value)
+        if goes_on or text.startswith(signature):
+            own.append(index)
+            goes_on = len(text) == HISTORY_WIDTH
+    return own
+
+
+def _unfolded(header):
+    """HISTORY as it was added."""
+    out, goes_on = [], False
+    for line in map(str, header.get("HISTORY", [])):
+        if goes_on:
+            out[-1] += line
+        else:
+            out.append(line)
+        goes_on = len(line) == HISTORY_WIDTH
+    return out
 
 
 def _set(meta, key, value, comment):

@@ -71,8 +71,8 @@ class MatchResult(Levels, Sequence):
 
     def __getitem__(self, item):
         if isinstance(item, slice):
-            return [corrected_image(product) for product in self.products[item]]
-        return corrected_image(self.products[item])
+            return [corrected_image(product, self._story) for product in self.products[item]]
+        return corrected_image(self.products[item], self._story)
 
     def __repr__(self):
         passes = ", ".join(p.matched.name for p in self.passes)
@@ -110,7 +110,7 @@ class MatchResult(Levels, Sequence):
         paths = check_outputs(self.products, directory, overwrite=overwrite)
         work = list(zip(self.products, paths, strict=True))
         for product, path in work if progress_bar is None else progress_bar(work):
-            write_product(product, path)
+            write_product(product, path, self._story)
         return paths
 
 

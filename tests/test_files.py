@@ -93,9 +93,19 @@ def test_integers_become_floats(paint, folders, dtype):
         np.testing.assert_allclose(after[0].data, before[0].data - header["LMMLEV"], rtol=1e-6)
 
 
+@pytest.fixture(params=["unnamed", "named"])
+def part(request, monkeypatch):
+    """Files without a name while they are written, and where the system has none of that."""
+    if request.param == "named":
+        monkeypatch.delattr(files.os, "O_TMPFILE")
+    elif not hasattr(os, "O_TMPFILE"):
+        pytest.skip("this system has no files without a name")
+    return request.param
+
+
 @pytest.mark.parametrize("kind", ["file", "memory"])
-@pytest.mark.parametrize("moment", ["write", "replace"])
-def test_failure_leaves_no_partial_file(plain, paint, folders, monkeypatch, kind, moment):
+@pytest.mark.parametrize("moment", ["write", "name"])
+def test_failure_leaves_no_partial_file(plain, paint, folders, monkeypatch, part, kind, moment):
     images = (
         plain
         if kind == "file"
@@ -107,27 +117,25 @@ def test_failure_leaves_no_partial_file(plain, paint, folders, monkeypatch, kind
     calls = []
 
     def fail_second(original):
-        def call(*args, **keys):
+        def call(*args):
             calls.append(args)
             if len(calls) == 2:
                 if moment == "write":
                     # Half of a file, then a full disk.
-                    target = next(a for a in args if "levelmatch" in str(a) or ".fits" in str(a))
-                    with open(target, "wb") as file:
-                        file.write(b"SIMPLE")
+                    args[1].write(b"SIMPLE")
                 msg = "no space left on device"
                 raise OSError(msg)
-            return original(*args, **keys)
+            return original(*args)
 
         return call
 
     if moment == "write":
         name = "_write_file" if kind == "file" else "_write_memory"
-        original = getattr(files, name)
-        wrapped = fail_second(lambda path, product: original(product, path))
-        monkeypatch.setattr(files, name, lambda product, path: wrapped(path, product))
-    else:
+        monkeypatch.setattr(files, name, fail_second(getattr(files, name)))
+    elif part == "named":
         monkeypatch.setattr(files.os, "replace", fail_second(os.replace))
+    else:
+        monkeypatch.setattr(files, "_give_name", fail_second(files._give_name))
     with pytest.raises(OSError, match="no space left"):
         result.write(folders[1], overwrite=True)
     assert sorted(p.name for p in folders[1].iterdir()) == ["a.fits", "b.fits"]
@@ -136,9 +144,9 @@ def test_failure_leaves_no_partial_file(plain, paint, folders, monkeypatch, kind
         assert hdus[-1].data is not None
 
 
-def test_interrupt_leaves_no_partial_file(plain, folders, monkeypatch):
-    def stop(product, path):
-        path.write_bytes(b"SIMPLE")
+def test_interrupt_leaves_no_partial_file(plain, folders, monkeypatch, part):
+    def stop(product, stream, story):
+        stream.write(b"SIMPLE")
         raise KeyboardInterrupt
 
     result = match(plain)
@@ -148,7 +156,7 @@ def test_interrupt_leaves_no_partial_file(plain, folders, monkeypatch):
     assert not list(folders[1].iterdir())
 
 
-def test_permissions_are_the_user_s(plain, folders):
+def test_permissions_are_the_user_s(plain, folders, part):
     old = os.umask(0o027)
     try:
         paths = match(plain).write(folders[1])
