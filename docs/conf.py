@@ -41,7 +41,10 @@ nitpick_ignore_regex = [
     ),
     (r"py:.*", r"(object|str|int|float|bool|list|dict|tuple|Exception|None|True|False)"),
     # The package's own, not public: what the parts of a result are made of.
-    (r"py:.*", r"levelmatch\.(corrections|files|frames|jwst|passes|results|sky|solve)\..*"),
+    (
+        r"py:.*",
+        r"levelmatch\.(corrections|files|frames|jwst|levels|passes|pipeline|provenance|results|sky|solve)\..*",
+    ),
     (r"py:.*", r"levelmatch\.measure\.PairTable"),
     (r"py:.*", r"(Product|_Chart)"),
 ]

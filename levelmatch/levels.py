@@ -59,6 +59,8 @@ class Run:
         Whether Lyot parts come out with their science partners.
     sky : `~numpy.ndarray`, shape (n,), or None
         The images' clipped sky levels, where they were measured.
+    subsets : list of int
+        The set of each image, sorted by name, that an earlier pass had left it in.
     versions : dict
         Versions of the packages.
     """
@@ -70,6 +72,7 @@ class Run:
     order: list
     recombine: bool
     sky: np.ndarray | None
+    subsets: list
     versions: dict
 
     @classmethod
@@ -83,6 +86,7 @@ class Run:
             [int(k) for k in collection.order],
             collection.recombine,
             sky,
+            [int(frame.subset) for frame in collection.frames],
             versions(),
         )
 
@@ -107,31 +111,31 @@ class Levels:
     def __init__(self, frames, passes, measured, unit, run):
         self.frames = list(frames)
         self.passes = list(passes)
-        self._measured = measured
+        self.measured = measured
         self.unit = unit
-        self._run = run
+        self.run = run
 
     @property
     def _story(self):
         """What headers say of the run."""
-        return Story(self._run.versions["levelmatch"], self._run.created)
+        return Story(self.run.versions["levelmatch"], self.run.created)
 
     @property
     def options(self):
         """The function, its passes and its options, as nested plain values."""
-        run = self._run
+        run = self.run
         steps = [asdict(step) for step in run.steps]
         return {"function": run.function, "passes": steps, **run.options}
 
     @property
     def versions(self):
         """Versions of the packages that found it, by name."""
-        return dict(self._run.versions)
+        return dict(self.run.versions)
 
     @property
     def created(self):
         """When, in UTC, ISO 8601."""
-        return self._run.created
+        return self.run.created
 
     @property
     def reference(self):
@@ -229,8 +233,8 @@ class Levels:
         for p in self.passes:
             rows, group = p.rows[p.kept], p.matched.group
             of_group = np.zeros(int(group.max()) + 1, dtype=int)
-            np.add.at(of_group, group[self._measured.first[rows]], 1)
-            np.add.at(of_group, group[self._measured.second[rows]], 1)
+            np.add.at(of_group, group[self.measured.first[rows]], 1)
+            np.add.at(of_group, group[self.measured.second[rows]], 1)
             count += of_group[group]
         return count
 
@@ -251,7 +255,7 @@ class Levels:
         a pair that agrees with the rest; ``gain`` is the relative difference of the two
         flux scales. None of them depends on the gauge.
         """
-        measured = self._measured
+        measured = self.measured
         names = [f.name for f in sorted(self.frames, key=lambda f: f.name)]
         n = len(measured)
         table = QTable()
@@ -317,7 +321,7 @@ class Levels:
         names = [f.name for f in sorted(self.frames, key=lambda f: f.name)]
         unit = self.unit or u.dimensionless_unscaled
         rows, ratios = [], []
-        table = self._measured
+        table = self.measured
         for p in self.passes:
             part = table.take(p.rows[p.kept])
             group = p.matched.group

@@ -76,7 +76,7 @@ class MatchResult(Levels, Sequence):
 
     def __repr__(self):
         passes = ", ".join(p.matched.name for p in self.passes)
-        return f"<MatchResult: {len(self)} images, {len(self._measured)} pairs, passes: {passes}>"
+        return f"<MatchResult: {len(self)} images, {len(self.measured)} pairs, passes: {passes}>"
 
     @property
     def names(self):

@@ -496,7 +496,9 @@ def test_result_is_a_lazy_sequence(small_images, monkeypatch):
     made = []
     original = results.corrected_image
     monkeypatch.setattr(
-        results, "corrected_image", lambda product: made.append(product.name) or original(product)
+        results,
+        "corrected_image",
+        lambda product, *rest: made.append(product.name) or original(product, *rest),
     )
     assert isinstance(result, Sequence)
     assert len(result) == 4

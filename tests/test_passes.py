@@ -186,12 +186,12 @@ def matched(images, fit_type, **options):
 @pytest.mark.parametrize("reference", ["mean", 2])
 def test_subtracting_is_as_good_as_measuring_again(mosaic, fit_type, reference):
     result = matched(mosaic, fit_type, reference=reference)
-    updated = subtract_solution(result._measured, result.passes[0])
-    again = matched(list(result), fit_type, reference=reference, rematch=True)._measured
+    updated = subtract_solution(result.measured, result.passes[0])
+    again = matched(list(result), fit_type, reference=reference, rematch=True).measured
     assert_array_equal(updated.first, again.first)
     if fit_type == "level":
         assert_allclose(updated.level, again.level, atol=1e-10)
-        assert_allclose(updated.rhs, again.rhs, atol=1e-6 * np.abs(result._measured.rhs).max())
+        assert_allclose(updated.rhs, again.rhs, atol=1e-6 * np.abs(result.measured.rhs).max())
         assert_allclose(updated.gram, again.gram, rtol=1e-6, atol=1e-6 * again.gram.max())
     # What is clipped, and a cell's scatter, change with a slope: by less than the pair's error.
     assert (np.abs(updated.level - again.level) < again.sigma).all()
@@ -201,7 +201,7 @@ def test_subtracting_is_as_good_as_measuring_again(mosaic, fit_type, reference):
 
 def test_planes_are_subtracted_about_each_pairs_centre(mosaic):
     result = matched(mosaic, "level+slope", reference=0)
-    p, table = result.passes[0], result._measured
+    p, table = result.passes[0], result.measured
     updated = subtract_solution(table, p)
     rng = np.random.default_rng(0)
     for row in range(len(table)):
