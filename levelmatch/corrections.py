@@ -58,12 +58,18 @@ class Correction:
         -------
         values : float or 2D `~numpy.ndarray` of float64
             A float for a constant.
+
+        Notes
+        -----
+        The same to the bit on every machine, so that a record can be checked anywhere: by
+        single products and sums, which matrix products order as the machine's library likes.
         """
         if not self.vector.any():
             return self.constant
-        rows = _linear_weights(grid.ys, grid.shape[0])
-        columns = _linear_weights(grid.xs, grid.shape[1])
-        return self.constant + rows @ (grid.nodes @ self.vector) @ columns.T
+        x, y, z = np.moveaxis(grid.nodes, -1, 0)
+        at_nodes = self.constant + (self.vector[0] * x + self.vector[1] * y + self.vector[2] * z)
+        on_rows = _interpolate(at_nodes.T, grid.xs, grid.shape[1]).T
+        return _interpolate(on_rows, grid.ys, grid.shape[0])
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,12 +94,9 @@ class AppliedCorrection:
     reference: str
 
 
-def _linear_weights(nodes, n):
-    """Matrix of shape (n, len(nodes)) of linear interpolation, and extrapolation, from nodes."""
+def _interpolate(values, nodes, n):
+    """Values at nodes of the first axis, interpolated linearly to 0 ... n - 1, and extrapolated."""
     position = np.arange(n)
     cell = np.clip(np.searchsorted(nodes, position, side="right") - 1, 0, len(nodes) - 2)
-    t = (position - nodes[cell]) / (nodes[cell + 1] - nodes[cell])
-    weights = np.zeros((n, len(nodes)))
-    weights[position, cell] = 1 - t
-    weights[position, cell + 1] = t
-    return weights
+    t = ((position - nodes[cell]) / (nodes[cell + 1] - nodes[cell]))[:, None]
+    return (1 - t) * values[cell] + t * values[cell + 1]

@@ -88,7 +88,9 @@ def _subtract(data, correction, frame):
     dtype = data.dtype.newbyteorder("=") if kind else np.dtype(np.float32)
     if not kind and data.dtype.itemsize > 2:
         dtype = np.dtype(np.float64)
-    return (data - correction.evaluate(frame.whole_grid)).astype(dtype)
+    # In double precision, whichever kind of float a constant is.
+    values = np.subtract(data, correction.evaluate(frame.whole_grid), dtype=np.float64)
+    return values.astype(dtype)
 
 
 def _planes(image):
