@@ -15,14 +15,22 @@ _HOMES = {
     "MatchResult": "results",
     "MeasureOptions": "measure",
     "NoOverlapError": "exceptions",
+    "Record": "record",
+    "RecordError": "exceptions",
     "SolveOptions": "solve",
+    "apply_record": "replay",
     "combine_nircam_short": "matching",
     "match_dithers": "matching",
     "match_levels": "matching",
     "match_mosaic": "matching",
+    "read_record": "record",
     "recombine_lyot": "matching",
+    "recorded_result": "replay",
     "separate_lyot": "matching",
+    "solve_record": "replay",
     "stack_tile": "matching",
+    "undo_record": "replay",
+    "verify_record": "replay",
 }
 
 __all__ = sorted(_HOMES)  # noqa: PLE0605

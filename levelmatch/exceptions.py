@@ -11,6 +11,7 @@ __all__ = [
     "LevelMatchError",
     "LevelMatchWarning",
     "NoOverlapError",
+    "RecordError",
 ]
 
 
@@ -28,6 +29,10 @@ class NoOverlapError(LevelMatchError):
 
 class DisconnectedError(LevelMatchError):
     """Sets of images with no overlap between them, where the user asked to refuse them."""
+
+
+class RecordError(LevelMatchError):
+    """A record that is none, is damaged, or does not go with the files."""
 
 
 class LevelMatchWarning(AstropyUserWarning):

@@ -1,8 +1,10 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
 """Any input as frames: what an image is, known from its header; its pixels only when asked."""
 
+import hashlib
 import warnings
 from collections.abc import Iterable, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from numbers import Real
@@ -37,6 +39,12 @@ class MemorySource:
 
     image: NDData
 
+    @cached_property
+    def identity(self):
+        """What tells the image: no file, and the SHA-256 of data and mask."""
+        data, mask = np.asarray(self.image.data), _as_mask(self.image.mask)
+        return {"file": "", "path": "", "size": 0, "hdu": 0, **_digests(data, [mask])}
+
     def read(self, dq_bits):
         """Return the data, and a boolean array (or `None`) of bad pixels."""
         return np.asarray(self.image.data), _as_mask(self.image.mask)
@@ -63,25 +71,68 @@ class FileSource:
     dq_hdu: int | None
     mask_hdu: int | None = None
 
-    def read(self, dq_bits):
-        """Return the data, and a boolean array (or `None`) of bad pixels."""
+    @cached_property
+    def identity(self):
+        """What tells the image: its file, and the SHA-256 of data and mask planes.
+
+        That is of the bytes in FITS's order, once scaled and decompressed. Read when first
+        asked for.
+
+        Raises
+        ------
+        FrameError
+            If the file cannot be read.
+        """
+        with self._opened() as hdus:
+            planes = [hdus[i].data for i in (self.dq_hdu, self.mask_hdu) if i is not None]
+            digests = _digests(hdus[self.hdu].data, planes)
+        path = self.path.absolute()
+        size = path.stat().st_size
+        return {"file": path.name, "path": str(path), "size": size, "hdu": self.hdu, **digests}
+
+    @contextmanager
+    def _opened(self):
+        """Open the file; what goes wrong with it names it."""
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("error", fits.verify.VerifyWarning)
                 # astropy only warns of a truncated file, and fills in zeros.
                 warnings.filterwarnings("error", message=".*truncated.*")
                 with fits.open(self.path, memmap=False) as hdus:
-                    data = hdus[self.hdu].data
-                    bad = None
-                    if self.dq_hdu is not None:
-                        bad = flagged(hdus[self.dq_hdu].data, dq_bits)
-                    if self.mask_hdu is not None:
-                        masked = hdus[self.mask_hdu].data != 0
-                        bad = masked if bad is None else bad | masked
+                    yield hdus
         except (OSError, TypeError, ValueError, IndexError, UserWarning) as error:
             msg = f"{self.path.name}: the pixels cannot be read: {error}"
             raise FrameError(msg) from error
+
+    def read(self, dq_bits):
+        """Return the data, and a boolean array (or `None`) of bad pixels."""
+        with self._opened() as hdus:
+            data = hdus[self.hdu].data
+            bad = None
+            if self.dq_hdu is not None:
+                bad = flagged(hdus[self.dq_hdu].data, dq_bits)
+            if self.mask_hdu is not None:
+                masked = hdus[self.mask_hdu].data != 0
+                bad = masked if bad is None else bad | masked
         return data, bad
+
+
+def _digests(data, planes):
+    """The type of an image's data, their SHA-256, and that of its mask planes."""
+    masks = hashlib.sha256()
+    for plane in planes:
+        if plane is not None:
+            masks.update(_in_fits_order(np.asarray(plane)))
+    return {
+        "dtype": data.dtype.newbyteorder("=").str[1:],
+        "sha256": hashlib.sha256(_in_fits_order(data)).hexdigest(),
+        "mask_sha256": masks.hexdigest() if any(p is not None for p in planes) else "",
+    }
+
+
+def _in_fits_order(data):
+    """An array's bytes, C-contiguous and big-endian, as FITS has them."""
+    return np.ascontiguousarray(data, dtype=data.dtype.newbyteorder(">")).data
 
 
 def flagged(dq, bits):

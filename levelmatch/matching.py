@@ -400,6 +400,8 @@ def match_levels(
     hdu=None,
     rematch=False,
     flux_scale=None,
+    extend=None,
+    checkpoint=None,
 ):
     """Do the whole job: all passes, with one look at the pixels.
 
@@ -425,6 +427,13 @@ def match_levels(
         See `match_dithers`.
     hdu, rematch, flux_scale
         See `match_dithers`.
+
+    extend : `~levelmatch.record.Record`, path or None
+        A record of earlier images, to which new ones are added: pairs whose images are what
+        they were, and share their noise with no new one, are not measured again.
+    checkpoint : path or None
+        A file that keeps pairs as they are measured. If the job is interrupted, it goes on
+        from there when it is started again with the same file.
 
     Returns
     -------
@@ -474,7 +483,19 @@ def match_levels(
             recombined=recombine_lyot,
         )
     )
-    return _match("match_levels", collection, settings, steps)
+    known = None
+    if extend is not None or checkpoint is not None:
+        known = _pair_store(extend, checkpoint)
+    return _match("match_levels", collection, settings, steps, known=known)
+
+
+def _pair_store(extend, checkpoint):
+    """The pairs that need no measurement, and where new ones are kept."""
+    from levelmatch.record import as_record
+    from levelmatch.store import PairFile, PairStore
+
+    rows = {} if extend is None else as_record(extend).rows()
+    return PairStore(rows, None if checkpoint is None else PairFile(checkpoint))
 
 
 def separate_lyot(image):
@@ -678,13 +699,13 @@ def _match(function, collection, settings, steps, *, known=None):
         frames, steps, measured, overlaps.used, settings.weights, settings.solve, sky=sky
     )
     run = Run.of(function, steps, settings.options, collection, sky)
-    return _result(collection, corrected, results, measured, run)
+    return _result(collection, corrected, results, measured, run, overlaps)
 
 
-def _result(collection, frames, results, measured, run):
+def _result(collection, frames, results, measured, run, overlaps=None):
     frames = [frames[k] for k in collection.order]
     products = make_products(frames, recombine=collection.recombine)
-    return MatchResult(products, frames, results, measured, collection.unit, run)
+    return MatchResult(products, frames, results, measured, collection.unit, run, overlaps)
 
 
 def _match_stacks(collection, settings, step):

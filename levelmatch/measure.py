@@ -1,7 +1,7 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
 """From pairs of images to a handful of numbers each: the only place that reads pixels."""
 
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from logging import getLogger
 from numbers import Integral, Real
 from uuid import uuid4
@@ -15,7 +15,7 @@ from levelmatch.overlaps import DepthMap
 from levelmatch.sampling import difference_cells, reached_cells
 from levelmatch.sky import MAP_TOLERANCE, Grid, SkyTransform, plane_terms, tangent_axes
 
-__all__ = ["METHODS", "MeasureOptions", "PairTable", "measure_pairs"]
+__all__ = ["METHODS", "ROW", "MeasureOptions", "PairTable", "measure_pairs", "pair_table"]
 
 logger = getLogger(__name__)
 
@@ -126,6 +126,9 @@ class PairTable:
     gain, gain_error : `~numpy.ndarray`, shape (n,)
         Relative difference of the flux scales, first less second, and its
         standard error; NaN and infinity where nothing tells.
+    multiplicity : `~numpy.ndarray`, shape (n,)
+        For how many pairs it counts in a solution: more than 1 where others of its images
+        are not measured. All other columns are the pair's own.
     """
 
     first: np.ndarray
@@ -140,6 +143,7 @@ class PairTable:
     extent: np.ndarray
     gain: np.ndarray
     gain_error: np.ndarray
+    multiplicity: np.ndarray
 
     def __len__(self):
         return len(self.first)
@@ -153,6 +157,21 @@ class PairTable:
     def take(self, rows):
         """Return the table of some of the pairs."""
         return PairTable(*(getattr(self, f.name)[rows] for f in fields(self)))
+
+
+# The columns of a pair that are measured, and the shape of one value of each.
+ROW = {
+    "gram": (3, 3),
+    "rhs": (3,),
+    "axes": (3, 3),
+    "sigma": (),
+    "scatter": (),
+    "chi2": (),
+    "npix": (),
+    "extent": (2,),
+    "gain": (),
+    "gain_error": (),
+}
 
 
 @dataclass(frozen=True)
@@ -178,7 +197,6 @@ def measure_pairs(
     depth_maps,
     options,
     *,
-    thinning=None,
     with_sky=False,
     progress_bar=None,
     on_rows=None,
@@ -195,9 +213,6 @@ def measure_pairs(
         For each pair those of its two images: how many images share their pixels' noise.
     options : `MeasureOptions`
         How.
-    thinning : `~numpy.ndarray`, shape (n,), or None
-        The part of the overlapping pairs, about each pair, that is measured; each then
-        counts for the others.
     with_sky : bool
         Also measure each image's clipped sky level.
     progress_bar : callable or None
@@ -227,12 +242,7 @@ def measure_pairs(
     graph.update({key: (_sky_level, (f"load-{run}", key[1])) for key in skies})
     watch = _Watch(keys, len(pairs), progress_bar, on_rows)
     results = _compute(graph, [*keys, *skies], options, watch)
-    table = _table(pairs, results[: len(keys)])
-    if thinning is not None:
-        weight = 1 / thinning
-        table = replace(
-            table, gram=table.gram * weight[:, None, None], rhs=table.rhs * weight[:, None]
-        )
+    table = pair_table(pairs, results[: len(keys)])
     return table, np.array(results[len(keys) :]) if with_sky else None
 
 
@@ -352,17 +362,15 @@ class _Watch:
             pass
 
 
-def _table(pairs, results):
-    columns = {key: np.array([r[key] for r in results]) for key in results[0]} if results else {}
-    shapes = {"gram": (3, 3), "rhs": (3,), "axes": (3, 3), "extent": (2,)}
-    n = len(results)
+def pair_table(pairs, rows):
+    """Return the `PairTable` of pairs, shape (n, 2), and their rows, see `measure_pair`."""
+    columns = {key: np.array([row[key] for row in rows]) for key in ROW} if rows else {}
+    n = len(rows)
     return PairTable(
         first=pairs[:, 0],
         second=pairs[:, 1],
-        **{
-            f.name: columns.get(f.name, np.zeros(0)).reshape(n, *shapes.get(f.name, ()))
-            for f in fields(PairTable)[2:]
-        },
+        multiplicity=np.ones(n),
+        **{name: columns.get(name, np.zeros(0)).reshape(n, *shape) for name, shape in ROW.items()},
     )
 
 
@@ -383,7 +391,7 @@ def measure_pair(a, b, grid_a, grid_b, others, options):
     Returns
     -------
     row : dict
-        The columns of `PairTable` but for the two images.
+        The columns of `PairTable` that `ROW` names.
     """
     maps = DepthMap(grid_a, [grid_b, *others]), DepthMap(grid_b, [grid_a, *others])
     return _measure(a, b, grid_a, grid_b, maps, options)

@@ -272,11 +272,12 @@ def solve_pass(matched, frames, table, rows, weights, options, *, sky=None):
 
 
 def _equations(table, group, group_axes, terms):
+    counts = table.multiplicity[:, None]
     return Equations(
         first=group[table.first],
         second=group[table.second],
-        gram=table.gram[:, :terms, :terms],
-        rhs=table.rhs[:, :terms],
+        gram=counts[:, None] * table.gram[:, :terms, :terms],
+        rhs=counts * table.rhs[:, :terms],
         axes=table.axes,
         group_axes=group_axes,
     )

@@ -11,8 +11,7 @@ from levelmatch import jwst
 from levelmatch.corrections import AppliedCorrection, Correction
 from levelmatch.exceptions import FluxScaleWarning, NoOverlapError
 from levelmatch.local import local_level
-from levelmatch.measure import _table as pair_table
-from levelmatch.measure import measure_pairs
+from levelmatch.measure import measure_pairs, pair_table
 from levelmatch.overlaps import DepthMap, find_pairs, thin_pairs
 from levelmatch.passes import Pass, assign_pairs, labels, solve_pass, subtract_solution
 from levelmatch.solve import FIT_TYPES
@@ -165,16 +164,15 @@ class Overlaps:
             The images.
         settings : object
             With ``measure``, ``solve`` and ``progress_bar``.
-        known : object or None
-            Pairs that need no second measurement: ``known.rows(frames, pairs)`` gives the
-            rows by index, and ``known.add(indices, rows)`` takes each that is measured.
+        known : `~levelmatch.store.PairStore` or None
+            Pairs that need no second measurement, and where new ones are kept.
         """
-        rows = {} if known is None else known.rows(frames, self.pairs)
+        rows, keep = ({}, None) if known is None else known.open(frames, self, settings.measure)
         todo = np.array([p for p in range(len(self.pairs)) if p not in rows], dtype=np.intp)
 
         def add(indices, new):
             rows.update(zip(todo[indices].tolist(), new, strict=True))
-            known.add(todo[indices], new)
+            keep(todo[indices], new)
 
         measured, sky = measure_pairs(
             frames,
@@ -187,9 +185,7 @@ class Overlaps:
         )
         if known is not None:
             measured = pair_table(self.pairs, [rows[p] for p in range(len(self.pairs))])
-        weight = 1 / self.part
-        gram, rhs = measured.gram * weight[:, None, None], measured.rhs * weight[:, None]
-        return replace(measured, gram=gram, rhs=rhs), sky
+        return replace(measured, multiplicity=1 / self.part), sky
 
 
 def run_steps(frames, steps, measured, used, weights, options, *, sky=None, local=local_level):

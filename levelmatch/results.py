@@ -3,13 +3,16 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
 
 from levelmatch import jwst
 from levelmatch.files import check_outputs, corrected_image, write_product
 from levelmatch.frames import Frame
 from levelmatch.levels import Levels
+from levelmatch.record import RECORD_NAME, Record
 
-__all__ = ["MatchResult", "Product", "make_products"]
+__all__ = ["MatchResult", "Product", "make_products", "write_products"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,11 +63,14 @@ class MatchResult(Levels, Sequence):
         The unit in which images were compared.
     run : `~levelmatch.levels.Run`
         What was asked for.
+    overlaps : `~levelmatch.pipeline.Overlaps` or None
+        The pairs as they were found; `None` where no record could use them again.
     """
 
-    def __init__(self, products, frames, passes, measured, unit, run):
+    def __init__(self, products, frames, passes, measured, unit, run, overlaps=None):
         super().__init__(frames, passes, measured, unit, run)
         self.products = list(products)
+        self.overlaps = overlaps
 
     def __len__(self):
         return len(self.products)
@@ -83,8 +89,15 @@ class MatchResult(Levels, Sequence):
         """Names of the images."""
         return [product.name for product in self.products]
 
-    def write(self, directory, *, overwrite=False, progress_bar=None):
+    @cached_property
+    def record(self):
+        """What was done to what, a `~levelmatch.record.Record`; reads the images once more."""
+        return Record.of(self)
+
+    def write(self, directory, *, overwrite=False, record=True, progress_bar=None):
         """Write the corrected images to a folder, each whole or not at all.
+
+        The record is written first, as ``levelmatch.asdf``; each image's header names it.
 
         Parameters
         ----------
@@ -92,6 +105,8 @@ class MatchResult(Levels, Sequence):
             Made where it is missing; never that of an input.
         overwrite : bool
             Whether files of the same name may be replaced.
+        record : bool
+            Whether to write the record.
         progress_bar : callable or None
             Wraps an iterable over the files, as `tqdm.tqdm` does.
 
@@ -108,10 +123,31 @@ class MatchResult(Levels, Sequence):
             If a file is there and ``overwrite`` is not set.
         """
         paths = check_outputs(self.products, directory, overwrite=overwrite)
-        work = list(zip(self.products, paths, strict=True))
-        for product, path in work if progress_bar is None else progress_bar(work):
-            write_product(product, path, self._story)
+        story = self._story
+        if record:
+            self.record.write(Path(directory) / RECORD_NAME, overwrite=overwrite)
+            story = self.record.story
+        write_products(self.products, paths, story, progress_bar)
         return paths
+
+
+def write_products(products, paths, story, progress_bar=None):
+    """Write each product to its path, whole or not at all.
+
+    Parameters
+    ----------
+    products : list of `Product`
+        The images.
+    paths : list of `~pathlib.Path`
+        Where.
+    story : `~levelmatch.provenance.Story`
+        The run.
+    progress_bar : callable or None
+        Wraps an iterable over the files.
+    """
+    work = list(zip(products, paths, strict=True))
+    for product, path in work if progress_bar is None else progress_bar(work):
+        write_product(product, path, story)
 
 
 def make_products(frames, *, recombine):

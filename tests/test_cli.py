@@ -76,7 +76,7 @@ def test_run_writes_corrected_images(run, simulated, files, tmp_path):
     out = tmp_path / "new" / "matched"
     result = run("run", *files, "-o", out)
     assert result.exit_code == 0, result.output
-    assert listing(out) == [Path(f).name for f in files]
+    assert listing(out) == [*(Path(f).name for f in files), "levelmatch.asdf"]
     before = [fits.getdata(f, "SCI") for f in files]
     after = [fits.getdata(out / Path(f).name, "SCI") for f in files]
     found = [np.mean(b - a) for b, a in zip(before, after, strict=True)]
@@ -177,8 +177,10 @@ def test_an_old_page_is_not_overwritten(run, files, tmp_path):
 def test_matched_images_are_refused(run, files, tmp_path):
     first = tmp_path / "first"
     run("run", *files, "-o", first)
-    again = ["run", *first.iterdir(), "-o", tmp_path / "second"]
-    assert_refused(run(*again), "--rematch goes on")
+    again = ["run", *sorted(first.glob("*.fits")), "-o", tmp_path / "second"]
+    assert_refused(run(*again), "image_00000.fits: already matched, says the record")
+    (first / "levelmatch.asdf").unlink()
+    assert_refused(run(*again), "record levelmatch.asdf); --rematch goes on")
     result = run(*again, "--rematch")
     assert result.exit_code == 0, result.output
 
@@ -303,9 +305,9 @@ def test_config_and_its_precedence(run, files, tmp_path, monkeypatch):
     seen = {}
     match = run_command._match
 
-    def spy(names, values, bar):
+    def spy(names, values, *rest):
         seen.update(values)
-        return match(names, values, bar)
+        return match(names, values, *rest)
 
     monkeypatch.setattr(run_command, "_match", spy)
     folder = Path(files[0]).parent
@@ -346,7 +348,12 @@ def test_config_and_its_precedence(run, files, tmp_path, monkeypatch):
         "mean",
     )
     assert result.exit_code == 0, result.output
-    assert listing(tmp_path / "here") == ["image_00000.fits", "image_00001.fits", "levelmatch.html"]
+    assert listing(tmp_path / "here") == [
+        "image_00000.fits",
+        "image_00001.fits",
+        "levelmatch.asdf",
+        "levelmatch.html",
+    ]
     assert not (tmp_path / "there").exists()
 
 
@@ -431,7 +438,7 @@ def test_demo(run, tmp_path, monkeypatch, fit_type):
     assert result.exit_code == 0, result.output
     assert listing(out) == ["levelmatch.html", "matched", "raw"]
     assert len(listing(out / "raw")) == 16
-    assert listing(out / "matched") == listing(out / "raw")
+    assert listing(out / "matched") == sorted([*listing(out / "raw"), "levelmatch.asdf"])
     (line,) = [x for x in result.stdout.splitlines() if x.startswith("Rms of the backgrounds")]
     numbers = [float(x) for x in line.split() if x[0].isdigit()]
     assert numbers[1] < numbers[0] / 5

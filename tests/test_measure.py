@@ -544,14 +544,6 @@ def test_sky_levels(frames):
     assert sky[1] == 0
 
 
-def test_thinned_pairs_count_for_those_left_out(frames):
-    whole = measured(frames)
-    half = measured(frames, thinning=np.full(len(PAIRS), 0.5))
-    assert_allclose(half.gram, 2 * whole.gram)
-    assert_allclose(half.rhs, 2 * whole.rhs)
-    assert_array_equal(half.sigma, whole.sigma)
-
-
 def test_taking_rows(frames):
     table = measured(frames)
     some = table.take(np.array([4, 1]))

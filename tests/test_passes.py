@@ -10,7 +10,14 @@ from numpy.testing import assert_allclose, assert_array_equal
 import levelmatch as lm
 from levelmatch.exceptions import DisconnectedWarning
 from levelmatch.measure import PairTable
-from levelmatch.passes import Pass, assign_pairs, labels, select_pairs, subtract_solution
+from levelmatch.passes import (
+    Pass,
+    assign_pairs,
+    labels,
+    select_pairs,
+    solve_pass,
+    subtract_solution,
+)
 from levelmatch.sky import plane_terms, tangent_axes, transfer_matrix, unit_vectors
 from levelmatch.solve import SolveOptions
 
@@ -36,6 +43,7 @@ def table_of(pairs, **columns):
         "chi2": np.full(n, 1.0),
         "gain": np.full(n, np.nan),
         "gain_error": np.full(n, np.inf),
+        "multiplicity": np.ones(n),
     }
     for name, column in columns.items():
         values[name] = np.asarray(column)
@@ -302,3 +310,16 @@ def test_the_correction_of_a_group_is_that_of_its_images(paint):
 def test_take_and_replace_keep_a_table_whole():
     table = table_of(RING)
     assert len(replace(table, rhs=table.rhs + 1).take([0, 2])) == 2
+
+
+def test_a_pair_that_counts_for_two_has_twice_the_weight(mosaic):
+    result = matched(mosaic, "level")
+    p, table = result.passes[0], result.measured
+    double = replace(table, multiplicity=2 * table.multiplicity)
+    once, twice = (
+        solve_pass(p.matched, result.frames, t, p.rows, "ivar", SolveOptions(floor=0.0))
+        for t in (table, double)
+    )
+    assert_allclose(twice.solution.coefficients, once.solution.coefficients, atol=1e-12)
+    assert_allclose(twice.solution.errors, once.solution.errors / np.sqrt(2))
+    assert_array_equal(double.level, table.level)

@@ -5,6 +5,7 @@ import click
 
 from levelmatch.cli.demo_command import demo
 from levelmatch.cli.errors import Group
+from levelmatch.cli.record_commands import apply, report, show, solve, undo, verify
 from levelmatch.cli.run_command import run
 
 __all__ = ["main"]
@@ -17,6 +18,8 @@ Examples:
   levelmatch run raw/*_cal.fits -o matched --recombine-lyot \\
       --fit-type-mosaic-tiles level+slope --reference mean
   levelmatch run --config levelmatch.toml --dry-run
+  levelmatch run new/*_cal.fits -o larger --extend matched/levelmatch.asdf
+  levelmatch show matched/levelmatch.asdf
 
 \b
 Completion of options in bash (zsh and fish alike):
@@ -32,5 +35,5 @@ def main():
     """Match the background levels of overlapping astronomical images."""
 
 
-for _command in (run, demo):
+for _command in (run, demo, show, report, apply, undo, verify, solve):
     main.add_command(_command)

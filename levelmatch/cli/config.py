@@ -9,7 +9,7 @@ from click.core import ParameterSource
 
 from levelmatch.cli.errors import Failure
 
-__all__ = ["merge", "read_config"]
+__all__ = ["merge", "read_config", "recorded_values"]
 
 
 def read_config(path, params):
@@ -103,6 +103,43 @@ def _expand(path, patterns):
             raise Failure(msg, 2)
         files += [Path(f) for f in found]
     return tuple(files)
+
+
+def recorded_values(record):
+    """Return the options of a recorded run, by their name in Python, as `run` takes them."""
+    options = record.options
+    if options["function"] != "match_levels":
+        msg = f"--extend: the record is of {options['function']}, not of match_levels"
+        raise Failure(msg, 2)
+    steps = {step["name"]: step for step in options["passes"]}
+    if not isinstance(options["flux_scale"], str | None):
+        msg = "--extend: the record's factors of flux_scale were given in Python; extend it there"
+        raise Failure(msg, 2)
+    mosaic, solve = steps["mosaic"], options["solve"]
+    keys, hdu = options["group_by"], options["hdu"]
+    return {
+        **options["measure"],
+        **solve,
+        "robust": solve["robust"] or "none",
+        "weights": options["weights"],
+        "group_by": (keys,) if isinstance(keys, str) else tuple(keys),
+        "dq_bits": options["dq_bits"],
+        "hdu": tuple(hdu) if isinstance(hdu, list) else hdu,
+        "flux_scale": options["flux_scale"],
+        "fit_type_dithers": steps["dithers"]["fit_type"],
+        "subtract_local": steps["dithers"]["subtract_local"],
+        "fit_type_mosaic_tiles": mosaic["fit_type"],
+        "reference": mosaic["image"] or mosaic["reference"],
+        "time_from_background": mosaic["keyword"],
+        **_recorded_pass(steps, "lyot", "recombine_lyot"),
+        **_recorded_pass(steps, "nircam_short", "combine_nircam_short"),
+    }
+
+
+def _recorded_pass(steps, name, option):
+    """An optional pass as its two options."""
+    fit_type = steps[name]["fit_type"] if name in steps else "level"
+    return {option: name in steps, f"fit_type_{option}": fit_type}
 
 
 def merge(ctx, values, config):

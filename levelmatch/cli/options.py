@@ -13,6 +13,9 @@ ROBUST = ("tukey", "huber", "none")
 DISCONNECTED = ("warn", "error", "sky")
 
 REPORT = "levelmatch.html"
+RECORD_NAME = "levelmatch.asdf"
+# Where a run keeps the pairs it has measured, until it is through.
+CHECKPOINT = ".levelmatch-pairs"
 
 MEASURE = ("method", "location", "clip", "structure", "mask_sources", "n_workers")
 SOLVE = (
@@ -260,6 +263,13 @@ RUN_OPTIONS = [
         help="The image's extension: NAME, INDEX or NAME,VERSION.",
     ),
     click.option("--n-workers", type=int, default=None, help="Threads."),
+    click.option(
+        "--extend",
+        type=click.Path(path_type=Path),
+        metavar="RECORD",
+        default=None,
+        help="Add FILES to the images of a record, with its options: what it measured stays.",
+    ),
     _flag("overwrite", "Replace outputs that are there."),
     _flag("rematch", "Go on with images that are matched already."),
     _flag("report", f"Also write OUT/{REPORT}."),

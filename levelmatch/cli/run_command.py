@@ -3,9 +3,18 @@
 
 import click
 
-from levelmatch.cli.config import merge, read_config
+from levelmatch.cli.config import merge, read_config, recorded_values
 from levelmatch.cli.errors import one_error, shown_warnings
-from levelmatch.cli.options import MATCH, MEASURE, REPORT, RUN_OPTIONS, SOLVE, add_options
+from levelmatch.cli.options import (
+    CHECKPOINT,
+    MATCH,
+    MEASURE,
+    RECORD_NAME,
+    REPORT,
+    RUN_OPTIONS,
+    SOLVE,
+    add_options,
+)
 from levelmatch.cli.printing import (
     print_result,
     progress_bars,
@@ -22,6 +31,10 @@ Examples:
   levelmatch run raw/*_cal.fits -o matched --report
   levelmatch run night/*.fits -o matched --group-by OBJECT --group-by FILTER
   levelmatch run --config levelmatch.toml --weights equal
+
+\b
+Each run writes OUT/levelmatch.asdf, the record of all that was done. An interrupted run
+goes on from the pairs it measured when it is started again.
 
 \b
 The configuration is TOML, with the options' names as keys:
@@ -44,17 +57,30 @@ def run(ctx, config, **values):
     """
     if config is not None:
         values = merge(ctx, values, read_config(config, ctx.command.params))
-    if not values["files"]:
+    if not values["files"] and values["extend"] is None:
         msg = "no files: name the images to match"
         raise click.UsageError(msg, ctx)
     if values["output"] is None and not values["dry_run"]:
         msg = "no output: name a folder by -o, or say --dry-run"
         raise click.UsageError(msg, ctx)
     start_log(debug=values["debug"])
-    with one_error(debug=values["debug"]):
+    with one_error(debug=values["debug"]), shown_warnings():
+        if values["extend"] is not None:
+            values = _extended(ctx, values)
         _check_paths(**{k: values[k] for k in ("files", "output", "overwrite", "report")})
-        with shown_warnings():
-            _run(values)
+        _run(values)
+
+
+def _extended(ctx, values):
+    """The options of a record and its images, with what the command line says on top."""
+    from levelmatch.record import read_record
+    from levelmatch.replay import recorded_files
+
+    record = read_record(values["extend"])
+    values = merge(ctx, values, recorded_values(record))
+    new = {path.name for path in values["files"]}
+    known = [path for path in recorded_files(record) if path.name not in new]
+    return {**values, "extend": record, "files": (*known, *values["files"])}
 
 
 def _check_paths(files, output, overwrite, report):
@@ -75,34 +101,41 @@ def _check_paths(files, output, overwrite, report):
         if path.resolve().parent == output.resolve() or path.parent.resolve() == output.resolve():
             msg = f"--output: {output} is the folder of the input {path.name}"
             raise ValueError(msg)
-    names = [path.name for path in files] + ([REPORT] if report else [])
+    names = [path.name for path in files] + [RECORD_NAME] + ([REPORT] if report else [])
     for name in names:
-        if (output / name).exists() and not overwrite:
+        if (output / name).exists() and not (overwrite or (output / CHECKPOINT).exists()):
             msg = f"{output / name} exists; --overwrite replaces it"
             raise FileExistsError(msg)
 
 
 def _run(values):
     from levelmatch.files import check_outputs
+    from levelmatch.record import check_not_recorded
 
     bar = progress_bars(quiet=values["quiet"])
-    result = _match(values["files"], values, bar("pairs"))
     output, dry = values["output"], values["dry_run"]
+    if not values["rematch"]:
+        check_not_recorded(values["files"])
+    checkpoint = None if output is None or dry else output / CHECKPOINT
+    # What an interrupted run wrote there is its own to replace.
+    overwrite = values["overwrite"] or (checkpoint is not None and checkpoint.exists())
+    result = _match(values["files"], values, bar("pairs"), checkpoint)
     if output is not None:
-        check_outputs(result.products, output, overwrite=values["overwrite"])
+        check_outputs(result.products, output, overwrite=overwrite)
     written = []
     if not dry:
-        result.write(output, overwrite=values["overwrite"], progress_bar=bar("files"))
+        result.write(output, overwrite=overwrite, progress_bar=bar("files"))
         written = written_lines(result, output)
         if values["report"]:
             written.append(write_page(result, output))
+        checkpoint.unlink()
     if not values["quiet"]:
         print_result(result)
         for line in written if not dry else ["Dry run: nothing was written."]:
             click.echo(line)
 
 
-def _match(files, values, bar):
+def _match(files, values, bar, checkpoint):
     from levelmatch import MeasureOptions, SolveOptions, match_levels
 
     options = {name: values[name] for name in MATCH}
@@ -115,5 +148,7 @@ def _match(files, values, bar):
         measure=MeasureOptions(**{name: values[name] for name in MEASURE}),
         solve=SolveOptions(**solve),
         progress_bar=bar,
+        extend=values["extend"],
+        checkpoint=checkpoint,
         **options,
     )

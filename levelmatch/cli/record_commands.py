@@ -1,0 +1,272 @@
+# Licensed under a 3-clause BSD style license - see LICENSE.rst
+"""The commands that take a record."""
+
+from pathlib import Path
+
+import click
+
+from levelmatch.cli.errors import one_error, shown_warnings
+from levelmatch.cli.options import (
+    DISCONNECTED,
+    FIT_TYPES,
+    REPORT,
+    ROBUST,
+    SOLVE,
+    WEIGHTS,
+    Reference,
+    add_options,
+)
+from levelmatch.cli.printing import folder, print_result, progress_bars, start_log
+
+__all__ = ["apply", "report", "show", "solve", "undo", "verify"]
+
+RECORD = click.argument("record", type=click.Path(path_type=Path))
+FILES = click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path))
+DEBUG = click.option("--debug", is_flag=True, help="Show tracebacks and the log.")
+WRITING = [
+    RECORD,
+    FILES,
+    click.option(
+        "-o",
+        "--output",
+        type=click.Path(path_type=Path),
+        metavar="OUT",
+        required=True,
+        help="Folder of the images; made where it is missing.",
+    ),
+    click.option("--overwrite", is_flag=True, help="Replace outputs that are there."),
+    click.option(
+        "--force",
+        is_flag=True,
+        help="Go on with images that are not what the record says.",
+    ),
+    click.option("-q", "--quiet", is_flag=True, help="Print errors and warnings alone."),
+    DEBUG,
+]
+
+
+def _epilog(*examples):
+    return "\b\nExamples:\n" + "\n".join(f"  levelmatch {example}" for example in examples)
+
+
+@click.command(
+    epilog=_epilog("apply matched/levelmatch.asdf again/*_cal.fits -o matched-again"),
+)
+@add_options(WRITING)
+def apply(**values):
+    """Correct FILES, the inputs of RECORD, as its run did: byte by byte the same."""
+    _write("apply_record", **values)
+
+
+@click.command(
+    epilog=_epilog("undo matched/levelmatch.asdf matched/*_cal.fits -o back"),
+)
+@add_options(WRITING)
+def undo(**values):
+    """Write FILES, the outputs of RECORD, as they were before.
+
+    Whole numbers come back as they were, floating-point pixels to their rounding.
+    """
+    _write("undo_record", **values)
+
+
+def _write(function, record, files, output, *, overwrite, force, quiet, debug):
+    start_log(debug=debug)
+    with one_error(debug=debug), shown_warnings():
+        from levelmatch import replay
+
+        paths = getattr(replay, function)(
+            record,
+            files,
+            output,
+            overwrite=overwrite,
+            force=force,
+            progress_bar=progress_bars(quiet=quiet)("files"),
+        )
+        if not quiet:
+            noun = "image" if len(paths) == 1 else "images"
+            click.echo(f"Written: {len(paths)} {noun} to {folder(output)}")
+
+
+@click.command(
+    epilog=_epilog(
+        "verify matched/levelmatch.asdf matched/*_cal.fits",
+        "verify matched/levelmatch.asdf matched/*_cal.fits --inputs archive/raw",
+    ),
+)
+@RECORD
+@FILES
+@click.option(
+    "--inputs",
+    type=click.Path(path_type=Path),
+    metavar="FOLDER",
+    help="Where the inputs are now; by default where the record says they were.",
+)
+@click.option("-q", "--quiet", is_flag=True, help="Print errors alone.")
+@DEBUG
+def verify(record, files, inputs, *, quiet, debug):
+    """Check that FILES follow from the inputs of RECORD, bit by bit.
+
+    Exit status 2 if not, with the name of the first image that does not.
+    """
+    start_log(debug=debug)
+    with one_error(debug=debug), shown_warnings():
+        from levelmatch.record import read_record
+        from levelmatch.replay import recorded_files, verify_record
+
+        known = read_record(record)
+        names = verify_record(known, files, recorded_files(known, inputs))
+        if not quiet:
+            noun = "image follows" if len(names) == 1 else "images follow"
+            click.echo(f"{len(names)} {noun} from the inputs by {record}.")
+
+
+@click.command(epilog=_epilog("show matched/levelmatch.asdf", "show levelmatch.asdf --json"))
+@RECORD
+@click.option("--pairs", is_flag=True, help="The pairs instead of the images.")
+@click.option("--json", "as_json", is_flag=True, help="All of it as JSON.")
+@DEBUG
+def show(record, *, pairs, as_json, debug):
+    """Print what RECORD says: a summary, and what was subtracted from each image."""
+    start_log(debug=debug)
+    with one_error(debug=debug), shown_warnings():
+        from levelmatch.record import read_record
+
+        known = read_record(record)
+        if as_json:
+            import json
+
+            click.echo(json.dumps(known.to_plain(), indent=1))
+        elif pairs:
+            table = known.pairs
+            click.echo("\n".join(table.pformat(max_lines=-1, max_width=-1)))
+        else:
+            print_result(known)
+            for entry in known.history:
+                click.echo(_event(entry))
+
+
+def _event(entry):
+    """A line of the record's history."""
+    excluded = entry.get("excluded")
+    without = f" without {', '.join(excluded)}" if excluded else ""
+    version = entry.get("software", {}).get("levelmatch", "")
+    return f"{entry['time']}: {entry['function']}, levelmatch {version}{without}"
+
+
+SOLVING = [
+    RECORD,
+    click.option(
+        "-o",
+        "--output",
+        type=click.Path(path_type=Path),
+        metavar="NEW",
+        required=True,
+        help="The new record, a file.",
+    ),
+    click.option(
+        "--fit-type",
+        "fit_types",
+        multiple=True,
+        metavar="[PASS=]TYPE",
+        help=f"{', '.join(FIT_TYPES)}: of all passes, or of one by its name.",
+    ),
+    click.option(
+        "--reference", type=Reference(), metavar="NAME", help="Another reference of the mosaic."
+    ),
+    click.option("--weights", type=click.Choice(WEIGHTS), help="Other weights."),
+    click.option(
+        "--exclude", multiple=True, metavar="NAME", help="An image to leave out; may be said again."
+    ),
+    click.option("--floor", type=float, help="Systematic scatter of the pairs."),
+    click.option("--min-area", type=float, help="As of levelmatch run."),
+    click.option("--min-linear", type=float, help="As of levelmatch run."),
+    click.option("--rms-limit", type=float, help="As of levelmatch run."),
+    click.option("--slope-prior", type=float, help="As of levelmatch run."),
+    click.option("--robust", type=click.Choice(ROBUST), help="As of levelmatch run."),
+    click.option("--disconnected", type=click.Choice(DISCONNECTED), help="As of levelmatch run."),
+    click.option("--overwrite", is_flag=True, help="Replace NEW if it is there."),
+    click.option("-q", "--quiet", is_flag=True, help="Print errors and warnings alone."),
+    DEBUG,
+]
+
+
+@click.command(
+    epilog=_epilog(
+        "solve levelmatch.asdf -o levels.asdf --fit-type level",
+        "solve levelmatch.asdf -o new.asdf --exclude bad_cal.fits --fit-type mosaic=level+slope",
+    ),
+)
+@add_options(SOLVING)
+def solve(record, output, fit_types, *, overwrite, quiet, debug, **values):
+    """Solve the pairs of RECORD again, without pixels, as a new record."""
+    start_log(debug=debug)
+    with one_error(debug=debug), shown_warnings():
+        from levelmatch.replay import solve_record
+
+        if output.exists() and not overwrite:
+            msg = f"{output} exists; --overwrite replaces it"
+            raise FileExistsError(msg)
+        changes = {name: values[name] for name in SOLVE if values.get(name) is not None}
+        if changes.get("robust") == "none":
+            changes["robust"] = None
+        new = solve_record(
+            record,
+            fit_type=_fit_types(fit_types),
+            reference=values["reference"],
+            weights=values["weights"],
+            exclude=values["exclude"],
+            solve=changes,
+        )
+        new.write(output, overwrite=overwrite)
+        if not quiet:
+            print_result(new)
+            click.echo(f"Written: {output}")
+
+
+def _fit_types(words):
+    """Fit types by pass, or one for all."""
+    if len(words) == 1 and "=" not in words[0]:
+        return words[0]
+    out = {}
+    for word in words:
+        name, equals, value = word.partition("=")
+        if not equals:
+            msg = f"--fit-type: {word!r} is for all passes, and stands alone"
+            raise ValueError(msg)
+        out[name] = value
+    return out
+
+
+@click.command(epilog=_epilog("report matched/levelmatch.asdf -o page.html"))
+@RECORD
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path),
+    metavar="PAGE",
+    help=f"The page; by default {REPORT} beside the record.",
+)
+@click.option("--title", default="Level matching", show_default=True, help="Its title.")
+@DEBUG
+def report(record, output, title, *, debug):
+    """Write a page of HTML on RECORD: summary, plots and tables.
+
+    Its mosaics before and after are drawn where the inputs are still at their place.
+    """
+    start_log(debug=debug)
+    with one_error(debug=debug), shown_warnings():
+        from levelmatch.record import read_record
+        from levelmatch.replay import recorded_files, recorded_result
+        from levelmatch.report import write_report
+
+        known = read_record(record)
+        output = record.with_name(REPORT) if output is None else output
+        try:
+            shown = recorded_result(known, recorded_files(known, None))
+        except Exception as error:
+            click.echo(f"Note: without mosaics before and after: {error}", err=True)
+            page = write_report(known, output, title=title, before_after=False)
+        else:
+            page = write_report(shown, output, title=title)
+        click.echo(f"Written: {page}")

@@ -1,0 +1,548 @@
+# Licensed under a 3-clause BSD style license - see LICENSE.rst
+"""The record: what it holds, what it refuses, and what follows from it."""
+
+import io
+import shutil
+import warnings
+from dataclasses import fields
+from fnmatch import fnmatch
+
+import asdf
+import numpy as np
+import pytest
+from astropy.io import fits
+from numpy.testing import assert_allclose, assert_array_equal
+
+import levelmatch as lm
+from levelmatch.exceptions import RecordError
+from levelmatch.measure import PairTable
+from levelmatch.record import RECORD_NAME, Record, read_record
+from levelmatch.replay import recorded_files
+from levelmatch.testing import simulate_miri
+
+SHAPE = (128, 129)
+
+
+@pytest.fixture(scope="module")
+def raw(tmp_path_factory):
+    """Files of two tiles of three dithers, with planes."""
+    simulated = simulate_miri(tiles=(1, 2), n_dithers=3, shape=SHAPE, slope=0.4, seed=4)
+    return simulated.write(tmp_path_factory.mktemp("raw"))
+
+
+@pytest.fixture(scope="module")
+def result(raw):
+    """They are matched by levels, then planes, with a local sky."""
+    return lm.match_levels(raw, fit_type_mosaic_tiles="level+slope", subtract_local=True)
+
+
+@pytest.fixture(scope="module")
+def matched(result, tmp_path_factory):
+    """The corrected files."""
+    return result.write(tmp_path_factory.mktemp("matched") / "out")
+
+
+@pytest.fixture(scope="module")
+def path(matched):
+    return matched[0].with_name(RECORD_NAME)
+
+
+@pytest.fixture
+def record(path):
+    return read_record(path)
+
+
+def tree_of(path):
+    """The tree of a record as an asdf without levelmatch has it, arrays in memory."""
+    with (
+        asdf.config_context() as config,
+        warnings.catch_warnings(),
+    ):
+        config.remove_extension(package="levelmatch")
+        warnings.simplefilter("ignore")
+        with asdf.open(path, memmap=False, lazy_load=False) as file:
+            return asdf.tagged.TaggedDict(_plain(dict(file["levelmatch"])), file["levelmatch"]._tag)
+
+
+def _plain(node):
+    if isinstance(node, dict):
+        return {key: _plain(value) for key, value in node.items()}
+    if isinstance(node, list):
+        return [_plain(value) for value in node]
+    return np.array(node) if hasattr(node, "dtype") else node
+
+
+def rewritten(path, change, folder):
+    """A record with something in its tree changed."""
+    tree = tree_of(path)
+    change(tree)
+    new = folder / "changed.asdf"
+    with asdf.config_context() as config:
+        config.remove_extension(package="levelmatch")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            asdf.AsdfFile({"levelmatch": tree}).write_to(new)
+    return new
+
+
+def test_everything_comes_back(result, record):
+    assert record.names == result.names
+    for name in ("table", "pairs", "closures"):
+        before, after = getattr(result, name), getattr(record, name)
+        assert before.colnames == after.colnames
+        for column in before.colnames:
+            assert_array_equal(after[column], before[column])
+    for name in ("reference", "reference_reason", "gauge", "options", "versions", "created"):
+        assert getattr(record, name) == getattr(result, name)
+    for field in fields(PairTable):
+        assert_array_equal(
+            getattr(record.measured, field.name), getattr(result.measured, field.name)
+        )
+    assert record.unit == result.unit
+    for a, b in zip(record.frames, result.frames, strict=True):
+        assert a.name == b.name
+        assert a.corrections[-1].correction.constant == b.corrections[-1].correction.constant
+        assert_array_equal(a.correction.vector, b.correction.vector)
+    assert_allclose(record.covariance(0, 4), result.covariance(0, 4), rtol=1e-9, atol=1e-15)
+
+
+def test_what_it_says_of_the_inputs(record, raw):
+    import hashlib
+
+    row = record.sorted_frames.index(record.frames[0])
+    with fits.open(raw[0]) as hdus:
+        content = hdus["SCI"].data.astype(">f4").tobytes()
+        wcs = record.wcs(record.frames[0].name)
+        there = wcs.pixel_to_world_values(3, 4)
+    assert record.inputs["sha256"][row] == hashlib.sha256(content).hexdigest()
+    assert record.inputs["size"][row] == raw[0].stat().st_size
+    assert record.inputs["file"][row] == raw[0].name
+    vector = record.frames[0].whole_grid.axes[0]
+    assert_allclose(
+        vector[2], np.sin(np.radians(wcs.pixel_to_world_values(64, 63.5)[1])), atol=1e-9
+    )
+    assert np.isfinite(there).all()
+    with pytest.raises(RecordError, match="nobody: the record has no such image"):
+        record.wcs("nobody")
+
+
+def test_it_opens_as_an_object_of_asdf(path):
+    with asdf.open(path) as file:
+        assert isinstance(file["levelmatch"], Record)
+        file.validate()
+
+
+def test_it_opens_without_levelmatch(path, result):
+    tree = tree_of(path)
+    assert tree["images"]["name"].tolist() == sorted(result.names)
+    totals = dict(zip(result.table["name"], result.table["level"].value, strict=True))
+    assert_allclose(tree["images"]["level"], [totals[n] for n in tree["images"]["name"]])
+    assert tree["options"]["function"] == "match_levels"
+    assert tree["history"][0]["images"] == 6
+    assert tree["passes"][0]["name"] == "dithers"
+    assert_array_equal(tree["pairs"]["rhs"], result.measured.rhs)
+
+
+def test_schema_is_kept(path, tmp_path):
+    def drop(tree):
+        del tree["images"]["sha256"]
+
+    with pytest.raises(RecordError, match=r"changed\.asdf: .*sha256"):
+        read_record(rewritten(path, drop, tmp_path))
+
+
+def test_an_old_record_still_opens():
+    """Written by version 0.1, and never to be written anew."""
+    from pathlib import Path
+
+    old = read_record(Path(__file__).parent / "data" / "record-1.0.0.asdf")
+    assert old.names == ["image_00000.fits", "image_00001.fits", "image_00002.fits"]
+    assert_allclose(old.table["level"].value, [0.0, 0.7931, 4.8561], atol=1e-3)
+    assert lm.solve_record(old, weights="equal").reference == old.reference
+
+
+# --------------------------------------------------------------------------------------
+# Replay
+
+
+def test_applied_again(record, raw, matched, tmp_path):
+    again = lm.apply_record(record, reversed(raw), tmp_path / "again")
+    for new, old in zip(again, matched, strict=True):
+        assert new.read_bytes() == old.read_bytes()
+    assert (tmp_path / "again" / RECORD_NAME).read_bytes() == record.content
+
+
+def test_undone(record, raw, matched, tmp_path):
+    for back, before, after in zip(
+        lm.undo_record(record, matched, tmp_path / "back"), raw, matched, strict=True
+    ):
+        with fits.open(back) as new, fits.open(before) as old, fits.open(after) as corrected:
+            assert len(new) == len(old)
+            for a, b in zip(new, old, strict=True):
+                assert a.header.tostring() == b.header.tostring()
+            data, true = new["SCI"].data, old["SCI"].data
+            assert_array_equal(np.isnan(data), np.isnan(true))
+            last_place = np.spacing(np.maximum(np.abs(true), np.abs(corrected["SCI"].data)))
+            good = np.isfinite(true)
+            assert (np.abs(data - true) <= last_place)[good].all()
+            assert_array_equal(new["ERR"].data, old["ERR"].data)
+            assert_array_equal(new["DQ"].data, old["DQ"].data)
+
+
+@pytest.mark.parametrize("dtype", ["u1", "i2", "i4"])
+def test_whole_numbers_are_undone_exactly(paint, tmp_path, dtype):
+    paths = []
+    (tmp_path / "raw").mkdir()
+    for k, n in enumerate("ab"):
+        image = paint(f"{n}.fits", (0.3, 20.5 * k), level=10.3 * k, sky=(100, 0, 0), noise=3)
+        paths.append(tmp_path / "raw" / f"{n}.fits")
+        fits.PrimaryHDU(image.data.astype(dtype), image.wcs.to_header()).writeto(paths[-1])
+    result = lm.match_mosaic(paths, group_by=lambda name, meta: name)
+    out = result.write(tmp_path / "out")
+    back = lm.undo_record(result.record, out, tmp_path / "back")
+    for a, b in zip(back, paths, strict=True):
+        assert_array_equal(fits.getdata(a), fits.getdata(b))
+        assert fits.getheader(a)["BITPIX"] == fits.getheader(b)["BITPIX"]
+
+
+def test_verified(record, matched, raw, tmp_path):
+    assert lm.verify_record(record, matched) == [p.name for p in matched]
+    moved = [tmp_path / p.name for p in raw]
+    for old, new in zip(raw, moved, strict=True):
+        shutil.copy(old, new)
+    assert len(lm.verify_record(record, matched, recorded_files(record, tmp_path))) == 6
+
+
+def copies(paths, folder):
+    folder.mkdir()
+    return [shutil.copy(path, folder / path.name) and folder / path.name for path in paths]
+
+
+def test_one_changed_pixel_is_found(record, matched, tmp_path):
+    outputs = copies(matched, tmp_path / "copy")
+    with fits.open(outputs[2], mode="update") as hdus:
+        hdus["SCI"].data[5, 7] = np.nextafter(hdus["SCI"].data[5, 7], np.float32(9e9))
+    with pytest.raises(RecordError, match=rf"{outputs[2].name}: 1 pixels .*\(5, 7\)"):
+        lm.verify_record(record, outputs)
+
+
+def test_one_changed_number_of_the_record_is_found(path, matched, tmp_path):
+    def shift(tree):
+        tree["corrections"]["constant"][1] *= 1 + 1e-3
+
+    with pytest.raises(RecordError, match="do not follow|names another record"):
+        lm.verify_record(rewritten(path, shift, tmp_path), matched)
+
+    def rename(tree):
+        tree["passes"][0]["residual"][0] += 1e-9
+
+    with pytest.raises(RecordError, match="names another record"):
+        lm.verify_record(rewritten(path, rename, tmp_path), matched)
+
+
+def test_a_changed_byte_of_the_record_is_found(path, tmp_path):
+    content = bytearray(path.read_bytes())
+    start = content.find(b"\xd3BLK") + 100
+    content[start] ^= 1
+    (tmp_path / "bad.asdf").write_bytes(content)
+    with pytest.raises(RecordError, match=r"bad\.asdf: "):
+        read_record(tmp_path / "bad.asdf")
+
+
+def test_other_pixels_are_refused(record, raw, tmp_path):
+    files = copies(raw, tmp_path / "copy")
+    with fits.open(files[1], mode="update") as hdus:
+        hdus["SCI"].data[3, 3] += 1
+    with pytest.raises(RecordError, match=f"{files[1].name}: its pixels are not the recorded"):
+        lm.apply_record(record, files, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+    assert len(lm.apply_record(record, files, tmp_path / "out", force=True)) == 6
+
+
+def test_a_moved_image_is_refused(record, raw, tmp_path):
+    files = copies(raw, tmp_path / "copy")
+    with fits.open(files[1], mode="update") as hdus:
+        hdus["SCI"].header["CRPIX1"] += 0.5
+    with pytest.raises(RecordError, match=f"{files[1].name}: its WCS is not the recorded"):
+        lm.apply_record(record, files, tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    ("change", "match"),
+    [
+        (lambda files: files[1:], "00001_mirimage_cal.fits: the image is missing; a record"),
+        (lambda files: files[2:], "missing, and 1 more"),
+        (lambda files: [*files, files[0]], "it is there twice"),
+        (lambda files: [*files, "/tmp/other.fits"], "other.fits: the record has no such image"),
+    ],
+)
+def test_missing_and_other_files(record, raw, tmp_path, change, match):
+    with pytest.raises(RecordError, match=match):
+        lm.apply_record(record, change(raw), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_undo_wants_the_outputs(record, raw, tmp_path):
+    with pytest.raises(RecordError, match="its header tells of no record"):
+        lm.undo_record(record, raw, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_second_run_adds_to_the_first_s_story(result, matched, tmp_path):
+    second = lm.match_mosaic(matched, reference=1, rematch=True)
+    out = second.write(tmp_path / "second")
+    header = fits.getheader(out[0], "SCI")
+    history = [str(line) for line in header["HISTORY"]]
+    assert sum("record levelmatch.asdf" in line for line in history) == 2
+    assert header["LMRECSHA"] == second.record.sha256
+    first = fits.getheader(matched[0], "SCI")
+    level = second.table["level"].value[0]
+    assert_allclose(header["LMMLEV"], first["LMMLEV"] + level)
+    # Taken back, it is the first's again, its story included.
+    (back, *_) = lm.undo_record(second.record, out, tmp_path / "back")
+    assert fits.getheader(back, "SCI")["LMRECSHA"] == result.record.sha256
+    assert len(fits.getheader(back, "SCI")["HISTORY"]) == len(first["HISTORY"])
+    assert_allclose(fits.getheader(back, "SCI")["LMMLEV"], first["LMMLEV"], atol=1e-12)
+
+
+# --------------------------------------------------------------------------------------
+# Solved again
+
+
+def test_solving_again_changes_nothing(record):
+    again = lm.solve_record(record)
+    assert_allclose(again.table["level"].value, record.table["level"].value, atol=1e-12)
+    assert_allclose(again.table["error"].value, record.table["error"].value, rtol=1e-9)
+    assert_array_equal(again.pairs["kept"], record.pairs["kept"])
+    assert again.parent == {"name": RECORD_NAME, "sha256": record.sha256}
+    assert [entry["function"] for entry in again.history] == ["match_levels", "solve_record"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "options"),
+    [
+        ({"fit_type": "level"}, {"fit_type_mosaic_tiles": "level"}),
+        ({"weights": "npix"}, {"weights": "npix"}),
+        ({"reference": 4}, {"reference": 4}),
+        ({"solve": {"slope_prior": 0.01}}, {"solve": lm.SolveOptions(slope_prior=0.01)}),
+        (
+            {"fit_type": {"dithers": "level+slope"}, "reference": "mean"},
+            {"fit_type_dithers": "level+slope", "reference": "mean"},
+        ),
+    ],
+)
+def test_solving_again_is_running_again(record, raw, changes, options):
+    options = {"fit_type_mosaic_tiles": "level+slope", **options}
+    whole = lm.match_levels(raw, subtract_local=False, **options)
+    plain = lm.match_levels(raw, fit_type_mosaic_tiles="level+slope").record
+    again = lm.solve_record(plain, **changes)
+    for name in ("level", "error", "slope_u", "slope_v"):
+        assert_allclose(again.table[name].value, whole.table[name].value, rtol=1e-6, atol=1e-9)
+    assert again.reference == whole.reference
+    assert again.gauge == whole.gauge
+
+
+def test_images_are_left_out(raw, record, tmp_path):
+    gone = raw[1].name
+    again = lm.solve_record(record, exclude=[gone])
+    assert gone not in again.names
+    assert len(again) == 5
+    rest = [p for p in raw if p.name != gone]
+    whole = lm.match_levels(rest, fit_type_mosaic_tiles="level+slope")
+    # The depth of what they share is that of the run with all images.
+    assert_allclose(
+        again.table["level"].value - again.table["level_local"].value,
+        whole.table["level"].value,
+        atol=3 * whole.table["error"].value.max(),
+    )
+    new = read_record(again.write(tmp_path / "new.asdf"))
+    assert_array_equal(new.table["level"], again.table["level"])
+    assert len(lm.apply_record(new, rest, tmp_path / "out")) == 5
+    assert new.history[-1]["excluded"] == [gone]
+
+
+def test_local_levels_move_along(record):
+    again = lm.solve_record(record, reference=4)
+    # What was local then is local now: the sum of what a tile's first image loses.
+    first = record.frames[0].name
+    row = list(record.table["name"]).index(first)
+    level = [t["level_dithers"][row] + t["level_local"][row] for t in (record.table, again.table)]
+    assert_allclose(level[0].value, level[1].value, atol=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "match"),
+    [
+        ({"weights": "best"}, ValueError, "weights: 'best'"),
+        ({"fit_type": "cubic"}, ValueError, "fit_type: 'cubic'"),
+        ({"fit_type": {"lyot": "level"}}, ValueError, "the record has no pass 'lyot'"),
+        ({"reference": "nobody"}, ValueError, "reference: 'nobody'"),
+        ({"reference": 17}, ValueError, "there is no image 17"),
+        ({"exclude": ["nobody"]}, RecordError, "exclude: nobody: the record has no such image"),
+        ({"solve": {"speed": 1}}, TypeError, "solve: 'speed' is no option"),
+        ({"solve": {"floor": -1}}, ValueError, "floor: -1 is not"),
+    ],
+)
+def test_changes_are_checked(record, changes, error, match):
+    with pytest.raises(error, match=match):
+        lm.solve_record(record, **changes)
+
+
+def test_nothing_left(record):
+    with pytest.raises(RecordError, match="no image would be left"):
+        lm.solve_record(record, exclude=record.names)
+
+
+# --------------------------------------------------------------------------------------
+# Hostile records
+
+
+def set_item(*keys, value):
+    """A change of one item of a tree."""
+
+    def change(tree):
+        node = tree
+        for key in keys[:-1]:
+            node = node[key]
+        node[keys[-1]] = value
+
+    return change
+
+
+def name_of(name):
+    def change(tree):
+        names = tree["images"]["file"].tolist()
+        tree["images"]["file"] = np.array([name, *names[1:]])
+
+    return change
+
+
+def double_name(tree):
+    names = tree["images"]["name"].tolist()
+    tree["images"]["name"] = np.array([names[0], *names[:-1]])
+
+
+def drop_image(tree):
+    for key, column in tree["images"].items():
+        tree["images"][key] = column[1:]
+
+
+@pytest.mark.parametrize(
+    ("change", "match"),
+    [
+        (name_of("../../etc/passwd"), "is a path, not the name of an image"),
+        (name_of("/etc/passwd"), "is a path, not the name of an image"),
+        (name_of(".."), "is a path, not the name of an image"),
+        (double_name, "is there twice"),
+        (drop_image, "damaged"),
+        (set_item("corrections", "constant", 0, value=np.nan), "not a finite number"),
+        (set_item("corrections", "vector", 0, value=np.inf), "not a finite number"),
+        (set_item("corrections", "image", 0, value=99), "a correction of image 99"),
+        (set_item("pairs", "first", 0, value=-1), "a pair of an image that is none"),
+        (set_item("pairs", "rhs", 0, value=np.nan), "pair 0 is not of finite numbers"),
+        (set_item("passes", value=[]), "0 passes are recorded, 2 were asked for"),
+        (set_item("unit", value="parsnips"), "damaged"),
+        (set_item("images", "scale", 0, value=np.nan), "'scale' is not finite"),
+    ],
+)
+def test_damaged_records_are_refused(path, raw, tmp_path, change, match):
+    bad = rewritten(path, change, tmp_path)
+    with pytest.raises(RecordError, match=match):
+        lm.apply_record(bad, raw, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_another_version_is_refused(path, raw, tmp_path):
+    content = path.read_bytes().replace(b"tags/record-1.0.0", b"tags/record-9.0.0")
+    (tmp_path / "new.asdf").write_bytes(content)
+    with pytest.raises(RecordError, match=r"new\.asdf: not a record of this version.*record-9"):
+        lm.apply_record(tmp_path / "new.asdf", raw, tmp_path / "out")
+
+
+def test_an_enormous_array_is_refused(path, tmp_path):
+    content = bytearray(path.read_bytes())
+    start = content.find(b"\xd3BLK")
+    # The size of the data once unpacked.
+    content[start + 30 : start + 38] = (1 << 50).to_bytes(8, "big")
+    (tmp_path / "bomb.asdf").write_bytes(content)
+    with pytest.raises(RecordError, match=r"bomb\.asdf: an array declares 1125899906842624 bytes"):
+        read_record(tmp_path / "bomb.asdf")
+
+
+def test_what_is_no_record(tmp_path, raw):
+    (tmp_path / "text.asdf").write_text("hello")
+    asdf.AsdfFile({"levelmatch": {"a": 1}}).write_to(tmp_path / "other.asdf")
+    for name, match in (
+        ("none.asdf", "the record cannot be read: No such file"),
+        ("text.asdf", "not a readable record"),
+        ("other.asdf", "it holds no level match"),
+    ):
+        with pytest.raises(RecordError, match=match):
+            read_record(tmp_path / name)
+    with pytest.raises(RecordError, match="not a readable record"):
+        read_record(raw[0])
+
+
+def test_records_are_whole_or_not_there(record, tmp_path):
+    record.write(tmp_path / "a.asdf")
+    with pytest.raises(FileExistsError, match="overwrite=True"):
+        record.write(tmp_path / "a.asdf")
+    record.write(tmp_path / "a.asdf", overwrite=True)
+    assert [p.name for p in tmp_path.iterdir()] == ["a.asdf"]
+
+
+def test_images_in_memory(paint, tmp_path):
+    images = [paint(f"{n}.fits", (0.3, 20.5 * k), level=k) for k, n in enumerate("abc")]
+    result = lm.match_mosaic(images, group_by=lambda name, meta: name)
+    paths = result.write(tmp_path / "out")
+    record = read_record(tmp_path / "out" / RECORD_NAME)
+    with pytest.raises(RecordError, match=r"a\.fits: the image was in memory"):
+        lm.verify_record(record, paths)
+    (tmp_path / "raw").mkdir()
+    for image in images:
+        image.write(tmp_path / "raw" / image.meta["FILENAME"])
+    inputs = recorded_files(record, tmp_path / "raw")
+    assert lm.verify_record(record, paths, inputs) == ["a.fits", "b.fits", "c.fits"]
+
+
+def test_chained_functions_are_recorded_together(raw, tmp_path):
+    tiles = lm.match_dithers(raw)
+    mosaic = lm.match_mosaic(tiles)
+    out = mosaic.write(tmp_path / "out")
+    record = read_record(tmp_path / "out" / RECORD_NAME)
+    assert record.n_earlier == 1
+    again = lm.apply_record(record, raw, tmp_path / "again")
+    assert [a.read_bytes() for a in again] == [a.read_bytes() for a in out]
+    solved = lm.solve_record(record, reference=3)
+    whole = lm.match_mosaic(tiles, reference=3)
+    assert_allclose(solved.table["level"].value, whole.table["level"].value, atol=1e-9)
+
+
+def test_recombined_images(tmp_path):
+    simulated = simulate_miri(tiles=(1, 1), lyot=True, dither_size=24, stars=False, nebula=False)
+    raw = simulated.write(tmp_path / "raw")
+    result = lm.match_levels(raw, recombine_lyot=True)
+    out = result.write(tmp_path / "out")
+    assert any(frame.part == "lyot" for frame in result.frames)
+    record = read_record(tmp_path / "out" / RECORD_NAME)
+    assert record.names == [p.name for p in raw]
+    assert lm.verify_record(record, out) == record.names
+    back = lm.undo_record(record, out, tmp_path / "back")
+    for a, b in zip(back, raw, strict=True):
+        assert_allclose(fits.getdata(a, "SCI"), fits.getdata(b, "SCI"), rtol=1e-5, atol=2e-6)
+        assert fits.getheader(a, "SCI").tostring() == fits.getheader(b, "SCI").tostring()
+    gone = record.names[0]
+    assert lm.solve_record(record, exclude=[gone]).names == record.names[1:]
+
+
+def test_docs_and_schema_agree():
+    """Every tag of the manifest has a schema, and the converter takes it."""
+    from levelmatch.asdf.integration import get_extensions, get_resource_mappings
+
+    resources = {uri: content for m in get_resource_mappings() for uri, content in m.items()}
+    (extension,) = get_extensions()
+    for tag in extension.tags:
+        (uri,) = tag.schema_uris
+        assert uri in resources
+        asdf.schema.check_schema(asdf.util.load_yaml(io.BytesIO(resources[uri])))
+        assert any(fnmatch(tag.tag_uri, pattern) for pattern in extension.converters[0].tags)
