@@ -1,0 +1,205 @@
+# Licensed under a 3-clause BSD style license - see LICENSE.rst
+"""JWST's files come out as JWST's files: compared card by card and byte by byte."""
+
+import io
+import warnings
+
+import asdf
+import numpy as np
+import pytest
+from astropy.io import fits
+from numpy.testing import assert_array_equal
+
+import levelmatch as lm
+
+SHAPE = (48, 64)
+OWN = ("LM", "HISTORY")
+
+
+@pytest.fixture
+def calibrated(paint, tmp_path):
+    """Files with all kinds of extensions, an ASDF tree with arrays among them."""
+    paths = []
+    (tmp_path / "in").mkdir()
+    for k, name in enumerate(("a_cal.fits", "b_cal.fits", "c_cal.fits")):
+        image = paint(name, (0.3, 20.5 * k), level=k)
+        rng = np.random.default_rng(k)
+        primary = fits.PrimaryHDU()
+        primary.header["TELESCOP"] = "JWST"
+        primary.header["LONGKEY"] = ("x" * 100, "a value on several cards")
+        header = image.wcs.to_header(relax=True)
+        header["BUNIT"] = "MJy/sr"
+        header["COMMENT"] = "of the science extension"
+        header["HISTORY"] = "of an earlier step"
+        table = fits.BinTableHDU.from_columns(
+            [
+                fits.Column("GROUP", "I", array=np.arange(5)),
+                fits.Column("TEXT", "8A", array=["a", "b", "c", "d", "e"]),
+            ],
+            name="GROUP",
+        )
+        hdus = [
+            primary,
+            fits.ImageHDU(image.data, header, name="SCI"),
+            fits.ImageHDU(rng.random(SHAPE, "f4"), name="ERR"),
+            fits.ImageHDU(np.zeros(SHAPE, "u4"), name="DQ"),
+            fits.ImageHDU(rng.random(SHAPE, "f4"), name="AREA"),
+            fits.ImageHDU(rng.random((3, *SHAPE), "f8"), name="VAR_RNOISE"),
+            table,
+            asdf_table(rng),
+        ]
+        paths.append(tmp_path / "in" / name)
+        fits.HDUList(hdus).writeto(paths[-1], checksum=True)
+    return paths
+
+
+def asdf_table(rng):
+    """A tree with arrays, as an extension."""
+    buffer = io.BytesIO()
+    tree = {"meta": {"filename": "a", "nested": [1, 2.5, None]}, "map": rng.random((7, 9))}
+    asdf.AsdfFile(tree).write_to(buffer)
+    content = np.frombuffer(buffer.getvalue(), np.uint8)[None]
+    column = fits.Column("ASDF_METADATA", f"{content.size}B", array=content)
+    return fits.BinTableHDU.from_columns([column], name="ASDF")
+
+
+def match(paths):
+    return lm.match_mosaic(paths, group_by=lambda name, meta: name, reference=0)
+
+
+def raw_hdus(path):
+    """The bytes of each HDU of a file: its header and its data."""
+    content = path.read_bytes()
+    with fits.open(path) as hdus:
+        places = [hdu.fileinfo() for hdu in hdus]
+        names = [(hdu.name, hdu.ver) for hdu in hdus]
+    return names, [content[p["hdrLoc"] : p["datLoc"] + p["datSpan"]] for p in places]
+
+
+def test_nothing_else_changes(calibrated, tmp_path):
+    outputs = match(calibrated).write(tmp_path / "out")
+    for before, after in zip(calibrated, outputs, strict=True):
+        names, old = raw_hdus(before)
+        now, new = raw_hdus(after)
+        assert now == names
+        for name, a, b in zip(names, old, new, strict=True):
+            if name[0] not in ("SCI", "ASDF"):
+                assert a == b, name
+        with fits.open(before) as a, fits.open(after, checksum=True) as b:
+            cards = [card for card in b["SCI"].header.cards if not is_own(card)]
+            assert [card.image for card in cards if card.keyword not in SUMS] == [
+                card.image for card in a["SCI"].header.cards if card.keyword not in SUMS
+            ]
+            assert {"CHECKSUM", "DATASUM"} <= set(b["SCI"].header)
+            level = b["SCI"].header["LMMLEV"]
+            expected = (a["SCI"].data.astype(float) - level).astype("f4")
+            assert_array_equal(b["SCI"].data.astype("f4"), expected)
+            # The checksums of the two that changed are right again.
+            for hdu in b:
+                assert hdu.verify_checksum() == 1
+                assert hdu.verify_datasum() == 1
+
+
+SUMS = ("CHECKSUM", "DATASUM")
+
+
+def is_own(card):
+    own = str(card.value).startswith("levelmatch")
+    return card.keyword.startswith("LM") or (card.keyword == "HISTORY" and own) or continued(card)
+
+
+def continued(card):
+    """A HISTORY card that goes on from a full one of levelmatch's."""
+    return card.keyword == "HISTORY" and "earlier step" not in str(card.value)
+
+
+def test_the_tree_has_one_more_entry(calibrated, tmp_path):
+    result = match(calibrated)
+    outputs = result.write(tmp_path / "out")
+    for before, after in zip(calibrated, outputs, strict=True):
+        trees = []
+        for path in (before, after):
+            with fits.open(path) as hdus:
+                content = io.BytesIO(hdus["ASDF"].data.tobytes())
+            with asdf.open(content, memmap=False, lazy_load=False) as file:
+                trees.append(dict(file.tree))
+        (entry,) = trees[1].pop("levelmatch")
+        assert entry["record_sha256"] == result.record.sha256
+        assert entry["subtracted"][0]["pass"] == "mosaic"
+        assert_array_equal(trees[1].pop("map"), trees[0].pop("map"))
+        assert trees[1]["meta"] == trees[0]["meta"]
+
+
+def test_a_second_run_adds_an_entry_and_undoing_takes_its_own(calibrated, tmp_path):
+    first = match(calibrated).write(tmp_path / "first")
+    again = lm.match_mosaic(first, group_by=lambda n, m: n, reference=1, rematch=True)
+    second = again.write(tmp_path / "second")
+    with fits.open(second[0]) as hdus:
+        content = hdus["ASDF"].data.tobytes()
+    with asdf.open(io.BytesIO(content), memmap=False) as file:
+        assert len(file["levelmatch"]) == 2
+    back = lm.undo_record(again.record, second, tmp_path / "back")
+    for a, b in zip(back, first, strict=True):
+        with fits.open(a) as new, fits.open(b) as old:
+            assert new["ASDF"].data.tobytes() == old["ASDF"].data.tobytes()
+
+
+@pytest.fixture
+def models(paint, tmp_path):
+    """Files that stdatamodels wrote, with a gwcs."""
+    datamodels = pytest.importorskip(
+        "stdatamodels.jwst.datamodels", reason="the extra jwst is not installed"
+    )
+    from astropy import coordinates as coord
+    from astropy import units as u
+    from astropy.modeling import models as m
+    from gwcs import coordinate_frames as cf
+    from gwcs import wcs
+
+    paths = []
+    (tmp_path / "in").mkdir()
+    for k in range(3):
+        image = paint(f"{k}_cal.fits", (0.3, 20.5 * k), level=k)
+        low = image.wcs.wcs
+        transform = (
+            m.Shift(-(low.crpix[0] - 1)) & m.Shift(-(low.crpix[1] - 1))
+            | m.AffineTransformation2D(low.cd, [0, 0])
+            | m.Pix2Sky_TAN()
+            | m.RotateNative2Celestial(*low.crval, 180)
+        )
+        detector = cf.Frame2D(name="detector", unit=(u.pix, u.pix))
+        sky = cf.CelestialFrame(name="world", reference_frame=coord.ICRS(), unit=(u.deg, u.deg))
+        model = datamodels.ImageModel(image.data)
+        model.err = np.full(SHAPE, 0.1, "f4")
+        model.dq = np.zeros(SHAPE, "u4")
+        model.meta.telescope = "JWST"
+        model.meta.bunit_data = "MJy/sr"
+        model.meta.exposure.start_time = 60000.5 + k
+        model.meta.wcs = wcs.WCS([(detector, transform), (sky, None)])
+        paths.append(tmp_path / "in" / f"{k}_cal.fits")
+        model.save(paths[-1])
+        model.close()
+    return datamodels, paths
+
+
+def test_stdatamodels_opens_them(models, tmp_path):
+    datamodels, paths = models
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        result = match(paths)
+        outputs = result.write(tmp_path / "out")
+        for before, after in zip(paths, outputs, strict=True):
+            with datamodels.open(before) as old, datamodels.open(after) as new:
+                assert type(new) is type(old)
+                assert new.meta.exposure.start_time == old.meta.exposure.start_time
+                assert new.meta.wcs(3.0, 5.0) == old.meta.wcs(3.0, 5.0)
+                assert_array_equal(new.err, old.err)
+                level = np.mean(old.data - new.data)
+                new.save(tmp_path / "next.fits")
+            # What it holds on to goes along to the next step's file.
+            with datamodels.open(tmp_path / "next.fits") as saved:
+                tree = saved.to_flat_dict()
+                assert saved.meta.wcs(3.0, 5.0) is not None
+            assert any("levelmatch" in key for key in tree)
+            (row,) = np.flatnonzero(result.table["name"] == before.name)
+            assert level == pytest.approx(result.table["level"].value[row], abs=1e-5)
