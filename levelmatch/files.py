@@ -53,12 +53,14 @@ def corrected_image(product, story):
     base = product.frame
     image = _read_image(base)
     image = _with_data(image, _subtract(image.data, base.correction, base))
+    _scale_uncertainty(image, base)
     add_provenance(image.meta, base, story)
     if product.lyot is None:
         return image
     region = product.region
     other = _read_image(product.lyot)
     other = _with_data(other, _subtract(other.data, product.lyot.correction, product.lyot))
+    _scale_uncertainty(other, product.lyot)
     for target, source in zip(_planes(image), _planes(other), strict=True):
         if target is not None and source is not None and np.shape(target) == image.data.shape:
             target[region] = source[region]
@@ -83,14 +85,63 @@ def _with_data(image, data):
 
 
 def _subtract(data, correction, frame):
-    """Return the data less a correction, as floats, rounded once."""
+    """Return the data less a correction, on the scale they come out in, as floats."""
     kind = data.dtype.kind == "f"
     dtype = data.dtype.newbyteorder("=") if kind else np.dtype(np.float32)
     if not kind and data.dtype.itemsize > 2:
         dtype = np.dtype(np.float64)
     # In double precision, whichever kind of float a constant is.
     values = np.subtract(data, correction.evaluate(frame.whole_grid), dtype=np.float64)
+    if frame.output_factor != 1.0:
+        values *= frame.output_factor
     return values.astype(dtype)
+
+
+# The powers of a factor on the data that uncertainties take.
+POWERS = {StdDevUncertainty: 1, VarianceUncertainty: 2, InverseVariance: -2}
+
+
+def _scale_uncertainty(image, frame):
+    """Bring an image's uncertainty to the flux scale of its data, in place."""
+    uncertainty = getattr(image, "uncertainty", None)
+    if frame.output_factor == 1.0 or uncertainty is None:
+        return
+    power = next((p for kind, p in POWERS.items() if isinstance(uncertainty, kind)), None)
+    if power is None:
+        kind = type(uncertainty).__name__
+        msg = f"{frame.name}: apply_flux_scale: the kind of uncertainty ({kind}) is not known"
+        raise FrameError(msg)
+    uncertainty.array = _scaled(np.asarray(uncertainty.array), frame.output_factor**power)
+
+
+def _scaled(data, factor):
+    """Data times a factor, of their own type of float."""
+    dtype = data.dtype if data.dtype.kind == "f" else np.dtype(np.float32)
+    return (data * np.float64(factor)).astype(dtype.newbyteorder("="))
+
+
+def _plane_power(hdu):
+    """The power of a factor on the data that an HDU's plane takes: 0 if it has none of it."""
+    if hdu.name.startswith("VAR_"):
+        return 2
+    kinds = {kind.__name__: power for kind, power in POWERS.items()}
+    default = {"ERR": "StdDevUncertainty", "UNCERT": "StdDevUncertainty"}.get(hdu.name)
+    return kinds.get(hdu.header.get("UTYPE", default), 0) if default else 0
+
+
+def _scaled_planes(frame, hdus):
+    """The uncertainties of a frame's image in its file, on its flux scale, as bytes by HDU."""
+    main = hdus[frame.source.hdu]
+    scaled = {}
+    for i, hdu in enumerate(hdus):
+        power = _plane_power(hdu)
+        if power and hdu.is_image and hdu.ver == main.ver and hdu.shape == main.shape:
+            header = hdu.header.copy()
+            for key in ("BSCALE", "BZERO", "BLANK"):
+                header.remove(key, ignore_missing=True)
+            data = _scaled(hdu.data, frame.output_factor**power)
+            scaled[i] = encoded_hdu(hdu, header, data)
+    return scaled
 
 
 def _planes(image):
@@ -310,6 +361,8 @@ def _write_file(product, stream, story):
         replaced = {source.hdu: _corrected_hdu(product, decoded[source.hdu], data, story)}
         if product.lyot is not None and product.lyot.source is not source:
             replaced |= _overlay(product, stored)
+        elif product.frame.output_factor != 1.0:
+            replaced |= _scaled_planes(product.frame, decoded)
         index = asdf_hdu(stored)
         if index is not None:
             entry = provenance_entry(product.frame, story, product.lyot)
@@ -386,5 +439,7 @@ def _overlay(product, hdus):
                 raise FrameError(msg)
             data = np.array(hdu.data)
             data[product.region] = others[(hdu.name, hdu.ver)].data[product.region]
+            if product.frame.output_factor != 1.0 and _plane_power(hdu):
+                data = _scaled(data, product.frame.output_factor ** _plane_power(hdu))
             replaced[i] = image_bytes(hdu.header, data)
     return replaced

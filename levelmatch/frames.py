@@ -30,6 +30,7 @@ __all__ = [
     "flux_factors",
     "flagged",
     "partner_hdu",
+    "scaled_frames",
 ]
 
 
@@ -213,6 +214,10 @@ class Frame:
         Factor from the data's unit to that in which images are compared.
     corrections : tuple of `~levelmatch.corrections.AppliedCorrection`
         What is subtracted before the pixels are used.
+    output_factor : float
+        What the corrected pixels that come out are multiplied by, to be on one flux scale.
+    zero_point : str
+        Header keyword of the zero point, in magnitudes, that goes with that factor.
     """
 
     name: str
@@ -230,6 +235,8 @@ class Frame:
     subset: int = 0
     scale: float = 1.0
     corrections: tuple = field(default=())
+    output_factor: float = 1.0
+    zero_point: str = ""
 
     @cached_property
     def whole_grid(self):
@@ -552,7 +559,8 @@ def compare_scales(frames):
     Returns
     -------
     scales : `~numpy.ndarray`, shape (n,)
-        Factors from each frame's unit to the common one.
+        Factors from each frame's unit to the common one, and to the flux scale in which
+        it comes out.
     unit : `~astropy.units.Unit` or None
         The common unit: that of the first frame by name.
 
@@ -564,7 +572,7 @@ def compare_scales(frames):
     first = min(frames, key=lambda frame: frame.name)
     scales = np.ones(len(frames))
     for i, frame in enumerate(frames):
-        scales[i] = _unit_factor(frame, first)
+        scales[i] = _unit_factor(frame, first) * frame.output_factor
         if not _per_solid_angle(frame.unit):
             scales[i] *= first.grid.pixel_area / frame.grid.pixel_area
     return scales, first.unit
@@ -591,7 +599,7 @@ def flux_factors(frames, flux_scale):
     names = [frame.product for frame in frames]
     images = list(dict.fromkeys(names))
     if isinstance(flux_scale, str):
-        points = {f.product: f.meta.get(flux_scale) for f in frames}
+        points = {f.product: _zero_point(f, flux_scale) for f in frames}
         first = points[min(points)]
         values = {name: _zero_point_factor(point, first) for name, point in points.items()}
     elif isinstance(flux_scale, Mapping):
@@ -607,6 +615,39 @@ def flux_factors(frames, flux_scale):
             msg = f"{name}: flux_scale: {source} is missing or not a positive number: {value!r}"
             raise ValueError(msg)
     return np.array([float(values[name]) for name in names])
+
+
+def scaled_frames(frames, factors, flux_scale):
+    """Return the frames with factors that their pixels are to be multiplied by in the end.
+
+    Parameters
+    ----------
+    frames : list of `Frame`
+        The frames.
+    factors : `~numpy.ndarray`, shape (n,)
+        See `flux_factors`.
+    flux_scale : None, str, sequence or mapping
+        Where they come from; a keyword's zero point changes along.
+    """
+    keyword = flux_scale if isinstance(flux_scale, str) else ""
+    return [
+        frame.with_keys(
+            output_factor=float(frame.output_factor * factor),
+            zero_point=keyword or frame.zero_point,
+        )
+        for frame, factor in zip(frames, factors, strict=True)
+    ]
+
+
+def _zero_point(frame, keyword):
+    """Zero point of a frame's header, moved by what an earlier function has done to it."""
+    point = frame.meta.get(keyword)
+    if frame.zero_point != keyword:
+        return point
+    try:
+        return float(point) + 2.5 * np.log10(frame.output_factor)
+    except (TypeError, ValueError):
+        return None
 
 
 def _zero_point_factor(point, first):

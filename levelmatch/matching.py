@@ -9,7 +9,13 @@ import numpy as np
 
 from levelmatch import jwst
 from levelmatch.exceptions import FrameError
-from levelmatch.frames import Frame, collect_frames, compare_scales, flux_factors
+from levelmatch.frames import (
+    Frame,
+    collect_frames,
+    compare_scales,
+    flux_factors,
+    scaled_frames,
+)
 from levelmatch.levels import Run, plain
 from levelmatch.measure import MeasureOptions
 from levelmatch.overlaps import overlap_groups
@@ -48,6 +54,7 @@ class _Settings:
     hdu: object
     rematch: bool
     flux_scale: object
+    apply_flux_scale: bool
 
     @classmethod
     def of(
@@ -61,6 +68,7 @@ class _Settings:
         hdu=None,
         rematch=False,
         flux_scale=None,
+        apply_flux_scale=False,
     ):
         if weights not in WEIGHTS:
             msg = f"weights: {weights!r} is none of {WEIGHTS}"
@@ -75,6 +83,9 @@ class _Settings:
         if progress_bar is not None and not callable(progress_bar):
             msg = f"progress_bar: {progress_bar!r} is not callable"
             raise TypeError(msg)
+        if apply_flux_scale and flux_scale is None:
+            msg = "apply_flux_scale: True, but flux_scale is None: there is nothing to apply"
+            raise ValueError(msg)
         _check_group_by(group_by)
         return cls(
             weights,
@@ -86,6 +97,7 @@ class _Settings:
             hdu,
             rematch,
             flux_scale,
+            bool(apply_flux_scale),
         )
 
     @property
@@ -100,6 +112,7 @@ class _Settings:
             "hdu": plain(self.hdu),
             "rematch": bool(self.rematch),
             "flux_scale": plain(self.flux_scale),
+            "apply_flux_scale": self.apply_flux_scale,
         }
 
 
@@ -129,6 +142,7 @@ def match_dithers(
     hdu=None,
     rematch=False,
     flux_scale=None,
+    apply_flux_scale=False,
 ):
     """Match the dithers of each tile to one another.
 
@@ -168,7 +182,11 @@ def match_dithers(
     flux_scale : None, str, sequence or mapping
         Factors that bring the images to one flux scale before they are compared: in the order
         of the input, by name, or as a header keyword with the zero point in magnitudes.
-        What is subtracted is in each image's own scale, and only it is changed.
+        What is subtracted is in each image's own scale.
+    apply_flux_scale : bool
+        Whether the images come out on that one flux scale too: data and uncertainties
+        multiplied by the factors after the subtraction, and a keyword's zero point moved
+        along; else only the comparison is in it.
 
     Returns
     -------
@@ -187,7 +205,16 @@ def match_dithers(
     """
     fit_terms(fit_type)
     settings = _Settings.of(
-        weights, group_by, measure, solve, progress_bar, dq_bits, hdu, rematch, flux_scale
+        weights,
+        group_by,
+        measure,
+        solve,
+        progress_bar,
+        dq_bits,
+        hdu,
+        rematch,
+        flux_scale,
+        apply_flux_scale,
     )
     collection = _collect(images, settings)
     return _match(
@@ -212,6 +239,7 @@ def recombine_lyot(
     hdu=None,
     rematch=False,
     flux_scale=None,
+    apply_flux_scale=False,
 ):
     """Match MIRI's Lyot coronagraph to its main chip, and make them one image again.
 
@@ -224,7 +252,9 @@ def recombine_lyot(
         The Lyot image of each of ``images``.
     fit_type : {"level", "level+slope"}
         Subtract a constant or a plane from the Lyot parts of each tile.
-    weights, group_by, measure, solve, progress_bar, dq_bits, hdu, rematch, flux_scale
+    weights, group_by, measure, solve, progress_bar, dq_bits, hdu, rematch
+        See `match_dithers`.
+    flux_scale, apply_flux_scale
         See `match_dithers`.
 
     Returns
@@ -243,7 +273,16 @@ def recombine_lyot(
     """
     fit_terms(fit_type)
     settings = _Settings.of(
-        weights, group_by, measure, solve, progress_bar, dq_bits, hdu, rematch, flux_scale
+        weights,
+        group_by,
+        measure,
+        solve,
+        progress_bar,
+        dq_bits,
+        hdu,
+        rematch,
+        flux_scale,
+        apply_flux_scale,
     )
     collection = _collect(images, settings, recombine=True, lyot=lyot)
     return _match("recombine_lyot", collection, settings, [Step("lyot", fit_type)])
@@ -262,6 +301,7 @@ def combine_nircam_short(
     hdu=None,
     rematch=False,
     flux_scale=None,
+    apply_flux_scale=False,
 ):
     """Match the four short-wavelength chips of each NIRCam module of a tile.
 
@@ -271,7 +311,9 @@ def combine_nircam_short(
         Images of nrca1 to nrca4 and nrcb1 to nrcb4, their dithers matched.
     fit_type : {"level", "level+slope"}
         Subtract a constant or a plane from all dithers of each chip.
-    weights, group_by, measure, solve, progress_bar, dq_bits, hdu, rematch, flux_scale
+    weights, group_by, measure, solve, progress_bar, dq_bits, hdu, rematch
+        See `match_dithers`.
+    flux_scale, apply_flux_scale
         See `match_dithers`.
 
     Returns
@@ -287,7 +329,16 @@ def combine_nircam_short(
     """
     fit_terms(fit_type)
     settings = _Settings.of(
-        weights, group_by, measure, solve, progress_bar, dq_bits, hdu, rematch, flux_scale
+        weights,
+        group_by,
+        measure,
+        solve,
+        progress_bar,
+        dq_bits,
+        hdu,
+        rematch,
+        flux_scale,
+        apply_flux_scale,
     )
     collection = _collect(images, settings)
     for frame in collection.frames:
@@ -317,6 +368,7 @@ def match_mosaic(
     hdu=None,
     rematch=False,
     flux_scale=None,
+    apply_flux_scale=False,
 ):
     """Match all tiles of a mosaic, relative to a reference image.
 
@@ -341,7 +393,9 @@ def match_mosaic(
         Measure between stacks of the tiles (see `stack_tile`), not between
         their images. On simulated MIRI sets the two are equally accurate (0.0017 and 0.0016
         MJy/sr over two sets), and stacks take 60 times as long: so not by default.
-    weights, group_by, measure, solve, progress_bar, dq_bits, hdu, rematch, flux_scale
+    weights, group_by, measure, solve, progress_bar, dq_bits, hdu, rematch
+        See `match_dithers`.
+    flux_scale, apply_flux_scale
         See `match_dithers`.
 
     Returns
@@ -360,7 +414,16 @@ def match_mosaic(
     """
     fit_terms(fit_type)
     settings = _Settings.of(
-        weights, group_by, measure, solve, progress_bar, dq_bits, hdu, rematch, flux_scale
+        weights,
+        group_by,
+        measure,
+        solve,
+        progress_bar,
+        dq_bits,
+        hdu,
+        rematch,
+        flux_scale,
+        apply_flux_scale,
     )
     collection = _collect(images, settings)
     frames = collection.frames
@@ -400,6 +463,7 @@ def match_levels(
     hdu=None,
     rematch=False,
     flux_scale=None,
+    apply_flux_scale=False,
     extend=None,
     checkpoint=None,
 ):
@@ -425,7 +489,7 @@ def match_levels(
         See `match_mosaic`.
     weights, group_by, subtract_local, measure, solve, progress_bar, dq_bits
         See `match_dithers`.
-    hdu, rematch, flux_scale
+    hdu, rematch, flux_scale, apply_flux_scale
         See `match_dithers`.
 
     extend : `~levelmatch.record.Record`, path or None
@@ -465,7 +529,16 @@ def match_levels(
     ):
         fit_terms(fit_type)
     settings = _Settings.of(
-        weights, group_by, measure, solve, progress_bar, dq_bits, hdu, rematch, flux_scale
+        weights,
+        group_by,
+        measure,
+        solve,
+        progress_bar,
+        dq_bits,
+        hdu,
+        rematch,
+        flux_scale,
+        apply_flux_scale,
     )
     collection = _collect(images, settings, recombine=recombine_lyot)
     steps = [Step("dithers", fit_type_dithers, subtract_local=subtract_local)]
@@ -592,6 +665,8 @@ def _collect(images, settings, *, recombine=False, lyot=None):
     scales, unit = compare_scales(frames)
     scales = scales * factors[order]
     frames = [f.with_keys(scale=s) for f, s in zip(frames, scales, strict=True)]
+    if settings.apply_flux_scale:
+        frames = scaled_frames(frames, factors[order], settings.flux_scale)
     return _Collection(frames, list(rank), recombine, unit)
 
 

@@ -24,6 +24,7 @@ WORDS = {
 }
 # Of the text in a HISTORY card.
 HISTORY_WIDTH = 72
+SIGNED = "levelmatch "
 
 
 def check_not_matched(frames, names):
@@ -76,7 +77,8 @@ def add_provenance(meta, frame, story, part=""):
     """Add what was subtracted to a header, in place.
 
     Keywords hold the total of each pass, so a second run adds to the first's;
-    HISTORY keeps every run.
+    HISTORY keeps every run. Where the flux scale is applied, LMFLUX is what the image less
+    the totals was multiplied by.
 
     Parameters
     ----------
@@ -89,6 +91,7 @@ def add_provenance(meta, frame, story, part=""):
     part : str
         What of the image they apply to, for HISTORY, if not all.
     """
+    before = float(meta.get("LMFLUX", 1.0))
     for applied, values, error in _subtracted(frame):
         text = (
             f"{_signature(story)} {applied.name}: subtracted level "
@@ -97,16 +100,30 @@ def add_provenance(meta, frame, story, part=""):
         )
         _add_history(meta, text)
         if part != "lyot":
-            _add_totals(meta, applied, values, error)
+            _add_totals(meta, applied, values / before, error / before)
+    if frame.output_factor != 1.0 and part != "lyot":
+        _add_factor(meta, frame, story, before)
     if frame.corrections and story.record:
         _add_history(meta, f"{_signature(story)} record {story.record} {story.sha256}")
         _set(meta, "LMRECORD", story.record[:60], "")
         _set(meta, "LMRECSHA", story.sha256, "")
 
 
+def _add_factor(meta, frame, story, before):
+    """Add the factor on the corrected image, and move the zero point that it changes."""
+    text = f"{_signature(story)} flux scale: multiplied by {frame.output_factor:.10g}"
+    _set(meta, "LMFLUX", before * frame.output_factor, "factor on the image less all levels")
+    if frame.zero_point:
+        point = float(meta[frame.zero_point])
+        text += f", {frame.zero_point} was {point!r}"
+        moved = point + 2.5 * np.log10(frame.output_factor)
+        meta[frame.zero_point] = float(round(moved, 12))
+    _add_history(meta, text)
+
+
 def _signature(story):
     """What the HISTORY lines of a run begin with."""
-    return f"levelmatch {story.version} {story.created}"
+    return f"{SIGNED}{story.version} {story.created}"
 
 
 def _subtracted(frame):
@@ -147,6 +164,8 @@ def provenance_entry(frame, story, lyot=None):
         "record_sha256": story.sha256,
         "subtracted": _plain_corrections(frame),
     }
+    if frame.output_factor != 1.0:
+        entry["multiplied_by"] = float(frame.output_factor)
     if lyot is not None:
         entry["subtracted_lyot"] = _plain_corrections(lyot)
     return entry
@@ -180,12 +199,15 @@ def remove_provenance(header, frame, story):
     """
     for index in reversed(_own_history(header, _signature(story))):
         del header[index]
-    earlier = [line for line in _unfolded(header) if line.startswith("levelmatch ")]
+    earlier = [line for line in _unfolded(header) if line.startswith(SIGNED)]
+    before = float(header.get("LMFLUX", 1.0)) / frame.output_factor
+    if frame.output_factor != 1.0:
+        _remove_factor(header, frame, before, any(" flux scale: " in line for line in earlier))
     for applied, values, _ in _subtracted(frame):
         key = f"LM{LETTERS[applied.name]}"
         if any(f" {applied.name}: " in line for line in earlier):
             for suffix, value in zip(WORDS, values, strict=True):
-                header[key + suffix] -= value
+                header[key + suffix] -= value / before
             continue
         for suffix in (*WORDS, "ERR", "REF"):
             header.remove(key + suffix, ignore_missing=True)
@@ -197,16 +219,30 @@ def remove_provenance(header, frame, story):
             header.remove(key, ignore_missing=True)
 
 
+def _remove_factor(header, frame, before, earlier):
+    """Take back what `_add_factor` put in."""
+    if earlier:
+        header["LMFLUX"] = before
+    else:
+        header.remove("LMFLUX", ignore_missing=True)
+    if frame.zero_point:
+        moved = header[frame.zero_point] - 2.5 * np.log10(frame.output_factor)
+        header[frame.zero_point] = float(round(moved, 12))
+
+
 def _own_history(header, signature):
-    """Indices of the HISTORY cards of a run; a line of full width goes on in the next card."""
+    """Indices of the HISTORY cards of a run; a full line goes on in the next card."""
     own, goes_on = [], False
     for index, card in enumerate(header.cards):
         if card.keyword != "HISTORY":
             continue
         text = str(card.value)
-        if goes_on or text.startswith(signature):
+        begins = text.startswith(SIGNED)
+        if text.startswith(signature) if begins else goes_on:
             own.append(index)
-            goes_on = len(text) == HISTORY_WIDTH
+            goes_on = len(text) >= HISTORY_WIDTH - 1
+        else:
+            goes_on = False
     return own
 
 
@@ -214,11 +250,13 @@ def _unfolded(header):
     """HISTORY as it was added."""
     out, goes_on = [], False
     for line in map(str, header.get("HISTORY", [])):
-        if goes_on:
-            out[-1] += line
+        if goes_on and not line.startswith(SIGNED):
+            # With the blank that the card before has lost.
+            cards = -(-len(out[-1]) // HISTORY_WIDTH)
+            out[-1] = out[-1].ljust(cards * HISTORY_WIDTH) + line
         else:
             out.append(line)
-        goes_on = len(line) == HISTORY_WIDTH
+        goes_on = len(line) >= HISTORY_WIDTH - 1
     return out
 
 
@@ -233,7 +271,9 @@ def _set(meta, key, value, comment):
 
 def _add_history(meta, text):
     if hasattr(meta, "add_history"):
-        meta.add_history(text)
+        # A card loses the blank at its end; one that is full, or all but, goes on in the next.
+        last = len(text) % HISTORY_WIDTH in (0, HISTORY_WIDTH - 1)
+        meta.add_history(text + " ." if last else text)
     else:
         history = meta.get("HISTORY", [])
         meta["HISTORY"] = [*([history] if isinstance(history, str) else history), text]

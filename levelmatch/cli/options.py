@@ -45,6 +45,7 @@ MATCH = (
     "hdu",
     "rematch",
     "flux_scale",
+    "apply_flux_scale",
 )
 
 
@@ -216,6 +217,7 @@ RUN_OPTIONS = [
         default=None,
         help="Keyword of the zero point, to compare images on one flux scale.",
     ),
+    _flag("apply-flux-scale", "Write the images on that one flux scale too."),
     click.option(
         "--flux-limit",
         type=float,
