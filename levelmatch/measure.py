@@ -40,6 +40,12 @@ CELL_CLIP = 4.0
 MIN_ROBUST = 6
 N_ROBUST = 8
 N_ABSOLUTE = 4
+# How much more of a cell's noise its neighbours share if its pixels are much finer than those
+# of the other image, and the least part, along an axis, that it has to itself.
+LOST_COARSE = 0.5
+MIN_OWN = 0.3
+# Number of samples a coarser pixel from which on its noise is told from the finer's.
+MIN_COARSE = 1.5
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -189,6 +195,12 @@ class _Cells:
     grid: object
     index: np.ndarray
     extent: tuple
+    # What a median adds to the variance, of that of a mean; it is not shared between pairs.
+    excess: np.ndarray
+    # Pixel scale of the coarser image over that of the finer, squared, and the part of
+    # its noise in a cell's variance that the cell has to itself.
+    coarseness: float
+    own_part: float
 
 
 def measure_pairs(
@@ -444,13 +456,13 @@ def _direct_cells(a, b, grid_a, grid_b, options):
         np.ptp(values[:, 3]) + np.median(np.diff(grid.xs)),
     )
     extent = (min(side / grid_a.side, 1.0), min(side * scale / grid_b.side, 1.0))
-    return _as_cells(values, vectors, grid, cells[keep], extent, swap, options)
+    return _as_cells(values, vectors, grid, cells[keep], extent, swap, options, scale)
 
 
-def _as_cells(values, vectors, grid, index, extent, swap, options):
+def _as_cells(values, vectors, grid, index, extent, swap, options, scale):
     location, scatter, bright, _, _, smooth, kept, _, star_diff, star_flux = values.T
     # The noise of a mean is that of the pixels, whatever the smoothing of the samples.
-    efficiency = 1.0 if options.location == "mean" else 1 + (np.pi / 2 - 1) * smooth
+    excess = 0 * smooth if options.location == "mean" else (np.pi / 2 - 1) * smooth
     scatter = scatter / np.sqrt(smooth)
     typical = np.median(scatter)
     # Images that are copies of each other differ by nothing; float32 tells no less than this.
@@ -465,14 +477,29 @@ def _as_cells(values, vectors, grid, index, extent, swap, options):
         brightness=bright,
         star_diff=sign * star_diff,
         star_flux=star_flux,
-        variance=efficiency * floor**2 / kept,
+        variance=(1 + excess) * floor**2 / kept,
         scatter=scatter,
         npix=kept.astype(int),
         vectors=vectors,
         grid=grid,
         index=index,
         extent=extent[::-1] if swap else extent,
+        excess=excess,
+        coarseness=1 / scale**2,
+        own_part=_own_part(grid, scale, np.median(smooth)),
     )
+
+
+def _own_part(grid, scale, smooth):
+    """Part of the coarser image's noise in a cell's variance that no other cell shares.
+
+    Samples to both sides of a cell's border use the same pixels of the coarser image, by
+    interpolation and as the border runs through pixels: along an axis that takes from the cell the
+    part ``lost / width`` of the variance that it has in the mean of many cells.
+    """
+    lost = (1 - np.sqrt(smooth)) * (1 + LOST_COARSE * min(1 / scale - 1, 1.0))
+    width = [np.median(np.diff(axis)) * scale for axis in (grid.ys, grid.xs)]
+    return float(np.prod([max(1 - lost / w, MIN_OWN) for w in width]))
 
 
 def _map_cells(grid_a, grid_b):
@@ -570,7 +597,7 @@ def _reprojected_cells(a, b, grid_a, grid_b, options):
     extent = tuple(
         min(side * np.sqrt(grid.pixel_area / g.pixel_area) / g.side, 1.0) for g in (grid_a, grid_b)
     )
-    return _as_cells(values, vectors, grid, cells[keep], extent, False, options)
+    return _as_cells(values, vectors, grid, cells[keep], extent, False, options, 1.0)
 
 
 def summarise(cells, depth):
@@ -592,7 +619,8 @@ def summarise(cells, depth):
     -----
     Each cell's weight is the inverse variance of its location, times 2 / depth:
     the information of all pairs of n images of one patch of sky then adds up
-    to that of the joint fit of sky and levels, identity - 1/n.
+    to that of the joint fit of sky and levels, identity - 1/n. What a median adds to the
+    variance is not shared between pairs, and so goes down as they are averaged.
     """
     weight = 1 / cells.variance
     axes = tangent_axes(np.einsum("c,ci->i", weight, cells.vectors))
@@ -603,7 +631,9 @@ def summarise(cells, depth):
     n_used = robust.sum()
     freedom = max(n_used - 3, 0)
     chi2 = (PRIOR_CELLS + np.sum(used * residual**2)) / (PRIOR_CELLS + freedom)
-    joint = used * (2 / depth) / chi2
+    chi2_all = chi2 * _shared_noise(cells, chi2)
+    joint = used * (2 / depth) / chi2_all
+    joint *= (1 + cells.excess) / (1 + cells.excess * 2 / depth)
     gram, rhs = _normal_equations(terms, cells.location, joint)
     npix = cells.npix[robust > 0]
     spread = (cells.scatter**2 + residual**2)[robust > 0]
@@ -611,13 +641,26 @@ def summarise(cells, depth):
         "gram": gram,
         "rhs": rhs,
         "axes": axes,
-        "sigma": np.sqrt(chi2 * np.sum(used**2 * cells.variance)) / used.sum(),
+        "sigma": np.sqrt(chi2_all * np.sum(used**2 * cells.variance)) / used.sum(),
         "scatter": np.sqrt(np.average(spread, weights=npix)),
         "chi2": chi2,
         "npix": int(npix.sum()),
         "extent": np.array(cells.extent),
         **dict(zip(("gain", "gain_error"), _gain(cells, terms, used / chi2), strict=True)),
     }
+
+
+def _shared_noise(cells, chi2):
+    """Variance of the mean of many cells over that of as many independent ones.
+
+    The pixels of a much coarser image are told from the finer's by what they add to the
+    scatter of the cells: their noise is alike in all samples of one of them.
+    """
+    most = cells.coarseness * cells.own_part
+    if most < MIN_COARSE:
+        return 1 / cells.own_part
+    coarse = np.clip((chi2 - 1) / (most - 1), 0, 1)
+    return (1 - coarse + cells.coarseness * coarse) / (1 - coarse + most * coarse)
 
 
 def _robust_plane(terms, location, weight):

@@ -64,6 +64,9 @@ def cells_of(n=40, *, plane=(0.0, 0.0, 0.0), noise=1.0, seed=0, index=None):
         "grid": None,
         "index": np.stack([np.arange(n) // 8, np.arange(n) % 8], axis=1),
         "extent": (0.5, 0.25),
+        "excess": np.zeros(n),
+        "coarseness": 1.0,
+        "own_part": 1.0,
     }
     names = [f.name for f in fields(measure._Cells)]
     return measure._Cells(**{name: values[name] for name in names})

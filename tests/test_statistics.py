@@ -60,3 +60,12 @@ def test_the_bound_itself(bench):
     assert_allclose(bench.level_bound([(0, 0), (0, 48)]), np.sqrt(4 / n) / 2)
     # k images of one field: one over N each, less the mean's share.
     assert_allclose(bench.level_bound([(0, 0)] * 5), np.sqrt((1 - 1 / 5) / n))
+
+
+@pytest.mark.parametrize(
+    ("ratio", "angle", "noise"),
+    [(1.0, 30.0, 1.0), (2.0, 0.0, 1.0), (4.0, 45.0, 1.0), (4.0, 0.0, 0.25)],
+)
+def test_pulls_of_unlike_pixels(bench, ratio, angle, noise):
+    # 40 trials: known to 11 %.
+    assert 0.75 < bench.unlike_pulls(40, ratio, angle, noise=noise) < 1.3
