@@ -25,41 +25,88 @@ def residual_rms(result, _):
     return float(np.sqrt(np.nanmean(np.square(result.pairs["residual"].value))))
 
 
-def cases(folder, tiles):
-    """Return name, truth, files, options and measure of each set."""
-    out = [
-        ("miri", *written("miri", folder), {}, level_rms),
-        ("miri-planes", *written("miri-planes", folder), PLANES, plane_rms),
-        ("nircam", *written("nircam", folder), {"combine_nircam_short": True}, level_rms),
+WAYS = {
+    "default": {},
+    "median": {"location": "median"},
+    "structure": {"structure": True},
+    "sources masked": {"mask_sources": True},
+}
+FIELDS = {
+    "crowded": {"star_density": 20000.0, "nebula": False, "galaxy": False},
+    "nebular": {"stars": False, "nebula": True, "galaxy": True},
+}
+
+
+def cases(folder, seed):
+    """Return name, truth, files, options and measure of each simulated set."""
+    miri, planes, nircam = (
+        written(name, folder, seed) for name in ("miri", "miri-planes", "nircam")
+    )
+    return [
+        ("miri", *miri, {}, level_rms),
+        ("miri-planes", *planes, PLANES, plane_rms),
+        ("nircam", *nircam, {"combine_nircam_short": True}, level_rms),
     ]
+
+
+def fields(seed):
+    """Return the same of two fields: full of stars, and of nothing but extended emission."""
+    for name, scene in FIELDS.items():
+        for suffix, slope, options, measure in (
+            ("", 0.0, {}, level_rms),
+            ("-planes", 0.6, PLANES, plane_rms),
+        ):
+            simulation = testing.simulate_generic(
+                n_images=9,
+                shape=(256, 256),
+                noise=0.3,
+                slope=slope,
+                cosmic_rays=True,
+                seed=seed,
+                **scene,
+            )
+            yield name + suffix, simulation, list(simulation.images), options, measure
+
+
+def compare(sets, ways):
+    """Print the rms over seeds of the errors of each set, by the options of each way.
+
+    Parameters
+    ----------
+    sets : iterable
+        Seeds' lists of name, truth, images, options and measure.
+    ways : dict
+        Options of the matching by name.
+    """
+    errors = {}
+    for members in sets:
+        for name, simulation, images, options, measure in members:
+            for way, changes in ways.items():
+                result = levelmatch.match_levels(images, **options, **changes)
+                errors.setdefault((name, way), []).append(measure(result, simulation))
+    for (name, way), values in errors.items():
+        rms = np.sqrt(np.mean(np.square(values)))
+        print(
+            f"{name:15s} {way:16s} {rms:.5f}  of {' '.join(f'{v:.4f}' for v in values)}", flush=True
+        )
+
+
+def measurements(folder, tiles, seeds):
+    """Print the error of each set for each way of measuring, and for other weights."""
+    measured = {way: {"measure": MeasureOptions(**changes)} for way, changes in WAYS.items()}
+    weighed = {f"weights {w}": {"weights": w} for w in ("equal", "npix", "rms")}
+    compare((cases(folder, seed) for seed in range(seeds)), measured | weighed)
     if tiles is not None:
         paths = sorted(Path(tiles).glob("*.fits.fz"))
-        out.append(("2mass", None, paths, {}, residual_rms))
-        out.append(("2mass-planes", None, paths, PLANES, residual_rms))
-    return out
+        real = [("2mass", None, paths, {}, residual_rms)]
+        real.append(("2mass-planes", None, paths, PLANES, residual_rms))
+        compare([real], measured | weighed)
 
 
-def measurements(folder, tiles):
-    """Print the error of each set for each way of measuring."""
-    ways = {
-        "default": {},
-        "median": {"location": "median"},
-        "structure": {"structure": True},
-        "median, structure": {"location": "median", "structure": True},
-        "sources masked": {"mask_sources": True},
-    }
-    for name, simulation, paths, options, measure in cases(folder, tiles):
-        for way, changes in ways.items():
-            start = time.perf_counter()
-            result = levelmatch.match_levels(paths, measure=MeasureOptions(**changes), **options)
-            print(
-                f"{name:14s} {way:22s} {measure(result, simulation):.5f}"
-                f"  ({time.perf_counter() - start:.1f} s)",
-                flush=True,
-            )
-        for weights in ("equal", "npix", "rms"):
-            result = levelmatch.match_levels(paths, weights=weights, **options)
-            print(f"{name:14s} weights {weights:14s} {measure(result, simulation):.5f}", flush=True)
+def masks(seeds):
+    """Print what masks of sources do where stars crowd, and where nothing but emission is."""
+    ways = {way: {"measure": MeasureOptions(**WAYS[way])} for way in ("default", "sources masked")}
+    compare((fields(seed) for seed in range(seeds)), ways)
 
 
 def directions(folder):
@@ -92,22 +139,34 @@ def directions(folder):
         )
 
 
-def budgets():
-    """Print error and time for 64 dithers of one field, as the budget of pairs grows."""
-    simulation = testing.simulate_generic(
-        n_images=64, shape=(256, 256), layout="pile", overlap=0.85, noise=0.5, star_density=500.0
-    )
-    images = list(simulation.images)
-    for budget in (4, 8, 12, 16, 24, 32, None):
-        start = time.perf_counter()
-        result = levelmatch.match_dithers(
-            images, group_by=lambda name, meta: "field", solve=SolveOptions(max_pairs=budget)
+def budgets(shape, seeds):
+    """Print error and time of 64 dithers of one field over those of all pairs, by the budget."""
+    errors, seconds, number = {}, {}, {}
+    for seed in range(seeds):
+        simulation = testing.simulate_generic(
+            n_images=64,
+            shape=(shape, shape),
+            layout="pile",
+            overlap=0.85,
+            noise=0.5,
+            star_density=500.0,
+            seed=seed,
         )
-        seconds = time.perf_counter() - start
+        images = list(simulation.images)
+        for budget in (4, 8, 12, 16, 24, 32, None):
+            start = time.perf_counter()
+            result = levelmatch.match_dithers(
+                images, group_by=lambda name, meta: "field", solve=SolveOptions(max_pairs=budget)
+            )
+            seconds.setdefault(budget, []).append(time.perf_counter() - start)
+            errors.setdefault(budget, []).append(level_rms(result, simulation))
+            number[budget] = len(result.pairs)
+    rms = {b: np.sqrt(np.mean(np.square(e))) for b, e in errors.items()}
+    for budget, error in rms.items():
         print(
-            f"budget {budget!s:5s} {len(result.pairs):5d} pairs  error "
-            f"{level_rms(result, simulation):.5f}  stated "
-            f"{np.sqrt(np.mean(result.table['error'].value ** 2)):.5f}  {seconds:.2f} s",
+            f"budget {budget!s:5s} {number[budget]:5d} pairs  error {error:.5f}, "
+            f"{error / rms[None]:.3f} of that of all; {np.mean(seconds[budget]):.2f} s, "
+            f"{np.sum(seconds[budget]) / np.sum(seconds[None]):.3f}",
             flush=True,
         )
 
@@ -116,17 +175,21 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--folder", default=None, help="where the sets are kept")
     parser.add_argument("--tiles", default=None, help="where the 2MASS tiles are")
-    parser.add_argument("--only", choices=["measurements", "directions", "budgets"])
+    parser.add_argument("--only", choices=["measurements", "masks", "directions", "budgets"])
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--shape", type=int, default=256, help="pixels a side, for the budgets")
     args = parser.parse_args()
     warnings.simplefilter("ignore")
     with tempfile.TemporaryDirectory() as temporary:
         folder = args.folder or temporary
         if args.only in (None, "measurements"):
-            measurements(folder, args.tiles)
+            measurements(folder, args.tiles, args.seeds)
+        if args.only in (None, "masks"):
+            masks(args.seeds)
         if args.only in (None, "directions"):
             directions(folder)
         if args.only in (None, "budgets"):
-            budgets()
+            budgets(args.shape, args.seeds)
 
 
 if __name__ == "__main__":

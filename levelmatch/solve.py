@@ -98,10 +98,11 @@ class SolveOptions:
         Warn of pairs whose flux scales differ by more than this part, and by
         more than 4 sigma.
     max_pairs : int or None
-        Of how many pairs, about, an image is measured in: the largest overlaps, and
+        In how many pairs, about, an image is measured at most: the largest overlaps, and
         others that keep the graph of overlaps short; what links sets always. Of n images
         of one field there are n**2 / 2 pairs, which share the same pixels'
-        noise, so that few of them tell almost as much. `None` for all.
+        noise, so that few of them tell almost as much: two thirds of this number
+        are measured where an image's overlaps are nearly equal. `None` for all.
     """
 
     floor: float | None = None

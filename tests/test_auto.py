@@ -202,6 +202,16 @@ def test_budget_keeps_all_linked():
     assert_allclose(part.mean(), 10 / (n - 1), rtol=0.1)
 
 
+def test_budget_of_equal_overlaps_is_not_used_up():
+    n = 60
+    pairs = np.array([(i, j) for i in range(n) for j in range(i + 1, n)])
+    area = np.random.default_rng(0).uniform(0.7, 1, len(pairs))
+    keep, part = thin_pairs(pairs, area, n, 12)
+    assert components(pairs[keep], n)[0] == 1
+    assert np.median(np.bincount(pairs[keep].ravel(), minlength=n)) == 8
+    assert_allclose(part.mean(), 8 / (n - 1), rtol=0.1)
+
+
 def test_budget_of_a_chain_is_the_chain():
     pairs = np.stack([np.arange(50), np.arange(1, 51)], axis=1)
     keep, part = thin_pairs(pairs, np.ones(50), 51, 2)
@@ -221,7 +231,8 @@ def test_budget_costs_little():
         errors.append(np.std(level_errors(result.table["level"].value, simulation.truth).value))
     assert len(result.pairs) < 0.4 * 190
     assert errors[1] < 1.4 * errors[0]
-    assert_allclose(result.table["error"].value.mean(), errors[0], rtol=0.5)
+    # What the noise of all pixels of an image leaves.
+    assert_allclose(result.table["error"].value.mean(), 0.5 / 64, rtol=0.2)
 
 
 def test_sources_can_be_masked():

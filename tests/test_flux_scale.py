@@ -86,9 +86,7 @@ def test_factors_need_a_scale():
 def test_headers_tell_and_can_be_taken_back():
     images, _ = images_of()
     result = match(images, flux_scale="MAGZP")
-    for frame, out, image, factor in zip(
-        result.frames, result, images, FACTORS, strict=True
-    ):
+    for frame, out, image, factor in zip(result.frames, result, images, FACTORS, strict=True):
         assert_allclose(frame.output_factor, factor)
         header = out.meta
         assert_allclose(header["MAGZP"], 20.0)
