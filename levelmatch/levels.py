@@ -91,6 +91,54 @@ class Run:
         )
 
 
+# What the columns mean. Of those said to be relative to the gauge, only differences between
+# images are found; the rest is put in, see ``gauge``.
+RELATIVE = "; relative to the gauge"
+FREE = "; does not depend on the gauge"
+IMAGE_COLUMNS = {
+    "level": "what is subtracted, at the image's centre" + RELATIVE,
+    "error": "standard error of the level" + RELATIVE,
+    "slope_u": "slope toward East of what is subtracted" + RELATIVE,
+    "slope_u_error": "standard error of slope_u" + RELATIVE,
+    "slope_v": "slope toward North of what is subtracted" + RELATIVE,
+    "slope_v_error": "standard error of slope_v" + RELATIVE,
+    "slope_n_sigma": "significance of the two slopes" + RELATIVE,
+    "n_pairs": "number of pairs that counted" + FREE,
+    "reference": "whether the image is held at zero",
+    "isolated": "whether no overlap could be used" + FREE,
+}
+PAIR_COLUMNS = {
+    "level": "first image less second, before matching" + FREE,
+    "sigma": "standard error of level, without the floor" + FREE,
+    "scatter": "scatter of the pixels' differences about their plane" + FREE,
+    "residual": "what matching leaves of level" + FREE,
+    "weight": "weight of the pair in the objective" + FREE,
+    "robust": "part of its weight that the pair kept" + FREE,
+    "n_sigma": "what is left over its expected error" + FREE,
+    "gain": "relative difference of the flux scales, first less second" + FREE,
+    "gain_error": "standard error of gain" + FREE,
+    "npix": "number of pixels compared" + FREE,
+    "kept": "whether the pair counted" + FREE,
+}
+LOOP_COLUMNS = {
+    "n_pairs": "number of pairs around the loop" + FREE,
+    "closure": "sum of the differences around the loop, zero if all agree" + FREE,
+    "sigma": "standard error of closure, with the floor" + FREE,
+    "n_sigma": "closure over sigma" + FREE,
+}
+
+
+def _describe(table, words):
+    """Add to a table's columns what they mean, in place."""
+    for name in table.colnames:
+        if name in words:
+            table[name].info.description = words[name]
+        elif name.startswith("level_"):
+            share = name.removeprefix("level_")
+            table[name].info.description = f"share of the pass {share} in level" + RELATIVE
+    return table
+
+
 class Levels:
     """What was found: of images, pairs and passes.
 
@@ -185,7 +233,7 @@ class Levels:
         table["reference"] = [f.name in self._reference_names() for f in self.frames]
         table["isolated"] = self._isolated()[rank]
         table.meta["gauge"] = self.gauge
-        return table
+        return _describe(table, IMAGE_COLUMNS)
 
     def _slope_significance(self, rank):
         """Slopes of this result's passes over their errors, taken together; NaN for levels.
@@ -289,7 +337,7 @@ class Levels:
         table["ra"], table["dec"] = lon * u.deg, lat * u.deg
         table["kept"] = kept
         table["reason"] = reason.astype(str)
-        return table
+        return _describe(table, PAIR_COLUMNS)
 
     @property
     def gauge(self):
@@ -344,7 +392,7 @@ class Levels:
         out["closure"], out["sigma"] = out["closure"] * unit, out["sigma"] * unit
         ratios = np.concatenate(ratios) if ratios else np.zeros(0)
         out.meta["rms"] = float(np.sqrt(np.mean(ratios**2))) if len(ratios) else np.nan
-        return out
+        return _describe(out, LOOP_COLUMNS)
 
     def covariance(self, i, j):
         """Return the covariance of the corrections of two rows of `table`.
