@@ -60,8 +60,8 @@ def without_mean(coefficients, axes):
     return coefficients - transfer_matrix(centre, axes) @ mean
 
 
-def scattered_pulls(n_trials, *, floor=10.0, n=5, robust="tukey"):
-    """Pulls where pairs of a lattice of images scatter by a multiple of their own errors."""
+def lattice(n):
+    """Pairs of images on n by n places, each joined to its near neighbours, and their axes."""
     steps = [(0, 1), (1, 0), (1, 1), (1, -1), (0, 2), (2, 0), (1, 2), (2, 1), (1, -2), (2, -1)]
     first, second = np.array(
         [
@@ -73,7 +73,24 @@ def scattered_pulls(n_trials, *, floor=10.0, n=5, robust="tukey"):
         ]
     ).T
     axes = tangent_axes(unit_vectors(np.arange(n * n) % n / 10, np.arange(n * n) // n / 10))
+    return first, second, axes
+
+
+def solved_levels(first, second, axes, sigma, difference, robust):
+    """Solution of pairs whose differences and errors are given."""
     ones = np.ones(len(first))
+    weight = sigma**-2
+    equations = Equations(
+        first, second, weight[:, None, None], (weight * difference)[:, None], axes[first], axes
+    )
+    return solve_groups(
+        equations, lm.SolveOptions(robust=robust), weights="ivar", npix=ones, scatter=ones
+    )
+
+
+def scattered_pulls(n_trials, *, floor=10.0, n=5, robust="tukey"):
+    """Pulls where pairs of a lattice of images scatter by a multiple of their own errors."""
+    first, second, axes = lattice(n)
     pulls, floors = [], []
     for seed in range(n_trials):
         rng = np.random.default_rng([seed, n])
@@ -81,17 +98,29 @@ def scattered_pulls(n_trials, *, floor=10.0, n=5, robust="tukey"):
         true = rng.normal(0, 3, n * n)
         d = true[first] - true[second]
         d += np.hypot(sigma, 0.01 * floor) * rng.standard_normal(len(first))
-        weight = sigma**-2
-        equations = Equations(
-            first, second, weight[:, None, None], (weight * d)[:, None], axes[first], axes
-        )
-        solution = solve_groups(
-            equations, lm.SolveOptions(robust=robust), weights="ivar", npix=ones, scatter=ones
-        )
+        solution = solved_levels(first, second, axes, sigma, d, robust)
         error = solution.coefficients[:, 0] - true
         pulls.append((error - error.mean()) / solution.errors[:, 0])
         floors.append(solution.floor / 0.01)
     return np.array(pulls), np.array(floors)
+
+
+def spoilt_growth(n_trials, *, part=0.05, size=50.0, n=5, robust="tukey"):
+    """Rms error of the levels with a part of the pairs off by a number of sigma, over without."""
+    first, second, axes = lattice(n)
+    squares = np.zeros(2)
+    for seed in range(n_trials):
+        rng = np.random.default_rng([seed, n, 1])
+        sigma = 0.01 * rng.uniform(0.5, 2, len(first))
+        true = rng.normal(0, 3, n * n)
+        clean = true[first] - true[second] + sigma * rng.standard_normal(len(first))
+        bad = rng.choice(len(first), int(np.ceil(part * len(first))), replace=False)
+        spoilt = clean.copy()
+        spoilt[bad] += size * sigma[bad] * rng.choice([-1, 1], len(bad))
+        for k, d in enumerate((clean, spoilt)):
+            error = solved_levels(first, second, axes, sigma, d, robust).coefficients[:, 0] - true
+            squares[k] += np.var(error)
+    return np.sqrt(squares[1] / squares[0])
 
 
 STACKS = {
@@ -190,6 +219,9 @@ def report_scattered(n):
         for robust in (None, "huber", "tukey"):
             pulls, floors = scattered_pulls(n, floor=floor, robust=robust)
             print(f"  {floor:4.0f} sigma {robust!s:6s} {pulls.std():.3f}  {floors.mean():.2f}")
+    print("growth of the errors where 5 % of the pairs are off by 50 sigma")
+    for robust in (None, "huber", "tukey"):
+        print(f"  {robust!s:6s} {spoilt_growth(n, robust=robust):.3f}")
 
 
 def report_unlike(n):

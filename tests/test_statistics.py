@@ -45,6 +45,11 @@ def test_pulls_with_a_systematic_scatter(bench, robust):
     assert_allclose(floors.mean(), 10, rtol=0.15)
 
 
+def test_a_few_spoilt_pairs_cost_little(bench):
+    assert bench.spoilt_growth(40) < 1.2
+    assert bench.spoilt_growth(10, robust=None) > 2
+
+
 @pytest.mark.parametrize("name", ["5 coincident", "5 dithered", "4 of a mosaic"])
 @pytest.mark.parametrize(("location", "most"), [("mean", 1.2), ("median", 1.4)])
 def test_errors_are_near_the_bound(bench, name, location, most):
