@@ -93,3 +93,22 @@ def test_one_image_with_a_gradient_spoils_little_of_the_others():
         spoilt.append(errors_of(matched(images), simulation, [5]))
     rms = [np.sqrt(np.mean(np.square(errors))) for errors in (clean, spoilt)]
     assert rms[1] < 1.2 * rms[0]
+
+
+def test_a_mask_of_one_image_is_the_pairs():
+    images, _ = chain(2, size=96, step=32)
+    y, x = np.mgrid[:96, :96]
+    # The same place on the sky, in the pixels of each.
+    masks = [np.hypot(y - 40, x - 60 + 32 * k) < 12 for k in range(2)]
+    tables = []
+    for masked in ((0,), (1,), (0, 1)):
+        own = [image.copy() for image in images]
+        for k in masked:
+            own[k].mask = masks[k]
+            own[k].data[masks[k]] = 1e6
+        tables.append(matched(own).pairs)
+    everything = matched(images).pairs
+    for table in tables:
+        for name in ("npix", "level", "sigma", "scatter"):
+            assert_array_equal(table[name], tables[0][name])
+    assert tables[0]["npix"][0] < everything["npix"][0] - masks[0].sum() / 2
