@@ -29,6 +29,7 @@ __all__ = [
     "encoded_hdu",
     "open_decoded",
     "open_stored",
+    "scaled_planes",
     "whole_file",
     "whole_stream",
     "write_product",
@@ -129,7 +130,7 @@ def _plane_power(hdu):
     return kinds.get(hdu.header.get("UTYPE", default), 0) if default else 0
 
 
-def _scaled_planes(frame, hdus):
+def scaled_planes(frame, hdus):
     """The uncertainties of a frame's image in its file, on its flux scale, as bytes by HDU."""
     main = hdus[frame.source.hdu]
     scaled = {}
@@ -362,7 +363,7 @@ def _write_file(product, stream, story):
         if product.lyot is not None and product.lyot.source is not source:
             replaced |= _overlay(product, stored)
         elif product.frame.output_factor != 1.0:
-            replaced |= _scaled_planes(product.frame, decoded)
+            replaced |= scaled_planes(product.frame, decoded)
         index = asdf_hdu(stored)
         if index is not None:
             entry = provenance_entry(product.frame, story, product.lyot)

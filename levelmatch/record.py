@@ -499,6 +499,8 @@ def _image_columns(frames, keyword):
         "origin": np.array([_origin(f.meta) for f in frames], dtype=np.int64),
         "subset": np.array([f.subset for f in frames], dtype=np.int64),
         "scale": np.array([f.scale for f in frames]),
+        "output_factor": np.array([f.output_factor for f in frames], dtype=float),
+        "zero_point": _text([f.zero_point for f in frames]),
         "axes": np.array([f.whole_grid.axes for f in frames]),
         "outline": np.array([f.grid.polygon for f in frames]),
         "pixel_area": np.array([f.grid.pixel_area for f in frames]),
@@ -637,7 +639,10 @@ def _check_images(images, run, n):
         if name in (".", "..") or any(c in name for c in "/\\\0"):
             msg = f"the record is damaged: {name!r} is a path, not the name of an image"
             raise RecordError(msg)
-    for key in ("axes", "outline", "pixel_area", "scale"):
+    if not (images["output_factor"] > 0).all():
+        msg = "the record is damaged: a factor on an image is not a positive number"
+        raise RecordError(msg)
+    for key in ("axes", "outline", "pixel_area", "scale", "output_factor"):
         bad = ~np.isfinite(images[key].reshape(n, -1)).all(axis=1)
         if bad.any():
             msg = f"the record is damaged: {names[int(bad.argmax())]}: {key!r} is not finite"
@@ -685,6 +690,8 @@ def _frame(images, i, corrections, keyword):
         region=None if y0 < 0 else (slice(y0, y1), slice(x0, x1)),
         subset=int(images["subset"][i]),
         scale=float(images["scale"][i]),
+        output_factor=float(images["output_factor"][i]),
+        zero_point=str(images["zero_point"][i]),
         corrections=tuple(corrections),
     )
     grid = RecordedGrid(images["axes"][i], images["outline"][i], float(images["pixel_area"][i]))

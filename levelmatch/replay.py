@@ -15,6 +15,7 @@ from levelmatch.files import (
     encoded_hdu,
     open_decoded,
     open_stored,
+    scaled_planes,
     whole_stream,
 )
 from levelmatch.frames import collect_frames
@@ -143,6 +144,8 @@ _RECORDED = (
     "subset",
     "scale",
     "corrections",
+    "output_factor",
+    "zero_point",
 )
 
 
@@ -253,7 +256,7 @@ def _corrected_products(record, files, *, force):
             what = f"another record, {frame.meta.get('LMRECORD')}" if found else "no record"
             msg = f"{frame.source.path.name}: its header tells of {what}; force=True goes on"
             raise RecordError(msg)
-    frames = [frame.with_keys(corrections=_negative(frame.corrections)) for frame in frames]
+    frames = [_inverse(frame) for frame in frames]
     return make_products(frames, recombine=record.run.recombine)
 
 
@@ -267,8 +270,11 @@ def _refuse_joined(record):
             raise RecordError(msg)
 
 
-def _negative(corrections):
-    return tuple(replace(a, correction=a.correction.scaled(-1.0)) for a in corrections)
+def _inverse(frame):
+    """The frame of the corrected image, with what leads back from it."""
+    factor = frame.output_factor
+    back = tuple(replace(a, correction=a.correction.scaled(-factor)) for a in frame.corrections)
+    return frame.with_keys(corrections=back, output_factor=1 / factor)
 
 
 def _write_undone(record, product, stream):
@@ -282,17 +288,15 @@ def _write_undone(record, product, stream):
         if dtype.kind in "iu":
             data = np.rint(data)
         header = old.header.copy()
-        remove_provenance(header, _positive(product.frame), record.story)
+        remove_provenance(header, _inverse(product.frame), record.story)
         replaced = {source.hdu: encoded_hdu(old, header, data.astype(dtype))}
+        if product.frame.output_factor != 1.0:
+            replaced |= scaled_planes(product.frame, decoded)
         index = asdf_hdu(stored)
         if index is not None:
             content = remove_from_asdf(stored[index].data.tobytes(), record.sha256)
             replaced[index] = table_bytes(stored[index].header, content)
         splice(source.path, stored, replaced, stream)
-
-
-def _positive(frame):
-    return frame.with_keys(corrections=_negative(frame.corrections))
 
 
 def verify_record(record, outputs, inputs=None):

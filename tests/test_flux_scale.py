@@ -183,3 +183,17 @@ def test_history_of_any_length_is_found_again(length):
     own = _own_history(header, "levelmatch 1 2026")
     assert own == list(range(1, len(header["HISTORY"]) - 2))
     assert _unfolded(header)[1].removesuffix(" .") == words
+
+
+def test_a_record_undoes_and_repeats_it(files, tmp_path):
+    result = match(files, flux_scale="MAGZP")
+    paths = result.write(tmp_path / "out")
+    record = lm.read_record(tmp_path / "out" / "levelmatch.asdf")
+    assert lm.verify_record(record, paths, files) == result.names
+    for back, old in zip(lm.undo_record(record, paths, tmp_path / "back"), files, strict=True):
+        with fits.open(back) as after, fits.open(old) as before:
+            assert_allclose(after["SCI"].data, before["SCI"].data, rtol=1e-5, atol=1e-5)
+            for name in ("ERR", "VAR_POISSON", "AREA"):
+                assert_allclose(after[name].data, before[name].data, rtol=1e-6)
+            assert list(after["SCI"].header) == list(before["SCI"].header)
+            assert_allclose(after["SCI"].header["MAGZP"], before["SCI"].header["MAGZP"])
