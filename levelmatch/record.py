@@ -575,6 +575,9 @@ def _pass_tree(p):
 def _from_tree(cls, tree):
     images = {key: np.array(value) for key, value in tree["images"].items()}
     n = len(images["name"])
+    # The first records have none, as no output was multiplied.
+    images.setdefault("output_factor", np.ones(n))
+    images.setdefault("zero_point", np.full(n, "", dtype="U1"))
     options = tree["options"]
     steps = [Step(**step) for step in options["passes"]]
     run = Run(
