@@ -4,6 +4,7 @@
 from astropy.utils.exceptions import AstropyUserWarning
 
 __all__ = [
+    "ConvergenceError",
     "DisconnectedError",
     "DisconnectedWarning",
     "FluxScaleWarning",
@@ -33,6 +34,8 @@ class DisconnectedError(LevelMatchError):
 
 class RecordError(LevelMatchError):
     """A record that is none, is damaged, or does not go with the files."""
+class ConvergenceError(LevelMatchError):
+    """Equations whose solution did not reach the accuracy that is promised."""
 
 
 class LevelMatchWarning(AstropyUserWarning):

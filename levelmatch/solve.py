@@ -18,10 +18,12 @@ from logging import getLogger
 from numbers import Integral, Real
 
 import numpy as np
-from scipy.sparse import coo_array, diags_array
-from scipy.sparse.linalg import splu
+from scipy.sparse import bsr_matrix, coo_array, csr_matrix
 from scipy.special import gammaincinv
 
+from levelmatch import linear
+from levelmatch.exceptions import ConvergenceError
+from levelmatch.linear import sum_by
 from levelmatch.overlaps import components
 from levelmatch.sky import tangent_axes, transfer_matrix
 
@@ -58,10 +60,22 @@ LEAST_WEIGHT = 1e-4
 # Loops that it takes to tell which of the pairs is wrong.
 MIN_LOOPS = 10
 N_REWEIGHT = 50
-# Steps of iterative refinement.
+# Steps to a floor; it takes some five.
+N_NEWTON = 100
+# Steps of iterative refinement of a factorised system.
 N_REFINE = 2
+# Systems of at least so many groups are solved by iterations, if factors are dear.
+MIN_ITERATIVE = 2000
+# What may be left of the right-hand side: of the solution, of those between which pairs are
+# weighted again, and of the covariance's columns; the first is promised to be under the fourth.
+TOLERANCE = 1e-10
+ROUGH_TOLERANCE = 1e-6
+COVARIANCE_TOLERANCE = 1e-8
+PROMISED = 1e-8
 # Random vectors that the variances of a very large solution are estimated from.
 N_PROBES = 64
+N_MODES = 64
+PROBE_TOLERANCE = 1e-4
 # The largest system whose covariance is held as a whole.
 MAX_DENSE = 3000
 
@@ -188,7 +202,7 @@ class Equations:
     def transfer(self):
         """Changes of basis from the two groups of each pair to the pair, shape (2, n, k, k)."""
         if self.n_terms == 1:
-            return np.ones((2, len(self.first), 1, 1))
+            return np.broadcast_to(np.ones((1, 1)), (2, len(self.first), 1, 1))
         return np.stack(
             [
                 transfer_matrix(self.group_axes[side], self.axes)
@@ -199,15 +213,24 @@ class Equations:
     @cached_property
     def measured(self):
         """Coefficients that each pair by itself asks for, shape (n, k); least norm."""
+        if self.n_terms == 1:
+            own = self.gram[:, 0]
+            return np.divide(self.rhs, own, out=np.zeros_like(self.rhs, dtype=float), where=own > 0)
         return np.einsum(
             "pij,pj->pi", np.linalg.pinv(self.gram, rcond=1e-12, hermitian=True), self.rhs
         )
 
-    def residuals(self, coefficients):
-        """Return what is left of each pair's coefficients, shape (n, k)."""
+    def differences(self, coefficients):
+        """Return each pair's first less second correction about the pair's centre, shape (n, k)."""
+        if self.n_terms == 1:
+            return coefficients[self.first] - coefficients[self.second]
         model = np.einsum("pij,pj->pi", self.transfer[0], coefficients[self.first])
         model -= np.einsum("pij,pj->pi", self.transfer[1], coefficients[self.second])
-        return self.measured - model
+        return model
+
+    def residuals(self, coefficients):
+        """Return what is left of each pair's coefficients, shape (n, k)."""
+        return self.measured - self.differences(coefficients)
 
     def level_residuals(self, coefficients):
         """Return what is left of each pair's weighted mean difference, shape (n,)."""
@@ -217,51 +240,88 @@ class Equations:
     def quadratic(self, coefficients):
         """Return each pair's share of the objective before its weight, shape (n,)."""
         residual = self.residuals(coefficients)
-        return np.einsum("pi,pij,pj->p", residual, self.gram, residual)
+        return np.einsum("pi,pi->p", residual, _times(self.gram, residual))
 
     def gradient(self, weights, coefficients, prior=None):
-        """Return the right-hand side that is left at coefficients, shape (m * k,).
+        """Return the right-hand side that is left at coefficients, shape (m, k).
 
         From the pairs' residuals, not from the normal matrix, whose rounding is larger.
         """
-        model = np.einsum("pij,pj->pi", self.transfer[0], coefficients[self.first])
-        model -= np.einsum("pij,pj->pi", self.transfer[1], coefficients[self.second])
-        left = weights[:, None] * (self.rhs - np.einsum("pij,pj->pi", self.gram, model))
-        vector = self._scatter(left)
+        left = self.rhs - _times(self.gram, self.differences(coefficients))
+        vector = self._scatter(weights[:, None] * left)
         if prior is not None:
             vector[:, 1:] -= coefficients[:, 1:] / prior**2
-        return vector.ravel()
+        return vector
 
     def _scatter(self, values):
         """Add values of the pairs, shape (n, k), up at their groups, shape (m, k)."""
-        vector = np.zeros((self.n_groups, self.n_terms))
-        right = np.einsum("spji,pj->spi", self.transfer, values)
-        np.add.at(vector, self.first, right[0])
-        np.subtract.at(vector, self.second, right[1])
-        return vector
+        right = [values, values]
+        if self.n_terms > 1:
+            right = [np.einsum("pji,pj->pi", change, values) for change in self.transfer]
+        added = sum_by(self.first, right[0], self.n_groups)
+        return added - sum_by(self.second, right[1], self.n_groups)
 
-    def assemble(self, weights, *, squares=False):
-        """Return the sparse normal matrix and the right-hand side for weights of shape (n,).
+    @cached_property
+    def _pattern(self):
+        """Where the blocks of the normal matrix are; the same for all weights.
 
-        With ``squares``, the weights are those of the sandwich's middle and the
-        right-hand side is not needed.
+        Returns
+        -------
+        joined : `~numpy.ndarray` of intp, shape (n,)
+            The joined pair of groups, low and high, of each pair.
+        order : `~numpy.ndarray` of intp, shape (m + 2 n_joined,)
+            The block at each place: those of the groups, those above the diagonal, and those below.
+        row, column, start : `~numpy.ndarray`
+            Of each place, and each row's first place.
         """
+        n = self.n_groups
+        code = np.minimum(self.first, self.second).astype(np.int64) * n
+        code += np.maximum(self.first, self.second)
+        code, joined = np.unique(code, return_inverse=True)
+        low, high = code // n, code % n
+        own = np.arange(n)
+        rows, columns = np.concatenate([own, low, high]), np.concatenate([own, high, low])
+        numbers = np.arange(1, len(rows) + 1)
+        placed = coo_array((numbers, (rows, columns)), shape=(n, n)).tocsr()
+        placed.sort_indices()
+        row = np.repeat(own, np.diff(placed.indptr))
+        return joined, placed.data - 1, row, placed.indices, placed.indptr
+
+    def assemble(self, weights, prior=None):
+        """Return the sparse normal matrix for weights of shape (n,), in blocks of (k, k)."""
+        joined, order, row, column, start = self._pattern
         k, n = self.n_terms, self.n_groups
+        n_joined = (len(order) - n) // 2
         gram = weights[:, None, None] * self.gram
-        left = np.einsum("spji,pjk->spik", self.transfer, gram)
-        blocks = np.einsum("spij,tpjk->stpik", left, self.transfer)
-        sign = np.array([1.0, -1.0])
-        blocks *= (sign[:, None] * sign)[:, :, None, None, None]
-        groups = np.stack([self.first, self.second])
-        offset = np.arange(k)
-        rows = (k * groups)[:, None, :, None, None] + offset[:, None]
-        columns = (k * groups)[None, :, :, None, None] + offset
-        rows, columns = np.broadcast_arrays(rows, columns)
-        rows, columns = (np.broadcast_to(r, blocks.shape).ravel() for r in (rows, columns))
-        matrix = coo_array((blocks.ravel(), (rows, columns)), shape=(k * n, k * n)).tocsc()
-        if squares:
-            return matrix
-        return matrix, self._scatter(weights[:, None] * self.rhs).ravel()
+        left = gram if k == 1 else self.transfer[0].swapaxes(1, 2) @ gram
+        across = -left if k == 1 else -left @ self.transfer[1]
+        if k > 1:
+            swapped = self.first > self.second
+            across[swapped] = across[swapped].swapaxes(1, 2)
+        own = [left, left]
+        if k > 1:
+            own = [left @ self.transfer[0], self._turned(gram)]
+        blocks = np.concatenate(
+            [
+                sum_by(self.first, own[0], n) + sum_by(self.second, own[1], n),
+                across := sum_by(joined, across, n_joined),
+                across.swapaxes(1, 2),
+            ]
+        )
+        if prior is not None and k > 1:
+            blocks[:n, [1, 2], [1, 2]] += prior**-2
+        return bsr_matrix((blocks[order], column, start), shape=(k * n, k * n))
+
+    def _turned(self, gram):
+        """Return normal matrices of pairs in the bases of their second groups."""
+        return self.transfer[1].swapaxes(1, 2) @ gram @ self.transfer[1]
+
+
+def _times(matrices, vectors):
+    """Products of matrices, shape (n, k, k), and vectors, shape (n, k)."""
+    if vectors.shape[1] == 1:
+        return matrices[:, 0] * vectors
+    return np.einsum("pij,pj->pi", matrices, vectors)
 
 
 def pair_weights(equations, weights, floor, npix, scatter):
@@ -300,6 +360,9 @@ class Solution:
         What is left of each pair over its expected error.
     active : `~numpy.ndarray` of bool, shape (m, k)
         Coefficients that were free.
+    residual : float
+        What is left of the normal equations' right-hand side, as a part of it; of both the
+        norm in units of the diagonal's root.
     """
 
     coefficients: np.ndarray
@@ -311,6 +374,7 @@ class Solution:
     n_sigma: np.ndarray
     active: np.ndarray
     _apply: object
+    residual: float = 0.0
 
     @property
     def floor(self):
@@ -345,13 +409,17 @@ class Solution:
 
     def _probe_variance(self, n):
         rng = np.random.default_rng(0)
-        start = rng.choice([-1.0, 1.0], (n, N_PROBES))
-        modes = np.linalg.qr(self._apply(self._apply(start)))[0]
-        applied = self._apply(modes)
+
+        def apply(vectors):
+            return self._apply(vectors, PROBE_TOLERANCE)
+
+        start = rng.choice([-1.0, 1.0], (n, N_MODES))
+        modes = np.linalg.qr(apply(apply(start)))[0]
+        applied = apply(modes)
         inner = modes.T @ applied
         smooth = 2 * np.sum(modes * applied, axis=1) - np.sum((modes @ inner) * modes, axis=1)
         probes = rng.choice([-1.0, 1.0], (n, N_PROBES))
-        rest = self._apply(probes - modes @ (modes.T @ probes))
+        rest = apply(probes - modes @ (modes.T @ probes))
         rest -= modes @ (modes.T @ rest)
         return smooth + np.mean(probes * rest, axis=1)
 
@@ -398,52 +466,58 @@ def solve_groups(equations, options, *, weights, npix, scatter, reference=None, 
     """
     pairs = np.stack([equations.first, equations.second], axis=1)
     n_sets, component = components(pairs, equations.n_groups)
-    members = _members(component, n_sets)
-    held = np.array([m[0] if reference is None else reference(m) for m in members], dtype=int)
+    held = _held_groups(component, n_sets, reference)
     free = _free_coefficients(equations, component, held, active)
-    fitted = np.ones_like(free) if active is None else active
+    set_of = component[equations.first]
+    solver = _Solver(equations, free, options.slope_prior)
 
     def solve(floors, robust):
-        floor = floors[component[equations.first]]
-        factor = robust * pair_weights(equations, weights, floor, npix, scatter)
-        return _Factorised(equations, factor, free, options.slope_prior)
+        return solver.solve(robust * pair_weights(equations, "ivar", floors[set_of], npix, scatter))
 
-    fixed = options.floor if weights == "ivar" else 0.0
-    floors = np.full(n_sets, 0.0 if fixed is None else fixed)
     adapt = _Reweighting(
-        equations,
-        component,
-        n_sets,
-        free,
-        fixed is None,
-        options.robust if weights == "ivar" else None,
+        equations, component, n_sets, free, options.floor is None, options.robust
     )
-    floors, robust, factorised = adapt.run(floors, solve)
+    floors = np.full(n_sets, 0.0 if options.floor is None else options.floor)
+    if weights == "ivar" or options.floor is None:
+        floors, robust, solved = adapt.run(floors, solve)
+    variance = 1 + np.square(floors[set_of]) * equations.gram[:, 0, 0]
+    if weights != "ivar":
+        # The floor is the pairs' own, whatever they count for.
+        robust = np.ones(len(pairs))
+        solved = solver.solve(pair_weights(equations, weights, 0.0, npix, scatter))
+    solved = solver.finish(solved)
     gauge = _ZeroMean(equations, component, n_sets, free) if reference is None else None
-    coefficients = factorised.solution
+    coefficients = solved.coefficients
     if gauge is not None:
-        coefficients = gauge.apply(coefficients[:, None])[:, 0]
+        coefficients = gauge.apply(coefficients.reshape(-1, 1)).reshape(coefficients.shape)
         held = np.full(n_sets, -1)
-    variance = 1 + np.square(floors[component[equations.first]]) * equations.gram[:, 0, 0]
-    variance /= robust
+    variance = None if weights == "ivar" else variance
 
-    def covariance(vectors):
+    def covariance(vectors, tolerance=COVARIANCE_TOLERANCE):
         if gauge is not None:
             vectors = gauge.apply_transposed(vectors)
-        out = factorised.covariance(vectors, None if weights == "ivar" else variance)
+        out = solved.covariance(vectors, variance, tolerance)
         return out if gauge is None else gauge.apply(out)
 
     return Solution(
-        coefficients=coefficients.reshape(equations.n_groups, -1),
+        coefficients=coefficients,
         component=component,
         reference=held,
         floors=floors,
-        weight=factorised.factor * equations.gram[:, 0, 0],
+        weight=solved.factor * equations.gram[:, 0, 0],
         robust=robust,
-        n_sigma=adapt.n_sigma(floors, factorised),
-        active=fitted,
+        n_sigma=adapt.n_sigma(floors, solved),
+        active=np.ones_like(free) if active is None else active,
         _apply=covariance,
+        residual=solved.residual,
     )
+
+
+def _held_groups(component, n_sets, reference):
+    """Return the group of each set that is held at zero, at first."""
+    if reference is None:
+        return np.unique(component, return_index=True)[1]
+    return np.array([reference(m) for m in _members(component, n_sets)], dtype=int)
 
 
 def _members(labels, n):
@@ -468,76 +542,155 @@ def _free_coefficients(equations, component, held, active):
     return free
 
 
-class _Factorised:
-    """The normal matrix of the free coefficients, scaled and factorised."""
+class _Solver:
+    """Solves the equations for one set of weights after another."""
+
+    def __init__(self, equations, free, prior):
+        self.equations = equations
+        self.free = free
+        self.prior = prior
+        self._like = self._last = None
+        self._steps = 0
+
+    @cached_property
+    def iterative(self):
+        """Whether iterations take less than factors."""
+        n = self.equations.n_groups
+        if n < MIN_ITERATIVE:
+            return False
+        _, _, _, column, start = self.equations._pattern
+        graph = csr_matrix((np.ones(len(column), dtype=np.int8), column, start), shape=(n, n))
+        return linear.direct_work(graph, self.equations.n_terms) > linear.MAX_WORK
+
+    def solve(self, factor):
+        """Return the solution for factors on the pairs' normal matrices, shape (n,).
+
+        One by iterations starts from the last, and is rough: `finish` ends it.
+        """
+        solved = _Solved(self.equations, factor, self.free, self.prior)
+        if not self.iterative:
+            solved.system = linear.Direct(solved.matrix)
+            # Long chains are badly conditioned, the pairs' own residuals are not.
+            for _ in range(N_REFINE + 1):
+                solved.add(solved.left())
+            solved.left()
+            return solved
+        solved.system = linear.Iterative(
+            solved.matrix, self._modes(solved), self.equations.group_axes[:, 0], like=self._like
+        )
+        if self._last is not None:
+            solved.coefficients = self._last.coefficients.copy()
+        solved.reach(ROUGH_TOLERANCE)
+        if self._like is None:
+            self._steps = solved.system.n_steps
+        # Weights that have changed much need a multigrid of their own.
+        worn = solved.system.n_steps > 2 * self._steps + 10
+        self._like, self._last = None if worn else solved.system, solved
+        return solved
+
+    def _modes(self, solved):
+        """What no overlap sees, in the scaled coefficients, shape (m, k, k)."""
+        if self.equations.n_terms == 1:
+            modes = np.ones((self.equations.n_groups, 1, 1))
+        else:
+            modes = transfer_matrix(np.eye(3), self.equations.group_axes)
+        scale = solved.scale[:, :, None]
+        return np.divide(modes, scale, out=np.zeros_like(modes), where=scale > 0)
+
+    def finish(self, solved):
+        """Return the solution, as exact as is promised.
+
+        Raises
+        ------
+        ConvergenceError
+            If iterations do not get there.
+        """
+        if self.iterative:
+            solved.reach(TOLERANCE)
+            if solved.residual > PROMISED:
+                msg = (
+                    f"{len(self.equations.first)} pairs of {self.equations.n_groups} groups: "
+                    f"iterations leave {solved.residual:.1e} of the right-hand side, over "
+                    f"{PROMISED:g}"
+                )
+                raise ConvergenceError(msg)
+        return solved
+
+
+class _Solved:
+    """The normal equations for one set of weights, scaled to a diagonal of ones, and solved.
+
+    Coefficients that are not free have a row and a column of their own, and stay zero.
+    """
 
     def __init__(self, equations, factor, free, prior):
         self.equations = equations
         self.factor = factor
-        k, n = equations.n_terms, equations.n_groups
-        matrix, vector = equations.assemble(factor)
-        if prior is not None and k > 1:
-            ridge = np.zeros((n, k))
-            ridge[:, 1:] = prior**-2
-            matrix = matrix + diags_array(ridge.ravel(), format="csc")
-        self.free = np.flatnonzero(free)
-        self.solution = np.zeros(k * n)
-        if len(self.free) == 0:
-            return
-        diagonal = matrix.diagonal()[self.free]
-        self.scale = 1 / np.sqrt(np.where(diagonal > 0, diagonal, 1.0))
-        scale = diags_array(self.scale)
-        self.lu = _factorise((scale @ matrix[self.free][:, self.free] @ scale).tocsc())
-        self._add(vector)
-        # Long chains are badly conditioned, the pairs' own residuals are not.
-        for _ in range(N_REFINE):
-            self._add(equations.gradient(factor, self.coefficients, prior))
+        self.prior = prior
+        self.system = None
+        self.coefficients = np.zeros(free.shape)
+        self.matrix = equations.assemble(factor, prior)
+        _, _, row, column, _ = equations._pattern
+        diagonal = self.matrix.diagonal().reshape(free.shape)
+        self.scale = free / np.sqrt(np.where(diagonal > 0, diagonal, 1.0))
+        self.matrix.data *= self.scale[row][:, :, None] * self.scale[column][:, None, :]
+        own = np.flatnonzero(row == column)
+        for c in range(free.shape[1]):
+            held = ~free[:, c] | (diagonal[:, c] <= 0)
+            self.matrix.data[own[held], c, c] = 1.0
+        self._norm = np.linalg.norm(self.scale * equations.gradient(factor, self.coefficients))
+        self.residual = 1.0 if self._norm > 0 else 0.0
 
-    def _add(self, vector):
-        """Add the solution of the normal equations for a right-hand side."""
-        self.solution[self.free] += self.scale * self.lu.solve(self.scale * vector[self.free])
+    def left(self):
+        """Return what is left of the scaled right-hand side, shape (m, k)."""
+        left = self.scale * self.equations.gradient(self.factor, self.coefficients, self.prior)
+        self.residual = float(np.linalg.norm(left) / self._norm) if self._norm > 0 else 0.0
+        return left
 
-    @property
-    def coefficients(self):
-        """Coefficients of the groups, shape (m, k)."""
-        return self.solution.reshape(self.equations.n_groups, -1)
+    def add(self, left, tolerance=0.0):
+        """Add the solution of the scaled equations for a right-hand side."""
+        step = self.system.solve(left.ravel(), tolerance=tolerance)
+        self.coefficients += self.scale * step.reshape(self.scale.shape)
 
-    def covariance(self, vectors, variance):
+    def reach(self, tolerance):
+        """Add until what is left is under a part of the right-hand side, or no longer shrinks."""
+        before = np.inf
+        while True:
+            left = self.left()
+            if self.residual <= tolerance or self.residual > 0.5 * before:
+                return
+            before = self.residual
+            self.add(left, 0.5 * tolerance * self._norm)
+
+    def covariance(self, vectors, variance, tolerance):
         """Covariance matrix times vectors, shape (m * k, n).
 
         ``variance`` is that of the pairs' unit weight where their weights are
         not its inverse; the sandwich then takes it in.
         """
-        out = np.zeros_like(vectors)
-        if len(self.free) == 0:
-            return out
-        scale = self.scale[:, None]
-        part = scale * self.lu.solve(scale * vectors[self.free])
+        scale = self.scale.reshape(-1, 1)
+        out = scale * self._inverse(scale * vectors, tolerance)
         if variance is not None:
-            middle = self.equations.assemble(self.factor**2 * variance, squares=True)
-            part = middle[self.free][:, self.free] @ part
-            part = scale * self.lu.solve(scale * part)
-        out[self.free] = part
+            middle = self.equations.assemble(self.factor**2 * variance)
+            out = scale * self._inverse(scale * (middle @ out), tolerance)
         return out
 
+    def _inverse(self, vectors, tolerance):
+        """Solutions for each column, to a part of its norm."""
+        if not self.system.iterative:
+            return self.system.solve(vectors)
+        columns = [
+            self.system.solve(v, tolerance=tolerance * np.linalg.norm(v)) for v in vectors.T
+        ]
+        return np.stack(columns, axis=1)
 
-def _factorise(matrix):
-    """LU of a symmetric positive matrix; of a singular one, with the least of priors."""
-    options = {
-        "permc_spec": "MMD_AT_PLUS_A",
-        "diag_pivot_thresh": 0.0,
-        "options": {"SymmetricMode": True},
-    }
-    try:
-        lu = splu(matrix, **options)
-        # Sound chains of thousands of planes have pivots down to 1e-12 of the diagonal.
-        if lu.U.diagonal().min() > 1e-14:
-            return lu
-    except RuntimeError:
-        pass
-    logger.info("the normal matrix is singular: the slopes that no pair sees stay near zero")
-    ridge = diags_array(np.full(matrix.shape[0], 1e-10))
-    return splu((matrix + ridge).tocsc(), **options)
+
+def _medians(labels, values):
+    """Return the labels there are, and the median of the values of each."""
+    order = np.lexsort((values, labels))
+    labels, values = labels[order], values[order]
+    found, start, count = np.unique(labels, return_index=True, return_counts=True)
+    return found, 0.5 * (values[start + (count - 1) // 2] + values[start + count // 2])
 
 
 class _ZeroMean:
@@ -551,8 +704,7 @@ class _ZeroMean:
         k = equations.n_terms
         self.component, self.n_sets, self.k = component, n_sets, k
         count = np.bincount(component, minlength=n_sets)[component]
-        centres = np.zeros((n_sets, 3))
-        np.add.at(centres, component, equations.group_axes[:, 0])
+        centres = sum_by(component, equations.group_axes[:, 0], n_sets)
         axes = tangent_axes(centres)[component]
         if k == 1:
             self.to, self.back = np.ones((2, len(component), 1, 1))
@@ -560,8 +712,7 @@ class _ZeroMean:
             self.to = transfer_matrix(equations.group_axes, axes)
             self.back = transfer_matrix(axes, equations.group_axes)
             # Free slopes of a set are all of its groups' but the held one's, or fewer.
-            loose = np.zeros(n_sets)
-            np.add.at(loose, component, (~free[:, 1:]).any(axis=1))
+            loose = np.bincount(component, (~free[:, 1:]).any(axis=1), minlength=n_sets)
             level_only = (loose > 1)[component]
             only = np.zeros((k, k))
             only[0, 0] = 1.0
@@ -579,11 +730,8 @@ class _ZeroMean:
 
     def _subtract(self, vectors, to, back):
         blocks = vectors.reshape(len(self.component), self.k, -1)
-        mean = np.zeros((self.n_sets, self.k, blocks.shape[2]))
-        np.add.at(mean, self.component, np.einsum("gij,gjn->gin", to, blocks))
-        return (blocks - np.einsum("gij,gjn->gin", back, mean[self.component])).reshape(
-            vectors.shape
-        )
+        mean = sum_by(self.component, to @ blocks, self.n_sets)
+        return (blocks - back @ mean[self.component]).reshape(vectors.shape)
 
 
 class _Reweighting:
@@ -605,8 +753,7 @@ class _Reweighting:
         self.set_of = component[equations.first]
         k = equations.n_terms
         measured = k * np.bincount(self.set_of, minlength=n_sets)
-        unknown = np.zeros(n_sets)
-        np.add.at(unknown, component, free.sum(axis=1))
+        unknown = np.bincount(component, free.sum(axis=1), minlength=n_sets)
         self.freedom = np.maximum(measured - unknown, 0)
         # Mean part of a pair's squared residual that the fit leaves.
         self.left = np.divide(self.freedom, measured, out=np.ones(n_sets), where=measured > 0)
@@ -652,45 +799,43 @@ class _Reweighting:
         return same.all() and np.abs(robust - before[1]).max(initial=0) < 1e-3
 
     def _floors(self, quadratic, robust):
-        """Floor of each set by bisection, the residuals and robust weights being given."""
+        """Floor of each set, the residuals and robust weights being given.
+
+        By Newton's method for the inverse of the weighted sum of squares, which is concave in
+        the floor's square: from zero it cannot go too far.
+        """
         own = self.equations.gram[:, 0, 0]
-        counted = np.where(self.many, robust > LEAST_WEIGHT, True)
-        number = np.bincount(self.set_of, weights=counted, minlength=self.n_sets)
-        count = np.bincount(self.set_of, minlength=self.n_sets)
-        target = self.freedom * number / np.maximum(count, 1)
+        counted = np.where(self.many, robust > LEAST_WEIGHT, True) * np.maximum(quadratic, 0)
+        number = self._sum(np.where(self.many, robust > LEAST_WEIGHT, True))
+        target = self.freedom * number / np.maximum(self._sum(np.ones(len(own))), 1)
+        square = np.zeros(self.n_sets)
+        for _ in range(N_NEWTON):
+            factor = 1 / (1 + square[self.set_of] * own)
+            value = self._sum(counted * factor)
+            slope = self._sum(counted * np.square(factor) * own)
+            more = (value > target) & (target > 0)
+            step = np.zeros(self.n_sets)
+            step[more] = (value[more] / target[more] - 1) * value[more] / slope[more]
+            square += step
+            if (step <= 1e-12 * square).all():
+                break
+        return np.sqrt(square)
 
-        def excess(floors):
-            value = counted * quadratic / (1 + np.square(floors[self.set_of]) * own)
-            return np.bincount(self.set_of, weights=value, minlength=self.n_sets) - target
-
-        wanted = (excess(np.zeros(self.n_sets)) > 0) & (self.freedom > 0)
-        # Above this the weighted sum of squares is under its target for certain.
-        peak = np.zeros(self.n_sets)
-        np.maximum.at(peak, self.set_of, quadratic / own)
-        high = np.sqrt(peak * np.maximum(count, 1) / np.maximum(target, 1e-300))
-        low = 1e-6 * high
-        for _ in range(60):
-            middle = np.sqrt(low * high)
-            above = excess(middle) > 0
-            low, high = np.where(above, middle, low), np.where(above, high, middle)
-        return np.where(wanted, np.sqrt(low * high), 0.0)
+    def _sum(self, values):
+        """Sum over the pairs of each set."""
+        return np.bincount(self.set_of, values, minlength=self.n_sets)
 
     def _median_floors(self, quadratic, floors):
         """Floors of the sets of many loops such that the median residual is as expected."""
         own = self.equations.gram[:, 0, 0]
-        k = self.equations.n_terms
+        rows = np.flatnonzero(self.many)
+        sets = self.set_of[rows]
+        target = 2 * gammaincinv(self.equations.n_terms / 2, 0.5) * self.left[sets]
+        # The floor's square that each pair by itself asks for: half ask for more.
+        square = (quadratic[rows] / target - 1) / own[rows]
         floors = floors.copy()
-        for s in np.unique(self.set_of[self.many]):
-            rows = self.set_of == s
-            target = 2 * gammaincinv(k / 2, 0.5) * self.left[s]
-            low, high = 0.0, np.sqrt(np.median(quadratic[rows] / own[rows]) / target)
-            if np.median(quadratic[rows]) <= target:
-                high = 0.0
-            for _ in range(40):
-                middle = 0.5 * (low + high)
-                above = np.median(quadratic[rows] / (1 + middle**2 * own[rows])) > target
-                low, high = (middle, high) if above else (low, middle)
-            floors[s] = 0.5 * (low + high)
+        found, median = _medians(sets, square)
+        floors[found] = np.sqrt(np.maximum(median, 0))
         return floors
 
     def _z(self, quadratic, floors):
