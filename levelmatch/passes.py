@@ -5,11 +5,14 @@ import warnings
 from dataclasses import dataclass, field, replace
 
 import numpy as np
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import minimum_spanning_tree
 
 from levelmatch.corrections import Correction
 from levelmatch.exceptions import DisconnectedError, DisconnectedWarning
+from levelmatch.linear import sum_by
 from levelmatch.overlaps import components
-from levelmatch.reference import Reference, choose_reference
+from levelmatch.reference import ReferenceChooser
 from levelmatch.sky import tangent_axes, transfer_matrix
 from levelmatch.solve import Equations, fit_terms, solve_auto, solve_groups
 
@@ -190,14 +193,19 @@ def _restore_links(table, group, measured, kept, reason):
     n = int(group.max()) + 1
     if components(ends[measured], n)[0] == components(ends[kept], n)[0]:
         return
-    _, label = components(ends[kept], n)
+    n_sets, label = components(ends[kept], n)
     rejected = np.flatnonzero(measured & ~kept)
-    for p in rejected[np.argsort(-table.npix[rejected], kind="stable")]:
-        a, b = label[first[p]], label[second[p]]
-        if a != b:
-            label[label == b] = a
-            kept[p] = True
-            reason[p] = f"kept as the only link, although {reason[p]}"
+    rejected = rejected[np.argsort(-table.npix[rejected], kind="stable")]
+    low, high = np.sort(label[ends[rejected]], axis=1).T
+    # The first, so the largest, of those that join the same two sets.
+    _, largest = np.unique(low.astype(np.int64) * n_sets + high, return_index=True)
+    largest = np.sort(largest[low[largest] != high[largest]])
+    low, high = low[largest], high[largest]
+    rank = np.arange(1, len(largest) + 1)
+    tree = minimum_spanning_tree(coo_array((rank, (low, high)), shape=(n_sets, n_sets)).tocsr())
+    for p in rejected[largest[np.sort(tree.data.astype(np.intp)) - 1]]:
+        kept[p] = True
+        reason[p] = f"kept as the only link, although {reason[p]}"
 
 
 def solve_pass(matched, frames, table, rows, weights, options, *, sky=None):
@@ -287,25 +295,13 @@ def _gauge(matched, frames, equations, npix, references):
     """Return the function that picks the group held at zero, and notes its choice."""
     pairs = np.stack([equations.first, equations.second], axis=1)
 
-    def science(members):
-        parts = {matched.group[i]: f for i, f in enumerate(frames)}
-        chosen = [g for g in members if parts[g].part != "lyot"] or list(members)
-        name = frames[np.flatnonzero(matched.group == chosen[0])[0]].name
-        return Reference(int(chosen[0]), name, "the science part is held at zero")
+    chooser = ReferenceChooser(frames, matched.group, pairs, npix, keyword=matched.keyword)
 
     def pick(members):
         if matched.reference == "science":
-            choice = science(members)
+            choice = chooser.science(members)
         else:
-            choice = choose_reference(
-                frames,
-                matched.group,
-                pairs,
-                npix,
-                members,
-                reference=matched.reference,
-                keyword=matched.keyword,
-            )
+            choice = chooser.choose(members, matched.reference)
         if len(members) > 1:
             references[members[0]] = choice
         return choice.group
@@ -315,9 +311,8 @@ def _gauge(matched, frames, equations, npix, references):
 
 def _group_axes(group, frames):
     """Centre, East and North of each group: its image's own, or those of the images' mean."""
-    centres = np.zeros((int(group.max()) + 1, 3))
-    np.add.at(centres, group, np.array([frame.whole_grid.axes[0] for frame in frames]))
-    return tangent_axes(centres)
+    centres = np.array([frame.whole_grid.axes[0] for frame in frames])
+    return tangent_axes(sum_by(group, centres, int(group.max()) + 1))
 
 
 def _disconnected(matched, solution):
@@ -326,21 +321,22 @@ def _disconnected(matched, solution):
     domain = np.zeros(n_groups, dtype=int)
     domain[matched.group] = matched.domain
     size = np.bincount(solution.component)
-    isolated = np.zeros(n_groups, dtype=bool)
-    broken = {}
-    for d in np.unique(domain):
-        groups = np.flatnonzero(domain == d)
-        sets = np.unique(solution.component[groups])
-        if len(sets) > 1:
-            broken[int(d)] = sets
-            isolated[groups[size[solution.component[groups]] == 1]] = True
-    return broken, isolated
+    # A set lies in one domain: pairs are within domains.
+    of_set = np.zeros(len(size), dtype=int)
+    of_set[solution.component] = domain
+    number = np.bincount(of_set, minlength=int(domain.max()) + 1)
+    isolated = (size[solution.component] == 1) & (number[domain] > 1)
+    order = np.argsort(of_set, kind="stable")
+    sets = np.split(order, np.cumsum(number)[:-1])
+    return {int(d): sets[d] for d in np.flatnonzero(number > 1)}, isolated
 
 
 def _report_disconnected(matched, frames, sets, isolated, options):
     """Warn of the domains that fall apart, or refuse them."""
     n_sets = sum(len(s) for s in sets.values())
-    tiles = [frames[np.flatnonzero(matched.domain == d)[0]].tile for d in sets]
+    domains, one = np.unique(matched.domain, return_index=True)
+    one = dict(zip(domains.tolist(), one.tolist(), strict=True))
+    tiles = [frames[one[d]].tile for d in sets]
     where = f"tiles {_shorten(tiles)}: " if matched.name != "mosaic" else ""
     msg = f"pass {matched.name}: {where}what overlaps falls into {n_sets} sets"
     if options.disconnected == "error":

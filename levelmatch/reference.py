@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-__all__ = ["Reference", "choose_reference", "find_reference"]
+__all__ = ["Reference", "ReferenceChooser", "choose_reference", "find_reference"]
 
 
 @dataclass(frozen=True)
@@ -75,36 +75,73 @@ def choose_reference(frames, groups, pairs, area, members, *, reference, keyword
     reference : `Reference`
         A Lyot image is never one, unless the set has nothing else.
     """
-    if not isinstance(reference, str) and reference in members:
-        name = frames[np.flatnonzero(groups == reference)[0]].name
-        return Reference(int(reference), name, "named by the user")
-    science = [i for i, f in enumerate(frames) if groups[i] in members and f.part != "lyot"]
-    candidates = science or [i for i in range(len(frames)) if groups[i] in members]
-    timed = [
-        (abs(t), i) for i in candidates if (t := _number(frames[i].meta.get(keyword))) is not None
-    ]
-    if timed:
-        time, i = min(timed)
-        return Reference(
-            int(groups[i]),
-            frames[i].name,
-            f"closest in time to the backgrounds (|{keyword}| = {time:g})",
-        )
-    return _most_overlaps(frames, groups, pairs, area, candidates)
+    chooser = ReferenceChooser(frames, groups, pairs, area, keyword=keyword)
+    return chooser.choose(members, reference)
 
 
-def _most_overlaps(frames, groups, pairs, area, candidates):
-    """Most distinct overlapping groups, then the largest overlapping area, then the first."""
-    best = None
-    for i in candidates:
-        joined = (pairs == groups[i]).any(axis=1)
-        others = np.unique(pairs[joined].sum(axis=1) - groups[i])
-        score = (len(others), float(area[joined].sum()))
-        if best is None or score > best[0]:
-            best = score, i
-    (count, _), i = best
-    reason = f"most overlaps ({count})" if count else "the only image of its set"
-    return Reference(int(groups[i]), frames[i].name, reason)
+class ReferenceChooser:
+    """The choice for many sets, each of which looks at its own images alone.
+
+    Parameters
+    ----------
+    frames, groups, pairs, area, keyword
+        See `choose_reference`.
+    """
+
+    def __init__(self, frames, groups, pairs, area, *, keyword):
+        self.frames = frames
+        self.groups = np.asarray(groups)
+        self.keyword = keyword
+        n = int(self.groups.max()) + 1
+        order = np.argsort(self.groups, kind="stable")
+        self._images = np.split(order, np.cumsum(np.bincount(self.groups, minlength=n))[:-1])
+        pairs = np.sort(np.asarray(pairs, dtype=np.int64).reshape(-1, 2), axis=1)
+        distinct = np.unique(pairs[:, 0] * n + pairs[:, 1])
+        ends = np.concatenate([distinct // n, distinct % n])
+        self._count = np.bincount(ends, minlength=n)
+        self._area = np.bincount(pairs.ravel(), np.repeat(area, 2), minlength=n)
+
+    def _members(self, members):
+        """Images of groups, in order, and those of them that are not of a Lyot part."""
+        images = np.sort(np.concatenate([self._images[g] for g in members]))
+        science = [i for i in images.tolist() if self.frames[i].part != "lyot"]
+        return images.tolist(), science
+
+    def choose(self, members, reference):
+        """Return the `Reference` of the set of groups ``members``."""
+        if not isinstance(reference, str) and reference in members:
+            name = self.frames[self._images[reference][0]].name
+            return Reference(int(reference), name, "named by the user")
+        images, science = self._members(members)
+        candidates = science or images
+        timed = []
+        for i in candidates:
+            time = _number(self.frames[i].meta.get(self.keyword))
+            if time is not None:
+                timed.append((abs(time), i))
+        if timed:
+            time, i = min(timed)
+            return Reference(
+                int(self.groups[i]),
+                self.frames[i].name,
+                f"closest in time to the backgrounds (|{self.keyword}| = {time:g})",
+            )
+        return self._most_overlaps(np.array(candidates))
+
+    def _most_overlaps(self, candidates):
+        """Most distinct overlapping groups, then the largest overlapping area, then the first."""
+        groups = self.groups[candidates]
+        i = candidates[np.lexsort((candidates, -self._area[groups], -self._count[groups]))[0]]
+        count = self._count[self.groups[i]]
+        reason = f"most overlaps ({count})" if count else "the only image of its set"
+        return Reference(int(self.groups[i]), self.frames[i].name, reason)
+
+    def science(self, members):
+        """Return the first group of the set with a science image, or its first."""
+        _, science = self._members(members)
+        chosen = min(self.groups[science]) if science else members[0]
+        name = self.frames[self._images[chosen][0]].name
+        return Reference(int(chosen), name, "the science part is held at zero")
 
 
 def _number(value):

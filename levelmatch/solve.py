@@ -66,6 +66,8 @@ N_NEWTON = 100
 N_REFINE = 2
 # Systems of at least so many groups are solved by iterations, if factors are dear.
 MIN_ITERATIVE = 2000
+# A multigrid serves other weights as long as none changes by more than this.
+MAX_CHANGE = 3.0
 # What may be left of the right-hand side: of the solution, of those between which pairs are
 # weighted again, and of the covariance's columns; the first is promised to be under the fourth.
 TOLERANCE = 1e-10
@@ -310,6 +312,8 @@ class Equations:
         )
         if prior is not None and k > 1:
             blocks[:n, [1, 2], [1, 2]] += prior**-2
+        if k == 1:
+            return csr_matrix((blocks.ravel()[order], column, start), shape=(n, n))
         return bsr_matrix((blocks[order], column, start), shape=(k * n, k * n))
 
     def _turned(self, gram):
@@ -474,9 +478,7 @@ def solve_groups(equations, options, *, weights, npix, scatter, reference=None, 
     def solve(floors, robust):
         return solver.solve(robust * pair_weights(equations, "ivar", floors[set_of], npix, scatter))
 
-    adapt = _Reweighting(
-        equations, component, n_sets, free, options.floor is None, options.robust
-    )
+    adapt = _Reweighting(equations, component, n_sets, free, options.floor is None, options.robust)
     floors = np.full(n_sets, 0.0 if options.floor is None else options.floor)
     if weights == "ivar" or options.floor is None:
         floors, robust, solved = adapt.run(floors, solve)
@@ -549,8 +551,7 @@ class _Solver:
         self.equations = equations
         self.free = free
         self.prior = prior
-        self._like = self._last = None
-        self._steps = 0
+        self._built = self._last = None
 
     @cached_property
     def iterative(self):
@@ -575,18 +576,26 @@ class _Solver:
                 solved.add(solved.left())
             solved.left()
             return solved
+        near = self._near(factor)
         solved.system = linear.Iterative(
-            solved.matrix, self._modes(solved), self.equations.group_axes[:, 0], like=self._like
+            solved.matrix, self._modes(solved), self.equations.group_axes[:, 0], like=near
         )
+        if near is None:
+            self._built = factor, solved.system
         if self._last is not None:
             solved.coefficients = self._last.coefficients.copy()
+            solved.moved = False
         solved.reach(ROUGH_TOLERANCE)
-        if self._like is None:
-            self._steps = solved.system.n_steps
-        # Weights that have changed much need a multigrid of their own.
-        worn = solved.system.n_steps > 2 * self._steps + 10
-        self._like, self._last = None if worn else solved.system, solved
+        self._last = solved
         return solved
+
+    def _near(self, factor):
+        """Return the last system built from weights that these are near to, or None."""
+        if self._built is not None:
+            ratio = factor / self._built[0]
+            if ratio.max() < MAX_CHANGE and ratio.min() > 1 / MAX_CHANGE:
+                return self._built[1]
+        return None
 
     def _modes(self, solved):
         """What no overlap sees, in the scaled coefficients, shape (m, k, k)."""
@@ -628,16 +637,18 @@ class _Solved:
         self.factor = factor
         self.prior = prior
         self.system = None
+        self.moved = True
         self.coefficients = np.zeros(free.shape)
         self.matrix = equations.assemble(factor, prior)
         _, _, row, column, _ = equations._pattern
         diagonal = self.matrix.diagonal().reshape(free.shape)
         self.scale = free / np.sqrt(np.where(diagonal > 0, diagonal, 1.0))
-        self.matrix.data *= self.scale[row][:, :, None] * self.scale[column][:, None, :]
+        blocks = self.matrix.data.reshape(-1, free.shape[1], free.shape[1])
+        blocks *= self.scale[row][:, :, None] * self.scale[column][:, None, :]
         own = np.flatnonzero(row == column)
         for c in range(free.shape[1]):
             held = ~free[:, c] | (diagonal[:, c] <= 0)
-            self.matrix.data[own[held], c, c] = 1.0
+            blocks[own[held], c, c] = 1.0
         self._norm = np.linalg.norm(self.scale * equations.gradient(factor, self.coefficients))
         self.residual = 1.0 if self._norm > 0 else 0.0
 
@@ -649,6 +660,7 @@ class _Solved:
 
     def add(self, left, tolerance=0.0):
         """Add the solution of the scaled equations for a right-hand side."""
+        self.moved = True
         step = self.system.solve(left.ravel(), tolerance=tolerance)
         self.coefficients += self.scale * step.reshape(self.scale.shape)
 
@@ -679,14 +691,14 @@ class _Solved:
         """Solutions for each column, to a part of its norm."""
         if not self.system.iterative:
             return self.system.solve(vectors)
-        columns = [
-            self.system.solve(v, tolerance=tolerance * np.linalg.norm(v)) for v in vectors.T
-        ]
+        columns = [self.system.solve(v, tolerance=tolerance * np.linalg.norm(v)) for v in vectors.T]
         return np.stack(columns, axis=1)
 
 
 def _medians(labels, values):
     """Return the labels there are, and the median of the values of each."""
+    if len(labels) > 0 and labels.min() == labels.max():
+        return labels[:1], np.median(values, keepdims=True)
     order = np.lexsort((values, labels))
     labels, values = labels[order], values[order]
     found, start, count = np.unique(labels, return_index=True, return_counts=True)
@@ -790,7 +802,7 @@ class _Reweighting:
             if kind is not None:
                 robust = self._weights(quadratic, floors, kind)
             factorised = solve(floors, robust)
-            if self._settled(before, floors, robust):
+            if self._settled(before, floors, robust) or not factorised.moved:
                 break
         return floors, robust, factorised
 
