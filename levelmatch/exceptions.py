@@ -34,6 +34,8 @@ class DisconnectedError(LevelMatchError):
 
 class RecordError(LevelMatchError):
     """A record that is none, is damaged, or does not go with the files."""
+
+
 class ConvergenceError(LevelMatchError):
     """Equations whose solution did not reach the accuracy that is promised."""
 

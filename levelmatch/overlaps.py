@@ -10,7 +10,17 @@ from scipy.spatial import cKDTree
 
 from levelmatch.sampling import convex_overlap
 
-__all__ = ["DepthMap", "components", "find_pairs", "overlap_groups", "thin_pairs"]
+__all__ = [
+    "DepthMap",
+    "components",
+    "find_outline_pairs",
+    "find_pairs",
+    "overlap_groups",
+    "thin_pairs",
+]
+
+# Circles on the sky compared with the others at a time.
+CHUNK = 50_000
 
 # The mean of an image's overlaps over the largest from which on they are nearly equal.
 NEARLY_EQUAL = 0.6
@@ -35,27 +45,71 @@ def find_pairs(grids):
     """
     centres = np.array([grid.centre for grid in grids])
     radii = np.array([grid.radius for grid in grids])
-    pairs = _near_pairs(centres, radii)
-    vertices = np.ascontiguousarray([grid.polygon for grid in grids])
-    area = convex_overlap(vertices, pairs)
-    # Outlines are those of pixel centres; images that only touch share no sample.
-    return pairs[area > 0], area[area > 0]
+    return find_outline_pairs(centres, radii, np.array([grid.polygon for grid in grids]))
 
 
-def _near_pairs(centres, radii):
-    """Pairs of circles on the sphere that touch, shape (m, 2), sorted."""
-    # Chords grow with angles: the chord of the sum bounds that of the separation.
-    tree = cKDTree(centres)
-    reach = np.minimum(radii + radii.max(), np.pi)
-    found = tree.query_ball_point(centres, 2 * np.sin(reach / 2) * (1 + 1e-9))
-    first = np.repeat(np.arange(len(centres)), [len(f) for f in found])
-    second = np.concatenate([np.asarray(f, dtype=np.intp) for f in found])
-    keep = first < second
-    first, second = first[keep], second[keep]
-    chord = np.linalg.norm(centres[first] - centres[second], axis=1)
-    touch = chord <= 2 * np.sin(np.minimum(radii[first] + radii[second], np.pi) / 2) * (1 + 1e-9)
-    pairs = np.stack([first[touch], second[touch]], axis=1).astype(np.intp)
-    return pairs[np.lexsort((pairs[:, 1], pairs[:, 0]))]
+def find_outline_pairs(centres, radii, outlines, *, chunk=CHUNK):
+    """Return the pairs of convex outlines on the sky that overlap.
+
+    Circles about the outlines are compared by trees of their centres, a chunk of them at a time,
+    so that beside the result the memory does not grow with the pairs; large and small
+    ones apart, so that one large outline does not make all candidates.
+
+    Parameters
+    ----------
+    centres : `~numpy.ndarray`, shape (n, 3)
+        Unit vectors of the outlines' centres.
+    radii : `~numpy.ndarray`, shape (n,)
+        Angle in radian from each centre to its farthest vertex.
+    outlines : `~numpy.ndarray`, shape (n, k, 3), k at most 32
+        Unit vectors of the vertices, counter-clockwise as seen from outside the sphere.
+    chunk : int
+        Circles compared with the others at a time.
+
+    Returns
+    -------
+    pairs : `~numpy.ndarray` of intp, shape (m, 2)
+        Indices, the lower first, in ascending order.
+    area : `~numpy.ndarray`, shape (m,)
+        Shared area of the outlines, in steradian.
+    """
+    outlines = np.ascontiguousarray(outlines)
+    found = [(np.zeros((0, 2), dtype=np.intp), np.zeros(0))]
+    for pairs in _near_pairs(centres, radii, chunk):
+        area = convex_overlap(outlines, pairs)
+        # Outlines are those of pixel centres; images that only touch share no sample.
+        found.append((pairs[area > 0], area[area > 0]))
+    pairs, area = (np.concatenate(part) for part in zip(*found, strict=True))
+    order = np.lexsort((pairs[:, 1], pairs[:, 0]))
+    return pairs[order], area[order]
+
+
+def _near_pairs(centres, radii, chunk):
+    """Yield pairs of circles on the sphere that touch, shape (m, 2), the lower index first."""
+    # Classes of radii within a factor of two; of each, chunks of one part of the sky.
+    octave = np.floor(np.log2(np.maximum(radii, 1e-12))).astype(int)
+    classes = [np.flatnonzero(octave == k) for k in np.unique(octave)]
+    trees = [cKDTree(centres[members]) for members in classes]
+    for a, large in enumerate(classes):
+        order = large[np.lexsort((centres[large, 0], np.round(centres[large, 2], 2)))]
+        for start in range(0, len(order), chunk):
+            part = order[start : start + chunk]
+            tree = cKDTree(centres[part])
+            for b in range(a + 1):
+                small = classes[b]
+                reach = _chord(radii[part].max() + radii[small].max())
+                near = tree.sparse_distance_matrix(trees[b], reach, output_type="ndarray")
+                first, second = part[near["i"]], small[near["j"]]
+                touch = near["v"] <= _chord(radii[first] + radii[second])
+                # Of one class each pair is found twice.
+                touch &= (first < second) if a == b else (first != second)
+                pairs = np.stack([first[touch], second[touch]], axis=1).astype(np.intp)
+                yield np.ascontiguousarray(np.sort(pairs, axis=1))
+
+
+def _chord(angle):
+    """Chord of an angle, a little more: chords grow with angles up to a half turn."""
+    return 2 * np.sin(np.minimum(angle, np.pi) / 2) * (1 + 1e-9)
 
 
 def components(pairs, n):
@@ -158,12 +212,7 @@ def thin_pairs(pairs, area, n, budget):
     enough = min(budget, max(-(-2 * budget // 3), ENOUGH))
     most = np.where(_nearly_equal(pairs, area, full), enough, budget)
     for order, limit in ((by_area, np.full(n, budget // 2)), (disorder, most)):
-        for p in order:
-            i, j = pairs[p]
-            if not keep[p] and degree[i] < limit[i] and degree[j] < limit[j]:
-                keep[p] = True
-                degree[i] += 1
-                degree[j] += 1
+        _fill(pairs, order[~keep[order]], limit, keep, degree)
     kept_part = degree / np.maximum(full, 1)
     return keep, 0.5 * (kept_part[pairs[:, 0]] + kept_part[pairs[:, 1]])
 
@@ -177,12 +226,23 @@ def _nearly_equal(pairs, area, full):
     return total > NEARLY_EQUAL * largest * full
 
 
+def _fill(pairs, order, limit, keep, degree):
+    """Keep, in place, pairs in their order where both images have fewer than their limits."""
+    count, limit = degree.tolist(), limit.tolist()
+    for p, (i, j) in zip(order.tolist(), pairs[order].tolist(), strict=True):
+        if count[i] < limit[i] and count[j] < limit[j]:
+            keep[p] = True
+            count[i] += 1
+            count[j] += 1
+    degree[:] = count
+
+
 def _spanning_forest(pairs, area, n):
     """Which pairs make the forest of the largest overlaps that links all that can be."""
     # A minimum tree of weights above zero: the largest overlap costs least.
     cost = 2 - area / area.max()
     graph = coo_array((cost, (pairs[:, 0], pairs[:, 1])), shape=(n, n)).tocsr()
     tree = minimum_spanning_tree(graph).tocoo()
-    code = pairs[:, 0] * n + pairs[:, 1]
+    code = pairs[:, 0].astype(np.int64) * n + pairs[:, 1]
     low, high = np.minimum(tree.row, tree.col), np.maximum(tree.row, tree.col)
     return np.isin(code, low.astype(np.int64) * n + high)

@@ -131,17 +131,10 @@ class Overlaps:
                     found[rows], area[rows], len(frames), options.max_pairs
                 )
                 keep[rows[~kept]] = False
-        maps = {}
-        for k, p in enumerate(passes):
-            # A pass's noise is shared by all images of its domain, those of one group too.
-            same = found[p.domain[found[:, 0]] == p.domain[found[:, 1]]]
-            near = {i: [] for i in np.unique(found[used == k]).tolist()}
-            for i, j in same.tolist():
-                if i in near:
-                    near[i].append(grids[j])
-                if j in near:
-                    near[j].append(grids[i])
-            maps[k] = {i: DepthMap(grids[i], others) for i, others in near.items()}
+        maps = [
+            _depth_maps(grids, found, p.domain, np.unique(found[used == k]))
+            for k, p in enumerate(passes)
+        ]
         pairs, used, part = found[keep], used[keep], part[keep]
         depth_maps = [
             (maps[k][i], maps[k][j])
@@ -186,6 +179,23 @@ class Overlaps:
         if known is not None:
             measured = pair_table(self.pairs, [rows[p] for p in range(len(self.pairs))])
         return replace(measured, multiplicity=1 / self.part), sky
+
+
+def _depth_maps(grids, found, domain, images):
+    """Return the depth map of each of some images: of all of its domain that overlap it.
+
+    A pass's noise is shared by all images of a domain, those of one group too.
+    """
+    same = found[domain[found[:, 0]] == domain[found[:, 1]]]
+    ends = np.concatenate([same, same[:, ::-1]])
+    ends = ends[np.argsort(ends[:, 0], kind="stable")]
+    start = np.searchsorted(ends[:, 0], images, side="left").tolist()
+    stop = np.searchsorted(ends[:, 0], images, side="right").tolist()
+    others = ends[:, 1].tolist()
+    return {
+        i: DepthMap(grids[i], [grids[j] for j in others[a:b]])
+        for i, a, b in zip(images.tolist(), start, stop, strict=True)
+    }
 
 
 def run_steps(frames, steps, measured, used, weights, options, *, sky=None, local=local_level):
@@ -291,13 +301,15 @@ def _mark_subsets(frames, result):
     A later pass, in which other images may join the sets, then corrects each for
     itself. The largest set keeps the mark 0.
     """
-    p, component = result.matched, result.solution.component[result.matched.group]
-    subset = np.zeros(len(frames), dtype=int)
-    for d in np.unique(p.domain):
-        members = np.flatnonzero(p.domain == d)
-        sets, first, count = np.unique(component[members], return_index=True, return_counts=True)
-        for rank, s in enumerate(np.lexsort((first, -count))):
-            subset[members[component[members] == sets[s]]] = rank
+    component = result.solution.component[result.matched.group]
+    sets, first, count = np.unique(component, return_index=True, return_counts=True)
+    # A set lies in one domain: pairs are within domains.
+    domain = result.matched.domain[first]
+    order = np.lexsort((first, -count, domain))
+    rank = np.empty(len(sets), dtype=int)
+    _, start = np.unique(domain[order], return_index=True)
+    rank[order] = np.arange(len(sets)) - np.repeat(start, np.diff([*start, len(sets)]))
+    subset = rank[np.searchsorted(sets, component)]
     return [frame.with_keys(subset=int(s)) for frame, s in zip(frames, subset, strict=True)]
 
 
