@@ -1,15 +1,30 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
-"""Growth with the number of images, on the footprints of a simulated survey of the whole sky."""
+"""Growth with the number of images, on the footprints of a simulated survey of the whole sky.
 
+Run as ``python benchmarks/scaling.py [--solve] [--overlaps] [--covariance] [--switch]``, each
+alone or together.  Times are those of this process; ``--images`` and ``--planes`` make the
+survey of the levels and of the planes smaller.
+"""
+
+import argparse
+import resource
+import time
 from dataclasses import replace
 
+import dask
 import numpy as np
 
-from levelmatch.sky import ARCMIN, tangent_axes, unit_vectors
-from levelmatch.solve import Equations
+import levelmatch as lm
+from levelmatch import linear, solve
+from levelmatch.overlaps import find_outline_pairs
+from levelmatch.sky import ARCMIN, tangent_axes, transfer_matrix, unit_vectors
+from levelmatch.solve import Equations, solve_groups
+from levelmatch.testing import simulate_generic
 
 # Vertices of an outline.
 N_VERTICES = 16
+# Systematic scatter of the simulated pairs; the levels' is 1.
+FLOOR = 0.003
 
 
 def survey(n_images, *, overlap=0.06, seed=0):
@@ -47,7 +62,7 @@ def outlines(axes, side):
     return vertices, np.full(len(axes), np.arctan(np.sqrt(2) * half))
 
 
-def simulated_pairs(axes, side, pairs, *, planes, floor=0.003, noise=0.5, n_pixels=1e6, seed=0):
+def simulated_pairs(axes, side, pairs, *, planes, floor=FLOOR, noise=0.5, n_pixels=1e6, seed=0):
     """Equations of pairs of square fields about known corrections.
 
     White noise over each overlap, a systematic scatter of the pairs' levels on top, and
@@ -82,3 +97,205 @@ def simulated_pairs(axes, side, pairs, *, planes, floor=0.003, noise=0.5, n_pixe
     wrong = rng.choice(len(d), len(d) // 1000, replace=False)
     d[wrong, 0] += rng.normal(0, 1, len(wrong))
     return replace(equations, rhs=(gram @ d[:, :, None])[:, :, 0]), true
+
+
+def footprints(n_images):
+    """Axes, side and overlapping pairs of a survey, and the time that the pairs took."""
+    axes, side = survey(n_images)
+    vertices, radii = outlines(axes, side)
+    start = time.perf_counter()
+    pairs, _ = find_outline_pairs(axes[:, 0], radii, vertices)
+    return axes, side, pairs, time.perf_counter() - start
+
+
+def solved(equations, options):
+    """Solution, relative to the first group, and its time."""
+    ones = np.ones(len(equations.first))
+    start = time.perf_counter()
+    solution = solve_groups(
+        equations,
+        options,
+        weights="ivar",
+        npix=ones,
+        scatter=ones,
+        reference=lambda members: members[0],
+    )
+    return solution, time.perf_counter() - start
+
+
+def unpreconditioned_residual(equations, solution):
+    """What is left of the normal equations over their right-hand side, neither scaled."""
+    factor = solution.weight / equations.gram[:, 0, 0]
+    left = equations.gradient(factor, solution.coefficients)
+    whole = equations.gradient(factor, np.zeros_like(solution.coefficients))
+    # The first group is held.
+    return np.linalg.norm(left[1:]) / np.linalg.norm(whole[1:])
+
+
+def error(equations, solution, true):
+    """Standard deviations of found less true coefficients, less what no overlap sees."""
+    off = solution.coefficients - true
+    if off.shape[1] == 1:
+        return (off - off.mean()).std(axis=0)
+    modes = transfer_matrix(np.eye(3), equations.group_axes).reshape(-1, 3)
+    seen = np.linalg.solve(modes.T @ modes, modes.T @ off.ravel())
+    return (off - (modes @ seen).reshape(off.shape)).std(axis=0)
+
+
+OPTIONS = {
+    "one solution (floor given, not robust)": lm.SolveOptions(floor=FLOOR, robust=None),
+    "by default (floor fitted, robust)": lm.SolveOptions(),
+}
+
+
+def peak():
+    """Most memory of this process so far, in GiB."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+
+
+def run_solve(n_images, *, planes, shuffle=False):
+    axes, side, pairs, _ = footprints(n_images)
+    if shuffle:
+        place = np.random.default_rng(1).permutation(len(axes))
+        axes, pairs = axes[np.argsort(place)], np.sort(place[pairs], axis=1)
+        pairs = pairs[np.lexsort((pairs[:, 1], pairs[:, 0]))]
+    equations, true = simulated_pairs(axes, side, pairs, planes=planes)
+    kind = "planes" if planes else "levels"
+    print(f"{len(axes)} images, {len(pairs)} pairs, {kind}{', names shuffled' * shuffle}")
+    for name, options in OPTIONS.items():
+        solution, seconds = solved(equations, options)
+        off = " ".join(f"{e:.2e}" for e in error(equations, solution, true))
+        print(
+            f"  {name}: {seconds:.1f} s, relative residual {solution.residual:.1e} "
+            f"({unpreconditioned_residual(equations, solution):.1e} unscaled), "
+            f"floor {solution.floor:.5f} (true {FLOOR}), rms error {off}, peak {peak():.1f} GiB",
+            flush=True,
+        )
+
+
+def run_chain(n_images=100_000):
+    """A chain, whose factors are as sparse as it is."""
+    lon = np.arange(n_images) * 300 / n_images
+    axes = tangent_axes(unit_vectors(lon, 5 * np.sin(np.radians(3 * lon))))
+    pairs = np.stack([np.arange(n_images - 1), np.arange(1, n_images)], axis=1)
+    equations, true = simulated_pairs(axes, np.radians(0.004), pairs, planes=False, floor=0)
+    equations = replace(equations, rhs=equations.gram[:, 0] * equations.differences(true))
+    solution, seconds = solved(equations, lm.SolveOptions())
+    off = np.abs(solution.coefficients - (true - true[0])).max()
+    print(f"chain of {n_images} exact pairs: {seconds:.1f} s, largest error {off:.1e}", flush=True)
+
+
+def run_switch():
+    """Time of one solution by factors and by iterations, of growing surveys."""
+    limits = linear.MAX_WORK, solve.MIN_ITERATIVE
+    for planes in (False, True):
+        for n_images in (3000, 10_000, 30_000, 100_000)[: 3 if planes else 4]:
+            axes, side, pairs, _ = footprints(n_images)
+            equations, _ = simulated_pairs(axes, side, pairs, planes=planes)
+            solver = solve._Solver(equations, np.ones((len(axes), 3 if planes else 1), bool), None)
+            work = solver.work
+            seconds = []
+            for limit in (np.inf, 0.0):
+                linear.MAX_WORK, solve.MIN_ITERATIVE = limit, 0
+                seconds.append(solved(equations, next(iter(OPTIONS.values())))[1])
+            linear.MAX_WORK, solve.MIN_ITERATIVE = limits
+            print(
+                f"  {len(axes)} images, {'planes' if planes else 'levels'}: work {work:.1e}, "
+                f"factors {seconds[0]:.2f} s, iterations {seconds[1]:.2f} s",
+                flush=True,
+            )
+
+
+def run_covariance():
+    """Errors from probes against exact ones, and their time for many images."""
+    limits = linear.MAX_WORK, solve.MIN_ITERATIVE, solve.MAX_DENSE
+    for planes, n_images in ((False, 2900), (True, 960)):
+        axes, side, pairs, _ = footprints(n_images)
+        equations, _ = simulated_pairs(axes, side, pairs, planes=planes)
+        exact = solved(equations, lm.SolveOptions())[0].errors
+        linear.MAX_WORK, solve.MIN_ITERATIVE, solve.MAX_DENSE = 0.0, 0, 0
+        ratio = solved(equations, lm.SolveOptions())[0].errors[1:] / exact[1:]
+        linear.MAX_WORK, solve.MIN_ITERATIVE, solve.MAX_DENSE = limits
+        rms = np.sqrt(np.mean(np.square(ratio - 1), axis=0))
+        print(
+            f"{exact.size} coefficients, errors from probes over exact ones less one: "
+            f"rms {' '.join(f'{r:.3f}' for r in rms)}, largest {np.abs(ratio - 1).max():.3f}",
+            flush=True,
+        )
+
+
+def run_large_covariance(n_images):
+    axes, side, pairs, _ = footprints(n_images)
+    equations, _ = simulated_pairs(axes, side, pairs, planes=False)
+    solution, _ = solved(equations, lm.SolveOptions())
+    start = time.perf_counter()
+    errors = solution.errors
+    print(f"{errors.size} errors from probes: {time.perf_counter() - start:.0f} s")
+    start = time.perf_counter()
+    one = np.sqrt(solution.covariance(5, 5)[0, 0])
+    print(
+        f"one covariance: {time.perf_counter() - start:.1f} s; {errors[5, 0]:.3e}, exact {one:.3e}"
+    )
+
+
+def measured_pairs_per_second(side=1024, n_images=9):
+    """Pairs of 1-Mpixel images measured per second by one core, footprints and WCS included."""
+    sim = simulate_generic(
+        shape=(side, side), layout="grid", n_images=n_images, overlap=0.1, noise=0.5, seed=0
+    )
+    images = list(sim.images)
+    seconds, n_pairs = [], 0
+    with dask.config.set(scheduler="synchronous"):
+        for _ in range(3):
+            start = time.perf_counter()
+            result = lm.match_mosaic(images, group_by=lambda name, _meta=None: name)
+            seconds.append(time.perf_counter() - start)
+            n_pairs = len(result.measured)
+    return n_pairs / min(seconds), n_pairs
+
+
+def run_overlaps(n_images):
+    axes, side, pairs, seconds = footprints(n_images)
+    print(
+        f"{len(axes)} outlines: {len(pairs)} overlaps in {seconds:.1f} s, peak {peak():.1f} GiB",
+        flush=True,
+    )
+    equations, _ = simulated_pairs(axes, side, pairs, planes=False)
+    _, solving = solved(equations, lm.SolveOptions())
+    rate, n_small = measured_pairs_per_second()
+    measuring = len(pairs) / rate
+    print(f"solved by default in {solving:.1f} s")
+    print(f"{rate:.1f} pairs of 1-Mpixel images measured per second and core ({n_small} pairs)")
+    print(
+        f"so the survey takes {measuring / 3600:.0f} core hours of measuring "
+        f"({measuring / 64 / 3600:.1f} hours of 64 cores), and {seconds + solving:.0f} s beside it"
+    )
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__)
+    for name in ("solve", "overlaps", "covariance", "switch", "shuffle"):
+        parser.add_argument(f"--{name}", action="store_true")
+    parser.add_argument("--images", type=float, default=1e6, help="with levels")
+    parser.add_argument("--planes", type=float, default=1e5, help="with planes; 0 for none")
+    args = parser.parse_args()
+    if not (args.solve or args.overlaps or args.covariance or args.switch):
+        parser.print_help()
+    if args.solve:
+        run_chain()
+        if args.images:
+            run_solve(int(args.images), planes=False, shuffle=args.shuffle)
+        if args.planes:
+            run_solve(int(args.planes), planes=True, shuffle=args.shuffle)
+    if args.overlaps:
+        run_overlaps(int(args.images))
+    if args.covariance:
+        run_covariance()
+        if args.images:
+            run_large_covariance(int(args.images))
+    if args.switch:
+        run_switch()
+
+
+if __name__ == "__main__":
+    main()

@@ -19,7 +19,7 @@ logger = getLogger(__name__)
 
 # The operations of a factorisation in a band from which conjugate gradients take less time:
 # ``benchmarks/scaling.py --switch`` measures both.
-MAX_WORK = 2e10
+MAX_WORK = 1e9
 MAX_STEPS = 1000
 # The largest aggregate of images, and how often its planes are smoothed. Smaller ones, and
 # smoother, make fewer steps, each of more work.

@@ -554,14 +554,17 @@ class _Solver:
         self._built = self._last = None
 
     @cached_property
-    def iterative(self):
-        """Whether iterations take less than factors."""
+    def work(self):
+        """A bound on the operations of factors: see `~levelmatch.linear.direct_work`."""
         n = self.equations.n_groups
-        if n < MIN_ITERATIVE:
-            return False
         _, _, _, column, start = self.equations._pattern
         graph = csr_matrix((np.ones(len(column), dtype=np.int8), column, start), shape=(n, n))
-        return linear.direct_work(graph, self.equations.n_terms) > linear.MAX_WORK
+        return linear.direct_work(graph, self.equations.n_terms)
+
+    @cached_property
+    def iterative(self):
+        """Whether iterations take less than factors."""
+        return self.equations.n_groups >= MIN_ITERATIVE and self.work > linear.MAX_WORK
 
     def solve(self, factor):
         """Return the solution for factors on the pairs' normal matrices, shape (n,).
