@@ -10,19 +10,32 @@ changes its sign with the direction of the comparison.
 
 import numpy as np
 
-from libc.math cimport fabs, sqrt
+from libc.math cimport fabs, floor, sqrt
 from libc.stdlib cimport free, malloc
 
 cdef extern from "_loops.h" nogil:
-    void lm_run_f(const float *, const float *, Py_ssize_t, Py_ssize_t, Py_ssize_t, Py_ssize_t, int,
-                  float, float, float, float, float, float, float, float, float *, float *)
-    void lm_run_d(const double *, const double *, Py_ssize_t, Py_ssize_t, Py_ssize_t, Py_ssize_t,
-                  int, double, double, double, double, double, double, double, double,
-                  double *, double *)
-    int lm_good_f(const float *, Py_ssize_t, int, int)
-    int lm_good_d(const double *, Py_ssize_t, int, int)
-    int lm_compact_f(float *, float *, int *, int, int, double *)
-    int lm_compact_d(double *, double *, int *, int, int, double *)
+    ctypedef struct lm_weight:
+        double start
+        double along
+        double up
+        double twist
+    enum:
+        LM_ROUGH
+    float LM_BAD_f
+    double LM_BAD_d
+    int lm_run_f(const float *, const float *, Py_ssize_t, Py_ssize_t, Py_ssize_t, Py_ssize_t, int,
+                 float, float, float, float, float, float, float, float, float *, float *, int *)
+    int lm_run_d(const double *, const double *, Py_ssize_t, Py_ssize_t, Py_ssize_t, Py_ssize_t,
+                 int, double, double, double, double, double, double, double, double,
+                 double *, double *, int *)
+    int lm_block_f(const float *, const float *, Py_ssize_t, Py_ssize_t, Py_ssize_t, Py_ssize_t,
+                   Py_ssize_t, Py_ssize_t, int, int, const lm_weight *, float *, float *,
+                   double *, double *)
+    int lm_block_d(const double *, const double *, Py_ssize_t, Py_ssize_t, Py_ssize_t, Py_ssize_t,
+                   Py_ssize_t, Py_ssize_t, int, int, const lm_weight *, double *, double *,
+                   double *, double *)
+    float lm_middle_f(const float *, int)
+    double lm_middle_d(const double *, int)
     void lm_excess_f(const float *, const float *, int, float, float, double *)
     void lm_excess_d(const double *, const double *, int, double, double, double *)
     void lm_moments_f(const float *, const float *, int, float, float, float, double *)
@@ -43,9 +56,7 @@ ctypedef fused pixel:
 # Below this fraction of a pixel a position counts as the pixel's centre, so
 # images on one grid need no neighbours.
 cdef double SNAP = 1e-3
-# Values from which the first, rough, median and scatter of a cell are found.
 cdef enum:
-    N_ROUGH = 96
     N_ITER = 12
 
 
@@ -102,16 +113,23 @@ cdef struct Cell:
     double x
     double y
     double smooth
+    # Samples whose pixels exist, those of them that are good, and those kept.
     Py_ssize_t samples
+    Py_ssize_t good
     Py_ssize_t kept
 
 
 cdef struct Map:
-    # Pixel coordinates in the second image, linear along each row of a cell.
+    # Pixel coordinates in the second image, bilinear over a cell: at its first pixel,
+    # their changes with the column and the row, and with both.
     double x
     double y
-    double dx
-    double dy
+    double dxx
+    double dyx
+    double dxy
+    double dyy
+    double twist_x
+    double twist_y
     # The first image's share of the way between the two pixels, and that times the inverse
     # Jacobian: offsets of its samples.
     double half
@@ -142,7 +160,7 @@ cdef inline Py_ssize_t _side(double first, double last, Py_ssize_t stride) noexc
 cdef Py_ssize_t _sample_row(
     const pixel *a, Py_ssize_t a_ny, Py_ssize_t a_nx,
     const pixel *b, Py_ssize_t b_ny, Py_ssize_t b_nx,
-    Py_ssize_t y, Py_ssize_t x0, Py_ssize_t x1, Map m,
+    Py_ssize_t y, Py_ssize_t x0, Py_ssize_t x1, double t, const Map *m,
     pixel *diff, pixel *bright, int *at_x, Cell *cell,
 ) noexcept nogil:
     """Fill the buffers with the differences of one row of a cell; return how many.
@@ -150,16 +168,19 @@ cdef Py_ssize_t _sample_row(
     The row falls into runs in which the nearest pixel of the second image moves
     along with that of the first, and all neighbours lie on the same side.
     """
-    cdef Py_ssize_t x = x0, n = 0, run, rx, ry, k0, k1
+    cdef Py_ssize_t x = x0, n = 0, run, rx, ry, k0, k1, i
     cdef Py_ssize_t a_right, a_up, b_right, b_up, lowest
+    cdef double start_x = m.x + t * m.dxy, start_y = m.y + t * m.dyy
+    cdef double along_x = m.dxx + t * m.twist_x, along_y = m.dyx + t * m.twist_y
     cdef double qx, qy, fx, fy, ax, ay, dax, day, last, sx, sy, middle
+    cdef int places, count
     # Within a run the nearest pixel moves by one column a step, and by no row.
-    cdef double dfx = m.dx - 1.0, dfy = m.dy
+    cdef double dfx = along_x - 1.0, dfy = along_y
     dax = -(m.ixx * dfx + m.ixy * dfy)
     day = -(m.iyx * dfx + m.iyy * dfy)
     while x < x1:
-        qx = m.x + (x - x0) * m.dx
-        qy = m.y + (x - x0) * m.dy
+        qx = start_x + (x - x0) * along_x
+        qy = start_y + (x - x0) * along_y
         if not (qx > -1.0 and qy > -1.0 and qx < b_nx and qy < b_ny):
             x += 1
             continue
@@ -194,21 +215,27 @@ cdef Py_ssize_t _sample_row(
             cell.shift_y += (k1 - k0) * (ay + middle * day)
             sx = -1.0 if a_right < 0 else (1.0 if a_right > 0 else 0.0)
             sy = -1.0 if a_up < 0 else (1.0 if a_up > 0 else 0.0)
+            cell.smooth += (k1 - k0) * _variance(
+                sx * (ax + middle * dax), sy * (ay + middle * day))
             ax = sx * (ax + k0 * dax)
             ay = sy * (ay + k0 * day)
-            middle = 0.5 * (k1 - k0 - 1)
-            cell.smooth += (k1 - k0) * _variance(ax + middle * sx * dax, ay + middle * sy * day)
-            _sample_run(
+            dax *= sx
+            day *= sy
+            places = 0
+            count = _sample_run(
                 a + y * a_nx + x + k0, b + ry * b_nx + rx + k0, a_right, a_up, b_right, b_up,
-                k1 - k0, ax, ay, fx + k0 * dfx, fy + k0 * dfy, sx * dax, sy * day, dfx, dfy,
-                1.0 - m.half, diff + n, bright + n, cell,
+                k1 - k0, ax, ay, fx + k0 * dfx, fy + k0 * dfy, dax, day, dfx, dfy,
+                1.0 - m.half, diff + n, bright + n, &places, cell,
             )
-            if pixel is float:
-                n += lm_compact_f(diff + n, bright + n, at_x + n if at_x != NULL else NULL,
-                                  k1 - k0, x + k0, &cell.x)
-            else:
-                n += lm_compact_d(diff + n, bright + n, at_x + n if at_x != NULL else NULL,
-                                  k1 - k0, x + k0, &cell.x)
+            dax = -(m.ixx * dfx + m.ixy * dfy)
+            day = -(m.iyx * dfx + m.iyy * dfy)
+            cell.good += count
+            cell.x += count * <double> (x + k0) + places
+            cell.y += count * <double> y
+            if at_x != NULL:
+                for i in range(k1 - k0):
+                    at_x[n + i] = x + k0 + i
+            n += k1 - k0
         x += run
     return n
 
@@ -218,11 +245,11 @@ cdef inline double _variance(double wx, double wy) noexcept nogil:
     return (1.0 - 2.0 * wx * (1.0 - wx)) * (1.0 - 2.0 * wy * (1.0 - wy))
 
 
-cdef inline void _sample_run(
+cdef inline int _sample_run(
     const pixel *a, const pixel *b, Py_ssize_t a_right, Py_ssize_t a_up,
     Py_ssize_t b_right, Py_ssize_t b_up, Py_ssize_t n, double ax, double ay, double fx, double fy,
     double dax, double day, double dfx, double dfy, double share,
-    pixel *diff, pixel *bright, Cell *cell,
+    pixel *diff, pixel *bright, int *places, Cell *cell,
 ) noexcept nogil:
     """Difference consecutive pixels; the second image's weights are a share of the offsets."""
     cdef double sx = -share if b_right < 0 else (share if b_right > 0 else 0.0)
@@ -231,11 +258,155 @@ cdef inline void _sample_run(
     cell.smooth += n * _variance(sx * (fx + middle * dfx), sy * (fy + middle * dfy))
     cell.samples += 2 * n
     if pixel is float:
-        lm_run_f(a, b, a_right, a_up, b_right, b_up, n, ax, ay, sx * fx, sy * fy,
-                 dax, day, sx * dfx, sy * dfy, diff, bright)
+        return lm_run_f(a, b, a_right, a_up, b_right, b_up, n, ax, ay, sx * fx, sy * fy,
+                        dax, day, sx * dfx, sy * dfy, diff, bright, places)
     else:
-        lm_run_d(a, b, a_right, a_up, b_right, b_up, n, ax, ay, sx * fx, sy * fy,
-                 dax, day, sx * dfx, sy * dfy, diff, bright)
+        return lm_run_d(a, b, a_right, a_up, b_right, b_up, n, ax, ay, sx * fx, sy * fy,
+                        dax, day, sx * dfx, sy * dfy, diff, bright, places)
+
+
+cdef inline double _sign(Py_ssize_t step) noexcept nogil:
+    return -1.0 if step < 0 else (1.0 if step > 0 else 0.0)
+
+
+cdef inline bint _one_side(const double *w, double reach, double *low, double *high) noexcept nogil:
+    """Whether four corners' offsets are all of one sign and within reach; and their range."""
+    low[0] = min(min(w[0], w[1]), min(w[2], w[3]))
+    high[0] = max(max(w[0], w[1]), max(w[2], w[3]))
+    return (low[0] >= 0.0 or high[0] <= 0.0) and low[0] >= -reach and high[0] <= reach
+
+
+cdef bint _sample_block(
+    const pixel *a, Py_ssize_t a_ny, Py_ssize_t a_nx,
+    const pixel *b, Py_ssize_t b_ny, Py_ssize_t b_nx,
+    Py_ssize_t y0, Py_ssize_t y1, Py_ssize_t x0, Py_ssize_t x1, const Map *m,
+    pixel *diff, pixel *bright, Cell *cell,
+) noexcept nogil:
+    """Fill the buffers with a whole cell at once; return whether that could be done.
+
+    That is where the two images' pixels are so much alike that over the cell the
+    nearest pixel stays the same step away, and all neighbours on their sides.
+    """
+    cdef Py_ssize_t nx = x1 - x0, ny = y1 - y0, rx, ry, a_right, a_up, b_right, b_up, k
+    cdef double right = nx - 1, top = ny - 1, low, high, sx, sy, share = 1.0 - m.half, t
+    cdef double fx[4]
+    cdef double fy[4]
+    cdef double ax[4]
+    cdef double ay[4]
+    cdef lm_weight w[4]
+    cdef lm_weight ox, oy
+    cdef double x_sum = 0.0, y_sum = 0.0
+    if not (fabs(m.x) < 1e9 and fabs(m.y) < 1e9):
+        return False
+    ox.start = m.x
+    ox.along = m.dxx - 1.0
+    ox.up = m.dxy
+    ox.twist = m.twist_x
+    oy.start = m.y
+    oy.along = m.dyx
+    oy.up = m.dyy - 1.0
+    oy.twist = m.twist_y
+    rx = <Py_ssize_t> floor(_weight(&ox, 0.5 * right, 0.5 * top) + 0.5)
+    ry = <Py_ssize_t> floor(_weight(&oy, 0.5 * right, 0.5 * top) + 0.5)
+    ox.start -= rx
+    oy.start -= ry
+    for k in range(4):
+        fx[k] = _weight(&ox, right * (k % 2), top * (k // 2))
+        fy[k] = _weight(&oy, right * (k % 2), top * (k // 2))
+        ax[k] = -(m.ixx * fx[k] + m.ixy * fy[k])
+        ay[k] = -(m.iyx * fx[k] + m.iyy * fy[k])
+    # Each pixel's neighbours, as the runs of a row have them.
+    if not _one_side(fx, 0.5, &low, &high):
+        return False
+    b_right = _side(low, high, 1)
+    if not _one_side(fy, 0.5, &low, &high):
+        return False
+    b_up = _side(low, high, 1)
+    if not _one_side(ax, 1.0, &low, &high):
+        return False
+    a_right = _side(low, high, 1)
+    if not _one_side(ay, 1.0, &low, &high):
+        return False
+    a_up = _side(low, high, 1)
+    if (
+        x0 + min(a_right, 0) < 0 or x1 + max(a_right, 0) > a_nx
+        or y0 + min(a_up, 0) < 0 or y1 + max(a_up, 0) > a_ny
+        or rx + min(b_right, 0) < 0 or rx + nx + max(b_right, 0) > b_nx
+        or ry + min(b_up, 0) < 0 or ry + ny + max(b_up, 0) > b_ny
+    ):
+        return False
+    sx = _sign(a_right)
+    sy = _sign(a_up)
+    w[0] = _mix(-sx * m.ixx, &ox, -sx * m.ixy, &oy)
+    w[1] = _mix(-sy * m.iyx, &ox, -sy * m.iyy, &oy)
+    w[2] = _mix(share * _sign(b_right), &ox, 0.0, &oy)
+    w[3] = _mix(0.0, &ox, share * _sign(b_up), &oy)
+    if pixel is float:
+        cell.good = lm_block_f(
+            a + y0 * a_nx + x0, b + ry * b_nx + rx, a_right, a_up * a_nx, a_nx, b_right,
+            b_up * b_nx, b_nx, ny, nx, w, diff, bright, &x_sum, &y_sum)
+    else:
+        cell.good = lm_block_d(
+            a + y0 * a_nx + x0, b + ry * b_nx + rx, a_right, a_up * a_nx, a_nx, b_right,
+            b_up * b_nx, b_nx, ny, nx, w, diff, bright, &x_sum, &y_sum)
+    cell.samples = 2 * nx * ny
+    cell.x = x_sum + cell.good * <double> x0
+    cell.y = y_sum + cell.good * <double> y0
+    cell.shift_x = -0.5 * cell.samples * (m.ixx * _weight(&ox, 0.5 * right, 0.5 * top)
+                                          + m.ixy * _weight(&oy, 0.5 * right, 0.5 * top))
+    cell.shift_y = -0.5 * cell.samples * (m.iyx * _weight(&ox, 0.5 * right, 0.5 * top)
+                                          + m.iyy * _weight(&oy, 0.5 * right, 0.5 * top))
+    # Over the rows by Simpson's rule: the weights are linear along each.
+    for k in range(3):
+        t = 0.5 * k * top
+        cell.smooth += nx * ny * (4.0 if k == 1 else 1.0) / 6.0 * (
+            _variance(_weight(&w[0], 0.5 * right, t), _weight(&w[1], 0.5 * right, t))
+            + _variance(_weight(&w[2], 0.5 * right, t), _weight(&w[3], 0.5 * right, t)))
+    return True
+
+
+cdef inline double _weight(const lm_weight *w, double x, double y) noexcept nogil:
+    return w.start + x * w.along + y * w.up + x * y * w.twist
+
+
+cdef inline lm_weight _mix(double s, const lm_weight *a, double t, const lm_weight *b) noexcept nogil:
+    """The weighted sum of two bilinear functions."""
+    cdef lm_weight out
+    out.start = s * a.start + t * b.start
+    out.along = s * a.along + t * b.along
+    out.up = s * a.up + t * b.up
+    out.twist = s * a.twist + t * b.twist
+    return out
+
+
+cdef bint _make_map(Map *m, double height, double width,
+                    const double *x, const double *y) noexcept nogil:
+    """Map of a cell from the second image's coordinates at its corners; whether it has any."""
+    cdef double jxx, jxy, jyx, jyy, det
+    jxx = 0.5 * (x[1] - x[0] + x[3] - x[2]) / width
+    jxy = 0.5 * (x[2] - x[0] + x[3] - x[1]) / height
+    jyx = 0.5 * (y[1] - y[0] + y[3] - y[2]) / width
+    jyy = 0.5 * (y[2] - y[0] + y[3] - y[1]) / height
+    det = jxx * jyy - jxy * jyx
+    # Also false for NaN corners: where the second image's WCS is not defined.
+    if not fabs(det) > 1e-12:
+        return False
+    # Half of the way, or less where the second image's pixels are so much larger that half
+    # would reach beyond the first one's next pixel.
+    m.half = min(0.5, 2 * fabs(det) / max(fabs(jyy) + fabs(jxy), fabs(jyx) + fabs(jxx)))
+    m.ixx = m.half * jyy / det
+    m.ixy = -m.half * jxy / det
+    m.iyx = -m.half * jyx / det
+    m.iyy = m.half * jxx / det
+    m.x = x[0]
+    m.y = y[0]
+    m.dxx = (x[1] - x[0]) / width
+    m.dyx = (y[1] - y[0]) / width
+    m.dxy = (x[2] - x[0]) / height
+    m.dyy = (y[2] - y[0]) / height
+    m.twist_x = (x[3] - x[2] - x[1] + x[0]) / (width * height)
+    m.twist_y = (y[3] - y[2] - y[1] + y[0]) / (width * height)
+    return True
 
 
 cdef Py_ssize_t _sample_cell(
@@ -245,114 +416,111 @@ cdef Py_ssize_t _sample_cell(
     double height, double width, const double *corner_x, const double *corner_y,
     pixel *diff, pixel *bright, int *at_x, int *at_y, Cell *cell,
 ) noexcept nogil:
-    """Fill the buffers with the differences of one cell; return how many.
+    """Fill the buffers with the differences of one cell; return how many, bad ones included.
 
     ``at_x`` and ``at_y`` may be NULL.  The corners hold the second image's pixel coordinates
     at the cell's corners: (y0, x0), (y0, x1), (y1, x0), (y1, x1).
     """
     cdef Py_ssize_t y, i, n = 0, row
-    cdef double jxx, jxy, jyx, jyy, det, t, y_sum = 0.0
     cdef Map m
     cell.x = 0.0
+    cell.y = 0.0
     cell.smooth = 0.0
     cell.shift_x = 0.0
     cell.shift_y = 0.0
     cell.samples = 0
-    jxx = 0.5 * (corner_x[1] - corner_x[0] + corner_x[3] - corner_x[2]) / width
-    jxy = 0.5 * (corner_x[2] - corner_x[0] + corner_x[3] - corner_x[1]) / height
-    jyx = 0.5 * (corner_y[1] - corner_y[0] + corner_y[3] - corner_y[2]) / width
-    jyy = 0.5 * (corner_y[2] - corner_y[0] + corner_y[3] - corner_y[1]) / height
-    det = jxx * jyy - jxy * jyx
-    # Also false for NaN corners: where the second image's WCS is not defined.
-    if not fabs(det) > 1e-12:
+    cell.good = 0
+    if not _make_map(&m, height, width, corner_x, corner_y):
         return 0
-    # Half of the way, or less where the second image's pixels are so much larger that half
-    # would reach beyond the first one's next pixel.
-    m.half = min(0.5, 2 * fabs(det) / max(fabs(jyy) + fabs(jxy), fabs(jyx) + fabs(jxx)))
-    m.ixx = m.half * jyy / det
-    m.ixy = -m.half * jxy / det
-    m.iyx = -m.half * jyx / det
-    m.iyy = m.half * jxx / det
-    for y in range(y0, y1):
-        t = (y - y0) / height
-        m.x = corner_x[0] + t * (corner_x[2] - corner_x[0])
-        m.y = corner_y[0] + t * (corner_y[2] - corner_y[0])
-        m.dx = (corner_x[1] + t * (corner_x[3] - corner_x[1]) - m.x) / width
-        m.dy = (corner_y[1] + t * (corner_y[3] - corner_y[1]) - m.y) / width
-        row = _sample_row(
-            a, a_ny, a_nx, b, b_ny, b_nx, y, x0, x1, m, diff + n, bright + n,
-            at_x + n if at_x != NULL else NULL, cell,
-        )
-        if at_y != NULL:
-            for i in range(n, n + row):
-                at_y[i] = y
-        y_sum += row * <double> y
-        n += row
+    if _sample_block(a, a_ny, a_nx, b, b_ny, b_nx, y0, y1, x0, x1, &m, diff, bright, cell):
+        n = (y1 - y0) * (x1 - x0)
+        if at_x != NULL:
+            for i in range(n):
+                at_x[i] = x0 + i % (x1 - x0)
+                at_y[i] = y0 + i // (x1 - x0)
+    else:
+        for y in range(y0, y1):
+            row = _sample_row(
+                a, a_ny, a_nx, b, b_ny, b_nx, y, x0, x1, y - y0, &m, diff + n, bright + n,
+                at_x + n if at_x != NULL else NULL, cell,
+            )
+            if at_y != NULL:
+                for i in range(n, n + row):
+                    at_y[i] = y
+            n += row
     cell.smooth = cell.smooth / cell.samples if cell.samples else 1.0
-    if n > 0:
+    if cell.good > 0:
         # Samples lie midway between the two images' pixels, not on the first's.
-        cell.x = cell.x / n + 2 * cell.shift_x / cell.samples
-        cell.y = y_sum / n + 2 * cell.shift_y / cell.samples
+        cell.x = cell.x / cell.good + 2 * cell.shift_x / cell.samples
+        cell.y = cell.y / cell.good + 2 * cell.shift_y / cell.samples
     return n
 
 
-cdef bint _any_good(
-    const pixel *image, Py_ssize_t ny, Py_ssize_t nx,
-    Py_ssize_t y0, Py_ssize_t y1, Py_ssize_t x0, Py_ssize_t x1,
-) noexcept nogil:
-    """Whether the part of a block that lies on the image has a good pixel."""
-    y0 = max(y0, 0)
-    x0 = max(x0, 0)
-    y1 = min(y1, ny)
-    x1 = min(x1, nx)
-    if y1 <= y0 or x1 <= x0:
-        return False
+cdef inline bint _is_bad(pixel value) noexcept nogil:
     if pixel is float:
-        return lm_good_f(image + y0 * nx + x0, nx, y1 - y0, x1 - x0)
+        return value == LM_BAD_f
     else:
-        return lm_good_d(image + y0 * nx + x0, nx, y1 - y0, x1 - x0)
+        return value == LM_BAD_d
 
 
-cdef inline Py_ssize_t _lowest(const double *corner) noexcept nogil:
-    """First pixel that samples between four corners may touch; 0 where undefined."""
-    cdef double low = min(min(corner[0], corner[1]), min(corner[2], corner[3]))
-    return <Py_ssize_t> low - 2 if fabs(low) < 1e9 else 0
+cdef int _even_subset(const pixel *values, Py_ssize_t n, Py_ssize_t good,
+                      pixel *work) noexcept nogil:
+    """Write down at most `LM_ROUGH` good values from all over; return how many, two at least."""
+    cdef Py_ssize_t i, m = n if n < LM_ROUGH else LM_ROUGH, seen = 0
+    cdef int kept = 0
+    for i in range(m):
+        work[kept] = values[i * n // m]
+        kept += not _is_bad(work[kept])
+    if 2 * kept < m and kept < good:
+        # Most are bad, and may be so in a pattern: every so many of the good ones.
+        m = good if good < LM_ROUGH else LM_ROUGH
+        kept = 0
+        for i in range(n):
+            if not _is_bad(values[i]):
+                if seen * m // good == kept:
+                    work[kept] = values[i]
+                    kept += 1
+                seen += 1
+                if kept == m:
+                    break
+    # Of an even number the middle is soon found.
+    return kept if kept < 3 else kept - kept % 2
 
 
-cdef inline Py_ssize_t _highest(const double *corner) noexcept nogil:
-    """One more than the last pixel that samples between four corners may touch."""
-    cdef double high = max(max(corner[0], corner[1]), max(corner[2], corner[3]))
-    return <Py_ssize_t> high + 3 if fabs(high) < 1e9 else 0
-
-
-cdef void _rough(const pixel *values, Py_ssize_t n, double *work,
+cdef void _rough(const pixel *values, Py_ssize_t n, Py_ssize_t good, pixel *work,
                  double *centre, double *scale) noexcept nogil:
-    """Median and scaled median absolute deviation of an even subset of the values."""
-    cdef Py_ssize_t i, m = n if n < N_ROUGH else N_ROUGH
+    """Median and scaled median absolute deviation of an even subset of the good values."""
+    cdef Py_ssize_t i
+    cdef int m = _even_subset(values, n, good, work)
     cdef double total
+    cdef pixel middle
+    if pixel is float:
+        middle = lm_middle_f(work, m)
+    else:
+        middle = lm_middle_d(work, m)
     for i in range(m):
-        work[i] = values[i * n // m]
-    centre[0] = _median(work, m)
-    for i in range(m):
-        work[i] = fabs(work[i] - centre[0])
-    scale[0] = 1.482602218505602 * _median(work, m)
+        work[i] = work[i] - middle if work[i] > middle else middle - work[i]
+    centre[0] = middle
+    if pixel is float:
+        scale[0] = 1.482602218505602 * lm_middle_f(work, m)
+    else:
+        scale[0] = 1.482602218505602 * lm_middle_d(work, m)
     if scale[0] == 0.0:
         # Quantised values: more than half of them are equal.
         total = 0.0
         for i in range(n):
-            total += fabs(values[i] - centre[0])
-        scale[0] = 1.2533141373155001 * total / n
+            total += 0.0 if _is_bad(values[i]) else fabs(values[i] - centre[0])
+        scale[0] = 1.2533141373155001 * total / good
 
 
 cdef void _locate(const pixel *diff, const pixel *bright, Py_ssize_t n, double clip,
-                  double truncation, bint use_median, double *work, Cell *cell) noexcept nogil:
+                  double truncation, bint use_median, pixel *rough, double *work,
+                  Cell *cell) noexcept nogil:
     """Clip the differences about their own centre, and describe what is kept."""
     cdef Py_ssize_t i, kept = 0, before = -1
     cdef double centre, exact, scale, low, high, mean
     cdef double sums[4]
-    _rough(diff, n, work, &centre, &scale)
-    # As the sums see it: rounded to the images' precision.
-    centre = <pixel> centre
+    _rough(diff, n, cell.good, rough, &centre, &scale)
     exact = centre
     for i in range(N_ITER):
         low = centre - clip * scale
@@ -368,6 +536,7 @@ cdef void _locate(const pixel *diff, const pixel *bright, Py_ssize_t n, double c
         mean = sums[1] / kept
         scale = truncation * sqrt(max(sums[2] / kept - mean * mean, 0.0) * kept / (kept - 1.0))
         exact = centre + mean
+        # As the sums see it: rounded to the images' precision.
         centre = <pixel> exact
     cell.kept = kept
     if kept == 0:
@@ -430,6 +599,7 @@ def difference_cells(
     cdef Cell cell
     cdef double *work
     cdef pixel *diff
+    cdef pixel rough[LM_ROUGH + 1]
     for i in range(ys.shape[0] - 1):
         size = max(size, ys[i + 1] - ys[i] + 1)
     n = 1
@@ -438,7 +608,7 @@ def difference_cells(
     size *= n
     result_array = np.zeros((n_cells, 10))
     cdef double[:, ::1] result = result_array
-    work = <double *> malloc((size + N_ROUGH) * sizeof(double))
+    work = <double *> malloc((size + 1) * sizeof(double))
     diff = <pixel *> malloc(2 * size * sizeof(pixel))
     if work == NULL or diff == NULL:
         free(work)
@@ -461,22 +631,14 @@ def difference_cells(
             corner_y[1] = map_y[iy, ix + 1]
             corner_y[2] = map_y[iy + 1, ix]
             corner_y[3] = map_y[iy + 1, ix + 1]
-            if not (
-                _any_good(&a[0, 0], a.shape[0], a.shape[1], y0, y1, x0, x1)
-                and _any_good(
-                    &b[0, 0], b.shape[0], b.shape[1], _lowest(corner_y), _highest(corner_y),
-                    _lowest(corner_x), _highest(corner_x),
-                )
-            ):
-                continue
             n = _sample_cell(
                 &a[0, 0], a.shape[0], a.shape[1], &b[0, 0], b.shape[0], b.shape[1],
                 y0, y1, x0, x1, ys[iy + 1] - y0, xs[ix + 1] - x0, corner_x, corner_y,
                 diff, diff + size, NULL, NULL, &cell,
             )
             cell.kept = 0
-            if n > 0:
-                _locate(diff, diff + size, n, clip, truncation, use_median, work, &cell)
+            if cell.good > 0:
+                _locate(diff, diff + size, n, clip, truncation, use_median, rough, work, &cell)
             if cell.kept > 0:
                 result[i, 0] = cell.location
                 result[i, 1] = cell.scatter
@@ -487,7 +649,7 @@ def difference_cells(
                 result[i, 4] = cell.y
             result[i, 5] = cell.smooth
             result[i, 6] = cell.kept
-            result[i, 7] = n
+            result[i, 7] = cell.good
     free(work)
     free(diff)
     return result_array
@@ -526,7 +688,12 @@ def difference_samples(
         ys[iy], y1, xs[ix], x1, ys[iy + 1] - ys[iy], xs[ix + 1] - xs[ix], corner_x, corner_y,
         &value[0, 0], &value[1, 0], &place[0, 0], &place[1, 0], &cell,
     )
-    return values[0, :n], 0.5 * values[1, :n], places[0, :n], places[1, :n]
+    if pixel is float:
+        good = values[0, :n] != LM_BAD_f
+    else:
+        good = values[0, :n] != LM_BAD_d
+    values, places = values[:, :n][:, good], places[:, :n][:, good]
+    return values[0], 0.5 * values[1], places[0], places[1]
 
 
 def sky_to_pixel(
