@@ -16,6 +16,15 @@
 #define LM_INLINE static inline __attribute__((always_inline))
 #endif
 
+/* A cell's rows are too short for the processor to foresee the next cell's. */
+#if defined(__GNUC__) || defined(__clang__)
+#define LM_AHEAD(row, n) \
+    for (int ahead = 0; ahead < (n); ahead += 64 / (int) sizeof(*(row))) \
+    __builtin_prefetch((row) + (n) + ahead)
+#else
+#define LM_AHEAD(row, n)
+#endif
+
 /* Twice the width where the processor has it, chosen when the module is loaded. */
 #if defined(__GNUC__) && !defined(__clang__) && defined(__x86_64__) && defined(__linux__)
 #define LM_CLONES __attribute__((target_clones("avx2", "default")))
@@ -53,6 +62,8 @@ LM_INLINE int lm_row_##NAME(                                                    
     const T *LM_RESTRICT b01 = b + b_right, *LM_RESTRICT b10 = b + b_up;                  \
     const T *LM_RESTRICT b11 = b + b_up + b_right;                                        \
     int count = 0, at = 0;                                                                \
+    LM_AHEAD(a, n);                                                                       \
+    LM_AHEAD(b, n);                                                                       \
     for (int i = 0; i < n; i++) {                                                         \
         T k = (T) i;                                                                      \
         T wx = ax + k * dax, wy = ay + k * day;                                           \
