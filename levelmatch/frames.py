@@ -307,6 +307,16 @@ class Frame:
                 new.__dict__[name] = self.__dict__[name]
         return new
 
+    def for_workers(self):
+        """Return the frame with what it takes to load it and no more, for another process.
+
+        The header stays behind; of an image in memory, all but its pixels and their mask.
+        """
+        source = self.source
+        if isinstance(source, MemorySource):
+            source = MemorySource(NDData(source.image.data, mask=source.image.mask))
+        return self.with_keys(meta={}, source=source)
+
     def split_lyot(self):
         """Return the frame's science and Lyot parts, or itself alone if it has no Lyot region."""
         region = jwst.lyot_region(self.meta, self.shape)

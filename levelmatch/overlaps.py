@@ -8,7 +8,8 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components, minimum_spanning_tree
 from scipy.spatial import cKDTree
 
-from levelmatch.sampling import convex_overlap
+from levelmatch.sampling import convex_overlap, count_inside
+from levelmatch.sky import N_VERTICES
 
 __all__ = [
     "DepthMap",
@@ -150,13 +151,21 @@ class DepthMap:
         self.others = others
 
     @cached_property
+    def _normals(self):
+        return np.array([other.normals for other in self.others]).reshape(-1, N_VERTICES, 3)
+
+    @cached_property
     def cells(self):
         """Number of images, its own included, at the middle of each cell."""
         middles = self.grid.middles
         return self._count(middles.reshape(-1, 3)).reshape(middles.shape[:2])
 
     def _count(self, points):
-        return 1 + sum((other.contains(points) for other in self.others), np.zeros(len(points)))
+        return 1 + count_inside(np.ascontiguousarray(points), self._normals)
+
+    def __getstate__(self):
+        """Return what another process needs: the outlines of the others, not their grids."""
+        return {"grid": self.grid, "cells": self.cells, "_normals": self._normals, "others": ()}
 
     def at(self, grid, index, vectors):
         """Return the number at cells of a grid, by index of its own grid or by position.

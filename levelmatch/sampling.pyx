@@ -43,6 +43,7 @@ cdef extern from "_loops.h" nogil:
 
 __all__ = [
     "convex_overlap",
+    "count_inside",
     "difference_cells",
     "difference_samples",
     "reached_cells",
@@ -809,6 +810,38 @@ cdef inline bint _spans(double a, double b, double c, double d, double low, doub
     if not (a == a and b == b and c == c and d == d):
         return False
     return min(min(a, b), min(c, d)) <= high and max(max(a, b), max(c, d)) >= low
+
+
+def count_inside(const double[:, ::1] points, const double[:, :, ::1] normals):
+    """Number of convex outlines on the sphere that each point lies in.
+
+    Parameters
+    ----------
+    points : `~numpy.ndarray`, shape (n, 3)
+        Unit vectors; one that is NaN lies nowhere.
+    normals : `~numpy.ndarray`, shape (m, k, 3)
+        Inward normals of the planes through the edges of each outline; zero where there is none.
+
+    Returns
+    -------
+    count : `~numpy.ndarray` of intp, shape (n,)
+        Points on an edge, but for rounding, count.
+    """
+    cdef Py_ssize_t n = points.shape[0], i, j, k
+    cdef bint inside
+    out_array = np.zeros(n, np.intp)
+    cdef Py_ssize_t[::1] out = out_array
+    with nogil:
+        for j in range(normals.shape[0]):
+            for i in range(n):
+                inside = True
+                for k in range(normals.shape[1]):
+                    if not (points[i, 0] * normals[j, k, 0] + points[i, 1] * normals[j, k, 1]
+                            + points[i, 2] * normals[j, k, 2] >= -1e-15):
+                        inside = False
+                        break
+                out[i] += inside
+    return out_array
 
 
 cdef enum:

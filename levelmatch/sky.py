@@ -16,7 +16,7 @@ from numpy.polynomial.chebyshev import chebvander
 from scipy.spatial import ConvexHull
 
 from levelmatch.exceptions import FrameError
-from levelmatch.sampling import sky_to_pixel
+from levelmatch.sampling import count_inside, sky_to_pixel
 
 __all__ = ["ARCMIN", "Grid", "SkyTransform", "plane_terms", "tangent_axes", "transfer_matrix"]
 
@@ -417,14 +417,16 @@ class Grid:
         return float(1 / abs(np.linalg.det(affine[:, 1:]) * half.prod()))
 
     @cached_property
-    def _normals(self):
-        """Inward normals of the planes through the outline's edges, shape (n, 3)."""
-        normals = np.cross(self.polygon, np.roll(self.polygon, -1, axis=0))
-        return normals[np.linalg.norm(normals, axis=1) > 0]
+    def normals(self):
+        """Inward normals of the planes through the outline's edges, shape (16, 3).
+
+        Those of edges without length are zero.
+        """
+        return np.cross(self.polygon, np.roll(self.polygon, -1, axis=0))
 
     def contains(self, vectors):
         """Whether unit vectors, shape (n, 3), lie within the outline."""
-        return (np.einsum("ni,ki->kn", vectors, self._normals) >= -1e-15).all(axis=0)
+        return count_inside(np.ascontiguousarray(vectors), self.normals[None]) > 0
 
     @cached_property
     def refined(self):

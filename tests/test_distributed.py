@@ -1,0 +1,84 @@
+# Licensed under a 3-clause BSD style license - see LICENSE.rst
+"""A cluster of worker processes gives what threads give, to the last bit."""
+
+import os
+import signal
+from dataclasses import fields
+
+import numpy as np
+import pytest
+from astropy.nddata import CCDData
+from numpy.testing import assert_array_equal
+
+import levelmatch
+from levelmatch.measure import PairTable
+from levelmatch.testing import simulate_miri
+
+distributed = pytest.importorskip(
+    "distributed", reason="the extra 'distributed' is not installed: no cluster to test"
+)
+
+
+@pytest.fixture(scope="module")
+def paths(tmp_path_factory):
+    """Eight small exposures of two tiles."""
+    simulation = simulate_miri(tiles=(2, 1), n_dithers=4, shape=(128, 136), seed=3)
+    return simulation.write(tmp_path_factory.mktemp("cluster"))
+
+
+@pytest.fixture(scope="module")
+def expected(paths):
+    return levelmatch.match_levels(paths, progress_bar=None)
+
+
+@pytest.fixture
+def client():
+    """A client of two worker processes of one thread each."""
+    with (
+        distributed.LocalCluster(
+            n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None
+        ) as cluster,
+        distributed.Client(cluster) as client,
+    ):
+        yield client
+
+
+def check_same(found, expected):
+    for field in fields(PairTable):
+        one, two = (getattr(result.measured, field.name) for result in (found, expected))
+        assert_array_equal(one, two, err_msg=field.name)
+    assert_array_equal(found.table["level"], expected.table["level"])
+    assert_array_equal(found.table["error"], expected.table["error"])
+
+
+def test_a_cluster_gives_the_same(client, paths, expected):
+    steps = []
+
+    def bar(iterable):
+        for step in iterable:
+            steps.append(step)
+            yield step
+
+    found = levelmatch.match_levels(paths, progress_bar=bar)
+    check_same(found, expected)
+    assert steps == list(range(len(expected.pairs)))
+    images = [CCDData.read(path, hdu="SCI", unit="MJy/sr") for path in paths[:4]]
+    in_memory = levelmatch.match_levels(images)
+    client.close()
+    check_same(in_memory, levelmatch.match_levels(images))
+
+
+def test_a_killed_worker_changes_nothing(client, paths, expected):
+    pids = list(client.run(os.getpid).values())
+    killed = []
+
+    def bar(iterable):
+        for step in iterable:
+            if step == 1:
+                os.kill(pids[0], signal.SIGKILL)
+                killed.append(pids[0])
+            yield step
+
+    found = levelmatch.match_levels(paths, progress_bar=bar)
+    assert killed == pids[:1]
+    check_same(found, expected)
