@@ -7,6 +7,7 @@
 #define LEVELMATCH_LOOPS_H
 
 #include <stddef.h>
+#include <stdint.h>
 
 #if defined(_MSC_VER)
 #define LM_RESTRICT __restrict
@@ -198,6 +199,35 @@ LM_CLONES static void lm_excess_##NAME(                                         
         out[0] += first;                                                                  \
         out[1] += second;                                                                 \
     }                                                                                     \
+}
+
+/* Most significant byte first, to the processor's own order and back. */
+LM_INLINE uint32_t lm_native(uint32_t word)
+{
+    const union {
+        uint8_t bytes[4];
+        uint32_t word;
+    } one = {{0, 0, 0, 1}};
+    if (one.word == 1)
+        return word;
+    return word >> 24 | (word >> 8 & 0xff00u) | (word << 8 & 0xff0000u) | word << 24;
+}
+
+/* 32-bit floats of a file made native, NaN where any of some bits is set in their flags. */
+LM_CLONES static void lm_decode(uint32_t *LM_RESTRICT words, const uint32_t *LM_RESTRICT flags,
+                                ptrdiff_t n, uint32_t bits, uint32_t flip)
+{
+    if (flags == NULL) {
+        for (ptrdiff_t i = 0; i < n; i++)
+            words[i] = lm_native(words[i]);
+        return;
+    }
+    bits = lm_native(bits);
+    flip = lm_native(flip);
+    for (ptrdiff_t i = 0; i < n; i++) {
+        uint32_t word = lm_native(words[i]);
+        words[i] = (flags[i] ^ flip) & bits ? 0x7fc00000u : word;
+    }
 }
 
 LM_DEFINE_LOOPS(float, f)

@@ -16,7 +16,7 @@ from astropy.io import fits
 from astropy.nddata import NDData
 from astropy.wcs import WCS, FITSFixedWarning
 
-from levelmatch import jwst
+from levelmatch import headers, jwst
 from levelmatch.corrections import Correction
 from levelmatch.exceptions import FrameError
 from levelmatch.sky import Grid, SkyTransform, default_spacing
@@ -47,8 +47,9 @@ class MemorySource:
         return {"file": "", "path": "", "size": 0, "hdu": 0, **_digests(data, [mask])}
 
     def read(self, dq_bits):
-        """Return the data, and a boolean array (or `None`) of bad pixels."""
-        return np.asarray(self.image.data), _as_mask(self.image.mask)
+        """Return a copy of the data as floats, and a boolean array (or `None`) of bad pixels."""
+        data = np.asarray(self.image.data)
+        return np.array(data, dtype=_float_type(data), order="C"), _as_mask(self.image.mask)
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,12 +66,15 @@ class FileSource:
         Index of the HDU with its data quality.
     mask_hdu : int or None
         Index of the HDU with its mask, which `~astropy.nddata.CCDData` writes.
+    planes : tuple of `~levelmatch.headers.Plane` or None
+        The image and its data quality (or `None`) in a plain file.
     """
 
     path: Path
     hdu: int
     dq_hdu: int | None
     mask_hdu: int | None = None
+    planes: tuple | None = None
 
     @cached_property
     def identity(self):
@@ -106,7 +110,10 @@ class FileSource:
             raise FrameError(msg) from error
 
     def read(self, dq_bits):
-        """Return the data, and a boolean array (or `None`) of bad pixels."""
+        """Return the data as floats, and a boolean array (or `None`) of pixels still to mask."""
+        plain = self._read_plain(dq_bits)
+        if plain is not None:
+            return plain, None
         with self._opened() as hdus:
             data = hdus[self.hdu].data
             bad = None
@@ -115,7 +122,23 @@ class FileSource:
             if self.mask_hdu is not None:
                 masked = hdus[self.mask_hdu].data != 0
                 bad = masked if bad is None else bad | masked
-        return data, bad
+            return np.require(data, _float_type(data), "CW"), bad
+
+    def _read_plain(self, dq_bits):
+        """The pixels of a plain file, or `None`: then astropy reads it, or says what is wrong."""
+        if self.planes is None:
+            return None
+        try:
+            return headers.read_plane(self.path, *self.planes, dq_bits & 0xFFFFFFFF)
+        except OSError:
+            return None
+
+
+def _float_type(data):
+    """The type of floats that holds the values of an array, in single precision if they are."""
+    small = data.dtype.kind == "f" and data.dtype.itemsize <= 4
+    small |= data.dtype.kind in "iu" and data.dtype.itemsize <= 2
+    return np.dtype(np.float32 if small else np.float64)
 
 
 def _digests(data, planes):
@@ -143,10 +166,6 @@ def flagged(dq, bits):
     return (unsigned & unsigned.dtype.type(bits)) != 0
 
 
-# Projections, with their distortions, whose names need no repair.
-MODERN = ("-TAN", "-TAN-SIP", "--TAN", "--TAN-SIP", "-SIN", "--SIN", "-TPV", "--TPV")
-
-
 class FileMeta(Mapping):
     """The primary header of a file and its image's, as one; the image's goes first.
 
@@ -154,7 +173,7 @@ class FileMeta(Mapping):
 
     Parameters
     ----------
-    primary, header : `~astropy.io.fits.Header`
+    primary, header : `~astropy.io.fits.Header` or `~levelmatch.headers.RawHeader`
         The two headers; they may be the same.
     """
 
@@ -178,7 +197,7 @@ class FileMeta(Mapping):
         """Return the merged header, a new one."""
         merged = self.primary.copy()
         if self.header is not self.primary:
-            merged.extend(self.header, strip=True, update=True)
+            merged.extend(self.header.copy(), strip=True, update=True)
         return merged
 
 
@@ -266,10 +285,7 @@ class Frame:
         FrameError
             If the file cannot be read, or no pixel is good.
         """
-        data, bad = self.source.read(self.dq_bits)
-        small = data.dtype.kind == "f" and data.dtype.itemsize <= 4
-        small |= data.dtype.kind in "iu" and data.dtype.itemsize <= 2
-        out = np.array(data, dtype=np.float32 if small else np.float64, order="C")
+        out, bad = self.source.read(self.dq_bits)
         if bad is not None:
             out[bad] = np.nan
         if self.region is not None:
@@ -456,6 +472,10 @@ def _check_shape(name, shape):
 
 def _file_frame(path, dq_bits, hdu):
     name = path.name
+    if hdu is None:
+        frame = _plain_frame(path, dq_bits)
+        if frame is not None:
+            return frame
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FITSFixedWarning)
@@ -469,6 +489,46 @@ def _file_frame(path, dq_bits, hdu):
     except (OSError, UserWarning) as error:
         msg = f"{name}: not a readable FITS file: {error}"
         raise FrameError(msg) from error
+
+
+def _plain_frame(path, dq_bits):
+    """The frame of a plain file, or `None`: then astropy reads it, and says what is wrong."""
+    try:
+        planes = headers.scan(path)
+    except OSError:
+        return None
+    index = None if planes is None else _plain_image(planes)
+    if index is None:
+        return None
+    image = planes[index]
+    named = {(p.name, p.version): i for i, p in reversed(list(enumerate(planes)))}
+    if any((plane, image.version) in named for plane in ("MASK", "ASDF")) or image.name == "DQ":
+        return None
+    dq_hdu = named.get(("DQ", image.version))
+    dq = None if dq_hdu is None else planes[dq_hdu]
+    transform = headers.plain_transform(path.name, image.header)
+    if transform is None or min(image.shape) < 2 or (dq is not None and dq.shape != image.shape):
+        return None
+    meta = FileMeta(planes[0].header, image.header)
+    return Frame(
+        name=path.name,
+        source=FileSource(path, index, dq_hdu, planes=(image, dq)),
+        shape=image.shape,
+        meta=meta,
+        unit=_header_unit(path.name, image.header),
+        transform=transform,
+        dq_bits=jwst.bad_bits(dq_bits, meta.get("TELESCOP") == "JWST"),
+    )
+
+
+def _plain_image(planes):
+    """Index of the HDU that holds the image, `None` if that is not plain to see."""
+    images = [i for i, p in enumerate(planes) if p.is_image and len(p.shape)]
+    science = [i for i, p in enumerate(planes) if p.name == "SCI"]
+    if len(science) > 1 or not set(science) <= set(images) or not images:
+        return None
+    index = (science or images)[0]
+    return index if len(planes[index].shape) == 2 else None
 
 
 def _header_frame(path, hdus, dq_bits, hdu):
@@ -529,7 +589,7 @@ def _image_hdu(name, hdus, hdu):
 
 def _fits_wcs(name, header, hdus):
     # Repairs of old forms of headers take half of the time to read a new one.
-    modern = str(header.get("CTYPE1", ""))[4:] in MODERN and header.get("CUNIT1") == "deg"
+    modern = str(header.get("CTYPE1", ""))[4:] in headers.MODERN and header.get("CUNIT1") == "deg"
     try:
         wcs = WCS(header, hdus, naxis=2, fix=not modern)
     except Exception as error:

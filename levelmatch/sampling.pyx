@@ -11,6 +11,7 @@ changes its sign with the direction of the comparison.
 import numpy as np
 
 from libc.math cimport fabs, floor, sqrt
+from libc.stdint cimport uint32_t
 from libc.stdlib cimport free, malloc
 
 cdef extern from "_loops.h" nogil:
@@ -34,6 +35,7 @@ cdef extern from "_loops.h" nogil:
     int lm_block_d(const double *, const double *, Py_ssize_t, Py_ssize_t, Py_ssize_t, Py_ssize_t,
                    Py_ssize_t, Py_ssize_t, int, int, const lm_weight *, double *, double *,
                    double *, double *)
+    void lm_decode(uint32_t *, const uint32_t *, Py_ssize_t, uint32_t, uint32_t)
     float lm_middle_f(const float *, int)
     double lm_middle_d(const double *, int)
     void lm_excess_f(const float *, const float *, int, float, float, double *)
@@ -44,6 +46,7 @@ cdef extern from "_loops.h" nogil:
 __all__ = [
     "convex_overlap",
     "count_inside",
+    "decode_pixels",
     "difference_cells",
     "difference_samples",
     "reached_cells",
@@ -810,6 +813,33 @@ cdef inline bint _spans(double a, double b, double c, double d, double low, doub
     if not (a == a and b == b and c == c and d == d):
         return False
     return min(min(a, b), min(c, d)) <= high and max(max(a, b), max(c, d)) >= low
+
+
+def decode_pixels(uint32_t[::1] words, const uint32_t[::1] flags, uint32_t bits, uint32_t flip):
+    """Make 32-bit floats of a file native, and NaN where flagged, in place.
+
+    Parameters
+    ----------
+    words : `~numpy.ndarray` of uint32, shape (n,)
+        The pixels as a FITS file has them, most significant byte first; then native.
+    flags : `~numpy.ndarray` of uint32, shape (n,), or None
+        Their flags as a file has them.
+    bits : int
+        The bits that make a pixel bad.
+    flip : int
+        Bits that the file has inverted: the uppermost in the flags of an unsigned type.
+    """
+    cdef Py_ssize_t n = words.shape[0]
+    if n == 0:
+        return
+    if flags is not None and flags.shape[0] != n:
+        msg = f"flags: {flags.shape[0]} for {n} pixels"
+        raise ValueError(msg)
+    cdef const uint32_t *flag = NULL
+    if flags is not None:
+        flag = &flags[0]
+    with nogil:
+        lm_decode(&words[0], flag, n, bits, flip)
 
 
 def count_inside(const double[:, ::1] points, const double[:, :, ::1] normals):

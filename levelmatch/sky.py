@@ -11,7 +11,7 @@ from functools import cached_property
 import numpy as np
 from astropy import units as u
 from astropy.coordinates import ICRS, SkyCoord
-from astropy.wcs import NoConvergence
+from astropy.wcs import WCS, NoConvergence
 from numpy.polynomial.chebyshev import chebvander
 from scipy.spatial import ConvexHull
 
@@ -85,6 +85,10 @@ class SkyTransform:
         Such as `astropy.wcs.WCS` (SIP, TPV and tabular distortions included) or `gwcs.wcs.WCS`.
     name : str
         The image, for error messages.
+    original : callable or None
+        Makes the WCS that users see, if this is a part of it.
+    rebuild : tuple or None
+        A function and its arguments that make the transform again, in another process.
 
     Raises
     ------
@@ -92,13 +96,14 @@ class SkyTransform:
         If there is no WCS, or it is not two-dimensional and celestial.
     """
 
-    def __init__(self, wcs, name):
+    def __init__(self, wcs, name, *, original=None, rebuild=None):
         if wcs is None:
             msg = f"{name}: the image has no WCS"
             raise FrameError(msg)
         self.name = name
-        self.original = wcs
         self.wcs = getattr(wcs, "low_level_wcs", wcs)
+        self._original = original or (lambda: wcs)
+        self._rebuild = rebuild or (SkyTransform, (wcs, name))
         try:
             self._find_axes()
         except FrameError:
@@ -107,8 +112,19 @@ class SkyTransform:
             msg = f"{name}: the WCS cannot be used: {error}"
             raise FrameError(msg) from error
 
+    def __reduce__(self):
+        return self._rebuild
+
+    @cached_property
+    def original(self):
+        """The WCS as the user gave it."""
+        return self._original()
+
     def _find_axes(self):
         low = self.wcs
+        if _is_icrs(low):
+            self._lon, self._frame, self._degrees = low.wcs.lng, ICRS(), [1.0, 1.0]
+            return
         if low.pixel_n_dim != 2 or low.world_n_dim != 2:
             msg = (
                 f"{self.name}: the WCS has {low.pixel_n_dim} pixel and {low.world_n_dim} world "
@@ -174,6 +190,22 @@ class SkyTransform:
                 msg = f"{self.name}: the WCS's bounding box {bounds} leaves nothing of the image"
                 raise FrameError(msg)
         return tuple(box)
+
+
+def _is_icrs(wcs):
+    """Whether an astropy WCS is of two axes, RA and Dec in degrees of ICRS.
+
+    Its own description of them takes longer to make than all else here.
+    """
+    if not isinstance(wcs, WCS) or wcs.naxis != 2 or wcs.pixel_n_dim != 2:
+        return False
+    own = wcs.wcs
+    return (
+        own.radesys == "ICRS"
+        and {own.lng, own.lat} == {0, 1}
+        and own.lngtyp == "RA"
+        and all(unit == u.deg for unit in own.cunit)
+    )
 
 
 def _unit_in_degrees(unit):
