@@ -69,8 +69,14 @@ class RawHeader:
 
     def _odd(self, key):
         """Whether a keyword is one that is not found by its first eight characters."""
-        return not isinstance(key, str) or self._place(key) is None and (
-            len(key) > 8 or "HIERARCH" in self.places or key.upper() in ("COMMENT", "HISTORY", "")
+        return (
+            not isinstance(key, str)
+            or self._place(key) is None
+            and (
+                len(key) > 8
+                or "HIERARCH" in self.places
+                or key.upper() in ("COMMENT", "HISTORY", "")
+            )
         )
 
     def __getitem__(self, key):

@@ -7,7 +7,6 @@ from numbers import Integral, Real
 from uuid import uuid4
 
 import numpy as np
-from scipy.ndimage import maximum_filter, uniform_filter
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import reverse_cuthill_mckee
 from scipy.special import erf
@@ -16,7 +15,8 @@ from levelmatch.frames import Frame, MemorySource
 from levelmatch.local import source_mask
 from levelmatch.overlaps import DepthMap
 from levelmatch.sampling import convex_overlap, difference_cells, reached_cells
-from levelmatch.sky import MAP_TOLERANCE, Grid, SkyTransform, plane_terms, tangent_axes
+from levelmatch.sky import MAP_TOLERANCE, Grid, SkyTransform
+from levelmatch.summary import cell_vectors, map_error, summarise_cells
 
 __all__ = ["METHODS", "ROW", "MeasureOptions", "PairTable", "measure_pairs", "pair_table"]
 
@@ -26,29 +26,10 @@ METHODS = ("direct", "interp", "exact", "adaptive")
 LOCATIONS = ("mean", "median")
 # Cells with less than this part of their pixels sampled tell too little of their scatter.
 MIN_FILLED = 0.02
-# Cells, or stars and their signal over noise, that it takes to compare flux scales.
-MIN_GAIN_CELLS = 16
-N_BLOCKS = 8
-MIN_STARS = 3
-MAX_GAIN = 1.0
-# Variance of the cells' brightness over that of their noise, for emission to tell.
-MIN_CONTRAST = 100.0
-STAR_SIGMA = 10.0
-STAR_SCATTER = 0.05
-# Weight, in cells, of the belief that the cells scatter as their pixels say.
-PRIOR_CELLS = 10
-# Cells farther than this many sigma from the pair's plane are left out, if there are
-# enough to tell.
-CELL_CLIP = 4.0
-MIN_ROBUST = 6
-N_ROBUST = 8
-N_ABSOLUTE = 4
 # How much more of a cell's noise its neighbours share if its pixels are much finer than those
 # of the other image, and the least part, along an axis, that it has to itself.
 LOST_COARSE = 0.5
 MIN_OWN = 0.3
-# Number of samples a coarser pixel from which on its noise is told from the finer's.
-MIN_COARSE = 1.5
 # A task compares about this many pixels; a pair costs as much as some more.
 BATCH_PIXELS = 2**20
 PAIR_PIXELS = 2**15
@@ -656,15 +637,15 @@ def _direct_cells(a, b, grid_a, grid_b, options):
     if measured is None:
         return None
     keep, values = measured
-    iy, ix = cells[keep].T
-    vectors = _bilinear_vectors(grid, iy, ix, values[:, 4], values[:, 3])
+    cells = cells[keep]
+    vectors = _vectors(grid, cells, values)
     scale = np.sqrt(grid_a.pixel_area / grid_b.pixel_area)
     side = max(
         np.ptp(values[:, 4]) + np.median(np.diff(grid.ys)),
         np.ptp(values[:, 3]) + np.median(np.diff(grid.xs)),
     )
     extent = (min(side / grid_a.side, 1.0), min(side * scale / grid_b.side, 1.0))
-    return _as_cells(values, vectors, grid, cells[keep], extent, swap, options, scale)
+    return _as_cells(values, vectors, grid, cells, extent, swap, options, scale)
 
 
 def _as_cells(values, vectors, grid, index, extent, swap, options, scale):
@@ -723,8 +704,7 @@ def _map_cells(grid_a, grid_b):
         cells = reached_cells(x, y, *grid_b.box)
         if len(cells) == 0 or grid.spacing <= 4:
             break
-        iy, ix = cells.T
-        error = _map_error(grid, grid_b, x, y, iy, ix)
+        error = _map_error(grid, grid_b, x, y, cells)
         if error < 2 * MAP_TOLERANCE:
             break
         logger.debug("map error %.3f pixel at spacing %d: refined", error, grid.spacing)
@@ -732,17 +712,10 @@ def _map_cells(grid_a, grid_b):
     return grid, x, y, cells
 
 
-def _map_error(grid, grid_b, x, y, iy, ix):
+def _map_error(grid, grid_b, x, y, cells):
     """Largest error, in pixels, of bilinear interpolation at the cells' middles in the box."""
-    exact = np.stack(grid_b.to_pixel(grid.middles[iy, ix]))
-    linear = np.stack([_corner_mean(x, iy, ix), _corner_mean(y, iy, ix)])
-    return np.nanmax(np.abs(exact - linear), initial=0.0)
-
-
-def _corner_mean(values, iy, ix):
-    return 0.25 * (
-        values[iy, ix] + values[iy, ix + 1] + values[iy + 1, ix] + values[iy + 1, ix + 1]
-    )
+    exact = grid_b.to_pixel(grid.middles[cells[:, 0], cells[:, 1]])
+    return map_error(x, y, cells, *exact)
 
 
 def _kernel(a, b, grid, map_x, map_y, cells, options):
@@ -766,15 +739,10 @@ def _kernel(a, b, grid, map_x, map_y, cells, options):
     return (keep, values[keep]) if keep.any() else None
 
 
-def _bilinear_vectors(grid, iy, ix, y, x):
-    """Unit vectors of pixel positions within cells."""
-    t = ((y - grid.ys[iy]) / (grid.ys[iy + 1] - grid.ys[iy]))[:, None]
-    s = ((x - grid.xs[ix]) / (grid.xs[ix + 1] - grid.xs[ix]))[:, None]
-    nodes = grid.nodes
-    vectors = (1 - t) * ((1 - s) * nodes[iy, ix] + s * nodes[iy, ix + 1]) + t * (
-        (1 - s) * nodes[iy + 1, ix] + s * nodes[iy + 1, ix + 1]
-    )
-    return vectors / np.linalg.norm(vectors, axis=-1, keepdims=True)
+def _vectors(grid, cells, values):
+    """Unit vectors of the cells' centroids."""
+    y, x = np.ascontiguousarray(values[:, 4]), np.ascontiguousarray(values[:, 3])
+    return cell_vectors(grid.nodes, grid.ys, grid.xs, cells, y, x)
 
 
 def _reprojected_cells(a, b, grid_a, grid_b, options):
@@ -799,13 +767,13 @@ def _reprojected_cells(a, b, grid_a, grid_b, options):
     if measured is None:
         return None
     keep, values = measured
-    iy, ix = cells[keep].T
-    vectors = _bilinear_vectors(grid, iy, ix, values[:, 4], values[:, 3])
+    cells = cells[keep]
+    vectors = _vectors(grid, cells, values)
     side = max(np.ptp(values[:, 4]) + spacing, np.ptp(values[:, 3]) + spacing)
     extent = tuple(
         min(side * np.sqrt(grid.pixel_area / g.pixel_area) / g.side, 1.0) for g in (grid_a, grid_b)
     )
-    return _as_cells(values, vectors, grid, cells[keep], extent, False, options, 1.0)
+    return _as_cells(values, vectors, grid, cells, extent, False, options, 1.0)
 
 
 def summarise(cells, depth):
@@ -830,178 +798,33 @@ def summarise(cells, depth):
     to that of the joint fit of sky and levels, identity - 1/n. What a median adds to the
     variance is not shared between pairs, and so goes down as they are averaged.
     """
-    weight = 1 / cells.variance
-    axes = tangent_axes(np.einsum("c,ci->i", weight, cells.vectors))
-    terms = plane_terms(cells.vectors, axes)
-    robust, plane = _robust_plane(terms, cells.location, weight)
-    residual = cells.location - _values(terms, plane)
-    used = robust * weight
-    n_used = robust.sum()
-    freedom = max(n_used - 3, 0)
-    chi2 = (PRIOR_CELLS + np.sum(used * residual**2)) / (PRIOR_CELLS + freedom)
-    chi2_all = chi2 * _shared_noise(cells, chi2)
-    joint = used * (2 / depth) / chi2_all
-    joint *= (1 + cells.excess) / (1 + cells.excess * 2 / depth)
-    gram, rhs = _normal_equations(terms, cells.location, joint)
-    npix = cells.npix[robust > 0]
-    spread = (cells.scatter**2 + residual**2)[robust > 0]
+    columns = (
+        cells.vectors,
+        cells.location,
+        cells.brightness,
+        cells.variance,
+        cells.scatter,
+        cells.npix,
+        depth,
+        cells.star_diff,
+        cells.star_flux,
+        cells.excess,
+    )
+    numbers = summarise_cells(
+        *(np.ascontiguousarray(column, dtype=float) for column in columns),
+        np.ascontiguousarray(cells.index, dtype=np.intp),
+        cells.coarseness,
+        cells.own_part,
+    )
     return {
-        "gram": gram,
-        "rhs": rhs,
-        "axes": axes,
-        "sigma": np.sqrt(chi2_all * np.sum(used**2 * cells.variance)) / used.sum(),
-        "scatter": np.sqrt(np.average(spread, weights=npix)),
-        "chi2": chi2,
-        "npix": int(npix.sum()),
+        "gram": numbers[:9].reshape(3, 3),
+        "rhs": numbers[9:12],
+        "axes": numbers[12:21].reshape(3, 3),
+        "sigma": numbers[21],
+        "scatter": numbers[22],
+        "chi2": numbers[23],
+        "npix": int(numbers[24]),
         "extent": np.array(cells.extent),
-        **dict(zip(("gain", "gain_error"), _gain(cells, terms, used / chi2), strict=True)),
+        "gain": numbers[25],
+        "gain_error": numbers[26],
     }
-
-
-def _shared_noise(cells, chi2):
-    """Variance of the mean of many cells over that of as many independent ones.
-
-    The pixels of a much coarser image are told from the finer's by what they add to the
-    scatter of the cells: their noise is alike in all samples of one of them.
-    """
-    most = cells.coarseness * cells.own_part
-    if most < MIN_COARSE:
-        return 1 / cells.own_part
-    coarse = np.clip((chi2 - 1) / (most - 1), 0, 1)
-    return (1 - coarse + cells.coarseness * coarse) / (1 - coarse + most * coarse)
-
-
-def _robust_plane(terms, location, weight):
-    """Fit a plane to the cells that agree on it; return which do (1 or 0), and the plane."""
-    root = np.sqrt(weight)
-
-    def agree(plane):
-        z = root * np.abs(location - _values(terms, plane))
-        # Never tighter than the pixels' own noise allows.
-        return z, z <= CELL_CLIP * max(1.4826 * np.median(z), 1.0)
-
-    plane = _least_squares(terms, location, weight)
-    z, keep = agree(plane)
-    if len(location) < MIN_ROBUST or keep.all():
-        return np.ones(len(location)), plane
-    # Least absolute deviations first: many cells with one wrong level would carry
-    # least squares with them; a few do not.
-    for _ in range(N_ABSOLUTE if keep.mean() < 0.95 else 0):
-        plane = _least_squares(terms, location, weight / np.maximum(z, np.median(z) / 4 + 1e-300))
-        z, keep = agree(plane)
-    for _ in range(N_ROBUST):
-        plane = _least_squares(terms, location, weight * keep)
-        before, (z, keep) = keep, agree(plane)
-        if (before == keep).all():
-            break
-    return keep.astype(float), plane
-
-
-def _least_squares(terms, values, weight):
-    """Weighted least squares by the normal equations, scaled; the least norm where singular.
-
-    Without LAPACK's solver for tall matrices, whose threads get in the way of Dask's: it
-    made the whole measurement three times slower.
-    """
-    gram, rhs = _normal_equations(terms, values, weight)
-    size = np.sqrt(np.maximum(np.diagonal(gram), 1e-300))
-    gram = gram / size[:, None] / size
-    rhs = rhs / size
-    if np.linalg.det(gram) > 1e-9:
-        return np.linalg.solve(gram, rhs) / size
-    inverse = np.linalg.pinv(gram, rcond=1e-12, hermitian=True)
-    return np.einsum("ij,j->i", inverse, rhs) / size
-
-
-def _normal_equations(terms, values, weight):
-    gram = np.einsum("c,ci,cj->ij", weight, terms, terms)
-    return gram, np.einsum("c,ci->i", weight * values, terms)
-
-
-def _values(terms, coefficients):
-    return np.einsum("ci,i->c", terms, coefficients)
-
-
-def _gain(cells, terms, weight):
-    """Return the relative difference of two flux scales, and its standard error.
-
-    A wrong scale makes the difference depend on brightness: the stars tell, by their
-    differences over their fluxes, and extended emission, by the cells' levels
-    against their brightness beside a plane. The surer of the two is taken.
-    """
-    estimates = [e for e in (_star_gain(cells), _nebula_gain(cells, terms, weight)) if e]
-    if not estimates:
-        return np.nan, np.inf
-    gain, error = min(estimates, key=lambda estimate: estimate[1])
-    # What only one of the images shows, an artefact, is no matter of scale.
-    return (float(gain), float(error)) if abs(gain) < MAX_GAIN else (np.nan, np.inf)
-
-
-def _nebula_gain(cells, terms, weight):
-    """Slope of the cells' levels against their brightness; `None` where it is not determined.
-
-    Its error is the scatter between blocks of cells, each left out in turn: emission
-    that no plane follows is alike over many cells.
-    """
-    used = np.flatnonzero(weight > 0)
-    if len(used) < MIN_GAIN_CELLS:
-        return None
-    weight, terms = weight[used], terms[used]
-    brightness = cells.brightness[used]
-    # What of the brightness a plane does not follow, and of the levels neither.
-    level = cells.location[used]
-    bright, level = (
-        value - _values(terms, _least_squares(terms, value, weight))
-        for value in (brightness, level)
-    )
-    # The two images' noise enters difference and brightness both: it would pass for a
-    # slope if it made up the brightness.
-    noise = np.mean(weight * cells.variance[used]) / 4
-    if not np.mean(weight * bright**2) > MIN_CONTRAST * noise:
-        return None
-    # Blocks along the overlap's longer side.
-    along = terms[:, 1 + np.argmax(np.ptp(terms[:, 1:], axis=0))]
-    block = np.argsort(np.argsort(along, kind="stable")) * N_BLOCKS // len(used)
-    square = np.bincount(block, weights=weight * bright**2, minlength=N_BLOCKS)
-    cross = np.bincount(block, weights=weight * bright * level, minlength=N_BLOCKS)
-    left = square.sum() - square
-    if not (left > 0).all():
-        return None
-    without = (cross.sum() - cross) / left
-    spread = np.std(without) * np.sqrt(N_BLOCKS - 1)
-    return cross.sum() / square.sum(), max(spread, 1 / np.sqrt(square.sum()))
-
-
-def _star_gain(cells):
-    """Median over the stars of their differences over their fluxes; `None` if they are few.
-
-    A star is a cell with more excess flux than its eight neighbours, all nine
-    taken together: seeing differs from night to night, a large aperture does not care.
-    """
-    shape = cells.index.max(axis=0) + 3
-    diff, flux, variance = np.zeros((3, *shape))
-    place = tuple(cells.index.T + 1)
-    diff[place], flux[place] = cells.star_diff, cells.star_flux
-    variance[place] = cells.variance * np.square(cells.npix, dtype=float)
-    peak = (flux == maximum_filter(flux, 3)) & (flux > 0)
-    # Nine times the mean of the neighbourhood is its sum.
-    diff, flux, variance = (
-        9 * uniform_filter(a, 3, mode="constant")[peak] for a in (diff, flux, variance)
-    )
-    stars = flux > STAR_SIGMA * np.sqrt(variance)
-    if stars.sum() < MIN_STARS:
-        return None
-    ratio, signal = diff[stars] / flux[stars], flux[stars] / np.sqrt(variance[stars])
-    # The brightest are the first to be saturated.
-    signal = np.minimum(signal, 2 * np.median(signal))
-    gain = _weighted_median(ratio, signal)
-    # A few stars may agree by chance: their fluxes are good to 5 % each, no better.
-    scatter = np.hypot(1.4826 * _weighted_median(np.abs(ratio - gain), signal), STAR_SCATTER)
-    number = signal.sum() ** 2 / np.sum(signal**2)
-    return gain, 1.2533 * scatter / np.sqrt(max(number - 1, 0.5))
-
-
-def _weighted_median(values, weights):
-    order = np.argsort(values, kind="stable")
-    total = np.cumsum(weights[order])
-    return values[order][np.searchsorted(total, 0.5 * total[-1])]

@@ -43,6 +43,9 @@ cdef extern from "_loops.h" nogil:
     void lm_moments_f(const float *, const float *, int, float, float, float, double *)
     void lm_moments_d(const double *, const double *, int, double, double, double, double *)
 
+cdef extern from "_median.h" nogil:
+    double lm_median(double *, Py_ssize_t)
+
 __all__ = [
     "convex_overlap",
     "count_inside",
@@ -62,48 +65,6 @@ ctypedef fused pixel:
 cdef double SNAP = 1e-3
 cdef enum:
     N_ITER = 12
-
-
-cdef inline double _select(double *values, Py_ssize_t n, Py_ssize_t k) noexcept nogil:
-    """Return the k-th smallest value; the array is reordered (Hoare's quickselect)."""
-    cdef Py_ssize_t low = 0, high = n - 1, i, j
-    cdef double pivot, swap
-    while low < high:
-        pivot = values[(low + high) // 2]
-        i = low
-        j = high
-        while i <= j:
-            while values[i] < pivot:
-                i += 1
-            while values[j] > pivot:
-                j -= 1
-            if i <= j:
-                swap = values[i]
-                values[i] = values[j]
-                values[j] = swap
-                i += 1
-                j -= 1
-        if k <= j:
-            high = j
-        elif k >= i:
-            low = i
-        else:
-            break
-    return values[k]
-
-
-cdef inline double _median(double *values, Py_ssize_t n) noexcept nogil:
-    """Return the median; the array is reordered."""
-    cdef Py_ssize_t i, half = n // 2
-    cdef double upper = _select(values, n, half)
-    cdef double lower
-    if n % 2:
-        return upper
-    lower = values[0]
-    for i in range(1, half):
-        if values[i] > lower:
-            lower = values[i]
-    return 0.5 * (lower + upper)
 
 
 cdef struct Cell:
@@ -560,7 +521,7 @@ cdef void _locate(const pixel *diff, const pixel *bright, Py_ssize_t n, double c
         for i in range(n):
             work[kept] = diff[i]
             kept += (diff[i] >= low) & (diff[i] <= high)
-        cell.location = _median(work, kept)
+        cell.location = lm_median(work, kept)
 
 
 def difference_cells(

@@ -1,5 +1,5 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
-"""The compiled kernel, found by extension-helpers at build time."""
+"""The compiled modules, found by extension-helpers at build time."""
 
 from pathlib import Path
 
@@ -9,24 +9,22 @@ from setuptools import Extension
 __all__ = ["get_extensions"]
 
 
+FLAGS = ["-O3", "-ffp-contract=off", "-fno-math-errno"]
+# Sums may be reordered, so that they vectorise; NaN keeps its meaning.
+REORDER = ["-fno-trapping-math", "-fno-signed-zeros", "-fassociative-math"]
+
+
 def get_extensions():
     """Return the compiled extensions of the package."""
     folder = Path("levelmatch")
     return [
         Extension(
-            "levelmatch.sampling",
-            [str(folder / "sampling.pyx")],
+            f"levelmatch.{name}",
+            [str(folder / f"{name}.pyx")],
             include_dirs=[np.get_include(), str(folder)],
-            depends=[str(folder / "_loops.h")],
+            depends=[str(folder / "_loops.h"), str(folder / "_median.h")],
             define_macros=[("NPY_NO_DEPRECATED_API", "NPY_1_9_API_VERSION")],
-            # Sums may be reordered, so that they vectorise; NaN keeps its meaning.
-            extra_compile_args=[
-                "-O3",
-                "-ffp-contract=off",
-                "-fno-math-errno",
-                "-fno-trapping-math",
-                "-fno-signed-zeros",
-                "-fassociative-math",
-            ],
+            extra_compile_args=[*FLAGS, *extra],
         )
+        for name, extra in (("sampling", REORDER), ("summary", []))
     ]

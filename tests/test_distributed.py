@@ -5,7 +5,6 @@ import os
 import signal
 from dataclasses import fields
 
-import numpy as np
 import pytest
 from astropy.nddata import CCDData
 from numpy.testing import assert_array_equal
