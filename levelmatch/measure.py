@@ -15,7 +15,7 @@ from levelmatch.frames import Frame, MemorySource
 from levelmatch.local import source_mask
 from levelmatch.overlaps import DepthMap
 from levelmatch.sampling import convex_overlap, difference_cells, reached_cells
-from levelmatch.sky import MAP_TOLERANCE, Grid, SkyTransform
+from levelmatch.sky import MAP_TOLERANCE, Grid, SkyTransform, tangent_axes
 from levelmatch.summary import cell_vectors, map_error, summarise_cells
 
 __all__ = ["METHODS", "ROW", "MeasureOptions", "PairTable", "measure_pairs", "pair_table"]
@@ -35,6 +35,8 @@ BATCH_PIXELS = 2**20
 PAIR_PIXELS = 2**15
 # Images read ahead of those measured, for each worker.
 AHEAD = 3
+# Directions of sweeps over the sky that are tried.
+N_SWEEPS = 60
 # How often images that a worker lost are sent to the cluster.
 N_ATTEMPTS = 3
 
@@ -339,14 +341,57 @@ class _Plan:
     sky: list
 
 
+def reading_order(grids, pairs):
+    """Return the images in an order in which few have to be in memory at a time.
+
+    Of sweeps over the sky in many directions and of the order of a narrow graph (reverse
+    Cuthill-McKee), that which needs the least memory. A sweep along a mosaic's longer
+    side, a little aslant, needs one row of it.
+
+    Parameters
+    ----------
+    grids : list of `~levelmatch.sky.Grid`
+        The images.
+    pairs : `~numpy.ndarray` of intp, shape (m, 2)
+        Which are compared.
+
+    Returns
+    -------
+    order : `~numpy.ndarray` of intp, shape (n,)
+        The images.
+    """
+    n = len(grids)
+    if n == 0:
+        return np.zeros(0, np.intp)
+    graph = coo_array(
+        (np.ones(2 * len(pairs), np.int8), (pairs.ravel("F"), pairs[:, ::-1].ravel("F"))),
+        shape=(n, n),
+    ).tocsr()
+    candidates = [reverse_cuthill_mckee(graph, symmetric_mode=True).astype(np.intp)]
+    centres = np.array([grid.centre for grid in grids])
+    _, east, north = tangent_axes(centres.sum(axis=0) + 1e-9)
+    for angle in np.pi * np.arange(N_SWEEPS) / N_SWEEPS:
+        along = centres @ (np.cos(angle) * east + np.sin(angle) * north)
+        candidates.append(np.argsort(along, kind="stable"))
+    size = np.array([float(np.prod(grid.shape)) for grid in grids])
+    return min(candidates, key=lambda order: _most_in_memory(order, pairs, size))
+
+
+def _most_in_memory(order, pairs, size):
+    """Pixels in memory at most, if each image is read in turn and let go after its last pair."""
+    rank = np.empty(len(order), np.intp)
+    rank[order] = np.arange(len(order))
+    last = rank.copy()
+    latest = rank[pairs].max(axis=1)
+    np.maximum.at(last, pairs.ravel(), np.repeat(latest, 2))
+    released = np.bincount(last, weights=size, minlength=len(order))
+    return (np.cumsum(size[order]) - np.cumsum(released) + released).max()
+
+
 def _plan(frames, pairs, depth_maps, options, with_sky):
     """Order the images so that those that overlap are read soon after each other."""
     wanted = np.arange(len(frames)) if with_sky else np.unique(pairs)
-    graph = coo_array(
-        (np.ones(2 * len(pairs), np.int8), (pairs.ravel("F"), pairs[:, ::-1].ravel("F"))),
-        shape=(len(frames), len(frames)),
-    ).tocsr()
-    order = reverse_cuthill_mckee(graph, symmetric_mode=True) if len(frames) else wanted
+    order = reading_order([frame.grid for frame in frames], pairs)
     order = order[np.isin(order, wanted)].tolist()
     rank = {k: r for r, k in enumerate(order)}
     maps = {k: {} for k in order}
