@@ -1,7 +1,8 @@
-"""Peak memory of a process that matches a mosaic, and of one of half as many images.
+"""Peak memory of a process that matches a mosaic, of mosaics of more and fewer rows.
 
-Run as ``python benchmarks/memory.py [--images 200 400] [--side 1024] [--workers N]``. The
-files, 4 MB each, are removed at the end.
+Run as ``python benchmarks/memory.py [--images 200 400] [--columns 20] [--workers N]``. What
+is in memory at a time is a row of the mosaic along its shorter side. The files, 4 MB
+each, are removed at the end.
 """
 
 import argparse
@@ -27,17 +28,15 @@ def measured(folder, repeats=1, workers=None):
     return [float(word) for word in done.stdout.split()]
 
 
-def run(numbers, side, workers):
+def run(numbers, side, columns, workers):
     for n in numbers:
         with tempfile.TemporaryDirectory() as folder:
-            # Rows as long, and as many as there are images for.
-            columns = int(np.ceil(np.sqrt(max(numbers))))
             _, levels = write_mosaic(folder, n, side=side, columns=columns)
             np.savetxt(Path(folder) / "levels.txt", levels)
             seconds, peak, before, pairs, error = measured(folder, workers=workers)
         print(
-            f"{n} images of {side} x {side}, {pairs:.0f} pairs: peak {peak:.0f} MB, {before:.0f} MB "
-            f"of them before; all pixels are {n * side**2 * 4 / 2**20:.0f} MB; {seconds:.1f} s, "
+            f"{n} images of {side} x {side} in rows of {columns}, {pairs:.0f} pairs: "
+            f"peak {peak:.0f} MB, {before:.0f} MB of them before; all pixels are {n * side**2 * 4 / 2**20:.0f} MB; {seconds:.1f} s, "
             f"level error {error:.4f}",
             flush=True,
         )
@@ -46,10 +45,11 @@ def run(numbers, side, workers):
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--images", type=int, nargs="+", default=[200, 400])
-    parser.add_argument("--side", type=int, default=1024)
+    parser.add_argument("--side", type=int, default=1024, help="pixels along an image's side")
+    parser.add_argument("--columns", type=int, default=20, help="images in a row")
     parser.add_argument("--workers", type=int, default=None)
     args = parser.parse_args()
-    run(args.images, args.side, args.workers)
+    run(args.images, args.side, args.columns, args.workers)
 
 
 if __name__ == "__main__":

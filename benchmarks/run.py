@@ -1,13 +1,13 @@
 """Run the benchmarks: ``python benchmarks/run.py [NAME ...] [-- OPTIONS]``.
 
-Names: accuracy, speed, choices, calibration; all if none is given. Options go to each.
+Names: speed, accuracy, choices, calibration, memory, growth, startup; all if none is given. Options go to each.
 """
 
 import subprocess
 import sys
 from pathlib import Path
 
-NAMES = ("speed", "accuracy", "choices", "calibration")
+NAMES = ("speed", "accuracy", "choices", "calibration", "memory", "growth", "startup")
 
 
 def main():
