@@ -36,8 +36,8 @@ def run(numbers, side, columns, workers):
             seconds, peak, before, pairs, error = measured(folder, workers=workers)
         print(
             f"{n} images of {side} x {side} in rows of {columns}, {pairs:.0f} pairs: "
-            f"peak {peak:.0f} MB, {before:.0f} MB of them before; all pixels are {n * side**2 * 4 / 2**20:.0f} MB; {seconds:.1f} s, "
-            f"level error {error:.4f}",
+            f"peak {peak:.0f} MB, {before:.0f} MB of them before; all pixels are "
+            f"{n * side**2 * 4 / 2**20:.0f} MB; {seconds:.1f} s, level error {error:.4f}",
             flush=True,
         )
 

@@ -1,6 +1,7 @@
 """Run the benchmarks: ``python benchmarks/run.py [NAME ...] [-- OPTIONS]``.
 
-Names: speed, accuracy, choices, calibration, memory, growth, startup; all if none is given. Options go to each.
+Names: speed, accuracy, choices, calibration, memory, growth, startup; all if none is
+given. Options go to each.
 """
 
 import subprocess

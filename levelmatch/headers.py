@@ -29,7 +29,7 @@ MODERN = ("-TAN", "-TAN-SIP", "--TAN", "--TAN-SIP", "-SIN", "--SIN", "-TPV", "--
 _STRING = re.compile(r"= '((?:[^']|'')*)' *(?:/|$)")
 _NUMBER = re.compile(r"= *([+-]?\d+(?:\.\d*)?(?:E[+-]?\d+)?) *(?:/|$)")
 _WCS_KEY = re.compile(
-    r"WCSAXES|C(?:TYPE|UNIT|RVAL|RPIX|DELT)[12]|(?:PC|CD)[12]_[12]|PV[12]_\d+|LONPOLE|LATPOLE|RADESYS"
+    r"WCSAXES|C(?:TYPE|UNIT|RVAL|RPIX)[12]|CDELT[12]|(?:PC|CD)[12]_[12]|PV[12]_\d+|LONPOLE|LATPOLE|RADESYS"
 )
 _SIP_KEY = re.compile(r"([AB])_(\d)_(\d)")
 # A header with any of these is no plain one: tables of distortion, other axes and frames.
