@@ -17,6 +17,7 @@ from scipy.spatial import ConvexHull
 
 from levelmatch.exceptions import FrameError
 from levelmatch.sampling import count_inside, sky_to_pixel
+from levelmatch.summary import normal_equations
 
 __all__ = ["ARCMIN", "Grid", "SkyTransform", "plane_terms", "tangent_axes", "transfer_matrix"]
 
@@ -222,7 +223,7 @@ def _fit_polynomial(p, q, values, degree):
     """Fit products of Chebyshev polynomials of total degree up to a limit.
 
     By the normal equations, which these polynomials keep well-conditioned: the threads of
-    LAPACK's solver for tall matrices get in the way of Dask's.
+    LAPACK's solver for tall matrices, and of BLAS's products, get in the way of Dask's.
 
     Parameters
     ----------
@@ -241,11 +242,11 @@ def _fit_polynomial(p, q, values, degree):
     in_p, in_q = chebvander(p, degree), chebvander(q, degree)
     i, j = np.nonzero(np.add.outer(np.arange(degree + 1), np.arange(degree + 1)) <= degree)
     terms = in_p[:, i] * in_q[:, j]
-    gram = terms.T @ terms
+    gram, rhs = normal_equations(terms, np.ascontiguousarray(values.T))
     # Next to nothing, but for fewer points than they look.
     gram[np.diag_indices_from(gram)] *= 1 + 1e-13
     coefficients = np.zeros((2, degree + 1, degree + 1))
-    coefficients[:, i, j] = np.linalg.solve(gram, terms.T @ values.T).T
+    coefficients[:, i, j] = np.linalg.solve(gram, rhs).T
     return coefficients
 
 

@@ -10,7 +10,7 @@ from libc.stdlib cimport calloc, free, malloc, qsort
 cdef extern from "_median.h" nogil:
     double lm_median(double *, Py_ssize_t)
 
-__all__ = ["cell_vectors", "map_error", "summarise_cells"]
+__all__ = ["cell_vectors", "map_error", "normal_equations", "summarise_cells"]
 
 cdef double ARCMIN = 180 * 60 / 3.141592653589793
 # Weight, in cells, of the belief that the cells scatter as their pixels say.
@@ -584,3 +584,34 @@ def map_error(
 
 cdef inline double _larger(double error, double off) noexcept nogil:
     return fabs(off) if fabs(off) > error else error
+
+
+def normal_equations(const double[:, ::1] terms, const double[:, ::1] values):
+    """Normal matrix and right-hand sides of a fit of few terms.
+
+    Parameters
+    ----------
+    terms : `~numpy.ndarray`, shape (n, k)
+        The terms at each place.
+    values : `~numpy.ndarray`, shape (n, m)
+        What to fit.
+
+    Returns
+    -------
+    gram : `~numpy.ndarray`, shape (k, k)
+        Sums of products of terms.
+    rhs : `~numpy.ndarray`, shape (k, m)
+        Sums of products of terms and values.
+    """
+    cdef Py_ssize_t n = terms.shape[0], k = terms.shape[1], m = values.shape[1], c, i, j
+    gram_array, rhs_array = np.zeros((k, k)), np.zeros((k, m))
+    cdef double[:, ::1] gram = gram_array
+    cdef double[:, ::1] rhs = rhs_array
+    with nogil:
+        for c in range(n):
+            for i in range(k):
+                for j in range(k):
+                    gram[i, j] += terms[c, i] * terms[c, j]
+                for j in range(m):
+                    rhs[i, j] += terms[c, i] * values[c, j]
+    return gram_array, rhs_array
