@@ -241,7 +241,7 @@ def _fit_polynomial(p, q, values, degree):
     """
     in_p, in_q = chebvander(p, degree), chebvander(q, degree)
     i, j = np.nonzero(np.add.outer(np.arange(degree + 1), np.arange(degree + 1)) <= degree)
-    terms = in_p[:, i] * in_q[:, j]
+    terms = np.ascontiguousarray(in_p[:, i] * in_q[:, j])
     gram, rhs = normal_equations(terms, np.ascontiguousarray(values.T))
     # Next to nothing, but for fewer points than they look.
     gram[np.diag_indices_from(gram)] *= 1 + 1e-13
