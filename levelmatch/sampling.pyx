@@ -65,6 +65,10 @@ ctypedef fused pixel:
 cdef double SNAP = 1e-3
 cdef enum:
     N_ITER = 12
+    # Rows and columns, at least, of what is sampled at once.
+    MIN_BLOCK = 8
+# How far a map's Jacobian may be from one, all elements together, for that to be tried.
+cdef double ALIKE = 0.1
 
 
 cdef struct Cell:
@@ -115,6 +119,11 @@ cdef inline Py_ssize_t _steps(double value, double step, double low, double high
     return <Py_ssize_t> min(n, 1e9) + 1 if n > 0 else 1
 
 
+cdef inline bint _stays(double first, double last, double reach) noexcept nogil:
+    """Whether a linear function keeps its sign, and within reach."""
+    return (first < 0.0) == (last < 0.0) and -reach < last < reach
+
+
 cdef inline Py_ssize_t _side(double first, double last, Py_ssize_t stride) noexcept nogil:
     """Offset of the neighbour to interpolate with; 0 where all weights are next to nothing."""
     if fabs(first) < SNAP and fabs(last) < SNAP:
@@ -156,10 +165,16 @@ cdef Py_ssize_t _sample_row(
         fy = qy - ry
         ax = -(m.ixx * fx + m.ixy * fy)
         ay = -(m.iyx * fx + m.iyy * fy)
-        run = min(x1 - x, _steps(fx, dfx, -0.5 if fx < 0 else 0.0, 0.0 if fx < 0 else 0.5))
-        run = min(run, _steps(fy, dfy, -0.5 if fy < 0 else 0.0, 0.0 if fy < 0 else 0.5))
-        run = min(run, _steps(ax, dax, -1.0 if ax < 0 else 0.0, 0.0 if ax < 0 else 1.0))
-        run = min(run, _steps(ay, day, -1.0 if ay < 0 else 0.0, 0.0 if ay < 0 else 1.0))
+        run = x1 - x
+        last = run - 1
+        if not (
+            _stays(fx, fx + last * dfx, 0.5) and _stays(fy, fy + last * dfy, 0.5)
+            and _stays(ax, ax + last * dax, 1.0) and _stays(ay, ay + last * day, 1.0)
+        ):
+            run = min(run, _steps(fx, dfx, -0.5 if fx < 0 else 0.0, 0.0 if fx < 0 else 0.5))
+            run = min(run, _steps(fy, dfy, -0.5 if fy < 0 else 0.0, 0.0 if fy < 0 else 0.5))
+            run = min(run, _steps(ax, dax, -1.0 if ax < 0 else 0.0, 0.0 if ax < 0 else 1.0))
+            run = min(run, _steps(ay, day, -1.0 if ay < 0 else 0.0, 0.0 if ay < 0 else 1.0))
         last = run - 1
         a_right = _side(ax, ax + last * dax, 1)
         a_up = _side(ay, ay + last * day, a_nx)
@@ -247,9 +262,9 @@ cdef bint _sample_block(
     Py_ssize_t y0, Py_ssize_t y1, Py_ssize_t x0, Py_ssize_t x1, const Map *m,
     pixel *diff, pixel *bright, Cell *cell,
 ) noexcept nogil:
-    """Fill the buffers with a whole cell at once; return whether that could be done.
+    """Fill the buffers with a block of pixels at once; return whether that could be done.
 
-    That is where the two images' pixels are so much alike that over the cell the
+    That is where the two images' pixels are so much alike that over the block the
     nearest pixel stays the same step away, and all neighbours on their sides.
     """
     cdef Py_ssize_t nx = x1 - x0, ny = y1 - y0, rx, ry, a_right, a_up, b_right, b_up, k
@@ -261,6 +276,7 @@ cdef bint _sample_block(
     cdef lm_weight w[4]
     cdef lm_weight ox, oy
     cdef double x_sum = 0.0, y_sum = 0.0
+    cdef int good
     if not (fabs(m.x) < 1e9 and fabs(m.y) < 1e9):
         return False
     ox.start = m.x
@@ -307,20 +323,21 @@ cdef bint _sample_block(
     w[2] = _mix(share * _sign(b_right), &ox, 0.0, &oy)
     w[3] = _mix(0.0, &ox, share * _sign(b_up), &oy)
     if pixel is float:
-        cell.good = lm_block_f(
+        good = lm_block_f(
             a + y0 * a_nx + x0, b + ry * b_nx + rx, a_right, a_up * a_nx, a_nx, b_right,
             b_up * b_nx, b_nx, ny, nx, w, diff, bright, &x_sum, &y_sum)
     else:
-        cell.good = lm_block_d(
+        good = lm_block_d(
             a + y0 * a_nx + x0, b + ry * b_nx + rx, a_right, a_up * a_nx, a_nx, b_right,
             b_up * b_nx, b_nx, ny, nx, w, diff, bright, &x_sum, &y_sum)
-    cell.samples = 2 * nx * ny
-    cell.x = x_sum + cell.good * <double> x0
-    cell.y = y_sum + cell.good * <double> y0
-    cell.shift_x = -0.5 * cell.samples * (m.ixx * _weight(&ox, 0.5 * right, 0.5 * top)
-                                          + m.ixy * _weight(&oy, 0.5 * right, 0.5 * top))
-    cell.shift_y = -0.5 * cell.samples * (m.iyx * _weight(&ox, 0.5 * right, 0.5 * top)
-                                          + m.iyy * _weight(&oy, 0.5 * right, 0.5 * top))
+    cell.samples += 2 * nx * ny
+    cell.good += good
+    cell.x += x_sum + good * <double> x0
+    cell.y += y_sum + good * <double> y0
+    cell.shift_x -= nx * ny * (m.ixx * _weight(&ox, 0.5 * right, 0.5 * top)
+                               + m.ixy * _weight(&oy, 0.5 * right, 0.5 * top))
+    cell.shift_y -= nx * ny * (m.iyx * _weight(&ox, 0.5 * right, 0.5 * top)
+                               + m.iyy * _weight(&oy, 0.5 * right, 0.5 * top))
     # Over the rows by Simpson's rule: the weights are linear along each.
     for k in range(3):
         t = 0.5 * k * top
@@ -374,6 +391,66 @@ cdef bint _make_map(Map *m, double height, double width,
     return True
 
 
+cdef inline Map _moved(const Map *m, double x, double y) noexcept nogil:
+    """The map from another first pixel on, some columns and rows away."""
+    cdef Map out = m[0]
+    out.x += x * m.dxx + y * m.dxy + x * y * m.twist_x
+    out.y += x * m.dyx + y * m.dyy + x * y * m.twist_y
+    out.dxx += y * m.twist_x
+    out.dyx += y * m.twist_y
+    out.dxy += x * m.twist_x
+    out.dyy += x * m.twist_y
+    return out
+
+
+cdef Py_ssize_t _sample_part(
+    const pixel *a, Py_ssize_t a_ny, Py_ssize_t a_nx,
+    const pixel *b, Py_ssize_t b_ny, Py_ssize_t b_nx,
+    Py_ssize_t y0, Py_ssize_t y1, Py_ssize_t x0, Py_ssize_t x1, const Map *m,
+    pixel *diff, pixel *bright, int *at_x, int *at_y, Cell *cell,
+) noexcept nogil:
+    """Fill the buffers with a part of a cell; return how many.
+
+    At once if that can be, else quarter by quarter, and what is small row by row.
+    """
+    cdef Py_ssize_t n = 0, i, y, row, ym = (y0 + y1) // 2, xm = (x0 + x1) // 2, top, bottom
+    cdef Py_ssize_t left, right
+    cdef Map part
+    cdef bint alike = (fabs(m.dxx - 1.0) + fabs(m.dxy) + fabs(m.dyx) + fabs(m.dyy - 1.0)) < ALIKE
+    if alike and _sample_block(
+        a, a_ny, a_nx, b, b_ny, b_nx, y0, y1, x0, x1, m, diff, bright, cell
+    ):
+        n = (y1 - y0) * (x1 - x0)
+        if at_x != NULL:
+            for i in range(n):
+                at_x[i] = x0 + i % (x1 - x0)
+                at_y[i] = y0 + i // (x1 - x0)
+        return n
+    if alike and y1 - y0 >= 2 * MIN_BLOCK and x1 - x0 >= 2 * MIN_BLOCK:
+        for i in range(4):
+            bottom = ym if i // 2 else y0
+            top = y1 if i // 2 else ym
+            left = xm if i % 2 else x0
+            right = x1 if i % 2 else xm
+            part = _moved(m, left - x0, bottom - y0)
+            n += _sample_part(
+                a, a_ny, a_nx, b, b_ny, b_nx, bottom, top, left, right, &part, diff + n,
+                bright + n, at_x + n if at_x != NULL else NULL,
+                at_y + n if at_y != NULL else NULL, cell,
+            )
+        return n
+    for y in range(y0, y1):
+        row = _sample_row(
+            a, a_ny, a_nx, b, b_ny, b_nx, y, x0, x1, y - y0, m, diff + n, bright + n,
+            at_x + n if at_x != NULL else NULL, cell,
+        )
+        if at_y != NULL:
+            for i in range(n, n + row):
+                at_y[i] = y
+        n += row
+    return n
+
+
 cdef Py_ssize_t _sample_cell(
     const pixel *a, Py_ssize_t a_ny, Py_ssize_t a_nx,
     const pixel *b, Py_ssize_t b_ny, Py_ssize_t b_nx,
@@ -386,7 +463,7 @@ cdef Py_ssize_t _sample_cell(
     ``at_x`` and ``at_y`` may be NULL.  The corners hold the second image's pixel coordinates
     at the cell's corners: (y0, x0), (y0, x1), (y1, x0), (y1, x1).
     """
-    cdef Py_ssize_t y, i, n = 0, row
+    cdef Py_ssize_t n
     cdef Map m
     cell.x = 0.0
     cell.y = 0.0
@@ -397,22 +474,8 @@ cdef Py_ssize_t _sample_cell(
     cell.good = 0
     if not _make_map(&m, height, width, corner_x, corner_y):
         return 0
-    if _sample_block(a, a_ny, a_nx, b, b_ny, b_nx, y0, y1, x0, x1, &m, diff, bright, cell):
-        n = (y1 - y0) * (x1 - x0)
-        if at_x != NULL:
-            for i in range(n):
-                at_x[i] = x0 + i % (x1 - x0)
-                at_y[i] = y0 + i // (x1 - x0)
-    else:
-        for y in range(y0, y1):
-            row = _sample_row(
-                a, a_ny, a_nx, b, b_ny, b_nx, y, x0, x1, y - y0, &m, diff + n, bright + n,
-                at_x + n if at_x != NULL else NULL, cell,
-            )
-            if at_y != NULL:
-                for i in range(n, n + row):
-                    at_y[i] = y
-            n += row
+    n = _sample_part(a, a_ny, a_nx, b, b_ny, b_nx, y0, y1, x0, x1, &m, diff, bright, at_x, at_y,
+                     cell)
     cell.smooth = cell.smooth / cell.samples if cell.samples else 1.0
     if cell.good > 0:
         # Samples lie midway between the two images' pixels, not on the first's.
