@@ -2,6 +2,7 @@
 """Pairs of images to their few numbers: truth, symmetry, errors and the paths of Dask."""
 
 import sys
+import weakref
 from dataclasses import fields
 from threading import get_ident
 from types import ModuleType, SimpleNamespace
@@ -585,3 +586,81 @@ def test_truncation_is_that_of_a_clipped_normal(clip):
 
     expected = 1 / truncnorm(-clip, clip).std()
     assert_allclose(MeasureOptions(clip=clip).truncation, expected, rtol=1e-9)
+
+
+@pytest.fixture
+def mosaic(paint):
+    """A mosaic of 8 x 3 small images, and the pairs of neighbours."""
+    out, places = [], [(y, x) for y in range(8) for x in range(3)]
+    for y, x in places:
+        image = paint(f"{y}{x}.fits", (20.3 * y, 24.4 * x), shape=(24, 28))
+        out.append(SimpleNamespace(grid=grid_of(image.wcs, (24, 28)), load=image.data.copy))
+    pairs = [
+        (i, j)
+        for i, (y, x) in enumerate(places)
+        for j, (v, w) in enumerate(places)
+        if i < j and max(abs(y - v), abs(x - w)) == 1
+    ]
+    return out, np.array(pairs)
+
+
+def most_in_memory(order, pairs):
+    """Images in memory at most, one after another."""
+    order, most = list(order), 0
+    for k in range(len(order)):
+        seen, rest = set(order[: k + 1]), set(order[k + 1 :])
+        needed = {i for i in seen if any(i in p and (set(p) & rest) for p in pairs.tolist())}
+        most = max(most, len(needed | set(order[k : k + 1])))
+    return most
+
+
+def test_images_are_read_in_a_sweep(mosaic):
+    frames, pairs = mosaic
+    grids = [frame.grid for frame in frames]
+    order = measure.reading_order(grids, pairs)
+    assert sorted(order) == list(range(24))
+    # A row of three and what is next to it.
+    assert most_in_memory(order, pairs) <= 5
+    shuffled = np.random.default_rng(0).permutation(24)
+    rank = np.argsort(shuffled)
+    again = measure.reading_order([grids[k] for k in shuffled], rank[pairs])
+    assert most_in_memory(shuffled[again], pairs) <= 5
+    assert len(measure.reading_order([], np.zeros((0, 2), np.intp))) == 0
+
+
+def test_few_images_are_in_memory(mosaic, monkeypatch):
+    monkeypatch.delitem(sys.modules, "distributed", raising=False)
+    frames, pairs = mosaic
+    read, most = [], []
+
+    class Image(np.ndarray):
+        pass
+
+    for frame in frames:
+
+        def load(load=frame.load):
+            image = load().view(Image)
+            read.append(weakref.ref(image))
+            most.append(sum(reference() is not None for reference in read))
+            return image
+
+        frame.load = load
+    measured(frames, pairs, MeasureOptions(n_workers=1))
+    assert len(most) == 24
+    assert max(most) <= 5 + measure.AHEAD + 1
+
+
+def test_batches_hold_every_pair_once(mosaic, monkeypatch):
+    monkeypatch.delitem(sys.modules, "distributed", raising=False)
+    frames, pairs = mosaic
+    handed = []
+    options = MeasureOptions(n_workers=2)
+    whole = measured(frames, pairs, options, on_rows=lambda p, rows: handed.append(list(p)))
+    assert sorted(sum(handed, [])) == list(range(len(pairs)))
+    assert len(handed) < len(pairs)
+    monkeypatch.setattr(measure, "BATCH_PIXELS", 1)
+    handed.clear()
+    single = measured(frames, pairs, options, on_rows=lambda p, rows: handed.append(list(p)))
+    assert len(handed) == len(pairs)
+    for one, two in zip(as_arrays(whole), as_arrays(single), strict=True):
+        assert_array_equal(one, two)
