@@ -182,6 +182,19 @@ LM_CLONES static void lm_moments_##NAME(                                        
     }                                                                                     \
 }                                                                                         \
                                                                                           \
+/* Whether a block of an image has any good pixel. */                                     \
+LM_CLONES static int lm_good_##NAME(const T *image, ptrdiff_t stride, int ny, int nx)     \
+{                                                                                         \
+    for (int y = 0; y < ny; y++) {                                                        \
+        int good = 0;                                                                     \
+        for (int x = 0; x < nx; x++)                                                      \
+            good |= image[y * stride + x] == image[y * stride + x];                       \
+        if (good)                                                                         \
+            return 1;                                                                     \
+    }                                                                                     \
+    return 0;                                                                             \
+}                                                                                         \
+                                                                                          \
 /* Sums of all good differences, and of their sums, less what the kept pixels have. */    \
 LM_CLONES static void lm_excess_##NAME(                                                   \
     const T *LM_RESTRICT diff, const T *LM_RESTRICT sum, int n, T diff0, T sum0,          \

@@ -36,6 +36,8 @@ cdef extern from "_loops.h" nogil:
                    Py_ssize_t, Py_ssize_t, int, int, const lm_weight *, double *, double *,
                    double *, double *)
     void lm_decode(uint32_t *, const uint32_t *, Py_ssize_t, uint32_t, uint32_t)
+    int lm_good_f(const float *, Py_ssize_t, int, int)
+    int lm_good_d(const double *, Py_ssize_t, int, int)
     float lm_middle_f(const float *, int)
     double lm_middle_d(const double *, int)
     void lm_excess_f(const float *, const float *, int, float, float, double *)
@@ -484,6 +486,35 @@ cdef Py_ssize_t _sample_cell(
     return n
 
 
+cdef bint _any_good(
+    const pixel *image, Py_ssize_t ny, Py_ssize_t nx,
+    Py_ssize_t y0, Py_ssize_t y1, Py_ssize_t x0, Py_ssize_t x1,
+) noexcept nogil:
+    """Whether the part of a block that lies on the image has a good pixel."""
+    y0 = max(y0, 0)
+    x0 = max(x0, 0)
+    y1 = min(y1, ny)
+    x1 = min(x1, nx)
+    if y1 <= y0 or x1 <= x0:
+        return False
+    if pixel is float:
+        return lm_good_f(image + y0 * nx + x0, nx, y1 - y0, x1 - x0)
+    else:
+        return lm_good_d(image + y0 * nx + x0, nx, y1 - y0, x1 - x0)
+
+
+cdef inline Py_ssize_t _lowest(const double *corner) noexcept nogil:
+    """First pixel that samples between four corners may touch; 0 where undefined."""
+    cdef double low = min(min(corner[0], corner[1]), min(corner[2], corner[3]))
+    return <Py_ssize_t> low - 2 if fabs(low) < 1e9 else 0
+
+
+cdef inline Py_ssize_t _highest(const double *corner) noexcept nogil:
+    """One more than the last pixel that samples between four corners may touch."""
+    cdef double high = max(max(corner[0], corner[1]), max(corner[2], corner[3]))
+    return <Py_ssize_t> high + 3 if fabs(high) < 1e9 else 0
+
+
 cdef inline bint _is_bad(pixel value) noexcept nogil:
     if pixel is float:
         return value == LM_BAD_f
@@ -659,6 +690,14 @@ def difference_cells(
             corner_y[1] = map_y[iy, ix + 1]
             corner_y[2] = map_y[iy + 1, ix]
             corner_y[3] = map_y[iy + 1, ix + 1]
+            if not (
+                _any_good(&a[0, 0], a.shape[0], a.shape[1], y0, y1, x0, x1)
+                and _any_good(
+                    &b[0, 0], b.shape[0], b.shape[1], _lowest(corner_y), _highest(corner_y),
+                    _lowest(corner_x), _highest(corner_x),
+                )
+            ):
+                continue
             n = _sample_cell(
                 &a[0, 0], a.shape[0], a.shape[1], &b[0, 0], b.shape[0], b.shape[1],
                 y0, y1, x0, x1, ys[iy + 1] - y0, xs[ix + 1] - x0, corner_x, corner_y,
