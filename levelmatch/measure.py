@@ -686,8 +686,8 @@ def _direct_cells(a, b, grid_a, grid_b, options):
     vectors = _vectors(grid, cells, values)
     scale = np.sqrt(grid_a.pixel_area / grid_b.pixel_area)
     side = max(
-        np.ptp(values[:, 4]) + np.median(np.diff(grid.ys)),
-        np.ptp(values[:, 3]) + np.median(np.diff(grid.xs)),
+        np.ptp(values[:, 4]) + grid.cell[0],
+        np.ptp(values[:, 3]) + grid.cell[1],
     )
     extent = (min(side / grid_a.side, 1.0), min(side * scale / grid_b.side, 1.0))
     return _as_cells(values, vectors, grid, cells, extent, swap, options, scale)
@@ -732,8 +732,8 @@ def _own_part(grid, scale, smooth):
     part ``lost / width`` of the variance that it has in the mean of many cells.
     """
     lost = (1 - np.sqrt(smooth)) * (1 + LOST_COARSE * min(1 / scale - 1, 1.0))
-    width = [np.median(np.diff(axis)) * scale for axis in (grid.ys, grid.xs)]
-    return float(np.prod([max(1 - lost / w, MIN_OWN) for w in width]))
+    height, width = (side * scale for side in grid.cell)
+    return float(max(1 - lost / height, MIN_OWN) * max(1 - lost / width, MIN_OWN))
 
 
 def _map_cells(grid_a, grid_b):
@@ -779,7 +779,7 @@ def _kernel(a, b, grid, map_x, map_y, cells, options):
         options.truncation,
         options.location == "median",
     )
-    size = np.median(np.diff(grid.ys)) * np.median(np.diff(grid.xs))
+    size = grid.cell[0] * grid.cell[1]
     keep = values[:, 6] >= max(2, MIN_FILLED * size)
     return (keep, values[keep]) if keep.any() else None
 

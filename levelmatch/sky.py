@@ -277,6 +277,11 @@ class Grid:
         """Rows of the nodes."""
         return _nodes(self.box[0], self.box[1], self.spacing)
 
+    @cached_property
+    def cell(self):
+        """Rows and columns of a typical cell."""
+        return tuple(float(np.median(np.diff(axis))) for axis in (self.ys, self.xs))
+
     @property
     def side(self):
         """The box's longer side, in pixels."""
