@@ -14,7 +14,7 @@ from levelmatch.passes import subtract_solution
 from levelmatch.provenance import Story
 from levelmatch.sky import lonlat, transfer_matrix
 
-__all__ = ["Levels", "Run", "plain", "versions"]
+__all__ = ["Levels", "Run", "now", "plain", "versions"]
 
 
 def plain(value):
@@ -28,6 +28,11 @@ def plain(value):
     if value is None or isinstance(value, bool | int | float | str):
         return value
     return getattr(value, "__qualname__", None) or str(value)
+
+
+def now():
+    """Return the time in UTC, ISO 8601, to the microsecond: headers tell runs apart by it."""
+    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%f")
 
 
 def versions():
@@ -82,7 +87,7 @@ class Run:
             function,
             list(steps),
             options,
-            datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S"),
+            now(),
             [int(k) for k in collection.order],
             collection.recombine,
             sky,

@@ -2,7 +2,6 @@
 """What a record is good for: apply it, take it back, check it, solve it again."""
 
 from dataclasses import fields, replace
-from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +18,7 @@ from levelmatch.files import (
     whole_stream,
 )
 from levelmatch.frames import collect_frames
-from levelmatch.levels import plain, versions
+from levelmatch.levels import now, plain, versions
 from levelmatch.pipeline import run_steps
 from levelmatch.provenance import remove_provenance
 from levelmatch.record import Record, as_record
@@ -558,7 +557,7 @@ def _child(record, corrected, passes, measured, steps, keep, rows, weights, opti
         run,
         steps=steps,
         options=changed,
-        created=datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S"),
+        created=now(),
         order=order,
         sky=None if run.sky is None else run.sky[keep],
         subsets=[s for s, kept in zip(run.subsets, keep, strict=True) if kept],
