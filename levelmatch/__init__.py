@@ -20,6 +20,7 @@ _HOMES = {
     "SolveOptions": "solve",
     "apply_record": "replay",
     "combine_nircam_short": "matching",
+    "make_mosaic": "mosaic",
     "match_dithers": "matching",
     "match_levels": "matching",
     "match_mosaic": "matching",

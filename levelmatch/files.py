@@ -29,6 +29,7 @@ __all__ = [
     "encoded_hdu",
     "open_decoded",
     "open_stored",
+    "read_uncertainty",
     "scaled_planes",
     "whole_file",
     "whole_stream",
@@ -166,7 +167,7 @@ def _read_image(frame):
         with fits.open(source.path, memmap=False) as hdus:
             data = np.array(hdus[source.hdu].data)
             data = data.astype(data.dtype.newbyteorder("="), copy=False)
-            uncertainty = _read_uncertainty(hdus, source.hdu, data.shape)
+            uncertainty = read_uncertainty(hdus, source.hdu, data.shape)
             dq = None if source.dq_hdu is None else np.array(hdus[source.dq_hdu].data)
             masked = None if source.mask_hdu is None else hdus[source.mask_hdu].data != 0
     mask = ~np.isfinite(data) if data.dtype.kind == "f" else np.zeros(data.shape, dtype=bool)
@@ -197,7 +198,7 @@ def _ccd_wcs(frame):
         return fitted if fitted.has_celestial else WCS(wcs.to_fits_sip())
 
 
-def _read_uncertainty(hdus, index, shape):
+def read_uncertainty(hdus, index, shape):
     """Return the uncertainty from JWST's ERR, or from what `CCDData` writes; `None` without."""
     kinds = {k.__name__: k for k in (StdDevUncertainty, VarianceUncertainty, InverseVariance)}
     for name in ("ERR", "UNCERT"):

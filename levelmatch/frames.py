@@ -29,6 +29,7 @@ __all__ = [
     "compare_scales",
     "flux_factors",
     "flagged",
+    "image_values",
     "partner_hdu",
     "scaled_frames",
 ]
@@ -666,25 +667,53 @@ def flux_factors(frames, flux_scale):
     """
     if flux_scale is None:
         return np.ones(len(frames))
-    names = [frame.product for frame in frames]
-    images = list(dict.fromkeys(names))
     if isinstance(flux_scale, str):
         points = {f.product: _zero_point(f, flux_scale) for f in frames}
         first = points[min(points)]
         values = {name: _zero_point_factor(point, first) for name, point in points.items()}
-    elif isinstance(flux_scale, Mapping):
-        values = {f.product: flux_scale.get(f.product, flux_scale.get(f.name)) for f in frames}
+        return _positive(frames, values, "flux_scale", f"the keyword {flux_scale!r}")
+    return image_values(frames, flux_scale, "flux_scale")
+
+
+def image_values(frames, values, argument):
+    """Return a positive number for each frame.
+
+    Parameters
+    ----------
+    frames : list of `Frame`
+        In the order of the input.
+    values : str, sequence or mapping
+        A header keyword with the numbers, numbers in the order of the images, or by
+        their names.
+    argument : str
+        What they are, for error messages.
+
+    Raises
+    ------
+    ValueError
+        If a number is missing or not positive; the message names the image.
+    """
+    images = list(dict.fromkeys(frame.product for frame in frames))
+    if isinstance(values, str):
+        found = {f.product: f.meta.get(values) for f in frames}
+        return _positive(frames, found, argument, f"the keyword {values!r}")
+    if isinstance(values, Mapping):
+        found = {f.product: values.get(f.product, values.get(f.name)) for f in frames}
     else:
-        if len(flux_scale) != len(images):
-            msg = f"flux_scale: {len(flux_scale)} factors for {len(images)} images"
+        if len(values) != len(images):
+            msg = f"{argument}: {len(values)} factors for {len(images)} images"
             raise ValueError(msg)
-        values = dict(zip(images, flux_scale, strict=True))
+        found = dict(zip(images, values, strict=True))
+    return _positive(frames, found, argument, "the factor")
+
+
+def _positive(frames, values, argument, source):
+    """Return the numbers of frames by the names of their images, all of them positive."""
     for name, value in values.items():
         if not (isinstance(value, Real) and np.isfinite(value) and value > 0):
-            source = f"the keyword {flux_scale!r}" if isinstance(flux_scale, str) else "the factor"
-            msg = f"{name}: flux_scale: {source} is missing or not a positive number: {value!r}"
+            msg = f"{name}: {argument}: {source} is missing or not a positive number: {value!r}"
             raise ValueError(msg)
-    return np.array([float(values[name]) for name in names])
+    return np.array([float(values[frame.product]) for frame in frames])
 
 
 def scaled_frames(frames, factors, flux_scale):

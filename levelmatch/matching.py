@@ -623,11 +623,9 @@ def stack_tile(images, *, method="interp", dq_bits=None, hdu=None):
         In the unit of the first image by name, on a tangential grid with North up and
         the pixel scale of the finest image; masked where no image is good.
     """
-    from levelmatch.stack import stack_frames
+    from levelmatch.mosaic import scaled_frames, stack_frames
 
-    frames = collect_frames(images, dq_bits=dq_bits, hdu=hdu)
-    scales, unit = compare_scales(frames)
-    frames = [f.with_keys(scale=s) for f, s in zip(frames, scales, strict=True)]
+    frames, unit = scaled_frames(images, dq_bits=dq_bits, hdu=hdu)
     name = f"{frames[0].tile or 'stack'}.fits"
     return stack_frames(frames, method=method, name=name, unit=unit)
 
@@ -809,7 +807,7 @@ def _match_stacks(collection, settings, step):
 
 def _stacks(collection, settings, mosaic):
     """Frames of the stacks of a pass's groups."""
-    from levelmatch.stack import stack_frames
+    from levelmatch.mosaic import stack_frames
 
     method = "interp" if settings.measure.method == "direct" else settings.measure.method
     stacks = []

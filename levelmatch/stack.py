@@ -1,19 +1,16 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
-"""Common grids and stacked tiles, through reproject."""
+"""Common grids, and images reprojected to them."""
 
 import numpy as np
-from astropy.nddata import CCDData
 from astropy.wcs import WCS
 
-from levelmatch.exceptions import NoOverlapError
+from levelmatch.exceptions import FrameError
 from levelmatch.sky import lonlat, tangent_axes
 
-__all__ = ["common_grid", "reproject_to", "stack_frames"]
-
-METHODS = ("interp", "exact", "adaptive")
+__all__ = ["common_grid", "reproject_to"]
 
 
-def common_grid(grids, *, overlap=False):
+def common_grid(grids, *, overlap=False, scale=None):
     """Return a tangential WCS, North up, and the shape that holds all images, or their overlap.
 
     Parameters
@@ -22,17 +19,31 @@ def common_grid(grids, *, overlap=False):
         The images.
     overlap : bool
         Hold only what all of them share.
+    scale : float or None
+        Side of a pixel in degrees; by default that of the finest image.
 
     Returns
     -------
     wcs, shape : `~astropy.wcs.WCS`, tuple of int
-        With the pixel scale of the finest image; `None` if they share nothing.
+        `None` if they share nothing.
+
+    Raises
+    ------
+    FrameError
+        If an image is a quarter of the sky or more from the middle of all.
     """
     axes = tangent_axes(np.sum([grid.centre for grid in grids], axis=0))
-    scale = np.degrees(np.sqrt(min(grid.pixel_area for grid in grids)))
+    if scale is None:
+        scale = np.degrees(np.sqrt(min(grid.pixel_area for grid in grids)))
     low, high = [], []
     for grid in grids:
         w = grid.polygon @ axes[0]
+        if not w.min() > 0.02:
+            msg = (
+                f"{grid.transform.name}: a plane cannot hold images so far apart; give a wcs "
+                "that can, or fewer images"
+            )
+            raise FrameError(msg)
         # Pixels on the tangent plane: x toward West, y toward North.
         x = -np.degrees(grid.polygon @ axes[1] / w) / scale
         y = np.degrees(grid.polygon @ axes[2] / w) / scale
@@ -80,58 +91,3 @@ def reproject_to(image, grid, wcs, shape, method):
     out, footprint = function((image, source), wcs, shape_out=shape)
     out[footprint < 1 - 1e-6] = np.nan
     return out.astype(image.dtype, copy=False)
-
-
-def _window(grid, wcs, shape):
-    """Return the slices (y, x) of a common grid that hold an image."""
-    x, y = wcs.world_to_pixel_values(*lonlat(grid.polygon))
-    return tuple(
-        slice(max(int(np.floor(values.min())) - 1, 0), min(int(np.ceil(values.max())) + 2, n))
-        for values, n in ((y, shape[0]), (x, shape[1]))
-    )
-
-
-def stack_frames(frames, *, method="interp", name=None, unit=None):
-    """Return one image of several: their mean on a common grid.
-
-    Parameters
-    ----------
-    frames : list of `~levelmatch.frames.Frame`
-        The images, with their corrections.
-    method : {"interp", "exact", "adaptive"}
-        See `reproject_to`.
-    name : str
-        The ``FILENAME`` of the result.
-    unit : `~astropy.units.Unit` or None
-        The frames' common unit.
-
-    Returns
-    -------
-    stack : `~astropy.nddata.CCDData`
-        Mean, in the frames' common unit, and mask, True where no image is good.
-    """
-    if method not in METHODS:
-        msg = f"method: {method!r} is none of {METHODS}"
-        raise ValueError(msg)
-    wcs, shape = common_grid([frame.grid for frame in frames])
-    total = np.zeros(shape)
-    count = np.zeros(shape, dtype=np.int32)
-    for frame in frames:
-        # Only where the image lies: reproject takes time for every pixel it is asked for.
-        window = _window(frame.grid, wcs, shape)
-        size = tuple(part.stop - part.start for part in window)
-        plane = reproject_to(frame.load(), frame.grid, wcs[window], size, method)
-        good = np.isfinite(plane)
-        total[window][good] += plane[good]
-        count[window] += good
-    if not count.any():
-        msg = f"{name}: the stacked images have no good pixel"
-        raise NoOverlapError(msg)
-    mean = np.divide(total, count, out=np.full(shape, np.nan), where=count > 0)
-    return CCDData(
-        mean.astype(np.float32),
-        mask=count == 0,
-        wcs=wcs,
-        unit=unit or "",
-        meta={"FILENAME": name},
-    )

@@ -89,7 +89,7 @@ def test_stack_of_a_result_is_seamless(paint):
 
 def test_stack_without_a_good_pixel(paint):
     (frame,) = collect_frames([paint("a.fits")])
-    from levelmatch.stack import stack_frames
+    from levelmatch.mosaic import stack_frames
 
     image = paint("a.fits")
     image.data[:, ::2] = np.nan

@@ -1,0 +1,484 @@
+# Licensed under a 3-clause BSD style license - see LICENSE.rst
+"""Tests of the quick-look mosaic."""
+
+import tracemalloc
+
+import numpy as np
+import pytest
+from astropy import units as u
+from astropy.io import fits
+from astropy.nddata import CCDData, StdDevUncertainty
+from astropy.wcs import WCS
+from numpy.testing import assert_allclose, assert_array_equal
+
+import levelmatch as lm
+from levelmatch import mosaic as mosaic_module
+from levelmatch.frames import Frame
+from levelmatch.testing import simulate_generic, simulate_miri
+
+FLAT = (7.25, 0.0, 0.0)
+
+
+@pytest.fixture
+def flat(paint):
+    """Four noisy images of one constant sky, the last of them turned."""
+    places = [(0.4, 0.3), (0.2, 30.6), (25.3, 0.1), (24.7, 31.2)]
+    return [
+        paint(f"{n}.fits", place, sky=FLAT, angle=20.0 * (n == "d"))
+        for n, place in zip("abcd", places, strict=True)
+    ]
+
+
+def counted_loads(monkeypatch):
+    loads, load = [], Frame.load
+
+    def counted(frame):
+        loads.append(frame.name)
+        return load(frame)
+
+    monkeypatch.setattr(Frame, "load", counted)
+    return loads
+
+
+@pytest.mark.parametrize("method", ["auto", "interp", "exact", "adaptive"])
+@pytest.mark.parametrize("combine", ["mean", "median"])
+def test_constant_sky_stays(flat, method, combine):
+    mosaic, coverage = lm.make_mosaic(flat, method=method, combine=combine)
+    assert isinstance(mosaic, CCDData)
+    assert mosaic.data.dtype == np.float32
+    assert mosaic.unit == u.MJy / u.sr
+    assert_array_equal(mosaic.mask, coverage == 0)
+    assert_array_equal(np.isnan(mosaic.data), mosaic.mask)
+    assert coverage.max() == 4
+    assert 0.6 < (coverage > 0).mean() < 0.95
+    assert_allclose(mosaic.data[~mosaic.mask], FLAT[0], atol=0.06)
+    assert abs(mosaic.data[~mosaic.mask].mean() - FLAT[0]) < 2e-3
+
+
+def test_plane_sky_lies_where_it_should(paint, plane_of):
+    images = [paint("a.fits", noise=0, angle=33), paint("b.fits", (10.3, 20.7), noise=0)]
+    mosaic, _ = lm.make_mosaic(images)
+    inner = ~mosaic.mask
+    truth = plane_of(mosaic.wcs, mosaic.data.shape, [5.0, 0.6, -0.9])
+    # Up to half a pixel off an image's outermost centres, its last value is repeated.
+    assert_allclose(mosaic.data[inner], truth[inner], atol=0.02)
+    assert np.median(abs(mosaic.data - truth)[inner]) < 1e-5
+
+
+def test_levels_are_removed(row):
+    levels, images = row
+    truth = np.array(list(levels.values()))
+    before, _ = lm.make_mosaic(images)
+    result = lm.match_mosaic(images, group_by="FILENAME", reference="mean")
+    after, coverage = lm.make_mosaic(result)
+    assert_allclose(result.table["level"].value, truth - truth.mean(), atol=0.01)
+    seam = np.diff(np.nanmean(before.data, axis=0))
+    assert abs(seam).max() > 0.5
+    assert abs(np.diff(np.nanmean(after.data, axis=0))).max() < 0.02
+    assert coverage.max() == 2
+
+
+def test_result_keeps_its_flux_scales(paint):
+    """An image whose flux scale is off is brought to the others' scale, as it was compared."""
+    good = paint("a.fits")
+    double = paint("b.fits", (3.3, 4.2))
+    double.data *= 2
+    result = lm.match_mosaic([good, double], group_by="FILENAME", flux_scale=[1.0, 0.5])
+    for combined in (lm.make_mosaic(result)[0], lm.stack_tile(result)):
+        assert abs(np.nanmedian(combined.data) - 5.0) < 0.1
+
+
+def test_lyot_and_science_parts_make_one_mosaic():
+    simulated = simulate_miri(
+        tiles=(1, 1), n_dithers=2, lyot=True, dither_size=24, shape=(256, 258)
+    )
+    result = lm.match_levels(list(simulated.images), recombine_lyot=True)
+    mosaic, coverage = lm.make_mosaic(result)
+    whole, _ = lm.make_mosaic(list(result))
+    both = ~mosaic.mask & ~whole.mask
+    assert both.mean() > 0.2
+    assert coverage.max() == 2
+    assert np.median(abs(mosaic.data - whole.data)[both]) < 1e-3
+
+
+def test_coverage_counts_good_pixels(paint):
+    images = [paint("a.fits"), paint("b.fits")]
+    images[1].mask = np.zeros(images[1].data.shape, dtype=bool)
+    images[1].mask[10:20, 30:40] = True
+    _, coverage = lm.make_mosaic(images, wcs=images[0].wcs, shape=images[0].data.shape)
+    assert coverage.dtype == np.int32
+    assert (coverage[11:19, 31:39] == 1).all()
+    assert (coverage[1:8, 1:25] == 2).all()
+
+
+def test_median_leaves_out_an_outlier(flat):
+    for image, value in zip(flat, (1e4, -1e4, 3e3, 8e3), strict=True):
+        image.data[20:24, 30:34] = value
+    same = dict(wcs=flat[0].wcs, shape=(48, 64))
+    images = [*flat, *[CCDData(i.data + 0, unit=i.unit, wcs=i.wcs) for i in flat]]
+    for image in images[4:]:
+        image.data[20:24, 30:34] = FLAT[0]
+    median, coverage = lm.make_mosaic(images, combine="median", **same)
+    mean, _ = lm.make_mosaic(images, **same)
+    deep = coverage >= 3
+    assert deep.sum() > 1000
+    assert abs(mean.data[deep] - FLAT[0]).max() > 500
+    assert_allclose(median.data[deep], FLAT[0], atol=0.1)
+
+
+def test_median_is_numpys(paint):
+    rng = np.random.default_rng(3)
+    images = [paint(f"{k}.fits", sky=FLAT) for k in range(5)]
+    for image in images:
+        y, x = rng.integers(0, 24), rng.integers(0, 32)
+        image.data[y : y + 24, x : x + 32] = np.nan
+    mosaic, coverage = lm.make_mosaic(images, wcs=images[0].wcs, shape=(48, 64), combine="median")
+    stack = np.array([image.data for image in images])
+    # On the images' own grid next to nothing is interpolated, but beside bad pixels.
+    some = (coverage == np.isfinite(stack).sum(axis=0)) & (coverage > 0)
+    assert set(coverage[some]) == {1, 2, 3, 4, 5}
+    assert_allclose(mosaic.data[some], np.nanmedian(stack[:, some], axis=0), atol=1e-4)
+
+
+@pytest.mark.parametrize("method", ["interp", "exact", "adaptive"])
+@pytest.mark.parametrize("combine", ["mean", "median"])
+def test_no_seams_between_tiles(flat, plane_of, method, combine):
+    options = {"method": method, "combine": combine}
+    whole, coverage = lm.make_mosaic(flat, tile_size=1000, **options)
+    for size in (37, (16, 200)):
+        tiled, tiled_coverage = lm.make_mosaic(flat, tile_size=size, **options)
+        assert_array_equal(tiled_coverage, coverage)
+        assert_allclose(tiled.data, whole.data, rtol=2e-6)
+
+
+def test_a_large_median_is_made_in_parts(flat, monkeypatch):
+    whole, coverage = lm.make_mosaic(flat, combine="median")
+    monkeypatch.setattr(mosaic_module, "STACK", 4000)
+    parts, parts_coverage = lm.make_mosaic(flat, combine="median")
+    assert_array_equal(parts_coverage, coverage)
+    assert_allclose(parts.data, whole.data, rtol=2e-6)
+
+
+@pytest.mark.parametrize("centre", [(0.0, 0.0), (359.9999, -45.0), (10.0, 89.9999), (77.0, -90.0)])
+@pytest.mark.parametrize("angle", [0.0, 130.0])
+def test_anywhere_on_the_sky(paint, plane_of, wcs_of, centre, angle):
+    places = [(0.4, 0.3), (0.2, 30.6), (25.3, 0.1)]
+    images = [
+        paint(f"{n}.fits", place, centre=centre, noise=0, sky=(5.0, 0.6, 0.9))
+        for n, place in zip("abc", places, strict=True)
+    ]
+    wcs = wcs_of(shape=(90, 110), centre=centre, angle=angle, scale=0.9)
+    mosaic, coverage = lm.make_mosaic(images, wcs=wcs, shape=(90, 110), tile_size=32)
+    truth = plane_of(wcs, (90, 110), [5.0, 0.6, 0.9], centre)
+    some = coverage > 0
+    assert some.mean() > 0.3
+    assert_allclose(mosaic.data[some], truth[some], atol=0.02)
+    own, own_coverage = lm.make_mosaic(images)
+    assert (own_coverage > 0).sum() > 3000
+    truth = plane_of(own.wcs, own.data.shape, [5.0, 0.6, 0.9], centre)
+    assert_allclose(own.data[own_coverage > 0], truth[own_coverage > 0], atol=0.02)
+
+
+def test_across_the_seam_of_an_all_sky_map(paint):
+    """Right ascension 180 is the edge of this map: the image lies on both of its sides."""
+    wcs = WCS(naxis=2)
+    wcs.wcs.ctype = "RA---CAR", "DEC--CAR"
+    wcs.wcs.crval = 0.0, 0.0
+    wcs.wcs.cdelt = -2.0, 2.0
+    wcs.wcs.crpix = 90.5, 45.5
+    images = [
+        paint(f"{k}.fits", centre=(ra, dec), scale=1800.0, sky=FLAT)
+        for k, (ra, dec) in enumerate([(180.0, 10.0), (40.0, 90.0)])
+    ]
+    _, coverage = lm.make_mosaic(images, wcs=wcs, shape=(90, 180), method="interp")
+    assert coverage[48:52, :4].all()
+    assert coverage[48:52, -4:].all()
+    assert coverage[-3:].all()
+    assert not coverage[:30].any()
+
+
+def test_other_frames_of_the_sky(flat):
+    centre = flat[0].wcs.pixel_to_world(45, 40).galactic
+    header = fits.Header({"NAXIS": 2, "NAXIS1": 120, "NAXIS2": 100})
+    header.update({"CTYPE1": "GLON-CAR", "CTYPE2": "GLAT-CAR", "CRVAL1": centre.l.deg})
+    header.update({"CRVAL2": 0.0, "CRPIX1": 60.0, "CRPIX2": 50 - centre.b.deg * 3600})
+    header.update({"CDELT1": -1 / 3600, "CDELT2": 1 / 3600})
+    mosaic, coverage = lm.make_mosaic(flat, wcs=header)
+    assert mosaic.data.shape == (100, 120)
+    assert mosaic.wcs.wcs.ctype[0] == "GLON-CAR"
+    assert coverage.max() == 4
+    assert_allclose(mosaic.data[~mosaic.mask], FLAT[0], atol=0.06)
+
+
+@pytest.mark.parametrize("scale", [3.0, 3 * u.arcsec, 0.05 * u.arcmin])
+def test_coarse_pixels_average(flat, scale):
+    mosaic, _ = lm.make_mosaic(flat, pixel_scale=scale)
+    assert_allclose(mosaic.wcs.wcs.cdelt, [-3 / 3600, 3 / 3600])
+    assert mosaic.meta["REPROJ"] == "adaptive"
+    inner = mosaic.data[~mosaic.mask]
+    nearest, _ = lm.make_mosaic(flat, pixel_scale=scale, method="interp")
+    # Nine pixels' noise is averaged, and not that of the four nearest.
+    assert np.std(inner) < 0.7 * np.std(nearest.data[~nearest.mask])
+    assert_allclose(inner, FLAT[0], atol=0.03)
+
+
+def test_bad_pixels_do_not_spread_over_coarse_ones(flat):
+    for image in flat:
+        image.data[::7, ::5] = np.nan
+    mosaic, _ = lm.make_mosaic(flat, pixel_scale=4.0)
+    assert (~mosaic.mask).mean() > 0.6
+    assert_allclose(mosaic.data[~mosaic.mask], FLAT[0], atol=0.03)
+
+
+def test_units_are_compared(paint):
+    a = paint("a.fits", sky=FLAT)
+    b = paint("b.fits", (1, 2), sky=FLAT)
+    b = CCDData(b.data * 1e6, unit="Jy/sr", wcs=b.wcs, meta=b.meta)
+    mosaic, _ = lm.make_mosaic([b, a])
+    assert mosaic.unit == u.MJy / u.sr
+    assert_allclose(mosaic.data[~mosaic.mask], FLAT[0], atol=0.06)
+    fine = paint("c.fits", sky=(100.0, 0, 0), unit="adu")
+    coarse = paint("d.fits", sky=(400.0, 0, 0), unit="adu", scale=2.0)
+    mosaic, _ = lm.make_mosaic([coarse, fine])
+    assert_allclose(mosaic.data[~mosaic.mask], 100.0, atol=0.1)
+    with pytest.raises(u.UnitsError, match=r"c\.fits: its unit \(adu\) cannot be compared"):
+        lm.make_mosaic([a, fine])
+
+
+class TestWeights:
+    @pytest.fixture
+    def two(self, paint):
+        a, b = (paint(f"{n}.fits", sky=(v, 0, 0), noise=0) for n, v in (("a", 1.0), ("b", 2.0)))
+        a.meta["XPOSURE"], b.meta["XPOSURE"] = 30.0, 10.0
+        return [a, b]
+
+    @pytest.mark.parametrize("weights", ["XPOSURE", [3, 1], {"a.fits": 3, "b.fits": 1}])
+    def test_of_images(self, two, weights):
+        mosaic, coverage = lm.make_mosaic(two, weights=weights)
+        assert coverage.dtype == np.float32
+        assert mosaic.meta["WEIGHTS"] == "by image"
+        assert_allclose(mosaic.data[~mosaic.mask], 1.25)
+        top = 40.0 if isinstance(weights, str) else 4.0
+        assert_allclose(coverage.max(), top)
+
+    def test_of_pixels(self, two):
+        for image, variance in zip(two, (0.01, 0.03), strict=True):
+            image.uncertainty = StdDevUncertainty(np.full(image.data.shape, variance**0.5))
+            image.uncertainty.array[5, 5] = 0.0
+        mosaic, coverage = lm.make_mosaic(
+            two, weights="ivar", wcs=two[0].wcs, shape=two[0].data.shape
+        )
+        inner = np.s_[8:40, 8:50]
+        assert_allclose(mosaic.data[inner], 1.25, rtol=1e-6)
+        assert_allclose(coverage[inner], 100 + 100 / 3, rtol=1e-6)
+        # An error of zero is no error: the pixel is not used.
+        assert coverage[5, 5] == 0
+
+    def test_read_noise_goes_before_all_noise(self, two, tmp_path, write):
+        paths = []
+        for k, image in enumerate(two):
+            shape = image.data.shape
+            planes = [fits.ImageHDU(np.full(shape, (0.01, 0.03)[k], "f4"), name="VAR_RNOISE")]
+            err = np.full(shape, (5.0, 1.0)[k], "f4")
+            paths.append(write(image, tmp_path / f"{k}.fits", err=err, extra=planes))
+        mosaic, _ = lm.make_mosaic(paths, weights="ivar")
+        assert_allclose(mosaic.data[~mosaic.mask], 1.25, rtol=1e-6)
+
+    def test_that_cannot_be(self, two):
+        with pytest.raises(lm.FrameError, match=r"a\.fits: weights='ivar': the image has no unc"):
+            lm.make_mosaic(two, weights="ivar")
+        with pytest.raises(ValueError, match=r"a\.fits: weights: the keyword 'EXPTIME' is missing"):
+            lm.make_mosaic(two, weights="EXPTIME")
+        with pytest.raises(ValueError, match="weights: 3 factors for 2 images"):
+            lm.make_mosaic(two, weights=[1, 2, 3])
+        with pytest.raises(ValueError, match=r"b\.fits: weights: the factor is .* -1"):
+            lm.make_mosaic(two, weights=[1, -1])
+        with pytest.raises(TypeError, match="weights: 3 is neither"):
+            lm.make_mosaic(two, weights=3)
+        with pytest.raises(ValueError, match="combine='median' takes none"):
+            lm.make_mosaic(two, weights="ivar", combine="median")
+
+
+class TestFile:
+    def test_is_the_mosaic_in_memory(self, flat, tmp_path):
+        memory, coverage = lm.make_mosaic(flat, tile_size=40)
+        path = lm.make_mosaic(flat, output=tmp_path / "new" / "mosaic.fits", tile_size=40)
+        assert path == tmp_path / "new" / "mosaic.fits"
+        with fits.open(path) as hdus:
+            hdus.verify("exception")
+            assert [hdu.name for hdu in hdus] == ["PRIMARY", "COVERAGE"]
+            assert_array_equal(hdus[0].data, memory.data)
+            assert_array_equal(hdus[1].data, coverage)
+            assert hdus[1].data.dtype.kind == "i"
+            assert hdus[0].header["BUNIT"] == "MJy sr-1"
+            assert hdus[0].header["COMBINE"] == "mean"
+            for hdu in hdus:
+                assert_allclose(WCS(hdu.header).wcs.crval, memory.wcs.wcs.crval)
+        again = CCDData.read(path)
+        assert again.unit == u.MJy / u.sr
+        assert [p.name for p in path.parent.iterdir()] == ["mosaic.fits"]
+
+    def test_is_an_image_for_this_package(self, flat, tmp_path):
+        path = lm.make_mosaic(flat, output=tmp_path / "mosaic.fits")
+        mosaic, _ = lm.make_mosaic([path], wcs=fits.getheader(path))
+        assert_allclose(mosaic.data[~mosaic.mask], FLAT[0], atol=0.06)
+        assert (~mosaic.mask).sum() > 0.9 * np.isfinite(fits.getdata(path)).sum()
+
+    def test_has_weights(self, flat, tmp_path):
+        path = lm.make_mosaic(flat, output=str(tmp_path / "m.fits"), weights=[0.5, 1, 1, 2])
+        coverage = fits.getdata(path, "COVERAGE")
+        assert coverage.dtype.kind == "f"
+        assert_allclose(coverage.max(), 4.5)
+
+    def test_is_whole_or_not_there(self, flat, tmp_path, monkeypatch):
+        path = tmp_path / "mosaic.fits"
+        path.write_text("old")
+        calls = []
+        load = Frame.load
+
+        def breaks(frame):
+            calls.append(frame.name)
+            if len(calls) == 3:
+                msg = "the disk is gone"
+                raise OSError(msg)
+            return load(frame)
+
+        monkeypatch.setattr(Frame, "load", breaks)
+        with pytest.raises(OSError, match="the disk is gone"):
+            lm.make_mosaic(flat, output=path, overwrite=True)
+        assert path.read_text() == "old"
+        assert [p.name for p in tmp_path.iterdir()] == ["mosaic.fits"]
+
+    def test_is_not_overwritten_nor_an_input(self, flat, tmp_path, write):
+        path = write(flat[0], tmp_path / "a.fits")
+        with pytest.raises(FileExistsError, match=r"a\.fits exists; overwrite=True replaces it"):
+            lm.make_mosaic([path], output=path)
+        before = path.read_bytes()
+        with pytest.raises(lm.FrameError, match=r"a\.fits: output: .* is this input"):
+            lm.make_mosaic([path], output=path, overwrite=True)
+        assert path.read_bytes() == before
+        lm.make_mosaic([path], output=tmp_path / "b.fits")
+        lm.make_mosaic([path], output=tmp_path / "b.fits", overwrite=True)
+
+    def test_of_a_sip_grid(self, tmp_path):
+        image = simulate_miri(tiles=(1, 1), n_dithers=1, shape=(128, 129)).images[0]
+        path = lm.make_mosaic([image], wcs=image.wcs, shape=(128, 129), output=tmp_path / "m.fits")
+        wcs = WCS(fits.getheader(path))
+        assert wcs.sip is not None
+        x, y = wcs.world_to_pixel(image.wcs.pixel_to_world(100.0, 20.0))
+        assert_allclose([x, y], [100, 20], atol=1e-3)
+
+
+class TestMemory:
+    def test_each_image_is_read_about_once(self, monkeypatch):
+        images = list(simulate_generic(n_images=9, shape=(64, 64), stars=False).images)
+        loads = counted_loads(monkeypatch)
+        lm.make_mosaic(images, tile_size=50)
+        assert len(set(loads)) == len(loads) == 9
+
+    def test_a_small_cache_reads_what_touches_a_tile(self, monkeypatch):
+        images = list(simulate_generic(n_images=9, shape=(64, 64), stars=False).images)
+        monkeypatch.setattr(mosaic_module, "CACHE", 0)
+        loads = counted_loads(monkeypatch)
+        lm.make_mosaic(images, tile_size=50)
+        # A tile of 50 pixels touches four of these images at most.
+        assert 9 < len(loads) <= 4 * 25
+
+    def test_does_not_grow_with_the_mosaic(self, tmp_path, paint, write, monkeypatch):
+        monkeypatch.setattr(mosaic_module, "CACHE", 1 << 17)
+        peaks = []
+        for n in (3, 12):
+            paths = [
+                write(
+                    paint(f"{n}-{k}.fits", (0, 100 * k), shape=(110, 110)),
+                    tmp_path / f"{n}-{k}.fits",
+                )
+                for k in range(n)
+            ]
+            tracemalloc.start()
+            lm.make_mosaic(paths, output=tmp_path / f"m{n}.fits", tile_size=128)
+            peaks.append(tracemalloc.get_traced_memory()[1])
+            tracemalloc.stop()
+        assert peaks[1] < 1.5 * peaks[0]
+        assert fits.getdata(tmp_path / "m12.fits").shape[1] > 1200
+
+
+def test_images_off_the_grid_are_not_read(flat, wcs_of, monkeypatch):
+    loads = counted_loads(monkeypatch)
+    wcs = wcs_of((54.0, 14.0), shape=(4, 4))
+    lm.make_mosaic(flat, wcs=wcs, shape=(4, 4))
+    assert loads == ["d.fits"]
+
+
+def test_progress_and_inputs_unchanged(flat, snapshot):
+    before = snapshot(flat)
+    seen = []
+
+    def bar(tiles):
+        seen.append(len(tiles))
+        return tiles
+
+    lm.make_mosaic(flat, tile_size=64, progress_bar=bar)
+    assert seen == [4]
+    assert snapshot(flat) == before
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "match"),
+    [
+        ({"combine": "sum"}, ValueError, r"combine: 'sum' is none of \('mean', 'median'\)"),
+        ({"method": "direct"}, ValueError, "method: 'direct' is none of"),
+        ({"pixel_scale": 0}, ValueError, "pixel_scale: 0 is not positive"),
+        ({"pixel_scale": -1 * u.arcsec}, ValueError, "pixel_scale: .* is not positive"),
+        ({"pixel_scale": np.nan}, ValueError, "pixel_scale: nan is not positive"),
+        ({"pixel_scale": 1 * u.m}, TypeError, "pixel_scale: .* expected an angle"),
+        ({"pixel_scale": "1"}, TypeError, "pixel_scale: '1': expected an angle"),
+        ({"pixel_scale": 1e-9}, ValueError, "pixel_scale: 1e-09 arcsec, where an image has 1 arcs"),
+        ({"pixel_scale": 1e6}, ValueError, r"pixel_scale: 1e\+06 arcsec, where an image has 1 a"),
+        (
+            {"pixel_scale": 50},
+            ValueError,
+            r"a\.fits: a pixel of the mosaic is 50 pixels of this im",
+        ),
+        (
+            {"pixel_scale": 2e-4},
+            ValueError,
+            r"the mosaic would have .* larger pixel_scale, or an o",
+        ),
+        ({"shape": (10, 10)}, ValueError, r"shape: \(10, 10\) is that of a wcs"),
+        ({"wcs": "TAN"}, TypeError, "wcs: expected a WCS or a FITS header, not str"),
+        ({"wcs": fits.Header()}, lm.FrameError, "wcs: the WCS is not celestial|wcs: the WCS"),
+        ({"tile_size": 0}, ValueError, r"tile_size: \(0, 0\): expected 16 pixels or more"),
+        ({"tile_size": 100.5}, TypeError, "tile_size: .* expected two whole numbers"),
+        ({"tile_size": (64, True)}, TypeError, "tile_size: .* expected two whole numbers"),
+        ({"tile_size": "64"}, TypeError, "tile_size: '64': expected two whole numbers"),
+        ({"progress_bar": 3}, TypeError, "progress_bar: 3 is not callable"),
+        ({"output": 3}, TypeError, "output: expected a path, not int"),
+        ({"output": "m.fits.gz"}, ValueError, "output: 'm.fits.gz' does not end in .fits"),
+    ],
+)
+def test_wrong_arguments(flat, options, error, match, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    if "wcs" in options:
+        options = {**options, "shape": (10, 10)}
+    with pytest.raises(error, match=match):
+        lm.make_mosaic(flat, **options)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_wrong_grids(flat, wcs_of, paint):
+    wcs = wcs_of()
+    with pytest.raises(ValueError, match=r"shape: the wcs has none; give shape=\(ny, nx\)"):
+        lm.make_mosaic(flat, wcs=wcs)
+    with pytest.raises(ValueError, match="pixel_scale: the wcs has one"):
+        lm.make_mosaic(flat, wcs=wcs, shape=(9, 9), pixel_scale=1)
+    with pytest.raises(TypeError, match=r"shape: \(9, 9.5\): expected two whole numbers"):
+        lm.make_mosaic(flat, wcs=wcs, shape=(9, 9.5))
+    with pytest.raises(ValueError, match=r"shape: \(0, 9\): expected 1 pixels or more"):
+        lm.make_mosaic(flat, wcs=wcs, shape=(0, 9))
+    away = wcs_of(centre=(10.0, 2.0))
+    with pytest.raises(lm.NoOverlapError, match="none of the 4 images has a good pixel on the mos"):
+        lm.make_mosaic(flat, wcs=away, shape=(9, 9))
+    far = [paint("a.fits", centre=(0.0, 0.0)), paint("b.fits", centre=(178.0, 0.0))]
+    with pytest.raises(lm.FrameError, match=r"a\.fits: a plane cannot hold images so far apart"):
+        lm.make_mosaic(far)
