@@ -586,7 +586,11 @@ def _reproject(image, grid, wcs, shape, method, margin):
 
     if method == "interp":
         return reproject.reproject_interp(
-            (image, _GridWCS(grid, margin)), wcs, shape_out=shape, return_footprint=False
+            (image, _GridWCS(grid, margin)),
+            wcs,
+            shape_out=shape,
+            return_footprint=False,
+            roundtrip_coords=False,
         )
     if method == "exact":
         out, footprint = reproject.reproject_exact(
