@@ -5,6 +5,7 @@ import click
 
 from levelmatch.cli.demo_command import demo
 from levelmatch.cli.errors import Group
+from levelmatch.cli.mosaic_command import mosaic
 from levelmatch.cli.record_commands import apply, report, show, solve, undo, verify
 from levelmatch.cli.run_command import run
 
@@ -20,10 +21,13 @@ Examples:
   levelmatch run --config levelmatch.toml --dry-run
   levelmatch run new/*_cal.fits -o larger --extend matched/levelmatch.asdf
   levelmatch show matched/levelmatch.asdf
+  levelmatch mosaic matched/levelmatch.asdf -o mosaic.fits
 
 \b
-Completion of options in bash (zsh and fish alike):
+Completion of commands and options, in ~/.bashrc, ~/.zshrc or ~/.config/fish/config.fish:
   eval "$(_LEVELMATCH_COMPLETE=bash_source levelmatch)"
+  eval "$(_LEVELMATCH_COMPLETE=zsh_source levelmatch)"
+  _LEVELMATCH_COMPLETE=fish_source levelmatch | source
 
 Exit status: 0 if all went well, 2 for wrong use or bad input, 1 for anything else.
 """
@@ -35,5 +39,5 @@ def main():
     """Match the background levels of overlapping astronomical images."""
 
 
-for _command in (run, demo, show, report, apply, undo, verify, solve):
+for _command in (run, demo, show, report, mosaic, apply, undo, verify, solve):
     main.add_command(_command)

@@ -19,7 +19,15 @@ from levelmatch.cli.printing import (
 __all__ = ["demo"]
 
 
-@click.command()
+EPILOG = """\
+\b
+Examples:
+  levelmatch demo levelmatch-demo
+  levelmatch demo planes --fit-type level+slope --seed 3
+"""
+
+
+@click.command(epilog=EPILOG)
 @click.argument("output", metavar="OUT", type=click.Path(path_type=Path))
 @click.option(
     "--seed",

@@ -1,0 +1,107 @@
+# Licensed under a 3-clause BSD style license - see LICENSE.rst
+"""The command that makes a mosaic."""
+
+from pathlib import Path
+
+import click
+
+from levelmatch.cli.errors import one_error, shown_warnings
+from levelmatch.cli.printing import progress_bars, start_log
+
+__all__ = ["mosaic"]
+
+EPILOG = """\
+\b
+Examples:
+  levelmatch mosaic matched/levelmatch.asdf -o mosaic.fits
+  levelmatch mosaic matched/levelmatch.asdf raw/*_cal.fits -o mosaic.fits
+  levelmatch mosaic matched/levelmatch.asdf -o quick.fits --pixel-scale 0.5
+  levelmatch mosaic matched/levelmatch.asdf -o median.fits --combine median --like other.fits
+"""
+
+
+@click.command(epilog=EPILOG)
+@click.argument("record", type=click.Path(path_type=Path))
+@click.argument("files", nargs=-1, type=click.Path(path_type=Path))
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path),
+    metavar="FITS",
+    required=True,
+    help="The mosaic, with its coverage in the extension COVERAGE.",
+)
+@click.option(
+    "--pixel-scale",
+    type=float,
+    metavar="ARCSEC",
+    help="Side of a pixel; by default that of the finest image.",
+)
+@click.option(
+    "--like",
+    type=click.Path(path_type=Path),
+    metavar="FITS",
+    help="A file whose grid, that of its first image, the mosaic gets.",
+)
+@click.option(
+    "--combine",
+    type=click.Choice(("mean", "median")),
+    default="mean",
+    show_default=True,
+    help="How images are combined.",
+)
+@click.option(
+    "--weights",
+    metavar="KEY",
+    help="Weights of the mean: 'ivar', by the images' noise, or a header keyword, as XPOSURE.",
+)
+@click.option(
+    "--method",
+    type=click.Choice(("auto", "interp", "exact", "adaptive")),
+    default="auto",
+    show_default=True,
+    help="The function of reproject; auto averages where pixels are coarse.",
+)
+@click.option(
+    "--tile-size", type=int, default=1024, show_default=True, help="Pixels of a tile's side."
+)
+@click.option("--overwrite", is_flag=True, help="Replace the file if it is there.")
+@click.option("--force", is_flag=True, help="Go on with images that are not the recorded ones.")
+@click.option("-q", "--quiet", is_flag=True, help="Print errors and warnings alone.")
+@click.option("--debug", is_flag=True, help="Show tracebacks and the log.")
+def mosaic(record, files, output, like, *, force, quiet, debug, **options):
+    """Make a mosaic of the images of RECORD, corrected as it says.
+
+    FILES are the inputs of the run, all of them; without, they are taken from where the
+    record says they were. The corrected images need not be there.
+    """
+    start_log(debug=debug)
+    with one_error(debug=debug), shown_warnings():
+        from levelmatch.mosaic import make_mosaic
+        from levelmatch.record import read_record
+        from levelmatch.replay import recorded_files, recorded_result
+
+        if output.exists() and not options["overwrite"]:
+            msg = f"{output} exists; --overwrite replaces it"
+            raise FileExistsError(msg)
+        known = read_record(record)
+        result = recorded_result(known, list(files) or recorded_files(known), force=force)
+        path = make_mosaic(
+            result,
+            output=output,
+            wcs=None if like is None else _grid_of(like),
+            progress_bar=progress_bars(quiet=quiet)("tiles"),
+            **options,
+        )
+        if not quiet:
+            click.echo(f"Written: {path}")
+
+
+def _grid_of(path):
+    """Return the header of a file's image, for its grid."""
+    from astropy.io import fits
+
+    from levelmatch.frames import collect_frames
+
+    (frame,) = collect_frames([path])
+    return fits.getheader(path, frame.source.hdu)

@@ -1,0 +1,108 @@
+# Licensed under a 3-clause BSD style license - see LICENSE.rst
+"""Tests of the command that makes a mosaic, and of completion in shells."""
+
+import re
+
+import numpy as np
+import pytest
+from astropy.io import fits
+from click.testing import CliRunner
+from numpy.testing import assert_allclose, assert_array_equal
+
+import levelmatch as lm
+from levelmatch.cli import main
+from levelmatch.testing import simulate_generic
+
+
+@pytest.fixture(scope="module")
+def matched(tmp_path_factory):
+    """The inputs and the record of a run."""
+    folder = tmp_path_factory.mktemp("run")
+    simulated = simulate_generic(n_images=4, shape=(64, 64), noise=0.1, stars=False)
+    paths = simulated.write(folder / "raw")
+    result = lm.match_mosaic(paths, group_by="FILENAME")
+    result.write(folder / "matched")
+    return paths, folder / "matched" / "levelmatch.asdf", result
+
+
+def run(*arguments):
+    return CliRunner().invoke(main, ["mosaic", *map(str, arguments)], prog_name="levelmatch")
+
+
+@pytest.mark.parametrize("named", [True, False])
+def test_mosaic_of_a_record(matched, tmp_path, named):
+    paths, record, result = matched
+    out = tmp_path / "mosaic.fits"
+    done = run(record, *(paths if named else []), "-o", out)
+    assert done.exit_code == 0, done.output
+    assert done.output == f"Written: {out}\n"
+    expected, coverage = lm.make_mosaic(result)
+    assert_allclose(fits.getdata(out), expected.data, rtol=1e-6)
+    assert_array_equal(fits.getdata(out, "COVERAGE"), coverage)
+
+
+def test_options(matched, tmp_path):
+    paths, record, result = matched
+    out = tmp_path / "mosaic.fits"
+    options = ["--combine", "median", "--like", paths[0], "--method", "interp", "--tile-size", 32]
+    done = run(record, "-o", out, *options, "--quiet")
+    assert done.exit_code == 0, done.output
+    assert done.output == ""
+    assert fits.getdata(out).shape == (64, 64)
+    assert fits.getheader(out)["COMBINE"] == "median"
+    done = run(record, "-o", tmp_path / "coarse.fits", "--pixel-scale", 2.0)
+    assert done.exit_code == 0, done.output
+    assert np.isclose(fits.getheader(tmp_path / "coarse.fits")["CDELT2"] * 3600, 2.0)
+
+
+def test_errors(matched, tmp_path):
+    paths, record, _ = matched
+    out = tmp_path / "mosaic.fits"
+    out.write_text("mine")
+    for arguments, message in (
+        ((record, "-o", out), "exists; --overwrite replaces it"),
+        ((record, paths[0], "-o", tmp_path / "m.fits"), "Error: .*image_0000[1-3]"),
+        ((paths[0], "-o", tmp_path / "m.fits"), "not a readable record"),
+        ((record, "-o", tmp_path / "m.fits", "--weights", "EXPTIM"), "keyword 'EXPTIM' is missing"),
+        ((record, "-o", tmp_path / "m.png"), "does not end in .fits"),
+    ):
+        done = run(*arguments)
+        assert done.exit_code == 2, done.output
+        assert re.search(message, done.output), done.output
+        assert done.output.count("\n") == 1
+    assert out.read_text() == "mine"
+    assert [p.name for p in tmp_path.iterdir()] == ["mosaic.fits"]
+
+
+@pytest.mark.parametrize("name", sorted(main.commands))
+def test_help_has_examples_that_are_understood(name):
+    """Each command's help ends with examples, and their options are its own."""
+    command = main.commands[name]
+    text = CliRunner().invoke(main, [name, "--help"], prog_name="levelmatch").output
+    examples = re.findall(rf"^ +levelmatch {name} (.*(?:\\\n.*)?)$", text, re.MULTILINE)
+    assert examples
+    options = {o for p in command.params for o in (*p.opts, *p.secondary_opts)} | {"--help"}
+    for example in examples:
+        assert set(re.findall(r"(?<!\S)--?[a-z][\w-]*", example)) <= options, example
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_completion(shell, monkeypatch):
+    """The lines of the help give a script for each shell, and commands and options complete."""
+    assert f"_LEVELMATCH_COMPLETE={shell}_source" in CliRunner().invoke(main, ["--help"]).output
+    monkeypatch.setattr("click.shell_completion.BashComplete._check_version", lambda *_: None)
+    script = CliRunner().invoke(
+        main, [], prog_name="levelmatch", env={"_LEVELMATCH_COMPLETE": f"{shell}_source"}
+    )
+    assert "_levelmatch_completion" in script.output
+    for typed, wanted in (("lev mo", "mosaic"), ("lev mosaic --com", "--combine")):
+        words = typed.replace("lev", "levelmatch")
+        env = {"_LEVELMATCH_COMPLETE": f"{shell}_complete", "COMP_WORDS": words}
+        env["COMP_CWORD"] = words.split()[-1] if shell == "fish" else str(len(words.split()) - 1)
+        done = CliRunner().invoke(main, [], prog_name="levelmatch", env=env)
+        assert wanted in done.output, done.output
+
+
+def test_version():
+    done = CliRunner().invoke(main, ["--version"])
+    assert done.output == f"levelmatch, version {lm.__version__}\n"
