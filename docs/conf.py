@@ -2,7 +2,9 @@
 """Configuration of the documentation."""
 
 import os
+import tomllib
 from importlib.metadata import version as installed_version
+from pathlib import Path
 
 from docutils import nodes
 from docutils.parsers.rst import Directive
@@ -13,9 +15,13 @@ author = "The levelmatch developers"
 copyright = "2026, The levelmatch developers"  # noqa: A001
 release = version = installed_version("levelmatch")
 
+_settings = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text("utf-8"))
+KINDS = {kind["directory"]: kind["name"] for kind in _settings["tool"]["towncrier"]["type"]}
+
 extensions = [
     "numpydoc",
     "sphinx_automodapi.automodapi",
+    "sphinx_gallery.gen_gallery",
 ]
 # Links to other packages need their inventories, so a build without a network has none.
 if os.environ.get("READTHEDOCS") == "True":
@@ -29,7 +35,7 @@ if os.environ.get("READTHEDOCS") == "True":
         "matplotlib": ("https://matplotlib.org/stable", None),
     }
 
-exclude_patterns = ["_build", "Thumbs.db"]
+exclude_patterns = ["_build", "Thumbs.db", "changes", "examples"]
 default_role = "py:obj"
 nitpicky = True
 nitpick_ignore_regex = [
@@ -43,7 +49,7 @@ nitpick_ignore_regex = [
     # The package's own, not public: what the parts of a result are made of.
     (
         r"py:.*",
-        r"levelmatch\.(corrections|files|frames|jwst|levels|passes|pipeline|provenance|results|sky|solve)\..*",
+        r"levelmatch\.(corrections|files|frames|jwst|levels|passes|pipeline|provenance|results|sky|solve|store)\..*",
     ),
     (r"py:.*", r"levelmatch\.measure\.PairTable"),
     (r"py:.*", r"(Product|_Chart)"),
@@ -75,6 +81,21 @@ numpydoc_validation_exclude = {
 automodapi_toctreedirnm = "api"
 automodapi_inheritance_diagram = False
 automodsumm_inherited_members = False
+
+# Scripts run in the folder that they are built in, on images that they simulate.
+sphinx_gallery_conf = {
+    "examples_dirs": "examples",
+    "gallery_dirs": "gallery",
+    "filename_pattern": r"/plot_",
+    "download_all_examples": False,
+    "show_memory": False,
+    "show_signature": False,
+    "min_reported_time": 1e9,
+    "remove_config_comments": True,
+    "write_computation_times": False,
+    "run_stale_examples": False,
+    "abort_on_example_error": True,
+}
 
 highlight_language = "none"
 
@@ -126,6 +147,26 @@ class CommandHelp(Directive):
         return [nodes.literal_block(text, text, language="none")]
 
 
+class ChangeNotes(Directive):
+    """The notes in ``docs/changes``, which the next release's changes are made of."""
+
+    def run(self):
+        from docutils.statemachine import StringList
+
+        folder = Path(__file__).parent / "changes"
+        source = []
+        for kind, title in KINDS.items():
+            found = sorted(folder.glob(f"*.{kind}.rst"))
+            source += [f".. rubric:: {title}", ""] if found else []
+            for path in found:
+                text = path.read_text(encoding="utf-8").split("\n")
+                source += ["- " + "\n  ".join(text).strip(), ""]
+        lines = "\n".join(source).split("\n")
+        node = nodes.Element()
+        self.state.nested_parse(StringList(lines, "changes"), 0, node)
+        return node.children
+
+
 def visit_math(writer, node):
     """Write a formula as MathML, which browsers show without a script from the network."""
     block = isinstance(node, nodes.math_block)
@@ -137,3 +178,4 @@ def visit_math(writer, node):
 def setup(app):
     app.add_html_math_renderer("mathml", (visit_math, None), (visit_math, None))
     app.add_directive("command-help", CommandHelp)
+    app.add_directive("change-notes", ChangeNotes)

@@ -57,7 +57,7 @@ class RecordedGrid:
 class Record(Levels):
     """What a run did, as it is written to a file and read back.
 
-    It has the tables and numbers of a `MatchResult`, and no images: `result` gives these
+    It has the tables and numbers of a `MatchResult`, and no images: `recorded_result` gives these
     from the same files.
 
     Parameters
@@ -183,17 +183,17 @@ class Record(Levels):
         }
 
     def covariance(self, i, j):
-        """Return the covariance of the corrections of two rows of `table`.
+        """Return the covariance of the corrections of two rows of ``table``.
 
         Parameters
         ----------
         i, j : int
-            Rows of `table`.
+            Rows of ``table``.
 
         Returns
         -------
         covariance : `~numpy.ndarray`, shape (3, 3)
-            See `MatchResult.covariance`. The recorded pairs are solved again for it, once.
+            See ``MatchResult.covariance``. The recorded pairs are solved again for it, once.
         """
         return Levels.covariance(self._again, i, j)
 

@@ -3,15 +3,30 @@
 
 import configparser
 import doctest
+import importlib
 import re
+import runpy
 import textwrap
+import tomllib
 from pathlib import Path
 
 import pytest
 
+from levelmatch.cli import main
+
 ROOT = Path(__file__).parents[1]
 PAGES = sorted([ROOT / "README.rst", *(ROOT / "docs").rglob("*.rst")])
 BLOCK = re.compile(r"^\.\. code-block:: python\n\n((?:(?: +.*)?\n)+)", re.MULTILINE)
+# What the report lends to the command line, and is not for users.
+SHARED = {
+    "PassSummary",
+    "common_levels",
+    "label_names",
+    "notes",
+    "pair_sigmas",
+    "summarise",
+    "summary_lines",
+}
 FLAGS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
 
 
@@ -73,3 +88,50 @@ def test_oldest_dependencies():
         pinned = pins[name].split(".")
         assert pinned[: len(release)] == release
         assert set(pinned[len(release) :]) <= {"0"}, name
+
+
+def test_every_public_name_is_in_the_reference():
+    """Two modules are there whole; of the others each name."""
+    text = (ROOT / "docs" / "reference" / "index.rst").read_text(encoding="utf-8")
+    for module in ("levelmatch", "levelmatch.testing"):
+        assert re.search(rf"^\.\. automodapi:: {module}$", text, re.MULTILINE)
+    for module in ("plots", "report"):
+        pytest.importorskip("matplotlib")
+        for name in set(importlib.import_module(f"levelmatch.{module}").__all__) - SHARED:
+            found = rf"^\.\. auto(function|class):: levelmatch\.{module}\.{name}$"
+            assert re.search(found, text, re.MULTILINE), name
+
+
+def test_every_command_is_in_the_reference():
+    text = (ROOT / "docs" / "reference" / "cli.rst").read_text(encoding="utf-8")
+    assert set(re.findall(r"^\.\. command-help:: (\w+)$", text, re.MULTILINE)) == set(main.commands)
+
+
+def test_notes_on_changes_have_a_kind():
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    kinds = {kind["directory"] for kind in settings["tool"]["towncrier"]["type"]}
+    notes = [p for p in (ROOT / "docs" / "changes").iterdir() if p.name != "README.rst"]
+    for path in notes:
+        assert re.fullmatch(rf"(\d+|\+[\w-]+)\.({'|'.join(kinds)})(\.\d+)?\.rst", path.name)
+        assert path.read_text(encoding="utf-8").strip()
+
+
+def test_dead_links_are_found(tmp_path):
+    check = runpy.run_path(str(ROOT / "docs" / "check_links.py"))
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "a.html").write_text(
+        '<p id="here"></p><a href="#here">1</a><a href="sub/b.html#there">2</a>'
+        '<a href="sub">3</a><a href="https://astropy.org/none">4</a><img src="none.png">'
+        '<a href="#nowhere">5</a>'
+    )
+    (tmp_path / "sub" / "b.html").write_text('<a href="../a.html">1</a><a href="../c.html">2</a>')
+    n_pages, dead = check["dead_links"](tmp_path)
+    assert n_pages == 2
+    assert {link for _, link in dead} == {
+        "sub",
+        "none.png",
+        "#nowhere",
+        "sub/b.html#there",
+        "../c.html",
+    }
+    assert check["main"](tmp_path) == 1
