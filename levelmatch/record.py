@@ -143,6 +143,16 @@ class Record(Levels):
     def wcs(self, name):
         """Return the `~astropy.wcs.WCS` of an image; of one with a gwcs, its FITS equivalent.
 
+        Parameters
+        ----------
+        name : str
+            The image.
+
+        Returns
+        -------
+        wcs : `~astropy.wcs.WCS`
+            Its WCS.
+
         Raises
         ------
         RecordError
@@ -157,7 +167,13 @@ class Record(Levels):
         raise RecordError(msg)
 
     def to_plain(self):
-        """Return what a reader wants of it as plain values: for JSON, without the equations."""
+        """Return what a reader wants of it as plain values: for JSON, without the equations.
+
+        Returns
+        -------
+        plain : dict
+            The run, its options, and its tables as lists of rows.
+        """
         return {
             "created": self.created,
             "software": self.versions,
@@ -174,7 +190,13 @@ class Record(Levels):
         }
 
     def rows(self):
-        """Return the rows of the pairs by their keys, for a `~levelmatch.store.PairStore`."""
+        """Return the rows of the pairs by their keys, for a `~levelmatch.store.PairStore`.
+
+        Returns
+        -------
+        rows : dict
+            What was measured of each pair, by its key.
+        """
         columns = {name: getattr(self.measured, name) for name in ROW}
         return {
             key.tobytes(): {name: column[p] for name, column in columns.items()}
@@ -241,6 +263,11 @@ class Record(Levels):
         overwrite : bool
             Whether a file may be replaced.
 
+        Returns
+        -------
+        path : `~pathlib.Path`
+            The file.
+
         Raises
         ------
         FileExistsError
@@ -257,7 +284,13 @@ class Record(Levels):
         return path
 
     def to_tree(self):
-        """Return the record as nested dictionaries of plain values and arrays."""
+        """Return the record as nested dictionaries of plain values and arrays.
+
+        Returns
+        -------
+        tree : dict
+            What the ASDF file holds.
+        """
         frames = self.sorted_frames
         run = self.run
         return {
@@ -295,6 +328,16 @@ class Record(Levels):
     @classmethod
     def from_tree(cls, tree):
         """Return the record of a tree, checked.
+
+        Parameters
+        ----------
+        tree : dict
+            As `to_tree` gives.
+
+        Returns
+        -------
+        record : `Record`
+            The record.
 
         Raises
         ------
