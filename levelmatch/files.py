@@ -226,7 +226,7 @@ def check_outputs(products, directory, *, overwrite):
     """
     directory = Path(directory)
     if directory.exists() and not directory.is_dir():
-        msg = f"directory: {directory} is not a folder"
+        msg = f"directory: {directory} is not a folder; name another"
         raise NotADirectoryError(msg)
     paths = []
     for product in products:
@@ -239,10 +239,10 @@ def check_outputs(products, directory, *, overwrite):
         for frame in product.frames:
             source = getattr(frame.source, "path", None)
             if source is not None and source.parent.resolve() == directory.resolve():
-                msg = f"{source.name}: the output folder {directory} is its own"
+                msg = f"{source.name}: the output folder {directory} is its own; name another"
                 raise FrameError(msg)
         if path in paths:
-            msg = f"{name}: two outputs would have this name"
+            msg = f"{name}: two outputs would have this name; rename an input"
             raise FrameError(msg)
         if path.exists() and not overwrite:
             msg = f"{path} exists; overwrite=True replaces it"
@@ -350,7 +350,10 @@ def _write_memory(product, stream, story):
             unit=image.unit or u.dimensionless_unscaled,
         )
     if not (image.wcs is None or hasattr(image.wcs, "to_header")):
-        msg = f"{product.name}: a {type(image.wcs).__name__} cannot be written to a FITS header"
+        msg = (
+            f"{product.name}: a {type(image.wcs).__name__} cannot be written to a FITS "
+            "header; give the image a FITS WCS"
+        )
         raise FrameError(msg)
     image.to_hdu().writeto(stream)
 

@@ -107,7 +107,7 @@ class FileSource:
                 with fits.open(self.path, memmap=False) as hdus:
                     yield hdus
         except (OSError, TypeError, ValueError, IndexError, UserWarning) as error:
-            msg = f"{self.path.name}: the pixels cannot be read: {error}"
+            msg = f"{self.path.name}: the pixels cannot be read: {error}; get the file anew"
             raise FrameError(msg) from error
 
     def read(self, dq_bits):
@@ -296,7 +296,7 @@ class Frame:
         if self.scale != 1.0:
             out *= self.scale
         if self.region is None and not np.isfinite(out).any():
-            msg = f"{self.name}: the image has no good pixel"
+            msg = f"{self.name}: the image has no good pixel; leave it out, or see dq_bits"
             raise FrameError(msg)
         return out
 
@@ -409,13 +409,13 @@ def collect_frames(images, *, dq_bits=None, hdu=None):
 
 def _check_names(frames):
     if not frames:
-        msg = "images: there are none"
+        msg = "images: there are none; look at the list, or at the pattern of the files"
         raise FrameError(msg)
     seen = {}
     for i, frame in enumerate(frames):
         if frame.name in seen and isinstance(frame.source, FileSource):
             both = f"{seen[frame.name]} and {frame.source.path}"
-            msg = f"{frame.name}: two files have this name: {both}"
+            msg = f"{frame.name}: two files have this name: {both}; rename one"
             raise FrameError(msg)
         if frame.name in seen:
             frames[i] = frame.with_keys(name=f"{frame.name}#{i}")
@@ -438,18 +438,18 @@ def _memory_frame(image, index, dq_bits):
     data = np.asarray(image.data)
     shape = _check_shape(name, data.shape)
     if data.dtype.kind not in "fiu":
-        msg = f"{name}: the data are of type {data.dtype}, not real numbers"
+        msg = f"{name}: the data are of type {data.dtype}, not real numbers; convert them"
         raise FrameError(msg)
     planes = {"mask": image.mask}
     if image.uncertainty is not None:
         planes["uncertainty"] = image.uncertainty.array
     for what, plane in planes.items():
         if plane is not None and np.ndim(plane) != 0 and np.shape(plane) != shape:
-            msg = f"{name}: the {what} has shape {np.shape(plane)}, the data {shape}"
+            msg = f"{name}: the {what} has shape {np.shape(plane)}, the data {shape}; cut one"
             raise FrameError(msg)
     mask = _as_mask(image.mask)
     if mask is not None and mask.all():
-        msg = f"{name}: every pixel is masked"
+        msg = f"{name}: every pixel is masked; leave the image out"
         raise FrameError(msg)
     return Frame(
         name=name,
@@ -463,10 +463,16 @@ def _memory_frame(image, index, dq_bits):
 
 def _check_shape(name, shape):
     if len(shape) != 2:
-        msg = f"{name}: the image has {len(shape)} dimensions (shape {tuple(shape)}), not 2"
+        msg = (
+            f"{name}: the image has {len(shape)} dimensions (shape {tuple(shape)}), not 2; "
+            "give a plane of it, or name another extension by hdu"
+        )
         raise FrameError(msg)
     if min(shape) < 2:
-        msg = f"{name}: the image is empty or a single line, its shape is {tuple(shape)}"
+        msg = (
+            f"{name}: the image is empty or a single line, its shape is {tuple(shape)}; "
+            "leave it out, or name another extension by hdu"
+        )
         raise FrameError(msg)
     return tuple(int(n) for n in shape)
 
@@ -485,7 +491,7 @@ def _file_frame(path, dq_bits, hdu):
             with open(path, "rb") as file, fits.open(file, memmap=False) as hdus:
                 return _header_frame(path, hdus, dq_bits, hdu)
     except FileNotFoundError as error:
-        msg = f"{path}: there is no such file"
+        msg = f"{path}: there is no such file; look at its path"
         raise FrameError(msg) from error
     except (OSError, UserWarning) as error:
         msg = f"{name}: not a readable FITS file: {error}"
@@ -572,7 +578,8 @@ def _image_hdu(name, hdus, hdu):
             index = hdus.index_of(hdu)
             hdus[index]
         except (KeyError, IndexError) as error:
-            msg = f"{name}: there is no extension {hdu!r}"
+            names = [h.name or str(i) for i, h in enumerate(hdus)]
+            msg = f"{name}: there is no extension {hdu!r}; there are {names}"
             raise FrameError(msg) from error
         return index
     science = [i for i, h in enumerate(hdus) if h.name == "SCI"]
@@ -583,7 +590,7 @@ def _image_hdu(name, hdus, hdu):
         return science[0]
     images = [i for i, h in enumerate(hdus) if h.is_image and h.shape]
     if not images:
-        msg = f"{name}: there is no image extension"
+        msg = f"{name}: there is no image extension; leave the file out"
         raise FrameError(msg)
     return images[0]
 
@@ -594,10 +601,13 @@ def _fits_wcs(name, header, hdus):
     try:
         wcs = WCS(header, hdus, naxis=2, fix=not modern)
     except Exception as error:
-        msg = f"{name}: the WCS cannot be read: {error}"
+        msg = f"{name}: the WCS cannot be read: {error}; mend its header"
         raise FrameError(msg) from error
     if not wcs.has_celestial:
-        msg = f"{name}: the header has no celestial WCS (CTYPE {list(wcs.wcs.ctype)})"
+        msg = (
+            f"{name}: the header has no celestial WCS (CTYPE {list(wcs.wcs.ctype)}); "
+            "find its astrometry first"
+        )
         raise FrameError(msg)
     return wcs
 
@@ -612,7 +622,7 @@ def _header_unit(name, header):
     try:
         return u.Unit(text)
     except ValueError as error:
-        msg = f"{name}: the unit BUNIT = {text!r} is not understood"
+        msg = f"{name}: the unit BUNIT = {text!r} is not understood; write it as astropy does"
         raise FrameError(msg) from error
 
 
@@ -760,7 +770,10 @@ def _zero_point_factor(point, first):
 def _unit_factor(frame, first):
     if frame.unit == first.unit:
         if _is_logarithmic(frame.unit):
-            msg = f"{frame.name}: levels of a logarithmic unit ({frame.unit}) cannot be matched"
+            msg = (
+                f"{frame.name}: levels of a logarithmic unit ({frame.unit}) cannot be matched; "
+                "convert the images to linear units"
+            )
             raise u.UnitsError(msg)
         return 1.0
     try:
@@ -768,7 +781,7 @@ def _unit_factor(frame, first):
     except (AttributeError, TypeError, u.UnitsError) as error:
         msg = (
             f"{frame.name}: its unit ({frame.unit}) cannot be compared with that of "
-            f"{first.name} ({first.unit})"
+            f"{first.name} ({first.unit}); convert one of them"
         )
         raise u.UnitsError(msg) from error
 

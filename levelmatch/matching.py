@@ -81,7 +81,7 @@ class _Settings:
                 msg = f"{name}: expected {kind.__name__}, not {type(value).__name__}"
                 raise TypeError(msg)
         if progress_bar is not None and not callable(progress_bar):
-            msg = f"progress_bar: {progress_bar!r} is not callable"
+            msg = f"progress_bar: {progress_bar!r} is not callable; give for example tqdm.tqdm"
             raise TypeError(msg)
         if apply_flux_scale and flux_scale is None:
             msg = "apply_flux_scale: True, but flux_scale is None: there is nothing to apply"
@@ -124,7 +124,7 @@ def _check_group_by(group_by):
         msg = f"group_by: {group_by!r} is none of {GROUP_BY}, header keywords or a function"
         raise TypeError(msg)
     if not group_by:
-        msg = f"group_by: {group_by!r} names no keyword"
+        msg = f"group_by: {group_by!r} names no keyword; name one"
         raise ValueError(msg)
 
 
@@ -345,7 +345,7 @@ def combine_nircam_short(
         if not jwst.NIRCAM_SHORT.match(frame.detector):
             msg = (
                 f"{frame.name}: its detector {frame.detector or 'unknown'!r} is none of "
-                "NIRCam's short-wavelength chips"
+                "NIRCam's short-wavelength chips; leave it out"
             )
             raise FrameError(msg)
     return _match("combine_nircam_short", collection, settings, [Step("nircam_short", fit_type)])
@@ -675,7 +675,7 @@ def _has_pass(frame, name):
 def _paired(science, lyot):
     """Frames of two lists of the same length, named by the science images."""
     if len(science) != len(lyot):
-        msg = f"lyot: {len(lyot)} images for {len(science)} science images"
+        msg = f"lyot: {len(lyot)} images for {len(science)} science images; give one of each"
         raise ValueError(msg)
     frames = []
     for a, b in zip(science, lyot, strict=True):
@@ -735,7 +735,7 @@ def _assign_tiles(frames, group_by):
 
 def _card(frame, key):
     if key not in frame.meta:
-        msg = f"{frame.name}: group_by: the header has no keyword {key!r}"
+        msg = f"{frame.name}: group_by: the header has no keyword {key!r}; name another"
         raise FrameError(msg)
     return str(frame.meta[key]).strip()
 
@@ -752,7 +752,7 @@ def _named_reference(reference, collection):
             else [frames[k].name for k in collection.order]
         )
         if not -len(names) <= reference < len(names):
-            msg = f"reference: there is no image {reference} among {len(names)}"
+            msg = f"reference: there is no image {reference} among {len(names)}; the first is 0"
             raise ValueError(msg)
         reference = names[reference]
     return "image", find_reference(frames, reference)

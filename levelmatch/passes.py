@@ -341,7 +341,10 @@ def _report_disconnected(matched, frames, sets, isolated, options):
     msg = f"pass {matched.name}: {where}what overlaps falls into {n_sets} sets"
     if options.disconnected == "error":
         raise DisconnectedError(msg)
-    msg += "; each has its own zero point, unless a later pass joins them"
+    msg += (
+        "; each has its own zero point, unless a later pass joins them "
+        "or disconnected='sky' ties them by their sky"
+    )
     if isolated.any():
         alone = [f.name for f, g in zip(frames, matched.group, strict=True) if isolated[g]]
         msg += f"; without any overlap in this pass: {_shorten(alone)}"

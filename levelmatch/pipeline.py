@@ -145,7 +145,10 @@ class Overlaps:
     def check(self, frames, passes):
         """Refuse a mosaic in which nothing overlaps."""
         if len(self.pairs) == 0 and passes[-1].name == "mosaic" and passes[-1].group.max() > 0:
-            msg = f"none of the {len(frames)} images overlap: there is nothing to match"
+            msg = (
+                f"none of the {len(frames)} images overlap: there is nothing to match; "
+                "look at their WCSs"
+            )
             raise NoOverlapError(msg)
 
     def measure(self, frames, settings, known=None):

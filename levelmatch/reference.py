@@ -45,7 +45,10 @@ def find_reference(frames, reference):
         if found:
             msg = f"reference: {reference!r} is a Lyot image, its science partner can be one"
             raise ValueError(msg)
-    msg = f"reference: {reference!r} is neither an image, a tile, an index, 'auto' nor 'mean'"
+    msg = (
+        f"reference: {reference!r} is neither an image, a tile, an index, 'auto' nor 'mean'; "
+        "images have the names of their files"
+    )
     raise ValueError(msg)
 
 

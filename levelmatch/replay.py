@@ -97,7 +97,7 @@ def _by_name(files, wanted):
     paths = {}
     for path in map(Path, files):
         if path.name in paths:
-            msg = f"{path.name}: it is there twice: {paths[path.name]} and {path}"
+            msg = f"{path.name}: it is there twice: {paths[path.name]} and {path}; name one"
             raise RecordError(msg)
         if path.name not in wanted:
             msg = f"{path.name}: the record has no such image"
@@ -355,7 +355,7 @@ def recorded_files(record, folder=None):
         files.append(Path(path) if folder is None else Path(folder) / name)
     for path in files:
         if not path.is_file():
-            msg = f"{path}: the recorded input is not there"
+            msg = f"{path}: the recorded input is not there; name the files, or their folder"
             raise RecordError(msg)
     return list(dict.fromkeys(files))
 

@@ -99,7 +99,7 @@ class SkyTransform:
 
     def __init__(self, wcs, name, *, original=None, rebuild=None):
         if wcs is None:
-            msg = f"{name}: the image has no WCS"
+            msg = f"{name}: the image has no WCS; find its astrometry first"
             raise FrameError(msg)
         self.name = name
         self.wcs = getattr(wcs, "low_level_wcs", wcs)
@@ -110,7 +110,7 @@ class SkyTransform:
         except FrameError:
             raise
         except Exception as error:
-            msg = f"{name}: the WCS cannot be used: {error}"
+            msg = f"{name}: the WCS cannot be used: {error}; give another"
             raise FrameError(msg) from error
 
     def __reduce__(self):
@@ -129,7 +129,7 @@ class SkyTransform:
         if low.pixel_n_dim != 2 or low.world_n_dim != 2:
             msg = (
                 f"{self.name}: the WCS has {low.pixel_n_dim} pixel and {low.world_n_dim} world "
-                "axes, not 2 and 2"
+                "axes, not 2 and 2; give that of one plane"
             )
             raise FrameError(msg)
         components = low.world_axis_object_components
@@ -137,7 +137,7 @@ class SkyTransform:
         kinds = [classes[component[0]][0] for component in components]
         if any(kind is not SkyCoord for kind in kinds):
             kinds = list(low.world_axis_physical_types)
-            msg = f"{self.name}: the WCS is not celestial, its axes are {kinds}"
+            msg = f"{self.name}: the WCS is not celestial, its axes are {kinds}; give one that is"
             raise FrameError(msg)
         self._lon = [component[1] for component in components].index(0)
         # The class's keywords hold the frame, with its equinox and epoch.
@@ -188,7 +188,7 @@ class SkyTransform:
             box[k] = max(box[k], int(np.ceil(limits[0])))
             box[k + 1] = min(box[k + 1], int(np.floor(limits[1])) + 1)
             if box[k + 1] - box[k] < 2:
-                msg = f"{self.name}: the WCS's bounding box {bounds} leaves nothing of the image"
+                msg = f"{self.name}: the WCS's bounding box {bounds} leaves nothing of it; widen it"
                 raise FrameError(msg)
         return tuple(box)
 
@@ -297,7 +297,7 @@ class Grid:
         """Unit vectors at the nodes, shape (len(ys), len(xs), 3)."""
         vectors = self.transform.to_sky(*np.meshgrid(self.xs, self.ys))
         if not np.isfinite(vectors).any():
-            msg = f"{self.transform.name}: the WCS gives no position for any pixel"
+            msg = f"{self.transform.name}: the WCS gives no position for any pixel; mend it"
             raise FrameError(msg)
         return vectors
 
@@ -347,7 +347,7 @@ class Grid:
         design = design / np.where(size > 0, size, 1)[:, None]
         gram = np.einsum("in,jn->ij", design, design) / max(design.shape[1], 1)
         if not np.linalg.det(gram) > 1e-12:
-            msg = f"{self.transform.name}: the WCS is singular, all pixels lie on one line"
+            msg = f"{self.transform.name}: the WCS is singular, all pixels lie on one line; mend it"
             raise FrameError(msg)
         rhs = np.einsum("in,kn->ik", design, pixel) / design.shape[1]
         affine = np.linalg.solve(gram, rhs)
@@ -423,7 +423,7 @@ class Grid:
         edge = edge[np.isfinite(edge).all(axis=1)]
         flat = np.stack(self._project(edge), axis=1)
         if len(edge) < 3 or not np.linalg.det(np.cov(flat.T, bias=True)) > 1e-30:
-            msg = f"{self.transform.name}: the image's outline has no area on the sky"
+            msg = f"{self.transform.name}: the image's outline has no area on the sky; mend its WCS"
             raise FrameError(msg)
         vertices = ConvexHull(flat).vertices
         if len(vertices) > N_VERTICES:

@@ -15,7 +15,7 @@ import numpy as np
 from levelmatch import make_mosaic, match_dithers, match_mosaic
 from levelmatch.testing import level_errors, simulate_miri
 
-simulated = simulate_miri(tiles=(1, 2), n_dithers=4, shape=(256, 258))
+simulated = simulate_miri(tiles=(1, 2), n_dithers=4, shape=(256, 258), galaxy=False)
 images = list(simulated.images)
 
 # %%
@@ -36,14 +36,14 @@ assert errors.std() < 0.01 * errors.unit
 # %%
 # The same images, and the same grid, without and with the corrections.
 
-before, _ = make_mosaic(images, pixel_scale=0.8)
-after, coverage = make_mosaic(mosaic, pixel_scale=0.8)
+before, _ = make_mosaic(images, pixel_scale=0.6)
+after, coverage = make_mosaic(mosaic, pixel_scale=0.6)
 
 figure, axes = plt.subplots(1, 3, figsize=(10, 3.6), layout="constrained")
 low, high = np.nanpercentile(after.data, [1, 99])
 for ax, image, title in zip(axes, (before, after), ("before", "after"), strict=False):
     shift = np.nanmedian(image.data) - np.nanmedian(after.data)
-    ax.imshow(image.data - shift, origin="lower", vmin=low - 3, vmax=high + 3, cmap="magma")
+    ax.imshow(image.data - shift, origin="lower", vmin=low - 1, vmax=high + 1, cmap="magma")
     ax.set_title(title)
 axes[2].imshow(coverage, origin="lower", cmap="Greys")
 axes[2].set_title("number of images")

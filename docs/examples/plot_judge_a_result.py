@@ -55,7 +55,7 @@ x = np.arange(len(pairs))
 for rows, colour, label in ((~bad, "#0087c8", "other pairs"), (bad, "#d55e00", "bad image")):
     axes[0].plot(x[rows], pairs["n_sigma"][rows], "o", ms=4, color=colour, label=label)
 axes[0].axhline(0, color="k", lw=0.5)
-axes[0].set(xlabel="pair", ylabel="residual / expected error", yscale="symlog")
+axes[0].set(xlabel="pair", ylabel="residual / expected error", yscale="symlog", ylim=(0, 300))
 axes[0].legend(frameon=False)
 axes[1].hist(np.asarray(result.closures["n_sigma"]), bins=12, color="#888888")
 axes[1].set(xlabel="closure / expected error", ylabel="loops")

@@ -16,7 +16,9 @@ import numpy as np
 from levelmatch import match_levels
 from levelmatch.testing import simulate_miri
 
-simulated = simulate_miri(tiles=(1, 1), n_dithers=3, dither_size=24, lyot=True)
+simulated = simulate_miri(
+    tiles=(1, 1), n_dithers=3, dither_size=24, lyot=True, lyot_offset_rms=5, galaxy=False
+)
 images = list(simulated.images)
 matched = match_levels(images, recombine_lyot=True)
 matched.table["name", "part", "level_dithers", "level_lyot"].pprint()
@@ -30,7 +32,7 @@ middle = np.nanmedian(after.data[~after.mask])
 for ax, image, title in ((axes[0], before, "before"), (axes[1], after, "after")):
     shown = np.where(image.mask, np.nan, image.data)
     ax.imshow(
-        shown - np.nanmedian(shown) + middle, origin="lower", vmin=middle - 3, vmax=middle + 5
+        shown - np.nanmedian(shown) + middle, origin="lower", vmin=middle - 3, vmax=middle + 6
     )
     ax.set(title=title, xticks=[], yticks=[])
 plt.show()

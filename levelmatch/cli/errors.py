@@ -18,6 +18,11 @@ SPELLING = {
     "rematch=True": "--rematch",
     "group_by='jwst'": "--group-by jwst",
     "hdu=('SCI', n)": "--hdu SCI,n",
+    "disconnected='sky'": "--disconnected sky",
+    "force=True": "--force",
+    "flux_scale brings": "--flux-scale brings",
+    "see dq_bits": "see --dq-bits",
+    "extension by hdu": "extension by --hdu",
     "group_by: ": "--group-by: ",
 }
 OPTION_PREFIXES = (*MEASURE, *SOLVE, *MATCH)
@@ -112,7 +117,8 @@ def shown_warnings():
 
     def show(message, category, filename, lineno, file=None, line=None):
         kind = "" if issubclass(category, LevelMatchWarning) else f"{category.__name__}: "
-        click.echo(f"Warning: {kind}{' '.join(str(message).split())}", err=True)
+        text = _spell(" ".join(str(message).split()))
+        click.echo(f"Warning: {kind}{text}", err=True)
 
     with warnings.catch_warnings():
         warnings.simplefilter("always", LevelMatchWarning)
