@@ -1,0 +1,337 @@
+"""
+Peers side by side with levelmatch, on the same files: times, memory and errors.
+
+Run as ``tox -e bench -- peers``, with options after another ``--``, for example::
+
+    tox -e bench -- peers -- --only levelmatch,stcal --sets miri
+
+Each package has its own virtual environment, made by pip from pinned versions, and a script in
+``benchmarks/peers/`` that says how it is run and after which page of its documentation. What was
+measured is kept, a file for each (set, package, version), and taken from there next time; so an
+interrupted run goes on where it was, and only what changed is run again. ``--again`` measures anew.
+
+The table goes to ``docs/user_guide/peers_table.rst`` (``--table``) with all that is kept.
+"""
+
+import argparse
+import hashlib
+import importlib.util
+import json
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+import warnings
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+from peers_table import write_table
+from processes import measure
+from sets import written
+
+from levelmatch.testing import level_errors, plane_errors
+
+HERE = Path(__file__).parent
+TABLE = HERE.parent / "docs" / "user_guide" / "peers_table.rst"
+
+# What is fitted in each set of `sets`.
+FITS = {"miri": "level", "miri-planes": "level+slope", "nircam": "level"}
+
+
+@dataclass(frozen=True)
+class Peer:
+    """A package: what pip installs, the phases of its script, and what it cannot do."""
+
+    name: str
+    requirements: tuple = ()
+    phases: tuple = ("find",)
+    refuses: tuple = ()  # pairs: a fit, and why not
+    makes: str = "levels"  # what its time is for
+    label: str = ""
+
+    @property
+    def version(self):
+        """The pinned version of the package itself, or that of levelmatch with its files' digest."""
+        if not self.requirements:
+            return f"{version('levelmatch')}-{_digest()}"
+        return self.requirements[0].partition("==")[2]
+
+
+COMMON = ("astropy==8.0.2", "numpy==2.4.6", "scipy==1.17.1")
+NO_PLANES = (("level+slope", "it has levels only"),)
+PEERS = {
+    peer.name: peer
+    for peer in (
+        Peer("levelmatch", label="levelmatch"),
+        Peer(
+            "stcal",
+            ("stcal==1.20.0", "gwcs==1.0.3", "spherical_geometry==1.4.0", *COMMON),
+            refuses=NO_PLANES,
+            label="stcal ``skymatch``",
+        ),
+        Peer(
+            "reproject",
+            ("reproject==0.21.0", "dask==2026.8.0", *COMMON),
+            refuses=NO_PLANES,
+            makes="levels and the mosaic",
+            label="reproject ``match_background``",
+        ),
+        Peer(
+            "montage",
+            ("MontagePy==2.3.0", *COMMON[:2]),
+            makes="levels and reprojected images",
+            label="Montage",
+        ),
+        Peer(
+            "wiimatch",
+            ("wiimatch==0.3.2", "reproject==0.21.0", "dask==2026.8.0", "shapely==2.2.0", *COMMON),
+            makes="levels and reprojected images",
+            label="wiimatch",
+        ),
+        Peer(
+            "pjpipe",
+            (
+                "pjpipe==1.3.0",
+                "jwst==3.0.0",
+                "stdatamodels==6.0.0",
+                "gwcs==1.0.3",
+                "photutils==3.0.0",
+                "reproject==0.21.0",
+                "shapely==2.2.0",
+                "astropy==8.0.2",
+                "numpy==2.3.5",
+                "scipy==1.17.1",
+            ),
+            phases=("prepare", "find", "collect"),
+            makes="levels, plots and corrected files",
+            label="PJPipe ``LevelMatchStep``",
+        ),
+    )
+}
+
+
+def _digest():
+    """Return a digest of levelmatch's installed code, so that a change of it is another version."""
+    folder = Path(importlib.util.find_spec("levelmatch").origin).parent
+    total = hashlib.sha256()
+    for path in sorted(folder.rglob("*")):
+        if path.suffix in (".py", ".pyx", ".h", ".so", ".pyd"):
+            total.update(path.name.encode() + path.read_bytes())
+    return total.hexdigest()[:8]
+
+
+def machine():
+    """Return what the figures depend on: processor, cores, memory, system and Python."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    name = names[0] if names else platform.processor() or platform.machine()
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+    return (
+        f"{name}, {os.cpu_count()} cores, {memory:.0f} GiB, {platform.system()}, "
+        f"Python {platform.python_version()}"
+    )
+
+
+class NotInstallable(Exception):
+    """A package's environment could not be made."""
+
+
+def environment(peer, folder):
+    """Return the Python of a package's environment, which is made if it is not there."""
+    if not peer.requirements:
+        return sys.executable
+    directory = Path(folder).resolve() / peer.name
+    python = directory / "bin" / "python"
+    made = directory / "requirements.txt"
+    wanted = "\n".join(peer.requirements)
+    if made.exists() and made.read_text(encoding="utf-8") == wanted:
+        return str(python)
+    print(f"making the environment of {peer.name} in {directory}", flush=True)
+    subprocess.run([sys.executable, "-m", "venv", "--clear", str(directory)], check=True)
+    done = subprocess.run(
+        [str(python), "-m", "pip", "install", "--quiet", *peer.requirements],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode:
+        errors = [line for line in done.stderr.splitlines() if line.startswith("ERROR")]
+        raise NotInstallable((errors or [f"pip ended with {done.returncode}"])[-1])
+    made.write_text(wanted, encoding="utf-8")
+    return str(python)
+
+
+def clean_environ():
+    """Return the environment of the runs: no setting of threads, no path of this project."""
+    left_out = ("OMP_NUM_THREADS", "PYTHONPATH", "VIRTUAL_ENV")
+    return {k: v for k, v in os.environ.items() if k not in left_out}
+
+
+def run_peer(peer, name, paths, python, limit):
+    """Run all phases of a package on files; return its record without the errors."""
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch).resolve()
+        answer, measured = {}, None
+        for phase in peer.phases:
+            output = folder / f"{phase}.json"
+            script = HERE / "peers" / f"run_{peer.name}.py"
+            command = [python, str(script), phase, "--fit", FITS[name], "--scratch", str(folder)]
+            command += ["--output", str(output), *map(str, paths)]
+            took = run_logged(command, folder, limit)
+            if isinstance(took, dict):
+                return took
+            answer |= {k: v for k, v in json.loads(output.read_text()).items() if k == "found"}
+            if phase == "find":
+                measured = took
+                answer["seconds"] = json.loads(output.read_text())["seconds"]
+        if peer.name == "levelmatch":
+            measured = run_logged(shell_command(python, name, paths, folder), folder, limit)
+            if isinstance(measured, dict):
+                return measured
+    return {
+        "status": "measured",
+        "seconds": answer["seconds"],
+        "wall": measured.wall,
+        "cpu": measured.cpu,
+        "memory": measured.memory,
+        "found": answer["found"],
+    }
+
+
+def run_logged(command, folder, limit):
+    """Run a command; return what it took, or the record of its failure."""
+    log = folder / "log.txt"
+    took = measure(command, log=log, limit=limit, cwd=folder, env=clean_environ())
+    if took.timed_out:
+        return {"status": "timeout", "limit": limit, "memory": took.memory}
+    if took.code:
+        lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
+        print("\n".join(lines[-20:]), flush=True)
+        reason = lines[-1] if lines else f"ended with {took.code}"
+        if took.code < 0:
+            reason = f"ended by signal {-took.code}, at {took.memory / 2**30:.1f} GiB"
+        return {"status": "failed", "reason": reason}
+    return took
+
+
+def shell_command(python, name, paths, folder):
+    """Return levelmatch's command line: it reads all and writes all."""
+    command = [python, "-m", "levelmatch", "run", *map(str, paths), "-o", str(folder / "out")]
+    command += ["--fit-type-dithers", FITS[name], "--fit-type-mosaic-tiles", FITS[name], "-q"]
+    return [*command, "--combine-nircam-short"] if name.startswith("nircam") else command
+
+
+def errors_of(found, truth, fit):
+    """
+    Return the errors of what was found, by image name.
+
+    Of the levels at the images' centres, one common level taken out; and of the planes over the
+    images' pixels, one common plane taken out, both as root mean square.
+    """
+    planes = {k: v if fit == "level+slope" else [v, 0.0, 0.0] for k, v in found.items()}
+    levels = {k: plane[0] for k, plane in planes.items()}
+    return {
+        "level_error": rms(level_errors(levels, truth)),
+        "plane_error": rms(plane_errors(planes, truth)),
+    }
+
+
+def rms(values):
+    return float(np.sqrt(np.mean(np.square(np.asarray(values)))))
+
+
+def read_all(paths):
+    """Read the files, so that they are in the system's cache for whoever comes first."""
+    for path in paths:
+        Path(path).read_bytes()
+
+
+def record_of(peer, name, args):
+    """Return the record of a package on a set: that which is kept, or a new one."""
+    kept = args.results / f"{name}-{peer.name}-{peer.version}.json"
+    if kept.exists() and not args.again:
+        record = json.loads(kept.read_text(encoding="utf-8"))
+        if record["machine"] == machine():
+            return record
+    record = new_record(peer, name, args)
+    record |= {"peer": peer.name, "set": name, "version": peer.version, "machine": machine()}
+    kept.parent.mkdir(parents=True, exist_ok=True)
+    kept.write_text(json.dumps(record, indent=1), encoding="utf-8")
+    return record
+
+
+def new_record(peer, name, args):
+    """Measure a package on a set."""
+    refused = dict(peer.refuses).get(FITS[name])
+    if refused is not None:
+        return {"status": "cannot", "reason": refused}
+    try:
+        python = environment(peer, args.environments)
+    except NotInstallable as error:
+        return {"status": "not installable", "reason": str(error)}
+    simulation, paths = written(name, args.folder / "sets")
+    read_all(paths)
+    print(f"{name}: {peer.name} {peer.version} ...", flush=True)
+    record = run_peer(peer, name, [path.resolve() for path in paths], python, args.timeout)
+    if record["status"] == "measured":
+        record |= errors_of(record["found"], simulation.truth, FITS[name])
+    shown = {k: v for k, v in record.items() if k != "found"}
+    print(f"{name}: {peer.name} {shown}", flush=True)
+    return record
+
+
+def kept_records(results):
+    """Return the kept records of this machine and of the present versions."""
+    found = []
+    for name in FITS:
+        for peer in PEERS.values():
+            path = results / f"{name}-{peer.name}-{peer.version}.json"
+            if path.exists():
+                record = json.loads(path.read_text(encoding="utf-8"))
+                if record["machine"] == machine():
+                    found.append(record)
+    return found
+
+
+def parse(words=None):
+    """Return the options."""
+    default = Path(tempfile.gettempdir()) / "levelmatch-peers"
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--only", default=",".join(PEERS), help="packages, by commas")
+    parser.add_argument("--sets", default=",".join(FITS), help="sets, by commas")
+    parser.add_argument("--folder", type=Path, default=default, help="of the sets")
+    parser.add_argument("--environments", type=Path, help="folder of the virtual environments")
+    parser.add_argument("--results", type=Path, help="folder of what was measured")
+    parser.add_argument("--timeout", type=float, default=1200.0, help="seconds for one run")
+    parser.add_argument("--again", action="store_true", help="measure what is kept once more")
+    parser.add_argument("--table", type=Path, default=TABLE, help="where the table goes")
+    args = parser.parse_args(words)
+    args.only, args.sets = args.only.split(","), args.sets.split(",")
+    for given, known in ((args.only, PEERS), (args.sets, FITS)):
+        unknown = [word for word in given if word not in known]
+        if unknown:
+            parser.error(f"not known: {', '.join(unknown)}; there are {', '.join(known)}")
+    args.environments = args.environments or args.folder / "environments"
+    args.results = args.results or args.folder / "results"
+    return args
+
+
+def main():
+    args = parse()
+    warnings.simplefilter("ignore")
+    for name in args.sets:
+        for peer in args.only:
+            record_of(PEERS[peer], name, args)
+    text = write_table(kept_records(args.results), PEERS, machine())
+    args.table.write_text(text, encoding="utf-8")
+    print(text)
+
+
+if __name__ == "__main__":
+    main()

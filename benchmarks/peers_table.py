@@ -1,0 +1,114 @@
+"""The table of a side-by-side benchmark, as reStructuredText."""
+
+TITLES = {
+    "miri": (
+        "Levels of 16 MIRI exposures (4 tiles of 4 dithers, 1024 x 1032 pixels, noise 0.5 MJy/sr)"
+    ),
+    "miri-planes": "Planes of 16 MIRI exposures (the same, with a slope in each image)",
+    "nircam": "Levels of 32 NIRCam images (2 tiles of 4 dithers, 4 detectors of 2048 x 2048 pixels)",
+}
+COLUMNS = (
+    "Package",
+    "In process (s)",
+    "ratio",
+    "Whole process (s)",
+    "ratio",
+    "CPU (s)",
+    "Memory (GiB)",
+    "Error, level out",
+    "Error, plane out",
+)
+HEAD = """\
+.. Written by ``tox -e bench -- peers``.
+
+Measured one after the other on one machine: {machine}.
+
+"In process" is the time of the package's own work in a running Python, its imports left out; "whole
+process" is from the shell's point of view. Ratios are to levelmatch. levelmatch's whole process is
+``levelmatch run FILES -o OUT``, which reads all and writes all; its time in process is that of
+``match_levels``, which reads, measures and solves. What the others' times are for stands below the
+tables. CPU time and memory are those of the whole process and of all that it starts. Errors are root
+mean squares in MJy/sr against the truth: of the levels at the images' centres, one level common to
+all taken out; and over the images' pixels, one plane over the whole mosaic taken out.
+"""
+
+
+def write_table(records, peers, machine):
+    """Return the text of all tables, given the records of packages on sets."""
+    parts = [HEAD.format(machine=machine)]
+    for name, title in TITLES.items():
+        chosen = [record for record in records if record["set"] == name]
+        if chosen:
+            parts.append(f"**{title}**\n\n{one_table(chosen, peers)}\n{notes(chosen, peers)}")
+    made = [f"* {p.label} {p.version}: {p.makes}" for p in peers.values()]
+    parts.append("Versions, and what the time in process is for:\n\n" + "\n".join(made) + "\n")
+    return "\n".join(parts)
+
+
+def one_table(records, peers):
+    """Return the table of one set, fastest first."""
+    own = next((r for r in records if r["peer"] == "levelmatch"), {})
+    rows = [row_of(record, own, peers) for record in sorted(records, key=order)]
+    widths = [max(map(len, column)) for column in zip(COLUMNS, *rows, strict=True)]
+    rule = "  ".join("=" * width for width in widths)
+    lines = [
+        "  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip()
+        for row in (COLUMNS, *rows)
+    ]
+    return "\n".join([rule, lines[0], rule, *lines[1:], rule, ""])
+
+
+def order(record):
+    """Sort by time; then those that took too long, then those that have none."""
+    if record["status"] == "measured":
+        return 0, record["seconds"]
+    return (1 if record["status"] == "timeout" else 2), 0.0
+
+
+def row_of(record, own, peers):
+    """Return the cells of a record."""
+    name = peers[record["peer"]].label
+    if record["status"] == "timeout":
+        shown = f"> {record['limit']:.0f}"
+        ratios = [at_least(record["limit"], own.get(key)) for key in ("seconds", "wall")]
+        return [name, shown, ratios[0], shown, ratios[1], "–", "–", "–", "–"]
+    if record["status"] != "measured":
+        return [name, record["status"], *["–"] * (len(COLUMNS) - 2)]
+    return [
+        name,
+        figure(record["seconds"]),
+        ratio(record["seconds"], own.get("seconds")),
+        figure(record["wall"]),
+        ratio(record["wall"], own.get("wall")),
+        figure(record["cpu"]),
+        f"{record['memory'] / 2**30:.2f}",
+        f"{record['level_error']:.4f}",
+        f"{record['plane_error']:.4f}",
+    ]
+
+
+def figure(value):
+    """Return three figures of a time."""
+    return f"{value:.{2 if value < 10 else 1 if value < 100 else 0}f}"
+
+
+def ratio(value, own):
+    """Return a ratio to levelmatch's value, where that is known."""
+    return "–" if own is None else figure(value / own)
+
+
+def at_least(value, own):
+    """Return the ratio of a time that is at least so long."""
+    return "–" if own is None else f"> {value / own:.0f}"
+
+
+def notes(records, peers):
+    """Return a line for each package that was not measured, with the reason."""
+    lines = []
+    for record in records:
+        label = peers[record["peer"]].label
+        if record["status"] == "timeout":
+            lines.append(f"* {label}: ended after {record['limit']:.0f} s.")
+        elif record["status"] != "measured":
+            lines.append(f"* {label}: {record['status']}: ``{record['reason']}``.")
+    return "\n".join(lines) + "\n" if lines else ""

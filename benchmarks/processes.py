@@ -1,0 +1,115 @@
+"""A command's wall time, processor time and peak memory, with all processes that it starts."""
+
+import os
+import signal
+import subprocess
+import threading
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+PERIOD = 0.1  # of the looks at the memory, in seconds
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What a command took: seconds, seconds of all processors, bytes; and how it ended."""
+
+    wall: float
+    cpu: float
+    memory: float
+    code: int
+    timed_out: bool
+
+
+def measure(command, *, log, limit, cwd=None, env=None):
+    """
+    Run a command in a session of its own, its output in a file, and end it after ``limit`` s.
+
+    The memory is the larger of two: the largest resident size that one process ever had, and the
+    sum over the processes of their proportional sizes, looked at every `PERIOD` seconds. Where
+    there is no ``/proc``, it is the former alone, by the operating system's accounts.
+    """
+    late = threading.Event()
+
+    def end():
+        late.set()
+        os.killpg(process.pid, signal.SIGKILL)
+
+    with Path(log).open("wb") as output:
+        start = time.perf_counter()
+        process = subprocess.Popen(
+            command,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            cwd=cwd,
+            env=env,
+            start_new_session=True,
+        )
+        timer, watcher = threading.Timer(limit, end), _Watcher(process.pid)
+        timer.start()
+        watcher.start()
+        try:
+            _, status, usage = os.wait4(process.pid, 0)
+        except BaseException:
+            os.killpg(process.pid, signal.SIGKILL)
+            raise
+        finally:
+            timer.cancel()
+            watcher.stop()
+    process.returncode = os.waitstatus_to_exitcode(status)
+    return Measured(
+        wall=time.perf_counter() - start,
+        cpu=usage.ru_utime + usage.ru_stime,
+        memory=watcher.peak or usage.ru_maxrss * 1024,
+        code=process.returncode,
+        timed_out=late.is_set(),
+    )
+
+
+class _Watcher(threading.Thread):
+    """Looks at the memory of a process and its descendants until stopped."""
+
+    def __init__(self, pid):
+        super().__init__(daemon=True)
+        self._pid = pid
+        self._stopped = threading.Event()
+        self.peak = 0
+
+    def run(self):
+        while not self._stopped.wait(PERIOD):
+            sizes = [_sizes(pid) for pid in _tree(self._pid)]
+            together = sum(proportional for proportional, _ in sizes)
+            self.peak = max([self.peak, together, *(largest for _, largest in sizes)])
+
+    def stop(self):
+        self._stopped.set()
+        self.join()
+
+
+def _tree(pid):
+    """Return a process and its descendants."""
+    found = [pid]
+    for parent in found:
+        for children in Path(f"/proc/{parent}/task").glob("*/children"):
+            try:
+                found += [int(word) for word in children.read_text().split()]
+            except OSError:  # it ended meanwhile
+                continue
+    return found
+
+
+def _sizes(pid):
+    """Return a process's proportional size now and its largest resident size, in bytes."""
+    proportional = _field(f"/proc/{pid}/smaps_rollup", "Pss:")
+    return proportional, _field(f"/proc/{pid}/status", "VmHWM:")
+
+
+def _field(path, name):
+    try:
+        for line in Path(path).read_text().splitlines():
+            if line.startswith(name):
+                return int(line.split()[1]) * 1024
+    except OSError:
+        pass
+    return 0
