@@ -54,7 +54,7 @@ class Peer:
 
     @property
     def version(self):
-        """The pinned version of the package itself, or that of levelmatch with its files' digest."""
+        """The package's pinned version, or levelmatch's with a digest of its files."""
         if not self.requirements:
             return f"{version('levelmatch')}-{_digest()}"
         return self.requirements[0].partition("==")[2]
@@ -136,7 +136,7 @@ def machine():
     )
 
 
-class NotInstallable(Exception):
+class NotInstallableError(Exception):
     """A package's environment could not be made."""
 
 
@@ -160,7 +160,7 @@ def environment(peer, folder):
     )
     if done.returncode:
         errors = [line for line in done.stderr.splitlines() if line.startswith("ERROR")]
-        raise NotInstallable((errors or [f"pip ended with {done.returncode}"])[-1])
+        raise NotInstallableError((errors or [f"pip ended with {done.returncode}"])[-1])
     made.write_text(wanted, encoding="utf-8")
     return str(python)
 
@@ -271,7 +271,7 @@ def new_record(peer, name, args):
         return {"status": "cannot", "reason": refused}
     try:
         python = environment(peer, args.environments)
-    except NotInstallable as error:
+    except NotInstallableError as error:
         return {"status": "not installable", "reason": str(error)}
     simulation, paths = written(name, args.folder / "sets")
     read_all(paths)

@@ -5,7 +5,9 @@ TITLES = {
         "Levels of 16 MIRI exposures (4 tiles of 4 dithers, 1024 x 1032 pixels, noise 0.5 MJy/sr)"
     ),
     "miri-planes": "Planes of 16 MIRI exposures (the same, with a slope in each image)",
-    "nircam": "Levels of 32 NIRCam images (2 tiles of 4 dithers, 4 detectors of 2048 x 2048 pixels)",
+    "nircam": (
+        "Levels of 32 NIRCam images (2 tiles of 4 dithers, 4 detectors, 2048 x 2048 pixels each)"
+    ),
 }
 COLUMNS = (
     "Package",
@@ -23,13 +25,14 @@ HEAD = """\
 
 Measured one after the other on one machine: {machine}.
 
-"In process" is the time of the package's own work in a running Python, its imports left out; "whole
-process" is from the shell's point of view. Ratios are to levelmatch. levelmatch's whole process is
-``levelmatch run FILES -o OUT``, which reads all and writes all; its time in process is that of
-``match_levels``, which reads, measures and solves. What the others' times are for stands below the
-tables. CPU time and memory are those of the whole process and of all that it starts. Errors are root
-mean squares in MJy/sr against the truth: of the levels at the images' centres, one level common to
-all taken out; and over the images' pixels, one plane over the whole mosaic taken out.
+"In process" is the time of the package's own work in a running Python, its imports left out;
+"whole process" is from the shell's point of view. Ratios are to levelmatch. levelmatch's whole
+process is ``levelmatch run FILES -o OUT``, which reads all and writes all; its time in process is
+that of ``match_levels``, which reads, measures and solves. What the others' times are for stands
+below the tables. CPU time and memory are those of the whole process and of all that it starts.
+Errors are root mean squares in MJy/sr against the truth: of the levels at the images' centres, one
+level common to all taken out; and over the images' pixels, one plane over the whole mosaic taken
+out.
 """
 
 

@@ -1,14 +1,25 @@
 """Run the benchmarks: ``python benchmarks/run.py [NAME ...] [-- OPTIONS]``.
 
-Names: speed, accuracy, choices, calibration, memory, growth, startup; all if none is
-given. Options go to each.
+Names: speed, accuracy, choices, calibration, memory, growth, startup and record, which are run
+if none is given; tiles (of a folder of real tiles, given as an option), scaling and peers
+(which makes virtual environments by pip). Options go to each.
 """
 
 import subprocess
 import sys
 from pathlib import Path
 
-NAMES = ("speed", "accuracy", "choices", "calibration", "memory", "growth", "startup")
+DEFAULT = (
+    "speed",
+    "accuracy",
+    "choices",
+    "calibration",
+    "memory",
+    "growth",
+    "startup",
+    "record",
+)
+NAMES = (*DEFAULT, "tiles", "scaling", "peers")
 
 
 def main():
@@ -17,7 +28,7 @@ def main():
         print(__doc__)
         return 0
     split = words.index("--") if "--" in words else len(words)
-    names, options = words[:split] or NAMES, words[split + 1 :]
+    names, options = words[:split] or DEFAULT, words[split + 1 :]
     unknown = set(names) - set(NAMES)
     if unknown:
         print(f"no benchmark {sorted(unknown)}; there are {', '.join(NAMES)}", file=sys.stderr)

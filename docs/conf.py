@@ -35,7 +35,7 @@ if os.environ.get("READTHEDOCS") == "True":
         "matplotlib": ("https://matplotlib.org/stable", None),
     }
 
-exclude_patterns = ["_build", "Thumbs.db", "changes", "examples"]
+exclude_patterns = ["_build", "Thumbs.db", "changes", "examples", "user_guide/peers_table.rst"]
 default_role = "py:obj"
 nitpicky = True
 nitpick_ignore_regex = [

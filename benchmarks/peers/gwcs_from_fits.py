@@ -38,5 +38,3 @@ def make_gwcs(wcs, shape):
     result = WCS([(detector, shift | bend | linear | sky), (world, None)])
     result.bounding_box = (-0.5, shape[1] - 0.5), (-0.5, shape[0] - 0.5)
     return result
-
-

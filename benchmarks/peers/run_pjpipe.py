@@ -51,7 +51,8 @@ def find(paths, fit, scratch):
         weight_method="rms",
     )
     if not step.do_step():
-        raise RuntimeError("the step reports failures")
+        msg = "the step reports failures"
+        raise RuntimeError(msg)
 
 
 def collect(paths, fit, scratch):

@@ -2,11 +2,11 @@
 wiimatch's ``match_lsq``, on images brought to one common grid.
 
 https://wiimatch.readthedocs.io/en/latest/wiimatch/match.html: all images "share a common pixel
-grid", with masks and sigmas. wiimatch does not make that grid, so all images are
-brought to the optimal WCS of all of them, turned to be as small as can be, by
-``reproject_interp``; that is part of the time. Data are in single precision and each image has one
-sigma, the median of its errors: arrays of sigmas would double the memory. Polynomials of degree 0 for levels; for planes of degree 1 in each axis, which has a
-term x y too.
+grid", with masks and sigmas. wiimatch does not make that grid, so all images are brought to the
+optimal WCS of all of them, turned to be as small as can be, by ``reproject_interp``; that is part
+of the time. Data are in single precision and each image has one sigma, the median of its errors:
+arrays of sigmas would double the memory. Polynomials are of degree 0 for levels; for planes of
+degree 1 in each axis, which has a term x y too.
 """
 
 import numpy as np
