@@ -12,9 +12,10 @@ from numpy.testing import assert_allclose, assert_array_equal
 from scipy.optimize import minimize
 from scipy.stats import chi2
 
-from levelmatch import solve
+from levelmatch import linear, solve
+from levelmatch.exceptions import ConvergenceError
 from levelmatch.overlaps import components
-from levelmatch.sky import tangent_axes, transfer_matrix, unit_vectors
+from levelmatch.sky import lonlat, tangent_axes, transfer_matrix, unit_vectors
 from levelmatch.solve import Equations, SolveOptions, fit_terms, pair_weights, solve_groups
 
 PLAIN = SolveOptions(floor=0.0, robust=None)
@@ -611,3 +612,145 @@ def test_fit_types():
     assert [fit_terms(t) for t in ("level", "level+slope", "level+match")] == [1, 3, 3]
     with pytest.raises(ValueError, match="fit_type: 'plane' is none of"):
         fit_terms("plane")
+
+
+@pytest.fixture
+def by_iterations(monkeypatch):
+    """A function that solves as large systems are solved, and says so."""
+
+    def solve_iteratively(equations, options=PLAIN, **keywords):
+        with monkeypatch.context() as patch:
+            patch.setattr(solve, "MIN_ITERATIVE", 0)
+            patch.setattr(linear, "MAX_WORK", 0.0)
+            patch.setattr(linear, "MAX_COARSE", 60)
+            used = []
+            build = linear.Iterative.__init__
+            patch.setattr(
+                linear.Iterative,
+                "__init__",
+                lambda self, *a, **k: used.append(self) or build(self, *a, **k),
+            )
+            solution = solved(equations, options, **keywords)
+            assert used
+        return solution
+
+    return solve_iteratively
+
+
+def spoilt_lattice(n, k, *, sets=1, noise=1.0):
+    """Pairs of lattices of known planes, a few of them wrong, in sets without a link."""
+    first, second, axes = lattice(n)
+    first = np.concatenate([first + s * n * n for s in range(sets)])
+    second = np.concatenate([second + s * n * n for s in range(sets)])
+    lon, lat = lonlat(axes[:, 0])
+    axes = np.concatenate([tangent_axes(unit_vectors(lon + 20 * s, lat)) for s in range(sets)])
+    equations, true = made_up(
+        len(axes), 0, k, noise=noise, graph=(first, second), axes=axes, seed=n
+    )
+    rng = np.random.default_rng(n)
+    bad = rng.choice(len(first), len(first) // 20, replace=False)
+    rhs = equations.rhs.copy()
+    rhs[bad] += equations.gram[bad, :, 0] * 3
+    return replace(equations, rhs=rhs), true
+
+
+ITERATIVE_OPTIONS = {
+    "plain": PLAIN,
+    "default": SolveOptions(),
+    "huber": SolveOptions(robust="huber"),
+    "floor": SolveOptions(floor=0.1),
+    "prior": SolveOptions(slope_prior=0.2),
+}
+
+
+@pytest.mark.parametrize(
+    ("k", "sets", "reference", "options"),
+    [
+        (1, 1, None, "default"),
+        (1, 3, -1, "plain"),
+        (1, 2, None, "default"),
+        (3, 1, -1, "default"),
+        (3, 1, None, "huber"),
+        (3, 1, None, "floor"),
+        (3, 1, -1, "prior"),
+        (3, 3, None, "plain"),
+        (3, 3, -1, "floor"),
+    ],
+)
+def test_iterations_find_what_factors_do(by_iterations, monkeypatch, options, reference, k, sets):
+    options = ITERATIVE_OPTIONS[options]
+    equations, _ = spoilt_lattice(8, k, sets=sets)
+    keywords = {"reference": None if reference is None else lambda members: members[reference]}
+    one = solved(equations, options, **keywords)
+    two = by_iterations(equations, options, **keywords)
+    assert 0 < two.residual < 1e-8
+    # Weights settle to a thousandth: much under the errors.
+    error = np.where(one.errors > 0, one.errors, 1)
+    assert (np.abs(one.coefficients - two.coefficients) < 0.01 * error).all()
+    assert_allclose(two.floors, one.floors, rtol=0.02, atol=1e-4)
+    assert_array_equal(two.reference, one.reference)
+    largest = one.covariance_matrix.max()
+    monkeypatch.setattr(solve, "MAX_DENSE", 0)
+    for i, j in ((1, 1), (0, 5)):
+        expected = one.covariance(i, j)
+        assert_allclose(two.covariance(i, j), expected, rtol=0.03, atol=0.02 * largest)
+    again = by_iterations(equations, options, **keywords)
+    assert two.coefficients.tobytes() == again.coefficients.tobytes()
+
+
+def test_iterations_with_slopes_held(by_iterations):
+    equations, _ = spoilt_lattice(8, 3)
+    active = np.ones((64, 3), dtype=bool)
+    active[np.random.default_rng(0).choice(64, 40, replace=False), 1:] = False
+    one, two = (f(equations, PLAIN, active=active) for f in (solved, by_iterations))
+    assert_allclose(two.coefficients, one.coefficients, atol=1e-6)
+    assert_array_equal(two.coefficients[~active], 0)
+
+
+@pytest.mark.parametrize("weights", ["equal", "npix", "rms"])
+def test_iterations_with_other_weights(by_iterations, weights):
+    equations, _ = spoilt_lattice(8, 1)
+    one, two = (f(equations, SolveOptions(), weights=weights) for f in (solved, by_iterations))
+    assert_allclose(two.coefficients, one.coefficients, atol=1e-6)
+    assert_allclose(two.errors, one.errors, rtol=1e-3)
+
+
+def test_iterations_that_stop_short_are_an_error(by_iterations, monkeypatch):
+    equations, _ = spoilt_lattice(12, 3)
+    monkeypatch.setattr(linear, "MAX_STEPS", 1)
+    match = "1186 pairs of 144 groups: iterations leave .* of the right-hand side, over 1e-08"
+    with pytest.raises(ConvergenceError, match=match):
+        by_iterations(equations)
+
+
+def test_a_chain_is_factorised_whatever_its_length():
+    n = 20_000
+    axes = tangent_axes(unit_vectors(np.arange(n) * 0.01, np.zeros(n)))
+    graph = np.stack([np.arange(n - 1), np.arange(1, n)])
+    equations, true = made_up(n, 0, 1, graph=graph, axes=axes)
+    assert not solve._Solver(equations, np.ones((n, 1), dtype=bool), None).iterative
+    found = solved(equations, reference=lambda members: 0).coefficients
+    assert_allclose(found, true - true[0], atol=1e-9)
+
+
+@pytest.mark.parametrize("weights", ["equal", "npix", "rms"])
+def test_errors_of_other_weights_hold_the_floor(weights):
+    first, second, axes = lattice(5)
+    m, pulls = len(first), []
+    for seed in range(60):
+        rng = np.random.default_rng([11, seed])
+        sigma = 0.01 * rng.uniform(0.5, 2, m)
+        true = rng.normal(0, 3, 25)
+        d = true[first] - true[second] + np.hypot(sigma, 0.1) * rng.standard_normal(m)
+        equations = equations_of(first, second, sigma[:, None, None] ** -2, d[:, None], axes)
+        solution = solved(
+            equations,
+            SolveOptions(),
+            weights=weights,
+            npix=sigma**-2,
+            scatter=rng.uniform(0.5, 2, m),
+        )
+        assert_allclose(solution.floor, 0.1, rtol=0.6)
+        error = solution.coefficients[:, 0] - true
+        pulls.append((error - error.mean()) / solution.errors[:, 0])
+    assert_allclose(np.std(pulls), 1, atol=0.1)
