@@ -66,8 +66,12 @@ N_NEWTON = 100
 N_REFINE = 2
 # Systems of at least so many groups are solved by iterations, if factors are dear.
 MIN_ITERATIVE = 2000
-# A multigrid serves other weights as long as none changes by more than this.
+# A multigrid serves other weights as long as few of them change by more than this factor:
+# a pair that lost its weight is only one of its images' many.
 MAX_CHANGE = 3.0
+FEW = 0.01
+# Weights have settled if no more than this part of them still changes.
+UNSETTLED = 1e-4
 # What may be left of the right-hand side: of the solution, of those between which pairs are
 # weighted again, and of the covariance's columns; the first is promised to be under the fourth.
 TOLERANCE = 1e-10
@@ -589,6 +593,8 @@ class _Solver:
             solved.coefficients = self._last.coefficients.copy()
             solved.moved = False
         solved.reach(ROUGH_TOLERANCE)
+        if near is not None and solved.system.n_steps > 2 * self._built[1].n_steps + 10:
+            self._built = None
         self._last = solved
         return solved
 
@@ -596,7 +602,8 @@ class _Solver:
         """Return the last system built from weights that these are near to, or None."""
         if self._built is not None:
             ratio = factor / self._built[0]
-            if ratio.max() < MAX_CHANGE and ratio.min() > 1 / MAX_CHANGE:
+            changed = (ratio > MAX_CHANGE) | (ratio < 1 / MAX_CHANGE)
+            if np.count_nonzero(changed) <= FEW * len(ratio):
                 return self._built[1]
         return None
 
@@ -811,7 +818,8 @@ class _Reweighting:
 
     def _settled(self, before, floors, robust):
         same = np.abs(floors - before[0]) <= 1e-3 * floors
-        return same.all() and np.abs(robust - before[1]).max(initial=0) < 1e-3
+        changed = np.abs(robust - before[1]) >= 1e-3
+        return same.all() and np.count_nonzero(changed) <= UNSETTLED * len(robust)
 
     def _floors(self, quadratic, robust):
         """Floor of each set, the residuals and robust weights being given.
