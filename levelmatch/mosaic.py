@@ -640,7 +640,7 @@ def _fill(planes, layers, tile, progress_bar):
 
 
 def _tiles(shape, tile):
-    """Yield the tiles (y0, y1, x0, x1), to and fro: neighbours share images."""
+    """Yield the tiles (y0, y1, x0, x1), there and back: neighbours share images."""
     columns = range(0, shape[1], tile[1])
     for row, y in enumerate(range(0, shape[0], tile[0])):
         for x in columns if row % 2 == 0 else reversed(columns):
