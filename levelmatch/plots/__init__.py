@@ -1,0 +1,25 @@
+# Licensed under a 3-clause BSD style license - see LICENSE.rst
+"""Pictures of a result or of its record. They need matplotlib, the extra ``plot``.
+
+Each function draws into the axes given and returns them. All colours are told apart by every eye.
+"""
+
+from levelmatch.plots.closures import plot_closures
+from levelmatch.plots.levels import plot_levels
+from levelmatch.plots.mosaics import QuickLook, plot_mosaic, quick_look
+from levelmatch.plots.overlaps import plot_overlaps
+from levelmatch.plots.pairs import plot_pair
+from levelmatch.plots.residuals import plot_residuals
+from levelmatch.plots.sky import sky_wcs
+
+__all__ = [
+    "QuickLook",
+    "plot_closures",
+    "plot_levels",
+    "plot_mosaic",
+    "plot_overlaps",
+    "plot_pair",
+    "plot_residuals",
+    "quick_look",
+    "sky_wcs",
+]

@@ -1,0 +1,220 @@
+# Licensed under a 3-clause BSD style license - see LICENSE.rst
+"""A quick-look mosaic before and after matching."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from astropy import units as u
+
+from levelmatch.pixels import frames_with_pixels
+from levelmatch.plots.sky import Chart, directions, finish_sky, has_sky, sky_axes
+from levelmatch.plots.style import unit_words
+
+__all__ = ["QuickLook", "plot_mosaic", "quick_look"]
+
+SHOWN = ("before", "after", "difference")
+
+
+@dataclass(frozen=True, eq=False)
+class QuickLook:
+    """A coarse mosaic before and after matching.
+
+    Parameters
+    ----------
+    before, after : 2D `~numpy.ndarray`
+        Mean of the images, NaN where there is none; North up, East left.
+    extent : tuple of float
+        Edges (left, right, bottom, top) as offsets to East and North, in the unit of ``sky``.
+    sky : `~levelmatch.plots.sky.Chart`
+        Where its middle is.
+    wcs : `~astropy.wcs.WCS`
+        Where its pixels are.
+    unit : `~astropy.units.Unit` or None
+        Unit of the data.
+    """
+
+    before: np.ndarray
+    after: np.ndarray
+    extent: tuple
+    sky: object
+    wcs: object
+    unit: object
+
+    @property
+    def difference(self):
+        """Before less after: what was subtracted."""
+        return self.before - self.after
+
+    def stretch(self):
+        """Return one stretch for both: lowest and highest level, and where it turns logarithmic.
+
+        Steps of the size that was subtracted are to be seen beside bright sources.
+        """
+        good = np.isfinite(self.before)
+        if not good.any():
+            return 0.0, 1.0, 1.0
+        both = np.concatenate([self.before[good], self.after[good]])
+        low, middle, high = np.percentile(both, [1, 50, 99.5])
+        high = high if high > low else low + 1
+        width = max(3 * np.std(self.before[good] - self.after[good]), middle - low)
+        return float(low), float(high), float(max(width, 1e-3 * (high - low)))
+
+
+def quick_look(result, *, size=400, files=None):
+    """Return a coarse mosaic before and after matching, each image read once.
+
+    Pixels are averaged in square blocks, and each block is added to the map's pixel
+    that its centre falls on: quick, and no more than a look.
+
+    Parameters
+    ----------
+    result : `~levelmatch.MatchResult` or record
+        The result, or its record.
+    size : int
+        Pixels along the longer side, fewer where the images' own are larger.
+    files : path, list of path or None
+        For a record, its images' files as they were before the run, or their folder.
+
+    Returns
+    -------
+    look : `QuickLook`
+        The mosaic, in the unit of comparison.
+
+    Raises
+    ------
+    FrameError
+        If pixels are not at hand; the message names the files that are missing.
+    """
+    frames = frames_with_pixels(result, files)
+    chart = Chart(frames)
+    low, high = chart.low, chart.high
+    own = [np.sqrt(frame.grid.pixel_area) * u.rad.to(chart.unit) for frame in frames]
+    # Blocks are to be closer than the map's pixels in any orientation, or there are holes.
+    pixel = max((high - low).max() / size, 1.5 * max(own))
+    shape = tuple(int(n) for n in np.ceil((high - low) / pixel)[::-1] + 1)
+    total, shift, count = np.zeros((3, shape[0] * shape[1]))
+    for frame, side in zip(frames, own, strict=True):
+        block = min(max(1, int(pixel / (1.5 * side))), *frame.shape)
+        values, vectors = _blocks(frame, block)
+        x, y = ((chart.project(vectors) - low) / pixel).round().astype(int).T
+        at = np.clip(y, 0, shape[0] - 1) * shape[1] + np.clip(x, 0, shape[1] - 1)
+        blocks = np.bincount(at, minlength=len(count))
+        some = np.flatnonzero(blocks)
+        correction = frame.correction.constant + vectors @ frame.correction.vector
+        # Each image counts once in a map's pixel, however many of its blocks fall there.
+        for target, value in ((total, values), (shift, frame.scale * correction)):
+            target[some] += np.bincount(at, value, len(count))[some] / blocks[some]
+        count[some] += 1
+    count[count == 0] = np.nan
+    before, after = (m.reshape(shape)[:, ::-1] for m in (total / count, (total - shift) / count))
+    edges = low - 0.5 * pixel
+    extent = (edges[0] + shape[1] * pixel, edges[0], edges[1], edges[1] + shape[0] * pixel)
+    wcs = chart.wcs(pixel, (low[0] + (shape[1] - 1) * pixel, low[1]))
+    wcs.pixel_shape = shape[::-1]
+    return QuickLook(before, after, extent, chart, wcs, result.unit)
+
+
+def _blocks(frame, block):
+    """Return the uncorrected mean of each block with a good pixel, and its direction."""
+    data = frame.with_keys(corrections=()).load()
+    ny, nx = (n // block for n in data.shape)
+    bad = ~np.isfinite(data)
+    data[bad] = 0
+    total = _block_sum(data, ny, nx, block)
+    count = block**2 - _block_sum(bad.view(np.uint8), ny, nx, block)
+    middle = (block - 1) / 2
+    vectors = directions(
+        frame.whole_grid, block * np.arange(ny) + middle, block * np.arange(nx) + middle
+    )
+    used = (count > 0) & np.isfinite(vectors).all(axis=-1)
+    return total[used] / count[used], vectors[used]
+
+
+def _block_sum(data, ny, nx, block):
+    """Sums of blocks of pixels, shape (ny, nx): rows first, which is the quicker way."""
+    cells = data[: ny * block, : nx * block].reshape(ny, block, nx * block)
+    return cells.sum(axis=1, dtype=np.float32).reshape(ny, nx, block).sum(axis=2, dtype=float)
+
+
+def plot_mosaic(
+    result, *, show="after", ax=None, limits=None, cmap=None, files=None
+):
+    """Plot a coarse mosaic of all images.
+
+    Parameters
+    ----------
+    result : `~levelmatch.MatchResult`, record or `QuickLook`
+        The result; or its `quick_look`, to draw it again and read the images once.
+    show : {"after", "before", "difference"}
+        After matching, before it, or what was subtracted.
+    ax : `~matplotlib.axes.Axes` or None
+        Where, with or without sky coordinates; by default new axes with the mosaic's own.
+    limits : tuple of float or None
+        The lowest and the highest level shown, linearly; by default one asinh stretch for
+        before and after, and a linear one for their difference.
+    cmap : str, `~matplotlib.colors.Colormap` or None
+        The colours; by default shades of grey, and ``"cividis"`` for the difference.
+    files : path, list of path or None
+        For a record, see `quick_look`.
+
+    Returns
+    -------
+    ax : `~matplotlib.axes.Axes`
+        The axes.
+
+    Raises
+    ------
+    ValueError
+        If ``show`` is something else.
+    FrameError
+        See `quick_look`.
+    """
+    if show not in SHOWN:
+        msg = f"show: {show!r} is none of {SHOWN}"
+        raise ValueError(msg)
+    look = result if isinstance(result, QuickLook) else quick_look(result, files=files)
+    ax = sky_axes(ax, look.wcs)
+    norm = _norm(look, show, limits)
+    cmap = cmap or ("cividis" if show == "difference" else "gray")
+    shown = _draw(ax, look, getattr(look, show), norm, cmap)
+    bar = ax.figure.colorbar(shown, ax=ax, extend="both", shrink=0.85, pad=0.02)
+    what = "Subtracted" if show == "difference" else "Mean of the images"
+    bar.set_label(f"{what} ({unit_words(look.unit)})")
+    bar.ax.tick_params(labelsize="small")
+    finish_sky(ax, look.sky)
+    return ax
+
+
+def _draw(ax, look, values, norm, cmap):
+    """Draw an array: as an image on plain axes or on its own WCS, else cell by cell."""
+    style = {"norm": norm, "cmap": cmap}
+    if not has_sky(ax):
+        style["extent"] = look.extent
+    elif not _same_wcs(ax.wcs, look.wcs):
+        y, x = np.indices(np.add(values.shape, 1)) - 0.5
+        place = ax.get_transform(look.wcs)
+        shown = ax.pcolormesh(x, y, values, transform=place, rasterized=True, **style)
+        ax.autoscale_view()
+        return shown
+    return ax.imshow(values, origin="lower", interpolation="nearest", **style)
+
+
+def _same_wcs(one, other):
+    """Whether two maps have the same pixels."""
+    compare = getattr(getattr(one, "wcs", None), "compare", None)
+    return one is other or (compare is not None and compare(other.wcs))
+
+
+def _norm(look, show, limits):
+    """The stretch, as matplotlib takes it."""
+    from matplotlib.colors import FuncNorm, Normalize
+
+    if limits is not None:
+        return Normalize(*limits)
+    if show == "difference":
+        good = look.difference[np.isfinite(look.difference)]
+        low, high = np.percentile(good, [0.5, 99.5]) if len(good) else (0.0, 1.0)
+        return Normalize(low, high if high > low else low + 1)
+    low, high, width = look.stretch()
+    functions = (lambda v: np.arcsinh((v - low) / width), lambda w: low + width * np.sinh(w))
+    return FuncNorm(functions, vmin=low, vmax=high)

@@ -1,0 +1,97 @@
+# Licensed under a 3-clause BSD style license - see LICENSE.rst
+"""The graph of overlaps on the sky."""
+
+import numpy as np
+
+from levelmatch.plots.sky import Chart, finish_sky, placed, sky_axes
+from levelmatch.plots.style import BEFORE, GREY, MOST_SIGMA, SETS, STAR, legend_above, link_colours
+from levelmatch.summary import Facts, count
+
+__all__ = ["plot_overlaps"]
+
+# Sets that the legend tells apart.
+MAX_SETS = 4
+
+
+def plot_overlaps(result, ax=None):
+    """Plot the outlines of the images on the sky, and the pairs that join them.
+
+    A link's colour is what is left of the pair over its expected error; a dashed link did
+    not count; a star marks a reference. Sets of images without overlap between them have
+    outlines of different colours.
+
+    Parameters
+    ----------
+    result : `~levelmatch.MatchResult` or record
+        The result, or its record.
+    ax : `~matplotlib.axes.Axes` or None
+        Where, with or without sky coordinates; by default new axes with those of `sky_wcs`.
+
+    Returns
+    -------
+    ax : `~matplotlib.axes.Axes`
+        The axes.
+    """
+    facts = Facts.of(result)
+    chart = Chart(facts.frames)
+    ax = sky_axes(ax, chart.whole_wcs())
+    _draw_outlines(ax, facts, chart)
+    centres = placed(ax, chart, np.array([frame.grid.centre for frame in facts.frames]))
+    _draw_links(ax, facts, centres)
+    size = 3 if len(centres) < 100 else 1.5
+    ax.plot(*centres.T, "o", ms=size, color=GREY, zorder=3)
+    held = np.array([frame.name in facts.references for frame in facts.frames])
+    if held.any():
+        ax.plot(*centres[held].T, "*", ms=13, color=STAR, mec=BEFORE, zorder=4, label="reference")
+    if ax.get_legend_handles_labels()[1]:
+        legend_above(ax)
+    ax.autoscale_view()
+    finish_sky(ax, chart)
+    return ax
+
+
+def _draw_outlines(ax, facts, chart):
+    """Draw each set's outlines in its colour."""
+    from matplotlib.collections import PolyCollection
+    from matplotlib.colors import to_rgba
+
+    outlines = [placed(ax, chart, frame.grid.polygon) for frame in facts.frames]
+    n_sets = facts.sets.max() + 1
+    for s in range(n_sets):
+        colour = SETS[s % len(SETS)]
+        members = np.flatnonzero(facts.sets == s)
+        label = f"set {s + 1}: {count(len(members), 'image')}"
+        ax.add_collection(
+            PolyCollection(
+                [outlines[k] for k in members],
+                facecolor=to_rgba(colour, 0.06),
+                edgecolor=colour,
+                lw=0.6 if n_sets == 1 else 1.2,
+                label=label if 1 < n_sets <= MAX_SETS else None,
+            )
+        )
+
+
+def _draw_links(ax, facts, centres):
+    """Draw the pairs, and a colour bar for those that counted."""
+    from matplotlib.collections import LineCollection
+
+    if len(facts.pairs) == 0:
+        return
+    ends, kept, sigmas = facts.ends, facts.kept, np.nan_to_num(facts.n_sigma)
+    # The largest are drawn last: they are what to look for.
+    order = np.flatnonzero(kept)[np.argsort(sigmas[kept], kind="stable")]
+    links = LineCollection(
+        centres[ends[order]],
+        array=sigmas[order],
+        lw=1.4,
+        zorder=2,
+        cmap=link_colours(),
+        clim=(0, MOST_SIGMA),
+    )
+    ax.add_collection(links)
+    if not kept.all():
+        style = {"colors": GREY, "lw": 0.8, "ls": "--", "label": "pair left out"}
+        ax.add_collection(LineCollection(centres[ends[~kept]], **style))
+    bar = ax.figure.colorbar(links, ax=ax, extend="max", shrink=0.85, pad=0.02)
+    bar.set_label("|residual| of the pair (\u03c3)")

@@ -1,0 +1,295 @@
+# Licensed under a 3-clause BSD style license - see LICENSE.rst
+"""One pair of images: its differences, how they were clipped, and what is left of them."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from levelmatch.corrections import Correction
+from levelmatch.exceptions import LevelMatchError
+from levelmatch.local import source_mask
+from levelmatch.measure import MeasureOptions
+from levelmatch.pixels import frames_with_pixels, own_corrections
+from levelmatch.plots.sky import directions
+from levelmatch.plots.style import AFTER, BEFORE, GREY, plain_text, unit_words
+from levelmatch.samples import pair_samples
+from levelmatch.sky import ARCMIN
+from levelmatch.summary import Facts, values
+
+__all__ = ["PairPicture", "pair_picture", "plot_pair"]
+
+# Blocks along the longer side of a pair's pictures.
+MAX_BLOCKS = 96
+N_BINS = 60
+NAME_WIDTH = 24
+
+
+@dataclass(frozen=True, eq=False)
+class PairPicture:
+    """The differences of a pair, in the pixels of the finer of its images.
+
+    Parameters
+    ----------
+    image1, image2 : str
+        Its images; differences are the first less the second.
+    base : str
+        The one whose pixels are used.
+    before, after, plane : 2D `~numpy.ndarray`
+        Means over blocks of pixels of the differences before and after matching, and the
+        plane fitted to them; NaN where there are none.
+    extent : tuple of float
+        Edges of the blocks in pixels: left, right, bottom, top.
+    samples : `~numpy.ndarray`, shape (n,)
+        All differences.
+    kept : `~numpy.ndarray` of bool, shape (n,)
+        Which the clipping kept.
+    level, sigma, residual, scatter : float
+        As in the table of pairs.
+    """
+
+    image1: str
+    image2: str
+    base: str
+    before: np.ndarray
+    after: np.ndarray
+    plane: np.ndarray
+    extent: tuple
+    samples: np.ndarray
+    kept: np.ndarray
+    level: float
+    sigma: float
+    residual: float
+    scatter: float
+
+    @property
+    def reach(self):
+        """Half of the range of colours: what all three pictures need beside their levels."""
+        about = [self.before - self.level, self.after - self.residual]
+        shown = np.abs(np.concatenate([part[np.isfinite(part)] for part in about]))
+        plane = np.abs(self.plane - self.level)
+        return float(max(np.percentile(shown, 97), np.nanmax(plane), 1e-30))
+
+
+def find_pair(result, image1, image2):
+    """Return the row of a pair, and 1 or -1 for the order that its images are given in.
+
+    Raises
+    ------
+    ValueError
+        If an image is none of the result's.
+    LevelMatchError
+        If the two were not compared.
+    """
+    facts = Facts.of(result)
+    names = [frame.name for frame in facts.frames]
+    for argument, name in (("image1", image1), ("image2", image2)):
+        if name not in names:
+            msg = f"{argument}: {name!r} is none of the {len(names)} images"
+            raise ValueError(msg)
+    first, second = (np.asarray(facts.pairs[column]) for column in ("image1", "image2"))
+    for a, b, sign in ((image1, image2, 1), (image2, image1, -1)):
+        rows = np.flatnonzero((first == a) & (second == b))
+        if len(rows):
+            return int(rows[0]), sign
+    msg = f"{image1} and {image2} are no pair of the result: they do not overlap, or no pass used it"
+    raise LevelMatchError(msg)
+
+
+def pair_picture(result, image1, image2, *, files=None, load=None):
+    """Return the `PairPicture` of two images of a result.
+
+    Parameters
+    ----------
+    result : `~levelmatch.levels.Levels` or `~levelmatch.summary.Facts`
+        The result, or its record.
+    image1, image2 : str
+        Names of the images.
+    files : path, list of path or None
+        For a record, its images' files.
+    load : callable or None
+        Returns the pixels of a frame, for those who keep them; `~levelmatch.frames.Frame.load`.
+    """
+    facts = Facts.of(result)
+    row, sign = find_pair(facts, image1, image2)
+    by_name = {
+        f.name: f for f in frames_with_pixels(facts.result, files, {image1, image2})
+    }
+    frames = [by_name[image1], by_name[image2]]
+    earlier, own = zip(*(own_corrections(facts.result, frame) for frame in frames), strict=True)
+    loaded = [
+        (load or type(f).load)(f.with_keys(corrections=before))
+        for f, before in zip(frames, earlier, strict=True)
+    ]
+    options = MeasureOptions(**facts.result.options.get("measure", {}))
+    if options.mask_sources:
+        loaded = [np.where(source_mask(data), np.nan, data) for data in loaded]
+    samples = pair_samples(*loaded, frames[0].grid, frames[1].grid, options)
+    if samples is None:
+        msg = f"{image1} and {image2}: no pixel is good in both"
+        raise LevelMatchError(msg)
+    base = frames[1 if samples.swapped else 0]
+    totals = [
+        sum((a.correction for a in part), Correction()).scaled(f.scale)
+        for part, f in zip(own, frames, strict=True)
+    ]
+    step = totals[0] + totals[1].scaled(-1)
+    pair = facts.pairs[row]
+    numbers = {key: float(values(pair[key])) for key in ("level", "sigma", "residual", "scatter")}
+    numbers["level"] *= sign
+    numbers["residual"] *= sign
+    return PairPicture(
+        image1,
+        image2,
+        base.name,
+        **_blocks(samples, base, step, _plane(facts.result.measured, row, sign)),
+        samples=samples.difference,
+        kept=samples.kept,
+        **numbers,
+    )
+
+
+def _plane(measured, row, sign):
+    """The plane fitted to a pair by itself, as a `Correction`."""
+    inverse = np.linalg.pinv(measured.gram[row], rcond=1e-12, hermitian=True)
+    coefficients = sign * inverse @ measured.rhs[row]
+    weight = np.array([1.0, ARCMIN, ARCMIN])
+    return Correction(0.0, (coefficients / weight) @ measured.axes[row])
+
+
+def _blocks(samples, base, step, plane):
+    """Means of the kept samples, before and after, over blocks of pixels, and the plane there."""
+    x, y = samples.x[samples.kept], samples.y[samples.kept]
+    if len(x) == 0:
+        x, y = samples.x, samples.y
+    x0, y0 = int(x.min()), int(y.min())
+    side = max(int(np.ptp(x)), int(np.ptp(y))) + 1
+    block = -(-side // MAX_BLOCKS)
+    shape = int(y.max() - y0) // block + 1, int(x.max() - x0) // block + 1
+    at = ((samples.y - y0) // block) * shape[1] + (samples.x - x0) // block
+    used = samples.kept & (at >= 0) & (at < shape[0] * shape[1])
+    n = np.bincount(at[used], minlength=shape[0] * shape[1]).astype(float)
+    n[n == 0] = np.nan
+    total = np.bincount(at[used], samples.difference[used], minlength=len(n))
+    before = (total / n).reshape(shape)
+    middle = (block - 1) / 2
+    rows, columns = (
+        start + block * np.arange(k) + middle for start, k in zip((y0, x0), shape, strict=True)
+    )
+    vectors = directions(base.whole_grid, rows, columns)
+    covered = np.where(np.isfinite(before), 0.0, np.nan)
+    edges = x0 - 0.5, x0 + shape[1] * block - 0.5, y0 - 0.5, y0 + shape[0] * block - 0.5
+    return {
+        "before": before,
+        "after": before - (step.constant + vectors @ step.vector),
+        "plane": covered + plane.constant + vectors @ plane.vector,
+        "extent": edges,
+    }
+
+
+def plot_pair(result, image1, image2, *, axs=None, files=None):
+    """Plot the differences of a pair of images: before matching, clipped, their plane, and after.
+
+    Four plots: the difference of the two images, in blocks of pixels of the finer one; the
+    histogram of all differences, with those that the clipping kept and their location; the
+    plane fitted to them; and what is left after matching. The three pictures have
+    colours of the same range, each about its own level.
+
+    Parameters
+    ----------
+    result : `~levelmatch.MatchResult` or record
+        The result, or its record.
+    image1, image2 : str
+        Names of the images; the difference is the first less the second.
+    axs : sequence of `~matplotlib.axes.Axes` or None
+        Four axes; by default those of a new figure.
+    files : path, list of path or None
+        For a record, its images' files as they were before the run, or their folder.
+
+    Returns
+    -------
+    axs : list of `~matplotlib.axes.Axes`
+        The four axes.
+
+    Raises
+    ------
+    ValueError
+        If an image is none of the result's, or there are not four axes.
+    LevelMatchError
+        If the two images were not compared.
+    FrameError
+        If pixels are not at hand; the message names the files that are missing.
+
+    Notes
+    -----
+    The differences are sampled as by ``MeasureOptions(method="direct")``, whichever method
+    measured the pair.
+    """
+    if axs is not None and np.size(axs) != 4:
+        msg = f"axs: {np.size(axs)} axes, not 4"
+        raise ValueError(msg)
+    facts = Facts.of(result)
+    picture = pair_picture(facts, image1, image2, files=files)
+    if axs is None:
+        from matplotlib import pyplot as plt
+
+        axs = plt.figure(figsize=(7, 6), layout="constrained").subplots(2, 2)
+    axs = list(np.ravel(np.asarray(axs, dtype=object)))
+    unit = unit_words(facts.unit)
+    reach = picture.reach
+    _draw_map(axs[0], picture, picture.before, picture.level, reach, unit)
+    _draw_histogram(axs[1], picture, unit)
+    _draw_map(axs[2], picture, picture.plane, picture.level, reach, unit)
+    _draw_map(axs[3], picture, picture.after, picture.residual, reach, unit)
+    names = [plain_text(name, NAME_WIDTH) for name in (image1, image2)]
+    for ax, title in zip(
+        axs,
+        ("Before", "Clipped differences", "Plane of the pair", "After"),
+        strict=True,
+    ):
+        ax.set_title(title, fontsize="medium", loc="left")
+    axs[0].set_title(
+        f"Before: {names[0]}\nless {names[1]}", fontsize="medium", loc="left", parse_math=False
+    )
+    return axs
+
+
+def _draw_map(ax, picture, shown, middle, reach, unit):
+    """Draw one picture, and its colour bar."""
+    image = ax.imshow(
+        shown,
+        origin="lower",
+        extent=picture.extent,
+        cmap="PuOr_r",
+        vmin=middle - reach,
+        vmax=middle + reach,
+        interpolation="nearest",
+    )
+    bar = ax.figure.colorbar(image, ax=ax, extend="both", shrink=0.85, pad=0.02)
+    bar.set_label(f"Difference ({unit})", fontsize="small")
+    bar.ax.tick_params(labelsize="small")
+    ax.tick_params(labelsize="small")
+    ax.locator_params(nbins=4)
+    base = plain_text(picture.base, NAME_WIDTH)
+    ax.set_xlabel(f"x of {base} (pixel)", fontsize="small", parse_math=False)
+    ax.set_ylabel("y (pixel)", fontsize="small")
+
+
+def _draw_histogram(ax, picture, unit):
+    """Draw all differences, those kept, and their location with its error."""
+    kept = picture.samples[picture.kept]
+    low, high = np.percentile(picture.samples, [0.2, 99.8])
+    reach = max(6 * picture.scatter, 1.1 * np.ptp(kept) / 2 if len(kept) else 0.0, 1e-30)
+    low, high = max(low, picture.level - 2 * reach), min(high, picture.level + 2 * reach)
+    low, high = min(low, kept.min(initial=low)), max(high, kept.max(initial=high))
+    edges = np.linspace(low, high if high > low else low + 1, N_BINS + 1)
+    ax.hist(
+        np.clip(picture.samples, low, high), edges, histtype="step", color=GREY, label="all", lw=1.2
+    )
+    ax.hist(kept, edges, color=AFTER, alpha=0.6, label="kept")
+    words = f"location\n\u00b1 {picture.sigma:.2g}"
+    ax.axvline(picture.level, color=BEFORE, lw=1.4, label=words)
+    ax.set_yscale("log")
+    ax.set_xlabel(f"Difference ({unit})", fontsize="small")
+    ax.set_ylabel("Pixels", fontsize="small")
+    ax.tick_params(labelsize="small")
+    ax.legend(fontsize="x-small", frameon=False, loc="upper right")

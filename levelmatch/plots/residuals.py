@@ -1,0 +1,127 @@
+# Licensed under a 3-clause BSD style license - see LICENSE.rst
+"""What is left of every pair."""
+
+import numpy as np
+
+from levelmatch.plots.style import (
+    AFTER,
+    BEFORE,
+    GREY,
+    MAX_LABELS,
+    current_axes,
+    legend_above,
+    plain_text,
+    unit_words,
+)
+from levelmatch.summary import Facts, label_names, values
+
+__all__ = ["plot_residuals"]
+
+KINDS = ("matrix", "list")
+NAME_WIDTH = 14
+
+
+def plot_residuals(result, *, kind=None, ax=None):
+    """Plot the difference of every pair of images before matching, and what is left of it.
+
+    As a matrix, a row and a column for each image: before in the lower left half, after in
+    the upper right one, both as the row's image less the column's. Or as a list: the absolute
+    differences of all pairs that counted, sorted, before and after.
+
+    Parameters
+    ----------
+    result : `~levelmatch.MatchResult` or record
+        The result, or its record.
+    kind : {"matrix", "list"} or None
+        By default a matrix of up to 24 images, and a list of the pairs of more.
+    ax : `~matplotlib.axes.Axes` or None
+        Where; by default the current axes.
+
+    Returns
+    -------
+    ax : `~matplotlib.axes.Axes`
+        The axes.
+
+    Raises
+    ------
+    ValueError
+        If ``kind`` is something else.
+    """
+    if kind is not None and kind not in KINDS:
+        msg = f"kind: {kind!r} is none of {KINDS}"
+        raise ValueError(msg)
+    ax = current_axes(ax)
+    facts = Facts.of(result)
+    if kind is None:
+        kind = "matrix" if len(facts.frames) <= MAX_LABELS else "list"
+    (_draw_matrix if kind == "matrix" else _draw_list)(ax, facts)
+    return ax
+
+
+def _draw_matrix(ax, facts):
+    from matplotlib.colors import SymLogNorm
+
+    matrix = np.full((len(facts.frames),) * 2, np.nan)
+    low, high = np.sort(facts.ends, axis=1).T
+    sign = np.where(facts.ends[:, 0] == low, 1, -1)
+    for column, place, turn in (("level", (high, low), -1), ("residual", (low, high), 1)):
+        matrix[place] = turn * sign * values(facts.pairs[column])
+    largest = _largest(matrix)
+    linear = np.clip(_typical(facts), 1e-4 * largest, 0.5 * largest)
+    norm = SymLogNorm(linear, vmin=-largest, vmax=largest, base=10)
+    shown = ax.imshow(matrix, norm=norm, cmap="PuOr_r", interpolation="nearest")
+    rejected = facts.ends[~facts.kept]
+    if len(rejected):
+        both = np.concatenate([rejected, rejected[:, ::-1]])
+        ax.plot(*both.T, "x", color=GREY, ms=4, ls="none", label="left out")
+        legend_above(ax)
+    bar = ax.figure.colorbar(shown, ax=ax, shrink=0.85, pad=0.02)
+    bar.set_label(f"Row less column ({unit_words(facts.unit)})")
+    ax.text(0.03, 0.03, "before", transform=ax.transAxes, fontsize="small", color=GREY)
+    ax.text(
+        0.97, 0.97, "after", transform=ax.transAxes, fontsize="small", color=GREY, ha="right", va="top"
+    )
+    ax.axline((0, 0), slope=1, color=GREY, lw=0.5)
+    _name_rows(ax, facts)
+
+
+def _largest(matrix):
+    finite = np.abs(matrix[np.isfinite(matrix)])
+    return float(finite.max(initial=0.0)) or 1.0
+
+
+def _typical(facts):
+    """The median error of the pairs: smaller differences are shown linearly."""
+    sigma = values(facts.pairs["sigma"])
+    sigma = sigma[np.isfinite(sigma) & (sigma > 0)]
+    return 3 * float(np.median(sigma)) if len(sigma) else 0.0
+
+
+def _name_rows(ax, facts):
+    n = len(facts.frames)
+    if n > MAX_LABELS:
+        ax.set_xlabel("Image, in the order of the input")
+        ax.set_ylabel("Image")
+        return
+    names, pattern = label_names([frame.name for frame in facts.frames])
+    names = [plain_text(name, NAME_WIDTH) for name in names]
+    size = "small" if n <= 12 else "x-small"
+    ax.set_xticks(np.arange(n), names, rotation=90, fontsize=size, parse_math=False)
+    ax.set_yticks(np.arange(n), names, fontsize=size, parse_math=False)
+    label = f"Image ({plain_text(pattern, 30)})" if pattern else "Image"
+    ax.set_xlabel(label, parse_math=False)
+
+
+def _draw_list(ax, facts):
+    for column, colour, label in (("level", BEFORE, "before"), ("residual", AFTER, "after")):
+        left = np.sort(np.abs(values(facts.pairs[column])[facts.kept]))[::-1]
+        # What rounding alone leaves has no place on a logarithmic axis.
+        left = np.where(left > 1e-12 * left.max(initial=0.0), left, np.nan)
+        ax.plot(np.arange(1, len(left) + 1), left, color=colour, label=label, lw=1.6)
+    sigma = values(facts.pairs["sigma"])[facts.kept]
+    if len(sigma):
+        ax.axhline(np.median(sigma), color=GREY, lw=0.8, ls="--", label="median error")
+    ax.set_yscale("log")
+    ax.set_xlabel("Pairs, the largest difference first")
+    ax.set_ylabel(f"|Difference| ({unit_words(facts.unit)})")
+    legend_above(ax, ncols=3)

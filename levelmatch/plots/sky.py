@@ -1,0 +1,171 @@
+# Licensed under a 3-clause BSD style license - see LICENSE.rst
+"""A map of the sky about the middle of all images."""
+
+import numpy as np
+from astropy import units as u
+
+from levelmatch.sky import lonlat, tangent_axes
+
+__all__ = ["Chart", "directions", "sky_axes", "sky_wcs"]
+
+# Pixels along the longer side of the map's WCS, where no image gives one.
+SIZE = 400
+MARGIN = 0.04
+
+
+class Chart:
+    """Offsets to East and North on a map of equal area about the middle of all images.
+
+    Parameters
+    ----------
+    frames : list of `~levelmatch.frames.Frame`
+        The images.
+    """
+
+    def __init__(self, frames):
+        total = np.sum([frame.grid.centre for frame in frames], axis=0)
+        # All around the sky there is no middle: any will do.
+        centre = total if np.linalg.norm(total) > 1e-9 else frames[0].grid.centre
+        self.axes = tangent_axes(centre)
+        corners = np.concatenate([self._flat(frame.grid.polygon) for frame in frames])
+        size = np.degrees(np.ptp(corners, axis=0).max())
+        self.unit = next((x for x in (u.deg, u.arcmin) if size * u.deg > 1.5 * x), u.arcsec)
+        corners = corners * u.rad.to(self.unit)
+        self.low, self.high = corners.min(axis=0), corners.max(axis=0)
+
+    def _flat(self, vectors):
+        """Return offsets (East, North) in radian, shape (..., 2)."""
+        w, east, north = np.moveaxis(vectors @ self.axes.T, -1, 0)
+        factor = np.sqrt(2 / np.maximum(1 + w, 1e-12))
+        return np.stack([east * factor, north * factor], axis=-1)
+
+    def project(self, vectors):
+        """Return offsets (East, North), shape (..., 2), of unit vectors, in the map's unit."""
+        return self._flat(vectors) * u.rad.to(self.unit)
+
+    def label_axes(self, ax):
+        """Name the axes, and the position that the offsets are from."""
+        ra, dec = lonlat(self.axes[0])
+        ax.set_xlabel(f"Offset to East of RA {ra:.4f}\u00b0 ({self.unit})")
+        ax.set_ylabel(f"Offset to North of Dec {dec:+.4f}\u00b0 ({self.unit})")
+        ax.set_aspect("equal")
+
+    def wcs(self, pixel, corner):
+        """Return the map's WCS: North up, East left.
+
+        Parameters
+        ----------
+        pixel : float
+            Side of a pixel, in the map's unit.
+        corner : tuple of float
+            Offsets (East, North) of the first pixel's centre.
+        """
+        from astropy.wcs import WCS
+
+        wcs = WCS(naxis=2)
+        # Zenithal equal area is what `project` computes.
+        wcs.wcs.ctype = "RA---ZEA", "DEC--ZEA"
+        wcs.wcs.cunit = "deg", "deg"
+        wcs.wcs.crval = lonlat(self.axes[0])
+        side = pixel * self.unit.to(u.deg)
+        wcs.wcs.cdelt = -side, side
+        wcs.wcs.crpix = corner[0] / pixel + 1, -corner[1] / pixel + 1
+        wcs.wcs.lonpole = 180.0
+        wcs.wcs.radesys = "ICRS"
+        wcs.wcs.set()
+        return wcs
+
+    def whole_wcs(self):
+        """Return a WCS of all images with a margin, its ``pixel_shape`` set."""
+        size = self.high - self.low
+        margin = MARGIN * size.max()
+        pixel = (size.max() + 2 * margin) / SIZE
+        nx, ny = np.ceil((size + 2 * margin) / pixel).astype(int)
+        wcs = self.wcs(pixel, (self.high[0] + margin, self.low[1] - margin))
+        wcs.pixel_shape = int(nx), int(ny)
+        return wcs
+
+
+def sky_wcs(result):
+    """Return a WCS of all images of a result, to make axes with sky coordinates of.
+
+    Parameters
+    ----------
+    result : `~levelmatch.MatchResult` or record
+        The result, or its record.
+
+    Returns
+    -------
+    wcs : `~astropy.wcs.WCS`
+        An equal-area map, North up; its ``pixel_shape`` holds all images.
+
+    Examples
+    --------
+    Two plots beside each other::
+
+        figure = plt.figure()
+        for k, show in enumerate(("before", "after"), start=1):
+            ax = figure.add_subplot(1, 2, k, projection=sky_wcs(result))
+            plot_mosaic(result, show=show, ax=ax)
+    """
+    return Chart(result.frames).whole_wcs()
+
+
+def sky_axes(ax, wcs):
+    """Return the axes given, or new ones with the sky coordinates of a WCS in a new figure."""
+    if ax is None:
+        from matplotlib import pyplot as plt
+
+        ax = plt.figure(layout="constrained").add_subplot(projection=wcs)
+    return ax
+
+
+def has_sky(ax):
+    """Whether axes have sky coordinates."""
+    return getattr(ax, "coords", None) is not None and getattr(ax, "wcs", None) is not None
+
+
+def placed(ax, chart, vectors):
+    """Return where directions, shape (..., 3), fall in axes: shape (..., 2).
+
+    Pixels of axes with sky coordinates, offsets to East and North on plain ones.
+    """
+    if not has_sky(ax):
+        return chart.project(vectors)
+    from astropy.coordinates import SkyCoord
+
+    ra, dec = lonlat(np.asarray(vectors))
+    return np.stack(ax.wcs.world_to_pixel(SkyCoord(ra, dec, unit="deg")), axis=-1)
+
+
+def finish_sky(ax, chart):
+    """Name the axes of a map, and turn East to the left where the axes do not know the sky."""
+    if not has_sky(ax):
+        ax.xaxis.set_inverted(True)
+        chart.label_axes(ax)
+        return
+    ax.set_aspect("equal")
+    for axis, label, kind in zip(ax.coords, ("RA", "Dec"), ("lon", "lat"), strict=False):
+        if axis.coord_type not in ("longitude", "latitude"):
+            continue
+        axis.set_ticks(number=4 if kind == "lon" else 5)
+        axis.set_ticklabel(exclude_overlapping=True, size="small")
+        if not axis.get_axislabel():
+            axis.set_axislabel(f"{label} (ICRS)", minpad=0.6)
+
+
+def directions(grid, ys, xs):
+    """Directions of rows and columns, shape (len(ys), len(xs), 3), bilinear between nodes."""
+    rows, columns = _weights(grid.ys, ys), _weights(grid.xs, xs)
+    return np.moveaxis(rows @ np.moveaxis(grid.nodes, -1, 0) @ columns.T, 0, -1)
+
+
+def _weights(nodes, positions):
+    """Matrix of linear interpolation, and extrapolation, from nodes to positions."""
+    cell = np.clip(np.searchsorted(nodes, positions, side="right") - 1, 0, len(nodes) - 2)
+    t = (positions - nodes[cell]) / (nodes[cell + 1] - nodes[cell])
+    weights = np.zeros((len(positions), len(nodes)))
+    at = np.arange(len(positions))
+    weights[at, cell] = 1 - t
+    weights[at, cell + 1] = t
+    return weights

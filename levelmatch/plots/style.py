@@ -1,0 +1,70 @@
+# Licensed under a 3-clause BSD style license - see LICENSE.rst
+"""What all plots share: colours, names and units as text, and legends."""
+
+# Okabe and Ito's colours, told apart by every eye and on dark and light paper.
+BEFORE, AFTER, GREY, STAR = "#d55e00", "#0087c8", "#888888", "#e69f00"
+# Sets of images without overlap between them; more of them begin again.
+SETS = ("#888888", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#0072b2")
+# From blue to orange through a pale violet, of one lightness: seen on any paper.
+LINKS = ("#3b9ad1", "#a68cad", "#e06c1f")
+# Residuals of this many sigma and more have the last colour.
+MOST_SIGMA = 5
+# Images up to which each has its name on the axis.
+MAX_LABELS = 24
+# Characters of a name that a narrow picture has room for.
+MAX_NAME = 28
+
+
+def current_axes(ax):
+    """Return the axes given, or the current ones."""
+    if ax is not None:
+        return ax
+    from matplotlib import pyplot as plt
+
+    return plt.gca()
+
+
+def unit_words(unit):
+    """Return a unit as a label has it."""
+    return "data units" if unit is None or not str(unit) else f"{unit}"
+
+
+def plain_text(text, width=MAX_NAME):
+    """Return a name as one short line that every font can show.
+
+    Parameters
+    ----------
+    text : str
+        The name, which may hold anything.
+    width : int
+        The most characters; longer names lose their middle.
+    """
+    text = "".join(c if c.isprintable() and ord(c) < 0x500 else "?" for c in text)
+    if len(text) <= width:
+        return text
+    tail = (width - 1) // 2
+    return f"{text[: width - 1 - tail]}\u2026{text[len(text) - tail :]}"
+
+
+def legend_above(ax, ncols=2):
+    """Put the legend above the axes, where it hides nothing; no text in it is a formula."""
+    legend = ax.legend(
+        loc="lower left",
+        bbox_to_anchor=(0, 1.0),
+        frameon=False,
+        fontsize="small",
+        ncols=ncols,
+        borderaxespad=0.2,
+        handletextpad=0.4,
+        columnspacing=1.0,
+    )
+    for text in legend.get_texts():
+        text.set_parse_math(False)
+    return legend
+
+
+def link_colours():
+    """Return the colour map of the links."""
+    from matplotlib.colors import LinearSegmentedColormap
+
+    return LinearSegmentedColormap.from_list("links", LINKS)

@@ -1,0 +1,89 @@
+# Licensed under a 3-clause BSD style license - see LICENSE.rst
+"""Every difference of a pair of images, for those who look at one."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from levelmatch.measure import _as_cells, _bilinear_vectors, _kernel, _map_cells, _robust_plane
+from levelmatch.sampling import difference_samples
+from levelmatch.sky import plane_terms, tangent_axes
+
+__all__ = ["PairSamples", "pair_samples"]
+
+
+@dataclass(frozen=True, eq=False)
+class PairSamples:
+    """The differences of two images, first less second; ``n`` of them.
+
+    Parameters
+    ----------
+    difference : `~numpy.ndarray`, shape (n,)
+        The differences.
+    x, y : `~numpy.ndarray` of int, shape (n,)
+        Their pixels, in the finer image.
+    kept : `~numpy.ndarray` of bool, shape (n,)
+        Which count: neither clipped in their cell, nor with all of it.
+    swapped : bool
+        Whether the finer image is the second.
+    """
+
+    difference: np.ndarray
+    x: np.ndarray
+    y: np.ndarray
+    kept: np.ndarray
+    swapped: bool
+
+
+def pair_samples(a, b, grid_a, grid_b, options):
+    """Return the differences of two images, sampled and clipped as `measure_pair` does.
+
+    Parameters
+    ----------
+    a, b : 2D `~numpy.ndarray`
+        The images, NaN where bad.
+    grid_a, grid_b : `~levelmatch.sky.Grid`
+        Where they lie.
+    options : `~levelmatch.measure.MeasureOptions`
+        How; ``method`` is taken as ``"direct"``.
+
+    Returns
+    -------
+    samples : `PairSamples` or None
+        `None` where no pixel is good in both.
+    """
+    swapped = grid_a.pixel_area > grid_b.pixel_area * (1 + 1e-6)
+    if swapped:
+        a, b, grid_a, grid_b = b, a, grid_b, grid_a
+    if a.dtype != b.dtype:
+        a, b = a.astype(np.float64, copy=False), b.astype(np.float64, copy=False)
+    grid, map_x, map_y, cells = _map_cells(grid_a, grid_b)
+    measured = _kernel(a, b, grid, map_x, map_y, cells, options) if len(cells) else None
+    if measured is None:
+        return None
+    place = grid.ys, grid.xs, map_x, map_y
+    width = _clip_widths(*measured, cells, grid, options)
+    parts = []
+    for (iy, ix), (location, reach) in zip(cells.tolist(), width.tolist(), strict=True):
+        difference, _, x, y = difference_samples(a, b, *place, iy, ix)
+        parts.append((difference, x, y, np.abs(difference - location) <= reach))
+    difference, x, y, kept = (np.concatenate(part) for part in zip(*parts, strict=True))
+    sign = -1 if swapped else 1
+    return PairSamples(sign * difference.astype(float), x, y, kept, swapped)
+
+
+def _clip_widths(filled, values, cells, grid, options):
+    """Location of each cell and how far from it a difference counts, shape (n, 2).
+
+    Nothing counts in cells that were not filled, or that do not agree with the pair's plane.
+    """
+    iy, ix = cells[filled].T
+    vectors = _bilinear_vectors(grid, iy, ix, values[:, 4], values[:, 3])
+    measured = _as_cells(values, vectors, grid, cells[filled], (1.0, 1.0), False, options)
+    weight = 1 / measured.variance
+    axes = tangent_axes(np.einsum("c,ci->i", weight, vectors))
+    agree, _ = _robust_plane(plane_terms(vectors, axes), measured.location, weight)
+    out = np.full((len(cells), 2), -np.inf)
+    reach = np.where(agree > 0, options.clip * values[:, 1] * (1 + 1e-6), -np.inf)
+    out[filled] = np.stack([values[:, 0], reach], axis=1)
+    return out
