@@ -367,7 +367,8 @@ class Levels:
         """Loops of overlapping images, as a `~astropy.table.QTable`.
 
         One row an independent loop: its pass and images, the number of its pairs, the sum of
-        the differences around it (zero if all agree), its standard error with the
+        the differences around it (zero if all agree; planes that were fitted are taken out of them
+        first, as each pair has its own place), its standard error with the
         systematic scatter, and their ratio. ``meta["rms"]`` is the root mean square of
         the ratios. None of it depends on the gauge.
         """
@@ -379,8 +380,11 @@ class Levels:
             part = table.take(p.rows[p.kept])
             group = p.matched.group
             floors = p.solution.floors[p.solution.component[group[part.first]]]
+            left = subtract_solution(table, p)
+            # Planes make the levels of a loop's pairs differ, each at its own place.
+            level = part.level if p.matched.fit_type == "level" else left.take(p.rows[p.kept]).level
             loops = find_closures(
-                group[part.first], group[part.second], part.level, np.hypot(part.sigma, floors)
+                group[part.first], group[part.second], level, np.hypot(part.sigma, floors)
             )
             ratios.append(loops.n_sigma)
             name_of = {int(g): names[i] for i, g in reversed(list(enumerate(group)))}
@@ -389,7 +393,7 @@ class Levels:
             ):
                 images = " ".join(name_of[g] for g in nodes)
                 rows.append((p.matched.name, images, len(nodes), value, sigma, ratio))
-            table = subtract_solution(table, p)
+            table = left
         columns = ("pass", "images", "n_pairs", "closure", "sigma", "n_sigma")
         types = ("U12", object, int, float, float, float)
         out = QTable(rows=rows or None, names=columns, dtype=types)

@@ -2,6 +2,7 @@
 """A result, or its record, in words and numbers: what the command line and the report say."""
 
 import os
+import re
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -19,6 +20,7 @@ __all__ = [
     "has_slopes",
     "label_names",
     "notes",
+    "short_names",
     "summarise",
     "summary_lines",
     "trust_lines",
@@ -399,6 +401,35 @@ def label_names(names):
         return list(names), ""
     short = [name[len(head) : len(name) - len(tail)] for name in names]
     return short, f"{head}*{tail}" if head or tail else ""
+
+
+def short_names(names):
+    """Shorten names by what all of them have in common, within them too.
+
+    Parameters
+    ----------
+    names : list of str
+        The names.
+
+    Returns
+    -------
+    short : list of str
+        The parts that differ, with an ellipsis where something in common was left out.
+    pattern : str
+        See `label_names`.
+    """
+    short, pattern = label_names(names)
+    parts = [re.split(r"([_.-])", name) for name in short]
+    if len({len(part) for part in parts}) > 1 or len(parts[0]) == 1:
+        return short, pattern
+    alike = [len(set(column)) == 1 for column in zip(*parts, strict=True)]
+    # A separator goes with the part after it.
+    drop = [alike[k] if k % 2 == 0 else alike[min(k + 1, len(alike) - 1)] for k in range(len(alike))]
+    cut = []
+    for part in parts:
+        kept = "".join("\0" if out else text for text, out in zip(part, drop, strict=True))
+        cut.append(re.sub("\0+", "\u2026", kept).replace("\u2026_", "\u2026").replace("\u2026-", "\u2026"))
+    return (cut if len(set(cut)) == len(set(short)) else short), pattern
 
 
 def decimals(errors):

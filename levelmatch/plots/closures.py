@@ -4,13 +4,14 @@
 import numpy as np
 
 from levelmatch.plots.style import AFTER, BEFORE, GREY, current_axes, legend_above, plain_text
-from levelmatch.summary import Facts, label_names, values
+from levelmatch.summary import Facts, short_names, values
 
 __all__ = ["plot_closures"]
 
 N_BINS = 24
 N_NAMED = 3
-NAME_WIDTH = 48
+NAME_WIDTH = 14
+MAX_IMAGES = 3
 
 
 def plot_closures(result, ax=None):
@@ -51,8 +52,17 @@ def plot_closures(result, ax=None):
     ax.plot(x, height * np.exp(-0.5 * x**2), color=BEFORE, lw=1.4, label="as errors say")
     ax.set_xlim(-reach, reach)
     ax.yaxis.get_major_locator().set_params(integer=True)
-    ax.set_xlabel(
-        "\n".join(["Closure over its error (\u03c3)", *_worst(loops, sigmas, facts)]),
+    ax.set_xlabel("Closure over its error (\u03c3)")
+    ax.annotate(
+        "worst:\n" + "\n".join(_worst(loops, sigmas, facts)),
+        (0.5, 0),
+        xycoords=ax.xaxis.label,
+        xytext=(0, -3),
+        textcoords="offset points",
+        ha="center",
+        va="top",
+        fontsize="x-small",
+        annotation_clip=False,
         parse_math=False,
     )
     legend_above(ax)
@@ -62,12 +72,13 @@ def plot_closures(result, ax=None):
 def _worst(loops, sigmas, facts):
     """Lines that name the loops that close worst."""
     full = [frame.name for frame in facts.frames]
-    names = dict(zip(full, label_names(full)[0], strict=True))
+    names = dict(zip(full, short_names(full)[0], strict=True))
     lines = []
     for row in np.argsort(-np.abs(sigmas), kind="stable")[:N_NAMED].tolist():
         images = _images(str(loops["images"][row]), names)
-        text = " \u2013 ".join(images)
-        lines.append(f"{sigmas[row]:+.1f} \u03c3: {plain_text(text, NAME_WIDTH)}")
+        shown = [plain_text(name, NAME_WIDTH, keep_end=True) for name in images[:MAX_IMAGES]]
+        shown += [f"{len(images) - MAX_IMAGES} more"] if len(images) > MAX_IMAGES else []
+        lines.append(f"{sigmas[row]:+.1f} \u03c3: {', '.join(shown)}")
     return lines
 
 

@@ -13,12 +13,12 @@ from levelmatch.plots.style import (
     plain_text,
     unit_words,
 )
-from levelmatch.summary import Facts, label_names, values
+from levelmatch.summary import Facts, short_names, values
 
 __all__ = ["plot_levels"]
 
 # Characters of names written upright under the axis.
-NAME_WIDTH = 18
+NAME_WIDTH = 16
 
 
 def plot_levels(result, ax=None):
@@ -73,8 +73,8 @@ def _label_images(ax, frames):
     if len(tiles) > MAX_LABELS:
         ax.set_xlabel("Image, in the order of the input")
         return
-    names, pattern = label_names([frame.name for frame in frames])
-    names = [plain_text(name, NAME_WIDTH) for name in names]
+    names, pattern = short_names([frame.name for frame in frames])
+    names = [plain_text(name, NAME_WIDTH, keep_end=True) for name in names]
     # A dollar in a file's name is no formula.
     ax.set_xticks(np.arange(len(names)), names, rotation=90, fontsize="small", parse_math=False)
     label = f"Image ({plain_text(pattern, 34)})" if pattern else "Image"

@@ -46,6 +46,8 @@ def plot_overlaps(result, ax=None):
     if ax.get_legend_handles_labels()[1]:
         legend_above(ax)
     ax.autoscale_view()
+    # Where a square map leaves room, it is below, not between the legend and the edge.
+    ax.set_anchor("N")
     finish_sky(ax, chart)
     return ax
 
@@ -93,5 +95,6 @@ def _draw_links(ax, facts, centres):
     if not kept.all():
         style = {"colors": GREY, "lw": 0.8, "ls": "--", "label": "pair left out"}
         ax.add_collection(LineCollection(centres[ends[~kept]], **style))
-    bar = ax.figure.colorbar(links, ax=ax, extend="max", shrink=0.85, pad=0.02)
+    bar = ax.figure.colorbar(links, ax=ax, extend="max", location="bottom", aspect=30)
     bar.set_label("|residual| of the pair (\u03c3)")
+    bar.ax.tick_params(labelsize="small")

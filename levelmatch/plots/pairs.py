@@ -13,13 +13,13 @@ from levelmatch.pixels import frames_with_pixels, own_corrections
 from levelmatch.plots.sky import directions
 from levelmatch.plots.style import AFTER, BEFORE, GREY, plain_text, unit_words
 from levelmatch.samples import pair_samples
-from levelmatch.sky import ARCMIN
 from levelmatch.summary import Facts, values
 
 __all__ = ["PairPicture", "pair_picture", "plot_pair"]
 
 # Blocks along the longer side of a pair's pictures.
-MAX_BLOCKS = 96
+MAX_BLOCKS = 48
+MAX_ASPECT = 2.5
 N_BINS = 60
 NAME_WIDTH = 24
 
@@ -152,8 +152,7 @@ def _plane(measured, row, sign):
     """The plane fitted to a pair by itself, as a `Correction`."""
     inverse = np.linalg.pinv(measured.gram[row], rcond=1e-12, hermitian=True)
     coefficients = sign * inverse @ measured.rhs[row]
-    weight = np.array([1.0, ARCMIN, ARCMIN])
-    return Correction(0.0, (coefficients / weight) @ measured.axes[row])
+    return Correction.from_coefficients(coefficients, measured.axes[row])
 
 
 def _blocks(samples, base, step, plane):
@@ -263,6 +262,8 @@ def _draw_map(ax, picture, shown, middle, reach, unit):
         vmin=middle - reach,
         vmax=middle + reach,
         interpolation="nearest",
+        # A narrow strip would be too thin to see.
+        aspect="equal" if 1 / MAX_ASPECT < shown.shape[0] / shown.shape[1] < MAX_ASPECT else "auto",
     )
     bar = ax.figure.colorbar(image, ax=ax, extend="both", shrink=0.85, pad=0.02)
     bar.set_label(f"Difference ({unit})", fontsize="small")

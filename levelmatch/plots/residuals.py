@@ -13,12 +13,12 @@ from levelmatch.plots.style import (
     plain_text,
     unit_words,
 )
-from levelmatch.summary import Facts, label_names, values
+from levelmatch.summary import Facts, short_names, values
 
 __all__ = ["plot_residuals"]
 
 KINDS = ("matrix", "list")
-NAME_WIDTH = 14
+NAME_WIDTH = 13
 
 
 def plot_residuals(result, *, kind=None, ax=None):
@@ -76,6 +76,8 @@ def _draw_matrix(ax, facts):
         ax.plot(*both.T, "x", color=GREY, ms=4, ls="none", label="left out")
         legend_above(ax)
     bar = ax.figure.colorbar(shown, ax=ax, shrink=0.85, pad=0.02)
+    bar.set_ticks(_ticks(linear, largest))
+    bar.minorticks_off()
     bar.set_label(f"Row less column ({unit_words(facts.unit)})")
     ax.text(0.03, 0.03, "before", transform=ax.transAxes, fontsize="small", color=GREY)
     ax.text(
@@ -83,6 +85,15 @@ def _draw_matrix(ax, facts):
     )
     ax.axline((0, 0), slope=1, color=GREY, lw=0.5)
     _name_rows(ax, facts)
+
+
+def _ticks(linear, largest):
+    """Zero, and two powers of ten on either side where the scale is logarithmic."""
+    high = int(np.floor(np.log10(largest)))
+    low = int(np.ceil(np.log10(linear)))
+    powers = {high, (high + low) // 2} if high > low else {high}
+    ticks = np.array([10.0**power for power in sorted(powers) if 10.0**power > 0.6 * linear])
+    return np.concatenate([-ticks[::-1], [0.0], ticks])
 
 
 def _largest(matrix):
@@ -103,8 +114,8 @@ def _name_rows(ax, facts):
         ax.set_xlabel("Image, in the order of the input")
         ax.set_ylabel("Image")
         return
-    names, pattern = label_names([frame.name for frame in facts.frames])
-    names = [plain_text(name, NAME_WIDTH) for name in names]
+    names, pattern = short_names([frame.name for frame in facts.frames])
+    names = [plain_text(name, NAME_WIDTH, keep_end=True) for name in names]
     size = "small" if n <= 12 else "x-small"
     ax.set_xticks(np.arange(n), names, rotation=90, fontsize=size, parse_math=False)
     ax.set_yticks(np.arange(n), names, fontsize=size, parse_math=False)

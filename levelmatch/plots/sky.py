@@ -46,8 +46,8 @@ class Chart:
     def label_axes(self, ax):
         """Name the axes, and the position that the offsets are from."""
         ra, dec = lonlat(self.axes[0])
-        ax.set_xlabel(f"Offset to East of RA {ra:.4f}\u00b0 ({self.unit})")
-        ax.set_ylabel(f"Offset to North of Dec {dec:+.4f}\u00b0 ({self.unit})")
+        ax.set_xlabel(f"East of RA {ra:.4f}\u00b0 ({self.unit})")
+        ax.set_ylabel(f"North of Dec {dec:+.4f}\u00b0 ({self.unit})")
         ax.set_aspect("equal")
 
     def wcs(self, pixel, corner):
@@ -150,8 +150,7 @@ def finish_sky(ax, chart):
             continue
         axis.set_ticks(number=4 if kind == "lon" else 5)
         axis.set_ticklabel(exclude_overlapping=True, size="small")
-        if not axis.get_axislabel():
-            axis.set_axislabel(f"{label} (ICRS)", minpad=0.6)
+        axis.set_axislabel(f"{label} (ICRS)", minpad=0.6)
 
 
 def directions(grid, ys, xs):

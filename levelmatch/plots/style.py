@@ -29,7 +29,7 @@ def unit_words(unit):
     return "data units" if unit is None or not str(unit) else f"{unit}"
 
 
-def plain_text(text, width=MAX_NAME):
+def plain_text(text, width=MAX_NAME, *, keep_end=False):
     """Return a name as one short line that every font can show.
 
     Parameters
@@ -38,12 +38,19 @@ def plain_text(text, width=MAX_NAME):
         The name, which may hold anything.
     width : int
         The most characters; longer names lose their middle.
+    keep_end : bool
+        Longer names lose their beginning instead.
     """
-    text = "".join(c if c.isprintable() and ord(c) < 0x500 else "?" for c in text)
+    text = "".join(c if c.isprintable() and _has_glyph(c) else "?" for c in text)
     if len(text) <= width:
         return text
-    tail = (width - 1) // 2
+    tail = width - 1 if keep_end else (width - 1) // 2
     return f"{text[: width - 1 - tail]}\u2026{text[len(text) - tail :]}"
+
+
+def _has_glyph(character):
+    """Whether usual fonts have it: Latin, Greek, Cyrillic, dashes and quotes."""
+    return ord(character) < 0x500 or 0x2010 <= ord(character) < 0x2027
 
 
 def legend_above(ax, ncols=2):
