@@ -13,7 +13,7 @@ from levelmatch.pixels import frames_with_pixels, own_corrections
 from levelmatch.plots.sky import directions
 from levelmatch.plots.style import AFTER, BEFORE, GREY, plain_text, unit_words
 from levelmatch.samples import pair_samples
-from levelmatch.summary import Facts, values
+from levelmatch.summary import Facts, short_names, values
 
 __all__ = ["PairPicture", "pair_picture", "plot_pair"]
 
@@ -233,13 +233,12 @@ def plot_pair(result, image1, image2, *, axs=None, files=None):
 
         axs = plt.figure(figsize=(7, 6), layout="constrained").subplots(2, 2)
     axs = list(np.ravel(np.asarray(axs, dtype=object)))
-    unit = unit_words(facts.unit)
-    reach = picture.reach
-    _draw_map(axs[0], picture, picture.before, picture.level, reach, unit)
+    unit, short = unit_words(facts.unit), _short_names(facts)
+    reach, base = picture.reach, short[picture.base]
+    _draw_map(axs[0], picture, picture.before, picture.level, reach, unit, base)
     _draw_histogram(axs[1], picture, unit)
-    _draw_map(axs[2], picture, picture.plane, picture.level, reach, unit)
-    _draw_map(axs[3], picture, picture.after, picture.residual, reach, unit)
-    names = [plain_text(name, NAME_WIDTH) for name in (image1, image2)]
+    _draw_map(axs[2], picture, picture.plane, picture.level, reach, unit, base)
+    _draw_map(axs[3], picture, picture.after, picture.residual, reach, unit, base)
     for ax, title in zip(
         axs,
         ("Before", "Clipped differences", "Plane of the pair", "After"),
@@ -247,12 +246,22 @@ def plot_pair(result, image1, image2, *, axs=None, files=None):
     ):
         ax.set_title(title, fontsize="medium", loc="left")
     axs[0].set_title(
-        f"Before: {names[0]}\nless {names[1]}", fontsize="medium", loc="left", parse_math=False
+        f"Before: {short[image1]}\nless {short[image2]}",
+        fontsize="medium",
+        loc="left",
+        parse_math=False,
     )
     return axs
 
 
-def _draw_map(ax, picture, shown, middle, reach, unit):
+def _short_names(facts):
+    """Names as titles have them, by full names."""
+    names = [frame.name for frame in facts.frames]
+    short = [plain_text(name, NAME_WIDTH, keep_end=True) for name in short_names(names)[0]]
+    return dict(zip(names, short, strict=True))
+
+
+def _draw_map(ax, picture, shown, middle, reach, unit, base):
     """Draw one picture, and its colour bar."""
     image = ax.imshow(
         shown,
@@ -270,7 +279,6 @@ def _draw_map(ax, picture, shown, middle, reach, unit):
     bar.ax.tick_params(labelsize="small")
     ax.tick_params(labelsize="small")
     ax.locator_params(nbins=4)
-    base = plain_text(picture.base, NAME_WIDTH)
     ax.set_xlabel(f"x of {base} (pixel)", fontsize="small", parse_math=False)
     ax.set_ylabel("y (pixel)", fontsize="small")
 

@@ -1,0 +1,170 @@
+# Licensed under a 3-clause BSD style license - see LICENSE.rst
+"""The page: its sections, its style and its script in one file."""
+
+import base64
+import hashlib
+from importlib.resources import files as resources
+from pathlib import Path
+from string import Template
+
+from levelmatch.files import whole_file
+from levelmatch.report.graph import graph_section
+from levelmatch.report.pictures import (
+    compare_section,
+    has_matplotlib,
+    pair_pictures,
+    plot_section,
+)
+from levelmatch.report.tables import image_table, option_tables, pair_table
+from levelmatch.report.text import items, safe
+from levelmatch.summary import Facts, notes, summary_lines, trust_lines
+
+__all__ = ["make_page", "write_report"]
+
+PAGE = Template("""\
+<!DOCTYPE html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta http-equiv="Content-Security-Policy" content="$policy">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta name="color-scheme" content="light dark">
+<meta name="generator" content="levelmatch $version">
+<title>$title</title>
+<style>$style</style>
+</head>
+<body>
+<a class="skip" href="#main">Skip to the summary</a>
+<main id="main">
+<h1>$title</h1>
+$body
+</main>
+<footer>Made by levelmatch $version.</footer>
+<div id="tip" role="tooltip" hidden></div>
+<p id="said" class="unseen" role="status"></p>
+<script>$script</script>
+</body>
+</html>
+""")
+
+NO_MATPLOTLIB = (
+    "Pictures need matplotlib, which is not installed here: "
+    "`pip install levelmatch[report]` brings it."
+)
+NO_PIXELS = "This page was made from a record without its images: there are no pictures of pixels."
+
+
+def write_report(result, path, *, title="Level matching", files=None, before_after=True):
+    """Write a page of HTML: a summary, pictures, the overlaps, and tables of images and pairs.
+
+    The page is one file that needs nothing from elsewhere, and nothing but its text is needed
+    to read it: its script sorts the tables, moves the cut between before and after, and shows
+    the pairs. Without matplotlib it has no pictures, and says so.
+
+    Parameters
+    ----------
+    result : `~levelmatch.MatchResult` or record
+        The result, or its record.
+    path : str or `~pathlib.Path`
+        Where; an existing file is replaced. The page is written whole or not at all.
+    title : str
+        Its title.
+    files : path, list of path or None
+        For a record, its images' files as they were before the run, or their folder; without
+        them the page has no pictures that need pixels.
+    before_after : bool
+        Whether to draw what reads all images again: mosaics before and after, and
+        the differences of up to 60 pairs.
+
+    Returns
+    -------
+    path : `~pathlib.Path`
+        Where it is.
+
+    Raises
+    ------
+    FrameError
+        If some of a record's images are none of ``files``, or are not the recorded ones;
+        the message names them.
+    """
+    path = Path(path)
+    page = make_page(result, title=title, files=files, before_after=before_after)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with whole_file(path) as part:
+        part.write_text(page, encoding="utf-8")
+    return path
+
+
+def make_page(result, *, title="Level matching", files=None, before_after=True):
+    """Return the page as text; see `write_report`."""
+    from levelmatch import __version__
+
+    facts = Facts.of(result)
+    has_pixels = files is not None or all(frame.source is not None for frame in facts.frames)
+    pixels = before_after and has_pixels and has_matplotlib()
+    sections = [
+        _section("", "summary", "Summary", items(summary_lines(facts) + trust_lines(facts))),
+        _section("Notes", "notes", "", items(notes(facts)) if notes(facts) else ""),
+        _section("Before and after", "", "", compare_section(facts, files) if pixels else ""),
+        _section("Overlaps on the sky", "overlaps", "", _overlaps(facts)),
+        _section("Images", "", "", image_table(facts)),
+        _section("Pairs", "", "", pair_table(facts)),
+        _section("", "gallery", "Differences", pair_pictures(facts, files) if pixels else ""),
+        _section("Levels, pairs and loops", "pictures", "", _plots(before_after, has_pixels, facts)),
+        _section("Options and versions", "options", "", option_tables(facts)),
+    ]
+    style, script = (_resource(name) for name in ("report.css", "report.js"))
+    return PAGE.substitute(
+        policy=_policy(style, script),
+        title=safe(title),
+        version=safe(__version__),
+        style=style,
+        script=script,
+        body="\n".join(section for section in sections if section),
+    )
+
+
+def _section(heading, kind, label, content):
+    """A section of the page; blank without content."""
+    if not content:
+        return ""
+    kind = f' class="{kind}"' if kind else ""
+    label = f' aria-label="{label}"' if label else ""
+    heading = f"<h2>{heading}</h2>\n" if heading else ""
+    return f"<section{kind}{label}>\n{heading}{content}\n</section>"
+
+
+def _overlaps(facts):
+    how = (
+        "Each link joins two images that overlap; its colour is what is left of their difference "
+        "over what is expected."
+    )
+    return (
+        f'<p>{how} <span class="scripted" hidden>Point at a link for its numbers, or click it to '
+        "show the pair; from the keyboard, the arrow keys go from link to link, the largest "
+        f"first.</span></p>\n{graph_section(facts)}\n"
+        '<div id="shown" tabindex="-1" aria-label="The pair chosen" hidden></div>'
+    )
+
+
+def _plots(before_after, has_pixels, facts):
+    if not has_matplotlib():
+        return f"<p>{safe(NO_MATPLOTLIB)}</p>"
+    missing = f"<p>{safe(NO_PIXELS)}</p>\n" if before_after and not has_pixels else ""
+    return f'{missing}<div class="plots">\n{plot_section(facts)}\n</div>'
+
+
+def _resource(name):
+    return (resources("levelmatch.report") / name).read_text(encoding="utf-8")
+
+
+def _policy(style, script):
+    """What the page may do: run its own script, show its own pictures, and nothing else."""
+
+    def digest(text):
+        return base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
+
+    return (
+        f"default-src 'none'; img-src data:; style-src 'sha256-{digest(style)}'; "
+        f"script-src 'sha256-{digest(script)}'; base-uri 'none'; form-action 'none'"
+    )

@@ -1,0 +1,210 @@
+# Licensed under a 3-clause BSD style license - see LICENSE.rst
+"""The pictures of a page, for light and for dark paper."""
+
+import base64
+import io
+from collections import OrderedDict
+
+import numpy as np
+
+from levelmatch.report.text import number, safe
+from levelmatch.summary import count, decimals
+
+__all__ = ["compare_section", "has_matplotlib", "pair_pictures", "plot_section"]
+
+# Colours this near to grey are that of the text.
+MAX_TINT = 12
+INKS = ("#1d2126", "#dfe4ea")
+# Pairs up to which each has a picture of its own.
+MAX_PAIR_PICTURES = 60
+# Images held in memory for them.
+MAX_HELD = 6
+# From the first colour by white to the last.
+LOW, HIGH = np.array([0x3B, 0x6F, 0xB0]), np.array([0xC9, 0x5B, 0x0C])
+
+
+def has_matplotlib():
+    """Return whether pictures can be drawn."""
+    try:
+        from matplotlib.backends.backend_agg import FigureCanvasAgg  # noqa: F401
+    except ImportError:
+        return False
+    return True
+
+
+def compare_section(facts, files):
+    """Return mosaics before and after matching, one over the other, and their difference."""
+    from levelmatch.plots import plot_mosaic, quick_look
+
+    look = quick_look(facts.result, files=files)
+    n = count(facts.n_images, "image")
+    before, after, difference = (
+        _picture(
+            lambda ax, show=show: plot_mosaic(look, show=show, ax=ax), words, projection=look.wcs
+        )
+        for show, words in (
+            ("before", f"Mosaic of {n} before matching"),
+            ("after", f"Mosaic of {n} after matching, at the same stretch"),
+            ("difference", f"What was subtracted from the mosaic of {n}"),
+        )
+    )
+    return (
+        '<div id="compare">\n'
+        f'<figure id="before">{before}<figcaption>Before matching.</figcaption></figure>\n'
+        f'<figure id="after">{after}<figcaption>After matching, at the same stretch.</figcaption>'
+        "</figure>\n</div>\n"
+        '<p class="slide" hidden><label for="cut">Before, left of the cut, and after, right of it'
+        '</label><input type="range" id="cut" min="0" max="100" value="50"></p>\n'
+        f"<figure>{difference}<figcaption>What was subtracted: before less after.</figcaption>"
+        "</figure>"
+    )
+
+
+def plot_section(facts):
+    """Return the plots of levels, pairs and loops."""
+    from levelmatch.plots import plot_closures, plot_levels, plot_residuals
+
+    n = count(facts.n_images, "image")
+    plots = [
+        (
+            lambda ax: plot_levels(facts, ax),
+            f"Level of {n} relative to the reference, before and after matching",
+            "Level of each image before matching, with its standard error; and after it the mean "
+            "and the rms of what is left of the differences to the images that it overlaps.",
+        ),
+        (
+            lambda ax: plot_residuals(facts, ax=ax),
+            "Differences of all pairs before and after matching",
+            "Difference of every pair before matching, and what is left of it after.",
+        ),
+        (
+            lambda ax: plot_closures(facts, ax),
+            "Histogram of how loops of images close",
+            "Around a loop of overlapping images the differences add up to zero, within their "
+            "errors if these are right: the curve.",
+        ),
+    ]
+    return "\n".join(
+        f"<figure>{_picture(draw, words)}<figcaption>{safe(caption)}</figcaption></figure>"
+        for draw, words, caption in plots
+    )
+
+
+def _picture(draw, words, **axes):
+    """A picture for light and one for dark paper, the browser's choice."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(5.2, 4.4), dpi=150, layout="constrained", facecolor="none")
+    canvas = FigureCanvasAgg(figure)
+    draw(figure.add_subplot(facecolor="none", **axes))
+    light, dark = (_drawn(canvas, ink) for ink in INKS)
+    return (
+        f'<picture><source media="(prefers-color-scheme: dark)" srcset="{dark}">'
+        f'<img alt="{safe(words)}" src="{light}"></picture>'
+    )
+
+
+def _drawn(canvas, ink):
+    """Return a PNG as a data URL, its paper transparent and its text in a colour."""
+    _set_ink(canvas.figure, ink)
+    canvas.draw()
+    # The second picture has the same layout.
+    canvas.figure.set_layout_engine("none")
+    pixels = np.array(canvas.buffer_rgba())
+    red, green, blue = np.moveaxis(pixels[..., :3].astype(np.int16), -1, 0)
+    grey = max(np.abs(red - green).max(), np.abs(green - blue).max()) <= MAX_TINT
+    # Few shades, black and white kept, and no colours where there are none: half of the bytes.
+    few = (pixels & 0xFC) | (pixels >> 6) if grey else (pixels & 0xF8) | (pixels >> 5)
+    return _data_url(few, "LA" if grey else "RGBA")
+
+
+def _data_url(pixels, mode):
+    from PIL import Image
+
+    image = Image.fromarray(pixels)
+    out = io.BytesIO()
+    (image if image.mode == mode else image.convert(mode)).save(out, format="PNG")
+    return "data:image/png;base64," + base64.b64encode(out.getvalue()).decode("ascii")
+
+
+def _set_ink(figure, ink):
+    """Colour all text, ticks and frames."""
+    for ax in figure.axes:
+        coordinates = getattr(ax, "coords", None)
+        if coordinates is not None:
+            coordinates.frame.set_color(ink)
+            for axis in coordinates:
+                axis.set_ticks(color=ink)
+                axis.set_ticklabel(color=ink)
+                axis.set_axislabel(axis.get_axislabel(), color=ink)
+        else:
+            ax.tick_params(which="both", colors=ink)
+        for spine in ax.spines.values():
+            spine.set_edgecolor(ink)
+        for axis in (ax.xaxis, ax.yaxis):
+            axis.label.set_color(ink)
+            axis.offsetText.set_color(ink)
+        legend = ax.get_legend()
+        for text in [*ax.texts, *(legend.get_texts() if legend is not None else ())]:
+            text.set_color(ink)
+
+
+# --------------------------------------------------------------------------------------
+# Pairs
+
+
+def pair_pictures(facts, files):
+    """Return a small picture of each pair, blank where there are many."""
+    if not 0 < len(facts.pairs) <= MAX_PAIR_PICTURES:
+        return ""
+    from levelmatch.plots.pairs import pair_picture
+
+    load = _Held()
+    unit = f" {facts.unit}" if facts.unit is not None else ""
+    figures = []
+    for p, pair in enumerate(facts.pairs):
+        picture = pair_picture(
+            facts, str(pair["image1"]), str(pair["image2"]), files=files, load=load
+        )
+        reach = picture.reach
+        parts = (picture.before - picture.level) / reach, (picture.after - picture.residual) / reach
+        urls = [_data_url(_coloured(part), "RGB") for part in parts]
+        digits = decimals([reach / 100])
+        words = (
+            f"{picture.image1} less {picture.image2}: before, about "
+            f"{number(picture.level, digits)}, and after, about {number(picture.residual, digits)}"
+            f"{unit}; colours from blue to orange span \u00b1{number(reach, digits)}{unit}"
+        )
+        shown = "".join(
+            f'<img alt="{when}" src="{url}">'
+            for when, url in zip(("before", "after"), urls, strict=True)
+        )
+        figures.append(
+            f'<figure id="d{p}"><div>{shown}</div><figcaption>{safe(words)}.</figcaption></figure>'
+        )
+    return '<div id="differences">\n' + "\n".join(figures) + "\n</div>"
+
+
+class _Held:
+    """Pixels of the images used last."""
+
+    def __init__(self):
+        self.data = OrderedDict()
+
+    def __call__(self, frame):
+        if frame.name not in self.data:
+            self.data[frame.name] = frame.load()
+        self.data.move_to_end(frame.name)
+        while len(self.data) > MAX_HELD:
+            self.data.popitem(last=False)
+        return self.data[frame.name]
+
+
+def _coloured(values):
+    """Colours of values from -1 to 1, North of the pixels' rows up; grey where there are none."""
+    good = np.isfinite(values)
+    x = np.clip(np.where(good, values, 0), -1, 1)[..., None]
+    colours = 255 + np.abs(x) * (np.where(x < 0, LOW, HIGH) - 255)
+    colours[~good] = 128
+    return np.ascontiguousarray(colours[::-1].round().astype(np.uint8))

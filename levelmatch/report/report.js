@@ -1,0 +1,309 @@
+
+"use strict";
+(() => {
+  const $ = (id) => document.getElementById(id);
+  const said = $("said");
+  // Rows that are laid out until all are asked for: sorting thousands then takes no longer.
+  const MOST = 200;
+
+  const make = (tag, text, attributes = {}) => {
+    const element = document.createElement(tag);
+    element.textContent = text;
+    for (const [name, value] of Object.entries(attributes)) element.setAttribute(name, value);
+    return element;
+  };
+
+  // ---------------------------------------------------------------- tables
+
+  class Sortable {
+    constructor(table) {
+      this.table = table;
+      this.body = table.tBodies[0];
+      this.rows = Array.from(this.body.rows);
+      this.order = this.rows.slice();
+      this.heads = Array.from(table.tHead.rows[0].cells);
+      this.names = this.heads.map((head) => head.textContent);
+      this.keys = [];
+      this.all = this.rows.length <= MOST;
+      this.filter = null;
+      this.heads.forEach((head, k) => {
+        const button = make("button", this.names[k], { type: "button" });
+        button.addEventListener("click", () => this.sort(k));
+        head.replaceChildren(button);
+      });
+      this.more = make("button", "", { type: "button", class: "more" });
+      this.more.addEventListener("click", () => { this.all = true; this.show(); });
+      this.tools = make("div", "", { class: "tools" });
+      this.tools.append(this.more);
+      table.parentElement.before(this.tools);
+      this.show();
+    }
+
+    key(k) {
+      if (!this.keys[k]) {
+        const numeric = this.heads[k].classList.contains("number");
+        const text = this.rows.map((row) => row.cells[k].textContent);
+        let values = text;
+        if (numeric) {
+          values = text.map((t) => parseFloat(t.replace("\u2212", "-")));
+        } else {
+          // Names are ranked once: comparing numbers is quicker.
+          const collator = new Intl.Collator("en", { numeric: true });
+          const distinct = Array.from(new Set(text)).sort(collator.compare);
+          const rank = new Map(distinct.map((t, i) => [t, i]));
+          values = text.map((t) => rank.get(t));
+        }
+        this.keys[k] = new Map(this.rows.map((row, i) => [row, values[i]]));
+      }
+      return this.keys[k];
+    }
+
+    sort(k) {
+      const head = this.heads[k];
+      const direction = head.getAttribute("aria-sort") === "ascending" ? "descending" : "ascending";
+      const sign = direction === "ascending" ? 1 : -1;
+      const key = this.key(k);
+      // What is no number goes last either way; equal rows keep their order.
+      this.order.sort((a, b) => {
+        const x = key.get(a), y = key.get(b);
+        if (Number.isNaN(x) || Number.isNaN(y)) return Number.isNaN(x) - Number.isNaN(y);
+        return sign * (x - y);
+      });
+      for (const other of this.heads) other.removeAttribute("aria-sort");
+      head.setAttribute("aria-sort", direction);
+      this.body.replaceChildren(...this.order);
+      this.show();
+      said.textContent = `Sorted by ${this.names[k]}, ${direction}`;
+    }
+
+    // Show the rows that the filter lets through, the first of them if they are many.
+    show() {
+      let n = 0;
+      for (const row of this.order) {
+        const passes = this.filter === null || this.filter(row);
+        row.hidden = !passes || (!this.all && n >= MOST);
+        n += passes;
+      }
+      this.more.hidden = this.all || n <= MOST;
+      this.more.textContent = `Show all ${n} rows`;
+      return n;
+    }
+
+    reveal(row) {
+      if (this.filter !== null && !this.filter(row) && this.clear) this.clear();
+      row.hidden = false;
+      for (const other of this.table.querySelectorAll("tr.chosen")) other.classList.remove("chosen");
+      row.classList.add("chosen");
+      row.tabIndex = -1;
+      row.scrollIntoView({ block: "center" });
+      row.focus({ preventScroll: true });
+    }
+  }
+
+  const tables = {};
+  for (const id of ["images", "pairs"]) if ($(id)) tables[id] = new Sortable($(id));
+  const tableOf = (row) => tables[row.closest("table").id];
+  const endsOf = (row) => [0, 1].map((k) => row.cells[k].firstElementChild.getAttribute("href"));
+
+  // Pairs of one image: by its name, or from its row.
+  if (tables.pairs) {
+    const pairs = tables.pairs;
+    const ends = new Map(pairs.rows.map((row) => [row, endsOf(row)]));
+    const names = new Map(pairs.rows.map((row) => [
+      row, [0, 1].map((k) => {
+        const link = row.cells[k].firstElementChild;
+        return `${link.textContent} ${link.title}`.toLowerCase();
+      }).join(" "),
+    ]));
+    const label = make("label", "Pairs of ", {});
+    const input = make("input", "", { type: "search", id: "of", placeholder: "part of a name" });
+    label.append(input);
+    const clear = make("button", "Show all pairs", { type: "button", id: "every" });
+    const apply = (filter, words) => {
+      pairs.filter = filter;
+      const n = pairs.show();
+      clear.hidden = filter === null;
+      said.textContent = filter === null ? "All pairs" : `${n} pairs of ${words}`;
+    };
+    pairs.clear = () => { input.value = ""; apply(null); };
+    clear.hidden = true;
+    clear.addEventListener("click", () => { pairs.clear(); input.focus(); });
+    input.addEventListener("input", () => {
+      const text = input.value.trim().toLowerCase();
+      apply(text === "" ? null : (row) => names.get(row).includes(text), text);
+    });
+    pairs.tools.prepend(label, clear);
+    const column = tables.images.names.indexOf("Pairs");
+    tables.images.rows.forEach((row) => {
+      const cell = row.cells[column], count = cell.textContent;
+      if (count === "0") return;
+      const name = row.cells[0].textContent;
+      const button = make("button", count, { type: "button", class: "of", "aria-label": `${count} pairs of ${name}` });
+      button.addEventListener("click", () => {
+        const target = `#${row.id}`;
+        input.value = "";
+        apply((other) => ends.get(other).includes(target), name);
+        $("pairs").parentElement.scrollIntoView({ block: "nearest" });
+        clear.focus();
+      });
+      cell.replaceChildren(button);
+    });
+  }
+
+  // Links to rows: shown, marked and given the focus.
+  document.addEventListener("click", (event) => {
+    const link = event.target.closest && event.target.closest("table a[href^='#'], #shown a[href^='#']");
+    const row = link && $(link.getAttribute("href").slice(1));
+    if (!row || row.tagName !== "TR") return;
+    event.preventDefault();
+    tableOf(row).reveal(row);
+  });
+  const follow = () => {
+    const row = location.hash && $(location.hash.slice(1));
+    if (row && row.tagName === "TR" && row.closest("table").id in tables) tableOf(row).reveal(row);
+  };
+  window.addEventListener("hashchange", follow);
+
+  // ---------------------------------------------------------------- before and after
+
+  const cut = $("cut"), compare = $("compare");
+  if (cut && compare) {
+    const set = () => {
+      compare.style.setProperty("--cut", `${cut.value}%`);
+      cut.setAttribute("aria-valuetext", `${cut.value} % before, ${100 - cut.value} % after`);
+    };
+    const drag = (event) => {
+      const box = compare.getBoundingClientRect();
+      cut.value = Math.round(100 * (event.clientX - box.left) / box.width);
+      set();
+    };
+    cut.addEventListener("input", set);
+    compare.addEventListener("pointerdown", (event) => { event.preventDefault(); drag(event); });
+    compare.addEventListener("pointermove", (event) => { if (event.buttons & 1) drag(event); });
+    compare.classList.add("on");
+    cut.parentElement.hidden = false;
+    set();
+  }
+
+  // ---------------------------------------------------------------- the overlaps
+
+  const graph = $("graph"), tip = $("tip"), shown = $("shown");
+  if (graph) {
+    for (const note of document.querySelectorAll(".scripted")) note.hidden = false;
+    const gallery = $("differences");
+    if (gallery) {
+      gallery.classList.add("on");
+      gallery.parentElement.hidden = true;
+    }
+    // Those that disagree most come first, left out last, then the images.
+    const marks = Array.from(graph.querySelectorAll("a"));
+    const links = marks.filter((mark) => !mark.classList.contains("node")).reverse();
+    const nodes = marks.filter((mark) => mark.classList.contains("node"));
+    const path = links.concat(nodes);
+    const words = new Map();
+    for (const mark of path) {
+      const title = mark.querySelector("title");
+      words.set(mark, title.textContent);
+      mark.setAttribute("aria-label", title.textContent);
+      title.remove();
+    }
+    const lines = links.map((link) => link.querySelector("path").getAttribute("d").match(/-?[\d.]+/g).map(Number));
+    let current = path[0];
+    if (current) current.setAttribute("tabindex", "0");
+
+    const hide = () => {
+      tip.hidden = true;
+      for (const mark of graph.querySelectorAll(".lit")) mark.classList.remove("lit");
+    };
+    const tell = (mark, x, y) => {
+      hide();
+      mark.classList.add("lit");
+      tip.textContent = words.get(mark);
+      tip.hidden = false;
+      const box = tip.getBoundingClientRect();
+      tip.style.left = `${Math.max(4, Math.min(x + 12, innerWidth - box.width - 4))}px`;
+      tip.style.top = `${Math.max(4, y + 16 + box.height > innerHeight ? y - box.height - 12 : y + 16)}px`;
+    };
+    const move = (mark) => {
+      current.setAttribute("tabindex", "-1");
+      current = mark;
+      current.setAttribute("tabindex", "0");
+    };
+
+    // The mark under the pointer, or the nearest link within reach of a finger.
+    const near = (event) => {
+      const direct = event.target.closest("a");
+      if (direct) return direct;
+      const matrix = graph.getScreenCTM();
+      const x = (event.clientX - matrix.e) / matrix.a, y = (event.clientY - matrix.f) / matrix.d;
+      let best = null, least = (10 / matrix.a) ** 2;
+      lines.forEach(([x1, y1, x2, y2], k) => {
+        const dx = x2 - x1, dy = y2 - y1;
+        const t = Math.max(0, Math.min(1, ((x - x1) * dx + (y - y1) * dy) / (dx * dx + dy * dy || 1)));
+        const distance = (x1 + t * dx - x) ** 2 + (y1 + t * dy - y) ** 2;
+        if (distance < least) { least = distance; best = links[k]; }
+      });
+      return best;
+    };
+
+    const show = (mark) => {
+      const row = $(mark.getAttribute("href").slice(1));
+      if (!row) return;
+      const table = tableOf(row);
+      for (const other of table.table.querySelectorAll("tr.chosen")) other.classList.remove("chosen");
+      row.classList.add("chosen");
+      const list = make("dl", "");
+      Array.from(row.cells).forEach((cell, k) => {
+        const part = make("div", "");
+        const link = cell.querySelector("a");
+        part.append(make("dt", table.names[k]), make("dd", (link && link.title) || cell.textContent));
+        list.append(part);
+      });
+      const go = make("p", "");
+      go.append(make("a", "Go to its row in the table", { href: mark.getAttribute("href") }));
+      shown.replaceChildren(make("h3", words.get(mark)), list);
+      const picture = $(`d${row.id.slice(1)}`);
+      if (picture && row.id[0] === "p") {
+        const copy = picture.cloneNode(true);
+        copy.removeAttribute("id");
+        for (const image of copy.querySelectorAll("img")) image.removeAttribute("loading");
+        shown.append(copy);
+      }
+      shown.append(go);
+      shown.hidden = false;
+      said.textContent = words.get(mark);
+      move(mark);
+    };
+
+    graph.addEventListener("pointermove", (event) => {
+      const mark = near(event);
+      if (mark) tell(mark, event.clientX, event.clientY); else hide();
+    });
+    graph.addEventListener("pointerleave", hide);
+    graph.addEventListener("click", (event) => {
+      const mark = near(event);
+      event.preventDefault();
+      if (mark) show(mark);
+    });
+    graph.addEventListener("focusin", (event) => {
+      const mark = event.target.closest("a");
+      if (!mark) return;
+      move(mark);
+      const box = mark.getBoundingClientRect();
+      tell(mark, box.left + box.width / 2, box.top + box.height / 2);
+    });
+    graph.addEventListener("focusout", hide);
+    graph.addEventListener("keydown", (event) => {
+      const k = path.indexOf(current);
+      const steps = { ArrowRight: k + 1, ArrowDown: k + 1, ArrowLeft: k - 1, ArrowUp: k - 1, Home: 0, End: path.length - 1 };
+      if (event.key === "Escape") hide();
+      if (event.key === " " || event.key === "Enter") { event.preventDefault(); show(current); }
+      if (!(event.key in steps)) return;
+      event.preventDefault();
+      const next = path[Math.max(0, Math.min(path.length - 1, steps[event.key]))];
+      move(next);
+      next.focus();
+    });
+  }
+  follow();
+})();
