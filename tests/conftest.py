@@ -3,6 +3,7 @@
 
 import hashlib
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from astropy.io import fits
 from astropy.nddata import CCDData, StdDevUncertainty
 from astropy.wcs import WCS
 
+from levelmatch.levels import Levels
 from levelmatch.sky import plane_terms, tangent_axes, unit_vectors
 
 DATA = Path(__file__).parents[2] / "shared" / "data"
@@ -150,3 +152,24 @@ def real_data():
     if not DATA.is_dir():
         pytest.skip("the real data (2MASS tiles, gwcs of JWST) are not beside the repository")
     return DATA
+
+
+@pytest.fixture(scope="session")
+def as_record():
+    """A function that takes from a result what its record does not have: pixels and WCSs."""
+
+    def strip(result):
+        frames = []
+        for frame in result.frames:
+            grids = {
+                name: SimpleNamespace(
+                    **{key: getattr(grid, key) for key in ("axes", "polygon", "pixel_area", "centre")}
+                )
+                for name, grid in (("grid", frame.grid), ("whole_grid", frame.whole_grid))
+            }
+            bare = frame.with_keys(source=None, transform=None, meta={})
+            bare.__dict__.update(grids)
+            frames.append(bare)
+        return Levels(frames, result.passes, result.measured, result.unit, result.run)
+
+    return strip

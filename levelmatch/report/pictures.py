@@ -49,14 +49,14 @@ def compare_section(facts, files):
         )
     )
     return (
-        '<div id="compare">\n'
+        '<div class="plots">\n<div>\n<div id="compare">\n'
         f'<figure id="before">{before}<figcaption>Before matching.</figcaption></figure>\n'
         f'<figure id="after">{after}<figcaption>After matching, at the same stretch.</figcaption>'
         "</figure>\n</div>\n"
         '<p class="slide" hidden><label for="cut">Before, left of the cut, and after, right of it'
-        '</label><input type="range" id="cut" min="0" max="100" value="50"></p>\n'
+        '</label><input type="range" id="cut" min="0" max="100" value="50"></p>\n</div>\n'
         f"<figure>{difference}<figcaption>What was subtracted: before less after.</figcaption>"
-        "</figure>"
+        "</figure>\n</div>"
     )
 
 
@@ -97,7 +97,12 @@ def _picture(draw, words, **axes):
 
     figure = Figure(figsize=(5.2, 4.4), dpi=150, layout="constrained", facecolor="none")
     canvas = FigureCanvasAgg(figure)
-    draw(figure.add_subplot(facecolor="none", **axes))
+    ax = figure.add_subplot(**axes)
+    draw(ax)
+    ax.set_facecolor("none")
+    # The layout is found once: both have it, and no axes are drawn twice.
+    figure.draw_without_rendering()
+    figure.set_layout_engine("none")
     light, dark = (_drawn(canvas, ink) for ink in INKS)
     return (
         f'<picture><source media="(prefers-color-scheme: dark)" srcset="{dark}">'
@@ -109,8 +114,6 @@ def _drawn(canvas, ink):
     """Return a PNG as a data URL, its paper transparent and its text in a colour."""
     _set_ink(canvas.figure, ink)
     canvas.draw()
-    # The second picture has the same layout.
-    canvas.figure.set_layout_engine("none")
     pixels = np.array(canvas.buffer_rgba())
     red, green, blue = np.moveaxis(pixels[..., :3].astype(np.int16), -1, 0)
     grey = max(np.abs(red - green).max(), np.abs(green - blue).max()) <= MAX_TINT
@@ -170,7 +173,7 @@ def pair_pictures(facts, files):
         reach = picture.reach
         parts = (picture.before - picture.level) / reach, (picture.after - picture.residual) / reach
         urls = [_data_url(_coloured(part), "RGB") for part in parts]
-        digits = decimals([reach / 100])
+        digits = decimals([reach / 10])
         words = (
             f"{picture.image1} less {picture.image2}: before, about "
             f"{number(picture.level, digits)}, and after, about {number(picture.residual, digits)}"

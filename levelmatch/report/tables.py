@@ -127,7 +127,8 @@ def image_table(facts):
     planes = f", slopes in {unit} per arcmin" if unit and has_slopes(table) else ""
     caption = (
         "What was subtracted from each image, at its centre: the total, and each pass's "
-        "share where it is not zero. Errors are standard errors relative to the reference."
+        "share where it is not zero. Errors are standard errors relative to the reference. Pairs "
+        "are those that its correction rests on, of images corrected with it too."
         + (f" Levels are in {unit}{planes}." if unit else "")
         + (" Each image is in its own unit." if len(set(units)) > 1 else "")
         + pattern
@@ -179,7 +180,7 @@ def pair_table(facts):
     )
     names = [frame.name for frame in facts.frames]
     ends = facts.ends.tolist()
-    digits = decimals(values(pairs["sigma"]))
+    digits = pair_digits(pairs)
     columns = [
         Column(head, [_link(f"i{e[k]}", short[e[k]], names[e[k]]) for e in ends], False)
         for k, head in enumerate(("First", "Second"))
@@ -199,6 +200,13 @@ def pair_table(facts):
     return html_table("pairs", "Pairs", caption, columns, classes)
 
 
+def pair_digits(pairs):
+    """Return the decimals of pairs: enough for small errors too, which differ by much."""
+    sigma = values(pairs["sigma"])
+    sigma = sigma[np.isfinite(sigma) & (sigma > 0)]
+    return decimals(np.percentile(sigma, [10])) if len(sigma) else 4
+
+
 def _verdicts(pairs):
     return [
         f"{'kept' if k else 'left out'}{': ' if r else ''}{r}"
@@ -209,7 +217,7 @@ def _verdicts(pairs):
 def pair_words(facts):
     """Return a sentence on each pair."""
     pairs, (short, _) = facts.pairs, names_of(facts)
-    digits = decimals(values(pairs["sigma"]))
+    digits = pair_digits(pairs)
     unit = _unit_of(pairs["level"])
     unit = f" {unit}" if unit else ""
     columns = (values(pairs[name]).tolist() for name in ("level", "residual"))
