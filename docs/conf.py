@@ -52,7 +52,8 @@ nitpick_ignore_regex = [
         r"levelmatch\.(corrections|files|frames|jwst|levels|passes|pipeline|provenance|results|sky|solve|store)\..*",
     ),
     (r"py:.*", r"levelmatch\.measure\.PairTable"),
-    (r"py:.*", r"(Product|_Chart)"),
+    (r"py:.*", r"levelmatch\.plots\.sky\.Chart"),
+    (r"py:.*", r"Product"),
 ]
 
 numpydoc_show_class_members = False

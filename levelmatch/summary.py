@@ -424,11 +424,15 @@ def short_names(names):
         return short, pattern
     alike = [len(set(column)) == 1 for column in zip(*parts, strict=True)]
     # A separator goes with the part after it.
-    drop = [alike[k] if k % 2 == 0 else alike[min(k + 1, len(alike) - 1)] for k in range(len(alike))]
+    drop = [
+        alike[k] if k % 2 == 0 else alike[min(k + 1, len(alike) - 1)] for k in range(len(alike))
+    ]
     cut = []
     for part in parts:
         kept = "".join("\0" if out else text for text, out in zip(part, drop, strict=True))
-        cut.append(re.sub("\0+", "\u2026", kept).replace("\u2026_", "\u2026").replace("\u2026-", "\u2026"))
+        cut.append(
+            re.sub("\0+", "\u2026", kept).replace("\u2026_", "\u2026").replace("\u2026-", "\u2026")
+        )
     return (cut if len(set(cut)) == len(set(short)) else short), pattern
 
 

@@ -163,7 +163,10 @@ def as_record():
         for frame in result.frames:
             grids = {
                 name: SimpleNamespace(
-                    **{key: getattr(grid, key) for key in ("axes", "polygon", "pixel_area", "centre")}
+                    **{
+                        key: getattr(grid, key)
+                        for key in ("axes", "polygon", "pixel_area", "centre")
+                    }
                 )
                 for name, grid in (("grid", frame.grid), ("whole_grid", frame.whole_grid))
             }

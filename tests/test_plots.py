@@ -284,9 +284,7 @@ def test_a_pair(simulated, result):
         (result.pairs["image1"] == names[1]) & (result.pairs["image2"] == names[2])
     )
     pair = result.pairs[row]
-    before, plane, after = (
-        np.ma.filled(axs[k].images[0].get_array(), np.nan) for k in (0, 2, 3)
-    )
+    before, plane, after = (np.ma.filled(axs[k].images[0].get_array(), np.nan) for k in (0, 2, 3))
     level = pair["level"].value
     assert np.nanmean(before) == pytest.approx(level, abs=0.05)
     # One colour scale, about each picture's own level.
@@ -471,7 +469,9 @@ def test_mosaic_on_another_map(result, figure):
     ax = figure.add_subplot(projection=plots.sky_wcs(result))
     plots.plot_mosaic(look, ax=ax)
     draw(ax)
-    (mesh,) = (c for c in ax.collections if c.get_array() is not None and np.size(c.get_array()) > 9)
+    (mesh,) = (
+        c for c in ax.collections if c.get_array() is not None and np.size(c.get_array()) > 9
+    )
     own = new_figure().add_subplot(projection=look.wcs)
     plots.plot_mosaic(look, ax=own)
     assert len(own.images) == 1
@@ -523,7 +523,9 @@ def test_records_refuse_other_files(simulated, as_record, tmp_path):
     with pytest.raises(FrameError, match=r"image_0000\d\.fits: it lies elsewhere on the sky"):
         plots.quick_look(record, files=other.write(tmp_path / "other"))
     small = simulate_generic(n_images=4, shape=(60, 64), layout="chain", seed=3)
-    with pytest.raises(FrameError, match=r"its shape \(60, 64\) is not the recorded one, \(64, 64\)"):
+    with pytest.raises(
+        FrameError, match=r"its shape \(60, 64\) is not the recorded one, \(64, 64\)"
+    ):
         plots.quick_look(record, files=small.write(tmp_path / "small"))
 
 

@@ -50,9 +50,7 @@ def no_pictures(monkeypatch):
 class Page(HTMLParser):
     """The tags of a page, its text, and the text of its cells by table; tags must match."""
 
-    void = frozenset(
-        {"meta", "img", "source", "br", "link", "input"}
-    )
+    void = frozenset({"meta", "img", "source", "br", "link", "input"})
 
     def __init__(self, text):
         super().__init__()
@@ -133,9 +131,7 @@ def test_the_page_stands_by_itself(text):
 
 
 def test_the_policy_lets_only_the_page_itself_run(text):
-    (policy,) = (
-        m["content"] for m in Page(text).all("meta") if "http-equiv" in m
-    )
+    (policy,) = (m["content"] for m in Page(text).all("meta") if "http-equiv" in m)
     rules = dict(rule.split(" ", 1) for rule in policy.split("; "))
     assert rules["default-src"] == "'none'"
     assert rules["img-src"] == "data:"
@@ -292,9 +288,7 @@ def test_signs_that_are_none(result, no_pictures, tmp_path):
     """Of names that are no text: lone surrogates, control characters, signs that turn others."""
     images = list(result.frames)
     found = match_levels(list(simulate_generic(n_images=4, shape=(64, 64), seed=3).images))
-    found.frames = [
-        f.with_keys(name=f"\udcff\x00\u202e\n{k}") for k, f in enumerate(found.frames)
-    ]
+    found.frames = [f.with_keys(name=f"\udcff\x00\u202e\n{k}") for k, f in enumerate(found.frames)]
     path = report.write_report(found, tmp_path / "page.html")
     text = path.read_text(encoding="utf-8")
     assert not set("\x00\u202e") & set(text)

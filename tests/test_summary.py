@@ -119,7 +119,9 @@ def test_facts_have_the_order_of_the_input(loops, simulated):
 
 
 def test_sets_are_numbered_by_their_size():
-    images = simulate_generic(n_images=5, shape=(64, 64), layout="chain", overlap=0.3, seed=2).images
+    images = simulate_generic(
+        n_images=5, shape=(64, 64), layout="chain", overlap=0.3, seed=2
+    ).images
     with pytest.warns(UserWarning, match="pass mosaic"):
         found = match_levels([images[k] for k in (4, 0, 1, 2)])
     facts = summary.Facts(found)
@@ -145,9 +147,7 @@ def test_a_seam_of_planes_is_where_the_images_overlap():
     """The error of a step between two planes does not depend on where each has its centre."""
     images = list(simulate_generic(n_images=4, shape=(64, 64), slope=1.0, seed=3).images)
     options = {"fit_type_mosaic_tiles": "level+slope"}
-    errors = [
-        summary.seam_error(match_levels(images, reference=k, **options), 0) for k in range(4)
-    ]
+    errors = [summary.seam_error(match_levels(images, reference=k, **options), 0) for k in range(4)]
     # Nor on the gauge.
     assert errors == pytest.approx([errors[0]] * 4, rel=1e-6)
     found = match_levels(images, **options)
@@ -218,7 +218,10 @@ def test_no_pair():
 @pytest.mark.parametrize(
     ("names", "short"),
     [
-        (["jw1_02101_00001_x.fits", "jw2_02101_00002_x.fits"], ["jw1\u202600001", "jw2\u202600002"]),
+        (
+            ["jw1_02101_00001_x.fits", "jw2_02101_00002_x.fits"],
+            ["jw1\u202600001", "jw2\u202600002"],
+        ),
         (["a_b_1.fits", "a_c_1.fits"], ["b", "c"]),
         (["x_1_y", "z_2"], ["x_1_y", "z_2"]),
         (["one"], ["one"]),

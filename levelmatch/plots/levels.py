@@ -55,7 +55,9 @@ def plot_levels(result, ax=None):
     ax.errorbar(x, level, error, marker="o", color=BEFORE, label="before: level", **style)
     style["mfc"] = "none"
     shift = 0.3 if few else 0
-    ax.errorbar(x + shift, mean, rms, marker="D", color=AFTER, label="after: rest of pairs", **style)
+    ax.errorbar(
+        x + shift, mean, rms, marker="D", color=AFTER, label="after: rest of pairs", **style
+    )
     _label_images(ax, facts.frames)
     ax.set_ylabel(f"Level ({unit_words(facts.unit)})")
     legend_above(ax)

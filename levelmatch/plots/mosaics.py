@@ -136,9 +136,7 @@ def _block_sum(data, ny, nx, block):
     return cells.sum(axis=1, dtype=np.float32).reshape(ny, nx, block).sum(axis=2, dtype=float)
 
 
-def plot_mosaic(
-    result, *, show="after", ax=None, limits=None, cmap=None, files=None
-):
+def plot_mosaic(result, *, show="after", ax=None, limits=None, cmap=None, files=None):
     """Plot a coarse mosaic of all images.
 
     Parameters

@@ -91,7 +91,9 @@ def find_pair(result, image1, image2):
         rows = np.flatnonzero((first == a) & (second == b))
         if len(rows):
             return int(rows[0]), sign
-    msg = f"{image1} and {image2} are no pair of the result: they do not overlap, or no pass used it"
+    msg = (
+        f"{image1} and {image2} are no pair of the result: they do not overlap, or no pass used it"
+    )
     raise LevelMatchError(msg)
 
 
@@ -111,9 +113,7 @@ def pair_picture(result, image1, image2, *, files=None, load=None):
     """
     facts = Facts.of(result)
     row, sign = find_pair(facts, image1, image2)
-    by_name = {
-        f.name: f for f in frames_with_pixels(facts.result, files, {image1, image2})
-    }
+    by_name = {f.name: f for f in frames_with_pixels(facts.result, files, {image1, image2})}
     frames = [by_name[image1], by_name[image2]]
     earlier, own = zip(*(own_corrections(facts.result, frame) for frame in frames), strict=True)
     loaded = [

@@ -81,7 +81,14 @@ def _draw_matrix(ax, facts):
     bar.set_label(f"Row less column ({unit_words(facts.unit)})")
     ax.text(0.03, 0.03, "before", transform=ax.transAxes, fontsize="small", color=GREY)
     ax.text(
-        0.97, 0.97, "after", transform=ax.transAxes, fontsize="small", color=GREY, ha="right", va="top"
+        0.97,
+        0.97,
+        "after",
+        transform=ax.transAxes,
+        fontsize="small",
+        color=GREY,
+        ha="right",
+        va="top",
     )
     ax.axline((0, 0), slope=1, color=GREY, lw=0.5)
     _name_rows(ax, facts)

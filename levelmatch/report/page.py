@@ -110,7 +110,9 @@ def make_page(result, *, title="Level matching", files=None, before_after=True):
         _section("Images", "", "", image_table(facts)),
         _section("Pairs", "", "", pair_table(facts)),
         _section("", "gallery", "Differences", pair_pictures(facts, files) if pixels else ""),
-        _section("Levels, pairs and loops", "pictures", "", _plots(before_after, has_pixels, facts)),
+        _section(
+            "Levels, pairs and loops", "pictures", "", _plots(before_after, has_pixels, facts)
+        ),
         _section("Options and versions", "options", "", option_tables(facts)),
     ]
     style, script = (_resource(name) for name in ("report.css", "report.js"))

@@ -4,7 +4,7 @@
   const $ = (id) => document.getElementById(id);
   const said = $("said");
   // Rows that are laid out until all are asked for: sorting thousands then takes no longer.
-  const MOST = 200;
+  const MOST = 100;
 
   const make = (tag, text, attributes = {}) => {
     const element = document.createElement(tag);
@@ -20,12 +20,14 @@
       this.table = table;
       this.body = table.tBodies[0];
       this.rows = Array.from(this.body.rows);
-      this.order = this.rows.slice();
+      this.byId = new Map(this.rows.map((row) => [row.id, row]));
+      this.order = this.rows.map((row, i) => i);
       this.heads = Array.from(table.tHead.rows[0].cells);
       this.names = this.heads.map((head) => head.textContent);
       this.keys = [];
-      this.all = this.rows.length <= MOST;
+      this.all = false;
       this.filter = null;
+      this.chosen = null;
       this.heads.forEach((head, k) => {
         const button = make("button", this.names[k], { type: "button" });
         button.addEventListener("click", () => this.sort(k));
@@ -39,21 +41,20 @@
       this.show();
     }
 
+    // A number for each row to sort by: the cell's, or the rank of its text.
     key(k) {
       if (!this.keys[k]) {
-        const numeric = this.heads[k].classList.contains("number");
         const text = this.rows.map((row) => row.cells[k].textContent);
-        let values = text;
-        if (numeric) {
+        let values;
+        if (this.heads[k].classList.contains("number")) {
           values = text.map((t) => parseFloat(t.replace("\u2212", "-")));
         } else {
-          // Names are ranked once: comparing numbers is quicker.
           const collator = new Intl.Collator("en", { numeric: true });
           const distinct = Array.from(new Set(text)).sort(collator.compare);
           const rank = new Map(distinct.map((t, i) => [t, i]));
           values = text.map((t) => rank.get(t));
         }
-        this.keys[k] = new Map(this.rows.map((row, i) => [row, values[i]]));
+        this.keys[k] = Float64Array.from(values);
       }
       return this.keys[k];
     }
@@ -64,36 +65,40 @@
       const sign = direction === "ascending" ? 1 : -1;
       const key = this.key(k);
       // What is no number goes last either way; equal rows keep their order.
-      this.order.sort((a, b) => {
-        const x = key.get(a), y = key.get(b);
-        if (Number.isNaN(x) || Number.isNaN(y)) return Number.isNaN(x) - Number.isNaN(y);
+      this.order.sort((i, j) => {
+        const x = key[i], y = key[j];
+        if (x !== x || y !== y) return (x !== x) - (y !== y);
         return sign * (x - y);
       });
       for (const other of this.heads) other.removeAttribute("aria-sort");
       head.setAttribute("aria-sort", direction);
-      this.body.replaceChildren(...this.order);
+      // The first rows are what one sorts for.
+      this.all = false;
       this.show();
       said.textContent = `Sorted by ${this.names[k]}, ${direction}`;
     }
 
     // Show the rows that the filter lets through, the first of them if they are many.
     show() {
-      let n = 0;
-      for (const row of this.order) {
-        const passes = this.filter === null || this.filter(row);
-        row.hidden = !passes || (!this.all && n >= MOST);
-        n += passes;
-      }
+      let rows = this.order.map((i) => this.rows[i]);
+      if (this.filter !== null) rows = rows.filter(this.filter);
+      const n = rows.length;
+      this.body.replaceChildren(...(this.all ? rows : rows.slice(0, MOST)));
       this.more.hidden = this.all || n <= MOST;
       this.more.textContent = `Show all ${n} rows`;
       return n;
     }
 
-    reveal(row) {
-      if (this.filter !== null && !this.filter(row) && this.clear) this.clear();
-      row.hidden = false;
-      for (const other of this.table.querySelectorAll("tr.chosen")) other.classList.remove("chosen");
+    choose(row) {
+      if (this.chosen) this.chosen.classList.remove("chosen");
+      this.chosen = row;
       row.classList.add("chosen");
+    }
+
+    reveal(row) {
+      if (this.filter !== null && !this.filter(row)) this.clear();
+      if (!row.isConnected) { this.all = true; this.show(); }
+      this.choose(row);
       row.tabIndex = -1;
       row.scrollIntoView({ block: "center" });
       row.focus({ preventScroll: true });
@@ -102,7 +107,14 @@
 
   const tables = {};
   for (const id of ["images", "pairs"]) if ($(id)) tables[id] = new Sortable($(id));
-  const tableOf = (row) => tables[row.closest("table").id];
+  // The table and the row that a link leads to, whether it is shown or not.
+  const target = (href) => {
+    const id = (href || "").slice(1);
+    for (const table of Object.values(tables)) {
+      if (table.byId.has(id)) return { table, row: table.byId.get(id) };
+    }
+    return null;
+  };
   const endsOf = (row) => [0, 1].map((k) => row.cells[k].firstElementChild.getAttribute("href"));
 
   // Pairs of one image: by its name, or from its row.
@@ -140,9 +152,9 @@
       const name = row.cells[0].textContent;
       const button = make("button", count, { type: "button", class: "of", "aria-label": `${count} pairs of ${name}` });
       button.addEventListener("click", () => {
-        const target = `#${row.id}`;
+        const own = `#${row.id}`;
         input.value = "";
-        apply((other) => ends.get(other).includes(target), name);
+        apply((other) => ends.get(other).includes(own), name);
         $("pairs").parentElement.scrollIntoView({ block: "nearest" });
         clear.focus();
       });
@@ -153,14 +165,14 @@
   // Links to rows: shown, marked and given the focus.
   document.addEventListener("click", (event) => {
     const link = event.target.closest && event.target.closest("table a[href^='#'], #shown a[href^='#']");
-    const row = link && $(link.getAttribute("href").slice(1));
-    if (!row || row.tagName !== "TR") return;
+    const found = link && target(link.getAttribute("href"));
+    if (!found) return;
     event.preventDefault();
-    tableOf(row).reveal(row);
+    found.table.reveal(found.row);
   });
   const follow = () => {
-    const row = location.hash && $(location.hash.slice(1));
-    if (row && row.tagName === "TR" && row.closest("table").id in tables) tableOf(row).reveal(row);
+    const found = target(location.hash);
+    if (found) found.table.reveal(found.row);
   };
   window.addEventListener("hashchange", follow);
 
@@ -247,11 +259,8 @@
     };
 
     const show = (mark) => {
-      const row = $(mark.getAttribute("href").slice(1));
-      if (!row) return;
-      const table = tableOf(row);
-      for (const other of table.table.querySelectorAll("tr.chosen")) other.classList.remove("chosen");
-      row.classList.add("chosen");
+      const { table, row } = target(mark.getAttribute("href"));
+      table.choose(row);
       const list = make("dl", "");
       Array.from(row.cells).forEach((cell, k) => {
         const part = make("div", "");

@@ -103,7 +103,10 @@ def contrast(browser, selector):
         )
     )
     light = [
-        np.dot([0.2126, 0.7152, 0.0722], np.where(c <= 0.04045, c / 12.92, ((c + 0.055) / 1.055) ** 2.4))
+        np.dot(
+            [0.2126, 0.7152, 0.0722],
+            np.where(c <= 0.04045, c / 12.92, ((c + 0.055) / 1.055) ** 2.4),
+        )
         for c in (ink, paper)
     ]
     return (max(light) + 0.05) / (min(light) + 0.05)
@@ -325,7 +328,7 @@ def test_500_images(browser, many):
     path, n_pairs = many
     browser.open(path)
     assert browser.console == []
-    assert len(texts(browser, "pairs", 0)) == 200
+    assert len(texts(browser, "pairs", 0)) == 100
     _, button = head(browser, "pairs", "Before")
     button.click()
     values = numbers(browser, "pairs", "Before")
@@ -333,20 +336,20 @@ def test_500_images(browser, many):
     everything = numbers(browser, "pairs", "Before")
     assert len(everything) == n_pairs > 1000
     assert everything == sorted(everything)
-    assert values == everything[:200]
+    assert values == everything[:100]
     # The largest of all are shown first, not the largest of those shown.
     browser.open(path)
     _, button = head(browser, "pairs", "Before")
     button.click()
     button.click()
-    assert numbers(browser, "pairs", "Before") == everything[::-1][:200]
+    assert numbers(browser, "pairs", "Before") == everything[::-1][:100]
 
 
 def test_a_row_out_of_sight_is_shown(browser, many):
     path, n_pairs = many
     browser.open(path)
     last = f"p{n_pairs - 1}"
-    assert not browser.one(f"#{last}").is_displayed()
+    assert browser.all(f"#{last}") == []
     browser.driver.execute_script("location.hash = arguments[0]", last)
     assert browser.one(f"#{last}").is_displayed()
     assert browser.focused.get_attribute("id") == last
