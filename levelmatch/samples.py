@@ -5,11 +5,15 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from levelmatch.measure import _as_cells, _bilinear_vectors, _kernel, _map_cells, _robust_plane
+from levelmatch.measure import _as_cells, _kernel, _map_cells, _vectors, summarise
 from levelmatch.sampling import difference_samples
-from levelmatch.sky import plane_terms, tangent_axes
+from levelmatch.sky import plane_terms
 
 __all__ = ["PairSamples", "pair_samples"]
+
+# As where pairs are measured: cells of as many or more are clipped, at so many sigma.
+MIN_CELLS = 6
+CELL_CLIP = 4.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,13 +81,21 @@ def _clip_widths(filled, values, cells, grid, options):
 
     Nothing counts in cells that were not filled, or that do not agree with the pair's plane.
     """
-    iy, ix = cells[filled].T
-    vectors = _bilinear_vectors(grid, iy, ix, values[:, 4], values[:, 3])
-    measured = _as_cells(values, vectors, grid, cells[filled], (1.0, 1.0), False, options)
-    weight = 1 / measured.variance
-    axes = tangent_axes(np.einsum("c,ci->i", weight, vectors))
-    agree, _ = _robust_plane(plane_terms(vectors, axes), measured.location, weight)
+    index = cells[filled]
+    vectors = _vectors(grid, index, values)
+    measured = _as_cells(values, vectors, grid, index, (1.0, 1.0), False, options, 1.0)
     out = np.full((len(cells), 2), -np.inf)
-    reach = np.where(agree > 0, options.clip * values[:, 1] * (1 + 1e-6), -np.inf)
+    reach = np.where(_agree(measured), options.clip * values[:, 1] * (1 + 1e-6), -np.inf)
     out[filled] = np.stack([values[:, 0], reach], axis=1)
     return out
+
+
+def _agree(cells):
+    """Whether each cell agrees with the plane of all that do."""
+    row = summarise(cells, np.full(len(cells.npix), 2))
+    plane = np.linalg.pinv(row["gram"], rcond=1e-12, hermitian=True) @ row["rhs"]
+    residual = cells.location - plane_terms(cells.vectors, row["axes"]) @ plane
+    z = np.abs(residual) / np.sqrt(cells.variance)
+    if len(z) < MIN_CELLS:
+        return np.ones(len(z), dtype=bool)
+    return z <= CELL_CLIP * max(1.4826 * np.median(z), 1.0)

@@ -13,6 +13,7 @@ import pytest
 from astropy import units as u
 
 from levelmatch import FrameError, SolveOptions, match_levels, report
+from levelmatch.record import Record, read_record
 from levelmatch.testing import simulate_generic, simulate_miri
 
 EVIL = "<script>alert('x')</script>&\"$title"
@@ -346,10 +347,20 @@ def test_a_record_with_its_files(simulated, as_record, tmp_path):
         report.make_page(as_record(found), files=[paths[0], paths[2]])
 
 
+def test_a_record_from_its_file(simulated, tmp_path):
+    paths = simulated.write(tmp_path / "raw")
+    found = match_levels(paths)
+    record = read_record(Record.of(found).write(tmp_path / "levelmatch.asdf"))
+    page, whole = (Page(report.make_page(r, files=paths)) for r in (record, found))
+    assert page.tables == whole.tables
+    assert [i["alt"] for i in page.all("img")] == [i["alt"] for i in whole.all("img")]
+
+
 def test_the_page_leaves_the_backend_alone():
     code = """
 import sys
 from levelmatch import match_levels, report
+from levelmatch.record import Record, read_record
 from levelmatch.testing import simulate_generic
 images = simulate_generic(n_images=2, shape=(32, 32), layout="chain", seed=1).images
 report.make_page(match_levels(list(images)), title="", before_after=True)

@@ -3,8 +3,8 @@
 
 import numpy as np
 
+from levelmatch.facts import Facts, short_names, values
 from levelmatch.plots.style import AFTER, BEFORE, GREY, current_axes, legend_above, plain_text
-from levelmatch.summary import Facts, short_names, values
 
 __all__ = ["plot_closures"]
 

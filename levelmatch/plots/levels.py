@@ -3,6 +3,7 @@
 
 import numpy as np
 
+from levelmatch.facts import Facts, short_names, values
 from levelmatch.plots.style import (
     AFTER,
     BEFORE,
@@ -13,7 +14,6 @@ from levelmatch.plots.style import (
     plain_text,
     unit_words,
 )
-from levelmatch.summary import Facts, short_names, values
 
 __all__ = ["plot_levels"]
 

@@ -7,13 +7,13 @@ import numpy as np
 
 from levelmatch.corrections import Correction
 from levelmatch.exceptions import LevelMatchError
+from levelmatch.facts import Facts, short_names, values
 from levelmatch.local import source_mask
 from levelmatch.measure import MeasureOptions
 from levelmatch.pixels import frames_with_pixels, own_corrections
 from levelmatch.plots.sky import directions
 from levelmatch.plots.style import AFTER, BEFORE, GREY, plain_text, unit_words
 from levelmatch.samples import pair_samples
-from levelmatch.summary import Facts, short_names, values
 
 __all__ = ["PairPicture", "pair_picture", "plot_pair"]
 
@@ -102,7 +102,7 @@ def pair_picture(result, image1, image2, *, files=None, load=None):
 
     Parameters
     ----------
-    result : `~levelmatch.levels.Levels` or `~levelmatch.summary.Facts`
+    result : `~levelmatch.levels.Levels` or `~levelmatch.facts.Facts`
         The result, or its record.
     image1, image2 : str
         Names of the images.

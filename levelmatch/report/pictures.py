@@ -7,8 +7,8 @@ from collections import OrderedDict
 
 import numpy as np
 
+from levelmatch.facts import count, decimals
 from levelmatch.report.text import number, safe
-from levelmatch.summary import count, decimals
 
 __all__ = ["compare_section", "has_matplotlib", "pair_pictures", "plot_section"]
 

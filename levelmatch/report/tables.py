@@ -5,8 +5,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from levelmatch.facts import decimals, has_slopes, label_names, values
 from levelmatch.report.text import number, safe
-from levelmatch.summary import decimals, has_slopes, label_names, values
 
 __all__ = ["image_table", "names_of", "option_tables", "pair_table", "pair_words"]
 

@@ -5,7 +5,7 @@ from html import escape
 
 import numpy as np
 
-from levelmatch.summary import fixed
+from levelmatch.facts import fixed
 
 __all__ = ["dashed", "items", "number", "safe"]
 

@@ -80,7 +80,8 @@ def test_dark_paper(browser, page):
     def look():
         return browser(
             "[getComputedStyle(document.body).backgroundColor, "
-            "getComputedStyle(document.body).color, document.querySelector('picture img').currentSrc]"
+            "getComputedStyle(document.body).color, "
+            "document.querySelector('picture img').currentSrc]"
         )
 
     browser.open(page)
@@ -172,7 +173,8 @@ def test_focus_is_seen(browser, page):
     for _ in range(12):
         browser.press(Keys.TAB)
         style = browser(
-            "[document.activeElement.tagName, getComputedStyle(document.activeElement).outlineStyle]"
+            "[document.activeElement.tagName, "
+            "getComputedStyle(document.activeElement).outlineStyle]"
         )
         seen.add(style[0])
         if style[0] not in ("BODY", "a"):
@@ -185,7 +187,8 @@ def test_the_cut_moves(browser, page):
 
     def clips():
         return browser(
-            "['before', 'after'].map((id) => getComputedStyle(document.getElementById(id)).clipPath)"
+            "['before', 'after'].map("
+            "(id) => getComputedStyle(document.getElementById(id)).clipPath)"
         )
 
     cut = browser.one("#cut")

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from astropy import units as u
 
-from levelmatch import SolveOptions, match_levels, summary
+from levelmatch import SolveOptions, match_levels
+from levelmatch import facts as summary
 from levelmatch.testing import simulate_generic
 
 
