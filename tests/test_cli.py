@@ -150,7 +150,7 @@ def test_quiet_prints_nothing(run, files, tmp_path):
 
 
 def test_report(run, files, tmp_path, monkeypatch):
-    monkeypatch.setattr("levelmatch.report._pictures", lambda *args: "")
+    monkeypatch.setattr("levelmatch.report.page.has_matplotlib", lambda: False)
     result = run("run", *files, "-o", tmp_path / "matched", "--report")
     page = tmp_path / "matched" / "levelmatch.html"
     assert result.stdout.splitlines()[-1] == f"Written: {page}"
@@ -431,7 +431,7 @@ def test_help_and_version(run):
 @pytest.mark.parametrize("fit_type", ["level", "level+slope"])
 def test_demo(run, tmp_path, monkeypatch, fit_type):
     # The pictures take their time, and have their own tests.
-    monkeypatch.setattr("levelmatch.report._pictures", lambda *args: "")
+    monkeypatch.setattr("levelmatch.report.page.has_matplotlib", lambda: False)
     out = tmp_path / "demo"
     args = ["demo", out, "--shape", "96", "97", "--seed", "2", "--fit-type", fit_type]
     result = run(*args)
