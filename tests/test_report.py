@@ -352,7 +352,8 @@ def test_a_record_from_its_file(simulated, tmp_path):
     found = match_levels(paths)
     record = read_record(Record.of(found).write(tmp_path / "levelmatch.asdf"))
     page, whole = (Page(report.make_page(r, files=paths)) for r in (record, found))
-    assert page.tables == whole.tables
+    assert page.tables[:2] == whole.tables[:2]
+    assert [sorted(t) for t in page.tables] == [sorted(t) for t in whole.tables]
     assert [i["alt"] for i in page.all("img")] == [i["alt"] for i in whole.all("img")]
 
 
