@@ -49,6 +49,11 @@ class QuickLook:
         """Return one stretch for both: lowest and highest level, and where it turns logarithmic.
 
         Steps of the size that was subtracted are to be seen beside bright sources.
+
+        Returns
+        -------
+        low, high, width : float
+            For an asinh stretch.
         """
         good = np.isfinite(self.before)
         if not good.any():
