@@ -14,6 +14,7 @@ from astropy import units as u
 
 from levelmatch import FrameError, SolveOptions, match_levels, report
 from levelmatch.record import Record, read_record
+from levelmatch.report.page import make_page
 from levelmatch.testing import simulate_generic, simulate_miri
 
 EVIL = "<script>alert('x')</script>&\"$title"
@@ -98,16 +99,16 @@ def floats(cells):
 @pytest.fixture(scope="module")
 def text(result):
     """The page with all of its pictures, which take their time."""
-    return report.make_page(result, title="My field")
+    return make_page(result, title="My field")
 
 
 def make(result, **options):
-    return report.make_page(result, **{"title": "T", "before_after": False, **options})
+    return make_page(result, **{"title": "T", "before_after": False, **options})
 
 
 def test_the_page_is_written(result, tmp_path, no_pictures):
     path = report.write_report(result, tmp_path / "new" / "page.html", title="My field")
-    assert path.read_text(encoding="utf-8") == report.make_page(result, title="My field")
+    assert path.read_text(encoding="utf-8") == make_page(result, title="My field")
     assert [p.name for p in path.parent.iterdir()] == ["page.html"]
 
 
@@ -330,7 +331,7 @@ def test_a_failed_page_leaves_nothing(result, tmp_path, monkeypatch, no_pictures
 
 
 def test_a_record_has_no_pictures_of_pixels(result, as_record):
-    page = Page(report.make_page(as_record(result)))
+    page = Page(make_page(as_record(result)))
     assert [i["alt"][:5] for i in page.all("img")] == ["Level", "Diffe", "Histo"]
     assert "made from a record without its images" in page.text
     # All else is the same.
@@ -340,18 +341,18 @@ def test_a_record_has_no_pictures_of_pixels(result, as_record):
 def test_a_record_with_its_files(simulated, as_record, tmp_path):
     paths = simulated.write(tmp_path)
     found = match_levels(paths)
-    whole = report.make_page(found, title="T")
-    assert report.make_page(as_record(found), title="T", files=paths) == whole
-    assert report.make_page(as_record(found), title="T", files=tmp_path) == whole
+    whole = make_page(found, title="T")
+    assert make_page(as_record(found), title="T", files=paths) == whole
+    assert make_page(as_record(found), title="T", files=tmp_path) == whole
     with pytest.raises(FrameError, match=r"image_00001\.fits, image_00003\.fits: the pixels"):
-        report.make_page(as_record(found), files=[paths[0], paths[2]])
+        make_page(as_record(found), files=[paths[0], paths[2]])
 
 
 def test_a_record_from_its_file(simulated, tmp_path):
     paths = simulated.write(tmp_path / "raw")
     found = match_levels(paths)
     record = read_record(Record.of(found).write(tmp_path / "levelmatch.asdf"))
-    page, whole = (Page(report.make_page(r, files=paths)) for r in (record, found))
+    page, whole = (Page(make_page(r, files=paths)) for r in (record, found))
     assert page.tables[:2] == whole.tables[:2]
     assert [sorted(t) for t in page.tables] == [sorted(t) for t in whole.tables]
     assert [i["alt"] for i in page.all("img")] == [i["alt"] for i in whole.all("img")]
@@ -364,7 +365,7 @@ from levelmatch import match_levels, report
 from levelmatch.record import Record, read_record
 from levelmatch.testing import simulate_generic
 images = simulate_generic(n_images=2, shape=(32, 32), layout="chain", seed=1).images
-report.make_page(match_levels(list(images)), title="", before_after=True)
+page.make_page(match_levels(list(images)), title="", before_after=True)
 pyplot = sys.modules.get("matplotlib.pyplot")
 sys.exit(pyplot is not None and bool(pyplot.get_fignums()))
 """

@@ -104,7 +104,7 @@ def _compare(result, truth):
     """Lines on what was found against what was added."""
     import numpy as np
 
-    from levelmatch.report import label_names
+    from levelmatch.facts import label_names
     from levelmatch.testing import level_errors, plane_errors
 
     def rms(values):

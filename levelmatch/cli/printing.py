@@ -15,7 +15,7 @@ __all__ = ["folder", "print_result", "progress_bars", "start_log", "write_page",
 
 def print_result(result):
     """Print the corrections, and a summary in words."""
-    from levelmatch.report import notes, summary_lines
+    from levelmatch.facts import notes, summary_lines
 
     click.echo("\n".join(_table_lines(result)) + "\n")
     for line in summary_lines(result):
@@ -35,7 +35,7 @@ def _table_lines(result):
     lines = _join(left, columns)
     if max(map(len, lines)) <= shutil.get_terminal_size().columns:
         return lines
-    from levelmatch.report import label_names
+    from levelmatch.facts import label_names
 
     head, cells = [], []
     for what, column in left:
@@ -47,7 +47,7 @@ def _table_lines(result):
 
 def _number_columns(result):
     """The columns of numbers as (heading, cells), the unit in the heading."""
-    from levelmatch.report import decimals, fixed, has_slopes
+    from levelmatch.facts import decimals, fixed, has_slopes
 
     table = result.table
     value = {name: getattr(table[name], "value", table[name]) for name in table.colnames}
