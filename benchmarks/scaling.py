@@ -188,6 +188,7 @@ def run_chain(n_images=100_000):
 def run_switch():
     """Time of one solution by factors and by iterations, of growing surveys."""
     limits = linear.MAX_WORK, solve.MIN_ITERATIVE
+    linear.MAX_WORK_ONCE = 0.0
     for planes in (False, True):
         for n_images in (3000, 10_000, 30_000, 100_000)[: 3 if planes else 4]:
             axes, side, pairs, _ = footprints(n_images)

@@ -9,7 +9,7 @@ from logging import getLogger
 import numpy as np
 from scipy.sparse import bsr_matrix, diags_array
 from scipy.sparse.csgraph import reverse_cuthill_mckee
-from scipy.sparse.linalg import splu
+from scipy.sparse.linalg import LinearOperator, splu
 
 from levelmatch.sky import tangent_axes, transfer_matrix
 
@@ -17,10 +17,15 @@ __all__ = ["Direct", "Iterative", "direct_work", "sum_by"]
 
 logger = getLogger(__name__)
 
-# The operations of a factorisation in a band from which conjugate gradients take less time:
-# ``benchmarks/scaling.py --switch`` measures both.
+# The operations of a factorisation in a band from which conjugate gradients take less time,
+# where weights change some twenty times: ``benchmarks/scaling.py --switch`` measures both.
 MAX_WORK = 1e9
+# Those of planes for which, before each step, the factors for other weights are better
+# than a multigrid.
+MAX_WORK_ONCE = 3e10
 MAX_STEPS = 1000
+# A multigrid, or factors, for other weights may take so many, or twice their own.
+MAX_BORROWED = 40
 # The largest aggregate of images, and how often its planes are smoothed. Smaller ones, and
 # smoother, make fewer steps, each of more work.
 AGGREGATE = 8
@@ -101,8 +106,9 @@ class Iterative:
 
     Smoothed aggregation (Vanek, Mandel & Brezina 1996, Computing 56, 179): of levels that of
     pyamg, by strength of connection; of planes, whose energy is of fourth order,
-    compact aggregates in which the mosaic-wide planes are exact, smoothed more. Nothing
-    in it is random.
+    compact aggregates in which the mosaic-wide planes are exact, smoothed more. Of
+    planes that are not too many the factors for some weights, in place of a multigrid, serve
+    others. Nothing in it is random.
 
     Parameters
     ----------
@@ -113,35 +119,40 @@ class Iterative:
         coefficients of the system; zero where a coefficient is fixed.
     centres : `~numpy.ndarray`, shape (m, 3)
         Unit vectors of the groups.
+    work : float
+        See `direct_work`.
     like : `Iterative` or None
         A system of other weights, whose multigrid is good enough for this one.
     """
 
     iterative = True
 
-    def __init__(self, matrix, modes, centres, like=None):
+    def __init__(self, matrix, modes, centres, *, work=np.inf, like=None):
         self._matrix = matrix
         self.n_steps = 0
-        if like is None:
-            build = _level_multigrid if modes.shape[1] == 1 else _plane_multigrid
-            self._multigrid = build(matrix, modes, centres)
+        self.borrowed = like is not None
+        self.own_steps = None if like is None else like.own_steps
+        if like is not None:
+            self._before = like._before
+        elif modes.shape[1] == 1:
+            self._before = _level_multigrid(matrix, modes)
+        elif work <= MAX_WORK_ONCE:
+            self._before = LinearOperator(matrix.shape, _factorise(matrix.tocsc()).solve)
         else:
-            self._multigrid = like._multigrid
+            self._before = _plane_multigrid(matrix, modes, centres)
 
-    def solve(self, rhs, *, tolerance):
-        """Return the solution for right-hand sides of shape (n,) or (n, m).
+    def solve(self, rhs, *, tolerance, most=None):
+        """Return the solution for a right-hand side of shape (n,), and note the steps.
 
-        ``tolerance`` is the norm of what may be left of each. It may not be reached:
-        `n_steps`, the steps of the last right-hand side, is then `MAX_STEPS`.
+        ``tolerance`` is the norm of what may be left of it, if ``most`` steps get there.
         """
-        if rhs.ndim == 2:
-            return np.stack([self.solve(r, tolerance=tolerance) for r in rhs.T], axis=1)
+        most = MAX_STEPS if most is None else most
         solution = np.zeros(len(rhs))
         left = rhs.copy()
         self.n_steps = 0
         across = along = None
-        while self.n_steps < MAX_STEPS and np.sqrt(_dot(left, left)) > tolerance:
-            better = self._multigrid @ left
+        while self.n_steps < most and np.sqrt(_dot(left, left)) > tolerance:
+            better = self._before @ left
             before, along = along, _dot(left, better)
             across = better if across is None else better + (along / before) * across
             image = self._matrix @ across
@@ -149,6 +160,8 @@ class Iterative:
             solution += size * across
             left -= size * image
             self.n_steps += 1
+        if self.own_steps is None:
+            self.own_steps = self.n_steps
         return solution
 
 
@@ -157,7 +170,7 @@ def _dot(a, b):
     return np.einsum("i,i", a, b)
 
 
-def _level_multigrid(matrix, modes, centres):
+def _level_multigrid(matrix, modes):
     from pyamg import smoothed_aggregation_solver
 
     solver = smoothed_aggregation_solver(

@@ -383,6 +383,7 @@ class Solution:
     active: np.ndarray
     _apply: object
     residual: float = 0.0
+    _unit: object = None
 
     @property
     def floor(self):
@@ -417,9 +418,11 @@ class Solution:
 
     def _probe_variance(self, n):
         rng = np.random.default_rng(0)
+        # In units in which levels and slopes are alike: the one must not drown the other.
+        unit = np.ones(n) if self._unit is None else self._unit.ravel()
 
         def apply(vectors):
-            return self._apply(vectors, PROBE_TOLERANCE)
+            return self._apply(vectors / unit[:, None], PROBE_TOLERANCE) / unit[:, None]
 
         start = rng.choice([-1.0, 1.0], (n, N_MODES))
         modes = np.linalg.qr(apply(apply(start)))[0]
@@ -429,7 +432,7 @@ class Solution:
         probes = rng.choice([-1.0, 1.0], (n, N_PROBES))
         rest = apply(probes - modes @ (modes.T @ probes))
         rest -= modes @ (modes.T @ rest)
-        return smooth + np.mean(probes * rest, axis=1)
+        return np.square(unit) * (smooth + np.mean(probes * rest, axis=1))
 
     @cached_property
     def errors(self):
@@ -516,6 +519,7 @@ def solve_groups(equations, options, *, weights, npix, scatter, reference=None, 
         active=np.ones_like(free) if active is None else active,
         _apply=covariance,
         residual=solved.residual,
+        _unit=np.where(solved.scale > 0, solved.scale, 1.0),
     )
 
 
@@ -583,20 +587,31 @@ class _Solver:
                 solved.add(solved.left())
             solved.left()
             return solved
-        near = self._near(factor)
-        solved.system = linear.Iterative(
-            solved.matrix, self._modes(solved), self.equations.group_axes[:, 0], like=near
-        )
-        if near is None:
-            self._built = factor, solved.system
         if self._last is not None:
             solved.coefficients = self._last.coefficients.copy()
             solved.moved = False
-        solved.reach(ROUGH_TOLERANCE)
-        if near is not None and solved.system.n_steps > 2 * self._built[1].n_steps + 10:
-            self._built = None
+        self._build(solved, like=self._near(factor))
+        most = linear.MAX_STEPS
+        if solved.system.borrowed:
+            most = max(linear.MAX_BORROWED, 2 * solved.system.own_steps)
+        solved.reach(ROUGH_TOLERANCE, most)
+        if solved.residual > ROUGH_TOLERANCE and solved.system.borrowed:
+            self._build(solved)
+            solved.reach(ROUGH_TOLERANCE)
         self._last = solved
         return solved
+
+    def _build(self, solved, like=None):
+        """Make the system ready, by what served another one or by something of its own."""
+        solved.system = linear.Iterative(
+            solved.matrix,
+            self._modes(solved),
+            self.equations.group_axes[:, 0],
+            work=self.work,
+            like=like,
+        )
+        if like is None:
+            self._built = solved.factor, solved.system
 
     def _near(self, factor):
         """Return the last system built from weights that these are near to, or None."""
@@ -626,6 +641,9 @@ class _Solver:
         """
         if self.iterative:
             solved.reach(TOLERANCE)
+            if solved.residual > PROMISED and solved.system.borrowed:
+                self._build(solved)
+                solved.reach(TOLERANCE)
             if solved.residual > PROMISED:
                 msg = (
                     f"{len(self.equations.first)} pairs of {self.equations.n_groups} groups: "
@@ -668,13 +686,13 @@ class _Solved:
         self.residual = float(np.linalg.norm(left) / self._norm) if self._norm > 0 else 0.0
         return left
 
-    def add(self, left, tolerance=0.0):
+    def add(self, left, **limits):
         """Add the solution of the scaled equations for a right-hand side."""
         self.moved = True
-        step = self.system.solve(left.ravel(), tolerance=tolerance)
+        step = self.system.solve(left.ravel(), **limits)
         self.coefficients += self.scale * step.reshape(self.scale.shape)
 
-    def reach(self, tolerance):
+    def reach(self, tolerance, most=None):
         """Add until what is left is under a part of the right-hand side, or no longer shrinks."""
         before = np.inf
         while True:
@@ -682,7 +700,7 @@ class _Solved:
             if self.residual <= tolerance or self.residual > 0.5 * before:
                 return
             before = self.residual
-            self.add(left, 0.5 * tolerance * self._norm)
+            self.add(left, tolerance=0.5 * tolerance * self._norm, most=most)
 
     def covariance(self, vectors, variance, tolerance):
         """Covariance matrix times vectors, shape (m * k, n).

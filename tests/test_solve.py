@@ -543,6 +543,19 @@ def test_errors_of_large_systems(monkeypatch, reference, weights):
     assert np.sqrt(np.mean((ratio - 1) ** 2)) < 0.15
 
 
+def test_errors_of_many_slopes(monkeypatch):
+    # Small beside those of the levels, which would drown them.
+    equations, _ = made_up(144, 0, 3, noise=1.0, graph=lattice(12)[:2], axes=lattice(12)[2])
+    unit = np.array([1.0, 1e-3, 1e-3])
+    equations = replace(
+        equations, gram=equations.gram / (unit[:, None] * unit), rhs=equations.rhs / unit
+    )
+    exact = solved(equations, reference=lambda members: 0).errors[1:]
+    monkeypatch.setattr(solve, "MAX_DENSE", 10)
+    ratio = solved(equations, reference=lambda members: 0).errors[1:] / exact
+    assert (np.sqrt(np.mean((ratio - 1) ** 2, axis=0)) < 0.15).all()
+
+
 @pytest.mark.parametrize("k", [1, 3])
 def test_the_order_of_pairs_does_not_matter(k):
     equations, _ = made_up(20, 40, k, noise=1.0)
@@ -677,7 +690,11 @@ ITERATIVE_OPTIONS = {
         (3, 3, -1, "floor"),
     ],
 )
-def test_iterations_find_what_factors_do(by_iterations, monkeypatch, options, reference, k, sets):
+@pytest.mark.parametrize("once", [0.0, np.inf])
+def test_iterations_find_what_factors_do(
+    by_iterations, monkeypatch, options, reference, k, sets, once
+):
+    monkeypatch.setattr(linear, "MAX_WORK_ONCE", once)
     options = ITERATIVE_OPTIONS[options]
     equations, _ = spoilt_lattice(8, k, sets=sets)
     keywords = {"reference": None if reference is None else lambda members: members[reference]}
@@ -717,6 +734,7 @@ def test_iterations_with_other_weights(by_iterations, weights):
 
 def test_iterations_that_stop_short_are_an_error(by_iterations, monkeypatch):
     equations, _ = spoilt_lattice(12, 3)
+    monkeypatch.setattr(linear, "MAX_WORK_ONCE", 0.0)
     monkeypatch.setattr(linear, "MAX_STEPS", 1)
     match = "1186 pairs of 144 groups: iterations leave .* of the right-hand side, over 1e-08"
     with pytest.raises(ConvergenceError, match=match):
