@@ -361,8 +361,8 @@ def test_a_record_from_its_file(simulated, tmp_path):
 def test_the_page_leaves_the_backend_alone():
     code = """
 import sys
-from levelmatch import match_levels, report
-from levelmatch.record import Record, read_record
+from levelmatch import match_levels
+from levelmatch.report import page
 from levelmatch.testing import simulate_generic
 images = simulate_generic(n_images=2, shape=(32, 32), layout="chain", seed=1).images
 page.make_page(match_levels(list(images)), title="", before_after=True)
