@@ -1,6 +1,7 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
 """What a header says of the corrections that were subtracted from its image."""
 
+import re
 from dataclasses import dataclass
 
 import numpy as np
@@ -25,6 +26,8 @@ WORDS = {
 # Of the text in a HISTORY card.
 HISTORY_WIDTH = 72
 SIGNED = "levelmatch "
+# The error and the reference, in HISTORY's words.
+TOLD = re.compile(r" \+- (\S+), slopes .* relative to (.+?)(?: \(science\)| \(lyot\))?$")
 
 
 def check_not_matched(frames, names):
@@ -95,7 +98,7 @@ def add_provenance(meta, frame, story, part=""):
     for applied, values, error in _subtracted(frame):
         text = (
             f"{_signature(story)} {applied.name}: subtracted level "
-            f"{values[0]:.8g} +- {error:.3g}, slopes E {values[1]:.6g} N {values[2]:.6g} per arcmin"
+            f"{values[0]:.8g} +- {error:.8g}, slopes E {values[1]:.6g} N {values[2]:.6g} per arcmin"
             f" relative to {applied.reference}" + (f" ({part})" if part else "")
         )
         _add_history(meta, text)
@@ -205,9 +208,12 @@ def remove_provenance(header, frame, story):
         _remove_factor(header, frame, before, any(" flux scale: " in line for line in earlier))
     for applied, values, _ in _subtracted(frame):
         key = f"LM{LETTERS[applied.name]}"
-        if any(f" {applied.name}: " in line for line in earlier):
+        told = [line for line in earlier if f" {applied.name}: " in line]
+        if told:
             for suffix, value in zip(WORDS, values, strict=True):
                 header[key + suffix] -= value / before
+            error, reference = TOLD.search(told[-1]).groups()
+            header[key + "ERR"], header[key + "REF"] = float(error), reference[:60]
             continue
         for suffix in (*WORDS, "ERR", "REF"):
             header.remove(key + suffix, ignore_missing=True)

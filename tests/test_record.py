@@ -302,6 +302,8 @@ def test_a_second_run_adds_to_the_first_s_story(result, matched, tmp_path):
     (back, *_) = lm.undo_record(second.record, out, tmp_path / "back")
     assert fits.getheader(back, "SCI")["LMRECSHA"] == result.record.sha256
     assert len(fits.getheader(back, "SCI")["HISTORY"]) == len(first["HISTORY"])
+    assert_allclose(fits.getheader(back, "SCI")["LMMERR"], first["LMMERR"], rtol=1e-6)
+    assert fits.getheader(back, "SCI")["LMMREF"] == first["LMMREF"]
     assert_allclose(fits.getheader(back, "SCI")["LMMLEV"], first["LMMLEV"], atol=1e-12)
 
 
