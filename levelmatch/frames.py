@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Iterable, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, lru_cache
 from numbers import Real
 from pathlib import Path
 
@@ -612,6 +612,10 @@ def _fits_wcs(name, header, hdus):
     return wcs
 
 
+# The images of a field have few units, and astropy's parser is slow.
+_unit = lru_cache(u.Unit)
+
+
 def _header_unit(name, header):
     text = str(header.get("BUNIT", "")).strip()
     if not text:
@@ -620,7 +624,7 @@ def _header_unit(name, header):
     if text.upper() in aliases:
         return aliases[text.upper()]
     try:
-        return u.Unit(text)
+        return _unit(text)
     except ValueError as error:
         msg = f"{name}: the unit BUNIT = {text!r} is not understood; write it as astropy does"
         raise FrameError(msg) from error

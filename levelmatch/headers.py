@@ -12,7 +12,7 @@ from functools import cached_property
 
 import numpy as np
 from astropy.io import fits
-from astropy.wcs import WCS, Sip
+from astropy.wcs import WCS, Sip, Wcsprm
 
 from levelmatch.sampling import decode_pixels
 from levelmatch.sky import SkyTransform
@@ -73,15 +73,15 @@ class RawHeader:
             not isinstance(key, str)
             or self._place(key) is None
             and (
-                len(key) > 8
-                or "HIERARCH" in self.places
-                or key.upper() in ("COMMENT", "HISTORY", "")
+                "HIERARCH" in self.places or "." in key or key.upper() in ("COMMENT", "HISTORY", "")
             )
         )
 
     def __getitem__(self, key):
         place = None if self._odd(key) else self._place(key)
         if place is None:
+            if key not in self:
+                raise KeyError(key)
             return self.parsed[key]
         card = self.text[place + 8 : place + CARD]
         found = _STRING.match(card)
@@ -238,6 +238,9 @@ def plain_transform(name, header):
         and header.get("WCSAXES", 2) == 2
         and not any(map(_HARD.match, header.places))
     )
+    tpv = all(kind.endswith("TPV") for kind in kinds)
+    # Parameters of another projection astropy may take for an old way of writing TPV.
+    plain = plain and (tpv or not any(key.startswith("PV") for key in header.places))
     sip = {kind.endswith("-SIP") for kind in kinds}
     if not plain or sip != {key in header for key in ("A_ORDER", "B_ORDER")}:
         return None
@@ -250,21 +253,17 @@ def _text_transform(name, text):
     cards = [
         text[i : i + CARD] for key, i in sorted(header.places.items()) if _WCS_KEY.fullmatch(key)
     ]
-    wcs = WCS(fits.Header.fromstring("".join(_without_sip(cards))), naxis=2, fix=False)
+    # What `~astropy.wcs.WCS` does with a header beside this, such a one does not need.
+    wcs = WCS(naxis=2)
+    wcs.wcs = Wcsprm("".join(cards).encode("ascii"))
     if "A_ORDER" in header:
         wcs.sip = Sip(*_sip(header), None, None, wcs.wcs.crpix)
-        wcs.wcs.ctype = [str(header[f"CTYPE{n}"]) for n in (1, 2)]
     wcs.wcs.set()
 
     def original():
         return WCS(header.copy(), naxis=2, fix=False)
 
     return SkyTransform(wcs, name, original=original, rebuild=(_text_transform, (name, text)))
-
-
-def _without_sip(cards):
-    """The cards, those of CTYPE without the suffix that would make astropy look for SIP."""
-    return [c.replace("-SIP'", "'    ") if c.startswith("CTYPE") else c for c in cards]
 
 
 def _sip(header):

@@ -4,6 +4,7 @@
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
+from functools import cache
 
 import numpy as np
 from astropy import units as u
@@ -37,11 +38,18 @@ def now():
 
 def versions():
     """Return the versions of the packages that a result depends on, by name."""
-    from importlib.metadata import version
     from platform import python_version
 
     packages = ("levelmatch", "numpy", "scipy", "astropy")
-    return {"python": python_version(), **{name: version(name) for name in packages}}
+    return {"python": python_version(), **{name: _version(name) for name in packages}}
+
+
+@cache
+def _version(package):
+    # From a file of many lines, read anew each time.
+    from importlib.metadata import version
+
+    return version(package)
 
 
 @dataclass(frozen=True, eq=False)

@@ -360,10 +360,13 @@ class Grid:
         truth = np.concatenate(
             [np.stack([mid_x, mid_y], -1).reshape(-1, 2), np.stack([x, y], -1).reshape(-1, 2)]
         )
+        bend = half.max() * np.abs(np.stack([p, q]) - pixel).max(initial=0.0)
         for degree in (1, 2, 5, 8):
             n_terms = (degree + 1) * (degree + 2) // 2
             if n_terms > pixel.shape[1]:
                 break
+            if degree == 1 and bend > MAP_TOLERANCE and pixel.shape[1] >= 6:
+                continue
             # Some nodes are enough for few terms.
             step = max(1, pixel.shape[1] // (6 * n_terms))
             coefficients = _fit_polynomial(p[::step], q[::step], pixel[:, ::step], degree)
@@ -469,7 +472,10 @@ class Grid:
     @cached_property
     def refined(self):
         """The same grid with its nodes half as far apart."""
-        return Grid(self.transform, self.shape, self.box, self.spacing // 2)
+        finer = Grid(self.transform, self.shape, self.box, self.spacing // 2)
+        # The way back from the sky is the same, and takes longer to fit than a pair to measure.
+        vars(finer).update(_box_axes=self._box_axes, _inverse=self._inverse)
+        return finer
 
 
 def default_spacing(box):

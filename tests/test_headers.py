@@ -123,6 +123,7 @@ def test_flags(tmp_path, paths, monkeypatch, dtype, bits):
     assert_array_equal(plain.load(), other.load())
 
 
+TPV = {"PV1_0": 1e-6, "PV1_1": 1.001, "PV1_4": 1e-3, "PV2_1": 0.999, "PV2_4": -2e-3}
 CHANGES = {
     "double": lambda hdu: fits.ImageHDU(hdu.data.astype(float), hdu.header),
     "integers": lambda hdu: fits.ImageHDU(hdu.data.astype(np.int16), hdu.header),
@@ -130,6 +131,10 @@ CHANGES = {
     "latitude first": lambda hdu: _with(hdu, CTYPE1="DEC--TAN", CTYPE2="RA---TAN"),
     "other equinox": lambda hdu: _with(hdu, RADESYS="FK5", EQUINOX=1975.0),
     "arcsec": lambda hdu: _with(hdu, CUNIT1="arcsec", CUNIT2="arcsec"),
+    "no distortion": lambda hdu: _with(hdu),
+    "SIN": lambda hdu: _with(hdu, CTYPE1="RA---SIN", CTYPE2="DEC--SIN"),
+    "TPV": lambda hdu: _with(hdu, CTYPE1="RA---TPV", CTYPE2="DEC--TPV", **TPV),
+    "TAN that is TPV": lambda hdu: _with(hdu, CTYPE1="RA---TAN", CTYPE2="DEC--TAN", **TPV),
     "no unit": lambda hdu: _with(hdu, BUNIT=None),
 }
 
