@@ -9,6 +9,8 @@ Each package has its own virtual environment, made by pip from pinned versions, 
 ``benchmarks/peers/`` that says how it is run and after which page of its documentation. What was
 measured is kept, a file for each (set, package, version), and taken from there next time; so an
 interrupted run goes on where it was, and only what changed is run again. ``--again`` measures anew.
+One set of images does not tell nearly equal errors apart: ``--seeds 0,1,2,3`` makes others
+like it, and a table of the errors over all of them.
 
 The table goes to ``docs/user_guide/peers_table.rst`` (``--table``) with all that is kept.
 """
@@ -16,6 +18,7 @@ The table goes to ``docs/user_guide/peers_table.rst`` (``--table``) with all tha
 import argparse
 import hashlib
 import importlib.util
+import itertools
 import json
 import os
 import platform
@@ -250,21 +253,22 @@ def read_all(paths):
         Path(path).read_bytes()
 
 
-def record_of(peer, name, args):
+def record_of(peer, name, args, seed=0):
     """Return the record of a package on a set: that which is kept, or a new one."""
-    kept = args.results / f"{name}-{peer.name}-{peer.version}.json"
+    kept = args.results / f"{name}@{seed}-{peer.name}-{peer.version}.json"
     if kept.exists() and not args.again:
         record = json.loads(kept.read_text(encoding="utf-8"))
         if record["machine"] == machine():
             return record
-    record = new_record(peer, name, args)
-    record |= {"peer": peer.name, "set": name, "version": peer.version, "machine": machine()}
+    record = new_record(peer, name, args, seed)
+    record |= {"peer": peer.name, "set": name, "seed": seed}
+    record |= {"version": peer.version, "machine": machine()}
     kept.parent.mkdir(parents=True, exist_ok=True)
     kept.write_text(json.dumps(record, indent=1), encoding="utf-8")
     return record
 
 
-def new_record(peer, name, args):
+def new_record(peer, name, args, seed):
     """Measure a package on a set."""
     refused = dict(peer.refuses).get(FITS[name])
     if refused is not None:
@@ -273,14 +277,14 @@ def new_record(peer, name, args):
         python = environment(peer, args.environments)
     except NotInstallableError as error:
         return {"status": "not installable", "reason": str(error)}
-    simulation, paths = written(name, args.folder / "sets")
+    simulation, paths = written(name, args.folder / "sets", seed)
     read_all(paths)
-    print(f"{name}: {peer.name} {peer.version} ...", flush=True)
+    print(f"{name}@{seed}: {peer.name} {peer.version} ...", flush=True)
     record = run_peer(peer, name, [path.resolve() for path in paths], python, args.timeout)
     if record["status"] == "measured":
         record |= errors_of(record["found"], simulation.truth, FITS[name])
     shown = {k: v for k, v in record.items() if k != "found"}
-    print(f"{name}: {peer.name} {shown}", flush=True)
+    print(f"{name}@{seed}: {peer.name} {shown}", flush=True)
     return record
 
 
@@ -289,8 +293,7 @@ def kept_records(results):
     found = []
     for name in FITS:
         for peer in PEERS.values():
-            path = results / f"{name}-{peer.name}-{peer.version}.json"
-            if path.exists():
+            for path in sorted(results.glob(f"{name}@*-{peer.name}-{peer.version}.json")):
                 record = json.loads(path.read_text(encoding="utf-8"))
                 if record["machine"] == machine():
                     found.append(record)
@@ -305,6 +308,7 @@ def parse(words=None):
     )
     parser.add_argument("--only", default=",".join(PEERS), help="packages, by commas")
     parser.add_argument("--sets", default=",".join(FITS), help="sets, by commas")
+    parser.add_argument("--seeds", default="0", help="of the sets, by commas; times are of 0")
     parser.add_argument("--folder", type=Path, default=default, help="of the sets")
     parser.add_argument("--environments", type=Path, help="folder of the virtual environments")
     parser.add_argument("--results", type=Path, help="folder of what was measured")
@@ -317,6 +321,7 @@ def parse(words=None):
         unknown = [word for word in given if word not in known]
         if unknown:
             parser.error(f"not known: {', '.join(unknown)}; there are {', '.join(known)}")
+    args.seeds = [int(word) for word in args.seeds.split(",")]
     args.environments = args.environments or args.folder / "environments"
     args.results = args.results or args.folder / "results"
     return args
@@ -325,9 +330,8 @@ def parse(words=None):
 def main():
     args = parse()
     warnings.simplefilter("ignore")
-    for name in args.sets:
-        for peer in args.only:
-            record_of(PEERS[peer], name, args)
+    for name, seed, peer in itertools.product(args.sets, args.seeds, args.only):
+        record_of(PEERS[peer], name, args, seed)
     text = write_table(kept_records(args.results), PEERS, machine())
     args.table.write_text(text, encoding="utf-8")
     print(text)

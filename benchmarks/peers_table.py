@@ -1,5 +1,7 @@
 """The table of a side-by-side benchmark, as reStructuredText."""
 
+import numpy as np
+
 TITLES = {
     "miri": (
         "Levels of 16 MIRI exposures (4 tiles of 4 dithers, 1024 x 1032 pixels, noise 0.5 MJy/sr)"
@@ -20,6 +22,7 @@ COLUMNS = (
     "Error, level out",
     "Error, plane out",
 )
+ERRORS = ("Package", "Sets", "Error, level out", "ratio", "Error, plane out", "ratio")
 HEAD = """\
 .. Written by ``tox -e bench -- peers``.
 
@@ -41,8 +44,11 @@ def write_table(records, peers, machine):
     parts = [HEAD.format(machine=machine)]
     for name, title in TITLES.items():
         chosen = [record for record in records if record["set"] == name]
-        if chosen:
-            parts.append(f"**{title}**\n\n{one_table(chosen, peers)}\n{notes(chosen, peers)}")
+        first = [record for record in chosen if record["seed"] == 0]
+        if first:
+            parts.append(f"**{title}**\n\n{one_table(first, peers)}\n{notes(first, peers)}")
+        if len(first) < len(chosen):
+            parts.append(errors_table(chosen, peers))
     made = [f"* {p.label} {p.version}: {p.makes}" for p in peers.values()]
     parts.append("Versions, and what the time in process is for:\n\n" + "\n".join(made) + "\n")
     return "\n".join(parts)
@@ -51,14 +57,45 @@ def write_table(records, peers, machine):
 def one_table(records, peers):
     """Return the table of one set, fastest first."""
     own = next((r for r in records if r["peer"] == "levelmatch"), {})
-    rows = [row_of(record, own, peers) for record in sorted(records, key=order)]
-    widths = [max(map(len, column)) for column in zip(COLUMNS, *rows, strict=True)]
+    return laid_out(COLUMNS, [row_of(record, own, peers) for record in sorted(records, key=order)])
+
+
+def laid_out(columns, rows):
+    """Return a table of cells."""
+    widths = [max(map(len, column)) for column in zip(columns, *rows, strict=True)]
     rule = "  ".join("=" * width for width in widths)
     lines = [
         "  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip()
-        for row in (COLUMNS, *rows)
+        for row in (columns, *rows)
     ]
     return "\n".join([rule, lines[0], rule, *lines[1:], rule, ""])
+
+
+def errors_table(records, peers):
+    """Return the errors over several sets, each as a ratio to levelmatch's of the same ones."""
+    errors = {}
+    for record in records:
+        if record["status"] == "measured":
+            pair = record["level_error"], record["plane_error"]
+            errors.setdefault(record["peer"], {})[record["seed"]] = pair
+    own, rows = errors.get("levelmatch", {}), []
+    for peer, found in errors.items():
+        common = sorted(found.keys() & own.keys())
+        values = mean_square([found[seed] for seed in common])
+        ratios = values / mean_square([own[seed] for seed in common])
+        cells = [f"{values[0]:.5f}", f"{ratios[0]:.2f}", f"{values[1]:.5f}", f"{ratios[1]:.2f}"]
+        if len(common) > 1:
+            rows.append((ratios[0], [peers[peer].label, str(len(common)), *cells]))
+    rows = [row for _, row in sorted(rows, key=lambda row: row[0])]
+    return (
+        "The errors over several such sets of other noise, stars and levels, and their ratios to\n"
+        f"levelmatch's errors of the same sets:\n\n{laid_out(ERRORS, rows)}"
+    )
+
+
+def mean_square(pairs):
+    """Return the root mean squares of two kinds of errors."""
+    return np.sqrt(np.mean(np.square(np.reshape(pairs, (-1, 2))), axis=0))
 
 
 def order(record):

@@ -35,6 +35,7 @@ def record(peer, **changes):
     base = {
         "peer": peer,
         "set": "miri",
+        "seed": 0,
         "status": "measured",
         "seconds": 2.0,
         "wall": 4.0,
@@ -99,20 +100,38 @@ def test_table_without_levelmatch_has_no_ratios(bench):
     assert cells(text, "Montage ")[:4] == ["2.00", "–", "4.00", "–"]
 
 
+def test_errors_over_sets_are_compared_on_the_same_ones(bench):
+    records = [
+        record("levelmatch", level_error=3e-3, plane_error=1e-3),
+        record("levelmatch", seed=1, level_error=4e-3, plane_error=1e-3),
+        record("levelmatch", seed=2, level_error=9.0),
+        record("montage", level_error=6e-3, plane_error=2e-3),
+        record("montage", seed=1, level_error=8e-3, plane_error=2e-3),
+        # Of one set, nothing is said.
+        record("wiimatch"),
+    ]
+    text = bench["peers_table"].write_table(records, bench["peers"].PEERS, "a machine")
+    rows = [line.split() for line in text.splitlines() if line.startswith("Montage ")]
+    # sqrt((36 + 64) / 2) and 2.
+    assert rows[1][1:] == ["2", "0.00707", "2.00", "0.00200", "2.00"]
+    assert len([line for line in text.splitlines() if line.startswith("wiimatch ")]) == 1
+    docutils.core.publish_doctree(text, settings_overrides={"halt_level": 2, "report_level": 5})
+
+
 def test_kept_records_are_taken(bench, tmp_path, monkeypatch):
     peers = bench["peers"]
     args = peers.parse(["--results", str(tmp_path)])
     calls = []
 
-    def measure(peer, name, args):
-        calls.append(name)
+    def measure(peer, name, args, seed):
+        calls.append((name, seed))
         return record(peer.name)
 
     monkeypatch.setattr(peers, "new_record", measure)
     peer = peers.PEERS["stcal"]
     first = peers.record_of(peer, "miri", args)
     assert peers.record_of(peer, "miri", args) == first
-    assert calls == ["miri"]
+    assert calls == [("miri", 0)]
     assert peers.kept_records(tmp_path) == [first]
     # Another machine's figures are not this one's.
     (path,) = tmp_path.iterdir()
@@ -121,7 +140,9 @@ def test_kept_records_are_taken(bench, tmp_path, monkeypatch):
     peers.record_of(peer, "miri", args)
     args.again = True
     peers.record_of(peer, "miri", args)
-    assert calls == ["miri"] * 3
+    peers.record_of(peer, "miri", args, seed=1)
+    assert calls == [("miri", 0)] * 3 + [("miri", 1)]
+    assert [kept["seed"] for kept in peers.kept_records(tmp_path)] == [0, 1]
 
 
 def test_what_a_peer_cannot_do_is_said(bench, tmp_path):
