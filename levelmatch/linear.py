@@ -7,6 +7,7 @@ A matrix is of blocks of k by k, one row of blocks a group, scaled to a diagonal
 from logging import getLogger
 
 import numpy as np
+from scipy.linalg.lapack import dpotrf, dpotri
 from scipy.sparse import bsr_matrix, diags_array
 from scipy.sparse.csgraph import reverse_cuthill_mckee
 from scipy.sparse.linalg import LinearOperator, splu
@@ -76,14 +77,33 @@ class Direct:
 
     def __init__(self, matrix):
         self.n_steps = 0
-        self._lu = _factorise(matrix.tocsc())
+        self._matrix, self._lu = _factorised(matrix.tocsc())
 
     def solve(self, rhs, *, tolerance=0.0):
         """Return the solution for right-hand sides of shape (n,) or (n, m)."""
         return self._lu.solve(rhs)
 
+    def inverse(self):
+        """Return the inverse, dense and symmetric: by LAPACK, faster than column by column."""
+        lower, failed = dpotrf(self._matrix.toarray(order="F"), lower=1, overwrite_a=1)
+        if not failed:
+            lower, failed = dpotri(lower, lower=1, overwrite_c=1)
+        if failed:
+            inverse = self._lu.solve(np.eye(self._matrix.shape[0]))
+            return 0.5 * (inverse + inverse.T)
+        lower = np.tril(lower)
+        diagonal = np.diagonal(lower).copy()
+        lower += lower.T
+        np.fill_diagonal(lower, diagonal)
+        return lower
+
 
 def _factorise(matrix):
+    return _factorised(matrix)[1]
+
+
+def _factorised(matrix):
+    """Return a matrix, or where it is singular one near it, and its factors."""
     options = {
         "permc_spec": "MMD_AT_PLUS_A",
         "diag_pivot_thresh": 0.0,
@@ -93,12 +113,12 @@ def _factorise(matrix):
         lu = splu(matrix, **options)
         # Sound chains of thousands of planes have pivots down to 1e-12 of the diagonal.
         if lu.U.diagonal().min() > 1e-14:
-            return lu
+            return matrix, lu
     except RuntimeError:
         pass
     logger.info("the normal matrix is singular: the slopes that no pair sees stay near zero")
-    ridge = diags_array(np.full(matrix.shape[0], 1e-10))
-    return splu((matrix + ridge).tocsc(), **options)
+    matrix = (matrix + diags_array(np.full(matrix.shape[0], 1e-10))).tocsc()
+    return matrix, splu(matrix, **options)
 
 
 class Iterative:

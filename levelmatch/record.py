@@ -781,7 +781,7 @@ def _pass(node, step, n, n_pairs):
         robust=array["robust"],
         n_sigma=array["n_sigma"],
         active=array["active"],
-        _apply=None,
+        _covariance=None,
     )
     solution.__dict__["errors"] = array["errors"]
     return PassResult(

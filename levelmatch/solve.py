@@ -381,9 +381,8 @@ class Solution:
     robust: np.ndarray
     n_sigma: np.ndarray
     active: np.ndarray
-    _apply: object
+    _covariance: object
     residual: float = 0.0
-    _unit: object = None
 
     @property
     def floor(self):
@@ -403,26 +402,37 @@ class Solution:
         if n > MAX_DENSE:
             msg = f"the covariance of {n} coefficients is too large to be held as a whole"
             raise MemoryError(msg)
-        matrix = self._apply(np.eye(n))
-        return 0.5 * (matrix + matrix.T)
+        return self._covariance.matrix()
+
+    @cached_property
+    def _own_covariances(self):
+        """Covariance of each group's coefficients, shape (m, k, k), of what can be held whole."""
+        n, k = self.coefficients.shape
+        if "covariance_matrix" in vars(self):
+            return np.einsum("gigj->gij", self.covariance_matrix.reshape(n, k, n, k))
+        return self._covariance.blocks(k)
 
     def covariance(self, i, j):
         """Return the (k, k) covariance of the coefficients of groups i and j."""
         n, k = self.coefficients.shape
+        if i == j and n * k <= MAX_DENSE:
+            return self._own_covariances[i]
         rows = slice(k * i, k * (i + 1))
         if n * k <= MAX_DENSE:
             return self.covariance_matrix[rows, k * j : k * (j + 1)]
         unit = np.zeros((n * k, k))
         unit[k * j : k * (j + 1)] = np.eye(k)
-        return self._apply(unit)[rows]
+        return self._covariance.apply(unit)[rows]
 
     def _probe_variance(self, n):
         rng = np.random.default_rng(0)
         # In units in which levels and slopes are alike: the one must not drown the other.
-        unit = np.ones(n) if self._unit is None else self._unit.ravel()
+        scale = self._covariance.scale
+        unit = np.where(scale > 0, scale, 1.0)
 
         def apply(vectors):
-            return self._apply(vectors / unit[:, None], PROBE_TOLERANCE) / unit[:, None]
+            applied = self._covariance.apply(vectors / unit[:, None], PROBE_TOLERANCE)
+            return applied / unit[:, None]
 
         start = rng.choice([-1.0, 1.0], (n, N_MODES))
         modes = np.linalg.qr(apply(apply(start)))[0]
@@ -444,7 +454,7 @@ class Solution:
         """
         n = self.coefficients.size
         if n <= MAX_DENSE:
-            variance = np.diagonal(self.covariance_matrix)
+            variance = np.einsum("gii->gi", self._own_covariances)
         else:
             variance = self._probe_variance(n)
         return np.sqrt(np.maximum(variance, 0)).reshape(self.coefficients.shape)
@@ -500,14 +510,6 @@ def solve_groups(equations, options, *, weights, npix, scatter, reference=None, 
     if gauge is not None:
         coefficients = gauge.apply(coefficients.reshape(-1, 1)).reshape(coefficients.shape)
         held = np.full(n_sets, -1)
-    variance = None if weights == "ivar" else variance
-
-    def covariance(vectors, tolerance=COVARIANCE_TOLERANCE):
-        if gauge is not None:
-            vectors = gauge.apply_transposed(vectors)
-        out = solved.covariance(vectors, variance, tolerance)
-        return out if gauge is None else gauge.apply(out)
-
     return Solution(
         coefficients=coefficients,
         component=component,
@@ -517,9 +519,8 @@ def solve_groups(equations, options, *, weights, npix, scatter, reference=None, 
         robust=robust,
         n_sigma=adapt.n_sigma(floors, solved),
         active=np.ones_like(free) if active is None else active,
-        _apply=covariance,
+        _covariance=_Covariance(solved, gauge, None if weights == "ivar" else variance),
         residual=solved.residual,
-        _unit=np.where(solved.scale > 0, solved.scale, 1.0),
     )
 
 
@@ -702,18 +703,64 @@ class _Solved:
             before = self.residual
             self.add(left, tolerance=0.5 * tolerance * self._norm, most=most)
 
-    def covariance(self, vectors, variance, tolerance):
-        """Covariance matrix times vectors, shape (m * k, n).
 
-        ``variance`` is that of the pairs' unit weight where their weights are
-        not its inverse; the sandwich then takes it in.
-        """
-        scale = self.scale.reshape(-1, 1)
+class _Covariance:
+    """The covariance of the coefficients of solved equations, relative to a gauge.
+
+    Parameters
+    ----------
+    solved : `_Solved`
+        The equations.
+    gauge : `_ZeroMean` or None
+        What the gauge does to coefficients, if not nothing.
+    variance : `~numpy.ndarray`, shape (n,), or None
+        That of the pairs' unit weight, where their weights are not its inverse; the
+        sandwich then takes it in.
+    """
+
+    def __init__(self, solved, gauge, variance):
+        self.system = solved.system
+        self.gauge = gauge
+        self.scale = solved.scale.ravel()
+        self.middle = (
+            None if variance is None else solved.equations.assemble(solved.factor**2 * variance)
+        )
+
+    def matrix(self):
+        """Return it whole, shape (m * k, m * k)."""
+        half = self._half()
+        matrix = half if self.middle is None else half @ (self.middle @ half.T)
+        if self.gauge is not None and self.middle is None:
+            matrix = self.gauge.apply(half.T)
+        return 0.5 * (matrix + matrix.T)
+
+    def blocks(self, k):
+        """Return the (k, k) blocks on its diagonal, for less than the whole."""
+        half = self._half()
+        if self.middle is None:
+            matrix = half if self.gauge is None else self.gauge.apply(half.T)
+            return np.einsum("gigj->gij", matrix.reshape(2 * (len(matrix) // k, k))).copy()
+        rows = half.reshape(-1, k, len(half))
+        return np.einsum("gin,gjn->gij", (half @ self.middle).reshape(rows.shape), rows)
+
+    def _half(self):
+        """Gauge times the inverse of the equations."""
+        if self.system.iterative:
+            inverse = self._inverse(np.eye(len(self.scale)), COVARIANCE_TOLERANCE)
+        else:
+            inverse = self.system.inverse()
+        inverse = self.scale[:, None] * inverse * self.scale
+        return inverse if self.gauge is None else self.gauge.apply(inverse)
+
+    def apply(self, vectors, tolerance=COVARIANCE_TOLERANCE):
+        """Return it times vectors, shape (m * k, n), to a part of their norms."""
+        if self.gauge is not None:
+            vectors = self.gauge.apply_transposed(vectors)
+        scale = self.scale[:, None]
         out = scale * self._inverse(scale * vectors, tolerance)
-        if variance is not None:
-            middle = self.equations.assemble(self.factor**2 * variance)
-            out = scale * self._inverse(scale * (middle @ out), tolerance)
-        return out
+        if self.middle is not None:
+            out = scale * self._inverse(scale * (self.middle @ out), tolerance)
+        return out if self.gauge is None else self.gauge.apply(out)
 
     def _inverse(self, vectors, tolerance):
         """Solutions for each column, to a part of its norm."""
