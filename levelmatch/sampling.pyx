@@ -90,6 +90,18 @@ cdef struct Cell:
     Py_ssize_t kept
 
 
+cdef struct Place:
+    # Rows and columns of an image, those of the part of it that is in memory, the upper ones
+    # excluded, and from one row in memory to the next.
+    Py_ssize_t ny
+    Py_ssize_t nx
+    Py_ssize_t y0
+    Py_ssize_t y1
+    Py_ssize_t x0
+    Py_ssize_t x1
+    Py_ssize_t step
+
+
 cdef struct Map:
     # Pixel coordinates in the second image, bilinear over a cell: at its first pixel,
     # their changes with the column and the row, and with both.
@@ -134,8 +146,7 @@ cdef inline Py_ssize_t _side(double first, double last, Py_ssize_t stride) noexc
 
 
 cdef Py_ssize_t _sample_row(
-    const pixel *a, Py_ssize_t a_ny, Py_ssize_t a_nx,
-    const pixel *b, Py_ssize_t b_ny, Py_ssize_t b_nx,
+    const pixel *a, const Place *in_a, const pixel *b, const Place *in_b,
     Py_ssize_t y, Py_ssize_t x0, Py_ssize_t x1, double t, const Map *m,
     pixel *diff, pixel *bright, int *at_x, Cell *cell,
 ) noexcept nogil:
@@ -157,7 +168,7 @@ cdef Py_ssize_t _sample_row(
     while x < x1:
         qx = start_x + (x - x0) * along_x
         qy = start_y + (x - x0) * along_y
-        if not (qx > -1.0 and qy > -1.0 and qx < b_nx and qy < b_ny):
+        if not (qx > -1.0 and qy > -1.0 and qx < in_b.nx and qy < in_b.ny):
             x += 1
             continue
         # Rounding by truncation, for positions above -1.
@@ -179,18 +190,19 @@ cdef Py_ssize_t _sample_row(
             run = min(run, _steps(ay, day, -1.0 if ay < 0 else 0.0, 0.0 if ay < 0 else 1.0))
         last = run - 1
         a_right = _side(ax, ax + last * dax, 1)
-        a_up = _side(ay, ay + last * day, a_nx)
+        a_up = _side(ay, ay + last * day, in_a.step)
         b_right = _side(fx, fx + last * dfx, 1)
-        b_up = _side(fy, fy + last * dfy, b_nx)
+        b_up = _side(fy, fy + last * dfy, in_b.step)
         # The part of the run whose neighbours exist.
         k0 = max(0, -min(rx, rx + b_right))
         k0 = max(k0, -(x + a_right))
-        k1 = min(run, b_nx - max(rx, rx + b_right))
-        k1 = min(k1, a_nx - max(x, x + a_right))
-        lowest = min(y * a_nx + a_up, (ry if ry < 0 else 0) * b_nx)
+        k1 = min(run, in_b.nx - max(rx, rx + b_right))
+        k1 = min(k1, in_a.nx - max(x, x + a_right))
+        lowest = min(y * in_a.step + a_up, (ry if ry < 0 else 0) * in_b.step)
         if (
-            ry >= 0 and ry < b_ny and ry * b_nx + b_up >= 0 and ry * b_nx + b_up < b_ny * b_nx
-            and lowest >= 0 and y * a_nx + a_up < a_ny * a_nx and k1 > k0
+            ry >= 0 and ry < in_b.ny and ry * in_b.step + b_up >= 0
+            and ry * in_b.step + b_up < in_b.ny * in_b.step
+            and lowest >= 0 and y * in_a.step + a_up < in_a.ny * in_a.step and k1 > k0
         ):
             middle = 0.5 * (k0 + k1 - 1)
             cell.shift_x += (k1 - k0) * (ax + middle * dax)
@@ -205,7 +217,7 @@ cdef Py_ssize_t _sample_row(
             day *= sy
             places = 0
             count = _sample_run(
-                a + y * a_nx + x + k0, b + ry * b_nx + rx + k0, a_right, a_up, b_right, b_up,
+                a + y * in_a.step + x + k0, b + ry * in_b.step + rx + k0, a_right, a_up, b_right, b_up,
                 k1 - k0, ax, ay, fx + k0 * dfx, fy + k0 * dfy, dax, day, dfx, dfy,
                 1.0 - m.half, diff + n, bright + n, &places, cell,
             )
@@ -259,8 +271,7 @@ cdef inline bint _one_side(const double *w, double reach, double *low, double *h
 
 
 cdef bint _sample_block(
-    const pixel *a, Py_ssize_t a_ny, Py_ssize_t a_nx,
-    const pixel *b, Py_ssize_t b_ny, Py_ssize_t b_nx,
+    const pixel *a, const Place *in_a, const pixel *b, const Place *in_b,
     Py_ssize_t y0, Py_ssize_t y1, Py_ssize_t x0, Py_ssize_t x1, const Map *m,
     pixel *diff, pixel *bright, Cell *cell,
 ) noexcept nogil:
@@ -312,10 +323,10 @@ cdef bint _sample_block(
         return False
     a_up = _side(low, high, 1)
     if (
-        x0 + min(a_right, 0) < 0 or x1 + max(a_right, 0) > a_nx
-        or y0 + min(a_up, 0) < 0 or y1 + max(a_up, 0) > a_ny
-        or rx + min(b_right, 0) < 0 or rx + nx + max(b_right, 0) > b_nx
-        or ry + min(b_up, 0) < 0 or ry + ny + max(b_up, 0) > b_ny
+        x0 + min(a_right, 0) < 0 or x1 + max(a_right, 0) > in_a.nx
+        or y0 + min(a_up, 0) < 0 or y1 + max(a_up, 0) > in_a.ny
+        or rx + min(b_right, 0) < 0 or rx + nx + max(b_right, 0) > in_b.nx
+        or ry + min(b_up, 0) < 0 or ry + ny + max(b_up, 0) > in_b.ny
     ):
         return False
     sx = _sign(a_right)
@@ -326,12 +337,14 @@ cdef bint _sample_block(
     w[3] = _mix(0.0, &ox, share * _sign(b_up), &oy)
     if pixel is float:
         good = lm_block_f(
-            a + y0 * a_nx + x0, b + ry * b_nx + rx, a_right, a_up * a_nx, a_nx, b_right,
-            b_up * b_nx, b_nx, ny, nx, w, diff, bright, &x_sum, &y_sum)
+            a + y0 * in_a.step + x0, b + ry * in_b.step + rx, a_right, a_up * in_a.step,
+            in_a.step, b_right, b_up * in_b.step, in_b.step, ny, nx, w, diff, bright,
+            &x_sum, &y_sum)
     else:
         good = lm_block_d(
-            a + y0 * a_nx + x0, b + ry * b_nx + rx, a_right, a_up * a_nx, a_nx, b_right,
-            b_up * b_nx, b_nx, ny, nx, w, diff, bright, &x_sum, &y_sum)
+            a + y0 * in_a.step + x0, b + ry * in_b.step + rx, a_right, a_up * in_a.step,
+            in_a.step, b_right, b_up * in_b.step, in_b.step, ny, nx, w, diff, bright,
+            &x_sum, &y_sum)
     cell.samples += 2 * nx * ny
     cell.good += good
     cell.x += x_sum + good * <double> x0
@@ -406,8 +419,7 @@ cdef inline Map _moved(const Map *m, double x, double y) noexcept nogil:
 
 
 cdef Py_ssize_t _sample_part(
-    const pixel *a, Py_ssize_t a_ny, Py_ssize_t a_nx,
-    const pixel *b, Py_ssize_t b_ny, Py_ssize_t b_nx,
+    const pixel *a, const Place *in_a, const pixel *b, const Place *in_b,
     Py_ssize_t y0, Py_ssize_t y1, Py_ssize_t x0, Py_ssize_t x1, const Map *m,
     pixel *diff, pixel *bright, int *at_x, int *at_y, Cell *cell,
 ) noexcept nogil:
@@ -420,7 +432,7 @@ cdef Py_ssize_t _sample_part(
     cdef Map part
     cdef bint alike = (fabs(m.dxx - 1.0) + fabs(m.dxy) + fabs(m.dyx) + fabs(m.dyy - 1.0)) < ALIKE
     if alike and _sample_block(
-        a, a_ny, a_nx, b, b_ny, b_nx, y0, y1, x0, x1, m, diff, bright, cell
+        a, in_a, b, in_b, y0, y1, x0, x1, m, diff, bright, cell
     ):
         n = (y1 - y0) * (x1 - x0)
         if at_x != NULL:
@@ -436,14 +448,14 @@ cdef Py_ssize_t _sample_part(
             right = x1 if i % 2 else xm
             part = _moved(m, left - x0, bottom - y0)
             n += _sample_part(
-                a, a_ny, a_nx, b, b_ny, b_nx, bottom, top, left, right, &part, diff + n,
+                a, in_a, b, in_b, bottom, top, left, right, &part, diff + n,
                 bright + n, at_x + n if at_x != NULL else NULL,
                 at_y + n if at_y != NULL else NULL, cell,
             )
         return n
     for y in range(y0, y1):
         row = _sample_row(
-            a, a_ny, a_nx, b, b_ny, b_nx, y, x0, x1, y - y0, m, diff + n, bright + n,
+            a, in_a, b, in_b, y, x0, x1, y - y0, m, diff + n, bright + n,
             at_x + n if at_x != NULL else NULL, cell,
         )
         if at_y != NULL:
@@ -454,8 +466,7 @@ cdef Py_ssize_t _sample_part(
 
 
 cdef Py_ssize_t _sample_cell(
-    const pixel *a, Py_ssize_t a_ny, Py_ssize_t a_nx,
-    const pixel *b, Py_ssize_t b_ny, Py_ssize_t b_nx,
+    const pixel *a, const Place *in_a, const pixel *b, const Place *in_b,
     Py_ssize_t y0, Py_ssize_t y1, Py_ssize_t x0, Py_ssize_t x1,
     double height, double width, const double *corner_x, const double *corner_y,
     pixel *diff, pixel *bright, int *at_x, int *at_y, Cell *cell,
@@ -476,7 +487,7 @@ cdef Py_ssize_t _sample_cell(
     cell.good = 0
     if not _make_map(&m, height, width, corner_x, corner_y):
         return 0
-    n = _sample_part(a, a_ny, a_nx, b, b_ny, b_nx, y0, y1, x0, x1, &m, diff, bright, at_x, at_y,
+    n = _sample_part(a, in_a, b, in_b, y0, y1, x0, x1, &m, diff, bright, at_x, at_y,
                      cell)
     cell.smooth = cell.smooth / cell.samples if cell.samples else 1.0
     if cell.good > 0:
@@ -486,21 +497,44 @@ cdef Py_ssize_t _sample_cell(
     return n
 
 
-cdef bint _any_good(
-    const pixel *image, Py_ssize_t ny, Py_ssize_t nx,
-    Py_ssize_t y0, Py_ssize_t y1, Py_ssize_t x0, Py_ssize_t x1,
+cdef int _any_good(
+    const pixel *image, const Place *place,
+    Py_ssize_t y0, Py_ssize_t y1, Py_ssize_t x0, Py_ssize_t x1, Py_ssize_t margin,
 ) noexcept nogil:
-    """Whether the part of a block that lies on the image has a good pixel."""
+    """Whether the part of a block that lies on the image has a good pixel.
+
+    -1 if any of it, or of the image about it, is not in memory.
+    """
+    cdef Py_ssize_t low_y = max(y0 - margin, 0), low_x = max(x0 - margin, 0)
+    cdef Py_ssize_t high_y = min(y1 + margin, place.ny), high_x = min(x1 + margin, place.nx)
+    if high_y <= low_y or high_x <= low_x:
+        return False
+    if (low_y < place.y0 or low_x < place.x0 or high_y > place.y1 or high_x > place.x1):
+        return -1
     y0 = max(y0, 0)
     x0 = max(x0, 0)
-    y1 = min(y1, ny)
-    x1 = min(x1, nx)
+    y1 = min(y1, place.ny)
+    x1 = min(x1, place.nx)
     if y1 <= y0 or x1 <= x0:
         return False
     if pixel is float:
-        return lm_good_f(image + y0 * nx + x0, nx, y1 - y0, x1 - x0)
+        return lm_good_f(image + y0 * place.step + x0, place.step, y1 - y0, x1 - x0)
     else:
-        return lm_good_d(image + y0 * nx + x0, nx, y1 - y0, x1 - x0)
+        return lm_good_d(image + y0 * place.step + x0, place.step, y1 - y0, x1 - x0)
+
+
+cdef Place _place(const pixel[:, ::1] image, part) except *:
+    """Where what is in memory lies in an image: its first pixel and the image's shape."""
+    cdef Place out
+    out.step = image.shape[1]
+    out.y0, out.x0 = (0, 0) if part is None else part[:2]
+    out.ny, out.nx = (image.shape[0], image.shape[1]) if part is None else part[2:]
+    out.y1 = out.y0 + image.shape[0]
+    out.x1 = out.x0 + image.shape[1]
+    if not (0 <= out.y0 <= out.y1 <= out.ny and 0 <= out.x0 <= out.x1 <= out.nx):
+        msg = f"part {part}: not of an image of {out.ny} x {out.nx} pixels"
+        raise ValueError(msg)
+    return out
 
 
 cdef inline Py_ssize_t _lowest(const double *corner) noexcept nogil:
@@ -623,13 +657,15 @@ def difference_cells(
     const Py_ssize_t[::1] ys, const Py_ssize_t[::1] xs,
     const double[:, ::1] map_x, const double[:, ::1] map_y,
     const Py_ssize_t[:, ::1] cells, double clip, double truncation, bint use_median,
+    part_a=None, part_b=None,
 ):
     """Robust difference of two images in each of the given cells of the first.
 
     Parameters
     ----------
     a, b : 2D `~numpy.ndarray`
-        The images, NaN where bad; both float32 or both float64, C-contiguous.
+        The images, NaN where bad, or those parts of them that the cells reach; both float32
+        or both float64, C-contiguous.
     ys, xs : 1D `~numpy.ndarray` of intp
         Rows and columns of ``a`` at which the grid's nodes lie, ascending; the
         last of each is the last row or column of the image.
@@ -643,6 +679,8 @@ def difference_cells(
         Scatter of a normal variable over that of one clipped so.
     use_median : bool
         The location is the median of what is kept, not its mean.
+    part_a, part_b : tuple of int or None
+        Of a part, where its first pixel lies in the image, (y, x), and the image's shape.
 
     Returns
     -------
@@ -651,6 +689,11 @@ def difference_cells(
         variance of a sample over that of a pixel, number kept, number sampled; and, of
         all samples, the sum of the differences less the location and that of the
         brightness less the cell's: what stars, clipped from the rest, add.
+
+    Raises
+    ------
+    IndexError
+        If a cell reaches beyond a part.
     """
     cdef Py_ssize_t n_cells = cells.shape[0], i, iy, ix, y0, y1, x0, x1, n, size = 1
     cdef double corner_x[4]
@@ -659,6 +702,11 @@ def difference_cells(
     cdef double *work
     cdef pixel *diff
     cdef pixel rough[LM_ROUGH + 1]
+    cdef Place in_a = _place(a, part_a), in_b = _place(b, part_b)
+    # As if the whole of the images were there.
+    cdef const pixel *first = &a[0, 0] - (in_a.y0 * in_a.step + in_a.x0)
+    cdef const pixel *second = &b[0, 0] - (in_b.y0 * in_b.step + in_b.x0)
+    cdef int good_a = 0, good_b = 0
     for i in range(ys.shape[0] - 1):
         size = max(size, ys[i + 1] - ys[i] + 1)
     n = 1
@@ -690,16 +738,17 @@ def difference_cells(
             corner_y[1] = map_y[iy, ix + 1]
             corner_y[2] = map_y[iy + 1, ix]
             corner_y[3] = map_y[iy + 1, ix + 1]
-            if not (
-                _any_good(&a[0, 0], a.shape[0], a.shape[1], y0, y1, x0, x1)
-                and _any_good(
-                    &b[0, 0], b.shape[0], b.shape[1], _lowest(corner_y), _highest(corner_y),
-                    _lowest(corner_x), _highest(corner_x),
-                )
-            ):
+            good_a = _any_good(first, &in_a, y0, y1, x0, x1, 1)
+            good_b = _any_good(
+                second, &in_b, _lowest(corner_y), _highest(corner_y), _lowest(corner_x),
+                _highest(corner_x), 0,
+            ) if good_a > 0 else 0
+            if good_a < 0 or good_b < 0:
+                break
+            if not (good_a and good_b):
                 continue
             n = _sample_cell(
-                &a[0, 0], a.shape[0], a.shape[1], &b[0, 0], b.shape[0], b.shape[1],
+                first, &in_a, second, &in_b,
                 y0, y1, x0, x1, ys[iy + 1] - y0, xs[ix + 1] - x0, corner_x, corner_y,
                 diff, diff + size, NULL, NULL, &cell,
             )
@@ -719,6 +768,9 @@ def difference_cells(
             result[i, 7] = cell.good
     free(work)
     free(diff)
+    if good_a < 0 or good_b < 0:
+        msg = f"part_{'a' if good_a < 0 else 'b'}: cell {i} reaches beyond the part in memory"
+        raise IndexError(msg)
     return result_array
 
 
@@ -750,8 +802,9 @@ def difference_samples(
     for k in range(4):
         corner_x[k] = map_x[iy + k // 2, ix + k % 2]
         corner_y[k] = map_y[iy + k // 2, ix + k % 2]
+    cdef Place in_a = _place(a, None), in_b = _place(b, None)
     n = _sample_cell(
-        &a[0, 0], a.shape[0], a.shape[1], &b[0, 0], b.shape[0], b.shape[1],
+        &a[0, 0], &in_a, &b[0, 0], &in_b,
         ys[iy], y1, xs[ix], x1, ys[iy + 1] - ys[iy], xs[ix + 1] - xs[ix], corner_x, corner_y,
         &value[0, 0], &value[1, 0], &place[0, 0], &place[1, 0], &cell,
     )

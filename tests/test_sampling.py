@@ -462,6 +462,47 @@ def test_centroid_is_that_of_the_samples(shift):
         assert_allclose(row[0], row[column], atol=1e-3)
 
 
+@pytest.mark.parametrize("angle", [0.0, 0.1, 0.8, np.pi])
+def test_parts_of_images_are_as_good_as_the_whole(angle):
+    a, b = noise_pair((120, 150), (140, 130), bad=0.02)
+    ys, xs, cells = grid_of(a.shape, 6)
+    # About the middle of both.
+    turn = rotation(angle)
+    x, y = np.array([65.4, 70.3]) - turn @ np.array([75.0, 60.0])
+    maps = affine_map(turn, (y, x), ys, xs)
+    cells = cells[(cells[:, 0] >= 2) & (cells[:, 0] <= 3) & (cells[:, 1] >= 3)]
+    whole = difference_cells(a, b, ys, xs, *maps, cells, CLIP, TRUNCATION, True)
+    assert (whole[:, 6] > 0).any()
+    # The cells of a with a margin of one, and of b where they go with a margin of three.
+    y, x = cells.T
+    box_a = ys[y.min()] - 1, ys[y.max() + 1] + 2, xs[x.min()] - 1, xs[x.max() + 1] + 2
+    corners = [[m[y + i, x + j] for i in (0, 1) for j in (0, 1)] for m in maps[::-1]]
+    box_b = [int(f(c) + d) for c in corners for f, d in ((np.min, -2), (np.max, 3))]
+    parts, where = [], []
+    for image, (y0, y1, x0, x1) in ((a, box_a), (b, box_b)):
+        y0, x0 = max(y0, 0), max(x0, 0)
+        parts.append(np.ascontiguousarray(image[y0 : max(y1, 0), x0 : max(x1, 0)]))
+        where.append((y0, x0, *image.shape))
+        assert parts[-1].size < 0.9 * image.size
+    found = difference_cells(*parts, ys, xs, *maps, cells, CLIP, TRUNCATION, True, *where)
+    assert_array_equal(found, whole)
+    # What is not there is not made up.
+    y0, x0, *shape = where[0]
+    less = np.ascontiguousarray(parts[0][2:])
+    with pytest.raises(IndexError, match="part_a: cell . reaches beyond"):
+        difference_cells(
+            less, b, ys, xs, *maps, cells, CLIP, TRUNCATION, True, (y0 + 2, x0, *shape)
+        )
+    y0, x0, *shape = where[1]
+    less = np.ascontiguousarray(parts[1][:, :-4])
+    with pytest.raises(IndexError, match="part_b"):
+        difference_cells(
+            a, less, ys, xs, *maps, cells, CLIP, TRUNCATION, True, None, (y0, x0, *shape)
+        )
+    with pytest.raises(ValueError, match="not of an image of 120 x 150"):
+        difference_cells(a, b, ys, xs, *maps, cells, CLIP, TRUNCATION, True, (1, 0, *a.shape))
+
+
 def test_cells_without_a_sample():
     a, b = noise_pair((20, 20), (20, 20))
     ys, xs, cells = grid_of(a.shape, 2)
