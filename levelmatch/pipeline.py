@@ -11,9 +11,10 @@ from levelmatch import jwst
 from levelmatch.corrections import AppliedCorrection, Correction
 from levelmatch.exceptions import FluxScaleWarning, NoOverlapError
 from levelmatch.local import local_level
-from levelmatch.measure import measure_pairs, pair_table
+from levelmatch.measure import pair_table
 from levelmatch.overlaps import DepthMap, find_pairs, thin_pairs
 from levelmatch.passes import Pass, assign_pairs, labels, solve_pass, subtract_solution
+from levelmatch.schedule import measure_pairs
 from levelmatch.solve import FIT_TYPES
 
 __all__ = ["Overlaps", "Step", "correct_frames", "run_steps", "warn_flux_scales"]

@@ -1,0 +1,443 @@
+# Licensed under a 3-clause BSD style license - see LICENSE.rst
+"""Which image is read when, and compared with which: by threads, or on a cluster."""
+
+from dataclasses import dataclass
+from logging import getLogger
+from uuid import uuid4
+
+import numpy as np
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import reverse_cuthill_mckee
+
+from levelmatch.frames import Frame, MemorySource
+from levelmatch.local import source_mask
+from levelmatch.measure import MeasureOptions, measure_row, pair_table
+from levelmatch.sampling import convex_overlap
+from levelmatch.sky import Grid, tangent_axes
+
+__all__ = ["measure_pairs", "reading_order"]
+
+logger = getLogger(__name__)
+
+# A task compares about this many pixels; a pair costs as much as some more.
+BATCH_PIXELS = 2**20
+PAIR_PIXELS = 2**15
+# Images read ahead of those measured, for each worker.
+AHEAD = 3
+# Directions of sweeps over the sky that are tried.
+N_SWEEPS = 60
+# How often images that a worker lost are sent to the cluster.
+N_ATTEMPTS = 3
+
+
+def measure_pairs(
+    frames,
+    pairs,
+    depth_maps,
+    options,
+    *,
+    with_sky=False,
+    progress_bar=None,
+    on_rows=None,
+):
+    """Measure every pair, each image read once and let go after its last pair.
+
+    Parameters
+    ----------
+    frames : list of `~levelmatch.frames.Frame`
+        The images, in an order that does not depend on the input's.
+    pairs : `~numpy.ndarray` of intp, shape (n, 2)
+        Which of them to compare.
+    depth_maps : list of tuple of `~levelmatch.overlaps.DepthMap`, length n
+        For each pair those of its two images: how many images share their pixels' noise.
+    options : `MeasureOptions`
+        How.
+    with_sky : bool
+        Also measure each image's clipped sky level.
+    progress_bar : callable or None
+        Wraps an iterable over the pairs, as `tqdm.tqdm` does.
+    on_rows : callable or None
+        Called as pairs finish, with their indices into ``pairs`` and the list of
+        their rows, see `~levelmatch.measure.measure_pair`: always in the thread that called
+        this function.
+
+    Returns
+    -------
+    table : `PairTable`
+        The pairs in the given order; those without a common good pixel have ``npix`` 0.
+    sky : `~numpy.ndarray`, shape (n_images,), or None
+        Sky levels, if asked for.
+    """
+    plan = _plan(frames, pairs, depth_maps, options, with_sky)
+    watch = _Watch(len(pairs), progress_bar, on_rows)
+    client = _client()
+    if client is None:
+        sky = _compute(plan, options, watch)
+    else:
+        sky = _compute_distributed(client, plan, watch)
+    table = pair_table(pairs, [watch.rows[p] for p in range(len(pairs))])
+    return table, np.array([sky[k] for k in range(len(frames))]) if with_sky else None
+
+
+@dataclass(frozen=True, eq=False)
+class _Source:
+    """How a task gets an image: opaque to Dask, and small where it is sent to a worker."""
+
+    frame: object
+    maps: tuple
+    options: MeasureOptions
+
+    def __call__(self, *_):
+        """Read the image, its sources masked if asked for."""
+        data = self.frame.load()
+        if self.options.mask_sources:
+            data[source_mask(data)] = np.nan
+        return _Image(data, self.frame.grid, self.maps)
+
+    @property
+    def in_memory(self):
+        """Whether the pixels come with it."""
+        return isinstance(getattr(self.frame, "source", None), MemorySource)
+
+    def __getstate__(self):
+        frame = self.frame
+        if isinstance(frame, Frame):
+            frame = frame.for_workers()
+        return {"frame": frame, "maps": self.maps, "options": self.options}
+
+    def __setstate__(self, state):
+        self.__dict__.update(state)
+
+
+@dataclass(frozen=True, eq=False)
+class _Image:
+    """An image in memory: its pixels, where they lie, and how many images cover them."""
+
+    pixels: np.ndarray
+    grid: Grid
+    maps: tuple
+
+
+@dataclass(frozen=True, eq=False)
+class _Batch:
+    """Pairs that one task measures.
+
+    Parameters
+    ----------
+    pairs : list of int
+        Which.
+    images : list of int
+        The images that it takes.
+    members : list of tuple of int, shape (n, 4)
+        For each pair the places of its two images in that list, and of their depth maps.
+    options : `MeasureOptions`
+        How.
+    """
+
+    pairs: list
+    images: list
+    members: list
+    options: MeasureOptions
+
+    def __call__(self, *images):
+        """Return the rows of the pairs, given the images and whatever had to come before."""
+        return [
+            measure_row(
+                images[a].pixels,
+                images[b].pixels,
+                images[a].grid,
+                images[b].grid,
+                (images[a].maps[m], images[b].maps[n]),
+                self.options,
+            )
+            for a, b, m, n in self.members
+        ]
+
+
+@dataclass(frozen=True, eq=False)
+class _Plan:
+    """What is to be done, in an order that keeps few images in memory.
+
+    Parameters
+    ----------
+    order : list of int
+        The images, in the order in which they are read.
+    sources : dict of int to `_Source`
+        How.
+    batches : dict of int to list of `_Batch`
+        Those that can be done once an image has been read.
+    sky : list of int
+        The images whose sky level is wanted.
+    """
+
+    order: list
+    sources: dict
+    batches: dict
+    sky: list
+
+
+def reading_order(grids, pairs):
+    """Return the images in an order in which few have to be in memory at a time.
+
+    Of sweeps over the sky in many directions and of the order of a narrow graph (reverse
+    Cuthill-McKee), that which needs the least memory. A sweep along a mosaic's longer
+    side, a little aslant, needs one row of it.
+
+    Parameters
+    ----------
+    grids : list of `~levelmatch.sky.Grid`
+        The images.
+    pairs : `~numpy.ndarray` of intp, shape (m, 2)
+        Which are compared.
+
+    Returns
+    -------
+    order : `~numpy.ndarray` of intp, shape (n,)
+        The images.
+    """
+    n = len(grids)
+    if n == 0:
+        return np.zeros(0, np.intp)
+    graph = coo_array(
+        (np.ones(2 * len(pairs), np.int8), (pairs.ravel("F"), pairs[:, ::-1].ravel("F"))),
+        shape=(n, n),
+    ).tocsr()
+    candidates = [reverse_cuthill_mckee(graph, symmetric_mode=True).astype(np.intp)]
+    centres = np.array([grid.centre for grid in grids])
+    _, east, north = tangent_axes(centres.sum(axis=0) + 1e-9)
+    for angle in np.pi * np.arange(N_SWEEPS) / N_SWEEPS:
+        along = centres @ (np.cos(angle) * east + np.sin(angle) * north)
+        candidates.append(np.argsort(along, kind="stable"))
+    size = np.array([float(np.prod(grid.shape)) for grid in grids])
+    return min(candidates, key=lambda order: _most_in_memory(order, pairs, size))
+
+
+def _most_in_memory(order, pairs, size):
+    """Pixels in memory at most, if each image is read in turn and let go after its last pair."""
+    rank = np.empty(len(order), np.intp)
+    rank[order] = np.arange(len(order))
+    last = rank.copy()
+    latest = rank[pairs].max(axis=1)
+    np.maximum.at(last, pairs.ravel(), np.repeat(latest, 2))
+    released = np.bincount(last, weights=size, minlength=len(order))
+    return (np.cumsum(size[order]) - np.cumsum(released) + released).max()
+
+
+def _plan(frames, pairs, depth_maps, options, with_sky):
+    """Order the images so that those that overlap are read soon after each other."""
+    wanted = np.arange(len(frames)) if with_sky else np.unique(pairs)
+    order = reading_order([frame.grid for frame in frames], pairs)
+    order = order[np.isin(order, wanted)].tolist()
+    rank = {k: r for r, k in enumerate(order)}
+    maps = {k: {} for k in order}
+    for (i, j), (own_i, own_j) in zip(pairs.tolist(), depth_maps, strict=True):
+        maps[i].setdefault(id(own_i), own_i)
+        maps[j].setdefault(id(own_j), own_j)
+    sources = {k: _Source(frames[k], tuple(maps[k].values()), options) for k in order}
+    place = {k: {key: m for m, key in enumerate(maps[k])} for k in order}
+    after = {k: [] for k in order}
+    for p, (i, j) in enumerate(pairs.tolist()):
+        after[max(i, j, key=rank.get)].append(p)
+    work = _work(frames, pairs)
+    batches = {}
+    for k in order:
+        own = sorted(after[k], key=lambda p: min(rank[i] for i in pairs[p].tolist()))
+        batches[k] = [
+            _batch(group, pairs, depth_maps, place, options) for group in _groups(own, work)
+        ]
+    return _Plan(order, sources, batches, wanted.tolist() if with_sky else [])
+
+
+def _work(frames, pairs):
+    """Pixels that each pair compares, about."""
+    if len(pairs) == 0:
+        return np.zeros(0)
+    grids = [frame.grid for frame in frames]
+    area = convex_overlap(np.ascontiguousarray([g.polygon for g in grids]), pairs)
+    pixel = np.array([g.pixel_area for g in grids])
+    return area / np.minimum(pixel[pairs[:, 0]], pixel[pairs[:, 1]])
+
+
+def _groups(members, work):
+    """Parts of a list of pairs that are each about enough work for a task."""
+    groups, total = [], np.inf
+    for p in members:
+        if total + work[p] > BATCH_PIXELS:
+            groups.append([])
+            total = 0
+        groups[-1].append(p)
+        total += work[p] + PAIR_PIXELS
+    return groups
+
+
+def _batch(group, pairs, depth_maps, place, options):
+    images = list(dict.fromkeys(pairs[group].ravel().tolist()))
+    members = [
+        (
+            images.index(i),
+            images.index(j),
+            place[i][id(depth_maps[p][0])],
+            place[j][id(depth_maps[p][1])],
+        )
+        for p in group
+        for i, j in [pairs[p].tolist()]
+    ]
+    return _Batch(group, images, members, options)
+
+
+def _before(plan, ahead):
+    """For each image the batches, by image and number, that must be done before it is read.
+
+    They hold the reading back, so that however the scheduler orders its tasks no more
+    than some images are read ahead of those that are measured.
+    """
+    before, last = {}, []
+    for r, k in enumerate(plan.order):
+        if r >= ahead:
+            done = plan.order[r - ahead]
+            last = [(done, n) for n in range(len(plan.batches[done]))] or last
+        before[k] = last
+    return before
+
+
+def _sky_level(image):
+    """Sigma-clipped median of the good pixels; of at most about a million."""
+    from astropy.stats import sigma_clipped_stats
+
+    data = image.pixels
+    step = max(1, int(np.sqrt(data.size / 1e6)))
+    good = data[::step, ::step]
+    good = good[np.isfinite(good)]
+    return sigma_clipped_stats(good, sigma=3.0)[1] if good.size else 0.0
+
+
+def _compute(plan, options, watch):
+    """Carry out a plan by threads of this process; return the sky levels."""
+    from dask.callbacks import Callback
+    from dask.system import CPU_COUNT
+    from dask.threaded import get
+
+    before = _before(plan, AHEAD * (options.n_workers or CPU_COUNT))
+    graph, batches = {}, {}
+    for k in plan.order:
+        graph["load", k] = (plan.sources[k], *(("pairs", *b) for b in before[k]))
+        for n, batch in enumerate(plan.batches[k]):
+            batches["pairs", k, n] = batch
+            graph["pairs", k, n] = (batch, *(("load", i) for i in batch.images))
+    skies = {("sky", k): k for k in plan.sky}
+    graph.update({key: (_sky_level, ("load", k)) for key, k in skies.items()})
+
+    def posttask(key, result, dsk, state, worker_id):
+        if key in batches:
+            watch.done(batches[key].pairs, result)
+
+    with Callback(posttask=posttask):
+        results = get(graph, [*skies, *batches], num_workers=options.n_workers)
+    watch.finish()
+    return dict(zip(skies.values(), results, strict=False))
+
+
+def _client():
+    """The current distributed client, if the user has one."""
+    import sys
+
+    if "distributed" not in sys.modules:
+        return None
+    from distributed import default_client
+
+    try:
+        client = default_client()
+    except ValueError:
+        return None
+    # A closed one remains the current one for as long as its block lasts.
+    return client if client.status == "running" else None
+
+
+def _compute_distributed(client, plan, watch):
+    """Carry out a plan on a cluster; results come in as they are ready.
+
+    What was sent to a worker from memory is lost with that worker; all else the
+    scheduler does again by itself.
+    """
+    from concurrent.futures import CancelledError
+
+    sky = {}
+    for attempt in range(N_ATTEMPTS):
+        try:
+            _run_distributed(client, plan, watch, sky)
+            break
+        except CancelledError:
+            if attempt == N_ATTEMPTS - 1:
+                raise
+            logger.warning("images in the memory of a worker were lost with it: sent again")
+    watch.finish()
+    return sky
+
+
+def _run_distributed(client, plan, watch, sky):
+    """Submit what is not yet done, and take the results; ``sky`` is filled in."""
+    from distributed import as_completed
+
+    # Keys of this run alone: a cluster may hold those of others.
+    run = uuid4().hex
+    before = _before(plan, AHEAD * max(sum(client.nthreads().values()), 1))
+    loads, batches, wanted = {}, {}, {}
+
+    def submit(name, *args):
+        return client.submit(*args, key=f"levelmatch-{name}-{run}", pure=False)
+
+    for k in plan.order:
+        source = plan.sources[k]
+        if source.in_memory:
+            source = client.scatter(source, hash=False)
+        waited = [batches[b] for b in before[k] if b in batches]
+        loads[k] = submit(f"load-{k}", _call, source, *waited)
+        for n, batch in enumerate(plan.batches[k]):
+            if batch.pairs[0] not in watch.rows:
+                future = submit(f"pairs-{k}-{n}", _call, batch, *(loads[i] for i in batch.images))
+                batches[k, n] = future
+                wanted[future] = batch
+        if k in plan.sky and k not in sky:
+            wanted[submit(f"sky-{k}", _sky_level, loads[k])] = k
+    # The cluster lets go of an image that nobody here asks for.
+    del loads, batches
+    for future, result in as_completed(list(wanted), with_results=True):
+        what = wanted.pop(future)
+        if isinstance(what, _Batch):
+            watch.done(what.pairs, result)
+        else:
+            sky[what] = result
+
+
+def _call(function, *args):
+    return function(*args)
+
+
+class _Watch:
+    """Keeps the rows of pairs as they finish, tells the caller, and advances its progress bar.
+
+    Parameters
+    ----------
+    n_pairs : int
+        How many there are.
+    progress_bar, on_rows : callable or None
+        See `measure_pairs`.
+    """
+
+    def __init__(self, n_pairs, progress_bar, on_rows):
+        self.rows = {}
+        self.on_rows = on_rows
+        self.steps = iter(range(n_pairs) if progress_bar is None else progress_bar(range(n_pairs)))
+
+    def done(self, pairs, rows):
+        """Note that a task has finished, with the rows of its pairs."""
+        self.rows.update(zip(pairs, rows, strict=True))
+        if self.on_rows is not None:
+            self.on_rows(pairs, rows)
+        for _ in pairs:
+            next(self.steps, None)
+
+    def finish(self):
+        """Let the bar close itself, at the end of what it wraps."""
+        for _ in self.steps:
+            pass
