@@ -1,7 +1,7 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
 """From pairs of images to a handful of numbers each: the only place that compares pixels."""
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from logging import getLogger
 from numbers import Integral, Real
 
@@ -16,10 +16,12 @@ from levelmatch.summary import cell_vectors, map_error, summarise_cells
 __all__ = [
     "METHODS",
     "ROW",
+    "Image",
     "MeasureOptions",
     "PairTable",
     "measure_pair",
     "measure_row",
+    "needed_box",
     "pair_table",
     "summarise",
 ]
@@ -34,6 +36,8 @@ MIN_FILLED = 0.02
 # of the other image, and the least part, along an axis, that it has to itself.
 LOST_COARSE = 0.5
 MIN_OWN = 0.3
+# Pixels about a cell that its samples may be interpolated from, and some more.
+MARGIN = 8
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -191,6 +195,69 @@ class _Cells:
     own_part: float
 
 
+@dataclass(frozen=True, eq=False)
+class Image:
+    """An image in memory, or the part of it that is still needed.
+
+    Parameters
+    ----------
+    pixels : 2D `~numpy.ndarray`
+        NaN where bad.
+    grid : `~levelmatch.sky.Grid`
+        Where the whole image lies.
+    maps : tuple of `~levelmatch.overlaps.DepthMap`
+        How many images cover it, if different pairs share noise with different ones.
+    part : tuple of int or None
+        Of a part, where its first pixel lies in the image, (y, x), and the image's shape.
+    """
+
+    pixels: np.ndarray
+    grid: Grid
+    maps: tuple = ()
+    part: tuple | None = None
+
+    def cut(self, box):
+        """Return a copy of the rows and columns (y0, y1, x0, x1) alone."""
+        y0, y1, x0, x1 = box
+        pixels = self.pixels[y0:y1, x0:x1].copy()
+        return replace(self, pixels=pixels, part=(y0, x0, *self.pixels.shape))
+
+
+def needed_box(grid, others):
+    """Return the rows and columns of an image that its comparison with others takes.
+
+    Parameters
+    ----------
+    grid : `~levelmatch.sky.Grid`
+        The image.
+    others : list of `~levelmatch.sky.Grid`
+        The others.
+
+    Returns
+    -------
+    box : tuple of int
+        ``(y0, y1, x0, x1)``, the upper ones excluded: all cells that reach the others,
+        and about them as far as the others' own cells may.
+    """
+    ny, nx = grid.shape
+    box = [ny, 0, nx, 0]
+    for other in others:
+        _, _, cells = _reached(grid, other, about=2)
+        if len(cells) == 0:
+            return 0, ny, 0, nx
+        # Beyond the image's own grid its pixels are next to the other's cells, which it
+        # may be part of; within it they end where the other's do.
+        beyond = 1.5 * other.spacing * np.sqrt(other.pixel_area / grid.pixel_area)
+        axes = zip((grid.ys, grid.xs), cells.min(axis=0), cells.max(axis=0) + 1, strict=True)
+        for axis, (nodes, low, high) in enumerate(axes):
+            before = MARGIN + (beyond if low == 0 else 0)
+            after = MARGIN + (beyond if high == len(nodes) - 1 else 0)
+            first, last = int(nodes[low] - before), int(nodes[high] + after) + 1
+            box[2 * axis] = min(box[2 * axis], max(first, 0))
+            box[2 * axis + 1] = max(box[2 * axis + 1], min(last, grid.shape[axis]))
+    return tuple(box)
+
+
 def pair_table(pairs, rows):
     """Return the `PairTable` of pairs, shape (n, 2), and their rows, see `measure_pair`."""
     columns = {key: np.array([row[key] for row in rows]) for key in ROW} if rows else {}
@@ -223,18 +290,18 @@ def measure_pair(a, b, grid_a, grid_b, others, options):
         The columns of `PairTable` that `ROW` names.
     """
     maps = DepthMap(grid_a, [grid_b, *others]), DepthMap(grid_b, [grid_a, *others])
-    return measure_row(a, b, grid_a, grid_b, maps, options)
+    return measure_row(Image(a, grid_a), Image(b, grid_b), maps, options)
 
 
-def measure_row(a, b, grid_a, grid_b, depth_maps, options):
-    """`measure_pair`, with the depth maps of the two images."""
+def measure_row(a, b, depth_maps, options):
+    """`measure_pair` of two `Image`, with the depth maps of the two."""
     if options.method == "direct":
-        cells = _direct_cells(a, b, grid_a, grid_b, options)
+        cells = _direct_cells(a, b, options)
     else:
-        cells = _reprojected_cells(a, b, grid_a, grid_b, options)
+        cells = _reprojected_cells(a.pixels, b.pixels, a.grid, b.grid, options)
     if cells is None:
         return _empty_row()
-    own = depth_maps[1] if cells.grid is grid_b else depth_maps[0]
+    own = depth_maps[1] if cells.grid is b.grid else depth_maps[0]
     return summarise(cells, np.maximum(own.at(cells.grid, cells.index, cells.vectors), 2))
 
 
@@ -253,15 +320,17 @@ def _empty_row():
     }
 
 
-def _direct_cells(a, b, grid_a, grid_b, options):
+def _direct_cells(a, b, options):
     """Cells of the finer image, mapped straight into the coarser one; `None` if none."""
-    swap = grid_a.pixel_area > grid_b.pixel_area * (1 + 1e-6)
+    swap = a.grid.pixel_area > b.grid.pixel_area * (1 + 1e-6)
     if swap:
-        a, b, grid_a, grid_b = b, a, grid_b, grid_a
+        a, b = b, a
+    grid_a, grid_b = a.grid, b.grid
     grid, map_x, map_y, cells = _map_cells(grid_a, grid_b)
     if len(cells) == 0:
         return None
-    measured = _kernel(a, b, grid, map_x, map_y, cells, options)
+    parts = a.part, b.part
+    measured = _kernel(a.pixels, b.pixels, grid, map_x, map_y, cells, options, *parts)
     if measured is None:
         return None
     keep, values = measured
@@ -327,9 +396,7 @@ def _map_cells(grid_a, grid_b):
     """
     grid = grid_a
     while True:
-        margin = 1.5 * grid.spacing * np.sqrt(grid.pixel_area / grid_b.pixel_area)
-        x, y = grid_b.to_pixel(grid.nodes, margin)
-        cells = reached_cells(x, y, *grid_b.box)
+        x, y, cells = _reached(grid, grid_b)
         if len(cells) == 0 or grid.spacing <= 4:
             break
         error = _map_error(grid, grid_b, x, y, cells)
@@ -340,14 +407,26 @@ def _map_cells(grid_a, grid_b):
     return grid, x, y, cells
 
 
+def _reached(grid, other, about=0):
+    """Pixel coordinates in another image of a grid's nodes, and the cells that reach it.
+
+    Or that come as near to it as some pixels of both.
+    """
+    scale = np.sqrt(grid.pixel_area / other.pixel_area)
+    about = about * (1 + scale)
+    x, y = other.to_pixel(grid.nodes, 1.5 * grid.spacing * scale + about)
+    y0, y1, x0, x1 = other.box
+    return x, y, reached_cells(x, y, y0 - about, y1 + about, x0 - about, x1 + about)
+
+
 def _map_error(grid, grid_b, x, y, cells):
     """Largest error, in pixels, of bilinear interpolation at the cells' middles in the box."""
     exact = grid_b.to_pixel(grid.middles[cells[:, 0], cells[:, 1]])
     return map_error(x, y, cells, *exact)
 
 
-def _kernel(a, b, grid, map_x, map_y, cells, options):
-    """Run the kernel, return which cells were filled enough and their values."""
+def _kernel(a, b, grid, map_x, map_y, cells, options, part_a=None, part_b=None):
+    """Run the kernel on images or parts; return which cells were filled enough, their values."""
     if a.dtype != b.dtype:
         a, b = a.astype(np.float64, copy=False), b.astype(np.float64, copy=False)
     values = difference_cells(
@@ -361,6 +440,8 @@ def _kernel(a, b, grid, map_x, map_y, cells, options):
         options.clip,
         options.truncation,
         options.location == "median",
+        part_a,
+        part_b,
     )
     size = grid.cell[0] * grid.cell[1]
     keep = values[:, 6] >= max(2, MIN_FILLED * size)

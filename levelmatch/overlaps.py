@@ -20,6 +20,8 @@ __all__ = [
     "thin_pairs",
 ]
 
+# Of more images not all nodes are kept in memory.
+MANY = 100
 # Circles on the sky compared with the others at a time.
 CHUNK = 50_000
 
@@ -44,9 +46,13 @@ def find_pairs(grids):
     area : `~numpy.ndarray`, shape (m,)
         Shared area of the outlines, in steradian.
     """
-    centres = np.array([grid.centre for grid in grids])
-    radii = np.array([grid.radius for grid in grids])
-    return find_outline_pairs(centres, radii, np.array([grid.polygon for grid in grids]))
+    centres, radii = np.zeros((len(grids), 3)), np.zeros(len(grids))
+    outlines = np.zeros((len(grids), N_VERTICES, 3))
+    for k, grid in enumerate(grids):
+        centres[k], radii[k], outlines[k] = grid.centre, grid.radius, grid.polygon
+        if len(grids) > MANY:
+            grid.forget()
+    return find_outline_pairs(centres, radii, outlines)
 
 
 def find_outline_pairs(centres, radii, outlines, *, chunk=CHUNK):

@@ -1,6 +1,7 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
 """Which image is read when, and compared with which: by threads, or on a cluster."""
 
+from collections import Counter
 from dataclasses import dataclass
 from logging import getLogger
 from uuid import uuid4
@@ -11,9 +12,10 @@ from scipy.sparse.csgraph import reverse_cuthill_mckee
 
 from levelmatch.frames import Frame, MemorySource
 from levelmatch.local import source_mask
-from levelmatch.measure import MeasureOptions, measure_row, pair_table
+from levelmatch.measure import Image, MeasureOptions, measure_row, needed_box, pair_table
+from levelmatch.overlaps import MANY
 from levelmatch.sampling import convex_overlap
-from levelmatch.sky import Grid, tangent_axes
+from levelmatch.sky import tangent_axes
 
 __all__ = ["measure_pairs", "reading_order"]
 
@@ -24,6 +26,11 @@ BATCH_PIXELS = 2**20
 PAIR_PIXELS = 2**15
 # Images read ahead of those measured, for each worker.
 AHEAD = 3
+# Of an image that is needed for one so many places later, or more, only the part is kept that
+# it needs, if that is less than this part of it, and if else more pixels would be in memory.
+NEAR = 3
+MAX_PART = 0.6
+MIN_PARTED = 2**24
 # Directions of sweeps over the sky that are tried.
 N_SWEEPS = 60
 # How often images that a worker lost are sent to the cluster.
@@ -92,7 +99,7 @@ class _Source:
         data = self.frame.load()
         if self.options.mask_sources:
             data[source_mask(data)] = np.nan
-        return _Image(data, self.frame.grid, self.maps)
+        return Image(data, self.frame.grid, self.maps)
 
     @property
     def in_memory(self):
@@ -110,12 +117,20 @@ class _Source:
 
 
 @dataclass(frozen=True, eq=False)
-class _Image:
-    """An image in memory: its pixels, where they lie, and how many images cover them."""
+class _Part:
+    """How a task keeps of an image what later pairs take."""
 
-    pixels: np.ndarray
-    grid: Grid
-    maps: tuple
+    box: tuple
+
+    @property
+    def n_pixels(self):
+        """How many pixels that is."""
+        y0, y1, x0, x1 = self.box
+        return (y1 - y0) * (x1 - x0)
+
+    def __call__(self, image):
+        """Return the part."""
+        return image.cut(self.box)
 
 
 @dataclass(frozen=True, eq=False)
@@ -126,8 +141,8 @@ class _Batch:
     ----------
     pairs : list of int
         Which.
-    images : list of int
-        The images that it takes.
+    images : list of tuple (str, int)
+        The images that it takes: ``"load"`` for a whole one, ``"part"`` for a part.
     members : list of tuple of int, shape (n, 4)
         For each pair the places of its two images in that list, and of their depth maps.
     options : `MeasureOptions`
@@ -142,14 +157,7 @@ class _Batch:
     def __call__(self, *images):
         """Return the rows of the pairs, given the images and whatever had to come before."""
         return [
-            measure_row(
-                images[a].pixels,
-                images[b].pixels,
-                images[a].grid,
-                images[b].grid,
-                (images[a].maps[m], images[b].maps[n]),
-                self.options,
-            )
+            measure_row(images[a], images[b], (images[a].maps[m], images[b].maps[n]), self.options)
             for a, b, m, n in self.members
         ]
 
@@ -166,6 +174,8 @@ class _Plan:
         How.
     batches : dict of int to list of `_Batch`
         Those that can be done once an image has been read.
+    parts : dict of int to `_Part`
+        What is kept of an image for pairs with later ones that are not next in turn.
     sky : list of int
         The images whose sky level is wanted.
     """
@@ -173,6 +183,7 @@ class _Plan:
     order: list
     sources: dict
     batches: dict
+    parts: dict
     sky: list
 
 
@@ -208,8 +219,13 @@ def reading_order(grids, pairs):
     for angle in np.pi * np.arange(N_SWEEPS) / N_SWEEPS:
         along = centres @ (np.cos(angle) * east + np.sin(angle) * north)
         candidates.append(np.argsort(along, kind="stable"))
-    size = np.array([float(np.prod(grid.shape)) for grid in grids])
+    size = _sizes(grids)
     return min(candidates, key=lambda order: _most_in_memory(order, pairs, size))
+
+
+def _sizes(grids):
+    """Pixels of images."""
+    return np.array([float(np.prod(grid.shape)) for grid in grids])
 
 
 def _most_in_memory(order, pairs, size):
@@ -226,7 +242,9 @@ def _most_in_memory(order, pairs, size):
 def _plan(frames, pairs, depth_maps, options, with_sky):
     """Order the images so that those that overlap are read soon after each other."""
     wanted = np.arange(len(frames)) if with_sky else np.unique(pairs)
-    order = reading_order([frame.grid for frame in frames], pairs)
+    grids = [frame.grid for frame in frames]
+    order = reading_order(grids, pairs)
+    parts = _parts(grids, pairs, order) if options.method == "direct" else {}
     order = order[np.isin(order, wanted)].tolist()
     rank = {k: r for r, k in enumerate(order)}
     maps = {k: {} for k in order}
@@ -242,10 +260,33 @@ def _plan(frames, pairs, depth_maps, options, with_sky):
     batches = {}
     for k in order:
         own = sorted(after[k], key=lambda p: min(rank[i] for i in pairs[p].tolist()))
+
+        def key(i, k=k):
+            return ("part" if i in parts and rank[k] - rank[i] > NEAR else "load"), i
+
         batches[k] = [
-            _batch(group, pairs, depth_maps, place, options) for group in _groups(own, work)
+            _batch(group, pairs, depth_maps, place, key, options) for group in _groups(own, work)
         ]
-    return _Plan(order, sources, batches, wanted.tolist() if with_sky else [])
+    return _Plan(order, sources, batches, parts, wanted.tolist() if with_sky else [])
+
+
+def _parts(grids, pairs, order):
+    """What is kept of each image for images much later; nothing where all can well be held."""
+    size = _sizes(grids)
+    if len(pairs) == 0 or _most_in_memory(order, pairs, size) < MIN_PARTED:
+        return {}
+    rank = np.argsort(order)
+    later = {}
+    for pair in pairs.tolist():
+        early, late = sorted(pair, key=lambda i: rank[i])
+        if rank[late] - rank[early] > NEAR:
+            later.setdefault(early, []).append(grids[late])
+    parts = {}
+    for k, others in later.items():
+        parts[k] = _Part(needed_box(grids[k], others))
+        if len(grids) > MANY:
+            grids[k].forget()
+    return {k: part for k, part in parts.items() if part.n_pixels < MAX_PART * size[k]}
 
 
 def _work(frames, pairs):
@@ -270,12 +311,12 @@ def _groups(members, work):
     return groups
 
 
-def _batch(group, pairs, depth_maps, place, options):
-    images = list(dict.fromkeys(pairs[group].ravel().tolist()))
+def _batch(group, pairs, depth_maps, place, key, options):
+    images = list(dict.fromkeys(map(key, pairs[group].ravel().tolist())))
     members = [
         (
-            images.index(i),
-            images.index(j),
+            images.index(key(i)),
+            images.index(key(j)),
             place[i][id(depth_maps[p][0])],
             place[j][id(depth_maps[p][1])],
         )
@@ -286,16 +327,17 @@ def _batch(group, pairs, depth_maps, place, options):
 
 
 def _before(plan, ahead):
-    """For each image the batches, by image and number, that must be done before it is read.
+    """For each image the keys of what must be done before it is read.
 
-    They hold the reading back, so that however the scheduler orders its tasks no more
+    That holds the reading back, so that however the scheduler orders its tasks no more
     than some images are read ahead of those that are measured.
     """
     before, last = {}, []
     for r, k in enumerate(plan.order):
         if r >= ahead:
             done = plan.order[r - ahead]
-            last = [(done, n) for n in range(len(plan.batches[done]))] or last
+            keys = [("pairs", done, n) for n in range(len(plan.batches[done]))]
+            last = [*keys, *([("part", done)] if done in plan.parts else [])] or last
         before[k] = last
     return before
 
@@ -320,16 +362,25 @@ def _compute(plan, options, watch):
     before = _before(plan, AHEAD * (options.n_workers or CPU_COUNT))
     graph, batches = {}, {}
     for k in plan.order:
-        graph["load", k] = (plan.sources[k], *(("pairs", *b) for b in before[k]))
+        graph["load", k] = (plan.sources[k], *before[k])
+        if k in plan.parts:
+            graph["part", k] = (plan.parts[k], ("load", k))
         for n, batch in enumerate(plan.batches[k]):
             batches["pairs", k, n] = batch
-            graph["pairs", k, n] = (batch, *(("load", i) for i in batch.images))
+            graph["pairs", k, n] = (batch, *batch.images)
     skies = {("sky", k): k for k in plan.sky}
     graph.update({key: (_sky_level, ("load", k)) for key, k in skies.items()})
 
+    uses = Counter(i for batch in batches.values() for _, i in batch.images)
+
     def posttask(key, result, dsk, state, worker_id):
-        if key in batches:
-            watch.done(batches[key].pairs, result)
+        if key not in batches:
+            return
+        watch.done(batches[key].pairs, result)
+        for _, i in batches[key].images:
+            uses[i] -= 1
+            if uses[i] == 0 and len(plan.order) > MANY:
+                plan.sources[i].frame.grid.forget()
 
     with Callback(posttask=posttask):
         results = get(graph, [*skies, *batches], num_workers=options.n_workers)
@@ -381,7 +432,7 @@ def _run_distributed(client, plan, watch, sky):
     # Keys of this run alone: a cluster may hold those of others.
     run = uuid4().hex
     before = _before(plan, AHEAD * max(sum(client.nthreads().values()), 1))
-    loads, batches, wanted = {}, {}, {}
+    tasks, wanted = {}, {}
 
     def submit(name, *args):
         return client.submit(*args, key=f"levelmatch-{name}-{run}", pure=False)
@@ -390,17 +441,19 @@ def _run_distributed(client, plan, watch, sky):
         source = plan.sources[k]
         if source.in_memory:
             source = client.scatter(source, hash=False)
-        waited = [batches[b] for b in before[k] if b in batches]
-        loads[k] = submit(f"load-{k}", _call, source, *waited)
+        waited = [tasks[key] for key in before[k] if key in tasks]
+        tasks["load", k] = submit(f"load-{k}", _call, source, *waited)
+        if k in plan.parts:
+            tasks["part", k] = submit(f"part-{k}", _call, plan.parts[k], tasks["load", k])
         for n, batch in enumerate(plan.batches[k]):
             if batch.pairs[0] not in watch.rows:
-                future = submit(f"pairs-{k}-{n}", _call, batch, *(loads[i] for i in batch.images))
-                batches[k, n] = future
-                wanted[future] = batch
+                needed = [tasks[key] for key in batch.images]
+                tasks["pairs", k, n] = submit(f"pairs-{k}-{n}", _call, batch, *needed)
+                wanted[tasks["pairs", k, n]] = batch
         if k in plan.sky and k not in sky:
-            wanted[submit(f"sky-{k}", _sky_level, loads[k])] = k
+            wanted[submit(f"sky-{k}", _sky_level, tasks["load", k])] = k
     # The cluster lets go of an image that nobody here asks for.
-    del loads, batches
+    del tasks
     for future, result in as_completed(list(wanted), with_results=True):
         what = wanted.pop(future)
         if isinstance(what, _Batch):

@@ -469,6 +469,11 @@ class Grid:
         """Whether unit vectors, shape (n, 3), lie within the outline."""
         return count_inside(np.ascontiguousarray(vectors), self.normals[None]) > 0
 
+    def forget(self):
+        """Let go of the nodes' positions: they take memory, and are soon found again."""
+        for name in ("nodes", "middles", "refined"):
+            vars(self).pop(name, None)
+
     @cached_property
     def refined(self):
         """The same grid with its nodes half as far apart."""

@@ -81,7 +81,7 @@ def write_image(image, path, *, err=None, dq=None, extra=()):
     return path
 
 
-@pytest.fixture(name="paint")
+@pytest.fixture(name="paint", scope="session")
 def _paint():
     return paint_image
 

@@ -6,10 +6,20 @@ from dataclasses import fields
 import numpy as np
 import pytest
 from astropy.wcs import WCS, Sip
+from hypothesis import event, given, settings
+from hypothesis import strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
 
 from levelmatch import measure
-from levelmatch.measure import MeasureOptions, measure_pair, summarise
+from levelmatch.measure import (
+    Image,
+    MeasureOptions,
+    measure_pair,
+    measure_row,
+    needed_box,
+    summarise,
+)
+from levelmatch.overlaps import DepthMap
 from levelmatch.sky import (
     Grid,
     SkyTransform,
@@ -318,8 +328,63 @@ def test_reprojection_tells_the_same(pair, method):
     assert_allclose(row["sigma"], error, rtol=0.5)
 
 
-def sip_wcs(paint, strength):
-    wcs = paint().wcs.deepcopy()
+@settings(max_examples=150, deadline=None)
+@given(
+    shift=st.tuples(st.floats(-90, 90), st.floats(-90, 90)),
+    scale=st.floats(0.3, 4.0),
+    angle=st.floats(0, 360),
+    bend=st.sampled_from([0.0, 3e-4]),
+    box=st.tuples(
+        st.integers(0, 30), st.integers(60, 96), st.integers(0, 40), st.integers(70, 110)
+    ),
+    spacing=st.sampled_from([8, 16]),
+)
+def test_the_needed_part_gives_what_the_whole_does(paint, shift, scale, angle, bend, box, spacing):
+    shape = (96, 110)
+    first = paint("a.fits", shape=shape, noise=0.1)
+    second = paint("b.fits", shift, shape=shape, noise=0.1, scale=scale, angle=angle)
+    grids = [
+        Grid(SkyTransform(sip_wcs(first.wcs, bend), "a"), shape, (0, 96, 0, 110), spacing),
+        Grid(SkyTransform(second.wcs, "b"), shape, box, 8),
+    ]
+    images = [Image(i.data, g) for i, g in zip((first, second), grids, strict=True)]
+    for image, (y0, y1, x0, x1) in zip(images, (grids[0].box, grids[1].box), strict=True):
+        outside = np.ones(shape, dtype=bool)
+        outside[y0:y1, x0:x1] = False
+        image.pixels[outside] = np.nan
+    maps = [DepthMap(g, []) for g in grids]
+    expected = measure_row(*images, maps, MeasureOptions())
+    parts = [
+        image.cut(needed_box(image.grid, [other.grid]))
+        for image, other in zip(images, images[::-1], strict=True)
+    ]
+    event("smaller" if parts[0].pixels.size < images[0].pixels.size else "whole")
+    for pair in (parts, (parts[0], images[1]), (images[0], parts[1])):
+        found = measure_row(*pair, maps, MeasureOptions())
+        for key, value in expected.items():
+            assert_array_equal(found[key], value, err_msg=key)
+
+
+def test_the_needed_part_is_no_more(paint):
+    shape = (256, 256)
+    here, above, left, far = (
+        grid_of(paint("a.fits", shift, shape=shape).wcs, shape)
+        for shift in ((0, 0), (226, 0), (0, -226), (2000, 0))
+    )
+    # The 30 rows that they share, in whole cells, and some more.
+    y0, y1, x0, x1 = needed_box(here, [above])
+    assert (y1, x0, x1) == (256, 0, 256)
+    assert 30 <= y1 - y0 <= 30 + here.spacing + 16
+    y0, y1, x0, x1 = needed_box(here, [left])
+    assert (y0, y1, x0) == (0, 256, 0)
+    assert 30 <= x1 - x0 <= 30 + here.spacing + 16
+    assert needed_box(here, [above, left]) == (0, 256, 0, 256)
+    # Where nothing seems to be needed, nothing is left out.
+    assert needed_box(here, [far]) == (0, 256, 0, 256)
+
+
+def sip_wcs(wcs, strength):
+    wcs = wcs.deepcopy()
     a, b = np.zeros((2, 4, 4))
     a[2, 0], a[0, 3], b[1, 1], b[0, 2] = strength, strength / 50, -strength, 2 * strength
     wcs.wcs.ctype = "RA---TAN-SIP", "DEC--TAN-SIP"
@@ -358,7 +423,10 @@ def tpv_wcs():
 def test_map_of_a_distorted_image_is_exact(paint, kind):
     shape = (200, 220)
     if kind == "sip":
-        wcs, flat = sip_wcs(paint, 3e-4), paint("b.fits", (20, 30), shape=shape, angle=10.0).wcs
+        wcs, flat = (
+            sip_wcs(paint().wcs, 3e-4),
+            paint("b.fits", (20, 30), shape=shape, angle=10.0).wcs,
+        )
     else:
         wcs = tpv_wcs()
         flat = paint("b.fits", (20, 30), shape=shape, scale=36.0, angle=10.0).wcs

@@ -243,6 +243,30 @@ def test_few_images_are_in_memory(mosaic, monkeypatch):
     assert max(most) <= 5 + schedule.AHEAD + 1
 
 
+@pytest.mark.parametrize("n_workers", [1, 2])
+def test_parts_are_kept_in_place_of_images(mosaic, monkeypatch, n_workers):
+    monkeypatch.delitem(sys.modules, "distributed", raising=False)
+    frames, pairs = mosaic
+    options = MeasureOptions(n_workers=n_workers)
+    expected = measured(frames, pairs, options)
+    monkeypatch.setattr(schedule, "MIN_PARTED", 0)
+    monkeypatch.setattr(schedule, "MAX_PART", 1.0)
+    monkeypatch.setattr(schedule, "NEAR", 1)
+    # Grids without their nodes, as those of very many images are.
+    monkeypatch.setattr(schedule, "MANY", 0)
+    cut = []
+    original = schedule.Image.cut
+    monkeypatch.setattr(
+        schedule.Image, "cut", lambda self, box: cut.append(box) or original(self, box)
+    )
+    found = measured(frames, pairs, options)
+    assert len(cut) > 10
+    assert all((y1 - y0) * (x1 - x0) < 24 * 28 for y0, y1, x0, x1 in cut)
+    for one, two in zip(as_arrays(found), as_arrays(expected), strict=True):
+        assert_array_equal(one, two)
+    assert not any({"nodes", "middles"} & vars(frame.grid).keys() for frame in frames)
+
+
 def test_batches_hold_every_pair_once(mosaic, monkeypatch):
     monkeypatch.delitem(sys.modules, "distributed", raising=False)
     frames, pairs = mosaic
