@@ -19,7 +19,15 @@ from levelmatch.solve import Equations, fit_terms, solve_auto, solve_groups
 # A scatter under this many times the mean is never too large.
 MIN_SCATTER = 1.5
 
-__all__ = ["Pass", "PassResult", "assign_pairs", "select_pairs", "solve_pass", "subtract_solution"]
+__all__ = [
+    "Pass",
+    "PassResult",
+    "assign_pairs",
+    "select_pairs",
+    "shift_levels",
+    "solve_pass",
+    "subtract_solution",
+]
 
 
 @dataclass(frozen=True, eq=False)
@@ -379,6 +387,12 @@ def _shorten(names):
     return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
 
 
+def shift_levels(table, levels):
+    """Return the pair table with a level subtracted from each image, shape (n_images,)."""
+    step = levels[table.first] - levels[table.second]
+    return replace(table, rhs=table.rhs - table.gram[:, :, 0] * step[:, None])
+
+
 def subtract_solution(table, result):
     """Return the pair table with a pass's corrections subtracted.
 
@@ -387,9 +401,9 @@ def subtract_solution(table, result):
     """
     group, solution = result.matched.group, result.solution
     first, second = group[table.first], group[table.second]
-    rhs = table.rhs.copy()
     if result.tie is not None:
-        rhs -= table.gram[:, :, 0] * (result.tie[first] - result.tie[second])[:, None]
+        table = shift_levels(table, result.tie[group])
+    rhs = table.rhs.copy()
     if solution.coefficients.shape[1] == 1:
         step = solution.coefficients[first, 0] - solution.coefficients[second, 0]
         rhs -= table.gram[:, :, 0] * step[:, None]

@@ -13,7 +13,14 @@ from levelmatch.exceptions import FluxScaleWarning, NoOverlapError
 from levelmatch.local import local_level
 from levelmatch.measure import pair_table
 from levelmatch.overlaps import DepthMap, find_pairs, thin_pairs
-from levelmatch.passes import Pass, assign_pairs, labels, solve_pass, subtract_solution
+from levelmatch.passes import (
+    Pass,
+    assign_pairs,
+    labels,
+    shift_levels,
+    solve_pass,
+    subtract_solution,
+)
 from levelmatch.schedule import measure_pairs
 from levelmatch.solve import FIT_TYPES
 
@@ -237,12 +244,13 @@ def run_steps(frames, steps, measured, used, weights, options, *, sky=None, loca
         result = solve_pass(step.plan(frames), frames, table, rows, weights, options, sky=sky)
         table = subtract_solution(table, result)
         results.append(result)
-        corrected = correct_frames(frames, result)
-        if sky is not None:
-            sky = sky - _steps(frames, corrected)
-        frames = _mark_subsets(corrected, result)
+        before, frames = frames, _mark_subsets(correct_frames(frames, result), result)
         if step.subtract_local:
-            frames = _subtract_local(frames, result.matched, local)
+            levels = _local_levels(frames, result.matched, local)
+            frames = _subtract_local(frames, levels)
+            table = shift_levels(table, levels)
+        if sky is not None:
+            sky = sky - _steps(before, frames)
         logger.info(
             "pass %s: %d pairs, %d kept, floor %.3g",
             step.name,
@@ -317,23 +325,28 @@ def _mark_subsets(frames, result):
     return [frame.with_keys(subset=int(s)) for frame, s in zip(frames, subset, strict=True)]
 
 
-def _subtract_local(frames, dithers, local):
-    """Return the frames with each tile's local level appended."""
+def _local_levels(frames, dithers, local):
+    """The local level of each frame's tile, that of its first frame, in the common unit."""
     levels = {}
     for i, frame in enumerate(frames):
         if dithers.domain[i] not in levels:
             levels[dithers.domain[i]] = local(frame)
+    return np.array([levels[domain] for domain in dithers.domain.tolist()])
+
+
+def _subtract_local(frames, levels):
+    """Return the frames with their local levels, in the common unit, appended."""
     return [
         frame.with_keys(
             corrections=(
                 *frame.corrections,
                 AppliedCorrection(
                     "local",
-                    Correction(levels[dithers.domain[i]] / frame.scale),
+                    Correction(level / frame.scale),
                     np.zeros(3),
                     "the local background",
                 ),
             )
         )
-        for i, frame in enumerate(frames)
+        for frame, level in zip(frames, levels.tolist(), strict=True)
     ]

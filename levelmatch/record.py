@@ -54,6 +54,17 @@ class RecordedGrid:
         return self.axes[0]
 
 
+class _SolvedAgain:
+    """The covariance of a recorded pass, whose pairs are solved again for it, once."""
+
+    def __init__(self, record, k):
+        self.record = record
+        self.k = k
+
+    def __getattr__(self, name):
+        return getattr(self.record._again.passes[self.k].solution._covariance, name)
+
+
 class Record(Levels):
     """What a run did, as it is written to a file and read back.
 
@@ -90,6 +101,9 @@ class Record(Levels):
         self.history = list(history)
         self.parent = parent
         self._content = None
+        for k, step in enumerate(passes):
+            if step.solution._covariance is None:
+                vars(step.solution)["_covariance"] = _SolvedAgain(self, k)
 
     @classmethod
     def of(cls, result):
@@ -203,21 +217,6 @@ class Record(Levels):
             for p, key in enumerate(self.keys)
             if key.any()
         }
-
-    def covariance(self, i, j):
-        """Return the covariance of the corrections of two rows of ``table``.
-
-        Parameters
-        ----------
-        i, j : int
-            Rows of ``table``.
-
-        Returns
-        -------
-        covariance : `~numpy.ndarray`, shape (3, 3)
-            See ``MatchResult.covariance``. The recorded pairs are solved again for it, once.
-        """
-        return Levels.covariance(self._again, i, j)
 
     @cached_property
     def _again(self):

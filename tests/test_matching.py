@@ -474,6 +474,35 @@ def test_subtract_local(paint):
         assert "LMBLEV" in image.meta
 
 
+def test_tiles_are_matched_after_their_local_levels():
+    simulation = simulate_miri(tiles=(1, 2), n_dithers=3, shape=(96, 100), stars=False, seed=2)
+    images = list(simulation.images)
+    at_once = lm.match_levels(images, subtract_local=True)
+    in_turn = lm.match_mosaic(lm.match_dithers(images, subtract_local=True))
+    for one, two in zip(at_once, in_turn, strict=True):
+        assert_allclose(one.data, two.data, atol=1e-3)
+    # What is left of the tiles' pairs is noise, and what the images have says so too.
+    left = lm.match_levels(list(at_once), rematch=True)
+    assert np.abs(left.table["level"].value).max() < 0.02
+    levels = dict(zip(at_once.names, levels_of(at_once), strict=True))
+    assert np.abs(level_errors(levels, simulation.truth).value).max() < 0.1
+
+
+def test_sky_levels_tie_tiles_after_their_local_levels(paint):
+    images = [
+        paint(f"{n}.fits", (0.2, 20.0 * k + gap), level=float(k), sky=(7.0, 0, 0), shape=(64, 64))
+        for n, k, gap in (("a", 0, 0), ("b", 1, 0), ("c", 2, 500), ("d", 3, 500))
+    ]
+    result = lm.match_levels(
+        images,
+        group_by=lambda name, meta: "t" if name < "c" else "u",
+        subtract_local=True,
+        solve=lm.SolveOptions(disconnected="sky"),
+    )
+    for image in result:
+        assert_allclose(np.median(image.data), np.median(result[0].data), atol=0.01)
+
+
 def test_progress_bar(small_images):
     seen = []
 

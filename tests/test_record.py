@@ -85,7 +85,7 @@ def rewritten(path, change, folder):
     return new
 
 
-def test_everything_comes_back(result, record):
+def test_everything_comes_back(result, record, raw):
     assert record.names == result.names
     for name in ("table", "pairs", "closures"):
         before, after = getattr(result, name), getattr(record, name)
@@ -104,6 +104,14 @@ def test_everything_comes_back(result, record):
         assert a.corrections[-1].correction.constant == b.corrections[-1].correction.constant
         assert_array_equal(a.correction.vector, b.correction.vector)
     assert_allclose(record.covariance(0, 4), result.covariance(0, 4), rtol=1e-9, atol=1e-15)
+    again = lm.recorded_result(record, raw)
+    assert_allclose(again.covariance(0, 4), result.covariance(0, 4), rtol=1e-9, atol=1e-15)
+    assert_allclose(
+        again.passes[-1].solution.covariance_matrix,
+        result.passes[-1].solution.covariance_matrix,
+        rtol=1e-9,
+        atol=1e-15,
+    )
 
 
 def test_what_it_says_of_the_inputs(record, raw):
