@@ -382,8 +382,9 @@ def _compute(plan, options, watch):
             if uses[i] == 0 and len(plan.order) > MANY:
                 plan.sources[i].frame.grid.forget()
 
-    with Callback(posttask=posttask):
-        results = get(graph, [*skies, *batches], num_workers=options.n_workers)
+    # Not for all threads of the process: another run's tasks have the same names.
+    callbacks = [*Callback.active, Callback(posttask=posttask)._callback]
+    results = get(graph, [*skies, *batches], num_workers=options.n_workers, callbacks=callbacks)
     watch.finish()
     return dict(zip(skies.values(), results, strict=False))
 

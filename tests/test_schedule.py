@@ -7,8 +7,10 @@ from dataclasses import fields
 from threading import get_ident
 from types import ModuleType, SimpleNamespace
 
+import dask.threaded
 import numpy as np
 import pytest
+from dask.callbacks import Callback
 from numpy.testing import assert_allclose, assert_array_equal
 
 from levelmatch import schedule
@@ -265,6 +267,25 @@ def test_parts_are_kept_in_place_of_images(mosaic, monkeypatch, n_workers):
     for one, two in zip(as_arrays(found), as_arrays(expected), strict=True):
         assert_array_equal(one, two)
     assert not any({"nodes", "middles"} & vars(frame.grid).keys() for frame in frames)
+
+
+def test_runs_in_two_threads_do_not_meet(frames, monkeypatch):
+    monkeypatch.delitem(sys.modules, "distributed", raising=False)
+    seen = []
+    original = dask.threaded.get
+
+    def get(*args, **keywords):
+        seen.append(set(Callback.active))
+        return original(*args, **keywords)
+
+    monkeypatch.setattr(dask.threaded, "get", get)
+    measured(frames)
+    # What is registered for the process is called for the tasks of all of its threads.
+    assert seen == [set()]
+    keys = []
+    with Callback(posttask=lambda key, *_: keys.append(key)):
+        measured(frames)
+    assert ("load", 0) in keys
 
 
 def test_batches_hold_every_pair_once(mosaic, monkeypatch):
