@@ -39,6 +39,10 @@
 /* Values, at most, from which the first, rough, median and scatter of a cell are found. */
 #define LM_ROUGH 96
 #define LM_HALVINGS 60
+/* Of noise of a pixel's least step the part of equal differences, and the values that are
+   tried. Noise of half of that step has more, and three of its sigma still hold it. */
+#define LM_EQUAL 0.3
+#define LM_TRIED 6
 
 /* In the place of a bad sample: within no bounds, and finite, so that 0 times it is 0. */
 #define LM_BAD_f 3e38f
@@ -157,19 +161,21 @@ LM_CLONES static T lm_middle_##NAME(const T *LM_RESTRICT values, int n)         
 }                                                                                         \
                                                                                           \
 /* Count, sum and sum of squares about the centre of the values within the bounds, and    \
-   the sum of a second array there. */                                                    \
+   the sum of a second array there. In units of `unit`, a power of two, lest squares are  \
+   too small or too large for the type. */                                                \
 LM_CLONES static void lm_moments_##NAME(                                                  \
     const T *LM_RESTRICT values, const T *LM_RESTRICT other, int n, T low, T high,        \
-    T centre, double *out)                                                                \
+    T centre, T unit, double *out)                                                        \
 {                                                                                         \
+    T inverse = 1 / unit;                                                                                         \
     out[0] = out[1] = out[2] = out[3] = 0;                                                \
     for (int start = 0; start < n; start += LM_CHUNK) {                                   \
         int stop = n - start < LM_CHUNK ? n : start + LM_CHUNK;                           \
         T count = 0, first = 0, second = 0, third = 0;                                    \
         for (int i = start; i < stop; i++) {                                              \
-            T d = values[i] - centre;                                                     \
-            T in = (values[i] < low ? (T) 0 : (T) 1) * (values[i] > high ? (T) 0 : (T) 1); \
-            d *= in;                                                                      \
+            /* One factor alone, so that 0 times anything is 0 in any order. */           \
+            T in = (values[i] < low) | (values[i] > high) ? (T) 0 : inverse;              \
+            T d = (values[i] - centre) * in;                                              \
             count += in;                                                                  \
             first += d;                                                                   \
             second += d * d;                                                              \
@@ -180,6 +186,25 @@ LM_CLONES static void lm_moments_##NAME(                                        
         out[2] += second;                                                                 \
         out[3] += third;                                                                  \
     }                                                                                     \
+    out[0] *= unit;                                                                       \
+    out[3] *= unit;                                                                       \
+    out[1] *= unit;                                                                       \
+    out[2] *= (double) unit * unit;                                                       \
+}                                                                                         \
+                                                                                          \
+/* Whether so many of n values are equal that to clip them would make them all so:        \
+   photons that are few, noise that was rounded away. */                                  \
+LM_CLONES static int lm_counted_##NAME(const T *LM_RESTRICT values, int n, T middle)      \
+{                                                                                         \
+    for (int k = 0; k < LM_TRIED; k++) {                                                  \
+        T one = k == 0 ? middle : k == 1 ? (T) 0 : values[k * n / LM_TRIED];              \
+        int same = 0;                                                                     \
+        for (int i = 0; i < n; i++)                                                       \
+            same += values[i] == one;                                                     \
+        if (same > LM_EQUAL * n)                                                          \
+            return 1;                                                                     \
+    }                                                                                     \
+    return 0;                                                                             \
 }                                                                                         \
                                                                                           \
 /* Whether a block of an image has any good pixel. */                                     \

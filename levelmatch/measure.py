@@ -36,6 +36,8 @@ MIN_FILLED = 0.02
 # of the other image, and the least part, along an axis, that it has to itself.
 LOST_COARSE = 0.5
 MIN_OWN = 0.3
+# The least scatter, of images that are zero.
+LEAST = float(np.finfo(np.float32).tiny)
 # Pixels about a cell that its samples may be interpolated from, and some more.
 MARGIN = 8
 
@@ -342,20 +344,21 @@ def _direct_cells(a, b, options):
         np.ptp(values[:, 3]) + grid.cell[1],
     )
     extent = (min(side / grid_a.side, 1.0), min(side * scale / grid_b.side, 1.0))
-    return _as_cells(values, vectors, grid, cells, extent, swap, options, scale)
+    eps = least_step(a.pixels, b.pixels)
+    return _as_cells(values, vectors, grid, cells, extent, swap, options, scale, eps)
 
 
-def _as_cells(values, vectors, grid, index, extent, swap, options, scale):
+def _as_cells(values, vectors, grid, index, extent, swap, options, scale, eps):
     location, scatter, bright, _, _, smooth, kept, _, star_diff, star_flux = values.T
     # The noise of a mean is that of the pixels, whatever the smoothing of the samples.
     excess = 0 * smooth if options.location == "mean" else (np.pi / 2 - 1) * smooth
     scatter = scatter / np.sqrt(smooth)
     typical = np.median(scatter)
-    # Images that are copies of each other differ by nothing; float32 tells no less than this.
-    rounding = 1e-7 * np.abs(bright).max()
+    # Images that are copies of each other differ by nothing; their type tells no less than this.
+    rounding = eps * np.abs(bright).max()
     # A cell of a few equal values must not take all of the weight.
     floor = np.maximum(
-        scatter if options.structure else typical, max(0.25 * typical, rounding, 1e-30)
+        scatter if options.structure else typical, max(0.25 * typical, rounding, LEAST)
     )
     sign = -1 if swap else 1
     return _Cells(
@@ -374,6 +377,11 @@ def _as_cells(values, vectors, grid, index, extent, swap, options, scale):
         coarseness=1 / scale**2,
         own_part=_own_part(grid, scale, np.median(smooth)),
     )
+
+
+def least_step(a, b):
+    """The relative step of two images' values: that of the coarser type."""
+    return max(float(np.finfo(image.dtype).eps) for image in (a, b))
 
 
 def _own_part(grid, scale, smooth):
@@ -482,7 +490,8 @@ def _reprojected_cells(a, b, grid_a, grid_b, options):
     extent = tuple(
         min(side * np.sqrt(grid.pixel_area / g.pixel_area) / g.side, 1.0) for g in (grid_a, grid_b)
     )
-    return _as_cells(values, vectors, grid, cells, extent, False, options, 1.0)
+    eps = least_step(*planes)
+    return _as_cells(values, vectors, grid, cells, extent, False, options, 1.0, eps)
 
 
 def summarise(cells, depth):

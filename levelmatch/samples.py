@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from levelmatch.measure import _as_cells, _kernel, _map_cells, _vectors, summarise
+from levelmatch.measure import _as_cells, _kernel, _map_cells, _vectors, least_step, summarise
 from levelmatch.sampling import difference_samples
 from levelmatch.sky import plane_terms
 
@@ -66,7 +66,7 @@ def pair_samples(a, b, grid_a, grid_b, options):
     if measured is None:
         return None
     place = grid.ys, grid.xs, map_x, map_y
-    width = _clip_widths(*measured, cells, grid, options)
+    width = _clip_widths(*measured, cells, grid, options, least_step(a, b))
     parts = []
     for (iy, ix), (location, reach) in zip(cells.tolist(), width.tolist(), strict=True):
         difference, _, x, y = difference_samples(a, b, *place, iy, ix)
@@ -76,16 +76,19 @@ def pair_samples(a, b, grid_a, grid_b, options):
     return PairSamples(sign * difference.astype(float), x, y, kept, swapped)
 
 
-def _clip_widths(filled, values, cells, grid, options):
+def _clip_widths(filled, values, cells, grid, options, eps):
     """Location of each cell and how far from it a difference counts, shape (n, 2).
 
     Nothing counts in cells that were not filled, or that do not agree with the pair's plane.
     """
     index = cells[filled]
     vectors = _vectors(grid, index, values)
-    measured = _as_cells(values, vectors, grid, index, (1.0, 1.0), False, options, 1.0)
+    measured = _as_cells(values, vectors, grid, index, (1.0, 1.0), False, options, 1.0, eps)
     out = np.full((len(cells), 2), -np.inf)
-    reach = np.where(_agree(measured), options.clip * values[:, 1] * (1 + 1e-6), -np.inf)
+    # Of counts nearly all were kept.
+    whole = values[:, 6] == values[:, 7]
+    reach = np.where(whole, np.inf, options.clip * values[:, 1] * (1 + 1e-6))
+    reach = np.where(_agree(measured), reach, -np.inf)
     out[filled] = np.stack([values[:, 0], reach], axis=1)
     return out
 

@@ -10,7 +10,7 @@ changes its sign with the direction of the comparison.
 
 import numpy as np
 
-from libc.math cimport fabs, floor, sqrt
+from libc.math cimport exp, fabs, floor, ilogb, ldexp, log, sqrt
 from libc.stdint cimport uint32_t
 from libc.stdlib cimport free, malloc
 
@@ -42,8 +42,11 @@ cdef extern from "_loops.h" nogil:
     double lm_middle_d(const double *, int)
     void lm_excess_f(const float *, const float *, int, float, float, double *)
     void lm_excess_d(const double *, const double *, int, double, double, double *)
-    void lm_moments_f(const float *, const float *, int, float, float, float, double *)
-    void lm_moments_d(const double *, const double *, int, double, double, double, double *)
+    void lm_moments_f(const float *, const float *, int, float, float, float, float, double *)
+    void lm_moments_d(const double *, const double *, int, double, double, double, double,
+                      double *)
+    int lm_counted_f(const float *, int, float)
+    int lm_counted_d(const double *, int, double)
 
 cdef extern from "_median.h" nogil:
     double lm_median(double *, Py_ssize_t)
@@ -71,6 +74,8 @@ cdef enum:
     MIN_BLOCK = 8
 # How far a map's Jacobian may be from one, all elements together, for that to be tried.
 cdef double ALIKE = 0.1
+# Counts that are farther out than this many typical ones are outliers.
+cdef double FAR = 20.0
 
 
 cdef struct Cell:
@@ -580,17 +585,22 @@ cdef int _even_subset(const pixel *values, Py_ssize_t n, Py_ssize_t good,
     return kept if kept < 3 else kept - kept % 2
 
 
-cdef void _rough(const pixel *values, Py_ssize_t n, Py_ssize_t good, pixel *work,
+cdef bint _rough(const pixel *values, Py_ssize_t n, Py_ssize_t good, pixel *work,
                  double *centre, double *scale) noexcept nogil:
-    """Median and scaled median absolute deviation of an even subset of the good values."""
+    """Median and scaled median absolute deviation of an even subset of the good values.
+
+    Returns whether they are counts: many of them equal, so that neither tells much.
+    """
     cdef Py_ssize_t i
     cdef int m = _even_subset(values, n, good, work)
-    cdef double total
     cdef pixel middle
+    cdef bint counted
     if pixel is float:
         middle = lm_middle_f(work, m)
+        counted = lm_counted_f(work, m, middle)
     else:
         middle = lm_middle_d(work, m)
+        counted = lm_counted_d(work, m, middle)
     for i in range(m):
         work[i] = work[i] - middle if work[i] > middle else middle - work[i]
     centre[0] = middle
@@ -598,30 +608,53 @@ cdef void _rough(const pixel *values, Py_ssize_t n, Py_ssize_t good, pixel *work
         scale[0] = 1.482602218505602 * lm_middle_f(work, m)
     else:
         scale[0] = 1.482602218505602 * lm_middle_d(work, m)
-    if scale[0] == 0.0:
-        # Quantised values: more than half of them are equal.
-        total = 0.0
-        for i in range(n):
-            total += 0.0 if _is_bad(values[i]) else fabs(values[i] - centre[0])
-        scale[0] = 1.2533141373155001 * total / good
+    return counted
+
+
+cdef double _typical_step(const pixel *values, Py_ssize_t n, double centre) noexcept nogil:
+    """Geometric mean of the distances from the centre of the values that are not there."""
+    cdef Py_ssize_t i, number = 0
+    cdef double total = 0.0, step
+    for i in range(n):
+        step = 0.0 if _is_bad(values[i]) else fabs(values[i] - centre)
+        if step > 0:
+            total += log(step)
+            number += 1
+    return exp(total / number) if number else 0.0
+
+
+cdef inline double _power_of_two(double value) noexcept nogil:
+    """One near a positive value, within the range of floats."""
+    return ldexp(1.0, min(max(ilogb(value), -120), 120)) if value > 0 else 1.0
 
 
 cdef void _locate(const pixel *diff, const pixel *bright, Py_ssize_t n, double clip,
                   double truncation, bint use_median, pixel *rough, double *work,
                   Cell *cell) noexcept nogil:
-    """Clip the differences about their own centre, and describe what is kept."""
+    """Clip the differences about their own centre, and describe what is kept.
+
+    Counts, of which many are equal, are kept but for far outliers: to clip them by their
+    scatter would be to take the most frequent for their mean.
+    """
     cdef Py_ssize_t i, kept = 0, before = -1
-    cdef double centre, exact, scale, low, high, mean
+    cdef double centre, exact, scale, low, high, mean, unit
     cdef double sums[4]
-    _rough(diff, n, cell.good, rough, &centre, &scale)
+    cdef bint counted = _rough(diff, n, cell.good, rough, &centre, &scale)
     exact = centre
+    if counted:
+        truncation = 1.0
+        use_median = False
+        clip = FAR
+        scale = _typical_step(diff, n, centre)
+    unit = _power_of_two(scale)
     for i in range(N_ITER):
-        low = centre - clip * scale
-        high = centre + clip * scale
+        if i == 0 or not counted:
+            low = centre - clip * scale
+            high = centre + clip * scale
         if pixel is float:
-            lm_moments_f(diff, bright, n, low, high, centre, sums)
+            lm_moments_f(diff, bright, n, low, high, centre, unit, sums)
         else:
-            lm_moments_d(diff, bright, n, low, high, centre, sums)
+            lm_moments_d(diff, bright, n, low, high, centre, unit, sums)
         kept = <Py_ssize_t> sums[0]
         if kept == before or kept < 2:
             break

@@ -328,6 +328,27 @@ def test_reprojection_tells_the_same(pair, method):
     assert_allclose(row["sigma"], error, rtol=0.5)
 
 
+@pytest.mark.parametrize("factor", [1e-30, 1e30])
+def test_values_of_any_size(pair, factor):
+    a, b, *grids = pair((0.0, 20.3))
+    plain = measure_pair(a, b, *grids, [], MeasureOptions())
+    scaled = ((image * factor).astype("f4") for image in (a, b))
+    found = measure_pair(*scaled, *grids, [], MeasureOptions())
+    assert found["npix"] == plain["npix"]
+    assert_allclose(found["sigma"], factor * plain["sigma"], rtol=1e-3)
+    assert_allclose(at(found, found["axes"])[0], factor * at(plain, plain["axes"])[0], rtol=1e-3)
+
+
+def test_a_pedestal_does_not_widen_the_errors_of_doubles(pair):
+    a, b, *grids = pair((0.0, 20.3))
+    plain = measure_pair(a, b, *grids, [], MeasureOptions())
+    found = measure_pair(a + 1e9, b + 1e9, *grids, [], MeasureOptions())
+    assert_allclose(found["sigma"], plain["sigma"], rtol=1e-2)
+    # Those of a type of fewer digits tell less.
+    coarse = measure_pair((a + 1e9).astype("f4"), b + 1e9, *grids, [], MeasureOptions())
+    assert coarse["sigma"] > 10 * plain["sigma"]
+
+
 @settings(max_examples=150, deadline=None)
 @given(
     shift=st.tuples(st.floats(-90, 90), st.floats(-90, 90)),
