@@ -380,8 +380,10 @@ def _as_cells(values, vectors, grid, index, extent, swap, options, scale, eps):
 
 
 def least_step(a, b):
-    """The relative step of two images' values: that of the coarser type."""
-    return max(float(np.finfo(image.dtype).eps) for image in (a, b))
+    """What rounding may add to differences, as a part of two images' values."""
+    coarse = any(image.dtype == np.float32 for image in (a, b))
+    # That of doubles is not noise, and the same for many pixels: some steps more.
+    return 1e-7 if coarse else 16 * float(np.finfo(float).eps)
 
 
 def _own_part(grid, scale, smooth):
