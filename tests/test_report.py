@@ -316,8 +316,7 @@ def test_without_matplotlib(result, no_pictures):
 
 
 def test_a_failed_page_leaves_nothing(result, tmp_path, monkeypatch, no_pictures):
-    path = tmp_path / "page.html"
-    path.write_text("old", encoding="utf-8")
+    path = report.write_report(result, tmp_path / "page.html", title="Old", before_after=False)
 
     def fail(*args):
         msg = "the disk is full"
@@ -327,7 +326,22 @@ def test_a_failed_page_leaves_nothing(result, tmp_path, monkeypatch, no_pictures
     with pytest.raises(OSError, match="the disk is full"):
         report.write_report(result, path, before_after=False)
     assert [p.name for p in tmp_path.iterdir()] == ["page.html"]
-    assert path.read_text(encoding="utf-8") == "old"
+    assert "<title>Old</title>" in path.read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("content", [b"", b"SIMPLE  =", b"<!DOCTYPE html>\n<p>levelmatch"])
+def test_only_a_page_is_replaced(result, tmp_path, no_pictures, content):
+    path = tmp_path / "page.html"
+    path.write_bytes(content)
+    with pytest.raises(FileExistsError, match=r"page\.html exists and is no page of levelmatch"):
+        report.write_report(result, path)
+    assert path.read_bytes() == content
+    with pytest.raises(FileExistsError, match="name another"):
+        report.write_report(result, tmp_path)
+    path.unlink()
+    report.write_report(result, path, title="First")
+    report.write_report(result, path, title="Second")
+    assert "<title>Second</title>" in path.read_text(encoding="utf-8")
 
 
 def test_a_record_has_no_pictures_of_pixels(result, as_record):

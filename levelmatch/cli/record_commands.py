@@ -259,9 +259,12 @@ def report(record, output, title, *, debug):
         from levelmatch.record import read_record
         from levelmatch.replay import recorded_files, recorded_result
         from levelmatch.report import write_report
+        from levelmatch.report.page import check_replaceable
 
         known = read_record(record)
         output = record.with_name(REPORT) if output is None else output
+        # Before the pictures, which take their time.
+        check_replaceable(output)
         try:
             shown = recorded_result(known, recorded_files(known, None))
         except Exception as error:
