@@ -103,8 +103,8 @@ class Facts:
 
     @cached_property
     def references(self):
-        """Names of the images that the last pass held at zero."""
-        return {r.name for p in self.passes[-1:] for r in p.references}
+        """Names of the images that the others are relative to."""
+        return {r.name for r in self.result.references}
 
     @cached_property
     def sets(self):
@@ -221,7 +221,7 @@ def summary_lines(result):
             f"{head}: {p.n_kept} of {count(p.n_pairs, 'pair')}, rms of differences "
             f"{p.before:.3g}{unit} before, {after:.3g} after{floor}."
         )
-    references = [r for p in facts.passes[-1:] for r in p.references]
+    references = facts.result.references
     if not references:
         lines.append("Reference: none, the mean correction is zero.")
     for reference in references[:MAX_REFERENCES]:

@@ -201,14 +201,22 @@ class Levels:
     @property
     def reference(self):
         """The image that all others are relative to; ``"mean"`` if none is."""
-        last = self.passes[-1].references if self.passes else []
-        return last[0].name if last else "mean"
+        return self.references[0].name if self.references else "mean"
 
     @property
     def reference_reason(self):
         """Why that image, in words."""
-        last = self.passes[-1].references if self.passes else []
-        return last[0].reason if last else "the mean correction is zero"
+        return self.references[0].reason if self.references else "the mean correction is zero"
+
+    @property
+    def references(self):
+        """The `~levelmatch.reference.Reference` of each connected set; none for mean corrections.
+
+        Those of the last pass, or of an earlier one if that held the image that was named.
+        """
+        last = self.passes[-1:]
+        earlier = [p for p in self.passes[:-1] if p.matched.name != "lyot"]
+        return next((p.references for p in [*last, *reversed(earlier)] if p.references), [])
 
     @property
     def table(self):

@@ -1,6 +1,7 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
 """The four functions, and the whole job: find, measure, solve each pass, correct."""
 
+import warnings
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from logging import getLogger
@@ -8,7 +9,7 @@ from logging import getLogger
 import numpy as np
 
 from levelmatch import jwst
-from levelmatch.exceptions import FrameError
+from levelmatch.exceptions import FrameError, LevelMatchWarning
 from levelmatch.frames import (
     Frame,
     collect_frames,
@@ -383,7 +384,9 @@ def match_mosaic(
         The image (or tile) whose correction is zero: its name, its index in the input,
         ``"mean"`` for a mean correction of zero, or ``"auto"``: the image closest in time to
         dedicated backgrounds, else that with the most overlaps, ties going to the
-        largest overlapping area and then to the first name. Never a Lyot image.
+        largest overlapping area and then to the first name. Never a Lyot image. Where all images
+        are one tile, `match_levels` holds a named image in the last pass that has pairs, and
+        without such a pass it has no effect, which is warned of.
     time_from_background : str
         Header keyword of the time between an image and its backgrounds.
     combine_chips : bool or None
@@ -772,7 +775,15 @@ def _match(function, collection, settings, steps, *, known=None):
         frames, steps, measured, overlaps.used, settings.weights, settings.solve, sky=sky
     )
     run = Run.of(function, steps, settings.options, collection, sky)
-    return _result(collection, corrected, results, measured, run, overlaps)
+    result = _result(collection, corrected, results, measured, run, overlaps)
+    named = steps[-1].image
+    if named and len(frames) > 1 and plan[-1].group.max() == 0 and not result.references:
+        msg = (
+            f"reference: {named} changes nothing: all {len(frames)} images are one tile (see "
+            "group_by), and get one correction; group_by='FILENAME' makes each image a tile"
+        )
+        warnings.warn(msg, LevelMatchWarning, stacklevel=3)
+    return result
 
 
 def _result(collection, frames, results, measured, run, overlaps=None):

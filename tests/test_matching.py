@@ -12,6 +12,8 @@ from ccdproc import ImageFileCollection
 from numpy.testing import assert_allclose, assert_array_equal
 
 import levelmatch as lm
+from levelmatch.facts import summary_lines
+from levelmatch.replay import solve_record
 from levelmatch.testing import (
     level_errors,
     plane_errors,
@@ -380,6 +382,40 @@ def test_reference(tiles, reference, tile, reason):
     else:
         assert_array_equal(levels[2 * tile : 2 * tile + 2], 0)
         assert result.reference in {"ab", "cd", "ef"} or result.reference[0] in "abcdef"
+
+
+@pytest.fixture
+def one_tile(paint):
+    """Three dithers of one tile, with levels 0, 1 and 2."""
+    return [paint(f"{name}.fits", (3.0 * k, 4.0 * k), level=k) for k, name in enumerate("abc")]
+
+
+@pytest.mark.parametrize("fit_type", ["level", "level+slope", "auto"])
+def test_a_named_reference_of_one_tile_is_held(one_tile, fit_type):
+    result = lm.match_levels(one_tile, fit_type_dithers=fit_type, reference="b.fits")
+    assert result.reference == "b.fits"
+    assert result.reference_reason == "named by the user"
+    assert_array_equal(result.table["reference"], [False, True, False])
+    assert_array_equal(planes_of(result)[1], 0)
+    assert_allclose(levels_of(result), [-1, 0, 1], atol=0.01)
+    assert result.table["error"][1] == 0
+    assert "dithers: the correction of b.fits is zero" in result.gauge
+    assert "Reference: b.fits, named by the user." in summary_lines(result)
+    assert lm.match_levels(one_tile).reference == "mean"
+
+
+def test_a_record_of_one_tile_gets_another_reference(one_tile):
+    record = lm.match_levels(one_tile, reference="b.fits").record
+    new = solve_record(record, reference="c.fits")
+    assert (record.reference, new.reference) == ("b.fits", "c.fits")
+    assert_allclose(levels_of(new), [-2, -1, 0], atol=0.01)
+    assert solve_record(new, reference="mean").reference == "mean"
+
+
+def test_a_reference_without_effect_is_warned_of(one_tile):
+    dithers = lm.match_dithers(one_tile)
+    with pytest.warns(lm.LevelMatchWarning, match=r"b\.fits changes nothing: all 3 images are one"):
+        lm.match_mosaic(dithers, reference="b.fits")
 
 
 def test_reference_by_another_keyword(tiles):

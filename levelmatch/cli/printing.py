@@ -62,7 +62,7 @@ def _number_columns(result):
         if has_slopes(table):
             digits = decimals(value["slope_u_error"])
             columns.append((head, [fixed(v, digits) for v in value[f"slope_{axis}"]]))
-    held = {r.name for p in result.passes[-1:] for r in p.references}
+    held = {r.name for r in result.references}
     pairs = [
         f"{n}{'*' if name in held else ' '}"
         for n, name in zip(value["n_pairs"], table["name"], strict=True)
