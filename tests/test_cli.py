@@ -106,6 +106,19 @@ def test_planes_have_slopes_in_the_table(run, files):
     assert "mosaic tiles (level+slope): 3 of 3 pairs" in result.stdout
 
 
+def test_slopes_that_were_not_fitted(run, paint, write, tmp_path):
+    images = [paint(f"{k}.fits", (0, 40 * k), level=k, noise=0.3) for k in range(4)]
+    images[1].data += np.linspace(-1, 1, 64, dtype="f4")
+    paths = [write(image, tmp_path / image.meta["FILENAME"]) for image in images]
+    options = ["--dry-run", "--fit-type-mosaic-tiles", "auto"]
+    lines = run("run", paths[0], *paths[2:], "--disconnected", "warn", *options).stdout.splitlines()
+    assert "E/arcmin" not in lines[0]
+    lines = run("run", *paths, *options, "--reference", "0.fits").stdout.splitlines()
+    slopes = [line.split()[4:6] for line in lines[1:5]]
+    assert slopes[0] == slopes[2] == slopes[3] == ["0", "0"]
+    assert slopes[1] != ["0", "0"]
+
+
 def test_long_names_are_shortened(run, files, monkeypatch):
     monkeypatch.setenv("COLUMNS", "30")
     lines = run("run", *files, "--dry-run").stdout.splitlines()

@@ -61,7 +61,9 @@ def _number_columns(result):
     for axis, head in (("u", "E/arcmin"), ("v", "N/arcmin")):
         if has_slopes(table):
             digits = decimals(value["slope_u_error"])
-            columns.append((head, [fixed(v, digits) for v in value[f"slope_{axis}"]]))
+            # A slope that was not fitted is exactly zero.
+            cells = ["0" if v == 0 else fixed(v, digits) for v in value[f"slope_{axis}"]]
+            columns.append((head, cells))
     held = {r.name for r in result.references}
     pairs = [
         f"{n}{'*' if name in held else ' '}"
