@@ -261,7 +261,12 @@ def _set_notes(facts):
             len(np.unique(p.solution.component[p.matched.group[p.matched.domain == d]]))
             for d in np.unique(p.matched.domain)
         ]
-        if p.matched.name == "mosaic" and n_sets[0] > 1:
+        if max(n_sets) > 1 and p.tie is not None:
+            n = sum(n for n in n_sets if n > 1)
+            out.append(
+                f"{n} sets without overlap were tied by their sky; errors do not include that tie."
+            )
+        elif p.matched.name == "mosaic" and n_sets[0] > 1:
             out.append(
                 f"The tiles form {n_sets[0]} sets with no overlap between them: levels "
                 "do not compare from set to set."

@@ -9,6 +9,7 @@ from numpy.testing import assert_allclose
 
 import levelmatch as lm
 from levelmatch.closure import find_closures
+from levelmatch.facts import notes
 from levelmatch.overlaps import components, thin_pairs
 from levelmatch.testing import level_errors, plane_errors, simulate_generic
 
@@ -189,6 +190,9 @@ def test_disconnected_sets_are_tied_by_their_sky():
     sky = [np.median(image.data[~image.mask]) for image in result]
     assert_allclose(sky, np.mean(sky), atol=0.02)
     assert "clipped sky level" in result.gauge
+    words = "2 sets without overlap were tied by their sky; errors do not include that tie."
+    assert words in notes(result)
+    assert not any("do not compare" in note for note in notes(result))
 
 
 def test_budget_keeps_all_linked():
