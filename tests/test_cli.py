@@ -180,6 +180,20 @@ def test_overwrite(run, files, tmp_path):
     assert (out / "image_00000.fits").stat().st_mtime_ns > first
 
 
+def test_what_is_left_of_an_earlier_run_is_noted(run, files, tmp_path, monkeypatch):
+    monkeypatch.setattr("levelmatch.report.page.has_matplotlib", lambda: False)
+    out = tmp_path / "matched"
+    assert run("run", *files, "-o", out, "--report").exit_code == 0
+    (out / "mine.fits").write_bytes(b"")
+    lines = run("run", *files[:2], "-o", out, "--overwrite").stdout.splitlines()
+    assert lines[-1] == (
+        "Note: still there from an earlier run: "
+        "image_00002.fits, image_00003.fits, levelmatch.html."
+    )
+    again = run("run", *files[:2], "-o", out, "--overwrite", "--report").stdout
+    assert "earlier run" not in again
+
+
 def test_an_old_page_is_not_overwritten(run, files, tmp_path):
     (tmp_path / "levelmatch.html").write_text("mine", encoding="utf-8")
     result = run("run", *files, "-o", tmp_path, "--report")

@@ -1,6 +1,8 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
 """The command that does the whole job."""
 
+from contextlib import suppress
+
 import click
 
 from levelmatch.cli.config import merge, read_config, recorded_values
@@ -122,8 +124,9 @@ def _run(values):
     result = _match(values["files"], values, bar("pairs"), checkpoint)
     if output is not None:
         check_outputs(result.products, output, overwrite=overwrite)
-    written = []
+    written, earlier = [], []
     if not dry:
+        earlier = _earlier_outputs(output, result, values["report"])
         result.write(output, overwrite=overwrite, progress_bar=bar("files"))
         written = written_lines(result, output)
         if values["report"]:
@@ -133,6 +136,22 @@ def _run(values):
         print_result(result)
         for line in written if not dry else ["Dry run: nothing was written."]:
             click.echo(line)
+        if earlier:
+            click.echo(f"Note: still there from an earlier run: {', '.join(earlier)}.")
+
+
+def _earlier_outputs(output, result, report):
+    """Names of what an earlier run wrote to the folder and this one will not replace."""
+    from levelmatch.exceptions import RecordError
+    from levelmatch.record import read_record
+    from levelmatch.report.page import is_page
+
+    names = []
+    if (output / RECORD_NAME).exists():
+        with suppress(RecordError):
+            names = read_record(output / RECORD_NAME).names
+    names = [name for name in names if name not in result.names and (output / name).exists()]
+    return names + ([REPORT] if not report and is_page(output / REPORT) else [])
 
 
 def _match(files, values, bar, checkpoint):
