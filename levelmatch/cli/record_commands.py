@@ -204,6 +204,9 @@ def solve(record, output, fit_types, *, overwrite, quiet, debug, **values):
     with one_error(debug=debug), shown_warnings():
         from levelmatch.replay import solve_record
 
+        if output.exists() and record.exists() and output.samefile(record):
+            msg = f"--output: {output} is RECORD, which the corrected images name; name another"
+            raise ValueError(msg)
         if output.exists() and not overwrite:
             msg = f"{output} exists; --overwrite replaces it"
             raise FileExistsError(msg)
