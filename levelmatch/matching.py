@@ -162,7 +162,8 @@ def match_dithers(
     group_by : {"auto", "jwst", "overlap"}, str, list of str or callable
         What makes images one tile: JWST's program, observation, visit, group and
         activity; ``"overlap"``, sharing more than half of their area; the value
-        of header keywords; or of a function of an image's name and header. ``"auto"`` is
+        of header keywords, where ``"FILENAME"`` is the file's name if a header has none; or of
+        a function of an image's name and header. ``"auto"`` is
         the mapping's key, else ``"jwst"`` where all images have its keys, else ``"overlap"``.
     subtract_local : bool
         Also subtract from each tile the sigma-clipped median of its first image (by
@@ -737,6 +738,9 @@ def _assign_tiles(frames, group_by):
 
 
 def _card(frame, key):
+    if key == "FILENAME" and key not in frame.meta:
+        # Plain files do not repeat their names; parts of an image are one still.
+        return frame.product
     if key not in frame.meta:
         msg = f"{frame.name}: group_by: the header has no keyword {key!r}; name another"
         raise FrameError(msg)

@@ -384,6 +384,20 @@ def test_reference(tiles, reference, tile, reason):
         assert result.reference in {"ab", "cd", "ef"} or result.reference[0] in "abcdef"
 
 
+@pytest.mark.parametrize("as_files", [True, False])
+def test_plain_images_are_known_by_their_files(one_tile, write, tmp_path, as_files):
+    for image in one_tile:
+        del image.meta["FILENAME"]
+    names = [f"image000{k}" for k in range(3)]
+    if as_files:
+        names = ["x.fits", "y.fits", "z.fits"]
+        one_tile = [write(i, tmp_path / n) for i, n in zip(one_tile, names, strict=True)]
+    result = lm.match_mosaic(one_tile, group_by="FILENAME")
+    assert list(result.table["tile"]) == names
+    with pytest.raises(lm.FrameError, match="the header has no keyword 'FILTER'"):
+        lm.match_mosaic(one_tile, group_by=["FILENAME", "FILTER"])
+
+
 @pytest.fixture
 def one_tile(paint):
     """Three dithers of one tile, with levels 0, 1 and 2."""

@@ -139,7 +139,7 @@ RUN_OPTIONS = [
         show_default=True,
         metavar="KEY",
         help="What makes a tile: 'auto', 'jwst', 'overlap' or a header "
-        "keyword, more than one by saying it again.",
+        "keyword, more than one by saying it again; FILENAME makes each image a tile.",
     ),
     click.option(
         "--time-from-background",
