@@ -34,6 +34,20 @@ PASS_NAMES = {
     "nircam_short": "NIRCam short-wavelength chips",
     "mosaic": "mosaic tiles",
 }
+# Why pairs did not count, by the kind of reason that a pass gives.
+REASONS = {
+    "area": "of less than {min_area:g} of the mean overlap (min_area)",
+    "extent": "shorter than {min_linear:g} of an image's side (min_linear)",
+    "scatter": "whose scatter is over {rms_limit:g} sigma too large (rms_limit)",
+    "no common good pixel": "without a common good pixel",
+}
+# Why a pass had nothing to match.
+LONE = {
+    "dithers": "each tile has one image",
+    "lyot": "no tile has both parts",
+    "nircam_short": "no module has more than one chip",
+    "mosaic": "all images are one tile",
+}
 # Sets of images whose references are named in the summary.
 MAX_REFERENCES = 3
 
@@ -212,7 +226,8 @@ def summary_lines(result):
         head = f"Pass {k}, {PASS_NAMES.get(p.name, p.name)} ({p.fit_type})"
         if p.n_kept == 0:
             none = f"none of {count(p.n_pairs, 'pair')} counts" if p.n_pairs else "no pairs"
-            lines.append(f"{head}: {none}.")
+            lone = p.n_pairs == 0 and _has_lone_groups(facts.passes[k - 1].matched)
+            lines.append(f"{head}: {f'{LONE[p.name]}: nothing to do' if lone else none}.")
             continue
         # What rounding alone leaves is nothing.
         after = p.after if p.after > 1e-9 * p.before else 0
@@ -231,6 +246,11 @@ def summary_lines(result):
     return lines
 
 
+def _has_lone_groups(matched):
+    """Return whether a pass had nothing to match: each group is alone in its domain."""
+    return len(np.unique(matched.domain)) == len(np.unique(matched.group))
+
+
 def notes(result):
     """Return what needs a look, a list of sentences: rejected pairs, sets, lone images."""
     facts = Facts.of(result)
@@ -238,7 +258,10 @@ def notes(result):
     kept, reason = facts.kept, np.asarray(facts.pairs["reason"])
     kinds, counts = np.unique([str(r).partition(":")[0] for r in reason[~kept]], return_counts=True)
     if len(kinds):
-        words = ", ".join(f"{kind} {n}" for kind, n in zip(kinds, counts, strict=True))
+        limits = facts.result.run.options["solve"]
+        words = ", ".join(
+            f"{n} {REASONS.get(kind, kind).format_map(limits)}" for kind, n in zip(kinds, counts, strict=True)
+        )
         out.append(f"{count(len(reason[~kept]), 'pair')} left out: {words}.")
     saved = int(np.count_nonzero(reason[kept] != ""))
     if saved:

@@ -106,6 +106,12 @@ def test_planes_have_slopes_in_the_table(run, files):
     assert "mosaic tiles (level+slope): 3 of 3 pairs" in result.stdout
 
 
+def test_notes_name_the_options(run, tmp_path):
+    paths = simulate_generic(n_images=4, shape=(64, 64), seed=3).write(tmp_path)
+    result = run("run", *paths, "--dry-run", "--min-linear", "0.3")
+    assert "shorter than 0.3 of an image's side (--min-linear)." in result.stdout
+
+
 def test_slopes_that_were_not_fitted(run, paint, write, tmp_path):
     images = [paint(f"{k}.fits", (0, 40 * k), level=k, noise=0.3) for k in range(4)]
     images[1].data += np.linspace(-1, 1, 64, dtype="f4")

@@ -36,7 +36,9 @@ def test_summary(result):
     assert np.isnan(dithers.before)
     lines = summary.summary_lines(result)
     assert lines[0] == "4 images in 4 tiles, 3 of 3 pairs kept."
-    assert lines[1] == "Pass 1, dithers of each tile (level): no pairs."
+    assert lines[1] == (
+        "Pass 1, dithers of each tile (level): each tile has one image: nothing to do."
+    )
     # A chain closes no loop: nothing is left.
     assert lines[2].endswith("MJy / sr before, 0 after.")
     assert summary.notes(result) == []
@@ -59,6 +61,23 @@ def test_pairs_at_odds_are_noted():
     images[4].data[:, :20] += 5
     (line,) = [x for x in summary.notes(match_levels(images)) if "at odds" in x]
     assert int(line.split()[0]) >= 1
+
+
+def test_one_tile_leaves_the_mosaic_nothing_to_do(simulated):
+    found = match_levels({"tile": list(simulated.images)})
+    words = "Pass 2, mosaic tiles (level): all images are one tile: nothing to do."
+    assert words in summary.summary_lines(found)
+
+
+def test_pairs_left_out_say_why():
+    images = list(simulate_generic(n_images=4, shape=(64, 64), seed=3).images)
+    found = match_levels(images, solve=SolveOptions(min_linear=0.3))
+    n = np.count_nonzero(~found.pairs["kept"])
+    assert summary.notes(found)[0] == (
+        f"{n} pairs left out: {n} shorter than 0.3 of an image's side (min_linear)."
+    )
+    found = match_levels(images, solve=SolveOptions(min_area=0.8))
+    assert "of less than 0.8 of the mean overlap (min_area)" in summary.notes(found)[0]
 
 
 def test_mean_reference(simulated):

@@ -234,7 +234,8 @@ def test_rejected_pairs_say_why(no_pictures):
     page = Page(text)
     verdicts = page.column(1, "Counted")
     assert sum(v.startswith("left out: extent: ") for v in verdicts) == n
-    assert f"{n} pair{'s' if n > 1 else ''} left out: extent {n}." in page.text
+    words = f"left out: {n} shorter than 0.3 of an image's side (min_linear)."
+    assert f"{n} pair{'s' if n > 1 else ''} {words}" in page.text
     sigmas = np.array(page.column(1, "After / \u03c3"))
     assert (sigmas[left_out] == "\u2013").all()
     assert (sigmas[~left_out] != "\u2013").all()

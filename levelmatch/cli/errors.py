@@ -10,7 +10,7 @@ import click
 
 from levelmatch.cli.options import MATCH, MEASURE, SOLVE
 
-__all__ = ["Failure", "Group", "one_error", "shown_warnings"]
+__all__ = ["Failure", "Group", "one_error", "shown_warnings", "spell"]
 
 # How the library's options are spelt here.
 SPELLING = {
@@ -25,6 +25,7 @@ SPELLING = {
     "extension by hdu": "extension by --hdu",
     "group_by: ": "--group-by: ",
 }
+SPELLING |= {f"({name})": f"(--{name.replace('_', '-')})" for name in SOLVE}
 OPTION_PREFIXES = (*MEASURE, *SOLVE, *MATCH)
 
 
@@ -93,13 +94,13 @@ def _failure(error):
         NotADirectoryError,
     )
     if isinstance(error, bad):
-        return Failure(_spell(text), 2)
+        return Failure(spell(text), 2)
     if isinstance(error, OSError):
         return Failure(text, 1)
     return Failure(f"{type(error).__name__}: {text}; --debug shows where", 1)
 
 
-def _spell(text):
+def spell(text):
     """An error of the library in the words of the command line."""
     for python, option in SPELLING.items():
         text = text.replace(python, option)
@@ -117,7 +118,7 @@ def shown_warnings():
 
     def show(message, category, filename, lineno, file=None, line=None):
         kind = "" if issubclass(category, LevelMatchWarning) else f"{category.__name__}: "
-        text = _spell(" ".join(str(message).split()))
+        text = spell(" ".join(str(message).split()))
         click.echo(f"Warning: {kind}{text}", err=True)
 
     with warnings.catch_warnings():

@@ -8,6 +8,7 @@ from functools import partial
 
 import click
 
+from levelmatch.cli.errors import spell
 from levelmatch.cli.options import REPORT
 
 __all__ = ["folder", "print_result", "progress_bars", "start_log", "write_page", "written_lines"]
@@ -21,7 +22,7 @@ def print_result(result):
     for line in summary_lines(result):
         click.echo(line)
     for line in notes(result):
-        click.echo(f"Note: {line}")
+        click.echo(f"Note: {spell(line)}")
 
 
 def _table_lines(result):
