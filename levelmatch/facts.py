@@ -24,6 +24,7 @@ __all__ = [
     "summarise",
     "summary_lines",
     "trust_lines",
+    "unit_text",
     "values",
     "worst_seam",
 ]
@@ -221,7 +222,7 @@ def summary_lines(result):
         f"{count(facts.n_images, 'image')}{parts} in {count(tiles, 'tile')}, "
         f"{kept} of {count(n, 'pair')} kept."
     ]
-    unit = f" {facts.unit}" if facts.unit is not None else ""
+    unit = f" {unit_text(facts.unit)}" if facts.unit is not None else ""
     for k, p in enumerate(passes, start=1):
         head = f"Pass {k}, {PASS_NAMES.get(p.name, p.name)} ({p.fit_type})"
         if p.n_kept == 0:
@@ -260,7 +261,8 @@ def notes(result):
     if len(kinds):
         limits = facts.result.run.options["solve"]
         words = ", ".join(
-            f"{n} {REASONS.get(kind, kind).format_map(limits)}" for kind, n in zip(kinds, counts, strict=True)
+            f"{n} {REASONS.get(kind, kind).format_map(limits)}"
+            for kind, n in zip(kinds, counts, strict=True)
         )
         out.append(f"{count(len(reason[~kept]), 'pair')} left out: {words}.")
     saved = int(np.count_nonzero(reason[kept] != ""))
@@ -391,7 +393,7 @@ def trust_lines(result):
     seam = worst_seam(facts)
     if seam is not None and len(loops):
         digits = decimals([seam.error])
-        unit = f" {facts.unit}" if facts.unit is not None else ""
+        unit = f" {unit_text(facts.unit)}" if facts.unit is not None else ""
         lines.append(
             f"Worst seam: {seam.image1} and {seam.image2}, where {fixed(seam.residual, digits)}"
             f"{unit} is left, {seam.n_sigma:.1f} \u03c3; the step between their corrections is "
@@ -462,6 +464,11 @@ def short_names(names):
             re.sub("\0+", "\u2026", kept).replace("\u2026_", "\u2026").replace("\u2026-", "\u2026")
         )
     return (cut if len(set(cut)) == len(set(short)) else short), pattern
+
+
+def unit_text(unit):
+    """Return a unit as text, its fractions without blanks."""
+    return f"{unit}".replace(" / ", "/")
 
 
 def decimals(errors):

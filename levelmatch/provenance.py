@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from levelmatch.exceptions import FrameError
+from levelmatch.facts import unit_text
 
 __all__ = [
     "Story",
@@ -96,7 +97,7 @@ def add_provenance(meta, frame, story, part=""):
         What of the image they apply to, for HISTORY, if not all.
     """
     before = float(meta.get("LMFLUX", 1.0))
-    unit = "" if frame.unit is None else f"{frame.unit}".replace(" / ", "/")
+    unit = "" if frame.unit is None else unit_text(frame.unit)
     for applied, values, error in _subtracted(frame):
         text = (
             f"{_signature(story)} {applied.name}: subtracted level "

@@ -128,8 +128,8 @@ def test_slopes_that_were_not_fitted(run, paint, write, tmp_path):
 def test_long_names_are_shortened(run, files, monkeypatch):
     monkeypatch.setenv("COLUMNS", "30")
     lines = run("run", *files, "--dry-run").stdout.splitlines()
-    assert lines[:2] == ["name: image_*.fits", lines[1]]
-    assert [line.split()[0] for line in lines[1:6]] == ["name", *(f"0000{k}" for k in range(4))]
+    assert [line.split()[0] for line in lines[:5]] == ["name", *(f"0000{k}" for k in range(4))]
+    assert lines[5] == "name: what stands for * in image_*.fits"
 
 
 def test_tiles_are_shown_where_they_are_not_the_images(run, files):
@@ -145,6 +145,17 @@ def test_tiles_are_shown_where_they_are_not_the_images(run, files):
         "BUNIT",
     ).stdout.splitlines()
     assert lines[1].split()[:2] == ["image_00000.fits", "image_00000.fits_MJy/sr"]
+
+
+def test_the_column_of_pairs_is_explained(run, files):
+    lines = run("run", *files, "--dry-run").stdout.splitlines()
+    assert lines[5] == "pairs: all that the level rests on; *: the reference"
+    lines = run("run", *files, "--dry-run", "--group-by", "BUNIT").stdout.splitlines()
+    assert lines[5].endswith("rests on, those of the whole tile among them")
+    lines = run("run", *files[:2], files[3], "--dry-run").stdout.splitlines()
+    assert lines[3].split() == ["image_00003.fits", "-", "no", "overlap"]
+    lines = run("run", *files, "--dry-run", "--disconnected", "sky").stdout.splitlines()
+    assert "-" not in lines[1].split()
 
 
 def test_robust_weights_can_be_left_out(run, files, monkeypatch):

@@ -40,7 +40,7 @@ def test_summary(result):
         "Pass 1, dithers of each tile (level): each tile has one image: nothing to do."
     )
     # A chain closes no loop: nothing is left.
-    assert lines[2].endswith("MJy / sr before, 0 after.")
+    assert lines[2].endswith("MJy/sr before, 0 after.")
     assert summary.notes(result) == []
 
 

@@ -104,7 +104,7 @@ def _compare(result, truth):
     """Lines on what was found against what was added."""
     import numpy as np
 
-    from levelmatch.facts import label_names
+    from levelmatch.facts import label_names, unit_text
     from levelmatch.testing import level_errors, plane_errors
 
     def rms(values):
@@ -113,7 +113,7 @@ def _compare(result, truth):
     table = result.table
     unit = truth["level"].unit
     found = table["level"].to(unit)
-    words = f"{unit}".replace(" / ", "/")
+    words = unit_text(unit)
     lines = []
     if result.passes[-1].matched.fit_type == "level":
         before = level_errors(np.zeros(len(truth)), truth)

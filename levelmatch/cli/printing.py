@@ -16,59 +16,76 @@ __all__ = ["folder", "print_result", "progress_bars", "start_log", "write_page",
 
 def print_result(result):
     """Print the corrections, and a summary in words."""
-    from levelmatch.facts import notes, summary_lines
+    from levelmatch.facts import Facts, notes, summary_lines
 
-    click.echo("\n".join(_table_lines(result)) + "\n")
-    for line in summary_lines(result):
+    facts = Facts.of(result)
+    click.echo("\n".join(_table_lines(facts)) + "\n")
+    for line in summary_lines(facts):
         click.echo(line)
-    for line in notes(result):
+    for line in notes(facts):
         click.echo(f"Note: {spell(line)}")
 
 
-def _table_lines(result):
+def _table_lines(facts):
     """The corrections, one line an image; names in short where the lines would not fit."""
-    columns = _number_columns(result)
-    names = [frame.name for frame in result.frames]
-    tiles = [frame.tile for frame in result.frames]
+    from levelmatch.facts import label_names
+
+    columns = _number_columns(facts)
+    names = [frame.name for frame in facts.frames]
+    tiles = [frame.tile for frame in facts.frames]
     left = [("name", names)]
     if len(set(tiles)) > 1 and tiles != names:
         left.append(("tile", tiles))
-    lines = _join(left, columns)
-    if max(map(len, lines)) <= shutil.get_terminal_size().columns:
-        return lines
-    from levelmatch.facts import label_names
+    lines, below = _join(left, columns), []
+    if max(map(len, lines)) > shutil.get_terminal_size().columns:
+        cells = []
+        for what, column in left:
+            short, pattern = label_names(column)
+            below += [f"{what}: what stands for * in {pattern}"] if pattern else []
+            cells.append((what, short))
+        lines = _join(cells, columns)
+    pairs = ["pairs: all that the level rests on"]
+    if len(set(tiles)) < len(tiles):
+        pairs[0] += ", those of the whole tile among them"
+    held = sum(name in facts.references for name in names)
+    pairs += [f"*: the reference{' of its set' if held > 1 else ''}"] if held else []
+    return [*lines, *below, "; ".join(pairs)]
 
-    head, cells = [], []
-    for what, column in left:
-        short, pattern = label_names(column)
-        head += [f"{what}: {pattern}"] if pattern else []
-        cells.append((what, short))
-    return head + _join(cells, columns)
 
-
-def _number_columns(result):
+def _number_columns(facts):
     """The columns of numbers as (heading, cells), the unit in the heading."""
-    from levelmatch.facts import decimals, fixed, has_slopes
+    import numpy as np
 
-    table = result.table
+    from levelmatch.facts import decimals, fixed, has_slopes, unit_text
+
+    table = facts.table
     value = {name: getattr(table[name], "value", table[name]) for name in table.colnames}
     unit = getattr(table["level"], "unit", None)
     digits = decimals(value["error"])
+    # Of an image that nothing was compared with the zero is no finding.
+    lone = ~facts.linked & (value["level"] == 0)
     level = [
-        f"{fixed(v, digits)} +- {fixed(e, digits)}"
-        for v, e in zip(value["level"], value["error"], strict=True)
+        "-" if alone else f"{fixed(v, digits)} +- {fixed(e, digits)}"
+        for v, e, alone in zip(value["level"], value["error"], lone, strict=True)
     ]
-    columns = [("level" if unit is None else f"level ({unit})".replace(" / ", "/"), level)]
+    columns = [("level" if unit is None else f"level ({unit_text(unit)})", level)]
     for axis, head in (("u", "E/arcmin"), ("v", "N/arcmin")):
         if has_slopes(table):
             digits = decimals(value["slope_u_error"])
             # A slope that was not fitted is exactly zero.
-            cells = ["0" if v == 0 else fixed(v, digits) for v in value[f"slope_{axis}"]]
+            cells = [
+                "-" if alone else "0" if v == 0 else fixed(v, digits)
+                for v, alone in zip(value[f"slope_{axis}"], lone, strict=True)
+            ]
             columns.append((head, cells))
-    held = {r.name for r in result.references}
+    measured = np.isin(np.arange(len(table)), facts.ends)
     pairs = [
-        f"{n}{'*' if name in held else ' '}"
-        for n, name in zip(value["n_pairs"], table["name"], strict=True)
+        f"{n}{'*' if name in facts.references else ' '}"
+        if linked
+        else f"{'none kept' if some else 'no overlap'} "
+        for n, name, linked, some in zip(
+            value["n_pairs"], table["name"], facts.linked, measured, strict=True
+        )
     ]
     return [*columns, ("pairs ", pairs)]
 
