@@ -180,10 +180,14 @@ def test_quiet_prints_nothing(run, files, tmp_path):
 
 
 def test_report(run, files, tmp_path, monkeypatch):
-    monkeypatch.setattr("levelmatch.report.page.has_matplotlib", lambda: False)
+    for module in ("page", "pictures"):
+        monkeypatch.setattr(f"levelmatch.report.{module}.has_matplotlib", lambda: False)
     result = run("run", *files, "-o", tmp_path / "matched", "--report")
     page = tmp_path / "matched" / "levelmatch.html"
-    assert result.stdout.splitlines()[-1] == f"Written: {page}"
+    assert result.stdout.splitlines()[-2:] == [
+        f"Written: {page}",
+        'Note: the page has no pictures: pip install "levelmatch[report]"',
+    ]
     assert page.read_text(encoding="utf-8").startswith("<!DOCTYPE html>")
 
 
@@ -486,7 +490,17 @@ def test_demo(run, tmp_path, monkeypatch, fit_type):
     (line,) = [x for x in result.stdout.splitlines() if x.startswith("Rms of the backgrounds")]
     numbers = [float(x) for x in line.split() if x[0].isdigit()]
     assert numbers[1] < numbers[0] / 5
+    head = next(x for x in result.stdout.splitlines() if "found-true" in x)
+    assert head.split()[-2:] == ["found-true", "(MJy/sr)"]
     assert_refused(run(*args), "raw exists; --overwrite replaces it")
+
+
+def test_demo_leaves_other_folders_alone(run, tmp_path):
+    (tmp_path / "mine.txt").write_text("mine", encoding="utf-8")
+    assert_refused(run("demo", tmp_path), "has other files, such as mine.txt; name a new folder")
+    (tmp_path / "levelmatch.html").write_text("mine", encoding="utf-8")
+    assert_refused(run("demo", tmp_path, "--overwrite"), "is no page of levelmatch")
+    assert listing(tmp_path) == ["levelmatch.html", "mine.txt"]
 
 
 def test_a_process_of_its_own(files, tmp_path):

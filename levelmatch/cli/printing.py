@@ -11,7 +11,15 @@ import click
 from levelmatch.cli.errors import spell
 from levelmatch.cli.options import REPORT
 
-__all__ = ["folder", "print_result", "progress_bars", "start_log", "write_page", "written_lines"]
+__all__ = [
+    "folder",
+    "page_lines",
+    "print_result",
+    "progress_bars",
+    "start_log",
+    "write_page",
+    "written_lines",
+]
 
 
 def print_result(result):
@@ -130,7 +138,17 @@ def folder(path):
 
 
 def write_page(result, output, title="Level matching"):
-    """Write the page of a result to a folder, and return a line that says so."""
+    """Write the page of a result to a folder, and return the lines that say so."""
     from levelmatch.report import write_report
 
-    return f"Written: {write_report(result, output / REPORT, title=title)}"
+    return page_lines(write_report(result, output / REPORT, title=title))
+
+
+def page_lines(page):
+    """Lines on a page that was written."""
+    from levelmatch.report.pictures import has_matplotlib
+
+    lines = [f"Written: {page}"]
+    if not has_matplotlib():
+        lines.append('Note: the page has no pictures: pip install "levelmatch[report]"')
+    return lines

@@ -16,7 +16,7 @@ from levelmatch.cli.options import (
     Reference,
     add_options,
 )
-from levelmatch.cli.printing import folder, print_result, progress_bars, start_log
+from levelmatch.cli.printing import folder, page_lines, print_result, progress_bars, start_log
 
 __all__ = ["apply", "report", "show", "solve", "undo", "verify"]
 
@@ -275,4 +275,4 @@ def report(record, output, title, *, debug):
             page = write_report(known, output, title=title, before_after=False)
         else:
             page = write_report(shown, output, title=title)
-        click.echo(f"Written: {page}")
+        click.echo("\n".join(page_lines(page)))

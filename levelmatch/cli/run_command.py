@@ -130,7 +130,7 @@ def _run(values):
         result.write(output, overwrite=overwrite, progress_bar=bar("files"))
         written = written_lines(result, output)
         if values["report"]:
-            written.append(write_page(result, output))
+            written += write_page(result, output)
         checkpoint.unlink()
     if not values["quiet"]:
         print_result(result)
