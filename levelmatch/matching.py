@@ -85,7 +85,7 @@ class _Settings:
             msg = f"progress_bar: {progress_bar!r} is not callable; give for example tqdm.tqdm"
             raise TypeError(msg)
         if apply_flux_scale and flux_scale is None:
-            msg = "apply_flux_scale: True, but flux_scale is None: there is nothing to apply"
+            msg = "apply_flux_scale: there is nothing to apply without flux_scale"
             raise ValueError(msg)
         _check_group_by(group_by)
         return cls(

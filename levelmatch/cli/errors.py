@@ -24,6 +24,12 @@ SPELLING = {
     "see dq_bits": "see --dq-bits",
     "extension by hdu": "extension by --hdu",
     "group_by: ": "--group-by: ",
+    "(see group_by)": "(see --group-by)",
+    "group_by='FILENAME'": "--group-by FILENAME",
+    "without flux_scale": "without --flux-scale",
+    "fit_type: the record": "--fit-type: the record",
+    # Of a header without any.
+    " (CTYPE ['', ''])": "",
 }
 SPELLING |= {f"({name})": f"(--{name.replace('_', '-')})" for name in SOLVE}
 OPTION_PREFIXES = (*MEASURE, *SOLVE, *MATCH)
@@ -42,23 +48,27 @@ class Group(click.Group):
 
     def make_context(self, info_name, args, parent=None, **extra):
         """Parse the command line."""
-        with _one_line(info_name):
+        with _one_line(None, info_name):
             return super().make_context(info_name, args, parent, **extra)
 
     def invoke(self, ctx):
         """Run the command."""
-        with _one_line(ctx.command_path):
+        with _one_line(ctx):
             return super().invoke(ctx)
 
 
 @contextmanager
-def _one_line(path):
+def _one_line(ctx, path=""):
     try:
         yield
     except click.exceptions.NoArgsIsHelpError:
         raise
     except click.UsageError as error:
-        path = error.ctx.command_path if error.ctx is not None else path
+        if error.ctx is not None:
+            path = error.ctx.command_path
+        elif ctx is not None:
+            # Click does not say whose option it could not parse.
+            path = " ".join([ctx.command_path, ctx.invoked_subcommand or ""]).rstrip()
         msg = f"{error.format_message().rstrip('.')} (see '{path} --help')"
         raise Failure(msg, 2) from error
 
@@ -84,6 +94,8 @@ def _failure(error):
     from levelmatch.exceptions import LevelMatchError
 
     text = str(error) or type(error).__name__
+    if isinstance(error, OSError) and error.filename is not None and error.strerror:
+        text = f"{error.filename}: {error.strerror}"
     bad = (
         LevelMatchError,
         UnitsError,
