@@ -14,9 +14,11 @@ from levelmatch.cli.options import REPORT
 __all__ = [
     "folder",
     "page_lines",
+    "pair_lines",
     "print_result",
     "progress_bars",
     "start_log",
+    "without_excluded",
     "write_page",
     "written_lines",
 ]
@@ -106,6 +108,64 @@ def _join(left, right):
             width = max(len(heading), *map(len, column))
             cells.append([side(text, width) for text in (heading, *column)])
     return ["  ".join(row).rstrip() for row in zip(*cells, strict=True)]
+
+
+def pair_lines(result):
+    """Return the pairs as lines: what differed, what is left, and whether they counted."""
+    import numpy as np
+
+    from levelmatch.facts import Facts, decimals, fixed, label_names, short_names, unit_text, values
+
+    facts = Facts.of(result)
+    table = facts.pairs
+    if len(table) == 0:
+        return ["no pairs"]
+    before, error, after = (values(table[name]) for name in ("level", "sigma", "residual"))
+    digits = decimals(error)
+
+    def cells(numbers, digits):
+        return [fixed(v, digits) if np.isfinite(v) else "-" for v in numbers]
+
+    numbers = [
+        ("before", cells(before, digits)),
+        ("error", cells(error, digits)),
+        ("after", cells(after, digits)),
+        ("after/sigma", cells(values(table["n_sigma"]), 1)),
+        ("pixels", [str(n) for n in table["npix"]]),
+        (
+            "counted",
+            [
+                "yes"
+                if kept
+                else f"no: {reason.partition(':')[0]}"
+                if ":" in reason
+                else "no: masked"
+                for kept, reason in zip(table["kept"], table["reason"], strict=True)
+            ],
+        ),
+    ]
+    first, second = ([str(name) for name in table[key]] for key in ("image1", "image2"))
+    for shorten in (lambda names: (names, ""), label_names, short_names):
+        names, pattern = shorten([frame.name for frame in facts.frames])
+        short = dict(zip((frame.name for frame in facts.frames), names, strict=True))
+        left = [("image1", [short[n] for n in first]), ("image2", [short[n] for n in second])]
+        lines = _join(left, numbers)
+        if max(map(len, lines)) <= shutil.get_terminal_size().columns:
+            break
+    below = [f"name: what stands for * in {pattern}"] if pattern else []
+    if facts.unit is not None:
+        below.append(f"before, error and after: in {unit_text(facts.unit)}")
+    return [*lines, *below]
+
+
+def without_excluded(record, files):
+    """Return the files but those that the record left out, which are noted."""
+    out = {name for entry in record.history for name in entry.get("excluded", ())}
+    out -= {frame.name for frame in record.frames}
+    skipped = [path.name for path in files if path.name in out]
+    if skipped:
+        click.echo(f"Note: left out, as the record does: {', '.join(skipped)}", err=True)
+    return [path for path in files if path.name not in out]
 
 
 def start_log(*, debug):
