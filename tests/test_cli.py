@@ -295,6 +295,60 @@ def test_output_is_no_folder_or_that_of_the_input(run, files, tmp_path):
     assert_refused(run("run", *files, "-o", link), "is the folder of the input")
 
 
+def test_output_below_a_file(run, files, tmp_path):
+    (tmp_path / "file").write_bytes(b"")
+    result = run("run", *files, "-o", tmp_path / "file" / "out", "--dry-run")
+    assert_refused(result, "file is not a folder")
+    result = run("demo", tmp_path / "file" / "out")
+    assert "Errno" not in result.stderr
+
+
+def test_one_image_is_an_error(run, files, tmp_path):
+    result = run("run", files[0], "-o", tmp_path / "out")
+    assert_refused(result, "only one image: there is nothing to match")
+    assert listing(tmp_path) == []
+
+
+def test_one_fit_type_for_all_passes(run, files, tmp_path, monkeypatch):
+    seen = []
+    monkeypatch.setattr("levelmatch.match_levels", lambda *args, **options: seen.append(options))
+
+    def types(*args):
+        run("run", *files, "--dry-run", *args)
+        options = seen.pop()
+        return {options[f"fit_type_{name}"] for name in ("dithers", "recombine_lyot")}, options[
+            "fit_type_mosaic_tiles"
+        ]
+
+    both = ["--fit-type", "level+slope", "--fit-type-mosaic-tiles", "auto"]
+    assert types() == ({"level"}, "level")
+    assert types("--fit-type", "auto") == ({"auto"}, "auto")
+    assert types(*both) == ({"level+slope"}, "auto")
+    config = write_config(tmp_path, 'fit-type = "auto"\nfit-type-mosaic-tiles = "level"\n')
+    assert types("--config", config) == ({"auto"}, "level")
+    assert types("--config", config, "--fit-type", "level+slope") == (
+        {"level+slope"},
+        "level+slope",
+    )
+
+
+def test_hints_name_the_command(files):
+    def error(*args):
+        return CliRunner().invoke(cli.main, list(args), prog_name="levelmatch").stderr
+
+    assert "(see 'levelmatch run --help')" in error("run", *files, "--weights")
+    assert "(see 'levelmatch show --help')" in error("show")
+    assert "(see 'levelmatch --help')" in error("walk")
+
+
+def test_words_of_the_command(run, files, tmp_path):
+    result = run("run", *files, "--dry-run", "--apply-flux-scale")
+    assert_refused(result, "--apply-flux-scale: there is nothing to apply without --flux-scale")
+    fits.writeto(tmp_path / "plain.fits", np.ones((64, 64), dtype="f4"))
+    result = run("run", *files, tmp_path / "plain.fits", "--dry-run")
+    assert_refused(result, "plain.fits: the header has no celestial WCS; find its astrometry")
+
+
 def test_files_and_output_are_needed(run, files):
     assert_refused(
         run("run"),

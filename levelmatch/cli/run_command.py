@@ -70,6 +70,9 @@ def run(ctx, config, **values):
         if values["extend"] is not None:
             values = _extended(ctx, values)
         _check_paths(**{k: values[k] for k in ("files", "output", "overwrite", "report")})
+        if len(set(values["files"])) == 1 and not values["recombine_lyot"]:
+            msg = "only one image: there is nothing to match"
+            raise ValueError(msg)
         _run(values)
 
 
@@ -96,8 +99,9 @@ def _check_paths(files, output, overwrite, report):
             raise ValueError(msg)
     if output is None:
         return
-    if output.exists() and not output.is_dir():
-        msg = f"--output: {output} is not a folder"
+    there = next(folder for folder in (output, *output.parents) if folder.exists())
+    if not there.is_dir():
+        msg = f"--output: {there} is not a folder"
         raise NotADirectoryError(msg)
     for path in files:
         if path.resolve().parent == output.resolve() or path.parent.resolve() == output.resolve():
@@ -158,6 +162,8 @@ def _match(files, values, bar, checkpoint):
     from levelmatch import MeasureOptions, SolveOptions, match_levels
 
     options = {name: values[name] for name in MATCH}
+    for name in (name for name in MATCH if name.startswith("fit_type_")):
+        options[name] = values[name] or values["fit_type"] or "level"
     keys = options["group_by"]
     solve = {name: values[name] for name in SOLVE}
     solve["robust"] = None if solve["robust"] == "none" else solve["robust"]
