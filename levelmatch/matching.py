@@ -560,6 +560,7 @@ def match_levels(
             recombined=recombine_lyot,
         )
     )
+    _check_idle(collection, settings, steps)
     known = None
     if extend is not None or checkpoint is not None:
         known = _pair_store(extend, checkpoint)
@@ -670,6 +671,31 @@ def _collect(images, settings, *, recombine=False, lyot=None):
     if settings.apply_flux_scale:
         frames = scaled_frames(frames, factors[order], settings.flux_scale)
     return _Collection(frames, list(rank), recombine, unit)
+
+
+def _warn_idle(what):
+    """Warn of an option that no image gives anything to do."""
+    warnings.warn(f"{what}: it changes nothing", LevelMatchWarning, stacklevel=4)
+
+
+def _check_idle(collection, settings, steps):
+    """Warn of options of the whole job that do nothing for these images."""
+    frames, names = collection.frames, [step.name for step in steps]
+    if len(frames) == 1:
+        msg = f"{frames[0].name} is the only image: there is nothing to match"
+        warnings.warn(msg, LevelMatchWarning, stacklevel=3)
+    if "lyot" in names and not any(frame.part == "lyot" for frame in frames):
+        _warn_idle("recombine_lyot: no image is a Lyot image or has the Lyot region")
+    if "nircam_short" in names and not any(
+        jwst.NIRCAM_SHORT.match(frame.detector) for frame in frames
+    ):
+        _warn_idle("combine_nircam_short: no image is of NIRCam's short-wavelength chips")
+    keyword = steps[-1].keyword
+    # Most telescopes do not have the default.
+    if keyword != Step.keyword and not any(keyword in frame.meta for frame in frames):
+        _warn_idle(f"time_from_background: no image has the keyword {keyword!r}")
+    if settings.solve.slope_prior is not None and all(s.fit_type == "level" for s in steps):
+        _warn_idle("slope_prior: no pass fits slopes")
 
 
 def _has_pass(frame, name):

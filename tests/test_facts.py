@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from astropy import units as u
 
-from levelmatch import SolveOptions, match_levels
+from levelmatch import LevelMatchWarning, SolveOptions, match_levels
 from levelmatch import facts as summary
 from levelmatch.testing import simulate_generic
 
@@ -230,7 +230,8 @@ def test_loops_of_planes_close():
 
 def test_no_pair():
     (image,) = simulate_generic(n_images=1, shape=(32, 32), seed=1).images
-    found = match_levels([image])
+    with pytest.warns(LevelMatchWarning, match="image_00000.fits is the only image"):
+        found = match_levels([image])
     assert summary.worst_seam(found) is None
     assert summary.trust_lines(found)[1].startswith("No loop")
 

@@ -426,6 +426,20 @@ def test_a_record_of_one_tile_gets_another_reference(one_tile):
     assert solve_record(new, reference="mean").reference == "mean"
 
 
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"recombine_lyot": True}, "recombine_lyot: no image is a Lyot image"),
+        ({"combine_nircam_short": True}, "combine_nircam_short: no image is of NIRCam"),
+        ({"time_from_background": "DT"}, "time_from_background: no image has the keyword 'DT'"),
+        ({"solve": lm.SolveOptions(slope_prior=1.0)}, "slope_prior: no pass fits slopes"),
+    ],
+)
+def test_options_without_effect_are_warned_of(one_tile, options, words):
+    with pytest.warns(lm.LevelMatchWarning, match=f"{words}.*: it changes nothing"):
+        lm.match_levels(one_tile, **options)
+
+
 def test_a_reference_without_effect_is_warned_of(one_tile):
     dithers = lm.match_dithers(one_tile)
     with pytest.warns(lm.LevelMatchWarning, match=r"b\.fits changes nothing: all 3 images are one"):
