@@ -332,6 +332,16 @@ def test_one_fit_type_for_all_passes(run, files, tmp_path, monkeypatch):
     )
 
 
+def test_an_extended_run_is_in_the_order_of_names(run, files, tmp_path):
+    first = [*files[1:], "-o", tmp_path / "a", "--fit-type-mosaic-tiles", "level+slope"]
+    assert run("run", *first).exit_code == 0
+    more = ["run", files[0], "-o", tmp_path / "b", "--extend", tmp_path / "a", "--overwrite"]
+    lines = run(*more).stdout.splitlines()
+    assert [line.split()[0] for line in lines[1:5]] == [Path(f).name for f in files]
+    assert "mosaic tiles (level+slope)" in "".join(lines)
+    assert "mosaic tiles (level)" in run(*more, "--fit-type", "level").stdout
+
+
 def test_hints_name_the_command(files):
     def error(*args):
         return CliRunner().invoke(cli.main, list(args), prog_name="levelmatch").stderr

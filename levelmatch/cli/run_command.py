@@ -85,7 +85,8 @@ def _extended(ctx, values):
     values = merge(ctx, values, recorded_values(record))
     new = {path.name for path in values["files"]}
     known = [path for path in recorded_files(record) if path.name not in new]
-    return {**values, "extend": record, "files": (*known, *values["files"])}
+    files = sorted((*known, *values["files"]), key=lambda path: path.name)
+    return {**values, "extend": record, "files": tuple(files)}
 
 
 def _check_paths(files, output, overwrite, report):
