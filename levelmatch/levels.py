@@ -152,6 +152,15 @@ def _describe(table, words):
     return table
 
 
+def row_of(name, items):
+    """Return the place of what has a name; `KeyError` if nothing has."""
+    names = [item.name for item in items]
+    if name not in names:
+        msg = f"there is no image {name!r}; the first is {names[0]!r}"
+        raise KeyError(msg)
+    return names.index(name)
+
+
 class Levels:
     """What was found: of images, pairs and passes.
 
@@ -424,8 +433,8 @@ class Levels:
 
         Parameters
         ----------
-        i, j : int
-            Rows of `table`.
+        i, j : int or str
+            Rows of `table`, or their names.
 
         Returns
         -------
@@ -433,7 +442,13 @@ class Levels:
             Of level and slopes, each about its image's centre, in the unit of comparison (and
             per arcmin), relative to the gauge. The variance of a seam between two images is
             that of the difference: ``c(i, i) + c(j, j) - c(i, j) - c(j, i)``.
+
+        Raises
+        ------
+        KeyError
+            If no row has such a name.
         """
+        i, j = (row_of(k, self.frames) if isinstance(k, str) else k for k in (i, j))
         ordered = sorted(range(len(self.frames)), key=lambda k: self.frames[k].name)
         rank = np.argsort(ordered)
         total = np.zeros((3, 3))

@@ -209,8 +209,8 @@ class Record(Levels):
 
         Parameters
         ----------
-        i, j : int
-            Rows of ``table``.
+        i, j : int or str
+            Rows of ``table``, or their names.
 
         Returns
         -------
