@@ -1,10 +1,12 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
 """The four functions, and the whole job: find, measure, solve each pass, correct."""
 
+import glob
 import warnings
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from logging import getLogger
+from pathlib import Path
 
 import numpy as np
 
@@ -39,6 +41,8 @@ __all__ = [
 
 logger = getLogger(__name__)
 
+# Options of the whole job, one a pass.
+FIT_TYPE_OF = ("dithers", "recombine_lyot", "combine_nircam_short", "mosaic_tiles")
 GROUP_BY = ("auto", "jwst", "overlap")
 
 
@@ -470,6 +474,7 @@ def match_levels(
     apply_flux_scale=False,
     extend=None,
     checkpoint=None,
+    **unknown,
 ):
     """Do the whole job: all passes, with one look at the pixels.
 
@@ -502,6 +507,8 @@ def match_levels(
     checkpoint : path or None
         A file that keeps pairs as they are measured. If the job is interrupted, it goes on
         from there when it is started again with the same file.
+    **unknown
+        Refused; each pass has a ``fit_type`` of its own.
 
     Returns
     -------
@@ -525,6 +532,13 @@ def match_levels(
     the level of a difference shifts with a constant, and the right-hand side of its
     normal equations with the normal matrix times a plane's coefficients.
     """
+    if unknown:
+        name = next(iter(unknown))
+        own = ", ".join(f"fit_type_{word}" for word in FIT_TYPE_OF)
+        msg = f"match_levels() got an unexpected keyword argument {name!r}" + (
+            f"; each pass has its own: {own}" if name == "fit_type" else ""
+        )
+        raise TypeError(msg)
     for fit_type in (
         fit_type_dithers,
         fit_type_recombine_lyot,
@@ -650,6 +664,10 @@ class _Collection:
 
 
 def _collect(images, settings, *, recombine=False, lyot=None):
+    if isinstance(images, str | Path):
+        call = f"sorted(glob.glob({str(images)!r}))" if glob.has_magic(str(images)) else "[...]"
+        msg = f"images: {str(images)!r} is one path, not a list of images; give {call}"
+        raise TypeError(msg)
     frames = collect_frames(images, dq_bits=settings.dq_bits, hdu=settings.hdu)
     recombine |= any(_has_pass(frame, "lyot") for frame in frames)
     if lyot is not None:

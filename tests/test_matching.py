@@ -440,6 +440,32 @@ def test_options_without_effect_are_warned_of(one_tile, options, words):
         lm.match_levels(one_tile, **options)
 
 
+def test_a_pattern_is_no_list():
+    with pytest.raises(TypeError, match=r"give sorted\(glob\.glob\('raw/\*\.fits'\)\)"):
+        lm.match_levels("raw/*.fits")
+    with pytest.raises(TypeError, match=r"'raw/a\.fits' is one path, not a list"):
+        lm.match_mosaic(Path("raw/a.fits"))
+
+
+def test_each_pass_has_its_own_fit_type(one_tile):
+    words = "'fit_type'; each pass has its own: fit_type_dithers, .*, fit_type_mosaic_tiles"
+    with pytest.raises(TypeError, match=words):
+        lm.match_levels(one_tile, fit_type="level")
+    with pytest.raises(TypeError, match="unexpected keyword argument 'wait'$"):
+        lm.match_levels(one_tile, wait=1)
+
+
+def test_images_have_names(one_tile):
+    result = lm.match_levels(one_tile)
+    assert_array_equal(result["b.fits"].data, result[1].data)
+    for found in (result, result.record):
+        assert_array_equal(found.covariance("a.fits", "c.fits"), found.covariance(0, 2))
+    with pytest.raises(KeyError, match="there is no image 'z'; the first is 'a.fits'"):
+        result["z"]
+    with pytest.raises(KeyError, match="there is no image 'z'"):
+        result.covariance(0, "z")
+
+
 def test_a_reference_without_effect_is_warned_of(one_tile):
     dithers = lm.match_dithers(one_tile)
     with pytest.warns(lm.LevelMatchWarning, match=r"b\.fits changes nothing: all 3 images are one"):
