@@ -219,7 +219,7 @@ class Levels:
 
     @property
     def references(self):
-        """The `~levelmatch.reference.Reference` of each connected set; none for mean corrections.
+        """The reference of each connected set, with its reason; none where the mean is zero.
 
         Those of the last pass, or of an earlier one if that held the image that was named.
         """
