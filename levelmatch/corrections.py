@@ -27,8 +27,11 @@ class Correction:
 
     @classmethod
     def from_coefficients(cls, coefficients, axes):
-        """Return the correction of a group's coefficients, shape (1,) or (3,), about its centre."""
-        if len(coefficients) == 1:
+        """Return the correction of a group's coefficients, shape (1,) or (3,), about its centre.
+
+        Without slopes it is a constant: a plane would have what rounding makes of none.
+        """
+        if not np.any(coefficients[1:]):
             return cls(float(coefficients[0]))
         weight = np.array([1.0, ARCMIN, ARCMIN])
         return cls(0.0, (weight * coefficients) @ axes)

@@ -24,6 +24,7 @@ __all__ = [
     "summarise",
     "summary_lines",
     "trust_lines",
+    "unit_text",
     "values",
     "worst_seam",
 ]
@@ -33,6 +34,20 @@ PASS_NAMES = {
     "lyot": "Lyot coronagraph to main chip",
     "nircam_short": "NIRCam short-wavelength chips",
     "mosaic": "mosaic tiles",
+}
+# Why pairs did not count, by the kind of reason that a pass gives.
+REASONS = {
+    "area": "of less than {min_area:g} of the mean overlap (min_area)",
+    "extent": "shorter than {min_linear:g} of an image's side (min_linear)",
+    "scatter": "whose scatter is over {rms_limit:g} sigma too large (rms_limit)",
+    "no common good pixel": "without a common good pixel",
+}
+# Why a pass had nothing to match.
+LONE = {
+    "dithers": "each tile has one image",
+    "lyot": "no tile has both parts",
+    "nircam_short": "no module has more than one chip",
+    "mosaic": "all images are one tile",
 }
 # Sets of images whose references are named in the summary.
 MAX_REFERENCES = 3
@@ -103,8 +118,8 @@ class Facts:
 
     @cached_property
     def references(self):
-        """Names of the images that the last pass held at zero."""
-        return {r.name for p in self.passes[-1:] for r in p.references}
+        """Names of the images that the others are relative to."""
+        return {r.name for r in self.result.references}
 
     @cached_property
     def sets(self):
@@ -207,12 +222,13 @@ def summary_lines(result):
         f"{count(facts.n_images, 'image')}{parts} in {count(tiles, 'tile')}, "
         f"{kept} of {count(n, 'pair')} kept."
     ]
-    unit = f" {facts.unit}" if facts.unit is not None else ""
+    unit = f" {unit_text(facts.unit)}" if facts.unit is not None else ""
     for k, p in enumerate(passes, start=1):
         head = f"Pass {k}, {PASS_NAMES.get(p.name, p.name)} ({p.fit_type})"
         if p.n_kept == 0:
             none = f"none of {count(p.n_pairs, 'pair')} counts" if p.n_pairs else "no pairs"
-            lines.append(f"{head}: {none}.")
+            lone = p.n_pairs == 0 and _has_lone_groups(facts.passes[k - 1].matched)
+            lines.append(f"{head}: {f'{LONE[p.name]}: nothing to do' if lone else none}.")
             continue
         # What rounding alone leaves is nothing.
         after = p.after if p.after > 1e-9 * p.before else 0
@@ -221,7 +237,7 @@ def summary_lines(result):
             f"{head}: {p.n_kept} of {count(p.n_pairs, 'pair')}, rms of differences "
             f"{p.before:.3g}{unit} before, {after:.3g} after{floor}."
         )
-    references = [r for p in facts.passes[-1:] for r in p.references]
+    references = facts.result.references
     if not references:
         lines.append("Reference: none, the mean correction is zero.")
     for reference in references[:MAX_REFERENCES]:
@@ -231,6 +247,11 @@ def summary_lines(result):
     return lines
 
 
+def _has_lone_groups(matched):
+    """Return whether a pass had nothing to match: each group is alone in its domain."""
+    return len(np.unique(matched.domain)) == len(np.unique(matched.group))
+
+
 def notes(result):
     """Return what needs a look, a list of sentences: rejected pairs, sets, lone images."""
     facts = Facts.of(result)
@@ -238,7 +259,11 @@ def notes(result):
     kept, reason = facts.kept, np.asarray(facts.pairs["reason"])
     kinds, counts = np.unique([str(r).partition(":")[0] for r in reason[~kept]], return_counts=True)
     if len(kinds):
-        words = ", ".join(f"{kind} {n}" for kind, n in zip(kinds, counts, strict=True))
+        limits = facts.result.run.options["solve"]
+        words = ", ".join(
+            f"{n} {REASONS.get(kind, kind).format_map(limits)}"
+            for kind, n in zip(kinds, counts, strict=True)
+        )
         out.append(f"{count(len(reason[~kept]), 'pair')} left out: {words}.")
     saved = int(np.count_nonzero(reason[kept] != ""))
     if saved:
@@ -261,7 +286,12 @@ def _set_notes(facts):
             len(np.unique(p.solution.component[p.matched.group[p.matched.domain == d]]))
             for d in np.unique(p.matched.domain)
         ]
-        if p.matched.name == "mosaic" and n_sets[0] > 1:
+        if max(n_sets) > 1 and p.tie is not None:
+            n = sum(n for n in n_sets if n > 1)
+            out.append(
+                f"{n} sets without overlap were tied by their sky; errors do not include that tie."
+            )
+        elif p.matched.name == "mosaic" and n_sets[0] > 1:
             out.append(
                 f"The tiles form {n_sets[0]} sets with no overlap between them: levels "
                 "do not compare from set to set."
@@ -363,7 +393,7 @@ def trust_lines(result):
     seam = worst_seam(facts)
     if seam is not None and len(loops):
         digits = decimals([seam.error])
-        unit = f" {facts.unit}" if facts.unit is not None else ""
+        unit = f" {unit_text(facts.unit)}" if facts.unit is not None else ""
         lines.append(
             f"Worst seam: {seam.image1} and {seam.image2}, where {fixed(seam.residual, digits)}"
             f"{unit} is left, {seam.n_sigma:.1f} \u03c3; the step between their corrections is "
@@ -434,6 +464,11 @@ def short_names(names):
             re.sub("\0+", "\u2026", kept).replace("\u2026_", "\u2026").replace("\u2026-", "\u2026")
         )
     return (cut if len(set(cut)) == len(set(short)) else short), pattern
+
+
+def unit_text(unit):
+    """Return a unit as text, its fractions without blanks."""
+    return f"{unit}".replace(" / ", "/")
 
 
 def decimals(errors):

@@ -152,6 +152,15 @@ def _describe(table, words):
     return table
 
 
+def row_of(name, items):
+    """Return the place of what has a name; `KeyError` if nothing has."""
+    names = [item.name for item in items]
+    if name not in names:
+        msg = f"there is no image {name!r}; the first is {names[0]!r}"
+        raise KeyError(msg)
+    return names.index(name)
+
+
 class Levels:
     """What was found: of images, pairs and passes.
 
@@ -201,14 +210,22 @@ class Levels:
     @property
     def reference(self):
         """The image that all others are relative to; ``"mean"`` if none is."""
-        last = self.passes[-1].references if self.passes else []
-        return last[0].name if last else "mean"
+        return self.references[0].name if self.references else "mean"
 
     @property
     def reference_reason(self):
         """Why that image, in words."""
-        last = self.passes[-1].references if self.passes else []
-        return last[0].reason if last else "the mean correction is zero"
+        return self.references[0].reason if self.references else "the mean correction is zero"
+
+    @property
+    def references(self):
+        """The reference of each connected set, with its reason; none where the mean is zero.
+
+        Those of the last pass, or of an earlier one if that held the image that was named.
+        """
+        last = self.passes[-1:]
+        earlier = [p for p in self.passes[:-1] if p.matched.name != "lyot"]
+        return next((p.references for p in [*last, *reversed(earlier)] if p.references), [])
 
     @property
     def table(self):
@@ -416,8 +433,8 @@ class Levels:
 
         Parameters
         ----------
-        i, j : int
-            Rows of `table`.
+        i, j : int or str
+            Rows of `table`, or their names.
 
         Returns
         -------
@@ -425,7 +442,13 @@ class Levels:
             Of level and slopes, each about its image's centre, in the unit of comparison (and
             per arcmin), relative to the gauge. The variance of a seam between two images is
             that of the difference: ``c(i, i) + c(j, j) - c(i, j) - c(j, i)``.
+
+        Raises
+        ------
+        KeyError
+            If no row has such a name.
         """
+        i, j = (row_of(k, self.frames) if isinstance(k, str) else k for k in (i, j))
         ordered = sorted(range(len(self.frames)), key=lambda k: self.frames[k].name)
         rank = np.argsort(ordered)
         total = np.zeros((3, 3))

@@ -1,14 +1,17 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
 """The four functions, and the whole job: find, measure, solve each pass, correct."""
 
+import glob
+import warnings
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from logging import getLogger
+from pathlib import Path
 
 import numpy as np
 
 from levelmatch import jwst
-from levelmatch.exceptions import FrameError
+from levelmatch.exceptions import FrameError, LevelMatchWarning
 from levelmatch.frames import (
     Frame,
     collect_frames,
@@ -38,6 +41,8 @@ __all__ = [
 
 logger = getLogger(__name__)
 
+# Options of the whole job, one a pass.
+FIT_TYPE_OF = ("dithers", "recombine_lyot", "combine_nircam_short", "mosaic_tiles")
 GROUP_BY = ("auto", "jwst", "overlap")
 
 
@@ -84,7 +89,7 @@ class _Settings:
             msg = f"progress_bar: {progress_bar!r} is not callable; give for example tqdm.tqdm"
             raise TypeError(msg)
         if apply_flux_scale and flux_scale is None:
-            msg = "apply_flux_scale: True, but flux_scale is None: there is nothing to apply"
+            msg = "apply_flux_scale: there is nothing to apply without flux_scale"
             raise ValueError(msg)
         _check_group_by(group_by)
         return cls(
@@ -161,7 +166,8 @@ def match_dithers(
     group_by : {"auto", "jwst", "overlap"}, str, list of str or callable
         What makes images one tile: JWST's program, observation, visit, group and
         activity; ``"overlap"``, sharing more than half of their area; the value
-        of header keywords; or of a function of an image's name and header. ``"auto"`` is
+        of header keywords, where ``"FILENAME"`` is the file's name if a header has none; or of
+        a function of an image's name and header. ``"auto"`` is
         the mapping's key, else ``"jwst"`` where all images have its keys, else ``"overlap"``.
     subtract_local : bool
         Also subtract from each tile the sigma-clipped median of its first image (by
@@ -383,7 +389,9 @@ def match_mosaic(
         The image (or tile) whose correction is zero: its name, its index in the input,
         ``"mean"`` for a mean correction of zero, or ``"auto"``: the image closest in time to
         dedicated backgrounds, else that with the most overlaps, ties going to the
-        largest overlapping area and then to the first name. Never a Lyot image.
+        largest overlapping area and then to the first name. Never a Lyot image. Where all images
+        are one tile, `match_levels` holds a named image in the last pass that has pairs, and
+        without such a pass it has no effect, which is warned of.
     time_from_background : str
         Header keyword of the time between an image and its backgrounds.
     combine_chips : bool or None
@@ -466,6 +474,7 @@ def match_levels(
     apply_flux_scale=False,
     extend=None,
     checkpoint=None,
+    **unknown,
 ):
     """Do the whole job: all passes, with one look at the pixels.
 
@@ -498,6 +507,8 @@ def match_levels(
     checkpoint : path or None
         A file that keeps pairs as they are measured. If the job is interrupted, it goes on
         from there when it is started again with the same file.
+    **unknown
+        Refused; each pass has a ``fit_type`` of its own.
 
     Returns
     -------
@@ -521,6 +532,13 @@ def match_levels(
     the level of a difference shifts with a constant, and the right-hand side of its
     normal equations with the normal matrix times a plane's coefficients.
     """
+    if unknown:
+        name = next(iter(unknown))
+        own = ", ".join(f"fit_type_{word}" for word in FIT_TYPE_OF)
+        msg = f"match_levels() got an unexpected keyword argument {name!r}" + (
+            f"; each pass has its own: {own}" if name == "fit_type" else ""
+        )
+        raise TypeError(msg)
     for fit_type in (
         fit_type_dithers,
         fit_type_recombine_lyot,
@@ -556,6 +574,7 @@ def match_levels(
             recombined=recombine_lyot,
         )
     )
+    _check_idle(collection, settings, steps)
     known = None
     if extend is not None or checkpoint is not None:
         known = _pair_store(extend, checkpoint)
@@ -645,6 +664,10 @@ class _Collection:
 
 
 def _collect(images, settings, *, recombine=False, lyot=None):
+    if isinstance(images, str | Path):
+        call = f"sorted(glob.glob({str(images)!r}))" if glob.has_magic(str(images)) else "[...]"
+        msg = f"images: {str(images)!r} is one path, not a list of images; give {call}"
+        raise TypeError(msg)
     frames = collect_frames(images, dq_bits=settings.dq_bits, hdu=settings.hdu)
     recombine |= any(_has_pass(frame, "lyot") for frame in frames)
     if lyot is not None:
@@ -666,6 +689,31 @@ def _collect(images, settings, *, recombine=False, lyot=None):
     if settings.apply_flux_scale:
         frames = scaled_frames(frames, factors[order], settings.flux_scale)
     return _Collection(frames, list(rank), recombine, unit)
+
+
+def _warn_idle(what):
+    """Warn of an option that no image gives anything to do."""
+    warnings.warn(f"{what}: it changes nothing", LevelMatchWarning, stacklevel=4)
+
+
+def _check_idle(collection, settings, steps):
+    """Warn of options of the whole job that do nothing for these images."""
+    frames, names = collection.frames, [step.name for step in steps]
+    if len(frames) == 1:
+        msg = f"{frames[0].name} is the only image: there is nothing to match"
+        warnings.warn(msg, LevelMatchWarning, stacklevel=3)
+    if "lyot" in names and not any(frame.part == "lyot" for frame in frames):
+        _warn_idle("recombine_lyot: no image is a Lyot image or has the Lyot region")
+    if "nircam_short" in names and not any(
+        jwst.NIRCAM_SHORT.match(frame.detector) for frame in frames
+    ):
+        _warn_idle("combine_nircam_short: no image is of NIRCam's short-wavelength chips")
+    keyword = steps[-1].keyword
+    # Most telescopes do not have the default.
+    if keyword != Step.keyword and not any(keyword in frame.meta for frame in frames):
+        _warn_idle(f"time_from_background: no image has the keyword {keyword!r}")
+    if settings.solve.slope_prior is not None and all(s.fit_type == "level" for s in steps):
+        _warn_idle("slope_prior: no pass fits slopes")
 
 
 def _has_pass(frame, name):
@@ -734,6 +782,9 @@ def _assign_tiles(frames, group_by):
 
 
 def _card(frame, key):
+    if key == "FILENAME" and key not in frame.meta:
+        # Plain files do not repeat their names; parts of an image are one still.
+        return frame.product
     if key not in frame.meta:
         msg = f"{frame.name}: group_by: the header has no keyword {key!r}; name another"
         raise FrameError(msg)
@@ -772,7 +823,15 @@ def _match(function, collection, settings, steps, *, known=None):
         frames, steps, measured, overlaps.used, settings.weights, settings.solve, sky=sky
     )
     run = Run.of(function, steps, settings.options, collection, sky)
-    return _result(collection, corrected, results, measured, run, overlaps)
+    result = _result(collection, corrected, results, measured, run, overlaps)
+    named = steps[-1].image
+    if named and len(frames) > 1 and plan[-1].group.max() == 0 and not result.references:
+        msg = (
+            f"reference: {named} changes nothing: all {len(frames)} images are one tile (see "
+            "group_by), and get one correction; group_by='FILENAME' makes each image a tile"
+        )
+        warnings.warn(msg, LevelMatchWarning, stacklevel=3)
+    return result
 
 
 def _result(collection, frames, results, measured, run, overlaps=None):

@@ -112,7 +112,8 @@ class PassResult:
         """Return the covariance of image ``i``'s level and slopes about a centre, shape (3, 3)."""
         group = self.matched.group[i]
         out = np.zeros((3, 3))
-        if self.solution.coefficients.shape[1] == 1:
+        if not self.solution.active[group, 1:].any():
+            # Of slopes that were not fitted, the change of centre would make rounding errors.
             out[0, 0] = self.solution.errors[group, 0] ** 2
             return out
         change = transfer_matrix(self.group_axes[group], axes)

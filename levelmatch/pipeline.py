@@ -239,7 +239,7 @@ def run_steps(frames, steps, measured, used, weights, options, *, sky=None, loca
         What each pass found.
     """
     results, table = [], measured
-    for k, step in enumerate(steps):
+    for k, step in enumerate(_hold_named(steps, frames, used)):
         rows = np.flatnonzero(used == k)
         result = solve_pass(step.plan(frames), frames, table, rows, weights, options, sky=sky)
         table = subtract_solution(table, result)
@@ -259,6 +259,22 @@ def run_steps(frames, steps, measured, used, weights, options, *, sky=None, loca
             result.solution.floor,
         )
     return frames, results
+
+
+def _hold_named(steps, frames, used):
+    """Return the steps; a named reference is held where it can be.
+
+    Of images of one tile the mosaic corrects all alike: the last pass before it that has pairs
+    holds the reference then.
+    """
+    mosaic = steps[-1]
+    if mosaic.reference != "image" or mosaic.plan(frames).group.max() > 0:
+        return steps
+    for k in reversed(range(len(steps) - 1)):
+        if steps[k].name != "lyot" and (used == k).any():
+            held = replace(steps[k], reference="image", image=mosaic.image)
+            return [*steps[:k], held, *steps[k + 1 :]]
+    return steps
 
 
 def _steps(before, after):

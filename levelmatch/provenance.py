@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from levelmatch.exceptions import FrameError
+from levelmatch.facts import unit_text
 
 __all__ = [
     "Story",
@@ -18,11 +19,12 @@ __all__ = [
 
 # The letter of each pass in the keywords LMxLEV, LMxERR, LMxSLU, LMxSLV and LMxREF.
 LETTERS = {"dithers": "D", "local": "B", "lyot": "L", "nircam_short": "N", "mosaic": "M"}
-WORDS = {
-    "LEV": "level",
-    "SLU": "slope to East (/arcmin)",
-    "SLV": "slope to North (/arcmin)",
-}
+WORDS = {"LEV": "level subtracted", "SLU": "its slope to East", "SLV": "its slope to North"}
+# In the comments of cards, which have little room; by their own names else.
+SHORT = {"local": "local sky", "nircam_short": "NIRCam"}
+CARD_WIDTH = 80
+# Of a number as FITS writes it, at most, with its keyword and the sign of the comment.
+NUMBER_WIDTH = 10 + 24 + 3
 # Of the text in a HISTORY card.
 HISTORY_WIDTH = 72
 SIGNED = "levelmatch "
@@ -95,6 +97,7 @@ def add_provenance(meta, frame, story, part=""):
         What of the image they apply to, for HISTORY, if not all.
     """
     before = float(meta.get("LMFLUX", 1.0))
+    unit = "" if frame.unit is None else unit_text(frame.unit)
     for applied, values, error in _subtracted(frame):
         text = (
             f"{_signature(story)} {applied.name}: subtracted level "
@@ -103,13 +106,12 @@ def add_provenance(meta, frame, story, part=""):
         )
         _add_history(meta, text)
         if part != "lyot":
-            _add_totals(meta, applied, values / before, error / before)
+            _add_totals(meta, applied, values / before, error / before, unit)
     if frame.output_factor != 1.0 and part != "lyot":
         _add_factor(meta, frame, story, before)
     if frame.corrections and story.record:
         _add_history(meta, f"{_signature(story)} record {story.record} {story.sha256}")
-        _set(meta, "LMRECORD", story.record[:60], "")
-        _set(meta, "LMRECSHA", story.sha256, "")
+        _set_record(meta, story.record, story.sha256)
 
 
 def _add_factor(meta, frame, story, before):
@@ -138,14 +140,25 @@ def _subtracted(frame):
     ]
 
 
-def _add_totals(meta, applied, values, error):
+def _add_totals(meta, applied, values, error, unit):
     """Add the values of a pass to its keywords."""
-    key = f"LM{LETTERS[applied.name]}"
+    key, name = f"LM{LETTERS[applied.name]}", SHORT.get(applied.name, applied.name)
     for (suffix, word), value in zip(WORDS.items(), values, strict=True):
         total = float(meta.get(key + suffix, 0.0)) + value
-        _set(meta, key + suffix, total, f"{applied.name}: {word} subtracted")
-    _set(meta, key + "ERR", error, f"{applied.name}: error of the level")
-    _set(meta, key + "REF", applied.reference[:60], f"{applied.name}: relative to")
+        per = "/arcmin" if suffix != "LEV" else ""
+        _set(meta, key + suffix, total, f"{name}: {word}", unit and unit + per)
+    _set(meta, key + "ERR", error, f"{name}: error of the level", unit)
+    _set_reference(meta, applied.name, applied.reference)
+
+
+def _set_reference(meta, name, reference):
+    comment = f"{SHORT.get(name, name)}: relative to"
+    _set(meta, f"LM{LETTERS[name]}REF", reference[:60], comment)
+
+
+def _set_record(meta, name, sha256):
+    _set(meta, "LMRECORD", name[:60], "record of the run; LMRECSHA: SHA-256")
+    _set(meta, "LMRECSHA", sha256)
 
 
 def provenance_entry(frame, story, lyot=None):
@@ -213,16 +226,17 @@ def remove_provenance(header, frame, story):
             for suffix, value in zip(WORDS, values, strict=True):
                 header[key + suffix] -= value / before
             error, reference = TOLD.search(told[-1]).groups()
-            header[key + "ERR"], header[key + "REF"] = float(error), reference[:60]
+            header[key + "ERR"] = float(error)
+            _set_reference(header, applied.name, reference)
             continue
         for suffix in (*WORDS, "ERR", "REF"):
             header.remove(key + suffix, ignore_missing=True)
     records = [line.split()[-2:] for line in earlier if " record " in line]
-    for k, key in enumerate(("LMRECORD", "LMRECSHA")):
-        if records:
-            header[key] = records[-1][k]
-        else:
-            header.remove(key, ignore_missing=True)
+    if records:
+        _set_record(header, *records[-1])
+        return
+    for key in ("LMRECORD", "LMRECSHA"):
+        header.remove(key, ignore_missing=True)
 
 
 def _remove_factor(header, frame, before, earlier):
@@ -266,13 +280,17 @@ def _unfolded(header):
     return out
 
 
-def _set(meta, key, value, comment):
+def _set(meta, key, value, comment="", unit=""):
+    """Set a keyword; its comment begins with a unit as the FITS standard has it, if it has room."""
     value = float(value) if isinstance(value, float | np.floating) else value
-    if hasattr(meta, "cards"):
-        comment = comment if not isinstance(value, str) else None
-        meta[key] = (value, comment) if comment else value
-    else:
+    if not hasattr(meta, "cards"):
         meta[key] = value
+        return
+    used = 10 + max(len(value) + 2, 20) + 3 if isinstance(value, str) else NUMBER_WIDTH
+    with_unit = f"[{unit}] {comment}" if unit else comment
+    fits = (c for c in (with_unit, comment) if used + len(c) <= CARD_WIDTH)
+    # A comment that is there would be cut just as well.
+    meta[key] = (value, next(fits, ""))
 
 
 def _add_history(meta, text):

@@ -370,6 +370,9 @@ def _verify_product(record, product, path):
     except (OSError, IndexError, ValueError) as error:
         msg = f"{path.name}: the output cannot be read: {error}"
         raise RecordError(msg) from error
+    if not sha256:
+        msg = f"{path.name}: its header tells of no record; name the corrected images"
+        raise RecordError(msg)
     if found is None or found.shape != expected.shape:
         msg = f"{path.name}: the output's image is not of the shape {expected.shape}"
         raise RecordError(msg)
@@ -385,7 +388,7 @@ def _verify_product(record, product, path):
         )
         raise RecordError(msg)
     if sha256 != record.sha256:
-        msg = f"{path.name}: its header names another record ({sha256 or 'none'}) than this one"
+        msg = f"{path.name}: its header names another record ({sha256[:8]}) than this one"
         raise RecordError(msg)
 
 
@@ -496,7 +499,7 @@ def _changed_steps(record, frames, fit_type, reference):
     for name, value in changes.items():
         fit_terms(value)
         if name not in names:
-            msg = f"fit_type: the record has no pass {name!r}, its passes are {names}"
+            msg = f"fit_type: the record has no pass {name!r}, its passes are {', '.join(names)}"
             raise ValueError(msg)
         steps[names.index(name)] = replace(steps[names.index(name)], fit_type=value)
     present = {frame.name for frame in frames}
@@ -507,7 +510,7 @@ def _changed_steps(record, frames, fit_type, reference):
         if step.name == "mosaic" and reference is not None:
             steps[k] = replace(step, **_reference(record, frames, reference))
     if reference is not None and "mosaic" not in names:
-        msg = f"reference: the record has no pass 'mosaic', its passes are {names}"
+        msg = f"reference: the record has no pass 'mosaic', its passes are {', '.join(names)}"
         raise ValueError(msg)
     return steps
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from levelmatch import jwst
 from levelmatch.files import check_outputs, corrected_image, write_product
 from levelmatch.frames import Frame
-from levelmatch.levels import Levels
+from levelmatch.levels import Levels, row_of
 from levelmatch.record import RECORD_NAME, Record
 
 __all__ = ["MatchResult", "Product", "make_products", "write_products"]
@@ -45,8 +45,8 @@ class Product:
 class MatchResult(Levels, Sequence):
     """Corrected images, made when asked for, and how they were found.
 
-    A sequence: ``result[i]`` reads, corrects and returns one image, a
-    `~astropy.nddata.CCDData` (or of the class of an image in memory). It can be
+    A sequence: ``result[i]``, or ``result[name]``, reads, corrects and returns one image,
+    a `~astropy.nddata.CCDData` (or of the class of an image in memory). It can be
     given to the next function of the package as it is.
 
     Parameters
@@ -76,6 +76,8 @@ class MatchResult(Levels, Sequence):
         return len(self.products)
 
     def __getitem__(self, item):
+        if isinstance(item, str):
+            item = row_of(item, self.products)
         if isinstance(item, slice):
             return [corrected_image(product, self._story) for product in self.products[item]]
         return corrected_image(self.products[item], self._story)

@@ -121,7 +121,10 @@ class SimulatedSet:
         paths = [directory / str(name) for name in self.truth["name"]]
         existing = [path for path in paths if path.exists()]
         if existing and not overwrite:
-            msg = f"{len(existing)} files exist already, the first is {existing[0]}"
+            msg = (
+                f"{len(existing)} files exist already, the first is {existing[0]}; "
+                "overwrite=True replaces them"
+            )
             raise FileExistsError(msg)
         directory.mkdir(parents=True, exist_ok=True)
         for path, image in zip(paths, self.images, strict=True):

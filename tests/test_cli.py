@@ -106,11 +106,30 @@ def test_planes_have_slopes_in_the_table(run, files):
     assert "mosaic tiles (level+slope): 3 of 3 pairs" in result.stdout
 
 
+def test_notes_name_the_options(run, tmp_path):
+    paths = simulate_generic(n_images=4, shape=(64, 64), seed=3).write(tmp_path)
+    result = run("run", *paths, "--dry-run", "--min-linear", "0.3")
+    assert "shorter than 0.3 of an image's side (--min-linear)." in result.stdout
+
+
+def test_slopes_that_were_not_fitted(run, paint, write, tmp_path):
+    images = [paint(f"{k}.fits", (0, 40 * k), level=k, noise=0.3) for k in range(4)]
+    images[1].data += np.linspace(-1, 1, 64, dtype="f4")
+    paths = [write(image, tmp_path / image.meta["FILENAME"]) for image in images]
+    options = ["--dry-run", "--fit-type-mosaic-tiles", "auto"]
+    lines = run("run", paths[0], *paths[2:], "--disconnected", "warn", *options).stdout.splitlines()
+    assert "E/arcmin" not in lines[0]
+    lines = run("run", *paths, *options, "--reference", "0.fits").stdout.splitlines()
+    slopes = [line.split()[4:6] for line in lines[1:5]]
+    assert slopes[0] == slopes[2] == slopes[3] == ["0", "0"]
+    assert slopes[1] != ["0", "0"]
+
+
 def test_long_names_are_shortened(run, files, monkeypatch):
     monkeypatch.setenv("COLUMNS", "30")
     lines = run("run", *files, "--dry-run").stdout.splitlines()
-    assert lines[:2] == ["name: image_*.fits", lines[1]]
-    assert [line.split()[0] for line in lines[1:6]] == ["name", *(f"0000{k}" for k in range(4))]
+    assert [line.split()[0] for line in lines[:5]] == ["name", *(f"0000{k}" for k in range(4))]
+    assert lines[5] == "name: what stands for * in image_*.fits"
 
 
 def test_tiles_are_shown_where_they_are_not_the_images(run, files):
@@ -126,6 +145,17 @@ def test_tiles_are_shown_where_they_are_not_the_images(run, files):
         "BUNIT",
     ).stdout.splitlines()
     assert lines[1].split()[:2] == ["image_00000.fits", "image_00000.fits_MJy/sr"]
+
+
+def test_the_column_of_pairs_is_explained(run, files):
+    lines = run("run", *files, "--dry-run").stdout.splitlines()
+    assert lines[5] == "pairs: all that the level rests on; *: the reference"
+    lines = run("run", *files, "--dry-run", "--group-by", "BUNIT").stdout.splitlines()
+    assert lines[5].endswith("rests on, those of the whole tile among them")
+    lines = run("run", *files[:2], files[3], "--dry-run").stdout.splitlines()
+    assert lines[3].split() == ["image_00003.fits", "-", "no", "overlap"]
+    lines = run("run", *files, "--dry-run", "--disconnected", "sky").stdout.splitlines()
+    assert "-" not in lines[1].split()
 
 
 def test_robust_weights_can_be_left_out(run, files, monkeypatch):
@@ -150,10 +180,14 @@ def test_quiet_prints_nothing(run, files, tmp_path):
 
 
 def test_report(run, files, tmp_path, monkeypatch):
-    monkeypatch.setattr("levelmatch.report.page.has_matplotlib", lambda: False)
+    for module in ("page", "pictures"):
+        monkeypatch.setattr(f"levelmatch.report.{module}.has_matplotlib", lambda: False)
     result = run("run", *files, "-o", tmp_path / "matched", "--report")
     page = tmp_path / "matched" / "levelmatch.html"
-    assert result.stdout.splitlines()[-1] == f"Written: {page}"
+    assert result.stdout.splitlines()[-2:] == [
+        f"Written: {page}",
+        'Note: the page has no pictures: pip install "levelmatch[report]"',
+    ]
     assert page.read_text(encoding="utf-8").startswith("<!DOCTYPE html>")
 
 
@@ -165,6 +199,20 @@ def test_overwrite(run, files, tmp_path):
     assert (out / "image_00000.fits").stat().st_mtime_ns == first
     assert run("run", *files, "-o", out, "-q", "--overwrite").exit_code == 0
     assert (out / "image_00000.fits").stat().st_mtime_ns > first
+
+
+def test_what_is_left_of_an_earlier_run_is_noted(run, files, tmp_path, monkeypatch):
+    monkeypatch.setattr("levelmatch.report.page.has_matplotlib", lambda: False)
+    out = tmp_path / "matched"
+    assert run("run", *files, "-o", out, "--report").exit_code == 0
+    (out / "mine.fits").write_bytes(b"")
+    lines = run("run", *files[:2], "-o", out, "--overwrite").stdout.splitlines()
+    assert lines[-1] == (
+        "Note: still there from an earlier run: "
+        "image_00002.fits, image_00003.fits, levelmatch.html."
+    )
+    again = run("run", *files[:2], "-o", out, "--overwrite", "--report").stdout
+    assert "earlier run" not in again
 
 
 def test_an_old_page_is_not_overwritten(run, files, tmp_path):
@@ -245,6 +293,70 @@ def test_output_is_no_folder_or_that_of_the_input(run, files, tmp_path):
     link = tmp_path / "link"
     link.symlink_to(Path(files[0]).parent)
     assert_refused(run("run", *files, "-o", link), "is the folder of the input")
+
+
+def test_output_below_a_file(run, files, tmp_path):
+    (tmp_path / "file").write_bytes(b"")
+    result = run("run", *files, "-o", tmp_path / "file" / "out", "--dry-run")
+    assert_refused(result, "file is not a folder")
+    result = run("demo", tmp_path / "file" / "out")
+    assert "Errno" not in result.stderr
+
+
+def test_one_image_is_an_error(run, files, tmp_path):
+    result = run("run", files[0], "-o", tmp_path / "out")
+    assert_refused(result, "only one image: there is nothing to match")
+    assert listing(tmp_path) == []
+
+
+def test_one_fit_type_for_all_passes(run, files, tmp_path, monkeypatch):
+    seen = []
+    monkeypatch.setattr("levelmatch.match_levels", lambda *args, **options: seen.append(options))
+
+    def types(*args):
+        run("run", *files, "--dry-run", *args)
+        options = seen.pop()
+        return {options[f"fit_type_{name}"] for name in ("dithers", "recombine_lyot")}, options[
+            "fit_type_mosaic_tiles"
+        ]
+
+    both = ["--fit-type", "level+slope", "--fit-type-mosaic-tiles", "auto"]
+    assert types() == ({"level"}, "level")
+    assert types("--fit-type", "auto") == ({"auto"}, "auto")
+    assert types(*both) == ({"level+slope"}, "auto")
+    config = write_config(tmp_path, 'fit-type = "auto"\nfit-type-mosaic-tiles = "level"\n')
+    assert types("--config", config) == ({"auto"}, "level")
+    assert types("--config", config, "--fit-type", "level+slope") == (
+        {"level+slope"},
+        "level+slope",
+    )
+
+
+def test_an_extended_run_is_in_the_order_of_names(run, files, tmp_path):
+    first = [*files[1:], "-o", tmp_path / "a", "--fit-type-mosaic-tiles", "level+slope"]
+    assert run("run", *first).exit_code == 0
+    more = ["run", files[0], "-o", tmp_path / "b", "--extend", tmp_path / "a", "--overwrite"]
+    lines = run(*more).stdout.splitlines()
+    assert [line.split()[0] for line in lines[1:5]] == [Path(f).name for f in files]
+    assert "mosaic tiles (level+slope)" in "".join(lines)
+    assert "mosaic tiles (level)" in run(*more, "--fit-type", "level").stdout
+
+
+def test_hints_name_the_command(files):
+    def error(*args):
+        return CliRunner().invoke(cli.main, list(args), prog_name="levelmatch").stderr
+
+    assert "(see 'levelmatch run --help')" in error("run", *files, "--weights")
+    assert "(see 'levelmatch show --help')" in error("show")
+    assert "(see 'levelmatch --help')" in error("walk")
+
+
+def test_words_of_the_command(run, files, tmp_path):
+    result = run("run", *files, "--dry-run", "--apply-flux-scale")
+    assert_refused(result, "--apply-flux-scale: there is nothing to apply without --flux-scale")
+    fits.writeto(tmp_path / "plain.fits", np.ones((64, 64), dtype="f4"))
+    result = run("run", *files, tmp_path / "plain.fits", "--dry-run")
+    assert_refused(result, "plain.fits: the header has no celestial WCS; find its astrometry")
 
 
 def test_files_and_output_are_needed(run, files):
@@ -442,7 +554,17 @@ def test_demo(run, tmp_path, monkeypatch, fit_type):
     (line,) = [x for x in result.stdout.splitlines() if x.startswith("Rms of the backgrounds")]
     numbers = [float(x) for x in line.split() if x[0].isdigit()]
     assert numbers[1] < numbers[0] / 5
+    head = next(x for x in result.stdout.splitlines() if "found-true" in x)
+    assert head.split()[-2:] == ["found-true", "(MJy/sr)"]
     assert_refused(run(*args), "raw exists; --overwrite replaces it")
+
+
+def test_demo_leaves_other_folders_alone(run, tmp_path):
+    (tmp_path / "mine.txt").write_text("mine", encoding="utf-8")
+    assert_refused(run("demo", tmp_path), "has other files, such as mine.txt; name a new folder")
+    (tmp_path / "levelmatch.html").write_text("mine", encoding="utf-8")
+    assert_refused(run("demo", tmp_path, "--overwrite"), "is no page of levelmatch")
+    assert listing(tmp_path) == ["levelmatch.html", "mine.txt"]
 
 
 def test_a_process_of_its_own(files, tmp_path):

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from astropy import units as u
 
-from levelmatch import SolveOptions, match_levels
+from levelmatch import LevelMatchWarning, SolveOptions, match_levels
 from levelmatch import facts as summary
 from levelmatch.testing import simulate_generic
 
@@ -36,9 +36,11 @@ def test_summary(result):
     assert np.isnan(dithers.before)
     lines = summary.summary_lines(result)
     assert lines[0] == "4 images in 4 tiles, 3 of 3 pairs kept."
-    assert lines[1] == "Pass 1, dithers of each tile (level): no pairs."
+    assert lines[1] == (
+        "Pass 1, dithers of each tile (level): each tile has one image: nothing to do."
+    )
     # A chain closes no loop: nothing is left.
-    assert lines[2].endswith("MJy / sr before, 0 after.")
+    assert lines[2].endswith("MJy/sr before, 0 after.")
     assert summary.notes(result) == []
 
 
@@ -59,6 +61,23 @@ def test_pairs_at_odds_are_noted():
     images[4].data[:, :20] += 5
     (line,) = [x for x in summary.notes(match_levels(images)) if "at odds" in x]
     assert int(line.split()[0]) >= 1
+
+
+def test_one_tile_leaves_the_mosaic_nothing_to_do(simulated):
+    found = match_levels({"tile": list(simulated.images)})
+    words = "Pass 2, mosaic tiles (level): all images are one tile: nothing to do."
+    assert words in summary.summary_lines(found)
+
+
+def test_pairs_left_out_say_why():
+    images = list(simulate_generic(n_images=4, shape=(64, 64), seed=3).images)
+    found = match_levels(images, solve=SolveOptions(min_linear=0.3))
+    n = np.count_nonzero(~found.pairs["kept"])
+    assert summary.notes(found)[0] == (
+        f"{n} pairs left out: {n} shorter than 0.3 of an image's side (min_linear)."
+    )
+    found = match_levels(images, solve=SolveOptions(min_area=0.8))
+    assert "of less than 0.8 of the mean overlap (min_area)" in summary.notes(found)[0]
 
 
 def test_mean_reference(simulated):
@@ -211,7 +230,8 @@ def test_loops_of_planes_close():
 
 def test_no_pair():
     (image,) = simulate_generic(n_images=1, shape=(32, 32), seed=1).images
-    found = match_levels([image])
+    with pytest.warns(LevelMatchWarning, match="image_00000.fits is the only image"):
+        found = match_levels([image])
     assert summary.worst_seam(found) is None
     assert summary.trust_lines(found)[1].startswith("No loop")
 

@@ -12,6 +12,8 @@ from ccdproc import ImageFileCollection
 from numpy.testing import assert_allclose, assert_array_equal
 
 import levelmatch as lm
+from levelmatch.facts import summary_lines
+from levelmatch.replay import solve_record
 from levelmatch.testing import (
     level_errors,
     plane_errors,
@@ -380,6 +382,94 @@ def test_reference(tiles, reference, tile, reason):
     else:
         assert_array_equal(levels[2 * tile : 2 * tile + 2], 0)
         assert result.reference in {"ab", "cd", "ef"} or result.reference[0] in "abcdef"
+
+
+@pytest.mark.parametrize("as_files", [True, False])
+def test_plain_images_are_known_by_their_files(one_tile, write, tmp_path, as_files):
+    for image in one_tile:
+        del image.meta["FILENAME"]
+    names = [f"image000{k}" for k in range(3)]
+    if as_files:
+        names = ["x.fits", "y.fits", "z.fits"]
+        one_tile = [write(i, tmp_path / n) for i, n in zip(one_tile, names, strict=True)]
+    result = lm.match_mosaic(one_tile, group_by="FILENAME")
+    assert list(result.table["tile"]) == names
+    with pytest.raises(lm.FrameError, match="the header has no keyword 'FILTER'"):
+        lm.match_mosaic(one_tile, group_by=["FILENAME", "FILTER"])
+
+
+@pytest.fixture
+def one_tile(paint):
+    """Three dithers of one tile, with levels 0, 1 and 2."""
+    return [paint(f"{name}.fits", (3.0 * k, 4.0 * k), level=k) for k, name in enumerate("abc")]
+
+
+@pytest.mark.parametrize("fit_type", ["level", "level+slope", "auto"])
+def test_a_named_reference_of_one_tile_is_held(one_tile, fit_type):
+    result = lm.match_levels(one_tile, fit_type_dithers=fit_type, reference="b.fits")
+    assert result.reference == "b.fits"
+    assert result.reference_reason == "named by the user"
+    assert_array_equal(result.table["reference"], [False, True, False])
+    assert_array_equal(planes_of(result)[1], 0)
+    assert_allclose(levels_of(result), [-1, 0, 1], atol=0.01)
+    assert result.table["error"][1] == 0
+    assert "dithers: the correction of b.fits is zero" in result.gauge
+    assert "Reference: b.fits, named by the user." in summary_lines(result)
+    assert lm.match_levels(one_tile).reference == "mean"
+
+
+def test_a_record_of_one_tile_gets_another_reference(one_tile):
+    record = lm.match_levels(one_tile, reference="b.fits").record
+    new = solve_record(record, reference="c.fits")
+    assert (record.reference, new.reference) == ("b.fits", "c.fits")
+    assert_allclose(levels_of(new), [-2, -1, 0], atol=0.01)
+    assert solve_record(new, reference="mean").reference == "mean"
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"recombine_lyot": True}, "recombine_lyot: no image is a Lyot image"),
+        ({"combine_nircam_short": True}, "combine_nircam_short: no image is of NIRCam"),
+        ({"time_from_background": "DT"}, "time_from_background: no image has the keyword 'DT'"),
+        ({"solve": lm.SolveOptions(slope_prior=1.0)}, "slope_prior: no pass fits slopes"),
+    ],
+)
+def test_options_without_effect_are_warned_of(one_tile, options, words):
+    with pytest.warns(lm.LevelMatchWarning, match=f"{words}.*: it changes nothing"):
+        lm.match_levels(one_tile, **options)
+
+
+def test_a_pattern_is_no_list():
+    with pytest.raises(TypeError, match=r"give sorted\(glob\.glob\('raw/\*\.fits'\)\)"):
+        lm.match_levels("raw/*.fits")
+    with pytest.raises(TypeError, match=r"'raw/a\.fits' is one path, not a list"):
+        lm.match_mosaic(Path("raw/a.fits"))
+
+
+def test_each_pass_has_its_own_fit_type(one_tile):
+    words = "'fit_type'; each pass has its own: fit_type_dithers, .*, fit_type_mosaic_tiles"
+    with pytest.raises(TypeError, match=words):
+        lm.match_levels(one_tile, fit_type="level")
+    with pytest.raises(TypeError, match="unexpected keyword argument 'wait'$"):
+        lm.match_levels(one_tile, wait=1)
+
+
+def test_images_have_names(one_tile):
+    result = lm.match_levels(one_tile)
+    assert_array_equal(result["b.fits"].data, result[1].data)
+    for found in (result, result.record):
+        assert_array_equal(found.covariance("a.fits", "c.fits"), found.covariance(0, 2))
+    with pytest.raises(KeyError, match="there is no image 'z'; the first is 'a.fits'"):
+        result["z"]
+    with pytest.raises(KeyError, match="there is no image 'z'"):
+        result.covariance(0, "z")
+
+
+def test_a_reference_without_effect_is_warned_of(one_tile):
+    dithers = lm.match_dithers(one_tile)
+    with pytest.warns(lm.LevelMatchWarning, match=r"b\.fits changes nothing: all 3 images are one"):
+        lm.match_mosaic(dithers, reference="b.fits")
 
 
 def test_reference_by_another_keyword(tiles):

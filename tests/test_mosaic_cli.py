@@ -62,7 +62,7 @@ def test_errors(matched, tmp_path):
     for arguments, message in (
         ((record, "-o", out), "exists; --overwrite replaces it"),
         ((record, paths[0], "-o", tmp_path / "m.fits"), "Error: .*image_0000[1-3]"),
-        ((paths[0], "-o", tmp_path / "m.fits"), "not a readable record"),
+        ((paths[0], "-o", tmp_path / "m.fits"), "is an image; its run.s record is"),
         ((record, "-o", tmp_path / "m.fits", "--weights", "EXPTIM"), "keyword 'EXPTIM' is missing"),
         ((record, "-o", tmp_path / "m.png"), "does not end in .fits"),
     ):

@@ -234,7 +234,8 @@ def test_rejected_pairs_say_why(no_pictures):
     page = Page(text)
     verdicts = page.column(1, "Counted")
     assert sum(v.startswith("left out: extent: ") for v in verdicts) == n
-    assert f"{n} pair{'s' if n > 1 else ''} left out: extent {n}." in page.text
+    words = f"left out: {n} shorter than 0.3 of an image's side (min_linear)."
+    assert f"{n} pair{'s' if n > 1 else ''} {words}" in page.text
     sigmas = np.array(page.column(1, "After / \u03c3"))
     assert (sigmas[left_out] == "\u2013").all()
     assert (sigmas[~left_out] != "\u2013").all()
@@ -264,7 +265,9 @@ def test_mixed_units(simulated, no_pictures):
 @pytest.mark.parametrize("fit_type", ["auto", "level", "level+slope"])
 def test_one_image_alone(fit_type):
     (image,) = simulate_generic(n_images=1, shape=(32, 32), seed=1).images
-    page = Page(make(match_levels([image], fit_type_mosaic_tiles=fit_type)))
+    with pytest.warns(UserWarning, match="is the only image"):
+        found = match_levels([image], fit_type_mosaic_tiles=fit_type)
+    page = Page(make(found))
     assert "1 image in 1 tile" in page.text
     assert len(page.tables) == 3
 
@@ -316,8 +319,7 @@ def test_without_matplotlib(result, no_pictures):
 
 
 def test_a_failed_page_leaves_nothing(result, tmp_path, monkeypatch, no_pictures):
-    path = tmp_path / "page.html"
-    path.write_text("old", encoding="utf-8")
+    path = report.write_report(result, tmp_path / "page.html", title="Old", before_after=False)
 
     def fail(*args):
         msg = "the disk is full"
@@ -327,7 +329,22 @@ def test_a_failed_page_leaves_nothing(result, tmp_path, monkeypatch, no_pictures
     with pytest.raises(OSError, match="the disk is full"):
         report.write_report(result, path, before_after=False)
     assert [p.name for p in tmp_path.iterdir()] == ["page.html"]
-    assert path.read_text(encoding="utf-8") == "old"
+    assert "<title>Old</title>" in path.read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("content", [b"", b"SIMPLE  =", b"<!DOCTYPE html>\n<p>levelmatch"])
+def test_only_a_page_is_replaced(result, tmp_path, no_pictures, content):
+    path = tmp_path / "page.html"
+    path.write_bytes(content)
+    with pytest.raises(FileExistsError, match=r"page\.html exists and is no page of levelmatch"):
+        report.write_report(result, path)
+    assert path.read_bytes() == content
+    with pytest.raises(FileExistsError, match="name another"):
+        report.write_report(result, tmp_path)
+    path.unlink()
+    report.write_report(result, path, title="First")
+    report.write_report(result, path, title="Second")
+    assert "<title>Second</title>" in path.read_text(encoding="utf-8")
 
 
 def test_a_record_has_no_pictures_of_pixels(result, as_record):

@@ -300,7 +300,7 @@ def test_write(simulate, tmp_path):
     ny, nx = image.shape
     sky = image.wcs.all_pix2world([0, nx, 3], [0, 5, ny], 0)
     assert_allclose(wcs.all_world2pix(*sky, 0), [[0, nx, 3], [0, 5, ny]], atol=1e-4)
-    with pytest.raises(FileExistsError, match="files exist already"):
+    with pytest.raises(FileExistsError, match="exist already.*overwrite=True replaces"):
         sim.write(tmp_path / "new")
     sim.write(tmp_path / "new", overwrite=True)
 

@@ -144,7 +144,11 @@ def _recorded_pass(steps, name, option):
 
 def merge(ctx, values, config):
     """Return the options, those of the command line first."""
+    # That of all passes, said where it goes first, is also said of each.
+    of_all = values["fit_type"] is not None
     for name, value in config.items():
+        if of_all and name.startswith("fit_type_"):
+            continue
         said = ctx.get_parameter_source(name) not in (ParameterSource.DEFAULT, None)
         if name == "files":
             said = bool(values["files"])

@@ -67,16 +67,24 @@ def demo(output, debug, **values):
 
 def _demo(output, *, seed, fit_type, shape, overwrite):
     from levelmatch import match_levels
+    from levelmatch.report.page import check_replaceable
     from levelmatch.testing import simulate_miri
 
     page = output / REPORT
     if output.exists() and not output.is_dir():
         msg = f"{output} is not a folder"
         raise NotADirectoryError(msg)
-    for path in (output / "raw", output / "matched", page):
+    own = (output / "raw", output / "matched", page)
+    for path in own:
         if path.exists() and not overwrite:
             msg = f"{path} exists; --overwrite replaces it"
             raise FileExistsError(msg)
+    others = sorted(set(output.iterdir()) - set(own)) if output.exists() else []
+    if others and not overwrite:
+        other = others[0].name
+        msg = f"{output} has other files, such as {other}; name a new folder, or say --overwrite"
+        raise FileExistsError(msg)
+    check_replaceable(page)
     slope = 0.0 if fit_type == "level" else 0.5
     simulated = simulate_miri(shape=shape, seed=seed, slope=slope)
     click.echo(f"Simulating {len(simulated.images)} images of {shape[0]} x {shape[1]} pixels ...")
@@ -95,7 +103,7 @@ def _demo(output, *, seed, fit_type, shape, overwrite):
     click.echo(f"Written: {len(paths)} images to {folder(output / 'raw')}")
     for line in (
         *written_lines(result, output / "matched"),
-        write_page(result, output, "A simulated mosaic"),
+        *write_page(result, output, "A simulated mosaic"),
     ):
         click.echo(line)
 
@@ -104,7 +112,7 @@ def _compare(result, truth):
     """Lines on what was found against what was added."""
     import numpy as np
 
-    from levelmatch.facts import label_names
+    from levelmatch.facts import label_names, unit_text
     from levelmatch.testing import level_errors, plane_errors
 
     def rms(values):
@@ -112,31 +120,34 @@ def _compare(result, truth):
 
     table = result.table
     unit = truth["level"].unit
-    found = table["level"].to(unit)
-    words = f"{unit}".replace(" / ", "/")
-    lines = []
+    names, _ = label_names([str(name) for name in truth["name"]])
     if result.passes[-1].matched.fit_type == "level":
+        found, true = table["level"].to_value(unit), truth["level"].value
         before = level_errors(np.zeros(len(truth)), truth)
-        after = level_errors(found, truth)
-        names, pattern = label_names([str(name) for name in truth["name"]])
-        width = max(map(len, names))
-        shift = np.mean((found - truth["level"]).value)
-        if pattern:
-            lines.append(f"name: {pattern}")
-        lines.append(f"{'name':{width}}  {'true':>8}  {'found':>8}  {'error':>8}   ({words})")
-        for name, true, value in zip(names, truth["level"].value, found.value, strict=True):
-            lines.append(
-                f"{name:{width}}  {true + shift:8.3f}  {value:8.3f}  {value - true - shift:8.4f}"
-            )
-        lines.append("(true levels up to a constant that is common to all)")
+        after = level_errors(found << unit, truth)
+        true = true + np.mean(found - true)
+        columns = {"true": true, "found": found, "found-true": found - true}
+        words = "true levels up to a constant that is common to all"
     else:
         planes = np.transpose(
             [getattr(table[name], "value", table[name]) for name in ("level", "slope_u", "slope_v")]
         )
         before = plane_errors(np.zeros_like(planes), truth)
         after = plane_errors(planes, truth)
+        columns = {"true": before.value, "found-true": after.value}
+        words = "rms of each image's plane, without the plane that is common to all"
+    lines = _columns(names, columns, unit_text(unit)) + [f"({words})"]
     lines.append(
         f"Rms of the backgrounds' differences: {rms(before):.3f} before, "
-        f"{rms(after):.4f} {words} after."
+        f"{rms(after):.4f} {unit_text(unit)} after."
     )
+    return lines
+
+
+def _columns(names, columns, unit):
+    """Lines of a table of numbers, one an image."""
+    width = max(map(len, names))
+    lines = [f"{'name':{width}}" + "".join(f"  {c:>10}" for c in columns) + f"   ({unit})"]
+    for name, *numbers in zip(names, *columns.values(), strict=True):
+        lines.append(f"{name:{width}}" + "".join(f"  {number:10.3f}" for number in numbers))
     return lines

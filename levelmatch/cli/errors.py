@@ -10,7 +10,7 @@ import click
 
 from levelmatch.cli.options import MATCH, MEASURE, SOLVE
 
-__all__ = ["Failure", "Group", "one_error", "shown_warnings"]
+__all__ = ["Failure", "Group", "one_error", "shown_warnings", "spell"]
 
 # How the library's options are spelt here.
 SPELLING = {
@@ -24,7 +24,14 @@ SPELLING = {
     "see dq_bits": "see --dq-bits",
     "extension by hdu": "extension by --hdu",
     "group_by: ": "--group-by: ",
+    "(see group_by)": "(see --group-by)",
+    "group_by='FILENAME'": "--group-by FILENAME",
+    "without flux_scale": "without --flux-scale",
+    "fit_type: the record": "--fit-type: the record",
+    # Of a header without any.
+    " (CTYPE ['', ''])": "",
 }
+SPELLING |= {f"({name})": f"(--{name.replace('_', '-')})" for name in SOLVE}
 OPTION_PREFIXES = (*MEASURE, *SOLVE, *MATCH)
 
 
@@ -41,23 +48,27 @@ class Group(click.Group):
 
     def make_context(self, info_name, args, parent=None, **extra):
         """Parse the command line."""
-        with _one_line(info_name):
+        with _one_line(None, info_name):
             return super().make_context(info_name, args, parent, **extra)
 
     def invoke(self, ctx):
         """Run the command."""
-        with _one_line(ctx.command_path):
+        with _one_line(ctx):
             return super().invoke(ctx)
 
 
 @contextmanager
-def _one_line(path):
+def _one_line(ctx, path=""):
     try:
         yield
     except click.exceptions.NoArgsIsHelpError:
         raise
     except click.UsageError as error:
-        path = error.ctx.command_path if error.ctx is not None else path
+        if error.ctx is not None:
+            path = error.ctx.command_path
+        elif ctx is not None:
+            # Click does not say whose option it could not parse.
+            path = " ".join([ctx.command_path, ctx.invoked_subcommand or ""]).rstrip()
         msg = f"{error.format_message().rstrip('.')} (see '{path} --help')"
         raise Failure(msg, 2) from error
 
@@ -83,6 +94,8 @@ def _failure(error):
     from levelmatch.exceptions import LevelMatchError
 
     text = str(error) or type(error).__name__
+    if isinstance(error, OSError) and error.filename is not None and error.strerror:
+        text = f"{error.filename}: {error.strerror}"
     bad = (
         LevelMatchError,
         UnitsError,
@@ -93,13 +106,13 @@ def _failure(error):
         NotADirectoryError,
     )
     if isinstance(error, bad):
-        return Failure(_spell(text), 2)
+        return Failure(spell(text), 2)
     if isinstance(error, OSError):
         return Failure(text, 1)
     return Failure(f"{type(error).__name__}: {text}; --debug shows where", 1)
 
 
-def _spell(text):
+def spell(text):
     """An error of the library in the words of the command line."""
     for python, option in SPELLING.items():
         text = text.replace(python, option)
@@ -117,7 +130,7 @@ def shown_warnings():
 
     def show(message, category, filename, lineno, file=None, line=None):
         kind = "" if issubclass(category, LevelMatchWarning) else f"{category.__name__}: "
-        text = _spell(" ".join(str(message).split()))
+        text = spell(" ".join(str(message).split()))
         click.echo(f"Warning: {kind}{text}", err=True)
 
     with warnings.catch_warnings():

@@ -6,7 +6,8 @@ from pathlib import Path
 import click
 
 from levelmatch.cli.errors import one_error, shown_warnings
-from levelmatch.cli.printing import progress_bars, start_log
+from levelmatch.cli.options import RecordPath
+from levelmatch.cli.printing import progress_bars, start_log, without_excluded
 
 __all__ = ["mosaic"]
 
@@ -21,7 +22,7 @@ Examples:
 
 
 @click.command(epilog=EPILOG)
-@click.argument("record", type=click.Path(path_type=Path))
+@click.argument("record", type=RecordPath())
 @click.argument("files", nargs=-1, type=click.Path(path_type=Path))
 @click.option(
     "-o",
@@ -85,7 +86,8 @@ def mosaic(record, files, output, like, *, force, quiet, debug, **options):
             msg = f"{output} exists; --overwrite replaces it"
             raise FileExistsError(msg)
         known = read_record(record)
-        result = recorded_result(known, list(files) or recorded_files(known), force=force)
+        files = without_excluded(known, files) or recorded_files(known)
+        result = recorded_result(known, files, force=force)
         path = make_mosaic(
             result,
             output=output,

@@ -77,6 +77,26 @@ class Reference(click.ParamType):
         return int(value) if plain and str(int(value)) == value else value
 
 
+class RecordPath(click.Path):
+    """A record, or the folder that a run wrote it to."""
+
+    name = "record"
+
+    def __init__(self):
+        super().__init__(path_type=Path)
+
+    def convert(self, value, param, ctx):
+        """Return the record's path."""
+        path = super().convert(value, param, ctx)
+        if path.is_dir():
+            return path / RECORD_NAME
+        if path.is_file():
+            with open(path, "rb") as stream:
+                if stream.read(9) == b"SIMPLE  =":
+                    self.fail(f"{path} is an image; its run's record is {RECORD_NAME} beside it")
+        return path
+
+
 def _flag(name, text, *short):
     """An option that can be said and unsaid."""
     names = "/".join([f"--{name}", f"--no-{name}"])
@@ -87,9 +107,7 @@ def _fit_type(name, text):
     return click.option(
         f"--{name}",
         type=click.Choice(FIT_TYPES),
-        default="level",
-        show_default=True,
-        help=f"What to subtract from {text}.",
+        help=f"What to subtract from {text}; by default as --fit-type.",
     )
 
 
@@ -107,6 +125,11 @@ RUN_OPTIONS = [
         type=click.Path(path_type=Path),
         metavar="TOML",
         help="A file of options; the command line goes first.",
+    ),
+    click.option(
+        "--fit-type",
+        type=click.Choice(FIT_TYPES),
+        help="What to subtract in all passes; by default level.",
     ),
     _fit_type("fit-type-dithers", "each image of a tile"),
     _flag(
@@ -139,7 +162,7 @@ RUN_OPTIONS = [
         show_default=True,
         metavar="KEY",
         help="What makes a tile: 'auto', 'jwst', 'overlap' or a header "
-        "keyword, more than one by saying it again.",
+        "keyword, more than one by saying it again; FILENAME makes each image a tile.",
     ),
     click.option(
         "--time-from-background",
@@ -267,7 +290,7 @@ RUN_OPTIONS = [
     click.option("--n-workers", type=int, default=None, help="Threads."),
     click.option(
         "--extend",
-        type=click.Path(path_type=Path),
+        type=RecordPath(),
         metavar="RECORD",
         default=None,
         help="Add FILES to the images of a record, with its options: what it measured stays.",

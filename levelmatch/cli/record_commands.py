@@ -5,7 +5,7 @@ from pathlib import Path
 
 import click
 
-from levelmatch.cli.errors import one_error, shown_warnings
+from levelmatch.cli.errors import one_error, shown_warnings, spell
 from levelmatch.cli.options import (
     DISCONNECTED,
     FIT_TYPES,
@@ -13,14 +13,23 @@ from levelmatch.cli.options import (
     ROBUST,
     SOLVE,
     WEIGHTS,
+    RecordPath,
     Reference,
     add_options,
 )
-from levelmatch.cli.printing import folder, print_result, progress_bars, start_log
+from levelmatch.cli.printing import (
+    folder,
+    page_lines,
+    pair_lines,
+    print_result,
+    progress_bars,
+    start_log,
+    without_excluded,
+)
 
 __all__ = ["apply", "report", "show", "solve", "undo", "verify"]
 
-RECORD = click.argument("record", type=click.Path(path_type=Path))
+RECORD = click.argument("record", type=RecordPath())
 FILES = click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path))
 DEBUG = click.option("--debug", is_flag=True, help="Show tracebacks and the log.")
 WRITING = [
@@ -74,10 +83,12 @@ def _write(function, record, files, output, *, overwrite, force, quiet, debug):
     start_log(debug=debug)
     with one_error(debug=debug), shown_warnings():
         from levelmatch import replay
+        from levelmatch.record import read_record
 
+        known = read_record(record)
         paths = getattr(replay, function)(
-            record,
-            files,
+            known,
+            without_excluded(known, files),
             output,
             overwrite=overwrite,
             force=force,
@@ -138,8 +149,7 @@ def show(record, *, pairs, as_json, debug):
 
             click.echo(json.dumps(known.to_plain(), indent=1))
         elif pairs:
-            table = known.pairs
-            click.echo("\n".join(table.pformat(max_lines=-1, max_width=-1)))
+            click.echo("\n".join(pair_lines(known)))
         else:
             print_result(known)
             for entry in known.history:
@@ -204,6 +214,9 @@ def solve(record, output, fit_types, *, overwrite, quiet, debug, **values):
     with one_error(debug=debug), shown_warnings():
         from levelmatch.replay import solve_record
 
+        if output.exists() and record.exists() and output.samefile(record):
+            msg = f"--output: {output} is RECORD, which the corrected images name; name another"
+            raise ValueError(msg)
         if output.exists() and not overwrite:
             msg = f"{output} exists; --overwrite replaces it"
             raise FileExistsError(msg)
@@ -259,14 +272,18 @@ def report(record, output, title, *, debug):
         from levelmatch.record import read_record
         from levelmatch.replay import recorded_files, recorded_result
         from levelmatch.report import write_report
+        from levelmatch.report.page import check_replaceable
 
         known = read_record(record)
         output = record.with_name(REPORT) if output is None else output
+        # Before the pictures, which take their time.
+        check_replaceable(output)
         try:
             shown = recorded_result(known, recorded_files(known, None))
         except Exception as error:
-            click.echo(f"Note: without mosaics before and after: {error}", err=True)
+            words = spell(f"without mosaics before and after: {error}")
+            click.echo(f"Note: {words}", err=True)
             page = write_report(known, output, title=title, before_after=False)
         else:
             page = write_report(shown, output, title=title)
-        click.echo(f"Written: {page}")
+        click.echo("\n".join(page_lines(page)))

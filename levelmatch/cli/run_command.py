@@ -1,6 +1,8 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
 """The command that does the whole job."""
 
+from contextlib import suppress
+
 import click
 
 from levelmatch.cli.config import merge, read_config, recorded_values
@@ -68,6 +70,9 @@ def run(ctx, config, **values):
         if values["extend"] is not None:
             values = _extended(ctx, values)
         _check_paths(**{k: values[k] for k in ("files", "output", "overwrite", "report")})
+        if len(set(values["files"])) == 1 and not values["recombine_lyot"]:
+            msg = "only one image: there is nothing to match"
+            raise ValueError(msg)
         _run(values)
 
 
@@ -80,7 +85,8 @@ def _extended(ctx, values):
     values = merge(ctx, values, recorded_values(record))
     new = {path.name for path in values["files"]}
     known = [path for path in recorded_files(record) if path.name not in new]
-    return {**values, "extend": record, "files": (*known, *values["files"])}
+    files = sorted((*known, *values["files"]), key=lambda path: path.name)
+    return {**values, "extend": record, "files": tuple(files)}
 
 
 def _check_paths(files, output, overwrite, report):
@@ -94,8 +100,9 @@ def _check_paths(files, output, overwrite, report):
             raise ValueError(msg)
     if output is None:
         return
-    if output.exists() and not output.is_dir():
-        msg = f"--output: {output} is not a folder"
+    there = next(folder for folder in (output, *output.parents) if folder.exists())
+    if not there.is_dir():
+        msg = f"--output: {there} is not a folder"
         raise NotADirectoryError(msg)
     for path in files:
         if path.resolve().parent == output.resolve() or path.parent.resolve() == output.resolve():
@@ -122,23 +129,42 @@ def _run(values):
     result = _match(values["files"], values, bar("pairs"), checkpoint)
     if output is not None:
         check_outputs(result.products, output, overwrite=overwrite)
-    written = []
+    written, earlier = [], []
     if not dry:
+        earlier = _earlier_outputs(output, result, values["report"])
         result.write(output, overwrite=overwrite, progress_bar=bar("files"))
         written = written_lines(result, output)
         if values["report"]:
-            written.append(write_page(result, output))
+            written += write_page(result, output)
         checkpoint.unlink()
     if not values["quiet"]:
         print_result(result)
         for line in written if not dry else ["Dry run: nothing was written."]:
             click.echo(line)
+        if earlier:
+            click.echo(f"Note: still there from an earlier run: {', '.join(earlier)}.")
+
+
+def _earlier_outputs(output, result, report):
+    """Names of what an earlier run wrote to the folder and this one will not replace."""
+    from levelmatch.exceptions import RecordError
+    from levelmatch.record import read_record
+    from levelmatch.report.page import is_page
+
+    names = []
+    if (output / RECORD_NAME).exists():
+        with suppress(RecordError):
+            names = read_record(output / RECORD_NAME).names
+    names = [name for name in names if name not in result.names and (output / name).exists()]
+    return names + ([REPORT] if not report and is_page(output / REPORT) else [])
 
 
 def _match(files, values, bar, checkpoint):
     from levelmatch import MeasureOptions, SolveOptions, match_levels
 
     options = {name: values[name] for name in MATCH}
+    for name in (name for name in MATCH if name.startswith("fit_type_")):
+        options[name] = values[name] or values["fit_type"] or "level"
     keys = options["group_by"]
     solve = {name: values[name] for name in SOLVE}
     solve["robust"] = None if solve["robust"] == "none" else solve["robust"]

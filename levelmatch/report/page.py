@@ -19,8 +19,10 @@ from levelmatch.report.pictures import (
 from levelmatch.report.tables import image_table, option_tables, pair_table
 from levelmatch.report.text import items, safe
 
-__all__ = ["make_page", "write_report"]
+__all__ = ["check_replaceable", "is_page", "make_page", "write_report"]
 
+# By it a page is known again.
+GENERATOR = '<meta name="generator" content="levelmatch '
 PAGE = Template("""\
 <!DOCTYPE html>
 <html lang="en">
@@ -29,7 +31,7 @@ PAGE = Template("""\
 <meta http-equiv="Content-Security-Policy" content="$policy">
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <meta name="color-scheme" content="light dark">
-<meta name="generator" content="levelmatch $version">
+$generator$version">
 <title>$title</title>
 <style>$style</style>
 </head>
@@ -66,7 +68,7 @@ def write_report(result, path, *, title="Level matching", files=None, before_aft
     result : `~levelmatch.MatchResult` or record
         The result, or its record.
     path : str or `~pathlib.Path`
-        Where; an existing file is replaced. The page is written whole or not at all.
+        Where; an earlier page is replaced. The page is written whole or not at all.
     title : str
         Its title.
     files : path, list of path or None
@@ -83,16 +85,42 @@ def write_report(result, path, *, title="Level matching", files=None, before_aft
 
     Raises
     ------
+    FileExistsError
+        If a file is there that is no page of levelmatch.
     FrameError
         If some of a record's images are none of ``files``, or are not the recorded ones;
         the message names them.
     """
     path = Path(path)
+    check_replaceable(path)
     page = make_page(result, title=title, files=files, before_after=before_after)
     path.parent.mkdir(parents=True, exist_ok=True)
     with whole_file(path) as part:
         part.write_text(page, encoding="utf-8")
     return path
+
+
+def check_replaceable(path):
+    """Refuse a path where something is that no report was written to.
+
+    Raises
+    ------
+    FileExistsError
+        Naming it.
+    """
+    if path.exists() and not is_page(path):
+        msg = f"{path} exists and is no page of levelmatch; name another"
+        raise FileExistsError(msg)
+
+
+def is_page(path):
+    """Return whether a file is a page that `write_report` wrote."""
+    if not path.is_file():
+        return False
+    with open(path, "rb") as stream:
+        # The head of a page, its policy included, is shorter.
+        head = stream.read(4096)
+    return head.startswith(b"<!DOCTYPE html>") and GENERATOR.encode() in head
 
 
 def make_page(result, *, title="Level matching", files=None, before_after=True):
@@ -117,6 +145,7 @@ def make_page(result, *, title="Level matching", files=None, before_after=True):
     ]
     style, script = (_resource(name) for name in ("report.css", "report.js"))
     return PAGE.substitute(
+        generator=GENERATOR,
         policy=_policy(style, script),
         title=safe(title),
         version=safe(__version__),

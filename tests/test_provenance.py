@@ -1,0 +1,51 @@
+# Licensed under a 3-clause BSD style license - see LICENSE.rst
+"""The cards that tell of a run: no comment is cut, and units are with the numbers."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from astropy import units as u
+from astropy.io import fits
+
+from levelmatch.corrections import AppliedCorrection, Correction
+from levelmatch.provenance import LETTERS, Story, add_provenance
+
+# Astropy warns of a comment that it cuts, and warnings are errors here.
+STORY = Story("1.0", "2026-01-01T00:00:00", "levelmatch.asdf", "0" * 64)
+
+
+def header_of(name="mosaic", *, unit=u.MJy / u.sr, reference="a.fits"):
+    """The header of an image that one pass corrected by numbers of many digits."""
+    correction = Correction(0.0, np.array([-1.2345678901234567e-101] * 3))
+    applied = AppliedCorrection(name, correction, np.full(3, 1e-101 / 3), reference)
+    frame = SimpleNamespace(
+        corrections=[applied],
+        whole_grid=SimpleNamespace(axes=np.eye(3)),
+        output_factor=1.0,
+        unit=unit,
+    )
+    header = fits.Header()
+    add_provenance(header, frame, STORY)
+    return fits.Header.fromstring(header.tostring())
+
+
+@pytest.mark.parametrize("unit", [None, u.MJy / u.sr, u.erg / u.s / u.cm**2 / u.AA / u.sr])
+@pytest.mark.parametrize("name", LETTERS)
+def test_no_comment_is_cut(name, unit):
+    for reference in ("a.fits", "jw02107001001_02101_00001_mirimage_cal.fits", "x" * 70):
+        header = header_of(name, unit=unit, reference=reference)
+        assert all(len(card.image) % 80 == 0 for card in header.cards)
+        letter = LETTERS[name]
+        assert header.comments[f"LM{letter}LEV"].endswith(": level subtracted")
+        assert header.comments[f"LM{letter}SLV"].endswith(": its slope to North")
+
+
+def test_comments_have_units():
+    header = header_of()
+    assert header.comments["LMMLEV"] == "[MJy/sr] mosaic: level subtracted"
+    assert header.comments["LMMERR"] == "[MJy/sr] mosaic: error of the level"
+    assert header.comments["LMMSLU"] == "[MJy/sr/arcmin] mosaic: its slope to East"
+    assert header.comments["LMMREF"] == "mosaic: relative to"
+    assert header.comments["LMRECORD"] == "record of the run; LMRECSHA: SHA-256"
+    assert header_of(unit=None).comments["LMMLEV"] == "mosaic: level subtracted"

@@ -1,0 +1,123 @@
+# Licensed under a 3-clause BSD style license - see LICENSE.rst
+"""The commands that take a record: what they print, and what they refuse."""
+
+import json
+import re
+
+import pytest
+from click.testing import CliRunner
+
+import levelmatch as lm
+from levelmatch.cli import main
+from levelmatch.record import read_record
+from levelmatch.testing import simulate_generic
+
+
+@pytest.fixture(scope="module")
+def matched(tmp_path_factory):
+    """The inputs and the record of a run."""
+    folder = tmp_path_factory.mktemp("run")
+    simulated = simulate_generic(n_images=4, shape=(64, 64), noise=0.1, stars=False)
+    paths = simulated.write(folder / "raw")
+    lm.match_levels(paths, group_by="FILENAME").write(folder / "matched")
+    return paths, folder / "matched" / "levelmatch.asdf"
+
+
+def run(*arguments):
+    return CliRunner().invoke(main, [str(a) for a in arguments], prog_name="levelmatch")
+
+
+def assert_refused(done, words):
+    assert done.exit_code == 2, done.output
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("Error: ")
+    assert words in line
+
+
+def test_the_record_of_images_is_not_replaced(matched):
+    _, record = matched
+    before = record.read_bytes()
+    done = run("solve", record, "-o", record, "--overwrite")
+    assert_refused(done, "levelmatch.asdf is RECORD, which the corrected images name; name another")
+    assert record.read_bytes() == before
+
+
+def test_a_folder_stands_for_its_record(matched):
+    _, record = matched
+    assert run("show", record.parent).stdout == run("show", record).stdout
+    done = run("show", matched[0][0])
+    assert_refused(done, "image_00000.fits is an image; its run's record is levelmatch.asdf beside")
+    assert_refused(run("show", matched[0][0].parent), "No such file")
+
+
+def test_pairs_can_be_read(matched, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "100")
+    lines = run("show", matched[1], "--pairs").stdout.splitlines()
+    assert lines[0].split() == [
+        "image1",
+        "image2",
+        "before",
+        "error",
+        "after",
+        "after/sigma",
+        "pixels",
+        "counted",
+    ]
+    pairs = read_record(matched[1]).pairs
+    assert len(lines) == len(pairs) + 2
+    assert max(map(len, lines)) <= 100
+    words = lines[1].split()
+    assert words[:2] == ["image_00000.fits", "image_00001.fits"]
+    assert float(words[2]) == pytest.approx(pairs["level"][0].value, abs=0.01)
+    assert words[-1] == "yes"
+    assert len(json.loads(run("show", matched[1], "--json", "--pairs").stdout)["pairs"]) == len(
+        pairs
+    )
+
+
+def test_pairs_left_out_say_why(matched, tmp_path):
+    new = tmp_path / "new.asdf"
+    run("solve", matched[1], "-o", new, "--min-linear", "0.3")
+    assert "no: extent" in run("show", new, "--pairs").stdout
+
+
+def test_images_that_a_record_left_out_are_skipped(matched, tmp_path):
+    paths, record = matched
+    new = tmp_path / "new.asdf"
+    run("solve", record, "-o", new, "--exclude", paths[3].name)
+    done = run("apply", new, *paths, "-o", tmp_path / "out")
+    assert done.exit_code == 0, done.output
+    assert done.stderr == "Note: left out, as the record does: image_00003.fits\n"
+    assert not (tmp_path / "out" / paths[3].name).exists()
+    done = run("mosaic", new, *paths, "-o", tmp_path / "mosaic.fits")
+    assert done.exit_code == 0, done.output
+    # Of a record that left nothing out, an image too many is refused.
+    more = tmp_path / "more.fits"
+    more.write_bytes(paths[3].read_bytes())
+    assert_refused(run("apply", new, *paths[:3], more, "-o", tmp_path / "b"), "no such image")
+
+
+def test_inputs_are_no_outputs(matched):
+    done = run("verify", matched[1], *matched[0])
+    assert_refused(done, "image_00000.fits: its header tells of no record; name the corrected")
+
+
+def test_another_record_is_named_in_short(matched, tmp_path):
+    paths, record = matched
+    new = tmp_path / "new.asdf"
+    run("solve", record, "-o", new)
+    done = run("verify", new, *(record.with_name(path.name) for path in paths))
+    assert_refused(done, "its header names another record (")
+    assert len(re.search(r"another record \((\w+)\)", done.stderr)[1]) == 8
+
+
+def test_passes_that_are_not_there(matched, tmp_path):
+    done = run("solve", matched[1], "-o", tmp_path / "n.asdf", "--fit-type", "lyot=level")
+    words = "--fit-type: the record has no pass 'lyot', its passes are dithers, mosaic"
+    assert_refused(done, words)
+
+
+def test_solve(matched, tmp_path):
+    done = run("solve", matched[1], "-o", tmp_path / "new.asdf", "--reference", "1")
+    assert done.exit_code == 0, done.output
+    assert "Reference: image_00001.fits, named by the user." in done.stdout
