@@ -12,6 +12,7 @@ from numpy.testing import assert_array_equal
 
 import levelmatch as lm
 from levelmatch import FrameError, files
+from levelmatch.splice import image_bytes
 
 
 @pytest.fixture
@@ -91,6 +92,21 @@ def test_integers_become_floats(paint, folders, dtype):
         assert header["BITPIX"] == (-64 if dtype == "i4" else -32)
         assert "BZERO" not in header
         np.testing.assert_allclose(after[0].data, before[0].data - header["LMMLEV"], rtol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", ["u1", "i1", "i2", "u2", "i4", "u4", "i8", "u8", "f4", ">f8"])
+def test_an_image_s_bytes(tmp_path, dtype):
+    low, high = (np.iinfo(dtype).min, np.iinfo(dtype).max) if dtype[-2] != "f" else (-1.5, 2.5)
+    data = np.array([[low, high], [0, 1]], dtype)
+    (tmp_path / "a.fits").write_bytes(image_bytes(fits.PrimaryHDU(np.zeros((2, 2))).header, data))
+    with fits.open(tmp_path / "a.fits") as hdus:
+        assert_array_equal(hdus[0].data, data)
+        assert hdus[0].data.dtype.str[1:] == data.dtype.str[1:]
+
+
+def test_types_that_fits_does_not_have():
+    with pytest.raises(TypeError, match="FITS has no type for bool"):
+        image_bytes(fits.PrimaryHDU().header, np.zeros((2, 2), bool))
 
 
 @pytest.fixture(params=["unnamed", "named"])

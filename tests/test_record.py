@@ -189,20 +189,24 @@ def test_undone(record, raw, matched, tmp_path):
             assert_array_equal(new["DQ"].data, old["DQ"].data)
 
 
-@pytest.mark.parametrize("dtype", ["u1", "i2", "i4"])
+@pytest.mark.parametrize("dtype", ["u1", "i1", "i2", "u2", "i4", "u4"])
 def test_whole_numbers_are_undone_exactly(paint, tmp_path, dtype):
     paths = []
     (tmp_path / "raw").mkdir()
     for k, n in enumerate("ab"):
-        image = paint(f"{n}.fits", (0.3, 20.5 * k), level=10.3 * k, sky=(100, 0, 0), noise=3)
+        image = paint(f"{n}.fits", (0.3, 20.5 * k), level=10.3 * k, sky=(80, 0, 0), noise=3)
+        # Beyond half of the range of the smaller unsigned types.
+        image.data += {"u1": 80, "u2": 40000}.get(dtype, 0)
         paths.append(tmp_path / "raw" / f"{n}.fits")
         fits.PrimaryHDU(image.data.astype(dtype), image.wcs.to_header()).writeto(paths[-1])
     result = lm.match_mosaic(paths, group_by=lambda name, meta: name)
     out = result.write(tmp_path / "out")
     back = lm.undo_record(result.record, out, tmp_path / "back")
     for a, b in zip(back, paths, strict=True):
+        assert fits.getdata(a).dtype == fits.getdata(b).dtype
         assert_array_equal(fits.getdata(a), fits.getdata(b))
-        assert fits.getheader(a)["BITPIX"] == fits.getheader(b)["BITPIX"]
+        for key in ("BITPIX", "BZERO"):
+            assert fits.getheader(a).get(key) == fits.getheader(b).get(key)
 
 
 def test_verified(record, matched, raw, tmp_path):
