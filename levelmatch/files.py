@@ -27,6 +27,7 @@ __all__ = [
     "corrected_data",
     "corrected_image",
     "encoded_hdu",
+    "file_identity",
     "open_decoded",
     "open_stored",
     "read_uncertainty",
@@ -220,7 +221,8 @@ def check_outputs(products, directory, *, overwrite):
     Raises
     ------
     FrameError
-        If the folder is that of an input, or two outputs have one name.
+        If the folder is that of an input or of what it links to, an output would replace an
+        input, or two outputs have one name.
     FileExistsError
         If a file exists and ``overwrite`` is not set.
     """
@@ -228,6 +230,14 @@ def check_outputs(products, directory, *, overwrite):
     if directory.exists() and not directory.is_dir():
         msg = f"directory: {directory} is not a folder; name another"
         raise NotADirectoryError(msg)
+    sources = [f.source.path for p in products for f in p.frames if hasattr(f.source, "path")]
+    folder = directory.resolve()
+    for source in sources:
+        # Its own folder, and where its links lead to.
+        if folder in (source.parent.resolve(), source.resolve().parent):
+            msg = f"{source.name}: the output folder {directory} is its own; name another"
+            raise FrameError(msg)
+    known = {identity: source for source in sources if (identity := file_identity(source))}
     paths = []
     for product in products:
         name = Path(product.name).name
@@ -236,11 +246,9 @@ def check_outputs(products, directory, *, overwrite):
         ):
             name += ".fits"
         path = directory / name
-        for frame in product.frames:
-            source = getattr(frame.source, "path", None)
-            if source is not None and source.parent.resolve() == directory.resolve():
-                msg = f"{source.name}: the output folder {directory} is its own; name another"
-                raise FrameError(msg)
+        if (identity := file_identity(path)) in known:
+            msg = f"{path} is the input {known[identity]}; name another folder"
+            raise FrameError(msg)
         if path in paths:
             msg = f"{name}: two outputs would have this name; rename an input"
             raise FrameError(msg)
@@ -249,6 +257,15 @@ def check_outputs(products, directory, *, overwrite):
             raise FileExistsError(msg)
         paths.append(path)
     return paths
+
+
+def file_identity(path):
+    """Return what a file and its links have in common, `None` if there is no such file."""
+    try:
+        status = os.stat(path)
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
 
 
 @contextmanager

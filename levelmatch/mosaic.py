@@ -17,7 +17,7 @@ from astropy.wcs import WCS, FITSFixedWarning
 from astropy.wcs.wcsapi import BaseLowLevelWCS, SlicedLowLevelWCS
 
 from levelmatch.exceptions import FrameError, NoOverlapError
-from levelmatch.files import read_uncertainty, whole_file
+from levelmatch.files import file_identity, read_uncertainty, whole_file
 from levelmatch.frames import (
     FileSource,
     collect_frames,
@@ -259,9 +259,10 @@ def _check_output(output, overwrite):
 
 
 def _check_inputs(path, frames):
+    output = file_identity(path)
     for frame in frames:
         source = getattr(frame.source, "path", None)
-        if source is not None and source.resolve() == path.resolve():
+        if source is not None and output is not None and file_identity(source) == output:
             msg = f"{frame.name}: output: {path} is this input; name another file"
             raise FrameError(msg)
 

@@ -246,6 +246,26 @@ def test_output_folder_is_an_input_s(pair_of_files, snapshot):
     assert sorted(p.name for p in pair_of_files[0].parent.iterdir()) == ["a.fits", "b.fits"]
 
 
+@pytest.mark.parametrize("link", ["symbolic", "hard"])
+def test_outputs_would_replace_what_inputs_link_to(pair_of_files, snapshot, tmp_path, link):
+    before = snapshot(pair_of_files)
+    links = [tmp_path / "links" / path.name for path in pair_of_files]
+    links[0].parent.mkdir()
+    for path, new in zip(pair_of_files, links, strict=True):
+        new.symlink_to(path) if link == "symbolic" else new.hardlink_to(path)
+    result = match(links)
+    with pytest.raises(lm.FrameError, match=r"a\.fits(: the output folder|.* is the input)"):
+        result.write(pair_of_files[0].parent, overwrite=True)
+    with pytest.raises(lm.FrameError, match=r"a\.fits: output: .* is this input"):
+        lm.make_mosaic(result, output=pair_of_files[0], overwrite=True)
+    # An output that is a link to an input, in a folder of its own.
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "b.fits").symlink_to(pair_of_files[0])
+    with pytest.raises(lm.FrameError, match=r"b\.fits is the input .*a\.fits"):
+        result.write(tmp_path / "out", overwrite=True)
+    assert snapshot(pair_of_files) == before
+
+
 def test_output_folder_is_a_file(pair_of_files, tmp_path):
     (tmp_path / "out").write_text("")
     with pytest.raises(NotADirectoryError, match="directory: .*out is not a folder"):
