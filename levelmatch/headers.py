@@ -21,8 +21,11 @@ __all__ = ["MODERN", "Plane", "RawHeader", "plain_transform", "read_plane", "sca
 
 BLOCK = 2880
 CARD = 80
+END = b"END".ljust(CARD)
 # Pixels read at once: what is decoded together stays in the processor's cache.
 CHUNK = 2**18
+# A header longer than this, in bytes, is none.
+LONGEST = 1 << 22
 # Projections, with their distortions, whose names need no repair.
 MODERN = ("-TAN", "-TAN-SIP", "--TAN", "--TAN-SIP", "-SIN", "--SIN", "-TPV", "--TPV")
 
@@ -177,22 +180,27 @@ def scan(path):
 def _read_header(file, position):
     """Header at a position, `None` if there is none, and where its data begin."""
     file.seek(position)
-    content = b""
+    begin = b"SIMPLE  =" if position == 0 else b"XTENSION="
+    content, looked = bytearray(), 0
     while True:
         more = file.read(4 * BLOCK)
         content += more
-        found = re.search(rb"END {77}", content)
-        while found is not None and found.start() % CARD:
-            found = re.compile(rb"END {77}").search(content, found.start() + 1)
-        if found is not None or len(more) < BLOCK:
+        if not content.startswith(begin):
+            return None, position
+        found = content.find(END, looked)
+        while found >= 0 and found % CARD:
+            found = content.find(END, found + 1)
+        if found >= 0:
             break
-    if found is None:
-        return None, position
+        # Each card is looked at once, when it is whole.
+        looked = len(content) // CARD * CARD
+        if len(more) < BLOCK or len(content) > LONGEST:
+            return None, position
     try:
-        text = content[: found.start()].decode("ascii")
+        text = content[:found].decode("ascii")
     except UnicodeDecodeError:
         return None, position
-    return RawHeader(text), position + -(-found.end() // BLOCK) * BLOCK
+    return RawHeader(text), position + (found // BLOCK + 1) * BLOCK
 
 
 def _plane(header, start, stamp, *, first):

@@ -1,6 +1,7 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
 """Plain files by their bytes, against astropy."""
 
+import io
 import os
 import pickle
 
@@ -10,7 +11,7 @@ from astropy.io import fits
 from astropy.wcs import WCS
 from numpy.testing import assert_array_equal
 
-from levelmatch import frames
+from levelmatch import frames, headers
 from levelmatch.frames import collect_frames
 from levelmatch.headers import RawHeader, read_plane, scan
 from levelmatch.sampling import decode_pixels
@@ -201,6 +202,34 @@ def test_what_is_not_plain(tmp_path, paths, kind):
             }[kind]
         )
     assert not scan(path)
+
+
+@pytest.mark.parametrize(
+    ("begin", "most"), [(b"\x1f\x8b\x08", 20_000), (b"SIMPLE  =".ljust(80), 5_000_000)]
+)
+def test_what_has_no_header_is_not_read_to_its_end(tmp_path, monkeypatch, begin, most):
+    path, counts = tmp_path / "a.fits", []
+
+    class Counting(io.FileIO):
+        def read(self, size):
+            counts.append(size)
+            return super().read(size)
+
+    path.write_bytes(begin.ljust(20_000_000, b"E"))
+    monkeypatch.setattr(headers, "open", lambda path, *_, **__: Counting(path), raising=False)
+    assert scan(path) is None
+    assert sum(counts) <= most
+
+
+def test_a_long_header(tmp_path, paths):
+    with fits.open(paths[0], memmap=False) as hdus:
+        # END within a card is none.
+        for k in range(1000):
+            hdus[0].header.add_history("END".ljust(66) + f"{k}")
+        hdus.writeto(tmp_path / "a.fits")
+    planes = scan(tmp_path / "a.fits")
+    assert [p.name for p in planes] == [p.name for p in scan(paths[0])]
+    assert len(planes[0].header.text) > 80_000
 
 
 def test_a_transform_is_the_same_in_another_process(paths):
