@@ -4,6 +4,7 @@
 import bz2
 import copy
 import gzip
+import lzma
 import os
 import tempfile
 import warnings
@@ -316,6 +317,8 @@ def _compressor(path, stream):
         return gzip.GzipFile("", "wb", 6, stream, mtime=0)
     if path.name.endswith(".bz2"):
         return bz2.open(stream, "wb")
+    if path.name.endswith(".xz"):
+        return lzma.open(stream, "wb")
     return nullcontext(stream)
 
 

@@ -477,12 +477,29 @@ def _check_shape(name, shape):
     return tuple(int(n) for n in shape)
 
 
+# Kinds of compression that astropy opens and that are not written again.
+_PACKED = {b"PK": "a zip archive", b"\x1f\x9d": "packed by compress (.Z)"}
+
+
+def _check_packing(path):
+    """Refuse a file whose output would not be what its name says."""
+    try:
+        with open(path, "rb") as stream:
+            packed = _PACKED.get(stream.read(2))
+    except OSError:
+        return
+    if packed is not None:
+        msg = f"{path.name}: it is {packed}; unpack it, or pack it by gzip, bzip2 or xz"
+        raise FrameError(msg)
+
+
 def _file_frame(path, dq_bits, hdu):
     name = path.name
     if hdu is None:
         frame = _plain_frame(path, dq_bits)
         if frame is not None:
             return frame
+    _check_packing(path)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FITSFixedWarning)

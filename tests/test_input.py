@@ -198,6 +198,15 @@ def test_file_that_is_not_fits(pair_of_files):
         match(pair_of_files)
 
 
+@pytest.mark.parametrize(
+    ("start", "message"), [(b"PK\3\4", "a zip archive"), (b"\x1f\x9d\x90", r"packed by .*\.Z")]
+)
+def test_file_of_a_packing_that_is_not_written(pair_of_files, start, message):
+    pair_of_files[1].write_bytes(start + bytes(2880))
+    with pytest.raises(lm.FrameError, match=rf"b\.fits: it is {message}.*; unpack it"):
+        match(pair_of_files)
+
+
 @pytest.mark.parametrize("hdu", ["NONE", 17, ("SCI", 2)])
 def test_missing_extension(pair_of_files, hdu):
     with pytest.raises(lm.FrameError, match=r"a\.fits: there is no extension"):
