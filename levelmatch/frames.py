@@ -599,7 +599,7 @@ def _image_hdu(name, hdus, hdu):
             msg = f"{name}: there is no extension {hdu!r}; there are {names}"
             raise FrameError(msg) from error
         return index
-    science = [i for i, h in enumerate(hdus) if h.name == "SCI"]
+    science = [i for i, h in enumerate(hdus) if h.name.strip().upper() == "SCI"]
     if len(science) > 1:
         msg = f"{name}: there are {len(science)} SCI extensions; name one by hdu=('SCI', n)"
         raise FrameError(msg)

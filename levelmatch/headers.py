@@ -134,7 +134,8 @@ class Plane:
     @property
     def name(self):
         """EXTNAME, or as astropy names the first one."""
-        return str(self.header.get("EXTNAME", "" if "XTENSION" in self.header else "PRIMARY"))
+        name = self.header.get("EXTNAME", "" if "XTENSION" in self.header else "PRIMARY")
+        return str(name).strip().upper()
 
     @property
     def version(self):
@@ -252,6 +253,9 @@ def plain_transform(name, header):
     sip = {kind.endswith("-SIP") for kind in kinds}
     if not plain or sip != {key in header for key in ("A_ORDER", "B_ORDER")}:
         return None
+    # Of order 1, astropy takes it for none.
+    if sip == {True} and min(header["A_ORDER"], header["B_ORDER"]) < 2:
+        return None
     return _text_transform(name, header.text)
 
 
@@ -275,12 +279,14 @@ def _text_transform(name, text):
 
 
 def _sip(header):
-    """The distortion from pixels to the sky, as two arrays of coefficients."""
+    """The distortion from pixels to the sky, as two arrays of coefficients up to its order."""
     out = [np.zeros((header[f"{letter}_ORDER"] + 1,) * 2) for letter in "AB"]
     for key in header.places:
         found = _SIP_KEY.fullmatch(key)
         if found is not None:
-            out["AB".index(found[1])][int(found[2]), int(found[3])] = header[key]
+            array, i, j = out["AB".index(found[1])], int(found[2]), int(found[3])
+            if i + j < len(array):
+                array[i, j] = header[key]
     return out
 
 
