@@ -530,6 +530,8 @@ def _plain_frame(path, dq_bits):
         return None
     dq_hdu = named.get(("DQ", image.version))
     dq = None if dq_hdu is None else planes[dq_hdu]
+    if dq is not None and dq.header["BITPIX"] < 0:
+        return None
     transform = headers.plain_transform(path.name, image.header)
     if transform is None or min(image.shape) < 2 or (dq is not None and dq.shape != image.shape):
         return None
@@ -563,11 +565,11 @@ def _header_frame(path, hdus, dq_bits, hdu):
     meta = FileMeta(hdus[0].header, header)
     is_jwst = meta.get("TELESCOP") == "JWST"
     dq_hdu, mask_hdu = (partner_hdu(hdus, index, plane) for plane in ("DQ", "MASK"))
-    for i in (dq_hdu, mask_hdu):
-        if i is not None and tuple(hdus[i].shape) != shape:
-            found = tuple(hdus[i].shape)
-            msg = f"{name}: the {hdus[i].name} extension has shape {found}, the data {shape}"
-            raise FrameError(msg)
+    bits = jwst.bad_bits(dq_bits, is_jwst)
+    dq_hdu, mask_hdu = (
+        None if i is None or not _has_flags(name, hdus[i], shape, bits) else i
+        for i in (dq_hdu, mask_hdu)
+    )
     wcs = jwst.read_gwcs(hdus) if is_jwst else None
     if wcs is None:
         wcs = _fits_wcs(name, header, hdus)
@@ -578,8 +580,28 @@ def _header_frame(path, hdus, dq_bits, hdu):
         meta=meta,
         unit=_header_unit(name, header),
         transform=SkyTransform(wcs, name),
-        dq_bits=jwst.bad_bits(dq_bits, is_jwst),
+        dq_bits=bits,
     )
+
+
+def _has_flags(name, hdu, shape, bits):
+    """Whether a plane of flags has any, checked; HST's may be one number for all pixels."""
+    what = f"{name}: the {hdu.name} extension"
+    if not hdu.is_image:
+        msg = f"{what} is a table, not an image; rename it"
+        raise FrameError(msg)
+    if not hdu.shape:
+        if int(hdu.header.get("PIXVALUE", 0)) & bits:
+            msg = f"{what} flags every pixel; leave the image out, or see dq_bits"
+            raise FrameError(msg)
+        return False
+    if tuple(hdu.shape) != shape:
+        msg = f"{what} has shape {tuple(hdu.shape)}, the data {shape}"
+        raise FrameError(msg)
+    if hdu.name == "DQ" and (hdu.header["BITPIX"] < 0 or hdu.header.get("BSCALE", 1) != 1):
+        msg = f"{what} is not of whole numbers; convert it, or rename it"
+        raise FrameError(msg)
+    return True
 
 
 def partner_hdu(hdus, index, name):
@@ -598,6 +620,9 @@ def _image_hdu(name, hdus, hdu):
             names = [h.name or str(i) for i, h in enumerate(hdus)]
             msg = f"{name}: there is no extension {hdu!r}; there are {names}"
             raise FrameError(msg) from error
+        if not hdus[index].is_image:
+            msg = f"{name}: hdu={hdu!r} is a table, not an image; name another extension"
+            raise FrameError(msg)
         return index
     science = [i for i, h in enumerate(hdus) if h.name.strip().upper() == "SCI"]
     if len(science) > 1:

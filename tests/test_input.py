@@ -240,6 +240,41 @@ def test_dq_of_another_shape(paint, write, tmp_path):
         match([path])
 
 
+@pytest.mark.parametrize("hdu", [3, "CAT"])
+def test_extension_that_is_a_table(pair_of_files, hdu):
+    with fits.open(pair_of_files[0], mode="append") as hdus:
+        hdus.append(fits.BinTableHDU.from_columns([fits.Column("a", "E", array=[1])], name="CAT"))
+        hdu = len(hdus) - 1 if hdu == 3 else hdu
+    with pytest.raises(lm.FrameError, match=rf"a\.fits: hdu={hdu!r} is a table, not an image"):
+        match(pair_of_files[:1], hdu=hdu)
+
+
+def test_dq_of_floats(paint, write, tmp_path):
+    path = write(paint("a.fits"), tmp_path / "a.fits", dq=np.zeros((48, 64), "f4"))
+    with pytest.raises(lm.FrameError, match=r"a\.fits: the DQ extension is not of whole numbers"):
+        match([path])
+
+
+def test_dq_of_a_table(paint, write, tmp_path):
+    table = fits.BinTableHDU.from_columns([fits.Column("a", "E", array=[1])], name="DQ")
+    path = write(paint("a.fits"), tmp_path / "a.fits", extra=[table])
+    with pytest.raises(lm.FrameError, match=r"a\.fits: the DQ extension is a table, not an image"):
+        match([path])
+
+
+def test_dq_of_one_number(paint, write, tmp_path):
+    dq = fits.ImageHDU(name="DQ")
+    path = write(paint("a.fits"), tmp_path / "a.fits", extra=[dq])
+    (frame,) = match([path]).frames
+    assert frame.source.dq_hdu is None
+    assert np.isfinite(frame.load()).all()
+    dq.header["PIXVALUE"] = 4
+    write(paint("a.fits"), path, extra=[dq])
+    assert len(match([path], dq_bits=3)) == 1
+    with pytest.raises(lm.FrameError, match=r"a\.fits: the DQ extension flags every pixel"):
+        match([path])
+
+
 def test_header_without_a_wcs(tmp_path):
     fits.PrimaryHDU(np.ones((20, 20), "f4")).writeto(tmp_path / "a.fits")
     with pytest.raises(lm.FrameError, match=r"a\.fits: the header has no celestial WCS"):
