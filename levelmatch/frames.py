@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Iterable, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from functools import cached_property, lru_cache
+from functools import cached_property
 from numbers import Real
 from pathlib import Path
 
@@ -18,8 +18,9 @@ from astropy.wcs import WCS, FITSFixedWarning
 
 from levelmatch import headers, jwst
 from levelmatch.corrections import Correction
-from levelmatch.exceptions import FrameError
+from levelmatch.exceptions import FluxScaleWarning, FrameError, LevelMatchWarning
 from levelmatch.sky import Grid, SkyTransform, default_spacing
+from levelmatch.units import UnknownUnit, is_extensive, is_logarithmic, read_unit
 
 __all__ = [
     "FileSource",
@@ -33,6 +34,9 @@ __all__ = [
     "partner_hdu",
     "scaled_frames",
 ]
+
+# Pixels whose areas differ by less than this part are of one scale.
+SAME_AREA = 0.02
 
 
 @dataclass(frozen=True, eq=False)
@@ -541,7 +545,7 @@ def _plain_frame(path, dq_bits):
         source=FileSource(path, index, dq_hdu, planes=(image, dq)),
         shape=image.shape,
         meta=meta,
-        unit=_header_unit(path.name, image.header),
+        unit=_header_unit(image.header),
         transform=transform,
         dq_bits=jwst.bad_bits(dq_bits, meta.get("TELESCOP") == "JWST"),
     )
@@ -578,7 +582,7 @@ def _header_frame(path, hdus, dq_bits, hdu):
         source=FileSource(path, index, dq_hdu, mask_hdu),
         shape=shape,
         meta=meta,
-        unit=_header_unit(name, header),
+        unit=_header_unit(header),
         transform=SkyTransform(wcs, name),
         dq_bits=bits,
     )
@@ -654,29 +658,16 @@ def _fits_wcs(name, header, hdus):
     return wcs
 
 
-# The images of a field have few units, and astropy's parser is slow.
-_unit = lru_cache(u.Unit)
-
-
-def _header_unit(name, header):
-    text = str(header.get("BUNIT", "")).strip()
-    if not text:
-        return None
-    aliases = {"DN": u.adu, "COUNTS": u.ct, "ELECTRONS": u.electron}
-    if text.upper() in aliases:
-        return aliases[text.upper()]
-    try:
-        return _unit(text)
-    except ValueError as error:
-        msg = f"{name}: the unit BUNIT = {text!r} is not understood; write it as astropy does"
-        raise FrameError(msg) from error
+def _header_unit(header):
+    return read_unit(str(header.get("BUNIT", "")))
 
 
 def compare_scales(frames):
     """Return the factors that bring the frames to one unit, and that unit.
 
-    Surface brightness compares directly; units per pixel are scaled by the
-    solid angle of the pixel, to that of the first frame by name.
+    Surface brightness and brightness temperature compare directly; counts, fluxes and
+    what is per pixel are scaled by the solid angle of the pixel, to that of the first frame
+    by name.
 
     Parameters
     ----------
@@ -695,14 +686,38 @@ def compare_scales(frames):
     ------
     `~astropy.units.UnitsError`
         If units differ in kind, or are logarithmic.
+
+    Warns
+    -----
+    LevelMatchWarning
+        If the common unit is not understood.
+    FluxScaleWarning
+        If pixel scales differ, and the unit does not tell whether values grow with them.
     """
     first = min(frames, key=lambda frame: frame.name)
-    scales = np.ones(len(frames))
-    for i, frame in enumerate(frames):
-        scales[i] = _unit_factor(frame, first) * frame.output_factor
-        if not _per_solid_angle(frame.unit):
-            scales[i] *= first.grid.pixel_area / frame.grid.pixel_area
-    return scales, first.unit
+    factors = np.array([_unit_factor(frame, first) for frame in frames])
+    factors *= [frame.output_factor for frame in frames]
+    if isinstance(first.unit, UnknownUnit):
+        msg = (
+            f"{first.name}: the unit {str(first.unit)!r} of all images is not understood, and "
+            "taken as it is; write BUNIT as astropy does"
+        )
+        warnings.warn(msg, LevelMatchWarning, stacklevel=4)
+    extensive = is_extensive(first.unit)
+    if extensive is False:
+        return factors, first.unit
+    areas = first.grid.pixel_area / np.array([frame.grid.pixel_area for frame in frames])
+    if extensive:
+        return factors * areas, first.unit
+    k = int(np.abs(np.log(areas)).argmax())
+    if abs(np.log(areas[k])) > SAME_AREA:
+        name = "no unit" if first.unit is None else f"the unit {str(first.unit)!r}"
+        msg = (
+            f"{frames[k].name} and {first.name} differ in pixel scale and have {name}: taken as "
+            "surface brightness, which does not depend on it; give a unit, such as ct, if it does"
+        )
+        warnings.warn(msg, FluxScaleWarning, stacklevel=4)
+    return factors, first.unit
 
 
 def flux_factors(frames, flux_scale):
@@ -815,33 +830,23 @@ def _zero_point_factor(point, first):
 
 def _unit_factor(frame, first):
     if frame.unit == first.unit:
-        if _is_logarithmic(frame.unit):
+        if is_logarithmic(frame.unit):
             msg = (
                 f"{frame.name}: levels of a logarithmic unit ({frame.unit}) cannot be matched; "
                 "convert the images to linear units"
             )
             raise u.UnitsError(msg)
         return 1.0
+    if frame.unit is None or first.unit is None:
+        bare, other = (frame, first) if frame.unit is None else (first, frame)
+        key = "BUNIT" if isinstance(bare.source, FileSource) else "unit"
+        msg = f"{bare.name} has no {key}, {other.name} has {other.unit}; add {key}"
+        raise u.UnitsError(msg)
     try:
         return float(frame.unit.to(first.unit))
-    except (AttributeError, TypeError, u.UnitsError) as error:
+    except (TypeError, u.UnitsError) as error:
         msg = (
             f"{frame.name}: its unit ({frame.unit}) cannot be compared with that of "
             f"{first.name} ({first.unit}); convert one of them"
         )
         raise u.UnitsError(msg) from error
-
-
-def _is_logarithmic(unit):
-    """Whether a unit is of logarithms, which do not add: a magnitude, a dex, a decibel."""
-    if isinstance(unit, u.function.FunctionUnitBase):
-        return True
-    return unit is not None and u.dex in unit.decompose().bases
-
-
-def _per_solid_angle(unit):
-    """Whether a unit is a surface brightness: per solid angle, or per beam."""
-    if unit is None:
-        return False
-    bases = dict(zip(unit.decompose().bases, unit.decompose().powers, strict=True))
-    return bases.get(u.rad, 0) == -2 or bases.get(u.beam, 0) == -1

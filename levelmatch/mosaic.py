@@ -739,7 +739,7 @@ def _file_planes(path, target, layers, unit):
     header.update(_wcs_header(target))
     coverage = _wcs_header(target)
     if unit is not None:
-        header["BUNIT"] = unit.to_string("fits"), "unit of the mosaic"
+        header["BUNIT"] = _unit_text(unit), "unit of the mosaic"
     kinds = np.dtype(">f4"), np.dtype(">f4" if layers.weighted else ">i4")
     coverage["BUNIT"] = "weight" if layers.weighted else "images"
     hdus = [_hdu_header(header, target.shape, kinds[0], primary=True)]
@@ -760,6 +760,14 @@ def _file_planes(path, target, layers, unit):
     yield planes
     for plane in planes:
         plane.flush()
+
+
+def _unit_text(unit):
+    try:
+        return unit.to_string("fits")
+    except ValueError:
+        # One that the standard does not have.
+        return unit.to_string()
 
 
 def _wcs_header(target):

@@ -11,7 +11,6 @@ from functools import cached_property
 from pathlib import Path
 
 import numpy as np
-from astropy import units as u
 from astropy.wcs import WCS, FITSFixedWarning
 
 from levelmatch.corrections import AppliedCorrection, Correction
@@ -26,6 +25,7 @@ from levelmatch.provenance import Story
 from levelmatch.reference import Reference
 from levelmatch.solve import Solution
 from levelmatch.store import KEY_SIZE, image_keys, pair_keys
+from levelmatch.units import recorded_unit
 
 __all__ = ["RECORD_NAME", "Record", "as_record", "check_not_recorded", "read_record"]
 
@@ -524,10 +524,6 @@ def _unit_text(unit):
     return "" if unit is None else unit.to_string()
 
 
-def _unit_of(text):
-    return u.Unit(text) if text else None
-
-
 # --------------------------------------------------------------------------------------
 # To a tree
 
@@ -644,7 +640,7 @@ def _from_tree(cls, tree):
         [frames[k] for k in run.order],
         passes,
         measured,
-        _unit_of(tree["unit"]),
+        recorded_unit(tree["unit"]),
         run,
         {key: images[key] for key in (*inputs, "slope_n_sigma")},
         keys,
@@ -730,7 +726,7 @@ def _frame(images, i, corrections, keyword):
         source=None,
         shape=tuple(images["shape"][i].tolist()),
         meta={"SUBSTRT2": y, "SUBSTRT1": x, keyword: time},
-        unit=_unit_of(str(images["unit"][i])),
+        unit=recorded_unit(str(images["unit"][i])),
         transform=None,
         dq_bits=int(images["dq_bits"][i]),
         region=None if y0 < 0 else (slice(y0, y1), slice(x0, x1)),

@@ -1,6 +1,7 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
 """Bad input: a typed error that names the image and the value, before anything is written."""
 
+import pickle
 from functools import partial
 
 import numpy as np
@@ -102,8 +103,14 @@ def test_units_that_do_not_compare(paint, function, unit):
 def test_image_without_unit_beside_one_with(paint):
     image = paint("a.fits")
     bare = NDData(image.data, wcs=image.wcs, meta={"FILENAME": "a.fits"})
-    with pytest.raises(u.UnitsError, match=r"b\.fits: its unit .* that of a\.fits \(None\)"):
+    with pytest.raises(u.UnitsError, match=r"a\.fits has no unit, b\.fits has MJy / sr; add unit"):
         match([bare, paint("b.fits", (0, 20.5))])
+
+
+def test_file_without_unit_beside_one_with(pair_of_files):
+    fits.delval(pair_of_files[1], "BUNIT", ext=1)
+    with pytest.raises(u.UnitsError, match=r"b\.fits has no BUNIT, a\.fits has .*; add BUNIT"):
+        match(pair_of_files)
 
 
 @pytest.mark.parametrize("unit", [u.mag, u.ABmag, u.dex(u.Jy)])
@@ -116,11 +123,21 @@ def test_logarithmic_units(paint, unit):
         match(images)
 
 
-def test_unit_of_a_file_that_is_not_understood(paint, write, tmp_path):
-    path = write(paint("a.fits"), tmp_path / "a.fits")
-    fits.setval(path, "BUNIT", value="furlong^^2", ext=1)
-    with pytest.raises(lm.FrameError, match=r"a\.fits: the unit BUNIT = 'furlong\^\^2'"):
-        match([path])
+def test_unit_of_files_that_is_not_understood(pair_of_files, tmp_path):
+    fits.setval(pair_of_files[0], "BUNIT", value="furlong^^2", ext=1)
+    with pytest.raises(u.UnitsError, match=r"b\.fits: its unit .* a\.fits \(furlong\^\^2\)"):
+        match(pair_of_files)
+    fits.setval(pair_of_files[1], "BUNIT", value="furlong^^2", ext=1)
+    with pytest.warns(lm.LevelMatchWarning, match=r"a\.fits: the unit 'furlong\^\^2'") as caught:
+        result = match(pair_of_files)
+    assert len(caught) == 1
+    assert str(result.table["level"].unit) == "furlong^^2"
+    paths = result.write(tmp_path / "out")
+    assert fits.getheader(paths[0], 1)["BUNIT"] == "furlong^^2"
+    record = lm.read_record(tmp_path / "out" / "levelmatch.asdf")
+    assert record.unit == result.unit == pickle.loads(pickle.dumps(result.unit))
+    lm.make_mosaic(result, output=tmp_path / "mosaic.fits")
+    assert fits.getheader(tmp_path / "mosaic.fits")["BUNIT"] == "furlong^^2"
 
 
 # Kinds of input
