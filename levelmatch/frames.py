@@ -19,7 +19,7 @@ from astropy.wcs import WCS, FITSFixedWarning
 from levelmatch import headers, jwst
 from levelmatch.corrections import Correction
 from levelmatch.exceptions import FluxScaleWarning, FrameError, LevelMatchWarning
-from levelmatch.sky import Grid, SkyTransform, default_spacing
+from levelmatch.sky import Grid, SkyTransform, default_spacing, wcs_error
 from levelmatch.units import UnknownUnit, is_extensive, is_logarithmic, read_unit
 
 __all__ = [
@@ -647,8 +647,7 @@ def _fits_wcs(name, header, hdus):
     try:
         wcs = WCS(header, hdus, naxis=2, fix=not modern)
     except Exception as error:
-        msg = f"{name}: the WCS cannot be read: {error}; mend its header"
-        raise FrameError(msg) from error
+        raise wcs_error(name, error) from error
     if not wcs.has_celestial:
         msg = (
             f"{name}: the header has no celestial WCS (CTYPE {list(wcs.wcs.ctype)}); "

@@ -15,7 +15,7 @@ from astropy.io import fits
 from astropy.wcs import WCS, Sip, Wcsprm
 
 from levelmatch.sampling import decode_pixels
-from levelmatch.sky import SkyTransform
+from levelmatch.sky import SkyTransform, wcs_error
 
 __all__ = ["MODERN", "Plane", "RawHeader", "plain_transform", "read_plane", "scan"]
 
@@ -256,7 +256,10 @@ def plain_transform(name, header):
     # Of order 1, astropy takes it for none.
     if sip == {True} and min(header["A_ORDER"], header["B_ORDER"]) < 2:
         return None
-    return _text_transform(name, header.text)
+    try:
+        return _text_transform(name, header.text)
+    except Exception as error:
+        raise wcs_error(name, error) from error
 
 
 def _text_transform(name, text):

@@ -298,6 +298,39 @@ def test_header_without_a_wcs(tmp_path):
         match([tmp_path / "a.fits"])
 
 
+BROKEN = {
+    "kinds": (
+        {"CTYPE2": "DEC--SIN"},
+        r"inconsistent projection types \(expected DEC--TAN, got DEC--SIN in CTYPE2\)",
+    ),
+    "singular": ({"PC1_1": 0.0, "PC2_2": 0.0}, "linear transformation matrix is singular"),
+    "one axis": ({"CTYPE2": "LINEAR"}, "unmatched celestial axes"),
+    "unit": ({"CUNIT1": "m"}, "(i|I)n CUNIT1 : Mismatched units type"),
+}
+
+
+@pytest.mark.parametrize(("cards", "message"), BROKEN.values(), ids=BROKEN)
+@pytest.mark.parametrize("radesys", ["ICRS", "FK5"])
+def test_wcs_that_wcslib_refuses(pair_of_files, cards, message, radesys):
+    with fits.open(pair_of_files[1], mode="update") as hdus:
+        hdus[1].header.update({"RADESYS": radesys, **cards})
+    with pytest.raises(
+        lm.FrameError, match=rf"^b\.fits: its WCS cannot be used: {message}"
+    ) as caught:
+        match(pair_of_files)
+    assert "\n" not in str(caught.value)
+    assert "cextern" not in str(caught.value)
+
+
+def test_wcs_in_memory_that_wcslib_refuses(paint):
+    image = paint("b.fits")
+    wcs = WCS(naxis=2)
+    wcs.wcs.ctype = "RA---TAN", "DEC--SIN"
+    bad = NDData(image.data, wcs=wcs, unit=image.unit, meta=image.meta)
+    with pytest.raises(lm.FrameError, match=r"^b\.fits: its WCS .*: inconsistent projection types"):
+        match([paint("a.fits", (0, 20.5)), bad])
+
+
 def test_output_folder_is_an_input_s(pair_of_files, snapshot):
     before = snapshot(pair_of_files)
     result = match(pair_of_files)
