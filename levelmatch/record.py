@@ -3,8 +3,6 @@
 
 import hashlib
 import io
-import re
-import struct
 import warnings
 from dataclasses import asdict, dataclass, fields
 from functools import cached_property
@@ -26,15 +24,12 @@ from levelmatch.reference import Reference
 from levelmatch.solve import Solution
 from levelmatch.store import KEY_SIZE, image_keys, pair_keys
 from levelmatch.units import recorded_unit
+from levelmatch.untrusted import checked_content
 
 __all__ = ["RECORD_NAME", "Record", "as_record", "check_not_recorded", "read_record"]
 
 RECORD_NAME = "levelmatch.asdf"
 KEY = "levelmatch"
-# zlib packs no better than this: what declares more was not made by packing.
-MOST_PACKED = 1100
-# More than any record of a survey has.
-MOST_BYTES = 1 << 33
 # How asdf begins to tell of a node that it could not convert.
 FAILED = "failed to convert with: "
 FRAME_TEXT = ("name", "tile", "detector", "part", "whole")
@@ -381,10 +376,10 @@ def read_record(path):
         msg = f"{path}: the record cannot be read: {error.strerror or error}"
         raise RecordError(msg) from error
     try:
-        _check_blocks(content)
+        checked = checked_content(content, KEY)
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
-            with asdf.open(io.BytesIO(content), memmap=False, validate_checksums=True) as tree:
+            with asdf.open(io.BytesIO(checked), memmap=False, validate_checksums=True) as tree:
                 record = tree.tree.get(KEY)
     except Exception as error:
         what = "" if isinstance(error, RecordError) else f"not a readable record: {_named(error)}"
@@ -428,24 +423,6 @@ def check_not_recorded(paths):
         if path.name in names[path.parent]:
             msg = f"{path.name}: already matched, says the record {beside}; rematch=True goes on"
             raise RecordError(msg)
-
-
-def _check_blocks(content):
-    """Refuse arrays that declare more than the file can hold, before any is made."""
-    position = content.find(b"\xd3BLK")
-    tree = content if position < 0 else content[:position]
-    if re.search(rb"strides: *[\[\n]", tree):
-        msg = "an array is not laid out as levelmatch writes it"
-        raise RecordError(msg)
-    total = 0
-    while 0 <= position < len(content) and content[position : position + 4] == b"\xd3BLK":
-        (header,) = struct.unpack_from(">H", content, position + 4)
-        allocated, used, size = struct.unpack_from(">QQQ", content, position + 14)
-        total += size
-        if size > MOST_PACKED * used + 1024 or total > MOST_BYTES:
-            msg = f"an array declares {size} bytes, the file has {used} of it"
-            raise RecordError(msg)
-        position += 6 + header + allocated
 
 
 def _plain_rows(table):
@@ -612,8 +589,8 @@ def _pass_tree(p):
 
 
 def _from_tree(cls, tree):
+    n = _length("images", tree["images"])
     images = {key: np.array(value) for key, value in tree["images"].items()}
-    n = len(images["name"])
     # The first records have none, as no output was multiplied.
     images.setdefault("output_factor", np.ones(n))
     images.setdefault("zero_point", np.full(n, "", dtype="U1"))
@@ -650,6 +627,15 @@ def _from_tree(cls, tree):
     )
 
 
+def _length(name, columns):
+    """How many rows a table has, before its columns are read."""
+    rows = {key: np.shape(column)[0] for key, column in columns.items()}
+    if len(set(rows.values())) != 1:
+        msg = f"the record is damaged: {name}: its columns differ in length: {rows}"[:300]
+        raise RecordError(msg)
+    return next(iter(rows.values()))
+
+
 def _optional(value):
     return None if value is None else np.array(value)
 
@@ -665,10 +651,6 @@ def _zip(nodes, steps):
 
 def _check_images(images, run, n):
     """Refuse images that are no images of one run, or whose names are paths."""
-    for key, column in images.items():
-        if len(column) != n:
-            msg = f"the record is damaged: images: {key!r} has {len(column)} rows, not {n}"
-            raise RecordError(msg)
     names = images["name"].tolist()
     twice = {name for name in names if names.count(name) > 1} if len(set(names)) < n else ()
     if twice:
@@ -693,6 +675,7 @@ def _check_images(images, run, n):
 
 def _corrections(node, n):
     """The corrections of each image."""
+    _length("corrections", node)
     columns = {key: np.array(value) for key, value in node.items()}
     out = [[] for _ in range(n)]
     for row, i in enumerate(columns["image"].tolist()):
@@ -742,9 +725,10 @@ def _frame(images, i, corrections, keyword):
 
 
 def _pairs(node, n):
+    _length("pairs", node)
     table = PairTable(**{f.name: np.array(node[f.name]) for f in fields(PairTable)})
     keys = np.array(node["key"], dtype=np.uint8).reshape(-1, KEY_SIZE)
-    if {len(keys), *(len(getattr(table, f.name)) for f in fields(PairTable))} != {len(table)}:
+    if len(keys) != len(table):
         msg = "the record is damaged: its columns of pairs differ in length"
         raise RecordError(msg)
     for end in (table.first, table.second):
