@@ -108,7 +108,7 @@ def add_provenance(meta, frame, story, part=""):
         _add_factor(meta, frame, story, before)
     if frame.corrections and story.record:
         _add_history(meta, f"{_signature(story)} record {story.record} {story.sha256}")
-        _set(meta, "LMRECORD", story.record[:60], "")
+        _set(meta, "LMRECORD", story.record, "")
         _set(meta, "LMRECSHA", story.sha256, "")
 
 
@@ -145,7 +145,7 @@ def _add_totals(meta, applied, values, error):
         total = float(meta.get(key + suffix, 0.0)) + value
         _set(meta, key + suffix, total, f"{applied.name}: {word} subtracted")
     _set(meta, key + "ERR", error, f"{applied.name}: error of the level")
-    _set(meta, key + "REF", applied.reference[:60], f"{applied.name}: relative to")
+    _set(meta, key + "REF", applied.reference, f"{applied.name}: relative to")
 
 
 def provenance_entry(frame, story, lyot=None):
@@ -268,6 +268,7 @@ def _unfolded(header):
 
 def _set(meta, key, value, comment):
     value = float(value) if isinstance(value, float | np.floating) else value
+    value = _ascii(value)[:60] if isinstance(value, str) and key != "LMRECSHA" else value
     if hasattr(meta, "cards"):
         comment = comment if not isinstance(value, str) else None
         meta[key] = (value, comment) if comment else value
@@ -275,7 +276,13 @@ def _set(meta, key, value, comment):
         meta[key] = value
 
 
+def _ascii(text):
+    """Text as FITS headers can hold it: the names of files are not always of ASCII."""
+    return text.encode("ascii", "backslashreplace").decode()
+
+
 def _add_history(meta, text):
+    text = _ascii(text)
     if hasattr(meta, "add_history"):
         # A card loses the blank at its end; one that is full, or all but, goes on in the next.
         last = len(text) % HISTORY_WIDTH in (0, HISTORY_WIDTH - 1)

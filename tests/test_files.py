@@ -225,6 +225,23 @@ def test_uncertainty_that_ccddata_wrote(paint, with_planes, folders, kind):
         assert [h.name for h in hdus] == ["PRIMARY", "MASK", "UNCERT"]
 
 
+def test_names_that_are_not_ascii(paint, write, folders):
+    names = ["größe.fits", "b.fits"]
+    paths = [
+        write(paint("a.fits", (0.3, 20.5 * k), level=k), folders[0] / name)
+        for k, name in enumerate(names)
+    ]
+    result = match(paths)
+    assert result.reference == "größe.fits"
+    paths = result.write(folders[1])
+    assert [path.name for path in paths] == names
+    header = fits.getheader(paths[1], "SCI")
+    assert header["LMMREF"] == r"gr\xf6\xdfe.fits"
+    assert r"relative to gr\xf6\xdfe.fits" in "".join(header["HISTORY"])
+    back = lm.undo_record(result.record, paths, folders[1].with_name("back"))
+    assert not {"HISTORY", "LMMREF"} & set(fits.getheader(back[1], "SCI"))
+
+
 def test_names_of_images_in_memory(paint, folders):
     images = [paint("a", (0, 0)), paint("b.fits", (0, 20.5)), paint("c.fits.gz", (0, 41))]
     paths = match(images).write(folders[1])
