@@ -29,6 +29,7 @@ __all__ = [
     "corrected_image",
     "encoded_hdu",
     "file_identity",
+    "fits_name",
     "open_decoded",
     "open_stored",
     "read_uncertainty",
@@ -196,8 +197,11 @@ def _ccd_wcs(frame):
         return wcs
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FITSFixedWarning)
-        fitted = WCS(frame.meta.copy(), naxis=2)
-        return fitted if fitted.has_celestial else WCS(wcs.to_fits_sip())
+        if isinstance(frame.source, FileSource):
+            told = WCS(frame.meta.copy(), naxis=2)
+            if told.has_celestial:
+                return told
+        return WCS(wcs.to_fits_sip())
 
 
 def read_uncertainty(hdus, index, shape):
@@ -223,7 +227,7 @@ def check_outputs(products, directory, *, overwrite):
     ------
     FrameError
         If the folder is that of an input or of what it links to, an output would replace an
-        input, or two outputs have one name.
+        input, two outputs have one name, or a WCS cannot be written to FITS.
     FileExistsError
         If a file exists and ``overwrite`` is not set.
     """
@@ -242,10 +246,9 @@ def check_outputs(products, directory, *, overwrite):
     paths = []
     for product in products:
         name = Path(product.name).name
-        if not isinstance(product.frame.source, FileSource) and not name.endswith(
-            (".fits", ".fits.gz", ".fit")
-        ):
-            name += ".fits"
+        if not isinstance(product.frame.source, FileSource):
+            name = fits_name(name)
+            _written_wcs(product.frame)
         path = directory / name
         if (identity := file_identity(path)) in known:
             msg = f"{path} is the input {known[identity]}; name another folder"
@@ -258,6 +261,11 @@ def check_outputs(products, directory, *, overwrite):
             raise FileExistsError(msg)
         paths.append(path)
     return paths
+
+
+def fits_name(name):
+    """Return the name of the file that an image in memory is written to."""
+    return name if name.endswith((".fits", ".fits.gz", ".fit")) else f"{name}.fits"
 
 
 def file_identity(path):
@@ -366,16 +374,23 @@ def _write_memory(product, stream, story):
             mask=image.mask,
             uncertainty=image.uncertainty,
             meta=image.meta,
-            wcs=image.wcs,
+            wcs=_written_wcs(product.frame),
             unit=image.unit or u.dimensionless_unscaled,
         )
-    if not (image.wcs is None or hasattr(image.wcs, "to_header")):
-        msg = (
-            f"{product.name}: a {type(image.wcs).__name__} cannot be written to a FITS "
-            "header; give the image a FITS WCS"
-        )
-        raise FrameError(msg)
     image.to_hdu().writeto(stream)
+
+
+def _written_wcs(frame):
+    """Return the WCS that the FITS file of an image in memory gets, or raise if there is none."""
+    try:
+        return _ccd_wcs(frame)
+    except Exception as error:
+        kind = type(frame.transform.original).__name__
+        msg = (
+            f"{frame.name}: its {kind} cannot be written to a FITS header: {error}; give the "
+            "image a FITS WCS"
+        )
+        raise FrameError(msg) from error
 
 
 def _write_file(product, stream, story):

@@ -7,7 +7,8 @@ import stat
 import numpy as np
 import pytest
 from astropy.io import fits
-from astropy.nddata import CCDData, InverseVariance, VarianceUncertainty
+from astropy.nddata import CCDData, InverseVariance, NDData, VarianceUncertainty
+from astropy.wcs import WCS
 from numpy.testing import assert_array_equal
 
 import levelmatch as lm
@@ -248,3 +249,52 @@ def test_names_of_images_in_memory(paint, folders):
     assert [p.name for p in paths] == ["a.fits", "b.fits", "c.fits.gz"]
     for path in paths:
         assert CCDData.read(path).shape == (48, 64)
+
+
+@pytest.fixture
+def with_gwcs(paint):
+    """Images in memory with the gwcs of a tangential projection, as NDData."""
+    gwcs = pytest.importorskip("gwcs")
+    from astropy import coordinates
+    from astropy import units as u
+    from astropy.modeling import models
+    from gwcs import coordinate_frames as cf
+
+    detector = cf.Frame2D(name="detector", axes_order=(0, 1), unit=(u.pix, u.pix))
+    sky = cf.CelestialFrame(
+        reference_frame=coordinates.ICRS(), name="icrs", unit=(u.deg, u.deg), axes_order=(0, 1)
+    )
+
+    def make(name, shift, box=True, **options):
+        image = paint(name, shift, **options)
+        own = image.wcs.wcs
+        transform = (
+            models.Shift(1 - own.crpix[0]) & models.Shift(1 - own.crpix[1])
+            | models.AffineTransformation2D(own.cd)
+            | models.Pix2Sky_TAN()
+            | models.RotateNative2Celestial(*own.crval, 180)
+        )
+        wcs = gwcs.WCS([(detector, transform), (sky, None)])
+        if box:
+            wcs.bounding_box = ((-0.5, 63.5), (-0.5, 47.5))
+        return NDData(image.data, wcs=wcs, unit=image.unit, meta=dict(image.meta))
+
+    return make
+
+
+def test_images_in_memory_with_a_gwcs(with_gwcs, paint, folders):
+    images = [with_gwcs("a.fits", (0, 0)), with_gwcs("b.fits", (0.3, 20.5), level=2.0)]
+    paths = match(images).write(folders[1])
+    wcs = WCS(fits.getheader(paths[1]))
+    true = paint("b.fits", (0.3, 20.5)).wcs
+    np.testing.assert_allclose(
+        wcs.pixel_to_world_values(10, 30), true.pixel_to_world_values(10, 30), atol=1e-7
+    )
+
+
+def test_a_wcs_that_fits_cannot_say_is_refused_first(with_gwcs, folders):
+    images = [with_gwcs("a.fits", (0, 0)), with_gwcs("b.fits", (0.3, 20.5), box=False)]
+    result = match(images)
+    with pytest.raises(FrameError, match=r"b\.fits: its WCS cannot be written to a FITS header"):
+        result.write(folders[1])
+    assert not folders[1].exists()
