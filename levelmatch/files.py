@@ -246,8 +246,11 @@ def check_outputs(products, directory, *, overwrite):
     paths = []
     for product in products:
         name = Path(product.name).name
-        if not isinstance(product.frame.source, FileSource):
+        source = product.frame.source
+        in_memory = not isinstance(source, FileSource)
+        if in_memory or source.path.name == fits_name(name):
             name = fits_name(name)
+        if in_memory:
             _written_wcs(product.frame)
         path = directory / name
         if (identity := file_identity(path)) in known:

@@ -577,6 +577,28 @@ def test_images_in_memory(paint, tmp_path):
     assert lm.verify_record(record, paths, inputs) == ["a.fits", "b.fits", "c.fits"]
 
 
+def test_images_in_memory_without_names(paint, tmp_path):
+    images = [paint(n, (0.3, 20.5 * k), level=k) for k, n in enumerate("ab")]
+    for image in images:
+        del image.meta["FILENAME"]
+    result = lm.match_mosaic(images, group_by=lambda name, meta: name)
+    outputs = result.write(tmp_path / "out")
+    (tmp_path / "raw").mkdir()
+    for image, path in zip(images, outputs, strict=True):
+        image.write(tmp_path / "raw" / path.name)
+    record = read_record(tmp_path / "out" / RECORD_NAME)
+    inputs = recorded_files(record, tmp_path / "raw")
+    assert lm.verify_record(record, outputs, inputs) == ["image0000", "image0001"]
+    again = lm.apply_record(record, inputs, tmp_path / "again")
+    back = lm.undo_record(record, outputs, tmp_path / "back")
+    for image, *paths in zip(images, outputs, again, back, strict=True):
+        assert {path.name for path in paths} == {paths[0].name}
+        assert_array_equal(fits.getdata(paths[0]), fits.getdata(paths[1]))
+        assert_allclose(fits.getdata(paths[2]), image.data, rtol=1e-6)
+    with pytest.raises(RecordError, match=r"image0000.*: it is there twice"):
+        lm.verify_record(record, [*outputs, back[0]], inputs)
+
+
 def test_chained_functions_are_recorded_together(raw, tmp_path):
     tiles = lm.match_dithers(raw)
     mosaic = lm.match_mosaic(tiles)
