@@ -104,15 +104,24 @@ class FileSource:
     def _opened(self):
         """Open the file; what goes wrong with it names it."""
         try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("error", fits.verify.VerifyWarning)
-                # astropy only warns of a truncated file, and fills in zeros.
-                warnings.filterwarnings("error", message=".*truncated.*")
-                with fits.open(self.path, memmap=False) as hdus:
-                    yield hdus
-        except (OSError, TypeError, ValueError, IndexError, UserWarning) as error:
+            # In threads too, where no filter of warnings may be set.
+            with fits.open(self.path, memmap=False) as hdus:
+                self._check_length(hdus)
+                yield hdus
+        except (OSError, EOFError, TypeError, ValueError, IndexError, UserWarning) as error:
             msg = f"{self.path.name}: the pixels cannot be read: {error}; get the file anew"
             raise FrameError(msg) from error
+
+    def _check_length(self, hdus):
+        """Refuse a truncated file: astropy only warns, and fills in zeros."""
+        used = [i for i in (self.hdu, self.dq_hdu, self.mask_hdu) if i is not None]
+        places = [hdus[i].fileinfo() for i in used]
+        with open(self.path, "rb") as stream:
+            compressed = stream.read(6) != b"SIMPLE"
+            size = stream.seek(0, 2)
+        if not compressed and max(p["datLoc"] + p["datSpan"] for p in places) > size:
+            msg = f"it is truncated to {size} bytes"
+            raise OSError(msg)
 
     def read(self, dq_bits):
         """Return the data as floats, and a boolean array (or `None`) of pixels still to mask."""

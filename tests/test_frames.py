@@ -1,6 +1,9 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
 """Tests of inputs as frames."""
 
+import sys
+import warnings
+
 import numpy as np
 import pytest
 from astropy import units as u
@@ -11,6 +14,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 import levelmatch as lm
 from levelmatch.corrections import AppliedCorrection, Correction
 from levelmatch.frames import FileSource, MemorySource, collect_frames, compare_scales, flagged
+from levelmatch.local import source_mask
 
 
 @pytest.mark.parametrize("dtype", ["u1", "i1", "u2", "i2", ">i2", "u4", "i4", ">i4", "u8", "i8"])
@@ -86,6 +90,36 @@ def test_file_is_read_when_asked_for(paint, write, tmp_path, monkeypatch):
     assert not reads
     frame.load()
     assert len(reads) == 1
+
+
+def test_to_read_sets_no_filters_of_warnings(paint, write, tmp_path, monkeypatch):
+    path = write(paint("a.fits", dtype="f8"), tmp_path / "a.fits", dq=np.zeros((48, 64), "u4"))
+    (frame,) = collect_frames([path])
+    assert frame.source._read_plain(frame.dq_bits) is None
+    callers = []
+
+    class Noted(warnings.catch_warnings):
+        def __init__(self, **options):
+            callers.append(sys._getframe(1).f_globals["__name__"])
+            super().__init__(**options)
+
+    monkeypatch.setattr(warnings, "catch_warnings", Noted)
+    assert np.isfinite(frame.load()).all()
+    assert frame.source.identity["sha256"]
+    # Nor do sources, where there are none.
+    assert not source_mask(frame.load()).any()
+    assert not [name for name in callers if name.startswith("levelmatch")]
+
+
+@pytest.mark.parametrize("lost", [1, 3000, 20000])
+def test_file_cut_after_it_was_looked_at(paint, write, tmp_path, lost):
+    path = write(paint("a.fits", dtype="f8"), tmp_path / "a.fits")
+    (frame,) = collect_frames([path])
+    path.write_bytes(path.read_bytes()[:-lost])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        with pytest.raises(lm.FrameError, match=r"a\.fits: the pixels cannot be read: .*truncated"):
+            frame.load()
 
 
 def test_header_of_a_file_is_of_both_hdus(paint, write, tmp_path):
