@@ -611,8 +611,40 @@ def _reproject(image, grid, wcs, shape, method, margin):
         bad_value_mode="ignore",
         boundary_mode="ignore_threshold",
     )
+    edge = ~np.isfinite(out[-1])
     out[:-1, ~(out[-1] > 0.5)] = np.nan
+    if _reaches_an_edge(wcs, shape):
+        # There the size of a pixel is not known, by which to average.
+        y, x = np.nonzero(edge)
+        beside = ~np.isfinite(
+            [wcs.pixel_to_world_values(x + i, y + j) for i, j in ((-1, 0), (1, 0), (0, -1), (0, 1))]
+        ).all(axis=(0, 1))
+        y, x = y[beside], x[beside]
+        out[:-1, y, x] = _interpolated(planes, grid, margin, wcs.pixel_to_world_values(x, y))
     return out[:-1] if image.ndim == 3 else out[0]
+
+
+def _reaches_an_edge(wcs, shape):
+    """Whether a grid ends, or is no map of the sky, beside a part of it."""
+    ny, nx = shape
+    y, x = np.ogrid[-1 : ny + 1, -1 : nx + 1]
+    ring = (x < 0) | (x == nx) | (y < 0) | (y == ny)
+    y, x = np.nonzero(ring)
+    return not np.isfinite(wcs.pixel_to_world_values(x - 1, y - 1)).all()
+
+
+def _interpolated(planes, grid, margin, sky):
+    """Return images' values at positions on the sky, NaN off them and beside bad pixels."""
+    from scipy.ndimage import map_coordinates
+
+    x, y = _GridWCS(grid, margin).world_to_pixel_values(*sky)
+    (ny, nx) = planes[0].shape
+    inside = (np.abs(x - (nx - 1) / 2) <= nx / 2) & (np.abs(y - (ny - 1) / 2) <= ny / 2)
+    out = np.full((len(planes), len(x)), np.nan)
+    for values, plane in zip(out, planes, strict=True):
+        places = y[inside], x[inside]
+        values[inside] = map_coordinates(plane, places, order=1, mode="nearest")
+    return out
 
 
 def _fill(planes, layers, tile, progress_bar):

@@ -197,6 +197,25 @@ def test_across_the_seam_of_an_all_sky_map(paint):
     assert not coverage[:30].any()
 
 
+@pytest.mark.parametrize("method", ["auto", "interp"])
+def test_no_column_is_lost_at_the_seam_of_a_coarse_map(paint, method):
+    images = [paint(centre=(0.2, 0.0), scale=60.0, shape=(96, 96), sky=FLAT, noise=0.1)]
+    images[0].data[40:44, 40:44] = np.nan
+    maps = []
+    for centre in (0.0, 180.0):
+        wcs = WCS(naxis=2)
+        wcs.wcs.ctype = "RA---CAR", "DEC--CAR"
+        wcs.wcs.crval = centre, 0.0
+        wcs.wcs.cdelt = -0.1, 0.1
+        wcs.wcs.crpix = 1800.5, 20.5
+        mosaic, _ = lm.make_mosaic(images, wcs=wcs, shape=(40, 3600), method=method)
+        maps.append(np.roll(mosaic.data, 1800 if centre else 0, axis=1))
+    assert np.isfinite(maps[0]).sum() > 200
+    assert_array_equal(np.isfinite(maps[0]), np.isfinite(maps[1]))
+    # At the seam a pixel has the noise of one of the image's, not of an average.
+    assert_allclose(maps[1], maps[0], atol=0.5)
+
+
 def test_other_frames_of_the_sky(flat):
     centre = flat[0].wcs.pixel_to_world(45, 40).galactic
     header = fits.Header({"NAXIS": 2, "NAXIS1": 120, "NAXIS2": 100})
