@@ -789,9 +789,14 @@ def _file_planes(path, target, layers, unit):
         np.memmap(path, dtype=kind, mode="r+", offset=offset, shape=target.shape)
         for kind, offset in zip(kinds, offsets, strict=True)
     ]
-    yield planes
-    for plane in planes:
-        plane.flush()
+    try:
+        yield planes
+        for plane in planes:
+            plane.flush()
+    finally:
+        # A file that is mapped cannot be renamed everywhere.
+        plane = None
+        planes.clear()
 
 
 def _unit_text(unit):

@@ -1,7 +1,9 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
 """Tests of the quick-look mosaic."""
 
+import os
 import tracemalloc
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,6 +14,7 @@ from astropy.wcs import WCS
 from numpy.testing import assert_allclose, assert_array_equal
 
 import levelmatch as lm
+from levelmatch import files
 from levelmatch import mosaic as mosaic_module
 from levelmatch.frames import Frame
 from levelmatch.testing import simulate_generic, simulate_miri
@@ -214,6 +217,20 @@ def test_no_column_is_lost_at_the_seam_of_a_coarse_map(paint, method):
     assert_array_equal(np.isfinite(maps[0]), np.isfinite(maps[1]))
     # At the seam a pixel has the noise of one of the image's, not of an average.
     assert_allclose(maps[1], maps[0], atol=0.5)
+
+
+@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="needs Linux")
+def test_a_file_is_not_mapped_when_it_gets_its_name(flat, tmp_path, monkeypatch):
+    seen = []
+
+    def replace(part, path):
+        seen.append(str(part) in Path("/proc/self/maps").read_text())
+        os.rename(part, path)
+
+    monkeypatch.setattr(files.os, "replace", replace)
+    path = lm.make_mosaic(flat, output=tmp_path / "mosaic.fits")
+    assert seen == [False]
+    assert np.isfinite(fits.getdata(path)).any()
 
 
 def test_other_frames_of_the_sky(flat):
