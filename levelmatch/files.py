@@ -6,7 +6,7 @@ import copy
 import gzip
 import lzma
 import os
-import tempfile
+import secrets
 import warnings
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
@@ -38,6 +38,9 @@ __all__ = [
     "whole_stream",
     "write_product",
 ]
+
+# Where Linux has the files of a process.
+OWN_FILES = "/proc/self/fd"
 
 
 def corrected_image(product, story):
@@ -283,18 +286,19 @@ def file_identity(path):
 @contextmanager
 def whole_file(path):
     """Give a name beside a path, which becomes the path when all went well."""
-    suffix = "".join(Path(path.name).suffixes[-2:])
-    handle, part = tempfile.mkstemp(prefix=".levelmatch-", suffix=suffix, dir=path.parent)
-    os.close(handle)
+    part = _new_name(path)
+    # Unlike one of tempfile, a file that the user's umask decides who reads.
+    os.close(os.open(part, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
     try:
-        yield Path(part)
-        # What mkstemp keeps to its owner, the user's umask decides.
-        umask = os.umask(0)
-        os.umask(umask)
-        os.chmod(part, 0o666 & ~umask)
+        yield part
         os.replace(part, path)
     finally:
-        Path(part).unlink(missing_ok=True)
+        part.unlink(missing_ok=True)
+
+
+def _new_name(path):
+    """Return a name beside a path that no file has, and that is not too long whatever the path."""
+    return path.with_name(f".levelmatch-{secrets.token_hex(8)}")
 
 
 @contextmanager
@@ -310,6 +314,8 @@ def whole_stream(path):
         The file, replaced if it is there.
     """
     try:
+        # By which the file gets its name.
+        os.stat(OWN_FILES)
         handle = os.open(path.parent, os.O_TMPFILE | os.O_WRONLY, 0o666)
     except (AttributeError, OSError):
         with whole_file(path) as part, open(part, "wb") as stream, _compressor(path, stream) as out:
@@ -335,15 +341,17 @@ def _compressor(path, stream):
 
 def _give_name(handle, path):
     """Give an unnamed file a name, in place of what has it."""
-    origin, root = f"/proc/self/fd/{handle}", os.open("/", os.O_RDONLY)
+    origin, root = f"{OWN_FILES}/{handle}", os.open("/", os.O_RDONLY)
     try:
         # Through the link: only with a folder given does Python ask for that.
         os.link(origin, path, src_dir_fd=root, follow_symlinks=True)
     except FileExistsError:
-        name = path.with_name(f".levelmatch-{os.getpid()}-{path.name}")
-        name.unlink(missing_ok=True)
+        name = _new_name(path)
         os.link(origin, name, src_dir_fd=root, follow_symlinks=True)
-        os.replace(name, path)
+        try:
+            os.replace(name, path)
+        finally:
+            name.unlink(missing_ok=True)
     finally:
         os.close(root)
 

@@ -182,13 +182,34 @@ def test_interrupt_leaves_no_partial_file(plain, folders, monkeypatch, part):
     assert [p.name for p in folders[1].iterdir()] == ["levelmatch.asdf"]
 
 
-def test_permissions_are_the_user_s(plain, folders, part):
+def test_permissions_are_the_user_s(plain, folders, part, monkeypatch):
     old = os.umask(0o027)
     try:
-        paths = match(plain).write(folders[1])
+        with monkeypatch.context() as patch:
+            # Another thread's files would for a moment be anyone's.
+            patch.setattr(files.os, "umask", None)
+            paths = match(plain).write(folders[1])
     finally:
         os.umask(old)
     assert {stat.S_IMODE(p.stat().st_mode) for p in paths} == {0o640}
+
+
+def test_files_where_linux_does_not_show_them(plain, folders, monkeypatch):
+    monkeypatch.setattr(files, "OWN_FILES", "/nowhere")
+    paths = match(plain).write(folders[1])
+    match(plain).write(folders[1], overwrite=True)
+    assert sorted(folders[1].iterdir()) == sorted([*paths, folders[1] / "levelmatch.asdf"])
+
+
+def test_names_as_long_as_they_may_be(paint, write, folders, part):
+    paths = [
+        write(paint("a.fits", (0.3, 20.5 * k), level=k), folders[0] / f"{k}{'x' * 249}.fits")
+        for k in range(2)
+    ]
+    result = match(paths)
+    result.write(folders[1])
+    assert len(result.write(folders[1], overwrite=True)) == 2
+    assert len(list(folders[1].iterdir())) == 3
 
 
 def test_source_that_went_away(plain, folders):
