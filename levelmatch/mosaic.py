@@ -479,10 +479,21 @@ def _inverse_variance(frame):
                 "give a header keyword, numbers, or no weights"
             )
             raise FrameError(msg)
-        with np.errstate(divide="ignore"):
-            ivar = np.asarray(uncertainty.represent_as(InverseVariance).array, dtype=float)
+        ivar = _as_inverse_variance(frame.name, uncertainty)
     ivar = ivar / frame.scale**2
     return np.where(np.isfinite(ivar) & (ivar > 0), ivar, np.nan)
+
+
+def _as_inverse_variance(name, uncertainty):
+    try:
+        with np.errstate(divide="ignore"):
+            return np.asarray(uncertainty.represent_as(InverseVariance).array, dtype=float)
+    except (TypeError, AttributeError) as error:
+        msg = (
+            f"{name}: weights='ivar': the kind of uncertainty ({type(uncertainty).__name__}) is "
+            "not known; give a header keyword, numbers, or no weights"
+        )
+        raise FrameError(msg) from error
 
 
 class _Layers:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from astropy import units as u
 from astropy.io import fits
-from astropy.nddata import CCDData, StdDevUncertainty
+from astropy.nddata import CCDData, StdDevUncertainty, UnknownUncertainty
 from astropy.wcs import WCS
 from numpy.testing import assert_allclose, assert_array_equal
 
@@ -217,6 +217,13 @@ def test_no_column_is_lost_at_the_seam_of_a_coarse_map(paint, method):
     assert_array_equal(np.isfinite(maps[0]), np.isfinite(maps[1]))
     # At the seam a pixel has the noise of one of the image's, not of an average.
     assert_allclose(maps[1], maps[0], atol=0.5)
+
+
+def test_weights_of_an_unknown_kind_of_uncertainty(paint):
+    image = paint("a.fits")
+    image.uncertainty = UnknownUncertainty(np.ones(image.shape))
+    with pytest.raises(lm.FrameError, match=r"a\.fits: weights='ivar': .*\(UnknownUncertainty\)"):
+        lm.make_mosaic([image], weights="ivar")
 
 
 @pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="needs Linux")
