@@ -130,10 +130,11 @@ def _scaled(data, factor):
 
 def _plane_power(hdu):
     """The power of a factor on the data that an HDU's plane takes: 0 if it has none of it."""
-    if hdu.name.startswith("VAR_"):
+    name = hdu.name.strip().upper()
+    if name.startswith("VAR_"):
         return 2
     kinds = {kind.__name__: power for kind, power in POWERS.items()}
-    default = {"ERR": "StdDevUncertainty", "UNCERT": "StdDevUncertainty"}.get(hdu.name)
+    default = {"ERR": "StdDevUncertainty", "UNCERT": "StdDevUncertainty"}.get(name)
     return kinds.get(hdu.header.get("UTYPE", default), 0) if default else 0
 
 

@@ -611,7 +611,8 @@ def _has_flags(name, hdu, shape, bits):
     if tuple(hdu.shape) != shape:
         msg = f"{what} has shape {tuple(hdu.shape)}, the data {shape}"
         raise FrameError(msg)
-    if hdu.name == "DQ" and (hdu.header["BITPIX"] < 0 or hdu.header.get("BSCALE", 1) != 1):
+    is_dq = hdu.name.strip().upper() == "DQ"
+    if is_dq and (hdu.header["BITPIX"] < 0 or hdu.header.get("BSCALE", 1) != 1):
         msg = f"{what} is not of whole numbers; convert it, or rename it"
         raise FrameError(msg)
     return True

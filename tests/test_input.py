@@ -266,9 +266,11 @@ def test_extension_that_is_a_table(pair_of_files, hdu):
         match(pair_of_files[:1], hdu=hdu)
 
 
-def test_dq_of_floats(paint, write, tmp_path):
+@pytest.mark.parametrize("name", ["DQ", "dq"])
+def test_dq_of_floats(paint, write, tmp_path, name):
     path = write(paint("a.fits"), tmp_path / "a.fits", dq=np.zeros((48, 64), "f4"))
-    with pytest.raises(lm.FrameError, match=r"a\.fits: the DQ extension is not of whole numbers"):
+    fits.setval(path, "EXTNAME", value=name, ext=2)
+    with pytest.raises(lm.FrameError, match=rf"a\.fits: the {name} extension is not of whole"):
         match([path])
 
 
