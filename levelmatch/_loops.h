@@ -26,8 +26,9 @@
 #define LM_AHEAD(row, n)
 #endif
 
-/* Twice the width where the processor has it, chosen when the module is loaded. */
-#if defined(__GNUC__) && !defined(__clang__) && defined(__x86_64__) && defined(__linux__)
+/* Twice the width where the processor has it, chosen when the module is loaded: by glibc
+   alone (which <stdint.h> tells of). */
+#if defined(__GNUC__) && !defined(__clang__) && defined(__x86_64__) && defined(__GLIBC__)
 #define LM_CLONES __attribute__((target_clones("avx2", "default")))
 #else
 #define LM_CLONES

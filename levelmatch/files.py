@@ -4,8 +4,9 @@
 import bz2
 import copy
 import gzip
+import lzma
 import os
-import tempfile
+import secrets
 import warnings
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
@@ -27,6 +28,8 @@ __all__ = [
     "corrected_data",
     "corrected_image",
     "encoded_hdu",
+    "file_identity",
+    "fits_name",
     "open_decoded",
     "open_stored",
     "read_uncertainty",
@@ -35,6 +38,9 @@ __all__ = [
     "whole_stream",
     "write_product",
 ]
+
+# Where Linux has the files of a process.
+OWN_FILES = "/proc/self/fd"
 
 
 def corrected_image(product, story):
@@ -124,10 +130,11 @@ def _scaled(data, factor):
 
 def _plane_power(hdu):
     """The power of a factor on the data that an HDU's plane takes: 0 if it has none of it."""
-    if hdu.name.startswith("VAR_"):
+    name = hdu.name.strip().upper()
+    if name.startswith("VAR_"):
         return 2
     kinds = {kind.__name__: power for kind, power in POWERS.items()}
-    default = {"ERR": "StdDevUncertainty", "UNCERT": "StdDevUncertainty"}.get(hdu.name)
+    default = {"ERR": "StdDevUncertainty", "UNCERT": "StdDevUncertainty"}.get(name)
     return kinds.get(hdu.header.get("UTYPE", default), 0) if default else 0
 
 
@@ -194,8 +201,11 @@ def _ccd_wcs(frame):
         return wcs
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FITSFixedWarning)
-        fitted = WCS(frame.meta.copy(), naxis=2)
-        return fitted if fitted.has_celestial else WCS(wcs.to_fits_sip())
+        if isinstance(frame.source, FileSource):
+            told = WCS(frame.meta.copy(), naxis=2)
+            if told.has_celestial:
+                return told
+        return WCS(wcs.to_fits_sip())
 
 
 def read_uncertainty(hdus, index, shape):
@@ -220,7 +230,8 @@ def check_outputs(products, directory, *, overwrite):
     Raises
     ------
     FrameError
-        If the folder is that of an input, or two outputs have one name.
+        If the folder is that of an input or of what it links to, an output would replace an
+        input, two outputs have one name, or a WCS cannot be written to FITS.
     FileExistsError
         If a file exists and ``overwrite`` is not set.
     """
@@ -228,19 +239,27 @@ def check_outputs(products, directory, *, overwrite):
     if directory.exists() and not directory.is_dir():
         msg = f"directory: {directory} is not a folder; name another"
         raise NotADirectoryError(msg)
+    sources = [f.source.path for p in products for f in p.frames if hasattr(f.source, "path")]
+    folder = directory.resolve()
+    for source in sources:
+        # Its own folder, and where its links lead to.
+        if folder in (source.parent.resolve(), source.resolve().parent):
+            msg = f"{source.name}: the output folder {directory} is its own; name another"
+            raise FrameError(msg)
+    known = {identity: source for source in sources if (identity := file_identity(source))}
     paths = []
     for product in products:
         name = Path(product.name).name
-        if not isinstance(product.frame.source, FileSource) and not name.endswith(
-            (".fits", ".fits.gz", ".fit")
-        ):
-            name += ".fits"
+        source = product.frame.source
+        in_memory = not isinstance(source, FileSource)
+        if in_memory or source.path.name == fits_name(name):
+            name = fits_name(name)
+        if in_memory:
+            _written_wcs(product.frame)
         path = directory / name
-        for frame in product.frames:
-            source = getattr(frame.source, "path", None)
-            if source is not None and source.parent.resolve() == directory.resolve():
-                msg = f"{source.name}: the output folder {directory} is its own; name another"
-                raise FrameError(msg)
+        if (identity := file_identity(path)) in known:
+            msg = f"{path} is the input {known[identity]}; name another folder"
+            raise FrameError(msg)
         if path in paths:
             msg = f"{name}: two outputs would have this name; rename an input"
             raise FrameError(msg)
@@ -251,21 +270,36 @@ def check_outputs(products, directory, *, overwrite):
     return paths
 
 
+def fits_name(name):
+    """Return the name of the file that an image in memory is written to."""
+    return name if name.endswith((".fits", ".fits.gz", ".fit")) else f"{name}.fits"
+
+
+def file_identity(path):
+    """Return what a file and its links have in common, `None` if there is no such file."""
+    try:
+        status = os.stat(path)
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
+
+
 @contextmanager
 def whole_file(path):
     """Give a name beside a path, which becomes the path when all went well."""
-    suffix = "".join(Path(path.name).suffixes[-2:])
-    handle, part = tempfile.mkstemp(prefix=".levelmatch-", suffix=suffix, dir=path.parent)
-    os.close(handle)
+    part = _new_name(path)
+    # Unlike one of tempfile, a file that the user's umask decides who reads.
+    os.close(os.open(part, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
     try:
-        yield Path(part)
-        # What mkstemp keeps to its owner, the user's umask decides.
-        umask = os.umask(0)
-        os.umask(umask)
-        os.chmod(part, 0o666 & ~umask)
+        yield part
         os.replace(part, path)
     finally:
-        Path(part).unlink(missing_ok=True)
+        part.unlink(missing_ok=True)
+
+
+def _new_name(path):
+    """Return a name beside a path that no file has, and that is not too long whatever the path."""
+    return path.with_name(f".levelmatch-{secrets.token_hex(8)}")
 
 
 @contextmanager
@@ -281,6 +315,8 @@ def whole_stream(path):
         The file, replaced if it is there.
     """
     try:
+        # By which the file gets its name.
+        os.stat(OWN_FILES)
         handle = os.open(path.parent, os.O_TMPFILE | os.O_WRONLY, 0o666)
     except (AttributeError, OSError):
         with whole_file(path) as part, open(part, "wb") as stream, _compressor(path, stream) as out:
@@ -299,20 +335,24 @@ def _compressor(path, stream):
         return gzip.GzipFile("", "wb", 6, stream, mtime=0)
     if path.name.endswith(".bz2"):
         return bz2.open(stream, "wb")
+    if path.name.endswith(".xz"):
+        return lzma.open(stream, "wb")
     return nullcontext(stream)
 
 
 def _give_name(handle, path):
     """Give an unnamed file a name, in place of what has it."""
-    origin, root = f"/proc/self/fd/{handle}", os.open("/", os.O_RDONLY)
+    origin, root = f"{OWN_FILES}/{handle}", os.open("/", os.O_RDONLY)
     try:
         # Through the link: only with a folder given does Python ask for that.
         os.link(origin, path, src_dir_fd=root, follow_symlinks=True)
     except FileExistsError:
-        name = path.with_name(f".levelmatch-{os.getpid()}-{path.name}")
-        name.unlink(missing_ok=True)
+        name = _new_name(path)
         os.link(origin, name, src_dir_fd=root, follow_symlinks=True)
-        os.replace(name, path)
+        try:
+            os.replace(name, path)
+        finally:
+            name.unlink(missing_ok=True)
     finally:
         os.close(root)
 
@@ -346,16 +386,23 @@ def _write_memory(product, stream, story):
             mask=image.mask,
             uncertainty=image.uncertainty,
             meta=image.meta,
-            wcs=image.wcs,
+            wcs=_written_wcs(product.frame),
             unit=image.unit or u.dimensionless_unscaled,
         )
-    if not (image.wcs is None or hasattr(image.wcs, "to_header")):
-        msg = (
-            f"{product.name}: a {type(image.wcs).__name__} cannot be written to a FITS "
-            "header; give the image a FITS WCS"
-        )
-        raise FrameError(msg)
     image.to_hdu().writeto(stream)
+
+
+def _written_wcs(frame):
+    """Return the WCS that the FITS file of an image in memory gets, or raise if there is none."""
+    try:
+        return _ccd_wcs(frame)
+    except Exception as error:
+        kind = type(frame.transform.original).__name__
+        msg = (
+            f"{frame.name}: its {kind} cannot be written to a FITS header: {error}; give the "
+            "image a FITS WCS"
+        )
+        raise FrameError(msg) from error
 
 
 def _write_file(product, stream, story):

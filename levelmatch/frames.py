@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Iterable, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from functools import cached_property, lru_cache
+from functools import cached_property
 from numbers import Real
 from pathlib import Path
 
@@ -18,8 +18,9 @@ from astropy.wcs import WCS, FITSFixedWarning
 
 from levelmatch import headers, jwst
 from levelmatch.corrections import Correction
-from levelmatch.exceptions import FrameError
-from levelmatch.sky import Grid, SkyTransform, default_spacing
+from levelmatch.exceptions import FluxScaleWarning, FrameError, LevelMatchWarning
+from levelmatch.sky import Grid, SkyTransform, default_spacing, wcs_error
+from levelmatch.units import UnknownUnit, is_extensive, is_logarithmic, read_unit
 
 __all__ = [
     "FileSource",
@@ -33,6 +34,9 @@ __all__ = [
     "partner_hdu",
     "scaled_frames",
 ]
+
+# Pixels whose areas differ by less than this part are of one scale.
+SAME_AREA = 0.02
 
 
 @dataclass(frozen=True, eq=False)
@@ -100,15 +104,24 @@ class FileSource:
     def _opened(self):
         """Open the file; what goes wrong with it names it."""
         try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("error", fits.verify.VerifyWarning)
-                # astropy only warns of a truncated file, and fills in zeros.
-                warnings.filterwarnings("error", message=".*truncated.*")
-                with fits.open(self.path, memmap=False) as hdus:
-                    yield hdus
-        except (OSError, TypeError, ValueError, IndexError, UserWarning) as error:
+            # In threads too, where no filter of warnings may be set.
+            with fits.open(self.path, memmap=False) as hdus:
+                self._check_length(hdus)
+                yield hdus
+        except (OSError, EOFError, TypeError, ValueError, IndexError, UserWarning) as error:
             msg = f"{self.path.name}: the pixels cannot be read: {error}; get the file anew"
             raise FrameError(msg) from error
+
+    def _check_length(self, hdus):
+        """Refuse a truncated file: astropy only warns, and fills in zeros."""
+        used = [i for i in (self.hdu, self.dq_hdu, self.mask_hdu) if i is not None]
+        places = [hdus[i].fileinfo() for i in used]
+        with open(self.path, "rb") as stream:
+            compressed = stream.read(6) != b"SIMPLE"
+            size = stream.seek(0, 2)
+        if not compressed and max(p["datLoc"] + p["datSpan"] for p in places) > size:
+            msg = f"it is truncated to {size} bytes"
+            raise OSError(msg)
 
     def read(self, dq_bits):
         """Return the data as floats, and a boolean array (or `None`) of pixels still to mask."""
@@ -477,12 +490,29 @@ def _check_shape(name, shape):
     return tuple(int(n) for n in shape)
 
 
+# Kinds of compression that astropy opens and that are not written again.
+_PACKED = {b"PK": "a zip archive", b"\x1f\x9d": "packed by compress (.Z)"}
+
+
+def _check_packing(path):
+    """Refuse a file whose output would not be what its name says."""
+    try:
+        with open(path, "rb") as stream:
+            packed = _PACKED.get(stream.read(2))
+    except OSError:
+        return
+    if packed is not None:
+        msg = f"{path.name}: it is {packed}; unpack it, or pack it by gzip, bzip2 or xz"
+        raise FrameError(msg)
+
+
 def _file_frame(path, dq_bits, hdu):
     name = path.name
     if hdu is None:
         frame = _plain_frame(path, dq_bits)
         if frame is not None:
             return frame
+    _check_packing(path)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FITSFixedWarning)
@@ -513,6 +543,8 @@ def _plain_frame(path, dq_bits):
         return None
     dq_hdu = named.get(("DQ", image.version))
     dq = None if dq_hdu is None else planes[dq_hdu]
+    if dq is not None and dq.header["BITPIX"] < 0:
+        return None
     transform = headers.plain_transform(path.name, image.header)
     if transform is None or min(image.shape) < 2 or (dq is not None and dq.shape != image.shape):
         return None
@@ -522,7 +554,7 @@ def _plain_frame(path, dq_bits):
         source=FileSource(path, index, dq_hdu, planes=(image, dq)),
         shape=image.shape,
         meta=meta,
-        unit=_header_unit(path.name, image.header),
+        unit=_header_unit(image.header),
         transform=transform,
         dq_bits=jwst.bad_bits(dq_bits, meta.get("TELESCOP") == "JWST"),
     )
@@ -546,11 +578,11 @@ def _header_frame(path, hdus, dq_bits, hdu):
     meta = FileMeta(hdus[0].header, header)
     is_jwst = meta.get("TELESCOP") == "JWST"
     dq_hdu, mask_hdu = (partner_hdu(hdus, index, plane) for plane in ("DQ", "MASK"))
-    for i in (dq_hdu, mask_hdu):
-        if i is not None and tuple(hdus[i].shape) != shape:
-            found = tuple(hdus[i].shape)
-            msg = f"{name}: the {hdus[i].name} extension has shape {found}, the data {shape}"
-            raise FrameError(msg)
+    bits = jwst.bad_bits(dq_bits, is_jwst)
+    dq_hdu, mask_hdu = (
+        None if i is None or not _has_flags(name, hdus[i], shape, bits) else i
+        for i in (dq_hdu, mask_hdu)
+    )
     wcs = jwst.read_gwcs(hdus) if is_jwst else None
     if wcs is None:
         wcs = _fits_wcs(name, header, hdus)
@@ -559,10 +591,31 @@ def _header_frame(path, hdus, dq_bits, hdu):
         source=FileSource(path, index, dq_hdu, mask_hdu),
         shape=shape,
         meta=meta,
-        unit=_header_unit(name, header),
+        unit=_header_unit(header),
         transform=SkyTransform(wcs, name),
-        dq_bits=jwst.bad_bits(dq_bits, is_jwst),
+        dq_bits=bits,
     )
+
+
+def _has_flags(name, hdu, shape, bits):
+    """Whether a plane of flags has any, checked; HST's may be one number for all pixels."""
+    what = f"{name}: the {hdu.name} extension"
+    if not hdu.is_image:
+        msg = f"{what} is a table, not an image; rename it"
+        raise FrameError(msg)
+    if not hdu.shape:
+        if int(hdu.header.get("PIXVALUE", 0)) & bits:
+            msg = f"{what} flags every pixel; leave the image out, or see dq_bits"
+            raise FrameError(msg)
+        return False
+    if tuple(hdu.shape) != shape:
+        msg = f"{what} has shape {tuple(hdu.shape)}, the data {shape}"
+        raise FrameError(msg)
+    is_dq = hdu.name.strip().upper() == "DQ"
+    if is_dq and (hdu.header["BITPIX"] < 0 or hdu.header.get("BSCALE", 1) != 1):
+        msg = f"{what} is not of whole numbers; convert it, or rename it"
+        raise FrameError(msg)
+    return True
 
 
 def partner_hdu(hdus, index, name):
@@ -581,8 +634,11 @@ def _image_hdu(name, hdus, hdu):
             names = [h.name or str(i) for i, h in enumerate(hdus)]
             msg = f"{name}: there is no extension {hdu!r}; there are {names}"
             raise FrameError(msg) from error
+        if not hdus[index].is_image:
+            msg = f"{name}: hdu={hdu!r} is a table, not an image; name another extension"
+            raise FrameError(msg)
         return index
-    science = [i for i, h in enumerate(hdus) if h.name == "SCI"]
+    science = [i for i, h in enumerate(hdus) if h.name.strip().upper() == "SCI"]
     if len(science) > 1:
         msg = f"{name}: there are {len(science)} SCI extensions; name one by hdu=('SCI', n)"
         raise FrameError(msg)
@@ -601,8 +657,7 @@ def _fits_wcs(name, header, hdus):
     try:
         wcs = WCS(header, hdus, naxis=2, fix=not modern)
     except Exception as error:
-        msg = f"{name}: the WCS cannot be read: {error}; mend its header"
-        raise FrameError(msg) from error
+        raise wcs_error(name, error) from error
     if not wcs.has_celestial:
         msg = (
             f"{name}: the header has no celestial WCS (CTYPE {list(wcs.wcs.ctype)}); "
@@ -612,29 +667,16 @@ def _fits_wcs(name, header, hdus):
     return wcs
 
 
-# The images of a field have few units, and astropy's parser is slow.
-_unit = lru_cache(u.Unit)
-
-
-def _header_unit(name, header):
-    text = str(header.get("BUNIT", "")).strip()
-    if not text:
-        return None
-    aliases = {"DN": u.adu, "COUNTS": u.ct, "ELECTRONS": u.electron}
-    if text.upper() in aliases:
-        return aliases[text.upper()]
-    try:
-        return _unit(text)
-    except ValueError as error:
-        msg = f"{name}: the unit BUNIT = {text!r} is not understood; write it as astropy does"
-        raise FrameError(msg) from error
+def _header_unit(header):
+    return read_unit(str(header.get("BUNIT", "")))
 
 
 def compare_scales(frames):
     """Return the factors that bring the frames to one unit, and that unit.
 
-    Surface brightness compares directly; units per pixel are scaled by the
-    solid angle of the pixel, to that of the first frame by name.
+    Surface brightness and brightness temperature compare directly; counts, fluxes and
+    what is per pixel are scaled by the solid angle of the pixel, to that of the first frame
+    by name.
 
     Parameters
     ----------
@@ -653,14 +695,38 @@ def compare_scales(frames):
     ------
     `~astropy.units.UnitsError`
         If units differ in kind, or are logarithmic.
+
+    Warns
+    -----
+    LevelMatchWarning
+        If the common unit is not understood.
+    FluxScaleWarning
+        If pixel scales differ, and the unit does not tell whether values grow with them.
     """
     first = min(frames, key=lambda frame: frame.name)
-    scales = np.ones(len(frames))
-    for i, frame in enumerate(frames):
-        scales[i] = _unit_factor(frame, first) * frame.output_factor
-        if not _per_solid_angle(frame.unit):
-            scales[i] *= first.grid.pixel_area / frame.grid.pixel_area
-    return scales, first.unit
+    factors = np.array([_unit_factor(frame, first) for frame in frames])
+    factors *= [frame.output_factor for frame in frames]
+    if isinstance(first.unit, UnknownUnit):
+        msg = (
+            f"{first.name}: the unit {str(first.unit)!r} of all images is not understood, and "
+            "taken as it is; write BUNIT as astropy does"
+        )
+        warnings.warn(msg, LevelMatchWarning, stacklevel=4)
+    extensive = is_extensive(first.unit)
+    if extensive is False:
+        return factors, first.unit
+    areas = first.grid.pixel_area / np.array([frame.grid.pixel_area for frame in frames])
+    if extensive:
+        return factors * areas, first.unit
+    k = int(np.abs(np.log(areas)).argmax())
+    if abs(np.log(areas[k])) > SAME_AREA:
+        name = "no unit" if first.unit is None else f"the unit {str(first.unit)!r}"
+        msg = (
+            f"{frames[k].name} and {first.name} differ in pixel scale and have {name}: taken as "
+            "surface brightness, which does not depend on it; give a unit, such as ct, if it does"
+        )
+        warnings.warn(msg, FluxScaleWarning, stacklevel=4)
+    return factors, first.unit
 
 
 def flux_factors(frames, flux_scale):
@@ -773,33 +839,23 @@ def _zero_point_factor(point, first):
 
 def _unit_factor(frame, first):
     if frame.unit == first.unit:
-        if _is_logarithmic(frame.unit):
+        if is_logarithmic(frame.unit):
             msg = (
                 f"{frame.name}: levels of a logarithmic unit ({frame.unit}) cannot be matched; "
                 "convert the images to linear units"
             )
             raise u.UnitsError(msg)
         return 1.0
+    if frame.unit is None or first.unit is None:
+        bare, other = (frame, first) if frame.unit is None else (first, frame)
+        key = "BUNIT" if isinstance(bare.source, FileSource) else "unit"
+        msg = f"{bare.name} has no {key}, {other.name} has {other.unit}; add {key}"
+        raise u.UnitsError(msg)
     try:
         return float(frame.unit.to(first.unit))
-    except (AttributeError, TypeError, u.UnitsError) as error:
+    except (TypeError, u.UnitsError) as error:
         msg = (
             f"{frame.name}: its unit ({frame.unit}) cannot be compared with that of "
             f"{first.name} ({first.unit}); convert one of them"
         )
         raise u.UnitsError(msg) from error
-
-
-def _is_logarithmic(unit):
-    """Whether a unit is of logarithms, which do not add: a magnitude, a dex, a decibel."""
-    if isinstance(unit, u.function.FunctionUnitBase):
-        return True
-    return unit is not None and u.dex in unit.decompose().bases
-
-
-def _per_solid_angle(unit):
-    """Whether a unit is a surface brightness: per solid angle, or per beam."""
-    if unit is None:
-        return False
-    bases = dict(zip(unit.decompose().bases, unit.decompose().powers, strict=True))
-    return bases.get(u.rad, 0) == -2 or bases.get(u.beam, 0) == -1

@@ -15,14 +15,17 @@ from astropy.io import fits
 from astropy.wcs import WCS, Sip, Wcsprm
 
 from levelmatch.sampling import decode_pixels
-from levelmatch.sky import SkyTransform
+from levelmatch.sky import SkyTransform, wcs_error
 
 __all__ = ["MODERN", "Plane", "RawHeader", "plain_transform", "read_plane", "scan"]
 
 BLOCK = 2880
 CARD = 80
+END = b"END".ljust(CARD)
 # Pixels read at once: what is decoded together stays in the processor's cache.
 CHUNK = 2**18
+# A header longer than this, in bytes, is none.
+LONGEST = 1 << 22
 # Projections, with their distortions, whose names need no repair.
 MODERN = ("-TAN", "-TAN-SIP", "--TAN", "--TAN-SIP", "-SIN", "--SIN", "-TPV", "--TPV")
 
@@ -131,7 +134,8 @@ class Plane:
     @property
     def name(self):
         """EXTNAME, or as astropy names the first one."""
-        return str(self.header.get("EXTNAME", "" if "XTENSION" in self.header else "PRIMARY"))
+        name = self.header.get("EXTNAME", "" if "XTENSION" in self.header else "PRIMARY")
+        return str(name).strip().upper()
 
     @property
     def version(self):
@@ -177,22 +181,27 @@ def scan(path):
 def _read_header(file, position):
     """Header at a position, `None` if there is none, and where its data begin."""
     file.seek(position)
-    content = b""
+    begin = b"SIMPLE  =" if position == 0 else b"XTENSION="
+    content, looked = bytearray(), 0
     while True:
         more = file.read(4 * BLOCK)
         content += more
-        found = re.search(rb"END {77}", content)
-        while found is not None and found.start() % CARD:
-            found = re.compile(rb"END {77}").search(content, found.start() + 1)
-        if found is not None or len(more) < BLOCK:
+        if not content.startswith(begin):
+            return None, position
+        found = content.find(END, looked)
+        while found >= 0 and found % CARD:
+            found = content.find(END, found + 1)
+        if found >= 0:
             break
-    if found is None:
-        return None, position
+        # Each card is looked at once, when it is whole.
+        looked = len(content) // CARD * CARD
+        if len(more) < BLOCK or len(content) > LONGEST:
+            return None, position
     try:
-        text = content[: found.start()].decode("ascii")
+        text = content[:found].decode("ascii")
     except UnicodeDecodeError:
         return None, position
-    return RawHeader(text), position + -(-found.end() // BLOCK) * BLOCK
+    return RawHeader(text), position + (found // BLOCK + 1) * BLOCK
 
 
 def _plane(header, start, stamp, *, first):
@@ -244,7 +253,13 @@ def plain_transform(name, header):
     sip = {kind.endswith("-SIP") for kind in kinds}
     if not plain or sip != {key in header for key in ("A_ORDER", "B_ORDER")}:
         return None
-    return _text_transform(name, header.text)
+    # Of order 1, astropy takes it for none.
+    if sip == {True} and min(header["A_ORDER"], header["B_ORDER"]) < 2:
+        return None
+    try:
+        return _text_transform(name, header.text)
+    except Exception as error:
+        raise wcs_error(name, error) from error
 
 
 def _text_transform(name, text):
@@ -267,12 +282,14 @@ def _text_transform(name, text):
 
 
 def _sip(header):
-    """The distortion from pixels to the sky, as two arrays of coefficients."""
+    """The distortion from pixels to the sky, as two arrays of coefficients up to its order."""
     out = [np.zeros((header[f"{letter}_ORDER"] + 1,) * 2) for letter in "AB"]
     for key in header.places:
         found = _SIP_KEY.fullmatch(key)
         if found is not None:
-            out["AB".index(found[1])][int(found[2]), int(found[3])] = header[key]
+            array, i, j = out["AB".index(found[1])], int(found[2]), int(found[3])
+            if i + j < len(array):
+                array[i, j] = header[key]
     return out
 
 

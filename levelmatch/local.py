@@ -60,9 +60,15 @@ def local_level(frame):
 
 
 def _detect(detect_sources, data, threshold, bad):
-    """Detected sources, or `None`: photutils warns where there are none."""
-    import warnings
+    """Detected sources, or `None`.
 
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="No sources were found")
-        return detect_sources(np.where(bad, 0, data), threshold, N_PIXELS, mask=bad)
+    photutils warns where there are none; to filter that in a thread would change the filters
+    of others.
+    """
+    from scipy.ndimage import label
+
+    data = np.where(bad, 0, data)
+    groups, n = label((data > threshold) & ~bad, np.ones((3, 3)))
+    if n == 0 or np.bincount(groups.ravel())[1:].max() < N_PIXELS:
+        return None
+    return detect_sources(data, threshold, N_PIXELS, mask=bad)

@@ -17,7 +17,7 @@ from astropy.wcs import WCS, FITSFixedWarning
 from astropy.wcs.wcsapi import BaseLowLevelWCS, SlicedLowLevelWCS
 
 from levelmatch.exceptions import FrameError, NoOverlapError
-from levelmatch.files import read_uncertainty, whole_file
+from levelmatch.files import file_identity, read_uncertainty, whole_file
 from levelmatch.frames import (
     FileSource,
     collect_frames,
@@ -259,9 +259,10 @@ def _check_output(output, overwrite):
 
 
 def _check_inputs(path, frames):
+    output = file_identity(path)
     for frame in frames:
         source = getattr(frame.source, "path", None)
-        if source is not None and source.resolve() == path.resolve():
+        if source is not None and output is not None and file_identity(source) == output:
             msg = f"{frame.name}: output: {path} is this input; name another file"
             raise FrameError(msg)
 
@@ -478,10 +479,21 @@ def _inverse_variance(frame):
                 "give a header keyword, numbers, or no weights"
             )
             raise FrameError(msg)
-        with np.errstate(divide="ignore"):
-            ivar = np.asarray(uncertainty.represent_as(InverseVariance).array, dtype=float)
+        ivar = _as_inverse_variance(frame.name, uncertainty)
     ivar = ivar / frame.scale**2
     return np.where(np.isfinite(ivar) & (ivar > 0), ivar, np.nan)
+
+
+def _as_inverse_variance(name, uncertainty):
+    try:
+        with np.errstate(divide="ignore"):
+            return np.asarray(uncertainty.represent_as(InverseVariance).array, dtype=float)
+    except (TypeError, AttributeError) as error:
+        msg = (
+            f"{name}: weights='ivar': the kind of uncertainty ({type(uncertainty).__name__}) is "
+            "not known; give a header keyword, numbers, or no weights"
+        )
+        raise FrameError(msg) from error
 
 
 class _Layers:
@@ -610,8 +622,40 @@ def _reproject(image, grid, wcs, shape, method, margin):
         bad_value_mode="ignore",
         boundary_mode="ignore_threshold",
     )
+    edge = ~np.isfinite(out[-1])
     out[:-1, ~(out[-1] > 0.5)] = np.nan
+    if _reaches_an_edge(wcs, shape):
+        # There the size of a pixel is not known, by which to average.
+        y, x = np.nonzero(edge)
+        beside = ~np.isfinite(
+            [wcs.pixel_to_world_values(x + i, y + j) for i, j in ((-1, 0), (1, 0), (0, -1), (0, 1))]
+        ).all(axis=(0, 1))
+        y, x = y[beside], x[beside]
+        out[:-1, y, x] = _interpolated(planes, grid, margin, wcs.pixel_to_world_values(x, y))
     return out[:-1] if image.ndim == 3 else out[0]
+
+
+def _reaches_an_edge(wcs, shape):
+    """Whether a grid ends, or is no map of the sky, beside a part of it."""
+    ny, nx = shape
+    y, x = np.ogrid[-1 : ny + 1, -1 : nx + 1]
+    ring = (x < 0) | (x == nx) | (y < 0) | (y == ny)
+    y, x = np.nonzero(ring)
+    return not np.isfinite(wcs.pixel_to_world_values(x - 1, y - 1)).all()
+
+
+def _interpolated(planes, grid, margin, sky):
+    """Return images' values at positions on the sky, NaN off them and beside bad pixels."""
+    from scipy.ndimage import map_coordinates
+
+    x, y = _GridWCS(grid, margin).world_to_pixel_values(*sky)
+    (ny, nx) = planes[0].shape
+    inside = (np.abs(x - (nx - 1) / 2) <= nx / 2) & (np.abs(y - (ny - 1) / 2) <= ny / 2)
+    out = np.full((len(planes), len(x)), np.nan)
+    for values, plane in zip(out, planes, strict=True):
+        places = y[inside], x[inside]
+        values[inside] = map_coordinates(plane, places, order=1, mode="nearest")
+    return out
 
 
 def _fill(planes, layers, tile, progress_bar):
@@ -738,7 +782,7 @@ def _file_planes(path, target, layers, unit):
     header.update(_wcs_header(target))
     coverage = _wcs_header(target)
     if unit is not None:
-        header["BUNIT"] = unit.to_string("fits"), "unit of the mosaic"
+        header["BUNIT"] = _unit_text(unit), "unit of the mosaic"
     kinds = np.dtype(">f4"), np.dtype(">f4" if layers.weighted else ">i4")
     coverage["BUNIT"] = "weight" if layers.weighted else "images"
     hdus = [_hdu_header(header, target.shape, kinds[0], primary=True)]
@@ -756,9 +800,22 @@ def _file_planes(path, target, layers, unit):
         np.memmap(path, dtype=kind, mode="r+", offset=offset, shape=target.shape)
         for kind, offset in zip(kinds, offsets, strict=True)
     ]
-    yield planes
-    for plane in planes:
-        plane.flush()
+    try:
+        yield planes
+        for plane in planes:
+            plane.flush()
+    finally:
+        # A file that is mapped cannot be renamed everywhere.
+        plane = None
+        planes.clear()
+
+
+def _unit_text(unit):
+    try:
+        return unit.to_string("fits")
+    except ValueError:
+        # One that the standard does not have.
+        return unit.to_string()
 
 
 def _wcs_header(target):

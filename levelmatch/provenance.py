@@ -153,11 +153,11 @@ def _add_totals(meta, applied, values, error, unit):
 
 def _set_reference(meta, name, reference):
     comment = f"{SHORT.get(name, name)}: relative to"
-    _set(meta, f"LM{LETTERS[name]}REF", reference[:60], comment)
+    _set(meta, f"LM{LETTERS[name]}REF", reference, comment)
 
 
 def _set_record(meta, name, sha256):
-    _set(meta, "LMRECORD", name[:60], "record of the run; LMRECSHA: SHA-256")
+    _set(meta, "LMRECORD", name, "record of the run; LMRECSHA: SHA-256")
     _set(meta, "LMRECSHA", sha256)
 
 
@@ -283,6 +283,8 @@ def _unfolded(header):
 def _set(meta, key, value, comment="", unit=""):
     """Set a keyword; its comment begins with a unit as the FITS standard has it, if it has room."""
     value = float(value) if isinstance(value, float | np.floating) else value
+    if isinstance(value, str):
+        value = _ascii(value) if key == "LMRECSHA" else _ascii(value)[:60]
     if not hasattr(meta, "cards"):
         meta[key] = value
         return
@@ -293,7 +295,13 @@ def _set(meta, key, value, comment="", unit=""):
     meta[key] = (value, next(fits, ""))
 
 
+def _ascii(text):
+    """Text as FITS headers can hold it: the names of files are not always of ASCII."""
+    return text.encode("ascii", "backslashreplace").decode()
+
+
 def _add_history(meta, text):
+    text = _ascii(text)
     if hasattr(meta, "add_history"):
         # A card loses the blank at its end; one that is full, or all but, goes on in the next.
         last = len(text) % HISTORY_WIDTH in (0, HISTORY_WIDTH - 1)

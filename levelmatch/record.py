@@ -3,15 +3,12 @@
 
 import hashlib
 import io
-import re
-import struct
 import warnings
 from dataclasses import asdict, dataclass, fields
 from functools import cached_property
 from pathlib import Path
 
 import numpy as np
-from astropy import units as u
 from astropy.wcs import WCS, FITSFixedWarning
 
 from levelmatch.corrections import AppliedCorrection, Correction
@@ -26,15 +23,13 @@ from levelmatch.provenance import Story
 from levelmatch.reference import Reference
 from levelmatch.solve import Solution
 from levelmatch.store import KEY_SIZE, image_keys, pair_keys
+from levelmatch.units import recorded_unit
+from levelmatch.untrusted import checked_content
 
 __all__ = ["RECORD_NAME", "Record", "as_record", "check_not_recorded", "read_record"]
 
 RECORD_NAME = "levelmatch.asdf"
 KEY = "levelmatch"
-# zlib packs no better than this: what declares more was not made by packing.
-MOST_PACKED = 1100
-# More than any record of a survey has.
-MOST_BYTES = 1 << 33
 # How asdf begins to tell of a node that it could not convert.
 FAILED = "failed to convert with: "
 FRAME_TEXT = ("name", "tile", "detector", "part", "whole")
@@ -380,10 +375,10 @@ def read_record(path):
         msg = f"{path}: the record cannot be read: {error.strerror or error}"
         raise RecordError(msg) from error
     try:
-        _check_blocks(content)
+        checked = checked_content(content, KEY)
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
-            with asdf.open(io.BytesIO(content), memmap=False, validate_checksums=True) as tree:
+            with asdf.open(io.BytesIO(checked), memmap=False, validate_checksums=True) as tree:
                 record = tree.tree.get(KEY)
     except Exception as error:
         what = "" if isinstance(error, RecordError) else f"not a readable record: {_named(error)}"
@@ -427,24 +422,6 @@ def check_not_recorded(paths):
         if path.name in names[path.parent]:
             msg = f"{path.name}: already matched, says the record {beside}; rematch=True goes on"
             raise RecordError(msg)
-
-
-def _check_blocks(content):
-    """Refuse arrays that declare more than the file can hold, before any is made."""
-    position = content.find(b"\xd3BLK")
-    tree = content if position < 0 else content[:position]
-    if re.search(rb"strides: *[\[\n]", tree):
-        msg = "an array is not laid out as levelmatch writes it"
-        raise RecordError(msg)
-    total = 0
-    while 0 <= position < len(content) and content[position : position + 4] == b"\xd3BLK":
-        (header,) = struct.unpack_from(">H", content, position + 4)
-        allocated, used, size = struct.unpack_from(">QQQ", content, position + 14)
-        total += size
-        if size > MOST_PACKED * used + 1024 or total > MOST_BYTES:
-            msg = f"an array declares {size} bytes, the file has {used} of it"
-            raise RecordError(msg)
-        position += 6 + header + allocated
 
 
 def _plain_rows(table):
@@ -521,10 +498,6 @@ def _text(values):
 
 def _unit_text(unit):
     return "" if unit is None else unit.to_string()
-
-
-def _unit_of(text):
-    return u.Unit(text) if text else None
 
 
 # --------------------------------------------------------------------------------------
@@ -615,8 +588,8 @@ def _pass_tree(p):
 
 
 def _from_tree(cls, tree):
+    n = _length("images", tree["images"])
     images = {key: np.array(value) for key, value in tree["images"].items()}
-    n = len(images["name"])
     # The first records have none, as no output was multiplied.
     images.setdefault("output_factor", np.ones(n))
     images.setdefault("zero_point", np.full(n, "", dtype="U1"))
@@ -643,7 +616,7 @@ def _from_tree(cls, tree):
         [frames[k] for k in run.order],
         passes,
         measured,
-        _unit_of(tree["unit"]),
+        recorded_unit(tree["unit"]),
         run,
         {key: images[key] for key in (*inputs, "slope_n_sigma")},
         keys,
@@ -651,6 +624,15 @@ def _from_tree(cls, tree):
         [dict(entry) for entry in tree["history"]],
         tree["parent"] and {k: str(v) for k, v in tree["parent"].items()},
     )
+
+
+def _length(name, columns):
+    """How many rows a table has, before its columns are read."""
+    rows = {key: np.shape(column)[0] for key, column in columns.items()}
+    if len(set(rows.values())) != 1:
+        msg = f"the record is damaged: {name}: its columns differ in length: {rows}"[:300]
+        raise RecordError(msg)
+    return next(iter(rows.values()))
 
 
 def _optional(value):
@@ -668,10 +650,6 @@ def _zip(nodes, steps):
 
 def _check_images(images, run, n):
     """Refuse images that are no images of one run, or whose names are paths."""
-    for key, column in images.items():
-        if len(column) != n:
-            msg = f"the record is damaged: images: {key!r} has {len(column)} rows, not {n}"
-            raise RecordError(msg)
     names = images["name"].tolist()
     twice = {name for name in names if names.count(name) > 1} if len(set(names)) < n else ()
     if twice:
@@ -696,6 +674,7 @@ def _check_images(images, run, n):
 
 def _corrections(node, n):
     """The corrections of each image."""
+    _length("corrections", node)
     columns = {key: np.array(value) for key, value in node.items()}
     out = [[] for _ in range(n)]
     for row, i in enumerate(columns["image"].tolist()):
@@ -729,7 +708,7 @@ def _frame(images, i, corrections, keyword):
         source=None,
         shape=tuple(images["shape"][i].tolist()),
         meta={"SUBSTRT2": y, "SUBSTRT1": x, keyword: time},
-        unit=_unit_of(str(images["unit"][i])),
+        unit=recorded_unit(str(images["unit"][i])),
         transform=None,
         dq_bits=int(images["dq_bits"][i]),
         region=None if y0 < 0 else (slice(y0, y1), slice(x0, x1)),
@@ -745,9 +724,10 @@ def _frame(images, i, corrections, keyword):
 
 
 def _pairs(node, n):
+    _length("pairs", node)
     table = PairTable(**{f.name: np.array(node[f.name]) for f in fields(PairTable)})
     keys = np.array(node["key"], dtype=np.uint8).reshape(-1, KEY_SIZE)
-    if {len(keys), *(len(getattr(table, f.name)) for f in fields(PairTable))} != {len(table)}:
+    if len(keys) != len(table):
         msg = "the record is damaged: its columns of pairs differ in length"
         raise RecordError(msg)
     for end in (table.first, table.second):

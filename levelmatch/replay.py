@@ -12,6 +12,7 @@ from levelmatch.files import (
     check_outputs,
     corrected_data,
     encoded_hdu,
+    fits_name,
     open_decoded,
     open_stored,
     scaled_planes,
@@ -94,15 +95,18 @@ def _by_name(files, wanted):
     """Paths by their names: all that are wanted, each once, and no others."""
     if isinstance(files, str | Path):
         files = [files]
+    # An image in memory need not be named as a file is.
+    names = {**{fits_name(name): name for name in wanted}, **{name: name for name in wanted}}
     paths = {}
     for path in map(Path, files):
-        if path.name in paths:
-            msg = f"{path.name}: it is there twice: {paths[path.name]} and {path}; name one"
-            raise RecordError(msg)
-        if path.name not in wanted:
+        if path.name not in names:
             msg = f"{path.name}: the record has no such image"
             raise RecordError(msg)
-        paths[path.name] = path
+        name = names[path.name]
+        if name in paths:
+            msg = f"{path.name}: it is there twice: {paths[name]} and {path}; name one"
+            raise RecordError(msg)
+        paths[name] = path
     missing = [name for name in dict.fromkeys(wanted) if name not in paths]
     if missing:
         more = f", and {len(missing) - 1} more" if len(missing) > 1 else ""
@@ -352,7 +356,10 @@ def recorded_files(record, folder=None):
         if folder is None and not path:
             msg = f"{frame.name}: the image was in memory, not in a file; name its file"
             raise RecordError(msg)
-        files.append(Path(path) if folder is None else Path(folder) / name)
+        if folder is not None:
+            path = Path(folder) / name
+            path = path if path.is_file() else path.with_name(fits_name(name))
+        files.append(Path(path))
     for path in files:
         if not path.is_file():
             msg = f"{path}: the recorded input is not there; name the files, or their folder"

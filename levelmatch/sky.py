@@ -5,6 +5,7 @@ Everything on the sky is an ICRS unit vector: right ascension 0 and the poles
 are ordinary places.
 """
 
+import re
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -19,8 +20,18 @@ from levelmatch.exceptions import FrameError
 from levelmatch.sampling import count_inside, sky_to_pixel
 from levelmatch.summary import normal_equations
 
-__all__ = ["ARCMIN", "Grid", "SkyTransform", "plane_terms", "tangent_axes", "transfer_matrix"]
+__all__ = [
+    "ARCMIN",
+    "Grid",
+    "SkyTransform",
+    "plane_terms",
+    "tangent_axes",
+    "transfer_matrix",
+    "wcs_error",
+]
 
+# Where in its sources wcslib found an error.
+_IN_WCSLIB = re.compile(r"ERROR \d+ in \w+\(\) at line")
 # One radian in arcmin: slopes are per arcmin.
 ARCMIN = 180 * 60 / np.pi
 # Vertices of a footprint.
@@ -110,8 +121,7 @@ class SkyTransform:
         except FrameError:
             raise
         except Exception as error:
-            msg = f"{name}: the WCS cannot be used: {error}; give another"
-            raise FrameError(msg) from error
+            raise wcs_error(name, error) from error
 
     def __reduce__(self):
         return self._rebuild
@@ -149,8 +159,7 @@ class SkyTransform:
         try:
             world = self.wcs.pixel_to_world_values(np.asarray(x, float), np.asarray(y, float))
         except Exception as error:
-            msg = f"{self.name}: the WCS cannot be evaluated: {error}"
-            raise FrameError(msg) from error
+            raise wcs_error(self.name, error) from error
         world = [np.asarray(w, float) * f for w, f in zip(world, self._degrees, strict=True)]
         lon, lat = world[self._lon], world[1 - self._lon]
         if not isinstance(self._frame, ICRS):
@@ -191,6 +200,14 @@ class SkyTransform:
                 msg = f"{self.name}: the WCS's bounding box {bounds} leaves nothing of it; widen it"
                 raise FrameError(msg)
         return tuple(box)
+
+
+def wcs_error(name, error):
+    """Return the error of an image whose WCS raises another, less what that says of wcslib."""
+    lines = [line.strip().rstrip(".") for line in str(error).splitlines()]
+    told = [line for line in lines if line and not _IN_WCSLIB.match(line)] or [type(error).__name__]
+    what = told[0][0].lower() + told[0][1:] if told[0][1:2].islower() else told[0]
+    return FrameError(f"{name}: its WCS cannot be used: {'; '.join([what, *told[1:]])}")
 
 
 def _is_icrs(wcs):

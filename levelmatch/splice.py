@@ -75,13 +75,37 @@ def image_bytes(header, data):
     header : `~astropy.io.fits.Header`
         That of an image; its ``BITPIX`` is set to that of the data.
     data : 2D `~numpy.ndarray`
-        The pixels.
+        The pixels, of floats or integers. What FITS has no type for it stores less an offset,
+        which the header then tells.
+
+    Raises
+    ------
+    TypeError
+        If FITS cannot hold the data's type.
     """
     header = header.copy()
+    data = _with_offset(header, data)
     header["BITPIX"] = data.dtype.itemsize * (-8 if data.dtype.kind == "f" else 8)
     big = np.ascontiguousarray(data, dtype=data.dtype.newbyteorder(">"))
     kind = fits.ImageHDU if "XTENSION" in header else fits.PrimaryHDU
     return _with_checksum(kind, header, big.tobytes())
+
+
+def _with_offset(header, data):
+    """Return data as FITS stores them, and put their offset into the header."""
+    dtype = data.dtype
+    if dtype.kind not in "iuf" or dtype.itemsize > 8 or dtype == np.float16:
+        msg = f"data: FITS has no type for {dtype}; convert them"
+        raise TypeError(msg)
+    if dtype.kind == "f" or (dtype.kind == "u") == (dtype.itemsize == 1):
+        return data
+    other = ("u" if dtype.kind == "i" else "i") + str(dtype.itemsize)
+    half = 1 << (8 * dtype.itemsize - 1)
+    # To subtract half of the range, or to add it, is to turn the highest bit.
+    data = np.ascontiguousarray(data, dtype.newbyteorder("="))
+    turned = data.view(f"u{dtype.itemsize}") ^ np.uint64(half).astype(f"u{dtype.itemsize}")
+    header["BSCALE"], header["BZERO"] = 1, half if dtype.kind == "u" else -half
+    return turned.view(other)
 
 
 def table_bytes(header, content):

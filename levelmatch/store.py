@@ -14,6 +14,8 @@ from levelmatch.measure import ROW
 __all__ = ["PairFile", "PairStore", "image_keys", "pair_keys"]
 
 KEY_SIZE = 32
+# To be raised when a pair that depends on the same is measured to another result.
+ALGORITHM = 1
 ENTRY = np.dtype(
     [
         ("key", "u1", KEY_SIZE),
@@ -56,8 +58,8 @@ def _image_key(frame):
 def pair_keys(images, overlaps, options):
     """Return, for each pair, 32 bytes that tell all that its measurement depends on.
 
-    That is the two images, how they are measured, and the outlines of the others that
-    overlap both and so share their pixels' noise.
+    That is the two images, how they are measured and by which version of that, and the
+    outlines of the others that overlap both and so share their pixels' noise.
 
     Parameters
     ----------
@@ -70,7 +72,7 @@ def pair_keys(images, overlaps, options):
     """
     how = asdict(options)
     del how["n_workers"]
-    how = repr(sorted(how.items())).encode()
+    how = repr((ALGORITHM, sorted(how.items()))).encode()
     outlines = {}
     keys = []
     for (i, j), maps in zip(overlaps.pairs.tolist(), overlaps.depth_maps, strict=True):
@@ -113,10 +115,12 @@ class PairStore:
         """Return the known rows of pairs, by index, and a function that keeps new ones."""
         keys = pair_keys(image_keys(frames), overlaps, options)
         if self.file is not None:
-            self.file.create()
             self.rows |= self.file.read()
         rows = {p: self.rows[key] for p, key in enumerate(keys) if key in self.rows}
         self.n_known = len(rows)
+        # Else it comes with the first new pair: an error of the input leaves none.
+        if self.file is not None and len(rows) == len(keys):
+            self.file.create()
 
         def keep(indices, new):
             if self.file is not None:

@@ -7,11 +7,13 @@ import stat
 import numpy as np
 import pytest
 from astropy.io import fits
-from astropy.nddata import CCDData, InverseVariance, VarianceUncertainty
+from astropy.nddata import CCDData, InverseVariance, NDData, VarianceUncertainty
+from astropy.wcs import WCS
 from numpy.testing import assert_array_equal
 
 import levelmatch as lm
 from levelmatch import FrameError, files
+from levelmatch.splice import image_bytes
 
 
 @pytest.fixture
@@ -38,15 +40,23 @@ def plain(paint, write, folders):
     ]
 
 
-@pytest.mark.parametrize("kind", ["gz", "fz-rice", "fz-gzip", "primary"])
+needs_xz = pytest.mark.skipif(
+    not hasattr(fits.file, "LZMA_MAGIC"), reason="this astropy does not open .xz"
+)
+
+
+@pytest.mark.parametrize(
+    "kind",
+    ["gz", "bz2", pytest.param("xz", marks=needs_xz), "fz-rice", "fz-gzip", "primary"],
+)
 def test_compressed_files_stay_so(paint, folders, kind):
     paths = []
     for k, n in enumerate("ab"):
         image = paint(f"{n}.fits", (0.3, 20.5 * k), level=k, noise=1.0)
         header = image.wcs.to_header()
-        if kind in ("gz", "primary"):
+        if not kind.startswith("fz"):
             hdus = fits.HDUList([fits.PrimaryHDU(image.data, header)])
-            path = folders[0] / (f"{n}.fits.gz" if kind == "gz" else f"{n}.fits")
+            path = folders[0] / (f"{n}.fits" if kind == "primary" else f"{n}.fits.{kind}")
         else:
             algorithm = {"fz-rice": "RICE_1", "fz-gzip": "GZIP_1"}[kind]
             hdus = fits.HDUList(
@@ -67,12 +77,12 @@ def test_compressed_files_stay_so(paint, folders, kind):
         assert path.name == source.name
         with fits.open(path) as after, fits.open(source) as before:
             assert [type(h) for h in after] == [type(h) for h in before]
-            i = 0 if kind in ("gz", "primary") else 1
+            i = 1 if kind.startswith("fz") else 0
             assert_array_equal(after[i].data, image.data)
             for b, a in zip(before[i + 1 :], after[i + 1 :], strict=True):
                 assert_array_equal(a.data, b.data)
-        if kind == "gz":
-            assert path.read_bytes()[:2] == b"\x1f\x8b"
+        magic = {"gz": b"\x1f\x8b", "bz2": b"BZh", "xz": b"\xfd7zXZ"}.get(kind, b"SIMPLE")
+        assert path.read_bytes().startswith(magic)
 
 
 @pytest.mark.parametrize("dtype", ["i2", "u2", "i4", "u1"])
@@ -91,6 +101,21 @@ def test_integers_become_floats(paint, folders, dtype):
         assert header["BITPIX"] == (-64 if dtype == "i4" else -32)
         assert "BZERO" not in header
         np.testing.assert_allclose(after[0].data, before[0].data - header["LMMLEV"], rtol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", ["u1", "i1", "i2", "u2", "i4", "u4", "i8", "u8", "f4", ">f8"])
+def test_an_image_s_bytes(tmp_path, dtype):
+    low, high = (np.iinfo(dtype).min, np.iinfo(dtype).max) if dtype[-2] != "f" else (-1.5, 2.5)
+    data = np.array([[low, high], [0, 1]], dtype)
+    (tmp_path / "a.fits").write_bytes(image_bytes(fits.PrimaryHDU(np.zeros((2, 2))).header, data))
+    with fits.open(tmp_path / "a.fits") as hdus:
+        assert_array_equal(hdus[0].data, data)
+        assert hdus[0].data.dtype.str[1:] == data.dtype.str[1:]
+
+
+def test_types_that_fits_does_not_have():
+    with pytest.raises(TypeError, match="FITS has no type for bool"):
+        image_bytes(fits.PrimaryHDU().header, np.zeros((2, 2), bool))
 
 
 @pytest.fixture(params=["unnamed", "named"])
@@ -157,13 +182,34 @@ def test_interrupt_leaves_no_partial_file(plain, folders, monkeypatch, part):
     assert [p.name for p in folders[1].iterdir()] == ["levelmatch.asdf"]
 
 
-def test_permissions_are_the_user_s(plain, folders, part):
+def test_permissions_are_the_user_s(plain, folders, part, monkeypatch):
     old = os.umask(0o027)
     try:
-        paths = match(plain).write(folders[1])
+        with monkeypatch.context() as patch:
+            # Another thread's files would for a moment be anyone's.
+            patch.setattr(files.os, "umask", None)
+            paths = match(plain).write(folders[1])
     finally:
         os.umask(old)
     assert {stat.S_IMODE(p.stat().st_mode) for p in paths} == {0o640}
+
+
+def test_files_where_linux_does_not_show_them(plain, folders, monkeypatch):
+    monkeypatch.setattr(files, "OWN_FILES", "/nowhere")
+    paths = match(plain).write(folders[1])
+    match(plain).write(folders[1], overwrite=True)
+    assert sorted(folders[1].iterdir()) == sorted([*paths, folders[1] / "levelmatch.asdf"])
+
+
+def test_names_as_long_as_they_may_be(paint, write, folders, part):
+    paths = [
+        write(paint("a.fits", (0.3, 20.5 * k), level=k), folders[0] / f"{k}{'x' * 249}.fits")
+        for k in range(2)
+    ]
+    result = match(paths)
+    result.write(folders[1])
+    assert len(result.write(folders[1], overwrite=True)) == 2
+    assert len(list(folders[1].iterdir())) == 3
 
 
 def test_source_that_went_away(plain, folders):
@@ -201,9 +247,75 @@ def test_uncertainty_that_ccddata_wrote(paint, with_planes, folders, kind):
         assert [h.name for h in hdus] == ["PRIMARY", "MASK", "UNCERT"]
 
 
+def test_names_that_are_not_ascii(paint, write, folders):
+    names = ["größe.fits", "b.fits"]
+    paths = [
+        write(paint("a.fits", (0.3, 20.5 * k), level=k), folders[0] / name)
+        for k, name in enumerate(names)
+    ]
+    result = match(paths)
+    assert result.reference == "größe.fits"
+    paths = result.write(folders[1])
+    assert [path.name for path in paths] == names
+    header = fits.getheader(paths[1], "SCI")
+    assert header["LMMREF"] == r"gr\xf6\xdfe.fits"
+    assert r"relative to gr\xf6\xdfe.fits" in "".join(header["HISTORY"])
+    back = lm.undo_record(result.record, paths, folders[1].with_name("back"))
+    assert not {"HISTORY", "LMMREF"} & set(fits.getheader(back[1], "SCI"))
+
+
 def test_names_of_images_in_memory(paint, folders):
     images = [paint("a", (0, 0)), paint("b.fits", (0, 20.5)), paint("c.fits.gz", (0, 41))]
     paths = match(images).write(folders[1])
     assert [p.name for p in paths] == ["a.fits", "b.fits", "c.fits.gz"]
     for path in paths:
         assert CCDData.read(path).shape == (48, 64)
+
+
+@pytest.fixture
+def with_gwcs(paint):
+    """Images in memory with the gwcs of a tangential projection, as NDData."""
+    gwcs = pytest.importorskip("gwcs")
+    from astropy import coordinates
+    from astropy import units as u
+    from astropy.modeling import models
+    from gwcs import coordinate_frames as cf
+
+    detector = cf.Frame2D(name="detector", axes_order=(0, 1), unit=(u.pix, u.pix))
+    sky = cf.CelestialFrame(
+        reference_frame=coordinates.ICRS(), name="icrs", unit=(u.deg, u.deg), axes_order=(0, 1)
+    )
+
+    def make(name, shift, box=True, **options):
+        image = paint(name, shift, **options)
+        own = image.wcs.wcs
+        transform = (
+            models.Shift(1 - own.crpix[0]) & models.Shift(1 - own.crpix[1])
+            | models.AffineTransformation2D(own.cd)
+            | models.Pix2Sky_TAN()
+            | models.RotateNative2Celestial(*own.crval, 180)
+        )
+        wcs = gwcs.WCS([(detector, transform), (sky, None)])
+        if box:
+            wcs.bounding_box = ((-0.5, 63.5), (-0.5, 47.5))
+        return NDData(image.data, wcs=wcs, unit=image.unit, meta=dict(image.meta))
+
+    return make
+
+
+def test_images_in_memory_with_a_gwcs(with_gwcs, paint, folders):
+    images = [with_gwcs("a.fits", (0, 0)), with_gwcs("b.fits", (0.3, 20.5), level=2.0)]
+    paths = match(images).write(folders[1])
+    wcs = WCS(fits.getheader(paths[1]))
+    true = paint("b.fits", (0.3, 20.5)).wcs
+    np.testing.assert_allclose(
+        wcs.pixel_to_world_values(10, 30), true.pixel_to_world_values(10, 30), atol=1e-7
+    )
+
+
+def test_a_wcs_that_fits_cannot_say_is_refused_first(with_gwcs, folders):
+    images = [with_gwcs("a.fits", (0, 0)), with_gwcs("b.fits", (0.3, 20.5), box=False)]
+    result = match(images)
+    with pytest.raises(FrameError, match=r"b\.fits: its WCS cannot be written to a FITS header"):
+        result.write(folders[1])
+    assert not folders[1].exists()

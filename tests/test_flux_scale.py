@@ -120,7 +120,12 @@ def files(tmp_path):
     return paths
 
 
-def test_files_with_all_planes(files, tmp_path):
+@pytest.mark.parametrize("spelling", [str.upper, str.lower])
+def test_files_with_all_planes(files, tmp_path, spelling):
+    for path in files:
+        with fits.open(path, mode="update") as hdus:
+            for hdu in hdus[1:]:
+                hdu.header["EXTNAME"] = spelling(hdu.header["EXTNAME"])
     result = match(files)
     for path, old, image, factor in zip(
         result.write(tmp_path / "out"), files, result, FACTORS, strict=True

@@ -1,6 +1,9 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
 """Tests of inputs as frames."""
 
+import sys
+import warnings
+
 import numpy as np
 import pytest
 from astropy import units as u
@@ -8,8 +11,10 @@ from astropy.io import fits
 from astropy.nddata import CCDData, NDData, StdDevUncertainty
 from numpy.testing import assert_allclose, assert_array_equal
 
+import levelmatch as lm
 from levelmatch.corrections import AppliedCorrection, Correction
 from levelmatch.frames import FileSource, MemorySource, collect_frames, compare_scales, flagged
+from levelmatch.local import source_mask
 
 
 @pytest.mark.parametrize("dtype", ["u1", "i1", "u2", "i2", ">i2", "u4", "i4", ">i4", "u8", "i8"])
@@ -87,6 +92,36 @@ def test_file_is_read_when_asked_for(paint, write, tmp_path, monkeypatch):
     assert len(reads) == 1
 
 
+def test_to_read_sets_no_filters_of_warnings(paint, write, tmp_path, monkeypatch):
+    path = write(paint("a.fits", dtype="f8"), tmp_path / "a.fits", dq=np.zeros((48, 64), "u4"))
+    (frame,) = collect_frames([path])
+    assert frame.source._read_plain(frame.dq_bits) is None
+    callers = []
+
+    class Noted(warnings.catch_warnings):
+        def __init__(self, **options):
+            callers.append(sys._getframe(1).f_globals["__name__"])
+            super().__init__(**options)
+
+    monkeypatch.setattr(warnings, "catch_warnings", Noted)
+    assert np.isfinite(frame.load()).all()
+    assert frame.source.identity["sha256"]
+    # Nor do sources, where there are none.
+    assert not source_mask(frame.load()).any()
+    assert not [name for name in callers if name.startswith("levelmatch")]
+
+
+@pytest.mark.parametrize("lost", [1, 3000, 20000])
+def test_file_cut_after_it_was_looked_at(paint, write, tmp_path, lost):
+    path = write(paint("a.fits", dtype="f8"), tmp_path / "a.fits")
+    (frame,) = collect_frames([path])
+    path.write_bytes(path.read_bytes()[:-lost])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        with pytest.raises(lm.FrameError, match=r"a\.fits: the pixels cannot be read: .*truncated"):
+            frame.load()
+
+
 def test_header_of_a_file_is_of_both_hdus(paint, write, tmp_path):
     path = write(paint("a.fits", meta={"OBJECT": "M 42"}), tmp_path / "a.fits")
     (frame,) = collect_frames([path])
@@ -137,6 +172,22 @@ def test_scaled_integers(paint, tmp_path):
         ("MJy/sr", u.MJy / u.sr),
         ("  ", None),
         ("electron/s", u.electron / u.s),
+        ("ELECTRONS/S", u.electron / u.s),
+        ("e-/s", u.electron / u.s),
+        ("E-", u.electron),
+        ("COUNTS/S", u.ct / u.s),
+        ("cps", u.ct / u.s),
+        ("DN/S", u.DN / u.s),
+        ("JY/BEAM", u.Jy / u.beam),
+        ("JY/PIXEL", u.Jy / u.pix),
+        ("MJY/SR", u.MJy / u.sr),
+        ("nanomaggies", u.nmgy),
+        ("K (Tb)", u.K),
+        ("mK (Ta*)", u.mK),
+        ("UNITLESS", u.dimensionless_unscaled),
+        ("erg/s/cm2/A", u.erg / u.s / u.cm**2 / u.AA),
+        ("ERG/S/CM2/HZ", u.erg / u.s / u.cm**2 / u.Hz),
+        ("mV", u.mV),
     ],
 )
 def test_units_of_headers(paint, tmp_path, text, unit):
@@ -182,11 +233,39 @@ def test_scales_of_units(paint):
     assert_allclose(scales, [1e-6 / arcsec2, 1, 1e-12 / arcsec2])
 
 
-@pytest.mark.parametrize(("unit", "area"), [("Jy", True), ("adu", True), ("Jy / beam", False)])
-def test_units_per_pixel_scale_by_area(paint, unit, area):
+@pytest.mark.parametrize(
+    ("unit", "area"),
+    [
+        ("Jy", True),
+        ("adu", True),
+        ("ct / s", True),
+        ("electron / s", True),
+        ("nmgy", True),
+        ("W / m2", True),
+        ("erg / (s cm2 AA)", True),
+        ("K / pix", True),
+        ("Jy / beam", False),
+        ("electron / (s arcsec2)", False),
+        ("K", False),
+        ("mK", False),
+        ("K km / s", False),
+    ],
+)
+def test_what_each_pixel_collects_scales_by_area(paint, unit, area):
     frames = collect_frames([paint("a.fits", unit=unit), paint("b.fits", unit=unit, scale=2.0)])
     scales, _ = compare_scales(frames)
     assert_allclose(scales, [1, 0.25 if area else 1], rtol=1e-5)
+
+
+@pytest.mark.parametrize("unit", [None, "", "1 / s"])
+def test_pixel_scales_without_a_telling_unit(paint, unit):
+    images = [paint("a.fits"), paint("b.fits", scale=2.0), paint("c.fits", scale=1.005)]
+    images = [NDData(i.data, wcs=i.wcs, unit=unit, meta=i.meta) for i in images]
+    frames = collect_frames(images)
+    with pytest.warns(lm.FluxScaleWarning, match=r"b\.fits and a\.fits differ in pixel scale"):
+        scales, _ = compare_scales(frames)
+    assert_array_equal(scales, 1)
+    compare_scales([frames[0], frames[2]])
 
 
 def test_no_units_at_all(paint):

@@ -1,6 +1,7 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
 """Plain files by their bytes, against astropy."""
 
+import io
 import os
 import pickle
 
@@ -8,12 +9,13 @@ import numpy as np
 import pytest
 from astropy.io import fits
 from astropy.wcs import WCS
-from numpy.testing import assert_array_equal
+from numpy.testing import assert_allclose, assert_array_equal
 
-from levelmatch import frames
+from levelmatch import frames, headers
 from levelmatch.frames import collect_frames
 from levelmatch.headers import RawHeader, read_plane, scan
 from levelmatch.sampling import decode_pixels
+from levelmatch.sky import SkyTransform
 from levelmatch.testing import simulate_miri, simulate_nircam_short
 
 CARDS = [
@@ -123,6 +125,35 @@ def test_flags(tmp_path, paths, monkeypatch, dtype, bits):
     assert_array_equal(plain.load(), other.load())
 
 
+@pytest.mark.parametrize("spelling", [str.lower, str.title, lambda name: f" {name} "])
+def test_names_of_extensions_in_any_case(tmp_path, paths, monkeypatch, spelling):
+    path = tmp_path / "a.fits"
+    with fits.open(paths[0], memmap=False) as hdus:
+        hdus["DQ"].data[:5] = 1
+        for hdu in hdus[1:]:
+            hdu.header["EXTNAME"] = spelling(hdu.header["EXTNAME"])
+        fits.HDUList([hdus[0], hdus[2], hdus[1], hdus[3]]).writeto(path)
+    plain, other = collect_frames([path])[0], by_astropy(path, monkeypatch)
+    assert plain.source.planes is not None
+    assert (plain.source.hdu, plain.source.dq_hdu) == (other.source.hdu, other.source.dq_hdu)
+    assert np.isnan(plain.load()[:5]).all()
+    assert_array_equal(plain.load(), other.load())
+
+
+@pytest.mark.parametrize("cards", [{"A_3_0": 1e-7}, {"A_2_2": 1e-9}, {"B_1_2": 1e-7}, {"A_0_0": 1}])
+@pytest.mark.parametrize("orders", [(2, 2), (2, 3), (1, 1)])
+@pytest.mark.filterwarnings("ignore")
+def test_distortion_beyond_its_order(tmp_path, paths, wcs_of, cards, orders):
+    header = wcs_of().to_header()
+    for key, axis in (("CTYPE1", "RA--"), ("CTYPE2", "DEC-")):
+        header[key] = f"{axis}-TAN-SIP"
+    header.update({"A_ORDER": orders[0], "B_ORDER": orders[1], "A_2_0": 1e-6, **cards})
+    fits.PrimaryHDU(np.ones((48, 64), "f4"), header).writeto(tmp_path / "a.fits")
+    (frame,) = collect_frames([tmp_path / "a.fits"])
+    other = SkyTransform(WCS(header), "a.fits")
+    assert_allclose(frame.grid.nodes, other.to_sky(*np.meshgrid(frame.grid.xs, frame.grid.ys)))
+
+
 TPV = {"PV1_0": 1e-6, "PV1_1": 1.001, "PV1_4": 1e-3, "PV2_1": 0.999, "PV2_4": -2e-3}
 CHANGES = {
     "double": lambda hdu: fits.ImageHDU(hdu.data.astype(float), hdu.header),
@@ -201,6 +232,34 @@ def test_what_is_not_plain(tmp_path, paths, kind):
             }[kind]
         )
     assert not scan(path)
+
+
+@pytest.mark.parametrize(
+    ("begin", "most"), [(b"\x1f\x8b\x08", 20_000), (b"SIMPLE  =".ljust(80), 5_000_000)]
+)
+def test_what_has_no_header_is_not_read_to_its_end(tmp_path, monkeypatch, begin, most):
+    path, counts = tmp_path / "a.fits", []
+
+    class Counting(io.FileIO):
+        def read(self, size):
+            counts.append(size)
+            return super().read(size)
+
+    path.write_bytes(begin.ljust(20_000_000, b"E"))
+    monkeypatch.setattr(headers, "open", lambda path, *_, **__: Counting(path), raising=False)
+    assert scan(path) is None
+    assert sum(counts) <= most
+
+
+def test_a_long_header(tmp_path, paths):
+    with fits.open(paths[0], memmap=False) as hdus:
+        # END within a card is none.
+        for k in range(1000):
+            hdus[0].header.add_history("END".ljust(66) + f"{k}")
+        hdus.writeto(tmp_path / "a.fits")
+    planes = scan(tmp_path / "a.fits")
+    assert [p.name for p in planes] == [p.name for p in scan(paths[0])]
+    assert len(planes[0].header.text) > 80_000
 
 
 def test_a_transform_is_the_same_in_another_process(paths):

@@ -1,6 +1,7 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
 """Bad input: a typed error that names the image and the value, before anything is written."""
 
+import pickle
 from functools import partial
 
 import numpy as np
@@ -102,8 +103,14 @@ def test_units_that_do_not_compare(paint, function, unit):
 def test_image_without_unit_beside_one_with(paint):
     image = paint("a.fits")
     bare = NDData(image.data, wcs=image.wcs, meta={"FILENAME": "a.fits"})
-    with pytest.raises(u.UnitsError, match=r"b\.fits: its unit .* that of a\.fits \(None\)"):
+    with pytest.raises(u.UnitsError, match=r"a\.fits has no unit, b\.fits has MJy / sr; add unit"):
         match([bare, paint("b.fits", (0, 20.5))])
+
+
+def test_file_without_unit_beside_one_with(pair_of_files):
+    fits.delval(pair_of_files[1], "BUNIT", ext=1)
+    with pytest.raises(u.UnitsError, match=r"b\.fits has no BUNIT, a\.fits has .*; add BUNIT"):
+        match(pair_of_files)
 
 
 @pytest.mark.parametrize("unit", [u.mag, u.ABmag, u.dex(u.Jy)])
@@ -116,11 +123,21 @@ def test_logarithmic_units(paint, unit):
         match(images)
 
 
-def test_unit_of_a_file_that_is_not_understood(paint, write, tmp_path):
-    path = write(paint("a.fits"), tmp_path / "a.fits")
-    fits.setval(path, "BUNIT", value="furlong^^2", ext=1)
-    with pytest.raises(lm.FrameError, match=r"a\.fits: the unit BUNIT = 'furlong\^\^2'"):
-        match([path])
+def test_unit_of_files_that_is_not_understood(pair_of_files, tmp_path):
+    fits.setval(pair_of_files[0], "BUNIT", value="furlong^^2", ext=1)
+    with pytest.raises(u.UnitsError, match=r"b\.fits: its unit .* a\.fits \(furlong\^\^2\)"):
+        match(pair_of_files)
+    fits.setval(pair_of_files[1], "BUNIT", value="furlong^^2", ext=1)
+    with pytest.warns(lm.LevelMatchWarning, match=r"a\.fits: the unit 'furlong\^\^2'") as caught:
+        result = match(pair_of_files)
+    assert len(caught) == 1
+    assert str(result.table["level"].unit) == "furlong^^2"
+    paths = result.write(tmp_path / "out")
+    assert fits.getheader(paths[0], 1)["BUNIT"] == "furlong^^2"
+    record = lm.read_record(tmp_path / "out" / "levelmatch.asdf")
+    assert record.unit == result.unit == pickle.loads(pickle.dumps(result.unit))
+    lm.make_mosaic(result, output=tmp_path / "mosaic.fits")
+    assert fits.getheader(tmp_path / "mosaic.fits")["BUNIT"] == "furlong^^2"
 
 
 # Kinds of input
@@ -198,6 +215,15 @@ def test_file_that_is_not_fits(pair_of_files):
         match(pair_of_files)
 
 
+@pytest.mark.parametrize(
+    ("start", "message"), [(b"PK\3\4", "a zip archive"), (b"\x1f\x9d\x90", r"packed by .*\.Z")]
+)
+def test_file_of_a_packing_that_is_not_written(pair_of_files, start, message):
+    pair_of_files[1].write_bytes(start + bytes(2880))
+    with pytest.raises(lm.FrameError, match=rf"b\.fits: it is {message}.*; unpack it"):
+        match(pair_of_files)
+
+
 @pytest.mark.parametrize("hdu", ["NONE", 17, ("SCI", 2)])
 def test_missing_extension(pair_of_files, hdu):
     with pytest.raises(lm.FrameError, match=r"a\.fits: there is no extension"):
@@ -231,10 +257,80 @@ def test_dq_of_another_shape(paint, write, tmp_path):
         match([path])
 
 
+@pytest.mark.parametrize("hdu", [3, "CAT"])
+def test_extension_that_is_a_table(pair_of_files, hdu):
+    with fits.open(pair_of_files[0], mode="append") as hdus:
+        hdus.append(fits.BinTableHDU.from_columns([fits.Column("a", "E", array=[1])], name="CAT"))
+        hdu = len(hdus) - 1 if hdu == 3 else hdu
+    with pytest.raises(lm.FrameError, match=rf"a\.fits: hdu={hdu!r} is a table, not an image"):
+        match(pair_of_files[:1], hdu=hdu)
+
+
+@pytest.mark.parametrize("name", ["DQ", "dq"])
+def test_dq_of_floats(paint, write, tmp_path, name):
+    path = write(paint("a.fits"), tmp_path / "a.fits", dq=np.zeros((48, 64), "f4"))
+    fits.setval(path, "EXTNAME", value=name, ext=2)
+    with pytest.raises(lm.FrameError, match=rf"a\.fits: the {name} extension is not of whole"):
+        match([path])
+
+
+def test_dq_of_a_table(paint, write, tmp_path):
+    table = fits.BinTableHDU.from_columns([fits.Column("a", "E", array=[1])], name="DQ")
+    path = write(paint("a.fits"), tmp_path / "a.fits", extra=[table])
+    with pytest.raises(lm.FrameError, match=r"a\.fits: the DQ extension is a table, not an image"):
+        match([path])
+
+
+def test_dq_of_one_number(paint, write, tmp_path):
+    dq = fits.ImageHDU(name="DQ")
+    path = write(paint("a.fits"), tmp_path / "a.fits", extra=[dq])
+    (frame,) = match([path]).frames
+    assert frame.source.dq_hdu is None
+    assert np.isfinite(frame.load()).all()
+    dq.header["PIXVALUE"] = 4
+    write(paint("a.fits"), path, extra=[dq])
+    assert len(match([path], dq_bits=3)) == 1
+    with pytest.raises(lm.FrameError, match=r"a\.fits: the DQ extension flags every pixel"):
+        match([path])
+
+
 def test_header_without_a_wcs(tmp_path):
     fits.PrimaryHDU(np.ones((20, 20), "f4")).writeto(tmp_path / "a.fits")
     with pytest.raises(lm.FrameError, match=r"a\.fits: the header has no celestial WCS"):
         match([tmp_path / "a.fits"])
+
+
+BROKEN = {
+    "kinds": (
+        {"CTYPE2": "DEC--SIN"},
+        r"inconsistent projection types \(expected DEC--TAN, got DEC--SIN in CTYPE2\)",
+    ),
+    "singular": ({"PC1_1": 0.0, "PC2_2": 0.0}, "linear transformation matrix is singular"),
+    "one axis": ({"CTYPE2": "LINEAR"}, "unmatched celestial axes"),
+    "unit": ({"CUNIT1": "m"}, "(i|I)n CUNIT1 : Mismatched units type"),
+}
+
+
+@pytest.mark.parametrize(("cards", "message"), BROKEN.values(), ids=BROKEN)
+@pytest.mark.parametrize("radesys", ["ICRS", "FK5"])
+def test_wcs_that_wcslib_refuses(pair_of_files, cards, message, radesys):
+    with fits.open(pair_of_files[1], mode="update") as hdus:
+        hdus[1].header.update({"RADESYS": radesys, **cards})
+    with pytest.raises(
+        lm.FrameError, match=rf"^b\.fits: its WCS cannot be used: {message}"
+    ) as caught:
+        match(pair_of_files)
+    assert "\n" not in str(caught.value)
+    assert "cextern" not in str(caught.value)
+
+
+def test_wcs_in_memory_that_wcslib_refuses(paint):
+    image = paint("b.fits")
+    wcs = WCS(naxis=2)
+    wcs.wcs.ctype = "RA---TAN", "DEC--SIN"
+    bad = NDData(image.data, wcs=wcs, unit=image.unit, meta=image.meta)
+    with pytest.raises(lm.FrameError, match=r"^b\.fits: its WCS .*: inconsistent projection types"):
+        match([paint("a.fits", (0, 20.5)), bad])
 
 
 def test_output_folder_is_an_input_s(pair_of_files, snapshot):
@@ -244,6 +340,26 @@ def test_output_folder_is_an_input_s(pair_of_files, snapshot):
         result.write(pair_of_files[0].parent, overwrite=True)
     assert snapshot(pair_of_files) == before
     assert sorted(p.name for p in pair_of_files[0].parent.iterdir()) == ["a.fits", "b.fits"]
+
+
+@pytest.mark.parametrize("link", ["symbolic", "hard"])
+def test_outputs_would_replace_what_inputs_link_to(pair_of_files, snapshot, tmp_path, link):
+    before = snapshot(pair_of_files)
+    links = [tmp_path / "links" / path.name for path in pair_of_files]
+    links[0].parent.mkdir()
+    for path, new in zip(pair_of_files, links, strict=True):
+        new.symlink_to(path) if link == "symbolic" else new.hardlink_to(path)
+    result = match(links)
+    with pytest.raises(lm.FrameError, match=r"a\.fits(: the output folder|.* is the input)"):
+        result.write(pair_of_files[0].parent, overwrite=True)
+    with pytest.raises(lm.FrameError, match=r"a\.fits: output: .* is this input"):
+        lm.make_mosaic(result, output=pair_of_files[0], overwrite=True)
+    # An output that is a link to an input, in a folder of its own.
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "b.fits").symlink_to(pair_of_files[0])
+    with pytest.raises(lm.FrameError, match=r"b\.fits is the input .*a\.fits"):
+        result.write(tmp_path / "out", overwrite=True)
+    assert snapshot(pair_of_files) == before
 
 
 def test_output_folder_is_a_file(pair_of_files, tmp_path):

@@ -1,17 +1,20 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
 """Tests of the quick-look mosaic."""
 
+import os
 import tracemalloc
+from pathlib import Path
 
 import numpy as np
 import pytest
 from astropy import units as u
 from astropy.io import fits
-from astropy.nddata import CCDData, StdDevUncertainty
+from astropy.nddata import CCDData, StdDevUncertainty, UnknownUncertainty
 from astropy.wcs import WCS
 from numpy.testing import assert_allclose, assert_array_equal
 
 import levelmatch as lm
+from levelmatch import files
 from levelmatch import mosaic as mosaic_module
 from levelmatch.frames import Frame
 from levelmatch.testing import simulate_generic, simulate_miri
@@ -196,6 +199,46 @@ def test_across_the_seam_of_an_all_sky_map(paint):
     assert coverage[48:52, -4:].all()
     assert coverage[-3:].all()
     assert not coverage[:30].any()
+
+
+@pytest.mark.parametrize("method", ["auto", "interp"])
+def test_no_column_is_lost_at_the_seam_of_a_coarse_map(paint, method):
+    images = [paint(centre=(0.2, 0.0), scale=60.0, shape=(96, 96), sky=FLAT, noise=0.1)]
+    images[0].data[40:44, 40:44] = np.nan
+    maps = []
+    for centre in (0.0, 180.0):
+        wcs = WCS(naxis=2)
+        wcs.wcs.ctype = "RA---CAR", "DEC--CAR"
+        wcs.wcs.crval = centre, 0.0
+        wcs.wcs.cdelt = -0.1, 0.1
+        wcs.wcs.crpix = 1800.5, 20.5
+        mosaic, _ = lm.make_mosaic(images, wcs=wcs, shape=(40, 3600), method=method)
+        maps.append(np.roll(mosaic.data, 1800 if centre else 0, axis=1))
+    assert np.isfinite(maps[0]).sum() > 200
+    assert_array_equal(np.isfinite(maps[0]), np.isfinite(maps[1]))
+    # At the seam a pixel has the noise of one of the image's, not of an average.
+    assert_allclose(maps[1], maps[0], atol=0.5)
+
+
+def test_weights_of_an_unknown_kind_of_uncertainty(paint):
+    image = paint("a.fits")
+    image.uncertainty = UnknownUncertainty(np.ones(image.shape))
+    with pytest.raises(lm.FrameError, match=r"a\.fits: weights='ivar': .*\(UnknownUncertainty\)"):
+        lm.make_mosaic([image], weights="ivar")
+
+
+@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="needs Linux")
+def test_a_file_is_not_mapped_when_it_gets_its_name(flat, tmp_path, monkeypatch):
+    seen = []
+
+    def replace(part, path):
+        seen.append(str(part) in Path("/proc/self/maps").read_text())
+        os.rename(part, path)
+
+    monkeypatch.setattr(files.os, "replace", replace)
+    path = lm.make_mosaic(flat, output=tmp_path / "mosaic.fits")
+    assert seen == [False]
+    assert np.isfinite(fits.getdata(path)).any()
 
 
 def test_other_frames_of_the_sky(flat):

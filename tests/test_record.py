@@ -2,6 +2,7 @@
 """The record: what it holds, what it refuses, and what follows from it."""
 
 import io
+import re
 import shutil
 import warnings
 from dataclasses import fields
@@ -197,20 +198,24 @@ def test_undone(record, raw, matched, tmp_path):
             assert_array_equal(new["DQ"].data, old["DQ"].data)
 
 
-@pytest.mark.parametrize("dtype", ["u1", "i2", "i4"])
+@pytest.mark.parametrize("dtype", ["u1", "i1", "i2", "u2", "i4", "u4"])
 def test_whole_numbers_are_undone_exactly(paint, tmp_path, dtype):
     paths = []
     (tmp_path / "raw").mkdir()
     for k, n in enumerate("ab"):
-        image = paint(f"{n}.fits", (0.3, 20.5 * k), level=10.3 * k, sky=(100, 0, 0), noise=3)
+        image = paint(f"{n}.fits", (0.3, 20.5 * k), level=10.3 * k, sky=(80, 0, 0), noise=3)
+        # Beyond half of the range of the smaller unsigned types.
+        image.data += {"u1": 80, "u2": 40000}.get(dtype, 0)
         paths.append(tmp_path / "raw" / f"{n}.fits")
         fits.PrimaryHDU(image.data.astype(dtype), image.wcs.to_header()).writeto(paths[-1])
     result = lm.match_mosaic(paths, group_by=lambda name, meta: name)
     out = result.write(tmp_path / "out")
     back = lm.undo_record(result.record, out, tmp_path / "back")
     for a, b in zip(back, paths, strict=True):
+        assert fits.getdata(a).dtype == fits.getdata(b).dtype
         assert_array_equal(fits.getdata(a), fits.getdata(b))
-        assert fits.getheader(a)["BITPIX"] == fits.getheader(b)["BITPIX"]
+        for key in ("BITPIX", "BZERO"):
+            assert fits.getheader(a).get(key) == fits.getheader(b).get(key)
 
 
 def test_verified(record, matched, raw, tmp_path):
@@ -451,7 +456,7 @@ def drop_image(tree):
         (set_item("pairs", "first", 0, value=-1), "a pair of an image that is none"),
         (set_item("pairs", "rhs", 0, value=np.nan), "pair 0 is not of finite numbers"),
         (set_item("passes", value=[]), "0 passes are recorded, 2 were asked for"),
-        (set_item("unit", value="parsnips"), "damaged"),
+        (set_item("unit", value=["Jy"]), "unit|damaged"),
         (set_item("images", "scale", 0, value=np.nan), "'scale' is not finite"),
     ],
 )
@@ -477,6 +482,71 @@ def test_an_enormous_array_is_refused(path, tmp_path):
     (tmp_path / "bomb.asdf").write_bytes(content)
     with pytest.raises(RecordError, match=r"bomb\.asdf: an array declares 1125899906842624 bytes"):
         read_record(tmp_path / "bomb.asdf")
+
+
+SOURCE = rb"(    first: !core/ndarray-1\.\d\.0\n      source: )(\d+)\n"
+SHAPE_OF = rb"(    first: (?:.*\n){4}      shape: )\[.*\]\n"
+HOSTILE = {
+    "strides": (SHAPE_OF, rb"\1[200000000]\n      strides: [0]\n", "not laid out .*strides"),
+    "quoted": (SHAPE_OF, rb'\1[200000000]\n      "strides": [0]\n', "not laid out .*strides"),
+    "spaced": (SHAPE_OF, rb"\1[200000000]\n      strides : [0]\n", "not laid out .*strides"),
+    "tagged": (SHAPE_OF, rb"\1[200000000]\n      ? strides\n      : !!seq [0]\n", "not laid out"),
+    "merged": (SHAPE_OF, rb"\1[2]\n      <<: {strides: [0]}\n", "a key that no record has"),
+    "large": (SHAPE_OF, rb"\1[200000000]\n", "declares 1600000000 bytes, its block has"),
+    "negative": (SHAPE_OF, rb"\1[-1]\n", "shape is no whole number"),
+    "rows of nothing": (SHAPE_OF, rb"\1[100000000, 0]\n", "declares 0 bytes, its block has"),
+    "file": (SOURCE, rb'\1"file:///etc/hostname"\n', "source is no whole number"),
+    "url": (SOURCE, rb"\1http://127.0.0.1:9/x.asdf\n", "source is no whole number"),
+    "text": (SOURCE, rb'\1"\2"\n', "source is no whole number"),
+    "tagged number": (SOURCE, rb"\1!!str \2\n", "source is no whole number"),
+    "last block": (SOURCE, rb"\1-1\n", "source is no whole number"),
+    "no block": (SOURCE, rb"\g<1>99999\n", "not laid out"),
+    "reference": (
+        rb"(  order: )!core(?:.*\n){5}",
+        rb'\1{$ref: "file:///x#/y"}\n',
+        r"a key .*\$ref",
+    ),
+    "inline": (rb"(  order: !core/ndarray-1\.\d\.0)(?:.*\n){5}", rb"\1 [0, 1]\n", "inline values"),
+    "alias": (rb"(  recombine: )", rb"  zz: [&a [x, x], *a]\n\1", "tree is not laid out"),
+    "depth": (rb"(  recombine: )", rb"  zz: " + b"[" * 99 + b"]" * 99 + rb"\n\1", "not laid out"),
+    "table": (
+        rb"(  recombine: )",
+        rb"  zz: !core/complex-1.0.0 1j\n\1",
+        "holds what no record does",
+    ),
+    "twice": (rb"(  recombine: )", rb"  recombine: true\n\1", "a key that no record has"),
+    "two trees": (rb"\n\.\.\.\n", b"\n--- {a: 1}\n...\n", "tree is not laid out"),
+}
+
+
+@pytest.mark.parametrize(("pattern", "new", "match"), HOSTILE.values(), ids=HOSTILE)
+def test_arrays_lie_in_the_file_and_are_as_large_as_that(
+    path, tmp_path, monkeypatch, pattern, new, match
+):
+    content, n = re.subn(pattern, new, path.read_bytes(), count=1)
+    assert n == 1
+    (tmp_path / "bad.asdf").write_bytes(content)
+    monkeypatch.setattr(asdf, "open", None)
+    with pytest.raises(RecordError, match=rf"bad\.asdf: .*{match}"):
+        read_record(tmp_path / "bad.asdf")
+
+
+def test_a_block_index_is_not_followed(path, tmp_path):
+    content = path.read_bytes()
+    start = content.index(b"#ASDF BLOCK INDEX")
+    numbers = content.index(b"\n- ", start)
+    (tmp_path / "bad.asdf").write_bytes(content[:numbers] + b"\n- 7\n- 8\n...\n")
+    assert read_record(tmp_path / "bad.asdf").names == read_record(path).names
+
+
+def test_arrays_do_not_share_a_block_many_times(path, tmp_path):
+    content = path.read_bytes()
+    array = re.search(rb"    gram: (!core/ndarray(?:.*\n){5})", content)[1]
+    more = b"".join(b"    x%d: " % k + array for k in range(1000))
+    content = content.replace(b"    gram: !core", more + b"    gram: !core")
+    (tmp_path / "bad.asdf").write_bytes(content)
+    with pytest.raises(RecordError, match=r"its arrays declare \d+ bytes, its blocks"):
+        read_record(tmp_path / "bad.asdf")
 
 
 def test_what_is_no_record(tmp_path, raw):
@@ -513,6 +583,28 @@ def test_images_in_memory(paint, tmp_path):
         image.write(tmp_path / "raw" / image.meta["FILENAME"])
     inputs = recorded_files(record, tmp_path / "raw")
     assert lm.verify_record(record, paths, inputs) == ["a.fits", "b.fits", "c.fits"]
+
+
+def test_images_in_memory_without_names(paint, tmp_path):
+    images = [paint(n, (0.3, 20.5 * k), level=k) for k, n in enumerate("ab")]
+    for image in images:
+        del image.meta["FILENAME"]
+    result = lm.match_mosaic(images, group_by=lambda name, meta: name)
+    outputs = result.write(tmp_path / "out")
+    (tmp_path / "raw").mkdir()
+    for image, path in zip(images, outputs, strict=True):
+        image.write(tmp_path / "raw" / path.name)
+    record = read_record(tmp_path / "out" / RECORD_NAME)
+    inputs = recorded_files(record, tmp_path / "raw")
+    assert lm.verify_record(record, outputs, inputs) == ["image0000", "image0001"]
+    again = lm.apply_record(record, inputs, tmp_path / "again")
+    back = lm.undo_record(record, outputs, tmp_path / "back")
+    for image, *paths in zip(images, outputs, again, back, strict=True):
+        assert {path.name for path in paths} == {paths[0].name}
+        assert_array_equal(fits.getdata(paths[0]), fits.getdata(paths[1]))
+        assert_allclose(fits.getdata(paths[2]), image.data, rtol=1e-6)
+    with pytest.raises(RecordError, match=r"image0000.*: it is there twice"):
+        lm.verify_record(record, [*outputs, back[0]], inputs)
 
 
 def test_chained_functions_are_recorded_together(raw, tmp_path):

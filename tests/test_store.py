@@ -13,7 +13,7 @@ from astropy.io import fits
 from numpy.testing import assert_allclose, assert_array_equal
 
 import levelmatch as lm
-from levelmatch import pipeline
+from levelmatch import pipeline, store
 from levelmatch.exceptions import RecordError
 from levelmatch.measure import ROW
 from levelmatch.record import read_record
@@ -111,6 +111,15 @@ def test_other_options_measure_again(raw, measured, options):
     assert measured == []
 
 
+def test_another_way_to_measure_measures_again(raw, measured, monkeypatch):
+    record = lm.match_levels(raw[:4]).record
+    count = len(measured)
+    del measured[:]
+    monkeypatch.setattr(store, "ALGORITHM", store.ALGORITHM + 1)
+    lm.match_levels(raw[:4], extend=record)
+    assert len(measured) == count
+
+
 def test_a_budget_is_no_part_of_a_measurement(raw, measured):
     thin = lm.SolveOptions(max_pairs=2)
     record = lm.match_levels(raw[:8], solve=thin).record
@@ -198,6 +207,20 @@ def test_an_interrupted_run_goes_on(raw, tmp_path, measured, monkeypatch):
     result = lm.match_levels(raw[:8], checkpoint=checkpoint)
     assert len(measured) == whole - sum(stop)
     assert_same(result, lm.match_levels(raw[:8]))
+
+
+def test_an_error_of_the_input_leaves_nothing(paint, tmp_path):
+    images = [paint(f"{n}.fits", (0, 16 * k)) for k, n in enumerate("ab")]
+    checkpoint = tmp_path / "out" / "pairs"
+    images[0].data[:] = np.nan
+    with pytest.raises(lm.FrameError, match=r"a\.fits: the image has no good pixel"):
+        lm.match_levels(images, checkpoint=checkpoint)
+    assert not checkpoint.parent.exists()
+
+
+def test_a_checkpoint_without_pairs(paint, tmp_path):
+    lm.match_levels([paint("a.fits")], checkpoint=tmp_path / "out" / "pairs")
+    assert PairFile(tmp_path / "out" / "pairs").read() == {}
 
 
 # --------------------------------------------------------------------------------------
