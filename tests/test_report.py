@@ -3,6 +3,7 @@
 
 import base64
 import hashlib
+import io
 import re
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 from astropy import units as u
+from PIL import Image
 
 from levelmatch import FrameError, SolveOptions, match_levels, report
 from levelmatch.record import Record, read_record
@@ -161,6 +163,16 @@ def test_pictures_have_words_and_both_papers(text):
         kind, _, data = url.partition(",")
         assert kind == "data:image/png;base64"
         assert base64.b64decode(data, validate=True)[:4] == b"\x89PNG"
+
+
+def test_smooth_colours_have_no_bands():
+    from levelmatch.report.pictures import _picture
+
+    text = _picture(lambda ax: ax.imshow(np.arange(256.0)[None], aspect="auto", cmap="cividis"), "")
+    data = base64.b64decode(re.search(r'src="data:image/png;base64,([^"]*)"', text)[1])
+    blue = np.array(Image.open(io.BytesIO(data)).convert("RGB"))[..., 2]
+    row = blue[blue.shape[0] // 2]
+    assert len(np.unique(row)) > 60
 
 
 def test_what_needs_pixels_can_be_left_out(result):

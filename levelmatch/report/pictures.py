@@ -117,8 +117,8 @@ def _drawn(canvas, ink):
     pixels = np.array(canvas.buffer_rgba())
     red, green, blue = np.moveaxis(pixels[..., :3].astype(np.int16), -1, 0)
     grey = max(np.abs(red - green).max(), np.abs(green - blue).max()) <= MAX_TINT
-    # Few shades, black and white kept, and no colours where there are none: half of the bytes.
-    few = (pixels & 0xFC) | (pixels >> 6) if grey else (pixels & 0xF8) | (pixels >> 5)
+    # Fewer shades of grey, black and white kept; colours keep all, or smooth ones have bands.
+    few = (pixels & 0xFC) | (pixels >> 6) if grey else pixels
     return _data_url(few, "LA" if grey else "RGBA")
 
 
