@@ -2,6 +2,7 @@
 """The plots: what they show, in which units, and that nothing in a name breaks them."""
 
 import io
+import sys
 
 import numpy as np
 import pytest
@@ -88,6 +89,34 @@ def overlap(boxes):
 def test_names_are_in_order():
     assert plots.__all__ == sorted(plots.__all__, key=lambda n: (n[0].islower(), n))
     assert all(getattr(plots, name).__doc__ for name in plots.__all__)
+
+
+DRAWS = {
+    "levels": plots.plot_levels,
+    "overlaps": plots.plot_overlaps,
+    "residuals": plots.plot_residuals,
+    "closures": plots.plot_closures,
+}
+
+
+def test_each_plot_has_a_figure_of_its_own(square):
+    from matplotlib import pyplot as plt
+
+    drawn = [draws(square) for draws in DRAWS.values()]
+    assert len({ax.figure for ax in drawn}) == len(drawn) == len(plt.get_fignums())
+    for ax in drawn:
+        draw(ax)
+        box = ax.get_tightbbox(ax.figure.canvas.get_renderer())
+        assert ax.figure.bbox.padded(1).contains(box.x0, box.y0)
+        assert ax.figure.bbox.padded(1).contains(box.x1, box.y1)
+    plt.close("all")
+
+
+@pytest.mark.parametrize("kind", DRAWS)
+def test_without_matplotlib(kind, square, monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    with pytest.raises(ImportError, match=r'pip install "levelmatch\[plot\]"'):
+        DRAWS[kind](square)
 
 
 # --------------------------------------------------------------------------------------

@@ -4,7 +4,7 @@
 import numpy as np
 
 from levelmatch.facts import Facts, short_names, values
-from levelmatch.plots.style import AFTER, BEFORE, GREY, current_axes, legend_above, plain_text
+from levelmatch.plots.style import AFTER, BEFORE, GREY, axes_or_new, legend_above, plain_text
 
 __all__ = ["plot_closures"]
 
@@ -25,14 +25,14 @@ def plot_closures(result, ax=None):
     result : `~levelmatch.MatchResult` or record
         The result, or its record.
     ax : `~matplotlib.axes.Axes` or None
-        Where; by default the current axes.
+        Where; by default those of a new figure.
 
     Returns
     -------
     ax : `~matplotlib.axes.Axes`
         The axes.
     """
-    ax = current_axes(ax)
+    ax = axes_or_new(ax)
     facts = Facts.of(result)
     loops = facts.closures
     sigmas = values(loops["n_sigma"])

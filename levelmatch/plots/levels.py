@@ -9,7 +9,7 @@ from levelmatch.plots.style import (
     BEFORE,
     GREY,
     MAX_LABELS,
-    current_axes,
+    axes_or_new,
     legend_above,
     plain_text,
     unit_words,
@@ -32,14 +32,14 @@ def plot_levels(result, ax=None):
     result : `~levelmatch.MatchResult` or record
         The result, or its record.
     ax : `~matplotlib.axes.Axes` or None
-        Where; by default the current axes.
+        Where; by default those of a new figure.
 
     Returns
     -------
     ax : `~matplotlib.axes.Axes`
         The axes.
     """
-    ax = current_axes(ax)
+    ax = axes_or_new(ax)
     facts = Facts.of(result)
     level, error = facts.levels
     x = np.arange(len(level))

@@ -12,7 +12,7 @@ from levelmatch.local import source_mask
 from levelmatch.measure import MeasureOptions
 from levelmatch.pixels import frames_with_pixels, own_corrections
 from levelmatch.plots.sky import directions
-from levelmatch.plots.style import AFTER, BEFORE, GREY, plain_text, unit_words
+from levelmatch.plots.style import AFTER, BEFORE, GREY, new_figure, plain_text, unit_words
 from levelmatch.samples import pair_samples
 
 __all__ = ["PairPicture", "pair_picture", "plot_pair"]
@@ -229,9 +229,7 @@ def plot_pair(result, image1, image2, *, axs=None, files=None):
     facts = Facts.of(result)
     picture = pair_picture(facts, image1, image2, files=files)
     if axs is None:
-        from matplotlib import pyplot as plt
-
-        axs = plt.figure(figsize=(7, 6), layout="constrained").subplots(2, 2)
+        axs = new_figure(figsize=(7, 6)).subplots(2, 2)
     axs = list(np.ravel(np.asarray(axs, dtype=object)))
     unit, short = unit_words(facts.unit), _short_names(facts)
     reach, base = picture.reach, short[picture.base]

@@ -9,7 +9,7 @@ from levelmatch.plots.style import (
     BEFORE,
     GREY,
     MAX_LABELS,
-    current_axes,
+    axes_or_new,
     legend_above,
     plain_text,
     unit_words,
@@ -35,7 +35,7 @@ def plot_residuals(result, *, kind=None, ax=None):
     kind : {"matrix", "list"} or None
         By default a matrix of up to 24 images, and a list of the pairs of more.
     ax : `~matplotlib.axes.Axes` or None
-        Where; by default the current axes.
+        Where; by default those of a new figure.
 
     Returns
     -------
@@ -50,7 +50,7 @@ def plot_residuals(result, *, kind=None, ax=None):
     if kind is not None and kind not in KINDS:
         msg = f"kind: {kind!r} is none of {KINDS}"
         raise ValueError(msg)
-    ax = current_axes(ax)
+    ax = axes_or_new(ax)
     facts = Facts.of(result)
     if kind is None:
         kind = "matrix" if len(facts.frames) <= MAX_LABELS else "list"

@@ -4,6 +4,7 @@
 import numpy as np
 from astropy import units as u
 
+from levelmatch.plots.style import new_figure
 from levelmatch.sky import lonlat, tangent_axes
 
 __all__ = ["Chart", "directions", "sky_axes", "sky_wcs"]
@@ -113,11 +114,7 @@ def sky_wcs(result):
 
 def sky_axes(ax, wcs):
     """Return the axes given, or new ones with the sky coordinates of a WCS in a new figure."""
-    if ax is None:
-        from matplotlib import pyplot as plt
-
-        ax = plt.figure(layout="constrained").add_subplot(projection=wcs)
-    return ax
+    return new_figure().add_subplot(projection=wcs) if ax is None else ax
 
 
 def has_sky(ax):

@@ -15,13 +15,25 @@ MAX_LABELS = 24
 MAX_NAME = 28
 
 
-def current_axes(ax):
-    """Return the axes given, or the current ones."""
-    if ax is not None:
-        return ax
-    from matplotlib import pyplot as plt
+def new_figure(**options):
+    """Return a new figure that makes room for its labels.
 
-    return plt.gca()
+    Raises
+    ------
+    ImportError
+        If matplotlib is not installed; the message says how to get it.
+    """
+    try:
+        from matplotlib import pyplot as plt
+    except ImportError as error:
+        msg = 'plots need matplotlib: pip install "levelmatch[plot]"'
+        raise ImportError(msg) from error
+    return plt.figure(layout="constrained", **options)
+
+
+def axes_or_new(ax):
+    """Return the axes given, or those of a new figure."""
+    return new_figure().add_subplot() if ax is None else ax
 
 
 def unit_words(unit):
