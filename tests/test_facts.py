@@ -217,19 +217,42 @@ def test_no_pair():
 
 
 @pytest.mark.parametrize(
-    ("names", "short"),
+    ("names", "width", "short", "pattern"),
     [
         (
             ["jw1_02101_00001_x.fits", "jw2_02101_00002_x.fits"],
+            None,
             ["jw1\u202600001", "jw2\u202600002"],
+            "*_02101_*_x.fits",
         ),
-        (["a_b_1.fits", "a_c_1.fits"], ["b", "c"]),
-        (["x_1_y", "z_2"], ["x_1_y", "z_2"]),
-        (["one"], ["one"]),
+        (
+            ["jw1_02101_00001_x.fits", "jw2_02101_00002_x.fits"],
+            8,
+            ["1\u20261", "2\u20262"],
+            "jw*_02101_0000*_x.fits",
+        ),
+        (
+            ["a-000206s-j0140233.fz", "a-001124n-j0860032.fz"],
+            13,
+            ["0206s-140233", "1124n-860032"],
+            "a-00*-j0*.fz",
+        ),
+        (
+            ["0206s-j0140233.fz", "1124n-j0860032.fz"],
+            8,
+            ["140233", "860032"],
+            "*-j0*.fz",
+        ),
+        (["a_b_1.fits", "a_c_1.fits"], None, ["b", "c"], "a_*_1.fits"),
+        (["x_1_y", "z_2"], None, ["x_1_y", "z_2"], ""),
+        (["one"], None, ["one"], ""),
+        # A part is never left without a sign.
+        (["1_aaaa", "10_aaab"], 4, ["1_a", "10_b"], "*_aaa*"),
+        (["a1", "a11"], 1, ["1", "11"], "a*"),
     ],
 )
-def test_short_names(names, short):
-    assert summary.short_names(names)[0] == short
+def test_short_names(names, width, short, pattern):
+    assert summary.short_names(names, width) == (short, pattern)
 
 
 def test_common_levels_are_in_the_common_unit():

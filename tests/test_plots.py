@@ -149,9 +149,32 @@ def test_levels_after_are_what_is_left_of_pairs(square, ax):
 def test_a_dollar_in_a_name_is_no_formula(simulated, ax):
     images = list(simulated.images)
     for k, image in enumerate(images):
-        image.meta["FILENAME"] = rf"a$\nothing{k}$_{k}_$\frac$.fits"
+        image.meta["FILENAME"] = rf"$\no{k}$_{k}_$\frac$.fits"
     draw(plots.plot_levels(match_levels(images), ax))
-    assert ax.get_xticklabels()[0].get_text() == r"a$\nothing0$_0"
+    assert ax.get_xticklabels()[0].get_text() == r"$\no0$_0"
+
+
+@pytest.mark.parametrize("kind", ["levels", "residuals"])
+@pytest.mark.parametrize(
+    ("names", "labels"),
+    [
+        ([f"a{'x' * 40}_b{k}b_{'y' * 40}.fits" for k in range(4)], ["b0b", "b1b", "b2b", "b3b"]),
+        (
+            [f"a{k}b{'_cd' * (8 + k)}.fits" for k in range(4)],
+            [f"a{k}b{'_cd' * k}" for k in range(4)],
+        ),
+        # No part that fits tells them apart.
+        ([f"{k % 2}{'x' * 30}{k}{'y' * 30}{k % 2}" for k in range(4)], list("0123")),
+    ],
+)
+def test_labels_differ(kind, names, labels, simulated, ax):
+    images = list(simulated.images)
+    for name, image in zip(names, images, strict=True):
+        image.meta["FILENAME"] = name
+    DRAWS[kind](match_levels(images), ax=ax)
+    found = [t.get_text() for t in ax.get_xticklabels()]
+    assert len(set(found)) == 4
+    assert found == labels
 
 
 def test_levels_in_the_common_unit(simulated, ax):

@@ -3,14 +3,13 @@
 
 import numpy as np
 
-from levelmatch.facts import Facts, short_names, values
-from levelmatch.plots.style import AFTER, BEFORE, GREY, axes_or_new, legend_above, plain_text
+from levelmatch.facts import Facts, values
+from levelmatch.plots.style import AFTER, BEFORE, GREY, axes_or_new, image_labels, legend_above
 
 __all__ = ["plot_closures"]
 
 N_BINS = 24
 N_NAMED = 3
-NAME_WIDTH = 14
 MAX_IMAGES = 3
 
 
@@ -72,11 +71,11 @@ def plot_closures(result, ax=None):
 def _worst(loops, sigmas, facts):
     """Lines that name the loops that close worst."""
     full = [frame.name for frame in facts.frames]
-    names = dict(zip(full, short_names(full)[0], strict=True))
+    names = dict(zip(full, image_labels(full)[0], strict=True))
     lines = []
     for row in np.argsort(-np.abs(sigmas), kind="stable")[:N_NAMED].tolist():
         images = _images(str(loops["images"][row]), names)
-        shown = [plain_text(name, NAME_WIDTH, keep_end=True) for name in images[:MAX_IMAGES]]
+        shown = images[:MAX_IMAGES]
         shown += [f"{len(images) - MAX_IMAGES} more"] if len(images) > MAX_IMAGES else []
         lines.append(f"{sigmas[row]:+.1f} \u03c3: {', '.join(shown)}")
     return lines

@@ -3,22 +3,20 @@
 
 import numpy as np
 
-from levelmatch.facts import Facts, short_names, values
+from levelmatch.facts import Facts, values
 from levelmatch.plots.style import (
     AFTER,
     BEFORE,
     GREY,
     MAX_LABELS,
     axes_or_new,
+    image_labels,
     legend_above,
-    plain_text,
+    name_images,
     unit_words,
 )
 
 __all__ = ["plot_levels"]
-
-# Characters of names written upright under the axis.
-NAME_WIDTH = 16
 
 
 def plot_levels(result, ax=None):
@@ -75,12 +73,10 @@ def _label_images(ax, frames):
     if len(tiles) > MAX_LABELS:
         ax.set_xlabel("Image, in the order of the input")
         return
-    names, pattern = short_names([frame.name for frame in frames])
-    names = [plain_text(name, NAME_WIDTH, keep_end=True) for name in names]
+    names, words = image_labels([frame.name for frame in frames])
     # A dollar in a file's name is no formula.
     ax.set_xticks(np.arange(len(names)), names, rotation=90, fontsize="small", parse_math=False)
-    label = f"Image ({plain_text(pattern, 34)})" if pattern else "Image"
-    ax.set_xlabel(label, parse_math=False)
+    name_images(ax, words)
 
 
 def _left(facts):

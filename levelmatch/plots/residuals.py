@@ -3,22 +3,22 @@
 
 import numpy as np
 
-from levelmatch.facts import Facts, short_names, values
+from levelmatch.facts import Facts, values
 from levelmatch.plots.style import (
     AFTER,
     BEFORE,
     GREY,
     MAX_LABELS,
     axes_or_new,
+    image_labels,
     legend_above,
-    plain_text,
+    name_images,
     unit_words,
 )
 
 __all__ = ["plot_residuals"]
 
 KINDS = ("matrix", "list")
-NAME_WIDTH = 13
 
 
 def plot_residuals(result, *, kind=None, ax=None):
@@ -121,13 +121,11 @@ def _name_rows(ax, facts):
         ax.set_xlabel("Image, in the order of the input")
         ax.set_ylabel("Image")
         return
-    names, pattern = short_names([frame.name for frame in facts.frames])
-    names = [plain_text(name, NAME_WIDTH, keep_end=True) for name in names]
+    names, words = image_labels([frame.name for frame in facts.frames])
     size = "small" if n <= 12 else "x-small"
     ax.set_xticks(np.arange(n), names, rotation=90, fontsize=size, parse_math=False)
     ax.set_yticks(np.arange(n), names, fontsize=size, parse_math=False)
-    label = f"Image ({plain_text(pattern, 30)})" if pattern else "Image"
-    ax.set_xlabel(label, parse_math=False)
+    name_images(ax, words)
 
 
 def _draw_list(ax, facts):

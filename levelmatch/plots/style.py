@@ -1,6 +1,8 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
 """What all plots share: colours, names and units as text, and legends."""
 
+from levelmatch.facts import SHORT_NAME, short_names
+
 # Okabe and Ito's colours, told apart by every eye and on dark and light paper.
 BEFORE, AFTER, GREY, STAR = "#d55e00", "#0087c8", "#888888", "#e69f00"
 # Sets of images without overlap between them; more of them begin again.
@@ -13,6 +15,8 @@ MOST_SIGMA = 5
 MAX_LABELS = 24
 # Characters of a name that a narrow picture has room for.
 MAX_NAME = 28
+# And of what the names of all images have in common.
+MAX_PATTERN = 46
 
 
 def new_figure(**options):
@@ -58,6 +62,34 @@ def plain_text(text, width=MAX_NAME, *, keep_end=False):
         return text
     tail = width - 1 if keep_end else (width - 1) // 2
     return f"{text[: width - 1 - tail]}\u2026{text[len(text) - tail :]}"
+
+
+def image_labels(names):
+    """Return labels of images that differ and fit, and what they are in a label's words.
+
+    Parameters
+    ----------
+    names : list of str
+        Names of the images.
+
+    Returns
+    -------
+    labels : list of str
+        In short; where no part of them tells them apart, their rows.
+    words : str
+        What the labels are.
+    """
+    short, pattern = short_names(names, SHORT_NAME)
+    for keep_end in (True, False):
+        labels = [plain_text(name, SHORT_NAME, keep_end=keep_end) for name in short]
+        if len(set(labels)) == len(set(names)):
+            return labels, f"Image ({plain_text(pattern, MAX_PATTERN)})" if pattern else "Image"
+    return [str(row) for row in range(len(names))], "Image (row of the table)"
+
+
+def name_images(ax, words):
+    """Put under the axes what the labels are, small where it is long."""
+    ax.set_xlabel(words, parse_math=False, fontsize="x-small" if len(words) > MAX_NAME else None)
 
 
 def _has_glyph(character):
