@@ -225,6 +225,12 @@ def test_every_pair_is_a_link_of_the_drawing(result, no_pictures):
     assert "MJy / sr after" in page.text
 
 
+def test_references_are_on_top_of_the_drawing(simulated, no_pictures):
+    page = Page(make(match_levels(list(simulated.images), reference=0)))
+    drawn = [a["href"] for a in page.all("a") if "tabindex" in a]
+    assert drawn[-1] == "#i0"
+
+
 def test_planes_have_slopes(planes, no_pictures):
     head = Page(make(planes)).tables[0][0]
     assert head[5:10] == [
