@@ -282,6 +282,10 @@
       shown.hidden = false;
       said.textContent = words.get(mark);
       move(mark);
+      for (const other of marks) other.classList.toggle("picked", other === mark);
+      // The tip would hide what it led to, which may be below the window.
+      hide();
+      shown.scrollIntoView({ block: "nearest" });
     };
 
     graph.addEventListener("pointermove", (event) => {

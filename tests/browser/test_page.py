@@ -243,6 +243,14 @@ def test_a_link_tells_and_shows_its_pair(browser, page, result):
     assert len(browser.all("#shown dd")) == len(browser.all("#pairs thead th"))
     assert len(browser.all("tr.chosen")) == 1
     assert browser.text("#said") == told
+    # It is in the window, not behind the tip, and its link stays marked.
+    bottom, height = browser(
+        "[document.getElementById('shown').getBoundingClientRect().bottom, innerHeight]"
+    )
+    assert bottom <= height
+    assert not tip.is_displayed()
+    picked = "Array.from(document.querySelectorAll('a.picked'), (a) => a.getAttribute('href'))"
+    assert browser(picked) == [target]
     assert [i.get_attribute("alt") for i in browser.all("#shown figure img")] == ["before", "after"]
     names = [cell.text for cell in browser.all("#shown dd")][:2]
     assert names == [pair["image1"], pair["image2"]]
