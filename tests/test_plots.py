@@ -279,6 +279,11 @@ def test_residuals_as_a_matrix(square, ax):
     assert np.isnan(np.diagonal(matrix)).all()
     bar = ax.images[0].colorbar
     assert "MJy / sr" in bar.ax.get_ylabel()
+    # No pair does not look like a pair without a rest.
+    missing, nothing = (ax.images[0].to_rgba(x)[:3] for x in (np.nan, 0.0))
+    assert np.abs(np.subtract(missing, nothing)).min() > 0.2
+    # And nothing is written on the cells.
+    assert not ax.texts
 
 
 def test_residuals_do_not_depend_on_the_order(square):

@@ -19,13 +19,16 @@ from levelmatch.plots.style import (
 __all__ = ["plot_residuals"]
 
 KINDS = ("matrix", "list")
+# Where there is nothing to show, on light and on dark paper.
+NO_PAIR = "#b8b8b8"
 
 
 def plot_residuals(result, *, kind=None, ax=None):
     """Plot the difference of every pair of images before matching, and what is left of it.
 
     As a matrix, a row and a column for each image: before in the lower left half, after in
-    the upper right one, both as the row's image less the column's. Or as a list: the absolute
+    the upper right one, both as the row's image less the column's; grey where two images are no
+    pair. Or as a list: the absolute
     differences of all pairs that counted, sorted, before and after.
 
     Parameters
@@ -59,7 +62,10 @@ def plot_residuals(result, *, kind=None, ax=None):
 
 
 def _draw_matrix(ax, facts):
+    from matplotlib import colormaps
     from matplotlib.colors import SymLogNorm
+    from matplotlib.patches import Patch
+    from matplotlib.patheffects import withStroke
 
     matrix = np.full((len(facts.frames),) * 2, np.nan)
     low, high = np.sort(facts.ends, axis=1).T
@@ -69,28 +75,23 @@ def _draw_matrix(ax, facts):
     largest = _largest(matrix)
     linear = np.clip(_typical(facts), 1e-4 * largest, 0.5 * largest)
     norm = SymLogNorm(linear, vmin=-largest, vmax=largest, base=10)
-    shown = ax.imshow(matrix, norm=norm, cmap="PuOr_r", interpolation="nearest")
+    # No pair is not the same as nothing left.
+    cmap = colormaps["PuOr_r"].with_extremes(bad=NO_PAIR)
+    shown = ax.imshow(matrix, norm=norm, cmap=cmap, interpolation="nearest")
+    handles = [Patch(facecolor=NO_PAIR, label="no pair")]
     rejected = facts.ends[~facts.kept]
     if len(rejected):
         both = np.concatenate([rejected, rejected[:, ::-1]])
-        ax.plot(*both.T, "x", color=GREY, ms=4, ls="none", label="left out")
-        legend_above(ax)
+        edge = [withStroke(linewidth=2.4, foreground="white")]
+        style = {"color": "black", "ms": 4, "ls": "none", "path_effects": edge}
+        handles += ax.plot(*both.T, "x", label="left out", **style)
+    legend_above(ax, handles=handles, title="Lower left: before. Upper right: after.")
     bar = ax.figure.colorbar(shown, ax=ax, shrink=0.85, pad=0.02)
     bar.set_ticks(_ticks(linear, largest))
     bar.minorticks_off()
-    bar.set_label(f"Row less column ({unit_words(facts.unit)})")
-    ax.text(0.03, 0.03, "before", transform=ax.transAxes, fontsize="small", color=GREY)
-    ax.text(
-        0.97,
-        0.97,
-        "after",
-        transform=ax.transAxes,
-        fontsize="small",
-        color=GREY,
-        ha="right",
-        va="top",
-    )
-    ax.axline((0, 0), slope=1, color=GREY, lw=0.5)
+    bar.set_label(f"Row less column ({unit_words(facts.unit)})", fontsize="small")
+    bar.ax.tick_params(labelsize="small")
+    ax.axline((0, 0), slope=1, color="white", lw=0.8)
     _name_rows(ax, facts)
 
 

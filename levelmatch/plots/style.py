@@ -97,7 +97,7 @@ def _has_glyph(character):
     return ord(character) < 0x500 or 0x2010 <= ord(character) < 0x2027
 
 
-def legend_above(ax, ncols=2):
+def legend_above(ax, ncols=2, **options):
     """Put the legend above the axes, where it hides nothing; no text in it is a formula."""
     legend = ax.legend(
         loc="lower left",
@@ -108,6 +108,9 @@ def legend_above(ax, ncols=2):
         borderaxespad=0.2,
         handletextpad=0.4,
         columnspacing=1.0,
+        title_fontsize="small",
+        alignment="left",
+        **options,
     )
     for text in legend.get_texts():
         text.set_parse_math(False)

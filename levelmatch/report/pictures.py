@@ -149,7 +149,8 @@ def _set_ink(figure, ink):
             axis.label.set_color(ink)
             axis.offsetText.set_color(ink)
         legend = ax.get_legend()
-        for text in [*ax.texts, *(legend.get_texts() if legend is not None else ())]:
+        words = [legend.get_title(), *legend.get_texts()] if legend is not None else []
+        for text in [*ax.texts, *words]:
             text.set_color(ink)
 
 
