@@ -17,7 +17,7 @@ from levelmatch import (
     match_levels,
     match_mosaic,
 )
-from levelmatch.testing import simulate_generic
+from levelmatch.testing import simulate_generic, simulate_miri
 
 figures = pytest.importorskip("matplotlib.figure")
 plots = pytest.importorskip("levelmatch.plots")
@@ -330,6 +330,20 @@ def test_closures(square, result, ax):
     other = new_figure().add_subplot()
     plots.plot_closures(result, other)
     assert other.texts[0].get_text() == "no loop of pairs"
+
+
+def test_loops_of_tiles_name_the_tiles(ax):
+    images = simulate_miri(tiles=(2, 2), n_dithers=2, shape=(96, 97), seed=1).images
+    found = match_levels(list(images))
+    tiles = {frame.tile for frame in found.frames}
+    mosaic = found.closures[found.closures["pass"] == "mosaic"]
+    assert len(mosaic) > 1
+    for loop in mosaic:
+        around = loop["images"].split()
+        assert len(around) == loop["n_pairs"]
+        assert set(around) <= tiles
+    plots.plot_closures(found, ax)
+    assert "\u03c3: tiles jw02107001001 \u2013 jw0210700" in ax.texts[0].get_text()
 
 
 def test_a_pair(simulated, result):

@@ -92,6 +92,11 @@ def name_images(ax, words):
     ax.set_xlabel(words, parse_math=False, fontsize="x-small" if len(words) > MAX_NAME else None)
 
 
+def signed(value, digits):
+    """Return a number with its sign, the minus a proper one."""
+    return f"{value:+.{digits}f}".replace("-", "\u2212")
+
+
 def _has_glyph(character):
     """Whether usual fonts have it: Latin, Greek, Cyrillic, dashes and quotes."""
     return ord(character) < 0x500 or 0x2010 <= ord(character) < 0x2027
