@@ -131,7 +131,10 @@ def test_levels(result, ax):
     assert np.abs(after).max() < 1e-9
     bars = ax.containers[0].lines[2][0].get_segments()
     assert [np.ptp(b[:, 1]) for b in bars] == pytest.approx(2 * result.table["error"].value)
-    assert ax.get_ylabel() == "Level (MJy / sr)"
+    assert ax.get_ylabel() == "Level subtracted (MJy / sr)"
+    (star,) = (line for line in ax.lines if line.get_label() == "reference")
+    assert star.get_xdata() == np.flatnonzero(result.table["reference"])
+    assert star.get_ydata() == [0]
     assert [t.get_text() for t in ax.get_xticklabels()] == ["00000", "00001", "00002", "00003"]
     assert ax.get_xlabel() == "Image (image_*.fits)"
 
@@ -152,6 +155,32 @@ def test_a_dollar_in_a_name_is_no_formula(simulated, ax):
         image.meta["FILENAME"] = rf"$\no{k}$_{k}_$\frac$.fits"
     draw(plots.plot_levels(match_levels(images), ax))
     assert ax.get_xticklabels()[0].get_text() == r"$\no0$_0"
+
+
+def test_levels_of_sets_are_apart(simulated, ax):
+    images = simulated.images
+    with pytest.warns(UserWarning, match="pass mosaic"):
+        # The first overlaps none of the others.
+        found = match_levels([images[k] for k in (3, 0, 1)])
+    plots.plot_levels(found, ax)
+    draw(ax)
+    assert [t.get_text() for t in ax.texts] == ["set 1", "set 2"]
+    assert [t.get_text() for t in ax.get_xticklabels()] == ["00000", "00001", "00003"]
+    level = found.table["level"].value[[1, 2, 0]]
+    assert ax.containers[0].lines[0].get_ydata() == pytest.approx(level)
+
+
+def test_what_is_left_is_seen_beside_far_larger_levels(ax):
+    images = list(simulate_generic(n_images=4, shape=(64, 64), seed=3).images)
+    images[0].data += 1000
+    plots.plot_levels(match_levels(images), ax)
+    draw(ax)
+    assert ax.get_yscale() == "symlog"
+    after = ax.containers[1].lines[2][0].get_segments()
+    tall = [
+        np.ptp(ax.transAxes.inverted().transform(ax.transData.transform(b))[:, 1]) for b in after
+    ]
+    assert max(tall) > 0.02
 
 
 @pytest.mark.parametrize("kind", ["levels", "residuals"])

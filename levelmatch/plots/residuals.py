@@ -13,6 +13,8 @@ from levelmatch.plots.style import (
     image_labels,
     legend_above,
     name_images,
+    symmetric_ticks,
+    typical_sigma,
     unit_words,
 )
 
@@ -73,7 +75,7 @@ def _draw_matrix(ax, facts):
     for column, place, turn in (("level", (high, low), -1), ("residual", (low, high), 1)):
         matrix[place] = turn * sign * values(facts.pairs[column])
     largest = _largest(matrix)
-    linear = np.clip(_typical(facts), 1e-4 * largest, 0.5 * largest)
+    linear = np.clip(typical_sigma(facts), 1e-4 * largest, 0.5 * largest)
     norm = SymLogNorm(linear, vmin=-largest, vmax=largest, base=10)
     # No pair is not the same as nothing left.
     cmap = colormaps["PuOr_r"].with_extremes(bad=NO_PAIR)
@@ -87,7 +89,7 @@ def _draw_matrix(ax, facts):
         handles += ax.plot(*both.T, "x", label="left out", **style)
     legend_above(ax, handles=handles, title="Lower left: before. Upper right: after.")
     bar = ax.figure.colorbar(shown, ax=ax, shrink=0.85, pad=0.02)
-    bar.set_ticks(_ticks(linear, largest))
+    bar.set_ticks(symmetric_ticks(linear, largest))
     bar.minorticks_off()
     bar.set_label(f"Row less column ({unit_words(facts.unit)})", fontsize="small")
     bar.ax.tick_params(labelsize="small")
@@ -95,25 +97,9 @@ def _draw_matrix(ax, facts):
     _name_rows(ax, facts)
 
 
-def _ticks(linear, largest):
-    """Zero, and two powers of ten on either side where the scale is logarithmic."""
-    high = int(np.floor(np.log10(largest)))
-    low = int(np.ceil(np.log10(linear)))
-    powers = {high, (high + low) // 2} if high > low else {high}
-    ticks = np.array([10.0**power for power in sorted(powers) if 10.0**power > 0.6 * linear])
-    return np.concatenate([-ticks[::-1], [0.0], ticks])
-
-
 def _largest(matrix):
     finite = np.abs(matrix[np.isfinite(matrix)])
     return float(finite.max(initial=0.0)) or 1.0
-
-
-def _typical(facts):
-    """The median error of the pairs: smaller differences are shown linearly."""
-    sigma = values(facts.pairs["sigma"])
-    sigma = sigma[np.isfinite(sigma) & (sigma > 0)]
-    return 3 * float(np.median(sigma)) if len(sigma) else 0.0
 
 
 def _name_rows(ax, facts):

@@ -1,7 +1,9 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
 """What all plots share: colours, names and units as text, and legends."""
 
-from levelmatch.facts import SHORT_NAME, short_names
+import numpy as np
+
+from levelmatch.facts import SHORT_NAME, short_names, values
 
 # Okabe and Ito's colours, told apart by every eye and on dark and light paper.
 BEFORE, AFTER, GREY, STAR = "#d55e00", "#0087c8", "#888888", "#e69f00"
@@ -16,7 +18,7 @@ MAX_LABELS = 24
 # Characters of a name that a narrow picture has room for.
 MAX_NAME = 28
 # And of what the names of all images have in common.
-MAX_PATTERN = 46
+MAX_PATTERN = 44
 
 
 def new_figure(**options):
@@ -95,6 +97,22 @@ def name_images(ax, words):
 def signed(value, digits):
     """Return a number with its sign, the minus a proper one."""
     return f"{value:+.{digits}f}".replace("-", "\u2212")
+
+
+def symmetric_ticks(linear, largest):
+    """Return zero, and two powers of ten on either side where the scale is logarithmic."""
+    high = int(np.floor(np.log10(largest)))
+    low = int(np.ceil(np.log10(linear)))
+    powers = {high, (high + low) // 2} if high > low else {high}
+    ticks = np.array([10.0**power for power in sorted(powers) if 10.0**power > 0.6 * linear])
+    return np.concatenate([-ticks[::-1], [0.0], ticks])
+
+
+def typical_sigma(facts):
+    """Return three times the median error of pairs: smaller differences are shown linearly."""
+    sigma = values(facts.pairs["sigma"])
+    sigma = sigma[np.isfinite(sigma) & (sigma > 0)]
+    return 3 * float(np.median(sigma)) if len(sigma) else 0.0
 
 
 def _has_glyph(character):
