@@ -233,6 +233,8 @@ def test_overlaps_on_plain_axes(split, ax):
     # East is to the left.
     assert ax.xaxis.get_inverted()
     assert ax.get_xlabel().endswith("(arcsec)")
+    assert links.colorbar.ax.get_xlabel() == "|Residual| / \u03c3"
+    assert links.get_linewidths() == pytest.approx(1.0 + 0.4 * links.get_array())
     assert [t.get_text() for t in ax.get_legend().get_texts()] == [
         "set 1: 2 images",
         "set 2: 1 image",
@@ -254,6 +256,12 @@ def test_overlaps_on_the_sky(centre, figure):
     # To a fifth of a pixel: the middle of the nodes is the centre.
     assert sky.separation(truth).arcsec.max() < 0.1
     assert [axis.get_axislabel() for axis in ax.coords] == ["RA (ICRS)", "Dec (ICRS)"]
+
+
+def test_a_southern_map_has_a_proper_minus(ax):
+    sim = simulate_generic(n_images=2, shape=(32, 32), center=(10.0, -30.0), seed=1)
+    plots.plot_overlaps(match_levels(list(sim.images)), ax)
+    assert ax.get_ylabel().startswith("North of Dec \u221230.")
 
 
 def test_overlaps_in_galactic_coordinates(result, figure):

@@ -8,7 +8,7 @@ from levelmatch.facts import SHORT_NAME, short_names, values
 # Okabe and Ito's colours, told apart by every eye and on dark and light paper.
 BEFORE, AFTER, GREY, STAR = "#d55e00", "#0087c8", "#888888", "#e69f00"
 # Sets of images without overlap between them; more of them begin again.
-SETS = ("#888888", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#0072b2")
+SETS = ("#888888", "#0072b2", "#e69f00", "#56b4e9", "#d55e00")
 # From blue to orange through a pale violet, of one lightness: seen on any paper.
 LINKS = ("#3b9ad1", "#a68cad", "#e06c1f")
 # Residuals of this many sigma and more have the last colour.
