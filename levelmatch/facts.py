@@ -24,6 +24,7 @@ __all__ = [
     "summarise",
     "summary_lines",
     "trust_lines",
+    "unit_words",
     "values",
     "worst_seam",
 ]
@@ -59,6 +60,11 @@ class Facts:
     def of(cls, result):
         """Return the facts of a result, or those that were given."""
         return result if isinstance(result, cls) else cls(result)
+
+    @property
+    def unit_words(self):
+        """The unit of comparison as labels have it."""
+        return unit_words(self.unit)
 
     @cached_property
     def table(self):
@@ -209,7 +215,6 @@ def summary_lines(result):
         f"{count(facts.n_images, 'image')}{parts} in {count(tiles, 'tile')}, "
         f"{kept} of {count(n, 'pair')} kept."
     ]
-    unit = f" {facts.unit}" if facts.unit is not None else ""
     for k, p in enumerate(passes, start=1):
         head = f"Pass {k}, {PASS_NAMES.get(p.name, p.name)} ({p.fit_type})"
         if p.n_kept == 0:
@@ -221,7 +226,7 @@ def summary_lines(result):
         floor = f", floor {p.floor:.2g}" if p.floor > 0 else ""
         lines.append(
             f"{head}: {p.n_kept} of {count(p.n_pairs, 'pair')}, rms of differences "
-            f"{p.before:.3g}{unit} before, {after:.3g} after{floor}."
+            f"{p.before:.3g} {facts.unit_words} before, {after:.3g} after{floor}."
         )
     references = [r for p in facts.passes[-1:] for r in p.references]
     if not references:
@@ -240,8 +245,11 @@ def notes(result):
     kept, reason = facts.kept, np.asarray(facts.pairs["reason"])
     kinds, counts = np.unique([str(r).partition(":")[0] for r in reason[~kept]], return_counts=True)
     if len(kinds):
-        words = ", ".join(f"{kind} {n}" for kind, n in zip(kinds, counts, strict=True))
-        out.append(f"{count(len(reason[~kept]), 'pair')} left out: {words}.")
+        meaning = _reason_words(facts.result.options.get("solve", {}))
+        words = [meaning.get(kind, kind) for kind in kinds]
+        if len(kinds) > 1:
+            words = [f"{n} {word}" for n, word in zip(counts, words, strict=True)]
+        out.append(f"{count(len(reason[~kept]), 'pair')} left out: {'; '.join(words)}.")
     saved = int(np.count_nonzero(reason[kept] != ""))
     if saved:
         out.append(
@@ -253,6 +261,19 @@ def notes(result):
             f"{count(low, 'pair')} at odds with the rest, with less than half of the weight."
         )
     return out + _set_notes(facts)
+
+
+def _reason_words(options):
+    """What the reasons of pairs mean, by their first word; with the option that decides."""
+
+    def limit(name):
+        return f" {options[name]:g}" if options.get(name) is not None else " the limit"
+
+    return {
+        "area": f"overlap too small, under{limit('min_area')} of the mean overlap (min_area)",
+        "extent": f"overlap too short, under{limit('min_linear')} of an image's side (min_linear)",
+        "scatter": f"pixels scatter too much, by{limit('rms_limit')} sigma (rms_limit)",
+    }
 
 
 def _set_notes(facts):
@@ -279,6 +300,11 @@ def _set_notes(facts):
         shown = ", ".join(alone[:5]) + (", ..." if len(alone) > 5 else "")
         out.append(f"Without any pair that counts: {shown}.")
     return out
+
+
+def unit_words(unit):
+    """Return a unit as a label has it."""
+    return "data units" if unit is None or not str(unit) else f"{unit}"
 
 
 def count(n, noun):
@@ -347,10 +373,25 @@ def seam_error(result, row):
     return float(np.sqrt(max(variance, 0.0)))
 
 
+def _zero_points(facts):
+    """What was put in by each pass, in short."""
+    for p in facts.passes:
+        names = [r.name for r in p.references]
+        held = ", ".join(names[:MAX_REFERENCES])
+        if len(names) > MAX_REFERENCES:
+            held += f" and {len(names) - MAX_REFERENCES} more"
+        words = held or f"mean of each {'tile' if p.matched.name == 'dithers' else 'set'}"
+        if p.matched.fit_type != "level":
+            words += ", with its plane"
+        if p.tie is not None:
+            words += ", sets tied by their clipped sky levels"
+        yield f"{p.matched.name}: {words}"
+
+
 def trust_lines(result):
     """Return the gauge, how loops close and the worst seam, a list of sentences."""
     facts = Facts.of(result)
-    lines = [f"What overlaps cannot tell is a choice: {facts.result.gauge}."]
+    lines = [f"Zero points, which overlaps cannot give: {'; '.join(_zero_points(facts))}."]
     loops = facts.closures
     if len(loops) == 0:
         lines.append("No loop of pairs: nothing tests the differences against each other.")
@@ -365,11 +406,12 @@ def trust_lines(result):
     seam = worst_seam(facts)
     if seam is not None and len(loops):
         digits = decimals([seam.error])
-        unit = f" {facts.unit}" if facts.unit is not None else ""
+        left, error = (
+            f"{fixed(x, digits)} {facts.unit_words}" for x in (seam.residual, seam.error)
+        )
         lines.append(
-            f"Worst seam: {seam.image1} and {seam.image2}, where {fixed(seam.residual, digits)}"
-            f"{unit} is left, {seam.n_sigma:.1f} \u03c3; the step between their corrections is "
-            f"known to {fixed(seam.error, digits)}{unit}."
+            f"Worst seam: {seam.image1} and {seam.image2}, where {left} is left, "
+            f"{seam.n_sigma:.1f} \u03c3; the step between their corrections is known to {error}."
         )
     return lines
 

@@ -217,7 +217,7 @@ class Levels:
         ``level`` is the value at the image's centre of all that is subtracted,
         ``slope_u`` and ``slope_v`` its slopes toward East and North there;
         ``level_dithers`` and so on are the passes' shares. ``error`` is the
-        standard error of ``level`` relative to the reference, the noise of
+        standard error of ``level`` relative to the gauge, the noise of
         the reference's side included; ``slope_n_sigma`` the significance of the slopes.
         What ``gauge`` says was put in is in ``meta["gauge"]`` too.
         """

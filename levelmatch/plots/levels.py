@@ -3,7 +3,7 @@
 
 import numpy as np
 
-from levelmatch.facts import Facts, values
+from levelmatch.facts import Facts, unit_words, values
 from levelmatch.plots.style import (
     AFTER,
     BEFORE,
@@ -16,7 +16,6 @@ from levelmatch.plots.style import (
     name_images,
     symmetric_ticks,
     typical_sigma,
-    unit_words,
 )
 
 __all__ = ["plot_levels"]
@@ -68,7 +67,7 @@ def plot_levels(result, ax=None):
     ]
     style["mfc"] = "none"
     shift = 0.3 if few else 0
-    style |= {"marker": "D", "color": AFTER, "label": "after: rest of pairs"}
+    style |= {"marker": "D", "color": AFTER, "label": "after: residuals"}
     handles.append(ax.errorbar(x + shift, mean, rms, **style))
     held = np.array([facts.frames[k].name in facts.references for k in order])
     if held.any():

@@ -7,12 +7,12 @@ import numpy as np
 
 from levelmatch.corrections import Correction
 from levelmatch.exceptions import LevelMatchError
-from levelmatch.facts import Facts, short_names, values
+from levelmatch.facts import Facts, short_names, unit_words, values
 from levelmatch.local import source_mask
 from levelmatch.measure import MeasureOptions
 from levelmatch.pixels import frames_with_pixels, own_corrections
 from levelmatch.plots.sky import directions
-from levelmatch.plots.style import AFTER, BEFORE, GREY, new_figure, plain_text, unit_words
+from levelmatch.plots.style import AFTER, BEFORE, GREY, new_figure, plain_text
 from levelmatch.samples import pair_samples
 
 __all__ = ["PairPicture", "pair_picture", "plot_pair"]

@@ -3,7 +3,7 @@
 
 import numpy as np
 
-from levelmatch.facts import Facts, values
+from levelmatch.facts import Facts, unit_words, values
 from levelmatch.plots.style import (
     AFTER,
     BEFORE,
@@ -15,7 +15,6 @@ from levelmatch.plots.style import (
     name_images,
     symmetric_ticks,
     typical_sigma,
-    unit_words,
 )
 
 __all__ = ["plot_residuals"]

@@ -42,11 +42,6 @@ def axes_or_new(ax):
     return new_figure().add_subplot() if ax is None else ax
 
 
-def unit_words(unit):
-    """Return a unit as a label has it."""
-    return "data units" if unit is None or not str(unit) else f"{unit}"
-
-
 def plain_text(text, width=MAX_NAME, *, keep_end=False):
     """Return a name as one short line that every font can show.
 

@@ -68,14 +68,14 @@ def plot_section(facts):
     plots = [
         (
             lambda ax: plot_levels(facts, ax),
-            f"Level of {n} relative to the reference, before and after matching",
-            "Level of each image before matching, with its standard error; and after it the mean "
-            "and the rms of what is left of the differences to the images that it overlaps.",
+            f"Level subtracted from each of {n}, and residuals of its pairs",
+            "Level subtracted from each image, with its standard error; and the mean and the rms "
+            "of the residuals of its pairs after matching.",
         ),
         (
             lambda ax: plot_residuals(facts, ax=ax),
             "Differences of all pairs before and after matching",
-            "Difference of every pair before matching, and what is left of it after.",
+            "Difference of every pair before matching, and its residual after.",
         ),
         (
             lambda ax: plot_closures(facts, ax),
@@ -165,7 +165,7 @@ def pair_pictures(facts, files):
     from levelmatch.plots.pairs import pair_picture
 
     load = _Held()
-    unit = f" {facts.unit}" if facts.unit is not None else ""
+    unit = f" {facts.unit_words}"
     figures = []
     for p, pair in enumerate(facts.pairs):
         picture = pair_picture(

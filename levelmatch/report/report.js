@@ -264,8 +264,8 @@
       const list = make("dl", "");
       Array.from(row.cells).forEach((cell, k) => {
         const part = make("div", "");
-        const link = cell.querySelector("a");
-        part.append(make("dt", table.names[k]), make("dd", (link && link.title) || cell.textContent));
+        const named = cell.querySelector("[title]");
+        part.append(make("dt", table.names[k]), make("dd", (named && named.title) || cell.textContent));
         list.append(part);
       });
       const go = make("p", "");
