@@ -176,6 +176,13 @@ def test_smooth_colours_have_no_bands():
     assert len(np.unique(row)) > 60
 
 
+def test_many_pairs_have_no_pictures_and_it_is_said(result, monkeypatch):
+    monkeypatch.setattr("levelmatch.report.pictures.MAX_PAIR_PICTURES", 2)
+    page = Page(make(result, before_after=True))
+    assert "Each pair is drawn where there are up to 2; here are 3." in page.text
+    assert "before" not in [i["alt"] for i in page.all("img")]
+
+
 def test_what_needs_pixels_can_be_left_out(result):
     page = Page(make(result))
     assert [i["alt"][:5] for i in page.all("img")] == ["Level", "Diffe", "Histo"]

@@ -180,13 +180,20 @@
 
   const cut = $("cut"), compare = $("compare");
   if (cut && compare) {
+    // The cut moves over the map, not over its labels: in per cent of the picture.
+    const [left, right, top, bottom] = compare.dataset.box.split(" ").map(Number);
+    compare.style.setProperty("--top", `${top}%`);
+    compare.style.setProperty("--below", `${100 - bottom}%`);
+    cut.style.marginLeft = `${left}%`;
+    cut.style.width = `${right - left}%`;
     const set = () => {
-      compare.style.setProperty("--cut", `${cut.value}%`);
+      compare.style.setProperty("--cut", `${left + (right - left) * cut.value / 100}%`);
       cut.setAttribute("aria-valuetext", `${cut.value} % before, ${100 - cut.value} % after`);
     };
     const drag = (event) => {
       const box = compare.getBoundingClientRect();
-      cut.value = Math.round(100 * (event.clientX - box.left) / box.width);
+      const x = 100 * (event.clientX - box.left) / box.width;
+      cut.value = Math.round(100 * (x - left) / (right - left));
       set();
     };
     cut.addEventListener("input", set);
