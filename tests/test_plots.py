@@ -404,6 +404,9 @@ def test_a_pair(simulated, result):
     assert np.nanmean(plane) == pytest.approx(level, abs=0.05)
     assert all("pixel" in axs[k].get_xlabel() for k in (0, 2, 3))
     assert axs[1].get_xlabel() == "Difference (MJy / sr)"
+    words = axs[1].get_legend().get_texts()[-1].get_text()
+    found = [float(x.replace("\u2212", "-")) for x in words.split(" \u00b1 ")]
+    assert found == pytest.approx([level, pair["sigma"].value], abs=0.51 * pair["sigma"].value)
 
 
 def test_samples_are_those_that_were_measured():
@@ -569,6 +572,18 @@ def test_mosaic(result):
     assert other.images[0].get_clim() == (1, 9)
     with pytest.raises(ValueError, match="show: 'now' is none of"):
         plots.plot_mosaic(look, show="now", ax=other)
+
+
+def test_a_mosaic_of_sets_says_so(split, result, ax):
+    plots.plot_mosaic(split, ax=ax)
+    assert [t.get_text() for t in ax.texts] == ["2 sets without overlap:\nlevels do not compare"]
+    other = new_figure().add_subplot()
+    plots.plot_mosaic(result, ax=other)
+    assert not other.texts
+    # The sky's edge is off the frame, and no image is neither black nor white.
+    left, right, _, _ = other.images[0].get_extent()
+    assert other.get_xlim()[0] > left > right > other.get_xlim()[1]
+    assert 0.1 < min(other.get_facecolor()[:3]) < max(other.get_facecolor()[:3]) < 0.95
 
 
 def test_mosaic_on_another_map(result, figure):
