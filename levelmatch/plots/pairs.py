@@ -7,12 +7,12 @@ import numpy as np
 
 from levelmatch.corrections import Correction
 from levelmatch.exceptions import LevelMatchError
-from levelmatch.facts import Facts, decimals, fixed, short_names, unit_words, values
+from levelmatch.facts import Facts, decimals, fixed, unit_words, values
 from levelmatch.local import source_mask
 from levelmatch.measure import MeasureOptions
 from levelmatch.pixels import frames_with_pixels, own_corrections
 from levelmatch.plots.sky import directions
-from levelmatch.plots.style import AFTER, BEFORE, GREY, new_figure, plain_text
+from levelmatch.plots.style import AFTER, BEFORE, GREY, image_labels, new_figure
 from levelmatch.samples import pair_samples
 
 __all__ = ["PairPicture", "pair_picture", "plot_pair"]
@@ -21,7 +21,6 @@ __all__ = ["PairPicture", "pair_picture", "plot_pair"]
 MAX_BLOCKS = 48
 MAX_ASPECT = 2.5
 N_BINS = 60
-NAME_WIDTH = 24
 
 
 @dataclass(frozen=True, eq=False)
@@ -256,8 +255,7 @@ def plot_pair(result, image1, image2, *, axs=None, files=None):
 def _short_names(facts):
     """Names as titles have them, by full names."""
     names = [frame.name for frame in facts.frames]
-    short = [plain_text(name, NAME_WIDTH, keep_end=True) for name in short_names(names)[0]]
-    return dict(zip(names, short, strict=True))
+    return dict(zip(names, image_labels(names)[0], strict=True))
 
 
 def _draw_map(ax, picture, shown, middle, reach, unit, base):
@@ -297,12 +295,12 @@ def _draw_histogram(ax, picture, unit):
     digits = decimals([picture.sigma])
     level, sigma = (fixed(x, digits).replace("-", "\u2212") for x in (picture.level, picture.sigma))
     words = f"{level} \u00b1 {sigma}"
-    ax.axvline(picture.level, color=BEFORE, lw=1.4, label=words)
+    ax.axvline(picture.level, ymax=0.66, color=BEFORE, lw=1.4, label=words)
     ax.set_yscale("log")
     ax.set_xlabel(f"Difference ({unit})", fontsize="small")
     ax.set_ylabel("Pixels", fontsize="small")
     ax.tick_params(labelsize="small")
-    # Room above the bars for the legend.
+    # Room for the legend above the bars and the line.
     low, high = ax.get_ylim()
     ax.set_ylim(low, high * (high / low) ** 0.6)
     ax.locator_params(axis="x", nbins=4)
