@@ -25,6 +25,7 @@ __all__ = [
     "summary_lines",
     "trust_lines",
     "unit_text",
+    "unit_words",
     "values",
     "worst_seam",
 ]
@@ -35,13 +36,6 @@ PASS_NAMES = {
     "nircam_short": "NIRCam short-wavelength chips",
     "mosaic": "mosaic tiles",
 }
-# Why pairs did not count, by the kind of reason that a pass gives.
-REASONS = {
-    "area": "of less than {min_area:g} of the mean overlap (min_area)",
-    "extent": "shorter than {min_linear:g} of an image's side (min_linear)",
-    "scatter": "whose scatter is over {rms_limit:g} sigma too large (rms_limit)",
-    "no common good pixel": "without a common good pixel",
-}
 # Why a pass had nothing to match.
 LONE = {
     "dithers": "each tile has one image",
@@ -49,6 +43,8 @@ LONE = {
     "nircam_short": "no module has more than one chip",
     "mosaic": "all images are one tile",
 }
+# Characters that a short name is to have at most, if that tells names apart.
+SHORT_NAME = 13
 # Sets of images whose references are named in the summary.
 MAX_REFERENCES = 3
 
@@ -72,6 +68,11 @@ class Facts:
     def of(cls, result):
         """Return the facts of a result, or those that were given."""
         return result if isinstance(result, cls) else cls(result)
+
+    @property
+    def unit_words(self):
+        """The unit of comparison as labels have it."""
+        return unit_words(self.unit)
 
     @cached_property
     def table(self):
@@ -222,7 +223,6 @@ def summary_lines(result):
         f"{count(facts.n_images, 'image')}{parts} in {count(tiles, 'tile')}, "
         f"{kept} of {count(n, 'pair')} kept."
     ]
-    unit = f" {unit_text(facts.unit)}" if facts.unit is not None else ""
     for k, p in enumerate(passes, start=1):
         head = f"Pass {k}, {PASS_NAMES.get(p.name, p.name)} ({p.fit_type})"
         if p.n_kept == 0:
@@ -235,7 +235,7 @@ def summary_lines(result):
         floor = f", floor {p.floor:.2g}" if p.floor > 0 else ""
         lines.append(
             f"{head}: {p.n_kept} of {count(p.n_pairs, 'pair')}, rms of differences "
-            f"{p.before:.3g}{unit} before, {after:.3g} after{floor}."
+            f"{p.before:.3g} {facts.unit_words} before, {after:.3g} after{floor}."
         )
     references = facts.result.references
     if not references:
@@ -259,12 +259,11 @@ def notes(result):
     kept, reason = facts.kept, np.asarray(facts.pairs["reason"])
     kinds, counts = np.unique([str(r).partition(":")[0] for r in reason[~kept]], return_counts=True)
     if len(kinds):
-        limits = facts.result.run.options["solve"]
-        words = ", ".join(
-            f"{n} {REASONS.get(kind, kind).format_map(limits)}"
-            for kind, n in zip(kinds, counts, strict=True)
-        )
-        out.append(f"{count(len(reason[~kept]), 'pair')} left out: {words}.")
+        meaning = _reason_words(facts.result.options.get("solve", {}))
+        words = [meaning.get(kind, kind) for kind in kinds]
+        if len(kinds) > 1:
+            words = [f"{n} {word}" for n, word in zip(counts, words, strict=True)]
+        out.append(f"{count(len(reason[~kept]), 'pair')} left out: {'; '.join(words)}.")
     saved = int(np.count_nonzero(reason[kept] != ""))
     if saved:
         out.append(
@@ -276,6 +275,19 @@ def notes(result):
             f"{count(low, 'pair')} at odds with the rest, with less than half of the weight."
         )
     return out + _set_notes(facts)
+
+
+def _reason_words(options):
+    """What the reasons of pairs mean, by their first word; with the option that decides."""
+
+    def limit(name):
+        return f" {options[name]:g}" if options.get(name) is not None else " the limit"
+
+    return {
+        "area": f"overlap too small, under{limit('min_area')} of the mean overlap (min_area)",
+        "extent": f"overlap too short, under{limit('min_linear')} of an image's side (min_linear)",
+        "scatter": f"pixels scatter too much, by{limit('rms_limit')} sigma (rms_limit)",
+    }
 
 
 def _set_notes(facts):
@@ -307,6 +319,16 @@ def _set_notes(facts):
         shown = ", ".join(alone[:5]) + (", ..." if len(alone) > 5 else "")
         out.append(f"Without any pair that counts: {shown}.")
     return out
+
+
+def unit_text(unit):
+    """Return a unit as text, its fractions without blanks."""
+    return f"{unit}".replace(" / ", "/")
+
+
+def unit_words(unit):
+    """Return a unit as a label has it."""
+    return "data units" if unit is None or not str(unit) else unit_text(unit)
 
 
 def count(n, noun):
@@ -375,10 +397,25 @@ def seam_error(result, row):
     return float(np.sqrt(max(variance, 0.0)))
 
 
+def _zero_points(facts):
+    """What was put in by each pass, in short."""
+    for p in facts.passes:
+        names = [r.name for r in p.references]
+        held = ", ".join(names[:MAX_REFERENCES])
+        if len(names) > MAX_REFERENCES:
+            held += f" and {len(names) - MAX_REFERENCES} more"
+        words = held or f"mean of each {'tile' if p.matched.name == 'dithers' else 'set'}"
+        if p.matched.fit_type != "level":
+            words += ", with its plane"
+        if p.tie is not None:
+            words += ", sets tied by their clipped sky levels"
+        yield f"{p.matched.name}: {words}"
+
+
 def trust_lines(result):
     """Return the gauge, how loops close and the worst seam, a list of sentences."""
     facts = Facts.of(result)
-    lines = [f"What overlaps cannot tell is a choice: {facts.result.gauge}."]
+    lines = [f"Zero points, which overlaps cannot give: {'; '.join(_zero_points(facts))}."]
     loops = facts.closures
     if len(loops) == 0:
         lines.append("No loop of pairs: nothing tests the differences against each other.")
@@ -393,11 +430,12 @@ def trust_lines(result):
     seam = worst_seam(facts)
     if seam is not None and len(loops):
         digits = decimals([seam.error])
-        unit = f" {unit_text(facts.unit)}" if facts.unit is not None else ""
+        left, error = (
+            f"{fixed(x, digits)} {facts.unit_words}" for x in (seam.residual, seam.error)
+        )
         lines.append(
-            f"Worst seam: {seam.image1} and {seam.image2}, where {fixed(seam.residual, digits)}"
-            f"{unit} is left, {seam.n_sigma:.1f} \u03c3; the step between their corrections is "
-            f"known to {fixed(seam.error, digits)}{unit}."
+            f"Worst seam: {seam.image1} and {seam.image2}, where {left} is left, "
+            f"{seam.n_sigma:.1f} \u03c3; the step between their corrections is known to {error}."
         )
     return lines
 
@@ -421,54 +459,86 @@ def label_names(names):
     pattern : str
         What they are parts of, ``*`` in their place; empty if nothing was left out.
     """
-    head = os.path.commonprefix(names)
-    tail = os.path.commonprefix([name[::-1] for name in names])[::-1]
-    # Cut at a separator, so that numbers stay whole.
+    head, tail = _common_ends(names)
+    if not head and not tail:
+        return list(names), ""
+    return [name[len(head) : len(name) - len(tail)] for name in names], f"{head}*{tail}"
+
+
+def _common_ends(names):
+    """What all names begin and end with, cut at a separator so that numbers stay whole."""
+    head, tail = _alike(names)
     head = head[: max(head.rfind(c) for c in "_-. ") + 1]
     cuts = [i for i in (tail.find(c) for c in "_-. ") if i >= 0]
     tail = tail[min(cuts) :] if cuts else ""
     if len(set(names)) < 2 or min(len(name) for name in names) <= len(head) + len(tail):
-        return list(names), ""
-    short = [name[len(head) : len(name) - len(tail)] for name in names]
-    return short, f"{head}*{tail}" if head or tail else ""
+        return "", ""
+    return head, tail
 
 
-def short_names(names):
+def _alike(texts):
+    """What all texts begin and end with."""
+    return os.path.commonprefix(texts), os.path.commonprefix([t[::-1] for t in texts])[::-1]
+
+
+def short_names(names, width=None):
     """Shorten names by what all of them have in common, within them too.
 
     Parameters
     ----------
     names : list of str
         The names.
+    width : int or None
+        Where the longest has more characters, what its parts have in common is left out too,
+        in the middle of numbers, and then the first parts, if those after them tell names apart.
 
     Returns
     -------
     short : list of str
         The parts that differ, with an ellipsis where something in common was left out.
     pattern : str
-        See `label_names`.
+        What they are parts of, ``*`` in place of each; empty if nothing was left out.
     """
-    short, pattern = label_names(names)
-    parts = [re.split(r"([_.-])", name) for name in short]
-    if len({len(part) for part in parts}) > 1 or len(parts[0]) == 1:
-        return short, pattern
-    alike = [len(set(column)) == 1 for column in zip(*parts, strict=True)]
-    # A separator goes with the part after it.
-    drop = [
-        alike[k] if k % 2 == 0 else alike[min(k + 1, len(alike) - 1)] for k in range(len(alike))
-    ]
-    cut = []
-    for part in parts:
-        kept = "".join("\0" if out else text for text, out in zip(part, drop, strict=True))
-        cut.append(
-            re.sub("\0+", "\u2026", kept).replace("\u2026_", "\u2026").replace("\u2026-", "\u2026")
-        )
-    return (cut if len(set(cut)) == len(set(short)) else short), pattern
+    head, tail = _common_ends(names)
+    short = [name[len(head) : len(name) - len(tail)] for name in names]
+    pattern = f"{head}*{tail}" if head or tail else ""
+    rows = [re.split(r"([_.-])", name) for name in short]
+    if len({len(row) for row in rows}) > 1:
+        rows = [[name] for name in short]
+    columns = list(zip(*rows, strict=True))
+    # As little is left out as fits.
+    tries = [(False, 0), *((True, k) for k in range(0, len(columns), 2))]
+    for closer, start in tries:
+        if closer and (width is None or max(len(name) for name in short) <= width):
+            break
+        cut, middle = _without_common(columns, closer, start)
+        if len(set(cut)) == len(set(names)) > 1 and cut != short:
+            short, pattern = cut, f"{head}{middle}{tail}"
+    return short, pattern
 
 
-def unit_text(unit):
-    """Return a unit as text, its fractions without blanks."""
-    return f"{unit}".replace(" / ", "/")
+def _without_common(columns, closer, start):
+    """Names of columns of parts, less the parts that are alike, and their pattern.
+
+    Where ``closer``, parts that differ lose what they begin and end with in common; those
+    before the column ``start`` are left out.
+    """
+    kept, pattern = [], ""
+    for k, column in enumerate(columns):
+        separator = k % 2 == 1
+        # A separator goes with the part after it.
+        alike = len(set(columns[k + separator] if k + separator < len(columns) else column)) == 1
+        begin = end = ""
+        out = alike or k < start
+        if not out and not separator and closer:
+            begin, end = _alike(column)
+            least = min(len(part) for part in column)
+            begin = begin[: max(least - 1, 0)]
+            end = end[max(len(end) - max(least - 1 - len(begin), 0), 0) :]
+        pattern += column[0] if alike or separator else f"{begin}*{end}"
+        kept.append(["\0" if out else part[len(begin) : len(part) - len(end)] for part in column])
+    cut = ["".join(parts) for parts in zip(*kept, strict=True)]
+    return [re.sub("\0+[_-]?", "\u2026", name).lstrip("\u2026") for name in cut], pattern
 
 
 def decimals(errors):

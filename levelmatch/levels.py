@@ -234,7 +234,7 @@ class Levels:
         ``level`` is the value at the image's centre of all that is subtracted,
         ``slope_u`` and ``slope_v`` its slopes toward East and North there;
         ``level_dithers`` and so on are the passes' shares. ``error`` is the
-        standard error of ``level`` relative to the reference, the noise of
+        standard error of ``level`` relative to the gauge, the noise of
         the reference's side included; ``slope_n_sigma`` the significance of the slopes.
         What ``gauge`` says was put in is in ``meta["gauge"]`` too.
         """
@@ -391,13 +391,13 @@ class Levels:
     def closures(self):
         """Loops of overlapping images, as a `~astropy.table.QTable`.
 
-        One row an independent loop: its pass and images, the number of its pairs, the sum of
+        One row an independent loop: its pass and its images, or its tiles where the pass
+        moves the images of a tile together; the number of its pairs, the sum of
         the differences around it (zero if all agree; planes that were fitted are taken out of them
         first, as each pair has its own place), its standard error with the
         systematic scatter, and their ratio. ``meta["rms"]`` is the root mean square of
         the ratios. None of it depends on the gauge.
         """
-        names = [f.name for f in sorted(self.frames, key=lambda f: f.name)]
         unit = self.unit or u.dimensionless_unscaled
         rows, ratios = [], []
         table = self.measured
@@ -412,7 +412,7 @@ class Levels:
                 group[part.first], group[part.second], level, np.hypot(part.sigma, floors)
             )
             ratios.append(loops.n_sigma)
-            name_of = {int(g): names[i] for i, g in reversed(list(enumerate(group)))}
+            name_of = self._group_names(group)
             for nodes, value, sigma, ratio in zip(
                 loops.nodes, loops.closure, loops.sigma, loops.n_sigma, strict=True
             ):
@@ -427,6 +427,18 @@ class Levels:
         ratios = np.concatenate(ratios) if ratios else np.zeros(0)
         out.meta["rms"] = float(np.sqrt(np.mean(ratios**2))) if len(ratios) else np.nan
         return _describe(out, LOOP_COLUMNS)
+
+    def _group_names(self, group):
+        """Names of a pass's groups: the image, or the tile of several; by group."""
+        frames = sorted(self.frames, key=lambda f: f.name)
+        members = {}
+        for frame, g in zip(frames, group.tolist(), strict=True):
+            members.setdefault(g, []).append(frame)
+        tiles = {g: {frame.tile for frame in part} for g, part in members.items()}
+        return {
+            g: (len(part) > 1 and len(tiles[g]) == 1 and part[0].tile) or part[0].name
+            for g, part in members.items()
+        }
 
     def covariance(self, i, j):
         """Return the covariance of the corrections of two rows of `table`.

@@ -109,7 +109,7 @@ def test_planes_have_slopes_in_the_table(run, files):
 def test_notes_name_the_options(run, tmp_path):
     paths = simulate_generic(n_images=4, shape=(64, 64), seed=3).write(tmp_path)
     result = run("run", *paths, "--dry-run", "--min-linear", "0.3")
-    assert "shorter than 0.3 of an image's side (--min-linear)." in result.stdout
+    assert "overlap too short, under 0.3 of an image's side (--min-linear)." in result.stdout
 
 
 def test_slopes_that_were_not_fitted(run, paint, write, tmp_path):

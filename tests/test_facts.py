@@ -74,10 +74,10 @@ def test_pairs_left_out_say_why():
     found = match_levels(images, solve=SolveOptions(min_linear=0.3))
     n = np.count_nonzero(~found.pairs["kept"])
     assert summary.notes(found)[0] == (
-        f"{n} pairs left out: {n} shorter than 0.3 of an image's side (min_linear)."
+        f"{n} pairs left out: overlap too short, under 0.3 of an image's side (min_linear)."
     )
     found = match_levels(images, solve=SolveOptions(min_area=0.8))
-    assert "of less than 0.8 of the mean overlap (min_area)" in summary.notes(found)[0]
+    assert "overlap too small, under 0.8 of the mean overlap (min_area)" in summary.notes(found)[0]
 
 
 def test_mean_reference(simulated):
@@ -198,7 +198,10 @@ def test_the_error_of_a_seam_is_that_of_trials():
 
 def test_trust(loops, result):
     gauge, closure, seam = summary.trust_lines(loops)
-    assert loops.gauge in gauge
+    assert gauge == (
+        "Zero points, which overlaps cannot give: dithers: mean of each tile; "
+        f"mosaic: {loops.reference}."
+    )
     n = len(loops.closures)
     assert closure.startswith(f"Around {n} loops of overlapping images")
     assert f"{loops.closures.meta['rms']:.2f} \u03c3" in closure
@@ -237,19 +240,42 @@ def test_no_pair():
 
 
 @pytest.mark.parametrize(
-    ("names", "short"),
+    ("names", "width", "short", "pattern"),
     [
         (
             ["jw1_02101_00001_x.fits", "jw2_02101_00002_x.fits"],
+            None,
             ["jw1\u202600001", "jw2\u202600002"],
+            "*_02101_*_x.fits",
         ),
-        (["a_b_1.fits", "a_c_1.fits"], ["b", "c"]),
-        (["x_1_y", "z_2"], ["x_1_y", "z_2"]),
-        (["one"], ["one"]),
+        (
+            ["jw1_02101_00001_x.fits", "jw2_02101_00002_x.fits"],
+            8,
+            ["1\u20261", "2\u20262"],
+            "jw*_02101_0000*_x.fits",
+        ),
+        (
+            ["a-000206s-j0140233.fz", "a-001124n-j0860032.fz"],
+            13,
+            ["0206s-140233", "1124n-860032"],
+            "a-00*-j0*.fz",
+        ),
+        (
+            ["0206s-j0140233.fz", "1124n-j0860032.fz"],
+            8,
+            ["140233", "860032"],
+            "*-j0*.fz",
+        ),
+        (["a_b_1.fits", "a_c_1.fits"], None, ["b", "c"], "a_*_1.fits"),
+        (["x_1_y", "z_2"], None, ["x_1_y", "z_2"], ""),
+        (["one"], None, ["one"], ""),
+        # A part is never left without a sign.
+        (["1_aaaa", "10_aaab"], 4, ["1_a", "10_b"], "*_aaa*"),
+        (["a1", "a11"], 1, ["1", "11"], "a*"),
     ],
 )
-def test_short_names(names, short):
-    assert summary.short_names(names)[0] == short
+def test_short_names(names, width, short, pattern):
+    assert summary.short_names(names, width) == (short, pattern)
 
 
 def test_common_levels_are_in_the_common_unit():

@@ -2,6 +2,7 @@
 """The plots: what they show, in which units, and that nothing in a name breaks them."""
 
 import io
+import sys
 
 import numpy as np
 import pytest
@@ -16,7 +17,7 @@ from levelmatch import (
     match_levels,
     match_mosaic,
 )
-from levelmatch.testing import simulate_generic
+from levelmatch.testing import simulate_generic, simulate_miri
 
 figures = pytest.importorskip("matplotlib.figure")
 plots = pytest.importorskip("levelmatch.plots")
@@ -90,6 +91,34 @@ def test_names_are_in_order():
     assert all(getattr(plots, name).__doc__ for name in plots.__all__)
 
 
+DRAWS = {
+    "levels": plots.plot_levels,
+    "overlaps": plots.plot_overlaps,
+    "residuals": plots.plot_residuals,
+    "closures": plots.plot_closures,
+}
+
+
+def test_each_plot_has_a_figure_of_its_own(square):
+    from matplotlib import pyplot as plt
+
+    drawn = [draws(square) for draws in DRAWS.values()]
+    assert len({ax.figure for ax in drawn}) == len(drawn) == len(plt.get_fignums())
+    for ax in drawn:
+        draw(ax)
+        box = ax.get_tightbbox(ax.figure.canvas.get_renderer())
+        assert ax.figure.bbox.padded(1).contains(box.x0, box.y0)
+        assert ax.figure.bbox.padded(1).contains(box.x1, box.y1)
+    plt.close("all")
+
+
+@pytest.mark.parametrize("kind", DRAWS)
+def test_without_matplotlib(kind, square, monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    with pytest.raises(ImportError, match=r'pip install "levelmatch\[plot\]"'):
+        DRAWS[kind](square)
+
+
 # --------------------------------------------------------------------------------------
 # Levels
 
@@ -102,7 +131,10 @@ def test_levels(result, ax):
     assert np.abs(after).max() < 1e-9
     bars = ax.containers[0].lines[2][0].get_segments()
     assert [np.ptp(b[:, 1]) for b in bars] == pytest.approx(2 * result.table["error"].value)
-    assert ax.get_ylabel() == "Level (MJy / sr)"
+    assert ax.get_ylabel() == "Level subtracted (MJy/sr)"
+    (star,) = (line for line in ax.lines if line.get_label() == "reference")
+    assert star.get_xdata() == np.flatnonzero(result.table["reference"])
+    assert star.get_ydata() == [0]
     assert [t.get_text() for t in ax.get_xticklabels()] == ["00000", "00001", "00002", "00003"]
     assert ax.get_xlabel() == "Image (image_*.fits)"
 
@@ -120,9 +152,58 @@ def test_levels_after_are_what_is_left_of_pairs(square, ax):
 def test_a_dollar_in_a_name_is_no_formula(simulated, ax):
     images = list(simulated.images)
     for k, image in enumerate(images):
-        image.meta["FILENAME"] = rf"a$\nothing{k}$_{k}_$\frac$.fits"
+        image.meta["FILENAME"] = rf"$\no{k}$_{k}_$\frac$.fits"
     draw(plots.plot_levels(match_levels(images), ax))
-    assert ax.get_xticklabels()[0].get_text() == r"a$\nothing0$_0"
+    assert ax.get_xticklabels()[0].get_text() == r"$\no0$_0"
+
+
+def test_levels_of_sets_are_apart(simulated, ax):
+    images = simulated.images
+    with pytest.warns(UserWarning, match="pass mosaic"):
+        # The first overlaps none of the others.
+        found = match_levels([images[k] for k in (3, 0, 1)])
+    plots.plot_levels(found, ax)
+    draw(ax)
+    assert [t.get_text() for t in ax.texts] == ["set 1", "set 2"]
+    assert [t.get_text() for t in ax.get_xticklabels()] == ["00000", "00001", "00003"]
+    level = found.table["level"].value[[1, 2, 0]]
+    assert ax.containers[0].lines[0].get_ydata() == pytest.approx(level)
+
+
+def test_what_is_left_is_seen_beside_far_larger_levels(ax):
+    images = list(simulate_generic(n_images=4, shape=(64, 64), seed=3).images)
+    images[0].data += 1000
+    plots.plot_levels(match_levels(images), ax)
+    draw(ax)
+    assert ax.get_yscale() == "symlog"
+    after = ax.containers[1].lines[2][0].get_segments()
+    tall = [
+        np.ptp(ax.transAxes.inverted().transform(ax.transData.transform(b))[:, 1]) for b in after
+    ]
+    assert max(tall) > 0.02
+
+
+@pytest.mark.parametrize("kind", ["levels", "residuals"])
+@pytest.mark.parametrize(
+    ("names", "labels"),
+    [
+        ([f"a{'x' * 40}_b{k}b_{'y' * 40}.fits" for k in range(4)], ["b0b", "b1b", "b2b", "b3b"]),
+        (
+            [f"a{k}b{'_cd' * (8 + k)}.fits" for k in range(4)],
+            [f"a{k}b{'_cd' * k}" for k in range(4)],
+        ),
+        # No part that fits tells them apart.
+        ([f"{k % 2}{'x' * 30}{k}{'y' * 30}{k % 2}" for k in range(4)], list("0123")),
+    ],
+)
+def test_labels_differ(kind, names, labels, simulated, ax):
+    images = list(simulated.images)
+    for name, image in zip(names, images, strict=True):
+        image.meta["FILENAME"] = name
+    DRAWS[kind](match_levels(images), ax=ax)
+    found = [t.get_text() for t in ax.get_xticklabels()]
+    assert len(set(found)) == 4
+    assert found == labels
 
 
 def test_levels_in_the_common_unit(simulated, ax):
@@ -152,6 +233,8 @@ def test_overlaps_on_plain_axes(split, ax):
     # East is to the left.
     assert ax.xaxis.get_inverted()
     assert ax.get_xlabel().endswith("(arcsec)")
+    assert links.colorbar.ax.get_xlabel() == "|Residual| / \u03c3"
+    assert links.get_linewidths() == pytest.approx(1.0 + 0.4 * links.get_array())
     assert [t.get_text() for t in ax.get_legend().get_texts()] == [
         "set 1: 2 images",
         "set 2: 1 image",
@@ -173,6 +256,12 @@ def test_overlaps_on_the_sky(centre, figure):
     # To a fifth of a pixel: the middle of the nodes is the centre.
     assert sky.separation(truth).arcsec.max() < 0.1
     assert [axis.get_axislabel() for axis in ax.coords] == ["RA (ICRS)", "Dec (ICRS)"]
+
+
+def test_a_southern_map_has_a_proper_minus(ax):
+    sim = simulate_generic(n_images=2, shape=(32, 32), center=(10.0, -30.0), seed=1)
+    plots.plot_overlaps(match_levels(list(sim.images)), ax)
+    assert ax.get_ylabel().startswith("North of Dec \u221230.")
 
 
 def test_overlaps_in_galactic_coordinates(result, figure):
@@ -226,7 +315,12 @@ def test_residuals_as_a_matrix(square, ax):
         assert matrix[i, j] == pytest.approx(pair["residual"].value)
     assert np.isnan(np.diagonal(matrix)).all()
     bar = ax.images[0].colorbar
-    assert "MJy / sr" in bar.ax.get_ylabel()
+    assert "MJy/sr" in bar.ax.get_ylabel()
+    # No pair does not look like a pair without a rest.
+    missing, nothing = (ax.images[0].to_rgba(x)[:3] for x in (np.nan, 0.0))
+    assert np.abs(np.subtract(missing, nothing)).min() > 0.2
+    # And nothing is written on the cells.
+    assert not ax.texts
 
 
 def test_residuals_do_not_depend_on_the_order(square):
@@ -275,6 +369,20 @@ def test_closures(square, result, ax):
     assert other.texts[0].get_text() == "no loop of pairs"
 
 
+def test_loops_of_tiles_name_the_tiles(ax):
+    images = simulate_miri(tiles=(2, 2), n_dithers=2, shape=(96, 97), seed=1).images
+    found = match_levels(list(images))
+    tiles = {frame.tile for frame in found.frames}
+    mosaic = found.closures[found.closures["pass"] == "mosaic"]
+    assert len(mosaic) > 1
+    for loop in mosaic:
+        around = loop["images"].split()
+        assert len(around) == loop["n_pairs"]
+        assert set(around) <= tiles
+    plots.plot_closures(found, ax)
+    assert "\u03c3: tiles jw02107001001 \u2013 jw0210700" in ax.texts[0].get_text()
+
+
 def test_a_pair(simulated, result):
     names = [frame.name for frame in result.frames]
     figure = new_figure(7, 6)
@@ -295,7 +403,10 @@ def test_a_pair(simulated, result):
     assert before - after == pytest.approx(np.full(before.shape, step.value), nan_ok=True)
     assert np.nanmean(plane) == pytest.approx(level, abs=0.05)
     assert all("pixel" in axs[k].get_xlabel() for k in (0, 2, 3))
-    assert axs[1].get_xlabel() == "Difference (MJy / sr)"
+    assert axs[1].get_xlabel() == "Difference (MJy/sr)"
+    words = axs[1].get_legend().get_texts()[-1].get_text()
+    found = [float(x.replace("\u2212", "-")) for x in words.split(" \u00b1 ")]
+    assert found == pytest.approx([level, pair["sigma"].value], abs=0.51 * pair["sigma"].value)
 
 
 def test_samples_are_those_that_were_measured():
@@ -453,7 +564,7 @@ def test_mosaic(result):
         shown[show] = ax.images[0]
         values = np.ma.filled(ax.images[0].get_array(), np.nan)
         assert np.array_equal(values, getattr(look, show), equal_nan=True)
-        assert "(MJy / sr)" in shown[show].colorbar.ax.get_ylabel()
+        assert "(MJy/sr)" in shown[show].colorbar.ax.get_ylabel()
     draw(ax)
     assert shown["before"].get_clim() == shown["after"].get_clim() == look.stretch()[:2]
     other = new_figure().add_subplot()
@@ -461,6 +572,18 @@ def test_mosaic(result):
     assert other.images[0].get_clim() == (1, 9)
     with pytest.raises(ValueError, match="show: 'now' is none of"):
         plots.plot_mosaic(look, show="now", ax=other)
+
+
+def test_a_mosaic_of_sets_says_so(split, result, ax):
+    plots.plot_mosaic(split, ax=ax)
+    assert [t.get_text() for t in ax.texts] == ["2 sets without overlap:\nlevels do not compare"]
+    other = new_figure().add_subplot()
+    plots.plot_mosaic(result, ax=other)
+    assert not other.texts
+    # The sky's edge is off the frame, and no image is neither black nor white.
+    left, right, _, _ = other.images[0].get_extent()
+    assert other.get_xlim()[0] > left > right > other.get_xlim()[1]
+    assert 0.1 < min(other.get_facecolor()[:3]) < max(other.get_facecolor()[:3]) < 0.95
 
 
 def test_mosaic_on_another_map(result, figure):

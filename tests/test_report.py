@@ -3,6 +3,7 @@
 
 import base64
 import hashlib
+import io
 import re
 import subprocess
 import sys
@@ -11,6 +12,8 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 from astropy import units as u
+from astropy.nddata import NDData
+from PIL import Image
 
 from levelmatch import FrameError, SolveOptions, match_levels, report
 from levelmatch.record import Record, read_record
@@ -153,7 +156,7 @@ def test_pictures_have_words_and_both_papers(text):
         "Mosaic",
         "What was subtracted from the mosaic",
         *["before", "after"] * 3,
-        "Level",
+        "Level subtracted from each",
         "Differences",
         "Histogram",
     ]
@@ -161,6 +164,23 @@ def test_pictures_have_words_and_both_papers(text):
         kind, _, data = url.partition(",")
         assert kind == "data:image/png;base64"
         assert base64.b64decode(data, validate=True)[:4] == b"\x89PNG"
+
+
+def test_smooth_colours_have_no_bands():
+    from levelmatch.report.pictures import _picture
+
+    text = _picture(lambda ax: ax.imshow(np.arange(256.0)[None], aspect="auto", cmap="cividis"), "")
+    data = base64.b64decode(re.search(r'src="data:image/png;base64,([^"]*)"', text)[1])
+    blue = np.array(Image.open(io.BytesIO(data)).convert("RGB"))[..., 2]
+    row = blue[blue.shape[0] // 2]
+    assert len(np.unique(row)) > 60
+
+
+def test_many_pairs_have_no_pictures_and_it_is_said(result, monkeypatch):
+    monkeypatch.setattr("levelmatch.report.pictures.MAX_PAIR_PICTURES", 2)
+    page = Page(make(result, before_after=True))
+    assert "Each pair is drawn where there are up to 2; here are 3." in page.text
+    assert "before" not in [i["alt"] for i in page.all("img")]
 
 
 def test_what_needs_pixels_can_be_left_out(result):
@@ -185,8 +205,8 @@ def test_tables(result, no_pictures):
         "Pass",
         "Before",
         "Error",
-        "After",
-        "After / \u03c3",
+        "Residual",
+        "|Residual| / \u03c3",
         "Weight",
         "Scatter",
         "Pixels",
@@ -199,6 +219,7 @@ def test_tables(result, no_pictures):
     assert page.column(1, "Counted") == ["kept"] * 3
     assert ["function", "match_levels"] in options
     assert ["measure.clip", "3.0"] in options
+    assert "\u2013" not in [value for _, value in options]
     assert ["levelmatch", result.versions["levelmatch"]] in versions
     assert ["created (UTC)", result.created] in versions
     assert page.all("th").count({"scope": "row"}) > 20
@@ -210,7 +231,22 @@ def test_every_pair_is_a_link_of_the_drawing(result, no_pictures):
     assert sorted(drawn) == ["#i0", "#i1", "#i2", "#i3", "#p0", "#p1", "#p2"]
     assert len(page.all("polygon")) == 4
     assert len(page.all("title")) == 1 + len(drawn)
-    assert "MJy / sr after" in page.text
+    assert "MJy/sr after" in page.text
+
+
+def test_references_are_on_top_of_the_drawing(simulated, no_pictures):
+    page = Page(make(match_levels(list(simulated.images), reference=0)))
+    drawn = [a["href"] for a in page.all("a") if "tabindex" in a]
+    assert drawn[-1] == "#i0"
+
+
+def test_data_without_a_unit_are_in_data_units(simulated, no_pictures):
+    found = match_levels([NDData(i.data, wcs=i.wcs, meta=i.meta) for i in simulated.images])
+    assert found.unit is None
+    page = Page(make(found))
+    assert "data units before" in page.text
+    assert page.text.count(" in data units") == 2
+    assert page.text.count(" data units after, ") == len(found.pairs)
 
 
 def test_planes_have_slopes(planes, no_pictures):
@@ -234,9 +270,9 @@ def test_rejected_pairs_say_why(no_pictures):
     page = Page(text)
     verdicts = page.column(1, "Counted")
     assert sum(v.startswith("left out: extent: ") for v in verdicts) == n
-    words = f"left out: {n} shorter than 0.3 of an image's side (min_linear)."
-    assert f"{n} pair{'s' if n > 1 else ''} {words}" in page.text
-    sigmas = np.array(page.column(1, "After / \u03c3"))
+    why = "overlap too short, under 0.3 of an image's side (min_linear)"
+    assert f"{n} pair{'s' if n > 1 else ''} left out: {why}." in page.text
+    sigmas = np.array(page.column(1, "|Residual| / \u03c3"))
     assert (sigmas[left_out] == "\u2013").all()
     assert (sigmas[~left_out] != "\u2013").all()
     assert text.count('class="out"><title>') == n
@@ -246,7 +282,9 @@ def test_sets_and_lone_images_are_noted(split, no_pictures):
     page = Page(make(split))
     assert "The tiles form 2 sets with no overlap between them" in page.text
     assert "Without any pair that counts: image_00003.fits." in page.text
-    assert page.column(0, "Mark").count("no pairs") == 1
+    assert page.column(0, "Mark").count("no overlap") == 1
+    # What no pair tells of has no error.
+    assert [cell == "\u2013" for cell in page.column(0, "Error")] == [False, False, True]
     assert page.column(0, "Set") == ["1", "1", "2"]
     assert "set 2: 1 image" in page.text
     assert {p["class"] for p in page.all("polygon")} == {"s0", "s1"}
@@ -279,13 +317,13 @@ def test_everything_is_escaped(simulated):
         image.meta["TILE"] = f"{EVIL}{k // 2}"
     found = match_levels(images, group_by="TILE")
     # What is no file name may come from anywhere.
-    found.frames = [f.with_keys(name=f"{EVIL}{k}") for k, f in enumerate(found.frames)]
+    found.frames = [f.with_keys(name=f"{k}{EVIL}{k}") for k, f in enumerate(found.frames)]
     text = make(found, title=EVIL)
     page = Page(text)
     assert len(page.all("script")) == 1
     assert text.count("<script") == 1
     assert page.text.count(EVIL) > 8
-    assert page.column(0, "Image")[0] == f"{EVIL}0"
+    assert page.column(0, "Image")[0] == f"0{EVIL}0"
     assert page.text.count("Level matching") == 0
 
 
@@ -313,7 +351,7 @@ def test_names_are_escaped_in_the_summary(simulated, no_pictures):
 def test_without_matplotlib(result, no_pictures):
     page = Page(make(result, before_after=True))
     assert page.all("img") == []
-    assert "pip install levelmatch[report]" in page.text
+    assert 'pip install "levelmatch[report]"' in page.text
     assert len(page.tables[0]) == 5
     assert len(page.all("polygon")) == 4
 

@@ -3,36 +3,37 @@
 
 import numpy as np
 
-from levelmatch.facts import Facts, short_names, values
-from levelmatch.plots.style import AFTER, BEFORE, GREY, current_axes, legend_above, plain_text
+from levelmatch.facts import Facts, count, values
+from levelmatch.plots.style import GREY, axes_or_new, image_labels, legend_above, plain_text, signed
 
 __all__ = ["plot_closures"]
 
-N_BINS = 24
+# Told from grey, on any paper; other colours are those of before and after.
+EXPECTED = "#8f5fc0"
 N_NAMED = 3
-NAME_WIDTH = 14
 MAX_IMAGES = 3
+DASH = " \u2013 "
 
 
 def plot_closures(result, ax=None):
     """Plot how the differences around each loop of overlapping images add up, over their error.
 
     Differences that agree add up to zero; the curve is a normal distribution of the
-    errors given. Below are the loops that close worst, with their images.
+    errors given. Below are the loops that close worst, with their images or tiles.
 
     Parameters
     ----------
     result : `~levelmatch.MatchResult` or record
         The result, or its record.
     ax : `~matplotlib.axes.Axes` or None
-        Where; by default the current axes.
+        Where; by default those of a new figure.
 
     Returns
     -------
     ax : `~matplotlib.axes.Axes`
         The axes.
     """
-    ax = current_axes(ax)
+    ax = axes_or_new(ax)
     facts = Facts.of(result)
     loops = facts.closures
     sigmas = values(loops["n_sigma"])
@@ -45,11 +46,15 @@ def plot_closures(result, ax=None):
         ax.text(0.5, 0.5, "no loop of pairs", transform=ax.transAxes, ha="center", color=GREY)
         return ax
     reach = max(4.0, 1.05 * np.abs(sigmas).max())
-    edges = np.linspace(-reach, reach, N_BINS + 1)
-    ax.hist(sigmas, edges, color=AFTER, label=f"{len(sigmas)} loops")
+    # Few loops in many bins are a comb.
+    n_bins = int(np.clip(2 * np.sqrt(len(sigmas)), 8, 24))
+    edges = np.linspace(-reach, reach, n_bins + 1)
+    ax.hist(sigmas, edges, color=GREY, alpha=0.6, label=count(len(sigmas), "loop"))
     x = np.linspace(-reach, reach, 401)
     height = len(sigmas) * (edges[1] - edges[0]) / np.sqrt(2 * np.pi)
-    ax.plot(x, height * np.exp(-0.5 * x**2), color=BEFORE, lw=1.4, label="as errors say")
+    ax.plot(
+        x, height * np.exp(-0.5 * x**2), color=EXPECTED, lw=1.6, label="expected from the errors"
+    )
     ax.set_xlim(-reach, reach)
     ax.yaxis.get_major_locator().set_params(integer=True)
     ax.set_xlabel("Closure over its error (\u03c3)")
@@ -71,22 +76,31 @@ def plot_closures(result, ax=None):
 
 def _worst(loops, sigmas, facts):
     """Lines that name the loops that close worst."""
-    full = [frame.name for frame in facts.frames]
-    names = dict(zip(full, short_names(full)[0], strict=True))
+    images, tiles = (
+        dict(zip(names, image_labels(names)[0], strict=True))
+        for names in (
+            [frame.name for frame in facts.frames],
+            sorted({frame.tile for frame in facts.frames}),
+        )
+    )
     lines = []
     for row in np.argsort(-np.abs(sigmas), kind="stable")[:N_NAMED].tolist():
-        images = _images(str(loops["images"][row]), names)
-        shown = [plain_text(name, NAME_WIDTH, keep_end=True) for name in images[:MAX_IMAGES]]
-        shown += [f"{len(images) - MAX_IMAGES} more"] if len(images) > MAX_IMAGES else []
-        lines.append(f"{sigmas[row]:+.1f} \u03c3: {', '.join(shown)}")
+        nodes = _nodes(str(loops["images"][row]), images | tiles)
+        whole = all(node in tiles and node not in images for node in nodes)
+        known = tiles | images
+        shown = [known.get(node) or plain_text(node) for node in nodes[:MAX_IMAGES]]
+        shown += [f"{len(nodes) - MAX_IMAGES} more"] if len(nodes) > MAX_IMAGES else []
+        word = "tiles " if whole else ""
+        lines.append(f"{signed(sigmas[row], 1)} \u03c3: {word}{DASH.join(shown)}")
     return lines
 
 
-def _images(text, names):
-    """Images of a loop, in short; a name may have blanks in it."""
+def _nodes(text, names):
+    """Images or tiles of a loop; a name may have blanks in it."""
     out = []
     while text:
         known = max((name for name in names if text.startswith(name)), key=len, default=text)
-        out.append(names.get(known, known))
-        text = text[len(known) :].removeprefix(" ")
+        # No name is blank, or there would be no end.
+        out.append(known or text)
+        text = text[len(out[-1]) :].removeprefix(" ")
     return out

@@ -3,47 +3,57 @@
 
 import numpy as np
 
-from levelmatch.facts import Facts, short_names, values
+from levelmatch.facts import Facts, unit_words, values
 from levelmatch.plots.style import (
     AFTER,
     BEFORE,
     GREY,
     MAX_LABELS,
-    current_axes,
+    STAR,
+    axes_or_new,
+    image_labels,
     legend_above,
-    plain_text,
-    unit_words,
+    name_images,
+    symmetric_ticks,
+    typical_sigma,
 )
 
 __all__ = ["plot_levels"]
 
-# Characters of names written upright under the axis.
-NAME_WIDTH = 16
+# Levels of so many times the linear part of the scale are shown logarithmically.
+FAR = 30
+# Part of the images that a set needs for its number.
+MIN_SHARE = 0.1
 
 
 def plot_levels(result, ax=None):
-    """Plot the level of each image, relative to the reference, before and after matching.
+    """Plot the level subtracted from each image, and what is left of its pairs.
 
-    Before is the level found, with its standard error. After is what is left of
-    the differences to the images it overlaps: their mean, and their rms as the bar.
+    Before is the level subtracted, at the image's centre, with its standard error relative to
+    the gauge; a star marks a reference. After is what is left of the differences to the images
+    it overlaps: their mean, and their rms as the bar. Where levels are far larger than errors
+    of pairs, the scale is linear about zero and logarithmic beyond. Images are in the order of
+    the input, one set without overlap to the others after another: levels do not compare
+    between sets.
 
     Parameters
     ----------
     result : `~levelmatch.MatchResult` or record
         The result, or its record.
     ax : `~matplotlib.axes.Axes` or None
-        Where; by default the current axes.
+        Where; by default those of a new figure.
 
     Returns
     -------
     ax : `~matplotlib.axes.Axes`
         The axes.
     """
-    ax = current_axes(ax)
+    ax = axes_or_new(ax)
     facts = Facts.of(result)
-    level, error = facts.levels
+    order = np.argsort(facts.sets, kind="stable")
+    level, error = facts.levels[:, order]
+    mean, rms = (part[order] for part in _left(facts))
     x = np.arange(len(level))
-    mean, rms = _left(facts)
     few = len(level) <= MAX_LABELS
     style = {
         "ls": "none",
@@ -52,19 +62,59 @@ def plot_levels(result, ax=None):
         "elinewidth": 1.0 if few else 0.6,
     }
     ax.axhline(0, color=GREY, lw=0.8, zorder=0)
-    ax.errorbar(x, level, error, marker="o", color=BEFORE, label="before: level", **style)
+    handles = [
+        ax.errorbar(x, level, error, marker="o", color=BEFORE, label="before: level", **style)
+    ]
     style["mfc"] = "none"
     shift = 0.3 if few else 0
-    ax.errorbar(
-        x + shift, mean, rms, marker="D", color=AFTER, label="after: rest of pairs", **style
+    style |= {"marker": "D", "color": AFTER, "label": "after: residuals"}
+    handles.append(ax.errorbar(x + shift, mean, rms, **style))
+    held = np.array([facts.frames[k].name in facts.references for k in order])
+    if held.any():
+        star = {"ms": 10 if few else 7, "color": STAR, "mec": BEFORE, "ls": "none", "zorder": 4}
+        handles += ax.plot(x[held], level[held], "*", label="reference", **star)
+    _stretch(
+        ax, np.concatenate([level - error, level + error]), typical_sigma(facts), facts.sets.any()
     )
-    _label_images(ax, facts.frames)
-    ax.set_ylabel(f"Level ({unit_words(facts.unit)})")
-    legend_above(ax)
+    _mark_sets(ax, facts.sets[order])
+    _label_images(ax, [facts.frames[k] for k in order], facts.sets.any())
+    ax.set_ylabel(f"Level subtracted ({unit_words(facts.unit)})")
+    legend_above(ax, handles=handles)
     return ax
 
 
-def _label_images(ax, frames):
+def _stretch(ax, levels, linear, has_sets):
+    """Make the scale logarithmic beyond a few errors where levels reach far more than that."""
+    levels = levels[np.isfinite(levels)]
+    largest = np.abs(levels).max(initial=0.0)
+    if not 0 < FAR * linear < largest:
+        return
+    ax.set_yscale("symlog", linthresh=linear)
+    ax.set_yticks(symmetric_ticks(linear, largest))
+    ax.minorticks_off()
+    ends = np.array([min(levels.min(), -linear), max(levels.max(), linear)])
+    # A part of the decades shown, at either end, and above more for the numbers of sets.
+    ax.set_ylim(ends * (largest / linear) ** (np.array([1, 1 + has_sets]) / 6))
+
+
+def _mark_sets(ax, sets):
+    """Lines between sets of images without overlap, and their numbers where there is room."""
+    edges = np.flatnonzero(np.diff(sets)) + 1
+    if len(edges) == 0:
+        return
+    if ax.get_yscale() == "linear":
+        ax.margins(y=0.15)
+    starts, ends = np.r_[0, edges], np.r_[edges, len(sets)]
+    for s, (start, end) in enumerate(zip(starts, ends, strict=True), start=1):
+        if start:
+            ax.axvline(start - 0.4, color=GREY, lw=1.2, zorder=0)
+        if end - start > MIN_SHARE * len(sets):
+            words = {"ha": "center", "va": "top", "fontsize": "small"}
+            place = (0.5 * (start + end - 1) + 0.1, 0.99)
+            ax.text(*place, f"set {s}", transform=ax.get_xaxis_transform(), **words)
+
+
+def _label_images(ax, frames, has_sets):
     """Names on the horizontal axis while they can be read, and lines between tiles."""
     tiles = [frame.tile for frame in frames]
     edges = [i - 0.4 for i in range(1, len(tiles)) if tiles[i] != tiles[i - 1]]
@@ -73,14 +123,12 @@ def _label_images(ax, frames):
             ax.axvline(edge, color=GREY, lw=0.5, ls=":", zorder=0)
     ax.set_xlim(-0.7, len(tiles) - 0.1)
     if len(tiles) > MAX_LABELS:
-        ax.set_xlabel("Image, in the order of the input")
+        ax.set_xlabel("Image, set by set" if has_sets else "Image, in the order of the input")
         return
-    names, pattern = short_names([frame.name for frame in frames])
-    names = [plain_text(name, NAME_WIDTH, keep_end=True) for name in names]
+    names, words = image_labels([frame.name for frame in frames])
     # A dollar in a file's name is no formula.
     ax.set_xticks(np.arange(len(names)), names, rotation=90, fontsize="small", parse_math=False)
-    label = f"Image ({plain_text(pattern, 34)})" if pattern else "Image"
-    ax.set_xlabel(label, parse_math=False)
+    name_images(ax, words)
 
 
 def _left(facts):

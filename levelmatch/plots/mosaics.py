@@ -6,13 +6,14 @@ from dataclasses import dataclass
 import numpy as np
 from astropy import units as u
 
+from levelmatch.facts import Facts, unit_words
 from levelmatch.pixels import frames_with_pixels
 from levelmatch.plots.sky import Chart, directions, finish_sky, has_sky, sky_axes
-from levelmatch.plots.style import unit_words
 
 __all__ = ["QuickLook", "plot_mosaic", "quick_look"]
 
 SHOWN = ("before", "after", "difference")
+EMPTY = "#c9d6e3"
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,6 +32,8 @@ class QuickLook:
         Where its pixels are.
     unit : `~astropy.units.Unit` or None
         Unit of the data.
+    n_sets : int
+        Sets of images without overlap between them: their levels do not compare.
     """
 
     before: np.ndarray
@@ -39,6 +42,7 @@ class QuickLook:
     sky: object
     wcs: object
     unit: object
+    n_sets: int = 1
 
     @property
     def difference(self):
@@ -116,7 +120,8 @@ def quick_look(result, *, size=400, files=None):
     extent = (edges[0] + shape[1] * pixel, edges[0], edges[1], edges[1] + shape[0] * pixel)
     wcs = chart.wcs(pixel, (low[0] + (shape[1] - 1) * pixel, low[1]))
     wcs.pixel_shape = shape[::-1]
-    return QuickLook(before, after, extent, chart, wcs, result.unit)
+    n_sets = int(Facts(result).sets.max(initial=0)) + 1
+    return QuickLook(before, after, extent, chart, wcs, result.unit, n_sets)
 
 
 def _blocks(frame, block):
@@ -142,7 +147,7 @@ def _block_sum(data, ny, nx, block):
 
 
 def plot_mosaic(result, *, show="after", ax=None, limits=None, cmap=None, files=None):
-    """Plot a coarse mosaic of all images.
+    """Plot a coarse mosaic of all images; above it is written if they are sets without overlap.
 
     Parameters
     ----------
@@ -180,9 +185,17 @@ def plot_mosaic(result, *, show="after", ax=None, limits=None, cmap=None, files=
     norm = _norm(look, show, limits)
     cmap = cmap or ("cividis" if show == "difference" else "gray")
     shown = _draw(ax, look, getattr(look, show), norm, cmap)
-    bar = ax.figure.colorbar(shown, ax=ax, extend="both", shrink=0.85, pad=0.02)
+    # Where there is no image is neither white nor black.
+    ax.set_facecolor(EMPTY)
+    if look.n_sets > 1:
+        words = f"{look.n_sets} sets without overlap:\nlevels do not compare"
+        ax.text(0, 1.01, words, transform=ax.transAxes, va="bottom", fontsize="small")
+    # About as high as the map.
+    ny, nx = look.before.shape
+    shrink = 0.85 * min(1.0, ny / nx)
+    bar = ax.figure.colorbar(shown, ax=ax, extend="both", shrink=shrink, pad=0.02)
     what = "Subtracted" if show == "difference" else "Mean of the images"
-    bar.set_label(f"{what} ({unit_words(look.unit)})")
+    bar.set_label(f"{what} ({unit_words(look.unit)})", fontsize="small")
     bar.ax.tick_params(labelsize="small")
     finish_sky(ax, look.sky)
     return ax
@@ -199,7 +212,10 @@ def _draw(ax, look, values, norm, cmap):
         shown = ax.pcolormesh(x, y, values, transform=place, rasterized=True, **style)
         ax.autoscale_view()
         return shown
-    return ax.imshow(values, origin="lower", interpolation="nearest", **style)
+    shown = ax.imshow(values, origin="lower", interpolation="nearest", **style)
+    ax.use_sticky_edges = False
+    ax.margins(0.03)
+    return shown
 
 
 def _same_wcs(one, other):

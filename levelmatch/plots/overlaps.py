@@ -11,13 +11,15 @@ __all__ = ["plot_overlaps"]
 
 # Sets that the legend tells apart.
 MAX_SETS = 4
+# Of maps this many times as wide as high the colour bar is below.
+WIDE = 1.6
 
 
 def plot_overlaps(result, ax=None):
     """Plot the outlines of the images on the sky, and the pairs that join them.
 
-    A link's colour is what is left of the pair over its expected error; a dashed link did
-    not count; a star marks a reference. Sets of images without overlap between them have
+    A link's colour and width are what is left of the pair over its expected error; a dashed link
+    did not count; a star marks a reference. Sets of images without overlap between them have
     outlines of different colours.
 
     Parameters
@@ -37,7 +39,8 @@ def plot_overlaps(result, ax=None):
     ax = sky_axes(ax, chart.whole_wcs())
     _draw_outlines(ax, facts, chart)
     centres = placed(ax, chart, np.array([frame.grid.centre for frame in facts.frames]))
-    _draw_links(ax, facts, centres)
+    width, height = chart.high - chart.low
+    _draw_links(ax, facts, centres, wide=width > WIDE * height)
     size = 3 if len(centres) < 100 else 1.5
     ax.plot(*centres.T, "o", ms=size, color=GREY, zorder=3)
     held = np.array([frame.name in facts.references for frame in facts.frames])
@@ -74,7 +77,7 @@ def _draw_outlines(ax, facts, chart):
         )
 
 
-def _draw_links(ax, facts, centres):
+def _draw_links(ax, facts, centres, wide):
     """Draw the pairs, and a colour bar for those that counted."""
     from matplotlib.collections import LineCollection
 
@@ -86,7 +89,7 @@ def _draw_links(ax, facts, centres):
     links = LineCollection(
         centres[ends[order]],
         array=sigmas[order],
-        lw=1.4,
+        lw=1.0 + 0.4 * np.minimum(sigmas[order], MOST_SIGMA),
         zorder=2,
         cmap=link_colours(),
         clim=(0, MOST_SIGMA),
@@ -95,6 +98,8 @@ def _draw_links(ax, facts, centres):
     if not kept.all():
         style = {"colors": GREY, "lw": 0.8, "ls": "--", "label": "pair left out"}
         ax.add_collection(LineCollection(centres[ends[~kept]], **style))
-    bar = ax.figure.colorbar(links, ax=ax, extend="max", location="bottom", aspect=30)
-    bar.set_label("|residual| of the pair (\u03c3)")
+    # Beside a map, below a wide one.
+    place = {"location": "bottom", "aspect": 30} if wide else {"shrink": 0.85, "pad": 0.02}
+    bar = ax.figure.colorbar(links, ax=ax, extend="max", **place)
+    bar.set_label("|Residual| / \u03c3", fontsize="small")
     bar.ax.tick_params(labelsize="small")

@@ -7,12 +7,12 @@ import numpy as np
 
 from levelmatch.corrections import Correction
 from levelmatch.exceptions import LevelMatchError
-from levelmatch.facts import Facts, short_names, values
+from levelmatch.facts import Facts, decimals, fixed, unit_words, values
 from levelmatch.local import source_mask
 from levelmatch.measure import MeasureOptions
 from levelmatch.pixels import frames_with_pixels, own_corrections
 from levelmatch.plots.sky import directions
-from levelmatch.plots.style import AFTER, BEFORE, GREY, plain_text, unit_words
+from levelmatch.plots.style import AFTER, BEFORE, GREY, image_labels, new_figure
 from levelmatch.samples import pair_samples
 
 __all__ = ["PairPicture", "pair_picture", "plot_pair"]
@@ -21,7 +21,6 @@ __all__ = ["PairPicture", "pair_picture", "plot_pair"]
 MAX_BLOCKS = 48
 MAX_ASPECT = 2.5
 N_BINS = 60
-NAME_WIDTH = 24
 
 
 @dataclass(frozen=True, eq=False)
@@ -189,8 +188,8 @@ def plot_pair(result, image1, image2, *, axs=None, files=None):
     """Plot the differences of a pair of images: before matching, clipped, their plane, and after.
 
     Four plots: the difference of the two images, in blocks of pixels of the finer one; the
-    histogram of all differences, with those that the clipping kept and their location; the
-    plane fitted to them; and what is left after matching. The three pictures have
+    histogram of all differences, with those that the clipping kept, their location and its error;
+    the plane fitted to them; and what is left after matching. The three pictures have
     colours of the same range, each about its own level.
 
     Parameters
@@ -200,7 +199,8 @@ def plot_pair(result, image1, image2, *, axs=None, files=None):
     image1, image2 : str
         Names of the images; the difference is the first less the second.
     axs : sequence of `~matplotlib.axes.Axes` or None
-        Four axes; by default those of a new figure.
+        Four axes, in any layout: in one column of a journal, ``subplots(4, 1)`` of a figure of
+        3.5 by 9 inches; by default two by two in a new figure.
     files : path, list of path or None
         For a record, its images' files as they were before the run, or their folder.
 
@@ -229,9 +229,7 @@ def plot_pair(result, image1, image2, *, axs=None, files=None):
     facts = Facts.of(result)
     picture = pair_picture(facts, image1, image2, files=files)
     if axs is None:
-        from matplotlib import pyplot as plt
-
-        axs = plt.figure(figsize=(7, 6), layout="constrained").subplots(2, 2)
+        axs = new_figure(figsize=(7, 6)).subplots(2, 2)
     axs = list(np.ravel(np.asarray(axs, dtype=object)))
     unit, short = unit_words(facts.unit), _short_names(facts)
     reach, base = picture.reach, short[picture.base]
@@ -257,8 +255,7 @@ def plot_pair(result, image1, image2, *, axs=None, files=None):
 def _short_names(facts):
     """Names as titles have them, by full names."""
     names = [frame.name for frame in facts.frames]
-    short = [plain_text(name, NAME_WIDTH, keep_end=True) for name in short_names(names)[0]]
-    return dict(zip(names, short, strict=True))
+    return dict(zip(names, image_labels(names)[0], strict=True))
 
 
 def _draw_map(ax, picture, shown, middle, reach, unit, base):
@@ -295,10 +292,16 @@ def _draw_histogram(ax, picture, unit):
         np.clip(picture.samples, low, high), edges, histtype="step", color=GREY, label="all", lw=1.2
     )
     ax.hist(kept, edges, color=AFTER, alpha=0.6, label="kept")
-    words = f"location\n\u00b1 {picture.sigma:.2g}"
-    ax.axvline(picture.level, color=BEFORE, lw=1.4, label=words)
+    digits = decimals([picture.sigma])
+    level, sigma = (fixed(x, digits).replace("-", "\u2212") for x in (picture.level, picture.sigma))
+    words = f"{level} \u00b1 {sigma}"
+    ax.axvline(picture.level, ymax=0.66, color=BEFORE, lw=1.4, label=words)
     ax.set_yscale("log")
     ax.set_xlabel(f"Difference ({unit})", fontsize="small")
     ax.set_ylabel("Pixels", fontsize="small")
     ax.tick_params(labelsize="small")
-    ax.legend(fontsize="x-small", frameon=False, loc="upper right")
+    # Room for the legend above the bars and the line.
+    low, high = ax.get_ylim()
+    ax.set_ylim(low, high * (high / low) ** 0.6)
+    ax.locator_params(axis="x", nbins=4)
+    ax.legend(fontsize="x-small", frameon=False, loc="upper right", borderaxespad=0.2)

@@ -3,29 +3,33 @@
 
 import numpy as np
 
-from levelmatch.facts import Facts, short_names, values
+from levelmatch.facts import Facts, unit_words, values
 from levelmatch.plots.style import (
     AFTER,
     BEFORE,
     GREY,
     MAX_LABELS,
-    current_axes,
+    axes_or_new,
+    image_labels,
     legend_above,
-    plain_text,
-    unit_words,
+    name_images,
+    symmetric_ticks,
+    typical_sigma,
 )
 
 __all__ = ["plot_residuals"]
 
 KINDS = ("matrix", "list")
-NAME_WIDTH = 13
+# Where there is nothing to show, on light and on dark paper.
+NO_PAIR = "#b8b8b8"
 
 
 def plot_residuals(result, *, kind=None, ax=None):
     """Plot the difference of every pair of images before matching, and what is left of it.
 
     As a matrix, a row and a column for each image: before in the lower left half, after in
-    the upper right one, both as the row's image less the column's. Or as a list: the absolute
+    the upper right one, both as the row's image less the column's; grey where two images are no
+    pair. Or as a list: the absolute
     differences of all pairs that counted, sorted, before and after.
 
     Parameters
@@ -35,7 +39,7 @@ def plot_residuals(result, *, kind=None, ax=None):
     kind : {"matrix", "list"} or None
         By default a matrix of up to 24 images, and a list of the pairs of more.
     ax : `~matplotlib.axes.Axes` or None
-        Where; by default the current axes.
+        Where; by default those of a new figure.
 
     Returns
     -------
@@ -50,7 +54,7 @@ def plot_residuals(result, *, kind=None, ax=None):
     if kind is not None and kind not in KINDS:
         msg = f"kind: {kind!r} is none of {KINDS}"
         raise ValueError(msg)
-    ax = current_axes(ax)
+    ax = axes_or_new(ax)
     facts = Facts.of(result)
     if kind is None:
         kind = "matrix" if len(facts.frames) <= MAX_LABELS else "list"
@@ -59,7 +63,10 @@ def plot_residuals(result, *, kind=None, ax=None):
 
 
 def _draw_matrix(ax, facts):
+    from matplotlib import colormaps
     from matplotlib.colors import SymLogNorm
+    from matplotlib.patches import Patch
+    from matplotlib.patheffects import withStroke
 
     matrix = np.full((len(facts.frames),) * 2, np.nan)
     low, high = np.sort(facts.ends, axis=1).T
@@ -67,52 +74,31 @@ def _draw_matrix(ax, facts):
     for column, place, turn in (("level", (high, low), -1), ("residual", (low, high), 1)):
         matrix[place] = turn * sign * values(facts.pairs[column])
     largest = _largest(matrix)
-    linear = np.clip(_typical(facts), 1e-4 * largest, 0.5 * largest)
+    linear = np.clip(typical_sigma(facts), 1e-4 * largest, 0.5 * largest)
     norm = SymLogNorm(linear, vmin=-largest, vmax=largest, base=10)
-    shown = ax.imshow(matrix, norm=norm, cmap="PuOr_r", interpolation="nearest")
+    # No pair is not the same as nothing left.
+    cmap = colormaps["PuOr_r"].with_extremes(bad=NO_PAIR)
+    shown = ax.imshow(matrix, norm=norm, cmap=cmap, interpolation="nearest")
+    handles = [Patch(facecolor=NO_PAIR, label="no pair")]
     rejected = facts.ends[~facts.kept]
     if len(rejected):
         both = np.concatenate([rejected, rejected[:, ::-1]])
-        ax.plot(*both.T, "x", color=GREY, ms=4, ls="none", label="left out")
-        legend_above(ax)
+        edge = [withStroke(linewidth=2.4, foreground="white")]
+        style = {"color": "black", "ms": 4, "ls": "none", "path_effects": edge}
+        handles += ax.plot(*both.T, "x", label="left out", **style)
+    legend_above(ax, handles=handles, title="Lower left: before. Upper right: after.")
     bar = ax.figure.colorbar(shown, ax=ax, shrink=0.85, pad=0.02)
-    bar.set_ticks(_ticks(linear, largest))
+    bar.set_ticks(symmetric_ticks(linear, largest))
     bar.minorticks_off()
-    bar.set_label(f"Row less column ({unit_words(facts.unit)})")
-    ax.text(0.03, 0.03, "before", transform=ax.transAxes, fontsize="small", color=GREY)
-    ax.text(
-        0.97,
-        0.97,
-        "after",
-        transform=ax.transAxes,
-        fontsize="small",
-        color=GREY,
-        ha="right",
-        va="top",
-    )
-    ax.axline((0, 0), slope=1, color=GREY, lw=0.5)
+    bar.set_label(f"Row less column ({unit_words(facts.unit)})", fontsize="small")
+    bar.ax.tick_params(labelsize="small")
+    ax.axline((0, 0), slope=1, color="white", lw=0.8)
     _name_rows(ax, facts)
-
-
-def _ticks(linear, largest):
-    """Zero, and two powers of ten on either side where the scale is logarithmic."""
-    high = int(np.floor(np.log10(largest)))
-    low = int(np.ceil(np.log10(linear)))
-    powers = {high, (high + low) // 2} if high > low else {high}
-    ticks = np.array([10.0**power for power in sorted(powers) if 10.0**power > 0.6 * linear])
-    return np.concatenate([-ticks[::-1], [0.0], ticks])
 
 
 def _largest(matrix):
     finite = np.abs(matrix[np.isfinite(matrix)])
     return float(finite.max(initial=0.0)) or 1.0
-
-
-def _typical(facts):
-    """The median error of the pairs: smaller differences are shown linearly."""
-    sigma = values(facts.pairs["sigma"])
-    sigma = sigma[np.isfinite(sigma) & (sigma > 0)]
-    return 3 * float(np.median(sigma)) if len(sigma) else 0.0
 
 
 def _name_rows(ax, facts):
@@ -121,13 +107,11 @@ def _name_rows(ax, facts):
         ax.set_xlabel("Image, in the order of the input")
         ax.set_ylabel("Image")
         return
-    names, pattern = short_names([frame.name for frame in facts.frames])
-    names = [plain_text(name, NAME_WIDTH, keep_end=True) for name in names]
+    names, words = image_labels([frame.name for frame in facts.frames])
     size = "small" if n <= 12 else "x-small"
     ax.set_xticks(np.arange(n), names, rotation=90, fontsize=size, parse_math=False)
     ax.set_yticks(np.arange(n), names, fontsize=size, parse_math=False)
-    label = f"Image ({plain_text(pattern, 30)})" if pattern else "Image"
-    ax.set_xlabel(label, parse_math=False)
+    name_images(ax, words)
 
 
 def _draw_list(ax, facts):

@@ -4,6 +4,7 @@
 import numpy as np
 from astropy import units as u
 
+from levelmatch.plots.style import new_figure, signed
 from levelmatch.sky import lonlat, tangent_axes
 
 __all__ = ["Chart", "directions", "sky_axes", "sky_wcs"]
@@ -46,8 +47,9 @@ class Chart:
     def label_axes(self, ax):
         """Name the axes, and the position that the offsets are from."""
         ra, dec = lonlat(self.axes[0])
-        ax.set_xlabel(f"East of RA {ra:.4f}\u00b0 ({self.unit})")
-        ax.set_ylabel(f"North of Dec {dec:+.4f}\u00b0 ({self.unit})")
+        ax.set_xlabel(f"East of RA {ra:.4f}\u00b0 ({self.unit})", fontsize="small")
+        ax.set_ylabel(f"North of Dec {signed(dec, 4)}\u00b0 ({self.unit})", fontsize="small")
+        ax.tick_params(labelsize="small")
         ax.set_aspect("equal")
 
     def wcs(self, pixel, corner):
@@ -113,11 +115,7 @@ def sky_wcs(result):
 
 def sky_axes(ax, wcs):
     """Return the axes given, or new ones with the sky coordinates of a WCS in a new figure."""
-    if ax is None:
-        from matplotlib import pyplot as plt
-
-        ax = plt.figure(layout="constrained").add_subplot(projection=wcs)
-    return ax
+    return new_figure().add_subplot(projection=wcs) if ax is None else ax
 
 
 def has_sky(ax):

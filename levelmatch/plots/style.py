@@ -1,10 +1,14 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
 """What all plots share: colours, names and units as text, and legends."""
 
+import numpy as np
+
+from levelmatch.facts import SHORT_NAME, short_names, values
+
 # Okabe and Ito's colours, told apart by every eye and on dark and light paper.
 BEFORE, AFTER, GREY, STAR = "#d55e00", "#0087c8", "#888888", "#e69f00"
 # Sets of images without overlap between them; more of them begin again.
-SETS = ("#888888", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#0072b2")
+SETS = ("#888888", "#0072b2", "#e69f00", "#56b4e9", "#d55e00")
 # From blue to orange through a pale violet, of one lightness: seen on any paper.
 LINKS = ("#3b9ad1", "#a68cad", "#e06c1f")
 # Residuals of this many sigma and more have the last colour.
@@ -13,20 +17,29 @@ MOST_SIGMA = 5
 MAX_LABELS = 24
 # Characters of a name that a narrow picture has room for.
 MAX_NAME = 28
+# And of what the names of all images have in common.
+MAX_PATTERN = 44
 
 
-def current_axes(ax):
-    """Return the axes given, or the current ones."""
-    if ax is not None:
-        return ax
-    from matplotlib import pyplot as plt
+def new_figure(**options):
+    """Return a new figure that makes room for its labels.
 
-    return plt.gca()
+    Raises
+    ------
+    ImportError
+        If matplotlib is not installed; the message says how to get it.
+    """
+    try:
+        from matplotlib import pyplot as plt
+    except ImportError as error:
+        msg = 'plots need matplotlib: pip install "levelmatch[plot]"'
+        raise ImportError(msg) from error
+    return plt.figure(layout="constrained", **options)
 
 
-def unit_words(unit):
-    """Return a unit as a label has it."""
-    return "data units" if unit is None or not str(unit) else f"{unit}"
+def axes_or_new(ax):
+    """Return the axes given, or those of a new figure."""
+    return new_figure().add_subplot() if ax is None else ax
 
 
 def plain_text(text, width=MAX_NAME, *, keep_end=False):
@@ -48,12 +61,61 @@ def plain_text(text, width=MAX_NAME, *, keep_end=False):
     return f"{text[: width - 1 - tail]}\u2026{text[len(text) - tail :]}"
 
 
+def image_labels(names):
+    """Return labels of images that differ and fit, and what they are in a label's words.
+
+    Parameters
+    ----------
+    names : list of str
+        Names of the images.
+
+    Returns
+    -------
+    labels : list of str
+        In short; where no part of them tells them apart, their rows.
+    words : str
+        What the labels are.
+    """
+    short, pattern = short_names(names, SHORT_NAME)
+    for keep_end in (True, False):
+        labels = [plain_text(name, SHORT_NAME, keep_end=keep_end) for name in short]
+        if len(set(labels)) == len(set(names)):
+            return labels, f"Image ({plain_text(pattern, MAX_PATTERN)})" if pattern else "Image"
+    return [str(row) for row in range(len(names))], "Image (row of the table)"
+
+
+def name_images(ax, words):
+    """Put under the axes what the labels are, small where it is long."""
+    ax.set_xlabel(words, parse_math=False, fontsize="x-small" if len(words) > MAX_NAME else None)
+
+
+def signed(value, digits):
+    """Return a number with its sign, the minus a proper one."""
+    return f"{value:+.{digits}f}".replace("-", "\u2212")
+
+
+def symmetric_ticks(linear, largest):
+    """Return zero, and two powers of ten on either side where the scale is logarithmic."""
+    high = int(np.floor(np.log10(largest)))
+    low = int(np.ceil(np.log10(linear)))
+    powers = {high, (high + low) // 2} if high > low else {high}
+    ticks = np.array([10.0**power for power in sorted(powers) if 10.0**power > 0.6 * linear])
+    return np.concatenate([-ticks[::-1], [0.0], ticks])
+
+
+def typical_sigma(facts):
+    """Return three times the median error of pairs: smaller differences are shown linearly."""
+    sigma = values(facts.pairs["sigma"])
+    sigma = sigma[np.isfinite(sigma) & (sigma > 0)]
+    return 3 * float(np.median(sigma)) if len(sigma) else 0.0
+
+
 def _has_glyph(character):
     """Whether usual fonts have it: Latin, Greek, Cyrillic, dashes and quotes."""
     return ord(character) < 0x500 or 0x2010 <= ord(character) < 0x2027
 
 
-def legend_above(ax, ncols=2):
+def legend_above(ax, ncols=2, **options):
     """Put the legend above the axes, where it hides nothing; no text in it is a formula."""
     legend = ax.legend(
         loc="lower left",
@@ -64,6 +126,9 @@ def legend_above(ax, ncols=2):
         borderaxespad=0.2,
         handletextpad=0.4,
         columnspacing=1.0,
+        title_fontsize="small",
+        alignment="left",
+        **options,
     )
     for text in legend.get_texts():
         text.set_parse_math(False)

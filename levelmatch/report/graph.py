@@ -83,9 +83,11 @@ def _images(facts, place):
     short, _ = names_of(facts)
     radius = 7 if len(facts.frames) <= 60 else 4
     out = []
-    for i, frame in enumerate(facts.frames):
+    held_at_zero = [frame.name in facts.references for frame in facts.frames]
+    # References last, so that no other image's dot is on top.
+    for i in np.argsort(held_at_zero, kind="stable").tolist():
+        frame, held = facts.frames[i], held_at_zero[i]
         x, y = place(frame.grid.centre)
-        held = frame.name in facts.references
         words = f"{short[i]}, {'the reference of its set' if held else 'image'}"
         shape = (
             f'<path class="star" d="{_star(x, y, 18)}"/>'

@@ -51,7 +51,11 @@ $body
 
 NO_MATPLOTLIB = (
     "Pictures need matplotlib, which is not installed here: "
-    "`pip install levelmatch[report]` brings it."
+    '`pip install "levelmatch[report]"` brings it.'
+)
+LEVEL = (
+    "A level is what was subtracted from an image, at its centre, so that it agrees with those "
+    "that it overlaps."
 )
 NO_PIXELS = "This page was made from a record without its images: there are no pictures of pixels."
 
@@ -130,8 +134,9 @@ def make_page(result, *, title="Level matching", files=None, before_after=True):
     facts = Facts.of(result)
     has_pixels = files is not None or all(frame.source is not None for frame in facts.frames)
     pixels = before_after and has_pixels and has_matplotlib()
+    sentences = summary_lines(facts) + trust_lines(facts)
     sections = [
-        _section("", "summary", "Summary", items(summary_lines(facts) + trust_lines(facts))),
+        _section("Summary", "summary", "", f"<p>{LEVEL}</p>\n{items(sentences)}"),
         _section("Notes", "notes", "", items(notes(facts)) if notes(facts) else ""),
         _section("Before and after", "", "", compare_section(facts, files) if pixels else ""),
         _section("Overlaps on the sky", "overlaps", "", _overlaps(facts)),
@@ -167,8 +172,8 @@ def _section(heading, kind, label, content):
 
 def _overlaps(facts):
     how = (
-        "Each link joins two images that overlap; its colour is what is left of their difference "
-        "over what is expected."
+        "Each link joins two images that overlap; its colour is their residual, what is left of "
+        "their difference, over what is expected."
     )
     return (
         f'<p>{how} <span class="scripted" hidden>Point at a link for its numbers, or click it to '

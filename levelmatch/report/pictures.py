@@ -8,6 +8,7 @@ from collections import OrderedDict
 import numpy as np
 
 from levelmatch.facts import count, decimals
+from levelmatch.report.tables import names_of
 from levelmatch.report.text import number, safe
 
 __all__ = ["compare_section", "has_matplotlib", "pair_pictures", "plot_section"]
@@ -38,8 +39,8 @@ def compare_section(facts, files):
 
     look = quick_look(facts.result, files=files)
     n = count(facts.n_images, "image")
-    before, after, difference = (
-        _picture(
+    (before, box), (after, _), (difference, _) = (
+        _picture_and_box(
             lambda ax, show=show: plot_mosaic(look, show=show, ax=ax), words, projection=look.wcs
         )
         for show, words in (
@@ -49,7 +50,7 @@ def compare_section(facts, files):
         )
     )
     return (
-        '<div class="plots">\n<div>\n<div id="compare">\n'
+        f'<div class="plots">\n<div>\n<div id="compare" data-box="{box}">\n'
         f'<figure id="before">{before}<figcaption>Before matching.</figcaption></figure>\n'
         f'<figure id="after">{after}<figcaption>After matching, at the same stretch.</figcaption>'
         "</figure>\n</div>\n"
@@ -68,14 +69,14 @@ def plot_section(facts):
     plots = [
         (
             lambda ax: plot_levels(facts, ax),
-            f"Level of {n} relative to the reference, before and after matching",
-            "Level of each image before matching, with its standard error; and after it the mean "
-            "and the rms of what is left of the differences to the images that it overlaps.",
+            f"Level subtracted from each of {n}, and residuals of its pairs",
+            "Level subtracted from each image, with its standard error; and the mean and the rms "
+            "of the residuals of its pairs after matching.",
         ),
         (
             lambda ax: plot_residuals(facts, ax=ax),
             "Differences of all pairs before and after matching",
-            "Difference of every pair before matching, and what is left of it after.",
+            "Difference of every pair before matching, and its residual after.",
         ),
         (
             lambda ax: plot_closures(facts, ax),
@@ -92,6 +93,11 @@ def plot_section(facts):
 
 def _picture(draw, words, **axes):
     """A picture for light and one for dark paper, the browser's choice."""
+    return _picture_and_box(draw, words, **axes)[0]
+
+
+def _picture_and_box(draw, words, **axes):
+    """A picture, and where its axes are in it: left, right, top, bottom in per cent."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -104,10 +110,13 @@ def _picture(draw, words, **axes):
     figure.draw_without_rendering()
     figure.set_layout_engine("none")
     light, dark = (_drawn(canvas, ink) for ink in INKS)
-    return (
+    place = ax.get_position()
+    edges = 100 * np.array([place.x0, place.x1, 1 - place.y1, 1 - place.y0])
+    picture = (
         f'<picture><source media="(prefers-color-scheme: dark)" srcset="{dark}">'
         f'<img alt="{safe(words)}" src="{light}"></picture>'
     )
+    return picture, " ".join(f"{edge:.2f}" for edge in edges)
 
 
 def _drawn(canvas, ink):
@@ -117,8 +126,8 @@ def _drawn(canvas, ink):
     pixels = np.array(canvas.buffer_rgba())
     red, green, blue = np.moveaxis(pixels[..., :3].astype(np.int16), -1, 0)
     grey = max(np.abs(red - green).max(), np.abs(green - blue).max()) <= MAX_TINT
-    # Few shades, black and white kept, and no colours where there are none: half of the bytes.
-    few = (pixels & 0xFC) | (pixels >> 6) if grey else (pixels & 0xF8) | (pixels >> 5)
+    # Fewer shades of grey, black and white kept; colours keep all, or smooth ones have bands.
+    few = (pixels & 0xFC) | (pixels >> 6) if grey else pixels
     return _data_url(few, "LA" if grey else "RGBA")
 
 
@@ -149,7 +158,8 @@ def _set_ink(figure, ink):
             axis.label.set_color(ink)
             axis.offsetText.set_color(ink)
         legend = ax.get_legend()
-        for text in [*ax.texts, *(legend.get_texts() if legend is not None else ())]:
+        words = [legend.get_title(), *legend.get_texts()] if legend is not None else []
+        for text in [*ax.texts, *words]:
             text.set_color(ink)
 
 
@@ -158,13 +168,19 @@ def _set_ink(figure, ink):
 
 
 def pair_pictures(facts, files):
-    """Return a small picture of each pair, blank where there are many."""
-    if not 0 < len(facts.pairs) <= MAX_PAIR_PICTURES:
+    """Return a small picture of each pair; where there are many, a sentence that there are none."""
+    if len(facts.pairs) == 0:
         return ""
-    from levelmatch.plots.pairs import pair_picture
+    if len(facts.pairs) > MAX_PAIR_PICTURES:
+        return (
+            f"<p>Each pair is drawn where there are up to {MAX_PAIR_PICTURES}; "
+            f"here are {len(facts.pairs)}.</p>"
+        )
+    from levelmatch.plots.pairs import MAX_ASPECT, pair_picture
 
+    short = dict(zip([frame.name for frame in facts.frames], names_of(facts)[0], strict=True))
     load = _Held()
-    unit = f" {facts.unit}" if facts.unit is not None else ""
+    unit = f" {facts.unit_words}"
     figures = []
     for p, pair in enumerate(facts.pairs):
         picture = pair_picture(
@@ -175,12 +191,15 @@ def pair_pictures(facts, files):
         urls = [_data_url(_coloured(part), "RGB") for part in parts]
         digits = decimals([reach / 10])
         words = (
-            f"{picture.image1} less {picture.image2}: before, about "
+            f"{short[picture.image1]} less {short[picture.image2]}: before, about "
             f"{number(picture.level, digits)}, and after, about {number(picture.residual, digits)}"
             f"{unit}; colours from blue to orange span \u00b1{number(reach, digits)}{unit}"
         )
+        # A narrow strip would be too thin to see.
+        aspect = picture.before.shape[0] / picture.before.shape[1]
+        kind = "tall" if aspect > MAX_ASPECT else "flat" if aspect < 1 / MAX_ASPECT else "even"
         shown = "".join(
-            f'<img alt="{when}" src="{url}">'
+            f'<span><img class="{kind}" alt="{when}" src="{url}"><b>{when}</b></span>'
             for when, url in zip(("before", "after"), urls, strict=True)
         )
         figures.append(

@@ -180,13 +180,20 @@
 
   const cut = $("cut"), compare = $("compare");
   if (cut && compare) {
+    // The cut moves over the map, not over its labels: in per cent of the picture.
+    const [left, right, top, bottom] = compare.dataset.box.split(" ").map(Number);
+    compare.style.setProperty("--top", `${top}%`);
+    compare.style.setProperty("--below", `${100 - bottom}%`);
+    cut.style.marginLeft = `${left}%`;
+    cut.style.width = `${right - left}%`;
     const set = () => {
-      compare.style.setProperty("--cut", `${cut.value}%`);
+      compare.style.setProperty("--cut", `${left + (right - left) * cut.value / 100}%`);
       cut.setAttribute("aria-valuetext", `${cut.value} % before, ${100 - cut.value} % after`);
     };
     const drag = (event) => {
       const box = compare.getBoundingClientRect();
-      cut.value = Math.round(100 * (event.clientX - box.left) / box.width);
+      const x = 100 * (event.clientX - box.left) / box.width;
+      cut.value = Math.round(100 * (x - left) / (right - left));
       set();
     };
     cut.addEventListener("input", set);
@@ -264,8 +271,8 @@
       const list = make("dl", "");
       Array.from(row.cells).forEach((cell, k) => {
         const part = make("div", "");
-        const link = cell.querySelector("a");
-        part.append(make("dt", table.names[k]), make("dd", (link && link.title) || cell.textContent));
+        const named = cell.querySelector("[title]");
+        part.append(make("dt", table.names[k]), make("dd", (named && named.title) || cell.textContent));
         list.append(part);
       });
       const go = make("p", "");
@@ -282,6 +289,10 @@
       shown.hidden = false;
       said.textContent = words.get(mark);
       move(mark);
+      for (const other of marks) other.classList.toggle("picked", other === mark);
+      // The tip would hide what it led to, which may be below the window.
+      hide();
+      shown.scrollIntoView({ block: "nearest" });
     };
 
     graph.addEventListener("pointermove", (event) => {

@@ -5,11 +5,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from levelmatch.facts import decimals, has_slopes, label_names, values
+from levelmatch.facts import SHORT_NAME, decimals, has_slopes, short_names, unit_words, values
 from levelmatch.report.text import number, safe
 
 __all__ = ["image_table", "names_of", "option_tables", "pair_table", "pair_words"]
 
+# Why an image has no pair that counts.
+ALONE, NO_PAIR = "no overlap", "no pair counts"
 # Headings of what each pass subtracted.
 SHARES = {
     "dithers": "Dithers",
@@ -53,7 +55,7 @@ def _numbers(heading, column, digits):
 
 def names_of(facts):
     """Return the names of images in short, and a sentence on what was left out of them."""
-    short, pattern = label_names([frame.name for frame in facts.frames])
+    short, pattern = short_names([frame.name for frame in facts.frames], SHORT_NAME)
     return short, f" Names are in short: they are {pattern}." if pattern else ""
 
 
@@ -107,11 +109,12 @@ def image_table(facts):
     table = facts.table
     names = [frame.name for frame in facts.frames]
     short, pattern = names_of(facts)
+    overlaps = np.isin(np.arange(len(names)), facts.ends)
     mark = [
-        "reference" if name in facts.references else "" if linked else "no pairs"
-        for name, linked in zip(names, facts.linked, strict=True)
+        "reference" if name in facts.references else "" if linked else NO_PAIR if pair else ALONE
+        for name, linked, pair in zip(names, facts.linked, overlaps, strict=True)
     ]
-    columns = [_texts("Image", short)]
+    columns = [Column("Image", [_named(*both) for both in zip(short, names, strict=True)], False)]
     if any(mark):
         columns.append(_texts("Mark", mark))
     if facts.sets.any():
@@ -119,30 +122,39 @@ def image_table(facts):
     tiles = [frame.tile for frame in facts.frames]
     if tiles != names and any(tiles):
         columns.append(_texts("Tile", tiles))
-    columns += [_counts("Pairs", table["n_pairs"]), *_level_columns(table)]
-    unit = _unit_of(table["level"])
+    columns += [_counts("Pairs", table["n_pairs"]), *_level_columns(table, facts.linked)]
+    unit = unit_words(getattr(table["level"], "unit", None))
     units = [frame.unit for frame in facts.frames]
     if len(set(units)) > 1:
         columns.append(_texts("Unit", ["" if unit is None else unit for unit in units]))
-    planes = f", slopes in {unit} per arcmin" if unit and has_slopes(table) else ""
+    planes = f", slopes in {unit} per arcmin" if has_slopes(table) else ""
     caption = (
         "What was subtracted from each image, at its centre: the total, and each pass's "
-        "share where it is not zero. Errors are standard errors relative to the reference. Pairs "
-        "are those that its correction rests on, of images corrected with it too."
-        + (f" Levels are in {unit}{planes}." if unit else "")
-        + (" Each image is in its own unit." if len(set(units)) > 1 else "")
+        "share where it is not zero. Errors are standard errors relative to the zero points that "
+        "were put in; an image without a pair has none. Pairs are those that its correction rests "
+        "on, of images corrected with it too."
+        + (
+            " Each image is in its own unit."
+            if len(set(units)) > 1
+            else f" Levels are in {unit}{planes}."
+        )
         + pattern
     )
-    classes = {"reference": "held", "no pairs": "alone", "": ""}
+    classes = {"reference": "held", NO_PAIR: "alone", ALONE: "alone", "": ""}
     return html_table("images", "Images", caption, columns, [classes[m] for m in mark])
 
 
-def _level_columns(table):
+def _named(name, full):
+    """A name that tells the whole of it."""
+    return f'<span title="{safe(full)}">{safe(name)}</span>' if full != name else safe(name)
+
+
+def _level_columns(table, linked):
     """Columns of levels, slopes and shares of passes, all with the same decimals."""
     digits = decimals(values(table["error"]))
     columns = [
         _numbers("Level", table["level"], digits),
-        _numbers("Error", table["error"], digits),
+        _numbers("Error", np.where(linked, values(table["error"]), np.nan), digits),
     ]
     if has_slopes(table):
         digits_slope = decimals(values(table["slope_u_error"]))
@@ -157,10 +169,6 @@ def _level_columns(table):
     ]
 
 
-def _unit_of(column):
-    return str(column.unit) if getattr(column, "unit", None) is not None else ""
-
-
 # --------------------------------------------------------------------------------------
 # Pairs
 
@@ -171,10 +179,9 @@ def pair_table(facts):
     if len(pairs) == 0:
         return ""
     short, pattern = names_of(facts)
-    unit = _unit_of(pairs["level"])
     caption = (
         "Difference of each pair of images, first less second, before matching with its error, "
-        f"and what is left of it{f', in {unit}' if unit else ''}; \u03c3 is what the pair's error, "
+        f"and its residual after it, in {facts.unit_words}; \u03c3 is what the pair's error, "
         "its systematic floor and the fit let expect. Weight is the part that a pair kept of "
         f"its own.{pattern}"
     )
@@ -189,8 +196,8 @@ def pair_table(facts):
         _texts("Pass", pairs["pass"]),
         _numbers("Before", pairs["level"], digits),
         _numbers("Error", pairs["sigma"], digits),
-        _numbers("After", pairs["residual"], digits),
-        _numbers("After / \u03c3", facts.n_sigma, 1),
+        _numbers("Residual", pairs["residual"], digits),
+        _numbers("|Residual| / \u03c3", facts.n_sigma, 1),
         _numbers("Weight", pairs["robust"], 2),
         _numbers("Scatter", pairs["scatter"], digits),
         _counts("Pixels", pairs["npix"]),
@@ -218,13 +225,13 @@ def pair_words(facts):
     """Return a sentence on each pair."""
     pairs, (short, _) = facts.pairs, names_of(facts)
     digits = pair_digits(pairs)
-    unit = _unit_of(pairs["level"])
-    unit = f" {unit}" if unit else ""
     columns = (values(pairs[name]).tolist() for name in ("level", "residual"))
     verdicts = _verdicts(pairs)
     return [
         f"{short[i]} less {short[j]}: {number(before, digits)} before, {number(after, digits)}"
-        f"{unit} after" + (f", {sigma:.1f} \u03c3" if np.isfinite(sigma) else "") + f"; {verdict}"
+        f" {facts.unit_words} after"
+        + (f", {sigma:.1f} \u03c3" if np.isfinite(sigma) else "")
+        + f"; {verdict}"
         for (i, j), before, after, sigma, verdict in zip(
             facts.ends.tolist(), *columns, facts.n_sigma.tolist(), verdicts, strict=True
         )
@@ -255,12 +262,12 @@ def option_tables(facts):
 
 
 def _flat(value, key=""):
-    """Names and values of nested options, one after another."""
+    """Names and values of nested options, one after another, but for those left blank."""
     if isinstance(value, dict):
         for name, item in value.items():
             yield from _flat(item, f"{key}.{name}" if key else str(name))
     elif isinstance(value, list) and any(isinstance(item, dict) for item in value):
         for k, item in enumerate(value, start=1):
             yield from _flat(item, f"{key} {k}")
-    else:
-        yield key, value if value != "" else "\u2013"
+    elif value != "":
+        yield key, value

@@ -1,6 +1,7 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
 """Text as HTML: every name and value of a page goes through here."""
 
+import re
 from html import escape
 
 import numpy as np
@@ -22,7 +23,12 @@ def safe(text):
 
 def items(lines):
     """Return a list of sentences."""
-    return "<ul>\n" + "\n".join(f"<li>{safe(line)}</li>" for line in lines) + "\n</ul>"
+    return "<ul>\n" + "\n".join(f"<li>{safe(_minus(line))}</li>" for line in lines) + "\n</ul>"
+
+
+def _minus(line):
+    """Return a sentence with a proper minus before its numbers; names keep their hyphens."""
+    return re.sub(r"(?<!\S)-(?=\d)", "\u2212", line)
 
 
 def number(value, digits):

@@ -72,6 +72,16 @@ def test_loads_alone_and_in_silence(browser, page, width, dark):
     assert browser("document.title") == "A field"
     # Pictures are decoded, whichever of the two papers' they are.
     assert browser("Array.from(document.images).every((i) => i.complete && i.naturalWidth > 1)")
+    # Plots keep a size that can be read, and scroll.
+    assert (
+        min(
+            browser(
+                "Array.from(document.querySelectorAll('.plots > figure img'), "
+                "(i) => i.getBoundingClientRect().width)"
+            )
+        )
+        > 500
+    )
     # Nothing makes the page wider than the screen.
     assert browser("document.documentElement.scrollWidth") <= width
 
@@ -144,10 +154,10 @@ def test_sorts_what_is_no_number_last(browser, page, result):
     browser.open(page)
     left_out = int(np.count_nonzero(~result.pairs["kept"]))
     assert left_out > 0
-    _, button = head(browser, "pairs", "After / \u03c3")
+    _, button = head(browser, "pairs", "|Residual| / \u03c3")
     for turn in (1, -1):
         button.click()
-        values = numbers(browser, "pairs", "After / \u03c3")
+        values = numbers(browser, "pairs", "|Residual| / \u03c3")
         assert np.isnan(values[-left_out:]).all()
         good = values[:-left_out]
         assert good == sorted(good, reverse=turn < 0)
@@ -191,21 +201,27 @@ def test_the_cut_moves(browser, page):
             "(id) => getComputedStyle(document.getElementById(id)).clipPath)"
         )
 
+    def place():
+        """Where the cut is in the map, in per cent; it never leaves it."""
+        return 100 * (float(clips()[1].split()[-1].strip("%)")) - left) / (right - left)
+
+    left, right, _, _ = map(float, browser.one("#compare").get_attribute("data-box").split())
+
     cut = browser.one("#cut")
     assert cut.get_attribute("type") == "range"
     assert browser("document.querySelector('label[for=cut]').textContent.length") > 10
-    assert "50%" in clips()[1]
+    assert place() == pytest.approx(50, abs=0.1)
     browser("arguments[0].focus()", cut)
     browser.press(Keys.END)
-    assert "100%" in clips()[1]
+    assert place() == pytest.approx(100, abs=0.1)
     assert cut.get_attribute("aria-valuetext") == "100 % before, 0 % after"
     browser.press(Keys.HOME, Keys.ARROW_RIGHT)
-    assert "1%" in clips()[1]
+    assert place() == pytest.approx(1, abs=0.1)
     box = browser.one("#compare")
     ActionChains(browser.driver).move_to_element_with_offset(
         box, box.size["width"] // 4, 0
     ).click().perform()
-    assert abs(int(cut.get_attribute("value")) - 75) <= 1
+    assert abs(int(cut.get_attribute("value")) - 100 * (75 - left) / (right - left)) <= 1
     # One picture lies over the other.
     rects = browser(
         "['before', 'after'].map((id) => { const r = document.querySelector(`#${id} img`)"
@@ -243,6 +259,14 @@ def test_a_link_tells_and_shows_its_pair(browser, page, result):
     assert len(browser.all("#shown dd")) == len(browser.all("#pairs thead th"))
     assert len(browser.all("tr.chosen")) == 1
     assert browser.text("#said") == told
+    # It is in the window, not behind the tip, and its link stays marked.
+    bottom, height = browser(
+        "[document.getElementById('shown').getBoundingClientRect().bottom, innerHeight]"
+    )
+    assert bottom < height + 1
+    assert not tip.is_displayed()
+    picked = "Array.from(document.querySelectorAll('a.picked'), (a) => a.getAttribute('href'))"
+    assert browser(picked) == [target]
     assert [i.get_attribute("alt") for i in browser.all("#shown figure img")] == ["before", "after"]
     names = [cell.text for cell in browser.all("#shown dd")][:2]
     assert names == [pair["image1"], pair["image2"]]
@@ -309,7 +333,7 @@ def test_hostile_names(browser, tmp_path):
     images = list(simulate_generic(n_images=4, shape=(48, 48), overlap=0.4, seed=3).images)
     found = match_levels(images)
     found.frames = [
-        frame.with_keys(name=f"{EVIL}{k}", tile=f"<b>{EVIL}", whole="")
+        frame.with_keys(name=f"{k}{'_x' * k}{EVIL}{k}", tile=f"<b>{EVIL}", whole="")
         for k, frame in enumerate(found.frames)
     ]
     path = write_report(found, tmp_path / "page.html", title=EVIL, before_after=False)
