@@ -219,7 +219,8 @@ def test_an_error_of_the_input_leaves_nothing(paint, tmp_path):
 
 
 def test_a_checkpoint_without_pairs(paint, tmp_path):
-    lm.match_levels([paint("a.fits")], checkpoint=tmp_path / "out" / "pairs")
+    with pytest.warns(lm.LevelMatchWarning, match="a.fits is the only image"):
+        lm.match_levels([paint("a.fits")], checkpoint=tmp_path / "out" / "pairs")
     assert PairFile(tmp_path / "out" / "pairs").read() == {}
 
 
