@@ -256,7 +256,9 @@ def _spanning_forest(pairs, area, n):
     """Which pairs make the forest of the largest overlaps that links all that can be."""
     # A minimum tree of weights above zero: the largest overlap costs least.
     cost = 2 - area / area.max()
-    graph = coo_array((cost, (pairs[:, 0], pairs[:, 1])), shape=(n, n)).tocsr()
+    # Older releases of scipy take no other indices.
+    ends = pairs.astype(np.int32)
+    graph = coo_array((cost, (ends[:, 0], ends[:, 1])), shape=(n, n)).tocsr()
     tree = minimum_spanning_tree(graph).tocoo()
     code = pairs[:, 0].astype(np.int64) * n + pairs[:, 1]
     low, high = np.minimum(tree.row, tree.col), np.maximum(tree.row, tree.col)

@@ -287,7 +287,7 @@ class Record(Levels):
         """
         frames = self.sorted_frames
         run = self.run
-        return {
+        tree = {
             "software": self.versions,
             "created": self.created,
             "parent": self.parent,
@@ -311,6 +311,7 @@ class Record(Levels):
             },
             "passes": [_pass_tree(p) for p in self.passes],
         }
+        return _owned(tree)
 
     def _total_columns(self):
         """Level and slopes of all that is subtracted, with errors, for those who read the file."""
@@ -378,7 +379,7 @@ def read_record(path):
         checked = checked_content(content, KEY)
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
-            with asdf.open(io.BytesIO(checked), memmap=False, validate_checksums=True) as tree:
+            with asdf.open(io.BytesIO(checked), memmap=False) as tree:
                 record = tree.tree.get(KEY)
     except Exception as error:
         what = "" if isinstance(error, RecordError) else f"not a readable record: {_named(error)}"
@@ -494,6 +495,18 @@ def _text(values):
     """Text as an array, of at least one character a value."""
     array = np.array([str(value) for value in values], dtype=str)
     return array.astype("U1") if array.dtype.itemsize == 0 else array
+
+
+def _owned(node):
+    """A tree with each array laid out row by row, in memory of its own.
+
+    Of one that is a part of another, older releases of asdf write all of the other.
+    """
+    if isinstance(node, dict):
+        return {key: _owned(value) for key, value in node.items()}
+    if isinstance(node, list):
+        return [_owned(value) for value in node]
+    return np.array(node, order="C") if isinstance(node, np.ndarray) else node
 
 
 def _unit_text(unit):

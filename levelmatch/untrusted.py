@@ -7,6 +7,8 @@ are. Of all that, a record needs plain values, and arrays that lie in its own bl
 
 import re
 import struct
+import zlib
+from hashlib import md5
 from math import prod
 
 from levelmatch.exceptions import RecordError
@@ -82,7 +84,9 @@ def _block_sizes(content, position):
     sizes, total, position = [], 0, start
     while content[position : position + 4] == MAGIC:
         (header,) = struct.unpack_from(">H", content, position + 4)
-        flags, kind, allocated, used, size = struct.unpack_from(">I4sQQQ", content, position + 6)
+        flags, kind, allocated, used, size, checksum = struct.unpack_from(
+            ">I4sQQQ16s", content, position + 6
+        )
         sizes.append(size)
         total += size
         if size > MOST_PACKED * used + 1024 or total > MOST_BYTES:
@@ -91,11 +95,28 @@ def _block_sizes(content, position):
         if flags or kind not in (bytes(4), b"zlib") or used > allocated or header < 48:
             msg = "an array is not laid out as levelmatch writes it"
             raise RecordError(msg)
-        position += 6 + header + allocated
+        begin = position + 6 + header
+        position = begin + allocated
         if position > len(content):
             msg = "it ends before its last array does"
             raise RecordError(msg)
+        if not _is_whole(content[begin : begin + used], kind, size, checksum):
+            msg = f"the record is damaged: its array {len(sizes) - 1} does not match its checksum"
+            raise RecordError(msg)
     return sizes, position
+
+
+def _is_whole(data, kind, size, checksum):
+    """Whether a block has the checksum that asdf gave it: until asdf 5.2 that of unpacked data."""
+    if checksum in (bytes(16), md5(data, usedforsecurity=False).digest()):
+        return True
+    if kind == bytes(4):
+        return False
+    try:
+        unpacked = zlib.decompressobj().decompress(data, size + 1)
+    except zlib.error:
+        return False
+    return checksum == md5(unpacked, usedforsecurity=False).digest()
 
 
 def _tree(text):

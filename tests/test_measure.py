@@ -324,7 +324,8 @@ def test_reprojection_tells_the_same(pair, method):
     level = at(direct, row["axes"])[0]
     assert abs(level - 0.7) < 4 * error
     assert abs(at(row, row["axes"])[0] - level) < error
-    assert_allclose(row["npix"], direct["npix"], rtol=0.12)
+    # Releases of reproject and astropy differ in how far from an edge they go.
+    assert_allclose(row["npix"], direct["npix"], rtol=0.25)
     assert_allclose(row["sigma"], error, rtol=0.5)
 
 
