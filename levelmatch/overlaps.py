@@ -21,7 +21,7 @@ __all__ = [
 ]
 
 # Of more images not all nodes are kept in memory.
-MANY = 100
+MANY = 1000
 # Circles on the sky compared with the others at a time.
 CHUNK = 50_000
 
