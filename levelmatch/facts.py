@@ -9,6 +9,7 @@ from functools import cached_property
 import numpy as np
 
 from levelmatch.sky import transfer_matrix
+from levelmatch.units import unit_text
 
 __all__ = [
     "Facts",
@@ -24,7 +25,6 @@ __all__ = [
     "summarise",
     "summary_lines",
     "trust_lines",
-    "unit_text",
     "unit_words",
     "values",
     "worst_seam",
@@ -319,11 +319,6 @@ def _set_notes(facts):
         shown = ", ".join(alone[:5]) + (", ..." if len(alone) > 5 else "")
         out.append(f"Without any pair that counts: {shown}.")
     return out
-
-
-def unit_text(unit):
-    """Return a unit as text, its fractions without blanks."""
-    return f"{unit}".replace(" / ", "/")
 
 
 def unit_words(unit):

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from levelmatch.exceptions import FrameError
-from levelmatch.facts import unit_text
+from levelmatch.units import unit_text
 
 __all__ = [
     "Story",

@@ -7,7 +7,14 @@ from functools import lru_cache
 
 from astropy import units as u
 
-__all__ = ["UnknownUnit", "is_extensive", "is_logarithmic", "read_unit", "recorded_unit"]
+__all__ = [
+    "UnknownUnit",
+    "is_extensive",
+    "is_logarithmic",
+    "read_unit",
+    "recorded_unit",
+    "unit_text",
+]
 
 # What headers write beside astropy's names, in upper case.
 _WORDS = {
@@ -103,6 +110,11 @@ def recorded_unit(text):
         return None
     unit = _parsed(text)
     return _unknown_unit(text) if unit is None else unit
+
+
+def unit_text(unit):
+    """Return a unit as text, its fractions without blanks."""
+    return f"{unit}".replace(" / ", "/")
 
 
 def _parsed(text):

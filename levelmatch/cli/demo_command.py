@@ -112,8 +112,9 @@ def _compare(result, truth):
     """Lines on what was found against what was added."""
     import numpy as np
 
-    from levelmatch.facts import label_names, unit_text
+    from levelmatch.facts import label_names
     from levelmatch.testing import level_errors, plane_errors
+    from levelmatch.units import unit_text
 
     def rms(values):
         return float(np.sqrt(np.mean(np.square(values.value))))

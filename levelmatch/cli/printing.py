@@ -66,7 +66,8 @@ def _number_columns(facts):
     """The columns of numbers as (heading, cells), the unit in the heading."""
     import numpy as np
 
-    from levelmatch.facts import decimals, fixed, has_slopes, unit_text
+    from levelmatch.facts import decimals, fixed, has_slopes
+    from levelmatch.units import unit_text
 
     table = facts.table
     value = {name: getattr(table[name], "value", table[name]) for name in table.colnames}
@@ -114,7 +115,8 @@ def pair_lines(result):
     """Return the pairs as lines: what differed, what is left, and whether they counted."""
     import numpy as np
 
-    from levelmatch.facts import Facts, decimals, fixed, label_names, short_names, unit_text, values
+    from levelmatch.facts import Facts, decimals, fixed, label_names, short_names, values
+    from levelmatch.units import unit_text
 
     facts = Facts.of(result)
     table = facts.pairs
