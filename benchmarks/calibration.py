@@ -14,8 +14,9 @@ from astropy.nddata import CCDData
 from astropy.wcs import WCS
 
 import levelmatch as lm
-from levelmatch.sky import tangent_axes, transfer_matrix, unit_vectors
-from levelmatch.solve import Equations, solve_groups
+from levelmatch.sky.vectors import tangent_axes, transfer_matrix, unit_vectors
+from levelmatch.solve.equations import Equations
+from levelmatch.solve.groups import solve_groups
 from levelmatch.testing import simulate_generic
 
 LEVELS = ("level",)

@@ -111,9 +111,9 @@ def masks(seeds):
 
 def directions(folder):
     """Print forward less reverse differences: zero, as sampling is symmetric."""
-    from levelmatch.frames import collect_frames
-    from levelmatch.measure import measure_pair
-    from levelmatch.overlaps import find_pairs
+    from levelmatch.images.collect import collect_frames
+    from levelmatch.measure.pairs import measure_pair
+    from levelmatch.sky.overlaps import find_pairs
 
     for name in ("miri", "nircam"):
         _, paths = written(name, folder)

@@ -19,8 +19,8 @@ import numpy as np
 from astropy.io import fits
 from sets import written
 
-from levelmatch.record import read_record
-from levelmatch.store import PairFile
+from levelmatch.measure.store import PairFile
+from levelmatch.record.record import read_record
 
 CHECKPOINT = ".levelmatch-pairs"
 

@@ -15,10 +15,11 @@ from dataclasses import replace
 import numpy as np
 
 import levelmatch as lm
-from levelmatch import linear, solve
-from levelmatch.overlaps import find_outline_pairs
-from levelmatch.sky import ARCMIN, tangent_axes, transfer_matrix, unit_vectors
-from levelmatch.solve import Equations, solve_groups
+from levelmatch.sky.overlaps import find_outline_pairs
+from levelmatch.sky.vectors import ARCMIN, tangent_axes, transfer_matrix, unit_vectors
+from levelmatch.solve import linear, solution, solver
+from levelmatch.solve.equations import Equations
+from levelmatch.solve.groups import solve_groups
 from levelmatch.testing import simulate_generic
 
 # Vertices of an outline.
@@ -70,7 +71,7 @@ def simulated_pairs(axes, side, pairs, *, planes, floor=FLOOR, noise=0.5, n_pixe
 
     Returns
     -------
-    equations : `~levelmatch.solve.Equations`
+    equations : `~levelmatch.solve.equations.Equations`
         The pairs.
     true : `~numpy.ndarray`, shape (n, 1) or (n, 3)
         The corrections.
@@ -187,19 +188,19 @@ def run_chain(n_images=100_000):
 
 def run_switch():
     """Time of one solution by factors and by iterations, of growing surveys."""
-    limits = linear.MAX_WORK, solve.MIN_ITERATIVE
+    limits = linear.MAX_WORK, solver.MIN_ITERATIVE
     linear.MAX_WORK_ONCE = 0.0
     for planes in (False, True):
         for n_images in (3000, 10_000, 30_000, 100_000)[: 3 if planes else 4]:
             axes, side, pairs, _ = footprints(n_images)
             equations, _ = simulated_pairs(axes, side, pairs, planes=planes)
-            solver = solve._Solver(equations, np.ones((len(axes), 3 if planes else 1), bool), None)
-            work = solver.work
+            own = solver.Solver(equations, np.ones((len(axes), 3 if planes else 1), bool), None)
+            work = own.work
             seconds = []
             for limit in (np.inf, 0.0):
-                linear.MAX_WORK, solve.MIN_ITERATIVE = limit, 0
+                linear.MAX_WORK, solver.MIN_ITERATIVE = limit, 0
                 seconds.append(solved(equations, next(iter(OPTIONS.values())))[1])
-            linear.MAX_WORK, solve.MIN_ITERATIVE = limits
+            linear.MAX_WORK, solver.MIN_ITERATIVE = limits
             print(
                 f"  {len(axes)} images, {'planes' if planes else 'levels'}: work {work:.1e}, "
                 f"factors {seconds[0]:.2f} s, iterations {seconds[1]:.2f} s",
@@ -209,14 +210,14 @@ def run_switch():
 
 def run_covariance():
     """Errors from probes against exact ones, and their time for many images."""
-    limits = linear.MAX_WORK, solve.MIN_ITERATIVE, solve.MAX_DENSE
+    limits = linear.MAX_WORK, solver.MIN_ITERATIVE, solution.MAX_DENSE
     for planes, n_images in ((False, 2900), (True, 960)):
         axes, side, pairs, _ = footprints(n_images)
         equations, _ = simulated_pairs(axes, side, pairs, planes=planes)
         exact = solved(equations, lm.SolveOptions())[0].errors
-        linear.MAX_WORK, solve.MIN_ITERATIVE, solve.MAX_DENSE = 0.0, 0, 0
+        linear.MAX_WORK, solver.MIN_ITERATIVE, solution.MAX_DENSE = 0.0, 0, 0
         ratio = solved(equations, lm.SolveOptions())[0].errors[1:] / exact[1:]
-        linear.MAX_WORK, solve.MIN_ITERATIVE, solve.MAX_DENSE = limits
+        linear.MAX_WORK, solver.MIN_ITERATIVE, solution.MAX_DENSE = limits
         rms = np.sqrt(np.mean(np.square(ratio - 1), axis=0))
         print(
             f"{exact.size} coefficients, errors from probes over exact ones less one: "

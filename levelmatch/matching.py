@@ -10,24 +10,21 @@ from pathlib import Path
 
 import numpy as np
 
-from levelmatch import jwst
 from levelmatch.exceptions import FrameError, LevelMatchWarning
-from levelmatch.frames import (
-    Frame,
-    collect_frames,
-    compare_scales,
-    flux_factors,
-    scaled_frames,
-)
-from levelmatch.levels import Run, plain
-from levelmatch.measure import MeasureOptions
-from levelmatch.overlaps import overlap_groups
-from levelmatch.passes import solve_pass
-from levelmatch.pipeline import Overlaps, Step, correct_frames, run_steps, warn_flux_scales
-from levelmatch.provenance import check_not_matched
-from levelmatch.reference import find_reference
-from levelmatch.results import MatchResult, make_products
-from levelmatch.solve import WEIGHTS, SolveOptions, fit_terms
+from levelmatch.images import jwst
+from levelmatch.images.collect import collect_frames
+from levelmatch.images.frame import Frame
+from levelmatch.images.scales import compare_scales, flux_factors, scaled_frames
+from levelmatch.measure.overlaps import Overlaps
+from levelmatch.options import WEIGHTS, MeasureOptions, SolveOptions, fit_terms
+from levelmatch.results.header import check_not_matched
+from levelmatch.results.levels import Run, plain
+from levelmatch.results.result import MatchResult, make_products
+from levelmatch.sky.overlaps import overlap_groups
+from levelmatch.solve.passes import solve_pass
+from levelmatch.solve.reference import find_reference
+from levelmatch.solve.run import correct_frames, run_steps, warn_flux_scales
+from levelmatch.solve.steps import Step
 
 __all__ = [
     "combine_nircam_short",
@@ -501,7 +498,7 @@ def match_levels(
     hdu, rematch, flux_scale, apply_flux_scale
         See `match_dithers`.
 
-    extend : `~levelmatch.record.Record`, path or None
+    extend : `~levelmatch.record.record.Record`, path or None
         A record of earlier images, to which new ones are added: pairs whose images are what
         they were, and share their noise with no new one, are not measured again.
     checkpoint : path or None
@@ -583,8 +580,8 @@ def match_levels(
 
 def _pair_store(extend, checkpoint):
     """The pairs that need no measurement, and where new ones are kept."""
-    from levelmatch.record import as_record
-    from levelmatch.store import PairFile, PairStore
+    from levelmatch.measure.store import PairFile, PairStore
+    from levelmatch.record.record import as_record
 
     rows = {} if extend is None else as_record(extend).rows()
     return PairStore(rows, None if checkpoint is None else PairFile(checkpoint))
@@ -642,7 +639,7 @@ def stack_tile(images, *, method="interp", dq_bits=None, hdu=None):
         In the unit of the first image by name, on a tangential grid with North up and
         the pixel scale of the finest image; masked where no image is good.
     """
-    from levelmatch.mosaic import scaled_frames, stack_frames
+    from levelmatch.results.mosaic import scaled_frames, stack_frames
 
     frames, unit = scaled_frames(images, dq_bits=dq_bits, hdu=hdu)
     name = f"{frames[0].tile or 'stack'}.fits"
@@ -866,7 +863,7 @@ def _match_stacks(collection, settings, step):
 
 def _stacks(collection, settings, mosaic):
     """Frames of the stacks of a pass's groups."""
-    from levelmatch.mosaic import stack_frames
+    from levelmatch.results.mosaic import stack_frames
 
     method = "interp" if settings.measure.method == "direct" else settings.measure.method
     stacks = []

@@ -8,23 +8,28 @@ from setuptools import Extension
 
 __all__ = ["get_extensions"]
 
-
 FLAGS = ["-O3", "-ffp-contract=off", "-fno-math-errno"]
 # Sums may be reordered, so that they vectorise; NaN keeps its meaning.
 REORDER = ["-fno-trapping-math", "-fno-signed-zeros", "-fassociative-math"]
+MODULES = {
+    "images/_decode": (["_decode.h"], REORDER),
+    "measure/_cells": (["_loops.h", "_median.h"], REORDER),
+    "measure/_summary": (["_median.h"], []),
+    "sky/_geometry": ([], REORDER),
+}
 
 
 def get_extensions():
     """Return the compiled extensions of the package."""
-    folder = Path("levelmatch")
-    return [
-        Extension(
-            f"levelmatch.{name}",
-            [str(folder / f"{name}.pyx")],
-            include_dirs=[np.get_include(), str(folder)],
-            depends=[str(folder / "_loops.h"), str(folder / "_median.h")],
-            define_macros=[("NPY_NO_DEPRECATED_API", "NPY_1_9_API_VERSION")],
-            extra_compile_args=[*FLAGS, *extra],
-        )
-        for name, extra in (("sampling", REORDER), ("summary", []))
-    ]
+    return [_extension(Path("levelmatch", name), *how) for name, how in MODULES.items()]
+
+
+def _extension(path, headers, flags):
+    return Extension(
+        ".".join(path.parts),
+        [str(path.with_suffix(".pyx"))],
+        include_dirs=[np.get_include(), str(path.parent)],
+        depends=[str(path.parent / header) for header in headers],
+        define_macros=[("NPY_NO_DEPRECATED_API", "NPY_1_9_API_VERSION")],
+        extra_compile_args=[*FLAGS, *flags],
+    )

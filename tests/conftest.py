@@ -12,8 +12,8 @@ from astropy.io import fits
 from astropy.nddata import CCDData, StdDevUncertainty
 from astropy.wcs import WCS
 
-from levelmatch.levels import Levels
-from levelmatch.sky import plane_terms, tangent_axes, unit_vectors
+from levelmatch.results.levels import Levels
+from levelmatch.sky.vectors import plane_terms, tangent_axes, unit_vectors
 
 DATA = Path(__file__).parents[2] / "shared" / "data"
 CENTRE = (150.0, 2.0)

@@ -8,9 +8,9 @@ import pytest
 from numpy.testing import assert_allclose
 
 import levelmatch as lm
-from levelmatch.closure import find_closures
-from levelmatch.facts import notes
-from levelmatch.overlaps import components, thin_pairs
+from levelmatch.sky.overlaps import components, thin_pairs
+from levelmatch.solve.loops import find_closures
+from levelmatch.summary import notes
 from levelmatch.testing import level_errors, plane_errors, simulate_generic
 
 PLAIN = {"stars": False, "nebula": False, "galaxy": False}

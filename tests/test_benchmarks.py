@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from astropy.io import fits
 
-from levelmatch.sky import plane_terms, tangent_axes, unit_vectors
+from levelmatch.sky.vectors import plane_terms, tangent_axes, unit_vectors
 from levelmatch.testing import simulate_generic
 
 FOLDER = Path(__file__).parents[1] / "benchmarks"

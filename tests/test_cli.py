@@ -12,7 +12,8 @@ import pytest
 from astropy.io import fits
 from click.testing import CliRunner
 
-from levelmatch import LevelMatchWarning, cli, measure, solve
+from levelmatch import LevelMatchWarning, cli
+from levelmatch import options as package
 from levelmatch.cli import errors, options, run_command
 from levelmatch.testing import level_errors, simulate_generic
 
@@ -58,18 +59,18 @@ def listing(folder):
 
 
 def test_choices_are_those_of_the_package():
-    assert set(options.FIT_TYPES) == set(solve.FIT_TYPES)
-    assert options.WEIGHTS == solve.WEIGHTS
-    assert options.METHODS == measure.METHODS
-    assert options.LOCATIONS == measure.LOCATIONS
-    assert options.DISCONNECTED == solve.DISCONNECTED
-    assert options.ROBUST == tuple(str(name).lower() for name in solve.ROBUST)
+    assert set(options.FIT_TYPES) == set(package.FIT_TYPES)
+    assert options.WEIGHTS == package.WEIGHTS
+    assert options.METHODS == package.METHODS
+    assert options.LOCATIONS == package.LOCATIONS
+    assert options.DISCONNECTED == package.DISCONNECTED
+    assert options.ROBUST == tuple(str(name).lower() for name in package.ROBUST)
 
 
 def test_defaults_are_those_of_the_package():
     defaults = {p.name: p.default for p in cli.run.params}
-    assert {n: defaults[n] for n in options.SOLVE} == vars(solve.SolveOptions())
-    assert {n: defaults[n] for n in options.MEASURE} == vars(measure.MeasureOptions())
+    assert {n: defaults[n] for n in options.SOLVE} == vars(package.SolveOptions())
+    assert {n: defaults[n] for n in options.MEASURE} == vars(package.MeasureOptions())
 
 
 def test_run_writes_corrected_images(run, simulated, files, tmp_path):

@@ -5,8 +5,10 @@ import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
-from levelmatch.corrections import Correction, _interpolate
-from levelmatch.sky import Grid, SkyTransform, tangent_axes, unit_vectors
+from levelmatch.images.corrections import Correction, _interpolate
+from levelmatch.sky.grid import Grid
+from levelmatch.sky.transform import SkyTransform
+from levelmatch.sky.vectors import tangent_axes, unit_vectors
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ from astropy.nddata import CCDData
 from numpy.testing import assert_array_equal
 
 import levelmatch
-from levelmatch.measure import PairTable
+from levelmatch.measure.table import PairTable
 from levelmatch.testing import simulate_miri
 
 distributed = pytest.importorskip(

@@ -12,8 +12,9 @@ from astropy.wcs import WCS
 from numpy.testing import assert_array_equal
 
 import levelmatch as lm
-from levelmatch import FrameError, files
-from levelmatch.splice import image_bytes
+from levelmatch import FrameError
+from levelmatch.results import files
+from levelmatch.results.splice import image_bytes
 
 
 @pytest.fixture

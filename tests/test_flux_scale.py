@@ -16,7 +16,7 @@ from astropy.nddata import (
 from numpy.testing import assert_allclose, assert_array_equal
 
 import levelmatch as lm
-from levelmatch.provenance import _add_history, _own_history, _unfolded, remove_provenance
+from levelmatch.results.header import _add_history, _own_history, _unfolded, remove_provenance
 from levelmatch.testing import simulate_generic
 
 FACTORS = [1.0, 1.25, 0.8]

@@ -12,9 +12,11 @@ from astropy.nddata import CCDData, NDData, StdDevUncertainty
 from numpy.testing import assert_allclose, assert_array_equal
 
 import levelmatch as lm
-from levelmatch.corrections import AppliedCorrection, Correction
-from levelmatch.frames import FileSource, MemorySource, collect_frames, compare_scales, flagged
-from levelmatch.local import source_mask
+from levelmatch.images.background import source_mask
+from levelmatch.images.collect import collect_frames
+from levelmatch.images.corrections import AppliedCorrection, Correction
+from levelmatch.images.scales import compare_scales
+from levelmatch.images.sources import FileSource, MemorySource, flagged
 
 
 @pytest.mark.parametrize("dtype", ["u1", "i1", "u2", "i2", ">i2", "u4", "i4", ">i4", "u8", "i8"])

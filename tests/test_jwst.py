@@ -4,7 +4,7 @@
 import pytest
 from astropy.io import fits
 
-from levelmatch.jwst import (
+from levelmatch.images.jwst import (
     DEFAULT_BAD_BITS,
     DQ_BITS,
     bad_bits,

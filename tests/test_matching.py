@@ -12,8 +12,8 @@ from ccdproc import ImageFileCollection
 from numpy.testing import assert_allclose, assert_array_equal
 
 import levelmatch as lm
-from levelmatch.facts import summary_lines
-from levelmatch.replay import solve_record
+from levelmatch.record.solving import solve_record
+from levelmatch.summary import summary_lines
 from levelmatch.testing import (
     level_errors,
     plane_errors,
@@ -609,7 +609,7 @@ def test_progress_bar(small_images):
 
 
 def test_result_is_a_lazy_sequence(small_images, monkeypatch):
-    from levelmatch import results
+    from levelmatch.results import result as results
 
     result = lm.match_mosaic(small_images)
     made = []

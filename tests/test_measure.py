@@ -10,25 +10,14 @@ from hypothesis import event, given, settings
 from hypothesis import strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
 
-from levelmatch import measure
-from levelmatch.measure import (
-    Image,
-    MeasureOptions,
-    measure_pair,
-    measure_row,
-    needed_box,
-    summarise,
-)
-from levelmatch.overlaps import DepthMap
-from levelmatch.sky import (
-    Grid,
-    SkyTransform,
-    default_spacing,
-    plane_terms,
-    tangent_axes,
-    unit_vectors,
-)
-from levelmatch.solve import Equations
+from levelmatch.measure import pairs as measure
+from levelmatch.measure.pairs import Image, measure_pair, measure_row, needed_box, summarise
+from levelmatch.options import MeasureOptions
+from levelmatch.sky.grid import Grid, default_spacing
+from levelmatch.sky.overlaps import DepthMap
+from levelmatch.sky.transform import SkyTransform
+from levelmatch.sky.vectors import plane_terms, tangent_axes, unit_vectors
+from levelmatch.solve.equations import Equations
 
 SHAPE = (64, 72)
 
@@ -157,7 +146,7 @@ def test_all_pairs_hold_the_information_of_the_joint_fit(n):
 
 def at(row, axes):
     """Level and slopes of a measured pair about given axes."""
-    from levelmatch.sky import transfer_matrix
+    from levelmatch.sky.vectors import transfer_matrix
 
     return transfer_matrix(row["axes"], axes) @ np.linalg.solve(row["gram"], row["rhs"])
 
@@ -453,7 +442,7 @@ def test_map_of_a_distorted_image_is_exact(paint, kind):
         wcs = tpv_wcs()
         flat = paint("b.fits", (20, 30), shape=shape, scale=36.0, angle=10.0).wcs
     grid_a, grid_b = grid_of(flat, shape, 32), grid_of(wcs, shape, 32)
-    grid, map_x, map_y, cells = measure._map_cells(grid_a, grid_b)
+    grid, map_x, map_y, cells = measure.map_cells(grid_a, grid_b)
     assert grid.spacing < 32
     assert len(cells) > 4
     rng = np.random.default_rng(0)
@@ -477,7 +466,7 @@ def test_map_of_a_distorted_image_is_exact(paint, kind):
 
 def test_map_of_a_plain_image_is_not_refined(pair):
     _, _, grid_a, grid_b = pair((5.2, 3.1), angle=30.0)
-    assert measure._map_cells(grid_a, grid_b)[0] is grid_a
+    assert measure.map_cells(grid_a, grid_b)[0] is grid_a
 
 
 def test_depth_shares_the_weight(pair):

@@ -14,9 +14,9 @@ from astropy.wcs import WCS
 from numpy.testing import assert_allclose, assert_array_equal
 
 import levelmatch as lm
-from levelmatch import files
-from levelmatch import mosaic as mosaic_module
-from levelmatch.frames import Frame
+from levelmatch.images.frame import Frame
+from levelmatch.results import files
+from levelmatch.results import mosaic as mosaic_module
 from levelmatch.testing import simulate_generic, simulate_miri
 
 FLAT = (7.25, 0.0, 0.0)

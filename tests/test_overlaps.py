@@ -5,14 +5,11 @@ import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
-from levelmatch.overlaps import (
-    DepthMap,
-    components,
-    convex_overlap,
-    find_pairs,
-    overlap_groups,
-)
-from levelmatch.sky import Grid, SkyTransform, lonlat, tangent_axes, unit_vectors
+from levelmatch.sky._geometry import convex_overlap
+from levelmatch.sky.grid import Grid
+from levelmatch.sky.overlaps import DepthMap, components, find_pairs, overlap_groups
+from levelmatch.sky.transform import SkyTransform
+from levelmatch.sky.vectors import lonlat, tangent_axes, unit_vectors
 
 PLACES = [(0.0, 0.0), (359.99, 45.0), (10.0, 90.0), (10.0, -90.0), (200.0, -89.9)]
 

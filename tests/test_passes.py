@@ -9,17 +9,12 @@ from numpy.testing import assert_allclose, assert_array_equal
 
 import levelmatch as lm
 from levelmatch.exceptions import DisconnectedWarning
-from levelmatch.measure import PairTable
-from levelmatch.passes import (
-    Pass,
-    assign_pairs,
-    labels,
-    select_pairs,
-    solve_pass,
-    subtract_solution,
-)
-from levelmatch.sky import plane_terms, tangent_axes, transfer_matrix, unit_vectors
-from levelmatch.solve import SolveOptions
+from levelmatch.measure.overlaps import assign_pairs
+from levelmatch.measure.table import PairTable
+from levelmatch.options import SolveOptions
+from levelmatch.sky.vectors import plane_terms, tangent_axes, transfer_matrix, unit_vectors
+from levelmatch.solve.cuts import select_pairs
+from levelmatch.solve.passes import Pass, labels, solve_pass, subtract_solution
 
 
 def each_its_own(name, _meta=None):

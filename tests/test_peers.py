@@ -13,9 +13,11 @@ from astropy.wcs import WCS
 from numpy.testing import assert_allclose, assert_array_equal
 
 import levelmatch as lm
-from levelmatch import jwst
-from levelmatch.sky import tangent_axes, unit_vectors
-from levelmatch.solve import Equations, SolveOptions, solve_groups
+from levelmatch.images import jwst
+from levelmatch.options import SolveOptions
+from levelmatch.sky.vectors import tangent_axes, unit_vectors
+from levelmatch.solve.equations import Equations
+from levelmatch.solve.groups import solve_groups
 from levelmatch.testing import level_errors, plane_errors, simulate_generic, simulate_miri
 
 QUIET = {"stars": False, "nebula": False, "galaxy": False}
@@ -282,7 +284,7 @@ def test_chain_of_100_planes_is_exact():
         reference=lambda members: 0,
     )
     change = tangent_axes(unit_vectors(40.0, 0.0))
-    from levelmatch.sky import transfer_matrix
+    from levelmatch.sky.vectors import transfer_matrix
 
     common = transfer_matrix(change, equations.group_axes) @ truth[0]
     assert_allclose(solution.coefficients, truth - common, atol=1e-7)

@@ -549,7 +549,7 @@ def test_quick_look_is_the_right_way_up():
 
 
 def images_centre(image):
-    from levelmatch.sky import unit_vectors
+    from levelmatch.sky.vectors import unit_vectors
 
     return unit_vectors(*image.wcs.pixel_to_world_values(31.5, 31.5))
 

@@ -12,16 +12,10 @@ from hypothesis import strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
 
 import levelmatch as lm
-from levelmatch.corrections import Correction
-from levelmatch.sky import (
-    Grid,
-    SkyTransform,
-    lonlat,
-    plane_terms,
-    tangent_axes,
-    transfer_matrix,
-    unit_vectors,
-)
+from levelmatch.images.corrections import Correction
+from levelmatch.sky.grid import Grid
+from levelmatch.sky.transform import SkyTransform
+from levelmatch.sky.vectors import lonlat, plane_terms, tangent_axes, transfer_matrix, unit_vectors
 from levelmatch.testing import simulate_generic
 
 few = settings(derandomize=True, max_examples=12, deadline=None)

@@ -8,8 +8,8 @@ import pytest
 from astropy import units as u
 from astropy.io import fits
 
-from levelmatch.corrections import AppliedCorrection, Correction
-from levelmatch.provenance import LETTERS, Story, add_provenance
+from levelmatch.images.corrections import AppliedCorrection, Correction
+from levelmatch.results.header import LETTERS, Story, add_provenance
 
 # Astropy warns of a comment that it cuts, and warnings are errors here.
 STORY = Story("1.0", "2026-01-01T00:00:00", "levelmatch.asdf", "0" * 64)

@@ -13,9 +13,11 @@ from astropy.wcs import WCS, FITSFixedWarning
 from numpy.testing import assert_allclose
 
 import levelmatch as lm
-from levelmatch.measure import _map_cells
-from levelmatch.overlaps import convex_overlap
-from levelmatch.sky import Grid, SkyTransform, default_spacing, plane_terms, tangent_axes
+from levelmatch.measure.pairs import map_cells
+from levelmatch.sky._geometry import convex_overlap
+from levelmatch.sky.grid import Grid, default_spacing
+from levelmatch.sky.transform import SkyTransform
+from levelmatch.sky.vectors import plane_terms, tangent_axes
 
 # 2MASS
 
@@ -180,7 +182,7 @@ def grid_of(wcs, shape):
 
 def tangential(grid, shape, shift, scale):
     """A FITS WCS about the middle of an image."""
-    from levelmatch.sky import lonlat
+    from levelmatch.sky.vectors import lonlat
 
     wcs = WCS(naxis=2)
     wcs.wcs.ctype = "RA---TAN", "DEC--TAN"
@@ -202,7 +204,7 @@ def test_map_follows_the_exact_transform(distorted):
     scale = np.degrees(np.sqrt(grid.pixel_area))
     other_shape = (600, 700)
     other = grid_of(tangential(grid, other_shape, (20, -30), scale), other_shape)
-    nodes, map_x, map_y, _ = _map_cells(grid, other)
+    nodes, map_x, map_y, _ = map_cells(grid, other)
     iy = np.clip(np.searchsorted(nodes.ys, y, side="right") - 1, 0, len(nodes.ys) - 2)
     ix = np.clip(np.searchsorted(nodes.xs, x, side="right") - 1, 0, len(nodes.xs) - 2)
     t = (y - nodes.ys[iy]) / (nodes.ys[iy + 1] - nodes.ys[iy])

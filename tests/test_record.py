@@ -16,9 +16,9 @@ from numpy.testing import assert_allclose, assert_array_equal
 
 import levelmatch as lm
 from levelmatch.exceptions import RecordError
-from levelmatch.measure import PairTable
-from levelmatch.record import RECORD_NAME, Record, read_record
-from levelmatch.replay import recorded_files
+from levelmatch.measure.table import PairTable
+from levelmatch.record.record import RECORD_NAME, Record, read_record
+from levelmatch.record.replay import recorded_files
 from levelmatch.testing import simulate_miri
 
 SHAPE = (128, 129)

@@ -9,7 +9,7 @@ from click.testing import CliRunner
 
 import levelmatch as lm
 from levelmatch.cli import main
-from levelmatch.record import read_record
+from levelmatch.record.record import read_record
 from levelmatch.testing import simulate_generic
 
 

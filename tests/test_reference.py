@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from levelmatch.reference import choose_reference
+from levelmatch.solve.reference import choose_reference
 
 
 def frames_of(*items):

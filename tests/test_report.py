@@ -16,7 +16,7 @@ from astropy.nddata import NDData
 from PIL import Image
 
 from levelmatch import FrameError, SolveOptions, match_levels, report
-from levelmatch.record import Record, read_record
+from levelmatch.record.record import Record, read_record
 from levelmatch.report.page import make_page
 from levelmatch.testing import simulate_generic, simulate_miri
 

@@ -7,13 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
 
-from levelmatch.sampling import (
-    convex_overlap,
-    count_inside,
-    difference_cells,
-    difference_samples,
-)
-from levelmatch.sky import tangent_axes
+from levelmatch.measure._cells import difference_cells, difference_samples
+from levelmatch.sky._geometry import convex_overlap, count_inside
+from levelmatch.sky.vectors import tangent_axes
 
 SNAP = 1e-3
 CLIP = 3.0

@@ -13,11 +13,13 @@ import pytest
 from dask.callbacks import Callback
 from numpy.testing import assert_allclose, assert_array_equal
 
-from levelmatch import schedule
-from levelmatch.measure import MeasureOptions, PairTable
-from levelmatch.overlaps import DepthMap
-from levelmatch.schedule import measure_pairs, reading_order
-from levelmatch.sky import Grid, SkyTransform, default_spacing
+from levelmatch.measure import schedule
+from levelmatch.measure.schedule import measure_pairs, reading_order
+from levelmatch.measure.table import PairTable
+from levelmatch.options import MeasureOptions
+from levelmatch.sky.grid import Grid, default_spacing
+from levelmatch.sky.overlaps import DepthMap
+from levelmatch.sky.transform import SkyTransform
 
 
 def grid_of(wcs, shape):

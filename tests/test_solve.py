@@ -12,11 +12,14 @@ from numpy.testing import assert_allclose, assert_array_equal
 from scipy.optimize import minimize
 from scipy.stats import chi2
 
-from levelmatch import linear, solve
 from levelmatch.exceptions import ConvergenceError
-from levelmatch.overlaps import components
-from levelmatch.sky import lonlat, tangent_axes, transfer_matrix, unit_vectors
-from levelmatch.solve import Equations, SolveOptions, fit_terms, pair_weights, solve_groups
+from levelmatch.options import SolveOptions, fit_terms
+from levelmatch.sky.overlaps import components
+from levelmatch.sky.vectors import lonlat, tangent_axes, transfer_matrix, unit_vectors
+from levelmatch.solve import linear, solver
+from levelmatch.solve import solution as solution_module
+from levelmatch.solve.equations import Equations, pair_weights
+from levelmatch.solve.groups import solve_groups
 
 PLAIN = SolveOptions(floor=0.0, robust=None)
 derandomized = settings(derandomize=True, max_examples=60, deadline=None)
@@ -532,7 +535,7 @@ def test_errors_of_large_systems(monkeypatch, reference, weights):
     }
     exact = solved(equations, **keywords)
     covariance, errors = exact.covariance_matrix, exact.errors
-    monkeypatch.setattr(solve, "MAX_DENSE", 10)
+    monkeypatch.setattr(solution_module, "MAX_DENSE", 10)
     probed = solved(equations, **keywords)
     with pytest.raises(MemoryError, match="the covariance of 144 coefficients is too large"):
         _ = probed.covariance_matrix
@@ -551,7 +554,7 @@ def test_errors_of_many_slopes(monkeypatch):
         equations, gram=equations.gram / (unit[:, None] * unit), rhs=equations.rhs / unit
     )
     exact = solved(equations, reference=lambda members: 0).errors[1:]
-    monkeypatch.setattr(solve, "MAX_DENSE", 10)
+    monkeypatch.setattr(solution_module, "MAX_DENSE", 10)
     ratio = solved(equations, reference=lambda members: 0).errors[1:] / exact
     assert (np.sqrt(np.mean((ratio - 1) ** 2, axis=0)) < 0.15).all()
 
@@ -633,7 +636,7 @@ def by_iterations(monkeypatch):
 
     def solve_iteratively(equations, options=PLAIN, **keywords):
         with monkeypatch.context() as patch:
-            patch.setattr(solve, "MIN_ITERATIVE", 0)
+            patch.setattr(solver, "MIN_ITERATIVE", 0)
             patch.setattr(linear, "MAX_WORK", 0.0)
             patch.setattr(linear, "MAX_COARSE", 60)
             used = []
@@ -707,7 +710,7 @@ def test_iterations_find_what_factors_do(
     assert_allclose(two.floors, one.floors, rtol=0.02, atol=1e-4)
     assert_array_equal(two.reference, one.reference)
     largest = one.covariance_matrix.max()
-    monkeypatch.setattr(solve, "MAX_DENSE", 0)
+    monkeypatch.setattr(solution_module, "MAX_DENSE", 0)
     for i, j in ((1, 1), (0, 5)):
         expected = one.covariance(i, j)
         assert_allclose(two.covariance(i, j), expected, rtol=0.03, atol=0.02 * largest)
@@ -746,7 +749,7 @@ def test_a_chain_is_factorised_whatever_its_length():
     axes = tangent_axes(unit_vectors(np.arange(n) * 0.01, np.zeros(n)))
     graph = np.stack([np.arange(n - 1), np.arange(1, n)])
     equations, true = made_up(n, 0, 1, graph=graph, axes=axes)
-    assert not solve._Solver(equations, np.ones((n, 1), dtype=bool), None).iterative
+    assert not solver.Solver(equations, np.ones((n, 1), dtype=bool), None).iterative
     found = solved(equations, reference=lambda members: 0).coefficients
     assert_allclose(found, true - true[0], atol=1e-9)
 

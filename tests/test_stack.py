@@ -7,8 +7,8 @@ from astropy.nddata import CCDData
 from numpy.testing import assert_allclose, assert_array_equal
 
 import levelmatch as lm
-from levelmatch.frames import collect_frames
-from levelmatch.stack import common_grid, reproject_to
+from levelmatch.images.collect import collect_frames
+from levelmatch.sky.reprojection import common_grid, reproject_to
 
 
 def grids_of(*images):
@@ -89,7 +89,7 @@ def test_stack_of_a_result_is_seamless(paint):
 
 def test_stack_without_a_good_pixel(paint):
     (frame,) = collect_frames([paint("a.fits")])
-    from levelmatch.mosaic import stack_frames
+    from levelmatch.results.mosaic import stack_frames
 
     image = paint("a.fits")
     image.data[:, ::2] = np.nan

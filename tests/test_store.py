@@ -13,11 +13,12 @@ from astropy.io import fits
 from numpy.testing import assert_allclose, assert_array_equal
 
 import levelmatch as lm
-from levelmatch import pipeline, store
 from levelmatch.exceptions import RecordError
-from levelmatch.measure import ROW
-from levelmatch.record import read_record
-from levelmatch.store import ENTRY, MAGIC, PairFile
+from levelmatch.measure import overlaps as pipeline
+from levelmatch.measure import store
+from levelmatch.measure.store import ENTRY, MAGIC, PairFile
+from levelmatch.measure.table import ROW
+from levelmatch.record.record import read_record
 from levelmatch.testing import simulate_miri
 
 

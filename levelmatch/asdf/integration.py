@@ -14,7 +14,7 @@ class RecordConverter(Converter):
     """A record to and from its tree."""
 
     tags = (f"{BASE}/tags/record-*",)
-    types = ("levelmatch.record.Record",)
+    types = ("levelmatch.record.record.Record",)
 
     def to_yaml_tree(self, obj, tag, ctx):
         """Return the tree of a record."""
@@ -22,7 +22,7 @@ class RecordConverter(Converter):
 
     def from_yaml_tree(self, node, tag, ctx):
         """Return the record of a tree."""
-        from levelmatch.record import Record
+        from levelmatch.record.record import Record
 
         return Record.from_tree(node)
 

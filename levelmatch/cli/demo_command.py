@@ -112,9 +112,9 @@ def _compare(result, truth):
     """Lines on what was found against what was added."""
     import numpy as np
 
-    from levelmatch.facts import label_names
+    from levelmatch.images.units import unit_text
     from levelmatch.testing import level_errors, plane_errors
-    from levelmatch.units import unit_text
+    from levelmatch.text import label_names
 
     def rms(values):
         return float(np.sqrt(np.mean(np.square(values.value))))

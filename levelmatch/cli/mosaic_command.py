@@ -78,9 +78,9 @@ def mosaic(record, files, output, like, *, force, quiet, debug, **options):
     """
     start_log(debug=debug)
     with one_error(debug=debug), shown_warnings():
-        from levelmatch.mosaic import make_mosaic
-        from levelmatch.record import read_record
-        from levelmatch.replay import recorded_files, recorded_result
+        from levelmatch.record.record import read_record
+        from levelmatch.record.replay import recorded_files, recorded_result
+        from levelmatch.results.mosaic import make_mosaic
 
         if output.exists() and not options["overwrite"]:
             msg = f"{output} exists; --overwrite replaces it"
@@ -103,7 +103,7 @@ def _grid_of(path):
     """Return the header of a file's image, for its grid."""
     from astropy.io import fits
 
-    from levelmatch.frames import collect_frames
+    from levelmatch.images.collect import collect_frames
 
     (frame,) = collect_frames([path])
     return fits.getheader(path, frame.source.hdu)

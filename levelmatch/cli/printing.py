@@ -26,7 +26,7 @@ __all__ = [
 
 def print_result(result):
     """Print the corrections, and a summary in words."""
-    from levelmatch.facts import Facts, notes, summary_lines
+    from levelmatch.summary import Facts, notes, summary_lines
 
     facts = Facts.of(result)
     click.echo("\n".join(_table_lines(facts)) + "\n")
@@ -38,7 +38,7 @@ def print_result(result):
 
 def _table_lines(facts):
     """The corrections, one line an image; names in short where the lines would not fit."""
-    from levelmatch.facts import label_names
+    from levelmatch.text import label_names
 
     columns = _number_columns(facts)
     names = [frame.name for frame in facts.frames]
@@ -66,8 +66,9 @@ def _number_columns(facts):
     """The columns of numbers as (heading, cells), the unit in the heading."""
     import numpy as np
 
-    from levelmatch.facts import decimals, fixed, has_slopes
-    from levelmatch.units import unit_text
+    from levelmatch.images.units import unit_text
+    from levelmatch.summary import has_slopes
+    from levelmatch.text import decimals, fixed
 
     table = facts.table
     value = {name: getattr(table[name], "value", table[name]) for name in table.colnames}
@@ -115,8 +116,9 @@ def pair_lines(result):
     """Return the pairs as lines: what differed, what is left, and whether they counted."""
     import numpy as np
 
-    from levelmatch.facts import Facts, decimals, fixed, label_names, short_names, values
-    from levelmatch.units import unit_text
+    from levelmatch.images.units import unit_text
+    from levelmatch.summary import Facts
+    from levelmatch.text import decimals, fixed, label_names, short_names, values
 
     facts = Facts.of(result)
     table = facts.pairs

@@ -82,8 +82,8 @@ def undo(**values):
 def _write(function, record, files, output, *, overwrite, force, quiet, debug):
     start_log(debug=debug)
     with one_error(debug=debug), shown_warnings():
-        from levelmatch import replay
-        from levelmatch.record import read_record
+        from levelmatch.record import replay
+        from levelmatch.record.record import read_record
 
         known = read_record(record)
         paths = getattr(replay, function)(
@@ -122,8 +122,8 @@ def verify(record, files, inputs, *, quiet, debug):
     """
     start_log(debug=debug)
     with one_error(debug=debug), shown_warnings():
-        from levelmatch.record import read_record
-        from levelmatch.replay import recorded_files, verify_record
+        from levelmatch.record.record import read_record
+        from levelmatch.record.replay import recorded_files, verify_record
 
         known = read_record(record)
         names = verify_record(known, files, recorded_files(known, inputs))
@@ -141,7 +141,7 @@ def show(record, *, pairs, as_json, debug):
     """Print what RECORD says: a summary, and what was subtracted from each image."""
     start_log(debug=debug)
     with one_error(debug=debug), shown_warnings():
-        from levelmatch.record import read_record
+        from levelmatch.record.record import read_record
 
         known = read_record(record)
         if as_json:
@@ -212,7 +212,7 @@ def solve(record, output, fit_types, *, overwrite, quiet, debug, **values):
     """Solve the pairs of RECORD again, without pixels, as a new record."""
     start_log(debug=debug)
     with one_error(debug=debug), shown_warnings():
-        from levelmatch.replay import solve_record
+        from levelmatch.record.solving import solve_record
 
         if output.exists() and record.exists() and output.samefile(record):
             msg = f"--output: {output} is RECORD, which the corrected images name; name another"
@@ -269,8 +269,8 @@ def report(record, output, title, *, debug):
     """
     start_log(debug=debug)
     with one_error(debug=debug), shown_warnings():
-        from levelmatch.record import read_record
-        from levelmatch.replay import recorded_files, recorded_result
+        from levelmatch.record.record import read_record
+        from levelmatch.record.replay import recorded_files, recorded_result
         from levelmatch.report import write_report
         from levelmatch.report.page import check_replaceable
 

@@ -78,8 +78,8 @@ def run(ctx, config, **values):
 
 def _extended(ctx, values):
     """The options of a record and its images, with what the command line says on top."""
-    from levelmatch.record import read_record
-    from levelmatch.replay import recorded_files
+    from levelmatch.record.record import read_record
+    from levelmatch.record.replay import recorded_files
 
     record = read_record(values["extend"])
     values = merge(ctx, values, recorded_values(record))
@@ -116,8 +116,8 @@ def _check_paths(files, output, overwrite, report):
 
 
 def _run(values):
-    from levelmatch.files import check_outputs
-    from levelmatch.record import check_not_recorded
+    from levelmatch.record.record import check_not_recorded
+    from levelmatch.results.files import check_outputs
 
     bar = progress_bars(quiet=values["quiet"])
     output, dry = values["output"], values["dry_run"]
@@ -148,7 +148,7 @@ def _run(values):
 def _earlier_outputs(output, result, report):
     """Names of what an earlier run wrote to the folder and this one will not replace."""
     from levelmatch.exceptions import RecordError
-    from levelmatch.record import read_record
+    from levelmatch.record.record import read_record
     from levelmatch.report.page import is_page
 
     names = []

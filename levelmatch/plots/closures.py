@@ -3,8 +3,9 @@
 
 import numpy as np
 
-from levelmatch.facts import Facts, count, values
 from levelmatch.plots.style import GREY, axes_or_new, image_labels, legend_above, plain_text, signed
+from levelmatch.summary import Facts
+from levelmatch.text import count, values
 
 __all__ = ["plot_closures"]
 

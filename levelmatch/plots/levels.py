@@ -3,7 +3,6 @@
 
 import numpy as np
 
-from levelmatch.facts import Facts, unit_words, values
 from levelmatch.plots.style import (
     AFTER,
     BEFORE,
@@ -17,6 +16,8 @@ from levelmatch.plots.style import (
     symmetric_ticks,
     typical_sigma,
 )
+from levelmatch.summary import Facts, unit_words
+from levelmatch.text import values
 
 __all__ = ["plot_levels"]
 

@@ -3,9 +3,10 @@
 
 import numpy as np
 
-from levelmatch.facts import Facts, count
 from levelmatch.plots.sky import Chart, finish_sky, placed, sky_axes
 from levelmatch.plots.style import BEFORE, GREY, MOST_SIGMA, SETS, STAR, legend_above, link_colours
+from levelmatch.summary import Facts
+from levelmatch.text import count
 
 __all__ = ["plot_overlaps"]
 

@@ -5,15 +5,16 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from levelmatch.corrections import Correction
 from levelmatch.exceptions import LevelMatchError
-from levelmatch.facts import Facts, decimals, fixed, unit_words, values
-from levelmatch.local import source_mask
-from levelmatch.measure import MeasureOptions
-from levelmatch.pixels import frames_with_pixels, own_corrections
+from levelmatch.images.background import source_mask
+from levelmatch.images.corrections import Correction
+from levelmatch.measure.samples import pair_samples
+from levelmatch.options import MeasureOptions
 from levelmatch.plots.sky import directions
 from levelmatch.plots.style import AFTER, BEFORE, GREY, image_labels, new_figure
-from levelmatch.samples import pair_samples
+from levelmatch.results.pixels import frames_with_pixels, own_corrections
+from levelmatch.summary import Facts, unit_words
+from levelmatch.text import decimals, fixed, values
 
 __all__ = ["PairPicture", "pair_picture", "plot_pair"]
 
@@ -101,14 +102,14 @@ def pair_picture(result, image1, image2, *, files=None, load=None):
 
     Parameters
     ----------
-    result : `~levelmatch.levels.Levels` or `~levelmatch.facts.Facts`
+    result : `~levelmatch.results.levels.Levels` or `~levelmatch.summary.Facts`
         The result, or its record.
     image1, image2 : str
         Names of the images.
     files : path, list of path or None
         For a record, its images' files.
     load : callable or None
-        Returns the pixels of a frame, for those who keep them; `~levelmatch.frames.Frame.load`.
+        Returns the pixels of a frame; by default `~levelmatch.images.frame.Frame.load`.
     """
     facts = Facts.of(result)
     row, sign = find_pair(facts, image1, image2)

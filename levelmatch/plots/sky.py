@@ -5,7 +5,7 @@ import numpy as np
 from astropy import units as u
 
 from levelmatch.plots.style import new_figure, signed
-from levelmatch.sky import lonlat, tangent_axes
+from levelmatch.sky.vectors import lonlat, tangent_axes
 
 __all__ = ["Chart", "directions", "sky_axes", "sky_wcs"]
 
@@ -19,7 +19,7 @@ class Chart:
 
     Parameters
     ----------
-    frames : list of `~levelmatch.frames.Frame`
+    frames : list of `~levelmatch.images.frame.Frame`
         The images.
     """
 

@@ -3,7 +3,7 @@
 
 import numpy as np
 
-from levelmatch.facts import SHORT_NAME, short_names, values
+from levelmatch.text import SHORT_NAME, short_names, values
 
 # Okabe and Ito's colours, told apart by every eye and on dark and light paper.
 BEFORE, AFTER, GREY, STAR = "#d55e00", "#0087c8", "#888888", "#e69f00"

@@ -3,11 +3,11 @@
 
 import numpy as np
 
-from levelmatch.facts import count
 from levelmatch.plots.sky import Chart
 from levelmatch.plots.style import MOST_SIGMA, SETS
 from levelmatch.report.tables import names_of, pair_words
 from levelmatch.report.text import safe
+from levelmatch.text import count
 
 __all__ = ["graph_section"]
 

@@ -7,8 +7,6 @@ from importlib.resources import files as resources
 from pathlib import Path
 from string import Template
 
-from levelmatch.facts import Facts, notes, summary_lines, trust_lines
-from levelmatch.files import whole_file
 from levelmatch.report.graph import graph_section
 from levelmatch.report.pictures import (
     compare_section,
@@ -18,6 +16,8 @@ from levelmatch.report.pictures import (
 )
 from levelmatch.report.tables import image_table, option_tables, pair_table
 from levelmatch.report.text import items, safe
+from levelmatch.results.files import whole_file
+from levelmatch.summary import Facts, notes, summary_lines, trust_lines
 
 __all__ = ["check_replaceable", "is_page", "make_page", "write_report"]
 

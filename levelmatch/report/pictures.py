@@ -7,9 +7,9 @@ from collections import OrderedDict
 
 import numpy as np
 
-from levelmatch.facts import count, decimals
 from levelmatch.report.tables import names_of
 from levelmatch.report.text import number, safe
+from levelmatch.text import count, decimals
 
 __all__ = ["compare_section", "has_matplotlib", "pair_pictures", "plot_section"]
 

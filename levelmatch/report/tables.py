@@ -5,8 +5,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from levelmatch.facts import SHORT_NAME, decimals, has_slopes, short_names, unit_words, values
 from levelmatch.report.text import number, safe
+from levelmatch.summary import has_slopes, unit_words
+from levelmatch.text import SHORT_NAME, decimals, short_names, values
 
 __all__ = ["image_table", "names_of", "option_tables", "pair_table", "pair_words"]
 

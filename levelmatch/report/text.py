@@ -6,7 +6,7 @@ from html import escape
 
 import numpy as np
 
-from levelmatch.facts import fixed
+from levelmatch.text import fixed
 
 __all__ = ["dashed", "items", "number", "safe"]
 

@@ -1,0 +1,55 @@
+/* Licensed under a 3-clause BSD style license - see LICENSE.rst
+
+   Pixels of FITS files to the processor's byte order. */
+
+#ifndef LEVELMATCH_DECODE_H
+#define LEVELMATCH_DECODE_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#if defined(_MSC_VER)
+#define LM_RESTRICT __restrict
+#define LM_INLINE static __forceinline
+#else
+#define LM_RESTRICT restrict
+#define LM_INLINE static inline __attribute__((always_inline))
+#endif
+
+/* Compiled twice, with AVX2 and without, where glibc chooses when the module is loaded. */
+#if defined(__GNUC__) && !defined(__clang__) && defined(__x86_64__) && defined(__GLIBC__)
+#define LM_CLONES __attribute__((target_clones("avx2", "default")))
+#else
+#define LM_CLONES
+#endif
+
+/* Most significant byte first, to the processor's own order and back. */
+LM_INLINE uint32_t lm_native(uint32_t word)
+{
+    const union {
+        uint8_t bytes[4];
+        uint32_t word;
+    } one = {{0, 0, 0, 1}};
+    if (one.word == 1)
+        return word;
+    return word >> 24 | (word >> 8 & 0xff00u) | (word << 8 & 0xff0000u) | word << 24;
+}
+
+/* 32-bit floats of a file made native, NaN where any of some bits is set in their flags. */
+LM_CLONES static void lm_decode(uint32_t *LM_RESTRICT words, const uint32_t *LM_RESTRICT flags,
+                                ptrdiff_t n, uint32_t bits, uint32_t flip)
+{
+    if (flags == NULL) {
+        for (ptrdiff_t i = 0; i < n; i++)
+            words[i] = lm_native(words[i]);
+        return;
+    }
+    bits = lm_native(bits);
+    flip = lm_native(flip);
+    for (ptrdiff_t i = 0; i < n; i++) {
+        uint32_t word = lm_native(words[i]);
+        words[i] = (flags[i] ^ flip) & bits ? 0x7fc00000u : word;
+    }
+}
+
+#endif

@@ -1,0 +1,37 @@
+# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, initializedcheck=False
+# Licensed under a 3-clause BSD style license - see LICENSE.rst
+"""Pixels of FITS files made native, compiled."""
+
+from libc.stdint cimport uint32_t
+
+cdef extern from "_decode.h" nogil:
+    void lm_decode(uint32_t *, const uint32_t *, Py_ssize_t, uint32_t, uint32_t)
+
+__all__ = ["decode_pixels"]
+
+
+def decode_pixels(uint32_t[::1] words, const uint32_t[::1] flags, uint32_t bits, uint32_t flip):
+    """Make 32-bit floats of a file native, and NaN where flagged, in place.
+
+    Parameters
+    ----------
+    words : `~numpy.ndarray` of uint32, shape (n,)
+        The pixels as a FITS file has them, most significant byte first; then native.
+    flags : `~numpy.ndarray` of uint32, shape (n,), or None
+        Their flags as a file has them.
+    bits : int
+        The bits that make a pixel bad.
+    flip : int
+        Bits that the file has inverted: the uppermost in the flags of an unsigned type.
+    """
+    cdef Py_ssize_t n = words.shape[0]
+    if n == 0:
+        return
+    if flags is not None and flags.shape[0] != n:
+        msg = f"flags: {flags.shape[0]} for {n} pixels"
+        raise ValueError(msg)
+    cdef const uint32_t *flag = NULL
+    if flags is not None:
+        flag = &flags[0]
+    with nogil:
+        lm_decode(&words[0], flag, n, bits, flip)

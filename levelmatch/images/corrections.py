@@ -1,0 +1,105 @@
+# Licensed under a 3-clause BSD style license - see LICENSE.rst
+"""A correction: a function on the sky, subtracted from images."""
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from levelmatch.sky.vectors import ARCMIN
+
+__all__ = ["AppliedCorrection", "Correction"]
+
+
+@dataclass(frozen=True, eq=False)
+class Correction:
+    """A constant, and a plane that is linear in the sky unit vector.
+
+    Parameters
+    ----------
+    constant : float
+        In the unit of the image.
+    vector : `~numpy.ndarray`, shape (3,)
+        Its scalar product with the sky unit vector is the plane.
+    """
+
+    constant: float = 0.0
+    vector: np.ndarray = field(default_factory=lambda: np.zeros(3))
+
+    @classmethod
+    def from_coefficients(cls, coefficients, axes):
+        """Return the correction of a group's coefficients, shape (1,) or (3,), about its centre.
+
+        Without slopes it is a constant: a plane would have what rounding makes of none.
+        """
+        if not np.any(coefficients[1:]):
+            return cls(float(coefficients[0]))
+        weight = np.array([1.0, ARCMIN, ARCMIN])
+        return cls(0.0, (weight * coefficients) @ axes)
+
+    def __add__(self, other):
+        return Correction(self.constant + other.constant, self.vector + other.vector)
+
+    def scaled(self, factor):
+        """Return the correction times a factor."""
+        return Correction(self.constant * factor, self.vector * factor)
+
+    def coefficients(self, axes):
+        """Return the level and the two slopes (per arcmin) about a centre, shape (3,)."""
+        plane = axes @ self.vector / np.array([1.0, ARCMIN, ARCMIN])
+        plane[0] += self.constant
+        return plane
+
+    def evaluate(self, grid):
+        """Return the correction at the pixels of a whole image.
+
+        Parameters
+        ----------
+        grid : `~levelmatch.sky.grid.Grid`
+            Where the image lies; exact at its nodes, bilinear between and beyond.
+
+        Returns
+        -------
+        values : float or 2D `~numpy.ndarray` of float64
+            A float for a constant.
+
+        Notes
+        -----
+        The same to the bit on every machine, so that a record can be checked anywhere: by
+        single products and sums, which matrix products order as the machine's library likes.
+        """
+        if not self.vector.any():
+            return self.constant
+        x, y, z = np.moveaxis(grid.nodes, -1, 0)
+        at_nodes = self.constant + (self.vector[0] * x + self.vector[1] * y + self.vector[2] * z)
+        on_rows = _interpolate(at_nodes.T, grid.xs, grid.shape[1]).T
+        return _interpolate(on_rows, grid.ys, grid.shape[0])
+
+
+@dataclass(frozen=True, eq=False)
+class AppliedCorrection:
+    """What one pass subtracts from one image, in the image's own unit.
+
+    Parameters
+    ----------
+    name : str
+        The pass.
+    correction : `Correction`
+        What is subtracted.
+    variance : `~numpy.ndarray`, shape (3,)
+        Variance of the level and the two slopes about the image's centre.
+    reference : str
+        The image held at zero, or ``"mean"``.
+    """
+
+    name: str
+    correction: Correction
+    variance: np.ndarray
+    reference: str
+
+
+def _interpolate(values, nodes, n):
+    """Values at nodes of the first axis, interpolated linearly to 0 ... n - 1, and extrapolated."""
+    position = np.arange(n)
+    cell = np.clip(np.searchsorted(nodes, position, side="right") - 1, 0, len(nodes) - 2)
+    t = ((position - nodes[cell]) / (nodes[cell + 1] - nodes[cell]))[:, None]
+    return (1 - t) * values[cell] + t * values[cell + 1]

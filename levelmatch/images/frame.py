@@ -1,0 +1,209 @@
+# Licensed under a 3-clause BSD style license - see LICENSE.rst
+"""A frame: one image, or one part of it, as the rest of the package sees it."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+
+import numpy as np
+from astropy import units as u
+from astropy.nddata import NDData
+
+from levelmatch.exceptions import FrameError
+from levelmatch.images import jwst
+from levelmatch.images.corrections import Correction
+from levelmatch.images.sources import MemorySource
+from levelmatch.sky.grid import Grid, default_spacing
+from levelmatch.sky.transform import SkyTransform
+
+__all__ = ["FileMeta", "Frame"]
+
+
+class FileMeta(Mapping):
+    """The primary header of a file and its image's, as one; the image's goes first.
+
+    Looked up card by card: to merge them takes longer than to read them.
+
+    Parameters
+    ----------
+    primary, header : `~astropy.io.fits.Header` or `~levelmatch.images.fastfits.RawHeader`
+        The two headers; they may be the same.
+    """
+
+    def __init__(self, primary, header):
+        self.primary = primary
+        self.header = header
+
+    def __getitem__(self, key):
+        return self.header[key] if key in self.header else self.primary[key]
+
+    def __contains__(self, key):
+        return key in self.header or key in self.primary
+
+    def __iter__(self):
+        return iter(self.copy())
+
+    def __len__(self):
+        return len(self.copy())
+
+    def copy(self):
+        """Return the merged header, a new one."""
+        merged = self.primary.copy()
+        if self.header is not self.primary:
+            merged.extend(self.header.copy(), strip=True, update=True)
+        return merged
+
+
+@dataclass(frozen=True, eq=False)
+class Frame:
+    """One image, or one part of it, as the rest of the package sees it.
+
+    Parameters
+    ----------
+    name : str
+        Unique in a collection; a file's name.
+    source : `FileSource` or `MemorySource`
+        Where its pixels are.
+    shape : tuple of int
+        (ny, nx).
+    meta : mapping
+        Header.
+    unit : `~astropy.units.Unit` or None
+        Unit of the data.
+    transform : `~levelmatch.sky.transform.SkyTransform`
+        Its WCS.
+    dq_bits : int
+        The data-quality bits that make a pixel bad.
+    tile, detector, part : str
+        What it is grouped by; ``part`` is ``"science"`` or ``"lyot"``.
+    region : tuple of slice or None
+        The part of the image that a Lyot frame is, or that a science frame is not.
+    whole : str
+        The name of the image that the part is of.
+    subset : int
+        Which of the sets, without overlap between them, that an earlier pass left.
+    scale : float
+        Factor from the data's unit to that in which images are compared.
+    corrections : tuple of `~levelmatch.images.corrections.AppliedCorrection`
+        What is subtracted before the pixels are used.
+    output_factor : float
+        What the corrected pixels that come out are multiplied by, to be on one flux scale.
+    zero_point : str
+        Header keyword of the zero point, in magnitudes, that goes with that factor.
+    """
+
+    name: str
+    source: object
+    shape: tuple
+    meta: Mapping
+    unit: u.UnitBase | None
+    transform: SkyTransform
+    dq_bits: int = ~0
+    tile: str = ""
+    detector: str = ""
+    part: str = "science"
+    region: tuple | None = None
+    whole: str = ""
+    subset: int = 0
+    scale: float = 1.0
+    corrections: tuple = field(default=())
+    output_factor: float = 1.0
+    zero_point: str = ""
+
+    @cached_property
+    def whole_grid(self):
+        """Where the whole image lies on the sky, a `~levelmatch.sky.grid.Grid`."""
+        box = self.transform.defined_box(self.shape)
+        return Grid(self.transform, self.shape, box, default_spacing(box))
+
+    @cached_property
+    def grid(self):
+        """Where the frame's own part of the image lies on the sky."""
+        if self.part != "lyot" or self.region is None:
+            return self.whole_grid
+        (y, x), whole = self.region, self.whole_grid.box
+        box = (
+            max(y.start, whole[0]),
+            min(y.stop, whole[1]),
+            max(x.start, whole[2]),
+            min(x.stop, whole[3]),
+        )
+        return Grid(self.transform, self.shape, box, default_spacing(box))
+
+    def load(self):
+        """Return the pixels, C-contiguous float32 or float64 in native order, NaN where bad.
+
+        Raises
+        ------
+        FrameError
+            If the file cannot be read, or no pixel is good.
+        """
+        out, bad = self.source.read(self.dq_bits)
+        if bad is not None:
+            out[bad] = np.nan
+        if self.region is not None:
+            _mask_region(out, self.region, keep=self.part == "lyot")
+        if self.corrections:
+            out -= self.correction.evaluate(self.whole_grid)
+        if self.scale != 1.0:
+            out *= self.scale
+        if self.region is None and not np.isfinite(out).any():
+            msg = f"{self.name}: the image has no good pixel; leave it out, or see dq_bits"
+            raise FrameError(msg)
+        return out
+
+    @property
+    def correction(self):
+        """Everything that is subtracted, a `~levelmatch.images.corrections.Correction`."""
+        return sum((applied.correction for applied in self.corrections), Correction())
+
+    @property
+    def product(self):
+        """The name of the image that the frame, or with it its partner, makes."""
+        return self.whole or jwst.recombined_name(self.name)
+
+    @cached_property
+    def jwst(self):
+        """The frame's `~levelmatch.images.jwst.JWSTKeys`, or `None`."""
+        return jwst.jwst_keys(self.name, self.meta)
+
+    def with_keys(self, **keys):
+        """Return the frame with other keys, its geometry kept."""
+        new = replace(self, **keys)
+        same_box = new.part == self.part and new.region == self.region
+        for name in ("whole_grid", "grid") if same_box else ("whole_grid",):
+            if name in self.__dict__:
+                new.__dict__[name] = self.__dict__[name]
+        return new
+
+    def for_workers(self):
+        """Return the frame with what it takes to load it and no more, for another process.
+
+        The header stays behind; of an image in memory, all but its pixels and their mask.
+        """
+        source = self.source
+        if isinstance(source, MemorySource):
+            source = MemorySource(NDData(source.image.data, mask=source.image.mask))
+        return self.with_keys(meta={}, source=source)
+
+    def split_lyot(self):
+        """Return the frame's science and Lyot parts, or itself alone if it has no Lyot region."""
+        region = jwst.lyot_region(self.meta, self.shape)
+        if region is None:
+            return [self]
+        return [
+            self.with_keys(
+                part=part, region=region, name=jwst.part_name(self.name, part), whole=self.name
+            )
+            for part in ("science", "lyot")
+        ]
+
+
+def _mask_region(data, region, *, keep):
+    """Make the pixels outside of the region NaN, or those inside, in place."""
+    if keep:
+        inside = data[region].copy()
+        data[:] = np.nan
+        data[region] = inside
+    else:
+        data[region] = np.nan

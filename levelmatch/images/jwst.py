@@ -1,0 +1,230 @@
+# Licensed under a 3-clause BSD style license - see LICENSE.rst
+"""What is JWST's own: names and keywords, data-quality bits, the Lyot region, the short chips."""
+
+import io
+import re
+from dataclasses import dataclass
+from logging import getLogger
+
+from astropy.nddata.bitmask import interpret_bit_flags
+
+__all__ = [
+    "DEFAULT_BAD_BITS",
+    "DQ_BITS",
+    "NIRCAM_SHORT",
+    "JWSTKeys",
+    "jwst_keys",
+    "lyot_region",
+    "module_of",
+    "read_gwcs",
+]
+
+
+logger = getLogger(__name__)
+
+# The bits that matter to imaging, of stdatamodels.dqflags.pixel.
+DQ_BITS = {
+    "DO_NOT_USE": 1 << 0,
+    "SATURATED": 1 << 1,
+    "JUMP_DET": 1 << 2,
+    "DROPOUT": 1 << 3,
+    "OUTLIER": 1 << 4,
+    "PERSISTENCE": 1 << 5,
+    "AD_FLOOR": 1 << 6,
+    "UNDERSAMP": 1 << 7,
+    "UNRELIABLE_ERROR": 1 << 8,
+    "NON_SCIENCE": 1 << 9,
+    "DEAD": 1 << 10,
+    "HOT": 1 << 11,
+    "WARM": 1 << 12,
+    "LOW_QE": 1 << 13,
+    "RC": 1 << 14,
+    "TELEGRAPH": 1 << 15,
+    "NONLINEAR": 1 << 16,
+    "BAD_REF_PIXEL": 1 << 17,
+    "NO_FLAT_FIELD": 1 << 18,
+    "NO_GAIN_VALUE": 1 << 19,
+    "NO_LIN_CORR": 1 << 20,
+    "NO_SAT_CHECK": 1 << 21,
+    "UNRELIABLE_BIAS": 1 << 22,
+    "UNRELIABLE_DARK": 1 << 23,
+    "UNRELIABLE_SLOPE": 1 << 24,
+    "UNRELIABLE_FLAT": 1 << 25,
+    "OPEN": 1 << 26,
+    "ADJ_OPEN": 1 << 27,
+    "FLUX_ESTIMATED": 1 << 28,
+    "MSA_FAILED_OPEN": 1 << 29,
+    "OTHER_BAD_PIXEL": 1 << 30,
+    "REFERENCE_PIXEL": 1 << 31,
+}
+DEFAULT_BAD_BITS = DQ_BITS["DO_NOT_USE"] | DQ_BITS["NON_SCIENCE"]
+
+# The Lyot coronagraph on the full MIRI array: rows from, columns up to, 0-based, both included.
+LYOT_FIRST_ROW = 735
+LYOT_LAST_COLUMN = 290
+
+NIRCAM_SHORT = re.compile(r"nrc([ab])[1-4]$")
+
+_FILE_NAME = re.compile(
+    r"jw(?P<program>\d{5})(?P<observation>\d{3})(?P<visit>\d{3})"
+    r"_(?P<group>\d{2})(?P<sequence>\d)(?P<activity>[0-9a-z]{2})"
+    r"_(?P<exposure>\d{5})(?:-seg\d{3})?_(?P<detector>[a-z0-9]+)",
+    re.IGNORECASE,
+)
+_HEADER = {
+    "program": "PROGRAM",
+    "observation": "OBSERVTN",
+    "visit": "VISIT",
+    "group": "VISITGRP",
+    "sequence": "SEQ_ID",
+    "activity": "ACT_ID",
+    "exposure": "EXPOSURE",
+    "detector": "DETECTOR",
+}
+
+
+def module_of(detector):
+    """Return the NIRCam module of a short-wavelength detector; of others, the detector itself."""
+    return detector[:4] if NIRCAM_SHORT.match(detector) else detector
+
+
+@dataclass(frozen=True)
+class JWSTKeys:
+    """Which tile, detector and part an exposure belongs to."""
+
+    tile: str
+    detector: str
+    part: str
+
+    @property
+    def module(self):
+        """The NIRCam short-wavelength module, ``"nrca"`` or ``"nrcb"``, else the detector."""
+        return module_of(self.detector)
+
+
+def jwst_keys(name, meta):
+    """Return the keys of a JWST exposure, or `None` if it is none.
+
+    The file name decides, being what tells a Lyot image (``mirimagel``) from its
+    science partner (``mirimages``); a name of another form leaves it to the header.
+
+    Parameters
+    ----------
+    name : str
+        File name.
+    meta : mapping
+        Header.
+
+    Returns
+    -------
+    keys : `JWSTKeys` or None
+        The tile is named ``jwPPPPPOOOVVV_GGSAA``: program, observation, visit,
+        group, sequence and activity.
+    """
+    match = _FILE_NAME.match(name)
+    if match is not None:
+        values = {key: value.lower() for key, value in match.groupdict().items()}
+    elif meta.get("TELESCOP") == "JWST" and all(meta.get(key) for key in _HEADER.values()):
+        values = {key: str(meta[card]).strip().lower() for key, card in _HEADER.items()}
+    else:
+        return None
+    tile = "jw{program:0>5}{observation:0>3}{visit:0>3}_{group:0>2}{sequence}{activity:0>2}"
+    detector = values["detector"]
+    part = "science"
+    if detector in ("mirimages", "mirimagel"):
+        part = "lyot" if detector.endswith("l") else "science"
+        detector = "mirimage"
+    return JWSTKeys(tile=tile.format(**values), detector=detector, part=part)
+
+
+def recombined_name(name):
+    """Return a file's name without the ``s`` or ``l`` of a separated MIRI image."""
+    return re.sub(r"mirimage[sl](?=[_.]|$)", "mirimage", name, count=1, flags=re.IGNORECASE)
+
+
+def part_name(name, part):
+    """Return the name that the science or Lyot part of a MIRI image goes by."""
+    letter = {"science": "s", "lyot": "l"}[part]
+    if "mirimage" in name:
+        return name.replace("mirimage", f"mirimage{letter}", 1)
+    stem, dot, suffix = name.partition(".")
+    return f"{stem}_{letter}{dot}{suffix}"
+
+
+def bad_bits(flags, is_jwst):
+    """Return the integer of the data-quality bits that make a pixel bad.
+
+    Parameters
+    ----------
+    flags : None, int, str or list
+        Bits, or the names of JWST's bits, as
+        `~astropy.nddata.bitmask.interpret_bit_flags` takes them; `None` for the
+        default: DO_NOT_USE and NON_SCIENCE for JWST, every bit for others.
+    is_jwst : bool
+        Whether the image is JWST's.
+
+    Raises
+    ------
+    ValueError
+        If a name is no bit's.
+    """
+    if flags is None:
+        return DEFAULT_BAD_BITS if is_jwst else ~0
+    if isinstance(flags, str | list | tuple):
+        names = flags if isinstance(flags, str) else list(flags)
+        flags = names
+        if not isinstance(names, str) and all(isinstance(n, str) for n in names):
+            flags = "+".join(names)
+        if isinstance(flags, str) and not flags.replace("+", "").replace(",", "").isdigit():
+            total = 0
+            for flag in re.split(r"[+,|]", flags):
+                if flag.strip().upper() not in DQ_BITS:
+                    msg = f"dq_bits: {flag.strip()!r} is not the name of a JWST data-quality bit"
+                    raise ValueError(msg)
+                total |= DQ_BITS[flag.strip().upper()]
+            return total
+    try:
+        return int(interpret_bit_flags(flags))
+    except (TypeError, ValueError) as error:
+        msg = f"dq_bits: {flags!r} is not understood: {error}"
+        raise ValueError(msg) from error
+
+
+def lyot_region(meta, shape):
+    """Return the slices (y, x) of the Lyot coronagraph in an image, or `None` if it has none.
+
+    Parameters
+    ----------
+    meta : mapping
+        Header; ``SUBSTRT1`` and ``SUBSTRT2`` give a subarray's origin, 1-based.
+    shape : tuple of int
+        The image's shape, (ny, nx).
+    """
+    y0 = max(LYOT_FIRST_ROW - (int(meta.get("SUBSTRT2", 1)) - 1), 0)
+    x1 = min(LYOT_LAST_COLUMN + 1 - (int(meta.get("SUBSTRT1", 1)) - 1), shape[1])
+    if y0 >= shape[0] or x1 <= 0:
+        return None
+    return slice(y0, shape[0]), slice(0, x1)
+
+
+def read_gwcs(hdus):
+    """Return the gwcs in the ASDF extension of a JWST file, or `None` where it cannot be had.
+
+    Without gwcs and the JWST transforms installed (the extra ``jwst``) the
+    FITS WCS with SIP distortion in the science header is the next best: the
+    pipeline fits it to about 0.01 pixel.
+    """
+    if "ASDF" not in hdus:
+        return None
+    import asdf
+
+    try:
+        import gwcs  # noqa: F401
+
+        buffer = io.BytesIO(hdus["ASDF"].data.tobytes())
+        with asdf.open(buffer, lazy_load=False, memmap=False) as tree:
+            wcs = tree["meta"]["wcs"]
+    except (ImportError, KeyError, ValueError, TypeError, OSError) as error:
+        logger.info("no gwcs (%s): the FITS WCS is used", error)
+        return None
+    return wcs if hasattr(wcs, "pixel_to_world_values") else None

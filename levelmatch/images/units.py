@@ -1,0 +1,154 @@
+# Licensed under a 3-clause BSD style license - see LICENSE.rst
+"""Units of images: as headers write them, and whether they grow with the area of a pixel."""
+
+import re
+import warnings
+from functools import lru_cache
+
+from astropy import units as u
+
+__all__ = [
+    "UnknownUnit",
+    "is_extensive",
+    "is_logarithmic",
+    "read_unit",
+    "recorded_unit",
+    "unit_text",
+]
+
+
+# What headers write beside astropy's names, in upper case.
+_WORDS = {
+    "A": "Angstrom",
+    "ADU": "adu",
+    "ANGSTROM": "Angstrom",
+    "ANGSTROMS": "Angstrom",
+    "ARCSEC": "arcsec",
+    "BEAM": "beam",
+    "CM": "cm",
+    "COUNT": "ct",
+    "COUNTS": "ct",
+    "CTS": "ct",
+    "DN": "DN",
+    "ELECTRON": "electron",
+    "ELECTRONS": "electron",
+    "ERG": "erg",
+    "ERGS": "erg",
+    "HZ": "Hz",
+    "JY": "Jy",
+    "KJY": "kJy",
+    "MAGGIES": "mgy",
+    "NANOMAGGIES": "nmgy",
+    "NANOMAGGY": "nmgy",
+    "PHOTON": "ph",
+    "PHOTONS": "ph",
+    "PIX": "pix",
+    "PIXEL": "pix",
+    "PIXELS": "pix",
+    "S": "s",
+    "SEC": "s",
+    "SECOND": "s",
+    "SECONDS": "s",
+    "SR": "sr",
+}
+_WHOLE = {
+    "COUNTS": u.ct,
+    "CPS": u.ct / u.s,
+    "DIMENSIONLESS": u.dimensionless_unscaled,
+    "DN": u.adu,
+    "ELECTRONS": u.electron,
+    "MJY/SR": u.MJy / u.sr,
+    "UNITLESS": u.dimensionless_unscaled,
+}
+# Of what each pixel collects its share.
+_COLLECTED = {u.ct, u.adu, u.DN, u.electron, u.ph, u.mgy, u.kg}
+
+
+class UnknownUnit(u.IrreducibleUnit):
+    """A unit that only its name is known of: equal to itself alone."""
+
+    def __reduce__(self):
+        return _unknown_unit, (self.name,)
+
+
+@lru_cache
+def _unknown_unit(text):
+    return UnknownUnit(text)
+
+
+@lru_cache
+def read_unit(text):
+    """Return the unit of a text, as headers write it; an `UnknownUnit` if it is not understood.
+
+    Parameters
+    ----------
+    text : str
+        Such as ``"MJy/sr"`` or ``"ELECTRONS/S"``; blank for none.
+
+    Returns
+    -------
+    unit : `~astropy.units.Unit` or None
+        The unit.
+    """
+    text = text.strip()
+    if not text:
+        return None
+    if text.upper() in _WHOLE:
+        return _WHOLE[text.upper()]
+    unit = _parsed(text)
+    # No image is in siemens or per ampere, but per second or Angstrom.
+    if unit is None or u.A in unit.decompose().bases:
+        # A brightness temperature says in brackets which.
+        common = re.sub(r"(?<=K) *\(T[^)]*\)", "", text, flags=re.IGNORECASE)
+        common = re.sub(r"\be-?(?![\w-])", "electron", common, flags=re.IGNORECASE)
+        unit = _parsed(re.sub(r"[A-Za-z]+", lambda m: _WORDS.get(m[0].upper(), m[0]), common))
+    return _unknown_unit(text) if unit is None else unit
+
+
+def recorded_unit(text):
+    """Return the unit that astropy, or an `UnknownUnit`, writes as a text; `None` if blank."""
+    if not text:
+        return None
+    unit = _parsed(text)
+    return _unknown_unit(text) if unit is None else unit
+
+
+def unit_text(unit):
+    """Return a unit as text, its fractions without blanks."""
+    return f"{unit}".replace(" / ", "/")
+
+
+def _parsed(text):
+    """The unit by astropy, `None` if it does not know it; how it is written is no matter."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", u.UnitsWarning)
+            return u.Unit(text)
+    except ValueError:
+        return None
+
+
+def is_logarithmic(unit):
+    """Whether a unit is of logarithms, which do not add: a magnitude, a dex, a decibel."""
+    if isinstance(unit, u.function.FunctionUnitBase):
+        return True
+    return unit is not None and u.dex in unit.decompose().bases
+
+
+def is_extensive(unit):
+    """Whether what a unit measures grows with the area of a pixel; `None` if it does not tell.
+
+    Counts, electrons, photons and fluxes do, and whatever is per pixel; surface brightness,
+    per solid angle or per beam, and brightness temperature do not.
+    """
+    if unit is None:
+        return None
+    unit = unit.decompose()
+    bases = dict(zip(unit.bases, unit.powers, strict=True))
+    if bases.get(u.pix, 0) == -1:
+        return True
+    if bases.get(u.rad, 0) == -2 or bases.get(u.beam, 0) == -1:
+        return False
+    if any(bases.get(base, 0) == 1 for base in _COLLECTED):
+        return True
+    return False if u.K in bases else None

@@ -1,0 +1,510 @@
+# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, initializedcheck=False
+# Licensed under a 3-clause BSD style license - see LICENSE.rst
+"""The numbers of a pair from its cells, compiled: so small that numpy would be all overhead."""
+
+import numpy as np
+
+from libc.math cimport INFINITY, NAN, atan2, cos, fabs, hypot, sin, sqrt
+from libc.stdlib cimport calloc, free, malloc, qsort
+
+cdef extern from "_median.h" nogil:
+    double lm_median(double *, Py_ssize_t)
+
+__all__ = ["summarise_cells"]
+
+cdef double ARCMIN = 180 * 60 / 3.141592653589793
+# Weight, in cells, of the belief that the cells scatter as their pixels say.
+cdef double PRIOR_CELLS = 10
+# Cells farther than this many sigma from the pair's plane are left out, if there are
+# enough to tell.
+cdef double CELL_CLIP = 4.0
+cdef enum:
+    MIN_ROBUST = 6
+    N_ROBUST = 8
+    N_ABSOLUTE = 4
+    # Cells, or stars and their signal over noise, that it takes to compare flux scales.
+    MIN_GAIN_CELLS = 16
+    N_BLOCKS = 8
+    MIN_STARS = 3
+cdef double MAX_GAIN = 1.0
+# Variance of the cells' brightness over that of their noise, for emission to tell.
+cdef double MIN_CONTRAST = 100.0
+cdef double STAR_SIGMA = 10.0
+cdef double STAR_SCATTER = 0.05
+# Number of samples a coarser pixel from which on its noise is told from the finer's.
+cdef double MIN_COARSE = 1.5
+
+cdef struct Ranked:
+    double value
+    double weight
+    Py_ssize_t place
+
+
+cdef int _compare(const void *a, const void *b) noexcept nogil:
+    """Order by value, equal ones by their place."""
+    cdef const Ranked *one = <const Ranked *> a
+    cdef const Ranked *two = <const Ranked *> b
+    if one.value != two.value:
+        return -1 if one.value < two.value else 1
+    return -1 if one.place < two.place else (1 if one.place > two.place else 0)
+
+
+cdef inline double _value(const double *term, const double *plane) noexcept nogil:
+    return plane[0] + term[1] * plane[1] + term[2] * plane[2]
+
+
+cdef void _normal(const double *terms, const double *values, const double *weight, Py_ssize_t n,
+                  double *gram, double *rhs) noexcept nogil:
+    """Normal matrix (3 x 3) and right-hand side of a plane."""
+    cdef Py_ssize_t c, i, j
+    cdef double w
+    for i in range(9):
+        gram[i] = 0.0
+    for i in range(3):
+        rhs[i] = 0.0
+    for c in range(n):
+        for i in range(3):
+            w = weight[c] * terms[3 * c + i]
+            rhs[i] += w * values[c]
+            for j in range(i + 1):
+                gram[3 * i + j] += w * terms[3 * c + j]
+    gram[1] = gram[3]
+    gram[2] = gram[6]
+    gram[5] = gram[7]
+
+
+cdef double _determinant(const double *m) noexcept nogil:
+    return (m[0] * (m[4] * m[8] - m[5] * m[7]) - m[1] * (m[3] * m[8] - m[5] * m[6])
+            + m[2] * (m[3] * m[7] - m[4] * m[6]))
+
+
+cdef void _solve(double *m, double *x) noexcept nogil:
+    """Solve a positive definite 3 x 3 system in place, by Cholesky's factors."""
+    cdef Py_ssize_t i, j, k
+    for i in range(3):
+        for j in range(i + 1):
+            for k in range(j):
+                m[3 * i + j] -= m[3 * i + k] * m[3 * j + k]
+            if i == j:
+                m[3 * i + i] = sqrt(max(m[3 * i + i], 1e-300))
+            else:
+                m[3 * i + j] /= m[3 * j + j]
+    for i in range(3):
+        for k in range(i):
+            x[i] -= m[3 * i + k] * x[k]
+        x[i] /= m[3 * i + i]
+    for i in range(2, -1, -1):
+        for k in range(i + 1, 3):
+            x[i] -= m[3 * k + i] * x[k]
+        x[i] /= m[3 * i + i]
+
+
+cdef void _solve_singular(double *m, double *x) noexcept nogil:
+    """The solution of least norm of a symmetric 3 x 3 system, by Jacobi's rotations."""
+    cdef Py_ssize_t sweep, i, j, k, p, q
+    cdef double v[9]
+    cdef double y[3]
+    cdef double theta, t, c, s, one, two, largest = 0.0
+    for i in range(9):
+        v[i] = 1.0 if i % 4 == 0 else 0.0
+    for sweep in range(30):
+        for k in range(3):
+            p = 0 if k < 2 else 1
+            q = k + 1 if k < 2 else 2
+            if fabs(m[3 * p + q]) < 1e-300:
+                continue
+            theta = 0.5 * (m[3 * q + q] - m[3 * p + p]) / m[3 * p + q]
+            t = (1.0 if theta >= 0 else -1.0) / (fabs(theta) + hypot(theta, 1.0))
+            c = 1.0 / hypot(t, 1.0)
+            s = t * c
+            for i in range(3):
+                one = m[3 * i + p]
+                two = m[3 * i + q]
+                m[3 * i + p] = c * one - s * two
+                m[3 * i + q] = s * one + c * two
+            for i in range(3):
+                one = m[3 * p + i]
+                two = m[3 * q + i]
+                m[3 * p + i] = c * one - s * two
+                m[3 * q + i] = s * one + c * two
+                one = v[3 * i + p]
+                two = v[3 * i + q]
+                v[3 * i + p] = c * one - s * two
+                v[3 * i + q] = s * one + c * two
+    for i in range(3):
+        largest = max(largest, fabs(m[4 * i]))
+        y[i] = v[i] * x[0] + v[3 + i] * x[1] + v[6 + i] * x[2]
+    for i in range(3):
+        y[i] = y[i] / m[4 * i] if fabs(m[4 * i]) > 1e-12 * largest else 0.0
+    for i in range(3):
+        x[i] = v[3 * i] * y[0] + v[3 * i + 1] * y[1] + v[3 * i + 2] * y[2]
+
+
+cdef void _fit(const double *terms, const double *values, const double *weight, Py_ssize_t n,
+               double *plane) noexcept nogil:
+    """Weighted least squares by the scaled normal equations; the least norm where singular."""
+    cdef double gram[9]
+    cdef double size[3]
+    cdef Py_ssize_t i, j
+    _normal(terms, values, weight, n, gram, plane)
+    for i in range(3):
+        size[i] = sqrt(max(gram[4 * i], 1e-300))
+    for i in range(3):
+        plane[i] /= size[i]
+        for j in range(3):
+            gram[3 * i + j] /= size[i] * size[j]
+    if _determinant(gram) > 1e-9:
+        _solve(gram, plane)
+    else:
+        _solve_singular(gram, plane)
+    for i in range(3):
+        plane[i] /= size[i]
+
+
+cdef Py_ssize_t _agree(const double *terms, const double *location, const double *root,
+                       const double *plane, Py_ssize_t n, double *z, double *keep,
+                       double *work, double *middle) noexcept nogil:
+    """Which cells agree with a plane, and how many; ``z`` is how far they are off."""
+    cdef Py_ssize_t c, count = 0
+    cdef double limit
+    for c in range(n):
+        z[c] = root[c] * fabs(location[c] - _value(terms + 3 * c, plane))
+        work[c] = z[c]
+    middle[0] = lm_median(work, n)
+    # Never tighter than the pixels' own noise allows.
+    limit = CELL_CLIP * max(1.4826 * middle[0], 1.0)
+    for c in range(n):
+        keep[c] = 1.0 if z[c] <= limit else 0.0
+        count += z[c] <= limit
+    return count
+
+
+cdef void _robust_plane(const double *terms, const double *location, const double *weight,
+                        Py_ssize_t n, double *keep, double *plane, double *work) noexcept nogil:
+    """Fit a plane to the cells that agree on it, and tell which do; ``work`` is of 5 n."""
+    cdef double *root = work
+    cdef double *z = work + n
+    cdef double *other = work + 2 * n
+    cdef double *scratch = work + 3 * n
+    cdef double *before = work + 4 * n
+    cdef double middle
+    cdef Py_ssize_t c, step, count
+    cdef bint same
+    for c in range(n):
+        root[c] = sqrt(weight[c])
+    _fit(terms, location, weight, n, plane)
+    count = _agree(terms, location, root, plane, n, z, keep, scratch, &middle)
+    if n < MIN_ROBUST or count == n:
+        for c in range(n):
+            keep[c] = 1.0
+        return
+    # Least absolute deviations first: many cells with one wrong level would carry
+    # least squares with them; a few do not.
+    for step in range(N_ABSOLUTE if count < 0.95 * n else 0):
+        for c in range(n):
+            other[c] = weight[c] / max(z[c], middle / 4 + 1e-300)
+        _fit(terms, location, other, n, plane)
+        count = _agree(terms, location, root, plane, n, z, keep, scratch, &middle)
+    for step in range(N_ROBUST):
+        for c in range(n):
+            before[c] = keep[c]
+            other[c] = weight[c] * keep[c]
+        _fit(terms, location, other, n, plane)
+        count = _agree(terms, location, root, plane, n, z, keep, scratch, &middle)
+        same = True
+        for c in range(n):
+            same = same and before[c] == keep[c]
+        if same:
+            break
+
+
+cdef bint _nebula_gain(const double *all_terms, const double *location, const double *brightness,
+                       const double *variance, const double *weight, Py_ssize_t n_all,
+                       double *work, Ranked *ranked, double *gain, double *error) noexcept nogil:
+    """Slope of the cells' levels against their brightness; false where it is not determined.
+
+    Its error is the scatter between blocks of cells, each left out in turn: emission
+    that no plane follows is alike over many cells.  ``work`` is of 6 n.
+    """
+    cdef double *terms = work
+    cdef double *bright = work + 3 * n_all
+    cdef double *level = work + 4 * n_all
+    cdef double *w = work + 5 * n_all
+    cdef double plane[3]
+    cdef double low[2]
+    cdef double high[2]
+    cdef double square[N_BLOCKS]
+    cdef double cross[N_BLOCKS]
+    cdef double noise = 0.0, signal = 0.0, all_square = 0.0, all_cross = 0.0, mean = 0.0, part
+    cdef double spread = 0.0
+    cdef Py_ssize_t c, i, n = 0, axis
+    for c in range(n_all):
+        if weight[c] > 0:
+            for i in range(3):
+                terms[3 * n + i] = all_terms[3 * c + i]
+            bright[n] = brightness[c]
+            level[n] = location[c]
+            w[n] = weight[c]
+            noise += weight[c] * variance[c]
+            n += 1
+    if n < MIN_GAIN_CELLS:
+        return False
+    # What of the brightness a plane does not follow, and of the levels neither.
+    _fit(terms, bright, w, n, plane)
+    for c in range(n):
+        bright[c] -= _value(terms + 3 * c, plane)
+        signal += w[c] * bright[c] * bright[c]
+    # The two images' noise enters difference and brightness both: it would pass for a
+    # slope if it made up the brightness.
+    if not signal / n > MIN_CONTRAST * (noise / n) / 4:
+        return False
+    _fit(terms, level, w, n, plane)
+    for c in range(n):
+        level[c] -= _value(terms + 3 * c, plane)
+    # Blocks along the overlap's longer side.
+    for i in range(2):
+        low[i] = terms[1 + i]
+        high[i] = terms[1 + i]
+        for c in range(n):
+            low[i] = min(low[i], terms[3 * c + 1 + i])
+            high[i] = max(high[i], terms[3 * c + 1 + i])
+    axis = 2 if high[1] - low[1] > high[0] - low[0] else 1
+    for c in range(n):
+        ranked[c].value = terms[3 * c + axis]
+        ranked[c].place = c
+    qsort(ranked, n, sizeof(Ranked), _compare)
+    for i in range(N_BLOCKS):
+        square[i] = 0.0
+        cross[i] = 0.0
+    for i in range(n):
+        c = ranked[i].place
+        square[i * N_BLOCKS // n] += w[c] * bright[c] * bright[c]
+        cross[i * N_BLOCKS // n] += w[c] * bright[c] * level[c]
+    for i in range(N_BLOCKS):
+        all_square += square[i]
+        all_cross += cross[i]
+    for i in range(N_BLOCKS):
+        if not all_square - square[i] > 0:
+            return False
+        mean += (all_cross - cross[i]) / (all_square - square[i]) / N_BLOCKS
+    for i in range(N_BLOCKS):
+        part = (all_cross - cross[i]) / (all_square - square[i]) - mean
+        spread += part * part / N_BLOCKS
+    gain[0] = all_cross / all_square
+    error[0] = max(sqrt(spread) * sqrt(N_BLOCKS - 1.0), 1 / sqrt(all_square))
+    return True
+
+
+cdef double _weighted_median(Ranked *ranked, Py_ssize_t n) noexcept nogil:
+    """Value at which the weights below first reach half of all; the array is sorted."""
+    cdef double total = 0.0, below = 0.0
+    cdef Py_ssize_t i
+    qsort(ranked, n, sizeof(Ranked), _compare)
+    for i in range(n):
+        total += ranked[i].weight
+    for i in range(n):
+        below += ranked[i].weight
+        if below >= 0.5 * total:
+            return ranked[i].value
+    return ranked[n - 1].value
+
+
+cdef bint _star_gain(const double *star_diff, const double *star_flux, const double *variance,
+                     const double *npix, const Py_ssize_t *index, Py_ssize_t n,
+                     Py_ssize_t ny, Py_ssize_t nx, double *planes, double *work, Ranked *ranked,
+                     double *gain, double *error) noexcept nogil:
+    """Median over the stars of their differences over their fluxes; false if they are few.
+
+    A star is a cell with more excess flux than its eight neighbours, all nine
+    taken together: seeing differs from night to night, a large aperture does not care.
+    ``planes`` is zero, of three times (ny, nx); ``work`` of 2 n.
+    """
+    cdef double *diff = planes
+    cdef double *flux = planes + ny * nx
+    cdef double *noise = planes + 2 * ny * nx
+    cdef double sums[3]
+    cdef double limit, scatter, total = 0.0, squares = 0.0
+    cdef Py_ssize_t c, at, dy, dx, there, count = 0
+    cdef bint peak
+    for c in range(n):
+        at = (index[2 * c] + 1) * nx + index[2 * c + 1] + 1
+        diff[at] = star_diff[c]
+        flux[at] = star_flux[c]
+        noise[at] = variance[c] * npix[c] * npix[c]
+    for c in range(n):
+        at = (index[2 * c] + 1) * nx + index[2 * c + 1] + 1
+        peak = flux[at] > 0
+        sums[0] = 0.0
+        sums[1] = 0.0
+        sums[2] = 0.0
+        for dy in range(-1, 2):
+            for dx in range(-1, 2):
+                there = at + dy * nx + dx
+                peak = peak and flux[there] <= flux[at]
+                sums[0] += diff[there]
+                sums[1] += flux[there]
+                sums[2] += noise[there]
+        if peak and sums[1] > STAR_SIGMA * sqrt(sums[2]):
+            ranked[count].value = sums[0] / sums[1]
+            ranked[count].weight = sums[1] / sqrt(sums[2])
+            ranked[count].place = count
+            work[count] = ranked[count].weight
+            count += 1
+    if count < MIN_STARS:
+        return False
+    # The brightest are the first to be saturated.
+    limit = 2 * lm_median(work, count)
+    for c in range(count):
+        ranked[c].weight = min(ranked[c].weight, limit)
+        total += ranked[c].weight
+        squares += ranked[c].weight * ranked[c].weight
+    gain[0] = _weighted_median(ranked, count)
+    for c in range(count):
+        ranked[c].value = fabs(ranked[c].value - gain[0])
+    # A few stars may agree by chance: their fluxes are good to 5 % each, no better.
+    scatter = hypot(1.4826 * _weighted_median(ranked, count), STAR_SCATTER)
+    error[0] = 1.2533 * scatter / sqrt(max(total * total / squares - 1, 0.5))
+    return True
+
+
+cdef void _tangent_axes(double *axes) noexcept nogil:
+    """East and North at the centre, which is the first three numbers, made a unit vector."""
+    cdef double norm = sqrt(axes[0] * axes[0] + axes[1] * axes[1] + axes[2] * axes[2])
+    cdef double lon, lat
+    cdef Py_ssize_t i
+    for i in range(3):
+        axes[i] /= norm
+    lon = atan2(axes[1], axes[0])
+    lat = atan2(axes[2], hypot(axes[0], axes[1]))
+    axes[3] = -sin(lon)
+    axes[4] = cos(lon)
+    axes[5] = 0.0
+    axes[6] = -sin(lat) * cos(lon)
+    axes[7] = -sin(lat) * sin(lon)
+    axes[8] = cos(lat)
+
+
+cdef double _shared_noise(double chi2, double coarseness, double own_part) noexcept nogil:
+    """Variance of the mean of many cells over that of as many independent ones.
+
+    The pixels of a much coarser image are told from the finer's by what they add to the
+    scatter of the cells: their noise is alike in all samples of one of them.
+    """
+    cdef double most = coarseness * own_part, coarse
+    if most < MIN_COARSE:
+        return 1 / own_part
+    coarse = min(max((chi2 - 1) / (most - 1), 0.0), 1.0)
+    return (1 - coarse + coarseness * coarse) / (1 - coarse + most * coarse)
+
+
+def summarise_cells(
+    const double[:, ::1] vectors, const double[::1] location, const double[::1] brightness,
+    const double[::1] variance, const double[::1] scatter, const double[::1] npix,
+    const double[::1] depth, const double[::1] star_diff, const double[::1] star_flux,
+    const double[::1] excess, const Py_ssize_t[:, ::1] index, double coarseness, double own_part,
+):
+    """The numbers of a pair from its cells.
+
+    Parameters
+    ----------
+    vectors : `~numpy.ndarray`, shape (n, 3)
+        Unit vectors of the cells' centroids; n is 1 or more.
+    location, brightness, variance, scatter, npix : `~numpy.ndarray`, shape (n,)
+        Of each cell: its level and brightness, the variance of its level, the scatter of
+        its pixels, how many there are.
+    depth : `~numpy.ndarray`, shape (n,)
+        Number of images that cover each cell.
+    star_diff, star_flux : `~numpy.ndarray`, shape (n,)
+        What is clipped from each cell's differences, and from its brightness.
+    excess : `~numpy.ndarray`, shape (n,)
+        What a median adds to the variance, of that of a mean.
+    index : `~numpy.ndarray` of intp, shape (n, 2)
+        The cells' (y, x).
+    coarseness, own_part : float
+        Pixel scale of the coarser image over that of the finer, squared, and the part of
+        its noise in a cell's variance that the cell has to itself.
+
+    Returns
+    -------
+    numbers : `~numpy.ndarray`, shape (27,)
+        Normal matrix (9), right-hand side (3), axes (9), standard error, scatter, chi2, pixels,
+        relative difference of the flux scales and its error.
+    """
+    cdef Py_ssize_t n = location.shape[0], c, i, ny = 0, nx = 0
+    cdef double plane[3]
+    cdef double w, residual, n_used = 0.0, squares = 0.0, chi2, chi2_all, total = 0.0, own = 0.0
+    cdef double kept = 0.0, spread = 0.0, gain = NAN, error = INFINITY, new_gain, new_error
+    out_array = np.zeros(27)
+    cdef double[::1] out = out_array
+    for c in range(n):
+        ny = max(ny, index[c, 0] + 3)
+        nx = max(nx, index[c, 1] + 3)
+    cdef double *buffer = <double *> malloc(12 * n * sizeof(double))
+    cdef Ranked *ranked = <Ranked *> malloc(n * sizeof(Ranked))
+    cdef double *planes = <double *> calloc(3 * ny * nx, sizeof(double))
+    if buffer == NULL or ranked == NULL or planes == NULL:
+        free(buffer)
+        free(ranked)
+        free(planes)
+        raise MemoryError
+    cdef double *terms = buffer
+    cdef double *weight = buffer + 3 * n
+    cdef double *robust = buffer + 4 * n
+    cdef double *used = buffer + 5 * n
+    cdef double *work = buffer + 6 * n
+    cdef double *axes = &out[12]
+    with nogil:
+        for c in range(n):
+            weight[c] = 1 / variance[c]
+            for i in range(3):
+                axes[i] += weight[c] * vectors[c, i]
+        _tangent_axes(axes)
+        for c in range(n):
+            terms[3 * c] = 1.0
+            for i in range(1, 3):
+                terms[3 * c + i] = ARCMIN * (
+                    vectors[c, 0] * axes[3 * i] + vectors[c, 1] * axes[3 * i + 1]
+                    + vectors[c, 2] * axes[3 * i + 2])
+        _robust_plane(terms, &location[0], weight, n, robust, plane, work)
+        for c in range(n):
+            residual = location[c] - _value(terms + 3 * c, plane)
+            w = robust[c] * weight[c]
+            n_used += robust[c]
+            squares += w * residual * residual
+            total += w
+            own += w * w * variance[c]
+            kept += robust[c] * npix[c]
+            spread += robust[c] * npix[c] * (scatter[c] * scatter[c] + residual * residual)
+        chi2 = (PRIOR_CELLS + squares) / (PRIOR_CELLS + max(n_used - 3, 0.0))
+        chi2_all = chi2 * _shared_noise(chi2, coarseness, own_part)
+        for c in range(n):
+            used[c] = (robust[c] * weight[c] * (2 / depth[c]) / chi2_all
+                       * (1 + excess[c]) / (1 + excess[c] * 2 / depth[c]))
+        _normal(terms, &location[0], used, n, &out[0], &out[9])
+        out[21] = sqrt(chi2_all * own) / total
+        out[22] = sqrt(spread / kept)
+        out[23] = chi2
+        out[24] = kept
+        # A wrong scale makes the difference depend on brightness: the stars tell, by their
+        # differences over their fluxes, and extended emission, by the cells' levels
+        # against their brightness beside a plane.  The surer of the two is taken.
+        if _star_gain(&star_diff[0], &star_flux[0], &variance[0], &npix[0], &index[0, 0], n,
+                      ny, nx, planes, work, ranked, &new_gain, &new_error):
+            gain = new_gain
+            error = new_error
+        for c in range(n):
+            used[c] = robust[c] * weight[c] / chi2
+        if _nebula_gain(terms, &location[0], &brightness[0], &variance[0], used, n, work, ranked,
+                        &new_gain, &new_error) and new_error < error:
+            gain = new_gain
+            error = new_error
+        # What only one of the images shows, an artefact, is no matter of scale.
+        if not fabs(gain) < MAX_GAIN:
+            gain = NAN
+            error = INFINITY
+        out[25] = gain
+        out[26] = error
+    free(buffer)
+    free(ranked)
+    free(planes)
+    return out_array

@@ -1,0 +1,119 @@
+# Licensed under a 3-clause BSD style license - see LICENSE.rst
+"""The pairs to measure, and the images that share their noise."""
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from levelmatch.exceptions import NoOverlapError
+from levelmatch.measure.schedule import measure_pairs
+from levelmatch.measure.table import pair_table
+from levelmatch.sky.overlaps import DepthMap, find_pairs, thin_pairs
+
+__all__ = ["Overlaps", "assign_pairs"]
+
+
+def assign_pairs(passes, pairs):
+    """Return the index of the pass that each pair is used in, -1 for none; shape (n,).
+
+    That is the first in which its images are of one domain and two groups.
+    """
+    used = np.full(len(pairs), -1)
+    i, j = pairs.T
+    for k, p in enumerate(passes):
+        new = (p.domain[i] == p.domain[j]) & (p.group[i] != p.group[j]) & (used < 0)
+        used[new] = k
+    return used
+
+
+@dataclass(frozen=True, eq=False)
+class Overlaps:
+    """The pairs to measure: which pass uses each, and what shares their noise."""
+
+    pairs: np.ndarray
+    used: np.ndarray
+    part: np.ndarray
+    depth_maps: list
+
+    @classmethod
+    def of(cls, frames, passes, options):
+        """Find the pairs of frames that passes use, thinned to their budget."""
+        grids = [frame.grid for frame in frames]
+        found, area = find_pairs(grids)
+        used = assign_pairs(passes, found)
+        keep, part = used >= 0, np.ones(len(found))
+        if options.max_pairs is not None:
+            for k in range(len(passes)):
+                rows = np.flatnonzero(used == k)
+                kept, part[rows] = thin_pairs(
+                    found[rows], area[rows], len(frames), options.max_pairs
+                )
+                keep[rows[~kept]] = False
+        maps = [
+            _depth_maps(grids, found, p.domain, np.unique(found[used == k]))
+            for k, p in enumerate(passes)
+        ]
+        pairs, used, part = found[keep], used[keep], part[keep]
+        depth_maps = [
+            (maps[k][i], maps[k][j])
+            for k, (i, j) in zip(used.tolist(), pairs.tolist(), strict=True)
+        ]
+        return cls(pairs, used, part, depth_maps)
+
+    def check(self, frames, passes):
+        """Refuse a mosaic in which nothing overlaps."""
+        if len(self.pairs) == 0 and passes[-1].name == "mosaic" and passes[-1].group.max() > 0:
+            msg = (
+                f"none of the {len(frames)} images overlap: there is nothing to match; "
+                "look at their WCSs"
+            )
+            raise NoOverlapError(msg)
+
+    def measure(self, frames, settings, known=None):
+        """Return the table of the pairs, and the sky levels if they will tie sets.
+
+        Parameters
+        ----------
+        frames : list of `~levelmatch.images.frame.Frame`
+            The images.
+        settings : object
+            With ``measure``, ``solve`` and ``progress_bar``.
+        known : `~levelmatch.measure.store.PairStore` or None
+            Pairs that need no second measurement, and where new ones are kept.
+        """
+        rows, keep = ({}, None) if known is None else known.open(frames, self, settings.measure)
+        todo = np.array([p for p in range(len(self.pairs)) if p not in rows], dtype=np.intp)
+
+        def add(indices, new):
+            rows.update(zip(todo[indices].tolist(), new, strict=True))
+            keep(todo[indices], new)
+
+        measured, sky = measure_pairs(
+            frames,
+            self.pairs[todo],
+            [self.depth_maps[p] for p in todo],
+            settings.measure,
+            with_sky=settings.solve.disconnected == "sky",
+            progress_bar=settings.progress_bar,
+            on_rows=None if known is None else add,
+        )
+        if known is not None:
+            measured = pair_table(self.pairs, [rows[p] for p in range(len(self.pairs))])
+        return replace(measured, multiplicity=1 / self.part), sky
+
+
+def _depth_maps(grids, found, domain, images):
+    """Return the depth map of each of some images: of all of its domain that overlap it.
+
+    A pass's noise is shared by all images of a domain, those of one group too.
+    """
+    same = found[domain[found[:, 0]] == domain[found[:, 1]]]
+    ends = np.concatenate([same, same[:, ::-1]])
+    ends = ends[np.argsort(ends[:, 0], kind="stable")]
+    start = np.searchsorted(ends[:, 0], images, side="left").tolist()
+    stop = np.searchsorted(ends[:, 0], images, side="right").tolist()
+    others = ends[:, 1].tolist()
+    return {
+        i: DepthMap(grids[i], [grids[j] for j in others[a:b]])
+        for i, a, b in zip(images.tolist(), start, stop, strict=True)
+    }

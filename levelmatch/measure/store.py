@@ -1,0 +1,207 @@
+# Licensed under a 3-clause BSD style license - see LICENSE.rst
+"""Pairs that are measured already: known by what they depend on, and kept as they come."""
+
+import hashlib
+from dataclasses import asdict
+from pathlib import Path
+from zlib import crc32
+
+import numpy as np
+
+from levelmatch.exceptions import RecordError
+from levelmatch.measure.table import ROW
+
+__all__ = ["PairFile", "PairStore", "image_keys", "pair_keys"]
+
+
+KEY_SIZE = 32
+# To be raised when a pair that depends on the same is measured to another result.
+ALGORITHM = 1
+ENTRY = np.dtype(
+    [
+        ("key", "u1", KEY_SIZE),
+        *((name, "<i8" if name == "npix" else "<f8", shape) for name, shape in ROW.items()),
+        ("check", "<u4"),
+    ]
+)
+MAGIC = b"levelmatch pairs 1\n"
+
+
+def image_keys(frames):
+    """Return, for each frame, 32 bytes that tell its pixels, their place and their use.
+
+    Parameters
+    ----------
+    frames : list of `~levelmatch.images.frame.Frame`
+        The images; their pixels are read where nobody has read them for this before.
+    """
+    return [_image_key(frame) for frame in frames]
+
+
+def _image_key(frame):
+    own = frame.source.identity
+    plain = (
+        own["sha256"],
+        own["mask_sha256"],
+        frame.dq_bits,
+        frame.part,
+        frame.region,
+        frame.scale,
+    )
+    content = hashlib.sha256(repr(plain).encode())
+    content.update(np.array(frame.whole_grid.box).tobytes())
+    content.update(np.ascontiguousarray(frame.whole_grid.nodes).tobytes())
+    correction = frame.correction
+    content.update(np.array([correction.constant, *correction.vector]).tobytes())
+    return content.digest()
+
+
+def pair_keys(images, overlaps, options):
+    """Return, for each pair, 32 bytes that tell all that its measurement depends on.
+
+    That is the two images, how they are measured and by which version of that, and the
+    outlines of the others that overlap both and so share their pixels' noise.
+
+    Parameters
+    ----------
+    images : list of bytes
+        See `image_keys`.
+    overlaps : `~levelmatch.measure.overlaps.Overlaps`
+        The pairs.
+    options : `~levelmatch.options.MeasureOptions`
+        How they are measured.
+    """
+    how = asdict(options)
+    del how["n_workers"]
+    how = repr((ALGORITHM, sorted(how.items()))).encode()
+    outlines = {}
+    keys = []
+    for (i, j), maps in zip(overlaps.pairs.tolist(), overlaps.depth_maps, strict=True):
+        content = hashlib.sha256(how + images[i] + images[j])
+        for outline in sorted(_outline(grid, outlines) for grid in _company(*maps)):
+            content.update(outline)
+        keys.append(content.digest())
+    return keys
+
+
+def _company(first, second):
+    """Grids of the images that overlap both of a pair's."""
+    other = {id(grid) for grid in second.others}
+    return [grid for grid in first.others if id(grid) in other]
+
+
+def _outline(grid, known):
+    if id(grid) not in known:
+        known[id(grid)] = hashlib.sha256(grid.polygon.tobytes()).digest()
+    return known[id(grid)]
+
+
+class PairStore:
+    """Rows of pairs by their keys, from records and from a file that grows.
+
+    Parameters
+    ----------
+    rows : dict of bytes to dict
+        Rows that are known, see `~levelmatch.measure.pairs.measure_pair`.
+    file : `PairFile` or None
+        Where new rows are kept, and others may be already.
+    """
+
+    def __init__(self, rows=(), file=None):
+        self.rows = dict(rows)
+        self.file = file
+        self.n_known = 0
+
+    def open(self, frames, overlaps, options):
+        """Return the known rows of pairs, by index, and a function that keeps new ones."""
+        keys = pair_keys(image_keys(frames), overlaps, options)
+        if self.file is not None:
+            self.rows |= self.file.read()
+        rows = {p: self.rows[key] for p, key in enumerate(keys) if key in self.rows}
+        self.n_known = len(rows)
+        # Else it comes with the first new pair: an error of the input leaves none.
+        if self.file is not None and len(rows) == len(keys):
+            self.file.create()
+
+        def keep(indices, new):
+            if self.file is not None:
+                self.file.append([keys[p] for p in indices], new)
+
+        return rows, keep
+
+
+class PairFile:
+    """A file of pairs that grows by whole entries, each with its checksum.
+
+    A process that is killed leaves at most one entry unfinished, which is not
+    read, and is overwritten when the file is used again.
+
+    Parameters
+    ----------
+    path : `~pathlib.Path`
+        The file.
+    """
+
+    def __init__(self, path):
+        self.path = Path(path)
+
+    def exists(self):
+        """Whether there is such a file."""
+        return self.path.is_file()
+
+    def create(self):
+        """Make the file, and its folder, where there is none."""
+        if not self.exists():
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self.path.write_bytes(MAGIC)
+
+    def read(self):
+        """Return the rows by their keys.
+
+        Raises
+        ------
+        RecordError
+            If there is a file, and it is none of these.
+        """
+        return {entry["key"].tobytes(): _row_of(entry) for entry in self._entries()}
+
+    def _entries(self):
+        if not self.exists():
+            return np.zeros(0, ENTRY)
+        content = self.path.read_bytes()
+        if not MAGIC.startswith(content[: len(MAGIC)]):
+            msg = f"{self.path}: not a file of pairs; move it away"
+            raise RecordError(msg)
+        content = content[len(MAGIC) :]
+        entries = np.frombuffer(content[: len(content) // ENTRY.itemsize * ENTRY.itemsize], ENTRY)
+        good = np.array([_check(entry) == entry["check"] for entry in entries], dtype=bool)
+        return entries[good]
+
+    def append(self, keys, rows):
+        """Add pairs; what was left unfinished is overwritten."""
+        entries = np.zeros(len(rows), ENTRY)
+        for entry, key, row in zip(entries, keys, rows, strict=True):
+            entry["key"] = np.frombuffer(key, "u1")
+            for name in ROW:
+                entry[name] = row[name]
+            entry["check"] = _check(entry)
+        self.create()
+        with open(self.path, "r+b") as stream:
+            stream.write(MAGIC)
+            whole = (stream.seek(0, 2) - len(MAGIC)) // ENTRY.itemsize
+            stream.seek(len(MAGIC) + whole * ENTRY.itemsize)
+            stream.write(entries.tobytes())
+
+    def remove(self):
+        """Remove the file, if it is there."""
+        self.path.unlink(missing_ok=True)
+
+
+def _check(entry):
+    return crc32(entry.tobytes()[: -ENTRY["check"].itemsize])
+
+
+def _row_of(entry):
+    return {
+        name: entry[name].copy() if shape else entry[name].item() for name, shape in ROW.items()
+    }

@@ -1,0 +1,229 @@
+# Licensed under a 3-clause BSD style license - see LICENSE.rst
+"""Check the tree of a record and make its objects."""
+
+from dataclasses import dataclass, fields
+
+import numpy as np
+
+from levelmatch.exceptions import RecordError
+from levelmatch.images.corrections import AppliedCorrection, Correction
+from levelmatch.images.frame import Frame
+from levelmatch.images.units import recorded_unit
+from levelmatch.measure.store import KEY_SIZE
+from levelmatch.measure.table import PairTable
+from levelmatch.record.writing import FRAME_TEXT, background_keyword
+from levelmatch.results.levels import Run
+from levelmatch.solve.passes import Pass, PassResult
+from levelmatch.solve.reference import Reference
+from levelmatch.solve.solution import Solution
+from levelmatch.solve.steps import Step
+
+__all__ = []
+
+
+@dataclass(frozen=True, eq=False)
+class RecordedGrid:
+    """Where a recorded image lies: as much of a `~levelmatch.sky.grid.Grid` as needs no WCS."""
+
+    axes: np.ndarray
+    polygon: np.ndarray
+    pixel_area: float
+
+    @property
+    def centre(self):
+        """Unit vector at the image's centre."""
+        return self.axes[0]
+
+
+# --------------------------------------------------------------------------------------
+# From a tree
+
+
+def record_from_tree(cls, tree):
+    n = _length("images", tree["images"])
+    images = {key: np.array(value) for key, value in tree["images"].items()}
+    # The first records have none, as no output was multiplied.
+    images.setdefault("output_factor", np.ones(n))
+    images.setdefault("zero_point", np.full(n, "", dtype="U1"))
+    options = tree["options"]
+    steps = [Step(**step) for step in options["passes"]]
+    run = Run(
+        function=str(options["function"]),
+        steps=steps,
+        options={k: v for k, v in options.items() if k not in ("function", "passes")},
+        created=str(tree["created"]),
+        order=np.array(tree["order"]).tolist(),
+        recombine=bool(tree["recombine"]),
+        sky=_optional(tree["sky"]),
+        subsets=np.array(tree["subsets"]).tolist(),
+        versions={str(k): str(v) for k, v in tree["software"].items()},
+    )
+    _check_images(images, run, n)
+    corrections = _corrections(tree["corrections"], n)
+    frames = [_frame(images, i, corrections[i], background_keyword(steps)) for i in range(n)]
+    measured, keys = _pairs(tree["pairs"], n)
+    passes = [_pass(node, step, n, len(measured)) for node, step in _zip(tree["passes"], steps)]
+    inputs = ("file", "path", "dtype", "sha256", "mask_sha256", "size", "hdu", "dq_bits", "wcs")
+    return cls(
+        [frames[k] for k in run.order],
+        passes,
+        measured,
+        recorded_unit(tree["unit"]),
+        run,
+        {key: images[key] for key in (*inputs, "slope_n_sigma")},
+        keys,
+        int(tree["n_earlier"]),
+        [dict(entry) for entry in tree["history"]],
+        tree["parent"] and {k: str(v) for k, v in tree["parent"].items()},
+    )
+
+
+def _length(name, columns):
+    """How many rows a table has, before its columns are read."""
+    rows = {key: np.shape(column)[0] for key, column in columns.items()}
+    if len(set(rows.values())) != 1:
+        msg = f"the record is damaged: {name}: its columns differ in length: {rows}"[:300]
+        raise RecordError(msg)
+    return next(iter(rows.values()))
+
+
+def _optional(value):
+    return None if value is None else np.array(value)
+
+
+def _zip(nodes, steps):
+    if len(nodes) != len(steps):
+        msg = (
+            f"the record is damaged: {len(nodes)} passes are recorded, {len(steps)} were asked for"
+        )
+        raise RecordError(msg)
+    return zip(nodes, steps, strict=True)
+
+
+def _check_images(images, run, n):
+    """Refuse images that are no images of one run, or whose names are paths."""
+    names = images["name"].tolist()
+    twice = {name for name in names if names.count(name) > 1} if len(set(names)) < n else ()
+    if twice:
+        msg = f"the record is damaged: the image {min(twice)!r} is there twice"
+        raise RecordError(msg)
+    if names != sorted(names) or sorted(run.order) != list(range(n)) or len(run.subsets) != n:
+        msg = "the record is damaged: images are missing, or not in their order"
+        raise RecordError(msg)
+    for name in {*names, *images["whole"].tolist(), *images["file"].tolist()} - {""}:
+        if name in (".", "..") or any(c in name for c in "/\\\0"):
+            msg = f"the record is damaged: {name!r} is a path, not the name of an image"
+            raise RecordError(msg)
+    if not (images["output_factor"] > 0).all():
+        msg = "the record is damaged: a factor on an image is not a positive number"
+        raise RecordError(msg)
+    for key in ("axes", "outline", "pixel_area", "scale", "output_factor"):
+        bad = ~np.isfinite(images[key].reshape(n, -1)).all(axis=1)
+        if bad.any():
+            msg = f"the record is damaged: {names[int(bad.argmax())]}: {key!r} is not finite"
+            raise RecordError(msg)
+
+
+def _corrections(node, n):
+    """The corrections of each image."""
+    _length("corrections", node)
+    columns = {key: np.array(value) for key, value in node.items()}
+    out = [[] for _ in range(n)]
+    for row, i in enumerate(columns["image"].tolist()):
+        if not 0 <= i < n:
+            msg = f"the record is damaged: a correction of image {i} among {n}"
+            raise RecordError(msg)
+        correction = Correction(float(columns["constant"][row]), columns["vector"][row])
+        if not np.isfinite([correction.constant, *correction.vector]).all():
+            msg = f"the record is damaged: a correction of image {i} is not a finite number"
+            raise RecordError(msg)
+        out[i].append(
+            AppliedCorrection(
+                str(columns["pass"][row]),
+                correction,
+                columns["variance"][row],
+                str(columns["reference"][row]),
+            )
+        )
+    if len({len(part) for part in out}) > 1:
+        msg = "the record is damaged: corrections of some images are missing"
+        raise RecordError(msg)
+    return out
+
+
+def _frame(images, i, corrections, keyword):
+    text = {key: str(images[key][i]) for key in FRAME_TEXT}
+    y0, y1, x0, x1 = images["region"][i].tolist()
+    (y, x), time = images["origin"][i].tolist(), float(images["background_time"][i])
+    frame = Frame(
+        **text,
+        source=None,
+        shape=tuple(images["shape"][i].tolist()),
+        meta={"SUBSTRT2": y, "SUBSTRT1": x, keyword: time},
+        unit=recorded_unit(str(images["unit"][i])),
+        transform=None,
+        dq_bits=int(images["dq_bits"][i]),
+        region=None if y0 < 0 else (slice(y0, y1), slice(x0, x1)),
+        subset=int(images["subset"][i]),
+        scale=float(images["scale"][i]),
+        output_factor=float(images["output_factor"][i]),
+        zero_point=str(images["zero_point"][i]),
+        corrections=tuple(corrections),
+    )
+    grid = RecordedGrid(images["axes"][i], images["outline"][i], float(images["pixel_area"][i]))
+    frame.__dict__.update(whole_grid=grid, grid=grid)
+    return frame
+
+
+def _pairs(node, n):
+    _length("pairs", node)
+    table = PairTable(**{f.name: np.array(node[f.name]) for f in fields(PairTable)})
+    keys = np.array(node["key"], dtype=np.uint8).reshape(-1, KEY_SIZE)
+    if len(keys) != len(table):
+        msg = "the record is damaged: its columns of pairs differ in length"
+        raise RecordError(msg)
+    for end in (table.first, table.second):
+        if len(end) and not (0 <= end.min() and end.max() < n):
+            msg = f"the record is damaged: a pair of an image that is none of the {n}"
+            raise RecordError(msg)
+    bad = ~np.isfinite(table.gram).all(axis=(1, 2)) | ~np.isfinite(table.rhs).all(axis=1)
+    if bad.any():
+        msg = f"the record is damaged: pair {int(bad.argmax())} is not of finite numbers"
+        raise RecordError(msg)
+    return table, keys
+
+
+def _pass(node, step, n, n_pairs):
+    plain = ("name", "fit_type", "references")
+    array = {k: np.array(v) for k, v in node.items() if k not in plain}
+    if node["name"] != step.name or len(array["group"]) != n or len(array["domain"]) != n:
+        msg = f"the record is damaged: the pass {node['name']!r} is not of its {n} images"
+        raise RecordError(msg)
+    rows = array["rows"]
+    if len(rows) and not (0 <= rows.min() and rows.max() < n_pairs):
+        msg = f"the record is damaged: the pass {step.name!r} has a pair that is not there"
+        raise RecordError(msg)
+    solution = Solution(
+        coefficients=array["coefficients"],
+        component=array["component"],
+        reference=array["held"],
+        floors=array["floors"],
+        weight=array["weight"],
+        robust=array["robust"],
+        n_sigma=array["n_sigma"],
+        active=array["active"],
+        _covariance=None,
+    )
+    solution.__dict__["errors"] = array["errors"]
+    return PassResult(
+        Pass(step.name, str(node["fit_type"]), array["domain"], array["group"]),
+        rows,
+        array["kept"],
+        array["reason"].tolist(),
+        solution,
+        array["group_axes"],
+        array["residual"],
+        [Reference(int(r["group"]), str(r["name"]), str(r["reason"])) for r in node["references"]],
+        array["isolated"],
+        None if node["tie"] is None else array["tie"],
+    )

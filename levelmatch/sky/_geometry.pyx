@@ -1,0 +1,397 @@
+# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, initializedcheck=False
+# Licensed under a 3-clause BSD style license - see LICENSE.rst
+"""Geometry of footprints and maps between pixel grids, compiled."""
+
+import numpy as np
+
+from libc.math cimport fabs, sqrt
+
+__all__ = [
+    "cell_vectors",
+    "convex_overlap",
+    "count_inside",
+    "map_error",
+    "normal_equations",
+    "reached_cells",
+    "sky_to_pixel",
+]
+
+
+def sky_to_pixel(
+    const double[:, ::1] vectors, const double[:, ::1] axes, const double[:, ::1] affine,
+    const double[:, :, ::1] coefficients, const double[::1] middle, const double[::1] half,
+    double reach,
+):
+    """Pixel coordinates of unit vectors by an affine map and a polynomial on top of it.
+
+    Parameters
+    ----------
+    vectors : `~numpy.ndarray`, shape (n, 3)
+        Unit vectors.
+    axes : `~numpy.ndarray`, shape (3, 3)
+        Centre and two tangents of the gnomonic projection.
+    affine : `~numpy.ndarray`, shape (2, 3)
+        From (1, xi, eta) to nearly (p, q): pixels from the middle, in half sides.
+    coefficients : `~numpy.ndarray`, shape (2, k, k), k at most 16
+        From products of Chebyshev polynomials of the affine map's values to (p, q).
+    middle, half : `~numpy.ndarray`, shape (2,)
+        The middle and the half sides, (x, y), in pixels.
+    reach : float
+        Values of the affine map beyond which the result is NaN.
+
+    Returns
+    -------
+    x, y : `~numpy.ndarray`, shape (n,)
+        Pixel coordinates; NaN behind the centre too.
+    """
+    cdef Py_ssize_t n = vectors.shape[0], k = coefficients.shape[1], m, i, j
+    cdef double w, u, v, p, q, first, second
+    cdef double in_p[16]
+    cdef double in_q[16]
+    if k > 16:
+        msg = f"coefficients: of degree 15 at most, not {k - 1}"
+        raise ValueError(msg)
+    out_array = np.full((2, n), np.nan)
+    cdef double[:, ::1] out = out_array
+    with nogil:
+        for m in range(n):
+            w = (vectors[m, 0] * axes[0, 0] + vectors[m, 1] * axes[0, 1]
+                 + vectors[m, 2] * axes[0, 2])
+            if not w > 0.05:
+                continue
+            u = (vectors[m, 0] * axes[1, 0] + vectors[m, 1] * axes[1, 1]
+                 + vectors[m, 2] * axes[1, 2]) / w
+            v = (vectors[m, 0] * axes[2, 0] + vectors[m, 1] * axes[2, 1]
+                 + vectors[m, 2] * axes[2, 2]) / w
+            p = affine[0, 0] + affine[0, 1] * u + affine[0, 2] * v
+            q = affine[1, 0] + affine[1, 1] * u + affine[1, 2] * v
+            if not (fabs(p) <= reach and fabs(q) <= reach):
+                continue
+            in_p[0] = 1.0
+            in_q[0] = 1.0
+            if k > 1:
+                in_p[1] = p
+                in_q[1] = q
+            for i in range(2, k):
+                in_p[i] = 2 * p * in_p[i - 1] - in_p[i - 2]
+                in_q[i] = 2 * q * in_q[i - 1] - in_q[i - 2]
+            first = 0.0
+            second = 0.0
+            for i in range(k):
+                # The rest of the coefficients are zero: the total degree is limited.
+                for j in range(k - i):
+                    w = in_p[i] * in_q[j]
+                    first = first + coefficients[0, i, j] * w
+                    second = second + coefficients[1, i, j] * w
+            out[0, m] = middle[0] + half[0] * first
+            out[1, m] = middle[1] + half[1] * second
+    return out_array[0], out_array[1]
+
+
+def reached_cells(
+    const double[:, ::1] map_x, const double[:, ::1] map_y,
+    double y0, double y1, double x0, double x1,
+):
+    """Indices (y, x) of the cells, all four corners defined, that reach into a box.
+
+    Parameters
+    ----------
+    map_x, map_y : `~numpy.ndarray`, shape (ny, nx)
+        Coordinates of the cells' corners; NaN where undefined.
+    y0, y1, x0, x1 : float
+        The box, its upper ends excluded.
+
+    Returns
+    -------
+    cells : `~numpy.ndarray` of intp, shape (n, 2)
+        In order.
+    """
+    cdef Py_ssize_t iy, ix, n = 0
+    cells_array = np.empty(((map_x.shape[0] - 1) * (map_x.shape[1] - 1), 2), dtype=np.intp)
+    cdef Py_ssize_t[:, ::1] cells = cells_array
+    with nogil:
+        for iy in range(map_x.shape[0] - 1):
+            for ix in range(map_x.shape[1] - 1):
+                # Comparisons with NaN are false.
+                if (
+                    _spans(map_x[iy, ix], map_x[iy, ix + 1], map_x[iy + 1, ix],
+                           map_x[iy + 1, ix + 1], x0 - 1, x1)
+                    and _spans(map_y[iy, ix], map_y[iy, ix + 1], map_y[iy + 1, ix],
+                               map_y[iy + 1, ix + 1], y0 - 1, y1)
+                ):
+                    cells[n, 0] = iy
+                    cells[n, 1] = ix
+                    n += 1
+    return cells_array[:n]
+
+
+cdef inline bint _spans(double a, double b, double c, double d, double low, double high) noexcept nogil:
+    """Whether the range of four numbers, none NaN, meets [low, high]."""
+    if not (a == a and b == b and c == c and d == d):
+        return False
+    return min(min(a, b), min(c, d)) <= high and max(max(a, b), max(c, d)) >= low
+
+
+def count_inside(const double[:, ::1] points, const double[:, :, ::1] normals):
+    """Number of convex outlines on the sphere that each point lies in.
+
+    Parameters
+    ----------
+    points : `~numpy.ndarray`, shape (n, 3)
+        Unit vectors; one that is NaN lies nowhere.
+    normals : `~numpy.ndarray`, shape (m, k, 3)
+        Inward normals of the planes through the edges of each outline; zero where there is none.
+
+    Returns
+    -------
+    count : `~numpy.ndarray` of intp, shape (n,)
+        Points on an edge, but for rounding, count.
+    """
+    cdef Py_ssize_t n = points.shape[0], i, j, k
+    cdef bint inside
+    out_array = np.zeros(n, np.intp)
+    cdef Py_ssize_t[::1] out = out_array
+    with nogil:
+        for j in range(normals.shape[0]):
+            for i in range(n):
+                inside = True
+                for k in range(normals.shape[1]):
+                    if not (points[i, 0] * normals[j, k, 0] + points[i, 1] * normals[j, k, 1]
+                            + points[i, 2] * normals[j, k, 2] >= -1e-15):
+                        inside = False
+                        break
+                out[i] += inside
+    return out_array
+
+
+cdef enum:
+    MAX_VERTICES = 64
+
+
+cdef double _clip_area(const double *subject, Py_ssize_t n, const double *window,
+                       Py_ssize_t m) noexcept nogil:
+    """Area of the intersection of two convex counter-clockwise polygons (Sutherland-Hodgman)."""
+    cdef double now[2 * MAX_VERTICES]
+    cdef double new[2 * MAX_VERTICES]
+    cdef Py_ssize_t i, j, k, count = n, kept
+    cdef double ax, ay, ex, ey, side, last, px, py, qx, qy, t, area = 0.0
+    for i in range(2 * n):
+        now[i] = subject[i]
+    for k in range(m):
+        ax = window[2 * k]
+        ay = window[2 * k + 1]
+        ex = window[2 * ((k + 1) % m)] - ax
+        ey = window[2 * ((k + 1) % m) + 1] - ay
+        kept = 0
+        if count == 0:
+            return 0.0
+        px = now[2 * count - 2]
+        py = now[2 * count - 1]
+        last = ex * (py - ay) - ey * (px - ax)
+        for j in range(count):
+            # More vertices than convex outlines can have: a guard, not a case.
+            if kept + 2 > MAX_VERTICES:
+                break
+            qx = now[2 * j]
+            qy = now[2 * j + 1]
+            side = ex * (qy - ay) - ey * (qx - ax)
+            if (side >= 0) != (last >= 0):
+                t = last / (last - side)
+                new[2 * kept] = px + t * (qx - px)
+                new[2 * kept + 1] = py + t * (qy - py)
+                kept += 1
+            if side >= 0:
+                new[2 * kept] = qx
+                new[2 * kept + 1] = qy
+                kept += 1
+            px = qx
+            py = qy
+            last = side
+        count = kept
+        for j in range(2 * count):
+            now[j] = new[j]
+    for j in range(1, count - 1):
+        area += (now[2 * j] - now[0]) * (now[2 * j + 3] - now[1]) - (
+            now[2 * j + 2] - now[0]) * (now[2 * j + 1] - now[1])
+    return 0.5 * area if area > 0 else 0.0
+
+
+def convex_overlap(const double[:, :, ::1] vertices, const Py_ssize_t[:, ::1] pairs):
+    """Area that two convex footprints on the sphere share, for each of many pairs.
+
+    Each pair is projected gnomonically about the middle of its two footprints:
+    great circles become straight lines, so no polygon of the sphere is built
+    and identical or sliver footprints are ordinary cases.
+
+    Parameters
+    ----------
+    vertices : `~numpy.ndarray`, shape (n, k, 3), k at most 32
+        Unit vectors of the vertices, counter-clockwise as seen from outside the sphere.
+    pairs : `~numpy.ndarray` of intp, shape (m, 2)
+        Which footprints to compare.
+
+    Returns
+    -------
+    area : `~numpy.ndarray`, shape (m,)
+        Shared area in steradian; 0 where the two are more than a hemisphere apart.
+    """
+    cdef Py_ssize_t n_pairs = pairs.shape[0], k = vertices.shape[1], p, q, i
+    cdef double c[3]
+    cdef double e[3]
+    cdef double f[3]
+    cdef double flat[2][2 * MAX_VERTICES]
+    cdef double norm, w
+    cdef bint behind
+    if k > MAX_VERTICES // 2:
+        msg = f"vertices: at most {MAX_VERTICES // 2} a footprint, not {k}"
+        raise ValueError(msg)
+    area_array = np.zeros(n_pairs)
+    cdef double[::1] area = area_array
+    with nogil:
+        for p in range(n_pairs):
+            for i in range(3):
+                c[i] = 0.0
+                for q in range(k):
+                    c[i] += vertices[pairs[p, 0], q, i] + vertices[pairs[p, 1], q, i]
+            norm = sqrt(c[0] * c[0] + c[1] * c[1] + c[2] * c[2])
+            if norm == 0.0:
+                continue
+            for i in range(3):
+                c[i] /= norm
+            # Two axes tangent at the centre, away from its largest component.
+            if fabs(c[2]) < 0.9:
+                e[0] = -c[1]
+                e[1] = c[0]
+                e[2] = 0.0
+            else:
+                e[0] = 0.0
+                e[1] = -c[2]
+                e[2] = c[1]
+            norm = sqrt(e[0] * e[0] + e[1] * e[1] + e[2] * e[2])
+            for i in range(3):
+                e[i] /= norm
+            f[0] = c[1] * e[2] - c[2] * e[1]
+            f[1] = c[2] * e[0] - c[0] * e[2]
+            f[2] = c[0] * e[1] - c[1] * e[0]
+            behind = False
+            for i in range(2):
+                for q in range(k):
+                    w = (vertices[pairs[p, i], q, 0] * c[0] + vertices[pairs[p, i], q, 1] * c[1]
+                         + vertices[pairs[p, i], q, 2] * c[2])
+                    behind = behind or w < 1e-3
+                    flat[i][2 * q] = (
+                        vertices[pairs[p, i], q, 0] * e[0] + vertices[pairs[p, i], q, 1] * e[1]
+                        + vertices[pairs[p, i], q, 2] * e[2]) / w
+                    flat[i][2 * q + 1] = (
+                        vertices[pairs[p, i], q, 0] * f[0] + vertices[pairs[p, i], q, 1] * f[1]
+                        + vertices[pairs[p, i], q, 2] * f[2]) / w
+            if not behind:
+                area[p] = _clip_area(flat[0], k, flat[1], k)
+    return area_array
+
+
+def cell_vectors(
+    const double[:, :, ::1] nodes, const Py_ssize_t[::1] ys, const Py_ssize_t[::1] xs,
+    const Py_ssize_t[:, ::1] cells, const double[::1] y, const double[::1] x,
+):
+    """Unit vectors of pixel positions within cells, bilinear between the nodes.
+
+    Parameters
+    ----------
+    nodes : `~numpy.ndarray`, shape (len(ys), len(xs), 3)
+        Unit vectors at the nodes.
+    ys, xs : `~numpy.ndarray` of intp
+        Rows and columns of the nodes.
+    cells : `~numpy.ndarray` of intp, shape (n, 2)
+        The (y, x) index of each cell.
+    y, x : `~numpy.ndarray`, shape (n,)
+        The positions.
+
+    Returns
+    -------
+    vectors : `~numpy.ndarray`, shape (n, 3)
+        Unit vectors.
+    """
+    cdef Py_ssize_t n = cells.shape[0], c, i, iy, ix
+    cdef double t, s, norm
+    out_array = np.empty((n, 3))
+    cdef double[:, ::1] out = out_array
+    with nogil:
+        for c in range(n):
+            iy = cells[c, 0]
+            ix = cells[c, 1]
+            t = (y[c] - ys[iy]) / (ys[iy + 1] - ys[iy])
+            s = (x[c] - xs[ix]) / (xs[ix + 1] - xs[ix])
+            norm = 0.0
+            for i in range(3):
+                out[c, i] = (
+                    (1 - t) * ((1 - s) * nodes[iy, ix, i] + s * nodes[iy, ix + 1, i])
+                    + t * ((1 - s) * nodes[iy + 1, ix, i] + s * nodes[iy + 1, ix + 1, i]))
+                norm += out[c, i] * out[c, i]
+            for i in range(3):
+                out[c, i] /= sqrt(norm)
+    return out_array
+
+
+def map_error(
+    const double[:, ::1] map_x, const double[:, ::1] map_y, const Py_ssize_t[:, ::1] cells,
+    const double[::1] x, const double[::1] y,
+):
+    """Largest error of bilinear interpolation at the middles of cells.
+
+    Parameters
+    ----------
+    map_x, map_y : `~numpy.ndarray`, shape (ny, nx)
+        Coordinates at the nodes.
+    cells : `~numpy.ndarray` of intp, shape (n, 2)
+        The (y, x) index of each cell.
+    x, y : `~numpy.ndarray`, shape (n,)
+        Exact coordinates at their middles; NaN where not known, which is left out.
+    """
+    cdef Py_ssize_t c, iy, ix
+    cdef double error = 0.0
+    with nogil:
+        for c in range(cells.shape[0]):
+            iy = cells[c, 0]
+            ix = cells[c, 1]
+            # Comparisons with NaN are false.
+            error = _larger(error, x[c] - 0.25 * (map_x[iy, ix] + map_x[iy, ix + 1]
+                                                  + map_x[iy + 1, ix] + map_x[iy + 1, ix + 1]))
+            error = _larger(error, y[c] - 0.25 * (map_y[iy, ix] + map_y[iy, ix + 1]
+                                                  + map_y[iy + 1, ix] + map_y[iy + 1, ix + 1]))
+    return error
+
+
+cdef inline double _larger(double error, double off) noexcept nogil:
+    return fabs(off) if fabs(off) > error else error
+
+
+def normal_equations(const double[:, ::1] terms, const double[:, ::1] values):
+    """Normal matrix and right-hand sides of a fit of few terms.
+
+    Parameters
+    ----------
+    terms : `~numpy.ndarray`, shape (n, k)
+        The terms at each place.
+    values : `~numpy.ndarray`, shape (n, m)
+        What to fit.
+
+    Returns
+    -------
+    gram : `~numpy.ndarray`, shape (k, k)
+        Sums of products of terms.
+    rhs : `~numpy.ndarray`, shape (k, m)
+        Sums of products of terms and values.
+    """
+    cdef Py_ssize_t n = terms.shape[0], k = terms.shape[1], m = values.shape[1], c, i, j
+    gram_array, rhs_array = np.zeros((k, k)), np.zeros((k, m))
+    cdef double[:, ::1] gram = gram_array
+    cdef double[:, ::1] rhs = rhs_array
+    with nogil:
+        for c in range(n):
+            for i in range(k):
+                for j in range(k):
+                    gram[i, j] += terms[c, i] * terms[c, j]
+                for j in range(m):
+                    rhs[i, j] += terms[c, i] * values[c, j]
+    return gram_array, rhs_array

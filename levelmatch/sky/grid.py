@@ -1,0 +1,297 @@
+# Licensed under a 3-clause BSD style license - see LICENSE.rst
+"""The position of an image on the sky: exact at the nodes of a coarse grid, smooth between."""
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from numpy.polynomial.chebyshev import chebvander
+from scipy.spatial import ConvexHull
+
+from levelmatch.exceptions import FrameError
+from levelmatch.sky._geometry import count_inside, normal_equations, sky_to_pixel
+from levelmatch.sky.transform import SkyTransform
+from levelmatch.sky.vectors import tangent_axes
+
+__all__ = ["Grid"]
+
+# Vertices of a footprint.
+N_VERTICES = 16
+# Largest error, in pixels, of a map made from exact positions.
+MAP_TOLERANCE = 0.005
+
+
+def _nodes(start, stop, spacing):
+    """Indices from start to stop - 1, both included, about ``spacing`` apart."""
+    n_cells = max(1, round((stop - 1 - start) / spacing))
+    return np.unique(np.linspace(start, stop - 1, n_cells + 1).round().astype(np.intp))
+
+
+def _fit_polynomial(p, q, values, degree):
+    """Fit products of Chebyshev polynomials of total degree up to a limit.
+
+    By the normal equations, which these polynomials keep well-conditioned: the threads of
+    LAPACK's solver for tall matrices, and of BLAS's products, get in the way of Dask's.
+
+    Parameters
+    ----------
+    p, q : `~numpy.ndarray`, shape (n,)
+        Where, within -1 and 1.
+    values : `~numpy.ndarray`, shape (2, n)
+        What to fit.
+    degree : int
+        The limit.
+
+    Returns
+    -------
+    coefficients : `~numpy.ndarray`, shape (2, degree + 1, degree + 1)
+        Of the two values.
+    """
+    in_p, in_q = chebvander(p, degree), chebvander(q, degree)
+    i, j = np.nonzero(np.add.outer(np.arange(degree + 1), np.arange(degree + 1)) <= degree)
+    terms = np.ascontiguousarray(in_p[:, i] * in_q[:, j])
+    gram, rhs = normal_equations(terms, np.ascontiguousarray(values.T))
+    # Next to nothing, but for fewer points than they look.
+    gram[np.diag_indices_from(gram)] *= 1 + 1e-13
+    coefficients = np.zeros((2, degree + 1, degree + 1))
+    coefficients[:, i, j] = np.linalg.solve(gram, rhs).T
+    return coefficients
+
+
+@dataclass(frozen=True, eq=False)
+class Grid:
+    """Where an image lies on the sky: exact on a coarse grid of its pixels, smooth between.
+
+    Parameters
+    ----------
+    transform : `SkyTransform`
+        The image's WCS.
+    shape : tuple of int
+        The image's shape, (ny, nx).
+    box : tuple of int
+        The rows and columns that can hold good pixels: ``(y0, y1, x0, x1)``, the upper
+        ones excluded.
+    spacing : int
+        Pixels between nodes.
+    """
+
+    transform: SkyTransform
+    shape: tuple
+    box: tuple
+    spacing: int
+
+    @cached_property
+    def ys(self):
+        """Rows of the nodes."""
+        return _nodes(self.box[0], self.box[1], self.spacing)
+
+    @cached_property
+    def cell(self):
+        """Rows and columns of a typical cell."""
+        return tuple(float(np.median(np.diff(axis))) for axis in (self.ys, self.xs))
+
+    @property
+    def side(self):
+        """The box's longer side, in pixels."""
+        return max(self.box[1] - self.box[0], self.box[3] - self.box[2])
+
+    @cached_property
+    def xs(self):
+        """Columns of the nodes."""
+        return _nodes(self.box[2], self.box[3], self.spacing)
+
+    @cached_property
+    def nodes(self):
+        """Unit vectors at the nodes, shape (len(ys), len(xs), 3)."""
+        vectors = self.transform.to_sky(*np.meshgrid(self.xs, self.ys))
+        if not np.isfinite(vectors).any():
+            msg = f"{self.transform.name}: the WCS gives no position for any pixel; mend it"
+            raise FrameError(msg)
+        return vectors
+
+    @cached_property
+    def middles(self):
+        """Unit vectors at the middle of each cell, shape (len(ys) - 1, len(xs) - 1, 3)."""
+        x, y = (0.5 * (edges[1:] + edges[:-1]) for edges in (self.xs, self.ys))
+        return self.transform.to_sky(*np.meshgrid(x, y))
+
+    @cached_property
+    def axes(self):
+        """Centre, East and North of the whole image (not of its box)."""
+        ny, nx = self.shape
+        centre = self.transform.to_sky((nx - 1) / 2, (ny - 1) / 2)
+        if not np.isfinite(centre).all():
+            centre = np.nansum(self.nodes, axis=(0, 1))
+        return tangent_axes(centre)
+
+    @cached_property
+    def _box_axes(self):
+        return tangent_axes(np.nansum(self.nodes, axis=(0, 1)))
+
+    def _project(self, vectors):
+        """Gnomonic coordinates about the box's centre; NaN behind it."""
+        axes = self._box_axes
+        w, u, v = np.einsum("ki,...i->k...", axes, vectors)
+        w = np.where(w > 0.05, w, np.nan)
+        return u / w, v / w
+
+    @cached_property
+    def _inverse(self):
+        """Affine and polynomial parts of sky to pixel, its degree and its largest error.
+
+        Fitted to the forward positions of the nodes, so it needs no inverse of
+        the WCS, and checked at the middles of the cells.
+        """
+        y, x = np.meshgrid(self.ys, self.xs, indexing="ij")
+        half = 0.5 * np.array([max(np.ptp(self.xs), 1), max(np.ptp(self.ys), 1)])
+        middle = np.array([self.xs[0], self.ys[0]]) + half
+        pixel = (np.stack([x, y]) - middle[:, None, None]) / half[:, None, None]
+        xi, eta = self._project(self.nodes)
+        good = np.isfinite(xi) & np.isfinite(eta)
+        pixel = pixel[:, good]
+        design = np.stack([np.ones(good.sum()), xi[good], eta[good]])
+        # Scaled, so that the determinant tells a line from an area whatever the pixels' size.
+        size = np.sqrt(np.einsum("in,in->i", design, design) / max(design.shape[1], 1))
+        design = design / np.where(size > 0, size, 1)[:, None]
+        gram = np.einsum("in,jn->ij", design, design) / max(design.shape[1], 1)
+        if not np.linalg.det(gram) > 1e-12:
+            msg = f"{self.transform.name}: the WCS is singular, all pixels lie on one line; mend it"
+            raise FrameError(msg)
+        rhs = np.einsum("in,kn->ik", design, pixel) / design.shape[1]
+        affine = np.linalg.solve(gram, rhs)
+        p, q = np.einsum("ik,in->kn", affine, design)
+        affine = affine / size[:, None]
+        mid_y, mid_x = np.meshgrid(
+            *(0.5 * (e[1:] + e[:-1]) for e in (self.ys, self.xs)), indexing="ij"
+        )
+        check = np.concatenate([self.middles.reshape(-1, 3), self.nodes.reshape(-1, 3)])
+        truth = np.concatenate(
+            [np.stack([mid_x, mid_y], -1).reshape(-1, 2), np.stack([x, y], -1).reshape(-1, 2)]
+        )
+        bend = half.max() * np.abs(np.stack([p, q]) - pixel).max(initial=0.0)
+        for degree in (1, 2, 5, 8):
+            n_terms = (degree + 1) * (degree + 2) // 2
+            if n_terms > pixel.shape[1]:
+                break
+            if degree == 1 and bend > MAP_TOLERANCE and pixel.shape[1] >= 6:
+                continue
+            # Some nodes are enough for few terms.
+            step = max(1, pixel.shape[1] // (6 * n_terms))
+            coefficients = _fit_polynomial(p[::step], q[::step], pixel[:, ::step], degree)
+            inverse = np.ascontiguousarray(affine.T), coefficients, middle, half
+            found = np.stack(self._evaluate(inverse, check, np.inf), axis=-1)
+            error = np.nanmax(np.abs(found - truth), initial=0.0)
+            if error < MAP_TOLERANCE / 5:
+                break
+        return inverse, error
+
+    @cached_property
+    def _bend(self):
+        """How far distortion moves a node off the affine part of the map, in half sides."""
+        affine, _, middle, half = self._inverse[0]
+        xi, eta = self._project(self.nodes)
+        linear = affine[:, 0] + np.stack([xi, eta], axis=-1) @ affine[:, 1:].T
+        pixel = (np.stack(np.meshgrid(self.xs, self.ys), axis=-1) - middle) / half
+        return np.nanmax(np.abs(linear - pixel))
+
+    def _evaluate(self, inverse, vectors, reach):
+        affine, coefficients, middle, half = inverse
+        flat = np.ascontiguousarray(vectors).reshape(-1, 3)
+        x, y = sky_to_pixel(flat, self._box_axes, affine, coefficients, middle, half, reach)
+        return x.reshape(vectors.shape[:-1]), y.reshape(vectors.shape[:-1])
+
+    def to_pixel(self, vectors, margin=0.0):
+        """Return pixel coordinates (x, y) of unit vectors, NaN outside of the image's box.
+
+        Parameters
+        ----------
+        vectors : `~numpy.ndarray`, shape (..., 3)
+            Unit vectors.
+        margin : float
+            How far outside of the box, in pixels, coordinates are still given.
+        """
+        inverse, error = self._inverse
+        reach = 1 + self._bend + (margin + 1) / inverse[3].min()
+        if error < MAP_TOLERANCE:
+            return self._evaluate(inverse, vectors, reach)
+        # A distortion that no polynomial follows, such as a table: the WCS's own inverse.
+        near = np.isfinite(self._evaluate(inverse, vectors, 1.2 * reach)[0])
+        x, y = np.full((2, *near.shape), np.nan)
+        x[near], y[near] = self.transform.to_pixel(vectors[near])
+        return x, y
+
+    @cached_property
+    def polygon(self):
+        """Convex outline of the box, shape (16, 3), counter-clockwise about (East, North)."""
+        edge = np.concatenate(
+            [
+                self.nodes[0, :],
+                self.nodes[-1, :],
+                self.nodes[:, 0],
+                self.nodes[:, -1],
+            ]
+        )
+        edge = edge[np.isfinite(edge).all(axis=1)]
+        flat = np.stack(self._project(edge), axis=1)
+        if len(edge) < 3 or not np.linalg.det(np.cov(flat.T, bias=True)) > 1e-30:
+            msg = f"{self.transform.name}: the image's outline has no area on the sky; mend its WCS"
+            raise FrameError(msg)
+        vertices = ConvexHull(flat).vertices
+        if len(vertices) > N_VERTICES:
+            # A bent side has many: the farthest in each of as many directions, with the
+            # image's own sides as axes, so that its corners are among them.
+            angle = 2 * np.pi * np.arange(N_VERTICES) / N_VERTICES
+            affine = self._inverse[0][0]
+            reach = flat[vertices] @ affine[:, 1:].T @ np.stack([np.cos(angle), np.sin(angle)])
+            vertices = vertices[np.unique(reach.argmax(axis=0))]
+        hull = edge[vertices]
+        return np.concatenate([hull, np.repeat(hull[-1:], N_VERTICES - len(hull), axis=0)])
+
+    @cached_property
+    def radius(self):
+        """Angle in radian from the box's centre to its farthest vertex."""
+        cosine = np.clip(self.polygon @ self._box_axes[0], -1, 1)
+        return float(np.arccos(cosine.min()))
+
+    @property
+    def centre(self):
+        """Unit vector at the middle of the box."""
+        return self._box_axes[0]
+
+    @cached_property
+    def pixel_area(self):
+        """Mean solid angle of a pixel, in steradian."""
+        affine = self._inverse[0][0]
+        half = self._inverse[0][3]
+        return float(1 / abs(np.linalg.det(affine[:, 1:]) * half.prod()))
+
+    @cached_property
+    def normals(self):
+        """Inward normals of the planes through the outline's edges, shape (16, 3).
+
+        Those of edges without length are zero.
+        """
+        return np.cross(self.polygon, np.roll(self.polygon, -1, axis=0))
+
+    def contains(self, vectors):
+        """Whether unit vectors, shape (n, 3), lie within the outline."""
+        return count_inside(np.ascontiguousarray(vectors), self.normals[None]) > 0
+
+    def forget(self):
+        """Let go of the nodes' positions: they take memory, and are soon found again."""
+        for name in ("nodes", "middles", "refined"):
+            vars(self).pop(name, None)
+
+    @cached_property
+    def refined(self):
+        """The same grid with its nodes half as far apart."""
+        finer = Grid(self.transform, self.shape, self.box, self.spacing // 2)
+        # The way back from the sky is the same, and takes longer to fit than a pair to measure.
+        vars(finer).update(_box_axes=self._box_axes, _inverse=self._inverse)
+        return finer
+
+
+def default_spacing(box):
+    """Return the spacing for an image: cells small enough to be many, large enough to be robust."""
+    size = np.sqrt((box[1] - box[0]) * (box[3] - box[2]))
+    return int(np.clip(round(size / 32), 8, 32))

@@ -1,0 +1,266 @@
+# Licensed under a 3-clause BSD style license - see LICENSE.rst
+"""Which images overlap, from their outlines alone."""
+
+from functools import cached_property
+
+import numpy as np
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components, minimum_spanning_tree
+from scipy.spatial import cKDTree
+
+from levelmatch.sky._geometry import convex_overlap, count_inside
+from levelmatch.sky.grid import N_VERTICES
+
+__all__ = [
+    "DepthMap",
+    "components",
+    "find_outline_pairs",
+    "find_pairs",
+    "overlap_groups",
+    "thin_pairs",
+]
+
+
+# Of more images not all nodes are kept in memory.
+MANY = 1000
+# Circles on the sky compared with the others at a time.
+CHUNK = 50_000
+
+# The mean of an image's overlaps over the largest from which on they are nearly equal.
+NEARLY_EQUAL = 0.6
+# Of those, so many an image are no worse than more: on 64 dithers of one field by 2 %.
+ENOUGH = 8
+
+
+def find_pairs(grids):
+    """Return the pairs of images whose outlines overlap.
+
+    Parameters
+    ----------
+    grids : list of `~levelmatch.sky.grid.Grid`
+        The images.
+
+    Returns
+    -------
+    pairs : `~numpy.ndarray` of intp, shape (m, 2)
+        Indices, the lower first, in ascending order.
+    area : `~numpy.ndarray`, shape (m,)
+        Shared area of the outlines, in steradian.
+    """
+    centres, radii = np.zeros((len(grids), 3)), np.zeros(len(grids))
+    outlines = np.zeros((len(grids), N_VERTICES, 3))
+    for k, grid in enumerate(grids):
+        centres[k], radii[k], outlines[k] = grid.centre, grid.radius, grid.polygon
+        if len(grids) > MANY:
+            grid.forget()
+    return find_outline_pairs(centres, radii, outlines)
+
+
+def find_outline_pairs(centres, radii, outlines, *, chunk=CHUNK):
+    """Return the pairs of convex outlines on the sky that overlap.
+
+    Circles about the outlines are compared by trees of their centres, a chunk of them at a time,
+    so that beside the result the memory does not grow with the pairs; large and small
+    ones apart, so that one large outline does not make all candidates.
+
+    Parameters
+    ----------
+    centres : `~numpy.ndarray`, shape (n, 3)
+        Unit vectors of the outlines' centres.
+    radii : `~numpy.ndarray`, shape (n,)
+        Angle in radian from each centre to its farthest vertex.
+    outlines : `~numpy.ndarray`, shape (n, k, 3), k at most 32
+        Unit vectors of the vertices, counter-clockwise as seen from outside the sphere.
+    chunk : int
+        Circles compared with the others at a time.
+
+    Returns
+    -------
+    pairs : `~numpy.ndarray` of intp, shape (m, 2)
+        Indices, the lower first, in ascending order.
+    area : `~numpy.ndarray`, shape (m,)
+        Shared area of the outlines, in steradian.
+    """
+    outlines = np.ascontiguousarray(outlines)
+    found = [(np.zeros((0, 2), dtype=np.intp), np.zeros(0))]
+    for pairs in _near_pairs(centres, radii, chunk):
+        area = convex_overlap(outlines, pairs)
+        # Outlines are those of pixel centres; images that only touch share no sample.
+        found.append((pairs[area > 0], area[area > 0]))
+    pairs, area = (np.concatenate(part) for part in zip(*found, strict=True))
+    order = np.lexsort((pairs[:, 1], pairs[:, 0]))
+    return pairs[order], area[order]
+
+
+def _near_pairs(centres, radii, chunk):
+    """Yield pairs of circles on the sphere that touch, shape (m, 2), the lower index first."""
+    # Classes of radii within a factor of two; of each, chunks of one part of the sky.
+    octave = np.floor(np.log2(np.maximum(radii, 1e-12))).astype(int)
+    classes = [np.flatnonzero(octave == k) for k in np.unique(octave)]
+    trees = [cKDTree(centres[members]) for members in classes]
+    for a, large in enumerate(classes):
+        order = large[np.lexsort((centres[large, 0], np.round(centres[large, 2], 2)))]
+        for start in range(0, len(order), chunk):
+            part = order[start : start + chunk]
+            tree = cKDTree(centres[part])
+            for b in range(a + 1):
+                small = classes[b]
+                reach = _chord(radii[part].max() + radii[small].max())
+                near = tree.sparse_distance_matrix(trees[b], reach, output_type="ndarray")
+                first, second = part[near["i"]], small[near["j"]]
+                touch = near["v"] <= _chord(radii[first] + radii[second])
+                # Of one class each pair is found twice.
+                touch &= (first < second) if a == b else (first != second)
+                pairs = np.stack([first[touch], second[touch]], axis=1).astype(np.intp)
+                yield np.ascontiguousarray(np.sort(pairs, axis=1))
+
+
+def _chord(angle):
+    """Chord of an angle, a little more: chords grow with angles up to a half turn."""
+    return 2 * np.sin(np.minimum(angle, np.pi) / 2) * (1 + 1e-9)
+
+
+def components(pairs, n):
+    """Return the number of connected sets, and the set of each of ``n`` nodes."""
+    pairs = np.asarray(pairs, dtype=np.intp).reshape(-1, 2)
+    graph = coo_array((np.ones(len(pairs)), (pairs[:, 0], pairs[:, 1])), shape=(n, n))
+    return connected_components(graph, directed=False)
+
+
+def overlap_groups(grids, *, fraction=0.5):
+    """Return a label for each image: those that share more than a fraction of their area.
+
+    The area is that of the smaller of the two.
+    """
+    pairs, area = find_pairs(grids)
+    own = np.array([grid.pixel_area * _pixels(grid) for grid in grids])
+    smaller = np.minimum(own[pairs[:, 0]], own[pairs[:, 1]])
+    return components(pairs[area > fraction * smaller], len(grids))[1]
+
+
+def _pixels(grid):
+    return (grid.ys[-1] - grid.ys[0]) * (grid.xs[-1] - grid.xs[0])
+
+
+class DepthMap:
+    """How many images cover each cell of an image's grid.
+
+    Parameters
+    ----------
+    grid : `~levelmatch.sky.grid.Grid`
+        The image.
+    others : list of `~levelmatch.sky.grid.Grid`
+        The images that may overlap it.
+    """
+
+    def __init__(self, grid, others):
+        self.grid = grid
+        self.others = others
+
+    @cached_property
+    def _normals(self):
+        return np.array([other.normals for other in self.others]).reshape(-1, N_VERTICES, 3)
+
+    @cached_property
+    def cells(self):
+        """Number of images, its own included, at the middle of each cell."""
+        middles = self.grid.middles
+        return self._count(middles.reshape(-1, 3)).reshape(middles.shape[:2])
+
+    def _count(self, points):
+        return 1 + count_inside(np.ascontiguousarray(points), self._normals)
+
+    def __getstate__(self):
+        """Return what another process needs: the outlines of the others, not their grids."""
+        return {"grid": self.grid, "cells": self.cells, "_normals": self._normals, "others": ()}
+
+    def at(self, grid, index, vectors):
+        """Return the number at cells of a grid, by index of its own grid or by position.
+
+        Parameters
+        ----------
+        grid : `~levelmatch.sky.grid.Grid`
+            The grid of the cells, the map's own or another.
+        index : `~numpy.ndarray` of intp, shape (n, 2)
+            The cells' (y, x).
+        vectors : `~numpy.ndarray`, shape (n, 3)
+            Their unit vectors.
+        """
+        if grid is self.grid:
+            return self.cells[index[:, 0], index[:, 1]]
+        return self._count(vectors)
+
+
+def thin_pairs(pairs, area, n, budget):
+    """Return which pairs to measure so that each image is in at most about ``budget`` of them.
+
+    First what links the images, by the largest overlaps; then, up to half of the
+    budget, the largest overlaps; then others in a fixed disorder, whose links
+    between images far apart in that list keep the graph short. Where an image's overlaps
+    are nearly equal, any of them tells the same, and two thirds of the budget do, but no less
+    than 8.
+
+    Parameters
+    ----------
+    pairs : `~numpy.ndarray` of int, shape (m, 2)
+        All pairs.
+    area : `~numpy.ndarray`, shape (m,)
+        Their overlaps.
+    n : int
+        Number of images.
+    budget : int
+        Pairs an image.
+
+    Returns
+    -------
+    keep : `~numpy.ndarray` of bool, shape (m,)
+        Which.
+    part : `~numpy.ndarray`, shape (m,)
+        The part of the pairs of each pair's images that is kept, 1 where all are.
+    """
+    full = np.bincount(pairs.ravel(), minlength=n)
+    if full.max(initial=0) <= budget:
+        return np.ones(len(pairs), dtype=bool), np.ones(len(pairs))
+    keep = _spanning_forest(pairs, area, n)
+    degree = np.bincount(pairs[keep].ravel(), minlength=n)
+    by_area = np.lexsort((pairs[:, 1], pairs[:, 0], -area))
+    disorder = np.argsort((pairs[:, 0] * 2654435761 + pairs[:, 1] * 40503) % 2**32, kind="stable")
+    enough = min(budget, max(-(-2 * budget // 3), ENOUGH))
+    most = np.where(_nearly_equal(pairs, area, full), enough, budget)
+    for order, limit in ((by_area, np.full(n, budget // 2)), (disorder, most)):
+        _fill(pairs, order[~keep[order]], limit, keep, degree)
+    kept_part = degree / np.maximum(full, 1)
+    return keep, 0.5 * (kept_part[pairs[:, 0]] + kept_part[pairs[:, 1]])
+
+
+def _nearly_equal(pairs, area, full):
+    """Whether the mean of each image's overlaps is near the largest, shape (n,)."""
+    total, largest = np.zeros((2, len(full)))
+    for side in pairs.T:
+        np.add.at(total, side, area)
+        np.maximum.at(largest, side, area)
+    return total > NEARLY_EQUAL * largest * full
+
+
+def _fill(pairs, order, limit, keep, degree):
+    """Keep, in place, pairs in their order where both images have fewer than their limits."""
+    count, limit = degree.tolist(), limit.tolist()
+    for p, (i, j) in zip(order.tolist(), pairs[order].tolist(), strict=True):
+        if count[i] < limit[i] and count[j] < limit[j]:
+            keep[p] = True
+            count[i] += 1
+            count[j] += 1
+    degree[:] = count
+
+
+def _spanning_forest(pairs, area, n):
+    """Which pairs make the forest of the largest overlaps that links all that can be."""
+    # A minimum tree of weights above zero: the largest overlap costs least.
+    cost = 2 - area / area.max()
+    # Older releases of scipy take no other indices.
+    ends = pairs.astype(np.int32)
+    graph = coo_array((cost, (ends[:, 0], ends[:, 1])), shape=(n, n)).tocsr()
+    tree = minimum_spanning_tree(graph).tocoo()
+    code = pairs[:, 0].astype(np.int64) * n + pairs[:, 1]
+    low, high = np.minimum(tree.row, tree.col), np.maximum(tree.row, tree.col)
+    return np.isin(code, low.astype(np.int64) * n + high)

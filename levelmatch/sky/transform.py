@@ -1,0 +1,161 @@
+# Licensed under a 3-clause BSD style license - see LICENSE.rst
+"""Pixel coordinates to positions on the sky, for any celestial WCS."""
+
+import re
+from functools import cached_property
+
+import numpy as np
+from astropy import units as u
+from astropy.coordinates import ICRS, SkyCoord
+from astropy.wcs import WCS, NoConvergence
+
+from levelmatch.exceptions import FrameError
+from levelmatch.sky.vectors import lonlat, unit_vectors
+
+__all__ = ["SkyTransform", "wcs_error"]
+
+
+# Where in its sources wcslib found an error.
+_IN_WCSLIB = re.compile(r"ERROR \d+ in \w+\(\) at line")
+
+
+class SkyTransform:
+    """Pixel coordinates to ICRS unit vectors and back, for any two-dimensional celestial WCS.
+
+    Parameters
+    ----------
+    wcs : APE 14 WCS
+        Such as `astropy.wcs.WCS` (SIP, TPV and tabular distortions included) or `gwcs.wcs.WCS`.
+    name : str
+        The image, for error messages.
+    original : callable or None
+        Makes the WCS that users see, if this is a part of it.
+    rebuild : tuple or None
+        A function and its arguments that make the transform again, in another process.
+
+    Raises
+    ------
+    FrameError
+        If there is no WCS, or it is not two-dimensional and celestial.
+    """
+
+    def __init__(self, wcs, name, *, original=None, rebuild=None):
+        if wcs is None:
+            msg = f"{name}: the image has no WCS; find its astrometry first"
+            raise FrameError(msg)
+        self.name = name
+        self.wcs = getattr(wcs, "low_level_wcs", wcs)
+        self._original = original or (lambda: wcs)
+        self._rebuild = rebuild or (SkyTransform, (wcs, name))
+        try:
+            self._find_axes()
+        except FrameError:
+            raise
+        except Exception as error:
+            raise wcs_error(name, error) from error
+
+    def __reduce__(self):
+        return self._rebuild
+
+    @cached_property
+    def original(self):
+        """The WCS as the user gave it."""
+        return self._original()
+
+    def _find_axes(self):
+        low = self.wcs
+        if _is_icrs(low):
+            self._lon, self._frame, self._degrees = low.wcs.lng, ICRS(), [1.0, 1.0]
+            return
+        if low.pixel_n_dim != 2 or low.world_n_dim != 2:
+            msg = (
+                f"{self.name}: the WCS has {low.pixel_n_dim} pixel and {low.world_n_dim} world "
+                "axes, not 2 and 2; give that of one plane"
+            )
+            raise FrameError(msg)
+        components = low.world_axis_object_components
+        classes = low.world_axis_object_classes
+        kinds = [classes[component[0]][0] for component in components]
+        if any(kind is not SkyCoord for kind in kinds):
+            kinds = list(low.world_axis_physical_types)
+            msg = f"{self.name}: the WCS is not celestial, its axes are {kinds}; give one that is"
+            raise FrameError(msg)
+        self._lon = [component[1] for component in components].index(0)
+        # The class's keywords hold the frame, with its equinox and epoch.
+        self._frame = classes[components[0][0]][2].get("frame", ICRS())
+        self._degrees = [_unit_in_degrees(unit) for unit in low.world_axis_units]
+
+    def to_sky(self, x, y):
+        """Return unit vectors, shape (..., 3), of pixel coordinates; NaN where undefined."""
+        try:
+            world = self.wcs.pixel_to_world_values(np.asarray(x, float), np.asarray(y, float))
+        except Exception as error:
+            raise wcs_error(self.name, error) from error
+        world = [np.asarray(w, float) * f for w, f in zip(world, self._degrees, strict=True)]
+        lon, lat = world[self._lon], world[1 - self._lon]
+        if not isinstance(self._frame, ICRS):
+            sky = SkyCoord(lon, lat, unit="deg", frame=self._frame).icrs
+            lon, lat = sky.ra.deg, sky.dec.deg
+        return unit_vectors(lon, lat)
+
+    def to_pixel(self, vectors):
+        """Return pixel coordinates (x, y) of unit vectors; NaN where undefined."""
+        lon, lat = lonlat(vectors)
+        if not isinstance(self._frame, ICRS):
+            sky = SkyCoord(lon, lat, unit="deg", frame="icrs").transform_to(self._frame)
+            lon, lat = sky.spherical.lon.deg, sky.spherical.lat.deg
+        world = [lon, lat] if self._lon == 0 else [lat, lon]
+        world = [w / f for w, f in zip(world, self._degrees, strict=True)]
+        try:
+            x, y = self.wcs.world_to_pixel_values(*world)
+        except NoConvergence as error:
+            x, y = error.best_solution.T
+        return np.asarray(x, float), np.asarray(y, float)
+
+    def defined_box(self, shape):
+        """Return the rows and columns (y0, y1, x0, x1) of an image where the WCS is defined.
+
+        A gwcs says so by its bounding box, beyond which it gives NaN.
+        """
+        box = [0, shape[0], 0, shape[1]]
+        bounds = getattr(self.wcs, "pixel_bounds", None)
+        if bounds is None:
+            return tuple(box)
+        for axis, limits in enumerate(bounds):
+            if limits is None:
+                continue
+            k = 2 * (1 - axis)
+            box[k] = max(box[k], int(np.ceil(limits[0])))
+            box[k + 1] = min(box[k + 1], int(np.floor(limits[1])) + 1)
+            if box[k + 1] - box[k] < 2:
+                msg = f"{self.name}: the WCS's bounding box {bounds} leaves nothing of it; widen it"
+                raise FrameError(msg)
+        return tuple(box)
+
+
+def wcs_error(name, error):
+    """Return the error of an image whose WCS raises another, less what that says of wcslib."""
+    lines = [line.strip().rstrip(".") for line in str(error).splitlines()]
+    told = [line for line in lines if line and not _IN_WCSLIB.match(line)] or [type(error).__name__]
+    what = told[0][0].lower() + told[0][1:] if told[0][1:2].islower() else told[0]
+    return FrameError(f"{name}: its WCS cannot be used: {'; '.join([what, *told[1:]])}")
+
+
+def _is_icrs(wcs):
+    """Whether an astropy WCS is of two axes, RA and Dec in degrees of ICRS.
+
+    Its own description of them takes longer to make than all else here.
+    """
+    if not isinstance(wcs, WCS) or wcs.naxis != 2 or wcs.pixel_n_dim != 2:
+        return False
+    own = wcs.wcs
+    return (
+        own.radesys == "ICRS"
+        and {own.lng, own.lat} == {0, 1}
+        and own.lngtyp == "RA"
+        and all(unit == u.deg for unit in own.cunit)
+    )
+
+
+def _unit_in_degrees(unit):
+    return u.Unit(unit).to(u.deg)

@@ -1,0 +1,92 @@
+# Licensed under a 3-clause BSD style license - see LICENSE.rst
+"""Planes only for the groups whose pairs ask for them."""
+
+from dataclasses import replace
+
+import numpy as np
+
+from levelmatch.sky.vectors import tangent_axes, transfer_matrix
+from levelmatch.solve.gauge import members_of
+from levelmatch.solve.groups import solve_groups
+from levelmatch.solve.weights import N_REWEIGHT
+
+__all__ = ["solve_auto"]
+
+# A group's slopes count from this Wald statistic on, or from that of the Bayesian
+# information criterion if it is higher: 99 % of groups without slopes stay under it.
+LEAST_WALD = 9.21
+
+
+def slope_statistic(equations, solution):
+    """Return the Wald statistic of each group's slopes, shape (m,); NaN for levels.
+
+    Two degrees of freedom: the slopes' inverse covariance, relative to the gauge, between
+    the slopes. Zero where the slopes are not free.
+    """
+    statistic = np.full(equations.n_groups, np.nan)
+    if equations.n_terms == 1:
+        return statistic
+    for g in range(equations.n_groups):
+        slopes = solution.coefficients[g, 1:]
+        covariance = solution.covariance(g, g)[1:, 1:]
+        statistic[g] = slopes @ np.linalg.pinv(covariance, rcond=1e-10, hermitian=True) @ slopes
+    return statistic
+
+
+def solve_auto(equations, options, **keywords):
+    """Solve one pass with planes only for the groups whose slopes the pairs ask for.
+
+    All slopes are fitted, and those of groups whose Wald statistic, about the
+    median slope of their set, is under the larger of 9.21 and 2 ln n, for n
+    pairs, are fixed at zero: the Bayesian information criterion (Schwarz 1978, Ann. Stat. 6,
+    461), and 99 % of groups without a slope. The rest are solved again, until none changes.
+
+    Parameters
+    ----------
+    equations : `Equations`
+        The pairs, with three terms.
+    options : `SolveOptions`
+        See `solve_groups`.
+    **keywords
+        Those of `solve_groups`.
+
+    Returns
+    -------
+    solution : `Solution`
+        Its ``active`` says which slopes are free.
+    """
+    limit = max(LEAST_WALD, 2 * np.log(max(len(equations.first), 1)))
+    active = np.ones((equations.n_groups, 3), dtype=bool)
+    solution = solve_groups(equations, options, **keywords)
+    if keywords.get("reference") is None:
+        statistic = _centred_statistic(equations, solution)
+    else:
+        # Relative to the reference, whose plane is zero.
+        statistic = slope_statistic(equations, solution)
+        active[solution.reference, 1:] = False
+    for _ in range(N_REWEIGHT):
+        new = active.copy()
+        new[:, 1:] &= (statistic > limit)[:, None]
+        if (new == active).all():
+            break
+        active = new
+        solution = solve_groups(equations, options, active=active, **keywords)
+        statistic = slope_statistic(equations, solution)
+    return solution
+
+
+def _centred_statistic(equations, solution):
+    """Wald statistic of the slopes less the median slope of their set.
+
+    The first fit's gauge may have put one group's slope into all the others.
+    """
+    coefficients = solution.coefficients.copy()
+    for members in members_of(solution.component, solution.component.max() + 1):
+        # Slopes turn with the position: the median is taken about the set's centre.
+        centre = tangent_axes(equations.group_axes[members, 0].sum(axis=0))
+        there = transfer_matrix(equations.group_axes[members], centre)
+        planes = np.einsum("gij,gj->gi", there, coefficients[members])
+        common = np.concatenate([[0.0], np.median(planes[:, 1:], axis=0)])
+        back = transfer_matrix(centre, equations.group_axes[members])
+        coefficients[members] -= np.einsum("gij,j->gi", back, common)
+    return slope_statistic(equations, replace(solution, coefficients=coefficients))

@@ -1,0 +1,190 @@
+# Licensed under a 3-clause BSD style license - see LICENSE.rst
+"""The normal equations of the pairs of one pass."""
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from scipy.sparse import bsr_matrix, coo_array, csr_matrix
+
+from levelmatch.sky.vectors import transfer_matrix
+from levelmatch.solve.linear import sum_by
+
+__all__ = ["Equations", "pair_weights"]
+
+
+@dataclass(frozen=True, eq=False)
+class Equations:
+    """The normal equations of the pairs of one pass.
+
+    Parameters
+    ----------
+    first, second : `~numpy.ndarray` of intp, shape (n,)
+        Groups of each pair.
+    gram : `~numpy.ndarray`, shape (n, k, k)
+        Normal matrix of each pair, k being 1 for levels and 3 for planes.
+    rhs : `~numpy.ndarray`, shape (n, k)
+        Right-hand side of each pair.
+    axes : `~numpy.ndarray`, shape (n, 3, 3)
+        Centre, East and North of each pair.
+    group_axes : `~numpy.ndarray`, shape (m, 3, 3)
+        Centre, East and North of each group.
+    """
+
+    first: np.ndarray
+    second: np.ndarray
+    gram: np.ndarray
+    rhs: np.ndarray
+    axes: np.ndarray
+    group_axes: np.ndarray
+
+    @property
+    def n_terms(self):
+        """Number of coefficients of a group."""
+        return self.rhs.shape[1]
+
+    @property
+    def n_groups(self):
+        """Number of groups."""
+        return len(self.group_axes)
+
+    @cached_property
+    def transfer(self):
+        """Changes of basis from the two groups of each pair to the pair, shape (2, n, k, k)."""
+        if self.n_terms == 1:
+            return np.broadcast_to(np.ones((1, 1)), (2, len(self.first), 1, 1))
+        return np.stack(
+            [
+                transfer_matrix(self.group_axes[side], self.axes)
+                for side in (self.first, self.second)
+            ]
+        )
+
+    @cached_property
+    def measured(self):
+        """Coefficients that each pair by itself asks for, shape (n, k); least norm."""
+        if self.n_terms == 1:
+            own = self.gram[:, 0]
+            return np.divide(self.rhs, own, out=np.zeros_like(self.rhs, dtype=float), where=own > 0)
+        return np.einsum(
+            "pij,pj->pi", np.linalg.pinv(self.gram, rcond=1e-12, hermitian=True), self.rhs
+        )
+
+    def differences(self, coefficients):
+        """Return each pair's first less second correction about the pair's centre, shape (n, k)."""
+        if self.n_terms == 1:
+            return coefficients[self.first] - coefficients[self.second]
+        model = np.einsum("pij,pj->pi", self.transfer[0], coefficients[self.first])
+        model -= np.einsum("pij,pj->pi", self.transfer[1], coefficients[self.second])
+        return model
+
+    def residuals(self, coefficients):
+        """Return what is left of each pair's coefficients, shape (n, k)."""
+        return self.measured - self.differences(coefficients)
+
+    def level_residuals(self, coefficients):
+        """Return what is left of each pair's weighted mean difference, shape (n,)."""
+        residual = self.residuals(coefficients)
+        return np.einsum("pj,pj->p", self.gram[:, 0], residual) / self.gram[:, 0, 0]
+
+    def quadratic(self, coefficients):
+        """Return each pair's share of the objective before its weight, shape (n,)."""
+        residual = self.residuals(coefficients)
+        return np.einsum("pi,pi->p", residual, _times(self.gram, residual))
+
+    def gradient(self, weights, coefficients, prior=None):
+        """Return the right-hand side that is left at coefficients, shape (m, k).
+
+        From the pairs' residuals, not from the normal matrix, whose rounding is larger.
+        """
+        left = self.rhs - _times(self.gram, self.differences(coefficients))
+        vector = self._scatter(weights[:, None] * left)
+        if prior is not None:
+            vector[:, 1:] -= coefficients[:, 1:] / prior**2
+        return vector
+
+    def _scatter(self, values):
+        """Add values of the pairs, shape (n, k), up at their groups, shape (m, k)."""
+        right = [values, values]
+        if self.n_terms > 1:
+            right = [np.einsum("pji,pj->pi", change, values) for change in self.transfer]
+        added = sum_by(self.first, right[0], self.n_groups)
+        return added - sum_by(self.second, right[1], self.n_groups)
+
+    @cached_property
+    def _pattern(self):
+        """Where the blocks of the normal matrix are; the same for all weights.
+
+        Returns
+        -------
+        joined : `~numpy.ndarray` of intp, shape (n,)
+            The joined pair of groups, low and high, of each pair.
+        order : `~numpy.ndarray` of intp, shape (m + 2 n_joined,)
+            The block at each place: those of the groups, those above the diagonal, and those below.
+        row, column, start : `~numpy.ndarray`
+            Of each place, and each row's first place.
+        """
+        n = self.n_groups
+        code = np.minimum(self.first, self.second).astype(np.int64) * n
+        code += np.maximum(self.first, self.second)
+        code, joined = np.unique(code, return_inverse=True)
+        low, high = code // n, code % n
+        own = np.arange(n)
+        rows, columns = np.concatenate([own, low, high]), np.concatenate([own, high, low])
+        numbers = np.arange(1, len(rows) + 1)
+        placed = coo_array((numbers, (rows, columns)), shape=(n, n)).tocsr()
+        placed.sort_indices()
+        row = np.repeat(own, np.diff(placed.indptr))
+        return joined, placed.data - 1, row, placed.indices, placed.indptr
+
+    def assemble(self, weights, prior=None):
+        """Return the sparse normal matrix for weights of shape (n,), in blocks of (k, k)."""
+        joined, order, row, column, start = self._pattern
+        k, n = self.n_terms, self.n_groups
+        n_joined = (len(order) - n) // 2
+        gram = weights[:, None, None] * self.gram
+        left = gram if k == 1 else self.transfer[0].swapaxes(1, 2) @ gram
+        across = -left if k == 1 else -left @ self.transfer[1]
+        if k > 1:
+            swapped = self.first > self.second
+            across[swapped] = across[swapped].swapaxes(1, 2)
+        own = [left, left]
+        if k > 1:
+            own = [left @ self.transfer[0], self._turned(gram)]
+        blocks = np.concatenate(
+            [
+                sum_by(self.first, own[0], n) + sum_by(self.second, own[1], n),
+                across := sum_by(joined, across, n_joined),
+                across.swapaxes(1, 2),
+            ]
+        )
+        if prior is not None and k > 1:
+            blocks[:n, [1, 2], [1, 2]] += prior**-2
+        if k == 1:
+            return csr_matrix((blocks.ravel()[order], column, start), shape=(n, n))
+        return bsr_matrix((blocks[order], column, start), shape=(k * n, k * n))
+
+    def _turned(self, gram):
+        """Return normal matrices of pairs in the bases of their second groups."""
+        return self.transfer[1].swapaxes(1, 2) @ gram @ self.transfer[1]
+
+
+def _times(matrices, vectors):
+    """Products of matrices, shape (n, k, k), and vectors, shape (n, k)."""
+    if vectors.shape[1] == 1:
+        return matrices[:, 0] * vectors
+    return np.einsum("pij,pj->pi", matrices, vectors)
+
+
+def pair_weights(equations, weights, floor, npix, scatter):
+    """Return the factor on each pair's normal matrix, shape (n,).
+
+    The floor is a number, or one a pair. ``"ivar"`` leaves the pair's own inverse
+    variance, tempered by the floor: 1 / (sigma**2 + floor**2). The others, which are PJPipe's,
+    normalise it first, so that a pair counts by 1, its number of pixels or 1 / scatter**2 alone.
+    """
+    own = equations.gram[:, 0, 0]
+    if weights == "ivar":
+        return 1 / (1 + np.square(floor) * own)
+    value = {"equal": 1.0, "npix": npix, "rms": 1 / np.maximum(scatter, 1e-300) ** 2}[weights]
+    return value / own

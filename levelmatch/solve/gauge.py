@@ -1,0 +1,79 @@
+# Licensed under a 3-clause BSD style license - see LICENSE.rst
+"""The gauge: the part of a solution that overlaps do not determine."""
+
+import numpy as np
+
+from levelmatch.sky.vectors import tangent_axes, transfer_matrix
+from levelmatch.solve.linear import sum_by
+
+__all__ = ["ZeroMean", "free_coefficients", "held_groups"]
+
+
+def held_groups(component, n_sets, reference):
+    """Return the group of each set that is held at zero, at first."""
+    if reference is None:
+        return np.unique(component, return_index=True)[1]
+    return np.array([reference(m) for m in members_of(component, n_sets)], dtype=int)
+
+
+def members_of(labels, n):
+    """Indices of the members of each of n labels, ascending."""
+    order = np.argsort(labels, kind="stable")
+    return np.split(order, np.cumsum(np.bincount(labels, minlength=n))[:-1])
+
+
+def free_coefficients(equations, component, held, active):
+    """Which coefficients are solved for, shape (m, k).
+
+    A fixed slope anywhere in a set fixes the set's plane; only where none is,
+    that of the group held does.
+    """
+    k, n = equations.n_terms, equations.n_groups
+    free = np.ones((n, k), dtype=bool) if active is None else active.copy()
+    free[:, 0] = True
+    whole = np.ones(len(held), dtype=bool)
+    np.logical_and.at(whole, component, free.all(axis=1))
+    free[held, 0] = False
+    free[held[whole]] = False
+    return free
+
+
+class ZeroMean:
+    """The gauge in which the mean correction of each connected set is zero.
+
+    For planes the mean plane, about the set's centre; where slopes are fixed,
+    they fix the plane and only the mean level is zero.
+    """
+
+    def __init__(self, equations, component, n_sets, free):
+        k = equations.n_terms
+        self.component, self.n_sets, self.k = component, n_sets, k
+        count = np.bincount(component, minlength=n_sets)[component]
+        centres = sum_by(component, equations.group_axes[:, 0], n_sets)
+        axes = tangent_axes(centres)[component]
+        if k == 1:
+            self.to, self.back = np.ones((2, len(component), 1, 1))
+        else:
+            self.to = transfer_matrix(equations.group_axes, axes)
+            self.back = transfer_matrix(axes, equations.group_axes)
+            # Free slopes of a set are all of its groups' but the held one's, or fewer.
+            loose = np.bincount(component, (~free[:, 1:]).any(axis=1), minlength=n_sets)
+            level_only = (loose > 1)[component]
+            only = np.zeros((k, k))
+            only[0, 0] = 1.0
+            self.to[level_only] = only
+            self.back[level_only] = only
+        self.to = self.to / count[:, None, None]
+
+    def apply(self, vectors):
+        """Take the mean out of coefficients, shape (m * k, n)."""
+        return self._subtract(vectors, self.to, self.back)
+
+    def apply_transposed(self, vectors):
+        """Apply the transpose of `apply`."""
+        return self._subtract(vectors, self.back.swapaxes(1, 2), self.to.swapaxes(1, 2))
+
+    def _subtract(self, vectors, to, back):
+        blocks = vectors.reshape(len(self.component), self.k, -1)
+        mean = sum_by(self.component, to @ blocks, self.n_sets)
+        return (blocks - back @ mean[self.component]).reshape(vectors.shape)

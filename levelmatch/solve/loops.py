@@ -1,0 +1,108 @@
+# Licensed under a 3-clause BSD style license - see LICENSE.rst
+"""Loops of overlapping images: their differences must add up to zero."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import breadth_first_order
+
+from levelmatch.sky.overlaps import components
+
+__all__ = ["Closures", "find_closures"]
+
+
+@dataclass(frozen=True, eq=False)
+class Closures:
+    """The independent loops of a graph of pairs.
+
+    Parameters
+    ----------
+    nodes : list of list of int
+        The images (or groups) of each loop, in order.
+    pairs : list of `~numpy.ndarray` of int
+        The pairs of each loop.
+    closure : `~numpy.ndarray`, shape (n,)
+        The sum of the differences around each loop.
+    sigma : `~numpy.ndarray`, shape (n,)
+        Its standard error, of pairs taken as independent.
+    """
+
+    nodes: list
+    pairs: list
+    closure: np.ndarray
+    sigma: np.ndarray
+
+    @property
+    def n_sigma(self):
+        """Closure over its error, shape (n,)."""
+        return self.closure / np.where(self.sigma > 0, self.sigma, np.inf)
+
+
+def find_closures(first, second, level, sigma):
+    """Return the independent loops of a graph of pairs.
+
+    Each pair that is not in a breadth-first tree of its connected set closes
+    one loop with it; the tree starts at the node of most pairs, which keeps loops short.
+
+    Parameters
+    ----------
+    first, second : `~numpy.ndarray` of int, shape (n,)
+        The nodes of each pair.
+    level, sigma : `~numpy.ndarray`, shape (n,)
+        Difference, first less second, and its standard error.
+
+    Returns
+    -------
+    closures : `Closures`
+        As many loops as pairs less nodes plus connected sets.
+    """
+    n = int(max(first.max(initial=-1), second.max(initial=-1))) + 1
+    if n == 0:
+        return Closures([], [], np.zeros(0), np.zeros(0))
+    parent, depth = _trees(first, second, n)
+    by_ends = {}
+    for p, ends in enumerate(zip(first.tolist(), second.tolist(), strict=True)):
+        by_ends.setdefault(ends, p)
+        by_ends.setdefault(ends[::-1], p)
+    in_tree = {by_ends[child, up] for child, up in enumerate(parent.tolist()) if up >= 0}
+    nodes, pairs, closure, variance = [], [], [], []
+    for p in range(len(first)):
+        if p in in_tree:
+            continue
+        loop = _loop(int(first[p]), int(second[p]), parent, depth)
+        edges = [by_ends[a, b] for a, b in zip(loop[:-1], loop[1:], strict=True)]
+        signs = [1 if first[e] == a else -1 for e, a in zip(edges, loop[:-1], strict=True)]
+        # Along the tree from the pair's first node to its second, then back by the pair.
+        closure.append(np.dot(signs, level[edges]) - level[p])
+        variance.append(np.sum(sigma[edges] ** 2) + sigma[p] ** 2)
+        nodes.append(loop)
+        pairs.append(np.array([*edges, p]))
+    return Closures(nodes, pairs, np.array(closure), np.sqrt(np.array(variance)))
+
+
+def _trees(first, second, n):
+    """Parent (or -1) and depth of each node in breadth-first trees of all connected sets."""
+    graph = coo_array((np.ones(len(first)), (first, second)), shape=(n, n)).tocsr()
+    degree = np.bincount(first, minlength=n) + np.bincount(second, minlength=n)
+    n_sets, label = components(np.stack([first, second], axis=1), n)
+    parent, depth = np.full(n, -1), np.zeros(n, dtype=int)
+    for s in range(n_sets):
+        members = np.flatnonzero(label == s)
+        root = members[np.argmax(degree[members])]
+        order, before = breadth_first_order(graph, root, directed=False)
+        for node in order[1:]:
+            parent[node] = before[node]
+            depth[node] = depth[before[node]] + 1
+    return parent, depth
+
+
+def _loop(a, b, parent, depth):
+    """Nodes along the tree from one node to another, both included."""
+    left, right = [a], [b]
+    while left[-1] != right[-1]:
+        if depth[left[-1]] >= depth[right[-1]]:
+            left.append(int(parent[left[-1]]))
+        else:
+            right.append(int(parent[right[-1]]))
+    return left + right[-2::-1]

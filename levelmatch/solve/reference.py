@@ -1,0 +1,156 @@
+# Licensed under a 3-clause BSD style license - see LICENSE.rst
+"""Which image the corrections are relative to, and why."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+__all__ = ["Reference", "ReferenceChooser", "choose_reference", "find_reference"]
+
+
+@dataclass(frozen=True)
+class Reference:
+    """The group held at zero in one connected set.
+
+    Parameters
+    ----------
+    group : int
+        Its index, or -1 for a zero mean.
+    name : str
+        The name of the image that it was chosen by, or ``"mean"``.
+    reason : str
+        Why, in words.
+    """
+
+    group: int
+    name: str
+    reason: str
+
+
+def find_reference(frames, reference):
+    """Return the name of the frame that a name of an image, its stem or a tile means.
+
+    Raises
+    ------
+    ValueError
+        If there is none, or it is a Lyot image.
+    """
+    if isinstance(reference, str):
+        found = [
+            f for f in frames if reference in (f.name, f.tile, f.product, f.name.partition(".")[0])
+        ]
+        science = [f for f in found if f.part != "lyot"]
+        if science:
+            return science[0].name
+        if found:
+            msg = f"reference: {reference!r} is a Lyot image, its science partner can be one"
+            raise ValueError(msg)
+    msg = (
+        f"reference: {reference!r} is neither an image, a tile, an index, 'auto' nor 'mean'; "
+        "images have the names of their files"
+    )
+    raise ValueError(msg)
+
+
+def choose_reference(frames, groups, pairs, area, members, *, reference, keyword):
+    """Return the reference of one connected set of groups.
+
+    Parameters
+    ----------
+    frames : list of `~levelmatch.images.frame.Frame`
+        All images, sorted by name.
+    groups : `~numpy.ndarray` of int, shape (n,)
+        The group of each image.
+    pairs : `~numpy.ndarray` of int, shape (m, 2)
+        Pairs of groups that count.
+    area : `~numpy.ndarray`, shape (m,)
+        Overlapping area of each pair.
+    members : `~numpy.ndarray` of int
+        The groups of the set.
+    reference : str or int
+        ``"auto"``, or the group (already looked up) that the user named, which is
+        the reference of its own set; the others choose as ``"auto"`` does.
+    keyword : str
+        Header keyword of the time from the dedicated backgrounds.
+
+    Returns
+    -------
+    reference : `Reference`
+        A Lyot image is never one, unless the set has nothing else.
+    """
+    chooser = ReferenceChooser(frames, groups, pairs, area, keyword=keyword)
+    return chooser.choose(members, reference)
+
+
+class ReferenceChooser:
+    """The choice for many sets, each of which looks at its own images alone.
+
+    Parameters
+    ----------
+    frames, groups, pairs, area, keyword
+        See `choose_reference`.
+    """
+
+    def __init__(self, frames, groups, pairs, area, *, keyword):
+        self.frames = frames
+        self.groups = np.asarray(groups)
+        self.keyword = keyword
+        n = int(self.groups.max()) + 1
+        order = np.argsort(self.groups, kind="stable")
+        self._images = np.split(order, np.cumsum(np.bincount(self.groups, minlength=n))[:-1])
+        pairs = np.sort(np.asarray(pairs, dtype=np.int64).reshape(-1, 2), axis=1)
+        distinct = np.unique(pairs[:, 0] * n + pairs[:, 1])
+        ends = np.concatenate([distinct // n, distinct % n])
+        self._count = np.bincount(ends, minlength=n)
+        self._area = np.bincount(pairs.ravel(), np.repeat(area, 2), minlength=n)
+
+    def _members(self, members):
+        """Images of groups, in order, and those of them that are not of a Lyot part."""
+        images = np.sort(np.concatenate([self._images[g] for g in members]))
+        science = [i for i in images.tolist() if self.frames[i].part != "lyot"]
+        return images.tolist(), science
+
+    def choose(self, members, reference):
+        """Return the `Reference` of the set of groups ``members``."""
+        if not isinstance(reference, str) and reference in members:
+            name = self.frames[self._images[reference][0]].name
+            return Reference(int(reference), name, "named by the user")
+        images, science = self._members(members)
+        candidates = science or images
+        timed = []
+        for i in candidates:
+            time = _number(self.frames[i].meta.get(self.keyword))
+            if time is not None:
+                timed.append((abs(time), i))
+        if timed:
+            time, i = min(timed)
+            return Reference(
+                int(self.groups[i]),
+                self.frames[i].name,
+                f"closest in time to the backgrounds (|{self.keyword}| = {time:g})",
+            )
+        return self._most_overlaps(np.array(candidates))
+
+    def _most_overlaps(self, candidates):
+        """Most distinct overlapping groups, then the largest overlapping area, then the first."""
+        groups = self.groups[candidates]
+        i = candidates[np.lexsort((candidates, -self._area[groups], -self._count[groups]))[0]]
+        count = self._count[self.groups[i]]
+        reason = f"most overlaps ({count})" if count else "the only image of its set"
+        return Reference(int(self.groups[i]), self.frames[i].name, reason)
+
+    def science(self, members):
+        """Return the first group of the set with a science image, or its first."""
+        _, science = self._members(members)
+        chosen = min(self.groups[science]) if science else members[0]
+        name = self.frames[self._images[chosen][0]].name
+        return Reference(int(chosen), name, "the science part is held at zero")
+
+
+def _number(value):
+    """Return a finite float, or `None`: a card may be missing, blank or text."""
+    try:
+        value = float(value)
+    except (TypeError, ValueError):
+        return None
+    return value if np.isfinite(value) else None

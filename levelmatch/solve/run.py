@@ -1,0 +1,180 @@
+# Licensed under a 3-clause BSD style license - see LICENSE.rst
+"""Solve the passes one after another."""
+
+import warnings
+from dataclasses import replace
+from logging import getLogger
+
+import numpy as np
+
+from levelmatch.exceptions import FluxScaleWarning
+from levelmatch.images.background import local_level
+from levelmatch.images.corrections import AppliedCorrection, Correction
+from levelmatch.solve.passes import shift_levels, solve_pass, subtract_solution
+
+__all__ = ["correct_frames", "run_steps", "warn_flux_scales"]
+
+
+logger = getLogger(__name__)
+
+# How sure a difference of flux scales must be to be warned of.
+FLUX_SIGMA = 4.0
+
+
+def run_steps(frames, steps, measured, used, weights, options, *, sky=None, local=local_level):
+    """Solve the passes one after another, each on what the earlier ones left.
+
+    Parameters
+    ----------
+    frames : list of `~levelmatch.images.frame.Frame`
+        The images, sorted by name.
+    steps : list of `Step`
+        The passes.
+    measured : `~levelmatch.measure.table.PairTable`
+        The pairs.
+    used : `~numpy.ndarray` of int, shape (n,)
+        The pass that each pair is used in.
+    weights : {"ivar", "equal", "npix", "rms"}
+        Weights of the pairs.
+    options : `~levelmatch.options.SolveOptions`
+        How.
+    sky : `~numpy.ndarray`, shape (n_images,), or None
+        Clipped sky levels, if they are to tie sets.
+    local : callable
+        The local level of a frame, in the common unit.
+
+    Returns
+    -------
+    frames : list of `~levelmatch.images.frame.Frame`
+        With their corrections.
+    results : list of `~levelmatch.solve.passes.PassResult`
+        What each pass found.
+    """
+    results, table = [], measured
+    for k, step in enumerate(_hold_named(steps, frames, used)):
+        rows = np.flatnonzero(used == k)
+        result = solve_pass(step.plan(frames), frames, table, rows, weights, options, sky=sky)
+        table = subtract_solution(table, result)
+        results.append(result)
+        before, frames = frames, _mark_subsets(correct_frames(frames, result), result)
+        if step.subtract_local:
+            levels = _local_levels(frames, result.matched, local)
+            frames = _subtract_local(frames, levels)
+            table = shift_levels(table, levels)
+        if sky is not None:
+            sky = sky - _steps(before, frames)
+        logger.info(
+            "pass %s: %d pairs, %d kept, floor %.3g",
+            step.name,
+            len(result.rows),
+            result.kept.sum(),
+            result.solution.floor,
+        )
+    return frames, results
+
+
+def _hold_named(steps, frames, used):
+    """Return the steps; a named reference is held where it can be.
+
+    Of images of one tile the mosaic corrects all alike: the last pass before it that has pairs
+    holds the reference then.
+    """
+    mosaic = steps[-1]
+    if mosaic.reference != "image" or mosaic.plan(frames).group.max() > 0:
+        return steps
+    for k in reversed(range(len(steps) - 1)):
+        if steps[k].name != "lyot" and (used == k).any():
+            held = replace(steps[k], reference="image", image=mosaic.image)
+            return [*steps[:k], held, *steps[k + 1 :]]
+    return steps
+
+
+def _steps(before, after):
+    """What was subtracted at each image's centre between two states, in the common unit."""
+    return np.array(
+        [
+            (new.correction.coefficients(axes)[0] - old.correction.coefficients(axes)[0])
+            * new.scale
+            for old, new in zip(before, after, strict=True)
+            for axes in [new.whole_grid.axes]
+        ]
+    )
+
+
+def warn_flux_scales(frames, measured, limit):
+    """Warn, once, of pairs whose difference depends on brightness."""
+    error = np.hypot(measured.gain_error, 1e-3)
+    wrong = (np.abs(measured.gain) > limit) & (np.abs(measured.gain) > FLUX_SIGMA * error)
+    if not wrong.any():
+        return
+    p = np.flatnonzero(wrong)[np.argmax(np.abs(measured.gain[wrong]) / error[wrong])]
+    i, j = measured.first[p], measured.second[p]
+    msg = (
+        f"{wrong.sum()} pairs differ in flux scale by more than {limit:.0%}, such as "
+        f"{frames[i].name} and {frames[j].name} by {measured.gain[p]:+.1%} +- "
+        f"{measured.gain_error[p]:.1%}: their levels depend on brightness; flux_scale brings "
+        "images to one scale"
+    )
+    warnings.warn(msg, FluxScaleWarning, stacklevel=4)
+
+
+def correct_frames(frames, result):
+    """Return the frames with a pass's corrections appended, each in its own unit."""
+    out = []
+    names = {}
+    for choice in result.references:
+        names[result.solution.component[choice.group]] = choice.name
+    for i, frame in enumerate(frames):
+        correction = result.correction(i).scaled(1 / frame.scale)
+        variance = result.variance(i, frame.whole_grid.axes) / frame.scale**2
+        component = result.solution.component[result.matched.group[i]]
+        applied = AppliedCorrection(
+            result.matched.name, correction, variance, names.get(component, "mean")
+        )
+        out.append(frame.with_keys(corrections=(*frame.corrections, applied)))
+    return out
+
+
+def _mark_subsets(frames, result):
+    """Return the frames, those of a domain that fell into sets marked by their set.
+
+    A later pass, in which other images may join the sets, then corrects each for
+    itself. The largest set keeps the mark 0.
+    """
+    component = result.solution.component[result.matched.group]
+    sets, first, count = np.unique(component, return_index=True, return_counts=True)
+    # A set lies in one domain: pairs are within domains.
+    domain = result.matched.domain[first]
+    order = np.lexsort((first, -count, domain))
+    rank = np.empty(len(sets), dtype=int)
+    _, start = np.unique(domain[order], return_index=True)
+    rank[order] = np.arange(len(sets)) - np.repeat(start, np.diff([*start, len(sets)]))
+    subset = rank[np.searchsorted(sets, component)]
+    return [frame.with_keys(subset=int(s)) for frame, s in zip(frames, subset, strict=True)]
+
+
+def _local_levels(frames, dithers, local):
+    """The local level of each frame's tile, that of its first frame, in the common unit."""
+    levels = {}
+    for i, frame in enumerate(frames):
+        if dithers.domain[i] not in levels:
+            levels[dithers.domain[i]] = local(frame)
+    return np.array([levels[domain] for domain in dithers.domain.tolist()])
+
+
+def _subtract_local(frames, levels):
+    """Return the frames with their local levels, in the common unit, appended."""
+    return [
+        frame.with_keys(
+            corrections=(
+                *frame.corrections,
+                AppliedCorrection(
+                    "local",
+                    Correction(level / frame.scale),
+                    np.zeros(3),
+                    "the local background",
+                ),
+            )
+        )
+        for frame, level in zip(frames, levels.tolist(), strict=True)
+    ]

@@ -1,0 +1,33 @@
+# Licensed under a 3-clause BSD style license - see LICENSE.rst
+"""
+Simulated dithered mosaics with known levels.
+
+Each set is one scene on the sky (a spiral disc, nebulosity, stars) seen by many overlapping
+images, each with its own background level or plane. The truth comes with the set, so any
+level-matching setting can be judged: `level_errors` and `plane_errors` compare what was found
+with what was added.
+
+A background plane is, throughout the package, ``f(s) = level + slope_u * u + slope_v * v``,
+where ``u`` and ``v`` are the components of the sky unit vector ``s`` on the directions East
+``(-sin ra, cos ra, 0)`` and North ``(-sin dec cos ra, -sin dec sin ra, cos dec)`` at the
+image's centre, pixel ``((ny - 1) / 2, (nx - 1) / 2)``, expressed in arcmin.
+"""
+
+from levelmatch.testing.detectors import miri_regions
+from levelmatch.testing.sets import (
+    SimulatedSet,
+    simulate_generic,
+    simulate_miri,
+    simulate_nircam_short,
+)
+from levelmatch.testing.truth import level_errors, plane_errors
+
+__all__ = [
+    "SimulatedSet",
+    "level_errors",
+    "miri_regions",
+    "plane_errors",
+    "simulate_generic",
+    "simulate_miri",
+    "simulate_nircam_short",
+]

@@ -1,0 +1,284 @@
+# Licensed under a 3-clause BSD style license - see LICENSE.rst
+"""What is said of a result."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from astropy import units as u
+
+from levelmatch import LevelMatchWarning, SolveOptions, match_levels, summary, text
+from levelmatch.testing import simulate_generic
+
+
+@pytest.fixture(scope="module")
+def simulated():
+    return simulate_generic(n_images=4, shape=(64, 64), layout="chain", overlap=0.4, seed=3)
+
+
+@pytest.fixture(scope="module")
+def result(simulated):
+    return match_levels(list(simulated.images))
+
+
+@pytest.fixture(scope="module")
+def loops():
+    """A square of four tiles: six pairs, three loops."""
+    return match_levels(list(simulate_generic(n_images=4, shape=(64, 64), seed=3).images))
+
+
+def test_summary(result):
+    (dithers, mosaic) = summary.summarise(result)
+    assert (dithers.n_pairs, mosaic.n_pairs, mosaic.n_kept) == (0, 3, 3)
+    level = result.pairs["level"].value
+    assert mosaic.before == pytest.approx(np.sqrt(np.mean(level**2)))
+    assert np.isnan(dithers.before)
+    lines = summary.summary_lines(result)
+    assert lines[0] == "4 images in 4 tiles, 3 of 3 pairs kept."
+    assert lines[1] == (
+        "Pass 1, dithers of each tile (level): each tile has one image: nothing to do."
+    )
+    # A chain closes no loop: nothing is left.
+    assert lines[2].endswith("MJy/sr before, 0 after.")
+    assert summary.notes(result) == []
+
+
+def test_pairs_at_odds_are_noted():
+    sim = simulate_generic(
+        n_images=9,
+        shape=(48, 48),
+        layout="pile",
+        overlap=0.6,
+        seed=1,
+        noise=0.1,
+        stars=False,
+        nebula=False,
+        galaxy=False,
+    )
+    images = list(sim.images)
+    assert not any("at odds" in line for line in summary.notes(match_levels(images)))
+    images[4].data[:, :20] += 5
+    (line,) = [x for x in summary.notes(match_levels(images)) if "at odds" in x]
+    assert int(line.split()[0]) >= 1
+
+
+def test_one_tile_leaves_the_mosaic_nothing_to_do(simulated):
+    found = match_levels({"tile": list(simulated.images)})
+    words = "Pass 2, mosaic tiles (level): all images are one tile: nothing to do."
+    assert words in summary.summary_lines(found)
+
+
+def test_pairs_left_out_say_why():
+    images = list(simulate_generic(n_images=4, shape=(64, 64), seed=3).images)
+    found = match_levels(images, solve=SolveOptions(min_linear=0.3))
+    n = np.count_nonzero(~found.pairs["kept"])
+    assert summary.notes(found)[0] == (
+        f"{n} pairs left out: overlap too short, under 0.3 of an image's side (min_linear)."
+    )
+    found = match_levels(images, solve=SolveOptions(min_area=0.8))
+    assert "overlap too small, under 0.8 of the mean overlap (min_area)" in summary.notes(found)[0]
+
+
+def test_mean_reference(simulated):
+    found = match_levels(list(simulated.images), reference="mean")
+    assert summary.summary_lines(found)[-1] == "Reference: none, the mean correction is zero."
+
+
+@pytest.mark.parametrize(
+    ("names", "short", "pattern"),
+    [
+        (["a_1_cal.fits", "a_2_cal.fits"], ["1", "2"], "a_*_cal.fits"),
+        (["a_10.fits", "a_1.fits"], ["10", "1"], "a_*.fits"),
+        (["one.fits"], ["one.fits"], ""),
+        (["x", "y"], ["x", "y"], ""),
+        (["a_b", "a_b_c"], ["b", "b_c"], "a_*"),
+        (["a_.fits", "a_b.fits"], ["a_.fits", "a_b.fits"], ""),
+    ],
+)
+def test_label_names(names, short, pattern):
+    assert text.label_names(names) == (short, pattern)
+
+
+@pytest.mark.parametrize(
+    ("errors", "digits"),
+    [
+        ([0.0123], 3),
+        ([12.0, 0.0], 0),
+        ([0, 0], 4),
+        ([np.nan], 4),
+        ([0.5, 0.0021, 0.5], 2),
+    ],
+)
+def test_decimals(errors, digits):
+    assert text.decimals(errors) == digits
+
+
+def test_a_rounded_zero_has_no_sign():
+    assert text.fixed(-0.0004, 3) == "0.000"
+    assert text.fixed(-0.0006, 3) == "-0.001"
+
+
+def test_parts_of_an_image_are_one_where_they_come_out_as_one():
+    frames = [SimpleNamespace(product=name) for name in ("a", "a", "b", "b")]
+    for recombine, n in ((True, 2), (False, 4)):
+        run = SimpleNamespace(recombine=recombine)
+        facts = summary.Facts(SimpleNamespace(frames=frames, passes=[], unit=None, run=run))
+        assert facts.n_images == n
+
+
+def test_facts_have_the_order_of_the_input(loops, simulated):
+    images = list(simulate_generic(n_images=4, shape=(64, 64), seed=3).images)
+    turned = summary.Facts(match_levels(images[::-1]))
+    names = [frame.name for frame in turned.frames]
+    assert names == sorted(names, reverse=True)
+    for (i, j), pair in zip(turned.ends.tolist(), turned.pairs, strict=True):
+        assert (names[i], names[j]) == (pair["image1"], pair["image2"])
+    assert turned.linked.all()
+    assert summary.Facts.of(turned) is turned
+
+
+def test_sets_are_numbered_by_their_size():
+    images = simulate_generic(
+        n_images=5, shape=(64, 64), layout="chain", overlap=0.3, seed=2
+    ).images
+    with pytest.warns(UserWarning, match="pass mosaic"):
+        found = match_levels([images[k] for k in (4, 0, 1, 2)])
+    facts = summary.Facts(found)
+    assert facts.sets.tolist() == [1, 0, 0, 0]
+    assert facts.linked.tolist() == [False, True, True, True]
+
+
+def test_worst_seam(loops):
+    seam = summary.worst_seam(loops)
+    pairs = loops.pairs
+    assert seam.n_sigma == pairs["n_sigma"].max()
+    assert seam.row == np.argmax(pairs["n_sigma"])
+    assert (seam.image1, seam.image2) == (pairs["image1"][seam.row], pairs["image2"][seam.row])
+    assert seam.residual == pairs["residual"][seam.row].value
+    names = loops.table["name"].tolist()
+    i, j = names.index(seam.image1), names.index(seam.image2)
+    c = loops.covariance
+    variance = (c(i, i) + c(j, j) - c(i, j) - c(j, i))[0, 0]
+    assert seam.error == pytest.approx(np.sqrt(variance), rel=1e-6)
+
+
+def test_a_seam_of_planes_is_where_the_images_overlap():
+    """The error of a step between two planes does not depend on where each has its centre."""
+    images = list(simulate_generic(n_images=4, shape=(64, 64), slope=1.0, seed=3).images)
+    options = {"fit_type_mosaic_tiles": "level+slope"}
+    errors = [summary.seam_error(match_levels(images, reference=k, **options), 0) for k in range(4)]
+    # Nor on the gauge.
+    assert errors == pytest.approx([errors[0]] * 4, rel=1e-6)
+    found = match_levels(images, **options)
+    assert errors[0] > 0.5 * found.pairs["sigma"][0].value
+
+
+def test_the_error_of_a_seam_is_that_of_trials():
+    steps, errors = [], []
+    for seed in range(60):
+        sim = simulate_generic(
+            n_images=4,
+            shape=(40, 40),
+            overlap=0.4,
+            noise=0.5,
+            stars=False,
+            nebula=False,
+            galaxy=False,
+            seed=seed,
+        )
+        found = match_levels(list(sim.images), solve=SolveOptions(floor=0.0))
+        facts = summary.Facts(found)
+        i, j = facts.ends[0]
+        level = found.table["level"] - sim.truth["level"]
+        steps.append((level[i] - level[j]).value)
+        errors.append(summary.seam_error(facts, 0))
+    assert np.std(steps) == pytest.approx(np.mean(errors), rel=0.35)
+
+
+def test_trust(loops, result):
+    gauge, closure, seam = summary.trust_lines(loops)
+    assert gauge == (
+        "Zero points, which overlaps cannot give: dithers: mean of each tile; "
+        f"mosaic: {loops.reference}."
+    )
+    n = len(loops.closures)
+    assert closure.startswith(f"Around {n} loops of overlapping images")
+    assert f"{loops.closures.meta['rms']:.2f} \u03c3" in closure
+    assert seam.startswith(f"Worst seam: {summary.worst_seam(loops).image1} and ")
+    # A chain closes no loop.
+    assert summary.trust_lines(result)[1:] == [
+        "No loop of pairs: nothing tests the differences against each other."
+    ]
+
+
+def test_loops_of_planes_close():
+    """Levels of pairs at different places do not add up to zero where images have slopes."""
+    sim = simulate_generic(
+        n_images=9,
+        shape=(64, 64),
+        overlap=0.4,
+        slope=3.0,
+        stars=False,
+        nebula=False,
+        galaxy=False,
+        seed=3,
+    )
+    images = list(sim.images)
+    planes = match_levels(images, fit_type_mosaic_tiles="level+slope").closures
+    assert 0.3 < planes.meta["rms"] < 2
+    levels = match_levels(images, solve=SolveOptions(floor=0.0)).closures
+    assert levels.meta["rms"] > 10
+
+
+def test_no_pair():
+    (image,) = simulate_generic(n_images=1, shape=(32, 32), seed=1).images
+    with pytest.warns(LevelMatchWarning, match="image_00000.fits is the only image"):
+        found = match_levels([image])
+    assert summary.worst_seam(found) is None
+    assert summary.trust_lines(found)[1].startswith("No loop")
+
+
+@pytest.mark.parametrize(
+    ("names", "width", "short", "pattern"),
+    [
+        (
+            ["jw1_02101_00001_x.fits", "jw2_02101_00002_x.fits"],
+            None,
+            ["jw1\u202600001", "jw2\u202600002"],
+            "*_02101_*_x.fits",
+        ),
+        (
+            ["jw1_02101_00001_x.fits", "jw2_02101_00002_x.fits"],
+            8,
+            ["1\u20261", "2\u20262"],
+            "jw*_02101_0000*_x.fits",
+        ),
+        (
+            ["a-000206s-j0140233.fz", "a-001124n-j0860032.fz"],
+            13,
+            ["0206s-140233", "1124n-860032"],
+            "a-00*-j0*.fz",
+        ),
+        (
+            ["0206s-j0140233.fz", "1124n-j0860032.fz"],
+            8,
+            ["140233", "860032"],
+            "*-j0*.fz",
+        ),
+        (["a_b_1.fits", "a_c_1.fits"], None, ["b", "c"], "a_*_1.fits"),
+        (["x_1_y", "z_2"], None, ["x_1_y", "z_2"], ""),
+        (["one"], None, ["one"], ""),
+        # A part is never left without a sign.
+        (["1_aaaa", "10_aaab"], 4, ["1_a", "10_b"], "*_aaa*"),
+        (["a1", "a11"], 1, ["1", "11"], "a*"),
+    ],
+)
+def test_short_names(names, width, short, pattern):
+    assert text.short_names(names, width) == (short, pattern)
+
+
+def test_common_levels_are_in_the_common_unit():
+    frames = [SimpleNamespace(scale=1.0, name="a"), SimpleNamespace(scale=1000.0, name="b")]
+    table = {"level": np.array([1.0, 2.0]) * u.Jy, "error": np.array([0.1, 0.2])}
+    facts = summary.Facts(SimpleNamespace(frames=frames, passes=[], unit=u.mJy, table=table))
+    assert facts.levels.tolist() == [[1.0, 2000.0], [0.1, 200.0]]
