@@ -26,16 +26,17 @@ ERRORS = ("Package", "Sets", "Error, level out", "ratio", "Error, plane out", "r
 HEAD = """\
 .. Written by ``tox -e bench -- peers``.
 
-Measured one after the other on one machine: {machine}.
+The packages ran one after the other on one machine: {machine}.
 
-"In process" is the time of the package's own work in a running Python, its imports left out;
-"whole process" is from the shell's point of view. Ratios are to levelmatch. levelmatch's whole
-process is ``levelmatch run FILES -o OUT``, which reads all and writes all; its time in process is
-that of ``match_levels``, which reads, measures and solves. What the others' times are for stands
-below the tables. CPU time and memory are those of the whole process and of all that it starts.
-Errors are root mean squares in MJy/sr against the truth: of the levels at the images' centres, one
-level common to all taken out; and over the images' pixels, one plane over the whole mosaic taken
-out.
+"In process" is the time of the package itself in a running Python, without imports. For levelmatch
+it is the time of ``match_levels``, which reads, measures and solves. "Whole process" is the time of
+the command. For levelmatch it is ``levelmatch run FILES -o OUT``, which also writes all images. The
+steps included for other packages are listed below the tables. CPU time and memory include all child
+processes. Ratios are relative to levelmatch.
+
+Errors are rms values in MJy/sr relative to the truth. "Error, level out" is the error of the levels
+at the centres of the images, minus one level common to all. "Error, plane out" is the error over
+the pixels of the images, minus one plane over the whole mosaic.
 """
 
 
@@ -50,7 +51,9 @@ def write_table(records, peers, machine):
         if len(first) < len(chosen):
             parts.append(errors_table(chosen, peers))
     made = [f"* {p.label} {p.version}: {p.makes}" for p in peers.values()]
-    parts.append("Versions, and what the time in process is for:\n\n" + "\n".join(made) + "\n")
+    parts.append(
+        "Versions, and steps included in the time in process:\n\n" + "\n".join(made) + "\n"
+    )
     return "\n".join(parts)
 
 
@@ -88,8 +91,8 @@ def errors_table(records, peers):
             rows.append((ratios[0], [peers[peer].label, str(len(common)), *cells]))
     rows = [row for _, row in sorted(rows, key=lambda row: row[0])]
     return (
-        "The errors over several such sets of other noise, stars and levels, and their ratios to\n"
-        f"levelmatch's errors of the same sets:\n\n{laid_out(ERRORS, rows)}"
+        "Errors over several such simulations with other noise, stars and levels, and their\n"
+        f"ratios to those of levelmatch for the same simulations:\n\n{laid_out(ERRORS, rows)}"
     )
 
 

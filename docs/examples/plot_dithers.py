@@ -3,11 +3,11 @@
 Dithers before and after
 ========================
 
-A tile of four dithers whose backgrounds differ, and the same after matching.
+Match two tiles of four dithers each, and compare their mosaics before and after.
 """
 
 # %%
-# Two tiles of MIRI-like dithers are simulated, a constant of its own added to each image.
+# Simulate two tiles of MIRI dithers. A different constant is added to each image.
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -19,22 +19,22 @@ simulated = simulate_miri(tiles=(1, 2), n_dithers=4, shape=(256, 258), galaxy=Fa
 images = list(simulated.images)
 
 # %%
-# First the dithers of each tile are matched to one another, then the tiles. Paths of files do as
-# well.
+# Match the dithers of each tile to each other, and then the tiles. Paths of files can be used in
+# place of images in memory.
 
 dithers = match_dithers(images)
 mosaic = match_mosaic(dithers)
 mosaic.table["tile", "level", "error", "n_pairs"].pprint()
 
 # %%
-# The levels are right but for one constant, which no overlap can tell. What is left:
+# Overlaps cannot determine a constant common to all images. Apart from it, the levels are correct:
 
 errors = level_errors(mosaic.table["level"], simulated.truth)
 print(f"rms error of a level: {errors.std():.4f}")
 assert errors.std() < 0.01 * errors.unit
 
 # %%
-# The same images, and the same grid, without and with the corrections.
+# Combine the images without and with their corrections, on the same pixel scale.
 
 before, _ = make_mosaic(images, pixel_scale=0.6)
 after, coverage = make_mosaic(mosaic, pixel_scale=0.6)

@@ -3,11 +3,11 @@
 Judging a result
 ================
 
-Residuals of the pairs, loops that should close, and the error of a seam.
+Find a bad image from the residuals and loops of the pairs, and compute the error of a seam.
 """
 
 # %%
-# Sixteen images, one of which has a bad edge that nobody masked.
+# Simulate sixteen images. One image has a bad edge that is not masked.
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -20,9 +20,8 @@ images[5].data[:30, :] += 1.5
 result = match_mosaic(images, group_by="FILENAME", reference="mean")
 
 # %%
-# What is left of each pair, over its expected error. The pairs that disagree with the rest are
-# those at the bad edge; they lost their weight (``robust``), so that the other images are as if
-# they were not there.
+# ``n_sigma`` is the residual of a pair divided by its expected error. The pairs at the bad edge
+# disagree with the others and lose their weight (``robust``), so they do not affect other images.
 
 pairs = result.pairs
 order = np.argsort(-np.abs(pairs["n_sigma"]))
@@ -32,20 +31,21 @@ assert images[5].meta["FILENAME"] in (worst["image1"], worst["image2"])
 assert worst["robust"] < 0.01
 
 # %%
-# The differences around a loop of images add up to zero, but for their errors: loops through the
-# bad edge do not.
+# The differences around a loop of images add up to zero, except for errors. Loops through the bad
+# edge do not.
 
 print(f"closures: rms of {result.closures.meta['rms']:.2f} sigma")
 
 # %%
-# Levels are relative to the gauge, so their errors are not those of a seam. The covariance tells
-# what the step between two images may still be.
+# The errors of levels are relative to the gauge. The error of the step between two images follows
+# from the covariance.
 
 c = result.covariance
 seam = np.sqrt((c(0, 0) + c(1, 1) - c(0, 1) - c(1, 0))[0, 0])
 print(f"error of the step between the first two images: {seam:.4f}")
 
 # %%
+# Plot the residuals of the pairs and the closures of the loops.
 
 figure, axes = plt.subplots(1, 2, figsize=(9, 3.4), layout="constrained")
 bad = (pairs["image1"] == images[5].meta["FILENAME"]) | (

@@ -3,11 +3,11 @@
 Level or plane
 ==============
 
-Planes where the data ask for them: what ``"auto"`` chooses, and what the wrong choice costs.
+Compare the errors of levels, planes and the automatic choice.
 """
 
 # %%
-# Two sets of images of one field: to one a constant was added, to the other a plane.
+# Simulate two mosaics of one field, with constants or with planes added to the images.
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -16,17 +16,17 @@ from levelmatch import match_mosaic
 from levelmatch.testing import plane_errors, simulate_generic
 
 FIT_TYPES = ("level", "level+slope", "auto")
-sets = {
+simulations = {
     "constants added": simulate_generic(n_images=9, shape=(96, 96), slope=0.0, seed=2),
     "planes added": simulate_generic(n_images=9, shape=(96, 96), slope=4.0, seed=2),
 }
 
 # %%
-# Each is matched in three ways. A plane over the whole mosaic is invisible to overlaps, and is
-# taken out of the errors.
+# Match each mosaic with three fit types. Overlaps cannot determine a plane over the whole mosaic,
+# so the errors exclude it.
 
 rms = {}
-for name, simulated in sets.items():
+for name, simulated in simulations.items():
     images = list(simulated.images)
     for fit_type in FIT_TYPES:
         result = match_mosaic(images, group_by="FILENAME", fit_type=fit_type, reference="mean")
@@ -42,10 +42,10 @@ for name, simulated in sets.items():
         print(f"{name:16} {fit_type:12} error {rms[name, fit_type]:.3f}, {n_slopes} slopes fitted")
 
 # %%
-# ``"auto"`` is never far from the better of the two.
+# The errors of ``"auto"`` are close to those of the better choice.
 
 figure, ax = plt.subplots(figsize=(6, 3.2), layout="constrained")
-for k, name in enumerate(sets):
+for k, name in enumerate(simulations):
     values = [rms[name, fit_type] for fit_type in FIT_TYPES]
     ax.bar(np.arange(3) + 0.38 * k - 0.19, values, 0.36, label=name)
     assert values[2] < 2 * min(values) + 0.02

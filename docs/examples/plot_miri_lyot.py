@@ -3,12 +3,12 @@
 MIRI and its Lyot coronagraph
 =============================
 
-The coronagraph sees the sky beside the main chip, over a background of its own.
+Match the Lyot part of MIRI images to the science part, and recombine both.
 """
 
 # %%
-# Dithers wide enough that the coronagraph of one covers sky that the main chip of another sees:
-# without that overlap nothing ties the two.
+# Simulate wide dithers. The Lyot part of one dither must overlap the science part of another: this
+# overlap links the two parts.
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -24,7 +24,7 @@ matched = match_levels(images, recombine_lyot=True)
 matched.table["name", "part", "level_dithers", "level_lyot"].pprint()
 
 # %%
-# An image before and after: its two parts were matched, and are one image again.
+# Show an image before and after. Its two parts are matched and recombined.
 
 before, after = images[0], matched[0]
 figure, axes = plt.subplots(1, 2, figsize=(8, 4), layout="constrained")
@@ -38,7 +38,7 @@ for ax, image, title in ((axes[0], before, "before"), (axes[1], after, "after"))
 plt.show()
 
 # %%
-# The difference of the two backgrounds, found and true.
+# Compare the difference of the two backgrounds with the truth.
 
 truth = simulated.truth
 true = np.mean(truth["lyot_level"])

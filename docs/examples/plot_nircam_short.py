@@ -3,11 +3,11 @@
 NIRCam's four short-wavelength chips
 ====================================
 
-Each chip has a background of its own; dithers wider than the gaps tie them to one another.
+Match four chips with different backgrounds, which overlap in dithers wider than the gaps.
 """
 
 # %%
-# Two tiles of four dithers, eight images of each.
+# Simulate two tiles of four dithers.
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -19,14 +19,14 @@ simulated = simulate_nircam_short(n_tiles=2, n_dithers=4, shape=(128, 128))
 images = list(simulated.images)
 
 # %%
-# The whole job in one go: dithers of each chip, the chips of each tile, and the tiles.
+# Run all passes: the dithers of each chip, the chips of each tile, and the tiles.
 
 matched = match_levels(images, combine_nircam_short=True)
 print(matched)
 print(matched.reference, "-", matched.reference_reason)
 
 # %%
-# What each pass subtracted from each chip, and how far the sum is from the truth.
+# Compare the total levels with the truth, and plot the levels of each pass.
 
 table = matched.table
 errors = level_errors(table["level"], simulated.truth)

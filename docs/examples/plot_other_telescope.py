@@ -3,12 +3,11 @@
 A mosaic of another telescope
 =============================
 
-Images of any telescope with a celestial WCS, as an ``ImageFileCollection`` of ccdproc, made into
-one FITS file of any size.
+Match an ``ImageFileCollection`` of ccdproc, and combine the images into a FITS file.
 """
 
 # %%
-# A night's images, in adu, each turned a little, and over a sky that changed.
+# Simulate the images of one night, in adu, with small rotations and a variable sky.
 
 import tempfile
 from pathlib import Path
@@ -32,8 +31,8 @@ matched = match_mosaic(images, group_by="FILENAME", reference="mean")
 matched.table["name", "level", "error"].pprint()
 
 # %%
-# The mosaic goes to a file tile by tile, so that it need not fit into memory. A median leaves out
-# what only one image has, where three or more cover a pixel.
+# Write the mosaic to a file in blocks, so it may be larger than the memory. The median removes
+# features of a single image where at least three images overlap.
 
 path = make_mosaic(matched, output=folder / "night.fits", combine="median")
 with fits.open(path) as hdus:
@@ -42,6 +41,7 @@ with fits.open(path) as hdus:
 assert coverage.max() >= 4
 
 # %%
+# Show the mosaic with its celestial coordinates.
 
 figure = plt.figure(figsize=(5, 4.4), layout="constrained")
 ax = figure.add_subplot(projection=WCS(header))
