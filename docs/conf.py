@@ -2,12 +2,10 @@
 """Configuration of the documentation."""
 
 import os
-import tomllib
 from importlib.metadata import version as installed_version
 from pathlib import Path
 
 from docutils import nodes
-from docutils.parsers.rst import Directive
 from docutils.utils.math.latex2mathml import tex2mathml
 
 project = "levelmatch"
@@ -15,13 +13,14 @@ author = "The levelmatch developers"
 copyright = "2026, The levelmatch developers"  # noqa: A001
 release = version = installed_version("levelmatch")
 
-_settings = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text("utf-8"))
-KINDS = {kind["directory"]: kind["name"] for kind in _settings["tool"]["towncrier"]["type"]}
-
 extensions = [
     "numpydoc",
+    "pytest_doctestplus.sphinx.doctestplus",
     "sphinx_automodapi.automodapi",
+    "sphinx_click",
+    "sphinx_copybutton",
     "sphinx_gallery.gen_gallery",
+    "sphinxcontrib.towncrier.ext",
 ]
 # Links to other packages need their inventories, so a build without a network has none.
 if os.environ.get("READTHEDOCS") == "True":
@@ -100,6 +99,11 @@ sphinx_gallery_conf = {
 }
 
 highlight_language = "none"
+copybutton_prompt_text = r">>> |\.\.\. "
+copybutton_prompt_is_regexp = True
+towncrier_draft_autoversion_mode = "draft"
+towncrier_draft_include_empty = True
+towncrier_draft_working_directory = Path(__file__).parents[1]
 
 html_theme = "pydata_sphinx_theme"
 html_math_renderer = "mathml"
@@ -108,9 +112,7 @@ html_sidebars = {
     page: []
     for page in (
         "changes",
-        "contributing",
         "getting_started",
-        "how_it_works",
         "index",
         "install",
         "reference/cli",
@@ -130,43 +132,18 @@ html_theme_options = {
 }
 
 
-class CommandHelp(Directive):
-    """The ``--help`` of a command, so that the page says what the program says."""
-
-    optional_arguments = 1
-
-    def run(self):
-        from click.testing import CliRunner
-
-        from levelmatch.cli import main
-
-        command = [*self.arguments, "--help"]
-        result = CliRunner().invoke(main, command, prog_name="levelmatch", terminal_width=74)
-        if result.exit_code != 0:
-            msg = f"levelmatch {' '.join(command)}: {result.output}"
-            raise self.error(msg)
-        text = f"$ levelmatch {' '.join(command)}\n{result.output}"
-        return [nodes.literal_block(text, text, language="none")]
-
-
-class ChangeNotes(Directive):
-    """The notes in ``docs/changes``, which the next release's changes are made of."""
-
-    def run(self):
-        from docutils.statemachine import StringList
-
-        folder = Path(__file__).parent / "changes"
-        source = []
-        for kind, title in KINDS.items():
-            found = sorted(folder.glob(f"*.{kind}.rst"))
-            source += [f".. rubric:: {title}", ""] if found else []
-            for path in found:
-                text = path.read_text(encoding="utf-8").split("\n")
-                source += ["- " + "\n  ".join(text).strip(), ""]
-        lines = "\n".join(source).split("\n")
-        node = nodes.Element()
-        self.state.nested_parse(StringList(lines, "changes"), 0, node)
-        return node.children
+def show_literally(app, context, lines):
+    """Show examples in a command's help, which sphinx-click marks by bars, as literal blocks."""
+    shown = []
+    for line in lines:
+        text = line.removeprefix("| ")
+        if text != line and text.startswith(" "):
+            shown.append(f"   {text}")
+        elif text != line and text.endswith(":"):
+            shown += ["", f"{text}:", ""]
+        else:
+            shown += ["", text] if shown and shown[-1].startswith("   ") else [text]
+    lines[:] = shown
 
 
 def visit_math(writer, node):
@@ -178,6 +155,6 @@ def visit_math(writer, node):
 
 
 def setup(app):
+    app.connect("sphinx-click-process-description", show_literally)
+    app.connect("sphinx-click-process-epilog", show_literally)
     app.add_html_math_renderer("mathml", (visit_math, None), (visit_math, None))
-    app.add_directive("command-help", CommandHelp)
-    app.add_directive("change-notes", ChangeNotes)
