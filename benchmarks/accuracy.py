@@ -60,7 +60,9 @@ def run(folder, seeds, weights):
         for seed in range(seeds):
             simulation, paths = written(name, folder, seed)
             start = time.perf_counter()
-            result = levelmatch.match_levels(paths, weights=weights, **options)
+            result = levelmatch.match_levels(
+                paths, solve=levelmatch.SolveOptions(weights=weights), **options
+            )
             seconds.append(time.perf_counter() - start)
             errors.append(measure(result, simulation))
             predicted.append(np.sqrt(np.mean(result.table["error"].value ** 2)))

@@ -68,7 +68,11 @@ def main():
     for fit_type in ("level", "level+slope"):
         for weights in ("ivar", "equal", "npix", "rms"):
             print(f"{fit_type}, weights {weights}")
-            result = levelmatch.match_levels(paths, fit_type_mosaic_tiles=fit_type, weights=weights)
+            result = levelmatch.match_levels(
+                paths,
+                fit_type_mosaic_tiles=fit_type,
+                solve=levelmatch.SolveOptions(weights=weights),
+            )
             report(images, result)
 
 

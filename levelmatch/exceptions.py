@@ -1,7 +1,7 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
 """Errors and warnings of the package."""
 
-from astropy.utils.exceptions import AstropyUserWarning
+from astropy.utils.exceptions import AstropyDeprecationWarning, AstropyUserWarning
 
 __all__ = [
     "ConvergenceError",
@@ -9,6 +9,7 @@ __all__ = [
     "DisconnectedWarning",
     "FluxScaleWarning",
     "FrameError",
+    "LevelMatchDeprecationWarning",
     "LevelMatchError",
     "LevelMatchWarning",
     "NoOverlapError",
@@ -50,3 +51,7 @@ class DisconnectedWarning(LevelMatchWarning):
 
 class FluxScaleWarning(LevelMatchWarning):
     """Images whose flux scales differ: their difference depends on brightness."""
+
+
+class LevelMatchDeprecationWarning(LevelMatchWarning, AstropyDeprecationWarning):
+    """A keyword that has moved and will be removed."""

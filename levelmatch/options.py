@@ -1,14 +1,28 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
-"""Options of measuring and solving, with their defaults."""
+"""Options of reading, measuring and solving, with their defaults.
 
-from dataclasses import dataclass
+Light to import: the command line derives its flags from these classes.
+"""
+
+import math
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields, replace
 from numbers import Integral, Real
 
-import numpy as np
-from scipy.special import erf
+from levelmatch.exceptions import LevelMatchDeprecationWarning
 
-__all__ = ["FIT_TYPES", "METHODS", "WEIGHTS", "MeasureOptions", "SolveOptions"]
-
+__all__ = [
+    "FIT_TYPES",
+    "GROUP_BY",
+    "MeasureOptions",
+    "ReadOptions",
+    "Settings",
+    "SolveOptions",
+    "choices_of",
+    "fit_terms",
+    "plain",
+]
 
 FIT_TYPES = {
     "level": "level",
@@ -16,87 +30,16 @@ FIT_TYPES = {
     "level+match": "level+slope",
     "auto": "auto",
 }
-WEIGHTS = ("ivar", "equal", "npix", "rms")
-ROBUST = ("tukey", "huber", None)
-DISCONNECTED = ("warn", "error", "sky")
+GROUP_BY = ("auto", "jwst", "overlap")
 
 
-@dataclass(frozen=True, kw_only=True)
-class SolveOptions:
-    """Which pairs count, and what is known beforehand.
-
-    Parameters
-    ----------
-    floor : float or None
-        The systematic scatter, in the common unit; `None` to estimate it.
-    min_area : float
-        Pairs with fewer pixels than this part of the mean are left out.
-    min_linear : float
-        Pairs whose overlap is shorter, in its longest direction, than this part of
-        the smaller image's side are left out.
-    rms_limit : float
-        Pairs whose scatter is this many standard deviations above the mean, both of
-        its logarithm, are left out; never one under 1.5 times the mean.
-    slope_prior : float or None
-        Standard deviation of a Gaussian prior, about 0, on the slopes of planes, in the
-        common unit per arcmin.
-    robust : {"tukey", "huber", None}
-        How pairs that disagree with the rest lose weight, with the weights
-        ``"ivar"`` and in sets of at least 10 loops: Tukey's biweight, Huber's
-        weights, or not at all.
-    disconnected : {"warn", "error", "sky"}
-        What to do where images fall into sets with no overlap between them: leave each
-        its own zero point and warn, refuse, or tie the sets by their clipped sky
-        levels. The last assumes that the emission that clipping leaves in is the
-        same in all sets, which extended objects break.
-    flux_limit : float
-        Warn of pairs whose flux scales differ by more than this part, and by
-        more than 4 sigma.
-    max_pairs : int or None
-        In how many pairs, about, an image is measured at most: the largest overlaps, and
-        others that keep the graph of overlaps short; what links sets always. Of n images
-        of one field there are n**2 / 2 pairs, which share the same pixels'
-        noise, so that few of them tell almost as much: two thirds of this number
-        are measured where an image's overlaps are nearly equal. `None` for all.
-    """
-
-    floor: float | None = None
-    min_area: float = 0.002
-    min_linear: float = 0.2
-    rms_limit: float = 2.0
-    slope_prior: float | None = None
-    robust: str | None = "tukey"
-    disconnected: str = "warn"
-    flux_limit: float = 0.03
-    max_pairs: int | None = 24
-
-    def __post_init__(self):
-        for name, choices in (("robust", ROBUST), ("disconnected", DISCONNECTED)):
-            if getattr(self, name) not in choices:
-                msg = f"{name}: {getattr(self, name)!r} is none of {choices}"
-                raise ValueError(msg)
-        if self.max_pairs is not None and not (
-            isinstance(self.max_pairs, Integral) and self.max_pairs >= 2
-        ):
-            msg = f"max_pairs: {self.max_pairs!r} is not a whole number of 2 or more"
-            raise ValueError(msg)
-        for name in ("floor", "min_area", "min_linear", "rms_limit", "slope_prior", "flux_limit"):
-            value = getattr(self, name)
-            if value is None and name in ("floor", "slope_prior"):
-                continue
-            good = isinstance(value, Real) and np.isfinite(value) and value >= 0
-            if not good or (name == "slope_prior" and value == 0):
-                msg = f"{name}: {value!r} is not a positive number"
-                raise ValueError(msg)
-
-
-def fit_terms(fit_type):
-    """Return the number of terms of a fit type.
+def fit_terms(fit_type: str) -> int:
+    """Return the number of terms of a fit type: 1 for a level, 3 for a plane.
 
     Raises
     ------
     ValueError
-        If it is not known.
+        If the fit type is unknown.
     """
     if fit_type not in FIT_TYPES:
         msg = f"fit_type: {fit_type!r} is none of {tuple(FIT_TYPES)}"
@@ -104,8 +47,79 @@ def fit_terms(fit_type):
     return 1 if FIT_TYPES[fit_type] == "level" else 3
 
 
-METHODS = ("direct", "interp", "exact", "adaptive")
-LOCATIONS = ("mean", "median")
+def _choice(default, *choices):
+    return field(default=default, metadata={"choices": choices})
+
+
+def _number(default, *, zero=True, whole=False, least=0):
+    kind = {"number": True, "zero": zero, "whole": whole, "least": least}
+    return field(default=default, metadata={**kind, "optional": default is None})
+
+
+def choices_of(options: type, name: str) -> tuple:
+    """Return the values that a field of an option class admits; empty if any."""
+    return next(f for f in fields(options) if f.name == name).metadata.get("choices", ())
+
+
+def _check(options):
+    """Check each field of an option class against its metadata."""
+    for f in fields(options):
+        value, kind = getattr(options, f.name), f.metadata
+        if "choices" in kind and value not in kind["choices"]:
+            msg = f"{f.name}: {value!r} is none of {kind['choices']}"
+            raise ValueError(msg)
+        if "number" in kind and not (value is None and kind["optional"]):
+            _check_number(f.name, value, kind)
+
+
+def _check_number(name, value, kind):
+    if kind["whole"]:
+        if not (isinstance(value, Integral) and value >= kind["least"]):
+            least = kind["least"]
+            what = f"whole number of {least} or more" if least > 1 else "positive whole number"
+            msg = f"{name}: {value!r} is not a {what}"
+            raise ValueError(msg)
+        return
+    good = isinstance(value, Real) and math.isfinite(value) and value >= 0
+    if not good or (value == 0 and not kind["zero"]):
+        msg = f"{name}: {value!r} is not a positive number"
+        raise ValueError(msg)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReadOptions:
+    """How images are read, and the scale in which they are compared.
+
+    Parameters
+    ----------
+    hdu : None, int, str or tuple
+        The image's extension in files: index, name, or (name, version). By default SCI,
+        else the first image.
+    dq_bits : None, int, str or list of str
+        Data-quality bits of files that make a pixel bad. By default DO_NOT_USE and
+        NON_SCIENCE for JWST, any bit for others.
+    flux_scale : None, str, sequence or mapping
+        Factors that bring the images to one flux scale before they are compared: in the
+        order of the input, by name, or a header keyword of the zero point in magnitudes.
+        The corrections are in each image's own scale.
+    apply_flux_scale : bool
+        Multiply the corrected data and uncertainties by the factors, too. The zero point of
+        the keyword changes with them.
+    rematch : bool
+        Match images again whose header says that they are matched.
+    """
+
+    hdu: int | str | tuple | None = None
+    dq_bits: int | str | list | None = None
+    flux_scale: object = None
+    apply_flux_scale: bool = False
+    rematch: bool = False
+
+    def __post_init__(self):
+        _check(self)
+        if self.apply_flux_scale and self.flux_scale is None:
+            msg = "apply_flux_scale: there is nothing to apply without flux_scale"
+            raise ValueError(msg)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,51 +129,241 @@ class MeasureOptions:
     Parameters
     ----------
     method : {"direct", "interp", "exact", "adaptive"}
-        ``"direct"`` samples both images at points midway between their pixels;
-        the others reproject both to a common grid, by
-        `~reproject.reproject_interp`, `~reproject.reproject_exact` or
-        `~reproject.reproject_adaptive`.
+        ``"direct"`` samples both images midway between their pixels. The others reproject
+        both to a common grid with `~reproject.reproject_interp`,
+        `~reproject.reproject_exact` or `~reproject.reproject_adaptive`.
     location : {"mean", "median"}
-        The centre of the clipped differences in each cell.
+        The centre of the clipped differences of each cell.
     clip : float
-        Differences farther than this many sigma from their cell's centre are left out.
+        Clip differences farther than this many sigma from the centre of their cell.
     structure : bool
-        Weigh each cell by its own scatter, so that stars and steep structure count for
-        less; else by that of all. Symmetric sampling leaves little for it to mend: on
-        simulated MIRI and NIRCam sets and on 2MASS tiles it measures no better.
+        Weight each cell by its own scatter, else by the median scatter of all cells. On
+        simulated MIRI and NIRCam images and on 2MASS images both are equally accurate.
     mask_sources : bool
-        Leave out the sources of each image, found by ``photutils.segmentation``, and with
-        them what the other image of a pair has there.
+        Mask the sources of each image, detected by ``photutils.segmentation``, in both
+        images of a pair.
+    stacked : bool
+        Measure `match_mosaic` between stacks of the tiles (see `stack_tile`), not between
+        their images. On simulated MIRI images both are equally accurate (0.0017 and 0.0016
+        MJy/sr), and stacks take 60 times as long.
     n_workers : int or None
-        Threads; `None` for as many as Dask takes. A current
-        `dask.distributed.Client` goes before this.
+        Number of threads; `None` for Dask's default. A current `dask.distributed.Client`
+        has priority.
+    extend : `~levelmatch.Record`, path or None
+        A record of earlier images to which new ones are added. Its pairs are reused if
+        neither their images nor the images that share their noise have changed.
+    checkpoint : path or None
+        A file that stores pairs as they are measured. An interrupted run with the same file
+        continues from there.
     """
 
-    method: str = "direct"
-    location: str = "mean"
-    clip: float = 3.0
+    method: str = _choice("direct", "direct", "interp", "exact", "adaptive")
+    location: str = _choice("mean", "mean", "median")
+    clip: float = _number(3.0, zero=False)
     structure: bool = False
     mask_sources: bool = False
-    n_workers: int | None = None
+    stacked: bool = False
+    n_workers: int | None = _number(None, whole=True, least=1)
+    extend: object = None
+    checkpoint: object = None
 
     def __post_init__(self):
-        if self.method not in METHODS:
-            msg = f"method: {self.method!r} is none of {METHODS}"
-            raise ValueError(msg)
-        if self.location not in LOCATIONS:
-            msg = f"location: {self.location!r} is none of {LOCATIONS}"
-            raise ValueError(msg)
-        if not (isinstance(self.clip, Real) and np.isfinite(self.clip) and self.clip > 0):
-            msg = f"clip: {self.clip!r} is not a positive number"
-            raise ValueError(msg)
-        if self.n_workers is not None and not (
-            isinstance(self.n_workers, Integral) and self.n_workers >= 1
-        ):
-            msg = f"n_workers: {self.n_workers!r} is not a positive whole number"
-            raise ValueError(msg)
+        _check(self)
 
     @property
-    def truncation(self):
-        """Scatter of a normal variable over its scatter once clipped."""
-        density = np.sqrt(2 / np.pi) * np.exp(-0.5 * self.clip**2)
-        return 1 / np.sqrt(1 - self.clip * density / erf(self.clip / np.sqrt(2)))
+    def truncation(self) -> float:
+        """Standard deviation of a normal variable over that of its clipped values."""
+        density = math.sqrt(2 / math.pi) * math.exp(-0.5 * self.clip**2)
+        return 1 / math.sqrt(1 - self.clip * density / math.erf(self.clip / math.sqrt(2)))
+
+    @property
+    def identity(self) -> dict:
+        """The options that a measured pair depends on."""
+        names = ("method", "location", "clip", "structure", "mask_sources")
+        return {name: getattr(self, name) for name in names}
+
+
+@dataclass(frozen=True, kw_only=True)
+class SolveOptions:
+    """How pairs are weighted, rejected and solved.
+
+    Parameters
+    ----------
+    weights : {"ivar", "equal", "npix", "rms"}
+        Weights of the pairs: inverse variance with a systematic floor estimated from the
+        data, or PJPipe's 1, number of pixels, 1 / scatter**2.
+    floor : float or None
+        Systematic scatter of the pairs, in the common unit; `None` to estimate it.
+    robust : {"tukey", "huber", None}
+        How pairs that disagree with the others lose weight, with the weights ``"ivar"`` and
+        in sets of at least 10 loops: Tukey's biweight, Huber's weights, or not at all.
+    min_area : float
+        Reject pairs with fewer pixels than this fraction of the mean.
+    min_linear : float
+        Reject pairs whose overlap is shorter, in its longest direction, than this fraction
+        of the smaller image's side.
+    rms_limit : float
+        Reject pairs whose scatter is this many standard deviations above the mean, both of
+        the logarithm; never below 1.5 times the mean.
+    max_pairs : int or None
+        Approximate maximum number of pairs of each image: the largest overlaps, and others
+        that keep the graph of overlaps short. Links between sets are always measured.
+        `None` to measure all pairs.
+    slope_prior : float or None
+        Standard deviation of a Gaussian prior, about 0, on the slopes of planes, in the
+        common unit per arcmin.
+    disconnected : {"warn", "error", "sky"}
+        For sets of images without overlap between them: keep a zero point for each set and
+        warn, raise an error, or tie the sets by their clipped sky levels. The last assumes
+        equal emission in all sets, which extended objects violate.
+    flux_limit : float
+        Warn of pairs whose flux scales differ by more than this fraction, and by more than
+        4 sigma.
+    time_from_background : str
+        Header keyword of the time between an image and its background observations, by which
+        the reference of a mosaic is chosen.
+    subtract_local : bool
+        After the dithers pass, subtract from each tile the sigma-clipped median of its first
+        image (by name, corrected), with sources masked, as PJPipe's
+        ``do_local_subtraction``.
+    """
+
+    weights: str = _choice("ivar", "ivar", "equal", "npix", "rms")
+    floor: float | None = _number(None)
+    robust: str | None = _choice("tukey", "tukey", "huber", None)
+    min_area: float = _number(0.002)
+    min_linear: float = _number(0.2)
+    rms_limit: float = _number(2.0)
+    max_pairs: int | None = field(
+        default=24,
+        metadata={"number": True, "zero": False, "whole": True, "least": 2, "optional": True},
+    )
+    slope_prior: float | None = _number(None, zero=False)
+    disconnected: str = _choice("warn", "warn", "error", "sky")
+    flux_limit: float = _number(0.03)
+    time_from_background: str = "DT_BGR"
+    subtract_local: bool = False
+
+    def __post_init__(self):
+        _check(self)
+
+
+# Keywords of earlier releases, and the option class that they have moved to.
+MOVED = {
+    "weights": "solve",
+    "time_from_background": "solve",
+    "subtract_local": "solve",
+    "hdu": "read",
+    "dq_bits": "read",
+    "flux_scale": "read",
+    "apply_flux_scale": "read",
+    "rematch": "read",
+    "stacked": "measure",
+    "extend": "measure",
+    "checkpoint": "measure",
+}
+CLASSES = {"read": ReadOptions, "measure": MeasureOptions, "solve": SolveOptions}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """The settings of one run, checked.
+
+    Parameters
+    ----------
+    group_by : str, list of str or callable
+        See `match_dithers`.
+    read : `ReadOptions`
+        Options of reading.
+    measure : `MeasureOptions`
+        Options of measuring.
+    solve : `SolveOptions`
+        Options of solving.
+    progress_bar : callable or None
+        Wraps an iterable over the pairs.
+    """
+
+    group_by: object = "auto"
+    read: ReadOptions = field(default_factory=ReadOptions)
+    measure: MeasureOptions = field(default_factory=MeasureOptions)
+    solve: SolveOptions = field(default_factory=SolveOptions)
+    progress_bar: Callable | None = None
+
+    @classmethod
+    def of(cls, function, moved, *, progress_bar=None, group_by="auto", **options):
+        """Return the settings of a call.
+
+        Parameters
+        ----------
+        function : str
+            The function, for messages.
+        moved : dict
+            Keywords of earlier releases.
+        progress_bar, group_by, **options
+            See the class; option classes may be `None`.
+        """
+        _check_group_by(group_by)
+        if progress_bar is not None and not callable(progress_bar):
+            msg = f"progress_bar: {progress_bar!r} is not callable; give for example tqdm.tqdm"
+            raise TypeError(msg)
+        for name, value in options.items():
+            if value is not None and not isinstance(value, CLASSES[name]):
+                msg = f"{name}: expected {CLASSES[name].__name__}, not {type(value).__name__}"
+                raise TypeError(msg)
+        options = {name: options.get(name) or CLASSES[name]() for name in CLASSES}
+        return cls(
+            group_by=group_by, progress_bar=progress_bar, **_moved_to(function, moved, options)
+        )
+
+    def plain(self) -> dict:
+        """Return the settings as plain values, which a file can hold."""
+        groups = {name: _plain_fields(getattr(self, name)) for name in CLASSES}
+        return {"group_by": plain(self.group_by), **groups}
+
+
+def _plain_fields(options):
+    left_out = ("extend", "checkpoint")
+    names = [f.name for f in fields(options) if f.name not in left_out]
+    return {name: plain(getattr(options, name)) for name in names}
+
+
+def _moved_to(function, moved, options):
+    """Return option classes with the keywords of earlier releases put in their places."""
+    changes = {}
+    for name, value in moved.items():
+        if name not in MOVED:
+            msg = f"{function}() got an unexpected keyword argument {name!r}"
+            raise TypeError(msg)
+        changes.setdefault(MOVED[name], {})[name] = value
+    for home, values in changes.items():
+        call = ", ".join(f"{name}={value!r}"[:60] for name, value in values.items())
+        msg = f"{function}: give {home}={CLASSES[home].__name__}({call}); the keyword "
+        msg += f"{' and '.join(values)} of {function} will be removed in the next release"
+        warnings.warn(msg, LevelMatchDeprecationWarning, stacklevel=5)
+        options[home] = replace(options[home], **values)
+    return options
+
+
+def _check_group_by(group_by):
+    """Refuse all but a word, header keywords and a function."""
+    if callable(group_by) or (isinstance(group_by, str) and group_by):
+        return
+    if not isinstance(group_by, list | tuple) or not all(isinstance(k, str) for k in group_by):
+        msg = f"group_by: {group_by!r} is none of {GROUP_BY}, header keywords or a function"
+        raise TypeError(msg)
+    if not group_by:
+        msg = f"group_by: {group_by!r} names no keyword; name one"
+        raise ValueError(msg)
+
+
+def plain(value: object) -> object:
+    """Return an option as a plain value that a file can hold; other objects by their name."""
+    if isinstance(value, Mapping):
+        return {str(key): plain(item) for key, item in value.items()}
+    if hasattr(value, "tolist"):
+        return plain(value.tolist())
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    return getattr(value, "__qualname__", None) or str(value)

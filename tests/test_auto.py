@@ -133,10 +133,15 @@ def test_flux_scale_mends_it():
             images,
             group_by=own_tiles,
             reference=0,
-            flux_scale={f"image_{k:05d}.fits": 1 / 1.1 if k == 2 else 1 for k in range(4)},
+            read=lm.ReadOptions(
+                flux_scale={f"image_{k:05d}.fits": 1 / 1.1 if k == 2 else 1 for k in range(4)}
+            ),
         )
         in_order = lm.match_mosaic(
-            images, group_by=own_tiles, reference=0, flux_scale=[1, 1, 1 / 1.1, 1]
+            images,
+            group_by=own_tiles,
+            reference=0,
+            read=lm.ReadOptions(flux_scale=[1, 1, 1 / 1.1, 1]),
         )
     levels = by_name.table["level"].value
     assert_allclose(in_order.table["level"].value, levels)
@@ -160,7 +165,7 @@ def test_flux_scale_mends_it():
 def test_bad_flux_scale(value, match):
     _, images = images_of(n_images=3, seed=1)
     with pytest.raises(ValueError, match=match):
-        lm.match_mosaic(images, flux_scale=value)
+        lm.match_mosaic(images, read=lm.ReadOptions(flux_scale=value))
 
 
 def two_fields():

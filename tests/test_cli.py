@@ -60,17 +60,23 @@ def listing(folder):
 
 def test_choices_are_those_of_the_package():
     assert set(options.FIT_TYPES) == set(package.FIT_TYPES)
-    assert options.WEIGHTS == package.WEIGHTS
-    assert options.METHODS == package.METHODS
-    assert options.LOCATIONS == package.LOCATIONS
-    assert options.DISCONNECTED == package.DISCONNECTED
-    assert options.ROBUST == tuple(str(name).lower() for name in package.ROBUST)
+    assert options.WEIGHTS == package.choices_of(package.SolveOptions, "weights")
+    assert options.METHODS == package.choices_of(package.MeasureOptions, "method")
+    assert options.LOCATIONS == package.choices_of(package.MeasureOptions, "location")
+    assert options.DISCONNECTED == package.choices_of(package.SolveOptions, "disconnected")
+    assert options.ROBUST == tuple(
+        str(name).lower() for name in package.choices_of(package.SolveOptions, "robust")
+    )
 
 
 def test_defaults_are_those_of_the_package():
     defaults = {p.name: p.default for p in cli.run.params}
     assert {n: defaults[n] for n in options.SOLVE} == vars(package.SolveOptions())
-    assert {n: defaults[n] for n in options.MEASURE} == vars(package.MeasureOptions())
+    assert {n: defaults[n] for n in options.READ} == vars(package.ReadOptions())
+    measure = package.MeasureOptions()
+    assert {n: defaults[n] for n in options.MEASURE} == {
+        n: getattr(measure, n) for n in options.MEASURE
+    }
 
 
 def test_run_writes_corrected_images(run, simulated, files, tmp_path):

@@ -40,7 +40,11 @@ def images_of(*, uncertainty=StdDevUncertainty):
 
 
 def match(images, **options):
-    options = {"flux_scale": FACTORS, "apply_flux_scale": True, "reference": 0, **options}
+    read = {"flux_scale": FACTORS, "apply_flux_scale": True}
+    for name in ("flux_scale", "apply_flux_scale", "rematch"):
+        if name in options:
+            read[name] = options.pop(name)
+    options = {"reference": 0, "read": lm.ReadOptions(**read), **options}
     return lm.match_mosaic(images, group_by=own_tiles, **options)
 
 
@@ -49,7 +53,7 @@ def test_outputs_are_on_one_scale():
     compared = match(images, apply_flux_scale=False)
     applied = match(images)
     assert_array_equal(applied.table["level"], compared.table["level"])
-    assert "apply_flux_scale" in applied.options
+    assert applied.options["read"]["apply_flux_scale"] is True
     for plain, out, image, factor in zip(compared, applied, images, FACTORS, strict=True):
         assert out.data.dtype == image.data.dtype
         assert out.unit == image.unit

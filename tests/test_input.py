@@ -2,7 +2,6 @@
 """Bad input: a typed error that names the image and the value, before anything is written."""
 
 import pickle
-from functools import partial
 
 import numpy as np
 import pytest
@@ -15,7 +14,10 @@ import levelmatch as lm
 
 FUNCTIONS = [lm.match_dithers, lm.recombine_lyot, lm.match_mosaic, lm.match_levels]
 every = pytest.mark.parametrize("function", FUNCTIONS, ids=lambda f: f.__name__)
-match = partial(lm.match_mosaic, group_by="FILENAME")
+
+
+def match(images, *, function=lm.match_mosaic, **read):
+    return function(images, group_by="FILENAME", read=lm.ReadOptions(**read))
 
 
 def damaged(image, how):
@@ -426,13 +428,30 @@ def test_lyot_image_is_no_reference(paint):
         lm.match_mosaic(images, reference="jw01234001001_02101_00001_mirimagel_cal.fits")
 
 
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [("best", "weights: 'best' is"), (None, "weights: None is"), (["ivar"], r"weights: \['ivar'")],
+)
+def test_weights(value, message):
+    with pytest.raises(ValueError, match=message):
+        lm.SolveOptions(weights=value)
+
+
+@every
+def test_keywords_of_earlier_releases_work(paint, function):
+    images = [paint("a.fits", level=1.0), paint("b.fits", (0, 20.5))]
+    words = r"give solve=SolveOptions\(weights='equal'\); .* will be removed in the next release"
+    with pytest.warns(lm.LevelMatchDeprecationWarning, match=words):
+        result = function(images, group_by="FILENAME", weights="equal")
+    assert result.options["solve"]["weights"] == "equal"
+
+
 @every
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [
-        ({"weights": "best"}, ValueError, "weights: 'best' is none of"),
-        ({"weights": None}, ValueError, "weights: None is none of"),
-        ({"weights": ["ivar"]}, ValueError, r"weights: \['ivar'\] is none of"),
+        ({"read": {}}, TypeError, "read: expected ReadOptions, not dict"),
+        ({"wait": 1}, TypeError, "unexpected keyword argument 'wait'$"),
         ({"measure": "direct"}, TypeError, "measure: expected MeasureOptions, not str"),
         ({"measure": {}}, TypeError, "measure: expected MeasureOptions, not dict"),
         ({"solve": 3}, TypeError, "solve: expected SolveOptions, not int"),

@@ -132,7 +132,9 @@ def test_the_tree_has_one_more_entry(calibrated, tmp_path):
 
 def test_a_second_run_adds_an_entry_and_undoing_takes_its_own(calibrated, tmp_path):
     first = match(calibrated).write(tmp_path / "first")
-    again = lm.match_mosaic(first, group_by=lambda n, m: n, reference=1, rematch=True)
+    again = lm.match_mosaic(
+        first, group_by=lambda n, m: n, reference=1, read=lm.ReadOptions(rematch=True)
+    )
     second = again.write(tmp_path / "second")
     with fits.open(second[0]) as hdus:
         content = hdus["ASDF"].data.tobytes()

@@ -431,12 +431,15 @@ def test_a_record_of_one_tile_gets_another_reference(one_tile):
     [
         ({"recombine_lyot": True}, "recombine_lyot: no image is a Lyot image"),
         ({"combine_nircam_short": True}, "combine_nircam_short: no image is of NIRCam"),
-        ({"time_from_background": "DT"}, "time_from_background: no image has the keyword 'DT'"),
+        (
+            {"solve": lm.SolveOptions(time_from_background="DT")},
+            "time_from_background: no image has the keyword 'DT'",
+        ),
         ({"solve": lm.SolveOptions(slope_prior=1.0)}, "slope_prior: no pass fits slopes"),
     ],
 )
 def test_options_without_effect_are_warned_of(one_tile, options, words):
-    with pytest.warns(lm.LevelMatchWarning, match=f"{words}.*: it changes nothing"):
+    with pytest.warns(lm.LevelMatchWarning, match=f"{words}.*: it has no effect"):
         lm.match_levels(one_tile, **options)
 
 
@@ -448,9 +451,14 @@ def test_a_pattern_is_no_list():
 
 
 def test_each_pass_has_its_own_fit_type(one_tile):
-    words = "'fit_type'; each pass has its own: fit_type_dithers, .*, fit_type_mosaic_tiles"
-    with pytest.raises(TypeError, match=words):
-        lm.match_levels(one_tile, fit_type="level")
+    fit_types = {"dithers": "level+slope", "mosaic_tiles": "auto"}
+    for result in (
+        lm.match_levels(one_tile, fit_type=fit_types),
+        lm.match_levels(one_tile, fit_type_dithers="level+slope", fit_type_mosaic_tiles="auto"),
+    ):
+        assert [p.matched.fit_type for p in result.passes] == ["level+slope", "auto"]
+    with pytest.raises(ValueError, match="fit_type: 'lyot' is no pass; the passes are dithers, "):
+        lm.match_levels(one_tile, fit_type={"lyot": "level"})
     with pytest.raises(TypeError, match="unexpected keyword argument 'wait'$"):
         lm.match_levels(one_tile, wait=1)
 
@@ -468,14 +476,16 @@ def test_images_have_names(one_tile):
 
 def test_a_reference_without_effect_is_warned_of(one_tile):
     dithers = lm.match_dithers(one_tile)
-    with pytest.warns(lm.LevelMatchWarning, match=r"b\.fits changes nothing: all 3 images are one"):
+    with pytest.warns(lm.LevelMatchWarning, match=r"b\.fits has no effect: all 3 images are one"):
         lm.match_mosaic(dithers, reference="b.fits")
 
 
 def test_reference_by_another_keyword(tiles):
     for k, image in enumerate(tiles):
         image.meta["DT_MINE"] = -(k - 4.2)
-    result = lm.match_mosaic(tiles, group_by="TILE", time_from_background="DT_MINE")
+    result = lm.match_mosaic(
+        tiles, group_by="TILE", solve=lm.SolveOptions(time_from_background="DT_MINE")
+    )
     assert result.reference == "e.fits"
     for image in tiles:
         del image.meta["DT_MINE"], image.meta["DT_BGR"]
@@ -504,7 +514,7 @@ def test_backgrounds_of_a_simulation():
 
 @pytest.mark.parametrize("weights", ["ivar", "equal", "npix", "rms"])
 def test_weights(small, small_images, weights):
-    result = lm.match_mosaic(small_images, weights=weights)
+    result = lm.match_mosaic(small_images, solve=lm.SolveOptions(weights=weights))
     errors = np.asarray(level_errors(levels_of(result), small.truth))
     assert np.abs(errors).max() < 0.15
     assert (levels_of(result, "error") >= 0).all()
@@ -543,7 +553,7 @@ def test_median_agrees_with_mean(small_images):
 def test_stacks_agree_with_images(miri):
     dithers = lm.match_dithers(list(miri.images))
     direct = lm.match_mosaic(dithers)
-    stacked = lm.match_mosaic(dithers, stacked=True)
+    stacked = lm.match_mosaic(dithers, measure=lm.MeasureOptions(stacked=True))
     assert_allclose(levels_of(stacked), levels_of(direct), atol=0.1)
     assert stacked.reference == direct.reference
     assert not np.array_equal(levels_of(stacked), levels_of(direct))
@@ -556,7 +566,9 @@ def test_subtract_local(paint):
         for k, n in enumerate("ab")
     ]
     images[0].data[30:34, 30:34] += 500
-    result = lm.match_dithers(images, group_by=lambda name, meta: "t", subtract_local=True)
+    result = lm.match_dithers(
+        images, group_by=lambda name, meta: "t", solve=lm.SolveOptions(subtract_local=True)
+    )
     assert_allclose(levels_of(result, "level_dithers"), [-0.5, 0.5], atol=0.01)
     assert_allclose(levels_of(result, "level_local"), 7.5, atol=0.01)
     for image in result:
@@ -567,12 +579,12 @@ def test_subtract_local(paint):
 def test_tiles_are_matched_after_their_local_levels():
     simulation = simulate_miri(tiles=(1, 2), n_dithers=3, shape=(96, 100), stars=False, seed=2)
     images = list(simulation.images)
-    at_once = lm.match_levels(images, subtract_local=True)
-    in_turn = lm.match_mosaic(lm.match_dithers(images, subtract_local=True))
+    at_once = lm.match_levels(images, solve=lm.SolveOptions(subtract_local=True))
+    in_turn = lm.match_mosaic(lm.match_dithers(images, solve=lm.SolveOptions(subtract_local=True)))
     for one, two in zip(at_once, in_turn, strict=True):
         assert_allclose(one.data, two.data, atol=1e-3)
     # What is left of the tiles' pairs is noise, and what the images have says so too.
-    left = lm.match_levels(list(at_once), rematch=True)
+    left = lm.match_levels(list(at_once), read=lm.ReadOptions(rematch=True))
     assert np.abs(left.table["level"].value).max() < 0.02
     levels = dict(zip(at_once.names, levels_of(at_once), strict=True))
     assert np.abs(level_errors(levels, simulation.truth).value).max() < 0.1
@@ -586,8 +598,7 @@ def test_sky_levels_tie_tiles_after_their_local_levels(paint):
     result = lm.match_levels(
         images,
         group_by=lambda name, meta: "t" if name < "c" else "u",
-        subtract_local=True,
-        solve=lm.SolveOptions(disconnected="sky"),
+        solve=lm.SolveOptions(disconnected="sky", subtract_local=True),
     )
     for image in result:
         assert_allclose(np.median(image.data), np.median(result[0].data), atol=0.01)
@@ -682,7 +693,7 @@ def test_write_and_read_back(small_images, small_paths, tmp_path, kind):
     assert seen == [4]
     assert [p.name for p in paths] == result.names
     assert all(isinstance(p, Path) for p in paths)
-    again = lm.match_mosaic(paths, rematch=True)
+    again = lm.match_mosaic(paths, read=lm.ReadOptions(rematch=True))
     assert_allclose(levels_of(again), 0, atol=1e-5)
     for before, after in zip(result, again, strict=True):
         assert_allclose(after.data, before.data, atol=1e-5)

@@ -86,7 +86,9 @@ def test_result_keeps_its_flux_scales(paint):
     good = paint("a.fits")
     double = paint("b.fits", (3.3, 4.2))
     double.data *= 2
-    result = lm.match_mosaic([good, double], group_by="FILENAME", flux_scale=[1.0, 0.5])
+    result = lm.match_mosaic(
+        [good, double], group_by="FILENAME", read=lm.ReadOptions(flux_scale=[1.0, 0.5])
+    )
     for combined in (lm.make_mosaic(result)[0], lm.stack_tile(result)):
         assert abs(np.nanmedian(combined.data) - 5.0) < 0.1
 

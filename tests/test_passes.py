@@ -190,7 +190,9 @@ def matched(images, fit_type, **options):
 def test_subtracting_is_as_good_as_measuring_again(mosaic, fit_type, reference):
     result = matched(mosaic, fit_type, reference=reference)
     updated = subtract_solution(result.measured, result.passes[0])
-    again = matched(list(result), fit_type, reference=reference, rematch=True).measured
+    again = matched(
+        list(result), fit_type, reference=reference, read=lm.ReadOptions(rematch=True)
+    ).measured
     assert_array_equal(updated.first, again.first)
     if fit_type == "level":
         assert_allclose(updated.level, again.level, atol=1e-10)
@@ -312,7 +314,7 @@ def test_a_pair_that_counts_for_two_has_twice_the_weight(mosaic):
     p, table = result.passes[0], result.measured
     double = replace(table, multiplicity=2 * table.multiplicity)
     once, twice = (
-        solve_pass(p.matched, result.frames, t, p.rows, "ivar", SolveOptions(floor=0.0))
+        solve_pass(p.matched, result.frames, t, p.rows, SolveOptions(floor=0.0))
         for t in (table, double)
     )
     assert_allclose(twice.solution.coefficients, once.solution.coefficients, atol=1e-12)

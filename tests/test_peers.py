@@ -135,7 +135,9 @@ def test_jwst_bits(paint, write, tmp_path, bits, dq_bits, used):
         write(first, tmp_path / "a.fits", dq=dq),
         write(paint("b.fits", (0.5, 2.5), level=1.0), tmp_path / "b.fits"),
     ]
-    result = lm.match_mosaic(paths, reference=0, dq_bits=dq_bits, group_by="FILENAME")
+    result = lm.match_mosaic(
+        paths, reference=0, read=lm.ReadOptions(dq_bits=dq_bits), group_by="FILENAME"
+    )
     found = levels_of(result)["b.fits"]
     assert (abs(found - 1) > 0.5) == used
     assert result[0].mask.any() != used
@@ -585,7 +587,7 @@ def test_repeating_a_run_is_refused(row, tmp_path, write):
         lm.match_levels(written, group_by="FILENAME")
     # Another pass is no repetition.
     assert len(lm.match_dithers(written, group_by="FILENAME")) == 4
-    second = lm.match_mosaic(written, group_by="FILENAME", rematch=True)
+    second = lm.match_mosaic(written, group_by="FILENAME", read=lm.ReadOptions(rematch=True))
     assert_allclose(np.asarray(second.table["level"]), 0, atol=1e-6)
 
 
@@ -594,7 +596,7 @@ def test_repeating_a_run_on_its_result_is_refused(row):
     first = lm.match_mosaic(images, group_by="FILENAME")
     with pytest.raises(lm.FrameError, match="already matched"):
         lm.match_mosaic(first, group_by="FILENAME")
-    assert len(lm.match_mosaic(first, group_by="FILENAME", rematch=True)) == 4
+    assert len(lm.match_mosaic(first, group_by="FILENAME", read=lm.ReadOptions(rematch=True))) == 4
 
 
 def test_second_run_keeps_the_provenance_of_the_first(row, tmp_path):
@@ -603,7 +605,9 @@ def test_second_run_keeps_the_provenance_of_the_first(row, tmp_path):
     corrected = list(first)
     for image in corrected[1:]:
         image.data += np.float32(0.5)
-    second = lm.match_mosaic(corrected, group_by="FILENAME", reference="a.fits", rematch=True)
+    second = lm.match_mosaic(
+        corrected, group_by="FILENAME", reference="a.fits", read=lm.ReadOptions(rematch=True)
+    )
     for image, name in zip(second, levels, strict=True):
         history = [str(line) for line in image.meta["HISTORY"]]
         text = "".join(history)

@@ -13,6 +13,7 @@ from levelmatch import (
     FrameError,
     LevelMatchError,
     MeasureOptions,
+    ReadOptions,
     SolveOptions,
     match_levels,
     match_mosaic,
@@ -432,7 +433,7 @@ def test_a_pair_of_a_later_run_is_before_that_run(simulated):
     from levelmatch.plots.pairs import pair_picture
 
     first = match_levels(list(simulated.images), reference=0)
-    again = match_mosaic(first, rematch=True)
+    again = match_mosaic(first, read=ReadOptions(rematch=True))
     pair = again.pairs[0]
     assert abs(pair["level"].value) < 0.1
     picture = pair_picture(again, str(pair["image1"]), str(pair["image2"]))

@@ -49,7 +49,7 @@ def test_2mass_on_one_flux_scale(tiles):
     nights = [path for path in tiles if not _is_m42(path)]
     with warnings.catch_warnings():
         warnings.simplefilter("error", lm.FluxScaleWarning)
-        result = lm.match_levels(nights, flux_scale="MAGZP")
+        result = lm.match_levels(nights, read=lm.ReadOptions(flux_scale="MAGZP"))
     assert np.nanmax(np.abs(result.pairs["residual"].value)) < 0.2
 
 

@@ -34,7 +34,9 @@ def raw(tmp_path_factory):
 @pytest.fixture(scope="module")
 def result(raw):
     """They are matched by levels, then planes, with a local sky."""
-    return lm.match_levels(raw, fit_type_mosaic_tiles="level+slope", subtract_local=True)
+    return lm.match_levels(
+        raw, fit_type_mosaic_tiles="level+slope", solve=lm.SolveOptions(subtract_local=True)
+    )
 
 
 @pytest.fixture(scope="module")
@@ -302,7 +304,7 @@ def test_undo_wants_the_outputs(record, raw, tmp_path):
 
 
 def test_a_second_run_adds_to_the_first_s_story(result, matched, tmp_path):
-    second = lm.match_mosaic(matched, reference=1, rematch=True)
+    second = lm.match_mosaic(matched, reference=1, read=lm.ReadOptions(rematch=True))
     out = second.write(tmp_path / "second")
     header = fits.getheader(out[0], "SCI")
     history = [str(line) for line in header["HISTORY"]]
@@ -337,7 +339,7 @@ def test_solving_again_changes_nothing(record):
     ("changes", "options"),
     [
         ({"fit_type": "level"}, {"fit_type_mosaic_tiles": "level"}),
-        ({"weights": "npix"}, {"weights": "npix"}),
+        ({"weights": "npix"}, {"solve": lm.SolveOptions(weights="npix")}),
         ({"reference": 4}, {"reference": 4}),
         ({"solve": {"slope_prior": 0.01}}, {"solve": lm.SolveOptions(slope_prior=0.01)}),
         (
@@ -348,7 +350,7 @@ def test_solving_again_changes_nothing(record):
 )
 def test_solving_again_is_running_again(record, raw, changes, options):
     options = {"fit_type_mosaic_tiles": "level+slope", **options}
-    whole = lm.match_levels(raw, subtract_local=False, **options)
+    whole = lm.match_levels(raw, **options)
     plain = lm.match_levels(raw, fit_type_mosaic_tiles="level+slope").record
     again = lm.solve_record(plain, **changes)
     for name in ("level", "error", "slope_u", "slope_v"):

@@ -55,7 +55,7 @@ def test_an_extended_record_equals_a_full_run(raw, measured):
     first = len(measured)
     record = known.record
     del measured[:]
-    extended = lm.match_levels(raw, extend=record)
+    extended = lm.match_levels(raw, measure=lm.MeasureOptions(extend=record))
     new = {path.name for path in raw[16:]}
     assert measured
     assert all(pair & new for pair in measured)
@@ -65,7 +65,7 @@ def test_an_extended_record_equals_a_full_run(raw, measured):
     assert_same(extended, whole)
     # What it knows can be extended in turn.
     del measured[:]
-    assert_same(lm.match_levels(raw, extend=extended.record), whole)
+    assert_same(lm.match_levels(raw, measure=lm.MeasureOptions(extend=extended.record)), whole)
     assert measured == []
 
 
@@ -73,7 +73,7 @@ def test_pairs_whose_noise_a_new_image_shares_are_measured_again(paint, measured
     images = [paint(f"{n}.fits", (0, 16 * k)) for k, n in enumerate("abc")]
     record = lm.match_levels(images[:2]).record
     del measured[:]
-    extended = lm.match_levels(images, extend=record)
+    extended = lm.match_levels(images, measure=lm.MeasureOptions(extend=record))
     assert {"a.fits", "b.fits"} in measured
     assert_same(extended, lm.match_levels(images))
 
@@ -93,7 +93,7 @@ def test_what_changed_is_measured_again(raw, tmp_path, measured):
         changed.append(tmp_path / path.name)
     touched = {raw[k].name for k in (2, 5, 6)}
     del measured[:]
-    extended = lm.match_levels(changed, extend=record)
+    extended = lm.match_levels(changed, measure=lm.MeasureOptions(extend=record))
     again = list(measured)
     assert all(pair & touched for pair in again if len(pair) == 2 and pair <= touched)
     assert touched <= set().union(*again)
@@ -105,10 +105,10 @@ def test_other_options_measure_again(raw, measured, options):
     record = lm.match_levels(raw[:4]).record
     count = len(measured)
     del measured[:]
-    lm.match_levels(raw[:4], extend=record, measure=lm.MeasureOptions(**options))
+    lm.match_levels(raw[:4], measure=lm.MeasureOptions(**options, extend=record))
     assert len(measured) == count
     del measured[:]
-    lm.match_levels(raw[:4], extend=record, measure=lm.MeasureOptions(n_workers=1))
+    lm.match_levels(raw[:4], measure=lm.MeasureOptions(n_workers=1, extend=record))
     assert measured == []
 
 
@@ -117,7 +117,7 @@ def test_another_way_to_measure_measures_again(raw, measured, monkeypatch):
     count = len(measured)
     del measured[:]
     monkeypatch.setattr(store, "ALGORITHM", store.ALGORITHM + 1)
-    lm.match_levels(raw[:4], extend=record)
+    lm.match_levels(raw[:4], measure=lm.MeasureOptions(extend=record))
     assert len(measured) == count
 
 
@@ -125,7 +125,7 @@ def test_a_budget_is_no_part_of_a_measurement(raw, measured):
     thin = lm.SolveOptions(max_pairs=2)
     record = lm.match_levels(raw[:8], solve=thin).record
     del measured[:]
-    extended = lm.match_levels(raw[:8], extend=record)
+    extended = lm.match_levels(raw[:8], measure=lm.MeasureOptions(extend=record))
     assert measured
     assert_same(extended, lm.match_levels(raw[:8]))
 
@@ -202,10 +202,10 @@ def test_an_interrupted_run_goes_on(raw, tmp_path, measured, monkeypatch):
     with monkeypatch.context() as context:
         context.setattr(PairFile, "append", append)
         with pytest.raises(KeyboardInterrupt):
-            lm.match_levels(raw[:8], checkpoint=checkpoint)
+            lm.match_levels(raw[:8], measure=lm.MeasureOptions(checkpoint=checkpoint))
     whole = len(measured)
     del measured[:]
-    result = lm.match_levels(raw[:8], checkpoint=checkpoint)
+    result = lm.match_levels(raw[:8], measure=lm.MeasureOptions(checkpoint=checkpoint))
     assert len(measured) == whole - sum(stop)
     assert_same(result, lm.match_levels(raw[:8]))
 
@@ -215,13 +215,15 @@ def test_an_error_of_the_input_leaves_nothing(paint, tmp_path):
     checkpoint = tmp_path / "out" / "pairs"
     images[0].data[:] = np.nan
     with pytest.raises(lm.FrameError, match=r"a\.fits: the image has no good pixel"):
-        lm.match_levels(images, checkpoint=checkpoint)
+        lm.match_levels(images, measure=lm.MeasureOptions(checkpoint=checkpoint))
     assert not checkpoint.parent.exists()
 
 
 def test_a_checkpoint_without_pairs(paint, tmp_path):
     with pytest.warns(lm.LevelMatchWarning, match="a.fits is the only image"):
-        lm.match_levels([paint("a.fits")], checkpoint=tmp_path / "out" / "pairs")
+        lm.match_levels(
+            [paint("a.fits")], measure=lm.MeasureOptions(checkpoint=tmp_path / "out" / "pairs")
+        )
     assert PairFile(tmp_path / "out" / "pairs").read() == {}
 
 
@@ -312,5 +314,5 @@ def test_extended_by_the_command(raw, tmp_path, measured):
     done = run(main, [*new[:-2], "--extend", str(record), "--weights", "equal", "--overwrite"])
     assert done.exit_code == 0, done.output
     again = read_record(tmp_path / "b" / "levelmatch.asdf")
-    assert again.options["weights"] == "equal"
+    assert again.options["solve"]["weights"] == "equal"
     assert again.options["passes"][-1]["fit_type"] == "level+slope"

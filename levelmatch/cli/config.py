@@ -112,20 +112,20 @@ def recorded_values(record):
         msg = f"--extend: the record is of {options['function']}, not of match_levels"
         raise Failure(msg, 2)
     steps = {step["name"]: step for step in options["passes"]}
-    if not isinstance(options["flux_scale"], str | None):
+    read = options["read"]
+    if not isinstance(read["flux_scale"], str | None):
         msg = "--extend: the record's factors of flux_scale were given in Python; extend it there"
         raise Failure(msg, 2)
     mosaic, solve = steps["mosaic"], options["solve"]
-    keys, hdu = options["group_by"], options["hdu"]
+    keys, hdu = options["group_by"], read["hdu"]
     return {
         **options["measure"],
         **solve,
         "robust": solve["robust"] or "none",
-        "weights": options["weights"],
         "group_by": (keys,) if isinstance(keys, str) else tuple(keys),
-        "dq_bits": options["dq_bits"],
+        "dq_bits": read["dq_bits"],
         "hdu": tuple(hdu) if isinstance(hdu, list) else hdu,
-        "flux_scale": options["flux_scale"],
+        "flux_scale": read["flux_scale"],
         "fit_type_dithers": steps["dithers"]["fit_type"],
         "subtract_local": steps["dithers"]["subtract_local"],
         "fit_type_mosaic_tiles": mosaic["fit_type"],

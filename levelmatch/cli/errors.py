@@ -32,7 +32,7 @@ SPELLING = {
     " (CTYPE ['', ''])": "",
 }
 SPELLING |= {f"({name})": f"(--{name.replace('_', '-')})" for name in SOLVE}
-OPTION_PREFIXES = (*MEASURE, *SOLVE, *MATCH)
+OPTION_PREFIXES = (*MEASURE, *SOLVE, *READ, *MATCH)
 
 
 class Failure(click.ClickException):

@@ -19,6 +19,9 @@ CHECKPOINT = ".levelmatch-pairs"
 
 MEASURE = ("method", "location", "clip", "structure", "mask_sources", "n_workers")
 SOLVE = (
+    "weights",
+    "time_from_background",
+    "subtract_local",
     "floor",
     "min_area",
     "min_linear",
@@ -37,16 +40,9 @@ MATCH = (
     "fit_type_combine_nircam_short",
     "fit_type_mosaic_tiles",
     "reference",
-    "weights",
     "group_by",
-    "time_from_background",
-    "subtract_local",
-    "dq_bits",
-    "hdu",
-    "rematch",
-    "flux_scale",
-    "apply_flux_scale",
 )
+READ = ("dq_bits", "hdu", "rematch", "flux_scale", "apply_flux_scale")
 
 
 class Hdu(click.ParamType):

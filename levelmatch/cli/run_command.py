@@ -11,6 +11,7 @@ from levelmatch.cli.options import (
     CHECKPOINT,
     MATCH,
     MEASURE,
+    READ,
     RECORD_NAME,
     REPORT,
     RUN_OPTIONS,
@@ -160,7 +161,7 @@ def _earlier_outputs(output, result, report):
 
 
 def _match(files, values, bar, checkpoint):
-    from levelmatch import MeasureOptions, SolveOptions, match_levels
+    from levelmatch import MeasureOptions, ReadOptions, SolveOptions, match_levels
 
     options = {name: values[name] for name in MATCH}
     for name in (name for name in MATCH if name.startswith("fit_type_")):
@@ -171,10 +172,13 @@ def _match(files, values, bar, checkpoint):
     options["group_by"] = keys[0] if len(keys) == 1 else list(keys)
     return match_levels(
         list(files),
-        measure=MeasureOptions(**{name: values[name] for name in MEASURE}),
+        read=ReadOptions(**{name: values[name] for name in READ}),
+        measure=MeasureOptions(
+            **{name: values[name] for name in MEASURE},
+            extend=values["extend"],
+            checkpoint=checkpoint,
+        ),
         solve=SolveOptions(**solve),
         progress_bar=bar,
-        extend=values["extend"],
-        checkpoint=checkpoint,
         **options,
     )

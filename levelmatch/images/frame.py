@@ -162,6 +162,10 @@ class Frame:
         """The name of the image that the frame, or with it its partner, makes."""
         return self.whole or jwst.recombined_name(self.name)
 
+    def has_pass(self, name):
+        """Return whether a pass has corrected the frame."""
+        return any(applied.name == name for applied in self.corrections)
+
     @cached_property
     def jwst(self):
         """The frame's `~levelmatch.images.jwst.JWSTKeys`, or `None`."""

@@ -1,11 +1,13 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
 """What is JWST's own: names and keywords, data-quality bits, the Lyot region, the short chips."""
 
+import copy
 import io
 import re
 from dataclasses import dataclass
 from logging import getLogger
 
+import numpy as np
 from astropy.nddata.bitmask import interpret_bit_flags
 
 __all__ = [
@@ -17,6 +19,7 @@ __all__ = [
     "lyot_region",
     "module_of",
     "read_gwcs",
+    "separate_lyot",
 ]
 
 
@@ -228,3 +231,35 @@ def read_gwcs(hdus):
         logger.info("no gwcs (%s): the FITS WCS is used", error)
         return None
     return wcs if hasattr(wcs, "pixel_to_world_values") else None
+
+
+def separate_lyot(image):
+    """Split a full MIRI image into its main chip and its Lyot coronagraph.
+
+    Parameters
+    ----------
+    image : `~astropy.nddata.CCDData`
+        The image; ``SUBSTRT1`` and ``SUBSTRT2`` in its header give a subarray's origin.
+
+    Returns
+    -------
+    science, lyot : `~astropy.nddata.CCDData`
+        Copies of the image, masked inside of the region (rows from 735, columns up
+        to 290 of the full array, 0-based) and outside of it; the second is `None`
+        for a subarray without the region. Flags get DO_NOT_USE and NON_SCIENCE.
+    """
+    region = lyot_region(image.meta, image.data.shape)
+    science = copy.deepcopy(image)
+    if region is None:
+        return science, None
+    lyot = copy.deepcopy(image)
+    inside = np.zeros(image.data.shape, dtype=bool)
+    inside[region] = True
+    for part, away, name in ((science, inside, "science"), (lyot, ~inside, "lyot")):
+        mask = np.zeros_like(inside) if part.mask is None else np.array(part.mask, dtype=bool)
+        part.mask = mask | away
+        if getattr(part, "flags", None) is not None:
+            part.flags[away] |= part.flags.dtype.type(DEFAULT_BAD_BITS)
+        if image.meta.get("FILENAME"):
+            part.meta["FILENAME"] = part_name(str(image.meta["FILENAME"]), name)
+    return science, lyot

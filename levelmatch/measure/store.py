@@ -2,7 +2,6 @@
 """Pairs that are measured already: known by what they depend on, and kept as they come."""
 
 import hashlib
-from dataclasses import asdict
 from pathlib import Path
 from zlib import crc32
 
@@ -71,9 +70,7 @@ def pair_keys(images, overlaps, options):
     options : `~levelmatch.options.MeasureOptions`
         How they are measured.
     """
-    how = asdict(options)
-    del how["n_workers"]
-    how = repr((ALGORITHM, sorted(how.items()))).encode()
+    how = repr((ALGORITHM, sorted(options.identity.items()))).encode()
     outlines = {}
     keys = []
     for (i, j), maps in zip(overlaps.pairs.tolist(), overlaps.depth_maps, strict=True):

@@ -45,7 +45,7 @@ def record_from_tree(cls, tree):
     # The first records have none, as no output was multiplied.
     images.setdefault("output_factor", np.ones(n))
     images.setdefault("zero_point", np.full(n, "", dtype="U1"))
-    options = tree["options"]
+    options = _current_options(tree["options"])
     steps = [Step(**step) for step in options["passes"]]
     run = Run(
         function=str(options["function"]),
@@ -85,6 +85,21 @@ def _length(name, columns):
         msg = f"the record is damaged: {name}: its columns differ in length: {rows}"[:300]
         raise RecordError(msg)
     return next(iter(rows.values()))
+
+
+def _current_options(options):
+    """Return recorded options in their present layout; the first records had a flat one."""
+    if "read" in options:
+        return options
+    read = ("dq_bits", "hdu", "rematch", "flux_scale", "apply_flux_scale")
+    moved = {k: options[k] for k in read if k in options}
+    kept = {k: v for k, v in options.items() if k not in (*read, "weights", "stacked")}
+    return {
+        **kept,
+        "read": moved,
+        "solve": {"weights": options["weights"], **options["solve"]},
+        "measure": {"stacked": options.get("stacked", False), **options["measure"]},
+    }
 
 
 def _optional(value):

@@ -6,17 +6,13 @@ from dataclasses import fields, replace
 import numpy as np
 
 from levelmatch.exceptions import RecordError
-from levelmatch.options import WEIGHTS, SolveOptions, fit_terms
+from levelmatch.options import SolveOptions, fit_terms, plain
 from levelmatch.record.record import Record, as_record
-from levelmatch.results.levels import now, plain, versions
-from levelmatch.solve.reference import find_reference
+from levelmatch.results.levels import now, versions
+from levelmatch.solve.reference import named_reference
 from levelmatch.solve.run import run_steps
 
 __all__ = ["solve_record"]
-
-
-# --------------------------------------------------------------------------------------
-# Solve again
 
 
 def solve_record(record, *, fit_type=None, reference=None, weights=None, exclude=(), solve=None):
@@ -56,11 +52,9 @@ def solve_record(record, *, fit_type=None, reference=None, weights=None, exclude
     what changed at its image's centre: exact for levels.
     """
     record = as_record(record)
-    weights = weights or record.run.options["weights"]
-    if weights not in WEIGHTS:
-        msg = f"weights: {weights!r} is none of {WEIGHTS}"
-        raise ValueError(msg)
     options = _solve_options(record, solve)
+    if weights is not None:
+        options = replace(options, weights=weights)
     keep = _kept_images(record, exclude)
     frames = [_bare(record, frame, k) for k, frame in enumerate(record.sorted_frames)]
     frames = [frame for frame, kept in zip(frames, keep, strict=True) if kept]
@@ -74,9 +68,9 @@ def solve_record(record, *, fit_type=None, reference=None, weights=None, exclude
         used[p.rows] = k
     sky = None if record.run.sky is None else record.run.sky[keep]
     corrected, passes = run_steps(
-        frames, steps, measured, used[rows], weights, options, sky=sky, local=_LocalLevels(record)
+        frames, steps, measured, used[rows], options, sky=sky, local=_LocalLevels(record)
     )
-    return _child(record, corrected, passes, measured, steps, keep, rows, weights, options)
+    return _child(record, corrected, passes, measured, steps, keep, rows, options)
 
 
 def _solve_options(record, solve):
@@ -139,15 +133,8 @@ def _changed_steps(record, frames, fit_type, reference):
 
 
 def _reference(record, frames, reference):
-    if isinstance(reference, str) and reference in ("auto", "mean"):
-        return {"reference": reference, "image": ""}
-    if isinstance(reference, int | np.integer) and not isinstance(reference, bool):
-        names = record.names
-        if not -len(names) <= reference < len(names):
-            msg = f"reference: there is no image {reference} among {len(names)}"
-            raise ValueError(msg)
-        reference = names[reference]
-    return {"reference": "image", "image": find_reference(frames, reference)}
+    kind, name = named_reference(reference, frames, record.names)
+    return {"reference": kind, "image": name}
 
 
 class _LocalLevels:
@@ -169,14 +156,13 @@ class _LocalLevels:
         return frame.scale * (local.constant + before - now)
 
 
-def _child(record, corrected, passes, measured, steps, keep, rows, weights, options):
+def _child(record, corrected, passes, measured, steps, keep, rows, options):
     """The record of another solution."""
     run = record.run
     number = np.cumsum(keep) - 1
     order = [int(number[k]) for k in run.order if keep[k]]
     changed = {
         **run.options,
-        "weights": weights,
         "solve": {f.name: plain(getattr(options, f.name)) for f in fields(SolveOptions)},
     }
     new = replace(

@@ -1,7 +1,6 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
 """What was found, as tables: images, pairs and loops."""
 
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from functools import cache
@@ -15,20 +14,7 @@ from levelmatch.sky.vectors import lonlat, transfer_matrix
 from levelmatch.solve.loops import find_closures
 from levelmatch.solve.passes import subtract_solution
 
-__all__ = ["Levels", "Run", "now", "plain", "versions"]
-
-
-def plain(value):
-    """Return an option as a value that any file can hold; what is no such value, by its name."""
-    if isinstance(value, Mapping):
-        return {str(key): plain(item) for key, item in value.items()}
-    if isinstance(value, np.ndarray | np.generic):
-        return plain(value.tolist())
-    if isinstance(value, list | tuple):
-        return [plain(item) for item in value]
-    if value is None or isinstance(value, bool | int | float | str):
-        return value
-    return getattr(value, "__qualname__", None) or str(value)
+__all__ = ["Levels", "Run", "now", "versions"]
 
 
 def now():

@@ -54,7 +54,7 @@ def frames_with_pixels(result, files=None, names=None):
         how = "a record holds no pixels; name them by files=" if files is None else "none of files="
         msg = f"{shown}: the pixels are needed: {how}"
         raise FrameError(msg)
-    options = result.options
+    options = result.options["read"]
     hdu = options.get("hdu")
     read = {"dq_bits": options.get("dq_bits"), "hdu": tuple(hdu) if isinstance(hdu, list) else hdu}
     wholes = {name: collect_frames([paths[name]], **read)[0] for name in map(_file_name, needed)}

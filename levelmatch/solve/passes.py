@@ -121,7 +121,7 @@ def labels(keys):
     return np.array([index[key] for key in keys], dtype=np.intp)
 
 
-def solve_pass(matched, frames, table, rows, weights, options, *, sky=None):
+def solve_pass(matched, frames, table, rows, options, *, sky=None):
     """Solve one pass.
 
     Parameters
@@ -134,8 +134,6 @@ def solve_pass(matched, frames, table, rows, weights, options, *, sky=None):
         All pairs, with the earlier passes subtracted.
     rows : `~numpy.ndarray` of int
         The rows of this pass.
-    weights : {"ivar", "equal", "npix", "rms"}
-        See `~levelmatch.solve.equations.pair_weights`.
     options : `~levelmatch.options.SolveOptions`
         How.
     sky : `~numpy.ndarray`, shape (n_images,), or None
@@ -171,7 +169,7 @@ def solve_pass(matched, frames, table, rows, weights, options, *, sky=None):
     solution = solve(
         equations,
         options,
-        weights=weights,
+        weights=options.weights,
         npix=counted.npix,
         scatter=counted.scatter,
         reference=gauge,

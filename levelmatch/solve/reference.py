@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-__all__ = ["Reference", "ReferenceChooser", "choose_reference", "find_reference"]
+__all__ = ["Reference", "ReferenceChooser", "choose_reference", "find_reference", "named_reference"]
 
 
 @dataclass(frozen=True)
@@ -25,6 +25,38 @@ class Reference:
     group: int
     name: str
     reason: str
+
+
+def named_reference(reference, frames, names):
+    """Return the kind of a reference, and the name of the frame if it is an image.
+
+    Parameters
+    ----------
+    reference : str or int
+        See `~levelmatch.match_mosaic`.
+    frames : list of `~levelmatch.images.frame.Frame`
+        The images.
+    names : list of str
+        Their names, or those of the images they are parts of, in the order of the input.
+
+    Returns
+    -------
+    kind, name : str
+        ``"auto"``, ``"mean"`` or ``"image"``; the name is empty but for the last.
+
+    Raises
+    ------
+    ValueError
+        If there is no such image, or it is a Lyot image.
+    """
+    if isinstance(reference, str) and reference in ("auto", "mean"):
+        return reference, ""
+    if isinstance(reference, int | np.integer) and not isinstance(reference, bool):
+        if not -len(names) <= reference < len(names):
+            msg = f"reference: there is no image {reference} among {len(names)}; the first is 0"
+            raise ValueError(msg)
+        reference = names[reference]
+    return "image", find_reference(frames, reference)
 
 
 def find_reference(frames, reference):

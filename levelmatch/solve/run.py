@@ -21,7 +21,7 @@ logger = getLogger(__name__)
 FLUX_SIGMA = 4.0
 
 
-def run_steps(frames, steps, measured, used, weights, options, *, sky=None, local=local_level):
+def run_steps(frames, steps, measured, used, options, *, sky=None, local=local_level):
     """Solve the passes one after another, each on what the earlier ones left.
 
     Parameters
@@ -34,8 +34,6 @@ def run_steps(frames, steps, measured, used, weights, options, *, sky=None, loca
         The pairs.
     used : `~numpy.ndarray` of int, shape (n,)
         The pass that each pair is used in.
-    weights : {"ivar", "equal", "npix", "rms"}
-        Weights of the pairs.
     options : `~levelmatch.options.SolveOptions`
         How.
     sky : `~numpy.ndarray`, shape (n_images,), or None
@@ -53,7 +51,7 @@ def run_steps(frames, steps, measured, used, weights, options, *, sky=None, loca
     results, table = [], measured
     for k, step in enumerate(_hold_named(steps, frames, used)):
         rows = np.flatnonzero(used == k)
-        result = solve_pass(step.plan(frames), frames, table, rows, weights, options, sky=sky)
+        result = solve_pass(step.plan(frames), frames, table, rows, options, sky=sky)
         table = subtract_solution(table, result)
         results.append(result)
         before, frames = frames, _mark_subsets(correct_frames(frames, result), result)

@@ -1,0 +1,143 @@
+# Licensed under a 3-clause BSD style license - see LICENSE.rst
+"""The images of a run: read, paired, split, assigned to tiles and scaled."""
+
+import glob
+from dataclasses import dataclass
+from logging import getLogger
+from pathlib import Path
+
+import numpy as np
+
+from levelmatch.exceptions import FrameError
+from levelmatch.images import jwst
+from levelmatch.images.collect import collect_frames
+from levelmatch.images.frame import Frame
+from levelmatch.images.scales import compare_scales, flux_factors, scaled_frames
+from levelmatch.images.tiles import assign_tiles
+
+__all__ = ["Collection", "collect"]
+
+logger = getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Collection:
+    """The images of a run.
+
+    Parameters
+    ----------
+    frames : list of `~levelmatch.images.frame.Frame`
+        Sorted by name: no result depends on the order of the input.
+    order : list of int
+        For each frame of the input, its index in ``frames``.
+    recombine : bool
+        Join Lyot parts to their science parts in the output.
+    unit : `~astropy.units.Unit` or None
+        The common unit, in which images are compared.
+    """
+
+    frames: list[Frame]
+    order: list[int]
+    recombine: bool
+    unit: object
+
+
+def collect(images, settings, *, recombine=False, lyot=None):
+    """Return the images of a run as a `Collection`.
+
+    Parameters
+    ----------
+    images : iterable, mapping, `~ccdproc.ImageFileCollection` or `~levelmatch.MatchResult`
+        Any input, see `~levelmatch.match_dithers`.
+    settings : `~levelmatch.options.Settings`
+        The settings of the run.
+    recombine : bool
+        Split full MIRI images into their parts, and join the parts in the output.
+    lyot : iterable or None
+        The Lyot image of each of ``images``.
+
+    Raises
+    ------
+    FrameError
+        If an image cannot be used.
+    """
+    _check_list(images)
+    read = settings.read
+    frames = _read(images, read)
+    recombine |= any(frame.has_pass("lyot") for frame in frames)
+    if lyot is not None:
+        frames = _paired(frames, _read(lyot, read))
+    elif recombine:
+        frames = _split(frames)
+    frames = assign_tiles([_with_jwst_keys(frame) for frame in frames], settings.group_by)
+    factors = flux_factors(frames, read.flux_scale)
+    order = np.argsort([frame.name for frame in frames], kind="stable")
+    frames, unit = _scaled([frames[i] for i in order], factors[order], read)
+    return Collection(frames, np.argsort(order).tolist(), recombine, unit)
+
+
+def _check_list(images):
+    if isinstance(images, str | Path):
+        call = f"sorted(glob.glob({str(images)!r}))" if glob.has_magic(str(images)) else "[...]"
+        msg = f"images: {str(images)!r} is one path, not a list of images; give {call}"
+        raise TypeError(msg)
+
+
+def _read(images, read):
+    return collect_frames(images, dq_bits=read.dq_bits, hdu=read.hdu)
+
+
+def _scaled(frames, factors, read):
+    """Return frames with their scales, and the common unit."""
+    scales, unit = compare_scales(frames)
+    frames = [f.with_keys(scale=s) for f, s in zip(frames, scales * factors, strict=True)]
+    if read.apply_flux_scale:
+        frames = scaled_frames(frames, factors, read.flux_scale)
+    return frames, unit
+
+
+def _paired(science, lyot):
+    """Return the frames of two lists of equal length, named by the science images."""
+    if len(science) != len(lyot):
+        msg = f"lyot: {len(lyot)} images for {len(science)} science images; give one of each"
+        raise ValueError(msg)
+    frames = []
+    for a, b in zip(science, lyot, strict=True):
+        if a.shape != b.shape:
+            msg = f"{b.name}: its shape {b.shape} is not that of {a.name}, {a.shape}"
+            raise FrameError(msg)
+        whole = a.product
+        name = b.name if b.name != a.name else jwst.part_name(b.name, "lyot")
+        frames += [
+            a.with_keys(part="science", whole=whole),
+            b.with_keys(
+                part="lyot", whole=whole, name=name, region=jwst.lyot_region(b.meta, b.shape)
+            ),
+        ]
+    return frames
+
+
+def _split(frames):
+    """Split full MIRI images into their two parts, unless the images are such parts."""
+    if any(frame.part == "lyot" for frame in frames):
+        return frames
+    frames = [_with_jwst_keys(frame) for frame in frames]
+    if not any(frame.part == "lyot" for frame in frames):
+        frames = [part for frame in frames for part in _parts(frame)]
+    if not any(frame.part == "lyot" for frame in frames):
+        logger.info("no image is a Lyot image or has the Lyot region: all pass through")
+    return frames
+
+
+def _parts(frame):
+    is_miri = frame.detector == "mirimage" or str(frame.meta.get("DETECTOR")) == "MIRIMAGE"
+    return frame.split_lyot() if is_miri and frame.part != "lyot" else [frame]
+
+
+def _with_jwst_keys(frame):
+    """Return the frame with the detector and the part of a JWST image."""
+    keys = frame.jwst
+    if keys is None or frame.detector:
+        return frame
+    region = jwst.lyot_region(frame.meta, frame.shape) if keys.part == "lyot" else None
+    return frame.with_keys(detector=keys.detector, part=keys.part, region=region)

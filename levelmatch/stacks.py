@@ -1,0 +1,108 @@
+# Licensed under a 3-clause BSD style license - see LICENSE.rst
+"""Match mosaic tiles by their stacks."""
+
+from dataclasses import replace
+
+import numpy as np
+
+from levelmatch.docstrings import share_parameters
+from levelmatch.images.collect import collect_frames
+from levelmatch.measure.overlaps import Overlaps
+from levelmatch.options import Settings
+from levelmatch.results.mosaic import scaled_frames, stack_frames
+from levelmatch.solve.passes import solve_pass
+from levelmatch.solve.run import correct_frames
+
+__all__ = ["solve_stacks", "stack_tile"]
+
+
+@share_parameters
+def stack_tile(images, *, method="interp", read=None, **moved):
+    """Return the mean of a tile's images on a common grid.
+
+    Parameters
+    ----------
+    <<images>>
+    method : {"interp", "exact", "adaptive"}
+        The function of `reproject`.
+    read : `ReadOptions` or None
+        How images are read.
+    **moved
+        Keywords of earlier releases that are now fields of `ReadOptions`.
+
+    Returns
+    -------
+    stack : `~astropy.nddata.CCDData`
+        In the unit of the first image by name, on a tangential grid with North up and
+        the pixel scale of the finest image; masked where no image is good.
+    """
+    read = Settings.of("stack_tile", moved, read=read).read
+    frames, unit = scaled_frames(images, dq_bits=read.dq_bits, hdu=read.hdu)
+    name = f"{frames[0].tile or 'stack'}.fits"
+    return stack_frames(frames, method=method, name=name, unit=unit)
+
+
+def solve_stacks(collection, settings, step):
+    """Measure and solve the mosaic pass between stacks of its tiles.
+
+    Parameters
+    ----------
+    collection : `~levelmatch.images.collection.Collection`
+        The images.
+    settings : `~levelmatch.options.Settings`
+        The settings of the run.
+    step : `~levelmatch.solve.steps.Step`
+        The mosaic pass.
+
+    Returns
+    -------
+    frames : list of `~levelmatch.images.frame.Frame`
+        The images with their corrections.
+    result : `~levelmatch.solve.passes.PassResult`
+        The solved pass, of the images.
+    measured : `~levelmatch.measure.table.PairTable`
+        The pairs, each of the first images of two tiles.
+    sky : `~numpy.ndarray` or None
+        Clipped sky levels of the images.
+    """
+    frames, solve = collection.frames, settings.solve
+    mosaic = step.plan(frames)
+    stacks = _stacks(collection, settings.measure, mosaic)
+    between = replace(
+        mosaic, domain=np.zeros(len(stacks), dtype=np.intp), group=np.arange(len(stacks))
+    )
+    overlaps = Overlaps.of(stacks, [between], solve)
+    overlaps.check(stacks, [between])
+    measured, sky = overlaps.measure(stacks, settings)
+    rows = np.arange(len(measured))
+    result = solve_pass(between, stacks, measured, rows, solve, sky=sky)
+    first = np.array([np.flatnonzero(mosaic.group == g)[0] for g in range(len(stacks))])
+    references = [replace(r, name=frames[first[r.group]].name) for r in result.references]
+    result = replace(result, matched=mosaic, references=references)
+    measured = replace(measured, first=first[measured.first], second=first[measured.second])
+    sky = None if sky is None else sky[mosaic.group]
+    return correct_frames(frames, result), result, measured, sky
+
+
+def _stacks(collection, measure, mosaic):
+    """Return the frames of the stacks of a pass's groups."""
+    method = "interp" if measure.method == "direct" else measure.method
+    stacks = []
+    for g in range(int(mosaic.group.max()) + 1):
+        members = [collection.frames[i] for i in np.flatnonzero(mosaic.group == g)]
+        science = [f for f in members if f.part != "lyot"] or members
+        stack = stack_frames(members, method=method, name=f"{g:06d}", unit=collection.unit)
+        stack.meta[mosaic.keyword] = _best_time(science, mosaic.keyword)
+        stacks.append(stack)
+    return [replace(f, part="science") for f in collect_frames(stacks)]
+
+
+def _best_time(frames, keyword):
+    """Return the smallest absolute time from the backgrounds, or blank."""
+    times = []
+    for frame in frames:
+        try:
+            times.append(abs(float(frame.meta.get(keyword))))
+        except (TypeError, ValueError):
+            continue
+    return min(times, default="")
