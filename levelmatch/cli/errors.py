@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 import click
 
-from levelmatch.cli.options import MATCH, MEASURE, SOLVE
+from levelmatch.cli.options import MATCH, MEASURE, READ, SOLVE
 
 __all__ = ["Failure", "Group", "one_error", "shown_warnings", "spell"]
 
