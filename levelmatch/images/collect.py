@@ -6,8 +6,10 @@ from pathlib import Path
 
 import numpy as np
 from astropy.nddata import NDData
+from astropy.wcs import WCS
 
 from levelmatch.exceptions import FrameError
+from levelmatch.images.cards import check_wcs
 from levelmatch.images.fits_files import check_shape, file_frame
 from levelmatch.images.frame import Frame
 from levelmatch.images.sources import FileSource, MemorySource, as_mask
@@ -106,6 +108,8 @@ def _memory_frame(image, index, dq_bits):
     if mask is not None and mask.all():
         msg = f"{name}: every pixel is masked; leave the image out"
         raise FrameError(msg)
+    if isinstance(image.wcs, WCS):
+        check_wcs(name, image.wcs, meta)
     return Frame(
         name=name,
         source=MemorySource(image),

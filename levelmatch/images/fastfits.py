@@ -9,9 +9,11 @@ import os
 import re
 from dataclasses import dataclass, field
 from functools import cached_property
+from math import isfinite
 
 import numpy as np
 from astropy.io import fits
+from astropy.io.fits.verify import VerifyError
 from astropy.wcs import WCS, Sip, Wcsprm
 
 from levelmatch.images._decode import decode_pixels
@@ -36,6 +38,10 @@ _WCS_KEY = re.compile(
     r"WCSAXES|C(?:TYPE|UNIT|RVAL|RPIX)[12]|CDELT[12]|(?:PC|CD)[12]_[12]|PV[12]_\d+|LONPOLE|LATPOLE|RADESYS"
 )
 _SIP_KEY = re.compile(r"([AB])_(\d)_(\d)")
+_TEXT_OR_NUMBER = re.compile(
+    r"(C(?:TYPE|UNIT)[12]|RADESYS)|WCSAXES|C(?:RVAL|RPIX|DELT)[12]|(?:PC|CD)[12]_[12]|PV[12]_\d+"
+    r"|LONPOLE|LATPOLE|[AB]P?_(?:ORDER|\d_\d)"
+)
 # A header with any of these is no plain one: tables of distortion, other axes and frames.
 _HARD = re.compile(
     r"CPDIS|CQDIS|CPERR|CQERR|DP[12]|DQ[12]|D2IM|AXISCORR|CROTA|EQUINOX|EPOCH|RADECSYS"
@@ -56,11 +62,25 @@ class RawHeader:
         self.text = text
 
     @cached_property
+    def _keys(self):
+        return [self.text[i : i + 8].rstrip() for i in range(0, len(self.text), CARD)]
+
+    @cached_property
     def places(self):
         """Where the first card of each keyword begins."""
-        text = self.text
-        # From the end, so that the first card of a keyword stands.
-        return {text[i : i + 8].rstrip(): i for i in range(len(text) - CARD, -1, -CARD)}
+        starts = range(0, len(self.text), CARD)
+        return dict(zip(reversed(self._keys), reversed(starts), strict=True))
+
+    @cached_property
+    def repeated(self):
+        """Keywords of more than one card."""
+        last = dict(zip(self._keys, range(0, len(self.text), CARD), strict=True))
+        return {key for key, start in last.items() if start != self.places[key]}
+
+    def is_finite(self, key):
+        """Return whether the card of a keyword is a number as wcslib reads it."""
+        found = _NUMBER.match(self.text, self.places[key] + 8, self.places[key] + CARD)
+        return found is not None and isfinite(float(found[1]))
 
     def _place(self, key):
         key = key.upper()
@@ -218,7 +238,7 @@ def _plane(header, start, stamp, *, first):
         # Random groups, and tables' heaps.
         extra = header.get("PCOUNT", 0)
         size = (count + extra) * header.get("GCOUNT", 1) * abs(header["BITPIX"]) // 8
-    except (KeyError, TypeError, ValueError):
+    except (KeyError, TypeError, ValueError, VerifyError):
         return None
     if "GROUPS" in header or min(shape, default=0) < 0 or start + size > stamp[0]:
         return None
@@ -238,6 +258,20 @@ def plain_transform(name, header):
     header : `RawHeader`
         Its header.
     """
+    try:
+        plain = _is_plain_wcs(header)
+    except VerifyError:
+        return None
+    if not plain:
+        return None
+    try:
+        return _text_transform(name, header.text)
+    except Exception as error:
+        raise wcs_error(name, error) from error
+
+
+def _is_plain_wcs(header):
+    """Return whether a header's WCS is of a kind that is read here as astropy reads it."""
     kinds = [str(header.get(f"CTYPE{n}", "")) for n in (1, 2)]
     plain = (
         all(kind[4:] in MODERN for kind in kinds)
@@ -248,19 +282,21 @@ def plain_transform(name, header):
         and header.get("WCSAXES", 2) == 2
         and not any(map(_HARD.match, header.places))
     )
+    found = [m for m in map(_TEXT_OR_NUMBER.fullmatch, header.places) if m is not None]
+    # astropy counts the last of two cards with one keyword, and names a card without a number.
+    plain = (
+        plain
+        and header.repeated.isdisjoint(m[0] for m in found)
+        and all(header.is_finite(m[0]) for m in found if m[1] is None)
+    )
     tpv = all(kind.endswith("TPV") for kind in kinds)
     # Parameters of another projection astropy may take for an old way of writing TPV.
     plain = plain and (tpv or not any(key.startswith("PV") for key in header.places))
     sip = {kind.endswith("-SIP") for kind in kinds}
     if not plain or sip != {key in header for key in ("A_ORDER", "B_ORDER")}:
-        return None
-    # Of order 1, astropy takes it for none.
-    if sip == {True} and min(header["A_ORDER"], header["B_ORDER"]) < 2:
-        return None
-    try:
-        return _text_transform(name, header.text)
-    except Exception as error:
-        raise wcs_error(name, error) from error
+        return False
+    # astropy ignores a distortion of order 1.
+    return sip == {False} or min(header["A_ORDER"], header["B_ORDER"]) >= 2
 
 
 def _text_transform(name, text):

@@ -4,10 +4,12 @@
 import warnings
 
 from astropy.io import fits
+from astropy.io.fits.verify import VerifyError
 from astropy.wcs import WCS, FITSFixedWarning
 
 from levelmatch.exceptions import FrameError
 from levelmatch.images import fastfits, jwst
+from levelmatch.images.cards import check_header, wcs_header
 from levelmatch.images.frame import FileMeta, Frame
 from levelmatch.images.sources import FileSource
 from levelmatch.images.units import read_unit
@@ -67,7 +69,7 @@ def file_frame(path, dq_bits, hdu):
     except FileNotFoundError as error:
         msg = f"{path}: there is no such file; look at its path"
         raise FrameError(msg) from error
-    except (OSError, UserWarning) as error:
+    except (OSError, UserWarning, VerifyError) as error:
         msg = f"{name}: not a readable FITS file: {error}"
         raise FrameError(msg) from error
 
@@ -196,6 +198,8 @@ def _image_hdu(name, hdus, hdu):
 
 
 def _fits_wcs(name, header, hdus):
+    check_header(name, header)
+    header = wcs_header(header)
     # Repairs of old forms of headers take half of the time to read a new one.
     modern = str(header.get("CTYPE1", ""))[4:] in fastfits.MODERN and header.get("CUNIT1") == "deg"
     try:

@@ -6,8 +6,20 @@ from functools import cached_property
 
 import numpy as np
 from astropy import units as u
-from astropy.coordinates import ICRS, SkyCoord
+from astropy.coordinates import (
+    FK5,
+    ICRS,
+    ITRS,
+    AltAz,
+    BarycentricMeanEcliptic,
+    Galactic,
+    HADec,
+    SkyCoord,
+    Supergalactic,
+)
+from astropy.time import Time
 from astropy.wcs import WCS, NoConvergence
+from astropy.wcs.utils import wcs_to_celestial_frame
 
 from levelmatch.exceptions import FrameError
 from levelmatch.sky.vectors import lonlat, unit_vectors
@@ -17,6 +29,8 @@ __all__ = ["SkyTransform", "wcs_error"]
 
 # Where in its sources wcslib found an error.
 _IN_WCSLIB = re.compile(r"ERROR \d+ in \w+\(\) at line")
+# Longitudes of FITS that belong to one frame.
+_LONGITUDES = {"GLON": Galactic, "SLON": Supergalactic}
 
 
 class SkyTransform:
@@ -73,6 +87,16 @@ class SkyTransform:
                 "axes, not 2 and 2; give that of one plane"
             )
             raise FrameError(msg)
+        frame = _fits_frame(self.name, low) if isinstance(low, WCS) else None
+        if frame is None:
+            self._lon, self._frame = self._declared_axes()
+        else:
+            self._lon, self._frame = low.wcs.lng, frame
+        self._degrees = [_unit_in_degrees(unit) for unit in low.world_axis_units]
+
+    def _declared_axes(self):
+        """Return the index of the longitude and the frame that the WCS declares."""
+        low = self.wcs
         components = low.world_axis_object_components
         classes = low.world_axis_object_classes
         kinds = [classes[component[0]][0] for component in components]
@@ -80,10 +104,11 @@ class SkyTransform:
             kinds = list(low.world_axis_physical_types)
             msg = f"{self.name}: the WCS is not celestial, its axes are {kinds}; give one that is"
             raise FrameError(msg)
-        self._lon = [component[1] for component in components].index(0)
+        lon = [component[1] for component in components].index(0)
+        kind = low.world_axis_physical_types[lon]
         # The class's keywords hold the frame, with its equinox and epoch.
-        self._frame = classes[components[0][0]][2].get("frame", ICRS())
-        self._degrees = [_unit_in_degrees(unit) for unit in low.world_axis_units]
+        declared = classes[components[0][0]][2].get("frame", ICRS())
+        return lon, _declared_frame(self.name, kind, declared)
 
     def to_sky(self, x, y):
         """Return unit vectors, shape (..., 3), of pixel coordinates; NaN where undefined."""
@@ -94,16 +119,22 @@ class SkyTransform:
         world = [np.asarray(w, float) * f for w, f in zip(world, self._degrees, strict=True)]
         lon, lat = world[self._lon], world[1 - self._lon]
         if not isinstance(self._frame, ICRS):
-            sky = SkyCoord(lon, lat, unit="deg", frame=self._frame).icrs
-            lon, lat = sky.ra.deg, sky.dec.deg
+            lon, lat = self._converted(lon, lat, self._frame, ICRS())
         return unit_vectors(lon, lat)
+
+    def _converted(self, lon, lat, old, new):
+        """Return longitude and latitude of one frame in another, in degrees."""
+        try:
+            sky = SkyCoord(lon, lat, unit="deg", frame=old).transform_to(new)
+        except Exception as error:
+            raise wcs_error(self.name, error) from error
+        return sky.spherical.lon.deg, sky.spherical.lat.deg
 
     def to_pixel(self, vectors):
         """Return pixel coordinates (x, y) of unit vectors; NaN where undefined."""
         lon, lat = lonlat(vectors)
         if not isinstance(self._frame, ICRS):
-            sky = SkyCoord(lon, lat, unit="deg", frame="icrs").transform_to(self._frame)
-            lon, lat = sky.spherical.lon.deg, sky.spherical.lat.deg
+            lon, lat = self._converted(lon, lat, ICRS(), self._frame)
         world = [lon, lat] if self._lon == 0 else [lat, lon]
         world = [w / f for w, f in zip(world, self._degrees, strict=True)]
         try:
@@ -155,6 +186,58 @@ def _is_icrs(wcs):
         and own.lngtyp == "RA"
         and all(unit == u.deg for unit in own.cunit)
     )
+
+
+def _fits_frame(name, low):
+    """Return the frame of a FITS WCS by its longitude's name, `None` if it is not celestial.
+
+    astropy takes ecliptic longitudes for right ascensions of the RADESYS.
+    """
+    if not low.has_celestial:
+        return None
+    kind = low.wcs.lngtyp.strip()
+    if kind == "RA":
+        return wcs_to_celestial_frame(low)
+    if kind in _LONGITUDES:
+        return _LONGITUDES[kind]()
+    if kind == "ELON" and low.wcs.radesys in ("ICRS", "FK5", ""):
+        return _ecliptic(low.wcs.equinox if low.wcs.radesys == "FK5" else 2000.0)
+    of = f" of {low.wcs.radesys}" if low.wcs.radesys else ""
+    msg = (
+        f"{name}: the WCS has the axes {kind} and {low.wcs.lattyp.strip()}{of}, which cannot be "
+        "converted to right ascension and declination; give a WCS in RA and Dec"
+    )
+    raise FrameError(msg)
+
+
+def _ecliptic(equinox):
+    """Return the mean ecliptic of a Julian year."""
+    return BarycentricMeanEcliptic(equinox=Time(equinox, format="jyear"))
+
+
+def _declared_frame(name, kind, frame):
+    """Return the frame that a WCS declares for its coordinates, if it is of the sky.
+
+    Parameters
+    ----------
+    name : str
+        The image, for error messages.
+    kind : str or None
+        Physical type of the longitude, such as ``"pos.eq.ra"``.
+    frame : `~astropy.coordinates.BaseCoordinateFrame`, class or str
+        The frame.
+    """
+    frame = SkyCoord(0, 0, unit="deg", frame=frame).frame.replicate_without_data()
+    if isinstance(frame, ITRS | AltAz | HADec):
+        msg = (
+            f"{name}: the WCS is in the frame {type(frame).__name__}, which is not fixed to the "
+            "sky; give a WCS in RA and Dec"
+        )
+        raise FrameError(msg)
+    # A slice of a FITS WCS passes on what astropy takes it for.
+    if kind == "pos.ecliptic.lon" and isinstance(frame, ICRS | FK5):
+        return _ecliptic(frame.equinox.jyear if isinstance(frame, FK5) else 2000.0)
+    return frame
 
 
 def _unit_in_degrees(unit):

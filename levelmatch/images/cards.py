@@ -1,0 +1,162 @@
+# Licensed under a 3-clause BSD style license - see LICENSE.rst
+"""The numbers of a FITS WCS: checked, because wcslib takes unreadable ones for 0."""
+
+import re
+from collections.abc import Iterable
+
+import numpy as np
+from astropy.io import fits
+from astropy.io.fits.verify import VerifyError
+from astropy.wcs import WCS
+
+from levelmatch.exceptions import FrameError
+
+__all__ = ["check_header", "check_wcs", "is_wcs_number", "wcs_header"]
+
+_AXIS = re.compile(r"(?:CRPIX|CRVAL|CDELT|CROTA)(\d\d?)")
+_MATRIX = re.compile(r"(?:PC|CD)(?:(\d\d?)_(\d\d?)|(\d{3})(\d{3}))")
+_PARAMETER = re.compile(r"PV(\d\d?)_\d+")
+_SIP = re.compile(r"(?:A|B|AP|BP)_(?:ORDER|\d_\d)")
+_WHOLE_SKY = ("LONPOLE", "LATPOLE", "EQUINOX", "EPOCH")
+# The equinox that wcslib assumes where it cannot read the card.
+_EQUINOX_2000 = re.compile(r"\s*[Jj]?2000(?:\.0*)?\s*")
+_EXPONENT = re.compile(r"\d[Dd][+-]?\d")
+
+
+def is_wcs_number(key: str, axes: Iterable[int] = (1, 2)) -> bool:
+    """Return whether a header keyword holds a number of the WCS.
+
+    Parameters
+    ----------
+    key : str
+        The keyword, in upper case.
+    axes : iterable of int
+        FITS axes of the image, counted from 1. Cards of other axes are not numbers of its WCS.
+    """
+    found = _AXIS.fullmatch(key) or _MATRIX.fullmatch(key) or _PARAMETER.fullmatch(key)
+    if found is not None:
+        return {int(axis) for axis in found.groups() if axis is not None} <= set(axes)
+    return key in _WHOLE_SKY or _SIP.fullmatch(key) is not None
+
+
+def check_header(name: str, header: fits.Header, axes: Iterable[int] = (1, 2)) -> None:
+    """Refuse a header with a WCS card that is not a finite number.
+
+    Parameters
+    ----------
+    name : str
+        The image, for the error message.
+    header : `~astropy.io.fits.Header`
+        Its header.
+    axes : iterable of int
+        FITS axes of the image, counted from 1.
+
+    Raises
+    ------
+    FrameError
+        If a card is not a finite number; the message names image, card and value.
+    """
+    for key, text in _unreadable(header, axes):
+        raise _card_error(name, key, text)
+
+
+def _card_error(name, key, text):
+    return FrameError(
+        f"{name}: the WCS card {key} = {text or 'blank'} is not a finite number; "
+        "correct the header, or leave the image out"
+    )
+
+
+def _unreadable(header, axes):
+    """Yield keyword and text of each WCS card that is not a finite number."""
+    for card in header.cards:
+        if not is_wcs_number(card.keyword, axes):
+            continue
+        try:
+            value = card.value
+        except VerifyError:
+            yield card.keyword, _text(card)
+            continue
+        if isinstance(value, str) and card.keyword in ("EQUINOX", "EPOCH"):
+            if _EQUINOX_2000.fullmatch(value) and header.get("RADESYS", "ICRS") in ("ICRS", "FK5"):
+                continue
+        number = isinstance(value, int | float) and not isinstance(value, bool)
+        if not (number and np.isfinite(value)):
+            yield card.keyword, _text(card)
+
+
+def _text(card):
+    """The value of a card as its header writes it."""
+    value = str(card._image)[9:] if card._image else str(card.rawvalue)
+    quoted = re.match(r"\s*('(?:[^']|'')*')", value)
+    return f"{quoted[1][:-1].rstrip()}'" if quoted else value.partition("/")[0].strip()
+
+
+def wcs_header(header: fits.Header) -> fits.Header:
+    """Return the header with numbers that wcslib can read: it ends numbers at an exponent D."""
+    cards = [
+        fits.Card(card.keyword, float(card.value), card.comment)
+        if is_wcs_number(card.keyword, range(1, 100)) and _EXPONENT.search(_text(card))
+        else card
+        for card in header.cards
+    ]
+    changed = any(new is not old for new, old in zip(cards, header.cards, strict=True))
+    return fits.Header(cards) if changed else header
+
+
+def check_wcs(name: str, wcs: WCS, meta: object = None) -> None:
+    """Refuse a WCS in memory with a number that is not finite.
+
+    Parameters
+    ----------
+    name : str
+        The image, for the error message.
+    wcs : `~astropy.wcs.WCS`
+        Its WCS.
+    meta : mapping or None
+        Header of the image. A card there that wcslib could not read is refused, if the WCS
+        has the number that wcslib puts in its place.
+
+    Raises
+    ------
+    FrameError
+        If a number is not finite; the message names image, attribute and value.
+    """
+    for attribute, values in _numbers(wcs):
+        if not np.isfinite(values).all():
+            shown = np.array2string(np.asarray(values), separator=", ").replace("\n", "")
+            msg = (
+                f"{name}: the WCS has {attribute} = {shown}, which is not finite; "
+                "find its astrometry first"
+            )
+            raise FrameError(msg)
+    if isinstance(meta, fits.Header):
+        for key, text in _unreadable(meta, range(1, wcs.naxis + 1)):
+            if _was_guessed(wcs, key):
+                raise _card_error(name, key, text)
+
+
+def _was_guessed(wcs, key):
+    """Return whether a WCS has the number that wcslib assumes for an unreadable card."""
+    found = _AXIS.fullmatch(key)
+    if found is not None and not key.startswith("CROTA"):
+        if key.startswith("CDELT") and wcs.wcs.has_cd():
+            return False
+        values = getattr(wcs.wcs, key[:5].lower())
+        return values[int(found[1]) - 1] == key.startswith("CDELT")
+    return False
+
+
+def _numbers(wcs):
+    """Yield the name and values of the numbers of a FITS WCS that are defined."""
+    own = wcs.wcs
+    # astropy warns where CDELT is read beside CD.
+    scales = ("cd",) if own.has_cd() else ("cdelt", "pc") if own.has_pc() else ("cdelt",)
+    for name in ("crpix", "crval", "latpole", *scales):
+        yield name, getattr(own, name)
+    yield "pv", np.array([value for _, _, value in own.get_pv()])
+    if wcs.sip is not None:
+        for name in ("a", "b", "ap", "bp", "crpix"):
+            values = getattr(wcs.sip, name)
+            if values is not None:
+                yield f"sip.{name}", values
