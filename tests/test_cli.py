@@ -198,6 +198,36 @@ def test_report(run, files, tmp_path, monkeypatch):
     assert page.read_text(encoding="utf-8").startswith("<!DOCTYPE html>")
 
 
+def test_a_failed_picture_does_not_stop_the_run(run, files, tmp_path, monkeypatch):
+    def fail(*args, **options):
+        msg = "no ink"
+        raise RuntimeError(msg)
+
+    monkeypatch.setattr("levelmatch.plots.plot_levels", fail)
+    out = tmp_path / "matched"
+    result = run("run", *files, "-o", out, "--report")
+    assert result.exit_code == 0, result.output
+    assert result.stderr == "Warning: the report lacks 'Levels': RuntimeError: no ink\n"
+    assert result.stdout.splitlines()[-1] == f"Written: {out / 'levelmatch.html'}"
+
+
+def test_a_failed_report_comes_after_the_summary(run, files, tmp_path, monkeypatch):
+    def fail(*args, **options):
+        msg = "the disk is full"
+        raise OSError(msg)
+
+    monkeypatch.setattr("levelmatch.report.write_report", fail)
+    out = tmp_path / "matched"
+    result = run("run", *files, "-o", out, "--report")
+    assert result.exit_code == 3
+    assert f"Written: {N} images to" in result.stdout
+    assert "3 of 3 pairs kept" in result.stdout
+    words = "Error: the images are written, but the report is not: the disk is full\n"
+    assert result.stderr == words
+    assert ".levelmatch-pairs" not in listing(out)
+    assert "Traceback" in run("run", *files, "-o", out, "--overwrite", "--report", "--debug").stderr
+
+
 def test_overwrite(run, files, tmp_path):
     out = tmp_path / "matched"
     assert run("run", *files, "-o", out, "-q").exit_code == 0

@@ -15,7 +15,7 @@ from astropy import units as u
 from astropy.nddata import NDData
 from PIL import Image
 
-from levelmatch import FrameError, SolveOptions, match_levels, report
+from levelmatch import FrameError, LevelMatchWarning, SolveOptions, match_levels, report
 from levelmatch.record.record import Record, read_record
 from levelmatch.report.page import make_page
 from levelmatch.testing import simulate_generic, simulate_miri
@@ -154,7 +154,7 @@ def test_pictures_have_words_and_both_papers(text):
     assert words == [
         "Mosaic",
         "Mosaic",
-        "What was subtracted from the mosaic",
+        "Correction subtracted from the mosaic",
         *["before", "after"] * 3,
         "Level subtracted from each",
         "Differences",
@@ -181,6 +181,60 @@ def test_many_pairs_have_no_pictures_and_it_is_said(result, monkeypatch):
     page = Page(make(result, before_after=True))
     assert "Each pair is drawn where there are up to 2; here are 3." in page.text
     assert "before" not in [i["alt"] for i in page.all("img")]
+
+
+@pytest.fixture(scope="module")
+def blind():
+    """Three images in a row; the outer two overlap, but share no good pixel."""
+    chain = simulate_generic(n_images=3, shape=(64, 64), layout="chain", overlap=0.6, seed=3)
+    images = list(chain.images)
+    images[2].data[:, :14] = np.nan
+    return match_levels(images, group_by="FILENAME")
+
+
+def test_a_pair_without_common_good_pixels(blind):
+    assert blind.pairs["npix"].tolist().count(0) == 1
+    page = Page(make_page(blind))
+    assert "00000 and 00002: no pixel is good in both images." in page.text
+    alts = [i["alt"] for i in page.all("img")]
+    assert (alts.count("before"), alts.count("after")) == (2, 2)
+    # The picture of each pair has its place, to which the map leads.
+    figures = [f["id"] for f in page.all("figure") if "id" in f]
+    assert {"d0", "d1", "d2"} <= set(figures)
+
+
+DRAWN = {
+    "levelmatch.plots.quick_look": ("Before and after", 3),
+    "levelmatch.plots.plot_mosaic": ("Mosaics before and after", 3),
+    "levelmatch.plots.pairs.pair_picture": ("Differences of 00000 and 00001", 6),
+    "levelmatch.plots.plot_levels": ("Levels", 1),
+    "levelmatch.plots.plot_residuals": ("Differences of pairs", 1),
+    "levelmatch.plots.plot_closures": ("Closures of loops", 1),
+    "levelmatch.report.page.graph_section": ("Overlaps on the sky", 0),
+    "levelmatch.report.page.image_table": ("Images", 0),
+    "levelmatch.report.page.pair_table": ("Pairs", 0),
+}
+
+
+@pytest.mark.parametrize("function", DRAWN)
+def test_a_failed_picture_leaves_a_note(result, monkeypatch, tmp_path, function):
+    name, n_lost = DRAWN[function]
+
+    def fail(*args, **options):
+        msg = "<no ink>"
+        raise RuntimeError(msg)
+
+    monkeypatch.setattr(function, fail)
+    words = f"the report lacks {name!r}: RuntimeError: <no ink>"
+    with pytest.warns(LevelMatchWarning) as caught:
+        path = report.write_report(result, tmp_path / "page.html")
+    page = Page(path.read_text(encoding="utf-8"))
+    assert words in [str(w.message) for w in caught]
+    assert f"{name} could not be drawn: RuntimeError: <no ink>" in page.text
+    assert "4 images in 4 tiles, 3 of 3 pairs kept." in page.text
+    # All else is there.
+    assert len(page.all("img")) == 12 - n_lost
+    assert len(page.tables) == 4 - (name in ("Images", "Pairs"))
 
 
 def test_what_needs_pixels_can_be_left_out(result):

@@ -29,7 +29,8 @@ Completion of commands and options, in ~/.bashrc, ~/.zshrc or ~/.config/fish/con
   eval "$(_LEVELMATCH_COMPLETE=zsh_source levelmatch)"
   _LEVELMATCH_COMPLETE=fish_source levelmatch | source
 
-Exit status: 0 if all went well, 2 for wrong use or bad input, 1 for anything else.
+Exit status: 0 for success, 2 for wrong use or bad input, 3 if the images are written but the
+report is not, 1 for anything else.
 """
 
 

@@ -78,7 +78,9 @@ def one_error(*, debug):
     """Turn exceptions into one line and an exit status, with the traceback if asked for."""
     try:
         yield
-    except (click.ClickException, click.exceptions.Exit, click.Abort):
+    except (click.ClickException, click.exceptions.Exit, click.Abort) as error:
+        if debug and error.__cause__ is not None:
+            traceback.print_exc()
         raise
     except Exception as error:
         if isinstance(error, OSError) and error.errno == errno.EPIPE:

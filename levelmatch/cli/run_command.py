@@ -6,7 +6,7 @@ from contextlib import suppress
 import click
 
 from levelmatch.cli.config import merge, read_config, recorded_values
-from levelmatch.cli.errors import one_error, shown_warnings
+from levelmatch.cli.errors import Failure, one_error, shown_warnings
 from levelmatch.cli.options import (
     CHECKPOINT,
     MATCH,
@@ -36,8 +36,12 @@ Examples:
   levelmatch run --config levelmatch.toml --weights equal
 
 \b
-Each run writes OUT/levelmatch.asdf, the record of all that was done. An interrupted run
-goes on from the pairs it measured when it is started again.
+Each run writes OUT/levelmatch.asdf, the record of the run. An interrupted run continues
+from its measured pairs when it is started again.
+
+\b
+A picture that fails leaves a note in the report. Exit status 3: the images and the record
+are written, but the report is not.
 
 \b
 The configuration is TOML, with the options' names as keys:
@@ -130,20 +134,32 @@ def _run(values):
     result = _match(values["files"], values, bar("pairs"), checkpoint)
     if output is not None:
         check_outputs(result.products, output, overwrite=overwrite)
-    written, earlier = [], []
+    written, earlier = ["Dry run: nothing was written."], []
     if not dry:
         earlier = _earlier_outputs(output, result, values["report"])
         result.write(output, overwrite=overwrite, progress_bar=bar("files"))
-        written = written_lines(result, output)
-        if values["report"]:
-            written += write_page(result, output)
         checkpoint.unlink()
+        written = written_lines(result, output)
     if not values["quiet"]:
         print_result(result)
-        for line in written if not dry else ["Dry run: nothing was written."]:
-            click.echo(line)
+        click.echo("\n".join(written))
         if earlier:
             click.echo(f"Note: still there from an earlier run: {', '.join(earlier)}.")
+    if values["report"] and not dry:
+        # The summary is on the terminal and the images are on disk by now.
+        _write_report(result, output, quiet=values["quiet"])
+
+
+def _write_report(result, output, *, quiet):
+    """Write the report; a failure ends the run with exit status 3."""
+    try:
+        lines = write_page(result, output)
+    except Exception as error:
+        reason = str(error) or type(error).__name__
+        msg = f"the images are written, but the report is not: {reason}"
+        raise Failure(msg, 3) from error
+    if not quiet:
+        click.echo("\n".join(lines))
 
 
 def _earlier_outputs(output, result, report):

@@ -10,6 +10,7 @@ from string import Template
 from levelmatch.report.graph import graph_section
 from levelmatch.report.pictures import (
     compare_section,
+    drawn_or_note,
     has_matplotlib,
     pair_pictures,
     plot_section,
@@ -17,6 +18,7 @@ from levelmatch.report.pictures import (
 from levelmatch.report.tables import image_table, option_tables, pair_table
 from levelmatch.report.text import items, safe
 from levelmatch.results.files import whole_file
+from levelmatch.results.pixels import frames_with_pixels
 from levelmatch.summary import Facts, notes, summary_lines, trust_lines
 
 __all__ = ["check_replaceable", "is_page", "make_page", "write_report"]
@@ -94,6 +96,11 @@ def write_report(result, path, *, title="Level matching", files=None, before_aft
     FrameError
         If some of a record's images are none of ``files``, or are not the recorded ones;
         the message names them.
+
+    Warns
+    -----
+    LevelMatchWarning
+        If a picture or a table fails. A note with the reason takes its place.
     """
     path = Path(path)
     check_replaceable(path)
@@ -134,17 +141,22 @@ def make_page(result, *, title="Level matching", files=None, before_after=True):
     facts = Facts.of(result)
     has_pixels = files is not None or all(frame.source is not None for frame in facts.frames)
     pixels = before_after and has_pixels and has_matplotlib()
-    sentences = summary_lines(facts) + trust_lines(facts)
+    if pixels:
+        # Wrong files are the caller's to mend; all later failures leave a note in the page.
+        frames_with_pixels(facts.result, files)
     sections = [
-        _section("Summary", "summary", "", f"<p>{LEVEL}</p>\n{items(sentences)}"),
+        _section("Summary", "summary", "", _summary(facts)),
         _section("Notes", "notes", "", items(notes(facts)) if notes(facts) else ""),
-        _section("Before and after", "", "", compare_section(facts, files) if pixels else ""),
-        _section("Overlaps on the sky", "overlaps", "", _overlaps(facts)),
-        _section("Images", "", "", image_table(facts)),
-        _section("Pairs", "", "", pair_table(facts)),
-        _section("", "gallery", "Differences", pair_pictures(facts, files) if pixels else ""),
-        _section(
-            "Levels, pairs and loops", "pictures", "", _plots(before_after, has_pixels, facts)
+        _drawn("Before and after", "", "", lambda: compare_section(facts, files) if pixels else ""),
+        _drawn("Overlaps on the sky", "overlaps", "", lambda: _overlaps(facts)),
+        _drawn("Images", "", "", lambda: image_table(facts)),
+        _drawn("Pairs", "", "", lambda: pair_table(facts)),
+        _drawn("", "gallery", "Differences", lambda: pair_pictures(facts, files) if pixels else ""),
+        _drawn(
+            "Levels, pairs and loops",
+            "pictures",
+            "",
+            lambda: _plots(before_after, has_pixels, facts),
         ),
         _section("Options and versions", "options", "", option_tables(facts)),
     ]
@@ -158,6 +170,15 @@ def make_page(result, *, title="Level matching", files=None, before_after=True):
         script=script,
         body="\n".join(section for section in sections if section),
     )
+
+
+def _summary(facts):
+    return f"<p>{LEVEL}</p>\n{items(summary_lines(facts) + trust_lines(facts))}"
+
+
+def _drawn(heading, kind, label, draw):
+    """A section of the page, or a note that it failed: no picture may stop the page."""
+    return _section(heading, kind, label, drawn_or_note(heading or label, draw))
 
 
 def _section(heading, kind, label, content):

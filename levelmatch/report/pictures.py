@@ -3,15 +3,23 @@
 
 import base64
 import io
+import warnings
 from collections import OrderedDict
 
 import numpy as np
 
+from levelmatch.exceptions import LevelMatchWarning
 from levelmatch.report.tables import names_of
 from levelmatch.report.text import number, safe
 from levelmatch.text import count, decimals
 
-__all__ = ["compare_section", "has_matplotlib", "pair_pictures", "plot_section"]
+__all__ = [
+    "compare_section",
+    "drawn_or_note",
+    "has_matplotlib",
+    "pair_pictures",
+    "plot_section",
+]
 
 # Colours this near to grey are that of the text.
 MAX_TINT = 12
@@ -33,31 +41,70 @@ def has_matplotlib():
     return True
 
 
+def drawn_or_note(name, draw):
+    """Return HTML from a function, or a note with the reason if the function fails.
+
+    Parameters
+    ----------
+    name : str
+        Name of the picture or table.
+    draw : callable
+        Returns its HTML.
+
+    Warns
+    -----
+    LevelMatchWarning
+        If the function fails.
+    """
+    try:
+        return draw()
+    except Exception as error:
+        reason = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+        msg = f"the report lacks {name!r}: {reason}"
+        warnings.warn(msg, LevelMatchWarning, stacklevel=2)
+        return f'<p class="failed">{safe(name)} could not be drawn: {safe(reason)}</p>'
+
+
 def compare_section(facts, files):
     """Return mosaics before and after matching, one over the other, and their difference."""
     from levelmatch.plots import plot_mosaic, quick_look
 
     look = quick_look(facts.result, files=files)
     n = count(facts.n_images, "image")
-    (before, box), (after, _), (difference, _) = (
-        _picture_and_box(
-            lambda ax, show=show: plot_mosaic(look, show=show, ax=ax), words, projection=look.wcs
+
+    def mosaic(show, words):
+        return _picture_and_box(
+            lambda ax: plot_mosaic(look, show=show, ax=ax), words, projection=look.wcs
         )
-        for show, words in (
-            ("before", f"Mosaic of {n} before matching"),
-            ("after", f"Mosaic of {n} after matching, at the same stretch"),
-            ("difference", f"What was subtracted from the mosaic of {n}"),
+
+    def slider():
+        before, box = mosaic("before", f"Mosaic of {n} before matching")
+        after, _ = mosaic("after", f"Mosaic of {n} after matching, at the same stretch")
+        return _slider(before, after, box)
+
+    def difference():
+        picture, _ = mosaic("difference", f"Correction subtracted from the mosaic of {n}")
+        return (
+            f"<figure>{picture}<figcaption>The correction that was subtracted: before minus "
+            "after.</figcaption></figure>"
         )
+
+    parts = (
+        drawn_or_note("Mosaics before and after", slider),
+        drawn_or_note("Difference of the mosaics", difference),
     )
+    return '<div class="plots">\n' + "\n".join(parts) + "\n</div>"
+
+
+def _slider(before, after, box):
+    """Two pictures, one over the other, with a control that moves the cut between them."""
     return (
-        f'<div class="plots">\n<div>\n<div id="compare" data-box="{box}">\n'
+        f'<div>\n<div id="compare" data-box="{box}">\n'
         f'<figure id="before">{before}<figcaption>Before matching.</figcaption></figure>\n'
         f'<figure id="after">{after}<figcaption>After matching, at the same stretch.</figcaption>'
         "</figure>\n</div>\n"
         '<p class="slide" hidden><label for="cut">Before, left of the cut, and after, right of it'
-        '</label><input type="range" id="cut" min="0" max="100" value="50"></p>\n</div>\n'
-        f"<figure>{difference}<figcaption>What was subtracted: before less after.</figcaption>"
-        "</figure>\n</div>"
+        '</label><input type="range" id="cut" min="0" max="100" value="50"></p>\n</div>'
     )
 
 
@@ -68,27 +115,31 @@ def plot_section(facts):
     n = count(facts.n_images, "image")
     plots = [
         (
+            "Levels",
             lambda ax: plot_levels(facts, ax),
             f"Level subtracted from each of {n}, and residuals of its pairs",
             "Level subtracted from each image, with its standard error; and the mean and the rms "
             "of the residuals of its pairs after matching.",
         ),
         (
+            "Differences of pairs",
             lambda ax: plot_residuals(facts, ax=ax),
             "Differences of all pairs before and after matching",
             "Difference of every pair before matching, and its residual after.",
         ),
         (
+            "Closures of loops",
             lambda ax: plot_closures(facts, ax),
             "Histogram of how loops of images close",
             "Around a loop of overlapping images the differences add up to zero, within their "
             "errors if these are right: the curve.",
         ),
     ]
-    return "\n".join(
-        f"<figure>{_picture(draw, words)}<figcaption>{safe(caption)}</figcaption></figure>"
-        for draw, words, caption in plots
-    )
+    return "\n".join(drawn_or_note(name, lambda p=plot: _figure(*p)) for name, *plot in plots)
+
+
+def _figure(draw, words, caption):
+    return f"<figure>{_picture(draw, words)}<figcaption>{safe(caption)}</figcaption></figure>"
 
 
 def _picture(draw, words, **axes):
@@ -176,36 +227,46 @@ def pair_pictures(facts, files):
             f"<p>Each pair is drawn where there are up to {MAX_PAIR_PICTURES}; "
             f"here are {len(facts.pairs)}.</p>"
         )
-    from levelmatch.plots.pairs import MAX_ASPECT, pair_picture
-
     short = dict(zip([frame.name for frame in facts.frames], names_of(facts)[0], strict=True))
     load = _Held()
-    unit = f" {facts.unit_words}"
     figures = []
     for p, pair in enumerate(facts.pairs):
-        picture = pair_picture(
-            facts, str(pair["image1"]), str(pair["image2"]), files=files, load=load
-        )
-        reach = picture.reach
-        parts = (picture.before - picture.level) / reach, (picture.after - picture.residual) / reach
-        urls = [_data_url(_coloured(part), "RGB") for part in parts]
-        digits = decimals([reach / 10])
-        words = (
-            f"{short[picture.image1]} less {short[picture.image2]}: before, about "
-            f"{number(picture.level, digits)}, and after, about {number(picture.residual, digits)}"
-            f"{unit}; colours from blue to orange span \u00b1{number(reach, digits)}{unit}"
-        )
-        # A narrow strip would be too thin to see.
-        aspect = picture.before.shape[0] / picture.before.shape[1]
-        kind = "tall" if aspect > MAX_ASPECT else "flat" if aspect < 1 / MAX_ASPECT else "even"
-        shown = "".join(
-            f'<span><img class="{kind}" alt="{when}" src="{url}"><b>{when}</b></span>'
-            for when, url in zip(("before", "after"), urls, strict=True)
-        )
-        figures.append(
-            f'<figure id="d{p}"><div>{shown}</div><figcaption>{safe(words)}.</figcaption></figure>'
-        )
+        ends = str(pair["image1"]), str(pair["image2"])
+        name = " and ".join(short[end] for end in ends)
+        # A candidate pair may have no pixel that is good in both images.
+        if pair["npix"] == 0:
+            content = f"<p>{safe(name)}: no pixel is good in both images.</p>"
+        else:
+            content = drawn_or_note(
+                f"Differences of {name}",
+                lambda ends=ends: _pair_picture(facts, ends, short, files, load),
+            )
+        figures.append(f'<figure id="d{p}">{content}</figure>')
     return '<div id="differences">\n' + "\n".join(figures) + "\n</div>"
+
+
+def _pair_picture(facts, ends, short, files, load):
+    """A pair before and after matching, and its caption."""
+    from levelmatch.plots.pairs import MAX_ASPECT, pair_picture
+
+    picture = pair_picture(facts, *ends, files=files, load=load)
+    reach = picture.reach
+    parts = (picture.before - picture.level) / reach, (picture.after - picture.residual) / reach
+    urls = [_data_url(_coloured(part), "RGB") for part in parts]
+    digits, unit = decimals([reach / 10]), f" {facts.unit_words}"
+    words = (
+        f"{short[ends[0]]} minus {short[ends[1]]}: before, about "
+        f"{number(picture.level, digits)}, and after, about {number(picture.residual, digits)}"
+        f"{unit}; colours from blue to orange span \u00b1{number(reach, digits)}{unit}"
+    )
+    # A narrow strip would be too thin to see.
+    aspect = picture.before.shape[0] / picture.before.shape[1]
+    kind = "tall" if aspect > MAX_ASPECT else "flat" if aspect < 1 / MAX_ASPECT else "even"
+    shown = "".join(
+        f'<span><img class="{kind}" alt="{when}" src="{url}"><b>{when}</b></span>'
+        for when, url in zip(("before", "after"), urls, strict=True)
+    )
+    return f"<div>{shown}</div><figcaption>{safe(words)}.</figcaption>"
 
 
 class _Held:
