@@ -10,8 +10,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from numbers import Integral, Real
 
-from levelmatch.exceptions import LevelMatchDeprecationWarning
-
 __all__ = [
     "FIT_TYPES",
     "GROUP_BY",
@@ -93,15 +91,15 @@ class ReadOptions:
     Parameters
     ----------
     hdu : None, int, str or tuple
-        The image's extension in files: index, name, or (name, version). By default SCI,
-        else the first image.
+        The image's extension in files: index, name, or name and version, by default SCI, else
+        the first image.
     dq_bits : None, int, str or list of str
-        Data-quality bits of files that make a pixel bad. By default DO_NOT_USE and
-        NON_SCIENCE for JWST, any bit for others.
+        Data-quality bits of files that make a pixel bad: a number, or names separated by
+        commas. By default DO_NOT_USE and NON_SCIENCE for JWST, any bit for others.
     flux_scale : None, str, sequence or mapping
-        Factors that bring the images to one flux scale before they are compared: in the
-        order of the input, by name, or a header keyword of the zero point in magnitudes.
-        The corrections are in each image's own scale.
+        Header keyword of the zero point in magnitudes, or factors, that bring the images to
+        one flux scale before they are compared. Factors are in the order of the input, or by
+        name. The corrections are in each image's own scale.
     apply_flux_scale : bool
         Multiply the corrected data and uncertainties by the factors, too. The zero point of
         the keyword changes with them.
@@ -129,11 +127,12 @@ class MeasureOptions:
     Parameters
     ----------
     method : {"direct", "interp", "exact", "adaptive"}
-        ``"direct"`` samples both images midway between their pixels. The others reproject
-        both to a common grid with `~reproject.reproject_interp`,
-        `~reproject.reproject_exact` or `~reproject.reproject_adaptive`.
+        Sampling of a pair: midway between the pixels of both images (``"direct"``), or
+        reprojected to a common grid by a function of reproject. The functions are
+        `~reproject.reproject_interp`, `~reproject.reproject_exact` and
+        `~reproject.reproject_adaptive`.
     location : {"mean", "median"}
-        The centre of the clipped differences of each cell.
+        Centre of the clipped differences of each cell.
     clip : float
         Clip differences farther than this many sigma from the centre of their cell.
     structure : bool
@@ -329,6 +328,9 @@ def _plain_fields(options):
 
 def _moved_to(function, moved, options):
     """Return option classes with the keywords of earlier releases put in their places."""
+    # Its import takes longer than the command line's help.
+    from levelmatch.exceptions import LevelMatchDeprecationWarning
+
     changes = {}
     for name, value in moved.items():
         if name not in MOVED:

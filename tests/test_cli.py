@@ -5,8 +5,10 @@ import os
 import subprocess
 import sys
 import warnings
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 
+import click
 import numpy as np
 import pytest
 from astropy.io import fits
@@ -14,7 +16,7 @@ from click.testing import CliRunner
 
 from levelmatch import LevelMatchWarning, cli
 from levelmatch import options as package
-from levelmatch.cli import errors, options, run_command
+from levelmatch.cli import errors, flags, options, run_command
 from levelmatch.testing import level_errors, simulate_generic
 
 N = 4
@@ -58,25 +60,146 @@ def listing(folder):
     return sorted(path.name for path in Path(folder).iterdir())
 
 
-def test_choices_are_those_of_the_package():
-    assert set(options.FIT_TYPES) == set(package.FIT_TYPES)
-    assert options.WEIGHTS == package.choices_of(package.SolveOptions, "weights")
-    assert options.METHODS == package.choices_of(package.MeasureOptions, "method")
-    assert options.LOCATIONS == package.choices_of(package.MeasureOptions, "location")
-    assert options.DISCONNECTED == package.choices_of(package.SolveOptions, "disconnected")
-    assert options.ROBUST == tuple(
-        str(name).lower() for name in package.choices_of(package.SolveOptions, "robust")
+CLASSES = (package.ReadOptions, package.MeasureOptions, package.SolveOptions)
+
+
+def test_every_field_is_a_flag():
+    """Each field of an option class has a flag of its name, its default and its choices."""
+    params = {p.name: p for p in cli.run.params}
+    for cls in CLASSES:
+        for f in fields(cls):
+            if f.name in ("extend", "checkpoint", "stacked"):
+                continue
+            param = params[f.name]
+            assert f"--{f.name.replace('_', '-')}" in param.opts
+            assert param.default == f.default
+            assert param.help
+            if "choices" in f.metadata:
+                assert list(param.type.values.values()) == list(f.metadata["choices"])
+
+
+@dataclass(frozen=True, kw_only=True)
+class Later:
+    """Options of a later release.
+
+    Parameters
+    ----------
+    pixel_area : {"auto", True, False}
+        Scale by ``pixel_area``, or not (`False`), e.g. for counts. By default it depends.
+    blank : float, str or None
+        Value of pixels without data.
+    depth, width : int
+        Numbers. They are positive.
+    loud : bool
+        Say more.
+
+    Notes
+    -----
+    Not a field : of the class.
+    """
+
+    pixel_area: str | bool = field(default="auto", metadata={"choices": ("auto", True, False)})
+    blank: float | str | None = None
+    depth: int | None = 3
+    width: int = 4
+    loud: bool = False
+
+
+def later_command():
+    seen = {}
+
+    def spy(**values):
+        seen.update(values)
+
+    command = click.command(cls=flags.GroupedCommand)(
+        options.add_options(flags.flags_of(Later))(spy)
     )
+    return command, seen
 
 
-def test_defaults_are_those_of_the_package():
-    defaults = {p.name: p.default for p in cli.run.params}
-    assert {n: defaults[n] for n in options.SOLVE} == vars(package.SolveOptions())
-    assert {n: defaults[n] for n in options.READ} == vars(package.ReadOptions())
-    measure = package.MeasureOptions()
-    assert {n: defaults[n] for n in options.MEASURE} == {
-        n: getattr(measure, n) for n in options.MEASURE
-    }
+@pytest.mark.parametrize(
+    ("args", "name", "value"),
+    [
+        ([], "pixel_area", "auto"),
+        (["--pixel-area", "true"], "pixel_area", True),
+        (["--pixel-area", "false"], "pixel_area", False),
+        ([], "blank", None),
+        (["--blank", "none"], "blank", None),
+        (["--blank", "-999"], "blank", -999.0),
+        (["--blank", "edge"], "blank", "edge"),
+        ([], "depth", 3),
+        (["--depth", "none"], "depth", None),
+        (["--depth", "7"], "depth", 7),
+        (["--loud"], "loud", True),
+    ],
+)
+def test_a_new_field_becomes_a_flag(monkeypatch, args, name, value):
+    monkeypatch.setitem(flags.CLASSES, Later, flags.FILES)
+    command, seen = later_command()
+    result = CliRunner().invoke(command, args)
+    assert result.exit_code == 0, result.output
+    assert seen[name] == value
+    assert type(seen[name]) is type(value)
+
+
+def test_the_help_of_a_new_field(monkeypatch):
+    monkeypatch.setitem(flags.CLASSES, Later, flags.FILES)
+    text = " ".join(CliRunner().invoke(later_command()[0], ["--help"]).output.split())
+    assert "File options: --pixel-area [auto|true|false]" in text
+    assert "Scale by --pixel-area, or not (false), e.g. for counts. [default: auto]" in text
+    assert "By default it depends" not in text
+    assert "--width INTEGER Numbers. [default: 4]" in text
+    assert "Not a field" not in text
+
+
+def test_values_that_a_new_field_does_not_take(monkeypatch):
+    monkeypatch.setitem(flags.CLASSES, Later, flags.FILES)
+    command, _ = later_command()
+    for args, words in (
+        (["--pixel-area", "True"], "'True' is not one of"),
+        (["--width", "none"], "'none' is not a valid integer"),
+        (["--depth", "x"], "'x' is not a valid integer"),
+    ):
+        result = CliRunner().invoke(command, args)
+        assert result.exit_code == 2
+        assert words in result.output
+
+
+def test_help_shows_options_in_groups(run):
+    lines = run("run", "--help").stdout.splitlines()
+    heads = [line for line in lines if line.endswith(" options:")]
+    assert heads == ["Common options:", "JWST options:", "File options:", "Statistics options:"]
+    place = {name: k for k, line in enumerate(lines) for name in heads if line == name}
+    at = {w: k for k, line in enumerate(lines) for w in line.split()[:1] if w.startswith("--")}
+    assert place["Common options:"] < at["--reference"] < place["JWST options:"]
+    assert place["JWST options:"] < at["--recombine-lyot"] < place["File options:"]
+    assert place["File options:"] < at["--dq-bits"] < place["Statistics options:"] < at["--clip"]
+
+
+@pytest.mark.parametrize(
+    ("text", "spelt"),
+    [
+        ("min_area: -1 is not a positive number", "--min-area: -1 is not a positive number"),
+        ("clip: 0 is not", "--clip: 0 is not"),
+        ("a.fits: matched; rematch=True goes on", "a.fits: matched; --rematch goes on"),
+        ("give read=ReadOptions(rematch=True)", "give --rematch"),
+        ("say ReadOptions(hdu=('SCI', n))", "say --hdu SCI,n"),
+        ("use group_by='FILENAME'", "use --group-by FILENAME"),
+        ("under 0.3 of the side (min_linear)", "under 0.3 of the side (--min-linear)"),
+        ("extension by hdu", "extension by --hdu"),
+        ("images; flux_scale brings them", "images; --flux-scale brings them"),
+        ("sets (see max_pairs)", "sets (see --max-pairs)"),
+        # Names of files and words of the language stay as they are.
+        ("min_area_1.fits: no WCS", "min_area_1.fits: no WCS"),
+        ("flux_scale.fits: no WCS", "flux_scale.fits: no WCS"),
+        (
+            "the weights of the reference and the floor",
+            "the weights of the reference and the floor",
+        ),
+    ],
+)
+def test_messages_name_the_flags(text, spelt):
+    assert errors.spell(text) == spelt
 
 
 def test_run_writes_corrected_images(run, simulated, files, tmp_path):
@@ -467,6 +590,8 @@ def test_config_and_its_precedence(run, files, tmp_path, monkeypatch):
         output = "there"
         weights = "equal"
         clip = 4
+        max-pairs = "none"
+        robust = "none"
         min_area = 0.01
         fit-type-mosaic-tiles = "level+slope"
         reference = 1
@@ -480,6 +605,7 @@ def test_config_and_its_precedence(run, files, tmp_path, monkeypatch):
     result = run("run", "--config", config, "--weights", "rms", "--no-report")
     assert result.exit_code == 0, result.output
     assert (seen["weights"], seen["clip"], seen["min_area"]) == ("rms", 4.0, 0.01)
+    assert (seen["max_pairs"], seen["robust"]) == (None, None)
     assert (seen["hdu"], seen["reference"], seen["dq_bits"]) == (("SCI", 1), 1, "1")
     assert seen["report"] is False
     assert seen["output"].resolve() == (tmp_path / "there").resolve()
@@ -519,6 +645,9 @@ def test_command_line_goes_first_even_with_a_default(run, files, tmp_path):
         ("weihts = 'equal'", "there is no option 'weihts'; did you mean 'weights'?"),
         ("config = 'other.toml'", "there is no option 'config'"),
         ("clip = 'x'", "clip = 'x': expected a number"),
+        ("robust = true", "robust = True: expected text"),
+        ("max-pairs = 2.5", "max-pairs = 2.5: expected a whole number or text"),
+        ("max-pairs = 'all'", "max-pairs: 'all' is not a valid integer"),
         ("clip = true", "clip = True: expected a number"),
         ("report = 1", "report = 1: expected true or false"),
         ("n-workers = 1.5", "n-workers = 1.5: expected a whole number"),

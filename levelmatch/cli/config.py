@@ -8,6 +8,8 @@ import click
 from click.core import ParameterSource
 
 from levelmatch.cli.errors import Failure
+from levelmatch.cli.flags import Choices, Number, Value
+from levelmatch.cli.options import MEASURE, READ, SOLVE
 
 __all__ = ["merge", "read_config", "recorded_values"]
 
@@ -50,8 +52,8 @@ def _check_value(path, key, value, param):
     """Return a value of the file as its option takes it."""
     kinds, words = _kinds(param)
     members = value if isinstance(value, list) and list in kinds else [value]
-    is_true = isinstance(value, bool)
-    good = isinstance(value, kinds) and (is_true == (kinds == (bool,)))
+    # In Python, true is also a whole number.
+    good = type(value) in kinds if isinstance(value, bool) else isinstance(value, kinds)
     if param.name != "hdu":
         good &= all(isinstance(m, str) for m in members if isinstance(value, list))
     if not good:
@@ -65,6 +67,8 @@ def _check_value(path, key, value, param):
         return tuple(members)
     if isinstance(value, list):
         return value if param.name == "dq_bits" else tuple(value)
+    if isinstance(param.type, Choices | Value) and not isinstance(value, str):
+        return value
     try:
         return param.type.convert(value, None, None)
     except click.BadParameter as error:
@@ -72,24 +76,38 @@ def _check_value(path, key, value, param):
         raise Failure(msg, 2) from error
 
 
+# Options that take more types than their flags can spell.
+SPECIAL_KINDS = {
+    "files": ((str, list), "text or a list of text"),
+    "group_by": ((str, list), "text or a list of text"),
+    "dq_bits": ((str, int, list), "text, a whole number or a list of text"),
+    "hdu": ((str, int, list), "text, a whole number or [name, version]"),
+    "reference": ((str, int), "text or a whole number"),
+}
+KIND_WORDS = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}
+
+
 def _kinds(param):
     """The types that an option takes in TOML, and their name in words."""
+    if param.name in SPECIAL_KINDS:
+        return SPECIAL_KINDS[param.name]
     if getattr(param, "is_flag", False):
-        return (bool,), "true or false"
-    special = {
-        "files": ((str, list), "text or a list of text"),
-        "group_by": ((str, list), "text or a list of text"),
-        "dq_bits": ((str, int, list), "text, a whole number or a list of text"),
-        "hdu": ((str, int, list), "text, a whole number or [name, version]"),
-        "reference": ((str, int), "text or a whole number"),
-    }
-    if param.name in special:
-        return special[param.name]
-    if param.type is click.FLOAT:
-        return (float, int), "a number"
-    if param.type is click.INT:
-        return (int,), "a whole number"
-    return (str,), "text"
+        return (bool,), KIND_WORDS[bool]
+    kinds = [kind for kind in KIND_WORDS if kind in _python_types(param.type)]
+    words = " or ".join(KIND_WORDS[kind] for kind in kinds)
+    # A whole number will do for any number.
+    return (*kinds, int) if float in kinds else tuple(kinds), words
+
+
+def _python_types(kind):
+    """The types of the values that a type of option admits."""
+    if isinstance(kind, Number):
+        # A text is "none".
+        own = {float} if kind.kind is click.FLOAT else {int}
+        return own | ({str} if kind.optional else set())
+    if isinstance(kind, Choices):
+        return {str} | {type(value) for value in kind.values.values()}
+    return {str, *kind.kinds} if isinstance(kind, Value) else {str}
 
 
 def _expand(path, patterns):
@@ -116,16 +134,13 @@ def recorded_values(record):
     if not isinstance(read["flux_scale"], str | None):
         msg = "--extend: the record's factors of flux_scale were given in Python; extend it there"
         raise Failure(msg, 2)
-    mosaic, solve = steps["mosaic"], options["solve"]
-    keys, hdu = options["group_by"], read["hdu"]
+    mosaic, keys = steps["mosaic"], options["group_by"]
     return {
-        **options["measure"],
-        **solve,
-        "robust": solve["robust"] or "none",
+        **_recorded_fields(options["measure"], MEASURE),
+        **_recorded_fields(options["solve"], SOLVE),
+        # To match images again is allowed anew in each run.
+        **_recorded_fields(read, [name for name in READ if name != "rematch"]),
         "group_by": (keys,) if isinstance(keys, str) else tuple(keys),
-        "dq_bits": read["dq_bits"],
-        "hdu": tuple(hdu) if isinstance(hdu, list) else hdu,
-        "flux_scale": read["flux_scale"],
         "fit_type_dithers": steps["dithers"]["fit_type"],
         "subtract_local": steps["dithers"]["subtract_local"],
         "fit_type_mosaic_tiles": mosaic["fit_type"],
@@ -133,6 +148,16 @@ def recorded_values(record):
         "time_from_background": mosaic["keyword"],
         **_recorded_pass(steps, "lyot", "recombine_lyot"),
         **_recorded_pass(steps, "nircam_short", "combine_nircam_short"),
+    }
+
+
+def _recorded_fields(values, names):
+    """Fields of an option class as recorded, which an earlier release may have lacked."""
+    return {
+        # Lists stand for tuples, but for names of bits.
+        name: tuple(value) if isinstance(value, list) and name != "dq_bits" else value
+        for name, value in values.items()
+        if name in names
     }
 
 

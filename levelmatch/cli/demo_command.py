@@ -6,7 +6,7 @@ from pathlib import Path
 import click
 
 from levelmatch.cli.errors import one_error, shown_warnings
-from levelmatch.cli.options import FIT_TYPES, REPORT
+from levelmatch.cli.options import DEBUG, FIT_TYPES, REPORT
 from levelmatch.cli.printing import (
     folder,
     print_result,
@@ -53,7 +53,7 @@ Examples:
     help="Pixels of an image.",
 )
 @click.option("--overwrite", is_flag=True, help="Replace what is there.")
-@click.option("--debug", is_flag=True, help="Show tracebacks and the log.")
+@DEBUG
 def demo(output, debug, **values):
     """Match a small simulated mosaic, and compare with the truth.
 

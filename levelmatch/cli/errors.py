@@ -2,37 +2,41 @@
 """Errors and warnings, each as one line."""
 
 import errno
+import re
 import traceback
 import warnings
 from contextlib import contextmanager
 
 import click
 
+from levelmatch.cli.flags import CLASSES, flag_name
 from levelmatch.cli.options import MATCH, MEASURE, READ, SOLVE
 
 __all__ = ["Failure", "Group", "one_error", "shown_warnings", "spell"]
 
-# How the library's options are spelt here.
-SPELLING = {
-    "overwrite=True": "--overwrite",
-    "rematch=True": "--rematch",
-    "group_by='jwst'": "--group-by jwst",
-    "hdu=('SCI', n)": "--hdu SCI,n",
-    "disconnected='sky'": "--disconnected sky",
-    "force=True": "--force",
-    "flux_scale brings": "--flux-scale brings",
-    "see dq_bits": "see --dq-bits",
-    "extension by hdu": "extension by --hdu",
-    "group_by: ": "--group-by: ",
-    "(see group_by)": "(see --group-by)",
-    "group_by='FILENAME'": "--group-by FILENAME",
-    "without flux_scale": "without --flux-scale",
-    "fit_type: the record": "--fit-type: the record",
-    # Of a header without any.
-    " (CTYPE ['', ''])": "",
+# Options of the package, and their flags.
+FLAGS = {
+    name: flag_name(name)
+    for name in (*MEASURE, *SOLVE, *READ, *MATCH, "fit_type", "overwrite", "force")
 }
-SPELLING |= {f"({name})": f"(--{name.replace('_', '-')})" for name in SOLVE}
-OPTION_PREFIXES = (*MEASURE, *SOLVE, *READ, *MATCH)
+ANY = "|".join(sorted(FLAGS, key=len, reverse=True))
+LONG = "|".join(name for name in FLAGS if "_" in name)
+CLASS_NAMES = "|".join(options.__name__ for options in CLASSES)
+# An option in its class, as in "read=ReadOptions(rematch=True)".
+IN_CLASS = re.compile(rf"(?:\b\w+=)?\b(?:{CLASS_NAMES})\(((?:[^()]|\([^()]*\))*)\)")
+# Forms in which a message names an option, and how they are spelt. A name of one word is also
+# a word of the language, so it must stand as an option there.
+FORMS = (
+    (re.compile(rf"\b(?P<name>{ANY})=True\b"), "{flag}"),
+    (re.compile(rf"\b(?P<name>{ANY})=\('(?P<a>\w+)', (?P<b>\w+)\)"), "{flag} {a},{b}"),
+    (re.compile(rf"\b(?P<name>{ANY})=['\"]?(?P<value>[\w.+-]+)['\"]?"), "{flag} {value}"),
+    (re.compile(rf"\((?P<name>{ANY})\)"), "({flag})"),
+    (re.compile(rf"^(?P<name>{ANY}): "), "{flag}: "),
+    (re.compile(rf"\b(?P<word>by|see|without) (?P<name>{ANY})\b"), "{word} {flag}"),
+    (re.compile(rf"(?<![\w./-])(?P<name>{LONG})(?![\w./=-]|\.\w)"), "{flag}"),
+)
+# The end of a message on a header without any CTYPE.
+EMPTY = " (CTYPE ['', ''])"
 
 
 class Failure(click.ClickException):
@@ -115,11 +119,16 @@ def _failure(error):
 
 
 def spell(text):
-    """An error of the library in the words of the command line."""
-    for python, option in SPELLING.items():
-        text = text.replace(python, option)
-    name, colon, rest = text.partition(":")
-    return f"--{name.replace('_', '-')}{colon}{rest}" if name in OPTION_PREFIXES else text
+    """Return a message of the package with its options spelt as flags."""
+    text = IN_CLASS.sub(r"\1", text)
+    for form, spelling in FORMS:
+        text = form.sub(
+            lambda match, spelling=spelling: spelling.format(
+                flag=FLAGS[match["name"]], **match.groupdict()
+            ),
+            text,
+        )
+    return text.replace(EMPTY, "")
 
 
 @contextmanager

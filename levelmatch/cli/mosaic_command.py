@@ -6,7 +6,7 @@ from pathlib import Path
 import click
 
 from levelmatch.cli.errors import one_error, shown_warnings
-from levelmatch.cli.options import RecordPath
+from levelmatch.cli.options import DEBUG, QUIET_HELP, RecordPath
 from levelmatch.cli.printing import progress_bars, start_log, without_excluded
 
 __all__ = ["mosaic"]
@@ -68,8 +68,8 @@ Examples:
 )
 @click.option("--overwrite", is_flag=True, help="Replace the file if it is there.")
 @click.option("--force", is_flag=True, help="Go on with images that are not the recorded ones.")
-@click.option("-q", "--quiet", is_flag=True, help="Print errors and warnings alone.")
-@click.option("--debug", is_flag=True, help="Show tracebacks and the log.")
+@click.option("-q", "--quiet", is_flag=True, help=QUIET_HELP)
+@DEBUG
 def mosaic(record, files, output, like, *, force, quiet, debug, **options):
     """Make a mosaic of the images of RECORD, corrected as it says.
 

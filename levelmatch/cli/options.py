@@ -1,36 +1,23 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
-"""Options, as in the package, which is not imported before it is needed."""
+"""Options of the commands."""
 
 from pathlib import Path
 
 import click
 
-FIT_TYPES = ("level", "level+slope", "level+match", "auto")
-WEIGHTS = ("ivar", "equal", "npix", "rms")
-METHODS = ("direct", "interp", "exact", "adaptive")
-LOCATIONS = ("mean", "median")
-ROBUST = ("tukey", "huber", "none")
-DISCONNECTED = ("warn", "error", "sky")
+from levelmatch.cli.flags import COMMON, JWST, Flag, flags_of, names_of
+from levelmatch.options import FIT_TYPES as FIT_TYPE_NAMES
+from levelmatch.options import MeasureOptions, ReadOptions, SolveOptions
 
+FIT_TYPES = tuple(FIT_TYPE_NAMES)
 REPORT = "levelmatch.html"
 RECORD_NAME = "levelmatch.asdf"
-# Where a run keeps the pairs it has measured, until it is through.
+# The file in which a run stores measured pairs until it ends.
 CHECKPOINT = ".levelmatch-pairs"
 
-MEASURE = ("method", "location", "clip", "structure", "mask_sources", "n_workers")
-SOLVE = (
-    "weights",
-    "time_from_background",
-    "subtract_local",
-    "floor",
-    "min_area",
-    "min_linear",
-    "rms_limit",
-    "slope_prior",
-    "robust",
-    "disconnected",
-    "flux_limit",
-    "max_pairs",
+# Options by the argument of `levelmatch.match_levels` that takes them.
+READ, MEASURE, SOLVE = (
+    names_of(options) for options in (ReadOptions, MeasureOptions, SolveOptions)
 )
 MATCH = (
     "fit_type_dithers",
@@ -42,7 +29,8 @@ MATCH = (
     "reference",
     "group_by",
 )
-READ = ("dq_bits", "hdu", "rematch", "flux_scale", "apply_flux_scale")
+# Options of solving that change what is measured or read.
+BEFORE_SOLVING = ("max_pairs", "time_from_background", "subtract_local", "flux_limit")
 
 
 class Hdu(click.ParamType):
@@ -93,213 +81,6 @@ class RecordPath(click.Path):
         return path
 
 
-def _flag(name, text, *short):
-    """An option that can be said and unsaid."""
-    names = "/".join([f"--{name}", f"--no-{name}"])
-    return click.option(*short, names, name.replace("-", "_"), default=False, help=text)
-
-
-def _fit_type(name, text):
-    return click.option(
-        f"--{name}",
-        type=click.Choice(FIT_TYPES),
-        help=f"What to subtract from {text}; by default as --fit-type.",
-    )
-
-
-RUN_OPTIONS = [
-    click.argument("files", nargs=-1, type=click.Path(path_type=Path)),
-    click.option(
-        "-o",
-        "--output",
-        type=click.Path(path_type=Path),
-        metavar="OUT",
-        help="Folder of the corrected images; made where it is missing.",
-    ),
-    click.option(
-        "--config",
-        type=click.Path(path_type=Path),
-        metavar="TOML",
-        help="A file of options; the command line goes first.",
-    ),
-    click.option(
-        "--fit-type",
-        type=click.Choice(FIT_TYPES),
-        help="What to subtract in all passes; by default level.",
-    ),
-    _fit_type("fit-type-dithers", "each image of a tile"),
-    _flag(
-        "recombine-lyot", "Match MIRI's Lyot coronagraph to its main chip and make them one image."
-    ),
-    _fit_type("fit-type-recombine-lyot", "the Lyot part of a tile"),
-    _flag("combine-nircam-short", "Match NIRCam's short-wavelength chips, from then on one image."),
-    _fit_type("fit-type-combine-nircam-short", "each chip of a tile"),
-    _fit_type("fit-type-mosaic-tiles", "each tile"),
-    click.option(
-        "--reference",
-        type=Reference(),
-        default="auto",
-        show_default=True,
-        metavar="NAME",
-        help="What the others are relative to: an image, a tile, a "
-        "number in the list from 0, 'auto' or 'mean'.",
-    ),
-    click.option(
-        "--weights",
-        type=click.Choice(WEIGHTS),
-        default="ivar",
-        show_default=True,
-        help="Weights of the pairs.",
-    ),
-    click.option(
-        "--group-by",
-        multiple=True,
-        default=("auto",),
-        show_default=True,
-        metavar="KEY",
-        help="What makes a tile: 'auto', 'jwst', 'overlap' or a header "
-        "keyword, more than one by saying it again; FILENAME makes each image a tile.",
-    ),
-    click.option(
-        "--time-from-background",
-        default="DT_BGR",
-        show_default=True,
-        metavar="KEY",
-        help="Keyword of the time from the background observations.",
-    ),
-    _flag("subtract-local", "Also subtract each tile's own sky, sources masked."),
-    click.option(
-        "--method",
-        type=click.Choice(METHODS),
-        default="direct",
-        show_default=True,
-        help="How pairs are measured; all but direct go through reproject.",
-    ),
-    click.option(
-        "--location",
-        type=click.Choice(LOCATIONS),
-        default="mean",
-        show_default=True,
-        help="Centre of the clipped differences.",
-    ),
-    click.option(
-        "--clip",
-        type=float,
-        default=3.0,
-        show_default=True,
-        help="Leave out differences farther off than so many sigma.",
-    ),
-    click.option(
-        "--min-area",
-        type=float,
-        default=0.002,
-        show_default=True,
-        help="Leave out pairs of less than this part of the mean overlap.",
-    ),
-    click.option(
-        "--min-linear",
-        type=float,
-        default=0.2,
-        show_default=True,
-        help="Leave out pairs shorter than this part of an image's side.",
-    ),
-    click.option(
-        "--rms-limit",
-        type=float,
-        default=2.0,
-        show_default=True,
-        help="Leave out pairs whose scatter is so many sigma too large.",
-    ),
-    click.option(
-        "--slope-prior",
-        type=float,
-        default=None,
-        help="Expected size of slopes, in the data's unit per arcmin.",
-    ),
-    click.option(
-        "--robust",
-        type=click.Choice(ROBUST),
-        default="tukey",
-        show_default=True,
-        help="How pairs at odds with the rest count less, under --weights ivar.",
-    ),
-    click.option(
-        "--disconnected",
-        type=click.Choice(DISCONNECTED),
-        default="warn",
-        show_default=True,
-        help="Sets of images that do not overlap: warn, refuse, or tie them by their sky.",
-    ),
-    click.option(
-        "--flux-scale",
-        metavar="KEYWORD",
-        default=None,
-        help="Keyword of the zero point, to compare images on one flux scale.",
-    ),
-    _flag("apply-flux-scale", "Write the images on that one flux scale too."),
-    click.option(
-        "--flux-limit",
-        type=float,
-        default=0.03,
-        show_default=True,
-        help="Warn of flux scales that differ by more than this part.",
-    ),
-    click.option(
-        "--max-pairs",
-        type=int,
-        default=24,
-        show_default=True,
-        help="Measure each image in about so many pairs.",
-    ),
-    click.option(
-        "--structure/--no-structure",
-        default=False,
-        show_default=True,
-        help="Weigh each cell of an overlap by its own scatter.",
-    ),
-    click.option(
-        "--mask-sources/--no-mask-sources",
-        default=False,
-        show_default=True,
-        help="Leave out the sources that photutils finds.",
-    ),
-    click.option(
-        "--floor",
-        type=float,
-        default=None,
-        help="Systematic scatter of the pairs; by default estimated.",
-    ),
-    click.option(
-        "--dq-bits",
-        default=None,
-        metavar="BITS",
-        help="Data-quality bits that make a pixel bad: a number, or names such as "
-        "DO_NOT_USE,JUMP_DET.",
-    ),
-    click.option(
-        "--hdu",
-        type=Hdu(),
-        default=None,
-        metavar="HDU",
-        help="The image's extension: NAME, INDEX or NAME,VERSION.",
-    ),
-    click.option("--n-workers", type=int, default=None, help="Threads."),
-    click.option(
-        "--extend",
-        type=RecordPath(),
-        metavar="RECORD",
-        default=None,
-        help="Add FILES to the images of a record, with its options: what it measured stays.",
-    ),
-    _flag("overwrite", "Replace outputs that are there."),
-    _flag("rematch", "Go on with images that are matched already."),
-    _flag("report", f"Also write OUT/{REPORT}."),
-    _flag("dry-run", "Find the corrections and write nothing."),
-    _flag("quiet", "Print errors and warnings alone.", "-q"),
-    _flag("debug", "Show tracebacks and the log."),
-]
-
-
 def add_options(options):
     """Add a list of options to a command, in its order."""
 
@@ -309,3 +90,98 @@ def add_options(options):
         return function
 
     return add
+
+
+def _option(*names, group=COMMON, **options):
+    return click.option(*names, cls=Flag, group=group, **options)
+
+
+def _switch(name, text, *short, group=COMMON):
+    """An option that can be set and unset."""
+    names = f"--{name}/--no-{name}"
+    return _option(*short, names, name.replace("-", "_"), default=False, help=text, group=group)
+
+
+def _fit_type(name, text, group=COMMON):
+    return _option(
+        f"--{name}",
+        type=click.Choice(FIT_TYPES),
+        group=group,
+        help=f"Correction of {text}; by default as --fit-type.",
+    )
+
+
+QUIET_HELP = "Print only errors and warnings."
+DEBUG_HELP = "Show tracebacks and the log."
+DEBUG = click.option("--debug", is_flag=True, help=DEBUG_HELP)
+
+RUN_OPTIONS = [
+    click.argument("files", nargs=-1, type=click.Path(path_type=Path)),
+    _option(
+        "-o",
+        "--output",
+        type=click.Path(path_type=Path),
+        metavar="OUT",
+        help="Folder of the corrected images; created if missing.",
+    ),
+    _option(
+        "--config",
+        type=click.Path(path_type=Path),
+        metavar="TOML",
+        help="File of options; the command line has priority.",
+    ),
+    _option(
+        "--fit-type",
+        type=click.Choice(FIT_TYPES),
+        help="Correction of all passes: a level, a plane, or planes only where the data need "
+        "them (auto); by default level.",
+    ),
+    _fit_type("fit-type-dithers", "each image of a tile"),
+    _fit_type("fit-type-mosaic-tiles", "each tile"),
+    _option(
+        "--reference",
+        type=Reference(),
+        default="auto",
+        show_default=True,
+        metavar="NAME",
+        help="Image or tile whose correction is zero: its name, its number in the list from 0, "
+        "'auto' or 'mean'.",
+    ),
+    _option(
+        "--group-by",
+        multiple=True,
+        default=("auto",),
+        show_default=True,
+        metavar="KEY",
+        help="Assigns images to tiles: 'auto', 'jwst', 'overlap' or a header keyword. Repeat it "
+        "for several keywords; FILENAME makes each image a tile.",
+    ),
+    _option(
+        "--extend",
+        type=RecordPath(),
+        metavar="RECORD",
+        default=None,
+        help="Add FILES to the images of a record, with its options; its measured pairs are "
+        "reused.",
+    ),
+    _switch("overwrite", "Replace existing outputs."),
+    _switch("report", f"Also write OUT/{REPORT}."),
+    _switch("dry-run", "Find the corrections and write nothing."),
+    _switch("quiet", QUIET_HELP, "-q"),
+    _switch("debug", DEBUG_HELP),
+    _switch(
+        "recombine-lyot",
+        "Match MIRI's Lyot coronagraph to its main chip and combine them to one image.",
+        group=JWST,
+    ),
+    _fit_type("fit-type-recombine-lyot", "the Lyot part of a tile", JWST),
+    _switch(
+        "combine-nircam-short",
+        "Match NIRCam's short-wavelength chips, and treat them as one image from then on.",
+        group=JWST,
+    ),
+    _fit_type("fit-type-combine-nircam-short", "each chip of a tile", JWST),
+    *flags_of(ReadOptions, types={"hdu": Hdu(), "dq_bits": click.STRING}),
+    *flags_of(MeasureOptions),
+    *flags_of(SolveOptions),
+]

@@ -4,15 +4,17 @@
 from pathlib import Path
 
 import click
+from click.core import ParameterSource
 
 from levelmatch.cli.errors import one_error, shown_warnings, spell
+from levelmatch.cli.flags import GroupedCommand, flags_of
 from levelmatch.cli.options import (
-    DISCONNECTED,
+    BEFORE_SOLVING,
+    DEBUG,
     FIT_TYPES,
+    QUIET_HELP,
     REPORT,
-    ROBUST,
     SOLVE,
-    WEIGHTS,
     RecordPath,
     Reference,
     add_options,
@@ -26,12 +28,12 @@ from levelmatch.cli.printing import (
     start_log,
     without_excluded,
 )
+from levelmatch.options import SolveOptions
 
 __all__ = ["apply", "report", "show", "solve", "undo", "verify"]
 
 RECORD = click.argument("record", type=RecordPath())
 FILES = click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path))
-DEBUG = click.option("--debug", is_flag=True, help="Show tracebacks and the log.")
 WRITING = [
     RECORD,
     FILES,
@@ -49,7 +51,7 @@ WRITING = [
         is_flag=True,
         help="Go on with images that are not what the record says.",
     ),
-    click.option("-q", "--quiet", is_flag=True, help="Print errors and warnings alone."),
+    click.option("-q", "--quiet", is_flag=True, help=QUIET_HELP),
     DEBUG,
 ]
 
@@ -184,32 +186,30 @@ SOLVING = [
     click.option(
         "--reference", type=Reference(), metavar="NAME", help="Another reference of the mosaic."
     ),
-    click.option("--weights", type=click.Choice(WEIGHTS), help="Other weights."),
     click.option(
         "--exclude", multiple=True, metavar="NAME", help="An image to leave out; may be said again."
     ),
-    click.option("--floor", type=float, help="Systematic scatter of the pairs."),
-    click.option("--min-area", type=float, help="As of levelmatch run."),
-    click.option("--min-linear", type=float, help="As of levelmatch run."),
-    click.option("--rms-limit", type=float, help="As of levelmatch run."),
-    click.option("--slope-prior", type=float, help="As of levelmatch run."),
-    click.option("--robust", type=click.Choice(ROBUST), help="As of levelmatch run."),
-    click.option("--disconnected", type=click.Choice(DISCONNECTED), help="As of levelmatch run."),
     click.option("--overwrite", is_flag=True, help="Replace NEW if it is there."),
-    click.option("-q", "--quiet", is_flag=True, help="Print errors and warnings alone."),
+    click.option("-q", "--quiet", is_flag=True, help=QUIET_HELP),
     DEBUG,
+    *flags_of(SolveOptions, without=BEFORE_SOLVING, recorded=True),
 ]
 
 
 @click.command(
+    cls=GroupedCommand,
     epilog=_epilog(
         "solve levelmatch.asdf -o levels.asdf --fit-type level",
         "solve levelmatch.asdf -o new.asdf --exclude bad_cal.fits --fit-type mosaic=level+slope",
     ),
 )
 @add_options(SOLVING)
-def solve(record, output, fit_types, *, overwrite, quiet, debug, **values):
-    """Solve the pairs of RECORD again, without pixels, as a new record."""
+@click.pass_context
+def solve(ctx, record, output, fit_types, *, overwrite, quiet, debug, **values):
+    """Solve the pairs of RECORD again, without pixels, and write a new record.
+
+    Options that are not named stay as they are in RECORD.
+    """
     start_log(debug=debug)
     with one_error(debug=debug), shown_warnings():
         from levelmatch.record.solving import solve_record
@@ -220,21 +220,23 @@ def solve(record, output, fit_types, *, overwrite, quiet, debug, **values):
         if output.exists() and not overwrite:
             msg = f"{output} exists; --overwrite replaces it"
             raise FileExistsError(msg)
-        changes = {name: values[name] for name in SOLVE if values.get(name) is not None}
-        if changes.get("robust") == "none":
-            changes["robust"] = None
+        named = [name for name in SOLVE if name in values and _is_named(ctx, name)]
         new = solve_record(
             record,
             fit_type=_fit_types(fit_types),
             reference=values["reference"],
-            weights=values["weights"],
             exclude=values["exclude"],
-            solve=changes,
+            solve={name: values[name] for name in named},
         )
         new.write(output, overwrite=overwrite)
         if not quiet:
             print_result(new)
             click.echo(f"Written: {output}")
+
+
+def _is_named(ctx, name):
+    """Whether the command line names an option."""
+    return ctx.get_parameter_source(name) not in (ParameterSource.DEFAULT, None)
 
 
 def _fit_types(words):

@@ -7,6 +7,7 @@ import click
 
 from levelmatch.cli.config import merge, read_config, recorded_values
 from levelmatch.cli.errors import Failure, one_error, shown_warnings
+from levelmatch.cli.flags import GroupedCommand
 from levelmatch.cli.options import (
     CHECKPOINT,
     MATCH,
@@ -53,7 +54,7 @@ Its files and its output are relative to its own folder; the command line goes f
 """
 
 
-@click.command(epilog=RUN_EPILOG)
+@click.command(cls=GroupedCommand, epilog=RUN_EPILOG)
 @add_options(RUN_OPTIONS)
 @click.pass_context
 def run(ctx, config, **values):
@@ -183,8 +184,6 @@ def _match(files, values, bar, checkpoint):
     for name in (name for name in MATCH if name.startswith("fit_type_")):
         options[name] = values[name] or values["fit_type"] or "level"
     keys = options["group_by"]
-    solve = {name: values[name] for name in SOLVE}
-    solve["robust"] = None if solve["robust"] == "none" else solve["robust"]
     options["group_by"] = keys[0] if len(keys) == 1 else list(keys)
     return match_levels(
         list(files),
@@ -194,7 +193,7 @@ def _match(files, values, bar, checkpoint):
             extend=values["extend"],
             checkpoint=checkpoint,
         ),
-        solve=SolveOptions(**solve),
+        solve=SolveOptions(**{name: values[name] for name in SOLVE}),
         progress_bar=bar,
         **options,
     )

@@ -1,0 +1,249 @@
+# Licensed under a 3-clause BSD style license - see LICENSE.rst
+"""Flags of the command line, derived from the option classes of the package.
+
+A new field of an option class becomes a flag without any change here: its annotation and
+metadata give the type, the first sentence of its description gives the help.
+"""
+
+import re
+from dataclasses import fields
+from inspect import cleandoc
+from types import UnionType
+from typing import get_args
+
+import click
+
+from levelmatch.options import MeasureOptions, ReadOptions, SolveOptions
+
+__all__ = [
+    "CLASSES",
+    "Choices",
+    "Flag",
+    "GroupedCommand",
+    "Number",
+    "Value",
+    "flag_name",
+    "flags_of",
+    "names_of",
+]
+
+# Fields that no flag sets: `levelmatch run` sets the first two by its own options, and
+# stacks are not for all passes together.
+NO_FLAG = ("extend", "checkpoint", "stacked")
+# Option groups of the help, in their order.
+COMMON, JWST, FILES, STATISTICS = "Common", "JWST", "File", "Statistics"
+CLASSES = {ReadOptions: FILES, MeasureOptions: STATISTICS, SolveOptions: STATISTICS}
+GROUP_OF = {"time_from_background": JWST, "subtract_local": JWST}
+METAVARS = {
+    "dq_bits": "BITS",
+    "flux_scale": "KEYWORD",
+    "hdu": "HDU",
+    "time_from_background": "KEYWORD",
+}
+
+
+def flag_name(name):
+    """Return the flag of a field."""
+    return f"--{name.replace('_', '-')}"
+
+
+def names_of(options):
+    """Return the names of the fields of an option class that have a flag."""
+    return tuple(f.name for f in fields(options) if f.name not in NO_FLAG)
+
+
+# --------------------------------------------------------------------------------------
+# Types
+
+
+class Choices(click.Choice):
+    """One of several values, which may be true, false and none.
+
+    Parameters
+    ----------
+    values : sequence of str, bool or None
+        The values as the package takes them.
+    """
+
+    def __init__(self, values):
+        self.values = {_spelled(value): value for value in values}
+        super().__init__(list(self.values))
+
+    def convert(self, value, param, ctx):
+        """Return the value as the package takes it."""
+        text = super().convert(_spelled(value), param, ctx)
+        return self.values[text]
+
+
+class Number(click.ParamType):
+    """A number, or none where the package takes `None`.
+
+    Parameters
+    ----------
+    kind : click.ParamType
+        ``click.FLOAT`` or ``click.INT``.
+    optional : bool
+        Whether none is a value.
+    """
+
+    def __init__(self, kind, optional):
+        self.kind, self.optional, self.name = kind, optional, kind.name
+
+    def convert(self, value, param, ctx):
+        """Return the number or `None`."""
+        if self.optional and value == "none":
+            return None
+        return self.kind.convert(value, param, ctx)
+
+
+class Value(click.ParamType):
+    """A text; a number or none where the package takes these.
+
+    Parameters
+    ----------
+    kinds : tuple of type
+        The types that the package takes.
+    """
+
+    name = "text"
+
+    def __init__(self, kinds):
+        self.kinds = kinds
+
+    def convert(self, value, param, ctx):
+        """Return the value as the package takes it."""
+        if not isinstance(value, str):
+            return value
+        if value == "none" and type(None) in self.kinds:
+            return None
+        for kind in (int, float):
+            if kind in self.kinds:
+                try:
+                    return kind(value)
+                except ValueError:
+                    pass
+        return value
+
+
+def _spelled(value):
+    return value if isinstance(value, str) else str(value).lower()
+
+
+def _type_of(field):
+    """The type of a flag, by the metadata and the annotation of its field."""
+    kinds = get_args(field.type) if isinstance(field.type, UnionType) else (field.type,)
+    if "choices" in field.metadata:
+        return Choices(field.metadata["choices"])
+    if set(kinds) <= {int, float, type(None)}:
+        kind = click.FLOAT if float in kinds else click.INT
+        return Number(kind, type(None) in kinds)
+    return Value(kinds)
+
+
+# --------------------------------------------------------------------------------------
+# Help
+
+
+def descriptions(options):
+    """Return the first sentence on each field of an option class, in plain text."""
+    text = cleandoc(options.__doc__)
+    section = re.search(r"^Parameters\n-+\n(.*?)(?:\n\n\S[^\n]*\n-+\n|\Z)", text, re.S | re.M)
+    entries = re.split(r"^(?=\S)", section[1] if section else "", flags=re.M)
+    out = {}
+    for entry in filter(None, entries):
+        heads, _, body = entry.partition("\n")
+        sentence = _first_sentence(" ".join(body.split()))
+        out |= {name.strip(): sentence for name in heads.partition(" : ")[0].split(",")}
+    return out
+
+
+def _first_sentence(text):
+    sentence = re.match(r"(.*?\.)(?=\s+[^a-z\s]|$)|.*", text)[0]
+    return _plain(sentence)
+
+
+def _plain(text):
+    """Remove the markup of reStructuredText, and spell values and options as flags."""
+    text = re.sub(r"``\"?([^`]*?)\"?``", r"\1", text)
+    text = re.sub(r"`~?(?:[\w.]+\.)?(\w+)`", r"\1", text)
+    text = re.sub(r"\b(None|True|False)\b", lambda match: match[0].lower(), text)
+    return re.sub(r"(?<![\w.])[a-z]+(?:_[a-z]+)+\b", _flag_of_field, text)
+
+
+def _flag_of_field(match):
+    known = {name for options in CLASSES for name in names_of(options)}
+    return flag_name(match[0]) if match[0] in known else match[0]
+
+
+class Flag(click.Option):
+    """A flag that stands in a group of the help.
+
+    Parameters
+    ----------
+    group : str
+        Heading of the group.
+    """
+
+    def __init__(self, *args, group=COMMON, **options):
+        super().__init__(*args, **options)
+        self.group = group
+
+
+class GroupedCommand(click.Command):
+    """A command whose help shows its options in groups."""
+
+    def format_options(self, ctx, formatter):
+        """Write the options, group by group."""
+        groups = {name: [] for name in (COMMON, JWST, FILES, STATISTICS)}
+        for param in self.get_params(ctx):
+            record = param.get_help_record(ctx)
+            if record is not None and isinstance(param, click.Option):
+                groups[getattr(param, "group", COMMON)].append(record)
+        for name, records in groups.items():
+            if records:
+                with formatter.section(f"{name} options"):
+                    formatter.write_dl(records)
+
+
+# --------------------------------------------------------------------------------------
+# Flags
+
+
+def flags_of(options, *, types=None, without=(), recorded=False):
+    """Return the flags of an option class as decorators, in the order of its fields.
+
+    Parameters
+    ----------
+    options : type
+        The option class.
+    types : mapping or None
+        Types of flags that the annotations do not give, by the names of the fields.
+    without : tuple of str
+        Fields to leave out.
+    recorded : bool
+        Whether the values of a record take the place of the defaults.
+    """
+    words = descriptions(options)
+    return [
+        _flag_of(f, words.get(f.name, ""), CLASSES[options], (types or {}).get(f.name), recorded)
+        for f in fields(options)
+        if f.name not in (*NO_FLAG, *without)
+    ]
+
+
+def _flag_of(field, words, group, kind, recorded):
+    name = flag_name(field.name)
+    options = {"cls": Flag, "group": GROUP_OF.get(field.name, group), "help": words}
+    default = None if recorded else field.default
+    if field.type is bool:
+        names = f"{name}/--no-{name[2:]}"
+        return click.option(names, field.name, default=default, **options)
+    return click.option(
+        name,
+        field.name,
+        type=kind or _type_of(field),
+        default=default,
+        show_default=default is not None,
+        metavar=METAVARS.get(field.name),
+        **options,
+    )
