@@ -203,7 +203,8 @@ def match_mosaic(
     Parameters
     ----------
     <<images>>
-        The images of each tile are matched already. They get one correction.
+        The images of each tile get one correction. If no dithers pass has matched them
+        (see `match_dithers`), the call begins with that pass.
     fit_type : {"level", "level+slope", "auto"}
         Subtract a constant or a plane from each tile; ``"auto"`` chooses for each tile.
     <<reference>>
@@ -234,15 +235,16 @@ def match_mosaic(
         measure=measure,
         solve=solve,
     )
-    collection = collect(images, settings)
+    collection = collect(images, settings, mosaic=True)
     frames = collection.frames
     if combine_chips is None:
         combine_chips = any(frame.has_pass("nircam_short") for frame in frames)
     recombined = any(frame.has_pass("lyot") for frame in frames)
     mosaic = _mosaic_step(collection, settings, fit_type, reference, combine_chips, recombined)
+    steps = [*_missing_dithers(frames, settings, fit_type), mosaic]
     if settings.measure.stacked:
         return _match_stacks(collection, settings, mosaic)
-    return _match("match_mosaic", collection, settings, [mosaic])
+    return _match("match_mosaic", collection, settings, steps)
 
 
 @share_parameters
@@ -309,7 +311,7 @@ def match_levels(
         measure=measure,
         solve=solve,
     )
-    collection = collect(images, settings, recombine=recombine_lyot)
+    collection = collect(images, settings, recombine=recombine_lyot, mosaic=True)
     subtract_local = settings.solve.subtract_local
     steps = [Step("dithers", fit_type_of["dithers"], subtract_local=subtract_local)]
     if recombine_lyot:
@@ -353,6 +355,32 @@ def _mosaic_step(collection, settings, fit_type, reference, combine_chips, recom
         combine_chips=bool(combine_chips),
         recombined=bool(recombined),
     )
+
+
+def _missing_dithers(frames, settings, fit_type):
+    """Return the dithers step, in a list, if no pass has matched the images of a tile.
+
+    Where the pass cannot be added, a warning names two of the images.
+    """
+    matched = [frame.has_pass("dithers") or "LMDLEV" in frame.meta for frame in frames]
+    tiles = {}
+    for frame, done in zip(frames, matched, strict=True):
+        if not done:
+            tiles.setdefault((frame.tile, frame.detector, frame.part), []).append(frame.name)
+    together = [names for names in tiles.values() if len(names) > 1]
+    if not together:
+        return []
+    if not any(matched) and not settings.measure.stacked:
+        return [Step("dithers", fit_type)]
+    names = max(together, key=len)
+    cause = "other images are" if any(matched) else "stacked=True measures whole tiles"
+    msg = (
+        f"{names[0]} and {names[1]} are of one tile, which no dithers pass has matched, while "
+        f"{cause}: the steps between its {len(names)} images stay; call match_dithers first, or "
+        "see group_by"
+    )
+    warnings.warn(msg, LevelMatchWarning, stacklevel=3)
+    return []
 
 
 def _check_chips(frames):

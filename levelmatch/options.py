@@ -105,6 +105,13 @@ class ReadOptions:
         the keyword changes with them.
     rematch : bool
         Match images again whose header says that they are matched.
+    pixel_area : {"auto", True, False}
+        Divide values per pixel (counts, electrons, photons, DN, fluxes) by the pixel area:
+        by the mean area of each camera, so that images of one camera compare directly
+        (``"auto"``); by each image's own area, also without a unit (`True`); or never
+        (`False`). Sorted by pixel area, the images of one camera lie within 10 % of the next.
+    mix_filters : bool
+        Match images of different filters with one another. By default they are refused.
     """
 
     hdu: int | str | tuple | None = None
@@ -112,6 +119,8 @@ class ReadOptions:
     flux_scale: object = None
     apply_flux_scale: bool = False
     rematch: bool = False
+    pixel_area: str | bool = _choice("auto", "auto", True, False)
+    mix_filters: bool = False
 
     def __post_init__(self):
         _check(self)

@@ -243,8 +243,8 @@ def test_mapping_gives_the_tiles(small_images):
     result = lm.match_dithers(tiles)
     assert list(result.table["tile"]) == ["left", "left", "right", "right"]
     assert len(result.pairs) == 2
-    mosaic = lm.match_mosaic(tiles, reference="right")
-    assert_array_equal(levels_of(mosaic)[2:], 0)
+    mosaic = lm.match_mosaic(result, reference="right")
+    assert_array_equal(levels_of(mosaic, "level_mosaic")[2:], 0)
 
 
 @pytest.mark.parametrize("cls", [CCDData, NDData, NDDataRef])
@@ -375,7 +375,7 @@ def test_reference(tiles, reference, tile, reason):
 
     result = lm.match_mosaic(tiles, reference=reference, group_by="TILE")
     assert re.fullmatch(reason, result.reference_reason)
-    levels = levels_of(result)
+    levels = levels_of(result, "level_mosaic")
     if tile is None:
         assert_allclose(levels[::2].mean(), 0, atol=1e-12)
         assert result.reference == "mean"

@@ -2,17 +2,20 @@
 """The images of a run: read, paired, split, assigned to tiles and scaled."""
 
 import glob
+import warnings
 from dataclasses import dataclass
 from logging import getLogger
 from pathlib import Path
 
 import numpy as np
 
-from levelmatch.exceptions import FrameError
+from levelmatch.exceptions import FrameError, LevelMatchWarning
 from levelmatch.images import jwst
 from levelmatch.images.collect import collect_frames
+from levelmatch.images.filters import check_filters
 from levelmatch.images.frame import Frame
 from levelmatch.images.scales import compare_scales, flux_factors, scaled_frames
+from levelmatch.images.sky_cards import warn_pending_levels
 from levelmatch.images.tiles import assign_tiles
 
 __all__ = ["Collection", "collect"]
@@ -42,7 +45,7 @@ class Collection:
     unit: object
 
 
-def collect(images, settings, *, recombine=False, lyot=None):
+def collect(images, settings, *, recombine=False, lyot=None, mosaic=False):
     """Return the images of a run as a `Collection`.
 
     Parameters
@@ -55,6 +58,8 @@ def collect(images, settings, *, recombine=False, lyot=None):
         Split full MIRI images into their parts, and join the parts in the output.
     lyot : iterable or None
         The Lyot image of each of ``images``.
+    mosaic : bool
+        Images of all tiles are compared, not only those of each tile.
 
     Raises
     ------
@@ -69,7 +74,12 @@ def collect(images, settings, *, recombine=False, lyot=None):
         frames = _paired(frames, _read(lyot, read))
     elif recombine:
         frames = _split(frames)
-    frames = assign_tiles([_with_jwst_keys(frame) for frame in frames], settings.group_by)
+    frames = [_with_jwst_keys(frame) for frame in frames]
+    frames = _fitted_regions(frames) if recombine else _without_lyot(frames, warn=mosaic)
+    frames = assign_tiles(frames, settings.group_by)
+    if not read.mix_filters:
+        check_filters(frames, by_tile=not mosaic)
+    warn_pending_levels(frames)
     factors = flux_factors(frames, read.flux_scale)
     order = np.argsort([frame.name for frame in frames], kind="stable")
     frames, unit = _scaled([frames[i] for i in order], factors[order], read)
@@ -89,7 +99,7 @@ def _read(images, read):
 
 def _scaled(frames, factors, read):
     """Return frames with their scales, and the common unit."""
-    scales, unit = compare_scales(frames)
+    scales, unit = compare_scales(frames, read.pixel_area)
     frames = [f.with_keys(scale=s) for f, s in zip(frames, scales * factors, strict=True)]
     if read.apply_flux_scale:
         frames = scaled_frames(frames, factors, read.flux_scale)
@@ -130,8 +140,73 @@ def _split(frames):
 
 
 def _parts(frame):
-    is_miri = frame.detector == "mirimage" or str(frame.meta.get("DETECTOR")) == "MIRIMAGE"
-    return frame.split_lyot() if is_miri and frame.part != "lyot" else [frame]
+    return frame.split_lyot() if _is_miri(frame) and frame.part != "lyot" else [frame]
+
+
+def _is_miri(frame):
+    """Return whether a frame is of MIRI's imager."""
+    detector = str(frame.meta.get("DETECTOR", "")).strip().upper()
+    return frame.detector == "mirimage" or detector == "MIRIMAGE"
+
+
+def _without_lyot(frames, *, warn):
+    """Return the frames, MIRI's without their Lyot region if that has good pixels.
+
+    The coronagraph has a background of its own. Its pixels get the correction of the image.
+    Before the mosaic pass nothing is said, as `recombine_lyot` may follow.
+    """
+    frames, names = list(frames), []
+    for k, frame in enumerate(frames):
+        region = _lyot_of_main_chip(frame)
+        if region is None:
+            continue
+        if frame.region is None and np.isfinite(frame.load()[region]).any():
+            frames[k] = frame.with_keys(region=region)
+        if frames[k].region is not None:
+            names.append(frame.name)
+    if names and warn:
+        more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+        msg = (
+            f"{names[0]}{more}: the region of MIRI's Lyot coronagraph has good pixels. It has a "
+            "background of its own, so it is left out of the comparison and gets the correction "
+            "of the main chip; recombine_lyot=True matches it as well"
+        )
+        warnings.warn(msg, LevelMatchWarning, stacklevel=4)
+    return frames
+
+
+def _lyot_of_main_chip(frame):
+    """Return the Lyot region of a MIRI image, `None` of others and of the Lyot subarray."""
+    if not _is_miri(frame) or frame.part == "lyot":
+        return None
+    region = jwst.lyot_region(frame.meta, frame.shape)
+    if region is None:
+        return None
+    height, width = (
+        len(range(*part.indices(n))) for part, n in zip(region, frame.shape, strict=True)
+    )
+    return region if height * width < 0.5 * frame.shape[0] * frame.shape[1] else None
+
+
+def _fitted_regions(frames):
+    """Return the frames, the region of split MIRI images fitted to their own good pixels."""
+    science = {f.product: k for k, f in enumerate(frames) if f.part == "science"}
+    frames = list(frames)
+    for k, lyot in enumerate(frames):
+        partner = science.get(lyot.product) if lyot.part == "lyot" else None
+        # Two parts of one image share its region.
+        if partner is None or lyot.source is frames[partner].source or lyot.region is None:
+            continue
+        good = [_good_pixels(frames[partner]), _good_pixels(lyot)]
+        region = jwst.fitted_region(*good, lyot.region)
+        frames[k] = lyot.with_keys(region=region)
+        frames[partner] = frames[partner].with_keys(region=region)
+    return frames
+
+
+def _good_pixels(frame):
+    """Return where the whole image of a frame is good, its region aside."""
+    return np.isfinite(frame.with_keys(region=None, part="science", corrections=()).load())
 
 
 def _with_jwst_keys(frame):

@@ -1,5 +1,5 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
-"""What is JWST's own: names and keywords, data-quality bits, the Lyot region, the short chips."""
+"""JWST: file names and keywords, data-quality bits, the Lyot region, the short-wavelength chips."""
 
 import copy
 import io
@@ -15,6 +15,7 @@ __all__ = [
     "DQ_BITS",
     "NIRCAM_SHORT",
     "JWSTKeys",
+    "fitted_region",
     "jwst_keys",
     "lyot_region",
     "module_of",
@@ -25,7 +26,7 @@ __all__ = [
 
 logger = getLogger(__name__)
 
-# The bits that matter to imaging, of stdatamodels.dqflags.pixel.
+# The bits of stdatamodels.dqflags.pixel that matter to imaging.
 DQ_BITS = {
     "DO_NOT_USE": 1 << 0,
     "SATURATED": 1 << 1,
@@ -62,9 +63,11 @@ DQ_BITS = {
 }
 DEFAULT_BAD_BITS = DQ_BITS["DO_NOT_USE"] | DQ_BITS["NON_SCIENCE"]
 
-# The Lyot coronagraph on the full MIRI array: rows from, columns up to, 0-based, both included.
+# The Lyot coronagraph on the full MIRI array: first row and last column, counted from 0.
 LYOT_FIRST_ROW = 735
 LYOT_LAST_COLUMN = 290
+# Images that were split elsewhere have its edges at most so many pixels from there.
+LYOT_MARGIN = 24
 
 NIRCAM_SHORT = re.compile(r"nrc([ab])[1-4]$")
 
@@ -87,13 +90,13 @@ _HEADER = {
 
 
 def module_of(detector):
-    """Return the NIRCam module of a short-wavelength detector; of others, the detector itself."""
+    """Return the NIRCam module of a short-wavelength detector, any other detector unchanged."""
     return detector[:4] if NIRCAM_SHORT.match(detector) else detector
 
 
 @dataclass(frozen=True)
 class JWSTKeys:
-    """Which tile, detector and part an exposure belongs to."""
+    """Tile, detector and part of an exposure."""
 
     tile: str
     detector: str
@@ -106,10 +109,10 @@ class JWSTKeys:
 
 
 def jwst_keys(name, meta):
-    """Return the keys of a JWST exposure, or `None` if it is none.
+    """Return the keys of a JWST exposure, `None` for other images.
 
-    The file name decides, being what tells a Lyot image (``mirimagel``) from its
-    science partner (``mirimages``); a name of another form leaves it to the header.
+    The file name decides, since only it distinguishes a Lyot image (``mirimagel``) from its
+    science partner (``mirimages``). The header decides where the name has another form.
 
     Parameters
     ----------
@@ -146,7 +149,7 @@ def recombined_name(name):
 
 
 def part_name(name, part):
-    """Return the name that the science or Lyot part of a MIRI image goes by."""
+    """Return the name of the science or Lyot part of a MIRI image."""
     letter = {"science": "s", "lyot": "l"}[part]
     if "mirimage" in name:
         return name.replace("mirimage", f"mirimage{letter}", 1)
@@ -155,21 +158,21 @@ def part_name(name, part):
 
 
 def bad_bits(flags, is_jwst):
-    """Return the integer of the data-quality bits that make a pixel bad.
+    """Return the data-quality bits that make a pixel bad, as an integer.
 
     Parameters
     ----------
     flags : None, int, str or list
-        Bits, or the names of JWST's bits, as
-        `~astropy.nddata.bitmask.interpret_bit_flags` takes them; `None` for the
-        default: DO_NOT_USE and NON_SCIENCE for JWST, every bit for others.
+        Bits or names of JWST's bits, as for
+        `~astropy.nddata.bitmask.interpret_bit_flags`. By default DO_NOT_USE and NON_SCIENCE
+        for JWST, every bit for others.
     is_jwst : bool
         Whether the image is JWST's.
 
     Raises
     ------
     ValueError
-        If a name is no bit's.
+        If a name is unknown.
     """
     if flags is None:
         return DEFAULT_BAD_BITS if is_jwst else ~0
@@ -210,6 +213,40 @@ def lyot_region(meta, shape):
     return slice(y0, shape[0]), slice(0, x1)
 
 
+def fitted_region(science, lyot, region):
+    """Return the Lyot region of an image that was split elsewhere, by the good pixels of its parts.
+
+    Each edge is moved, by at most `LYOT_MARGIN` pixels, to where most pixels are good: the Lyot
+    part's inside of the region and the science part's outside.
+
+    Parameters
+    ----------
+    science, lyot : 2D `~numpy.ndarray` of bool
+        Good pixels of the two parts.
+    region : tuple of slice
+        Where the region is by the header, see `lyot_region`.
+
+    Returns
+    -------
+    region : tuple of slice
+        Rows and columns.
+    """
+    rows, columns = region
+    inside = lyot[rows].sum(axis=0, dtype=int) - science[rows].sum(axis=0, dtype=int)
+    x1 = _best_edge(inside, columns.stop)
+    inside = lyot[:, :x1].sum(axis=1, dtype=int) - science[:, :x1].sum(axis=1, dtype=int)
+    y0 = len(inside) - _best_edge(inside[::-1], len(inside) - rows.start)
+    return slice(y0, rows.stop), slice(columns.start, x1)
+
+
+def _best_edge(gain, edge):
+    """Return the edge up to which a gain adds up to most; of several the nearest to a first."""
+    total = np.concatenate([[0], np.cumsum(gain)])
+    edges = np.arange(max(edge - LYOT_MARGIN, 0), min(edge + LYOT_MARGIN, len(gain)) + 1)
+    best = edges[total[edges] == total[edges].max()]
+    return int(best[np.abs(best - edge).argmin()])
+
+
 def read_gwcs(hdus):
     """Return the gwcs in the ASDF extension of a JWST file, or `None` where it cannot be had.
 
@@ -244,9 +281,9 @@ def separate_lyot(image):
     Returns
     -------
     science, lyot : `~astropy.nddata.CCDData`
-        Copies of the image, masked inside of the region (rows from 735, columns up
-        to 290 of the full array, 0-based) and outside of it; the second is `None`
-        for a subarray without the region. Flags get DO_NOT_USE and NON_SCIENCE.
+        Copies of the image, masked inside of the region (rows from 735 and columns up to 290
+        of the full array, counted from 0) and outside of it. The second is `None` for a
+        subarray without the region. Masked pixels get the flags DO_NOT_USE and NON_SCIENCE.
     """
     region = lyot_region(image.meta, image.data.shape)
     science = copy.deepcopy(image)

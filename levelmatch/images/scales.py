@@ -10,46 +10,67 @@ from astropy import units as u
 
 from levelmatch.exceptions import FluxScaleWarning, LevelMatchWarning
 from levelmatch.images.sources import FileSource
-from levelmatch.images.units import UnknownUnit, is_extensive, is_logarithmic
+from levelmatch.images.units import UnknownUnit, is_extensive, is_logarithmic, is_per_beam
 
-__all__ = ["compare_scales", "flux_factors", "image_values", "scaled_frames"]
+__all__ = [
+    "area_factors",
+    "beam_factors",
+    "compare_scales",
+    "flux_factors",
+    "image_values",
+    "scaled_frames",
+]
 
 
-# Pixels whose areas differ by less than this part are of one scale.
-SAME_AREA = 0.02
+# Images of one camera: sorted by pixel area, each is within this factor of the next.
+SAME_CAMERA = 1.1
+# Zero points in magnitudes lie in this range.
+ZERO_POINTS = (-10.0, 60.0)
+# Flux scales of one call lie within this factor of their median.
+MAX_FACTOR = 1e3
+# Single precision holds the product of an image and a factor in this range.
+FACTORS = (1e-15, 1e15)
+# Keywords that hold a number near a magnitude's but are none.
+NO_MAGNITUDES = (
+    "AIRMASS CCDGAIN DIT EFFEXPTM EXPOSURE EXPTIME FLXSCALE GAIN ITIME NCOMBINE PHOTFLAM PHOTMJSR "
+    "RDNOISE TELAPSE TEXPTIME XPOSURE"
+).split()
 
 
-def compare_scales(frames):
+def compare_scales(frames, pixel_area="auto"):
     """Return the factors that bring the frames to one unit, and that unit.
 
-    Surface brightness and brightness temperature compare directly; counts, fluxes and
-    what is per pixel are scaled by the solid angle of the pixel, to that of the first frame
-    by name.
+    Surface brightness and brightness temperature compare directly. Values per beam are divided
+    by the solid angle of the beam, relative to that of the first frame by name. Values per
+    pixel (counts, electrons, photons, fluxes) compare directly between images of one camera,
+    since flat-fielded images have equal sky in all pixels; between cameras they are divided
+    by the pixel area.
 
     Parameters
     ----------
     frames : list of `Frame`
         The frames.
+    pixel_area : {"auto", True, False}
+        See `~levelmatch.ReadOptions`.
 
     Returns
     -------
     scales : `~numpy.ndarray`, shape (n,)
-        Factors from each frame's unit to the common one, and to the flux scale in which
-        it comes out.
+        Factors from each frame's unit to the common one, times its ``output_factor``.
     unit : `~astropy.units.Unit` or None
         The common unit: that of the first frame by name.
 
     Raises
     ------
     `~astropy.units.UnitsError`
-        If units differ in kind, or are logarithmic.
+        If units differ in kind, or are logarithmic; or if a header lacks its beam.
 
     Warns
     -----
     LevelMatchWarning
         If the common unit is not understood.
     FluxScaleWarning
-        If pixel scales differ, and the unit does not tell whether values grow with them.
+        If pixel areas differ, and the unit does not show whether values grow with them.
     """
     first = min(frames, key=lambda frame: frame.name)
     factors = np.array([_unit_factor(frame, first) for frame in frames])
@@ -60,21 +81,101 @@ def compare_scales(frames):
             "taken as it is; write BUNIT as astropy does"
         )
         warnings.warn(msg, LevelMatchWarning, stacklevel=4)
-    extensive = is_extensive(first.unit)
-    if extensive is False:
+    factors *= beam_factors(frames, first)
+    areas = area_factors(frames, pixel_area)
+    if is_extensive(first.unit) is None and pixel_area == "auto":
+        _warn_unit_without_area(frames, first, areas)
         return factors, first.unit
-    areas = first.grid.pixel_area / np.array([frame.grid.pixel_area for frame in frames])
-    if extensive:
-        return factors * areas, first.unit
+    return factors * areas, first.unit
+
+
+def area_factors(frames, pixel_area="auto"):
+    """Return the factors that bring values per pixel to one pixel area, shape (n,).
+
+    Parameters
+    ----------
+    frames : list of `Frame`
+        The frames.
+    pixel_area : {"auto", True, False}
+        Take the mean pixel area of each camera's images, or that of each image, or none.
+        Cameras are told apart by gaps of more than 10 % between the sorted areas.
+
+    Returns
+    -------
+    factors : `~numpy.ndarray`, shape (n,)
+        Pixel area of the first frame by name over that of each frame; 1 for units whose values
+        do not depend on it.
+    """
+    first = min(range(len(frames)), key=lambda k: frames[k].name)
+    if is_extensive(frames[first].unit) is False or not pixel_area:
+        return np.ones(len(frames))
+    areas = np.array([frame.grid.pixel_area for frame in frames])
+    if pixel_area == "auto":
+        areas = _camera_areas(areas)
+    return areas[first] / areas
+
+
+def _camera_areas(areas):
+    """Return the mean area of the images of the same camera, for each image."""
+    order = np.argsort(areas, kind="stable")
+    gaps = areas[order][1:] > SAME_CAMERA * areas[order][:-1]
+    camera = np.concatenate([[0], np.cumsum(gaps)])
+    mean = np.bincount(camera, areas[order]) / np.bincount(camera)
+    out = np.empty(len(areas))
+    out[order] = mean[camera]
+    return out
+
+
+def _warn_unit_without_area(frames, first, areas):
+    """Warn of different pixel areas where the unit does not show what to do."""
     k = int(np.abs(np.log(areas)).argmax())
-    if abs(np.log(areas[k])) > SAME_AREA:
-        name = "no unit" if first.unit is None else f"the unit {str(first.unit)!r}"
-        msg = (
-            f"{frames[k].name} and {first.name} differ in pixel scale and have {name}: taken as "
-            "surface brightness, which does not depend on it; give a unit, such as ct, if it does"
-        )
-        warnings.warn(msg, FluxScaleWarning, stacklevel=4)
-    return factors, first.unit
+    if areas[k] == 1:
+        return
+    name = "no unit" if first.unit is None else f"the unit {str(first.unit)!r}"
+    msg = (
+        f"{frames[k].name} and {first.name} differ in pixel scale and have {name}: taken as "
+        "surface brightness, which does not depend on it; pixel_area=True compares values per "
+        "pixel, pixel_area=False confirms surface brightness"
+    )
+    warnings.warn(msg, FluxScaleWarning, stacklevel=5)
+
+
+def beam_factors(frames, first):
+    """Return the factors that bring values per beam to the beam of one frame, shape (n,).
+
+    Parameters
+    ----------
+    frames : list of `Frame`
+        The frames, in one kind of unit.
+    first : `Frame`
+        The frame whose beam counts.
+
+    Raises
+    ------
+    `~astropy.units.UnitsError`
+        If some of the headers have a beam and others have none; the message names one.
+    """
+    if not is_per_beam(first.unit):
+        return np.ones(len(frames))
+    beams = {frame.name: _beam_area(frame) for frame in frames}
+    known = [name for name, beam in beams.items() if beam is not None]
+    if not known:
+        return np.ones(len(frames))
+    for name, beam in beams.items():
+        if beam is None:
+            msg = (
+                f"{name}: its unit is per beam, and its header has no beam (BMAJ, BMIN) as that "
+                f"of {known[0]} has; add the two keywords, or convert the images to MJy/sr"
+            )
+            raise u.UnitsError(msg)
+    return np.array([beams[first.name] / beams[frame.name] for frame in frames])
+
+
+def _beam_area(frame):
+    """Return the product of the beam's axes, `None` if the header has no good one."""
+    axes = [frame.meta.get(key) for key in ("BMAJ", "BMIN")]
+    good = all(isinstance(a, Real) and np.isfinite(a) and a > 0 for a in axes)
+    return float(axes[0]) * float(axes[1]) if good else None
 
 
 def flux_factors(frames, flux_scale):
@@ -96,11 +197,56 @@ def flux_factors(frames, flux_scale):
     if flux_scale is None:
         return np.ones(len(frames))
     if isinstance(flux_scale, str):
-        points = {f.product: _zero_point(f, flux_scale) for f in frames}
-        first = points[min(points)]
-        values = {name: _zero_point_factor(point, first) for name, point in points.items()}
-        return _positive(frames, values, "flux_scale", f"the keyword {flux_scale!r}")
-    return image_values(frames, flux_scale, "flux_scale")
+        return _keyword_factors(frames, flux_scale)
+    factors = image_values(frames, flux_scale, "flux_scale")
+    typical = float(np.median(factors))
+    for frame, factor in zip(frames, factors.tolist(), strict=True):
+        far = max(factor / typical, typical / factor) > MAX_FACTOR
+        if far or not FACTORS[0] <= factor <= FACTORS[1]:
+            msg = (
+                f"{frame.product}: flux_scale: the factor {factor:g} is not that of a flux scale: "
+                f"it differs from the median factor {typical:g} by more than {MAX_FACTOR:g} times"
+                if far
+                else f"{frame.product}: flux_scale: the factor {factor:g} is beyond "
+                f"{FACTORS[0]:g} to {FACTORS[1]:g}; change the unit of the images instead"
+            )
+            raise ValueError(msg)
+    return factors
+
+
+def _keyword_factors(frames, keyword):
+    """Return the factors by zero points, in magnitudes, of a header keyword."""
+    points = {f.product: _number_of(f, keyword) for f in frames}
+    first = min(points)
+    for name, point in sorted(points.items(), key=lambda item: -abs(item[1] - points[first])):
+        with np.errstate(over="ignore", under="ignore"):
+            factor = float(np.power(10.0, -0.4 * (point - points[first])))
+        in_range = ZERO_POINTS[0] <= point <= ZERO_POINTS[1]
+        close = 1 / MAX_FACTOR <= factor <= MAX_FACTOR
+        if keyword.upper() in NO_MAGNITUDES or not (in_range and close):
+            msg = (
+                f"{name}: flux_scale: the keyword {keyword!r} is {point:g} ({points[first]:g} in "
+                f"{first}), which is no zero point in magnitudes: the factor is {factor:.3g}; "
+                "name the keyword of the zero point, or give the factors themselves"
+            )
+            raise ValueError(msg)
+    return np.array([10 ** (-0.4 * (points[f.product] - points[first])) for f in frames])
+
+
+def _number_of(frame, keyword):
+    """Return the zero point of a frame."""
+    point = _zero_point(frame, keyword)
+    try:
+        value = np.nan if isinstance(point, bool) else float(point)
+    except (TypeError, ValueError):
+        value = np.nan
+    if not np.isfinite(value):
+        msg = (
+            f"{frame.product}: flux_scale: the keyword {keyword!r} is missing or not a number: "
+            f"{frame.meta.get(keyword)!r}"
+        )
+        raise ValueError(msg)
+    return value
 
 
 def image_values(frames, values, argument):
@@ -114,7 +260,7 @@ def image_values(frames, values, argument):
         A header keyword with the numbers, numbers in the order of the images, or by
         their names.
     argument : str
-        What they are, for error messages.
+        The argument's name, for error messages.
 
     Raises
     ------
@@ -136,7 +282,7 @@ def image_values(frames, values, argument):
 
 
 def _positive(frames, values, argument, source):
-    """Return the numbers of frames by the names of their images, all of them positive."""
+    """Return the numbers of the frames' images, all of them positive."""
     for name, value in values.items():
         if not (isinstance(value, Real) and np.isfinite(value) and value > 0):
             msg = f"{name}: {argument}: {source} is missing or not a positive number: {value!r}"
@@ -145,7 +291,7 @@ def _positive(frames, values, argument, source):
 
 
 def scaled_frames(frames, factors, flux_scale):
-    """Return the frames with factors that their pixels are to be multiplied by in the end.
+    """Return the frames with the factors on their corrected pixels.
 
     Parameters
     ----------
@@ -154,7 +300,7 @@ def scaled_frames(frames, factors, flux_scale):
     factors : `~numpy.ndarray`, shape (n,)
         See `flux_factors`.
     flux_scale : None, str, sequence or mapping
-        Where they come from; a keyword's zero point changes along.
+        The option; the zero point of a keyword changes with the factors.
     """
     keyword = flux_scale if isinstance(flux_scale, str) else ""
     return [
@@ -167,20 +313,12 @@ def scaled_frames(frames, factors, flux_scale):
 
 
 def _zero_point(frame, keyword):
-    """Zero point of a frame's header, moved by what an earlier function has done to it."""
+    """Return the zero point in a frame's header, times the factor of an earlier function."""
     point = frame.meta.get(keyword)
     if frame.zero_point != keyword:
         return point
     try:
         return float(point) + 2.5 * np.log10(frame.output_factor)
-    except (TypeError, ValueError):
-        return None
-
-
-def _zero_point_factor(point, first):
-    """Factor from the counts of one magnitude zero point to those of another, or `None`."""
-    try:
-        return float(10 ** (-0.4 * (float(point) - float(first))))
     except (TypeError, ValueError):
         return None
 

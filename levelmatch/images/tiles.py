@@ -1,9 +1,11 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
 """Assign images to tiles."""
 
+import warnings
+
 import numpy as np
 
-from levelmatch.exceptions import FrameError
+from levelmatch.exceptions import FrameError, LevelMatchWarning
 from levelmatch.sky.overlaps import overlap_groups
 
 __all__ = ["assign_tiles"]
@@ -22,12 +24,13 @@ def assign_tiles(frames, group_by):
     Raises
     ------
     FrameError
-        If an image lacks the keys; the message names it.
+        If an image lacks a keyword, or its value; the message names it.
     """
     if callable(group_by):
         tiles = [str(group_by(f.whole or f.name, f.meta.copy())) for f in frames]
     elif not isinstance(group_by, str):
         tiles = _tiles_by_cards(frames, list(group_by))
+        _warn_apart(frames, tiles, group_by)
     elif group_by == "auto":
         if all(frame.tile for frame in frames):
             return frames
@@ -39,6 +42,7 @@ def assign_tiles(frames, group_by):
         tiles = _tiles_by_jwst(frames)
     else:
         tiles = _tiles_by_cards(frames, [group_by])
+        _warn_apart(frames, tiles, group_by)
     return [frame.with_keys(tile=tile) for frame, tile in zip(frames, tiles, strict=True)]
 
 
@@ -64,10 +68,28 @@ def _tiles_by_cards(frames, keywords):
 
 
 def _card(frame, key):
-    if key == "FILENAME" and key not in frame.meta:
-        # The two parts of one image have one name.
+    if key == "FILENAME":
+        # The card may be that of an earlier file; the two parts of one image have one name.
         return frame.product
-    if key not in frame.meta:
-        msg = f"{frame.name}: group_by: the header has no keyword {key!r}; name another"
+    text = str(frame.meta[key]).strip() if key in frame.meta else ""
+    if not text:
+        what = "has no value for" if key in frame.meta else "has no"
+        msg = f"{frame.name}: group_by: the header {what} keyword {key!r}; name another"
         raise FrameError(msg)
-    return str(frame.meta[key]).strip()
+    return text
+
+
+def _warn_apart(frames, tiles, group_by):
+    """Warn of tiles, by header keywords, whose images do not overlap."""
+    label = overlap_groups([frame.whole_grid for frame in frames], fraction=0.0)
+    first = {}
+    for frame, tile, group in zip(frames, tiles, label, strict=True):
+        other = first.setdefault(tile, (group, frame))
+        if other[0] != group:
+            msg = (
+                f"{other[1].name} and {frame.name} are one tile by group_by={group_by!r} "
+                f"({tile!r}), and do not overlap, nor through others: each gets its own "
+                "correction"
+            )
+            warnings.warn(msg, LevelMatchWarning, stacklevel=5)
+            return

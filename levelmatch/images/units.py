@@ -1,5 +1,5 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
-"""Units of images: as headers write them, and whether they grow with the area of a pixel."""
+"""Units of images: how headers write them, and whether values grow with the pixel area."""
 
 import re
 import warnings
@@ -11,13 +11,14 @@ __all__ = [
     "UnknownUnit",
     "is_extensive",
     "is_logarithmic",
+    "is_per_beam",
     "read_unit",
     "recorded_unit",
     "unit_text",
 ]
 
 
-# What headers write beside astropy's names, in upper case.
+# Spellings in headers that astropy does not know, in upper case.
 _WORDS = {
     "A": "Angstrom",
     "ADU": "adu",
@@ -60,12 +61,12 @@ _WHOLE = {
     "MJY/SR": u.MJy / u.sr,
     "UNITLESS": u.dimensionless_unscaled,
 }
-# Of what each pixel collects its share.
+# Quantities that a pixel collects over its area.
 _COLLECTED = {u.ct, u.adu, u.DN, u.electron, u.ph, u.mgy, u.kg}
 
 
 class UnknownUnit(u.IrreducibleUnit):
-    """A unit that only its name is known of: equal to itself alone."""
+    """A unit that astropy does not know; it equals only itself."""
 
     def __reduce__(self):
         return _unknown_unit, (self.name,)
@@ -78,7 +79,7 @@ def _unknown_unit(text):
 
 @lru_cache
 def read_unit(text):
-    """Return the unit of a text, as headers write it; an `UnknownUnit` if it is not understood.
+    """Return the unit that a header writes as a text; an `UnknownUnit` if it is not understood.
 
     Parameters
     ----------
@@ -98,7 +99,7 @@ def read_unit(text):
     unit = _parsed(text)
     # No image is in siemens or per ampere, but per second or Angstrom.
     if unit is None or u.A in unit.decompose().bases:
-        # A brightness temperature says in brackets which.
+        # The kind of a brightness temperature stands in brackets.
         common = re.sub(r"(?<=K) *\(T[^)]*\)", "", text, flags=re.IGNORECASE)
         common = re.sub(r"\be-?(?![\w-])", "electron", common, flags=re.IGNORECASE)
         unit = _parsed(re.sub(r"[A-Za-z]+", lambda m: _WORDS.get(m[0].upper(), m[0]), common))
@@ -114,12 +115,12 @@ def recorded_unit(text):
 
 
 def unit_text(unit):
-    """Return a unit as text, its fractions without blanks."""
+    """Return a unit as text, fractions without blanks."""
     return f"{unit}".replace(" / ", "/")
 
 
 def _parsed(text):
-    """The unit by astropy, `None` if it does not know it; how it is written is no matter."""
+    """Return the unit by astropy without its warnings, `None` if it does not know it."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", u.UnitsWarning)
@@ -129,17 +130,17 @@ def _parsed(text):
 
 
 def is_logarithmic(unit):
-    """Whether a unit is of logarithms, which do not add: a magnitude, a dex, a decibel."""
+    """Return whether a unit is logarithmic (magnitude, dex, decibel), so that values do not add."""
     if isinstance(unit, u.function.FunctionUnitBase):
         return True
     return unit is not None and u.dex in unit.decompose().bases
 
 
 def is_extensive(unit):
-    """Whether what a unit measures grows with the area of a pixel; `None` if it does not tell.
+    """Return whether values grow with the pixel area; `None` if the unit does not show it.
 
-    Counts, electrons, photons and fluxes do, and whatever is per pixel; surface brightness,
-    per solid angle or per beam, and brightness temperature do not.
+    Counts, electrons, photons, fluxes and values per pixel do. Surface brightness, per solid
+    angle or per beam, and brightness temperature do not.
     """
     if unit is None:
         return None
@@ -152,3 +153,11 @@ def is_extensive(unit):
     if any(bases.get(base, 0) == 1 for base in _COLLECTED):
         return True
     return False if u.K in bases else None
+
+
+def is_per_beam(unit):
+    """Return whether a unit is per beam, such as Jy/beam."""
+    if unit is None:
+        return False
+    unit = unit.decompose()
+    return dict(zip(unit.bases, unit.powers, strict=True)).get(u.beam, 0) == -1

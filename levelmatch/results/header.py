@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from levelmatch.exceptions import FrameError
+from levelmatch.images.sky_cards import pending_levels
 from levelmatch.images.units import unit_text
 
 __all__ = ["Story", "add_provenance", "check_not_matched", "provenance_entry", "remove_provenance"]
@@ -23,6 +24,7 @@ NUMBER_WIDTH = 10 + 24 + 3
 # Of the text in a HISTORY card.
 HISTORY_WIDTH = 72
 SIGNED = "levelmatch "
+CLEARED = " sky level of a later step set to 0: "
 # The error and the reference, in HISTORY's words.
 TOLD = re.compile(r" \+- (\S+), slopes .* relative to (.+?)(?: \(science\)| \(lyot\))?$")
 
@@ -104,9 +106,27 @@ def add_provenance(meta, frame, story, part=""):
             _add_totals(meta, applied, values / before, error / before, unit)
     if frame.output_factor != 1.0 and part != "lyot":
         _add_factor(meta, frame, story, before)
+    if frame.corrections and part != "lyot":
+        _clear_levels(meta, story)
     if frame.corrections and story.record:
         _add_history(meta, f"{_signature(story)} record {story.record} {story.sha256}")
         _set_record(meta, story.record, story.sha256)
+
+
+def _clear_levels(meta, story):
+    """Set sky levels that are not subtracted yet to zero: corrected images have equal skies."""
+    for key, level in pending_levels(meta).items():
+        meta[key] = 0.0
+        _add_history(meta, f"{_signature(story)}{CLEARED}{key} was {level!r}")
+
+
+def _restore_levels(header, story):
+    """Undo `_clear_levels`."""
+    start = _signature(story) + CLEARED
+    for line in _unfolded(header):
+        if line.startswith(start):
+            key, _, level = line.removeprefix(start).removesuffix(" .").split()
+            header[key] = float(level)
 
 
 def _add_factor(meta, frame, story, before):
@@ -208,6 +228,7 @@ def remove_provenance(header, frame, story):
     story : `Story`
         The run, with its record.
     """
+    _restore_levels(header, story)
     for index in reversed(_own_history(header, _signature(story))):
         del header[index]
     earlier = [line for line in _unfolded(header) if line.startswith(SIGNED)]

@@ -200,9 +200,18 @@ def scaled_frames(images, *, dq_bits=None, hdu=None):
     """
     frames = collect_frames(images, dq_bits=dq_bits, hdu=hdu)
     if hasattr(images, "frames"):
-        return frames, images.unit
+        return _with_lyot_pixels(frames), images.unit
     scales, unit = compare_scales(frames)
     return [f.with_keys(scale=s) for f, s in zip(frames, scales, strict=True)], unit
+
+
+def _with_lyot_pixels(frames):
+    """Return the frames, whole where their Lyot region was left out of the comparison only."""
+    split = {frame.product for frame in frames if frame.part == "lyot"}
+    return [
+        frame if frame.part == "lyot" or frame.product in split else frame.with_keys(region=None)
+        for frame in frames
+    ]
 
 
 # --------------------------------------------------------------------------------------

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from levelmatch.images import jwst
 from levelmatch.images.frame import Frame
 from levelmatch.record.record import RECORD_NAME, Record
 from levelmatch.results.files import check_outputs, corrected_image, write_product
@@ -175,7 +174,7 @@ def make_products(frames, *, recombine):
             products.append(Product(frame.name, frame))
             continue
         done.add(name)
-        region = jwst.lyot_region(frame.meta, frame.shape)
+        region = partner.region
         products.append(
             Product(name, frame, partner, region) if region else Product(frame.name, frame)
         )
