@@ -6,7 +6,7 @@ import re
 
 import numpy as np
 
-__all__ = ["count", "decimals", "fixed", "label_names", "short_names", "values"]
+__all__ = ["count", "decimals", "fixed", "label_names", "list_names", "short_names", "values"]
 
 # Characters that a short name is to have at most, if that tells names apart.
 SHORT_NAME = 13
@@ -123,16 +123,50 @@ def _without_common(columns, closer, start):
     return [re.sub("\0+[_-]?", "\u2026", name).lstrip("\u2026") for name in cut], pattern
 
 
+# More decimals than this, or numbers of more digits, are written with a power of ten.
+MAX_DECIMALS, MAX_DIGITS = 7, 9
+
+
 def decimals(errors):
-    """Return the decimals that show the median of errors to two digits; 4 without any."""
+    """Return the number of decimals that shows the median error with two digits.
+
+    Parameters
+    ----------
+    errors : array-like of float
+        The errors; those that are not positive and finite are ignored.
+
+    Returns
+    -------
+    digits : int
+        Negative where two digits end before the decimal point; 4 without any error.
+    """
     errors = np.asarray(errors, dtype=float)
     errors = errors[np.isfinite(errors) & (errors > 0)]
     if len(errors) == 0:
         return 4
-    return int(np.clip(1 - np.floor(np.log10(np.median(errors))), 0, 12))
+    return int(1 - np.floor(np.log10(np.median(errors))))
 
 
 def fixed(value, digits):
-    """Return a number with so many decimals; a rounded zero has no sign."""
+    """Return a number as text, rounded to a number of decimals; a rounded zero has no sign.
+
+    Very small and very large numbers have a power of ten, and end at the same decimal.
+    """
+    value = float(value)
+    if not np.isfinite(value):
+        return str(value)
+    rounded = round(value, digits) if digits > 0 else value
+    size = int(np.floor(np.log10(abs(rounded)))) if rounded else 0
+    if digits > MAX_DECIMALS or size >= MAX_DIGITS:
+        if rounded == 0 or size + digits < 0:
+            return "0"
+        return f"{value:.{size + digits}e}"
     # Adding zero makes a negative zero positive.
-    return f"{round(float(value), digits) + 0.0:.{digits}f}"
+    text = f"{value:.{max(digits, 0)}f}"
+    return f"{float(text) + 0.0:.{max(digits, 0)}f}"
+
+
+def list_names(names, most=5):
+    """Return names joined by commas, and the number of those beyond the first ones."""
+    more = len(names) - most
+    return ", ".join(names[:most]) + (f" and {more} more" if more > 0 else "")

@@ -12,7 +12,7 @@ from levelmatch.images.background import local_level
 from levelmatch.images.corrections import AppliedCorrection, Correction
 from levelmatch.solve.passes import shift_levels, solve_pass, subtract_solution
 
-__all__ = ["correct_frames", "run_steps", "warn_flux_scales"]
+__all__ = ["correct_frames", "differing_scales", "run_steps", "warn_flux_scales"]
 
 
 logger = getLogger(__name__)
@@ -99,12 +99,18 @@ def _steps(before, after):
     )
 
 
+def differing_scales(measured, limit):
+    """Return whether the flux scales of each pair differ significantly, shape (n,)."""
+    size, error = np.abs(measured.gain), np.hypot(measured.gain_error, 1e-3)
+    return (size > limit) & (size > FLUX_SIGMA * error)
+
+
 def warn_flux_scales(frames, measured, limit):
     """Warn, once, of pairs whose difference depends on brightness."""
-    error = np.hypot(measured.gain_error, 1e-3)
-    wrong = (np.abs(measured.gain) > limit) & (np.abs(measured.gain) > FLUX_SIGMA * error)
+    wrong = differing_scales(measured, limit)
     if not wrong.any():
         return
+    error = np.hypot(measured.gain_error, 1e-3)
     p = np.flatnonzero(wrong)[np.argmax(np.abs(measured.gain[wrong]) / error[wrong])]
     i, j = measured.first[p], measured.second[p]
     msg = (
