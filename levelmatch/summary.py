@@ -61,6 +61,8 @@ LONE = {
 NO_OVERLAP, NONE_KEPT = "no overlap", "no pair kept"
 # Sets of images whose references are named in the summary.
 MAX_REFERENCES = 3
+# The worst seam is a finding if its residual is larger than so many standard errors.
+NOTED_SIGMA = 3.0
 # Findings that the headline names.
 MAX_FINDINGS = 4
 
@@ -99,8 +101,8 @@ def verdict(result):
     if len(facts.closures) == 0:
         return f"Steps of {before} are removed, but no loop of pairs tests the result."
     after = (
-        f"{seams.after:.3g} {unit} rms ({seams.after_worst:.3g} at worst), that is "
-        f"{seams.sigma:.1f} \u03c3 rms ({seams.sigma_worst:.1f} \u03c3 at worst)"
+        f"{seams.after:.3g} {unit} rms ({seams.after_worst:.3g} at worst), or "
+        f"{seams.sigma:.1f} \u03c3 ({seams.sigma_worst:.1f} \u03c3 at worst), after"
     )
     if seams.n_bad == 0 and seams.sigma < 2:
         head = "The seams agree within their errors"
@@ -109,25 +111,22 @@ def verdict(result):
         head = f"{seams.n_bad} of {n_kept} {noun} not agree within the errors"
     else:
         head = "The seams do not agree within their errors"
-    return f"{head}: steps of {before} before, {after} after matching."
+    return f"{head}: {before} before matching, {after}."
 
 
 def headline(result):
     """Return the verdict, and a sentence that names the findings to look at first."""
     facts = Facts.of(result)
     words = [finding.words for finding in findings(facts)]
-    if not words:
-        return [verdict(facts)]
-    more = len(words) - MAX_FINDINGS
-    shown = "; ".join(words[:MAX_FINDINGS]) + (f"; {more} more, see the notes" if more > 0 else "")
-    return [verdict(facts), f"Look first at: {shown}."]
+    shown = "; ".join(words[:MAX_FINDINGS])
+    return [verdict(facts), f"Look first at: {shown}."] if shown else [verdict(facts)]
 
 
 def findings(result):
     """Return the `Finding` objects of a result, the most important first."""
     facts = Facts.of(result)
     return [
-        *_seam_findings(facts),
+        *(f for f in _seam_findings(facts) if facts.seams.sigma_worst > NOTED_SIGMA),
         *_suspect_findings(facts),
         *_flux_findings(facts),
         *_slope_findings(facts),
@@ -250,7 +249,8 @@ def _has_lone_groups(matched):
 def notes(result):
     """Return sentences on rejected pairs, suspect images, flux scales and sets."""
     facts = Facts.of(result)
-    found = [finding.sentence for finding in findings(facts)[len(list(_seam_findings(facts))) :]]
+    # The worst seam is not a note: `trust_lines` always names it.
+    found = [f.sentence for f in findings(facts) if f not in list(_seam_findings(facts))]
     return [*_pair_notes(facts), *found, *_set_notes(facts)]
 
 

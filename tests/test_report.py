@@ -19,7 +19,7 @@ from levelmatch import FrameError, LevelMatchWarning, SolveOptions, match_levels
 from levelmatch.record.record import Record, read_record
 from levelmatch.report.page import make_page
 from levelmatch.report.tables import pair_order
-from levelmatch.summary import Facts, verdict, worst_seam
+from levelmatch.summary import Facts, findings, verdict
 from levelmatch.testing import simulate_generic, simulate_miri
 
 EVIL = "<script>alert('x')</script>&\"$title"
@@ -288,15 +288,23 @@ def test_tables(result, no_pictures):
 
 
 def test_the_headline_is_on_top(no_pictures):
-    images = list(simulate_generic(n_images=4, shape=(64, 64), seed=3).images)
+    dark = {"stars": False, "nebula": False, "galaxy": False}
+    simulated = simulate_generic(
+        n_images=9, shape=(48, 48), layout="pile", overlap=0.6, noise=0.1, seed=1, **dark
+    )
+    images = list(simulated.images)
+    images[4].data[:, :30] += 5
     facts = Facts(match_levels(images))
     text = make(facts.result)
     (top,) = re.findall(r'<section class="headline".*?</section>', text, re.DOTALL)
     assert text.index(top) < text.index("<h2>Summary")
-    seam = worst_seam(facts)
-    assert f'Look first at: <a href="#p{seam.row}">the worst seam, {seam.image1}' in top
+    found = findings(facts)
+    assert found
+    for finding in found[:4]:
+        assert f'<a href="#{finding.target[0][0]}{finding.target[1]}">{finding.words}</a>' in top
     assert verdict(facts) in Page(text).text
     assert "Matched by match_levels on 20" in Page(text).text
+    assert Page(text).column(0, "Mark")[4] == "suspect"
 
 
 def test_tiny_numbers(no_pictures):
