@@ -87,10 +87,11 @@ class Goal:
         value = self.score(samples) if samples else np.nan
         excused = 0.0
         if self.excuse is not None:
-            excused = np.mean([o.get(f"{self.label}: {self.excuse}", 0.0) for o in outcomes])
-        low = self.low - slack * abs(self.low)
-        met = low <= value <= self.high + slack * abs(self.high) or excused >= MOSTLY
-        return Figure(self, value, float(excused), bool(met))
+            flags = [o.get(f"{self.label}: {self.excuse}", 0.0) for o in outcomes]
+            excused = float(np.mean(flags)) if flags else 0.0
+        low, high = _widened(self.low, -slack), _widened(self.high, slack)
+        met = low <= value <= high or excused >= MOSTLY
+        return Figure(self, value, excused, bool(met))
 
     @property
     def range(self):
@@ -101,6 +102,10 @@ class Goal:
         if np.isinf(self.high):
             return f"at least {self.low:g}{excuse}"
         return f"{self.low:g} to {self.high:g}{excuse}"
+
+
+def _widened(limit, slack):
+    return limit + slack * abs(limit) if np.isfinite(limit) else limit
 
 
 @dataclass(frozen=True)

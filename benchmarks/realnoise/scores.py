@@ -157,11 +157,11 @@ def closure_of(match):
 def suspects_of(match):
     """Return the names of the images that the result suspects, the worst first.
 
-    ``result.suspects`` is a table with a column ``name``, or a sequence of names.
+    ``result.suspects`` is a table with a column ``name`` or ``image``, or a sequence of names.
     """
     found = getattr(match.result, "suspects", ())
     if hasattr(found, "colnames"):
-        found = found["name"]
+        found = found["name" if "name" in found.colnames else "image"]
     return [str(name) for name in found]
 
 
