@@ -13,6 +13,7 @@ __all__ = [
     "LevelMatchError",
     "LevelMatchWarning",
     "NoOverlapError",
+    "PatternWarning",
     "RecordError",
 ]
 
@@ -51,6 +52,10 @@ class DisconnectedWarning(LevelMatchWarning):
 
 class FluxScaleWarning(LevelMatchWarning):
     """Images whose flux scales differ, so that their difference depends on brightness."""
+
+
+class PatternWarning(LevelMatchWarning):
+    """Images of a detector that share a pattern, which no level or plane corrects."""
 
 
 class LevelMatchDeprecationWarning(LevelMatchWarning, AstropyDeprecationWarning):

@@ -251,7 +251,7 @@ def notes(result):
     facts = Facts.of(result)
     # The worst seam is not a note: `trust_lines` always names it.
     found = [f.sentence for f in findings(facts) if f not in list(_seam_findings(facts))]
-    return [*_pair_notes(facts), *found, *_set_notes(facts)]
+    return [*_pair_notes(facts), *found, *_pattern_notes(facts), *_set_notes(facts)]
 
 
 def _pair_notes(facts):
@@ -277,6 +277,11 @@ def _pair_notes(facts):
             f"{count(low, 'pair')} at odds with the others, with less than half of the weight."
         )
     return out
+
+
+def _pattern_notes(facts):
+    sentences = [p.sentence(facts.unit_words) for q in facts.passes for p in q.patterns]
+    return [f"{sentence[:1].upper()}{sentence[1:]}." for sentence in sentences]
 
 
 def _reason_words(options):

@@ -7,10 +7,11 @@ from logging import getLogger
 
 import numpy as np
 
-from levelmatch.exceptions import FluxScaleWarning
+from levelmatch.exceptions import FluxScaleWarning, PatternWarning
 from levelmatch.images.background import local_level
 from levelmatch.images.corrections import AppliedCorrection, Correction
 from levelmatch.solve.passes import shift_levels, solve_pass, subtract_solution
+from levelmatch.solve.patterns import find_patterns
 
 __all__ = ["correct_frames", "differing_scales", "run_steps", "warn_flux_scales"]
 
@@ -52,6 +53,7 @@ def run_steps(frames, steps, measured, used, options, *, sky=None, local=local_l
     for k, step in enumerate(_hold_named(steps, frames, used)):
         rows = np.flatnonzero(used == k)
         result = solve_pass(step.plan(frames), frames, table, rows, options, sky=sky)
+        result = replace(result, patterns=_warn_patterns(result, frames, table))
         table = subtract_solution(table, result)
         results.append(result)
         before, frames = frames, _mark_subsets(correct_frames(frames, result), result)
@@ -69,6 +71,18 @@ def run_steps(frames, steps, measured, used, options, *, sky=None, local=local_l
             result.solution.floor,
         )
     return frames, results
+
+
+def _warn_patterns(result, frames, table):
+    """Return the patterns that stay with a detector, and warn of each."""
+    if not len(result.rows) or frames[0].transform is None:
+        # Recorded images have no WCS.
+        return ()
+    patterns = tuple(find_patterns(result, frames, table))
+    for pattern in patterns:
+        unit = "" if frames[0].unit is None else str(frames[0].unit)
+        warnings.warn(pattern.sentence(unit), PatternWarning, stacklevel=5)
+    return patterns
 
 
 def _hold_named(steps, frames, used):
