@@ -16,7 +16,6 @@ _HOMES = {
     "MatchResult": "results.result",
     "MeasureOptions": "options",
     "NoOverlapError": "exceptions",
-    "PatternWarning": "exceptions",
     "ReadOptions": "options",
     "Record": "record.record",
     "RecordError": "exceptions",

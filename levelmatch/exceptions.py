@@ -13,13 +13,12 @@ __all__ = [
     "LevelMatchError",
     "LevelMatchWarning",
     "NoOverlapError",
-    "PatternWarning",
     "RecordError",
 ]
 
 
 class LevelMatchError(Exception):
-    """Data for which no result can be computed."""
+    """A state of the data that leaves the job without an answer."""
 
 
 class FrameError(LevelMatchError):
@@ -27,35 +26,31 @@ class FrameError(LevelMatchError):
 
 
 class NoOverlapError(LevelMatchError):
-    """No two images overlap."""
+    """No two images overlap where an answer needs it."""
 
 
 class DisconnectedError(LevelMatchError):
-    """Disconnected sets of images, which the options refuse."""
+    """Sets of images with no overlap between them, where the user asked to refuse them."""
 
 
 class RecordError(LevelMatchError):
-    """A file that is no record, a damaged record, or one of other files."""
+    """A record that is none, is damaged, or does not go with the files."""
 
 
 class ConvergenceError(LevelMatchError):
-    """Equations whose solution did not reach the required accuracy."""
+    """Equations whose solution did not reach the accuracy that is promised."""
 
 
 class LevelMatchWarning(AstropyUserWarning):
-    """A result that needs attention."""
+    """A result that needs a look."""
 
 
 class DisconnectedWarning(LevelMatchWarning):
-    """Disconnected sets of images, each with its own gauge."""
+    """Sets of images with no overlap between them, each with its own gauge."""
 
 
 class FluxScaleWarning(LevelMatchWarning):
-    """Images whose flux scales differ, so that their difference depends on brightness."""
-
-
-class PatternWarning(LevelMatchWarning):
-    """Images of a detector that share a pattern, which no level or plane corrects."""
+    """Images whose flux scales differ: their difference depends on brightness."""
 
 
 class LevelMatchDeprecationWarning(LevelMatchWarning, AstropyDeprecationWarning):

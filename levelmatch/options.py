@@ -84,6 +84,16 @@ def _check_number(name, value, kind):
         raise ValueError(msg)
 
 
+def _check_blank(blank):
+    """Refuse all but `None`, `False`, a number and a list of numbers."""
+    values = blank if isinstance(blank, list | tuple) else [blank]
+    if blank is None or blank is False:
+        return
+    if not values or not all(isinstance(v, Real) and not isinstance(v, bool) for v in values):
+        msg = f"blank: {blank!r} is neither None, False, a number nor a list of numbers"
+        raise TypeError(msg)
+
+
 @dataclass(frozen=True, kw_only=True)
 class ReadOptions:
     """How images are read, and the scale in which they are compared.
@@ -91,11 +101,30 @@ class ReadOptions:
     Parameters
     ----------
     hdu : None, int, str or tuple
-        The image's extension in files: index, name, or name and version, by default SCI, else
-        the first image.
-    dq_bits : None, int, str or list of str
+        The image's extension in files: index, name, or name and version, by default that of an
+        ImageFileCollection, else SCI, else the first image. A name of several extensions is
+        refused. A note names the images of a file that are not matched.
+    dq_bits : None, int, str or list
         Data-quality bits of files that make a pixel bad: a number, or names separated by
-        commas. By default DO_NOT_USE and NON_SCIENCE for JWST, any bit for others.
+        commas, after ~ all bits but these. Names are JWST's, or those of the header's cards
+        ``MP_name`` (LSST). By default DO_NOT_USE and NON_SCIENCE for JWST; BAD, SAT, CR, EDGE,
+        NO_DATA, INTRP and UNMASKEDNAN of bits with names in the header; any bit for others.
+    blank : None, False, float or list of float
+        Values of pixels without data, by default found: one exact value in large regions at
+        the border of an image or between its chips, which a note names. `False` for none.
+    planes : bool
+        Mask pixels by the extensions beside an image, weights, masks and flags. These are WHT,
+        WGT, WEIGHT, IVAR, INVVAR, COVERAGE, EXP or EXPOSURE, bad where not positive; MASK or
+        BPM, bad where not 0; MSK or DQM, by ``dq_bits``. DQ is always used.
+    weight_files : None, str, mapping or sequence of path
+        Files of weights, bad where not positive: a pattern such as {stem}.weight.fits beside
+        each image. Or the file of each image, by its name or in the order of the input.
+    mask_files : None, str, mapping or sequence of path
+        Files of masks, bad where not 0: a pattern such as {stem}_mask.fits beside each image.
+        Or the file of each image, by its name or in the order of the input.
+    on_error : {"raise", "skip"}
+        For an image that cannot be used: raise an error, or leave the image out with a
+        warning. The latter reads each image once more.
     flux_scale : None, str, sequence or mapping
         Header keyword of the zero point in magnitudes, or factors, that bring the images to
         one flux scale before they are compared. Factors are in the order of the input, or by
@@ -116,6 +145,11 @@ class ReadOptions:
 
     hdu: int | str | tuple | None = None
     dq_bits: int | str | list | None = None
+    blank: object = None
+    planes: bool = True
+    weight_files: object = None
+    mask_files: object = None
+    on_error: str = _choice("raise", "raise", "skip")
     flux_scale: object = None
     apply_flux_scale: bool = False
     rematch: bool = False
@@ -124,6 +158,7 @@ class ReadOptions:
 
     def __post_init__(self):
         _check(self)
+        _check_blank(self.blank)
         if self.apply_flux_scale and self.flux_scale is None:
             msg = "apply_flux_scale: there is nothing to apply without flux_scale"
             raise ValueError(msg)

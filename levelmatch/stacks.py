@@ -8,7 +8,7 @@ import numpy as np
 from levelmatch.docstrings import share_parameters
 from levelmatch.images.collect import collect_frames
 from levelmatch.measure.overlaps import Overlaps
-from levelmatch.options import Settings
+from levelmatch.options import ReadOptions, Settings
 from levelmatch.results.mosaic import scaled_frames, stack_frames
 from levelmatch.solve.passes import solve_pass
 from levelmatch.solve.run import correct_frames
@@ -37,7 +37,7 @@ def stack_tile(images, *, method="interp", read=None, **moved):
         the pixel scale of the finest image; masked where no image is good.
     """
     read = Settings.of("stack_tile", moved, read=read).read
-    frames, unit = scaled_frames(images, dq_bits=read.dq_bits, hdu=read.hdu)
+    frames, unit = scaled_frames(images, read)
     name = f"{frames[0].tile or 'stack'}.fits"
     return stack_frames(frames, method=method, name=name, unit=unit)
 
@@ -94,7 +94,7 @@ def _stacks(collection, measure, mosaic):
         stack = stack_frames(members, method=method, name=f"{g:06d}", unit=collection.unit)
         stack.meta[mosaic.keyword] = _best_time(science, mosaic.keyword)
         stacks.append(stack)
-    return [replace(f, part="science") for f in collect_frames(stacks)]
+    return [replace(f, part="science") for f in collect_frames(stacks, ReadOptions(blank=False))]
 
 
 def _best_time(frames, keyword):

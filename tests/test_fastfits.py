@@ -11,6 +11,7 @@ from astropy.io import fits
 from astropy.wcs import WCS
 from numpy.testing import assert_allclose, assert_array_equal
 
+import levelmatch as lm
 from levelmatch.images import fastfits, fits_files
 from levelmatch.images._decode import decode_pixels
 from levelmatch.images.collect import collect_frames
@@ -89,7 +90,7 @@ def by_astropy(path, monkeypatch, **options):
     """The frame of a file as astropy reads it."""
     with monkeypatch.context() as patch:
         patch.setattr(fits_files, "_plain_frame", lambda *args: None)
-        return collect_frames([path], **options)[0]
+        return collect_frames([path], lm.ReadOptions(**options))[0]
 
 
 def test_frames_are_those_of_astropy(paths, monkeypatch):
@@ -117,7 +118,7 @@ def test_flags(tmp_path, paths, monkeypatch, dtype, bits):
         hdus.writeto(tmp_path / paths[0].name)
     path = tmp_path / paths[0].name
     plain, other = (
-        collect_frames([path], dq_bits=bits)[0],
+        collect_frames([path], lm.ReadOptions(dq_bits=bits))[0],
         by_astropy(path, monkeypatch, dq_bits=bits),
     )
     assert plain.source.planes is not None

@@ -136,7 +136,7 @@ def test_header_of_a_file_is_of_both_hdus(paint, write, tmp_path):
 def test_image_in_the_primary_hdu(paint, tmp_path, hdu):
     image = paint("a.fits")
     fits.PrimaryHDU(image.data, image.wcs.to_header()).writeto(tmp_path / "a.fits")
-    (frame,) = collect_frames([tmp_path / "a.fits"], hdu=hdu)
+    (frame,) = collect_frames([tmp_path / "a.fits"], lm.ReadOptions(hdu=hdu))
     assert frame.unit is None
     assert_array_equal(frame.load(), image.data)
 
@@ -146,7 +146,7 @@ def test_extension_by_name_number_or_version(paint, write, tmp_path):
     other = fits.ImageHDU(image.data + 1, image.wcs.to_header(), name="MODEL")
     path = write(image, tmp_path / "a.fits", extra=[other])
     for hdu in ("MODEL", 2, ("MODEL", 1), "model"):
-        (frame,) = collect_frames([path], hdu=hdu)
+        (frame,) = collect_frames([path], lm.ReadOptions(hdu=hdu))
         assert_array_equal(frame.load(), image.data + 1)
 
 

@@ -4,10 +4,10 @@
 import pytest
 from astropy.io import fits
 
+from levelmatch.images.flags import bad_bits
 from levelmatch.images.jwst import (
     DEFAULT_BAD_BITS,
     DQ_BITS,
-    bad_bits,
     jwst_keys,
     lyot_region,
     part_name,
@@ -165,4 +165,4 @@ def test_lyot_region(meta, shape, expected):
 
 def test_gwcs_that_cannot_be_had():
     primary = fits.PrimaryHDU()
-    assert read_gwcs(fits.HDUList([primary])) is None
+    assert read_gwcs(fits.HDUList([primary])) == (None, "")

@@ -1,6 +1,7 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
 """Kinds of files that observers have: the level is right, or the image is refused by name."""
 
+import gzip
 import warnings
 from functools import partial
 
@@ -9,7 +10,7 @@ import pytest
 from astropy import units as u
 from astropy.coordinates import BarycentricMeanEcliptic, Galactic, SkyCoord, Supergalactic
 from astropy.io import fits
-from astropy.nddata import NDData
+from astropy.nddata import CCDData, NDData
 from astropy.time import Time
 from astropy.wcs import WCS
 from astropy.wcs.wcsapi import SlicedLowLevelWCS
@@ -17,6 +18,8 @@ from numpy.testing import assert_allclose
 
 import levelmatch as lm
 from levelmatch.images.collect import collect_frames
+from levelmatch.images.fill import find_fill
+from levelmatch.images.flags import bad_bits
 from levelmatch.sky.transform import SkyTransform
 from levelmatch.sky.vectors import lonlat
 
@@ -234,3 +237,571 @@ def test_axes_that_are_not_of_the_sky_are_refused(paint, ctype, attributes):
     bad = NDData(image.data, wcs=wcs, unit=u.MJy / u.sr, meta={"FILENAME": "b.fits"})
     with pytest.raises(lm.FrameError, match=rf"b\.fits: the WCS has the axes {ctype[0][:4]} and"):
         match([paint("a.fits"), bad])
+
+
+# Extensions
+
+
+def write_chips(folder, name, chips, *, primary=(), extra=()):
+    """Write a file with several images: mapping of (name, version) to image."""
+    hdus = [fits.PrimaryHDU(header=fits.Header(dict(primary)))]
+    for (extension, version), image in chips.items():
+        header = image.wcs.to_header()
+        header["BUNIT"] = "electron"
+        hdus.append(fits.ImageHDU(image.data, header, name=extension, ver=version))
+    fits.HDUList([*hdus, *extra]).writeto(folder / name)
+    return folder / name
+
+
+@pytest.fixture
+def chips(paint, tmp_path):
+    """Three files of two chips each, with different steps of the chips."""
+    steps = {("CCD1", 1): (0.0, 4.0, 9.0), ("CCD2", 1): (0.0, -3.0, 5.0)}
+    (tmp_path / "in").mkdir()
+    paths = []
+    for k in range(3):
+        images = {
+            key: paint("x", (60 * c, 20.5 * k), level=step[k])
+            for c, (key, step) in enumerate(steps.items())
+        }
+        paths.append(write_chips(tmp_path / "in", f"e{k}.fits", images))
+    return paths, [np.array(step) for step in steps.values()]
+
+
+@pytest.mark.parametrize(("extension", "chip"), [(1, 0), (2, 1), ("CCD2", 1), ("ccd2", 1)])
+@pytest.mark.parametrize("as_tiles", [False, True])
+def test_extension_of_a_collection_is_matched(chips, tmp_path, extension, chip, as_tiles):
+    from ccdproc import ImageFileCollection
+
+    paths, steps = chips
+    images = ImageFileCollection(paths[0].parent, glob_include="e*.fits", ext=extension)
+    result = match({"one": images} if as_tiles else images, reference=0)
+    levels = result.table["level"].value
+    assert_allclose(levels - levels[0], steps[chip], atol=0.01)
+    for before, after in zip(paths, result.write(tmp_path / "out"), strict=True):
+        other = 2 - chip
+        assert_allclose(fits.getdata(after, other), fits.getdata(before, other), rtol=0)
+        assert (fits.getdata(after, chip + 1) != fits.getdata(before, chip + 1)).any() or (
+            before == paths[0]
+        )
+
+
+def test_extension_of_the_options_goes_before_that_of_a_collection(chips):
+    from ccdproc import ImageFileCollection
+
+    paths, steps = chips
+    images = ImageFileCollection(paths[0].parent, glob_include="e*.fits", ext=2)
+    result = match(images, reference=0, read=lm.ReadOptions(hdu="CCD1"))
+    assert_allclose(result.table["level"].value, steps[0], atol=0.01)
+
+
+@pytest.mark.parametrize("name", ["SCI", "CHIP"])
+@pytest.mark.parametrize("hdu", ["as it is", "lower case", None])
+def test_name_of_several_extensions_is_refused(paint, tmp_path, name, hdu):
+    images = {(name, 1): paint("x"), (name, 2): paint("x", (60, 0))}
+    path = write_chips(tmp_path, "a.fits", images)
+    if hdu is None and name != "SCI":
+        with pytest.warns(lm.LevelMatchWarning, match=r"a\.fits \(CHIP,1 of 2: CHIP,1, CHIP,2\)"):
+            collect_frames([path])
+        return
+    hdu = hdu and (name if hdu == "as it is" else name.lower())
+    with pytest.raises(
+        lm.FrameError, match=rf"a\.fits: there are 2 {name} extensions; .*hdu=\('{name}', n\)"
+    ):
+        collect_frames([path], lm.ReadOptions(hdu=hdu))
+    assert collect_frames([path], lm.ReadOptions(hdu=(name, 2)))[0].source.hdu == 2
+
+
+def test_file_with_several_images_says_which_is_matched(chips):
+    paths, steps = chips
+    with pytest.warns(
+        lm.LevelMatchWarning, match=r"e0\.fits \(CCD1 of 2: CCD1, CCD2\), e1\.fits .*e2\.fits"
+    ) as caught:
+        result = match(paths, reference=0)
+    assert len(caught) == 1
+    assert_allclose(result.table["level"].value, steps[0], atol=0.01)
+
+
+@pytest.mark.parametrize("plane", ["WHT", "ERR", "CTX", "VAR_POISSON", "VARIANCE", "SEGMAP"])
+def test_arrays_beside_an_image_are_no_images(paint, tmp_path, plane):
+    image = paint("x")
+    other = fits.ImageHDU(np.ones(image.data.shape, "f4"), image.wcs.to_header(), name=plane)
+    path = write_chips(tmp_path, "a.fits", {("IMAGE", 1): image}, extra=[other])
+    assert len(collect_frames([path])) == 1
+
+
+# Missing data
+
+FILLS = [0.0, -999.0, 2.78e-17, 1e-30, 1e20, "two", "rounding"]
+SIDE = 120
+
+
+def exposed_in(kind):
+    """Where an image of 120 by 120 pixels has data."""
+    y, x = np.mgrid[:SIDE, :SIDE] - (SIDE - 1) / 2
+    c, s = np.cos(np.radians(25)), np.sin(np.radians(25))
+    return {
+        "turned": (abs(c * x + s * y) < 38) & (abs(c * y - s * x) < 38),
+        "disc": np.hypot(x, y) < 45,
+        "margin": (abs(x) < 54) & (abs(y) < 53),
+        "corner": x + y < 60,
+        "gap": abs(x - 10) > 4,
+    }[kind]
+
+
+def filled(data, exposed, fill, rng):
+    """The image with missing pixels filled."""
+    data, x = data.copy(), np.indices(data.shape)[1]
+    if fill == "two":
+        data[~exposed] = np.where(x < SIDE / 2, 0.0, -999.0)[~exposed]
+    elif fill == "rounding":
+        data[~exposed] = rng.normal(0, 1e-17, data.shape)[~exposed]
+    else:
+        data[~exposed] = fill
+    return data
+
+
+def filled_set(paint, fill, kind, *, unit="MJy/sr", dtype="f4"):
+    """Four images in a row with missing pixels, and their levels."""
+    levels = np.array([100.0, 103.0, 98.0, 101.0])
+    images = []
+    for k, level in enumerate(levels):
+        image = paint(
+            f"f{k}.fits", (0, 45.0 * k), level=level, sky=(0, 0, 0), noise=0.5, shape=(SIDE, SIDE)
+        )
+        data = filled(image.data.astype(float), exposed_in(kind), fill, np.random.default_rng(k))
+        image.data = data.astype(dtype)
+        image.unit = unit
+        images.append(image)
+    return images, levels
+
+
+def errors_of(result, levels):
+    """Errors of the levels, their mean taken out."""
+    errors = result.table["level"].value - levels
+    return errors - errors.mean()
+
+
+@pytest.mark.parametrize("kind", ["turned", "disc", "margin", "corner", "gap"])
+@pytest.mark.parametrize("fill", FILLS)
+def test_fill_values_are_missing_data(paint, fill, kind):
+    images, levels = filled_set(paint, fill, kind)
+    with pytest.warns(lm.LevelMatchWarning, match="large regions of one value") as caught:
+        result = match(images)
+    assert len(caught) == 1
+    said, share = str(caught[0].message), 1 - exposed_in(kind).mean()
+    value = {"rounding": 0.0}.get(fill, fill)
+    for k in range(4):
+        assert f"f{k}.fits (" in said
+        if fill != "two":
+            assert f"f{k}.fits ({np.float32(value):.7g} in {share:.2g} of the pixels)" in said
+    if fill == "two":
+        assert kind in ("corner", "gap") or "(0 in 0." in said or " 0 in 0." in said
+        assert "-999 in 0." in said
+    good, _ = filled_set(paint, np.nan, kind)
+    assert_allclose(errors_of(result, levels), errors_of(match(good), levels), atol=2e-3)
+    assert_allclose(errors_of(result, levels), 0, atol=0.05)
+
+
+@pytest.mark.parametrize("suffix", [".fits", ".fits.gz", ".fits.fz"])
+@pytest.mark.parametrize("dtype", ["f4", "f8", "i2", "u2", "i4"])
+def test_fill_values_in_files(paint, tmp_path, suffix, dtype):
+    images, levels = filled_set(paint, 0.0, "turned", dtype=dtype)
+    paths = []
+    for image in images:
+        header = image.wcs.to_header()
+        header["BUNIT"] = "MJy/sr"
+        hdu = fits.PrimaryHDU(image.data, header)
+        if suffix.endswith(".fz"):
+            hdu = fits.CompImageHDU(image.data, header, compression_type="GZIP_1", quantize_level=0)
+        paths.append(tmp_path / image.meta["FILENAME"].replace(".fits", suffix))
+        hdu.writeto(paths[-1])
+    with pytest.warns(lm.LevelMatchWarning, match="large regions of one value"):
+        result = match(paths)
+    assert_allclose(errors_of(result, levels), 0, atol=0.05)
+
+
+def test_blank_decides(paint):
+    images, levels = filled_set(paint, 0.0, "turned")
+    for blank in (0, 0.0, [0, -999], np.float32(0)):
+        result = match(images, read=lm.ReadOptions(blank=blank))
+        assert_allclose(errors_of(result, levels), 0, atol=0.05)
+    result = match(images, read=lm.ReadOptions(blank=False))
+    assert np.abs(errors_of(result, levels)).max() > 1
+
+
+@pytest.mark.parametrize("blank", ["0", True, [], ["x"], [None], {}])
+def test_blank_that_is_no_value(blank):
+    with pytest.raises(TypeError, match="blank: .* is neither"):
+        lm.ReadOptions(blank=blank)
+
+
+def test_blank_values_are_bad_wherever_they_are(paint):
+    image = paint("a.fits", shape=(SIDE, SIDE))
+    scattered = np.random.default_rng(0).random(image.data.shape) < 0.05
+    image.data[scattered] = -1
+    (frame,) = collect_frames([image])
+    assert not np.isnan(frame.load()).any()
+    (frame,) = collect_frames([image], lm.ReadOptions(blank=-1))
+    np.testing.assert_array_equal(np.isnan(frame.load()), scattered)
+
+
+DATA = {
+    "counts of 0.01": lambda rng: rng.poisson(0.01, (SIDE, SIDE)),
+    "counts of 0.1": lambda rng: rng.poisson(0.1, (SIDE, SIDE)),
+    "counts of 1": lambda rng: rng.poisson(1.0, (SIDE, SIDE)),
+    "scattered zeros": lambda rng: (
+        rng.normal(9, 1, (SIDE, SIDE)) * (rng.random((SIDE, SIDE)) > 0.1)
+    ),
+    "quiet integers": lambda rng: np.round(rng.normal(100.3, 0.25, (SIDE, SIDE))),
+    "quiet integers with a slope": lambda rng: np.round(
+        rng.normal(100.3, 0.3, (SIDE, SIDE)) + np.linspace(0, 5, SIDE)
+    ),
+    "enlarged pixels": lambda rng: np.kron(rng.normal(9, 1, (12, 12)), np.ones((10, 10))),
+    "saturated star": lambda rng: np.minimum(
+        rng.normal(9, 1, (SIDE, SIDE))
+        + 1e6 * np.exp(-(np.hypot(*(np.indices((SIDE, SIDE)) - [[[60]], [[40]]])) ** 2) / 60),
+        65535,
+    ),
+    "star saturated at the border": lambda rng: np.minimum(
+        rng.normal(9, 1, (SIDE, SIDE))
+        + 1e6 * np.exp(-(np.hypot(*(np.indices((SIDE, SIDE)) - [[[60]], [[0]]])) ** 2) / 60),
+        65535,
+    ),
+    "a dead block": lambda rng: np.where(
+        (np.indices((SIDE, SIDE)) // 8 == 5).all(axis=0), 0, rng.normal(9, 1, (SIDE, SIDE))
+    ),
+}
+
+
+@pytest.mark.parametrize("make", DATA.values(), ids=DATA)
+def test_repeated_values_that_are_data(make):
+    for seed in range(5):
+        data = np.array(make(np.random.default_rng(seed)), dtype="f4")
+        assert find_fill(data) == ((), None)
+
+
+@pytest.mark.parametrize("mean", [0.02, 0.2, 2.0])
+def test_zeros_about_a_field_of_counts(mean):
+    rng = np.random.default_rng(1)
+    y, x = np.mgrid[:600, :600] - 300
+    exposed = np.hypot(x, y) < 200
+    data = np.where(exposed, rng.poisson(mean, (600, 600)), 0).astype("f4")
+    fills, missing = find_fill(data)
+    assert fills[0].value == 0
+    assert (missing & ~exposed).sum() > 0.97 * (~exposed).sum()
+    # Zeros close to the edge of the field may be taken for missing, not those within.
+    assert not (missing & (np.hypot(x, y) < 150)).any()
+
+
+@pytest.mark.parametrize("value", [0.0, 7.5, -32768.0])
+@pytest.mark.parametrize("masked", [False, True])
+def test_image_of_one_value_is_isolated(paint, value, masked):
+    images = [paint(f"{n}.fits", (0, 15.5 * k), level=2.0 * k) for k, n in enumerate("abcd")]
+    images[1].data[:] = value
+    if masked:
+        images[1].mask = np.random.default_rng(0).random(images[1].data.shape) < 0.3
+    with pytest.warns(lm.LevelMatchWarning) as caught:
+        result = match(images)
+    said = [str(w.message) for w in caught]
+    assert sum("one value" in s and f"b.fits ({value:g})" in s for s in said) == 1
+    table = result.table
+    assert result.reference != "b.fits"
+    assert table["isolated"].tolist() == [False, True, False, False]
+    levels = table["level"].value
+    assert levels[1] == 0
+    assert_allclose(levels[[2, 3]] - levels[0], [4, 6], atol=0.01)
+    assert not result.pairs["kept"][(result.pairs["image1"] == "b.fits")].any()
+
+
+# Weights and masks
+
+
+@pytest.mark.parametrize("plane", ["WHT", "wgt", "WEIGHT", "IVAR", "COVERAGE", "EXP", "INVVAR"])
+@pytest.mark.parametrize("outside", [0.0, -1.0, np.nan])
+def test_weights_beside_an_image(paint, tmp_path, plane, outside):
+    check_planes(paint, tmp_path, plane, np.where(exposed_in("disc"), 2.5, outside).astype("f4"))
+
+
+@pytest.mark.parametrize("plane", ["MASK", "BPM", "DQM", "MSK", "DQ"])
+@pytest.mark.parametrize("value", [1, 64, 127])
+def test_masks_beside_an_image(paint, tmp_path, plane, value):
+    check_planes(paint, tmp_path, plane, np.where(exposed_in("disc"), 0, value).astype("i2"))
+
+
+def check_planes(paint, tmp_path, name, plane):
+    """Match images whose missing data, noise about 50, are told by a plane."""
+    images, levels = filled_set(paint, np.nan, "disc")
+    paths = []
+    for k, image in enumerate(images):
+        rng = np.random.default_rng([9, k])
+        noise = rng.normal(50 * k, 3, image.data.shape)
+        image.data = np.where(exposed_in("disc"), image.data, noise).astype("f4")
+        other = fits.ImageHDU(plane, name=name)
+        paths.append(write_chips(tmp_path, f"f{k}.fits", {("SCI", 1): image}, extra=[other]))
+    result = match(paths)
+    assert_allclose(errors_of(result, levels), 0, atol=0.05)
+    (frame,) = collect_frames(paths[:1])
+    np.testing.assert_array_equal(np.isnan(frame.load()), ~exposed_in("disc"))
+    np.testing.assert_array_equal(result[0].mask, ~exposed_in("disc"))
+    if name not in ("DQ", "DQM", "MSK"):
+        (frame,) = collect_frames(paths[:1], lm.ReadOptions(planes=False))
+        assert not np.isnan(frame.load()).any()
+
+
+def test_weights_of_another_shape(paint, tmp_path):
+    other = fits.ImageHDU(np.ones((5, 6), "f4"), name="WHT")
+    path = write_chips(tmp_path, "a.fits", {("SCI", 1): paint("x")}, extra=[other])
+    with pytest.raises(lm.FrameError, match=r"a\.fits: the WHT extension has shape \(5, 6\), the"):
+        collect_frames([path])
+
+
+@pytest.mark.parametrize("option", ["weight_files", "mask_files"])
+@pytest.mark.parametrize("form", ["{stem}.weight.fits", "{stem}_ivar.fits", "mapping", "list"])
+def test_weights_in_files_of_their_own(paint, tmp_path, option, form):
+    images, levels = filled_set(paint, np.nan, "disc")
+    paths, partners = [], []
+    plane = exposed_in("disc").astype("f4")
+    for k, image in enumerate(images):
+        noise = np.random.default_rng([9, k]).normal(50 * k, 3, image.data.shape)
+        image.data = np.where(exposed_in("disc"), image.data, noise).astype("f4")
+        paths.append(write_plain(image, tmp_path / f"f{k}.fits"))
+        name = form.replace("{stem}", f"f{k}") if "{" in form else f"w{k}.fits"
+        partners.append(tmp_path / name)
+        fits.PrimaryHDU(plane if option == "weight_files" else 1 - plane).writeto(partners[-1])
+    given = {"mapping": dict(zip([p.name for p in paths], partners, strict=True)), "list": partners}
+    read = lm.ReadOptions(**{option: given.get(form, form)})
+    result = match(paths, read=read)
+    assert_allclose(errors_of(result, levels), 0, atol=0.05)
+    record = result.record
+    assert len(set(record.inputs["mask_sha256"])) == 1
+    assert record.inputs["mask_sha256"][0]
+    partners[1].unlink()
+    with pytest.raises(
+        lm.FrameError, match=rf"f1\.fits: {option}: there is no file .*{partners[1].name}"
+    ):
+        match(paths, read=read)
+    fits.PrimaryHDU(plane[1:]).writeto(partners[1])
+    with pytest.raises(lm.FrameError, match=rf"f1\.fits: {option}: .* has shape \(119, 120\)"):
+        match(paths, read=read)
+
+
+# Integers, bits and cards
+
+
+@pytest.mark.parametrize("dtype", ["i2", "u2", "i4", "u4", "u1"])
+@pytest.mark.parametrize("packing", ["plain", "RICE_1", "GZIP_2", "scaled"])
+def test_blank_integers(paint, tmp_path, dtype, packing):
+    if packing == "scaled" and dtype[0] == "u":
+        pytest.skip("FITS has no scaled unsigned integers")
+    levels, blank = np.array([100.0, 110.0, 93.0]), np.zeros((SIDE, SIDE), bool)
+    blank[:, :30] = True
+    least = int(np.iinfo(dtype).min)
+    half = 1 << (8 * np.dtype(dtype).itemsize - 1)
+    stored = least - half if dtype in ("u2", "u4") else least
+    paths = []
+    for k, level in enumerate(levels):
+        image = paint("x", (0, 60.0 * k), level=level, sky=(0, 0, 0), noise=3, shape=(SIDE, SIDE))
+        data = np.round(image.data).astype(dtype)
+        data[blank] = least
+        header = image.wcs.to_header()
+        if packing in ("plain", "scaled"):
+            hdu = fits.PrimaryHDU(data, header)
+        else:
+            hdu = fits.CompImageHDU(data, header, compression_type=packing)
+        hdu.header["BLANK"] = stored
+        paths.append(tmp_path / f"b{k}.fits")
+        hdu.writeto(paths[-1])
+        if packing == "scaled":
+            set_card(paths[-1], "BSCALE", "0.5")
+            set_card(paths[-1], "BZERO", "50.0")
+    result = match(paths)
+    factor = 0.5 if packing == "scaled" else 1.0
+    assert_allclose(errors_of(result, factor * levels), 0, atol=0.3)
+    for frame, image in zip(collect_frames(paths), result, strict=True):
+        np.testing.assert_array_equal(np.isnan(frame.load()), blank)
+        np.testing.assert_array_equal(image.mask, blank)
+
+
+@pytest.mark.parametrize(
+    ("flags", "expected"),
+    [
+        ("~64", ~64),
+        ("~(64,128)", ~192),
+        ("~(64+128)", ~192),
+        ("~64,128", ~192),
+        (~64, ~64),
+        ("~HOT", ~2048),
+        ("~(HOT, WARM)", ~(2048 + 4096)),
+        ("HOT,64", 2048 + 64),
+        (["HOT", 64], 2048 + 64),
+    ],
+)
+def test_bits_as_astropy_writes_them(flags, expected):
+    assert bad_bits(flags) == bad_bits(flags, True) == expected
+
+
+LSST = {"BAD": 0, "SAT": 1, "INTRP": 2, "CR": 3, "EDGE": 4, "DETECTED": 5, "NO_DATA": 8}
+
+
+@pytest.mark.parametrize("name", ["MASK", "DQ"])
+@pytest.mark.parametrize(
+    ("bits", "bad"),
+    [
+        (None, {"BAD", "SAT", "INTRP", "CR", "EDGE", "NO_DATA"}),
+        ("DETECTED", {"DETECTED"}),
+        ("sat,CR", {"SAT", "CR"}),
+        (["BAD", "DETECTED"], {"BAD", "DETECTED"}),
+        (1, {"BAD"}),
+        ("~DETECTED", set(LSST) - {"DETECTED"}),
+        (0, set()),
+    ],
+)
+@pytest.mark.filterwarnings("ignore::astropy.io.fits.verify.VerifyWarning")
+def test_bits_with_names_in_the_header(paint, tmp_path, name, bits, bad):
+    image = paint("x")
+    mask = fits.ImageHDU(np.zeros(image.data.shape, "i4"), name=name)
+    for row, (plane, bit) in enumerate(LSST.items()):
+        mask.header[f"MP_{plane}"] = bit
+        mask.data[row] = 1 << bit
+    path = write_chips(tmp_path, "a.fits", {("IMAGE", 1): image}, extra=[mask])
+    (frame,) = collect_frames([path], lm.ReadOptions(dq_bits=bits))
+    found = np.isnan(frame.load()).all(axis=1)
+    expected = [plane in bad for plane in LSST]
+    assert found[: len(LSST)].tolist() == expected
+    assert not found[len(LSST) :].any()
+    with pytest.raises(ValueError, match=r"dq_bits: 'GOOD' is not among the bits BAD, SAT"):
+        collect_frames([path], lm.ReadOptions(dq_bits="GOOD"))
+
+
+@pytest.mark.parametrize("own", [None, "", "  "])
+def test_unit_of_the_primary_header(paint, tmp_path, own):
+    path = write_chips(tmp_path, "a.fits", {("SCI", 1): paint("x")}, primary={"BUNIT": "ct"})
+    with fits.open(path, mode="update") as hdus:
+        del hdus[1].header["BUNIT"]
+        if own is not None:
+            hdus[1].header["BUNIT"] = own
+    assert collect_frames([path])[0].unit == u.ct
+    fits.setval(path, "BUNIT", value="MJy/sr", ext=1)
+    assert collect_frames([path])[0].unit == u.MJy / u.sr
+
+
+# Axes of one pixel
+
+
+def with_axes(image, axes, order=(1, 2)):
+    """Data and WCS of an image with axes of one pixel: frequency and Stokes."""
+    n = 2 + axes
+    wcs = WCS(naxis=n)
+    kinds = ["FREQ", "STOKES"][:axes]
+    celestial = [k - 1 for k in order]
+    others = [k for k in range(n) if k not in celestial]
+    ctype, shape = [""] * n, [1] * n
+    for k, axis in enumerate(celestial):
+        ctype[axis] = image.wcs.wcs.ctype[k]
+        shape[axis] = image.data.shape[1 - k]
+    for kind, axis in zip(kinds, others, strict=True):
+        ctype[axis] = kind
+    wcs.wcs.ctype = ctype
+    for name in ("crval", "crpix"):
+        values = np.ones(n)
+        values[celestial] = getattr(image.wcs.wcs, name)
+        setattr(wcs.wcs, name, values)
+    cd = np.eye(n)
+    cd[np.ix_(celestial, celestial)] = image.wcs.wcs.cd
+    wcs.wcs.cd = cd
+    wcs.wcs.cunit = ["deg" if k in celestial else "" for k in range(n)]
+    return image.data.reshape(shape[::-1]), wcs
+
+
+@pytest.mark.parametrize(("axes", "order"), [(1, (1, 2)), (2, (1, 2)), (1, (2, 3)), (2, (1, 3))])
+@pytest.mark.parametrize("kind", ["file", "memory"])
+def test_axes_of_one_pixel(paint, tmp_path, kind, axes, order):
+    images = []
+    for k, n in enumerate("ab"):
+        data, wcs = with_axes(paint(f"{n}.fits", (0, 20.5 * k), level=3.0 * k), axes, order)
+        if kind == "file":
+            header = wcs.to_header()
+            header["BUNIT"] = "JY/BEAM"
+            images.append(tmp_path / f"{n}.fits")
+            fits.PrimaryHDU(data, header).writeto(images[-1])
+        else:
+            mask = np.zeros(data.shape, bool)
+            images.append(
+                CCDData(data, unit="Jy/beam", wcs=wcs, mask=mask, meta={"FILENAME": f"{n}.fits"})
+            )
+    result = match(images)
+    assert_allclose(np.diff(result.table["level"].value), 3, atol=0.01)
+    assert result.frames[0].shape == (48, 64)
+
+
+# Names
+
+
+def test_files_of_one_name_in_two_folders(paint, tmp_path):
+    paths = []
+    for k, folder in enumerate(("n0", "n1", "n2")):
+        (tmp_path / folder).mkdir()
+        paths.append(
+            write_plain(paint("x", (0, 20.5 * k), level=3.0 * k), tmp_path / folder / "img.fits")
+        )
+    other = write_plain(paint("x", (0, 61.5), level=9.0), tmp_path / "other.fits.gz")
+    result = match([*paths, other], reference=0)
+    assert result.names == ["img_n0.fits", "img_n1.fits", "img_n2.fits", "other.fits.gz"]
+    assert_allclose(result.table["level"].value, [0, 3, 6, 9], atol=0.01)
+    written = result.write(tmp_path / "out")
+    assert [path.name for path in written] == result.names
+    assert_allclose(
+        [fits.getdata(p).mean() for p in written[:3]], fits.getdata(paths[0]).mean(), atol=1
+    )
+
+
+def test_folders_that_only_differ_higher_up(paint, tmp_path):
+    paths = []
+    for night in ("n0", "n1"):
+        (tmp_path / night / "red").mkdir(parents=True)
+        paths.append(write_plain(paint("x"), tmp_path / night / "red" / "a.fits"))
+    assert [f.name for f in collect_frames(paths)] == ["a_n0_red.fits", "a_n1_red.fits"]
+
+
+# Hopeless images
+
+
+@pytest.mark.parametrize(
+    "how", ["no FITS", "cut", "no WCS", "NaN WCS", "no good pixel", "bad gzip"]
+)
+@pytest.mark.filterwarnings("ignore::astropy.utils.exceptions.AstropyWarning")
+def test_hopeless_image_is_left_out_if_asked(pair, paint, tmp_path, how):
+    path = tmp_path / "in" / "bad.fits"
+    write_plain(paint("bad.fits", (0, 10.0)), path)
+    if how == "no FITS":
+        path.write_bytes(b"nothing" * 1000)
+    elif how == "cut":
+        path.write_bytes(path.read_bytes()[:-5000])
+    elif how == "no WCS":
+        fits.PrimaryHDU(np.ones((9, 9), "f4")).writeto(path, overwrite=True)
+    elif how == "NaN WCS":
+        set_card(path, "CRVAL1", "NaN")
+    elif how == "no good pixel":
+        with fits.open(path, mode="update") as hdus:
+            hdus[0].data[:] = np.nan
+    else:
+        content = gzip.compress(path.read_bytes())
+        path = path.with_name("bad.fits.gz")
+        path.write_bytes(content[:-8] + bytes(8))
+    files = [pair[0], path, pair[1]]
+    with pytest.raises(lm.FrameError, match=r"bad\.fits"):
+        match(files)
+    with pytest.warns(lm.LevelMatchWarning, match=r"left out, .*: bad\.fits(\.gz)? \("):
+        result = match(files, read=lm.ReadOptions(on_error="skip"))
+    assert result.names == ["a.fits", "b.fits"]
+    assert_allclose(np.diff(result.table["level"].value), 3, atol=0.01)
+
+
+def test_nothing_but_hopeless_images(tmp_path):
+    path = tmp_path / "bad.fits"
+    path.write_bytes(b"nothing" * 1000)
+    with pytest.raises(
+        lm.FrameError, match=r"images: there are none; .*bad\.fits \(not a readable"
+    ):
+        match([path], read=lm.ReadOptions(on_error="skip"))

@@ -27,13 +27,20 @@ def grid_of(wcs, shape):
     return Grid(SkyTransform(wcs, "test"), shape, box, default_spacing(box))
 
 
+class Painted(SimpleNamespace):
+    """A frame, as far as the measurement knows frames."""
+
+    def read(self):
+        return self.load(), ()
+
+
 @pytest.fixture
 def frames(paint):
-    """Five images in a row, as far as the measurement knows frames."""
+    """Five images in a row."""
     out = []
     for k in range(5):
         image = paint(f"{k}.fits", (0.3 * k, 20.4 * k), level=k, shape=(40, 48))
-        out.append(SimpleNamespace(grid=grid_of(image.wcs, (40, 48)), load=image.data.copy))
+        out.append(Painted(grid=grid_of(image.wcs, (40, 48)), load=image.data.copy))
     return out
 
 
@@ -191,7 +198,7 @@ def mosaic(paint):
     out, places = [], [(y, x) for y in range(8) for x in range(3)]
     for y, x in places:
         image = paint(f"{y}{x}.fits", (20.3 * y, 24.4 * x), shape=(24, 28))
-        out.append(SimpleNamespace(grid=grid_of(image.wcs, (24, 28)), load=image.data.copy))
+        out.append(Painted(grid=grid_of(image.wcs, (24, 28)), load=image.data.copy))
     pairs = [
         (i, j)
         for i, (y, x) in enumerate(places)

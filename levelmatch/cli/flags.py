@@ -35,10 +35,13 @@ COMMON, JWST, FILES, STATISTICS = "Common", "JWST", "File", "Statistics"
 CLASSES = {ReadOptions: FILES, MeasureOptions: STATISTICS, SolveOptions: STATISTICS}
 GROUP_OF = {"time_from_background": JWST, "subtract_local": JWST}
 METAVARS = {
+    "blank": "VALUES",
     "dq_bits": "BITS",
     "flux_scale": "KEYWORD",
     "hdu": "HDU",
+    "mask_files": "PATTERN",
     "time_from_background": "KEYWORD",
+    "weight_files": "PATTERN",
 }
 
 

@@ -50,6 +50,24 @@ class Hdu(click.ParamType):
         return name.strip(), int(version)
 
 
+class Blank(click.ParamType):
+    """Values of pixels without data: numbers separated by commas, none, or auto."""
+
+    name = "blank"
+
+    def convert(self, value, param, ctx):
+        """Return the value as the package takes it."""
+        if not isinstance(value, str):
+            return value
+        if value.lower() in ("auto", "none", "false"):
+            return None if value.lower() == "auto" else False
+        try:
+            values = [float(part) for part in value.split(",")]
+        except ValueError:
+            self.fail(f"{value!r} is neither auto, none nor numbers", param, ctx)
+        return values[0] if len(values) == 1 else values
+
+
 class Reference(click.ParamType):
     """A name, or a whole number."""
 
@@ -181,7 +199,7 @@ RUN_OPTIONS = [
         group=JWST,
     ),
     _fit_type("fit-type-combine-nircam-short", "each chip of a tile", JWST),
-    *flags_of(ReadOptions, types={"hdu": Hdu(), "dq_bits": click.STRING}),
+    *flags_of(ReadOptions, types={"hdu": Hdu(), "dq_bits": click.STRING, "blank": Blank()}),
     *flags_of(MeasureOptions),
     *flags_of(SolveOptions),
 ]

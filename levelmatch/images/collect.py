@@ -2,23 +2,27 @@
 """Frames of any kind of input."""
 
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 from astropy.nddata import NDData
 from astropy.wcs import WCS
+from astropy.wcs.wcsapi import SlicedLowLevelWCS
 
 from levelmatch.exceptions import FrameError
 from levelmatch.images.cards import check_wcs
 from levelmatch.images.fits_files import check_shape, file_frame
 from levelmatch.images.frame import Frame
+from levelmatch.images.notes import Notes
 from levelmatch.images.sources import FileSource, MemorySource, as_mask
+from levelmatch.options import ReadOptions
 from levelmatch.sky.transform import SkyTransform
 
 __all__ = ["collect_frames"]
 
 
-def collect_frames(images, *, dq_bits=None, hdu=None):
+def collect_frames(images, read: ReadOptions | None = None, notes: Notes | None = None):
     """Return the frames of any kind of input.
 
     Parameters
@@ -26,10 +30,10 @@ def collect_frames(images, *, dq_bits=None, hdu=None):
     images : iterable, mapping, `~ccdproc.ImageFileCollection` or `~levelmatch.MatchResult`
         `~astropy.nddata.CCDData` or `~astropy.nddata.NDData` objects, paths of FITS
         files, or a mapping of tile name to such a list.
-    dq_bits : None, int, str or list
-        Data-quality bits that make a pixel bad, see `~levelmatch.images.jwst.bad_bits`.
-    hdu : None, int, str or tuple
-        The image's extension in files; by default SCI, else the first image.
+    read : `~levelmatch.ReadOptions` or None
+        How images are read.
+    notes : `~levelmatch.images.notes.Notes` or None
+        Takes notes on images; by default they are warned of here.
 
     Returns
     -------
@@ -45,51 +49,133 @@ def collect_frames(images, *, dq_bits=None, hdu=None):
     """
     if hasattr(images, "frames"):
         return list(images.frames)
+    read = read or ReadOptions()
+    own = Notes() if notes is None else notes
+    frames = _unique(_collected(images, read, own), own)
+    if notes is None:
+        own.warn(stacklevel=3)
+    return frames
+
+
+def _collected(images, read, notes):
+    """Return the frames of an input, their names as they are."""
+    if hasattr(images, "frames"):
+        return list(images.frames)
     if isinstance(images, Mapping):
-        frames = [
+        return [
             frame.with_keys(tile=str(tile))
             for tile, members in images.items()
-            for frame in collect_frames(members, dq_bits=dq_bits, hdu=hdu)
+            for frame in _collected(members, read, notes)
         ]
-        return _check_names(frames)
     if hasattr(images, "files_filtered"):
-        images = images.files_filtered(include_path=True)
+        images, read = _collection_files(images, read)
     if isinstance(images, str | Path | NDData) or not isinstance(images, Iterable):
         msg = (
             "images: expected a list of images or paths, a mapping of tile to images or an "
             f"ImageFileCollection, not {type(images).__name__}"
         )
         raise TypeError(msg)
-    frames = [_frame(image, i, dq_bits, hdu) for i, image in enumerate(images)]
-    return _check_names(frames)
+    frames = (_usable(image, i, read, notes) for i, image in enumerate(images))
+    return [frame for frame in frames if frame is not None]
 
 
-def _check_names(frames):
-    if not frames:
-        msg = "images: there are none; look at the list, or at the pattern of the files"
-        raise FrameError(msg)
-    seen = {}
-    for i, frame in enumerate(frames):
-        if frame.name in seen and isinstance(frame.source, FileSource):
-            both = f"{seen[frame.name]} and {frame.source.path}"
-            msg = f"{frame.name}: two files have this name: {both}; rename one"
-            raise FrameError(msg)
-        if frame.name in seen:
-            frames[i] = frame.with_keys(name=f"{frame.name}#{i}")
-        seen[frames[i].name] = getattr(frame.source, "path", frame.name)
-    return frames
+def _collection_files(collection, read):
+    """Return the files of an ImageFileCollection, and the options with its extension."""
+    extension = getattr(collection, "ext", 0)
+    # 0, its default, says no more than that nobody named one.
+    if read.hdu is None and extension not in (0, None):
+        read = replace(read, hdu=extension)
+    return collection.files_filtered(include_path=True), read
 
 
-def _frame(image, index, dq_bits, hdu):
+def _usable(image, index, read, notes):
+    """Return the frame of an image; `None`, noted, if it is hopeless and may be left out."""
+    if read.on_error != "skip":
+        return _frame(image, index, read, notes)
+    try:
+        frame = _frame(image, index, read, notes)
+        # What only its pixels and positions show.
+        frame.load()
+        frame.grid.polygon  # noqa: B018
+    except FrameError as error:
+        name, colon, reason = str(error).partition(": ")
+        notes.add("skipped", name, reason if colon else str(error))
+        return None
+    return frame
+
+
+def _frame(image, index, read, notes):
     if isinstance(image, NDData):
-        return _memory_frame(image, index, dq_bits)
+        return _memory_frame(image, index, read)
     if isinstance(image, str | Path):
-        return file_frame(Path(image), dq_bits, hdu)
+        return file_frame(Path(image), read, notes, index)
     msg = f"images: image {index} is a {type(image).__name__}, not a CCDData, NDData or path"
     raise TypeError(msg)
 
 
-def _memory_frame(image, index, dq_bits):
+# --------------------------------------------------------------------------------------
+# Names
+
+
+def _unique(frames, notes):
+    """Return frames with unique names; refuse an empty list, and a file given twice."""
+    if not frames:
+        left_out = "".join(f"; {line}" for line in notes.sentences)
+        msg = f"images: there are none; check the list, or the pattern of the files{left_out}"
+        raise FrameError(msg)
+    names = _file_names([f.source.path for f in frames if isinstance(f.source, FileSource)])
+    seen = set()
+    for i, frame in enumerate(frames):
+        if isinstance(frame.source, FileSource) and names[frame.source.path] != frame.name:
+            name = names[frame.source.path]
+            frame = frame.with_keys(name=name, source=replace(frame.source, name=name))
+        elif frame.name in seen:
+            frame = frame.with_keys(name=f"{frame.name}#{i}")
+        seen.add(frame.name)
+        frames[i] = frame
+    return frames
+
+
+def _file_names(paths):
+    """Return unique names of files, by path: those that are equal with their folders' names."""
+    names, alike = {}, {}
+    for path in paths:
+        alike.setdefault(path.name, []).append(path)
+    for name, group in alike.items():
+        absolute = [path.absolute() for path in group]
+        if len(set(absolute)) < len(group):
+            twice = next(path for path in absolute if absolute.count(path) > 1)
+            msg = f"{name}: the file is given twice: {twice}; name it once"
+            raise FrameError(msg)
+        names |= {group[0]: name} if len(group) == 1 else _with_folders(group, absolute)
+    taken = list(names.values())
+    for path, name in names.items():
+        if taken.count(name) > 1:
+            msg = f"{path}: two files would have the name {name}; rename one"
+            raise FrameError(msg)
+    return names
+
+
+def _with_folders(paths, absolute):
+    """Return names of files in different folders, which follow the stem."""
+    depth = 1
+    while True:
+        folders = ["_".join(path.parts[-1 - depth : -1]).strip("/") for path in absolute]
+        if len(set(folders)) == len(folders):
+            break
+        depth += 1
+    out = {}
+    for path, folder in zip(paths, folders, strict=True):
+        stem, dot, suffix = path.name.partition(".fit")
+        out[path] = f"{stem}_{folder}{dot}{suffix}"
+    return out
+
+
+# --------------------------------------------------------------------------------------
+# Images in memory
+
+
+def _memory_frame(image, index, read):
     meta = image.meta
     name = Path(str(meta.get("FILENAME") or f"image{index:04d}")).name
     data = np.asarray(image.data)
@@ -97,13 +183,7 @@ def _memory_frame(image, index, dq_bits):
     if data.dtype.kind not in "fiu":
         msg = f"{name}: the data are of type {data.dtype}, not real numbers; convert them"
         raise FrameError(msg)
-    planes = {"mask": image.mask}
-    if image.uncertainty is not None:
-        planes["uncertainty"] = image.uncertainty.array
-    for what, plane in planes.items():
-        if plane is not None and np.ndim(plane) != 0 and np.shape(plane) != shape:
-            msg = f"{name}: the {what} has shape {np.shape(plane)}, the data {shape}; cut one"
-            raise FrameError(msg)
+    _check_shapes(name, image, data.shape)
     mask = as_mask(image.mask)
     if mask is not None and mask.all():
         msg = f"{name}: every pixel is masked; leave the image out"
@@ -116,5 +196,27 @@ def _memory_frame(image, index, dq_bits):
         shape=shape,
         meta=meta,
         unit=image.unit,
-        transform=SkyTransform(image.wcs, name),
+        transform=SkyTransform(_plane_wcs(image.wcs, data.shape), name),
+        blank=read.blank,
     )
+
+
+def _check_shapes(name, image, shape):
+    """Refuse a mask or an uncertainty of another shape than the data."""
+    arrays = {"mask": image.mask}
+    if image.uncertainty is not None:
+        arrays["uncertainty"] = image.uncertainty.array
+    for what, array in arrays.items():
+        if array is not None and np.ndim(array) != 0 and np.shape(array) != shape:
+            msg = f"{name}: the {what} has shape {np.shape(array)}, the data {shape}; cut one"
+            raise FrameError(msg)
+
+
+def _plane_wcs(wcs, shape):
+    """Return the WCS of an image's plane, without the axes of one pixel."""
+    if wcs is None or len(shape) == 2:
+        return wcs
+    if isinstance(wcs, WCS):
+        return wcs.sub([k + 1 for k, n in enumerate(shape[::-1]) if n != 1])
+    low = getattr(wcs, "low_level_wcs", wcs)
+    return SlicedLowLevelWCS(low, [0 if n == 1 else slice(None) for n in shape])

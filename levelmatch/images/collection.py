@@ -3,7 +3,7 @@
 
 import glob
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from logging import getLogger
 from pathlib import Path
 
@@ -14,6 +14,7 @@ from levelmatch.images import jwst
 from levelmatch.images.collect import collect_frames
 from levelmatch.images.filters import check_filters
 from levelmatch.images.frame import Frame
+from levelmatch.images.notes import Notes
 from levelmatch.images.scales import compare_scales, flux_factors, scaled_frames
 from levelmatch.images.sky_cards import warn_pending_levels
 from levelmatch.images.tiles import assign_tiles
@@ -37,12 +38,15 @@ class Collection:
         Join Lyot parts to their science parts in the output.
     unit : `~astropy.units.Unit` or None
         The common unit, in which images are compared.
+    notes : `~levelmatch.images.notes.Notes`
+        Notes on the images.
     """
 
     frames: list[Frame]
     order: list[int]
     recombine: bool
     unit: object
+    notes: Notes = field(default_factory=Notes)
 
 
 def collect(images, settings, *, recombine=False, lyot=None, mosaic=False):
@@ -67,11 +71,12 @@ def collect(images, settings, *, recombine=False, lyot=None, mosaic=False):
         If an image cannot be used.
     """
     _check_list(images)
-    read = settings.read
-    frames = _read(images, read)
+    read, notes = settings.read, Notes()
+    frames = _read(images, read, notes)
     recombine |= any(frame.has_pass("lyot") for frame in frames)
+    notes.warn(stacklevel=4)
     if lyot is not None:
-        frames = _paired(frames, _read(lyot, read))
+        frames = _paired(frames, _read(lyot, read, notes))
     elif recombine:
         frames = _split(frames)
     frames = [_with_jwst_keys(frame) for frame in frames]
@@ -83,7 +88,7 @@ def collect(images, settings, *, recombine=False, lyot=None, mosaic=False):
     factors = flux_factors(frames, read.flux_scale)
     order = np.argsort([frame.name for frame in frames], kind="stable")
     frames, unit = _scaled([frames[i] for i in order], factors[order], read)
-    return Collection(frames, np.argsort(order).tolist(), recombine, unit)
+    return Collection(frames, np.argsort(order).tolist(), recombine, unit, notes)
 
 
 def _check_list(images):
@@ -93,8 +98,8 @@ def _check_list(images):
         raise TypeError(msg)
 
 
-def _read(images, read):
-    return collect_frames(images, dq_bits=read.dq_bits, hdu=read.hdu)
+def _read(images, read, notes):
+    return collect_frames(images, read, notes)
 
 
 def _scaled(frames, factors, read):

@@ -2,6 +2,7 @@
 """Frames of FITS files."""
 
 import warnings
+from pathlib import Path
 
 from astropy.io import fits
 from astropy.io.fits.verify import VerifyError
@@ -10,29 +11,42 @@ from astropy.wcs import WCS, FITSFixedWarning
 from levelmatch.exceptions import FrameError
 from levelmatch.images import fastfits, jwst
 from levelmatch.images.cards import check_header, wcs_header
+from levelmatch.images.extensions import image_hdu, is_science, other_images
+from levelmatch.images.flags import bad_bits
 from levelmatch.images.frame import FileMeta, Frame
+from levelmatch.images.notes import Notes
+from levelmatch.images.planes import (
+    KINDS,
+    MaskPlane,
+    find_planes,
+    partner_hdu,
+    partner_planes,
+    plane_shape,
+)
 from levelmatch.images.sources import FileSource
 from levelmatch.images.units import read_unit
+from levelmatch.options import ReadOptions
 from levelmatch.sky.transform import SkyTransform, wcs_error
 
 __all__ = ["check_shape", "file_frame", "partner_hdu"]
 
 
-def check_shape(name, shape):
-    """Return an image's shape as integers; refuse all but two dimensions."""
-    if len(shape) != 2:
+def check_shape(name: str, shape) -> tuple[int, int]:
+    """Return an image's shape without axes of one pixel; refuse all but two dimensions."""
+    plane = plane_shape(shape)
+    if len(plane) != 2:
         msg = (
             f"{name}: the image has {len(shape)} dimensions (shape {tuple(shape)}), not 2; "
             "give a plane of it, or name another extension by hdu"
         )
         raise FrameError(msg)
-    if min(shape) < 2:
+    if min(plane) < 2:
         msg = (
             f"{name}: the image is empty or a single line, its shape is {tuple(shape)}; "
             "leave it out, or name another extension by hdu"
         )
         raise FrameError(msg)
-    return tuple(int(n) for n in shape)
+    return int(plane[0]), int(plane[1])
 
 
 # Kinds of compression that astropy opens and that are not written again.
@@ -40,7 +54,7 @@ _PACKED = {b"PK": "a zip archive", b"\x1f\x9d": "packed by compress (.Z)"}
 
 
 def _check_packing(path):
-    """Refuse a file whose output would not be what its name says."""
+    """Refuse a file whose output would not have the format that its name implies."""
     try:
         with open(path, "rb") as stream:
             packed = _PACKED.get(stream.read(2))
@@ -51,11 +65,28 @@ def _check_packing(path):
         raise FrameError(msg)
 
 
-def file_frame(path, dq_bits, hdu):
-    """Return the frame of a FITS file."""
+def file_frame(path: Path, read: ReadOptions, notes: Notes, place: int = 0) -> Frame:
+    """Return the frame of a FITS file.
+
+    Parameters
+    ----------
+    path : `~pathlib.Path`
+        The file.
+    read : `~levelmatch.ReadOptions`
+        How it is read.
+    notes : `~levelmatch.images.notes.Notes`
+        Takes notes on the image.
+    place : int
+        Its place in the input.
+
+    Raises
+    ------
+    FrameError
+        If the image cannot be used; the message names it.
+    """
     name = path.name
-    if hdu is None:
-        frame = _plain_frame(path, dq_bits)
+    if read.hdu is None and read.weight_files is None and read.mask_files is None:
+        frame = _plain_frame(path, read)
         if frame is not None:
             return frame
     _check_packing(path)
@@ -65,17 +96,21 @@ def file_frame(path, dq_bits, hdu):
             warnings.filterwarnings("error", message=".*truncated.*")
             # astropy leaves a file open whose header it cannot read.
             with open(path, "rb") as file, fits.open(file, memmap=False) as hdus:
-                return _header_frame(path, hdus, dq_bits, hdu)
+                return _header_frame(path, hdus, read, notes, place)
     except FileNotFoundError as error:
-        msg = f"{path}: there is no such file; look at its path"
+        msg = f"{path}: there is no such file; check its path"
         raise FrameError(msg) from error
     except (OSError, UserWarning, VerifyError) as error:
         msg = f"{name}: not a readable FITS file: {error}"
         raise FrameError(msg) from error
 
 
-def _plain_frame(path, dq_bits):
-    """The frame of a plain file, or `None`: then astropy reads it, and says what is wrong."""
+# --------------------------------------------------------------------------------------
+# Without astropy
+
+
+def _plain_frame(path, read):
+    """Return the frame of a plain file; `None` if astropy must read it, or explain it."""
     try:
         planes = fastfits.scan(path)
     except OSError:
@@ -84,126 +119,117 @@ def _plain_frame(path, dq_bits):
     if index is None:
         return None
     image = planes[index]
-    named = {(p.name, p.version): i for i, p in reversed(list(enumerate(planes)))}
-    if any((plane, image.version) in named for plane in ("MASK", "ASDF")) or image.name == "DQ":
+    dq_hdu = _plain_flags(planes, image)
+    if dq_hdu is None:
         return None
-    dq_hdu = named.get(("DQ", image.version))
-    dq = None if dq_hdu is None else planes[dq_hdu]
-    if dq is not None and dq.header["BITPIX"] < 0:
-        return None
+    dq = planes[dq_hdu] if dq_hdu >= 0 else None
     transform = fastfits.plain_transform(path.name, image.header)
     if transform is None or min(image.shape) < 2 or (dq is not None and dq.shape != image.shape):
         return None
     meta = FileMeta(planes[0].header, image.header)
+    masks = () if dq is None else (MaskPlane(dq_hdu, "flags"),)
     return Frame(
         name=path.name,
-        source=FileSource(path, index, dq_hdu, planes=(image, dq)),
+        source=FileSource(path, index, masks, planes=(image, dq)),
         shape=image.shape,
         meta=meta,
-        unit=_header_unit(image.header),
+        unit=_header_unit(meta),
         transform=transform,
-        dq_bits=jwst.bad_bits(dq_bits, meta.get("TELESCOP") == "JWST"),
+        dq_bits=bad_bits(read.dq_bits, meta.get("TELESCOP") == "JWST"),
+        blank=read.blank,
     )
 
 
 def _plain_image(planes):
-    """Index of the HDU that holds the image, `None` if that is not plain to see."""
+    """Return the index of the HDU that holds the image, `None` if astropy must find it."""
     images = [i for i, p in enumerate(planes) if p.is_image and len(p.shape)]
     science = [i for i, p in enumerate(planes) if p.name == "SCI"]
     if len(science) > 1 or not set(science) <= set(images) or not images:
         return None
     index = (science or images)[0]
+    if not science and any(
+        i != index and "CTYPE1" in planes[i].header.text and is_science(planes[i].name)
+        for i in images
+    ):
+        return None
     return index if len(planes[index].shape) == 2 else None
 
 
-def _header_frame(path, hdus, dq_bits, hdu):
+def _plain_flags(planes, image):
+    """Return the index of the DQ extension, -1 without one; `None` if astropy must read it."""
+    named = {(p.name, p.version): i for i, p in reversed(list(enumerate(planes)))}
+    own = {name for name, version in named if version == image.version}
+    if own.intersection(_NOT_PLAIN) or image.name == "DQ":
+        return None
+    index = named.get(("DQ", image.version), -1)
+    flags = planes[index] if index >= 0 else None
+    if flags is not None and (flags.header["BITPIX"] < 0 or "MP_" in flags.header.text):
+        return None
+    return index
+
+
+# Extensions that astropy reads.
+_NOT_PLAIN = {"ASDF"}.union(*KINDS.values()) - {"DQ"}
+
+
+# --------------------------------------------------------------------------------------
+# By astropy
+
+
+def _header_frame(path, hdus, read, notes, place):
     name = path.name
-    index = _image_hdu(name, hdus, hdu)
+    index = image_hdu(name, hdus, read.hdu)
     header = hdus[index].header
     shape = check_shape(name, hdus[index].shape)
     meta = FileMeta(hdus[0].header, header)
     is_jwst = meta.get("TELESCOP") == "JWST"
-    dq_hdu, mask_hdu = (partner_hdu(hdus, index, plane) for plane in ("DQ", "MASK"))
-    bits = jwst.bad_bits(dq_bits, is_jwst)
-    dq_hdu, mask_hdu = (
-        None if i is None or not _has_flags(name, hdus[i], shape, bits) else i
-        for i in (dq_hdu, mask_hdu)
-    )
-    wcs = jwst.read_gwcs(hdus) if is_jwst else None
-    if wcs is None:
-        wcs = _fits_wcs(name, header, hdus)
-    return Frame(
+    masks, bits = find_planes(name, hdus, index, shape, read, is_jwst)
+    frame = Frame(
         name=name,
-        source=FileSource(path, index, dq_hdu, mask_hdu),
+        source=FileSource(path, index, masks + partner_planes(name, path, place, shape, read)),
         shape=shape,
         meta=meta,
-        unit=_header_unit(header),
-        transform=SkyTransform(wcs, name),
+        unit=_header_unit(meta),
+        transform=SkyTransform(_any_wcs(name, hdus, index, is_jwst, notes), name),
         dq_bits=bits,
+        blank=read.blank,
     )
+    _note_others(name, hdus, index, read, notes)
+    return frame
 
 
-def _has_flags(name, hdu, shape, bits):
-    """Whether a plane of flags has any, checked; HST's may be one number for all pixels."""
-    what = f"{name}: the {hdu.name} extension"
-    if not hdu.is_image:
-        msg = f"{what} is a table, not an image; rename it"
-        raise FrameError(msg)
-    if not hdu.shape:
-        if int(hdu.header.get("PIXVALUE", 0)) & bits:
-            msg = f"{what} flags every pixel; leave the image out, or see dq_bits"
-            raise FrameError(msg)
-        return False
-    if tuple(hdu.shape) != shape:
-        msg = f"{what} has shape {tuple(hdu.shape)}, the data {shape}"
-        raise FrameError(msg)
-    is_dq = hdu.name.strip().upper() == "DQ"
-    if is_dq and (hdu.header["BITPIX"] < 0 or hdu.header.get("BSCALE", 1) != 1):
-        msg = f"{what} is not of whole numbers; convert it, or rename it"
-        raise FrameError(msg)
-    return True
+def _note_others(name, hdus, index, read, notes):
+    """Note a file of which one image is matched; a warning only where nobody chose it."""
+    labels = other_images(hdus, index)
+    if len(labels) > 1:
+        kind = "extensions" if read.hdu is None else "chosen extensions"
+        notes.add(kind, name, f"{labels[0]} of {len(labels)}: {', '.join(labels)}")
 
 
-def partner_hdu(hdus, index, name):
-    """Return the index of the image's other plane of a name, of its version, or `None`."""
-    key = (name, hdus[index].ver)
-    return hdus.index_of(key) if key in hdus and hdus.index_of(key) != index else None
+def _any_wcs(name, hdus, index, is_jwst, notes):
+    """Return the gwcs of a JWST image, else the FITS WCS."""
+    wcs, reason = jwst.read_gwcs(hdus) if is_jwst else (None, "")
+    if wcs is not None:
+        return wcs
+    wcs = _fits_wcs(name, hdus[index], hdus)
+    if reason:
+        notes.add("gwcs", name, reason)
+    return wcs
 
 
-def _image_hdu(name, hdus, hdu):
-    """Return the index of the HDU that holds the image."""
-    if hdu is not None:
-        try:
-            index = hdus.index_of(hdu)
-            hdus[index]
-        except (KeyError, IndexError) as error:
-            names = [h.name or str(i) for i, h in enumerate(hdus)]
-            msg = f"{name}: there is no extension {hdu!r}; there are {names}"
-            raise FrameError(msg) from error
-        if not hdus[index].is_image:
-            msg = f"{name}: hdu={hdu!r} is a table, not an image; name another extension"
-            raise FrameError(msg)
-        return index
-    science = [i for i, h in enumerate(hdus) if h.name.strip().upper() == "SCI"]
-    if len(science) > 1:
-        msg = f"{name}: there are {len(science)} SCI extensions; name one by hdu=('SCI', n)"
-        raise FrameError(msg)
-    if science:
-        return science[0]
-    images = [i for i, h in enumerate(hdus) if h.is_image and h.shape]
-    if not images:
-        msg = f"{name}: there is no image extension; leave the file out"
-        raise FrameError(msg)
-    return images[0]
-
-
-def _fits_wcs(name, header, hdus):
-    check_header(name, header)
+def _fits_wcs(name, hdu, hdus):
+    header = hdu.header
+    # FITS counts axes from the last; those of one pixel are left out.
+    axes = [k + 1 for k, n in enumerate(hdu.shape[::-1]) if n != 1 or len(hdu.shape) <= 2]
+    check_header(name, header, axes)
     header = wcs_header(header)
     # Repairs of old forms of headers take half of the time to read a new one.
     modern = str(header.get("CTYPE1", ""))[4:] in fastfits.MODERN and header.get("CUNIT1") == "deg"
     try:
-        wcs = WCS(header, hdus, naxis=2, fix=not modern)
+        if axes == [1, 2]:
+            wcs = WCS(header, hdus, naxis=2, fix=not modern)
+        else:
+            wcs = WCS(header, hdus, fix=not modern).sub(axes)
     except Exception as error:
         raise wcs_error(name, error) from error
     if not wcs.has_celestial:
@@ -215,5 +241,10 @@ def _fits_wcs(name, header, hdus):
     return wcs
 
 
-def _header_unit(header):
-    return read_unit(str(header.get("BUNIT", "")))
+def _header_unit(meta):
+    """Return the unit of BUNIT in the image's header, or if blank there, in the primary one."""
+    for header in (meta.header, meta.primary):
+        text = str(header.get("BUNIT") or "").strip()
+        if text:
+            return read_unit(text)
+    return None

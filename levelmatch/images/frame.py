@@ -12,6 +12,7 @@ from astropy.nddata import NDData
 from levelmatch.exceptions import FrameError
 from levelmatch.images import jwst
 from levelmatch.images.corrections import Correction
+from levelmatch.images.fill import mask_fill
 from levelmatch.images.sources import MemorySource
 from levelmatch.sky.grid import Grid, default_spacing
 from levelmatch.sky.transform import SkyTransform
@@ -90,6 +91,8 @@ class Frame:
         What the corrected pixels that come out are multiplied by, to be on one flux scale.
     zero_point : str
         Header keyword of the zero point, in magnitudes, that goes with that factor.
+    blank : None, False, float or list of float
+        Values of missing pixels, see `~levelmatch.ReadOptions`.
     """
 
     name: str
@@ -109,6 +112,7 @@ class Frame:
     corrections: tuple = field(default=())
     output_factor: float = 1.0
     zero_point: str = ""
+    blank: object = None
 
     @cached_property
     def whole_grid(self):
@@ -138,9 +142,27 @@ class Frame:
         FrameError
             If the file cannot be read, or no pixel is good.
         """
+        return self.read()[0]
+
+    def read(self):
+        """Return the pixels, see `load`, and the fill values found in them.
+
+        Returns
+        -------
+        data : 2D `~numpy.ndarray`
+            The pixels.
+        fills : tuple of `~levelmatch.images.fill.Fill`
+            The fill values.
+
+        Raises
+        ------
+        FrameError
+            If the file cannot be read, or no pixel is good.
+        """
         out, bad = self.source.read(self.dq_bits)
         if bad is not None:
             out[bad] = np.nan
+        fills = mask_fill(out, self.blank)
         if self.region is not None:
             _mask_region(out, self.region, keep=self.part == "lyot")
         if self.corrections:
@@ -150,7 +172,7 @@ class Frame:
         if self.region is None and not np.isfinite(out).any():
             msg = f"{self.name}: the image has no good pixel; leave it out, or see dq_bits"
             raise FrameError(msg)
-        return out
+        return out, fills
 
     @property
     def correction(self):

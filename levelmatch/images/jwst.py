@@ -3,12 +3,13 @@
 
 import copy
 import io
+import pickle
 import re
+import warnings
+from collections.abc import Mapping
 from dataclasses import dataclass
-from logging import getLogger
 
 import numpy as np
-from astropy.nddata.bitmask import interpret_bit_flags
 
 __all__ = [
     "DEFAULT_BAD_BITS",
@@ -23,8 +24,6 @@ __all__ = [
     "separate_lyot",
 ]
 
-
-logger = getLogger(__name__)
 
 # The bits of stdatamodels.dqflags.pixel that matter to imaging.
 DQ_BITS = {
@@ -157,45 +156,6 @@ def part_name(name, part):
     return f"{stem}_{letter}{dot}{suffix}"
 
 
-def bad_bits(flags, is_jwst):
-    """Return the data-quality bits that make a pixel bad, as an integer.
-
-    Parameters
-    ----------
-    flags : None, int, str or list
-        Bits or names of JWST's bits, as for
-        `~astropy.nddata.bitmask.interpret_bit_flags`. By default DO_NOT_USE and NON_SCIENCE
-        for JWST, every bit for others.
-    is_jwst : bool
-        Whether the image is JWST's.
-
-    Raises
-    ------
-    ValueError
-        If a name is unknown.
-    """
-    if flags is None:
-        return DEFAULT_BAD_BITS if is_jwst else ~0
-    if isinstance(flags, str | list | tuple):
-        names = flags if isinstance(flags, str) else list(flags)
-        flags = names
-        if not isinstance(names, str) and all(isinstance(n, str) for n in names):
-            flags = "+".join(names)
-        if isinstance(flags, str) and not flags.replace("+", "").replace(",", "").isdigit():
-            total = 0
-            for flag in re.split(r"[+,|]", flags):
-                if flag.strip().upper() not in DQ_BITS:
-                    msg = f"dq_bits: {flag.strip()!r} is not the name of a JWST data-quality bit"
-                    raise ValueError(msg)
-                total |= DQ_BITS[flag.strip().upper()]
-            return total
-    try:
-        return int(interpret_bit_flags(flags))
-    except (TypeError, ValueError) as error:
-        msg = f"dq_bits: {flags!r} is not understood: {error}"
-        raise ValueError(msg) from error
-
-
 def lyot_region(meta, shape):
     """Return the slices (y, x) of the Lyot coronagraph in an image, or `None` if it has none.
 
@@ -248,26 +208,49 @@ def _best_edge(gain, edge):
 
 
 def read_gwcs(hdus):
-    """Return the gwcs in the ASDF extension of a JWST file, or `None` where it cannot be had.
+    """Return the gwcs of a JWST file.
 
-    Without gwcs and the JWST transforms installed (the extra ``jwst``) the
-    FITS WCS with SIP distortion in the science header is the next best: the
-    pipeline fits it to about 0.01 pixel.
+    Parameters
+    ----------
+    hdus : `~astropy.io.fits.HDUList`
+        The open file.
+
+    Returns
+    -------
+    wcs : `~gwcs.wcs.WCS` or None
+        The gwcs in the ASDF extension, `None` if it has none or cannot be read.
+    reason : str
+        Why it cannot be read; empty otherwise. The FITS WCS with SIP distortion is the next
+        best: the pipeline fits it to about 0.01 pixel.
     """
     if "ASDF" not in hdus:
-        return None
+        return None, ""
     import asdf
 
-    try:
-        import gwcs  # noqa: F401
+    content = io.BytesIO(hdus["ASDF"].data.tobytes())
+    with warnings.catch_warnings():
+        # Of types that only the pipeline knows, in other parts of the tree.
+        warnings.simplefilter("ignore", asdf.exceptions.AsdfWarning)
+        try:
+            # Lazily, since arrays may lie in the other extensions, which asdf cannot reach.
+            with asdf.open(content, lazy_load=True, memmap=False) as tree:
+                return _checked_gwcs(tree)
+        except Exception as error:
+            reason = " ".join(str(error).split()) or type(error).__name__
+            return None, f"{type(error).__name__}: {reason[:120]}"
 
-        buffer = io.BytesIO(hdus["ASDF"].data.tobytes())
-        with asdf.open(buffer, lazy_load=False, memmap=False) as tree:
-            wcs = tree["meta"]["wcs"]
-    except (ImportError, KeyError, ValueError, TypeError, OSError) as error:
-        logger.info("no gwcs (%s): the FITS WCS is used", error)
-        return None
-    return wcs if hasattr(wcs, "pixel_to_world_values") else None
+
+def _checked_gwcs(tree):
+    """Return the gwcs of a tree, its arrays loaded, and why there is none."""
+    meta = tree.tree.get("meta")
+    if not isinstance(meta, Mapping) or meta.get("wcs") is None:
+        return None, ""
+    import gwcs
+
+    if not isinstance(meta["wcs"], gwcs.WCS):
+        return None, "the transforms of JWST are not installed; see the extra jwst"
+    # A copy, since the tree's arrays end with the file.
+    return pickle.loads(pickle.dumps(meta["wcs"])), ""
 
 
 def separate_lyot(image):

@@ -1,8 +1,8 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
-"""Where the pixels of an image come from: memory or a FITS file."""
+"""The pixels of an image, in memory or in a FITS file."""
 
 import hashlib
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -13,8 +13,10 @@ from astropy.nddata import NDData
 
 from levelmatch.exceptions import FrameError
 from levelmatch.images import fastfits
+from levelmatch.images.packing import UNREADABLE, open_raw, read_to_end
+from levelmatch.images.planes import MaskPlane, as_plane
 
-__all__ = ["FileSource", "MemorySource", "as_mask", "flagged"]
+__all__ = ["FileSource", "MemorySource", "as_mask", "decoded_image", "flagged"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -24,15 +26,18 @@ class MemorySource:
     image: NDData
 
     @cached_property
-    def identity(self):
-        """What tells the image: no file, and the SHA-256 of data and mask."""
+    def identity(self) -> dict:
+        """Identity of the image: no file name, and the SHA-256 of data and mask."""
         data, mask = np.asarray(self.image.data), as_mask(self.image.mask)
         return {"file": "", "path": "", "size": 0, "hdu": 0, **_digests(data, [mask])}
 
-    def read(self, dq_bits):
-        """Return a copy of the data as floats, and a boolean array (or `None`) of bad pixels."""
-        data = np.asarray(self.image.data)
-        return np.array(data, dtype=_float_type(data), order="C"), as_mask(self.image.mask)
+    def read(self, dq_bits: int) -> tuple[np.ndarray, np.ndarray | None]:
+        """Return a copy of the pixels as floats, and a boolean array of bad pixels, or `None`."""
+        data = as_plane(np.asarray(self.image.data))
+        mask = as_mask(self.image.mask)
+        if mask is not None and mask.ndim > 2:
+            mask = as_plane(mask)
+        return np.array(data, dtype=_float_type(data), order="C"), mask
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,54 +50,64 @@ class FileSource:
         The file.
     hdu : int
         Index of the image's HDU.
-    dq_hdu : int or None
-        Index of the HDU with its data quality.
-    mask_hdu : int or None
-        Index of the HDU with its mask, which `~astropy.nddata.CCDData` writes.
+    masks : tuple of `~levelmatch.images.planes.MaskPlane`
+        Arrays that say which pixels are bad.
     planes : tuple of `~levelmatch.images.fastfits.Plane` or None
-        The image and its data quality (or `None`) in a plain file.
+        The image and its flags (or `None`), where both can be read without astropy.
+    name : str
+        Name of the image in a set of files; by default the file's.
     """
 
     path: Path
     hdu: int
-    dq_hdu: int | None
-    mask_hdu: int | None = None
+    masks: tuple[MaskPlane, ...] = ()
     planes: tuple | None = None
+    name: str = ""
+
+    @property
+    def dq_hdu(self) -> int | None:
+        """Index of the HDU of the image's flags, or `None`."""
+        return next((m.hdu for m in self.masks if m.kind == "flags" and m.path is None), None)
 
     @cached_property
-    def identity(self):
-        """What tells the image: its file, and the SHA-256 of data and mask planes.
+    def identity(self) -> dict:
+        """Identity of the image: file name, and SHA-256 of data and masks.
 
-        That is of the bytes in FITS's order, once scaled and decompressed. Read when first
-        asked for.
+        The checksums are of the bytes in FITS's order, scaled and decompressed. The file is
+        read at the first use.
 
         Raises
         ------
         FrameError
             If the file cannot be read.
         """
-        with self._opened() as hdus:
-            planes = [hdus[i].data for i in (self.dq_hdu, self.mask_hdu) if i is not None]
-            digests = _digests(hdus[self.hdu].data, planes)
+        with self.opened() as hdus, self._opened_planes(hdus) as planes:
+            digests = _digests(hdus[self.hdu].data, [hdu.data for _, hdu in planes])
         path = self.path.absolute()
-        size = path.stat().st_size
-        return {"file": path.name, "path": str(path), "size": size, "hdu": self.hdu, **digests}
+        return {
+            "file": self.name or path.name,
+            "path": str(path),
+            "size": path.stat().st_size,
+            "hdu": self.hdu,
+            **digests,
+        }
 
     @contextmanager
-    def _opened(self):
-        """Open the file; what goes wrong with it names it."""
+    def opened(self):
+        """Open the file; errors name it."""
         try:
-            # In threads too, where no filter of warnings may be set.
-            with fits.open(self.path, memmap=False) as hdus:
+            # No filter of warnings: files are read by threads, which share the filters.
+            with open_raw(self.path) as raw, fits.open(raw, memmap=False) as hdus:
                 self._check_length(hdus)
                 yield hdus
-        except (OSError, EOFError, TypeError, ValueError, IndexError, UserWarning) as error:
+                read_to_end(raw)
+        except UNREADABLE as error:
             msg = f"{self.path.name}: the pixels cannot be read: {error}; get the file anew"
             raise FrameError(msg) from error
 
     def _check_length(self, hdus):
         """Refuse a truncated file: astropy only warns, and fills in zeros."""
-        used = [i for i in (self.hdu, self.dq_hdu, self.mask_hdu) if i is not None]
+        used = [self.hdu, *(mask.hdu for mask in self.masks if mask.path is None)]
         places = [hdus[i].fileinfo() for i in used]
         with open(self.path, "rb") as stream:
             compressed = stream.read(6) != b"SIMPLE"
@@ -101,29 +116,81 @@ class FileSource:
             msg = f"it is truncated to {size} bytes"
             raise OSError(msg)
 
-    def read(self, dq_bits):
-        """Return the data as floats, and a boolean array (or `None`) of pixels still to mask."""
+    @contextmanager
+    def _opened_planes(self, hdus):
+        """Open the files of the masks, and give each mask with its HDU."""
+        with ExitStack() as stack:
+            files = {None: hdus}
+            for path in {mask.path for mask in self.masks} - {None}:
+                files[path] = stack.enter_context(fits.open(path, memmap=False))
+            yield [(mask, files[mask.path][mask.hdu]) for mask in self.masks]
+
+    def bad(self, hdus: fits.HDUList, dq_bits: int) -> np.ndarray | None:
+        """Return where the masks say that pixels are bad, or `None` without any mask.
+
+        Parameters
+        ----------
+        hdus : `~astropy.io.fits.HDUList`
+            The open file.
+        dq_bits : int
+            The bits of flags that make a pixel bad.
+        """
+        bad = None
+        with self._opened_planes(hdus) as planes:
+            for mask, hdu in planes:
+                where = _bad(as_plane(hdu.data), mask.kind, dq_bits)
+                bad = where if bad is None else bad | where
+        return bad
+
+    def read(self, dq_bits: int) -> tuple[np.ndarray, np.ndarray | None]:
+        """Return the pixels as floats, and a boolean array (or `None`) of pixels to mask."""
         plain = self._read_plain(dq_bits)
         if plain is not None:
             return plain, None
-        with self._opened() as hdus:
-            data = hdus[self.hdu].data
-            bad = None
-            if self.dq_hdu is not None:
-                bad = flagged(hdus[self.dq_hdu].data, dq_bits)
-            if self.mask_hdu is not None:
-                masked = hdus[self.mask_hdu].data != 0
-                bad = masked if bad is None else bad | masked
-            return np.require(data, _float_type(data), "CW"), bad
+        with self.opened() as hdus:
+            data = decoded_image(hdus[self.hdu])
+            return np.require(data, _float_type(data), "CW"), self.bad(hdus, dq_bits)
 
     def _read_plain(self, dq_bits):
-        """The pixels of a plain file, or `None`: then astropy reads it, or says what is wrong."""
+        """The pixels read without astropy, or `None`: then astropy reads the file."""
         if self.planes is None:
             return None
         try:
             return fastfits.read_plane(self.path, *self.planes, dq_bits & 0xFFFFFFFF)
         except OSError:
             return None
+
+
+def decoded_image(hdu) -> np.ndarray:
+    """Return the pixels of an HDU as a plane, NaN where blank.
+
+    astropy ignores BLANK in unsigned integers, and where it is 0.
+
+    Parameters
+    ----------
+    hdu : `~astropy.io.fits.ImageHDU`, `PrimaryHDU` or `CompImageHDU`
+        The HDU, whose data were not used before.
+    """
+    blank, offset = hdu.header.get("BLANK"), hdu.header.get("BZERO", 0)
+    stored_as_integers = hdu.header.get("BITPIX", 0) > 0
+    data = as_plane(hdu.data)
+    if not isinstance(blank, int) or not stored_as_integers:
+        return data
+    if data.dtype.kind == "f" and blank != 0:
+        return data
+    blanks = data == (offset if data.dtype.kind == "f" else blank + int(offset))
+    if not blanks.any():
+        return data
+    data = data.astype(_float_type(data))
+    data[blanks] = np.nan
+    return data
+
+
+def _bad(values, kind, dq_bits):
+    """Return where a mask says that pixels are bad."""
+    if kind == "flags":
+        return flagged(values, dq_bits)
+    return values != 0 if kind == "mask" else ~(values > 0)
 
 
 def _float_type(data):
@@ -133,31 +200,31 @@ def _float_type(data):
     return np.dtype(np.float32 if small else np.float64)
 
 
-def _digests(data, planes):
-    """The type of an image's data, their SHA-256, and that of its mask planes."""
-    masks = hashlib.sha256()
-    for plane in planes:
-        if plane is not None:
-            masks.update(_in_fits_order(np.asarray(plane)))
+def _digests(data, masks):
+    """Return the type of an image's data, their SHA-256, and that of its masks."""
+    digest = hashlib.sha256()
+    for mask in masks:
+        if mask is not None:
+            digest.update(_in_fits_order(np.asarray(mask)))
     return {
         "dtype": data.dtype.newbyteorder("=").str[1:],
         "sha256": hashlib.sha256(_in_fits_order(data)).hexdigest(),
-        "mask_sha256": masks.hexdigest() if any(p is not None for p in planes) else "",
+        "mask_sha256": digest.hexdigest() if any(m is not None for m in masks) else "",
     }
 
 
 def _in_fits_order(data):
-    """An array's bytes, C-contiguous and big-endian, as FITS has them."""
+    """Return an array's bytes, C-contiguous and big-endian."""
     return np.ascontiguousarray(data, dtype=data.dtype.newbyteorder(">")).data
 
 
-def flagged(dq, bits):
-    """Return where any of some bits is set in an array of integers, its sign bit among them."""
+def flagged(dq: np.ndarray, bits: int) -> np.ndarray:
+    """Return where any of some bits is set in an array of integers, of any sign."""
     unsigned = dq.view(dq.dtype.str.replace("i", "u"))
     bits = bits & int(np.iinfo(unsigned.dtype).max)
     return (unsigned & unsigned.dtype.type(bits)) != 0
 
 
-def as_mask(mask):
+def as_mask(mask) -> np.ndarray | None:
     """Return a mask as a boolean array, or `None`."""
     return None if mask is None else np.asarray(mask, dtype=bool)

@@ -69,7 +69,7 @@ class Overlaps:
             )
             raise NoOverlapError(msg)
 
-    def measure(self, frames, settings, known=None):
+    def measure(self, frames, settings, known=None, notes=None):
         """Return the table of the pairs, and the sky levels if they will tie sets.
 
         Parameters
@@ -80,6 +80,8 @@ class Overlaps:
             With ``measure``, ``solve`` and ``progress_bar``.
         known : `~levelmatch.measure.store.PairStore` or None
             Pairs that need no second measurement, and where new ones are kept.
+        notes : `~levelmatch.images.notes.Notes` or None
+            Takes notes on fill values.
         """
         rows, keep = ({}, None) if known is None else known.open(frames, self, settings.measure)
         todo = np.array([p for p in range(len(self.pairs)) if p not in rows], dtype=np.intp)
@@ -88,6 +90,7 @@ class Overlaps:
             rows.update(zip(todo[indices].tolist(), new, strict=True))
             keep(todo[indices], new)
 
+        fills = {}
         measured, sky = measure_pairs(
             frames,
             self.pairs[todo],
@@ -96,9 +99,15 @@ class Overlaps:
             with_sky=settings.solve.disconnected == "sky",
             progress_bar=settings.progress_bar,
             on_rows=None if known is None else add,
+            on_fills=fills.update,
         )
         if known is not None:
             measured = pair_table(self.pairs, [rows[p] for p in range(len(self.pairs))])
+        if notes is not None:
+            unread = set(self.pairs.ravel().tolist()) - set(self.pairs[todo].ravel().tolist())
+            fills |= {k: frames[k].read()[1] for k in unread}
+            for k in sorted(fills):
+                notes.add_fills(frames[k].name, fills[k])
         return replace(measured, multiplicity=1 / self.part), sky
 
 

@@ -74,12 +74,15 @@ class Image:
         How many images cover it, if different pairs share noise with different ones.
     part : tuple of int or None
         Of a part, where its first pixel lies in the image, (y, x), and the image's shape.
+    fills : tuple of `~levelmatch.images.fill.Fill`
+        Fill values found in the image.
     """
 
     pixels: np.ndarray
     grid: Grid
     maps: tuple = ()
     part: tuple | None = None
+    fills: tuple = ()
 
     def cut(self, box):
         """Return a copy of the rows and columns (y0, y1, x0, x1) alone."""

@@ -50,6 +50,7 @@ def measure_pairs(
     with_sky=False,
     progress_bar=None,
     on_rows=None,
+    on_fills=None,
 ):
     """Measure every pair, each image read once and let go after its last pair.
 
@@ -71,6 +72,8 @@ def measure_pairs(
         Called as pairs finish, with their indices into ``pairs`` and the list of
         their rows, see `~levelmatch.measure.pairs.measure_pair`: always in the thread that called
         this function.
+    on_fills : callable or None
+        Called in the end with the fill values found in images, by their index.
 
     Returns
     -------
@@ -87,6 +90,8 @@ def measure_pairs(
     else:
         sky = _compute_distributed(client, plan, watch)
     table = pair_table(pairs, [watch.rows[p] for p in range(len(pairs))])
+    if on_fills is not None:
+        on_fills(watch.fills)
     return table, np.array([sky[k] for k in range(len(frames))]) if with_sky else None
 
 
@@ -100,10 +105,13 @@ class _Source:
 
     def __call__(self, *_):
         """Read the image, its sources masked if asked for."""
-        data = self.frame.load()
+        data, fills = self.frame.read()
+        if fills and fills[0].alone:
+            # An image of one value would be the most precise of all.
+            data[:] = np.nan
         if self.options.mask_sources:
             data[source_mask(data)] = np.nan
-        return Image(data, self.frame.grid, self.maps)
+        return Image(data, self.frame.grid, self.maps, fills=fills)
 
     @property
     def in_memory(self):
@@ -159,11 +167,13 @@ class _Batch:
     options: MeasureOptions
 
     def __call__(self, *images):
-        """Return the rows of the pairs, given the images and whatever had to come before."""
-        return [
+        """Return the rows of the pairs and the fill values by image, given the images."""
+        rows = [
             measure_row(images[a], images[b], (images[a].maps[m], images[b].maps[n]), self.options)
             for a, b, m, n in self.members
         ]
+        filled = zip(self.images, images, strict=False)
+        return rows, {k: image.fills for (_, k), image in filled if image.fills}
 
 
 @dataclass(frozen=True, eq=False)
@@ -380,7 +390,7 @@ def _compute(plan, options, watch):
     def posttask(key, result, dsk, state, worker_id):
         if key not in batches:
             return
-        watch.done(batches[key].pairs, result)
+        watch.done(batches[key].pairs, *result)
         for _, i in batches[key].images:
             uses[i] -= 1
             if uses[i] == 0 and len(plan.order) > MANY:
@@ -462,7 +472,7 @@ def _run_distributed(client, plan, watch, sky):
     for future, result in as_completed(list(wanted), with_results=True):
         what = wanted.pop(future)
         if isinstance(what, _Batch):
-            watch.done(what.pairs, result)
+            watch.done(what.pairs, *result)
         else:
             sky[what] = result
 
@@ -483,13 +493,14 @@ class _Watch:
     """
 
     def __init__(self, n_pairs, progress_bar, on_rows):
-        self.rows = {}
+        self.rows, self.fills = {}, {}
         self.on_rows = on_rows
         self.steps = iter(range(n_pairs) if progress_bar is None else progress_bar(range(n_pairs)))
 
-    def done(self, pairs, rows):
-        """Note that a task has finished, with the rows of its pairs."""
+    def done(self, pairs, rows, fills):
+        """Note that a task has finished, with the rows of its pairs and the fill values found."""
         self.rows.update(zip(pairs, rows, strict=True))
+        self.fills.update(fills)
         if self.on_rows is not None:
             self.on_rows(pairs, rows)
         for _ in pairs:

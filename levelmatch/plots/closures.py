@@ -1,5 +1,5 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
-"""Plot of the closures of loops."""
+"""How loops of overlapping images close."""
 
 import numpy as np
 
@@ -9,7 +9,7 @@ from levelmatch.text import count, values
 
 __all__ = ["plot_closures"]
 
-# Differs from grey on any paper, and from the colours of before and after.
+# Told from grey, on any paper; other colours are those of before and after.
 EXPECTED = "#8f5fc0"
 N_NAMED = 3
 MAX_IMAGES = 3
@@ -17,17 +17,17 @@ DASH = " \u2013 "
 
 
 def plot_closures(result, ax=None):
-    """Plot a histogram of the closures of loops of overlapping images, over their errors.
+    """Plot how the differences around each loop of overlapping images add up, over their error.
 
-    The differences around a loop add up to zero if they agree. The curve is the normal
-    distribution that the errors predict. The loops that close worst are named below.
+    Differences that agree add up to zero; the curve is a normal distribution of the
+    errors given. Below are the loops that close worst, with their images or tiles.
 
     Parameters
     ----------
     result : `~levelmatch.MatchResult` or record
         The result, or its record.
     ax : `~matplotlib.axes.Axes` or None
-        Axes to draw into, by default those of a new figure.
+        Where; by default those of a new figure.
 
     Returns
     -------
@@ -47,7 +47,7 @@ def plot_closures(result, ax=None):
         ax.text(0.5, 0.5, "no loop of pairs", transform=ax.transAxes, ha="center", color=GREY)
         return ax
     reach = max(4.0, 1.05 * np.abs(sigmas).max())
-    # Few loops need few bins.
+    # Few loops in many bins are a comb.
     n_bins = int(np.clip(2 * np.sqrt(len(sigmas)), 8, 24))
     edges = np.linspace(-reach, reach, n_bins + 1)
     ax.hist(sigmas, edges, color=GREY, alpha=0.6, label=count(len(sigmas), "loop"))
@@ -76,7 +76,7 @@ def plot_closures(result, ax=None):
 
 
 def _worst(loops, sigmas, facts):
-    """Names of the loops that close worst, one line for each."""
+    """Lines that name the loops that close worst."""
     images, tiles = (
         dict(zip(names, image_labels(names)[0], strict=True))
         for names in (
@@ -97,11 +97,11 @@ def _worst(loops, sigmas, facts):
 
 
 def _nodes(text, names):
-    """Images or tiles of a loop; names may contain blanks."""
+    """Images or tiles of a loop; a name may have blanks in it."""
     out = []
     while text:
         known = max((name for name in names if text.startswith(name)), key=len, default=text)
-        # A blank name would make this loop endless.
+        # No name is blank, or there would be no end.
         out.append(known or text)
         text = text[len(out[-1]) :].removeprefix(" ")
     return out

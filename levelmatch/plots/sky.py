@@ -1,5 +1,5 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
-"""Map of the sky about the centre of all images."""
+"""A map of the sky about the middle of all images."""
 
 import numpy as np
 from astropy import units as u
@@ -9,13 +9,13 @@ from levelmatch.sky.vectors import lonlat, tangent_axes
 
 __all__ = ["Chart", "directions", "sky_axes", "sky_wcs"]
 
-# Pixels along the longer side of the map's WCS.
+# Pixels along the longer side of the map's WCS, where no image gives one.
 SIZE = 400
 MARGIN = 0.04
 
 
 class Chart:
-    """Offsets to East and North on an equal-area map about the centre of all images.
+    """Offsets to East and North on a map of equal area about the middle of all images.
 
     Parameters
     ----------
@@ -25,7 +25,7 @@ class Chart:
 
     def __init__(self, frames):
         total = np.sum([frame.grid.centre for frame in frames], axis=0)
-        # Images all around the sky have no centre: any will do.
+        # All around the sky there is no middle: any will do.
         centre = total if np.linalg.norm(total) > 1e-9 else frames[0].grid.centre
         self.axes = tangent_axes(centre)
         corners = np.concatenate([self._flat(frame.grid.polygon) for frame in frames])
@@ -45,7 +45,7 @@ class Chart:
         return self._flat(vectors) * u.rad.to(self.unit)
 
     def label_axes(self, ax):
-        """Label the axes with the position of zero offset."""
+        """Name the axes, and the position that the offsets are from."""
         ra, dec = lonlat(self.axes[0])
         ax.set_xlabel(f"East of RA {ra:.4f}\u00b0 ({self.unit})", fontsize="small")
         ax.set_ylabel(f"North of Dec {signed(dec, 4)}\u00b0 ({self.unit})", fontsize="small")
@@ -89,7 +89,7 @@ class Chart:
 
 
 def sky_wcs(result):
-    """Return a WCS of all images of a result, for axes with sky coordinates.
+    """Return a WCS of all images of a result, to make axes with sky coordinates of.
 
     Parameters
     ----------
@@ -119,14 +119,14 @@ def sky_axes(ax, wcs):
 
 
 def has_sky(ax):
-    """Return whether axes have sky coordinates."""
+    """Whether axes have sky coordinates."""
     return getattr(ax, "coords", None) is not None and getattr(ax, "wcs", None) is not None
 
 
 def placed(ax, chart, vectors):
-    """Return positions in axes, shape (..., 2), of unit vectors, shape (..., 3).
+    """Return where directions, shape (..., 3), fall in axes: shape (..., 2).
 
-    Pixels on axes with sky coordinates, else offsets to East and North.
+    Pixels of axes with sky coordinates, offsets to East and North on plain ones.
     """
     if not has_sky(ax):
         return chart.project(vectors)
@@ -137,7 +137,7 @@ def placed(ax, chart, vectors):
 
 
 def finish_sky(ax, chart):
-    """Label the axes of a map; on axes without sky coordinates, East is set to the left."""
+    """Name the axes of a map, and turn East to the left where the axes do not know the sky."""
     if not has_sky(ax):
         ax.xaxis.set_inverted(True)
         chart.label_axes(ax)
@@ -152,7 +152,7 @@ def finish_sky(ax, chart):
 
 
 def directions(grid, ys, xs):
-    """Unit vectors of rows and columns, shape (len(ys), len(xs), 3), bilinear between nodes."""
+    """Directions of rows and columns, shape (len(ys), len(xs), 3), bilinear between nodes."""
     rows, columns = _weights(grid.ys, ys), _weights(grid.xs, xs)
     return np.moveaxis(rows @ np.moveaxis(grid.nodes, -1, 0) @ columns.T, 0, -1)
 

@@ -8,6 +8,7 @@ import numpy as np
 
 from levelmatch.exceptions import RecordError
 from levelmatch.images.collect import collect_frames
+from levelmatch.options import ReadOptions
 from levelmatch.record.record import as_record
 from levelmatch.results.files import (
     asdf_hdu,
@@ -113,7 +114,7 @@ def _recorded_frames(record, paths, *, force=False, names=None):
         k = row[frame.name]
         if name not in opened:
             hdu = int(record.inputs["hdu"][k])
-            (opened[name],) = collect_frames([paths[name]], hdu=hdu)
+            (opened[name],) = collect_frames([paths[name]], ReadOptions(hdu=hdu))
         base = opened[name]
         if base.shape != frame.shape:
             msg = f"{name}: its shape is {base.shape}, the recorded {frame.shape}"

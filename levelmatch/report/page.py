@@ -1,5 +1,5 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
-"""The report: its sections, style and script in one file of HTML."""
+"""The page: its sections, its style and its script in one file."""
 
 import base64
 import hashlib
@@ -19,19 +19,11 @@ from levelmatch.report.tables import image_table, option_tables, pair_table
 from levelmatch.report.text import items, safe
 from levelmatch.results.files import whole_file
 from levelmatch.results.pixels import frames_with_pixels
-from levelmatch.summary import (
-    MAX_FINDINGS,
-    Facts,
-    findings,
-    notes,
-    summary_lines,
-    trust_lines,
-    verdict,
-)
+from levelmatch.summary import Facts, notes, summary_lines, trust_lines
 
 __all__ = ["check_replaceable", "is_page", "make_page", "write_report"]
 
-# Marks a file as a report of levelmatch.
+# By it a page is known again.
 GENERATOR = '<meta name="generator" content="levelmatch '
 PAGE = Template("""\
 <!DOCTYPE html>
@@ -49,9 +41,9 @@ $generator$version">
 <a class="skip" href="#main">Skip to the summary</a>
 <main id="main">
 <h1>$title</h1>
-<p class="made">$made</p>
 $body
 </main>
+<footer>Made by levelmatch $version.</footer>
 <div id="tip" role="tooltip" hidden></div>
 <p id="said" class="unseen" role="status"></p>
 <script>$script</script>
@@ -60,47 +52,47 @@ $body
 """)
 
 NO_MATPLOTLIB = (
-    "Pictures need matplotlib, which is not installed here. Install it by "
-    '`pip install "levelmatch[report]"`.'
+    "Pictures need matplotlib, which is not installed here: "
+    '`pip install "levelmatch[report]"` brings it.'
 )
 LEVEL = (
-    "A level is the constant subtracted from an image, at its centre, so that the image agrees "
-    "with those that it overlaps."
+    "A level is what was subtracted from an image, at its centre, so that it agrees with those "
+    "that it overlaps."
 )
-NO_PIXELS = "This page was made from a record without its images, so it has no pictures of pixels."
+NO_PIXELS = "This page was made from a record without its images: there are no pictures of pixels."
 
 
 def write_report(result, path, *, title="Level matching", files=None, before_after=True):
     """Write a page of HTML: a summary, pictures, the overlaps, and tables of images and pairs.
 
-    The page is one file, which loads nothing else. Its script sorts the tables, moves the cut
-    between before and after, and shows the pairs; all of the text is there without it. Without
-    matplotlib the page has no pictures and says so.
+    The page is one file that needs nothing from elsewhere, and nothing but its text is needed
+    to read it: its script sorts the tables, moves the cut between before and after, and shows
+    the pairs. Without matplotlib it has no pictures, and says so.
 
     Parameters
     ----------
     result : `~levelmatch.MatchResult` or record
         The result, or its record.
     path : str or `~pathlib.Path`
-        Path of the page, which is written atomically. An earlier page is replaced.
+        Where; an earlier page is replaced. The page is written whole or not at all.
     title : str
-        Title of the page.
+        Its title.
     files : path, list of path or None
-        For a record, the files of its images as they were before the run, or their folder;
-        without them the page has no pictures that need pixels.
+        For a record, its images' files as they were before the run, or their folder; without
+        them the page has no pictures that need pixels.
     before_after : bool
-        Whether to draw the pictures that read all images again: mosaics before and after, and
-        the differences of the 20 worst pairs.
+        Whether to draw what reads all images again: mosaics before and after, and
+        the differences of up to 60 pairs.
 
     Returns
     -------
     path : `~pathlib.Path`
-        Path of the page.
+        Where it is.
 
     Raises
     ------
     FileExistsError
-        If the path exists and is no page of levelmatch.
+        If a file is there that is no page of levelmatch.
     FrameError
         If some of a record's images are none of ``files``, or are not the recorded ones;
         the message names them.
@@ -120,12 +112,12 @@ def write_report(result, path, *, title="Level matching", files=None, before_aft
 
 
 def check_replaceable(path):
-    """Refuse a path that exists and is no report.
+    """Refuse a path where something is that no report was written to.
 
     Raises
     ------
     FileExistsError
-        If it does; the message names the path.
+        Naming it.
     """
     if path.exists() and not is_page(path):
         msg = f"{path} exists and is no page of levelmatch; name another"
@@ -137,7 +129,7 @@ def is_page(path):
     if not path.is_file():
         return False
     with open(path, "rb") as stream:
-        # The head of a page is shorter.
+        # The head of a page, its policy included, is shorter.
         head = stream.read(4096)
     return head.startswith(b"<!DOCTYPE html>") and GENERATOR.encode() in head
 
@@ -150,10 +142,9 @@ def make_page(result, *, title="Level matching", files=None, before_after=True):
     has_pixels = files is not None or all(frame.source is not None for frame in facts.frames)
     pixels = before_after and has_pixels and has_matplotlib()
     if pixels:
-        # Wrong files are an error of the caller; later failures leave a note in the page.
+        # Wrong files are the caller's to mend; all later failures leave a note in the page.
         frames_with_pixels(facts.result, files)
     sections = [
-        _drawn("", "headline", "Headline", lambda: _headline(facts)),
         _section("Summary", "summary", "", _summary(facts)),
         _section("Notes", "notes", "", items(notes(facts)) if notes(facts) else ""),
         _drawn("Before and after", "", "", lambda: compare_section(facts, files) if pixels else ""),
@@ -175,31 +166,10 @@ def make_page(result, *, title="Level matching", files=None, before_after=True):
         policy=_policy(style, script),
         title=safe(title),
         version=safe(__version__),
-        made=safe(_made(facts.result, __version__)),
         style=style,
         script=script,
         body="\n".join(section for section in sections if section),
     )
-
-
-def _headline(facts):
-    """The verdict, and links to the findings to look at first."""
-    found = findings(facts)[:MAX_FINDINGS]
-    links = "; ".join(
-        safe(f.words)
-        if f.target is None
-        else f'<a href="#{f.target[0][0]}{f.target[1]}">{safe(f.words)}</a>'
-        for f in found
-    )
-    look = f"\n<p>Look first at: {links}.</p>" if found else ""
-    return f'<p class="verdict">{safe(verdict(facts))}</p>{look}'
-
-
-def _made(result, version):
-    """A line on the run."""
-    created = str(result.created).partition(".")[0].replace("T", " ")
-    run = result.options["function"]
-    return f"Matched by {run} on {created} UTC; page made by levelmatch {version}."
 
 
 def _summary(facts):
@@ -223,8 +193,8 @@ def _section(heading, kind, label, content):
 
 def _overlaps(facts):
     how = (
-        "Each link joins two images that overlap; its colour is the residual of their difference "
-        "over its standard error."
+        "Each link joins two images that overlap; its colour is their residual, what is left of "
+        "their difference, over what is expected."
     )
     return (
         f'<p>{how} <span class="scripted" hidden>Point at a link for its numbers, or click it to '
@@ -246,7 +216,7 @@ def _resource(name):
 
 
 def _policy(style, script):
-    """The page's security policy: it runs its own script and shows its own pictures only."""
+    """What the page may do: run its own script, show its own pictures, and nothing else."""
 
     def digest(text):
         return base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()

@@ -19,7 +19,7 @@ from astropy.wcs import WCS, FITSFixedWarning
 
 from levelmatch.exceptions import FrameError
 from levelmatch.images.fits_files import partner_hdu
-from levelmatch.images.sources import FileSource, flagged
+from levelmatch.images.sources import FileSource, decoded_image
 from levelmatch.results.header import add_provenance, provenance_entry
 from levelmatch.results.splice import (
     add_to_asdf,
@@ -180,17 +180,16 @@ def _read_image(frame):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FITSFixedWarning)
         with fits.open(source.path, memmap=False) as hdus:
-            data = np.array(hdus[source.hdu].data)
+            data = np.array(decoded_image(hdus[source.hdu]))
             data = data.astype(data.dtype.newbyteorder("="), copy=False)
             uncertainty = read_uncertainty(hdus, source.hdu, data.shape)
             dq = None if source.dq_hdu is None else np.array(hdus[source.dq_hdu].data)
-            masked = None if source.mask_hdu is None else hdus[source.mask_hdu].data != 0
+            bad = source.bad(hdus, frame.dq_bits)
     mask = ~np.isfinite(data) if data.dtype.kind == "f" else np.zeros(data.shape, dtype=bool)
     if dq is not None:
         dq = dq.astype(dq.dtype.newbyteorder("="), copy=False)
-        mask |= flagged(dq, frame.dq_bits)
-    if masked is not None:
-        mask |= masked
+    if bad is not None:
+        mask |= bad
     return CCDData(
         data,
         mask=mask,

@@ -21,6 +21,7 @@ from levelmatch.images.collect import collect_frames
 from levelmatch.images.fits_files import partner_hdu
 from levelmatch.images.scales import compare_scales, image_values
 from levelmatch.images.sources import FileSource
+from levelmatch.options import ReadOptions
 from levelmatch.results.files import file_identity, read_uncertainty, whole_file
 from levelmatch.sky.reprojection import common_grid
 from levelmatch.sky.transform import SkyTransform
@@ -129,7 +130,7 @@ def make_mosaic(
     _check_words(combine, weights, method, progress_bar)
     tile = _tile_shape(tile_size)
     path = None if output is None else _check_output(output, overwrite)
-    frames, unit = scaled_frames(images, dq_bits=dq_bits, hdu=hdu)
+    frames, unit = scaled_frames(images, ReadOptions(dq_bits=dq_bits, hdu=hdu))
     if path is not None:
         _check_inputs(path, frames)
     where = "memory" if path is None else "file"
@@ -181,14 +182,14 @@ def stack_frames(frames, *, method="interp", name=None, unit=None):
     return CCDData(mean, mask=count == 0, wcs=target.wcs, unit=unit or "", meta={"FILENAME": name})
 
 
-def scaled_frames(images, *, dq_bits=None, hdu=None):
+def scaled_frames(images, read=None):
     """Return the frames of any input, with the factors to a common unit, and that unit.
 
     A result's images keep the factors, of flux scales too, by which they were compared.
 
     Parameters
     ----------
-    images, dq_bits, hdu
+    images, read
         See `~levelmatch.images.collect.collect_frames`.
 
     Returns
@@ -198,7 +199,7 @@ def scaled_frames(images, *, dq_bits=None, hdu=None):
     unit : `~astropy.units.Unit` or None
         Their common unit.
     """
-    frames = collect_frames(images, dq_bits=dq_bits, hdu=hdu)
+    frames = collect_frames(images, read)
     if hasattr(images, "frames"):
         return _with_lyot_pixels(frames), images.unit
     scales, unit = compare_scales(frames)

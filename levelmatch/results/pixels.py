@@ -7,6 +7,7 @@ import numpy as np
 
 from levelmatch.exceptions import FrameError
 from levelmatch.images.collect import collect_frames
+from levelmatch.options import ReadOptions
 from levelmatch.results.header import check_not_matched
 
 __all__ = ["frames_with_pixels", "own_corrections"]
@@ -56,8 +57,9 @@ def frames_with_pixels(result, files=None, names=None):
         raise FrameError(msg)
     options = result.options["read"]
     hdu = options.get("hdu")
-    read = {"dq_bits": options.get("dq_bits"), "hdu": tuple(hdu) if isinstance(hdu, list) else hdu}
-    wholes = {name: collect_frames([paths[name]], **read)[0] for name in map(_file_name, needed)}
+    hdu = tuple(hdu) if isinstance(hdu, list) else hdu
+    read = ReadOptions(dq_bits=options.get("dq_bits"), hdu=hdu)
+    wholes = {name: collect_frames([paths[name]], read)[0] for name in map(_file_name, needed)}
     if not options.get("rematch", False):
         check_not_matched(wholes.values(), [p.matched.name for p in result.passes])
     return [_filled(frame, wholes[_file_name(frame)]) for frame in needed]

@@ -1,15 +1,14 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
 """FITS files with some of their HDUs replaced, the rest copied byte by byte."""
 
-import bz2
-import gzip
 import io
-import lzma
 import re
 import shutil
 
 import numpy as np
 from astropy.io import fits
+
+from levelmatch.images.packing import open_raw
 
 __all__ = [
     "add_to_asdf",
@@ -22,16 +21,8 @@ __all__ = [
 
 
 BLOCK = 2880
-OPENERS = {b"\x1f\x8b": gzip.open, b"BZ": bz2.open, b"\xfd7": lzma.open}
 BLOCK_MAGIC = b"\xd3BLK"
 BLOCK_INDEX = b"#ASDF BLOCK INDEX"
-
-
-def open_raw(path):
-    """Open a file for reading its bytes, decompressed."""
-    with open(path, "rb") as stream:
-        magic = stream.read(2)
-    return OPENERS.get(magic, open)(path, "rb")
 
 
 def splice(source, hdus, replaced, stream):

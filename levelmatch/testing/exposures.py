@@ -41,7 +41,7 @@ class _Exposure:
 
 @dataclass(frozen=True)
 class _Plane:
-    """Background added to an image, (level, slope_u, slope_v), and that of its Lyot region."""
+    """What is added to an image: (level, slope_u, slope_v), and the same for its Lyot region."""
 
     main: tuple
     lyot: tuple = (0.0, 0.0, 0.0)

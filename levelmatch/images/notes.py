@@ -1,0 +1,75 @@
+# Licensed under a 3-clause BSD style license - see LICENSE.rst
+"""Notes on images: each kind is said once per run, with the images that it concerns."""
+
+import warnings
+from dataclasses import dataclass, field
+
+from levelmatch.exceptions import LevelMatchWarning
+
+__all__ = ["Notes"]
+
+# Images that a note names.
+MAX_NAMED = 5
+# The sentence of each kind; the details of an image stand after its name.
+SENTENCES = {
+    "extensions": (
+        "only one image of each file is matched, the others are left as they are: {images}; "
+        "hdu chooses another"
+    ),
+    "chosen extensions": (
+        "only the image chosen of each file is matched, the others are left as they are: {images}"
+    ),
+    "gwcs": "the gwcs cannot be read, the FITS WCS is used: {images}",
+    "fill": (
+        "large regions of one value are missing data: {images}; "
+        "blank=False takes them for data, blank=0 names the value"
+    ),
+    "constant": (
+        "all pixels have one value, so that the image is compared with no other, and not "
+        "corrected: {images}"
+    ),
+    "skipped": "left out, as on_error='skip' asks: {images}",
+}
+# Kinds that are no warnings, since somebody asked for what they say.
+QUIET = {"chosen extensions"}
+
+
+@dataclass(eq=False)
+class Notes:
+    """Notes on the images of a run, collected while they are read."""
+
+    _items: dict = field(default_factory=dict)
+    _warned: set = field(default_factory=set)
+
+    def add(self, kind: str, name: str, detail: str = "") -> None:
+        """Add a note on an image, unless it is there."""
+        items = self._items.setdefault(kind, {})
+        items.setdefault(name, detail)
+
+    def add_fills(self, name: str, fills: tuple) -> None:
+        """Add a note on the fill values of an image, a tuple of `Fill`."""
+        if not fills:
+            return
+        if fills[0].alone:
+            self.add("constant", name, ", ".join(f"{fill.value:.7g}" for fill in fills))
+            return
+        parts = [f"{fill.value:.7g} in {fill.fraction:.2g} of the pixels" for fill in fills]
+        self.add("fill", name, " and ".join(parts))
+
+    @property
+    def sentences(self) -> list[str]:
+        """One sentence per kind of note."""
+        return [self._sentence(kind) for kind in SENTENCES if kind in self._items]
+
+    def _sentence(self, kind):
+        items = self._items[kind]
+        named = [f"{name} ({detail})" if detail else name for name, detail in items.items()]
+        more = f", and {len(named) - MAX_NAMED} more" if len(named) > MAX_NAMED else ""
+        return SENTENCES[kind].format(images=", ".join(named[:MAX_NAMED]) + more)
+
+    def warn(self, stacklevel: int = 2) -> None:
+        """Warn of each kind that was not warned of before."""
+        for kind in SENTENCES:
+            if kind in self._items and kind not in self._warned | QUIET:
+                self._warned.add(kind)
+                warnings.warn(self._sentence(kind), LevelMatchWarning, stacklevel=stacklevel + 1)

@@ -1,0 +1,193 @@
+# Licensed under a 3-clause BSD style license - see LICENSE.rst
+"""Arrays beside an image that say which of its pixels are bad: flags, masks and weights."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from astropy.io import fits
+
+from levelmatch.exceptions import FrameError
+from levelmatch.images.flags import bad_bits, header_bits
+
+__all__ = ["KINDS", "MaskPlane", "as_plane", "find_planes", "partner_hdu", "plane_shape"]
+
+# Names of extensions, by what their values mean.
+KINDS = {
+    "flags": ("DQ", "DQM", "MSK"),
+    "mask": ("MASK", "BPM"),
+    "weight": ("WHT", "WGT", "WEIGHT", "IVAR", "INVVAR", "COVERAGE", "EXP", "EXPOSURE"),
+}
+
+
+@dataclass(frozen=True)
+class MaskPlane:
+    """An array in a FITS file that says which pixels of an image are bad.
+
+    Parameters
+    ----------
+    hdu : int
+        Its HDU.
+    kind : {"flags", "mask", "weight"}
+        Pixels are bad where one of some bits is set, where the value is not 0, or where the
+        weight is not positive.
+    path : `~pathlib.Path` or None
+        Its file, if that is not the image's.
+    """
+
+    hdu: int
+    kind: str
+    path: Path | None = None
+
+
+def plane_shape(shape) -> tuple[int, ...]:
+    """Return a shape without the axes of one pixel, of which radio images have two more."""
+    if len(shape) <= 2:
+        return tuple(shape)
+    return tuple(n for n in shape if n != 1)
+
+
+def as_plane(array: np.ndarray) -> np.ndarray:
+    """Return an array without the axes of one pixel."""
+    return array.reshape(plane_shape(array.shape))
+
+
+def partner_hdu(hdus, index: int, name: str) -> int | None:
+    """Return the index of the extension of a name and of an image's version, or `None`."""
+    key = (name, hdus[index].ver)
+    return hdus.index_of(key) if key in hdus and hdus.index_of(key) != index else None
+
+
+def find_planes(name, hdus, index, shape, read, is_jwst):
+    """Return the planes beside an image in its file, and the bits that make a pixel bad.
+
+    Parameters
+    ----------
+    name : str
+        The image, for error messages.
+    hdus : `~astropy.io.fits.HDUList`
+        Its file.
+    index : int
+        Its HDU.
+    shape : tuple of int
+        Its shape (ny, nx).
+    read : `~levelmatch.ReadOptions`
+        How images are read.
+    is_jwst : bool
+        Whether the image is JWST's.
+
+    Returns
+    -------
+    planes : tuple of `MaskPlane`
+        The planes.
+    bits : int
+        Bits of flags.
+
+    Raises
+    ------
+    FrameError
+        If a plane cannot be used; the message names image and extension.
+    """
+    found, names = [], {}
+    for kind, extensions in KINDS.items():
+        for extension in extensions:
+            i = partner_hdu(hdus, index, extension)
+            if i is None or not (read.planes or kind == "flags"):
+                continue
+            named = header_bits(hdus[i].header) if kind != "weight" else {}
+            found.append(MaskPlane(i, "flags" if named else kind))
+            names |= named
+    bits = bad_bits(read.dq_bits, is_jwst, names)
+    keep = [p for p in found if _has_values(name, hdus[p.hdu], p.kind, shape, bits)]
+    return tuple(keep), bits
+
+
+def _has_values(name, hdu, kind, shape, bits):
+    """Return whether a plane has a value per pixel; refuse a plane that cannot be used."""
+    what = f"{name}: the {hdu.name.strip() or 'first'} extension"
+    if not hdu.is_image:
+        msg = f"{what} is a table, not an image; rename it"
+        raise FrameError(msg)
+    if not hdu.shape:
+        # The standard for arrays of one value.
+        value = hdu.header.get("PIXVALUE", 1 if kind == "weight" else 0)
+        if {"flags": int(value) & bits, "mask": value != 0, "weight": not value > 0}[kind]:
+            msg = f"{what} flags every pixel; leave the image out, or see dq_bits"
+            raise FrameError(msg)
+        return False
+    if plane_shape(hdu.shape) != shape:
+        msg = f"{what} has shape {tuple(hdu.shape)}, the data {shape}"
+        raise FrameError(msg)
+    if kind == "flags" and (hdu.header["BITPIX"] < 0 or hdu.header.get("BSCALE", 1) != 1):
+        msg = f"{what} is not of whole numbers; convert it, or rename it"
+        raise FrameError(msg)
+    return True
+
+
+# --------------------------------------------------------------------------------------
+# Files of their own
+
+
+def partner_planes(name, path, index, shape, read):
+    """Return the planes of an image in files of their own, see ``weight_files``.
+
+    Parameters
+    ----------
+    name : str
+        The image.
+    path : `~pathlib.Path`
+        Its file.
+    index : int
+        Its place in the input.
+    shape : tuple of int
+        Its shape (ny, nx).
+    read : `~levelmatch.ReadOptions`
+        How images are read.
+
+    Raises
+    ------
+    FrameError
+        If such a file is missing, or its image has another shape.
+    """
+    planes = []
+    for option, kind in (("weight_files", "weight"), ("mask_files", "mask")):
+        partner = _partner_path(path, index, getattr(read, option), option)
+        if partner is not None:
+            planes.append(MaskPlane(_plane_hdu(name, partner, shape, option), kind, partner))
+    return tuple(planes)
+
+
+def _partner_path(path, index, files, option):
+    """Return the file that an option gives for an image, `None` without one."""
+    if files is None:
+        return None
+    if isinstance(files, str):
+        stem = path.name.partition(".fit")[0]
+        return path.parent / files.replace("{stem}", stem).replace("{name}", path.name)
+    if isinstance(files, Mapping):
+        found = files.get(path.name, files.get(str(path), files.get(path)))
+    else:
+        if index >= len(files):
+            msg = f"{path.name}: {option}: there are {len(files)} files, none for image {index}"
+            raise FrameError(msg)
+        found = files[index]
+    return None if found is None else Path(found)
+
+
+def _plane_hdu(name, path, shape, option):
+    """Return the HDU of a file's first image; refuse one of another shape."""
+    try:
+        with open(path, "rb") as file, fits.open(file, memmap=False) as hdus:
+            shapes = {i: plane_shape(h.shape) for i, h in enumerate(hdus) if h.is_image and h.shape}
+    except FileNotFoundError as error:
+        msg = f"{name}: {option}: there is no file {path}"
+        raise FrameError(msg) from error
+    except (OSError, UserWarning) as error:
+        msg = f"{name}: {option}: {path.name} is not a readable FITS file: {error}"
+        raise FrameError(msg) from error
+    if shape not in shapes.values():
+        found = ", ".join(map(str, shapes.values())) or "no image"
+        msg = f"{name}: {option}: {path.name} has shape {found}, the data {shape}"
+        raise FrameError(msg)
+    return next(i for i, found in shapes.items() if found == shape)
