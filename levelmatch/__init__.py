@@ -20,7 +20,7 @@ _HOMES = {
     "Record": "record.record",
     "RecordError": "exceptions",
     "SolveOptions": "options",
-    "apply_record": "record.replay",
+    "apply_record": "results.replay",
     "combine_nircam_short": "matching",
     "make_mosaic": "results.mosaic",
     "match_dithers": "matching",
@@ -28,12 +28,12 @@ _HOMES = {
     "match_mosaic": "matching",
     "read_record": "record.record",
     "recombine_lyot": "matching",
-    "recorded_result": "record.replay",
+    "recorded_result": "results.replay",
     "separate_lyot": "images.jwst",
     "solve_record": "record.solving",
     "stack_tile": "stacks",
-    "undo_record": "record.replay",
-    "verify_record": "record.replay",
+    "undo_record": "results.replay",
+    "verify_record": "results.replay",
 }
 
 __all__ = sorted(_HOMES)  # noqa: PLE0605

@@ -10,9 +10,9 @@ from levelmatch.images import jwst
 from levelmatch.images.collection import collect
 from levelmatch.measure.overlaps import Overlaps
 from levelmatch.options import Settings, SolveOptions, fit_terms
+from levelmatch.record.run import Run
 from levelmatch.results.header import check_not_matched
-from levelmatch.results.levels import Run
-from levelmatch.results.result import MatchResult, make_products
+from levelmatch.results.result import MatchResult
 from levelmatch.solve.reference import named_reference
 from levelmatch.solve.run import run_steps, warn_flux_scales
 from levelmatch.solve.steps import Step
@@ -462,8 +462,7 @@ def _match_stacks(collection, settings, step):
 
 def _result(collection, frames, passes, measured, run, overlaps=None):
     frames = [frames[k] for k in collection.order]
-    products = make_products(frames, recombine=collection.recombine)
-    return MatchResult(products, frames, passes, measured, collection.unit, run, overlaps)
+    return MatchResult(frames, passes, measured, run, overlaps)
 
 
 def _warn_unheld_reference(result, named, last):

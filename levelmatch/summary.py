@@ -46,7 +46,7 @@ class Facts:
 
     Parameters
     ----------
-    result : `~levelmatch.results.levels.Levels`
+    result : `~levelmatch.record.levels.Levels`
         The result, or its record.
     """
 

@@ -3,7 +3,6 @@
 
 import hashlib
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,7 +11,8 @@ from astropy.io import fits
 from astropy.nddata import CCDData, StdDevUncertainty
 from astropy.wcs import WCS
 
-from levelmatch.results.levels import Levels
+from levelmatch.record.levels import Levels
+from levelmatch.sky.footprint import Footprint
 from levelmatch.sky.vectors import plane_terms, tangent_axes, unit_vectors
 
 DATA = Path(__file__).parents[2] / "shared" / "data"
@@ -159,20 +159,20 @@ def as_record():
     """A function that takes from a result what its record does not have: pixels and WCSs."""
 
     def strip(result):
-        frames = []
-        for frame in result.frames:
-            grids = {
-                name: SimpleNamespace(
-                    **{
-                        key: getattr(grid, key)
-                        for key in ("axes", "polygon", "pixel_area", "centre")
-                    }
-                )
-                for name, grid in (("grid", frame.grid), ("whole_grid", frame.whole_grid))
-            }
-            bare = frame.with_keys(source=None, transform=None, meta={})
-            bare.__dict__.update(grids)
-            frames.append(bare)
-        return Levels(frames, result.passes, result.measured, result.unit, result.run)
+        frames = [
+            frame.with_keys(
+                source=None,
+                transform=None,
+                meta={},
+                footprint=Footprint(
+                    axes=frame.whole_grid.axes,
+                    polygon=frame.grid.polygon,
+                    pixel_area=frame.grid.pixel_area,
+                    centre=frame.grid.centre,
+                ),
+            )
+            for frame in result.frames
+        ]
+        return Levels(frames, result.passes, result.measured, result.run)
 
     return strip

@@ -12,7 +12,7 @@ from astropy.wcs import WCS
 from numpy.testing import assert_array_equal
 
 import levelmatch as lm
-from levelmatch import FrameError
+from levelmatch import FrameError, atomic
 from levelmatch.results import files
 from levelmatch.results.splice import image_bytes
 
@@ -123,7 +123,7 @@ def test_types_that_fits_does_not_have():
 def part(request, monkeypatch):
     """Files without a name while they are written, and where the system has none of that."""
     if request.param == "named":
-        monkeypatch.delattr(files.os, "O_TMPFILE")
+        monkeypatch.delattr(os, "O_TMPFILE")
     elif not hasattr(os, "O_TMPFILE"):
         pytest.skip("this system has no files without a name")
     return request.param
@@ -160,9 +160,9 @@ def test_failure_leaves_no_partial_file(plain, paint, folders, monkeypatch, part
         name = "_write_file" if kind == "file" else "_write_memory"
         monkeypatch.setattr(files, name, fail_second(getattr(files, name)))
     elif part == "named":
-        monkeypatch.setattr(files.os, "replace", fail_second(os.replace))
+        monkeypatch.setattr(os, "replace", fail_second(os.replace))
     else:
-        monkeypatch.setattr(files, "_give_name", fail_second(files._give_name))
+        monkeypatch.setattr(atomic, "_give_name", fail_second(atomic._give_name))
     with pytest.raises(OSError, match="no space left"):
         result.write(folders[1], overwrite=True)
     assert sorted(p.name for p in folders[1].iterdir()) == ["a.fits", "b.fits", "levelmatch.asdf"]
@@ -172,7 +172,7 @@ def test_failure_leaves_no_partial_file(plain, paint, folders, monkeypatch, part
 
 
 def test_interrupt_leaves_no_partial_file(plain, folders, monkeypatch, part):
-    def stop(product, stream, story):
+    def stop(product, stream, provenance):
         stream.write(b"SIMPLE")
         raise KeyboardInterrupt
 
@@ -188,7 +188,7 @@ def test_permissions_are_the_user_s(plain, folders, part, monkeypatch):
     try:
         with monkeypatch.context() as patch:
             # Another thread's files would for a moment be anyone's.
-            patch.setattr(files.os, "umask", None)
+            patch.setattr(os, "umask", None)
             paths = match(plain).write(folders[1])
     finally:
         os.umask(old)
@@ -196,7 +196,7 @@ def test_permissions_are_the_user_s(plain, folders, part, monkeypatch):
 
 
 def test_files_where_linux_does_not_show_them(plain, folders, monkeypatch):
-    monkeypatch.setattr(files, "OWN_FILES", "/nowhere")
+    monkeypatch.setattr(atomic, "OWN_FILES", "/nowhere")
     paths = match(plain).write(folders[1])
     match(plain).write(folders[1], overwrite=True)
     assert sorted(folders[1].iterdir()) == sorted([*paths, folders[1] / "levelmatch.asdf"])

@@ -169,7 +169,7 @@ def test_provenance_is_removed_as_it_was_added(files, tmp_path):
         with fits.open(output) as hdus:
             header = hdus["SCI"].header
         for result, stage in ((second, paths[k]), (first, files[k])):
-            remove_provenance(header, result.frames[k], result._story)
+            remove_provenance(header, result.frames[k], result.provenance)
             with fits.open(stage) as hdus:
                 expected = hdus["SCI"].header
             assert list(header) == list(expected)

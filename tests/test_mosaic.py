@@ -15,7 +15,6 @@ from numpy.testing import assert_allclose, assert_array_equal
 
 import levelmatch as lm
 from levelmatch.images.frame import Frame
-from levelmatch.results import files
 from levelmatch.results import mosaic as mosaic_module
 from levelmatch.testing import simulate_generic, simulate_miri
 
@@ -237,7 +236,7 @@ def test_a_file_is_not_mapped_when_it_gets_its_name(flat, tmp_path, monkeypatch)
         seen.append(str(part) in Path("/proc/self/maps").read_text())
         os.rename(part, path)
 
-    monkeypatch.setattr(files.os, "replace", replace)
+    monkeypatch.setattr(os, "replace", replace)
     path = lm.make_mosaic(flat, output=tmp_path / "mosaic.fits")
     assert seen == [False]
     assert np.isfinite(fits.getdata(path)).any()

@@ -9,10 +9,11 @@ from astropy import units as u
 from astropy.io import fits
 
 from levelmatch.images.corrections import AppliedCorrection, Correction
-from levelmatch.results.header import LETTERS, Story, add_provenance
+from levelmatch.record.run import Provenance
+from levelmatch.results.header import LETTERS, add_provenance
 
 # Astropy warns of a comment that it cuts, and warnings are errors here.
-STORY = Story("1.0", "2026-01-01T00:00:00", "levelmatch.asdf", "0" * 64)
+PROVENANCE = Provenance("1.0", "2026-01-01T00:00:00", "levelmatch.asdf", "0" * 64)
 
 
 def header_of(name="mosaic", *, unit=u.MJy / u.sr, reference="a.fits"):
@@ -26,7 +27,7 @@ def header_of(name="mosaic", *, unit=u.MJy / u.sr, reference="a.fits"):
         unit=unit,
     )
     header = fits.Header()
-    add_provenance(header, frame, STORY)
+    add_provenance(header, frame, PROVENANCE)
     return fits.Header.fromstring(header.tostring())
 
 

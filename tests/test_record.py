@@ -18,7 +18,7 @@ import levelmatch as lm
 from levelmatch.exceptions import RecordError
 from levelmatch.measure.table import PairTable
 from levelmatch.record.record import RECORD_NAME, Record, read_record
-from levelmatch.record.replay import recorded_files
+from levelmatch.results.replay import recorded_files
 from levelmatch.testing import simulate_miri
 
 SHAPE = (128, 129)
@@ -641,7 +641,7 @@ def test_recombined_images(tmp_path):
 
 def test_docs_and_schema_agree():
     """Every tag of the manifest has a schema, and the converter takes it."""
-    from levelmatch.asdf.integration import get_extensions, get_resource_mappings
+    from levelmatch.record.extension import get_extensions, get_resource_mappings
 
     resources = {uri: content for m in get_resource_mappings() for uri, content in m.items()}
     (extension,) = get_extensions()

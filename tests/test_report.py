@@ -16,7 +16,7 @@ from astropy.nddata import NDData
 from PIL import Image
 
 from levelmatch import FrameError, LevelMatchWarning, SolveOptions, match_levels, report
-from levelmatch.record.record import Record, read_record
+from levelmatch.record.record import read_record
 from levelmatch.report.page import make_page
 from levelmatch.testing import simulate_generic, simulate_miri
 
@@ -460,7 +460,7 @@ def test_a_record_with_its_files(simulated, as_record, tmp_path):
 def test_a_record_from_its_file(simulated, tmp_path):
     paths = simulated.write(tmp_path / "raw")
     found = match_levels(paths)
-    record = read_record(Record.of(found).write(tmp_path / "levelmatch.asdf"))
+    record = read_record(found.record.write(tmp_path / "levelmatch.asdf"))
     page, whole = (Page(make_page(r, files=paths)) for r in (record, found))
     assert page.tables[:2] == whole.tables[:2]
     assert [sorted(t) for t in page.tables] == [sorted(t) for t in whole.tables]

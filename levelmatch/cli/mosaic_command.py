@@ -79,8 +79,8 @@ def mosaic(record, files, output, like, *, force, quiet, debug, **options):
     start_log(debug=debug)
     with one_error(debug=debug), shown_warnings():
         from levelmatch.record.record import read_record
-        from levelmatch.record.replay import recorded_files, recorded_result
         from levelmatch.results.mosaic import make_mosaic
+        from levelmatch.results.replay import recorded_files, recorded_result
 
         if output.exists() and not options["overwrite"]:
             msg = f"{output} exists; --overwrite replaces it"

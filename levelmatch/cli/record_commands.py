@@ -84,8 +84,8 @@ def undo(**values):
 def _write(function, record, files, output, *, overwrite, force, quiet, debug):
     start_log(debug=debug)
     with one_error(debug=debug), shown_warnings():
-        from levelmatch.record import replay
         from levelmatch.record.record import read_record
+        from levelmatch.results import replay
 
         known = read_record(record)
         paths = getattr(replay, function)(
@@ -125,7 +125,7 @@ def verify(record, files, inputs, *, quiet, debug):
     start_log(debug=debug)
     with one_error(debug=debug), shown_warnings():
         from levelmatch.record.record import read_record
-        from levelmatch.record.replay import recorded_files, verify_record
+        from levelmatch.results.replay import recorded_files, verify_record
 
         known = read_record(record)
         names = verify_record(known, files, recorded_files(known, inputs))
@@ -272,9 +272,9 @@ def report(record, output, title, *, debug):
     start_log(debug=debug)
     with one_error(debug=debug), shown_warnings():
         from levelmatch.record.record import read_record
-        from levelmatch.record.replay import recorded_files, recorded_result
         from levelmatch.report import write_report
         from levelmatch.report.page import check_replaceable
+        from levelmatch.results.replay import recorded_files, recorded_result
 
         known = read_record(record)
         output = record.with_name(REPORT) if output is None else output

@@ -85,7 +85,7 @@ def run(ctx, config, **values):
 def _extended(ctx, values):
     """The options of a record and its images, with what the command line says on top."""
     from levelmatch.record.record import read_record
-    from levelmatch.record.replay import recorded_files
+    from levelmatch.results.replay import recorded_files
 
     record = read_record(values["extend"])
     values = merge(ctx, values, recorded_values(record))

@@ -14,6 +14,7 @@ from levelmatch.images import jwst
 from levelmatch.images.corrections import Correction
 from levelmatch.images.fill import mask_fill
 from levelmatch.images.sources import MemorySource
+from levelmatch.sky.footprint import Footprint
 from levelmatch.sky.grid import Grid, default_spacing
 from levelmatch.sky.transform import SkyTransform
 
@@ -93,6 +94,8 @@ class Frame:
         Header keyword of the zero point, in magnitudes, that goes with that factor.
     blank : None, False, float or list of float
         Values of missing pixels, see `~levelmatch.ReadOptions`.
+    footprint : `~levelmatch.sky.footprint.Footprint` or None
+        Position of a recorded image, which has no WCS; by default computed from the WCS.
     """
 
     name: str
@@ -113,16 +116,21 @@ class Frame:
     output_factor: float = 1.0
     zero_point: str = ""
     blank: object = None
+    footprint: Footprint | None = None
 
     @cached_property
     def whole_grid(self):
         """Where the whole image lies on the sky, a `~levelmatch.sky.grid.Grid`."""
+        if self.footprint is not None:
+            return self.footprint
         box = self.transform.defined_box(self.shape)
         return Grid(self.transform, self.shape, box, default_spacing(box))
 
     @cached_property
     def grid(self):
         """Where the frame's own part of the image lies on the sky."""
+        if self.footprint is not None:
+            return self.footprint
         if self.part != "lyot" or self.region is None:
             return self.whole_grid
         (y, x), whole = self.region, self.whole_grid.box
@@ -196,6 +204,8 @@ class Frame:
     def with_keys(self, **keys):
         """Return the frame with other keys, its geometry kept."""
         new = replace(self, **keys)
+        if "footprint" in keys:
+            return new
         same_box = new.part == self.part and new.region == self.region
         for name in ("whole_grid", "grid") if same_box else ("whole_grid",):
             if name in self.__dict__:

@@ -102,7 +102,7 @@ def pair_picture(result, image1, image2, *, files=None, load=None):
 
     Parameters
     ----------
-    result : `~levelmatch.results.levels.Levels` or `~levelmatch.summary.Facts`
+    result : `~levelmatch.record.levels.Levels` or `~levelmatch.summary.Facts`
         The result, or its record.
     image1, image2 : str
         Names of the images.

@@ -1,7 +1,11 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
-"""Check the tree of a record and make its objects."""
+"""Check the tree of a record and build its parts."""
 
-from dataclasses import dataclass, fields
+import os
+from collections.abc import Iterator
+from dataclasses import fields
+from functools import partial
+from typing import Any
 
 import numpy as np
 
@@ -11,45 +15,71 @@ from levelmatch.images.frame import Frame
 from levelmatch.images.units import recorded_unit
 from levelmatch.measure.store import KEY_SIZE
 from levelmatch.measure.table import PairTable
-from levelmatch.record.writing import FRAME_TEXT, background_keyword
-from levelmatch.results.levels import Run
+from levelmatch.record.again import SolvedAgain
+from levelmatch.record.columns import FRAME_TEXT, INPUTS
+from levelmatch.record.levels import Levels
+from levelmatch.record.run import Run
+from levelmatch.sky.footprint import Footprint
 from levelmatch.solve.passes import Pass, PassResult
 from levelmatch.solve.reference import Reference
 from levelmatch.solve.solution import Solution
 from levelmatch.solve.steps import Step
 
-__all__ = []
+__all__ = ["read_tree"]
+
+# A backslash separates folders on some systems, and is a letter like any other elsewhere.
+SEPARATORS = {"/", "\0", os.sep, os.altsep or os.sep}
 
 
-@dataclass(frozen=True, eq=False)
-class RecordedGrid:
-    """Where a recorded image lies: as much of a `~levelmatch.sky.grid.Grid` as needs no WCS."""
+def read_tree(tree: dict[str, Any]) -> tuple[Levels, dict[str, np.ndarray], np.ndarray]:
+    """Return the parts of a recorded tree.
 
-    axes: np.ndarray
-    polygon: np.ndarray
-    pixel_area: float
+    Parameters
+    ----------
+    tree : dict
+        See `~levelmatch.record.record.Record.to_tree`.
 
-    @property
-    def centre(self):
-        """Unit vector at the image's centre."""
-        return self.axes[0]
+    Returns
+    -------
+    levels : `~levelmatch.record.levels.Levels`
+        The corrections, pairs and passes.
+    inputs : dict of `~numpy.ndarray`
+        Columns that identify the inputs, and the significance of the slopes.
+    keys : `~numpy.ndarray` of uint8, shape (n_pairs, 32)
+        Keys of the pairs.
 
-
-# --------------------------------------------------------------------------------------
-# From a tree
-
-
-def record_from_tree(cls, tree):
+    Raises
+    ------
+    RecordError
+        If the tree contradicts itself.
+    """
     n = _length("images", tree["images"])
     images = {key: np.array(value) for key, value in tree["images"].items()}
-    # The first records have none, as no output was multiplied.
+    # The first records have neither column: no output was multiplied.
     images.setdefault("output_factor", np.ones(n))
     images.setdefault("zero_point", np.full(n, "", dtype="U1"))
+    run = _run(tree)
+    _check_images(images, run, n)
+    corrections = _corrections(tree["corrections"], n)
+    frames = [_frame(images, i, corrections[i], run.steps[-1].keyword) for i in range(n)]
+    _check_earlier(frames[0], run, int(tree["n_earlier"]))
+    measured, keys = _pairs(tree["pairs"], n)
+    nodes = list(_zip(tree["passes"], run.steps))
+    rows = [_rows(node, step, len(measured)) for node, step in nodes]
+    again = SolvedAgain(frames, rows, measured, run)
+    passes = [
+        _pass(node, step, n, rows[k], partial(again.covariance, k))
+        for k, (node, step) in enumerate(nodes)
+    ]
+    levels = Levels([frames[k] for k in run.order], passes, measured, run)
+    return levels, {key: images[key] for key in (*INPUTS, "slope_n_sigma")}, keys
+
+
+def _run(tree: dict[str, Any]) -> Run:
     options = _current_options(tree["options"])
-    steps = [Step(**step) for step in options["passes"]]
-    run = Run(
+    return Run(
         function=str(options["function"]),
-        steps=steps,
+        steps=[Step(**step) for step in options["passes"]],
         options={k: v for k, v in options.items() if k not in ("function", "passes")},
         created=str(tree["created"]),
         order=np.array(tree["order"]).tolist(),
@@ -57,37 +87,13 @@ def record_from_tree(cls, tree):
         sky=_optional(tree["sky"]),
         subsets=np.array(tree["subsets"]).tolist(),
         versions={str(k): str(v) for k, v in tree["software"].items()},
-    )
-    _check_images(images, run, n)
-    corrections = _corrections(tree["corrections"], n)
-    frames = [_frame(images, i, corrections[i], background_keyword(steps)) for i in range(n)]
-    measured, keys = _pairs(tree["pairs"], n)
-    passes = [_pass(node, step, n, len(measured)) for node, step in _zip(tree["passes"], steps)]
-    inputs = ("file", "path", "dtype", "sha256", "mask_sha256", "size", "hdu", "dq_bits", "wcs")
-    return cls(
-        [frames[k] for k in run.order],
-        passes,
-        measured,
-        recorded_unit(tree["unit"]),
-        run,
-        {key: images[key] for key in (*inputs, "slope_n_sigma")},
-        keys,
-        int(tree["n_earlier"]),
-        [dict(entry) for entry in tree["history"]],
-        tree["parent"] and {k: str(v) for k, v in tree["parent"].items()},
+        unit=recorded_unit(tree["unit"]),
+        history=[dict(entry) for entry in tree["history"]],
+        parent=tree["parent"] and {k: str(v) for k, v in tree["parent"].items()},
     )
 
 
-def _length(name, columns):
-    """How many rows a table has, before its columns are read."""
-    rows = {key: np.shape(column)[0] for key, column in columns.items()}
-    if len(set(rows.values())) != 1:
-        msg = f"the record is damaged: {name}: its columns differ in length: {rows}"[:300]
-        raise RecordError(msg)
-    return next(iter(rows.values()))
-
-
-def _current_options(options):
+def _current_options(options: dict[str, Any]) -> dict[str, Any]:
     """Return recorded options in their present layout; the first records had a flat one."""
     if "read" in options:
         return options
@@ -102,11 +108,31 @@ def _current_options(options):
     }
 
 
-def _optional(value):
+def _check_earlier(frame: Frame, run: Run, n_earlier: int) -> None:
+    """Refuse a record whose corrections are not those of its passes and of earlier runs."""
+    found = len(frame.corrections)
+    if found != n_earlier + run.n_corrections:
+        msg = (
+            f"the record is damaged: {found} corrections of each image, {n_earlier} of earlier "
+            f"runs and {run.n_corrections} of this one"
+        )
+        raise RecordError(msg)
+
+
+def _length(name: str, columns: dict[str, Any]) -> int:
+    """Return the number of rows of a table, before its columns are read."""
+    rows = {key: np.shape(column)[0] for key, column in columns.items()}
+    if len(set(rows.values())) != 1:
+        msg = f"the record is damaged: {name}: its columns differ in length: {rows}"[:300]
+        raise RecordError(msg)
+    return next(iter(rows.values()))
+
+
+def _optional(value: Any) -> np.ndarray | None:
     return None if value is None else np.array(value)
 
 
-def _zip(nodes, steps):
+def _zip(nodes: list, steps: list[Step]) -> Iterator[tuple[dict, Step]]:
     if len(nodes) != len(steps):
         msg = (
             f"the record is damaged: {len(nodes)} passes are recorded, {len(steps)} were asked for"
@@ -115,8 +141,8 @@ def _zip(nodes, steps):
     return zip(nodes, steps, strict=True)
 
 
-def _check_images(images, run, n):
-    """Refuse images that are no images of one run, or whose names are paths."""
+def _check_images(images: dict[str, np.ndarray], run: Run, n: int) -> None:
+    """Refuse images that cannot be those of one run, and names that are paths."""
     names = images["name"].tolist()
     twice = {name for name in names if names.count(name) > 1} if len(set(names)) < n else ()
     if twice:
@@ -126,7 +152,7 @@ def _check_images(images, run, n):
         msg = "the record is damaged: images are missing, or not in their order"
         raise RecordError(msg)
     for name in {*names, *images["whole"].tolist(), *images["file"].tolist()} - {""}:
-        if name in (".", "..") or any(c in name for c in "/\\\0"):
+        if name in (".", "..") or any(c in name for c in SEPARATORS):
             msg = f"the record is damaged: {name!r} is a path, not the name of an image"
             raise RecordError(msg)
     if not (images["output_factor"] > 0).all():
@@ -139,11 +165,11 @@ def _check_images(images, run, n):
             raise RecordError(msg)
 
 
-def _corrections(node, n):
-    """The corrections of each image."""
+def _corrections(node: dict[str, Any], n: int) -> list[list[AppliedCorrection]]:
+    """Return the corrections of each image."""
     _length("corrections", node)
     columns = {key: np.array(value) for key, value in node.items()}
-    out = [[] for _ in range(n)]
+    out: list[list[AppliedCorrection]] = [[] for _ in range(n)]
     for row, i in enumerate(columns["image"].tolist()):
         if not 0 <= i < n:
             msg = f"the record is damaged: a correction of image {i} among {n}"
@@ -166,11 +192,11 @@ def _corrections(node, n):
     return out
 
 
-def _frame(images, i, corrections, keyword):
+def _frame(images: dict[str, np.ndarray], i: int, corrections: list, keyword: str) -> Frame:
     text = {key: str(images[key][i]) for key in FRAME_TEXT}
     y0, y1, x0, x1 = images["region"][i].tolist()
     (y, x), time = images["origin"][i].tolist(), float(images["background_time"][i])
-    frame = Frame(
+    return Frame(
         **text,
         source=None,
         shape=tuple(images["shape"][i].tolist()),
@@ -184,13 +210,16 @@ def _frame(images, i, corrections, keyword):
         output_factor=float(images["output_factor"][i]),
         zero_point=str(images["zero_point"][i]),
         corrections=tuple(corrections),
+        footprint=Footprint(
+            axes=images["axes"][i],
+            polygon=images["outline"][i],
+            pixel_area=float(images["pixel_area"][i]),
+            centre=images["axes"][i, 0],
+        ),
     )
-    grid = RecordedGrid(images["axes"][i], images["outline"][i], float(images["pixel_area"][i]))
-    frame.__dict__.update(whole_grid=grid, grid=grid)
-    return frame
 
 
-def _pairs(node, n):
+def _pairs(node: dict[str, Any], n: int) -> tuple[PairTable, np.ndarray]:
     _length("pairs", node)
     table = PairTable(**{f.name: np.array(node[f.name]) for f in fields(PairTable)})
     keys = np.array(node["key"], dtype=np.uint8).reshape(-1, KEY_SIZE)
@@ -208,15 +237,20 @@ def _pairs(node, n):
     return table, keys
 
 
-def _pass(node, step, n, n_pairs):
+def _rows(node: dict[str, Any], step: Step, n_pairs: int) -> np.ndarray:
+    """Return the pairs of a pass."""
+    rows = np.array(node["rows"])
+    if len(rows) and not (0 <= rows.min() and rows.max() < n_pairs):
+        msg = f"the record is damaged: the pass {step.name!r} has a pair that is not there"
+        raise RecordError(msg)
+    return rows
+
+
+def _pass(node: dict[str, Any], step: Step, n: int, rows: np.ndarray, covariance_of) -> PassResult:
     plain = ("name", "fit_type", "references")
     array = {k: np.array(v) for k, v in node.items() if k not in plain}
     if node["name"] != step.name or len(array["group"]) != n or len(array["domain"]) != n:
         msg = f"the record is damaged: the pass {node['name']!r} is not of its {n} images"
-        raise RecordError(msg)
-    rows = array["rows"]
-    if len(rows) and not (0 <= rows.min() and rows.max() < n_pairs):
-        msg = f"the record is damaged: the pass {step.name!r} has a pair that is not there"
         raise RecordError(msg)
     solution = Solution(
         coefficients=array["coefficients"],
@@ -227,9 +261,9 @@ def _pass(node, step, n, n_pairs):
         robust=array["robust"],
         n_sigma=array["n_sigma"],
         active=array["active"],
-        _covariance=None,
+        covariance_of=covariance_of,
+        known_errors=array["errors"],
     )
-    solution.__dict__["errors"] = array["errors"]
     return PassResult(
         Pass(step.name, str(node["fit_type"]), array["domain"], array["group"]),
         rows,

@@ -1,147 +1,144 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
-"""The record of a run: what was done to what, as plain arrays in an ASDF file."""
+"""The record of a run: its inputs, pairs and corrections in an ASDF file."""
 
 import hashlib
 import io
 import warnings
+from collections.abc import Iterable
 from dataclasses import fields
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from astropy.table import QTable
 from astropy.wcs import WCS, FITSFixedWarning
 
+from levelmatch.atomic import atomic_stream
 from levelmatch.exceptions import RecordError
+from levelmatch.images.frame import Frame
+from levelmatch.measure.overlaps import Overlaps
+from levelmatch.measure.store import KEY_SIZE, image_keys, pair_keys
 from levelmatch.measure.table import ROW, PairTable
-from levelmatch.record.guard import checked_content
-from levelmatch.record.inputs import describe_inputs, keys_of, owned, unit_text
-from levelmatch.record.reading import record_from_tree
-from levelmatch.record.writing import (
-    background_keyword,
+from levelmatch.options import MeasureOptions
+from levelmatch.record.columns import (
     correction_columns,
     image_columns,
+    input_columns,
+    owned,
     pass_tree,
+    unit_name,
 )
-from levelmatch.results.files import whole_stream
-from levelmatch.results.header import Story
-from levelmatch.results.levels import Levels
+from levelmatch.record.guard import checked_content
+from levelmatch.record.levels import Levels
+from levelmatch.record.reading import read_tree
+from levelmatch.record.run import Provenance, Run
+from levelmatch.solve.passes import PassResult
 
 __all__ = ["RECORD_NAME", "Record", "as_record", "check_not_recorded", "read_record"]
 
 
 RECORD_NAME = "levelmatch.asdf"
 KEY = "levelmatch"
-# How asdf begins to tell of a node that it could not convert.
+# asdf begins so the warning of a node that it could not convert.
 FAILED = "failed to convert with: "
 
 
-class _SolvedAgain:
-    """The covariance of a recorded pass, whose pairs are solved again for it, once."""
-
-    def __init__(self, record, k):
-        self.record = record
-        self.k = k
-
-    def __getattr__(self, name):
-        return getattr(self.record._again.passes[self.k].solution._covariance, name)
-
-
 class Record(Levels):
-    """What a run did, as it is written to a file and read back.
+    """The inputs, pairs, solutions and corrections of a run, as written to a file.
 
-    It has the tables and numbers of a `MatchResult`, and no images: `recorded_result` gives these
-    from the same files.
+    A record has the tables of a `MatchResult`, but no images; `recorded_result` returns
+    these, given the same input files.
 
     Parameters
     ----------
     frames : list of `~levelmatch.images.frame.Frame`
         The images with their corrections, in the order of the input.
-    passes, measured, unit, run
-        See `~levelmatch.results.levels.Levels`.
+    passes : list of `~levelmatch.solve.passes.PassResult`
+        The solved passes; their images are sorted by name.
+    measured : `~levelmatch.measure.table.PairTable`
+        The measured pairs; their images are sorted by name.
+    run : `~levelmatch.record.run.Run`
+        The call.
     inputs : dict of `~numpy.ndarray`
-        What tells the inputs: ``file``, ``path``, ``size``, ``sha256``, ``mask_sha256``,
-        ``dtype``, ``hdu``, ``dq_bits`` and ``wcs``, for the images sorted by name.
+        Identity of the inputs, sorted by name: ``file``, ``path``, ``size``, ``sha256``,
+        ``mask_sha256``, ``dtype``, ``hdu``, ``dq_bits`` and ``wcs``.
     keys : `~numpy.ndarray` of uint8, shape (n_pairs, 32)
         Keys of the pairs, see `~levelmatch.measure.store.pair_keys`; zero for a pair whose
         measurement cannot be used again.
-    n_earlier : int
-        How many corrections an image had before this run.
-    history : list of dict
-        What led to the record, the oldest first.
-    parent : dict or None
-        The record that this one was made of: ``name`` and ``sha256``.
     """
 
     def __init__(
-        self, frames, passes, measured, unit, run, inputs, keys, n_earlier, history, parent=None
-    ):
-        super().__init__(frames, passes, measured, unit, run)
+        self,
+        frames: list[Frame],
+        passes: list[PassResult],
+        measured: PairTable,
+        run: Run,
+        inputs: dict[str, np.ndarray],
+        keys: np.ndarray,
+    ) -> None:
+        super().__init__(frames, passes, measured, run)
         self.inputs = inputs
         self.keys = keys
-        self.n_earlier = n_earlier
-        self.history = list(history)
-        self.parent = parent
-        self._content = None
-        for k, step in enumerate(passes):
-            if step.solution._covariance is None:
-                vars(step.solution)["_covariance"] = _SolvedAgain(self, k)
+        self._content: bytes | None = None
 
     @classmethod
-    def of(cls, result):
-        """Return the record of a `MatchResult`; reads its inputs, for their checksums.
+    def of(cls, levels: Levels, overlaps: Overlaps | None = None) -> "Record":
+        """Return the record of a result; reads its inputs, for their checksums.
 
         Parameters
         ----------
-        result : `MatchResult`
-            The result.
+        levels : `~levelmatch.record.levels.Levels`
+            The result, whose images have pixels.
+        overlaps : `~levelmatch.measure.overlaps.Overlaps` or None
+            Its pairs before they were measured; without them no later run can use
+            the measurements again.
         """
-        frames = sorted(result.frames, key=lambda frame: frame.name)
-        entry = {
-            "time": result.created,
-            "function": result.options["function"],
-            "images": len(frames),
-            "software": result.versions,
-        }
-        n_passes = sum(1 + step.subtract_local for step in result.run.steps)
-        n_earlier = len(frames[0].corrections) - n_passes
-        return cls(
-            result.frames,
-            result.passes,
-            result.measured,
-            result.unit,
-            result.run,
-            describe_inputs(frames),
-            keys_of(result, frames, n_earlier),
-            n_earlier,
-            [entry],
-        )
+        keys = np.zeros((len(levels.measured), KEY_SIZE), dtype=np.uint8)
+        if overlaps is not None:
+            keys = _pair_keys(levels, overlaps)
+        inputs = input_columns(levels.sorted_frames)
+        return cls(levels.frames, levels.passes, levels.measured, levels.run, inputs, keys)
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.names)
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         passes = ", ".join(step.name for step in self.run.steps)
         return f"<Record: {len(self)} images, {len(self.measured)} pairs, passes: {passes}>"
 
     @property
-    def names(self):
-        """Names of the images that come out, in the order of the input."""
+    def names(self) -> list[str]:
+        """Names of the corrected images, in the order of the input."""
         if not self.run.recombine:
             return [frame.name for frame in self.frames]
         return list(dict.fromkeys(frame.product for frame in self.frames))
 
     @property
-    def sorted_frames(self):
-        """The frames sorted by name, as passes, pairs and ``inputs`` have them."""
-        return sorted(self.frames, key=lambda frame: frame.name)
+    def history(self) -> list[dict]:
+        """Calls that led to the record, the oldest first."""
+        return self.run.history
 
-    def wcs(self, name):
+    @property
+    def parent(self) -> dict[str, str] | None:
+        """``name`` and ``sha256`` of the record that this one was solved from."""
+        return self.run.parent
+
+    def input(self, frame: Frame, key: str) -> Any:
+        """Return one value of `inputs` for an image."""
+        return self.inputs[key][self._rows[frame.name]]
+
+    @cached_property
+    def _rows(self) -> dict[str, int]:
+        return {frame.name: row for row, frame in enumerate(self.sorted_frames)}
+
+    def wcs(self, name: str) -> WCS:
         """Return the `~astropy.wcs.WCS` of an image; of one with a gwcs, its FITS equivalent.
 
         Parameters
         ----------
         name : str
-            The image.
+            Name of the image.
 
         Returns
         -------
@@ -153,21 +150,20 @@ class Record(Levels):
         RecordError
             If there is no such image.
         """
-        for k, frame in enumerate(self.sorted_frames):
-            if frame.name == name:
-                with warnings.catch_warnings():
-                    warnings.simplefilter("ignore", FITSFixedWarning)
-                    return WCS(self.inputs["wcs"][k], naxis=2)
-        msg = f"{name}: the record has no such image"
-        raise RecordError(msg)
+        if name not in self._rows:
+            msg = f"{name}: the record has no such image"
+            raise RecordError(msg)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FITSFixedWarning)
+            return WCS(self.inputs["wcs"][self._rows[name]], naxis=2)
 
-    def to_plain(self):
-        """Return what a reader wants of it as plain values: for JSON, without the equations.
+    def to_plain(self) -> dict[str, Any]:
+        """Return the run, its options and its tables as plain values, for JSON.
 
         Returns
         -------
         plain : dict
-            The run, its options, and its tables as lists of rows.
+            Tables are lists of rows. The equations are left out.
         """
         return {
             "created": self.created,
@@ -175,7 +171,7 @@ class Record(Levels):
             "parent": self.parent,
             "history": self.history,
             "options": self.options,
-            "unit": unit_text(self.unit),
+            "unit": unit_name(self.unit),
             "reference": self.reference,
             "reference_reason": self.reference_reason,
             "gauge": self.gauge,
@@ -184,13 +180,10 @@ class Record(Levels):
             "closures": _plain_rows(self.closures),
         }
 
-    def rows(self):
-        """Return the rows of the pairs by their keys, for a `~levelmatch.measure.store.PairStore`.
+    def rows(self) -> dict[bytes, dict[str, Any]]:
+        """Return the measured columns of each pair by its key.
 
-        Returns
-        -------
-        rows : dict
-            What was measured of each pair, by its key.
+        The rows are those of a `~levelmatch.measure.store.PairStore`.
         """
         columns = {name: getattr(self.measured, name) for name in ROW}
         return {
@@ -199,21 +192,19 @@ class Record(Levels):
             if key.any()
         }
 
-    @cached_property
-    def _again(self):
-        from levelmatch.record.solving import solve_record
+    def slope_significance(self) -> np.ndarray:
+        """Return the significance of each image's slopes; computed without covariances.
 
-        return solve_record(self)
-
-    def _slope_significance(self, rank):
+        The recorded one, as the covariances would have to be solved for again.
+        """
         known = self.inputs.get("slope_n_sigma")
-        return Levels._slope_significance(self, rank) if known is None else known[rank]
+        return super().slope_significance() if known is None else known[self.rank]
 
     # ------------------------------------------------------------------ to a file
 
     @property
-    def content(self):
-        """The bytes of the file, made once."""
+    def content(self) -> bytes:
+        """The bytes of the file, computed once."""
         if self._content is None:
             import asdf
 
@@ -224,24 +215,24 @@ class Record(Levels):
         return self._content
 
     @property
-    def sha256(self):
+    def sha256(self) -> str:
         """SHA-256 of the file."""
         return hashlib.sha256(self.content).hexdigest()
 
     @property
-    def story(self):
-        """What headers say of the run."""
-        return Story(self.versions["levelmatch"], self.created, RECORD_NAME, self.sha256)
+    def provenance(self) -> Provenance:
+        """The run as headers name it."""
+        return Provenance(self.versions["levelmatch"], self.created, RECORD_NAME, self.sha256)
 
-    def write(self, path, *, overwrite=False):
-        """Write the record to a file, whole or not at all.
+    def write(self, path: str | Path, *, overwrite: bool = False) -> Path:
+        """Write the record to a file, atomically.
 
         Parameters
         ----------
-        path : path
-            Where.
+        path : str or `~pathlib.Path`
+            The file.
         overwrite : bool
-            Whether a file may be replaced.
+            Whether an existing file may be replaced.
 
         Returns
         -------
@@ -251,7 +242,7 @@ class Record(Levels):
         Raises
         ------
         FileExistsError
-            If there is a file, and ``overwrite`` is not set.
+            If the file exists and ``overwrite`` is not set.
         """
         path = Path(path)
         if path.exists() and not overwrite:
@@ -259,34 +250,33 @@ class Record(Levels):
             raise FileExistsError(msg)
         content = self.content
         path.parent.mkdir(parents=True, exist_ok=True)
-        with whole_stream(path) as stream:
+        with atomic_stream(path) as stream:
             stream.write(content)
         return path
 
-    def to_tree(self):
+    def to_tree(self) -> dict[str, Any]:
         """Return the record as nested dictionaries of plain values and arrays.
 
         Returns
         -------
         tree : dict
-            What the ASDF file holds.
+            The content of the ASDF file.
         """
-        frames = self.sorted_frames
-        run = self.run
+        frames, run = self.sorted_frames, self.run
         tree = {
             "software": self.versions,
             "created": self.created,
             "parent": self.parent,
             "history": self.history,
             "options": self.options,
-            "unit": unit_text(self.unit),
+            "unit": unit_name(self.unit),
             "recombine": run.recombine,
             "order": np.array(run.order, dtype=np.int64),
             "n_earlier": self.n_earlier,
             "sky": run.sky,
             "subsets": np.array(run.subsets, dtype=np.int64),
             "images": {
-                **image_columns(frames, background_keyword(run.steps)),
+                **image_columns(frames, run.steps[-1].keyword),
                 **self._total_columns(),
                 **self.inputs,
             },
@@ -299,21 +289,21 @@ class Record(Levels):
         }
         return owned(tree)
 
-    def _total_columns(self):
-        """Level and slopes of all that is subtracted, with errors, for those who read the file."""
+    def _total_columns(self) -> dict[str, np.ndarray]:
+        """Total levels and slopes with errors, for people and programs that read the file."""
         table = self.table[np.argsort([f.name for f in self.frames], kind="stable")]
         columns = ("level", "error", "slope_u", "slope_v", "slope_u_error", "slope_v_error")
         out = {name: np.asarray(getattr(table[name], "value", table[name])) for name in columns}
         return {"slope_n_sigma": np.asarray(table["slope_n_sigma"]), **out}
 
     @classmethod
-    def from_tree(cls, tree):
-        """Return the record of a tree, checked.
+    def from_tree(cls, tree: dict[str, Any]) -> "Record":
+        """Return the record of a tree, after checking it.
 
         Parameters
         ----------
         tree : dict
-            As `to_tree` gives.
+            See `to_tree`.
 
         Returns
         -------
@@ -323,35 +313,45 @@ class Record(Levels):
         Raises
         ------
         RecordError
-            If anything in it cannot be.
+            If a value is missing or impossible.
         """
         try:
-            return record_from_tree(cls, tree)
+            levels, inputs, keys = read_tree(tree)
         except RecordError:
             raise
         except (KeyError, ValueError, TypeError, IndexError, AttributeError) as error:
             msg = f"the record is damaged: {type(error).__name__}: {error}"
             raise RecordError(msg) from error
+        return cls(levels.frames, levels.passes, levels.measured, levels.run, inputs, keys)
 
 
-def read_record(path):
+def _pair_keys(levels: Levels, overlaps: Overlaps) -> np.ndarray:
+    """Keys of the pairs of a result, whose images are taken as they were before its passes."""
+    options = MeasureOptions(**levels.options["measure"])
+    n = levels.n_earlier
+    before = [f.with_keys(corrections=f.corrections[:n]) for f in levels.sorted_frames]
+    keys = pair_keys(image_keys(before), overlaps, options)
+    return np.frombuffer(b"".join(keys), np.uint8).reshape(-1, KEY_SIZE)
+
+
+def read_record(path: str | Path) -> Record:
     """Read a record.
 
     Parameters
     ----------
-    path : path
+    path : str or `~pathlib.Path`
         An ASDF file that levelmatch wrote.
 
     Returns
     -------
     record : `Record`
-        The record; nothing in it refers to the file any more.
+        The record, wholly in memory.
 
     Raises
     ------
     RecordError
-        If the file is no record, is of another version, or is damaged; the message
-        names it.
+        If the file is no record, has an unknown version, or is damaged; the message names
+        it.
     """
     import asdf
 
@@ -372,7 +372,7 @@ def read_record(path):
         msg = f"{path.name}: {what or error}"
         raise RecordError(msg) from error
     if not isinstance(record, Record):
-        # asdf warns of a node that it cannot convert, and goes on.
+        # asdf only warns of a node that it cannot convert.
         failed = [str(w.message) for w in caught if FAILED in str(w.message)]
         tag = getattr(record, "_tag", None)
         what = f"its version ({tag}) is not known" if tag else "it holds no level match"
@@ -383,25 +383,25 @@ def read_record(path):
     return record
 
 
-def as_record(record):
-    """Return a record that is given as such, or by its path; see `read_record`."""
+def as_record(record: Record | str | Path) -> Record:
+    """Return a record, read by `read_record` if it is given as a path."""
     return record if isinstance(record, Record) else read_record(record)
 
 
-def check_not_recorded(paths):
-    """Refuse images that lie beside the record of the run that wrote them.
+def check_not_recorded(paths: Iterable[str | Path]) -> None:
+    """Refuse images in the folder of the record of the run that wrote them.
 
     Parameters
     ----------
-    paths : list of path
-        Images.
+    paths : list of str or `~pathlib.Path`
+        The images.
 
     Raises
     ------
     RecordError
-        Naming the first such image, and the record.
+        If there is such an image; the message names it and the record.
     """
-    names = {}
+    names: dict[Path, set[str]] = {}
     for path in map(Path, paths):
         beside = path.parent / RECORD_NAME
         if path.parent not in names:
@@ -411,8 +411,8 @@ def check_not_recorded(paths):
             raise RecordError(msg)
 
 
-def _plain_rows(table):
-    """Rows of a table as dictionaries; what is not a finite number is none."""
+def _plain_rows(table: QTable) -> list[dict[str, Any]]:
+    """Return the rows of a table as dictionaries, with `None` for NaN and infinity."""
     columns = {
         name: np.asarray(getattr(table[name], "value", table[name])) for name in table.colnames
     }
@@ -425,6 +425,6 @@ def _plain_rows(table):
     ]
 
 
-def _named(error):
-    """The kind of an error, and the first line of what it says."""
+def _named(error: Exception) -> str:
+    """Return the type of an error and the first line of its message."""
     return f"{type(error).__name__}: {(str(error).splitlines() or [''])[0][:300]}"

@@ -1,80 +1,101 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
-"""Solve a record's pairs again."""
+"""Solve the pairs of a record again with other options."""
 
+from collections.abc import Iterable, Mapping
 from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from levelmatch.exceptions import RecordError
+from levelmatch.images.frame import Frame
 from levelmatch.options import SolveOptions, fit_terms, plain
+from levelmatch.record.again import LocalLevels, frames_before, pass_of_pairs
 from levelmatch.record.record import Record, as_record
-from levelmatch.results.levels import now, versions
+from levelmatch.record.run import Run, now, versions
 from levelmatch.solve.reference import named_reference
 from levelmatch.solve.run import run_steps
+from levelmatch.solve.steps import Step
 
 __all__ = ["solve_record"]
 
 
-def solve_record(record, *, fit_type=None, reference=None, weights=None, exclude=(), solve=None):
-    """Solve a record's pairs again, without pixels.
+def solve_record(
+    record: Record | str | Path,
+    *,
+    fit_type: str | Mapping[str, str] | None = None,
+    reference: str | int | None = None,
+    weights: str | None = None,
+    exclude: str | Iterable[str] = (),
+    solve: SolveOptions | Mapping[str, Any] | None = None,
+) -> Record:
+    """Solve the pairs of a record again, without pixels.
 
     Parameters
     ----------
-    record : `~levelmatch.record.record.Record` or path
+    record : `~levelmatch.Record`, str or `~pathlib.Path`
         The record.
-    fit_type : None, str or mapping
-        Another fit type, of all passes or by their names.
+    fit_type : None, {"level", "level+slope", "auto"} or mapping
+        Another fit type for all passes, or a mapping of pass names to fit types;
+        ``"level+match"`` is the same as ``"level+slope"``.
     reference : None, str or int
-        Another reference of the mosaic, see `~levelmatch.match_mosaic`.
+        Another reference for the mosaic pass, see `~levelmatch.match_mosaic`.
     weights : None or {"ivar", "equal", "npix", "rms"}
         Other weights.
-    exclude : iterable of str
-        Images to leave out; they are none of the new record's. Of an image with a Lyot
-        part both go.
+    exclude : str or iterable of str
+        Images to leave out. Both parts of a MIRI image are left out.
     solve : None, mapping or `~levelmatch.SolveOptions`
-        Other options; a mapping changes some of those recorded.
+        Other options; a mapping changes some of the recorded options.
 
     Returns
     -------
-    record : `~levelmatch.record.record.Record`
+    record : `~levelmatch.Record`
         A new record, which names its parent.
 
     Raises
     ------
     ValueError, TypeError
-        If a change is not understood.
+        If an argument is not understood; the message names it.
     RecordError
-        If an image to leave out is not there, or none would be left.
+        If the record has no image of an excluded name, or no image would remain.
 
     Notes
     -----
-    A local level that was subtracted from tiles stays the one measured then, moved by
-    what changed at its image's centre: exact for levels.
+    The local level of a tile is not measured again. It is the recorded one, shifted by the
+    change of the other corrections at the image's centre, which is exact for levels.
     """
     record = as_record(record)
     options = _solve_options(record, solve)
     if weights is not None:
         options = replace(options, weights=weights)
     keep = _kept_images(record, exclude)
-    frames = [_bare(record, frame, k) for k, frame in enumerate(record.sorted_frames)]
-    frames = [frame for frame, kept in zip(frames, keep, strict=True) if kept]
+    before = frames_before(record.frames, record.run)
+    frames = [frame for frame, kept in zip(before, keep, strict=True) if kept]
     steps = _changed_steps(record, frames, fit_type, reference)
     rows = np.flatnonzero(keep[record.measured.first] & keep[record.measured.second])
     number = np.cumsum(keep) - 1
     measured = record.measured.take(rows)
     measured = replace(measured, first=number[measured.first], second=number[measured.second])
-    used = np.full(len(record.measured), -1)
-    for k, p in enumerate(record.passes):
-        used[p.rows] = k
-    sky = None if record.run.sky is None else record.run.sky[keep]
+    used = pass_of_pairs([p.rows for p in record.passes], len(record.measured))[rows]
+    run = _changed_run(record, keep, steps, options)
     corrected, passes = run_steps(
-        frames, steps, measured, used[rows], options, sky=sky, local=_LocalLevels(record)
+        frames,
+        steps,
+        measured,
+        used,
+        options,
+        sky=run.sky,
+        local=LocalLevels(record.frames),
     )
-    return _child(record, corrected, passes, measured, steps, keep, rows, options)
+    # The significance of the slopes is computed anew.
+    inputs = {k: column[keep] for k, column in record.inputs.items() if k != "slope_n_sigma"}
+    ordered = [corrected[k] for k in run.order]
+    return Record(ordered, passes, measured, run, inputs, record.keys[rows])
 
 
-def _solve_options(record, solve):
-    """The recorded options, or these with changes."""
+def _solve_options(record: Record, solve) -> SolveOptions:
+    """Return the recorded options, with changes."""
     if isinstance(solve, SolveOptions):
         return solve
     known = record.run.options["solve"]
@@ -85,11 +106,10 @@ def _solve_options(record, solve):
     return SolveOptions(**{**known, **(solve or {})})
 
 
-def _kept_images(record, exclude):
-    if isinstance(exclude, str):
-        exclude = [exclude]
-    gone = set()
-    for name in exclude:
+def _kept_images(record: Record, exclude: str | Iterable[str]) -> np.ndarray:
+    """Return for each image, sorted by name, whether it stays."""
+    gone: set[str] = set()
+    for name in [exclude] if isinstance(exclude, str) else exclude:
         found = [f.name for f in record.frames if name in (f.name, f.product)]
         if not found:
             msg = f"exclude: {name}: the record has no such image"
@@ -102,14 +122,8 @@ def _kept_images(record, exclude):
     return keep
 
 
-def _bare(record, frame, k):
-    """A frame as it was before the run."""
-    corrections = frame.corrections[: record.n_earlier]
-    return frame.with_keys(corrections=corrections, subset=int(record.run.subsets[k]))
-
-
-def _changed_steps(record, frames, fit_type, reference):
-    """The recorded passes with other fit types or another reference."""
+def _changed_steps(record: Record, frames: list[Frame], fit_type, reference) -> list[Step]:
+    """Return the recorded passes with other fit types or another reference."""
     steps = list(record.run.steps)
     names = [step.name for step in steps]
     changes = {name: fit_type for name in names} if isinstance(fit_type, str) else fit_type or {}
@@ -132,66 +146,35 @@ def _changed_steps(record, frames, fit_type, reference):
     return steps
 
 
-def _reference(record, frames, reference):
+def _reference(record: Record, frames: list[Frame], reference: str | int) -> dict[str, str]:
+    """Return the fields of a step that name its reference."""
     kind, name = named_reference(reference, frames, record.names)
     return {"reference": kind, "image": name}
 
 
-class _LocalLevels:
-    """The recorded local levels, moved by what else is subtracted from their images now."""
-
-    def __init__(self, record):
-        self.frames = {frame.name: frame for frame in record.frames}
-
-    def __call__(self, frame):
-        """Return the local level of a frame, in the common unit."""
-        recorded = self.frames[frame.name]
-        axes = frame.whole_grid.axes
-        names = [a.name for a in recorded.corrections]
-        local = recorded.corrections[names.index("local")].correction
-        before = sum(
-            a.correction.coefficients(axes)[0] for a in recorded.corrections[: names.index("local")]
-        )
-        now = frame.correction.coefficients(axes)[0]
-        return frame.scale * (local.constant + before - now)
-
-
-def _child(record, corrected, passes, measured, steps, keep, rows, options):
-    """The record of another solution."""
+def _changed_run(record: Record, keep: np.ndarray, steps: list[Step], options: SolveOptions) -> Run:
+    """Return the run of the new record."""
     run = record.run
     number = np.cumsum(keep) - 1
-    order = [int(number[k]) for k in run.order if keep[k]]
-    changed = {
-        **run.options,
-        "solve": {f.name: plain(getattr(options, f.name)) for f in fields(SolveOptions)},
-    }
-    new = replace(
-        run,
-        steps=steps,
-        options=changed,
-        created=now(),
-        order=order,
-        sky=None if run.sky is None else run.sky[keep],
-        subsets=[s for s, kept in zip(run.subsets, keep, strict=True) if kept],
-        versions=versions(),
-    )
+    created, used = now(), versions()
     left_out = [f.name for f, kept in zip(record.sorted_frames, keep, strict=True) if not kept]
     entry = {
-        "time": new.created,
+        "time": created,
         "function": "solve_record",
-        "images": len(corrected),
-        "software": new.versions,
+        "images": int(keep.sum()),
+        "software": used,
         "excluded": left_out,
     }
-    return Record(
-        [corrected[k] for k in order],
-        passes,
-        measured,
-        record.unit,
-        new,
-        {k: column[keep] for k, column in record.inputs.items() if k != "slope_n_sigma"},
-        record.keys[rows],
-        record.n_earlier,
-        [*record.history, entry],
-        {"name": record.story.record, "sha256": record.sha256},
+    solve = {f.name: plain(getattr(options, f.name)) for f in fields(SolveOptions)}
+    return replace(
+        run,
+        steps=steps,
+        options={**run.options, "solve": solve},
+        created=created,
+        order=[int(number[k]) for k in run.order if keep[k]],
+        sky=None if run.sky is None else run.sky[keep],
+        subsets=[s for s, kept in zip(run.subsets, keep, strict=True) if kept],
+        versions=used,
+        history=[*run.history, entry],
+        parent={"name": record.provenance.record, "sha256": record.sha256},
     )

@@ -7,6 +7,7 @@ from importlib.resources import files as resources
 from pathlib import Path
 from string import Template
 
+from levelmatch.atomic import atomic_path
 from levelmatch.report.graph import graph_section
 from levelmatch.report.pictures import (
     compare_section,
@@ -17,7 +18,6 @@ from levelmatch.report.pictures import (
 )
 from levelmatch.report.tables import image_table, option_tables, pair_table
 from levelmatch.report.text import items, safe
-from levelmatch.results.files import whole_file
 from levelmatch.results.pixels import frames_with_pixels
 from levelmatch.summary import Facts, notes, summary_lines, trust_lines
 
@@ -106,7 +106,7 @@ def write_report(result, path, *, title="Level matching", files=None, before_aft
     check_replaceable(path)
     page = make_page(result, title=title, files=files, before_after=before_after)
     path.parent.mkdir(parents=True, exist_ok=True)
-    with whole_file(path) as part:
+    with atomic_path(path) as part:
         part.write_text(page, encoding="utf-8")
     return path
 

@@ -1,26 +1,31 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
-"""Corrected images in memory, and as whole FITS files."""
+"""Write corrected images as complete FITS files."""
 
-import bz2
-import copy
-import gzip
-import lzma
 import os
-import secrets
-import warnings
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any, BinaryIO
 
 import numpy as np
 from astropy import units as u
 from astropy.io import fits
-from astropy.nddata import CCDData, InverseVariance, StdDevUncertainty, VarianceUncertainty
-from astropy.wcs import WCS, FITSFixedWarning
+from astropy.nddata import CCDData
+from astropy.wcs import WCS
 
+from levelmatch.atomic import atomic_stream
 from levelmatch.exceptions import FrameError
-from levelmatch.images.fits_files import partner_hdu
-from levelmatch.images.sources import FileSource, decoded_image
+from levelmatch.images.frame import Frame
+from levelmatch.images.sources import FileSource
+from levelmatch.record.run import Provenance
+from levelmatch.results.corrected import (
+    ccd_wcs,
+    corrected_image,
+    scaled,
+    subtracted,
+    uncertainty_power,
+)
 from levelmatch.results.header import add_provenance, provenance_entry
+from levelmatch.results.products import Product
 from levelmatch.results.splice import (
     add_to_asdf,
     compressed_bytes,
@@ -33,212 +38,44 @@ __all__ = [
     "asdf_hdu",
     "check_outputs",
     "corrected_data",
-    "corrected_image",
     "encoded_hdu",
     "file_identity",
     "fits_name",
     "open_decoded",
     "open_stored",
-    "read_uncertainty",
-    "scaled_planes",
-    "whole_file",
-    "whole_stream",
-    "write_product",
+    "scaled_hdus",
+    "write_products",
 ]
 
 
-# Where Linux has the files of a process.
-OWN_FILES = "/proc/self/fd"
+# --------------------------------------------------------------------------------------
+# Checks before anything is written
 
 
-def corrected_image(product, story):
-    """Return the corrected image of a product, everything else of it as it was.
+def check_outputs(products: list[Product], directory: str | Path, *, overwrite: bool) -> list[Path]:
+    """Refuse outputs that would replace an input, one another or an existing file.
 
     Parameters
     ----------
-    product : `~levelmatch.results.result.Product`
-        An image, and what belongs to its Lyot region.
-    story : `~levelmatch.results.header.Story`
-        The run.
-
-    Returns
-    -------
-    image : `~astropy.nddata.CCDData`, or of the class of the input
-        A copy.
-    """
-    base = product.frame
-    image = _read_image(base)
-    image = _with_data(image, _subtract(image.data, base.correction, base))
-    _scale_uncertainty(image, base)
-    add_provenance(image.meta, base, story)
-    if product.lyot is None:
-        return image
-    region = product.region
-    other = _read_image(product.lyot)
-    other = _with_data(other, _subtract(other.data, product.lyot.correction, product.lyot))
-    _scale_uncertainty(other, product.lyot)
-    for target, source in zip(_planes(image), _planes(other), strict=True):
-        if target is not None and source is not None and np.shape(target) == image.data.shape:
-            target[region] = source[region]
-    add_provenance(image.meta, product.lyot, story, part="lyot")
-    return image
-
-
-def _with_data(image, data):
-    """Return an image with other data: set where its class allows that, else made anew."""
-    try:
-        image.data = data
-    except AttributeError:
-        return type(image)(
-            data,
-            uncertainty=image.uncertainty,
-            mask=image.mask,
-            wcs=image.wcs,
-            meta=image.meta,
-            unit=image.unit,
-        )
-    return image
-
-
-def _subtract(data, correction, frame):
-    """Return the data less a correction, on the scale they come out in, as floats."""
-    kind = data.dtype.kind == "f"
-    dtype = data.dtype.newbyteorder("=") if kind else np.dtype(np.float32)
-    if not kind and data.dtype.itemsize > 2:
-        dtype = np.dtype(np.float64)
-    # In double precision, whichever kind of float a constant is.
-    values = np.subtract(data, correction.evaluate(frame.whole_grid), dtype=np.float64)
-    if frame.output_factor != 1.0:
-        values *= frame.output_factor
-    return values.astype(dtype)
-
-
-# The powers of a factor on the data that uncertainties take.
-POWERS = {StdDevUncertainty: 1, VarianceUncertainty: 2, InverseVariance: -2}
-
-
-def _scale_uncertainty(image, frame):
-    """Bring an image's uncertainty to the flux scale of its data, in place."""
-    uncertainty = getattr(image, "uncertainty", None)
-    if frame.output_factor == 1.0 or uncertainty is None:
-        return
-    power = next((p for kind, p in POWERS.items() if isinstance(uncertainty, kind)), None)
-    if power is None:
-        kind = type(uncertainty).__name__
-        msg = f"{frame.name}: apply_flux_scale: the kind of uncertainty ({kind}) is not known"
-        raise FrameError(msg)
-    uncertainty.array = _scaled(np.asarray(uncertainty.array), frame.output_factor**power)
-
-
-def _scaled(data, factor):
-    """Data times a factor, of their own type of float."""
-    dtype = data.dtype if data.dtype.kind == "f" else np.dtype(np.float32)
-    return (data * np.float64(factor)).astype(dtype.newbyteorder("="))
-
-
-def _plane_power(hdu):
-    """The power of a factor on the data that an HDU's plane takes: 0 if it has none of it."""
-    name = hdu.name.strip().upper()
-    if name.startswith("VAR_"):
-        return 2
-    kinds = {kind.__name__: power for kind, power in POWERS.items()}
-    default = {"ERR": "StdDevUncertainty", "UNCERT": "StdDevUncertainty"}.get(name)
-    return kinds.get(hdu.header.get("UTYPE", default), 0) if default else 0
-
-
-def scaled_planes(frame, hdus):
-    """The uncertainties of a frame's image in its file, on its flux scale, as bytes by HDU."""
-    main = hdus[frame.source.hdu]
-    scaled = {}
-    for i, hdu in enumerate(hdus):
-        power = _plane_power(hdu)
-        if power and hdu.is_image and hdu.ver == main.ver and hdu.shape == main.shape:
-            header = hdu.header.copy()
-            for key in ("BSCALE", "BZERO", "BLANK"):
-                header.remove(key, ignore_missing=True)
-            data = _scaled(hdu.data, frame.output_factor**power)
-            scaled[i] = encoded_hdu(hdu, header, data)
-    return scaled
-
-
-def _planes(image):
-    """Every array of an image's shape that belongs to its pixels."""
-    uncertainty = getattr(image, "uncertainty", None)
-    return [
-        image.data,
-        image.mask,
-        None if uncertainty is None else uncertainty.array,
-        getattr(image, "flags", None),
-    ]
-
-
-def _read_image(frame):
-    """Return a copy of a frame's image, read from its file or copied in memory."""
-    if not isinstance(frame.source, FileSource):
-        return copy.deepcopy(frame.source.image)
-    source = frame.source
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FITSFixedWarning)
-        with fits.open(source.path, memmap=False) as hdus:
-            data = np.array(decoded_image(hdus[source.hdu]))
-            data = data.astype(data.dtype.newbyteorder("="), copy=False)
-            uncertainty = read_uncertainty(hdus, source.hdu, data.shape)
-            dq = None if source.dq_hdu is None else np.array(hdus[source.dq_hdu].data)
-            bad = source.bad(hdus, frame.dq_bits)
-    mask = ~np.isfinite(data) if data.dtype.kind == "f" else np.zeros(data.shape, dtype=bool)
-    if dq is not None:
-        dq = dq.astype(dq.dtype.newbyteorder("="), copy=False)
-    if bad is not None:
-        mask |= bad
-    return CCDData(
-        data,
-        mask=mask,
-        uncertainty=uncertainty,
-        flags=dq,
-        unit=frame.unit or u.dimensionless_unscaled,
-        wcs=_ccd_wcs(frame),
-        meta=frame.meta.copy(),
-    )
-
-
-def _ccd_wcs(frame):
-    """Return the WCS that a `CCDData` takes: for a gwcs, that of the header, or a fit to it."""
-    wcs = frame.transform.original
-    if isinstance(wcs, WCS):
-        return wcs
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FITSFixedWarning)
-        if isinstance(frame.source, FileSource):
-            told = WCS(frame.meta.copy(), naxis=2)
-            if told.has_celestial:
-                return told
-        return WCS(wcs.to_fits_sip())
-
-
-def read_uncertainty(hdus, index, shape):
-    """Return the uncertainty from JWST's ERR, or from what `CCDData` writes; `None` without."""
-    kinds = {k.__name__: k for k in (StdDevUncertainty, VarianceUncertainty, InverseVariance)}
-    for name in ("ERR", "UNCERT"):
-        i = partner_hdu(hdus, index, name)
-        if i is not None and hdus[i].shape == shape:
-            kind = kinds.get(hdus[i].header.get("UTYPE"), StdDevUncertainty)
-            return kind(np.array(hdus[i].data, dtype=hdus[i].data.dtype.newbyteorder("=")))
-    return None
-
-
-def check_outputs(products, directory, *, overwrite):
-    """Refuse a folder that holds an input, or a file that would be overwritten.
+    products : list of `~levelmatch.results.products.Product`
+        The output images.
+    directory : str or `~pathlib.Path`
+        Their folder.
+    overwrite : bool
+        Whether existing files may be replaced.
 
     Returns
     -------
     paths : list of `~pathlib.Path`
-        The output of each product.
+        The file of each product.
 
     Raises
     ------
     FrameError
-        If the folder is that of an input or of what it links to, an output would replace an
-        input, two outputs have one name, or a WCS cannot be written to FITS.
+        If the folder is that of an input or of the target of its link, an output would
+        replace an input, two outputs have the same name, or a WCS cannot be written to FITS.
+    NotADirectoryError
+        If ``directory`` is a file.
     FileExistsError
         If a file exists and ``overwrite`` is not set.
     """
@@ -249,26 +86,18 @@ def check_outputs(products, directory, *, overwrite):
     sources = [f.source.path for p in products for f in p.frames if hasattr(f.source, "path")]
     folder = directory.resolve()
     for source in sources:
-        # Its own folder, and where its links lead to.
         if folder in (source.parent.resolve(), source.resolve().parent):
             msg = f"{source.name}: the output folder {directory} is its own; name another"
             raise FrameError(msg)
     known = {identity: source for source in sources if (identity := file_identity(source))}
-    paths = []
+    paths: list[Path] = []
     for product in products:
-        name = Path(product.name).name
-        source = product.frame.source
-        in_memory = not isinstance(source, FileSource)
-        if in_memory or source.path.name == fits_name(name):
-            name = fits_name(name)
-        if in_memory:
-            _written_wcs(product.frame)
-        path = directory / name
+        path = directory / _output_name(product)
         if (identity := file_identity(path)) in known:
             msg = f"{path} is the input {known[identity]}; name another folder"
             raise FrameError(msg)
         if path in paths:
-            msg = f"{name}: two outputs would have this name; rename an input"
+            msg = f"{path.name}: two outputs would have this name; rename an input"
             raise FrameError(msg)
         if path.exists() and not overwrite:
             msg = f"{path} exists; overwrite=True replaces it"
@@ -277,13 +106,23 @@ def check_outputs(products, directory, *, overwrite):
     return paths
 
 
-def fits_name(name):
-    """Return the name of the file that an image in memory is written to."""
+def _output_name(product: Product) -> str:
+    """Return the file name of a product; refuse a WCS that FITS cannot hold."""
+    name = Path(product.name).name
+    source = product.frame.source
+    in_memory = not isinstance(source, FileSource)
+    if in_memory:
+        _written_wcs(product.frame)
+    return fits_name(name) if in_memory or source.path.name == fits_name(name) else name
+
+
+def fits_name(name: str) -> str:
+    """Return the file name of an image in memory."""
     return name if name.endswith((".fits", ".fits.gz", ".fit")) else f"{name}.fits"
 
 
-def file_identity(path):
-    """Return what a file and its links have in common, `None` if there is no such file."""
+def file_identity(path: Path) -> tuple[int, int] | None:
+    """Return device and inode, which a file and its links share; `None` without a file."""
     try:
         status = os.stat(path)
     except OSError:
@@ -291,102 +130,42 @@ def file_identity(path):
     return status.st_dev, status.st_ino
 
 
-@contextmanager
-def whole_file(path):
-    """Give a name beside a path, which becomes the path when all went well."""
-    part = _new_name(path)
-    # Unlike one of tempfile, a file that the user's umask decides who reads.
-    os.close(os.open(part, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
-    try:
-        yield part
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
+# --------------------------------------------------------------------------------------
+# Write images
 
 
-def _new_name(path):
-    """Return a name beside a path that no file has, and that is not too long whatever the path."""
-    return path.with_name(f".levelmatch-{secrets.token_hex(8)}")
+def write_products(
+    products: list[Product],
+    paths: list[Path],
+    provenance: Provenance,
+    progress_bar: Callable | None = None,
+) -> None:
+    """Write output images, each file atomically.
 
-
-@contextmanager
-def whole_stream(path):
-    """Open a file for writing that gets its name when all went well.
-
-    Where the system can, the file has no name until then: not even a process that is
-    killed leaves a part of it. What the suffix says is compressed.
+    An image from a file keeps all extensions, headers and the compression of the file. An
+    image from memory is written by its class.
 
     Parameters
     ----------
-    path : `~pathlib.Path`
-        The file, replaced if it is there.
-    """
-    try:
-        # By which the file gets its name.
-        os.stat(OWN_FILES)
-        handle = os.open(path.parent, os.O_TMPFILE | os.O_WRONLY, 0o666)
-    except (AttributeError, OSError):
-        with whole_file(path) as part, open(part, "wb") as stream, _compressor(path, stream) as out:
-            yield out
-        return
-    with os.fdopen(handle, "wb") as stream:
-        with _compressor(path, stream) as out:
-            yield out
-        stream.flush()
-        _give_name(handle, path)
-
-
-def _compressor(path, stream):
-    """The stream, or one that compresses into it, without a time or a name."""
-    if path.name.endswith(".gz"):
-        return gzip.GzipFile("", "wb", 6, stream, mtime=0)
-    if path.name.endswith(".bz2"):
-        return bz2.open(stream, "wb")
-    if path.name.endswith(".xz"):
-        return lzma.open(stream, "wb")
-    return nullcontext(stream)
-
-
-def _give_name(handle, path):
-    """Give an unnamed file a name, in place of what has it."""
-    origin, root = f"{OWN_FILES}/{handle}", os.open("/", os.O_RDONLY)
-    try:
-        # Through the link: only with a folder given does Python ask for that.
-        os.link(origin, path, src_dir_fd=root, follow_symlinks=True)
-    except FileExistsError:
-        name = _new_name(path)
-        os.link(origin, name, src_dir_fd=root, follow_symlinks=True)
-        try:
-            os.replace(name, path)
-        finally:
-            name.unlink(missing_ok=True)
-    finally:
-        os.close(root)
-
-
-def write_product(product, path, story):
-    """Write one corrected image, whole or not at all.
-
-    A file keeps all of its extensions, headers and compression; an image from
-    memory is written by its class.
-
-    Parameters
-    ----------
-    product : `~levelmatch.results.result.Product`
-        The image.
-    path : `~pathlib.Path`
-        Where.
-    story : `~levelmatch.results.header.Story`
+    products : list of `~levelmatch.results.products.Product`
+        The images.
+    paths : list of `~pathlib.Path`
+        Their files.
+    provenance : `~levelmatch.record.run.Provenance`
         The run.
+    progress_bar : callable or None
+        Wraps an iterable over the files.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write = _write_file if isinstance(product.frame.source, FileSource) else _write_memory
-    with whole_stream(path) as stream:
-        write(product, stream, story)
+    work = list(zip(products, paths, strict=True))
+    for product, path in work if progress_bar is None else progress_bar(work):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write = _write_file if isinstance(product.frame.source, FileSource) else _write_memory
+        with atomic_stream(path) as stream:
+            write(product, stream, provenance)
 
 
-def _write_memory(product, stream, story):
-    image = corrected_image(product, story)
+def _write_memory(product: Product, stream: BinaryIO, provenance: Provenance) -> None:
+    image = corrected_image(product, provenance)
     if not isinstance(image, CCDData):
         image = CCDData(
             image.data,
@@ -399,10 +178,10 @@ def _write_memory(product, stream, story):
     image.to_hdu().writeto(stream)
 
 
-def _written_wcs(frame):
-    """Return the WCS that the FITS file of an image in memory gets, or raise if there is none."""
+def _written_wcs(frame: Frame) -> WCS:
+    """Return the WCS of the FITS file of an image in memory."""
     try:
-        return _ccd_wcs(frame)
+        return ccd_wcs(frame)
     except Exception as error:
         kind = type(frame.transform.original).__name__
         msg = (
@@ -412,37 +191,41 @@ def _written_wcs(frame):
         raise FrameError(msg) from error
 
 
-def _write_file(product, stream, story):
-    """Copy the file with the image, its header and the ASDF tree changed, and nothing else."""
+def _write_file(product: Product, stream: BinaryIO, provenance: Provenance) -> None:
+    """Copy a file with another image, header and ASDF tree, and nothing else changed."""
     source = product.frame.source
     with open_decoded(source.path) as decoded, open_stored(source.path) as stored:
         data = corrected_data(product, decoded[source.hdu].data)
-        replaced = {source.hdu: _corrected_hdu(product, decoded[source.hdu], data, story)}
+        replaced = {source.hdu: _corrected_hdu(product, decoded[source.hdu], data, provenance)}
         if product.lyot is not None and product.lyot.source is not source:
             replaced |= _overlay(product, stored)
         elif product.frame.output_factor != 1.0:
-            replaced |= scaled_planes(product.frame, decoded)
+            replaced |= scaled_hdus(product.frame, decoded)
         index = asdf_hdu(stored)
         if index is not None:
-            entry = provenance_entry(product.frame, story, product.lyot)
+            entry = provenance_entry(product.frame, provenance, product.lyot)
             content = add_to_asdf(stored[index].data.tobytes(), entry)
             replaced[index] = table_bytes(stored[index].header, content)
         splice(source.path, stored, replaced, stream)
 
 
-def open_decoded(path):
-    """Open a FITS file with its images unscaled and decompressed."""
+# --------------------------------------------------------------------------------------
+# HDUs
+
+
+def open_decoded(path: Path) -> fits.HDUList:
+    """Open a FITS file with its images scaled and decompressed."""
     return fits.open(path, memmap=False, ignore_missing_end=True)
 
 
-def open_stored(path):
-    """Open a FITS file with its data as they are stored."""
+def open_stored(path: Path) -> fits.HDUList:
+    """Open a FITS file with its data as stored."""
     return fits.open(
         path, memmap=False, do_not_scale_image_data=True, disable_image_compression=True
     )
 
 
-def asdf_hdu(hdus):
+def asdf_hdu(hdus: fits.HDUList) -> int | None:
     """Return the index of a JWST file's ASDF extension, or `None`."""
     if "ASDF" not in hdus:
         return None
@@ -452,40 +235,72 @@ def asdf_hdu(hdus):
     return index if one_value and hdus[index].data.tobytes().startswith(b"#ASDF") else None
 
 
-def corrected_data(product, data):
-    """Return the corrected pixels of a product, given those of its file."""
-    out = _subtract(data, product.frame.correction, product.frame)
+def corrected_data(product: Product, data: np.ndarray) -> np.ndarray:
+    """Return the corrected pixels of a product.
+
+    Parameters
+    ----------
+    product : `~levelmatch.results.products.Product`
+        The image.
+    data : 2D `~numpy.ndarray`
+        The pixels of its file.
+    """
+    out = subtracted(data, product.frame.correction, product.frame)
     if product.lyot is not None:
         lyot = product.lyot
         if lyot.source is not product.frame.source:
             with open_decoded(lyot.source.path) as hdus:
                 data = hdus[lyot.source.hdu].data
-        out[product.region] = _subtract(data, lyot.correction, lyot)[product.region]
+        out[product.region] = subtracted(data, lyot.correction, lyot)[product.region]
     return out
 
 
-def _corrected_hdu(product, old, data, story):
+def _corrected_hdu(product: Product, old: Any, data: np.ndarray, provenance: Provenance) -> bytes:
     """Return the bytes of the corrected image's HDU."""
     header = old.header.copy()
     for key in ("BSCALE", "BZERO", "BLANK"):
         header.remove(key, ignore_missing=True)
-    add_provenance(header, product.frame, story)
+    add_provenance(header, product.frame, provenance)
     if product.lyot is not None:
-        add_provenance(header, product.lyot, story, part="lyot")
+        add_provenance(header, product.lyot, provenance, part="lyot")
     return encoded_hdu(old, header, data)
 
 
-def encoded_hdu(old, header, data):
-    """Return the bytes of an image HDU like an old one, compressed if that was."""
+def encoded_hdu(old: Any, header: fits.Header, data: np.ndarray) -> bytes:
+    """Return the bytes of an image HDU, compressed if the old one is.
+
+    Parameters
+    ----------
+    old : `~astropy.io.fits.ImageHDU`, `PrimaryHDU` or `CompImageHDU`
+        The HDU that it replaces.
+    header : `~astropy.io.fits.Header`
+        The new header.
+    data : 2D `~numpy.ndarray`
+        The new pixels.
+    """
     if isinstance(old, fits.CompImageHDU):
-        # Without loss: a second quantisation would add its own error to the first's.
+        # Lossless: a second quantisation would add its own error.
         hdu = fits.CompImageHDU(data, header, compression_type="GZIP_2", quantize_level=0.0)
         return compressed_bytes(hdu)
     return image_bytes(header, data)
 
 
-def _overlay(product, hdus):
-    """Return the other planes' HDUs with the Lyot region from the Lyot image's file."""
+def scaled_hdus(frame: Frame, hdus: fits.HDUList) -> dict[int, bytes]:
+    """Return the uncertainties of an image times powers of its factor, as bytes by HDU."""
+    main = hdus[frame.source.hdu]
+    out = {}
+    for i, hdu in enumerate(hdus):
+        power = uncertainty_power(hdu)
+        if power and hdu.is_image and hdu.ver == main.ver and hdu.shape == main.shape:
+            header = hdu.header.copy()
+            for key in ("BSCALE", "BZERO", "BLANK"):
+                header.remove(key, ignore_missing=True)
+            out[i] = encoded_hdu(hdu, header, scaled(hdu.data, frame.output_factor**power))
+    return out
+
+
+def _overlay(product: Product, hdus: fits.HDUList) -> dict[int, bytes]:
+    """Return the other image HDUs with the Lyot region from the Lyot image's file."""
     shape, index = product.frame.shape, product.frame.source.hdu
     lyot = product.lyot.source
     replaced = {}
@@ -498,7 +313,8 @@ def _overlay(product, hdus):
                 raise FrameError(msg)
             data = np.array(hdu.data)
             data[product.region] = others[(hdu.name, hdu.ver)].data[product.region]
-            if product.frame.output_factor != 1.0 and _plane_power(hdu):
-                data = _scaled(data, product.frame.output_factor ** _plane_power(hdu))
+            power = uncertainty_power(hdu)
+            if product.frame.output_factor != 1.0 and power:
+                data = scaled(data, product.frame.output_factor**power)
             replaced[i] = image_bytes(hdu.header, data)
     return replaced

@@ -1,41 +1,53 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
-"""What a header says of the corrections that were subtracted from its image."""
+"""Header cards of the corrections that were subtracted from an image."""
 
 import re
-from dataclasses import dataclass
+from collections.abc import Iterable, MutableMapping
+from typing import Any
 
 import numpy as np
+from astropy.io.fits import Header
 
 from levelmatch.exceptions import FrameError
+from levelmatch.images.corrections import AppliedCorrection
+from levelmatch.images.frame import Frame
 from levelmatch.images.sky_cards import pending_levels
 from levelmatch.images.units import unit_text
+from levelmatch.record.run import Provenance
 
-__all__ = ["Story", "add_provenance", "check_not_matched", "provenance_entry", "remove_provenance"]
+__all__ = ["add_provenance", "check_not_matched", "provenance_entry", "remove_provenance"]
 
 
 # The letter of each pass in the keywords LMxLEV, LMxERR, LMxSLU, LMxSLV and LMxREF.
 LETTERS = {"dithers": "D", "local": "B", "lyot": "L", "nircam_short": "N", "mosaic": "M"}
 WORDS = {"LEV": "level subtracted", "SLU": "its slope to East", "SLV": "its slope to North"}
-# In the comments of cards, which have little room; by their own names else.
+# Names of passes in the comments of cards, where the pass's own name is too long.
 SHORT = {"local": "local sky", "nircam_short": "NIRCam"}
 CARD_WIDTH = 80
-# Of a number as FITS writes it, at most, with its keyword and the sign of the comment.
+# The most characters of a card before its comment, if its value is a number.
 NUMBER_WIDTH = 10 + 24 + 3
-# Of the text in a HISTORY card.
+# Characters of text in a HISTORY card.
 HISTORY_WIDTH = 72
 SIGNED = "levelmatch "
 CLEARED = " sky level of a later step set to 0: "
-# The error and the reference, in HISTORY's words.
+# The error and the reference in a HISTORY text.
 TOLD = re.compile(r" \+- (\S+), slopes .* relative to (.+?)(?: \(science\)| \(lyot\))?$")
 
 
-def check_not_matched(frames, names):
-    """Refuse images that the same passes have been applied to, by their headers or a result.
+def check_not_matched(frames: Iterable[Frame], names: Iterable[str]) -> None:
+    """Refuse images that were already matched by the same passes.
+
+    Parameters
+    ----------
+    frames : iterable of `~levelmatch.images.frame.Frame`
+        The images, with their headers and earlier corrections.
+    names : iterable of str
+        The passes.
 
     Raises
     ------
     FrameError
-        Naming the first such image.
+        If there is such an image; the message names the first.
     """
     for frame in frames:
         for name in names:
@@ -53,34 +65,14 @@ def check_not_matched(frames, names):
                 raise FrameError(msg)
 
 
-@dataclass(frozen=True)
-class Story:
-    """What the corrections of one run have in common.
+def add_provenance(
+    meta: MutableMapping[str, Any] | Header, frame: Frame, provenance: Provenance, part: str = ""
+) -> None:
+    """Add the corrections of an image to its header, in place.
 
-    Parameters
-    ----------
-    version : str
-        The version of levelmatch.
-    created : str
-        When, in UTC, ISO 8601.
-    record : str
-        The file name of the run's record, blank if there is none.
-    sha256 : str
-        That record's SHA-256.
-    """
-
-    version: str
-    created: str
-    record: str = ""
-    sha256: str = ""
-
-
-def add_provenance(meta, frame, story, part=""):
-    """Add what was subtracted to a header, in place.
-
-    Keywords hold the total of each pass, so a second run adds to the first's;
-    HISTORY keeps every run. Where the flux scale is applied, LMFLUX is what the image less
-    the totals was multiplied by.
+    Keywords hold the total of each pass, so that a second run adds to the first. HISTORY
+    lists every run. If the flux scale is applied, LMFLUX is the factor that the image
+    minus the totals was multiplied by.
 
     Parameters
     ----------
@@ -88,16 +80,16 @@ def add_provenance(meta, frame, story, part=""):
         A header, or a dictionary.
     frame : `~levelmatch.images.frame.Frame`
         The image with its corrections.
-    story : `Story`
+    provenance : `~levelmatch.record.run.Provenance`
         The run.
     part : str
-        What of the image they apply to, for HISTORY, if not all.
+        The part of a MIRI image that they apply to, for HISTORY; blank for all of it.
     """
     before = float(meta.get("LMFLUX", 1.0))
     unit = "" if frame.unit is None else unit_text(frame.unit)
     for applied, values, error in _subtracted(frame):
         text = (
-            f"{_signature(story)} {applied.name}: subtracted level "
+            f"{_signature(provenance)} {applied.name}: subtracted level "
             f"{values[0]:.8g} +- {error:.8g}, slopes E {values[1]:.6g} N {values[2]:.6g} per arcmin"
             f" relative to {applied.reference}" + (f" ({part})" if part else "")
         )
@@ -105,33 +97,34 @@ def add_provenance(meta, frame, story, part=""):
         if part != "lyot":
             _add_totals(meta, applied, values / before, error / before, unit)
     if frame.output_factor != 1.0 and part != "lyot":
-        _add_factor(meta, frame, story, before)
+        _add_factor(meta, frame, provenance, before)
     if frame.corrections and part != "lyot":
-        _clear_levels(meta, story)
-    if frame.corrections and story.record:
-        _add_history(meta, f"{_signature(story)} record {story.record} {story.sha256}")
-        _set_record(meta, story.record, story.sha256)
+        _clear_levels(meta, provenance)
+    if frame.corrections and provenance.record:
+        text = f"{_signature(provenance)} record {provenance.record} {provenance.sha256}"
+        _add_history(meta, text)
+        _set_record(meta, provenance.record, provenance.sha256)
 
 
-def _clear_levels(meta, story):
+def _clear_levels(meta, provenance: Provenance) -> None:
     """Set sky levels that are not subtracted yet to zero: corrected images have equal skies."""
     for key, level in pending_levels(meta).items():
         meta[key] = 0.0
-        _add_history(meta, f"{_signature(story)}{CLEARED}{key} was {level!r}")
+        _add_history(meta, f"{_signature(provenance)}{CLEARED}{key} was {level!r}")
 
 
-def _restore_levels(header, story):
+def _restore_levels(header: Header, provenance: Provenance) -> None:
     """Undo `_clear_levels`."""
-    start = _signature(story) + CLEARED
+    start = _signature(provenance) + CLEARED
     for line in _unfolded(header):
         if line.startswith(start):
             key, _, level = line.removeprefix(start).removesuffix(" .").split()
             header[key] = float(level)
 
 
-def _add_factor(meta, frame, story, before):
-    """Add the factor on the corrected image, and move the zero point that it changes."""
-    text = f"{_signature(story)} flux scale: multiplied by {frame.output_factor:.10g}"
+def _add_factor(meta, frame: Frame, provenance: Provenance, before: float) -> None:
+    """Add the factor of the corrected image, and shift its zero point accordingly."""
+    text = f"{_signature(provenance)} flux scale: multiplied by {frame.output_factor:.10g}"
     _set(meta, "LMFLUX", before * frame.output_factor, "factor on the image less all levels")
     if frame.zero_point:
         point = float(meta[frame.zero_point])
@@ -141,13 +134,13 @@ def _add_factor(meta, frame, story, before):
     _add_history(meta, text)
 
 
-def _signature(story):
-    """What the HISTORY lines of a run begin with."""
-    return f"{SIGNED}{story.version} {story.created}"
+def _signature(provenance: Provenance) -> str:
+    """Return the beginning of the HISTORY texts of a run."""
+    return f"{SIGNED}{provenance.version} {provenance.created}"
 
 
-def _subtracted(frame):
-    """Each correction with its level and slopes about the image's centre, and its error."""
+def _subtracted(frame: Frame) -> list[tuple[AppliedCorrection, np.ndarray, float]]:
+    """Return each correction, its level and slopes about the image's centre, and its error."""
     axes = frame.whole_grid.axes
     return [
         (a, a.correction.coefficients(axes), float(np.sqrt(a.variance[0])))
@@ -155,8 +148,8 @@ def _subtracted(frame):
     ]
 
 
-def _add_totals(meta, applied, values, error, unit):
-    """Add the values of a pass to its keywords."""
+def _add_totals(meta, applied: AppliedCorrection, values, error: float, unit: str) -> None:
+    """Add the level and slopes of a pass to its keywords."""
     key, name = f"LM{LETTERS[applied.name]}", SHORT.get(applied.name, applied.name)
     for (suffix, word), value in zip(WORDS.items(), values, strict=True):
         total = float(meta.get(key + suffix, 0.0)) + value
@@ -166,33 +159,35 @@ def _add_totals(meta, applied, values, error, unit):
     _set_reference(meta, applied.name, applied.reference)
 
 
-def _set_reference(meta, name, reference):
+def _set_reference(meta, name: str, reference: str) -> None:
     comment = f"{SHORT.get(name, name)}: relative to"
     _set(meta, f"LM{LETTERS[name]}REF", reference, comment)
 
 
-def _set_record(meta, name, sha256):
+def _set_record(meta, name: str, sha256: str) -> None:
     _set(meta, "LMRECORD", name, "record of the run; LMRECSHA: SHA-256")
     _set(meta, "LMRECSHA", sha256)
 
 
-def provenance_entry(frame, story, lyot=None):
-    """Return what was subtracted from an image as plain values, for a file's ASDF tree.
+def provenance_entry(
+    frame: Frame, provenance: Provenance, lyot: Frame | None = None
+) -> dict[str, Any]:
+    """Return the corrections of an image as plain values, for a file's ASDF tree.
 
     Parameters
     ----------
     frame : `~levelmatch.images.frame.Frame`
         The image.
-    story : `Story`
+    provenance : `~levelmatch.record.run.Provenance`
         The run.
     lyot : `~levelmatch.images.frame.Frame` or None
-        What its Lyot region comes from.
+        The image that its Lyot region comes from.
     """
     entry = {
-        "levelmatch": story.version,
-        "created": story.created,
-        "record": story.record,
-        "record_sha256": story.sha256,
+        "levelmatch": provenance.version,
+        "created": provenance.created,
+        "record": provenance.record,
+        "record_sha256": provenance.sha256,
         "subtracted": _plain_corrections(frame),
     }
     if frame.output_factor != 1.0:
@@ -202,7 +197,7 @@ def provenance_entry(frame, story, lyot=None):
     return entry
 
 
-def _plain_corrections(frame):
+def _plain_corrections(frame: Frame) -> list[dict[str, Any]]:
     return [
         {
             "pass": applied.name,
@@ -216,20 +211,20 @@ def _plain_corrections(frame):
     ]
 
 
-def remove_provenance(header, frame, story):
-    """Take back, in place, what `add_provenance` put into a FITS header for a run.
+def remove_provenance(header: Header, frame: Frame, provenance: Provenance) -> None:
+    """Remove the cards that `add_provenance` added to a FITS header for a run, in place.
 
     Parameters
     ----------
     header : `~astropy.io.fits.Header`
-        Of the corrected image.
+        The header of the corrected image.
     frame : `~levelmatch.images.frame.Frame`
         The image with the run's corrections.
-    story : `Story`
+    provenance : `~levelmatch.record.run.Provenance`
         The run, with its record.
     """
-    _restore_levels(header, story)
-    for index in reversed(_own_history(header, _signature(story))):
+    _restore_levels(header, provenance)
+    for index in reversed(_own_history(header, _signature(provenance))):
         del header[index]
     earlier = [line for line in _unfolded(header) if line.startswith(SIGNED)]
     before = float(header.get("LMFLUX", 1.0)) / frame.output_factor
@@ -255,8 +250,8 @@ def remove_provenance(header, frame, story):
         header.remove(key, ignore_missing=True)
 
 
-def _remove_factor(header, frame, before, earlier):
-    """Take back what `_add_factor` put in."""
+def _remove_factor(header: Header, frame: Frame, before: float, earlier: bool) -> None:
+    """Undo `_add_factor`."""
     if earlier:
         header["LMFLUX"] = before
     else:
@@ -266,8 +261,8 @@ def _remove_factor(header, frame, before, earlier):
         header[frame.zero_point] = float(round(moved, 12))
 
 
-def _own_history(header, signature):
-    """Indices of the HISTORY cards of a run; a full line goes on in the next card."""
+def _own_history(header: Header, signature: str) -> list[int]:
+    """Return the indices of the HISTORY cards of a run; full cards continue in the next."""
     own, goes_on = [], False
     for index, card in enumerate(header.cards):
         if card.keyword != "HISTORY":
@@ -282,12 +277,12 @@ def _own_history(header, signature):
     return own
 
 
-def _unfolded(header):
-    """HISTORY as it was added."""
+def _unfolded(header: Header) -> list[str]:
+    """Return the texts of HISTORY, each of one or more cards."""
     out, goes_on = [], False
     for line in map(str, header.get("HISTORY", [])):
         if goes_on and not line.startswith(SIGNED):
-            # With the blank that the card before has lost.
+            # The card before has lost its trailing blank.
             cards = -(-len(out[-1]) // HISTORY_WIDTH)
             out[-1] = out[-1].ljust(cards * HISTORY_WIDTH) + line
         else:
@@ -296,8 +291,8 @@ def _unfolded(header):
     return out
 
 
-def _set(meta, key, value, comment="", unit=""):
-    """Set a keyword; its comment begins with a unit as the FITS standard has it, if it has room."""
+def _set(meta, key: str, value, comment: str = "", unit: str = "") -> None:
+    """Set a keyword; its comment begins with the unit in brackets, if there is room."""
     value = float(value) if isinstance(value, float | np.floating) else value
     if isinstance(value, str):
         value = _ascii(value) if key == "LMRECSHA" else _ascii(value)[:60]
@@ -307,19 +302,20 @@ def _set(meta, key, value, comment="", unit=""):
     used = 10 + max(len(value) + 2, 20) + 3 if isinstance(value, str) else NUMBER_WIDTH
     with_unit = f"[{unit}] {comment}" if unit else comment
     fits = (c for c in (with_unit, comment) if used + len(c) <= CARD_WIDTH)
-    # A comment that is there would be cut just as well.
+    # An empty comment replaces an old one, which could be too long for the new value.
     meta[key] = (value, next(fits, ""))
 
 
-def _ascii(text):
-    """Text as FITS headers can hold it: the names of files are not always of ASCII."""
+def _ascii(text: str) -> str:
+    """Return text in ASCII, as FITS headers require; other characters are escaped."""
     return text.encode("ascii", "backslashreplace").decode()
 
 
-def _add_history(meta, text):
+def _add_history(meta, text: str) -> None:
     text = _ascii(text)
     if hasattr(meta, "add_history"):
-        # A card loses the blank at its end; one that is full, or all but, goes on in the next.
+        # A card loses its trailing blank, and a full or nearly full card continues in the
+        # next: the texts end so that `_unfolded` finds them again.
         last = len(text) % HISTORY_WIDTH in (0, HISTORY_WIDTH - 1)
         meta.add_history(text + " ." if last else text)
     else:

@@ -16,13 +16,15 @@ from astropy.nddata import CCDData, InverseVariance
 from astropy.wcs import WCS, FITSFixedWarning
 from astropy.wcs.wcsapi import BaseLowLevelWCS, SlicedLowLevelWCS
 
+from levelmatch.atomic import atomic_path
 from levelmatch.exceptions import FrameError, NoOverlapError
 from levelmatch.images.collect import collect_frames
 from levelmatch.images.fits_files import partner_hdu
 from levelmatch.images.scales import compare_scales, image_values
 from levelmatch.images.sources import FileSource
 from levelmatch.options import ReadOptions
-from levelmatch.results.files import file_identity, read_uncertainty, whole_file
+from levelmatch.results.corrected import read_uncertainty
+from levelmatch.results.files import file_identity
 from levelmatch.sky.reprojection import common_grid
 from levelmatch.sky.transform import SkyTransform
 from levelmatch.sky.vectors import lonlat, unit_vectors
@@ -143,7 +145,7 @@ def make_mosaic(
             planes[0], mask=planes[1] == 0, wcs=target.wcs, unit=unit or "", meta=_cards(layers)
         )
         return mosaic, planes[1]
-    with whole_file(path) as part, _file_planes(part, target, layers, unit) as planes:
+    with atomic_path(path) as part, _file_planes(part, target, layers, unit) as planes:
         _fill(planes, layers, tile, progress_bar)
     return path
 

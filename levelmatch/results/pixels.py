@@ -1,13 +1,17 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
-"""The pixels of a result's images, or of a record's from their files."""
+"""The images of a result with their pixels, read from files for a record."""
 
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
 
 from levelmatch.exceptions import FrameError
 from levelmatch.images.collect import collect_frames
+from levelmatch.images.corrections import AppliedCorrection
+from levelmatch.images.frame import Frame
 from levelmatch.options import ReadOptions
+from levelmatch.record.levels import Levels
 from levelmatch.results.header import check_not_matched
 
 __all__ = ["frames_with_pixels", "own_corrections"]
@@ -15,35 +19,40 @@ __all__ = ["frames_with_pixels", "own_corrections"]
 
 # Images that an error names.
 MAX_NAMED = 5
-# Images whose outlines are off by more than this many pixels lie elsewhere.
+# An image that lies farther than this from the recorded position, in pixels, is another.
 MOST_MOVED = 0.5
 
 
-def frames_with_pixels(result, files=None, names=None):
-    """Return the frames of a result with pixels to load, in its order.
+def frames_with_pixels(
+    levels: Levels,
+    files: str | Path | Iterable[str | Path] | None = None,
+    names: Iterable[str] | None = None,
+) -> list[Frame]:
+    """Return the images of a result, with pixels to load, in its order.
 
     Parameters
     ----------
-    result : `~levelmatch.results.levels.Levels`
-        The result, or its record.
+    levels : `~levelmatch.record.levels.Levels`
+        A result or a record.
     files : path, list of path or None
-        For a record: its images' files as they were before the run, or the folder that
-        they are in. They are known by their names.
-    names : list of str or None
+        For a record: the files of its images before the run, or their folder. They are
+        identified by their names.
+    names : iterable of str or None
         The images needed; by default all.
 
     Returns
     -------
     frames : list of `~levelmatch.images.frame.Frame`
-        Those needed, with the corrections and names of the result.
+        The images needed, with the corrections and names of the result.
 
     Raises
     ------
     FrameError
-        If a file is missing, is not the recorded image, or was corrected already; the
+        If a file is missing, is not the recorded image, or was already corrected; the
         message names it.
     """
-    needed = [f for f in result.frames if names is None or f.name in names]
+    wanted = None if names is None else set(names)
+    needed = [f for f in levels.frames if wanted is None or f.name in wanted]
     if all(frame.source is not None for frame in needed):
         return needed
     paths = _paths(files)
@@ -55,29 +64,29 @@ def frames_with_pixels(result, files=None, names=None):
         how = "a record holds no pixels; name them by files=" if files is None else "none of files="
         msg = f"{shown}: the pixels are needed: {how}"
         raise FrameError(msg)
-    options = result.options["read"]
+    options = levels.options["read"]
     hdu = options.get("hdu")
     hdu = tuple(hdu) if isinstance(hdu, list) else hdu
     read = ReadOptions(dq_bits=options.get("dq_bits"), hdu=hdu)
     wholes = {name: collect_frames([paths[name]], read)[0] for name in map(_file_name, needed)}
     if not options.get("rematch", False):
-        check_not_matched(wholes.values(), [p.matched.name for p in result.passes])
+        check_not_matched(wholes.values(), [p.matched.name for p in levels.passes])
     return [_filled(frame, wholes[_file_name(frame)]) for frame in needed]
 
 
-def own_corrections(result, frame):
-    """Return a frame's corrections before a result's run, and those of the run."""
-    n = sum(1 + step.subtract_local for step in result.run.steps)
-    cut = len(frame.corrections) - n
-    return frame.corrections[:cut], frame.corrections[cut:]
+def own_corrections(
+    levels: Levels, frame: Frame
+) -> tuple[tuple[AppliedCorrection, ...], tuple[AppliedCorrection, ...]]:
+    """Return an image's corrections by earlier runs, and those of this run."""
+    return frame.corrections[: levels.n_earlier], frame.corrections[levels.n_earlier :]
 
 
-def _file_name(frame):
+def _file_name(frame: Frame) -> str:
     return frame.whole or frame.name
 
 
-def _paths(files):
-    """Paths by name, of a list or of all files in a folder."""
+def _paths(files) -> dict[str, Path]:
+    """Return paths by their names, for a list of files or all files in a folder."""
     if files is None:
         return {}
     if isinstance(files, str | Path):
@@ -86,8 +95,8 @@ def _paths(files):
     return {Path(path).name: Path(path) for path in files}
 
 
-def _filled(frame, whole):
-    """A recorded frame with the pixels and the place of its file's."""
+def _filled(frame: Frame, whole: Frame) -> Frame:
+    """Return the frame of a file with the names and corrections of a recorded frame."""
     if whole.shape != frame.shape:
         msg = f"{whole.name}: its shape {whole.shape} is not the recorded one, {frame.shape}"
         raise FrameError(msg)

@@ -1,111 +1,101 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
-"""What a match gives back: corrected images, one at a time, and what was found."""
+"""The result of a match: corrected images, read one at a time."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from levelmatch.images.frame import Frame
+from levelmatch.measure.overlaps import Overlaps
+from levelmatch.measure.table import PairTable
+from levelmatch.record.levels import Levels, row_of
 from levelmatch.record.record import RECORD_NAME, Record
-from levelmatch.results.files import check_outputs, corrected_image, write_product
-from levelmatch.results.levels import Levels, row_of
+from levelmatch.record.run import Run
+from levelmatch.results.corrected import corrected_image
+from levelmatch.results.files import check_outputs, write_products
+from levelmatch.results.products import make_products
+from levelmatch.solve.passes import PassResult
 
-__all__ = ["MatchResult", "Product", "make_products", "write_products"]
-
-
-@dataclass(frozen=True, eq=False)
-class Product:
-    """An image that comes out, and the frames it is made of.
-
-    Parameters
-    ----------
-    name : str
-        Its file name.
-    frame : `~levelmatch.images.frame.Frame`
-        The image.
-    lyot : `~levelmatch.images.frame.Frame` or None
-        The frame that its Lyot region comes from.
-    region : tuple of slice or None
-        That region.
-    """
-
-    name: str
-    frame: Frame
-    lyot: Frame | None = None
-    region: tuple | None = None
-
-    @property
-    def frames(self):
-        """The frames, as a list."""
-        return [self.frame] if self.lyot is None else [self.frame, self.lyot]
+__all__ = ["MatchResult"]
 
 
 class MatchResult(Levels, Sequence):
-    """Corrected images, made when asked for, and how they were found.
+    """Corrected images, computed when indexed, and the corrections.
 
-    A sequence: ``result[i]``, or ``result[name]``, reads, corrects and returns one image,
-    a `~astropy.nddata.CCDData` (or of the class of an image in memory). It can be
-    given to the next function of the package as it is.
+    A sequence: ``result[i]`` or ``result[name]`` reads and corrects one image, and
+    returns it as a `~astropy.nddata.CCDData` (or in the class of an image in memory). The
+    other functions of the package accept the result in place of a list of images.
 
     Parameters
     ----------
-    products : list of `Product`
-        The images, in the order of the input.
     frames : list of `~levelmatch.images.frame.Frame`
-        Their frames, with their corrections, in the order of the input.
+        The images with their corrections, in the order of the input.
     passes : list of `~levelmatch.solve.passes.PassResult`
-        What each pass found; its images are sorted by name.
+        The solved passes; their images are sorted by name.
     measured : `~levelmatch.measure.table.PairTable`
-        The pairs as measured; their images are sorted by name.
-    unit : `~astropy.units.Unit` or None
-        The unit in which images were compared.
-    run : `~levelmatch.results.levels.Run`
-        What was asked for.
+        The measured pairs; their images are sorted by name.
+    run : `~levelmatch.record.run.Run`
+        The call.
     overlaps : `~levelmatch.measure.overlaps.Overlaps` or None
-        The pairs as they were found; `None` where no record could use them again.
+        The pairs before they were measured; `None` if no later run could use the
+        measurements again.
     """
 
-    def __init__(self, products, frames, passes, measured, unit, run, overlaps=None):
-        super().__init__(frames, passes, measured, unit, run)
-        self.products = list(products)
+    def __init__(
+        self,
+        frames: list[Frame],
+        passes: list[PassResult],
+        measured: PairTable,
+        run: Run,
+        overlaps: Overlaps | None = None,
+    ) -> None:
+        super().__init__(frames, passes, measured, run)
+        self.products = make_products(self.frames, recombine=run.recombine)
         self.overlaps = overlaps
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.products)
 
-    def __getitem__(self, item):
+    def __getitem__(self, item: int | str | slice) -> Any:
         if isinstance(item, str):
             item = row_of(item, self.products)
         if isinstance(item, slice):
-            return [corrected_image(product, self._story) for product in self.products[item]]
-        return corrected_image(self.products[item], self._story)
+            return [corrected_image(product, self.provenance) for product in self.products[item]]
+        return corrected_image(self.products[item], self.provenance)
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         passes = ", ".join(p.matched.name for p in self.passes)
         return f"<MatchResult: {len(self)} images, {len(self.measured)} pairs, passes: {passes}>"
 
     @property
-    def names(self):
+    def names(self) -> list[str]:
         """Names of the images."""
         return [product.name for product in self.products]
 
     @cached_property
-    def record(self):
-        """The `~levelmatch.record.record.Record` of the run; reads the images once more."""
-        return Record.of(self)
+    def record(self) -> Record:
+        """The `~levelmatch.Record` of the run; reads the images once more, for checksums."""
+        return Record.of(self, self.overlaps)
 
-    def write(self, directory, *, overwrite=False, record=True, progress_bar=None):
-        """Write the corrected images to a folder, each whole or not at all.
+    def write(
+        self,
+        directory: str | Path,
+        *,
+        overwrite: bool = False,
+        record: bool = True,
+        progress_bar: Callable | None = None,
+    ) -> list[Path]:
+        """Write the corrected images to a folder, each file atomically.
 
         The record is written first, as ``levelmatch.asdf``; each image's header names it.
 
         Parameters
         ----------
         directory : str or `~pathlib.Path`
-            Made where it is missing; never that of an input.
+            The folder; created if it is missing. It must not hold an input.
         overwrite : bool
-            Whether files of the same name may be replaced.
+            Whether existing files may be replaced.
         record : bool
             Whether to write the record.
         progress_bar : callable or None
@@ -119,64 +109,14 @@ class MatchResult(Levels, Sequence):
         Raises
         ------
         FrameError
-            If the folder holds an input, or two outputs have one name.
+            If the folder holds an input, or two outputs would have the same name.
         FileExistsError
-            If a file is there and ``overwrite`` is not set.
+            If a file exists and ``overwrite`` is not set.
         """
         paths = check_outputs(self.products, directory, overwrite=overwrite)
-        story = self._story
+        provenance = self.provenance
         if record:
             self.record.write(Path(directory) / RECORD_NAME, overwrite=overwrite)
-            story = self.record.story
-        write_products(self.products, paths, story, progress_bar)
+            provenance = self.record.provenance
+        write_products(self.products, paths, provenance, progress_bar)
         return paths
-
-
-def write_products(products, paths, story, progress_bar=None):
-    """Write each product to its path, whole or not at all.
-
-    Parameters
-    ----------
-    products : list of `Product`
-        The images.
-    paths : list of `~pathlib.Path`
-        Where.
-    story : `~levelmatch.results.header.Story`
-        The run.
-    progress_bar : callable or None
-        Wraps an iterable over the files.
-    """
-    work = list(zip(products, paths, strict=True))
-    for product, path in work if progress_bar is None else progress_bar(work):
-        write_product(product, path, story)
-
-
-def make_products(frames, *, recombine):
-    """Return the products of frames, Lyot parts joined to their science partners if asked.
-
-    Parameters
-    ----------
-    frames : list of `~levelmatch.images.frame.Frame`
-        In the order of the input.
-    recombine : bool
-        Whether to join them.
-    """
-    if not recombine:
-        return [Product(frame.name, frame) for frame in frames]
-    lyot = {f.product: f for f in frames if f.part == "lyot"}
-    products, done = [], set()
-    for frame in frames:
-        name = frame.product
-        if frame.part == "lyot":
-            continue
-        partner = lyot.get(name)
-        if partner is None:
-            products.append(Product(frame.name, frame))
-            continue
-        done.add(name)
-        region = partner.region
-        products.append(
-            Product(name, frame, partner, region) if region else Product(frame.name, frame)
-        )
-    products += [Product(f.name, f) for name, f in lyot.items() if name not in done]
-    return products

@@ -12,6 +12,7 @@ plus, with a prior on the slopes, the sum over g of |slopes_g|^2 / prior^2.
 For levels the same with the constant alone.
 """
 
+from functools import partial
 from logging import getLogger
 
 import numpy as np
@@ -79,6 +80,7 @@ def solve_groups(equations, options, *, weights, npix, scatter, reference=None, 
     if gauge is not None:
         coefficients = gauge.apply(coefficients.reshape(-1, 1)).reshape(coefficients.shape)
         held = np.full(n_sets, -1)
+    factor_variance = None if weights == "ivar" else variance
     return Solution(
         coefficients=coefficients,
         component=component,
@@ -88,6 +90,6 @@ def solve_groups(equations, options, *, weights, npix, scatter, reference=None, 
         robust=robust,
         n_sigma=adapt.n_sigma(floors, solved),
         active=np.ones_like(free) if active is None else active,
-        _covariance=GaugedCovariance(solved, gauge, None if weights == "ivar" else variance),
+        covariance_of=partial(GaugedCovariance, solved, gauge, factor_variance),
         residual=solved.residual,
     )

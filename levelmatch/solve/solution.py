@@ -1,6 +1,7 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
 """The solution of one pass, with its covariance."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -39,6 +40,10 @@ class Solution:
         What is left of each pair over its expected error.
     active : `~numpy.ndarray` of bool, shape (m, k)
         Coefficients that were free.
+    covariance_of : callable
+        Returns the `GaugedCovariance` of the coefficients; called once, when it is needed.
+    known_errors : `~numpy.ndarray`, shape (m, k), or None
+        Standard errors read from a record; by default computed from the covariance.
     residual : float
         What is left of the normal equations' right-hand side, as a part of it; of both the
         norm in units of the diagonal's root.
@@ -52,8 +57,13 @@ class Solution:
     robust: np.ndarray
     n_sigma: np.ndarray
     active: np.ndarray
-    _covariance: object
+    covariance_of: Callable[[], "GaugedCovariance"]
+    known_errors: np.ndarray | None = None
     residual: float = 0.0
+
+    @cached_property
+    def _covariance(self):
+        return self.covariance_of()
 
     @property
     def floor(self):
@@ -123,6 +133,8 @@ class Solution:
         lead, are found by subspace iteration, and the rest from random vectors
         (Bekas, Kokiopoulou & Saad 2007, Appl. Numer. Math. 57, 1214): to a few per cent.
         """
+        if self.known_errors is not None:
+            return self.known_errors
         n = self.coefficients.size
         if n <= MAX_DENSE:
             variance = np.einsum("gii->gi", self._own_covariances)

@@ -1,5 +1,10 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
-"""Entry points of asdf, which loads this module whenever it opens a file."""
+"""The record as an object of ASDF: its converter, schema and manifest.
+
+asdf loads this module whenever it opens a file, so it imports little.
+"""
+
+from typing import Any
 
 from asdf.extension import Converter, ManifestExtension
 from asdf.resource import DirectoryResourceMapping
@@ -11,34 +16,34 @@ VERSION = "1.0.0"
 
 
 class RecordConverter(Converter):
-    """A record to and from its tree."""
+    """Convert a record to a tree and back."""
 
     tags = (f"{BASE}/tags/record-*",)
     types = ("levelmatch.record.record.Record",)
 
-    def to_yaml_tree(self, obj, tag, ctx):
+    def to_yaml_tree(self, obj: Any, tag: str, ctx: Any) -> dict[str, Any]:
         """Return the tree of a record."""
         return obj.to_tree()
 
-    def from_yaml_tree(self, node, tag, ctx):
+    def from_yaml_tree(self, node: dict[str, Any], tag: str, ctx: Any) -> Any:
         """Return the record of a tree."""
         from levelmatch.record.record import Record
 
         return Record.from_tree(node)
 
 
-def get_resource_mappings():
-    """Return where the schemas and the manifest are."""
+def get_resource_mappings() -> list[DirectoryResourceMapping]:
+    """Return the folders of the schemas and the manifest."""
     from importlib.resources import files
 
-    root = files("levelmatch.asdf") / "resources"
+    root = files("levelmatch.record") / "resources"
     return [
         DirectoryResourceMapping(root / "schemas", f"{BASE}/schemas/"),
         DirectoryResourceMapping(root / "manifests", f"{BASE}/manifests/"),
     ]
 
 
-def get_extensions():
-    """Return the extension, with its converters."""
+def get_extensions() -> list[ManifestExtension]:
+    """Return the extension with its converter."""
     uri = f"{BASE}/manifests/levelmatch-{VERSION}"
     return [ManifestExtension.from_uri(uri, converters=[RecordConverter()])]

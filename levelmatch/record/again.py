@@ -1,0 +1,113 @@
+# Licensed under a 3-clause BSD style license - see LICENSE.rst
+"""The pairs of a record as the equations of its passes, to be solved again."""
+
+from functools import cached_property
+
+import numpy as np
+
+from levelmatch.images.frame import Frame
+from levelmatch.measure.table import PairTable
+from levelmatch.options import SolveOptions
+from levelmatch.record.run import Run
+from levelmatch.solve.passes import PassResult
+from levelmatch.solve.run import run_steps
+from levelmatch.solve.solution import GaugedCovariance
+
+__all__ = ["LocalLevels", "SolvedAgain", "frames_before", "pass_of_pairs"]
+
+
+def frames_before(frames: list[Frame], run: Run) -> list[Frame]:
+    """Return the images as they were before a run, sorted by name."""
+    ordered = sorted(frames, key=lambda frame: frame.name)
+    return [
+        frame.with_keys(
+            corrections=frame.corrections[: len(frame.corrections) - run.n_corrections],
+            subset=int(subset),
+        )
+        for frame, subset in zip(ordered, run.subsets, strict=True)
+    ]
+
+
+def pass_of_pairs(rows: list[np.ndarray], n_pairs: int) -> np.ndarray:
+    """Return the index of the pass that uses each pair, -1 for none; shape (n_pairs,).
+
+    Parameters
+    ----------
+    rows : list of `~numpy.ndarray` of int
+        The pairs of each pass.
+    n_pairs : int
+        Number of all pairs.
+    """
+    used = np.full(n_pairs, -1)
+    for k, own in enumerate(rows):
+        used[own] = k
+    return used
+
+
+class LocalLevels:
+    """The recorded local levels, shifted by the change of the corrections before them.
+
+    Parameters
+    ----------
+    frames : list of `~levelmatch.images.frame.Frame`
+        The recorded images.
+    """
+
+    def __init__(self, frames: list[Frame]) -> None:
+        self.frames = {frame.name: frame for frame in frames}
+
+    def __call__(self, frame: Frame) -> float:
+        """Return the local level of a frame, in the common unit."""
+        recorded = self.frames[frame.name]
+        axes = frame.whole_grid.axes
+        names = [a.name for a in recorded.corrections]
+        k = names.index("local")
+        local = recorded.corrections[k].correction
+        before = sum(a.correction.coefficients(axes)[0] for a in recorded.corrections[:k])
+        now = frame.correction.coefficients(axes)[0]
+        return frame.scale * (local.constant + before - now)
+
+
+class SolvedAgain:
+    """The passes of a record, solved again when their covariances are needed.
+
+    A record keeps the pairs and the solutions, but no covariances, which are large.
+
+    Parameters
+    ----------
+    frames : list of `~levelmatch.images.frame.Frame`
+        The recorded images.
+    rows : list of `~numpy.ndarray` of int
+        The pairs of each pass.
+    measured : `~levelmatch.measure.table.PairTable`
+        All pairs.
+    run : `~levelmatch.record.run.Run`
+        The call.
+    """
+
+    def __init__(
+        self, frames: list[Frame], rows: list[np.ndarray], measured: PairTable, run: Run
+    ) -> None:
+        self.frames = frames
+        self.rows = rows
+        self.measured = measured
+        self.run = run
+
+    @cached_property
+    def passes(self) -> list[PassResult]:
+        """The passes with their covariances."""
+        run = self.run
+        _, passes = run_steps(
+            frames_before(self.frames, run),
+            run.steps,
+            self.measured,
+            pass_of_pairs(self.rows, len(self.measured)),
+            SolveOptions(**run.options["solve"]),
+            sky=run.sky,
+            local=LocalLevels(self.frames),
+        )
+        return passes
+
+    def covariance(self, k: int) -> GaugedCovariance:
+        """Return the covariance of the k-th pass."""
+        return self.passes[k].solution.covariance_of()

@@ -1,0 +1,181 @@
+# Licensed under a 3-clause BSD style license - see LICENSE.rst
+"""The columns of a record: images, inputs, corrections and passes as arrays."""
+
+import warnings
+from collections.abc import Iterable
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+from astropy import units as u
+from astropy.wcs import WCS, FITSFixedWarning
+
+from levelmatch.images.frame import Frame
+from levelmatch.solve.passes import PassResult
+
+__all__ = [
+    "FRAME_TEXT",
+    "INPUTS",
+    "correction_columns",
+    "image_columns",
+    "input_columns",
+    "owned",
+    "pass_tree",
+    "unit_name",
+]
+
+FRAME_TEXT = ("name", "tile", "detector", "part", "whole")
+INPUTS = ("file", "path", "dtype", "sha256", "mask_sha256", "size", "hdu", "dq_bits", "wcs")
+
+
+def _text(values: Iterable) -> np.ndarray:
+    """Return text as an array, of at least one character per value."""
+    array = np.array([str(value) for value in values], dtype=str)
+    return array.astype("U1") if array.dtype.itemsize == 0 else array
+
+
+def unit_name(unit: u.UnitBase | None) -> str:
+    """Return a unit as text that astropy reads again; blank without one."""
+    return "" if unit is None else unit.to_string()
+
+
+def owned(node: Any) -> Any:
+    """Return a tree whose arrays are contiguous copies.
+
+    Older releases of asdf write the whole of an array of which only a slice is recorded.
+    """
+    if isinstance(node, dict):
+        return {key: owned(value) for key, value in node.items()}
+    if isinstance(node, list):
+        return [owned(value) for value in node]
+    return np.array(node, order="C") if isinstance(node, np.ndarray) else node
+
+
+# --------------------------------------------------------------------------------------
+# Images
+
+
+def image_columns(frames: list[Frame], keyword: str) -> dict[str, np.ndarray]:
+    """Return the columns of the images.
+
+    Parameters
+    ----------
+    frames : list of `~levelmatch.images.frame.Frame`
+        The images, sorted by name.
+    keyword : str
+        Header keyword of the time from the backgrounds.
+    """
+    return {
+        **{key: _text(getattr(f, key) for f in frames) for key in FRAME_TEXT},
+        "unit": _text(unit_name(f.unit) for f in frames),
+        "shape": np.array([f.shape for f in frames], dtype=np.int64),
+        "region": np.array([_bounds(f.region) for f in frames], dtype=np.int64),
+        "origin": np.array([_origin(f.meta) for f in frames], dtype=np.int64),
+        "subset": np.array([f.subset for f in frames], dtype=np.int64),
+        "scale": np.array([f.scale for f in frames]),
+        "output_factor": np.array([f.output_factor for f in frames], dtype=float),
+        "zero_point": _text(f.zero_point for f in frames),
+        "axes": np.array([f.whole_grid.axes for f in frames]),
+        "outline": np.array([f.grid.polygon for f in frames]),
+        "pixel_area": np.array([f.grid.pixel_area for f in frames]),
+        "background_time": np.array([_number(f.meta.get(keyword)) for f in frames]),
+    }
+
+
+def _bounds(region) -> list[int]:
+    """The limits (y0, y1, x0, x1) of a region; -1 without one."""
+    if region is None:
+        return [-1] * 4
+    y, x = region
+    return [y.start, y.stop, x.start, x.stop]
+
+
+def _origin(meta) -> list[int]:
+    return [int(meta.get("SUBSTRT2", 1)), int(meta.get("SUBSTRT1", 1))]
+
+
+def _number(value: Any) -> float:
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        return np.nan
+
+
+# --------------------------------------------------------------------------------------
+# Inputs
+
+
+def input_columns(frames: list[Frame]) -> dict[str, np.ndarray]:
+    """Return the columns that identify the inputs, for frames sorted by name.
+
+    Reads the files of inputs that have not been read yet, for their checksums.
+    """
+    rows = []
+    for frame in frames:
+        rows.append({**frame.source.identity, "dq_bits": frame.dq_bits, "wcs": _wcs_text(frame)})
+        rows[-1]["file"] = rows[-1]["file"] or frame.whole or frame.name
+    columns = {key: [row[key] for row in rows] for key in INPUTS}
+    return {
+        **{key: _text(columns[key]) for key in ("file", "path", "dtype", "sha256", "mask_sha256")},
+        **{key: np.array(columns[key], dtype=np.int64) for key in ("size", "hdu", "dq_bits")},
+        "wcs": np.array([text.encode("ascii", "replace") for text in columns["wcs"]]),
+    }
+
+
+def _wcs_text(frame: Frame) -> str:
+    """The image's WCS as FITS cards; for a gwcs, that of its header if there is one."""
+    wcs = frame.transform.original
+    try:
+        if not isinstance(wcs, WCS):
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", FITSFixedWarning)
+                wcs = WCS(frame.meta.copy(), naxis=2)
+        return wcs.to_header_string(relax=True) if wcs.has_celestial else " "
+    except Exception:
+        # Only people read this column: no run should end for a WCS that FITS cannot express.
+        return " "
+
+
+# --------------------------------------------------------------------------------------
+# Corrections and passes
+
+
+def correction_columns(frames: list[Frame]) -> dict[str, np.ndarray]:
+    """Return the columns of the corrections, one row per image and pass."""
+    rows = [(i, a) for i, f in enumerate(frames) for a in f.corrections]
+    return {
+        "image": np.array([i for i, _ in rows], dtype=np.int64),
+        "pass": _text(a.name for _, a in rows),
+        "constant": np.array([a.correction.constant for _, a in rows], dtype=float),
+        "vector": np.array([a.correction.vector for _, a in rows]).reshape(-1, 3),
+        "variance": np.array([a.variance for _, a in rows]).reshape(-1, 3),
+        "reference": _text(a.reference for _, a in rows),
+    }
+
+
+def pass_tree(p: PassResult) -> dict[str, Any]:
+    """Return one pass as nested plain values and arrays."""
+    s = p.solution
+    return {
+        "name": p.matched.name,
+        "fit_type": p.matched.fit_type,
+        "domain": np.asarray(p.matched.domain, dtype=np.int64),
+        "group": np.asarray(p.matched.group, dtype=np.int64),
+        "references": [asdict(r) for r in p.references],
+        "rows": np.asarray(p.rows, dtype=np.int64),
+        "kept": np.asarray(p.kept),
+        "reason": _text(p.reason),
+        "residual": p.residual,
+        "group_axes": p.group_axes,
+        "isolated": np.asarray(p.isolated),
+        "tie": p.tie,
+        "coefficients": s.coefficients,
+        "errors": s.errors,
+        "component": np.asarray(s.component, dtype=np.int64),
+        "held": np.asarray(s.reference, dtype=np.int64),
+        "floors": s.floors,
+        "weight": s.weight,
+        "robust": s.robust,
+        "n_sigma": s.n_sigma,
+        "active": np.asarray(s.active),
+    }

@@ -1,0 +1,455 @@
+# Licensed under a 3-clause BSD style license - see LICENSE.rst
+"""The corrections of a run and the pairs that they were solved from."""
+
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from astropy import units as u
+from astropy.table import QTable
+
+from levelmatch.images.frame import Frame
+from levelmatch.measure.table import PairTable
+from levelmatch.record.run import Provenance, Run
+from levelmatch.sky.vectors import lonlat, transfer_matrix
+from levelmatch.solve.loops import find_closures
+from levelmatch.solve.passes import PassResult, subtract_solution
+from levelmatch.solve.reference import Reference
+
+__all__ = ["Levels", "row_of"]
+
+# References that a sentence names.
+MAX_NAMED = 5
+# Overlaps determine only differences between images; the gauge fixes the rest.
+RELATIVE = "; relative to the gauge"
+FREE = "; does not depend on the gauge"
+IMAGE_COLUMNS = {
+    "level": "level subtracted at the image's centre" + RELATIVE,
+    "error": "standard error of the level" + RELATIVE,
+    "slope_u": "slope subtracted, toward East" + RELATIVE,
+    "slope_u_error": "standard error of slope_u" + RELATIVE,
+    "slope_v": "slope subtracted, toward North" + RELATIVE,
+    "slope_v_error": "standard error of slope_v" + RELATIVE,
+    "slope_n_sigma": "significance of the two slopes" + RELATIVE,
+    "n_pairs": "number of kept pairs" + FREE,
+    "reference": "whether the image's correction is held at zero",
+    "isolated": "whether a pass had no usable pair of the image" + FREE,
+}
+PAIR_COLUMNS = {
+    "level": "first image minus second, before matching" + FREE,
+    "sigma": "standard error of level, without the floor" + FREE,
+    "scatter": "scatter of the pixel differences about their plane" + FREE,
+    "residual": "level minus the difference of the corrections" + FREE,
+    "weight": "weight of the pair in the least-squares sum" + FREE,
+    "robust": "fraction of its weight that the pair kept" + FREE,
+    "n_sigma": "residual divided by its expected error" + FREE,
+    "gain": "relative difference of the flux scales, first minus second" + FREE,
+    "gain_error": "standard error of gain" + FREE,
+    "npix": "number of pixels compared" + FREE,
+    "kept": "whether the solution used the pair" + FREE,
+}
+LOOP_COLUMNS = {
+    "n_pairs": "number of pairs around the loop" + FREE,
+    "closure": "sum of the differences around the loop, zero but for errors" + FREE,
+    "sigma": "standard error of closure, with the floor" + FREE,
+    "n_sigma": "closure divided by sigma" + FREE,
+}
+
+
+def row_of(name: str, items: Sequence) -> int:
+    """Return the index of the item with a name.
+
+    Raises
+    ------
+    KeyError
+        If no item has the name.
+    """
+    names = [item.name for item in items]
+    if name not in names:
+        msg = f"there is no image {name!r}; the first is {names[0]!r}"
+        raise KeyError(msg)
+    return names.index(name)
+
+
+class Levels:
+    """The numbers of a run: corrections, pairs and passes, without pixels.
+
+    The base of `~levelmatch.MatchResult` and `~levelmatch.Record`.
+
+    Parameters
+    ----------
+    frames : list of `~levelmatch.images.frame.Frame`
+        The images with their corrections, in the order of the input.
+    passes : list of `~levelmatch.solve.passes.PassResult`
+        The solved passes; their images are sorted by name.
+    measured : `~levelmatch.measure.table.PairTable`
+        The measured pairs; their images are sorted by name.
+    run : `~levelmatch.record.run.Run`
+        The call.
+    """
+
+    def __init__(
+        self, frames: list[Frame], passes: list[PassResult], measured: PairTable, run: Run
+    ) -> None:
+        self.frames = list(frames)
+        self.passes = list(passes)
+        self.measured = measured
+        self.run = run
+
+    @property
+    def sorted_frames(self) -> list[Frame]:
+        """The images sorted by name, the order of the passes and pairs."""
+        return sorted(self.frames, key=lambda frame: frame.name)
+
+    @cached_property
+    def rank(self) -> np.ndarray:
+        """Row of each image among the images sorted by name, shape (n,)."""
+        return np.argsort(np.argsort([frame.name for frame in self.frames], kind="stable"))
+
+    @property
+    def unit(self) -> u.UnitBase | None:
+        """Unit in which the images were compared."""
+        return self.run.unit
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The function, its passes and its options, as nested plain values."""
+        return self.run.all_options
+
+    @property
+    def versions(self) -> dict[str, str]:
+        """Versions of the packages that were used, by name."""
+        return dict(self.run.versions)
+
+    @property
+    def created(self) -> str:
+        """Time of the run, in UTC, ISO 8601."""
+        return self.run.created
+
+    @property
+    def provenance(self) -> Provenance:
+        """The run as headers name it, without a record."""
+        return Provenance(self.run.versions["levelmatch"], self.created)
+
+    @property
+    def n_earlier(self) -> int:
+        """Number of corrections that an image had before this run."""
+        return len(self.frames[0].corrections) - self.run.n_corrections
+
+    # ------------------------------------------------------------------ gauge
+
+    @property
+    def reference(self) -> str:
+        """Name of the image whose correction is held at zero; ``"mean"`` without one."""
+        return self.references[0].name if self.references else "mean"
+
+    @property
+    def reference_reason(self) -> str:
+        """Reason for the choice of the reference."""
+        return self.references[0].reason if self.references else "the mean correction is zero"
+
+    @property
+    def references(self) -> list[Reference]:
+        """The reference of each connected set; empty if the mean correction is zero.
+
+        Those of the last pass, or of an earlier pass if that held the named image.
+        """
+        last = self.passes[-1:]
+        earlier = [p for p in self.passes[:-1] if p.matched.name != "lyot"]
+        return next((p.references for p in [*last, *reversed(earlier)] if p.references), [])
+
+    @property
+    def gauge(self) -> str:
+        """The choices that fix what overlaps cannot determine, in words."""
+        words = []
+        for p in self.passes:
+            if p.references:
+                held = ", ".join(r.name for r in p.references[:MAX_NAMED])
+                more = len(p.references) - MAX_NAMED
+                held += f" and {more} more" if more > 0 else ""
+                text = f"the correction of {held} is zero"
+            else:
+                text = "the mean correction of each connected set is zero"
+            if p.matched.fit_type != "level":
+                text += ", its plane included: a plane common to all images is not seen"
+            if p.tie is not None:
+                text += "; sets without overlap have the same mean clipped sky level, as assumed"
+            words.append(f"{p.matched.name}: {text}")
+        return "; ".join(words)
+
+    # ------------------------------------------------------------------ tables
+
+    @property
+    def table(self) -> QTable:
+        """The images as a `~astropy.table.QTable`, one row per image or part of a MIRI image.
+
+        ``level`` is the level subtracted at the image's centre, ``slope_u`` and
+        ``slope_v`` its slopes toward East and North there. ``level_dithers`` and so on are
+        the levels of the passes. ``error`` is the standard error of ``level`` relative to
+        the gauge, which includes the noise of the reference. ``slope_n_sigma`` is
+        the significance of the slopes. ``meta["gauge"]`` holds `gauge`.
+        """
+        return _image_table(self)
+
+    @property
+    def pairs(self) -> QTable:
+        """The pairs as a `~astropy.table.QTable`, one row per pair, in the unit of comparison.
+
+        ``level`` is the difference, first image minus second, before matching. ``residual``
+        is the difference after matching, and ``n_sigma`` its ratio to the expected
+        error. ``kept`` and ``reason`` say whether the solution used the pair, and why not.
+        ``weight`` is its weight in the least-squares sum; ``robust`` is the fraction
+        of it that the pair kept, 1 for a pair that agrees with the rest. ``gain`` is the
+        relative difference of the two flux scales. No column depends on the gauge.
+        """
+        return _pair_table(self)
+
+    @property
+    def closures(self) -> QTable:
+        """Loops of overlapping images as a `~astropy.table.QTable`, one row per loop.
+
+        The loops are independent. Each has its pass, its images (or tiles, where
+        a pass moves the images of a tile together), the number of its pairs, the sum of the
+        differences around it, the standard error of this sum with the floor, and
+        their ratio. The sum is zero but for errors; fitted planes are subtracted first.
+        ``meta["rms"]`` is the root mean square of the ratios. No column depends on
+        the gauge.
+        """
+        return _loop_table(self)
+
+    # ------------------------------------------------------------------ errors
+
+    def slope_significance(self) -> np.ndarray:
+        """Return the significance of each image's slopes, NaN for levels; shape (n,).
+
+        The square root of the Wald statistic of the two slopes of all passes of this run,
+        about each image's centre; in the order of the input.
+        """
+        planes = [p for p in self.passes if p.solution.coefficients.shape[1] > 1]
+        out = np.full(len(self.frames), np.nan)
+        for row, frame in enumerate(self.frames) if planes else ():
+            i, axes = self.rank[row], frame.whole_grid.axes
+            slopes, covariance = np.zeros(2), np.zeros((2, 2))
+            # A slope that was not fitted is zero, to rounding, and so is its error.
+            for p in (p for p in planes if p.solution.active[p.matched.group[i], 1:].any()):
+                slopes += p.correction(i).coefficients(axes)[1:]
+                covariance += p.covariance(i, axes)[1:, 1:]
+            inverse = np.linalg.pinv(covariance, rcond=1e-10, hermitian=True)
+            out[row] = np.sqrt(max(slopes @ inverse @ slopes, 0.0))
+        return out
+
+    def covariance(self, i: int | str, j: int | str) -> np.ndarray:
+        """Return the covariance of the corrections of two rows of `table`.
+
+        Parameters
+        ----------
+        i, j : int or str
+            Rows of `table`, or their names.
+
+        Returns
+        -------
+        covariance : `~numpy.ndarray`, shape (3, 3)
+            Covariance of level and slopes, each about its image's centre, in the unit of
+            comparison (and per arcmin), relative to the gauge. The variance of the seam between
+            two images is ``c(i, i) + c(j, j) - c(i, j) - c(j, i)``.
+
+        Raises
+        ------
+        KeyError
+            If no row has such a name.
+        """
+        rows = [row_of(k, self.frames) if isinstance(k, str) else k for k in (i, j)]
+        total = np.zeros((3, 3))
+        axes = [self.frames[k].whole_grid.axes for k in rows]
+        for p in self.passes:
+            groups = [p.matched.group[self.rank[k]] for k in rows]
+            part = p.solution.covariance(*groups)
+            if len(part) == 1:
+                total[0, 0] += part[0, 0]
+                continue
+            change = [
+                transfer_matrix(p.group_axes[g], a) for g, a in zip(groups, axes, strict=True)
+            ]
+            total += change[0] @ part @ change[1].T
+        return total
+
+
+# --------------------------------------------------------------------------------------
+# Table of the images
+
+
+def _image_table(levels: Levels) -> QTable:
+    """Return the table of the images, in the order of the input."""
+    frames, rank = levels.frames, levels.rank
+    table = QTable()
+    for key in ("name", "tile", "detector", "part"):
+        table[key] = [getattr(frame, key) for frame in frames]
+    totals = _coefficients(frames)
+    variance = np.array([sum((a.variance for a in f.corrections), np.zeros(3)) for f in frames])
+    table["level"], table["error"] = totals[:, 0], np.sqrt(variance[:, 0])
+    for k, axis in ((1, "u"), (2, "v")):
+        table[f"slope_{axis}"] = totals[:, k]
+        table[f"slope_{axis}_error"] = np.sqrt(variance[:, k])
+    table["slope_n_sigma"] = levels.slope_significance()
+    for name in dict.fromkeys(a.name for f in frames for a in f.corrections):
+        table[f"level_{name}"] = _coefficients(frames, name)[:, 0]
+    _set_units(table, {frame.unit for frame in frames})
+    held = {r.name for p in levels.passes for r in p.references}
+    table["n_pairs"] = _count_pairs(levels)[rank]
+    table["reference"] = [frame.name in held for frame in frames]
+    table["isolated"] = _isolated(levels)[rank]
+    table.meta["gauge"] = levels.gauge
+    return _describe(table, IMAGE_COLUMNS)
+
+
+def _coefficients(frames, name: str | None = None) -> np.ndarray:
+    """Level and slopes of each frame's corrections by one pass, or by all; shape (n, 3)."""
+    rows = []
+    for frame in frames:
+        parts = [a for a in frame.corrections if name is None or a.name == name]
+        axes = frame.whole_grid.axes
+        rows.append(sum((a.correction.coefficients(axes) for a in parts), np.zeros(3)))
+    return np.array(rows)
+
+
+def _set_units(table: QTable, units: set) -> None:
+    """Give the levels and slopes their unit, if all images have one in common."""
+    unit = units.pop() if len(units) == 1 else None
+    if unit is None:
+        return
+    for name in table.colnames:
+        if name.startswith(("level", "error", "slope")) and name != "slope_n_sigma":
+            slope = name.startswith("slope")
+            table[name] = table[name] * (unit / u.arcmin if slope else unit)
+
+
+def _count_pairs(levels: Levels) -> np.ndarray:
+    """Number of kept pairs of each image's groups; images sorted by name."""
+    count = np.zeros(len(levels.frames), dtype=int)
+    for p in levels.passes:
+        rows, group = p.rows[p.kept], p.matched.group
+        of_group = np.zeros(int(group.max()) + 1, dtype=int)
+        np.add.at(of_group, group[levels.measured.first[rows]], 1)
+        np.add.at(of_group, group[levels.measured.second[rows]], 1)
+        count += of_group[group]
+    return count
+
+
+def _isolated(levels: Levels) -> np.ndarray:
+    flags = np.zeros(len(levels.frames), dtype=bool)
+    for p in levels.passes:
+        flags |= p.isolated[p.matched.group]
+    return flags
+
+
+# --------------------------------------------------------------------------------------
+# Table of the pairs
+
+
+def _pair_table(levels: Levels) -> QTable:
+    """Return the table of the pairs, in the unit of comparison."""
+    measured = levels.measured
+    names = [frame.name for frame in levels.sorted_frames]
+    unit = levels.unit or u.dimensionless_unscaled
+    solved = _solved_columns(levels)
+    table = QTable()
+    table["image1"] = [names[i] for i in measured.first]
+    table["image2"] = [names[i] for i in measured.second]
+    table["pass"] = solved["pass"]
+    table["level"] = measured.level * unit
+    table["sigma"] = measured.sigma * unit
+    table["scatter"] = measured.scatter * unit
+    table["residual"] = solved["residual"] * unit
+    table["weight"] = solved["weight"] / unit**2
+    table["robust"] = solved["robust"]
+    table["n_sigma"] = solved["n_sigma"]
+    table["gain"] = measured.gain
+    table["gain_error"] = measured.gain_error
+    table["npix"] = measured.npix
+    lon, lat = lonlat(measured.axes[:, 0])
+    table["ra"], table["dec"] = lon * u.deg, lat * u.deg
+    table["kept"] = solved["kept"]
+    table["reason"] = solved["reason"].astype(str)
+    return _describe(table, PAIR_COLUMNS)
+
+
+def _solved_columns(levels: Levels) -> dict[str, np.ndarray]:
+    """Results of the pass that uses each pair, NaN or blank for pairs of no pass."""
+    n = len(levels.measured)
+    out = {
+        "pass": np.full(n, "", dtype="U12"),
+        "kept": np.zeros(n, dtype=bool),
+        "reason": np.full(n, "", dtype=object),
+        **{name: np.full(n, np.nan) for name in ("residual", "weight", "robust", "n_sigma")},
+    }
+    for p in levels.passes:
+        out["pass"][p.rows] = p.matched.name
+        for name in ("kept", "reason", "residual"):
+            out[name][p.rows] = getattr(p, name)
+        for name in ("weight", "robust", "n_sigma"):
+            out[name][p.rows[p.kept]] = getattr(p.solution, name)
+    return out
+
+
+# --------------------------------------------------------------------------------------
+# Table of the loops
+
+
+def _loop_table(levels: Levels) -> QTable:
+    """Return the table of the independent loops, in the unit of comparison."""
+    unit = levels.unit or u.dimensionless_unscaled
+    rows, ratios = [], []
+    pairs = levels.measured
+    for p in levels.passes:
+        after = subtract_solution(pairs, p)
+        loops = _closures(p, pairs, after)
+        ratios.append(loops.n_sigma)
+        names = _group_names(levels.sorted_frames, p.matched.group)
+        for nodes, *values in zip(
+            loops.nodes, loops.closure, loops.sigma, loops.n_sigma, strict=True
+        ):
+            images = " ".join(names[g] for g in nodes)
+            rows.append((p.matched.name, images, len(nodes), *values))
+        pairs = after
+    columns = ("pass", "images", "n_pairs", "closure", "sigma", "n_sigma")
+    types = ("U12", object, int, float, float, float)
+    out = QTable(rows=rows or None, names=columns, dtype=types)
+    out["images"] = out["images"].astype(str)
+    out["closure"], out["sigma"] = out["closure"] * unit, out["sigma"] * unit
+    every = np.concatenate(ratios) if ratios else np.zeros(0)
+    out.meta["rms"] = float(np.sqrt(np.mean(every**2))) if len(every) else np.nan
+    return _describe(out, LOOP_COLUMNS)
+
+
+def _closures(p, before, after):
+    """Closures of a pass's loops, given the pairs before and after its corrections."""
+    kept = p.rows[p.kept]
+    part, group = before.take(kept), p.matched.group
+    floors = p.solution.floors[p.solution.component[group[part.first]]]
+    # The levels of planes refer to each pair's own centre: their planes are subtracted first.
+    level = part.level if p.matched.fit_type == "level" else after.take(kept).level
+    return find_closures(group[part.first], group[part.second], level, np.hypot(part.sigma, floors))
+
+
+def _group_names(frames, group: np.ndarray) -> dict[int, str]:
+    """Names of a pass's groups, by group: the image, or the tile of several images."""
+    members: dict[int, list] = {}
+    for frame, g in zip(frames, group.tolist(), strict=True):
+        members.setdefault(g, []).append(frame)
+    tiles = {g: {frame.tile for frame in part} for g, part in members.items()}
+    return {
+        g: (len(part) > 1 and len(tiles[g]) == 1 and part[0].tile) or part[0].name
+        for g, part in members.items()
+    }
+
+
+def _describe(table: QTable, words: Mapping[str, str]) -> QTable:
+    """Add descriptions to a table's columns, in place."""
+    for name in table.colnames:
+        if name in words:
+            table[name].info.description = words[name]
+        elif name.startswith("level_"):
+            share = name.removeprefix("level_")
+            table[name].info.description = f"level subtracted by the pass {share}" + RELATIVE
+    return table

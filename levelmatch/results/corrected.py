@@ -1,0 +1,241 @@
+# Licensed under a 3-clause BSD style license - see LICENSE.rst
+"""Corrected pixels, and corrected images in memory."""
+
+import copy
+import warnings
+
+import numpy as np
+from astropy import units as u
+from astropy.io import fits
+from astropy.nddata import (
+    CCDData,
+    InverseVariance,
+    NDData,
+    NDUncertainty,
+    StdDevUncertainty,
+    VarianceUncertainty,
+)
+from astropy.wcs import WCS, FITSFixedWarning
+
+from levelmatch.exceptions import FrameError
+from levelmatch.images.corrections import Correction
+from levelmatch.images.fits_files import partner_hdu
+from levelmatch.images.frame import Frame
+from levelmatch.images.sources import FileSource, decoded_image
+from levelmatch.record.run import Provenance
+from levelmatch.results.header import add_provenance
+from levelmatch.results.products import Product
+
+__all__ = [
+    "ccd_wcs",
+    "corrected_image",
+    "read_uncertainty",
+    "scaled",
+    "subtracted",
+    "uncertainty_power",
+]
+
+
+# An uncertainty scales as this power of a factor of the data.
+POWERS = {StdDevUncertainty: 1, VarianceUncertainty: 2, InverseVariance: -2}
+
+
+# --------------------------------------------------------------------------------------
+# Pixels
+
+
+def subtracted(data: np.ndarray, correction: Correction, frame: Frame) -> np.ndarray:
+    """Return data minus a correction, times the frame's factor, as floats.
+
+    Parameters
+    ----------
+    data : 2D `~numpy.ndarray`
+        The pixels of the whole image.
+    correction : `~levelmatch.images.corrections.Correction`
+        The correction.
+    frame : `~levelmatch.images.frame.Frame`
+        The image.
+
+    Returns
+    -------
+    out : 2D `~numpy.ndarray`
+        Of the float type of ``data``, in native byte order; float32 for integers of up to 16
+        bits, float64 for larger ones.
+    """
+    is_float = data.dtype.kind == "f"
+    dtype = data.dtype.newbyteorder("=") if is_float else np.dtype(np.float32)
+    if not is_float and data.dtype.itemsize > 2:
+        dtype = np.dtype(np.float64)
+    # In double precision, whatever type of float a constant has.
+    values = np.subtract(data, correction.evaluate(frame.whole_grid), dtype=np.float64)
+    if frame.output_factor != 1.0:
+        values *= frame.output_factor
+    return values.astype(dtype)
+
+
+def scaled(data: np.ndarray, factor: float) -> np.ndarray:
+    """Return data times a factor, in their own type of float; integers as float32."""
+    dtype = data.dtype if data.dtype.kind == "f" else np.dtype(np.float32)
+    return (data * np.float64(factor)).astype(dtype.newbyteorder("="))
+
+
+def uncertainty_power(hdu) -> int:
+    """Return the power of a factor of the data by which an HDU scales; 0 for no uncertainty."""
+    name = hdu.name.strip().upper()
+    if name.startswith("VAR_"):
+        return 2
+    kinds = {kind.__name__: power for kind, power in POWERS.items()}
+    default = {"ERR": "StdDevUncertainty", "UNCERT": "StdDevUncertainty"}.get(name)
+    return kinds.get(hdu.header.get("UTYPE", default), 0) if default else 0
+
+
+# --------------------------------------------------------------------------------------
+# Images in memory
+
+
+def corrected_image(product: Product, provenance: Provenance) -> NDData:
+    """Return a corrected image.
+
+    Parameters
+    ----------
+    product : `~levelmatch.results.products.Product`
+        The image, with its Lyot part.
+    provenance : `~levelmatch.record.run.Provenance`
+        The run.
+
+    Returns
+    -------
+    image : `~astropy.nddata.CCDData`, or of the class of the input
+        A copy; all but data, uncertainty and header are those of the input.
+    """
+    image = _corrected_part(product.frame)
+    add_provenance(image.meta, product.frame, provenance)
+    if product.lyot is None:
+        return image
+    region = product.region
+    other = _corrected_part(product.lyot)
+    for target, source in zip(_arrays(image), _arrays(other), strict=True):
+        if target is not None and source is not None and np.shape(target) == image.data.shape:
+            target[region] = source[region]
+    add_provenance(image.meta, product.lyot, provenance, part="lyot")
+    return image
+
+
+def _corrected_part(frame: Frame) -> NDData:
+    """Return a copy of a frame's whole image, minus the frame's correction."""
+    image = _read_image(frame)
+    image = _with_data(image, subtracted(image.data, frame.correction, frame))
+    _scale_uncertainty(image, frame)
+    return image
+
+
+def _with_data(image: NDData, data: np.ndarray) -> NDData:
+    """Return an image with other data: set in place where its class allows that."""
+    try:
+        image.data = data
+    except AttributeError:
+        return type(image)(
+            data,
+            uncertainty=image.uncertainty,
+            mask=image.mask,
+            wcs=image.wcs,
+            meta=image.meta,
+            unit=image.unit,
+        )
+    return image
+
+
+def _scale_uncertainty(image: NDData, frame: Frame) -> None:
+    """Multiply an image's uncertainty by the frame's factor, in place."""
+    uncertainty = getattr(image, "uncertainty", None)
+    if frame.output_factor == 1.0 or uncertainty is None:
+        return
+    power = next((p for kind, p in POWERS.items() if isinstance(uncertainty, kind)), None)
+    if power is None:
+        kind = type(uncertainty).__name__
+        msg = f"{frame.name}: apply_flux_scale: the kind of uncertainty ({kind}) is not known"
+        raise FrameError(msg)
+    uncertainty.array = scaled(np.asarray(uncertainty.array), frame.output_factor**power)
+
+
+def _arrays(image: NDData) -> list[np.ndarray | None]:
+    """Return the arrays of an image that have one value per pixel."""
+    uncertainty = getattr(image, "uncertainty", None)
+    return [
+        image.data,
+        image.mask,
+        None if uncertainty is None else uncertainty.array,
+        getattr(image, "flags", None),
+    ]
+
+
+def _read_image(frame: Frame) -> NDData:
+    """Return a copy of a frame's image, read from its file or copied in memory."""
+    source = frame.source
+    if not isinstance(source, FileSource):
+        return copy.deepcopy(source.image)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FITSFixedWarning)
+        with fits.open(source.path, memmap=False) as hdus:
+            data = np.array(decoded_image(hdus[source.hdu]))
+            data = data.astype(data.dtype.newbyteorder("="), copy=False)
+            uncertainty = read_uncertainty(hdus, source.hdu, data.shape)
+            dq = None if source.dq_hdu is None else np.array(hdus[source.dq_hdu].data)
+            bad = source.bad(hdus, frame.dq_bits)
+    mask = ~np.isfinite(data) if data.dtype.kind == "f" else np.zeros(data.shape, dtype=bool)
+    if dq is not None:
+        dq = dq.astype(dq.dtype.newbyteorder("="), copy=False)
+    if bad is not None:
+        mask |= bad
+    return CCDData(
+        data,
+        mask=mask,
+        uncertainty=uncertainty,
+        flags=dq,
+        unit=frame.unit or u.dimensionless_unscaled,
+        wcs=ccd_wcs(frame),
+        meta=frame.meta.copy(),
+    )
+
+
+def ccd_wcs(frame: Frame) -> WCS:
+    """Return the FITS WCS of a frame; for a gwcs, that of its header or a fit to it."""
+    wcs = frame.transform.original
+    if isinstance(wcs, WCS):
+        return wcs
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FITSFixedWarning)
+        if isinstance(frame.source, FileSource):
+            from_header = WCS(frame.meta.copy(), naxis=2)
+            if from_header.has_celestial:
+                return from_header
+        return WCS(wcs.to_fits_sip())
+
+
+def read_uncertainty(
+    hdus: fits.HDUList, index: int, shape: tuple[int, int]
+) -> NDUncertainty | None:
+    """Return the uncertainty of an image in a file.
+
+    Parameters
+    ----------
+    hdus : `~astropy.io.fits.HDUList`
+        The open file.
+    index : int
+        The HDU of the image.
+    shape : tuple of int
+        The shape of the image.
+
+    Returns
+    -------
+    uncertainty : `~astropy.nddata.NDUncertainty` or None
+        The ERR extension of JWST, or the UNCERT extension that `CCDData` writes; `None` if
+        the file has neither.
+    """
+    kinds = {kind.__name__: kind for kind in POWERS}
+    for name in ("ERR", "UNCERT"):
+        i = partner_hdu(hdus, index, name)
+        if i is not None and hdus[i].shape == shape:
+            kind = kinds.get(hdus[i].header.get("UTYPE"), StdDevUncertainty)
+            return kind(np.array(hdus[i].data, dtype=hdus[i].data.dtype.newbyteorder("=")))
+    return None

@@ -1,0 +1,71 @@
+# Licensed under a 3-clause BSD style license - see LICENSE.rst
+"""Output images and the frames that they are made of."""
+
+from dataclasses import dataclass
+
+from levelmatch.images.frame import Frame
+
+__all__ = ["Product", "make_products"]
+
+
+@dataclass(frozen=True, eq=False)
+class Product:
+    """One output image.
+
+    Parameters
+    ----------
+    name : str
+        Its file name.
+    frame : `~levelmatch.images.frame.Frame`
+        The image.
+    lyot : `~levelmatch.images.frame.Frame` or None
+        The frame of its Lyot region, if that is corrected apart.
+    region : tuple of slice or None
+        The Lyot region.
+    """
+
+    name: str
+    frame: Frame
+    lyot: Frame | None = None
+    region: tuple[slice, slice] | None = None
+
+    @property
+    def frames(self) -> list[Frame]:
+        """The frames, as a list."""
+        return [self.frame] if self.lyot is None else [self.frame, self.lyot]
+
+
+def make_products(frames: list[Frame], *, recombine: bool) -> list[Product]:
+    """Return the output images of frames.
+
+    Parameters
+    ----------
+    frames : list of `~levelmatch.images.frame.Frame`
+        The frames, in the order of the input.
+    recombine : bool
+        Whether Lyot parts are written into the images of their science partners.
+
+    Returns
+    -------
+    products : list of `Product`
+        The output images, in the order of the input.
+    """
+    if not recombine:
+        return [Product(frame.name, frame) for frame in frames]
+    lyot = {f.product: f for f in frames if f.part == "lyot"}
+    products, done = [], set()
+    for frame in frames:
+        name = frame.product
+        if frame.part == "lyot":
+            continue
+        partner = lyot.get(name)
+        if partner is None:
+            products.append(Product(frame.name, frame))
+            continue
+        done.add(name)
+        region = partner.region
+        products.append(
+            Product(name, frame, partner, region) if region else Product(frame.name, frame)
+        )
+    products += [Product(f.name, f) for name, f in lyot.items() if name not in done]
+    return products

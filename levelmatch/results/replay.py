@@ -1,0 +1,428 @@
+# Licensed under a 3-clause BSD style license - see LICENSE.rst
+"""Apply a record to its inputs, undo it, and verify its outputs."""
+
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+
+from levelmatch.atomic import atomic_stream
+from levelmatch.exceptions import RecordError
+from levelmatch.images.collect import collect_frames
+from levelmatch.images.frame import Frame
+from levelmatch.options import ReadOptions
+from levelmatch.record.record import Record, as_record
+from levelmatch.results.files import (
+    asdf_hdu,
+    check_outputs,
+    corrected_data,
+    encoded_hdu,
+    fits_name,
+    open_decoded,
+    open_stored,
+    scaled_hdus,
+    write_products,
+)
+from levelmatch.results.header import remove_provenance
+from levelmatch.results.products import Product, make_products
+from levelmatch.results.result import MatchResult
+from levelmatch.results.splice import remove_from_asdf, splice, table_bytes
+
+__all__ = ["apply_record", "recorded_files", "recorded_result", "undo_record", "verify_record"]
+
+
+# An image that lies farther than this from the recorded position, in pixels, is refused.
+MOST_MOVED = 1e-2
+# Fields of a frame that a record keeps better than the file.
+RECORDED = (
+    "name",
+    "dq_bits",
+    "tile",
+    "detector",
+    "part",
+    "region",
+    "whole",
+    "subset",
+    "scale",
+    "corrections",
+    "output_factor",
+    "zero_point",
+)
+
+
+# --------------------------------------------------------------------------------------
+# The recorded images
+
+
+def recorded_result(
+    record: Record | str | Path, files: Iterable[str | Path], *, force: bool = False
+) -> MatchResult:
+    """Return the corrected images of a record, given its inputs.
+
+    Parameters
+    ----------
+    record : `~levelmatch.Record`, str or `~pathlib.Path`
+        The record.
+    files : iterable of str or `~pathlib.Path`
+        All of the recorded inputs, in any order. They are identified by their names.
+    force : bool
+        Whether to accept images whose pixels or position are not the recorded ones.
+
+    Returns
+    -------
+    result : `~levelmatch.MatchResult`
+        The images, in the order of the run.
+
+    Raises
+    ------
+    RecordError
+        If an image is missing, is given twice, is not in the record, or is not
+        the recorded one; the message names it.
+    """
+    record = as_record(record)
+    frames = _recorded_frames(record, _by_name(files, _input_names(record)))
+    if not force:
+        for frame in frames:
+            if frame.source.identity["sha256"] != record.input(frame, "sha256"):
+                msg = f"{frame.name}: its pixels are not the recorded ones; force=True goes on"
+                raise RecordError(msg)
+    return MatchResult(frames, record.passes, record.measured, record.run)
+
+
+def recorded_files(record: Record | str | Path, folder: str | Path | None = None) -> list[Path]:
+    """Return the files of a record's inputs.
+
+    Parameters
+    ----------
+    record : `~levelmatch.Record`, str or `~pathlib.Path`
+        The record.
+    folder : str, `~pathlib.Path` or None
+        The folder of the inputs; by default their recorded paths are used.
+
+    Returns
+    -------
+    files : list of `~pathlib.Path`
+        The files, in the order of the run.
+
+    Raises
+    ------
+    RecordError
+        If an input was in memory, or does not exist.
+    """
+    record = as_record(record)
+    files = []
+    for frame in record.frames:
+        name, path = (str(record.input(frame, key)) for key in ("file", "path"))
+        if folder is None and not path:
+            msg = f"{frame.name}: the image was in memory, not in a file; name its file"
+            raise RecordError(msg)
+        found = Path(path)
+        if folder is not None:
+            found = Path(folder) / name
+            found = found if found.is_file() else found.with_name(fits_name(name))
+        files.append(found)
+    for found in files:
+        if not found.is_file():
+            msg = f"{found}: the recorded input is not there; name the files, or their folder"
+            raise RecordError(msg)
+    return list(dict.fromkeys(files))
+
+
+def _input_names(record: Record) -> list[str]:
+    """Return the file names of the images, in the order of the run."""
+    return [str(record.input(frame, "file")) for frame in record.frames]
+
+
+def _by_name(files: Iterable[str | Path], wanted: list[str]) -> dict[str, Path]:
+    """Return paths by their names: all wanted ones, each once, and no others."""
+    if isinstance(files, str | Path):
+        files = [files]
+    # The file of an image from memory may have the suffix that its name lacks.
+    names = {**{fits_name(name): name for name in wanted}, **{name: name for name in wanted}}
+    paths: dict[str, Path] = {}
+    for path in map(Path, files):
+        if path.name not in names:
+            msg = f"{path.name}: the record has no such image"
+            raise RecordError(msg)
+        name = names[path.name]
+        if name in paths:
+            msg = f"{path.name}: it is there twice: {paths[name]} and {path}; name one"
+            raise RecordError(msg)
+        paths[name] = path
+    missing = [name for name in dict.fromkeys(wanted) if name not in paths]
+    if missing:
+        more = f", and {len(missing) - 1} more" if len(missing) > 1 else ""
+        msg = f"{missing[0]}: the image is missing{more}; a record applies to all of its images"
+        raise RecordError(msg)
+    return paths
+
+
+def _recorded_frames(
+    record: Record,
+    paths: dict[str, Path],
+    *,
+    force: bool = False,
+    names: list[str] | None = None,
+) -> list[Frame]:
+    """Return the frames of files, with the recorded names and corrections."""
+    opened: dict[str, Frame] = {}
+    frames = []
+    for frame, name in zip(record.frames, names or _input_names(record), strict=True):
+        if name not in opened:
+            read = ReadOptions(hdu=int(record.input(frame, "hdu")))
+            (opened[name],) = collect_frames([paths[name]], read)
+        base = opened[name]
+        if base.shape != frame.shape:
+            msg = f"{name}: its shape is {base.shape}, the recorded {frame.shape}"
+            raise RecordError(msg)
+        if not force:
+            _check_place(name, base, frame)
+        frames.append(base.with_keys(**{key: getattr(frame, key) for key in RECORDED}))
+    return frames
+
+
+def _check_place(name: str, base: Frame, frame: Frame) -> None:
+    """Refuse an image that lies elsewhere: a plane would be evaluated at the wrong place."""
+    moved = np.linalg.norm(base.whole_grid.axes[0] - frame.whole_grid.axes[0])
+    turned = np.linalg.norm(base.whole_grid.axes[1:] - frame.whole_grid.axes[1:]) * base.shape[0]
+    pixel = np.sqrt(frame.whole_grid.pixel_area)
+    if max(moved, turned * pixel) > MOST_MOVED * pixel:
+        msg = f"{name}: its WCS is not the recorded one; force=True goes on"
+        raise RecordError(msg)
+
+
+# --------------------------------------------------------------------------------------
+# Apply
+
+
+def apply_record(
+    record: Record | str | Path,
+    files: Iterable[str | Path],
+    directory: str | Path,
+    *,
+    overwrite: bool = False,
+    force: bool = False,
+    progress_bar: Callable | None = None,
+) -> list[Path]:
+    """Write the corrected images of a record: byte by byte those that its run wrote.
+
+    Parameters
+    ----------
+    record : `~levelmatch.Record`, str or `~pathlib.Path`
+        The record.
+    files : iterable of str or `~pathlib.Path`
+        All of the recorded inputs.
+    directory : str or `~pathlib.Path`
+        The folder of the images and of the record.
+    overwrite : bool
+        Whether existing files may be replaced.
+    force : bool
+        Whether to accept images whose pixels or position are not the recorded ones.
+    progress_bar : callable or None
+        Wraps an iterable over the files.
+
+    Returns
+    -------
+    paths : list of `~pathlib.Path`
+        The files.
+
+    Raises
+    ------
+    RecordError
+        See `recorded_result`; nothing is written then.
+    FileExistsError
+        If a file exists and ``overwrite`` is not set.
+    """
+    record = as_record(record)
+    result = recorded_result(record, files, force=force)
+    paths = check_outputs(result.products, directory, overwrite=overwrite)
+    record.write(Path(directory) / record.provenance.record, overwrite=overwrite)
+    write_products(result.products, paths, record.provenance, progress_bar)
+    return paths
+
+
+# --------------------------------------------------------------------------------------
+# Undo
+
+
+def undo_record(
+    record: Record | str | Path,
+    files: Iterable[str | Path],
+    directory: str | Path,
+    *,
+    overwrite: bool = False,
+    force: bool = False,
+    progress_bar: Callable | None = None,
+) -> list[Path]:
+    """Write the images as they were before a record's corrections.
+
+    Integer pixels are restored exactly. Floating-point pixels are restored to rounding:
+    half a unit in the last place, in the file's own precision, of the corrected pixel
+    and of the original. The cards of this run are removed from the header; those of
+    earlier runs stay.
+
+    Parameters
+    ----------
+    record : `~levelmatch.Record`, str or `~pathlib.Path`
+        The record.
+    files : iterable of str or `~pathlib.Path`
+        All of the corrected images.
+    directory : str or `~pathlib.Path`
+        The folder of the restored images.
+    overwrite, force, progress_bar
+        See `apply_record`.
+
+    Returns
+    -------
+    paths : list of `~pathlib.Path`
+        The files.
+
+    Raises
+    ------
+    RecordError
+        If an image is missing, is given twice, is not in the record, or was joined
+        from two files, which cannot be separated again.
+    """
+    record = as_record(record)
+    products = _corrected_products(record, files, force=force)
+    paths = check_outputs(products, directory, overwrite=overwrite)
+    Path(directory).mkdir(parents=True, exist_ok=True)
+    work = list(zip(products, paths, strict=True))
+    for product, path in work if progress_bar is None else progress_bar(work):
+        with atomic_stream(path) as stream:
+            _write_undone(record, product, stream)
+    return paths
+
+
+def _corrected_products(
+    record: Record, files: Iterable[str | Path], *, force: bool
+) -> list[Product]:
+    """Return products of the corrected images, with the corrections that restore them."""
+    names = _input_names(record)
+    if record.run.recombine:
+        _refuse_joined(record)
+        names = [frame.product for frame in record.frames]
+    paths = _by_name(files, names)
+    frames = _recorded_frames(record, paths, force=force, names=names)
+    for frame in frames:
+        found = str(frame.meta.get("LMRECSHA", ""))
+        if found != record.sha256 and not force:
+            what = f"another record, {frame.meta.get('LMRECORD')}" if found else "no record"
+            msg = f"{frame.source.path.name}: its header tells of {what}; force=True goes on"
+            raise RecordError(msg)
+    return make_products([_inverse(frame) for frame in frames], recombine=record.run.recombine)
+
+
+def _refuse_joined(record: Record) -> None:
+    files: dict[str, set[str]] = {}
+    for frame, name in zip(record.frames, _input_names(record), strict=True):
+        files.setdefault(frame.product, set()).add(name)
+    for product, parts in files.items():
+        if len(parts) > 1:
+            msg = f"{product}: it was joined of {' and '.join(sorted(parts))}, and cannot be undone"
+            raise RecordError(msg)
+
+
+def _inverse(frame: Frame) -> Frame:
+    """Return the frame of a corrected image with the inverse corrections and factor."""
+    factor = frame.output_factor
+    back = tuple(replace(a, correction=a.correction.scaled(-factor)) for a in frame.corrections)
+    return frame.with_keys(corrections=back, output_factor=1 / factor)
+
+
+def _write_undone(record: Record, product: Product, stream: BinaryIO) -> None:
+    """Copy a corrected file with its image, its header and the ASDF tree restored."""
+    source = product.frame.source
+    dtype = np.dtype(str(record.input(product.frame, "dtype")))
+    with open_decoded(source.path) as decoded, open_stored(source.path) as stored:
+        old = decoded[source.hdu]
+        data = corrected_data(product, old.data)
+        if dtype.kind in "iu":
+            data = np.rint(data)
+        header = old.header.copy()
+        remove_provenance(header, _inverse(product.frame), record.provenance)
+        replaced = {source.hdu: encoded_hdu(old, header, data.astype(dtype))}
+        if product.frame.output_factor != 1.0:
+            replaced |= scaled_hdus(product.frame, decoded)
+        index = asdf_hdu(stored)
+        if index is not None:
+            content = remove_from_asdf(stored[index].data.tobytes(), record.sha256)
+            replaced[index] = table_bytes(stored[index].header, content)
+        splice(source.path, stored, replaced, stream)
+
+
+# --------------------------------------------------------------------------------------
+# Verify
+
+
+def verify_record(
+    record: Record | str | Path,
+    outputs: Iterable[str | Path],
+    inputs: Iterable[str | Path] | None = None,
+) -> list[str]:
+    """Check that outputs follow from a record's inputs, bit by bit.
+
+    Parameters
+    ----------
+    record : `~levelmatch.Record`, str or `~pathlib.Path`
+        The record.
+    outputs : iterable of str or `~pathlib.Path`
+        All of the corrected images.
+    inputs : iterable of str or `~pathlib.Path`, or None
+        The recorded inputs; by default their recorded paths are used.
+
+    Returns
+    -------
+    names : list of str
+        Names of the images, all of them right.
+
+    Raises
+    ------
+    RecordError
+        If an image is missing, has other pixels, or names another record; the
+        message names it.
+    """
+    record = as_record(record)
+    result = recorded_result(record, recorded_files(record) if inputs is None else inputs)
+    paths = _by_name(outputs, [product.name for product in result.products])
+    for product in result.products:
+        _verify_product(record, product, paths[product.name])
+    return [product.name for product in result.products]
+
+
+def _verify_product(record: Record, product: Product, path: Path) -> None:
+    source = product.frame.source
+    with open_decoded(source.path) as hdus:
+        expected = corrected_data(product, hdus[source.hdu].data)
+    try:
+        with open_decoded(path) as hdus:
+            found, sha256 = hdus[source.hdu].data, hdus[source.hdu].header.get("LMRECSHA", "")
+    except (OSError, IndexError, ValueError) as error:
+        msg = f"{path.name}: the output cannot be read: {error}"
+        raise RecordError(msg) from error
+    if not sha256:
+        msg = f"{path.name}: its header tells of no record; name the corrected images"
+        raise RecordError(msg)
+    if found is None or found.shape != expected.shape:
+        msg = f"{path.name}: the output's image is not of the shape {expected.shape}"
+        raise RecordError(msg)
+    _check_pixels(path, found, expected)
+    if sha256 != record.sha256:
+        msg = f"{path.name}: its header names another record ({sha256[:8]}) than this one"
+        raise RecordError(msg)
+
+
+def _check_pixels(path: Path, found: np.ndarray, expected: np.ndarray) -> None:
+    """Refuse pixels that differ in any bit; all NaN are equal."""
+    differ = np.asarray(found, dtype=expected.dtype).view(f"u{expected.dtype.itemsize}")
+    differ = differ != expected.view(differ.dtype)
+    differ &= ~(np.isnan(found) & np.isnan(expected))
+    if differ.any():
+        y, x = np.argwhere(differ)[0]
+        msg = (
+            f"{path.name}: {int(differ.sum())} pixels do not follow from the input, the first at "
+            f"(y, x) = ({y}, {x}): {found[y, x]!s} instead of {expected[y, x]!s}"
+        )
+        raise RecordError(msg)
