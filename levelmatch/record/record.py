@@ -14,6 +14,7 @@ import numpy as np
 from astropy.table import QTable
 from astropy.wcs import WCS, FITSFixedWarning
 
+from levelmatch.asdf_guard import checked_content
 from levelmatch.atomic import atomic_stream
 from levelmatch.exceptions import RecordError
 from levelmatch.images.frame import Frame
@@ -29,7 +30,6 @@ from levelmatch.record.columns import (
     pass_tree,
     unit_name,
 )
-from levelmatch.record.guard import checked_content
 from levelmatch.record.levels import Levels
 from levelmatch.record.reading import read_tree
 from levelmatch.record.run import Provenance, Run

@@ -1,0 +1,229 @@
+# Licensed under a 3-clause BSD style license - see LICENSE.rst
+"""Checks of an ASDF file before asdf opens it: a record may come from anyone.
+
+asdf follows references to other files and URLs, expands aliases, and allocates arrays of the
+size that they declare. A record needs none of that: its values are plain, and its arrays
+lie in its own blocks.
+"""
+
+import re
+import struct
+import zlib
+from collections.abc import Iterator
+from hashlib import md5
+from math import prod
+from typing import Any
+
+from levelmatch.exceptions import RecordError
+
+__all__ = ["checked_content"]
+
+
+# The best compression ratio of zlib: a block that declares more was not compressed.
+MOST_PACKED = 1100
+# Size of all blocks, more than that of any survey's record.
+MOST_BYTES = 1 << 33
+MOST_DEPTH = 32
+MAGIC = b"\xd3BLK"
+
+_BEGIN = re.compile(rb"#ASDF [^\r\n]*\r?\n(?:#[^\r\n]*\r?\n)*(?=%YAML)")
+_END = re.compile(rb"\r?\n\.\.\.(?:\r?\n|$)")
+_WHOLE = re.compile(r"0|[1-9]\d{0,17}")
+_ARRAY = re.compile(r"tag:stsci\.edu:asdf/core/ndarray-[\d.]+")
+# The tags of a record.
+_TAGS = re.compile(
+    r"!|tag:yaml\.org,2002:(?:map|seq|str|int|float|bool|null|timestamp)"
+    r"|tag:stsci\.edu:asdf/core/(?:asdf|software|extension_metadata|history_entry|ndarray)-[\d.]+"
+    r"|asdf://levelmatch\.org/tags/record-[\d.]+"
+)
+_NUMBER = re.compile(r"(?:u?int|float|complex|bool)(\d+)")
+_TEXT = {"ucs4": 4, "ascii": 1}
+
+
+def checked_content(content: bytes, key: str) -> bytes:
+    """Return the bytes of an ASDF file if asdf may open it.
+
+    Parameters
+    ----------
+    content : bytes
+        The file.
+    key : str
+        A key that its tree must have.
+
+    Returns
+    -------
+    content : bytes
+        The file without its block index, which could point to other blocks.
+
+    Raises
+    ------
+    RecordError
+        If the file refers to other files, uses aliases, or declares more than it holds.
+    ValueError, ``yaml.YAMLError``
+        If it is not an ASDF file.
+    """
+    begin = _BEGIN.match(content)
+    end = None if begin is None else _END.search(content, begin.end())
+    if begin is None or end is None:
+        msg = "it is no ASDF file with a tree"
+        raise ValueError(msg)
+    sizes, stop = _block_sizes(content, end.end())
+    root = _tree(content[begin.end() : end.end()])
+    mappings = [] if root is None else list(_mappings(root))
+    if not mappings or mappings[0] is not root or key not in _fields(root):
+        msg = f"not a record of this version of levelmatch: it holds no level match ({key})"
+        raise RecordError(msg)
+    total = sum(_array_size(node, sizes) for node in mappings if _ARRAY.fullmatch(node.tag))
+    # Arrays may share a block, but a small file must not become many large arrays.
+    if total > 4 * sum(sizes) + 1024:
+        msg = f"its arrays declare {total} bytes, its blocks {sum(sizes)}"
+        raise RecordError(msg)
+    return content[:stop]
+
+
+# --------------------------------------------------------------------------------------
+# Blocks
+
+
+def _block_sizes(content: bytes, position: int) -> tuple[list[int], int]:
+    """Return the uncompressed sizes of the blocks, and the end of the last one."""
+    start = content.find(MAGIC, position)
+    if start < 0:
+        return [], len(content)
+    sizes: list[int] = []
+    position = start
+    while content[position : position + 4] == MAGIC:
+        (header,) = struct.unpack_from(">H", content, position + 4)
+        flags, kind, allocated, used, size, checksum = struct.unpack_from(
+            ">I4sQQQ16s", content, position + 6
+        )
+        sizes.append(size)
+        if size > MOST_PACKED * used + 1024 or sum(sizes) > MOST_BYTES:
+            msg = f"an array declares {size} bytes, the file has {used} of it"
+            raise RecordError(msg)
+        if flags or kind not in (bytes(4), b"zlib") or used > allocated or header < 48:
+            msg = "an array is not laid out as levelmatch writes it"
+            raise RecordError(msg)
+        begin = position + 6 + header
+        position = begin + allocated
+        if position > len(content):
+            msg = "it ends before its last array does"
+            raise RecordError(msg)
+        if not _is_whole(content[begin : begin + used], kind, size, checksum):
+            msg = f"the record is damaged: its array {len(sizes) - 1} does not match its checksum"
+            raise RecordError(msg)
+    return sizes, position
+
+
+def _is_whole(data: bytes, kind: bytes, size: int, checksum: bytes) -> bool:
+    """Return whether a block has its checksum; asdf before 5.2 took that of uncompressed data."""
+    if checksum in (bytes(16), md5(data, usedforsecurity=False).digest()):
+        return True
+    if kind == bytes(4):
+        return False
+    try:
+        unpacked = zlib.decompressobj().decompress(data, size + 1)
+    except zlib.error:
+        return False
+    return checksum == md5(unpacked, usedforsecurity=False).digest()
+
+
+# --------------------------------------------------------------------------------------
+# The tree
+
+
+def _tree(text: bytes) -> Any:
+    """Return the root node of a tree, after checking it event by event.
+
+    Events neither follow aliases nor nest calls; nodes do both.
+    """
+    import yaml
+
+    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+    depth = documents = 0
+    for event in yaml.parse(text, Loader=loader):
+        documents += isinstance(event, yaml.DocumentStartEvent)
+        depth += isinstance(event, yaml.CollectionStartEvent)
+        depth -= isinstance(event, yaml.CollectionEndEvent)
+        if isinstance(event, yaml.AliasEvent) or documents > 1 or depth > MOST_DEPTH:
+            msg = "its tree is not laid out as levelmatch writes it"
+            raise RecordError(msg)
+        tag = getattr(event, "tag", None)
+        if tag is not None and not _TAGS.fullmatch(tag):
+            msg = f"it holds what no record does: {tag[:80]}"
+            raise RecordError(msg)
+    return yaml.compose(text, Loader=loader)
+
+
+def _mappings(root: Any) -> Iterator[Any]:
+    """Yield the mappings of a tree; refuse arrays that are none, and references as keys."""
+    nodes = [root]
+    while nodes:
+        node = nodes.pop()
+        if isinstance(node.value, str):
+            continue
+        if node.id == "mapping":
+            nodes += _fields(node).values()
+            yield node
+            continue
+        if _ARRAY.fullmatch(node.tag):
+            msg = "an array is not laid out as levelmatch writes it: inline values"
+            raise RecordError(msg)
+        nodes += node.value
+
+
+def _fields(node: Any) -> dict[str, Any]:
+    """Return the items of a mapping."""
+    items: dict[str, Any] = {}
+    for key, value in node.value:
+        if key.id != "scalar" or key.value in items or key.value in ("$ref", "<<"):
+            msg = f"its tree has a key that no record has: {str(key.value)[:80]}"
+            raise RecordError(msg)
+        items[key.value] = value
+    return items
+
+
+def _array_size(node: Any, sizes: list[int]) -> int:
+    """Return the bytes of an array; refuse it if they do not lie in its block."""
+    fields = _fields(node)
+    odd = set(fields) - {"source", "datatype", "byteorder", "shape", "offset"}
+    if odd:
+        msg = f"an array is not laid out as levelmatch writes it: {min(odd)}"
+        raise RecordError(msg)
+    source = _whole(fields.get("source"), "source")
+    offset = _whole(fields["offset"], "offset") if "offset" in fields else 0
+    item, shape = _item_size(fields.get("datatype")), _items(fields.get("shape"))
+    if not item or shape is None or len(shape) > MOST_DEPTH or source >= len(sizes):
+        msg = f"an array is not laid out as levelmatch writes it: {sorted(fields)}"
+        raise RecordError(msg)
+    lengths = [_whole(n, "shape") for n in shape]
+    size = prod(lengths) * item
+    # An array of no bytes could still have any number of rows.
+    if offset + size > sizes[source] or max(lengths, default=0) > max(sizes[source], 64):
+        msg = f"an array declares {size} bytes, its block has {sizes[source]}"
+        raise RecordError(msg)
+    return size
+
+
+def _items(node: Any) -> list | None:
+    """Return the items of a sequence; `None` for another node."""
+    return node.value if node is not None and node.id == "sequence" else None
+
+
+def _whole(node: Any, name: str) -> int:
+    """Return the value of a scalar that is a whole number."""
+    is_number = node is not None and node.tag == "tag:yaml.org,2002:int"
+    if not is_number or not _WHOLE.fullmatch(node.value):
+        msg = f"an array's {name} is no whole number: {str(node and node.value)[:80]}"
+        raise RecordError(msg)
+    return int(node.value)
+
+
+def _item_size(node: Any) -> int | None:
+    """Return the bytes of an item, `None` if its type is none of a record's."""
+    parts = _items(node)
+    if parts is not None and len(parts) == 2:
+        item = _TEXT.get(parts[0].value) if parts[0].id == "scalar" else None
+        return None if item is None else item * _whole(parts[1], "datatype")
+    found = _NUMBER.fullmatch(node.value) if node is not None and node.id == "scalar" else None
+    return None if found is None else max(int(found[1]) // 8, 1)
