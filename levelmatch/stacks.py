@@ -9,7 +9,7 @@ from levelmatch.docstrings import share_parameters
 from levelmatch.images.collect import collect_frames
 from levelmatch.measure.overlaps import Overlaps
 from levelmatch.options import ReadOptions, Settings
-from levelmatch.results.mosaic import scaled_frames, stack_frames
+from levelmatch.results.mosaic import comparable_frames, stack_frames
 from levelmatch.solve.passes import solve_pass
 from levelmatch.solve.run import correct_frames
 
@@ -37,7 +37,7 @@ def stack_tile(images, *, method="interp", read=None, **moved):
         the pixel scale of the finest image; masked where no image is good.
     """
     read = Settings.of("stack_tile", moved, read=read).read
-    frames, unit = scaled_frames(images, read)
+    frames, unit = comparable_frames(images, read)
     name = f"{frames[0].tile or 'stack'}.fits"
     return stack_frames(frames, method=method, name=name, unit=unit)
 

@@ -1,6 +1,7 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
 """Tests of the quick-look mosaic."""
 
+import errno
 import os
 import tracemalloc
 from pathlib import Path
@@ -15,7 +16,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 
 import levelmatch as lm
 from levelmatch.images.frame import Frame
-from levelmatch.results import mosaic as mosaic_module
+from levelmatch.results import coadd, layers
 from levelmatch.testing import simulate_generic, simulate_miri
 
 FLAT = (7.25, 0.0, 0.0)
@@ -158,7 +159,7 @@ def test_no_seams_between_tiles(flat, plane_of, method, combine):
 
 def test_a_large_median_is_made_in_parts(flat, monkeypatch):
     whole, coverage = lm.make_mosaic(flat, combine="median")
-    monkeypatch.setattr(mosaic_module, "STACK", 4000)
+    monkeypatch.setattr(coadd, "STACK", 4000)
     parts, parts_coverage = lm.make_mosaic(flat, combine="median")
     assert_array_equal(parts_coverage, coverage)
     assert_allclose(parts.data, whole.data, rtol=2e-6)
@@ -394,6 +395,17 @@ class TestFile:
         assert path.read_text() == "old"
         assert [p.name for p in tmp_path.iterdir()] == ["mosaic.fits"]
 
+    def test_a_full_disk_is_named_before_any_pixel_is_read(self, flat, tmp_path, monkeypatch):
+        def full(handle, start, size):
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+        monkeypatch.setattr(os, "posix_fallocate", full, raising=False)
+        loads = counted_loads(monkeypatch)
+        with pytest.raises(OSError, match=r"m\.fits: No space left on device; the mosaic needs \d"):
+            lm.make_mosaic(flat, output=tmp_path / "m.fits")
+        assert list(tmp_path.iterdir()) == []
+        assert loads == []
+
     def test_is_not_overwritten_nor_an_input(self, flat, tmp_path, write):
         path = write(flat[0], tmp_path / "a.fits")
         with pytest.raises(FileExistsError, match=r"a\.fits exists; overwrite=True replaces it"):
@@ -423,14 +435,14 @@ class TestMemory:
 
     def test_a_small_cache_reads_what_touches_a_tile(self, monkeypatch):
         images = list(simulate_generic(n_images=9, shape=(64, 64), stars=False).images)
-        monkeypatch.setattr(mosaic_module, "CACHE", 0)
+        monkeypatch.setattr(layers, "CACHE", 0)
         loads = counted_loads(monkeypatch)
         lm.make_mosaic(images, tile_size=50)
         # A tile of 50 pixels touches four of these images at most.
         assert 9 < len(loads) <= 4 * 25
 
     def test_does_not_grow_with_the_mosaic(self, tmp_path, paint, write, monkeypatch):
-        monkeypatch.setattr(mosaic_module, "CACHE", 1 << 17)
+        monkeypatch.setattr(layers, "CACHE", 1 << 17)
         peaks = []
         for n in (3, 12):
             paths = [

@@ -15,7 +15,7 @@ from levelmatch.images.collect import collect_frames
 from levelmatch.images.filters import check_filters
 from levelmatch.images.frame import Frame
 from levelmatch.images.notes import Notes
-from levelmatch.images.scales import compare_scales, flux_factors, scaled_frames
+from levelmatch.images.scales import flux_factors, to_common_unit, with_output_factors
 from levelmatch.images.sky_cards import warn_pending_levels
 from levelmatch.images.tiles import assign_tiles
 
@@ -87,7 +87,9 @@ def collect(images, settings, *, recombine=False, lyot=None, mosaic=False):
     warn_pending_levels(frames)
     factors = flux_factors(frames, read.flux_scale)
     order = np.argsort([frame.name for frame in frames], kind="stable")
-    frames, unit = _scaled([frames[i] for i in order], factors[order], read)
+    frames, unit = to_common_unit([frames[i] for i in order], factors[order], read.pixel_area)
+    if read.apply_flux_scale:
+        frames = with_output_factors(frames, factors[order], read.flux_scale)
     return Collection(frames, np.argsort(order).tolist(), recombine, unit, notes)
 
 
@@ -100,15 +102,6 @@ def _check_list(images):
 
 def _read(images, read, notes):
     return collect_frames(images, read, notes)
-
-
-def _scaled(frames, factors, read):
-    """Return frames with their scales, and the common unit."""
-    scales, unit = compare_scales(frames, read.pixel_area)
-    frames = [f.with_keys(scale=s) for f, s in zip(frames, scales * factors, strict=True)]
-    if read.apply_flux_scale:
-        frames = scaled_frames(frames, factors, read.flux_scale)
-    return frames, unit
 
 
 def _paired(science, lyot):

@@ -18,7 +18,8 @@ __all__ = [
     "compare_scales",
     "flux_factors",
     "image_values",
-    "scaled_frames",
+    "to_common_unit",
+    "with_output_factors",
 ]
 
 
@@ -290,8 +291,32 @@ def _positive(frames, values, argument, source):
     return np.array([float(values[frame.product]) for frame in frames])
 
 
-def scaled_frames(frames, factors, flux_scale):
-    """Return the frames with the factors on their corrected pixels.
+def to_common_unit(frames, factors=1.0, pixel_area="auto"):
+    """Return the frames with the scales in which they are compared, and their common unit.
+
+    Parameters
+    ----------
+    frames : list of `Frame`
+        The frames.
+    factors : float or `~numpy.ndarray`, shape (n,)
+        Factors to a common flux scale, see `flux_factors`.
+    pixel_area : {"auto", True, False}
+        See `compare_scales`.
+
+    Returns
+    -------
+    frames : list of `Frame`
+        The frames, whose ``scale`` is the product of both factors.
+    unit : `~astropy.units.Unit` or None
+        The common unit, see `compare_scales`.
+    """
+    scales, unit = compare_scales(frames, pixel_area)
+    scales = scales * factors
+    return [f.with_keys(scale=s) for f, s in zip(frames, scales, strict=True)], unit
+
+
+def with_output_factors(frames, factors, flux_scale):
+    """Return the frames with the factors that multiply their corrected pixels.
 
     Parameters
     ----------

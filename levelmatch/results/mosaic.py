@@ -1,115 +1,109 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
-"""A quick-look mosaic, tile by tile, through reproject."""
+"""Mosaics and stacks of images, for quick looks and photometry of extended emission."""
 
+import os
 import warnings
-from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from numbers import Integral, Real
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from astropy import units as u
 from astropy.io import fits
-from astropy.nddata import CCDData, InverseVariance
+from astropy.nddata import CCDData
 from astropy.wcs import WCS, FITSFixedWarning
-from astropy.wcs.wcsapi import BaseLowLevelWCS, SlicedLowLevelWCS
 
 from levelmatch.atomic import atomic_path
+from levelmatch.docstrings import share_parameters
 from levelmatch.exceptions import FrameError, NoOverlapError
 from levelmatch.images.collect import collect_frames
-from levelmatch.images.fits_files import partner_hdu
-from levelmatch.images.scales import compare_scales, image_values
-from levelmatch.images.sources import FileSource
-from levelmatch.options import ReadOptions
-from levelmatch.results.corrected import read_uncertainty
+from levelmatch.images.frame import Frame
+from levelmatch.images.scales import image_values, to_common_unit
+from levelmatch.options import ReadOptions, Settings
+from levelmatch.results.coadd import coadd
 from levelmatch.results.files import file_identity
+from levelmatch.results.layers import METHODS, Layers, MosaicGrid
 from levelmatch.sky.reprojection import common_grid
-from levelmatch.sky.transform import SkyTransform
-from levelmatch.sky.vectors import lonlat, unit_vectors
 
-__all__ = ["make_mosaic", "scaled_frames", "stack_frames"]
+__all__ = ["comparable_frames", "make_mosaic", "stack_frames"]
 
 
-METHODS = ("interp", "exact", "adaptive")
 COMBINE = ("mean", "median")
-# Coarser pixels than this, in those of the finest image, are averages of several.
-COARSE = 1.5
-# Images that are kept between tiles, in bytes.
-CACHE = 1 << 28
-# Reprojected images that a median of a tile holds at once, in bytes.
-STACK = 1 << 29
-# Pixels of a mosaic in memory, and in a file: more was hardly meant.
-MOST_PIXELS = {"memory": 1 << 31, "file": 1 << 37}
 
 
+@share_parameters
 def make_mosaic(
-    images,
+    images: Any,
     *,
-    output=None,
-    wcs=None,
-    shape=None,
-    pixel_scale=None,
-    combine="mean",
-    weights=None,
-    method="auto",
-    tile_size=1024,
-    overwrite=False,
-    progress_bar=None,
-    dq_bits=None,
-    hdu=None,
-):
+    output: str | Path | None = None,
+    wcs: Any = None,
+    shape: tuple[int, int] | None = None,
+    pixel_scale: float | u.Quantity | None = None,
+    combine: str = "mean",
+    weights: Any = None,
+    method: str = "auto",
+    tile_size: int | tuple[int, int] = 1024,
+    overwrite: bool = False,
+    progress_bar: Callable | None = None,
+    read: ReadOptions | None = None,
+    **moved: Any,
+) -> tuple[CCDData, np.ndarray] | Path:
     """Reproject images to one grid and combine them, in memory or into a FITS file.
 
-    For a look at what matching did, and for photometry of extended emission; it does not
-    drizzle. The mosaic is made in tiles, and of each tile only the images that touch
-    it are read, so that memory does not grow with the size of the mosaic or the
-    number of images. The result does not depend on the size of the tiles.
+    For a quick look at a result, and for photometry of extended emission; the images are not
+    drizzled. The mosaic is computed in tiles, each from the images that touch it,
+    so that memory does not grow with the number of images or, for a file, with the
+    size of the mosaic. The result does not depend on the size of the tiles.
 
     Parameters
     ----------
-    images : `MatchResult`, iterable, mapping or `~ccdproc.ImageFileCollection`
-        A result, whose corrections are applied, or images as for `match_dithers`, as they are.
-    output : path or None
-        FITS file to write, its parent folder made where it is missing; by default the mosaic is
-        returned.
+    <<images>>
+        The corrections of a result are subtracted; other images are combined unchanged.
+    output : str, `~pathlib.Path` or None
+        FITS file to write; its folder is created if it is missing. By default the mosaic
+        is returned.
     wcs : `~astropy.wcs.WCS`, APE 14 WCS, `~astropy.io.fits.Header` or None
-        The grid, any celestial one. By default tangential with North up, and large
-        enough for all images.
+        The grid of the mosaic, any celestial one. By default tangential with North up, and
+        large enough for all images.
     shape : tuple of int or None
         Shape (ny, nx) of ``wcs``, if it does not have one.
     pixel_scale : float, `~astropy.units.Quantity` or None
-        Side of a pixel, in arcsec if a number, where there is no ``wcs``; by default
+        Side of a pixel, in arcsec if a number, where there is no ``wcs``. By default
         that of the finest image.
     combine : {"mean", "median"}
         How the images that cover a pixel are combined.
     weights : None, "ivar", str, sequence or mapping
-        Weights of the mean: none; the inverse variance of each pixel, of the read
-        noise alone (``VAR_RNOISE``) where a file has it, as in JWST's resampling, since
-        noise that grows with the signal biases a mean; a header keyword, such as ``"XPOSURE"``; or
-        a number an image, in the order of the input or by name.
+        Weights of the mean. ``"ivar"`` is the inverse variance of each pixel, of the read noise
+        alone (``VAR_RNOISE``) if a file has it, as in JWST's resampling, since noise that
+        grows with the signal biases a mean. A header keyword, such as ``"XPOSURE"``, gives
+        each image its value; a sequence gives a number per image in the order of the input,
+        and a mapping by name. By default all images have equal weights.
     method : {"auto", "interp", "exact", "adaptive"}
-        The function of `reproject`: ``"auto"`` is bilinear interpolation, or
-        ``"adaptive"`` for pixels more than 1.5 times as large as those of an image, so
-        that all of its pixels count.
+        The function of `reproject`. ``"auto"`` is bilinear interpolation, or ``"adaptive"``,
+        which averages all pixels of an image, for mosaic pixels more than 1.5 times as
+        large as those of the image.
     tile_size : int or tuple of int
-        Pixels of a tile, or (ny, nx) of it.
+        Side of a tile in pixels, or its shape (ny, nx).
     overwrite : bool
-        Whether a file may be replaced.
+        Whether an existing file may be replaced.
     progress_bar : callable or None
         Wraps an iterable over the tiles, as `tqdm.tqdm` does.
-    dq_bits, hdu
-        See `match_dithers`.
+    read : `ReadOptions` or None
+        How images are read.
+    **moved
+        Keywords of earlier releases that are now fields of `ReadOptions`. They work in this
+        release, with a warning.
 
     Returns
     -------
     mosaic : `~astropy.nddata.CCDData` or `~pathlib.Path`
         In float32, masked and NaN where there is no image, in the unit of the first image by
         name (units per pixel: of that image's pixels, whatever the mosaic's are). With
-        ``output``, the file, with the mosaic in its first extension and the coverage
-        in the extension COVERAGE.
-    coverage : `~numpy.ndarray`
+        ``output``, the file; its first HDU holds the mosaic, and its extension COVERAGE the
+        coverage.
+    coverage : `~numpy.ndarray`, shape (ny, nx)
         Number of images, or sum of their weights, at each pixel; only without ``output``.
 
     Raises
@@ -117,7 +111,7 @@ def make_mosaic(
     TypeError, ValueError
         If an argument is not understood; the message names it.
     FileExistsError
-        If the file is there and ``overwrite`` is not set.
+        If the file exists and ``overwrite`` is not set.
     FrameError
         If an image cannot be used.
     NoOverlapError
@@ -127,72 +121,86 @@ def make_mosaic(
 
     See Also
     --------
-    stack_tile : The mean of one tile's images, on their own grid.
+    stack_tile : Return the mean of a tile's images on their own grid.
     """
+    read = Settings.of("make_mosaic", moved, read=read).read
     _check_words(combine, weights, method, progress_bar)
     tile = _tile_shape(tile_size)
     path = None if output is None else _check_output(output, overwrite)
-    frames, unit = scaled_frames(images, ReadOptions(dq_bits=dq_bits, hdu=hdu))
+    frames, unit = comparable_frames(images, read)
     if path is not None:
         _check_inputs(path, frames)
     where = "memory" if path is None else "file"
-    target = _Target(*_output_grid(frames, wcs, shape, pixel_scale), where)
-    layers = _Layers(frames, target, combine, _weights_of(frames, weights), method)
+    grid = MosaicGrid(*_output_grid(frames, wcs, shape, pixel_scale), where)
+    layers = Layers(frames, grid, _weights_of(frames, weights), method)
+    cards = _cards(layers, combine)
     if path is None:
-        planes = _empty_planes(target.shape, layers.weighted)
-        _fill(planes, layers, tile, progress_bar)
-        mosaic = CCDData(
-            planes[0], mask=planes[1] == 0, wcs=target.wcs, unit=unit or "", meta=_cards(layers)
-        )
+        planes = _empty_planes(grid.shape, weighted=layers.weights is not None)
+        coadd(planes, layers, combine, tile, progress_bar)
+        mosaic = CCDData(planes[0], mask=planes[1] == 0, wcs=grid.wcs, unit=unit or "", meta=cards)
         return mosaic, planes[1]
-    with atomic_path(path) as part, _file_planes(part, target, layers, unit) as planes:
-        _fill(planes, layers, tile, progress_bar)
+    headers = _file_headers(cards, grid, unit, weighted=layers.weights is not None)
+    with atomic_path(path) as part, _file_planes(part, path, headers) as planes:
+        coadd(planes, layers, combine, tile, progress_bar)
     return path
 
 
-def stack_frames(frames, *, method="interp", name=None, unit=None):
-    """Return one image of several: their mean on a common grid.
+def stack_frames(
+    frames: list[Frame],
+    *,
+    name: str,
+    method: str = "interp",
+    unit: u.UnitBase | None = None,
+) -> CCDData:
+    """Return the mean of images on a common grid as one image.
 
     Parameters
     ----------
     frames : list of `~levelmatch.images.frame.Frame`
         The images, with their corrections.
-    method : {"interp", "exact", "adaptive"}
-        The function of `reproject`.
     name : str
         The ``FILENAME`` of the result.
+    method : {"interp", "exact", "adaptive"}
+        The function of `reproject`.
     unit : `~astropy.units.Unit` or None
-        The frames' common unit.
+        The common unit of the images.
 
     Returns
     -------
     stack : `~astropy.nddata.CCDData`
-        Mean, in the frames' common unit, and mask, True where no image is good.
+        The mean, and the mask, True where no image is good.
+
+    Raises
+    ------
+    ValueError
+        If the method is unknown.
+    NoOverlapError
+        If no image has a good pixel.
     """
     if method not in METHODS:
         msg = f"method: {method!r} is none of {METHODS}"
         raise ValueError(msg)
-    target = _Target(*_output_grid(frames, None, None, None), "memory")
-    planes = _empty_planes(target.shape, weighted=False)
-    layers = _Layers(frames, target, "mean", None, method)
+    grid = MosaicGrid(*_output_grid(frames, None, None, None), "memory")
+    planes = _empty_planes(grid.shape, weighted=False)
     try:
-        _fill(planes, layers, target.shape, None)
+        coadd(planes, Layers(frames, grid, None, method))
     except NoOverlapError as error:
         msg = f"{name}: the stacked images have no good pixel; look at their masks and flags"
         raise NoOverlapError(msg) from error
     mean, count = planes
-    return CCDData(mean, mask=count == 0, wcs=target.wcs, unit=unit or "", meta={"FILENAME": name})
+    return CCDData(mean, mask=count == 0, wcs=grid.wcs, unit=unit or "", meta={"FILENAME": name})
 
 
-def scaled_frames(images, read=None):
-    """Return the frames of any input, with the factors to a common unit, and that unit.
-
-    A result's images keep the factors, of flux scales too, by which they were compared.
+def comparable_frames(images: Any, read: ReadOptions) -> tuple[list[Frame], u.UnitBase | None]:
+    """Return the frames of any input, with the factors to a common unit.
 
     Parameters
     ----------
-    images, read
-        See `~levelmatch.images.collect.collect_frames`.
+    images : `~levelmatch.MatchResult`, iterable, mapping or `~ccdproc.ImageFileCollection`
+        The images. Those of a result keep the factors with which they were compared, of flux
+        scales, too.
+    read : `~levelmatch.ReadOptions`
+        How images are read.
 
     Returns
     -------
@@ -204,11 +212,10 @@ def scaled_frames(images, read=None):
     frames = collect_frames(images, read)
     if hasattr(images, "frames"):
         return _with_lyot_pixels(frames), images.unit
-    scales, unit = compare_scales(frames)
-    return [f.with_keys(scale=s) for f, s in zip(frames, scales, strict=True)], unit
+    return to_common_unit(frames, pixel_area=read.pixel_area)
 
 
-def _with_lyot_pixels(frames):
+def _with_lyot_pixels(frames: list[Frame]) -> list[Frame]:
     """Return the frames, whole where their Lyot region was left out of the comparison only."""
     split = {frame.product for frame in frames if frame.part == "lyot"}
     return [
@@ -221,7 +228,7 @@ def _with_lyot_pixels(frames):
 # Arguments
 
 
-def _check_words(combine, weights, method, progress_bar):
+def _check_words(combine: Any, weights: Any, method: Any, progress_bar: Any) -> None:
     for name, value, words in (
         ("combine", combine, COMBINE),
         ("method", method, ("auto", *METHODS)),
@@ -237,8 +244,8 @@ def _check_words(combine, weights, method, progress_bar):
         raise TypeError(msg)
 
 
-def _pair_of_sizes(name, value, least):
-    """Return two whole numbers, or raise in the name of an argument."""
+def _pair_of_sizes(name: str, value: Any, least: int) -> tuple[int, int]:
+    """Return an argument as two whole numbers."""
     good = isinstance(value, list | tuple) and len(value) == 2
     if not good or any(isinstance(n, bool) or not isinstance(n, Integral) for n in value):
         msg = f"{name}: {value!r}: expected two whole numbers, (ny, nx)"
@@ -249,12 +256,12 @@ def _pair_of_sizes(name, value, least):
     return int(value[0]), int(value[1])
 
 
-def _tile_shape(size):
+def _tile_shape(size: Any) -> tuple[int, int]:
     return _pair_of_sizes("tile_size", (size, size) if isinstance(size, Real) else size, 16)
 
 
-def _check_output(output, overwrite):
-    """Return the path of the file, which may be written."""
+def _check_output(output: Any, overwrite: bool) -> Path:
+    """Return the path of the output file, after checking that it may be written."""
     if not isinstance(output, str | Path):
         msg = f"output: expected a path, not {type(output).__name__}"
         raise TypeError(msg)
@@ -269,7 +276,8 @@ def _check_output(output, overwrite):
     return path
 
 
-def _check_inputs(path, frames):
+def _check_inputs(path: Path, frames: list[Frame]) -> None:
+    """Refuse an output that is an input."""
     output = file_identity(path)
     for frame in frames:
         source = getattr(frame.source, "path", None)
@@ -278,7 +286,9 @@ def _check_inputs(path, frames):
             raise FrameError(msg)
 
 
-def _output_grid(frames, wcs, shape, pixel_scale):
+def _output_grid(
+    frames: list[Frame], wcs: Any, shape: Any, pixel_scale: Any
+) -> tuple[Any, tuple[int, int]]:
     """Return the WCS and the shape of the mosaic."""
     if wcs is None:
         if shape is not None:
@@ -291,8 +301,11 @@ def _output_grid(frames, wcs, shape, pixel_scale):
     return _given_grid(wcs, shape)
 
 
-def _own_grid(frames, scale):
-    """Return a grid that holds all images, of a pixel scale in degrees or of the finest image."""
+def _own_grid(frames: list[Frame], scale: float | None) -> tuple[WCS, tuple[int, int]]:
+    """Return a grid that holds all images, by default with the pixel scale of the finest.
+
+    ``scale`` is in degrees.
+    """
     grids = [frame.grid for frame in frames]
     finest = np.degrees(np.sqrt(min(grid.pixel_area for grid in grids)))
     grid = None
@@ -304,7 +317,7 @@ def _own_grid(frames, scale):
     return grid
 
 
-def _scale_in_degrees(pixel_scale):
+def _scale_in_degrees(pixel_scale: Any) -> float | None:
     if pixel_scale is None:
         return None
     try:
@@ -319,7 +332,7 @@ def _scale_in_degrees(pixel_scale):
     return value
 
 
-def _given_grid(wcs, shape):
+def _given_grid(wcs: Any, shape: Any) -> tuple[Any, tuple[int, int]]:
     if isinstance(wcs, fits.Header):
         header = wcs
         with warnings.catch_warnings():
@@ -338,8 +351,8 @@ def _given_grid(wcs, shape):
     return wcs, _pair_of_sizes("shape", tuple(shape), 1)
 
 
-def _weights_of(frames, weights):
-    """Return ``"ivar"``, a number for each frame, or `None`."""
+def _weights_of(frames: list[Frame], weights: Any) -> Any:
+    """Return ``"ivar"``, a number per frame, or `None`."""
     if weights is None or (isinstance(weights, str) and weights == "ivar"):
         return weights
     if not isinstance(weights, str | Mapping | list | tuple | np.ndarray):
@@ -349,428 +362,16 @@ def _weights_of(frames, weights):
 
 
 # --------------------------------------------------------------------------------------
-# Grids
+# The mosaic in memory and in a file
 
 
-class _Target:
-    """The mosaic's grid.
+def _empty_planes(shape: tuple[int, int], *, weighted: bool) -> list[np.ndarray]:
+    coverage = np.empty(shape, dtype=np.float32 if weighted else np.int32)
+    return [np.empty(shape, dtype=np.float32), coverage]
 
-    Parameters
-    ----------
-    wcs : APE 14 WCS
-        Its WCS.
-    shape : tuple of int
-        Its shape, (ny, nx).
-    where : {"memory", "file"}
-        What it has to fit into.
-    """
 
-    def __init__(self, wcs, shape, where):
-        if shape[0] * shape[1] > MOST_PIXELS[where]:
-            msg = f"the mosaic would have {shape[0]} x {shape[1]} pixels; give a larger pixel_scale"
-            if where == "memory":
-                msg += ", or an output file"
-            raise ValueError(msg)
-        self.wcs = wcs
-        self.shape = shape
-        self.transform = SkyTransform(wcs, "wcs")
-
-    def box(self, grid):
-        """Return where an image lies: (y0, y1, x0, x1), or `None` where it does not."""
-        x, y = self.transform.to_pixel(grid.nodes)
-        bounds = []
-        for values, n in ((y, self.shape[0]), (x, self.shape[1])):
-            good = np.isfinite(values)
-            if not good.any():
-                return None
-            # At a seam or a pole of the grid, neighbours are far apart.
-            steps = [np.abs(np.diff(values, axis=axis)).ravel() for axis in (0, 1)]
-            steps = np.concatenate(steps)
-            steps = steps[np.isfinite(steps)]
-            smooth = good.all() and steps.max() < 10 * np.median(steps) + 10
-            margin = 2 if smooth else n
-            low, high = np.nanmin(values) - margin, np.nanmax(values) + margin
-            bounds += [max(int(np.floor(low)), 0), min(int(np.ceil(high)) + 1, n)]
-        y0, y1, x0, x1 = bounds
-        return None if y0 >= y1 or x0 >= x1 else tuple(bounds)
-
-    def part(self, box):
-        """Return the WCS of a part of the grid."""
-        y0, y1, x0, x1 = box
-        slices = slice(y0, y1), slice(x0, x1)
-        if isinstance(self.wcs, WCS):
-            return self.wcs[slices]
-        return SlicedLowLevelWCS(getattr(self.wcs, "low_level_wcs", self.wcs), slices)
-
-
-class _GridWCS(BaseLowLevelWCS):
-    """The map of a `~levelmatch.sky.grid.Grid` as a WCS: compiled, and right to 0.005 pixel.
-
-    Parameters
-    ----------
-    grid : `~levelmatch.sky.grid.Grid`
-        The grid.
-    margin : float
-        How far off the image, in its pixels, a position still has coordinates.
-    """
-
-    def __init__(self, grid, margin):
-        self._grid = grid
-        self._margin = margin
-
-    pixel_n_dim = world_n_dim = 2
-    world_axis_physical_types = ("pos.eq.ra", "pos.eq.dec")
-    world_axis_units = ("deg", "deg")
-    world_axis_object_components = (
-        ("celestial", 0, "spherical.lon.degree"),
-        ("celestial", 1, "spherical.lat.degree"),
-    )
-
-    @property
-    def world_axis_object_classes(self):
-        from astropy.coordinates import SkyCoord
-
-        return {"celestial": (SkyCoord, (), {"frame": "icrs", "unit": "deg"})}
-
-    @property
-    def array_shape(self):
-        return self._grid.shape
-
-    def pixel_to_world_values(self, x, y):
-        return lonlat(self._grid.transform.to_sky(x, y))
-
-    def world_to_pixel_values(self, lon, lat):
-        return self._grid.to_pixel(unit_vectors(lon, lat), margin=self._margin)
-
-
-# --------------------------------------------------------------------------------------
-# Pixels
-
-
-@dataclass(frozen=True, eq=False)
-class _Loader:
-    """Images as they are read, the latest of them kept."""
-
-    kept: OrderedDict
-    weights: object
-
-    def __call__(self, k, frame):
-        """Return an image, or with weights by pixel, a stack of it and these."""
-        if k in self.kept:
-            self.kept.move_to_end(k)
-            return self.kept[k]
-        image = frame.load()
-        if isinstance(self.weights, str):
-            image = np.stack([image, _inverse_variance(frame)])
-            image[0][~np.isfinite(image[1])] = np.nan
-        self.kept[k] = image
-        while len(self.kept) > 1 and sum(i.nbytes for i in self.kept.values()) > CACHE:
-            self.kept.popitem(last=False)
-        return image
-
-
-def _inverse_variance(frame):
-    """Return an image's inverse variance in the common unit, NaN where there is none."""
-    source = frame.source
-    ivar = None
-    if isinstance(source, FileSource):
-        with fits.open(source.path, memmap=False) as hdus:
-            k = partner_hdu(hdus, source.hdu, "VAR_RNOISE")
-            if k is not None and hdus[k].shape == frame.shape:
-                with np.errstate(divide="ignore"):
-                    ivar = 1 / np.asarray(hdus[k].data, dtype=float)
-            else:
-                uncertainty = read_uncertainty(hdus, source.hdu, frame.shape)
-    else:
-        uncertainty = source.image.uncertainty
-    if ivar is None:
-        if uncertainty is None:
-            msg = (
-                f"{frame.name}: weights='ivar': the image has no uncertainty; "
-                "give a header keyword, numbers, or no weights"
-            )
-            raise FrameError(msg)
-        ivar = _as_inverse_variance(frame.name, uncertainty)
-    ivar = ivar / frame.scale**2
-    return np.where(np.isfinite(ivar) & (ivar > 0), ivar, np.nan)
-
-
-def _as_inverse_variance(name, uncertainty):
-    try:
-        with np.errstate(divide="ignore"):
-            return np.asarray(uncertainty.represent_as(InverseVariance).array, dtype=float)
-    except (TypeError, AttributeError) as error:
-        msg = (
-            f"{name}: weights='ivar': the kind of uncertainty ({type(uncertainty).__name__}) is "
-            "not known; give a header keyword, numbers, or no weights"
-        )
-        raise FrameError(msg) from error
-
-
-class _Layers:
-    """The images on the mosaic's grid.
-
-    Parameters
-    ----------
-    frames : list of `~levelmatch.images.frame.Frame`
-        The images, with their corrections and scales.
-    target : `_Target`
-        The grid.
-    combine : {"mean", "median"}
-        How they are combined.
-    weights : None, "ivar" or `~numpy.ndarray`
-        Their weights.
-    method : str
-        See `make_mosaic`.
-    """
-
-    def __init__(self, frames, target, combine, weights, method):
-        self.frames = frames
-        self.target = target
-        self.combine = combine
-        self.weights = weights
-        self.boxes = [target.box(frame.grid) for frame in frames]
-        self.ratios = [self._pixel_ratio(k) for k in range(len(frames))]
-        self.methods = [
-            ("adaptive" if ratio > COARSE else "interp") if method == "auto" else method
-            for ratio in self.ratios
-        ]
-        self._check_ratios()
-        self._load = _Loader(OrderedDict(), weights)
-
-    @property
-    def weighted(self):
-        """Whether the coverage is one of weights."""
-        return self.weights is not None
-
-    def _pixel_ratio(self, k):
-        """Side of the mosaic's pixels in those of an image, in the middle of where it lies."""
-        if self.boxes[k] is None:
-            return 1.0
-        y0, y1, x0, x1 = self.boxes[k]
-        x, y = np.array([0.5, -0.5, 0]) + (x0 + x1) / 2, np.array([0, 0, 0.5]) + (y0 + y1) / 2
-        right, left, up = self.target.transform.to_sky(x, y)
-        area = np.linalg.norm(np.cross(right - left, 2 * up - right - left))
-        return float(np.sqrt(area / self.frames[k].grid.pixel_area))
-
-    def _check_ratios(self):
-        """Refuse averages over more than an image has."""
-        for frame, ratio, method in zip(self.frames, self.ratios, self.methods, strict=True):
-            if method == "adaptive" and ratio > min(frame.shape) / 4:
-                msg = (
-                    f"{frame.name}: a pixel of the mosaic is {ratio:.3g} pixels of this image of "
-                    f"{frame.shape[0]} x {frame.shape[1]}; give smaller pixels"
-                )
-                raise ValueError(msg)
-
-    def touching(self, box):
-        """Return the images that touch a part of the mosaic, and the part of it that each does."""
-        found = {}
-        for k, own in enumerate(self.boxes):
-            if own is not None:
-                y0, y1 = max(own[0], box[0]), min(own[1], box[1])
-                x0, x1 = max(own[2], box[2]), min(own[3], box[3])
-                if y0 < y1 and x0 < x1:
-                    found[k] = y0, y1, x0, x1
-        return found
-
-    def planes(self, box):
-        """Yield, for each image that touches a part, where it does, its values and weights."""
-        for k, own in self.touching(box).items():
-            values, weight = self._reproject(k, own)
-            good = np.isfinite(values)
-            if weight is not None:
-                good &= np.isfinite(weight) & (weight > 0)
-            if good.any():
-                where = (
-                    slice(own[0] - box[0], own[1] - box[0]),
-                    slice(own[2] - box[2], own[3] - box[2]),
-                )
-                yield where, values, weight, good
-
-    def _reproject(self, k, box):
-        """Return an image's values, and weights or `None`, on a part of the mosaic."""
-        frame, shape = self.frames[k], (box[1] - box[0], box[3] - box[2])
-        # An average needs the positions of its neighbours.
-        margin = 1 if self.methods[k] == "interp" else 3 + 3 * self.ratios[k]
-        out = _reproject(
-            self._load(k, frame), frame.grid, self.target.part(box), shape, self.methods[k], margin
-        )
-        if isinstance(self.weights, str):
-            return out
-        if self.weights is None:
-            return out, None
-        return out, np.full(shape, self.weights[k])
-
-
-def _reproject(image, grid, wcs, shape, method, margin):
-    """Return an image, or a stack of them, on another grid, NaN where it has no good pixel."""
-    import reproject
-
-    if method == "interp":
-        return reproject.reproject_interp(
-            (image, _GridWCS(grid, margin)),
-            wcs,
-            shape_out=shape,
-            return_footprint=False,
-            roundtrip_coords=False,
-        )
-    if method == "exact":
-        out, footprint = reproject.reproject_exact(
-            (image, grid.transform.original), wcs, shape_out=shape
-        )
-        out[footprint < 1 - 1e-6] = np.nan
-        return out
-    # Bad pixels are left out of the average; where they are half of it, there is none.
-    planes = image if image.ndim == 3 else image[None]
-    good = np.isfinite(planes[0])
-    out = reproject.reproject_adaptive(
-        (np.concatenate([planes, good[None]]), _GridWCS(grid, margin)),
-        wcs,
-        shape_out=shape,
-        return_footprint=False,
-        roundtrip_coords=False,
-        bad_value_mode="ignore",
-        boundary_mode="ignore_threshold",
-    )
-    edge = ~np.isfinite(out[-1])
-    out[:-1, ~(out[-1] > 0.5)] = np.nan
-    if _reaches_an_edge(wcs, shape):
-        # There the size of a pixel is not known, by which to average.
-        y, x = np.nonzero(edge)
-        beside = ~np.isfinite(
-            [wcs.pixel_to_world_values(x + i, y + j) for i, j in ((-1, 0), (1, 0), (0, -1), (0, 1))]
-        ).all(axis=(0, 1))
-        y, x = y[beside], x[beside]
-        out[:-1, y, x] = _interpolated(planes, grid, margin, wcs.pixel_to_world_values(x, y))
-    return out[:-1] if image.ndim == 3 else out[0]
-
-
-def _reaches_an_edge(wcs, shape):
-    """Whether a grid ends, or is no map of the sky, beside a part of it."""
-    ny, nx = shape
-    y, x = np.ogrid[-1 : ny + 1, -1 : nx + 1]
-    ring = (x < 0) | (x == nx) | (y < 0) | (y == ny)
-    y, x = np.nonzero(ring)
-    return not np.isfinite(wcs.pixel_to_world_values(x - 1, y - 1)).all()
-
-
-def _interpolated(planes, grid, margin, sky):
-    """Return images' values at positions on the sky, NaN off them and beside bad pixels."""
-    from scipy.ndimage import map_coordinates
-
-    x, y = _GridWCS(grid, margin).world_to_pixel_values(*sky)
-    (ny, nx) = planes[0].shape
-    inside = (np.abs(x - (nx - 1) / 2) <= nx / 2) & (np.abs(y - (ny - 1) / 2) <= ny / 2)
-    out = np.full((len(planes), len(x)), np.nan)
-    for values, plane in zip(out, planes, strict=True):
-        places = y[inside], x[inside]
-        values[inside] = map_coordinates(plane, places, order=1, mode="nearest")
-    return out
-
-
-def _fill(planes, layers, tile, progress_bar):
-    """Combine the images tile by tile into the mosaic and its coverage.
-
-    Raises
-    ------
-    NoOverlapError
-        If no image has a good pixel there.
-    """
-    tiles = list(_tiles(layers.target.shape, tile))
-    found = False
-    for box in tiles if progress_bar is None else progress_bar(tiles):
-        for part in _parts(box, layers):
-            y0, y1, x0, x1 = part
-            combined, coverage = _COMBINED[layers.combine](part, layers)
-            planes[0][y0:y1, x0:x1] = combined
-            planes[1][y0:y1, x0:x1] = coverage
-            found |= bool(coverage.any())
-    if not found:
-        msg = (
-            f"none of the {len(layers.frames)} images has a good pixel on the mosaic's grid; "
-            "look at wcs or pixel_scale, and at the images' masks"
-        )
-        raise NoOverlapError(msg)
-
-
-def _tiles(shape, tile):
-    """Yield the tiles (y0, y1, x0, x1), there and back: neighbours share images."""
-    columns = range(0, shape[1], tile[1])
-    for row, y in enumerate(range(0, shape[0], tile[0])):
-        for x in columns if row % 2 == 0 else reversed(columns):
-            yield y, min(y + tile[0], shape[0]), x, min(x + tile[1], shape[1])
-
-
-def _parts(box, layers):
-    """Yield a tile, in parts if a median of it would hold too much at once."""
-    y0, y1, x0, x1 = box
-    if layers.combine == "median" and y1 - y0 > 1:
-        boxes = layers.touching(box).values()
-        if sum((b[1] - b[0]) * (b[3] - b[2]) for b in boxes) * 4 > STACK:
-            middle = (y0 + y1) // 2
-            yield from _parts((y0, middle, x0, x1), layers)
-            yield from _parts((middle, y1, x0, x1), layers)
-            return
-    yield box
-
-
-def _mean(box, layers):
-    """Return the mean of the images on a part of the mosaic, and its coverage."""
-    shape = box[1] - box[0], box[3] - box[2]
-    total, coverage = np.zeros(shape), np.zeros(shape)
-    for where, values, weight, good in layers.planes(box):
-        total[where][good] += values[good] if weight is None else values[good] * weight[good]
-        coverage[where][good] += 1 if weight is None else weight[good]
-    mean = np.divide(total, coverage, out=np.full(shape, np.nan), where=coverage > 0)
-    return mean, coverage
-
-
-def _median(box, layers):
-    """Return the median of the images on a part of the mosaic, and its coverage."""
-    shape = box[1] - box[0], box[3] - box[2]
-    held = [
-        (where, np.where(good, values, np.nan).astype(np.float32))
-        for where, values, _, good in layers.planes(box)
-    ]
-    coverage = np.zeros(shape, dtype=int)
-    for where, values in held:
-        coverage[where] += np.isfinite(values)
-    median = np.full(shape, np.nan, dtype=np.float32)
-    for y in range(shape[0]):
-        _median_row(median[y], coverage[y], held, y)
-    return median, coverage
-
-
-def _median_row(out, count, held, y):
-    """Fill a row with the medians of what covers it."""
-    rows = [(w[1], values[y - w[0].start]) for w, values in held if w[0].start <= y < w[0].stop]
-    stack = np.full((len(rows), len(out)), np.nan, dtype=np.float32)
-    for k, (x, values) in enumerate(rows):
-        stack[k, x] = values
-    stack.sort(axis=0)
-    x = np.flatnonzero(count)
-    # NaN is sorted to the end.
-    low, high = stack[(count[x] - 1) // 2, x], stack[count[x] // 2, x]
-    out[x] = low + (high - low) / 2
-
-
-_COMBINED = {"mean": _mean, "median": _median}
-
-
-# --------------------------------------------------------------------------------------
-# The mosaic in memory, and in a file
-
-
-def _empty_planes(shape, weighted):
-    return (
-        np.empty(shape, dtype=np.float32),
-        np.empty(shape, dtype=np.float32 if weighted else np.int32),
-    )
-
-
-def _cards(layers):
-    """Cards on how the mosaic was made."""
+def _cards(layers: Layers, combine: str) -> fits.Header:
+    """Return the cards on how the mosaic is made."""
     from levelmatch import __version__
 
     weights = layers.weights
@@ -778,7 +379,7 @@ def _cards(layers):
     return fits.Header(
         [
             ("NIMAGES", len(layers.frames), "images given to the mosaic"),
-            ("COMBINE", layers.combine, "how they are combined"),
+            ("COMBINE", combine, "how they are combined"),
             ("WEIGHTS", kind, "weights of the mean"),
             ("REPROJ", ", ".join(sorted(set(layers.methods))), "functions of reproject"),
             ("CREATOR", f"levelmatch {__version__}", "what made the mosaic"),
@@ -786,60 +387,91 @@ def _cards(layers):
     )
 
 
-@contextmanager
-def _file_planes(path, target, layers, unit):
-    """Make a FITS file of empty planes, and give these, mapped to memory."""
-    header = _cards(layers)
-    header.update(_wcs_header(target))
-    coverage = _wcs_header(target)
+def _file_headers(
+    cards: fits.Header, grid: MosaicGrid, unit: u.UnitBase | None, *, weighted: bool
+) -> list[fits.Header]:
+    """Return the headers of the mosaic and of its coverage."""
+    header, coverage = cards.copy(), _wcs_header(grid)
+    header.update(_wcs_header(grid))
     if unit is not None:
         header["BUNIT"] = _unit_text(unit), "unit of the mosaic"
-    kinds = np.dtype(">f4"), np.dtype(">f4" if layers.weighted else ">i4")
-    coverage["BUNIT"] = "weight" if layers.weighted else "images"
-    hdus = [_hdu_header(header, target.shape, kinds[0], primary=True)]
+    coverage["BUNIT"] = "weight" if weighted else "images"
     coverage["EXTNAME"] = "COVERAGE"
-    hdus.append(_hdu_header(coverage, target.shape, kinds[1], primary=False))
-    offsets = []
-    with open(path, "wb") as stream:
-        for head, kind in zip(hdus, kinds, strict=True):
-            stream.write(head.tostring().encode("ascii"))
-            offsets.append(stream.tell())
-            size = target.shape[0] * target.shape[1] * kind.itemsize
-            stream.seek(-(-size // 2880) * 2880, 1)
-            stream.truncate()
+    return [
+        _hdu_header(header, grid.shape, -32, primary=True),
+        _hdu_header(coverage, grid.shape, -32 if weighted else 32, primary=False),
+    ]
+
+
+@contextmanager
+def _file_planes(part: Path, path: Path, headers: list[fits.Header]) -> Iterator[list[np.ndarray]]:
+    """Write a FITS file of empty image HDUs, and yield its arrays, mapped to memory.
+
+    Parameters
+    ----------
+    part : `~pathlib.Path`
+        The temporary file.
+    path : `~pathlib.Path`
+        The final file, which errors name.
+    headers : list of `~astropy.io.fits.Header`
+        The headers of the HDUs.
+    """
+    places = []
+    with open(part, "wb") as stream:
+        for header in headers:
+            stream.write(header.tostring().encode("ascii"))
+            shape = header["NAXIS2"], header["NAXIS1"]
+            kind = np.dtype(">f4" if header["BITPIX"] < 0 else ">i4")
+            places.append((kind, stream.tell(), shape))
+            stream.seek(-(-shape[0] * shape[1] * kind.itemsize // 2880) * 2880, 1)
+        _reserve(stream, path)
     planes = [
-        np.memmap(path, dtype=kind, mode="r+", offset=offset, shape=target.shape)
-        for kind, offset in zip(kinds, offsets, strict=True)
+        np.memmap(part, dtype=kind, mode="r+", offset=offset, shape=shape)
+        for kind, offset, shape in places
     ]
     try:
         yield planes
         for plane in planes:
             plane.flush()
     finally:
-        # A file that is mapped cannot be renamed everywhere.
+        # Some systems cannot rename a mapped file.
         plane = None
         planes.clear()
 
 
-def _unit_text(unit):
+def _reserve(stream, path: Path) -> None:
+    """Reserve space up to the position in a file: writing to a mapped file on a full disk kills."""
+    size = stream.tell()
+    stream.truncate()
+    if not hasattr(os, "posix_fallocate"):
+        return
+    try:
+        os.posix_fallocate(stream.fileno(), 0, size)
+    except OSError as error:
+        msg = f"{path}: {error.strerror}; the mosaic needs {size} bytes"
+        raise OSError(error.errno, msg) from error
+
+
+def _unit_text(unit: u.UnitBase) -> str:
     try:
         return unit.to_string("fits")
     except ValueError:
-        # One that the standard does not have.
+        # The FITS standard does not have the unit.
         return unit.to_string()
 
 
-def _wcs_header(target):
-    if not hasattr(target.wcs, "to_header"):
-        kind = type(target.wcs).__name__
+def _wcs_header(grid: MosaicGrid) -> fits.Header:
+    if not hasattr(grid.wcs, "to_header"):
+        kind = type(grid.wcs).__name__
         msg = f"wcs: a {kind} cannot be written to a FITS header; give a FITS WCS, or no output"
         raise ValueError(msg)
-    return target.wcs.to_header(relax=True)
+    return grid.wcs.to_header(relax=True)
 
 
-def _hdu_header(cards, shape, kind, *, primary):
+def _hdu_header(
+    cards: fits.Header, shape: tuple[int, int], bitpix: int, *, primary: bool
+) -> fits.Header:
     """Return the header of an image HDU, its mandatory cards first."""
-    bitpix = kind.itemsize * (-8 if kind.kind == "f" else 8)
     first = ("SIMPLE", True) if primary else ("XTENSION", "IMAGE")
     header = fits.Header([first, ("BITPIX", bitpix), ("NAXIS", 2)])
     header["NAXIS1"], header["NAXIS2"] = shape[1], shape[0]

@@ -1,0 +1,145 @@
+# Licensed under a 3-clause BSD style license - see LICENSE.rst
+"""Combine images on one grid, tile by tile."""
+
+from collections.abc import Callable, Iterator, Sequence
+
+import numpy as np
+
+from levelmatch.exceptions import NoOverlapError
+from levelmatch.results.layers import Box, Layers, reproject_layer
+
+__all__ = ["coadd"]
+
+
+# Memory of the reprojected images that are held for the median of a tile, in bytes.
+STACK = 1 << 29
+
+
+def coadd(
+    planes: Sequence[np.ndarray],
+    layers: Layers,
+    combine: str = "mean",
+    tile: tuple[int, int] | None = None,
+    progress_bar: Callable | None = None,
+) -> None:
+    """Combine images into a mosaic and its coverage, in place and tile by tile.
+
+    Parameters
+    ----------
+    planes : pair of 2D `~numpy.ndarray`
+        The mosaic, and the number of images or the sum of their weights.
+    layers : `Layers`
+        The images.
+    combine : {"mean", "median"}
+        How images are combined.
+    tile : tuple of int or None
+        Shape (ny, nx) of a tile; by default the mosaic is one tile.
+    progress_bar : callable or None
+        Wraps an iterable over the tiles.
+
+    Raises
+    ------
+    NoOverlapError
+        If no image has a good pixel on the grid.
+    """
+    tiles = list(_tiles(layers.grid.shape, tile or layers.grid.shape))
+    function = {"mean": _mean, "median": _median}[combine]
+    found = False
+    for box in tiles if progress_bar is None else progress_bar(tiles):
+        for part in _parts(box, layers) if combine == "median" else [box]:
+            y0, y1, x0, x1 = part
+            combined, coverage = function(part, layers)
+            planes[0][y0:y1, x0:x1] = combined
+            planes[1][y0:y1, x0:x1] = coverage
+            found |= bool(coverage.any())
+    if not found:
+        msg = (
+            f"none of the {len(layers.frames)} images has a good pixel on the mosaic's grid; "
+            "look at wcs or pixel_scale, and at the images' masks"
+        )
+        raise NoOverlapError(msg)
+
+
+def _tiles(shape: tuple[int, int], tile: tuple[int, int]) -> Iterator[Box]:
+    """Yield the tiles in alternating directions: neighbours share images."""
+    columns = range(0, shape[1], tile[1])
+    for row, y in enumerate(range(0, shape[0], tile[0])):
+        for x in columns if row % 2 == 0 else reversed(columns):
+            yield y, min(y + tile[0], shape[0]), x, min(x + tile[1], shape[1])
+
+
+class _Some(Sequence):
+    """Some of the images, each loaded when indexed."""
+
+    def __init__(self, layers: Layers, members: list[int]) -> None:
+        self.layers = layers
+        self.members = members
+
+    def __len__(self) -> int:
+        return len(self.members)
+
+    def __getitem__(self, i):
+        return self.layers.load(self.members[i])
+
+
+def _mean(box: Box, layers: Layers) -> tuple[np.ndarray, np.ndarray]:
+    """Return the mean of the images on a section, and its coverage."""
+    from reproject.mosaicking import reproject_and_coadd
+
+    members = list(layers.touching(box))
+    shape = box[1] - box[0], box[3] - box[2]
+    if not members:
+        return np.full(shape, np.nan), np.zeros(shape)
+    return reproject_and_coadd(
+        _Some(layers, members),
+        layers.grid.part(box),
+        shape_out=shape,
+        reproject_function=reproject_layer,
+        combine_function="mean",
+        blank_pixel_value=np.nan,
+    )
+
+
+def _parts(box: Box, layers: Layers) -> Iterator[Box]:
+    """Yield a tile, in sections if its median would need too much memory."""
+    y0, y1, x0, x1 = box
+    boxes = layers.touching(box).values()
+    if y1 - y0 > 1 and sum((b[1] - b[0]) * (b[3] - b[2]) for b in boxes) * 4 > STACK:
+        middle = (y0 + y1) // 2
+        yield from _parts((y0, middle, x0, x1), layers)
+        yield from _parts((middle, y1, x0, x1), layers)
+        return
+    yield box
+
+
+def _median(box: Box, layers: Layers) -> tuple[np.ndarray, np.ndarray]:
+    """Return the median of the images on a section, and its coverage.
+
+    reproject has no median.
+    """
+    shape = box[1] - box[0], box[3] - box[2]
+    held = []
+    coverage = np.zeros(shape, dtype=int)
+    for k, own in layers.touching(box).items():
+        y, x = slice(own[0] - box[0], own[1] - box[0]), slice(own[2] - box[2], own[3] - box[2])
+        own_shape = own[1] - own[0], own[3] - own[2]
+        values, _ = reproject_layer(layers.load(k), layers.grid.part(own), own_shape)
+        held.append((y, x, values.astype(np.float32)))
+        coverage[y, x] += np.isfinite(values)
+    median = np.full(shape, np.nan, dtype=np.float32)
+    for row in range(shape[0]):
+        _median_row(median[row], coverage[row], held, row)
+    return median, coverage
+
+
+def _median_row(out: np.ndarray, count: np.ndarray, held: list, row: int) -> None:
+    """Fill one row with the medians of the images that cover it."""
+    rows = [(x, values[row - y.start]) for y, x, values in held if y.start <= row < y.stop]
+    stack = np.full((len(rows), len(out)), np.nan, dtype=np.float32)
+    for k, (x, values) in enumerate(rows):
+        stack[k, x] = values
+    # NaN is sorted to the end.
+    stack.sort(axis=0)
+    x = np.flatnonzero(count)
+    low, high = stack[(count[x] - 1) // 2, x], stack[count[x] // 2, x]
+    out[x] = low + (high - low) / 2

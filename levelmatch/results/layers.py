@@ -1,0 +1,397 @@
+# Licensed under a 3-clause BSD style license - see LICENSE.rst
+"""The images of a mosaic: their positions, pixels and weights on its grid."""
+
+from collections import OrderedDict
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from astropy.io import fits
+from astropy.nddata import InverseVariance, NDUncertainty
+from astropy.wcs import WCS
+from astropy.wcs.wcsapi import BaseLowLevelWCS, SlicedLowLevelWCS
+
+from levelmatch.exceptions import FrameError
+from levelmatch.images.fits_files import partner_hdu
+from levelmatch.images.frame import Frame
+from levelmatch.images.sources import FileSource
+from levelmatch.results.corrected import read_uncertainty
+from levelmatch.sky.grid import Grid
+from levelmatch.sky.transform import SkyTransform
+from levelmatch.sky.vectors import lonlat, unit_vectors
+
+__all__ = ["METHODS", "Box", "Layers", "MosaicGrid", "reproject_layer"]
+
+
+METHODS = ("interp", "exact", "adaptive")
+# Mosaic pixels larger than this, in pixels of the finest image, are averages of several.
+COARSE = 1.5
+# Memory of the images that are kept between tiles, in bytes.
+CACHE = 1 << 28
+# Limits of the pixels of a mosaic in memory and in a file: more is an error of the user.
+MOST_PIXELS = {"memory": 1 << 31, "file": 1 << 37}
+
+# Limits (y0, y1, x0, x1) of a section of the mosaic.
+Box = tuple[int, int, int, int]
+
+
+# --------------------------------------------------------------------------------------
+# Grids
+
+
+class MosaicGrid:
+    """The grid of a mosaic.
+
+    Parameters
+    ----------
+    wcs : APE 14 WCS
+        Its WCS.
+    shape : tuple of int
+        Its shape, (ny, nx).
+    where : {"memory", "file"}
+        Where the mosaic is stored.
+
+    Raises
+    ------
+    ValueError
+        If the mosaic has too many pixels.
+    """
+
+    def __init__(self, wcs: Any, shape: tuple[int, int], where: str) -> None:
+        if shape[0] * shape[1] > MOST_PIXELS[where]:
+            msg = f"the mosaic would have {shape[0]} x {shape[1]} pixels; give a larger pixel_scale"
+            if where == "memory":
+                msg += ", or an output file"
+            raise ValueError(msg)
+        self.wcs = wcs
+        self.shape = shape
+        self.transform = SkyTransform(wcs, "wcs")
+
+    def box(self, grid: Grid) -> tuple[Box | None, bool]:
+        """Return the section that an image covers, and whether it is one piece.
+
+        An image on a seam or a pole of the mosaic's projection is not one piece: its section
+        has the full width or height. The section is `None` for an image off the mosaic.
+        """
+        x, y = self.transform.to_pixel(grid.nodes)
+        bounds, whole = [], True
+        for values, n in ((y, self.shape[0]), (x, self.shape[1])):
+            good = np.isfinite(values)
+            if not good.any():
+                return None, False
+            # At a seam or a pole, neighbouring nodes are far apart.
+            steps = [np.abs(np.diff(values, axis=axis)).ravel() for axis in (0, 1)]
+            steps = np.concatenate(steps)
+            steps = steps[np.isfinite(steps)]
+            smooth = bool(good.all() and steps.max() < 10 * np.median(steps) + 10)
+            whole &= smooth
+            margin = 2 if smooth else n
+            low, high = np.nanmin(values) - margin, np.nanmax(values) + margin
+            bounds += [max(int(np.floor(low)), 0), min(int(np.ceil(high)) + 1, n)]
+        y0, y1, x0, x1 = bounds
+        return (None if y0 >= y1 or x0 >= x1 else (y0, y1, x0, x1)), whole
+
+    def part(self, box: Box) -> Any:
+        """Return the WCS of a section of the grid."""
+        y0, y1, x0, x1 = box
+        slices = slice(y0, y1), slice(x0, x1)
+        if isinstance(self.wcs, WCS):
+            return self.wcs[slices]
+        return SlicedLowLevelWCS(getattr(self.wcs, "low_level_wcs", self.wcs), slices)
+
+
+class LayerWCS(BaseLowLevelWCS):
+    """The WCS of an image with the way to reproject it.
+
+    The compiled map of the image's grid, right to 0.005 pixel, as an APE 14 WCS.
+
+    Parameters
+    ----------
+    grid : `~levelmatch.sky.grid.Grid`
+        The position of the image.
+    planes : `~numpy.ndarray`, shape (1 or 2, ny, nx)
+        The pixels, and their weights if these differ by pixel.
+    weight : float
+        Weight of the image.
+    method : {"interp", "exact", "adaptive"}
+        The function of `reproject`.
+    ratio : float
+        Side of the mosaic's pixels, in pixels of the image.
+    whole : bool
+        Whether the image is one piece on the mosaic.
+    """
+
+    def __init__(
+        self,
+        grid: Grid,
+        planes: np.ndarray,
+        weight: float,
+        method: str,
+        ratio: float,
+        whole: bool,
+    ) -> None:
+        self.grid = grid
+        self.planes = planes
+        self.weight = weight
+        self.method = method
+        # An average needs the positions of its neighbours.
+        self.margin = 1 if method == "interp" else 3 + 3 * ratio
+        self.whole = whole
+
+    pixel_n_dim = world_n_dim = 2
+    world_axis_physical_types = ("pos.eq.ra", "pos.eq.dec")
+    world_axis_units = ("deg", "deg")
+    world_axis_object_components = (
+        ("celestial", 0, "spherical.lon.degree"),
+        ("celestial", 1, "spherical.lat.degree"),
+    )
+
+    @property
+    def world_axis_object_classes(self):
+        from astropy.coordinates import SkyCoord
+
+        return {"celestial": (SkyCoord, (), {"frame": "icrs", "unit": "deg"})}
+
+    @property
+    def array_shape(self):
+        return self.grid.shape
+
+    def pixel_to_world_values(self, x, y):
+        """Return longitude and latitude; NaN for an image that is not one piece.
+
+        `reproject_and_coadd` transforms the edge of an image by this, to find the section of
+        the mosaic that it covers, and takes all of the mosaic where a position is NaN.
+        """
+        if not self.whole:
+            return np.full((2, *np.shape(x)), np.nan)
+        return lonlat(self.grid.transform.to_sky(x, y))
+
+    def world_to_pixel_values(self, lon, lat):
+        return self.grid.to_pixel(unit_vectors(lon, lat), margin=self.margin)
+
+
+# --------------------------------------------------------------------------------------
+# Images
+
+
+class Layers:
+    """The images on the grid of a mosaic.
+
+    Parameters
+    ----------
+    frames : list of `~levelmatch.images.frame.Frame`
+        The images, with their corrections and scales.
+    grid : `MosaicGrid`
+        The grid.
+    weights : None, "ivar" or `~numpy.ndarray`
+        Weights of the images.
+    method : str
+        See `~levelmatch.make_mosaic`.
+
+    Raises
+    ------
+    ValueError
+        If a pixel of the mosaic is larger than a fraction of an image.
+    """
+
+    def __init__(
+        self, frames: list[Frame], grid: MosaicGrid, weights: Any, method: str = "auto"
+    ) -> None:
+        self.frames = frames
+        self.grid = grid
+        self.weights = weights
+        placed = [grid.box(frame.grid) for frame in frames]
+        self.boxes = [box for box, _ in placed]
+        self.whole = [whole for _, whole in placed]
+        self.ratios = [self._pixel_ratio(k) for k in range(len(frames))]
+        self.methods = [
+            ("adaptive" if ratio > COARSE else "interp") if method == "auto" else method
+            for ratio in self.ratios
+        ]
+        self._check_ratios()
+        self._kept: OrderedDict[int, np.ndarray] = OrderedDict()
+
+    def _pixel_ratio(self, k: int) -> float:
+        """Side of the mosaic's pixels in those of an image, in the middle of its section."""
+        box = self.boxes[k]
+        if box is None:
+            return 1.0
+        y0, y1, x0, x1 = box
+        x, y = np.array([0.5, -0.5, 0]) + (x0 + x1) / 2, np.array([0, 0, 0.5]) + (y0 + y1) / 2
+        right, left, up = self.grid.transform.to_sky(x, y)
+        area = np.linalg.norm(np.cross(right - left, 2 * up - right - left))
+        return float(np.sqrt(area / self.frames[k].grid.pixel_area))
+
+    def _check_ratios(self) -> None:
+        """Refuse averages over more pixels than an image has."""
+        for frame, ratio, method in zip(self.frames, self.ratios, self.methods, strict=True):
+            if method == "adaptive" and ratio > min(frame.shape) / 4:
+                msg = (
+                    f"{frame.name}: a pixel of the mosaic is {ratio:.3g} pixels of this image of "
+                    f"{frame.shape[0]} x {frame.shape[1]}; give smaller pixels"
+                )
+                raise ValueError(msg)
+
+    def touching(self, box: Box) -> dict[int, Box]:
+        """Return the images that touch a section, and the section of each within it."""
+        found = {}
+        for k, own in enumerate(self.boxes):
+            if own is not None:
+                y0, y1 = max(own[0], box[0]), min(own[1], box[1])
+                x0, x1 = max(own[2], box[2]), min(own[3], box[3])
+                if y0 < y1 and x0 < x1:
+                    found[k] = y0, y1, x0, x1
+        return found
+
+    def load(self, k: int) -> tuple[np.ndarray, LayerWCS]:
+        """Return an image and its WCS; the latest images are kept in memory."""
+        frame, by_image = self.frames[k], isinstance(self.weights, np.ndarray)
+        wcs = LayerWCS(
+            frame.grid,
+            self._planes(k),
+            float(self.weights[k]) if by_image else 1.0,
+            self.methods[k],
+            self.ratios[k],
+            self.whole[k],
+        )
+        return wcs.planes[0], wcs
+
+    def _planes(self, k: int) -> np.ndarray:
+        if k in self._kept:
+            self._kept.move_to_end(k)
+            return self._kept[k]
+        planes = self.frames[k].load()[None]
+        if isinstance(self.weights, str):
+            planes = np.concatenate([planes, _inverse_variance(self.frames[k])[None]])
+            planes[0][~np.isfinite(planes[1])] = np.nan
+        self._kept[k] = planes
+        while len(self._kept) > 1 and sum(p.nbytes for p in self._kept.values()) > CACHE:
+            self._kept.popitem(last=False)
+        return planes
+
+
+def _inverse_variance(frame: Frame) -> np.ndarray:
+    """Return an image's inverse variance in the common unit, NaN where there is none."""
+    source = frame.source
+    if isinstance(source, FileSource):
+        with fits.open(source.path, memmap=False) as hdus:
+            k = partner_hdu(hdus, source.hdu, "VAR_RNOISE")
+            if k is not None and hdus[k].shape == frame.shape:
+                with np.errstate(divide="ignore"):
+                    ivar = 1 / np.asarray(hdus[k].data, dtype=float)
+            else:
+                uncertainty = read_uncertainty(hdus, source.hdu, frame.shape)
+                ivar = _as_inverse_variance(frame.name, uncertainty)
+    else:
+        ivar = _as_inverse_variance(frame.name, source.image.uncertainty)
+    ivar = ivar / frame.scale**2
+    return np.where(np.isfinite(ivar) & (ivar > 0), ivar, np.nan)
+
+
+def _as_inverse_variance(name: str, uncertainty: NDUncertainty | None) -> np.ndarray:
+    remedy = "give a header keyword, numbers, or no weights"
+    if uncertainty is None:
+        msg = f"{name}: weights='ivar': the image has no uncertainty; {remedy}"
+        raise FrameError(msg)
+    try:
+        with np.errstate(divide="ignore"):
+            return np.asarray(uncertainty.represent_as(InverseVariance).array, dtype=float)
+    except (TypeError, AttributeError) as error:
+        kind = type(uncertainty).__name__
+        msg = f"{name}: weights='ivar': the kind of uncertainty ({kind}) is not known; {remedy}"
+        raise FrameError(msg) from error
+
+
+# --------------------------------------------------------------------------------------
+# Reprojection
+
+
+def reproject_layer(input_data, output_projection, shape_out, **_):
+    """Return an image on another grid, NaN without a good pixel, and its weights there.
+
+    A function for `reproject_and_coadd`, which takes the weights for the footprint.
+    """
+    wcs = getattr(input_data[1], "low_level_wcs", input_data[1])
+    if 0 in shape_out:
+        return np.zeros(shape_out), np.zeros(shape_out)
+    planes = _FUNCTIONS[wcs.method](wcs, output_projection, shape_out)
+    values = planes[0]
+    weights = planes[1] if len(planes) > 1 else np.full(shape_out, wcs.weight)
+    bad = ~(np.isfinite(values) & np.isfinite(weights) & (weights > 0))
+    values[bad], weights[bad] = np.nan, 0
+    return values, weights
+
+
+def _interp(layer: LayerWCS, wcs: Any, shape: tuple[int, int]) -> np.ndarray:
+    from reproject import reproject_interp
+
+    return reproject_interp(
+        (layer.planes, layer),
+        wcs,
+        shape_out=shape,
+        return_footprint=False,
+        roundtrip_coords=False,
+    )
+
+
+def _exact(layer: LayerWCS, wcs: Any, shape: tuple[int, int]) -> np.ndarray:
+    from reproject import reproject_exact
+
+    out, footprint = reproject_exact(
+        (layer.planes, layer.grid.transform.original), wcs, shape_out=shape
+    )
+    out[footprint < 1 - 1e-6] = np.nan
+    return out
+
+
+def _adaptive(layer: LayerWCS, wcs: Any, shape: tuple[int, int]) -> np.ndarray:
+    """Average without bad pixels; NaN where half of the weight is on them."""
+    from reproject import reproject_adaptive
+
+    good = np.isfinite(layer.planes[0])
+    out = reproject_adaptive(
+        (np.concatenate([layer.planes, good[None]]), layer),
+        wcs,
+        shape_out=shape,
+        return_footprint=False,
+        roundtrip_coords=False,
+        bad_value_mode="ignore",
+        boundary_mode="ignore_threshold",
+    )
+    edge = ~np.isfinite(out[-1])
+    out[:-1, ~(out[-1] > 0.5)] = np.nan
+    if _reaches_an_edge(wcs, shape):
+        # The size of a pixel beside an edge of the projection is unknown: no average there.
+        y, x = np.nonzero(edge)
+        beside = ~np.isfinite(
+            [wcs.pixel_to_world_values(x + i, y + j) for i, j in ((-1, 0), (1, 0), (0, -1), (0, 1))]
+        ).all(axis=(0, 1))
+        y, x = y[beside], x[beside]
+        out[:-1, y, x] = _interpolated(layer, wcs.pixel_to_world_values(x, y))
+    return out[:-1]
+
+
+_FUNCTIONS: dict[str, Callable] = {"interp": _interp, "exact": _exact, "adaptive": _adaptive}
+
+
+def _reaches_an_edge(wcs: Any, shape: tuple[int, int]) -> bool:
+    """Return whether the projection of a grid ends at, or beside, its border."""
+    ny, nx = shape
+    y, x = np.ogrid[-1 : ny + 1, -1 : nx + 1]
+    ring = (x < 0) | (x == nx) | (y < 0) | (y == ny)
+    y, x = np.nonzero(ring)
+    return not np.isfinite(wcs.pixel_to_world_values(x - 1, y - 1)).all()
+
+
+def _interpolated(layer: LayerWCS, sky: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
+    """Return values at sky positions, NaN off the image and beside bad pixels."""
+    from scipy.ndimage import map_coordinates
+
+    x, y = layer.world_to_pixel_values(*sky)
+    ny, nx = layer.grid.shape
+    inside = (np.abs(x - (nx - 1) / 2) <= nx / 2) & (np.abs(y - (ny - 1) / 2) <= ny / 2)
+    out = np.full((len(layer.planes), len(x)), np.nan)
+    for values, plane in zip(out, layer.planes, strict=True):
+        places = y[inside], x[inside]
+        values[inside] = map_coordinates(plane, places, order=1, mode="nearest")
+    return out
