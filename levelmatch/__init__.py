@@ -16,6 +16,7 @@ _HOMES = {
     "MatchResult": "results.result",
     "MeasureOptions": "options",
     "NoOverlapError": "exceptions",
+    "PatternWarning": "exceptions",
     "ReadOptions": "options",
     "Record": "record.record",
     "RecordError": "exceptions",

@@ -13,12 +13,13 @@ __all__ = [
     "LevelMatchError",
     "LevelMatchWarning",
     "NoOverlapError",
+    "PatternWarning",
     "RecordError",
 ]
 
 
 class LevelMatchError(Exception):
-    """A state of the data that leaves the job without an answer."""
+    """Data for which no result can be computed."""
 
 
 class FrameError(LevelMatchError):
@@ -26,31 +27,35 @@ class FrameError(LevelMatchError):
 
 
 class NoOverlapError(LevelMatchError):
-    """No two images overlap where an answer needs it."""
+    """No two images overlap."""
 
 
 class DisconnectedError(LevelMatchError):
-    """Sets of images with no overlap between them, where the user asked to refuse them."""
+    """Disconnected sets of images, which the options refuse."""
 
 
 class RecordError(LevelMatchError):
-    """A record that is none, is damaged, or does not go with the files."""
+    """A file that is no record, a damaged record, or one of other files."""
 
 
 class ConvergenceError(LevelMatchError):
-    """Equations whose solution did not reach the accuracy that is promised."""
+    """Equations whose solution did not reach the required accuracy."""
 
 
 class LevelMatchWarning(AstropyUserWarning):
-    """A result that needs a look."""
+    """A result that needs attention."""
 
 
 class DisconnectedWarning(LevelMatchWarning):
-    """Sets of images with no overlap between them, each with its own gauge."""
+    """Disconnected sets of images, each with its own gauge."""
 
 
 class FluxScaleWarning(LevelMatchWarning):
-    """Images whose flux scales differ: their difference depends on brightness."""
+    """Images whose flux scales differ, so that their difference depends on brightness."""
+
+
+class PatternWarning(LevelMatchWarning):
+    """Images of a detector that share a pattern, which no level or plane corrects."""
 
 
 class LevelMatchDeprecationWarning(LevelMatchWarning, AstropyDeprecationWarning):

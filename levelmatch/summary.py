@@ -1,25 +1,37 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
-"""A result, or its record, in words and numbers: what the command line and the report say."""
+"""Sentences on a result or its record, for the command line, the report and the tables."""
 
 from dataclasses import dataclass
-from functools import cached_property
 
 import numpy as np
 
-from levelmatch.images.units import unit_text
-from levelmatch.sky.vectors import transfer_matrix
-from levelmatch.text import count, decimals, fixed, values
+from levelmatch.facts import (
+    Facts,
+    PassSummary,
+    Seam,
+    has_slopes,
+    seam_error,
+    summarise,
+    unit_words,
+    worst_seam,
+)
+from levelmatch.text import count, decimals, fixed, list_names, values
 
 __all__ = [
     "Facts",
+    "Finding",
     "PassSummary",
     "Seam",
+    "findings",
     "has_slopes",
+    "headline",
     "notes",
+    "seam_error",
     "summarise",
     "summary_lines",
     "trust_lines",
     "unit_words",
+    "verdict",
     "worst_seam",
 ]
 
@@ -30,6 +42,14 @@ PASS_NAMES = {
     "nircam_short": "NIRCam short-wavelength chips",
     "mosaic": "mosaic tiles",
 }
+# Headings of the columns with the share of each pass, and of the local sky.
+SHARE_NAMES = {
+    "dithers": "Dithers",
+    "local": "Local sky",
+    "lyot": "Lyot",
+    "nircam_short": "NIRCam short",
+    "mosaic": "Mosaic",
+}
 # Why a pass had nothing to match.
 LONE = {
     "dithers": "each tile has one image",
@@ -37,201 +57,184 @@ LONE = {
     "nircam_short": "no module has more than one chip",
     "mosaic": "all images are one tile",
 }
+# Why an image is isolated.
+NO_OVERLAP, NONE_KEPT = "no overlap", "no pair kept"
 # Sets of images whose references are named in the summary.
 MAX_REFERENCES = 3
-
-
-class Facts:
-    """What is said of a result or its record, each worked out once.
-
-    Parameters
-    ----------
-    result : `~levelmatch.record.levels.Levels`
-        The result, or its record.
-    """
-
-    def __init__(self, result):
-        self.result = result
-        self.frames = result.frames
-        self.passes = result.passes
-        self.unit = result.unit
-
-    @classmethod
-    def of(cls, result):
-        """Return the facts of a result, or those that were given."""
-        return result if isinstance(result, cls) else cls(result)
-
-    @property
-    def unit_words(self):
-        """The unit of comparison as labels have it."""
-        return unit_words(self.unit)
-
-    @cached_property
-    def table(self):
-        """The table of images."""
-        return self.result.table
-
-    @cached_property
-    def pairs(self):
-        """The table of pairs."""
-        return self.result.pairs
-
-    @cached_property
-    def closures(self):
-        """The table of loops."""
-        return self.result.closures
-
-    @cached_property
-    def n_images(self):
-        """Number of images that come out; a frame may be a part of one."""
-        whole = {frame.product for frame in self.frames}
-        return len(whole) if self.result.run.recombine else len(self.frames)
-
-    @cached_property
-    def order(self):
-        """Rows of the table of images in the order of their names, as passes have them."""
-        names = [frame.name for frame in self.frames]
-        return np.array(sorted(range(len(names)), key=names.__getitem__), dtype=int)
-
-    @cached_property
-    def ends(self):
-        """Rows of each pair's two images in the table of images, shape (n, 2)."""
-        measured = self.result.measured
-        return self.order[np.stack([measured.first, measured.second], axis=1).astype(int)]
-
-    @cached_property
-    def kept(self):
-        """Whether each pair counted, shape (n,)."""
-        return np.asarray(self.pairs["kept"], dtype=bool)
-
-    @cached_property
-    def n_sigma(self):
-        """What is left of each pair over its expected error, shape (n,); NaN if left out."""
-        return values(self.pairs["n_sigma"])
-
-    @cached_property
-    def references(self):
-        """Names of the images that the others are relative to."""
-        return {r.name for r in self.result.references}
-
-    @cached_property
-    def sets(self):
-        """The set of each image in the last pass, shape (n,); the largest is 0."""
-        out = np.zeros(len(self.frames), dtype=int)
-        for p in self.passes[-1:]:
-            label = p.solution.component[p.matched.group]
-            _, first, inverse, n = np.unique(
-                label, return_index=True, return_inverse=True, return_counts=True
-            )
-            rank = np.argsort(np.lexsort((first, -n)))
-            out[self.order] = rank[inverse]
-        return out
-
-    @cached_property
-    def linked(self):
-        """Whether any pair that counts joins each image, or one that is corrected with it."""
-        linked = np.zeros(len(self.frames), dtype=bool)
-        rank = np.argsort(self.order)
-        for p in self.passes:
-            groups = p.matched.group[rank[self.ends[p.rows[p.kept]]]]
-            linked[self.order] |= np.isin(p.matched.group, groups)
-        return linked
-
-    @cached_property
-    def levels(self):
-        """Level of each image and its error in the unit of comparison, shape (2, n)."""
-        scale = np.array([frame.scale for frame in self.frames])
-        return np.stack([values(self.table["level"]), values(self.table["error"])]) * scale
+# The worst seam is a finding if its residual is larger than so many standard errors.
+NOTED_SIGMA = 3.0
+# Findings that the headline names.
+MAX_FINDINGS = 4
 
 
 # --------------------------------------------------------------------------------------
-# In words
+# The headline
 
 
 @dataclass(frozen=True)
-class PassSummary:
-    """One pass in numbers.
+class Finding:
+    """A finding that needs attention.
 
     Parameters
     ----------
-    name, fit_type : str
-        The pass, and what it fitted.
-    n_pairs, n_kept : int
-        Pairs measured, and those that counted.
-    before, after : float
-        Rms of the levels of the pairs that counted, before any pass and after this
-        one; NaN without any.
-    floor : float
-        Systematic scatter of the pairs.
+    words : str
+        The finding in a few words, for the headline.
+    sentence : str
+        The finding as a sentence.
+    target : tuple of str and int, or None
+        Row of the table that shows it: ``("pair", row)`` or ``("image", row)``.
     """
 
-    name: str
-    fit_type: str
-    n_pairs: int
-    n_kept: int
-    before: float
-    after: float
-    floor: float
+    words: str
+    sentence: str
+    target: tuple | None = None
 
 
-def summarise(result):
-    """Return a `PassSummary` of each pass of a result."""
-    level = values(Facts.of(result).pairs["level"])
-    out = []
-    for p in result.passes:
-        rows = p.rows[p.kept]
-        out.append(
-            PassSummary(
-                p.matched.name,
-                p.matched.fit_type,
-                len(p.rows),
-                len(rows),
-                _rms(level[rows]),
-                _rms(p.residual[p.kept]),
-                p.solution.floor,
-            )
+def verdict(result):
+    """Return one sentence on the seams before and after matching."""
+    facts = Facts.of(result)
+    n_kept = int(np.count_nonzero(facts.kept))
+    if n_kept == 0:
+        return "No seam was matched: no pair is kept."
+    seams, unit = facts.seams, facts.unit_words
+    before = f"{seams.before:.3g} {unit} rms ({seams.before_worst:.3g} at worst)"
+    if len(facts.closures) == 0:
+        return f"Steps of {before} are removed, but no loop of pairs tests the result."
+    after = (
+        f"{seams.after:.3g} {unit} rms ({seams.after_worst:.3g} at worst), or "
+        f"{seams.sigma:.1f} \u03c3 ({seams.sigma_worst:.1f} \u03c3 at worst), after"
+    )
+    if seams.n_bad == 0 and seams.sigma < 2:
+        head = "The seams agree within their errors"
+    elif seams.sigma < 2:
+        noun = "seam does" if seams.n_bad == 1 else "seams do"
+        head = f"{seams.n_bad} of {n_kept} {noun} not agree within the errors"
+    else:
+        head = "The seams do not agree within their errors"
+    return f"{head}: {before} before matching, {after}."
+
+
+def headline(result):
+    """Return the verdict, and a sentence that names the findings to look at first."""
+    facts = Facts.of(result)
+    words = [finding.words for finding in findings(facts)]
+    shown = "; ".join(words[:MAX_FINDINGS])
+    return [verdict(facts), f"Look first at: {shown}."] if shown else [verdict(facts)]
+
+
+def findings(result):
+    """Return the `Finding` objects of a result, the most important first."""
+    facts = Facts.of(result)
+    return [
+        *(f for f in _seam_findings(facts) if facts.seams.sigma_worst > NOTED_SIGMA),
+        *_suspect_findings(facts),
+        *_flux_findings(facts),
+        *_slope_findings(facts),
+        *_isolated_findings(facts),
+    ]
+
+
+def _seam_findings(facts):
+    seam = worst_seam(facts)
+    if seam is None or len(facts.closures) == 0:
+        return
+    digits = decimals([seam.error])
+    left, error = (f"{fixed(x, digits)} {facts.unit_words}" for x in (seam.residual, seam.error))
+    words = f"the worst seam, {seam.image1} and {seam.image2} ({seam.n_sigma:.1f} \u03c3)"
+    sentence = (
+        f"Worst seam: {seam.image1} and {seam.image2}, with a residual of {left}, "
+        f"{seam.n_sigma:.1f} \u03c3; the standard error of the step between their corrections "
+        f"is {error}."
+    )
+    yield Finding(words, sentence, ("pair", seam.row))
+
+
+def _suspect_findings(facts):
+    for row, ratio in facts.suspects.items():
+        name = facts.names[row]
+        yield Finding(
+            f"image {name}",
+            f"Image {name} disagrees with its neighbours: the residuals of its pairs are about "
+            f"{ratio:.0f} times those of the others.",
+            ("image", row),
         )
-    return out
 
 
-def _rms(numbers):
-    return float(np.sqrt(np.mean(np.square(numbers)))) if len(numbers) else np.nan
+def _flux_findings(facts):
+    rows = facts.flux_pairs
+    if not rows:
+        return
+    gain, error = (float(facts.pairs[name][rows[0]]) for name in ("gain", "gain_error"))
+    images = " and ".join(facts.names[k] for k in facts.ends[rows[0]])
+    verb = "differs" if len(rows) == 1 else "differ"
+    yield Finding(
+        f"the flux scales of {images} ({gain:+.1%})",
+        f"The flux scale of {count(len(rows), 'pair')} {verb}, most clearly of {images}, by "
+        f"{gain:+.1%} +- {error:.1%}: their levels depend on brightness (flux_scale).",
+        ("pair", rows[0]),
+    )
+
+
+def _slope_findings(facts):
+    step = facts.slope_step
+    if step > 0:
+        yield Finding(
+            "planes (fit type auto)",
+            f"Differences of pairs change by {step:.2g} {facts.unit_words} (rms) across their "
+            "overlaps: the fit type auto fits planes where the data need them (fit_type).",
+        )
+
+
+def _isolated_findings(facts):
+    rows = np.flatnonzero(~facts.linked).tolist()
+    if rows and len(facts.frames) > 1:
+        names = list_names([facts.names[row] for row in rows])
+        words = "the isolated image" if len(rows) == 1 else "the isolated images"
+        yield Finding(
+            f"{words} {names}",
+            f"Without any pair that is kept, so not corrected: {names}.",
+            ("image", rows[0]),
+        )
+
+
+# --------------------------------------------------------------------------------------
+# The summary
 
 
 def summary_lines(result):
-    """Return what was done and found, a list of sentences."""
+    """Return sentences on the images, the passes and the references."""
     facts = Facts.of(result)
-    frames = facts.frames
-    tiles = len({frame.tile for frame in frames})
+    tiles = len({frame.tile for frame in facts.frames})
     passes = summarise(facts)
-    parts = f" ({len(frames)} parts)" if len(frames) != facts.n_images else ""
+    parts = f" ({len(facts.frames)} parts)" if len(facts.frames) != facts.n_images else ""
     kept, n = (sum(getattr(p, name) for p in passes) for name in ("n_kept", "n_pairs"))
-    lines = [
-        f"{count(facts.n_images, 'image')}{parts} in {count(tiles, 'tile')}, "
-        f"{kept} of {count(n, 'pair')} kept."
-    ]
-    for k, p in enumerate(passes, start=1):
-        head = f"Pass {k}, {PASS_NAMES.get(p.name, p.name)} ({p.fit_type})"
-        if p.n_kept == 0:
-            none = f"none of {count(p.n_pairs, 'pair')} counts" if p.n_pairs else "no pairs"
-            lone = p.n_pairs == 0 and _has_lone_groups(facts.passes[k - 1].matched)
-            lines.append(f"{head}: {f'{LONE[p.name]}: nothing to do' if lone else none}.")
-            continue
-        # What rounding alone leaves is nothing.
-        after = p.after if p.after > 1e-9 * p.before else 0
-        floor = f", floor {p.floor:.2g}" if p.floor > 0 else ""
-        lines.append(
-            f"{head}: {p.n_kept} of {count(p.n_pairs, 'pair')}, rms of differences "
-            f"{p.before:.3g} {facts.unit_words} before, {after:.3g} after{floor}."
-        )
+    images = f"{count(facts.n_images, 'image')}{parts} in {count(tiles, 'tile')}"
+    lines = [f"{images}, {kept} of {count(n, 'pair')} kept."]
+    lines += [_pass_line(facts, k, p) for k, p in enumerate(passes)]
     references = facts.result.references
     if not references:
         lines.append("Reference: none, the mean correction is zero.")
-    for reference in references[:MAX_REFERENCES]:
-        lines.append(f"Reference: {reference.name}, {reference.reason}.")
+    lines += [f"Reference: {r.name}, {r.reason}." for r in references[:MAX_REFERENCES]]
     if len(references) > MAX_REFERENCES:
         lines.append(f"References of {len(references) - MAX_REFERENCES} more sets.")
     return lines
+
+
+def _pass_line(facts, k, p):
+    """A sentence on one pass."""
+    head = f"Pass {k + 1}, {PASS_NAMES.get(p.name, p.name)} ({p.fit_type})"
+    if p.n_kept == 0:
+        if p.n_pairs:
+            return f"{head}: none of {count(p.n_pairs, 'pair')} is kept."
+        lone = _has_lone_groups(facts.passes[k].matched)
+        return f"{head}: {f'{LONE[p.name]}: nothing to match' if lone else 'no pairs'}."
+    # Rounding alone leaves no residual.
+    after = p.after if p.after > 1e-9 * p.before else 0
+    floor = f", floor {p.floor:.2g}" if p.floor > 0 else ""
+    return (
+        f"{head}: {p.n_kept} of {count(p.n_pairs, 'pair')}, rms of differences "
+        f"{p.before:.3g} {facts.unit_words} before, {after:.3g} after{floor}."
+    )
 
 
 def _has_lone_groups(matched):
@@ -239,9 +242,19 @@ def _has_lone_groups(matched):
     return len(np.unique(matched.domain)) == len(np.unique(matched.group))
 
 
+# --------------------------------------------------------------------------------------
+# Notes
+
+
 def notes(result):
-    """Return what needs a look, a list of sentences: rejected pairs, sets, lone images."""
+    """Return sentences on rejected pairs, suspect images, flux scales and sets."""
     facts = Facts.of(result)
+    # The worst seam is not a note: `trust_lines` always names it.
+    found = [f.sentence for f in findings(facts) if f not in list(_seam_findings(facts))]
+    return [*_pair_notes(facts), *found, *_pattern_notes(facts), *_set_notes(facts)]
+
+
+def _pair_notes(facts):
     out = []
     kept, reason = facts.kept, np.asarray(facts.pairs["reason"])
     kinds, counts = np.unique([str(r).partition(":")[0] for r in reason[~kept]], return_counts=True)
@@ -250,22 +263,29 @@ def notes(result):
         words = [meaning.get(kind, kind) for kind in kinds]
         if len(kinds) > 1:
             words = [f"{n} {word}" for n, word in zip(counts, words, strict=True)]
-        out.append(f"{count(len(reason[~kept]), 'pair')} left out: {'; '.join(words)}.")
+        out.append(f"{count(len(reason[~kept]), 'pair')} rejected: {'; '.join(words)}.")
     saved = int(np.count_nonzero(reason[kept] != ""))
     if saved:
+        noun = "links" if saved > 1 else "link"
         out.append(
-            f"{count(saved, 'pair')} kept against the cuts, as the only link of two sets of images."
+            f"{count(saved, 'pair')} kept in spite of the cuts, as the only {noun} of two sets of "
+            "images."
         )
-    low = sum(np.count_nonzero(p.solution.robust < 0.5) for p in facts.passes)
+    low = int(np.count_nonzero(facts.odd))
     if low:
         out.append(
-            f"{count(low, 'pair')} at odds with the rest, with less than half of the weight."
+            f"{count(low, 'pair')} at odds with the others, with less than half of the weight."
         )
-    return out + _set_notes(facts)
+    return out
+
+
+def _pattern_notes(facts):
+    sentences = [p.sentence(facts.unit_words) for q in facts.passes for p in q.patterns]
+    return [f"{sentence[:1].upper()}{sentence[1:]}." for sentence in sentences]
 
 
 def _reason_words(options):
-    """What the reasons of pairs mean, by their first word; with the option that decides."""
+    """Meaning of the reasons for rejection, by their first word, with the option that decides."""
 
     def limit(name):
         return f" {options[name]:g}" if options.get(name) is not None else " the limit"
@@ -278,7 +298,7 @@ def _reason_words(options):
 
 
 def _set_notes(facts):
-    """Sentences on passes whose images fall apart, and on images without any overlap."""
+    """Sentences on passes whose images fall into disconnected sets."""
     out = []
     for p in facts.passes:
         n_sets = [
@@ -301,86 +321,17 @@ def _set_notes(facts):
                 f"Pass {p.matched.name}: in {count(n, 'tile')} the images form "
                 "several sets with no overlap between them."
             )
-    alone = [f.name for f, linked in zip(facts.frames, facts.linked, strict=True) if not linked]
-    if alone and len(facts.frames) > 1:
-        shown = ", ".join(alone[:5]) + (", ..." if len(alone) > 5 else "")
-        out.append(f"Without any pair that counts: {shown}.")
     return out
 
 
-def unit_words(unit):
-    """Return a unit as a label has it."""
-    return "data units" if unit is None or not str(unit) else unit_text(unit)
-
-
 # --------------------------------------------------------------------------------------
-# How far to trust it
-
-
-@dataclass(frozen=True)
-class Seam:
-    """The pair that is left the farthest from zero, in units of what is expected.
-
-    Parameters
-    ----------
-    row : int
-        Its row in the table of pairs.
-    image1, image2 : str
-        Its images.
-    residual, error : float
-        What is left of the difference, and the standard error of the difference of the two
-        corrections where the images overlap.
-    n_sigma : float
-        What is left over what is expected.
-    """
-
-    row: int
-    image1: str
-    image2: str
-    residual: float
-    error: float
-    n_sigma: float
-
-
-def worst_seam(result):
-    """Return the `Seam` of a result that agrees least, or `None` if no pair counts."""
-    facts = Facts.of(result)
-    sigmas = np.where(facts.kept, facts.n_sigma, np.nan)
-    if not np.isfinite(sigmas).any():
-        return None
-    row = int(np.nanargmax(sigmas))
-    pair = facts.pairs[row]
-    return Seam(
-        row,
-        str(pair["image1"]),
-        str(pair["image2"]),
-        float(values(pair["residual"])),
-        seam_error(facts, row),
-        float(sigmas[row]),
-    )
-
-
-def seam_error(result, row):
-    """Return the standard error of the difference of two corrections at their pair's centre."""
-    facts = Facts.of(result)
-    ends = facts.ends[row].tolist()
-    axes = facts.result.measured.axes[row]
-    to_pair = [transfer_matrix(facts.frames[k].whole_grid.axes, axes)[0] for k in ends]
-    variance = 0.0
-    for a, i in enumerate(ends):
-        for b, j in enumerate(ends):
-            sign = 1 if a == b else -1
-            variance += sign * to_pair[a] @ facts.result.covariance(i, j) @ to_pair[b]
-    return float(np.sqrt(max(variance, 0.0)))
+# Trust
 
 
 def _zero_points(facts):
-    """What was put in by each pass, in short."""
+    """The gauge of each pass in a few words."""
     for p in facts.passes:
-        names = [r.name for r in p.references]
-        held = ", ".join(names[:MAX_REFERENCES])
-        if len(names) > MAX_REFERENCES:
-            held += f" and {len(names) - MAX_REFERENCES} more"
+        held = list_names([r.name for r in p.references], MAX_REFERENCES)
         words = held or f"mean of each {'tile' if p.matched.name == 'dithers' else 'set'}"
         if p.matched.fit_type != "level":
             words += ", with its plane"
@@ -389,34 +340,34 @@ def _zero_points(facts):
         yield f"{p.matched.name}: {words}"
 
 
+def gauge_sentence(passes):
+    """Return the gauge of all passes as a sentence, for the tables and the record."""
+    words = []
+    for p in passes:
+        held = list_names([r.name for r in p.references])
+        text = f"the correction of {held} is zero" if held else ""
+        text = text or "the mean correction of each connected set is zero"
+        if p.matched.fit_type != "level":
+            text += ", its plane included: a plane common to all images is not seen"
+        if p.tie is not None:
+            text += "; sets without overlap have the same mean clipped sky level, as assumed"
+        words.append(f"{p.matched.name}: {text}")
+    return "; ".join(words)
+
+
 def trust_lines(result):
-    """Return the gauge, how loops close and the worst seam, a list of sentences."""
+    """Return sentences on the gauge, on how loops close and on the worst seam."""
     facts = Facts.of(result)
-    lines = [f"Zero points, which overlaps cannot give: {'; '.join(_zero_points(facts))}."]
+    lines = [f"Zero points, which overlaps cannot determine: {'; '.join(_zero_points(facts))}."]
     loops = facts.closures
     if len(loops) == 0:
         lines.append("No loop of pairs: nothing tests the differences against each other.")
-    else:
-        sigmas = np.abs(values(loops["n_sigma"]))
-        worst = int(np.argmax(np.nan_to_num(sigmas)))
-        lines.append(
-            f"Around {count(len(loops), 'loop')} of overlapping images the differences add up to "
-            f"zero within {loops.meta['rms']:.2f} \u03c3 (rms, 1 is expected), at worst "
-            f"{sigmas[worst]:.1f} \u03c3."
-        )
-    seam = worst_seam(facts)
-    if seam is not None and len(loops):
-        digits = decimals([seam.error])
-        left, error = (
-            f"{fixed(x, digits)} {facts.unit_words}" for x in (seam.residual, seam.error)
-        )
-        lines.append(
-            f"Worst seam: {seam.image1} and {seam.image2}, where {left} is left, "
-            f"{seam.n_sigma:.1f} \u03c3; the step between their corrections is known to {error}."
-        )
-    return lines
-
-
-def has_slopes(table):
-    """Return whether any correction is a plane."""
-    return any(values(table[f"slope_{axis}"]).any() for axis in "uv")
+        return lines
+    sigmas = np.abs(values(loops["n_sigma"]))
+    worst = int(np.argmax(np.nan_to_num(sigmas)))
+    lines.append(
+        f"Around {count(len(loops), 'loop')} of overlapping images the differences add up to "
+        f"zero within {loops.meta['rms']:.2f} \u03c3 (rms, 1 is expected), at worst "
+        f"{sigmas[worst]:.1f} \u03c3."
+    )
+    return lines + [finding.sentence for finding in _seam_findings(facts)]

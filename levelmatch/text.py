@@ -6,9 +6,9 @@ import re
 
 import numpy as np
 
-__all__ = ["count", "decimals", "fixed", "label_names", "short_names", "values"]
+__all__ = ["count", "decimals", "fixed", "label_names", "list_names", "short_names", "values"]
 
-# Characters that a short name is to have at most, if that tells names apart.
+# Maximum number of characters of a short name, if names remain different.
 SHORT_NAME = 13
 
 
@@ -18,7 +18,7 @@ def values(column):
 
 
 def count(n, noun):
-    """Return a number and what it counts."""
+    """Return a number and its noun, in the plural unless the number is 1."""
     return f"{n} {noun}" if n == 1 else f"{n} {noun}s"
 
 
@@ -27,7 +27,7 @@ def count(n, noun):
 
 
 def label_names(names):
-    """Shorten names by what all of them have in common.
+    """Shorten names by their common beginning and end.
 
     Parameters
     ----------
@@ -37,9 +37,9 @@ def label_names(names):
     Returns
     -------
     short : list of str
-        The parts that differ.
+        The remaining middles of the names.
     pattern : str
-        What they are parts of, ``*`` in their place; empty if nothing was left out.
+        The common beginning and end, with ``*`` between; empty if names stay whole.
     """
     head, tail = _common_ends(names)
     if not head and not tail:
@@ -48,7 +48,7 @@ def label_names(names):
 
 
 def _common_ends(names):
-    """What all names begin and end with, cut at a separator so that numbers stay whole."""
+    """Common beginning and end of names, cut at a separator so that numbers stay whole."""
     head, tail = _alike(names)
     head = head[: max(head.rfind(c) for c in "_-. ") + 1]
     cuts = [i for i in (tail.find(c) for c in "_-. ") if i >= 0]
@@ -59,27 +59,27 @@ def _common_ends(names):
 
 
 def _alike(texts):
-    """What all texts begin and end with."""
+    """Common beginning and end of texts."""
     return os.path.commonprefix(texts), os.path.commonprefix([t[::-1] for t in texts])[::-1]
 
 
 def short_names(names, width=None):
-    """Shorten names by what all of them have in common, within them too.
+    """Shorten names by all pieces that they have in common, also within the names.
 
     Parameters
     ----------
     names : list of str
         The names.
     width : int or None
-        Where the longest has more characters, what its parts have in common is left out too,
-        in the middle of numbers, and then the first parts, if those after them tell names apart.
+        Maximum length to aim for. Longer names also lose common characters within numbers,
+        and then their first pieces, as long as the names remain different.
 
     Returns
     -------
     short : list of str
-        The parts that differ, with an ellipsis where something in common was left out.
+        The pieces that differ, with an ellipsis for each omission.
     pattern : str
-        What they are parts of, ``*`` in place of each; empty if nothing was left out.
+        The common pieces, with ``*`` for each that differs; empty if names stay whole.
     """
     head, tail = _common_ends(names)
     short = [name[len(head) : len(name) - len(tail)] for name in names]
@@ -88,7 +88,7 @@ def short_names(names, width=None):
     if len({len(row) for row in rows}) > 1:
         rows = [[name] for name in short]
     columns = list(zip(*rows, strict=True))
-    # As little is left out as fits.
+    # Omit as little as fits.
     tries = [(False, 0), *((True, k) for k in range(0, len(columns), 2))]
     for closer, start in tries:
         if closer and (width is None or max(len(name) for name in short) <= width):
@@ -100,15 +100,15 @@ def short_names(names, width=None):
 
 
 def _without_common(columns, closer, start):
-    """Names of columns of parts, less the parts that are alike, and their pattern.
+    """Return names without the pieces that they share, and the pattern of the names.
 
-    Where ``closer``, parts that differ lose what they begin and end with in common; those
-    before the column ``start`` are left out.
+    With ``closer``, pieces that differ also lose their common beginning and end. Pieces
+    before the column ``start`` are omitted.
     """
     kept, pattern = [], ""
     for k, column in enumerate(columns):
         separator = k % 2 == 1
-        # A separator goes with the part after it.
+        # A separator belongs to the piece after it.
         alike = len(set(columns[k + separator] if k + separator < len(columns) else column)) == 1
         begin = end = ""
         out = alike or k < start
@@ -123,16 +123,50 @@ def _without_common(columns, closer, start):
     return [re.sub("\0+[_-]?", "\u2026", name).lstrip("\u2026") for name in cut], pattern
 
 
+# More decimals than this, or numbers of more digits, are written with a power of ten.
+MAX_DECIMALS, MAX_DIGITS = 7, 9
+
+
 def decimals(errors):
-    """Return the decimals that show the median of errors to two digits; 4 without any."""
+    """Return the number of decimals that shows the median error with two digits.
+
+    Parameters
+    ----------
+    errors : array-like of float
+        The errors; those that are not positive and finite are ignored.
+
+    Returns
+    -------
+    digits : int
+        Negative where two digits end before the decimal point; 4 without any error.
+    """
     errors = np.asarray(errors, dtype=float)
     errors = errors[np.isfinite(errors) & (errors > 0)]
     if len(errors) == 0:
         return 4
-    return int(np.clip(1 - np.floor(np.log10(np.median(errors))), 0, 12))
+    return int(1 - np.floor(np.log10(np.median(errors))))
 
 
 def fixed(value, digits):
-    """Return a number with so many decimals; a rounded zero has no sign."""
+    """Return a number as text, rounded to a number of decimals; a rounded zero has no sign.
+
+    Very small and very large numbers have a power of ten, and end at the same decimal.
+    """
+    value = float(value)
+    if not np.isfinite(value):
+        return str(value)
+    rounded = round(value, digits) if digits > 0 else value
+    size = int(np.floor(np.log10(abs(rounded)))) if rounded else 0
+    if digits > MAX_DECIMALS or size >= MAX_DIGITS:
+        if rounded == 0 or size + digits < 0:
+            return "0"
+        return f"{value:.{size + digits}e}"
     # Adding zero makes a negative zero positive.
-    return f"{round(float(value), digits) + 0.0:.{digits}f}"
+    text = f"{value:.{max(digits, 0)}f}"
+    return f"{float(text) + 0.0:.{max(digits, 0)}f}"
+
+
+def list_names(names, most=5):
+    """Return names joined by commas, and the number of those beyond the first ones."""
+    more = len(names) - most
+    return ", ".join(names[:most]) + (f" and {more} more" if more > 0 else "")

@@ -229,6 +229,43 @@ def test_run_prints_table_and_summary(run, files, tmp_path):
     assert max(map(len, lines[:5])) <= 80
 
 
+def test_the_headline_ends_the_summary(run, tmp_path):
+    paths = simulate_generic(n_images=4, shape=(64, 64), seed=3).write(tmp_path / "raw")
+    result = run("run", *paths, "-o", tmp_path / "out")
+    *_, first, written = result.stdout.splitlines()
+    assert " before matching, " in first
+    assert first.endswith("at worst), after.")
+    assert written.startswith("Written: 4 images")
+    assert first in run("show", tmp_path / "out").stdout.splitlines()
+
+
+def test_tiny_values_have_digits_that_tell(run, tmp_path):
+    sim = simulate_generic(n_images=4, shape=(64, 64), seed=3)
+    paths = sim.write(tmp_path)
+    for path in paths:
+        with fits.open(path, mode="update") as hdus:
+            hdus["SCI"].data = hdus["SCI"].data * 1e-13
+    result = run("run", *paths, "--dry-run")
+    rows = [line.split()[1:4] for line in result.stdout.splitlines()[1:5]]
+    levels = [float(row[0]) for row in rows]
+    true = (sim.truth["level"] - sim.truth["level"].mean()).value * 1e-13
+    assert np.array(levels) - np.mean(levels) == pytest.approx(true, abs=3e-14)
+    assert any(0 < float(row[2]) < 1e-13 for row in rows)
+
+
+def test_an_error_that_is_unknown(run, files, monkeypatch):
+    from levelmatch.results.result import MatchResult
+
+    def table(self, of=MatchResult.table.fget):
+        out = of(self)
+        out["error"][1] = np.nan
+        return out
+
+    monkeypatch.setattr(MatchResult, "table", property(table))
+    lines = run("run", *files, "--dry-run").stdout.splitlines()
+    assert lines[2].split()[2:4] == ["+-", "nan"]
+
+
 def test_planes_have_slopes_in_the_table(run, files):
     result = run("run", *files, "--dry-run", "--fit-type-mosaic-tiles", "level+match")
     assert result.exit_code == 0, result.output
@@ -259,7 +296,7 @@ def test_long_names_are_shortened(run, files, monkeypatch):
     monkeypatch.setenv("COLUMNS", "30")
     lines = run("run", *files, "--dry-run").stdout.splitlines()
     assert [line.split()[0] for line in lines[:5]] == ["name", *(f"0000{k}" for k in range(4))]
-    assert lines[5] == "name: what stands for * in image_*.fits"
+    assert lines[5] == "name: the part * of image_*.fits"
 
 
 def test_tiles_are_shown_where_they_are_not_the_images(run, files):
@@ -279,9 +316,9 @@ def test_tiles_are_shown_where_they_are_not_the_images(run, files):
 
 def test_the_column_of_pairs_is_explained(run, files):
     lines = run("run", *files, "--dry-run").stdout.splitlines()
-    assert lines[5] == "pairs: all that the level rests on; *: the reference"
+    assert lines[5] == "pairs: number of kept pairs that determine the level; *: the reference"
     lines = run("run", *files, "--dry-run", "--group-by", "BUNIT").stdout.splitlines()
-    assert lines[5].endswith("rests on, those of the whole tile among them")
+    assert lines[5].endswith("level, with those of the whole tile")
     lines = run("run", *files[:2], files[3], "--dry-run").stdout.splitlines()
     assert lines[3].split() == ["image_00003.fits", "-", "no", "overlap"]
     lines = run("run", *files, "--dry-run", "--disconnected", "sky").stdout.splitlines()
@@ -316,7 +353,7 @@ def test_report(run, files, tmp_path, monkeypatch):
     page = tmp_path / "matched" / "levelmatch.html"
     assert result.stdout.splitlines()[-2:] == [
         f"Written: {page}",
-        'Note: the page has no pictures: pip install "levelmatch[report]"',
+        'Note: the report has no pictures: pip install "levelmatch[report]"',
     ]
     assert page.read_text(encoding="utf-8").startswith("<!DOCTYPE html>")
 
@@ -553,7 +590,9 @@ def test_warnings_are_lines(run, files):
     (line,) = result.stderr.splitlines()
     assert line.startswith("Warning: pass mosaic")
     assert "Note: The tiles form 2 sets with no overlap" in result.stdout
-    assert "Note: Without any pair that counts: image_00003.fits." in result.stdout
+    assert (
+        "Note: Without any pair that is kept, so not corrected: image_00003.fits." in result.stdout
+    )
 
 
 def test_other_warnings_are_not_hidden(capsys):
@@ -655,7 +694,7 @@ def test_command_line_goes_first_even_with_a_default(run, files, tmp_path):
         ("files = [1]", "files = [1]: expected text or a list of text"),
         ("files = ['none*.fits']", "files: nothing matches 'none*.fits'"),
         ("[run]\nclip = 1", "there is no option 'run'"),
-        ("min-area = 1\nmin_area = 1", "'min_area' is there twice"),
+        ("min-area = 1\nmin_area = 1", "'min_area' is given twice"),
     ],
 )
 def test_bad_config(run, files, tmp_path, text, words):

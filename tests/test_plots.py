@@ -293,7 +293,7 @@ def test_pairs_left_out_are_dashed(ax):
     found = match_levels(images, solve=SolveOptions(min_linear=0.3))
     plots.plot_overlaps(found, ax)
     _, links, dashed = ax.collections
-    assert dashed.get_label() == "pair left out"
+    assert dashed.get_label() == "rejected pair"
     # The diagonals of the square.
     assert len(dashed.get_paths()) == 2
     assert len(links.get_paths()) == 4

@@ -61,7 +61,7 @@ def test_pairs_can_be_read(matched, monkeypatch):
         "after",
         "after/sigma",
         "pixels",
-        "counted",
+        "kept",
     ]
     pairs = read_record(matched[1]).pairs
     assert len(lines) == len(pairs) + 2
@@ -87,7 +87,7 @@ def test_images_that_a_record_left_out_are_skipped(matched, tmp_path):
     run("solve", record, "-o", new, "--exclude", paths[3].name)
     done = run("apply", new, *paths, "-o", tmp_path / "out")
     assert done.exit_code == 0, done.output
-    assert done.stderr == "Note: left out, as the record does: image_00003.fits\n"
+    assert done.stderr == "Note: excluded, as in the record: image_00003.fits\n"
     assert not (tmp_path / "out" / paths[3].name).exists()
     done = run("mosaic", new, *paths, "-o", tmp_path / "mosaic.fits")
     assert done.exit_code == 0, done.output

@@ -18,6 +18,8 @@ from PIL import Image
 from levelmatch import FrameError, LevelMatchWarning, SolveOptions, match_levels, report
 from levelmatch.record.record import read_record
 from levelmatch.report.page import make_page
+from levelmatch.report.tables import pair_order
+from levelmatch.summary import Facts, findings, verdict
 from levelmatch.testing import simulate_generic, simulate_miri
 
 EVIL = "<script>alert('x')</script>&\"$title"
@@ -176,11 +178,14 @@ def test_smooth_colours_have_no_bands():
     assert len(np.unique(row)) > 60
 
 
-def test_many_pairs_have_no_pictures_and_it_is_said(result, monkeypatch):
+def test_of_many_pairs_the_worst_have_pictures(result, monkeypatch):
     monkeypatch.setattr("levelmatch.report.pictures.MAX_PAIR_PICTURES", 2)
+    monkeypatch.setattr("levelmatch.report.pictures.N_WORST", 1)
     page = Page(make(result, before_after=True))
-    assert "Each pair is drawn where there are up to 2; here are 3." in page.text
-    assert "before" not in [i["alt"] for i in page.all("img")]
+    assert "Pictures of the 1 worst of 3 pairs." in page.text
+    assert [i["alt"] for i in page.all("img")].count("before") == 1
+    (drawn,) = [f["id"] for f in page.all("figure") if f.get("id", "")[:1] == "d"]
+    assert drawn == f"d{pair_order(Facts.of(result))[0]}"
 
 
 @pytest.fixture(scope="module")
@@ -264,19 +269,64 @@ def test_tables(result, no_pictures):
         "Weight",
         "Scatter",
         "Pixels",
-        "Counted",
+        "Gain (%)",
+        "Kept",
     ]
-    found = result.pairs
+    # The most significant residual is first.
+    found = result.pairs[pair_order(Facts.of(result))]
+    assert (np.diff(found["n_sigma"]) <= 0).all()
     assert floats(page.column(1, "Before")) == pytest.approx(found["level"].value, abs=6e-3)
     assert floats(page.column(1, "Error")) == pytest.approx(found["sigma"].value, abs=6e-3)
     assert floats(page.column(1, "Pixels")) == found["npix"].tolist()
-    assert page.column(1, "Counted") == ["kept"] * 3
+    assert page.column(1, "Kept") == ["kept"] * 3
     assert ["function", "match_levels"] in options
     assert ["measure.clip", "3.0"] in options
     assert "\u2013" not in [value for _, value in options]
     assert ["levelmatch", result.versions["levelmatch"]] in versions
     assert ["created (UTC)", result.created] in versions
     assert page.all("th").count({"scope": "row"}) > 20
+
+
+def test_the_headline_is_on_top(no_pictures):
+    dark = {"stars": False, "nebula": False, "galaxy": False}
+    simulated = simulate_generic(
+        n_images=9, shape=(48, 48), layout="pile", overlap=0.6, noise=0.1, seed=1, **dark
+    )
+    images = list(simulated.images)
+    images[4].data[:, :30] += 5
+    facts = Facts(match_levels(images))
+    text = make(facts.result)
+    (top,) = re.findall(r'<section class="headline".*?</section>', text, re.DOTALL)
+    assert text.index(top) < text.index("<h2>Summary")
+    found = findings(facts)
+    assert found
+    for finding in found[:4]:
+        assert f'<a href="#{finding.target[0][0]}{finding.target[1]}">{finding.words}</a>' in top
+    assert verdict(facts) in Page(text).text
+    assert "Matched by match_levels on 20" in Page(text).text
+    assert Page(text).column(0, "Mark")[4] == "suspect"
+
+
+def test_tiny_numbers(no_pictures):
+    images = list(simulate_generic(n_images=4, shape=(64, 64), seed=3).images)
+    for image in images:
+        image.data = image.data * 1e-13
+    found = match_levels(images)
+    page = Page(make(found))
+    levels = [cell.replace("\u2212", "-") for cell in page.column(0, "Level")]
+    errors = found.table["error"].value
+    assert np.array(levels, dtype=float) == pytest.approx(
+        found.table["level"].value, abs=0.1 * np.median(errors[errors > 0])
+    )
+
+
+def test_errors_that_are_unknown(result, no_pictures, monkeypatch):
+    table = result.table
+    table["error"][1] = np.nan
+    monkeypatch.setattr(type(result), "table", property(lambda self: table))
+    page = Page(make(result))
+    assert page.column(0, "Error")[1] == "\u2013"
+    assert "nan" not in page.text
 
 
 def test_every_pair_is_a_link_of_the_drawing(result, no_pictures):
@@ -317,25 +367,25 @@ def test_planes_have_slopes(planes, no_pictures):
 def test_rejected_pairs_say_why(no_pictures):
     images = simulate_miri(tiles=(2, 2), n_dithers=1, shape=(96, 97), seed=1).images
     found = match_levels(list(images), solve=SolveOptions(min_linear=0.3))
-    left_out = ~np.asarray(found.pairs["kept"])
-    n = int(np.count_nonzero(left_out))
+    n = int(np.count_nonzero(~found.pairs["kept"]))
     assert n > 0
     text = make(found)
     page = Page(text)
-    verdicts = page.column(1, "Counted")
-    assert sum(v.startswith("left out: extent: ") for v in verdicts) == n
+    verdicts = page.column(1, "Kept")
+    assert sum(v.startswith("rejected: extent: ") for v in verdicts) == n
     why = "overlap too short, under 0.3 of an image's side (min_linear)"
-    assert f"{n} pair{'s' if n > 1 else ''} left out: {why}." in page.text
-    sigmas = np.array(page.column(1, "|Residual| / \u03c3"))
-    assert (sigmas[left_out] == "\u2013").all()
-    assert (sigmas[~left_out] != "\u2013").all()
+    assert f"{n} pair{'s' if n > 1 else ''} rejected: {why}." in page.text
+    sigmas = page.column(1, "|Residual| / \u03c3")
+    # Rejected pairs are last, and have no significance.
+    assert [s == "\u2013" for s in sigmas] == [v.startswith("rejected") for v in verdicts]
+    assert all(v.startswith("rejected") for v in verdicts[-n:])
     assert text.count('class="out"><title>') == n
 
 
 def test_sets_and_lone_images_are_noted(split, no_pictures):
     page = Page(make(split))
     assert "The tiles form 2 sets with no overlap between them" in page.text
-    assert "Without any pair that counts: image_00003.fits." in page.text
+    assert "Without any pair that is kept, so not corrected: image_00003.fits." in page.text
     assert page.column(0, "Mark").count("no overlap") == 1
     # What no pair tells of has no error.
     assert [cell == "\u2013" for cell in page.column(0, "Error")] == [False, False, True]

@@ -36,7 +36,7 @@ def test_summary(result):
     lines = summary.summary_lines(result)
     assert lines[0] == "4 images in 4 tiles, 3 of 3 pairs kept."
     assert lines[1] == (
-        "Pass 1, dithers of each tile (level): each tile has one image: nothing to do."
+        "Pass 1, dithers of each tile (level): each tile has one image: nothing to match."
     )
     # A chain closes no loop: nothing is left.
     assert lines[2].endswith("MJy/sr before, 0 after.")
@@ -64,7 +64,7 @@ def test_pairs_at_odds_are_noted():
 
 def test_one_tile_leaves_the_mosaic_nothing_to_do(simulated):
     found = match_levels({"tile": list(simulated.images)})
-    words = "Pass 2, mosaic tiles (level): all images are one tile: nothing to do."
+    words = "Pass 2, mosaic tiles (level): all images are one tile: nothing to match."
     assert words in summary.summary_lines(found)
 
 
@@ -73,7 +73,7 @@ def test_pairs_left_out_say_why():
     found = match_levels(images, solve=SolveOptions(min_linear=0.3))
     n = np.count_nonzero(~found.pairs["kept"])
     assert summary.notes(found)[0] == (
-        f"{n} pairs left out: overlap too short, under 0.3 of an image's side (min_linear)."
+        f"{n} pairs rejected: overlap too short, under 0.3 of an image's side (min_linear)."
     )
     found = match_levels(images, solve=SolveOptions(min_area=0.8))
     assert "overlap too small, under 0.8 of the mean overlap (min_area)" in summary.notes(found)[0]
@@ -100,8 +100,35 @@ def test_label_names(names, short, pattern):
 
 
 @pytest.mark.parametrize(
+    ("value", "digits", "words"),
+    [
+        (1.23456e-13, 15, "1.23e-13"),
+        (-4.2e-15, 15, "-4e-15"),
+        (4e-16, 15, "0"),
+        (0.0, 15, "0"),
+        (1.23456e-13, 4, "0.0000"),
+        (12345.6, -2, "12346"),
+        (1.23456e12, -9, "1.235e+12"),
+        (np.nan, 3, "nan"),
+    ],
+)
+def test_numbers_have_digits_that_tell(value, digits, words):
+    assert text.fixed(value, digits) == words
+
+
+def test_small_numbers_have_digits_of_their_error():
+    digits = text.decimals([2.3e-15])
+    assert (text.fixed(1.234567e-13, digits), text.fixed(2.3e-15, digits)) == (
+        "1.235e-13",
+        "2.3e-15",
+    )
+
+
+@pytest.mark.parametrize(
     ("errors", "digits"),
     [
+        ([120.0], -1),
+        ([1.5e-15, 2e-15, np.nan], 16),
         ([0.0123], 3),
         ([12.0, 0.0], 0),
         ([0, 0], 4),
@@ -146,6 +173,108 @@ def test_sets_are_numbered_by_their_size():
     facts = summary.Facts(found)
     assert facts.sets.tolist() == [1, 0, 0, 0]
     assert facts.linked.tolist() == [False, True, True, True]
+
+
+def flat(n_images=9, **options):
+    """Images of noise and levels alone, in a square where each overlaps its neighbours."""
+    options = {"shape": (48, 48), "overlap": 0.5, "noise": 0.1, "seed": 1, **options}
+    dark = {"stars": False, "nebula": False, "galaxy": False}
+    return list(simulate_generic(n_images=n_images, **dark, **options).images)
+
+
+def test_the_headline_of_images_that_agree():
+    found = match_levels(flat())
+    facts = summary.Facts(found)
+    kept, pairs = found.pairs["kept"], found.pairs
+    seams = facts.seams
+    assert seams.before == pytest.approx(np.sqrt(np.mean(pairs["level"][kept].value ** 2)))
+    assert seams.after_worst == pytest.approx(np.abs(pairs["residual"][kept].value).max())
+    assert seams.sigma == pytest.approx(np.sqrt(np.mean(pairs["n_sigma"][kept] ** 2)))
+    assert summary.headline(facts) == [
+        f"The seams agree within their errors: {seams.before:.3g} MJy/sr rms "
+        f"({seams.before_worst:.3g} at worst) before matching, {seams.after:.3g} MJy/sr rms "
+        f"({seams.after_worst:.3g} at worst), or {seams.sigma:.1f} \u03c3 "
+        f"({seams.sigma_worst:.1f} \u03c3 at worst), after."
+    ]
+    assert seams.sigma_worst < 3
+    assert facts.suspects == {}
+    assert facts.slope_step == 0
+
+
+@pytest.mark.parametrize("columns", [10, 20, 30])
+def test_the_headline_names_a_bad_image(columns):
+    images = flat(layout="pile", overlap=0.6)
+    images[4].data[:, :columns] += 5
+    facts = summary.Facts(match_levels(images))
+    assert list(facts.suspects) == [4]
+    look = summary.headline(facts)[1]
+    assert f"image {facts.names[4]}" in look
+    seam = summary.worst_seam(facts)
+    words = f"the worst seam, {seam.image1} and {seam.image2} ({seam.n_sigma:.1f} \u03c3)"
+    assert (words in look) == (seam.n_sigma > 3)
+    sentence = next(n for n in summary.notes(facts) if "disagrees with its neighbours" in n)
+    assert sentence.startswith(f"Image {facts.names[4]} disagrees")
+    assert ("image", 4) in [f.target for f in summary.findings(facts)]
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_good_images_are_not_suspect(seed):
+    """Stars and nebulae, levels and planes."""
+    for slope in (0.0, 3.0):
+        sim = simulate_generic(n_images=9, shape=(64, 64), overlap=0.4, slope=slope, seed=seed)
+        assert not summary.Facts(match_levels(list(sim.images))).suspects
+
+
+def test_planes_are_hinted_at_where_levels_leave_gradients():
+    images = flat(slope=5.0)
+    facts = summary.Facts(match_levels(images))
+    assert facts.slope_step > facts.seams.after / 2
+    (note,) = [n for n in summary.notes(facts) if "fit type auto" in n]
+    assert f"change by {facts.slope_step:.2g} MJy/sr (rms) across their overlaps" in note
+    assert "planes (fit type auto)" in summary.headline(facts)[1]
+    # Planes leave nothing to hint at.
+    planes = summary.Facts(match_levels(images, fit_type_mosaic_tiles="level+slope"))
+    assert planes.slope_step == 0
+
+
+def test_flux_scales_are_noted():
+    images = list(simulate_generic(n_images=4, shape=(96, 96), overlap=0.5, seed=3).images)
+    images[2].data *= 1.3
+    with pytest.warns(LevelMatchWarning, match="flux scale"):
+        found = match_levels(images)
+    facts = summary.Facts(found)
+    assert {2} <= {k for row in facts.flux_pairs for k in facts.ends[row].tolist()}
+    (note,) = [n for n in summary.notes(facts) if n.startswith("The flux scale")]
+    assert f"of {len(facts.flux_pairs)} pair" in note
+    assert "(flux_scale)" in note
+    assert "the flux scales of" in summary.headline(facts)[1]
+
+
+def test_the_headline_without_loops_or_pairs(result):
+    assert summary.headline(result) == [
+        f"Steps of {_words_before(result)} are removed, but no loop of pairs tests the result."
+    ]
+    (image,) = simulate_generic(n_images=1, shape=(32, 32), seed=1).images
+    with pytest.warns(LevelMatchWarning, match="is the only image"):
+        found = match_levels([image])
+    assert summary.headline(found) == ["No seam was matched: no pair is kept."]
+
+
+def _words_before(result):
+    seams = summary.Facts(result).seams
+    return f"{seams.before:.3g} MJy/sr rms ({seams.before_worst:.3g} at worst)"
+
+
+def test_tiny_units():
+    """Values of 1e-13 have the same words as those of 1, but for the power of ten."""
+    images = flat(n_images=4)
+    tiny = flat(n_images=4)
+    for image in tiny:
+        image.data = image.data * 1e-13
+    with_one, with_tiny = (summary.Facts(match_levels(part)) for part in (images, tiny))
+    digits = text.decimals(with_one.table["error"].value)
+    assert text.decimals(with_tiny.table["error"].value) in (digits + 13, digits + 14)
+    assert "e-13 MJy/sr rms" in summary.verdict(with_tiny)
 
 
 def test_worst_seam(loops):
@@ -198,7 +327,7 @@ def test_the_error_of_a_seam_is_that_of_trials():
 def test_trust(loops, result):
     gauge, closure, seam = summary.trust_lines(loops)
     assert gauge == (
-        "Zero points, which overlaps cannot give: dithers: mean of each tile; "
+        "Zero points, which overlaps cannot determine: dithers: mean of each tile; "
         f"mosaic: {loops.reference}."
     )
     n = len(loops.closures)

@@ -1,5 +1,5 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
-"""The command line. Only click and the standard library until a command runs."""
+"""The command line. It imports only click and the standard library until a command runs."""
 
 import click
 

@@ -15,7 +15,7 @@ __all__ = ["merge", "read_config", "recorded_values"]
 
 
 def read_config(path, params):
-    """Return the options of a TOML file, checked, by their name in Python."""
+    """Return the checked options of a TOML file, by their names in Python."""
     import tomllib
 
     try:
@@ -35,7 +35,7 @@ def read_config(path, params):
             msg = f"{path}: there is no option {key!r}{_nearest(name, known)}"
             raise Failure(msg, 2)
         if name in options:
-            msg = f"{path}: {key!r} is there twice, with - and with _"
+            msg = f"{path}: {key!r} is given twice, with - and with _"
             raise Failure(msg, 2)
         options[name] = _check_value(path, key, value, known[name])
     return options
@@ -49,7 +49,7 @@ def _nearest(name, known):
 
 
 def _check_value(path, key, value, param):
-    """Return a value of the file as its option takes it."""
+    """Return a value of the file as the package takes it."""
     kinds, words = _kinds(param)
     members = value if isinstance(value, list) and list in kinds else [value]
     # In Python, true is also a whole number.
@@ -112,7 +112,7 @@ def _python_types(kind):
 
 
 def _expand(path, patterns):
-    """The files of the patterns of a configuration, relative to its own folder."""
+    """Files that match the patterns of a configuration, relative to its folder."""
     files = []
     for pattern in patterns:
         whole = str(Path(path).parent / pattern)
@@ -125,7 +125,7 @@ def _expand(path, patterns):
 
 
 def recorded_values(record):
-    """Return the options of a recorded run, by their name in Python, as `run` takes them."""
+    """Return the options of a recorded run by their names in Python."""
     options = record.options
     if options["function"] != "match_levels":
         msg = f"--extend: the record is of {options['function']}, not of match_levels"
@@ -163,14 +163,14 @@ def _recorded_fields(values, names):
 
 
 def _recorded_pass(steps, name, option):
-    """An optional pass as its two options."""
+    """The two options of an optional pass."""
     fit_type = steps[name]["fit_type"] if name in steps else "level"
     return {option: name in steps, f"fit_type_{option}": fit_type}
 
 
 def merge(ctx, values, config):
-    """Return the options, those of the command line first."""
-    # That of all passes, said where it goes first, is also said of each.
+    """Return the options; those of the command line have priority."""
+    # The fit type of all passes on the command line overrides that of each pass in the file.
     of_all = values["fit_type"] is not None
     for name, value in config.items():
         if of_all and name.startswith("fit_type_"):

@@ -1,5 +1,5 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
-"""The demonstration."""
+"""The command that shows the package on simulated images."""
 
 from pathlib import Path
 
@@ -41,7 +41,7 @@ Examples:
     type=click.Choice(FIT_TYPES),
     default="level",
     show_default=True,
-    help="What to add to the images, and to find again.",
+    help="Background to add to the images and to match: a level, a plane, or auto.",
 )
 @click.option(
     "--shape",
@@ -50,15 +50,15 @@ Examples:
     default=(256, 258),
     show_default=True,
     metavar="NY NX",
-    help="Pixels of an image.",
+    help="Shape of an image in pixels.",
 )
-@click.option("--overwrite", is_flag=True, help="Replace what is there.")
+@click.option("--overwrite", is_flag=True, help="Replace existing outputs.")
 @DEBUG
 def demo(output, debug, **values):
-    """Match a small simulated mosaic, and compare with the truth.
+    """Match a small simulated mosaic, and compare the result with the truth.
 
-    Four tiles of four dithers, like those of JWST's MIRI, go to OUT/raw, the corrected ones
-    to OUT/matched, and a page of the result to OUT/levelmatch.html.
+    Four tiles of four dithers, like those of JWST's MIRI, are written to OUT/raw, the
+    corrected images to OUT/matched, and a report to OUT/levelmatch.html.
     """
     start_log(debug=debug)
     with one_error(debug=debug), shown_warnings():
@@ -82,7 +82,7 @@ def _demo(output, *, seed, fit_type, shape, overwrite):
     others = sorted(set(output.iterdir()) - set(own)) if output.exists() else []
     if others and not overwrite:
         other = others[0].name
-        msg = f"{output} has other files, such as {other}; name a new folder, or say --overwrite"
+        msg = f"{output} has other files, such as {other}; name a new folder, or use --overwrite"
         raise FileExistsError(msg)
     check_replaceable(page)
     slope = 0.0 if fit_type == "level" else 0.5
@@ -109,7 +109,7 @@ def _demo(output, *, seed, fit_type, shape, overwrite):
 
 
 def _compare(result, truth):
-    """Lines on what was found against what was added."""
+    """Lines that compare the levels found with those that were added."""
     import numpy as np
 
     from levelmatch.images.units import unit_text
@@ -146,7 +146,7 @@ def _compare(result, truth):
 
 
 def _columns(names, columns, unit):
-    """Lines of a table of numbers, one an image."""
+    """Lines of a table of numbers, one line for each image."""
     width = max(map(len, names))
     lines = [f"{'name':{width}}" + "".join(f"  {c:>10}" for c in columns) + f"   ({unit})"]
     for name, *numbers in zip(names, *columns.values(), strict=True):

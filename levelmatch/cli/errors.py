@@ -48,7 +48,7 @@ class Failure(click.ClickException):
 
 
 class Group(click.Group):
-    """A group that tells of wrong use in one line."""
+    """A group of commands that reports wrong use in one line."""
 
     def make_context(self, info_name, args, parent=None, **extra):
         """Parse the command line."""
@@ -71,7 +71,7 @@ def _one_line(ctx, path=""):
         if error.ctx is not None:
             path = error.ctx.command_path
         elif ctx is not None:
-            # Click does not say whose option it could not parse.
+            # Click does not name the command of an option that it cannot parse.
             path = " ".join([ctx.command_path, ctx.invoked_subcommand or ""]).rstrip()
         msg = f"{error.format_message().rstrip('.')} (see '{path} --help')"
         raise Failure(msg, 2) from error
@@ -79,7 +79,7 @@ def _one_line(ctx, path=""):
 
 @contextmanager
 def one_error(*, debug):
-    """Turn exceptions into one line and an exit status, with the traceback if asked for."""
+    """Turn exceptions into one line and an exit status; with ``debug``, show the traceback."""
     try:
         yield
     except (click.ClickException, click.exceptions.Exit, click.Abort) as error:
@@ -133,8 +133,8 @@ def spell(text):
 
 @contextmanager
 def shown_warnings():
-    """Show every warning as a line of its own."""
-    # It puts its own function in place when it is first imported.
+    """Show each warning as one line."""
+    # Astropy replaces the function that shows warnings when it is first imported.
     import astropy  # noqa: F401
 
     from levelmatch.exceptions import LevelMatchWarning

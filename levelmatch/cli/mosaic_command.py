@@ -42,7 +42,7 @@ Examples:
     "--like",
     type=click.Path(path_type=Path),
     metavar="FITS",
-    help="A file whose grid, that of its first image, the mosaic gets.",
+    help="A file whose image gives the grid of the mosaic.",
 )
 @click.option(
     "--combine",
@@ -54,27 +54,27 @@ Examples:
 @click.option(
     "--weights",
     metavar="KEY",
-    help="Weights of the mean: 'ivar', by the images' noise, or a header keyword, as XPOSURE.",
+    help="Weights of the mean: 'ivar' for the images' noise, or a header keyword such as XPOSURE.",
 )
 @click.option(
     "--method",
     type=click.Choice(("auto", "interp", "exact", "adaptive")),
     default="auto",
     show_default=True,
-    help="The function of reproject; auto averages where pixels are coarse.",
+    help="Function of reproject; auto averages if the pixels of the mosaic are coarse.",
 )
 @click.option(
-    "--tile-size", type=int, default=1024, show_default=True, help="Pixels of a tile's side."
+    "--tile-size", type=int, default=1024, show_default=True, help="Side of a block in pixels."
 )
-@click.option("--overwrite", is_flag=True, help="Replace the file if it is there.")
-@click.option("--force", is_flag=True, help="Go on with images that are not the recorded ones.")
+@click.option("--overwrite", is_flag=True, help="Replace the file if it exists.")
+@click.option("--force", is_flag=True, help="Accept images that differ from the recorded ones.")
 @click.option("-q", "--quiet", is_flag=True, help=QUIET_HELP)
 @DEBUG
 def mosaic(record, files, output, like, *, force, quiet, debug, **options):
-    """Make a mosaic of the images of RECORD, corrected as it says.
+    """Make a mosaic of the images of RECORD with its corrections.
 
-    FILES are the inputs of the run, all of them; without, they are taken from where the
-    record says they were. The corrected images need not be there.
+    FILES are all inputs of the run, by default from their recorded place. The corrected
+    images are not needed.
     """
     start_log(debug=debug)
     with one_error(debug=debug), shown_warnings():
@@ -100,7 +100,7 @@ def mosaic(record, files, output, like, *, force, quiet, debug, **options):
 
 
 def _grid_of(path):
-    """Return the header of a file's image, for its grid."""
+    """Return the header of a file's image, which has its grid."""
     from astropy.io import fits
 
     from levelmatch.images.collect import collect_frames

@@ -1,5 +1,5 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
-"""What is printed."""
+"""Lines that the commands print."""
 
 import os
 import shutil
@@ -25,8 +25,8 @@ __all__ = [
 
 
 def print_result(result):
-    """Print the corrections, and a summary in words."""
-    from levelmatch.summary import Facts, notes, summary_lines
+    """Print the corrections, the summary, the notes and the headline."""
+    from levelmatch.summary import Facts, headline, notes, summary_lines
 
     facts = Facts.of(result)
     click.echo("\n".join(_table_lines(facts)) + "\n")
@@ -34,10 +34,13 @@ def print_result(result):
         click.echo(line)
     for line in notes(facts):
         click.echo(f"Note: {spell(line)}")
+    click.echo("")
+    for line in headline(facts):
+        click.echo(line)
 
 
 def _table_lines(facts):
-    """The corrections, one line an image; names in short where the lines would not fit."""
+    """The corrections, one line for each image; names are shortened where lines do not fit."""
     from levelmatch.text import label_names
 
     columns = _number_columns(facts)
@@ -51,55 +54,72 @@ def _table_lines(facts):
         cells = []
         for what, column in left:
             short, pattern = label_names(column)
-            below += [f"{what}: what stands for * in {pattern}"] if pattern else []
+            below += [f"{what}: the part * of {pattern}"] if pattern else []
             cells.append((what, short))
         lines = _join(cells, columns)
-    pairs = ["pairs: all that the level rests on"]
+    pairs = ["pairs: number of kept pairs that determine the level"]
     if len(set(tiles)) < len(tiles):
-        pairs[0] += ", those of the whole tile among them"
+        pairs[0] += ", with those of the whole tile"
     held = sum(name in facts.references for name in names)
     pairs += [f"*: the reference{' of its set' if held > 1 else ''}"] if held else []
     return [*lines, *below, "; ".join(pairs)]
 
 
 def _number_columns(facts):
-    """The columns of numbers as (heading, cells), the unit in the heading."""
-    import numpy as np
-
+    """The columns of numbers as (heading, cells), with the unit in the heading."""
     from levelmatch.images.units import unit_text
     from levelmatch.summary import has_slopes
-    from levelmatch.text import decimals, fixed
 
     table = facts.table
     value = {name: getattr(table[name], "value", table[name]) for name in table.colnames}
     unit = getattr(table["level"], "unit", None)
-    digits = decimals(value["error"])
-    # Of an image that nothing was compared with the zero is no finding.
+    # The zero of an isolated image is no finding.
     lone = ~facts.linked & (value["level"] == 0)
-    level = [
-        "-" if alone else f"{fixed(v, digits)} +- {fixed(e, digits)}"
-        for v, e, alone in zip(value["level"], value["error"], lone, strict=True)
+    heading = "level" if unit is None else f"level ({unit_text(unit)})"
+    columns = [(heading, _level_cells(value["level"], value["error"], lone))]
+    if has_slopes(table):
+        for axis, head in (("u", "E/arcmin"), ("v", "N/arcmin")):
+            slopes = value[f"slope_{axis}"], value["slope_u_error"]
+            columns.append((head, _slope_cells(*slopes, lone)))
+    return [*columns, ("pairs ", _pair_cells(facts))]
+
+
+def _level_cells(levels, errors, lone):
+    from levelmatch.text import decimals, fixed
+
+    digits = decimals(errors)
+    return [
+        "-" if alone else f"{fixed(level, digits)} +- {fixed(error, digits)}"
+        for level, error, alone in zip(levels, errors, lone, strict=True)
     ]
-    columns = [("level" if unit is None else f"level ({unit_text(unit)})", level)]
-    for axis, head in (("u", "E/arcmin"), ("v", "N/arcmin")):
-        if has_slopes(table):
-            digits = decimals(value["slope_u_error"])
-            # A slope that was not fitted is exactly zero.
-            cells = [
-                "-" if alone else "0" if v == 0 else fixed(v, digits)
-                for v, alone in zip(value[f"slope_{axis}"], lone, strict=True)
-            ]
-            columns.append((head, cells))
-    measured = np.isin(np.arange(len(table)), facts.ends)
-    pairs = [
+
+
+def _slope_cells(slopes, errors, lone):
+    from levelmatch.text import decimals, fixed
+
+    digits = decimals(errors)
+    # A slope that was not fitted is exactly zero.
+    return [
+        "-" if alone else "0" if slope == 0 else fixed(slope, digits)
+        for slope, alone in zip(slopes, lone, strict=True)
+    ]
+
+
+def _pair_cells(facts):
+    """Number of pairs of each image, or why it has none; a star marks a reference."""
+    import numpy as np
+
+    from levelmatch.summary import NO_OVERLAP, NONE_KEPT
+
+    measured = np.isin(np.arange(len(facts.frames)), facts.ends)
+    return [
         f"{n}{'*' if name in facts.references else ' '}"
         if linked
-        else f"{'none kept' if some else 'no overlap'} "
+        else f"{NONE_KEPT if some else NO_OVERLAP} "
         for n, name, linked, some in zip(
-            value["n_pairs"], table["name"], facts.linked, measured, strict=True
+            facts.table["n_pairs"], facts.names, facts.linked, measured, strict=True
         )
     ]
-    return [*columns, ("pairs ", pairs)]
 
 
 def _join(left, right):
@@ -113,67 +133,65 @@ def _join(left, right):
 
 
 def pair_lines(result):
-    """Return the pairs as lines: what differed, what is left, and whether they counted."""
-    import numpy as np
-
+    """Return a line for each pair: its difference, its residual, and whether it is kept."""
     from levelmatch.images.units import unit_text
     from levelmatch.summary import Facts
-    from levelmatch.text import decimals, fixed, label_names, short_names, values
+    from levelmatch.text import label_names, short_names
 
     facts = Facts.of(result)
-    table = facts.pairs
-    if len(table) == 0:
+    if len(facts.pairs) == 0:
         return ["no pairs"]
-    before, error, after = (values(table[name]) for name in ("level", "sigma", "residual"))
-    digits = decimals(error)
-
-    def cells(numbers, digits):
-        return [fixed(v, digits) if np.isfinite(v) else "-" for v in numbers]
-
-    numbers = [
-        ("before", cells(before, digits)),
-        ("error", cells(error, digits)),
-        ("after", cells(after, digits)),
-        ("after/sigma", cells(values(table["n_sigma"]), 1)),
-        ("pixels", [str(n) for n in table["npix"]]),
-        (
-            "counted",
-            [
-                "yes"
-                if kept
-                else f"no: {reason.partition(':')[0]}"
-                if ":" in reason
-                else "no: masked"
-                for kept, reason in zip(table["kept"], table["reason"], strict=True)
-            ],
-        ),
-    ]
-    first, second = ([str(name) for name in table[key]] for key in ("image1", "image2"))
+    numbers = _pair_columns(facts.pairs)
     for shorten in (lambda names: (names, ""), label_names, short_names):
-        names, pattern = shorten([frame.name for frame in facts.frames])
-        short = dict(zip((frame.name for frame in facts.frames), names, strict=True))
-        left = [("image1", [short[n] for n in first]), ("image2", [short[n] for n in second])]
+        short, pattern = shorten(facts.names)
+        left = [
+            (f"image{k + 1}", [short[row] for row in facts.ends[:, k].tolist()]) for k in (0, 1)
+        ]
         lines = _join(left, numbers)
         if max(map(len, lines)) <= shutil.get_terminal_size().columns:
             break
-    below = [f"name: what stands for * in {pattern}"] if pattern else []
+    below = [f"name: the part * of {pattern}"] if pattern else []
     if facts.unit is not None:
         below.append(f"before, error and after: in {unit_text(facts.unit)}")
     return [*lines, *below]
 
 
+def _pair_columns(table):
+    """Columns of numbers of the pairs as (heading, cells)."""
+    import numpy as np
+
+    from levelmatch.text import decimals, fixed, values
+
+    digits = decimals(values(table["sigma"]))
+
+    def cells(name, digits):
+        return [fixed(v, digits) if np.isfinite(v) else "-" for v in values(table[name])]
+
+    def verdict(kept, reason):
+        return "yes" if kept else f"no: {reason.partition(':')[0] if ':' in reason else 'masked'}"
+
+    return [
+        ("before", cells("level", digits)),
+        ("error", cells("sigma", digits)),
+        ("after", cells("residual", digits)),
+        ("after/sigma", cells("n_sigma", 1)),
+        ("pixels", [str(n) for n in table["npix"]]),
+        ("kept", [verdict(*row) for row in zip(table["kept"], table["reason"], strict=True)]),
+    ]
+
+
 def without_excluded(record, files):
-    """Return the files but those that the record left out, which are noted."""
+    """Return the files except those that the record excludes, which are noted."""
     out = {name for entry in record.history for name in entry.get("excluded", ())}
     out -= {frame.name for frame in record.frames}
     skipped = [path.name for path in files if path.name in out]
     if skipped:
-        click.echo(f"Note: left out, as the record does: {', '.join(skipped)}", err=True)
+        click.echo(f"Note: excluded, as in the record: {', '.join(skipped)}", err=True)
     return [path for path in files if path.name not in out]
 
 
 def start_log(*, debug):
-    """Show the log, if asked for."""
+    """Show the log, for ``--debug``."""
     if debug:
         import logging
 
@@ -182,37 +200,38 @@ def start_log(*, debug):
 
 
 def progress_bars(*, quiet):
-    """Return a function from what is counted to a progress bar; no bar but on a terminal."""
+    """Return a function that makes a progress bar with a label; `None` except on a terminal."""
     if quiet or not sys.stderr.isatty():
-        return lambda what: None
+        return lambda label: None
     from tqdm import tqdm
 
-    return lambda what: partial(tqdm, desc=what, leave=False, unit="", file=sys.stderr)
+    return lambda label: partial(tqdm, desc=label, leave=False, unit="", file=sys.stderr)
 
 
 def written_lines(result, output):
-    """Lines on the images that were written to a folder."""
-    noun = "image" if len(result) == 1 else "images"
-    return [f"Written: {len(result)} {noun} to {folder(output)}"]
+    """Return a line on the images written to a folder."""
+    from levelmatch.text import count
+
+    return [f"Written: {count(len(result), 'image')} to {folder(output)}"]
 
 
 def folder(path):
-    """Return a folder's name, told from a file's."""
+    """Return the name of a folder, with a separator at its end."""
     return f"{path}{os.sep}"
 
 
 def write_page(result, output, title="Level matching"):
-    """Write the page of a result to a folder, and return the lines that say so."""
+    """Write the report of a result to a folder, and return lines on it."""
     from levelmatch.report import write_report
 
     return page_lines(write_report(result, output / REPORT, title=title))
 
 
 def page_lines(page):
-    """Lines on a page that was written."""
+    """Return lines on a report that was written."""
     from levelmatch.report.pictures import has_matplotlib
 
     lines = [f"Written: {page}"]
     if not has_matplotlib():
-        lines.append('Note: the page has no pictures: pip install "levelmatch[report]"')
+        lines.append('Note: the report has no pictures: pip install "levelmatch[report]"')
     return lines

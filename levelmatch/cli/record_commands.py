@@ -1,5 +1,5 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
-"""The commands that take a record."""
+"""The commands on records."""
 
 from pathlib import Path
 
@@ -43,13 +43,13 @@ WRITING = [
         type=click.Path(path_type=Path),
         metavar="OUT",
         required=True,
-        help="Folder of the images; made where it is missing.",
+        help="Folder of the images; created if missing.",
     ),
-    click.option("--overwrite", is_flag=True, help="Replace outputs that are there."),
+    click.option("--overwrite", is_flag=True, help="Replace existing outputs."),
     click.option(
         "--force",
         is_flag=True,
-        help="Go on with images that are not what the record says.",
+        help="Accept images that differ from the recorded ones.",
     ),
     click.option("-q", "--quiet", is_flag=True, help=QUIET_HELP),
     DEBUG,
@@ -65,7 +65,7 @@ def _epilog(*examples):
 )
 @add_options(WRITING)
 def apply(**values):
-    """Correct FILES, the inputs of RECORD, as its run did: byte by byte the same."""
+    """Correct FILES, the inputs of RECORD, as its run did, byte by byte."""
     _write("apply_record", **values)
 
 
@@ -74,9 +74,9 @@ def apply(**values):
 )
 @add_options(WRITING)
 def undo(**values):
-    """Write FILES, the outputs of RECORD, as they were before.
+    """Undo the corrections of FILES, the outputs of RECORD.
 
-    Whole numbers come back as they were, floating-point pixels to their rounding.
+    Integer pixels are restored exactly, floating-point pixels to their rounding.
     """
     _write("undo_record", **values)
 
@@ -113,14 +113,14 @@ def _write(function, record, files, output, *, overwrite, force, quiet, debug):
     "--inputs",
     type=click.Path(path_type=Path),
     metavar="FOLDER",
-    help="Where the inputs are now; by default where the record says they were.",
+    help="Folder of the inputs; by default the recorded one.",
 )
 @click.option("-q", "--quiet", is_flag=True, help="Print errors alone.")
 @DEBUG
 def verify(record, files, inputs, *, quiet, debug):
-    """Check that FILES follow from the inputs of RECORD, bit by bit.
+    """Check that FILES are the inputs of RECORD with its corrections, bit by bit.
 
-    Exit status 2 if not, with the name of the first image that does not.
+    Exit status 2 if not, with the name of the first image that differs.
     """
     start_log(debug=debug)
     with one_error(debug=debug), shown_warnings():
@@ -136,11 +136,11 @@ def verify(record, files, inputs, *, quiet, debug):
 
 @click.command(epilog=_epilog("show matched/levelmatch.asdf", "show levelmatch.asdf --json"))
 @RECORD
-@click.option("--pairs", is_flag=True, help="The pairs instead of the images.")
-@click.option("--json", "as_json", is_flag=True, help="All of it as JSON.")
+@click.option("--pairs", is_flag=True, help="Print the pairs instead of the images.")
+@click.option("--json", "as_json", is_flag=True, help="Print the whole record as JSON.")
 @DEBUG
 def show(record, *, pairs, as_json, debug):
-    """Print what RECORD says: a summary, and what was subtracted from each image."""
+    """Print the summary of RECORD and the correction of each image."""
     start_log(debug=debug)
     with one_error(debug=debug), shown_warnings():
         from levelmatch.record.record import read_record
@@ -159,7 +159,7 @@ def show(record, *, pairs, as_json, debug):
 
 
 def _event(entry):
-    """A line of the record's history."""
+    """A line on an entry of the record's history."""
     excluded = entry.get("excluded")
     without = f" without {', '.join(excluded)}" if excluded else ""
     version = entry.get("software", {}).get("levelmatch", "")
@@ -181,15 +181,15 @@ SOLVING = [
         "fit_types",
         multiple=True,
         metavar="[PASS=]TYPE",
-        help=f"{', '.join(FIT_TYPES)}: of all passes, or of one by its name.",
+        help=f"Fit type of all passes, or of one by its name: {', '.join(FIT_TYPES)}.",
     ),
     click.option(
         "--reference", type=Reference(), metavar="NAME", help="Another reference of the mosaic."
     ),
     click.option(
-        "--exclude", multiple=True, metavar="NAME", help="An image to leave out; may be said again."
+        "--exclude", multiple=True, metavar="NAME", help="An image to exclude; may be repeated."
     ),
-    click.option("--overwrite", is_flag=True, help="Replace NEW if it is there."),
+    click.option("--overwrite", is_flag=True, help="Replace NEW if it exists."),
     click.option("-q", "--quiet", is_flag=True, help=QUIET_HELP),
     DEBUG,
     *flags_of(SolveOptions, without=BEFORE_SOLVING, recorded=True),
@@ -247,7 +247,7 @@ def _fit_types(words):
     for word in words:
         name, equals, value = word.partition("=")
         if not equals:
-            msg = f"--fit-type: {word!r} is for all passes, and stands alone"
+            msg = f"--fit-type: {word!r} is for all passes; give it alone"
             raise ValueError(msg)
         out[name] = value
     return out
@@ -260,14 +260,14 @@ def _fit_types(words):
     "--output",
     type=click.Path(path_type=Path),
     metavar="PAGE",
-    help=f"The page; by default {REPORT} beside the record.",
+    help=f"Path of the report; by default {REPORT} beside the record.",
 )
-@click.option("--title", default="Level matching", show_default=True, help="Its title.")
+@click.option("--title", default="Level matching", show_default=True, help="Title of the report.")
 @DEBUG
 def report(record, output, title, *, debug):
-    """Write a page of HTML on RECORD: summary, plots and tables.
+    """Write a report on RECORD in HTML: summary, plots and tables.
 
-    Its mosaics before and after are drawn where the inputs are still at their place.
+    It has mosaics before and after if the inputs are still at their recorded place.
     """
     start_log(debug=debug)
     with one_error(debug=debug), shown_warnings():
@@ -278,7 +278,7 @@ def report(record, output, title, *, debug):
 
         known = read_record(record)
         output = record.with_name(REPORT) if output is None else output
-        # Before the pictures, which take their time.
+        # Pictures take time: check before.
         check_replaceable(output)
         try:
             shown = recorded_result(known, recorded_files(known, None))

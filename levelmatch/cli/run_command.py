@@ -1,5 +1,5 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
-"""The command that does the whole job."""
+"""The command that matches images and writes them."""
 
 from contextlib import suppress
 
@@ -50,7 +50,7 @@ The configuration is TOML, with the options' names as keys:
   output = "matched"
   fit-type-mosaic-tiles = "level+slope"
   recombine-lyot = true
-Its files and its output are relative to its own folder; the command line goes first.
+Its files and its output are relative to its folder; the command line has priority.
 """
 
 
@@ -69,7 +69,7 @@ def run(ctx, config, **values):
         msg = "no files: name the images to match"
         raise click.UsageError(msg, ctx)
     if values["output"] is None and not values["dry_run"]:
-        msg = "no output: name a folder by -o, or say --dry-run"
+        msg = "no output: name a folder by -o, or use --dry-run"
         raise click.UsageError(msg, ctx)
     start_log(debug=values["debug"])
     with one_error(debug=values["debug"]), shown_warnings():
@@ -83,7 +83,7 @@ def run(ctx, config, **values):
 
 
 def _extended(ctx, values):
-    """The options of a record and its images, with what the command line says on top."""
+    """The options and images of a record, with those of the command line on top."""
     from levelmatch.record.record import read_record
     from levelmatch.results.replay import recorded_files
 
@@ -96,7 +96,7 @@ def _extended(ctx, values):
 
 
 def _check_paths(files, output, overwrite, report):
-    """Refuse what can be refused before the pixels are read."""
+    """Refuse wrong paths before pixels are read."""
     for path in files:
         if not path.exists():
             msg = f"{path}: there is no such file"
@@ -130,7 +130,7 @@ def _run(values):
     if not values["rematch"]:
         check_not_recorded(values["files"])
     checkpoint = None if output is None or dry else output / CHECKPOINT
-    # What an interrupted run wrote there is its own to replace.
+    # An interrupted run may replace its own outputs.
     overwrite = values["overwrite"] or (checkpoint is not None and checkpoint.exists())
     result = _match(values["files"], values, bar("pairs"), checkpoint)
     if output is not None:
@@ -164,7 +164,7 @@ def _write_report(result, output, *, quiet):
 
 
 def _earlier_outputs(output, result, report):
-    """Names of what an earlier run wrote to the folder and this one will not replace."""
+    """Names of outputs of an earlier run that this run does not replace."""
     from levelmatch.exceptions import RecordError
     from levelmatch.record.record import read_record
     from levelmatch.report.page import is_page

@@ -1,8 +1,8 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
-"""Pictures of a result or of its record. They need matplotlib, the extra ``plot``.
+"""Plots of a result or of its record. They need matplotlib, the extra ``plot``.
 
-Each function draws into the axes given, or into those of a new figure, and returns them. All
-colours are told apart by every eye.
+Each function draws into the axes given, or into those of a new figure, and returns them. The
+colours differ for every kind of colour vision.
 """
 
 from levelmatch.plots.closures import plot_closures

@@ -1,5 +1,5 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
-"""How loops of overlapping images close."""
+"""Plot of the closures of loops."""
 
 import numpy as np
 
@@ -9,7 +9,7 @@ from levelmatch.text import count, values
 
 __all__ = ["plot_closures"]
 
-# Told from grey, on any paper; other colours are those of before and after.
+# Differs from grey on any paper, and from the colours of before and after.
 EXPECTED = "#8f5fc0"
 N_NAMED = 3
 MAX_IMAGES = 3
@@ -17,17 +17,17 @@ DASH = " \u2013 "
 
 
 def plot_closures(result, ax=None):
-    """Plot how the differences around each loop of overlapping images add up, over their error.
+    """Plot a histogram of the closures of loops of overlapping images, over their errors.
 
-    Differences that agree add up to zero; the curve is a normal distribution of the
-    errors given. Below are the loops that close worst, with their images or tiles.
+    The differences around a loop add up to zero if they agree. The curve is the normal
+    distribution that the errors predict. The loops that close worst are named below.
 
     Parameters
     ----------
     result : `~levelmatch.MatchResult` or record
         The result, or its record.
     ax : `~matplotlib.axes.Axes` or None
-        Where; by default those of a new figure.
+        Axes to draw into, by default those of a new figure.
 
     Returns
     -------
@@ -47,7 +47,7 @@ def plot_closures(result, ax=None):
         ax.text(0.5, 0.5, "no loop of pairs", transform=ax.transAxes, ha="center", color=GREY)
         return ax
     reach = max(4.0, 1.05 * np.abs(sigmas).max())
-    # Few loops in many bins are a comb.
+    # Few loops need few bins.
     n_bins = int(np.clip(2 * np.sqrt(len(sigmas)), 8, 24))
     edges = np.linspace(-reach, reach, n_bins + 1)
     ax.hist(sigmas, edges, color=GREY, alpha=0.6, label=count(len(sigmas), "loop"))
@@ -76,7 +76,7 @@ def plot_closures(result, ax=None):
 
 
 def _worst(loops, sigmas, facts):
-    """Lines that name the loops that close worst."""
+    """Names of the loops that close worst, one line for each."""
     images, tiles = (
         dict(zip(names, image_labels(names)[0], strict=True))
         for names in (
@@ -97,11 +97,11 @@ def _worst(loops, sigmas, facts):
 
 
 def _nodes(text, names):
-    """Images or tiles of a loop; a name may have blanks in it."""
+    """Images or tiles of a loop; names may contain blanks."""
     out = []
     while text:
         known = max((name for name in names if text.startswith(name)), key=len, default=text)
-        # No name is blank, or there would be no end.
+        # A blank name would make this loop endless.
         out.append(known or text)
         text = text[len(out[-1]) :].removeprefix(" ")
     return out

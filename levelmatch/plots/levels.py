@@ -1,5 +1,5 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
-"""The level of each image, before and after matching."""
+"""Plot of the level of each image, before and after matching."""
 
 import numpy as np
 
@@ -21,28 +21,27 @@ from levelmatch.text import values
 
 __all__ = ["plot_levels"]
 
-# Levels of so many times the linear part of the scale are shown logarithmically.
+# The scale is logarithmic where levels are larger than so many times its linear range.
 FAR = 30
-# Part of the images that a set needs for its number.
+# Only sets with at least this fraction of the images get their number.
 MIN_SHARE = 0.1
 
 
 def plot_levels(result, ax=None):
-    """Plot the level subtracted from each image, and what is left of its pairs.
+    """Plot the level subtracted from each image, and the residuals of its pairs.
 
-    Before is the level subtracted, at the image's centre, with its standard error relative to
-    the gauge; a star marks a reference. After is what is left of the differences to the images
-    it overlaps: their mean, and their rms as the bar. Where levels are far larger than errors
-    of pairs, the scale is linear about zero and logarithmic beyond. Images are in the order of
-    the input, one set without overlap to the others after another: levels do not compare
-    between sets.
+    Before: the level subtracted at the image's centre, with its standard error relative to
+    the gauge. A star marks a reference. After: the mean of the residuals of the image's pairs,
+    with their rms as the bar. Where levels are far larger than the errors of pairs, the scale
+    is linear about zero and logarithmic beyond. Images are in the order of the input, sorted
+    by connected sets; levels of different sets do not compare.
 
     Parameters
     ----------
     result : `~levelmatch.MatchResult` or record
         The result, or its record.
     ax : `~matplotlib.axes.Axes` or None
-        Where; by default those of a new figure.
+        Axes to draw into, by default those of a new figure.
 
     Returns
     -------
@@ -53,7 +52,7 @@ def plot_levels(result, ax=None):
     facts = Facts.of(result)
     order = np.argsort(facts.sets, kind="stable")
     level, error = facts.levels[:, order]
-    mean, rms = (part[order] for part in _left(facts))
+    mean, rms = (numbers[order] for numbers in _residuals(facts))
     x = np.arange(len(level))
     few = len(level) <= MAX_LABELS
     style = {
@@ -85,7 +84,7 @@ def plot_levels(result, ax=None):
 
 
 def _stretch(ax, levels, linear, has_sets):
-    """Make the scale logarithmic beyond a few errors where levels reach far more than that."""
+    """Make the scale logarithmic if levels are far larger than the linear range."""
     levels = levels[np.isfinite(levels)]
     largest = np.abs(levels).max(initial=0.0)
     if not 0 < FAR * linear < largest:
@@ -94,12 +93,12 @@ def _stretch(ax, levels, linear, has_sets):
     ax.set_yticks(symmetric_ticks(linear, largest))
     ax.minorticks_off()
     ends = np.array([min(levels.min(), -linear), max(levels.max(), linear)])
-    # A part of the decades shown, at either end, and above more for the numbers of sets.
+    # Room at both ends, and more above for the numbers of sets.
     ax.set_ylim(ends * (largest / linear) ** (np.array([1, 1 + has_sets]) / 6))
 
 
 def _mark_sets(ax, sets):
-    """Lines between sets of images without overlap, and their numbers where there is room."""
+    """Draw lines between disconnected sets, with their numbers where there is room."""
     edges = np.flatnonzero(np.diff(sets)) + 1
     if len(edges) == 0:
         return
@@ -116,7 +115,7 @@ def _mark_sets(ax, sets):
 
 
 def _label_images(ax, frames, has_sets):
-    """Names on the horizontal axis while they can be read, and lines between tiles."""
+    """Name a few images on the horizontal axis, and draw lines between tiles."""
     tiles = [frame.tile for frame in frames]
     edges = [i - 0.4 for i in range(1, len(tiles)) if tiles[i] != tiles[i - 1]]
     if len(edges) < MAX_LABELS and len(set(tiles)) < len(tiles):
@@ -127,13 +126,13 @@ def _label_images(ax, frames, has_sets):
         ax.set_xlabel("Image, set by set" if has_sets else "Image, in the order of the input")
         return
     names, words = image_labels([frame.name for frame in frames])
-    # A dollar in a file's name is no formula.
+    # A dollar sign in a file name is not a formula.
     ax.set_xticks(np.arange(len(names)), names, rotation=90, fontsize="small", parse_math=False)
     name_images(ax, words)
 
 
-def _left(facts):
-    """Mean and rms of what is left of each image's pairs, shape (n,); NaN without any."""
+def _residuals(facts):
+    """Mean and rms of the residuals of each image's pairs, shape (n,); NaN without any."""
     count, total, square = np.zeros((3, len(facts.frames)))
     residual = values(facts.pairs["residual"])[facts.kept]
     for at, sign in zip(facts.ends[facts.kept].T, (1, -1), strict=True):

@@ -27,13 +27,13 @@ class QuickLook:
     extent : tuple of float
         Edges (left, right, bottom, top) as offsets to East and North, in the unit of ``sky``.
     sky : `~levelmatch.plots.sky.Chart`
-        Where its middle is.
+        Map about the centre of all images.
     wcs : `~astropy.wcs.WCS`
-        Where its pixels are.
+        WCS of its pixels.
     unit : `~astropy.units.Unit` or None
         Unit of the data.
     n_sets : int
-        Sets of images without overlap between them: their levels do not compare.
+        Number of connected sets: their levels do not compare.
     """
 
     before: np.ndarray
@@ -46,18 +46,18 @@ class QuickLook:
 
     @property
     def difference(self):
-        """Before less after: what was subtracted."""
+        """The correction that was subtracted: before minus after."""
         return self.before - self.after
 
     def stretch(self):
-        """Return one stretch for both: lowest and highest level, and where it turns logarithmic.
+        """Return one asinh stretch for before and after.
 
-        Steps of the size that was subtracted are to be seen beside bright sources.
+        It shows steps of the size of the corrections beside bright sources.
 
         Returns
         -------
         low, high, width : float
-            For an asinh stretch.
+            Lowest and highest level, and the range above the lowest that is nearly linear.
         """
         good = np.isfinite(self.before)
         if not good.any():
@@ -70,19 +70,19 @@ class QuickLook:
 
 
 def quick_look(result, *, size=400, files=None):
-    """Return a coarse mosaic before and after matching, each image read once.
+    """Return a coarse mosaic before and after matching; reads each image once.
 
-    Pixels are averaged in square blocks, and each block is added to the map's pixel
-    that its centre falls on: quick, and no more than a look.
+    Pixels are averaged in square blocks, and each block is added to the pixel of the map at
+    its centre. This is quick, but not accurate photometry.
 
     Parameters
     ----------
     result : `~levelmatch.MatchResult` or record
         The result, or its record.
     size : int
-        Pixels along the longer side, fewer where the images' own are larger.
+        Pixels along the longer side; fewer if the images' own pixels are larger.
     files : path, list of path or None
-        For a record, its images' files as they were before the run, or their folder.
+        For a record, the files of its images as they were before the run, or their folder.
 
     Returns
     -------
@@ -92,13 +92,13 @@ def quick_look(result, *, size=400, files=None):
     Raises
     ------
     FrameError
-        If pixels are not at hand; the message names the files that are missing.
+        If pixels are missing; the message names the files.
     """
     frames = frames_with_pixels(result, files)
     chart = Chart(frames)
     low, high = chart.low, chart.high
     own = [np.sqrt(frame.grid.pixel_area) * u.rad.to(chart.unit) for frame in frames]
-    # Blocks are to be closer than the map's pixels in any orientation, or there are holes.
+    # Blocks closer than the map's pixels, in any orientation, leave no holes.
     pixel = max((high - low).max() / size, 1.5 * max(own))
     shape = tuple(int(n) for n in np.ceil((high - low) / pixel)[::-1] + 1)
     total, shift, count = np.zeros((3, shape[0] * shape[1]))
@@ -110,7 +110,7 @@ def quick_look(result, *, size=400, files=None):
         blocks = np.bincount(at, minlength=len(count))
         some = np.flatnonzero(blocks)
         correction = frame.correction.constant + vectors @ frame.correction.vector
-        # Each image counts once in a map's pixel, however many of its blocks fall there.
+        # Each image has the same weight in a pixel, whatever its number of blocks there.
         for target, value in ((total, values), (shift, frame.scale * correction)):
             target[some] += np.bincount(at, value, len(count))[some] / blocks[some]
         count[some] += 1
@@ -125,7 +125,7 @@ def quick_look(result, *, size=400, files=None):
 
 
 def _blocks(frame, block):
-    """Return the uncorrected mean of each block with a good pixel, and its direction."""
+    """Return the uncorrected mean of each block with a good pixel, and its unit vector."""
     data = frame.with_keys(corrections=()).load()
     ny, nx = (n // block for n in data.shape)
     bad = ~np.isfinite(data)
@@ -141,22 +141,23 @@ def _blocks(frame, block):
 
 
 def _block_sum(data, ny, nx, block):
-    """Sums of blocks of pixels, shape (ny, nx): rows first, which is the quicker way."""
+    """Sums of blocks of pixels, shape (ny, nx); rows first, which is faster."""
     cells = data[: ny * block, : nx * block].reshape(ny, block, nx * block)
     return cells.sum(axis=1, dtype=np.float32).reshape(ny, nx, block).sum(axis=2, dtype=float)
 
 
 def plot_mosaic(result, *, show="after", ax=None, limits=None, cmap=None, files=None):
-    """Plot a coarse mosaic of all images; above it is written if they are sets without overlap.
+    """Plot a coarse mosaic of all images, with a note above if they form disconnected sets.
 
     Parameters
     ----------
     result : `~levelmatch.MatchResult`, record or `QuickLook`
-        The result; or its `quick_look`, to draw it again and read the images once.
+        The result, or its `quick_look`, to draw several plots and read the images once.
     show : {"after", "before", "difference"}
-        After matching, before it, or what was subtracted.
+        After matching, before it, or the correction that was subtracted.
     ax : `~matplotlib.axes.Axes` or None
-        Where, with or without sky coordinates; by default new axes with the mosaic's own.
+        Axes to draw into, with or without sky coordinates; by default new axes with the
+        mosaic's own coordinates.
     limits : tuple of float or None
         The lowest and the highest level shown, linearly; by default one asinh stretch for
         before and after, and a linear one for their difference.
@@ -173,7 +174,7 @@ def plot_mosaic(result, *, show="after", ax=None, limits=None, cmap=None, files=
     Raises
     ------
     ValueError
-        If ``show`` is something else.
+        If ``show`` is none of these.
     FrameError
         See `quick_look`.
     """
@@ -185,12 +186,12 @@ def plot_mosaic(result, *, show="after", ax=None, limits=None, cmap=None, files=
     norm = _norm(look, show, limits)
     cmap = cmap or ("cividis" if show == "difference" else "gray")
     shown = _draw(ax, look, getattr(look, show), norm, cmap)
-    # Where there is no image is neither white nor black.
+    # Pixels without an image are neither white nor black.
     ax.set_facecolor(EMPTY)
     if look.n_sets > 1:
         words = f"{look.n_sets} sets without overlap:\nlevels do not compare"
         ax.text(0, 1.01, words, transform=ax.transAxes, va="bottom", fontsize="small")
-    # About as high as the map.
+    # The colour bar is about as high as the map.
     ny, nx = look.before.shape
     shrink = 0.85 * min(1.0, ny / nx)
     bar = ax.figure.colorbar(shown, ax=ax, extend="both", shrink=shrink, pad=0.02)

@@ -1,5 +1,5 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
-"""The graph of overlaps on the sky."""
+"""Plot of the overlaps on the sky."""
 
 import numpy as np
 
@@ -10,25 +10,26 @@ from levelmatch.text import count
 
 __all__ = ["plot_overlaps"]
 
-# Sets that the legend tells apart.
+# Up to so many sets, the legend names each.
 MAX_SETS = 4
-# Of maps this many times as wide as high the colour bar is below.
+# The colour bar is below maps whose width is so many times their height.
 WIDE = 1.6
 
 
 def plot_overlaps(result, ax=None):
-    """Plot the outlines of the images on the sky, and the pairs that join them.
+    """Plot the footprints of the images on the sky, and the pairs that link them.
 
-    A link's colour and width are what is left of the pair over its expected error; a dashed link
-    did not count; a star marks a reference. Sets of images without overlap between them have
-    outlines of different colours.
+    The colour and width of a link show the residual of the pair over its standard error. A
+    dashed link is a rejected pair; a star marks a reference. Footprints of disconnected sets
+    have different colours.
 
     Parameters
     ----------
     result : `~levelmatch.MatchResult` or record
         The result, or its record.
     ax : `~matplotlib.axes.Axes` or None
-        Where, with or without sky coordinates; by default new axes with those of `sky_wcs`.
+        Axes to draw into, with or without sky coordinates; by default new axes with those of
+        `sky_wcs`.
 
     Returns
     -------
@@ -38,7 +39,7 @@ def plot_overlaps(result, ax=None):
     facts = Facts.of(result)
     chart = Chart(facts.frames)
     ax = sky_axes(ax, chart.whole_wcs())
-    _draw_outlines(ax, facts, chart)
+    _draw_footprints(ax, facts, chart)
     centres = placed(ax, chart, np.array([frame.grid.centre for frame in facts.frames]))
     width, height = chart.high - chart.low
     _draw_links(ax, facts, centres, wide=width > WIDE * height)
@@ -50,18 +51,18 @@ def plot_overlaps(result, ax=None):
     if ax.get_legend_handles_labels()[1]:
         legend_above(ax)
     ax.autoscale_view()
-    # Where a square map leaves room, it is below, not between the legend and the edge.
+    # A square map leaves room below, not between the legend and the edge.
     ax.set_anchor("N")
     finish_sky(ax, chart)
     return ax
 
 
-def _draw_outlines(ax, facts, chart):
-    """Draw each set's outlines in its colour."""
+def _draw_footprints(ax, facts, chart):
+    """Draw the footprints of each set in its colour."""
     from matplotlib.collections import PolyCollection
     from matplotlib.colors import to_rgba
 
-    outlines = [placed(ax, chart, frame.grid.polygon) for frame in facts.frames]
+    footprints = [placed(ax, chart, frame.grid.polygon) for frame in facts.frames]
     n_sets = facts.sets.max() + 1
     for s in range(n_sets):
         colour = SETS[s % len(SETS)]
@@ -69,7 +70,7 @@ def _draw_outlines(ax, facts, chart):
         label = f"set {s + 1}: {count(len(members), 'image')}"
         ax.add_collection(
             PolyCollection(
-                [outlines[k] for k in members],
+                [footprints[k] for k in members],
                 facecolor=to_rgba(colour, 0.06),
                 edgecolor=colour,
                 lw=0.6 if n_sets == 1 else 1.2,
@@ -79,13 +80,13 @@ def _draw_outlines(ax, facts, chart):
 
 
 def _draw_links(ax, facts, centres, wide):
-    """Draw the pairs, and a colour bar for those that counted."""
+    """Draw the pairs, and a colour bar for those that are kept."""
     from matplotlib.collections import LineCollection
 
     if len(facts.pairs) == 0:
         return
     ends, kept, sigmas = facts.ends, facts.kept, np.nan_to_num(facts.n_sigma)
-    # The largest are drawn last: they are what to look for.
+    # The largest residuals are drawn last, on top.
     order = np.flatnonzero(kept)[np.argsort(sigmas[kept], kind="stable")]
     links = LineCollection(
         centres[ends[order]],
@@ -97,7 +98,7 @@ def _draw_links(ax, facts, centres, wide):
     )
     ax.add_collection(links)
     if not kept.all():
-        style = {"colors": GREY, "lw": 0.8, "ls": "--", "label": "pair left out"}
+        style = {"colors": GREY, "lw": 0.8, "ls": "--", "label": "rejected pair"}
         ax.add_collection(LineCollection(centres[ends[~kept]], **style))
     # Beside a map, below a wide one.
     place = {"location": "bottom", "aspect": 30} if wide else {"shrink": 0.85, "pad": 0.02}

@@ -1,5 +1,5 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
-"""One pair of images: its differences, how they were clipped, and what is left of them."""
+"""Plot of one pair of images: its differences, their clipping and their residuals."""
 
 from dataclasses import dataclass
 
@@ -31,9 +31,9 @@ class PairPicture:
     Parameters
     ----------
     image1, image2 : str
-        Its images; differences are the first less the second.
+        Its images; differences are the first minus the second.
     base : str
-        The one whose pixels are used.
+        The image whose pixels are used.
     before, after, plane : 2D `~numpy.ndarray`
         Means over blocks of pixels of the differences before and after matching, and the
         plane fitted to them; NaN where there are none.
@@ -42,7 +42,7 @@ class PairPicture:
     samples : `~numpy.ndarray`, shape (n,)
         All differences.
     kept : `~numpy.ndarray` of bool, shape (n,)
-        Which the clipping kept.
+        Whether the clipping kept each difference.
     level, sigma, residual, scatter : float
         As in the table of pairs.
     """
@@ -63,20 +63,20 @@ class PairPicture:
 
     @property
     def reach(self):
-        """Half of the range of colours: what all three pictures need beside their levels."""
+        """Half of the range of colours that all three pictures need about their levels."""
         about = [self.before - self.level, self.after - self.residual]
-        shown = np.abs(np.concatenate([part[np.isfinite(part)] for part in about]))
+        shown = np.abs(np.concatenate([values[np.isfinite(values)] for values in about]))
         plane = np.abs(self.plane - self.level)
         return float(max(np.percentile(shown, 97), np.nanmax(plane), 1e-30))
 
 
 def find_pair(result, image1, image2):
-    """Return the row of a pair, and 1 or -1 for the order that its images are given in.
+    """Return the row of a pair, and 1 or -1 for the order of its images.
 
     Raises
     ------
     ValueError
-        If an image is none of the result's.
+        If an image is not in the result.
     LevelMatchError
         If the two were not compared.
     """
@@ -107,7 +107,7 @@ def pair_picture(result, image1, image2, *, files=None, load=None):
     image1, image2 : str
         Names of the images.
     files : path, list of path or None
-        For a record, its images' files.
+        For a record, the files of its images.
     load : callable or None
         Returns the pixels of a frame; by default `~levelmatch.images.frame.Frame.load`.
     """
@@ -149,7 +149,7 @@ def pair_picture(result, image1, image2, *, files=None, load=None):
 
 
 def _plane(measured, row, sign):
-    """The plane fitted to a pair by itself, as a `Correction`."""
+    """The plane fitted to one pair alone, as a `Correction`."""
     inverse = np.linalg.pinv(measured.gram[row], rcond=1e-12, hermitian=True)
     coefficients = sign * inverse @ measured.rhs[row]
     return Correction.from_coefficients(coefficients, measured.axes[row])
@@ -188,22 +188,22 @@ def _blocks(samples, base, step, plane):
 def plot_pair(result, image1, image2, *, axs=None, files=None):
     """Plot the differences of a pair of images: before matching, clipped, their plane, and after.
 
-    Four plots: the difference of the two images, in blocks of pixels of the finer one; the
-    histogram of all differences, with those that the clipping kept, their location and its error;
-    the plane fitted to them; and what is left after matching. The three pictures have
-    colours of the same range, each about its own level.
+    Four plots show the difference of the two images, in blocks of pixels of the finer one; the
+    histogram of all differences, with those that the clipping kept, their location and its
+    error; the plane fitted to them; and the residuals after matching. The colours of the three
+    pictures have the same range, each about its own level.
 
     Parameters
     ----------
     result : `~levelmatch.MatchResult` or record
         The result, or its record.
     image1, image2 : str
-        Names of the images; the difference is the first less the second.
+        Names of the images; the difference is the first minus the second.
     axs : sequence of `~matplotlib.axes.Axes` or None
         Four axes, in any layout: in one column of a journal, ``subplots(4, 1)`` of a figure of
         3.5 by 9 inches; by default two by two in a new figure.
     files : path, list of path or None
-        For a record, its images' files as they were before the run, or their folder.
+        For a record, the files of its images as they were before the run, or their folder.
 
     Returns
     -------
@@ -217,12 +217,12 @@ def plot_pair(result, image1, image2, *, axs=None, files=None):
     LevelMatchError
         If the two images were not compared.
     FrameError
-        If pixels are not at hand; the message names the files that are missing.
+        If pixels are missing; the message names the files.
 
     Notes
     -----
-    The differences are sampled as by ``MeasureOptions(method="direct")``, whichever method
-    measured the pair.
+    The differences are sampled as by ``MeasureOptions(method="direct")``, also if another
+    method measured the pair.
     """
     if axs is not None and np.size(axs) != 4:
         msg = f"axs: {np.size(axs)} axes, not 4"
@@ -245,7 +245,7 @@ def plot_pair(result, image1, image2, *, axs=None, files=None):
     ):
         ax.set_title(title, fontsize="medium", loc="left")
     axs[0].set_title(
-        f"Before: {short[image1]}\nless {short[image2]}",
+        f"Before: {short[image1]}\nminus {short[image2]}",
         fontsize="medium",
         loc="left",
         parse_math=False,
@@ -254,7 +254,7 @@ def plot_pair(result, image1, image2, *, axs=None, files=None):
 
 
 def _short_names(facts):
-    """Names as titles have them, by full names."""
+    """Short names for titles, by full names."""
     names = [frame.name for frame in facts.frames]
     return dict(zip(names, image_labels(names)[0], strict=True))
 

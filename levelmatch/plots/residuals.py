@@ -1,5 +1,5 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
-"""What is left of every pair."""
+"""Plot of the differences of all pairs, before and after matching."""
 
 import numpy as np
 
@@ -21,26 +21,26 @@ from levelmatch.text import values
 __all__ = ["plot_residuals"]
 
 KINDS = ("matrix", "list")
-# Where there is nothing to show, on light and on dark paper.
+# Colour of images that are no pair, on light and on dark paper.
 NO_PAIR = "#b8b8b8"
 
 
 def plot_residuals(result, *, kind=None, ax=None):
-    """Plot the difference of every pair of images before matching, and what is left of it.
+    """Plot the difference of every pair of images before matching, and its residual after.
 
-    As a matrix, a row and a column for each image: before in the lower left half, after in
-    the upper right one, both as the row's image less the column's; grey where two images are no
-    pair. Or as a list: the absolute
-    differences of all pairs that counted, sorted, before and after.
+    A matrix has a row and a column for each image, with differences before matching in the
+    lower left half and residuals in the upper right half: the row's image minus the column's.
+    Two images that are no pair are grey. A list shows the absolute differences of all kept
+    pairs, sorted, before and after.
 
     Parameters
     ----------
     result : `~levelmatch.MatchResult` or record
         The result, or its record.
     kind : {"matrix", "list"} or None
-        By default a matrix of up to 24 images, and a list of the pairs of more.
+        By default a matrix for up to 24 images, and a list for more.
     ax : `~matplotlib.axes.Axes` or None
-        Where; by default those of a new figure.
+        Axes to draw into, by default those of a new figure.
 
     Returns
     -------
@@ -50,7 +50,7 @@ def plot_residuals(result, *, kind=None, ax=None):
     Raises
     ------
     ValueError
-        If ``kind`` is something else.
+        If ``kind`` is none of these.
     """
     if kind is not None and kind not in KINDS:
         msg = f"kind: {kind!r} is none of {KINDS}"
@@ -77,7 +77,7 @@ def _draw_matrix(ax, facts):
     largest = _largest(matrix)
     linear = np.clip(typical_sigma(facts), 1e-4 * largest, 0.5 * largest)
     norm = SymLogNorm(linear, vmin=-largest, vmax=largest, base=10)
-    # No pair is not the same as nothing left.
+    # A missing pair differs from a residual of zero.
     cmap = colormaps["PuOr_r"].with_extremes(bad=NO_PAIR)
     shown = ax.imshow(matrix, norm=norm, cmap=cmap, interpolation="nearest")
     handles = [Patch(facecolor=NO_PAIR, label="no pair")]
@@ -86,12 +86,12 @@ def _draw_matrix(ax, facts):
         both = np.concatenate([rejected, rejected[:, ::-1]])
         edge = [withStroke(linewidth=2.4, foreground="white")]
         style = {"color": "black", "ms": 4, "ls": "none", "path_effects": edge}
-        handles += ax.plot(*both.T, "x", label="left out", **style)
+        handles += ax.plot(*both.T, "x", label="rejected", **style)
     legend_above(ax, handles=handles, title="Lower left: before. Upper right: after.")
     bar = ax.figure.colorbar(shown, ax=ax, shrink=0.85, pad=0.02)
     bar.set_ticks(symmetric_ticks(linear, largest))
     bar.minorticks_off()
-    bar.set_label(f"Row less column ({unit_words(facts.unit)})", fontsize="small")
+    bar.set_label(f"Row minus column ({unit_words(facts.unit)})", fontsize="small")
     bar.ax.tick_params(labelsize="small")
     ax.axline((0, 0), slope=1, color="white", lw=0.8)
     _name_rows(ax, facts)
@@ -118,7 +118,7 @@ def _name_rows(ax, facts):
 def _draw_list(ax, facts):
     for column, colour, label in (("level", BEFORE, "before"), ("residual", AFTER, "after")):
         left = np.sort(np.abs(values(facts.pairs[column])[facts.kept]))[::-1]
-        # What rounding alone leaves has no place on a logarithmic axis.
+        # A logarithmic axis has no room for rounding errors.
         left = np.where(left > 1e-12 * left.max(initial=0.0), left, np.nan)
         ax.plot(np.arange(1, len(left) + 1), left, color=colour, label=label, lw=1.6)
     sigma = values(facts.pairs["sigma"])[facts.kept]

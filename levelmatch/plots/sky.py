@@ -1,5 +1,5 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
-"""A map of the sky about the middle of all images."""
+"""Map of the sky about the centre of all images."""
 
 import numpy as np
 from astropy import units as u
@@ -9,13 +9,13 @@ from levelmatch.sky.vectors import lonlat, tangent_axes
 
 __all__ = ["Chart", "directions", "sky_axes", "sky_wcs"]
 
-# Pixels along the longer side of the map's WCS, where no image gives one.
+# Pixels along the longer side of the map's WCS.
 SIZE = 400
 MARGIN = 0.04
 
 
 class Chart:
-    """Offsets to East and North on a map of equal area about the middle of all images.
+    """Offsets to East and North on an equal-area map about the centre of all images.
 
     Parameters
     ----------
@@ -25,7 +25,7 @@ class Chart:
 
     def __init__(self, frames):
         total = np.sum([frame.grid.centre for frame in frames], axis=0)
-        # All around the sky there is no middle: any will do.
+        # Images all around the sky have no centre: any will do.
         centre = total if np.linalg.norm(total) > 1e-9 else frames[0].grid.centre
         self.axes = tangent_axes(centre)
         corners = np.concatenate([self._flat(frame.grid.polygon) for frame in frames])
@@ -45,7 +45,7 @@ class Chart:
         return self._flat(vectors) * u.rad.to(self.unit)
 
     def label_axes(self, ax):
-        """Name the axes, and the position that the offsets are from."""
+        """Label the axes with the position of zero offset."""
         ra, dec = lonlat(self.axes[0])
         ax.set_xlabel(f"East of RA {ra:.4f}\u00b0 ({self.unit})", fontsize="small")
         ax.set_ylabel(f"North of Dec {signed(dec, 4)}\u00b0 ({self.unit})", fontsize="small")
@@ -89,7 +89,7 @@ class Chart:
 
 
 def sky_wcs(result):
-    """Return a WCS of all images of a result, to make axes with sky coordinates of.
+    """Return a WCS of all images of a result, for axes with sky coordinates.
 
     Parameters
     ----------
@@ -119,14 +119,14 @@ def sky_axes(ax, wcs):
 
 
 def has_sky(ax):
-    """Whether axes have sky coordinates."""
+    """Return whether axes have sky coordinates."""
     return getattr(ax, "coords", None) is not None and getattr(ax, "wcs", None) is not None
 
 
 def placed(ax, chart, vectors):
-    """Return where directions, shape (..., 3), fall in axes: shape (..., 2).
+    """Return positions in axes, shape (..., 2), of unit vectors, shape (..., 3).
 
-    Pixels of axes with sky coordinates, offsets to East and North on plain ones.
+    Pixels on axes with sky coordinates, else offsets to East and North.
     """
     if not has_sky(ax):
         return chart.project(vectors)
@@ -137,7 +137,7 @@ def placed(ax, chart, vectors):
 
 
 def finish_sky(ax, chart):
-    """Name the axes of a map, and turn East to the left where the axes do not know the sky."""
+    """Label the axes of a map; on axes without sky coordinates, East is set to the left."""
     if not has_sky(ax):
         ax.xaxis.set_inverted(True)
         chart.label_axes(ax)
@@ -152,7 +152,7 @@ def finish_sky(ax, chart):
 
 
 def directions(grid, ys, xs):
-    """Directions of rows and columns, shape (len(ys), len(xs), 3), bilinear between nodes."""
+    """Unit vectors of rows and columns, shape (len(ys), len(xs), 3), bilinear between nodes."""
     rows, columns = _weights(grid.ys, ys), _weights(grid.xs, xs)
     return np.moveaxis(rows @ np.moveaxis(grid.nodes, -1, 0) @ columns.T, 0, -1)
 

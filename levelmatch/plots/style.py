@@ -1,33 +1,33 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
-"""What all plots share: colours, names and units as text, and legends."""
+"""Colours, names, numbers and legends of all plots."""
 
 import numpy as np
 
 from levelmatch.text import SHORT_NAME, short_names, values
 
-# Okabe and Ito's colours, told apart by every eye and on dark and light paper.
+# Okabe and Ito's colours differ for every kind of colour vision, on dark and light paper.
 BEFORE, AFTER, GREY, STAR = "#d55e00", "#0087c8", "#888888", "#e69f00"
-# Sets of images without overlap between them; more of them begin again.
+# Colours of disconnected sets; they repeat after the last.
 SETS = ("#888888", "#0072b2", "#e69f00", "#56b4e9", "#d55e00")
-# From blue to orange through a pale violet, of one lightness: seen on any paper.
+# From blue to orange through a pale violet, of equal lightness for any paper.
 LINKS = ("#3b9ad1", "#a68cad", "#e06c1f")
 # Residuals of this many sigma and more have the last colour.
 MOST_SIGMA = 5
-# Images up to which each has its name on the axis.
+# Up to so many images, each has its name on the axis.
 MAX_LABELS = 24
-# Characters of a name that a narrow picture has room for.
+# Characters of a name in a narrow picture.
 MAX_NAME = 28
-# And of what the names of all images have in common.
+# Characters of the pattern that all names share.
 MAX_PATTERN = 44
 
 
 def new_figure(**options):
-    """Return a new figure that makes room for its labels.
+    """Return a new figure whose layout makes room for labels.
 
     Raises
     ------
     ImportError
-        If matplotlib is not installed; the message says how to get it.
+        If matplotlib is not installed; the message says how to install it.
     """
     try:
         from matplotlib import pyplot as plt
@@ -43,14 +43,14 @@ def axes_or_new(ax):
 
 
 def plain_text(text, width=MAX_NAME, *, keep_end=False):
-    """Return a name as one short line that every font can show.
+    """Return a name as one short line of characters that usual fonts have.
 
     Parameters
     ----------
     text : str
-        The name, which may hold anything.
+        The name, of any characters.
     width : int
-        The most characters; longer names lose their middle.
+        Maximum number of characters; longer names lose their middle.
     keep_end : bool
         Longer names lose their beginning instead.
     """
@@ -62,7 +62,7 @@ def plain_text(text, width=MAX_NAME, *, keep_end=False):
 
 
 def image_labels(names):
-    """Return labels of images that differ and fit, and what they are in a label's words.
+    """Return short labels of images, all different, and the label of their axis.
 
     Parameters
     ----------
@@ -72,9 +72,9 @@ def image_labels(names):
     Returns
     -------
     labels : list of str
-        In short; where no part of them tells them apart, their rows.
+        Short names; the rows of the table if short names are not unique.
     words : str
-        What the labels are.
+        Label of the axis, with the pattern of the names.
     """
     short, pattern = short_names(names, SHORT_NAME)
     for keep_end in (True, False):
@@ -85,17 +85,17 @@ def image_labels(names):
 
 
 def name_images(ax, words):
-    """Put under the axes what the labels are, small where it is long."""
+    """Label the axis of image names; long labels are small."""
     ax.set_xlabel(words, parse_math=False, fontsize="x-small" if len(words) > MAX_NAME else None)
 
 
 def signed(value, digits):
-    """Return a number with its sign, the minus a proper one."""
+    """Return a number with its sign; a minus is a minus sign, not a hyphen."""
     return f"{value:+.{digits}f}".replace("-", "\u2212")
 
 
 def symmetric_ticks(linear, largest):
-    """Return zero, and two powers of ten on either side where the scale is logarithmic."""
+    """Return ticks at zero and at up to two powers of ten on either side."""
     high = int(np.floor(np.log10(largest)))
     low = int(np.ceil(np.log10(linear)))
     powers = {high, (high + low) // 2} if high > low else {high}
@@ -104,19 +104,19 @@ def symmetric_ticks(linear, largest):
 
 
 def typical_sigma(facts):
-    """Return three times the median error of pairs: smaller differences are shown linearly."""
+    """Return three times the median error of pairs, the linear range of symmetric scales."""
     sigma = values(facts.pairs["sigma"])
     sigma = sigma[np.isfinite(sigma) & (sigma > 0)]
     return 3 * float(np.median(sigma)) if len(sigma) else 0.0
 
 
 def _has_glyph(character):
-    """Whether usual fonts have it: Latin, Greek, Cyrillic, dashes and quotes."""
+    """Whether usual fonts have a character: Latin, Greek, Cyrillic, dashes and quotes."""
     return ord(character) < 0x500 or 0x2010 <= ord(character) < 0x2027
 
 
 def legend_above(ax, ncols=2, **options):
-    """Put the legend above the axes, where it hides nothing; no text in it is a formula."""
+    """Put the legend above the axes, where it hides nothing; dollar signs are no formulas."""
     legend = ax.legend(
         loc="lower left",
         bbox_to_anchor=(0, 1.0),

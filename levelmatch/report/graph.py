@@ -1,5 +1,5 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
-"""The overlaps on the sky as a drawing of the page: SVG that names and leads to its pairs."""
+"""Map of the overlaps on the sky: SVG with links to the rows of images and pairs."""
 
 import numpy as np
 
@@ -16,11 +16,11 @@ WIDTH, HEIGHT, MARGIN = 1000.0, 900.0, 30.0
 
 
 def graph_section(facts):
-    """Return the drawing with its legend."""
+    """Return the map with its legend."""
     n_sets = int(facts.sets.max(initial=0)) + 1
     place, size = _placement(facts)
     words = (
-        f"Outlines of {count(len(facts.frames), 'image')} on the sky, North up and East left, "
+        f"Footprints of {count(len(facts.frames), 'image')} on the sky, North up and East left, "
         f"with {count(len(facts.pairs), 'pair')} as links"
         + (f", in {n_sets} sets without overlap between them" if n_sets > 1 else "")
         + ". The table of pairs has the same numbers."
@@ -37,7 +37,7 @@ def graph_section(facts):
 
 
 def _placement(facts):
-    """A function from directions to the drawing, and its size."""
+    """A function from unit vectors to the drawing, and the size of the drawing."""
     chart = Chart(facts.frames)
     extent = np.maximum(chart.high - chart.low, 1e-30)
     scale = min((WIDTH - 2 * MARGIN) / extent[0], (HEIGHT - 2 * MARGIN) / extent[1])
@@ -62,7 +62,7 @@ def _outlines(facts, place):
 
 
 def _links(facts, place):
-    """The pairs, those that disagree most last, so that they are on top."""
+    """The pairs, sorted by their residuals: the largest are last, on top."""
     if len(facts.pairs) == 0:
         return []
     centres = place(np.array([frame.grid.centre for frame in facts.frames]))
@@ -108,7 +108,7 @@ def _star(x, y, radius):
 
 
 def _legend(facts, n_sets):
-    """What colours and signs mean."""
+    """Meaning of colours and signs."""
     ranges = [f"{k} to {k + 1} \u03c3" for k in range(MOST_SIGMA)] + [f"over {MOST_SIGMA} \u03c3"]
     entries = [
         f'<li><svg viewBox="0 0 24 8" aria-hidden="true"><path class="k{k}" d="M0 4H24"/></svg>'
@@ -118,7 +118,7 @@ def _legend(facts, n_sets):
     if not facts.kept.all():
         entries.append(
             '<li><svg viewBox="0 0 24 8" aria-hidden="true"><path class="out" d="M0 4H24"/></svg>'
-            "left out</li>"
+            "rejected</li>"
         )
     if facts.references:
         entries.append(

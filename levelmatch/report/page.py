@@ -1,5 +1,5 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
-"""The page: its sections, its style and its script in one file."""
+"""The report: its sections, style and script in one file of HTML."""
 
 import base64
 import hashlib
@@ -19,11 +19,19 @@ from levelmatch.report.pictures import (
 from levelmatch.report.tables import image_table, option_tables, pair_table
 from levelmatch.report.text import items, safe
 from levelmatch.results.pixels import frames_with_pixels
-from levelmatch.summary import Facts, notes, summary_lines, trust_lines
+from levelmatch.summary import (
+    MAX_FINDINGS,
+    Facts,
+    findings,
+    notes,
+    summary_lines,
+    trust_lines,
+    verdict,
+)
 
 __all__ = ["check_replaceable", "is_page", "make_page", "write_report"]
 
-# By it a page is known again.
+# Marks a file as a report of levelmatch.
 GENERATOR = '<meta name="generator" content="levelmatch '
 PAGE = Template("""\
 <!DOCTYPE html>
@@ -41,9 +49,9 @@ $generator$version">
 <a class="skip" href="#main">Skip to the summary</a>
 <main id="main">
 <h1>$title</h1>
+<p class="made">$made</p>
 $body
 </main>
-<footer>Made by levelmatch $version.</footer>
 <div id="tip" role="tooltip" hidden></div>
 <p id="said" class="unseen" role="status"></p>
 <script>$script</script>
@@ -52,47 +60,47 @@ $body
 """)
 
 NO_MATPLOTLIB = (
-    "Pictures need matplotlib, which is not installed here: "
-    '`pip install "levelmatch[report]"` brings it.'
+    "Pictures need matplotlib, which is not installed here. Install it by "
+    '`pip install "levelmatch[report]"`.'
 )
 LEVEL = (
-    "A level is what was subtracted from an image, at its centre, so that it agrees with those "
-    "that it overlaps."
+    "A level is the constant subtracted from an image, at its centre, so that the image agrees "
+    "with those that it overlaps."
 )
-NO_PIXELS = "This page was made from a record without its images: there are no pictures of pixels."
+NO_PIXELS = "This page was made from a record without its images, so it has no pictures of pixels."
 
 
 def write_report(result, path, *, title="Level matching", files=None, before_after=True):
     """Write a page of HTML: a summary, pictures, the overlaps, and tables of images and pairs.
 
-    The page is one file that needs nothing from elsewhere, and nothing but its text is needed
-    to read it: its script sorts the tables, moves the cut between before and after, and shows
-    the pairs. Without matplotlib it has no pictures, and says so.
+    The page is one file, which loads nothing else. Its script sorts the tables, moves the cut
+    between before and after, and shows the pairs; all of the text is there without it. Without
+    matplotlib the page has no pictures and says so.
 
     Parameters
     ----------
     result : `~levelmatch.MatchResult` or record
         The result, or its record.
     path : str or `~pathlib.Path`
-        Where; an earlier page is replaced. The page is written whole or not at all.
+        Path of the page, which is written atomically. An earlier page is replaced.
     title : str
-        Its title.
+        Title of the page.
     files : path, list of path or None
-        For a record, its images' files as they were before the run, or their folder; without
-        them the page has no pictures that need pixels.
+        For a record, the files of its images as they were before the run, or their folder;
+        without them the page has no pictures that need pixels.
     before_after : bool
-        Whether to draw what reads all images again: mosaics before and after, and
-        the differences of up to 60 pairs.
+        Whether to draw the pictures that read all images again: mosaics before and after, and
+        the differences of the 20 worst pairs.
 
     Returns
     -------
     path : `~pathlib.Path`
-        Where it is.
+        Path of the page.
 
     Raises
     ------
     FileExistsError
-        If a file is there that is no page of levelmatch.
+        If the path exists and is no page of levelmatch.
     FrameError
         If some of a record's images are none of ``files``, or are not the recorded ones;
         the message names them.
@@ -112,12 +120,12 @@ def write_report(result, path, *, title="Level matching", files=None, before_aft
 
 
 def check_replaceable(path):
-    """Refuse a path where something is that no report was written to.
+    """Refuse a path that exists and is no report.
 
     Raises
     ------
     FileExistsError
-        Naming it.
+        If it does; the message names the path.
     """
     if path.exists() and not is_page(path):
         msg = f"{path} exists and is no page of levelmatch; name another"
@@ -129,7 +137,7 @@ def is_page(path):
     if not path.is_file():
         return False
     with open(path, "rb") as stream:
-        # The head of a page, its policy included, is shorter.
+        # The head of a page is shorter.
         head = stream.read(4096)
     return head.startswith(b"<!DOCTYPE html>") and GENERATOR.encode() in head
 
@@ -142,9 +150,10 @@ def make_page(result, *, title="Level matching", files=None, before_after=True):
     has_pixels = files is not None or all(frame.source is not None for frame in facts.frames)
     pixels = before_after and has_pixels and has_matplotlib()
     if pixels:
-        # Wrong files are the caller's to mend; all later failures leave a note in the page.
+        # Wrong files are an error of the caller; later failures leave a note in the page.
         frames_with_pixels(facts.result, files)
     sections = [
+        _drawn("", "headline", "Headline", lambda: _headline(facts)),
         _section("Summary", "summary", "", _summary(facts)),
         _section("Notes", "notes", "", items(notes(facts)) if notes(facts) else ""),
         _drawn("Before and after", "", "", lambda: compare_section(facts, files) if pixels else ""),
@@ -166,10 +175,31 @@ def make_page(result, *, title="Level matching", files=None, before_after=True):
         policy=_policy(style, script),
         title=safe(title),
         version=safe(__version__),
+        made=safe(_made(facts.result, __version__)),
         style=style,
         script=script,
         body="\n".join(section for section in sections if section),
     )
+
+
+def _headline(facts):
+    """The verdict, and links to the findings to look at first."""
+    found = findings(facts)[:MAX_FINDINGS]
+    links = "; ".join(
+        safe(f.words)
+        if f.target is None
+        else f'<a href="#{f.target[0][0]}{f.target[1]}">{safe(f.words)}</a>'
+        for f in found
+    )
+    look = f"\n<p>Look first at: {links}.</p>" if found else ""
+    return f'<p class="verdict">{safe(verdict(facts))}</p>{look}'
+
+
+def _made(result, version):
+    """A line on the run."""
+    created = str(result.created).partition(".")[0].replace("T", " ")
+    run = result.options["function"]
+    return f"Matched by {run} on {created} UTC; page made by levelmatch {version}."
 
 
 def _summary(facts):
@@ -193,8 +223,8 @@ def _section(heading, kind, label, content):
 
 def _overlaps(facts):
     how = (
-        "Each link joins two images that overlap; its colour is their residual, what is left of "
-        "their difference, over what is expected."
+        "Each link joins two images that overlap; its colour is the residual of their difference "
+        "over its standard error."
     )
     return (
         f'<p>{how} <span class="scripted" hidden>Point at a link for its numbers, or click it to '
@@ -216,7 +246,7 @@ def _resource(name):
 
 
 def _policy(style, script):
-    """What the page may do: run its own script, show its own pictures, and nothing else."""
+    """The page's security policy: it runs its own script and shows its own pictures only."""
 
     def digest(text):
         return base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()

@@ -9,7 +9,7 @@ from collections import OrderedDict
 import numpy as np
 
 from levelmatch.exceptions import LevelMatchWarning
-from levelmatch.report.tables import names_of
+from levelmatch.report.tables import names_of, pair_order
 from levelmatch.report.text import number, safe
 from levelmatch.text import count, decimals
 
@@ -21,14 +21,14 @@ __all__ = [
     "plot_section",
 ]
 
-# Colours this near to grey are that of the text.
+# Pictures whose colours are this close to grey are stored as grey.
 MAX_TINT = 12
 INKS = ("#1d2126", "#dfe4ea")
-# Pairs up to which each has a picture of its own.
-MAX_PAIR_PICTURES = 60
-# Images held in memory for them.
+# Up to so many pairs, each has a picture; of more, only the worst.
+MAX_PAIR_PICTURES, N_WORST = 60, 20
+# Images held in memory for the pictures of pairs.
 MAX_HELD = 6
-# From the first colour by white to the last.
+# Colours of the lowest and the highest difference; the middle is white.
 LOW, HIGH = np.array([0x3B, 0x6F, 0xB0]), np.array([0xC9, 0x5B, 0x0C])
 
 
@@ -143,12 +143,12 @@ def _figure(draw, words, caption):
 
 
 def _picture(draw, words, **axes):
-    """A picture for light and one for dark paper, the browser's choice."""
+    """A picture for light and one for dark paper, of which the browser shows one."""
     return _picture_and_box(draw, words, **axes)[0]
 
 
 def _picture_and_box(draw, words, **axes):
-    """A picture, and where its axes are in it: left, right, top, bottom in per cent."""
+    """A picture, and the edges of its axes in per cent: left, right, top, bottom."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -157,7 +157,7 @@ def _picture_and_box(draw, words, **axes):
     ax = figure.add_subplot(**axes)
     draw(ax)
     ax.set_facecolor("none")
-    # The layout is found once: both have it, and no axes are drawn twice.
+    # Both pictures share one layout, so that no axes are drawn twice.
     figure.draw_without_rendering()
     figure.set_layout_engine("none")
     light, dark = (_drawn(canvas, ink) for ink in INKS)
@@ -177,7 +177,7 @@ def _drawn(canvas, ink):
     pixels = np.array(canvas.buffer_rgba())
     red, green, blue = np.moveaxis(pixels[..., :3].astype(np.int16), -1, 0)
     grey = max(np.abs(red - green).max(), np.abs(green - blue).max()) <= MAX_TINT
-    # Fewer shades of grey, black and white kept; colours keep all, or smooth ones have bands.
+    # Fewer shades of grey make smaller files; fewer colours would show as bands.
     few = (pixels & 0xFC) | (pixels >> 6) if grey else pixels
     return _data_url(few, "LA" if grey else "RGBA")
 
@@ -219,18 +219,19 @@ def _set_ink(figure, ink):
 
 
 def pair_pictures(facts, files):
-    """Return a small picture of each pair; where there are many, a sentence that there are none."""
-    if len(facts.pairs) == 0:
+    """Return a small picture of each pair; where there are many, of the worst pairs."""
+    n = len(facts.pairs)
+    if n == 0:
         return ""
-    if len(facts.pairs) > MAX_PAIR_PICTURES:
-        return (
-            f"<p>Each pair is drawn where there are up to {MAX_PAIR_PICTURES}; "
-            f"here are {len(facts.pairs)}.</p>"
-        )
-    short = dict(zip([frame.name for frame in facts.frames], names_of(facts)[0], strict=True))
+    rows, words = pair_order(facts), ""
+    if n > MAX_PAIR_PICTURES:
+        rows = rows[:N_WORST]
+        words = f"<p>Pictures of the {len(rows)} worst of {n} pairs.</p>\n"
+    short = dict(zip(facts.names, names_of(facts)[0], strict=True))
     load = _Held()
     figures = []
-    for p, pair in enumerate(facts.pairs):
+    for p in rows:
+        pair = facts.pairs[p]
         ends = str(pair["image1"]), str(pair["image2"])
         name = " and ".join(short[end] for end in ends)
         # A candidate pair may have no pixel that is good in both images.
@@ -242,7 +243,7 @@ def pair_pictures(facts, files):
                 lambda ends=ends: _pair_picture(facts, ends, short, files, load),
             )
         figures.append(f'<figure id="d{p}">{content}</figure>')
-    return '<div id="differences">\n' + "\n".join(figures) + "\n</div>"
+    return f'{words}<div id="differences">\n' + "\n".join(figures) + "\n</div>"
 
 
 def _pair_picture(facts, ends, short, files, load):
@@ -285,7 +286,7 @@ class _Held:
 
 
 def _coloured(values):
-    """Colours of values from -1 to 1, North of the pixels' rows up; grey where there are none."""
+    """Colours of values from -1 to 1, the last row on top; NaN is grey."""
     good = np.isfinite(values)
     x = np.clip(np.where(good, values, 0), -1, 1)[..., None]
     colours = 255 + np.abs(x) * (np.where(x < 0, LOW, HIGH) - 255)

@@ -47,7 +47,7 @@
         const text = this.rows.map((row) => row.cells[k].textContent);
         let values;
         if (this.heads[k].classList.contains("number")) {
-          values = text.map((t) => parseFloat(t.replace("\u2212", "-")));
+          values = text.map((t) => parseFloat(t.replaceAll("\u2212", "-")));
         } else {
           const collator = new Intl.Collator("en", { numeric: true });
           const distinct = Array.from(new Set(text)).sort(collator.compare);
@@ -164,7 +164,7 @@
 
   // Links to rows: shown, marked and given the focus.
   document.addEventListener("click", (event) => {
-    const link = event.target.closest && event.target.closest("table a[href^='#'], #shown a[href^='#']");
+    const link = event.target.closest && event.target.closest("table a[href^='#'], #shown a[href^='#'], .headline a[href^='#']");
     const found = link && target(link.getAttribute("href"));
     if (!found) return;
     event.preventDefault();

@@ -6,21 +6,20 @@ from dataclasses import dataclass
 import numpy as np
 
 from levelmatch.report.text import number, safe
-from levelmatch.summary import has_slopes, unit_words
+from levelmatch.summary import NO_OVERLAP, NONE_KEPT, SHARE_NAMES, has_slopes, unit_words
 from levelmatch.text import SHORT_NAME, decimals, short_names, values
 
 __all__ = ["image_table", "names_of", "option_tables", "pair_table", "pair_words"]
 
-# Why an image has no pair that counts.
-ALONE, NO_PAIR = "no overlap", "no pair counts"
-# Headings of what each pass subtracted.
-SHARES = {
-    "dithers": "Dithers",
-    "local": "Local sky",
-    "lyot": "Lyot",
-    "nircam_short": "NIRCam short",
-    "mosaic": "Mosaic",
-}
+
+# Mark of an image that disagrees with its neighbours.
+SUSPECT = "suspect"
+IMAGE_CAPTION = (
+    "The correction of each image, at its centre: the total, and the share of each pass where it "
+    "is not zero. Errors are standard errors relative to the zero points; an isolated image has "
+    "none. Pairs are the kept pairs that determine the correction, with those of images that get "
+    "the same correction."
+)
 
 
 @dataclass(frozen=True)
@@ -30,11 +29,11 @@ class Column:
     Parameters
     ----------
     heading : str
-        Its heading.
+        Heading of the column.
     cells : list of str
-        Its cells as HTML.
+        Cells as HTML.
     number : bool
-        Whether they are numbers.
+        Whether the cells are numbers.
     """
 
     heading: str
@@ -55,30 +54,32 @@ def _numbers(heading, column, digits):
 
 
 def names_of(facts):
-    """Return the names of images in short, and a sentence on what was left out of them."""
-    short, pattern = short_names([frame.name for frame in facts.frames], SHORT_NAME)
-    return short, f" Names are in short: they are {pattern}." if pattern else ""
+    """Return short names of the images, and a sentence with the pattern of the full names."""
+    short, pattern = short_names(facts.names, SHORT_NAME)
+    return short, f" Names are shortened: the full names are {pattern}." if pattern else ""
 
 
 def _link(target, name, full):
-    """A name that leads to a row."""
+    """A name as a link to a row."""
     title = f' title="{safe(full)}"' if full != name else ""
     return f'<a href="#{target}"{title}>{safe(name)}</a>'
 
 
-def html_table(key, name, caption, columns, classes):
+def html_table(key, name, caption, columns, classes, order=None):
     """Return a table in a box that scrolls by itself; the first column names the row.
 
     Parameters
     ----------
     key : str
-        The table's identifier; its rows are ``key[0]`` and their number.
+        Identifier of the table; those of its rows are ``key[0]`` and the row number.
     name, caption : str
-        What it is, and a sentence on it.
+        Name of the table, and a sentence on it.
     columns : list of `Column`
-        Its columns.
+        Columns of the table.
     classes : list of str
-        The class of each row, blank for none.
+        Class of each row, blank for none.
+    order : list of int or None
+        Order in which the rows are shown, by default that of the cells.
     """
     kind = [' class="number"' if c.number else "" for c in columns]
     head = "".join(
@@ -87,11 +88,11 @@ def html_table(key, name, caption, columns, classes):
     first, *rest = (c.cells for c in columns)
     opening = [f"<td{k}>" for k in kind[1:]]
     rows = []
-    for i, mark in enumerate(classes):
+    for i in range(len(classes)) if order is None else order:
         cells = "".join(
             f"{start}{column[i]}</td>" for start, column in zip(opening, rest, strict=True)
         )
-        start = f' class="{mark}"' if mark else ""
+        start = f' class="{classes[i]}"' if classes[i] else ""
         rows.append(f'<tr id="{key[0]}{i}"{start}><th scope="row">{first[i]}</th>{cells}</tr>')
     body = "\n".join(rows)
     return (
@@ -107,46 +108,52 @@ def html_table(key, name, caption, columns, classes):
 
 def image_table(facts):
     """Return the table of images."""
-    table = facts.table
-    names = [frame.name for frame in facts.frames]
+    marks = _marks(facts)
+    tiles = [frame.tile for frame in facts.frames]
     short, pattern = names_of(facts)
-    overlaps = np.isin(np.arange(len(names)), facts.ends)
-    mark = [
-        "reference" if name in facts.references else "" if linked else NO_PAIR if pair else ALONE
-        for name, linked, pair in zip(names, facts.linked, overlaps, strict=True)
-    ]
-    columns = [Column("Image", [_named(*both) for both in zip(short, names, strict=True)], False)]
-    if any(mark):
-        columns.append(_texts("Mark", mark))
+    names = [_named(*both) for both in zip(short, facts.names, strict=True)]
+    columns = [Column("Image", names, False)]
+    if any(marks):
+        columns.append(_texts("Mark", marks))
     if facts.sets.any():
         columns.append(_counts("Set", facts.sets + 1))
-    tiles = [frame.tile for frame in facts.frames]
-    if tiles != names and any(tiles):
+    if tiles != facts.names and any(tiles):
         columns.append(_texts("Tile", tiles))
-    columns += [_counts("Pairs", table["n_pairs"]), *_level_columns(table, facts.linked)]
-    unit = unit_words(getattr(table["level"], "unit", None))
+    columns.append(_counts("Pairs", facts.table["n_pairs"]))
+    columns += _level_columns(facts.table, facts.linked)
     units = [frame.unit for frame in facts.frames]
     if len(set(units)) > 1:
         columns.append(_texts("Unit", ["" if unit is None else unit for unit in units]))
+    caption = f"{IMAGE_CAPTION} {_unit_sentence(facts.table, units)}{pattern}"
+    classes = {"reference": "held", SUSPECT: "alone", NONE_KEPT: "alone", NO_OVERLAP: "alone"}
+    return html_table("images", "Images", caption, columns, [classes.get(m, "") for m in marks])
+
+
+def _marks(facts):
+    """A word on each image that is special."""
+    overlaps = np.isin(np.arange(len(facts.frames)), facts.ends)
+    marks = [
+        "" if linked else NONE_KEPT if some else NO_OVERLAP
+        for linked, some in zip(facts.linked, overlaps, strict=True)
+    ]
+    for row in facts.suspects:
+        marks[row] = SUSPECT
+    return [
+        "reference" if name in facts.references else mark
+        for name, mark in zip(facts.names, marks, strict=True)
+    ]
+
+
+def _unit_sentence(table, units):
+    if len(set(units)) > 1:
+        return "Each image is in its own unit."
+    unit = unit_words(getattr(table["level"], "unit", None))
     planes = f", slopes in {unit} per arcmin" if has_slopes(table) else ""
-    caption = (
-        "What was subtracted from each image, at its centre: the total, and each pass's "
-        "share where it is not zero. Errors are standard errors relative to the zero points that "
-        "were put in; an image without a pair has none. Pairs are those that its correction rests "
-        "on, of images corrected with it too."
-        + (
-            " Each image is in its own unit."
-            if len(set(units)) > 1
-            else f" Levels are in {unit}{planes}."
-        )
-        + pattern
-    )
-    classes = {"reference": "held", NO_PAIR: "alone", ALONE: "alone", "": ""}
-    return html_table("images", "Images", caption, columns, [classes[m] for m in mark])
+    return f"Levels are in {unit}{planes}."
 
 
 def _named(name, full):
-    """A name that tells the whole of it."""
+    """A short name with the full name as its title."""
     return f'<span title="{safe(full)}">{safe(name)}</span>' if full != name else safe(name)
 
 
@@ -164,7 +171,7 @@ def _level_columns(table, linked):
                 columns.append(_numbers(head, table[f"slope_{axis}{suffix}"], digits_slope))
         columns.append(_numbers("Slope / \u03c3", table["slope_n_sigma"], 1))
     return columns + [
-        _numbers(SHARES.get(name.removeprefix("level_"), name), table[name], digits)
+        _numbers(SHARE_NAMES.get(name.removeprefix("level_"), name), table[name], digits)
         for name in table.colnames
         if name.startswith("level_") and values(table[name]).any()
     ]
@@ -175,24 +182,33 @@ def _level_columns(table, linked):
 
 
 def pair_table(facts):
-    """Return the table of pairs, blank without any."""
-    pairs = facts.pairs
-    if len(pairs) == 0:
+    """Return the table of pairs, the most significant residual first; blank without any."""
+    if len(facts.pairs) == 0:
         return ""
     short, pattern = names_of(facts)
     caption = (
-        "Difference of each pair of images, first less second, before matching with its error, "
-        f"and its residual after it, in {facts.unit_words}; \u03c3 is what the pair's error, "
-        "its systematic floor and the fit let expect. Weight is the part that a pair kept of "
-        f"its own.{pattern}"
+        "Difference of each pair of images, first minus second, before matching with its standard "
+        f"error, and its residual after matching, in {facts.unit_words}; \u03c3 is the standard "
+        "error of the residual, from the pair's error, the systematic floor and the fit. Weight "
+        f"is the fraction of its weight that a pair keeps.{pattern}"
     )
-    names = [frame.name for frame in facts.frames]
-    ends = facts.ends.tolist()
-    digits = pair_digits(pairs)
+    classes = ["" if kept else "out" for kept in facts.kept]
+    rows = pair_order(facts)
+    return html_table("pairs", "Pairs", caption, _pair_columns(facts, short), classes, rows)
+
+
+def pair_order(facts):
+    """Return the rows of the pairs by the significance of their residuals; rejected ones last."""
+    return np.argsort(-np.nan_to_num(facts.n_sigma, nan=-1.0), kind="stable").tolist()
+
+
+def _pair_columns(facts, short):
+    pairs, ends, digits = facts.pairs, facts.ends.tolist(), pair_digits(facts.pairs)
     columns = [
-        Column(head, [_link(f"i{e[k]}", short[e[k]], names[e[k]]) for e in ends], False)
+        Column(head, [_link(f"i{e[k]}", short[e[k]], facts.names[e[k]]) for e in ends], False)
         for k, head in enumerate(("First", "Second"))
     ]
+    gains = values(pairs["gain"])
     columns += [
         _texts("Pass", pairs["pass"]),
         _numbers("Before", pairs["level"], digits),
@@ -202,14 +218,15 @@ def pair_table(facts):
         _numbers("Weight", pairs["robust"], 2),
         _numbers("Scatter", pairs["scatter"], digits),
         _counts("Pixels", pairs["npix"]),
-        _texts("Counted", _verdicts(pairs)),
+        _texts("Kept", _verdicts(pairs)),
     ]
-    classes = ["" if kept else "out" for kept in facts.kept]
-    return html_table("pairs", "Pairs", caption, columns, classes)
+    if np.isfinite(gains).any():
+        columns.insert(-1, _numbers("Gain (%)", 100 * gains, 1))
+    return columns
 
 
 def pair_digits(pairs):
-    """Return the decimals of pairs: enough for small errors too, which differ by much."""
+    """Return the number of decimals for pairs, by their small errors: errors differ by much."""
     sigma = values(pairs["sigma"])
     sigma = sigma[np.isfinite(sigma) & (sigma > 0)]
     return decimals(np.percentile(sigma, [10])) if len(sigma) else 4
@@ -217,7 +234,7 @@ def pair_digits(pairs):
 
 def _verdicts(pairs):
     return [
-        f"{'kept' if k else 'left out'}{': ' if r else ''}{r}"
+        f"{'kept' if k else 'rejected'}{': ' if r else ''}{r}"
         for k, r in zip(pairs["kept"], pairs["reason"], strict=True)
     ]
 
@@ -229,7 +246,7 @@ def pair_words(facts):
     columns = (values(pairs[name]).tolist() for name in ("level", "residual"))
     verdicts = _verdicts(pairs)
     return [
-        f"{short[i]} less {short[j]}: {number(before, digits)} before, {number(after, digits)}"
+        f"{short[i]} minus {short[j]}: {number(before, digits)} before, {number(after, digits)}"
         f" {facts.unit_words} after"
         + (f", {sigma:.1f} \u03c3" if np.isfinite(sigma) else "")
         + f"; {verdict}"
@@ -244,7 +261,7 @@ def pair_words(facts):
 
 
 def option_tables(facts):
-    """Return what was asked for, by what and when."""
+    """Return the tables of options and of versions."""
     result = facts.result
     parts = (
         ("Options", list(_flat(result.options))),
@@ -263,7 +280,7 @@ def option_tables(facts):
 
 
 def _flat(value, key=""):
-    """Names and values of nested options, one after another, but for those left blank."""
+    """Names and values of nested options, one after another, except blank ones."""
     if isinstance(value, dict):
         for name, item in value.items():
             yield from _flat(item, f"{key}.{name}" if key else str(name))

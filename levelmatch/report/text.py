@@ -1,5 +1,5 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
-"""Text as HTML: every name and value of a page goes through here."""
+"""Text as HTML: every name and value of a report passes through here."""
 
 import re
 from html import escape
@@ -8,15 +8,16 @@ import numpy as np
 
 from levelmatch.text import fixed
 
-__all__ = ["dashed", "items", "number", "safe"]
+__all__ = ["items", "number", "safe"]
 
 DASH = "\u2013"
 
 
 def safe(text):
-    """Return text for an element or an attribute in quotes; what has no sign, as a sign for it.
+    """Return text for an element or a quoted attribute.
 
-    Among them are lone surrogates, which are no UTF-8, and signs that turn the order of others.
+    Characters that cannot be printed become a replacement character: lone surrogates, which
+    UTF-8 cannot encode, control characters and marks of writing direction.
     """
     return escape("".join(c if c.isprintable() else "\ufffd" for c in str(text)), quote=True)
 
@@ -27,15 +28,10 @@ def items(lines):
 
 
 def _minus(line):
-    """Return a sentence with a proper minus before its numbers; names keep their hyphens."""
+    """Return a sentence with minus signs before its numbers; names keep their hyphens."""
     return re.sub(r"(?<!\S)-(?=\d)", "\u2212", line)
 
 
 def number(value, digits):
-    """Return a number with so many decimals, its minus a proper one; a dash where there is none."""
+    """Return a number with a number of decimals and a minus sign; a dash if it is not finite."""
     return fixed(value, digits).replace("-", "\u2212") if np.isfinite(value) else DASH
-
-
-def dashed(text):
-    """Return text, or a dash for none."""
-    return str(text) if str(text) else DASH

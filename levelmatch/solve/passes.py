@@ -75,6 +75,8 @@ class PassResult:
         Groups without any pair, in a domain of several.
     tie : `~numpy.ndarray`, shape (n_groups,), or None
         The level that each group's set got on top, to tie it to the others by their sky.
+    patterns : tuple of `~levelmatch.solve.patterns.DetectorPattern`
+        Patterns that stay with a detector, which the pass does not correct.
     """
 
     matched: Pass
@@ -87,6 +89,7 @@ class PassResult:
     references: list = field(default_factory=list)
     isolated: np.ndarray = None
     tie: np.ndarray = None
+    patterns: tuple = ()
 
     def coefficients(self, group):
         """Return the correction of a group about its centre, shape (1,) or (3,)."""

@@ -7,12 +7,13 @@ from logging import getLogger
 
 import numpy as np
 
-from levelmatch.exceptions import FluxScaleWarning
+from levelmatch.exceptions import FluxScaleWarning, PatternWarning
 from levelmatch.images.background import local_level
 from levelmatch.images.corrections import AppliedCorrection, Correction
 from levelmatch.solve.passes import shift_levels, solve_pass, subtract_solution
+from levelmatch.solve.patterns import find_patterns
 
-__all__ = ["correct_frames", "run_steps", "warn_flux_scales"]
+__all__ = ["correct_frames", "differing_scales", "run_steps", "warn_flux_scales"]
 
 
 logger = getLogger(__name__)
@@ -52,6 +53,7 @@ def run_steps(frames, steps, measured, used, options, *, sky=None, local=local_l
     for k, step in enumerate(_hold_named(steps, frames, used)):
         rows = np.flatnonzero(used == k)
         result = solve_pass(step.plan(frames), frames, table, rows, options, sky=sky)
+        result = replace(result, patterns=_warn_patterns(result, frames, table))
         table = subtract_solution(table, result)
         results.append(result)
         before, frames = frames, _mark_subsets(correct_frames(frames, result), result)
@@ -69,6 +71,18 @@ def run_steps(frames, steps, measured, used, options, *, sky=None, local=local_l
             result.solution.floor,
         )
     return frames, results
+
+
+def _warn_patterns(result, frames, table):
+    """Return the patterns that stay with a detector, and warn of each."""
+    if not len(result.rows) or frames[0].transform is None:
+        # Recorded images have no WCS.
+        return ()
+    patterns = tuple(find_patterns(result, frames, table))
+    for pattern in patterns:
+        unit = "" if frames[0].unit is None else str(frames[0].unit)
+        warnings.warn(pattern.sentence(unit), PatternWarning, stacklevel=5)
+    return patterns
 
 
 def _hold_named(steps, frames, used):
@@ -99,12 +113,18 @@ def _steps(before, after):
     )
 
 
+def differing_scales(measured, limit):
+    """Return whether the flux scales of each pair differ significantly, shape (n,)."""
+    size, error = np.abs(measured.gain), np.hypot(measured.gain_error, 1e-3)
+    return (size > limit) & (size > FLUX_SIGMA * error)
+
+
 def warn_flux_scales(frames, measured, limit):
     """Warn, once, of pairs whose difference depends on brightness."""
-    error = np.hypot(measured.gain_error, 1e-3)
-    wrong = (np.abs(measured.gain) > limit) & (np.abs(measured.gain) > FLUX_SIGMA * error)
+    wrong = differing_scales(measured, limit)
     if not wrong.any():
         return
+    error = np.hypot(measured.gain_error, 1e-3)
     p = np.flatnonzero(wrong)[np.argmax(np.abs(measured.gain[wrong]) / error[wrong])]
     i, j = measured.first[p], measured.second[p]
     msg = (

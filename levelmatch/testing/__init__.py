@@ -4,8 +4,8 @@ Simulated dithered mosaics with known levels.
 
 Each set is one scene on the sky (a spiral disc, nebulosity, stars) seen by many overlapping
 images, each with its own background level or plane. The truth comes with the set, so any
-level-matching setting can be judged: `level_errors` and `plane_errors` compare what was found
-with what was added.
+level-matching setting can be judged: `level_errors` and `plane_errors` compare the corrections
+found with those added.
 
 A background plane is, throughout the package, ``f(s) = level + slope_u * u + slope_v * v``,
 where ``u`` and ``v`` are the components of the sky unit vector ``s`` on the directions East

@@ -41,7 +41,7 @@ class _Exposure:
 
 @dataclass(frozen=True)
 class _Plane:
-    """What is added to an image: (level, slope_u, slope_v), and the same for its Lyot region."""
+    """Background added to an image, (level, slope_u, slope_v), and that of its Lyot region."""
 
     main: tuple
     lyot: tuple = (0.0, 0.0, 0.0)

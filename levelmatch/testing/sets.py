@@ -70,7 +70,7 @@ class SimulatedSet:
         Write the images as JWST-like FITS files, holding one in memory at a time.
 
         A file has an empty primary HDU with the keywords, and the extensions ``SCI``, ``ERR``
-        (left out if the set has no noise) and ``DQ``.
+        (omitted if there is no noise) and ``DQ``.
 
         Parameters
         ----------
@@ -222,7 +222,7 @@ def simulate_miri(
     backgrounds : bool, optional
         Whether to give the ``DT_BGR`` keyword: days from dedicated background observations.
     stars, nebula, galaxy, cosmic_rays, bad_pixels : bool, optional
-        What to put in.
+        Sources to include in the scene.
     star_density : float, optional
         Number of stars per 10**6 pixels.
     seed : int, optional
@@ -334,7 +334,7 @@ def simulate_nircam_short(
     backgrounds : bool, optional
         Whether to give the ``DT_BGR`` keyword: days from dedicated background observations.
     stars, nebula, galaxy, cosmic_rays, bad_pixels : bool, optional
-        What to put in.
+        Sources to include in the scene.
     star_density : float, optional
         Number of stars per 10**6 pixels.
     seed : int, optional
@@ -438,7 +438,7 @@ def simulate_generic(
     unit : `~astropy.units.Unit`, optional
         Unit of the images.
     stars, nebula, galaxy, cosmic_rays, bad_pixels : bool, optional
-        What to put in.
+        Sources to include in the scene.
     star_density : float, optional
         Number of stars per 10**6 pixels.
     seed : int, optional

@@ -161,7 +161,7 @@ def _common_planes(ra, dec):
 
 
 def _one_per_image(found, truth, unit, shape):
-    """Return what was found for each image as an array (n, *shape)."""
+    """Return the corrections found for each image as an array (n, *shape)."""
     if isinstance(found, Mapping):
         missing = [str(name) for name in truth["name"] if name not in found]
         if missing:

@@ -249,7 +249,7 @@ def test_a_link_tells_and_shows_its_pair(browser, page, result):
     move.perform()
     tip = browser.one("#tip")
     assert tip.is_displayed()
-    assert " less " in tip.text
+    assert " minus " in tip.text
     assert "MJy/sr after" in tip.text
     told = tip.text
     ActionChains(browser.driver).click().perform()

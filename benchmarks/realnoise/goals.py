@@ -1,0 +1,173 @@
+# Licensed under a 3-clause BSD style license - see LICENSE.rst
+"""Rows of the benchmark: trials, and the ranges in which their figures must lie."""
+
+import zlib
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, replace
+from functools import partial
+
+import numpy as np
+
+__all__ = ["Figure", "Goal", "Row", "Skip", "bias", "growth", "mean", "ratio_to_best", "rms"]
+
+# A warning excuses a figure only if nearly every trial has it.
+MOSTLY = 0.95
+
+
+class Skip(Exception):  # noqa: N818
+    """Raised by a row that cannot run here, with the reason."""
+
+
+def rms(samples):
+    """Return the root mean square of all samples."""
+    return float(np.sqrt(np.mean(np.square(np.concatenate([np.ravel(s) for s in samples])))))
+
+
+def mean(samples):
+    """Return the mean of all samples."""
+    return float(np.mean(np.concatenate([np.ravel(s) for s in samples])))
+
+
+def bias(samples):
+    """Return the mean error over the rms of the stated ones; samples are (error, stated)."""
+    error, stated = np.reshape(samples, (-1, 2)).T
+    return float(np.mean(error) / np.sqrt(np.mean(np.square(stated))))
+
+
+def growth(samples):
+    """Return the root of the sum of first over that of second; samples are two sums of squares."""
+    first, second = np.sum(np.reshape(samples, (-1, 2)), axis=0)
+    return float(np.sqrt(first / second))
+
+
+def ratio_to_best(samples):
+    """Return the rms of the first over the smallest of the others; samples are sums of squares."""
+    first, *others = np.sqrt(np.sum(samples, axis=0))
+    return float(first / min(others))
+
+
+@dataclass(frozen=True)
+class Goal:
+    """A figure of a row, and the range in which it must lie.
+
+    Parameters
+    ----------
+    label : str
+        Its name; the trials return samples under it.
+    low, high : float
+        The range.
+    score : callable
+        Makes one number of the samples of all trials.
+    excuse : {None, "warned", "refused"}
+        What also meets the goal: samples under this name that are nearly all true. A trial
+        that is refused has no other samples.
+    before : float or None
+        The figure before the errors were made to hold on real noise.
+    """
+
+    label: str
+    low: float
+    high: float
+    score: Callable = rms
+    excuse: str | None = None
+    before: float | None = None
+
+    def figure(self, outcomes, slack=0.0):
+        """Return the figure of the outcomes of all trials.
+
+        Parameters
+        ----------
+        outcomes : list of dict
+            Samples by label, one dictionary per trial.
+        slack : float
+            Widen the range by this fraction of its limits, as for few trials.
+        """
+        samples = [o[self.label] for o in outcomes if self.label in o]
+        value = self.score(samples) if samples else np.nan
+        excused = 0.0
+        if self.excuse is not None:
+            flags = [o.get(f"{self.label}: {self.excuse}", 0.0) for o in outcomes]
+            excused = float(np.mean(flags)) if flags else 0.0
+        low, high = _widened(self.low, -slack), _widened(self.high, slack)
+        met = low <= value <= high or excused >= MOSTLY
+        return Figure(self, value, excused, bool(met))
+
+    @property
+    def range(self):
+        """The range in words."""
+        excuse = {None: "", "warned": ", or warned", "refused": ", or refused"}[self.excuse]
+        if np.isinf(self.low):
+            return f"at most {self.high:g}{excuse}"
+        if np.isinf(self.high):
+            return f"at least {self.low:g}{excuse}"
+        return f"{self.low:g} to {self.high:g}{excuse}"
+
+
+def _widened(limit, slack):
+    return limit + slack * abs(limit) if np.isfinite(limit) else limit
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A goal, the value that was found, the fraction of trials excused, and whether it is met."""
+
+    goal: Goal
+    value: float
+    excused: float
+    met: bool
+
+
+@dataclass(frozen=True)
+class Row:
+    """One case: how a set of images is made and scored, and what must hold.
+
+    Parameters
+    ----------
+    name : str
+        Short name.
+    title : str
+        What differs from white noise.
+    trial : callable
+        Given a generator of random numbers, makes one set, matches it, and returns samples by
+        label.
+    goals : tuple of `Goal`
+        Its figures.
+    trials : int
+        Number of sets.
+    """
+
+    name: str
+    title: str
+    trial: Callable
+    goals: tuple
+    trials: int = 40
+
+    def outcome(self, seed):
+        """Return the samples of one trial."""
+        return self.trial(np.random.default_rng([seed, zlib.crc32(self.name.encode())]))
+
+    def outcomes(self, trials=None, jobs=1):
+        """Return the samples of all trials."""
+        seeds = range(self.trials if trials is None else min(trials, self.trials))
+        if jobs == 1 or len(seeds) == 1:
+            return [self.outcome(seed) for seed in seeds]
+        with ProcessPoolExecutor(jobs) as pool:
+            return list(pool.map(partial(_outcome, self.name), seeds))
+
+    def figures(self, trials=None, jobs=1):
+        """Return a `Figure` for each goal."""
+        outcomes = self.outcomes(trials, jobs)
+        return [goal.figure(outcomes) for goal in self.goals]
+
+    def with_before(self, values):
+        """Return the row with figures of an earlier version of the package, by label."""
+        goals = tuple(replace(g, before=values.get(g.label)) for g in self.goals)
+        return replace(self, goals=goals)
+
+
+def _outcome(name, seed):
+    """One trial of a row by its name, in another process: rows cannot be pickled."""
+    from realnoise.rows import ROWS
+
+    return ROWS[name].outcome(seed)

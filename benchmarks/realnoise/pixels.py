@@ -1,0 +1,191 @@
+# Licensed under a 3-clause BSD style license - see LICENSE.rst
+"""Trials of what pixels do: PSFs, stripes, astrometry, flats, rounding, scales, cosmic rays."""
+
+import numpy as np
+
+import levelmatch as lm
+from realnoise import scores, sky
+
+INF = np.inf
+
+
+def levels_of(rng, n):
+    """Return true levels of images."""
+    return rng.normal(0, 3, n)
+
+
+def match(rng, layout, pictures, *, sources=(), background=5.0, step=None, **options):
+    """Make the images of pictures, and match them as ``"dithers"`` or as a ``"mosaic"``."""
+    images = [
+        sky.make_image(rng, p, f"{k:03d}.fits", sources, background, step)
+        for k, p in enumerate(pictures)
+    ]
+    function = scores.match_dithers if layout == "dithers" else scores.match_mosaic
+    return function(images, [p.level for p in pictures], **options)
+
+
+def grids_of(rng, layout, **options):
+    """Return the grids of 6 dithers, or of a 3 x 3 mosaic."""
+    return (sky.dithers if layout == "dithers" else sky.mosaic)(rng, **options)
+
+
+def simple(rng, layout, change, *, sources=None, background=5.0, **options):
+    """Match a set in which ``change(k, grid)`` gives what is special of each picture."""
+    grids = grids_of(rng, layout)
+    drawn = () if sources is None else sources(grids)
+    levels = levels_of(rng, len(grids))
+    pictures = [
+        sky.Picture(g, level, **change(k, g))
+        for k, (g, level) in enumerate(zip(grids, levels, strict=True))
+    ]
+    return match(rng, layout, pictures, sources=drawn, background=background, **options)
+
+
+def white(rng):
+    """White noise on a flat sky."""
+    out = {}
+    for layout in ("dithers", "mosaic"):
+        grids = grids_of(rng, layout)
+        pictures = [
+            sky.Picture(g, v) for g, v in zip(grids, levels_of(rng, len(grids)), strict=True)
+        ]
+        found = match(rng, layout, pictures)
+        out[layout] = found.pulls
+        bound = scores.noise_bound(grids, 0.5)
+        out[f"{layout}, error over the bound"] = found.errors / bound
+    return out
+
+
+def psf(rng, *, density, widths):
+    """Stars through two PSFs in turn: equal fluxes, of which nothing is lost."""
+    out = {}
+    for layout in ("dithers", "mosaic"):
+        found = simple(
+            rng,
+            layout,
+            lambda k, g: {"fwhm": widths[k % 2]},
+            sources=lambda grids: [sky.Stars.draw(rng, grids, density)],
+        )
+        n = len(found.true)
+        broad = np.arange(n) % 2 == 1
+        weights = np.where(broad, 1 / broad.sum(), -1 / (~broad).sum())
+        out[f"{layout}, bias over stated"] = found.contrast(weights)
+        out[layout] = found.pulls
+    return out
+
+
+def stripes(rng):
+    """Offsets of each row, as large as the noise, in each image its own."""
+    return {
+        layout: simple(rng, layout, lambda k, g: {"extra": sky.stripes(rng, g.shape)}).pulls
+        for layout in ("dithers", "mosaic")
+    }
+
+
+def rows_and_columns(rng):
+    """Offsets of each row and of each column, both as large as the noise."""
+
+    def change(_, grid):
+        return {"extra": sky.stripes(rng, grid.shape) + sky.stripes(rng, grid.shape, axis=1)}
+
+    return {"dithers": simple(rng, "dithers", change).pulls}
+
+
+def correlated(rng):
+    """Noise smoothed by a Gaussian of a sigma of 2 pixels, of the same scatter."""
+    return {"dithers": simple(rng, "dithers", lambda k, g: {"correlation": 2.0}).pulls}
+
+
+def misplaced(rng):
+    """Each image's astrometry off by 0.3 pixel in a direction of its own."""
+
+    def change(*_):
+        angle = rng.uniform(0, 2 * np.pi)
+        return {"offset": (0.3 * np.cos(angle), 0.3 * np.sin(angle))}
+
+    drawn = {
+        "stars": lambda g: [sky.Stars.draw(rng, g, 3e-3)],
+        "cluster": lambda g: [sky.Stars.cluster(rng, g)],
+        "nebula": lambda g: [sky.Nebula.draw(rng, g)],
+    }
+    return {
+        label: simple(rng, "dithers", change, sources=sources).pulls
+        for label, sources in drawn.items()
+    }
+
+
+def flat_errors(rng):
+    """A flat field wrong by 1 % at low frequency, the same in all images, on a sky of 20."""
+    out = {}
+    for layout in ("dithers", "mosaic"):
+        pattern = sky.smooth_pattern(rng, sky.Grid((0, 0)), 0.01)
+        found = simple(rng, layout, lambda k, g, p=pattern: {"flat": 1 + p}, background=20.0)
+        out[layout] = found.pulls
+        out[f"{layout}: warned"] = found.warned
+    return out
+
+
+def bowls(rng):
+    """A bowl of zero mean in each image, its depth drawn anew with a scatter of 0.5."""
+    found = simple(rng, "mosaic", lambda k, g: {"extra": sky.bowl(g, rng.normal(0, 0.5))})
+    return {"mosaic": found.pulls, "mosaic: warned": found.warned}
+
+
+def rounded(rng):
+    """Noise of a tenth, two and three tenths of the step to which data are rounded."""
+    out = {}
+    for noise in (0.1, 0.2, 0.3):
+        label = f"noise {noise}"
+        try:
+            found = simple(rng, "dithers", lambda k, g, n=noise: {"noise": n}, step=1.0)
+        except (lm.LevelMatchError, ValueError):
+            out[f"{label}: refused"] = 1.0
+        else:
+            out[label] = found.pulls
+    return out
+
+
+def scales(rng):
+    """Every second image with coarser pixels of the same noise; a flat sky, then stars."""
+    out = {}
+    for ratio in (1.5, 3.0):
+        grids = sky.dithers(rng, scales=(1.0, ratio))
+        pictures = [sky.Picture(g, v) for g, v in zip(grids, levels_of(rng, 6), strict=True)]
+        stars = sky.Stars.draw(rng, grids, 3e-3)
+        out[f"1 : {ratio:g}"] = match(rng, "dithers", pictures).pulls
+        out[f"1 : {ratio:g}, stars"] = match(rng, "dithers", pictures, sources=[stars]).pulls
+    return out
+
+
+def depths(rng):
+    """Six dithers, every second one with a third of the exposure time of the others."""
+    grids = sky.dithers(rng)
+    pictures = [
+        sky.Picture(g, v, noise=0.5 * (1, np.sqrt(3))[k % 2])
+        for k, (g, v) in enumerate(zip(grids, levels_of(rng, 6), strict=True))
+    ]
+    found = match(rng, "dithers", pictures)
+    out = {}
+    for label, members in (("deep-deep", (0, 2, 4)), ("shallow-shallow", (1, 3, 5))):
+        seams = []
+        for i, j in ((0, 1), (0, 2), (1, 2)):
+            error, stated = found.contrast(np.eye(6)[members[i]] - np.eye(6)[members[j]])
+            seams.append(error / stated)
+        out[label] = seams
+    return out
+
+
+def cosmic_rays(rng):
+    """Unflagged single pixels, 1 % of every second image."""
+    out = {}
+    for layout in ("dithers", "mosaic"):
+        found = simple(
+            rng,
+            layout,
+            lambda k, g: {"extra": sky.cosmic_rays(rng, g.shape, 0.01) if k % 2 else 0.0},
+        )
+        struck = np.arange(len(found.true)) % 2 == 1
+        weights = np.where(struck, 1 / struck.sum(), -1 / (~struck).sum())
+        out[f"{layout}, bias over stated"] = found.contrast(weights)
+        out[layout] = found.pulls
+    return out

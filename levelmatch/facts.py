@@ -1,0 +1,375 @@
+# Licensed under a 3-clause BSD style license - see LICENSE.rst
+"""Numbers of a result, or of its record, that the summary, the report and the plots share."""
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from levelmatch.images.units import unit_text
+from levelmatch.sky.vectors import transfer_matrix
+from levelmatch.solve.run import differing_scales
+from levelmatch.text import values
+
+__all__ = [
+    "Facts",
+    "PassSummary",
+    "Seam",
+    "Seams",
+    "has_slopes",
+    "seam_error",
+    "summarise",
+    "unit_words",
+    "worst_seam",
+]
+
+# Robust weights below this fraction mark a pair as at odds with the others.
+ODD_WEIGHT = 0.5
+# An image is suspect if the residuals of its pairs, of which it has some, are so many times
+# those of the other pairs.
+SUSPECT_RATIO, MIN_SUSPECT_PAIRS = 5.0, 3
+# Up to so many images, the pairs of each are excluded from the median of the others.
+MAX_EXCLUDED = 500
+# Planes are worth a try where slopes change the differences of pairs across their overlaps by
+# this many standard errors (median), and by this multiple of the residuals' rms.
+MIN_SLOPE_SIGMA, MIN_SLOPE_RATIO = 5.0, 0.5
+
+
+def unit_words(unit):
+    """Return a unit as labels show it."""
+    return "data units" if unit is None or not str(unit) else unit_text(unit)
+
+
+def has_slopes(table):
+    """Return whether any correction of a table of images is a plane."""
+    return any(values(table[f"slope_{axis}"]).any() for axis in "uv")
+
+
+def _rms(numbers):
+    return float(np.sqrt(np.mean(np.square(numbers)))) if len(numbers) else np.nan
+
+
+class Facts:
+    """Quantities of a result or its record, each computed once.
+
+    Parameters
+    ----------
+    result : `~levelmatch.record.levels.Levels`
+        The result, or its record.
+    """
+
+    def __init__(self, result):
+        self.result = result
+        self.frames = result.frames
+        self.passes = result.passes
+        self.unit = result.unit
+
+    @classmethod
+    def of(cls, result):
+        """Return the facts of a result; facts are returned unchanged."""
+        return result if isinstance(result, cls) else cls(result)
+
+    @property
+    def unit_words(self):
+        """The unit of comparison as labels show it."""
+        return unit_words(self.unit)
+
+    @cached_property
+    def names(self):
+        """Names of the images, in the order of the input."""
+        return [frame.name for frame in self.frames]
+
+    @cached_property
+    def table(self):
+        """The table of images."""
+        return self.result.table
+
+    @cached_property
+    def pairs(self):
+        """The table of pairs."""
+        return self.result.pairs
+
+    @cached_property
+    def closures(self):
+        """The table of loops."""
+        return self.result.closures
+
+    @cached_property
+    def n_images(self):
+        """Number of output images; two parts of a MIRI image may be one."""
+        whole = {frame.product for frame in self.frames}
+        return len(whole) if self.result.run.recombine else len(self.frames)
+
+    @cached_property
+    def order(self):
+        """Rows of the table of images, sorted by name, as passes number the images."""
+        return np.array(sorted(range(len(self.names)), key=self.names.__getitem__), dtype=int)
+
+    @cached_property
+    def ends(self):
+        """Rows of the two images of each pair in the table of images, shape (n, 2)."""
+        measured = self.result.measured
+        return self.order[np.stack([measured.first, measured.second], axis=1).astype(int)]
+
+    @cached_property
+    def kept(self):
+        """Whether each pair is kept, shape (n,)."""
+        return np.asarray(self.pairs["kept"], dtype=bool)
+
+    @cached_property
+    def n_sigma(self):
+        """Residual of each pair over its standard error, shape (n,); NaN if rejected."""
+        return values(self.pairs["n_sigma"])
+
+    @cached_property
+    def references(self):
+        """Names of the reference images."""
+        return {r.name for r in self.result.references}
+
+    @cached_property
+    def sets(self):
+        """Connected set of each image in the last pass, shape (n,); 0 is the largest."""
+        out = np.zeros(len(self.frames), dtype=int)
+        for p in self.passes[-1:]:
+            label = p.solution.component[p.matched.group]
+            _, first, inverse, n = np.unique(
+                label, return_index=True, return_inverse=True, return_counts=True
+            )
+            rank = np.argsort(np.lexsort((first, -n)))
+            out[self.order] = rank[inverse]
+        return out
+
+    @cached_property
+    def linked(self):
+        """Whether a kept pair links the group of each image to another, shape (n,)."""
+        linked = np.zeros(len(self.frames), dtype=bool)
+        rank = np.argsort(self.order)
+        for p in self.passes:
+            groups = p.matched.group[rank[self.ends[p.rows[p.kept]]]]
+            linked[self.order] |= np.isin(p.matched.group, groups)
+        return linked
+
+    @cached_property
+    def levels(self):
+        """Level of each image and its error in the unit of comparison, shape (2, n)."""
+        scale = np.array([frame.scale for frame in self.frames])
+        return np.stack([values(self.table["level"]), values(self.table["error"])]) * scale
+
+    @cached_property
+    def seams(self):
+        """The `Seams` of the kept pairs."""
+        before, after = (values(self.pairs[name])[self.kept] for name in ("level", "residual"))
+        # Rounding alone leaves no residual.
+        after = np.where(np.abs(after) > 1e-9 * np.abs(before).max(initial=0.0), after, 0.0)
+        sigmas = self.n_sigma[self.kept]
+        sigmas = sigmas[np.isfinite(sigmas)]
+        return Seams(
+            _rms(before),
+            np.abs(before).max(initial=0.0),
+            _rms(after),
+            np.abs(after).max(initial=0.0),
+            _rms(sigmas),
+            sigmas.max(initial=0.0),
+            int(np.count_nonzero(sigmas > Seams.limit)),
+        )
+
+    @cached_property
+    def odd(self):
+        """Whether each pair is at odds with the others, shape (n,)."""
+        robust = values(self.pairs["robust"])
+        return self.kept & (robust < ODD_WEIGHT)
+
+    @cached_property
+    def suspects(self):
+        """Images that disagree with their neighbours, the worst first, as a dictionary.
+
+        From the image's row to its ratio: the median size of the residuals of its pairs,
+        over that of the others, or over their median standard error where that is larger.
+        """
+        size, sigma = np.abs(values(self.pairs["residual"])), values(self.pairs["sigma"])
+        good = np.isfinite(size)
+        of_image = [[] for _ in self.frames]
+        for p in np.flatnonzero(good).tolist():
+            for row in self.ends[p].tolist():
+                of_image[row].append(p)
+        others, ratios = good, {}
+        for row, own in enumerate(of_image):
+            if len(own) < MIN_SUSPECT_PAIRS:
+                continue
+            # Of very many images, one does not change the median of all.
+            if len(self.frames) <= MAX_EXCLUDED:
+                others = good & (self.ends != row).all(axis=1)
+            if others.any():
+                typical = np.hypot(np.median(size[others]), np.median(sigma[others]))
+                ratios[row] = float(np.median(size[own]) / typical) if typical > 0 else 0.0
+        found = sorted(ratios, key=ratios.get, reverse=True)
+        return {row: ratios[row] for row in found if ratios[row] > SUSPECT_RATIO}
+
+    @cached_property
+    def flux_pairs(self):
+        """Rows of pairs whose flux scales differ; the most significant first."""
+        limit = self.result.options.get("solve", {}).get("flux_limit", 0.03)
+        wrong = differing_scales(self.result.measured, limit)
+        gain, error = self.result.measured.gain, self.result.measured.gain_error
+        size = np.abs(gain[wrong]) / np.hypot(error[wrong], 1e-3)
+        return np.flatnonzero(wrong)[np.argsort(-size, kind="stable")].tolist()
+
+    @cached_property
+    def slope_step(self):
+        """Rms change of the differences across overlaps by their slopes; 0 if planes do not help.
+
+        By the plane of each kept pair, where all passes fit levels.
+        """
+        measured = self.result.measured
+        good = self.kept & (measured.npix > 0)
+        if not good.any() or any(p.matched.fit_type != "level" for p in self.passes):
+            return 0.0
+        gram, rhs = measured.gram[good], measured.rhs[good]
+        level = gram[:, 0, 0]
+        # The level is eliminated: the slopes alone, weighted by the shape of the overlap.
+        mixed = gram[:, 0, 1:]
+        reduced = gram[:, 1:, 1:] - mixed[:, :, None] * mixed[:, None] / level[:, None, None]
+        part = rhs[:, 1:] - mixed * (rhs[:, 0] / level)[:, None]
+        chi2 = np.einsum("pi,pij,pj->p", part, np.linalg.pinv(reduced, hermitian=True), part)
+        chi2 = np.maximum(chi2, 0.0)
+        step = _rms(np.sqrt(chi2 / level))
+        helps = np.median(np.sqrt(chi2 / 2)) > MIN_SLOPE_SIGMA
+        return step if helps and step > MIN_SLOPE_RATIO * self.seams.after else 0.0
+
+
+# --------------------------------------------------------------------------------------
+# Passes
+
+
+@dataclass(frozen=True)
+class PassSummary:
+    """Numbers of one pass.
+
+    Parameters
+    ----------
+    name, fit_type : str
+        Name of the pass, and its fit type.
+    n_pairs, n_kept : int
+        Number of its pairs, and of those that are kept.
+    before, after : float
+        Rms of the differences of the kept pairs before any pass, and of their residuals
+        after this one; NaN without any.
+    floor : float
+        Systematic scatter of the pairs.
+    """
+
+    name: str
+    fit_type: str
+    n_pairs: int
+    n_kept: int
+    before: float
+    after: float
+    floor: float
+
+
+def summarise(result):
+    """Return a `PassSummary` for each pass of a result."""
+    facts = Facts.of(result)
+    level = values(facts.pairs["level"])
+    out = []
+    for p in facts.passes:
+        rows = p.rows[p.kept]
+        out.append(
+            PassSummary(
+                p.matched.name,
+                p.matched.fit_type,
+                len(p.rows),
+                len(rows),
+                _rms(level[rows]),
+                _rms(p.residual[p.kept]),
+                p.solution.floor,
+            )
+        )
+    return out
+
+
+# --------------------------------------------------------------------------------------
+# Seams
+
+
+@dataclass(frozen=True)
+class Seams:
+    """Steps between images before and after matching, over all kept pairs.
+
+    Parameters
+    ----------
+    before, before_worst, after, after_worst : float
+        Rms and largest size of the differences and of the residuals, in the unit of
+        comparison.
+    sigma, sigma_worst : float
+        Rms and largest size of the residuals over their standard errors.
+    n_bad : int
+        Number of pairs whose residual is more than ``limit`` standard errors.
+    """
+
+    before: float
+    before_worst: float
+    after: float
+    after_worst: float
+    sigma: float
+    sigma_worst: float
+    n_bad: int
+
+    limit = 5.0
+
+
+@dataclass(frozen=True)
+class Seam:
+    """The pair with the largest residual in standard errors.
+
+    Parameters
+    ----------
+    row : int
+        Its row in the table of pairs.
+    image1, image2 : str
+        Its images.
+    residual, error : float
+        The pair's residual, and the standard error of the difference of the two corrections
+        where the images overlap.
+    n_sigma : float
+        The residual over its standard error.
+    """
+
+    row: int
+    image1: str
+    image2: str
+    residual: float
+    error: float
+    n_sigma: float
+
+
+def worst_seam(result):
+    """Return the worst `Seam` of a result, or `None` if no pair is kept."""
+    facts = Facts.of(result)
+    sigmas = np.where(facts.kept, facts.n_sigma, np.nan)
+    if not np.isfinite(sigmas).any():
+        return None
+    row = int(np.nanargmax(sigmas))
+    pair = facts.pairs[row]
+    return Seam(
+        row,
+        str(pair["image1"]),
+        str(pair["image2"]),
+        float(values(pair["residual"])),
+        seam_error(facts, row),
+        float(sigmas[row]),
+    )
+
+
+def seam_error(result, row):
+    """Return the standard error of the difference of two corrections at their pair's centre."""
+    facts = Facts.of(result)
+    ends = facts.ends[row].tolist()
+    axes = facts.result.measured.axes[row]
+    to_pair = [transfer_matrix(facts.frames[k].whole_grid.axes, axes)[0] for k in ends]
+    variance = 0.0
+    for a, i in enumerate(ends):
+        for b, j in enumerate(ends):
+            sign = 1 if a == b else -1
+            variance += sign * to_pair[a] @ facts.result.covariance(i, j) @ to_pair[b]
+    return float(np.sqrt(max(variance, 0.0)))

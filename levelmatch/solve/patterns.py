@@ -1,0 +1,239 @@
+# Licensed under a 3-clause BSD style license - see LICENSE.rst
+"""Patterns that stay with the detector.
+
+A residual of the flat field, or a bowl, is the same in all images of a detector. It passes every
+test of loops and adds up along a mosaic. Two traces remain. If levels are fitted, each overlap has
+a slope in proportion to the offset between its images. If planes are fitted, they follow the
+pattern, and their slopes grow linearly across the mosaic.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.special import fdtrc
+
+from levelmatch.sky.vectors import ARCMIN, plane_terms, tangent_axes
+
+__all__ = ["DetectorPattern", "find_patterns"]
+
+# Chance of a false alarm for one detector.
+CHANCE = 1e-3
+# Overlaps that are enough for the test.
+MAX_PAIRS = 4000
+# Nodes of an image's grid that sample an overlap: every second one along each axis.
+NODE_STEP = 2
+# Terms of the pattern in detector coordinates x and y, from -1 to 1: x**2, x y, y**2.
+N_TERMS = 3
+LEAST_FREEDOM = 4
+
+
+@dataclass(frozen=True)
+class DetectorPattern:
+    """A pattern common to the images of a detector.
+
+    Parameters
+    ----------
+    pass_name : str
+        The pass whose pairs show it.
+    detector : str
+        The detector; blank if images name none.
+    n_images : int
+        Number of images.
+    size : float
+        Rms of the pattern over the detector, or of its sum over the mosaic where planes
+        follow it, in the common unit.
+    chance : float
+        Probability of such a statistic without a pattern.
+    followed : bool
+        Whether the planes of the solution follow the pattern.
+    """
+
+    pass_name: str
+    detector: str
+    n_images: int
+    size: float
+    chance: float
+    followed: bool
+
+    def sentence(self, unit: str) -> str:
+        """Return the finding and its consequence as a sentence without a full stop."""
+        whose = f"detector {self.detector}" if self.detector else "the detector"
+        found = (
+            f"the {self.n_images} images of {whose} share a pattern, such as a bowl or flat error"
+        )
+        if self.followed:
+            return (
+                f"pass {self.pass_name}: {found}: the slopes of their planes grow linearly across "
+                f"the mosaic and bend it by {self.size:.3g} {unit} (rms); stated errors exclude "
+                "this; correct the flat field, or fit levels"
+            )
+        return (
+            f"pass {self.pass_name}: {found}, of {self.size:.3g} {unit} (rms, quadratic part): "
+            "it adds up along a mosaic, and stated errors exclude it; correct the flat field"
+        )
+
+
+def find_patterns(result, frames, table):
+    """Return the patterns that the pairs of one pass show.
+
+    Parameters
+    ----------
+    result : `~levelmatch.solve.passes.PassResult`
+        The solved pass.
+    frames : list of `~levelmatch.images.frame.Frame`
+        All images, sorted by name.
+    table : `~levelmatch.measure.table.PairTable`
+        All pairs, with the earlier passes subtracted.
+
+    Returns
+    -------
+    patterns : list of `DetectorPattern`
+        At most one for each detector; only patterns larger than the stated errors.
+    """
+    if result.matched.fit_type == "level":
+        found = _in_overlaps(result, frames, table)
+    else:
+        found = _in_slopes(result, frames)
+    errors = result.solution.errors[:, 0]
+    errors = errors[np.isfinite(errors) & (errors > 0)]
+    least = np.median(errors) if len(errors) else 0.0
+    return [p for p in found if p.chance < CHANCE and p.size > least]
+
+
+# --------------------------------------------------------------------------------------
+# Levels: the slopes of the overlaps
+
+
+def _in_overlaps(result, frames, table):
+    """Fit quadratic patterns to the slopes of the overlaps of each detector's images."""
+    rows = np.asarray(result.rows)[np.asarray(result.kept)]
+    detector = np.array([frame.detector for frame in frames])
+    first, second = table.first[rows], table.second[rows]
+    same = (detector[first] == detector[second]) & (table.npix[rows] > 0)
+    for name in np.unique(detector[first[same]]).tolist():
+        own = rows[same & (detector[first] == name)]
+        own = own[:: max(1, len(own) // MAX_PAIRS)]
+        images = np.unique([table.first[own], table.second[own]])
+        if 2 * min(len(own), len(images) - 1) - N_TERMS < LEAST_FREEDOM:
+            continue
+        fitted = _fit_overlaps(frames, table, own, len(images))
+        if fitted is not None:
+            coefficients, chance = fitted
+            size = _rms_over_detector(coefficients)
+            yield DetectorPattern(result.matched.name, name, len(images), size, chance, False)
+
+
+def _fit_overlaps(frames, table, rows, n_images):
+    """Return the pattern's coefficients and the chance of its statistic; `None` if undetermined.
+
+    Weighted least squares of the slope of each pair, its level being free. Pairs that share
+    images are not independent: the images, not the pairs, give the degrees of freedom.
+    """
+    slopes, weights, design = [], [], []
+    for p in rows.tolist():
+        gram, rhs = table.gram[p], table.rhs[p]
+        terms = _pattern_slopes(frames[table.first[p]], frames[table.second[p]], table.axes[p])
+        if terms is None or not gram[0, 0] > 0:
+            continue
+        weight = gram[1:, 1:] - np.outer(gram[1:, 0], gram[0, 1:]) / gram[0, 0]
+        # A narrow overlap has no slope along its short side.
+        slopes.append(
+            np.linalg.pinv(weight, rcond=1e-9) @ (rhs[1:] - gram[1:, 0] * rhs[0] / gram[0, 0])
+        )
+        weights.append(weight)
+        design.append(terms)
+    if len(slopes) < LEAST_FREEDOM:
+        return None
+    slopes, weights, design = np.array(slopes), np.array(weights), np.array(design)
+    normal = np.einsum("pik,pij,pjl->kl", design, weights, design)
+    if np.linalg.cond(normal) > 1e10:
+        return None
+    coefficients = np.linalg.solve(normal, np.einsum("pik,pij,pj->k", design, weights, slopes))
+    left = slopes - design @ coefficients
+    freedom = 2 * min(len(slopes), n_images - 1) - N_TERMS
+    spread = np.einsum("pi,pij,pj->", left, weights, left) / (2 * len(slopes) - N_TERMS)
+    spread *= max(1.0, len(slopes) / (n_images - 1))
+    statistic = coefficients @ normal @ coefficients / (N_TERMS * max(spread, 1e-300))
+    return coefficients, float(fdtrc(N_TERMS, freedom, statistic))
+
+
+def _pattern_slopes(first, second, axes):
+    """Return the slopes that each term of a pattern gives a pair, shape (2, 3).
+
+    The difference of the pattern at the two images' pixels, as a plane about the pair's centre.
+    """
+    nodes = first.grid.nodes[::NODE_STEP, ::NODE_STEP].reshape(-1, 3)
+    places = [_place(frame, nodes) for frame in (first, second)]
+    good = np.isfinite(places[0]).all(axis=0) & np.isfinite(places[1]).all(axis=0)
+    if np.count_nonzero(good) < 6:
+        return None
+    differences = _terms(places[0][:, good]) - _terms(places[1][:, good])
+    plane = plane_terms(nodes[good], axes)
+    return np.linalg.lstsq(plane, differences.T, rcond=1e-9)[0][1:]
+
+
+def _place(frame, vectors):
+    """Return detector coordinates (x, y) from -1 to 1 of unit vectors; NaN outside."""
+    x, y = frame.grid.to_pixel(vectors)
+    ny, nx = frame.shape
+    place = np.stack([2 * x / (nx - 1) - 1, 2 * y / (ny - 1) - 1])
+    return np.where(np.abs(place).max(axis=0) <= 1 + 1e-6, place, np.nan)
+
+
+def _terms(place):
+    x, y = place
+    return np.stack([x**2, x * y, y**2])
+
+
+def _rms_over_detector(coefficients):
+    """Return the standard deviation of a quadratic pattern over the detector."""
+    # Of x**2 on -1 to 1 the variance is 4/45, and of x y it is 1/9.
+    xx, xy, yy = coefficients
+    return float(np.sqrt(4 / 45 * (xx**2 + yy**2) + xy**2 / 9))
+
+
+# --------------------------------------------------------------------------------------
+# Planes: slopes that grow across the mosaic
+
+
+def _in_slopes(result, frames):
+    """Fit a gradient to the slopes of the groups of each connected set."""
+    solution, axes = result.solution, result.group_axes
+    domain_of = {g: frames[i].detector for i, g in reversed(list(enumerate(result.matched.group)))}
+    for s in np.unique(solution.component):
+        groups = np.flatnonzero(solution.component == s)
+        if 2 * len(groups) - 5 < LEAST_FREEDOM or not solution.active[groups, 1:].any():
+            continue
+        centre = tangent_axes(axes[groups, 0].sum(axis=0))
+        offsets = ARCMIN * axes[groups, 0] @ centre[1:].T
+        coefficients, chance = _fit_slopes(offsets, solution.coefficients[groups, 1:])
+        bent = 0.5 * np.einsum("gi,ij,gj->g", offsets, coefficients, offsets)
+        detectors = {domain_of[g] for g in groups.tolist()}
+        name = detectors.pop() if len(detectors) == 1 else ""
+        size = float(np.std(bent))
+        yield DetectorPattern(result.matched.name, name, len(groups), size, chance, True)
+
+
+def _fit_slopes(offsets, slopes):
+    """Return the symmetric gradient of slopes with position, and the chance of its statistic."""
+    n = len(offsets)
+    x, y = offsets.T
+    one, zero = np.ones(n), np.zeros(n)
+    design = np.concatenate(
+        [
+            np.stack([one, zero, x, y, zero], axis=1),
+            np.stack([zero, one, zero, x, y], axis=1),
+        ]
+    )
+    values = np.concatenate([slopes[:, 0], slopes[:, 1]])
+    coefficients, _, rank, _ = np.linalg.lstsq(design, values, rcond=1e-9)
+    # Tiles in one row tell the gradient along it alone.
+    n_gradient, freedom = rank - 2, 2 * n - rank
+    left = np.sum(np.square(values - design @ coefficients))
+    flat = sum(np.sum(np.square(s - s.mean())) for s in slopes.T)
+    xx, xy, yy = coefficients[2:]
+    gradient = np.array([[xx, xy], [xy, yy]])
+    if n_gradient < 1 or freedom < LEAST_FREEDOM:
+        return gradient, 1.0
+    statistic = (flat - left) / n_gradient / max(left / freedom, 1e-300)
+    return gradient, float(fdtrc(n_gradient, freedom, statistic))

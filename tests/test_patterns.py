@@ -1,0 +1,69 @@
+# Licensed under a 3-clause BSD style license - see LICENSE.rst
+"""Patterns that stay with the detector, on skies that are flat but for them."""
+
+import numpy as np
+import pytest
+
+import levelmatch as lm
+from levelmatch.summary import notes
+
+SIDE = 64
+
+
+def grid_of(paint, n, pattern, *, seed=0, noise=0.05, step=44):
+    """Images of an n x n mosaic, each with its level and the pattern of its detector."""
+    rng = np.random.default_rng(seed)
+    images = []
+    for k in range(n * n):
+        offset = step * (k // n), step * (k % n)
+        image = paint(f"{k:03d}.fits", offset, level=rng.normal(), noise=noise, shape=(SIDE, SIDE))
+        image.data = image.data + pattern.astype(image.data.dtype)
+        images.append(image)
+    return images
+
+
+def bowl(size):
+    y, x = np.meshgrid(*2 * [np.linspace(-1, 1, SIDE)], indexing="ij")
+    return size * (x**2 + y**2 - 2 / 3)
+
+
+def solved(images, **options):
+    return lm.match_mosaic(images, reference="mean", group_by="FILENAME", **options)
+
+
+def test_a_bowl_shows_in_levels(paint):
+    images = grid_of(paint, 3, bowl(0.5))
+    with pytest.warns(lm.PatternWarning, match="the 9 images of the detector share a pattern"):
+        result = solved(images)
+    (found,) = result.passes[0].patterns
+    # The standard deviation of x**2 + y**2 over the square is sqrt(8/45).
+    assert found.size == pytest.approx(0.5 * np.sqrt(8 / 45), rel=0.05)
+    assert not found.followed
+    assert any("share a pattern" in note for note in notes(result))
+
+
+def test_planes_follow_a_bowl(paint):
+    images = grid_of(paint, 5, bowl(0.5))
+    with pytest.warns(lm.PatternWarning, match="the slopes of their planes grow linearly"):
+        result = solved(images, fit_type="level+slope")
+    (found,) = result.passes[0].patterns
+    # Planes of slope -2 a x on a mosaic with steps of 44 pixels make a paraboloid.
+    place = 44 / (SIDE - 1) * 2 * (np.arange(5) - 2)
+    bent = 0.5 * (place[:, None] ** 2 + place[None, :] ** 2)
+    assert found.size == pytest.approx(np.std(bent), rel=0.05)
+    assert found.followed
+
+
+@pytest.mark.parametrize("fit_type", ["level", "level+slope"])
+def test_noise_is_no_pattern(paint, fit_type):
+    for seed in range(3):
+        result = solved(grid_of(paint, 3, np.zeros((SIDE, SIDE)), seed=seed), fit_type=fit_type)
+        assert result.passes[0].patterns == ()
+
+
+def test_gradients_of_single_images_are_no_pattern(paint):
+    images = grid_of(paint, 3, np.zeros((SIDE, SIDE)))
+    rng = np.random.default_rng(3)
+    for image in images:
+        image.data += rng.normal(0, 0.3) * np.linspace(-1, 1, SIDE, dtype=image.data.dtype)
+    assert solved(images).passes[0].patterns == ()
