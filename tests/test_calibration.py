@@ -66,6 +66,7 @@ MET = [
     ("misplaced-image", "nobody named without it"),
     ("misscaled-image", "nobody named without it"),
     ("apart", "others known"),
+    ("detector-bowl", "warned of"),
 ]
 MISSED = {
     ("psf", "dithers, bias over stated"): CLIPPING,
@@ -83,7 +84,6 @@ MISSED = {
     ("flat", "dithers"): PATTERNS,
     ("flat", "mosaic"): PATTERNS,
     ("bowls", "mosaic"): PATTERNS,
-    ("detector-bowl", "warned of"): PATTERNS,
     ("rounded", "noise 0.1"): ROUNDING,
     ("rounded", "noise 0.2"): ROUNDING,
     ("rounded", "noise 0.3"): ROUNDING,
