@@ -1,6 +1,8 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
 """The command line: what it writes and prints, and what it refuses."""
 
+import html
+import json
 import os
 import subprocess
 import sys
@@ -17,6 +19,8 @@ from click.testing import CliRunner
 from levelmatch import LevelMatchWarning, cli
 from levelmatch import options as package
 from levelmatch.cli import errors, flags, options, run_command
+from levelmatch.record.record import read_record
+from levelmatch.report.page import make_page
 from levelmatch.testing import level_errors, simulate_generic
 
 N = 4
@@ -237,6 +241,24 @@ def test_the_headline_ends_the_summary(run, tmp_path):
     assert first.endswith("at worst), after.")
     assert written.startswith("Written: 4 images")
     assert first in run("show", tmp_path / "out").stdout.splitlines()
+
+
+def test_warnings_of_a_run_are_kept(run, files, tmp_path):
+    """A warning of the run is in its record, in `show` and in the report."""
+    out = tmp_path / "out"
+    result = run("run", *files, "-o", out, "--combine-nircam-short")
+    words = "combine_nircam_short: no image is of NIRCam's short-wavelength chips"
+    spelt = words.replace("combine_nircam_short", "--combine-nircam-short")
+    assert f"Warning: {spelt}" in result.stderr
+    assert words not in result.stdout
+    record = read_record(out / "levelmatch.asdf")
+    (note,) = record.options["notes"]
+    assert note.startswith(words)
+    assert f"Note: {spelt}: it has no effect." in run("show", out).stdout
+    assert note in json.loads(run("show", out, "--json").stdout)["options"]["notes"]
+    page = make_page(record, before_after=False)
+    assert f"<li>{html.escape(note)}.</li>" in page
+    assert "<td>" + html.escape(note) not in page
 
 
 def test_tiny_values_have_digits_that_tell(run, tmp_path):

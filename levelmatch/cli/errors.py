@@ -133,7 +133,14 @@ def spell(text):
 
 @contextmanager
 def shown_warnings():
-    """Show each warning as one line."""
+    """Show each warning as one line.
+
+    Returns
+    -------
+    shown : list of (type, str)
+        Category and text of each warning of the package, so far; a context manager.
+    """
+    shown = []
     # Astropy replaces the function that shows warnings when it is first imported.
     import astropy  # noqa: F401
 
@@ -141,10 +148,12 @@ def shown_warnings():
 
     def show(message, category, filename, lineno, file=None, line=None):
         kind = "" if issubclass(category, LevelMatchWarning) else f"{category.__name__}: "
-        text = spell(" ".join(str(message).split()))
-        click.echo(f"Warning: {kind}{text}", err=True)
+        text = " ".join(str(message).split())
+        if not kind:
+            shown.append((category, text))
+        click.echo(f"Warning: {kind}{spell(text)}", err=True)
 
     with warnings.catch_warnings():
         warnings.simplefilter("always", LevelMatchWarning)
         warnings.showwarning = show
-        yield
+        yield shown

@@ -13,6 +13,7 @@ from levelmatch.cli.options import REPORT
 
 __all__ = [
     "folder",
+    "keep_warnings",
     "page_lines",
     "pair_lines",
     "print_result",
@@ -24,15 +25,46 @@ __all__ = [
 ]
 
 
-def print_result(result):
-    """Print the corrections, the summary, the notes and the headline."""
+def keep_warnings(result, shown):
+    """Add the warnings of a run to its record, for the report and ``levelmatch show``.
+
+    Parameters
+    ----------
+    result : `~levelmatch.MatchResult`
+        The result.
+    shown : list of (type, str)
+        The warnings, from `~levelmatch.cli.errors.shown_warnings`.
+    """
+    from levelmatch.exceptions import DisconnectedWarning, LevelMatchDeprecationWarning
+
+    # The summary has its own sentences on disconnected sets and on pairs of other flux scales.
+    known = (DisconnectedWarning, LevelMatchDeprecationWarning)
+    kept = [
+        text
+        for category, text in shown
+        if not issubclass(category, known) and "differ in flux scale" not in text
+    ]
+    if kept:
+        result.run.options["notes"] = list(dict.fromkeys(kept))
+
+
+def print_result(result, *, recorded=True):
+    """Print the corrections, the summary, the notes and the headline.
+
+    Parameters
+    ----------
+    result : `~levelmatch.MatchResult` or record
+        The result, or its record.
+    recorded : bool
+        Whether to print the recorded warnings, which a run has shown already.
+    """
     from levelmatch.summary import Facts, headline, notes, summary_lines
 
     facts = Facts.of(result)
     click.echo("\n".join(_table_lines(facts)) + "\n")
     for line in summary_lines(facts):
         click.echo(line)
-    for line in notes(facts):
+    for line in notes(facts, recorded=recorded):
         click.echo(f"Note: {spell(line)}")
     click.echo("")
     for line in headline(facts):

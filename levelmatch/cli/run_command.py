@@ -20,6 +20,7 @@ from levelmatch.cli.options import (
     add_options,
 )
 from levelmatch.cli.printing import (
+    keep_warnings,
     print_result,
     progress_bars,
     start_log,
@@ -72,14 +73,14 @@ def run(ctx, config, **values):
         msg = "no output: name a folder by -o, or use --dry-run"
         raise click.UsageError(msg, ctx)
     start_log(debug=values["debug"])
-    with one_error(debug=values["debug"]), shown_warnings():
+    with one_error(debug=values["debug"]), shown_warnings() as shown:
         if values["extend"] is not None:
             values = _extended(ctx, values)
         _check_paths(**{k: values[k] for k in ("files", "output", "overwrite", "report")})
         if len(set(values["files"])) == 1 and not values["recombine_lyot"]:
             msg = "only one image: there is nothing to match"
             raise ValueError(msg)
-        _run(values)
+        _run(values, shown)
 
 
 def _extended(ctx, values):
@@ -121,7 +122,7 @@ def _check_paths(files, output, overwrite, report):
             raise FileExistsError(msg)
 
 
-def _run(values):
+def _run(values, shown):
     from levelmatch.record.record import check_not_recorded
     from levelmatch.results.files import check_outputs
 
@@ -133,6 +134,7 @@ def _run(values):
     # An interrupted run may replace its own outputs.
     overwrite = values["overwrite"] or (checkpoint is not None and checkpoint.exists())
     result = _match(values["files"], values, bar("pairs"), checkpoint)
+    keep_warnings(result, shown)
     if output is not None:
         check_outputs(result.products, output, overwrite=overwrite)
     written, earlier = ["Dry run: nothing was written."], []
@@ -142,7 +144,7 @@ def _run(values):
         checkpoint.unlink()
         written = written_lines(result, output)
     if not values["quiet"]:
-        print_result(result)
+        print_result(result, recorded=False)
         click.echo("\n".join(written))
         if earlier:
             click.echo(f"Note: still there from an earlier run: {', '.join(earlier)}.")

@@ -263,8 +263,9 @@ def pair_words(facts):
 def option_tables(facts):
     """Return the tables of options and of versions."""
     result = facts.result
+    options = {name: value for name, value in result.options.items() if name != "notes"}
     parts = (
-        ("Options", list(_flat(result.options))),
+        ("Options", list(_flat(options))),
         ("Versions", [("created (UTC)", result.created), *result.versions.items()]),
     )
     return "\n".join(
