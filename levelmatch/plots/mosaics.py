@@ -63,10 +63,10 @@ class QuickLook:
         if not good.any():
             return 0.0, 1.0, 1.0
         both = np.concatenate([self.before[good], self.after[good]])
-        low, middle, high = np.percentile(both, [1, 50, 99.5])
+        low, high = np.percentile(both, [1, 99.5])
         high = high if high > low else low + 1
-        width = max(3 * np.std(self.before[good] - self.after[good]), middle - low)
-        return float(low), float(high), float(max(width, 1e-3 * (high - low)))
+        step = np.std(self.before[good] - self.after[good])
+        return float(low), float(high), float(max(step, 1e-3 * (high - low)))
 
 
 def quick_look(result, *, size=400, files=None):
