@@ -432,10 +432,16 @@ def _match(function, collection, settings, steps):
     collection.notes.warn(stacklevel=3)
     warn_flux_scales(frames, measured, settings.solve.flux_limit)
     corrected, passes = run_steps(frames, steps, measured, overlaps.used, settings.solve, sky=sky)
-    run = Run.of(function, steps, settings.plain(), collection, sky)
+    run = Run.of(function, steps, _recorded(settings, collection), collection, sky)
     result = _result(collection, corrected, passes, measured, run, overlaps)
     _warn_unheld_reference(result, steps[-1].image, plan[-1])
     return result
+
+
+def _recorded(settings, collection):
+    """Return the settings of a run as plain values, with the notes on its images if any."""
+    notes = collection.notes.sentences
+    return settings.plain() | ({"notes": notes} if notes else {})
 
 
 def _known_pairs(measure):
@@ -456,7 +462,7 @@ def _match_stacks(collection, settings, step):
     if not settings.read.rematch:
         check_not_matched(collection.frames, ["mosaic"])
     frames, solved, measured, sky = solve_stacks(collection, settings, step)
-    run = Run.of("match_mosaic", [step], settings.plain(), collection, sky)
+    run = Run.of("match_mosaic", [step], _recorded(settings, collection), collection, sky)
     return _result(collection, frames, [solved], measured, run)
 
 

@@ -246,20 +246,12 @@ def _has_lone_groups(matched):
 # Notes
 
 
-def notes(result, *, recorded=True):
-    """Return sentences on rejected pairs, suspect images, flux scales, sets and warnings.
-
-    Parameters
-    ----------
-    result : `~levelmatch.MatchResult`, record or `Facts`
-        The result.
-    recorded : bool
-        Whether to include the warnings that the record of a run holds.
-    """
+def notes(result):
+    """Return sentences on pairs, images, flux scales and sets, and the notes of the run."""
     facts = Facts.of(result)
     # The worst seam is not a note: `trust_lines` always names it.
     found = [f.sentence for f in findings(facts) if f not in list(_seam_findings(facts))]
-    warned = facts.result.options.get("notes", ()) if recorded else ()
+    warned = facts.result.options.get("notes", ())
     own = [*_pair_notes(facts), *found, *_pattern_notes(facts), *_set_notes(facts)]
     return own + [_as_sentence(text) for text in warned]
 

@@ -261,6 +261,25 @@ def test_warnings_of_a_run_are_kept(run, files, tmp_path):
     assert "<td>" + html.escape(note) not in page
 
 
+def test_a_file_with_several_images_is_noted(run, files, tmp_path):
+    """On the terminal, in the record, in `show` and in the report; also where it was chosen."""
+    paths = []
+    for path in files:
+        with fits.open(path) as hdus:
+            second = hdus["SCI"].copy()
+            second.header["EXTVER"] = 2
+            hdus.append(second)
+            paths.append(tmp_path / Path(path).name)
+            hdus.writeto(paths[-1])
+    out = tmp_path / "out"
+    result = run("run", *paths, "-o", out, "--hdu", "SCI,1")
+    assert result.exit_code == 0, result.output
+    words = "only the image chosen of each file is matched, the others are left as they are"
+    assert f"Note: {words}: image_00000.fits (" in result.stdout
+    assert f"Note: {words}" in run("show", out).stdout
+    assert words in make_page(read_record(out / "levelmatch.asdf"), before_after=False)
+
+
 def test_tiny_values_have_digits_that_tell(run, tmp_path):
     sim = simulate_generic(n_images=4, shape=(64, 64), seed=3)
     paths = sim.write(tmp_path)

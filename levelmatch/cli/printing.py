@@ -45,18 +45,19 @@ def keep_warnings(result, shown):
         if not issubclass(category, known) and "differ in flux scale" not in text
     ]
     if kept:
-        result.run.options["notes"] = list(dict.fromkeys(kept))
+        known = result.run.options.get("notes", [])
+        result.run.options["notes"] = list(dict.fromkeys([*known, *kept]))
 
 
-def print_result(result, *, recorded=True):
+def print_result(result, shown=()):
     """Print the corrections, the summary, the notes and the headline.
 
     Parameters
     ----------
     result : `~levelmatch.MatchResult` or record
         The result, or its record.
-    recorded : bool
-        Whether to print the recorded warnings, which a run has shown already.
+    shown : list of (type, str)
+        Warnings shown already, from `~levelmatch.cli.errors.shown_warnings`.
     """
     from levelmatch.summary import Facts, headline, notes, summary_lines
 
@@ -64,8 +65,10 @@ def print_result(result, *, recorded=True):
     click.echo("\n".join(_table_lines(facts)) + "\n")
     for line in summary_lines(facts):
         click.echo(line)
-    for line in notes(facts, recorded=recorded):
-        click.echo(f"Note: {spell(line)}")
+    known = {text for _, text in shown}
+    for line in notes(facts):
+        if line.removesuffix(".") not in known:
+            click.echo(f"Note: {spell(line)}")
     click.echo("")
     for line in headline(facts):
         click.echo(line)

@@ -144,7 +144,7 @@ def _run(values, shown):
         checkpoint.unlink()
         written = written_lines(result, output)
     if not values["quiet"]:
-        print_result(result, recorded=False)
+        print_result(result, shown)
         click.echo("\n".join(written))
         if earlier:
             click.echo(f"Note: still there from an earlier run: {', '.join(earlier)}.")
