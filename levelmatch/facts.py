@@ -27,7 +27,7 @@ __all__ = [
 ODD_WEIGHT = 0.5
 # An image is suspect if the residuals of its pairs, of which it has some, are so many times
 # those of the other pairs.
-SUSPECT_RATIO, MIN_SUSPECT_PAIRS = 5.0, 3
+SUSPECT_RATIO, MIN_SUSPECT_PAIRS = 3.5, 3
 # Up to so many images, the pairs of each are excluded from the median of the others.
 MAX_EXCLUDED = 500
 # Planes are worth a try where slopes change the differences of pairs across their overlaps by
