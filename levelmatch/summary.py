@@ -15,6 +15,7 @@ from levelmatch.facts import (
     unit_words,
     worst_seam,
 )
+from levelmatch.pass_names import PASSES
 from levelmatch.text import count, decimals, fixed, list_names, values
 
 __all__ = [
@@ -23,6 +24,7 @@ __all__ = [
     "PassSummary",
     "Seam",
     "findings",
+    "gauge_sentence",
     "has_slopes",
     "headline",
     "notes",
@@ -36,27 +38,6 @@ __all__ = [
 ]
 
 
-PASS_NAMES = {
-    "dithers": "dithers of each tile",
-    "lyot": "Lyot coronagraph to main chip",
-    "nircam_short": "NIRCam short-wavelength chips",
-    "mosaic": "mosaic tiles",
-}
-# Headings of the columns with the share of each pass, and of the local sky.
-SHARE_NAMES = {
-    "dithers": "Dithers",
-    "local": "Local sky",
-    "lyot": "Lyot",
-    "nircam_short": "NIRCam short",
-    "mosaic": "Mosaic",
-}
-# Why a pass had nothing to match.
-LONE = {
-    "dithers": "each tile has one image",
-    "lyot": "no tile has both parts",
-    "nircam_short": "no module has more than one chip",
-    "mosaic": "all images are one tile",
-}
 # Why an image is isolated.
 NO_OVERLAP, NONE_KEPT = "no overlap", "no pair kept"
 # Sets of images whose references are named in the summary.
@@ -222,12 +203,12 @@ def summary_lines(result):
 
 def _pass_line(facts, k, p):
     """A sentence on one pass."""
-    head = f"Pass {k + 1}, {PASS_NAMES.get(p.name, p.name)} ({p.fit_type})"
+    head = f"Pass {k + 1}, {PASSES[p.name].words} ({p.fit_type})"
     if p.n_kept == 0:
         if p.n_pairs:
             return f"{head}: none of {count(p.n_pairs, 'pair')} is kept."
         lone = _has_lone_groups(facts.passes[k].matched)
-        return f"{head}: {f'{LONE[p.name]}: nothing to match' if lone else 'no pairs'}."
+        return f"{head}: {f'{PASSES[p.name].lone}: nothing to match' if lone else 'no pairs'}."
     # Rounding alone leaves no residual.
     after = p.after if p.after > 1e-9 * p.before else 0
     floor = f", floor {p.floor:.2g}" if p.floor > 0 else ""

@@ -9,8 +9,9 @@ from astropy import units as u
 from astropy.io import fits
 
 from levelmatch.images.corrections import AppliedCorrection, Correction
+from levelmatch.pass_names import PASSES
 from levelmatch.record.run import Provenance
-from levelmatch.results.header import LETTERS, add_provenance
+from levelmatch.results.header import add_provenance
 
 # Astropy warns of a comment that it cuts, and warnings are errors here.
 PROVENANCE = Provenance("1.0", "2026-01-01T00:00:00", "levelmatch.asdf", "0" * 64)
@@ -32,12 +33,12 @@ def header_of(name="mosaic", *, unit=u.MJy / u.sr, reference="a.fits"):
 
 
 @pytest.mark.parametrize("unit", [None, u.MJy / u.sr, u.erg / u.s / u.cm**2 / u.AA / u.sr])
-@pytest.mark.parametrize("name", LETTERS)
+@pytest.mark.parametrize("name", PASSES)
 def test_no_comment_is_cut(name, unit):
     for reference in ("a.fits", "jw02107001001_02101_00001_mirimage_cal.fits", "x" * 70):
         header = header_of(name, unit=unit, reference=reference)
         assert all(len(card.image) % 80 == 0 for card in header.cards)
-        letter = LETTERS[name]
+        letter = PASSES[name].letter
         assert header.comments[f"LM{letter}LEV"].endswith(": level subtracted")
         assert header.comments[f"LM{letter}SLV"].endswith(": its slope to North")
 

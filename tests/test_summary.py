@@ -411,3 +411,17 @@ def test_common_levels_are_in_the_common_unit():
     table = {"level": np.array([1.0, 2.0]) * u.Jy, "error": np.array([0.1, 0.2])}
     facts = summary.Facts(SimpleNamespace(frames=frames, passes=[], unit=u.mJy, table=table))
     assert facts.levels.tolist() == [[1.0, 2000.0], [0.1, 200.0]]
+
+
+def test_results_have_suspects_and_notes():
+    images = flat(layout="pile", overlap=0.6)
+    images[4].data[:, :20] += 5
+    found = match_levels(images)
+    assert found.suspects == [found.frames[4].name]
+    assert found.notes == summary.notes(found)
+    assert any(f"Image {found.suspects[0]} disagrees" in note for note in found.notes)
+
+
+def test_the_gauge_is_said_in_one_place(loops):
+    assert loops.gauge == loops.table.meta["gauge"] == summary.gauge_sentence(loops.passes)
+    assert loops.gauge.endswith(f"mosaic: the correction of {loops.reference} is zero")

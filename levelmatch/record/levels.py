@@ -16,11 +16,10 @@ from levelmatch.sky.vectors import lonlat, transfer_matrix
 from levelmatch.solve.loops import find_closures
 from levelmatch.solve.passes import PassResult, subtract_solution
 from levelmatch.solve.reference import Reference
+from levelmatch.summary import Facts, gauge_sentence, notes
 
 __all__ = ["Levels", "row_of"]
 
-# References that a sentence names.
-MAX_NAMED = 5
 # Overlaps determine only differences between images; the gauge fixes the rest.
 RELATIVE = "; relative to the gauge"
 FREE = "; does not depend on the gauge"
@@ -162,21 +161,17 @@ class Levels:
     @property
     def gauge(self) -> str:
         """The choices that fix what overlaps cannot determine, in words."""
-        words = []
-        for p in self.passes:
-            if p.references:
-                held = ", ".join(r.name for r in p.references[:MAX_NAMED])
-                more = len(p.references) - MAX_NAMED
-                held += f" and {more} more" if more > 0 else ""
-                text = f"the correction of {held} is zero"
-            else:
-                text = "the mean correction of each connected set is zero"
-            if p.matched.fit_type != "level":
-                text += ", its plane included: a plane common to all images is not seen"
-            if p.tie is not None:
-                text += "; sets without overlap have the same mean clipped sky level, as assumed"
-            words.append(f"{p.matched.name}: {text}")
-        return "; ".join(words)
+        return gauge_sentence(self.passes)
+
+    @property
+    def suspects(self) -> list[str]:
+        """Names of the images that disagree with their neighbours, the worst first."""
+        return [self.frames[row].name for row in Facts(self).suspects]
+
+    @property
+    def notes(self) -> list[str]:
+        """Sentences on the pairs, images, flux scales and sets that need attention."""
+        return notes(self)
 
     # ------------------------------------------------------------------ tables
 
@@ -188,7 +183,8 @@ class Levels:
         ``slope_v`` its slopes toward East and North there. ``level_dithers`` and so on are
         the levels of the passes. ``error`` is the standard error of ``level`` relative to
         the gauge, which includes the noise of the reference. ``slope_n_sigma`` is
-        the significance of the slopes. ``meta["gauge"]`` holds `gauge`.
+        the significance of the slopes. ``meta["gauge"]`` holds `gauge`, and
+        ``meta["notes"]`` the notes of the run on its images, if any.
         """
         return _image_table(self)
 
@@ -300,6 +296,8 @@ def _image_table(levels: Levels) -> QTable:
     table["reference"] = [frame.name in held for frame in frames]
     table["isolated"] = _isolated(levels)[rank]
     table.meta["gauge"] = levels.gauge
+    if levels.options.get("notes"):
+        table.meta["notes"] = list(levels.options["notes"])
     return _describe(table, IMAGE_COLUMNS)
 
 

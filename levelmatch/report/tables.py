@@ -5,8 +5,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from levelmatch.pass_names import PASSES
 from levelmatch.report.text import number, safe
-from levelmatch.summary import NO_OVERLAP, NONE_KEPT, SHARE_NAMES, has_slopes, unit_words
+from levelmatch.summary import NO_OVERLAP, NONE_KEPT, has_slopes, unit_words
 from levelmatch.text import SHORT_NAME, decimals, short_names, values
 
 __all__ = ["image_table", "names_of", "option_tables", "pair_table", "pair_words"]
@@ -171,7 +172,7 @@ def _level_columns(table, linked):
                 columns.append(_numbers(head, table[f"slope_{axis}{suffix}"], digits_slope))
         columns.append(_numbers("Slope / \u03c3", table["slope_n_sigma"], 1))
     return columns + [
-        _numbers(SHARE_NAMES.get(name.removeprefix("level_"), name), table[name], digits)
+        _numbers(PASSES[name.removeprefix("level_")].heading, table[name], digits)
         for name in table.colnames
         if name.startswith("level_") and values(table[name]).any()
     ]

@@ -13,16 +13,13 @@ from levelmatch.images.corrections import AppliedCorrection
 from levelmatch.images.frame import Frame
 from levelmatch.images.sky_cards import pending_levels
 from levelmatch.images.units import unit_text
+from levelmatch.pass_names import PASSES
 from levelmatch.record.run import Provenance
 
 __all__ = ["add_provenance", "check_not_matched", "provenance_entry", "remove_provenance"]
 
 
-# The letter of each pass in the keywords LMxLEV, LMxERR, LMxSLU, LMxSLV and LMxREF.
-LETTERS = {"dithers": "D", "local": "B", "lyot": "L", "nircam_short": "N", "mosaic": "M"}
 WORDS = {"LEV": "level subtracted", "SLU": "its slope to East", "SLV": "its slope to North"}
-# Names of passes in the comments of cards, where the pass's own name is too long.
-SHORT = {"local": "local sky", "nircam_short": "NIRCam"}
 CARD_WIDTH = 80
 # The most characters of a card before its comment, if its value is a number.
 NUMBER_WIDTH = 10 + 24 + 3
@@ -54,7 +51,7 @@ def check_not_matched(frames: Iterable[Frame], names: Iterable[str]) -> None:
             if any(applied.name == name for applied in frame.corrections):
                 msg = f"{frame.name}: already matched by the pass {name!r}; rematch=True goes on"
                 raise FrameError(msg)
-            key = f"LM{LETTERS[name]}LEV"
+            key = f"LM{PASSES[name].letter}LEV"
             if key in frame.meta:
                 record = frame.meta.get("LMRECORD", "")
                 msg = (
@@ -150,7 +147,7 @@ def _subtracted(frame: Frame) -> list[tuple[AppliedCorrection, np.ndarray, float
 
 def _add_totals(meta, applied: AppliedCorrection, values, error: float, unit: str) -> None:
     """Add the level and slopes of a pass to its keywords."""
-    key, name = f"LM{LETTERS[applied.name]}", SHORT.get(applied.name, applied.name)
+    key, name = f"LM{PASSES[applied.name].letter}", PASSES[applied.name].short
     for (suffix, word), value in zip(WORDS.items(), values, strict=True):
         total = float(meta.get(key + suffix, 0.0)) + value
         per = "/arcmin" if suffix != "LEV" else ""
@@ -160,8 +157,8 @@ def _add_totals(meta, applied: AppliedCorrection, values, error: float, unit: st
 
 
 def _set_reference(meta, name: str, reference: str) -> None:
-    comment = f"{SHORT.get(name, name)}: relative to"
-    _set(meta, f"LM{LETTERS[name]}REF", reference, comment)
+    comment = f"{PASSES[name].short}: relative to"
+    _set(meta, f"LM{PASSES[name].letter}REF", reference, comment)
 
 
 def _set_record(meta, name: str, sha256: str) -> None:
@@ -231,7 +228,7 @@ def remove_provenance(header: Header, frame: Frame, provenance: Provenance) -> N
     if frame.output_factor != 1.0:
         _remove_factor(header, frame, before, any(" flux scale: " in line for line in earlier))
     for applied, values, _ in _subtracted(frame):
-        key = f"LM{LETTERS[applied.name]}"
+        key = f"LM{PASSES[applied.name].letter}"
         told = [line for line in earlier if f" {applied.name}: " in line]
         if told:
             for suffix, value in zip(WORDS, values, strict=True):

@@ -1,0 +1,50 @@
+# Licensed under a 3-clause BSD style license - see LICENSE.rst
+"""Names of the passes in sentences, headings and header cards."""
+
+from dataclasses import dataclass
+
+__all__ = ["PASSES", "PassName"]
+
+
+@dataclass(frozen=True)
+class PassName:
+    """The names of one pass, or of the local sky.
+
+    Parameters
+    ----------
+    letter : str
+        Letter in header keywords such as ``LMDLEV``.
+    short : str
+        Name in the comments of header cards, which have little room.
+    heading : str
+        Heading of a column.
+    words : str
+        Name in sentences.
+    lone : str
+        Reason why the pass had nothing to match, if each group is alone.
+    """
+
+    letter: str
+    short: str
+    heading: str
+    words: str
+    lone: str = ""
+
+
+PASSES = {
+    "dithers": PassName(
+        "D", "dithers", "Dithers", "dithers of each tile", "each tile has one image"
+    ),
+    "local": PassName("B", "local sky", "Local sky", "local sky of each tile"),
+    "lyot": PassName(
+        "L", "lyot", "Lyot", "Lyot coronagraph to main chip", "no tile has both parts"
+    ),
+    "nircam_short": PassName(
+        "N",
+        "NIRCam",
+        "NIRCam short",
+        "NIRCam short-wavelength chips",
+        "no module has more than one chip",
+    ),
+    "mosaic": PassName("M", "mosaic", "Mosaic", "mosaic tiles", "all images are one tile"),
+}
