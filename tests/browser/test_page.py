@@ -28,6 +28,19 @@ def page(result, tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
+def page_with_faults(tmp_path_factory):
+    """A page whose headline names a bad image."""
+    dark = {"stars": False, "nebula": False, "galaxy": False}
+    simulated = simulate_generic(
+        n_images=9, shape=(48, 48), layout="pile", overlap=0.6, noise=0.1, seed=1, **dark
+    )
+    images = list(simulated.images)
+    images[4].data[:, :30] += 5
+    path = tmp_path_factory.mktemp("faults") / "page.html"
+    return write_report(match_levels(images), path, before_after=False)
+
+
+@pytest.fixture(scope="session")
 def many(tmp_path_factory):
     """The page of 500 images, and how many pairs they make."""
     simulated = simulate_generic(n_images=500, shape=(32, 32), overlap=0.4, stars=False, seed=1)
@@ -72,18 +85,25 @@ def test_loads_alone_and_in_silence(browser, page, width, dark):
     assert browser("document.title") == "A field"
     # Pictures are decoded, whichever of the two papers' they are.
     assert browser("Array.from(document.images).every((i) => i.complete && i.naturalWidth > 1)")
-    # Plots keep a size that can be read, and scroll.
-    assert (
-        min(
-            browser(
-                "Array.from(document.querySelectorAll('.plots > figure img'), "
-                "(i) => i.getBoundingClientRect().width)"
-            )
+    # Plots are as wide as a phone, and of a size that can be read without scrolling.
+    assert min(
+        browser(
+            "Array.from(document.querySelectorAll('.plots > figure img'), "
+            "(i) => i.getBoundingClientRect().width)"
         )
-        > 500
-    )
+    ) > min(500, 0.9 * width)
     # Nothing makes the page wider than the screen.
     assert browser("document.documentElement.scrollWidth") <= width
+
+
+def test_the_headline_leads_to_its_findings(browser, page_with_faults):
+    browser.open(page_with_faults)
+    link = browser.all(".headline a")[0]
+    target = link.get_attribute("href").partition("#")[2]
+    for _ in range(2):
+        link.click()
+        assert browser("document.activeElement.id") == target
+        assert "chosen" in browser(f"document.getElementById('{target}').className")
 
 
 def test_dark_paper(browser, page):
