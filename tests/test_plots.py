@@ -698,3 +698,35 @@ def test_names_do_not_overlap(kind, figure):
     assert box.y0 > -1
     assert box.x1 < figure.bbox.x1 + 1
     assert box.y1 < figure.bbox.y1 + 1
+
+
+@pytest.mark.parametrize("factor", [1e-13, 1e13])
+def test_any_size_of_numbers(factor):
+    images = list(simulate_generic(n_images=4, shape=(48, 48), overlap=0.4, seed=3).images)
+    for image in images:
+        image.data = image.data.astype(float) * factor
+    found = match_levels(images)
+    levels = plots.plot_levels(found)
+    low, high = levels.get_ylim()
+    assert low <= found.table["level"].value.min() < found.table["level"].value.max() <= high
+    matrix = plots.plot_residuals(found, kind="matrix").images[0].get_array()
+    assert np.nanmax(np.abs(matrix)) == pytest.approx(np.abs(found.pairs["level"].value).max())
+    for draw in (plots.plot_closures, plots.plot_overlaps, plots.plot_mosaic):
+        draw(found).figure.draw_without_rendering()
+    pair = found.pairs[0]
+    axs = plots.plot_pair(found, pair["image1"], pair["image2"])
+    (label,) = [t.get_text() for t in axs[1].get_legend().get_texts() if "\u00b1" in t.get_text()]
+    level, sigma = (float(x.replace("\u2212", "-")) for x in label.split(" \u00b1 "))
+    assert sigma == pytest.approx(pair["sigma"].value, rel=0.1)
+    assert level == pytest.approx(pair["level"].value, abs=pair["sigma"].value)
+    axs[0].figure.draw_without_rendering()
+
+
+def test_unknown_errors_have_no_bar(monkeypatch):
+    found = match_levels(list(simulate_generic(n_images=4, shape=(48, 48), seed=3).images))
+    table = found.table
+    table["error"][2] = np.nan
+    monkeypatch.setattr(type(found), "table", property(lambda self: table))
+    ax = plots.plot_levels(found)
+    assert np.isfinite(ax.get_ylim()).all()
+    ax.figure.draw_without_rendering()
