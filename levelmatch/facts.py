@@ -25,8 +25,7 @@ __all__ = [
 
 # Robust weights below this fraction mark a pair as at odds with the others.
 ODD_WEIGHT = 0.5
-# An image is suspect if the residuals of its pairs, of which it has some, are so many times
-# those of the other pairs.
+# An image of several pairs is suspect if its residuals are so many times those of the others.
 SUSPECT_RATIO, MIN_SUSPECT_PAIRS = 3.5, 3
 # Up to so many images, the pairs of each are excluded from the median of the others.
 MAX_EXCLUDED = 500
@@ -113,7 +112,7 @@ class Facts:
 
     @cached_property
     def kept(self):
-        """Whether each pair is kept, shape (n,)."""
+        """Flags of the kept pairs, shape (n,)."""
         return np.asarray(self.pairs["kept"], dtype=bool)
 
     @cached_property
@@ -141,7 +140,7 @@ class Facts:
 
     @cached_property
     def linked(self):
-        """Whether a kept pair links the group of each image to another, shape (n,)."""
+        """Flags of images whose group a kept pair links to another, shape (n,)."""
         linked = np.zeros(len(self.frames), dtype=bool)
         rank = np.argsort(self.order)
         for p in self.passes:
@@ -175,7 +174,7 @@ class Facts:
 
     @cached_property
     def odd(self):
-        """Whether each pair is at odds with the others, shape (n,)."""
+        """Flags of pairs at odds with the others, shape (n,)."""
         robust = values(self.pairs["robust"])
         return self.kept & (robust < ODD_WEIGHT)
 

@@ -29,7 +29,7 @@ MATCH = (
     "reference",
     "group_by",
 )
-# Options of solving that change what is measured or read.
+# Options of solving that change the reading or measuring of images.
 BEFORE_SOLVING = ("max_pairs", "time_from_background", "subtract_local", "flux_limit")
 
 

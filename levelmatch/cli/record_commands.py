@@ -235,7 +235,7 @@ def solve(ctx, record, output, fit_types, *, overwrite, quiet, debug, **values):
 
 
 def _is_named(ctx, name):
-    """Whether the command line names an option."""
+    """Return whether the command line names an option."""
     return ctx.get_parameter_source(name) not in (ParameterSource.DEFAULT, None)
 
 

@@ -220,7 +220,7 @@ def _draw(ax, look, values, norm, cmap):
 
 
 def _same_wcs(one, other):
-    """Whether two maps have the same pixels."""
+    """Return whether two maps have the same pixels."""
     compare = getattr(getattr(one, "wcs", None), "compare", None)
     return one is other or (compare is not None and compare(other.wcs))
 

@@ -65,7 +65,7 @@ class Chart:
         from astropy.wcs import WCS
 
         wcs = WCS(naxis=2)
-        # Zenithal equal area is what `project` computes.
+        # `project` computes the zenithal equal-area projection.
         wcs.wcs.ctype = "RA---ZEA", "DEC--ZEA"
         wcs.wcs.cunit = "deg", "deg"
         wcs.wcs.crval = lonlat(self.axes[0])

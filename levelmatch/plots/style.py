@@ -111,7 +111,7 @@ def typical_sigma(facts):
 
 
 def _has_glyph(character):
-    """Whether usual fonts have a character: Latin, Greek, Cyrillic, dashes and quotes."""
+    """Return whether usual fonts have a character: Latin, Greek, Cyrillic, dashes and quotes."""
     return ord(character) < 0x500 or 0x2010 <= ord(character) < 0x2027
 
 

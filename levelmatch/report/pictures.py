@@ -143,7 +143,7 @@ def _figure(draw, words, caption):
 
 
 def _picture(draw, words, **axes):
-    """A picture for light and one for dark paper, of which the browser shows one."""
+    """A picture with versions for light and dark paper; the browser shows one."""
     return _picture_and_box(draw, words, **axes)[0]
 
 

@@ -135,7 +135,7 @@ def _draw_disc(rng, center, size, pitch):
 
 @dataclass(frozen=True, eq=False)
 class Recipe:
-    """How images are rendered: what all images of a set have in common."""
+    """Settings of rendering that all images of a simulation share."""
 
     seed: int
     noise: float

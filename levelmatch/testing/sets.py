@@ -59,7 +59,7 @@ class SimulatedSet:
         ``dec`` of its centre, the ``level``, ``slope_u`` and ``slope_v`` that were added, and
         ``gram``, the mean over its science pixels of the outer product of (1, u, v) with
         itself, u and v in arcmin. Sets with a Lyot region also have ``lyot_level``,
-        ``lyot_slope_u`` and ``lyot_slope_v``: what that region has on top of its image.
+        ``lyot_slope_u`` and ``lyot_slope_v``, the additional background of that region.
     """
 
     images: Sequence[CCDData]
@@ -208,7 +208,7 @@ def simulate_miri(
         Whether the Lyot coronagraph's region may be used too. It then has, on top of its
         image's plane, a level and plane of its own, the same for all dithers of a tile.
     lyot_offset_rms, lyot_slope : float, optional
-        As ``offset_rms`` and ``slope``, for what the Lyot region has on top.
+        As ``offset_rms`` and ``slope``, for the Lyot region's additional background.
     tile_overlap : float, optional
         Overlap of adjacent tiles, as a fraction of the main imager's side.
     dither_size : float, optional
