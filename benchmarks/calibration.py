@@ -1,14 +1,14 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
-"""Compare stated errors with true ones: on white noise, and on what detectors and skies do.
+"""Compare stated errors with true ones, on white noise and on the noise of detectors and skies.
 
 Run as ``python benchmarks/calibration.py [--only ROW ...] [--trials N] [--jobs N] [--json FILE]``;
-``--list`` names the rows. Prints a table: each row's figures before the errors were made to hold
-on real noise, now, and the ranges that they must lie in. How each row's sky is made says the
-docstring of its function in ``realnoise``: an own simulator with exact truth, none of the
-package's. The whole table takes about ten minutes.
+``--list`` names the rows. Prints a table with the figures of each row: those of an earlier
+version of the package, those of today, and the ranges they must lie in. The simulator is
+independent of the package, and its truth is exact; the docstrings in ``realnoise`` describe
+the sky of each row. The whole table takes 5 to 10 minutes.
 
-Four more parts, which are run if named, are simulations limited by white noise, by the
-package's own simulator, and by tables of pairs: ``pulls``, the standard deviation of
+Four more parts run only if they are named. They simulate white noise by the package's own
+simulator, and tables of pairs: ``pulls``, the standard deviation of
 (found - true) / stated error, which should be 1; ``scattered``, the same with a systematic
 scatter of the pairs' levels; ``unlike``, pairs of unlike pixels; ``bound``, the true error over
 that of the best possible estimate from the same pixels (the Cramer-Rao bound of the joint fit

@@ -21,7 +21,7 @@ MODULES = ("goals", "sky", "scores", "pixels", "pairs", "surveys", "tiles", "row
 SLACK = 0.15
 
 CLIPPING = "clipping the cores of sources and keeping their wings makes a bias"
-COMMON = "what correlates over rows, columns or large blocks is not in the errors"
+COMMON = "the errors leave out noise that rows, columns or large blocks share"
 ROUNDING = "the error of rounding is not in the errors"
 SAMPLING = "cosmic rays sampled between pixels are too faint to be clipped"
 LOOPS = "robust weights shrink the floor where loops are few"
@@ -29,7 +29,7 @@ WILD = "robust weights cannot tell wild pairs from the rest where loops are few"
 SUSPECTS = "an image with wrong astrometry is named too rarely"
 PATTERNS = "patterns that stay with the detector are not looked for"
 SLOPES = "errors of slopes are too small with stripes"
-SETS = "errors of what nothing joins are finite"
+SETS = "errors between sets without overlap are finite"
 PASSES = "the errors of earlier passes are not in those of later ones"
 
 # Trials of each row.
@@ -37,6 +37,8 @@ TRIALS = {
     "white": 16,
     "psf": 8,
     "psf-dense": 6,
+    "sources": 6,
+    "spoilt": 4,
     "stripes": 12,
     "rows-columns": 12,
     "astrometry": 5,
@@ -60,6 +62,16 @@ MET = [
     ("white", "mosaic"),
     ("white", "dithers, error over the bound"),
     ("white", "mosaic, error over the bound"),
+    ("white", "planes, levels"),
+    ("white", "planes, slopes"),
+    ("sources", "dithers"),
+    ("sources", "mosaic"),
+    ("sources", "dithers, error over the bound"),
+    ("spoilt", "cosmic rays of 0.1 %, error over the bound"),
+    ("spoilt", "hot pixels, error over the bound"),
+    ("spoilt", "variable stars, error over the bound"),
+    ("spoilt", "moving source, error over the bound"),
+    ("spoilt", "saturated stars, error over the bound"),
     ("astrometry", "stars"),
     ("scales", "1 : 1.5"),
     ("scales", "1 : 3"),

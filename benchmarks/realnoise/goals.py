@@ -49,7 +49,7 @@ def ratio_to_best(samples):
 
 @dataclass(frozen=True)
 class Goal:
-    """A figure of a row, and the range in which it must lie.
+    """A figure of a row, and the range it must lie in.
 
     Parameters
     ----------
@@ -60,8 +60,8 @@ class Goal:
     score : callable
         Makes one number of the samples of all trials.
     excuse : {None, "warned", "refused"}
-        What also meets the goal: samples under this name that are nearly all true. A trial
-        that is refused has no other samples.
+        Samples named ``"LABEL: warned"`` or ``"LABEL: refused"`` also meet the goal if nearly
+        all are true. A refused trial has no other samples.
     before : float or None
         The figure before the errors were made to hold on real noise.
     """
@@ -110,7 +110,7 @@ def _widened(limit, slack):
 
 @dataclass(frozen=True)
 class Figure:
-    """A goal, the value that was found, the fraction of trials excused, and whether it is met."""
+    """The value of a goal, the fraction of trials excused, and the verdict."""
 
     goal: Goal
     value: float
@@ -120,14 +120,14 @@ class Figure:
 
 @dataclass(frozen=True)
 class Row:
-    """One case: how a set of images is made and scored, and what must hold.
+    """One case: its trial and its goals.
 
     Parameters
     ----------
     name : str
         Short name.
     title : str
-        What differs from white noise.
+        The difference from white noise.
     trial : callable
         Given a generator of random numbers, makes one set, matches it, and returns samples by
         label.

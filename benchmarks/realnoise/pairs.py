@@ -1,5 +1,5 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
-"""Trials of what pairs do: scatter beyond their errors, wild pairs, few loops, bad images.
+"""Trials of pairs: scatter beyond their errors, wild pairs, few loops, bad images.
 
 The scatter is put into pixels, so that only public functions are called. Images of a grid overlap
 their four neighbours in strips, and their corners are masked: each pixel belongs to one pair at
@@ -70,7 +70,7 @@ def scattered(rng, ny, nx, size=3.0, **options):
 
 
 def few_pairs(rng):
-    """Grids of 1 to 4 loops, with scatter: whether an interval of 95 % holds the truth."""
+    """Grids of 1 to 4 loops, with scatter: coverage of intervals of 95 %."""
     out = {}
     for loops, (ny, nx) in enumerate(((2, 2), (2, 3), (2, 4), (3, 3)), 1):
         found = scattered(rng, ny, nx)

@@ -1,5 +1,5 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
-"""Trials of what pixels do: PSFs, stripes, astrometry, flats, rounding, scales, cosmic rays."""
+"""Trials of pixels: PSFs, stripes, astrometry, flats, rounding, scales, cosmic rays."""
 
 import numpy as np
 
@@ -30,7 +30,7 @@ def grids_of(rng, layout, **options):
 
 
 def simple(rng, layout, change, *, sources=None, background=5.0, **options):
-    """Match a set in which ``change(k, grid)`` gives what is special of each picture."""
+    """Match a set; ``change(k, grid)`` returns the special options of each `sky.Picture`."""
     grids = grids_of(rng, layout)
     drawn = () if sources is None else sources(grids)
     levels = levels_of(rng, len(grids))
@@ -42,22 +42,22 @@ def simple(rng, layout, change, *, sources=None, background=5.0, **options):
 
 
 def white(rng):
-    """White noise on a flat sky."""
+    """White noise on a flat sky; the mosaic also with planes."""
     out = {}
     for layout in ("dithers", "mosaic"):
         grids = grids_of(rng, layout)
-        pictures = [
-            sky.Picture(g, v) for g, v in zip(grids, levels_of(rng, len(grids)), strict=True)
-        ]
+        levels = levels_of(rng, len(grids))
+        pictures = [sky.Picture(*p) for p in zip(grids, levels, strict=True)]
         found = match(rng, layout, pictures)
         out[layout] = found.pulls
-        bound = scores.noise_bound(grids, 0.5)
-        out[f"{layout}, error over the bound"] = found.errors / bound
+        out[f"{layout}, error over the bound"] = found.errors / scores.noise_bound(grids, 0.5)
+    planes = match(rng, "mosaic", pictures, fit_type="level+slope")
+    out["planes, levels"], out["planes, slopes"] = scores.plane_pulls(planes, grids)
     return out
 
 
 def psf(rng, *, density, widths):
-    """Stars through two PSFs in turn: equal fluxes, of which nothing is lost."""
+    """Stars of equal flux through two PSFs in turn."""
     out = {}
     for layout in ("dithers", "mosaic"):
         found = simple(
@@ -132,7 +132,7 @@ def bowls(rng):
 
 
 def rounded(rng):
-    """Noise of a tenth, two and three tenths of the step to which data are rounded."""
+    """Data rounded to a step of 1, with noise of 0.1, 0.2 and 0.3."""
     out = {}
     for noise in (0.1, 0.2, 0.3):
         label = f"noise {noise}"
@@ -188,4 +188,47 @@ def cosmic_rays(rng):
         weights = np.where(struck, 1 / struck.sum(), -1 / (~struck).sum())
         out[f"{layout}, bias over stated"] = found.contrast(weights)
         out[layout] = found.pulls
+    return out
+
+
+def sources(rng):
+    """Stars and emission, the same PSF in all images."""
+    out = {}
+    for layout in ("dithers", "mosaic"):
+        grids = grids_of(rng, layout)
+        drawn = [sky.Stars.draw(rng, grids, 3e-3), sky.Nebula.draw(rng, grids)]
+        levels = levels_of(rng, len(grids))
+        pictures = [sky.Picture(*p) for p in zip(grids, levels, strict=True)]
+        found = match(rng, layout, pictures, sources=drawn)
+        out[layout] = found.pulls
+        out[f"{layout}, error over the bound"] = found.errors / scores.noise_bound(grids, 0.5)
+    return out
+
+
+def spoilt(rng):
+    """Dithers of stars, with bad pixels and changing sources in every second image.
+
+    Faint and bright cosmic rays on 0.1 %; hot pixels of 10 to 1000 on 0.1 % of the detector, in
+    all images; stars that vary by 20 %; a moving source of flux 1e4; stars that saturate at 300.
+    """
+    grids = sky.dithers(rng)
+    bound = scores.noise_bound(grids, 0.5)
+    stars = sky.Stars.draw(rng, grids, 1e-3, brightest=4e5)
+    levels = levels_of(rng, len(grids))
+    hot = sky.cosmic_rays(rng, grids[0].shape, 1e-3, 10.0, 1000.0)
+    out = {}
+    for label, extra in {
+        "cosmic rays of 0.1 %": lambda k, g: k % 2 * sky.cosmic_rays(rng, g.shape, 1e-3),
+        "hot pixels": lambda k, g: hot,
+        "variable stars": lambda k, g: k % 2 * 0.2 * stars.varied(rng).render(g, 2.0),
+        "moving source": lambda k, g: sky.Stars.moving(k, 1e4).render(g, 2.0),
+        "saturated stars": lambda k, g: -np.maximum(stars.render(g, 2.0) - 300, 0) * (k % 2),
+    }.items():
+        pictures = [
+            sky.Picture(g, v, extra=extra(k, g))
+            for k, (g, v) in enumerate(zip(grids, levels, strict=True))
+        ]
+        found = match(rng, "dithers", pictures, sources=[stars])
+        out[f"{label}, error over the bound"] = found.errors / bound
+        out[label] = found.pulls
     return out

@@ -1,5 +1,5 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
-"""Run the package on simulated images, and compare what it finds with the truth.
+"""Run the package on simulated images, and compare its levels with the truth.
 
 Only this module calls the package, by its public functions; a few adapters at its end say where
 it tells more than levels and errors.
@@ -13,7 +13,7 @@ import numpy as np
 
 import levelmatch as lm
 
-# Words of a warning that names a pattern which no level or plane describes.
+# Words of a warning that names a pattern other than a level or a plane.
 PATTERN = re.compile(r"pattern|bowl|gradient|quadratic|curv|\bflat", re.IGNORECASE)
 
 
@@ -34,7 +34,7 @@ class Match:
     Parameters
     ----------
     result : `levelmatch.MatchResult`
-        What was found.
+        The result.
     true : `~numpy.ndarray`, shape (n,)
         The true levels.
     messages : list of str
@@ -69,7 +69,7 @@ class Match:
 
     @property
     def warned(self):
-        """Whether a warning names a pattern."""
+        """1 if a warning names a pattern, else 0."""
         return float(any(PATTERN.search(m) for m in self.messages))
 
     def contrast(self, weights):
@@ -118,8 +118,27 @@ def match_short_chips(images, true):
 
 
 def surfaces(match, images):
-    """Return what was subtracted from each image, at all of its pixels."""
+    """Return the correction of each image at all of its pixels."""
     return [image.data - match.result[k].data for k, image in enumerate(images)]
+
+
+def plane_pulls(match, grids):
+    """Return pulls of levels, shape (n,), and of slopes, shape (n, 2), where no slope is true.
+
+    In the gauge of the zero mean plane. East is against x, and North along y.
+    """
+    table = match.result.table
+    slopes = np.stack([-table["slope_u"].value, table["slope_v"].value], axis=1)
+    errors = np.stack([table["slope_u_error"].value, table["slope_v_error"].value], axis=1)
+    centres = [
+        [(o + g.scale * (n - 1) / 2) / 60 for o, n in zip(g.origin, g.shape, strict=True)][::-1]
+        for g in grids
+    ]
+    centres = np.array(centres)
+    levels = match.found - match.true
+    mean = np.mean(levels - np.sum(slopes * centres, axis=1))
+    mean_slope = slopes.mean(axis=0)
+    return (levels - mean - centres @ mean_slope) / match.stated, (slopes - mean_slope) / errors
 
 
 def noise_bound(grids, noise):
@@ -140,7 +159,7 @@ def noise_bound(grids, noise):
     total = cover.sum(axis=0)
     cover = cover[:, total > 0]
     fisher = np.diag(cover.sum(axis=1)) - (cover / total[total > 0]) @ cover.T
-    # The inverse beside the mean, which no overlap sees.
+    # The inverse without the mean, which is not determined.
     return np.sqrt(np.trace(np.linalg.pinv(fisher, rcond=1e-10, hermitian=True)) / len(grids))
 
 
@@ -166,6 +185,6 @@ def suspects_of(match):
 
 
 def fitted_slopes(match):
-    """Return which images have a slope, shape (n,)."""
+    """Return a boolean per image, true for one with a slope."""
     table = match.result.table
     return np.hypot(table["slope_u"].value, table["slope_v"].value) > 0

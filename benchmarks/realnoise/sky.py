@@ -16,7 +16,7 @@ from scipy.special import ndtr
 
 # Sigma of a Gaussian of unit full width at half maximum.
 SIGMA = 1 / np.sqrt(8 * np.log(2))
-# Sigmas of a Gaussian beyond which it is taken to be zero: 4e-8 of its flux.
+# Gaussians end at this many sigma; 4e-8 of their flux is beyond.
 REACH = 5.5
 
 
@@ -89,6 +89,15 @@ class Stars:
         y, x = rng.uniform(low, high)[:, None] + sigma * rng.standard_normal((2, n))
         return cls(y, x, faintest / rng.uniform(faintest / brightest, 1, n))
 
+    @classmethod
+    def moving(cls, k, flux):
+        """Return a source that moves by 7 arcsec along both axes from image to image."""
+        return cls(*np.array([[60.0 + 7 * k], [50.0 + 7 * k], [flux]]))
+
+    def varied(self, rng):
+        """Return stars of the same places, with fluxes times normal deviates."""
+        return Stars(self.y, self.x, self.flux * rng.standard_normal(len(self.flux)))
+
     def render(self, grid, fwhm):
         """Return the mean brightness of each pixel, for a Gaussian PSF of a width in arcsec."""
         sigma = fwhm * SIGMA / grid.scale
@@ -113,7 +122,7 @@ class Stars:
 
 @dataclass(frozen=True)
 class Nebula:
-    """Emission: a sum of round Gaussians of given peaks and widths, which no PSF changes."""
+    """Emission: a sum of round Gaussians of given peaks and widths, not changed by the PSF."""
 
     y: np.ndarray
     x: np.ndarray
@@ -140,7 +149,7 @@ class Nebula:
 
 @dataclass(frozen=True)
 class Picture:
-    """How one image is made: what it adds to the sky, and how it sees it.
+    """Properties of one image: its pixels, its PSF and its noise.
 
     Parameters
     ----------
@@ -157,7 +166,7 @@ class Picture:
     offset : tuple of float
         Error (y, x) of its astrometry, arcsec.
     extra : `~numpy.ndarray` or float
-        What the detector adds: stripes, a pattern, cosmic rays.
+        Added by the detector: stripes, a pattern, cosmic rays.
     flat : `~numpy.ndarray` or float
         Factor that a wrong flat field leaves on the sky.
     mask : `~numpy.ndarray` of bool or None
@@ -189,11 +198,11 @@ def make_image(rng, picture, name, sources=(), sky=0.0, step=None):
     rng : `~numpy.random.Generator`
         Of the noise.
     picture : `Picture`
-        What to make.
+        Properties of the image.
     name : str
         Its file name.
     sources : sequence of `Stars` or `Nebula`
-        What is on the sky.
+        Sources on the sky.
     sky : float
         Uniform brightness of the sky.
     step : float or None

@@ -34,8 +34,8 @@ def detector_bowl(rng):
 def automatic_slopes(rng):
     """A 6 x 6 mosaic with stripes as large as the noise: without slopes, and with a slope each.
 
-    The errors are those of what is subtracted at every 10th pixel, without the plane over the
-    whole mosaic that no overlap sees.
+    The errors are those of the corrections at every 10th pixel. A plane over the whole mosaic is
+    fitted to the errors and left out, as overlaps do not determine it.
     """
     out = {}
     for label, size in (("no slopes", 0.0), ("slopes", 0.3)):
@@ -60,7 +60,7 @@ def automatic_slopes(rng):
 
 
 def _surface_error(found, images, planes, grids):
-    """Sum of squares of what was subtracted less the true planes."""
+    """Sum of squares of the corrections less the true planes."""
     some = np.s_[:, 5::10, 5::10]
     errors = np.subtract(scores.surfaces(found, images), planes)[some]
     places = [np.broadcast_arrays(*grid.centres()) for grid in grids]
