@@ -64,6 +64,8 @@ MET = [
     ("white", "mosaic, error over the bound"),
     ("white", "planes, levels"),
     ("white", "planes, slopes"),
+    ("white", "warned of a pattern"),
+    ("sources", "warned of a pattern"),
     ("sources", "dithers"),
     ("sources", "mosaic"),
     ("sources", "dithers, error over the bound"),

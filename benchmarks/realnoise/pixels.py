@@ -53,6 +53,7 @@ def white(rng):
         out[f"{layout}, error over the bound"] = found.errors / scores.noise_bound(grids, 0.5)
     planes = match(rng, "mosaic", pictures, fit_type="level+slope")
     out["planes, levels"], out["planes, slopes"] = scores.plane_pulls(planes, grids)
+    out["warned of a pattern"] = [found.warned, planes.warned]
     return out
 
 
@@ -193,15 +194,17 @@ def cosmic_rays(rng):
 
 def sources(rng):
     """Stars and emission, the same PSF in all images."""
-    out = {}
+    out, warned = {}, []
     for layout in ("dithers", "mosaic"):
         grids = grids_of(rng, layout)
         drawn = [sky.Stars.draw(rng, grids, 3e-3), sky.Nebula.draw(rng, grids)]
         levels = levels_of(rng, len(grids))
         pictures = [sky.Picture(*p) for p in zip(grids, levels, strict=True)]
         found = match(rng, layout, pictures, sources=drawn)
+        warned.append(found.warned)
         out[layout] = found.pulls
         out[f"{layout}, error over the bound"] = found.errors / scores.noise_bound(grids, 0.5)
+    out["warned of a pattern"] = warned
     return out
 
 
