@@ -730,3 +730,14 @@ def test_unknown_errors_have_no_bar(monkeypatch):
     ax = plots.plot_levels(found)
     assert np.isfinite(ax.get_ylim()).all()
     ax.figure.draw_without_rendering()
+
+
+def test_a_histogram_of_residuals_over_their_errors(square):
+    ax = plots.plot_residuals(square, kind="histogram")
+    kept = square.pairs["kept"]
+    heights = [patch.get_height() for patch in ax.patches]
+    assert sum(heights) == np.count_nonzero(kept & np.isfinite(square.pairs["n_sigma"]))
+    width = ax.patches[0].get_width()
+    (curve,) = ax.lines
+    assert curve.get_ydata().max() == pytest.approx(sum(heights) * width / np.sqrt(2 * np.pi))
+    assert ax.get_ylabel() == "Pairs"

@@ -151,7 +151,7 @@ def test_the_policy_lets_only_the_page_itself_run(text):
 def test_pictures_have_words_and_both_papers(text):
     page = Page(text)
     images, dark = page.all("img"), page.all("source")
-    assert len(dark) == 6
+    assert len(dark) == 7
     words = [i["alt"].partition(" of")[0] for i in images]
     assert words == [
         "Mosaic",
@@ -160,6 +160,7 @@ def test_pictures_have_words_and_both_papers(text):
         *["before", "after"] * 3,
         "Level subtracted from each",
         "Differences",
+        "Histogram",
         "Histogram",
     ]
     for url in [i["src"] for i in images] + [d["srcset"] for d in dark]:
@@ -213,7 +214,7 @@ DRAWN = {
     "levelmatch.plots.plot_mosaic": ("Mosaics before and after", 3),
     "levelmatch.plots.pairs.pair_picture": ("Differences of 00000 and 00001", 6),
     "levelmatch.plots.plot_levels": ("Levels", 1),
-    "levelmatch.plots.plot_residuals": ("Differences of pairs", 1),
+    "levelmatch.plots.plot_residuals": ("Differences of pairs", 2),
     "levelmatch.plots.plot_closures": ("Closures of loops", 1),
     "levelmatch.report.page.graph_section": ("Overlaps on the sky", 0),
     "levelmatch.report.page.image_table": ("Images", 0),
@@ -238,13 +239,13 @@ def test_a_failed_picture_leaves_a_note(result, monkeypatch, tmp_path, function)
     assert f"{name} could not be drawn: RuntimeError: <no ink>" in page.text
     assert "4 images in 4 tiles, 3 of 3 pairs kept." in page.text
     # All else is there.
-    assert len(page.all("img")) == 12 - n_lost
+    assert len(page.all("img")) == 13 - n_lost
     assert len(page.tables) == 4 - (name in ("Images", "Pairs"))
 
 
 def test_what_needs_pixels_can_be_left_out(result):
     page = Page(make(result))
-    assert [i["alt"][:5] for i in page.all("img")] == ["Level", "Diffe", "Histo"]
+    assert [i["alt"][:5] for i in page.all("img")] == ["Level", "Diffe", "Histo", "Histo"]
     assert "without its images" not in page.text
 
 
@@ -491,7 +492,7 @@ def test_only_a_page_is_replaced(result, tmp_path, no_pictures, content):
 
 def test_a_record_has_no_pictures_of_pixels(result, as_record):
     page = Page(make_page(as_record(result)))
-    assert [i["alt"][:5] for i in page.all("img")] == ["Level", "Diffe", "Histo"]
+    assert [i["alt"][:5] for i in page.all("img")] == ["Level", "Diffe", "Histo", "Histo"]
     assert "made from a record without its images" in page.text
     # All else is the same.
     assert page.tables == Page(make(result)).tables

@@ -3,14 +3,12 @@
 
 import numpy as np
 
-from levelmatch.plots.style import GREY, axes_or_new, image_labels, legend_above, plain_text, signed
+from levelmatch.plots.style import axes_or_new, draw_sigmas, image_labels, plain_text, signed
 from levelmatch.summary import Facts
-from levelmatch.text import count, values
+from levelmatch.text import values
 
 __all__ = ["plot_closures"]
 
-# Differs from grey on any paper, and from the colours of before and after.
-EXPECTED = "#8f5fc0"
 N_NAMED = 3
 MAX_IMAGES = 3
 DASH = " \u2013 "
@@ -39,26 +37,9 @@ def plot_closures(result, ax=None):
     loops = facts.closures
     sigmas = values(loops["n_sigma"])
     sigmas = np.where(np.isfinite(sigmas), sigmas, 0.0)
-    ax.set_ylabel("Loops")
+    draw_sigmas(ax, sigmas, "loop", "Closure over its error (\u03c3)")
     if len(sigmas) == 0:
-        ax.set_xlabel("Closure over its error (\u03c3)")
-        ax.set_xlim(-4, 4)
-        ax.set_yticks([])
-        ax.text(0.5, 0.5, "no loop of pairs", transform=ax.transAxes, ha="center", color=GREY)
         return ax
-    reach = max(4.0, 1.05 * np.abs(sigmas).max())
-    # Few loops need few bins.
-    n_bins = int(np.clip(2 * np.sqrt(len(sigmas)), 8, 24))
-    edges = np.linspace(-reach, reach, n_bins + 1)
-    ax.hist(sigmas, edges, color=GREY, alpha=0.6, label=count(len(sigmas), "loop"))
-    x = np.linspace(-reach, reach, 401)
-    height = len(sigmas) * (edges[1] - edges[0]) / np.sqrt(2 * np.pi)
-    ax.plot(
-        x, height * np.exp(-0.5 * x**2), color=EXPECTED, lw=1.6, label="expected from the errors"
-    )
-    ax.set_xlim(-reach, reach)
-    ax.yaxis.get_major_locator().set_params(integer=True)
-    ax.set_xlabel("Closure over its error (\u03c3)")
     ax.annotate(
         "worst:\n" + "\n".join(_worst(loops, sigmas, facts)),
         (0.5, 0),
@@ -71,7 +52,6 @@ def plot_closures(result, ax=None):
         annotation_clip=False,
         parse_math=False,
     )
-    legend_above(ax)
     return ax
 
 

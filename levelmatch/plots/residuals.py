@@ -9,6 +9,7 @@ from levelmatch.plots.style import (
     GREY,
     MAX_LABELS,
     axes_or_new,
+    draw_sigmas,
     image_labels,
     legend_above,
     name_images,
@@ -20,7 +21,7 @@ from levelmatch.text import values
 
 __all__ = ["plot_residuals"]
 
-KINDS = ("matrix", "list")
+KINDS = ("matrix", "list", "histogram")
 # Colour of images that are no pair, on light and on dark paper.
 NO_PAIR = "#b8b8b8"
 
@@ -31,13 +32,14 @@ def plot_residuals(result, *, kind=None, ax=None):
     A matrix has a row and a column for each image, with differences before matching in the
     lower left half and residuals in the upper right half: the row's image minus the column's.
     Two images that are no pair are grey. A list shows the absolute differences of all kept
-    pairs, sorted, before and after.
+    pairs, sorted, before and after. A histogram shows the residuals of all kept pairs over
+    their standard errors, with the normal distribution that the errors predict.
 
     Parameters
     ----------
     result : `~levelmatch.MatchResult` or record
         The result, or its record.
-    kind : {"matrix", "list"} or None
+    kind : {"matrix", "list", "histogram"} or None
         By default a matrix for up to 24 images, and a list for more.
     ax : `~matplotlib.axes.Axes` or None
         Axes to draw into, by default those of a new figure.
@@ -59,7 +61,8 @@ def plot_residuals(result, *, kind=None, ax=None):
     facts = Facts.of(result)
     if kind is None:
         kind = "matrix" if len(facts.frames) <= MAX_LABELS else "list"
-    (_draw_matrix if kind == "matrix" else _draw_list)(ax, facts)
+    draw = {"matrix": _draw_matrix, "list": _draw_list, "histogram": _draw_histogram}
+    draw[kind](ax, facts)
     return ax
 
 
@@ -113,6 +116,12 @@ def _name_rows(ax, facts):
     ax.set_xticks(np.arange(n), names, rotation=90, fontsize=size, parse_math=False)
     ax.set_yticks(np.arange(n), names, fontsize=size, parse_math=False)
     name_images(ax, words)
+
+
+def _draw_histogram(ax, facts):
+    sigmas = np.sign(values(facts.pairs["residual"])) * facts.n_sigma
+    sigmas = sigmas[facts.kept & np.isfinite(sigmas)]
+    draw_sigmas(ax, sigmas, "pair", "Residual over its standard error (\u03c3)")
 
 
 def _draw_list(ax, facts):

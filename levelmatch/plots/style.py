@@ -3,10 +3,12 @@
 
 import numpy as np
 
-from levelmatch.text import SHORT_NAME, short_names, values
+from levelmatch.text import SHORT_NAME, count, short_names, values
 
 # Okabe and Ito's colours differ for every kind of colour vision, on dark and light paper.
 BEFORE, AFTER, GREY, STAR = "#d55e00", "#0087c8", "#888888", "#e69f00"
+# Colour of what errors predict: differs from grey, and from before and after.
+EXPECTED = "#8f5fc0"
 # Colours of disconnected sets; they repeat after the last.
 SETS = ("#888888", "#0072b2", "#e69f00", "#56b4e9", "#d55e00")
 # From blue to orange through a pale violet, of equal lightness for any paper.
@@ -133,6 +135,41 @@ def legend_above(ax, ncols=2, **options):
     for text in legend.get_texts():
         text.set_parse_math(False)
     return legend
+
+
+def draw_sigmas(ax, sigmas, noun, label):
+    """Draw a histogram of ratios to their errors, and the normal distribution expected.
+
+    Parameters
+    ----------
+    ax : `~matplotlib.axes.Axes`
+        Axes to draw into.
+    sigmas : `~numpy.ndarray`, shape (n,)
+        The ratios, all finite.
+    noun : str
+        Noun of one item, such as "pair".
+    label : str
+        Label of the horizontal axis.
+    """
+    ax.set_xlabel(label)
+    ax.set_ylabel(f"{noun.capitalize()}s")
+    if len(sigmas) == 0:
+        ax.set_xlim(-4, 4)
+        ax.set_yticks([])
+        words = "no loop of pairs" if noun == "loop" else f"no {noun}"
+        ax.text(0.5, 0.5, words, transform=ax.transAxes, ha="center", color=GREY)
+        return
+    reach = max(4.0, 1.05 * np.abs(sigmas).max())
+    # Few items need few bins.
+    n_bins = int(np.clip(2 * np.sqrt(len(sigmas)), 8, 24))
+    edges = np.linspace(-reach, reach, n_bins + 1)
+    ax.hist(sigmas, edges, color=GREY, alpha=0.6, label=count(len(sigmas), noun))
+    x = np.linspace(-reach, reach, 401)
+    curve = len(sigmas) * (edges[1] - edges[0]) / np.sqrt(2 * np.pi) * np.exp(-0.5 * x**2)
+    ax.plot(x, curve, color=EXPECTED, lw=1.6, label="expected from the errors")
+    ax.set_xlim(-reach, reach)
+    ax.yaxis.get_major_locator().set_params(integer=True)
+    legend_above(ax)
 
 
 def link_colours():

@@ -128,11 +128,18 @@ def plot_section(facts):
             "Difference of every pair before matching, and its residual after.",
         ),
         (
+            "Residuals over their errors",
+            lambda ax: plot_residuals(facts, kind="histogram", ax=ax),
+            "Histogram of the residuals of pairs over their standard errors",
+            "Residuals of the pairs over their standard errors. The curve is the normal "
+            "distribution that the errors predict.",
+        ),
+        (
             "Closures of loops",
             lambda ax: plot_closures(facts, ax),
             "Histogram of how loops of images close",
-            "Around a loop of overlapping images the differences add up to zero, within their "
-            "errors if these are right: the curve.",
+            "Around a loop of overlapping images the differences add up to zero within their "
+            "errors. The curve is the normal distribution that the errors predict.",
         ),
     ]
     return "\n".join(drawn_or_note(name, lambda p=plot: _figure(*p)) for name, *plot in plots)
