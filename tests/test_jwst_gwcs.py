@@ -2,6 +2,7 @@
 """The gwcs of JWST's files, made by the pipeline's own assign_wcs from a distortion of ours."""
 
 import io
+import pickle
 import warnings
 
 import asdf
@@ -134,8 +135,6 @@ def test_levels_with_the_distortion(exposures, tmp_path):
 
 
 def test_gwcs_reaches_the_workers_of_a_cluster(exposures):
-    import pickle
-
     frame = collect_frames(exposures[0][:1])[0]
     copy = pickle.loads(pickle.dumps(frame.for_workers()))
     assert_allclose(copy.load(), frame.load())
@@ -187,6 +186,30 @@ def test_damaged_tree_falls_back_too(paint, tmp_path):
     path.write_bytes(content.replace(b"#ASDF ", b"#NOPE ", 1))
     with pytest.warns(lm.LevelMatchWarning, match=r"gwcs cannot be read, .*a_cal\.fits"):
         collect_frames([path])
+
+
+def test_tables_of_a_distortion_are_loaded(paint, tmp_path):
+    gwcs = pytest.importorskip("gwcs")
+    from astropy import coordinates as coord
+
+    points = tuple(np.arange(0, 80, 10.0) for _ in range(2))
+    table = np.random.default_rng(0).normal(0, 1, (8, 8))
+    distortion = m.Tabular2D(points=points, lookup_table=table, bounds_error=False)
+    transform = (
+        m.Mapping((0, 1, 0, 1))
+        | distortion & m.Identity(2)
+        | m.Polynomial2D(1, c1_0=1.0, c0_1=1.0) & m.Identity(1)
+        | m.Scale(1 / 3600) & m.Scale(1 / 3600)
+        | m.Pix2Sky_TAN()
+        | m.RotateNative2Celestial(150, 2, 180)
+    )
+    detector = gwcs.coordinate_frames.Frame2D(name="detector", unit=(u.pix, u.pix))
+    sky = gwcs.coordinate_frames.CelestialFrame(name="world", reference_frame=coord.ICRS())
+    wcs = gwcs.WCS([(detector, transform), (sky, None)])
+    path = with_tree(paint("a.fits"), tmp_path / "a_cal.fits", {"meta": {"wcs": wcs}})
+    (frame,) = collect_frames([path])
+    for transform in (frame.transform, pickle.loads(pickle.dumps(frame.transform))):
+        assert_allclose(lonlat(transform.to_sky(33.3, 44.4)), wcs(33.3, 44.4), atol=1e-10)
 
 
 def test_file_without_a_gwcs_is_no_fallback(paint, tmp_path):

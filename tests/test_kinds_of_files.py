@@ -17,6 +17,7 @@ from astropy.wcs.wcsapi import SlicedLowLevelWCS
 from numpy.testing import assert_allclose
 
 import levelmatch as lm
+from levelmatch.cli.options import Blank
 from levelmatch.images.collect import collect_frames
 from levelmatch.images.fill import find_fill
 from levelmatch.images.flags import bad_bits
@@ -805,3 +806,164 @@ def test_nothing_but_hopeless_images(tmp_path):
         lm.FrameError, match=r"images: there are none; .*bad\.fits \(not a readable"
     ):
         match([path], read=lm.ReadOptions(on_error="skip"))
+
+
+# Outputs and records
+
+
+def corrected_pixels(before, after, hdu=0):
+    """Pixels of two files, as floats."""
+    return (fits.getdata(path, hdu).astype(float) for path in (before, after))
+
+
+@pytest.mark.parametrize("fill", [0.0, -999.0, "two"])
+@pytest.mark.parametrize("suffix", [".fits", ".fits.fz"])
+@pytest.mark.filterwarnings("ignore::levelmatch.LevelMatchWarning")
+def test_fill_values_stay_in_the_outputs(paint, tmp_path, fill, suffix):
+    images, _ = filled_set(paint, fill, "turned")
+    paths, exposed = [], exposed_in("turned")
+    (tmp_path / "in").mkdir()
+    for image in images:
+        header = image.wcs.to_header()
+        if suffix == ".fits":
+            hdu = fits.PrimaryHDU(image.data, header)
+        else:
+            hdu = fits.CompImageHDU(image.data, header, compression_type="GZIP_1", quantize_level=0)
+        paths.append(tmp_path / "in" / image.meta["FILENAME"].replace(".fits", suffix))
+        hdu.writeto(paths[-1])
+    result = match(paths)
+    written = result.write(tmp_path / "out")
+    hdu = 0 if suffix == ".fits" else 1
+    for k, (before, after) in enumerate(zip(paths, written, strict=True)):
+        old, new = corrected_pixels(before, after, hdu)
+        np.testing.assert_array_equal(new[~exposed], old[~exposed])
+        assert_allclose((old - new)[exposed], result.table["level"].value[k], atol=1e-4)
+        np.testing.assert_array_equal(result[k].mask, ~exposed)
+        np.testing.assert_array_equal(result[k].data, fits.getdata(after, hdu))
+    record = lm.read_record(tmp_path / "out" / "levelmatch.asdf")
+    assert lm.verify_record(record, written) == result.names
+    back = lm.undo_record(record, written, tmp_path / "back")
+    for before, after in zip(paths, back, strict=True):
+        old, new = corrected_pixels(before, after, hdu)
+        np.testing.assert_array_equal(new[~exposed], old[~exposed])
+        assert_allclose(new[exposed], old[exposed], atol=1e-4)
+
+
+@pytest.mark.parametrize("dtype", ["i2", "u2"])
+def test_blank_integers_in_the_outputs(paint, tmp_path, dtype):
+    (tmp_path / "in").mkdir()
+    paths, blank = [], np.zeros((48, 64), bool)
+    blank[:, :10] = True
+    for k, n in enumerate("ab"):
+        image = paint(f"{n}.fits", (0, 20.5 * k), level=30 * k, sky=(100, 0, 0), noise=2)
+        data = np.where(blank, np.iinfo(dtype).min, np.round(image.data)).astype(dtype)
+        hdu = fits.PrimaryHDU(data, image.wcs.to_header())
+        hdu.header["BLANK"] = -32768
+        paths.append(tmp_path / "in" / f"{n}.fits")
+        hdu.writeto(paths[-1])
+    result = match(paths)
+    written = result.write(tmp_path / "out")
+    for path in written:
+        np.testing.assert_array_equal(np.isnan(fits.getdata(path)), blank)
+        assert "BLANK" not in fits.getheader(path)
+    assert len(lm.verify_record(tmp_path / "out" / "levelmatch.asdf", written)) == 2
+    back = lm.undo_record(tmp_path / "out" / "levelmatch.asdf", written, tmp_path / "back")
+    for before, after in zip(paths, back, strict=True):
+        old, new = corrected_pixels(before, after)
+        np.testing.assert_array_equal(new[~blank], old[~blank])
+        assert np.isnan(new[blank]).all()
+
+
+@pytest.mark.parametrize("compressed", [False, True])
+def test_axes_of_one_pixel_in_the_outputs(paint, tmp_path, compressed):
+    (tmp_path / "in").mkdir()
+    paths = []
+    for k, n in enumerate("ab"):
+        data, wcs = with_axes(paint(f"{n}.fits", (0, 20.5 * k), level=3.0 * k), 2)
+        error = fits.ImageHDU(np.full(data.shape, 0.1, "f4"), name="ERR")
+        kind = fits.CompImageHDU if compressed else fits.ImageHDU
+        sci = kind(data, wcs.to_header(), name="SCI")
+        paths.append(tmp_path / "in" / f"{n}.fits")
+        fits.HDUList([fits.PrimaryHDU(), sci, error]).writeto(paths[-1])
+    result = match(paths, reference=0)
+    written = result.write(tmp_path / "out")
+    for k, (before, after) in enumerate(zip(paths, written, strict=True)):
+        with fits.open(before) as old, fits.open(after) as new:
+            assert new[1].data.shape == (1, 1, 48, 64)
+            assert new[1].header["NAXIS"] == 4
+            assert_allclose(old[1].data - new[1].data, result.table["level"].value[k], atol=1e-5)
+        assert result[k].data.shape == (48, 64)
+        assert result[k].uncertainty.array.shape == (48, 64)
+        assert_allclose(result[k].wcs.wcs.crval, (150, 2))
+    assert len(lm.verify_record(tmp_path / "out" / "levelmatch.asdf", written)) == 2
+    back = lm.undo_record(tmp_path / "out" / "levelmatch.asdf", written, tmp_path / "back")
+    assert fits.getdata(back[0], 1).shape == (1, 1, 48, 64)
+
+
+def test_memory_keeps_its_axes_of_one_pixel(paint):
+    images = []
+    for k, order in enumerate([(1, 2), (2, 3)]):
+        data, wcs = with_axes(paint(f"{k}.fits", (0, 20.5 * k), level=3.0 * k), 1, order)
+        images.append(CCDData(data, unit="Jy/beam", wcs=wcs, meta={"FILENAME": f"{k}.fits"}))
+    result = match(images, reference=0)
+    for before, after, level in zip(images, result, (0, 3), strict=True):
+        assert after.data.shape == before.data.shape
+        assert_allclose(before.data - after.data, level, atol=0.01)
+
+
+def test_record_of_files_of_one_name(paint, tmp_path):
+    paths = []
+    for k, folder in enumerate(("n0", "n1")):
+        (tmp_path / folder).mkdir()
+        paths.append(
+            write_plain(paint("x", (0, 20.5 * k), level=3.0 * k), tmp_path / folder / "img.fits")
+        )
+    written = match(paths, reference=0).write(tmp_path / "out")
+    record = lm.read_record(tmp_path / "out" / "levelmatch.asdf")
+    assert lm.verify_record(record, written) == lm.verify_record(record, written, paths)
+    again = lm.apply_record(record, paths, tmp_path / "again")
+    assert [p.read_bytes() for p in again] == [p.read_bytes() for p in written]
+    back = lm.undo_record(record, written, tmp_path / "back")
+    assert [path.name for path in back] == ["img_n0.fits", "img_n1.fits"]
+
+
+def test_record_with_weights_in_files_of_their_own(paint, tmp_path):
+    images, levels = filled_set(paint, np.nan, "disc")
+    paths, weights = [], []
+    for k, image in enumerate(images):
+        image.data = np.where(exposed_in("disc"), image.data, 7.0 * k + np.indices((SIDE, SIDE))[0])
+        paths.append(write_plain(image, tmp_path / f"f{k}.fits"))
+        weights.append(tmp_path / f"w{k}.fits")
+        fits.PrimaryHDU(exposed_in("disc").astype("f4")).writeto(weights[-1])
+    for files in (
+        [str(w) for w in weights],
+        weights,
+        {f"f{k}.fits": w for k, w in enumerate(weights)},
+    ):
+        result = match(paths, read=lm.ReadOptions(weight_files=files))
+        assert_allclose(errors_of(result, levels), 0, atol=0.05)
+        written = result.write(tmp_path / "out", overwrite=True)
+        record = lm.read_record(tmp_path / "out" / "levelmatch.asdf")
+        assert len(lm.verify_record(record, written)) == 4
+        images_again = lm.recorded_result(record, paths)
+        np.testing.assert_array_equal(images_again[3].mask, ~exposed_in("disc"))
+
+
+@pytest.mark.parametrize("how", ["checkpoint", "extend"])
+@pytest.mark.filterwarnings("ignore:pass mosaic")
+def test_pairs_that_are_known_keep_their_notes(paint, tmp_path, how):
+    images, _ = filled_set(paint, 0.0, "turned")
+    paths = [write_plain(image, tmp_path / image.meta["FILENAME"]) for image in images]
+    measure = lm.MeasureOptions(checkpoint=tmp_path / "pairs") if how == "checkpoint" else None
+    with pytest.warns(lm.LevelMatchWarning, match="large regions"):
+        first = lm.match_levels(paths, group_by="FILENAME", measure=measure)
+    measure = measure or lm.MeasureOptions(extend=first.record)
+    with pytest.warns(lm.LevelMatchWarning, match=r"f0\.fits \(0 in .*f3\.fits \(0 in"):
+        second = lm.match_levels(paths, group_by="FILENAME", measure=measure)
+
+
+@pytest.mark.parametrize(
+    ("text", "blank"), [("none", False), ("auto", None), ("0", 0.0), ("0,-999", [0.0, -999.0])]
+)
+def test_blank_of_the_command(text, blank):
+    assert Blank().convert(text, None, None) == blank

@@ -1,6 +1,7 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
 """Frames of any kind of input."""
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -19,7 +20,10 @@ from levelmatch.images.sources import FileSource, MemorySource, as_mask
 from levelmatch.options import ReadOptions
 from levelmatch.sky.transform import SkyTransform
 
-__all__ = ["collect_frames"]
+__all__ = ["collect_frames", "unique_names"]
+
+# Stem and suffixes of a file's name.
+_SUFFIX = re.compile(r"(.+?)((?:\.fits?|\.fts)?(?:\.\w{1,3})?)", re.IGNORECASE)
 
 
 def collect_frames(images, read: ReadOptions | None = None, notes: Notes | None = None):
@@ -123,7 +127,9 @@ def _unique(frames, notes):
         left_out = "".join(f"; {line}" for line in notes.sentences)
         msg = f"images: there are none; check the list, or the pattern of the files{left_out}"
         raise FrameError(msg)
-    names = _file_names([f.source.path for f in frames if isinstance(f.source, FileSource)])
+    paths = [f.source.path for f in frames if isinstance(f.source, FileSource)]
+    names = unique_names(paths)
+    _check_twice(paths, names)
     seen = set()
     for i, frame in enumerate(frames):
         if isinstance(frame.source, FileSource) and names[frame.source.path] != frame.name:
@@ -136,24 +142,38 @@ def _unique(frames, notes):
     return frames
 
 
-def _file_names(paths):
-    """Return unique names of files, by path: those that are equal with their folders' names."""
-    names, alike = {}, {}
+def unique_names(paths: list[Path]) -> dict[Path, str]:
+    """Return names of files, by path: of files with equal names, with their folders' names.
+
+    Parameters
+    ----------
+    paths : list of `~pathlib.Path`
+        The files. Those given twice keep their names.
+    """
+    alike: dict[str, list[Path]] = {}
     for path in paths:
         alike.setdefault(path.name, []).append(path)
+    names = {}
     for name, group in alike.items():
         absolute = [path.absolute() for path in group]
-        if len(set(absolute)) < len(group):
-            twice = next(path for path in absolute if absolute.count(path) > 1)
-            msg = f"{name}: the file is given twice: {twice}; name it once"
-            raise FrameError(msg)
-        names |= {group[0]: name} if len(group) == 1 else _with_folders(group, absolute)
-    taken = list(names.values())
-    for path, name in names.items():
-        if taken.count(name) > 1:
-            msg = f"{path}: two files would have the name {name}; rename one"
-            raise FrameError(msg)
+        plain = len(group) == 1 or len(set(absolute)) < len(group)
+        names |= dict.fromkeys(group, name) if plain else _with_folders(group, absolute)
     return names
+
+
+def _check_twice(paths, names):
+    """Refuse a file that is given twice, and files whose names would be equal."""
+    seen = {}
+    for path in paths:
+        other = seen.setdefault(names[path], path)
+        if other is path:
+            continue
+        if other.absolute() == path.absolute():
+            msg = f"{path.name}: the file is given twice: {path.absolute()}; name it once"
+            raise FrameError(msg)
+        both = f"{other} and {path}"
+        msg = f"{path.name}: two files would have the name {names[path]}: {both}; rename one"
+        raise FrameError(msg)
 
 
 def _with_folders(paths, absolute):
@@ -166,8 +186,8 @@ def _with_folders(paths, absolute):
         depth += 1
     out = {}
     for path, folder in zip(paths, folders, strict=True):
-        stem, dot, suffix = path.name.partition(".fit")
-        out[path] = f"{stem}_{folder}{dot}{suffix}"
+        stem, suffix = _SUFFIX.fullmatch(path.name).groups()
+        out[path] = f"{stem}_{folder}{suffix}"
     return out
 
 

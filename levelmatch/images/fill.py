@@ -66,12 +66,8 @@ def mask_fill(data, blank=None) -> tuple[Fill, ...]:
         stay as they are.
     """
     fills, missing = find_fill(data, blank)
-    if missing is None:
-        return fills
-    rest = data[np.isfinite(data) & ~missing]
-    if fills and np.isin(rest, [fill.value for fill in fills]).all():
-        return tuple(replace(fill, alone=True) for fill in fills)
-    data[missing] = np.nan
+    if missing is not None and not (fills and fills[0].alone):
+        data[missing] = np.nan
     return fills
 
 
@@ -111,8 +107,11 @@ def find_fill(data, blank=None):
         if region is not None:
             fills.append(Fill(float(value), float(np.count_nonzero(region) / data.size)))
             missing = region if missing is None else missing | region
-    if len(fills) > MOST_VALUES:
+    if not fills or len(fills) > MOST_VALUES:
         return (), None
+    rest = data[np.isfinite(data) & ~missing]
+    if np.isin(rest, [fill.value for fill in fills]).all():
+        fills = [replace(fill, alone=True) for fill in fills]
     return tuple(fills), missing
 
 

@@ -12,8 +12,8 @@ from astropy.nddata import NDData
 from levelmatch.exceptions import FrameError
 from levelmatch.images import jwst
 from levelmatch.images.corrections import Correction
-from levelmatch.images.fill import mask_fill
-from levelmatch.images.sources import MemorySource
+from levelmatch.images.fill import find_fill, mask_fill
+from levelmatch.images.sources import MemorySource, float_type
 from levelmatch.sky.footprint import Footprint
 from levelmatch.sky.grid import Grid, default_spacing
 from levelmatch.sky.transform import SkyTransform
@@ -181,6 +181,19 @@ class Frame:
             msg = f"{self.name}: the image has no good pixel; leave it out, or see dq_bits"
             raise FrameError(msg)
         return out, fills
+
+    def missing(self, data):
+        """Return where an image has no data, or `None` if it has data everywhere.
+
+        Parameters
+        ----------
+        data : 2D `~numpy.ndarray`
+            The pixels of the whole image, as they are stored.
+        """
+        fills, missing = find_fill(np.asarray(data, dtype=float_type(data)), self.blank)
+        if missing is None or not missing.any():
+            return None
+        return None if fills and fills[0].alone else missing
 
     @property
     def correction(self):

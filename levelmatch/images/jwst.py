@@ -3,7 +3,6 @@
 
 import copy
 import io
-import pickle
 import re
 import warnings
 from collections.abc import Mapping
@@ -249,8 +248,25 @@ def _checked_gwcs(tree):
 
     if not isinstance(meta["wcs"], gwcs.WCS):
         return None, "the transforms of JWST are not installed; see the extra jwst"
-    # A copy, since the tree's arrays end with the file.
-    return pickle.loads(pickle.dumps(meta["wcs"])), ""
+    for step in meta["wcs"].pipeline:
+        _load_arrays(step.transform)
+    return meta["wcs"], ""
+
+
+def _load_arrays(model):
+    """Load the arrays of a model, such as the tables of a distortion: they end with their file."""
+    from asdf.tags.core.ndarray import NDArrayType
+
+    if model is None:
+        return
+    for part in model.traverse_postorder() if hasattr(model, "traverse_postorder") else [model]:
+        for name, value in list(vars(part).items()):
+            if name == "_user_inverse" and value is not part:
+                _load_arrays(value)
+            elif isinstance(value, NDArrayType):
+                setattr(part, name, np.array(value))
+            elif isinstance(value, tuple) and any(isinstance(v, NDArrayType) for v in value):
+                setattr(part, name, tuple(map(np.array, value)))
 
 
 def separate_lyot(image):

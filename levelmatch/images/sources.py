@@ -16,7 +16,7 @@ from levelmatch.images import fastfits
 from levelmatch.images.packing import UNREADABLE, open_raw, read_to_end
 from levelmatch.images.planes import MaskPlane, as_plane
 
-__all__ = ["FileSource", "MemorySource", "as_mask", "decoded_image", "flagged"]
+__all__ = ["FileSource", "MemorySource", "as_mask", "decoded_image", "flagged", "float_type"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,7 +37,7 @@ class MemorySource:
         mask = as_mask(self.image.mask)
         if mask is not None and mask.ndim > 2:
             mask = as_plane(mask)
-        return np.array(data, dtype=_float_type(data), order="C"), mask
+        return np.array(data, dtype=float_type(data), order="C"), mask
 
 
 @dataclass(frozen=True, eq=False)
@@ -149,7 +149,7 @@ class FileSource:
             return plain, None
         with self.opened() as hdus:
             data = decoded_image(hdus[self.hdu])
-            return np.require(data, _float_type(data), "CW"), self.bad(hdus, dq_bits)
+            return np.require(data, float_type(data), "CW"), self.bad(hdus, dq_bits)
 
     def _read_plain(self, dq_bits):
         """The pixels read without astropy, or `None`: then astropy reads the file."""
@@ -181,7 +181,7 @@ def decoded_image(hdu) -> np.ndarray:
     blanks = data == (offset if data.dtype.kind == "f" else blank + int(offset))
     if not blanks.any():
         return data
-    data = data.astype(_float_type(data))
+    data = data.astype(float_type(data))
     data[blanks] = np.nan
     return data
 
@@ -193,8 +193,8 @@ def _bad(values, kind, dq_bits):
     return values != 0 if kind == "mask" else ~(values > 0)
 
 
-def _float_type(data):
-    """The type of floats that holds the values of an array, in single precision if they are."""
+def float_type(data: np.ndarray) -> np.dtype:
+    """Return the type of floats that holds an array: float32 for at most 16 bits or float32."""
     small = data.dtype.kind == "f" and data.dtype.itemsize <= 4
     small |= data.dtype.kind in "iu" and data.dtype.itemsize <= 2
     return np.dtype(np.float32 if small else np.float64)

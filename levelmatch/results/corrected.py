@@ -21,6 +21,7 @@ from levelmatch.exceptions import FrameError
 from levelmatch.images.corrections import Correction
 from levelmatch.images.fits_files import partner_hdu
 from levelmatch.images.frame import Frame
+from levelmatch.images.planes import as_plane, plane_shape
 from levelmatch.images.sources import FileSource, decoded_image
 from levelmatch.record.run import Provenance
 from levelmatch.results.header import add_provenance
@@ -49,8 +50,8 @@ def subtracted(data: np.ndarray, correction: Correction, frame: Frame) -> np.nda
 
     Parameters
     ----------
-    data : 2D `~numpy.ndarray`
-        The pixels of the whole image.
+    data : `~numpy.ndarray`
+        The pixels of the whole image, 2D but for axes of one pixel.
     correction : `~levelmatch.images.corrections.Correction`
         The correction.
     frame : `~levelmatch.images.frame.Frame`
@@ -58,19 +59,24 @@ def subtracted(data: np.ndarray, correction: Correction, frame: Frame) -> np.nda
 
     Returns
     -------
-    out : 2D `~numpy.ndarray`
+    out : `~numpy.ndarray`
         Of the float type of ``data``, in native byte order; float32 for integers of up to 16
-        bits, float64 for larger ones.
+        bits, float64 for larger ones. Missing pixels keep their fill value.
     """
     is_float = data.dtype.kind == "f"
     dtype = data.dtype.newbyteorder("=") if is_float else np.dtype(np.float32)
     if not is_float and data.dtype.itemsize > 2:
         dtype = np.dtype(np.float64)
+    plane = as_plane(data)
     # In double precision, whatever type of float a constant has.
-    values = np.subtract(data, correction.evaluate(frame.whole_grid), dtype=np.float64)
+    values = np.subtract(plane, correction.evaluate(frame.whole_grid), dtype=np.float64)
     if frame.output_factor != 1.0:
         values *= frame.output_factor
-    return values.astype(dtype)
+    missing = frame.missing(plane)
+    if missing is not None:
+        # A fill value stays one for the programs that come next.
+        values[missing] = plane[missing]
+    return values.astype(dtype).reshape(data.shape)
 
 
 def scaled(data: np.ndarray, factor: float) -> np.ndarray:
@@ -180,13 +186,14 @@ def _read_image(frame: Frame) -> NDData:
             data = np.array(decoded_image(hdus[source.hdu]))
             data = data.astype(data.dtype.newbyteorder("="), copy=False)
             uncertainty = read_uncertainty(hdus, source.hdu, data.shape)
-            dq = None if source.dq_hdu is None else np.array(hdus[source.dq_hdu].data)
+            dq = None if source.dq_hdu is None else np.array(as_plane(hdus[source.dq_hdu].data))
             bad = source.bad(hdus, frame.dq_bits)
     mask = ~np.isfinite(data) if data.dtype.kind == "f" else np.zeros(data.shape, dtype=bool)
     if dq is not None:
         dq = dq.astype(dq.dtype.newbyteorder("="), copy=False)
-    if bad is not None:
-        mask |= bad
+    for where in (bad, frame.missing(data)):
+        if where is not None:
+            mask |= where
     return CCDData(
         data,
         mask=mask,
@@ -235,7 +242,8 @@ def read_uncertainty(
     kinds = {kind.__name__: kind for kind in POWERS}
     for name in ("ERR", "UNCERT"):
         i = partner_hdu(hdus, index, name)
-        if i is not None and hdus[i].shape == shape:
+        if i is not None and plane_shape(hdus[i].shape) == shape:
             kind = kinds.get(hdus[i].header.get("UTYPE"), StdDevUncertainty)
-            return kind(np.array(hdus[i].data, dtype=hdus[i].data.dtype.newbyteorder("=")))
+            data = as_plane(hdus[i].data)
+            return kind(np.array(data, dtype=data.dtype.newbyteorder("=")))
     return None

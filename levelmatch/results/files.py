@@ -15,7 +15,7 @@ from astropy.wcs import WCS
 from levelmatch.atomic import atomic_stream
 from levelmatch.exceptions import FrameError
 from levelmatch.images.frame import Frame
-from levelmatch.images.sources import FileSource
+from levelmatch.images.sources import FileSource, decoded_image
 from levelmatch.record.run import Provenance
 from levelmatch.results.corrected import (
     ccd_wcs,
@@ -195,7 +195,7 @@ def _write_file(product: Product, stream: BinaryIO, provenance: Provenance) -> N
     """Copy a file with another image, header and ASDF tree, and nothing else changed."""
     source = product.frame.source
     with open_decoded(source.path) as decoded, open_stored(source.path) as stored:
-        data = corrected_data(product, decoded[source.hdu].data)
+        data = corrected_data(product, decoded_image(decoded[source.hdu]))
         replaced = {source.hdu: _corrected_hdu(product, decoded[source.hdu], data, provenance)}
         if product.lyot is not None and product.lyot.source is not source:
             replaced |= _overlay(product, stored)
@@ -243,14 +243,14 @@ def corrected_data(product: Product, data: np.ndarray) -> np.ndarray:
     product : `~levelmatch.results.products.Product`
         The image.
     data : 2D `~numpy.ndarray`
-        The pixels of its file.
+        The pixels of its file, see `~levelmatch.images.sources.decoded_image`.
     """
     out = subtracted(data, product.frame.correction, product.frame)
     if product.lyot is not None:
         lyot = product.lyot
         if lyot.source is not product.frame.source:
             with open_decoded(lyot.source.path) as hdus:
-                data = hdus[lyot.source.hdu].data
+                data = decoded_image(hdus[lyot.source.hdu])
         out[product.region] = subtracted(data, lyot.correction, lyot)[product.region]
     return out
 
@@ -278,6 +278,8 @@ def encoded_hdu(old: Any, header: fits.Header, data: np.ndarray) -> bytes:
     data : 2D `~numpy.ndarray`
         The new pixels.
     """
+    # With the axes of one pixel that the old one has.
+    data = data.reshape(old.shape)
     if isinstance(old, fits.CompImageHDU):
         # Lossless: a second quantisation would add its own error.
         hdu = fits.CompImageHDU(data, header, compression_type="GZIP_2", quantize_level=0.0)

@@ -7,18 +7,20 @@ from pathlib import Path
 import numpy as np
 
 from levelmatch.exceptions import FrameError
-from levelmatch.images.collect import collect_frames
+from levelmatch.images.collect import collect_frames, unique_names
 from levelmatch.images.corrections import AppliedCorrection
 from levelmatch.images.frame import Frame
 from levelmatch.options import ReadOptions
 from levelmatch.record.levels import Levels
 from levelmatch.results.header import check_not_matched
 
-__all__ = ["frames_with_pixels", "own_corrections"]
+__all__ = ["frames_with_pixels", "own_corrections", "recorded_read"]
 
 
 # Images that an error names.
 MAX_NAMED = 5
+# Options of reading that say which pixels an image has.
+READ_AGAIN = ("hdu", "dq_bits", "blank", "planes", "weight_files", "mask_files", "rematch")
 # An image that lies farther than this from the recorded position, in pixels, is another.
 MOST_MOVED = 0.5
 
@@ -64,14 +66,32 @@ def frames_with_pixels(
         how = "a record holds no pixels; name them by files=" if files is None else "none of files="
         msg = f"{shown}: the pixels are needed: {how}"
         raise FrameError(msg)
-    options = levels.options["read"]
-    hdu = options.get("hdu")
-    hdu = tuple(hdu) if isinstance(hdu, list) else hdu
-    read = ReadOptions(dq_bits=options.get("dq_bits"), hdu=hdu)
+    read = recorded_read(levels)
     wholes = {name: collect_frames([paths[name]], read)[0] for name in map(_file_name, needed)}
-    if not options.get("rematch", False):
+    if not read.rematch:
         check_not_matched(wholes.values(), [p.matched.name for p in levels.passes])
     return [_filled(frame, wholes[_file_name(frame)]) for frame in needed]
+
+
+def recorded_read(levels: Levels) -> ReadOptions:
+    """Return how the images of a result were read, those of flux scales left out.
+
+    Parameters
+    ----------
+    levels : `~levelmatch.record.levels.Levels`
+        A result or a record.
+    """
+    options = levels.options["read"]
+    kept = {key: options[key] for key in READ_AGAIN if key in options}
+    if isinstance(kept.get("hdu"), list):
+        kept["hdu"] = tuple(kept["hdu"])
+    names = list(dict.fromkeys(map(_file_name, levels.frames)))
+    for key in ("weight_files", "mask_files"):
+        files = kept.get(key)
+        if isinstance(files, list):
+            # Files are given in the order of the input, and are read again one by one.
+            kept[key] = dict(zip(names, files, strict=False))
+    return ReadOptions(**kept)
 
 
 def own_corrections(
@@ -92,7 +112,9 @@ def _paths(files) -> dict[str, Path]:
     if isinstance(files, str | Path):
         path = Path(files)
         files = sorted(p for p in path.iterdir() if p.is_file()) if path.is_dir() else [path]
-    return {Path(path).name: Path(path) for path in files}
+    paths = [Path(path) for path in files]
+    names = unique_names(paths)
+    return {path.name: path for path in paths} | {names[path]: path for path in paths}
 
 
 def _filled(frame: Frame, whole: Frame) -> Frame:

@@ -10,8 +10,9 @@ import numpy as np
 
 from levelmatch.atomic import atomic_stream
 from levelmatch.exceptions import RecordError
-from levelmatch.images.collect import collect_frames
+from levelmatch.images.collect import collect_frames, unique_names
 from levelmatch.images.frame import Frame
+from levelmatch.images.sources import decoded_image
 from levelmatch.options import ReadOptions
 from levelmatch.record.record import Record, as_record
 from levelmatch.results.files import (
@@ -26,6 +27,7 @@ from levelmatch.results.files import (
     write_products,
 )
 from levelmatch.results.header import remove_provenance
+from levelmatch.results.pixels import recorded_read
 from levelmatch.results.products import Product, make_products
 from levelmatch.results.result import MatchResult
 from levelmatch.results.splice import remove_from_asdf, splice, table_bytes
@@ -142,11 +144,14 @@ def _by_name(files: Iterable[str | Path], wanted: list[str]) -> dict[str, Path]:
     # The file of an image from memory may have the suffix that its name lacks.
     names = {**{fits_name(name): name for name in wanted}, **{name: name for name in wanted}}
     paths: dict[str, Path] = {}
-    for path in map(Path, files):
-        if path.name not in names:
+    paths_given = [Path(path) for path in files]
+    unique = unique_names(paths_given)
+    for path in paths_given:
+        found = unique[path] if unique[path] in names else path.name
+        if found not in names:
             msg = f"{path.name}: the record has no such image"
             raise RecordError(msg)
-        name = names[path.name]
+        name = names[found]
         if name in paths:
             msg = f"{path.name}: it is there twice: {paths[name]} and {path}; name one"
             raise RecordError(msg)
@@ -171,7 +176,8 @@ def _recorded_frames(
     frames = []
     for frame, name in zip(record.frames, names or _input_names(record), strict=True):
         if name not in opened:
-            read = ReadOptions(hdu=int(record.input(frame, "hdu")))
+            hdu = int(record.input(frame, "hdu"))
+            read = replace(_recorded_read(record, inputs=names is None), hdu=hdu)
             (opened[name],) = collect_frames([paths[name]], read)
         base = opened[name]
         if base.shape != frame.shape:
@@ -181,6 +187,12 @@ def _recorded_frames(
             _check_place(name, base, frame)
         frames.append(base.with_keys(**{key: getattr(frame, key) for key in RECORDED}))
     return frames
+
+
+def _recorded_read(record: Record, *, inputs: bool) -> ReadOptions:
+    """Return the recorded options of reading; those on files of masks only for the inputs."""
+    read = recorded_read(record)
+    return read if inputs else replace(read, weight_files=None, mask_files=None)
 
 
 def _check_place(name: str, base: Frame, frame: Frame) -> None:
@@ -338,9 +350,12 @@ def _write_undone(record: Record, product: Product, stream: BinaryIO) -> None:
     dtype = np.dtype(str(record.input(product.frame, "dtype")))
     with open_decoded(source.path) as decoded, open_stored(source.path) as stored:
         old = decoded[source.hdu]
-        data = corrected_data(product, old.data)
+        data = corrected_data(product, decoded_image(old))
         if dtype.kind in "iu":
             data = np.rint(data)
+        if dtype.kind in "iu" and np.isnan(data).any():
+            # The value of blank integers is not recorded.
+            dtype = data.dtype
         header = old.header.copy()
         remove_provenance(header, _inverse(product.frame), record.provenance)
         replaced = {source.hdu: encoded_hdu(old, header, data.astype(dtype))}
@@ -395,10 +410,11 @@ def verify_record(
 def _verify_product(record: Record, product: Product, path: Path) -> None:
     source = product.frame.source
     with open_decoded(source.path) as hdus:
-        expected = corrected_data(product, hdus[source.hdu].data)
+        expected = corrected_data(product, decoded_image(hdus[source.hdu]))
     try:
         with open_decoded(path) as hdus:
-            found, sha256 = hdus[source.hdu].data, hdus[source.hdu].header.get("LMRECSHA", "")
+            sha256 = hdus[source.hdu].header.get("LMRECSHA", "")
+            found = None if hdus[source.hdu].data is None else decoded_image(hdus[source.hdu])
     except (OSError, IndexError, ValueError) as error:
         msg = f"{path.name}: the output cannot be read: {error}"
         raise RecordError(msg) from error
