@@ -14,15 +14,18 @@ from astropy.nddata import CCDData, NDData
 from astropy.time import Time
 from astropy.wcs import WCS
 from astropy.wcs.wcsapi import SlicedLowLevelWCS
+from click.testing import CliRunner
 from numpy.testing import assert_allclose
 
 import levelmatch as lm
+from levelmatch import cli
 from levelmatch.cli.options import Blank
 from levelmatch.images.collect import collect_frames
 from levelmatch.images.fill import find_fill
 from levelmatch.images.flags import bad_bits
 from levelmatch.sky.transform import SkyTransform
 from levelmatch.sky.vectors import lonlat
+from levelmatch.summary import notes
 
 match = partial(lm.match_mosaic, group_by="FILENAME")
 
@@ -960,6 +963,46 @@ def test_pairs_that_are_known_keep_their_notes(paint, tmp_path, how):
     measure = measure or lm.MeasureOptions(extend=first.record)
     with pytest.warns(lm.LevelMatchWarning, match=r"f0\.fits \(0 in .*f3\.fits \(0 in"):
         second = lm.match_levels(paths, group_by="FILENAME", measure=measure)
+    assert second.table.meta["notes"] == first.table.meta["notes"]
+
+
+def test_notes_are_in_the_table_the_record_and_the_summary(chips, paint, tmp_path):
+    paths, _ = chips
+    with pytest.warns(lm.LevelMatchWarning, match="only one image of each file"):
+        result = match(paths)
+    (note,) = result.table.meta["notes"]
+    assert "e0.fits (CCD1 of 2: CCD1, CCD2)" in note
+    result.write(tmp_path / "out")
+    record = lm.read_record(tmp_path / "out" / "levelmatch.asdf")
+    assert record.table.meta["notes"] == [note]
+    assert notes(record)[-1] == notes(result)[-1]
+    assert notes(record)[-1].removesuffix(".").lower() == note.lower()
+    assert lm.solve_record(record, weights="equal").table.meta["notes"] == [note]
+    # Whoever chose the extension is not warned.
+    chosen = match(paths, read=lm.ReadOptions(hdu="CCD2"))
+    (note,) = chosen.table.meta["notes"]
+    assert "e2.fits (CCD2 of 2: CCD2, CCD1)" in note
+
+
+def test_command_says_notes_once(chips, paint, tmp_path):
+    paths, _ = chips
+    images, _ = filled_set(paint, -999.0, "disc")
+    filled_paths = [write_plain(image, tmp_path / image.meta["FILENAME"]) for image in images]
+    for files, options, warned in (
+        (paths, [], True),
+        (paths, ["--hdu", "CCD2"], False),
+        (filled_paths, [], True),
+    ):
+        out = tmp_path / f"out{len(options)}{files[0].stem}"
+        arguments = ["run", *map(str, files), "-o", str(out), "--group-by", "FILENAME", *options]
+        run = CliRunner().invoke(cli.main, arguments)
+        assert run.exit_code == 0, run.output
+        what = "image" if files is paths else "large regions of one value"
+        assert (f"Warning: {'only one ' if files is paths else ''}{what}" in run.stderr) == warned
+        assert ("note: only the image chosen" in run.stdout.lower()) == (not warned)
+        assert "note: large" not in run.stdout.lower()
+        shown = CliRunner().invoke(cli.main, ["show", str(out / "levelmatch.asdf")])
+        assert f"{files[0].name} (" in shown.stdout
 
 
 @pytest.mark.parametrize(
