@@ -48,6 +48,13 @@ def _rms(numbers):
     return float(np.sqrt(np.mean(np.square(numbers)))) if len(numbers) else np.nan
 
 
+def _typical_size(size, sigma, rows):
+    """Median size of residuals and median standard error, in quadrature; 0 without any."""
+    if not rows.any():
+        return 0.0
+    return float(np.hypot(np.median(size[rows]), np.median(sigma[rows])))
+
+
 class Facts:
     """Quantities of a result or its record, each computed once.
 
@@ -187,22 +194,34 @@ class Facts:
         """
         size, sigma = np.abs(values(self.pairs["residual"])), values(self.pairs["sigma"])
         good = np.isfinite(size)
-        of_image = [[] for _ in self.frames]
-        for p in np.flatnonzero(good).tolist():
-            for row in self.ends[p].tolist():
-                of_image[row].append(p)
-        others, ratios = good, {}
-        for row, own in enumerate(of_image):
-            if len(own) < MIN_SUSPECT_PAIRS:
-                continue
+        of_all = _typical_size(size, sigma, good)
+        ratios = {}
+        for row, own in self._pairs_of_images(good):
+            typical = of_all
             # Of very many images, one does not change the median of all.
             if len(self.frames) <= MAX_EXCLUDED:
-                others = good & (self.ends != row).all(axis=1)
-            if others.any():
-                typical = np.hypot(np.median(size[others]), np.median(sigma[others]))
-                ratios[row] = float(np.median(size[own]) / typical) if typical > 0 else 0.0
+                typical = _typical_size(size, sigma, good & (self.ends != row).all(axis=1))
+            if typical > 0:
+                ratios[row] = float(np.median(size[own]) / typical)
         found = sorted(ratios, key=ratios.get, reverse=True)
         return {row: ratios[row] for row in found if ratios[row] > SUSPECT_RATIO}
+
+    def _pairs_of_images(self, good):
+        """Yield the row of each image that has enough good pairs, and their rows."""
+        if not good.any():
+            return
+        pairs = np.tile(np.flatnonzero(good), 2)
+        images = self.ends[good].T.ravel()
+        order = np.argsort(images, kind="stable")
+        rows, starts = np.unique(images[order], return_index=True)
+        for row, own in zip(rows.tolist(), np.split(pairs[order], starts[1:]), strict=True):
+            if len(own) >= MIN_SUSPECT_PAIRS:
+                yield row, own
+
+    @cached_property
+    def worst_seam(self):
+        """The worst `Seam`, or `None` if no pair is kept."""
+        return worst_seam(self)
 
     @cached_property
     def flux_pairs(self):

@@ -116,7 +116,7 @@ def findings(result):
 
 
 def _seam_findings(facts):
-    seam = worst_seam(facts)
+    seam = facts.worst_seam
     if seam is None or len(facts.closures) == 0:
         return
     digits = decimals([seam.error])
