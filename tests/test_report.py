@@ -345,6 +345,19 @@ def test_references_are_on_top_of_the_drawing(simulated, no_pictures):
     assert drawn[-1] == "#i0"
 
 
+def test_the_map_has_a_compass_and_a_scale(result, no_pictures):
+    text = make(result)
+    (bar,) = re.findall(r'<g class="compass".*?h([0-9.]+)m0 -5.*?>([0-9.]+) (\w+)</text>', text)
+    length = float(bar[1]) * u.Unit(bar[2])
+    # The footprint of an image is 64 pixels of 0.5 arcsec.
+    (points, *_) = re.findall(r'<polygon class="s0" points="([^"]*)"', text)
+    xs = [float(point.partition(",")[0]) for point in points.split()]
+    side = length / float(bar[0]) * (max(xs) - min(xs))
+    assert side.to_value(u.arcsec) == pytest.approx(32, rel=0.1)
+    assert ">N</text>" in text
+    assert ">E</text>" in text
+
+
 def test_data_without_a_unit_are_in_data_units(simulated, no_pictures):
     found = match_levels([NDData(i.data, wcs=i.wcs, meta=i.meta) for i in simulated.images])
     assert found.unit is None

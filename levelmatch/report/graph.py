@@ -5,50 +5,99 @@ import numpy as np
 
 from levelmatch.plots.sky import Chart
 from levelmatch.plots.style import MOST_SIGMA, SETS
-from levelmatch.report.tables import names_of, pair_words
+from levelmatch.report.tables import names_of, pair_order, pair_words
 from levelmatch.report.text import safe
 from levelmatch.text import count
 
 __all__ = ["graph_section"]
 
-# Sides of the drawing in its own units.
-WIDTH, HEIGHT, MARGIN = 1000.0, 900.0, 30.0
+# Sides of the map in its own units, and the height of the strip with the scale bar.
+WIDTH, HEIGHT, MARGIN, FOOT = 1000.0, 900.0, 30.0, 60.0
+# The worst links have labels, if their residuals are larger than so many standard errors.
+N_LABELS, LABELLED_SIGMA = 3, 3.0
 
 
 def graph_section(facts):
     """Return the map with its legend."""
     n_sets = int(facts.sets.max(initial=0)) + 1
-    place, size = _placement(facts)
+    sheet = _Sheet(facts)
     words = (
         f"Footprints of {count(len(facts.frames), 'image')} on the sky, North up and East left, "
         f"with {count(len(facts.pairs), 'pair')} as links"
         + (f", in {n_sets} sets without overlap between them" if n_sets > 1 else "")
         + ". The table of pairs has the same numbers."
     )
+    width, height = sheet.size
     parts = [
-        f'<svg id="graph" viewBox="0 0 {size[0]:.0f} {size[1]:.0f}" role="group" '
+        f'<svg id="graph" viewBox="0 0 {width:.0f} {height:.0f}" role="group" '
         f'aria-label="{safe(words)}">',
-        _outlines(facts, place),
-        *_links(facts, place),
-        *_images(facts, place),
+        _outlines(facts, sheet.place),
+        *_links(facts, sheet.place),
+        *_images(facts, sheet.place),
+        _worst_labels(facts, sheet.place),
+        _compass(sheet),
         "</svg>",
     ]
     return "\n".join(part for part in parts if part) + "\n" + _legend(facts, n_sets)
 
 
-def _placement(facts):
-    """A function from unit vectors to the drawing, and the size of the drawing."""
-    chart = Chart(facts.frames)
-    extent = np.maximum(chart.high - chart.low, 1e-30)
-    scale = min((WIDTH - 2 * MARGIN) / extent[0], (HEIGHT - 2 * MARGIN) / extent[1])
-    size = np.array([WIDTH, extent[1] * scale + 2 * MARGIN])
-    middle = 0.5 * (chart.high + chart.low)
+class _Sheet:
+    """Size of the drawing, and positions on it.
 
-    def place(vectors):
+    Parameters
+    ----------
+    facts : `~levelmatch.facts.Facts`
+        The result.
+    """
+
+    def __init__(self, facts):
+        self.chart = Chart(facts.frames)
+        extent = np.maximum(self.chart.high - self.chart.low, 1e-30)
+        room = WIDTH - 2 * MARGIN, HEIGHT - 2 * MARGIN
+        self.scale = min(room[0] / extent[0], room[1] / extent[1])
+        self.size = np.array([WIDTH, extent[1] * self.scale + 2 * MARGIN + FOOT])
+        self.middle = 0.5 * (self.chart.high + self.chart.low)
+
+    def place(self, vectors):
+        """Return positions, shape (..., 2), of unit vectors."""
         # East is left, and rows count downward.
-        return 0.5 * size - (chart.project(vectors) - middle) * scale
+        centre = 0.5 * (self.size - np.array([0, FOOT]))
+        return centre - (self.chart.project(vectors) - self.middle) * self.scale
 
-    return place, size
+
+def _compass(sheet):
+    """North, East and a scale bar, below the map."""
+    length = nice_length(0.2 * WIDTH / sheet.scale)
+    bar, y = length * sheet.scale, sheet.size[1] - 0.4 * FOOT
+    x = MARGIN + 40
+    return (
+        '<g class="compass" aria-hidden="true">'
+        f'<path d="M{MARGIN:.0f} {y:.1f}h{bar:.1f}m0 -5v10M{MARGIN:.0f} {y - 5:.1f}v10"/>'
+        f'<text x="{MARGIN + bar + 10:.1f}" y="{y + 6:.1f}">{length:g} {sheet.chart.unit}</text>'
+        f'<path d="M{WIDTH - x:.0f} {y + 8:.1f}v-34l-5 9m5 -9l5 9"/>'
+        f'<path d="M{WIDTH - x:.0f} {y + 8:.1f}h-34l9 -5m-9 5l9 5"/>'
+        f'<text x="{WIDTH - x + 8:.0f}" y="{y - 16:.1f}">N</text>'
+        f'<text x="{WIDTH - x - 54:.0f}" y="{y + 14:.1f}">E</text></g>'
+    )
+
+
+def nice_length(most):
+    """Return the largest of 1, 2 and 5 times a power of ten that is at most a length."""
+    power = 10.0 ** np.floor(np.log10(most))
+    return float(max(step * power for step in (1, 2, 5) if step * power <= most * (1 + 1e-9)))
+
+
+def _worst_labels(facts, place):
+    """The significance of the worst links, beside them."""
+    rows = [p for p in pair_order(facts)[:N_LABELS] if facts.n_sigma[p] > LABELLED_SIGMA]
+    if not rows:
+        return ""
+    centres = place(np.array([frame.grid.centre for frame in facts.frames]))
+    labels = [
+        f'<text x="{x + 6:.1f}" y="{y:.1f}">{facts.n_sigma[p]:.1f} \u03c3</text>'
+        for p, (x, y) in zip(rows, centres[facts.ends[rows]].mean(axis=1), strict=True)
+    ]
+    return '<g class="label" aria-hidden="true">' + "".join(labels) + "</g>"
 
 
 def _outlines(facts, place):
