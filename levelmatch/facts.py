@@ -7,8 +7,9 @@ from functools import cached_property
 import numpy as np
 
 from levelmatch.images.units import unit_text
+from levelmatch.options import SolveOptions
 from levelmatch.sky.vectors import transfer_matrix
-from levelmatch.solve.run import differing_scales
+from levelmatch.solve.flux_scales import flux_differences
 from levelmatch.text import values
 
 __all__ = [
@@ -223,14 +224,15 @@ class Facts:
         """The worst `Seam`, or `None` if no pair is kept."""
         return worst_seam(self)
 
+    @property
+    def flux_limit(self):
+        """Relative difference of flux scales that is reported."""
+        return self.result.options.get("solve", {}).get("flux_limit", SolveOptions.flux_limit)
+
     @cached_property
-    def flux_pairs(self):
-        """Rows of pairs whose flux scales differ; the most significant first."""
-        limit = self.result.options.get("solve", {}).get("flux_limit", 0.03)
-        wrong = differing_scales(self.result.measured, limit)
-        gain, error = self.result.measured.gain, self.result.measured.gain_error
-        size = np.abs(gain[wrong]) / np.hypot(error[wrong], 1e-3)
-        return np.flatnonzero(wrong)[np.argsort(-size, kind="stable")].tolist()
+    def flux_differences(self):
+        """Images whose flux scale differs; the most significant first, by their sorted names."""
+        return flux_differences(self.result.measured, self.flux_limit)
 
     @cached_property
     def slope_step(self):

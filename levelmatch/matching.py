@@ -13,8 +13,9 @@ from levelmatch.options import Settings, SolveOptions, fit_terms
 from levelmatch.record.run import Run
 from levelmatch.results.header import check_not_matched
 from levelmatch.results.result import MatchResult
+from levelmatch.solve.flux_scales import warn_flux_scales
 from levelmatch.solve.reference import named_reference
-from levelmatch.solve.run import run_steps, warn_flux_scales
+from levelmatch.solve.run import run_steps
 from levelmatch.solve.steps import Step
 
 __all__ = [

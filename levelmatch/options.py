@@ -260,8 +260,8 @@ class SolveOptions:
         warn, raise an error, or tie the sets by their clipped sky levels. The last assumes
         equal emission in all sets, which extended objects violate.
     flux_limit : float
-        Warn of pairs whose flux scales differ by more than this fraction, and by more than
-        4 sigma.
+        Warn of images whose flux scale differs from that of the others by more than this
+        fraction, and by more than 4 sigma.
     time_from_background : str
         Header keyword of the time between an image and its background observations, by which
         the reference of a mosaic is chosen.

@@ -16,6 +16,7 @@ from levelmatch.facts import (
     worst_seam,
 )
 from levelmatch.pass_names import PASSES
+from levelmatch.solve.flux_scales import flux_text
 from levelmatch.text import count, decimals, fixed, list_names, values
 
 __all__ = [
@@ -142,17 +143,15 @@ def _suspect_findings(facts):
 
 
 def _flux_findings(facts):
-    rows = facts.flux_pairs
-    if not rows:
+    differences = facts.flux_differences
+    if not differences:
         return
-    gain, error = (float(facts.pairs[name][rows[0]]) for name in ("gain", "gain_error"))
-    images = " and ".join(facts.names[k] for k in facts.ends[rows[0]])
-    verb = "differs" if len(rows) == 1 else "differ"
+    frames = [facts.frames[k] for k in facts.order]
+    row = int(facts.order[differences[0].image])
     yield Finding(
-        f"the flux scales of {images} ({gain:+.1%})",
-        f"The flux scale of {count(len(rows), 'pair')} {verb}, most clearly of {images}, by "
-        f"{gain:+.1%} +- {error:.1%}: their levels depend on brightness (flux_scale).",
-        ("pair", rows[0]),
+        f"the flux scale of {facts.names[row]} (factor {differences[0].factor:.3g})",
+        flux_text(frames, differences, facts.flux_limit) + ".",
+        ("image", row),
     )
 
 

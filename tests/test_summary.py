@@ -243,11 +243,11 @@ def test_flux_scales_are_noted():
     with pytest.warns(LevelMatchWarning, match="flux scale"):
         found = match_levels(images)
     facts = summary.Facts(found)
-    assert {2} <= {k for row in facts.flux_pairs for k in facts.ends[row].tolist()}
-    (note,) = [n for n in summary.notes(facts) if n.startswith("The flux scale")]
-    assert f"of {len(facts.flux_pairs)} pair" in note
-    assert "(flux_scale)" in note
-    assert "the flux scales of" in summary.headline(facts)[1]
+    (difference,) = facts.flux_differences
+    name = facts.names[2]
+    assert facts.order[difference.image] == 2
+    assert any(note.startswith(f"{name} differ in flux scale") for note in summary.notes(facts))
+    assert f"the flux scale of {name} (factor 1.3" in summary.headline(facts)[1]
 
 
 def test_the_headline_without_loops_or_pairs(result):

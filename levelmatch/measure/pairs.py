@@ -8,6 +8,7 @@ import numpy as np
 
 from levelmatch.measure._cells import difference_cells
 from levelmatch.measure._summary import summarise_cells
+from levelmatch.measure.gains import flux_gain
 from levelmatch.sky._geometry import cell_vectors, map_error, reached_cells
 from levelmatch.sky.grid import MAP_TOLERANCE, Grid
 from levelmatch.sky.overlaps import DepthMap
@@ -48,6 +49,8 @@ class _Cells:
     variance: np.ndarray
     scatter: np.ndarray
     npix: np.ndarray
+    # Samples of each cell before any is clipped.
+    samples: np.ndarray
     vectors: np.ndarray
     grid: object
     index: np.ndarray
@@ -204,7 +207,7 @@ def _direct_cells(a, b, options):
 
 def as_cells(values, vectors, grid, index, extent, swap, options, scale, eps):
     """Return the measured cells of a pair from the kernel's values."""
-    location, scatter, bright, _, _, smooth, kept, _, star_diff, star_flux = values.T
+    location, scatter, bright, _, _, smooth, kept, good, star_diff, star_flux = values.T
     # The noise of a mean is that of the pixels, whatever the smoothing of the samples.
     excess = 0 * smooth if options.location == "mean" else (np.pi / 2 - 1) * smooth
     scatter = scatter / np.sqrt(smooth)
@@ -224,6 +227,7 @@ def as_cells(values, vectors, grid, index, extent, swap, options, scale, eps):
         variance=(1 + excess) * floor**2 / kept,
         scatter=scatter,
         npix=kept.astype(int),
+        samples=good,
         vectors=vectors,
         grid=grid,
         index=index,
@@ -391,6 +395,7 @@ def summarise(cells, depth):
         cells.coarseness,
         cells.own_part,
     )
+    gain, gain_error = _flux_gain(cells)
     return {
         "gram": numbers[:9].reshape(3, 3),
         "rhs": numbers[9:12],
@@ -400,6 +405,19 @@ def summarise(cells, depth):
         "chi2": numbers[23],
         "npix": int(numbers[24]),
         "extent": np.array(cells.extent),
-        "gain": numbers[25],
-        "gain_error": numbers[26],
+        "gain": gain,
+        "gain_error": gain_error,
     }
+
+
+def _flux_gain(cells):
+    """Return the relative difference of the flux scales of a pair, and its error."""
+    # Means of all samples: stars are clipped from the cells' locations.
+    difference = cells.location + cells.star_diff / cells.samples
+    bright = cells.brightness + cells.star_flux / cells.samples
+    means = bright + difference / 2, bright - difference / 2
+    # The two axes along which the cells lie apart the most.
+    offsets = cells.vectors - cells.vectors.mean(axis=0)
+    axes = np.linalg.eigh(np.einsum("ni,nj->ij", offsets, offsets))[1][:, 1:]
+    place = np.einsum("ni,ij->nj", offsets, axes)
+    return flux_gain(cells.index, cells.samples, *means, place)

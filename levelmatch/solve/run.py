@@ -7,19 +7,16 @@ from logging import getLogger
 
 import numpy as np
 
-from levelmatch.exceptions import FluxScaleWarning, PatternWarning
+from levelmatch.exceptions import PatternWarning
 from levelmatch.images.background import local_level
 from levelmatch.images.corrections import AppliedCorrection, Correction
 from levelmatch.solve.passes import shift_levels, solve_pass, subtract_solution
 from levelmatch.solve.patterns import find_patterns
 
-__all__ = ["correct_frames", "differing_scales", "run_steps", "warn_flux_scales"]
+__all__ = ["correct_frames", "run_steps"]
 
 
 logger = getLogger(__name__)
-
-# How sure a difference of flux scales must be to be warned of.
-FLUX_SIGMA = 4.0
 
 
 def run_steps(frames, steps, measured, used, options, *, sky=None, local=local_level):
@@ -111,29 +108,6 @@ def _steps(before, after):
             for axes in [new.whole_grid.axes]
         ]
     )
-
-
-def differing_scales(measured, limit):
-    """Return whether the flux scales of each pair differ significantly, shape (n,)."""
-    size, error = np.abs(measured.gain), np.hypot(measured.gain_error, 1e-3)
-    return (size > limit) & (size > FLUX_SIGMA * error)
-
-
-def warn_flux_scales(frames, measured, limit):
-    """Warn, once, of pairs whose difference depends on brightness."""
-    wrong = differing_scales(measured, limit)
-    if not wrong.any():
-        return
-    error = np.hypot(measured.gain_error, 1e-3)
-    p = np.flatnonzero(wrong)[np.argmax(np.abs(measured.gain[wrong]) / error[wrong])]
-    i, j = measured.first[p], measured.second[p]
-    msg = (
-        f"{wrong.sum()} pairs differ in flux scale by more than {limit:.0%}, such as "
-        f"{frames[i].name} and {frames[j].name} by {measured.gain[p]:+.1%} +- "
-        f"{measured.gain_error[p]:.1%}: their levels depend on brightness; flux_scale brings "
-        "images to one scale"
-    )
-    warnings.warn(msg, FluxScaleWarning, stacklevel=4)
 
 
 def correct_frames(frames, result):

@@ -1,0 +1,201 @@
+# Licensed under a 3-clause BSD style license - see LICENSE.rst
+"""Flux scales: found where they differ, and nothing said of flats, astrometry and seeing."""
+
+import warnings
+
+import numpy as np
+import pytest
+from astropy.nddata import CCDData
+from astropy.wcs import WCS
+from numpy.testing import assert_allclose
+
+import levelmatch as lm
+from levelmatch.measure.gains import flux_gain
+from levelmatch.solve.flux_scales import ScaleDifference, flux_differences, flux_text
+from levelmatch.summary import notes
+
+SIDE, STEP = 160, 90
+
+
+class Sky:
+    """A field of stars, some clouds of emission, or both."""
+
+    def __init__(self, rng, *, stars, clouds):
+        size = SIDE + 2 * STEP
+        self.stars = np.stack(
+            [*rng.uniform(0, size, (2, stars)), 300 * (0.3 + rng.pareto(1.5, stars)).clip(0, 30)]
+        ).T
+        self.clouds = np.stack(
+            [*rng.uniform(0, size, (2, clouds)), rng.uniform(10, 40, clouds)]
+            + [rng.uniform(15, 60, clouds)]
+        ).T
+
+    def at(self, y0, x0, fwhm):
+        """The image of the field from a corner on."""
+        y, x = np.mgrid[:SIDE, :SIDE] + np.array([y0, x0])[:, None, None]
+        s2 = (fwhm / 2.3548) ** 2
+        out = np.zeros((SIDE, SIDE))
+        for b, a, peak, width in self.clouds:
+            w2 = width**2 + s2
+            r2 = (y - b) ** 2 + (x - a) ** 2
+            out += peak * width**2 / w2 * np.exp(-r2 / (2 * w2))
+        for b, a, flux in self.stars:
+            if -20 < b - y0 < SIDE + 20 and -20 < a - x0 < SIDE + 20:
+                profile = (
+                    np.exp(-((y[:, 0] - b) ** 2) / (2 * s2)),
+                    np.exp(-((x[0] - a) ** 2) / (2 * s2)),
+                )
+                out += flux / (2 * np.pi * s2) * np.outer(*profile)
+        return out
+
+
+def waves(rng):
+    """A pattern of low frequency with unit scatter."""
+    y, x = np.mgrid[:SIDE, :SIDE] / SIDE
+    out = sum(np.cos(2 * np.pi * (a * x + b * y + c)) for a, b, c in rng.uniform(-1.2, 1.2, (3, 3)))
+    return (out - out.mean()) / out.std()
+
+
+def images_of(seed, kind="", *, stars=0, clouds=0, n=3, factor=1.0):
+    """Images in ``n`` rows of ``n``, of which the last has another flux scale."""
+    rng = np.random.default_rng([seed, 5])
+    sky = Sky(rng, stars=stars, clouds=clouds)
+    images = []
+    for k in range(n * n if n > 2 else 2):
+        row, column = divmod(k, n)
+        y0, x0 = row * STEP + rng.uniform(-2, 2), column * STEP + rng.uniform(-2, 2)
+        shift = rng.normal(0, 0.3, 2) if kind == "astrometry" else (0, 0)
+        fwhm = rng.uniform(3, 6) if kind == "seeing" else 3.0
+        data = sky.at(y0 + shift[0], x0 + shift[1], fwhm) + 100
+        if kind == "flats":
+            data *= 1 + 0.01 * waves(rng)
+        if kind in ("flats", "gradients"):
+            data += rng.normal(0, 1) * waves(rng)
+        scale = factor if k == (n * n if n > 2 else 2) - 1 else 1.0
+        data = scale * (data + rng.normal(0, 1, data.shape)) + rng.normal(0, 3)
+        wcs = WCS(naxis=2)
+        wcs.wcs.ctype = "RA---TAN", "DEC--TAN"
+        wcs.wcs.crval = 150, 2
+        wcs.wcs.cdelt = -1 / 3600, 1 / 3600
+        wcs.wcs.crpix = 200 - x0, 200 - y0
+        name = f"i{k}.fits"
+        images.append(CCDData(data.astype("f4"), unit="adu", wcs=wcs, meta={"FILENAME": name}))
+    return images
+
+
+def match(images):
+    """The result, and the warnings of flux scales."""
+    with warnings.catch_warnings(record=True) as seen:
+        warnings.simplefilter("always")
+        result = lm.match_mosaic(images, group_by="FILENAME")
+    return result, [str(w.message) for w in seen if w.category is lm.FluxScaleWarning]
+
+
+@pytest.mark.parametrize("kind", ["flats", "gradients", "astrometry", "seeing"])
+@pytest.mark.parametrize("sky", [{"stars": 400}, {"clouds": 6}, {"stars": 400, "clouds": 6}])
+def test_nothing_is_said_of_equal_scales(kind, sky):
+    said = [text for seed in range(4) for text in match(images_of(seed, kind, **sky))[1]]
+    assert said == []
+
+
+@pytest.mark.parametrize("factor", [1.05, 0.9, 1.5, 3.2, 0.25, 20.0, 900.0])
+@pytest.mark.parametrize("sky", [{"stars": 1200}, {"clouds": 40}])
+@pytest.mark.parametrize("n", [2, 3])
+def test_other_scales_are_found(factor, sky, n):
+    result, said = match(images_of(1, **sky, n=n, factor=factor))
+    assert len(said) == 1
+    (difference,) = flux_differences(result.measured, 0.03)
+    names = [frame.name for frame in result.frames]
+    assert names[difference.image] == f"i{n * n - 1 if n > 2 else 1}.fits"
+    assert abs(np.log(difference.factor / factor)) < 4 * difference.error
+    assert said[0].startswith(f"{names[difference.image]} differ in flux scale by more than 3%")
+    assert f"{said[0]}." in notes(result)
+
+
+def test_the_record_says_so_too(tmp_path):
+    result, said = match(images_of(1, stars=600, n=2, factor=4.0))
+    result.write(tmp_path)
+    assert f"{said[0]}." in notes(lm.read_record(tmp_path / "levelmatch.asdf"))
+
+
+# --------------------------------------------------------------------------------------
+# One pair
+
+
+def cells(rng, shape=(12, 20), noise=0.05, emission=3.0):
+    """Cells of emission that is the same in two images, and their noise."""
+    index = np.argwhere(np.ones(shape, dtype=bool))
+    bright = emission * rng.pareto(2.0, len(index)).clip(0, 20)
+    return (
+        index,
+        np.full(len(index), 256.0),
+        bright,
+        *(noise * rng.standard_normal((2, len(index)))),
+    )
+
+
+@pytest.mark.parametrize("factor", [0.002, 0.3, 0.95, 1.0, 1.4, 50.0])
+def test_gain_of_cells(factor):
+    rng = np.random.default_rng(4)
+    index, count, bright, one, two = cells(rng)
+    gain, error = flux_gain(index, count, factor * (bright + one) + 70, bright + two - 5)
+    truth = 2 * (factor - 1) / (factor + 1)
+    assert abs(gain - truth) < 4 * error < 0.05
+    other, _ = flux_gain(index, count, bright + two - 5, factor * (bright + one) + 70)
+    assert_allclose(other, -gain, atol=error)
+
+
+def test_errors_of_gains():
+    rng = np.random.default_rng(11)
+    sigmas = []
+    for _ in range(60):
+        index, count, bright, one, two = cells(rng, noise=0.3)
+        gain, error = flux_gain(index, count, bright + one, bright + two)
+        sigmas.append(gain / error)
+    assert 0.6 < np.std(sigmas) < 1.2
+
+
+@pytest.mark.parametrize(
+    "case", ["noise", "one image alone", "constant", "few cells", "opposite", "not a number"]
+)
+def test_nothing_to_compare(case):
+    rng = np.random.default_rng(2)
+    index, count, bright, one, two = cells(rng)
+    first, second = {
+        "noise": (one, two),
+        "one image alone": (bright + one, two),
+        "constant": (0 * one, 0 * two),
+        "few cells": (bright, bright),
+        "opposite": (bright, -bright),
+        "not a number": (np.zeros(len(one)), bright),
+    }[case]
+    rows = slice(10) if case == "few cells" else slice(None)
+    gain, error = flux_gain(index[rows], count[rows], first[rows], second[rows])
+    assert np.isnan(gain)
+    assert error == np.inf
+
+
+def test_an_artefact_of_one_image_is_no_scale():
+    rng = np.random.default_rng(3)
+    index, count, bright, one, two = cells(rng)
+    one[:4] += 6
+    gain, error = flux_gain(index, count, bright + one, bright + two)
+    assert abs(gain) < max(4 * error, 0.03)
+
+
+def test_many_cells_and_thin_overlaps():
+    rng = np.random.default_rng(7)
+    for shape in ((80, 70), (2, 40), (40, 1)):
+        index, count, bright, one, two = cells(rng, shape)
+        gain, error = flux_gain(index, count, 1.2 * (bright + one), bright + two)
+        assert abs(gain - 0.4 / 2.2) < 4 * error < 0.2
+
+
+def test_sentence_on_flux_scales(paint):
+    frames = [type("F", (), {"name": name}) for name in "abc"]
+    assert flux_text(frames, [], 0.03) == ""
+    several = [ScaleDifference(2, 0, 1.08, 0.01), ScaleDifference(1, 0, 0.9, 0.02)]
+    text = flux_text(frames, several, 0.03)
+    assert text.startswith("c and 1 more differ in flux scale by more than 3% from the other")
+    assert "the first by +8.0% +- 1.0% relative to a" in text
+    assert "by a factor 5 +- 1.0%" in flux_text(frames, [ScaleDifference(2, 0, 5.0, 0.01)], 0.03)
