@@ -14,6 +14,7 @@ from levelmatch.images.collect import collect_frames
 from levelmatch.images.filters import check_filters, filters_of
 from levelmatch.images.scales import area_factors, compare_scales, flux_factors
 from levelmatch.images.sky_cards import pending_levels
+from levelmatch.summary import notes
 
 PER_PIXEL = ["ct", "electron", "adu", "DN", "ct / s", "nmgy", "Jy / pix"]
 
@@ -42,6 +43,21 @@ def test_cameras_are_told_apart_by_their_pixel_areas(paint, pixel_area, expected
     images = [paint(f"{k}.fits", unit="adu", scale=side) for k, side in enumerate(sides)]
     found = area_factors(collect_frames(images), pixel_area)
     assert_allclose(found, 1 / sides**2 if expected is None else expected, rtol=2e-4)
+
+
+def test_the_summary_says_what_was_scaled(paint, tmp_path):
+    images = [
+        paint("a.fits", unit="adu"),
+        paint("b.fits", (0, 20), unit="adu", scale=2.0, level=3),
+        paint("c.fits", (0, 30), unit="adu"),
+    ]
+    result = lm.match_mosaic(images, group_by="FILENAME")
+    (note,) = [n for n in notes(result) if "pixel area" in n]
+    assert note.lower().startswith("values per pixel are compared after division by the pixel")
+    assert note.endswith("relative to the first image by name: b.fits (times 0.25).")
+    result.write(tmp_path)
+    assert note in notes(lm.read_record(tmp_path / "levelmatch.asdf"))
+    assert not [n for n in notes(lm.match_mosaic(images[::2])) if "pixel area" in n]
 
 
 def distorted_halves(unit):
@@ -252,7 +268,7 @@ def test_cards_of_sky_levels_are_cleared_and_restored(paint, write, tmp_path, ke
         fits.setval(path, key, value=10 + level, extname="SCI")
         fits.setval(path, "BKGSUB", value=False, extname="SCI")
         paths.append(path)
-    with pytest.warns(lm.LevelMatchWarning, match=rf"0\.fits and 2 more: .*\({key} = 13"):
+    with pytest.warns(lm.LevelMatchWarning, match=rf"sky level that .*: 0\.fits \({key} = 13"):
         result = lm.match_mosaic(paths, group_by="FILENAME", reference=0)
     out = result.write(tmp_path / "out")
     skies = [fits.getdata(p, "SCI").mean() - fits.getval(p, key, extname="SCI") for p in out]

@@ -123,7 +123,7 @@ def miri(paint, offset, *, flagged=False):
 @pytest.mark.parametrize("offset", [-0.4, 7.0])
 def test_a_lyot_region_that_is_not_flagged_is_left_out(paint, offset):
     images = miri(paint, offset)
-    with pytest.warns(lm.LevelMatchWarning, match=r"jw01.* and 2 more: the region of MIRI's Lyot"):
+    with pytest.warns(lm.LevelMatchWarning, match=r"region of MIRI's Lyot .*: jw01.*, jw01"):
         result = lm.match_levels(images, reference=0)
     assert_allclose(result.table["level"].value, [0, 1, 2], atol=0.005)
     # Its pixels get the correction of the image.

@@ -2,21 +2,20 @@
 """The images of a run: read, paired, split, assigned to tiles and scaled."""
 
 import glob
-import warnings
 from dataclasses import dataclass, field
 from logging import getLogger
 from pathlib import Path
 
 import numpy as np
 
-from levelmatch.exceptions import FrameError, LevelMatchWarning
+from levelmatch.exceptions import FrameError
 from levelmatch.images import jwst
 from levelmatch.images.collect import collect_frames
 from levelmatch.images.filters import check_filters
 from levelmatch.images.frame import Frame
 from levelmatch.images.notes import Notes
 from levelmatch.images.scales import flux_factors, to_common_unit, with_output_factors
-from levelmatch.images.sky_cards import warn_pending_levels
+from levelmatch.images.sky_cards import note_pending_levels
 from levelmatch.images.tiles import assign_tiles
 
 __all__ = ["Collection", "collect"]
@@ -80,16 +79,18 @@ def collect(images, settings, *, recombine=False, lyot=None, mosaic=False):
     elif recombine:
         frames = _split(frames)
     frames = [_with_jwst_keys(frame) for frame in frames]
-    frames = _fitted_regions(frames) if recombine else _without_lyot(frames, warn=mosaic)
+    frames = _fitted_regions(frames) if recombine else _without_lyot(frames, notes, mosaic)
     frames = assign_tiles(frames, settings.group_by)
     if not read.mix_filters:
         check_filters(frames, by_tile=not mosaic)
-    warn_pending_levels(frames)
+    note_pending_levels(frames, notes)
     factors = flux_factors(frames, read.flux_scale)
     order = np.argsort([frame.name for frame in frames], kind="stable")
-    frames, unit = to_common_unit([frames[i] for i in order], factors[order], read.pixel_area)
+    frames = [frames[i] for i in order]
+    frames, unit = to_common_unit(frames, factors[order], read.pixel_area, notes)
     if read.apply_flux_scale:
         frames = with_output_factors(frames, factors[order], read.flux_scale)
+    notes.warn(stacklevel=4)
     return Collection(frames, np.argsort(order).tolist(), recombine, unit, notes)
 
 
@@ -147,13 +148,13 @@ def _is_miri(frame):
     return frame.detector == "mirimage" or detector == "MIRIMAGE"
 
 
-def _without_lyot(frames, *, warn):
+def _without_lyot(frames, notes, mosaic):
     """Return the frames, MIRI's without their Lyot region if that has good pixels.
 
     The coronagraph has a background of its own. Its pixels get the correction of the image.
-    Before the mosaic pass nothing is said, as `recombine_lyot` may follow.
+    Nothing is warned of before the mosaic pass, as `recombine_lyot` may follow.
     """
-    frames, names = list(frames), []
+    frames = list(frames)
     for k, frame in enumerate(frames):
         region = _lyot_of_main_chip(frame)
         if region is None:
@@ -161,15 +162,7 @@ def _without_lyot(frames, *, warn):
         if frame.region is None and np.isfinite(frame.load()[region]).any():
             frames[k] = frame.with_keys(region=region)
         if frames[k].region is not None:
-            names.append(frame.name)
-    if names and warn:
-        more = f" and {len(names) - 1} more" if len(names) > 1 else ""
-        msg = (
-            f"{names[0]}{more}: the region of MIRI's Lyot coronagraph has good pixels. It has a "
-            "background of its own, so it is left out of the comparison and gets the correction "
-            "of the main chip; recombine_lyot=True matches it as well"
-        )
-        warnings.warn(msg, LevelMatchWarning, stacklevel=4)
+            notes.add("lyot" if mosaic else "lyot left out", frame.name)
     return frames
 
 

@@ -28,10 +28,32 @@ SENTENCES = {
         "all pixels have one value, so that the image is compared with no other, and not "
         "corrected: {images}"
     ),
+    "lyot": (
+        "the region of MIRI's Lyot coronagraph has good pixels: {images}. It has a background of "
+        "its own, so it is left out of the comparison and gets the correction of the main chip; "
+        "recombine_lyot=True matches it as well"
+    ),
+    "lyot left out": (
+        "the region of MIRI's Lyot coronagraph is left out of the comparison, and gets the "
+        "correction of the main chip: {images}"
+    ),
+    "sky level": (
+        "the header has a sky level that is not subtracted yet: {images}. The pixels are matched "
+        "with it; the card is set to 0 in the corrected image, so that no later step subtracts "
+        "it again"
+    ),
+    "area": (
+        "values per pixel are compared after division by the pixel area of each camera, as "
+        "pixel_area says, relative to the first image by name: {images}"
+    ),
+    "beam": (
+        "values per beam are compared after division by the solid angle of the beam, relative to "
+        "the first image by name: {images}"
+    ),
     "skipped": "left out, as on_error='skip' asks: {images}",
 }
 # Kinds that are no warnings, since somebody asked for what they say.
-QUIET = {"chosen extensions"}
+QUIET = {"chosen extensions", "lyot left out", "area", "beam"}
 
 
 @dataclass(eq=False)

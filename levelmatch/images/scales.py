@@ -25,6 +25,8 @@ __all__ = [
 
 # Images of one camera: sorted by pixel area, each is within this factor of the next.
 SAME_CAMERA = 1.1
+# Scales that differ from 1 by more are noted.
+NOTED = 0.001
 # Zero points in magnitudes lie in this range.
 ZERO_POINTS = (-10.0, 60.0)
 # Flux scales of one call lie within this factor of their median.
@@ -38,7 +40,7 @@ NO_MAGNITUDES = (
 ).split()
 
 
-def compare_scales(frames, pixel_area="auto"):
+def compare_scales(frames, pixel_area="auto", notes=None):
     """Return the factors that bring the frames to one unit, and that unit.
 
     Surface brightness and brightness temperature compare directly. Values per beam are divided
@@ -53,6 +55,8 @@ def compare_scales(frames, pixel_area="auto"):
         The frames.
     pixel_area : {"auto", True, False}
         See `~levelmatch.ReadOptions`.
+    notes : `~levelmatch.images.notes.Notes` or None
+        Takes notes on images that are scaled.
 
     Returns
     -------
@@ -82,11 +86,16 @@ def compare_scales(frames, pixel_area="auto"):
             "taken as it is; write BUNIT as astropy does"
         )
         warnings.warn(msg, LevelMatchWarning, stacklevel=4)
-    factors *= beam_factors(frames, first)
+    beams = beam_factors(frames, first)
+    factors *= beams
     areas = area_factors(frames, pixel_area)
     if is_extensive(first.unit) is None and pixel_area == "auto":
         _warn_unit_without_area(frames, first, areas)
-        return factors, first.unit
+        areas = np.ones(len(frames))
+    for kind, scales in (("beam", beams), ("area", areas)):
+        for frame, scale in zip(frames, scales.tolist(), strict=True):
+            if notes is not None and abs(scale - 1) > NOTED:
+                notes.add(kind, frame.name, f"times {scale:.4g}")
     return factors * areas, first.unit
 
 
@@ -291,7 +300,7 @@ def _positive(frames, values, argument, source):
     return np.array([float(values[frame.product]) for frame in frames])
 
 
-def to_common_unit(frames, factors=1.0, pixel_area="auto"):
+def to_common_unit(frames, factors=1.0, pixel_area="auto", notes=None):
     """Return the frames with the scales in which they are compared, and their common unit.
 
     Parameters
@@ -301,6 +310,7 @@ def to_common_unit(frames, factors=1.0, pixel_area="auto"):
     factors : float or `~numpy.ndarray`, shape (n,)
         Factors to a common flux scale, see `flux_factors`.
     pixel_area : {"auto", True, False}
+    notes : `~levelmatch.images.notes.Notes` or None
         See `compare_scales`.
 
     Returns
@@ -310,7 +320,7 @@ def to_common_unit(frames, factors=1.0, pixel_area="auto"):
     unit : `~astropy.units.Unit` or None
         The common unit, see `compare_scales`.
     """
-    scales, unit = compare_scales(frames, pixel_area)
+    scales, unit = compare_scales(frames, pixel_area, notes)
     scales = scales * factors
     return [f.with_keys(scale=s) for f, s in zip(frames, scales, strict=True)], unit
 

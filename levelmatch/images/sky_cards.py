@@ -1,14 +1,11 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
 """Sky levels in headers that a later step of another pipeline subtracts."""
 
-import warnings
 from numbers import Real
 
 import numpy as np
 
-from levelmatch.exceptions import LevelMatchWarning
-
-__all__ = ["pending_levels", "warn_pending_levels"]
+__all__ = ["note_pending_levels", "pending_levels"]
 
 
 def pending_levels(meta):
@@ -36,21 +33,20 @@ def _is_level(value):
     return number and np.isfinite(value) and value != 0
 
 
-def warn_pending_levels(frames):
-    """Warn of images whose header has a sky level that is not subtracted yet."""
-    found = [(frame, pending_levels(frame.meta)) for frame in frames]
-    found = [(frame, levels) for frame, levels in found if levels]
-    if not found:
-        return
-    frame, levels = found[0]
-    key, value = next(iter(levels.items()))
-    how = (
-        f", BKGSUB = {frame.meta['BKGSUB']}" if key == "BKGLEVEL" and "BKGSUB" in frame.meta else ""
-    )
-    more = f" and {len(found) - 1} more" if len(found) > 1 else ""
-    msg = (
-        f"{frame.name}{more}: the header has a sky level that is not subtracted yet ({key} = "
-        f"{value:g}{how}). The pixels are matched with it; the card is set to 0 in the "
-        "corrected image, so that no later step subtracts it again"
-    )
-    warnings.warn(msg, LevelMatchWarning, stacklevel=4)
+def note_pending_levels(frames, notes):
+    """Note images whose header has a sky level that is not subtracted yet.
+
+    Parameters
+    ----------
+    frames : list of `~levelmatch.images.frame.Frame`
+        The images.
+    notes : `~levelmatch.images.notes.Notes`
+        Takes the notes.
+    """
+    for frame in frames:
+        levels = pending_levels(frame.meta)
+        words = [f"{key} = {value:g}" for key, value in levels.items()]
+        if "BKGLEVEL" in levels and "BKGSUB" in frame.meta:
+            words.insert(1, f"BKGSUB = {frame.meta['BKGSUB']}")
+        if words:
+            notes.add("sky level", frame.product, ", ".join(words))
