@@ -2,6 +2,7 @@
 """Frames of FITS files."""
 
 import warnings
+from dataclasses import replace
 from pathlib import Path
 
 from astropy.io import fits
@@ -10,11 +11,13 @@ from astropy.wcs import WCS, FITSFixedWarning
 
 from levelmatch.exceptions import FrameError
 from levelmatch.images import fastfits, jwst
+from levelmatch.images.binding import Binding
 from levelmatch.images.cards import check_header, wcs_header
 from levelmatch.images.extensions import image_hdu, is_science, other_images
 from levelmatch.images.flags import bad_bits
 from levelmatch.images.frame import FileMeta, Frame
 from levelmatch.images.notes import Notes
+from levelmatch.images.packing import DAMAGED, damage_of
 from levelmatch.images.planes import (
     KINDS,
     MaskPlane,
@@ -85,24 +88,42 @@ def file_frame(path: Path, read: ReadOptions, notes: Notes, place: int = 0) -> F
         If the image cannot be used; the message names it.
     """
     name = path.name
+    try:
+        # Before anything is read.
+        binding = Binding(path)
+        frame = _opened_frame(path, read, notes, place)
+        for mask in frame.source.masks:
+            if mask.path is not None:
+                binding.watch(mask.path)
+    except FileNotFoundError as error:
+        msg = f"{path}: there is no such file; check its path"
+        raise FrameError(msg) from error
+    except FrameError as error:
+        # astropy takes the end of a truncated file for the end of its extensions.
+        damage = damage_of(path)
+        if damage:
+            msg = f"{name}: the compressed file is damaged: {damage}; get the file anew"
+            raise FrameError(msg) from error
+        raise
+    except (*DAMAGED, VerifyError) as error:
+        msg = f"{name}: not a readable FITS file: {error}"
+        raise FrameError(msg) from error
+    return frame.with_keys(source=replace(frame.source, binding=binding))
+
+
+def _opened_frame(path, read, notes, place):
+    """Return the frame of a file, read without astropy where that suffices."""
     if read.hdu is None and read.weight_files is None and read.mask_files is None:
         frame = _plain_frame(path, read)
         if frame is not None:
             return frame
     _check_packing(path)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", FITSFixedWarning)
-            warnings.filterwarnings("error", message=".*truncated.*")
-            # astropy leaves a file open whose header it cannot read.
-            with open(path, "rb") as file, fits.open(file, memmap=False) as hdus:
-                return _header_frame(path, hdus, read, notes, place)
-    except FileNotFoundError as error:
-        msg = f"{path}: there is no such file; check its path"
-        raise FrameError(msg) from error
-    except (OSError, UserWarning, VerifyError) as error:
-        msg = f"{name}: not a readable FITS file: {error}"
-        raise FrameError(msg) from error
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FITSFixedWarning)
+        warnings.filterwarnings("error", message=".*truncated.*")
+        # astropy leaves a file open whose header it cannot read.
+        with open(path, "rb") as file, fits.open(file, memmap=False) as hdus:
+            return _header_frame(path, hdus, read, notes, place)
 
 
 # --------------------------------------------------------------------------------------

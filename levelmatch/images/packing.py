@@ -8,20 +8,13 @@ import zlib
 from pathlib import Path
 from typing import BinaryIO
 
-__all__ = ["UNREADABLE", "open_raw", "read_to_end"]
+__all__ = ["DAMAGED", "UNREADABLE", "damage_of", "open_raw", "read_to_end"]
 
 OPENERS = {b"\x1f\x8b": gzip.open, b"BZ": bz2.open, b"\xfd7": lzma.open}
-# What an unreadable FITS file raises, compressed or not.
-UNREADABLE = (
-    OSError,
-    EOFError,
-    TypeError,
-    ValueError,
-    IndexError,
-    UserWarning,
-    zlib.error,
-    lzma.LZMAError,
-)
+# Exceptions of a damaged file, compressed or not.
+DAMAGED = (OSError, EOFError, UserWarning, zlib.error, lzma.LZMAError)
+# Exceptions of a FITS file whose pixels cannot be read.
+UNREADABLE = (*DAMAGED, TypeError, ValueError, IndexError)
 
 
 def open_raw(path: Path) -> BinaryIO:
@@ -42,3 +35,13 @@ def read_to_end(stream: BinaryIO) -> None:
     if isinstance(stream, gzip.GzipFile | bz2.BZ2File | lzma.LZMAFile):
         while stream.read(1 << 20):
             pass
+
+
+def damage_of(path: Path) -> str:
+    """Return the damage of a compressed file, blank without any."""
+    try:
+        with open_raw(path) as stream:
+            read_to_end(stream)
+    except DAMAGED as error:
+        return str(error)
+    return ""

@@ -13,6 +13,7 @@ from astropy.nddata import NDData
 
 from levelmatch.exceptions import FrameError
 from levelmatch.images import fastfits
+from levelmatch.images.binding import Binding, changed
 from levelmatch.images.packing import UNREADABLE, open_raw, read_to_end
 from levelmatch.images.planes import MaskPlane, as_plane
 
@@ -56,6 +57,8 @@ class FileSource:
         The image and its flags (or `None`), where both can be read without astropy.
     name : str
         Name of the image in a set of files; by default the file's.
+    binding : `~levelmatch.images.binding.Binding` or None
+        The file as it was first read.
     """
 
     path: Path
@@ -63,6 +66,7 @@ class FileSource:
     masks: tuple[MaskPlane, ...] = ()
     planes: tuple | None = None
     name: str = ""
+    binding: Binding | None = None
 
     @property
     def dq_hdu(self) -> int | None:
@@ -84,8 +88,10 @@ class FileSource:
         with self.opened() as hdus, self._opened_planes(hdus) as planes:
             digests = _digests(hdus[self.hdu].data, [hdu.data for _, hdu in planes])
         path = self.path.absolute()
+        if self.binding is not None:
+            self.binding.check_files(self.label)
         return {
-            "file": self.name or path.name,
+            "file": self.label,
             "path": str(path),
             "size": path.stat().st_size,
             "hdu": self.hdu,
@@ -142,8 +148,48 @@ class FileSource:
                 bad = where if bad is None else bad | where
         return bad
 
+    @property
+    def label(self) -> str:
+        """Name of the image."""
+        return self.name or self.path.name
+
+    def check_unchanged(self, dq_bits: int) -> None:
+        """Refuse a file that is no longer the one that was read.
+
+        Its size and modification time are compared. If the system says that it was touched
+        nevertheless, its pixels are, too.
+
+        Parameters
+        ----------
+        dq_bits : int
+            The bits of flags that make a pixel bad.
+
+        Raises
+        ------
+        FrameError
+            If the file changed.
+        """
+        if self.binding is None or self.binding.check_files(self.label):
+            return
+        if not self.binding.is_read:
+            raise changed(self.label, "it was touched, and another process has read its pixels")
+        self.read(dq_bits)
+
     def read(self, dq_bits: int) -> tuple[np.ndarray, np.ndarray | None]:
-        """Return the pixels as floats, and a boolean array (or `None`) of pixels to mask."""
+        """Return the pixels as floats, and a boolean array (or `None`) of pixels to mask.
+
+        Raises
+        ------
+        FrameError
+            If the file cannot be read, or changed since it was read first.
+        """
+        data, bad = self._read(dq_bits)
+        if self.binding is not None:
+            self.binding.check_files(self.label)
+            self.binding.check_pixels(self.label, data, bad)
+        return data, bad
+
+    def _read(self, dq_bits):
         plain = self._read_plain(dq_bits)
         if plain is not None:
             return plain, None

@@ -188,6 +188,7 @@ def _read_image(frame: Frame) -> NDData:
             uncertainty = read_uncertainty(hdus, source.hdu, data.shape)
             dq = None if source.dq_hdu is None else np.array(as_plane(hdus[source.dq_hdu].data))
             bad = source.bad(hdus, frame.dq_bits)
+    source.check_unchanged(frame.dq_bits)
     mask = ~np.isfinite(data) if data.dtype.kind == "f" else np.zeros(data.shape, dtype=bool)
     if dq is not None:
         dq = dq.astype(dq.dtype.newbyteorder("="), copy=False)

@@ -53,7 +53,7 @@ __all__ = [
 
 
 def check_outputs(products: list[Product], directory: str | Path, *, overwrite: bool) -> list[Path]:
-    """Refuse outputs that would replace an input, one another or an existing file.
+    """Refuse inputs that changed, and outputs that would replace another file.
 
     Parameters
     ----------
@@ -72,8 +72,9 @@ def check_outputs(products: list[Product], directory: str | Path, *, overwrite: 
     Raises
     ------
     FrameError
-        If the folder is that of an input or of the target of its link, an output would
-        replace an input, two outputs have the same name, or a WCS cannot be written to FITS.
+        If an input is no longer the file that was measured, the folder is that of an input or
+        of the target of its link, an output would replace an input, two outputs have the same
+        name, or a WCS cannot be written to FITS.
     NotADirectoryError
         If ``directory`` is a file.
     FileExistsError
@@ -83,7 +84,10 @@ def check_outputs(products: list[Product], directory: str | Path, *, overwrite: 
     if directory.exists() and not directory.is_dir():
         msg = f"directory: {directory} is not a folder; name another"
         raise NotADirectoryError(msg)
-    sources = [f.source.path for p in products for f in p.frames if hasattr(f.source, "path")]
+    files = [f for p in products for f in p.frames if isinstance(f.source, FileSource)]
+    for frame in files:
+        frame.source.check_unchanged(frame.dq_bits)
+    sources = [frame.source.path for frame in files]
     folder = directory.resolve()
     for source in sources:
         if folder in (source.parent.resolve(), source.resolve().parent):
@@ -207,6 +211,9 @@ def _write_file(product: Product, stream: BinaryIO, provenance: Provenance) -> N
             content = add_to_asdf(stored[index].data.tobytes(), entry)
             replaced[index] = table_bytes(stored[index].header, content)
         splice(source.path, stored, replaced, stream)
+    # While it is not named yet, the output of a file that was replaced meanwhile is refused.
+    for frame in product.frames:
+        frame.source.check_unchanged(frame.dq_bits)
 
 
 # --------------------------------------------------------------------------------------
