@@ -43,9 +43,11 @@ CURVED = 7
 WHITE_ERROR = 1.25
 # Cells farther off than this many sigma lose weight.
 CLIP = 5.0
-N_ROBUST = 6
-N_HUBER = 3
+N_ROBUST = 5
+N_HUBER = 2
 N_STEPS = 4
+# Step of the logarithm of the flux ratio up to which the fit is linear in it.
+CONVERGED = 0.02
 # Blocks of cells that are left out in turn, of two sizes.
 BLOCKS = (12, 40)
 MIN_BLOCKS = 6
@@ -103,7 +105,8 @@ class _Layout:
         side = max(np.sqrt(len(self.y) / number), 1.0)
         rows, columns = (max(round(n / side), 1) for n in self.shape)
         block = (self.y * rows // self.shape[0]) * columns + self.x * columns // self.shape[1]
-        return np.unique(block, return_inverse=True)[1]
+        used = np.bincount(block) > 0
+        return (np.cumsum(used) - 1)[block]
 
 
 def flux_gain(index, count, first, second, place=None):
@@ -147,7 +150,7 @@ def flux_gain(index, count, first, second, place=None):
         fit = _Fit.of(layout, a, b * np.exp(ratio))
         step = 2 * np.arctanh(np.clip(fit.gain / 2, -0.99, 0.99))
         ratio += step
-        if abs(step) < 1e-3:
+        if abs(step) < CONVERGED:
             break
     if not fit.contrast > MIN_CONTRAST:
         return np.nan, np.inf
