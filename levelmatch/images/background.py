@@ -1,19 +1,19 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
-"""The local background of an image, its sources masked."""
+"""The local background of an image with its sources masked."""
 
 import numpy as np
 
 __all__ = ["local_level", "source_mask"]
 
 
-# PJPipe's: sources above 3 sigma, at least 10 pixels, the mask grown by 11.
+# As in PJPipe: sources above 3 sigma of at least 10 pixels, with the mask grown by 11.
 N_SIGMA = 3.0
 N_PIXELS = 10
 GROWTH = 11
 
 
 def source_mask(data):
-    """Return where an image has sources, grown, by ``photutils.segmentation``.
+    """Return the grown mask of an image's sources, detected by ``photutils.segmentation``.
 
     Parameters
     ----------
@@ -23,7 +23,7 @@ def source_mask(data):
     Returns
     -------
     mask : 2D `~numpy.ndarray` of bool
-        True in sources; nowhere, if they would cover every good pixel.
+        True in sources; false everywhere if they would cover every good pixel.
     """
     from astropy.stats import SigmaClip
     from photutils.segmentation import detect_sources, detect_threshold
@@ -61,10 +61,10 @@ def local_level(frame):
 
 
 def _detect(detect_sources, data, threshold, bad):
-    """Detected sources, or `None`.
+    """Return the detected sources, or `None`.
 
-    photutils warns where there are none; to filter that in a thread would change the filters
-    of others.
+    photutils warns if there are none. A thread cannot ignore that warning without changing the
+    filters of other threads.
     """
     from scipy.ndimage import label
 

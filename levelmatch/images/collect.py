@@ -86,7 +86,7 @@ def _collected(images, read, notes):
 def _collection_files(collection, read):
     """Return the files of an ImageFileCollection, and the options with its extension."""
     extension = getattr(collection, "ext", 0)
-    # 0, its default, says no more than that nobody named one.
+    # Its default, 0, is no choice.
     if read.hdu is None and extension not in (0, None):
         read = replace(read, hdu=extension)
     return collection.files_filtered(include_path=True), read
@@ -98,7 +98,7 @@ def _usable(image, index, read, notes):
         return _frame(image, index, read, notes)
     try:
         frame = _frame(image, index, read, notes)
-        # What only its pixels and positions show.
+        # Errors of its pixels and of its positions.
         frame.load()
         frame.grid.polygon  # noqa: B018
     except FrameError as error:
@@ -234,6 +234,9 @@ def _check_shapes(name, image, shape):
 
 def _plane_wcs(wcs, shape):
     """Return the WCS of an image's plane, without the axes of one pixel."""
+    if isinstance(wcs, WCS) and wcs.naxis > 2 and len(shape) == 2:
+        # The data have lost their axes of one pixel.
+        return wcs.sub([1, 2])
     if wcs is None or len(shape) == 2:
         return wcs
     if isinstance(wcs, WCS):

@@ -29,7 +29,7 @@ class Correction:
     def from_coefficients(cls, coefficients, axes):
         """Return the correction of a group's coefficients, shape (1,) or (3,), about its centre.
 
-        Without slopes it is a constant: a plane would have what rounding makes of none.
+        Without slopes it is a constant, which rounding cannot tilt.
         """
         if not np.any(coefficients[1:]):
             return cls(float(coefficients[0]))
@@ -55,7 +55,7 @@ class Correction:
         Parameters
         ----------
         grid : `~levelmatch.sky.grid.Grid`
-            Where the image lies; exact at its nodes, bilinear between and beyond.
+            Position of the image; exact at its nodes, bilinear between and beyond.
 
         Returns
         -------
@@ -64,8 +64,8 @@ class Correction:
 
         Notes
         -----
-        The same to the bit on every machine, so that a record can be checked anywhere: by
-        single products and sums, which matrix products order as the machine's library likes.
+        Bitwise equal on every machine, so that a record can be verified anywhere. Products
+        and sums are written out, since libraries order those of matrix products differently.
         """
         if not self.vector.any():
             return self.constant
@@ -77,14 +77,14 @@ class Correction:
 
 @dataclass(frozen=True, eq=False)
 class AppliedCorrection:
-    """What one pass subtracts from one image, in the image's own unit.
+    """The correction of one image by one pass, in the image's own unit.
 
     Parameters
     ----------
     name : str
         The pass.
     correction : `Correction`
-        What is subtracted.
+        The correction.
     variance : `~numpy.ndarray`, shape (3,)
         Variance of the level and the two slopes about the image's centre.
     reference : str

@@ -33,7 +33,7 @@ def image_hdu(name, hdus, hdu):
     hdus : `~astropy.io.fits.HDUList`
         The file.
     hdu : None, int, str or tuple
-        The extension asked for; by default SCI, else the first image.
+        The extension; by default SCI, else the first image.
 
     Raises
     ------

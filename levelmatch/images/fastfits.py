@@ -1,8 +1,8 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
-"""Plain FITS files by their bytes: what their headers say, and where their pixels are.
+"""Headers and pixels of plain FITS files, read without astropy.
 
-Astropy reads any file; to read the headers of a common one takes it longer than to
-read the pixels. Whatever is not plain here is left to it.
+astropy takes longer to read the headers of a common file than to read its pixels. It reads
+all files that are not plain.
 """
 
 import os
@@ -25,11 +25,11 @@ __all__ = ["MODERN", "Plane", "RawHeader", "plain_transform", "read_plane", "sca
 BLOCK = 2880
 CARD = 80
 END = b"END".ljust(CARD)
-# Pixels read at once: what is decoded together stays in the processor's cache.
+# Pixels decoded at once, which fit into the processor's cache.
 CHUNK = 2**18
-# A header longer than this, in bytes, is none.
+# Longest header, in bytes.
 LONGEST = 1 << 22
-# Projections, with their distortions, whose names need no repair.
+# Projections with their distortions, in current spelling.
 MODERN = ("-TAN", "-TAN-SIP", "--TAN", "--TAN-SIP", "-SIN", "--SIN", "-TPV", "--TPV")
 
 _STRING = re.compile(r"= '((?:[^']|'')*)' *(?:/|$)")
@@ -42,7 +42,7 @@ _TEXT_OR_NUMBER = re.compile(
     r"(C(?:TYPE|UNIT)[12]|RADESYS)|WCSAXES|C(?:RVAL|RPIX|DELT)[12]|(?:PC|CD)[12]_[12]|PV[12]_\d+"
     r"|LONPOLE|LATPOLE|[AB]P?_(?:ORDER|\d_\d)"
 )
-# A header with any of these is no plain one: tables of distortion, other axes and frames.
+# Keywords of headers that are not plain: tables of distortion, other axes and frames.
 _HARD = re.compile(
     r"CPDIS|CQDIS|CPERR|CQERR|DP[12]|DQ[12]|D2IM|AXISCORR|CROTA|EQUINOX|EPOCH|RADECSYS"
     r"|(?:CRVAL|CTYPE|CDELT|CRPIX)3|(?:PC|CD)\d{3}"
@@ -50,7 +50,7 @@ _HARD = re.compile(
 
 
 class RawHeader:
-    """A header's text, its cards parsed when asked for.
+    """A header's text, whose cards are parsed when indexed.
 
     Parameters
     ----------
@@ -92,7 +92,7 @@ class RawHeader:
         return self._place(key) is not None or (self._odd(key) and key in self.parsed)
 
     def _odd(self, key):
-        """Whether a keyword is one that is not found by its first eight characters."""
+        """Return whether a keyword cannot be found by its first eight characters."""
         return (
             not isinstance(key, str)
             or self._place(key) is None
@@ -139,11 +139,11 @@ class Plane:
     header : `RawHeader`
         Its header.
     offset, size : int
-        Where its data begin in the file, and how many bytes they are.
+        Position of its data in the file, and their number of bytes.
     shape : tuple of int
         Its shape.
     stamp : tuple of int
-        The file's size and time when it was looked at.
+        Size and modification time of the file when its headers were read.
     """
 
     header: RawHeader = field(repr=False)
@@ -154,7 +154,7 @@ class Plane:
 
     @property
     def name(self):
-        """EXTNAME, or as astropy names the first one."""
+        """EXTNAME; without it, PRIMARY for the first HDU."""
         name = self.header.get("EXTNAME", "" if "XTENSION" in self.header else "PRIMARY")
         return str(name).strip().upper()
 
@@ -170,7 +170,7 @@ class Plane:
 
     @property
     def offset_of_values(self):
-        """What is added to the stored values; `None` if they are scaled or may be blank."""
+        """Offset of the stored values; `None` if they are scaled or may be blank."""
         if self.header.get("BSCALE", 1) != 1 or "BLANK" in self.header:
             return None
         return self.header.get("BZERO", 0)
@@ -182,8 +182,7 @@ def scan(path):
     Parameters
     ----------
     path : `~pathlib.Path`
-        The file. Compressed ones and whatever is unusual, truncated or against the standard
-        are not plain.
+        The file. Compressed, truncated and non-standard files are not plain.
     """
     with open(path, "rb", buffering=0) as file:
         status = os.fstat(file.fileno())
@@ -200,7 +199,7 @@ def scan(path):
 
 
 def _read_header(file, position):
-    """Header at a position, `None` if there is none, and where its data begin."""
+    """Return the header at a position, `None` without one, and the position of its data."""
     file.seek(position)
     begin = b"SIMPLE  =" if position == 0 else b"XTENSION="
     content, looked = bytearray(), 0
@@ -214,7 +213,7 @@ def _read_header(file, position):
             found = content.find(END, found + 1)
         if found >= 0:
             break
-        # Each card is looked at once, when it is whole.
+        # Cards are searched once.
         looked = len(content) // CARD * CARD
         if len(more) < BLOCK or len(content) > LONGEST:
             return None, position
@@ -226,7 +225,7 @@ def _read_header(file, position):
 
 
 def _plane(header, start, stamp, *, first):
-    """The HDU of a header, or `None` if it is not plain."""
+    """Return the HDU of a header, or `None` if it is not plain."""
     expected = "SIMPLE" if first else "XTENSION"
     if not header.text.startswith(f"{expected:8}= ") or "ZIMAGE" in header:
         return None
@@ -235,7 +234,7 @@ def _plane(header, start, stamp, *, first):
     try:
         shape = tuple(int(header[f"NAXIS{n}"]) for n in range(header["NAXIS"], 0, -1))
         count = int(np.prod(shape)) if shape else 0
-        # Random groups, and tables' heaps.
+        # Of random groups and of the heaps of tables.
         extra = header.get("PCOUNT", 0)
         size = (count + extra) * header.get("GCOUNT", 1) * abs(header["BITPIX"]) // 8
     except (KeyError, TypeError, ValueError, VerifyError):
@@ -248,8 +247,8 @@ def _plane(header, start, stamp, *, first):
 def plain_transform(name, header):
     """Return the `~levelmatch.sky.transform.SkyTransform` of a plain header, else `None`.
 
-    Only the cards that the transform takes are parsed: the rest, an inverse distortion
-    among it, waits until the whole WCS is asked for.
+    Only the cards that the transform needs are parsed. The others, such as an inverse
+    distortion, are parsed when `SkyTransform.original` is used.
 
     Parameters
     ----------
@@ -271,7 +270,7 @@ def plain_transform(name, header):
 
 
 def _is_plain_wcs(header):
-    """Return whether a header's WCS is of a kind that is read here as astropy reads it."""
+    """Return whether a header's WCS can be read without astropy."""
     kinds = [str(header.get(f"CTYPE{n}", "")) for n in (1, 2)]
     plain = (
         all(kind[4:] in MODERN for kind in kinds)
@@ -290,7 +289,7 @@ def _is_plain_wcs(header):
         and all(header.is_finite(m[0]) for m in found if m[1] is None)
     )
     tpv = all(kind.endswith("TPV") for kind in kinds)
-    # Parameters of another projection astropy may take for an old way of writing TPV.
+    # astropy may take parameters of other projections for an old form of TPV.
     plain = plain and (tpv or not any(key.startswith("PV") for key in header.places))
     sip = {kind.endswith("-SIP") for kind in kinds}
     if not plain or sip != {key in header for key in ("A_ORDER", "B_ORDER")}:
@@ -300,12 +299,12 @@ def _is_plain_wcs(header):
 
 
 def _text_transform(name, text):
-    """The transform of a plain header's text."""
+    """Return the transform of a plain header's text."""
     header = RawHeader(text)
     cards = [
         text[i : i + CARD] for key, i in sorted(header.places.items()) if _WCS_KEY.fullmatch(key)
     ]
-    # What `~astropy.wcs.WCS` does with a header beside this, such a one does not need.
+    # `~astropy.wcs.WCS` does more with a header, which a plain one does not need.
     wcs = WCS(naxis=2)
     wcs.wcs = Wcsprm("".join(cards).encode("ascii"))
     if "A_ORDER" in header:
@@ -319,7 +318,7 @@ def _text_transform(name, text):
 
 
 def _sip(header):
-    """The distortion from pixels to the sky, as two arrays of coefficients up to its order."""
+    """Return the coefficients of the distortion from pixels to the sky, two arrays."""
     out = [np.zeros((header[f"{letter}_ORDER"] + 1,) * 2) for letter in "AB"]
     for key in header.places:
         found = _SIP_KEY.fullmatch(key)
@@ -342,13 +341,12 @@ def read_plane(path, image, dq, bits):
     dq : `Plane` or None
         Its flags.
     bits : int
-        Those that make a pixel bad.
+        Flags that make a pixel bad.
 
     Returns
     -------
     data : 2D `~numpy.ndarray` of float32, or None
-        `None` if the file is no longer the one that was looked at, or its planes are of
-        other types.
+        `None` if the file has changed since its headers were read, or has other types.
     """
     if not _is_plain(image, -32, (0,)) or not (dq is None or _is_plain(dq, 32, (0, 2**31))):
         return None

@@ -14,20 +14,21 @@ STRIDE = 16
 CELLS = 256
 # The expected number of solid squares that noise makes in an image.
 CHANCE = 1e-6
-# Smallest fraction of the image that a fill value covers, and that a region does which is
-# enclosed by data where the value reaches no border.
+# Smallest fraction of the image that a fill value covers: of all, and of each region
+# enclosed by data if no region reaches the border.
 MIN_FRACTION = 1e-3
 MIN_ENCLOSED = 1e-2
-# A plateau at the largest value is saturated, unless it reaches the border and covers this.
+# A plateau at the largest value is saturated, unless it reaches the border and covers this
+# fraction of the image.
 MIN_LARGEST = 5e-2
 # More values than this are the blocks of an enlarged image, or steps of rounded data.
 MOST_VALUES = 2
 # Values below this fraction of the others are rounding errors of zero.
 ROUNDING = 1e-12
-# Fraction of scattered pixels with the value up to which a region includes what is connected.
+# Fraction of scattered pixels with the value up to which regions include connected pixels.
 FEW = 0.2
-# Fraction of the other pixels that are far from the squares, for that to be known.
-MIN_FAR = 0.2
+# Least probability of a pixel to have the value by chance.
+LEAST_CHANCE = 1e-4
 
 
 @dataclass(frozen=True)
@@ -116,7 +117,7 @@ def find_fill(data, blank=None):
 
 
 def _tiny(data):
-    """Return the absolute value up to which a pixel is zero but for rounding."""
+    """Return the largest absolute value of rounding errors of zero."""
     sample = np.abs(data[:: _stride(data), :: _stride(data)])
     sample = sample[np.isfinite(sample)]
     return ROUNDING * float(np.quantile(sample, 0.99)) if sample.size else 0.0
@@ -131,7 +132,7 @@ def _candidates(data):
     if min(data.shape) < 3:
         return []
     step = _stride(data)
-    # With those at the upper borders.
+    # Including squares at the upper borders.
     rows, columns = ([*range(0, n - 3, step), n - 3] for n in data.shape)
     corner = data[np.ix_(rows, columns)]
     equal = np.isfinite(corner)
@@ -191,7 +192,7 @@ def _solid_cells(data, equal):
     step : int
         Pixels along a cell.
     scattered : float
-        Fraction of pixels with the value among those away from the squares.
+        Fraction of pixels with the value where there are few.
     """
     step = max(int(np.sqrt(data.size)) // CELLS, 1)
     same = _cell_sums(equal, step)
@@ -207,13 +208,10 @@ def _solid_cells(data, equal):
         a, b = _box_sums(same, window), _box_sums(other, window)
         near = maximum_filter(solid, window, mode="constant")
         share = a / np.maximum(a + b, 1)
-        chance = _upper(share, other * near)
-        far = other * ~near
-        few = far.sum() < MIN_FAR * other.sum()
-        scattered = chance if few else float((share * far).sum() / max(far.sum(), 1))
+        chance = max(_quantile(share, other * near, 0.9), LEAST_CHANCE)
         needed = np.sqrt(np.log(data.size / CHANCE) / -np.log(chance)) / step
         if needed <= side:
-            return solid, step, scattered
+            return solid, step, _quantile(share, other, 0.1)
         side = int(np.ceil(needed))
         if side > min(solid.shape):
             return None
@@ -235,16 +233,15 @@ def _box_sums(cells, side):
     return np.round(sums)
 
 
-def _upper(values, weights):
-    """Return the 0.9 quantile of weighted values, at least 1e-4."""
+def _quantile(values, weights, q):
+    """Return a quantile of weighted values, 0 without any."""
     keep = weights > 0
     if not keep.any():
-        return 1e-4
+        return 0.0
     values, weights = values[keep], weights[keep]
     order = np.argsort(values)
     total = np.cumsum(weights[order])
-    value = values[order][np.searchsorted(total, 0.9 * total[-1])]
-    return max(float(value), 1e-4)
+    return float(values[order][np.searchsorted(total, q * total[-1])])
 
 
 def _large(data, labels, keep):

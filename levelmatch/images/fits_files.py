@@ -220,7 +220,7 @@ def _header_frame(path, hdus, read, notes, place):
 
 
 def _note_others(name, hdus, index, read, notes):
-    """Note a file of which one image is matched; a warning only where nobody chose it."""
+    """Note a file with images that are not matched; a warning unless the user chose one."""
     labels = other_images(hdus, index)
     if len(labels) > 1:
         kind = "extensions" if read.hdu is None else "chosen extensions"
@@ -240,11 +240,11 @@ def _any_wcs(name, hdus, index, is_jwst, notes):
 
 def _fits_wcs(name, hdu, hdus):
     header = hdu.header
-    # FITS counts axes from the last; those of one pixel are left out.
+    # FITS counts axes from the last. Axes of one pixel are left out.
     axes = [k + 1 for k, n in enumerate(hdu.shape[::-1]) if n != 1 or len(hdu.shape) <= 2]
     check_header(name, header, axes)
     header = wcs_header(header)
-    # Repairs of old forms of headers take half of the time to read a new one.
+    # The repair of old headers takes half of the reading time.
     modern = str(header.get("CTYPE1", ""))[4:] in fastfits.MODERN and header.get("CUNIT1") == "deg"
     try:
         if axes == [1, 2]:

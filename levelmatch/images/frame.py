@@ -1,5 +1,5 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
-"""A frame: one image, or one part of it, as the rest of the package sees it."""
+"""A frame: an image, or a part of a MIRI image, with its position and pixels."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -22,9 +22,9 @@ __all__ = ["FileMeta", "Frame"]
 
 
 class FileMeta(Mapping):
-    """The primary header of a file and its image's, as one; the image's goes first.
+    """The primary header of a file and that of its image, which has priority.
 
-    Looked up card by card: to merge them takes longer than to read them.
+    Cards are looked up one by one: merging the headers would take longer than reading them.
 
     Parameters
     ----------
@@ -58,16 +58,16 @@ class FileMeta(Mapping):
 
 @dataclass(frozen=True, eq=False)
 class Frame:
-    """One image, or one part of it, as the rest of the package sees it.
+    """An image, or a part of a MIRI image, with its position and pixels.
 
     Parameters
     ----------
     name : str
-        Unique in a collection; a file's name.
+        Name, unique in a collection; of a file, its own name.
     source : `FileSource` or `MemorySource`
-        Where its pixels are.
+        Reads its pixels.
     shape : tuple of int
-        (ny, nx).
+        Its shape (ny, nx).
     meta : mapping
         Header.
     unit : `~astropy.units.Unit` or None
@@ -77,21 +77,21 @@ class Frame:
     dq_bits : int
         The data-quality bits that make a pixel bad.
     tile, detector, part : str
-        What it is grouped by; ``part`` is ``"science"`` or ``"lyot"``.
+        Assign it to groups; ``part`` is ``"science"`` or ``"lyot"``.
     region : tuple of slice or None
-        The part of the image that a Lyot frame is, or that a science frame is not.
+        Pixels of the Lyot part, which are left out of the science part.
     whole : str
-        The name of the image that the part is of.
+        Name of the image that the part belongs to.
     subset : int
-        Which of the sets, without overlap between them, that an earlier pass left.
+        Index of the disconnected set assigned by an earlier pass.
     scale : float
-        Factor from the data's unit to that in which images are compared.
+        Factor from the data's unit to the unit of comparison.
     corrections : tuple of `~levelmatch.images.corrections.AppliedCorrection`
-        What is subtracted before the pixels are used.
+        Subtracted when the pixels are loaded.
     output_factor : float
-        What the corrected pixels that come out are multiplied by, to be on one flux scale.
+        Factor of the corrected pixels in the output, to one flux scale.
     zero_point : str
-        Header keyword of the zero point, in magnitudes, that goes with that factor.
+        Header keyword of the zero point, in magnitudes, that changes with that factor.
     blank : None, False, float or list of float
         Values of missing pixels, see `~levelmatch.ReadOptions`.
     footprint : `~levelmatch.sky.footprint.Footprint` or None
@@ -120,7 +120,7 @@ class Frame:
 
     @cached_property
     def whole_grid(self):
-        """Where the whole image lies on the sky, a `~levelmatch.sky.grid.Grid`."""
+        """The position of the whole image on the sky, a `~levelmatch.sky.grid.Grid`."""
         if self.footprint is not None:
             return self.footprint
         box = self.transform.defined_box(self.shape)
@@ -128,7 +128,7 @@ class Frame:
 
     @cached_property
     def grid(self):
-        """Where the frame's own part of the image lies on the sky."""
+        """The position on the sky of the frame's own part of the image."""
         if self.footprint is not None:
             return self.footprint
         if self.part != "lyot" or self.region is None:
@@ -178,7 +178,10 @@ class Frame:
         if self.scale != 1.0:
             out *= self.scale
         if self.region is None and not np.isfinite(out).any():
-            msg = f"{self.name}: the image has no good pixel; leave it out, or see dq_bits"
+            msg = (
+                f"{self.name}: the image has no good pixel; leave it out, see dq_bits, or see "
+                "planes"
+            )
             raise FrameError(msg)
         return out, fills
 
@@ -197,12 +200,12 @@ class Frame:
 
     @property
     def correction(self):
-        """Everything that is subtracted, a `~levelmatch.images.corrections.Correction`."""
+        """The total correction, a `~levelmatch.images.corrections.Correction`."""
         return sum((applied.correction for applied in self.corrections), Correction())
 
     @property
     def product(self):
-        """The name of the image that the frame, or with it its partner, makes."""
+        """Name of the output image, which a Lyot part shares with its science part."""
         return self.whole or jwst.recombined_name(self.name)
 
     def has_pass(self, name):
@@ -226,9 +229,9 @@ class Frame:
         return new
 
     def for_workers(self):
-        """Return the frame with what it takes to load it and no more, for another process.
+        """Return the frame without its header, for another process.
 
-        The header stays behind; of an image in memory, all but its pixels and their mask.
+        An image in memory is reduced to its pixels and their mask.
         """
         source = self.source
         if isinstance(source, MemorySource):
@@ -236,7 +239,7 @@ class Frame:
         return self.with_keys(meta={}, source=source)
 
     def split_lyot(self):
-        """Return the frame's science and Lyot parts, or itself alone if it has no Lyot region."""
+        """Return the science and Lyot parts; the frame itself if it has no Lyot region."""
         region = jwst.lyot_region(self.meta, self.shape)
         if region is None:
             return [self]

@@ -199,7 +199,7 @@ def fitted_region(science, lyot, region):
 
 
 def _best_edge(gain, edge):
-    """Return the edge up to which a gain adds up to most; of several the nearest to a first."""
+    """Return the edge with the largest cumulative gain; of equal ones that nearest to a first."""
     total = np.concatenate([[0], np.cumsum(gain)])
     edges = np.arange(max(edge - LYOT_MARGIN, 0), min(edge + LYOT_MARGIN, len(gain)) + 1)
     best = edges[total[edges] == total[edges].max()]

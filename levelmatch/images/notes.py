@@ -14,7 +14,7 @@ MAX_NAMED = 5
 SENTENCES = {
     "extensions": (
         "only one image of each file is matched, the others are left as they are: {images}; "
-        "hdu chooses another"
+        "another is chosen by hdu"
     ),
     "chosen extensions": (
         "only the image chosen of each file is matched, the others are left as they are: {images}"
@@ -25,8 +25,8 @@ SENTENCES = {
         "blank=False takes them for data, blank=0 names the value"
     ),
     "constant": (
-        "all pixels have one value, so that the image is compared with no other, and not "
-        "corrected: {images}"
+        "all pixels have one value; the image is compared with no other, and not corrected: "
+        "{images}"
     ),
     "lyot": (
         "the region of MIRI's Lyot coronagraph has good pixels: {images}. It has a background of "
@@ -52,7 +52,7 @@ SENTENCES = {
     ),
     "skipped": "left out, as on_error='skip' asks: {images}",
 }
-# Kinds that are no warnings, since somebody asked for what they say.
+# Kinds that are no warnings, since the user chose so.
 QUIET = {"chosen extensions", "lyot left out", "area", "beam"}
 
 
@@ -73,9 +73,9 @@ class Notes:
         if not fills:
             return
         if fills[0].alone:
-            self.add("constant", name, ", ".join(f"{fill.value:.7g}" for fill in fills))
+            self.add("constant", name, ", ".join(_number(fill.value) for fill in fills))
             return
-        parts = [f"{fill.value:.7g} in {fill.fraction:.2g} of the pixels" for fill in fills]
+        parts = [f"{_number(f.value)} in {f.fraction:.2g} of the pixels" for f in fills]
         self.add("fill", name, " and ".join(parts))
 
     @property
@@ -95,3 +95,8 @@ class Notes:
             if kind in self._items and kind not in self._warned | QUIET:
                 self._warned.add(kind)
                 warnings.warn(self._sentence(kind), LevelMatchWarning, stacklevel=stacklevel + 1)
+
+
+def _number(value):
+    """Return a value as text; float32 has seven digits."""
+    return str(int(value)) if value == int(value) and abs(value) < 1e12 else f"{value:.7g}"

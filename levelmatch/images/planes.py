@@ -1,5 +1,5 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
-"""Arrays beside an image that say which of its pixels are bad: flags, masks and weights."""
+"""Flags, masks and weights beside an image, in its file or in files of their own."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from levelmatch.images.flags import bad_bits, header_bits
 
 __all__ = ["KINDS", "MaskPlane", "as_plane", "find_planes", "partner_hdu", "plane_shape"]
 
-# Names of extensions, by what their values mean.
+# Names of extensions, by the kind of their values.
 KINDS = {
     "flags": ("DQ", "DQM", "MSK"),
     "mask": ("MASK", "BPM"),
@@ -23,7 +23,7 @@ KINDS = {
 
 @dataclass(frozen=True)
 class MaskPlane:
-    """An array in a FITS file that says which pixels of an image are bad.
+    """An array of flags, masks or weights in a FITS file.
 
     Parameters
     ----------
@@ -42,7 +42,7 @@ class MaskPlane:
 
 
 def plane_shape(shape) -> tuple[int, ...]:
-    """Return a shape without the axes of one pixel, of which radio images have two more."""
+    """Return a shape without axes of one pixel, as radio images have for frequency and Stokes."""
     if len(shape) <= 2:
         return tuple(shape)
     return tuple(n for n in shape if n != 1)
@@ -110,10 +110,10 @@ def _has_values(name, hdu, kind, shape, bits):
         msg = f"{what} is a table, not an image; rename it"
         raise FrameError(msg)
     if not hdu.shape:
-        # The standard for arrays of one value.
+        # HST's convention for arrays of one value.
         value = hdu.header.get("PIXVALUE", 1 if kind == "weight" else 0)
         if {"flags": int(value) & bits, "mask": value != 0, "weight": not value > 0}[kind]:
-            msg = f"{what} flags every pixel; leave the image out, or see dq_bits"
+            msg = f"{what} flags every pixel; leave the image out, see dq_bits, or see planes"
             raise FrameError(msg)
         return False
     if plane_shape(hdu.shape) != shape:

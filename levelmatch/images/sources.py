@@ -52,7 +52,7 @@ class FileSource:
     hdu : int
         Index of the image's HDU.
     masks : tuple of `~levelmatch.images.planes.MaskPlane`
-        Arrays that say which pixels are bad.
+        Arrays of flags, masks or weights.
     planes : tuple of `~levelmatch.images.fastfits.Plane` or None
         The image and its flags (or `None`), where both can be read without astropy.
     name : str
@@ -132,7 +132,7 @@ class FileSource:
             yield [(mask, files[mask.path][mask.hdu]) for mask in self.masks]
 
     def bad(self, hdus: fits.HDUList, dq_bits: int) -> np.ndarray | None:
-        """Return where the masks say that pixels are bad, or `None` without any mask.
+        """Return the bad pixels according to the masks, or `None` without masks.
 
         Parameters
         ----------
@@ -198,7 +198,7 @@ class FileSource:
             return np.require(data, float_type(data), "CW"), self.bad(hdus, dq_bits)
 
     def _read_plain(self, dq_bits):
-        """The pixels read without astropy, or `None`: then astropy reads the file."""
+        """Return the pixels read without astropy; `None` if astropy must read the file."""
         if self.planes is None:
             return None
         try:
@@ -233,7 +233,7 @@ def decoded_image(hdu) -> np.ndarray:
 
 
 def _bad(values, kind, dq_bits):
-    """Return where a mask says that pixels are bad."""
+    """Return the bad pixels according to a mask."""
     if kind == "flags":
         return flagged(values, dq_bits)
     return values != 0 if kind == "mask" else ~(values > 0)

@@ -27,7 +27,7 @@ from levelmatch.sky.vectors import lonlat, unit_vectors
 __all__ = ["SkyTransform", "wcs_error"]
 
 
-# Where in its sources wcslib found an error.
+# Lines of wcslib's errors that name its source files.
 _IN_WCSLIB = re.compile(r"ERROR \d+ in \w+\(\) at line")
 # Longitudes of FITS that belong to one frame.
 _LONGITUDES = {"GLON": Galactic, "SLON": Supergalactic}
@@ -43,9 +43,9 @@ class SkyTransform:
     name : str
         The image, for error messages.
     original : callable or None
-        Makes the WCS that users see, if this is a part of it.
+        Makes the complete WCS, for users, if ``wcs`` has only a subset of its cards.
     rebuild : tuple or None
-        A function and its arguments that make the transform again, in another process.
+        A function and its arguments, which make the transform in another process.
 
     Raises
     ------
@@ -146,7 +146,7 @@ class SkyTransform:
     def defined_box(self, shape):
         """Return the rows and columns (y0, y1, x0, x1) of an image where the WCS is defined.
 
-        A gwcs says so by its bounding box, beyond which it gives NaN.
+        A gwcs is defined in its bounding box, and NaN beyond.
         """
         box = [0, shape[0], 0, shape[1]]
         bounds = getattr(self.wcs, "pixel_bounds", None)
@@ -165,7 +165,7 @@ class SkyTransform:
 
 
 def wcs_error(name, error):
-    """Return the error of an image whose WCS raises another, less what that says of wcslib."""
+    """Return the error of an image whose WCS cannot be used, without names of wcslib's sources."""
     lines = [line.strip().rstrip(".") for line in str(error).splitlines()]
     told = [line for line in lines if line and not _IN_WCSLIB.match(line)] or [type(error).__name__]
     what = told[0][0].lower() + told[0][1:] if told[0][1:2].islower() else told[0]
@@ -173,9 +173,9 @@ def wcs_error(name, error):
 
 
 def _is_icrs(wcs):
-    """Whether an astropy WCS is of two axes, RA and Dec in degrees of ICRS.
+    """Return whether an astropy WCS has two axes, RA and Dec in degrees of ICRS.
 
-    Its own description of them takes longer to make than all else here.
+    astropy's own description of the axes takes longer than all other steps here.
     """
     if not isinstance(wcs, WCS) or wcs.naxis != 2 or wcs.pixel_n_dim != 2:
         return False
@@ -234,7 +234,7 @@ def _declared_frame(name, kind, frame):
             "sky; give a WCS in RA and Dec"
         )
         raise FrameError(msg)
-    # A slice of a FITS WCS passes on what astropy takes it for.
+    # A slice of a FITS WCS declares astropy's frame, see `_fits_frame`.
     if kind == "pos.ecliptic.lon" and isinstance(frame, ICRS | FK5):
         return _ecliptic(frame.equinox.jyear if isinstance(frame, FK5) else 2000.0)
     return frame
