@@ -14,7 +14,7 @@ REORDER = ["-fno-trapping-math", "-fno-signed-zeros", "-fassociative-math"]
 MODULES = {
     "images/_decode": (["_decode.h"], REORDER),
     "measure/_cells": (["_loops.h", "_median.h"], REORDER),
-    "measure/_summary": (["_gain.pxi", "_median.h"], []),
+    "measure/_summary": (["_median.h"], []),
     "sky/_geometry": ([], REORDER),
 }
 

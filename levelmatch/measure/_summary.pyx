@@ -4,8 +4,8 @@
 
 import numpy as np
 
-from libc.math cimport INFINITY, NAN, atan2, cos, fabs, hypot, sin, sqrt
-from libc.stdlib cimport calloc, free, malloc, qsort
+from libc.math cimport atan2, cos, fabs, hypot, sin, sqrt
+from libc.stdlib cimport free, malloc
 
 cdef extern from "_median.h" nogil:
     double lm_median(double *, Py_ssize_t)
@@ -22,32 +22,8 @@ cdef enum:
     MIN_ROBUST = 6
     N_ROBUST = 8
     N_ABSOLUTE = 4
-    # Cells, or stars and their signal over noise, that it takes to compare flux scales.
-    MIN_GAIN_CELLS = 16
-    N_BLOCKS = 8
-    MIN_STARS = 3
-cdef double MAX_GAIN = 1.0
-# Variance of the cells' brightness over that of their noise, for emission to tell.
-cdef double MIN_CONTRAST = 100.0
-cdef double STAR_SIGMA = 10.0
-cdef double STAR_SCATTER = 0.05
 # Number of samples a coarser pixel from which on its noise is told from the finer's.
 cdef double MIN_COARSE = 1.5
-
-cdef struct Ranked:
-    double value
-    double weight
-    Py_ssize_t place
-
-
-cdef int _compare(const void *a, const void *b) noexcept nogil:
-    """Order by value, equal ones by their place."""
-    cdef const Ranked *one = <const Ranked *> a
-    cdef const Ranked *two = <const Ranked *> b
-    if one.value != two.value:
-        return -1 if one.value < two.value else 1
-    return -1 if one.place < two.place else (1 if one.place > two.place else 0)
-
 
 cdef inline double _value(const double *term, const double *plane) noexcept nogil:
     return plane[0] + term[1] * plane[1] + term[2] * plane[2]
@@ -218,9 +194,6 @@ cdef void _robust_plane(const double *terms, const double *location, const doubl
             break
 
 
-include "_gain.pxi"
-
-
 cdef void _tangent_axes(double *axes) noexcept nogil:
     """East and North at the centre, which is the first three numbers, made a unit vector."""
     cdef double norm = sqrt(axes[0] * axes[0] + axes[1] * axes[1] + axes[2] * axes[2])
@@ -252,10 +225,9 @@ cdef double _shared_noise(double chi2, double coarseness, double own_part) noexc
 
 
 def summarise_cells(
-    const double[:, ::1] vectors, const double[::1] location, const double[::1] brightness,
-    const double[::1] variance, const double[::1] scatter, const double[::1] npix,
-    const double[::1] depth, const double[::1] star_diff, const double[::1] star_flux,
-    const double[::1] excess, const Py_ssize_t[:, ::1] index, double coarseness, double own_part,
+    const double[:, ::1] vectors, const double[::1] location, const double[::1] variance,
+    const double[::1] scatter, const double[::1] npix, const double[::1] depth,
+    const double[::1] excess, double coarseness, double own_part,
 ):
     """The numbers of a pair from its cells.
 
@@ -263,43 +235,29 @@ def summarise_cells(
     ----------
     vectors : `~numpy.ndarray`, shape (n, 3)
         Unit vectors of the cells' centroids; n is 1 or more.
-    location, brightness, variance, scatter, npix : `~numpy.ndarray`, shape (n,)
-        Of each cell: its level and brightness, the variance of its level, the scatter of
-        its pixels, how many there are.
+    location, variance, scatter, npix : `~numpy.ndarray`, shape (n,)
+        Level of each cell, its variance, the scatter of the pixels and their number.
     depth : `~numpy.ndarray`, shape (n,)
         Number of images that cover each cell.
-    star_diff, star_flux : `~numpy.ndarray`, shape (n,)
-        What is clipped from each cell's differences, and from its brightness.
     excess : `~numpy.ndarray`, shape (n,)
         What a median adds to the variance, of that of a mean.
-    index : `~numpy.ndarray` of intp, shape (n, 2)
-        The cells' (y, x).
     coarseness, own_part : float
         Pixel scale of the coarser image over that of the finer, squared, and the part of
         its noise in a cell's variance that the cell has to itself.
 
     Returns
     -------
-    numbers : `~numpy.ndarray`, shape (27,)
-        Normal matrix (9), right-hand side (3), axes (9), standard error, scatter, chi2, pixels,
-        relative difference of the flux scales and its error.
+    numbers : `~numpy.ndarray`, shape (25,)
+        Normal matrix (9), right-hand side (3), axes (9), standard error, scatter, chi2, pixels.
     """
-    cdef Py_ssize_t n = location.shape[0], c, i, ny = 0, nx = 0
+    cdef Py_ssize_t n = location.shape[0], c, i
     cdef double plane[3]
     cdef double w, residual, n_used = 0.0, squares = 0.0, chi2, chi2_all, total = 0.0, own = 0.0
-    cdef double kept = 0.0, spread = 0.0, gain = NAN, error = INFINITY, new_gain, new_error
-    out_array = np.zeros(27)
+    cdef double kept = 0.0, spread = 0.0
+    out_array = np.zeros(25)
     cdef double[::1] out = out_array
-    for c in range(n):
-        ny = max(ny, index[c, 0] + 3)
-        nx = max(nx, index[c, 1] + 3)
-    cdef double *buffer = <double *> malloc(12 * n * sizeof(double))
-    cdef Ranked *ranked = <Ranked *> malloc(n * sizeof(Ranked))
-    cdef double *planes = <double *> calloc(3 * ny * nx, sizeof(double))
-    if buffer == NULL or ranked == NULL or planes == NULL:
-        free(buffer)
-        free(ranked)
-        free(planes)
+    cdef double *buffer = <double *> malloc(11 * n * sizeof(double))
+    if buffer == NULL:
         raise MemoryError
     cdef double *terms = buffer
     cdef double *weight = buffer + 3 * n
@@ -339,26 +297,5 @@ def summarise_cells(
         out[22] = sqrt(spread / kept)
         out[23] = chi2
         out[24] = kept
-        # A wrong scale makes the difference depend on brightness: the stars tell, by their
-        # differences over their fluxes, and extended emission, by the cells' levels
-        # against their brightness beside a plane.  The surer of the two is taken.
-        if _star_gain(&star_diff[0], &star_flux[0], &variance[0], &npix[0], &index[0, 0], n,
-                      ny, nx, planes, work, ranked, &new_gain, &new_error):
-            gain = new_gain
-            error = new_error
-        for c in range(n):
-            used[c] = robust[c] * weight[c] / chi2
-        if _nebula_gain(terms, &location[0], &brightness[0], &variance[0], used, n, work, ranked,
-                        &new_gain, &new_error) and new_error < error:
-            gain = new_gain
-            error = new_error
-        # What only one of the images shows, an artefact, is no matter of scale.
-        if not fabs(gain) < MAX_GAIN:
-            gain = NAN
-            error = INFINITY
-        out[25] = gain
-        out[26] = error
     free(buffer)
-    free(ranked)
-    free(planes)
     return out_array

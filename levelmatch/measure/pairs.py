@@ -380,18 +380,14 @@ def summarise(cells, depth):
     columns = (
         cells.vectors,
         cells.location,
-        cells.brightness,
         cells.variance,
         cells.scatter,
         cells.npix,
         depth,
-        cells.star_diff,
-        cells.star_flux,
         cells.excess,
     )
     numbers = summarise_cells(
         *(np.ascontiguousarray(column, dtype=float) for column in columns),
-        np.ascontiguousarray(cells.index, dtype=np.intp),
         cells.coarseness,
         cells.own_part,
     )
