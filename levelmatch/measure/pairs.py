@@ -44,13 +44,12 @@ class _Cells:
 
     location: np.ndarray
     brightness: np.ndarray
+    # Mean difference and brightness of all samples minus those of the samples that are kept.
     star_diff: np.ndarray
     star_flux: np.ndarray
     variance: np.ndarray
     scatter: np.ndarray
     npix: np.ndarray
-    # Samples of each cell before any is clipped.
-    samples: np.ndarray
     vectors: np.ndarray
     grid: object
     index: np.ndarray
@@ -222,12 +221,11 @@ def as_cells(values, vectors, grid, index, extent, swap, options, scale, eps):
     return _Cells(
         location=sign * location,
         brightness=bright,
-        star_diff=sign * star_diff,
-        star_flux=star_flux,
+        star_diff=sign * star_diff / good,
+        star_flux=star_flux / good,
         variance=(1 + excess) * floor**2 / kept,
         scatter=scatter,
         npix=kept.astype(int),
-        samples=good,
         vectors=vectors,
         grid=grid,
         index=index,
@@ -409,11 +407,11 @@ def summarise(cells, depth):
 def _flux_gain(cells):
     """Return the relative difference of the flux scales of a pair, and its error."""
     # Means of all samples: stars are clipped from the cells' locations.
-    difference = cells.location + cells.star_diff / cells.samples
-    bright = cells.brightness + cells.star_flux / cells.samples
+    difference = cells.location + cells.star_diff
+    bright = cells.brightness + cells.star_flux
     means = bright + difference / 2, bright - difference / 2
     # The two axes along which the cells lie apart the most.
     offsets = cells.vectors - cells.vectors.mean(axis=0)
     axes = np.linalg.eigh(np.einsum("ni,nj->ij", offsets, offsets))[1][:, 1:]
     place = np.einsum("ni,ij->nj", offsets, axes)
-    return flux_gain(cells.index, cells.samples, *means, place)
+    return flux_gain(cells.index, cells.npix.astype(float), *means, place)
