@@ -107,7 +107,7 @@ def _checksum(array: np.ndarray, start: int = 0) -> int:
     content = array.reshape(-1).view(np.uint8)
     n = len(content) // BLOCK * BLOCK
     sums = content[:n].view(np.uint64).reshape(-1, BLOCK // 8).sum(axis=1)
-    return crc32(content[n:], crc32(sums, start))
+    return crc32(content[n:].data, crc32(sums.data, start))
 
 
 def changed(name: str, reason: str, path: Path | None = None) -> FrameError:

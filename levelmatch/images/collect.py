@@ -153,7 +153,7 @@ def unique_names(paths: list[Path]) -> dict[Path, str]:
     alike: dict[str, list[Path]] = {}
     for path in paths:
         alike.setdefault(path.name, []).append(path)
-    names = {}
+    names: dict[Path, str] = {}
     for name, group in alike.items():
         absolute = [path.absolute() for path in group]
         plain = len(group) == 1 or len(set(absolute)) < len(group)

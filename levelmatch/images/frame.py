@@ -4,6 +4,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 from astropy import units as u
@@ -99,9 +100,9 @@ class Frame:
     """
 
     name: str
-    source: object
+    source: Any
     shape: tuple
-    meta: Mapping
+    meta: Any
     unit: u.UnitBase | None
     transform: SkyTransform
     dq_bits: int = ~0

@@ -6,11 +6,11 @@ import gzip
 import lzma
 import zlib
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 __all__ = ["DAMAGED", "UNREADABLE", "damage_of", "open_raw", "read_to_end"]
 
-OPENERS = {b"\x1f\x8b": gzip.open, b"BZ": bz2.open, b"\xfd7": lzma.open}
+OPENERS: dict[bytes, Any] = {b"\x1f\x8b": gzip.open, b"BZ": bz2.open, b"\xfd7": lzma.open}
 # Exceptions of a damaged file, compressed or not.
 DAMAGED = (OSError, EOFError, UserWarning, zlib.error, lzma.LZMAError)
 # Exceptions of a FITS file whose pixels cannot be read.

@@ -232,7 +232,7 @@ class Levels:
                 slopes += p.correction(i).coefficients(axes)[1:]
                 covariance += p.covariance(i, axes)[1:, 1:]
             inverse = np.linalg.pinv(covariance, rcond=1e-10, hermitian=True)
-            out[row] = np.sqrt(max(slopes @ inverse @ slopes, 0.0))
+            out[row] = np.sqrt(max(float(slopes @ inverse @ slopes), 0.0))
         return out
 
     def covariance(self, i: int | str, j: int | str) -> np.ndarray:

@@ -202,7 +202,8 @@ def _frame(images: dict[str, np.ndarray], i: int, corrections: list, keyword: st
         shape=tuple(images["shape"][i].tolist()),
         meta={"SUBSTRT2": y, "SUBSTRT1": x, keyword: time},
         unit=recorded_unit(str(images["unit"][i])),
-        transform=None,
+        # A footprint takes its place.
+        transform=None,  # type: ignore[arg-type]
         dq_bits=int(images["dq_bits"][i]),
         region=None if y0 < 0 else (slice(y0, y1), slice(x0, x1)),
         subset=int(images["subset"][i]),

@@ -413,16 +413,15 @@ def check_not_recorded(paths: Iterable[str | Path]) -> None:
 
 def _plain_rows(table: QTable) -> list[dict[str, Any]]:
     """Return the rows of a table as dictionaries, with `None` for NaN and infinity."""
-    columns = {
-        name: np.asarray(getattr(table[name], "value", table[name])) for name in table.colnames
-    }
-    columns = {
-        name: [None if isinstance(v, float) and not np.isfinite(v) else v for v in column.tolist()]
-        for name, column in columns.items()
-    }
+    columns = {name: _plain_column(table[name]) for name in table.colnames}
     return [
         dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)
     ]
+
+
+def _plain_column(column: Any) -> list[Any]:
+    values = np.asarray(getattr(column, "value", column)).tolist()
+    return [None if isinstance(v, float) and not np.isfinite(v) else v for v in values]
 
 
 def _named(error: Exception) -> str:

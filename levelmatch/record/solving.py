@@ -139,17 +139,12 @@ def _changed_steps(record: Record, frames: list[Frame], fit_type, reference) -> 
             msg = f"{step.image}: the reference would be left out; name another"
             raise RecordError(msg)
         if step.name == "mosaic" and reference is not None:
-            steps[k] = replace(step, **_reference(record, frames, reference))
+            kind, name = named_reference(reference, frames, record.names)
+            steps[k] = replace(step, reference=kind, image=name)
     if reference is not None and "mosaic" not in names:
         msg = f"reference: the record has no pass 'mosaic', its passes are {', '.join(names)}"
         raise ValueError(msg)
     return steps
-
-
-def _reference(record: Record, frames: list[Frame], reference: str | int) -> dict[str, str]:
-    """Return the fields of a step that name its reference."""
-    kind, name = named_reference(reference, frames, record.names)
-    return {"reference": kind, "image": name}
 
 
 def _changed_run(record: Record, keep: np.ndarray, steps: list[Step], options: SolveOptions) -> Run:

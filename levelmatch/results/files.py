@@ -202,7 +202,7 @@ def _write_file(product: Product, stream: BinaryIO, provenance: Provenance) -> N
         data = corrected_data(product, decoded_image(decoded[source.hdu]))
         replaced = {source.hdu: _corrected_hdu(product, decoded[source.hdu], data, provenance)}
         if product.lyot is not None and product.lyot.source is not source:
-            replaced |= _overlay(product, stored)
+            replaced |= _overlay(product, product.lyot, stored)
         elif product.frame.output_factor != 1.0:
             replaced |= scaled_hdus(product.frame, decoded)
         index = asdf_hdu(stored)
@@ -308,10 +308,10 @@ def scaled_hdus(frame: Frame, hdus: fits.HDUList) -> dict[int, bytes]:
     return out
 
 
-def _overlay(product: Product, hdus: fits.HDUList) -> dict[int, bytes]:
+def _overlay(product: Product, other: Frame, hdus: fits.HDUList) -> dict[int, bytes]:
     """Return the other image HDUs with the Lyot region from the Lyot image's file."""
     shape, index = product.frame.shape, product.frame.source.hdu
-    lyot = product.lyot.source
+    lyot = other.source
     replaced = {}
     with fits.open(lyot.path, memmap=False, do_not_scale_image_data=True) as others:
         for i, hdu in enumerate(hdus):

@@ -180,7 +180,7 @@ def provenance_entry(
     lyot : `~levelmatch.images.frame.Frame` or None
         The image that its Lyot region comes from.
     """
-    entry = {
+    entry: dict[str, Any] = {
         "levelmatch": provenance.version,
         "created": provenance.created,
         "record": provenance.record,
@@ -229,11 +229,12 @@ def remove_provenance(header: Header, frame: Frame, provenance: Provenance) -> N
         _remove_factor(header, frame, before, any(" flux scale: " in line for line in earlier))
     for applied, values, _ in _subtracted(frame):
         key = f"LM{PASSES[applied.name].letter}"
-        told = [line for line in earlier if f" {applied.name}: " in line]
-        if told:
+        texts = [line for line in earlier if f" {applied.name}: " in line]
+        found = TOLD.search(texts[-1]) if texts else None
+        if found is not None:
             for suffix, value in zip(WORDS, values, strict=True):
                 header[key + suffix] -= value / before
-            error, reference = TOLD.search(told[-1]).groups()
+            error, reference = found.groups()
             header[key + "ERR"] = float(error)
             _set_reference(header, applied.name, reference)
             continue
@@ -276,7 +277,8 @@ def _own_history(header: Header, signature: str) -> list[int]:
 
 def _unfolded(header: Header) -> list[str]:
     """Return the texts of HISTORY, each of one or more cards."""
-    out, goes_on = [], False
+    out: list[str] = []
+    goes_on = False
     for line in map(str, header.get("HISTORY", [])):
         if goes_on and not line.startswith(SIGNED):
             # The card before has lost its trailing blank.

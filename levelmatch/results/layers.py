@@ -80,8 +80,7 @@ class MosaicGrid:
             if not good.any():
                 return None, False
             # At a seam or a pole, neighbouring nodes are far apart.
-            steps = [np.abs(np.diff(values, axis=axis)).ravel() for axis in (0, 1)]
-            steps = np.concatenate(steps)
+            steps = np.concatenate([np.abs(np.diff(values, axis=k)).ravel() for k in (0, 1)])
             steps = steps[np.isfinite(steps)]
             smooth = bool(good.all() and steps.max() < 10 * np.median(steps) + 10)
             whole &= smooth

@@ -308,11 +308,10 @@ def _own_grid(frames: list[Frame], scale: float | None) -> tuple[WCS, tuple[int,
     """
     grids = [frame.grid for frame in frames]
     finest = np.degrees(np.sqrt(min(grid.pixel_area for grid in grids)))
-    grid = None
-    if scale is None or 1e-4 < scale / finest < 1e5:
-        grid = common_grid(grids, scale=scale)
+    side = finest if scale is None else scale
+    grid = common_grid(grids, scale=scale) if 1e-4 < side / finest < 1e5 else None
     if grid is None:
-        msg = f"pixel_scale: {3600 * scale:g} arcsec, where an image has {3600 * finest:g} arcsec"
+        msg = f"pixel_scale: {3600 * side:g} arcsec, where an image has {3600 * finest:g} arcsec"
         raise ValueError(msg)
     return grid
 
@@ -425,17 +424,14 @@ def _file_planes(part: Path, path: Path, headers: list[fits.Header]) -> Iterator
             places.append((kind, stream.tell(), shape))
             stream.seek(-(-shape[0] * shape[1] * kind.itemsize // 2880) * 2880, 1)
         _reserve(stream, path)
-    planes = [
+    planes: list[np.ndarray] = [
         np.memmap(part, dtype=kind, mode="r+", offset=offset, shape=shape)
         for kind, offset, shape in places
     ]
     try:
         yield planes
-        for plane in planes:
-            plane.flush()
     finally:
-        # Some systems cannot rename a mapped file.
-        plane = None
+        # Closes the maps, which some systems need before they rename the file.
         planes.clear()
 
 

@@ -16,6 +16,7 @@ from levelmatch.solve.equations import Equations
 from levelmatch.solve.groups import solve_groups
 from levelmatch.solve.linear import sum_by
 from levelmatch.solve.reference import ReferenceChooser
+from levelmatch.solve.solution import Solution
 
 __all__ = ["Pass", "PassResult", "shift_levels", "solve_pass", "subtract_solution"]
 
@@ -63,8 +64,8 @@ class PassResult:
         Which counted.
     reason : list of str, length m
         Why a pair was left out, or kept against the cuts.
-    solution : `~levelmatch.solve.solution.Solution` or None
-        `None` if no pair counted.
+    solution : `~levelmatch.solve.solution.Solution`
+        The corrections of the groups.
     group_axes : `~numpy.ndarray`, shape (n_groups, 3, 3)
         Centre, East and North of each group.
     residual : `~numpy.ndarray`, shape (m,)
@@ -83,12 +84,12 @@ class PassResult:
     rows: np.ndarray
     kept: np.ndarray
     reason: list
-    solution: object
+    solution: Solution
     group_axes: np.ndarray
     residual: np.ndarray
     references: list = field(default_factory=list)
-    isolated: np.ndarray = None
-    tie: np.ndarray = None
+    isolated: np.ndarray = field(default_factory=lambda: np.zeros(0, dtype=bool))
+    tie: np.ndarray | None = None
     patterns: tuple = ()
 
     def coefficients(self, group):
