@@ -2,9 +2,16 @@
 """Match the background levels of overlapping astronomical images."""
 
 from importlib import import_module as _import_module
+from importlib.machinery import EXTENSION_SUFFIXES as _SUFFIXES
+from pathlib import Path as _Path
 
-# Where each public name lives: loaded when first asked for, so that the command
-# line answers at once.
+for _source in _Path(__file__).parent.glob("*/_*.pyx"):
+    if not any(_source.with_suffix(_suffix).exists() for _suffix in _SUFFIXES):
+        _msg = f"levelmatch is not compiled: run 'pip install -e .' in {_source.parents[2]}"
+        raise ImportError(_msg)
+
+# The module of each public name, imported at its first use so that the command line starts
+# quickly; __init__.pyi names the same for type checkers.
 _HOMES = {
     "DisconnectedError": "exceptions",
     "DisconnectedWarning": "exceptions",

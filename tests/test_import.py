@@ -1,8 +1,11 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
 """Importing the package is light, and gives every public name."""
 
+import ast
+import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -33,6 +36,35 @@ def test_public_names():
         assert value.__module__.startswith("levelmatch.")
     assert set(levelmatch.__all__) <= set(dir(levelmatch))
     assert levelmatch.__version__
+
+
+def test_type_checkers_see_the_public_names():
+    """The stub imports each name from the module that the package takes it from."""
+    stub = ast.parse(Path(levelmatch.__file__).with_name("__init__.pyi").read_text())
+    found = {
+        alias.asname: (node.module, alias.name)
+        for node in stub.body
+        if isinstance(node, ast.ImportFrom)
+        for alias in node.names
+    }
+    assert found == {
+        name: (getattr(levelmatch, name).__module__, name) for name in levelmatch.__all__
+    }
+    assert Path(levelmatch.__file__).with_name("py.typed").exists()
+
+
+def test_a_source_tree_that_is_not_compiled_says_so(tmp_path):
+    package = tmp_path / "levelmatch"
+    (package / "images").mkdir(parents=True)
+    shutil.copy(levelmatch.__file__, package)
+    (package / "images" / "_decode.pyx").touch()
+    code = "import levelmatch"
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 1
+    last = done.stderr.strip().splitlines()[-1]
+    assert last == f"ImportError: levelmatch is not compiled: run 'pip install -e .' in {tmp_path}"
 
 
 def test_unknown_name():
