@@ -30,7 +30,6 @@ SUSPECTS = "an image with wrong astrometry is named too rarely"
 PATTERNS = "patterns that stay with the detector are not looked for"
 SLOPES = "errors of slopes are too small with stripes"
 SETS = "errors between sets without overlap are finite"
-PASSES = "the errors of earlier passes are not in those of later ones"
 
 # Trials of each row.
 TRIALS = {
@@ -117,7 +116,6 @@ MISSED = {
     ("auto", "fraction given slopes"): SLOPES,
     ("apart", "difference of two sets unknown"): SETS,
     ("apart", "isolated image unknown"): SETS,
-    ("nircam", "tiles, dithers of 20 of 128 pixels"): PASSES,
 }
 FIGURES = MET + [
     pytest.param(*key, marks=pytest.mark.xfail(reason=why, strict=True, raises=AssertionError))

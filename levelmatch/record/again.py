@@ -9,6 +9,7 @@ from levelmatch.images.frame import Frame
 from levelmatch.measure.table import PairTable
 from levelmatch.options import SolveOptions
 from levelmatch.record.run import Run
+from levelmatch.solve.carried import Carried
 from levelmatch.solve.passes import PassResult
 from levelmatch.solve.run import run_steps
 from levelmatch.solve.solution import GaugedCovariance
@@ -111,3 +112,8 @@ class SolvedAgain:
     def covariance(self, k: int) -> GaugedCovariance:
         """Return the covariance of the k-th pass."""
         return self.passes[k].solution.covariance_of()
+
+    def carried(self, k: int) -> Carried | None:
+        """Return the covariance of the corrections of all images after the k-th pass."""
+        of = self.passes[k].carried_of
+        return None if of is None else of()

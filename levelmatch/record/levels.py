@@ -235,6 +235,12 @@ class Levels:
             out[row] = np.sqrt(max(float(slopes @ inverse @ slopes), 0.0))
         return out
 
+    @property
+    def _carried(self):
+        """Covariance of all corrections, or `None` where only that of each pass is known."""
+        of = self.passes[-1].carried_of if self.passes else None
+        return None if of is None else of()
+
     def covariance(self, i: int | str, j: int | str) -> np.ndarray:
         """Return the covariance of the corrections of two rows of `table`.
 
@@ -256,6 +262,9 @@ class Levels:
             If no row has such a name.
         """
         rows = [row_of(k, self.frames) if isinstance(k, str) else k for k in (i, j)]
+        carried = self._carried
+        if carried is not None:
+            return carried.covariance(*(int(self.rank[k]) for k in rows))
         total = np.zeros((3, 3))
         axes = [self.frames[k].whole_grid.axes for k in rows]
         for p in self.passes:

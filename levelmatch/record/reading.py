@@ -67,10 +67,7 @@ def read_tree(tree: dict[str, Any]) -> tuple[Levels, dict[str, np.ndarray], np.n
     nodes = list(_zip(tree["passes"], run.steps))
     rows = [_rows(node, step, len(measured)) for node, step in nodes]
     again = SolvedAgain(frames, rows, measured, run)
-    passes = [
-        _pass(node, step, n, rows[k], partial(again.covariance, k))
-        for k, (node, step) in enumerate(nodes)
-    ]
+    passes = [_pass(node, step, n, rows[k], again, k) for k, (node, step) in enumerate(nodes)]
     levels = Levels([frames[k] for k in run.order], passes, measured, run)
     return levels, {key: images[key] for key in (*INPUTS, "slope_n_sigma")}, keys
 
@@ -247,9 +244,11 @@ def _rows(node: dict[str, Any], step: Step, n_pairs: int) -> np.ndarray:
     return rows
 
 
-def _pass(node: dict[str, Any], step: Step, n: int, rows: np.ndarray, covariance_of) -> PassResult:
+def _pass(
+    node: dict[str, Any], step: Step, n: int, rows: np.ndarray, again: SolvedAgain, k: int
+) -> PassResult:
     plain = ("name", "fit_type", "references")
-    array = {k: np.array(v) for k, v in node.items() if k not in plain}
+    array = {key: np.array(v) for key, v in node.items() if key not in plain}
     if node["name"] != step.name or len(array["group"]) != n or len(array["domain"]) != n:
         msg = f"the record is damaged: the pass {node['name']!r} is not of its {n} images"
         raise RecordError(msg)
@@ -262,7 +261,7 @@ def _pass(node: dict[str, Any], step: Step, n: int, rows: np.ndarray, covariance
         robust=array["robust"],
         n_sigma=array["n_sigma"],
         active=array["active"],
-        covariance_of=covariance_of,
+        covariance_of=partial(again.covariance, k),
         known_errors=array["errors"],
     )
     return PassResult(
@@ -276,4 +275,5 @@ def _pass(node: dict[str, Any], step: Step, n: int, rows: np.ndarray, covariance
         [Reference(int(r["group"]), str(r["name"]), str(r["reason"])) for r in node["references"]],
         array["isolated"],
         None if node["tie"] is None else array["tie"],
+        carried_of=partial(again.carried, k),
     )

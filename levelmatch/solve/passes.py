@@ -2,6 +2,7 @@
 """One pass: which images are matched as one, which pairs join them, and the solution."""
 
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -78,6 +79,9 @@ class PassResult:
         The level that each group's set got on top, to tie it to the others by their sky.
     patterns : tuple of `~levelmatch.solve.patterns.DetectorPattern`
         Patterns that stay with a detector, which the pass does not correct.
+    carried_of : callable or None
+        Returns the `~levelmatch.solve.carried.Carried` covariance of the corrections of all
+        images after this pass, or `None` if it is too large to hold.
     """
 
     matched: Pass
@@ -91,6 +95,7 @@ class PassResult:
     isolated: np.ndarray = field(default_factory=lambda: np.zeros(0, dtype=bool))
     tie: np.ndarray | None = None
     patterns: tuple = ()
+    carried_of: Callable[[], object] | None = None
 
     def coefficients(self, group):
         """Return the correction of a group about its centre, shape (1,) or (3,)."""

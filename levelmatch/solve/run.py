@@ -3,6 +3,7 @@
 
 import warnings
 from dataclasses import replace
+from functools import partial
 from logging import getLogger
 
 import numpy as np
@@ -10,6 +11,7 @@ import numpy as np
 from levelmatch.exceptions import PatternWarning
 from levelmatch.images.background import local_level
 from levelmatch.images.corrections import AppliedCorrection, Correction
+from levelmatch.solve.carried import Carried
 from levelmatch.solve.passes import shift_levels, solve_pass, subtract_solution
 from levelmatch.solve.patterns import find_patterns
 
@@ -46,14 +48,18 @@ def run_steps(frames, steps, measured, used, options, *, sky=None, local=local_l
     results : list of `~levelmatch.solve.passes.PassResult`
         What each pass found.
     """
-    results, table = [], measured
+    results, table, carried = [], measured, Carried.of(frames)
     for k, step in enumerate(_hold_named(steps, frames, used)):
         rows = np.flatnonzero(used == k)
         result = solve_pass(step.plan(frames), frames, table, rows, options, sky=sky)
         result = replace(result, patterns=_warn_patterns(result, frames, table))
+        more = carried and carried.after(result, frames, table)
         table = subtract_solution(table, result)
-        results.append(result)
-        before, frames = frames, _mark_subsets(correct_frames(frames, result), result)
+        results.append(replace(result, carried_of=partial(_given, more)))
+        variances = _added_variances(carried, more, frames, result)
+        corrected = correct_frames(frames, result, variances)
+        carried = more
+        before, frames = frames, _mark_subsets(corrected, result)
         if step.subtract_local:
             levels = _local_levels(frames, result.matched, local)
             frames = _subtract_local(frames, levels)
@@ -110,15 +116,39 @@ def _steps(before, after):
     )
 
 
-def correct_frames(frames, result):
-    """Return the frames with a pass's corrections appended, each in its own unit."""
+def _given(value):
+    return value
+
+
+def _added_variances(before, after, frames, result):
+    """Return the variance that a pass adds to each image's correction, shape (n, 3)."""
+    own = np.array([result.variance(i, f.whole_grid.axes) for i, f in enumerate(frames)])
+    if after is None or not before.matrix.any():
+        return own
+    known = np.isfinite(own)
+    return np.where(known, np.maximum(after.variances - before.variances, 0.0), own)
+
+
+def correct_frames(frames, result, variances=None):
+    """Return the frames with a pass's corrections appended, each in its own unit.
+
+    Parameters
+    ----------
+    frames : list of `~levelmatch.images.frame.Frame`
+        The images, sorted by name.
+    result : `~levelmatch.solve.passes.PassResult`
+        The solved pass.
+    variances : `~numpy.ndarray`, shape (n, 3), or None
+        Variance that the pass adds to each correction; by default that of the pass alone.
+    """
     out = []
     names = {}
     for choice in result.references:
         names[result.solution.component[choice.group]] = choice.name
     for i, frame in enumerate(frames):
         correction = result.correction(i).scaled(1 / frame.scale)
-        variance = result.variance(i, frame.whole_grid.axes) / frame.scale**2
+        variance = result.variance(i, frame.whole_grid.axes) if variances is None else variances[i]
+        variance = variance / frame.scale**2
         component = result.solution.component[result.matched.group[i]]
         applied = AppliedCorrection(
             result.matched.name, correction, variance, names.get(component, "mean")

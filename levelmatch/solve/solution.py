@@ -105,6 +105,16 @@ class Solution:
         unit[k * j : k * (j + 1)] = np.eye(k)
         return self._covariance.apply(unit)[rows]
 
+    def respond(self, rhs):
+        """Return the changes of the coefficients for changes of the right-hand side.
+
+        Parameters
+        ----------
+        rhs : `~numpy.ndarray`, shape (m * k, n)
+            Columns of right-hand sides of the normal equations.
+        """
+        return self._covariance.respond(rhs)
+
     def _probe_variance(self, n):
         rng = np.random.default_rng(0)
         # In units in which levels and slopes are alike: the one must not drown the other.
@@ -199,6 +209,12 @@ class GaugedCovariance:
         out = scale * self._inverse(scale * vectors, tolerance)
         if self.middle is not None:
             out = scale * self._inverse(scale * (self.middle @ out), tolerance)
+        return out if self.gauge is None else self.gauge.apply(out)
+
+    def respond(self, rhs):
+        """Return the solutions for right-hand sides, shape (m * k, n), in the gauge."""
+        scale = self.scale[:, None]
+        out = scale * self._inverse(scale * rhs, COVARIANCE_TOLERANCE)
         return out if self.gauge is None else self.gauge.apply(out)
 
     def _inverse(self, vectors, tolerance):

@@ -1,0 +1,143 @@
+# Licensed under a 3-clause BSD style license - see LICENSE.rst
+"""The uncertainty that earlier passes carry into later ones.
+
+A later pass solves the differences that the earlier corrections leave. The errors of these
+corrections enter its pairs, and all pairs of an image share the error of its correction. With c
+the earlier corrections and x the solution of the pass, an error of c changes x by -R c, so that
+the covariance of c + x is M C M^T + X, with M = 1 - R, C the covariance of c, and X that of x for
+exact c.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.sparse import coo_array
+
+from levelmatch.sky.vectors import transfer_matrix
+from levelmatch.solve.solution import MAX_DENSE
+
+__all__ = ["Carried"]
+
+
+@dataclass(frozen=True, eq=False)
+class Carried:
+    """Covariance of the corrections of all images after some passes.
+
+    Parameters
+    ----------
+    matrix : `~numpy.ndarray`, shape (n * k, n * k)
+        Covariance of the coefficients of each image's correction about its own centre, in the
+        common unit.
+    n_terms : int
+        k: 1 if all corrections are levels, else 3.
+    """
+
+    matrix: np.ndarray
+    n_terms: int
+
+    @classmethod
+    def of(cls, frames):
+        """Return the covariance before the first pass: the variances of earlier functions."""
+        variances = np.array([_variance(frame) for frame in frames])
+        n_terms = 3 if variances[:, 1:].any() else 1
+        return cls(np.diag(np.nan_to_num(variances[:, :n_terms]).ravel()), n_terms)
+
+    @property
+    def variances(self):
+        """Variance of each image's level and slopes, shape (n, 3)."""
+        out = np.zeros((len(self.matrix) // self.n_terms, 3))
+        out[:, : self.n_terms] = np.diagonal(self.matrix).reshape(-1, self.n_terms)
+        return out
+
+    def covariance(self, i, j):
+        """Return the covariance of the corrections of images i and j, shape (3, 3)."""
+        k = self.n_terms
+        out = np.zeros((3, 3))
+        out[:k, :k] = self.matrix[k * i : k * (i + 1), k * j : k * (j + 1)]
+        return out
+
+    def after(self, result, frames, table):
+        """Return the covariance after one more pass, or `None` if it is too large to hold.
+
+        Parameters
+        ----------
+        result : `~levelmatch.solve.passes.PassResult`
+            The solved pass.
+        frames : list of `~levelmatch.images.frame.Frame`
+            All images, sorted by name.
+        table : `~levelmatch.measure.table.PairTable`
+            All pairs.
+        """
+        k = max(self.n_terms, result.solution.coefficients.shape[1])
+        if len(frames) * k > MAX_DENSE or result.solution.coefficients.size > MAX_DENSE:
+            return None
+        axes = np.array([frame.whole_grid.axes for frame in frames])
+        own = _with_terms(self.matrix, self.n_terms, k)
+        spread = _to_images(result, axes, k)
+        change = np.eye(len(own)) - spread @ _response(result, axes, table, k)
+        # The error of an isolated group is not known, and enters no other.
+        new = spread @ np.nan_to_num(result.solution.covariance_matrix) @ spread.T
+        return Carried(change @ own @ change.T + new, k)
+
+
+def _variance(frame):
+    total = sum((applied.variance for applied in frame.corrections), np.zeros(3))
+    return total * frame.scale**2
+
+
+def _with_terms(matrix, old, new):
+    """Return a covariance of more terms for each image, the new ones known to be zero."""
+    if old == new:
+        return matrix
+    n = len(matrix) // old
+    out = np.zeros((n, new, n, new))
+    out[:, :old, :, :old] = matrix.reshape(n, old, n, old)
+    return out.reshape(n * new, n * new)
+
+
+def _to_images(result, axes, k):
+    """Return the matrix from the groups' coefficients to those of the images, dense."""
+    group, terms = result.matched.group, result.solution.coefficients.shape[1]
+    blocks = np.zeros((len(group), k, terms))
+    if terms == 1:
+        blocks[:, 0, 0] = 1.0
+    else:
+        blocks[:] = transfer_matrix(result.group_axes[group], axes)
+    return _dense(blocks, np.arange(len(group)), group, len(result.group_axes))
+
+
+def _response(result, axes, table, k):
+    """Return the matrix R from errors of earlier corrections to those of the solution."""
+    rows = np.asarray(result.rows)[np.asarray(result.kept)]
+    first, second = table.first[rows], table.second[rows]
+    solution, group = result.solution, result.matched.group
+    terms = solution.coefficients.shape[1]
+    gram = table.multiplicity[rows, None, None] * table.gram[rows]
+    factor = solution.weight / gram[:, 0, 0]
+    weighted = factor[:, None, None] * gram[:, :terms]
+    n_images, n_groups = len(axes), len(result.group_axes)
+    total = np.zeros((n_groups * terms, n_images * k))
+    ends = (first, 1.0), (second, -1.0)
+    for at, sign in ends:
+        to_group = _group_terms(result, table.axes[rows], group[at], terms)
+        left = to_group.swapaxes(1, 2) @ weighted
+        for image, other in ends:
+            to_pair = transfer_matrix(axes[image], table.axes[rows])[:, :, :k]
+            total += _dense(sign * other * left @ to_pair, group[at], image, n_images, n_groups)
+    return solution.respond(total)
+
+
+def _group_terms(result, pair_axes, group, terms):
+    if terms == 1:
+        return np.ones((len(group), 1, 1))
+    return transfer_matrix(result.group_axes[group], pair_axes)
+
+
+def _dense(blocks, rows, columns, n_columns, n_rows=None):
+    """Return a dense matrix of blocks, shape (n, a, b), added up at block rows and columns."""
+    n, a, b = blocks.shape
+    n_rows = n if n_rows is None else n_rows
+    row = (a * rows[:, None, None] + np.arange(a)[None, :, None]) + np.zeros((1, 1, b), int)
+    column = (b * columns[:, None, None] + np.arange(b)[None, None, :]) + np.zeros((1, a, 1), int)
+    shape = n_rows * a, n_columns * b
+    return coo_array((blocks.ravel(), (row.ravel(), column.ravel())), shape=shape).toarray()
