@@ -54,7 +54,6 @@ TRIALS = {
     "detector-bowl": 1,
     "auto": 1,
     "apart": 1,
-    "nircam": 3,
 }
 MET = [
     ("white", "dithers"),
