@@ -4,10 +4,11 @@
 import os
 import signal
 from dataclasses import fields
+from functools import partial
 
 import pytest
 from astropy.nddata import CCDData
-from numpy.testing import assert_array_equal
+from numpy.testing import assert_allclose, assert_array_equal
 
 import levelmatch
 from levelmatch.measure.table import PairTable
@@ -81,3 +82,15 @@ def test_a_killed_worker_changes_nothing(client, paths, expected):
     found = levelmatch.match_levels(paths, progress_bar=bar)
     assert killed == pids[:1]
     check_same(found, expected)
+
+
+def test_fill_values_are_noted_by_workers(client, paint, tmp_path):
+    images = []
+    for k in range(3):
+        image = paint(f"{k}.fits", (0, 20.5 * k), level=float(k))
+        image.data[:20, :25] = -999
+        images.append(image)
+    match = partial(levelmatch.match_mosaic, images, group_by="FILENAME")
+    with pytest.warns(levelmatch.LevelMatchWarning, match=r"0\.fits \(-999 in .*2\.fits \(-999"):
+        found = match()
+    assert_allclose(found.table["level"].value, [-1, 0, 1], atol=0.01)

@@ -3,6 +3,8 @@
 
 import re
 
+from astropy.io import fits
+
 from levelmatch.exceptions import FrameError
 from levelmatch.images.planes import plane_shape
 
@@ -23,7 +25,7 @@ def is_science(name: str) -> bool:
     return _BESIDE.fullmatch(name.strip().upper()) is None
 
 
-def image_hdu(name, hdus, hdu):
+def image_hdu(name: str, hdus: fits.HDUList, hdu: int | str | tuple | None) -> int:
     """Return the index of the HDU that holds the image.
 
     Parameters
@@ -83,7 +85,7 @@ def _name(hdu):
     return hdu.name.strip().upper()
 
 
-def other_images(hdus, index):
+def other_images(hdus: fits.HDUList, index: int) -> list[str]:
     """Return labels of the images of the sky in a file, the one at an index first.
 
     Parameters

@@ -4,7 +4,6 @@
 from dataclasses import dataclass, replace
 
 import numpy as np
-from scipy.ndimage import label, maximum_filter, uniform_filter
 
 __all__ = ["Fill", "find_fill", "mask_fill"]
 
@@ -50,7 +49,7 @@ class Fill:
     alone: bool = False
 
 
-def mask_fill(data, blank=None) -> tuple[Fill, ...]:
+def mask_fill(data: np.ndarray, blank: object = None) -> tuple[Fill, ...]:
     """Set missing pixels to NaN, in place.
 
     Parameters
@@ -72,7 +71,7 @@ def mask_fill(data, blank=None) -> tuple[Fill, ...]:
     return fills
 
 
-def find_fill(data, blank=None):
+def find_fill(data: np.ndarray, blank: object = None) -> tuple[tuple[Fill, ...], np.ndarray | None]:
     """Return the fill values of an image, and where it is missing.
 
     Parameters
@@ -165,6 +164,9 @@ def _rounding_candidate(data, rows, columns):
 
 def _fill_region(data, equal):
     """Return where pixels equal to one value are missing, `None` if they are data."""
+    # Imported where needed, which few images do.
+    from scipy.ndimage import label
+
     found = _solid_cells(data, equal)
     if found is None:
         return None
@@ -194,6 +196,8 @@ def _solid_cells(data, equal):
     scattered : float
         Fraction of pixels with the value where there are few.
     """
+    from scipy.ndimage import maximum_filter
+
     step = max(int(np.sqrt(data.size)) // CELLS, 1)
     same = _cell_sums(equal, step)
     other = _cell_sums(np.isfinite(data) & ~equal, step)
@@ -229,6 +233,8 @@ def _cell_sums(mask, step):
 
 def _box_sums(cells, side):
     """Return the sums over squares of a side, those beyond the border counted as empty."""
+    from scipy.ndimage import uniform_filter
+
     sums = uniform_filter(cells.astype(np.float64), side, mode="constant") * side**2
     return np.round(sums)
 

@@ -10,8 +10,17 @@ from astropy.io import fits
 
 from levelmatch.exceptions import FrameError
 from levelmatch.images.flags import bad_bits, header_bits
+from levelmatch.options import ReadOptions
 
-__all__ = ["KINDS", "MaskPlane", "as_plane", "find_planes", "partner_hdu", "plane_shape"]
+__all__ = [
+    "KINDS",
+    "MaskPlane",
+    "as_plane",
+    "find_planes",
+    "partner_hdu",
+    "partner_planes",
+    "plane_shape",
+]
 
 # Names of extensions, by the kind of their values.
 KINDS = {
@@ -53,13 +62,20 @@ def as_plane(array: np.ndarray) -> np.ndarray:
     return array.reshape(plane_shape(array.shape))
 
 
-def partner_hdu(hdus, index: int, name: str) -> int | None:
+def partner_hdu(hdus: fits.HDUList, index: int, name: str) -> int | None:
     """Return the index of the extension of a name and of an image's version, or `None`."""
     key = (name, hdus[index].ver)
     return hdus.index_of(key) if key in hdus and hdus.index_of(key) != index else None
 
 
-def find_planes(name, hdus, index, shape, read, is_jwst):
+def find_planes(
+    name: str,
+    hdus: fits.HDUList,
+    index: int,
+    shape: tuple[int, int],
+    read: ReadOptions,
+    is_jwst: bool,
+) -> tuple[tuple[MaskPlane, ...], int]:
     """Return the planes beside an image in its file, and the bits that make a pixel bad.
 
     Parameters
@@ -129,7 +145,9 @@ def _has_values(name, hdu, kind, shape, bits):
 # Files of their own
 
 
-def partner_planes(name, path, index, shape, read):
+def partner_planes(
+    name: str, path: Path, index: int, shape: tuple[int, int], read: ReadOptions
+) -> tuple[MaskPlane, ...]:
     """Return the planes of an image in files of their own, see ``weight_files``.
 
     Parameters
