@@ -116,7 +116,7 @@ def _block_sizes(content: bytes, position: int) -> tuple[list[int], int]:
 
 
 def _is_whole(data: bytes, kind: bytes, size: int, checksum: bytes) -> bool:
-    """Return whether a block has its checksum; asdf before 5.2 took that of uncompressed data."""
+    """Return whether a block matches its checksum: before asdf 5.2, of the uncompressed data."""
     if checksum in (bytes(16), md5(data, usedforsecurity=False).digest()):
         return True
     if kind == bytes(4):

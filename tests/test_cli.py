@@ -185,7 +185,7 @@ def test_help_shows_options_in_groups(run):
     [
         ("min_area: -1 is not a positive number", "--min-area: -1 is not a positive number"),
         ("clip: 0 is not", "--clip: 0 is not"),
-        ("a.fits: matched; rematch=True goes on", "a.fits: matched; --rematch goes on"),
+        ("a.fits: matched; rematch=True is", "a.fits: matched; --rematch is"),
         ("give read=ReadOptions(rematch=True)", "give --rematch"),
         ("say ReadOptions(hdu=('SCI', n))", "say --hdu SCI,n"),
         ("use group_by='FILENAME'", "use --group-by FILENAME"),
@@ -464,9 +464,9 @@ def test_matched_images_are_refused(run, files, tmp_path):
     first = tmp_path / "first"
     run("run", *files, "-o", first)
     again = ["run", *sorted(first.glob("*.fits")), "-o", tmp_path / "second"]
-    assert_refused(run(*again), "image_00000.fits: already matched, says the record")
+    assert_refused(run(*again), "image_00000.fits: already matched, by the record")
     (first / "levelmatch.asdf").unlink()
-    assert_refused(run(*again), "record levelmatch.asdf); --rematch goes on")
+    assert_refused(run(*again), "record levelmatch.asdf); --rematch matches it again")
     result = run(*again, "--rematch")
     assert result.exit_code == 0, result.output
 

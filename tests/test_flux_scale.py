@@ -16,7 +16,7 @@ from astropy.nddata import (
 from numpy.testing import assert_allclose, assert_array_equal
 
 import levelmatch as lm
-from levelmatch.results.header import _add_history, _own_history, _unfolded, remove_provenance
+from levelmatch.results.header import add_history, history_texts, own_history, remove_provenance
 from levelmatch.testing import simulate_generic
 
 FACTORS = [1.0, 1.25, 0.8]
@@ -186,12 +186,12 @@ def test_history_of_any_length_is_found_again(length):
     header = fits.Header()
     header.add_history("x" * 72)
     words = ("levelmatch 1 2026 mosaic: " + "ab " * 60)[: length - 1] + "z"
-    _add_history(header, words)
+    add_history(header, words)
     header.add_history("levelmatch 1 2027 another run")
     header.add_history("another program")
-    own = _own_history(header, "levelmatch 1 2026")
+    own = own_history(header, "levelmatch 1 2026")
     assert own == list(range(1, len(header["HISTORY"]) - 2))
-    assert _unfolded(header)[1].removesuffix(" .") == words
+    assert history_texts(header)[1].removesuffix(" .") == words
 
 
 def test_a_record_undoes_and_repeats_it(files, tmp_path):

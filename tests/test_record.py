@@ -298,7 +298,7 @@ def test_missing_and_other_files(record, raw, tmp_path, change, match):
 
 
 def test_undo_wants_the_outputs(record, raw, tmp_path):
-    with pytest.raises(RecordError, match="its header tells of no record"):
+    with pytest.raises(RecordError, match="its header names no record"):
         lm.undo_record(record, raw, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 

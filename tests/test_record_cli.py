@@ -99,7 +99,7 @@ def test_images_that_a_record_left_out_are_skipped(matched, tmp_path):
 
 def test_inputs_are_no_outputs(matched):
     done = run("verify", matched[1], *matched[0])
-    assert_refused(done, "image_00000.fits: its header tells of no record; name the corrected")
+    assert_refused(done, "image_00000.fits: its header names no record; name the corrected")
 
 
 def test_another_record_is_named_in_short(matched, tmp_path):

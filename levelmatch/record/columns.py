@@ -42,7 +42,7 @@ def unit_name(unit: u.UnitBase | None) -> str:
 def owned(node: Any) -> Any:
     """Return a tree whose arrays are contiguous copies.
 
-    Older releases of asdf write the whole of an array of which only a slice is recorded.
+    Of a slice, older releases of asdf write the whole array.
     """
     if isinstance(node, dict):
         return {key: owned(value) for key, value in node.items()}

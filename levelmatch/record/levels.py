@@ -160,7 +160,7 @@ class Levels:
 
     @property
     def gauge(self) -> str:
-        """The choices that fix what overlaps cannot determine, in words."""
+        """The conditions that complete the differences measured by overlaps, in words."""
         return gauge_sentence(self.passes)
 
     @property

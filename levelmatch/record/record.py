@@ -407,7 +407,10 @@ def check_not_recorded(paths: Iterable[str | Path]) -> None:
         if path.parent not in names:
             names[path.parent] = set(read_record(beside).names) if beside.is_file() else set()
         if path.name in names[path.parent]:
-            msg = f"{path.name}: already matched, says the record {beside}; rematch=True goes on"
+            msg = (
+                f"{path.name}: already matched, by the record {beside}; rematch=True matches it "
+                "again"
+            )
             raise RecordError(msg)
 
 

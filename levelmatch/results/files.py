@@ -29,6 +29,7 @@ from levelmatch.results.products import Product
 from levelmatch.results.splice import (
     add_to_asdf,
     compressed_bytes,
+    has_tree,
     image_bytes,
     splice,
     table_bytes,
@@ -233,13 +234,13 @@ def open_stored(path: Path) -> fits.HDUList:
 
 
 def asdf_hdu(hdus: fits.HDUList) -> int | None:
-    """Return the index of a JWST file's ASDF extension, or `None`."""
+    """Return the index of a JWST file's ASDF extension, or `None` without a complete one."""
     if "ASDF" not in hdus:
         return None
     index = hdus.index_of("ASDF")
     header = hdus[index].header
     one_value = header.get("TFIELDS") == 1 and header.get("NAXIS2") == 1
-    return index if one_value and hdus[index].data.tobytes().startswith(b"#ASDF") else None
+    return index if one_value and has_tree(hdus[index].data.tobytes()) else None
 
 
 def corrected_data(product: Product, data: np.ndarray) -> np.ndarray:

@@ -49,7 +49,10 @@ def check_not_matched(frames: Iterable[Frame], names: Iterable[str]) -> None:
     for frame in frames:
         for name in names:
             if any(applied.name == name for applied in frame.corrections):
-                msg = f"{frame.name}: already matched by the pass {name!r}; rematch=True goes on"
+                msg = (
+                    f"{frame.name}: already matched by the pass {name!r}; rematch=True matches "
+                    "it again"
+                )
                 raise FrameError(msg)
             key = f"LM{PASSES[name].letter}LEV"
             if key in frame.meta:
@@ -57,7 +60,7 @@ def check_not_matched(frames: Iterable[Frame], names: Iterable[str]) -> None:
                 msg = (
                     f"{frame.name}: already matched by the pass {name!r} ({key} = "
                     f"{frame.meta[key]}{', record ' if record else ''}{record}); "
-                    "rematch=True goes on"
+                    "rematch=True matches it again"
                 )
                 raise FrameError(msg)
 
@@ -80,7 +83,7 @@ def add_provenance(
     provenance : `~levelmatch.record.run.Provenance`
         The run.
     part : str
-        The part of a MIRI image that they apply to, for HISTORY; blank for all of it.
+        The part of a MIRI image that was corrected, for HISTORY; blank for a whole image.
     """
     before = float(meta.get("LMFLUX", 1.0))
     unit = "" if frame.unit is None else unit_text(frame.unit)
@@ -90,7 +93,7 @@ def add_provenance(
             f"{values[0]:.8g} +- {error:.8g}, slopes E {values[1]:.6g} N {values[2]:.6g} per arcmin"
             f" relative to {applied.reference}" + (f" ({part})" if part else "")
         )
-        _add_history(meta, text)
+        add_history(meta, text)
         if part != "lyot":
             _add_totals(meta, applied, values / before, error / before, unit)
     if frame.output_factor != 1.0 and part != "lyot":
@@ -99,7 +102,7 @@ def add_provenance(
         _clear_levels(meta, provenance)
     if frame.corrections and provenance.record:
         text = f"{_signature(provenance)} record {provenance.record} {provenance.sha256}"
-        _add_history(meta, text)
+        add_history(meta, text)
         _set_record(meta, provenance.record, provenance.sha256)
 
 
@@ -107,13 +110,13 @@ def _clear_levels(meta, provenance: Provenance) -> None:
     """Set sky levels that are not subtracted yet to zero: corrected images have equal skies."""
     for key, level in pending_levels(meta).items():
         meta[key] = 0.0
-        _add_history(meta, f"{_signature(provenance)}{CLEARED}{key} was {level!r}")
+        add_history(meta, f"{_signature(provenance)}{CLEARED}{key} was {level!r}")
 
 
 def _restore_levels(header: Header, provenance: Provenance) -> None:
     """Undo `_clear_levels`."""
     start = _signature(provenance) + CLEARED
-    for line in _unfolded(header):
+    for line in history_texts(header):
         if line.startswith(start):
             key, _, level = line.removeprefix(start).removesuffix(" .").split()
             header[key] = float(level)
@@ -128,7 +131,7 @@ def _add_factor(meta, frame: Frame, provenance: Provenance, before: float) -> No
         text += f", {frame.zero_point} was {point!r}"
         moved = point + 2.5 * np.log10(frame.output_factor)
         meta[frame.zero_point] = float(round(moved, 12))
-    _add_history(meta, text)
+    add_history(meta, text)
 
 
 def _signature(provenance: Provenance) -> str:
@@ -221,9 +224,9 @@ def remove_provenance(header: Header, frame: Frame, provenance: Provenance) -> N
         The run, with its record.
     """
     _restore_levels(header, provenance)
-    for index in reversed(_own_history(header, _signature(provenance))):
+    for index in reversed(own_history(header, _signature(provenance))):
         del header[index]
-    earlier = [line for line in _unfolded(header) if line.startswith(SIGNED)]
+    earlier = [line for line in history_texts(header) if line.startswith(SIGNED)]
     before = float(header.get("LMFLUX", 1.0)) / frame.output_factor
     if frame.output_factor != 1.0:
         _remove_factor(header, frame, before, any(" flux scale: " in line for line in earlier))
@@ -259,7 +262,7 @@ def _remove_factor(header: Header, frame: Frame, before: float, earlier: bool) -
         header[frame.zero_point] = float(round(moved, 12))
 
 
-def _own_history(header: Header, signature: str) -> list[int]:
+def own_history(header: Header, signature: str) -> list[int]:
     """Return the indices of the HISTORY cards of a run; full cards continue in the next."""
     own, goes_on = [], False
     for index, card in enumerate(header.cards):
@@ -275,7 +278,7 @@ def _own_history(header: Header, signature: str) -> list[int]:
     return own
 
 
-def _unfolded(header: Header) -> list[str]:
+def history_texts(header: Header) -> list[str]:
     """Return the texts of HISTORY, each of one or more cards."""
     out: list[str] = []
     goes_on = False
@@ -310,11 +313,11 @@ def _ascii(text: str) -> str:
     return text.encode("ascii", "backslashreplace").decode()
 
 
-def _add_history(meta, text: str) -> None:
+def add_history(meta, text: str) -> None:
     text = _ascii(text)
     if hasattr(meta, "add_history"):
         # A card loses its trailing blank, and a full or nearly full card continues in the
-        # next: the texts end so that `_unfolded` finds them again.
+        # next: the texts end so that `history_texts` finds them again.
         last = len(text) % HISTORY_WIDTH in (0, HISTORY_WIDTH - 1)
         meta.add_history(text + " ." if last else text)
     else:

@@ -88,7 +88,7 @@ def recorded_result(
     if not force:
         for frame in frames:
             if frame.source.identity["sha256"] != record.input(frame, "sha256"):
-                msg = f"{frame.name}: its pixels are not the recorded ones; force=True goes on"
+                msg = f"{frame.name}: its pixels are not the recorded ones; force=True accepts them"
                 raise RecordError(msg)
     return MatchResult(frames, record.passes, record.measured, record.run)
 
@@ -201,7 +201,7 @@ def _check_place(name: str, base: Frame, frame: Frame) -> None:
     turned = np.linalg.norm(base.whole_grid.axes[1:] - frame.whole_grid.axes[1:]) * base.shape[0]
     pixel = np.sqrt(frame.whole_grid.pixel_area)
     if max(moved, turned * pixel) > MOST_MOVED * pixel:
-        msg = f"{name}: its WCS is not the recorded one; force=True goes on"
+        msg = f"{name}: its WCS is not the recorded one; force=True accepts it"
         raise RecordError(msg)
 
 
@@ -322,7 +322,7 @@ def _corrected_products(
         found = str(frame.meta.get("LMRECSHA", ""))
         if found != record.sha256 and not force:
             what = f"another record, {frame.meta.get('LMRECORD')}" if found else "no record"
-            msg = f"{frame.source.path.name}: its header tells of {what}; force=True goes on"
+            msg = f"{frame.source.path.name}: its header names {what}; force=True accepts it"
             raise RecordError(msg)
     return make_products([_inverse(frame) for frame in frames], recombine=record.run.recombine)
 
@@ -419,7 +419,7 @@ def _verify_product(record: Record, product: Product, path: Path) -> None:
         msg = f"{path.name}: the output cannot be read: {error}"
         raise RecordError(msg) from error
     if not sha256:
-        msg = f"{path.name}: its header tells of no record; name the corrected images"
+        msg = f"{path.name}: its header names no record; name the corrected images"
         raise RecordError(msg)
     if found is None or found.shape != expected.shape:
         msg = f"{path.name}: the output's image is not of the shape {expected.shape}"

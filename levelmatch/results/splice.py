@@ -1,9 +1,11 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
-"""FITS files with some of their HDUs replaced, the rest copied byte by byte."""
+"""Replace some HDUs of a FITS file, and copy the others byte by byte."""
 
 import io
 import re
 import shutil
+from pathlib import Path
+from typing import Any, BinaryIO
 
 import numpy as np
 from astropy.io import fits
@@ -16,6 +18,7 @@ __all__ = [
     "image_bytes",
     "remove_from_asdf",
     "splice",
+    "has_tree",
     "table_bytes",
 ]
 
@@ -23,10 +26,11 @@ __all__ = [
 BLOCK = 2880
 BLOCK_MAGIC = b"\xd3BLK"
 BLOCK_INDEX = b"#ASDF BLOCK INDEX"
+TREE_END = re.compile(rb"^\.\.\.\r?$", re.MULTILINE)
 
 
-def splice(source, hdus, replaced, stream):
-    """Write a FITS file's bytes with some of its HDUs replaced.
+def splice(source: Path, hdus: fits.HDUList, replaced: dict[int, bytes], stream: BinaryIO) -> None:
+    """Write a copy of a FITS file with some HDUs replaced.
 
     Parameters
     ----------
@@ -35,9 +39,9 @@ def splice(source, hdus, replaced, stream):
     hdus : `~astropy.io.fits.HDUList`
         The same file, open.
     replaced : dict of int to bytes
-        What comes instead of which HDUs.
+        The new bytes of HDUs, by their indices.
     stream : binary file
-        Where to.
+        The copy, open for writing.
     """
     with open_raw(source) as raw:
         position = 0
@@ -50,7 +54,7 @@ def splice(source, hdus, replaced, stream):
         shutil.copyfileobj(raw, stream, 1 << 20)
 
 
-def _copy(raw, stream, count):
+def _copy(raw: BinaryIO, stream: BinaryIO, count: int) -> None:
     while count > 0:
         part = raw.read(min(count, 1 << 20))
         if not part:
@@ -59,16 +63,21 @@ def _copy(raw, stream, count):
         count -= len(part)
 
 
-def image_bytes(header, data):
-    """Return the bytes of an image HDU with a header and data, its checksum renewed if it had one.
+def image_bytes(header: fits.Header, data: np.ndarray) -> bytes:
+    """Return the bytes of an image HDU, with new checksums if the header has any.
 
     Parameters
     ----------
     header : `~astropy.io.fits.Header`
-        That of an image; its ``BITPIX`` is set to that of the data.
-    data : 2D `~numpy.ndarray`
-        The pixels, of floats or integers. What FITS has no type for it stores less an offset,
-        which the header then tells.
+        The header of an image; ``BITPIX`` is set to the type of the data.
+    data : `~numpy.ndarray`
+        The pixels, floats or integers. Integer types that FITS lacks are stored with an
+        offset, which is put into the header.
+
+    Returns
+    -------
+    content : bytes
+        The header and the data, padded to whole blocks.
 
     Raises
     ------
@@ -83,8 +92,8 @@ def image_bytes(header, data):
     return _with_checksum(kind, header, big.tobytes())
 
 
-def _with_offset(header, data):
-    """Return data as FITS stores them, and put their offset into the header."""
+def _with_offset(header: fits.Header, data: np.ndarray) -> np.ndarray:
+    """Return data as FITS stores them; the header gets their offset."""
     dtype = data.dtype
     if dtype.kind not in "iuf" or dtype.itemsize > 8 or dtype == np.float16:
         msg = f"data: FITS has no type for {dtype}; convert them"
@@ -93,21 +102,34 @@ def _with_offset(header, data):
         return data
     other = ("u" if dtype.kind == "i" else "i") + str(dtype.itemsize)
     half = 1 << (8 * dtype.itemsize - 1)
-    # To subtract half of the range, or to add it, is to turn the highest bit.
+    # Flipping the highest bit adds or subtracts half of the range.
     data = np.ascontiguousarray(data, dtype.newbyteorder("="))
     turned = data.view(f"u{dtype.itemsize}") ^ np.uint64(half).astype(f"u{dtype.itemsize}")
     header["BSCALE"], header["BZERO"] = 1, half if dtype.kind == "u" else -half
     return turned.view(other)
 
 
-def table_bytes(header, content):
-    """Return the bytes of a table of one row and one column of bytes, as ASDF's extension is."""
+def table_bytes(header: fits.Header, content: bytes) -> bytes:
+    """Return the bytes of a table HDU of one row and one column, as of JWST's ASDF extension.
+
+    Parameters
+    ----------
+    header : `~astropy.io.fits.Header`
+        The header of such a table.
+    content : bytes
+        Its only value.
+
+    Returns
+    -------
+    content : bytes
+        The header and the data, padded to whole blocks.
+    """
     header = header.copy()
     header["NAXIS1"], header["TFORM1"] = len(content), f"{len(content)}B"
     return _with_checksum(fits.BinTableHDU, header, content)
 
 
-def _with_checksum(kind, header, content):
+def _with_checksum(kind: Any, header: fits.Header, content: bytes) -> bytes:
     padded = content + bytes(-len(content) % BLOCK)
     keys = [key for key in ("CHECKSUM", "DATASUM") if key in header]
     if keys:
@@ -117,8 +139,19 @@ def _with_checksum(kind, header, content):
     return header.tostring().encode("ascii") + padded
 
 
-def compressed_bytes(hdu):
-    """Return the bytes of a compressed image HDU."""
+def compressed_bytes(hdu: fits.CompImageHDU) -> bytes:
+    """Return the bytes of a compressed image HDU.
+
+    Parameters
+    ----------
+    hdu : `~astropy.io.fits.CompImageHDU`
+        The HDU.
+
+    Returns
+    -------
+    content : bytes
+        The header and the data, padded to whole blocks.
+    """
     buffer = io.BytesIO()
     checksum = "CHECKSUM" in hdu.header
     fits.HDUList([fits.PrimaryHDU(), hdu]).writeto(
@@ -127,15 +160,25 @@ def compressed_bytes(hdu):
     return buffer.getvalue()[BLOCK:]
 
 
-def add_to_asdf(content, entry):
-    """Return an ASDF file's bytes with an entry added to its tree's list ``levelmatch``.
+def has_tree(content: bytes) -> bool:
+    """Return whether bytes are an ASDF file with a complete tree."""
+    return content.startswith(b"#ASDF") and TREE_END.search(content) is not None
+
+
+def add_to_asdf(content: bytes, entry: dict[str, Any]) -> bytes:
+    """Return the bytes of an ASDF file with an entry added to the list ``levelmatch``.
 
     Parameters
     ----------
     content : bytes
-        The file. All of it but for that list stays as it is, byte by byte.
+        The file.
     entry : dict
-        Plain values.
+        The entry, of plain values.
+
+    Returns
+    -------
+    content : bytes
+        The file, its other bytes unchanged.
     """
     import yaml
 
@@ -146,8 +189,21 @@ def add_to_asdf(content, entry):
     return _put(content, end, end, text)
 
 
-def remove_from_asdf(content, record):
-    """Return an ASDF file's bytes without the entries of a record in its list ``levelmatch``."""
+def remove_from_asdf(content: bytes, record: str) -> bytes:
+    """Return the bytes of an ASDF file without a record's entries of the list ``levelmatch``.
+
+    Parameters
+    ----------
+    content : bytes
+        The file.
+    record : str
+        SHA-256 of the record.
+
+    Returns
+    -------
+    content : bytes
+        The file, its other bytes unchanged.
+    """
     import yaml
 
     start, end = _own_lines(content)
@@ -161,9 +217,13 @@ def remove_from_asdf(content, record):
     return _put(content, start, end, text if kept else b"")
 
 
-def _own_lines(content):
-    """Where the list begins (`None` if there is none) and ends, or where it would be put."""
-    end = re.search(rb"^\.\.\.\r?$", content, re.MULTILINE).start()
+def _own_lines(content: bytes) -> tuple[int | None, int]:
+    """Return the start of the list, `None` without one, and its end, or the place for it."""
+    last = TREE_END.search(content)
+    if last is None:
+        msg = "the ASDF extension has no end of its tree"
+        raise ValueError(msg)
+    end = last.start()
     found = re.search(rb"^levelmatch:", content[:end], re.MULTILINE)
     if found is None:
         return None, end
@@ -171,8 +231,8 @@ def _own_lines(content):
     return found.start(), after.start() if after else end
 
 
-def _put(content, start, end, text):
-    """Return an ASDF file's bytes with a part of its tree replaced, and its block index moved."""
+def _put(content: bytes, start: int, end: int, text: bytes) -> bytes:
+    """Return an ASDF file with a section of its tree replaced, and its block index shifted."""
     shift = len(text) - (end - start)
     index = content.rfind(BLOCK_INDEX)
     tail = content[end:]
