@@ -13,8 +13,11 @@ FLAGS = ["-O3", "-ffp-contract=off", "-fno-math-errno"]
 REORDER = ["-fno-trapping-math", "-fno-signed-zeros", "-fassociative-math"]
 MODULES = {
     "images/_decode": (["_decode.h"], REORDER),
-    "measure/_cells": (["_loops.h", "_median.h"], REORDER),
-    "measure/_summary": (["_median.h"], []),
+    "measure/_cells": (
+        ["_loops.h", "_loops_typed.h", "_median.h", "_peaks.h", "_sampling.pxi"],
+        REORDER,
+    ),
+    "measure/_summary": (["_median.h", "_plane.pxi"], []),
     "sky/_geometry": ([], REORDER),
 }
 

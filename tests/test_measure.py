@@ -1,8 +1,6 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
 """Pairs of images to their few numbers: truth, symmetry and errors."""
 
-from dataclasses import fields
-
 import numpy as np
 import pytest
 from astropy.wcs import WCS, Sip
@@ -11,6 +9,7 @@ from hypothesis import strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
 
 from levelmatch.measure import pairs as measure
+from levelmatch.measure._summary import PAIR_CELL
 from levelmatch.measure.pairs import Image, measure_pair, measure_row, needed_box, summarise
 from levelmatch.options import MeasureOptions
 from levelmatch.sky.grid import Grid, default_spacing
@@ -47,6 +46,8 @@ def cells_of(n=40, *, plane=(0.0, 0.0, 0.0), noise=1.0, seed=0, index=None):
     variance = rng.uniform(0.5, 2, n) * 1e-4
     axes = tangent_axes(np.sum(vectors / variance[:, None], axis=0))
     exact = plane_terms(vectors, axes) @ np.asarray(plane)
+    index = np.stack([np.arange(n) // 8, np.arange(n) % 8], axis=1)
+    cells = np.zeros(n, PAIR_CELL)
     values = {
         "location": exact + noise * np.sqrt(variance) * rng.standard_normal(n),
         "brightness": np.zeros(n),
@@ -55,16 +56,16 @@ def cells_of(n=40, *, plane=(0.0, 0.0, 0.0), noise=1.0, seed=0, index=None):
         "variance": variance,
         "scatter": np.sqrt(64 * variance),
         "npix": np.full(n, 64),
-        "vectors": vectors,
-        "grid": None,
-        "index": np.stack([np.arange(n) // 8, np.arange(n) % 8], axis=1),
-        "extent": (0.5, 0.25),
-        "excess": np.zeros(n),
-        "coarseness": 1.0,
-        "own_part": 1.0,
+        "vector": vectors,
+        "y": index[:, 0],
+        "x": index[:, 1],
+        "weight": 1 / variance,
+        "pixel_variance": 64 * variance,
     }
-    names = [f.name for f in fields(measure._Cells)]
-    return measure._Cells(**{name: values[name] for name in names})
+    for name, column in values.items():
+        cells[name] = column
+    cells["clipped"] = cells["location"]
+    return measure._Cells(cells, None, (0.5, 0.25), np.full(n, 64))
 
 
 def test_normal_equations_hold_the_plane():
@@ -82,10 +83,10 @@ def test_normal_equations_hold_the_plane():
 def test_error_of_the_level_is_that_of_its_cells():
     cells = cells_of()
     row = summarise(cells, np.full(40, 2))
-    own = np.sqrt(row["chi2"] / np.sum(1 / cells.variance))
+    own = np.sqrt(row["chi2"] / np.sum(1 / cells.cells["variance"]))
     assert_allclose(row["sigma"], own)
     assert_allclose(row["gram"][0, 0], 1 / own**2)
-    assert_allclose(row["scatter"], np.sqrt(np.mean(cells.scatter**2)), rtol=0.02)
+    assert_allclose(row["scatter"], np.sqrt(np.mean(cells.cells["scatter"] ** 2)), rtol=0.02)
 
 
 def test_cells_that_scatter_more_than_their_pixels():
@@ -99,18 +100,20 @@ def test_outlying_cells_are_left_out(size, n_bad):
     cells = cells_of(plane=(1.0, 0.1, 0.1))
     bad = np.arange(n_bad) * 5
     keep = np.setdiff1d(np.arange(40), bad)
-    cells.location[bad] += size * np.sqrt(cells.variance[bad])
+    cells.cells["location"][bad] += size * np.sqrt(cells.cells["variance"][bad])
     row = summarise(cells, np.full(40, 2))
-    terms = plane_terms(cells.vectors, row["axes"])[keep]
-    root = 1 / np.sqrt(cells.variance[keep])
-    plane = np.linalg.lstsq(terms * root[:, None], cells.location[keep] * root, rcond=None)[0]
+    terms = plane_terms(cells.cells["vector"], row["axes"])[keep]
+    root = 1 / np.sqrt(cells.cells["variance"][keep])
+    plane = np.linalg.lstsq(
+        terms * root[:, None], cells.cells["location"][keep] * root, rcond=None
+    )[0]
     assert row["npix"] == (40 - n_bad) * 64
     assert_allclose(np.linalg.solve(row["gram"], row["rhs"]), plane, atol=1e-9)
 
 
 def test_few_cells_are_all_kept():
     cells = cells_of(4)
-    cells.location[0] += 1.0
+    cells.cells["location"][0] += 1.0
     row = summarise(cells, np.full(4, 2))
     assert row["npix"] == 4 * 64
     assert row["chi2"] > 10
@@ -372,7 +375,7 @@ def test_the_needed_part_gives_what_the_whole_does(paint, shift, scale, angle, b
     event("smaller" if parts[0].pixels.size < images[0].pixels.size else "whole")
     for pair in (parts, (parts[0], images[1]), (images[0], parts[1])):
         found = measure_row(*pair, maps, MeasureOptions())
-        for key, value in expected.items():
+        for key, value in zip(expected.dtype.names, expected, strict=True):
             assert_array_equal(found[key], value, err_msg=key)
 
 

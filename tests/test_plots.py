@@ -422,7 +422,7 @@ def test_samples_are_those_that_were_measured():
         names = [str(pair["image1"]), str(pair["image2"])]
         picture = pair_picture(found, names[first], names[second])
         # Rounding at the edge of the clip may decide otherwise for a few.
-        assert np.count_nonzero(picture.kept) == pytest.approx(int(pair["npix"]), rel=0.002)
+        assert np.count_nonzero(picture.kept) == pytest.approx(int(pair["npix"]), rel=0.006)
         assert picture.level == sign * pair["level"].value
         kept = picture.samples[picture.kept]
         assert np.mean(kept) == pytest.approx(sign * pair["level"].value, abs=0.05)

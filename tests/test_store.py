@@ -17,7 +17,7 @@ from levelmatch.exceptions import RecordError
 from levelmatch.measure import overlaps as pipeline
 from levelmatch.measure import store
 from levelmatch.measure.store import ENTRY, MAGIC, PairFile
-from levelmatch.measure.table import ROW
+from levelmatch.measure.table import PAIR
 from levelmatch.record.record import read_record
 from levelmatch.testing import simulate_miri
 
@@ -138,8 +138,11 @@ def rows_of(n, seed=0):
     rng = np.random.default_rng(seed)
     rows = []
     for _ in range(n):
-        row = {name: rng.normal(size=shape) for name, shape in ROW.items()}
-        rows.append({**row, "npix": int(rng.integers(1000))})
+        row = np.zeros((), PAIR)
+        for name in PAIR.names:
+            row[name] = rng.normal(size=row[name].shape)
+        row["npix"] = rng.integers(1000)
+        rows.append(row[()])
     return rows
 
 
@@ -154,7 +157,7 @@ def test_rows_come_back(tmp_path):
     file.append([key(1), key(2)], rows[1:])
     found = PairFile(file.path).read()
     for k, row in enumerate(rows):
-        for name in ROW:
+        for name in PAIR.names:
             assert_array_equal(found[key(k)][name], row[name])
     file.remove()
     assert not file.exists()

@@ -2,13 +2,21 @@
 """Measure the difference of two images."""
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 from logging import getLogger
 
 import numpy as np
 
-from levelmatch.measure._cells import difference_cells
-from levelmatch.measure._summary import summarise_cells
+from levelmatch.measure._cells import (
+    Clipping,
+    Lattice,
+    difference_cells,
+    peak_map,
+    rough_scatter,
+)
+from levelmatch.measure._summary import PAIR_CELL, summarise_cells
 from levelmatch.measure.gains import flux_gain
+from levelmatch.measure.table import empty_pair
 from levelmatch.sky._geometry import cell_vectors, map_error, reached_cells
 from levelmatch.sky.grid import MAP_TOLERANCE, Grid
 from levelmatch.sky.overlaps import DepthMap
@@ -17,7 +25,9 @@ from levelmatch.sky.transform import SkyTransform
 __all__ = [
     "Image",
     "as_cells",
+    "clipping_of",
     "map_cells",
+    "measure_cells",
     "measure_pair",
     "measure_row",
     "needed_box",
@@ -26,10 +36,10 @@ __all__ = [
 
 
 logger = getLogger(__name__)
-# Cells with less than this part of their pixels sampled tell too little of their scatter.
+# The scatter of a cell of which less than this fraction is sampled is too uncertain.
 MIN_FILLED = 0.02
 # How much more of a cell's noise its neighbours share if its pixels are much finer than those
-# of the other image, and the least part, along an axis, that it has to itself.
+# of the other image, and the least fraction, along an axis, that it has to itself.
 LOST_COARSE = 0.5
 MIN_OWN = 0.3
 # The least scatter, of images that are zero.
@@ -40,44 +50,53 @@ MARGIN = 8
 
 @dataclass(frozen=True)
 class _Cells:
-    """The measured cells of one pair."""
+    """The measured cells of one pair, an array of `PAIR_CELL`, and their geometry.
 
-    location: np.ndarray
-    brightness: np.ndarray
-    # Mean difference and brightness of all samples minus those of the samples that are kept.
-    star_diff: np.ndarray
-    star_flux: np.ndarray
-    variance: np.ndarray
-    scatter: np.ndarray
-    npix: np.ndarray
-    vectors: np.ndarray
+    Parameters
+    ----------
+    cells : `~numpy.ndarray` of `PAIR_CELL`, shape (n,)
+        The cells; their depth is not set.
+    grid : `~levelmatch.sky.grid.Grid`
+        The grid that they are cells of.
+    extent : tuple of float
+        Longest side of the overlap over that of the first and of the second image.
+    samples : `~numpy.ndarray` of int, shape (n,)
+        Good samples of each cell, before any is clipped.
+    coarseness, own_part : float
+        See `~levelmatch.measure._summary.summarise_cells`.
+    """
+
+    cells: np.ndarray
     grid: object
-    index: np.ndarray
     extent: tuple
-    # What a median adds to the variance, of that of a mean; it is not shared between pairs.
-    excess: np.ndarray
-    # Pixel scale of the coarser image over that of the finer, squared, and the part of
-    # its noise in a cell's variance that the cell has to itself.
-    coarseness: float
-    own_part: float
+    samples: np.ndarray
+    coarseness: float = 1.0
+    own_part: float = 1.0
+
+    @property
+    def index(self):
+        """Index (y, x) of each cell in the grid, shape (n, 2)."""
+        return np.stack([self.cells["y"], self.cells["x"]], axis=1)
 
 
 @dataclass(frozen=True, eq=False)
 class Image:
-    """An image in memory, or the part of it that is still needed.
+    """An image in memory, or the section of it that is still needed.
 
     Parameters
     ----------
     pixels : 2D `~numpy.ndarray`
         NaN where bad.
     grid : `~levelmatch.sky.grid.Grid`
-        Where the whole image lies.
+        Position of the whole image.
     maps : tuple of `~levelmatch.sky.overlaps.DepthMap`
-        How many images cover it, if different pairs share noise with different ones.
+        Number of images that cover it, if different pairs share noise with different ones.
     part : tuple of int or None
-        Of a part, where its first pixel lies in the image, (y, x), and the image's shape.
+        For a section, the place of its first pixel in the image, (y, x), and the image's shape.
     fills : tuple of `~levelmatch.images.fill.Fill`
         Fill values found in the image.
+    whole_peaks : 2D `~numpy.ndarray` or None
+        For a section, the map of the whole image's sources.
     """
 
     pixels: np.ndarray
@@ -85,16 +104,23 @@ class Image:
     maps: tuple = ()
     part: tuple | None = None
     fills: tuple = ()
+    whole_peaks: np.ndarray | None = None
+
+    @cached_property
+    def peaks(self):
+        """Map of the whole image's sources, see `~levelmatch.measure._cells.peak_map`."""
+        return peak_map(self.pixels) if self.whole_peaks is None else self.whole_peaks
 
     def cut(self, box):
         """Return a copy of the rows and columns (y0, y1, x0, x1) alone."""
         y0, y1, x0, x1 = box
         pixels = self.pixels[y0:y1, x0:x1].copy()
-        return replace(self, pixels=pixels, part=(y0, x0, *self.pixels.shape))
+        part = (y0, x0, *self.pixels.shape)
+        return replace(self, pixels=pixels, part=part, whole_peaks=self.peaks)
 
 
 def needed_box(grid, others):
-    """Return the rows and columns of an image that its comparison with others takes.
+    """Return the rows and columns of an image that its comparison with others needs.
 
     Parameters
     ----------
@@ -106,8 +132,8 @@ def needed_box(grid, others):
     Returns
     -------
     box : tuple of int
-        ``(y0, y1, x0, x1)``, the upper ones excluded: all cells that reach the others,
-        and about them as far as the others' own cells may.
+        ``(y0, y1, x0, x1)``, the upper ones excluded: all cells that reach the others, and
+        a margin as wide as the others' own cells may need.
     """
     ny, nx = grid.shape
     box = [ny, 0, nx, 0]
@@ -115,8 +141,8 @@ def needed_box(grid, others):
         _, _, cells = _reached(grid, other, about=2)
         if len(cells) == 0:
             return 0, ny, 0, nx
-        # Beyond the image's own grid its pixels are next to the other's cells, which it
-        # may be part of; within it they end where the other's do.
+        # The other's cells may reach beyond the image's own grid; within it they end where the
+        # image's cells do.
         beyond = 1.5 * other.spacing * np.sqrt(other.pixel_area / grid.pixel_area)
         axes = zip((grid.ys, grid.xs), cells.min(axis=0), cells.max(axis=0) + 1, strict=True)
         for axis, (nodes, low, high) in enumerate(axes):
@@ -136,46 +162,32 @@ def measure_pair(a, b, grid_a, grid_b, others, options):
     a, b : 2D `~numpy.ndarray`
         The images, NaN where bad.
     grid_a, grid_b : `~levelmatch.sky.grid.Grid`
-        Where they lie.
+        Their positions.
     others : list of `~levelmatch.sky.grid.Grid`
         The other images that share their noise.
     options : `MeasureOptions`
-        How.
+        How to measure.
 
     Returns
     -------
-    row : dict
-        The columns of `PairTable` that `ROW` names.
+    row : `~numpy.void` of `~levelmatch.measure.table.PAIR`
+        The measured quantities.
     """
     maps = DepthMap(grid_a, [grid_b, *others]), DepthMap(grid_b, [grid_a, *others])
     return measure_row(Image(a, grid_a), Image(b, grid_b), maps, options)
 
 
 def measure_row(a, b, depth_maps, options):
-    """`measure_pair` of two `Image`, with the depth maps of the two."""
+    """Measure the difference of two `Image`, as `measure_pair`, with their depth maps."""
     if options.method == "direct":
         cells = _direct_cells(a, b, options)
     else:
         cells = _reprojected_cells(a.pixels, b.pixels, a.grid, b.grid, options)
     if cells is None:
-        return _empty_row()
+        return empty_pair()
     own = depth_maps[1] if cells.grid is b.grid else depth_maps[0]
-    return summarise(cells, np.maximum(own.at(cells.grid, cells.index, cells.vectors), 2))
-
-
-def _empty_row():
-    return {
-        "gram": np.zeros((3, 3)),
-        "rhs": np.zeros(3),
-        "axes": np.full((3, 3), np.nan),
-        "sigma": np.nan,
-        "scatter": np.nan,
-        "chi2": np.nan,
-        "npix": 0,
-        "extent": np.zeros(2),
-        "gain": np.nan,
-        "gain_error": np.inf,
-    }
+    depth = own.at(cells.grid, cells.index, np.ascontiguousarray(cells.cells["vector"]))
+    return summarise(cells, np.maximum(depth, 2))
 
 
 def _direct_cells(a, b, options):
@@ -187,68 +199,84 @@ def _direct_cells(a, b, options):
     grid, map_x, map_y, cells = map_cells(grid_a, grid_b)
     if len(cells) == 0:
         return None
-    parts = a.part, b.part
-    measured = run_kernel(a.pixels, b.pixels, grid, map_x, map_y, cells, options, *parts)
+    measured = measure_cells(a, b, grid, (map_x, map_y), cells, options)
     if measured is None:
         return None
-    keep, values = measured
-    cells = cells[keep]
-    vectors = centroid_vectors(grid, cells, values)
+    index, values = measured
     scale = np.sqrt(grid_a.pixel_area / grid_b.pixel_area)
-    side = max(
-        np.ptp(values[:, 4]) + grid.cell[0],
-        np.ptp(values[:, 3]) + grid.cell[1],
-    )
+    side = max(np.ptp(values["y"]) + grid.cell[0], np.ptp(values["x"]) + grid.cell[1])
     extent = (min(side / grid_a.side, 1.0), min(side * scale / grid_b.side, 1.0))
     eps = least_step(a.pixels, b.pixels)
-    return as_cells(values, vectors, grid, cells, extent, swap, options, scale, eps)
+    return as_cells(values, grid, index, extent, swap, options, scale, eps)
 
 
-def as_cells(values, vectors, grid, index, extent, swap, options, scale, eps):
-    """Return the measured cells of a pair from the kernel's values."""
-    location, scatter, bright, _, _, smooth, kept, good, star_diff, star_flux = values.T
+def as_cells(values, grid, index, extent, swap, options, scale=1.0, eps=0.0):
+    """Return the measured cells of a pair from the kernel's values.
+
+    Parameters
+    ----------
+    values : `~numpy.ndarray` of `~levelmatch.measure._cells.CELL`, shape (n,)
+        The kernel's cells.
+    grid, index, extent
+        See `_Cells`.
+    swap : bool
+        Whether the cells are those of the second image.
+    options : `MeasureOptions`
+        How to measure.
+    scale : float
+        Pixel scale of the finer image over that of the coarser.
+    eps : float
+        Rounding error of the images, as a fraction of their values.
+    """
+    smooth = values["smooth"]
     # The noise of a mean is that of the pixels, whatever the smoothing of the samples.
     excess = 0 * smooth if options.location == "mean" else (np.pi / 2 - 1) * smooth
-    scatter = scatter / np.sqrt(smooth)
+    scatter = values["scatter"] / np.sqrt(smooth)
     typical = np.median(scatter)
-    # Images that are copies of each other differ by nothing; their type tells no less than this.
-    rounding = eps * np.abs(bright).max()
+    # Images that are copies of each other differ by nothing, but are known no better than this.
+    rounding = eps * np.abs(values["brightness"]).max()
     # A cell of a few equal values must not take all of the weight.
-    floor = np.maximum(
+    noise = np.maximum(
         scatter if options.structure else typical, max(0.25 * typical, rounding, LEAST)
     )
     sign = -1 if swap else 1
+    cells = np.zeros(len(values), PAIR_CELL)
+    cells["vector"] = centroid_vectors(grid, index, values)
+    for name in ("location", "clipped", "star_diff"):
+        cells[name] = sign * values[name]
+    for name in ("brightness", "star_flux"):
+        cells[name] = values[name]
+    cells["pixel_variance"] = (1 + excess) * noise**2
+    cells["weight"] = values["weight"] / cells["pixel_variance"]
+    cells["variance"] = cells["pixel_variance"] * values["square"] / values["weight"] ** 2
+    cells["scatter"] = scatter
+    cells["npix"] = values["kept"]
+    cells["excess"] = excess
+    cells["y"], cells["x"] = index.T
+    cells["source"] = values["square"] < values["weight"] * (1 - 1e-6)
     return _Cells(
-        location=sign * location,
-        brightness=bright,
-        star_diff=sign * star_diff / good,
-        star_flux=star_flux / good,
-        variance=(1 + excess) * floor**2 / kept,
-        scatter=scatter,
-        npix=kept.astype(int),
-        vectors=vectors,
-        grid=grid,
-        index=index,
-        extent=extent[::-1] if swap else extent,
-        excess=excess,
+        cells,
+        grid,
+        extent[::-1] if swap else extent,
+        values["good"],
         coarseness=1 / scale**2,
         own_part=_own_part(grid, scale, np.median(smooth)),
     )
 
 
 def least_step(a, b):
-    """What rounding may add to differences, as a part of two images' values."""
+    """Return the rounding error of two images' differences, as a fraction of their values."""
     coarse = any(image.dtype == np.float32 for image in (a, b))
     # That of doubles is not noise, and the same for many pixels: some steps more.
     return 1e-7 if coarse else 16 * float(np.finfo(float).eps)
 
 
 def _own_part(grid, scale, smooth):
-    """Part of the coarser image's noise in a cell's variance that no other cell shares.
+    """Return the fraction of the coarser image's noise in a cell's variance that is its own.
 
-    Samples to both sides of a cell's border use the same pixels of the coarser image, by
-    interpolation and as the border runs through pixels: along an axis that takes from the cell the
-    part ``lost / width`` of the variance that it has in the mean of many cells.
+    Samples on both sides of a cell's border use the same pixels of the coarser image, by
+    interpolation and as the border runs through pixels. Along an axis that takes the fraction
+    ``lost / width`` from the variance that the cell contributes to the mean of many cells.
     """
     lost = (1 - np.sqrt(smooth)) * (1 + LOST_COARSE * min(1 / scale - 1, 1.0))
     height, width = (side * scale for side in grid.cell)
@@ -256,7 +284,7 @@ def _own_part(grid, scale, smooth):
 
 
 def map_cells(grid_a, grid_b):
-    """Pixel coordinates in the second image of the first's nodes, and the cells that reach it.
+    """Find the first grid's nodes in the second image, in pixels, and the cells that reach it.
 
     The grid is refined until bilinear interpolation in it is exact to
     `~levelmatch.sky.grid.MAP_TOLERANCE` pixel.
@@ -275,9 +303,9 @@ def map_cells(grid_a, grid_b):
 
 
 def _reached(grid, other, about=0):
-    """Pixel coordinates in another image of a grid's nodes, and the cells that reach it.
+    """Find a grid's nodes in another image, in pixels, and the cells that reach it.
 
-    Or that come as near to it as some pixels of both.
+    With ``about``, also the cells within that many pixels of both images.
     """
     scale = np.sqrt(grid.pixel_area / other.pixel_area)
     about = about * (1 + scale)
@@ -287,38 +315,61 @@ def _reached(grid, other, about=0):
 
 
 def _map_error(grid, grid_b, x, y, cells):
-    """Largest error, in pixels, of bilinear interpolation at the cells' middles in the box."""
+    """Return the largest error, in pixels, of bilinear interpolation at the cells' middles."""
     exact = grid_b.to_pixel(grid.middles[cells[:, 0], cells[:, 1]])
     return map_error(x, y, cells, *exact)
 
 
-def run_kernel(a, b, grid, map_x, map_y, cells, options, part_a=None, part_b=None):
-    """Run the kernel on images or parts; return which cells were filled enough, their values."""
+def clipping_of(options, scatter):
+    """Return the kernel's `~levelmatch.measure._cells.Clipping` for options and a scatter."""
+    return Clipping(options.clip, options.truncation, options.location == "median", scatter)
+
+
+def same_type(a, b):
+    """Return two arrays of one type, as the kernel takes them."""
     if a.dtype != b.dtype:
-        a, b = a.astype(np.float64, copy=False), b.astype(np.float64, copy=False)
-    values = difference_cells(
-        a,
-        b,
-        grid.ys,
-        grid.xs,
-        map_x,
-        map_y,
-        cells,
-        options.clip,
-        options.truncation,
-        options.location == "median",
-        part_a,
-        part_b,
-    )
+        return a.astype(np.float64, copy=False), b.astype(np.float64, copy=False)
+    return a, b
+
+
+def measure_cells(a, b, grid, maps, cells, options):
+    """Measure the cells of a grid.
+
+    Parameters
+    ----------
+    a, b : `Image`
+        The images, the finer one first.
+    grid : `~levelmatch.sky.grid.Grid`
+        The first image's grid.
+    maps : tuple of 2D `~numpy.ndarray`
+        Pixel coordinates x and y of the grid's nodes in the second image.
+    cells : `~numpy.ndarray` of intp, shape (n, 2)
+        Index (y, x) of the cells.
+    options : `MeasureOptions`
+        How to measure.
+
+    Returns
+    -------
+    index : `~numpy.ndarray` of intp, shape (m, 2)
+        Index of the cells with enough good samples.
+    values : `~numpy.ndarray` of `~levelmatch.measure._cells.CELL`, shape (m,)
+        The kernel's values of those. Instead of both, `None` if there is no such cell.
+    """
+    lattice = Lattice(grid.ys, grid.xs, *maps)
+    pixels = same_type(a.pixels, b.pixels)
+    parts = a.part, b.part
+    scatter = rough_scatter(*pixels, lattice, cells, parts)
+    clipping = clipping_of(options, scatter)
+    values = difference_cells(*pixels, lattice, cells, clipping, (a.peaks, b.peaks), parts)
     size = grid.cell[0] * grid.cell[1]
-    keep = values[:, 6] >= max(2, MIN_FILLED * size)
-    return (keep, values[keep]) if keep.any() else None
+    keep = values["kept"] >= max(2, MIN_FILLED * size)
+    return (cells[keep], values[keep]) if keep.any() else None
 
 
-def centroid_vectors(grid, cells, values):
-    """Unit vectors of the cells' centroids."""
-    y, x = np.ascontiguousarray(values[:, 4]), np.ascontiguousarray(values[:, 3])
-    return cell_vectors(grid.nodes, grid.ys, grid.xs, cells, y, x)
+def centroid_vectors(grid, index, values):
+    """Return the unit vectors of the cells' centroids, shape (n, 3)."""
+    y, x = np.ascontiguousarray(values["y"]), np.ascontiguousarray(values["x"])
+    return cell_vectors(grid.nodes, grid.ys, grid.xs, index, y, x)
 
 
 def _reprojected_cells(a, b, grid_a, grid_b, options):
@@ -329,28 +380,26 @@ def _reprojected_cells(a, b, grid_a, grid_b, options):
     if common is None:
         return None
     header_wcs, shape = common
-    planes = [
-        np.ascontiguousarray(reproject_to(image, grid, header_wcs, shape, options.method))
-        for image, grid in ((a, grid_a), (b, grid_b))
-    ]
     spacing = grid_a.spacing
     grid = Grid(SkyTransform(header_wcs, "common grid"), shape, (0, shape[0], 0, shape[1]), spacing)
-    map_x, map_y = (m.astype(float) for m in np.meshgrid(grid.xs, grid.ys))
+    images = [
+        Image(np.ascontiguousarray(reproject_to(image, g, header_wcs, shape, options.method)), grid)
+        for image, g in ((a, grid_a), (b, grid_b))
+    ]
+    maps = tuple(m.astype(float) for m in np.meshgrid(grid.xs, grid.ys))
     cells = np.ascontiguousarray(
         np.argwhere(np.ones((len(grid.ys) - 1, len(grid.xs) - 1), dtype=bool))
     )
-    measured = run_kernel(*planes, grid, map_x, map_y, cells, options)
+    measured = measure_cells(*images, grid, maps, cells, options)
     if measured is None:
         return None
-    keep, values = measured
-    cells = cells[keep]
-    vectors = centroid_vectors(grid, cells, values)
-    side = max(np.ptp(values[:, 4]) + spacing, np.ptp(values[:, 3]) + spacing)
+    index, values = measured
+    side = max(np.ptp(values["y"]) + spacing, np.ptp(values["x"]) + spacing)
     extent = tuple(
         min(side * np.sqrt(grid.pixel_area / g.pixel_area) / g.side, 1.0) for g in (grid_a, grid_b)
     )
-    eps = least_step(*planes)
-    return as_cells(values, vectors, grid, cells, extent, False, options, 1.0, eps)
+    eps = least_step(*(image.pixels for image in images))
+    return as_cells(values, grid, index, extent, False, options, eps=eps)
 
 
 def summarise(cells, depth):
@@ -365,8 +414,8 @@ def summarise(cells, depth):
 
     Returns
     -------
-    row : dict
-        See `measure_pair`.
+    row : `~numpy.void` of `~levelmatch.measure.table.PAIR`
+        The measured quantities.
 
     Notes
     -----
@@ -375,43 +424,23 @@ def summarise(cells, depth):
     to that of the joint fit of sky and levels, identity - 1/n. What a median adds to the
     variance is not shared between pairs, and so goes down as they are averaged.
     """
-    columns = (
-        cells.vectors,
-        cells.location,
-        cells.variance,
-        cells.scatter,
-        cells.npix,
-        depth,
-        cells.excess,
-    )
-    numbers = summarise_cells(
-        *(np.ascontiguousarray(column, dtype=float) for column in columns),
-        cells.coarseness,
-        cells.own_part,
-    )
-    gain, gain_error = _flux_gain(cells)
-    return {
-        "gram": numbers[:9].reshape(3, 3),
-        "rhs": numbers[9:12],
-        "axes": numbers[12:21].reshape(3, 3),
-        "sigma": numbers[21],
-        "scatter": numbers[22],
-        "chi2": numbers[23],
-        "npix": int(numbers[24]),
-        "extent": np.array(cells.extent),
-        "gain": gain,
-        "gain_error": gain_error,
-    }
+    values = cells.cells.copy()
+    values["depth"] = depth
+    rows, _ = summarise_cells(values, cells.coarseness, cells.own_part)
+    rows["extent"] = cells.extent
+    rows["gain"], rows["gain_error"] = _flux_gain(cells)
+    return rows[0]
 
 
 def _flux_gain(cells):
     """Return the relative difference of the flux scales of a pair, and its error."""
+    values, samples = cells.cells, cells.samples
     # Means of all samples: stars are clipped from the cells' locations.
-    difference = cells.location + cells.star_diff
-    bright = cells.brightness + cells.star_flux
+    difference = values["clipped"] + values["star_diff"] / samples
+    bright = values["brightness"] + values["star_flux"] / samples
     means = bright + difference / 2, bright - difference / 2
     # The two axes along which the cells lie apart the most.
-    offsets = cells.vectors - cells.vectors.mean(axis=0)
+    offsets = values["vector"] - values["vector"].mean(axis=0)
     axes = np.linalg.eigh(np.einsum("ni,nj->ij", offsets, offsets))[1][:, 1:]
     place = np.einsum("ni,ij->nj", offsets, axes)
-    return flux_gain(cells.index, cells.npix.astype(float), *means, place)
+    return flux_gain(cells.index, values["npix"].astype(float), *means, place)

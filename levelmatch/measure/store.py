@@ -8,21 +8,15 @@ from zlib import crc32
 import numpy as np
 
 from levelmatch.exceptions import RecordError
-from levelmatch.measure.table import ROW
+from levelmatch.measure.table import PAIR
 
 __all__ = ["PairFile", "PairStore", "image_keys", "pair_keys"]
 
 
 KEY_SIZE = 32
 # To be raised when a pair that depends on the same is measured to another result.
-ALGORITHM = 1
-ENTRY = np.dtype(
-    [
-        ("key", "u1", KEY_SIZE),
-        *((name, "<i8" if name == "npix" else "<f8", shape) for name, shape in ROW.items()),
-        ("check", "<u4"),
-    ]
-)
+ALGORITHM = 2
+ENTRY = np.dtype([("key", "u1", KEY_SIZE), ("row", PAIR.newbyteorder("<")), ("check", "<u4")])
 MAGIC = b"levelmatch pairs 1\n"
 
 
@@ -160,7 +154,7 @@ class PairFile:
         RecordError
             If there is a file, and it is none of these.
         """
-        return {entry["key"].tobytes(): _row_of(entry) for entry in self._entries()}
+        return {e["key"].tobytes(): e["row"].astype(PAIR)[()] for e in self._entries()}
 
     def _entries(self):
         if not self.exists():
@@ -179,8 +173,7 @@ class PairFile:
         entries = np.zeros(len(rows), ENTRY)
         for entry, key, row in zip(entries, keys, rows, strict=True):
             entry["key"] = np.frombuffer(key, "u1")
-            for name in ROW:
-                entry[name] = row[name]
+            entry["row"] = row
             entry["check"] = _check(entry)
         self.create()
         with open(self.path, "r+b") as stream:
@@ -196,9 +189,3 @@ class PairFile:
 
 def _check(entry):
     return crc32(entry.tobytes()[: -ENTRY["check"].itemsize])
-
-
-def _row_of(entry):
-    return {
-        name: entry[name].copy() if shape else entry[name].item() for name, shape in ROW.items()
-    }

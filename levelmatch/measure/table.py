@@ -5,12 +5,37 @@ from dataclasses import dataclass, fields
 
 import numpy as np
 
-__all__ = ["ROW", "PairTable", "pair_table"]
+__all__ = ["PAIR", "PairTable", "empty_pair", "pair_table"]
+
+# The measured quantities of a pair, described in `PairTable`.
+PAIR = np.dtype(
+    [
+        ("gram", "f8", (3, 3)),
+        ("rhs", "f8", (3,)),
+        ("axes", "f8", (3, 3)),
+        ("sigma", "f8"),
+        ("scatter", "f8"),
+        ("chi2", "f8"),
+        ("npix", "i8"),
+        ("extent", "f8", (2,)),
+        ("gain", "f8"),
+        ("gain_error", "f8"),
+    ]
+)
+
+
+def empty_pair():
+    """Return the row of a pair without a common good pixel."""
+    row = np.zeros((), PAIR)
+    for name in ("axes", "sigma", "scatter", "chi2", "gain"):
+        row[name] = np.nan
+    row["gain_error"] = np.inf
+    return row[()]
 
 
 @dataclass(frozen=True, eq=False)
 class PairTable:
-    """What was measured of each pair; ``n`` pairs, in ascending order of their images.
+    """The measured quantities of ``n`` pairs, in ascending order of their images.
 
     Parameters
     ----------
@@ -27,17 +52,17 @@ class PairTable:
     scatter : `~numpy.ndarray`, shape (n,)
         Scatter of the differences about their plane.
     chi2 : `~numpy.ndarray`, shape (n,)
-        Variance of the cells about the plane over that expected of their pixels' noise.
+        Variance of the cells about the plane over that expected from their pixels' noise.
     npix : `~numpy.ndarray` of int, shape (n,)
-        Differences kept.
+        Number of differences kept.
     extent : `~numpy.ndarray`, shape (n, 2)
-        Longest side of the overlap over that of the first and the second image.
+        Longest side of the overlap over that of the first and of the second image.
     gain, gain_error : `~numpy.ndarray`, shape (n,)
-        Relative difference of the flux scales, first less second, and its
-        standard error; NaN and infinity where nothing tells.
+        Relative difference of the flux scales, first minus second, and its
+        standard error; NaN and infinity where it is not determined.
     multiplicity : `~numpy.ndarray`, shape (n,)
-        For how many pairs it counts in a solution: more than 1 where others of its images
-        are not measured. All other columns are the pair's own.
+        Number of pairs that it counts for in a solution: more than 1 where other pairs of its
+        images are not measured. All other columns are the pair's own.
     """
 
     first: np.ndarray
@@ -63,33 +88,24 @@ class PairTable:
         weight = np.where(self.npix > 0, self.gram[:, 0, 0], np.nan)
         return self.rhs[:, 0] / weight
 
+    def rows(self):
+        """Return the measured quantities of each pair as an array of `PAIR`, shape (n,)."""
+        out = np.zeros(len(self), PAIR)
+        for name in PAIR.names:
+            out[name] = getattr(self, name)
+        return out
+
     def take(self, rows):
         """Return the table of some of the pairs."""
         return PairTable(*(getattr(self, f.name)[rows] for f in fields(self)))
 
 
-# The columns of a pair that are measured, and the shape of one value of each.
-ROW = {
-    "gram": (3, 3),
-    "rhs": (3,),
-    "axes": (3, 3),
-    "sigma": (),
-    "scatter": (),
-    "chi2": (),
-    "npix": (),
-    "extent": (2,),
-    "gain": (),
-    "gain_error": (),
-}
-
-
 def pair_table(pairs, rows):
-    """Return the `PairTable` of pairs, shape (n, 2), and their rows, see `measure_pair`."""
-    columns = {key: np.array([row[key] for row in rows]) for key in ROW} if rows else {}
-    n = len(rows)
+    """Return the `PairTable` of pairs, shape (n, 2), and of their rows of `PAIR`."""
+    columns = np.array(rows, dtype=PAIR)
     return PairTable(
         first=pairs[:, 0],
         second=pairs[:, 1],
-        multiplicity=np.ones(n),
-        **{name: columns.get(name, np.zeros(0)).reshape(n, *shape) for name, shape in ROW.items()},
+        multiplicity=np.ones(len(columns)),
+        **{name: np.ascontiguousarray(columns[name]) for name in PAIR.names},
     )

@@ -20,7 +20,7 @@ from levelmatch.exceptions import RecordError
 from levelmatch.images.frame import Frame
 from levelmatch.measure.overlaps import Overlaps
 from levelmatch.measure.store import KEY_SIZE, image_keys, pair_keys
-from levelmatch.measure.table import ROW, PairTable
+from levelmatch.measure.table import PairTable
 from levelmatch.options import MeasureOptions
 from levelmatch.record.columns import (
     correction_columns,
@@ -185,12 +185,8 @@ class Record(Levels):
 
         The rows are those of a `~levelmatch.measure.store.PairStore`.
         """
-        columns = {name: getattr(self.measured, name) for name in ROW}
-        return {
-            key.tobytes(): {name: column[p] for name, column in columns.items()}
-            for p, key in enumerate(self.keys)
-            if key.any()
-        }
+        rows = zip(self.keys, self.measured.rows(), strict=True)
+        return {key.tobytes(): row for key, row in rows if key.any()}
 
     def slope_significance(self) -> np.ndarray:
         """Return the significance of each image's slopes; computed without covariances.
