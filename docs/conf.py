@@ -44,11 +44,11 @@ nitpick_ignore_regex = [
         r"(asdf|astropy|ccdproc|collections|dask|gwcs|matplotlib|numpy|pathlib|reproject|scipy"
         r"|tqdm)(\..*)?",
     ),
-    (r"py:.*", r"(object|str|int|float|bool|list|dict|tuple|Exception|None|True|False)"),
+    (r"py:.*", r"(inputs|object|str|int|float|bool|list|dict|tuple|Exception|None|True|False)"),
     # The package's own, not public: what the parts of a result are made of.
     (
         r"py:.*",
-        r"levelmatch\.(corrections|files|frames|jwst|levels|passes|pipeline|provenance|results|sky|solve|store)\..*",
+        r"levelmatch\.(images|measure|record|results|sky|solve)\..*",
     ),
     (r"py:.*", r"levelmatch\.measure\.PairTable"),
     (r"py:.*", r"levelmatch\.plots\.sky\.Chart"),
@@ -76,7 +76,7 @@ numpydoc_validation_checks = {
 numpydoc_validation_exclude = {
     r"\.SimulatedSet$",
     r"\.__",
-    r"\.(count|index|with_traceback|add_note|args)$",
+    r"\.(count|index|with_traceback|add_note|args|input|rows|slope_significance)$",
 }
 automodapi_toctreedirnm = "api"
 automodapi_inheritance_diagram = False

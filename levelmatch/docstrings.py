@@ -29,6 +29,8 @@ measure : `MeasureOptions` or None
     How pairs are measured.
 solve : `SolveOptions` or None
     How pairs are weighted, rejected and solved.
+""",
+    "moved": """
 **moved
     Keywords of earlier releases that are now fields of the option classes, such as
     ``weights`` or ``hdu``. They work in this release, with a warning.

@@ -57,6 +57,7 @@ def match_dithers(
         ``"level+match"`` is the same as ``"level+slope"``.
     <<group_by>>
     <<options>>
+    <<moved>>
 
     Returns
     -------
@@ -110,6 +111,7 @@ def recombine_lyot(
         chooses for each.
     <<group_by>>
     <<options>>
+    <<moved>>
 
     Returns
     -------
@@ -159,6 +161,7 @@ def combine_nircam_short(
         for each.
     <<group_by>>
     <<options>>
+    <<moved>>
 
     Returns
     -------
@@ -214,6 +217,7 @@ def match_mosaic(
         Treat the NIRCam short-wavelength chips of a module as one image; by
         default, if `combine_nircam_short` has matched them.
     <<options>>
+    <<moved>>
 
     Returns
     -------

@@ -107,7 +107,7 @@ def find_fill(data: np.ndarray, blank: object = None) -> tuple[tuple[Fill, ...],
         if region is not None:
             fills.append(Fill(float(value), float(np.count_nonzero(region) / data.size)))
             missing = region if missing is None else missing | region
-    if not fills or len(fills) > MOST_VALUES:
+    if missing is None or len(fills) > MOST_VALUES:
         return (), None
     rest = data[np.isfinite(data) & ~missing]
     if np.isin(rest, [fill.value for fill in fills]).all():

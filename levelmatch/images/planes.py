@@ -105,7 +105,8 @@ def find_planes(
     FrameError
         If a plane cannot be used; the message names image and extension.
     """
-    found, names = [], {}
+    found: list = []
+    names: dict = {}
     for kind, extensions in KINDS.items():
         for extension in extensions:
             i = partner_hdu(hdus, index, extension)

@@ -4,6 +4,7 @@
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 
@@ -95,7 +96,7 @@ class PassResult:
     isolated: np.ndarray = field(default_factory=lambda: np.zeros(0, dtype=bool))
     tie: np.ndarray | None = None
     patterns: tuple = ()
-    carried_of: Callable[[], object] | None = None
+    carried_of: Callable[[], Any] | None = None
 
     def coefficients(self, group):
         """Return the correction of a group about its centre, shape (1,) or (3,)."""
