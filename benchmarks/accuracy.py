@@ -1,4 +1,4 @@
-"""Errors of the levels and planes found, on simulated sets whose truth is known.
+"""Errors of levels and planes on simulated images with known truth.
 
 Run as ``python benchmarks/accuracy.py [--seeds N] [--folder FOLDER]``.
 """
@@ -16,14 +16,14 @@ from levelmatch.testing import level_errors, plane_errors
 
 
 def level_rms(result, simulation):
-    """Root mean square of the level errors, one common level removed."""
+    """Return the rms of the level errors, minus one common level."""
     table = result.table
     found = dict(zip(table["name"], table["level"].value, strict=True))
     return float(np.std(np.asarray(level_errors(found, simulation.truth))))
 
 
 def plane_rms(result, simulation):
-    """Root mean square over the pixels of the plane errors, one mosaic-wide plane removed."""
+    """Return the rms over the pixels of the plane errors, minus one mosaic-wide plane."""
     table = result.table
     columns = (table[c].value for c in ("level", "slope_u", "slope_v"))
     found = dict(zip(table["name"], np.stack(list(columns), axis=1), strict=True))
@@ -31,7 +31,7 @@ def plane_rms(result, simulation):
 
 
 def lyot_rms(result, simulation):
-    """Root mean square of the errors of the recombined images' Lyot levels, against science."""
+    """Return the rms of the errors of Lyot levels relative to the science part."""
     truth = simulation.truth
     rows = {str(name): i for i, name in enumerate(truth["name"])}
     table = result.table

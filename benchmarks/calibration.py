@@ -34,12 +34,12 @@ PLAIN = {"stars": False, "nebula": False, "galaxy": False}
 
 
 def each_its_own(name, _meta=None):
-    """Every image is a tile."""
+    """Assign each image to a tile of its own."""
     return name
 
 
 def simulated_pulls(n_trials, *, fit_type="level", location="mean", shape=(128, 128), **layout):
-    """Pulls of noise-limited simulations relative to the mean, shape (n_trials, n_images, k)."""
+    """Return pulls of noise-limited simulations minus their mean, shape (n_trials, n_images, k)."""
     layout = {"layout": "grid", "n_images": 9, "overlap": 0.3, **layout}
     pulls = []
     for seed in range(n_trials):
@@ -62,7 +62,7 @@ def simulated_pulls(n_trials, *, fit_type="level", location="mean", shape=(128, 
 
 
 def without_mean(coefficients, axes):
-    """Coefficients in the gauge of the zero mean: of the levels, or of the planes."""
+    """Return coefficients in the gauge of a zero mean level or plane."""
     if coefficients.shape[1] == 1:
         return coefficients - coefficients.mean(axis=0)
     centre = tangent_axes(axes[:, 0].sum(axis=0))
@@ -71,7 +71,7 @@ def without_mean(coefficients, axes):
 
 
 def lattice(n):
-    """Pairs of images on n by n places, each joined to its near neighbours, and their axes."""
+    """Return pairs of neighbours among n by n images, and the axes of the images."""
     steps = [(0, 1), (1, 0), (1, 1), (1, -1), (0, 2), (2, 0), (1, 2), (2, 1), (1, -2), (2, -1)]
     first, second = np.array(
         [
@@ -87,7 +87,7 @@ def lattice(n):
 
 
 def solved_levels(first, second, axes, sigma, difference, robust):
-    """Solution of pairs whose differences and errors are given."""
+    """Solve for levels from the differences and errors of pairs."""
     ones = np.ones(len(first))
     weight = sigma**-2
     equations = Equations(
@@ -99,7 +99,7 @@ def solved_levels(first, second, axes, sigma, difference, robust):
 
 
 def scattered_pulls(n_trials, *, floor=10.0, n=5, robust="tukey"):
-    """Pulls where pairs of a lattice of images scatter by a multiple of their own errors."""
+    """Return pulls of a lattice whose pairs scatter by a multiple of their errors."""
     first, second, axes = lattice(n)
     pulls, floors = [], []
     for seed in range(n_trials):
@@ -116,7 +116,7 @@ def scattered_pulls(n_trials, *, floor=10.0, n=5, robust="tukey"):
 
 
 def spoilt_growth(n_trials, *, part=0.05, size=50.0, n=5, robust="tukey"):
-    """Rms error of the levels with a part of the pairs off by a number of sigma, over without."""
+    """Return the ratio of rms errors with and without a fraction of wrong pairs."""
     first, second, axes = lattice(n)
     squares = np.zeros(2)
     for seed in range(n_trials):
@@ -143,7 +143,7 @@ STACKS = {
 
 
 def flat_image(shift, name, noise, shape=(96, 96), angle=0.0, scale=1.0):
-    """An image of a dark sky on a grid shifted by (y, x) pixels, turned and scaled."""
+    """Return an image of a dark sky on a shifted, rotated and scaled grid."""
     wcs = WCS(naxis=2)
     wcs.wcs.ctype = "RA---TAN", "DEC--TAN"
     wcs.wcs.crval = 30.0, 1.0
@@ -155,7 +155,7 @@ def flat_image(shift, name, noise, shape=(96, 96), angle=0.0, scale=1.0):
 
 
 def unlike_pulls(n_trials, ratio, angle, *, location="mean", shape=(96, 96), noise=1.0):
-    """Pulls of two images, one with pixels coarser by a ratio, turned and of other noise."""
+    """Return pulls of two images with different pixel scales, rotations and noise."""
     pulls = []
     coarse = tuple(int(n / ratio) for n in shape)
     for trial in range(n_trials):
@@ -170,9 +170,9 @@ def unlike_pulls(n_trials, ratio, angle, *, location="mean", shape=(96, 96), noi
 
 
 def level_bound(shifts, shape=(96, 96)):
-    """Least rms error of the levels less their mean, for unit noise and whole-pixel shifts.
+    """Return the smallest possible rms error of levels, for unit noise and whole-pixel shifts.
 
-    The information of a sky pixel that n images cover is identity - 1/n between them.
+    A sky pixel covered by n images has the information matrix identity - 1/n.
     """
     shifts = np.array(shifts) - np.min(shifts, axis=0)
     extent = shifts.max(axis=0) + shape
@@ -182,17 +182,17 @@ def level_bound(shifts, shape=(96, 96)):
     cover = cover.reshape(len(shifts), -1).astype(float)
     depth = np.maximum(cover.sum(axis=0), 1)
     fisher = np.diag(cover.sum(axis=1)) - (cover / depth) @ cover.T
-    # The inverse beside the mean, which no overlap sees.
+    # The pseudo-inverse leaves out the mean, which overlaps do not determine.
     return np.sqrt(np.trace(np.linalg.pinv(fisher, rcond=1e-10, hermitian=True)) / len(shifts))
 
 
 def bound_ratio(n_trials, shifts, *, location="mean", offset=0.0):
-    """Rms error of the levels over the bound, and the rms of their pulls."""
+    """Return the ratio of the rms error of levels to the bound, and the rms of their pulls."""
     rng = np.random.default_rng(len(shifts))
     errors, pulls = [], []
     for _ in range(n_trials):
         images = [
-            # Shifts by parts of a pixel cost next to nothing, and leave the bound as it is.
+            # Shifts by fractions of a pixel barely change the errors, and not the bound.
             flat_image(np.add(s, offset * k), f"{k}.fits", rng)
             for k, s in enumerate(shifts)
         ]
@@ -211,7 +211,7 @@ def bound_ratio(n_trials, shifts, *, location="mean", offset=0.0):
 
 
 def report_pulls(n):
-    """Print the pulls of simulations limited by noise."""
+    """Print pulls of noise-limited simulations."""
     print(f"(found - true) / stated error, {n} trials: standard deviation of level, slopes")
     for fit_type in ("level", "level+slope"):
         for location in ("mean", "median"):
@@ -223,7 +223,7 @@ def report_pulls(n):
 
 
 def report_scattered(n):
-    """Print the pulls where pairs scatter, and the floors found."""
+    """Print pulls of simulations with scattered pairs, and the estimated floors."""
     print("the same where pairs scatter by a multiple of their errors; floor found")
     for floor in (0.0, 1.0, 10.0):
         for robust in (None, "huber", "tukey"):
@@ -235,7 +235,7 @@ def report_scattered(n):
 
 
 def report_unlike(n):
-    """Print the pulls of pairs of unlike pixels."""
+    """Print pulls of pairs with different pixels."""
     print("pairs of unlike pixels: their scale, angle, noise of the coarser; rms of the pulls")
     for location in ("mean", "median"):
         for ratio in (1.0, 2.0, 4.0):
@@ -249,7 +249,7 @@ def report_unlike(n):
 
 
 def report_bound(n):
-    """Print true errors over the least possible."""
+    """Print ratios of true errors to the bound."""
     print("true error over the Cramer-Rao bound; standard deviation of the pulls")
     for name, shifts in STACKS.items():
         for location in ("mean", "median"):

@@ -1,7 +1,7 @@
-"""What the defaults rest on: location, structure, source masks, weights and budgets, measured.
+"""Errors of alternatives to the default options: location, structure, masks, weights, budgets.
 
-Run as ``python benchmarks/choices.py [--folder FOLDER] [--tiles FOLDER]``; the second
-folder holds the 2MASS tiles, which are left out where it is not given.
+Run as ``python benchmarks/choices.py [--folder FOLDER] [--tiles FOLDER]``. The second folder holds
+2MASS images; without it they are left out.
 """
 
 import argparse
@@ -21,7 +21,7 @@ PLANES = {"fit_type_dithers": "level+slope", "fit_type_mosaic_tiles": "level+slo
 
 
 def residual_rms(result, _):
-    """Root mean square of the pairs' residuals."""
+    """Return the rms residual of the pairs."""
     return float(np.sqrt(np.nanmean(np.square(result.pairs["residual"].value))))
 
 
@@ -38,7 +38,7 @@ FIELDS = {
 
 
 def cases(folder, seed):
-    """Return name, truth, files, options and measure of each simulated set."""
+    """Return name, truth, files, options and error function of each simulation."""
     miri, planes, nircam = (
         written(name, folder, seed) for name in ("miri", "miri-planes", "nircam")
     )
@@ -50,7 +50,7 @@ def cases(folder, seed):
 
 
 def fields(seed):
-    """Return the same of two fields: full of stars, and of nothing but extended emission."""
+    """Return the cases of a field full of stars, and of one with extended emission only."""
     for name, scene in FIELDS.items():
         for suffix, slope, options, measure in (
             ("", 0.0, {}, level_rms),
@@ -69,14 +69,14 @@ def fields(seed):
 
 
 def compare(sets, ways):
-    """Print the rms over seeds of the errors of each set, by the options of each way.
+    """Print the rms error over seeds of each case, for each choice of options.
 
     Parameters
     ----------
     sets : iterable
-        Seeds' lists of name, truth, images, options and measure.
+        For each seed, a list of name, truth, images, options and error function.
     ways : dict
-        Options of the matching by name.
+        Options of the matching, by name.
     """
     errors = {}
     for members in sets:
@@ -92,7 +92,7 @@ def compare(sets, ways):
 
 
 def measurements(folder, tiles, seeds):
-    """Print the error of each set for each way of measuring, and for other weights."""
+    """Print the errors for each way of measuring pairs, and for other weights."""
     measured = {way: {"measure": MeasureOptions(**changes)} for way, changes in WAYS.items()}
     weighed = {f"weights {w}": {"weights": w} for w in ("equal", "npix", "rms")}
     compare((cases(folder, seed) for seed in range(seeds)), measured | weighed)
@@ -104,13 +104,13 @@ def measurements(folder, tiles, seeds):
 
 
 def masks(seeds):
-    """Print what masks of sources do where stars crowd, and where nothing but emission is."""
+    """Print the effect of source masks on crowded and on nebular fields."""
     ways = {way: {"measure": MeasureOptions(**WAYS[way])} for way in ("default", "sources masked")}
     compare((fields(seed) for seed in range(seeds)), ways)
 
 
 def directions(folder):
-    """Print forward less reverse differences: zero, as sampling is symmetric."""
+    """Print forward minus reverse differences, which are zero for symmetric sampling."""
     from levelmatch.images.collect import collect_frames
     from levelmatch.measure.pairs import measure_pair
     from levelmatch.sky.overlaps import find_pairs
@@ -140,7 +140,7 @@ def directions(folder):
 
 
 def budgets(shape, seeds):
-    """Print error and time of 64 dithers of one field over those of all pairs, by the budget."""
+    """Print error and time of 64 dithers relative to all pairs, for each ``max_pairs``."""
     errors, seconds, number = {}, {}, {}
     for seed in range(seeds):
         simulation = testing.simulate_generic(

@@ -1,7 +1,7 @@
-"""How time and memory grow with the number of images.
+"""Growth of time and memory with the number of images.
 
 Run as ``python benchmarks/growth.py [--images 50 100 200 400 800] [--side 256]``. Prints the
-power of the number of images that the time grows with, over all and from each to the next.
+exponent of the growth of time with the number of images, overall and for each step.
 """
 
 import argparse

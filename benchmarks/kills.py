@@ -1,9 +1,9 @@
-"""Kill a run at random moments, and see what it leaves and how it goes on.
+"""Kill a run at random moments, check its files, and continue it.
 
-Run as ``python benchmarks/kills.py [--kills N] [--folder FOLDER]``. The simulated MIRI set is
-matched by the command, which is killed by SIGKILL; each time the inputs are compared with what they
-were, every file in the output folder is read, the pairs that were kept are counted, and the run is
-started again: its images must be those of an undisturbed run.
+Run as ``python benchmarks/kills.py [--kills N] [--folder FOLDER]``. The command matches simulated
+MIRI images and is killed by SIGKILL. Each time, the inputs must be unchanged, all output files must
+be complete, and the pairs of the checkpoint are counted. Then the command runs again, and its
+images must equal those of an undisturbed run.
 """
 
 import argparse
@@ -26,18 +26,18 @@ CHECKPOINT = ".levelmatch-pairs"
 
 
 def command(paths, output):
-    """The command line."""
+    """Return the command line."""
     code = "from levelmatch.cli import main; main(prog_name='levelmatch')"
     return [sys.executable, "-c", code, "run", *map(str, paths), "-o", str(output), "--quiet"]
 
 
 def checksums(paths):
-    """SHA-256 of files."""
+    """Return the SHA-256 of files."""
     return [hashlib.sha256(path.read_bytes()).hexdigest() for path in paths]
 
 
 def pixels(folder):
-    """SHA-256 of every plane of the images of a folder; raises where a file is not whole."""
+    """Return the SHA-256 of all arrays of a folder's images; raise if a file is incomplete."""
     out = {}
     for path in sorted(folder.iterdir()):
         if path.suffix == ".fits":
@@ -82,7 +82,7 @@ def main():
             moments.append(moment)
             images.append(len(left))
             kept.append(len(PairFile(output / CHECKPOINT).read()))
-            # Killed after the end of its work, it has nothing to go on with.
+            # A run that is killed after its last image has no checkpoint.
             finished = left == whole and not (output / CHECKPOINT).exists()
             if not finished:
                 subprocess.run(command(paths, output), check=True)

@@ -1,8 +1,8 @@
-"""Peak memory of a process that matches a mosaic, of mosaics of more and fewer rows.
+"""Peak memory of a process that matches mosaics with more and fewer rows.
 
-Run as ``python benchmarks/memory.py [--images 200 400] [--columns 20] [--workers N]``. What
-is in memory at a time is a row of the mosaic along its shorter side. The files, 4 MB
-each, are removed at the end.
+Run as ``python benchmarks/memory.py [--images 200 400] [--columns 20] [--workers N]``. About one
+row along the shorter side of the mosaic is in memory at a time. The files, 4 MB each, are removed
+at the end.
 """
 
 import argparse
@@ -16,7 +16,7 @@ from mosaics import write_mosaic
 
 
 def measured(folder, repeats=1, workers=None):
-    """Seconds, peak memory, memory before (MB), pairs and level error, of a process of its own."""
+    """Run a process; return seconds, peak memory, memory before (MB), pairs and level error."""
     command = [
         sys.executable,
         Path(__file__).with_name("mosaics.py"),

@@ -1,4 +1,4 @@
-"""Mosaics of any size for the benchmarks of memory and growth, written fast."""
+"""Mosaics of any size for the benchmarks of memory and growth."""
 
 import resource
 import sys
@@ -12,23 +12,23 @@ SCALE = 0.1 / 3600
 
 
 def write_mosaic(folder, n_images, *, side=1024, overlap=0.12, noise=0.5, columns=None, seed=0):
-    """Write a mosaic of images of known level, one a tile.
+    """Write a mosaic of images with known levels, one image per tile.
 
-    The noise is that of one larger plane, another part of it in each image; sky there is
-    none, and the images' edges are not on one grid of pixels.
+    The sky is dark. The noise of each image is cut from one larger array. The images do not share
+    a pixel grid.
 
     Parameters
     ----------
     folder : path
-        Where to.
+        Folder of the files.
     n_images : int
         Number of images.
     side : int
         Pixels along each side of an image.
     overlap : float
-        Part of the side that neighbours share.
+        Fraction of the side that neighbours share.
     columns : int, optional
-        Images in a row; as many as rows by default.
+        Images in a row; by default the number of rows.
 
     Returns
     -------
@@ -55,7 +55,7 @@ def write_mosaic(folder, n_images, *, side=1024, overlap=0.12, noise=0.5, column
 
 
 def _header(side, x, y):
-    """Header of an image whose first pixel is at (x, y) of the mosaic's grid."""
+    """Return the header of an image whose first pixel is at (x, y) of the mosaic's grid."""
     header = fits.Header()
     header["CTYPE1"], header["CTYPE2"] = "RA---TAN", "DEC--TAN"
     header["CRVAL1"], header["CRVAL2"] = 24.17, 15.78
@@ -67,13 +67,13 @@ def _header(side, x, y):
 
 
 def match(folder, repeats, workers):
-    """Match a folder's images; print seconds, peak memory, memory before, pairs and error."""
+    """Match the images of a folder; print seconds, peak memory, memory before, pairs and error."""
     import levelmatch
 
     paths = sorted(Path(folder).glob("*.fits"))
     levels = np.loadtxt(Path(folder) / "levels.txt", ndmin=1)
     options = levelmatch.MeasureOptions(n_workers=workers)
-    # What Dask and others bring along is not of the images.
+    # Memory of Dask and other packages does not depend on the images.
     levelmatch.match_levels(paths[:2], measure=options)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     seconds = []

@@ -1,18 +1,17 @@
 """
-Peers side by side with levelmatch, on the same files: times, memory and errors.
+Times, memory and errors of levelmatch and other packages on the same files.
 
 Run as ``tox -e bench -- peers``, with options after another ``--``, for example::
 
     tox -e bench -- peers -- --only levelmatch,stcal --sets miri
 
-Each package has its own virtual environment, made by pip from pinned versions, and a script in
-``benchmarks/peers/`` that says how it is run and after which page of its documentation. What was
-measured is kept, a file for each (set, package, version), and taken from there next time; so an
-interrupted run goes on where it was, and only what changed is run again. ``--again`` measures anew.
-One set of images does not tell nearly equal errors apart: ``--seeds 0,1,2,3`` makes others
-like it, and a table of the errors over all of them.
+Each package has a virtual environment of its own, made by pip from pinned versions, and a script in
+``benchmarks/peers/`` that names the page of the documentation that it follows. Results are kept in
+a file for each simulation, package and version, and reused. So an interrupted run continues, and
+only changes are run again. ``--again`` repeats all runs. One simulation cannot distinguish nearly
+equal errors: ``--seeds 0,1,2,3`` makes several, and a table of the errors over all of them.
 
-The table goes to ``docs/user_guide/peers_table.rst`` (``--table``) with all that is kept.
+All kept results are written to ``docs/user_guide/peers_table.rst`` (``--table``).
 """
 
 import argparse
@@ -40,13 +39,13 @@ from levelmatch.testing import level_errors, plane_errors
 HERE = Path(__file__).parent
 TABLE = HERE.parent / "docs" / "user_guide" / "peers_table.rst"
 
-# What is fitted in each set of `sets`.
+# Fit type of each simulation of `sets`.
 FITS = {"miri": "level", "miri-planes": "level+slope", "nircam": "level"}
 
 
 @dataclass(frozen=True)
 class Peer:
-    """A package: what pip installs, the phases of its script, and what it cannot do."""
+    """A package: its requirements for pip, the phases of its script, and its limits."""
 
     name: str
     requirements: tuple = ()
@@ -57,7 +56,7 @@ class Peer:
 
     @property
     def version(self):
-        """The package's pinned version, or levelmatch's with a digest of its files."""
+        """The pinned version of the package; for levelmatch with a digest of its files."""
         if not self.requirements:
             return f"{version('levelmatch')}-{_digest()}"
         return self.requirements[0].partition("==")[2]
@@ -117,7 +116,7 @@ PEERS = {
 
 
 def _digest():
-    """Return a digest of levelmatch's installed code, so that a change of it is another version."""
+    """Return a digest of levelmatch's installed code, which identifies its version."""
     folder = Path(importlib.util.find_spec("levelmatch").origin).parent
     total = hashlib.sha256()
     for path in sorted(folder.rglob("*")):
@@ -127,7 +126,7 @@ def _digest():
 
 
 def machine():
-    """Return what the figures depend on: processor, cores, memory, system and Python."""
+    """Return processor, cores, memory, system and Python, on which results depend."""
     info = Path("/proc/cpuinfo")
     lines = info.read_text().splitlines() if info.exists() else []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
@@ -140,11 +139,11 @@ def machine():
 
 
 class NotInstallableError(Exception):
-    """A package's environment could not be made."""
+    """The environment of a package could not be made."""
 
 
 def environment(peer, folder):
-    """Return the Python of a package's environment, which is made if it is not there."""
+    """Return the Python of a package's environment, and make the environment if needed."""
     if not peer.requirements:
         return sys.executable
     directory = Path(folder).resolve() / peer.name
@@ -169,13 +168,13 @@ def environment(peer, folder):
 
 
 def clean_environ():
-    """Return the environment of the runs: no setting of threads, no path of this project."""
+    """Return environment variables without thread settings and paths of this project."""
     left_out = ("OMP_NUM_THREADS", "PYTHONPATH", "VIRTUAL_ENV")
     return {k: v for k, v in os.environ.items() if k not in left_out}
 
 
 def run_peer(peer, name, paths, python, limit):
-    """Run all phases of a package on files; return its record without the errors."""
+    """Run all phases of a package on files; return its result without errors."""
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch).resolve()
         answer, measured = {}, None
@@ -206,7 +205,7 @@ def run_peer(peer, name, paths, python, limit):
 
 
 def run_logged(command, folder, limit):
-    """Run a command; return what it took, or the record of its failure."""
+    """Run a command; return its time and memory, or the record of its failure."""
     log = folder / "log.txt"
     took = measure(command, log=log, limit=limit, cwd=folder, env=clean_environ())
     if took.timed_out:
@@ -222,7 +221,7 @@ def run_logged(command, folder, limit):
 
 
 def shell_command(python, name, paths, folder):
-    """Return levelmatch's command line: it reads all and writes all."""
+    """Return the command line of levelmatch, which reads and writes all images."""
     command = [python, "-m", "levelmatch", "run", *map(str, paths), "-o", str(folder / "out")]
     command += ["--fit-type-dithers", FITS[name], "--fit-type-mosaic-tiles", FITS[name], "-q"]
     return [*command, "--combine-nircam-short"] if name.startswith("nircam") else command
@@ -230,10 +229,10 @@ def shell_command(python, name, paths, folder):
 
 def errors_of(found, truth, fit):
     """
-    Return the errors of what was found, by image name.
+    Return the rms errors of corrections given by image name.
 
-    Of the levels at the images' centres, one common level taken out; and of the planes over the
-    images' pixels, one common plane taken out, both as root mean square.
+    One is of the levels at the centres of the images, minus a common level. The other is of the
+    planes over the pixels of the images, minus a common plane.
     """
     planes = {k: v if fit == "level+slope" else [v, 0.0, 0.0] for k, v in found.items()}
     levels = {k: plane[0] for k, plane in planes.items()}
@@ -248,13 +247,13 @@ def rms(values):
 
 
 def read_all(paths):
-    """Read the files, so that they are in the system's cache for whoever comes first."""
+    """Read the files, so that they are in the system's cache for the first package too."""
     for path in paths:
         Path(path).read_bytes()
 
 
 def record_of(peer, name, args, seed=0):
-    """Return the record of a package on a set: that which is kept, or a new one."""
+    """Return the kept or a new result of a package on a simulation."""
     kept = args.results / f"{name}@{seed}-{peer.name}-{peer.version}.json"
     if kept.exists() and not args.again:
         record = json.loads(kept.read_text(encoding="utf-8"))
@@ -269,7 +268,7 @@ def record_of(peer, name, args, seed=0):
 
 
 def new_record(peer, name, args, seed):
-    """Measure a package on a set."""
+    """Run a package on a simulation."""
     refused = dict(peer.refuses).get(FITS[name])
     if refused is not None:
         return {"status": "cannot", "reason": refused}
@@ -289,7 +288,7 @@ def new_record(peer, name, args, seed):
 
 
 def kept_records(results):
-    """Return the kept records of this machine and of the present versions."""
+    """Return the kept results of this machine and of the present versions."""
     found = []
     for name in FITS:
         for peer in PEERS.values():

@@ -41,7 +41,7 @@ the pixels of the images, minus one plane over the whole mosaic.
 
 
 def write_table(records, peers, machine):
-    """Return the text of all tables, given the records of packages on sets."""
+    """Return the text of all tables, given the results of packages on simulations."""
     parts = [HEAD.format(machine=machine)]
     for name, title in TITLES.items():
         chosen = [record for record in records if record["set"] == name]
@@ -58,7 +58,7 @@ def write_table(records, peers, machine):
 
 
 def one_table(records, peers):
-    """Return the table of one set, fastest first."""
+    """Return the table of one simulation, fastest first."""
     own = next((r for r in records if r["peer"] == "levelmatch"), {})
     return laid_out(COLUMNS, [row_of(record, own, peers) for record in sorted(records, key=order)])
 
@@ -75,7 +75,7 @@ def laid_out(columns, rows):
 
 
 def errors_table(records, peers):
-    """Return the errors over several sets, each as a ratio to levelmatch's of the same ones."""
+    """Return the errors over several simulations, and their ratios to those of levelmatch."""
     errors = {}
     for record in records:
         if record["status"] == "measured":
@@ -97,19 +97,19 @@ def errors_table(records, peers):
 
 
 def mean_square(pairs):
-    """Return the root mean squares of two kinds of errors."""
+    """Return the rms of two kinds of errors."""
     return np.sqrt(np.mean(np.square(np.reshape(pairs, (-1, 2))), axis=0))
 
 
 def order(record):
-    """Sort by time; then those that took too long, then those that have none."""
+    """Sort by time, then timeouts, then packages without a time."""
     if record["status"] == "measured":
         return 0, record["seconds"]
     return (1 if record["status"] == "timeout" else 2), 0.0
 
 
 def row_of(record, own, peers):
-    """Return the cells of a record."""
+    """Return the cells of a result."""
     name = peers[record["peer"]].label
     if record["status"] == "timeout":
         shown = f"> {record['limit']:.0f}"
@@ -131,22 +131,22 @@ def row_of(record, own, peers):
 
 
 def figure(value):
-    """Return three figures of a time."""
+    """Return a time with three digits."""
     return f"{value:.{2 if value < 10 else 1 if value < 100 else 0}f}"
 
 
 def ratio(value, own):
-    """Return a ratio to levelmatch's value, where that is known."""
+    """Return the ratio to the value of levelmatch, if that is known."""
     return "–" if own is None else figure(value / own)
 
 
 def at_least(value, own):
-    """Return the ratio of a time that is at least so long."""
+    """Return the ratio of a lower limit of a time."""
     return "–" if own is None else f"> {value / own:.0f}"
 
 
 def notes(records, peers):
-    """Return a line for each package that was not measured, with the reason."""
+    """Return a line for each package without a result, with the reason."""
     lines = []
     for record in records:
         label = peers[record["peer"]].label

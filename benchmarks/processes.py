@@ -1,4 +1,4 @@
-"""A command's wall time, processor time and peak memory, with all processes that it starts."""
+"""Wall time, processor time and peak memory of a command and its child processes."""
 
 import os
 import signal
@@ -8,12 +8,12 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-PERIOD = 0.1  # of the looks at the memory, in seconds
+PERIOD = 0.1  # between samples of the memory, in seconds
 
 
 @dataclass(frozen=True)
 class Measured:
-    """What a command took: seconds, seconds of all processors, bytes; and how it ended."""
+    """Wall time and processor time (s), memory (bytes) and exit state of a command."""
 
     wall: float
     cpu: float
@@ -24,11 +24,11 @@ class Measured:
 
 def measure(command, *, log, limit, cwd=None, env=None):
     """
-    Run a command in a session of its own, its output in a file, and end it after ``limit`` s.
+    Run a command in its own session, log its output, and end it after ``limit`` seconds.
 
-    The memory is the larger of two: the largest resident size that one process ever had, and the
-    sum over the processes of their proportional sizes, looked at every `PERIOD` seconds. Where
-    there is no ``/proc``, it is the former alone, by the operating system's accounts.
+    The memory is the larger of two values: the largest resident size of one process, and the sum
+    of the proportional sizes of all processes, sampled every `PERIOD` seconds. Without ``/proc``
+    it is the first, as reported by the operating system.
     """
     late = threading.Event()
 
@@ -68,7 +68,7 @@ def measure(command, *, log, limit, cwd=None, env=None):
 
 
 class _Watcher(threading.Thread):
-    """Looks at the memory of a process and its descendants until stopped."""
+    """Sample the memory of a process and its descendants until stopped."""
 
     def __init__(self, pid):
         super().__init__(daemon=True)
@@ -100,7 +100,7 @@ def _tree(pid):
 
 
 def _sizes(pid):
-    """Return a process's proportional size now and its largest resident size, in bytes."""
+    """Return the proportional size and the largest resident size of a process, in bytes."""
     proportional = _field(f"/proc/{pid}/smaps_rollup", "Pss:")
     return proportional, _field(f"/proc/{pid}/status", "VmHWM:")
 

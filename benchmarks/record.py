@@ -1,7 +1,7 @@
-"""Size of the record of a large run, and the time to open and to solve it again.
+"""Size of the record of a large run, and the time to open it and to solve it again.
 
-Run as ``python benchmarks/record.py [--images N]``. The images are small: nothing here depends on
-their size. The time of a plain start of Python with numpy stands beside, for scale.
+Run as ``python benchmarks/record.py [--images N]``. The images are small, because the record does
+not depend on their size. The time to start Python and import numpy is printed for scale.
 """
 
 import argparse
@@ -15,12 +15,12 @@ from levelmatch.testing import simulate_generic
 
 
 def each_its_own(name, _meta=None):
-    """Every image is a tile."""
+    """Assign each image to a tile of its own."""
     return name
 
 
 def timed(function, *args, **keywords):
-    """Return the result and the shortest of three times, in seconds."""
+    """Return the result and the shortest of three times in seconds."""
     times = []
     for _ in range(3):
         start = time.perf_counter()

@@ -1,7 +1,7 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
-"""The report of 500 images: how long it takes to write, its size, and how long sorting takes.
+"""Time to write the report of 500 images, its size, and the time to sort its tables.
 
-Run as ``python benchmarks/report.py``. Sorting needs selenium and Debian's chromium and
+Run as ``python benchmarks/report.py``. Sorting requires selenium and Debian's chromium and
 chromium-driver; without them it is left out.
 """
 
@@ -24,7 +24,7 @@ FLAGS = (
     "--disable-component-update",
     "--disable-sync",
 )
-# A click on each heading of the pairs, twice; each with the layout that it leads to.
+# Click each heading of the pairs twice, and include the layout in the time.
 SORT = """
 const times = [];
 for (const button of document.querySelectorAll("#pairs thead button")) {
@@ -40,13 +40,13 @@ return times;
 
 
 def make_result(n_images, overlap):
-    """Return a result of many small images, each a tile of its own."""
+    """Return a result of many small images, one per tile."""
     simulated = simulate_generic(n_images=n_images, shape=(48, 48), overlap=overlap, seed=1)
     return match_levels(list(simulated.images), group_by=lambda name, meta: name)
 
 
 def sort_times(path):
-    """Return milliseconds of each sort, each with its layout; `None` without a browser."""
+    """Return the time of each sort with its layout, in ms; `None` without a browser."""
     programs = shutil.which("chromium"), shutil.which("chromedriver")
     try:
         from selenium import webdriver
@@ -69,7 +69,7 @@ def sort_times(path):
 
 
 def main():
-    """Print the figures."""
+    """Print the results."""
     for overlap in (0.4, 0.55):
         result = make_result(500, overlap)
         with tempfile.TemporaryDirectory() as folder:

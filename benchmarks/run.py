@@ -1,8 +1,8 @@
 """Run the benchmarks: ``python benchmarks/run.py [NAME ...] [-- OPTIONS]``.
 
-Names: speed, accuracy, choices, calibration, memory, growth, startup and record, which are run
-if none is given; tiles (of a folder of real tiles, given as an option), scaling and peers
-(which makes virtual environments by pip). Options go to each.
+Without names, these are run: speed, accuracy, choices, calibration, memory, growth, startup and
+record. Others are tiles (real images; its option is their folder), scaling, and peers (makes
+virtual environments with pip). All scripts get the options.
 """
 
 import subprocess

@@ -1,9 +1,9 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
-"""Growth with the number of images, on the footprints of a simulated survey of the whole sky.
+"""Growth with the number of images, for the footprints of a simulated all-sky survey.
 
-Run as ``python benchmarks/scaling.py [--solve] [--overlaps] [--covariance] [--switch]``, each
-alone or together.  Times are those of this process; ``--images`` and ``--planes`` make the
-survey of the levels and of the planes smaller.
+Run as ``python benchmarks/scaling.py [--solve] [--overlaps] [--covariance] [--switch]``, with
+any of these options. Times are those of this process. ``--images`` and ``--planes`` set the number
+of images for levels and for planes.
 """
 
 import argparse
@@ -22,18 +22,18 @@ from levelmatch.solve.equations import Equations
 from levelmatch.solve.groups import solve_groups
 from levelmatch.testing import simulate_generic
 
-# Vertices of an outline.
+# Vertices of a footprint.
 N_VERTICES = 16
 # Systematic scatter of the simulated pairs; the levels' is 1.
 FLOOR = 0.003
 
 
 def survey(n_images, *, overlap=0.06, seed=0):
-    """Centres and axes of the fields of a survey of the whole sky, and their side in radian.
+    """Return centres and axes of the fields of an all-sky survey, and their side in radian.
 
-    Square fields in rings of declination, each in two dithers a third of the overlap apart, as
-    2MASS, VISTA and the like tile the sky; fields of neighbouring rings share a part
-    of their sides.
+    The fields are squares in rings of declination, as those of 2MASS or VISTA. Each field has two
+    dithers, a third of the overlap apart. Fields of neighbouring rings overlap along a fraction of
+    their sides.
     """
     rng = np.random.default_rng(seed)
     n_fields = n_images // 2
@@ -52,7 +52,7 @@ def survey(n_images, *, overlap=0.06, seed=0):
 
 
 def outlines(axes, side):
-    """Outlines of square fields, shape (n, 16, 3), and their radii."""
+    """Return footprints of square fields, shape (n, 16, 3), and their radii."""
     half = np.tan(side / 2)
     corners = half * np.array([[-1, -1], [1, -1], [1, 1], [-1, 1]])
     vectors = axes[:, None, 0] + np.einsum("kc,ncx->nkx", corners, axes[:, 1:])
@@ -64,10 +64,10 @@ def outlines(axes, side):
 
 
 def simulated_pairs(axes, side, pairs, *, planes, floor=FLOOR, noise=0.5, n_pixels=1e6, seed=0):
-    """Equations of pairs of square fields about known corrections.
+    """Return equations of pairs of square fields with known corrections.
 
-    White noise over each overlap, a systematic scatter of the pairs' levels on top, and
-    one pair in a thousand wrong by far more.
+    The differences have white noise over each overlap and a systematic scatter of the levels. One
+    pair in a thousand is wrong by far more.
 
     Returns
     -------
@@ -101,7 +101,7 @@ def simulated_pairs(axes, side, pairs, *, planes, floor=FLOOR, noise=0.5, n_pixe
 
 
 def footprints(n_images):
-    """Axes, side and overlapping pairs of a survey, and the time that the pairs took."""
+    """Return axes, side and overlapping pairs of a survey, and the time to find the pairs."""
     axes, side = survey(n_images)
     vertices, radii = outlines(axes, side)
     start = time.perf_counter()
@@ -110,7 +110,7 @@ def footprints(n_images):
 
 
 def solved(equations, options):
-    """Solution, relative to the first group, and its time."""
+    """Return the solution relative to the first group, and its time."""
     ones = np.ones(len(equations.first))
     start = time.perf_counter()
     solution = solve_groups(
@@ -125,16 +125,16 @@ def solved(equations, options):
 
 
 def unpreconditioned_residual(equations, solution):
-    """What is left of the normal equations over their right-hand side, neither scaled."""
+    """Return the relative residual of the normal equations without scaling."""
     factor = solution.weight / equations.gram[:, 0, 0]
     left = equations.gradient(factor, solution.coefficients)
     whole = equations.gradient(factor, np.zeros_like(solution.coefficients))
-    # The first group is held.
+    # The first group is held at zero.
     return np.linalg.norm(left[1:]) / np.linalg.norm(whole[1:])
 
 
 def error(equations, solution, true):
-    """Standard deviations of found less true coefficients, less what no overlap sees."""
+    """Return the rms errors of coefficients, minus a common level or plane."""
     off = solution.coefficients - true
     if off.shape[1] == 1:
         return (off - off.mean()).std(axis=0)
@@ -150,7 +150,7 @@ OPTIONS = {
 
 
 def peak():
-    """Most memory of this process so far, in GiB."""
+    """Return the peak memory of this process in GiB."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
 
 
@@ -175,7 +175,7 @@ def run_solve(n_images, *, planes, shuffle=False):
 
 
 def run_chain(n_images=100_000):
-    """A chain, whose factors are as sparse as it is."""
+    """Solve a chain, whose factors are sparse."""
     lon = np.arange(n_images) * 300 / n_images
     axes = tangent_axes(unit_vectors(lon, 5 * np.sin(np.radians(3 * lon))))
     pairs = np.stack([np.arange(n_images - 1), np.arange(1, n_images)], axis=1)
@@ -187,7 +187,7 @@ def run_chain(n_images=100_000):
 
 
 def run_switch():
-    """Time of one solution by factors and by iterations, of growing surveys."""
+    """Print the time of one solution by factors and by iterations, for growing surveys."""
     limits = linear.MAX_WORK, solver.MIN_ITERATIVE
     linear.MAX_WORK_ONCE = 0.0
     for planes in (False, True):
@@ -209,7 +209,7 @@ def run_switch():
 
 
 def run_covariance():
-    """Errors from probes against exact ones, and their time for many images."""
+    """Compare standard errors from probes with exact ones, and time them for many images."""
     limits = linear.MAX_WORK, solver.MIN_ITERATIVE, solution.MAX_DENSE
     for planes, n_images in ((False, 2900), (True, 960)):
         axes, side, pairs, _ = footprints(n_images)
@@ -241,7 +241,7 @@ def run_large_covariance(n_images):
 
 
 def measured_pairs_per_second(side=1024, n_images=25):
-    """Pairs of 1-Mpixel images measured per second by one core, footprints and WCS included."""
+    """Return the number of pairs of 1-Mpixel images that one core measures per second."""
     sim = simulate_generic(
         shape=(side, side), layout="grid", n_images=n_images, overlap=0.1, noise=0.5, seed=0
     )
@@ -258,7 +258,7 @@ def measured_pairs_per_second(side=1024, n_images=25):
 
 
 def each_its_own(name, _meta=None):
-    """Every image is a tile."""
+    """Assign each image to a tile of its own."""
     return name
 
 

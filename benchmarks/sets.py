@@ -1,4 +1,4 @@
-"""The simulated sets that the benchmarks share, written once to a folder."""
+"""Simulations shared by the benchmarks, written once to a folder."""
 
 from pathlib import Path
 
@@ -7,7 +7,7 @@ from levelmatch import testing
 SETS = {
     "miri": (testing.simulate_miri, {"tiles": (2, 2), "n_dithers": 4, "noise": 0.5}),
     "miri-planes": (testing.simulate_miri, {"tiles": (2, 2), "noise": 0.5, "slope": 0.6}),
-    # The dithers reach across the gap between the two parts.
+    # The dithers are wider than the gap between the two parts.
     "miri-lyot": (
         testing.simulate_miri,
         {"tiles": (2, 2), "noise": 0.5, "lyot": True, "dither_size": 24},
@@ -17,13 +17,13 @@ SETS = {
 
 
 def simulated(name, seed=0):
-    """Return the simulated set of a name."""
+    """Return the simulation with a name."""
     function, options = SETS[name]
     return function(seed=seed, **options)
 
 
 def written(name, folder, seed=0):
-    """Return the simulated set and its files, written to a folder if they are not there."""
+    """Return the simulation and its files, and write missing files to a folder."""
     simulation = simulated(name, seed)
     directory = Path(folder) / f"{name}-{seed}"
     paths = [directory / str(image) for image in simulation.truth["name"]]

@@ -1,4 +1,4 @@
-"""Time to read, measure and solve a set, as a ratio to a plain read of the same arrays.
+"""Time to read, measure and solve, relative to reading the same arrays with astropy.
 
 Run as ``python benchmarks/speed.py [--folder FOLDER] [--repeats N]``.
 """
@@ -18,7 +18,7 @@ PLANES = {"fit_type_dithers": "level+slope", "fit_type_mosaic_tiles": "level+slo
 
 
 def plain_read(paths):
-    """Read the SCI and DQ arrays by astropy, into memory."""
+    """Read the SCI and DQ arrays with astropy."""
     for path in paths:
         with fits.open(path, memmap=False) as hdus:
             hdus["SCI"].data.sum()
@@ -38,7 +38,7 @@ def best(function, repeats):
 def run(folder, repeats):
     for name, options in (("miri", {}), ("nircam", {"combine_nircam_short": True})):
         _, paths = written(name, folder)
-        # Once before, for the file cache and the imports.
+        # Run once for the file cache and the imports.
         plain_read(paths)
         levelmatch.match_levels(paths, **options)
         read, read_median = best(lambda paths=paths: plain_read(paths), repeats)

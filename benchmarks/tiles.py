@@ -1,7 +1,7 @@
-"""Real tiles: the medians of the pairs' differences before and after, found by reproject.
+"""Medians of the differences of real images before and after matching, from reproject.
 
-Run as ``python benchmarks/tiles.py FOLDER``, with the folder of the eleven 2MASS tiles. Nothing of
-the package measures here: one tile is reprojected on the other, and the median taken.
+Run as ``python benchmarks/tiles.py FOLDER``, with a folder of eleven 2MASS images. The medians are
+independent of the package: one image of each pair is reprojected onto the other.
 """
 
 import argparse
@@ -27,12 +27,12 @@ def read(paths):
 
 
 def scan(name):
-    """Return what tiles of one scan share: the night, and the number before the last digits."""
+    """Return the scan of an image from its name: the night and the leading digits."""
     return name.rsplit("-j", 1)[0], name.rsplit("-j", 1)[1][:5]
 
 
 def report(images, result):
-    """Print the medians and, of the pairs of one scan, how well their constant comes out."""
+    """Print the medians and, for pairs of one scan, the error of their constant difference."""
     corrections = {f.name: f.correction.evaluate(f.whole_grid) for f in result.frames}
     before, after, shared = [], [], []
     for row in result.pairs:

@@ -1,12 +1,12 @@
-"""What the runners share: reading the files, planes about an image's centre, times and JSON.
+"""Functions shared by the runners: reading files, planes about an image's centre, times and JSON.
 
-A runner is a module with a function ``find(paths, fit, scratch)`` that returns, for each path, the
+A runner is a module with a function ``find(paths, fit, scratch)``. For each path it returns the
 level to subtract or, with ``fit="level+slope"``, (level, slope_u, slope_v) in the convention of
-`levelmatch.testing`. It may have ``prepare``, which makes what the peer wants for its input and is
-not timed, and ``collect``, which reads what ``find`` left in the scratch folder. Each is called in
-a process of its own, with the peer's own Python; only ``find`` is measured.
+`levelmatch.testing`. Two functions are optional: ``prepare`` converts the input and is not timed,
+and ``collect`` reads the output of ``find`` from the scratch folder. Each function runs in a
+process of its own, with the Python of the package. Only ``find`` is timed.
 
-Nothing but numpy and astropy is imported here: levelmatch is not in the peers' environments.
+This module imports only numpy and astropy, because levelmatch is not in the other environments.
 """
 
 import argparse
@@ -20,7 +20,7 @@ from astropy.io import fits
 from astropy.wcs import WCS
 
 ARCMIN = np.pi / 10800.0
-# What the documentation of JWST's steps calls bad: "~DO_NOT_USE+NON_SCIENCE".
+# The bad pixels of JWST's steps: "~DO_NOT_USE+NON_SCIENCE".
 BAD_BITS = 1 | 512
 
 
@@ -51,7 +51,7 @@ def _unit_vectors(ra, dec):
 
 
 def fit_plane(y, x, values, wcs, shape):
-    """Return (level, slope_u, slope_v) about an image's centre of values at its pixels."""
+    """Fit (level, slope_u, slope_v) about an image's centre to values at its pixels."""
     ra, dec = np.radians(wcs.all_pix2world((shape[1] - 1) / 2, (shape[0] - 1) / 2, 0))
     east = np.array([-np.sin(ra), np.cos(ra), 0.0])
     north = np.array([-np.sin(dec) * np.cos(ra), -np.sin(dec) * np.sin(ra), np.cos(dec)])
@@ -61,7 +61,7 @@ def fit_plane(y, x, values, wcs, shape):
 
 
 def plane_of_difference(before, after):
-    """Return (level, slope_u, slope_v) of what was subtracted from one file to make another."""
+    """Return (level, slope_u, slope_v) of the difference between two files."""
     data, _, good, wcs = read(before)
     with fits.open(after, memmap=False) as hdus:
         difference = data.astype(float) - hdus["SCI"].data

@@ -1,4 +1,4 @@
-"""The generalized WCS of a FITS WCS with SIP distortion, for peers that want one."""
+"""Convert a FITS WCS with SIP distortion to a generalized WCS."""
 
 import numpy as np
 from astropy import coordinates

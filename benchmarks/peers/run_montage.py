@@ -4,8 +4,8 @@ Montage: mProjExec, mOverlaps, mDiffFitExec and mBgModel, through MontagePy.
 The steps and their arguments are those of the notebooks of the Montage project,
 https://github.com/Caltech-IPAC/MontageNotebooks (mProjExec, mDiffFitExec, mBgModel), and of
 http://montage.ipac.caltech.edu/docs/m101tutorial.html. Bad pixels are NaN. The reprojection is
-the one that mProjExec chooses by itself, which conserves flux. For levels, both the fits to the
-differences and the model are of levels only. A correction is a plane a x + b y + c, x and y in
+the default of mProjExec, which conserves flux. For levels, both the fits to the differences and
+the model have levels only. A correction is a plane a x + b y + c, x and y in
 pixels of the common grid from its reference pixel; see ``mBackground``.
 """
 
@@ -20,7 +20,7 @@ from MontagePy.main import mBgModel, mDiffFitExec, mImgtbl, mMakeHdr, mOverlaps,
 
 
 def write_plain(path, folder):
-    """Write an image as Montage wants it: one HDU, bad pixels NaN, the WCS as a CD matrix."""
+    """Write an image for Montage: one HDU, bad pixels NaN, the WCS with a CD matrix."""
     data, wcs = read_blanked(path)
     header = wcs.to_header(relax=True)
     matrix = wcs.wcs.get_cdelt()[:, np.newaxis] * wcs.wcs.get_pc()

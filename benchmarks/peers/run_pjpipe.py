@@ -5,10 +5,10 @@ Arguments as in https://pjpipe.readthedocs.io/en/latest/steps/level_match.html a
 configuration of program 3707 that the package comes with: ``weight_method="rms"``, levels or
 planes in each pass, ``combine_nircam_short`` for NIRCam; the rest are its defaults. It reads
 JWST's data models, so its inputs are the files with a generalized WCS added (``prepare``), and it
-writes corrected files, from which ``collect`` takes what was subtracted.
+writes corrected files, from which ``collect`` computes the corrections.
 
-The package imports spacepylot in another of its steps, which is not on PyPI; an empty module
-stands in for it.
+Another step of the package imports spacepylot, which is not on PyPI; an empty module replaces
+it.
 """
 
 import os
@@ -56,7 +56,7 @@ def find(paths, fit, scratch):
 
 
 def collect(paths, fit, scratch):
-    """Return what was subtracted from each file."""
+    """Return the correction of each file."""
     planes = [plane_of_difference(p, scratch / "output" / p.name) for p in paths]
     return [p[0] for p in planes] if fit == "level" else planes
 

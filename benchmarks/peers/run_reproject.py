@@ -3,8 +3,8 @@ reproject's ``reproject_and_coadd(..., match_background=True)``.
 
 As in https://reproject.readthedocs.io/en/stable/mosaicking.html ("Computing an optimal WCS" and
 "Co-addition with background matching"): the optimal WCS of all images, ``reproject_interp``. Bad
-pixels are NaN. The function returns the mosaic alone, so the corrections are taken from its solver
-as it returns them; they are what it subtracts.
+pixels are NaN. The function returns only the mosaic, so the corrections are intercepted where its
+solver returns them.
 """
 
 from unittest import mock

@@ -4,8 +4,8 @@ stcal's ``skymatch``, as the JWST pipeline's ``SkyMatchStep`` calls it.
 The step's default arguments are those of
 https://jwst-pipeline.readthedocs.io/en/latest/jwst/skymatch/arguments.html: method "match", sky
 statistic "mode" in bins of 0.1 sigma after 5 clippings at 4 sigma, data-quality bits
-"~DO_NOT_USE+NON_SCIENCE". Each image stands alone: the step would give the detectors of one NIRCam
-exposure one level in common, which is not so in these sets. There are levels only.
+"~DO_NOT_USE+NON_SCIENCE". Images are not grouped: the step would give the detectors of one NIRCam
+exposure one common level, but here their levels differ. skymatch has levels only.
 """
 
 from common import main, read

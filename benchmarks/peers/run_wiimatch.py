@@ -2,11 +2,11 @@
 wiimatch's ``match_lsq``, on images brought to one common grid.
 
 https://wiimatch.readthedocs.io/en/latest/wiimatch/match.html: all images "share a common pixel
-grid", with masks and sigmas. wiimatch does not make that grid, so all images are brought to the
-optimal WCS of all of them, turned to be as small as can be, by ``reproject_interp``; that is part
-of the time. Data are in single precision and each image has one sigma, the median of its errors:
-arrays of sigmas would double the memory. Polynomials are of degree 0 for levels; for planes of
-degree 1 in each axis, which has a term x y too.
+grid", with masks and sigmas. wiimatch does not make that grid, so ``reproject_interp`` brings all
+images to their optimal WCS, rotated for the smallest grid; the time includes this. Data are in
+single precision and each image has one sigma, the median of its errors, because arrays of sigmas
+would double the memory. Polynomials have degree 0 for levels, and degree 1 in each axis for planes,
+which includes a term x y.
 """
 
 import numpy as np
@@ -42,11 +42,11 @@ def find(paths, fit, scratch):
 
 
 def plane(shape, wcs, grid, center, coefficients):
-    """Return the plane about an image's centre of a polynomial on the common grid."""
+    """Convert a polynomial on the common grid to a plane about an image's centre."""
     y, x = sample_grid(shape)
     there = grid.world_to_pixel_values(*wcs.all_pix2world(x.ravel(), y.ravel(), 0))
     dx, dy = there[0] - center[1], there[1] - center[0]
-    # Coefficients run over the powers of the first axis, then of the second.
+    # Coefficients are ordered by the powers of the first axis, then of the second.
     c00, c01, c10, c11 = coefficients
     return fit_plane(y, x, c00 + c01 * dx + c10 * dy + c11 * dx * dy, wcs, shape)
 
