@@ -2,7 +2,9 @@
 """The pages, whose examples pytest-doctestplus runs: all are tests, and all names are there."""
 
 import configparser
+import dataclasses
 import importlib
+import pkgutil
 import re
 import runpy
 import textwrap
@@ -11,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+import levelmatch
 from levelmatch.cli import main
 
 ROOT = Path(__file__).parents[1]
@@ -100,6 +103,29 @@ def test_every_command_is_in_the_reference():
         re.MULTILINE,
     )
     assert not any(command.hidden for command in main.commands.values())
+
+
+def test_every_folder_is_on_the_map():
+    text = (ROOT / "CONTRIBUTING.rst").read_text(encoding="utf-8")
+    modules = pkgutil.iter_modules(levelmatch.__path__)
+    folders = {module.name for module in modules if module.ispkg}
+    assert len(folders) > 8
+    assert folders == set(re.findall(r"^``(\w+)/`` ", text, re.MULTILINE)) - {
+        "benchmarks",
+        "docs",
+        "tests",
+    }
+
+
+@pytest.mark.parametrize("name", ["ReadOptions", "MeasureOptions", "SolveOptions"])
+def test_every_option_is_in_the_guide(name):
+    """The page on options names each field with its class."""
+    text = (ROOT / "docs" / "user_guide" / "options.rst").read_text(encoding="utf-8")
+    calls = re.findall(rf"``{name}\(([^`]*)\)``", text)
+    named = set(re.findall(r"(\w+)=", " ".join(calls)))
+    fields = {field.name for field in dataclasses.fields(getattr(levelmatch, name))}
+    assert fields - named == set()
+    assert named - fields == set()
 
 
 def test_notes_on_changes_have_a_kind():
