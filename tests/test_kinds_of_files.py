@@ -23,6 +23,7 @@ from levelmatch.cli.options import Blank
 from levelmatch.images.collect import collect_frames
 from levelmatch.images.fill import find_fill
 from levelmatch.images.flags import bad_bits
+from levelmatch.results.pixels import frames_with_pixels
 from levelmatch.sky.transform import SkyTransform
 from levelmatch.sky.vectors import lonlat
 from levelmatch.summary import notes
@@ -288,6 +289,19 @@ def test_extension_of_a_collection_is_matched(chips, tmp_path, extension, chip, 
         assert (fits.getdata(after, chip + 1) != fits.getdata(before, chip + 1)).any() or (
             before == paths[0]
         )
+
+
+def test_record_knows_the_extension_of_a_collection(chips, tmp_path):
+    from ccdproc import ImageFileCollection
+
+    paths, _ = chips
+    images = ImageFileCollection(paths[0].parent, glob_include="e*.fits", ext=2)
+    result = match(images, reference=0)
+    written = result.write(tmp_path / "out")
+    record = lm.read_record(tmp_path / "out" / "levelmatch.asdf")
+    for known, frame in zip(result.frames, frames_with_pixels(record, paths), strict=True):
+        assert_allclose(frame.load(), known.load(), atol=1e-5)
+    assert len(lm.verify_record(record, written)) == 3
 
 
 def test_extension_of_the_options_goes_before_that_of_a_collection(chips):

@@ -2,6 +2,7 @@
 """The images of a result with their pixels, read from files for a record."""
 
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -67,10 +68,21 @@ def frames_with_pixels(
         msg = f"{shown}: the pixels are needed: {how}"
         raise FrameError(msg)
     read = recorded_read(levels)
-    wholes = {name: collect_frames([paths[name]], read)[0] for name in map(_file_name, needed)}
+    wholes = {}
+    for frame in needed:
+        name = _file_name(frame)
+        own = replace(read, hdu=_recorded_hdu(levels, frame, read.hdu))
+        wholes[name] = collect_frames([paths[name]], own)[0]
     if not read.rematch:
         check_not_matched(wholes.values(), [p.matched.name for p in levels.passes])
     return [_filled(frame, wholes[_file_name(frame)]) for frame in needed]
+
+
+def _recorded_hdu(levels: Levels, frame: Frame, default):
+    """Return the extension of a recorded image, which a collection of files may have chosen."""
+    if hasattr(levels, "input") and str(levels.input(frame, "path")):
+        return int(levels.input(frame, "hdu"))
+    return default
 
 
 def recorded_read(levels: Levels) -> ReadOptions:
