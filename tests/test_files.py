@@ -1,6 +1,7 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
 """Tests of corrected files, each whole or not at all."""
 
+import errno
 import os
 import stat
 
@@ -199,6 +200,19 @@ def test_files_where_linux_does_not_show_them(plain, folders, monkeypatch):
     monkeypatch.setattr(atomic, "OWN_FILES", "/nowhere")
     paths = match(plain).write(folders[1])
     match(plain).write(folders[1], overwrite=True)
+    assert sorted(folders[1].iterdir()) == sorted([*paths, folders[1] / "levelmatch.asdf"])
+
+
+@pytest.mark.parametrize("code", [errno.EPERM, errno.EXDEV, errno.EMLINK])
+def test_file_systems_without_hard_links(plain, folders, monkeypatch, code):
+    def refuse(*_, **__):
+        raise OSError(code, os.strerror(code))
+
+    whole = match(plain).write(folders[1])
+    before = [path.read_bytes()[-2880:] for path in whole]
+    monkeypatch.setattr(os, "link", refuse)
+    paths = match(plain).write(folders[1], overwrite=True)
+    assert [path.read_bytes()[-2880:] for path in paths] == before
     assert sorted(folders[1].iterdir()) == sorted([*paths, folders[1] / "levelmatch.asdf"])
 
 

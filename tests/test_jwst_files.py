@@ -146,6 +146,20 @@ def test_a_second_run_adds_an_entry_and_undoing_takes_its_own(calibrated, tmp_pa
             assert new["ASDF"].data.tobytes() == old["ASDF"].data.tobytes()
 
 
+def test_a_tree_without_its_end_is_copied(calibrated, tmp_path):
+    with fits.open(calibrated[1], mode="update") as hdus:
+        content = hdus["ASDF"].data.tobytes().replace(b"\n...", b"\n+++")
+        hdus["ASDF"].data["ASDF_METADATA"][0] = np.frombuffer(content, np.uint8)
+    with pytest.warns(lm.LevelMatchWarning, match="the FITS WCS is used: b_cal.fits"):
+        result = match(calibrated)
+    out = result.write(tmp_path / "out")
+    with pytest.warns(lm.LevelMatchWarning, match="the FITS WCS is used: b_cal.fits"):
+        back = lm.undo_record(result.record, out, tmp_path / "back")
+    for path in (out[1], back[1]):
+        with fits.open(path) as hdus:
+            assert hdus["ASDF"].data.tobytes() == content
+
+
 @pytest.fixture
 def models(paint, tmp_path):
     """Files that stdatamodels wrote, with a gwcs."""

@@ -2,6 +2,7 @@
 """The record: what it holds, what it refuses, and what follows from it."""
 
 import io
+import os
 import re
 import shutil
 import warnings
@@ -607,6 +608,23 @@ def test_images_in_memory_without_names(paint, tmp_path):
         assert_allclose(fits.getdata(paths[2]), image.data, rtol=1e-6)
     with pytest.raises(RecordError, match=r"image0000.*: it is there twice"):
         lm.verify_record(record, [*outputs, back[0]], inputs)
+
+
+@pytest.mark.skipif(os.sep != "/", reason="a backslash separates folders here")
+def test_a_backslash_in_a_name(paint, write, tmp_path):
+    folders = [tmp_path / name for name in ("raw", "out", "again", "back")]
+    folders[0].mkdir()
+    raw = [
+        write(paint("a.fits", (0.3, 20.5 * k), level=k), folders[0] / f"night\\{k}.fits")
+        for k in range(2)
+    ]
+    out = lm.match_mosaic(raw, group_by="FILENAME").write(folders[1])
+    record = read_record(folders[1] / RECORD_NAME)
+    assert lm.verify_record(record, out) == [path.name for path in raw]
+    again = lm.apply_record(record, raw, folders[2])
+    assert [a.read_bytes() for a in again] == [o.read_bytes() for o in out]
+    for back, before in zip(lm.undo_record(record, out, folders[3]), raw, strict=True):
+        assert_allclose(fits.getdata(back, "SCI"), fits.getdata(before, "SCI"), rtol=1e-6)
 
 
 def test_chained_functions_are_recorded_together(raw, tmp_path):
