@@ -1,6 +1,7 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
 """The call that led to a result: its function, options, time and software."""
 
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from functools import cache
@@ -85,7 +86,14 @@ class Run:
     parent: dict[str, str] | None = None
 
     @classmethod
-    def of(cls, function: str, steps, options: dict, collection, sky) -> "Run":
+    def of(
+        cls,
+        function: str,
+        steps: Iterable[Step],
+        options: dict[str, Any],
+        collection: Any,
+        sky: np.ndarray | None,
+    ) -> "Run":
         """Return the run of a function on a collection of images, as of now.
 
         Parameters

@@ -3,6 +3,7 @@
 
 import copy
 import warnings
+from typing import Any
 
 import numpy as np
 from astropy import units as u
@@ -85,7 +86,7 @@ def scaled(data: np.ndarray, factor: float) -> np.ndarray:
     return (data * np.float64(factor)).astype(dtype.newbyteorder("="))
 
 
-def uncertainty_power(hdu) -> int:
+def uncertainty_power(hdu: Any) -> int:
     """Return the power of a factor of the data by which an HDU scales; 0 for no uncertainty."""
     name = hdu.name.strip().upper()
     if name.startswith("VAR_"):

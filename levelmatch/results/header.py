@@ -313,7 +313,8 @@ def _ascii(text: str) -> str:
     return text.encode("ascii", "backslashreplace").decode()
 
 
-def add_history(meta, text: str) -> None:
+def add_history(meta: Any, text: str) -> None:
+    """Add a text to HISTORY, in place, such that `history_texts` finds it again."""
     text = _ascii(text)
     if hasattr(meta, "add_history"):
         # A card loses its trailing blank, and a full or nearly full card continues in the

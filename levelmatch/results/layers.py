@@ -146,16 +146,16 @@ class LayerWCS(BaseLowLevelWCS):
     )
 
     @property
-    def world_axis_object_classes(self):
+    def world_axis_object_classes(self) -> dict[str, tuple]:
         from astropy.coordinates import SkyCoord
 
         return {"celestial": (SkyCoord, (), {"frame": "icrs", "unit": "deg"})}
 
     @property
-    def array_shape(self):
+    def array_shape(self) -> tuple[int, int]:
         return self.grid.shape
 
-    def pixel_to_world_values(self, x, y):
+    def pixel_to_world_values(self, x: np.ndarray, y: np.ndarray) -> Any:
         """Return longitude and latitude; NaN for an image that is not one piece.
 
         `reproject_and_coadd` transforms the edge of an image by this, to find the section of
@@ -165,7 +165,7 @@ class LayerWCS(BaseLowLevelWCS):
             return np.full((2, *np.shape(x)), np.nan)
         return lonlat(self.grid.transform.to_sky(x, y))
 
-    def world_to_pixel_values(self, lon, lat):
+    def world_to_pixel_values(self, lon: np.ndarray, lat: np.ndarray) -> Any:
         return self.grid.to_pixel(unit_vectors(lon, lat), margin=self.margin)
 
 
@@ -305,10 +305,26 @@ def _as_inverse_variance(name: str, uncertainty: NDUncertainty | None) -> np.nda
 # Reprojection
 
 
-def reproject_layer(input_data, output_projection, shape_out, **_):
-    """Return an image on another grid, NaN without a good pixel, and its weights there.
+def reproject_layer(
+    input_data: tuple[np.ndarray, Any], output_projection: Any, shape_out: tuple[int, int], **_: Any
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return an image on another grid, and its weights there.
 
     A function for `reproject_and_coadd`, which takes the weights for the footprint.
+
+    Parameters
+    ----------
+    input_data : tuple
+        The pixels and the `LayerWCS` of an image.
+    output_projection : APE 14 WCS
+        The WCS of the other grid.
+    shape_out : tuple of int
+        Its shape.
+
+    Returns
+    -------
+    values, weights : 2D `~numpy.ndarray`
+        Where no pixel is good, NaN and 0.
     """
     wcs = getattr(input_data[1], "low_level_wcs", input_data[1])
     if 0 in shape_out:
