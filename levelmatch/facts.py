@@ -14,12 +14,10 @@ from levelmatch.text import values
 
 __all__ = [
     "Facts",
-    "PassSummary",
     "Seam",
     "Seams",
     "has_slopes",
     "seam_error",
-    "summarise",
     "unit_words",
     "worst_seam",
 ]
@@ -138,7 +136,7 @@ class Facts:
         """Connected set of each image in the last pass, shape (n,); 0 is the largest."""
         out = np.zeros(len(self.frames), dtype=int)
         for p in self.passes[-1:]:
-            label = p.solution.component[p.matched.group]
+            label = p.solution.component[p.group]
             _, first, inverse, n = np.unique(
                 label, return_index=True, return_inverse=True, return_counts=True
             )
@@ -152,8 +150,8 @@ class Facts:
         linked = np.zeros(len(self.frames), dtype=bool)
         rank = np.argsort(self.order)
         for p in self.passes:
-            groups = p.matched.group[rank[self.ends[p.rows[p.kept]]]]
-            linked[self.order] |= np.isin(p.matched.group, groups)
+            groups = p.group[rank[self.ends[p.rows[p.kept]]]]
+            linked[self.order] |= np.isin(p.group, groups)
         return linked
 
     @cached_property
@@ -224,6 +222,15 @@ class Facts:
         """The worst `Seam`, or `None` if no pair is kept."""
         return worst_seam(self)
 
+    def rms_of_pass(self, matched):
+        """Return the rms of a pass's kept pairs: of their differences, and of their residuals.
+
+        The differences are those before any pass, the residuals those after this one; NaN
+        without any.
+        """
+        rows = matched.rows[matched.kept]
+        return _rms(values(self.pairs["level"])[rows]), _rms(matched.residual[matched.kept])
+
     @property
     def flux_limit(self):
         """Relative difference of flux scales that is reported."""
@@ -242,7 +249,7 @@ class Facts:
         """
         measured = self.result.measured
         good = self.kept & (measured.npix > 0)
-        if not good.any() or any(p.matched.fit_type != "level" for p in self.passes):
+        if not good.any() or any(p.fit_type != "level" for p in self.passes):
             return 0.0
         gram, rhs = measured.gram[good], measured.rhs[good]
         level = gram[:, 0, 0]
@@ -255,57 +262,6 @@ class Facts:
         step = _rms(np.sqrt(chi2 / level))
         helps = np.median(np.sqrt(chi2 / 2)) > MIN_SLOPE_SIGMA
         return step if helps and step > MIN_SLOPE_RATIO * self.seams.after else 0.0
-
-
-# --------------------------------------------------------------------------------------
-# Passes
-
-
-@dataclass(frozen=True)
-class PassSummary:
-    """Numbers of one pass.
-
-    Parameters
-    ----------
-    name, fit_type : str
-        Name of the pass, and its fit type.
-    n_pairs, n_kept : int
-        Number of its pairs, and of those that are kept.
-    before, after : float
-        Rms of the differences of the kept pairs before any pass, and of their residuals
-        after this one; NaN without any.
-    floor : float
-        Systematic scatter of the pairs.
-    """
-
-    name: str
-    fit_type: str
-    n_pairs: int
-    n_kept: int
-    before: float
-    after: float
-    floor: float
-
-
-def summarise(result):
-    """Return a `PassSummary` for each pass of a result."""
-    facts = Facts.of(result)
-    level = values(facts.pairs["level"])
-    out = []
-    for p in facts.passes:
-        rows = p.rows[p.kept]
-        out.append(
-            PassSummary(
-                p.matched.name,
-                p.matched.fit_type,
-                len(p.rows),
-                len(rows),
-                _rms(level[rows]),
-                _rms(p.residual[p.kept]),
-                p.solution.floor,
-            )
-        )
-    return out
 
 
 # --------------------------------------------------------------------------------------

@@ -14,9 +14,9 @@ from levelmatch.record.run import Run
 from levelmatch.results.header import check_not_matched
 from levelmatch.results.result import MatchResult
 from levelmatch.solve.flux_scales import warn_flux_scales
+from levelmatch.solve.passes import Pass
 from levelmatch.solve.reference import named_reference
-from levelmatch.solve.run import run_steps
-from levelmatch.solve.steps import Step
+from levelmatch.solve.run import run_passes
 
 __all__ = [
     "combine_nircam_short",
@@ -80,8 +80,8 @@ def match_dithers(
         solve=solve,
     )
     collection = collect(images, settings)
-    step = Step("dithers", fit_type, subtract_local=settings.solve.subtract_local)
-    return _match("match_dithers", collection, settings, [step])
+    dithers = Pass("dithers", fit_type, subtract_local=settings.solve.subtract_local)
+    return _match("match_dithers", collection, settings, [dithers])
 
 
 @share_parameters
@@ -135,7 +135,7 @@ def recombine_lyot(
         solve=solve,
     )
     collection = collect(images, settings, recombine=True, lyot=lyot)
-    return _match("recombine_lyot", collection, settings, [Step("lyot", fit_type)])
+    return _match("recombine_lyot", collection, settings, [Pass("lyot", fit_type)])
 
 
 @share_parameters
@@ -185,7 +185,7 @@ def combine_nircam_short(
     )
     collection = collect(images, settings)
     _check_chips(collection.frames)
-    return _match("combine_nircam_short", collection, settings, [Step("nircam_short", fit_type)])
+    return _match("combine_nircam_short", collection, settings, [Pass("nircam_short", fit_type)])
 
 
 @share_parameters
@@ -245,11 +245,11 @@ def match_mosaic(
     if combine_chips is None:
         combine_chips = any(frame.has_pass("nircam_short") for frame in frames)
     recombined = any(frame.has_pass("lyot") for frame in frames)
-    mosaic = _mosaic_step(collection, settings, fit_type, reference, combine_chips, recombined)
-    steps = [*_missing_dithers(frames, settings, fit_type), mosaic]
+    mosaic = _mosaic_pass(collection, settings, fit_type, reference, combine_chips, recombined)
+    passes = [*_missing_dithers(frames, settings, fit_type), mosaic]
     if settings.measure.stacked:
         return _match_stacks(collection, settings, mosaic)
-    return _match("match_mosaic", collection, settings, steps)
+    return _match("match_mosaic", collection, settings, passes)
 
 
 @share_parameters
@@ -318,15 +318,15 @@ def match_levels(
     )
     collection = collect(images, settings, recombine=recombine_lyot, mosaic=True)
     subtract_local = settings.solve.subtract_local
-    steps = [Step("dithers", fit_type_of["dithers"], subtract_local=subtract_local)]
+    passes = [Pass("dithers", fit_type_of["dithers"], subtract_local=subtract_local)]
     if recombine_lyot:
-        steps.append(Step("lyot", fit_type_of["lyot"]))
+        passes.append(Pass("lyot", fit_type_of["lyot"]))
     if combine_nircam_short:
-        steps.append(Step("nircam_short", fit_type_of["nircam_short"]))
+        passes.append(Pass("nircam_short", fit_type_of["nircam_short"]))
     last = fit_type_of["mosaic"], reference, combine_nircam_short, recombine_lyot
-    steps.append(_mosaic_step(collection, settings, *last))
-    _warn_idle_options(collection, settings, steps)
-    return _match("match_levels", collection, settings, steps)
+    passes.append(_mosaic_pass(collection, settings, *last))
+    _warn_idle_options(collection, settings, passes)
+    return _match("match_levels", collection, settings, passes)
 
 
 def _fit_types(fit_type, keywords):
@@ -347,11 +347,11 @@ def _fit_types(fit_type, keywords):
     return {name: given.get(word, "level") for word, name in PASS_OF.items()}
 
 
-def _mosaic_step(collection, settings, fit_type, reference, combine_chips, recombined):
+def _mosaic_pass(collection, settings, fit_type, reference, combine_chips, recombined):
     frames = [collection.frames[k] for k in collection.order]
     names = [f.product if collection.recombine else f.name for f in frames]
     kind, image = named_reference(reference, collection.frames, list(dict.fromkeys(names)))
-    return Step(
+    return Pass(
         "mosaic",
         fit_type,
         reference=kind,
@@ -363,7 +363,7 @@ def _mosaic_step(collection, settings, fit_type, reference, combine_chips, recom
 
 
 def _missing_dithers(frames, settings, fit_type):
-    """Return the dithers step, in a list, if no pass has matched the images of a tile.
+    """Return the dithers pass, in a list, if no pass has matched the images of a tile.
 
     Where the pass cannot be added, a warning names two of the images.
     """
@@ -376,7 +376,7 @@ def _missing_dithers(frames, settings, fit_type):
     if not together:
         return []
     if not any(matched) and not settings.measure.stacked:
-        return [Step("dithers", fit_type)]
+        return [Pass("dithers", fit_type)]
     names = max(together, key=len)
     cause = "other images are" if any(matched) else "stacked=True measures whole tiles"
     msg = (
@@ -399,9 +399,9 @@ def _check_chips(frames):
             raise FrameError(msg)
 
 
-def _warn_idle_options(collection, settings, steps):
+def _warn_idle_options(collection, settings, passes):
     """Warn of options that have no effect on these images."""
-    frames, names = collection.frames, [step.name for step in steps]
+    frames, names = collection.frames, [p.name for p in passes]
     if len(frames) == 1:
         msg = f"{frames[0].name} is the only image: there is nothing to match"
         warnings.warn(msg, LevelMatchWarning, stacklevel=3)
@@ -411,12 +411,12 @@ def _warn_idle_options(collection, settings, steps):
         jwst.NIRCAM_SHORT.match(frame.detector) for frame in frames
     ):
         _warn_idle("combine_nircam_short: no image is of NIRCam's short-wavelength chips")
-    keyword = steps[-1].keyword
+    keyword = passes[-1].keyword
     # Most telescopes lack the default keyword.
     is_default = keyword == SolveOptions.time_from_background
     if not is_default and not any(keyword in frame.meta for frame in frames):
         _warn_idle(f"time_from_background: no image has the keyword {keyword!r}")
-    if settings.solve.slope_prior is not None and all(s.fit_type == "level" for s in steps):
+    if settings.solve.slope_prior is not None and all(p.fit_type == "level" for p in passes):
         _warn_idle("slope_prior: no pass fits slopes")
 
 
@@ -424,22 +424,22 @@ def _warn_idle(reason):
     warnings.warn(f"{reason}: it has no effect", LevelMatchWarning, stacklevel=4)
 
 
-def _match(function, collection, settings, steps):
+def _match(function, collection, settings, passes):
     """Run passes over a collection: find pairs, measure them, solve each pass, correct."""
     frames = collection.frames
-    plan = [step.plan(frames) for step in steps]
+    grouped = [p.grouped(frames) for p in passes]
     if not settings.read.rematch:
-        check_not_matched(frames, [step.name for step in steps])
-    overlaps = Overlaps.of(frames, plan, settings.solve)
-    overlaps.check(frames, plan)
+        check_not_matched(frames, [p.name for p in passes])
+    overlaps = Overlaps.of(frames, grouped, settings.solve)
+    overlaps.check(frames, grouped)
     known = _known_pairs(settings.measure)
     measured, sky = overlaps.measure(frames, settings, known, collection.notes)
     collection.notes.warn(stacklevel=3)
     warn_flux_scales(frames, measured, settings.solve.flux_limit)
-    corrected, passes = run_steps(frames, steps, measured, overlaps.used, settings.solve, sky=sky)
-    run = Run.of(function, steps, _recorded(settings, collection), collection, sky)
-    result = _result(collection, corrected, passes, measured, run, overlaps)
-    _warn_unheld_reference(result, steps[-1].image, plan[-1])
+    corrected, solved = run_passes(frames, passes, measured, overlaps.used, settings.solve, sky=sky)
+    run = Run.of(function, passes, _recorded(settings, collection), collection, sky)
+    result = _result(collection, corrected, solved, measured, run, overlaps)
+    _warn_unheld_reference(result, passes[-1].image, grouped[-1])
     return result
 
 
@@ -460,14 +460,14 @@ def _known_pairs(measure):
     return PairStore(rows, None if measure.checkpoint is None else PairFile(measure.checkpoint))
 
 
-def _match_stacks(collection, settings, step):
+def _match_stacks(collection, settings, matched):
     """Run the mosaic pass between stacks of its tiles."""
     from levelmatch.stacks import solve_stacks
 
     if not settings.read.rematch:
         check_not_matched(collection.frames, ["mosaic"])
-    frames, solved, measured, sky = solve_stacks(collection, settings, step)
-    run = Run.of("match_mosaic", [step], _recorded(settings, collection), collection, sky)
+    frames, solved, measured, sky = solve_stacks(collection, settings, matched)
+    run = Run.of("match_mosaic", [matched], _recorded(settings, collection), collection, sky)
     return _result(collection, frames, [solved], measured, run)
 
 

@@ -10,8 +10,8 @@ from levelmatch.images.collect import collect_frames
 from levelmatch.measure.overlaps import Overlaps
 from levelmatch.options import ReadOptions, Settings
 from levelmatch.results.mosaic import comparable_frames, stack_frames
-from levelmatch.solve.passes import solve_pass
 from levelmatch.solve.run import correct_frames
+from levelmatch.solve.solve_pass import solve_pass
 
 __all__ = ["solve_stacks", "stack_tile"]
 
@@ -42,7 +42,7 @@ def stack_tile(images, *, method="interp", read=None, **moved):
     return stack_frames(frames, method=method, name=name, unit=unit)
 
 
-def solve_stacks(collection, settings, step):
+def solve_stacks(collection, settings, matched):
     """Measure and solve the mosaic pass between stacks of its tiles.
 
     Parameters
@@ -51,14 +51,14 @@ def solve_stacks(collection, settings, step):
         The images.
     settings : `~levelmatch.options.Settings`
         The settings of the run.
-    step : `~levelmatch.solve.steps.Step`
+    matched : `~levelmatch.solve.passes.Pass`
         The mosaic pass.
 
     Returns
     -------
     frames : list of `~levelmatch.images.frame.Frame`
         The images with their corrections.
-    result : `~levelmatch.solve.passes.PassResult`
+    solved : `~levelmatch.solve.passes.Pass`
         The solved pass, of the images.
     measured : `~levelmatch.measure.table.PairTable`
         The pairs, each of the first images of two tiles.
@@ -66,7 +66,7 @@ def solve_stacks(collection, settings, step):
         Clipped sky levels of the images.
     """
     frames, solve = collection.frames, settings.solve
-    mosaic = step.plan(frames)
+    mosaic = matched.grouped(frames)
     stacks = _stacks(collection, settings.measure, mosaic)
     between = replace(
         mosaic, domain=np.zeros(len(stacks), dtype=np.intp), group=np.arange(len(stacks))
@@ -75,13 +75,13 @@ def solve_stacks(collection, settings, step):
     overlaps.check(stacks, [between])
     measured, sky = overlaps.measure(stacks, settings)
     rows = np.arange(len(measured))
-    result = solve_pass(between, stacks, measured, rows, solve, sky=sky)
+    solved = solve_pass(between, stacks, measured, rows, solve, sky=sky)
     first = np.array([np.flatnonzero(mosaic.group == g)[0] for g in range(len(stacks))])
-    references = [replace(r, name=frames[first[r.group]].name) for r in result.references]
-    result = replace(result, matched=mosaic, references=references)
+    references = [replace(r, name=frames[first[r.group]].name) for r in solved.references]
+    solved = replace(solved, domain=mosaic.domain, group=mosaic.group, references=references)
     measured = replace(measured, first=first[measured.first], second=first[measured.second])
     sky = None if sky is None else sky[mosaic.group]
-    return correct_frames(frames, result), result, measured, sky
+    return correct_frames(frames, solved), solved, measured, sky
 
 
 def _stacks(collection, measure, mosaic):

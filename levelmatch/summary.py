@@ -7,11 +7,9 @@ import numpy as np
 
 from levelmatch.facts import (
     Facts,
-    PassSummary,
     Seam,
     has_slopes,
     seam_error,
-    summarise,
     unit_words,
     worst_seam,
 )
@@ -22,7 +20,6 @@ from levelmatch.text import count, decimals, fixed, list_names, values
 __all__ = [
     "Facts",
     "Finding",
-    "PassSummary",
     "Seam",
     "findings",
     "gauge_sentence",
@@ -30,7 +27,6 @@ __all__ = [
     "headline",
     "notes",
     "seam_error",
-    "summarise",
     "summary_lines",
     "trust_lines",
     "unit_words",
@@ -185,12 +181,11 @@ def summary_lines(result):
     """Return sentences on the images, the passes and the references."""
     facts = Facts.of(result)
     tiles = len({frame.tile for frame in facts.frames})
-    passes = summarise(facts)
     parts = f" ({len(facts.frames)} parts)" if len(facts.frames) != facts.n_images else ""
-    kept, n = (sum(getattr(p, name) for p in passes) for name in ("n_kept", "n_pairs"))
+    kept, n = (sum(getattr(p, name) for p in facts.passes) for name in ("n_kept", "n_pairs"))
     images = f"{count(facts.n_images, 'image')}{parts} in {count(tiles, 'tile')}"
     lines = [f"{images}, {kept} of {count(n, 'pair')} kept."]
-    lines += [_pass_line(facts, k, p) for k, p in enumerate(passes)]
+    lines += [_pass_line(facts, k, p) for k, p in enumerate(facts.passes)]
     references = facts.result.references
     if not references:
         lines.append("Reference: none, the mean correction is zero.")
@@ -206,14 +201,15 @@ def _pass_line(facts, k, p):
     if p.n_kept == 0:
         if p.n_pairs:
             return f"{head}: none of {count(p.n_pairs, 'pair')} is kept."
-        lone = _has_lone_groups(facts.passes[k].matched)
+        lone = _has_lone_groups(p)
         return f"{head}: {f'{PASSES[p.name].lone}: nothing to match' if lone else 'no pairs'}."
     # Rounding alone leaves no residual.
-    after = p.after if p.after > 1e-9 * p.before else 0
+    before, after = facts.rms_of_pass(p)
+    after = after if after > 1e-9 * before else 0
     floor = f", floor {p.floor:.2g}" if p.floor > 0 else ""
     return (
         f"{head}: {p.n_kept} of {count(p.n_pairs, 'pair')}, rms of differences "
-        f"{p.before:.3g} {facts.unit_words} before, {after:.3g} after{floor}."
+        f"{before:.3g} {facts.unit_words} before, {after:.3g} after{floor}."
     )
 
 
@@ -288,15 +284,15 @@ def _set_notes(facts):
     out = []
     for p in facts.passes:
         n_sets = [
-            len(np.unique(p.solution.component[p.matched.group[p.matched.domain == d]]))
-            for d in np.unique(p.matched.domain)
+            len(np.unique(p.solution.component[p.group[p.domain == d]]))
+            for d in np.unique(p.domain)
         ]
         if max(n_sets) > 1 and p.tie is not None:
             n = sum(n for n in n_sets if n > 1)
             out.append(
                 f"{n} sets without overlap were tied by their sky; errors do not include that tie."
             )
-        elif p.matched.name == "mosaic" and n_sets[0] > 1:
+        elif p.name == "mosaic" and n_sets[0] > 1:
             out.append(
                 f"The tiles form {n_sets[0]} sets with no overlap between them: levels "
                 "do not compare from set to set."
@@ -304,7 +300,7 @@ def _set_notes(facts):
         elif max(n_sets) > 1:
             n = sum(n > 1 for n in n_sets)
             out.append(
-                f"Pass {p.matched.name}: in {count(n, 'tile')} the images form "
+                f"Pass {p.name}: in {count(n, 'tile')} the images form "
                 "several sets with no overlap between them."
             )
     return out
@@ -318,12 +314,12 @@ def _zero_points(facts):
     """The gauge of each pass in a few words."""
     for p in facts.passes:
         held = list_names([r.name for r in p.references], MAX_REFERENCES)
-        words = held or f"mean of each {'tile' if p.matched.name == 'dithers' else 'set'}"
-        if p.matched.fit_type != "level":
+        words = held or f"mean of each {'tile' if p.name == 'dithers' else 'set'}"
+        if p.fit_type != "level":
             words += ", with its plane"
         if p.tie is not None:
             words += ", sets tied by their clipped sky levels"
-        yield f"{p.matched.name}: {words}"
+        yield f"{p.name}: {words}"
 
 
 def gauge_sentence(passes):
@@ -333,11 +329,11 @@ def gauge_sentence(passes):
         held = list_names([r.name for r in p.references])
         text = f"the correction of {held} is zero" if held else ""
         text = text or "the mean correction of each connected set is zero"
-        if p.matched.fit_type != "level":
+        if p.fit_type != "level":
             text += ", its plane included: a plane common to all images is not seen"
         if p.tie is not None:
             text += "; sets without overlap have the same mean clipped sky level, as assumed"
-        words.append(f"{p.matched.name}: {text}")
+        words.append(f"{p.name}: {text}")
     return "; ".join(words)
 
 

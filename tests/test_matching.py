@@ -193,7 +193,7 @@ def test_match_levels_with_chips(nircam):
     turns = lm.match_mosaic(lm.combine_nircam_short(lm.match_dithers(images)))
     assert_allclose(levels_of(turns), levels_of(whole), atol=1e-6)
     assert whole.reference == turns.reference
-    assert [p.matched.name for p in whole.passes] == ["dithers", "nircam_short", "mosaic"]
+    assert [p.name for p in whole.passes] == ["dithers", "nircam_short", "mosaic"]
 
 
 # Kinds of input
@@ -456,7 +456,7 @@ def test_each_pass_has_its_own_fit_type(one_tile):
         lm.match_levels(one_tile, fit_type=fit_types),
         lm.match_levels(one_tile, fit_type_dithers="level+slope", fit_type_mosaic_tiles="auto"),
     ):
-        assert [p.matched.fit_type for p in result.passes] == ["level+slope", "auto"]
+        assert [p.fit_type for p in result.passes] == ["level+slope", "auto"]
     with pytest.raises(ValueError, match="fit_type: 'lyot' is no pass; the passes are dithers, "):
         lm.match_levels(one_tile, fit_type={"lyot": "level"})
     with pytest.raises(TypeError, match="unexpected keyword argument 'wait'$"):

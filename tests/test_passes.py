@@ -14,7 +14,8 @@ from levelmatch.measure.table import PairTable
 from levelmatch.options import SolveOptions
 from levelmatch.sky.vectors import plane_terms, tangent_axes, transfer_matrix, unit_vectors
 from levelmatch.solve.cuts import select_pairs
-from levelmatch.solve.passes import Pass, labels, solve_pass, subtract_solution
+from levelmatch.solve.passes import Pass, labels
+from levelmatch.solve.solve_pass import solve_pass, subtract_solution
 
 
 def each_its_own(name, _meta=None):
@@ -60,9 +61,9 @@ def test_a_pair_is_used_in_the_first_pass_that_joins_it():
     chip = np.array([0, 0, 1, 1, 2, 2])
     each = np.arange(6)
     passes = [
-        Pass("dithers", "level", chip, each),
-        Pass("nircam_short", "level", tile, chip),
-        Pass("mosaic", "level", np.zeros(6, int), tile),
+        Pass("dithers", "level", domain=chip, group=each),
+        Pass("nircam_short", "level", domain=tile, group=chip),
+        Pass("mosaic", "level", domain=np.zeros(6, int), group=tile),
     ]
     pairs = np.array([(0, 1), (0, 2), (0, 4), (2, 3), (1, 3), (3, 5), (4, 5)])
     assert_array_equal(assign_pairs(passes, pairs), [0, 1, 2, 0, 1, 2, 0])
@@ -230,13 +231,15 @@ def test_pairs_without_pixels_stay_so():
     class Solution:
         coefficients = np.arange(12.0).reshape(4, 3)
 
-    class Result:
-        matched = Pass("mosaic", "level+slope", np.zeros(4, int), np.arange(4))
-        solution = Solution()
-        group_axes = np.repeat(axes[:1], 4, axis=0)
-        tie = None
-
-    updated = subtract_solution(table, Result())
+    solved = Pass(
+        "mosaic",
+        "level+slope",
+        domain=np.zeros(4, int),
+        group=np.arange(4),
+        solution=Solution(),
+        group_axes=np.repeat(axes[:1], 4, axis=0),
+    )
+    updated = subtract_solution(table, solved)
     assert_array_equal(updated.rhs[4], 0)
     assert np.isnan(updated.level[4])
     assert_allclose(updated.rhs[0], [3, 3, 3])
@@ -298,7 +301,7 @@ def test_the_correction_of_a_group_is_that_of_its_images(paint):
     )
     result = lm.match_mosaic(images, group_by=lambda name, meta: int(name[0]) // 2)
     p = result.passes[-1]
-    assert p.matched.group[0] == p.matched.group[1] != p.matched.group[2]
+    assert p.group[0] == p.group[1] != p.group[2]
     level = [p.correction(i).coefficients(p.group_axes[0])[0] for i in range(4)]
     assert_allclose(level[0], level[1])
     assert_allclose(level[2], level[3])
@@ -314,8 +317,7 @@ def test_a_pair_that_counts_for_two_has_twice_the_weight(mosaic):
     p, table = result.passes[0], result.measured
     double = replace(table, multiplicity=2 * table.multiplicity)
     once, twice = (
-        solve_pass(p.matched, result.frames, t, p.rows, SolveOptions(floor=0.0))
-        for t in (table, double)
+        solve_pass(p, result.frames, t, p.rows, SolveOptions(floor=0.0)) for t in (table, double)
     )
     assert_allclose(twice.solution.coefficients, once.solution.coefficients, atol=1e-12)
     assert_allclose(twice.solution.errors, once.solution.errors / np.sqrt(2))

@@ -458,7 +458,7 @@ def drop_image(tree):
         (set_item("corrections", "image", 0, value=99), "a correction of image 99"),
         (set_item("pairs", "first", 0, value=-1), "a pair of an image that is none"),
         (set_item("pairs", "rhs", 0, value=np.nan), "pair 0 is not of finite numbers"),
-        (set_item("passes", value=[]), "0 passes are recorded, 2 were asked for"),
+        (set_item("passes", value=[]), "0 passes recorded, 2 asked for"),
         (set_item("unit", value=["Jy"]), "unit|damaged|is not of type"),
         (set_item("images", "scale", 0, value=np.nan), "'scale' is not finite"),
     ],

@@ -28,11 +28,12 @@ def loops():
 
 
 def test_summary(result):
-    (dithers, mosaic) = summary.summarise(result)
+    dithers, mosaic = result.passes
+    facts = summary.Facts.of(result)
     assert (dithers.n_pairs, mosaic.n_pairs, mosaic.n_kept) == (0, 3, 3)
     level = result.pairs["level"].value
-    assert mosaic.before == pytest.approx(np.sqrt(np.mean(level**2)))
-    assert np.isnan(dithers.before)
+    assert facts.rms_of_pass(mosaic)[0] == pytest.approx(np.sqrt(np.mean(level**2)))
+    assert np.isnan(facts.rms_of_pass(dithers)[0])
     lines = summary.summary_lines(result)
     assert lines[0] == "4 images in 4 tiles, 3 of 3 pairs kept."
     assert lines[1] == (

@@ -30,19 +30,19 @@ def off(result):
 @pytest.mark.parametrize("fit_type", ["level", "level+slope"])
 def test_a_mosaic_of_one_tile_is_matched(paint, fit_type):
     result = lm.match_mosaic(close(paint), fit_type=fit_type)
-    assert [p.matched.name for p in result.passes] == ["dithers", "mosaic"]
+    assert [p.name for p in result.passes] == ["dithers", "mosaic"]
     assert off(result) < 0.03
     same = lm.match_levels(close(paint), fit_type=fit_type)
     assert_array_equal(result.table["level"], same.table["level"])
-    assert [step.name for step in result.run.steps] == ["dithers", "mosaic"]
+    assert [p.name for p in result.run.planned] == ["dithers", "mosaic"]
 
 
 def test_tiles_that_are_matched_get_no_second_pass(paint, tmp_path):
     images = close(paint)
     dithers = lm.match_dithers(images)
-    assert [p.matched.name for p in lm.match_mosaic(dithers).passes] == ["mosaic"]
+    assert [p.name for p in lm.match_mosaic(dithers).passes] == ["mosaic"]
     paths = dithers.write(tmp_path / "out")
-    assert [p.matched.name for p in lm.match_mosaic(paths).passes] == ["mosaic"]
+    assert [p.name for p in lm.match_mosaic(paths).passes] == ["mosaic"]
 
 
 def test_a_pass_that_cannot_be_added_is_warned_of(paint, write, tmp_path):

@@ -130,25 +130,25 @@ def recorded_values(record):
     if options["function"] != "match_levels":
         msg = f"--extend: the record is of {options['function']}, not of match_levels"
         raise Failure(msg, 2)
-    steps = {step["name"]: step for step in options["passes"]}
+    passes = {plan["name"]: plan for plan in options["passes"]}
     read = options["read"]
     if not isinstance(read["flux_scale"], str | None):
         msg = "--extend: the record's factors of flux_scale were given in Python; extend it there"
         raise Failure(msg, 2)
-    mosaic, keys = steps["mosaic"], options["group_by"]
+    mosaic, keys = passes["mosaic"], options["group_by"]
     return {
         **_recorded_fields(options["measure"], MEASURE),
         **_recorded_fields(options["solve"], SOLVE),
         # To match images again is allowed anew in each run.
         **_recorded_fields(read, [name for name in READ if name != "rematch"]),
         "group_by": (keys,) if isinstance(keys, str) else tuple(keys),
-        "fit_type_dithers": steps["dithers"]["fit_type"],
-        "subtract_local": steps["dithers"]["subtract_local"],
+        "fit_type_dithers": passes["dithers"]["fit_type"],
+        "subtract_local": passes["dithers"]["subtract_local"],
         "fit_type_mosaic_tiles": mosaic["fit_type"],
         "reference": mosaic["image"] or mosaic["reference"],
         "time_from_background": mosaic["keyword"],
-        **_recorded_pass(steps, "lyot", "recombine_lyot"),
-        **_recorded_pass(steps, "nircam_short", "combine_nircam_short"),
+        **_recorded_pass(passes, "lyot", "recombine_lyot"),
+        **_recorded_pass(passes, "nircam_short", "combine_nircam_short"),
     }
 
 
@@ -162,10 +162,10 @@ def _recorded_fields(values, names):
     }
 
 
-def _recorded_pass(steps, name, option):
+def _recorded_pass(passes, name, option):
     """The two options of an optional pass."""
-    fit_type = steps[name]["fit_type"] if name in steps else "level"
-    return {option: name in steps, f"fit_type_{option}": fit_type}
+    fit_type = passes[name]["fit_type"] if name in passes else "level"
+    return {option: name in passes, f"fit_type_{option}": fit_type}
 
 
 def merge(ctx, values, config):

@@ -122,7 +122,7 @@ def _compare(result, truth):
     table = result.table
     unit = truth["level"].unit
     names, _ = label_names([str(name) for name in truth["name"]])
-    if result.passes[-1].matched.fit_type == "level":
+    if result.passes[-1].fit_type == "level":
         found, true = table["level"].to_value(unit), truth["level"].value
         before = level_errors(np.zeros(len(truth)), truth)
         after = level_errors(found << unit, truth)

@@ -10,8 +10,8 @@ from levelmatch.measure.table import PairTable
 from levelmatch.options import SolveOptions
 from levelmatch.record.run import Run
 from levelmatch.solve.carried import Carried
-from levelmatch.solve.passes import PassResult
-from levelmatch.solve.run import run_steps
+from levelmatch.solve.passes import Pass
+from levelmatch.solve.run import run_passes
 from levelmatch.solve.solution import GaugedCovariance
 
 __all__ = ["LocalLevels", "SolvedAgain", "frames_before", "pass_of_pairs"]
@@ -95,12 +95,12 @@ class SolvedAgain:
         self.run = run
 
     @cached_property
-    def passes(self) -> list[PassResult]:
+    def passes(self) -> list[Pass]:
         """The passes with their covariances."""
         run = self.run
-        _, passes = run_steps(
+        _, passes = run_passes(
             frames_before(self.frames, run),
-            run.steps,
+            run.planned,
             self.measured,
             pass_of_pairs(self.rows, len(self.measured)),
             SolveOptions(**run.options["solve"]),

@@ -11,7 +11,7 @@ from astropy import units as u
 from astropy.wcs import WCS, FITSFixedWarning
 
 from levelmatch.images.frame import Frame
-from levelmatch.solve.passes import PassResult
+from levelmatch.solve.passes import Pass
 
 __all__ = [
     "FRAME_TEXT",
@@ -153,14 +153,14 @@ def correction_columns(frames: list[Frame]) -> dict[str, np.ndarray]:
     }
 
 
-def pass_tree(p: PassResult) -> dict[str, Any]:
+def pass_tree(p: Pass) -> dict[str, Any]:
     """Return one pass as nested plain values and arrays."""
     s = p.solution
     return {
-        "name": p.matched.name,
-        "fit_type": p.matched.fit_type,
-        "domain": np.asarray(p.matched.domain, dtype=np.int64),
-        "group": np.asarray(p.matched.group, dtype=np.int64),
+        "name": p.name,
+        "fit_type": p.fit_type,
+        "domain": np.asarray(p.domain, dtype=np.int64),
+        "group": np.asarray(p.group, dtype=np.int64),
         "references": [asdict(r) for r in p.references],
         "rows": np.asarray(p.rows, dtype=np.int64),
         "kept": np.asarray(p.kept),

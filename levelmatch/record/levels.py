@@ -14,8 +14,9 @@ from levelmatch.measure.table import PairTable
 from levelmatch.record.run import Provenance, Run
 from levelmatch.sky.vectors import lonlat, transfer_matrix
 from levelmatch.solve.loops import find_closures
-from levelmatch.solve.passes import PassResult, subtract_solution
+from levelmatch.solve.passes import Pass
 from levelmatch.solve.reference import Reference
+from levelmatch.solve.solve_pass import subtract_solution
 from levelmatch.summary import Facts, gauge_sentence, notes
 
 __all__ = ["Levels", "row_of"]
@@ -80,7 +81,7 @@ class Levels:
     ----------
     frames : list of `~levelmatch.images.frame.Frame`
         The images with their corrections, in the order of the input.
-    passes : list of `~levelmatch.solve.passes.PassResult`
+    passes : list of `~levelmatch.solve.passes.Pass`
         The solved passes; their images are sorted by name.
     measured : `~levelmatch.measure.table.PairTable`
         The measured pairs; their images are sorted by name.
@@ -89,7 +90,7 @@ class Levels:
     """
 
     def __init__(
-        self, frames: list[Frame], passes: list[PassResult], measured: PairTable, run: Run
+        self, frames: list[Frame], passes: list[Pass], measured: PairTable, run: Run
     ) -> None:
         self.frames = list(frames)
         self.passes = list(passes)
@@ -155,7 +156,7 @@ class Levels:
         Those of the last pass, or of an earlier pass if that held the named image.
         """
         last = self.passes[-1:]
-        earlier = [p for p in self.passes[:-1] if p.matched.name != "lyot"]
+        earlier = [p for p in self.passes[:-1] if p.name != "lyot"]
         return next((p.references for p in [*last, *reversed(earlier)] if p.references), [])
 
     @property
@@ -228,7 +229,7 @@ class Levels:
             i, axes = self.rank[row], frame.whole_grid.axes
             slopes, covariance = np.zeros(2), np.zeros((2, 2))
             # A slope that was not fitted is zero, to rounding, and so is its error.
-            for p in (p for p in planes if p.solution.active[p.matched.group[i], 1:].any()):
+            for p in (p for p in planes if p.solution.active[p.group[i], 1:].any()):
                 slopes += p.correction(i).coefficients(axes)[1:]
                 covariance += p.covariance(i, axes)[1:, 1:]
             inverse = np.linalg.pinv(covariance, rcond=1e-10, hermitian=True)
@@ -268,7 +269,7 @@ class Levels:
         total = np.zeros((3, 3))
         axes = [self.frames[k].whole_grid.axes for k in rows]
         for p in self.passes:
-            groups = [p.matched.group[self.rank[k]] for k in rows]
+            groups = [p.group[self.rank[k]] for k in rows]
             part = p.solution.covariance(*groups)
             if len(part) == 1:
                 total[0, 0] += part[0, 0]
@@ -335,7 +336,7 @@ def _count_pairs(levels: Levels) -> np.ndarray:
     """Number of kept pairs of each image's groups; images sorted by name."""
     count = np.zeros(len(levels.frames), dtype=int)
     for p in levels.passes:
-        rows, group = p.rows[p.kept], p.matched.group
+        rows, group = p.rows[p.kept], p.group
         of_group = np.zeros(int(group.max()) + 1, dtype=int)
         np.add.at(of_group, group[levels.measured.first[rows]], 1)
         np.add.at(of_group, group[levels.measured.second[rows]], 1)
@@ -346,7 +347,7 @@ def _count_pairs(levels: Levels) -> np.ndarray:
 def _isolated(levels: Levels) -> np.ndarray:
     flags = np.zeros(len(levels.frames), dtype=bool)
     for p in levels.passes:
-        flags |= p.isolated[p.matched.group]
+        flags |= p.isolated[p.group]
     return flags
 
 
@@ -391,7 +392,7 @@ def _solved_columns(levels: Levels) -> dict[str, np.ndarray]:
         **{name: np.full(n, np.nan) for name in ("residual", "weight", "robust", "n_sigma")},
     }
     for p in levels.passes:
-        out["pass"][p.rows] = p.matched.name
+        out["pass"][p.rows] = p.name
         for name in ("kept", "reason", "residual"):
             out[name][p.rows] = getattr(p, name)
         for name in ("weight", "robust", "n_sigma"):
@@ -412,12 +413,12 @@ def _loop_table(levels: Levels) -> QTable:
         after = subtract_solution(pairs, p)
         loops = _closures(p, pairs, after)
         ratios.append(loops.n_sigma)
-        names = _group_names(levels.sorted_frames, p.matched.group)
+        names = _group_names(levels.sorted_frames, p.group)
         for nodes, *values in zip(
             loops.nodes, loops.closure, loops.sigma, loops.n_sigma, strict=True
         ):
             images = " ".join(names[g] for g in nodes)
-            rows.append((p.matched.name, images, len(nodes), *values))
+            rows.append((p.name, images, len(nodes), *values))
         pairs = after
     columns = ("pass", "images", "n_pairs", "closure", "sigma", "n_sigma")
     types = ("U12", object, int, float, float, float)
@@ -432,10 +433,10 @@ def _loop_table(levels: Levels) -> QTable:
 def _closures(p, before, after):
     """Closures of a pass's loops, given the pairs before and after its corrections."""
     kept = p.rows[p.kept]
-    part, group = before.take(kept), p.matched.group
+    part, group = before.take(kept), p.group
     floors = p.solution.floors[p.solution.component[group[part.first]]]
     # The levels of planes refer to each pair's own centre: their planes are subtracted first.
-    level = part.level if p.matched.fit_type == "level" else after.take(kept).level
+    level = part.level if p.fit_type == "level" else after.take(kept).level
     return find_closures(group[part.first], group[part.second], level, np.hypot(part.sigma, floors))
 
 

@@ -3,7 +3,7 @@
 
 import os
 from collections.abc import Iterator
-from dataclasses import fields
+from dataclasses import fields, replace
 from functools import partial
 from typing import Any
 
@@ -20,10 +20,9 @@ from levelmatch.record.columns import FRAME_TEXT, INPUTS
 from levelmatch.record.levels import Levels
 from levelmatch.record.run import Run
 from levelmatch.sky.footprint import Footprint
-from levelmatch.solve.passes import Pass, PassResult
+from levelmatch.solve.passes import Pass
 from levelmatch.solve.reference import Reference
 from levelmatch.solve.solution import Solution
-from levelmatch.solve.steps import Step
 
 __all__ = ["read_tree"]
 
@@ -61,13 +60,13 @@ def read_tree(tree: dict[str, Any]) -> tuple[Levels, dict[str, np.ndarray], np.n
     run = _run(tree)
     _check_images(images, run, n)
     corrections = _corrections(tree["corrections"], n)
-    frames = [_frame(images, i, corrections[i], run.steps[-1].keyword) for i in range(n)]
+    frames = [_frame(images, i, corrections[i], run.planned[-1].keyword) for i in range(n)]
     _check_earlier(frames[0], run, int(tree["n_earlier"]))
     measured, keys = _pairs(tree["pairs"], n)
-    nodes = list(_zip(tree["passes"], run.steps))
-    rows = [_rows(node, step, len(measured)) for node, step in nodes]
+    nodes = list(_zip(tree["passes"], run.planned))
+    rows = [_rows(node, planned, len(measured)) for node, planned in nodes]
     again = SolvedAgain(frames, rows, measured, run)
-    passes = [_pass(node, step, n, rows[k], again, k) for k, (node, step) in enumerate(nodes)]
+    passes = [_pass(node, planned, n, rows[k], again, k) for k, (node, planned) in enumerate(nodes)]
     levels = Levels([frames[k] for k in run.order], passes, measured, run)
     return levels, {key: images[key] for key in (*INPUTS, "slope_n_sigma")}, keys
 
@@ -76,7 +75,7 @@ def _run(tree: dict[str, Any]) -> Run:
     options = _current_options(tree["options"])
     return Run(
         function=str(options["function"]),
-        steps=[Step(**step) for step in options["passes"]],
+        planned=[Pass(**plan) for plan in options["passes"]],
         options={k: v for k, v in options.items() if k not in ("function", "passes")},
         created=str(tree["created"]),
         order=np.array(tree["order"]).tolist(),
@@ -129,13 +128,11 @@ def _optional(value: Any) -> np.ndarray | None:
     return None if value is None else np.array(value)
 
 
-def _zip(nodes: list, steps: list[Step]) -> Iterator[tuple[dict, Step]]:
-    if len(nodes) != len(steps):
-        msg = (
-            f"the record is damaged: {len(nodes)} passes are recorded, {len(steps)} were asked for"
-        )
+def _zip(nodes: list, planned: list[Pass]) -> Iterator[tuple[dict, Pass]]:
+    if len(nodes) != len(planned):
+        msg = f"the record is damaged: {len(nodes)} passes recorded, {len(planned)} asked for"
         raise RecordError(msg)
-    return zip(nodes, steps, strict=True)
+    return zip(nodes, planned, strict=True)
 
 
 def _check_images(images: dict[str, np.ndarray], run: Run, n: int) -> None:
@@ -235,21 +232,21 @@ def _pairs(node: dict[str, Any], n: int) -> tuple[PairTable, np.ndarray]:
     return table, keys
 
 
-def _rows(node: dict[str, Any], step: Step, n_pairs: int) -> np.ndarray:
+def _rows(node: dict[str, Any], planned: Pass, n_pairs: int) -> np.ndarray:
     """Return the pairs of a pass."""
     rows = np.array(node["rows"])
     if len(rows) and not (0 <= rows.min() and rows.max() < n_pairs):
-        msg = f"the record is damaged: the pass {step.name!r} has a pair that is not there"
+        msg = f"the record is damaged: the pass {planned.name!r} has a pair that is not there"
         raise RecordError(msg)
     return rows
 
 
 def _pass(
-    node: dict[str, Any], step: Step, n: int, rows: np.ndarray, again: SolvedAgain, k: int
-) -> PassResult:
+    node: dict[str, Any], planned: Pass, n: int, rows: np.ndarray, again: SolvedAgain, k: int
+) -> Pass:
     plain = ("name", "fit_type", "references")
     array = {key: np.array(v) for key, v in node.items() if key not in plain}
-    if node["name"] != step.name or len(array["group"]) != n or len(array["domain"]) != n:
+    if node["name"] != planned.name or len(array["group"]) != n or len(array["domain"]) != n:
         msg = f"the record is damaged: the pass {node['name']!r} is not of its {n} images"
         raise RecordError(msg)
     solution = Solution(
@@ -264,16 +261,21 @@ def _pass(
         covariance_of=partial(again.covariance, k),
         known_errors=array["errors"],
     )
-    return PassResult(
-        Pass(step.name, str(node["fit_type"]), array["domain"], array["group"]),
-        rows,
-        array["kept"],
-        array["reason"].tolist(),
-        solution,
-        array["group_axes"],
-        array["residual"],
-        [Reference(int(r["group"]), str(r["name"]), str(r["reason"])) for r in node["references"]],
-        array["isolated"],
-        None if node["tie"] is None else array["tie"],
+    return replace(
+        planned,
+        fit_type=str(node["fit_type"]),
+        domain=array["domain"],
+        group=array["group"],
+        rows=rows,
+        kept=array["kept"],
+        reason=array["reason"].tolist(),
+        solution=solution,
+        group_axes=array["group_axes"],
+        residual=array["residual"],
+        references=[
+            Reference(int(r["group"]), str(r["name"]), str(r["reason"])) for r in node["references"]
+        ],
+        isolated=array["isolated"],
+        tie=None if node["tie"] is None else array["tie"],
         carried_of=partial(again.carried, k),
     )

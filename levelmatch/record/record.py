@@ -33,7 +33,7 @@ from levelmatch.record.columns import (
 from levelmatch.record.levels import Levels
 from levelmatch.record.reading import read_tree
 from levelmatch.record.run import Provenance, Run
-from levelmatch.solve.passes import PassResult
+from levelmatch.solve.passes import Pass
 
 __all__ = ["RECORD_NAME", "Record", "as_record", "check_not_recorded", "read_record"]
 
@@ -54,7 +54,7 @@ class Record(Levels):
     ----------
     frames : list of `~levelmatch.images.frame.Frame`
         The images with their corrections, in the order of the input.
-    passes : list of `~levelmatch.solve.passes.PassResult`
+    passes : list of `~levelmatch.solve.passes.Pass`
         The solved passes; their images are sorted by name.
     measured : `~levelmatch.measure.table.PairTable`
         The measured pairs; their images are sorted by name.
@@ -71,7 +71,7 @@ class Record(Levels):
     def __init__(
         self,
         frames: list[Frame],
-        passes: list[PassResult],
+        passes: list[Pass],
         measured: PairTable,
         run: Run,
         inputs: dict[str, np.ndarray],
@@ -104,7 +104,7 @@ class Record(Levels):
         return len(self.names)
 
     def __repr__(self) -> str:
-        passes = ", ".join(step.name for step in self.run.steps)
+        passes = ", ".join(p.name for p in self.run.planned)
         return f"<Record: {len(self)} images, {len(self.measured)} pairs, passes: {passes}>"
 
     @property
@@ -272,7 +272,7 @@ class Record(Levels):
             "sky": run.sky,
             "subsets": np.array(run.subsets, dtype=np.int64),
             "images": {
-                **image_columns(frames, run.steps[-1].keyword),
+                **image_columns(frames, run.planned[-1].keyword),
                 **self._total_columns(),
                 **self.inputs,
             },

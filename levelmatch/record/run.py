@@ -2,7 +2,7 @@
 """The call that led to a result: its function, options, time and software."""
 
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import cache
 from typing import Any
@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from astropy import units as u
 
-from levelmatch.solve.steps import Step
+from levelmatch.solve.passes import Pass
 
 __all__ = ["Provenance", "Run", "now", "versions"]
 
@@ -47,8 +47,8 @@ class Run:
     ----------
     function : str
         Name of the function.
-    steps : list of `~levelmatch.solve.steps.Step`
-        Its passes.
+    planned : list of `~levelmatch.solve.passes.Pass`
+        Its passes as planned.
     options : dict
         Its options as plain values.
     created : str
@@ -73,7 +73,7 @@ class Run:
     """
 
     function: str
-    steps: list[Step]
+    planned: list[Pass]
     options: dict[str, Any]
     created: str
     order: list[int]
@@ -89,7 +89,7 @@ class Run:
     def of(
         cls,
         function: str,
-        steps: Iterable[Step],
+        planned: Iterable[Pass],
         options: dict[str, Any],
         collection: Any,
         sky: np.ndarray | None,
@@ -98,7 +98,7 @@ class Run:
 
         Parameters
         ----------
-        function, steps, options, sky
+        function, planned, options, sky
             See `Run`.
         collection : object
             The images, with ``frames``, ``order``, ``recombine`` and ``unit``.
@@ -112,7 +112,7 @@ class Run:
         }
         return cls(
             function,
-            list(steps),
+            list(planned),
             options,
             created,
             [int(k) for k in collection.order],
@@ -127,13 +127,13 @@ class Run:
     @property
     def n_corrections(self) -> int:
         """Number of corrections that the run adds to each image."""
-        return sum(1 + step.subtract_local for step in self.steps)
+        return sum(1 + p.subtract_local for p in self.planned)
 
     @property
     def all_options(self) -> dict[str, Any]:
         """The function, its passes and its options, as nested plain values."""
-        steps = [asdict(step) for step in self.steps]
-        return {"function": self.function, "passes": steps, **self.options}
+        plans = [p.plan for p in self.planned]
+        return {"function": self.function, "passes": plans, **self.options}
 
 
 @dataclass(frozen=True)

@@ -14,9 +14,9 @@ from levelmatch.options import SolveOptions, fit_terms, plain
 from levelmatch.record.again import LocalLevels, frames_before, pass_of_pairs
 from levelmatch.record.record import Record, as_record
 from levelmatch.record.run import Run, now, versions
+from levelmatch.solve.passes import Pass
 from levelmatch.solve.reference import named_reference
-from levelmatch.solve.run import run_steps
-from levelmatch.solve.steps import Step
+from levelmatch.solve.run import run_passes
 
 __all__ = ["solve_record"]
 
@@ -72,16 +72,16 @@ def solve_record(
     keep = _kept_images(record, exclude)
     before = frames_before(record.frames, record.run)
     frames = [frame for frame, kept in zip(before, keep, strict=True) if kept]
-    steps = _changed_steps(record, frames, fit_type, reference)
+    passes = _changed_passes(record, frames, fit_type, reference)
     rows = np.flatnonzero(keep[record.measured.first] & keep[record.measured.second])
     number = np.cumsum(keep) - 1
     measured = record.measured.take(rows)
     measured = replace(measured, first=number[measured.first], second=number[measured.second])
     used = pass_of_pairs([p.rows for p in record.passes], len(record.measured))[rows]
-    run = _changed_run(record, keep, steps, options)
-    corrected, passes = run_steps(
+    run = _changed_run(record, keep, passes, options)
+    corrected, solved = run_passes(
         frames,
-        steps,
+        passes,
         measured,
         used,
         options,
@@ -91,7 +91,7 @@ def solve_record(
     # The significance of the slopes is computed anew.
     inputs = {k: column[keep] for k, column in record.inputs.items() if k != "slope_n_sigma"}
     ordered = [corrected[k] for k in run.order]
-    return Record(ordered, passes, measured, run, inputs, record.keys[rows])
+    return Record(ordered, solved, measured, run, inputs, record.keys[rows])
 
 
 def _solve_options(record: Record, solve) -> SolveOptions:
@@ -122,32 +122,34 @@ def _kept_images(record: Record, exclude: str | Iterable[str]) -> np.ndarray:
     return keep
 
 
-def _changed_steps(record: Record, frames: list[Frame], fit_type, reference) -> list[Step]:
+def _changed_passes(record: Record, frames: list[Frame], fit_type, reference) -> list[Pass]:
     """Return the recorded passes with other fit types or another reference."""
-    steps = list(record.run.steps)
-    names = [step.name for step in steps]
+    passes = list(record.run.planned)
+    names = [p.name for p in passes]
     changes = {name: fit_type for name in names} if isinstance(fit_type, str) else fit_type or {}
     for name, value in changes.items():
         fit_terms(value)
         if name not in names:
             msg = f"fit_type: the record has no pass {name!r}, its passes are {', '.join(names)}"
             raise ValueError(msg)
-        steps[names.index(name)] = replace(steps[names.index(name)], fit_type=value)
+        passes[names.index(name)] = replace(passes[names.index(name)], fit_type=value)
     present = {frame.name for frame in frames}
-    for k, step in enumerate(steps):
-        if step.image and step.image not in present and reference is None:
-            msg = f"{step.image}: the reference would be left out; name another"
+    for k, p in enumerate(passes):
+        if p.image and p.image not in present and reference is None:
+            msg = f"{p.image}: the reference would be left out; name another"
             raise RecordError(msg)
-        if step.name == "mosaic" and reference is not None:
+        if p.name == "mosaic" and reference is not None:
             kind, name = named_reference(reference, frames, record.names)
-            steps[k] = replace(step, reference=kind, image=name)
+            passes[k] = replace(p, reference=kind, image=name)
     if reference is not None and "mosaic" not in names:
         msg = f"reference: the record has no pass 'mosaic', its passes are {', '.join(names)}"
         raise ValueError(msg)
-    return steps
+    return passes
 
 
-def _changed_run(record: Record, keep: np.ndarray, steps: list[Step], options: SolveOptions) -> Run:
+def _changed_run(
+    record: Record, keep: np.ndarray, passes: list[Pass], options: SolveOptions
+) -> Run:
     """Return the run of the new record."""
     run = record.run
     number = np.cumsum(keep) - 1
@@ -163,7 +165,7 @@ def _changed_run(record: Record, keep: np.ndarray, steps: list[Step], options: S
     solve = {f.name: plain(getattr(options, f.name)) for f in fields(SolveOptions)}
     return replace(
         run,
-        steps=steps,
+        planned=passes,
         options={**run.options, "solve": solve},
         created=created,
         order=[int(number[k]) for k in run.order if keep[k]],

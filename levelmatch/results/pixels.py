@@ -74,7 +74,7 @@ def frames_with_pixels(
         own = replace(read, hdu=_recorded_hdu(levels, frame, read.hdu))
         wholes[name] = collect_frames([paths[name]], own)[0]
     if not read.rematch:
-        check_not_matched(wholes.values(), [p.matched.name for p in levels.passes])
+        check_not_matched(wholes.values(), [p.name for p in levels.passes])
     return [_filled(frame, wholes[_file_name(frame)]) for frame in needed]
 
 

@@ -15,7 +15,7 @@ from levelmatch.record.run import Run
 from levelmatch.results.corrected import corrected_image
 from levelmatch.results.files import check_outputs, write_products
 from levelmatch.results.products import make_products
-from levelmatch.solve.passes import PassResult
+from levelmatch.solve.passes import Pass
 
 __all__ = ["MatchResult"]
 
@@ -31,7 +31,7 @@ class MatchResult(Levels, Sequence):
     ----------
     frames : list of `~levelmatch.images.frame.Frame`
         The images with their corrections, in the order of the input.
-    passes : list of `~levelmatch.solve.passes.PassResult`
+    passes : list of `~levelmatch.solve.passes.Pass`
         The solved passes; their images are sorted by name.
     measured : `~levelmatch.measure.table.PairTable`
         The measured pairs; their images are sorted by name.
@@ -45,7 +45,7 @@ class MatchResult(Levels, Sequence):
     def __init__(
         self,
         frames: list[Frame],
-        passes: list[PassResult],
+        passes: list[Pass],
         measured: PairTable,
         run: Run,
         overlaps: Overlaps | None = None,
@@ -65,7 +65,7 @@ class MatchResult(Levels, Sequence):
         return corrected_image(self.products[item], self.provenance)
 
     def __repr__(self) -> str:
-        passes = ", ".join(p.matched.name for p in self.passes)
+        passes = ", ".join(p.name for p in self.passes)
         return f"<MatchResult: {len(self)} images, {len(self.measured)} pairs, passes: {passes}>"
 
     @property

@@ -61,7 +61,7 @@ class Carried:
 
         Parameters
         ----------
-        result : `~levelmatch.solve.passes.PassResult`
+        result : `~levelmatch.solve.passes.Pass`
             The solved pass.
         frames : list of `~levelmatch.images.frame.Frame`
             All images, sorted by name.
@@ -97,7 +97,7 @@ def _with_terms(matrix, old, new):
 
 def _to_images(result, axes, k):
     """Return the matrix from the groups' coefficients to those of the images, dense."""
-    group, terms = result.matched.group, result.solution.coefficients.shape[1]
+    group, terms = result.group, result.solution.coefficients.shape[1]
     blocks = np.zeros((len(group), k, terms))
     if terms == 1:
         blocks[:, 0, 0] = 1.0
@@ -110,7 +110,7 @@ def _response(result, axes, table, k):
     """Return the matrix R from errors of earlier corrections to those of the solution."""
     rows = np.asarray(result.rows)[np.asarray(result.kept)]
     first, second = table.first[rows], table.second[rows]
-    solution, group = result.solution, result.matched.group
+    solution, group = result.solution, result.group
     terms = solution.coefficients.shape[1]
     gram = table.multiplicity[rows, None, None] * table.gram[rows]
     factor = solution.weight / gram[:, 0, 0]

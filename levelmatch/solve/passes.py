@@ -1,83 +1,71 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
-"""One pass: which images are matched as one, which pairs join them, and the solution."""
+"""A pass: its plan, the images that it matches as one, and its solution."""
 
-import warnings
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import KW_ONLY, dataclass, field, fields, replace
 from typing import Any
 
 import numpy as np
 
-from levelmatch.exceptions import DisconnectedError, DisconnectedWarning
+from levelmatch.images import jwst
 from levelmatch.images.corrections import Correction
-from levelmatch.options import fit_terms
-from levelmatch.sky.vectors import tangent_axes, transfer_matrix
-from levelmatch.solve.auto import solve_auto
-from levelmatch.solve.cuts import select_pairs
-from levelmatch.solve.equations import Equations
-from levelmatch.solve.groups import solve_groups
-from levelmatch.solve.linear import sum_by
-from levelmatch.solve.reference import ReferenceChooser
+from levelmatch.options import FIT_TYPES
+from levelmatch.sky.vectors import transfer_matrix
 from levelmatch.solve.solution import Solution
 
-__all__ = ["Pass", "PassResult", "shift_levels", "solve_pass", "subtract_solution"]
+__all__ = ["Pass", "labels"]
 
 
 @dataclass(frozen=True, eq=False)
 class Pass:
-    """What one pass matches.
+    """One pass, from plan to solution.
+
+    The plan is made of plain values, which a record can hold. `grouped` adds the images
+    that are matched as one, and `~levelmatch.solve.solve_pass.solve_pass` the solution.
 
     Parameters
     ----------
     name : {"dithers", "lyot", "nircam_short", "mosaic"}
-        Its name.
-    fit_type : {"level", "level+slope"}
-        What it fits.
-    domain : `~numpy.ndarray` of int, shape (n,)
-        Images are matched within a domain.
-    group : `~numpy.ndarray` of int, shape (n,)
-        Images of one group get one correction.
-    reference : None, str or int
-        `None` for a zero mean over each set; ``"science"`` holds the group of the
-        science images at zero; ``"auto"`` or a group for the mosaic's reference.
+        Name of the pass.
+    fit_type : {"level", "level+slope", "level+match", "auto"}
+        Correction that the pass fits.
+    reference : {"auto", "mean", "image"}
+        Zero point of the mosaic's corrections.
+    image : str
+        Name of the reference image, if the user named one.
     keyword : str
         Header keyword of the time from the backgrounds.
-    """
-
-    name: str
-    fit_type: str
-    domain: np.ndarray
-    group: np.ndarray
-    reference: object = None
-    keyword: str = "DT_BGR"
-
-
-@dataclass(frozen=True, eq=False)
-class PassResult:
-    """What one pass found.
-
-    Parameters
-    ----------
-    matched : `Pass`
-        The pass.
+    combine_chips : bool
+        Whether the short-wavelength chips of a module are one image of the mosaic.
+    recombined : bool
+        Whether science and Lyot parts are one image of the mosaic.
+    subtract_local : bool
+        Whether each tile's local level is subtracted after the pass.
+    domain : `~numpy.ndarray` of int, shape (n,)
+        Label of the domain of each image, sorted by name. Images are matched within a domain.
+    group : `~numpy.ndarray` of int, shape (n,)
+        Label of the group of each image. Images of one group get one correction.
+    held : None, str or int
+        `None` for a zero mean over each set; ``"science"`` holds the group of the
+        science images at zero; ``"auto"`` or a group for the mosaic's reference.
     rows : `~numpy.ndarray` of int, shape (m,)
-        Its pairs, as rows of the table of all pairs.
+        Pairs of the pass, as rows of the table of all pairs.
     kept : `~numpy.ndarray` of bool, shape (m,)
-        Which counted.
+        Flags of the pairs that were used.
     reason : list of str, length m
-        Why a pair was left out, or kept against the cuts.
+        Reason for which each pair was rejected, or kept in spite of the cuts.
     solution : `~levelmatch.solve.solution.Solution`
-        The corrections of the groups.
+        Corrections of the groups.
     group_axes : `~numpy.ndarray`, shape (n_groups, 3, 3)
         Centre, East and North of each group.
     residual : `~numpy.ndarray`, shape (m,)
-        What is left of the level of every pair, those that did not count included.
-    references : list of `Reference`
+        Residual of the level of each pair, rejected pairs included.
+    references : list of `~levelmatch.solve.reference.Reference`
         One for each connected set of more than one group.
     isolated : `~numpy.ndarray` of bool, shape (n_groups,)
-        Groups without any pair, in a domain of several.
+        Flags of groups without any pair, in a domain of several.
     tie : `~numpy.ndarray`, shape (n_groups,), or None
-        The level that each group's set got on top, to tie it to the others by their sky.
+        Level added to each group's set, to tie it to the others by their sky.
     patterns : tuple of `~levelmatch.solve.patterns.DetectorPattern`
         Patterns that stay with a detector, which the pass does not correct.
     carried_of : callable or None
@@ -85,18 +73,64 @@ class PassResult:
         images after this pass, or `None` if it is too large to hold.
     """
 
-    matched: Pass
-    rows: np.ndarray
-    kept: np.ndarray
-    reason: list
-    solution: Solution
-    group_axes: np.ndarray
-    residual: np.ndarray
+    name: str
+    fit_type: str = "level"
+    _: KW_ONLY
+    reference: str = "mean"
+    image: str = ""
+    keyword: str = "DT_BGR"
+    combine_chips: bool = False
+    recombined: bool = False
+    subtract_local: bool = False
+
+    domain: np.ndarray = field(default_factory=lambda: np.zeros(0, dtype=np.intp))
+    group: np.ndarray = field(default_factory=lambda: np.zeros(0, dtype=np.intp))
+    held: object = None
+
+    rows: np.ndarray = field(default_factory=lambda: np.zeros(0, dtype=np.intp))
+    kept: np.ndarray = field(default_factory=lambda: np.zeros(0, dtype=bool))
+    reason: list = field(default_factory=list)
+    # None until the pass is solved.
+    solution: Solution = None  # type: ignore[assignment]
+    group_axes: np.ndarray = None  # type: ignore[assignment]
+    residual: np.ndarray = field(default_factory=lambda: np.zeros(0))
     references: list = field(default_factory=list)
     isolated: np.ndarray = field(default_factory=lambda: np.zeros(0, dtype=bool))
     tie: np.ndarray | None = None
     patterns: tuple = ()
     carried_of: Callable[[], Any] | None = None
+
+    @property
+    def plan(self):
+        """The plan as a dictionary of plain values."""
+        return {f.name: getattr(self, f.name) for f in fields(self)[:_N_PLANNED]}
+
+    def grouped(self, frames):
+        """Return the pass with the domains and groups of frames, sorted by name."""
+        domain, group = _LABELS[self.name](frames, self)
+        held = {"mean": None, "auto": "auto"}.get(self.reference)
+        if self.name == "lyot":
+            held = "science"
+        elif self.reference == "image":
+            names = [frame.name for frame in frames]
+            held = int(group[names.index(self.image)])
+        fit_type = FIT_TYPES[self.fit_type]
+        return replace(self, fit_type=fit_type, domain=domain, group=group, held=held)
+
+    @property
+    def n_pairs(self):
+        """Number of pairs."""
+        return len(self.rows)
+
+    @property
+    def n_kept(self):
+        """Number of kept pairs."""
+        return int(np.count_nonzero(self.kept))
+
+    @property
+    def floor(self):
+        """Systematic scatter of the pairs."""
+        return self.solution.floor
 
     def coefficients(self, group):
         """Return the correction of a group about its centre, shape (1,) or (3,)."""
@@ -104,13 +138,13 @@ class PassResult:
 
     def correction(self, i):
         """Return the correction of image ``i``, in the common unit."""
-        group = self.matched.group[i]
+        group = self.group[i]
         correction = Correction.from_coefficients(self.coefficients(group), self.group_axes[group])
         return correction if self.tie is None else correction + Correction(self.tie[group])
 
     def covariance(self, i, axes):
         """Return the covariance of image ``i``'s level and slopes about a centre, shape (3, 3)."""
-        group = self.matched.group[i]
+        group = self.group[i]
         out = np.zeros((3, 3))
         if not self.solution.active[group, 1:].any():
             # Of slopes that were not fitted, the change of centre would make rounding errors.
@@ -131,200 +165,44 @@ def labels(keys):
     return np.array([index[key] for key in keys], dtype=np.intp)
 
 
-def solve_pass(matched, frames, table, rows, options, *, sky=None):
-    """Solve one pass.
-
-    Parameters
-    ----------
-    matched : `Pass`
-        The pass.
-    frames : list of `~levelmatch.images.frame.Frame`
-        All images, sorted by name.
-    table : `~levelmatch.measure.table.PairTable`
-        All pairs, with the earlier passes subtracted.
-    rows : `~numpy.ndarray` of int
-        The rows of this pass.
-    options : `~levelmatch.options.SolveOptions`
-        How.
-    sky : `~numpy.ndarray`, shape (n_images,), or None
-        Clipped sky levels, with the earlier passes subtracted, which tie the sets
-        that do not overlap if ``options.disconnected`` is ``"sky"``.
-
-    Returns
-    -------
-    result : `PassResult`
-        With a zero correction, flagged, for a group without a pair.
-
-    Warns
-    -----
-    DisconnectedWarning
-        If the groups of a domain fall into sets with no overlap between them.
-
-    Raises
-    ------
-    DisconnectedError
-        If they do, and ``options.disconnected`` is ``"error"``.
-    """
-    pairs = table.take(rows)
-    kept, reason = select_pairs(pairs, matched.group, options)
-    counted = pairs.take(kept)
-    group_axes = _group_axes(matched.group, frames)
-    terms = fit_terms(matched.fit_type)
-    equations = _equations(counted, matched.group, group_axes, terms)
-    references = {}
-    gauge = None
-    if matched.reference is not None:
-        gauge = _gauge(matched, frames, equations, counted.npix, references)
-    solve = solve_auto if matched.fit_type == "auto" else solve_groups
-    solution = solve(
-        equations,
-        options,
-        weights=options.weights,
-        npix=counted.npix,
-        scatter=counted.scatter,
-        reference=gauge,
-    )
-    residual = np.full(len(pairs), np.nan)
-    measured = pairs.npix > 0
-    residual[measured] = _equations(
-        pairs.take(measured), matched.group, group_axes, terms
-    ).level_residuals(solution.coefficients)
-    result = PassResult(
-        matched, rows, kept, reason, solution, group_axes, residual, list(references.values())
-    )
-    sets, isolated = _disconnected(matched, solution)
-    if sets and options.disconnected == "sky":
-        result = _tie_sets(result, frames, sky)
-    elif sets:
-        _report_disconnected(matched, frames, sets, isolated, options)
-    return replace(result, isolated=isolated)
+# Fields of the plan: those up to `subtract_local`.
+_N_PLANNED = [f.name for f in fields(Pass)].index("subtract_local") + 1
 
 
-def _equations(table, group, group_axes, terms):
-    counts = table.multiplicity[:, None]
-    return Equations(
-        first=group[table.first],
-        second=group[table.second],
-        gram=counts[:, None] * table.gram[:, :terms, :terms],
-        rhs=counts * table.rhs[:, :terms],
-        axes=table.axes,
-        group_axes=group_axes,
+def _dither_labels(frames, matched):
+    return labels([(f.tile, f.detector, f.part) for f in frames]), np.arange(len(frames))
+
+
+def _lyot_labels(frames, matched):
+    return (
+        labels([(f.tile, f.detector) for f in frames]),
+        labels([(f.tile, f.detector, f.part, f.subset) for f in frames]),
     )
 
 
-def _gauge(matched, frames, equations, npix, references):
-    """Return the function that picks the group held at zero, and notes its choice."""
-    pairs = np.stack([equations.first, equations.second], axis=1)
-
-    chooser = ReferenceChooser(frames, matched.group, pairs, npix, keyword=matched.keyword)
-
-    def pick(members):
-        if matched.reference == "science":
-            choice = chooser.science(members)
-        else:
-            choice = chooser.choose(members, matched.reference)
-        if len(members) > 1:
-            references[members[0]] = choice
-        return choice.group
-
-    return pick
-
-
-def _group_axes(group, frames):
-    """Centre, East and North of each group: its image's own, or those of the images' mean."""
-    centres = np.array([frame.whole_grid.axes[0] for frame in frames])
-    return tangent_axes(sum_by(group, centres, int(group.max()) + 1))
-
-
-def _disconnected(matched, solution):
-    """Return the sets of each domain that falls apart, and the groups without any pair in one."""
-    n_groups = len(solution.component)
-    domain = np.zeros(n_groups, dtype=int)
-    domain[matched.group] = matched.domain
-    size = np.bincount(solution.component)
-    # A set lies in one domain: pairs are within domains.
-    of_set = np.zeros(len(size), dtype=int)
-    of_set[solution.component] = domain
-    number = np.bincount(of_set, minlength=int(domain.max()) + 1)
-    isolated = (size[solution.component] == 1) & (number[domain] > 1)
-    order = np.argsort(of_set, kind="stable")
-    sets = np.split(order, np.cumsum(number)[:-1])
-    return {int(d): sets[d] for d in np.flatnonzero(number > 1)}, isolated
-
-
-def _report_disconnected(matched, frames, sets, isolated, options):
-    """Warn of the domains that fall apart, or refuse them."""
-    n_sets = sum(len(s) for s in sets.values())
-    domains, one = np.unique(matched.domain, return_index=True)
-    one = dict(zip(domains.tolist(), one.tolist(), strict=True))
-    tiles = [frames[one[d]].tile for d in sets]
-    where = f"tiles {_shorten(tiles)}: " if matched.name != "mosaic" else ""
-    msg = f"pass {matched.name}: {where}what overlaps falls into {n_sets} sets"
-    if options.disconnected == "error":
-        raise DisconnectedError(msg)
-    msg += (
-        "; each has its own zero point, unless a later pass joins them "
-        "or disconnected='sky' ties them by their sky"
+def _nircam_labels(frames, matched):
+    return (
+        labels([(f.tile, jwst.module_of(f.detector)) for f in frames]),
+        labels([(f.tile, f.detector, f.subset) for f in frames]),
     )
-    if isolated.any():
-        alone = [f.name for f, g in zip(frames, matched.group, strict=True) if isolated[g]]
-        msg += f"; without any overlap in this pass: {_shorten(alone)}"
-    warnings.warn(msg, DisconnectedWarning, stacklevel=4)
 
 
-def _tie_sets(result, frames, sky):
-    """Return the result with the sets of each domain brought to one mean sky level.
-
-    That of the domain's largest set, the first of equals, stays as it is.
-    """
-    matched, component = result.matched, result.solution.component
-    left = np.array(
-        [
-            sky[i] - result.correction(i).coefficients(frame.whole_grid.axes)[0]
-            for i, frame in enumerate(frames)
-        ]
-    )
-    tie = np.zeros(len(component))
-    set_of = component[matched.group]
-    for d in np.unique(matched.domain):
-        members = matched.domain == d
-        sets, first, count = np.unique(set_of[members], return_index=True, return_counts=True)
-        largest = sets[np.lexsort((first, -count))[0]]
-        level = {s: left[members & (set_of == s)].mean() for s in sets}
-        for s in sets:
-            tie[component == s] = level[s] - level[largest]
-    return replace(result, tie=tie)
+def _mosaic_labels(frames, matched):
+    groups = [
+        (
+            f.tile,
+            jwst.module_of(f.detector) if matched.combine_chips else f.detector,
+            "" if matched.recombined else f.part,
+            f.subset,
+        )
+        for f in frames
+    ]
+    return np.zeros(len(frames), dtype=np.intp), labels(groups)
 
 
-def _shorten(names):
-    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
-
-
-def shift_levels(table, levels):
-    """Return the pair table with a level subtracted from each image, shape (n_images,)."""
-    step = levels[table.first] - levels[table.second]
-    return replace(table, rhs=table.rhs - table.gram[:, :, 0] * step[:, None])
-
-
-def subtract_solution(table, result):
-    """Return the pair table with a pass's corrections subtracted.
-
-    Exact: a level shifts with a constant, a right-hand side with the normal
-    matrix times the coefficients.
-    """
-    group, solution = result.matched.group, result.solution
-    first, second = group[table.first], group[table.second]
-    if result.tie is not None:
-        table = shift_levels(table, result.tie[group])
-    rhs = table.rhs.copy()
-    if solution.coefficients.shape[1] == 1:
-        step = solution.coefficients[first, 0] - solution.coefficients[second, 0]
-        rhs -= table.gram[:, :, 0] * step[:, None]
-        return replace(table, rhs=rhs)
-    ok = table.npix > 0
-    step = np.zeros_like(rhs)
-    for sign, side in ((1, first[ok]), (-1, second[ok])):
-        change = transfer_matrix(result.group_axes[side], table.axes[ok])
-        step[ok] += sign * np.einsum("pij,pj->pi", change, solution.coefficients[side])
-    rhs -= np.einsum("pij,pj->pi", table.gram, step)
-    return replace(table, rhs=rhs)
+_LABELS = {
+    "dithers": _dither_labels,
+    "lyot": _lyot_labels,
+    "nircam_short": _nircam_labels,
+    "mosaic": _mosaic_labels,
+}

@@ -78,7 +78,7 @@ def find_patterns(result, frames, table):
 
     Parameters
     ----------
-    result : `~levelmatch.solve.passes.PassResult`
+    result : `~levelmatch.solve.passes.Pass`
         The solved pass.
     frames : list of `~levelmatch.images.frame.Frame`
         All images, sorted by name.
@@ -90,7 +90,7 @@ def find_patterns(result, frames, table):
     patterns : list of `DetectorPattern`
         At most one for each detector; only patterns larger than the stated errors.
     """
-    if result.matched.fit_type == "level":
+    if result.fit_type == "level":
         found = _in_overlaps(result, frames, table)
     else:
         found = _in_slopes(result, frames)
@@ -120,7 +120,7 @@ def _in_overlaps(result, frames, table):
         if fitted is not None:
             coefficients, chance = fitted
             size = _rms_over_detector(coefficients)
-            yield DetectorPattern(result.matched.name, name, len(images), size, chance, False)
+            yield DetectorPattern(result.name, name, len(images), size, chance, False)
 
 
 def _fit_overlaps(frames, table, rows, n_images):
@@ -199,7 +199,7 @@ def _rms_over_detector(coefficients):
 def _in_slopes(result, frames):
     """Fit a gradient to the slopes of the groups of each connected set."""
     solution, axes = result.solution, result.group_axes
-    domain_of = {g: frames[i].detector for i, g in reversed(list(enumerate(result.matched.group)))}
+    domain_of = {g: frames[i].detector for i, g in reversed(list(enumerate(result.group)))}
     for s in np.unique(solution.component):
         groups = np.flatnonzero(solution.component == s)
         if 2 * len(groups) - 5 < LEAST_FREEDOM or not solution.active[groups, 1:].any():
@@ -211,7 +211,7 @@ def _in_slopes(result, frames):
         detectors = {domain_of[g] for g in groups.tolist()}
         name = detectors.pop() if len(detectors) == 1 else ""
         size = float(np.std(bent))
-        yield DetectorPattern(result.matched.name, name, len(groups), size, chance, True)
+        yield DetectorPattern(result.name, name, len(groups), size, chance, True)
 
 
 def _fit_slopes(offsets, slopes):

@@ -12,24 +12,24 @@ from levelmatch.exceptions import PatternWarning
 from levelmatch.images.background import local_level
 from levelmatch.images.corrections import AppliedCorrection, Correction
 from levelmatch.solve.carried import Carried
-from levelmatch.solve.passes import shift_levels, solve_pass, subtract_solution
 from levelmatch.solve.patterns import find_patterns
+from levelmatch.solve.solve_pass import shift_levels, solve_pass, subtract_solution
 
-__all__ = ["correct_frames", "run_steps"]
+__all__ = ["correct_frames", "run_passes"]
 
 
 logger = getLogger(__name__)
 
 
-def run_steps(frames, steps, measured, used, options, *, sky=None, local=local_level):
+def run_passes(frames, passes, measured, used, options, *, sky=None, local=local_level):
     """Solve the passes one after another, each on what the earlier ones left.
 
     Parameters
     ----------
     frames : list of `~levelmatch.images.frame.Frame`
         The images, sorted by name.
-    steps : list of `Step`
-        The passes.
+    passes : list of `~levelmatch.solve.passes.Pass`
+        The passes as planned.
     measured : `~levelmatch.measure.table.PairTable`
         The pairs.
     used : `~numpy.ndarray` of int, shape (n,)
@@ -45,63 +45,63 @@ def run_steps(frames, steps, measured, used, options, *, sky=None, local=local_l
     -------
     frames : list of `~levelmatch.images.frame.Frame`
         With their corrections.
-    results : list of `~levelmatch.solve.passes.PassResult`
-        What each pass found.
+    solved : list of `~levelmatch.solve.passes.Pass`
+        The passes with their solutions.
     """
-    results, table, carried = [], measured, Carried.of(frames)
-    for k, step in enumerate(_hold_named(steps, frames, used)):
+    done, table, carried = [], measured, Carried.of(frames)
+    for k, p in enumerate(_hold_named(passes, frames, used)):
         rows = np.flatnonzero(used == k)
-        result = solve_pass(step.plan(frames), frames, table, rows, options, sky=sky)
-        result = replace(result, patterns=_warn_patterns(result, frames, table))
-        more = carried and carried.after(result, frames, table)
-        table = subtract_solution(table, result)
-        results.append(replace(result, carried_of=partial(_given, more)))
-        variances = _added_variances(carried, more, frames, result)
-        corrected = correct_frames(frames, result, variances)
+        solved = solve_pass(p.grouped(frames), frames, table, rows, options, sky=sky)
+        solved = replace(solved, patterns=_warn_patterns(solved, frames, table))
+        more = carried and carried.after(solved, frames, table)
+        table = subtract_solution(table, solved)
+        done.append(replace(solved, carried_of=partial(_given, more)))
+        variances = _added_variances(carried, more, frames, solved)
+        corrected = correct_frames(frames, solved, variances)
         carried = more
-        before, frames = frames, _mark_subsets(corrected, result)
-        if step.subtract_local:
-            levels = _local_levels(frames, result.matched, local)
+        before, frames = frames, _mark_subsets(corrected, solved)
+        if p.subtract_local:
+            levels = _local_levels(frames, solved, local)
             frames = _subtract_local(frames, levels)
             table = shift_levels(table, levels)
         if sky is not None:
             sky = sky - _steps(before, frames)
         logger.info(
             "pass %s: %d pairs, %d kept, floor %.3g",
-            step.name,
-            len(result.rows),
-            result.kept.sum(),
-            result.solution.floor,
+            p.name,
+            len(solved.rows),
+            solved.kept.sum(),
+            solved.solution.floor,
         )
-    return frames, results
+    return frames, done
 
 
-def _warn_patterns(result, frames, table):
+def _warn_patterns(solved, frames, table):
     """Return the patterns that stay with a detector, and warn of each."""
-    if not len(result.rows) or frames[0].transform is None:
+    if not len(solved.rows) or frames[0].transform is None:
         # Recorded images have no WCS.
         return ()
-    patterns = tuple(find_patterns(result, frames, table))
+    patterns = tuple(find_patterns(solved, frames, table))
     for pattern in patterns:
         unit = "" if frames[0].unit is None else str(frames[0].unit)
         warnings.warn(pattern.sentence(unit), PatternWarning, stacklevel=5)
     return patterns
 
 
-def _hold_named(steps, frames, used):
-    """Return the steps; a named reference is held where it can be.
+def _hold_named(passes, frames, used):
+    """Return the passes; a named reference is held where it can be.
 
     Of images of one tile the mosaic corrects all alike: the last pass before it that has pairs
     holds the reference then.
     """
-    mosaic = steps[-1]
-    if mosaic.reference != "image" or mosaic.plan(frames).group.max() > 0:
-        return steps
-    for k in reversed(range(len(steps) - 1)):
-        if steps[k].name != "lyot" and (used == k).any():
-            held = replace(steps[k], reference="image", image=mosaic.image)
-            return [*steps[:k], held, *steps[k + 1 :]]
-    return steps
+    mosaic = passes[-1]
+    if mosaic.reference != "image" or mosaic.grouped(frames).group.max() > 0:
+        return passes
+    for k in reversed(range(len(passes) - 1)):
+        if passes[k].name != "lyot" and (used == k).any():
+            held = replace(passes[k], reference="image", image=mosaic.image)
+            return [*passes[:k], held, *passes[k + 1 :]]
+    return passes
 
 
 def _steps(before, after):
@@ -120,53 +120,51 @@ def _given(value):
     return value
 
 
-def _added_variances(before, after, frames, result):
+def _added_variances(before, after, frames, solved):
     """Return the variance that a pass adds to each image's correction, shape (n, 3)."""
-    own = np.array([result.variance(i, f.whole_grid.axes) for i, f in enumerate(frames)])
+    own = np.array([solved.variance(i, f.whole_grid.axes) for i, f in enumerate(frames)])
     if after is None or not before.matrix.any():
         return own
     known = np.isfinite(own)
     return np.where(known, np.maximum(after.variances - before.variances, 0.0), own)
 
 
-def correct_frames(frames, result, variances=None):
+def correct_frames(frames, solved, variances=None):
     """Return the frames with a pass's corrections appended, each in its own unit.
 
     Parameters
     ----------
     frames : list of `~levelmatch.images.frame.Frame`
         The images, sorted by name.
-    result : `~levelmatch.solve.passes.PassResult`
+    solved : `~levelmatch.solve.passes.Pass`
         The solved pass.
     variances : `~numpy.ndarray`, shape (n, 3), or None
         Variance that the pass adds to each correction; by default that of the pass alone.
     """
     out = []
     names = {}
-    for choice in result.references:
-        names[result.solution.component[choice.group]] = choice.name
+    for choice in solved.references:
+        names[solved.solution.component[choice.group]] = choice.name
     for i, frame in enumerate(frames):
-        correction = result.correction(i).scaled(1 / frame.scale)
-        variance = result.variance(i, frame.whole_grid.axes) if variances is None else variances[i]
+        correction = solved.correction(i).scaled(1 / frame.scale)
+        variance = solved.variance(i, frame.whole_grid.axes) if variances is None else variances[i]
         variance = variance / frame.scale**2
-        component = result.solution.component[result.matched.group[i]]
-        applied = AppliedCorrection(
-            result.matched.name, correction, variance, names.get(component, "mean")
-        )
+        component = solved.solution.component[solved.group[i]]
+        applied = AppliedCorrection(solved.name, correction, variance, names.get(component, "mean"))
         out.append(frame.with_keys(corrections=(*frame.corrections, applied)))
     return out
 
 
-def _mark_subsets(frames, result):
+def _mark_subsets(frames, solved):
     """Return the frames, those of a domain that fell into sets marked by their set.
 
     A later pass, in which other images may join the sets, then corrects each for
     itself. The largest set keeps the mark 0.
     """
-    component = result.solution.component[result.matched.group]
+    component = solved.solution.component[solved.group]
     sets, first, count = np.unique(component, return_index=True, return_counts=True)
     # A set lies in one domain: pairs are within domains.
-    domain = result.matched.domain[first]
+    domain = solved.domain[first]
     order = np.lexsort((first, -count, domain))
     rank = np.empty(len(sets), dtype=int)
     _, start = np.unique(domain[order], return_index=True)

@@ -1,0 +1,226 @@
+# Licensed under a 3-clause BSD style license - see LICENSE.rst
+"""Solve one pass, and subtract its solution from the pairs."""
+
+import warnings
+from dataclasses import replace
+
+import numpy as np
+
+from levelmatch.exceptions import DisconnectedError, DisconnectedWarning
+from levelmatch.options import fit_terms
+from levelmatch.sky.vectors import tangent_axes, transfer_matrix
+from levelmatch.solve.auto import solve_auto
+from levelmatch.solve.cuts import select_pairs
+from levelmatch.solve.equations import Equations
+from levelmatch.solve.groups import solve_groups
+from levelmatch.solve.linear import sum_by
+from levelmatch.solve.reference import ReferenceChooser
+
+__all__ = ["shift_levels", "solve_pass", "subtract_solution"]
+
+
+def solve_pass(matched, frames, table, rows, options, *, sky=None):
+    """Solve one pass.
+
+    Parameters
+    ----------
+    matched : `~levelmatch.solve.passes.Pass`
+        The pass, grouped.
+    frames : list of `~levelmatch.images.frame.Frame`
+        All images, sorted by name.
+    table : `~levelmatch.measure.table.PairTable`
+        All pairs, with the earlier passes subtracted.
+    rows : `~numpy.ndarray` of int
+        The rows of this pass.
+    options : `~levelmatch.options.SolveOptions`
+        How.
+    sky : `~numpy.ndarray`, shape (n_images,), or None
+        Clipped sky levels, with the earlier passes subtracted, which tie the sets
+        that do not overlap if ``options.disconnected`` is ``"sky"``.
+
+    Returns
+    -------
+    solved : `~levelmatch.solve.passes.Pass`
+        The pass with its solution. A group without a pair has a zero correction and is
+        flagged.
+
+    Warns
+    -----
+    DisconnectedWarning
+        If the groups of a domain fall into sets with no overlap between them.
+
+    Raises
+    ------
+    DisconnectedError
+        If they do, and ``options.disconnected`` is ``"error"``.
+    """
+    pairs = table.take(rows)
+    kept, reason = select_pairs(pairs, matched.group, options)
+    counted = pairs.take(kept)
+    group_axes = _group_axes(matched.group, frames)
+    terms = fit_terms(matched.fit_type)
+    equations = _equations(counted, matched.group, group_axes, terms)
+    references = {}
+    gauge = None
+    if matched.held is not None:
+        gauge = _gauge(matched, frames, equations, counted.npix, references)
+    solve = solve_auto if matched.fit_type == "auto" else solve_groups
+    solution = solve(
+        equations,
+        options,
+        weights=options.weights,
+        npix=counted.npix,
+        scatter=counted.scatter,
+        reference=gauge,
+    )
+    residual = np.full(len(pairs), np.nan)
+    measured = pairs.npix > 0
+    residual[measured] = _equations(
+        pairs.take(measured), matched.group, group_axes, terms
+    ).level_residuals(solution.coefficients)
+    solved = replace(
+        matched,
+        rows=rows,
+        kept=kept,
+        reason=reason,
+        solution=solution,
+        group_axes=group_axes,
+        residual=residual,
+        references=list(references.values()),
+    )
+    sets, isolated = _disconnected(matched, solution)
+    if sets and options.disconnected == "sky":
+        solved = _tie_sets(solved, frames, sky)
+    elif sets:
+        _report_disconnected(matched, frames, sets, isolated, options)
+    return replace(solved, isolated=isolated)
+
+
+def _equations(table, group, group_axes, terms):
+    counts = table.multiplicity[:, None]
+    return Equations(
+        first=group[table.first],
+        second=group[table.second],
+        gram=counts[:, None] * table.gram[:, :terms, :terms],
+        rhs=counts * table.rhs[:, :terms],
+        axes=table.axes,
+        group_axes=group_axes,
+    )
+
+
+def _gauge(matched, frames, equations, npix, references):
+    """Return the function that picks the group held at zero, and notes its choice."""
+    pairs = np.stack([equations.first, equations.second], axis=1)
+
+    chooser = ReferenceChooser(frames, matched.group, pairs, npix, keyword=matched.keyword)
+
+    def pick(members):
+        if matched.held == "science":
+            choice = chooser.science(members)
+        else:
+            choice = chooser.choose(members, matched.held)
+        if len(members) > 1:
+            references[members[0]] = choice
+        return choice.group
+
+    return pick
+
+
+def _group_axes(group, frames):
+    """Centre, East and North of each group: its image's own, or those of the images' mean."""
+    centres = np.array([frame.whole_grid.axes[0] for frame in frames])
+    return tangent_axes(sum_by(group, centres, int(group.max()) + 1))
+
+
+def _disconnected(matched, solution):
+    """Return the sets of each domain that falls apart, and the groups without any pair in one."""
+    n_groups = len(solution.component)
+    domain = np.zeros(n_groups, dtype=int)
+    domain[matched.group] = matched.domain
+    size = np.bincount(solution.component)
+    # A set lies in one domain: pairs are within domains.
+    of_set = np.zeros(len(size), dtype=int)
+    of_set[solution.component] = domain
+    number = np.bincount(of_set, minlength=int(domain.max()) + 1)
+    isolated = (size[solution.component] == 1) & (number[domain] > 1)
+    order = np.argsort(of_set, kind="stable")
+    sets = np.split(order, np.cumsum(number)[:-1])
+    return {int(d): sets[d] for d in np.flatnonzero(number > 1)}, isolated
+
+
+def _report_disconnected(matched, frames, sets, isolated, options):
+    """Warn of the domains that fall apart, or refuse them."""
+    n_sets = sum(len(s) for s in sets.values())
+    domains, one = np.unique(matched.domain, return_index=True)
+    one = dict(zip(domains.tolist(), one.tolist(), strict=True))
+    tiles = [frames[one[d]].tile for d in sets]
+    where = f"tiles {_shorten(tiles)}: " if matched.name != "mosaic" else ""
+    msg = f"pass {matched.name}: {where}what overlaps falls into {n_sets} sets"
+    if options.disconnected == "error":
+        raise DisconnectedError(msg)
+    msg += (
+        "; each has its own zero point, unless a later pass joins them "
+        "or disconnected='sky' ties them by their sky"
+    )
+    if isolated.any():
+        alone = [f.name for f, g in zip(frames, matched.group, strict=True) if isolated[g]]
+        msg += f"; without any overlap in this pass: {_shorten(alone)}"
+    warnings.warn(msg, DisconnectedWarning, stacklevel=4)
+
+
+def _tie_sets(matched, frames, sky):
+    """Return the pass with the sets of each domain brought to one mean sky level.
+
+    That of the domain's largest set, the first of equals, stays as it is.
+    """
+    component = matched.solution.component
+    left = np.array(
+        [
+            sky[i] - matched.correction(i).coefficients(frame.whole_grid.axes)[0]
+            for i, frame in enumerate(frames)
+        ]
+    )
+    tie = np.zeros(len(component))
+    set_of = component[matched.group]
+    for d in np.unique(matched.domain):
+        members = matched.domain == d
+        sets, first, count = np.unique(set_of[members], return_index=True, return_counts=True)
+        largest = sets[np.lexsort((first, -count))[0]]
+        level = {s: left[members & (set_of == s)].mean() for s in sets}
+        for s in sets:
+            tie[component == s] = level[s] - level[largest]
+    return replace(matched, tie=tie)
+
+
+def _shorten(names):
+    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+
+
+def shift_levels(table, levels):
+    """Return the pair table with a level subtracted from each image, shape (n_images,)."""
+    step = levels[table.first] - levels[table.second]
+    return replace(table, rhs=table.rhs - table.gram[:, :, 0] * step[:, None])
+
+
+def subtract_solution(table, solved):
+    """Return the pair table with a pass's corrections subtracted.
+
+    Exact: a level shifts with a constant, a right-hand side with the normal
+    matrix times the coefficients.
+    """
+    group, solution = solved.group, solved.solution
+    first, second = group[table.first], group[table.second]
+    if solved.tie is not None:
+        table = shift_levels(table, solved.tie[group])
+    rhs = table.rhs.copy()
+    if solution.coefficients.shape[1] == 1:
+        step = solution.coefficients[first, 0] - solution.coefficients[second, 0]
+        rhs -= table.gram[:, :, 0] * step[:, None]
+        return replace(table, rhs=rhs)
+    ok = table.npix > 0
+    step = np.zeros_like(rhs)
+    for sign, side in ((1, first[ok]), (-1, second[ok])):
+        change = transfer_matrix(solved.group_axes[side], table.axes[ok])
+        step[ok] += sign * np.einsum("pij,pj->pi", change, solution.coefficients[side])
+    rhs -= np.einsum("pij,pj->pi", table.gram, step)
+    return replace(table, rhs=rhs)
