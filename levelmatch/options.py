@@ -237,9 +237,14 @@ class SolveOptions:
         data, or PJPipe's 1, number of pixels, 1 / scatter**2.
     floor : float or None
         Systematic scatter of the pairs, in the common unit; `None` to estimate it.
-    robust : {"tukey", "huber", None}
-        How pairs that disagree with the others lose weight, with the weights ``"ivar"`` and
-        in sets of at least 10 loops: Tukey's biweight, Huber's weights, or not at all.
+    robust : {"auto", "tukey", "huber", None}
+        Treatment of wrong pairs, with the weights ``"ivar"`` and in sets of at least 10
+        independent loops. ``"auto"`` rejects pairs that lie clearly outside of the scatter of
+        the others, each judged by what the other pairs predict for it; where large
+        differences are part of the scatter, it rejects none. ``"tukey"`` and ``"huber"``
+        weigh each pair by its residual, with Tukey's biweight or Huber's weights, and suit
+        images that overlap with many others; where an image has about four neighbours, they
+        make the floor and the errors too small. `None` keeps the weight of all pairs.
     min_area : float
         Reject pairs with fewer pixels than this fraction of the mean.
     min_linear : float
@@ -273,7 +278,7 @@ class SolveOptions:
 
     weights: str = _choice("ivar", "ivar", "equal", "npix", "rms")
     floor: float | None = _number(None)
-    robust: str | None = _choice("tukey", "tukey", "huber", None)
+    robust: str | None = _choice("auto", "auto", "tukey", "huber", None)
     min_area: float = _number(0.002)
     min_linear: float = _number(0.2)
     rms_limit: float = _number(2.0)

@@ -19,6 +19,7 @@ MODULES = {
     ),
     "measure/_summary": (["_median.h", "_plane.pxi"], []),
     "sky/_geometry": ([], REORDER),
+    "solve/_selected": ([], []),
 }
 
 

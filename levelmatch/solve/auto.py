@@ -8,13 +8,13 @@ import numpy as np
 from levelmatch.sky.vectors import tangent_axes, transfer_matrix
 from levelmatch.solve.gauge import members_of
 from levelmatch.solve.groups import solve_groups
-from levelmatch.solve.weights import N_REWEIGHT
 
 __all__ = ["solve_auto"]
 
 # A group's slopes count from this Wald statistic on, or from that of the Bayesian
 # information criterion if it is higher: 99 % of groups without slopes stay under it.
 LEAST_WALD = 9.21
+N_SETTLE = 50
 
 
 def slope_statistic(equations, solution):
@@ -64,7 +64,7 @@ def solve_auto(equations, options, **keywords):
         # Relative to the reference, whose plane is zero.
         statistic = slope_statistic(equations, solution)
         active[solution.reference, 1:] = False
-    for _ in range(N_REWEIGHT):
+    for _ in range(N_SETTLE):
         new = active.copy()
         new[:, 1:] &= (statistic > limit)[:, None]
         if (new == active).all():

@@ -70,6 +70,24 @@ class Equations:
             "pij,pj->pi", np.linalg.pinv(self.gram, rcond=1e-12, hermitian=True), self.rhs
         )
 
+    @cached_property
+    def root(self):
+        """Roots of the pairs' normal matrices, shape (n, k, k): of errors one in each direction."""
+        if self.n_terms == 1:
+            return np.sqrt(self.gram)
+        size, turn = np.linalg.eigh(self.gram)
+        return (turn * np.sqrt(np.maximum(size, 0.0))[:, None]) @ turn.swapaxes(1, 2)
+
+    @cached_property
+    def rank(self):
+        """Number of coefficients that each pair measures, shape (n,)."""
+        if self.n_terms == 1:
+            return (self.gram[:, 0, 0] > 0).astype(int)
+        scale = np.sqrt(np.einsum("pii->pi", self.gram))
+        scale = np.divide(1.0, scale, out=np.zeros_like(scale), where=scale > 0)
+        size = np.linalg.eigvalsh(self.gram * scale[:, :, None] * scale[:, None, :])
+        return np.sum(size > 1e-10, axis=1)
+
     def differences(self, coefficients):
         """Return each pair's first less second correction about the pair's centre, shape (n, k)."""
         if self.n_terms == 1:
@@ -110,6 +128,33 @@ class Equations:
             right = [np.einsum("pji,pj->pi", change, values) for change in self.transfer]
         added = sum_by(self.first, right[0], self.n_groups)
         return added - sum_by(self.second, right[1], self.n_groups)
+
+    def sum_at_groups(self, first, second):
+        """Add values of the pairs for their two groups, shape (n, ...), up at the groups."""
+        n = self.n_groups
+        return sum_by(self.first, first, n) + sum_by(self.second, second, n)
+
+    def split_blocks(self, blocks):
+        """Return blocks in the order of `assemble`'s matrix by groups and by pairs.
+
+        Parameters
+        ----------
+        blocks : `~numpy.ndarray`, shape (m + 2 n_joined, k, k)
+            Those of a symmetric matrix.
+
+        Returns
+        -------
+        own : `~numpy.ndarray`, shape (m, k, k)
+            Those of each group with itself.
+        across : `~numpy.ndarray`, shape (n, k, k)
+            Those of each pair's first group with its second.
+        """
+        joined, order, *_ = self._pattern
+        place = np.argsort(order)
+        across = blocks[place[self.n_groups + joined]]
+        swapped = self.first > self.second
+        across[swapped] = across[swapped].swapaxes(1, 2)
+        return blocks[place[: self.n_groups]], across
 
     @cached_property
     def _pattern(self):

@@ -73,6 +73,23 @@ class ZeroMean:
         """Apply the transpose of `apply`."""
         return self._subtract(vectors, self.back.swapaxes(1, 2), self.to.swapaxes(1, 2))
 
+    def apply_to_blocks(self, blocks, solve):
+        """Return the diagonal blocks of a covariance in this gauge, shape (m, k, k).
+
+        Parameters
+        ----------
+        blocks : `~numpy.ndarray`, shape (m, k, k)
+            Those of the covariance before.
+        solve : callable
+            That covariance times vectors, shape (m * k, n).
+        """
+        k = self.k
+        with_mean = solve(self.to.swapaxes(1, 2).reshape(-1, k)).reshape(-1, k, k)
+        mean = sum_by(self.component, self.to @ with_mean, self.n_sets)[self.component]
+        across = with_mean @ self.back.swapaxes(1, 2)
+        own = self.back @ mean @ self.back.swapaxes(1, 2)
+        return blocks - across - across.swapaxes(1, 2) + own
+
     def _subtract(self, vectors, to, back):
         blocks = vectors.reshape(len(self.component), self.k, -1)
         mean = sum_by(self.component, to @ blocks, self.n_sets)

@@ -19,10 +19,14 @@ import numpy as np
 
 from levelmatch.sky.overlaps import components
 from levelmatch.solve.equations import pair_weights
+from levelmatch.solve.floors import Floors
 from levelmatch.solve.gauge import ZeroMean, free_coefficients, held_groups
+from levelmatch.solve.inflation import error_inflation
+from levelmatch.solve.leverage import redundancy, studentised
+from levelmatch.solve.rejection import Rejection
 from levelmatch.solve.solution import GaugedCovariance, Solution
 from levelmatch.solve.solver import Solver
-from levelmatch.solve.weights import Reweighting
+from levelmatch.solve.weights import Adapted, Reweighting, settle_floors
 
 __all__ = ["solve_groups"]
 
@@ -65,31 +69,60 @@ def solve_groups(equations, options, *, weights, npix, scatter, reference=None, 
     def solve(floors, robust):
         return solver.solve(robust * pair_weights(equations, "ivar", floors[set_of], npix, scatter))
 
-    adapt = Reweighting(equations, component, n_sets, free, options.floor is None, options.robust)
-    floors = np.full(n_sets, 0.0 if options.floor is None else options.floor)
+    floors = Floors(equations, component, n_sets, free, options.floor)
+    adapted = Adapted(floors.start(), np.ones(len(pairs)), None)
     if weights == "ivar" or options.floor is None:
-        floors, robust, solved = adapt.run(floors, solve)
-    variance = 1 + np.square(floors[set_of]) * equations.gram[:, 0, 0]
+        adapted = _adapt(floors, options.robust, solve)
+    inflation = error_inflation(floors, adapted.floors, adapted.robust > 0.5, options.slope_prior)
+    variance = None
     if weights != "ivar":
         # The floor is the pairs' own, whatever they count for.
-        robust = np.ones(len(pairs))
-        solved = solver.solve(pair_weights(equations, weights, 0.0, npix, scatter))
-    solved = solver.finish(solved)
-    gauge = ZeroMean(equations, component, n_sets, free) if reference is None else None
-    coefficients = solved.coefficients
-    if gauge is not None:
+        variance = 1 / floors.precision(adapted.floors)
+        other = solver.solve(pair_weights(equations, weights, 0.0, npix, scatter))
+        adapted = Adapted(adapted.floors, np.ones(len(pairs)), other)
+    solved, doubt = solver.finish(adapted.solved), adapted.doubt
+    coefficients = solved.coefficients if doubt is None else solved.coefficients + doubt.shift
+    gauge = None
+    if reference is None:
+        gauge = ZeroMean(equations, component, n_sets, free)
         coefficients = gauge.apply(coefficients.reshape(-1, 1)).reshape(coefficients.shape)
         held = np.full(n_sets, -1)
-    factor_variance = None if weights == "ivar" else variance
+    covariance_of = partial(
+        GaugedCovariance,
+        solved,
+        gauge,
+        variance=variance,
+        inflation=np.repeat(inflation[component], equations.n_terms),
+        spread=None if doubt is None else doubt.spread,
+    )
     return Solution(
         coefficients=coefficients,
         component=component,
         reference=held,
-        floors=floors,
+        floors=adapted.floors,
         weight=solved.factor * equations.gram[:, 0, 0],
-        robust=robust,
-        n_sigma=adapt.n_sigma(floors, solved),
+        robust=adapted.robust,
+        n_sigma=_n_sigma(floors, adapted, solved, weights),
         active=np.ones_like(free) if active is None else active,
-        covariance_of=partial(GaugedCovariance, solved, gauge, factor_variance),
+        covariance_of=covariance_of,
         residual=solved.residual,
     )
+
+
+def _adapt(floors, robust, solve):
+    """Return floors, robust weights and solution by one of the ways to treat wrong pairs."""
+    if robust == "auto":
+        return Rejection(floors).run(solve)
+    if robust is None:
+        return settle_floors(floors, solve)
+    return Reweighting(floors, robust).run(solve)
+
+
+def _n_sigma(floors, adapted, solved, weights):
+    """Difference of each pair from what the others predict, over its expected error."""
+    precision = floors.precision(adapted.floors)
+    left = redundancy(floors.equations, solved)
+    counted = np.ones(len(precision), dtype=bool)
+    if weights == "ivar":
+        counted = solved.factor > 0.5 * precision
+    return studentised(floors.equations, solved, left, precision, counted).n_sigma

@@ -13,6 +13,7 @@ from scipy.sparse.csgraph import reverse_cuthill_mckee
 from scipy.sparse.linalg import LinearOperator, splu
 
 from levelmatch.sky.vectors import tangent_axes, transfer_matrix
+from levelmatch.solve._selected import selected_inverse
 
 __all__ = ["Direct", "Iterative", "direct_work", "sum_by"]
 
@@ -34,6 +35,8 @@ AGGREGATE = 8
 N_SMOOTH = 2
 # The largest last level, in coefficients, which is factorised.
 MAX_COARSE = 3000
+# The largest system whose inverse is found as a whole if its factors do not serve.
+MAX_INVERSE = 3000
 # Neighbours that pull less than this part of the strongest are in other aggregates.
 STRENGTH = 0.08
 
@@ -84,6 +87,32 @@ class Direct:
         """Return the solution for right-hand sides of shape (n,) or (n, m)."""
         return self._lu.solve(rhs)
 
+    def entries(self, matrix):
+        """Return the inverse's entries where a matrix of the same pattern has its own.
+
+        By the factors, see `~levelmatch.solve._selected.selected_inverse`. `None` for
+        a large system if the factors' pattern does not hold them.
+
+        Parameters
+        ----------
+        matrix : `~scipy.sparse.csr_matrix` or `~scipy.sparse.bsr_matrix`
+            The system.
+        """
+        lower, rows = self._lu.L.tocsc(), _places(matrix)
+        lower.sort_indices()
+        turn, n = self._lu.perm_c, lower.shape[0]
+        values, whole = selected_inverse(
+            lower.indptr, lower.indices, lower.data, self._lu.U.diagonal()
+        )
+        if not (whole and np.array_equal(turn, self._lu.perm_r)):
+            return self.inverse()[rows] if n <= MAX_INVERSE else None
+        known = np.repeat(np.arange(n, dtype=np.int64), np.diff(lower.indptr)) * n + lower.indices
+        row, column = (turn[index].astype(np.int64) for index in rows)
+        wanted = np.minimum(row, column) * n + np.maximum(row, column)
+        place = np.minimum(np.searchsorted(known, wanted), len(known) - 1)
+        # Factors hold no zeros: those are of coefficients that are held.
+        return np.where(known[place] == wanted, values[place], 0.0)
+
     def inverse(self):
         """Return the inverse, dense and symmetric: by LAPACK, faster than column by column."""
         lower, failed = dpotrf(self._matrix.toarray(order="F"), lower=1, overwrite_a=1)
@@ -97,6 +126,16 @@ class Direct:
         lower += lower.T
         np.fill_diagonal(lower, diagonal)
         return lower
+
+
+def _places(matrix):
+    """Rows and columns of the entries of a sparse matrix, in the order of its data."""
+    size = matrix.blocksize[0] if matrix.format == "bsr" else 1
+    row = np.repeat(np.arange(len(matrix.indptr) - 1), np.diff(matrix.indptr))
+    within = np.arange(size)
+    rows = size * row[:, None, None] + within[:, None] + 0 * within
+    columns = size * matrix.indices[:, None, None] + within + 0 * within[:, None]
+    return rows.ravel(), columns.ravel()
 
 
 def _factorise(matrix):

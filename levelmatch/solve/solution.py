@@ -7,9 +7,10 @@ from functools import cached_property
 
 import numpy as np
 
+from levelmatch.solve.solver import INVERSE_TOLERANCE
+
 __all__ = ["Solution"]
 
-COVARIANCE_TOLERANCE = 1e-8
 # Random vectors that the variances of a very large solution are estimated from.
 N_PROBES = 64
 N_MODES = 64
@@ -85,9 +86,14 @@ class Solution:
             raise MemoryError(msg)
         return self._covariance.matrix()
 
+    @property
+    def _exact(self):
+        """Whether each group's own covariance is found exactly."""
+        return self.coefficients.size <= MAX_DENSE or not self._covariance.iterative
+
     @cached_property
     def _own_covariances(self):
-        """Covariance of each group's coefficients, shape (m, k, k), of what can be held whole."""
+        """Covariance of each group's coefficients, shape (m, k, k)."""
         n, k = self.coefficients.shape
         if "covariance_matrix" in vars(self):
             return np.einsum("gigj->gij", self.covariance_matrix.reshape(n, k, n, k))
@@ -96,7 +102,7 @@ class Solution:
     def covariance(self, i, j):
         """Return the (k, k) covariance of the coefficients of groups i and j."""
         n, k = self.coefficients.shape
-        if i == j and n * k <= MAX_DENSE:
+        if i == j and self._exact:
             return self._own_covariances[i]
         rows = slice(k * i, k * (i + 1))
         if n * k <= MAX_DENSE:
@@ -139,14 +145,15 @@ class Solution:
     def errors(self):
         """Standard errors of the coefficients, shape (m, k).
 
-        Exact up to 3000 coefficients. Beyond, the variances of the smooth modes, which
-        lead, are found by subspace iteration, and the rest from random vectors
-        (Bekas, Kokiopoulou & Saad 2007, Appl. Numer. Math. 57, 1214): to a few per cent.
+        Exact for systems that are factorised, and up to 3000 coefficients. Else the variances
+        of the smooth modes, which lead, are found by subspace iteration, and the rest from
+        random vectors (Bekas, Kokiopoulou & Saad 2007, Appl. Numer. Math. 57, 1214), to a
+        few per cent.
         """
         if self.known_errors is not None:
             return self.known_errors
         n = self.coefficients.size
-        if n <= MAX_DENSE:
+        if self._exact:
             variance = np.einsum("gii->gi", self._own_covariances)
         else:
             variance = self._probe_variance(n)
@@ -158,22 +165,33 @@ class GaugedCovariance:
 
     Parameters
     ----------
-    solved : `_Solved`
+    solved : `~levelmatch.solve.solver.Solved`
         The equations.
-    gauge : `_ZeroMean` or None
-        What the gauge does to coefficients, if not nothing.
+    gauge : `~levelmatch.solve.gauge.ZeroMean` or None
+        The gauge, or `None` if the coefficients are in it already.
     variance : `~numpy.ndarray`, shape (n,), or None
-        That of the pairs' unit weight, where their weights are not its inverse; the
-        sandwich then takes it in.
+        Variance of unit weight of each pair, if the weights are not inverse variances; the
+        covariance is then a sandwich.
+    inflation : `~numpy.ndarray`, shape (m * k,)
+        Factors on the standard errors, the same in a connected set.
+    spread : `~numpy.ndarray`, shape (m * k, r), or None
+        Vectors whose products with themselves add to the covariance.
     """
 
-    def __init__(self, solved, gauge, variance):
-        self.system = solved.system
+    def __init__(self, solved, gauge, *, variance, inflation, spread):
+        self.solved = solved
         self.gauge = gauge
+        self.inflation = inflation
         self.scale = solved.scale.ravel()
+        self.spread = spread if spread is None or gauge is None else gauge.apply(spread)
         self.middle = (
             None if variance is None else solved.equations.assemble(solved.factor**2 * variance)
         )
+
+    @property
+    def iterative(self):
+        """Whether columns of the inverse are found by iterations."""
+        return self.solved.system.iterative
 
     def matrix(self):
         """Return it whole, shape (m * k, m * k)."""
@@ -181,45 +199,69 @@ class GaugedCovariance:
         matrix = half if self.middle is None else half @ (self.middle @ half.T)
         if self.gauge is not None and self.middle is None:
             matrix = self.gauge.apply(half.T)
+        matrix = self.inflation[:, None] * matrix * self.inflation
+        if self.spread is not None:
+            matrix = matrix + self.spread @ self.spread.T
         return 0.5 * (matrix + matrix.T)
 
     def blocks(self, k):
         """Return the (k, k) blocks on its diagonal, for less than the whole."""
-        half = self._half()
-        if self.middle is None:
-            matrix = half if self.gauge is None else self.gauge.apply(half.T)
-            return np.einsum("gigj->gij", matrix.reshape(2 * (len(matrix) // k, k))).copy()
-        rows = half.reshape(-1, k, len(half))
-        return np.einsum("gin,gjn->gij", (half @ self.middle).reshape(rows.shape), rows)
+        blocks = self._selected_blocks(k)
+        if blocks is None:
+            half = self._half()
+            rows = half.reshape(-1, k, len(half))
+            if self.middle is not None:
+                half = half @ self.middle
+                blocks = np.einsum("gin,gjn->gij", half.reshape(rows.shape), rows)
+            else:
+                matrix = half if self.gauge is None else self.gauge.apply(half.T)
+                blocks = np.einsum("gigj->gij", matrix.reshape(2 * (len(matrix) // k, k))).copy()
+        blocks = np.square(self.inflation[::k])[:, None, None] * blocks
+        if self.spread is not None:
+            rows = self.spread.reshape(len(blocks), k, -1)
+            blocks = blocks + rows @ rows.swapaxes(1, 2)
+        return blocks
+
+    def _selected_blocks(self, k):
+        """Return the blocks from the factors alone, or None."""
+        if self.middle is not None or self.iterative:
+            return None
+        entries = self.solved.system.entries(self.solved.matrix)
+        if entries is None:
+            return None
+        scale = self.solved.scale
+        blocks, _ = self.solved.equations.split_blocks(entries.reshape(-1, k, k))
+        blocks = scale[:, :, None] * blocks * scale[:, None, :]
+        return blocks if self.gauge is None else self.gauge.apply_to_blocks(blocks, self._inverse)
 
     def _half(self):
         """Gauge times the inverse of the equations."""
-        if self.system.iterative:
-            inverse = self._inverse(np.eye(len(self.scale)), COVARIANCE_TOLERANCE)
+        if self.iterative:
+            inverse = self.solved.inverse(np.eye(len(self.scale)))
         else:
-            inverse = self.system.inverse()
+            inverse = self.solved.system.inverse()
         inverse = self.scale[:, None] * inverse * self.scale
         return inverse if self.gauge is None else self.gauge.apply(inverse)
 
-    def apply(self, vectors, tolerance=COVARIANCE_TOLERANCE):
-        """Return it times vectors, shape (m * k, n), to a part of their norms."""
+    def apply(self, vectors, tolerance=INVERSE_TOLERANCE):
+        """Return it times vectors, shape (m * k, n), to a fraction of their norms."""
+        right = self.inflation[:, None] * vectors
         if self.gauge is not None:
-            vectors = self.gauge.apply_transposed(vectors)
-        scale = self.scale[:, None]
-        out = scale * self._inverse(scale * vectors, tolerance)
+            right = self.gauge.apply_transposed(right)
+        out = self._inverse(right, tolerance)
         if self.middle is not None:
-            out = scale * self._inverse(scale * (self.middle @ out), tolerance)
-        return out if self.gauge is None else self.gauge.apply(out)
+            out = self._inverse(self.middle @ out, tolerance)
+        if self.gauge is not None:
+            out = self.gauge.apply(out)
+        out = self.inflation[:, None] * out
+        return out if self.spread is None else out + self.spread @ (self.spread.T @ vectors)
 
     def respond(self, rhs):
         """Return the solutions for right-hand sides, shape (m * k, n), in the gauge."""
-        scale = self.scale[:, None]
-        out = scale * self._inverse(scale * rhs, COVARIANCE_TOLERANCE)
+        out = self._inverse(rhs)
         return out if self.gauge is None else self.gauge.apply(out)
 
-    def _inverse(self, vectors, tolerance):
-        """Solutions for each column, to a part of its norm."""
-        if not self.system.iterative:
-            return self.system.solve(vectors)
-        columns = [self.system.solve(v, tolerance=tolerance * np.linalg.norm(v)) for v in vectors.T]
-        return np.stack(columns, axis=1)
+    def _inverse(self, vectors, tolerance=INVERSE_TOLERANCE):
+        """Solutions of the equations for right-hand sides in their own units."""
+        scale = self.scale[:, None]
+        return scale * self.solved.inverse(scale * vectors, tolerance)

@@ -27,6 +27,7 @@ FEW = 0.01
 TOLERANCE = 1e-10
 ROUGH_TOLERANCE = 1e-6
 PROMISED = 1e-8
+INVERSE_TOLERANCE = 1e-8
 
 
 class Solver:
@@ -56,7 +57,7 @@ class Solver:
 
         One by iterations starts from the last, and is rough: `finish` ends it.
         """
-        solved = _Solved(self.equations, factor, self.free, self.prior)
+        solved = Solved(self.equations, factor, self.free, self.prior)
         if not self.iterative:
             solved.system = linear.Direct(solved.matrix)
             # Long chains are badly conditioned, the pairs' own residuals are not.
@@ -131,7 +132,7 @@ class Solver:
         return solved
 
 
-class _Solved:
+class Solved:
     """The normal equations for one set of weights, scaled to a diagonal of ones, and solved.
 
     Coefficients that are not free have a row and a column of their own, and stay zero.
@@ -168,6 +169,18 @@ class _Solved:
         self.moved = True
         step = self.system.solve(left.ravel(), **limits)
         self.coefficients += self.scale * step.reshape(self.scale.shape)
+
+    def inverse(self, columns, tolerance=INVERSE_TOLERANCE):
+        """Return the inverse of the scaled matrix times columns, shape (m * k, n)."""
+        if not self.system.iterative:
+            return self.system.solve(columns)
+        return np.stack(
+            [
+                self.system.solve(v, tolerance=tolerance * max(np.linalg.norm(v), 1e-300))
+                for v in columns.T
+            ],
+            axis=1,
+        )
 
     def reach(self, tolerance, most=None):
         """Add until what is left is under a part of the right-hand side, or no longer shrinks."""

@@ -1,0 +1,184 @@
+# Licensed under a 3-clause BSD style license - see LICENSE.rst
+"""How well pairs and images agree with all others."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.special import fdtrc, fdtri, gammainc
+
+from levelmatch.solve.leverage import redundancy, studentised
+from levelmatch.solve.weights import LEAST_WEIGHT
+
+__all__ = ["SIGNIFICANCE", "Agreement", "Fit"]
+
+# Probability that any pair, or image, of a set without wrong ones is taken for wrong.
+SIGNIFICANCE = 0.01
+# The kurtosis of normal errors, in units of its standard error, over the first plus their largest
+# distance from the expected distribution, times the root of the degrees of freedom, over the
+# second is under the third in 998 of 1000 sets.
+KURTOSIS = 3.0
+DISTANCE = 1.15
+MAX_BOTH = 1.7
+# Redundancy under which an image cannot be tested.
+LEAST_OF_IMAGE = 0.5
+
+
+@dataclass(frozen=True, eq=False)
+class Fit:
+    """A solution with settled floors, and its tests.
+
+    Parameters
+    ----------
+    floors : `~numpy.ndarray`, shape (n_sets,)
+        The floor of each set.
+    counted : `~numpy.ndarray` of bool, shape (n,)
+        Pairs that are not rejected.
+    extra : `~numpy.ndarray`, shape (n,)
+        Square of the scatter that wrong images add to their pairs.
+    solved : `~levelmatch.solve.solver.Solved`
+        The solution.
+    left : `~numpy.ndarray`, shape (n, k, k)
+        See `~levelmatch.solve.leverage.redundancy`.
+    tests : `~levelmatch.solve.leverage.Studentised`
+        How far each pair lies from what the others predict.
+    residual : `~numpy.ndarray`, shape (n,)
+        Weighted squared residual of each pair; of whole weight for a rejected one.
+    square, freedom : `~numpy.ndarray`, shape (n_sets,)
+        Sum of these squares, and degrees of freedom, of the pairs that the floor is of.
+    """
+
+    floors: np.ndarray
+    counted: np.ndarray
+    extra: np.ndarray
+    solved: object
+    left: np.ndarray
+    tests: object
+    residual: np.ndarray
+    square: np.ndarray
+    freedom: np.ndarray
+
+    @property
+    def sound(self):
+        """Pairs that the floor is estimated from, shape (n,)."""
+        return self.counted & (self.extra == 0)
+
+
+class Agreement:
+    """Fits to chosen pairs, and tests of pairs and images by them.
+
+    Parameters
+    ----------
+    floors : `~levelmatch.solve.floors.Floors`
+        Estimates the floor of each set.
+    solve : callable
+        Returns the solution for floors, shape (n_sets,), and robust weights, shape (n,).
+    """
+
+    def __init__(self, floors, solve):
+        self.floors = floors
+        self.equations = floors.equations
+        self.set_of = floors.set_of
+        self.number = np.maximum(floors.sum(np.ones(len(self.set_of))), 1)
+        self._solve = solve
+
+    def robust(self, floors, counted, extra):
+        """Fraction of its weight that each pair keeps, shape (n,)."""
+        ratio = self.floors.precision(floors, extra) / self.floors.precision(floors)
+        return np.maximum(np.where(counted, ratio, LEAST_WEIGHT), LEAST_WEIGHT)
+
+    def fit(self, start, counted, extra=None, **steps):
+        """Return the `Fit` to pairs that count, with floors settled from a start."""
+        extra = np.zeros(len(counted)) if extra is None else extra
+        sound = counted & (extra == 0)
+        floors, solved = self.floors.settle(
+            start,
+            sound,
+            lambda floors: self._solve(floors, self.robust(floors, counted, extra)),
+            **steps,
+        )
+        precision = self.floors.precision(floors, extra)
+        left = redundancy(self.equations, solved)
+        tests = studentised(self.equations, solved, left, precision, counted)
+        residual = precision * self.equations.quadratic(solved.coefficients)
+        square = self.floors.sum(np.where(sound, residual, 0.0))
+        freedom = self.floors.freedom(sound)
+        return Fit(floors, counted, extra, solved, left, tests, residual, square, freedom)
+
+    def excess(self, fit):
+        """Squared studentised deleted residuals, shape (n,), and their p-values.
+
+        The scatter is that of the other pairs; it is not less than the pair's own error.
+        """
+        tests, terms = fit.tests, np.maximum(fit.tests.terms, 1)
+        square, freedom = fit.square[self.set_of], fit.freedom[self.set_of]
+        # A pair that does not count is not in the sum.
+        own = np.where(fit.counted, tests.square, 0.0)
+        others = freedom - np.where(fit.counted, terms, 0)
+        scale = np.divide(square - own, others, out=np.full(len(own), np.inf), where=others > 0)
+        least = 1.0 if self.floors.fixed is not None else self.floors.precision(fit.floors)
+        excess = tests.square / terms / np.maximum(scale, least)
+        excess[tests.terms == 0] = 0.0
+        return excess, fdtrc(terms, np.maximum(others, 1), excess)
+
+    def significant(self, p_value):
+        """Pairs that are too far out for the number of pairs of their set, shape (n,)."""
+        return p_value * self.number[self.set_of] < SIGNIFICANCE
+
+    def critical(self, fit):
+        """The least significant excess in each set, shape (n_sets,)."""
+        freedom = np.maximum(fit.freedom, 1)
+        return fdtri(self.equations.n_terms, freedom, 1 - SIGNIFICANCE / self.number)
+
+    def not_normal(self, fit):
+        """Sets of which the sound pairs do not scatter as normal errors do, shape (n_sets,).
+
+        By the sum of their kurtosis (Mardia 1970, Biometrika 57, 519) and the largest distance of
+        their cumulative distribution from the expected one (Kolmogorov and Smirnov).
+        """
+        k = self.equations.n_terms
+        rows = np.flatnonzero(fit.sound & (fit.tests.terms == k))
+        label, square = self.set_of[rows], fit.tests.square[rows]
+        n_sets = self.floors.n_sets
+        number = np.maximum(np.bincount(label, minlength=n_sets), 1)
+        mean = np.bincount(label, square, n_sets) / number / k
+        square = square / np.where(mean > 0, mean, 1.0)[label]
+        freedom = np.maximum(fit.freedom / k, 1)
+        kurtosis = np.bincount(label, square**2, n_sets) / number - k * (k + 2)
+        kurtosis /= np.sqrt(8 * k * (k + 2) / freedom)
+        order = np.lexsort((square, label))
+        label, expected = label[order], gammainc(k / 2, square[order] / 2)
+        rank = np.arange(len(rows)) - np.searchsorted(label, label)
+        distance = np.zeros(n_sets)
+        for step in (rank, rank + 1):
+            np.maximum.at(distance, label, np.abs(step / number[label] - expected))
+        distance *= np.sqrt(freedom)
+        return np.maximum(kurtosis, 0) / KURTOSIS + distance / DISTANCE > MAX_BOTH
+
+    def images(self, fit):
+        """P-values of the scatter of each image's sound pairs against the others', (m,).
+
+        By the ratio of the mean weighted squared residuals, each over their expectation, the
+        sum of the redundancies.
+        """
+        own = np.trace(fit.left, axis1=1, axis2=2)
+        freedom = self._at_images(np.where(fit.sound, own, 0.0))
+        square = self._at_images(np.where(fit.sound, fit.residual, 0.0))
+        component = self.floors.component
+        others = fit.freedom[component] - freedom
+        scale = (fit.square[component] - square) / np.maximum(others, 1e-9)
+        least = 0.0 if self.floors.fixed is None else 1.0
+        # Pairs of unlike errors share a floor: without it, they scatter as these say.
+        least = np.where(fit.floors[component] > 0, least, 1.0)
+        ratio = square / np.maximum(freedom, 1e-9) / np.maximum(scale, np.maximum(least, 1e-9))
+        p_value = fdtrc(np.maximum(freedom, LEAST_OF_IMAGE), np.maximum(others, 1.0), ratio)
+        return np.where((freedom > LEAST_OF_IMAGE) & (others > 1), p_value, 1.0)
+
+    def _at_images(self, values):
+        """Sums of the values of each image's pairs, shape (m,)."""
+        n = self.equations.n_groups
+        ends = (self.equations.first, self.equations.second)
+        return sum(np.bincount(side, values, minlength=n) for side in ends)
+
+    def degree(self, chosen):
+        """Number of chosen pairs of each image, shape (m,)."""
+        return self._at_images(chosen.astype(float)).astype(int)

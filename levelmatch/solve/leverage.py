@@ -1,0 +1,123 @@
+# Licensed under a 3-clause BSD style license - see LICENSE.rst
+"""The fraction of each pair's difference that the corrections take up, and tests by it."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+__all__ = ["Studentised", "redundancy", "studentised"]
+
+# Directions of a pair's difference with less redundancy than this cannot be tested: the pair
+# is the only link of two sets, or nearly.
+LEAST_REDUNDANCY = 1e-3
+
+
+def redundancy(equations, solved):
+    """Return what the fit leaves of each pair's own errors, shape (n, k, k).
+
+    With the pair's difference in units of its errors, and H its block of the hat matrix, I - H
+    for a unit weight: the variance of the pair's residual if its weight is its inverse variance.
+    The trace is the pair's redundancy number (Baarda 1968, A testing procedure for use in
+    geodetic networks): k for a pair among many, 0 for the only link of two sets. Exact
+    where the system is factorised; else estimated from the pairs of the same images.
+
+    Parameters
+    ----------
+    equations : `~levelmatch.solve.equations.Equations`
+        The pairs.
+    solved : `~levelmatch.solve.solver.Solved`
+        The solution for some weights.
+    """
+    k = equations.n_terms
+    root = np.sqrt(solved.factor)[:, None, None] * equations.root
+    entries = None if solved.system.iterative else solved.system.entries(solved.matrix)
+    if entries is None:
+        return _local_redundancy(equations, solved, root)
+    own, across = equations.split_blocks(entries.reshape(-1, k, k))
+    scale = solved.scale
+    one = root @ (equations.transfer[0] * scale[equations.first][:, None, :])
+    two = root @ (equations.transfer[1] * scale[equations.second][:, None, :])
+    cross = one @ across @ two.swapaxes(1, 2)
+    hat = one @ own[equations.first] @ one.swapaxes(1, 2)
+    hat += two @ own[equations.second] @ two.swapaxes(1, 2)
+    hat -= cross + cross.swapaxes(1, 2)
+    return np.eye(k) - hat
+
+
+def _local_redundancy(equations, solved, root):
+    """Redundancy from the other pairs of each pair's two images.
+
+    The rest of the set is taken as fixed, which makes the other links too strong. The sum of
+    all leverages is the number of unknowns, to which they are scaled.
+    """
+    k = equations.n_terms
+    gram = root.swapaxes(1, 2) @ root
+    transfer = equations.transfer
+    total = equations.sum_at_groups(*(t.swapaxes(1, 2) @ gram @ t for t in transfer))
+    one, two = (
+        back.swapaxes(1, 2) @ total[side] @ back - gram
+        for side, back in zip(
+            (equations.first, equations.second), np.linalg.inv(transfer), strict=True
+        )
+    )
+    # What holds each of the two images, in series: the link between them besides the pair.
+    around = one @ np.linalg.pinv(one + two, rcond=1e-10, hermitian=True) @ two
+    hat = root @ np.linalg.pinv(gram + around, rcond=1e-10, hermitian=True) @ root.swapaxes(1, 2)
+    found = np.trace(hat, axis1=1, axis2=2).sum()
+    unknown = np.count_nonzero(solved.scale)
+    return np.eye(k) - hat * (max(unknown / found, 1.0) if found > 0 else 1.0)
+
+
+@dataclass(frozen=True, eq=False)
+class Studentised:
+    """How far each pair's difference lies from that predicted by all others.
+
+    Parameters
+    ----------
+    square : `~numpy.ndarray`, shape (n,)
+        Squared Mahalanobis distance, in units of the pair's errors: the drop of the
+        weighted sum of squares when a pair that counts is left out.
+    terms : `~numpy.ndarray` of int, shape (n,)
+        Its degrees of freedom: directions that others predict, 0 for the only link.
+    """
+
+    square: np.ndarray
+    terms: np.ndarray
+
+    @property
+    def n_sigma(self):
+        """Root of the mean square in the directions that can be tested, shape (n,); else 0."""
+        return np.sqrt(self.square / np.maximum(self.terms, 1))
+
+
+def studentised(equations, solved, left, precision, counted):
+    """Return the `Studentised` differences of all pairs.
+
+    Parameters
+    ----------
+    equations, solved
+        See `redundancy`.
+    left : `~numpy.ndarray`, shape (n, k, k)
+        From `redundancy`.
+    precision : `~numpy.ndarray`, shape (n,)
+        Factors on the pairs' normal matrices that make them inverse covariances.
+    counted : `~numpy.ndarray` of bool, shape (n,)
+        Pairs with their whole weight in the solution. The others are taken as having none.
+    """
+    root = np.sqrt(precision)[:, None, None] * equations.root
+    residual = np.einsum("pij,pj->pi", root, equations.residuals(solved.coefficients))
+    k = equations.n_terms
+    variance = left.copy()
+    if not counted.all():
+        ratio = (precision / solved.factor)[~counted, None, None]
+        # Of a pair without weight the variance of the prediction adds to its own.
+        variance[~counted] = np.eye(k) + ratio * (np.eye(k) - left[~counted])
+    if k == 1:
+        size, part = variance[:, :, 0], residual
+    else:
+        size, turn = np.linalg.eigh(variance)
+        part = np.einsum("pij,pi->pj", turn, residual)
+    seen = (size > LEAST_REDUNDANCY) & np.isfinite(size)
+    square = np.sum(np.divide(part**2, size, out=np.zeros_like(part), where=seen), axis=1)
+    # Directions that the pair itself does not measure have no residual, and say nothing.
+    return Studentised(square, np.minimum(seen.sum(axis=1), equations.rank))

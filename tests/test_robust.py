@@ -1,0 +1,255 @@
+# Licensed under a 3-clause BSD style license - see LICENSE.rst
+"""Wrong pairs and images, floors and small samples where overlaps are few: by many trials."""
+
+from functools import lru_cache
+
+import numpy as np
+import pytest
+from numpy.testing import assert_allclose
+from scipy.sparse import csc_array
+
+from levelmatch.options import SolveOptions
+from levelmatch.sky.vectors import tangent_axes, unit_vectors
+from levelmatch.solve import leverage
+from levelmatch.solve.equations import Equations
+from levelmatch.solve.groups import solve_groups
+from levelmatch.solve.linear import Direct
+from levelmatch.solve.solver import Solver
+
+SIGMA = 0.01
+
+
+def mosaic(ny, nx, diagonals=False):
+    """Pairs of images that overlap with their neighbours along rows and columns, and axes."""
+    number = np.arange(ny * nx).reshape(ny, nx)
+    sides = [(number[:, :-1], number[:, 1:]), (number[:-1], number[1:])]
+    if diagonals:
+        sides += [(number[:-1, :-1], number[1:, 1:]), (number[:-1, 1:], number[1:, :-1])]
+    first, second = (np.concatenate([s[k].ravel() for s in sides]) for k in (0, 1))
+    y, x = np.divmod(np.arange(ny * nx), nx)
+    return first, second, tangent_axes(unit_vectors(10 + 0.1 * x, 0.1 * y))
+
+
+GRAPHS = {
+    "triangle": ([0, 1, 0], [1, 2, 2]),
+    "square and diagonal": ([0, 1, 2, 0, 0], [1, 3, 3, 2, 3]),
+}
+
+
+def graph(name):
+    """Pairs of a named graph, or of a mosaic of ny by nx images, and axes."""
+    if isinstance(name, tuple):
+        return mosaic(*name)
+    first, second = (np.array(side) for side in GRAPHS[name])
+    return first, second, mosaic(1, int(second.max()) + 1)[2]
+
+
+def solved(first, second, axes, sigma, difference, **options):
+    """Solution of pairs of known errors."""
+    weight = np.broadcast_to(sigma, difference.shape) ** -2.0
+    equations = Equations(
+        first, second, weight[:, None, None], (weight * difference)[:, None], axes[first], axes
+    )
+    ones = np.ones(len(first))
+    return solve_groups(equations, SolveOptions(**options), weights="ivar", npix=ones, scatter=ones)
+
+
+@lru_cache(maxsize=64)
+def trials(name, *, floor=0.0, n=30, spoil=None, given=False, **options):
+    """Errors, stated errors and floors of many trials, all in units of the pairs' errors.
+
+    ``spoil`` is called with the pairs' errors and a generator, and returns wrong ones.
+    """
+    first, second, axes = graph(name)
+    if given:
+        options["floor"] = floor * SIGMA
+    errors, stated, floors = [], [], []
+    for seed in range(n):
+        rng = np.random.default_rng([seed, len(axes)])
+        noise = np.hypot(1, floor) * rng.standard_normal(len(first))
+        if spoil is not None:
+            noise = spoil(noise, np.hypot(1, floor), rng)
+        true = rng.normal(0, 3, len(axes))
+        difference = true[first] - true[second] + SIGMA * noise
+        solution = solved(first, second, axes, SIGMA, difference, **options)
+        errors.append(solution.coefficients[:, 0] - true + true.mean())
+        stated.append(solution.errors[:, 0])
+        floors.append(solution.floor)
+    return np.array(errors) / SIGMA, np.array(stated) / SIGMA, np.array(floors) / SIGMA
+
+
+def rms(values):
+    return np.sqrt(np.mean(np.square(values)))
+
+
+@pytest.mark.parametrize("size", [(5, 5), (3, 8)])
+def test_a_mosaic_of_few_overlaps_keeps_its_floor(size):
+    errors, stated, floors = trials(size, floor=3.0)
+    assert floors.mean() > 0.85 * 3
+    assert 0.85 < rms(errors / stated) < 1.25
+    plain, _, _ = trials(size, floor=3.0, robust=None)
+    assert rms(errors) < 1.03 * rms(plain)
+
+
+def stripes(noise, total, rng):
+    """Scatter that pairs side by side have, and pairs one above the other much more of."""
+    along = len(noise) // 2
+    noise[:along] += rng.standard_normal(along)
+    noise[along:] += 4 * rng.standard_normal(len(noise) - along)
+    return noise
+
+
+def test_pairs_of_unlike_scatter_are_all_kept():
+    errors, stated, _ = trials((6, 6), spoil=stripes)
+    assert 0.85 < rms(errors / stated) < 1.25
+    plain, _, _ = trials((6, 6), spoil=stripes, robust=None)
+    assert rms(errors) < 1.03 * rms(plain)
+
+
+def test_white_noise_is_white_noise():
+    errors, stated, floors = trials((6, 6))
+    assert 0.9 < rms(errors / stated) < 1.1
+    assert np.median(floors) < 0.3
+
+
+def wild(noise, total, rng):
+    """Five in a hundred pairs off by some 50 times their errors."""
+    bad = rng.choice(len(noise), round(0.05 * len(noise)), replace=False)
+    noise[bad] += total * rng.choice([-1, 1], len(bad)) * rng.uniform(30, 70, len(bad))
+    return noise
+
+
+@pytest.mark.parametrize("size", [(5, 5), (8, 8)])
+@pytest.mark.parametrize("floor", [0.0, 3.0])
+def test_wild_pairs_of_a_mosaic(size, floor):
+    clean, _, _ = trials(size, floor=floor)
+    errors, stated, _ = trials(size, floor=floor, spoil=wild)
+    # Two pairs of a corner cannot be told apart: there, the error says so.
+    told = stated < 5 * np.median(stated)
+    assert told.mean() > 0.95
+    assert np.median(np.abs(errors[told])) < 1.5 * np.median(np.abs(clean))
+    assert rms(np.clip(errors / stated, -6, 6)) < 1.5
+    plain, _, _ = trials(size, floor=floor, spoil=wild, robust=None)
+    assert rms(errors[told]) < 0.6 * rms(plain[told])
+
+
+def test_a_wild_pair_of_a_corner_may_be_either():
+    first, second, axes = mosaic(5, 5)
+    rng = np.random.default_rng(1)
+    noise = SIGMA * rng.standard_normal(len(first))
+    corner = np.flatnonzero((first == 0) | (second == 0))
+    noise[corner[0]] += 60 * SIGMA
+    solution = solved(first, second, axes, SIGMA, noise)
+    others = np.setdiff1d(np.arange(len(first)), corner)
+    assert_allclose(solution.robust[corner], 0.5, atol=0.45)
+    assert_allclose(solution.robust[others], 1)
+    assert_allclose(solution.coefficients[0, 0], 30 * SIGMA, rtol=0.25, atol=0)
+    assert_allclose(solution.errors[0, 0], 30 * SIGMA, rtol=0.15)
+    # The others do not suffer; relative to each other they are known well.
+    assert np.std(solution.coefficients[1:, 0]) < 2 * SIGMA
+    covariance = solution.covariance_matrix[1:, 1:]
+    variance = covariance[0, 0] + covariance[5, 5] - 2 * covariance[0, 5]
+    assert np.sqrt(variance) < 2 * SIGMA
+    assert_allclose(np.sqrt(np.diag(solution.covariance_matrix)), solution.errors[:, 0])
+    assert_allclose(solution.covariance(0, 7), solution.covariance_matrix[0:1, 7:8])
+
+
+def test_a_tail_of_large_differences_is_scatter():
+    """Differences of all sizes leave the errors true, and no larger than without rejection."""
+
+    def tail(noise, total, rng):
+        return 2 * rng.standard_t(2.5, len(noise))
+
+    errors, stated, _ = trials((10, 10), spoil=tail, n=20)
+    plain, _, _ = trials((10, 10), spoil=tail, n=20, robust=None)
+    assert 0.8 < rms(errors / stated) < 1.25
+    assert rms(errors) < 1.02 * rms(plain)
+
+
+def test_the_only_link_is_kept():
+    one, two, axes = mosaic(4, 4)
+    first = np.concatenate([one, one + 16, [3]])
+    second = np.concatenate([two, two + 16, [20]])
+    rng = np.random.default_rng(0)
+    true = np.repeat([0.0, 100.0], 16)
+    difference = true[first] - true[second] + SIGMA * rng.standard_normal(len(first))
+    difference[4] += 60 * SIGMA
+    solution = solved(first, second, np.concatenate([axes, axes]), SIGMA, difference)
+    assert solution.robust[-1] == 1
+    assert solution.n_sigma[-1] == 0
+    assert solution.robust[4] < 1e-3
+    step = solution.coefficients[16:].mean() - solution.coefficients[:16].mean()
+    assert_allclose(step, 100, atol=5 * SIGMA)
+
+
+def test_the_pairs_of_a_wrong_image_share_their_scatter():
+    size = (5, 5, True)
+    first, second, axes = mosaic(*size)
+    bad = (first == 12) | (second == 12)
+
+    def spoil(noise, total, rng):
+        noise[bad] += 40 * rng.standard_normal(bad.sum())
+        return noise
+
+    errors, stated, _ = trials(size, spoil=spoil, n=30)
+    clean, _, _ = trials(size, n=30)
+    others = np.arange(25) != 12
+    relative = errors[:, others] - errors[:, others].mean(axis=1, keepdims=True)
+    assert rms(relative) < 1.3 * rms(clean)
+    # Its own level is the mean of what its pairs ask for, as well as that is known.
+    assert 0.6 < rms(errors[:, 12] / stated[:, 12]) < 1.5
+
+
+@pytest.mark.parametrize("name", ["triangle", "square and diagonal", (2, 4)])
+def test_few_loops_give_wide_enough_intervals(name):
+    errors, stated, _ = trials(name, floor=3.0, n=150)
+    coverage = np.mean(np.abs(errors) < 1.96 * stated)
+    # Of 150 trials the fraction itself has a standard error of about 0.015.
+    assert 0.91 < coverage < 0.998
+
+
+def test_a_given_floor_is_not_doubted():
+    errors, stated, _ = trials("triangle", floor=3.0, n=150, given=True)
+    assert 0.88 < rms(errors / stated) < 1.12
+
+
+@pytest.mark.parametrize("k", [1, 3])
+def test_redundancy_is_that_of_dense_algebra(k):
+    first, second, axes = mosaic(4, 5)
+    rng = np.random.default_rng(k)
+    root = rng.normal(0, 1, (len(first), k, k)) + 2 * np.eye(k)
+    gram = 30 * np.einsum("pji,pjk->pik", root, root)
+    equations = Equations(first, second, gram, gram[:, 0], axes[first], axes)
+    free = np.ones((20, k), dtype=bool)
+    free[3] = False
+    factor = rng.uniform(0.5, 1, len(first))
+    found = Solver(equations, free, None).solve(factor)
+    left = leverage.redundancy(equations, found)
+    rows = np.zeros((len(first), k, 20, k))
+    whole = np.sqrt(factor)[:, None, None] * equations.root
+    for p, (i, j) in enumerate(zip(first, second, strict=True)):
+        rows[p, :, i] += whole[p] @ equations.transfer[0][p]
+        rows[p, :, j] -= whole[p] @ equations.transfer[1][p]
+    design = rows.reshape(len(first) * k, 20 * k)[:, free.ravel()]
+    hat = design @ np.linalg.solve(design.T @ design, design.T)
+    blocks = hat.reshape(len(first), k, len(first), k)[range(len(first)), :, range(len(first))]
+    assert_allclose(left, np.eye(k) - blocks, atol=1e-8)
+    near = leverage._local_redundancy(equations, found, whole)
+    traces = [np.trace(values, axis1=1, axis2=2) for values in (left, near)]
+    assert_allclose(traces[0].sum(), k * len(first) - free.sum())
+    assert np.median(np.abs(traces[0] - traces[1])) < 0.1 * k
+    assert np.corrcoef(*traces)[0, 1] > 0.75
+
+
+@pytest.mark.parametrize("size", [3, 40, 200])
+def test_entries_of_the_inverse(size):
+    rng = np.random.default_rng(size)
+    chain = np.diag(np.full(size - 1, -1.0), 1)
+    for _ in range(2 * size):
+        chain[tuple(sorted(rng.choice(size, 2, replace=False)))] = -rng.uniform()
+    matrix = chain + chain.T
+    matrix += np.diag(0.1 - matrix.sum(axis=1))
+    sparse = csc_array(matrix).tocsr()
+    entries = Direct(sparse).entries(sparse)
+    rows, columns = sparse.nonzero()
+    assert_allclose(entries, np.linalg.inv(matrix)[rows, columns], rtol=1e-9)
