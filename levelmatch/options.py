@@ -112,7 +112,7 @@ class ReadOptions:
     blank : None, False, float or list of float
         Values of pixels without data, by default found: one exact value in large regions at
         the border of an image or between its chips, which a note names. `False` for none.
-    planes : bool
+    mask_extensions : bool
         Mask pixels by the extensions beside an image, weights, masks and flags. These are WHT,
         WGT, WEIGHT, IVAR, INVVAR, COVERAGE, EXP or EXPOSURE, bad where not positive; MASK or
         BPM, bad where not 0; MSK or DQM, by ``dq_bits``. DQ is always used.
@@ -146,7 +146,7 @@ class ReadOptions:
     hdu: int | str | tuple | None = None
     dq_bits: int | str | list | None = None
     blank: object = None
-    planes: bool = True
+    mask_extensions: bool = True
     weight_files: object = None
     mask_files: object = None
     on_error: str = _choice("raise", "raise", "skip")

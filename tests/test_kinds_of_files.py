@@ -563,7 +563,7 @@ def check_planes(paint, tmp_path, name, plane):
     np.testing.assert_array_equal(np.isnan(frame.load()), ~exposed_in("disc"))
     np.testing.assert_array_equal(result[0].mask, ~exposed_in("disc"))
     if name not in ("DQ", "DQM", "MSK"):
-        (frame,) = collect_frames(paths[:1], lm.ReadOptions(planes=False))
+        (frame,) = collect_frames(paths[:1], lm.ReadOptions(mask_extensions=False))
         assert not np.isnan(frame.load()).any()
 
 

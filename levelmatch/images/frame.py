@@ -180,8 +180,8 @@ class Frame:
             out *= self.scale
         if self.region is None and not np.isfinite(out).any():
             msg = (
-                f"{self.name}: the image has no good pixel; leave it out, see dq_bits, or see "
-                "planes"
+                f"{self.name}: the image has no good pixel; leave it out, or see dq_bits and "
+                "mask_extensions"
             )
             raise FrameError(msg)
         return out, fills

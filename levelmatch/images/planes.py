@@ -110,7 +110,7 @@ def find_planes(
     for kind, extensions in KINDS.items():
         for extension in extensions:
             i = partner_hdu(hdus, index, extension)
-            if i is None or not (read.planes or kind == "flags"):
+            if i is None or not (read.mask_extensions or kind == "flags"):
                 continue
             named = header_bits(hdus[i].header) if kind != "weight" else {}
             found.append(MaskPlane(i, "flags" if named else kind))
