@@ -244,10 +244,15 @@ def progress_bars(*, quiet):
 
 
 def written_lines(result, output):
-    """Return a line on the images written to a folder."""
+    """Return lines on the images and the associations written to a folder."""
+    from levelmatch.associations import PIPELINE_OPTIONS
     from levelmatch.text import count
 
-    return [f"Written: {count(len(result), 'image')} to {folder(output)}"]
+    names = sorted({path.name for frame in result.frames for path in frame.associations})
+    lines = [
+        f"Association: {output / name}; give its pipeline {PIPELINE_OPTIONS}" for name in names
+    ]
+    return [f"Written: {count(len(result), 'image')} to {folder(output)}", *lines]
 
 
 def folder(path):

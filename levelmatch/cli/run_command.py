@@ -35,6 +35,7 @@ RUN_EPILOG = """\
 Examples:
   levelmatch run raw/*_cal.fits -o matched --report
   levelmatch run night/*.fits -o matched --group-by OBJECT --group-by FILTER
+  levelmatch run jw02107-o001_image3_00001_asn.json -o matched
   levelmatch run --config levelmatch.toml --weights equal
 
 \b
@@ -61,8 +62,9 @@ Its files and its output are relative to its folder; the command line has priori
 def run(ctx, config, **values):
     """Match FILES and write the corrected images to a folder.
 
-    FILES are overlapping images, FITS with a celestial WCS. The inputs are never changed,
-    and nothing is written before all of them are measured.
+    FILES are overlapping images, FITS with a celestial WCS, or associations (asn.json), which
+    are also written for the output. The inputs are never changed, and nothing is written
+    before all of them are measured.
     """
     if config is not None:
         values = merge(ctx, values, read_config(config, ctx.command.params))
@@ -76,8 +78,9 @@ def run(ctx, config, **values):
     with one_error(debug=values["debug"]), shown_warnings() as shown:
         if values["extend"] is not None:
             values = _extended(ctx, values)
-        _check_paths(**{k: values[k] for k in ("files", "output", "overwrite", "report")})
-        if len(set(values["files"])) == 1 and not values["recombine_lyot"]:
+        members = _members(values["files"])
+        _check_paths(members, *(values[k] for k in ("output", "overwrite", "report")))
+        if len(set(members)) == 1 and not values["recombine_lyot"]:
             msg = "only one image: there is nothing to match"
             raise ValueError(msg)
         _run(values, shown)
@@ -90,10 +93,17 @@ def _extended(ctx, values):
 
     record = read_record(values["extend"])
     values = merge(ctx, values, recorded_values(record))
-    new = {path.name for path in values["files"]}
+    new = {path.name for path in _members(values["files"])}
     known = [path for path in recorded_files(record) if path.name not in new]
     files = sorted((*known, *values["files"]), key=lambda path: path.name)
     return {**values, "extend": record, "files": tuple(files)}
+
+
+def _members(files):
+    """Return the files, those that an association lists in its place."""
+    from levelmatch.associations import expand_associations
+
+    return expand_associations(files)[0]
 
 
 def _check_paths(files, output, overwrite, report):
@@ -129,7 +139,7 @@ def _run(values, shown):
     bar = progress_bars(quiet=values["quiet"])
     output, dry = values["output"], values["dry_run"]
     if not values["rematch"]:
-        check_not_recorded(values["files"])
+        check_not_recorded(_members(values["files"]))
     checkpoint = None if output is None or dry else output / CHECKPOINT
     # An interrupted run may replace its own outputs.
     overwrite = values["overwrite"] or (checkpoint is not None and checkpoint.exists())

@@ -11,6 +11,7 @@ from astropy.nddata import NDData
 from astropy.wcs import WCS
 from astropy.wcs.wcsapi import SlicedLowLevelWCS
 
+from levelmatch.associations import expand_associations, is_association
 from levelmatch.exceptions import FrameError
 from levelmatch.images.cards import check_wcs
 from levelmatch.images.fits_files import check_shape, file_frame
@@ -33,7 +34,7 @@ def collect_frames(images, read: ReadOptions | None = None, notes: Notes | None 
     ----------
     images : iterable, mapping, `~ccdproc.ImageFileCollection` or `~levelmatch.MatchResult`
         `~astropy.nddata.CCDData` or `~astropy.nddata.NDData` objects, paths of FITS
-        files, or a mapping of tile name to such a list.
+        files or associations, or a mapping of tile name to such a list.
     read : `~levelmatch.ReadOptions` or None
         How images are read.
     notes : `~levelmatch.images.notes.Notes` or None
@@ -73,14 +74,23 @@ def _collected(images, read, notes):
         ]
     if hasattr(images, "files_filtered"):
         images, read = _collection_files(images, read)
+    if is_association(images):
+        images = [images]
     if isinstance(images, str | Path | NDData) or not isinstance(images, Iterable):
         msg = (
-            "images: expected a list of images or paths, a mapping of tile to images or an "
-            f"ImageFileCollection, not {type(images).__name__}"
+            "images: expected a list of images or paths, an association, a mapping of tile to "
+            f"images or an ImageFileCollection, not {type(images).__name__}"
         )
         raise TypeError(msg)
+    images, listed = expand_associations(images)
     frames = (_usable(image, i, read, notes) for i, image in enumerate(images))
-    return [frame for frame in frames if frame is not None]
+    return [_listed(frame, listed) for frame in frames if frame is not None]
+
+
+def _listed(frame, listed):
+    """Return the frame of a file with the associations that list it."""
+    associations = listed.get(getattr(frame.source, "path", None), ())
+    return frame.with_keys(associations=associations) if associations else frame
 
 
 def _collection_files(collection, read):

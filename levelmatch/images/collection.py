@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from levelmatch.associations import is_association
 from levelmatch.exceptions import FrameError
 from levelmatch.images import jwst
 from levelmatch.images.collect import collect_frames
@@ -95,7 +96,7 @@ def collect(images, settings, *, recombine=False, lyot=None, mosaic=False):
 
 
 def _check_list(images):
-    if isinstance(images, str | Path):
+    if isinstance(images, str | Path) and not is_association(images):
         call = f"sorted(glob.glob({str(images)!r}))" if glob.has_magic(str(images)) else "[...]"
         msg = f"images: {str(images)!r} is one path, not a list of images; give {call}"
         raise TypeError(msg)

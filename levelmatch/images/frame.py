@@ -97,6 +97,8 @@ class Frame:
         Values of missing pixels, see `~levelmatch.ReadOptions`.
     footprint : `~levelmatch.sky.footprint.Footprint` or None
         Position of a recorded image, which has no WCS; by default computed from the WCS.
+    associations : tuple of `~pathlib.Path`
+        Association files that list the image.
     """
 
     name: str
@@ -118,6 +120,7 @@ class Frame:
     zero_point: str = ""
     blank: object = None
     footprint: Footprint | None = None
+    associations: tuple = ()
 
     @cached_property
     def whole_grid(self):

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from levelmatch.associations import expand_associations
 from levelmatch.exceptions import FrameError
 from levelmatch.images.collect import collect_frames, unique_names
 from levelmatch.images.corrections import AppliedCorrection
@@ -124,7 +125,7 @@ def _paths(files) -> dict[str, Path]:
     if isinstance(files, str | Path):
         path = Path(files)
         files = sorted(p for p in path.iterdir() if p.is_file()) if path.is_dir() else [path]
-    paths = [Path(path) for path in files]
+    paths = [Path(path) for path in expand_associations(files)[0]]
     names = unique_names(paths)
     return {path.name: path for path in paths} | {names[path]: path for path in paths}
 

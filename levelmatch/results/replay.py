@@ -8,6 +8,7 @@ from typing import BinaryIO
 
 import numpy as np
 
+from levelmatch.associations import expand_associations, write_associations
 from levelmatch.atomic import atomic_stream
 from levelmatch.exceptions import RecordError
 from levelmatch.images.collect import collect_frames, unique_names
@@ -27,6 +28,7 @@ from levelmatch.results.files import (
     write_products,
 )
 from levelmatch.results.header import remove_provenance
+from levelmatch.results.listing import output_associations
 from levelmatch.results.pixels import recorded_read
 from levelmatch.results.products import Product, make_products
 from levelmatch.results.result import MatchResult
@@ -68,7 +70,8 @@ def recorded_result(
     record : `~levelmatch.Record`, str or `~pathlib.Path`
         The record.
     files : iterable of str or `~pathlib.Path`
-        All of the recorded inputs, in any order. They are identified by their names.
+        All of the recorded inputs, in any order, or associations that list them. They are
+        identified by their names.
     force : bool
         Whether to accept images whose pixels or position are not the recorded ones.
 
@@ -84,7 +87,8 @@ def recorded_result(
         the recorded one; the message names it.
     """
     record = as_record(record)
-    frames = _recorded_frames(record, _by_name(files, _input_names(record)))
+    files, listed = _expanded(record, files)
+    frames = _recorded_frames(record, _by_name(files, _input_names(record)), listed)
     if not force:
         for frame in frames:
             if frame.source.identity["sha256"] != record.input(frame, "sha256"):
@@ -137,10 +141,19 @@ def _input_names(record: Record) -> list[str]:
     return [str(record.input(frame, "file")) for frame in record.frames]
 
 
+def _expanded(
+    record: Record, files: Iterable[str | Path]
+) -> tuple[list[Path], dict[Path, tuple[Path, ...]]]:
+    """Return files and those that associations list, except those that the record excludes."""
+    files = [files] if isinstance(files, str | Path) else files
+    paths, listed = expand_associations(files)
+    out = {name for entry in record.history for name in entry.get("excluded", ())}
+    out -= {frame.name for frame in record.frames}
+    return [path for path in paths if path not in listed or path.name not in out], listed
+
+
 def _by_name(files: Iterable[str | Path], wanted: list[str]) -> dict[str, Path]:
     """Return paths by their names: all wanted ones, each once, and no others."""
-    if isinstance(files, str | Path):
-        files = [files]
     # The file of an image from memory may have the suffix that its name lacks.
     names = {**{fits_name(name): name for name in wanted}, **{name: name for name in wanted}}
     paths: dict[str, Path] = {}
@@ -167,6 +180,7 @@ def _by_name(files: Iterable[str | Path], wanted: list[str]) -> dict[str, Path]:
 def _recorded_frames(
     record: Record,
     paths: dict[str, Path],
+    listed: dict[Path, tuple[Path, ...]],
     *,
     force: bool = False,
     names: list[str] | None = None,
@@ -185,7 +199,8 @@ def _recorded_frames(
             raise RecordError(msg)
         if not force:
             _check_place(name, base, frame)
-        frames.append(base.with_keys(**{key: getattr(frame, key) for key in RECORDED}))
+        keys = {key: getattr(frame, key) for key in RECORDED}
+        frames.append(base.with_keys(**keys, associations=listed.get(paths[name], ())))
     return frames
 
 
@@ -225,7 +240,7 @@ def apply_record(
     record : `~levelmatch.Record`, str or `~pathlib.Path`
         The record.
     files : iterable of str or `~pathlib.Path`
-        All of the recorded inputs.
+        All of the recorded inputs, or associations that list them.
     directory : str or `~pathlib.Path`
         The folder of the images and of the record.
     overwrite : bool
@@ -250,8 +265,12 @@ def apply_record(
     record = as_record(record)
     result = recorded_result(record, files, force=force)
     paths = check_outputs(result.products, directory, overwrite=overwrite)
+    associations = output_associations(
+        result.products, paths, directory, overwrite=overwrite, provenance=record.provenance
+    )
     record.write(Path(directory) / record.provenance.record, overwrite=overwrite)
     write_products(result.products, paths, record.provenance, progress_bar)
+    write_associations(associations)
     return paths
 
 
@@ -280,7 +299,7 @@ def undo_record(
     record : `~levelmatch.Record`, str or `~pathlib.Path`
         The record.
     files : iterable of str or `~pathlib.Path`
-        All of the corrected images.
+        All of the corrected images, or associations that list them.
     directory : str or `~pathlib.Path`
         The folder of the restored images.
     overwrite, force, progress_bar
@@ -300,11 +319,13 @@ def undo_record(
     record = as_record(record)
     products = _corrected_products(record, files, force=force)
     paths = check_outputs(products, directory, overwrite=overwrite)
+    associations = output_associations(products, paths, directory, overwrite=overwrite)
     Path(directory).mkdir(parents=True, exist_ok=True)
     work = list(zip(products, paths, strict=True))
     for product, path in work if progress_bar is None else progress_bar(work):
         with atomic_stream(path) as stream:
             _write_undone(record, product, stream)
+    write_associations(associations)
     return paths
 
 
@@ -316,8 +337,9 @@ def _corrected_products(
     if record.run.recombine:
         _refuse_joined(record)
         names = [frame.product for frame in record.frames]
+    files, listed = _expanded(record, files)
     paths = _by_name(files, names)
-    frames = _recorded_frames(record, paths, force=force, names=names)
+    frames = _recorded_frames(record, paths, listed, force=force, names=names)
     for frame in frames:
         found = str(frame.meta.get("LMRECSHA", ""))
         if found != record.sha256 and not force:
@@ -384,7 +406,7 @@ def verify_record(
     record : `~levelmatch.Record`, str or `~pathlib.Path`
         The record.
     outputs : iterable of str or `~pathlib.Path`
-        All of the corrected images.
+        All of the corrected images, or associations that list them.
     inputs : iterable of str or `~pathlib.Path`, or None
         The recorded inputs; by default their recorded paths are used.
 
@@ -401,6 +423,7 @@ def verify_record(
     """
     record = as_record(record)
     result = recorded_result(record, recorded_files(record) if inputs is None else inputs)
+    outputs, _ = _expanded(record, outputs)
     paths = _by_name(outputs, [product.name for product in result.products])
     for product in result.products:
         _verify_product(record, product, paths[product.name])

@@ -6,6 +6,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from levelmatch.associations import write_associations
 from levelmatch.images.frame import Frame
 from levelmatch.measure.overlaps import Overlaps
 from levelmatch.measure.table import PairTable
@@ -14,6 +15,7 @@ from levelmatch.record.record import RECORD_NAME, Record
 from levelmatch.record.run import Run
 from levelmatch.results.corrected import corrected_image
 from levelmatch.results.files import check_outputs, write_products
+from levelmatch.results.listing import output_associations
 from levelmatch.results.products import make_products
 from levelmatch.solve.passes import Pass
 
@@ -89,6 +91,7 @@ class MatchResult(Levels, Sequence):
         """Write the corrected images to a folder, each file atomically.
 
         The record is written first, as ``levelmatch.asdf``; each image's header names it.
+        Associations that were inputs are written last, with the names of the outputs.
 
         Parameters
         ----------
@@ -116,7 +119,12 @@ class MatchResult(Levels, Sequence):
         paths = check_outputs(self.products, directory, overwrite=overwrite)
         provenance = self.provenance
         if record:
-            self.record.write(Path(directory) / RECORD_NAME, overwrite=overwrite)
             provenance = self.record.provenance
+        associations = output_associations(
+            self.products, paths, directory, overwrite=overwrite, provenance=provenance
+        )
+        if record:
+            self.record.write(Path(directory) / RECORD_NAME, overwrite=overwrite)
         write_products(self.products, paths, provenance, progress_bar)
+        write_associations(associations)
         return paths

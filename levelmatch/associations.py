@@ -1,0 +1,291 @@
+# Licensed under a 3-clause BSD style license - see LICENSE.rst
+"""Associations of the JWST and Roman pipelines: lists of exposures, in JSON."""
+
+import json
+import os
+from collections.abc import Iterable, Mapping
+from copy import deepcopy
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlparse
+
+from levelmatch.atomic import atomic_stream
+from levelmatch.exceptions import FrameError
+
+__all__ = [
+    "PIPELINE_OPTIONS",
+    "Association",
+    "expand_associations",
+    "is_association",
+    "planned_associations",
+    "read_association",
+    "write_associations",
+]
+
+
+SUFFIX = ".json"
+# The key of an association that the package adds.
+KEY = "levelmatch"
+# Options of the pipelines that leave matched images as they are.
+PIPELINE_OPTIONS = "--steps.skymatch.skip=true"
+# Values of a member that name a file.
+FILE_KEYS = ("expname", "tweakreg_catalog")
+
+
+@dataclass(frozen=True, eq=False)
+class Association:
+    """An association file.
+
+    Parameters
+    ----------
+    path : `~pathlib.Path`
+        The file.
+    tree : dict
+        Its content.
+    """
+
+    path: Path
+    tree: dict[str, Any]
+
+    @property
+    def products(self) -> list[dict[str, Any]]:
+        """The products, each with its list of members."""
+        return self.tree["products"]
+
+    @property
+    def science_files(self) -> list[Path]:
+        """The files of the science members of all products, each once."""
+        members = [m for product in self.products for m in product["members"]]
+        return list(dict.fromkeys(self.file_of(m["expname"]) for m in members if _is_science(m)))
+
+    def file_of(self, name: str) -> Path:
+        """Return the file that a member names, relative to the association's folder."""
+        return self.path.parent / name
+
+
+def _is_science(member: Mapping) -> bool:
+    return str(member["exptype"]).strip().lower() == "science"
+
+
+def is_association(path: Any) -> bool:
+    """Return whether an input is the path of an association, by its suffix ``.json``."""
+    return isinstance(path, str | Path) and Path(path).suffix.lower() == SUFFIX
+
+
+# --------------------------------------------------------------------------------------
+# Read
+
+
+def read_association(path: str | Path) -> Association:
+    """Read an association of JWST or Roman.
+
+    Parameters
+    ----------
+    path : str or `~pathlib.Path`
+        The file, such as ``jw02107-o001_20240101t000000_image3_00001_asn.json``.
+
+    Returns
+    -------
+    association : `Association`
+        The association.
+
+    Raises
+    ------
+    FrameError
+        If the file is no association, or has no science members; the message names it.
+    """
+    path = Path(path)
+    try:
+        tree = json.loads(path.read_bytes())
+    except FileNotFoundError as error:
+        msg = f"{path}: there is no such file; check its path"
+        raise FrameError(msg) from error
+    except (OSError, ValueError, RecursionError) as error:
+        msg = f"{path.name}: not a readable association: {error}"
+        raise FrameError(msg) from error
+    _check_tree(path.name, tree)
+    association = Association(path, tree)
+    if not association.science_files:
+        msg = f"{path.name}: no product has a member of the exptype science; name the images"
+        raise FrameError(msg)
+    return association
+
+
+def _check_tree(name: str, tree: Any) -> None:
+    """Refuse all but an object with products, whose members have a name and a type."""
+    products = tree.get("products") if isinstance(tree, dict) else None
+    if not isinstance(products, list) or not all(isinstance(p, dict) for p in products):
+        msg = f"{name}: not an association: it has no list 'products'"
+        raise FrameError(msg)
+    for product in products:
+        members = product.get("members")
+        if not isinstance(members, list):
+            msg = f"{name}: the product {product.get('name')!r} has no list 'members'"
+            raise FrameError(msg)
+        for i, member in enumerate(members):
+            values = [member.get(k) for k in ("expname", "exptype")] if _is_dict(member) else []
+            if len(values) != 2 or not all(isinstance(v, str) and v.strip() for v in values):
+                msg = (
+                    f"{name}: member {i} of the product {product.get('name')!r} lacks 'expname' "
+                    f"or 'exptype': {str(member)[:80]}"
+                )
+                raise FrameError(msg)
+
+
+def _is_dict(value: Any) -> bool:
+    return isinstance(value, dict)
+
+
+def expand_associations(images: Iterable[Any]) -> tuple[list[Any], dict[Path, tuple[Path, ...]]]:
+    """Replace the associations of a list by the files of their science members.
+
+    Parameters
+    ----------
+    images : iterable, str or `~pathlib.Path`
+        Images of any kind and paths of associations; or one such path.
+
+    Returns
+    -------
+    images : list
+        The images. A file that several associations list is there once.
+    associations : dict of `~pathlib.Path` to tuple of `~pathlib.Path`
+        The associations of each file that one lists.
+
+    Raises
+    ------
+    FrameError
+        If an association cannot be read, or a file that it lists does not exist.
+    """
+    out: list[Any] = []
+    listed: dict[Path, tuple[Path, ...]] = {}
+    for image in [images] if is_association(images) else images:
+        if not is_association(image):
+            out.append(image)
+            continue
+        association = read_association(image)
+        for file in association.science_files:
+            if not file.is_file():
+                msg = f"{association.path.name}: its member {file} does not exist"
+                raise FrameError(msg)
+            if file not in listed:
+                out.append(file)
+            if association.path not in listed.get(file, ()):
+                listed[file] = (*listed.get(file, ()), association.path)
+    return out, listed
+
+
+# --------------------------------------------------------------------------------------
+# Write
+
+
+def planned_associations(
+    written: Mapping[Path, Path],
+    associations: Iterable[Path],
+    directory: str | Path,
+    *,
+    overwrite: bool = False,
+    entry: Mapping[str, Any] | None = None,
+) -> dict[Path, bytes]:
+    """Return the associations of written images.
+
+    Parameters
+    ----------
+    written : mapping of `~pathlib.Path` to `~pathlib.Path`
+        The output of each input.
+    associations : iterable of `~pathlib.Path`
+        The associations of the inputs.
+    directory : str or `~pathlib.Path`
+        The folder of the outputs.
+    overwrite : bool
+        Whether existing files may be replaced.
+    entry : mapping or None
+        The run, which is added with the options of the pipeline; `None` for images whose
+        corrections are undone.
+
+    Returns
+    -------
+    contents : dict of `~pathlib.Path` to bytes
+        The content of each file to write. Products and members are those of the input; science
+        members have the names of the outputs, and those without an output are left out.
+
+    Raises
+    ------
+    FrameError
+        If an association would replace its input, or two would have the same name.
+    FileExistsError
+        If a file exists and ``overwrite`` is not set.
+    """
+    directory = Path(directory)
+    outputs = {_absolute(path): out for path, out in written.items()}
+    contents: dict[Path, bytes] = {}
+    for path in dict.fromkeys(associations):
+        target = directory / path.name
+        if target.resolve() == path.resolve():
+            msg = f"{path.name}: the output folder {directory} is its own; name another"
+            raise FrameError(msg)
+        if target in contents:
+            msg = f"{path.name}: two associations would have this name; rename one"
+            raise FrameError(msg)
+        if target.exists() and not overwrite:
+            msg = f"{target} exists; overwrite=True replaces it"
+            raise FileExistsError(msg)
+        tree = _output_tree(read_association(path), outputs, directory)
+        tree.pop(KEY, None)
+        if entry is not None:
+            tree[KEY] = {**entry, "pipeline_options": PIPELINE_OPTIONS}
+        contents[target] = json.dumps(tree, indent=4, ensure_ascii=False).encode() + b"\n"
+    return contents
+
+
+def _output_tree(
+    association: Association, outputs: Mapping[Path, Path], directory: Path
+) -> dict[str, Any]:
+    """Return the content of an association with the names of the outputs."""
+    tree = deepcopy(association.tree)
+    for product in tree["products"]:
+        members: dict[Any, dict[str, Any]] = {}
+        for i, member in enumerate(product["members"]):
+            out = outputs.get(_absolute(association.file_of(member["expname"])))
+            if _is_science(member) and out is None:
+                continue
+            for key in FILE_KEYS:
+                if isinstance(member.get(key), str) and member[key]:
+                    member[key] = _moved(association.file_of(member[key]), member[key], directory)
+            if _is_science(member):
+                member["expname"] = os.path.relpath(out, directory)
+            # Two parts of a MIRI image have one output.
+            members.setdefault(out if _is_science(member) else i, member)
+        product["members"] = list(members.values())
+    return tree
+
+
+def _moved(path: Path, name: str, directory: Path) -> str:
+    """Return the name of a file relative to another folder; absolute names and URLs stay."""
+    if Path(name).is_absolute() or urlparse(name).scheme or name in ("None", "N/A"):
+        return name
+    return os.path.relpath(_absolute(path), _absolute(directory))
+
+
+def _absolute(path: Path) -> Path:
+    return Path(os.path.abspath(path))
+
+
+def write_associations(contents: Mapping[Path, bytes]) -> list[Path]:
+    """Write associations, each file atomically.
+
+    Parameters
+    ----------
+    contents : mapping of `~pathlib.Path` to bytes
+        See `planned_associations`.
+
+    Returns
+    -------
+    paths : list of `~pathlib.Path`
+        The files.
+    """
+    for path, content in contents.items():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with atomic_stream(path) as stream:
+            stream.write(content)
+    return list(contents)

@@ -1,0 +1,62 @@
+# Licensed under a 3-clause BSD style license - see LICENSE.rst
+"""The associations of output images."""
+
+from pathlib import Path
+
+from levelmatch.associations import planned_associations
+from levelmatch.record.run import Provenance
+from levelmatch.results.products import Product
+
+__all__ = ["output_associations"]
+
+
+def output_associations(
+    products: list[Product],
+    paths: list[Path],
+    directory: str | Path,
+    *,
+    overwrite: bool,
+    provenance: Provenance | None = None,
+) -> dict[Path, bytes]:
+    """Return the associations of output images, to be written after these.
+
+    Parameters
+    ----------
+    products : list of `~levelmatch.results.products.Product`
+        The images.
+    paths : list of `~pathlib.Path`
+        Their files.
+    directory : str or `~pathlib.Path`
+        Their folder.
+    overwrite : bool
+        Whether existing files may be replaced.
+    provenance : `~levelmatch.record.run.Provenance` or None
+        The run; `None` for images whose corrections are undone.
+
+    Returns
+    -------
+    contents : dict of `~pathlib.Path` to bytes
+        The content of each file; empty if no association was an input.
+
+    Raises
+    ------
+    FrameError
+        If an association would replace its input, or two would have the same name.
+    FileExistsError
+        If a file exists and ``overwrite`` is not set.
+    """
+    pairs = [(f, path) for p, path in zip(products, paths, strict=True) for f in p.frames]
+    associations = dict.fromkeys(a for frame, _ in pairs for a in frame.associations)
+    if not associations:
+        return {}
+    written = {f.source.path: path for f, path in pairs if hasattr(f.source, "path")}
+    entry = None if provenance is None else _entry(provenance)
+    return planned_associations(written, associations, directory, overwrite=overwrite, entry=entry)
+
+
+def _entry(provenance: Provenance) -> dict[str, str]:
+    """Return the run as an association names it."""
+    entry = {"version": provenance.version, "created": provenance.created}
+    if provenance.record:
+        entry |= {"record": provenance.record, "record_sha256": provenance.sha256}
+    return entry
