@@ -418,6 +418,8 @@ def _warn_idle_options(collection, settings, passes):
         _warn_idle(f"time_from_background: no image has the keyword {keyword!r}")
     if settings.solve.slope_prior is not None and all(p.fit_type == "level" for p in passes):
         _warn_idle("slope_prior: no pass fits slopes")
+    if settings.solve.slope_gauge == "mean" and passes[-1].fit_type == "level":
+        _warn_idle("slope_gauge: the mosaic fits no slopes")
 
 
 def _warn_idle(reason):

@@ -260,6 +260,10 @@ class SolveOptions:
     slope_prior : float or None
         Standard deviation of a Gaussian prior, about 0, on the slopes of planes, in the
         common unit per arcmin.
+    slope_gauge : {"reference", "mean"}
+        Plane of a mosaic that overlaps cannot determine, where planes are fitted: that of the
+        reference image is zero, or the mean slope of each connected set is. In both, the
+        level of the reference is zero.
     disconnected : {"warn", "error", "sky"}
         For sets of images without overlap between them: keep a zero point for each set and
         warn, raise an error, or tie the sets by their clipped sky levels. The last assumes
@@ -287,6 +291,7 @@ class SolveOptions:
         metadata={"number": True, "zero": False, "whole": True, "least": 2, "optional": True},
     )
     slope_prior: float | None = _number(None, zero=False)
+    slope_gauge: str = _choice("reference", "reference", "mean")
     disconnected: str = _choice("warn", "warn", "error", "sky")
     flux_limit: float = _number(0.03)
     time_from_background: str = "DT_BGR"

@@ -107,6 +107,7 @@ def findings(result):
         *(f for f in _seam_findings(facts) if facts.seams.sigma_worst > NOTED_SIGMA),
         *_suspect_findings(facts),
         *_flux_findings(facts),
+        *_tilt_findings(facts),
         *_slope_findings(facts),
         *_isolated_findings(facts),
     ]
@@ -159,6 +160,20 @@ def _slope_findings(facts):
             f"Differences of pairs change by {step:.2g} {facts.unit_words} (rms) across their "
             "overlaps: the fit type auto fits planes where the data need them (fit_type).",
         )
+
+
+def _tilt_findings(facts):
+    for r in facts.result.references:
+        if r.tilt > 0:
+            row = facts.names.index(r.name)
+            yield Finding(
+                f"the gradient of the reference {r.name}",
+                f"The reference {r.name} is not flat: its zero plane tilts the mosaic by "
+                f"{r.tilt:.3g} {facts.unit_words} from edge to edge, which is the mean slope of "
+                f"the other images relative to it ({r.tilt_sigma:.1f} \u03c3). Name a "
+                "flatter reference, or let the mean slope be zero (slope_gauge mean).",
+                ("image", row),
+            )
 
 
 def _isolated_findings(facts):
@@ -316,20 +331,37 @@ def _zero_points(facts):
         held = list_names([r.name for r in p.references], MAX_REFERENCES)
         words = held or f"mean of each {'tile' if p.name == 'dithers' else 'set'}"
         if p.fit_type != "level":
-            words += ", with its plane"
+            by_mean = p.references and _holds_mean_slope(p, facts.result.options.get("solve", {}))
+            words += ", and the mean slope of each set" if by_mean else ", with its plane"
         if p.tie is not None:
             words += ", sets tied by their clipped sky levels"
         yield f"{p.name}: {words}"
 
 
-def gauge_sentence(passes):
-    """Return the gauge of all passes as a sentence, for the tables and the record."""
+def _holds_mean_slope(p, solve):
+    """Return whether a pass with a reference makes the mean slope zero."""
+    return p.name != "lyot" and solve.get("slope_gauge") == "mean"
+
+
+def gauge_sentence(passes, solve):
+    """Return the gauge of all passes as a sentence, for the tables and the record.
+
+    Parameters
+    ----------
+    passes : list of `~levelmatch.solve.passes.Pass`
+        The passes.
+    solve : dict
+        Recorded options of solving.
+    """
     words = []
     for p in passes:
         held = list_names([r.name for r in p.references])
         text = f"the correction of {held} is zero" if held else ""
         text = text or "the mean correction of each connected set is zero"
-        if p.fit_type != "level":
+        if p.fit_type != "level" and held and _holds_mean_slope(p, solve):
+            text += ", and the mean slope of each connected set is"
+            text += ": a plane common to all images is not seen"
+        elif p.fit_type != "level":
             text += ", its plane included: a plane common to all images is not seen"
         if p.tie is not None:
             text += "; sets without overlap have the same mean clipped sky level, as assumed"

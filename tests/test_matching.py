@@ -436,6 +436,7 @@ def test_a_record_of_one_tile_gets_another_reference(one_tile):
             "time_from_background: no image has the keyword 'DT'",
         ),
         ({"solve": lm.SolveOptions(slope_prior=1.0)}, "slope_prior: no pass fits slopes"),
+        ({"solve": lm.SolveOptions(slope_gauge="mean")}, "slope_gauge: the mosaic fits no slopes"),
     ],
 )
 def test_options_without_effect_are_warned_of(one_tile, options, words):

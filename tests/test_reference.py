@@ -90,7 +90,7 @@ def test_named_group_in_its_own_set_only():
     choice = choose(PLAIN, [(0, 1), (2, 3)], reference=3, members=[2, 3])
     assert (choice.group, choice.reason) == (3, "named by the user")
     other = choose(PLAIN, [(0, 1), (2, 3)], reference=3, members=[0, 1])
-    assert other.reason == "most overlaps (1)"
+    assert other.reason == "most overlaps (1); d, which was named, is not in its set"
     # Index 0 is an index.
     assert choose(PLAIN, [(1, 2)], reference=0).group == 0
 

@@ -428,5 +428,5 @@ def test_results_have_suspects_and_notes():
 
 
 def test_the_gauge_is_said_in_one_place(loops):
-    assert loops.gauge == loops.table.meta["gauge"] == summary.gauge_sentence(loops.passes)
+    assert loops.gauge == loops.table.meta["gauge"] == summary.gauge_sentence(loops.passes, {})
     assert loops.gauge.endswith(f"mosaic: the correction of {loops.reference} is zero")

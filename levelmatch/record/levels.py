@@ -162,7 +162,7 @@ class Levels:
     @property
     def gauge(self) -> str:
         """The conditions that complete the differences measured by overlaps, in words."""
-        return gauge_sentence(self.passes)
+        return gauge_sentence(self.passes, self.options.get("solve", {}))
 
     @property
     def suspects(self) -> list[str]:

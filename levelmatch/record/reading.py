@@ -241,6 +241,12 @@ def _rows(node: dict[str, Any], planned: Pass, n_pairs: int) -> np.ndarray:
     return rows
 
 
+def _reference(node: dict[str, Any]) -> Reference:
+    # The first records have no tilt.
+    tilt = (float(node.get(key, 0.0)) for key in ("tilt", "tilt_sigma"))
+    return Reference(int(node["group"]), str(node["name"]), str(node["reason"]), *tilt)
+
+
 def _pass(
     node: dict[str, Any], planned: Pass, n: int, rows: np.ndarray, again: SolvedAgain, k: int
 ) -> Pass:
@@ -272,9 +278,7 @@ def _pass(
         solution=solution,
         group_axes=array["group_axes"],
         residual=array["residual"],
-        references=[
-            Reference(int(r["group"]), str(r["name"]), str(r["reason"])) for r in node["references"]
-        ],
+        references=[_reference(r) for r in node["references"]],
         isolated=array["isolated"],
         tie=None if node["tie"] is None else array["tie"],
         carried_of=partial(again.carried, k),

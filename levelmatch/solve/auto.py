@@ -58,7 +58,7 @@ def solve_auto(equations, options, **keywords):
     limit = max(LEAST_WALD, 2 * np.log(max(len(equations.first), 1)))
     active = np.ones((equations.n_groups, 3), dtype=bool)
     solution = solve_groups(equations, options, **keywords)
-    if keywords.get("reference") is None:
+    if keywords.get("reference") is None or options.slope_gauge == "mean":
         statistic = _centred_statistic(equations, solution)
     else:
         # Relative to the reference, whose plane is zero.

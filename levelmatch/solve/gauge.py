@@ -6,7 +6,7 @@ import numpy as np
 from levelmatch.sky.vectors import tangent_axes, transfer_matrix
 from levelmatch.solve.linear import sum_by
 
-__all__ = ["ZeroMean", "free_coefficients", "held_groups"]
+__all__ = ["MeanSlope", "ZeroMean", "free_coefficients", "held_groups"]
 
 
 def held_groups(component, n_sets, reference):
@@ -94,3 +94,37 @@ class ZeroMean:
         blocks = vectors.reshape(len(self.component), self.k, -1)
         mean = sum_by(self.component, to @ blocks, self.n_sets)
         return (blocks - back @ mean[self.component]).reshape(vectors.shape)
+
+
+class MeanSlope(ZeroMean):
+    """The gauge in which the mean slope of each set is zero, and the level of one group.
+
+    Parameters
+    ----------
+    held : `~numpy.ndarray` of int, shape (n_sets,)
+        The group of each set whose level is zero. Its coefficients are zero before.
+    """
+
+    def __init__(self, equations, component, n_sets, free, held):
+        super().__init__(equations, component, n_sets, free)
+        self.held = held
+        slopes = np.diag([0.0, 1.0, 1.0])
+        # The plane that is subtracted is zero at the centre of the held group.
+        zero_there = np.broadcast_to(np.eye(3), (n_sets, 3, 3)).copy()
+        there = self.back[held, 0]
+        zero_there[:, 0] -= there / there[:, :1]
+        self.to = (zero_there @ slopes)[component] @ self.to
+
+    def apply(self, vectors):
+        """Take the mean slope out of coefficients, shape (m * k, n)."""
+        out = super().apply(vectors)
+        # Zero but for rounding.
+        out[self.k * self.held] = 0.0
+        return out
+
+    def apply_to_blocks(self, blocks, solve):
+        """Return the diagonal blocks of a covariance in this gauge, see `ZeroMean`."""
+        out = super().apply_to_blocks(blocks, solve)
+        out[self.held, 0] = 0.0
+        out[self.held, :, 0] = 0.0
+        return out

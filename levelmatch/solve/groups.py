@@ -20,7 +20,7 @@ import numpy as np
 from levelmatch.sky.overlaps import components
 from levelmatch.solve.equations import pair_weights
 from levelmatch.solve.floors import Floors
-from levelmatch.solve.gauge import ZeroMean, free_coefficients, held_groups
+from levelmatch.solve.gauge import MeanSlope, ZeroMean, free_coefficients, held_groups
 from levelmatch.solve.inflation import error_inflation
 from levelmatch.solve.leverage import redundancy, studentised
 from levelmatch.solve.rejection import Rejection
@@ -82,10 +82,10 @@ def solve_groups(equations, options, *, weights, npix, scatter, reference=None, 
         adapted = Adapted(adapted.floors, np.ones(len(pairs)), other)
     solved, doubt = solver.finish(adapted.solved), adapted.doubt
     coefficients = solved.coefficients if doubt is None else solved.coefficients + doubt.shift
-    gauge = None
-    if reference is None:
-        gauge = ZeroMean(equations, component, n_sets, free)
+    gauge = _gauge(equations, component, held, free, reference, options)
+    if gauge is not None:
         coefficients = gauge.apply(coefficients.reshape(-1, 1)).reshape(coefficients.shape)
+    if reference is None:
         held = np.full(n_sets, -1)
     covariance_of = partial(
         GaugedCovariance,
@@ -107,6 +107,15 @@ def solve_groups(equations, options, *, weights, npix, scatter, reference=None, 
         covariance_of=covariance_of,
         residual=solved.residual,
     )
+
+
+def _gauge(equations, component, held, free, reference, options):
+    """Return the gauge that is applied to the solution, or `None` for that of the held groups."""
+    if reference is None:
+        return ZeroMean(equations, component, len(held), free)
+    if options.slope_gauge == "mean" and equations.n_terms > 1:
+        return MeanSlope(equations, component, len(held), free, held)
+    return None
 
 
 def _adapt(floors, robust, solve):

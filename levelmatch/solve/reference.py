@@ -1,7 +1,7 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
 """Which image the corrections are relative to, and why."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -20,11 +20,18 @@ class Reference:
         The name of the image that it was chosen by, or ``"mean"``.
     reason : str
         Why, in words.
+    tilt : float
+        Change of a mosaic of planes from edge to edge by the mean slope of the other groups
+        relative to this one; 0 if it is not significant.
+    tilt_sigma : float
+        Its significance, in standard deviations.
     """
 
     group: int
     name: str
     reason: str
+    tilt: float = 0.0
+    tilt_sigma: float = 0.0
 
 
 def named_reference(reference, frames, names):
@@ -84,7 +91,7 @@ def find_reference(frames, reference):
     raise ValueError(msg)
 
 
-def choose_reference(frames, groups, pairs, area, members, *, reference, keyword):
+def choose_reference(frames, groups, pairs, area, members, *, reference, keyword, flatness=None):
     """Return the reference of one connected set of groups.
 
     Parameters
@@ -104,13 +111,15 @@ def choose_reference(frames, groups, pairs, area, members, *, reference, keyword
         the reference of its own set; the others choose as ``"auto"`` does.
     keyword : str
         Header keyword of the time from the dedicated backgrounds.
+    flatness : `~levelmatch.solve.flatness.Flatness` or None
+        Slopes of the groups, for those of equally many overlaps.
 
     Returns
     -------
     reference : `Reference`
         A Lyot image is never one, unless the set has nothing else.
     """
-    chooser = ReferenceChooser(frames, groups, pairs, area, keyword=keyword)
+    chooser = ReferenceChooser(frames, groups, pairs, area, keyword=keyword, flatness=flatness)
     return chooser.choose(members, reference)
 
 
@@ -119,11 +128,12 @@ class ReferenceChooser:
 
     Parameters
     ----------
-    frames, groups, pairs, area, keyword
+    frames, groups, pairs, area, keyword, flatness
         See `choose_reference`.
     """
 
-    def __init__(self, frames, groups, pairs, area, *, keyword):
+    def __init__(self, frames, groups, pairs, area, *, keyword, flatness=None):
+        self.flatness = flatness
         self.frames = frames
         self.groups = np.asarray(groups)
         self.keyword = keyword
@@ -147,6 +157,16 @@ class ReferenceChooser:
         if not isinstance(reference, str) and reference in members:
             name = self.frames[self._images[reference][0]].name
             return Reference(int(reference), name, "named by the user")
+        choice = self._best(members)
+        if isinstance(reference, str):
+            return choice
+        name = self.frames[self._images[reference][0]].name
+        return replace(
+            choice, reason=f"{choice.reason}; {name}, which was named, is not in its set"
+        )
+
+    def _best(self, members):
+        """Return the `Reference` of a set without a named one."""
         images, science = self._members(members)
         candidates = science or images
         timed = []
@@ -164,11 +184,18 @@ class ReferenceChooser:
         return self._most_overlaps(np.array(candidates))
 
     def _most_overlaps(self, candidates):
-        """Most distinct overlapping groups, then the largest overlapping area, then the first."""
-        groups = self.groups[candidates]
-        i = candidates[np.lexsort((candidates, -self._area[groups], -self._count[groups]))[0]]
-        count = self._count[self.groups[i]]
+        """Most distinct overlapping groups, then the flattest, then the largest area, then first."""
+        counts = self._count[self.groups[candidates]]
+        count = counts.max()
+        candidates = candidates[counts == count]
         reason = f"most overlaps ({count})" if count else "the only image of its set"
+        if self.flatness is not None:
+            tied = np.unique(self.groups[candidates])
+            flattest = self.flatness.flattest(tied)
+            if len(flattest) < len(tied):
+                reason += f", flattest by its pairs of {len(tied)} such images"
+                candidates = candidates[np.isin(self.groups[candidates], flattest)]
+        i = candidates[np.lexsort((candidates, -self._area[self.groups[candidates]]))[0]]
         return Reference(int(self.groups[i]), self.frames[i].name, reason)
 
     def science(self, members):

@@ -111,6 +111,16 @@ class Solution:
         unit[k * j : k * (j + 1)] = np.eye(k)
         return self._covariance.apply(unit)[rows]
 
+    def covariance_of_sums(self, columns):
+        """Return the covariance of sums of the coefficients, shape (n, n).
+
+        Parameters
+        ----------
+        columns : `~numpy.ndarray`, shape (m * k, n)
+            Weights of the coefficients in each sum.
+        """
+        return columns.T @ self._covariance.apply(columns)
+
     def respond(self, rhs):
         """Return the changes of the coefficients for changes of the right-hand side.
 

@@ -6,12 +6,14 @@ from dataclasses import replace
 
 import numpy as np
 
-from levelmatch.exceptions import DisconnectedError, DisconnectedWarning
+from levelmatch.exceptions import DisconnectedError, DisconnectedWarning, LevelMatchWarning
 from levelmatch.options import fit_terms
 from levelmatch.sky.vectors import tangent_axes, transfer_matrix
 from levelmatch.solve.auto import solve_auto
 from levelmatch.solve.cuts import select_pairs
 from levelmatch.solve.equations import Equations
+from levelmatch.solve.flatness import Flatness, find_tilts
+from levelmatch.solve.gauge import members_of
 from levelmatch.solve.groups import solve_groups
 from levelmatch.solve.linear import sum_by
 from levelmatch.solve.reference import ReferenceChooser
@@ -62,8 +64,11 @@ def solve_pass(matched, frames, table, rows, options, *, sky=None):
     equations = _equations(counted, matched.group, group_axes, terms)
     references = {}
     gauge = None
+    if matched.held == "science":
+        # Its plane stays zero, too.
+        options = replace(options, slope_gauge="reference")
     if matched.held is not None:
-        gauge = _gauge(matched, frames, equations, counted.npix, references)
+        gauge = _gauge(matched, frames, equations, counted, references)
     solve = solve_auto if matched.fit_type == "auto" else solve_groups
     solution = solve(
         equations,
@@ -88,6 +93,8 @@ def solve_pass(matched, frames, table, rows, options, *, sky=None):
         residual=residual,
         references=list(references.values()),
     )
+    solved = replace(solved, references=_tilted(solved, frames, options))
+    _warn_lone_reference(solved, frames)
     sets, isolated = _disconnected(matched, solution)
     if sets and options.disconnected == "sky":
         solved = _tie_sets(solved, frames, sky)
@@ -108,11 +115,13 @@ def _equations(table, group, group_axes, terms):
     )
 
 
-def _gauge(matched, frames, equations, npix, references):
+def _gauge(matched, frames, equations, counted, references):
     """Return the function that picks the group held at zero, and notes its choice."""
     pairs = np.stack([equations.first, equations.second], axis=1)
-
-    chooser = ReferenceChooser(frames, matched.group, pairs, npix, keyword=matched.keyword)
+    flatness = Flatness.of(counted, matched.group, equations.group_axes)
+    chooser = ReferenceChooser(
+        frames, matched.group, pairs, counted.npix, keyword=matched.keyword, flatness=flatness
+    )
 
     def pick(members):
         if matched.held == "science":
@@ -124,6 +133,32 @@ def _gauge(matched, frames, equations, npix, references):
         return choice.group
 
     return pick
+
+
+def _tilted(solved, frames, options):
+    """Return the references with the tilt that each puts into a mosaic of planes."""
+    planes = solved.solution.coefficients.shape[1] > 1 and solved.held != "science"
+    if not planes or options.slope_gauge != "reference":
+        return solved.references
+    corners = [
+        np.concatenate([frames[i].grid.polygon for i in members])
+        for members in members_of(solved.group, int(solved.group.max()) + 1)
+    ]
+    return find_tilts(solved.references, solved.solution, solved.group_axes, corners)
+
+
+def _warn_lone_reference(solved, frames):
+    """Warn of a named reference that overlaps no other group, so that others take its place."""
+    named, component = solved.held, solved.solution.component
+    if named is None or isinstance(named, str) or len(component) == 1:
+        return
+    if np.count_nonzero(component == component[named]) > 1:
+        return
+    name = frames[int(np.argmax(solved.group == named))].name
+    msg = f"reference: {name} has no pair that is kept, and no other image is relative to it"
+    if solved.references:
+        msg += f"; instead {_shorten([r.name for r in solved.references])} is held at zero"
+    warnings.warn(f"{msg}; name an image that overlaps others", LevelMatchWarning, stacklevel=5)
 
 
 def _group_axes(group, frames):
