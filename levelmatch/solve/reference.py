@@ -184,7 +184,7 @@ class ReferenceChooser:
         return self._most_overlaps(np.array(candidates))
 
     def _most_overlaps(self, candidates):
-        """Most distinct overlapping groups, then the flattest, then the largest area, then first."""
+        """Most distinct overlapping groups, then the flattest, the largest area, the first."""
         counts = self._count[self.groups[candidates]]
         count = counts.max()
         candidates = candidates[counts == count]
