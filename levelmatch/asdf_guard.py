@@ -9,15 +9,14 @@ lie in its own blocks.
 import re
 import struct
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from hashlib import md5
 from math import prod
 from typing import Any
 
 from levelmatch.exceptions import RecordError
 
-__all__ = ["checked_content"]
-
+__all__ = ["block_sizes", "checked_content", "item_size", "split_tree", "whole_number"]
 
 # The best compression ratio of zlib: a block that declares more was not compressed.
 MOST_PACKED = 1100
@@ -62,13 +61,9 @@ def checked_content(content: bytes, key: str) -> bytes:
     ValueError, ``yaml.YAMLError``
         If it is not an ASDF file.
     """
-    begin = _BEGIN.match(content)
-    end = None if begin is None else _END.search(content, begin.end())
-    if begin is None or end is None:
-        msg = "it is no ASDF file with a tree"
-        raise ValueError(msg)
-    sizes, stop = _block_sizes(content, end.end())
-    root = _tree(content[begin.end() : end.end()])
+    _, text, rest = split_tree(content)
+    sizes, stop = block_sizes(rest, 0, MOST_BYTES, check=_check_block)
+    root = _tree(text)
     mappings = [] if root is None else list(_mappings(root))
     if not mappings or mappings[0] is not root or key not in _fields(root):
         msg = f"not a record of this version of levelmatch: it holds no level match ({key})"
@@ -78,41 +73,89 @@ def checked_content(content: bytes, key: str) -> bytes:
     if total > 4 * sum(sizes) + 1024:
         msg = f"its arrays declare {total} bytes, its blocks {sum(sizes)}"
         raise RecordError(msg)
-    return content[:stop]
+    return content[: len(content) - len(rest) + stop]
 
 
 # --------------------------------------------------------------------------------------
 # Blocks
 
 
-def _block_sizes(content: bytes, position: int) -> tuple[list[int], int]:
-    """Return the uncompressed sizes of the blocks, and the end of the last one."""
+def split_tree(content: bytes) -> tuple[bytes, bytes, bytes]:
+    """Return the first lines of an ASDF file, the text of its tree, and its blocks.
+
+    Raises
+    ------
+    ValueError
+        If it is not an ASDF file with a complete tree.
+    """
+    begin = _BEGIN.match(content)
+    end = None if begin is None else _END.search(content, begin.end())
+    if begin is None or end is None:
+        msg = "it is no ASDF file with a tree"
+        raise ValueError(msg)
+    return content[: begin.end()], content[begin.end() : end.end()], content[end.end() :]
+
+
+def block_sizes(
+    content: bytes, position: int, most: int, check: Callable | None = None
+) -> tuple[list[int], int]:
+    """Return the uncompressed sizes of the blocks, and the end of the last one.
+
+    Parameters
+    ----------
+    content : bytes
+        A file, or the blocks of one.
+    position : int
+        Where they are searched.
+    most : int
+        The size of all blocks, at most.
+    check : callable or None
+        Called for each block with its index, bytes, compression, size and checksum.
+
+    Raises
+    ------
+    RecordError
+        If a block does not lie in the file, or declares more than it can hold.
+    """
     start = content.find(MAGIC, position)
     if start < 0:
         return [], len(content)
     sizes: list[int] = []
     position = start
     while content[position : position + 4] == MAGIC:
+        if position + 54 > len(content):
+            msg = "it ends before its last array does"
+            raise RecordError(msg)
         (header,) = struct.unpack_from(">H", content, position + 4)
         flags, kind, allocated, used, size, checksum = struct.unpack_from(
             ">I4sQQQ16s", content, position + 6
         )
         sizes.append(size)
-        if size > MOST_PACKED * used + 1024 or sum(sizes) > MOST_BYTES:
+        packed = MOST_PACKED if kind != bytes(4) else 1
+        if size > packed * used + 1024 or sum(sizes) > most:
             msg = f"an array declares {size} bytes, the file has {used} of it"
             raise RecordError(msg)
-        if flags or kind not in (bytes(4), b"zlib") or used > allocated or header < 48:
-            msg = "an array is not laid out as levelmatch writes it"
+        if flags or used > allocated or header < 48:
+            msg = "an array is not laid out as asdf writes it"
             raise RecordError(msg)
         begin = position + 6 + header
         position = begin + allocated
         if position > len(content):
             msg = "it ends before its last array does"
             raise RecordError(msg)
-        if not _is_whole(content[begin : begin + used], kind, size, checksum):
-            msg = f"the record is damaged: its array {len(sizes) - 1} does not match its checksum"
-            raise RecordError(msg)
+        if check is not None:
+            check(len(sizes) - 1, content[begin : begin + used], kind, size, checksum)
     return sizes, position
+
+
+def _check_block(index: int, data: bytes, kind: bytes, size: int, checksum: bytes) -> None:
+    """Refuse a block that levelmatch has not written, or that is damaged."""
+    if kind not in (bytes(4), b"zlib"):
+        msg = "an array is not laid out as levelmatch writes it"
+        raise RecordError(msg)
+    if not _is_whole(data, kind, size, checksum):
+        msg = f"the record is damaged: its array {index} does not match its checksum"
+        raise RecordError(msg)
 
 
 def _is_whole(data: bytes, kind: bytes, size: int, checksum: bytes) -> bool:
@@ -190,13 +233,13 @@ def _array_size(node: Any, sizes: list[int]) -> int:
     if odd:
         msg = f"an array is not laid out as levelmatch writes it: {min(odd)}"
         raise RecordError(msg)
-    source = _whole(fields.get("source"), "source")
-    offset = _whole(fields["offset"], "offset") if "offset" in fields else 0
-    item, shape = _item_size(fields.get("datatype")), _items(fields.get("shape"))
+    source = whole_number(fields.get("source"), "source")
+    offset = whole_number(fields["offset"], "offset") if "offset" in fields else 0
+    item, shape = item_size(fields.get("datatype")), _items(fields.get("shape"))
     if not item or shape is None or len(shape) > MOST_DEPTH or source >= len(sizes):
         msg = f"an array is not laid out as levelmatch writes it: {sorted(fields)}"
         raise RecordError(msg)
-    lengths = [_whole(n, "shape") for n in shape]
+    lengths = [whole_number(n, "shape") for n in shape]
     size = prod(lengths) * item
     # An array of no bytes could still have any number of rows.
     if offset + size > sizes[source] or max(lengths, default=0) > max(sizes[source], 64):
@@ -210,7 +253,7 @@ def _items(node: Any) -> list | None:
     return node.value if node is not None and node.id == "sequence" else None
 
 
-def _whole(node: Any, name: str) -> int:
+def whole_number(node: Any, name: str) -> int:
     """Return the value of a scalar that is a whole number."""
     is_number = node is not None and node.tag == "tag:yaml.org,2002:int"
     if not is_number or not _WHOLE.fullmatch(node.value):
@@ -219,11 +262,11 @@ def _whole(node: Any, name: str) -> int:
     return int(node.value)
 
 
-def _item_size(node: Any) -> int | None:
+def item_size(node: Any) -> int | None:
     """Return the bytes of an item, `None` if its type is none of a record's."""
     parts = _items(node)
     if parts is not None and len(parts) == 2:
         item = _TEXT.get(parts[0].value) if parts[0].id == "scalar" else None
-        return None if item is None else item * _whole(parts[1], "datatype")
+        return None if item is None else item * whole_number(parts[1], "datatype")
     found = _NUMBER.fullmatch(node.value) if node is not None and node.id == "scalar" else None
     return None if found is None else max(int(found[1]) // 8, 1)

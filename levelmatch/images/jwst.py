@@ -10,6 +10,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from levelmatch.images.gwcs_tree import wcs_content
+
 __all__ = [
     "DEFAULT_BAD_BITS",
     "DQ_BITS",
@@ -226,13 +228,14 @@ def read_gwcs(hdus):
         return None, ""
     import asdf
 
-    content = io.BytesIO(hdus["ASDF"].data.tobytes())
     with warnings.catch_warnings():
-        # Of types that only the pipeline knows, in other parts of the tree.
+        # Of types that only the pipeline knows.
         warnings.simplefilter("ignore", asdf.exceptions.AsdfWarning)
         try:
-            # Lazily, since arrays may lie in the other extensions, which asdf cannot reach.
-            with asdf.open(content, lazy_load=True, memmap=False) as tree:
+            content = wcs_content(hdus["ASDF"].data.tobytes())
+            if content is None:
+                return None, ""
+            with asdf.open(io.BytesIO(content), lazy_load=True, memmap=False) as tree:
                 return _checked_gwcs(tree)
         except Exception as error:
             reason = " ".join(str(error).split()) or type(error).__name__

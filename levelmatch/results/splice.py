@@ -161,8 +161,23 @@ def compressed_bytes(hdu: fits.CompImageHDU) -> bytes:
 
 
 def has_tree(content: bytes) -> bool:
-    """Return whether bytes are an ASDF file with a complete tree."""
-    return content.startswith(b"#ASDF") and TREE_END.search(content) is not None
+    """Return whether bytes are an ASDF file with a complete tree, to which entries can be added."""
+    if not content.startswith(b"#ASDF") or TREE_END.search(content) is None:
+        return False
+    start, end = _own_lines(content)
+    return start is None or _own_entries(content[start:end]) is not None
+
+
+def _own_entries(text: bytes) -> list[dict[str, Any]] | None:
+    """Return the entries of the list ``levelmatch``, `None` if it is another's."""
+    import yaml
+
+    try:
+        entries = yaml.safe_load(text)["levelmatch"]
+    except (yaml.YAMLError, ValueError, TypeError, RecursionError):
+        return None
+    is_own = isinstance(entries, list) and all(isinstance(entry, dict) for entry in entries)
+    return entries if is_own else None
 
 
 def add_to_asdf(content: bytes, entry: dict[str, Any]) -> bytes:
@@ -209,7 +224,7 @@ def remove_from_asdf(content: bytes, record: str) -> bytes:
     start, end = _own_lines(content)
     if start is None:
         return content
-    entries = yaml.safe_load(content[start:end])["levelmatch"]
+    entries = _own_entries(content[start:end]) or []
     kept = [e for e in entries if e.get("record_sha256") != record]
     if len(kept) == len(entries):
         return content

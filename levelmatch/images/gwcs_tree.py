@@ -1,0 +1,177 @@
+# Licensed under a 3-clause BSD style license - see LICENSE.rst
+"""The part of an image's ASDF tree that holds its gwcs, checked before asdf opens it.
+
+asdf follows references to other files and URLs, expands aliases, and allocates arrays of the
+size that they declare. The WCS of an image needs none of that: it is one subtree, and its
+arrays lie in blocks of the same file.
+"""
+
+import re
+from collections.abc import Iterator
+from math import prod
+from typing import Any
+
+from levelmatch.asdf_guard import block_sizes, item_size, split_tree, whole_number
+from levelmatch.exceptions import RecordError
+
+__all__ = ["wcs_content"]
+
+# A tree of the JWST pipeline has 0.1 MB; its WCS has some thousand nodes.
+MOST_TEXT = 1 << 24
+MOST_NODES = 200_000
+MOST_DEPTH = 150
+# Blocks hold tables of distortions.
+MOST_BYTES = 1 << 27
+# Inputs of a transform.
+MOST_INPUTS = 100
+
+_ARRAY = re.compile(r"tag:stsci\.edu:asdf/core/ndarray-[\d.]+")
+_FOREIGN = re.compile(r"tag:stsci\.edu:asdf/core/(?:externalarray|column|table)|.*astropy/fits")
+_FIELDS = {"source", "datatype", "byteorder", "shape", "offset", "strides", "data", "mask"}
+
+
+def wcs_content(content: bytes) -> bytes | None:
+    """Return an ASDF file of the WCS alone, which asdf may open.
+
+    Parameters
+    ----------
+    content : bytes
+        The ASDF file of an image, with its WCS at ``meta.wcs``.
+
+    Returns
+    -------
+    content : bytes or None
+        An ASDF file of the subtree ``meta.wcs`` and the blocks; `None` if there is no WCS.
+
+    Raises
+    ------
+    RecordError
+        If the subtree refers to other files, or declares more than a WCS needs.
+    ValueError, ``yaml.YAMLError``
+        If it is not an ASDF file.
+    """
+    import yaml
+
+    header, text, rest = split_tree(content)
+    if len(text) > MOST_TEXT:
+        msg = f"its tree has {len(text)} bytes, more than any WCS needs"
+        raise RecordError(msg)
+    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+    _check_depth(yaml.parse(text, Loader=loader))
+    root = yaml.compose(text, Loader=loader)
+    path = _path_to_wcs(root)
+    if path is None:
+        return None
+    _count(path[-1], {}, 0)
+    sizes, _ = block_sizes(rest, 0, MOST_BYTES)
+    for node in _mappings(path[-1]):
+        _check_mapping(node, sizes)
+    start = rest.find(b"\xd3BLK")
+    blocks = b"" if start < 0 else rest[start:]
+    dumper = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
+    pruned = _pruned(root, path[-1])
+    own = yaml.serialize(pruned, Dumper=dumper, version=(1, 1), explicit_end=True)
+    return header + own.encode() + blocks
+
+
+def _check_depth(events: Any) -> None:
+    """Refuse a tree that nests too deep for the recursion of its readers."""
+    import yaml
+
+    depth = 0
+    for event in events:
+        depth += isinstance(event, yaml.CollectionStartEvent)
+        depth -= isinstance(event, yaml.CollectionEndEvent)
+        if depth > MOST_DEPTH:
+            msg = f"its tree nests deeper than {MOST_DEPTH} levels"
+            raise RecordError(msg)
+
+
+def _path_to_wcs(root: Any) -> list[Any] | None:
+    """Return the nodes ``meta`` and ``meta.wcs``, `None` without a WCS."""
+    nodes, node = [], root
+    for key in ("meta", "wcs"):
+        if node is None or node.id != "mapping":
+            return None
+        node = next((v for k, v in node.value if k.id == "scalar" and k.value == key), None)
+        nodes.append(node)
+    return None if node is None or node.tag == "tag:yaml.org,2002:null" else nodes
+
+
+def _pruned(root: Any, wcs: Any) -> Any:
+    """Return a root node that has the WCS alone."""
+    import yaml
+
+    def mapping(tag, key, value):
+        return yaml.MappingNode(tag, [(yaml.ScalarNode("tag:yaml.org,2002:str", key), value)])
+
+    return mapping(root.tag, "meta", mapping("tag:yaml.org,2002:map", "wcs", wcs))
+
+
+def _count(node: Any, known: dict[int, int], depth: int) -> int:
+    """Return the nodes of a subtree after its aliases are expanded; refuse too many, and loops."""
+    if node.id == "scalar":
+        return 1
+    if id(node) not in known:
+        if depth > MOST_DEPTH:
+            msg = f"its WCS nests deeper than {MOST_DEPTH} levels, or refers to itself"
+            raise RecordError(msg)
+        members = [m for pair in node.value for m in pair] if node.id == "mapping" else node.value
+        known[id(node)] = 1 + sum(_count(member, known, depth + 1) for member in members)
+    if known[id(node)] > MOST_NODES:
+        msg = f"its WCS has more than {MOST_NODES} nodes"
+        raise RecordError(msg)
+    return known[id(node)]
+
+
+def _mappings(root: Any) -> Iterator[Any]:
+    """Yield each mapping of a tree once; refuse tags of other files' content."""
+    nodes, seen = [root], set()
+    while nodes:
+        node = nodes.pop()
+        if id(node) in seen:
+            continue
+        seen.add(id(node))
+        if _FOREIGN.match(node.tag):
+            msg = f"its WCS holds what no WCS needs: {node.tag[:80]}"
+            raise RecordError(msg)
+        if node.id == "mapping":
+            nodes += [member for pair in node.value for member in pair]
+            yield node
+        elif node.id == "sequence":
+            nodes += node.value
+
+
+def _check_mapping(node: Any, sizes: list[int]) -> None:
+    """Refuse references to other files, transforms of many inputs, and arrays out of their block."""
+    fields = {key.value: value for key, value in node.value if key.id == "scalar"}
+    if "$ref" in fields or len(fields) < len(node.value):
+        msg = "its WCS refers to another file, or has a key that is repeated or no word"
+        raise RecordError(msg)
+    for key in ("n_dims", "n_inputs"):
+        if key in fields and whole_number(fields[key], key) > MOST_INPUTS:
+            msg = f"a transform of its WCS has {key} = {fields[key].value}"
+            raise RecordError(msg)
+    if _ARRAY.fullmatch(node.tag):
+        _check_array(fields, sizes)
+
+
+def _check_array(fields: dict[str, Any], sizes: list[int]) -> None:
+    """Refuse an array that is not inside of a block of the file."""
+    odd = set(fields) - _FIELDS
+    if odd or ("source" in fields) == ("data" in fields):
+        msg = f"an array of its WCS is not understood: {', '.join(sorted(fields))}"[:120]
+        raise RecordError(msg)
+    if "data" in fields:
+        return
+    source = whole_number(fields["source"], "source")
+    offset = whole_number(fields["offset"], "offset") if "offset" in fields else 0
+    shape = fields.get("shape")
+    item = item_size(fields.get("datatype"))
+    if item is None or shape is None or shape.id != "sequence" or source >= len(sizes):
+        msg = "an array of its WCS has no known type, shape or block"
+        raise RecordError(msg)
+    size = item * prod(whole_number(length, "shape") for length in shape.value)
+    if offset + size > sizes[source]:
+        msg = f"an array of its WCS declares {size} bytes, its block has {sizes[source]}"
+        raise RecordError(msg)
