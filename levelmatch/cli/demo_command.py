@@ -15,6 +15,7 @@ from levelmatch.cli.printing import (
     write_page,
     written_lines,
 )
+from levelmatch.cli.terminal import echo
 
 __all__ = ["demo"]
 
@@ -87,7 +88,7 @@ def _demo(output, *, seed, fit_type, shape, overwrite):
     check_replaceable(page)
     slope = 0.0 if fit_type == "level" else 0.5
     simulated = simulate_miri(shape=shape, seed=seed, slope=slope)
-    click.echo(f"Simulating {len(simulated.images)} images of {shape[0]} x {shape[1]} pixels ...")
+    echo(f"Simulating {len(simulated.images)} images of {shape[0]} x {shape[1]} pixels ...")
     paths = simulated.write(output / "raw", overwrite=overwrite)
     result = match_levels(
         paths,
@@ -97,15 +98,15 @@ def _demo(output, *, seed, fit_type, shape, overwrite):
     )
     result.write(output / "matched", overwrite=overwrite)
     print_result(result)
-    click.echo("")
+    echo("")
     for line in _compare(result, simulated.truth):
-        click.echo(line)
-    click.echo(f"Written: {len(paths)} images to {folder(output / 'raw')}")
+        echo(line)
+    echo(f"Written: {len(paths)} images to {folder(output / 'raw')}")
     for line in (
         *written_lines(result, output / "matched"),
         *write_page(result, output, "A simulated mosaic"),
     ):
-        click.echo(line)
+        echo(line)
 
 
 def _compare(result, truth):

@@ -11,6 +11,7 @@ import click
 
 from levelmatch.cli.flags import CLASSES, flag_name
 from levelmatch.cli.options import MATCH, MEASURE, READ, SOLVE
+from levelmatch.cli.terminal import echo, printable
 
 __all__ = ["Failure", "Group", "one_error", "shown_warnings", "spell"]
 
@@ -43,7 +44,7 @@ class Failure(click.ClickException):
     """One line of error, and an exit status."""
 
     def __init__(self, message, exit_code):
-        super().__init__(" ".join(message.split()))
+        super().__init__(printable(" ".join(message.split())))
         self.exit_code = exit_code
 
 
@@ -84,13 +85,13 @@ def one_error(*, debug):
         yield
     except (click.ClickException, click.exceptions.Exit, click.Abort) as error:
         if debug and error.__cause__ is not None:
-            traceback.print_exc()
+            echo(traceback.format_exc(), err=True)
         raise
     except Exception as error:
         if isinstance(error, OSError) and error.errno == errno.EPIPE:
             raise
         if debug:
-            traceback.print_exc()
+            echo(traceback.format_exc(), err=True)
         raise _failure(error) from error
 
 
@@ -151,7 +152,7 @@ def shown_warnings():
         text = " ".join(str(message).split())
         if not kind:
             shown.append((category, text))
-        click.echo(f"Warning: {kind}{spell(text)}", err=True)
+        echo(f"Warning: {kind}{spell(text)}", err=True)
 
     with warnings.catch_warnings():
         warnings.simplefilter("always", LevelMatchWarning)

@@ -8,6 +8,7 @@ import click
 from levelmatch.cli.errors import one_error, shown_warnings
 from levelmatch.cli.options import DEBUG, QUIET_HELP, RecordPath
 from levelmatch.cli.printing import progress_bars, start_log, without_excluded
+from levelmatch.cli.terminal import echo
 
 __all__ = ["mosaic"]
 
@@ -96,7 +97,7 @@ def mosaic(record, files, output, like, *, force, quiet, debug, **options):
             **options,
         )
         if not quiet:
-            click.echo(f"Written: {path}")
+            echo(f"Written: {path}")
 
 
 def _grid_of(path):

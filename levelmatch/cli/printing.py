@@ -6,10 +6,9 @@ import shutil
 import sys
 from functools import partial
 
-import click
-
 from levelmatch.cli.errors import spell
 from levelmatch.cli.options import REPORT
+from levelmatch.cli.terminal import echo, printable
 
 __all__ = [
     "folder",
@@ -62,16 +61,16 @@ def print_result(result, shown=()):
     from levelmatch.summary import Facts, headline, notes, summary_lines
 
     facts = Facts.of(result)
-    click.echo("\n".join(_table_lines(facts)) + "\n")
+    echo("\n".join(_table_lines(facts)) + "\n")
     for line in summary_lines(facts):
-        click.echo(line)
+        echo(line)
     known = {text for _, text in shown}
     for line in notes(facts):
         if line.removesuffix(".") not in known:
-            click.echo(f"Note: {spell(line)}")
-    click.echo("")
+            echo(f"Note: {spell(line)}")
+    echo("")
     for line in headline(facts):
-        click.echo(line)
+        echo(line)
 
 
 def _table_lines(facts):
@@ -95,7 +94,7 @@ def _table_lines(facts):
     pairs = ["pairs: number of kept pairs that determine the level"]
     if len(set(tiles)) < len(tiles):
         pairs[0] += ", with those of the whole tile"
-    held = sum(name in facts.references for name in names)
+    held = sum(frame.name in facts.references for frame in facts.frames)
     pairs += [f"*: the reference{' of its set' if held > 1 else ''}"] if held else []
     return [*lines, *below, "; ".join(pairs)]
 
@@ -162,6 +161,7 @@ def _join(left, right):
     cells = []
     for side, columns in ((str.ljust, left), (str.rjust, right)):
         for heading, column in columns:
+            column = [printable(text, keep="") for text in column]
             width = max(len(heading), *map(len, column))
             cells.append([side(text, width) for text in (heading, *column)])
     return ["  ".join(row).rstrip() for row in zip(*cells, strict=True)]
@@ -221,7 +221,7 @@ def without_excluded(record, files):
     out -= {frame.name for frame in record.frames}
     skipped = [path.name for path in files if path.name in out]
     if skipped:
-        click.echo(f"Note: excluded, as in the record: {', '.join(skipped)}", err=True)
+        echo(f"Note: excluded, as in the record: {', '.join(skipped)}", err=True)
     return [path for path in files if path.name not in out]
 
 
@@ -231,7 +231,15 @@ def start_log(*, debug):
         import logging
 
         logging.basicConfig(format="%(name)s: %(message)s")
+        for handler in logging.getLogger().handlers:
+            handler.addFilter(_escape_log)
         logging.getLogger("levelmatch").setLevel(logging.DEBUG)
+
+
+def _escape_log(entry):
+    """Escape control characters of a log entry; a filter that keeps it."""
+    entry.msg, entry.args = printable(entry.getMessage()), ()
+    return True
 
 
 def progress_bars(*, quiet):

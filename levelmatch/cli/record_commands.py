@@ -28,6 +28,7 @@ from levelmatch.cli.printing import (
     start_log,
     without_excluded,
 )
+from levelmatch.cli.terminal import echo
 from levelmatch.options import SolveOptions
 
 __all__ = ["apply", "report", "show", "solve", "undo", "verify"]
@@ -98,7 +99,7 @@ def _write(function, record, files, output, *, overwrite, force, quiet, debug):
         )
         if not quiet:
             noun = "image" if len(paths) == 1 else "images"
-            click.echo(f"Written: {len(paths)} {noun} to {folder(output)}")
+            echo(f"Written: {len(paths)} {noun} to {folder(output)}")
 
 
 @click.command(
@@ -131,7 +132,7 @@ def verify(record, files, inputs, *, quiet, debug):
         names = verify_record(known, files, recorded_files(known, inputs))
         if not quiet:
             noun = "image follows" if len(names) == 1 else "images follow"
-            click.echo(f"{len(names)} {noun} from the inputs by {record}.")
+            echo(f"{len(names)} {noun} from the inputs by {record}.")
 
 
 @click.command(epilog=_epilog("show matched/levelmatch.asdf", "show levelmatch.asdf --json"))
@@ -149,13 +150,13 @@ def show(record, *, pairs, as_json, debug):
         if as_json:
             import json
 
-            click.echo(json.dumps(known.to_plain(), indent=1))
+            echo(json.dumps(known.to_plain(), indent=1))
         elif pairs:
-            click.echo("\n".join(pair_lines(known)))
+            echo("\n".join(pair_lines(known)))
         else:
             print_result(known)
             for entry in known.history:
-                click.echo(_event(entry))
+                echo(_event(entry))
 
 
 def _event(entry):
@@ -231,7 +232,7 @@ def solve(ctx, record, output, fit_types, *, overwrite, quiet, debug, **values):
         new.write(output, overwrite=overwrite)
         if not quiet:
             print_result(new)
-            click.echo(f"Written: {output}")
+            echo(f"Written: {output}")
 
 
 def _is_named(ctx, name):
@@ -284,8 +285,8 @@ def report(record, output, title, *, debug):
             shown = recorded_result(known, recorded_files(known, None))
         except Exception as error:
             words = spell(f"without mosaics before and after: {error}")
-            click.echo(f"Note: {words}", err=True)
+            echo(f"Note: {words}", err=True)
             page = write_report(known, output, title=title, before_after=False)
         else:
             page = write_report(shown, output, title=title)
-        click.echo("\n".join(page_lines(page)))
+        echo("\n".join(page_lines(page)))

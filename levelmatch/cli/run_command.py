@@ -27,6 +27,7 @@ from levelmatch.cli.printing import (
     write_page,
     written_lines,
 )
+from levelmatch.cli.terminal import echo
 
 __all__ = ["run"]
 
@@ -155,9 +156,9 @@ def _run(values, shown):
         written = written_lines(result, output)
     if not values["quiet"]:
         print_result(result, shown)
-        click.echo("\n".join(written))
+        echo("\n".join(written))
         if earlier:
-            click.echo(f"Note: still there from an earlier run: {', '.join(earlier)}.")
+            echo(f"Note: still there from an earlier run: {', '.join(earlier)}.")
     if values["report"] and not dry:
         # The summary is on the terminal and the images are on disk by now.
         _write_report(result, output, quiet=values["quiet"])
@@ -172,7 +173,7 @@ def _write_report(result, output, *, quiet):
         msg = f"the images are written, but the report is not: {reason}"
         raise Failure(msg, 3) from error
     if not quiet:
-        click.echo("\n".join(lines))
+        echo("\n".join(lines))
 
 
 def _earlier_outputs(output, result, report):

@@ -143,7 +143,7 @@ def _mappings(root: Any) -> Iterator[Any]:
 
 
 def _check_mapping(node: Any, sizes: list[int]) -> None:
-    """Refuse references to other files, transforms of many inputs, and arrays out of their block."""
+    """Refuse references to other files, many inputs, and arrays that no block holds."""
     fields = {key.value: value for key, value in node.value if key.id == "scalar"}
     if "$ref" in fields or len(fields) < len(node.value):
         msg = "its WCS refers to another file, or has a key that is repeated or no word"

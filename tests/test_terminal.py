@@ -1,0 +1,81 @@
+# Licensed under a 3-clause BSD style license - see LICENSE.rst
+"""Names, headers and records of others reach the terminal with their control characters escaped."""
+
+import unicodedata
+
+import numpy as np
+import pytest
+from astropy.io import fits
+from click.testing import CliRunner
+from hypothesis import given
+from hypothesis import strategies as st
+
+from levelmatch.cli import main
+from levelmatch.cli.terminal import printable
+
+RED = "\x1b[31m"
+
+
+def run(*arguments):
+    return CliRunner().invoke(main, list(map(str, arguments)))
+
+
+def is_safe(text):
+    return not {unicodedata.category(c) for c in text if c != "\n"} & {"Cc", "Cf", "Cs"}
+
+
+@given(st.text())
+def test_any_text_is_printable_and_keeps_its_words(text):
+    assert is_safe(printable(text))
+    assert "\n" not in printable(text, keep="")
+    if text.isprintable():
+        assert printable(text) == text
+
+
+@pytest.fixture
+def odd(paint, write, tmp_path):
+    """Two images with escape sequences in their names and headers."""
+    folder = tmp_path / "in"
+    folder.mkdir()
+    paths = []
+    for k, name in enumerate((f"a{RED}\x07.fits", "b\u202e\x9b.fits")):
+        path = write(paint("x.fits", (0, 20.5 * k), level=k), folder / name)
+        paths.append(path)
+    return paths
+
+
+def test_names_with_escape_sequences(odd, tmp_path):
+    output = tmp_path / "out"
+    found = [
+        run("run", *odd, "-o", output),
+        run("run", *odd, "-o", output),
+        run("show", output / "levelmatch.asdf"),
+        run("show", output / "levelmatch.asdf", "--pairs"),
+        run("verify", output / "levelmatch.asdf", odd[0]),
+        run("run", *odd, "--dry-run", "--debug", "--reference", f"none{RED}"),
+        run("run", "--dry-run", f"--none{RED}", *odd),
+        run("mosaic", output / "levelmatch.asdf", "-o", tmp_path / f"m{RED}.fits"),
+    ]
+    assert [one.exit_code for one in found] == [0, 2, 0, 0, 2, 2, 2, 0]
+    for one in found:
+        assert is_safe(one.stdout), one.stdout
+        assert is_safe(one.stderr), one.stderr
+    assert "\\x1b[31m" in found[0].stdout
+
+
+@pytest.mark.parametrize("key", ["BUNIT", "CTYPE1", "EXTNAME", "FILTER", "RADESYS", "CUNIT1"])
+def test_cards_with_escape_sequences(paint, tmp_path, key):
+    paths = []
+    for k, name in enumerate(("a.fits", "b.fits")):
+        image = paint(name, (0, 20.5 * k), level=k)
+        header = image.wcs.to_header()
+        header["BUNIT"] = "MJy/sr"
+        header[key] = "@@@@@@@@"
+        hdu = fits.PrimaryHDU(np.asarray(image.data), header)
+        hdu.writeto(tmp_path / name)
+        content = (tmp_path / name).read_bytes()
+        (tmp_path / name).write_bytes(content.replace(b"@@@@@@@@", b"\x1b[31m\x07\x9br"))
+        paths.append(tmp_path / name)
+    found = run("run", *paths, "-o", tmp_path / "out")
+    assert found.exit_code in (0, 2), found.output
+    assert is_safe(found.output), found.output
