@@ -1,6 +1,9 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
 """Errors and warnings of the package."""
 
+import sys
+import warnings
+
 from astropy.utils.exceptions import AstropyDeprecationWarning, AstropyUserWarning
 
 __all__ = [
@@ -15,6 +18,7 @@ __all__ = [
     "NoOverlapError",
     "PatternWarning",
     "RecordError",
+    "warn_user",
 ]
 
 
@@ -60,3 +64,19 @@ class PatternWarning(LevelMatchWarning):
 
 class LevelMatchDeprecationWarning(LevelMatchWarning, AstropyDeprecationWarning):
     """A keyword that has moved and will be removed."""
+
+
+def warn_user(message: str, category: type[Warning] = LevelMatchWarning) -> None:
+    """Warn at the line of the user's call, the innermost one outside of the package.
+
+    Parameters
+    ----------
+    message : str
+        The warning.
+    category : type
+        Its class.
+    """
+    level, frame = 2, sys._getframe(1)
+    while frame and frame.f_globals.get("__name__", "").partition(".")[0] == __package__:
+        level, frame = level + 1, frame.f_back  # type: ignore[assignment]
+    warnings.warn(message, category, stacklevel=level)

@@ -1,15 +1,15 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
 """Match images: read, find pairs, measure them, solve each pass, correct."""
 
-import warnings
 from collections.abc import Mapping
 
 from levelmatch.docstrings import share_parameters
-from levelmatch.exceptions import FrameError, LevelMatchWarning
+from levelmatch.exceptions import FrameError, warn_user
 from levelmatch.images import jwst
 from levelmatch.images.collection import collect
 from levelmatch.measure.overlaps import Overlaps
 from levelmatch.options import Settings, SolveOptions, fit_terms
+from levelmatch.pass_names import PASS_OF
 from levelmatch.record.run import Run
 from levelmatch.results.header import check_not_matched
 from levelmatch.results.result import MatchResult
@@ -25,14 +25,6 @@ __all__ = [
     "match_mosaic",
     "recombine_lyot",
 ]
-
-# The passes of `match_levels`, by the word that follows ``fit_type_``.
-PASS_OF = {
-    "dithers": "dithers",
-    "recombine_lyot": "lyot",
-    "combine_nircam_short": "nircam_short",
-    "mosaic_tiles": "mosaic",
-}
 
 
 @share_parameters
@@ -275,7 +267,7 @@ def match_levels(
     fit_type : {"level", "level+slope", "auto"} or mapping
         Subtract a constant or a plane in each pass; ``"auto"`` chooses for each image or
         tile. A mapping gives the fit type of some passes, with the keys ``"dithers"``,
-        ``"recombine_lyot"``, ``"combine_nircam_short"`` and ``"mosaic_tiles"``.
+        ``"lyot"``, ``"nircam_short"`` and ``"mosaic"``, or the names in ``fit_types``.
     recombine_lyot : bool
         Match MIRI's Lyot coronagraph to its main chip, and make them one image.
     combine_nircam_short : bool
@@ -332,19 +324,20 @@ def match_levels(
 def _fit_types(fit_type, keywords):
     """Return the fit type of each pass; take the keywords that give one out of a dictionary."""
     if isinstance(fit_type, Mapping):
-        unknown = set(fit_type) - set(PASS_OF)
+        unknown = set(fit_type) - set(PASS_OF) - set(PASS_OF.values())
         if unknown:
-            msg = f"fit_type: {min(unknown)!r} is no pass; the passes are {', '.join(PASS_OF)}"
+            known = ", ".join(PASS_OF.values())
+            msg = f"fit_type: {min(unknown)!r} is no pass; the passes are {known}"
             raise ValueError(msg)
-        given = dict(fit_type)
+        given = {PASS_OF.get(word, word): value for word, value in fit_type.items()}
     else:
-        given = dict.fromkeys(PASS_OF, fit_type)
-    for word in PASS_OF:
+        given = dict.fromkeys(PASS_OF.values(), fit_type)
+    for word, name in PASS_OF.items():
         if f"fit_type_{word}" in keywords:
-            given[word] = keywords.pop(f"fit_type_{word}")
+            given[name] = keywords.pop(f"fit_type_{word}")
     for value in given.values():
         fit_terms(value)
-    return {name: given.get(word, "level") for word, name in PASS_OF.items()}
+    return {name: given.get(name, "level") for name in PASS_OF.values()}
 
 
 def _mosaic_pass(collection, settings, fit_type, reference, combine_chips, recombined):
@@ -384,7 +377,7 @@ def _missing_dithers(frames, settings, fit_type):
         f"{cause}: the steps between its {len(names)} images stay; call match_dithers first, or "
         "see group_by"
     )
-    warnings.warn(msg, LevelMatchWarning, stacklevel=3)
+    warn_user(msg)
     return []
 
 
@@ -404,7 +397,7 @@ def _warn_idle_options(collection, settings, passes):
     frames, names = collection.frames, [p.name for p in passes]
     if len(frames) == 1:
         msg = f"{frames[0].name} is the only image: there is nothing to match"
-        warnings.warn(msg, LevelMatchWarning, stacklevel=3)
+        warn_user(msg)
     if "lyot" in names and not any(frame.part == "lyot" for frame in frames):
         _warn_idle("recombine_lyot: no image is a Lyot image or has the Lyot region")
     if "nircam_short" in names and not any(
@@ -423,7 +416,7 @@ def _warn_idle_options(collection, settings, passes):
 
 
 def _warn_idle(reason):
-    warnings.warn(f"{reason}: it has no effect", LevelMatchWarning, stacklevel=4)
+    warn_user(f"{reason}: it has no effect")
 
 
 def _match(function, collection, settings, passes):
@@ -436,7 +429,7 @@ def _match(function, collection, settings, passes):
     overlaps.check(frames, grouped)
     known = _known_pairs(settings.measure)
     measured, sky = overlaps.measure(frames, settings, known, collection.notes)
-    collection.notes.warn(stacklevel=3)
+    collection.notes.warn()
     warn_flux_scales(frames, measured, settings.solve.flux_limit)
     corrected, solved = run_passes(frames, passes, measured, overlaps.used, settings.solve, sky=sky)
     run = Run.of(function, passes, _recorded(settings, collection), collection, sky)
@@ -486,4 +479,4 @@ def _warn_unheld_reference(result, named, last):
             f"reference: {named} has no effect: all {n} images are one tile (see group_by), and "
             "get one correction; group_by='FILENAME' makes each image a tile"
         )
-        warnings.warn(msg, LevelMatchWarning, stacklevel=4)
+        warn_user(msg)

@@ -5,7 +5,6 @@ Light to import: the command line derives its flags from these classes.
 """
 
 import math
-import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from numbers import Integral, Real
@@ -49,9 +48,10 @@ def _choice(default, *choices):
     return field(default=default, metadata={"choices": choices})
 
 
-def _number(default, *, zero=True, whole=False, least=0):
-    kind = {"number": True, "zero": zero, "whole": whole, "least": least}
-    return field(default=default, metadata={**kind, "optional": default is None})
+def _number(default, *, zero=True, whole=False, least=0, optional=None, **metadata):
+    optional = default is None if optional is None else optional
+    kind = {"number": True, "zero": zero, "whole": whole, "least": least, "optional": optional}
+    return field(default=default, metadata={**kind, **metadata})
 
 
 def choices_of(options: type, name: str) -> tuple:
@@ -80,7 +80,8 @@ def _check_number(name, value, kind):
         return
     good = isinstance(value, Real) and math.isfinite(value) and value >= 0
     if not good or (value == 0 and not kind["zero"]):
-        msg = f"{name}: {value!r} is not a positive number"
+        wanted = "number of 0 or more" if kind["zero"] else "positive number"
+        msg = f"{name}: {value!r} is not a {wanted}"
         raise ValueError(msg)
 
 
@@ -138,7 +139,7 @@ class ReadOptions:
         Divide values per pixel (counts, electrons, photons, DN, fluxes) by the pixel area:
         by the mean area of each camera, so that images of one camera compare directly
         (``"auto"``); by each image's own area, also without a unit (`True`); or never
-        (`False`). Sorted by pixel area, the images of one camera lie within 10 % of the next.
+        (`False`). In order of pixel area, images within 10 % of the next count as one camera.
     mix_filters : bool
         Match images of different filters with one another. By default they are refused.
     """
@@ -205,10 +206,11 @@ class MeasureOptions:
     clip: float = _number(3.0, zero=False)
     structure: bool = False
     mask_sources: bool = False
-    stacked: bool = False
-    n_workers: int | None = _number(None, whole=True, least=1)
-    extend: object = None
-    checkpoint: object = None
+    # A pair's measurement does not depend on the fields below.
+    stacked: bool = field(default=False, metadata={"pairs": False})
+    n_workers: int | None = _number(None, whole=True, least=1, pairs=False)
+    extend: object = field(default=None, metadata={"pairs": False})
+    checkpoint: object = field(default=None, metadata={"pairs": False})
 
     def __post_init__(self):
         _check(self)
@@ -222,7 +224,7 @@ class MeasureOptions:
     @property
     def identity(self) -> dict:
         """The options that a measured pair depends on."""
-        names = ("method", "location", "clip", "structure", "mask_sources")
+        names = [f.name for f in fields(self) if f.metadata.get("pairs", True)]
         return {name: getattr(self, name) for name in names}
 
 
@@ -252,7 +254,7 @@ class SolveOptions:
         of the smaller image's side.
     rms_limit : float
         Reject pairs whose scatter is this many standard deviations above the mean, both of
-        the logarithm; never below 1.5 times the mean.
+        the logarithm. A scatter under 1.5 times the geometric mean is never rejected.
     max_pairs : int or None
         Approximate maximum number of pairs of each image: the largest overlaps, and others
         that keep the graph of overlaps short. Links between sets are always measured.
@@ -286,10 +288,7 @@ class SolveOptions:
     min_area: float = _number(0.002)
     min_linear: float = _number(0.2)
     rms_limit: float = _number(2.0)
-    max_pairs: int | None = field(
-        default=24,
-        metadata={"number": True, "zero": False, "whole": True, "least": 2, "optional": True},
-    )
+    max_pairs: int | None = _number(24, whole=True, least=2, optional=True)
     slope_prior: float | None = _number(None, zero=False)
     slope_gauge: str = _choice("reference", "reference", "mean")
     disconnected: str = _choice("warn", "warn", "error", "sky")
@@ -383,7 +382,7 @@ def _plain_fields(options):
 def _moved_to(function, moved, options):
     """Return option classes with the keywords of earlier releases put in their places."""
     # Its import takes longer than the command line's help.
-    from levelmatch.exceptions import LevelMatchDeprecationWarning
+    from levelmatch.exceptions import LevelMatchDeprecationWarning, warn_user
 
     changes = {}
     for name, value in moved.items():
@@ -395,7 +394,7 @@ def _moved_to(function, moved, options):
         call = ", ".join(f"{name}={value!r}"[:60] for name, value in values.items())
         msg = f"{function}: give {home}={CLASSES[home].__name__}({call}); the keyword "
         msg += f"{' and '.join(values)} of {function} will be removed in the next release"
-        warnings.warn(msg, LevelMatchDeprecationWarning, stacklevel=5)
+        warn_user(msg, LevelMatchDeprecationWarning)
         options[home] = replace(options[home], **values)
     return options
 

@@ -3,7 +3,15 @@
 
 from dataclasses import dataclass
 
-__all__ = ["PASSES", "PassName"]
+__all__ = ["PASSES", "PASS_OF", "PassName"]
+
+# Names of the passes, by their longer names in keywords.
+PASS_OF = {
+    "dithers": "dithers",
+    "recombine_lyot": "lyot",
+    "combine_nircam_short": "nircam_short",
+    "mosaic_tiles": "mosaic",
+}
 
 
 @dataclass(frozen=True)

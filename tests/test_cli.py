@@ -183,7 +183,10 @@ def test_help_shows_options_in_groups(run):
 @pytest.mark.parametrize(
     ("text", "spelt"),
     [
-        ("min_area: -1 is not a positive number", "--min-area: -1 is not a positive number"),
+        (
+            "min_area: -1 is not a number",
+            "--min-area: -1 is not a number",
+        ),
         ("clip: 0 is not", "--clip: 0 is not"),
         ("a.fits: matched; rematch=True is", "a.fits: matched; --rematch is"),
         ("give read=ReadOptions(rematch=True)", "give --rematch"),
@@ -480,7 +483,7 @@ def test_matched_images_are_refused(run, files, tmp_path):
         (["--fit-type-dithers", "cubic"], "'--fit-type-dithers': 'cubic' is not one of"),
         (["--clip", "x"], "'--clip': 'x' is not a valid float"),
         (["--clip", "0"], "--clip: 0.0 is not a positive number"),
-        (["--min-area", "nan"], "--min-area: nan is not a positive number"),
+        (["--min-area", "nan"], "--min-area: nan is not a number of 0 or more"),
         (["--n-workers", "0"], "--n-workers: 0 is not"),
         (["--group-by", "NOKEY"], "--group-by: the header has no keyword 'NOKEY'"),
         (["--group-by", "jwst"], "--group-by jwst"),

@@ -524,7 +524,7 @@ def test_measure_options(options, message):
 )
 def test_solve_options(options):
     ((name, value),) = options.items()
-    with pytest.raises(ValueError, match=f"{name}: {value!r} is not a positive number"):
+    with pytest.raises(ValueError, match=f"{name}: {value!r} is not a "):
         lm.SolveOptions(**options)
 
 
@@ -624,3 +624,16 @@ def test_inputs_of_other_functions_are_untouched(paint, with_planes, snapshot):
     science.data[:] = lyot.data[:] = 0
     science.flags[:] = lyot.mask[:] = 1
     assert snapshot(full) == before
+
+
+def test_warnings_point_at_the_line_of_the_call(paint):
+    images = [paint(f"{k}.fits", (0.0, 30.0 * k), dtype="f8") for k in (0, 1, 9)]
+    with pytest.warns(lm.DisconnectedWarning) as caught:
+        lm.match_levels(images, group_by="FILENAME")
+    assert {w.filename for w in caught} == {__file__}
+    with pytest.warns(lm.LevelMatchWarning, match="the only image") as caught:
+        lm.match_levels(images[:1])
+    assert {w.filename for w in caught} == {__file__}
+    with pytest.warns(lm.LevelMatchDeprecationWarning) as caught:
+        lm.match_levels(images[:2], group_by="FILENAME", weights="ivar")
+    assert {w.filename for w in caught} == {__file__}

@@ -58,7 +58,7 @@ def collect_frames(images, read: ReadOptions | None = None, notes: Notes | None 
     own = Notes() if notes is None else notes
     frames = _unique(_collected(images, read, own), own)
     if notes is None:
-        own.warn(stacklevel=3)
+        own.warn()
     return frames
 
 

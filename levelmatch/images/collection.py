@@ -74,7 +74,7 @@ def collect(images, settings, *, recombine=False, lyot=None, mosaic=False):
     read, notes = settings.read, Notes()
     frames = _read(images, read, notes)
     recombine |= any(frame.has_pass("lyot") for frame in frames)
-    notes.warn(stacklevel=4)
+    notes.warn()
     if lyot is not None:
         frames = _paired(frames, _read(lyot, read, notes))
     elif recombine:
@@ -91,7 +91,7 @@ def collect(images, settings, *, recombine=False, lyot=None, mosaic=False):
     frames, unit = to_common_unit(frames, factors[order], read.pixel_area, notes)
     if read.apply_flux_scale:
         frames = with_output_factors(frames, factors[order], read.flux_scale)
-    notes.warn(stacklevel=4)
+    notes.warn()
     return Collection(frames, np.argsort(order).tolist(), recombine, unit, notes)
 
 

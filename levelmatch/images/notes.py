@@ -1,10 +1,9 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
 """Notes on images: each kind is said once per run, with the images that it concerns."""
 
-import warnings
 from dataclasses import dataclass, field
 
-from levelmatch.exceptions import LevelMatchWarning
+from levelmatch.exceptions import warn_user
 
 __all__ = ["Notes"]
 
@@ -89,12 +88,12 @@ class Notes:
         more = f", and {len(named) - MAX_NAMED} more" if len(named) > MAX_NAMED else ""
         return SENTENCES[kind].format(images=", ".join(named[:MAX_NAMED]) + more)
 
-    def warn(self, stacklevel: int = 2) -> None:
+    def warn(self) -> None:
         """Warn of each kind that was not warned of before."""
         for kind in SENTENCES:
             if kind in self._items and kind not in self._warned | QUIET:
                 self._warned.add(kind)
-                warnings.warn(self._sentence(kind), LevelMatchWarning, stacklevel=stacklevel + 1)
+                warn_user(self._sentence(kind))
 
 
 def _number(value):

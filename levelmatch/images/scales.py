@@ -1,14 +1,13 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
 """Units and flux scales in which images are compared."""
 
-import warnings
 from collections.abc import Mapping
 from numbers import Real
 
 import numpy as np
 from astropy import units as u
 
-from levelmatch.exceptions import FluxScaleWarning, LevelMatchWarning
+from levelmatch.exceptions import FluxScaleWarning, warn_user
 from levelmatch.images.sources import FileSource
 from levelmatch.images.units import UnknownUnit, is_extensive, is_logarithmic, is_per_beam
 
@@ -85,7 +84,7 @@ def compare_scales(frames, pixel_area="auto", notes=None):
             f"{first.name}: the unit {str(first.unit)!r} of all images is not understood, and "
             "taken as it is; write BUNIT as astropy does"
         )
-        warnings.warn(msg, LevelMatchWarning, stacklevel=4)
+        warn_user(msg)
     beams = beam_factors(frames, first)
     factors *= beams
     areas = area_factors(frames, pixel_area)
@@ -147,7 +146,7 @@ def _warn_unit_without_area(frames, first, areas):
         "surface brightness, which does not depend on it; pixel_area=True compares values per "
         "pixel, pixel_area=False confirms surface brightness"
     )
-    warnings.warn(msg, FluxScaleWarning, stacklevel=5)
+    warn_user(msg, FluxScaleWarning)
 
 
 def beam_factors(frames, first):
@@ -328,6 +327,8 @@ def to_common_unit(frames, factors=1.0, pixel_area="auto", notes=None):
 def with_output_factors(frames, factors, flux_scale):
     """Return the frames with the factors that multiply their corrected pixels.
 
+    Factors of an earlier function are multiplied.
+
     Parameters
     ----------
     frames : list of `Frame`
@@ -335,7 +336,7 @@ def with_output_factors(frames, factors, flux_scale):
     factors : `~numpy.ndarray`, shape (n,)
         See `flux_factors`.
     flux_scale : None, str, sequence or mapping
-        The option; the zero point of a keyword changes with the factors.
+        The option. A keyword is noted, and the output's header gets a new zero point.
     """
     keyword = flux_scale if isinstance(flux_scale, str) else ""
     return [

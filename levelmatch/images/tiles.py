@@ -1,11 +1,9 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
 """Assign images to tiles."""
 
-import warnings
-
 import numpy as np
 
-from levelmatch.exceptions import FrameError, LevelMatchWarning
+from levelmatch.exceptions import FrameError, warn_user
 from levelmatch.sky.overlaps import overlap_groups
 
 __all__ = ["assign_tiles"]
@@ -91,5 +89,5 @@ def _warn_apart(frames, tiles, group_by):
                 f"({tile!r}), and do not overlap, nor through others: each gets its own "
                 "correction"
             )
-            warnings.warn(msg, LevelMatchWarning, stacklevel=5)
+            warn_user(msg)
             return

@@ -11,6 +11,7 @@ import numpy as np
 from levelmatch.exceptions import RecordError
 from levelmatch.images.frame import Frame
 from levelmatch.options import SolveOptions, fit_terms, plain
+from levelmatch.pass_names import PASS_OF
 from levelmatch.record.again import LocalLevels, frames_before, pass_of_pairs
 from levelmatch.record.record import Record, as_record
 from levelmatch.record.run import Run, now, versions
@@ -129,6 +130,7 @@ def _changed_passes(record: Record, frames: list[Frame], fit_type, reference) ->
     changes = {name: fit_type for name in names} if isinstance(fit_type, str) else fit_type or {}
     for name, value in changes.items():
         fit_terms(value)
+        name = PASS_OF.get(name, name)
         if name not in names:
             msg = f"fit_type: the record has no pass {name!r}, its passes are {', '.join(names)}"
             raise ValueError(msg)

@@ -3,12 +3,11 @@
 
 import base64
 import io
-import warnings
 from collections import OrderedDict
 
 import numpy as np
 
-from levelmatch.exceptions import LevelMatchWarning
+from levelmatch.exceptions import warn_user
 from levelmatch.report.tables import names_of, pair_order
 from levelmatch.report.text import number, safe
 from levelmatch.text import count, decimals
@@ -61,7 +60,7 @@ def drawn_or_note(name, draw):
     except Exception as error:
         reason = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
         msg = f"the report lacks {name!r}: {reason}"
-        warnings.warn(msg, LevelMatchWarning, stacklevel=2)
+        warn_user(msg)
         return f'<p class="failed">{safe(name)} could not be drawn: {safe(reason)}</p>'
 
 

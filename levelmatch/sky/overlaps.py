@@ -192,13 +192,12 @@ class DepthMap:
 
 
 def thin_pairs(pairs, area, n, budget):
-    """Return which pairs to measure so that each image is in at most about ``budget`` of them.
+    """Select the pairs to measure, at most about ``budget`` for each image.
 
-    First what links the images, by the largest overlaps; then, up to half of the
-    budget, the largest overlaps; then others in a fixed disorder, whose links
-    between images far apart in that list keep the graph short. Where an image's overlaps
-    are nearly equal, any of them tells the same, and two thirds of the budget do, but no less
-    than 8.
+    First the pairs that link all images, by the largest overlaps. Then the largest overlaps,
+    up to half of the budget. Then others in a pseudo-random order, which keep the paths between
+    images short. Where an image's overlaps are nearly equal, two thirds of the budget are
+    enough, but at least 8.
 
     Parameters
     ----------
@@ -209,14 +208,14 @@ def thin_pairs(pairs, area, n, budget):
     n : int
         Number of images.
     budget : int
-        Pairs an image.
+        Number of pairs of an image.
 
     Returns
     -------
     keep : `~numpy.ndarray` of bool, shape (m,)
-        Which.
+        Flags of the pairs to measure.
     part : `~numpy.ndarray`, shape (m,)
-        The part of the pairs of each pair's images that is kept, 1 where all are.
+        Kept fraction of an image's pairs, the mean over the two images of each pair.
     """
     full = np.bincount(pairs.ravel(), minlength=n)
     if full.max(initial=0) <= budget:
@@ -224,10 +223,10 @@ def thin_pairs(pairs, area, n, budget):
     keep = _spanning_forest(pairs, area, n)
     degree = np.bincount(pairs[keep].ravel(), minlength=n)
     by_area = np.lexsort((pairs[:, 1], pairs[:, 0], -area))
-    disorder = np.argsort((pairs[:, 0] * 2654435761 + pairs[:, 1] * 40503) % 2**32, kind="stable")
+    shuffled = np.argsort((pairs[:, 0] * 2654435761 + pairs[:, 1] * 40503) % 2**32, kind="stable")
     enough = min(budget, max(-(-2 * budget // 3), ENOUGH))
     most = np.where(_nearly_equal(pairs, area, full), enough, budget)
-    for order, limit in ((by_area, np.full(n, budget // 2)), (disorder, most)):
+    for order, limit in ((by_area, np.full(n, budget // 2)), (shuffled, most)):
         _fill(pairs, order[~keep[order]], limit, keep, degree)
     kept_part = degree / np.maximum(full, 1)
     return keep, 0.5 * (kept_part[pairs[:, 0]] + kept_part[pairs[:, 1]])

@@ -34,12 +34,13 @@ def slope_statistic(equations, solution):
 
 
 def solve_auto(equations, options, **keywords):
-    """Solve one pass with planes only for the groups whose slopes the pairs ask for.
+    """Solve one pass with planes only for groups with significant slopes.
 
-    All slopes are fitted, and those of groups whose Wald statistic, about the
-    median slope of their set, is under the larger of 9.21 and 2 ln n, for n
-    pairs, are fixed at zero: the Bayesian information criterion (Schwarz 1978, Ann. Stat. 6,
-    461), and 99 % of groups without a slope. The rest are solved again, until none changes.
+    First all slopes are fitted. The slopes of a group are fixed at zero where their Wald
+    statistic is under the larger of 9.21 and 2 ln n, for n pairs: the Bayesian information
+    criterion (Schwarz 1978, Ann. Stat. 6, 461), and the 99 % point of groups without a slope.
+    The first statistic is relative to the reference, or to the median slope of the set. Then
+    the others are solved again, until no more slopes are fixed, at most 50 times.
 
     Parameters
     ----------

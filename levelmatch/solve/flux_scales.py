@@ -1,14 +1,13 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
 """Flux scales of images, from the gains of their pairs."""
 
-import warnings
 from dataclasses import dataclass
 
 import numpy as np
 from scipy.sparse import coo_array
 from scipy.sparse.linalg import splu
 
-from levelmatch.exceptions import FluxScaleWarning
+from levelmatch.exceptions import FluxScaleWarning, warn_user
 from levelmatch.sky.overlaps import components
 
 __all__ = ["ScaleDifference", "flux_differences", "flux_text", "warn_flux_scales"]
@@ -179,4 +178,4 @@ def warn_flux_scales(frames, measured, limit):
     """Warn, once, of images whose flux scale differs from that of the others."""
     text = flux_text(frames, flux_differences(measured, limit), limit)
     if text:
-        warnings.warn(text, FluxScaleWarning, stacklevel=4)
+        warn_user(text, FluxScaleWarning)

@@ -10,7 +10,10 @@ __all__ = ["MeanSlope", "ZeroMean", "free_coefficients", "held_groups"]
 
 
 def held_groups(component, n_sets, reference):
-    """Return the group of each set that is held at zero, at first."""
+    """Return the group of each set that is held at zero while the equations are solved.
+
+    ``reference`` is `None` for the first group, or a function that picks one of a set's groups.
+    """
     if reference is None:
         return np.unique(component, return_index=True)[1]
     return np.array([reference(m) for m in members_of(component, n_sets)], dtype=int)

@@ -2,7 +2,7 @@
 """A pass: its plan, the images that it matches as one, and its solution."""
 
 from collections.abc import Callable
-from dataclasses import KW_ONLY, dataclass, field, fields, replace
+from dataclasses import KW_ONLY, MISSING, dataclass, field, fields, replace
 from typing import Any
 
 import numpy as np
@@ -14,6 +14,10 @@ from levelmatch.sky.vectors import transfer_matrix
 from levelmatch.solve.solution import Solution
 
 __all__ = ["Pass", "labels"]
+
+
+def _planned(default=MISSING):
+    return field(default=default, metadata={"planned": True})
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,15 +77,15 @@ class Pass:
         images after this pass, or `None` if it is too large to hold.
     """
 
-    name: str
-    fit_type: str = "level"
+    name: str = _planned()
+    fit_type: str = _planned("level")
     _: KW_ONLY
-    reference: str = "mean"
-    image: str = ""
-    keyword: str = "DT_BGR"
-    combine_chips: bool = False
-    recombined: bool = False
-    subtract_local: bool = False
+    reference: str = _planned("mean")
+    image: str = _planned("")
+    keyword: str = _planned("DT_BGR")
+    combine_chips: bool = _planned(False)
+    recombined: bool = _planned(False)
+    subtract_local: bool = _planned(False)
 
     domain: np.ndarray = field(default_factory=lambda: np.zeros(0, dtype=np.intp))
     group: np.ndarray = field(default_factory=lambda: np.zeros(0, dtype=np.intp))
@@ -103,14 +107,16 @@ class Pass:
     @property
     def plan(self):
         """The plan as a dictionary of plain values."""
-        return {f.name: getattr(self, f.name) for f in fields(self)[:_N_PLANNED]}
+        return {f.name: getattr(self, f.name) for f in fields(self) if f.metadata.get("planned")}
 
     def grouped(self, frames):
         """Return the pass with the domains and groups of frames, sorted by name."""
         domain, group = _LABELS[self.name](frames, self)
-        held = {"mean": None, "auto": "auto"}.get(self.reference)
+        held = None
         if self.name == "lyot":
             held = "science"
+        elif self.reference == "auto":
+            held = "auto"
         elif self.reference == "image":
             names = [frame.name for frame in frames]
             held = int(group[names.index(self.image)])
@@ -163,10 +169,6 @@ def labels(keys):
     names = sorted(set(keys))
     index = {name: i for i, name in enumerate(names)}
     return np.array([index[key] for key in keys], dtype=np.intp)
-
-
-# Fields of the plan: those up to `subtract_local`.
-_N_PLANNED = [f.name for f in fields(Pass)].index("subtract_local") + 1
 
 
 def _dither_labels(frames, matched):

@@ -67,7 +67,10 @@ def named_reference(reference, frames, names):
 
 
 def find_reference(frames, reference):
-    """Return the name of the frame that a name of an image, its stem or a tile means.
+    """Return the name of the reference frame that a user named.
+
+    A name is that of an image, its stem, or that of a tile, which means its first science
+    image.
 
     Raises
     ------

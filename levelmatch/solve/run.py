@@ -1,14 +1,13 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
 """Solve the passes one after another."""
 
-import warnings
 from dataclasses import replace
 from functools import partial
 from logging import getLogger
 
 import numpy as np
 
-from levelmatch.exceptions import PatternWarning
+from levelmatch.exceptions import PatternWarning, warn_user
 from levelmatch.images.background import local_level
 from levelmatch.images.corrections import AppliedCorrection, Correction
 from levelmatch.solve.carried import Carried
@@ -33,9 +32,9 @@ def run_passes(frames, passes, measured, used, options, *, sky=None, local=local
     measured : `~levelmatch.measure.table.PairTable`
         The pairs.
     used : `~numpy.ndarray` of int, shape (n,)
-        The pass that each pair is used in.
+        Index of the pass that uses each pair, -1 for none.
     options : `~levelmatch.options.SolveOptions`
-        How.
+        Options of the solution.
     sky : `~numpy.ndarray`, shape (n_images,), or None
         Clipped sky levels, if they are to tie sets.
     local : callable
@@ -84,7 +83,7 @@ def _warn_patterns(solved, frames, table):
     patterns = tuple(find_patterns(solved, frames, table))
     for pattern in patterns:
         unit = "" if frames[0].unit is None else str(frames[0].unit)
-        warnings.warn(pattern.sentence(unit), PatternWarning, stacklevel=5)
+        warn_user(pattern.sentence(unit), PatternWarning)
     return patterns
 
 

@@ -1,12 +1,11 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
 """Solve one pass, and subtract its solution from the pairs."""
 
-import warnings
 from dataclasses import replace
 
 import numpy as np
 
-from levelmatch.exceptions import DisconnectedError, DisconnectedWarning, LevelMatchWarning
+from levelmatch.exceptions import DisconnectedError, DisconnectedWarning, warn_user
 from levelmatch.options import fit_terms
 from levelmatch.sky.vectors import tangent_axes, transfer_matrix
 from levelmatch.solve.auto import solve_auto
@@ -35,7 +34,7 @@ def solve_pass(matched, frames, table, rows, options, *, sky=None):
     rows : `~numpy.ndarray` of int
         The rows of this pass.
     options : `~levelmatch.options.SolveOptions`
-        How.
+        Options of the solution.
     sky : `~numpy.ndarray`, shape (n_images,), or None
         Clipped sky levels, with the earlier passes subtracted, which tie the sets
         that do not overlap if ``options.disconnected`` is ``"sky"``.
@@ -158,7 +157,7 @@ def _warn_lone_reference(solved, frames):
     msg = f"reference: {name} has no pair that is kept, and no other image is relative to it"
     if solved.references:
         msg += f"; instead {_shorten([r.name for r in solved.references])} is held at zero"
-    warnings.warn(f"{msg}; name an image that overlaps others", LevelMatchWarning, stacklevel=5)
+    warn_user(f"{msg}; name an image that overlaps others")
 
 
 def _group_axes(group, frames):
@@ -200,7 +199,7 @@ def _report_disconnected(matched, frames, sets, isolated, options):
     if isolated.any():
         alone = [f.name for f, g in zip(frames, matched.group, strict=True) if isolated[g]]
         msg += f"; without any overlap in this pass: {_shorten(alone)}"
-    warnings.warn(msg, DisconnectedWarning, stacklevel=4)
+    warn_user(msg, DisconnectedWarning)
 
 
 def _tie_sets(matched, frames, sky):

@@ -48,7 +48,7 @@ class _Plane:
 
 
 def draw_planes(rng, exposures, offset_rms, slope, lyot_offset_rms=0.0, lyot_slope=0.0):
-    """Draw the background of each exposure, and of each tile's Lyot region."""
+    """Return the random background plane of each exposure, with that of its Lyot region."""
     tiles = sorted({exposure.tile for exposure in exposures})
     detector = exposures[0].detector
     main = _draw(rng, len(exposures), offset_rms, slope, detector)
