@@ -1,13 +1,16 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
 """Numbers of a result, or of its record, that the summary, the report and the plots share."""
 
-from dataclasses import dataclass
+import warnings
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
 
+from levelmatch.exceptions import LevelMatchWarning
 from levelmatch.images.units import unit_text
 from levelmatch.options import SolveOptions
+from levelmatch.record.again import SolvedAgain
 from levelmatch.sky.vectors import transfer_matrix
 from levelmatch.solve.flux_scales import flux_differences
 from levelmatch.text import values
@@ -31,6 +34,9 @@ MAX_EXCLUDED = 500
 # Planes are worth a try where slopes change the differences of pairs across their overlaps by
 # this many standard errors (median), and by this multiple of the residuals' rms.
 MIN_SLOPE_SIGMA, MIN_SLOPE_RATIO = 5.0, 0.5
+# Up to so many images, significant planes are tried; planes help if they leave less than this
+# fraction of the residuals.
+MAX_AUTO, MAX_PLANE_RATIO = 100, 0.7
 
 
 def unit_words(unit):
@@ -78,6 +84,11 @@ class Facts:
     def unit_words(self):
         """The unit of comparison as labels show it."""
         return unit_words(self.unit)
+
+    @cached_property
+    def labels(self):
+        """Names of the images in sentences, by their full names; the report sets short ones."""
+        return {name: name for name in self.names}
 
     @cached_property
     def names(self):
@@ -176,6 +187,8 @@ class Facts:
             _rms(sigmas),
             sigmas.max(initial=0.0),
             int(np.count_nonzero(sigmas > Seams.limit)),
+            max((p.solution.floor for p in self.passes), default=0.0),
+            float(np.median(values(self.pairs["sigma"])[self.kept])) if len(before) else np.nan,
         )
 
     @cached_property
@@ -189,17 +202,19 @@ class Facts:
         """Images that disagree with their neighbours, the worst first, as a dictionary.
 
         From the image's row to its ratio: the median size of the residuals of its pairs,
-        over that of the others, or over their median standard error where that is larger.
+        over that of the other pairs of its set, in quadrature with their median standard error.
         """
         size, sigma = np.abs(values(self.pairs["residual"])), values(self.pairs["sigma"])
         good = np.isfinite(size)
-        of_all = _typical_size(size, sigma, good)
+        of_pair = self.sets[self.ends[:, 0]]
+        of_set = [_typical_size(size, sigma, good & (of_pair == s)) for s in set(self.sets)]
         ratios = {}
         for row, own in self._pairs_of_images(good):
-            typical = of_all
+            typical = of_set[self.sets[row]]
             # Of very many images, one does not change the median of all.
             if len(self.frames) <= MAX_EXCLUDED:
-                typical = _typical_size(size, sigma, good & (self.ends != row).all(axis=1))
+                others = good & (of_pair == self.sets[row]) & (self.ends != row).all(axis=1)
+                typical = _typical_size(size, sigma, others)
             if typical > 0:
                 ratios[row] = float(np.median(size[own]) / typical)
         found = sorted(ratios, key=ratios.get, reverse=True)
@@ -263,6 +278,28 @@ class Facts:
         helps = np.median(np.sqrt(chi2 / 2)) > MIN_SLOPE_SIGMA
         return step if helps and step > MIN_SLOPE_RATIO * self.seams.after else 0.0
 
+    @cached_property
+    def left_by_planes(self):
+        """Rms of the residuals if planes are fitted; NaN where levels do about as well.
+
+        The pairs are solved again, without pixels: by the fit type ``"auto"``, whose planes are
+        significant, or for many images by ``"level+slope"``, which is faster.
+        """
+        few = len(self.frames) <= MAX_AUTO
+        levels = all(p.matched.fit_type == "level" for p in self.passes)
+        # One bad image is no reason for planes.
+        if not levels or not self.kept.any() or self.suspects or not (few or self.slope_step > 0):
+            return np.nan
+        fit_type = "auto" if few else "level+slope"
+        run = self.result.run
+        run = replace(run, steps=[replace(step, fit_type=fit_type) for step in run.steps])
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", LevelMatchWarning)
+            rows = [p.rows for p in self.passes]
+            again = SolvedAgain(self.frames, rows, self.result.measured, run)
+            left = _rms(np.concatenate([p.residual[p.kept] for p in again.passes]))
+        return left if left < MAX_PLANE_RATIO * self.seams.after else np.nan
+
 
 # --------------------------------------------------------------------------------------
 # Seams
@@ -281,6 +318,8 @@ class Seams:
         Rms and largest size of the residuals over their standard errors.
     n_bad : int
         Number of pairs whose residual is more than ``limit`` standard errors.
+    floor, noise : float
+        Largest systematic floor of a pass, and median standard error of the pairs without it.
     """
 
     before: float
@@ -290,6 +329,8 @@ class Seams:
     sigma: float
     sigma_worst: float
     n_bad: int
+    floor: float = 0.0
+    noise: float = 0.0
 
     limit = 5.0
 

@@ -41,6 +41,8 @@ NO_OVERLAP, NONE_KEPT = "no overlap", "no pair kept"
 MAX_REFERENCES = 3
 # The worst seam is a finding if its residual is larger than so many standard errors.
 NOTED_SIGMA = 3.0
+# A systematic floor is named if it is this many times the pairs' own errors.
+FLOOR_RATIO = 3.0
 # Findings that the headline names.
 MAX_FINDINGS = 4
 
@@ -84,6 +86,8 @@ def verdict(result):
     )
     if seams.n_bad == 0 and seams.sigma < 2:
         head = "The seams agree within their errors"
+        if seams.floor > FLOOR_RATIO * seams.noise:
+            head += f", which include a systematic floor of {seams.floor:.2g} {unit}"
     elif seams.sigma < 2:
         noun = "seam does" if seams.n_bad == 1 else "seams do"
         head = f"{seams.n_bad} of {n_kept} {noun} not agree within the errors"
@@ -119,9 +123,10 @@ def _seam_findings(facts):
         return
     digits = decimals([seam.error])
     left, error = (f"{fixed(x, digits)} {facts.unit_words}" for x in (seam.residual, seam.error))
-    words = f"the worst seam, {seam.image1} and {seam.image2} ({seam.n_sigma:.1f} \u03c3)"
+    ends = " and ".join(facts.labels[name] for name in (seam.image1, seam.image2))
+    words = f"the worst seam, {ends} ({seam.n_sigma:.1f} \u03c3)"
     sentence = (
-        f"Worst seam: {seam.image1} and {seam.image2}, with a residual of {left}, "
+        f"Worst seam: {ends}, with a residual of {left}, "
         f"{seam.n_sigma:.1f} \u03c3; the standard error of the step between their corrections "
         f"is {error}."
     )
@@ -130,9 +135,9 @@ def _seam_findings(facts):
 
 def _suspect_findings(facts):
     for row, ratio in facts.suspects.items():
-        name = facts.names[row]
+        name = facts.labels[facts.names[row]]
         yield Finding(
-            f"image {name}",
+            f"the suspect image {name}",
             f"Image {name} disagrees with its neighbours: the residuals of its pairs are about "
             f"{ratio:.0f} times those of the others.",
             ("image", row),
@@ -146,19 +151,22 @@ def _flux_findings(facts):
     frames = [facts.frames[k] for k in facts.order]
     row = int(facts.order[differences[0].image])
     yield Finding(
-        f"the flux scale of {facts.names[row]} (factor {differences[0].factor:.3g})",
+        f"the flux scale of {facts.labels[facts.names[row]]} "
+        f"(factor {differences[0].factor:.3g})",
         flux_text(frames, differences, facts.flux_limit) + ".",
         ("image", row),
     )
 
 
 def _slope_findings(facts):
-    step = facts.slope_step
-    if step > 0:
+    left = facts.left_by_planes
+    if np.isfinite(left):
+        after, unit = facts.seams.after, facts.unit_words
         yield Finding(
-            "planes (fit type auto)",
-            f"Differences of pairs change by {step:.2g} {facts.unit_words} (rms) across their "
-            "overlaps: the fit type auto fits planes where the data need them (fit_type).",
+            f"planes (fit type auto), which leave {left:.2g} {unit} where levels leave "
+            f"{after:.2g}",
+            f"Levels leave {after:.3g} {unit} rms between images, planes {left:.3g}: the fit type "
+            "auto fits planes where the data need them (fit_type).",
         )
 
 
@@ -179,7 +187,7 @@ def _tilt_findings(facts):
 def _isolated_findings(facts):
     rows = np.flatnonzero(~facts.linked).tolist()
     if rows and len(facts.frames) > 1:
-        names = list_names([facts.names[row] for row in rows])
+        names = list_names([facts.labels[facts.names[row]] for row in rows])
         words = "the isolated image" if len(rows) == 1 else "the isolated images"
         yield Finding(
             f"{words} {names}",
@@ -204,7 +212,10 @@ def summary_lines(result):
     references = facts.result.references
     if not references:
         lines.append("Reference: none, the mean correction is zero.")
-    lines += [f"Reference: {r.name}, {r.reason}." for r in references[:MAX_REFERENCES]]
+    lines += [
+        f"Reference: {facts.labels.get(r.name, r.name)}, {r.reason}."
+        for r in references[:MAX_REFERENCES]
+    ]
     if len(references) > MAX_REFERENCES:
         lines.append(f"References of {len(references) - MAX_REFERENCES} more sets.")
     return lines
@@ -328,7 +339,8 @@ def _set_notes(facts):
 def _zero_points(facts):
     """The gauge of each pass in a few words."""
     for p in facts.passes:
-        held = list_names([r.name for r in p.references], MAX_REFERENCES)
+        held = [facts.labels.get(r.name, r.name) for r in p.references]
+        held = list_names(held, MAX_REFERENCES)
         words = held or f"mean of each {'tile' if p.name == 'dithers' else 'set'}"
         if p.fit_type != "level":
             by_mean = p.references and _holds_mean_slope(p, facts.result.options.get("solve", {}))

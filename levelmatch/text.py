@@ -89,7 +89,7 @@ def short_names(names, width=None):
         rows = [[name] for name in short]
     columns = list(zip(*rows, strict=True))
     # Omit as little as fits.
-    tries = [(False, 0), *((True, k) for k in range(0, len(columns), 2))]
+    tries = [(0, 0), (1, 0), *((2, k) for k in range(0, len(columns), 2))]
     for closer, start in tries:
         if closer and (width is None or max(len(name) for name in short) <= width):
             break
@@ -102,8 +102,9 @@ def short_names(names, width=None):
 def _without_common(columns, closer, start):
     """Return names without the pieces that they share, and the pattern of the names.
 
-    With ``closer``, pieces that differ also lose their common beginning and end. Pieces
-    before the column ``start`` are omitted.
+    With ``closer`` 1, pieces that differ also lose their common beginning, up to the zeros of
+    a number; with 2, all of it and their common end. Pieces before the column ``start`` are
+    omitted.
     """
     kept, pattern = [], ""
     for k, column in enumerate(columns):
@@ -116,7 +117,9 @@ def _without_common(columns, closer, start):
             begin, end = _alike(column)
             least = min(len(part) for part in column)
             begin = begin[: max(least - 1, 0)]
-            end = end[max(len(end) - max(least - 1 - len(begin), 0), 0) :]
+            if closer == 1:
+                begin = begin.rstrip("0")
+            end = end[max(len(end) - max(least - 1 - len(begin), 0), 0) :] if closer > 1 else ""
         pattern += column[0] if alike or separator else f"{begin}*{end}"
         kept.append(["\0" if out else part[len(begin) : len(part) - len(end)] for part in column])
     cut = ["".join(parts) for parts in zip(*kept, strict=True)]

@@ -213,7 +213,7 @@ def test_the_headline_names_a_bad_image(columns):
     facts = summary.Facts(match_levels(images))
     assert list(facts.suspects) == [4]
     look = summary.headline(facts)[1]
-    assert f"image {facts.names[4]}" in look
+    assert f"the suspect image {facts.names[4]}" in look
     seam = summary.worst_seam(facts)
     words = f"the worst seam, {seam.image1} and {seam.image2} ({seam.n_sigma:.1f} \u03c3)"
     assert (words in look) == (seam.n_sigma > 3)
@@ -235,11 +235,43 @@ def test_planes_are_hinted_at_where_levels_leave_gradients():
     facts = summary.Facts(match_levels(images))
     assert facts.slope_step > facts.seams.after / 2
     (note,) = [n for n in summary.notes(facts) if "fit type auto" in n]
-    assert f"change by {facts.slope_step:.2g} MJy/sr (rms) across their overlaps" in note
-    assert "planes (fit type auto)" in summary.headline(facts)[1]
-    # Planes leave nothing to hint at.
-    planes = summary.Facts(match_levels(images, fit_type_mosaic_tiles="level+slope"))
+    left = facts.left_by_planes
+    assert 0 < left < 0.3 * facts.seams.after
+    assert note.startswith(
+        f"Levels leave {facts.seams.after:.3g} MJy/sr rms between images, planes {left:.3g}: "
+    )
+    assert (
+        f"planes (fit type auto), which leave {left:.2g} MJy/sr where levels leave "
+        f"{facts.seams.after:.2g}" in summary.headline(facts)[1]
+    )
+    # The fit with planes leaves so much, and nothing to hint at.
+    auto = match_levels(images, fit_type_dithers="auto", fit_type_mosaic_tiles="auto")
+    planes = summary.Facts(auto)
+    assert planes.seams.after == pytest.approx(left, rel=1e-6)
     assert planes.slope_step == 0
+    assert np.isnan(planes.left_by_planes)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_planes_are_not_hinted_at_where_levels_do(seed):
+    simulated = simulate_generic(n_images=9, shape=(64, 64), overlap=0.4, seed=seed)
+    assert np.isnan(summary.Facts(match_levels(list(simulated.images))).left_by_planes)
+
+
+def test_suspects_are_compared_within_their_set():
+    """A set of precise pairs makes no image of a noisier set suspect."""
+    options = {"n_images": 6, "shape": (48, 48), "overlap": 0.5, "nebula": False, "stars": False}
+    quiet = list(simulate_generic(noise=0.001, seed=1, **options).images)
+    noisy = list(simulate_generic(noise=1.0, seed=2, **options).images)
+    for k, image in enumerate(noisy):
+        image.wcs.wcs.crval += [0.5, 0]
+        image.wcs.wcs.set()
+        image.meta["FILENAME"] = f"noisy_{k}.fits"
+    with pytest.warns(LevelMatchWarning, match="overlap"):
+        found = match_levels(quiet + noisy)
+    facts = summary.Facts(found)
+    assert facts.sets.max() == 1
+    assert facts.suspects == {}
 
 
 def test_flux_scales_are_noted():
@@ -384,8 +416,21 @@ def test_no_pair():
         (
             ["jw1_02101_00001_x.fits", "jw2_02101_00002_x.fits"],
             8,
+            ["1\u202600001", "2\u202600002"],
+            "jw*_02101_*_x.fits",
+        ),
+        # Zeros of a number stay, as long as they fit.
+        (
+            ["jw02107001_02101_00001_x.fits", "jw02107002_02101_00002_x.fits"],
+            9,
+            ["001\u202600001", "002\u202600002"],
+            "jw02107*_02101_*_x.fits",
+        ),
+        (
+            ["jw02107001_02101_00001_x.fits", "jw02107002_02101_00002_x.fits"],
+            8,
             ["1\u20261", "2\u20262"],
-            "jw*_02101_0000*_x.fits",
+            "jw0210700*_02101_0000*_x.fits",
         ),
         (
             ["a-000206s-j0140233.fz", "a-001124n-j0860032.fz"],
