@@ -151,8 +151,7 @@ def _flux_findings(facts):
     frames = [facts.frames[k] for k in facts.order]
     row = int(facts.order[differences[0].image])
     yield Finding(
-        f"the flux scale of {facts.labels[facts.names[row]]} "
-        f"(factor {differences[0].factor:.3g})",
+        f"the flux scale of {facts.labels[facts.names[row]]} (factor {differences[0].factor:.3g})",
         flux_text(frames, differences, facts.flux_limit) + ".",
         ("image", row),
     )
@@ -163,8 +162,7 @@ def _slope_findings(facts):
     if np.isfinite(left):
         after, unit = facts.seams.after, facts.unit_words
         yield Finding(
-            f"planes (fit type auto), which leave {left:.2g} {unit} where levels leave "
-            f"{after:.2g}",
+            f"planes (fit type auto), which leave {left:.3g} {unit} where levels leave {after:.3g}",
             f"Levels leave {after:.3g} {unit} rms between images, planes {left:.3g}: the fit type "
             "auto fits planes where the data need them (fit_type).",
         )
@@ -270,7 +268,7 @@ def _pair_notes(facts):
         meaning = _reason_words(facts.result.options.get("solve", {}))
         words = [meaning.get(kind, kind) for kind in kinds]
         if len(kinds) > 1:
-            words = [f"{n} {word}" for n, word in zip(counts, words, strict=True)]
+            words = [f"{n} with {word}" for n, word in zip(counts, words, strict=True)]
         out.append(f"{count(len(reason[~kept]), 'pair')} rejected: {'; '.join(words)}.")
     saved = int(np.count_nonzero(reason[kept] != ""))
     if saved:
@@ -301,7 +299,7 @@ def _reason_words(options):
     return {
         "area": f"overlap too small, under{limit('min_area')} of the mean overlap (min_area)",
         "extent": f"overlap too short, under{limit('min_linear')} of an image's side (min_linear)",
-        "scatter": f"pixels scatter too much, by{limit('rms_limit')} sigma (rms_limit)",
+        "scatter": f"pixel scatter too large, by{limit('rms_limit')} sigma (rms_limit)",
     }
 
 

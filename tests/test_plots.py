@@ -12,6 +12,7 @@ from astropy.coordinates import SkyCoord
 from levelmatch import (
     FrameError,
     LevelMatchError,
+    LevelMatchWarning,
     MeasureOptions,
     ReadOptions,
     SolveOptions,
@@ -517,6 +518,66 @@ def test_quick_look_takes_out_the_levels(centre):
     assert top > 0 > bottom
 
 
+def test_quick_look_shows_one_image_a_pixel():
+    """Not a mean, which would hide the seams; the stretch is scaled to the steps."""
+    levels = (0.0, 8.0)
+    sim = simulate_generic(
+        n_images=2, shape=(64, 64), layout="chain", overlap=0.5, noise=0.01, seed=5,
+        stars=False, nebula=False, galaxy=False, offset_rms=0.0,
+    )  # fmt: skip
+    images = list(sim.images)
+    for image, level in zip(images, levels, strict=True):
+        image.data[:] += level - np.median(image.data)
+    look = plots.quick_look(match_levels(images))
+    shown = look.before[np.isfinite(look.before)]
+    near = np.abs(shown[:, None] - levels).min(axis=1)
+    assert near.max() < 0.1
+    assert 0.4 < np.mean(shown > 4) < 0.6
+    low, high, width = look.stretch()
+    assert width == pytest.approx(8, rel=0.05)
+    assert low < 0.1
+    assert high > 7.9
+
+
+def test_plot_gains(ax):
+    images = list(simulate_generic(n_images=4, shape=(96, 96), overlap=0.5, seed=3).images)
+    images[2].data *= 1.3
+    with pytest.warns(LevelMatchWarning, match="flux scale"):
+        found = match_levels(images)
+    plots.plot_gains(found, ax)
+    gains = 100 * found.pairs["gain"]
+    left, right = ax.get_xlim()
+    assert right == -left > np.abs(gains).max() > 20
+    assert sum(patch.get_height() for patch in ax.patches) == len(gains)
+    draw(ax)
+
+
+def test_plot_gains_without_any(figure):
+    sim = simulate_generic(
+        n_images=2, shape=(32, 32), layout="chain", stars=False, nebula=False, galaxy=False, seed=1
+    )
+    ax = figure.add_subplot()
+    plots.plot_gains(match_levels(list(sim.images)), ax)
+    assert [t.get_text() for t in ax.texts] == ["no pair with a flux ratio"]
+
+
+def test_the_kind_of_mosaic_may_be_positional(result, ax):
+    plots.plot_mosaic(result, "before", ax=ax)
+    assert ax.images[0].colorbar is not None
+    assert "Before" in ax.images[0].colorbar.ax.get_ylabel() + ax.images[0].colorbar.ax.get_xlabel()
+
+
+def test_histograms_collect_what_is_beyond_their_ends(ax):
+    from levelmatch.plots.style import draw_sigmas
+
+    draw_sigmas(ax, np.array([0.5, -1.0, 100.0]), "pair", "x")
+    assert ax.get_xlim() == (-8, 8)
+    heights = [patch.get_height() for patch in ax.patches]
+    assert sum(heights) == 3
+    assert heights[-1] == 1
+    assert "3 pairs, 1 beyond the ends" in ax.get_legend_handles_labels()[1]
+
+
 def test_quick_look_is_the_right_way_up():
     sim = simulate_generic(
         n_images=2,
@@ -565,7 +626,10 @@ def test_mosaic(result):
         shown[show] = ax.images[0]
         values = np.ma.filled(ax.images[0].get_array(), np.nan)
         assert np.array_equal(values, getattr(look, show), equal_nan=True)
-        assert "(MJy/sr)" in shown[show].colorbar.ax.get_ylabel()
+        bar = shown[show].colorbar.ax
+        # Below the wide map, not beside it.
+        assert "(MJy/sr)" in bar.get_xlabel()
+        assert bar.get_ylabel() == ""
     draw(ax)
     assert shown["before"].get_clim() == shown["after"].get_clim() == look.stretch()[:2]
     other = new_figure().add_subplot()

@@ -151,12 +151,13 @@ def test_the_policy_lets_only_the_page_itself_run(text):
 def test_pictures_have_words_and_both_papers(text):
     page = Page(text)
     images, dark = page.all("img"), page.all("source")
-    assert len(dark) == 7
+    assert len(dark) == 8
     words = [i["alt"].partition(" of")[0] for i in images]
     assert words == [
         "Mosaic",
         "Mosaic",
         "Correction subtracted from the mosaic",
+        "Histogram",
         *["before", "after"] * 3,
         "Level subtracted from each",
         "Differences",
@@ -180,13 +181,27 @@ def test_smooth_colours_have_no_bands():
 
 
 def test_of_many_pairs_the_worst_have_pictures(result, monkeypatch):
-    monkeypatch.setattr("levelmatch.report.pictures.MAX_PAIR_PICTURES", 2)
     monkeypatch.setattr("levelmatch.report.pictures.N_WORST", 1)
     page = Page(make(result, before_after=True))
-    assert "Pictures of the 1 worst of 3 pairs." in page.text
+    assert "Differences of 1 of 3 pairs, the most significant residual first" in page.text
     assert [i["alt"] for i in page.all("img")].count("before") == 1
     (drawn,) = [f["id"] for f in page.all("figure") if f.get("id", "")[:1] == "d"]
     assert drawn == f"d{pair_order(Facts.of(result))[0]}"
+
+
+def test_pictures_of_pairs_share_one_range_of_colours(monkeypatch):
+    """A step of many sigma is one colour before, and none after."""
+    options = {"stars": False, "nebula": False, "galaxy": False, "noise": 0.1, "offset_rms": 50.0}
+    images = simulate_generic(n_images=2, shape=(64, 64), layout="chain", seed=3, **options).images
+    shown = []
+    monkeypatch.setattr(
+        "levelmatch.report.pictures._coloured",
+        lambda values: shown.append(values) or np.zeros((2, 2, 3), dtype=np.uint8),
+    )
+    make(match_levels(list(images)), before_after=True)
+    before, after = (np.nanmedian(np.abs(values)) for values in shown)
+    assert before > 10
+    assert after < 1
 
 
 @pytest.fixture(scope="module")
@@ -210,8 +225,9 @@ def test_a_pair_without_common_good_pixels(blind):
 
 
 DRAWN = {
-    "levelmatch.plots.quick_look": ("Before and after", 3),
+    "levelmatch.plots.quick_look": ("Before and after", 4),
     "levelmatch.plots.plot_mosaic": ("Mosaics before and after", 3),
+    "levelmatch.plots.plot_gains": ("Flux scales", 1),
     "levelmatch.plots.pairs.pair_picture": ("Differences of 00000 and 00001", 6),
     "levelmatch.plots.plot_levels": ("Levels", 1),
     "levelmatch.plots.plot_residuals": ("Differences of pairs", 2),
@@ -239,13 +255,13 @@ def test_a_failed_picture_leaves_a_note(result, monkeypatch, tmp_path, function)
     assert f"{name} could not be drawn: RuntimeError: <no ink>" in page.text
     assert "4 images in 4 tiles, 3 of 3 pairs kept." in page.text
     # All else is there.
-    assert len(page.all("img")) == 13 - n_lost
+    assert len(page.all("img")) == 14 - n_lost
     assert len(page.tables) == 4 - (name in ("Images", "Pairs"))
 
 
 def test_what_needs_pixels_can_be_left_out(result):
     page = Page(make(result))
-    assert [i["alt"][:5] for i in page.all("img")] == ["Level", "Diffe", "Histo", "Histo"]
+    assert [i["alt"][:5] for i in page.all("img")] == ["Level", "Diffe", "Histo", "Histo", "Histo"]
     assert "without its images" not in page.text
 
 
@@ -302,7 +318,9 @@ def test_the_headline_is_on_top(no_pictures):
     found = findings(facts)
     assert found
     for finding in found[:4]:
-        assert f'<a href="#{finding.target[0][0]}{finding.target[1]}">{finding.words}</a>' in top
+        (link,) = re.findall(f'<a href="#{finding.target[0][0]}{finding.target[1]}">(.*?)</a>', top)
+        # Names are short.
+        assert link in (finding.words.replace("image_", "").replace(".fits", ""))
     assert verdict(facts) in Page(text).text
     assert "Matched by match_levels on 20" in Page(text).text
     assert Page(text).column(0, "Mark")[4] == "suspect"
@@ -399,7 +417,7 @@ def test_rejected_pairs_say_why(no_pictures):
 def test_sets_and_lone_images_are_noted(split, no_pictures):
     page = Page(make(split))
     assert "The tiles form 2 sets with no overlap between them" in page.text
-    assert "Without any pair that is kept, so not corrected: image_00003.fits." in page.text
+    assert "Without any pair that is kept, so not corrected: 00003." in page.text
     assert page.column(0, "Mark").count("no overlap") == 1
     # What no pair tells of has no error.
     assert [cell == "\u2013" for cell in page.column(0, "Error")] == [False, False, True]
@@ -505,7 +523,7 @@ def test_only_a_page_is_replaced(result, tmp_path, no_pictures, content):
 
 def test_a_record_has_no_pictures_of_pixels(result, as_record):
     page = Page(make_page(as_record(result)))
-    assert [i["alt"][:5] for i in page.all("img")] == ["Level", "Diffe", "Histo", "Histo"]
+    assert [i["alt"][:5] for i in page.all("img")] == ["Level", "Diffe", "Histo", "Histo", "Histo"]
     assert "made from a record without its images" in page.text
     # All else is the same.
     assert page.tables == Page(make(result)).tables

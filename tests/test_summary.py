@@ -241,8 +241,8 @@ def test_planes_are_hinted_at_where_levels_leave_gradients():
         f"Levels leave {facts.seams.after:.3g} MJy/sr rms between images, planes {left:.3g}: "
     )
     assert (
-        f"planes (fit type auto), which leave {left:.2g} MJy/sr where levels leave "
-        f"{facts.seams.after:.2g}" in summary.headline(facts)[1]
+        f"planes (fit type auto), which leave {left:.3g} MJy/sr where levels leave "
+        f"{facts.seams.after:.3g}" in summary.headline(facts)[1]
     )
     # The fit with planes leaves so much, and nothing to hint at.
     auto = match_levels(images, fit_type_dithers="auto", fit_type_mosaic_tiles="auto")

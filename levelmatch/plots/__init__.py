@@ -6,6 +6,7 @@ colours differ for every kind of colour vision.
 """
 
 from levelmatch.plots.closures import plot_closures
+from levelmatch.plots.gains import plot_gains
 from levelmatch.plots.levels import plot_levels
 from levelmatch.plots.mosaics import QuickLook, plot_mosaic, quick_look
 from levelmatch.plots.overlaps import plot_overlaps
@@ -16,6 +17,7 @@ from levelmatch.plots.sky import sky_wcs
 __all__ = [
     "QuickLook",
     "plot_closures",
+    "plot_gains",
     "plot_levels",
     "plot_mosaic",
     "plot_overlaps",

@@ -14,6 +14,8 @@ __all__ = ["QuickLook", "plot_mosaic", "quick_look"]
 
 SHOWN = ("before", "after", "difference")
 EMPTY = "#c9d6e3"
+# The colour bar is below maps whose width is so many times their height.
+WIDE = 1.8
 
 
 @dataclass(frozen=True, eq=False)
@@ -23,7 +25,8 @@ class QuickLook:
     Parameters
     ----------
     before, after : 2D `~numpy.ndarray`
-        Mean of the images, NaN where there is none; North up, East left.
+        Each pixel from the image with the nearest centre, NaN where there is none; North up,
+        East left.
     extent : tuple of float
         Edges (left, right, bottom, top) as offsets to East and North, in the unit of ``sky``.
     sky : `~levelmatch.plots.sky.Chart`
@@ -52,7 +55,8 @@ class QuickLook:
     def stretch(self):
         """Return one asinh stretch for before and after.
 
-        It shows steps of the size of the corrections beside bright sources.
+        It is scaled to the background: steps of the size of the corrections are visible beside
+        bright sources.
 
         Returns
         -------
@@ -65,15 +69,16 @@ class QuickLook:
         both = np.concatenate([self.before[good], self.after[good]])
         low, high = np.percentile(both, [1, 99.5])
         high = high if high > low else low + 1
-        step = np.std(self.before[good] - self.after[good])
+        step = np.ptp(np.percentile(self.difference[good], [2, 98]))
         return float(low), float(high), float(max(step, 1e-3 * (high - low)))
 
 
 def quick_look(result, *, size=400, files=None):
     """Return a coarse mosaic before and after matching; reads each image once.
 
-    Pixels are averaged in square blocks, and each block is added to the pixel of the map at
-    its centre. This is quick, but not accurate photometry.
+    Pixels are averaged in square blocks, and each block belongs to the pixel of the map at its
+    centre. Each pixel shows one image, that with the nearest centre: a mean of several images
+    would hide the seams between them. This is quick, but not accurate photometry.
 
     Parameters
     ----------
@@ -101,27 +106,36 @@ def quick_look(result, *, size=400, files=None):
     # Blocks closer than the map's pixels, in any orientation, leave no holes.
     pixel = max((high - low).max() / size, 1.5 * max(own))
     shape = tuple(int(n) for n in np.ceil((high - low) / pixel)[::-1] + 1)
-    total, shift, count = np.zeros((3, shape[0] * shape[1]))
+    total, shift = np.full((2, shape[0] * shape[1]), np.nan)
+    distance = np.full(len(total), np.inf)
     for frame, side in zip(frames, own, strict=True):
         block = min(max(1, int(pixel / (1.5 * side))), *frame.shape)
         values, vectors = _blocks(frame, block)
         x, y = ((chart.project(vectors) - low) / pixel).round().astype(int).T
         at = np.clip(y, 0, shape[0] - 1) * shape[1] + np.clip(x, 0, shape[1] - 1)
-        blocks = np.bincount(at, minlength=len(count))
-        some = np.flatnonzero(blocks)
+        middle = (chart.project(frame.grid.centre) - low) / pixel
+        some, away = _distances(at, shape[1], middle)
+        near = away < distance[some]
+        some = some[near]
+        distance[some] = away[near]
+        blocks = np.bincount(at, minlength=len(total))[some]
         correction = frame.correction.constant + vectors @ frame.correction.vector
-        # Each image has the same weight in a pixel, whatever its number of blocks there.
         for target, value in ((total, values), (shift, frame.scale * correction)):
-            target[some] += np.bincount(at, value, len(count))[some] / blocks[some]
-        count[some] += 1
-    count[count == 0] = np.nan
-    before, after = (m.reshape(shape)[:, ::-1] for m in (total / count, (total - shift) / count))
+            target[some] = np.bincount(at, value, len(total))[some] / blocks
+    before, after = (m.reshape(shape)[:, ::-1] for m in (total, total - shift))
     edges = low - 0.5 * pixel
     extent = (edges[0] + shape[1] * pixel, edges[0], edges[1], edges[1] + shape[0] * pixel)
     wcs = chart.wcs(pixel, (low[0] + (shape[1] - 1) * pixel, low[1]))
     wcs.pixel_shape = shape[::-1]
     n_sets = int(Facts(result).sets.max(initial=0)) + 1
     return QuickLook(before, after, extent, chart, wcs, result.unit, n_sets)
+
+
+def _distances(at, width, middle):
+    """Return the map pixels of blocks, and the distance of each to an image's centre."""
+    some = np.unique(at)
+    y, x = np.divmod(some, width)
+    return some, np.hypot(x - middle[0], y - middle[1])
 
 
 def _blocks(frame, block):
@@ -146,7 +160,7 @@ def _block_sum(data, ny, nx, block):
     return cells.sum(axis=1, dtype=np.float32).reshape(ny, nx, block).sum(axis=2, dtype=float)
 
 
-def plot_mosaic(result, *, show="after", ax=None, limits=None, cmap=None, files=None):
+def plot_mosaic(result, show="after", *, ax=None, limits=None, cmap=None, files=None):
     """Plot a coarse mosaic of all images, with a note above if they form disconnected sets.
 
     Parameters
@@ -191,11 +205,13 @@ def plot_mosaic(result, *, show="after", ax=None, limits=None, cmap=None, files=
     if look.n_sets > 1:
         words = f"{look.n_sets} sets without overlap:\nlevels do not compare"
         ax.text(0, 1.01, words, transform=ax.transAxes, va="bottom", fontsize="small")
-    # The colour bar is about as high as the map.
     ny, nx = look.before.shape
-    shrink = 0.85 * min(1.0, ny / nx)
-    bar = ax.figure.colorbar(shown, ax=ax, extend="both", shrink=shrink, pad=0.02)
-    what = "Subtracted" if show == "difference" else "Mean of the images"
+    # Beside a map, about as high as the map; below a wide one.
+    place = {"shrink": 0.85 * min(1.0, ny / nx), "pad": 0.02}
+    if nx > WIDE * ny:
+        place = {"location": "bottom", "aspect": 30, "shrink": 0.85}
+    bar = ax.figure.colorbar(shown, ax=ax, extend="both", **place)
+    what = "Subtracted" if show == "difference" else show.capitalize()
     bar.set_label(f"{what} ({unit_words(look.unit)})", fontsize="small")
     bar.ax.tick_params(labelsize="small")
     finish_sky(ax, look.sky)

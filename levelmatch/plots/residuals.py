@@ -17,11 +17,13 @@ from levelmatch.plots.style import (
     typical_sigma,
 )
 from levelmatch.summary import Facts, unit_words
-from levelmatch.text import values
+from levelmatch.text import SHORT_NAME, values
 
 __all__ = ["plot_residuals"]
 
 KINDS = ("matrix", "list", "histogram")
+# Names of more images than this are shorter and smaller.
+MAX_WIDE = 12
 # Colour of images that are no pair, on light and on dark paper.
 NO_PAIR = "#b8b8b8"
 
@@ -111,8 +113,9 @@ def _name_rows(ax, facts):
         ax.set_xlabel("Image, in the order of the input")
         ax.set_ylabel("Image")
         return
-    names, words = image_labels([frame.name for frame in facts.frames])
-    size = "small" if n <= 12 else "x-small"
+    few = n <= MAX_WIDE
+    names, words = image_labels(facts.names, SHORT_NAME if few else SHORT_NAME // 2)
+    size = "small" if few else "x-small"
     ax.set_xticks(np.arange(n), names, rotation=90, fontsize=size, parse_math=False)
     ax.set_yticks(np.arange(n), names, fontsize=size, parse_math=False)
     name_images(ax, words)

@@ -15,6 +15,8 @@ SETS = ("#888888", "#0072b2", "#e69f00", "#56b4e9", "#d55e00")
 LINKS = ("#3b9ad1", "#a68cad", "#e06c1f")
 # Residuals of this many sigma and more have the last colour.
 MOST_SIGMA = 5
+# Largest ratio to the error that a histogram shows.
+MOST_SHOWN = 8.0
 # Up to so many images, each has its name on the axis.
 MAX_LABELS = 24
 # Characters of a name in a narrow picture.
@@ -63,13 +65,15 @@ def plain_text(text, width=MAX_NAME, *, keep_end=False):
     return f"{text[: width - 1 - tail]}\u2026{text[len(text) - tail :]}"
 
 
-def image_labels(names):
+def image_labels(names, width=SHORT_NAME):
     """Return short labels of images, all different, and the label of their axis.
 
     Parameters
     ----------
     names : list of str
         Names of the images.
+    width : int
+        Largest number of characters of a label, if labels remain different.
 
     Returns
     -------
@@ -78,7 +82,7 @@ def image_labels(names):
     words : str
         Label of the axis, with the pattern of the names.
     """
-    short, pattern = short_names(names, SHORT_NAME)
+    short, pattern = short_names(names, width)
     for keep_end in (True, False):
         labels = [plain_text(name, SHORT_NAME, keep_end=keep_end) for name in short]
         if len(set(labels)) == len(set(names)):
@@ -159,11 +163,14 @@ def draw_sigmas(ax, sigmas, noun, label):
         words = "no loop of pairs" if noun == "loop" else f"no {noun}"
         ax.text(0.5, 0.5, words, transform=ax.transAxes, ha="center", color=GREY)
         return
-    reach = max(4.0, 1.05 * np.abs(sigmas).max())
+    reach = float(np.clip(1.05 * np.abs(sigmas).max(), 4.0, MOST_SHOWN))
+    beyond = int(np.count_nonzero(np.abs(sigmas) > reach))
     # Few items need few bins.
     n_bins = int(np.clip(2 * np.sqrt(len(sigmas)), 8, 24))
     edges = np.linspace(-reach, reach, n_bins + 1)
-    ax.hist(sigmas, edges, color=GREY, alpha=0.6, label=count(len(sigmas), noun))
+    words = count(len(sigmas), noun) + (f", {beyond} beyond the ends" if beyond else "")
+    # Those beyond the ends are in the outermost bins.
+    ax.hist(np.clip(sigmas, -reach, reach), edges, color=GREY, alpha=0.6, label=words)
     x = np.linspace(-reach, reach, 401)
     curve = len(sigmas) * (edges[1] - edges[0]) / np.sqrt(2 * np.pi) * np.exp(-0.5 * x**2)
     ax.plot(x, curve, color=EXPECTED, lw=1.6, label="expected from the errors")

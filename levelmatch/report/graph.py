@@ -7,12 +7,19 @@ from levelmatch.plots.sky import Chart
 from levelmatch.plots.style import MOST_SIGMA, SETS
 from levelmatch.report.tables import names_of, pair_order, pair_words
 from levelmatch.report.text import safe
-from levelmatch.text import count
+from levelmatch.text import SHORT_NAME, count, short_names
 
 __all__ = ["graph_section"]
 
-# Sides of the map in its own units, and the height of the strip with the scale bar.
-WIDTH, HEIGHT, MARGIN, FOOT = 1000.0, 900.0, 30.0, 60.0
+# Largest sides of the map and its least width in its own units, about pixels on a large screen,
+# and the height of the strip with the scale bar.
+WIDTH, HEIGHT, LEAST, MARGIN, FOOT = 1100.0, 460.0, 380.0, 24.0, 56.0
+# Maps wider than this have larger letters on a phone.
+WIDE = 600.0
+# Up to so many images or tiles have their names on the map.
+MAX_NAMES = 30
+# Width of a letter in the map's units.
+LETTER = 9.0
 # The worst links have labels, if their residuals are larger than so many standard errors.
 N_LABELS, LABELLED_SIGMA = 3, 3.0
 
@@ -28,12 +35,14 @@ def graph_section(facts):
         + ". The table of pairs has the same numbers."
     )
     width, height = sheet.size
+    kind = ' class="wide"' if width > WIDE else ""
     parts = [
-        f'<svg id="graph" viewBox="0 0 {width:.0f} {height:.0f}" role="group" '
+        f'<svg id="graph"{kind} viewBox="0 0 {width:.0f} {height:.0f}" role="group" '
         f'aria-label="{safe(words)}">',
         _outlines(facts, sheet.place),
         *_links(facts, sheet.place),
         *_images(facts, sheet.place),
+        _names(facts, sheet),
         _worst_labels(facts, sheet.place),
         _compass(sheet),
         "</svg>",
@@ -55,7 +64,8 @@ class _Sheet:
         extent = np.maximum(self.chart.high - self.chart.low, 1e-30)
         room = WIDTH - 2 * MARGIN, HEIGHT - 2 * MARGIN
         self.scale = min(room[0] / extent[0], room[1] / extent[1])
-        self.size = np.array([WIDTH, extent[1] * self.scale + 2 * MARGIN + FOOT])
+        width = max(extent[0] * self.scale + 2 * MARGIN, LEAST)
+        self.size = np.array([width, extent[1] * self.scale + 2 * MARGIN + FOOT])
         self.middle = 0.5 * (self.chart.high + self.chart.low)
 
     def place(self, vectors):
@@ -67,17 +77,18 @@ class _Sheet:
 
 def _compass(sheet):
     """North, East and a scale bar, below the map."""
-    length = nice_length(0.2 * WIDTH / sheet.scale)
+    width = sheet.size[0]
+    length = nice_length(0.25 * width / sheet.scale)
     bar, y = length * sheet.scale, sheet.size[1] - 0.4 * FOOT
     x = MARGIN + 40
     return (
         '<g class="compass" aria-hidden="true">'
         f'<path d="M{MARGIN:.0f} {y:.1f}h{bar:.1f}m0 -5v10M{MARGIN:.0f} {y - 5:.1f}v10"/>'
         f'<text x="{MARGIN + bar + 10:.1f}" y="{y + 6:.1f}">{length:g} {sheet.chart.unit}</text>'
-        f'<path d="M{WIDTH - x:.0f} {y + 8:.1f}v-34l-5 9m5 -9l5 9"/>'
-        f'<path d="M{WIDTH - x:.0f} {y + 8:.1f}h-34l9 -5m-9 5l9 5"/>'
-        f'<text x="{WIDTH - x + 8:.0f}" y="{y - 16:.1f}">N</text>'
-        f'<text x="{WIDTH - x - 54:.0f}" y="{y + 14:.1f}">E</text></g>'
+        f'<path d="M{width - x:.0f} {y + 8:.1f}v-34l-5 9m5 -9l5 9"/>'
+        f'<path d="M{width - x:.0f} {y + 8:.1f}h-34l9 -5m-9 5l9 5"/>'
+        f'<text x="{width - x + 8:.0f}" y="{y - 16:.1f}">N</text>'
+        f'<text x="{width - x - 54:.0f}" y="{y + 14:.1f}">E</text></g>'
     )
 
 
@@ -98,6 +109,35 @@ def _worst_labels(facts, place):
         for p, (x, y) in zip(rows, centres[facts.ends[rows]].mean(axis=1), strict=True)
     ]
     return '<g class="label" aria-hidden="true">' + "".join(labels) + "</g>"
+
+
+def _names(facts, sheet):
+    """Short names of the images, or of tiles of several images, where they fit."""
+    tiles = [frame.tile for frame in facts.frames]
+    of_tiles = len(set(tiles)) < len(tiles) and all(tiles)
+    words, _ = short_names(sorted(set(tiles)), SHORT_NAME) if of_tiles else names_of(facts)
+    members = tiles if of_tiles else facts.names
+    groups = sorted(set(members)) if of_tiles else members
+    corners = [sheet.place(frame.grid.polygon) for frame in facts.frames]
+    wide = max(np.ptp(corner[:, 0]) for corner in corners)
+    if len(groups) > MAX_NAMES or LETTER * max(map(len, words)) > 1.2 * wide:
+        return ""
+    centres = sheet.place(np.array([frame.grid.centre for frame in facts.frames]))
+    of_group = [np.flatnonzero([m == g for m in members]) for g in groups]
+    out = []
+    for word, rows in zip(words, of_group, strict=True):
+        x, y = centres[rows].mean(axis=0) + _aside(centres, rows, wide if of_tiles else 0.0)
+        out.append(f'<text x="{x:.1f}" y="{y:.1f}">{safe(word)}</text>')
+    return '<g class="names" aria-hidden="true">' + "".join(out) + "</g>"
+
+
+def _aside(centres, rows, wide):
+    """Shift of a name: below its image, or of a tile away from the middle of all."""
+    away = centres[rows].mean(axis=0) - centres.mean(axis=0)
+    length = np.hypot(*away)
+    if wide == 0 or length < 1e-6:
+        return np.array([0.0, 20.0])
+    return np.array([0.0, 7.0]) + away / length * 0.22 * wide
 
 
 def _outlines(facts, place):
@@ -130,7 +170,7 @@ def _links(facts, place):
 
 def _images(facts, place):
     short, _ = names_of(facts)
-    radius = 7 if len(facts.frames) <= 60 else 4
+    radius = 5 if len(facts.frames) <= 60 else 3
     out = []
     held_at_zero = [frame.name in facts.references for frame in facts.frames]
     # References last, so that no other image's dot is on top.
@@ -139,7 +179,7 @@ def _images(facts, place):
         x, y = place(frame.grid.centre)
         words = f"{short[i]}, {'the reference of its set' if held else 'image'}"
         shape = (
-            f'<path class="star" d="{_star(x, y, 18)}"/>'
+            f'<path class="star" d="{_star(x, y, 12)}"/>'
             if held
             else f'<circle cx="{x:.1f}" cy="{y:.1f}" r="{radius}"/>'
         )

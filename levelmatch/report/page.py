@@ -16,7 +16,7 @@ from levelmatch.report.pictures import (
     pair_pictures,
     plot_section,
 )
-from levelmatch.report.tables import image_table, option_tables, pair_table
+from levelmatch.report.tables import image_table, names_of, option_tables, pair_table
 from levelmatch.report.text import items, safe
 from levelmatch.results.pixels import frames_with_pixels
 from levelmatch.summary import (
@@ -49,7 +49,7 @@ $generator$version">
 <a class="skip" href="#main">Skip to the summary</a>
 <main id="main">
 <h1>$title</h1>
-<p class="made">$made</p>
+$made
 $body
 </main>
 <div id="tip" role="tooltip" hidden></div>
@@ -152,21 +152,22 @@ def make_page(result, *, title="Level matching", files=None, before_after=True):
     if pixels:
         # Wrong files are an error of the caller; later failures leave a note in the page.
         frames_with_pixels(facts.result, files)
+    facts.labels = dict(zip(facts.names, names_of(facts)[0], strict=True))
     sections = [
         _drawn("", "headline", "Headline", lambda: _headline(facts)),
-        _section("Summary", "summary", "", _summary(facts)),
         _section("Notes", "notes", "", items(notes(facts)) if notes(facts) else ""),
         _drawn("Before and after", "", "", lambda: compare_section(facts, files) if pixels else ""),
         _drawn("Overlaps on the sky", "overlaps", "", lambda: _overlaps(facts)),
+        _drawn("The worst pairs", "", "", lambda: pair_pictures(facts, files) if pixels else ""),
         _drawn("Images", "", "", lambda: image_table(facts)),
         _drawn("Pairs", "", "", lambda: pair_table(facts)),
-        _drawn("", "gallery", "Differences", lambda: pair_pictures(facts, files) if pixels else ""),
         _drawn(
             "Levels, pairs and loops",
             "pictures",
             "",
             lambda: _plots(before_after, has_pixels, facts),
         ),
+        _section("Summary", "summary", "", _summary(facts)),
         _section("Options and versions", "options", "", option_tables(facts)),
     ]
     style, script = (_resource(name) for name in ("report.css", "report.js"))
@@ -175,7 +176,7 @@ def make_page(result, *, title="Level matching", files=None, before_after=True):
         policy=_policy(style, script),
         title=safe(title),
         version=safe(__version__),
-        made=safe(_made(facts.result, __version__)),
+        made=_made(facts.result, __version__),
         style=style,
         script=script,
         body="\n".join(section for section in sections if section),
@@ -196,10 +197,13 @@ def _headline(facts):
 
 
 def _made(result, version):
-    """A line on the run."""
+    """Lines on the run, with its command line if there is one."""
     created = str(result.created).partition(".")[0].replace("T", " ")
     run = result.options["function"]
-    return f"Matched by {run} on {created} UTC; page made by levelmatch {version}."
+    words = f"Matched by {run} on {created} UTC; page made by levelmatch {version}."
+    command = result.options.get("command", "")
+    line = f'<p class="made"><code>{safe(command)}</code></p>\n' if command else ""
+    return f'{line}<p class="made">{safe(words)}</p>'
 
 
 def _summary(facts):
@@ -238,7 +242,8 @@ def _plots(before_after, has_pixels, facts):
     if not has_matplotlib():
         return f"<p>{safe(NO_MATPLOTLIB)}</p>"
     missing = f"<p>{safe(NO_PIXELS)}</p>\n" if before_after and not has_pixels else ""
-    return f'{missing}<div class="plots">\n{plot_section(facts)}\n</div>'
+    drawn = before_after and has_pixels
+    return f'{missing}<div class="plots">\n{plot_section(facts, residuals=not drawn)}\n</div>'
 
 
 def _resource(name):

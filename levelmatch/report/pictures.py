@@ -4,13 +4,14 @@
 import base64
 import io
 from collections import OrderedDict
+from functools import partial
 
 import numpy as np
 
 from levelmatch.exceptions import warn_user
 from levelmatch.report.tables import names_of, pair_order
 from levelmatch.report.text import number, safe
-from levelmatch.text import count, decimals
+from levelmatch.text import count, decimals, values
 
 __all__ = [
     "compare_section",
@@ -23,8 +24,14 @@ __all__ = [
 # Pictures whose colours are this close to grey are stored as grey.
 MAX_TINT = 12
 INKS = ("#1d2126", "#dfe4ea")
-# Up to so many pairs, each has a picture; of more, only the worst.
-MAX_PAIR_PICTURES, N_WORST = 60, 20
+# Width of a picture in inches, small so that its text is large enough on a phone.
+WIDTH, DPI = 4.6, 170
+# The worst pairs have pictures.
+N_WORST = 20
+RESIDUALS = (
+    "Residuals of the pairs over their standard errors. The curve is the normal distribution "
+    "that the errors predict."
+)
 # Images held in memory for the pictures of pairs.
 MAX_HELD = 6
 # Colours of the lowest and the highest difference; the middle is white.
@@ -65,51 +72,69 @@ def drawn_or_note(name, draw):
 
 
 def compare_section(facts, files):
-    """Return mosaics before and after matching, one over the other, and their difference."""
-    from levelmatch.plots import plot_mosaic, quick_look
+    """Return mosaics before and after matching, their difference, and the residuals."""
+    from levelmatch.plots import plot_mosaic, plot_residuals, quick_look
+    from levelmatch.plots.mosaics import WIDE
 
     look = quick_look(facts.result, files=files)
     n = count(facts.n_images, "image")
+    ratio = look.before.shape[0] / look.before.shape[1]
 
     def mosaic(show, words):
-        return _picture_and_box(
-            lambda ax: plot_mosaic(look, show=show, ax=ax), words, projection=look.wcs
-        )
+        draw = partial(plot_mosaic, look, show)
+        room = 0.8 if ratio > 1 / WIDE else 1.5
+        size = WIDTH, float(np.clip(0.64 * WIDTH * ratio + room, 1.8, 1.1 * WIDTH))
+        return _picture_and_box(lambda ax: draw(ax=ax), words, size, projection=look.wcs)
 
-    def slider():
+    def both():
         before, box = mosaic("before", f"Mosaic of {n} before matching")
         after, _ = mosaic("after", f"Mosaic of {n} after matching, at the same stretch")
-        return _slider(before, after, box)
+        return _before_and_after(before, after, box)
 
     def difference():
         picture, _ = mosaic("difference", f"Correction subtracted from the mosaic of {n}")
-        return (
-            f"<figure>{picture}<figcaption>The correction that was subtracted: before minus "
-            "after.</figcaption></figure>"
+        return _captioned(picture, "The correction that was subtracted: before minus after.")
+
+    def residuals():
+        picture = _picture(
+            lambda ax: plot_residuals(facts, kind="histogram", ax=ax),
+            "Histogram of the residuals of pairs over their standard errors",
         )
+        return _captioned(picture, RESIDUALS)
 
-    parts = (
-        drawn_or_note("Mosaics before and after", slider),
-        drawn_or_note("Difference of the mosaics", difference),
-    )
-    return '<div class="plots">\n' + "\n".join(parts) + "\n</div>"
-
-
-def _slider(before, after, box):
-    """Two pictures, one over the other, with a control that moves the cut between them."""
     return (
-        f'<div>\n<div id="compare" data-box="{box}">\n'
-        f'<figure id="before">{before}<figcaption>Before matching.</figcaption></figure>\n'
+        drawn_or_note("Mosaics before and after", both)
+        + '\n<div class="plots">\n'
+        + drawn_or_note("Difference of the mosaics", difference)
+        + "\n"
+        + drawn_or_note("Residuals over their errors", residuals)
+        + "\n</div>"
+    )
+
+
+def _before_and_after(before, after, box):
+    """Two pictures side by side, or one over the other with a cut that a slider moves."""
+    return (
+        '<div class="tools" id="ways" role="group" aria-label="Before and after" hidden>'
+        '<button type="button" id="aside" aria-pressed="true">Side by side</button>'
+        '<button type="button" id="over" aria-pressed="false">With a slider</button></div>\n'
+        f'<div id="compare" data-box="{box}">\n'
+        f'<figure id="before">{before}<figcaption>Before matching. Each pixel is from the image '
+        "with the nearest centre.</figcaption></figure>\n"
         f'<figure id="after">{after}<figcaption>After matching, at the same stretch.</figcaption>'
         "</figure>\n</div>\n"
         '<p class="slide" hidden><label for="cut">Before, left of the cut, and after, right of it'
-        '</label><input type="range" id="cut" min="0" max="100" value="50"></p>\n</div>'
+        '</label><input type="range" id="cut" min="0" max="100" value="50"></p>'
     )
 
 
-def plot_section(facts):
-    """Return the plots of levels, pairs and loops."""
-    from levelmatch.plots import plot_closures, plot_levels, plot_residuals
+def _captioned(picture, caption):
+    return f"<figure>{picture}<figcaption>{safe(caption)}</figcaption></figure>"
+
+
+def plot_section(facts, *, residuals):
+    """Return the plots of levels, pairs and loops, and with ``residuals`` their histogram."""
+    from levelmatch.plots import plot_closures, plot_gains, plot_levels, plot_residuals
 
     n = count(facts.n_images, "image")
     plots = [
@@ -127,13 +152,6 @@ def plot_section(facts):
             "Difference of every pair before matching, and its residual after.",
         ),
         (
-            "Residuals over their errors",
-            lambda ax: plot_residuals(facts, kind="histogram", ax=ax),
-            "Histogram of the residuals of pairs over their standard errors",
-            "Residuals of the pairs over their standard errors. The curve is the normal "
-            "distribution that the errors predict.",
-        ),
-        (
             "Closures of loops",
             lambda ax: plot_closures(facts, ax),
             "Histogram of how loops of images close",
@@ -141,11 +159,29 @@ def plot_section(facts):
             "errors. The curve is the normal distribution that the errors predict.",
         ),
     ]
+    if np.isfinite(values(facts.pairs["gain"])).any():
+        plots.append(
+            (
+                "Flux scales",
+                lambda ax: plot_gains(facts, ax),
+                "Histogram of the differences of flux scales of pairs",
+                "Relative difference of the flux scales of the two images of each pair.",
+            )
+        )
+    if residuals:
+        plots.append(
+            (
+                "Residuals over their errors",
+                lambda ax: plot_residuals(facts, kind="histogram", ax=ax),
+                "Histogram of the residuals of pairs over their standard errors",
+                RESIDUALS,
+            )
+        )
     return "\n".join(drawn_or_note(name, lambda p=plot: _figure(*p)) for name, *plot in plots)
 
 
 def _figure(draw, words, caption):
-    return f"<figure>{_picture(draw, words)}<figcaption>{safe(caption)}</figcaption></figure>"
+    return _captioned(_picture(draw, words), caption)
 
 
 def _picture(draw, words, **axes):
@@ -153,17 +189,18 @@ def _picture(draw, words, **axes):
     return _picture_and_box(draw, words, **axes)[0]
 
 
-def _picture_and_box(draw, words, **axes):
+def _picture_and_box(draw, words, size=(WIDTH, 0.85 * WIDTH), **axes):
     """A picture, and the edges of its axes in per cent: left, right, top, bottom."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(5.2, 4.4), dpi=150, layout="constrained", facecolor="none")
+    figure = Figure(figsize=size, dpi=DPI, layout="constrained", facecolor="none")
     canvas = FigureCanvasAgg(figure)
     ax = figure.add_subplot(**axes)
     draw(ax)
     ax.set_facecolor("none")
     # Both pictures share one layout, so that no axes are drawn twice.
+    _set_ink(figure, INKS[0])
     figure.draw_without_rendering()
     figure.set_layout_engine("none")
     light, dark = (_drawn(canvas, ink) for ink in INKS)
@@ -225,14 +262,16 @@ def _set_ink(figure, ink):
 
 
 def pair_pictures(facts, files):
-    """Return a small picture of each pair; where there are many, of the worst pairs."""
+    """Return small pictures of the pairs with the most significant residuals."""
     n = len(facts.pairs)
     if n == 0:
         return ""
-    rows, words = pair_order(facts), ""
-    if n > MAX_PAIR_PICTURES:
-        rows = rows[:N_WORST]
-        words = f"<p>Pictures of the {len(rows)} worst of {n} pairs.</p>\n"
+    rows = pair_order(facts)[:N_WORST]
+    of = f"{len(rows)} of {n} pairs" if n > len(rows) else count(n, "pair")
+    words = (
+        f"<p>Differences of {of}, the most significant residual first, in one range of colours "
+        "before and after. Pairs that match are white, but for noise and stars.</p>\n"
+    )
     short = dict(zip(facts.names, names_of(facts)[0], strict=True))
     load = _Held()
     figures = []
@@ -257,8 +296,10 @@ def _pair_picture(facts, ends, short, files, load):
     from levelmatch.plots.pairs import MAX_ASPECT, pair_picture
 
     picture = pair_picture(facts, *ends, files=files, load=load)
-    reach = picture.reach
-    parts = (picture.before - picture.level) / reach, (picture.after - picture.residual) / reach
+    # One range about zero for both, which the matched pair fills: a step saturates.
+    left = np.abs(picture.after[np.isfinite(picture.after)])
+    reach = float(max(np.percentile(left, 97), abs(picture.residual), 1e-30))
+    parts = picture.before / reach, picture.after / reach
     urls = [_data_url(_coloured(part), "RGB") for part in parts]
     digits, unit = decimals([reach / 10]), f" {facts.unit_words}"
     words = (

@@ -197,11 +197,38 @@
       set();
     };
     cut.addEventListener("input", set);
-    compare.addEventListener("pointerdown", (event) => { event.preventDefault(); drag(event); });
-    compare.addEventListener("pointermove", (event) => { if (event.buttons & 1) drag(event); });
-    compare.classList.add("on");
-    cut.parentElement.hidden = false;
+    const slides = () => compare.classList.contains("on");
+    compare.addEventListener("pointerdown", (event) => {
+      if (slides()) { event.preventDefault(); drag(event); }
+    });
+    compare.addEventListener("pointermove", (event) => {
+      if (slides() && event.buttons & 1) drag(event);
+    });
+    const aside = $("aside"), over = $("over");
+    const lay = (slide) => {
+      compare.classList.toggle("on", slide);
+      cut.parentElement.hidden = !slide;
+      over.setAttribute("aria-pressed", slide);
+      aside.setAttribute("aria-pressed", !slide);
+    };
+    over.addEventListener("click", () => lay(true));
+    aside.addEventListener("click", () => lay(false));
+    $("ways").hidden = false;
+    // One column has no side by side.
+    lay(compare.clientWidth < 900);
     set();
+  }
+
+  // ---------------------------------------------------------------- the worst pairs
+
+  const gallery = $("differences");
+  if (gallery && gallery.children.length > 6) {
+    gallery.classList.add("on");
+    const more = make("button", `Show all ${gallery.children.length} pictures`, { type: "button", class: "more", id: "pictures" });
+    more.addEventListener("click", () => { gallery.classList.add("all"); more.hidden = true; });
+    const tools = make("p", "", { class: "tools" });
+    tools.append(more);
+    gallery.after(tools);
   }
 
   // ---------------------------------------------------------------- the overlaps
@@ -209,11 +236,6 @@
   const graph = $("graph"), tip = $("tip"), shown = $("shown");
   if (graph) {
     for (const note of document.querySelectorAll(".scripted")) note.hidden = false;
-    const gallery = $("differences");
-    if (gallery) {
-      gallery.classList.add("on");
-      gallery.parentElement.hidden = true;
-    }
     // Those that disagree most come first, left out last, then the images.
     const marks = Array.from(graph.querySelectorAll("a"));
     const links = marks.filter((mark) => !mark.classList.contains("node")).reverse();

@@ -264,19 +264,22 @@ def pair_words(facts):
 def option_tables(facts):
     """Return the tables of options and of versions."""
     result = facts.result
-    options = {name: value for name, value in result.options.items() if name != "notes"}
+    options = {
+        name: value for name, value in result.options.items() if name not in ("notes", "command")
+    }
     parts = (
         ("Options", list(_flat(options))),
         ("Versions", [("created (UTC)", result.created), *result.versions.items()]),
     )
     return "\n".join(
+        f"<details>\n<summary>{name}</summary>\n"
         f'<div class="scroll" role="region" tabindex="0" aria-label="{name}">\n<table>\n'
         f"<caption>{name}</caption>\n<tbody>\n"
         + "\n".join(
             f'<tr><th scope="row">{safe(key)}</th><td>{safe(value)}</td></tr>'
             for key, value in rows
         )
-        + "\n</tbody>\n</table>\n</div>"
+        + "\n</tbody>\n</table>\n</div>\n</details>"
         for name, rows in parts
     )
 

@@ -200,7 +200,7 @@ def test_focus_is_seen(browser, page):
     browser.press(Keys.TAB)
     assert browser.focused.get_attribute("class") == "skip"
     seen = set()
-    for _ in range(12):
+    for _ in range(40):
         browser.press(Keys.TAB)
         style = browser(
             "[document.activeElement.tagName, "
@@ -212,8 +212,70 @@ def test_focus_is_seen(browser, page):
     assert {"INPUT", "a", "BUTTON"} <= seen
 
 
+def test_side_by_side_or_with_a_slider(browser, page):
+    def rects():
+        return browser(
+            "['before', 'after'].map((id) => { const r = document.querySelector(`#${id} img`)"
+            ".getBoundingClientRect(); return [r.left, r.top, r.width, r.height]; })"
+        )
+
+    browser.open(page)
+    pressed = {k: browser.one(f"#{k}").get_attribute("aria-pressed") for k in ("aside", "over")}
+    assert pressed == {"aside": "true", "over": "false"}
+    before, after = rects()
+    assert after[0] >= before[0] + before[2]
+    assert after[1] == pytest.approx(before[1], abs=0.5)
+    assert not browser.one("#cut").is_displayed()
+    browser.one("#over").click()
+    before, after = rects()
+    assert before == pytest.approx(after, abs=0.5)
+    assert browser.one("#cut").is_displayed()
+    # From the keyboard back.
+    browser("document.getElementById('aside').focus()")
+    browser.press(Keys.ENTER)
+    before, after = rects()
+    assert after[0] >= before[0] + before[2]
+    # A phone has one column: the slider comes first.
+    browser.open(page, width=390)
+    assert browser.one("#over").get_attribute("aria-pressed") == "true"
+    assert browser.one("#cut").is_displayed()
+
+
+def test_more_pictures_of_pairs(browser, page, result):
+    browser.open(page)
+    n = len(browser.all("#differences figure"))
+    assert n == min(20, len(result.pairs)) > 6
+    shown = [f for f in browser.all("#differences figure") if f.is_displayed()]
+    assert len(shown) == 6
+    browser.one("#pictures").click()
+    assert all(f.is_displayed() for f in browser.all("#differences figure"))
+    assert not browser.one("#pictures").is_displayed()
+
+
+def test_the_map_has_names_that_can_be_read(browser, page):
+    for width in (390, 1200):
+        browser.open(page, width=width)
+        heights = browser(
+            "Array.from(document.querySelectorAll('#graph .names text'), "
+            "(t) => t.getBoundingClientRect().height)"
+        )
+        assert len(heights) == 4
+        assert min(heights) > 9
+    # Moderate: the whole map is in the window.
+    assert browser("document.getElementById('graph').getBoundingClientRect().height") < 560
+
+
+def test_options_open(browser, page):
+    browser.open(page)
+    table = browser.one(".options table")
+    assert not table.is_displayed()
+    browser.one(".options summary").click()
+    assert table.is_displayed()
+
+
 def test_the_cut_moves(browser, page):
     browser.open(page)
+    browser.one("#over").click()
 
     def clips():
         return browser(
@@ -345,8 +407,9 @@ def test_without_scripts(browser, page, result):
     assert not browser.one("#cut").is_displayed()
     for element in ("#before img", "#after img", "#differences figure", "#graph"):
         assert browser.one(element).is_displayed(), element
-    box = [browser.one(f"#{k} img").rect["y"] for k in ("before", "after")]
+    box = [browser.one(f"#{k} img").rect["x"] for k in ("before", "after")]
     assert box[1] > box[0] + 100
+    assert all(f.is_displayed() for f in browser.all("#differences figure"))
 
 
 def test_hostile_names(browser, tmp_path):
