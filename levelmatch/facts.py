@@ -286,13 +286,13 @@ class Facts:
         significant, or for many images by ``"level+slope"``, which is faster.
         """
         few = len(self.frames) <= MAX_AUTO
-        levels = all(p.matched.fit_type == "level" for p in self.passes)
+        levels = all(p.fit_type == "level" for p in self.passes)
         # One bad image is no reason for planes.
         if not levels or not self.kept.any() or self.suspects or not (few or self.slope_step > 0):
             return np.nan
         fit_type = "auto" if few else "level+slope"
         run = self.result.run
-        run = replace(run, steps=[replace(step, fit_type=fit_type) for step in run.steps])
+        run = replace(run, planned=[replace(p, fit_type=fit_type) for p in run.planned])
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", LevelMatchWarning)
             rows = [p.rows for p in self.passes]
