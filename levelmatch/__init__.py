@@ -44,6 +44,9 @@ _HOMES = {
     "verify_record": "results.replay",
 }
 
+# Subpackages with names of their own, imported at their first use.
+_PACKAGES = ("plots", "report", "testing")
+
 __all__ = sorted(_HOMES)  # noqa: PLE0605
 
 
@@ -52,6 +55,8 @@ def __getattr__(name):
         from importlib.metadata import version
 
         return version("levelmatch")
+    if name in _PACKAGES:
+        return _import_module(f"levelmatch.{name}")
     if name in _HOMES:
         value = getattr(_import_module(f"levelmatch.{_HOMES[name]}"), name)
         globals()[name] = value
@@ -61,4 +66,4 @@ def __getattr__(name):
 
 
 def __dir__():
-    return sorted({*globals(), *__all__, "__version__"})
+    return sorted((*__all__, *_PACKAGES, "__version__"))

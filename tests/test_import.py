@@ -38,6 +38,25 @@ def test_public_names():
     assert levelmatch.__version__
 
 
+def test_dir_shows_public_names_alone():
+    code = """
+import levelmatch
+levelmatch.match_levels
+from levelmatch.record import record
+print(*dir(levelmatch))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    packages = ["plots", "report", "testing"]
+    assert done.stdout.split() == sorted([*levelmatch.__all__, *packages, "__version__"])
+
+
+@pytest.mark.parametrize("name", ["plots", "report", "testing"])
+def test_subpackages_resolve_at_first_use(name):
+    code = f"import levelmatch; print(levelmatch.{name}.__name__)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == f"levelmatch.{name}"
+
+
 def test_type_checkers_see_the_public_names():
     """The stub imports each name from the module that the package takes it from."""
     stub = ast.parse(Path(levelmatch.__file__).with_name("__init__.pyi").read_text())

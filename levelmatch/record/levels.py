@@ -12,6 +12,8 @@ from astropy.table import QTable
 from levelmatch.images.frame import Frame
 from levelmatch.measure.table import PairTable
 from levelmatch.record.run import Provenance, Run
+from levelmatch.record.shown import LevelTable, set_formats
+from levelmatch.record.views import Views
 from levelmatch.sky.vectors import lonlat, transfer_matrix
 from levelmatch.solve.loops import find_closures
 from levelmatch.solve.passes import Pass
@@ -49,6 +51,15 @@ PAIR_COLUMNS = {
     "npix": "number of pixels compared" + FREE,
     "kept": "whether the solution used the pair" + FREE,
 }
+PAIR_FORMATS: dict[str, str | int] = {
+    **dict.fromkeys(("level", "sigma", "scatter", "residual"), "sigma"),
+    "robust": 2,
+    "n_sigma": 1,
+    "gain": 4,
+    "gain_error": 4,
+    "ra": 5,
+    "dec": 5,
+}
 LOOP_COLUMNS = {
     "n_pairs": "number of pairs around the loop" + FREE,
     "closure": "sum of the differences around the loop, zero but for errors" + FREE,
@@ -72,7 +83,7 @@ def row_of(name: str, items: Sequence) -> int:
     return names.index(name)
 
 
-class Levels:
+class Levels(Views):
     """The numbers of a run: corrections, pairs and passes, without pixels.
 
     The base of `~levelmatch.MatchResult` and `~levelmatch.Record`.
@@ -288,27 +299,38 @@ class Levels:
 def _image_table(levels: Levels) -> QTable:
     """Return the table of the images, in the order of the input."""
     frames, rank = levels.frames, levels.rank
-    table = QTable()
-    for key in ("name", "tile", "detector", "part"):
-        table[key] = [getattr(frame, key) for frame in frames]
+    table = LevelTable()
+    table["name"], table["tile"] = [f.name for f in frames], [f.tile for f in frames]
     totals = _coefficients(frames)
     variance = np.array([sum((a.variance for a in f.corrections), np.zeros(3)) for f in frames])
     table["level"], table["error"] = totals[:, 0], np.sqrt(variance[:, 0])
+    table["n_pairs"] = _count_pairs(levels)[rank]
+    held = {r.name for p in levels.passes for r in p.references}
+    table["reference"] = [frame.name in held for frame in frames]
+    table["isolated"] = _isolated(levels)[rank]
     for k, axis in ((1, "u"), (2, "v")):
         table[f"slope_{axis}"] = totals[:, k]
         table[f"slope_{axis}_error"] = np.sqrt(variance[:, k])
     table["slope_n_sigma"] = levels.slope_significance()
     for name in dict.fromkeys(a.name for f in frames for a in f.corrections):
         table[f"level_{name}"] = _coefficients(frames, name)[:, 0]
+    for key in ("detector", "part"):
+        table[key] = [getattr(frame, key) for frame in frames]
     _set_units(table, {frame.unit for frame in frames})
-    held = {r.name for p in levels.passes for r in p.references}
-    table["n_pairs"] = _count_pairs(levels)[rank]
-    table["reference"] = [frame.name in held for frame in frames]
-    table["isolated"] = _isolated(levels)[rank]
+    _set_image_formats(table)
     table.meta["gauge"] = levels.gauge
     if levels.options.get("notes"):
         table.meta["notes"] = list(levels.options["notes"])
     return _describe(table, IMAGE_COLUMNS)
+
+
+def _set_image_formats(table: QTable) -> None:
+    """Print levels and slopes with the digits of their errors."""
+    levels = [name for name in table.colnames if name.startswith("level")]
+    slopes = {
+        f"slope_{axis}{end}": f"slope_{axis}_error" for axis in "uv" for end in ("", "_error")
+    }
+    set_formats(table, {**dict.fromkeys([*levels, "error"], "error"), **slopes, "slope_n_sigma": 1})
 
 
 def _coefficients(frames, name: str | None = None) -> np.ndarray:
@@ -361,24 +383,25 @@ def _pair_table(levels: Levels) -> QTable:
     names = [frame.name for frame in levels.sorted_frames]
     unit = levels.unit or u.dimensionless_unscaled
     solved = _solved_columns(levels)
-    table = QTable()
+    table = LevelTable()
     table["image1"] = [names[i] for i in measured.first]
     table["image2"] = [names[i] for i in measured.second]
     table["pass"] = solved["pass"]
     table["level"] = measured.level * unit
     table["sigma"] = measured.sigma * unit
-    table["scatter"] = measured.scatter * unit
     table["residual"] = solved["residual"] * unit
+    table["n_sigma"] = solved["n_sigma"]
+    table["kept"] = solved["kept"]
+    table["scatter"] = measured.scatter * unit
     table["weight"] = solved["weight"] / unit**2
     table["robust"] = solved["robust"]
-    table["n_sigma"] = solved["n_sigma"]
     table["gain"] = measured.gain
     table["gain_error"] = measured.gain_error
     table["npix"] = measured.npix
     lon, lat = lonlat(measured.axes[:, 0])
     table["ra"], table["dec"] = lon * u.deg, lat * u.deg
-    table["kept"] = solved["kept"]
     table["reason"] = solved["reason"].astype(str)
+    set_formats(table, PAIR_FORMATS)
     return _describe(table, PAIR_COLUMNS)
 
 
@@ -422,11 +445,12 @@ def _loop_table(levels: Levels) -> QTable:
         pairs = after
     columns = ("pass", "images", "n_pairs", "closure", "sigma", "n_sigma")
     types = ("U12", object, int, float, float, float)
-    out = QTable(rows=rows or None, names=columns, dtype=types)
+    out = LevelTable(rows=rows or None, names=columns, dtype=types)
     out["images"] = out["images"].astype(str)
     out["closure"], out["sigma"] = out["closure"] * unit, out["sigma"] * unit
     every = np.concatenate(ratios) if ratios else np.zeros(0)
     out.meta["rms"] = float(np.sqrt(np.mean(every**2))) if len(every) else np.nan
+    set_formats(out, {"closure": "sigma", "sigma": "sigma", "n_sigma": 1})
     return _describe(out, LOOP_COLUMNS)
 
 

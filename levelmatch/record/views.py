@@ -1,0 +1,118 @@
+# Licensed under a 3-clause BSD style license - see LICENSE.rst
+"""A result as text, figure, page and in a notebook."""
+
+import base64
+import io
+from html import escape
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import levelmatch
+from levelmatch.facts import Facts
+from levelmatch.summary import headline, notes, summary_lines
+
+__all__ = ["Views"]
+
+# Rows and columns of the table in a notebook.
+N_ROWS = 10
+COLUMNS = "name", "tile", "level", "error", "n_pairs"
+KINDS = "overlaps", "levels", "residuals", "closures", "gains", "mosaic"
+PANELS = "overlaps", "levels", "residuals", "closures"
+
+
+class Views:
+    """Ways to look at a result or its record."""
+
+    def summary(self) -> str:
+        """Return the headline, the passes, the references and the notes as text.
+
+        Returns
+        -------
+        text : str
+            One sentence or note per line.
+        """
+        facts = Facts.of(self)
+        lines = [*headline(facts), "", *summary_lines(facts)]
+        return "\n".join([*lines, *(f"Note: {note}" for note in notes(facts))])
+
+    def plot(self, kind: str | None = None, **options: Any) -> Any:
+        """Plot the result; needs matplotlib.
+
+        Parameters
+        ----------
+        kind : {"overlaps", "levels", "residuals", "closures", "gains", "mosaic"} or None
+            The function of `levelmatch.plots` to call; by default the first four in one figure.
+        **options
+            Passed to this function.
+
+        Returns
+        -------
+        axes : `~matplotlib.axes.Axes` or `~matplotlib.figure.Figure`
+            The axes of one kind, or the figure.
+
+        Raises
+        ------
+        ValueError
+            If ``kind`` is none of these.
+        """
+        if kind is not None:
+            if kind not in KINDS:
+                msg = f"kind: {kind!r} is none of {KINDS}"
+                raise ValueError(msg)
+            return getattr(levelmatch.plots, f"plot_{kind}")(self, **options)
+        from levelmatch.plots.style import new_figure
+
+        figure = new_figure(figsize=(10, 8))
+        self._draw(figure, PANELS)
+        return figure
+
+    def _draw(self, figure: Any, kinds: tuple[str, ...]) -> None:
+        """Draw plots into a figure, two in a row."""
+        plots = levelmatch.plots
+        for part, kind in zip(np.ravel(figure.subfigures(len(kinds) // 2, 2)), kinds, strict=True):
+            sky = {"projection": plots.sky_wcs(self)} if kind == "overlaps" else {}
+            more = {"kind": "histogram"} if kind == "residuals" else {}
+            getattr(plots, f"plot_{kind}")(self, ax=part.add_subplot(**sky), **more)
+
+    def report(self, path: str | Path, **options: Any) -> Path:
+        """Write a page of HTML on the result.
+
+        Parameters
+        ----------
+        path : str or `~pathlib.Path`
+            Path of the page.
+        **options
+            See `levelmatch.report.write_report`.
+
+        Returns
+        -------
+        path : `~pathlib.Path`
+            Path of the page.
+        """
+        return levelmatch.report.write_report(self, path, **options)
+
+    def _repr_html_(self) -> str:
+        """Return the headline, the first rows of the table and a picture, for notebooks."""
+        facts = Facts.of(self)
+        table = facts.table[[name for name in COLUMNS if name in facts.table.colnames]]
+        more = f"<p>{len(table) - N_ROWS} more images</p>" if len(table) > N_ROWS else ""
+        words = "".join(f"<p><b>{escape(line)}</b></p>" for line in headline(facts))
+        rows = table[:N_ROWS]._repr_html_()
+        return f"<div>{words}{rows}{more}{self._picture()}</div>"
+
+    def _picture(self) -> str:
+        """The overlaps and the levels as one picture; blank without matplotlib."""
+        try:
+            from matplotlib.backends.backend_agg import FigureCanvasAgg
+            from matplotlib.figure import Figure
+        except ImportError:
+            return ""
+        figure = Figure(figsize=(8, 3.4), dpi=90, layout="constrained")
+        FigureCanvasAgg(figure)
+        self._draw(figure, ("overlaps", "levels"))
+        out = io.BytesIO()
+        figure.savefig(out, format="png")
+        data = base64.b64encode(out.getvalue()).decode("ascii")
+        return f'<img alt="Overlaps and levels" src="data:image/png;base64,{data}">'
