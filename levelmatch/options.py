@@ -9,6 +9,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from numbers import Integral, Real
 
+from levelmatch.images.choices import hdu_choices
+
 __all__ = [
     "FIT_TYPES",
     "GROUP_BY",
@@ -101,10 +103,12 @@ class ReadOptions:
 
     Parameters
     ----------
-    hdu : None, int, str or tuple
-        The image's extension in files: index, name, or name and version, by default that of an
-        ImageFileCollection, else SCI, else the first image. A name of several extensions is
-        refused. A note names the images of a file that are not matched.
+    hdu : {"auto", "all"}, int, str, tuple or list
+        The images' extensions in files: index, name (of one extension or several), name and
+        version as ``("SCI", 2)``, or a list of these. ``"all"`` takes all images with a
+        celestial WCS. ``"auto"`` takes the extension of an ImageFileCollection, else all called
+        SCI, else all chips: images of the sky that lie side by side. A note names images that
+        are not matched.
     dq_bits : None, int, str or list
         Data-quality bits of files that make a pixel bad: a number, or names separated by
         commas, after ~ all bits but these. Names are JWST's, or those of the header's cards
@@ -144,7 +148,7 @@ class ReadOptions:
         Match images of different filters with one another. By default they are refused.
     """
 
-    hdu: int | str | tuple | None = None
+    hdu: int | str | tuple | list | None = "auto"
     dq_bits: int | str | list | None = None
     blank: object = None
     mask_extensions: bool = True
@@ -160,6 +164,9 @@ class ReadOptions:
     def __post_init__(self):
         _check(self)
         _check_blank(self.blank)
+        hdu_choices(self.hdu)
+        if self.hdu is None:
+            object.__setattr__(self, "hdu", "auto")
         if self.apply_flux_scale and self.flux_scale is None:
             msg = "apply_flux_scale: there is nothing to apply without flux_scale"
             raise ValueError(msg)

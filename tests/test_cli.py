@@ -277,9 +277,9 @@ def test_a_file_with_several_images_is_noted(run, files, tmp_path):
     out = tmp_path / "out"
     result = run("run", *paths, "-o", out, "--hdu", "SCI,1")
     assert result.exit_code == 0, result.output
-    words = "only the image chosen of each file is matched, the others are left as they are"
-    assert f"Note: {words}: image_00000.fits (" in result.stdout
-    assert f"Note: {words}" in run("show", out).stdout
+    words = "are matched, the others are left as they are"
+    assert f"{words}: image_00000.fits (" in result.stdout
+    assert words in run("show", out).stdout
     assert words in make_page(read_record(out / "levelmatch.asdf"), before_after=False)
 
 
@@ -488,7 +488,7 @@ def test_matched_images_are_refused(run, files, tmp_path):
         (["--group-by", "NOKEY"], "--group-by: the header has no keyword 'NOKEY'"),
         (["--group-by", "jwst"], "--group-by jwst"),
         (["--hdu", "FOO"], "there is no extension 'FOO'"),
-        (["--hdu", "SCI,x"], "'SCI,x' is neither NAME, INDEX nor NAME,VERSION"),
+        (["--hdu", "SCI,,1"], "'SCI,,1' is neither NAME, INDEX, NAME,VERSION nor a list"),
         (["--dq-bits", "FOO"], "--dq-bits: 'FOO' is not the name"),
         (["--no-such-option"], "--no-such-option"),
     ],
@@ -501,7 +501,8 @@ def test_bad_options(run, files, tmp_path, args, words):
 def test_missing_file(run, files, tmp_path):
     out = tmp_path / "out"
     assert_refused(run("run", *files, "nowhere.fits", "-o", out), "nowhere.fits: there is no such")
-    assert_refused(run("run", tmp_path, "-o", out), "a folder, not a file")
+    assert_refused(run("run", tmp_path, "-o", out), "the folder has no image")
+    assert_refused(run("run", tmp_path / "*_cal.fits", "-o", out), "no file matches this pattern")
     assert not out.exists()
 
 

@@ -11,6 +11,7 @@ from astropy.nddata import CCDData, NDData, StdDevUncertainty
 from astropy.wcs import WCS
 
 import levelmatch as lm
+from levelmatch.images.collect import collect_frames
 
 FUNCTIONS = [lm.match_dithers, lm.recombine_lyot, lm.match_mosaic, lm.match_levels]
 every = pytest.mark.parametrize("function", FUNCTIONS, ids=lambda f: f.__name__)
@@ -241,8 +242,9 @@ def test_several_science_extensions(pair_of_files, paint, write):
     dq = fits.ImageHDU(np.zeros((48, 64), "i2"), name="DQ", ver=2)
     dq.data[:, :20] = 1
     write(image, pair_of_files[1], dq=np.ones((48, 64), "i2"), extra=(other, dq))
-    with pytest.raises(lm.FrameError, match=r"b\.fits: there are 2 SCI extensions; name one by"):
-        match(pair_of_files)
+    # Both show the same sky.
+    with pytest.warns(lm.LevelMatchWarning, match=r"b\.fits \(SCI,1 of 2: SCI,1, SCI,2\)"):
+        collect_frames(pair_of_files)
     # The second version has its own data quality.
     both = [pair_of_files[1]]
     result = match(both, hdu=("SCI", 2))

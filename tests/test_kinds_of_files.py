@@ -315,29 +315,36 @@ def test_extension_of_the_options_goes_before_that_of_a_collection(chips):
 
 @pytest.mark.parametrize("name", ["SCI", "CHIP"])
 @pytest.mark.parametrize("hdu", ["as it is", "lower case", None])
-def test_name_of_several_extensions_is_refused(paint, tmp_path, name, hdu):
+def test_name_of_several_extensions_means_all(paint, tmp_path, name, hdu):
     images = {(name, 1): paint("x"), (name, 2): paint("x", (60, 0))}
     path = write_chips(tmp_path, "a.fits", images)
-    if hdu is None and name != "SCI":
-        with pytest.warns(lm.LevelMatchWarning, match=r"a\.fits \(CHIP,1 of 2: CHIP,1, CHIP,2\)"):
-            collect_frames([path])
-        return
     hdu = hdu and (name if hdu == "as it is" else name.lower())
-    with pytest.raises(
-        lm.FrameError, match=rf"a\.fits: there are 2 {name} extensions; .*hdu=\('{name}', n\)"
-    ):
-        collect_frames([path], lm.ReadOptions(hdu=hdu))
-    assert collect_frames([path], lm.ReadOptions(hdu=(name, 2)))[0].source.hdu == 2
+    frames = collect_frames([path], lm.ReadOptions(hdu=hdu))
+    assert [frame.name for frame in frames] == [f"a.fits[{name},{v}]" for v in (1, 2)]
+    (frame,) = collect_frames([path], lm.ReadOptions(hdu=(name, 2)))
+    assert (frame.name, frame.source.hdu) == ("a.fits", 2)
 
 
-def test_file_with_several_images_says_which_is_matched(chips):
-    paths, steps = chips
+@pytest.fixture
+def copies(paint, tmp_path):
+    """Three files of two images each, which show the same sky."""
+    (tmp_path / "copies").mkdir()
+    paths = []
+    for k in range(3):
+        images = {(f"B{c}", 1): paint("x", (4 * c, 20.5 * k), level=2 * k) for c in (1, 2)}
+        paths.append(write_chips(tmp_path / "copies", f"e{k}.fits", images))
+    return paths
+
+
+def test_file_with_images_of_one_sky_says_which_is_matched(copies):
     with pytest.warns(
-        lm.LevelMatchWarning, match=r"e0\.fits \(CCD1 of 2: CCD1, CCD2\), e1\.fits .*e2\.fits"
+        lm.LevelMatchWarning, match=r"e0\.fits \(B1 of 2: B1, B2\), e1\.fits .*e2\.fits"
     ) as caught:
-        result = match(paths, reference=0)
+        result = match(copies, reference=0)
     assert len(caught) == 1
-    assert_allclose(result.table["level"].value, steps[0], atol=0.01)
+    assert_allclose(result.table["level"].value, [0, 2, 4], atol=0.01)
+    both = match(copies, reference=0, read=lm.ReadOptions(hdu="all"))
+    assert_allclose(both.table["level"].value, [0, 0, 2, 2, 4, 4], atol=0.02)
 
 
 @pytest.mark.parametrize("plane", ["WHT", "ERR", "CTX", "VAR_POISSON", "VARIANCE", "SEGMAP"])
@@ -980,12 +987,12 @@ def test_pairs_that_are_known_keep_their_notes(paint, tmp_path, how):
     assert second.table.meta["notes"] == first.table.meta["notes"]
 
 
-def test_notes_are_in_the_table_the_record_and_the_summary(chips, paint, tmp_path):
-    paths, _ = chips
-    with pytest.warns(lm.LevelMatchWarning, match="only one image of each file"):
+def test_notes_are_in_the_table_the_record_and_the_summary(copies, tmp_path):
+    paths = copies
+    with pytest.warns(lm.LevelMatchWarning, match="several images of a file show the same sky"):
         result = match(paths)
     (note,) = result.table.meta["notes"]
-    assert "e0.fits (CCD1 of 2: CCD1, CCD2)" in note
+    assert "e0.fits (B1 of 2: B1, B2)" in note
     result.write(tmp_path / "out")
     record = lm.read_record(tmp_path / "out" / "levelmatch.asdf")
     assert record.table.meta["notes"] == [note]
@@ -993,27 +1000,27 @@ def test_notes_are_in_the_table_the_record_and_the_summary(chips, paint, tmp_pat
     assert notes(record)[-1].removesuffix(".").lower() == note.lower()
     assert lm.solve_record(record, weights="equal").table.meta["notes"] == [note]
     # Whoever chose the extension is not warned.
-    chosen = match(paths, read=lm.ReadOptions(hdu="CCD2"))
+    chosen = match(paths, read=lm.ReadOptions(hdu="B2"))
     (note,) = chosen.table.meta["notes"]
-    assert "e2.fits (CCD2 of 2: CCD2, CCD1)" in note
+    assert "e2.fits (B2 of 2: B2, B1)" in note
 
 
-def test_command_says_notes_once(chips, paint, tmp_path):
-    paths, _ = chips
+def test_command_says_notes_once(copies, paint, tmp_path):
+    paths = copies
     images, _ = filled_set(paint, -999.0, "disc")
     filled_paths = [write_plain(image, tmp_path / image.meta["FILENAME"]) for image in images]
     for files, options, warned in (
         (paths, [], True),
-        (paths, ["--hdu", "CCD2"], False),
+        (paths, ["--hdu", "B2"], False),
         (filled_paths, [], True),
     ):
         out = tmp_path / f"out{len(options)}{files[0].stem}"
         arguments = ["run", *map(str, files), "-o", str(out), "--group-by", "FILENAME", *options]
         run = CliRunner().invoke(cli.main, arguments)
         assert run.exit_code == 0, run.output
-        what = "image" if files is paths else "large regions of one value"
-        assert (f"Warning: {'only one ' if files is paths else ''}{what}" in run.stderr) == warned
-        assert ("note: only the image chosen" in run.stdout.lower()) == (not warned)
+        what = "several images of a file" if files is paths else "large regions of one value"
+        assert (f"Warning: {what}" in run.stderr) == warned
+        assert ("note: only the images chosen" in run.stdout.lower()) == (not warned)
         assert "note: large" not in run.stdout.lower()
         shown = CliRunner().invoke(cli.main, ["show", str(out / "levelmatch.asdf")])
         assert f"{files[0].name} (" in shown.stdout

@@ -6,7 +6,7 @@ from pathlib import Path
 import click
 
 from levelmatch.cli.errors import one_error, shown_warnings
-from levelmatch.cli.options import DEBUG, QUIET_HELP, RecordPath
+from levelmatch.cli.options import DEBUG, IMAGES, QUIET_HELP, RecordPath
 from levelmatch.cli.printing import progress_bars, start_log, without_excluded
 from levelmatch.cli.terminal import echo
 
@@ -24,7 +24,7 @@ Examples:
 
 @click.command(epilog=EPILOG)
 @click.argument("record", type=RecordPath())
-@click.argument("files", nargs=-1, type=click.Path(path_type=Path))
+@IMAGES
 @click.option(
     "-o",
     "--output",

@@ -6,6 +6,7 @@ from pathlib import Path
 import click
 
 from levelmatch.cli.flags import COMMON, JWST, Flag, flags_of, names_of
+from levelmatch.cli.inputs import Images
 from levelmatch.options import FIT_TYPES as FIT_TYPE_NAMES
 from levelmatch.options import MeasureOptions, ReadOptions, SolveOptions
 
@@ -34,20 +35,24 @@ BEFORE_SOLVING = ("max_pairs", "time_from_background", "subtract_local", "flux_l
 
 
 class Hdu(click.ParamType):
-    """An extension: its name, its index, or NAME,VERSION."""
+    """Extensions: names, indices or NAME,VERSION, separated by commas; auto or all."""
 
     name = "hdu"
 
     def convert(self, value, param, ctx):
         """Return the value as the package takes it."""
         if not isinstance(value, str):
-            return tuple(value) if isinstance(value, list) else value
-        name, comma, version = value.partition(",")
-        if not comma:
-            return int(value) if value.isdecimal() else value
-        if not version.strip().isdecimal():
-            self.fail(f"{value!r} is neither NAME, INDEX nor NAME,VERSION", param, ctx)
-        return name.strip(), int(version)
+            return value
+        words = [word.strip() for word in value.replace(";", ",").split(",")]
+        if not all(words):
+            self.fail(f"{value!r} is neither NAME, INDEX, NAME,VERSION nor a list", param, ctx)
+        out = []
+        for word in words:
+            if word.isdecimal() and out and isinstance(out[-1], str):
+                out[-1] = (out[-1], int(word))
+            else:
+                out.append(int(word) if word.isdecimal() else word)
+        return out[0] if len(out) == 1 else out
 
 
 class Blank(click.ParamType):
@@ -133,8 +138,10 @@ QUIET_HELP = "Print only errors and warnings."
 DEBUG_HELP = "Show tracebacks and the log."
 DEBUG = click.option("--debug", is_flag=True, help=DEBUG_HELP)
 
+IMAGES = click.argument("files", nargs=-1, type=Images(), callback=Images.joined)
+
 RUN_OPTIONS = [
-    click.argument("files", nargs=-1, type=click.Path(path_type=Path)),
+    IMAGES,
     _option(
         "-o",
         "--output",

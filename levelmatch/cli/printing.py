@@ -218,7 +218,9 @@ def _pair_columns(table):
 def without_excluded(record, files):
     """Return the files except those that the record excludes, which are noted."""
     out = {name for entry in record.history for name in entry.get("excluded", ())}
-    out -= {frame.name for frame in record.frames}
+    # A file of several images is excluded if all of them are.
+    out |= {name.rpartition("[")[0] for name in out if name.endswith("]")}
+    out -= {name for frame in record.frames for name in (frame.name, frame.file)}
     skipped = [path.name for path in files if path.name in out]
     if skipped:
         echo(f"Note: excluded, as in the record: {', '.join(skipped)}", err=True)
@@ -260,7 +262,8 @@ def written_lines(result, output):
     lines = [
         f"Association: {output / name}; give its pipeline {PIPELINE_OPTIONS}" for name in names
     ]
-    return [f"Written: {count(len(result), 'image')} to {folder(output)}", *lines]
+    where = f" in {count(len(result.files), 'file')}" if len(result.files) < len(result) else ""
+    return [f"Written: {count(len(result), 'image')}{where} to {folder(output)}", *lines]
 
 
 def folder(path):

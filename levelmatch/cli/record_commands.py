@@ -8,6 +8,7 @@ from click.core import ParameterSource
 
 from levelmatch.cli.errors import one_error, shown_warnings, spell
 from levelmatch.cli.flags import GroupedCommand, flags_of
+from levelmatch.cli.inputs import Images
 from levelmatch.cli.options import (
     BEFORE_SOLVING,
     DEBUG,
@@ -34,7 +35,7 @@ from levelmatch.options import SolveOptions
 __all__ = ["apply", "report", "show", "solve", "undo", "verify"]
 
 RECORD = click.argument("record", type=RecordPath())
-FILES = click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path))
+FILES = click.argument("files", nargs=-1, required=True, type=Images(), callback=Images.joined)
 WRITING = [
     RECORD,
     FILES,

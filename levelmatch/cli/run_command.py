@@ -63,9 +63,9 @@ Its files and its output are relative to its folder; the command line has priori
 def run(ctx, config, **values):
     """Match FILES and write the corrected images to a folder.
 
-    FILES are overlapping images, FITS with a celestial WCS, or associations (asn.json), which
-    are also written for the output. The inputs are never changed, and nothing is written
-    before all of them are measured.
+    FILES are overlapping images, FITS with a celestial WCS: files, a folder of them, a quoted
+    pattern, or associations (asn.json), which are also written for the output. The inputs are
+    never changed, and nothing is written before all of them are measured.
     """
     if config is not None:
         values = merge(ctx, values, read_config(config, ctx.command.params))
@@ -82,9 +82,20 @@ def run(ctx, config, **values):
         members = _members(values["files"])
         _check_paths(members, *(values[k] for k in ("output", "overwrite", "report")))
         if len(set(members)) == 1 and not values["recombine_lyot"]:
-            msg = "only one image: there is nothing to match"
-            raise ValueError(msg)
+            _refuse_one_image(members[0], values)
         _run(values, shown)
+
+
+def _refuse_one_image(path, values):
+    """Refuse a lone file unless it holds several images."""
+    from levelmatch import ReadOptions
+    from levelmatch.images.collect import collect_frames
+    from levelmatch.images.notes import Notes
+
+    read = ReadOptions(**{name: values[name] for name in READ})
+    if len(collect_frames([path], read, Notes())) == 1:
+        msg = "only one image: there is nothing to match"
+        raise ValueError(msg)
 
 
 def _extended(ctx, values):
@@ -113,9 +124,6 @@ def _check_paths(files, output, overwrite, report):
         if not path.exists():
             msg = f"{path}: there is no such file"
             raise FileNotFoundError(msg)
-        if path.is_dir():
-            msg = f"{path}: a folder, not a file; name the images in it"
-            raise ValueError(msg)
     if output is None:
         return
     there = next(folder for folder in (output, *output.parents) if folder.exists())
@@ -185,8 +193,8 @@ def _earlier_outputs(output, result, report):
     names = []
     if (output / RECORD_NAME).exists():
         with suppress(RecordError):
-            names = read_record(output / RECORD_NAME).names
-    names = [name for name in names if name not in result.names and (output / name).exists()]
+            names = read_record(output / RECORD_NAME).files
+    names = [name for name in names if name not in result.files and (output / name).exists()]
     return names + ([REPORT] if not report and is_page(output / REPORT) else [])
 
 

@@ -32,6 +32,12 @@ class Binding:
         self._checksum: int | None = None
         self.watch(path)
 
+    def copy(self) -> "Binding":
+        """Return a binding to the same files, for another image in them."""
+        new = object.__new__(Binding)
+        new._files, new._checksum = dict(self._files), None
+        return new
+
     def watch(self, path: Path) -> None:
         """Bind another file, of the image's masks."""
         self._files[path] = os.stat(path)

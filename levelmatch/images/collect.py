@@ -14,7 +14,7 @@ from astropy.wcs.wcsapi import SlicedLowLevelWCS
 from levelmatch.associations import expand_associations, is_association
 from levelmatch.exceptions import FrameError
 from levelmatch.images.cards import check_wcs
-from levelmatch.images.fits_files import check_shape, file_frame
+from levelmatch.images.fits_files import check_shape, file_frames
 from levelmatch.images.frame import Frame
 from levelmatch.images.notes import Notes
 from levelmatch.images.sources import FileSource, MemorySource, as_mask
@@ -83,8 +83,8 @@ def _collected(images, read, notes):
         )
         raise TypeError(msg)
     images, listed = expand_associations(images)
-    frames = (_usable(image, i, read, notes) for i, image in enumerate(images))
-    return [_listed(frame, listed) for frame in frames if frame is not None]
+    frames = (f for i, image in enumerate(images) for f in _usable(image, i, read, notes))
+    return [_listed(frame, listed) for frame in frames]
 
 
 def _listed(frame, listed):
@@ -97,32 +97,42 @@ def _collection_files(collection, read):
     """Return the files of an ImageFileCollection, and the options with its extension."""
     extension = getattr(collection, "ext", 0)
     # Its default, 0, is no choice.
-    if read.hdu is None and extension not in (0, None):
+    if read.hdu == "auto" and extension not in (0, None):
         read = replace(read, hdu=extension)
     return collection.files_filtered(include_path=True), read
 
 
 def _usable(image, index, read, notes):
-    """Return the frame of an image; `None`, noted, if it is hopeless and may be left out."""
+    """Return the frames of an input; hopeless ones are left out, noted, if that is asked for."""
     if read.on_error != "skip":
-        return _frame(image, index, read, notes)
+        return _frames(image, index, read, notes)
     try:
-        frame = _frame(image, index, read, notes)
-        # Errors of its pixels and of its positions.
-        frame.load()
-        frame.grid.polygon  # noqa: B018
+        frames = _frames(image, index, read, notes)
     except FrameError as error:
-        name, colon, reason = str(error).partition(": ")
-        notes.add("skipped", name, reason if colon else str(error))
-        return None
-    return frame
+        _note_skipped(error, notes)
+        return []
+    good = []
+    for frame in frames:
+        try:
+            # Errors of its pixels and of its positions.
+            frame.load()
+            frame.grid.polygon  # noqa: B018
+            good.append(frame)
+        except FrameError as error:
+            _note_skipped(error, notes)
+    return good
 
 
-def _frame(image, index, read, notes):
+def _note_skipped(error, notes):
+    name, colon, reason = str(error).partition(": ")
+    notes.add("skipped", name, reason if colon else str(error))
+
+
+def _frames(image, index, read, notes):
     if isinstance(image, NDData):
-        return _memory_frame(image, index, read)
+        return [_memory_frame(image, index, read)]
     if isinstance(image, str | Path):
-        return file_frame(Path(image), read, notes, index)
+        return file_frames(Path(image), read, notes, index)
     msg = f"images: image {index} is a {type(image).__name__}, not a CCDData, NDData or path"
     raise TypeError(msg)
 
@@ -137,14 +147,14 @@ def _unique(frames, notes):
         left_out = "".join(f"; {line}" for line in notes.sentences)
         msg = f"images: there are none; check the list, or the pattern of the files{left_out}"
         raise FrameError(msg)
+    files = {(f.source.path, f.source.hdu) for f in frames if isinstance(f.source, FileSource)}
     paths = [f.source.path for f in frames if isinstance(f.source, FileSource)]
-    names = unique_names(paths)
-    _check_twice(paths, names)
+    names = unique_names(list(dict.fromkeys(paths)) if len(files) == len(paths) else paths)
+    _check_twice(frames, names)
     seen = set()
     for i, frame in enumerate(frames):
-        if isinstance(frame.source, FileSource) and names[frame.source.path] != frame.name:
-            name = names[frame.source.path]
-            frame = frame.with_keys(name=name, source=replace(frame.source, name=name))
+        if isinstance(frame.source, FileSource):
+            frame = _named(frame, names[frame.source.path])
         elif frame.name in seen:
             frame = frame.with_keys(name=f"{frame.name}#{i}")
         seen.add(frame.name)
@@ -171,19 +181,29 @@ def unique_names(paths: list[Path]) -> dict[Path, str]:
     return names
 
 
-def _check_twice(paths, names):
+def _named(frame, file):
+    """Return a frame that is named by its file."""
+    name = f"{file}[{frame.extension}]" if frame.extension else file
+    if name == frame.name:
+        return frame
+    return frame.with_keys(name=name, source=replace(frame.source, name=file))
+
+
+def _check_twice(frames, names):
     """Refuse a file that is given twice, and files whose names would be equal."""
-    seen = {}
-    for path in paths:
+    seen: dict = {}
+    images = set()
+    for source in (frame.source for frame in frames if isinstance(frame.source, FileSource)):
+        path = source.path
         other = seen.setdefault(names[path], path)
-        if other is path:
-            continue
-        if other.absolute() == path.absolute():
+        if (path, source.hdu) in images or (other != path and other.absolute() == path.absolute()):
             msg = f"{path.name}: the file is given twice: {path.absolute()}; name it once"
             raise FrameError(msg)
-        both = f"{other} and {path}"
-        msg = f"{path.name}: two files would have the name {names[path]}: {both}; rename one"
-        raise FrameError(msg)
+        images.add((path, source.hdu))
+        if other != path:
+            both = f"{other} and {path}"
+            msg = f"{path.name}: two files would have the name {names[path]}: {both}; rename one"
+            raise FrameError(msg)
 
 
 def _with_folders(paths, absolute):

@@ -1,122 +1,181 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
-"""The extension of a FITS file that holds the image."""
+"""The extensions of a FITS file that hold the images to match."""
 
 import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
 
 from astropy.io import fits
 
 from levelmatch.exceptions import FrameError
+from levelmatch.images.choices import hdu_choices
 from levelmatch.images.planes import plane_shape
 
-__all__ = ["image_hdu", "is_science", "other_images"]
+__all__ = ["Extension", "chosen_extensions", "extension_labels", "extensions_of"]
 
 # Names of arrays that belong to an image: errors, flags, weights, models and the like.
 _BESIDE = re.compile(
     r"ERR(OR)?|UNCERT(AINTY)?|STD|SIG(MA)?|RMS|NOISE|I?VAR(IANCE)?|VAR_\w+|INVVAR|SNR|"
-    r"DQ|DQM|PIXELDQ|MASK|MSK|BPM|FLAGS?|SEG\w*|"
+    r"DQ|DQM|PIXELDQ|MASK|MSK|BPM|FLAGS?|SEG\w*|SAMP|TIME|"
     r"WHT|WGT|WEIGHT|COV(ERAGE)?|EXP(OSURE)?|EXPTIME|CTX|CON|NEXP|NPIX|"
     r"AREA|MODEL|BKG|BACKGROUND|SKY|PSF|D2IMARR|WCSDVARR|WCSCORR|THUMB\w*|PREVIEW"
 )
 _CELESTIAL = re.compile(r"(RA--|DEC-|[GESH]L(ON|AT))")
 
 
-def is_science(name: str) -> bool:
-    """Return whether an extension of this name can be an image of the sky."""
-    return _BESIDE.fullmatch(name.strip().upper()) is None
+@dataclass(frozen=True)
+class Extension:
+    """An HDU of a file, as its header describes it.
+
+    Parameters
+    ----------
+    name : str
+        EXTNAME in upper case; ``PRIMARY`` for the first HDU without one.
+    version : int
+        EXTVER.
+    is_image : bool
+        Whether it can hold an image.
+    shape : tuple of int
+        Shape of its data, empty without any.
+    is_celestial : bool
+        Whether its header has a celestial WCS.
+    """
+
+    name: str
+    version: int
+    is_image: bool
+    shape: tuple
+    is_celestial: bool
+
+    @classmethod
+    def of(cls, name: str, version: Any, is_image: bool, shape: Any, ctype: Any) -> "Extension":
+        """Return the extension of header values."""
+        is_celestial = _CELESTIAL.match(str(ctype).upper()) is not None
+        return cls(name.strip().upper(), version, is_image, tuple(shape or ()), is_celestial)
+
+    @property
+    def is_sky(self) -> bool:
+        """Whether it is an image of the sky with a celestial WCS, and no array beside one."""
+        is_plane = self.is_image and len(plane_shape(self.shape)) == 2
+        return is_plane and self.is_celestial and _BESIDE.fullmatch(self.name) is None
 
 
-def image_hdu(name: str, hdus: fits.HDUList, hdu: int | str | tuple | None) -> int:
-    """Return the index of the HDU that holds the image.
+def extensions_of(hdus: fits.HDUList) -> list[Extension]:
+    """Return the extensions of an open file."""
+    return [
+        Extension.of(h.name, h.ver, h.is_image, getattr(h, "shape", ()), h.header.get("CTYPE1", ""))
+        for h in hdus
+    ]
+
+
+def extension_labels(extensions: Sequence[Extension]) -> list[str]:
+    """Return a label for each extension: name, name and version, or index.
+
+    Parameters
+    ----------
+    extensions : list of `Extension`
+        All extensions of a file.
+
+    Returns
+    -------
+    labels : list of str
+        Unique labels, such as ``CCD1``, ``SCI,2`` or ``3``.
+    """
+    names = [e.name for e in extensions]
+    both = [(e.name, e.version) for e in extensions]
+    labels = []
+    for i, e in enumerate(extensions):
+        if not e.name or both.count((e.name, e.version)) > 1:
+            labels.append(str(i))
+        else:
+            labels.append(f"{e.name},{e.version}" if names.count(e.name) > 1 else e.name)
+    # A label is in the names of images, which are no paths.
+    return [re.sub(r"[/\\\0\[\]]", "_", label) for label in labels]
+
+
+# --------------------------------------------------------------------------------------
+# The choice
+
+
+def chosen_extensions(name: str, extensions: Sequence[Extension], hdu: Any) -> list[int]:
+    """Return the indices of the extensions that hold the images to match.
 
     Parameters
     ----------
     name : str
         The file, for error messages.
-    hdus : `~astropy.io.fits.HDUList`
-        The file.
-    hdu : None, int, str or tuple
-        The extension; by default SCI, else the first image.
+    extensions : list of `Extension`
+        Its extensions.
+    hdu : None, int, str, tuple or list
+        See `~levelmatch.ReadOptions`.
+
+    Returns
+    -------
+    indices : list of int
+        In the order of the file for ``"auto"``, ``"all"`` and a name, else in that of the
+        choices.
 
     Raises
     ------
     FrameError
-        If there is no such image, or several have the name.
+        If there is no such image.
     """
-    if hdu is not None:
-        return _named_hdu(name, hdus, hdu)
-    if any(_name(h) == "SCI" for h in hdus):
-        return _only(name, hdus, "SCI")
-    images = [i for i, h in enumerate(hdus) if h.is_image and h.shape]
+    choices = hdu_choices(hdu)
+    if choices == "all":
+        found = [i for i, e in enumerate(extensions) if e.is_sky]
+        if not found:
+            msg = f"{name}: hdu='all': there is no image with a celestial WCS; leave the file out"
+            raise FrameError(msg)
+        return found
+    if choices == "auto":
+        return _automatic(name, extensions)
+    found = [i for choice in choices for i in _named(name, extensions, choice)]
+    return list(dict.fromkeys(found))
+
+
+def _automatic(name, extensions):
+    """Return the images called SCI, else all images of the sky, else the first image."""
+    science = [i for i, e in enumerate(extensions) if e.name == "SCI"]
+    if science:
+        sky = [i for i in science if extensions[i].is_sky]
+        return sky or _images(name, extensions, science[:1], "'SCI'")
+    images = [i for i, e in enumerate(extensions) if e.is_image and e.shape]
     if not images:
         msg = f"{name}: there is no image extension; leave the file out"
         raise FrameError(msg)
-    return images[0]
+    if _BESIDE.fullmatch(extensions[images[0]].name):
+        return images[:1]
+    return [i for i, e in enumerate(extensions) if e.is_sky] or images[:1]
 
 
-def _named_hdu(name, hdus, hdu):
-    try:
-        index = hdus.index_of(hdu)
-        hdus[index]
-    except (KeyError, IndexError) as error:
-        names = [h.name or str(i) for i, h in enumerate(hdus)]
-        msg = f"{name}: there is no extension {hdu!r}; there are {names}"
-        raise FrameError(msg) from error
-    if isinstance(hdu, str):
-        index = _only(name, hdus, hdu.strip().upper())
-    if not hdus[index].is_image:
-        msg = f"{name}: hdu={hdu!r} is a table, not an image; name another extension"
+def _named(name, extensions, choice):
+    """Return the images of one choice."""
+    if isinstance(choice, int):
+        n = len(extensions)
+        found = [choice % n] if -n <= choice < n else []
+    else:
+        text, version = choice if isinstance(choice, tuple) else (choice, None)
+        text = text.strip().upper()
+        found = [
+            i
+            for i, e in enumerate(extensions)
+            if (e.name == text or (i == 0 and text == "PRIMARY")) and version in (None, e.version)
+        ]
+    if not found:
+        names = [e.name or str(i) for i, e in enumerate(extensions)]
+        msg = f"{name}: there is no extension {choice!r}; there are {names}"
         raise FrameError(msg)
-    return index
+    if isinstance(choice, str) and len(found) > 1:
+        # Versions without an image of the sky are not what the name stands for.
+        found = [i for i in found if extensions[i].is_sky] or found
+    return _images(name, extensions, found, repr(choice))
 
 
-def _only(name, hdus, extension):
-    """Return the index of the only HDU of a name."""
-    found = [i for i, h in enumerate(hdus) if _name(h) == extension]
-    if len(found) > 1:
-        msg = (
-            f"{name}: there are {len(found)} {extension} extensions; "
-            f"name one by hdu=({extension!r}, n)"
-        )
-        raise FrameError(msg)
-    return found[0] if found else hdus.index_of(extension)
-
-
-def _name(hdu):
-    return hdu.name.strip().upper()
-
-
-def other_images(hdus: fits.HDUList, index: int) -> list[str]:
-    """Return labels of the images of the sky in a file, the one at an index first.
-
-    Parameters
-    ----------
-    hdus : `~astropy.io.fits.HDUList`
-        The file.
-    index : int
-        The HDU of the image that is matched.
-
-    Returns
-    -------
-    labels : list of str
-        Name and version, or number, of each image with a celestial WCS of its own. Where
-        the matched one is called SCI, of those called SCI alone.
-    """
-    own = _name(hdus[index])
-    found = [
-        i
-        for i, h in enumerate(hdus)
-        if i != index
-        and h.is_image
-        and len(plane_shape(h.shape)) == 2
-        and (_name(h) == "SCI" if own == "SCI" else is_science(h.name))
-        and _CELESTIAL.match(str(h.header.get("CTYPE1", "")).upper())
-    ]
-    return [_label(hdus, i) for i in (index, *found)]
-
-
-def _label(hdus, i):
-    name = _name(hdus[i])
-    if not name:
-        return str(i)
-    many = sum(_name(h) == name for h in hdus) > 1
-    return f"{name},{hdus[i].ver}" if many else name
+def _images(name, extensions, indices, choice):
+    """Return indices; refuse a table."""
+    for i in indices:
+        if not extensions[i].is_image:
+            msg = f"{name}: hdu={choice} is a table, not an image; name another extension"
+            raise FrameError(msg)
+    return indices

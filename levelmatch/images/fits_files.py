@@ -2,7 +2,8 @@
 """Frames of FITS files."""
 
 import warnings
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 from astropy.io import fits
@@ -13,9 +14,16 @@ from levelmatch.exceptions import FrameError
 from levelmatch.images import fastfits, jwst
 from levelmatch.images.binding import Binding
 from levelmatch.images.cards import check_header, wcs_header
-from levelmatch.images.extensions import image_hdu, is_science, other_images
+from levelmatch.images.choices import hdu_choices
+from levelmatch.images.extensions import (
+    Extension,
+    chosen_extensions,
+    extension_labels,
+    extensions_of,
+)
 from levelmatch.images.flags import bad_bits
-from levelmatch.images.frame import FileMeta, Frame
+from levelmatch.images.frame import Frame
+from levelmatch.images.inherit import file_meta, with_inherited_frame
 from levelmatch.images.notes import Notes
 from levelmatch.images.packing import DAMAGED, damage_of
 from levelmatch.images.planes import (
@@ -29,9 +37,10 @@ from levelmatch.images.planes import (
 from levelmatch.images.sources import FileSource
 from levelmatch.images.units import read_unit
 from levelmatch.options import ReadOptions
+from levelmatch.sky.overlaps import overlap_groups
 from levelmatch.sky.transform import SkyTransform, wcs_error
 
-__all__ = ["check_shape", "file_frame", "partner_hdu"]
+__all__ = ["check_shape", "file_frames", "partner_hdu"]
 
 
 def check_shape(name: str, shape) -> tuple[int, int]:
@@ -68,8 +77,8 @@ def _check_packing(path):
         raise FrameError(msg)
 
 
-def file_frame(path: Path, read: ReadOptions, notes: Notes, place: int = 0) -> Frame:
-    """Return the frame of a FITS file.
+def file_frames(path: Path, read: ReadOptions, notes: Notes, place: int = 0) -> list[Frame]:
+    """Return the frames of the images in a FITS file.
 
     Parameters
     ----------
@@ -78,23 +87,26 @@ def file_frame(path: Path, read: ReadOptions, notes: Notes, place: int = 0) -> F
     read : `~levelmatch.ReadOptions`
         How it is read.
     notes : `~levelmatch.images.notes.Notes`
-        Takes notes on the image.
+        Takes notes on the images.
     place : int
         Its place in the input.
+
+    Returns
+    -------
+    frames : list of `Frame`
+        One or more. Each of several is named by its file and extension, as ``a.fits[SCI,2]``.
 
     Raises
     ------
     FrameError
-        If the image cannot be used; the message names it.
+        If an image cannot be used; the message names it.
     """
     name = path.name
     try:
         # Before anything is read.
-        binding = Binding(path)
-        frame = _opened_frame(path, read, notes, place)
-        for mask in frame.source.masks:
-            if mask.path is not None:
-                binding.watch(mask.path)
+        first = Binding(path)
+        frames = _opened_frames(path, read, notes, place)
+        return [_bound(frame, first if k == 0 else first.copy()) for k, frame in enumerate(frames)]
     except FileNotFoundError as error:
         msg = f"{path}: there is no such file; check its path"
         raise FrameError(msg) from error
@@ -108,49 +120,167 @@ def file_frame(path: Path, read: ReadOptions, notes: Notes, place: int = 0) -> F
     except (*DAMAGED, VerifyError) as error:
         msg = f"{name}: not a readable FITS file: {error}"
         raise FrameError(msg) from error
+
+
+def _bound(frame, binding):
+    """Return a frame whose source is bound to its files as they are now."""
+    for mask in frame.source.masks:
+        if mask.path is not None:
+            binding.watch(mask.path)
     return frame.with_keys(source=replace(frame.source, binding=binding))
 
 
-def _opened_frame(path, read, notes, place):
-    """Return the frame of a file, read without astropy where that suffices."""
-    if read.hdu is None and read.weight_files is None and read.mask_files is None:
-        frame = _plain_frame(path, read)
-        if frame is not None:
-            return frame
+def _opened_frames(path, read, notes, place):
+    """Return the frames of a file, read without astropy where that suffices."""
+    if read.weight_files is None and read.mask_files is None:
+        frames = _plain_frames(path, read, notes)
+        if frames is not None:
+            return frames
     _check_packing(path)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FITSFixedWarning)
         warnings.filterwarnings("error", message=".*truncated.*")
         # astropy leaves a file open whose header it cannot read.
         with open(path, "rb") as file, fits.open(file, memmap=False) as hdus:
-            return _header_frame(path, hdus, read, notes, place)
+            chosen = _Chosen.of(path.name, extensions_of(hdus), read)
+            return chosen.frames(
+                lambda name, index: _header_frame(name, path, hdus, index, read, notes, place),
+                notes,
+            )
+
+
+# --------------------------------------------------------------------------------------
+# The images of one file
+
+
+@dataclass(frozen=True)
+class _Chosen:
+    """The extensions of a file that are matched.
+
+    Parameters
+    ----------
+    name : str
+        The file.
+    extensions : list of `~levelmatch.images.extensions.Extension`
+        All of its extensions.
+    indices : list of int
+        Those that are matched.
+    read : `~levelmatch.ReadOptions`
+        How images are read.
+    """
+
+    name: str
+    extensions: list[Extension]
+    indices: list[int]
+    read: ReadOptions
+
+    @classmethod
+    def of(cls, name, extensions, read):
+        """Return the extensions that the options choose."""
+        return cls(name, extensions, chosen_extensions(name, extensions, read.hdu), read)
+
+    @cached_property
+    def labels(self):
+        """Labels of all extensions."""
+        return extension_labels(self.extensions)
+
+    def frames(self, make, notes):
+        """Return the frames, each made by a function of its name and index."""
+        if len(self.indices) == 1:
+            frames = [make(self.name, self.indices[0])]
+        else:
+            frames = [frame for i in self.indices for frame in self._one_of_many(make, i, notes)]
+            frames = self._without_copies(frames)
+        self._note_others(frames, notes)
+        return frames
+
+    def _one_of_many(self, make, index, notes):
+        """Return the frame of one image, in a list; an empty one if it may be left out."""
+        label = self.labels[index]
+        name = f"{self.name}[{label}]"
+        try:
+            return [make(name, index).with_keys(extension=label)]
+        except FrameError as error:
+            if self.read.on_error != "skip":
+                raise
+            notes.add("skipped", name, str(error).partition(": ")[2])
+            return []
+
+    def _without_copies(self, frames):
+        """Return the frames; only the first if images of one file show the same sky.
+
+        Chips lie side by side. Images that share more than half of their area are other
+        versions of the first: another filter, a model, a coadd.
+        """
+        if len(frames) < 2 or hdu_choices(self.read.hdu) != "auto":
+            return frames
+        if len(set(overlap_groups([frame.whole_grid for frame in frames]))) == len(frames):
+            return frames
+        return [frames[0].with_keys(name=self.name, extension="")]
+
+    def _note_others(self, frames, notes):
+        """Note images of the sky that are not matched; a warning unless the user chose so."""
+        matched = [frame.source.hdu for frame in frames]
+        # Those that cannot be used are noted apart.
+        known = matched if len(frames) == 1 and not frames[0].extension else self.indices
+        names = {self.extensions[i].name for i in matched}
+        others = [
+            self.labels[i]
+            for i, e in enumerate(self.extensions)
+            if i not in known and e.is_sky and (names != {"SCI"} or e.name == "SCI")
+        ]
+        if not others or not matched:
+            return
+        kind = "extensions" if hdu_choices(self.read.hdu) == "auto" else "chosen extensions"
+        labels = [*(self.labels[i] for i in matched), *others]
+        first = ", ".join(labels[: len(matched)])
+        notes.add(kind, self.name, f"{first} of {len(labels)}: {', '.join(labels)}")
 
 
 # --------------------------------------------------------------------------------------
 # Without astropy
 
 
-def _plain_frame(path, read):
-    """Return the frame of a plain file; `None` if astropy must read it, or explain it."""
+def _plain_frames(path, read, notes):
+    """Return the frames of a plain file; `None` if astropy must read it, or explain it."""
     try:
         planes = fastfits.scan(path)
     except OSError:
         return None
-    index = None if planes is None else _plain_image(planes)
-    if index is None:
+    if planes is None:
         return None
+    try:
+        chosen = _Chosen.of(path.name, [_extension(p) for p in planes], read)
+        if any(_plain_flags(planes, i) is None for i in chosen.indices):
+            return None
+        return chosen.frames(lambda name, i: _plain_frame(name, path, planes, i, read), notes)
+    except (_NotPlainError, VerifyError):
+        return None
+
+
+def _extension(plane):
+    ctype = plane.header.get("CTYPE1", "") if "CTYPE1" in plane.header.text else ""
+    return Extension.of(plane.name, plane.version, plane.is_image, plane.shape, ctype)
+
+
+class _NotPlainError(Exception):
+    """An image that astropy must read."""
+
+
+def _plain_frame(name, path, planes, index, read):
+    """Return the frame of an image of a plain file."""
     image = planes[index]
-    dq_hdu = _plain_flags(planes, image)
-    if dq_hdu is None:
-        return None
+    dq_hdu = _plain_flags(planes, index)
     dq = planes[dq_hdu] if dq_hdu >= 0 else None
-    transform = fastfits.plain_transform(path.name, image.header)
-    if transform is None or min(image.shape) < 2 or (dq is not None and dq.shape != image.shape):
-        return None
-    meta = FileMeta(planes[0].header, image.header)
+    if len(image.shape) != 2 or min(image.shape) < 2:
+        raise _NotPlainError
+    transform = fastfits.plain_transform(name, image.header)
+    if transform is None or (dq is not None and dq.shape != image.shape):
+        raise _NotPlainError
+    meta = file_meta(planes[0].header, image.header)
     masks = () if dq is None else (MaskPlane(dq_hdu, "flags"),)
     return Frame(
-        name=path.name,
+        name=name,
         source=FileSource(path, index, masks, planes=(image, dq)),
         shape=image.shape,
         meta=meta,
@@ -161,26 +291,12 @@ def _plain_frame(path, read):
     )
 
 
-def _plain_image(planes):
-    """Return the index of the HDU that holds the image, `None` if astropy must find it."""
-    images = [i for i, p in enumerate(planes) if p.is_image and len(p.shape)]
-    science = [i for i, p in enumerate(planes) if p.name == "SCI"]
-    if len(science) > 1 or not set(science) <= set(images) or not images:
-        return None
-    index = (science or images)[0]
-    if not science and any(
-        i != index and "CTYPE1" in planes[i].header.text and is_science(planes[i].name)
-        for i in images
-    ):
-        return None
-    return index if len(planes[index].shape) == 2 else None
-
-
-def _plain_flags(planes, image):
+def _plain_flags(planes, i):
     """Return the index of the DQ extension, -1 without one; `None` if astropy must read it."""
-    named = {(p.name, p.version): i for i, p in reversed(list(enumerate(planes)))}
+    image = planes[i]
+    named = {(p.name, p.version): k for k, p in reversed(list(enumerate(planes)))}
     own = {name for name, version in named if version == image.version}
-    if own.intersection(_NOT_PLAIN) or image.name == "DQ":
+    if own.intersection(_NOT_PLAIN) or image.name == "DQ" or not image.is_image:
         return None
     index = named.get(("DQ", image.version), -1)
     flags = planes[index] if index >= 0 else None
@@ -197,17 +313,16 @@ _NOT_PLAIN = {"ASDF"}.union(*KINDS.values()) - {"DQ"}
 # By astropy
 
 
-def _header_frame(path, hdus, read, notes, place):
-    name = path.name
-    index = image_hdu(name, hdus, read.hdu)
+def _header_frame(name, path, hdus, index, read, notes, place):
     header = hdus[index].header
     shape = check_shape(name, hdus[index].shape)
-    meta = FileMeta(hdus[0].header, header)
+    meta = file_meta(hdus[0].header, header)
     is_jwst = meta.get("TELESCOP") == "JWST"
     masks, bits = find_planes(name, hdus, index, shape, read, is_jwst)
-    frame = Frame(
+    masks += partner_planes(name, path, place, shape, read, (hdus[index].name, hdus[index].ver))
+    return Frame(
         name=name,
-        source=FileSource(path, index, masks + partner_planes(name, path, place, shape, read)),
+        source=FileSource(path, index, masks),
         shape=shape,
         meta=meta,
         unit=_header_unit(meta),
@@ -215,16 +330,6 @@ def _header_frame(path, hdus, read, notes, place):
         dq_bits=bits,
         blank=read.blank,
     )
-    _note_others(name, hdus, index, read, notes)
-    return frame
-
-
-def _note_others(name, hdus, index, read, notes):
-    """Note a file with images that are not matched; a warning unless the user chose one."""
-    labels = other_images(hdus, index)
-    if len(labels) > 1:
-        kind = "extensions" if read.hdu is None else "chosen extensions"
-        notes.add(kind, name, f"{labels[0]} of {len(labels)}: {', '.join(labels)}")
 
 
 def _any_wcs(name, hdus, index, is_jwst, notes):
@@ -239,7 +344,7 @@ def _any_wcs(name, hdus, index, is_jwst, notes):
 
 
 def _fits_wcs(name, hdu, hdus):
-    header = hdu.header
+    header = with_inherited_frame(hdus[0].header, hdu.header)
     # FITS counts axes from the last. Axes of one pixel are left out.
     axes = [k + 1 for k, n in enumerate(hdu.shape[::-1]) if n != 1 or len(hdu.shape) <= 2]
     check_header(name, header, axes)

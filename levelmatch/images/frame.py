@@ -13,7 +13,7 @@ from astropy.nddata import NDData
 from levelmatch.exceptions import FrameError
 from levelmatch.images import jwst
 from levelmatch.images.corrections import Correction
-from levelmatch.images.fill import find_fill, mask_fill
+from levelmatch.images.fill import Fill, find_fill, mask_fill
 from levelmatch.images.sources import MemorySource, float_type
 from levelmatch.sky.footprint import Footprint
 from levelmatch.sky.grid import Grid, default_spacing
@@ -95,6 +95,8 @@ class Frame:
         Header keyword of the zero point, in magnitudes, that changes with that factor.
     blank : None, False, float or list of float
         Values of missing pixels, see `~levelmatch.ReadOptions`.
+    extension : str
+        Label of the image, such as ``SCI,2``, if several of its file are matched.
     footprint : `~levelmatch.sky.footprint.Footprint` or None
         Position of a recorded image, which has no WCS; by default computed from the WCS.
     associations : tuple of `~pathlib.Path`
@@ -119,6 +121,7 @@ class Frame:
     output_factor: float = 1.0
     zero_point: str = ""
     blank: object = None
+    extension: str = ""
     footprint: Footprint | None = None
     associations: tuple = ()
 
@@ -169,7 +172,8 @@ class Frame:
         Raises
         ------
         FrameError
-            If the file cannot be read, or no pixel is good.
+            If the file cannot be read, or no pixel is good, unless the image is one of
+            several in its file.
         """
         out, bad = self.source.read(self.dq_bits)
         if bad is not None:
@@ -182,6 +186,9 @@ class Frame:
         if self.scale != 1.0:
             out *= self.scale
         if self.region is None and not np.isfinite(out).any():
+            if self.extension:
+                # A dead chip does not stop the others.
+                return out, (Fill(np.nan, 1.0, alone=True),)
             msg = (
                 f"{self.name}: the image has no good pixel; leave it out, or see dq_bits and "
                 "mask_extensions"
@@ -211,6 +218,13 @@ class Frame:
     def product(self):
         """Name of the output image, which a Lyot part shares with its science part."""
         return self.whole or jwst.recombined_name(self.name)
+
+    @property
+    def file(self):
+        """Name of the output file, which the images of one file share."""
+        if not self.extension:
+            return self.product
+        return self.product.removesuffix(f"[{self.extension}]")
 
     def has_pass(self, name):
         """Return whether a pass has corrected the frame."""

@@ -3,6 +3,8 @@
 
 from dataclasses import dataclass, field
 
+import numpy as np
+
 from levelmatch.exceptions import warn_user
 
 __all__ = ["Notes"]
@@ -12,11 +14,11 @@ MAX_NAMED = 5
 # The sentence of each kind; the details of an image stand after its name.
 SENTENCES = {
     "extensions": (
-        "only one image of each file is matched, the others are left as they are: {images}; "
-        "another is chosen by hdu"
+        "several images of a file show the same sky, and only one is matched: {images}; hdu "
+        "chooses another, several, or 'all'"
     ),
     "chosen extensions": (
-        "only the image chosen of each file is matched, the others are left as they are: {images}"
+        "only the images chosen by hdu are matched, the others are left as they are: {images}"
     ),
     "gwcs": "the gwcs cannot be read, the FITS WCS is used: {images}",
     "fill": (
@@ -27,6 +29,7 @@ SENTENCES = {
         "all pixels have one value; the image is compared with no other, and not corrected: "
         "{images}"
     ),
+    "dead": ("no pixel is good; the image is compared with no other, and not corrected: {images}"),
     "lyot": (
         "the region of MIRI's Lyot coronagraph has good pixels: {images}. It has a background of "
         "its own, so it is left out of the comparison and gets the correction of the main chip; "
@@ -70,6 +73,9 @@ class Notes:
     def add_fills(self, name: str, fills: tuple) -> None:
         """Add a note on the fill values of an image, a tuple of `Fill`."""
         if not fills:
+            return
+        if np.isnan(fills[0].value):
+            self.add("dead", name)
             return
         if fills[0].alone:
             self.add("constant", name, ", ".join(_number(fill.value) for fill in fills))

@@ -147,7 +147,12 @@ def _has_values(name, hdu, kind, shape, bits):
 
 
 def partner_planes(
-    name: str, path: Path, index: int, shape: tuple[int, int], read: ReadOptions
+    name: str,
+    path: Path,
+    index: int,
+    shape: tuple[int, int],
+    read: ReadOptions,
+    extension: tuple[str, int] = ("", 1),
 ) -> tuple[MaskPlane, ...]:
     """Return the planes of an image in files of their own, see ``weight_files``.
 
@@ -163,6 +168,8 @@ def partner_planes(
         Its shape (ny, nx).
     read : `~levelmatch.ReadOptions`
         How images are read.
+    extension : tuple of str and int
+        Name and version of the image's extension.
 
     Raises
     ------
@@ -173,7 +180,8 @@ def partner_planes(
     for option, kind in (("weight_files", "weight"), ("mask_files", "mask")):
         partner = _partner_path(path, index, getattr(read, option), option)
         if partner is not None:
-            planes.append(MaskPlane(_plane_hdu(name, partner, shape, option), kind, partner))
+            hdu = _plane_hdu(name, partner, shape, option, extension)
+            planes.append(MaskPlane(hdu, kind, partner))
     return tuple(planes)
 
 
@@ -194,19 +202,25 @@ def _partner_path(path, index, files, option):
     return None if found is None else Path(found)
 
 
-def _plane_hdu(name, path, shape, option):
-    """Return the HDU of a file's first image; refuse one of another shape."""
+def _plane_hdu(name, path, shape, option, extension):
+    """Return the HDU of a file's plane for an image; refuse one of another shape.
+
+    That is the one of the same name and version, else the first of the image's shape.
+    """
     try:
         with open(path, "rb") as file, fits.open(file, memmap=False) as hdus:
             shapes = {i: plane_shape(h.shape) for i, h in enumerate(hdus) if h.is_image and h.shape}
+            same = [i for i in shapes if (hdus[i].name, hdus[i].ver) == extension]
     except FileNotFoundError as error:
         msg = f"{name}: {option}: there is no file {path}"
         raise FrameError(msg) from error
     except (OSError, UserWarning) as error:
         msg = f"{name}: {option}: {path.name} is not a readable FITS file: {error}"
         raise FrameError(msg) from error
-    if shape not in shapes.values():
-        found = ", ".join(map(str, shapes.values())) or "no image"
+    if extension[0] in ("", "PRIMARY") or not same:
+        same = [i for i, found in shapes.items() if found == shape]
+    if not same or shapes[same[0]] != shape:
+        found = ", ".join(str(s) for s in shapes.values()) or "no image"
         msg = f"{name}: {option}: {path.name} has shape {found}, the data {shape}"
         raise FrameError(msg)
-    return next(i for i, found in shapes.items() if found == shape)
+    return same[0]

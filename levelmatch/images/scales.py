@@ -266,7 +266,7 @@ def image_values(frames, values, argument):
     frames : list of `Frame`
         In the order of the input.
     values : str, sequence or mapping
-        A header keyword with the numbers, numbers in the order of the images, or by
+        A header keyword with the numbers, numbers in the order of the images or files, or by
         their names.
     argument : str
         The argument's name, for error messages.
@@ -281,8 +281,14 @@ def image_values(frames, values, argument):
         found = {f.product: f.meta.get(values) for f in frames}
         return _positive(frames, found, argument, f"the keyword {values!r}")
     if isinstance(values, Mapping):
-        found = {f.product: values.get(f.product, values.get(f.name)) for f in frames}
+        found = {
+            f.product: values.get(f.product, values.get(f.name, values.get(f.file))) for f in frames
+        }
     else:
+        files = list(dict.fromkeys(frame.file for frame in frames))
+        if len(values) == len(files) < len(images):
+            of_file = dict(zip(files, values, strict=True))
+            values = [of_file[f] for f in {f.product: f.file for f in frames}.values()]
         if len(values) != len(images):
             msg = f"{argument}: {len(values)} factors for {len(images)} images"
             raise ValueError(msg)

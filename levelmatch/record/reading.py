@@ -54,9 +54,10 @@ def read_tree(tree: dict[str, Any]) -> tuple[Levels, dict[str, np.ndarray], np.n
     """
     n = _length("images", tree["images"])
     images = {key: np.array(value) for key, value in tree["images"].items()}
-    # The first records have neither column: no output was multiplied.
+    # The first records lack these columns: no output was multiplied, each file has one image.
     images.setdefault("output_factor", np.ones(n))
-    images.setdefault("zero_point", np.full(n, "", dtype="U1"))
+    for key in ("zero_point", "extension"):
+        images.setdefault(key, np.full(n, "", dtype="U1"))
     run = _run(tree)
     _check_images(images, run, n)
     corrections = _corrections(tree["corrections"], n)

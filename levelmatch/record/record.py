@@ -115,6 +115,13 @@ class Record(Levels):
         return list(dict.fromkeys(frame.product for frame in self.frames))
 
     @property
+    def files(self) -> list[str]:
+        """Names of the corrected files, each of one image or several."""
+        if not any(frame.extension for frame in self.frames):
+            return self.names
+        return list(dict.fromkeys(frame.file for frame in self.frames))
+
+    @property
     def history(self) -> list[dict]:
         """Calls that led to the record, the oldest first."""
         return self.run.history
@@ -401,7 +408,7 @@ def check_not_recorded(paths: Iterable[str | Path]) -> None:
     for path in map(Path, paths):
         beside = path.parent / RECORD_NAME
         if path.parent not in names:
-            names[path.parent] = set(read_record(beside).names) if beside.is_file() else set()
+            names[path.parent] = set(read_record(beside).files) if beside.is_file() else set()
         if path.name in names[path.parent]:
             msg = (
                 f"{path.name}: already matched, by the record {beside}; rematch=True matches it "

@@ -45,7 +45,8 @@ def solve_record(
     weights : None or {"ivar", "equal", "npix", "rms"}
         Other weights.
     exclude : str or iterable of str
-        Images to leave out. Both parts of a MIRI image are left out.
+        Images to leave out. Both parts of a MIRI image are left out, and all images of a file
+        if its name is given.
     solve : None, mapping or `~levelmatch.SolveOptions`
         Other options; a mapping changes some of the recorded options.
 
@@ -111,7 +112,7 @@ def _kept_images(record: Record, exclude: str | Iterable[str]) -> np.ndarray:
     """Return for each image, sorted by name, whether it stays."""
     gone: set[str] = set()
     for name in [exclude] if isinstance(exclude, str) else exclude:
-        found = [f.name for f in record.frames if name in (f.name, f.product)]
+        found = [f.name for f in record.frames if name in (f.name, f.product, f.file)]
         if not found:
             msg = f"exclude: {name}: the record has no such image"
             raise RecordError(msg)

@@ -3,6 +3,7 @@
 
 import os
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -25,8 +26,9 @@ from levelmatch.results.corrected import (
     uncertainty_power,
 )
 from levelmatch.results.header import add_provenance, provenance_entry
-from levelmatch.results.products import Product
+from levelmatch.results.products import Product, by_file
 from levelmatch.results.splice import (
+    Replaced,
     add_to_asdf,
     compressed_bytes,
     has_tree,
@@ -68,7 +70,7 @@ def check_outputs(products: list[Product], directory: str | Path, *, overwrite: 
     Returns
     -------
     paths : list of `~pathlib.Path`
-        The file of each product.
+        The files, in the order of `~levelmatch.results.products.by_file`.
 
     Raises
     ------
@@ -96,7 +98,7 @@ def check_outputs(products: list[Product], directory: str | Path, *, overwrite: 
             raise FrameError(msg)
     known = {identity: source for source in sources if (identity := file_identity(source))}
     paths: list[Path] = []
-    for product in products:
+    for product, *_ in by_file(products):
         path = directory / _output_name(product)
         if (identity := file_identity(path)) in known:
             msg = f"{path} is the input {known[identity]}; name another folder"
@@ -113,7 +115,7 @@ def check_outputs(products: list[Product], directory: str | Path, *, overwrite: 
 
 def _output_name(product: Product) -> str:
     """Return the file name of a product; refuse a WCS that FITS cannot hold."""
-    name = Path(product.name).name
+    name = Path(product.file).name
     source = product.frame.source
     in_memory = not isinstance(source, FileSource)
     if in_memory:
@@ -155,18 +157,20 @@ def write_products(
     products : list of `~levelmatch.results.products.Product`
         The images.
     paths : list of `~pathlib.Path`
-        Their files.
+        Their files, see `check_outputs`.
     provenance : `~levelmatch.record.run.Provenance`
         The run.
     progress_bar : callable or None
         Wraps an iterable over the files.
     """
-    work = list(zip(products, paths, strict=True))
-    for product, path in work if progress_bar is None else progress_bar(work):
+    work = list(zip(by_file(products), paths, strict=True))
+    for images, path in work if progress_bar is None else progress_bar(work):
         path.parent.mkdir(parents=True, exist_ok=True)
-        write = _write_file if isinstance(product.frame.source, FileSource) else _write_memory
         with atomic_stream(path) as stream:
-            write(product, stream, provenance)
+            if isinstance(images[0].frame.source, FileSource):
+                _write_file(images, stream, provenance)
+            else:
+                _write_memory(images[0], stream, provenance)
 
 
 def _write_memory(product: Product, stream: BinaryIO, provenance: Provenance) -> None:
@@ -196,25 +200,35 @@ def _written_wcs(frame: Frame) -> WCS:
         raise FrameError(msg) from error
 
 
-def _write_file(product: Product, stream: BinaryIO, provenance: Provenance) -> None:
-    """Copy a file with another image, header and ASDF tree, and nothing else changed."""
-    source = product.frame.source
-    with open_decoded(source.path) as decoded, open_stored(source.path) as stored:
-        data = corrected_data(product, decoded_image(decoded[source.hdu]))
-        replaced = {source.hdu: _corrected_hdu(product, decoded[source.hdu], data, provenance)}
-        if product.lyot is not None and product.lyot.source is not source:
-            replaced |= _overlay(product, product.lyot, stored)
-        elif product.frame.output_factor != 1.0:
-            replaced |= scaled_hdus(product.frame, decoded)
+def _write_file(products: list[Product], stream: BinaryIO, provenance: Provenance) -> None:
+    """Copy a file with other images, headers and ASDF tree, and nothing else changed."""
+    first = products[0].frame.source
+    with open_decoded(first.path) as decoded, open_stored(first.path) as stored:
+        replaced: Replaced = {}
+        for product in products:
+            replaced |= _replaced_hdus(product, decoded, stored, provenance)
         index = asdf_hdu(stored)
         if index is not None:
-            entry = provenance_entry(product.frame, provenance, product.lyot)
+            entry = provenance_entry(products[0].frame, provenance, products[0].lyot)
             content = add_to_asdf(stored[index].data.tobytes(), entry)
             replaced[index] = table_bytes(stored[index].header, content)
-        splice(source.path, stored, replaced, stream)
+        splice(first.path, stored, replaced, stream)
     # While it is not named yet, the output of a file that was replaced meanwhile is refused.
-    for frame in product.frames:
+    for frame in (frame for product in products for frame in product.frames):
         frame.source.check_unchanged(frame.dq_bits)
+
+
+def _replaced_hdus(
+    product: Product, decoded: fits.HDUList, stored: fits.HDUList, provenance: Provenance
+) -> Replaced:
+    """Return the HDUs that the correction of an image changes; its own as a function."""
+    source = product.frame.source
+    replaced: Replaced = {source.hdu: partial(_corrected_hdu, product, decoded, provenance)}
+    if product.lyot is not None and product.lyot.source is not source:
+        replaced |= _overlay(product, product.lyot, stored)
+    elif product.frame.output_factor != 1.0:
+        replaced |= scaled_hdus(product.frame, decoded)
+    return replaced
 
 
 # --------------------------------------------------------------------------------------
@@ -263,8 +277,12 @@ def corrected_data(product: Product, data: np.ndarray) -> np.ndarray:
     return out
 
 
-def _corrected_hdu(product: Product, old: Any, data: np.ndarray, provenance: Provenance) -> bytes:
+def _corrected_hdu(product: Product, hdus: fits.HDUList, provenance: Provenance) -> bytes:
     """Return the bytes of the corrected image's HDU."""
+    old = hdus[product.frame.source.hdu]
+    data = corrected_data(product, decoded_image(old))
+    # Files of many chips are larger than memory.
+    del old.data
     header = old.header.copy()
     for key in ("BSCALE", "BZERO", "BLANK"):
         header.remove(key, ignore_missing=True)

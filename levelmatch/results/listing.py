@@ -5,7 +5,7 @@ from pathlib import Path
 
 from levelmatch.associations import planned_associations
 from levelmatch.record.run import Provenance
-from levelmatch.results.products import Product
+from levelmatch.results.products import Product, by_file
 
 __all__ = ["output_associations"]
 
@@ -25,7 +25,7 @@ def output_associations(
     products : list of `~levelmatch.results.products.Product`
         The images.
     paths : list of `~pathlib.Path`
-        Their files.
+        Their files, see `~levelmatch.results.files.check_outputs`.
     directory : str or `~pathlib.Path`
         Their folder.
     overwrite : bool
@@ -45,7 +45,8 @@ def output_associations(
     FileExistsError
         If a file exists and ``overwrite`` is not set.
     """
-    pairs = [(f, path) for p, path in zip(products, paths, strict=True) for f in p.frames]
+    files = zip(by_file(products), paths, strict=True)
+    pairs = [(f, path) for images, path in files for p in images for f in p.frames]
     associations = dict.fromkeys(a for frame, _ in pairs for a in frame.associations)
     if not associations:
         return {}

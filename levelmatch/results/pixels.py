@@ -69,14 +69,16 @@ def frames_with_pixels(
         msg = f"{shown}: the pixels are needed: {how}"
         raise FrameError(msg)
     read = recorded_read(levels)
-    wholes = {}
-    for frame in needed:
-        name = _file_name(frame)
-        own = replace(read, hdu=_recorded_hdu(levels, frame, read.hdu))
-        wholes[name] = collect_frames([paths[name]], own)[0]
+    wholes: dict = {}
+    for name in dict.fromkeys(map(_file_name, needed)):
+        own = [f for f in needed if _file_name(f) == name]
+        hdus = list(dict.fromkeys(_recorded_hdu(levels, f, "auto") for f in own))
+        hdu = read.hdu if hdus == ["auto"] else hdus
+        found = collect_frames([paths[name]], replace(read, hdu=hdu))
+        wholes |= {(name, hdu): whole for hdu, whole in zip(hdus, found, strict=False)}
     if not read.rematch:
         check_not_matched(wholes.values(), [p.name for p in levels.passes])
-    return [_filled(frame, wholes[_file_name(frame)]) for frame in needed]
+    return [_filled(f, wholes[_file_name(f), _recorded_hdu(levels, f, "auto")]) for f in needed]
 
 
 def _recorded_hdu(levels: Levels, frame: Frame, default):
@@ -115,7 +117,7 @@ def own_corrections(
 
 
 def _file_name(frame: Frame) -> str:
-    return frame.whole or frame.name
+    return frame.whole or (frame.file if frame.extension else frame.name)
 
 
 def _paths(files) -> dict[str, Path]:
@@ -140,4 +142,5 @@ def _filled(frame: Frame, whole: Frame) -> Frame:
         msg = f"{whole.name}: it lies elsewhere on the sky than the recorded image"
         raise FrameError(msg)
     keys = ("name", "tile", "detector", "part", "region", "subset", "scale", "corrections")
+    keys += ("extension",)
     return whole.with_keys(whole=frame.whole, **{key: getattr(frame, key) for key in keys})

@@ -1,11 +1,12 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
 """Output images and the frames that they are made of."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from levelmatch.images.frame import Frame
 
-__all__ = ["Product", "make_products"]
+__all__ = ["Product", "by_file", "make_products"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -15,7 +16,7 @@ class Product:
     Parameters
     ----------
     name : str
-        Its file name.
+        Its name: that of its file, with the extension if several of its file are matched.
     frame : `~levelmatch.images.frame.Frame`
         The image.
     lyot : `~levelmatch.images.frame.Frame` or None
@@ -28,6 +29,11 @@ class Product:
     frame: Frame
     lyot: Frame | None = None
     region: tuple[slice, slice] | None = None
+
+    @property
+    def file(self) -> str:
+        """Name of the output file, which the images of one file share."""
+        return self.frame.file if self.frame.extension else self.name
 
     @property
     def frames(self) -> list[Frame]:
@@ -69,3 +75,18 @@ def make_products(frames: list[Frame], *, recombine: bool) -> list[Product]:
         )
     products += [Product(f.name, f) for name, f in lyot.items() if name not in done]
     return products
+
+
+def by_file(products: Iterable[Product]) -> list[list[Product]]:
+    """Return output images in lists, one list per output file.
+
+    Parameters
+    ----------
+    products : iterable of `Product`
+        The output images.
+    """
+    files: dict = {}
+    for k, product in enumerate(products):
+        shared = product.frame.extension
+        files.setdefault(product.file if shared else k, []).append(product)
+    return list(files.values())

@@ -3,10 +3,12 @@
 
 from collections.abc import Callable, Iterable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
+from astropy.io import fits
 
 from levelmatch.associations import expand_associations, write_associations
 from levelmatch.atomic import atomic_stream
@@ -30,9 +32,9 @@ from levelmatch.results.files import (
 from levelmatch.results.header import remove_provenance
 from levelmatch.results.listing import output_associations
 from levelmatch.results.pixels import recorded_read
-from levelmatch.results.products import Product, make_products
+from levelmatch.results.products import Product, by_file, make_products
 from levelmatch.results.result import MatchResult
-from levelmatch.results.splice import remove_from_asdf, splice, table_bytes
+from levelmatch.results.splice import Replaced, remove_from_asdf, splice, table_bytes
 
 __all__ = ["apply_record", "recorded_files", "recorded_result", "undo_record", "verify_record"]
 
@@ -42,6 +44,7 @@ MOST_MOVED = 1e-2
 # Fields of a frame that a record keeps better than the file.
 RECORDED = (
     "name",
+    "extension",
     "dq_bits",
     "tile",
     "detector",
@@ -186,14 +189,18 @@ def _recorded_frames(
     names: list[str] | None = None,
 ) -> list[Frame]:
     """Return the frames of files, with the recorded names and corrections."""
-    opened: dict[str, Frame] = {}
+    from_inputs = names is None
+    names = names or _input_names(record)
+    hdus = [int(record.input(frame, "hdu")) for frame in record.frames]
+    read = _recorded_read(record, inputs=from_inputs)
+    opened: dict[tuple[str, int], Frame] = {}
+    for name in dict.fromkeys(names):
+        own = sorted({hdu for n, hdu in zip(names, hdus, strict=True) if n == name})
+        found = collect_frames([paths[name]], replace(read, hdu=own))
+        opened |= {(name, frame.source.hdu): frame for frame in found}
     frames = []
-    for frame, name in zip(record.frames, names or _input_names(record), strict=True):
-        if name not in opened:
-            hdu = int(record.input(frame, "hdu"))
-            read = replace(_recorded_read(record, inputs=names is None), hdu=hdu)
-            (opened[name],) = collect_frames([paths[name]], read)
-        base = opened[name]
+    for frame, name, hdu in zip(record.frames, names, hdus, strict=True):
+        base = opened[name, hdu]
         if base.shape != frame.shape:
             msg = f"{name}: its shape is {base.shape}, the recorded {frame.shape}"
             raise RecordError(msg)
@@ -321,10 +328,10 @@ def undo_record(
     paths = check_outputs(products, directory, overwrite=overwrite)
     associations = output_associations(products, paths, directory, overwrite=overwrite)
     Path(directory).mkdir(parents=True, exist_ok=True)
-    work = list(zip(products, paths, strict=True))
-    for product, path in work if progress_bar is None else progress_bar(work):
+    work = list(zip(by_file(products), paths, strict=True))
+    for images, path in work if progress_bar is None else progress_bar(work):
         with atomic_stream(path) as stream:
-            _write_undone(record, product, stream)
+            _write_undone(record, images, stream)
     write_associations(associations)
     return paths
 
@@ -337,6 +344,8 @@ def _corrected_products(
     if record.run.recombine:
         _refuse_joined(record)
         names = [frame.product for frame in record.frames]
+    elif any(frame.extension for frame in record.frames):
+        names = [frame.file if frame.extension else name for frame, name in _zipped(record, names)]
     files, listed = _expanded(record, files)
     paths = _by_name(files, names)
     frames = _recorded_frames(record, paths, listed, force=force, names=names)
@@ -347,6 +356,10 @@ def _corrected_products(
             msg = f"{frame.source.path.name}: its header names {what}; force=True accepts it"
             raise RecordError(msg)
     return make_products([_inverse(frame) for frame in frames], recombine=record.run.recombine)
+
+
+def _zipped(record: Record, names: list[str]) -> list[tuple[Frame, str]]:
+    return list(zip(record.frames, names, strict=True))
 
 
 def _refuse_joined(record: Record) -> None:
@@ -366,28 +379,36 @@ def _inverse(frame: Frame) -> Frame:
     return frame.with_keys(corrections=back, output_factor=1 / factor)
 
 
-def _write_undone(record: Record, product: Product, stream: BinaryIO) -> None:
-    """Copy a corrected file with its image, its header and the ASDF tree restored."""
-    source = product.frame.source
-    dtype = np.dtype(str(record.input(product.frame, "dtype")))
-    with open_decoded(source.path) as decoded, open_stored(source.path) as stored:
-        old = decoded[source.hdu]
-        data = corrected_data(product, decoded_image(old))
-        if dtype.kind in "iu":
-            data = np.rint(data)
-        if dtype.kind in "iu" and np.isnan(data).any():
-            # The value of blank integers is not recorded.
-            dtype = data.dtype
-        header = old.header.copy()
-        remove_provenance(header, _inverse(product.frame), record.provenance)
-        replaced = {source.hdu: encoded_hdu(old, header, data.astype(dtype))}
-        if product.frame.output_factor != 1.0:
-            replaced |= scaled_hdus(product.frame, decoded)
+def _write_undone(record: Record, products: list[Product], stream: BinaryIO) -> None:
+    """Copy a corrected file with its images, their headers and the ASDF tree restored."""
+    path = products[0].frame.source.path
+    with open_decoded(path) as decoded, open_stored(path) as stored:
+        replaced: Replaced = {}
+        for product in products:
+            replaced[product.frame.source.hdu] = partial(_undone_hdu, record, product, decoded)
+            if product.frame.output_factor != 1.0:
+                replaced |= scaled_hdus(product.frame, decoded)
         index = asdf_hdu(stored)
         if index is not None:
             content = remove_from_asdf(stored[index].data.tobytes(), record.sha256)
             replaced[index] = table_bytes(stored[index].header, content)
-        splice(source.path, stored, replaced, stream)
+        splice(path, stored, replaced, stream)
+
+
+def _undone_hdu(record: Record, product: Product, hdus: fits.HDUList) -> bytes:
+    """Return the bytes of a restored image's HDU."""
+    old = hdus[product.frame.source.hdu]
+    dtype = np.dtype(str(record.input(product.frame, "dtype")))
+    data = corrected_data(product, decoded_image(old))
+    del old.data
+    if dtype.kind in "iu":
+        data = np.rint(data)
+    if dtype.kind in "iu" and np.isnan(data).any():
+        # The value of blank integers is not recorded.
+        dtype = data.dtype
+    header = old.header.copy()
+    remove_provenance(header, _inverse(product.frame), record.provenance)
+    return encoded_hdu(old, header, data.astype(dtype))
 
 
 # --------------------------------------------------------------------------------------
@@ -424,9 +445,9 @@ def verify_record(
     record = as_record(record)
     result = recorded_result(record, recorded_files(record) if inputs is None else inputs)
     outputs, _ = _expanded(record, outputs)
-    paths = _by_name(outputs, [product.name for product in result.products])
+    paths = _by_name(outputs, [product.file for product in result.products])
     for product in result.products:
-        _verify_product(record, product, paths[product.name])
+        _verify_product(record, product, paths[product.file])
     return [product.name for product in result.products]
 
 

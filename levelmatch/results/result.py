@@ -75,6 +75,11 @@ class MatchResult(Levels, Sequence):
         """Names of the images."""
         return [product.name for product in self.products]
 
+    @property
+    def files(self) -> list[str]:
+        """Names of the output files, each of one image or several."""
+        return list(dict.fromkeys(product.file for product in self.products))
+
     @cached_property
     def record(self) -> Record:
         """The `~levelmatch.Record` of the run; reads the images once more, for checksums."""
@@ -107,7 +112,7 @@ class MatchResult(Levels, Sequence):
         Returns
         -------
         paths : list of `~pathlib.Path`
-            The files, in the order of the images.
+            The files, in the order of the images; one for all images of a file.
 
         Raises
         ------

@@ -4,6 +4,7 @@
 import io
 import re
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -13,6 +14,7 @@ from astropy.io import fits
 from levelmatch.images.packing import open_raw
 
 __all__ = [
+    "Replaced",
     "add_to_asdf",
     "compressed_bytes",
     "image_bytes",
@@ -22,6 +24,8 @@ __all__ = [
     "table_bytes",
 ]
 
+# The new bytes of HDUs, or functions that return them, by the indices of the HDUs.
+Replaced = dict[int, bytes | Callable[[], bytes]]
 
 BLOCK = 2880
 BLOCK_MAGIC = b"\xd3BLK"
@@ -29,7 +33,7 @@ BLOCK_INDEX = b"#ASDF BLOCK INDEX"
 TREE_END = re.compile(rb"^\.\.\.\r?$", re.MULTILINE)
 
 
-def splice(source: Path, hdus: fits.HDUList, replaced: dict[int, bytes], stream: BinaryIO) -> None:
+def splice(source: Path, hdus: fits.HDUList, replaced: Replaced, stream: BinaryIO) -> None:
     """Write a copy of a FITS file with some HDUs replaced.
 
     Parameters
@@ -38,8 +42,8 @@ def splice(source: Path, hdus: fits.HDUList, replaced: dict[int, bytes], stream:
         The file.
     hdus : `~astropy.io.fits.HDUList`
         The same file, open.
-    replaced : dict of int to bytes
-        The new bytes of HDUs, by their indices.
+    replaced : dict of int to bytes or callable
+        The new bytes of HDUs, or functions that return them, by the indices of the HDUs.
     stream : binary file
         The copy, open for writing.
     """
@@ -48,7 +52,8 @@ def splice(source: Path, hdus: fits.HDUList, replaced: dict[int, bytes], stream:
         for index in sorted(replaced):
             info = hdus[index].fileinfo()
             _copy(raw, stream, info["hdrLoc"] - position)
-            stream.write(replaced[index])
+            content = replaced[index]
+            stream.write(content if isinstance(content, bytes) else content())
             position = info["datLoc"] + info["datSpan"]
             raw.seek(position)
         shutil.copyfileobj(raw, stream, 1 << 20)

@@ -79,7 +79,9 @@ def find_reference(frames, reference):
     """
     if isinstance(reference, str):
         found = [
-            f for f in frames if reference in (f.name, f.tile, f.product, f.name.partition(".")[0])
+            f
+            for f in frames
+            if reference in (f.name, f.tile, f.product, f.file, f.name.partition(".")[0])
         ]
         science = [f for f in found if f.part != "lyot"]
         if science:

@@ -1,0 +1,362 @@
+# Licensed under a 3-clause BSD style license - see LICENSE.rst
+"""Files with many images: HST's two chips, DECam's sixty, MegaCam's compressed ones."""
+
+import numpy as np
+import pytest
+from astropy.io import fits
+from astropy.wcs import WCS
+from click.testing import CliRunner
+from numpy.testing import assert_allclose
+
+import levelmatch as lm
+from levelmatch import cli
+from levelmatch.images.choices import hdu_choices
+from levelmatch.images.collect import collect_frames
+
+NOISE = 0.5
+PIXEL = 1 / 3600
+
+
+def sky(x, y):
+    """A smooth field of emission, in pixels of the tangent plane."""
+    return 20 * np.exp(-(((x - 60) / 150) ** 2 + ((y + 40) / 110) ** 2)) + 0.02 * x
+
+
+def chip_header(corner, pointing, shape, **cards):
+    """The header of a chip whose first pixel lies at a corner of the focal plane."""
+    wcs = WCS(naxis=2)
+    wcs.wcs.ctype = "RA---TAN", "DEC--TAN"
+    wcs.wcs.cunit = "deg", "deg"
+    wcs.wcs.crval = 150, 20
+    wcs.wcs.cdelt = -PIXEL, PIXEL
+    wcs.wcs.crpix = 1 - corner[0] - pointing[0], 1 - corner[1] - pointing[1]
+    header = wcs.to_header()
+    header.update(BUNIT="ELECTRONS", **cards)
+    return header
+
+
+def chip_pixels(corner, pointing, shape, level, rng):
+    y, x = np.indices(shape)
+    values = sky(x + corner[0] + pointing[0], y + corner[1] + pointing[1])
+    return (values + level + rng.normal(0, NOISE, shape)).astype("f4")
+
+
+def write_hst(path, pointing, levels, rng, shape=(100, 200)):
+    """A file as calacs writes them: SCI, ERR and DQ of each chip, an IVM table at the end."""
+    primary = fits.PrimaryHDU()
+    primary.header.update(TELESCOP="HST", INSTRUME="ACS", FILENAME=path.name, EXPTIME=500.0)
+    hdus = [primary]
+    for chip, level in enumerate(levels):
+        corner = (-100, -105 if chip == 0 else 5)
+        header = chip_header(corner, pointing, shape, CCDCHIP=2 - chip, INHERIT=True)
+        data = chip_pixels(corner, pointing, shape, level, rng)
+        dq = np.zeros(shape, "i2")
+        dq[3:6, 50:90] = 4
+        data[3:6, 50:90] = 900
+        version = {"ver": chip + 1}
+        hdus += [
+            fits.ImageHDU(data, header, name="SCI", **version),
+            fits.ImageHDU(np.full(shape, NOISE, "f4"), header, name="ERR", **version),
+            fits.ImageHDU(dq, header, name="DQ", **version),
+        ]
+    table = fits.BinTableHDU.from_columns([fits.Column("A", "E", array=[1, 2])], name="WCSCORR")
+    fits.HDUList([*hdus, table]).writeto(path)
+    return path
+
+
+POINTINGS = ((0, 0), (70, 45), (-60, 80), (30, -50))
+
+
+@pytest.fixture
+def hst(tmp_path):
+    """Four exposures of two chips, and the level of each chip of each exposure."""
+    rng = np.random.default_rng(3)
+    levels = rng.normal(0, 5, (len(POINTINGS), 2))
+    folder = tmp_path / "hst"
+    folder.mkdir()
+    paths = [
+        write_hst(folder / f"j{k}_flc.fits", p, levels[k], rng) for k, p in enumerate(POINTINGS)
+    ]
+    return paths, levels
+
+
+def relative(levels):
+    return np.ravel(levels) - np.mean(levels)
+
+
+@pytest.mark.parametrize("group_by", ["auto", "FILENAME"])
+@pytest.mark.parametrize("function", [lm.match_levels, lm.match_mosaic])
+def test_all_chips_are_matched_and_written_whole(hst, tmp_path, function, group_by):
+    paths, levels = hst
+    result = function(paths, group_by=group_by)
+    assert result.names[:3] == ["j0_flc.fits[SCI,1]", "j0_flc.fits[SCI,2]", "j1_flc.fits[SCI,1]"]
+    assert len(result) == 8
+    assert result.files == [path.name for path in paths]
+    found = result.table["level"].value
+    assert_allclose(relative(found), relative(levels), atol=0.03)
+    written = result.write(tmp_path / "out")
+    assert [path.name for path in written] == result.files
+    for k, (before, after) in enumerate(zip(paths, written, strict=True)):
+        with fits.open(before) as old, fits.open(after) as new:
+            assert [h.name for h in new] == [h.name for h in old]
+            for a, b in zip(old, new, strict=True):
+                if a.name != "SCI":
+                    assert fits.HDUDiff(a, b).identical
+                    continue
+                level = found[2 * k + a.ver - 1]
+                assert_allclose(b.data, a.data - level, atol=1e-4)
+                assert_allclose(b.header["LMMLEV"] + b.header.get("LMDLEV", 0), level, rtol=1e-6)
+                kept = b.header.copy(strip=True)
+                assert all(kept[key] == a.header[key] for key in ("CCDCHIP", "INHERIT", "CRPIX1"))
+
+
+def test_a_record_of_chips_is_applied_verified_and_undone(hst, tmp_path):
+    paths, _ = hst
+    result = lm.match_levels(paths)
+    written = result.write(tmp_path / "out")
+    record = lm.read_record(tmp_path / "out" / "levelmatch.asdf")
+    assert record.names == result.names
+    assert record.files == result.files
+    assert lm.verify_record(record, written) == result.names
+    for one, other in zip(lm.apply_record(record, paths, tmp_path / "again"), written, strict=True):
+        assert one.read_bytes() == other.read_bytes()
+    for one, other in zip(lm.undo_record(record, written, tmp_path / "back"), paths, strict=True):
+        with fits.open(one) as a, fits.open(other) as b:
+            for x, y in zip(a, b, strict=True):
+                assert x.header == y.header
+                if x.is_image and x.data is not None:
+                    assert_allclose(x.data, y.data, atol=1e-4)
+    # A chip that is changed is named.
+    with fits.open(written[1], mode="update") as hdus:
+        hdus["SCI", 2].data[5, 5] += 1
+    with pytest.raises(lm.RecordError, match=r"j1_flc\.fits: 1 pixels do not follow"):
+        lm.verify_record(record, written)
+    without = lm.solve_record(record, exclude="j0_flc.fits")
+    assert without.files == [path.name for path in paths[1:]]
+
+
+def test_matched_chips_are_refused(hst, tmp_path):
+    written = lm.match_levels(hst[0]).write(tmp_path / "out")
+    with pytest.raises(lm.FrameError, match=r"j0_flc\.fits\[SCI,1\]: already matched"):
+        lm.match_levels(written)
+
+
+def test_choices_of_chips(hst, tmp_path):
+    paths, levels = hst
+    two = lm.match_levels(paths, read=lm.ReadOptions(hdu=("SCI", 2)))
+    assert two.names == [path.name for path in paths]
+    assert_allclose(relative(two.table["level"].value), relative(levels[:, 1]), atol=0.03)
+    for hdu in ("auto", "all", "SCI", [1, 4], [("SCI", 1), ("SCI", 2)], (1, ("SCI", 2))):
+        names = [f.name for f in collect_frames(paths[:1], lm.ReadOptions(hdu=hdu))]
+        assert names == ["j0_flc.fits[SCI,1]", "j0_flc.fits[SCI,2]"]
+    turned = collect_frames(paths[:1], lm.ReadOptions(hdu=[4, 1]))
+    assert [f.extension for f in turned] == ["SCI,2", "SCI,1"]
+    # What is not chosen stays as it is.
+    after = two.write(tmp_path / "out")[0]
+    with fits.open(paths[0]) as old, fits.open(after) as new:
+        assert fits.HDUDiff(old["SCI", 1], new["SCI", 1]).identical
+
+
+@pytest.mark.parametrize("hdu", [1.5, True, [None], {"SCI": 1}])
+def test_choices_that_are_none(hdu):
+    with pytest.raises(TypeError, match="hdu: .* is neither 'auto', 'all', an index"):
+        lm.ReadOptions(hdu=hdu)
+    with pytest.raises(ValueError, match="names no extension"):
+        lm.ReadOptions(hdu=[])
+
+
+def test_forms_of_choices():
+    assert hdu_choices(None) == hdu_choices("AUTO") == "auto"
+    assert hdu_choices(["SCI", 1]) == hdu_choices(("SCI", 1)) == [("SCI", 1)]
+    assert hdu_choices([["SCI", 1], 3]) == [("SCI", 1), 3]
+    assert hdu_choices((1, 2)) == [1, 2]
+
+
+# --------------------------------------------------------------------------------------
+# Cameras
+
+
+def write_camera(path, pointing, levels, rng, kind, shape=(60, 40)):
+    """A file of many chips in rows of ten, as DECam's and MegaCam's: names by kind."""
+    primary = fits.PrimaryHDU()
+    primary.header.update(RADESYS="FK5", EQUINOX=2000.0, OBJECT="field", EXPTIME=90.0)
+    hdus = [primary]
+    for chip, level in enumerate(levels):
+        corner = (44 * (chip % 10) - 220, 66 * (chip // 10) - 200)
+        name = {"names": f"N{chip + 1}", "numbers": "", "ccd": f"ccd{chip:02d}"}[kind]
+        header = chip_header(corner, pointing, shape, CCDNUM=chip + 1, INHERIT=True)
+        del header["RADESYS"]
+        data = chip_pixels(corner, pointing, shape, level, rng)
+        if kind == "ccd":
+            options = {"compression_type": "RICE_1", "quantize_level": 64.0}
+            hdus.append(fits.CompImageHDU(data, header, name=name, **options))
+        else:
+            hdus.append(fits.ImageHDU(data, header, name=name or None))
+    fits.HDUList(hdus).writeto(path)
+    return path
+
+
+def dithered(n_chips, kind, folder, rng, suffix=".fits"):
+    levels = rng.normal(0, 3, (4, n_chips))
+    pointings = ((0, 0), (21, 13), (-15, 30), (9, -25))
+    paths = [
+        write_camera(folder / f"c{k}{suffix}", p, levels[k], rng, kind)
+        for k, p in enumerate(pointings)
+    ]
+    return paths, levels
+
+
+@pytest.mark.parametrize(
+    ("kind", "label", "suffix"),
+    [("names", "N12", ".fits"), ("numbers", "12", ".fits"), ("ccd", "CCD11", ".fits.fz")],
+)
+def test_chips_of_a_camera(tmp_path, kind, label, suffix):
+    rng = np.random.default_rng(5)
+    paths, levels = dithered(12, kind, tmp_path, rng, suffix)
+    result = lm.match_levels(paths)
+    assert result.names[11] == f"c0{suffix}[{label}]"
+    assert_allclose(relative(result.table["level"].value), relative(levels), atol=0.15)
+    written = result.write(tmp_path / "out")
+    assert [path.name for path in written] == [path.name for path in paths]
+    record = lm.read_record(tmp_path / "out" / "levelmatch.asdf")
+    assert lm.verify_record(record, written) == result.names
+    for one, other in zip(lm.undo_record(record, written, tmp_path / "back"), paths, strict=True):
+        with fits.open(one) as a, fits.open(other) as b:
+            assert [h.name for h in a] == [h.name for h in b]
+            for x, y in zip(a[1:], b[1:], strict=True):
+                assert_allclose(x.data, y.data, atol=1e-4)
+
+
+def test_sixty_chips_are_as_accurate_as_one(tmp_path):
+    """Each chip's levels are as good as in a run of that chip alone, and errors are true."""
+    rng = np.random.default_rng(7)
+    paths, levels = dithered(60, "names", tmp_path, rng)
+    result = lm.match_levels(paths)
+    found = result.table["level"].value.reshape(4, 60)
+    error = found - levels
+
+    def scatter(error):
+        return float(np.sqrt(np.mean((error - error.mean(axis=0)) ** 2) * 4 / 3))
+
+    alone = [
+        lm.match_levels(paths, read=lm.ReadOptions(hdu=f"N{chip}")).table["level"].value
+        - levels[:, chip - 1]
+        for chip in range(1, 61, 12)
+    ]
+    assert scatter(error) < 1.05 * scatter(np.transpose(alone)) + 0.002
+    assert np.std(error) < 0.1
+
+
+def test_one_dead_chip_does_not_stop_the_others(tmp_path):
+    rng = np.random.default_rng(5)
+    paths, levels = dithered(4, "names", tmp_path, rng)
+    for path in paths:
+        with fits.open(path, mode="update") as hdus:
+            hdus["N4"].data[:] = np.nan
+    with pytest.warns(lm.LevelMatchWarning) as caught:
+        result = lm.match_levels(paths, group_by="FILENAME")
+    said = " ".join(str(w.message) for w in caught)
+    assert "no pixel is good; the image is compared with no other" in said
+    assert "c0.fits[N4]" in said
+    keep = np.arange(4) != 3
+    found = result.table["level"].value.reshape(4, 4)
+    assert (found[:, 3] == 0).all()
+    assert_allclose(relative(found[:, keep]), relative(levels[:, keep]), atol=0.15)
+
+
+def test_a_chip_that_cannot_be_used_may_be_left_out(hst):
+    paths, _ = hst
+    fits.setval(paths[0], "CRPIX1", value="x", extname="SCI", extver=2)
+    with pytest.raises(lm.FrameError, match=r"j0_flc\.fits\[SCI,2\]: the WCS card CRPIX1"):
+        collect_frames(paths)
+    with pytest.warns(lm.LevelMatchWarning, match=r"left out.*j0_flc\.fits\[SCI,2\]"):
+        frames = collect_frames(paths, lm.ReadOptions(on_error="skip"))
+    assert [f.name for f in frames][:2] == ["j0_flc.fits[SCI,1]", "j1_flc.fits[SCI,1]"]
+
+
+# --------------------------------------------------------------------------------------
+# INHERIT
+
+
+def inheriting(path, inherit, **cards):
+    primary = fits.PrimaryHDU()
+    primary.header.update(BUNIT="Jy/beam", FILTER="g", EXPTIME=7.0, **cards)
+    hdus = [primary]
+    for chip in range(2):
+        corner = (50 * chip, 0)
+        header = chip_header(corner, (0, 0), (40, 40))
+        del header["BUNIT"], header["RADESYS"]
+        if inherit is not None:
+            header["INHERIT"] = inherit
+        hdus.append(fits.ImageHDU(np.ones((40, 40), "f4"), header, name=f"CCD{chip}"))
+    fits.HDUList(hdus).writeto(path)
+    return path
+
+
+@pytest.mark.parametrize(("inherit", "value"), [(True, 7.0), (None, 7.0), (False, None)])
+def test_inherit_decides_on_the_cards_of_the_primary_header(tmp_path, inherit, value):
+    for frame in collect_frames([inheriting(tmp_path / "a.fits", inherit)]):
+        assert frame.meta.get("EXPTIME") == value
+        assert (frame.unit is None) == (value is None)
+
+
+def test_the_frame_of_reference_is_inherited(tmp_path):
+    old = {"RADESYS": "FK4", "EQUINOX": 1950.0}
+    place = {}
+    for inherit in (True, False):
+        path = inheriting(tmp_path / f"{inherit}.fits", inherit, **old)
+        place[inherit] = collect_frames([path])[0].grid.centre
+    # In half a century the equinox moves by 0.64 degree.
+    assert 0.5 < np.degrees(np.linalg.norm(place[True] - place[False])) < 1.0
+
+
+# --------------------------------------------------------------------------------------
+# Command line
+
+
+def invoke(*arguments):
+    return CliRunner().invoke(cli.main, [str(a) for a in arguments])
+
+
+@pytest.mark.parametrize("how", ["folder", "pattern", "files"])
+def test_command_takes_folders_and_patterns(hst, tmp_path, how):
+    paths, _ = hst
+    (paths[0].parent / "notes.txt").write_text("no image")
+    files = {"folder": [paths[0].parent], "pattern": [paths[0].parent / "j*.fits"], "files": paths}
+    out = tmp_path / "out"
+    run = invoke("run", *files[how], "-o", out)
+    assert run.exit_code == 0, run.output
+    assert "Written: 8 images in 4 files to " in run.stdout
+    assert "j0_flc.fits[SCI,2]" in run.stdout or "SCI,2" in run.stdout
+    assert sorted(p.name for p in out.iterdir()) == sorted(
+        [*(p.name for p in paths), "levelmatch.asdf"]
+    )
+    checked = invoke("verify", out, out)
+    assert checked.exit_code == 0, checked.output
+    assert "8 images follow" in checked.stdout
+    back = invoke("undo", out, out / "*.fits", "-o", tmp_path / "back")
+    assert back.exit_code == 0, back.output
+
+
+def test_command_matches_the_chips_of_one_file_if_there_are_several(hst, tmp_path):
+    paths, _ = hst
+    run = invoke("run", paths[0], "-o", tmp_path / "out", "--hdu", "SCI,1")
+    assert "only one image" in run.stderr
+    run = invoke("run", paths[0], "-o", tmp_path / "out")
+    assert "none of the 2 images overlap" in run.stderr
+
+
+@pytest.mark.parametrize(
+    ("text", "names"),
+    [
+        ("SCI,1,SCI,2", ["SCI,1", "SCI,2"]),
+        ("1,4", ["SCI,1", "SCI,2"]),
+        ("all", ["SCI,1", "SCI,2"]),
+        ("SCI,2", [""]),
+    ],
+)
+def test_command_chooses_chips(hst, tmp_path, text, names):
+    run = invoke("run", *hst[0], "-o", tmp_path / "out", "--hdu", text)
+    assert run.exit_code == 0, run.output
+    record = lm.read_record(tmp_path / "out" / "levelmatch.asdf")
+    assert [frame.extension for frame in record.frames] == names * 4
