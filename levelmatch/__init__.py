@@ -30,6 +30,7 @@ _HOMES = {
     "SolveOptions": "options",
     "apply_record": "results.replay",
     "combine_nircam_short": "matching",
+    "LevelMatchStep": "jwst",
     "make_mosaic": "results.mosaic",
     "match_dithers": "matching",
     "match_levels": "matching",
@@ -47,7 +48,8 @@ _HOMES = {
 # Subpackages with names of their own, imported at their first use.
 _PACKAGES = ("plots", "report", "testing")
 
-__all__ = sorted(_HOMES)  # noqa: PLE0605
+# The step needs the packages of a pipeline.
+__all__ = sorted(set(_HOMES) - {"LevelMatchStep"})  # noqa: PLE0605
 
 
 def __getattr__(name):

@@ -18,6 +18,7 @@ __all__ = [
     "Association",
     "expand_associations",
     "is_association",
+    "output_association",
     "planned_associations",
     "read_association",
     "write_associations",
@@ -185,7 +186,7 @@ def planned_associations(
     directory: str | Path,
     *,
     overwrite: bool = False,
-    entry: Mapping[str, Any] | None = None,
+    provenance: Any = None,
 ) -> dict[Path, bytes]:
     """Return the associations of written images.
 
@@ -199,15 +200,13 @@ def planned_associations(
         The folder of the outputs.
     overwrite : bool
         Whether existing files may be replaced.
-    entry : mapping or None
-        The run, which is added with the options of the pipeline; `None` for images whose
-        corrections are undone.
+    provenance : `~levelmatch.record.run.Provenance` or None
+        See `output_association`.
 
     Returns
     -------
     contents : dict of `~pathlib.Path` to bytes
-        The content of each file to write. Products and members are those of the input; science
-        members have the names of the outputs, and those without an output are left out.
+        The content of each file to write.
 
     Raises
     ------
@@ -217,7 +216,6 @@ def planned_associations(
         If a file exists and ``overwrite`` is not set.
     """
     directory = Path(directory)
-    outputs = {_absolute(path): out for path, out in written.items()}
     contents: dict[Path, bytes] = {}
     for path in dict.fromkeys(associations):
         target = directory / path.name
@@ -230,12 +228,45 @@ def planned_associations(
         if target.exists() and not overwrite:
             msg = f"{target} exists; overwrite=True replaces it"
             raise FileExistsError(msg)
-        tree = _output_tree(read_association(path), outputs, directory)
-        tree.pop(KEY, None)
-        if entry is not None:
-            tree[KEY] = {**entry, "pipeline_options": PIPELINE_OPTIONS}
-        contents[target] = json.dumps(tree, indent=4, ensure_ascii=False).encode() + b"\n"
+        association = read_association(path)
+        contents[target] = output_association(association, written, directory, provenance)
     return contents
+
+
+def output_association(
+    association: Association,
+    written: Mapping[Path, Path],
+    directory: Path,
+    provenance: Any = None,
+) -> bytes:
+    """Return the content of an association of written images.
+
+    Parameters
+    ----------
+    association : `Association`
+        The association of their inputs.
+    written : mapping of `~pathlib.Path` to `~pathlib.Path`
+        The output of each input.
+    directory : `~pathlib.Path`
+        The folder of the new association.
+    provenance : `~levelmatch.record.run.Provenance` or None
+        The run, which is added with the options of the pipeline; `None` for images whose
+        corrections are undone.
+
+    Returns
+    -------
+    content : bytes
+        The file. Products and members are those of the input; science members have the names
+        of the outputs, and those without an output are left out.
+    """
+    tree = _output_tree(association, {_absolute(p): out for p, out in written.items()}, directory)
+    tree.pop(KEY, None)
+    if provenance is not None:
+        tree[KEY] = {"version": provenance.version, "created": provenance.created}
+        if provenance.record:
+            tree[KEY] |= {"record": provenance.record, "record_sha256": provenance.sha256}
+        tree[KEY]["pipeline_options"] = PIPELINE_OPTIONS
+    return json.dumps(tree, indent=4, ensure_ascii=False).encode() + b"\n"
 
 
 def _output_tree(

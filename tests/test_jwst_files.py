@@ -7,10 +7,12 @@ import warnings
 import asdf
 import numpy as np
 import pytest
+import yaml
 from astropy.io import fits
 from numpy.testing import assert_array_equal
 
 import levelmatch as lm
+from levelmatch.results.splice import add_to_asdf, remove_from_asdf
 
 SHAPE = (48, 64)
 OWN = ("LM", "HISTORY")
@@ -219,3 +221,42 @@ def test_stdatamodels_opens_them(models, tmp_path):
             assert any("levelmatch" in key for key in tree)
             (row,) = np.flatnonzero(result.table["name"] == before.name)
             assert level == pytest.approx(result.table["level"].value[row], abs=1e-5)
+
+
+MODEL = """#ASDF 1.0.0
+#ASDF_STANDARD 1.6.0
+%YAML 1.1
+--- !core/asdf-1.1.0
+meta:
+  filename: a.fits
+  model_type: ImageModel
+  nested:
+    levelmatch: mine
+other: 1
+...
+"""
+
+
+@pytest.mark.parametrize("step", ["", "  levelmatch:\n    record: old\n    more: [1]\n"])
+def test_a_data_model_has_the_run_in_its_metadata(step):
+    content = MODEL.replace("  model_type", f"{step}  model_type").encode()
+    first, second = (
+        {"levelmatch": "0.1", "created": f"{k}", "record": "r.asdf", "record_sha256": f"s{k}"}
+        for k in "ab"
+    )
+    once = add_to_asdf(content, first)
+    twice = add_to_asdf(once, second)
+    for found, entries in ((once, [first]), (twice, [first, second])):
+        tree = yaml.load(
+            found.partition(b"--- !core/asdf-1.1.0\n")[2].rstrip(b".\n"), yaml.SafeLoader
+        )
+        letter = entries[-1]["created"]
+        assert tree["meta"] == {
+            "filename": "a.fits",
+            "levelmatch": f"levelmatch 0.1 {letter} record r.asdf s{letter}",
+            "model_type": "ImageModel",
+            "nested": {"levelmatch": "mine"},
+        }
+        assert (tree["other"], tree["levelmatch"]) == (1, entries)
+    assert remove_from_asdf(twice, "sb") == once
+    assert remove_from_asdf(once, "sa") == MODEL.encode()

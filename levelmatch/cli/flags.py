@@ -22,6 +22,7 @@ __all__ = [
     "GroupedCommand",
     "Number",
     "Value",
+    "descriptions",
     "flag_name",
     "flags_of",
     "names_of",

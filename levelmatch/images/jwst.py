@@ -19,6 +19,7 @@ __all__ = [
     "JWSTKeys",
     "fitted_region",
     "jwst_keys",
+    "load_gwcs",
     "lyot_region",
     "module_of",
     "read_gwcs",
@@ -251,9 +252,14 @@ def _checked_gwcs(tree):
 
     if not isinstance(meta["wcs"], gwcs.WCS):
         return None, "the transforms of JWST are not installed; see the extra jwst"
-    for step in meta["wcs"].pipeline:
+    return load_gwcs(meta["wcs"]), ""
+
+
+def load_gwcs(wcs):
+    """Load the arrays of a gwcs, which else end with their file; return the gwcs."""
+    for step in wcs.pipeline:
         _load_arrays(step.transform)
-    return meta["wcs"], ""
+    return wcs
 
 
 def _load_arrays(model):

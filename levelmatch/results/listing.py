@@ -51,13 +51,6 @@ def output_associations(
     if not associations:
         return {}
     written = {f.source.path: path for f, path in pairs if hasattr(f.source, "path")}
-    entry = None if provenance is None else _entry(provenance)
-    return planned_associations(written, associations, directory, overwrite=overwrite, entry=entry)
-
-
-def _entry(provenance: Provenance) -> dict[str, str]:
-    """Return the run as an association names it."""
-    entry = {"version": provenance.version, "created": provenance.created}
-    if provenance.record:
-        entry |= {"record": provenance.record, "record_sha256": provenance.sha256}
-    return entry
+    return planned_associations(
+        written, associations, directory, overwrite=overwrite, provenance=provenance
+    )

@@ -18,6 +18,7 @@ __all__ = [
     "add_to_asdf",
     "compressed_bytes",
     "image_bytes",
+    "run_text",
     "remove_from_asdf",
     "splice",
     "has_tree",
@@ -30,6 +31,11 @@ Replaced = dict[int, bytes | Callable[[], bytes]]
 BLOCK = 2880
 BLOCK_MAGIC = b"\xd3BLK"
 BLOCK_INDEX = b"#ASDF BLOCK INDEX"
+# The mapping of metadata, in block style.
+META = re.compile(
+    rb"^(?P<head>meta:(?: !\S+)?[ \t]*\r?\n)(?=(?P<indent> +)\S)(?: +.*\n|\r?\n)+", re.MULTILINE
+)
+MODEL_TYPE = re.compile(rb"^ +model_type:", re.MULTILINE)
 TREE_END = re.compile(rb"^\.\.\.\r?$", re.MULTILINE)
 
 
@@ -188,6 +194,9 @@ def _own_entries(text: bytes) -> list[dict[str, Any]] | None:
 def add_to_asdf(content: bytes, entry: dict[str, Any]) -> bytes:
     """Return the bytes of an ASDF file with an entry added to the list ``levelmatch``.
 
+    A data model also gets a text on the run in ``meta``, which JWST's pipeline copies from the
+    first image to a mosaic.
+
     Parameters
     ----------
     content : bytes
@@ -202,6 +211,7 @@ def add_to_asdf(content: bytes, entry: dict[str, Any]) -> bytes:
     """
     import yaml
 
+    content = _with_meta(content, entry)
     text = yaml.safe_dump([entry], sort_keys=False, allow_unicode=True).encode()
     start, end = _own_lines(content)
     if start is None:
@@ -234,7 +244,31 @@ def remove_from_asdf(content: bytes, record: str) -> bytes:
     if len(kept) == len(entries):
         return content
     text = yaml.safe_dump({"levelmatch": kept}, sort_keys=False, allow_unicode=True).encode()
-    return _put(content, start, end, text if kept else b"")
+    content = _put(content, start, end, text if kept else b"")
+    return _with_meta(content, kept[-1] if kept else {})
+
+
+def _with_meta(content: bytes, entry: dict[str, Any]) -> bytes:
+    """Return an ASDF file with the text on a run in ``meta``, in place of an earlier one.
+
+    Only the metadata of a data model are changed.
+    """
+    last = TREE_END.search(content)
+    meta = META.search(content, 0, last.start() if last else 0)
+    if meta is None or MODEL_TYPE.search(meta[0]) is None:
+        return content
+    indent, block = meta["indent"], meta.end("head")
+    own = re.compile(rb"^%slevelmatch:.*\n(?:%s +.*\n)*" % (indent, indent), re.MULTILINE)
+    old = own.search(content, block, meta.end())
+    start, end = old.span() if old else (block, block)
+    line = f"levelmatch: {run_text(entry)}\n".encode() if entry else b""
+    return _put(content, start, end, indent + line if entry else b"")
+
+
+def run_text(entry: dict[str, Any]) -> str:
+    """Return the text on a run, given the entry of an image."""
+    text = f"levelmatch {entry['levelmatch']} {entry['created']}"
+    return f"{text} record {entry['record']} {entry['record_sha256']}" if entry["record"] else text
 
 
 def _own_lines(content: bytes) -> tuple[int | None, int]:

@@ -1,0 +1,127 @@
+# Licensed under a 3-clause BSD style license - see LICENSE.rst
+"""A step and hooks for the JWST pipeline, ``calwebb_image3``.
+
+Light to import: the packages of the pipeline are imported at the first use.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from levelmatch.atomic import atomic_stream
+from levelmatch.exceptions import FrameError
+from levelmatch.results.products import Product
+from levelmatch.results.result import MatchResult
+
+__all__ = ["add_history", "get_steps", "match_models", "write_skylist"]
+
+
+def get_steps() -> list[tuple[str, str, bool]]:
+    """Return the steps of the package, for the entry point ``stpipe.steps``."""
+    return [("levelmatch.jwst.LevelMatchStep", "level_match", False)]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "LevelMatchStep":
+        from levelmatch.pipelines.jwst_step import LevelMatchStep
+
+        return LevelMatchStep
+    msg = f"module 'levelmatch.jwst' has no attribute {name!r}"
+    raise AttributeError(msg)
+
+
+def match_models(models: Any, **parameters: Any) -> Any:
+    """Match the images of a library; a hook of ``calwebb_image3`` before or after its skymatch.
+
+    Parameters
+    ----------
+    models : `~jwst.datamodels.ModelLibrary` or list of `~stdatamodels.jwst.datamodels.ImageModel`
+        The models, which are changed in place.
+    **parameters
+        Parameters of `LevelMatchStep`.
+
+    Returns
+    -------
+    models : `~jwst.datamodels.ModelLibrary` or list
+        The same object.
+    """
+    from jwst.datamodels import ModelLibrary
+
+    from levelmatch.pipelines.jwst_step import LevelMatchStep
+
+    library = models if isinstance(models, ModelLibrary) else ModelLibrary(models)
+    LevelMatchStep(**parameters).process(library)
+    return models
+
+
+def add_history(model: Any) -> None:
+    """Add the run that matched the images to the history of their mosaic; a hook of resample.
+
+    Parameters
+    ----------
+    model : `~stdatamodels.jwst.datamodels.ImageModel`
+        The combined image, which is changed in place. Its FITS file has the run in HISTORY.
+    """
+    from levelmatch.pipelines.jwst_models import add_history as add
+
+    text = model.meta.instance.get("levelmatch")
+    if text:
+        add(model, text)
+
+
+def write_skylist(result: MatchResult, path: str | Path, *, overwrite: bool = False) -> Path:
+    """Write the levels of a result for the skymatch step, ``skymethod="user"``.
+
+    With ``skylist`` set to this file, the pipeline subtracts the levels from the input images.
+
+    Parameters
+    ----------
+    result : `~levelmatch.MatchResult`
+        The result, of levels without slopes.
+    path : str or `~pathlib.Path`
+        The file: a line per image, with its name and its level.
+    overwrite : bool
+        Whether an existing file may be replaced.
+
+    Returns
+    -------
+    path : `~pathlib.Path`
+        The file.
+
+    Raises
+    ------
+    FrameError
+        If an image has a plane, several parts or a flux scale; the message names it.
+    FileExistsError
+        If the file exists and ``overwrite`` is not set.
+    """
+    path = Path(path)
+    lines = [_sky_line(product) for product in result.products]
+    if path.exists() and not overwrite:
+        msg = f"{path} exists; overwrite=True replaces it"
+        raise FileExistsError(msg)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_stream(path) as stream:
+        stream.write("".join(lines).encode())
+    return path
+
+
+def _sky_line(product: Product) -> str:
+    """Return the line of an image; refuse corrections that one level does not describe."""
+    frame = product.frame
+    # The step compares the names in the headers.
+    name = str(frame.meta.get("FILENAME") or frame.name)
+    reason = ""
+    if np.any(frame.correction.vector):
+        reason = "its correction is a plane; match with fit_type='level'"
+    elif product.lyot is not None:
+        reason = "its parts have different levels; match without recombine_lyot"
+    elif frame.output_factor != 1.0:
+        reason = "it is multiplied by a factor; match without apply_flux_scale"
+    elif name.split() != [name]:
+        reason = "the skymatch step reads no names with blanks; rename it"
+    if reason:
+        msg = f"{frame.name}: a list of levels cannot express its correction: {reason}"
+        raise FrameError(msg)
+    return f"{name} {frame.correction.constant:.9g}\n"

@@ -1,0 +1,138 @@
+# Licensed under a 3-clause BSD style license - see LICENSE.rst
+"""JWST's data models: their images, and the metadata of their corrections."""
+
+from typing import Any
+
+import numpy as np
+from astropy.io import fits
+from astropy.nddata import NDData, StdDevUncertainty
+
+from levelmatch.images.flags import bad_bits
+from levelmatch.images.jwst import load_gwcs
+from levelmatch.images.sources import flagged
+from levelmatch.images.units import read_unit
+from levelmatch.options import ReadOptions
+from levelmatch.record.run import Provenance
+from levelmatch.results.header import add_provenance, history_texts
+from levelmatch.results.products import Product
+from levelmatch.results.splice import run_text
+
+__all__ = ["Models"]
+
+
+# Keywords that matching needs, and the metadata that hold them.
+KEYWORDS = {
+    "FILENAME": "meta.filename",
+    "TELESCOP": "meta.telescope",
+    "INSTRUME": "meta.instrument.name",
+    "DETECTOR": "meta.instrument.detector",
+    "FILTER": "meta.instrument.filter",
+    "PUPIL": "meta.instrument.pupil",
+    "BUNIT": "meta.bunit_data",
+    "PROGRAM": "meta.observation.program_number",
+    "OBSERVTN": "meta.observation.observation_number",
+    "VISIT": "meta.observation.visit_number",
+    "VISITGRP": "meta.observation.visit_group",
+    "SEQ_ID": "meta.observation.sequence_id",
+    "ACT_ID": "meta.observation.activity_id",
+    "EXPOSURE": "meta.observation.exposure_number",
+    "SUBSTRT1": "meta.subarray.xstart",
+    "SUBSTRT2": "meta.subarray.ystart",
+}
+
+
+class Models:
+    """How the data models of JWST are read and changed.
+
+    Parameters
+    ----------
+    read : `~levelmatch.ReadOptions`
+        How images are read.
+    """
+
+    def __init__(self, read: ReadOptions) -> None:
+        self.bits = bad_bits(read.dq_bits, is_jwst=True)
+
+    def image(self, model: Any) -> NDData:
+        """Return the image of a model, whose pixels and header are not copied.
+
+        Parameters
+        ----------
+        model : `~stdatamodels.jwst.datamodels.ImageModel`
+            The model.
+        """
+        unit = model.meta.bunit_data
+        return NDData(
+            np.asarray(model.data),
+            mask=flagged(np.asarray(model.dq), self.bits),
+            uncertainty=StdDevUncertainty(np.asarray(model.err)) if model.hasattr("err") else None,
+            wcs=load_gwcs(model.meta.wcs),
+            meta=header_of(model),
+            unit=read_unit(unit) if unit else None,
+        )
+
+    def record(self, model: Any, level: float, entry: dict[str, Any]) -> None:
+        """Set the metadata of a model whose sky is subtracted.
+
+        Parameters
+        ----------
+        model : `~stdatamodels.jwst.datamodels.ImageModel`
+            The model.
+        level : float
+            The level subtracted now.
+        entry : dict
+            The corrections, see `~levelmatch.results.header.provenance_entry`.
+        """
+        background = model.meta.background
+        # A level that is only noted is no longer valid.
+        before = background.level if background.subtracted else None
+        background.level = level + (before or 0.0)
+        background.subtracted = True
+        background.method = "levelmatch"
+        model.meta.cal_step.skymatch = "COMPLETE"
+        model.meta.cal_step.level_match = "COMPLETE"
+        tree = model.instance
+        tree["levelmatch"] = [*tree.get("levelmatch", []), entry]
+        # The pipeline copies metadata of the first image to a combined image, but no mappings.
+        tree["meta"]["levelmatch"] = run_text(entry)
+
+    def add_cards(self, model: Any, product: Product, provenance: Provenance) -> None:
+        """Add the cards of the corrections to the header that the model is saved with."""
+        header = _extra_header(model, "SCI")
+        before = len(history_texts(header))
+        add_provenance(header, product.frame, provenance)
+        if product.lyot is not None:
+            add_provenance(header, product.lyot, provenance, part="lyot")
+        for text in history_texts(header)[before:]:
+            add_history(model, text)
+        cards = [[c.keyword, c.value, c.comment] for c in header.cards if c.keyword != "HISTORY"]
+        extra = model.instance.setdefault("extra_fits", {})
+        extra.setdefault("SCI", {})["header"] = cards
+
+
+def header_of(model: Any) -> fits.Header:
+    """Return the keywords of a model that matching needs, and those that its schema lacks."""
+    header = fits.Header()
+    for name in ("PRIMARY", "SCI"):
+        header.update(_extra_header(model, name))
+    for key, attribute in KEYWORDS.items():
+        value = model[attribute] if attribute in model else None
+        if value is not None:
+            header[key] = value
+    return header
+
+
+def _extra_header(model: Any, name: str) -> fits.Header:
+    """Return the cards of an extension that the schema lacks."""
+    header = fits.Header()
+    extra = model.instance.get("extra_fits", {})
+    for card in extra.get(name, {}).get("header", []):
+        header.append(tuple(card), end=True)
+    return header
+
+
+def add_history(model: Any, text: str) -> None:
+    """Add a text to the history of a model, which FITS files have as HISTORY."""
+    from stdatamodels import util
+
+    model.history.append(util.create_history_entry(text))

@@ -1,0 +1,180 @@
+# Licensed under a 3-clause BSD style license - see LICENSE.rst
+"""Match the data models of a library, which lends each of them in turn."""
+
+from contextlib import contextmanager
+from dataclasses import dataclass
+from logging import getLogger
+from threading import Lock
+from typing import Any
+
+import numpy as np
+
+from levelmatch.exceptions import FrameError
+from levelmatch.images.collect import collect_frames
+from levelmatch.images.frame import Frame
+from levelmatch.images.sources import MemorySource
+from levelmatch.matching import match_levels
+from levelmatch.options import ReadOptions
+from levelmatch.record.run import Provenance
+from levelmatch.results.files import corrected_data
+from levelmatch.results.header import provenance_entry
+from levelmatch.results.products import Product
+from levelmatch.results.result import MatchResult
+
+__all__ = ["LibraryImages", "correct_library", "match_library"]
+
+logger = getLogger(__name__)
+
+
+class ModelSource(MemorySource):
+    """The pixels of a data model, borrowed from its library when they are read.
+
+    Parameters
+    ----------
+    shelf : `Shelf`
+        The library.
+    index : int
+        Index of the model.
+    """
+
+    def __init__(self, shelf, index):
+        object.__setattr__(self, "shelf", shelf)
+        object.__setattr__(self, "index", index)
+
+    @property
+    def image(self):
+        """A `~astropy.nddata.NDData` of the model, made anew at each use."""
+        with self.shelf.borrowed(self.index) as model:
+            return self.shelf.kind.image(model)
+
+    # The base class keeps what it has computed; the pixels of a model change.
+    @property
+    def identity(self):
+        """Identity of the image, see `~levelmatch.images.sources.MemorySource`."""
+        return MemorySource(self.image).identity
+
+
+@dataclass(frozen=True, eq=False)
+class Shelf:
+    """An open library, from which threads borrow one model at a time.
+
+    Parameters
+    ----------
+    library : `~stpipe.library.AbstractModelLibrary`
+        The library.
+    kind : `~levelmatch.pipelines.jwst_models.Models`
+        Reads and changes the models of an observatory.
+    """
+
+    library: Any
+    kind: Any
+    lock: Any
+
+    @contextmanager
+    def borrowed(self, index, *, modify=False):
+        """Borrow a model, and shelve it at the end."""
+        with self.lock:
+            model = self.library.borrow(index)
+            try:
+                yield model
+            finally:
+                self.library.shelve(model, index, modify=modify)
+
+
+class LibraryImages:
+    """The science images of a library, as the functions of the package take them.
+
+    Parameters
+    ----------
+    library : `~stpipe.library.AbstractModelLibrary`
+        The library, open.
+    kind : `~levelmatch.pipelines.jwst_models.Models`
+        Reads and changes the models of an observatory.
+    read : `~levelmatch.ReadOptions`
+        How images are read.
+
+    Raises
+    ------
+    FrameError
+        If an image cannot be used, or two have one name.
+    """
+
+    def __init__(self, library: Any, kind: Any, read: ReadOptions) -> None:
+        self.shelf = Shelf(library, kind, Lock())
+        science = [i for i, m in enumerate(library.asn["products"][0]["members"]) if _science(m)]
+        self.frames = [self._frame(index, read) for index in science]
+        names = [frame.name for frame in self.frames]
+        for name in names:
+            if names.count(name) > 1:
+                msg = f"{name}: two models have this file name; give each its own meta.filename"
+                raise FrameError(msg)
+        if not names:
+            msg = "library: it has no member of the exptype science; name the images"
+            raise FrameError(msg)
+
+    def _frame(self, index: int, read: ReadOptions) -> Frame:
+        kind = self.shelf.kind
+        with self.shelf.borrowed(index) as model:
+            image = kind.image(model)
+        (frame,) = collect_frames([image], read)
+        return frame.with_keys(source=ModelSource(self.shelf, index), dq_bits=kind.bits)
+
+
+def _science(member):
+    return str(member["exptype"]).strip().lower() == "science"
+
+
+def match_library(library: Any, kind: Any, options: dict[str, Any]) -> MatchResult:
+    """Match the science models of a library.
+
+    Parameters
+    ----------
+    library : `~stpipe.library.AbstractModelLibrary`
+        The library, open.
+    kind : `~levelmatch.pipelines.jwst_models.Models`
+        Reads and changes the models of an observatory.
+    options : dict
+        Arguments of `~levelmatch.match_levels`.
+
+    Returns
+    -------
+    result : `~levelmatch.MatchResult`
+        The result, valid while the library is open and the models are as they were.
+    """
+    read = options.get("read") or ReadOptions()
+    return match_levels(LibraryImages(library, kind, read), **options)
+
+
+def correct_library(result: MatchResult, provenance: Provenance) -> None:
+    """Subtract the corrections of a result from the models of its library, in place.
+
+    Parameters
+    ----------
+    result : `~levelmatch.MatchResult`
+        The result of `match_library`.
+    provenance : `~levelmatch.record.run.Provenance`
+        The run.
+    """
+    for product in result.products:
+        _check_parts(product)
+        frame = product.frame
+        shelf, kind = frame.source.shelf, frame.source.shelf.kind
+        with shelf.borrowed(frame.source.index, modify=True) as model:
+            dtype = np.asarray(model.data).dtype
+            model.data = corrected_data(product, np.asarray(model.data)).astype(dtype, copy=False)
+            entry = provenance_entry(frame, provenance, product.lyot)
+            level = sum(p["level"] for p in entry["subtracted"])
+            kind.record(model, level, entry)
+            kind.add_cards(model, product, provenance)
+        logger.info("%s: level %.6g subtracted", frame.name, level)
+
+
+def _check_parts(product: Product) -> None:
+    """Refuse two models whose parts would become one image."""
+    lyot = product.lyot
+    if lyot is not None and lyot.source is not product.frame.source:
+        msg = (
+            f"{product.name}: its Lyot part is a model of its own, {lyot.name}, which stays; "
+            "recombine the files by levelmatch.match_levels"
+        )
+        raise FrameError(msg)
