@@ -13,6 +13,7 @@ import levelmatch as lm
 from levelmatch.associations import expand_associations, read_association
 from levelmatch.cli import main
 from levelmatch.exceptions import FrameError
+from levelmatch.jwst import write_skylist
 
 LEVELS = {"a_cal.fits": 1.5, "b_cal.fits": -2.0, "c_cal.fits": 0.25}
 
@@ -294,3 +295,34 @@ def test_the_command_line_extends_by_an_association(asn, files, tmp_path, paint,
     again = invoke("run", tmp_path / "in" / "no_asn.json", "-o", tmp_path / "more")
     assert again.exit_code == 2
     assert "there is no such file" in again.output
+
+
+# --------------------------------------------------------------------------------------
+# The list of levels for the skymatch step of JWST, without its packages
+
+
+@pytest.mark.parametrize(
+    ("options", "match"),
+    [
+        ({"fit_type": "level+slope"}, r"a_cal.fits: .* its correction is a plane"),
+        (
+            {"read": lm.ReadOptions(flux_scale=[1, 2, 1], apply_flux_scale=True)},
+            r"b_cal.fits: .* it is multiplied by a factor",
+        ),
+    ],
+)
+@pytest.mark.filterwarnings("ignore::levelmatch.FluxScaleWarning")
+def test_a_list_of_levels_refuses_all_but_levels(files, options, match, tmp_path):
+    result = lm.match_dithers(files, **options)
+    with pytest.raises(FrameError, match=match):
+        write_skylist(result, tmp_path / "sky.txt")
+    assert not (tmp_path / "sky.txt").exists()
+
+
+def test_a_list_of_levels(files, tmp_path):
+    result = lm.match_mosaic(lm.match_dithers(files))
+    path = write_skylist(result, tmp_path / "new" / "sky.txt")
+    rows = [line.split() for line in path.read_text().splitlines()]
+    assert [name for name, _ in rows] == list(LEVELS)
+    totals = [frame.correction.constant for frame in result.frames]
+    assert_allclose([float(level) for _, level in rows], totals, rtol=1e-8)

@@ -2,8 +2,10 @@
 """The real calwebb_image3 on matched images, with a known sky and known levels."""
 
 import json
+import runpy
 import shutil
 import warnings
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,9 +13,11 @@ from astropy import coordinates as coord
 from astropy import units as u
 from astropy.io import fits
 from astropy.modeling import models as m
+from click.testing import CliRunner
 from numpy.testing import assert_allclose, assert_array_equal
 
 import levelmatch as lm
+from levelmatch.cli import main
 from levelmatch.exceptions import FrameError
 
 SHAPE = (160, 170)
@@ -477,3 +481,24 @@ def test_the_short_alias_is_registered():
     if not found:
         pytest.skip("the package's metadata are older than its entry point; install it again")
     assert found[0].load()() == [("levelmatch.jwst.LevelMatchStep", "level_match", False)]
+
+
+def test_the_script_of_the_guide(jwst, asn, matched, tmp_path, monkeypatch):
+    script = Path(__file__).parents[1] / "docs" / "user_guide" / "scripts" / "jwst_association.py"
+    monkeypatch.setattr("sys.argv", [str(script), str(asn), str(tmp_path)])
+    runpy.run_path(str(script), run_name="__main__")
+    (i2d,) = tmp_path.glob("*i2d.fits")
+    assert error(jwst, i2d) < LIMIT
+
+
+def test_the_skylist_of_the_command_line(asn, tmp_path):
+    run = CliRunner().invoke(
+        main, ["run", str(asn), "-o", f"{tmp_path}/out", "--skylist", f"{tmp_path}/sky.txt"]
+    )
+    assert run.exit_code == 0, run.output
+    names, levels = zip(
+        *(line.split() for line in (tmp_path / "sky.txt").read_text().splitlines()), strict=True
+    )
+    assert list(names) == [name.replace("levelmatch", "cal") for name in NAMES]
+    record = lm.read_record(tmp_path / "out" / "levelmatch.asdf")
+    assert_allclose(np.array(levels, float), record.table["level"].value, atol=1e-7)

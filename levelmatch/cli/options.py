@@ -206,6 +206,13 @@ RUN_OPTIONS = [
         group=JWST,
     ),
     _fit_type("fit-type-combine-nircam-short", "each chip of a tile", JWST),
+    _option(
+        "--skylist",
+        type=click.Path(path_type=Path, dir_okay=False),
+        metavar="FILE",
+        group=JWST,
+        help="Also write the levels for skymatch of calwebb_image3, with its skymethod user.",
+    ),
     *flags_of(ReadOptions, types={"hdu": Hdu(), "dq_bits": click.STRING, "blank": Blank()}),
     *flags_of(MeasureOptions),
     *flags_of(SolveOptions),

@@ -159,9 +159,15 @@ def _run(values, shown):
     written, earlier = ["Dry run: nothing was written."], []
     if not dry:
         earlier = _earlier_outputs(output, result, values["report"])
+        if values["skylist"] is not None:
+            from levelmatch.jwst import write_skylist
+
+            write_skylist(result, values["skylist"], overwrite=overwrite)
         result.write(output, overwrite=overwrite, progress_bar=bar("files"))
         checkpoint.unlink()
         written = written_lines(result, output)
+        if values["skylist"] is not None:
+            written.append(f"Written: {values['skylist']}; give it to skymatch, skymethod user")
     if not values["quiet"]:
         print_result(result, shown)
         echo("\n".join(written))
