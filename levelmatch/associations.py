@@ -160,7 +160,8 @@ def expand_associations(images: Iterable[Any]) -> tuple[list[Any], dict[Path, tu
     """
     out: list[Any] = []
     listed: dict[Path, tuple[Path, ...]] = {}
-    for image in [images] if is_association(images) else images:
+    given: Iterable[Any] = [images] if is_association(images) else images
+    for image in given:
         if not is_association(image):
             out.append(image)
             continue
@@ -278,12 +279,12 @@ def _output_tree(
         members: dict[Any, dict[str, Any]] = {}
         for i, member in enumerate(product["members"]):
             out = outputs.get(_absolute(association.file_of(member["expname"])))
-            if _is_science(member) and out is None:
+            if out is None and _is_science(member):
                 continue
             for key in FILE_KEYS:
                 if isinstance(member.get(key), str) and member[key]:
                     member[key] = _moved(association.file_of(member[key]), member[key], directory)
-            if _is_science(member):
+            if out is not None and _is_science(member):
                 member["expname"] = os.path.relpath(out, directory)
             # Two parts of a MIRI image have one output.
             members.setdefault(out if _is_science(member) else i, member)

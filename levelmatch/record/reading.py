@@ -188,7 +188,7 @@ def _corrections(node: dict[str, Any], n: int) -> list[list[AppliedCorrection]]:
 
 
 def _frame(images: dict[str, np.ndarray], i: int, corrections: list, keyword: str) -> Frame:
-    text = {key: str(images[key][i]) for key in FRAME_TEXT}
+    text: dict[str, Any] = {key: str(images[key][i]) for key in FRAME_TEXT}
     y0, y1, x0, x1 = images["region"][i].tolist()
     (y, x), time = images["origin"][i].tolist(), float(images["background_time"][i])
     return Frame(
