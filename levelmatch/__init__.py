@@ -46,7 +46,7 @@ _HOMES = {
 }
 
 # Subpackages with names of their own, imported at their first use.
-_PACKAGES = ("jwst", "plots", "report", "testing")
+_PACKAGES = ("plots", "report", "testing")
 
 # The step needs the packages of a pipeline.
 __all__ = sorted(set(_HOMES) - {"LevelMatchStep"})  # noqa: PLE0605
