@@ -124,7 +124,8 @@ def input_columns(frames: list[Frame]) -> dict[str, np.ndarray]:
 
 def _wcs_text(frame: Frame) -> str:
     """The image's WCS as FITS cards; for a gwcs, that of its header if there is one."""
-    wcs = frame.transform.original
+    # Of a plain header it is at hand; the original would parse the whole header again.
+    wcs = frame.transform.wcs
     try:
         if not isinstance(wcs, WCS):
             with warnings.catch_warnings():

@@ -9,10 +9,9 @@ from typing import Any
 from asdf.extension import Converter, ManifestExtension
 from asdf.resource import DirectoryResourceMapping
 
-__all__ = ["RecordConverter", "get_extensions", "get_resource_mappings"]
+from levelmatch.record.asdf_writer import BASE, VERSION
 
-BASE = "asdf://levelmatch.org"
-VERSION = "1.0.0"
+__all__ = ["RecordConverter", "get_extensions", "get_resource_mappings"]
 
 
 class RecordConverter(Converter):

@@ -22,6 +22,7 @@ from levelmatch.measure.overlaps import Overlaps
 from levelmatch.measure.store import KEY_SIZE, image_keys, pair_keys
 from levelmatch.measure.table import PairTable
 from levelmatch.options import MeasureOptions
+from levelmatch.record.asdf_writer import asdf_bytes
 from levelmatch.record.columns import (
     correction_columns,
     image_columns,
@@ -209,12 +210,7 @@ class Record(Levels):
     def content(self) -> bytes:
         """The bytes of the file, computed once."""
         if self._content is None:
-            import asdf
-
-            buffer = io.BytesIO()
-            tree = asdf.AsdfFile({KEY: self})
-            tree.write_to(buffer, all_array_compression="zlib")
-            self._content = buffer.getvalue()
+            self._content = asdf_bytes(KEY, self.to_tree(), self.versions["levelmatch"])
         return self._content
 
     @property
