@@ -13,6 +13,7 @@ from levelmatch.options import SolveOptions
 from levelmatch.record.again import SolvedAgain
 from levelmatch.sky.vectors import transfer_matrix
 from levelmatch.solve.flux_scales import flux_differences
+from levelmatch.suspects import find_suspects
 from levelmatch.text import values
 
 __all__ = [
@@ -27,10 +28,6 @@ __all__ = [
 
 # Robust weights below this fraction mark a pair as at odds with the others.
 ODD_WEIGHT = 0.5
-# An image of several pairs is suspect if its residuals are so many times those of the others.
-SUSPECT_RATIO, MIN_SUSPECT_PAIRS = 3.5, 3
-# Up to so many images, the pairs of each are excluded from the median of the others.
-MAX_EXCLUDED = 500
 # Planes are worth a try where slopes change the differences of pairs across their overlaps by
 # this many standard errors (median), and by this multiple of the residuals' rms.
 MIN_SLOPE_SIGMA, MIN_SLOPE_RATIO = 5.0, 0.5
@@ -51,13 +48,6 @@ def has_slopes(table):
 
 def _rms(numbers):
     return float(np.sqrt(np.mean(np.square(numbers)))) if len(numbers) else np.nan
-
-
-def _typical_size(size, sigma, rows):
-    """Median size of residuals and median standard error, in quadrature; 0 without any."""
-    if not rows.any():
-        return 0.0
-    return float(np.hypot(np.median(size[rows]), np.median(sigma[rows])))
 
 
 class Facts:
@@ -201,36 +191,13 @@ class Facts:
     def suspects(self):
         """Images that disagree with their neighbours, the worst first, as a dictionary.
 
-        From the image's row to its ratio: the median size of the residuals of its pairs,
-        over that of the other pairs of its set, in quadrature with their median standard error.
+        From the row of the image, or of a tile's first image, to its
+        `~levelmatch.suspects.Suspect`.
         """
-        size, sigma = np.abs(values(self.pairs["residual"])), values(self.pairs["sigma"])
-        good = np.isfinite(size)
-        of_pair = self.sets[self.ends[:, 0]]
-        of_set = [_typical_size(size, sigma, good & (of_pair == s)) for s in set(self.sets)]
-        ratios = {}
-        for row, own in self._pairs_of_images(good):
-            typical = of_set[self.sets[row]]
-            # Of very many images, one does not change the median of all.
-            if len(self.frames) <= MAX_EXCLUDED:
-                others = good & (of_pair == self.sets[row]) & (self.ends != row).all(axis=1)
-                typical = _typical_size(size, sigma, others)
-            if typical > 0:
-                ratios[row] = float(np.median(size[own]) / typical)
-        found = sorted(ratios, key=ratios.get, reverse=True)
-        return {row: ratios[row] for row in found if ratios[row] > SUSPECT_RATIO}
-
-    def _pairs_of_images(self, good):
-        """Yield the row of each image that has enough good pairs, and their rows."""
-        if not good.any():
-            return
-        pairs = np.tile(np.flatnonzero(good), 2)
-        images = self.ends[good].T.ravel()
-        order = np.argsort(images, kind="stable")
-        rows, starts = np.unique(images[order], return_index=True)
-        for row, own in zip(rows.tolist(), np.split(pairs[order], starts[1:]), strict=True):
-            if len(own) >= MIN_SUSPECT_PAIRS:
-                yield row, own
+        found = {}
+        for suspect in find_suspects(self.result):
+            found.setdefault(int(self.order[suspect.images[0]]), suspect)
+        return found
 
     @cached_property
     def worst_seam(self):

@@ -134,14 +134,32 @@ def _seam_findings(facts):
 
 
 def _suspect_findings(facts):
-    for row, ratio in facts.suspects.items():
-        name = facts.labels[facts.names[row]]
-        yield Finding(
-            f"the suspect image {name}",
-            f"Image {name} disagrees with its neighbours: the residuals of its pairs are about "
-            f"{ratio:.0f} times those of the others.",
-            ("image", row),
-        )
+    for row, suspect in facts.suspects.items():
+        whole = len(suspect.images) > 1
+        label = facts.labels[facts.names[row]]
+        name = f"tile {facts.frames[row].tile}" if whole else f"image {label}"
+        reasons = []
+        if suspect.n_sigma > 0:
+            reasons.append(
+                f"its differences lie {suspect.n_sigma:.1f} \u03c3 (rms) from those that the "
+                "others predict"
+            )
+        if suspect.scatter > 0:
+            reasons.append(
+                f"the variance within its overlaps is {suspect.scatter:.0f} times that of the "
+                "others (astrometry, flux scale or artefacts)"
+            )
+        head = f"{name[:1].upper()}{name[1:]} disagrees with its neighbours"
+        reason, closure = ", and ".join(reasons), _closure_words(facts, suspect)
+        yield Finding(f"the suspect {name}", f"{head}: {reason}; {closure}.", ("image", row))
+
+
+def _closure_words(facts, suspect):
+    """The closure of loops without a suspect."""
+    if np.isnan(suspect.without_it):
+        return "without it no loop of pairs tests the others"
+    without = f"without it the closure is {suspect.without_it:.2g} {facts.unit_words} (rms)"
+    return f"{without}, with it {suspect.with_it:.2g}"
 
 
 def _flux_findings(facts):

@@ -26,7 +26,6 @@ COMMON = "the errors leave out noise that rows, columns or large blocks share"
 ROUNDING = "the error of rounding is not in the errors"
 SAMPLING = "cosmic rays sampled between pixels are too faint to be clipped"
 WILD = "some wild pairs of an edge or corner are not told from the pairs beside them"
-SUSPECTS = "an image with wrong astrometry is named too rarely"
 PATTERNS = "patterns that stay with the detector are not looked for"
 SLOPES = "errors of slopes are too small with stripes"
 SETS = "errors between sets without overlap are finite"
@@ -87,6 +86,7 @@ MET = [
     ("apart", "others known"),
     ("detector-bowl", "warned of"),
     ("misscaled-image", "named among the first two"),
+    ("misplaced-image", "named among the first two"),
     ("grids", "5 x 5, floor over truth"),
     ("grids", "3 x 8, floor over truth"),
     ("grids", "3 x 8, pull"),
@@ -111,7 +111,6 @@ MISSED = {
     ("wild-pairs", "5 x 5, growth of errors"): WILD,
     ("wild-pairs", "8 x 8, growth of errors"): WILD,
     ("wild-pairs", "8 x 8, pull"): WILD,
-    ("misplaced-image", "named among the first two"): SUSPECTS,
     ("auto", "fraction given slopes"): SLOPES,
     ("apart", "difference of two sets unknown"): SETS,
     ("apart", "isolated image unknown"): SETS,

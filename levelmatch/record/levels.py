@@ -178,7 +178,9 @@ class Levels(Views):
     @property
     def suspects(self) -> list[str]:
         """Names of the images that disagree with their neighbours, the worst first."""
-        return [self.frames[row].name for row in Facts(self).suspects]
+        facts = Facts(self)
+        rows = [facts.order[i] for s in facts.suspects.values() for i in s.images]
+        return [self.frames[row].name for row in dict.fromkeys(rows)]
 
     @property
     def notes(self) -> list[str]:

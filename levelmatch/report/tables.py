@@ -137,8 +137,9 @@ def _marks(facts):
         "" if linked else NONE_KEPT if some else NO_OVERLAP
         for linked, some in zip(facts.linked, overlaps, strict=True)
     ]
-    for row in facts.suspects:
-        marks[row] = SUSPECT
+    for suspect in facts.suspects.values():
+        for row in facts.order[list(suspect.images)].tolist():
+            marks[row] = SUSPECT
     return [
         "reference" if name in facts.references else mark
         for name, mark in zip(facts.names, marks, strict=True)

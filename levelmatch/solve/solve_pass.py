@@ -17,7 +17,7 @@ from levelmatch.solve.groups import solve_groups
 from levelmatch.solve.linear import sum_by
 from levelmatch.solve.reference import ReferenceChooser
 
-__all__ = ["shift_levels", "solve_pass", "subtract_solution"]
+__all__ = ["equations_of", "shift_levels", "solve_pass", "subtract_solution"]
 
 
 def solve_pass(matched, frames, table, rows, options, *, sky=None):
@@ -60,7 +60,7 @@ def solve_pass(matched, frames, table, rows, options, *, sky=None):
     counted = pairs.take(kept)
     group_axes = _group_axes(matched.group, frames)
     terms = fit_terms(matched.fit_type)
-    equations = _equations(counted, matched.group, group_axes, terms)
+    equations = equations_of(counted, matched.group, group_axes, terms)
     references = {}
     gauge = None
     if matched.held == "science":
@@ -79,7 +79,7 @@ def solve_pass(matched, frames, table, rows, options, *, sky=None):
     )
     residual = np.full(len(pairs), np.nan)
     measured = pairs.npix > 0
-    residual[measured] = _equations(
+    residual[measured] = equations_of(
         pairs.take(measured), matched.group, group_axes, terms
     ).level_residuals(solution.coefficients)
     solved = replace(
@@ -102,7 +102,20 @@ def solve_pass(matched, frames, table, rows, options, *, sky=None):
     return replace(solved, isolated=isolated)
 
 
-def _equations(table, group, group_axes, terms):
+def equations_of(table, group, group_axes, terms):
+    """Return the `~levelmatch.solve.equations.Equations` of pairs of groups.
+
+    Parameters
+    ----------
+    table : `~levelmatch.measure.table.PairTable`
+        The pairs, with the earlier passes subtracted.
+    group : `~numpy.ndarray` of int, shape (n_images,)
+        The group of each image.
+    group_axes : `~numpy.ndarray`, shape (n_groups, 3, 3)
+        Centre, East and North of each group.
+    terms : int
+        Coefficients of each group: 1 for levels, 3 for planes.
+    """
     counts = table.multiplicity[:, None]
     return Equations(
         first=group[table.first],

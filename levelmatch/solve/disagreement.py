@@ -1,0 +1,231 @@
+# Licensed under a 3-clause BSD style license - see LICENSE.rst
+"""Images that disagree with all others: tests of each, with all of its pairs."""
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+from scipy.sparse import diags_array
+from scipy.sparse.linalg import splu
+from scipy.special import fdtrc
+
+from levelmatch.sky.overlaps import components
+from levelmatch.solve.floors import Floors
+
+__all__ = ["Disagreement", "find_disagreeing", "find_scattered"]
+
+# Probability that an image of a set without wrong ones is taken for wrong.
+SIGNIFICANCE = 0.01
+# An image is wrong if its pairs lie so many errors, rms, from what the others predict.
+MIN_SIGMA = 3.5
+# Degrees of freedom for which the pairs' own errors count in the scatter of the others.
+PRIOR_FREEDOM = 1
+# Groups that are tested one by one in each round, those with the largest residuals, and the most
+# groups of a set whose images are tested.
+MAX_TESTED, MAX_GROUPS = 16, 500
+# At most this fraction of a set's images, or one, can be wrong.
+MAX_WRONG = 0.15
+N_FLOORS = 12
+RIDGE = 1e-11
+# The differences within an image's overlaps scatter too much if their variance over that of
+# the pixels' noise is larger than the typical image's by this factor, and by this many spreads.
+MIN_RATIO, MIN_SPREADS, LEAST_SPREAD = 8.0, 5.0, 0.2
+MIN_IMAGES = 4
+
+
+@dataclass(frozen=True)
+class Disagreement:
+    """A group of images that disagrees with all others.
+
+    Parameters
+    ----------
+    group : int
+        Its index.
+    n_sigma : float
+        Rms distance of its differences from those that all others predict, in their errors.
+    chance : float
+        Probability of a larger one among the groups of its set.
+    """
+
+    group: int
+    n_sigma: float
+    chance: float
+
+
+def find_disagreeing(equations):
+    """Return the groups of one pass that disagree with the others of their set, the worst first.
+
+    Each group is left out in turn, and the floor is estimated from the pairs of the others. The
+    drop of the weighted sum of squares is compared with the scatter of these pairs (an F test;
+    for one observation it is data snooping: Baarda 1968, A testing procedure for use in geodetic
+    networks). The worst group is taken away, and the rest are tested again.
+
+    Parameters
+    ----------
+    equations : `~levelmatch.solve.equations.Equations`
+        The pairs of one pass.
+
+    Returns
+    -------
+    found : list of `Disagreement`
+        Only those that are significant.
+    """
+    ends = np.stack([equations.first, equations.second], axis=1)
+    _, component = components(ends, equations.n_groups)
+    of_pair = component[equations.first]
+    found = []
+    for s in np.unique(of_pair):
+        rows = np.flatnonzero(of_pair == s)
+        part, groups = _part_of(equations, rows)
+        if len(groups) <= MAX_GROUPS:
+            found += [replace(d, group=int(groups[d.group])) for d in _Search(part).run()]
+    return sorted(found, key=lambda d: (d.chance, -d.n_sigma))
+
+
+def _part_of(equations, rows):
+    """Return the equations of some pairs, and the groups that they link."""
+    first, second = equations.first[rows], equations.second[rows]
+    groups = np.unique([first, second])
+    part = replace(
+        equations,
+        first=np.searchsorted(groups, first),
+        second=np.searchsorted(groups, second),
+        gram=equations.gram[rows],
+        rhs=equations.rhs[rows],
+        axes=equations.axes[rows],
+        group_axes=equations.group_axes[groups],
+    )
+    return part, groups
+
+
+class _Search:
+    """The tests of the groups of one connected set."""
+
+    def __init__(self, equations):
+        self.equations = equations
+        n = equations.n_groups
+        free = np.ones((n, equations.n_terms), dtype=bool)
+        self.floors = Floors(equations, np.zeros(n, dtype=int), 1, free, None)
+        self.ends = np.stack([equations.first, equations.second], axis=1)
+        self.rank = equations.rank
+
+    def run(self):
+        """Return the wrong groups, in the order in which they are found."""
+        n, found = self.equations.n_groups, []
+        counted = np.ones(len(self.ends), dtype=bool)
+        while len(found) < max(1, int(MAX_WRONG * n)):
+            freedom = self._freedom(counted)
+            square, quadratic = self._fit(counted, 0.0)
+            if square <= freedom + MIN_SIGMA * np.sqrt(2 * freedom) or freedom < 1:
+                break
+            tests = [self._test(g, counted) for g in self._candidates(quadratic, counted)]
+            worst = min(tests, key=lambda d: (d.chance, -d.n_sigma))
+            if worst.chance > SIGNIFICANCE or worst.n_sigma < MIN_SIGMA:
+                break
+            found.append(worst)
+            counted = counted & (self.ends != worst.group).all(axis=1)
+        return found
+
+    def _candidates(self, quadratic, counted):
+        """Groups with the largest mean residuals."""
+        n = self.equations.n_groups
+        total, number = np.zeros(n), np.zeros(n)
+        for end in self.ends.T:
+            total += np.bincount(end, np.where(counted, quadratic, 0.0), minlength=n)
+            number += np.bincount(end, counted, minlength=n)
+        mean = np.divide(total, number, out=np.full(n, -1.0), where=number > 0)
+        order = np.argsort(-mean, kind="stable")[:MAX_TESTED]
+        return order[mean[order] > 0].tolist()
+
+    def _test(self, group, counted):
+        rest = counted & (self.ends != group).all(axis=1)
+        freedom = self._freedom(rest)
+        terms = self._freedom(counted) - freedom
+        none = Disagreement(group, 0.0, 1.0)
+        if terms < 1:
+            return none
+        floor, square = self._floor(rest, freedom)
+        drop = self._fit(counted, floor)[0] - square
+        scale = (square + PRIOR_FREEDOM) / (freedom + PRIOR_FREEDOM)
+        ratio = max(drop, 0.0) / terms / scale
+        chance = float(fdtrc(terms, freedom + PRIOR_FREEDOM, ratio)) * self.equations.n_groups
+        return Disagreement(group, float(np.sqrt(ratio)), chance)
+
+    def _floor(self, counted, freedom):
+        """Return the floor by which some pairs agree, and their sum of squares."""
+        floor = 0.0
+        square, quadratic = self._fit(counted, floor)
+        for _ in range(N_FLOORS):
+            if freedom < 1 or square <= freedom:
+                break
+            own = np.where(counted, quadratic, 0.0)
+            new = float(
+                np.sqrt(self.floors.moment_squares(own, np.array([freedom]), self.floors.set_of)[0])
+            )
+            settled = abs(new - floor) <= 1e-2 * new
+            floor = new
+            square, quadratic = self._fit(counted, floor)
+            if settled:
+                break
+        return floor, square
+
+    def _fit(self, counted, floor):
+        """Return the weighted sum of squares of some pairs, and the square of each pair."""
+        equations = self.equations
+        weights = self.floors.precision(np.array([floor])) * counted
+        matrix = equations.assemble(weights).tocsc()
+        size = matrix.diagonal()
+        # What the pairs do not determine has no right-hand side either.
+        ridge = np.where(size > 0, RIDGE * size, 1.0)
+        solver = splu((matrix + diags_array(ridge, format="csc")).tocsc())
+        coefficients = np.zeros((equations.n_groups, equations.n_terms))
+        for _ in range(2):
+            left = equations.gradient(weights, coefficients).ravel()
+            coefficients = coefficients + solver.solve(left).reshape(coefficients.shape)
+        quadratic = equations.quadratic(coefficients)
+        return float(np.sum(weights * quadratic)), quadratic
+
+    def _freedom(self, counted):
+        """Degrees of freedom of some pairs."""
+        ends = self.ends[counted]
+        linked = np.unique(ends)
+        if len(linked) == 0:
+            return 0
+        n_sets, _ = components(np.searchsorted(linked, ends), len(linked))
+        unknown = self.equations.n_terms * (len(linked) - n_sets)
+        return max(int(self.rank[counted].sum()) - unknown, 0)
+
+
+def find_scattered(first, second, chi2):
+    """Return images within whose overlaps the differences scatter far more than in others.
+
+    An image with wrong astrometry, flux scale or PSF, or with artefacts, may have a level
+    that agrees with all others, in particular one with few neighbours.
+
+    Parameters
+    ----------
+    first, second : `~numpy.ndarray` of int, shape (n,)
+        Images of each pair.
+    chi2 : `~numpy.ndarray`, shape (n,)
+        Variance of its cells over that expected from the noise of the pixels; NaN if unknown.
+
+    Returns
+    -------
+    ratios : dict
+        From the image to the ratio of its variance to that of the typical image, the worst
+        first. By the median of the pairs of each image, the lower one of two.
+    """
+    good = np.isfinite(chi2) & (chi2 > 0)
+    images = np.concatenate([first[good], second[good]])
+    size = np.log(np.tile(chi2[good], 2))
+    order = np.lexsort((size, images))
+    images, size = images[order], size[order]
+    found, start, count = np.unique(images, return_index=True, return_counts=True)
+    if len(found) < MIN_IMAGES:
+        return {}
+    own = size[start + (count - 1) // 2]
+    typical = np.median(own)
+    spread = max(1.4826 * np.median(np.abs(own - typical)), LEAST_SPREAD)
+    excess = own - typical
+    wrong = (excess > np.log(MIN_RATIO)) & (excess > MIN_SPREADS * spread)
+    rows = np.flatnonzero(wrong)[np.argsort(-excess[wrong], kind="stable")]
+    return {int(found[r]): float(np.exp(excess[r])) for r in rows}

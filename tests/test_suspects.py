@@ -1,0 +1,138 @@
+# Licensed under a 3-clause BSD style license - see LICENSE.rst
+"""Tests of images that disagree with all others."""
+
+import numpy as np
+import pytest
+from astropy.wcs import WCS
+from numpy.testing import assert_allclose
+
+import levelmatch as lm
+from levelmatch import summary
+from levelmatch.report import write_report
+from levelmatch.solve.disagreement import find_disagreeing, find_scattered
+from levelmatch.solve.equations import Equations
+from levelmatch.suspects import find_suspects
+from levelmatch.testing import simulate_generic
+
+AXES = np.eye(3)
+
+
+def grid_pairs(n_y, n_x):
+    """Neighbours along rows and columns."""
+    index = np.arange(n_y * n_x).reshape(n_y, n_x)
+    pairs = [*zip(index[:, :-1].flat, index[:, 1:].flat, strict=True)]
+    pairs += zip(index[:-1].flat, index[1:].flat, strict=True)
+    return np.array(pairs).T
+
+
+def equations_of(first, second, difference, sigma):
+    n = int(max(first.max(), second.max())) + 1
+    weight = np.broadcast_to(sigma, len(first)) ** -2.0
+    axes = np.broadcast_to(AXES, (max(n, len(first)), 3, 3))
+    return Equations(
+        first,
+        second,
+        weight[:, None, None].copy(),
+        (weight * difference)[:, None],
+        axes[: len(first)],
+        axes[:n],
+    )
+
+
+def simulate(rng, n_y, n_x, *, floor=0.0, bad=None, size=0.0, sigma=0.01):
+    first, second = grid_pairs(n_y, n_x)
+    levels = rng.normal(0, 3, n_y * n_x)
+    difference = levels[first] - levels[second]
+    difference += np.hypot(sigma, floor) * rng.standard_normal(len(first))
+    if bad is not None:
+        own = (first == bad) | (second == bad)
+        difference[own] += size * rng.standard_normal(np.count_nonzero(own))
+    return equations_of(first, second, difference, sigma)
+
+
+@pytest.mark.parametrize("floor", [0.0, 0.05])
+@pytest.mark.parametrize("shape", [(3, 3), (5, 5), (2, 8)])
+def test_false_alarms_are_rare(shape, floor):
+    """At most 1 % is allowed: of 100 sets more than 5 are improbable by 1e-4."""
+    named = [
+        bool(find_disagreeing(simulate(np.random.default_rng(seed), *shape, floor=floor)))
+        for seed in range(100)
+    ]
+    assert np.count_nonzero(named) <= 5
+
+
+@pytest.mark.parametrize(("shape", "bad"), [((5, 5), 12), ((5, 5), 7), ((3, 3), 4), ((3, 3), 1)])
+def test_a_wrong_image_is_found_and_no_other(shape, bad):
+    found = []
+    for seed in range(20):
+        rng = np.random.default_rng([seed, bad])
+        found.append(find_disagreeing(simulate(rng, *shape, bad=bad, size=3.0)))
+    names = [[d.group for d in one] for one in found]
+    assert np.mean([n[:1] == [bad] for n in names]) >= 0.9
+    assert np.mean([len(n) > 1 for n in names]) <= 0.1
+    assert min(d.n_sigma for one in found for d in one) > 3.5
+
+
+def test_a_common_offset_of_all_pairs_is_a_level():
+    """It is the image's own level, whatever its size."""
+    rng = np.random.default_rng(5)
+    first, second = grid_pairs(4, 4)
+    levels = rng.normal(0, 1, 16)
+    levels[5] += 1e3
+    noise = 0.01 * rng.standard_normal(len(first))
+    assert not find_disagreeing(
+        equations_of(first, second, levels[first] - levels[second] + noise, 0.01)
+    )
+
+
+def test_an_image_at_the_end_of_a_chain_cannot_be_tested():
+    equations = equations_of(np.array([0, 1, 2]), np.array([1, 2, 3]), np.array([0, 0, 9.0]), 0.01)
+    assert find_disagreeing(equations) == []
+
+
+def test_scatter_within_overlaps():
+    first, second = grid_pairs(3, 3)
+    chi2 = np.full(len(first), 1.1)
+    assert find_scattered(first, second, chi2) == {}
+    # Its neighbours at corners and edges have other pairs.
+    chi2[(first == 4) | (second == 4)] = 30
+    assert_allclose(list(find_scattered(first, second, chi2).items()), [(4, 30 / 1.1)])
+    chi2[0] = np.nan
+    assert list(find_scattered(first, second, chi2)) == [4]
+    # Of a wide range of values, a large one is no exception.
+    wide = np.exp(np.random.default_rng(1).normal(0, 1.5, len(first)))
+    assert find_scattered(first, second, wide) == {}
+
+
+def bad_set(seed=2):
+    """A mosaic of which the image in the middle has its stars 20 pixels away."""
+    images = list(simulate_generic(n_images=9, shape=(96, 96), overlap=0.35, seed=seed).images)
+    wcs = images[4].wcs.deepcopy()
+    wcs.wcs.crpix = wcs.wcs.crpix + [20, -5]
+    assert isinstance(wcs, WCS)
+    images[4].wcs = wcs
+    return images
+
+
+def test_a_misplaced_image_is_named_in_summary_report_and_record(tmp_path):
+    result = lm.match_levels(bad_set(), group_by="FILENAME")
+    name = result.frames[4].name
+    assert result.suspects[0] == name
+    (suspect, *_) = find_suspects(result)
+    assert suspect.images == (4,)
+    assert suspect.without_it < 0.3 * suspect.with_it
+    (note,) = [n for n in result.notes if f"Image {name} disagrees with its neighbours" in n]
+    closure = f"without it the closure is {suspect.without_it:.2g} MJy/sr (rms)"
+    assert f"{closure}, with it {suspect.with_it:.2g}" in note
+    assert f"image {name}" in summary.headline(result)[1]
+    result.record.write(tmp_path / "record.asdf")
+    record = lm.read_record(tmp_path / "record.asdf")
+    assert record.suspects == result.suspects
+    assert note in record.notes
+    page = write_report(result, tmp_path / "report.html").read_text(encoding="utf-8")
+    assert "disagrees with its neighbours" in page
+    # The closure is that of a run without the image.
+    others = lm.solve_record(record, exclude=name)
+    assert_allclose(
+        np.sqrt(np.mean(others.closures["closure"].value ** 2)), suspect.without_it, rtol=1e-6
+    )
