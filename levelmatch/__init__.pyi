@@ -1,5 +1,8 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
 
+from levelmatch import plots as plots
+from levelmatch import report as report
+from levelmatch import testing as testing
 from levelmatch.exceptions import (
     DisconnectedError as DisconnectedError,
 )

@@ -26,10 +26,8 @@ INDEX = "#ASDF BLOCK INDEX\n%YAML 1.1\n"
 HEADER = b"#ASDF 1.0.0\n#ASDF_STANDARD 1.6.0\n"
 MAGIC, BLOCK_HEADER = b"\xd3BLK", struct.Struct(">I4sQQQ16s")
 
-_Dumper = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
 
-
-class _TreeDumper(_Dumper):
+class _TreeDumper(getattr(yaml, "CSafeDumper", yaml.SafeDumper)):  # type: ignore[misc]
     """Writes plain values and `_Tagged` mappings."""
 
     def ignore_aliases(self, data: Any) -> bool:
@@ -40,7 +38,7 @@ class _TreeDumper(_Dumper):
 class _Tagged:
     """A mapping with a YAML tag, as pairs of keys and values."""
 
-    def __init__(self, tag: str, flow: bool = False, **value: Any) -> None:
+    def __init__(self, tag: str, value: dict[str, Any], flow: bool = False) -> None:
         self.tag, self.flow, self.pairs = tag, flow, list(value.items())
 
 
@@ -77,9 +75,9 @@ def asdf_bytes(key: str, tree: dict[str, Any], version: str) -> bytes:
     content = {
         "asdf_library": _software(version),
         "history": {"extensions": [_extension(version)]},
-        key: _Tagged(f"{BASE}/tags/record-{VERSION}", **_with_blocks(tree, arrays)),
+        key: _Tagged(f"{BASE}/tags/record-{VERSION}", _with_blocks(tree, arrays)),
     }
-    root = _Tagged(f"{STANDARD}core/asdf-1.1.0", **content)
+    root = _Tagged(f"{STANDARD}core/asdf-1.1.0", content)
     text = yaml.dump(
         root,
         Dumper=_TreeDumper,
@@ -97,15 +95,17 @@ def asdf_bytes(key: str, tree: dict[str, Any], version: str) -> bytes:
 
 
 def _software(version: str) -> _Tagged:
-    return _Tagged(SOFTWARE, flow=True, name="levelmatch", version=version)
+    return _Tagged(SOFTWARE, {"name": "levelmatch", "version": version}, flow=True)
 
 
 def _extension(version: str) -> _Tagged:
     return _Tagged(
         f"{STANDARD}core/extension_metadata-1.0.0",
-        extension_class="asdf.extension._manifest.ManifestExtension",
-        extension_uri=f"{BASE}/extensions/levelmatch-{VERSION}",
-        software=_software(version),
+        {
+            "extension_class": "asdf.extension._manifest.ManifestExtension",
+            "extension_uri": f"{BASE}/extensions/levelmatch-{VERSION}",
+            "software": _software(version),
+        },
     )
 
 
@@ -121,10 +121,12 @@ def _with_blocks(node: Any, arrays: list[np.ndarray]) -> Any:
     arrays.append(array)
     return _Tagged(
         NDARRAY,
-        source=len(arrays) - 1,
-        datatype=_datatype(array.dtype),
-        byteorder="little",
-        shape=_Line(node.shape),
+        {
+            "source": len(arrays) - 1,
+            "datatype": _datatype(array.dtype),
+            "byteorder": "little",
+            "shape": _Line(node.shape),
+        },
     )
 
 
