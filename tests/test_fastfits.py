@@ -1,6 +1,7 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
 """Plain files by their bytes, against astropy."""
 
+import hashlib
 import io
 import os
 import pickle
@@ -293,3 +294,27 @@ def test_decoded_pixels():
     with pytest.raises(ValueError, match="flags: 4 for 3 pixels"):
         decode_pixels(words[:3], flags, 1, 0)
     decode_pixels(words[:0], flags, 1, 0)
+
+
+@pytest.mark.parametrize("flags", ["i4", "u4", None])
+def test_digests_are_those_of_the_values(tmp_path, flags):
+    rng = np.random.default_rng(4)
+    data, header = rng.normal(size=(700, 801)).astype("f4"), fits.Header()
+    wcs = {"CTYPE": ("RA---TAN", "DEC--TAN"), "CUNIT": ("deg", "deg"), "CRVAL": (1.0, 2.0)}
+    for key, values in {**wcs, "CRPIX": (1.0, 1.0), "CDELT": (-1e-4, 1e-4)}.items():
+        header[f"{key}1"], header[f"{key}2"] = values
+    header["RADESYS"] = "ICRS"
+    hdus = [fits.PrimaryHDU(), fits.ImageHDU(data, header, name="SCI")]
+    if flags is not None:
+        values = rng.integers(0, 2**31, (700, 801)).astype(flags)
+        hdus.append(fits.ImageHDU(values, name="DQ"))
+    path = tmp_path / "a.fits"
+    fits.HDUList(hdus).writeto(path)
+    (frame,) = collect_frames([path])
+    assert frame.source.planes is not None
+    identity = frame.source.identity
+    raw = [hdu.data.astype(hdu.data.dtype.newbyteorder(">")) for hdu in hdus[1:]]
+    expected = [hashlib.sha256(data.tobytes()).hexdigest() for data in raw]
+    assert identity["sha256"] == expected[0]
+    assert identity["mask_sha256"] == (expected[1] if flags else "")
+    assert identity["dtype"] == "f4"

@@ -15,7 +15,7 @@ from numpy.testing import assert_array_equal
 import levelmatch as lm
 from levelmatch import FrameError, atomic
 from levelmatch.results import files
-from levelmatch.results.splice import image_bytes
+from levelmatch.results.splice import image_parts
 
 
 @pytest.fixture
@@ -109,7 +109,8 @@ def test_integers_become_floats(paint, folders, dtype):
 def test_an_image_s_bytes(tmp_path, dtype):
     low, high = (np.iinfo(dtype).min, np.iinfo(dtype).max) if dtype[-2] != "f" else (-1.5, 2.5)
     data = np.array([[low, high], [0, 1]], dtype)
-    (tmp_path / "a.fits").write_bytes(image_bytes(fits.PrimaryHDU(np.zeros((2, 2))).header, data))
+    parts = image_parts(fits.PrimaryHDU(np.zeros((2, 2))).header, data)
+    (tmp_path / "a.fits").write_bytes(b"".join(parts))
     with fits.open(tmp_path / "a.fits") as hdus:
         assert_array_equal(hdus[0].data, data)
         assert hdus[0].data.dtype.str[1:] == data.dtype.str[1:]
@@ -117,7 +118,7 @@ def test_an_image_s_bytes(tmp_path, dtype):
 
 def test_types_that_fits_does_not_have():
     with pytest.raises(TypeError, match="FITS has no type for bool"):
-        image_bytes(fits.PrimaryHDU().header, np.zeros((2, 2), bool))
+        image_parts(fits.PrimaryHDU().header, np.zeros((2, 2), bool))
 
 
 @pytest.fixture(params=["unnamed", "named"])

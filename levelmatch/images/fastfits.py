@@ -5,6 +5,7 @@ astropy takes longer to read the headers of a common file than to read its pixel
 all files that are not plain.
 """
 
+import hashlib
 import os
 import re
 from dataclasses import dataclass, field
@@ -19,7 +20,7 @@ from astropy.wcs import WCS, Sip, Wcsprm
 from levelmatch.images._decode import decode_pixels
 from levelmatch.sky.transform import SkyTransform, wcs_error
 
-__all__ = ["MODERN", "Plane", "RawHeader", "plain_transform", "read_plane", "scan"]
+__all__ = ["MODERN", "Plane", "RawHeader", "plain_transform", "plane_digests", "read_plane", "scan"]
 
 
 BLOCK = 2880
@@ -365,6 +366,43 @@ def read_plane(path, image, dq, bits):
                 _fill(file, dq.offset + 4 * start, flags[: part.size])
             decode_pixels(part, None if dq is None else flags[: part.size], bits, flip)
     return out
+
+
+def plane_digests(path, image, dq):
+    """Return the SHA-256 of a plain image of 32-bit floats and of its flags.
+
+    Parameters
+    ----------
+    path, image, dq
+        See `read_plane`.
+
+    Returns
+    -------
+    digests : tuple of str, or None
+        Of the image and of the flags, blank without any. `None` if the file has changed since
+        its headers were read, or has other types.
+    """
+    if not _is_plain(image, -32, (0,)) or not (dq is None or _is_plain(dq, 32, (0, 2**31))):
+        return None
+    with open(path, "rb", buffering=0) as file:
+        status = os.fstat(file.fileno())
+        if (status.st_size, status.st_mtime_ns) != image.stamp:
+            return None
+        return _digest(file, image), "" if dq is None else _digest(file, dq)
+
+
+def _digest(file, plane):
+    """Return the SHA-256 of a plane's values in FITS's byte order."""
+    n = 4 * plane.shape[0] * plane.shape[1]
+    digest, content = hashlib.sha256(), np.empty(min(4 * CHUNK, n), np.uint8)
+    for start in range(0, n, len(content)):
+        part = content[: n - start]
+        _fill(file, plane.offset + start, part)
+        if plane.offset_of_values:
+            # Adds the offset to big-endian integers.
+            part[::4] ^= 128
+        digest.update(part)
+    return digest.hexdigest()
 
 
 def _is_plain(plane, bitpix, offsets):

@@ -204,7 +204,10 @@ class Frame:
         data : 2D `~numpy.ndarray`
             The pixels of the whole image, as they are stored.
         """
-        fills, missing = find_fill(np.asarray(data, dtype=float_type(data)), self.blank)
+        # Floats of FITS's byte order are not converted: few images have fill values at all.
+        is_plain = data.dtype.kind == "f" and data.dtype.itemsize >= 4
+        values = data if is_plain else np.asarray(data, dtype=float_type(data))
+        fills, missing = find_fill(values, self.blank)
         if missing is None or not missing.any():
             return None
         return None if fills and fills[0].alone else missing

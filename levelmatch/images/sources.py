@@ -85,8 +85,10 @@ class FileSource:
         FrameError
             If the file cannot be read.
         """
-        with self.opened() as hdus, self._opened_planes(hdus) as planes:
-            digests = _digests(hdus[self.hdu].data, [hdu.data for _, hdu in planes])
+        digests = self._plain_digests()
+        if digests is None:
+            with self.opened() as hdus, self._opened_planes(hdus) as planes:
+                digests = _digests(hdus[self.hdu].data, [hdu.data for _, hdu in planes])
         path = self.path.absolute()
         if self.binding is not None:
             self.binding.check_files(self.label)
@@ -97,6 +99,13 @@ class FileSource:
             "hdu": self.hdu,
             **digests,
         }
+
+    def _plain_digests(self):
+        """Return the digests of a plain file, see `_digests`; `None` of others."""
+        if self.planes is None:
+            return None
+        found = fastfits.plane_digests(self.path, *self.planes)
+        return found and {"dtype": "f4", "sha256": found[0], "mask_sha256": found[1]}
 
     @contextmanager
     def opened(self):

@@ -3,7 +3,7 @@
 
 import copy
 import warnings
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from astropy import units as u
@@ -39,6 +39,8 @@ __all__ = [
 
 
 # An uncertainty scales as this power of a factor of the data.
+# Pixels that are corrected at once.
+BLOCK = 1 << 16
 POWERS = {StdDevUncertainty: 1, VarianceUncertainty: 2, InverseVariance: -2}
 
 
@@ -46,7 +48,9 @@ POWERS = {StdDevUncertainty: 1, VarianceUncertainty: 2, InverseVariance: -2}
 # Pixels
 
 
-def subtracted(data: np.ndarray, correction: Correction, frame: Frame) -> np.ndarray:
+def subtracted(
+    data: np.ndarray, correction: Correction, frame: Frame, *, order: Literal["=", ">"] = "="
+) -> np.ndarray:
     """Return data minus a correction, times the frame's factor, as floats.
 
     Parameters
@@ -57,11 +61,13 @@ def subtracted(data: np.ndarray, correction: Correction, frame: Frame) -> np.nda
         The correction.
     frame : `~levelmatch.images.frame.Frame`
         The image.
+    order : {"=", ">"}
+        Byte order of the output, native or that of FITS.
 
     Returns
     -------
     out : `~numpy.ndarray`
-        Of the float type of ``data``, in native byte order; float32 for integers of up to 16
+        Of the float type of ``data``; float32 for integers of up to 16
         bits, float64 for larger ones. Missing pixels keep their fill value.
     """
     is_float = data.dtype.kind == "f"
@@ -69,15 +75,22 @@ def subtracted(data: np.ndarray, correction: Correction, frame: Frame) -> np.nda
     if not is_float and data.dtype.itemsize > 2:
         dtype = np.dtype(np.float64)
     plane = as_plane(data)
-    # In double precision, whatever type of float a constant has.
-    values = np.subtract(plane, correction.evaluate(frame.whole_grid), dtype=np.float64)
-    if frame.output_factor != 1.0:
-        values *= frame.output_factor
+    out = np.empty(plane.shape, dtype.newbyteorder(order))
+    level = correction.evaluate(frame.whole_grid)
+    # By blocks of rows that stay in the cache: large temporary arrays cost more than the sums.
+    rows = max(BLOCK // max(plane.shape[1], 1), 1)
+    for block in (slice(k, k + rows) for k in range(0, len(plane), rows)):
+        part = level[block] if isinstance(level, np.ndarray) else level
+        # In double precision, whatever type of float a constant has.
+        values = np.subtract(plane[block], part, dtype=np.float64)
+        if frame.output_factor != 1.0:
+            values *= frame.output_factor
+        out[block] = values
     missing = frame.missing(plane)
     if missing is not None:
         # A fill value stays one for the programs that come next.
-        values[missing] = plane[missing]
-    return values.astype(dtype).reshape(data.shape)
+        out[missing] = plane[missing]
+    return out.reshape(data.shape)
 
 
 def scaled(data: np.ndarray, factor: float) -> np.ndarray:

@@ -28,20 +28,21 @@ from levelmatch.results.corrected import (
 from levelmatch.results.header import add_provenance, provenance_entry
 from levelmatch.results.products import Product, by_file
 from levelmatch.results.splice import (
+    Parts,
     Replaced,
     add_to_asdf,
-    compressed_bytes,
+    compressed_parts,
     has_tree,
-    image_bytes,
+    image_parts,
     splice,
-    table_bytes,
+    table_parts,
 )
 
 __all__ = [
     "asdf_hdu",
     "check_outputs",
     "corrected_data",
-    "encoded_hdu",
+    "hdu_parts",
     "file_identity",
     "fits_name",
     "open_decoded",
@@ -211,7 +212,7 @@ def _write_file(products: list[Product], stream: BinaryIO, provenance: Provenanc
         if index is not None:
             entry = provenance_entry(products[0].frame, provenance, products[0].lyot)
             content = add_to_asdf(stored[index].data.tobytes(), entry)
-            replaced[index] = table_bytes(stored[index].header, content)
+            replaced[index] = table_parts(stored[index].header, content)
         splice(first.path, stored, replaced, stream)
     # While it is not named yet, the output of a file that was replaced meanwhile is refused.
     for frame in (frame for product in products for frame in product.frames):
@@ -267,7 +268,7 @@ def corrected_data(product: Product, data: np.ndarray) -> np.ndarray:
     data : 2D `~numpy.ndarray`
         The pixels of its file, see `~levelmatch.images.sources.decoded_image`.
     """
-    out = subtracted(data, product.frame.correction, product.frame)
+    out = subtracted(data, product.frame.correction, product.frame, order=">")
     if product.lyot is not None:
         lyot = product.lyot
         if lyot.source is not product.frame.source:
@@ -277,7 +278,7 @@ def corrected_data(product: Product, data: np.ndarray) -> np.ndarray:
     return out
 
 
-def _corrected_hdu(product: Product, hdus: fits.HDUList, provenance: Provenance) -> bytes:
+def _corrected_hdu(product: Product, hdus: fits.HDUList, provenance: Provenance) -> Parts:
     """Return the bytes of the corrected image's HDU."""
     old = hdus[product.frame.source.hdu]
     data = corrected_data(product, decoded_image(old))
@@ -289,10 +290,10 @@ def _corrected_hdu(product: Product, hdus: fits.HDUList, provenance: Provenance)
     add_provenance(header, product.frame, provenance)
     if product.lyot is not None:
         add_provenance(header, product.lyot, provenance, part="lyot")
-    return encoded_hdu(old, header, data)
+    return hdu_parts(old, header, data)
 
 
-def encoded_hdu(old: Any, header: fits.Header, data: np.ndarray) -> bytes:
+def hdu_parts(old: Any, header: fits.Header, data: np.ndarray) -> Parts:
     """Return the bytes of an image HDU, compressed if the old one is.
 
     Parameters
@@ -309,29 +310,29 @@ def encoded_hdu(old: Any, header: fits.Header, data: np.ndarray) -> bytes:
     if isinstance(old, fits.CompImageHDU):
         # Lossless: a second quantisation would add its own error.
         hdu = fits.CompImageHDU(data, header, compression_type="GZIP_2", quantize_level=0.0)
-        return compressed_bytes(hdu)
-    return image_bytes(header, data)
+        return compressed_parts(hdu)
+    return image_parts(header, data)
 
 
-def scaled_hdus(frame: Frame, hdus: fits.HDUList) -> dict[int, bytes]:
+def scaled_hdus(frame: Frame, hdus: fits.HDUList) -> Replaced:
     """Return the uncertainties of an image times powers of its factor, as bytes by HDU."""
     main = hdus[frame.source.hdu]
-    out = {}
+    out: Replaced = {}
     for i, hdu in enumerate(hdus):
         power = uncertainty_power(hdu)
         if power and hdu.is_image and hdu.ver == main.ver and hdu.shape == main.shape:
             header = hdu.header.copy()
             for key in ("BSCALE", "BZERO", "BLANK"):
                 header.remove(key, ignore_missing=True)
-            out[i] = encoded_hdu(hdu, header, scaled(hdu.data, frame.output_factor**power))
+            out[i] = hdu_parts(hdu, header, scaled(hdu.data, frame.output_factor**power))
     return out
 
 
-def _overlay(product: Product, other: Frame, hdus: fits.HDUList) -> dict[int, bytes]:
+def _overlay(product: Product, other: Frame, hdus: fits.HDUList) -> Replaced:
     """Return the other image HDUs with the Lyot region from the Lyot image's file."""
     shape, index = product.frame.shape, product.frame.source.hdu
     lyot = other.source
-    replaced = {}
+    replaced: Replaced = {}
     with fits.open(lyot.path, memmap=False, do_not_scale_image_data=True) as others:
         for i, hdu in enumerate(hdus):
             if i == index or not hdu.is_image or tuple(hdu.shape) != shape:
@@ -344,5 +345,5 @@ def _overlay(product: Product, other: Frame, hdus: fits.HDUList) -> dict[int, by
             power = uncertainty_power(hdu)
             if product.frame.output_factor != 1.0 and power:
                 data = scaled(data, product.frame.output_factor**power)
-            replaced[i] = image_bytes(hdu.header, data)
+            replaced[i] = image_parts(hdu.header, data)
     return replaced

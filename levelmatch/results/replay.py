@@ -22,8 +22,8 @@ from levelmatch.results.files import (
     asdf_hdu,
     check_outputs,
     corrected_data,
-    encoded_hdu,
     fits_name,
+    hdu_parts,
     open_decoded,
     open_stored,
     scaled_hdus,
@@ -34,7 +34,7 @@ from levelmatch.results.listing import output_associations
 from levelmatch.results.pixels import recorded_read
 from levelmatch.results.products import Product, by_file, make_products
 from levelmatch.results.result import MatchResult
-from levelmatch.results.splice import Replaced, remove_from_asdf, splice, table_bytes
+from levelmatch.results.splice import Parts, Replaced, remove_from_asdf, splice, table_parts
 
 __all__ = ["apply_record", "recorded_files", "recorded_result", "undo_record", "verify_record"]
 
@@ -391,11 +391,11 @@ def _write_undone(record: Record, products: list[Product], stream: BinaryIO) -> 
         index = asdf_hdu(stored)
         if index is not None:
             content = remove_from_asdf(stored[index].data.tobytes(), record.sha256)
-            replaced[index] = table_bytes(stored[index].header, content)
+            replaced[index] = table_parts(stored[index].header, content)
         splice(path, stored, replaced, stream)
 
 
-def _undone_hdu(record: Record, product: Product, hdus: fits.HDUList) -> bytes:
+def _undone_hdu(record: Record, product: Product, hdus: fits.HDUList) -> Parts:
     """Return the bytes of a restored image's HDU."""
     old = hdus[product.frame.source.hdu]
     dtype = np.dtype(str(record.input(product.frame, "dtype")))
@@ -408,7 +408,7 @@ def _undone_hdu(record: Record, product: Product, hdus: fits.HDUList) -> bytes:
         dtype = data.dtype
     header = old.header.copy()
     remove_provenance(header, _inverse(product.frame), record.provenance)
-    return encoded_hdu(old, header, data.astype(dtype))
+    return hdu_parts(old, header, data.astype(dtype))
 
 
 # --------------------------------------------------------------------------------------

@@ -2,8 +2,8 @@
 """Replace some HDUs of a FITS file, and copy the others byte by byte."""
 
 import io
+import os
 import re
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -14,21 +14,26 @@ from astropy.io import fits
 from levelmatch.images.packing import open_raw
 
 __all__ = [
+    "Parts",
     "Replaced",
     "add_to_asdf",
-    "compressed_bytes",
-    "image_bytes",
+    "compressed_parts",
+    "image_parts",
     "run_text",
     "remove_from_asdf",
     "splice",
     "has_tree",
-    "table_bytes",
+    "table_parts",
 ]
 
+# The bytes of an HDU in parts, which are never joined: images are large.
+Parts = tuple[bytes | memoryview, ...]
 # The new bytes of HDUs, or functions that return them, by the indices of the HDUs.
-Replaced = dict[int, bytes | Callable[[], bytes]]
+Replaced = dict[int, Parts | Callable[[], Parts]]
 
 BLOCK = 2880
+# Bytes that are copied at once.
+COPIED = 1 << 20
 BLOCK_MAGIC = b"\xd3BLK"
 BLOCK_INDEX = b"#ASDF BLOCK INDEX"
 # The mapping of metadata, in block style.
@@ -48,8 +53,9 @@ def splice(source: Path, hdus: fits.HDUList, replaced: Replaced, stream: BinaryI
         The file.
     hdus : `~astropy.io.fits.HDUList`
         The same file, open.
-    replaced : dict of int to bytes or callable
-        The new bytes of HDUs, or functions that return them, by the indices of the HDUs.
+    replaced : dict of int to tuple of bytes or callable
+        The new bytes of HDUs in parts, or functions that return them, by the indices of the
+        HDUs.
     stream : binary file
         The copy, open for writing.
     """
@@ -59,22 +65,48 @@ def splice(source: Path, hdus: fits.HDUList, replaced: Replaced, stream: BinaryI
             info = hdus[index].fileinfo()
             _copy(raw, stream, info["hdrLoc"] - position)
             content = replaced[index]
-            stream.write(content if isinstance(content, bytes) else content())
+            for part in content if isinstance(content, tuple) else content():
+                stream.write(part)
             position = info["datLoc"] + info["datSpan"]
             raw.seek(position)
-        shutil.copyfileobj(raw, stream, 1 << 20)
+        _copy(raw, stream, None)
 
 
-def _copy(raw: BinaryIO, stream: BinaryIO, count: int) -> None:
-    while count > 0:
-        part = raw.read(min(count, 1 << 20))
+def _copy(raw: BinaryIO, stream: BinaryIO, count: int | None) -> None:
+    """Copy a number of bytes between streams, or all that follow."""
+    count = _copy_by_kernel(raw, stream, count)
+    while count is None or count > 0:
+        part = raw.read(COPIED if count is None else min(count, COPIED))
         if not part:
             return
         stream.write(part)
-        count -= len(part)
+        count = None if count is None else count - len(part)
 
 
-def image_bytes(header: fits.Header, data: np.ndarray) -> bytes:
+def _copy_by_kernel(raw: BinaryIO, stream: BinaryIO, count: int | None) -> int | None:
+    """Copy bytes within the kernel; return the number that remains, `None` for all.
+
+    Both streams are then behind what was copied. A system that cannot copy leaves it undone.
+    """
+    if not (isinstance(raw, io.BufferedReader) and isinstance(stream, io.BufferedWriter)):
+        return count
+    stream.flush()
+    start = raw.tell()
+    end = os.fstat(raw.fileno()).st_size if count is None else start + count
+    done = start
+    try:
+        while done < end:
+            copied = os.copy_file_range(raw.fileno(), stream.fileno(), end - done, done)
+            if not copied:
+                break
+            done += copied
+    except (AttributeError, OSError):
+        pass
+    raw.seek(done)
+    return None if count is None else count - (done - start)
+
+
+def image_parts(header: fits.Header, data: np.ndarray) -> Parts:
     """Return the bytes of an image HDU, with new checksums if the header has any.
 
     Parameters
@@ -87,7 +119,7 @@ def image_bytes(header: fits.Header, data: np.ndarray) -> bytes:
 
     Returns
     -------
-    content : bytes
+    parts : tuple of bytes and memoryview
         The header and the data, padded to whole blocks.
 
     Raises
@@ -100,7 +132,7 @@ def image_bytes(header: fits.Header, data: np.ndarray) -> bytes:
     header["BITPIX"] = data.dtype.itemsize * (-8 if data.dtype.kind == "f" else 8)
     big = np.ascontiguousarray(data, dtype=data.dtype.newbyteorder(">"))
     kind = fits.ImageHDU if "XTENSION" in header else fits.PrimaryHDU
-    return _with_checksum(kind, header, big.tobytes())
+    return _with_checksum(kind, header, big.reshape(-1).view(np.uint8).data)
 
 
 def _with_offset(header: fits.Header, data: np.ndarray) -> np.ndarray:
@@ -120,7 +152,7 @@ def _with_offset(header: fits.Header, data: np.ndarray) -> np.ndarray:
     return turned.view(other)
 
 
-def table_bytes(header: fits.Header, content: bytes) -> bytes:
+def table_parts(header: fits.Header, content: bytes) -> Parts:
     """Return the bytes of a table HDU of one row and one column, as of JWST's ASDF extension.
 
     Parameters
@@ -132,7 +164,7 @@ def table_bytes(header: fits.Header, content: bytes) -> bytes:
 
     Returns
     -------
-    content : bytes
+    parts : tuple of bytes
         The header and the data, padded to whole blocks.
     """
     header = header.copy()
@@ -140,17 +172,17 @@ def table_bytes(header: fits.Header, content: bytes) -> bytes:
     return _with_checksum(fits.BinTableHDU, header, content)
 
 
-def _with_checksum(kind: Any, header: fits.Header, content: bytes) -> bytes:
-    padded = content + bytes(-len(content) % BLOCK)
+def _with_checksum(kind: Any, header: fits.Header, content: bytes | memoryview) -> Parts:
+    padding = bytes(-len(content) % BLOCK)
     keys = [key for key in ("CHECKSUM", "DATASUM") if key in header]
     if keys:
-        hdu = kind.fromstring(header.tostring().encode("ascii") + padded)
+        hdu = kind.fromstring(header.tostring().encode("ascii") + bytes(content) + padding)
         hdu.add_datasum() if keys == ["DATASUM"] else hdu.add_checksum()
         header = hdu.header
-    return header.tostring().encode("ascii") + padded
+    return header.tostring().encode("ascii"), content, padding
 
 
-def compressed_bytes(hdu: fits.CompImageHDU) -> bytes:
+def compressed_parts(hdu: fits.CompImageHDU) -> Parts:
     """Return the bytes of a compressed image HDU.
 
     Parameters
@@ -160,7 +192,7 @@ def compressed_bytes(hdu: fits.CompImageHDU) -> bytes:
 
     Returns
     -------
-    content : bytes
+    parts : tuple of memoryview
         The header and the data, padded to whole blocks.
     """
     buffer = io.BytesIO()
@@ -168,7 +200,7 @@ def compressed_bytes(hdu: fits.CompImageHDU) -> bytes:
     fits.HDUList([fits.PrimaryHDU(), hdu]).writeto(
         buffer, output_verify="ignore", checksum=checksum
     )
-    return buffer.getvalue()[BLOCK:]
+    return (buffer.getbuffer()[BLOCK:],)
 
 
 def has_tree(content: bytes) -> bool:
