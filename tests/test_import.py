@@ -66,8 +66,10 @@ def test_type_checkers_see_the_public_names():
         if isinstance(node, ast.ImportFrom)
         for alias in node.names
     }
+    packages = {name for name in dir(levelmatch) if name not in levelmatch.__all__}
     assert found == {
-        name: (getattr(levelmatch, name).__module__, name) for name in levelmatch.__all__
+        **{name: (getattr(levelmatch, name).__module__, name) for name in levelmatch.__all__},
+        **{name: ("levelmatch", name) for name in packages - {"__version__"}},
     }
     assert Path(levelmatch.__file__).with_name("py.typed").exists()
 

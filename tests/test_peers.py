@@ -1,6 +1,7 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
 """What goes wrong in other packages that do this job: each is a test here."""
 
+import re
 import warnings
 from dataclasses import replace
 
@@ -200,10 +201,14 @@ def test_tie_of_overlaps_goes_to_the_larger_area_then_to_the_name(paint):
 def test_isolated_image_gets_zero_and_no_nan_spreads(row, fit_type, reference):
     levels, images = row
     images[3].wcs.wcs.crval = 151.0, 3.0
-    with pytest.warns(lm.DisconnectedWarning, match=r"2 sets.*: d\.fits"):
+    with pytest.warns(lm.LevelMatchWarning) as caught:
         result = lm.match_mosaic(
             images, fit_type=fit_type, reference=reference, group_by="FILENAME"
         )
+    words = [str(w.message) for w in caught]
+    assert any(re.search(r"2 sets.*: d\.fits", text) for text in words)
+    named = any("d.fits has no pair that is kept" in text for text in words)
+    assert named == (reference == "d.fits")
     table = result.table
     assert list(table["isolated"]) == [False, False, False, True]
     assert table["level"][3] == 0
