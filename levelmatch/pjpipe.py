@@ -1,0 +1,270 @@
+# Licensed under a 3-clause BSD style license - see LICENSE.rst
+"""The level matching step of the PHANGS-JWST pipeline (PJPipe), done by this package.
+
+Light to import: PJPipe itself is imported only by `install`.
+"""
+
+import re
+import shutil
+import warnings
+from logging import getLogger
+from pathlib import Path
+from typing import Any
+
+from levelmatch.exceptions import LevelMatchWarning
+from levelmatch.matching import match_levels
+from levelmatch.options import MeasureOptions, SolveOptions, fit_terms
+from levelmatch.results.result import MatchResult
+
+__all__ = ["LevelMatchStep", "install"]
+
+logger = getLogger(__name__)
+
+COMPLETE = "level_match_step_complete.txt"
+# How pairs are sampled: the default of PJPipe is bilinear, as is this package's own.
+METHODS = {"interp": "direct", "adaptive": "adaptive", "exact": "exact"}
+WEIGHTS = ("equal", "npix", "rms", "ivar")
+# Parameters without meaning here: their defaults, and what the package does.
+IDLE = {
+    "sigma": (3, "local levels are clipped at 3 sigma"),
+    "npixels": (3, "sources are grown by the package's own kernel"),
+    "dilate_size": (7, "sources are grown by the package's own kernel"),
+    "max_iters": (20, "clipping ends when it converges"),
+    "max_points": (10000, "no histograms are drawn"),
+}
+MIRI = {560, 770, 1000, 1130, 1280, 1500, 1800, 2100, 2550}
+# The longest wavelength of the NIRCam short-wavelength channel, in 10 nm.
+LONGEST_SHORT = 212
+
+
+class LevelMatchStep:
+    """Match the levels of one band of one target, in the folders of PJPipe.
+
+    The constructor and `do_step` are those of ``pjpipe.LevelMatchStep`` 1.3.0.
+
+    Parameters
+    ----------
+    in_dir, out_dir : str or `~pathlib.Path`
+        Folder of the input files, and folder of the outputs with the same names.
+    step_ext : str
+        Suffix of the input files: ``cal`` for ``*_cal.fits``.
+    procs : int
+        Number of threads.
+    band : str
+        Filter, such as ``F770W``, ``F770W_bgr`` or ``F115W_niriss``.
+    fit_type_dithers, fit_type_recombine_lyot : {"level", "level+slope", "auto"}
+        See `~levelmatch.match_levels`.
+    fit_type_combine_nircam_short, fit_type_mosaic_tiles : {"level", "level+slope", "auto"}
+        See `~levelmatch.match_levels`.
+    recombine_lyot : bool
+        Match the Lyot coronagraph to the main chip and join the two files. Only MIRI's bands.
+    combine_nircam_short : bool
+        Match the short-wavelength chips of a module. Only NIRCam's bands up to 2.12 micron.
+    do_local_subtraction : bool
+        Subtract the sky level of the first dither of each tile. Off for dithers with slopes.
+    sigma, npixels, dilate_size, max_iters, max_points : float or int
+        Accepted, without a meaning here; a log line names those that are set.
+    do_sigma_clip : bool
+        Mask the sources of each image.
+    weight_method : {"equal", "npix", "rms", "ivar"}
+        Weights of the pairs. The last is the default of this package, not of PJPipe.
+    min_area_percent : float
+        Reject overlaps with fewer pixels than this fraction of the mean.
+    min_linear_frac : float
+        Reject overlaps shorter than this fraction of an image.
+    rms_sig_limit : float
+        Reject overlaps whose scatter is so many standard deviations above the mean.
+    reproject_func : {"interp", "exact", "adaptive"}
+        Sampling of a pair: the package's own bilinear sampling, or the two functions of
+        reproject.
+    overwrite : bool
+        Remove the outputs of an earlier run.
+
+    Raises
+    ------
+    ValueError
+        If a parameter has an unknown value; the message names both.
+    """
+
+    def __init__(
+        self,
+        in_dir,
+        out_dir,
+        step_ext,
+        procs,
+        band,
+        fit_type_dithers="level",
+        fit_type_recombine_lyot="level",
+        fit_type_combine_nircam_short="level",
+        fit_type_mosaic_tiles="level",
+        recombine_lyot=False,
+        combine_nircam_short=False,
+        do_local_subtraction=True,
+        sigma=3,
+        npixels=3,
+        dilate_size=7,
+        max_iters=20,
+        max_points=10000,
+        do_sigma_clip=False,
+        weight_method="equal",
+        min_area_percent=0.002,
+        min_linear_frac=0.2,
+        rms_sig_limit=2,
+        reproject_func="interp",
+        overwrite=False,
+    ):
+        given = {key: value for key, value in locals().items() if key != "self"}
+        for key, value in given.items():
+            setattr(self, key, value)
+        self.in_dir, self.out_dir = str(in_dir), str(out_dir)
+        self._check()
+        if do_local_subtraction and fit_terms(fit_type_dithers) != 1:
+            logger.warning("do_local_subtraction is off: fit_type_dithers is not level")
+            self.do_local_subtraction = False
+        self.plot_dir = str(Path(self.out_dir) / "plots")
+        Path(self.plot_dir).mkdir(parents=True, exist_ok=True)
+
+    def _check(self) -> None:
+        """Refuse unknown values before anything is read."""
+        for key in ("dithers", "recombine_lyot", "combine_nircam_short", "mosaic_tiles"):
+            try:
+                fit_terms(getattr(self, f"fit_type_{key}"))
+            except ValueError as error:
+                msg = f"fit_type_{key}: {str(error).partition(': ')[2]}"
+                raise ValueError(msg) from error
+        for key, known in (("reproject_func", tuple(METHODS)), ("weight_method", WEIGHTS)):
+            if getattr(self, key) not in known:
+                msg = f"{key}: {getattr(self, key)!r} is none of {known}"
+                raise ValueError(msg)
+        self._options()
+
+    # ------------------------------------------------------------------ the step
+
+    def do_step(self) -> bool:
+        """Match the files of the input folder, and write them to the output folder.
+
+        The output folder also gets the record ``levelmatch.asdf``, plots if matplotlib is
+        there, and at last ``level_match_step_complete.txt``. A later call returns at once,
+        unless ``overwrite`` is set.
+
+        Returns
+        -------
+        done : bool
+            True. PJPipe removes the folder of a band whose step returns false, so failures
+            raise errors instead.
+
+        Raises
+        ------
+        LevelMatchError
+            If an image cannot be used; the message names it. Nothing is written then.
+        ValueError
+            If the band is unknown and a pass depends on it.
+        """
+        out_dir = Path(self.out_dir)
+        if self.overwrite and out_dir.exists():
+            shutil.rmtree(out_dir)
+        Path(self.plot_dir).mkdir(parents=True, exist_ok=True)
+        complete = out_dir / COMPLETE
+        if complete.exists():
+            logger.info("%s exists: the step is complete", complete)
+            return True
+        self._log_idle()
+        files = sorted(Path(self.in_dir).glob(f"*_{self.step_ext}.fits"))
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always", LevelMatchWarning)
+            result = match_levels(files, **self._options())
+        for warning in caught:
+            logger.warning("%s", warning.message)
+        # Outputs without the complete file are those of a run that was interrupted.
+        result.write(out_dir, overwrite=True)
+        for row in result.table:
+            logger.info("%s: level %.4g +- %.2g", row["name"], *_plain(row, "level", "error"))
+        self._plot(result)
+        complete.touch()
+        return True
+
+    def _options(self) -> dict[str, Any]:
+        """Return the arguments of `~levelmatch.match_levels`."""
+        lyot = self.recombine_lyot and instrument_of(self.band) == "miri"
+        short = self.combine_nircam_short and instrument_of(self.band) == "nircam_short"
+        return {
+            "fit_type_dithers": self.fit_type_dithers,
+            "fit_type_recombine_lyot": self.fit_type_recombine_lyot,
+            "fit_type_combine_nircam_short": self.fit_type_combine_nircam_short,
+            "fit_type_mosaic_tiles": self.fit_type_mosaic_tiles,
+            "recombine_lyot": bool(lyot),
+            "combine_nircam_short": bool(short),
+            "measure": MeasureOptions(
+                method=METHODS[self.reproject_func],
+                mask_sources=bool(self.do_sigma_clip),
+                n_workers=self.procs,
+            ),
+            "solve": SolveOptions(
+                weights=self.weight_method,
+                min_area=self.min_area_percent,
+                min_linear=self.min_linear_frac,
+                rms_limit=self.rms_sig_limit,
+                subtract_local=bool(self.do_local_subtraction),
+            ),
+        }
+
+    def _log_idle(self) -> None:
+        """Name the parameters that are set and have no meaning here, in one line."""
+        named = [f"{key} ({why})" for key, (value, why) in IDLE.items() if self._is_set(key, value)]
+        if named:
+            logger.info("without effect in levelmatch: %s", ", ".join(named))
+
+    def _is_set(self, key: str, default: Any) -> bool:
+        return getattr(self, key) != default
+
+    def _plot(self, result: MatchResult) -> None:
+        """Draw the levels and the residuals of the pairs into the folder of plots."""
+        try:
+            from matplotlib.figure import Figure
+        except ImportError:
+            logger.info("no plots: matplotlib is not installed")
+            return
+        from levelmatch.plots import plot_levels, plot_residuals
+
+        for name, draw in (("levels", plot_levels), ("residuals", plot_residuals)):
+            # A figure of its own, so that no backend is set.
+            figure = Figure(figsize=(8, 6), layout="constrained")
+            draw(result, ax=figure.add_subplot())
+            for suffix in ("png", "pdf"):
+                figure.savefig(Path(self.plot_dir) / f"{name}_level_match.{suffix}")
+
+
+def _plain(row: Any, *names: str) -> list[float]:
+    return [float(getattr(row[name], "value", row[name])) for name in names]
+
+
+def instrument_of(band: str) -> str:
+    """Return the instrument of a band: miri, niriss, nircam_short or nircam_long.
+
+    Raises
+    ------
+    ValueError
+        If the band is not the name of a filter.
+    """
+    name = str(band).replace("_bgr", "")
+    found = re.fullmatch(r"F(\d{3,4})(?:W2?|M|N)(_niriss|_nircam|_miri)?", name)
+    if found is None:
+        msg = f"band: {band!r} is not the name of a filter, such as F770W or F115W_niriss"
+        raise ValueError(msg)
+    number = int(found[1])
+    if number in MIRI:
+        return "miri"
+    if found[2] == "_niriss":
+        return "niriss"
+    return "nircam_short" if number <= LONGEST_SHORT else "nircam_long"
+
+
+def install() -> None:
+    """Put `LevelMatchStep` in the place of PJPipe's own, for this process.
+
+    Call it before ``pjpipe.PJPipeline`` runs. The configuration stays as it is.
+    """
+    import pjpipe
+    import pjpipe.pipeline
+
+    pjpipe.LevelMatchStep = pjpipe.pipeline.LevelMatchStep = LevelMatchStep
