@@ -86,6 +86,24 @@ class LevelMatchStep:
         If a parameter has an unknown value; the message names both.
     """
 
+    step_ext: str
+    procs: int
+    band: str
+    fit_type_dithers: str
+    fit_type_recombine_lyot: str
+    fit_type_combine_nircam_short: str
+    fit_type_mosaic_tiles: str
+    recombine_lyot: bool
+    combine_nircam_short: bool
+    do_local_subtraction: bool
+    do_sigma_clip: bool
+    weight_method: str
+    min_area_percent: float
+    min_linear_frac: float
+    rms_sig_limit: float
+    reproject_func: str
+    overwrite: bool
+
     def __init__(
         self,
         in_dir,
