@@ -29,6 +29,7 @@ _HOMES = {
     "RecordError": "exceptions",
     "SolveOptions": "options",
     "apply_record": "results.replay",
+    "combine_detectors": "matching",
     "combine_nircam_short": "matching",
     "LevelMatchStep": "jwst",
     "make_mosaic": "results.mosaic",

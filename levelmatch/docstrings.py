@@ -14,12 +14,13 @@ images : iterable, mapping, `~ccdproc.ImageFileCollection` or `MatchResult`
     a celestial WCS. Never changed.
 """,
     "group_by": """
-group_by : {"auto", "jwst", "overlap"}, str, list of str or callable
+group_by : {"auto", "jwst", "overlap", "exposure"}, str, list of str or callable
     Assigns images to tiles: by JWST's program, observation, visit, visit group, sequence
     and activity (``"jwst"``); images that share more than half of their area
-    (``"overlap"``); the value of header keywords, where ``"FILENAME"`` is the name of the
-    file; or a function of an image's name and header. ``"auto"`` is the mapping's key, else
-    ``"jwst"`` where all images have its keys, else ``"overlap"``.
+    (``"overlap"``); the images of each file (``"exposure"``); the value of header keywords,
+    where ``"FILENAME"`` is the image's own name; or a function of an image's name and header.
+    The chips of one file that are a tile of their own get one level. ``"auto"`` is the
+    mapping's key, else ``"jwst"`` where all images have its keys, else ``"overlap"``.
 """,
     "options": """
 progress_bar : callable or None

@@ -1,15 +1,19 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
 """Match images: read, find pairs, measure them, solve each pass, correct."""
 
-from collections.abc import Mapping
+from dataclasses import replace
 
 from levelmatch.docstrings import share_parameters
-from levelmatch.exceptions import FrameError, warn_user
-from levelmatch.images import jwst
 from levelmatch.images.collection import collect
 from levelmatch.measure.overlaps import Overlaps
-from levelmatch.options import Settings, SolveOptions, fit_terms
-from levelmatch.pass_names import PASS_OF
+from levelmatch.options import Settings, fit_terms
+from levelmatch.planning import (
+    check_chips,
+    fit_types_of,
+    missing_dithers,
+    warn_idle_options,
+    warn_unheld_reference,
+)
 from levelmatch.record.run import Run
 from levelmatch.results.header import check_not_matched
 from levelmatch.results.result import MatchResult
@@ -19,6 +23,7 @@ from levelmatch.solve.reference import named_reference
 from levelmatch.solve.run import run_passes
 
 __all__ = [
+    "combine_detectors",
     "combine_nircam_short",
     "match_dithers",
     "match_levels",
@@ -176,8 +181,62 @@ def combine_nircam_short(
         solve=solve,
     )
     collection = collect(images, settings)
-    _check_chips(collection.frames)
+    check_chips(collection.frames)
     return _match("combine_nircam_short", collection, settings, [Pass("nircam_short", fit_type)])
+
+
+@share_parameters
+def combine_detectors(
+    images,
+    *,
+    detector="auto",
+    fit_type="level",
+    group_by="auto",
+    progress_bar=None,
+    read=None,
+    measure=None,
+    solve=None,
+):
+    """Match the detectors of each tile: the chips of any camera.
+
+    The general form of `combine_nircam_short`.
+
+    Parameters
+    ----------
+    <<images>>
+        With matched dithers.
+    detector : str
+        Header keyword of the detector. ``"auto"`` takes the chip's extension in a file of
+        several, else DETECTOR, CCDNUM, CCDCHIP, CHIPID or CCDNAME in the header.
+    fit_type : {"level", "level+slope", "auto"}
+        Subtract a constant or a plane from all dithers of each detector; ``"auto"`` chooses
+        for each.
+    <<group_by>>
+    <<options>>
+
+    Returns
+    -------
+    result : `MatchResult`
+        The corrected images. The mean correction of the detectors of a tile is
+        zero; `match_mosaic` then treats each tile as one image.
+
+    Raises
+    ------
+    <<raises>>
+    """
+    fit_terms(fit_type)
+    settings = Settings.of(
+        "combine_detectors",
+        {},
+        group_by=group_by,
+        progress_bar=progress_bar,
+        read=read,
+        measure=measure,
+        solve=solve,
+    )
+    settings = replace(settings, solve=replace(settings.solve, combine_detectors=detector))
+    collection = collect(images, settings)
+    return _match("combine_detectors", collection, settings, [Pass("detectors", fit_type)])
 
 
 @share_parameters
@@ -238,7 +297,7 @@ def match_mosaic(
         combine_chips = any(frame.has_pass("nircam_short") for frame in frames)
     recombined = any(frame.has_pass("lyot") for frame in frames)
     mosaic = _mosaic_pass(collection, settings, fit_type, reference, combine_chips, recombined)
-    passes = [*_missing_dithers(frames, settings, fit_type), mosaic]
+    passes = [*missing_dithers(frames, settings, fit_type), mosaic]
     if settings.measure.stacked:
         return _match_stacks(collection, settings, mosaic)
     return _match("match_mosaic", collection, settings, passes)
@@ -267,7 +326,8 @@ def match_levels(
     fit_type : {"level", "level+slope", "auto"} or mapping
         Subtract a constant or a plane in each pass; ``"auto"`` chooses for each image or
         tile. A mapping gives the fit type of some passes, with the keys ``"dithers"``,
-        ``"lyot"``, ``"nircam_short"`` and ``"mosaic"``, or the names in ``fit_types``.
+        ``"lyot"``, ``"nircam_short"``, ``"detectors"`` and ``"mosaic"``, or the names in
+        ``fit_types``.
     recombine_lyot : bool
         Match MIRI's Lyot coronagraph to its main chip, and make them one image.
     combine_nircam_short : bool
@@ -277,8 +337,8 @@ def match_levels(
     <<options>>
     **fit_types
         ``fit_type_dithers``, ``fit_type_recombine_lyot``,
-        ``fit_type_combine_nircam_short`` and ``fit_type_mosaic_tiles``: the fit type of
-        one pass.
+        ``fit_type_combine_nircam_short``, ``fit_type_combine_detectors`` and
+        ``fit_type_mosaic_tiles``: the fit type of one pass.
 
     Returns
     -------
@@ -298,7 +358,7 @@ def match_levels(
     exact: the level of a difference shifts with a constant, and the right-hand side of its
     normal equations with the normal matrix times the coefficients of a plane.
     """
-    fit_type_of = _fit_types(fit_type, fit_types)
+    fit_type_of = fit_types_of(fit_type, fit_types)
     settings = Settings.of(
         "match_levels",
         fit_types,
@@ -315,29 +375,12 @@ def match_levels(
         passes.append(Pass("lyot", fit_type_of["lyot"]))
     if combine_nircam_short:
         passes.append(Pass("nircam_short", fit_type_of["nircam_short"]))
+    if settings.solve.combine_detectors is not None:
+        passes.append(Pass("detectors", fit_type_of["detectors"]))
     last = fit_type_of["mosaic"], reference, combine_nircam_short, recombine_lyot
     passes.append(_mosaic_pass(collection, settings, *last))
-    _warn_idle_options(collection, settings, passes)
+    warn_idle_options(collection, settings, passes)
     return _match("match_levels", collection, settings, passes)
-
-
-def _fit_types(fit_type, keywords):
-    """Return the fit type of each pass; take the keywords that give one out of a dictionary."""
-    if isinstance(fit_type, Mapping):
-        unknown = set(fit_type) - set(PASS_OF) - set(PASS_OF.values())
-        if unknown:
-            known = ", ".join(PASS_OF.values())
-            msg = f"fit_type: {min(unknown)!r} is no pass; the passes are {known}"
-            raise ValueError(msg)
-        given = {PASS_OF.get(word, word): value for word, value in fit_type.items()}
-    else:
-        given = dict.fromkeys(PASS_OF.values(), fit_type)
-    for word, name in PASS_OF.items():
-        if f"fit_type_{word}" in keywords:
-            given[name] = keywords.pop(f"fit_type_{word}")
-    for value in given.values():
-        fit_terms(value)
-    return {name: given.get(name, "level") for name in PASS_OF.values()}
 
 
 def _mosaic_pass(collection, settings, fit_type, reference, combine_chips, recombined):
@@ -351,72 +394,10 @@ def _mosaic_pass(collection, settings, fit_type, reference, combine_chips, recom
         image=image,
         keyword=settings.solve.time_from_background,
         combine_chips=bool(combine_chips),
+        combine_detectors=settings.solve.combine_detectors is not None
+        or any(frame.has_pass("detectors") for frame in frames),
         recombined=bool(recombined),
     )
-
-
-def _missing_dithers(frames, settings, fit_type):
-    """Return the dithers pass, in a list, if no pass has matched the images of a tile.
-
-    Where the pass cannot be added, a warning names two of the images.
-    """
-    matched = [frame.has_pass("dithers") or "LMDLEV" in frame.meta for frame in frames]
-    tiles = {}
-    for frame, done in zip(frames, matched, strict=True):
-        if not done:
-            tiles.setdefault((frame.tile, frame.detector, frame.part), []).append(frame.name)
-    together = [names for names in tiles.values() if len(names) > 1]
-    if not together:
-        return []
-    if not any(matched) and not settings.measure.stacked:
-        return [Pass("dithers", fit_type)]
-    names = max(together, key=len)
-    cause = "other images are" if any(matched) else "stacked=True measures whole tiles"
-    msg = (
-        f"{names[0]} and {names[1]} are of one tile, which no dithers pass has matched, while "
-        f"{cause}: the steps between its {len(names)} images stay; call match_dithers first, or "
-        "see group_by"
-    )
-    warn_user(msg)
-    return []
-
-
-def _check_chips(frames):
-    """Refuse images of other detectors than NIRCam's short-wavelength chips."""
-    for frame in frames:
-        if not jwst.NIRCAM_SHORT.match(frame.detector):
-            msg = (
-                f"{frame.name}: its detector {frame.detector or 'unknown'!r} is none of "
-                "NIRCam's short-wavelength chips; leave it out"
-            )
-            raise FrameError(msg)
-
-
-def _warn_idle_options(collection, settings, passes):
-    """Warn of options that have no effect on these images."""
-    frames, names = collection.frames, [p.name for p in passes]
-    if len(frames) == 1:
-        msg = f"{frames[0].name} is the only image: there is nothing to match"
-        warn_user(msg)
-    if "lyot" in names and not any(frame.part == "lyot" for frame in frames):
-        _warn_idle("recombine_lyot: no image is a Lyot image or has the Lyot region")
-    if "nircam_short" in names and not any(
-        jwst.NIRCAM_SHORT.match(frame.detector) for frame in frames
-    ):
-        _warn_idle("combine_nircam_short: no image is of NIRCam's short-wavelength chips")
-    keyword = passes[-1].keyword
-    # Most telescopes lack the default keyword.
-    is_default = keyword == SolveOptions.time_from_background
-    if not is_default and not any(keyword in frame.meta for frame in frames):
-        _warn_idle(f"time_from_background: no image has the keyword {keyword!r}")
-    if settings.solve.slope_prior is not None and all(p.fit_type == "level" for p in passes):
-        _warn_idle("slope_prior: no pass fits slopes")
-    if settings.solve.slope_gauge == "mean" and passes[-1].fit_type == "level":
-        _warn_idle("slope_gauge: the mosaic fits no slopes")
-
-
-def _warn_idle(reason):
-    warn_user(f"{reason}: it has no effect")
 
 
 def _match(function, collection, settings, passes):
@@ -434,7 +415,7 @@ def _match(function, collection, settings, passes):
     corrected, solved = run_passes(frames, passes, measured, overlaps.used, settings.solve, sky=sky)
     run = Run.of(function, passes, _recorded(settings, collection), collection, sky)
     result = _result(collection, corrected, solved, measured, run, overlaps)
-    _warn_unheld_reference(result, passes[-1].image, grouped[-1])
+    warn_unheld_reference(result, passes[-1].image, grouped[-1])
     return result
 
 
@@ -469,14 +450,3 @@ def _match_stacks(collection, settings, matched):
 def _result(collection, frames, passes, measured, run, overlaps=None):
     frames = [frames[k] for k in collection.order]
     return MatchResult(frames, passes, measured, run, overlaps)
-
-
-def _warn_unheld_reference(result, named, last):
-    """Warn of a named reference that no pass could hold at zero."""
-    n = len(result.frames)
-    if named and n > 1 and last.group.max() == 0 and not result.references:
-        msg = (
-            f"reference: {named} has no effect: all {n} images are one tile (see group_by), and "
-            "get one correction; group_by='FILENAME' makes each image a tile"
-        )
-        warn_user(msg)

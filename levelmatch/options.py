@@ -29,7 +29,7 @@ FIT_TYPES = {
     "level+match": "level+slope",
     "auto": "auto",
 }
-GROUP_BY = ("auto", "jwst", "overlap")
+GROUP_BY = ("auto", "jwst", "overlap", "exposure")
 
 
 def fit_terms(fit_type: str) -> int:
@@ -283,6 +283,9 @@ class SolveOptions:
     time_from_background : str
         Header keyword of the time between an image and its background observations, by which
         the reference of a mosaic is chosen.
+    combine_detectors : None, "auto" or str
+        Match the detectors of each tile after its dithers, and treat a tile as one image from
+        then on: by the header keyword of the detector, or as `combine_detectors` finds it.
     subtract_local : bool
         After the dithers pass, subtract from each tile the sigma-clipped median of its first
         image (by name, corrected), with sources masked, as PJPipe's
@@ -301,10 +304,17 @@ class SolveOptions:
     disconnected: str = _choice("warn", "warn", "error", "sky")
     flux_limit: float = _number(0.03)
     time_from_background: str = "DT_BGR"
+    combine_detectors: str | None = None
     subtract_local: bool = False
 
     def __post_init__(self):
         _check(self)
+        if not (self.combine_detectors is None or isinstance(self.combine_detectors, str)):
+            msg = (
+                f"combine_detectors: {self.combine_detectors!r} is neither None, 'auto' nor a "
+                "header keyword"
+            )
+            raise TypeError(msg)
 
 
 # Keywords of earlier releases, and the option class that they have moved to.

@@ -10,6 +10,7 @@ PASS_OF = {
     "dithers": "dithers",
     "recombine_lyot": "lyot",
     "combine_nircam_short": "nircam_short",
+    "combine_detectors": "detectors",
     "mosaic_tiles": "mosaic",
 }
 
@@ -53,6 +54,13 @@ PASSES = {
         "NIRCam short",
         "NIRCam short-wavelength chips",
         "no module has more than one chip",
+    ),
+    "detectors": PassName(
+        "C",
+        "detectors",
+        "Detectors",
+        "detectors of each tile",
+        "no tile has more than one detector",
     ),
     "mosaic": PassName("M", "mosaic", "Mosaic", "mosaic tiles", "all images are one tile"),
 }

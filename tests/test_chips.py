@@ -131,8 +131,8 @@ def test_a_record_of_chips_is_applied_verified_and_undone(hst, tmp_path):
         hdus["SCI", 2].data[5, 5] += 1
     with pytest.raises(lm.RecordError, match=r"j1_flc\.fits: 1 pixels do not follow"):
         lm.verify_record(record, written)
-    without = lm.solve_record(record, exclude="j0_flc.fits")
-    assert without.files == [path.name for path in paths[1:]]
+    without = lm.solve_record(record, exclude="j3_flc.fits")
+    assert without.files == [path.name for path in paths[:3]]
 
 
 def test_matched_chips_are_refused(hst, tmp_path):
@@ -272,6 +272,96 @@ def test_a_chip_that_cannot_be_used_may_be_left_out(hst):
     with pytest.warns(lm.LevelMatchWarning, match=r"left out.*j0_flc\.fits\[SCI,2\]"):
         frames = collect_frames(paths, lm.ReadOptions(on_error="skip"))
     assert [f.name for f in frames][:2] == ["j0_flc.fits[SCI,1]", "j1_flc.fits[SCI,1]"]
+
+
+# --------------------------------------------------------------------------------------
+# Chips as one image
+
+
+def test_exposures_whose_chips_have_one_level(tmp_path):
+    """One level per exposure, for cameras whose chips agree."""
+    rng = np.random.default_rng(9)
+    steps = rng.normal(0, 4, len(POINTINGS))
+    paths = [
+        write_hst(tmp_path / f"j{k}_flc.fits", p, (steps[k], steps[k]), rng)
+        for k, p in enumerate(POINTINGS)
+    ]
+    for path in paths:
+        fits.setval(path, "EXPNUM", value=path.name[:2])
+    by = {path.name: [path] for path in paths}
+    for images, group_by in ((paths, "exposure"), (paths, "EXPNUM"), (by, "auto")):
+        result = lm.match_levels(images, group_by=group_by)
+        found = result.table["level"].value.reshape(-1, 2)
+        assert (found[:, 0] == found[:, 1]).all()
+        assert_allclose(relative(found[:, 0]), relative(steps), atol=0.02)
+    # A record solved again keeps them together.
+    again = lm.solve_record(result.record, weights="equal").table["level"].value.reshape(-1, 2)
+    assert (again[:, 0] == again[:, 1]).all()
+    assert result.table["error"][0] < lm.match_levels(paths).table["error"][0]
+
+
+@pytest.fixture
+def offsets(tmp_path):
+    """Two pointings with four dithers of three chips each: a level a dither and one a chip."""
+    rng = np.random.default_rng(11)
+    dithers = rng.normal(0, 2, (2, 4))
+    chips = np.array([0.0, 6.0, -3.0])
+    paths, levels = [], []
+    for tile, x in enumerate((0, 80)):
+        for k, (dx, dy) in enumerate(((0, 0), (19, 7), (-14, 12), (8, -15))):
+            levels.append(dithers[tile, k] + chips)
+            path = tmp_path / f"t{tile}d{k}.fits"
+            paths.append(write_camera(path, (x + dx, dy), levels[-1], rng, "names"))
+            fits.setval(path, "OBJECT", value=f"tile{tile}")
+    return paths, np.array(levels)
+
+
+@pytest.mark.parametrize("keyword", ["auto", "CCDNUM"])
+def test_detectors_of_a_tile_are_combined(offsets, keyword):
+    paths, levels = offsets
+    solve = lm.SolveOptions(combine_detectors=keyword)
+    result = lm.match_levels(paths, group_by="OBJECT", solve=solve)
+    assert [p.name for p in result.passes] == ["dithers", "detectors", "mosaic"]
+    assert_allclose(relative(result.table["level"].value), relative(levels), atol=0.15)
+    # One correction of the mosaic for each tile, one of the detectors for each chip.
+    assert len(set(np.round(result.table["level_mosaic"].value, 9))) == 2
+    assert len(set(np.round(result.table["level_detectors"].value, 9))) == 6
+    first = lm.match_dithers(paths, group_by="OBJECT", solve=solve)
+    second = lm.combine_detectors(first, detector=keyword)
+    last = lm.match_mosaic(second)
+    assert_allclose(last.table["level"].value, result.table["level"].value, atol=1e-4)
+    again = lm.solve_record(result.record)
+    assert_allclose(again.table["level"].value, result.table["level"].value, atol=1e-9)
+
+
+@pytest.mark.filterwarnings("ignore:pass mosaic")
+def test_tiles_are_of_exposures(offsets):
+    """By overlap, the chips of a pointing's dithers are one tile; those of a lone one are not."""
+    paths, _ = offsets
+    tiles = lm.match_dithers(paths[:4]).table["tile"]
+    assert set(tiles) == {"t0d0.fits[N1]"}
+    alone = lm.match_levels([paths[0], paths[4]])
+    assert len(set(alone.table["tile"])) == 6
+
+
+def test_detector_that_no_header_names(offsets):
+    solve = lm.SolveOptions(combine_detectors="CHIP")
+    with pytest.raises(lm.FrameError, match=r"N1\]: combine_detectors: .*no keyword 'CHIP'"):
+        lm.match_levels(offsets[0], solve=solve)
+    with pytest.raises(TypeError, match="combine_detectors: 3 is neither"):
+        lm.SolveOptions(combine_detectors=3)
+
+
+def test_command_combines_detectors(offsets, tmp_path):
+    out = tmp_path / "out"
+    options = ["--group-by", "OBJECT", "--combine-detectors", "auto"]
+    run = invoke("run", *offsets[0], "-o", out, *options)
+    assert run.exit_code == 0, run.output
+    header = fits.getheader(sorted(out.glob("*.fits"))[0], "N2")
+    assert {"LMDLEV", "LMCLEV", "LMMLEV"} <= set(header)
+    assert invoke("verify", out, out).exit_code == 0
+    more = invoke("run", "--extend", out, offsets[0][0], "-o", tmp_path / "more")
+    assert more.exit_code == 0, more.output
 
 
 # --------------------------------------------------------------------------------------

@@ -149,6 +149,7 @@ def recorded_values(record):
         "time_from_background": mosaic["keyword"],
         **_recorded_pass(passes, "lyot", "recombine_lyot"),
         **_recorded_pass(passes, "nircam_short", "combine_nircam_short"),
+        "fit_type_combine_detectors": passes.get("detectors", mosaic)["fit_type"],
     }
 
 

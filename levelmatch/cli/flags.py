@@ -37,6 +37,7 @@ CLASSES = {ReadOptions: FILES, MeasureOptions: STATISTICS, SolveOptions: STATIST
 GROUP_OF = {"time_from_background": JWST, "subtract_local": JWST}
 METAVARS = {
     "blank": "VALUES",
+    "combine_detectors": "KEYWORD",
     "dq_bits": "BITS",
     "flux_scale": "KEYWORD",
     "hdu": "HDU",

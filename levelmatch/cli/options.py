@@ -26,12 +26,19 @@ MATCH = (
     "fit_type_recombine_lyot",
     "combine_nircam_short",
     "fit_type_combine_nircam_short",
+    "fit_type_combine_detectors",
     "fit_type_mosaic_tiles",
     "reference",
     "group_by",
 )
 # Options of solving that change the reading or measuring of images.
-BEFORE_SOLVING = ("max_pairs", "time_from_background", "subtract_local", "flux_limit")
+BEFORE_SOLVING = (
+    "max_pairs",
+    "time_from_background",
+    "subtract_local",
+    "flux_limit",
+    "combine_detectors",
+)
 
 
 class Hdu(click.ParamType):
@@ -162,6 +169,7 @@ RUN_OPTIONS = [
         "them (auto); by default level.",
     ),
     _fit_type("fit-type-dithers", "each image of a tile"),
+    _fit_type("fit-type-combine-detectors", "each detector of a tile"),
     _fit_type("fit-type-mosaic-tiles", "each tile"),
     _option(
         "--reference",
@@ -178,8 +186,8 @@ RUN_OPTIONS = [
         default=("auto",),
         show_default=True,
         metavar="KEY",
-        help="Assigns images to tiles: 'auto', 'jwst', 'overlap' or a header keyword. Repeat it "
-        "for several keywords; FILENAME makes each image a tile.",
+        help="Assigns images to tiles: 'auto', 'jwst', 'overlap', 'exposure' or a header keyword. "
+        "Repeat it for several keywords; FILENAME makes each image a tile, exposure each file.",
     ),
     _option(
         "--extend",

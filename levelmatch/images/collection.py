@@ -12,6 +12,7 @@ from levelmatch.associations import is_association
 from levelmatch.exceptions import FrameError
 from levelmatch.images import jwst
 from levelmatch.images.collect import collect_frames
+from levelmatch.images.detectors import with_detectors
 from levelmatch.images.filters import check_filters
 from levelmatch.images.frame import Frame
 from levelmatch.images.notes import Notes
@@ -81,6 +82,8 @@ def collect(images, settings, *, recombine=False, lyot=None, mosaic=False):
         frames = _split(frames)
     frames = [_with_jwst_keys(frame) for frame in frames]
     frames = _fitted_regions(frames) if recombine else _without_lyot(frames, notes, mosaic)
+    if settings.solve.combine_detectors is not None:
+        frames = with_detectors(frames, settings.solve.combine_detectors)
     frames = assign_tiles(frames, settings.group_by)
     if not read.mix_filters:
         check_filters(frames, by_tile=not mosaic)

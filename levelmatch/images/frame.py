@@ -97,6 +97,8 @@ class Frame:
         Values of missing pixels, see `~levelmatch.ReadOptions`.
     extension : str
         Label of the image, such as ``SCI,2``, if several of its file are matched.
+    exposure : str
+        Name of the tile, if the user made the images of one file a tile: they get one level.
     footprint : `~levelmatch.sky.footprint.Footprint` or None
         Position of a recorded image, which has no WCS; by default computed from the WCS.
     associations : tuple of `~pathlib.Path`
@@ -122,6 +124,7 @@ class Frame:
     zero_point: str = ""
     blank: object = None
     extension: str = ""
+    exposure: str = ""
     footprint: Footprint | None = None
     associations: tuple = ()
 

@@ -31,22 +31,60 @@ def assign_tiles(frames, group_by):
         _warn_apart(frames, tiles, group_by)
     elif group_by == "auto":
         if all(frame.tile for frame in frames):
-            return frames
+            return _joined(frames)
         is_jwst = all(frame.jwst is not None for frame in frames)
         return assign_tiles(frames, "jwst" if is_jwst else "overlap")
     elif group_by == "overlap":
-        tiles = _tiles_by_overlap(frames)
+        return _with_tiles(frames, _tiles_by_overlap(frames))
+    elif group_by == "exposure":
+        tiles = [frame.file for frame in frames]
     elif group_by == "jwst":
         tiles = _tiles_by_jwst(frames)
     else:
         tiles = _tiles_by_cards(frames, [group_by])
         _warn_apart(frames, tiles, group_by)
+    return _joined(_with_tiles(frames, tiles))
+
+
+def _with_tiles(frames, tiles):
     return [frame.with_keys(tile=tile) for frame, tile in zip(frames, tiles, strict=True)]
 
 
+def _joined(frames):
+    """Return the frames, those of one file marked that the user made a tile of its own."""
+    files = {}
+    for frame in frames:
+        files.setdefault(frame.tile, []).append(frame)
+    alone = {
+        tile
+        for tile, members in files.items()
+        if len(members) > 1 and all(f.extension and f.file == members[0].file for f in members)
+    }
+    return [
+        frame.with_keys(exposure=frame.tile)
+        if frame.tile in alone and not frame.corrections
+        else frame
+        for frame in frames
+    ]
+
+
 def _tiles_by_overlap(frames):
-    """Return the tile of each frame: the name of the first image of its group."""
-    label = overlap_groups([frame.whole_grid for frame in frames])
+    """Return the tile of each frame: the name of the first image of its group.
+
+    The chips of one exposure are of one tile if there are others of the same field.
+    """
+    grids = [frame.whole_grid for frame in frames]
+    files = [frame.file if frame.extension else frame.name for frame in frames]
+    number = {file: k for k, file in enumerate(dict.fromkeys(files))}
+    exposure = np.array([number[file] for file in files])
+    label = overlap_groups(grids, exposure=exposure)
+    if any(frame.extension for frame in frames):
+        alone = overlap_groups(grids)
+        for group in set(label.tolist()):
+            members = np.flatnonzero(label == group)
+            if len(set(exposure[members].tolist())) == 1:
+                # Labels of single images do not meet those of groups.
+                label[members] = len(frames) + alone[members]
     first = {}
     for k in np.argsort([frame.name for frame in frames]):
         first.setdefault(label[k], frames[k].product)
@@ -79,11 +117,14 @@ def _card(frame, key):
 
 def _warn_apart(frames, tiles, group_by):
     """Warn of tiles, by header keywords, whose images do not overlap."""
+    files = {}
+    for frame, tile in zip(frames, tiles, strict=True):
+        files.setdefault(tile, set()).add(frame.file)
     label = overlap_groups([frame.whole_grid for frame in frames], fraction=0.0)
     first = {}
     for frame, tile, group in zip(frames, tiles, label, strict=True):
         other = first.setdefault(tile, (group, frame))
-        if other[0] != group:
+        if other[0] != group and len(files[tile]) > 1:
             msg = (
                 f"{other[1].name} and {frame.name} are one tile by group_by={group_by!r} "
                 f"({tile!r}), and do not overlap, nor through others: each gets its own "

@@ -24,7 +24,7 @@ __all__ = [
     "unit_name",
 ]
 
-FRAME_TEXT = ("name", "tile", "detector", "part", "whole", "extension")
+FRAME_TEXT = ("name", "tile", "detector", "part", "whole", "extension", "exposure")
 INPUTS = ("file", "path", "dtype", "sha256", "mask_sha256", "size", "hdu", "dq_bits", "wcs")
 
 

@@ -45,6 +45,7 @@ MOST_MOVED = 1e-2
 RECORDED = (
     "name",
     "extension",
+    "exposure",
     "dq_bits",
     "tile",
     "detector",

@@ -127,15 +127,35 @@ def components(pairs, n):
     return connected_components(graph, directed=False)
 
 
-def overlap_groups(grids, *, fraction=0.5):
+def overlap_groups(grids, *, fraction=0.5, exposure=None):
     """Return a label for each image: those that share more than a fraction of their area.
 
-    The area is that of the smaller of the two.
+    Parameters
+    ----------
+    grids : list of `~levelmatch.sky.grid.Grid`
+        The images.
+    fraction : float
+        Fraction of the area of the smaller of two.
+    exposure : `~numpy.ndarray` of int, shape (n,), or None
+        Exposure of each image, from 0. The images of one count as one image, whose area is
+        the sum of theirs; by default each is one.
+
+    Returns
+    -------
+    label : `~numpy.ndarray` of int, shape (n,)
+        Equal for the images of one group.
     """
     pairs, area = find_pairs(grids)
     own = np.array([grid.pixel_area * _pixels(grid) for grid in grids])
+    if exposure is not None:
+        n = int(exposure.max()) + 1
+        ends = np.sort(exposure[pairs], axis=1)
+        code, place = np.unique(ends[:, 0] * n + ends[:, 1], return_inverse=True)
+        area = np.bincount(place.ravel(), area, minlength=len(code))
+        pairs, own = np.stack([code // n, code % n], axis=1), np.bincount(exposure, own)
     smaller = np.minimum(own[pairs[:, 0]], own[pairs[:, 1]])
-    return components(pairs[area > fraction * smaller], len(grids))[1]
+    label = components(pairs[area > fraction * smaller], len(own))[1]
+    return label if exposure is None else label[exposure]
 
 
 def _pixels(grid):

@@ -29,7 +29,7 @@ class Pass:
 
     Parameters
     ----------
-    name : {"dithers", "lyot", "nircam_short", "mosaic"}
+    name : {"dithers", "lyot", "nircam_short", "detectors", "mosaic"}
         Name of the pass.
     fit_type : {"level", "level+slope", "level+match", "auto"}
         Correction that the pass fits.
@@ -41,6 +41,8 @@ class Pass:
         Header keyword of the time from the backgrounds.
     combine_chips : bool
         Whether the short-wavelength chips of a module are one image of the mosaic.
+    combine_detectors : bool
+        Whether all detectors of a tile are one image of the mosaic.
     recombined : bool
         Whether science and Lyot parts are one image of the mosaic.
     subtract_local : bool
@@ -84,6 +86,7 @@ class Pass:
     image: str = _planned("")
     keyword: str = _planned("DT_BGR")
     combine_chips: bool = _planned(False)
+    combine_detectors: bool = _planned(False)
     recombined: bool = _planned(False)
     subtract_local: bool = _planned(False)
 
@@ -172,7 +175,10 @@ def labels(keys):
 
 
 def _dither_labels(frames, matched):
-    return labels([(f.tile, f.detector, f.part) for f in frames]), np.arange(len(frames))
+    domain = labels([(f.tile, f.detector, f.part) for f in frames])
+    # Images of one exposure that the user made one tile have one level.
+    keys = [(0, f.exposure) if f.exposure else (1, k) for k, f in enumerate(frames)]
+    return domain, labels(keys)
 
 
 def _lyot_labels(frames, matched):
@@ -189,22 +195,30 @@ def _nircam_labels(frames, matched):
     )
 
 
+def _detector_labels(frames, matched):
+    keys = [(f.tile, "" if f.exposure else f.detector, f.subset) for f in frames]
+    return labels([f.tile for f in frames]), labels(keys)
+
+
 def _mosaic_labels(frames, matched):
     groups = [
-        (
-            f.tile,
-            jwst.module_of(f.detector) if matched.combine_chips else f.detector,
-            "" if matched.recombined else f.part,
-            f.subset,
-        )
+        (f.tile, _mosaic_detector(f, matched), "" if matched.recombined else f.part, f.subset)
         for f in frames
     ]
     return np.zeros(len(frames), dtype=np.intp), labels(groups)
+
+
+def _mosaic_detector(frame, matched):
+    """Return the detector that the mosaic corrects for itself; blank for all of a tile."""
+    if matched.combine_detectors or frame.exposure:
+        return ""
+    return jwst.module_of(frame.detector) if matched.combine_chips else frame.detector
 
 
 _LABELS = {
     "dithers": _dither_labels,
     "lyot": _lyot_labels,
     "nircam_short": _nircam_labels,
+    "detectors": _detector_labels,
     "mosaic": _mosaic_labels,
 }

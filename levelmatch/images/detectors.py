@@ -1,0 +1,44 @@
+# Licensed under a 3-clause BSD style license - see LICENSE.rst
+"""The detector of each image."""
+
+from levelmatch.exceptions import FrameError
+
+__all__ = ["with_detectors"]
+
+# Keywords that number the detectors of a camera.
+KEYWORDS = ("DETECTOR", "CCDNUM", "CCDCHIP", "CHIPID", "CCDNAME")
+
+
+def with_detectors(frames, keyword):
+    """Return frames with the detector of each.
+
+    Parameters
+    ----------
+    frames : list of `~levelmatch.images.frame.Frame`
+        The frames; detectors that are known stay.
+    keyword : str
+        Header keyword of the detector, or ``"auto"``, see `~levelmatch.combine_detectors`.
+
+    Raises
+    ------
+    FrameError
+        If an image has no detector; the message names it.
+    """
+    return [
+        frame if frame.detector else frame.with_keys(detector=_detector(frame, keyword))
+        for frame in frames
+    ]
+
+
+def _detector(frame, keyword):
+    if keyword == "auto" and frame.extension:
+        return frame.extension
+    for key in KEYWORDS if keyword == "auto" else [keyword]:
+        text = str(frame.meta.get(key, "")).strip()
+        if text:
+            return text
+    what = ", ".join(KEYWORDS) if keyword == "auto" else repr(keyword)
+    msg = f"{frame.name}: combine_detectors: the header has none of the keywords {what}; name one"
+    if keyword != "auto":
+        msg = f"{frame.name}: combine_detectors: the header has no keyword {what}; name another"
+    raise FrameError(msg)

@@ -1,0 +1,114 @@
+# Licensed under a 3-clause BSD style license - see LICENSE.rst
+"""The passes that a call asks for, and warnings of options without effect."""
+
+from collections.abc import Mapping
+
+from levelmatch.exceptions import FrameError, warn_user
+from levelmatch.images import jwst
+from levelmatch.options import SolveOptions, fit_terms
+from levelmatch.pass_names import PASS_OF
+from levelmatch.solve.passes import Pass
+
+__all__ = [
+    "check_chips",
+    "fit_types_of",
+    "missing_dithers",
+    "warn_idle_options",
+    "warn_unheld_reference",
+]
+
+
+def fit_types_of(fit_type, keywords):
+    """Return the fit type of each pass; take the keywords that give one out of a dictionary."""
+    if isinstance(fit_type, Mapping):
+        unknown = set(fit_type) - set(PASS_OF) - set(PASS_OF.values())
+        if unknown:
+            known = ", ".join(PASS_OF.values())
+            msg = f"fit_type: {min(unknown)!r} is no pass; the passes are {known}"
+            raise ValueError(msg)
+        given = {PASS_OF.get(word, word): value for word, value in fit_type.items()}
+    else:
+        given = dict.fromkeys(PASS_OF.values(), fit_type)
+    for word, name in PASS_OF.items():
+        if f"fit_type_{word}" in keywords:
+            given[name] = keywords.pop(f"fit_type_{word}")
+    for value in given.values():
+        fit_terms(value)
+    return {name: given.get(name, "level") for name in PASS_OF.values()}
+
+
+def missing_dithers(frames, settings, fit_type):
+    """Return the dithers pass, in a list, if no pass has matched the images of a tile.
+
+    Where the pass cannot be added, a warning names two of the images.
+    """
+    matched = [frame.has_pass("dithers") or "LMDLEV" in frame.meta for frame in frames]
+    tiles = {}
+    for frame, done in zip(frames, matched, strict=True):
+        if not done:
+            tiles.setdefault((frame.tile, frame.detector, frame.part), []).append(frame.name)
+    together = [names for names in tiles.values() if len(names) > 1]
+    if not together:
+        return []
+    if not any(matched) and not settings.measure.stacked:
+        return [Pass("dithers", fit_type)]
+    names = max(together, key=len)
+    cause = "other images are" if any(matched) else "stacked=True measures whole tiles"
+    msg = (
+        f"{names[0]} and {names[1]} are of one tile, which no dithers pass has matched, while "
+        f"{cause}: the steps between its {len(names)} images stay; call match_dithers first, or "
+        "see group_by"
+    )
+    warn_user(msg)
+    return []
+
+
+def check_chips(frames):
+    """Refuse images of other detectors than NIRCam's short-wavelength chips."""
+    for frame in frames:
+        if not jwst.NIRCAM_SHORT.match(frame.detector):
+            msg = (
+                f"{frame.name}: its detector {frame.detector or 'unknown'!r} is none of "
+                "NIRCam's short-wavelength chips; leave it out"
+            )
+            raise FrameError(msg)
+
+
+def warn_idle_options(collection, settings, passes):
+    """Warn of options that have no effect on these images."""
+    frames, names = collection.frames, [p.name for p in passes]
+    if len(frames) == 1:
+        msg = f"{frames[0].name} is the only image: there is nothing to match"
+        warn_user(msg)
+    if "lyot" in names and not any(frame.part == "lyot" for frame in frames):
+        _warn_idle("recombine_lyot: no image is a Lyot image or has the Lyot region")
+    if "detectors" in names and len({frame.detector for frame in frames}) < 2:
+        _warn_idle("combine_detectors: all images are of one detector")
+    if "nircam_short" in names and not any(
+        jwst.NIRCAM_SHORT.match(frame.detector) for frame in frames
+    ):
+        _warn_idle("combine_nircam_short: no image is of NIRCam's short-wavelength chips")
+    keyword = passes[-1].keyword
+    # Most telescopes lack the default keyword.
+    is_default = keyword == SolveOptions.time_from_background
+    if not is_default and not any(keyword in frame.meta for frame in frames):
+        _warn_idle(f"time_from_background: no image has the keyword {keyword!r}")
+    if settings.solve.slope_prior is not None and all(p.fit_type == "level" for p in passes):
+        _warn_idle("slope_prior: no pass fits slopes")
+    if settings.solve.slope_gauge == "mean" and passes[-1].fit_type == "level":
+        _warn_idle("slope_gauge: the mosaic fits no slopes")
+
+
+def _warn_idle(reason):
+    warn_user(f"{reason}: it has no effect")
+
+
+def warn_unheld_reference(result, named, last):
+    """Warn of a named reference that no pass could hold at zero."""
+    n = len(result.frames)
+    if named and n > 1 and last.group.max() == 0 and not result.references:
+        msg = (
+            f"reference: {named} has no effect: all {n} images are one tile (see group_by), and "
+            "get one correction; group_by='FILENAME' makes each image a tile"
+        )
+        warn_user(msg)
