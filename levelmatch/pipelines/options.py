@@ -5,8 +5,8 @@ from dataclasses import Field, fields
 from typing import Any
 
 from levelmatch.cli.flags import descriptions
-from levelmatch.matching import PASS_OF
 from levelmatch.options import FIT_TYPES, MeasureOptions, ReadOptions, SolveOptions
+from levelmatch.pass_names import PASS_OF
 
 __all__ = ["SPEC", "match_options"]
 
