@@ -35,6 +35,9 @@ from levelmatch.exceptions import (
 )
 from levelmatch.images.jwst import separate_lyot as separate_lyot
 from levelmatch.matching import (
+    combine_detectors as combine_detectors,
+)
+from levelmatch.matching import (
     combine_nircam_short as combine_nircam_short,
 )
 from levelmatch.matching import (
