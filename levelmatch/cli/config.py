@@ -27,7 +27,7 @@ def read_config(path, params):
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         msg = f"{path}: not TOML: {error}"
         raise Failure(msg, 2) from error
-    known = {p.name: p for p in params if p.name not in ("config", "help")}
+    known = {p.name: p for p in params if p.name != "config" and p.expose_value}
     options = {}
     for key, value in content.items():
         name = key.replace("-", "_")

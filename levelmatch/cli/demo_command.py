@@ -6,12 +6,12 @@ from pathlib import Path
 import click
 
 from levelmatch.cli.errors import one_error, shown_warnings
+from levelmatch.cli.logs import start_log
 from levelmatch.cli.options import DEBUG, FIT_TYPES, REPORT
 from levelmatch.cli.printing import (
     folder,
     print_result,
     progress_bars,
-    start_log,
     write_page,
     written_lines,
 )

@@ -2,6 +2,7 @@
 """Errors and warnings, each as one line."""
 
 import errno
+import logging
 import re
 import traceback
 import warnings
@@ -10,6 +11,7 @@ from contextlib import contextmanager
 import click
 
 from levelmatch.cli.flags import CLASSES, flag_name
+from levelmatch.cli.logs import keep_arguments, tell
 from levelmatch.cli.options import MATCH, MEASURE, READ, SOLVE
 from levelmatch.cli.terminal import echo, printable
 
@@ -46,6 +48,7 @@ class Failure(click.ClickException):
     def __init__(self, message, exit_code):
         super().__init__(printable(" ".join(message.split())))
         self.exit_code = exit_code
+        tell(logging.ERROR, self.message)
 
 
 class Group(click.Group):
@@ -53,8 +56,11 @@ class Group(click.Group):
 
     def make_context(self, info_name, args, parent=None, **extra):
         """Parse the command line."""
+        given = list(args)
         with _one_line(None, info_name):
-            return super().make_context(info_name, args, parent, **extra)
+            ctx = super().make_context(info_name, args, parent, **extra)
+        keep_arguments(ctx, given)
+        return ctx
 
     def invoke(self, ctx):
         """Run the command."""
@@ -153,6 +159,7 @@ def shown_warnings():
         if not kind:
             shown.append((category, text))
         echo(f"Warning: {kind}{spell(text)}", err=True)
+        tell(logging.WARNING, f"{kind}{spell(text)}")
 
     with warnings.catch_warnings():
         warnings.simplefilter("always", LevelMatchWarning)

@@ -6,8 +6,9 @@ from pathlib import Path
 import click
 
 from levelmatch.cli.errors import one_error, shown_warnings
+from levelmatch.cli.logs import start_log
 from levelmatch.cli.options import DEBUG, IMAGES, QUIET_HELP, RecordPath
-from levelmatch.cli.printing import progress_bars, start_log, without_excluded
+from levelmatch.cli.printing import progress_bars, without_excluded
 from levelmatch.cli.terminal import echo
 
 __all__ = ["mosaic"]

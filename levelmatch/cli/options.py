@@ -4,9 +4,12 @@
 from pathlib import Path
 
 import click
+from click.shell_completion import CompletionItem
 
+from levelmatch.cli.exports import export_flags
 from levelmatch.cli.flags import COMMON, JWST, Flag, flags_of, names_of
 from levelmatch.cli.inputs import Images
+from levelmatch.cli.logs import logging_flags
 from levelmatch.options import FIT_TYPES as FIT_TYPE_NAMES
 from levelmatch.options import MeasureOptions, ReadOptions, SolveOptions
 
@@ -80,15 +83,61 @@ class Blank(click.ParamType):
         return values[0] if len(values) == 1 else values
 
 
-class Reference(click.ParamType):
-    """A name, or a whole number."""
+class ImageName(click.ParamType):
+    """The name of an image, or its path.
 
-    name = "reference"
+    Parameters
+    ----------
+    words : tuple of str
+        Words that the option takes in place of a name.
+    number : bool
+        Whether a whole number is the number of an image.
+    """
+
+    name = "image"
+
+    def __init__(self, words=(), *, number=False):
+        self.words, self.number = words, number
 
     def convert(self, value, param, ctx):
         """Return the value as the package takes it."""
-        plain = isinstance(value, str) and value.removeprefix("-").isdecimal()
-        return int(value) if plain and str(int(value)) == value else value
+        if not isinstance(value, str):
+            return value
+        if self.number and value.removeprefix("-").isdecimal() and str(int(value)) == value:
+            return int(value)
+        # A tile may have a slash in its name.
+        path = Path(value)
+        return path.name if path.name != value and (path.is_file() or _is_image(path)) else value
+
+    def shell_complete(self, ctx, param, incomplete):
+        """Return the names of the files or of the record, for the shell."""
+        names = [*self.words, *(Path(f).name for f in ctx.params.get("files") or ())]
+        if ctx.params.get("record") is not None:
+            names += _recorded_names(ctx.params["record"])
+        return [CompletionItem(name) for name in names if name.startswith(incomplete)]
+
+
+def _is_image(path):
+    return path.name.removesuffix(".gz").endswith((".fits", ".fit", ".fts", ".fz", ".asdf"))
+
+
+def _recorded_names(path):
+    """Names of a record's images; none if it cannot be read."""
+    from levelmatch.record.record import read_record
+
+    try:
+        return read_record(path).names
+    except Exception:
+        return []
+
+
+class Reference(ImageName):
+    """A name, a path, a whole number, ``auto`` or ``mean``."""
+
+    name = "reference"
+
+    def __init__(self):
+        super().__init__(("auto", "mean"), number=True)
 
 
 class RecordPath(click.Path):
@@ -143,7 +192,13 @@ def _fit_type(name, text, group=COMMON):
 
 QUIET_HELP = "Print only errors and warnings."
 DEBUG_HELP = "Show tracebacks and the log."
-DEBUG = click.option("--debug", is_flag=True, help=DEBUG_HELP)
+LOGGING = logging_flags(click.option)
+
+
+def DEBUG(function):  # noqa: N802
+    """Add the flags of the log and of tracebacks to a command."""
+    return add_options([*LOGGING, click.option("--debug", is_flag=True, help=DEBUG_HELP)])(function)
+
 
 IMAGES = click.argument("files", nargs=-1, type=Images(), callback=Images.joined)
 
@@ -199,8 +254,10 @@ RUN_OPTIONS = [
     ),
     _switch("overwrite", "Replace existing outputs."),
     _switch("report", f"Also write OUT/{REPORT}."),
-    _switch("dry-run", "Find the corrections and write nothing."),
+    _switch("dry-run", "Find the corrections and write no images."),
+    *export_flags(_option, record=True),
     _switch("quiet", QUIET_HELP, "-q"),
+    *logging_flags(_option),
     _switch("debug", DEBUG_HELP),
     _switch(
         "recombine-lyot",

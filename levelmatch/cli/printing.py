@@ -1,12 +1,14 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
 """Lines that the commands print."""
 
+import logging
 import os
 import shutil
 import sys
 from functools import partial
 
 from levelmatch.cli.errors import spell
+from levelmatch.cli.logs import tell
 from levelmatch.cli.options import REPORT
 from levelmatch.cli.terminal import echo, printable
 
@@ -17,7 +19,7 @@ __all__ = [
     "pair_lines",
     "print_result",
     "progress_bars",
-    "start_log",
+    "say_reading",
     "without_excluded",
     "write_page",
     "written_lines",
@@ -75,6 +77,7 @@ def print_result(result, shown=()):
 
 def _table_lines(facts):
     """The corrections, one line for each image; names are shortened where lines do not fit."""
+    from levelmatch.summary import has_slopes
     from levelmatch.text import label_names
 
     columns = _number_columns(facts)
@@ -96,6 +99,9 @@ def _table_lines(facts):
         pairs[0] += ", with those of the whole tile"
     held = sum(frame.name in facts.references for frame in facts.frames)
     pairs += [f"*: the reference{' of its set' if held > 1 else ''}"] if held else []
+    if has_slopes(facts.table):
+        per = f" in {facts.unit_words} per arcmin" if facts.unit is not None else " per arcmin"
+        below.append(f"E/arcmin, N/arcmin: slopes toward East and North{per}")
     return [*lines, *below, "; ".join(pairs)]
 
 
@@ -113,7 +119,7 @@ def _number_columns(facts):
     columns = [(heading, _level_cells(value["level"], value["error"], lone))]
     if has_slopes(table):
         for axis, head in (("u", "E/arcmin"), ("v", "N/arcmin")):
-            slopes = value[f"slope_{axis}"], value["slope_u_error"]
+            slopes = value[f"slope_{axis}"], value[f"slope_{axis}_error"]
             columns.append((head, _slope_cells(*slopes, lone)))
     return [*columns, ("pairs ", _pair_cells(facts))]
 
@@ -134,8 +140,8 @@ def _slope_cells(slopes, errors, lone):
     digits = decimals(errors)
     # A slope that was not fitted is exactly zero.
     return [
-        "-" if alone else "0" if slope == 0 else fixed(slope, digits)
-        for slope, alone in zip(slopes, lone, strict=True)
+        "-" if alone else "0" if slope == 0 else f"{fixed(slope, digits)} +- {fixed(error, digits)}"
+        for slope, error, alone in zip(slopes, errors, lone, strict=True)
     ]
 
 
@@ -169,7 +175,6 @@ def _join(left, right):
 
 def pair_lines(result):
     """Return a line for each pair: its difference, its residual, and whether it is kept."""
-    from levelmatch.images.units import unit_text
     from levelmatch.summary import Facts
     from levelmatch.text import label_names, short_names
 
@@ -187,7 +192,7 @@ def pair_lines(result):
             break
     below = [f"name: the part * of {pattern}"] if pattern else []
     if facts.unit is not None:
-        below.append(f"before, error and after: in {unit_text(facts.unit)}")
+        below.append(f"before, error and after: in {facts.unit_words}")
     return [*lines, *below]
 
 
@@ -227,23 +232,6 @@ def without_excluded(record, files):
     return [path for path in files if path.name not in out]
 
 
-def start_log(*, debug):
-    """Show the log, for ``--debug``."""
-    if debug:
-        import logging
-
-        logging.basicConfig(format="%(name)s: %(message)s")
-        for handler in logging.getLogger().handlers:
-            handler.addFilter(_escape_log)
-        logging.getLogger("levelmatch").setLevel(logging.DEBUG)
-
-
-def _escape_log(entry):
-    """Escape control characters of a log entry; a filter that keeps it."""
-    entry.msg, entry.args = printable(entry.getMessage()), ()
-    return True
-
-
 def progress_bars(*, quiet):
     """Return a function that makes a progress bar with a label; `None` except on a terminal."""
     if quiet or not sys.stderr.isatty():
@@ -251,6 +239,19 @@ def progress_bars(*, quiet):
     from tqdm import tqdm
 
     return lambda label: partial(tqdm, desc=label, leave=False, unit="", file=sys.stderr)
+
+
+def say_reading(files, extend=None, *, quiet):
+    """Say first of all, on a terminal and in the log, what a run reads."""
+    parts = [] if extend is None else [f"the images of {extend}"]
+    if files:
+        folders = {str(path.parent) for path in files}
+        where = f" in {folder(folders.pop())}" if len(folders) == 1 else ""
+        parts.append(f"{len(files)} {'file' if len(files) == 1 else 'files'}{where}")
+    text = f"Reading {' and '.join(parts)} ..."
+    tell(logging.INFO, text)
+    if sys.stderr.isatty() and not quiet:
+        echo(text, err=True)
 
 
 def written_lines(result, output):

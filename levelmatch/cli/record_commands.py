@@ -7,8 +7,10 @@ import click
 from click.core import ParameterSource
 
 from levelmatch.cli.errors import one_error, shown_warnings, spell
+from levelmatch.cli.exports import check_exports, export_flags, write_exports
 from levelmatch.cli.flags import GroupedCommand, flags_of
 from levelmatch.cli.inputs import Images
+from levelmatch.cli.logs import start_log
 from levelmatch.cli.options import (
     BEFORE_SOLVING,
     DEBUG,
@@ -16,6 +18,7 @@ from levelmatch.cli.options import (
     QUIET_HELP,
     REPORT,
     SOLVE,
+    ImageName,
     RecordPath,
     Reference,
     add_options,
@@ -26,7 +29,6 @@ from levelmatch.cli.printing import (
     pair_lines,
     print_result,
     progress_bars,
-    start_log,
     without_excluded,
 )
 from levelmatch.cli.terminal import echo
@@ -35,7 +37,7 @@ from levelmatch.options import SolveOptions
 __all__ = ["apply", "report", "show", "solve", "undo", "verify"]
 
 RECORD = click.argument("record", type=RecordPath())
-FILES = click.argument("files", nargs=-1, required=True, type=Images(), callback=Images.joined)
+FILES = click.argument("files", nargs=-1, type=Images(), callback=Images.joined)
 WRITING = [
     RECORD,
     FILES,
@@ -67,20 +69,38 @@ def _epilog(*examples):
 )
 @add_options(WRITING)
 def apply(**values):
-    """Correct FILES, the inputs of RECORD, as its run did, byte by byte."""
+    """Correct FILES, the inputs of RECORD, as its run did, byte by byte.
+
+    By default the inputs at their recorded place.
+    """
     _write("apply_record", **values)
 
 
 @click.command(
-    epilog=_epilog("undo matched/levelmatch.asdf matched/*_cal.fits -o back"),
+    epilog=_epilog("undo matched -o back", "undo matched/levelmatch.asdf one_cal.fits -o back"),
 )
 @add_options(WRITING)
 def undo(**values):
-    """Undo the corrections of FILES, the outputs of RECORD.
+    """Undo the corrections of FILES, the outputs of RECORD, by default those beside it.
 
     Integer pixels are restored exactly, floating-point pixels to their rounding.
     """
     _write("undo_record", **values)
+
+
+def _beside(known, record):
+    """Return the images of a record that are in its folder.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is none.
+    """
+    files = [path for name in known.names if (path := record.parent / name).is_file()]
+    if not files:
+        msg = f"{folder(record.parent)} has no image of {record.name}; name the files"
+        raise FileNotFoundError(msg)
+    return files
 
 
 def _write(function, record, files, output, *, overwrite, force, quiet, debug):
@@ -90,9 +110,12 @@ def _write(function, record, files, output, *, overwrite, force, quiet, debug):
         from levelmatch.results import replay
 
         known = read_record(record)
+        if not files and function == "undo_record":
+            files = _beside(known, record)
+        files = without_excluded(known, files) or replay.recorded_files(known)
         paths = getattr(replay, function)(
             known,
-            without_excluded(known, files),
+            files,
             output,
             overwrite=overwrite,
             force=force,
@@ -122,7 +145,8 @@ def _write(function, record, files, output, *, overwrite, force, quiet, debug):
 def verify(record, files, inputs, *, quiet, debug):
     """Check that FILES are the inputs of RECORD with its corrections, bit by bit.
 
-    Exit status 2 if not, with the name of the first image that differs.
+    By default FILES are the images beside RECORD. Exit status 2 if not, with the name of the
+    first image that differs.
     """
     start_log(debug=debug)
     with one_error(debug=debug), shown_warnings():
@@ -130,6 +154,7 @@ def verify(record, files, inputs, *, quiet, debug):
         from levelmatch.results.replay import recorded_files, verify_record
 
         known = read_record(record)
+        files = files or _beside(known, record)
         names = verify_record(known, files, recorded_files(known, inputs))
         if not quiet:
             noun = "image follows" if len(names) == 1 else "images follow"
@@ -140,14 +165,18 @@ def verify(record, files, inputs, *, quiet, debug):
 @RECORD
 @click.option("--pairs", is_flag=True, help="Print the pairs instead of the images.")
 @click.option("--json", "as_json", is_flag=True, help="Print the whole record as JSON.")
+@add_options(export_flags(click.option))
+@click.option("--overwrite", is_flag=True, help="Replace existing files.")
 @DEBUG
-def show(record, *, pairs, as_json, debug):
+def show(record, *, pairs, as_json, debug, table, regions, overwrite):
     """Print the summary of RECORD and the correction of each image."""
     start_log(debug=debug)
     with one_error(debug=debug), shown_warnings():
         from levelmatch.record.record import read_record
 
+        check_exports(table=table, regions=regions, overwrite=overwrite)
         known = read_record(record)
+        written = write_exports(known, table=table, regions=regions)
         if as_json:
             import json
 
@@ -156,8 +185,12 @@ def show(record, *, pairs, as_json, debug):
             echo("\n".join(pair_lines(known)))
         else:
             print_result(known)
+            if known.options.get("command"):
+                echo(f"Command: {known.options['command']}")
             for entry in known.history:
                 echo(_event(entry))
+            for line in written:
+                echo(line)
 
 
 def _event(entry):
@@ -189,7 +222,11 @@ SOLVING = [
         "--reference", type=Reference(), metavar="NAME", help="Another reference of the mosaic."
     ),
     click.option(
-        "--exclude", multiple=True, metavar="NAME", help="An image to exclude; may be repeated."
+        "--exclude",
+        multiple=True,
+        type=ImageName(),
+        metavar="NAME",
+        help="An image to exclude; may be repeated.",
     ),
     click.option("--overwrite", is_flag=True, help="Replace NEW if it exists."),
     click.option("-q", "--quiet", is_flag=True, help=QUIET_HELP),

@@ -7,7 +7,9 @@ import click
 
 from levelmatch.cli.config import merge, read_config, recorded_values
 from levelmatch.cli.errors import Failure, one_error, shown_warnings
+from levelmatch.cli.exports import check_exports, write_exports
 from levelmatch.cli.flags import GroupedCommand
+from levelmatch.cli.logs import command_text, start_log
 from levelmatch.cli.options import (
     CHECKPOINT,
     MATCH,
@@ -23,7 +25,7 @@ from levelmatch.cli.printing import (
     keep_warnings,
     print_result,
     progress_bars,
-    start_log,
+    say_reading,
     write_page,
     written_lines,
 )
@@ -76,11 +78,16 @@ def run(ctx, config, **values):
         msg = "no output: name a folder by -o, or use --dry-run"
         raise click.UsageError(msg, ctx)
     start_log(debug=values["debug"])
+    # Astropy, whose import takes longer, comes after this line.
+    say_reading(values["files"], values["extend"], quiet=values["quiet"])
     with one_error(debug=values["debug"]), shown_warnings() as shown:
+        check_exports(**_exports(values), overwrite=values["overwrite"])
         if values["extend"] is not None:
             values = _extended(ctx, values)
         members = _members(values["files"])
-        _check_paths(members, *(values[k] for k in ("output", "overwrite", "report")))
+        # A dry run never minds existing outputs.
+        free = values["overwrite"] or values["dry_run"]
+        _check_paths(members, values["output"], free, values["report"])
         if len(set(members)) == 1 and not values["recombine_lyot"]:
             _refuse_one_image(members[0], values)
         _run(values, shown)
@@ -109,6 +116,11 @@ def _extended(ctx, values):
     known = [path for path in recorded_files(record) if path.name not in new]
     files = sorted((*known, *values["files"]), key=lambda path: path.name)
     return {**values, "extend": record, "files": tuple(files)}
+
+
+def _exports(values):
+    """The files beside the images that are to be written."""
+    return {name: values[name] for name in ("table", "regions", "record")}
 
 
 def _members(files):
@@ -146,18 +158,21 @@ def _run(values, shown):
     from levelmatch.results.files import check_outputs
 
     bar = progress_bars(quiet=values["quiet"])
-    output, dry = values["output"], values["dry_run"]
+    dry = values["dry_run"]
+    output = None if dry else values["output"]
     if not values["rematch"]:
         check_not_recorded(_members(values["files"]))
-    checkpoint = None if output is None or dry else output / CHECKPOINT
+    checkpoint = None if dry else output / CHECKPOINT
     # An interrupted run may replace its own outputs.
     overwrite = values["overwrite"] or (checkpoint is not None and checkpoint.exists())
     result = _match(values["files"], values, bar("pairs"), checkpoint)
     keep_warnings(result, shown)
-    if output is not None:
-        check_outputs(result.products, output, overwrite=overwrite)
-    written, earlier = ["Dry run: nothing was written."], []
+    result.run.options["command"] = command_text()
+    exports = _exports(values)
+    what = "no image" if any(exports.values()) else "nothing"
+    written, earlier = [f"Dry run: {what} was written."], []
     if not dry:
+        check_outputs(result.products, output, overwrite=overwrite)
         earlier = _earlier_outputs(output, result, values["report"])
         if values["skylist"] is not None:
             from levelmatch.jwst import write_skylist
@@ -168,6 +183,7 @@ def _run(values, shown):
         written = written_lines(result, output)
         if values["skylist"] is not None:
             written.append(f"Written: {values['skylist']}; give it to skymatch, skymethod user")
+    written += write_exports(result, **exports)
     if not values["quiet"]:
         print_result(result, shown)
         echo("\n".join(written))

@@ -1,0 +1,56 @@
+# Licensed under a 3-clause BSD style license - see LICENSE.rst
+"""Files beside the images: the table of images, the footprints and the record."""
+
+from pathlib import Path
+
+import click
+
+__all__ = ["check_exports", "export_flags", "write_exports"]
+
+# Formats of the table, by the end of the file's name.
+FORMATS = {".ecsv": "ascii.ecsv", ".csv": "ascii.csv", ".fits": "fits"}
+
+
+def export_flags(option, *, record=False):
+    """Return the flags that name the files.
+
+    Parameters
+    ----------
+    option : callable
+        Makes a flag, as `click.option` does.
+    record : bool
+        Whether the record can be saved, too.
+    """
+    kind = {"type": click.Path(path_type=Path, dir_okay=False), "metavar": "FILE"}
+    table = option("--table", **kind, help="Write the table of images: .ecsv, .csv or .fits.")
+    regions = option("--regions", **kind, help="Write the footprints as a region file of DS9.")
+    if not record:
+        return [table, regions]
+    words = "Write the record to this file, too; also with --dry-run."
+    return [table, regions, option("--record", **kind, help=words)]
+
+
+def check_exports(*, table=None, regions=None, record=None, overwrite):
+    """Refuse files that exist, and tables of unknown formats, before pixels are read."""
+    if table is not None and table.suffix not in FORMATS:
+        msg = f"--table: {table}: the name must end in {', '.join(FORMATS)}"
+        raise ValueError(msg)
+    for path in (table, regions, record):
+        if path is not None and path.exists() and not overwrite:
+            msg = f"{path} exists; --overwrite replaces it"
+            raise FileExistsError(msg)
+
+
+def write_exports(result, *, table=None, regions=None, record=None):
+    """Write the files that are named, and return lines on them."""
+    from levelmatch.atomic import atomic_path
+    from levelmatch.results.regions import write_regions
+
+    if table is not None:
+        with atomic_path(table) as part:
+            result.table.write(part, format=FORMATS[table.suffix], overwrite=True)
+    if regions is not None:
+        write_regions(result, regions)
+    if record is not None:
+        getattr(result, "record", result).write(record, overwrite=True)
+    return [f"Written: {path}" for path in (table, regions, record) if path is not None]

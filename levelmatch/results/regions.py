@@ -1,0 +1,66 @@
+# Licensed under a 3-clause BSD style license - see LICENSE.rst
+"""Footprints as a region file, for DS9 and other viewers."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from levelmatch.atomic import atomic_path
+from levelmatch.sky.vectors import lonlat
+
+if TYPE_CHECKING:
+    from levelmatch.record.levels import Levels
+
+__all__ = ["write_regions"]
+
+HEAD = """\
+# Region file format: DS9 version 4.1
+global color=cyan width=1 font="helvetica 10 normal roman"
+icrs
+"""
+# Colours of the reference, of suspect and of isolated images.
+REFERENCE, SUSPECT, ISOLATED = "yellow", "red", "magenta"
+
+
+def write_regions(levels: "Levels", path: str | Path) -> Path:
+    """Write the footprints of all images as a region file of DS9.
+
+    References are yellow, suspect images red, isolated ones magenta, and others cyan.
+
+    Parameters
+    ----------
+    levels : `~levelmatch.MatchResult` or record
+        The result, or its record.
+    path : str or `~pathlib.Path`
+        Path of the file, which is written atomically and replaces any other.
+
+    Returns
+    -------
+    path : `~pathlib.Path`
+        Path of the file.
+    """
+    path = Path(path)
+    with atomic_path(path) as part:
+        part.write_text(region_text(levels), encoding="utf-8")
+    return path
+
+
+def region_text(levels: "Levels") -> str:
+    """Return the text of a region file: one polygon per image, its name as the label."""
+    held, suspects = {r.name for r in levels.references}, set(levels.suspects)
+    lines = []
+    for frame, isolated in zip(levels.frames, levels.table["isolated"], strict=True):
+        colour = (
+            REFERENCE
+            if frame.name in held
+            else SUSPECT
+            if frame.name in suspects
+            else ISOLATED
+            if isolated
+            else ""
+        )
+        ra, dec = lonlat(frame.grid.polygon)
+        corners = ",".join(f"{a:.7f},{d:.7f}" for a, d in zip(ra, dec, strict=True))
+        label = frame.name.replace("{", "(").replace("}", ")").replace("\n", " ")
+        marks = f" color={colour}" if colour else ""
+        lines.append(f"polygon({corners}) # text={{{label}}}{marks}\n")
+    return HEAD + "".join(lines)

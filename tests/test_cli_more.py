@@ -1,0 +1,222 @@
+# Licensed under a 3-clause BSD style license - see LICENSE.rst
+"""The command line: logs, files beside the images, names by path, and folders alone."""
+
+import logging
+import os
+import pty
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from astropy import units as u
+from astropy.coordinates import SkyCoord
+from astropy.io import fits
+from astropy.table import QTable
+from click.testing import CliRunner
+
+from levelmatch import cli
+from levelmatch.cli import options
+from levelmatch.record.record import read_record
+from levelmatch.testing import simulate_generic
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    sim = simulate_generic(n_images=4, shape=(64, 64), overlap=0.4, seed=3)
+    return [str(path) for path in sim.write(tmp_path_factory.mktemp("raw"))]
+
+
+def run(*args):
+    return CliRunner().invoke(cli.main, [str(arg) for arg in args])
+
+
+@pytest.fixture(scope="module")
+def matched(files, tmp_path_factory):
+    out = tmp_path_factory.mktemp("run") / "matched"
+    assert run("run", *files, "-o", out).exit_code == 0
+    return out
+
+
+# --------------------------------------------------------------------------------------
+# Logs
+
+
+def test_verbose_shows_each_step_once(files):
+    result = run("run", *files, "--dry-run", "-v")
+    assert result.exit_code == 0
+    assert "levelmatch.solve" in result.stderr
+    assert "terminal" not in result.stderr
+    assert run("run", *files, "--dry-run").stderr == ""
+
+
+def test_a_log_file_has_steps_warnings_and_errors(files, tmp_path):
+    log = tmp_path / "run.log"
+    assert run("run", *files, "--dry-run", "--log", log, "--combine-nircam-short").exit_code == 0
+    assert run("run", *files, "--dry-run", "--log", log, "--reference", "nobody").exit_code == 2
+    text = log.read_text(encoding="utf-8")
+    assert text.count("INFO levelmatch.terminal: levelmatch run ") == 2
+    assert "INFO levelmatch.terminal: Reading 4 files in " in text
+    assert "INFO levelmatch.solve" in text
+    assert "WARNING levelmatch.terminal: --combine-nircam-short: no image is" in text
+    assert "ERROR levelmatch.terminal: --reference: 'nobody'" in text
+    # Nothing remains set up for the next command.
+    assert all(isinstance(h, logging.NullHandler) for h in logging.getLogger("levelmatch").handlers)
+    result = run("run", *files, "--dry-run", "--log", tmp_path / "none" / "run.log")
+    assert result.exit_code == 2
+    assert "No such file" in result.stderr
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs a pseudo-terminal")
+def test_a_terminal_shows_a_first_line_soon(files):
+    """Half a second on a free machine; the test allows more, as others may run beside it."""
+    reader, writer = pty.openpty()
+    start = time.monotonic()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "levelmatch", "run", *files, "--dry-run"],
+        stderr=writer,
+        stdout=subprocess.DEVNULL,
+    )
+    os.close(writer)
+    first = os.read(reader, 200).decode()
+    took = time.monotonic() - start
+    process.wait()
+    os.close(reader)
+    assert first.startswith("Reading 4 files in ")
+    assert took < 5
+
+
+# --------------------------------------------------------------------------------------
+# Files beside the images
+
+
+def test_table_and_regions(files, tmp_path):
+    table, regions = tmp_path / "levels.ecsv", tmp_path / "footprints.reg"
+    result = run("run", *files, "--dry-run", "--table", table, "--regions", regions)
+    assert result.exit_code == 0, result.output
+    assert "Dry run: no image was written." in result.stdout
+    assert f"Written: {table}" in result.stdout
+    found = QTable.read(table)
+    assert list(found["name"]) == [Path(f).name for f in files]
+    assert found["level"].unit == u.MJy / u.sr
+    lines = regions.read_text(encoding="utf-8").splitlines()
+    polygons = [line for line in lines if line.startswith("polygon(")]
+    assert "icrs" in lines
+    assert len(polygons) == 4
+    # The corners are those of the image.
+    from astropy.wcs import WCS
+
+    header = fits.getheader(files[0], "SCI")
+    centre = WCS(header).pixel_to_world(31.5, 31.5)
+    (numbers,) = re.findall(r"polygon\(([^)]*)\) # text=\{image_00000\.fits\}", polygons[0])
+    corners = np.reshape([float(x) for x in numbers.split(",")], (-1, 2))
+    away = centre.separation(SkyCoord(corners, unit="deg")).arcsec
+    assert away.max() == pytest.approx(32 * np.sqrt(2) * 0.5, rel=0.02)
+
+
+@pytest.mark.parametrize("end", [".csv", ".fits"])
+def test_formats_of_the_table(matched, tmp_path, end):
+    path = tmp_path / f"levels{end}"
+    assert run("show", matched, "--table", path).exit_code == 0
+    assert len(QTable.read(path)) == 4
+
+
+def test_a_dry_run_saves_its_record_and_minds_no_outputs(files, matched, tmp_path):
+    record = tmp_path / "dry.asdf"
+    result = run("run", *files, "-o", matched, "--dry-run", "--record", record, "--report")
+    assert result.exit_code == 0, result.output
+    dry = read_record(record)
+    assert (dry.table["level"] == read_record(matched / "levelmatch.asdf").table["level"]).all()
+    assert dry.options["command"].startswith("levelmatch run ")
+    # It can be solved and shown like any other.
+    assert run("show", record).exit_code == 0
+
+
+@pytest.mark.parametrize("flag", ["--table", "--regions", "--record"])
+def test_nothing_is_overwritten_in_silence(files, tmp_path, flag):
+    path = tmp_path / "mine.ecsv"
+    path.write_text("mine")
+    result = run("run", *files, "--dry-run", flag, path)
+    assert result.exit_code == 2
+    assert f"{path} exists; --overwrite replaces it" in result.stderr
+    assert path.read_text() == "mine"
+    assert run("run", *files, "--dry-run", flag, path, "--overwrite").exit_code == 0
+    assert path.read_bytes() != b"mine"
+
+
+def test_a_table_of_an_unknown_format(files, tmp_path):
+    result = run("run", *files, "--dry-run", "--table", tmp_path / "levels.xyz")
+    assert result.exit_code == 2
+    assert "levels.xyz: the name must end in .ecsv, .csv, .fits" in result.stderr
+
+
+# --------------------------------------------------------------------------------------
+# Names by path, completion, the command line
+
+
+def test_a_path_is_accepted_for_a_name(files, matched, tmp_path):
+    result = run("run", *files, "--dry-run", "--reference", files[1])
+    assert "Reference: image_00001.fits, named by the user." in result.stdout
+    new = tmp_path / "new.asdf"
+    # Of an output, or of a file that is elsewhere by now.
+    names = "--exclude", matched / "image_00003.fits", "--reference", "gone/image_00000.fits"
+    assert run("solve", matched, "-o", new, *names).exit_code == 0
+    assert read_record(new).names == ["image_00000.fits", "image_00001.fits", "image_00002.fits"]
+    assert read_record(new).reference == "image_00000.fits"
+
+
+def test_a_slash_in_the_name_of_a_tile_stays():
+    assert options.Reference().convert("M 31/32", None, None) == "M 31/32"
+
+
+def test_completion_of_references(files, matched):
+    def words(command, incomplete, *args):
+        ctx = command.make_context("x", [str(a) for a in args], resilient_parsing=True)
+        (param,) = (p for p in command.params if p.name == "reference")
+        return [item.value for item in param.type.shell_complete(ctx, param, incomplete)]
+
+    names = [Path(f).name for f in files]
+    assert words(cli.run, "", *files, "--dry-run") == ["auto", "mean", *names]
+    assert words(cli.run, "image_00002", *files) == ["image_00002.fits"]
+    assert words(cli.solve, "image", matched, "-o", "x") == names
+
+
+def test_the_command_is_recorded_with_few_files(files, matched):
+    command = read_record(matched / "levelmatch.asdf").options["command"]
+    assert command == f"levelmatch run {files[0]} ... {files[3]} '(4 files)' -o {matched}".replace(
+        "'(4 files)'", "(4 files)"
+    )
+    assert f"Command: {command}" in run("show", matched).stdout
+
+
+# --------------------------------------------------------------------------------------
+# A folder alone
+
+
+def test_undo_of_a_folder_alone(files, matched, tmp_path):
+    result = run("undo", matched, "-o", tmp_path / "back")
+    assert result.exit_code == 0, result.output
+    assert "Written: 4 images" in result.stdout
+    for path in files:
+        before, after = (
+            fits.getdata(f, "SCI") for f in (path, tmp_path / "back" / Path(path).name)
+        )
+        np.testing.assert_allclose(after, before, rtol=1e-5, atol=1e-5)
+
+
+def test_verify_and_apply_without_files(files, matched, tmp_path):
+    assert "4 images follow" in run("verify", matched).stdout
+    assert run("apply", matched, "-o", tmp_path / "again").exit_code == 0
+    for path in files:
+        name = Path(path).name
+        assert (tmp_path / "again" / name).read_bytes() == (matched / name).read_bytes()
+
+
+def test_undo_without_images_beside_the_record(matched, tmp_path):
+    (tmp_path / "levelmatch.asdf").write_bytes((matched / "levelmatch.asdf").read_bytes())
+    result = run("undo", tmp_path, "-o", tmp_path / "back")
+    assert result.exit_code == 2
+    assert "has no image of levelmatch.asdf; name the files" in result.stderr
