@@ -4,12 +4,12 @@
 import base64
 import io
 from html import escape
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-import levelmatch
 from levelmatch.facts import Facts
 from levelmatch.summary import headline, notes, summary_lines
 
@@ -20,6 +20,11 @@ N_ROWS = 10
 COLUMNS = "name", "tile", "level", "error", "n_pairs"
 KINDS = "overlaps", "levels", "residuals", "closures", "gains", "mosaic"
 PANELS = "overlaps", "levels", "residuals", "closures"
+
+
+def _package(name: str) -> Any:
+    """Return a subpackage that draws results; they import the modules of records."""
+    return import_module(f"levelmatch.{name}")
 
 
 class Views:
@@ -61,7 +66,7 @@ class Views:
             if kind not in KINDS:
                 msg = f"kind: {kind!r} is none of {KINDS}"
                 raise ValueError(msg)
-            return getattr(levelmatch.plots, f"plot_{kind}")(self, **options)
+            return getattr(_package("plots"), f"plot_{kind}")(self, **options)
         from levelmatch.plots.style import new_figure
 
         figure = new_figure(figsize=(10, 8))
@@ -70,7 +75,7 @@ class Views:
 
     def _draw(self, figure: Any, kinds: tuple[str, ...]) -> None:
         """Draw plots into a figure, two in a row."""
-        plots = levelmatch.plots
+        plots = _package("plots")
         for part, kind in zip(np.ravel(figure.subfigures(len(kinds) // 2, 2)), kinds, strict=True):
             sky = {"projection": plots.sky_wcs(self)} if kind == "overlaps" else {}
             more = {"kind": "histogram"} if kind == "residuals" else {}
@@ -91,7 +96,7 @@ class Views:
         path : `~pathlib.Path`
             Path of the page.
         """
-        return levelmatch.report.write_report(self, path, **options)
+        return _package("report").write_report(self, path, **options)
 
     def _repr_html_(self) -> str:
         """Return the headline, the first rows of the table and a picture, for notebooks."""
