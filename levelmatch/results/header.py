@@ -3,6 +3,7 @@
 
 import re
 from collections.abc import Iterable, MutableMapping
+from textwrap import wrap
 from typing import Any
 
 import numpy as np
@@ -26,6 +27,8 @@ NUMBER_WIDTH = 10 + 24 + 3
 # Characters of text in a HISTORY card.
 HISTORY_WIDTH = 72
 SIGNED = "levelmatch "
+# Begins a card that continues the text of the one before.
+CONTINUED = "    "
 CLEARED = " sky level of a later step set to 0: "
 # The error and the reference in a HISTORY text.
 TOLD = re.compile(r" \+- (\S+), slopes .* relative to (.+?)(?: \(science\)| \(lyot\))?$")
@@ -140,12 +143,26 @@ def _signature(provenance: Provenance) -> str:
 
 
 def _subtracted(frame: Frame) -> list[tuple[AppliedCorrection, np.ndarray, float]]:
-    """Return each correction, its level and slopes about the image's centre, and its error."""
+    """Return each correction, its level and slopes about the image's centre, and its error.
+
+    Without those of passes that had nothing to match, such as the dithers of a single image.
+    """
     axes = frame.whole_grid.axes
     return [
         (a, a.correction.coefficients(axes), float(np.sqrt(a.variance[0])))
         for a in frame.corrections
+        if a.name == "mosaic" or not _is_zero(a)
     ]
+
+
+def _is_zero(applied: AppliedCorrection) -> bool:
+    correction = applied.correction
+    return (
+        correction.constant == 0
+        and not np.any(correction.vector)
+        and not np.any(applied.variance)
+        and applied.reference == "mean"
+    )
 
 
 def _add_totals(meta, applied: AppliedCorrection, values, error: float, unit: str) -> None:
@@ -263,33 +280,41 @@ def _remove_factor(header: Header, frame: Frame, before: float, earlier: bool) -
 
 
 def own_history(header: Header, signature: str) -> list[int]:
-    """Return the indices of the HISTORY cards of a run; full cards continue in the next."""
-    own, goes_on = [], False
+    """Return the indices of the HISTORY cards of a run, continuations included."""
+    own: list[int] = []
+    before: str | None = None
     for index, card in enumerate(header.cards):
         if card.keyword != "HISTORY":
             continue
         text = str(card.value)
         begins = text.startswith(SIGNED)
-        if text.startswith(signature) if begins else goes_on:
+        if text.startswith(signature) if begins else before is not None and _goes_on(before, text):
             own.append(index)
-            goes_on = len(text) >= HISTORY_WIDTH - 1
+            before = text
         else:
-            goes_on = False
+            before = None
     return own
+
+
+def _goes_on(before: str, line: str) -> bool:
+    """Return whether a card continues the one before it."""
+    return line.startswith(CONTINUED) or len(before) >= HISTORY_WIDTH - 1
 
 
 def history_texts(header: Header) -> list[str]:
     """Return the texts of HISTORY, each of one or more cards."""
     out: list[str] = []
-    goes_on = False
+    before = ""
     for line in map(str, header.get("HISTORY", [])):
-        if goes_on and not line.startswith(SIGNED):
+        if not out or line.startswith(SIGNED) or not _goes_on(before, line):
+            out.append(line)
+        elif line.startswith(CONTINUED):
+            out[-1] += " " + line.removeprefix(CONTINUED)
+        else:
             # The card before has lost its trailing blank.
             cards = -(-len(out[-1]) // HISTORY_WIDTH)
             out[-1] = out[-1].ljust(cards * HISTORY_WIDTH) + line
-        else:
-            out.append(line)
-        goes_on = len(line) >= HISTORY_WIDTH - 1
+        before = line
     return out
 
 
@@ -317,10 +342,33 @@ def add_history(meta: Any, text: str) -> None:
     """Add a text to HISTORY, in place, such that `history_texts` finds it again."""
     text = _ascii(text)
     if hasattr(meta, "add_history"):
-        # A card loses its trailing blank, and a full or nearly full card continues in the
-        # next: the texts end so that `history_texts` finds them again.
-        last = len(text) % HISTORY_WIDTH in (0, HISTORY_WIDTH - 1)
-        meta.add_history(text + " ." if last else text)
+        for line in _history_lines(text):
+            meta.add_history(line)
     else:
         history = meta.get("HISTORY", [])
         meta["HISTORY"] = [*([history] if isinstance(history, str) else history), text]
+
+
+def _history_lines(text: str) -> list[str]:
+    """Return the text broken at words, or as one line, which the header breaks anywhere.
+
+    Shorter lines than a card's cannot be taken for a full card, which continues in the next.
+    """
+    # The name of a record stays beside its word.
+    whole = re.sub(r" record (?=\S)", " record\0", text)
+    lines = [
+        line.replace("\0", " ")
+        for line in wrap(
+            whole,
+            HISTORY_WIDTH - 2,
+            subsequent_indent=CONTINUED,
+            break_long_words=False,
+            break_on_hyphens=False,
+        )
+    ]
+    joined = " ".join([*lines[:1], *(line.removeprefix(CONTINUED) for line in lines[1:])])
+    if joined == text and max(map(len, lines), default=0) <= HISTORY_WIDTH - 2:
+        return lines
+    # A card loses its trailing blank, and a full or nearly full card continues in the next: the
+    # text ends so that `history_texts` finds it again.
+    return [text + " ."] if len(text) % HISTORY_WIDTH in (0, HISTORY_WIDTH - 1) else [text]
