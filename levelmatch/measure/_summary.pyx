@@ -7,7 +7,8 @@ import numpy as np
 from levelmatch.measure.table import PAIR
 
 from libc.math cimport INFINITY, NAN, atan2, cos, fabs, hypot, sin, sqrt
-from libc.stdlib cimport calloc, free, malloc, qsort
+from libc.stdlib cimport calloc, free, malloc
+from libc.string cimport memset
 
 cdef extern from "_median.h" nogil:
     double lm_median(double *, Py_ssize_t)
@@ -25,6 +26,9 @@ cdef enum:
     MIN_ROBUST = 6
     N_ROBUST = 8
     N_ABSOLUTE = 4
+    # Families of strips: rows and columns of both images, then blocks of 2, 4, 8 and 16 cells.
+    N_LINES = 4
+    N_FAMILIES = 8
 # Least number of samples per coarser pixel from which its noise is told from the finer's.
 cdef double MIN_COARSE = 1.5
 
@@ -54,6 +58,9 @@ PAIR_CELL = np.dtype(
         # Index in the grid.
         ("y", "i8"),
         ("x", "i8"),
+        # Row and column of the other image, in its own cells.
+        ("other_y", "i8"),
+        ("other_x", "i8"),
         # Whether both images show a source.
         ("source", "i8"),
     ]
@@ -75,6 +82,8 @@ cdef packed struct CellRow:
     double excess
     long long y
     long long x
+    long long other_y
+    long long other_x
     long long source
 
 
@@ -89,21 +98,9 @@ cdef packed struct PairRow:
     double extent[2]
     double gain
     double gain_error
-
-
-cdef struct Ranked:
-    double value
-    double weight
-    Py_ssize_t place
-
-
-cdef int _compare(const void *a, const void *b) noexcept nogil:
-    """Order by value, equal ones by their place."""
-    cdef const Ranked *one = <const Ranked *> a
-    cdef const Ranked *two = <const Ranked *> b
-    if one.value != two.value:
-        return -1 if one.value < two.value else 1
-    return -1 if one.place < two.place else (1 if one.place > two.place else 0)
+    float strips[8][9]
+    double turn
+    double step[2]
 
 
 include "_plane.pxi"
@@ -210,6 +207,9 @@ cdef void _robust_plane(Fit *fit, double *other, double *before) noexcept nogil:
             break
 
 
+include "_strips.pxi"
+
+
 # --------------------------------------------------------------------------------------
 # The pair
 
@@ -265,18 +265,23 @@ cdef void _set_level(Fit *fit, double coarseness, double own_part, double *used,
     cdef Py_ssize_t c
     cdef const CellRow *cell
     cdef double w, residual, n_used = 0.0, squares = 0.0, total = 0.0, own = 0.0
-    cdef double kept = 0.0, spread = 0.0, variance
+    cdef double kept = 0.0, spread = 0.0, variance, fourth = 0.0, freedom
     for c in range(fit.n):
         cell = fit.cells + c
         residual = fit.location[c] - _value(fit.terms + 3 * c, fit.plane)
         w = fit.keep[c] * fit.weight[c]
         n_used += fit.keep[c]
-        squares += fit.keep[c] * residual * residual / cell.variance
+        squares += w * w * residual * residual
         total += w
         own += w * w * cell.variance
+        fourth += (w * w * cell.variance) ** 2
         kept += fit.keep[c] * cell.npix
         spread += fit.keep[c] * cell.npix * (cell.scatter * cell.scatter + residual * residual)
-    row.chi2 = (PRIOR_CELLS + squares) / (PRIOR_CELLS + max(n_used - 3, 0.0))
+    freedom = own * own / fourth - 3
+    row.chi2 = 1.0
+    if freedom > 0:
+        row.chi2 = PRIOR_CELLS + freedom * squares / own * n_used / (n_used - 3)
+        row.chi2 /= PRIOR_CELLS + freedom
     variance = row.chi2 * _shared_noise(row.chi2, coarseness, own_part) * own / (total * total)
     for c in range(fit.n):
         cell = fit.cells + c
@@ -307,7 +312,7 @@ def summarise_cells(const CellRow[::1] cells, double coarseness, double own_part
     agree : `~numpy.ndarray` of bool, shape (n,)
         Which cells agree with the plane, and count.
     """
-    cdef Py_ssize_t n = cells.shape[0], c
+    cdef Py_ssize_t n = cells.shape[0], c, enough = 0
     cdef Fit fit
     row_array = np.zeros(1, PAIR)
     keep_array = np.empty(n)
@@ -320,14 +325,10 @@ def summarise_cells(const CellRow[::1] cells, double coarseness, double own_part
     for c in range(n):
         fit.ny = max(fit.ny, cells[c].y + 3)
         fit.nx = max(fit.nx, cells[c].x + 3)
-    cdef double *buffer = <double *> malloc(14 * n * sizeof(double))
-    cdef Ranked *ranked = <Ranked *> malloc(n * sizeof(Ranked))
-    cdef double *planes = <double *> calloc(3 * fit.ny * fit.nx, sizeof(double))
+    cdef double *buffer = <double *> malloc(10 * n * sizeof(double))
     fit.number = <int *> calloc(fit.ny * fit.nx, sizeof(int))
-    if buffer == NULL or ranked == NULL or planes == NULL or fit.number == NULL:
+    if buffer == NULL or fit.number == NULL:
         free(buffer)
-        free(ranked)
-        free(planes)
         free(fit.number)
         raise MemoryError
     cdef double *used = buffer + 7 * n
@@ -348,8 +349,9 @@ def summarise_cells(const CellRow[::1] cells, double coarseness, double own_part
         _set_level(&fit, coarseness, own_part, used, &rows[0])
         rows[0].gain = NAN
         rows[0].gain_error = INFINITY
+        enough = _set_strips(&fit, used, &rows[0])
     free(buffer)
-    free(ranked)
-    free(planes)
     free(fit.number)
+    if enough < 0:
+        raise MemoryError
     return row_array, keep_array > 0

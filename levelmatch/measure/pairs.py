@@ -64,6 +64,10 @@ class _Cells:
         Good samples of each cell, before any is clipped.
     coarseness, own_part : float
         See `~levelmatch.measure._summary.summarise_cells`.
+    swapped : bool
+        Whether the cells are those of the second image.
+    turn : float
+        Angle in degrees, 0 to 90, between the rows of the two images.
     """
 
     cells: np.ndarray
@@ -72,6 +76,8 @@ class _Cells:
     samples: np.ndarray
     coarseness: float = 1.0
     own_part: float = 1.0
+    swapped: bool = False
+    turn: float = 0.0
 
     @property
     def index(self):
@@ -207,7 +213,19 @@ def _direct_cells(a, b, options):
     side = max(np.ptp(values["y"]) + grid.cell[0], np.ptp(values["x"]) + grid.cell[1])
     extent = (min(side / grid_a.side, 1.0), min(side * scale / grid_b.side, 1.0))
     eps = least_step(a.pixels, b.pixels)
-    return as_cells(values, grid, index, extent, swap, options, scale, eps)
+    cells = as_cells(values, grid, index, extent, swap, options, scale, eps)
+    return _with_other_frame(cells, grid_b, map_x, map_y)
+
+
+def _with_other_frame(cells, other, map_x, map_y):
+    """Return cells with their rows and columns in the other image, and the angle between rows."""
+    y, x = cells.index.T
+    nodes = np.stack([map_y, map_x])
+    left, right = (nodes[:, y, c] + nodes[:, y + 1, c] for c in (x, x + 1))
+    place = (left + right) / 4 / np.reshape(other.cell, (2, 1))
+    cells.cells["other_y"], cells.cells["other_x"] = np.floor(place)
+    rise, run = np.abs(np.median(right - left, axis=1))
+    return replace(cells, turn=float(np.degrees(np.arctan2(rise, run))))
 
 
 def as_cells(values, grid, index, extent, swap, options, scale=1.0, eps=0.0):
@@ -252,7 +270,7 @@ def as_cells(values, grid, index, extent, swap, options, scale=1.0, eps=0.0):
     cells["scatter"] = scatter
     cells["npix"] = values["kept"]
     cells["excess"] = excess
-    cells["y"], cells["x"] = index.T
+    cells["y"], cells["x"] = cells["other_y"], cells["other_x"] = index.T
     cells["source"] = values["square"] < values["weight"] * (1 - 1e-6)
     return _Cells(
         cells,
@@ -261,6 +279,7 @@ def as_cells(values, grid, index, extent, swap, options, scale=1.0, eps=0.0):
         values["good"],
         coarseness=1 / scale**2,
         own_part=_own_part(grid, scale, np.median(smooth)),
+        swapped=swap,
     )
 
 
@@ -428,6 +447,9 @@ def summarise(cells, depth):
     values["depth"] = depth
     rows, _ = summarise_cells(values, cells.coarseness, cells.own_part)
     rows["extent"] = cells.extent
+    rows["turn"] = cells.turn
+    if cells.swapped:
+        rows["strips"] = rows["strips"][:, [2, 3, 0, 1, 4, 5, 6, 7]]
     rows["gain"], rows["gain_error"] = _flux_gain(cells)
     return rows[0]
 

@@ -20,6 +20,9 @@ PAIR = np.dtype(
         ("extent", "f8", (2,)),
         ("gain", "f8"),
         ("gain_error", "f8"),
+        ("strips", "f4", (8, 9)),
+        ("turn", "f8"),
+        ("step", "f8", (2,)),
     ]
 )
 
@@ -60,6 +63,14 @@ class PairTable:
     gain, gain_error : `~numpy.ndarray`, shape (n,)
         Relative difference of the flux scales, first minus second, and its
         standard error; NaN and infinity where it is not determined.
+    strips : `~numpy.ndarray` of float32, shape (n, 8, 9)
+        How the cells vary together over the rows and columns of the first and of the second image,
+        and over blocks of 2, 4, 8 and 16 cells, see ``_strips.pxi``: Q, E, T, and the lower triangle
+        of A, in units of the pair's weight or its square. Zero where not measured.
+    turn : `~numpy.ndarray`, shape (n,)
+        Angle between the rows of the two images, 0 to 90 degrees.
+    step : `~numpy.ndarray`, shape (n, 2)
+        Step to which the values of each image are rounded; 0 for none.
     multiplicity : `~numpy.ndarray`, shape (n,)
         Number of pairs that it counts for in a solution: more than 1 where other pairs of its
         images are not measured. All other columns are the pair's own.
@@ -77,6 +88,9 @@ class PairTable:
     extent: np.ndarray
     gain: np.ndarray
     gain_error: np.ndarray
+    strips: np.ndarray
+    turn: np.ndarray
+    step: np.ndarray
     multiplicity: np.ndarray
 
     def __len__(self):

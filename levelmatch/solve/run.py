@@ -10,6 +10,7 @@ import numpy as np
 from levelmatch.exceptions import PatternWarning, warn_user
 from levelmatch.images.background import local_level
 from levelmatch.images.corrections import AppliedCorrection, Correction
+from levelmatch.measure.pooling import pooled_passes
 from levelmatch.solve.carried import Carried
 from levelmatch.solve.patterns import find_patterns
 from levelmatch.solve.solve_pass import shift_levels, solve_pass, subtract_solution
@@ -47,7 +48,8 @@ def run_passes(frames, passes, measured, used, options, *, sky=None, local=local
     solved : list of `~levelmatch.solve.passes.Pass`
         The passes with their solutions.
     """
-    done, table, carried = [], measured, Carried.of(frames)
+    table = pooled_passes(measured, used, [p.fit_type for p in passes])
+    done, carried = [], Carried.of(frames)
     for k, p in enumerate(_hold_named(passes, frames, used)):
         rows = np.flatnonzero(used == k)
         solved = solve_pass(p.grouped(frames), frames, table, rows, options, sky=sky)

@@ -1,0 +1,251 @@
+# Licensed under a 3-clause BSD style license - see LICENSE.rst
+"""The errors of pairs by noise that rows, columns or large blocks of pixels share.
+
+The scatter of the cells of an overlap tells the error of its level only if the cells are
+independent. Sums over strips and blocks of cells tell how much more they vary together. In one
+pair there are few strips, but the pattern of an image enters all of its pairs: the variance of the
+strips' offsets is fitted to all pairs as a sum over their two images.
+"""
+
+from dataclasses import replace
+
+import numpy as np
+
+from levelmatch.options import fit_terms
+
+__all__ = ["pooled", "pooled_passes"]
+
+# Offsets count if their variance is above zero by so many standard errors.
+MIN_SIGMA = 2.0
+# Families of strips: rows and columns of both images; the others are blocks.
+N_LINES = 4
+# Cells along an overlap: at an angle, a row crosses others there.
+LENGTH = 24
+# The most that a variance is taken to grow beyond the largest blocks, twice.
+MAX_GROWTH = 2.0
+# Steps of the fit of the images' variances.
+N_STEPS = 40
+# Elements of the lower triangle of a symmetric matrix.
+LOWER = [(0, 0), (1, 0), (1, 1), (2, 0), (2, 1), (2, 2)]
+
+
+def pooled_passes(table, used, fit_types):
+    """Return the pair table with the errors of each pass's pairs pooled.
+
+    Parameters
+    ----------
+    table : `~levelmatch.measure.table.PairTable`
+        The measured pairs.
+    used : `~numpy.ndarray` of int, shape (n,)
+        The pass of each pair, -1 for none.
+    fit_types : list of str
+        What each pass fits.
+    """
+    columns = {name: getattr(table, name).copy() for name in ("gram", "rhs", "sigma")}
+    for k, fit_type in enumerate(fit_types):
+        rows = np.flatnonzero((used == k) & (table.npix > 0))
+        if len(rows):
+            part = pooled(table.take(rows), planes=fit_terms(fit_type) > 1)
+            for name, column in columns.items():
+                column[rows] = getattr(part, name)
+    return replace(table, **columns)
+
+
+def pooled(table, *, planes=False):
+    """Return the pair table with normal equations and errors that allow for common offsets.
+
+    Parameters
+    ----------
+    table : `~levelmatch.measure.table.PairTable`
+        Measured pairs.
+    planes : bool
+        Whether planes are fitted: else a slope of the differences counts as a pattern, too.
+
+    Returns
+    -------
+    table : `~levelmatch.measure.table.PairTable`
+        With weaker normal equations where offsets are significant: levels and slopes that a pair
+        asks for stay nearly the same.
+    """
+    weight = table.sigma**-2.0
+    share = table.gram[:, 0, 0] / weight
+    spread = _matrices(table.strips[:, :, 3:].astype(float))
+    excess, response = _excess(table, spread / share[:, None, None, None], weight, planes)
+    lines = _line_variances(table, excess, response)
+    blocks = _block_variances(table, excess, response)
+    level = blocks * spread[:, N_LINES:, 0, 0]
+    most = np.argmax(level, axis=1)
+    rows = np.arange(len(table))
+    of_blocks = blocks[rows, most][:, None, None] * spread[rows, N_LINES + most]
+    of_lines = np.einsum("pk,pkij->pij", lines, spread[:, :N_LINES])
+    larger = of_lines[:, 0, 0] > of_blocks[:, 0, 0]
+    of_blocks *= _growth(level)[:, None, None]
+    added = np.where(larger[:, None, None], of_lines, of_blocks) * weight[:, None, None] ** 2
+    return _weakened(table, added, planes)
+
+
+def _matrices(lower):
+    """Return symmetric matrices, shape (..., 3, 3), of their lower triangles, shape (..., 6)."""
+    out = np.zeros((*lower.shape[:-1], 3, 3))
+    for k, (i, j) in enumerate(LOWER):
+        out[..., i, j] = out[..., j, i] = lower[..., k]
+    return out
+
+
+def _excess(table, spread, weight, planes):
+    """Return how much more strips vary than cells say, and their response to offsets.
+
+    Of the residuals about the mean, or about the plane, shape (n, 8) each.
+    """
+    squares, expected, response = (table.strips[:, :, k].astype(float) for k in range(3))
+    if not planes:
+        # Add the slopes, which the kernel took away, and their expectation.
+        slope, inverse = _slopes(table)
+        squares = squares + np.einsum("pi,pkij,pj->pk", slope, spread, slope) * weight[:, None]
+        expected = expected + np.einsum("pij,pkij->pk", inverse * weight[:, None, None], spread)
+        level = spread[:, :, 0, 0]
+        response = level * np.maximum(1 - level, 0)
+    return (squares - expected) * weight[:, None], response * weight[:, None] ** 2
+
+
+def _slopes(table):
+    """Return the slopes of each pair, shape (n, 3), and their own covariance, (n, 3, 3)."""
+    size = np.sqrt(np.maximum(np.einsum("pii->pi", table.gram), 1e-300))
+    scaled = table.gram / (size[:, :, None] * size[:, None, :])
+    inverse = np.linalg.pinv(scaled, rcond=1e-9, hermitian=True)
+    inverse /= size[:, :, None] * size[:, None, :]
+    slope = np.einsum("pij,pj->pi", inverse, table.rhs)
+    slope[:, 0] = 0
+    share = table.gram[:, 0, 0] * table.sigma**2
+    inverse *= share[:, None, None]
+    inverse[:, 0] = inverse[:, :, 0] = 0
+    return slope, inverse
+
+
+def _line_variances(table, excess, response):
+    """Return the variances of the rows' and columns' offsets of both images, shape (n, 4)."""
+    turn = np.radians(table.turn)
+    along, across = (1 / (1 + LENGTH * np.abs(np.tan(t))) for t in (turn, np.pi / 2 - turn))
+    # The rows of an image also show the offsets of the other image's rows, or columns.
+    families = [
+        ([(side, kind)], [(1 - side, kind, along), (1 - side, 1 - kind, across)])
+        for side in (0, 1)
+        for kind in (0, 1)
+    ]
+    found = _image_variances(table, excess[:, :N_LINES], response[:, :N_LINES], families)
+    return found.reshape(len(table), N_LINES)
+
+
+def _block_variances(table, excess, response):
+    """Return the variances of the offsets of blocks of each size, shape (n, n_sizes)."""
+    both = [([(0, 0), (1, 0)], [])]
+    found = [
+        _image_variances(table, excess[:, [k]], response[:, [k]], both).sum(axis=(1, 2))
+        for k in range(N_LINES, excess.shape[1])
+    ]
+    return np.stack(found, axis=1)
+
+
+def _growth(level):
+    """Return the factor on the variance by blocks, for patterns larger than the largest blocks.
+
+    The means of such blocks correlate, and vary the less about their mean. Where from one size of
+    blocks to the next the variance still grows, so it would beyond.
+    """
+    last = level[:, -1] / np.where(level[:, -2] > 0, level[:, -2], np.inf)
+    return np.clip(last, 1.0, MAX_GROWTH) ** 2
+
+
+def _image_variances(table, excess, response, families):
+    """Fit variances of the images' offsets to those of the pairs, never below zero.
+
+    Parameters
+    ----------
+    table : `~levelmatch.measure.table.PairTable`
+        The pairs.
+    excess, response : `~numpy.ndarray`, shape (n, n_families)
+        See `_excess`.
+    families : list of tuple
+        For each family its own offsets, a list of the image, 0 or 1, and the kind; and a list of
+        others that it shows, with the fraction of their variance.
+
+    Returns
+    -------
+    variances : `~numpy.ndarray`, shape (n, 2, n_kinds)
+        Of both images of each pair; zero where not significant.
+    """
+    ends = np.stack([table.first, table.second])
+    shape = int(ends.max()) + 1, 1 + max(kind for own, _ in families for _, kind in own)
+    shown = [
+        [(side, kind, np.ones(len(table))) for side, kind in own] + others
+        for own, others in families
+    ]
+
+    def collect(values):
+        """Add values of the families up for each image and kind."""
+        total = np.zeros(shape)
+        for k, terms in enumerate(shown):
+            for side, kind, part in terms:
+                total[:, kind] += np.bincount(ends[side], part * values[:, k], minlength=shape[0])
+        return total
+
+    def expect(variances):
+        return np.stack(
+            [sum(part * variances[ends[side], kind] for side, kind, part in t) for t in shown],
+            axis=1,
+        )
+
+    size = np.maximum(collect(response * expect(np.ones(shape))), 1e-300)
+    found = np.full(shape, max(excess.sum() / max((response * expect(np.ones(shape))).sum(), 1e-300), 0.0))
+    for _ in range(N_STEPS):
+        found = np.maximum(found + collect(excess - response * expect(found)) / size, 0.0)
+    found[~_significant(ends, excess, response, families, shape)] = 0.0
+    return np.stack([found[end] for end in ends], axis=1)
+
+
+def _significant(ends, excess, response, families, shape):
+    """Return which images' offsets are significant, of each kind."""
+    total, size, square = np.zeros((3, *shape))
+    for k, (own, _) in enumerate(families):
+        for side, kind in own:
+            for out, values in ((total, excess), (size, response), (square, response**2)):
+                out[:, kind] += np.bincount(ends[side], values[:, k], minlength=shape[0])
+    # The squares of two pairs of an image that show the same noise of it correlate by a quarter.
+    number = size**2 / np.maximum(square, 1e-300)
+    return total > MIN_SIGMA * np.sqrt(2 * size * (1 + 0.25 * (number - 1)))
+
+
+def _weakened(table, added, planes):
+    """Return the pair table with covariances of the offsets added to the pairs' own.
+
+    Parameters
+    ----------
+    table : `~levelmatch.measure.table.PairTable`
+        The pairs, with normal matrices G.
+    added : `~numpy.ndarray`, shape (n, 3, 3)
+        Matrices S, so that the covariance of a pair's plane is G^-1 (G + S) G^-1.
+    planes : bool
+        Whether planes are fitted: else all of a pair's equations become weaker alike.
+    """
+    rows = np.flatnonzero(added[:, 0, 0] > 0)
+    if len(rows) == 0:
+        return table
+    gram, rhs = table.gram[rows], table.rhs[rows]
+    if planes:
+        new, new_rhs = _with_offsets(gram, rhs, added[rows])
+    else:
+        part = gram[:, 0, 0] / (gram[:, 0, 0] + added[rows, 0, 0])
+        new, new_rhs = gram * part[:, None, None], rhs * part[:, None]
+    columns = {name: getattr(table, name).copy() for name in ("gram", "rhs", "sigma")}
+    columns["gram"][rows], columns["rhs"][rows] = new, new_rhs
+    columns["sigma"][rows] *= np.sqrt(gram[:, 0, 0] / new[:, 0, 0])
+    return replace(table, **columns)
+
+
+def _with_offsets(gram, rhs, added):
+    """Return G (G + S)^-1 G and the right-hand side with it, for normal matrices G."""
+    size = np.sqrt(np.maximum(np.einsum("pii->pi", gram), 1e-300))
+    scale = size[:, :, None] * size[:, None, :]
+    own = gram / scale
+    part = own @ np.linalg.pinv(own + added / scale, rcond=1e-9, hermitian=True)
+    return (part @ own) * scale, size * np.einsum("pij,pj->pi", part, rhs / size)
