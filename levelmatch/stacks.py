@@ -8,6 +8,7 @@ import numpy as np
 from levelmatch.docstrings import share_parameters
 from levelmatch.images.collect import collect_frames
 from levelmatch.measure.overlaps import Overlaps
+from levelmatch.measure.pooling import pooled_passes
 from levelmatch.options import ReadOptions, Settings
 from levelmatch.results.mosaic import comparable_frames, stack_frames
 from levelmatch.solve.run import correct_frames
@@ -75,7 +76,8 @@ def solve_stacks(collection, settings, matched):
     overlaps.check(stacks, [between])
     measured, sky = overlaps.measure(stacks, settings)
     rows = np.arange(len(measured))
-    solved = solve_pass(between, stacks, measured, rows, solve, sky=sky)
+    pairs = pooled_passes(measured, np.zeros(len(measured), dtype=int), [between.fit_type])
+    solved = solve_pass(between, stacks, pairs, rows, solve, sky=sky)
     first = np.array([np.flatnonzero(mosaic.group == g)[0] for g in range(len(stacks))])
     references = [replace(r, name=frames[first[r.group]].name) for r in solved.references]
     solved = replace(solved, domain=mosaic.domain, group=mosaic.group, references=references)

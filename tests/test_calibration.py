@@ -20,9 +20,7 @@ MODULES = ("goals", "sky", "scores", "pixels", "pairs", "surveys", "tiles", "row
 # Few trials are known to some 10 %.
 SLACK = 0.15
 
-CAUTIOUS = "near sources the stated errors are larger than the true ones"
 CLIPPING = "clipping the cores of sources and keeping their wings makes a bias"
-COMMON = "the errors leave out noise that rows, columns or large blocks share"
 ROUNDING = "the error of rounding is not in the errors"
 SAMPLING = "cosmic rays sampled between pixels are too faint to be clipped"
 WILD = "some wild pairs of an edge or corner are not told from the pairs beside them"
@@ -55,6 +53,13 @@ TRIALS = {
     "apart": 1,
 }
 MET = [
+    ("flat", "dithers"),
+    ("astrometry", "nebula"),
+    ("rows-columns", "dithers"),
+    ("stripes", "dithers"),
+    ("psf-dense", "mosaic"),
+    ("psf-dense", "dithers"),
+    ("astrometry", "stars"),
     ("cosmic-rays", "mosaic, bias over stated"),
     ("cosmic-rays", "dithers"),
     ("scales", "1 : 1.5, stars"),
@@ -94,14 +99,7 @@ MET = [
     ("wild-pairs", "5 x 5, pull"),
 ]
 MISSED = {
-    ("astrometry", "stars"): CAUTIOUS,
-    ("psf-dense", "dithers"): CLIPPING,
-    ("psf-dense", "mosaic"): CLIPPING,
     ("scales", "1 : 3, stars"): CLIPPING,
-    ("stripes", "dithers"): COMMON,
-    ("rows-columns", "dithers"): COMMON,
-    ("astrometry", "nebula"): COMMON,
-    ("flat", "dithers"): PATTERNS,
     ("flat", "mosaic"): PATTERNS,
     ("bowls", "mosaic"): PATTERNS,
     ("rounded", "noise 0.1"): ROUNDING,
@@ -239,7 +237,7 @@ def test_a_strip_moves_the_difference_of_one_pair(bench):
         differences.append(table["level"].value[table["npix"] > 0])
     change = np.abs(differences[1] - differences[0])
     assert len(change) == 7
-    assert np.count_nonzero(change) == 1
+    assert np.count_nonzero(change > 1e-12) == 1
     assert_allclose(change.max(), 10, rtol=0.02)
 
 

@@ -73,7 +73,9 @@ def test_normal_equations_hold_the_plane():
     cells = cells_of(plane=plane, noise=0.0)
     row = summarise(cells, np.full(40, 2))
     assert_allclose(np.linalg.solve(row["gram"], row["rhs"]), plane, rtol=1e-9)
-    assert_allclose(row["chi2"], 10 / 47)
+    weight = cells.cells["weight"]
+    freedom = 37 / 40 * weight.sum() ** 2 / np.sum(weight**2)
+    assert_allclose(row["chi2"], 10 / (10 + freedom))
     assert row["npix"] == 40 * 64
     assert_array_equal(row["extent"], [0.5, 0.25])
     # About the weighted centre level and slopes part, to second order.

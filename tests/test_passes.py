@@ -10,7 +10,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 import levelmatch as lm
 from levelmatch.exceptions import DisconnectedWarning
 from levelmatch.measure.overlaps import assign_pairs
-from levelmatch.measure.table import PairTable
+from levelmatch.measure.table import PairTable, unmeasured
 from levelmatch.options import SolveOptions
 from levelmatch.sky.vectors import plane_terms, tangent_axes, transfer_matrix, unit_vectors
 from levelmatch.solve.cuts import select_pairs
@@ -40,6 +40,7 @@ def table_of(pairs, **columns):
         "gain": np.full(n, np.nan),
         "gain_error": np.full(n, np.inf),
         "multiplicity": np.ones(n),
+        **unmeasured(n),
     }
     for name, column in columns.items():
         values[name] = np.asarray(column)

@@ -192,6 +192,15 @@ def test_a_file_of_another_kind_is_left_alone(tmp_path):
     assert "something else" in (tmp_path / "mine").read_text()
 
 
+def test_a_file_of_older_pairs_is_measured_again(tmp_path):
+    file = PairFile(tmp_path / "pairs")
+    file.path.write_bytes(b"levelmatch pairs 1\n" + bytes(5000))
+    assert file.read() == {}
+    file.append([key(0)], rows_of(1))
+    assert set(file.read()) == {key(0)}
+    assert file.path.stat().st_size == len(MAGIC) + ENTRY.itemsize
+
+
 def test_an_interrupted_run_goes_on(raw, tmp_path, measured, monkeypatch):
     checkpoint = tmp_path / "out" / "pairs"
     original, stop = PairFile.append, []

@@ -277,9 +277,10 @@ cdef void _set_level(Fit *fit, double coarseness, double own_part, double *used,
         fourth += (w * w * cell.variance) ** 2
         kept += fit.keep[c] * cell.npix
         spread += fit.keep[c] * cell.npix * (cell.scatter * cell.scatter + residual * residual)
-    freedom = own * own / fourth - 3
     row.chi2 = 1.0
-    if freedom > 0:
+    if n_used > 3:
+        # Of cells with unequal weights fewer count; the plane takes three.
+        freedom = own * own / fourth * (n_used - 3) / n_used
         row.chi2 = PRIOR_CELLS + freedom * squares / own * n_used / (n_used - 3)
         row.chi2 /= PRIOR_CELLS + freedom
     variance = row.chi2 * _shared_noise(row.chi2, coarseness, own_part) * own / (total * total)

@@ -16,9 +16,15 @@ from levelmatch.options import fit_terms
 __all__ = ["pooled", "pooled_passes"]
 
 # Offsets count if their variance is above zero by so many standard errors.
-MIN_SIGMA = 2.0
+MIN_SIGMA = 2.5
+# The strips of a pair allow a variance of so many standard errors more than their own.
+MAX_SIGMA = 3.0
 # Families of strips: rows and columns of both images; the others are blocks.
 N_LINES = 4
+# Strips count if the fit of the pair leaves more than this fraction of their variance.
+MIN_LEFT = 0.15
+# Standard errors below this fraction of the level are those of copies.
+COPIES = 1e-10
 # Cells along an overlap: at an angle, a row crosses others there.
 LENGTH = 24
 # The most that a variance is taken to grow beyond the largest blocks, twice.
@@ -59,7 +65,7 @@ def pooled(table, *, planes=False):
     table : `~levelmatch.measure.table.PairTable`
         Measured pairs.
     planes : bool
-        Whether planes are fitted: else a slope of the differences counts as a pattern, too.
+        Whether planes are fitted: else a slope of the differences is a pattern, too.
 
     Returns
     -------
@@ -70,18 +76,15 @@ def pooled(table, *, planes=False):
     weight = table.sigma**-2.0
     share = table.gram[:, 0, 0] / weight
     spread = _matrices(table.strips[:, :, 3:].astype(float))
-    excess, response = _excess(table, spread / share[:, None, None, None], weight, planes)
-    lines = _line_variances(table, excess, response)
-    blocks = _block_variances(table, excess, response)
+    spread = spread / share[:, None, None, None]
+    excess, response, most = _excess(table, spread, weight, planes)
+    lines = np.minimum(_line_variances(table, excess, response), most[:, :N_LINES])
+    blocks = np.minimum(_block_variances(table, excess, response), most[:, N_LINES:])
     level = blocks * spread[:, N_LINES:, 0, 0]
-    most = np.argmax(level, axis=1)
-    rows = np.arange(len(table))
-    of_blocks = blocks[rows, most][:, None, None] * spread[rows, N_LINES + most]
-    of_lines = np.einsum("pk,pkij->pij", lines, spread[:, :N_LINES])
-    larger = of_lines[:, 0, 0] > of_blocks[:, 0, 0]
-    of_blocks *= _growth(level)[:, None, None]
-    added = np.where(larger[:, None, None], of_lines, of_blocks) * weight[:, None, None] ** 2
-    return _weakened(table, added, planes)
+    of_blocks = np.max(level, axis=1)
+    of_lines = np.sum(lines * spread[:, :N_LINES, 0, 0], axis=1)
+    larger = of_lines > of_blocks
+    return _weakened(table, weight * np.where(larger, of_lines, of_blocks * _growth(level)))
 
 
 def _matrices(lower):
@@ -105,7 +108,28 @@ def _excess(table, spread, weight, planes):
         expected = expected + np.einsum("pij,pkij->pk", inverse * weight[:, None, None], spread)
         level = spread[:, :, 0, 0]
         response = level * np.maximum(1 - level, 0)
-    return (squares - expected) * weight[:, None], response * weight[:, None] ** 2
+    # Of copies, levels are known no better than numbers are.
+    copies = table.sigma < COPIES * np.abs(table.level)
+    known = (expected > MIN_LEFT) & (response > 0) & ~copies[:, None]
+    excess = np.where(known, squares - expected, 0) * weight[:, None]
+    response = np.where(known, response, 0) * weight[:, None] ** 2
+    expected = expected * weight[:, None]
+    with np.errstate(divide="ignore", invalid="ignore"):
+        freedom = expected**2 / response
+        allowed = (excess + expected) * _upper_factor(freedom)
+        most = np.where(known, np.maximum(allowed - expected, 0) / response, np.inf)
+    return excess, response, most
+
+
+def _upper_factor(freedom):
+    """Return the upper limit of a variance over its estimate with so many degrees of freedom.
+
+    For lines by the approximation of Wilson and Hilferty (1931, PNAS 17, 684) to the distribution
+    of chi squared. Blocks are fewer, and their patterns less alike from pair to pair: a lower one.
+    """
+    least = 2 / (9 * freedom[:, :N_LINES])
+    least = np.maximum(1 - least - MAX_SIGMA * np.sqrt(least), 0) ** 3
+    return np.hstack([1 / least, 1 + MAX_SIGMA * np.sqrt(2 / freedom[:, N_LINES:])])
 
 
 def _slopes(table):
@@ -195,8 +219,9 @@ def _image_variances(table, excess, response, families):
             axis=1,
         )
 
-    size = np.maximum(collect(response * expect(np.ones(shape))), 1e-300)
-    found = np.full(shape, max(excess.sum() / max((response * expect(np.ones(shape))).sum(), 1e-300), 0.0))
+    alike = response * expect(np.ones(shape))
+    size = np.maximum(collect(alike), 1e-300)
+    found = np.full(shape, max(excess.sum() / max(alike.sum(), 1e-300), 0.0))
     for _ in range(N_STEPS):
         found = np.maximum(found + collect(excess - response * expect(found)) / size, 0.0)
     found[~_significant(ends, excess, response, families, shape)] = 0.0
@@ -215,37 +240,21 @@ def _significant(ends, excess, response, families, shape):
     return total > MIN_SIGMA * np.sqrt(2 * size * (1 + 0.25 * (number - 1)))
 
 
-def _weakened(table, added, planes):
-    """Return the pair table with covariances of the offsets added to the pairs' own.
+def _weakened(table, added):
+    """Return the pair table with the variance of the offsets added to that of each pair's level.
 
     Parameters
     ----------
     table : `~levelmatch.measure.table.PairTable`
-        The pairs, with normal matrices G.
-    added : `~numpy.ndarray`, shape (n, 3, 3)
-        Matrices S, so that the covariance of a pair's plane is G^-1 (G + S) G^-1.
-    planes : bool
-        Whether planes are fitted: else all of a pair's equations become weaker alike.
+        The pairs.
+    added : `~numpy.ndarray`, shape (n,)
+        The variance over the pair's own. All of the normal equations of a pair become weaker alike:
+        the slopes' errors by offsets of rows are shared by too many pairs for more.
     """
-    rows = np.flatnonzero(added[:, 0, 0] > 0)
-    if len(rows) == 0:
-        return table
-    gram, rhs = table.gram[rows], table.rhs[rows]
-    if planes:
-        new, new_rhs = _with_offsets(gram, rhs, added[rows])
-    else:
-        part = gram[:, 0, 0] / (gram[:, 0, 0] + added[rows, 0, 0])
-        new, new_rhs = gram * part[:, None, None], rhs * part[:, None]
-    columns = {name: getattr(table, name).copy() for name in ("gram", "rhs", "sigma")}
-    columns["gram"][rows], columns["rhs"][rows] = new, new_rhs
-    columns["sigma"][rows] *= np.sqrt(gram[:, 0, 0] / new[:, 0, 0])
-    return replace(table, **columns)
-
-
-def _with_offsets(gram, rhs, added):
-    """Return G (G + S)^-1 G and the right-hand side with it, for normal matrices G."""
-    size = np.sqrt(np.maximum(np.einsum("pii->pi", gram), 1e-300))
-    scale = size[:, :, None] * size[:, None, :]
-    own = gram / scale
-    part = own @ np.linalg.pinv(own + added / scale, rcond=1e-9, hermitian=True)
-    return (part @ own) * scale, size * np.einsum("pij,pj->pi", part, rhs / size)
+    part = 1 / (1 + added)
+    return replace(
+        table,
+        gram=table.gram * part[:, None, None],
+        rhs=table.rhs * part[:, None],
+        sigma=table.sigma / np.sqrt(part),
+    )

@@ -15,9 +15,11 @@ __all__ = ["PairFile", "PairStore", "image_keys", "pair_keys"]
 
 KEY_SIZE = 32
 # To be raised when a pair that depends on the same is measured to another result.
-ALGORITHM = 2
+ALGORITHM = 3
 ENTRY = np.dtype([("key", "u1", KEY_SIZE), ("row", PAIR.newbyteorder("<")), ("check", "<u4")])
-MAGIC = b"levelmatch pairs 1\n"
+MAGIC = b"levelmatch pairs 2\n"
+# Files whose pairs have other columns: nothing in them is used.
+OLDER = (b"levelmatch pairs 1\n",)
 
 
 def image_keys(frames):
@@ -160,6 +162,8 @@ class PairFile:
         if not self.exists():
             return np.zeros(0, ENTRY)
         content = self.path.read_bytes()
+        if content.startswith(OLDER):
+            return np.zeros(0, ENTRY)
         if not MAGIC.startswith(content[: len(MAGIC)]):
             msg = f"{self.path}: not a file of pairs; move it away"
             raise RecordError(msg)
@@ -177,6 +181,9 @@ class PairFile:
             entry["check"] = _check(entry)
         self.create()
         with open(self.path, "r+b") as stream:
+            if stream.read(len(MAGIC)) in OLDER:
+                stream.truncate(0)
+            stream.seek(0)
             stream.write(MAGIC)
             whole = (stream.seek(0, 2) - len(MAGIC)) // ENTRY.itemsize
             stream.seek(len(MAGIC) + whole * ENTRY.itemsize)

@@ -5,7 +5,7 @@ from dataclasses import dataclass, fields
 
 import numpy as np
 
-__all__ = ["PAIR", "PairTable", "empty_pair", "pair_table"]
+__all__ = ["PAIR", "PairTable", "empty_pair", "pair_table", "unmeasured"]
 
 # The measured quantities of a pair, described in `PairTable`.
 PAIR = np.dtype(
@@ -34,6 +34,12 @@ def empty_pair():
         row[name] = np.nan
     row["gain_error"] = np.inf
     return row[()]
+
+
+def unmeasured(n):
+    """Return the columns that the pairs of older records lack, as a dictionary, for n pairs."""
+    rows = np.zeros(n, PAIR)
+    return {name: rows[name] for name in ("strips", "turn", "step")}
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,8 +71,8 @@ class PairTable:
         standard error; NaN and infinity where it is not determined.
     strips : `~numpy.ndarray` of float32, shape (n, 8, 9)
         How the cells vary together over the rows and columns of the first and of the second image,
-        and over blocks of 2, 4, 8 and 16 cells, see ``_strips.pxi``: Q, E, T, and the lower triangle
-        of A, in units of the pair's weight or its square. Zero where not measured.
+        and over blocks of 2, 4, 8 and 16 cells: Q, E, T, and the lower triangle of A, see
+        ``_strips.pxi``, in units of the pair's weight or its square. Zero where not measured.
     turn : `~numpy.ndarray`, shape (n,)
         Angle between the rows of the two images, 0 to 90 degrees.
     step : `~numpy.ndarray`, shape (n, 2)

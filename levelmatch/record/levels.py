@@ -10,6 +10,7 @@ from astropy import units as u
 from astropy.table import QTable
 
 from levelmatch.images.frame import Frame
+from levelmatch.measure.pooling import pooled_passes
 from levelmatch.measure.table import PairTable
 from levelmatch.record.run import Provenance, Run
 from levelmatch.record.shown import LevelTable, set_formats
@@ -107,6 +108,14 @@ class Levels(Views):
         self.passes = list(passes)
         self.measured = measured
         self.run = run
+
+    @cached_property
+    def pooled(self) -> PairTable:
+        """The pairs with the errors that the passes used, see `~levelmatch.measure.pooling`."""
+        used = np.full(len(self.measured), -1)
+        for k, p in enumerate(self.passes):
+            used[p.rows] = k
+        return pooled_passes(self.measured, used, [p.fit_type for p in self.passes])
 
     @property
     def sorted_frames(self) -> list[Frame]:
@@ -305,6 +314,7 @@ def _image_table(levels: Levels) -> QTable:
     table["name"], table["tile"] = [f.name for f in frames], [f.tile for f in frames]
     totals = _coefficients(frames)
     variance = np.array([sum((a.variance for a in f.corrections), np.zeros(3)) for f in frames])
+    variance = np.maximum(variance, 0.0)
     table["level"], table["error"] = totals[:, 0], np.sqrt(variance[:, 0])
     table["n_pairs"] = _count_pairs(levels)[rank]
     held = {r.name for p in levels.passes for r in p.references}
@@ -381,7 +391,7 @@ def _isolated(levels: Levels) -> np.ndarray:
 
 def _pair_table(levels: Levels) -> QTable:
     """Return the table of the pairs, in the unit of comparison."""
-    measured = levels.measured
+    measured = levels.pooled
     names = [frame.name for frame in levels.sorted_frames]
     unit = levels.unit or u.dimensionless_unscaled
     solved = _solved_columns(levels)
@@ -433,7 +443,7 @@ def _loop_table(levels: Levels) -> QTable:
     """Return the table of the independent loops, in the unit of comparison."""
     unit = levels.unit or u.dimensionless_unscaled
     rows, ratios = [], []
-    pairs = levels.measured
+    pairs = levels.pooled
     for p in levels.passes:
         after = subtract_solution(pairs, p)
         loops = _closures(p, pairs, after)

@@ -14,7 +14,7 @@ from levelmatch.images.corrections import AppliedCorrection, Correction
 from levelmatch.images.frame import Frame
 from levelmatch.images.units import recorded_unit
 from levelmatch.measure.store import KEY_SIZE
-from levelmatch.measure.table import PairTable
+from levelmatch.measure.table import PairTable, unmeasured
 from levelmatch.record.again import SolvedAgain
 from levelmatch.record.columns import FRAME_TEXT, INPUTS
 from levelmatch.record.levels import Levels
@@ -217,7 +217,9 @@ def _frame(images: dict[str, np.ndarray], i: int, corrections: list, keyword: st
 
 def _pairs(node: dict[str, Any], n: int) -> tuple[PairTable, np.ndarray]:
     _length("pairs", node)
-    table = PairTable(**{f.name: np.array(node[f.name]) for f in fields(PairTable)})
+    blank = unmeasured(len(node["first"]))
+    columns = {f.name: node.get(f.name, blank.get(f.name)) for f in fields(PairTable)}
+    table = PairTable(**{name: np.array(column) for name, column in columns.items()})
     keys = np.array(node["key"], dtype=np.uint8).reshape(-1, KEY_SIZE)
     if len(keys) != len(table):
         msg = "the record is damaged: its columns of pairs differ in length"

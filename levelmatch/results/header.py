@@ -149,7 +149,7 @@ def _subtracted(frame: Frame) -> list[tuple[AppliedCorrection, np.ndarray, float
     """
     axes = frame.whole_grid.axes
     return [
-        (a, a.correction.coefficients(axes), float(np.sqrt(a.variance[0])))
+        (a, a.correction.coefficients(axes), float(np.sqrt(max(a.variance[0], 0.0))))
         for a in frame.corrections
         if a.name == "mosaic" or not _is_zero(a)
     ]

@@ -127,7 +127,8 @@ def _added_variances(before, after, frames, solved):
     if after is None or not before.matrix.any():
         return own
     known = np.isfinite(own)
-    return np.where(known, np.maximum(after.variances - before.variances, 0.0), own)
+    # Negative where the pass corrects an error of an earlier one: the sum is that of all passes.
+    return np.where(known, after.variances - before.variances, own)
 
 
 def correct_frames(frames, solved, variances=None):
