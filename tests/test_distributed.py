@@ -1,6 +1,7 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
 """A cluster of worker processes gives what threads give, to the last bit."""
 
+import asyncio
 import os
 import signal
 from dataclasses import fields
@@ -94,3 +95,50 @@ def test_fill_values_are_noted_by_workers(client, paint, tmp_path):
     with pytest.warns(levelmatch.LevelMatchWarning, match=r"0\.fits \(-999 in .*2\.fits \(-999"):
         found = match()
     assert_allclose(found.table["level"].value, [-1, 0, 1], atol=0.01)
+
+
+def _levels(paths):
+    return levelmatch.match_levels(paths).table["level"].value
+
+
+def test_a_task_on_the_only_thread_of_a_cluster_matches(paths, expected):
+    local = {"processes": False, "n_workers": 1, "threads_per_worker": 1}
+    with distributed.Client(**local, dashboard_address=None) as client:
+        found = client.submit(_levels, paths, pure=False).result(timeout=60)
+        here = _levels(paths)
+    assert_array_equal(found, expected.table["level"].value)
+    assert_array_equal(here, expected.table["level"].value)
+
+
+def test_an_asynchronous_client_is_refused(paths):
+    async def match():
+        async with distributed.Client(
+            asynchronous=True, processes=False, n_workers=1, dashboard_address=None
+        ):
+            with pytest.raises(levelmatch.LevelMatchError, match="asynchronous"):
+                levelmatch.match_levels(paths)
+
+    asyncio.run(match())
+
+
+@pytest.mark.parametrize("moment", [0, 3, 7])
+def test_a_worker_killed_while_images_are_sent_changes_nothing(client, paths, monkeypatch, moment):
+    images = [CCDData.read(path, hdu="SCI", unit="MJy/sr") for path in paths]
+    for image, path in zip(images, paths, strict=True):
+        image.meta["FILENAME"] = path.name
+    pids = list(client.run(os.getpid).values())
+    sent = []
+
+    def scatter(self, *arguments, **keywords):
+        if len(sent) == moment:
+            os.kill(pids[0], signal.SIGKILL)
+        sent.append(1)
+        return original(self, *arguments, **keywords)
+
+    original = distributed.Client.scatter
+    monkeypatch.setattr(distributed.Client, "scatter", scatter)
+    found = levelmatch.match_levels(images)
+    assert len(sent) >= len(images)
+    monkeypatch.undo()
+    client.close()
+    check_same(found, levelmatch.match_levels(images))

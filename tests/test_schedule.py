@@ -1,7 +1,10 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
 """The measurement of many pairs: the paths of Dask, and what is in memory."""
 
+import multiprocessing
 import sys
+import time
+import warnings
 import weakref
 from dataclasses import fields
 from threading import get_ident
@@ -13,6 +16,7 @@ import pytest
 from dask.callbacks import Callback
 from numpy.testing import assert_allclose, assert_array_equal
 
+from levelmatch import match_levels
 from levelmatch.measure import schedule
 from levelmatch.measure.schedule import measure_pairs, reading_order
 from levelmatch.measure.table import PairTable
@@ -311,3 +315,40 @@ def test_batches_hold_every_pair_once(mosaic, monkeypatch):
     assert len(handed) == len(pairs)
     for one, two in zip(as_arrays(whole), as_arrays(single), strict=True):
         assert_array_equal(one, two)
+
+
+def test_a_forked_process_matches_after_its_parent(row, monkeypatch):
+    monkeypatch.delitem(sys.modules, "distributed", raising=False)
+    images = row[1]
+    expected = match_levels(images).table["level"].value
+    with warnings.catch_warnings():
+        # Of forks in processes with threads, in newer versions of Python.
+        warnings.simplefilter("ignore", DeprecationWarning)
+        with multiprocessing.get_context("fork").Pool(1) as pool:
+            found = pool.apply_async(_levels, (images,)).get(timeout=60)
+    # The copies have a WCS of their own.
+    assert_allclose(found, expected, rtol=1e-12, atol=1e-12)
+
+
+def _levels(images):
+    return match_levels(images).table["level"].value
+
+
+def test_an_interrupt_does_not_wait_for_the_tasks(frames, monkeypatch):
+    monkeypatch.delitem(sys.modules, "distributed", raising=False)
+
+    def slow(self, *images):
+        time.sleep(1.5)
+        return original(self, *images)
+
+    def interrupted(pairs, rows):
+        raise KeyboardInterrupt
+
+    original = schedule._Batch.__call__
+    monkeypatch.setattr(schedule._Batch, "__call__", slow)
+    monkeypatch.setattr(schedule, "BATCH_PIXELS", 1)
+    options = MeasureOptions(n_workers=2)
+    start = time.perf_counter()
+    with pytest.raises(KeyboardInterrupt):
+        measured(frames, PAIRS, options, on_rows=interrupted)
+    assert time.perf_counter() - start < 2.5

@@ -3,8 +3,6 @@
 
 from collections import Counter
 from dataclasses import dataclass
-from logging import getLogger
-from uuid import uuid4
 
 import numpy as np
 from scipy.sparse import coo_array
@@ -13,6 +11,7 @@ from scipy.sparse.csgraph import reverse_cuthill_mckee
 from levelmatch.images.background import source_mask
 from levelmatch.images.frame import Frame
 from levelmatch.images.sources import MemorySource
+from levelmatch.measure.cluster import compute_distributed, current_client
 from levelmatch.measure.pairs import Image, measure_row, needed_box
 from levelmatch.measure.table import pair_table
 from levelmatch.options import MeasureOptions
@@ -22,8 +21,6 @@ from levelmatch.sky.vectors import tangent_axes
 
 __all__ = ["measure_pairs", "reading_order"]
 
-
-logger = getLogger(__name__)
 
 # A task compares about this many pixels; a pair costs as much as some more.
 BATCH_PIXELS = 2**20
@@ -37,8 +34,6 @@ MAX_PART = 0.6
 MIN_PARTED = 2**24
 # Directions of sweeps over the sky that are tried.
 N_SWEEPS = 60
-# How often images that a worker lost are sent to the cluster.
-N_ATTEMPTS = 3
 
 
 def measure_pairs(
@@ -84,11 +79,11 @@ def measure_pairs(
     """
     plan = _plan(frames, pairs, depth_maps, options, with_sky)
     watch = _Watch(len(pairs), progress_bar, on_rows)
-    client = _client()
+    client = current_client()
     if client is None:
         sky = _compute(plan, options, watch)
     else:
-        sky = _compute_distributed(client, plan, watch)
+        sky = compute_distributed(client, plan, watch, _sky_level, AHEAD)
     table = pair_table(pairs, [watch.rows[p] for p in range(len(pairs))])
     if on_fills is not None:
         on_fills(watch.fills)
@@ -199,6 +194,21 @@ class _Plan:
     batches: dict
     parts: dict
     sky: list
+
+    def before(self, ahead):
+        """Return for each image the keys of the tasks that must end before it is read.
+
+        No more than ``ahead`` images are read ahead of those that are measured, however
+        the scheduler orders its tasks.
+        """
+        before, last = {}, []
+        for r, k in enumerate(self.order):
+            if r >= ahead:
+                done = self.order[r - ahead]
+                keys = [("pairs", done, n) for n in range(len(self.batches[done]))]
+                last = [*keys, *([("part", done)] if done in self.parts else [])] or last
+            before[k] = last
+        return before
 
 
 def reading_order(grids, pairs):
@@ -340,22 +350,6 @@ def _batch(group, pairs, depth_maps, place, key, options):
     return _Batch(group, images, members, options)
 
 
-def _before(plan, ahead):
-    """For each image the keys of what must be done before it is read.
-
-    That holds the reading back, so that however the scheduler orders its tasks no more
-    than some images are read ahead of those that are measured.
-    """
-    before, last = {}, []
-    for r, k in enumerate(plan.order):
-        if r >= ahead:
-            done = plan.order[r - ahead]
-            keys = [("pairs", done, n) for n in range(len(plan.batches[done]))]
-            last = [*keys, *([("part", done)] if done in plan.parts else [])] or last
-        before[k] = last
-    return before
-
-
 def _sky_level(image):
     """Sigma-clipped median of the good pixels; of at most about a million."""
     from astropy.stats import sigma_clipped_stats
@@ -370,10 +364,9 @@ def _sky_level(image):
 def _compute(plan, options, watch):
     """Carry out a plan by threads of this process; return the sky levels."""
     from dask.callbacks import Callback
-    from dask.system import CPU_COUNT
-    from dask.threaded import get
 
-    before = _before(plan, AHEAD * (options.n_workers or CPU_COUNT))
+    n_workers = _n_threads(options)
+    before = plan.before(AHEAD * n_workers)
     graph, batches = {}, {}
     for k in plan.order:
         graph["load", k] = (plan.sources[k], *before[k])
@@ -398,87 +391,37 @@ def _compute(plan, options, watch):
 
     # Not for all threads of the process: another run's tasks have the same names.
     callbacks = [*Callback.active, Callback(posttask=posttask)._callback]
-    results = get(graph, [*skies, *batches], num_workers=options.n_workers, callbacks=callbacks)
+    results = _run_threads(graph, [*skies, *batches], n_workers, callbacks)
     watch.finish()
     return dict(zip(skies.values(), results, strict=False))
 
 
-def _client():
-    """The current distributed client, if the user has one."""
-    import sys
+def _n_threads(options):
+    """The threads of this run: the option, else Dask's configuration, else one per core."""
+    import dask.config
+    from dask.system import CPU_COUNT
 
-    if "distributed" not in sys.modules:
-        return None
-    from distributed import default_client
-
-    try:
-        client = default_client()
-    except ValueError:
-        return None
-    # A closed one remains the current one for as long as its block lasts.
-    return client if client.status == "running" else None
+    return options.n_workers or dask.config.get("num_workers", None) or CPU_COUNT
 
 
-def _compute_distributed(client, plan, watch):
-    """Carry out a plan on a cluster; results come in as they are ready.
+def _run_threads(graph, keys, n_workers, callbacks):
+    """Compute keys of a graph by threads of this call.
 
-    What was sent to a worker from memory is lost with that worker; all else the
-    scheduler does again by itself.
+    Dask's own pool is kept for the next call, and lost to a process that is forked meanwhile.
     """
-    from concurrent.futures import CancelledError
+    from concurrent.futures import ThreadPoolExecutor
 
-    sky = {}
-    for attempt in range(N_ATTEMPTS):
-        try:
-            _run_distributed(client, plan, watch, sky)
-            break
-        except CancelledError:
-            if attempt == N_ATTEMPTS - 1:
-                raise
-            logger.warning("images in the memory of a worker were lost with it: sent again")
-    watch.finish()
-    return sky
+    from dask.threaded import get
 
-
-def _run_distributed(client, plan, watch, sky):
-    """Submit what is not yet done, and take the results; ``sky`` is filled in."""
-    from distributed import as_completed
-
-    # Keys of this run alone: a cluster may hold those of others.
-    run = uuid4().hex
-    before = _before(plan, AHEAD * max(sum(client.nthreads().values()), 1))
-    tasks, wanted = {}, {}
-
-    def submit(name, *args):
-        return client.submit(*args, key=f"levelmatch-{name}-{run}", pure=False)
-
-    for k in plan.order:
-        source = plan.sources[k]
-        if source.in_memory:
-            source = client.scatter(source, hash=False)
-        waited = [tasks[key] for key in before[k] if key in tasks]
-        tasks["load", k] = submit(f"load-{k}", _call, source, *waited)
-        if k in plan.parts:
-            tasks["part", k] = submit(f"part-{k}", _call, plan.parts[k], tasks["load", k])
-        for n, batch in enumerate(plan.batches[k]):
-            if batch.pairs[0] not in watch.rows:
-                needed = [tasks[key] for key in batch.images]
-                tasks["pairs", k, n] = submit(f"pairs-{k}-{n}", _call, batch, *needed)
-                wanted[tasks["pairs", k, n]] = batch
-        if k in plan.sky and k not in sky:
-            wanted[submit(f"sky-{k}", _sky_level, tasks["load", k])] = k
-    # The cluster lets go of an image that nobody here asks for.
-    del tasks
-    for future, result in as_completed(list(wanted), with_results=True):
-        what = wanted.pop(future)
-        if isinstance(what, _Batch):
-            watch.done(what.pairs, *result)
-        else:
-            sky[what] = result
-
-
-def _call(function, *args):
-    return function(*args)
+    pool = ThreadPoolExecutor(n_workers, thread_name_prefix="levelmatch")
+    try:
+        results = get(graph, keys, pool=pool, callbacks=callbacks)
+    except BaseException:
+        # An interrupt does not wait for the tasks that are running.
+        pool.shutdown(wait=False, cancel_futures=True)
+        raise
+    pool.shutdown()
+    return results
 
 
 class _Watch:
