@@ -146,6 +146,9 @@ class ReadOptions:
         (`False`). In order of pixel area, images within 10 % of the next count as one camera.
     mix_filters : bool
         Match images of different filters with one another. By default they are refused.
+    max_bytes : int
+        The most bytes of an image, and of a compressed file after unpacking. Files that declare
+        more are refused before they are read.
     """
 
     hdu: int | str | tuple | list | None = "auto"
@@ -160,6 +163,7 @@ class ReadOptions:
     rematch: bool = False
     pixel_area: str | bool = _choice("auto", "auto", True, False)
     mix_filters: bool = False
+    max_bytes: int = _number(1 << 31, whole=True, least=1)
 
     def __post_init__(self):
         _check(self)

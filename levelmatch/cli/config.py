@@ -13,18 +13,25 @@ from levelmatch.cli.options import MEASURE, READ, SOLVE
 
 __all__ = ["merge", "read_config", "recorded_values"]
 
+# The most bytes of a configuration.
+MOST_BYTES = 1 << 20
+
 
 def read_config(path, params):
     """Return the checked options of a TOML file, by their names in Python."""
     import tomllib
 
+    path = Path(path)
+    if path.exists() and not (path.is_file() and path.stat().st_size < MOST_BYTES):
+        msg = f"{path}: not a configuration: it is no file, or larger than {MOST_BYTES} bytes"
+        raise Failure(msg, 2)
     try:
         with open(path, "rb") as stream:
             content = tomllib.load(stream)
     except OSError as error:
         msg = f"{path}: {error.strerror or error}"
         raise Failure(msg, 2) from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:
         msg = f"{path}: not TOML: {error}"
         raise Failure(msg, 2) from error
     known = {p.name: p for p in params if p.name != "config" and p.expose_value}

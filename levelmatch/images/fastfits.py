@@ -10,7 +10,7 @@ import os
 import re
 from dataclasses import dataclass, field
 from functools import cached_property
-from math import isfinite
+from math import isfinite, prod
 
 import numpy as np
 from astropy.io import fits
@@ -234,7 +234,7 @@ def _plane(header, start, stamp, *, first):
         return None
     try:
         shape = tuple(int(header[f"NAXIS{n}"]) for n in range(header["NAXIS"], 0, -1))
-        count = int(np.prod(shape)) if shape else 0
+        count = prod(shape) if shape else 0
         # Of random groups and of the heaps of tables.
         extra = header.get("PCOUNT", 0)
         size = (count + extra) * header.get("GCOUNT", 1) * abs(header["BITPIX"]) // 8

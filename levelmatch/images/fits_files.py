@@ -1,13 +1,14 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
 """Frames of FITS files."""
 
+import io
 import warnings
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
 from astropy.io import fits
-from astropy.io.fits.verify import VerifyError
+from astropy.units import UnitsError
 from astropy.wcs import WCS, FITSFixedWarning
 
 from levelmatch.exceptions import FrameError
@@ -24,8 +25,15 @@ from levelmatch.images.extensions import (
 from levelmatch.images.flags import bad_bits
 from levelmatch.images.frame import Frame
 from levelmatch.images.inherit import file_meta, with_inherited_frame
+from levelmatch.images.intake import (
+    check_file,
+    check_layout,
+    is_of_option,
+    named_warnings,
+    reason_of,
+)
 from levelmatch.images.notes import Notes
-from levelmatch.images.packing import DAMAGED, damage_of
+from levelmatch.images.packing import damage_of, open_raw
 from levelmatch.images.planes import (
     KINDS,
     MaskPlane,
@@ -103,31 +111,39 @@ def file_frames(path: Path, read: ReadOptions, notes: Notes, place: int = 0) -> 
     """
     name = path.name
     try:
+        check_file(path, read.max_bytes)
         # Before anything is read.
         first = Binding(path)
         frames = _opened_frames(path, read, notes, place)
-        return [_bound(frame, first if k == 0 else first.copy()) for k, frame in enumerate(frames)]
+        return [
+            _bound(frame, first if k == 0 else first.copy(), read)
+            for k, frame in enumerate(frames)
+        ]
     except FileNotFoundError as error:
         msg = f"{path}: there is no such file; check its path"
         raise FrameError(msg) from error
     except FrameError as error:
         # astropy takes the end of a truncated file for the end of its extensions.
-        damage = damage_of(path)
+        damage = damage_of(path, read.max_bytes)
         if damage:
             msg = f"{name}: the compressed file is damaged: {damage}; get the file anew"
             raise FrameError(msg) from error
         raise
-    except (*DAMAGED, VerifyError) as error:
-        msg = f"{name}: not a readable FITS file: {error}"
+    except (UnitsError, ModuleNotFoundError):
+        raise
+    except Exception as error:
+        if is_of_option(error):
+            raise
+        msg = f"{name}: not a readable FITS file: {reason_of(error)}"
         raise FrameError(msg) from error
 
 
-def _bound(frame, binding):
+def _bound(frame, binding, read):
     """Return a frame whose source is bound to its files as they are now."""
     for mask in frame.source.masks:
         if mask.path is not None:
             binding.watch(mask.path)
-    return frame.with_keys(source=replace(frame.source, binding=binding))
+    return frame.with_keys(source=replace(frame.source, binding=binding, max_bytes=read.max_bytes))
 
 
 def _opened_frames(path, read, notes, place):
@@ -137,11 +153,13 @@ def _opened_frames(path, read, notes, place):
         if frames is not None:
             return frames
     _check_packing(path)
-    with warnings.catch_warnings():
+    with named_warnings(path.name):
         warnings.simplefilter("ignore", FITSFixedWarning)
         warnings.filterwarnings("error", message=".*truncated.*")
         # astropy leaves a file open whose header it cannot read.
-        with open(path, "rb") as file, fits.open(file, memmap=False) as hdus:
+        with open_raw(path, read.max_bytes) as file, fits.open(file, memmap=False) as hdus:
+            if isinstance(file, io.BytesIO):
+                check_layout(path.name, file, file.getbuffer().nbytes, read.max_bytes)
             chosen = _Chosen.of(path.name, extensions_of(hdus), read)
             return chosen.frames(
                 lambda name, index: _header_frame(name, path, hdus, index, read, notes, place),

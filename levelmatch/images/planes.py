@@ -10,6 +10,8 @@ from astropy.io import fits
 
 from levelmatch.exceptions import FrameError
 from levelmatch.images.flags import bad_bits, header_bits
+from levelmatch.images.intake import check_file, reason_of
+from levelmatch.images.packing import open_raw
 from levelmatch.options import ReadOptions
 
 __all__ = [
@@ -180,7 +182,7 @@ def partner_planes(
     for option, kind in (("weight_files", "weight"), ("mask_files", "mask")):
         partner = _partner_path(path, index, getattr(read, option), option)
         if partner is not None:
-            hdu = _plane_hdu(name, partner, shape, option, extension)
+            hdu = _plane_hdu(name, partner, shape, option, extension, read.max_bytes)
             planes.append(MaskPlane(hdu, kind, partner))
     return tuple(planes)
 
@@ -202,20 +204,21 @@ def _partner_path(path, index, files, option):
     return None if found is None else Path(found)
 
 
-def _plane_hdu(name, path, shape, option, extension):
+def _plane_hdu(name, path, shape, option, extension, most):
     """Return the HDU of a file's plane for an image; refuse one of another shape.
 
     That is the one of the same name and version, else the first of the image's shape.
     """
     try:
-        with open(path, "rb") as file, fits.open(file, memmap=False) as hdus:
+        check_file(path, most)
+        with open_raw(path, most) as file, fits.open(file, memmap=False) as hdus:
             shapes = {i: plane_shape(h.shape) for i, h in enumerate(hdus) if h.is_image and h.shape}
             same = [i for i in shapes if (hdus[i].name, hdus[i].ver) == extension]
     except FileNotFoundError as error:
         msg = f"{name}: {option}: there is no file {path}"
         raise FrameError(msg) from error
-    except (OSError, UserWarning) as error:
-        msg = f"{name}: {option}: {path.name} is not a readable FITS file: {error}"
+    except Exception as error:
+        msg = f"{name}: {option}: {path.name} is not a readable FITS file: {reason_of(error)}"
         raise FrameError(msg) from error
     if extension[0] in ("", "PRIMARY") or not same:
         same = [i for i, found in shapes.items() if found == shape]

@@ -14,7 +14,8 @@ from astropy.nddata import NDData
 from levelmatch.exceptions import FrameError
 from levelmatch.images import fastfits
 from levelmatch.images.binding import Binding, changed
-from levelmatch.images.packing import UNREADABLE, open_raw, read_to_end
+from levelmatch.images.intake import MOST_BYTES, reason_of
+from levelmatch.images.packing import open_raw
 from levelmatch.images.planes import MaskPlane, as_plane
 
 __all__ = ["FileSource", "MemorySource", "as_mask", "decoded_image", "flagged", "float_type"]
@@ -59,6 +60,8 @@ class FileSource:
         Name of the image in a set of files; by default the file's.
     binding : `~levelmatch.images.binding.Binding` or None
         The file as it was first read.
+    max_bytes : int
+        The most bytes of a compressed file after unpacking.
     """
 
     path: Path
@@ -67,6 +70,7 @@ class FileSource:
     planes: tuple | None = None
     name: str = ""
     binding: Binding | None = None
+    max_bytes: int = MOST_BYTES
 
     @property
     def dq_hdu(self) -> int | None:
@@ -112,12 +116,14 @@ class FileSource:
         """Open the file; errors name it."""
         try:
             # No filter of warnings: files are read by threads, which share the filters.
-            with open_raw(self.path) as raw, fits.open(raw, memmap=False) as hdus:
+            with open_raw(self.path, self.max_bytes) as raw, fits.open(raw, memmap=False) as hdus:
                 self._check_length(hdus)
                 yield hdus
-                read_to_end(raw)
-        except UNREADABLE as error:
-            msg = f"{self.path.name}: the pixels cannot be read: {error}; get the file anew"
+        except FrameError:
+            raise
+        except Exception as error:
+            why = reason_of(error)
+            msg = f"{self.path.name}: the pixels cannot be read: {why}; get the file anew"
             raise FrameError(msg) from error
 
     def _check_length(self, hdus):

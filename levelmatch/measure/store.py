@@ -2,6 +2,7 @@
 """Pairs that are measured already: known by what they depend on, and kept as they come."""
 
 import hashlib
+import os
 from pathlib import Path
 from zlib import crc32
 
@@ -139,8 +140,11 @@ class PairFile:
         self.path = Path(path)
 
     def exists(self):
-        """Whether there is such a file."""
-        return self.path.is_file()
+        """Return whether there is such a file; refuse what is no file."""
+        if self.path.is_file() or not os.path.lexists(self.path):
+            return self.path.is_file()
+        msg = f"{self.path}: not a file of pairs; move it away"
+        raise RecordError(msg)
 
     def create(self):
         """Make the file, and its folder, where there is none."""

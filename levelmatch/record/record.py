@@ -16,8 +16,9 @@ from astropy.wcs import WCS, FITSFixedWarning
 
 from levelmatch.asdf_guard import checked_content
 from levelmatch.atomic import atomic_stream
-from levelmatch.exceptions import RecordError
+from levelmatch.exceptions import FrameError, RecordError
 from levelmatch.images.frame import Frame
+from levelmatch.images.intake import check_regular
 from levelmatch.measure.overlaps import Overlaps
 from levelmatch.measure.store import KEY_SIZE, image_keys, pair_keys
 from levelmatch.measure.table import PairTable
@@ -41,6 +42,8 @@ __all__ = ["RECORD_NAME", "Record", "as_record", "check_not_recorded", "read_rec
 
 RECORD_NAME = "levelmatch.asdf"
 KEY = "levelmatch"
+# The most bytes of a record, more than those of any survey.
+MOST_RECORD = 1 << 33
 # asdf begins so the warning of a node that it could not convert.
 FAILED = "failed to convert with: "
 
@@ -356,7 +359,14 @@ def read_record(path: str | Path) -> Record:
 
     path = Path(path)
     try:
+        status = check_regular(path)
+        if status.st_size > MOST_RECORD:
+            msg = f"{path.name}: not a readable record: it has {status.st_size} bytes"
+            raise RecordError(msg)
         content = path.read_bytes()
+    except FrameError as error:
+        msg = f"{path}: the record cannot be read: {str(error).partition(': ')[2]}"
+        raise RecordError(msg) from error
     except OSError as error:
         msg = f"{path}: the record cannot be read: {error.strerror or error}"
         raise RecordError(msg) from error

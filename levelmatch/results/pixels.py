@@ -22,7 +22,16 @@ __all__ = ["frames_with_pixels", "own_corrections", "recorded_read"]
 # Images that an error names.
 MAX_NAMED = 5
 # Options of reading that say which pixels an image has.
-READ_AGAIN = ("hdu", "dq_bits", "blank", "mask_extensions", "weight_files", "mask_files", "rematch")
+READ_AGAIN = (
+    "hdu",
+    "dq_bits",
+    "blank",
+    "mask_extensions",
+    "weight_files",
+    "mask_files",
+    "rematch",
+    "max_bytes",
+)
 # An image that lies farther than this from the recorded position, in pixels, is another.
 MOST_MOVED = 0.5
 

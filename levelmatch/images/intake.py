@@ -1,0 +1,322 @@
+# Licensed under a 3-clause BSD style license - see LICENSE.rst
+"""Checks of a file before astropy reads it, and errors that name the image."""
+
+import io
+import os
+import re
+import stat
+import struct
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import fields
+from math import prod
+from pathlib import Path
+from typing import BinaryIO
+
+from levelmatch.exceptions import FrameError, LevelMatchError
+from levelmatch.options import ReadOptions
+
+__all__ = [
+    "MOST_BYTES",
+    "check_file",
+    "check_layout",
+    "check_regular",
+    "is_of_option",
+    "named_errors",
+    "named_warnings",
+    "reason_of",
+    "unpacked",
+]
+
+# The default of max_bytes.
+MOST_BYTES = 1 << 31
+BLOCK = 2880
+CARD = 80
+# Longest header, and longest padding after the last HDU, in bytes.
+LONGEST = 1 << 22
+MOST_AXES = 99
+# The best compression ratio of gzip.
+MOST_PACKED = 1100
+# The first bytes of compressed files.
+PACKED = (b"\x1f\x8b", b"BZ", b"\xfd7")
+
+OPTIONS = {field.name for field in fields(ReadOptions)}
+_END = b"END".ljust(CARD)
+_SIZES = re.compile(
+    rb"((?:Z?(?:BITPIX|NAXIS\d*|TILE\d+))|PCOUNT|GCOUNT) *= *([+-]?\d+)(?:\.0*)? *(?:/|$| )"
+)
+_KINDS = {
+    stat.S_IFIFO: "a named pipe",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+    stat.S_IFDIR: "a folder",
+}
+
+
+# --------------------------------------------------------------------------------------
+# Errors
+
+
+def reason_of(error: BaseException) -> str:
+    """Return one line on an error of another package: its text, or its type without any."""
+    text = " ".join(str(error).split())
+    kind = type(error).__name__
+    if isinstance(error, KeyError | AttributeError | IndexError | TypeError | MemoryError):
+        # Their texts alone say little.
+        text = f"{kind}: {text}" if text else kind
+    return text[:300] or kind
+
+
+def is_of_option(error: BaseException) -> bool:
+    """Return whether an error is of an option, which it names first."""
+    return isinstance(error, ValueError | TypeError) and str(error).partition(":")[0] in OPTIONS
+
+
+@contextmanager
+def named_errors(name: str, what: str = "it cannot be read") -> Iterator[None]:
+    """Turn the exceptions of other packages into a `FrameError` that names the image.
+
+    Parameters
+    ----------
+    name : str
+        The image.
+    what : str
+        What failed.
+
+    Raises
+    ------
+    FrameError
+        For any exception but those of this package and a missing file.
+    """
+    try:
+        yield
+    except (LevelMatchError, FileNotFoundError):
+        raise
+    except Exception as error:
+        if is_of_option(error):
+            raise
+        msg = f"{name}: {what}: {reason_of(error)}"
+        raise FrameError(msg) from error
+
+
+@contextmanager
+def named_warnings(name: str) -> Iterator[None]:
+    """Issue the warnings of other packages again with the name of the image.
+
+    Not for threads, which share the filters of warnings.
+    """
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        yield
+    for warning in caught:
+        text = " ".join(str(warning.message).split())
+        text = text if text.startswith(name) else f"{name}: {text}"
+        warnings.warn_explicit(text, warning.category, warning.filename, warning.lineno)
+
+
+# --------------------------------------------------------------------------------------
+# Files
+
+
+def check_regular(path: Path) -> os.stat_result:
+    """Refuse a path that is not a regular file: reading it may never end.
+
+    Parameters
+    ----------
+    path : `~pathlib.Path`
+        The file.
+
+    Returns
+    -------
+    status : `os.stat_result`
+        Its status.
+
+    Raises
+    ------
+    FrameError
+        If it is a folder, a pipe or a device.
+    FileNotFoundError
+        If there is no such file.
+    """
+    status = os.stat(path)
+    if not stat.S_ISREG(status.st_mode):
+        kind = _KINDS.get(stat.S_IFMT(status.st_mode), "of an unknown kind")
+        msg = f"{path.name or path}: it is {kind}, not a regular file; copy the image to a file"
+        raise FrameError(msg)
+    return status
+
+
+def check_file(path: Path, most: int) -> None:
+    """Refuse a file that is not regular, or declares more pixels than are admitted.
+
+    Parameters
+    ----------
+    path : `~pathlib.Path`
+        The file.
+    most : int
+        The most bytes of an image, and of a compressed file after unpacking.
+
+    Raises
+    ------
+    FrameError
+        If it is refused; the message names it.
+    FileNotFoundError
+        If there is no such file.
+    """
+    status = check_regular(path)
+    with open(path, "rb") as stream:
+        begin = stream.read(6)
+        if begin == b"SIMPLE":
+            check_layout(path.name, stream, status.st_size, most)
+        elif status.st_size > most and not begin.startswith(PACKED):
+            msg = f"{path.name}: not a readable FITS file: it does not begin with SIMPLE"
+            raise FrameError(msg)
+
+
+def check_layout(name: str, stream: BinaryIO, size: int, most: int) -> None:
+    """Refuse a FITS file that declares more pixels than are admitted.
+
+    Files that are damaged otherwise are left to astropy.
+
+    Parameters
+    ----------
+    name : str
+        The image.
+    stream : binary file
+        The file, not compressed.
+    size : int
+        Its size in bytes.
+    most : int
+        The most bytes of an image.
+
+    Raises
+    ------
+    FrameError
+        If it is refused.
+    """
+    position = 0
+    while position < size:
+        stream.seek(position)
+        header = _read_header(name, stream, size - position)
+        if header is None:
+            return
+        position += -(-len(header) // BLOCK) * BLOCK
+        position += -(-_data_bytes(name, header, most) // BLOCK) * BLOCK
+
+
+def _read_header(name: str, stream: BinaryIO, rest: int) -> bytes | None:
+    """Return the bytes of a header with its END card; `None` if there is none."""
+    content = stream.read(min(4 * BLOCK, rest))
+    if not content.startswith((b"SIMPLE", b"XTENSION")):
+        if rest > LONGEST:
+            msg = f"{name}: {rest} bytes follow its last extension, and are none; cut them off"
+            raise FrameError(msg)
+        return None
+    looked = 0
+    while True:
+        found = content.find(_END, looked)
+        while found >= 0 and found % CARD:
+            found = content.find(_END, found + 1)
+        if found >= 0:
+            return content[: found + CARD]
+        if len(content) > LONGEST:
+            msg = f"{name}: a header has no END card in {LONGEST} bytes; get the file anew"
+            raise FrameError(msg)
+        looked = len(content) // CARD * CARD
+        more = stream.read(64 * BLOCK)
+        if not more:
+            return None
+        content += more
+
+
+def _data_bytes(name: str, header: bytes, most: int) -> int:
+    """Return the bytes of an HDU's data; refuse an image of too many."""
+    cards = (_SIZES.match(header[i : i + CARD]) for i in range(0, len(header), CARD))
+    values = {found[1].decode(): found[2] for found in cards if found is not None}
+    if any(len(value) > 19 for value in values.values()):
+        msg = f"{name}: a header declares a size of more than 18 digits; get the file anew"
+        raise FrameError(msg)
+    sizes = {key: int(value) for key, value in values.items()}
+    is_table = header.startswith(b"XTENSION") and not header[:30].partition(b"'")[2].startswith(
+        b"IMAGE"
+    )
+    n_bytes = _declared(name, sizes, "")
+    for prefix, what in (("", "pixels"), ("Z", "pixels"), ("ZTILE", "a tile")):
+        if prefix == "" and is_table:
+            continue
+        declared = _declared(name, sizes, prefix)
+        if declared > most:
+            msg = (
+                f"{name}: a header declares {declared} bytes of {what}, more than the {most} of "
+                "max_bytes; raise it if that is right"
+            )
+            raise FrameError(msg)
+    return n_bytes
+
+
+def _declared(name: str, sizes: dict[str, int], prefix: str) -> int:
+    """Return the bytes that a header declares for its data, its image, or a tile of that."""
+    own = "Z" if prefix else ""
+    n = sizes.get(f"{own}NAXIS", 0)
+    if not 0 <= n <= MOST_AXES:
+        msg = f"{name}: a header declares {own}NAXIS = {n}; get the file anew"
+        raise FrameError(msg)
+    key = "ZTILE" if prefix == "ZTILE" else f"{own}NAXIS"
+    lengths = [sizes.get(f"{key}{k + 1}", 1) for k in range(n)]
+    if min(lengths, default=1) < 0:
+        msg = f"{name}: a header declares an axis of {min(lengths)} pixels; get the file anew"
+        raise FrameError(msg)
+    count = prod(lengths) if n else 0
+    if not prefix:
+        count = (count + max(sizes.get("PCOUNT", 0), 0)) * max(sizes.get("GCOUNT", 1), 0)
+    return count * abs(sizes.get(f"{own}BITPIX", 8)) // 8
+
+
+# --------------------------------------------------------------------------------------
+# Compressed files
+
+
+def unpacked(path: Path, opener, most: int | None) -> io.BytesIO:
+    """Return the content of a compressed file, up to a size.
+
+    Parameters
+    ----------
+    path : `~pathlib.Path`
+        The file.
+    opener : callable
+        Opens it.
+    most : int or None
+        The most bytes; `None` for any number.
+
+    Raises
+    ------
+    FrameError
+        If there are more; before unpacking, where gzip's last bytes say so.
+    OSError, EOFError, ``zlib.error``, ``lzma.LZMAError``
+        If the file is damaged.
+    """
+    with open(path, "rb") as stream:
+        is_gzip = stream.read(2) == b"\x1f\x8b"
+        size = stream.seek(0, 2)
+        stream.seek(max(size - 4, 0))
+        (declared,) = struct.unpack("<I", stream.read(4).rjust(4, b"\0"))
+    content = io.BytesIO()
+    # The last bytes of a truncated file are any number.
+    if most is not None and is_gzip and most < declared < MOST_PACKED * size:
+        raise _too_large(path, most)
+    with opener(path, "rb") as packed:
+        while part := packed.read(1 << 20):
+            content.write(part)
+            if most is not None and content.tell() > most:
+                raise _too_large(path, most)
+    content.seek(0)
+    return content
+
+
+def _too_large(path: Path, most: int) -> FrameError:
+    return FrameError(
+        f"{path.name}: the compressed file unpacks to more than the {most} bytes of max_bytes; "
+        "raise it if that is right"
+    )
