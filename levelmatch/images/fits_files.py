@@ -8,6 +8,7 @@ from functools import cached_property
 from pathlib import Path
 
 from astropy.io import fits
+from astropy.io.fits.verify import VerifyError
 from astropy.units import UnitsError
 from astropy.wcs import WCS, FITSFixedWarning
 
@@ -116,8 +117,7 @@ def file_frames(path: Path, read: ReadOptions, notes: Notes, place: int = 0) -> 
         first = Binding(path)
         frames = _opened_frames(path, read, notes, place)
         return [
-            _bound(frame, first if k == 0 else first.copy(), read)
-            for k, frame in enumerate(frames)
+            _bound(frame, first if k == 0 else first.copy(), read) for k, frame in enumerate(frames)
         ]
     except FileNotFoundError as error:
         msg = f"{path}: there is no such file; check its path"
@@ -129,7 +129,7 @@ def file_frames(path: Path, read: ReadOptions, notes: Notes, place: int = 0) -> 
             msg = f"{name}: the compressed file is damaged: {damage}; get the file anew"
             raise FrameError(msg) from error
         raise
-    except (UnitsError, ModuleNotFoundError):
+    except (UnitsError, ImportError, NameError):
         raise
     except Exception as error:
         if is_of_option(error):
