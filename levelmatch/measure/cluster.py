@@ -109,6 +109,8 @@ def _is_of_a_file(error):
 
 def _run_distributed(client, plan, watch, sky, sky_level, ahead):
     """Submit the tasks that are not yet done, and take the results; ``sky`` is filled in."""
+    from concurrent.futures import CancelledError
+
     from distributed import as_completed
 
     # Keys of this run alone: a cluster may hold those of others.
@@ -138,6 +140,9 @@ def _run_distributed(client, plan, watch, sky, sky_level, ahead):
     del tasks
     for future, result in as_completed(list(wanted), with_results=True):
         kind, of = wanted.pop(future)
+        if isinstance(result, BaseException):
+            # Of a task whose image is lost.
+            raise CancelledError(str(result)) from result
         if kind == "pairs":
             watch.done(of, *result)
         else:
