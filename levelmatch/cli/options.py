@@ -152,7 +152,9 @@ class RecordPath(click.Path):
         """Return the record's path."""
         path = super().convert(value, param, ctx)
         if path.is_dir():
-            return path / RECORD_NAME
+            from levelmatch.record.record import record_in
+
+            return record_in(path)
         if path.is_file():
             with open(path, "rb") as stream:
                 if stream.read(9) == b"SIMPLE  =":

@@ -209,13 +209,13 @@ def _write_report(result, output, *, quiet):
 def _earlier_outputs(output, result, report):
     """Names of outputs of an earlier run that this run does not replace."""
     from levelmatch.exceptions import RecordError
-    from levelmatch.record.record import read_record
+    from levelmatch.record.record import read_record, record_in
     from levelmatch.report.page import is_page
 
     names = []
-    if (output / RECORD_NAME).exists():
+    if record_in(output).exists():
         with suppress(RecordError):
-            names = read_record(output / RECORD_NAME).files
+            names = read_record(record_in(output)).files
     names = [name for name in names if name not in result.files and (output / name).exists()]
     return names + ([REPORT] if not report and is_page(output / REPORT) else [])
 

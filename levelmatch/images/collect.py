@@ -17,6 +17,7 @@ from levelmatch.images.cards import check_wcs
 from levelmatch.images.fits_files import check_shape, file_frames
 from levelmatch.images.frame import Frame
 from levelmatch.images.notes import Notes
+from levelmatch.images.roman import is_asdf, roman_frame
 from levelmatch.images.sources import FileSource, MemorySource, as_mask
 from levelmatch.options import ReadOptions
 from levelmatch.sky.transform import SkyTransform
@@ -131,6 +132,8 @@ def _note_skipped(error, notes):
 def _frames(image, index, read, notes):
     if isinstance(image, NDData):
         return [_memory_frame(image, index, read)]
+    if isinstance(image, str | Path) and is_asdf(Path(image)):
+        return [roman_frame(Path(image), read)]
     if isinstance(image, str | Path):
         return file_frames(Path(image), read, notes, index)
     msg = f"images: image {index} is a {type(image).__name__}, not a CCDData, NDData or path"

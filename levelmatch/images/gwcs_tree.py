@@ -14,7 +14,7 @@ from typing import Any
 from levelmatch.asdf_guard import block_sizes, item_size, split_tree, whole_number
 from levelmatch.exceptions import RecordError
 
-__all__ = ["wcs_content"]
+__all__ = ["check_depth", "lone_wcs", "wcs_content"]
 
 # A tree of the JWST pipeline has 0.1 MB; its WCS has some thousand nodes.
 MOST_TEXT = 1 << 24
@@ -57,7 +57,7 @@ def wcs_content(content: bytes) -> bytes | None:
         msg = f"its tree has {len(text)} bytes, more than any WCS needs"
         raise RecordError(msg)
     loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-    _check_depth(yaml.parse(text, Loader=loader))
+    check_depth(yaml.parse(text, Loader=loader))
     root = yaml.compose(text, Loader=loader)
     path = _path_to_wcs(root)
     if path is None:
@@ -74,7 +74,47 @@ def wcs_content(content: bytes) -> bytes | None:
     return header + own.encode() + blocks
 
 
-def _check_depth(events: Any) -> None:
+def lone_wcs(file: Any, node: Any) -> bytes:
+    """Return an ASDF file of a WCS alone, which asdf may open, with the blocks that it needs.
+
+    Parameters
+    ----------
+    file : `~levelmatch.images.asdf_file.AsdfFile`
+        The file of an image.
+    node : ``yaml.Node``
+        The WCS in its tree; the numbers of blocks are changed.
+
+    Returns
+    -------
+    content : bytes
+        An ASDF file with the WCS at ``meta.wcs``.
+
+    Raises
+    ------
+    RecordError
+        If the WCS refers to other files, or declares more than a WCS needs.
+    """
+    import yaml
+
+    _count(node, {}, 0)
+    sizes = [block.size for block in file.blocks]
+    used: dict[int, int] = {}
+    for mapping in _mappings(node):
+        _check_mapping(mapping, sizes)
+        if _ARRAY.fullmatch(mapping.tag):
+            for key, value in mapping.value:
+                if key.value == "source":
+                    value.value = str(used.setdefault(int(value.value), len(used)))
+    if sum(sizes[index] for index in used) > MOST_BYTES:
+        msg = f"the arrays of its WCS have more than {MOST_BYTES} bytes"
+        raise RecordError(msg)
+    dumper = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
+    pruned = _pruned(file.root, node)
+    own = yaml.serialize(pruned, Dumper=dumper, version=(1, 1), explicit_end=True)
+    return file.header + own.encode() + b"".join(map(file.compact, used))
+
+
+def check_depth(events: Any) -> None:
     """Refuse a tree that nests too deep for the recursion of its readers."""
     import yaml
 

@@ -18,7 +18,15 @@ from levelmatch.images.intake import MOST_BYTES, reason_of
 from levelmatch.images.packing import open_raw
 from levelmatch.images.planes import MaskPlane, as_plane
 
-__all__ = ["FileSource", "MemorySource", "as_mask", "decoded_image", "flagged", "float_type"]
+__all__ = [
+    "FileSource",
+    "MemorySource",
+    "as_mask",
+    "decoded_image",
+    "flagged",
+    "float_type",
+    "pixel_digests",
+]
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,7 +39,7 @@ class MemorySource:
     def identity(self) -> dict:
         """Identity of the image: no file name, and the SHA-256 of data and mask."""
         data, mask = np.asarray(self.image.data), as_mask(self.image.mask)
-        return {"file": "", "path": "", "size": 0, "hdu": 0, **_digests(data, [mask])}
+        return {"file": "", "path": "", "size": 0, "hdu": 0, **pixel_digests(data, [mask])}
 
     def read(self, dq_bits: int) -> tuple[np.ndarray, np.ndarray | None]:
         """Return a copy of the pixels as floats, and a boolean array of bad pixels, or `None`."""
@@ -92,7 +100,7 @@ class FileSource:
         digests = self._plain_digests()
         if digests is None:
             with self.opened() as hdus, self._opened_planes(hdus) as planes:
-                digests = _digests(hdus[self.hdu].data, [hdu.data for _, hdu in planes])
+                digests = pixel_digests(hdus[self.hdu].data, [hdu.data for _, hdu in planes])
         path = self.path.absolute()
         if self.binding is not None:
             self.binding.check_files(self.label)
@@ -105,7 +113,7 @@ class FileSource:
         }
 
     def _plain_digests(self):
-        """Return the digests of a plain file, see `_digests`; `None` of others."""
+        """Return the digests of a plain file, see `pixel_digests`; `None` of others."""
         if self.planes is None:
             return None
         found = fastfits.plane_digests(self.path, *self.planes)
@@ -261,7 +269,7 @@ def float_type(data: np.ndarray) -> np.dtype:
     return np.dtype(np.float32 if small else np.float64)
 
 
-def _digests(data, masks):
+def pixel_digests(data, masks):
     """Return the type of an image's data, their SHA-256, and that of its masks."""
     digest = hashlib.sha256()
     for mask in masks:

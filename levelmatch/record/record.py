@@ -37,10 +37,12 @@ from levelmatch.record.reading import read_tree
 from levelmatch.record.run import Provenance, Run
 from levelmatch.solve.passes import Pass
 
-__all__ = ["RECORD_NAME", "Record", "as_record", "check_not_recorded", "read_record"]
+__all__ = ["RECORD_NAME", "Record", "as_record", "check_not_recorded", "read_record", "record_in"]
 
 
 RECORD_NAME = "levelmatch.asdf"
+# Beside images in ASDF, whose users take all files of that suffix for images.
+OTHER_NAME = "levelmatch.record"
 KEY = "levelmatch"
 # The most bytes of a record, more than those of any survey.
 MOST_RECORD = 1 << 33
@@ -224,7 +226,13 @@ class Record(Levels):
     @property
     def provenance(self) -> Provenance:
         """The run as headers name it."""
-        return Provenance(self.versions["levelmatch"], self.created, RECORD_NAME, self.sha256)
+        return Provenance(self.versions["levelmatch"], self.created, self.file_name, self.sha256)
+
+    @property
+    def file_name(self) -> str:
+        """Name of the file: ``levelmatch.asdf``, or ``levelmatch.record`` beside ASDF images."""
+        in_asdf = any(name.lower().endswith(".asdf") for name in self.names)
+        return OTHER_NAME if in_asdf else RECORD_NAME
 
     def write(self, path: str | Path, *, overwrite: bool = False) -> Path:
         """Write the record to a file, atomically.
@@ -392,6 +400,14 @@ def read_record(path: str | Path) -> Record:
     return record
 
 
+def record_in(folder: Path) -> Path:
+    """Return the file of a folder's record, whether it exists or not."""
+    other = folder / OTHER_NAME
+    return (
+        other if other.is_file() and not (folder / RECORD_NAME).exists() else folder / RECORD_NAME
+    )
+
+
 def as_record(record: Record | str | Path) -> Record:
     """Return a record, read by `read_record` if it is given as a path."""
     return record if isinstance(record, Record) else read_record(record)
@@ -412,7 +428,7 @@ def check_not_recorded(paths: Iterable[str | Path]) -> None:
     """
     names: dict[Path, set[str]] = {}
     for path in map(Path, paths):
-        beside = path.parent / RECORD_NAME
+        beside = record_in(path.parent)
         if path.parent not in names:
             names[path.parent] = set(read_record(beside).files) if beside.is_file() else set()
         if path.name in names[path.parent]:

@@ -23,6 +23,7 @@ from levelmatch.images.corrections import Correction
 from levelmatch.images.fits_files import partner_hdu
 from levelmatch.images.frame import Frame
 from levelmatch.images.planes import as_plane, plane_shape
+from levelmatch.images.roman import AsdfSource, native
 from levelmatch.images.sources import FileSource, decoded_image
 from levelmatch.record.run import Provenance
 from levelmatch.results.header import add_provenance
@@ -194,14 +195,10 @@ def _read_image(frame: Frame) -> NDData:
     source = frame.source
     if not isinstance(source, FileSource):
         return copy.deepcopy(source.image)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FITSFixedWarning)
-        with fits.open(source.path, memmap=False) as hdus:
-            data = np.array(decoded_image(hdus[source.hdu]))
-            data = data.astype(data.dtype.newbyteorder("="), copy=False)
-            uncertainty = read_uncertainty(hdus, source.hdu, data.shape)
-            dq = None if source.dq_hdu is None else np.array(as_plane(hdus[source.dq_hdu].data))
-            bad = source.bad(hdus, frame.dq_bits)
+    if isinstance(source, AsdfSource):
+        data, uncertainty, dq, bad = _asdf_planes(source, frame.dq_bits)
+    else:
+        data, uncertainty, dq, bad = _fits_planes(source, frame.dq_bits)
     source.check_unchanged(frame.dq_bits)
     mask = ~np.isfinite(data) if data.dtype.kind == "f" else np.zeros(data.shape, dtype=bool)
     if dq is not None:
@@ -218,6 +215,25 @@ def _read_image(frame: Frame) -> NDData:
         wcs=ccd_wcs(frame),
         meta=frame.meta.copy(),
     )
+
+
+def _fits_planes(source: FileSource, dq_bits: int) -> tuple[Any, ...]:
+    """Return pixels, uncertainty, flags and bad pixels of an image in a FITS file."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FITSFixedWarning)
+        with fits.open(source.path, memmap=False) as hdus:
+            data = np.array(decoded_image(hdus[source.hdu]))
+            data = data.astype(data.dtype.newbyteorder("="), copy=False)
+            uncertainty = read_uncertainty(hdus, source.hdu, data.shape)
+            dq = None if source.dq_hdu is None else np.array(as_plane(hdus[source.dq_hdu].data))
+            return data, uncertainty, dq, source.bad(hdus, dq_bits)
+
+
+def _asdf_planes(source: AsdfSource, dq_bits: int) -> tuple[Any, ...]:
+    """Return pixels, uncertainty, flags and bad pixels of an image in an ASDF file."""
+    dq, bad = source.array("dq"), source.bad_pixels(dq_bits)
+    flags = None if dq is None else np.array(dq)
+    return native(source.data), source.uncertainty(), flags, bad
 
 
 def ccd_wcs(frame: Frame) -> WCS:

@@ -16,8 +16,10 @@ from astropy.wcs import WCS
 from levelmatch.atomic import atomic_stream
 from levelmatch.exceptions import FrameError
 from levelmatch.images.frame import Frame
+from levelmatch.images.roman import AsdfSource
 from levelmatch.images.sources import FileSource, decoded_image
 from levelmatch.record.run import Provenance
+from levelmatch.results.asdf_files import write_asdf
 from levelmatch.results.corrected import (
     ccd_wcs,
     corrected_image,
@@ -168,7 +170,9 @@ def write_products(
     for images, path in work if progress_bar is None else progress_bar(work):
         path.parent.mkdir(parents=True, exist_ok=True)
         with atomic_stream(path) as stream:
-            if isinstance(images[0].frame.source, FileSource):
+            if isinstance(images[0].frame.source, AsdfSource):
+                write_asdf(images[0], stream, provenance)
+            elif isinstance(images[0].frame.source, FileSource):
                 _write_file(images, stream, provenance)
             else:
                 _write_memory(images[0], stream, provenance)

@@ -14,6 +14,7 @@ from astropy.wcs.wcsapi import BaseLowLevelWCS, SlicedLowLevelWCS
 from levelmatch.exceptions import FrameError
 from levelmatch.images.fits_files import partner_hdu
 from levelmatch.images.frame import Frame
+from levelmatch.images.roman import AsdfSource
 from levelmatch.images.sources import FileSource
 from levelmatch.results.corrected import read_uncertainty
 from levelmatch.sky.grid import Grid
@@ -272,7 +273,9 @@ class Layers:
 def _inverse_variance(frame: Frame) -> np.ndarray:
     """Return an image's inverse variance in the common unit, NaN where there is none."""
     source = frame.source
-    if isinstance(source, FileSource):
+    if isinstance(source, AsdfSource):
+        ivar = _as_inverse_variance(frame.name, source.uncertainty())
+    elif isinstance(source, FileSource):
         with fits.open(source.path, memmap=False) as hdus:
             k = partner_hdu(hdus, source.hdu, "VAR_RNOISE")
             if k is not None and hdus[k].shape == frame.shape:

@@ -12,12 +12,14 @@ from astropy.io import fits
 
 from levelmatch.associations import expand_associations, write_associations
 from levelmatch.atomic import atomic_stream
-from levelmatch.exceptions import RecordError
+from levelmatch.exceptions import FrameError, RecordError
 from levelmatch.images.collect import collect_frames, unique_names
 from levelmatch.images.frame import Frame
+from levelmatch.images.roman import AsdfSource, native
 from levelmatch.images.sources import decoded_image
 from levelmatch.options import ReadOptions
 from levelmatch.record.record import Record, as_record
+from levelmatch.results.asdf_files import corrected_pixels, write_undone_asdf
 from levelmatch.results.files import (
     asdf_hdu,
     check_outputs,
@@ -332,7 +334,10 @@ def undo_record(
     work = list(zip(by_file(products), paths, strict=True))
     for images, path in work if progress_bar is None else progress_bar(work):
         with atomic_stream(path) as stream:
-            _write_undone(record, images, stream)
+            if isinstance(images[0].frame.source, AsdfSource):
+                write_undone_asdf(images[0], record.sha256, stream)
+            else:
+                _write_undone(record, images, stream)
     write_associations(associations)
     return paths
 
@@ -454,13 +459,17 @@ def verify_record(
 
 def _verify_product(record: Record, product: Product, path: Path) -> None:
     source = product.frame.source
-    with open_decoded(source.path) as hdus:
-        expected = corrected_data(product, decoded_image(hdus[source.hdu]))
+    found: np.ndarray | None
     try:
-        with open_decoded(path) as hdus:
-            sha256 = hdus[source.hdu].header.get("LMRECSHA", "")
-            found = None if hdus[source.hdu].data is None else decoded_image(hdus[source.hdu])
-    except (OSError, IndexError, ValueError) as error:
+        if isinstance(source, AsdfSource):
+            expected = corrected_pixels(product.frame)
+            (output,) = collect_frames([path], ReadOptions(rematch=True))
+            sha256, found = output.meta.get("LMRECSHA", ""), native(output.source.data)
+        else:
+            with open_decoded(source.path) as hdus:
+                expected = corrected_data(product, decoded_image(hdus[source.hdu]))
+            sha256, found = _output(path, source.hdu)
+    except (OSError, IndexError, ValueError, FrameError) as error:
         msg = f"{path.name}: the output cannot be read: {error}"
         raise RecordError(msg) from error
     if not sha256:
@@ -473,6 +482,13 @@ def _verify_product(record: Record, product: Product, path: Path) -> None:
     if sha256 != record.sha256:
         msg = f"{path.name}: its header names another record ({sha256[:8]}) than this one"
         raise RecordError(msg)
+
+
+def _output(path: Path, hdu: int) -> tuple[str, np.ndarray | None]:
+    """Return the record and the pixels of an output in FITS."""
+    with open_decoded(path) as hdus:
+        sha256 = hdus[hdu].header.get("LMRECSHA", "")
+        return sha256, None if hdus[hdu].data is None else decoded_image(hdus[hdu])
 
 
 def _check_pixels(path: Path, found: np.ndarray, expected: np.ndarray) -> None:

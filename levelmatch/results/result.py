@@ -11,7 +11,7 @@ from levelmatch.images.frame import Frame
 from levelmatch.measure.overlaps import Overlaps
 from levelmatch.measure.table import PairTable
 from levelmatch.record.levels import Levels, row_of
-from levelmatch.record.record import RECORD_NAME, Record
+from levelmatch.record.record import Record
 from levelmatch.record.run import Run
 from levelmatch.results.corrected import corrected_image
 from levelmatch.results.files import check_outputs, write_products
@@ -129,7 +129,7 @@ class MatchResult(Levels, Sequence):
             self.products, paths, directory, overwrite=overwrite, provenance=provenance
         )
         if record:
-            self.record.write(Path(directory) / RECORD_NAME, overwrite=overwrite)
+            self.record.write(Path(directory) / self.record.file_name, overwrite=overwrite)
         write_products(self.products, paths, provenance, progress_bar)
         write_associations(associations)
         return paths

@@ -1,0 +1,325 @@
+# Licensed under a 3-clause BSD style license - see LICENSE.rst
+"""The layout of an ASDF file: its tree as nodes, and the places of its arrays.
+
+asdf itself opens only small files that are made here of checked nodes and blocks. It follows
+references to other files, expands aliases, and allocates arrays of the size that they declare;
+the nodes are not followed, and arrays that are not compressed are memory-mapped.
+"""
+
+import io
+import os
+import re
+import struct
+from dataclasses import dataclass
+from functools import cached_property
+from math import prod
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from levelmatch.asdf_guard import MAGIC, MOST_PACKED, item_size, split_tree, whole_number
+from levelmatch.exceptions import RecordError
+from levelmatch.images.gwcs_tree import check_depth
+
+__all__ = ["ArrayPlace", "AsdfFile", "Block", "packed_block", "plain_value"]
+
+# A tree of the Roman pipeline has 0.05 MB.
+MOST_TEXT = 1 << 24
+MOST_BLOCKS = 10_000
+BLOCK_HEADER = struct.Struct(">I4sQQQ16s")
+PLAIN = bytes(4)
+INDEX = b"#ASDF BLOCK INDEX"
+_TREE_END = re.compile(rb"\r?\n\.\.\.(?:\r?\n|$)")
+_ARRAY = re.compile(r"tag:stsci\.edu:asdf/core/ndarray-[\d.]+")
+_DTYPE = re.compile(r"(?:u?int|float)(?:8|16|32|64)")
+
+
+@dataclass(frozen=True)
+class Block:
+    """A block of an ASDF file.
+
+    Parameters
+    ----------
+    position : int
+        Start of its header in the file.
+    start : int
+        Start of its content.
+    kind : bytes
+        Its compression, four bytes; zeros without one.
+    allocated, used : int
+        Bytes that it takes in the file, and those with content.
+    size : int
+        Bytes after decompression.
+    """
+
+    position: int
+    start: int
+    kind: bytes
+    allocated: int
+    used: int
+    size: int
+
+    @property
+    def stop(self) -> int:
+        """Start of the next block."""
+        return self.start + self.allocated
+
+
+@dataclass(frozen=True)
+class ArrayPlace:
+    """Where an array lies in a file.
+
+    Parameters
+    ----------
+    index : int
+        Index of its block.
+    block : `Block`
+        The block.
+    offset : int
+        Start of the array in the decompressed block.
+    dtype : str
+        Type of its items, with the byte order.
+    shape : tuple of int
+        Its shape.
+    """
+
+    index: int
+    block: Block
+    offset: int
+    dtype: str
+    shape: tuple[int, ...]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the array."""
+        return prod(self.shape) * np.dtype(self.dtype).itemsize
+
+    def load(self, path: Path) -> np.ndarray:
+        """Return the array: memory-mapped, read-only, if it is not compressed."""
+        if self.block.kind == PLAIN:
+            start = self.block.start + self.offset
+            return np.memmap(path, self.dtype, "r", start, self.shape)
+        content = self.content(path)
+        return np.frombuffer(content, self.dtype, prod(self.shape), self.offset).reshape(self.shape)
+
+    def content(self, path: Path) -> bytes:
+        """Return the content of the whole block, decompressed."""
+        with open(path, "rb") as stream:
+            if self.block.kind == PLAIN:
+                stream.seek(self.block.start)
+                return stream.read(self.block.size)
+            stream.seek(self.block.position)
+            raw = stream.read(self.block.start - self.block.position + self.block.used)
+        try:
+            content = _file_of(_LONE % self.block.size, [raw], [self.block])
+            return np.array(_opened(content, "data")).tobytes()
+        except ImportError:
+            raise
+        except Exception as error:
+            # Each library of compression has errors of its own.
+            msg = f"its block {self.index} cannot be decompressed: {error}"
+            raise RecordError(msg) from error
+
+
+# The tree of a file with one array of bytes.
+_LONE = "data: !core/ndarray-1.0.0 {source: 0, datatype: uint8, byteorder: big, shape: [%d]}\n"
+_HEADER = """#ASDF 1.0.0
+#ASDF_STANDARD 1.5.0
+%YAML 1.1
+%TAG ! tag:stsci.edu:asdf/
+--- !core/asdf-1.1.0
+"""
+
+
+def _file_of(tree: str, raws: list[bytes], blocks: list[Block]) -> bytes:
+    """Return an ASDF file of a tree and blocks, whose allocated size is the used one."""
+    out = [_HEADER.encode(), tree.encode(), b"...\n"]
+    out += [_compact(raw, block) for raw, block in zip(raws, blocks, strict=True)]
+    return b"".join(out)
+
+
+def _compact(raw: bytes, block: Block) -> bytes:
+    """Return the bytes of a block without padding, its allocated size being the used one."""
+    # It follows magic, header size, flags and compression.
+    return raw[:14] + struct.pack(">Q", block.used) + raw[22:]
+
+
+def _opened(content: bytes, key: str) -> Any:
+    """Return a value of an ASDF file that was made here, its arrays loaded."""
+    import asdf
+
+    with asdf.open(io.BytesIO(content), memmap=False, lazy_load=False) as file:
+        value = file.tree[key]
+        return np.array(value) if hasattr(value, "dtype") else value
+
+
+def packed_block(data: bytes, kind: bytes) -> bytes:
+    """Return a block with some content and compression, as asdf writes it."""
+    import asdf
+
+    buffer = io.BytesIO()
+    name = kind.strip(b"\0 ").decode("ascii") or None
+    file = asdf.AsdfFile({"data": np.frombuffer(data, np.uint8)})
+    file.write_to(buffer, all_array_compression=name, all_array_storage="internal")
+    content = buffer.getvalue()
+    (block,), _ = _blocks(io.BytesIO(content), _tree_stop(content))
+    return content[block.position : block.stop]
+
+
+# --------------------------------------------------------------------------------------
+# Files
+
+
+class AsdfFile:
+    """The layout of an ASDF file; reads the tree, and the headers of blocks.
+
+    Parameters
+    ----------
+    path : `~pathlib.Path`
+        The file.
+
+    Raises
+    ------
+    RecordError
+        If the tree is too large or nests too deep, or a block declares more than it holds.
+    ValueError, ``yaml.YAMLError``
+        If it is not an ASDF file.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        with open(path, "rb") as stream:
+            content = _read_tree(stream)
+            self.header, text, _ = split_tree(content)
+            # Blocks follow, perhaps after padding.
+            self.tree_stop = len(content)
+            self.blocks, self.blocks_stop = _blocks(stream, len(content))
+        self.text = text.decode("utf-8")
+
+    @cached_property
+    def root(self) -> Any:
+        """The root node of the tree."""
+        import yaml
+
+        loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+        check_depth(yaml.parse(self.text, Loader=loader))
+        return yaml.compose(self.text, Loader=loader)
+
+    def find(self, *keys: str) -> Any:
+        """Return the node of a path of keys, or `None`."""
+        node = self.root
+        for key in keys:
+            if node is None or node.id != "mapping":
+                return None
+            node = next((v for k, v in node.value if k.id == "scalar" and k.value == key), None)
+        return node
+
+    def place(self, node: Any, name: str) -> ArrayPlace:
+        """Return where the array of a node lies.
+
+        Raises
+        ------
+        RecordError
+            If it is not a contiguous array of numbers in a block of the file.
+        """
+        fields = {k.value: v for k, v in node.value} if node.id == "mapping" else {}
+        kind = fields.get("datatype")
+        odd = set(fields) - {"source", "datatype", "byteorder", "shape", "offset"}
+        if odd or not _ARRAY.fullmatch(node.tag) or "source" not in fields or kind is None:
+            msg = f"{name} is not a contiguous array of numbers in the file"
+            raise RecordError(msg)
+        source, offset = (
+            whole_number(fields[key], key) if key in fields else 0 for key in ("source", "offset")
+        )
+        if kind.id != "scalar" or not _DTYPE.fullmatch(kind.value) or source >= len(self.blocks):
+            msg = f"{name} has no known type, or no block"
+            raise RecordError(msg)
+        order = "<" if fields["byteorder"].value == "little" else ">"
+        dtype = np.dtype(kind.value).newbyteorder(order).str
+        shape = tuple(whole_number(n, "shape") for n in fields["shape"].value)
+        place = ArrayPlace(source, self.blocks[source], offset, dtype, shape)
+        if offset + prod(shape) * (item_size(kind) or 0) > place.block.size:
+            msg = f"{name} declares {place.nbytes} bytes, its block has {place.block.size}"
+            raise RecordError(msg)
+        return place
+
+    def compact(self, index: int) -> bytes:
+        """Return the bytes of a block whose allocated size is the used one."""
+        return _compact(self.raw(index), self.blocks[index])
+
+    def raw(self, index: int) -> bytes:
+        """Return the bytes of a block without padding, header included."""
+        block = self.blocks[index]
+        with open(self.path, "rb") as stream:
+            stream.seek(block.position)
+            return stream.read(block.start - block.position + block.used)
+
+
+def _read_tree(stream: Any) -> bytes:
+    """Return the bytes of a file up to the end of its tree."""
+    content = b""
+    while len(content) <= MOST_TEXT:
+        more = stream.read(1 << 16)
+        start = max(len(content) - 8, 0)
+        content += more
+        end = _TREE_END.search(content, start)
+        # The line break after the end may be in the next chunk.
+        if end is not None and (end.end() < len(content) or not more):
+            return content[: end.end()]
+        if not more:
+            msg = "it is no ASDF file with a complete tree"
+            raise ValueError(msg)
+    msg = f"its tree has more than {MOST_TEXT} bytes"
+    raise RecordError(msg)
+
+
+def _tree_stop(content: bytes) -> int:
+    found = _TREE_END.search(content)
+    return len(content) if found is None else found.end()
+
+
+def _blocks(stream: Any, position: int) -> tuple[list[Block], int]:
+    """Return the blocks of a file after its tree, and the end of the last one."""
+    size_of_file = stream.seek(0, os.SEEK_END)
+    stream.seek(position)
+    start = stream.read(1 << 16).find(MAGIC)
+    if start < 0:
+        return [], position
+    position += start
+    blocks: list[Block] = []
+    while position + 6 + BLOCK_HEADER.size <= size_of_file and len(blocks) < MOST_BLOCKS:
+        stream.seek(position)
+        head = stream.read(6 + BLOCK_HEADER.size)
+        if head[:4] != MAGIC:
+            break
+        (length,) = struct.unpack_from(">H", head, 4)
+        flags, kind, allocated, used, size, _ = BLOCK_HEADER.unpack_from(head, 6)
+        block = Block(position, position + 6 + length, kind, allocated, used, size)
+        packed = MOST_PACKED if kind != PLAIN else 1
+        if flags or used > allocated or length < BLOCK_HEADER.size:
+            msg = f"its block {len(blocks)} is not laid out as asdf writes it"
+            raise RecordError(msg)
+        if block.stop > size_of_file or size > packed * used + 1024:
+            msg = f"its block {len(blocks)} declares {size} bytes, the file ends before"
+            raise RecordError(msg)
+        blocks.append(block)
+        position = block.stop
+    return blocks, position
+
+
+def plain_value(node: Any) -> Any:
+    """Return the value of a scalar node; `None` for other nodes."""
+    if node is None or node.id != "scalar":
+        return None
+    kind = node.tag.rpartition(":")[2]
+    try:
+        if kind == "int":
+            return int(node.value.replace("_", ""))
+        if kind == "float":
+            return float(node.value.replace("_", "").replace(".inf", "inf").replace(".nan", "nan"))
+    except ValueError:
+        return node.value
+    if kind == "bool":
+        return node.value.lower() in ("true", "yes", "on")
+    return None if kind == "null" else str(node.value)

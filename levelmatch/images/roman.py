@@ -1,0 +1,279 @@
+# Licensed under a 3-clause BSD style license - see LICENSE.rst
+"""Roman's images in ASDF: the tree is read first, and pixels when they are needed."""
+
+import io
+import warnings
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+from astropy import units as u
+from astropy.io.fits import Header
+from astropy.nddata import StdDevUncertainty
+
+from levelmatch.exceptions import FrameError, RecordError
+from levelmatch.images.asdf_file import ArrayPlace, AsdfFile, plain_value
+from levelmatch.images.binding import Binding
+from levelmatch.images.flags import bad_bits
+from levelmatch.images.frame import Frame
+from levelmatch.images.gwcs_tree import lone_wcs
+from levelmatch.images.jwst import DEFAULT_BAD_BITS, DQ_BITS, load_gwcs
+from levelmatch.images.sources import FileSource, flagged, float_type, pixel_digests
+from levelmatch.images.units import read_unit
+from levelmatch.options import ReadOptions
+from levelmatch.sky.transform import SkyTransform
+
+__all__ = ["ROMAN_BITS", "AsdfSource", "is_asdf", "roman_frame", "roman_header", "run_entries"]
+
+
+# Errors of files that are not ASDF, or damaged.
+DAMAGED = (RecordError, ValueError, OSError, KeyError, AttributeError, yaml.YAMLError)
+SUFFIX = ".asdf"
+# Keywords of the header, and the nodes of the tree that hold them.
+KEYWORDS = {
+    "FILENAME": "filename",
+    "TELESCOP": "telescope",
+    "INSTRUME": "instrument.name",
+    "DETECTOR": "instrument.detector",
+    "FILTER": "instrument.optical_element",
+    "PROGRAM": "observation.program",
+    "EXECPLAN": "observation.execution_plan",
+    "PASS": "observation.pass",
+    "SEGMENT": "observation.segment",
+    "OBSERVTN": "observation.observation",
+    "VISIT": "observation.visit",
+    "VISIT_ID": "observation.visit_id",
+    "EXPOSURE": "observation.exposure",
+    "EXP_TYPE": "exposure.type",
+    "EXPTIME": "exposure.exposure_time",
+    "PHOTMJSR": "photometry.conversion_megajanskys",
+    "BKGLEVEL": "background.level",
+    "BKGMETH": "background.method",
+    "BKGSUB": "background.subtracted",
+}
+# Values of metadata that are not known.
+UNKNOWN = (None, "?", -999999, -999999.0)
+# Bits whose names differ from those of JWST.
+ROMAN_BITS = DQ_BITS | {"GW_AFFECTED_DATA": 1 << 4, "OUTLIER": 1 << 7}
+# Uncertainties, and the power of a factor of the data by which they scale.
+UNCERTAINTIES = {"err": 1, "var_rnoise": 2, "var_poisson": 2, "var_flat": 2}
+
+
+def is_asdf(path: Path) -> bool:
+    """Return whether a path is an ASDF file, by its suffix."""
+    return path.suffix.lower() == SUFFIX
+
+
+@dataclass(frozen=True, eq=False)
+class AsdfSource(FileSource):
+    """An image in an ASDF file of Roman.
+
+    Parameters
+    ----------
+    path : `~pathlib.Path`
+        The file.
+    hdu : int
+        Always 0.
+    arrays : dict of str to `~levelmatch.images.asdf_file.ArrayPlace`
+        Where its arrays lie: ``data``, and ``dq`` and ``err`` if it has them.
+    """
+
+    arrays: dict[str, ArrayPlace] = field(default_factory=dict)
+
+    @property
+    def data(self) -> np.ndarray:
+        """The pixels as stored; read-only."""
+        return np.asarray(self.array("data"))
+
+    def array(self, name: str) -> np.ndarray | None:
+        """Return an array of the file, `None` if it has none of this name.
+
+        Raises
+        ------
+        FrameError
+            If the file cannot be read; the message names it.
+        """
+        place = self.arrays.get(name)
+        try:
+            return None if place is None else place.load(self.path)
+        except (*DAMAGED, ImportError) as error:
+            msg = f"{self.path.name}: the pixels cannot be read: {error}; get the file anew"
+            if isinstance(error, ImportError):
+                msg = f"{self.path.name}: the pixels are compressed: {error}; see the extra roman"
+            raise FrameError(msg) from error
+
+    @cached_property
+    def identity(self) -> dict:
+        """Identity of the image: file name, and SHA-256 of data and flags."""
+        if self.binding is not None:
+            self.binding.check_files(self.label)
+        path = self.path.absolute()
+        return {
+            "file": self.label,
+            "path": str(path),
+            "size": path.stat().st_size,
+            "hdu": 0,
+            **pixel_digests(self.data, [self.array("dq")]),
+        }
+
+    def _read(self, dq_bits: int) -> tuple[np.ndarray, np.ndarray | None]:
+        data = self.data
+        return np.array(data, float_type(data), order="C"), self.bad_pixels(dq_bits)
+
+    def bad_pixels(self, dq_bits: int) -> np.ndarray | None:
+        """Return where a flag is set, `None` without flags."""
+        dq = self.array("dq")
+        return None if dq is None else flagged(np.asarray(dq), dq_bits)
+
+    def uncertainty(self) -> StdDevUncertainty | None:
+        """Return the uncertainty, in its own type; `None` if the file has none."""
+        err = self.array("err")
+        return None if err is None else StdDevUncertainty(native(err))
+
+
+def native(array: np.ndarray) -> np.ndarray:
+    """Return a copy of an array in native byte order."""
+    return np.array(array, dtype=array.dtype.newbyteorder("="))
+
+
+# --------------------------------------------------------------------------------------
+# Frames
+
+
+def roman_frame(path: Path, read: ReadOptions) -> Frame:
+    """Return the frame of an image of Roman.
+
+    Parameters
+    ----------
+    path : `~pathlib.Path`
+        An ASDF file with the tree ``roman``, of level 2 or 3.
+    read : `~levelmatch.ReadOptions`
+        How it is read.
+
+    Raises
+    ------
+    FrameError
+        If the image cannot be used; the message names it.
+    """
+    for name in ("weight_files", "mask_files"):
+        if getattr(read, name) is not None:
+            msg = f"{path.name}: {name}: images in ASDF have none; flag pixels in dq"
+            raise FrameError(msg)
+    try:
+        binding = Binding(path)
+        file = AsdfFile(path)
+        return _frame(file, read, binding)
+    except FileNotFoundError as error:
+        msg = f"{path}: there is no such file; check its path"
+        raise FrameError(msg) from error
+    except FrameError:
+        raise
+    except DAMAGED as error:
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        msg = f"{path.name}: not a readable ASDF file: {reason}"
+        raise FrameError(msg) from error
+
+
+def _frame(file: AsdfFile, read: ReadOptions, binding: Binding) -> Frame:
+    name, data = file.path.name, file.find("roman", "data")
+    if data is None:
+        msg = f"{name}: it has no image roman.data; images in ASDF are Roman's"
+        raise FrameError(msg)
+    node, unit = _quantity(data)
+    nodes = {"data": node}
+    nodes |= {k: _quantity(file.find("roman", k))[0] for k in ("dq", *UNCERTAINTIES)}
+    arrays = {k: file.place(n, f"roman.{k}") for k, n in nodes.items() if n is not None}
+    shape = arrays["data"].shape
+    if len(shape) != 2 or min(shape) < 2:
+        msg = f"{name}: roman.data has the shape {shape}, not that of an image"
+        raise FrameError(msg)
+    if "dq" in arrays and arrays["dq"].shape != shape:
+        msg = f"{name}: roman.dq has the shape {arrays['dq'].shape}, the data {shape}"
+        raise FrameError(msg)
+    meta = roman_header(file)
+    return Frame(
+        name=name,
+        source=AsdfSource(file.path, 0, binding=binding, arrays=arrays),
+        shape=shape,
+        meta=meta,
+        unit=read_unit(unit) if unit else _unit(file),
+        transform=SkyTransform(_gwcs(file), name),
+        dq_bits=DEFAULT_BAD_BITS
+        if read.dq_bits is None
+        else bad_bits(read.dq_bits, names=ROMAN_BITS),
+        detector=str(meta.get("DETECTOR", "")).lower(),
+        blank=read.blank,
+    )
+
+
+def _quantity(node: Any) -> tuple[Any, str]:
+    """Return the node of an array, and its unit if it is the value of a quantity."""
+    fields = {}
+    if node is not None and node.id == "mapping":
+        fields = {k.value: v for k, v in node.value if k.id == "scalar"}
+    if "value" in fields and "unit" in fields:
+        return fields["value"], str(plain_value(fields["unit"]) or "")
+    return node, ""
+
+
+def _unit(file: AsdfFile) -> u.UnitBase:
+    """Return the unit of data without one: the flux step of the pipeline turns DN/s to MJy/sr."""
+    if plain_value(file.find("roman", "meta", "cal_step", "flux")) == "COMPLETE":
+        return u.MJy / u.sr
+    product = file.find("roman").tag.rpartition("/")[2]
+    return u.MJy / u.sr if "mosaic" in product else u.DN / u.s
+
+
+def _gwcs(file: AsdfFile) -> Any:
+    """Return the gwcs of a file; asdf opens nothing but its own nodes."""
+    name, node = file.path.name, file.find("roman", "meta", "wcs")
+    if node is None or plain_value(node) is not None or node.id != "mapping":
+        msg = f"{name}: it has no WCS (roman.meta.wcs); run assign_wcs first"
+        raise FrameError(msg)
+    try:
+        import gwcs
+    except ImportError as error:
+        msg = f"{name}: gwcs is not installed; see the extra roman"
+        raise FrameError(msg) from error
+    import asdf
+
+    content = lone_wcs(file, node)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", asdf.exceptions.AsdfWarning)
+        with asdf.open(io.BytesIO(content), memmap=False, lazy_load=False) as tree:
+            wcs = tree.tree["meta"]["wcs"]
+            if not isinstance(wcs, gwcs.WCS):
+                msg = f"{name}: its WCS is of a type that gwcs does not know: {node.tag[:80]}"
+                raise FrameError(msg)
+            return load_gwcs(wcs)
+
+
+# --------------------------------------------------------------------------------------
+# Metadata
+
+
+def roman_header(file: AsdfFile) -> Header:
+    """Return metadata of a tree as a header: keywords that matching uses, and those of runs."""
+    header = Header()
+    for key, place in KEYWORDS.items():
+        value = plain_value(file.find("roman", "meta", *place.split(".")))
+        if value not in UNKNOWN:
+            header[key] = value
+    for entry in run_entries(file):
+        for key, value in entry.get("cards", {}).items():
+            header[key] = value
+        header["LMRECORD"], header["LMRECSHA"] = entry["record"], entry["record_sha256"]
+    return header
+
+
+def run_entries(file: AsdfFile) -> list[dict[str, Any]]:
+    """Return the entries of the list ``levelmatch``, one per run that corrected the image."""
+    node = file.find("levelmatch")
+    if node is None:
+        return []
+    text = yaml.serialize(node)
+    entries = yaml.safe_load(text)
+    return [e for e in entries if isinstance(e, dict) and {"record", "record_sha256"} <= set(e)]

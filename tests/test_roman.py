@@ -1,0 +1,552 @@
+# Licensed under a 3-clause BSD style license - see LICENSE.rst
+"""Roman's images in ASDF: read, matched, written, undone; made by roman_datamodels' factories."""
+
+import json
+import runpy
+import struct
+import sys
+import warnings
+from pathlib import Path
+
+import asdf
+import numpy as np
+import pytest
+from astropy import coordinates as coord
+from astropy import units as u
+from astropy.modeling import models as m
+from click.testing import CliRunner
+from numpy.testing import assert_allclose, assert_array_equal
+
+import levelmatch as lm
+from levelmatch.cli import main
+from levelmatch.exceptions import FrameError, RecordError
+from levelmatch.images.collect import collect_frames
+
+gwcs = pytest.importorskip("gwcs")
+
+SHAPE, SCALE, CENTRE, NOISE = (120, 140), 0.11, (150.0, 2.0), 0.02
+LEVELS = np.array([1.5, -2.0, 0.25, 3.0])
+NAMES = [f"r0000101001001001001_000{k + 1}_wfi01_f158_cal.asdf" for k in range(len(LEVELS))]
+RECORD = "levelmatch.record"
+
+
+def make_gwcs(k):
+    """Dithers in a row, with a distortion whose coefficients lie in blocks."""
+    ra = CENTRE[0] + 4.0 * k / 3600
+    turn = np.radians(3.0 * k)
+    matrix = np.array([[-np.cos(turn), np.sin(turn)], [np.sin(turn), np.cos(turn)]]) * SCALE / 3600
+    bend = m.Polynomial2D(2, c1_0=1.0, c2_0=1e-5) & m.Polynomial2D(2, c0_1=1.0, c0_2=-1e-5)
+    bend = m.Mapping((0, 1, 0, 1)) | bend
+    # To 1e-4 pixel.
+    bend.inverse = m.Mapping((0, 1, 0, 1)) | (
+        m.Polynomial2D(2, c1_0=1.0, c2_0=-1e-5) & m.Polynomial2D(2, c0_1=1.0, c0_2=1e-5)
+    )
+    transform = (
+        m.Shift(-(SHAPE[1] - 1) / 2) & m.Shift(-(SHAPE[0] - 1) / 2)
+        | bend
+        | m.AffineTransformation2D(matrix)
+        | m.Pix2Sky_TAN()
+        | m.RotateNative2Celestial(ra, CENTRE[1], 180)
+    )
+    frames = gwcs.coordinate_frames
+    detector = frames.Frame2D(name="detector", axes_order=(0, 1), unit=(u.pix, u.pix))
+    sky = frames.CelestialFrame(name="world", reference_frame=coord.ICRS(), unit=(u.deg, u.deg))
+    wcs = gwcs.WCS([(detector, transform), (sky, None)])
+    wcs.bounding_box = ((-0.5, SHAPE[1] - 0.5), (-0.5, SHAPE[0] - 0.5))
+    wcs.array_shape, wcs.pixel_shape = SHAPE, SHAPE[::-1]
+    return wcs
+
+
+def arrays(k, wcs):
+    """Pixels of a plane sky with a level, flags and uncertainty."""
+    y, x = np.indices(SHAPE)
+    ra, dec = wcs(x, y)
+    rng = np.random.default_rng(k)
+    sky = 5 + 0.02 * (ra - CENTRE[0]) * 3600 + 0.01 * (dec - CENTRE[1]) * 3600
+    data = (sky + LEVELS[k] + rng.normal(0, NOISE, SHAPE)).astype("f4")
+    dq = np.where(rng.random(SHAPE) < 0.01, rng.choice([1, 512], SHAPE), 0).astype("u4")
+    data[dq > 0] = 1e4
+    # A flag that is no reason to drop a pixel.
+    dq[10:30] |= 4
+    return {"data": data, "dq": dq, "err": np.full(SHAPE, NOISE, "f2")}
+
+
+def metadata(k):
+    return {
+        "filename": NAMES[k],
+        "telescope": "ROMAN",
+        "instrument": {"name": "WFI", "detector": "WFI01", "optical_element": "F158"},
+        "observation": {"program": 1, "pass": 1, "observation": 1, "visit": 2, "exposure": k + 1},
+        "cal_step": {"flux": "INCOMPLETE", "skymatch": "INCOMPLETE"},
+        "note": "ünïcode before the background",
+    }
+
+
+def write_plain(path, k, compression=None, background=None, **more):
+    """Write an image with asdf alone."""
+    wcs = make_gwcs(k)
+    meta = metadata(k) | {"wcs": wcs}
+    if background is not None:
+        meta["background"] = background
+    tree = {"roman": {"meta": meta, **arrays(k, wcs), "amp33": np.arange(12, dtype="u2"), **more}}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        asdf.AsdfFile(tree).write_to(path, all_array_compression=compression)
+    return path
+
+
+@pytest.fixture(params=[None, "zlib"])
+def files(request, tmp_path):
+    """Images by asdf alone, not compressed and compressed."""
+    (tmp_path / "in").mkdir()
+    return [write_plain(tmp_path / "in" / name, k, request.param) for k, name in enumerate(NAMES)]
+
+
+@pytest.fixture(scope="module")
+def models():
+    """The data models of Roman."""
+    return pytest.importorskip(
+        "roman_datamodels.datamodels", reason="roman_datamodels is not installed; tox -e test-roman"
+    )
+
+
+@pytest.fixture
+def real(models, tmp_path):
+    """Images that the factories of roman_datamodels make, saved by its own method."""
+    (tmp_path / "in").mkdir()
+    paths = []
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for k, name in enumerate(NAMES):
+            model = models.ImageModel.create_fake_data(shape=SHAPE)
+            model.meta.wcs = make_gwcs(k)
+            for key, value in arrays(k, model.meta.wcs).items():
+                model[key] = value
+            model.meta.filename = name
+            model.meta.instrument.optical_element = "F158"
+            model.meta.observation.visit, model.meta.observation.exposure = 2, k + 1
+            paths.append(tmp_path / "in" / name)
+            model.save(paths[-1])
+    return paths
+
+
+def tree_of(path):
+    """Return the tree of a file, without the packages of Roman."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        with asdf.open(path, memmap=False, lazy_load=False) as file:
+            return dict(file.tree)
+
+
+def differences(result):
+    found = {row["name"]: float(row["level"].value) for row in result.table}
+    return np.array([found[name] - found[NAMES[0]] for name in NAMES])
+
+
+TRUTH = LEVELS - LEVELS[0]
+
+
+# --------------------------------------------------------------------------------------
+# Read
+
+
+def test_levels(files):
+    result = lm.match_levels(files)
+    assert_allclose(differences(result), TRUTH, atol=0.003)
+    assert result.unit == u.DN / u.s
+    assert (
+        result.table["detector"].tolist() == ["wfi01"] * 4
+        if "detector" in result.table.colnames
+        else True
+    )
+
+
+def test_the_header_comes_from_the_tree(files):
+    frame = collect_frames(files)[1]
+    assert frame.detector == "wfi01"
+    values = {key: frame.meta[key] for key in ("TELESCOP", "FILTER", "VISIT", "EXPOSURE", "PASS")}
+    assert values == {"TELESCOP": "ROMAN", "FILTER": "F158", "VISIT": 2, "EXPOSURE": 2, "PASS": 1}
+    result = lm.match_levels(files, group_by=["VISIT", "DETECTOR"])
+    assert len(set(result.table["tile"])) == 1
+
+
+def test_the_position_is_that_of_the_gwcs(files):
+    for k, frame in enumerate(collect_frames(files)):
+        x, y = np.array([0.0, 60.5, 139.0]), np.array([0.0, 33.3, 119.0])
+        lon, lat = make_gwcs(k)(x, y)
+        found = frame.transform.to_pixel(frame.transform.to_sky(x, y))
+        assert_allclose(found, [x, y], atol=1e-3)
+        from levelmatch.sky.vectors import lonlat
+
+        assert_allclose(lonlat(frame.transform.to_sky(x, y)), [lon, lat], atol=1e-10)
+
+
+def test_pixels_are_read_when_they_are_needed(files):
+    frames = collect_frames(files)
+    kind = frames[0].source.arrays["data"].block.kind
+    if kind == bytes(4):
+        assert isinstance(frames[0].source.array("data"), np.memmap)
+        assert not frames[0].source.array("data").flags.writeable
+    # Pixels that cannot be read do not matter until then.
+    path = files[0]
+    content = bytearray(path.read_bytes())
+    place = frames[0].source.arrays["data"].block
+    content[place.start : place.start + 8] = b"\xff" * 8
+    path.write_bytes(content)
+    (frame,) = collect_frames([path])
+    if kind != bytes(4):
+        with pytest.raises(FrameError, match=rf"{NAMES[0]}: the pixels cannot be read"):
+            frame.load()
+
+
+def test_default_bad_bits(files):
+    (frame,) = collect_frames(files[:1])
+    bad = ~np.isfinite(frame.load())
+    dq = np.asarray(frame.source.array("dq"))
+    assert_array_equal(bad, (dq & 513) > 0)
+    (frame,) = collect_frames(files[:1], lm.ReadOptions(dq_bits="JUMP_DET"))
+    assert_array_equal(~np.isfinite(frame.load()), (dq & 4) > 0)
+    (frame,) = collect_frames(files[:1], lm.ReadOptions(dq_bits="GW_AFFECTED_DATA"))
+    assert frame.dq_bits == 16
+
+
+@pytest.mark.parametrize(
+    ("more", "unit"),
+    [
+        ({}, "DN / s"),
+        ({"flux": "COMPLETE"}, "MJy / sr"),
+    ],
+)
+def test_the_unit_comes_from_the_tree(tmp_path, more, unit):
+    path = tmp_path / NAMES[0]
+    write_plain(path, 0)
+    tree = tree_of(path)
+    tree["roman"]["meta"]["cal_step"] |= more
+    asdf.AsdfFile({"roman": tree["roman"]}).write_to(path)
+    (frame,) = collect_frames([path])
+    assert frame.unit == u.Unit(unit)
+
+
+def test_an_array_with_a_unit_of_its_own(tmp_path):
+    path = tmp_path / NAMES[0]
+    wcs = make_gwcs(0)
+    own = arrays(0, wcs)
+    tree = {"roman": {"meta": metadata(0) | {"wcs": wcs}, **own}}
+    tree["roman"]["data"] = own["data"] * u.Unit("electron / s")
+    asdf.AsdfFile(tree).write_to(path)
+    (frame,) = collect_frames([path])
+    assert frame.unit == u.electron / u.s
+    lm.match_levels([path, write_second(tmp_path)])[0]
+
+
+def write_second(folder):
+    path = folder / NAMES[1]
+    wcs = make_gwcs(1)
+    own = arrays(1, wcs)
+    tree = {"roman": {"meta": metadata(1) | {"wcs": wcs}, **own}}
+    tree["roman"]["data"] = own["data"] * u.Unit("electron / s")
+    asdf.AsdfFile(tree).write_to(path)
+    return path
+
+
+# --------------------------------------------------------------------------------------
+# Write
+
+
+def blocks_of(path):
+    from levelmatch.images.asdf_file import AsdfFile
+
+    file = AsdfFile(path)
+    data = file.place(file.find("roman", "data"), "data").index
+    return [file.raw(i) for i in range(len(file.blocks)) if i != data]
+
+
+def test_everything_else_stays(files, tmp_path, snapshot):
+    before = snapshot(files)
+    result = lm.match_levels(files)
+    paths = result.write(tmp_path / "out")
+    assert snapshot(files) == before
+    assert [p.name for p in paths] == NAMES
+    for old, new, row in zip(files, paths, result.table, strict=True):
+        assert blocks_of(new) == blocks_of(old)
+        trees = [tree_of(path) for path in (old, new)]
+        metas = [tree["roman"].pop("meta") for tree in trees]
+        wcs = [meta.pop("wcs") for meta in metas]
+        assert metas[1].pop("background") == {
+            "level": pytest.approx(row["level"].value, abs=1e-9),
+            "method": "match",
+            "subtracted": True,
+        }
+        assert metas[1] == metas[0]
+        assert_array_equal(wcs[1](3.0, 4.0), wcs[0](3.0, 4.0))
+        data = [tree["roman"].pop("data") for tree in trees]
+        assert data[1].dtype == data[0].dtype == np.float32
+        expected = (data[0].astype(float) - row["level"].value).astype("f4")
+        assert_allclose(data[1], expected, atol=1e-6)
+        assert trees[1]["roman"]["err"].dtype == np.float16
+        for key, array in trees[0]["roman"].items():
+            assert_array_equal(trees[1]["roman"][key], array)
+        (entry,) = trees[1]["levelmatch"]
+        assert entry["record_sha256"] == result.record.sha256
+
+
+def test_images_are_found_by_their_suffix(files, tmp_path):
+    lm.match_levels(files).write(tmp_path / "out")
+    assert sorted(p.name for p in (tmp_path / "out").glob("*.asdf")) == NAMES
+    assert (tmp_path / "out" / RECORD).exists()
+    assert lm.read_record(tmp_path / "out" / RECORD).names == NAMES
+
+
+def test_round_trip(files, tmp_path):
+    result = lm.match_levels(files)
+    out = result.write(tmp_path / "out")
+    record = tmp_path / "out" / RECORD
+    assert lm.verify_record(record, out) == NAMES
+    again = lm.apply_record(record, files, tmp_path / "again")
+    for a, b in zip(out, again, strict=True):
+        assert a.read_bytes() == b.read_bytes()
+    back = lm.undo_record(record, out, tmp_path / "back")
+    for old, new in zip(files, back, strict=True):
+        trees = [tree_of(path) for path in (old, new)]
+        data = [tree["roman"].pop("data") for tree in trees]
+        assert_allclose(data[1], data[0], rtol=3e-7, atol=1e-6)
+        assert head(new) == head(old)
+        assert blocks_of(new) == blocks_of(old)
+
+
+def head(path):
+    """The bytes before the blocks."""
+    return path.read_bytes().partition(b"\n...\n")[0]
+
+
+def test_pixels_that_were_changed_are_found(files, tmp_path):
+    out = lm.match_levels(files).write(tmp_path / "out")
+    from levelmatch.images.asdf_file import AsdfFile
+
+    file = AsdfFile(out[1])
+    block = file.place(file.find("roman", "data"), "data").block
+    if block.kind != bytes(4):
+        pytest.skip("the content is compressed")
+    content = bytearray(out[1].read_bytes())
+    content[block.start + 400] ^= 1
+    out[1].write_bytes(content)
+    with pytest.raises(RecordError, match=rf"{NAMES[1]}: 1 pixels do not follow"):
+        lm.verify_record(tmp_path / "out" / RECORD, out)
+
+
+@pytest.mark.parametrize("subtracted", [True, False])
+def test_a_background_that_is_there(tmp_path, subtracted):
+    (tmp_path / "in").mkdir()
+    old = {"level": 0.5, "method": "match", "subtracted": subtracted}
+    paths = [
+        write_plain(tmp_path / "in" / NAMES[k], k, background=old if k == 0 else None)
+        for k in range(2)
+    ]
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        result = lm.match_levels(paths)
+    named = [w for w in caught if "BKGLEVEL = 0.5" in str(w.message)]
+    assert len(named) == (0 if subtracted else 1)
+    out = result.write(tmp_path / "out")
+    new = tree_of(out[0])["roman"]["meta"]["background"]
+    level = result.table["level"].value[0]
+    # The total of what was subtracted; a level that is only noted is no longer valid.
+    assert new["level"] == pytest.approx(level + 0.5 if subtracted else level)
+    assert new["subtracted"] is True
+    (back, _) = lm.undo_record(tmp_path / "out" / RECORD, out, tmp_path / "back")
+    assert head(back) == head(paths[0])
+
+
+def test_an_image_is_not_matched_twice(files, tmp_path):
+    out = lm.match_levels(files).write(tmp_path / "out")
+    with pytest.raises(FrameError, match=rf"{NAMES[0]}: already matched by the pass 'dithers'"):
+        lm.match_levels(out)
+    again = lm.match_levels(out, read=lm.ReadOptions(rematch=True))
+    assert_allclose(differences(again), 0, atol=1e-4)
+    twice = again.write(tmp_path / "twice")
+    entries = tree_of(twice[0])["levelmatch"]
+    assert [e["record_sha256"] for e in entries] == [
+        lm.read_record(tmp_path / name / RECORD).sha256 for name in ("out", "twice")
+    ]
+    back = lm.undo_record(tmp_path / "twice" / RECORD, twice, tmp_path / "back")
+    assert head(back[0]) == head(out[0])
+
+
+def test_planes_and_flux_scales(files, tmp_path):
+    scale = [1.0, 2.0, 1.0, 1.0]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        result = lm.match_levels(
+            files,
+            fit_type="level+slope",
+            read=lm.ReadOptions(flux_scale=scale, apply_flux_scale=True),
+        )
+    out = result.write(tmp_path / "out")
+    trees = [tree_of(path)["roman"] for path in (files[1], out[1])]
+    assert_allclose(trees[1]["err"], 2 * trees[0]["err"].astype("f4"), rtol=1e-3)
+    assert trees[1]["err"].dtype == np.float16
+    assert lm.verify_record(tmp_path / "out" / RECORD, out) == NAMES
+
+
+def test_images_in_memory(files):
+    image = lm.match_levels(files)[1]
+    assert image.unit == u.DN / u.s
+    assert image.uncertainty.array.dtype == np.float16
+    assert image.mask.sum() > 0
+    assert_allclose(image.wcs.pixel_to_world(60, 60).ra.deg, make_gwcs(1)(60, 60)[0], atol=1e-6)
+
+
+@pytest.mark.parametrize("weights", [None, "ivar"])
+def test_a_mosaic(files, tmp_path, weights):
+    result = lm.match_levels(files)
+    path = lm.make_mosaic(result, output=tmp_path / "mosaic.fits", weights=weights)
+    assert path.exists()
+
+
+def test_the_file_must_not_change_meanwhile(files, tmp_path):
+    result = lm.match_levels(files)
+    files[2].write_bytes(files[3].read_bytes())
+    with pytest.raises(FrameError, match=rf"{NAMES[2]}: the file changed after it was read"):
+        result.write(tmp_path / "out")
+
+
+def test_an_association(files, tmp_path):
+    asn = tmp_path / "in" / "r00001_asn.json"
+    members = [{"expname": name, "exptype": "science"} for name in NAMES]
+    asn.write_text(json.dumps({"products": [{"name": "p", "members": members}], "target": "x"}))
+    lm.match_levels(asn).write(tmp_path / "out")
+    written = json.loads((tmp_path / "out" / asn.name).read_text())
+    assert written["products"] == [{"name": "p", "members": members}]
+    assert written["levelmatch"]["record"] == RECORD
+
+
+def test_the_command_line(files, tmp_path):
+    out = tmp_path / "out"
+    run = CliRunner().invoke(main, ["run", *map(str, files), "-o", str(out), "--report"])
+    assert run.exit_code == 0, run.output
+    for command in (["verify", str(out), *(str(out / n) for n in NAMES)], ["show", str(out)]):
+        done = CliRunner().invoke(main, command)
+        assert done.exit_code == 0, done.output
+    again = CliRunner().invoke(
+        main, ["run", *(str(out / n) for n in NAMES), "-o", str(tmp_path / "twice")]
+    )
+    assert again.exit_code == 2
+    assert "already matched" in again.output
+
+
+# --------------------------------------------------------------------------------------
+# Bad files
+
+
+def cut(content, **_):
+    return content[:-2000]
+
+
+def no_tree(content, **_):
+    return content.replace(b"\n...\n", b"\n.x.\n", 1)
+
+
+def another_file(content, **_):
+    return content.replace(b"roman:", b"romans:", 1)
+
+
+def huge(content, **_):
+    return content.replace(b"shape: [120, 140]", b"shape: [920, 940]", 1)
+
+
+def reference(content, **_):
+    start = content.index(b"    wcs:")
+    end = content.index(b"\n  ", content.index(b"steps:", start))
+    return content[:start] + b"    wcs: {$ref: 'file:///etc/passwd'}\n    x:" + content[end:]
+
+
+@pytest.mark.parametrize("spoil", [cut, no_tree, another_file, huge, reference])
+def test_bad_files_are_refused_by_name(tmp_path, spoil):
+    path = write_plain(tmp_path / NAMES[0], 0)
+    path.write_bytes(spoil(path.read_bytes()))
+    with pytest.raises(FrameError, match=rf"^{NAMES[0]}: "):
+        collect_frames([path])[0].load()
+
+
+@pytest.mark.parametrize("size", [0, 5, 100])
+def test_files_that_are_no_asdf(tmp_path, size):
+    path = tmp_path / "a_cal.asdf"
+    path.write_bytes(b"#ASDF" + bytes(size) if size else b"")
+    with pytest.raises(FrameError, match=r"^a_cal.asdf: not a readable ASDF file"):
+        collect_frames([path])
+
+
+def test_a_block_that_declares_more_than_it_holds(tmp_path):
+    path = write_plain(tmp_path / NAMES[0], 0, "zlib")
+    content = bytearray(path.read_bytes())
+    place = content.index(b"\xd3BLK")
+    struct.pack_into(">Q", content, place + 6 + 24, 1 << 40)
+    path.write_bytes(content)
+    with pytest.raises(
+        FrameError, match=rf"{NAMES[0]}: not a readable ASDF file: its block 0 decl"
+    ):
+        collect_frames([path])
+
+
+def test_an_image_without_a_wcs(tmp_path):
+    path = tmp_path / NAMES[0]
+    asdf.AsdfFile({"roman": {"meta": metadata(0), **arrays(0, make_gwcs(0))}}).write_to(path)
+    with pytest.raises(FrameError, match=rf"{NAMES[0]}: it has no WCS \(roman.meta.wcs\)"):
+        collect_frames([path])
+
+
+def test_a_record_is_no_image(files, tmp_path):
+    lm.match_levels(files).write(tmp_path / "out")
+    path = tmp_path / "levelmatch.asdf"
+    path.write_bytes((tmp_path / "out" / RECORD).read_bytes())
+    with pytest.raises(FrameError, match=r"levelmatch.asdf: it has no image roman.data"):
+        collect_frames([path])
+
+
+def test_masks_beside_an_image_are_refused(files):
+    with pytest.raises(FrameError, match=r"mask_files: images in ASDF have none"):
+        lm.match_levels(files, read=lm.ReadOptions(mask_files="{stem}_mask.fits"))
+
+
+# --------------------------------------------------------------------------------------
+# Files of roman_datamodels
+
+
+def test_files_of_the_factories(real, models, tmp_path):
+    result = lm.match_levels(real)
+    assert_allclose(differences(result), TRUTH, atol=0.003)
+    paths = result.write(tmp_path / "out")
+    for old, new in zip(real, paths, strict=True):
+        assert blocks_of(new) == blocks_of(old)
+        with models.open(new) if hasattr(models, "open") else open_model(new) as model:
+            model.validate()
+            assert model.meta.background.subtracted
+            assert model.meta.background.method == "match"
+            assert model.err.dtype == np.float16
+            assert model.meta.observation.visit == 2
+    assert lm.verify_record(tmp_path / "out" / RECORD, paths) == NAMES
+    back = lm.undo_record(tmp_path / "out" / RECORD, paths, tmp_path / "back")
+    assert [head(path) for path in back] == [head(path) for path in real]
+
+
+def open_model(path):
+    import roman_datamodels
+
+    return roman_datamodels.open(path)
+
+
+def test_an_old_tag_gets_a_tagged_background(files, tmp_path):
+    content = files[0].read_bytes()
+    tag = b"roman: !<asdf://stsci.edu/datamodels/roman/tags/wfi_image-1.2.0>"
+    files[0].write_bytes(content.replace(b"roman:", tag, 1))
+    out = lm.match_levels(files).write(tmp_path / "out")
+    text = out[0].read_bytes()
+    assert b"background: !<asdf://stsci.edu/datamodels/roman/tags/sky_background-1.0.0> {" in text
+    assert b"background: {" in out[1].read_bytes()
+
+
+def test_the_script_of_the_guide(files, tmp_path, monkeypatch):
+    script = Path(__file__).parents[1] / "docs" / "user_guide" / "scripts" / "roman_images.py"
+    monkeypatch.setattr(sys, "argv", [str(script), str(files[0].parent), str(tmp_path / "out")])
+    runpy.run_path(str(script), run_name="__main__")
+    assert sorted(p.name for p in (tmp_path / "out").glob("*.asdf")) == NAMES
