@@ -19,7 +19,10 @@ __all__ = ["add_history", "get_steps", "match_models", "write_skylist"]
 
 def get_steps() -> list[tuple[str, str, bool]]:
     """Return the steps of the package, for the entry point ``stpipe.steps``."""
-    return [("levelmatch.jwst.LevelMatchStep", "level_match", False)]
+    return [
+        ("levelmatch.jwst.LevelMatchStep", "level_match", False),
+        ("levelmatch.roman.LevelMatchStep", "roman_level_match", False),
+    ]
 
 
 def __getattr__(name: str) -> Any:

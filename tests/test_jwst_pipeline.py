@@ -480,7 +480,7 @@ def test_the_short_alias_is_registered():
     found = [e for e in entry_points(group="stpipe.steps") if e.name == "levelmatch"]
     if not found:
         pytest.skip("the package's metadata are older than its entry point; install it again")
-    assert found[0].load()() == [("levelmatch.jwst.LevelMatchStep", "level_match", False)]
+    assert ("levelmatch.jwst.LevelMatchStep", "level_match", False) in found[0].load()()
 
 
 def test_the_script_of_the_guide(jwst, asn, matched, tmp_path, monkeypatch):

@@ -561,3 +561,84 @@ def test_the_script_of_the_guide(files, tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "argv", [str(script), str(files[0].parent), str(tmp_path / "out")])
     runpy.run_path(str(script), run_name="__main__")
     assert sorted(p.name for p in (tmp_path / "out").glob("*.asdf")) == NAMES
+
+
+# --------------------------------------------------------------------------------------
+# The step of the pipeline
+
+
+@pytest.fixture
+def romancal(monkeypatch, tmp_path):
+    pytest.importorskip("romancal.stpipe", reason="romancal is not installed; tox -e test-roman")
+    monkeypatch.setenv("CRDS_PATH", str(tmp_path / "crds"))
+    monkeypatch.setenv("CRDS_SERVER_URL", "https://roman-crds.stsci.edu")
+    monkeypatch.setenv("STPIPE_DISABLE_CRDS_STEPPARS", "true")
+    from romancal.datamodels import ModelLibrary
+
+    return ModelLibrary
+
+
+@pytest.fixture
+def listed(real):
+    path = real[0].parent / "r00001_asn.json"
+    members = [{"expname": name, "exptype": "science"} for name in NAMES]
+    tree = {"asn_id": "a1", "asn_pool": "none", "products": [{"name": "p", "members": members}]}
+    path.write_text(json.dumps(tree))
+    return path
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_the_step_on_an_association(romancal, listed, real, tmp_path):
+    from levelmatch.roman import LevelMatchStep
+
+    out = tmp_path / "step"
+    LevelMatchStep.call(str(listed), output_dir=str(out), save_results=True, configure_log=False)
+    names = [name.replace("_cal", "_levelmatch") for name in NAMES]
+    assert sorted(p.name for p in out.glob("*.asdf")) == names
+    record = lm.read_record(out / "r00001_levelmatch.record")
+    written = json.loads((out / "r00001_levelmatch_asn.json").read_text())
+    assert [m["expname"] for m in written["products"][0]["members"]] == names
+    assert written["levelmatch"]["record_sha256"] == record.sha256
+    by_files = lm.match_levels(real).write(tmp_path / "files")
+    for name, path, row in zip(names, by_files, record.table, strict=True):
+        step, files = tree_of(out / name)["roman"], tree_of(path)["roman"]
+        assert_array_equal(step["data"], files["data"])
+        assert step["err"].dtype == np.float16
+        assert step["meta"]["background"]["level"] == pytest.approx(row["level"].value, abs=1e-6)
+        assert step["meta"]["background"]["subtracted"] is True
+    with pytest.raises(FrameError, match=r"already matched by the pass 'dithers'"):
+        LevelMatchStep.call(str(out / "r00001_levelmatch_asn.json"), configure_log=False)
+    with pytest.raises(FrameError, match=r"already matched by the pass 'dithers'"):
+        lm.match_levels([out / name for name in names])
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("on_disk", [True, False])
+def test_a_hook_on_a_library(romancal, listed, real, on_disk, tmp_path, monkeypatch):
+    from levelmatch.roman import match_models
+
+    monkeypatch.chdir(tmp_path)
+    library = romancal(listed, on_disk=on_disk)
+    assert match_models(library) is library
+    levels = []
+    with library:
+        for k, model in enumerate(library):
+            levels.append(model.meta.background.level)
+            library.shelve(model, k, modify=False)
+    assert_allclose(np.subtract(levels, levels[0]), TRUTH, atol=0.003)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_hook_of_skymatch(romancal, listed):
+    from romancal.pipeline import MosaicPipeline
+    from stpipe._hooks import get_hook_objects
+
+    step = MosaicPipeline().skymatch
+    step.skip = True
+    step._pre_hooks = get_hook_objects(step, "pre", ["levelmatch.roman.match_models"])
+    library = step.run(romancal(listed))
+    with library:
+        model = library.borrow(1)
+        assert model.meta.background.method == "match"
+        assert model.meta.background.subtracted
+        library.shelve(model, 1)

@@ -26,7 +26,15 @@ from levelmatch.images.units import read_unit
 from levelmatch.options import ReadOptions
 from levelmatch.sky.transform import SkyTransform
 
-__all__ = ["ROMAN_BITS", "AsdfSource", "is_asdf", "roman_frame", "roman_header", "run_entries"]
+__all__ = [
+    "ROMAN_BITS",
+    "AsdfSource",
+    "add_entries",
+    "is_asdf",
+    "roman_frame",
+    "roman_header",
+    "run_entries",
+]
 
 
 # Errors of files that are not ASDF, or damaged.
@@ -262,7 +270,12 @@ def roman_header(file: AsdfFile) -> Header:
         value = plain_value(file.find("roman", "meta", *place.split(".")))
         if value not in UNKNOWN:
             header[key] = value
-    for entry in run_entries(file):
+    return add_entries(header, run_entries(file))
+
+
+def add_entries(header: Header, entries: list[dict[str, Any]]) -> Header:
+    """Add the keywords of runs that corrected an image to its header; return the header."""
+    for entry in entries:
         for key, value in entry.get("cards", {}).items():
             header[key] = value
         header["LMRECORD"], header["LMRECSHA"] = entry["record"], entry["record_sha256"]
@@ -270,10 +283,11 @@ def roman_header(file: AsdfFile) -> Header:
 
 
 def run_entries(file: AsdfFile) -> list[dict[str, Any]]:
-    """Return the entries of the list ``levelmatch``, one per run that corrected the image."""
-    node = file.find("levelmatch")
-    if node is None:
-        return []
-    text = yaml.serialize(node)
-    entries = yaml.safe_load(text)
+    """Return the entries of the lists ``levelmatch``, one per run that corrected the image.
+
+    A step of the pipeline has its list in the metadata.
+    """
+    nodes = [file.find("roman", "meta", "levelmatch"), file.find("levelmatch")]
+    lists = [yaml.safe_load(yaml.serialize(node)) for node in nodes if node is not None]
+    entries = [entry for own in lists if isinstance(own, list) for entry in own]
     return [e for e in entries if isinstance(e, dict) and {"record", "record_sha256"} <= set(e)]

@@ -1,20 +1,17 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
 """The step of the JWST pipeline; imports its packages."""
 
-from pathlib import Path
-
 from jwst.datamodels import ModelLibrary
 from jwst.stpipe import Step
 
 from levelmatch.pipelines.jwst_models import Models
-from levelmatch.pipelines.library import correct_library, match_library
-from levelmatch.pipelines.options import SPEC, match_options
-from levelmatch.pipelines.outputs import write_association, write_record
+from levelmatch.pipelines.options import SPEC
+from levelmatch.pipelines.step import Matching
 
 __all__ = ["LevelMatchStep"]
 
 
-class LevelMatchStep(Step):
+class LevelMatchStep(Matching, Step):
     """Match the background levels of the science images of an association.
 
     The parameters are those of `~levelmatch.match_levels` and of its option classes. The
@@ -28,6 +25,9 @@ class LevelMatchStep(Step):
     spec = SPEC
 
     reference_file_types: list = []
+
+    models = Models
+    record_suffix = "asdf"
 
     def process(self, input_models):
         """Match the images of an association.
@@ -45,32 +45,5 @@ class LevelMatchStep(Step):
         library = self.prepare_output(input_models, open_models=False)
         if not isinstance(library, ModelLibrary):
             library = ModelLibrary(library, on_disk=not self.in_memory)
-        options = match_options(self.get_pars())
-        with library:
-            result = match_library(library, Models(options["read"]), options)
-            self.provenance = result.provenance
-            if self.save_results:
-                folder = self.search_attr("output_dir", default="") or "."
-                self.provenance = write_record(library, result, folder, "asdf")
-            correct_library(result, self.provenance)
+        self.match(library)
         return library
-
-    def save_model(self, model, *args, **kwargs):
-        """Save models, each under its own name, and the association of a library.
-
-        Parameters
-        ----------
-        model : `~stdatamodels.jwst.datamodels.JwstDataModel` or `~jwst.datamodels.ModelLibrary`
-            What to save.
-        *args, **kwargs
-            See `stpipe.step.Step.save_model`.
-
-        Returns
-        -------
-        paths : str or list of str
-            The files.
-        """
-        paths = super().save_model(model, *args, **kwargs)
-        if isinstance(model, ModelLibrary) and paths:
-            write_association(model, [Path(path) for path in paths], self.provenance)
-        return paths

@@ -2,7 +2,7 @@
 """Write corrected images of Roman as complete ASDF files."""
 
 import re
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 import yaml
@@ -17,7 +17,7 @@ from levelmatch.results.header import add_provenance, provenance_entry
 from levelmatch.results.products import Product
 from levelmatch.results.splice import add_to_asdf, remove_from_asdf
 
-__all__ = ["corrected_pixels", "write_asdf", "write_undone_asdf"]
+__all__ = ["METHOD", "corrected_pixels", "entry_of", "write_asdf", "write_undone_asdf"]
 
 # The schema of Roman knows no other word for levels from overlaps.
 METHOD = "match"
@@ -45,10 +45,7 @@ def write_asdf(product: Product, stream: BinaryIO, provenance: Provenance) -> No
     """
     frame, source = product.frame, product.frame.source
     file = AsdfFile(source.path)
-    entry = provenance_entry(frame, provenance)
-    header = frame.meta.copy()
-    add_provenance(header, frame, provenance)
-    entry["cards"] = {k: header[k] for k in header if k.startswith("LM") and k[2:5] != "REC"}
+    entry = entry_of(frame, provenance)
     level = sum(p["level"] for p in entry["subtracted"])
     before = {k: plain_value(file.find("roman", "meta", "background", k)) for k in _FIELDS}
     if before["subtracted"] and isinstance(before["level"], float | int):
@@ -57,6 +54,14 @@ def write_asdf(product: Product, stream: BinaryIO, provenance: Provenance) -> No
     tree = add_to_asdf(file.header + text.encode(), entry)
     _write(file, tree, source, _arrays(frame, corrected_pixels(frame)), stream)
     source.check_unchanged(frame.dq_bits)
+
+
+def entry_of(frame: Frame, provenance: Provenance) -> dict[str, Any]:
+    """Return the corrections of an image as plain values, with the keywords that FITS has."""
+    header = frame.meta.copy()
+    add_provenance(header, frame, provenance)
+    cards = {k: header[k] for k in header if k.startswith("LM") and k[2:5] != "REC"}
+    return {**provenance_entry(frame, provenance), "cards": cards}
 
 
 def write_undone_asdf(product: Product, sha256: str, stream: BinaryIO) -> None:

@@ -1,0 +1,101 @@
+# Licensed under a 3-clause BSD style license - see LICENSE.rst
+"""Roman's data models: their images, and the metadata of their corrections."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from astropy import units as u
+from astropy.io.fits import Header
+from astropy.nddata import NDData, StdDevUncertainty
+
+from levelmatch.images.flags import bad_bits
+from levelmatch.images.jwst import DEFAULT_BAD_BITS, load_gwcs
+from levelmatch.images.roman import KEYWORDS, ROMAN_BITS, UNKNOWN, add_entries
+from levelmatch.images.sources import flagged
+from levelmatch.options import ReadOptions
+from levelmatch.record.run import Provenance
+from levelmatch.results.asdf_files import METHOD, entry_of
+from levelmatch.results.products import Product
+
+__all__ = ["Models"]
+
+
+class Models:
+    """How the data models of Roman are read and changed.
+
+    Parameters
+    ----------
+    read : `~levelmatch.ReadOptions`
+        How images are read.
+    """
+
+    def __init__(self, read: ReadOptions) -> None:
+        flags = read.dq_bits
+        self.bits = DEFAULT_BAD_BITS if flags is None else bad_bits(flags, names=ROMAN_BITS)
+
+    def image(self, model: Any) -> NDData:
+        """Return the image of a model, whose pixels are not copied.
+
+        Parameters
+        ----------
+        model : `~roman_datamodels.datamodels.ImageModel`
+            The model.
+        """
+        done = _value(model.meta, "cal_step.flux") == "COMPLETE"
+        return NDData(
+            np.asarray(model.data),
+            mask=flagged(np.asarray(model.dq), self.bits),
+            uncertainty=StdDevUncertainty(np.asarray(model.err)) if "err" in model else None,
+            wcs=load_gwcs(model.meta.wcs),
+            meta=_header_of(model),
+            unit=u.MJy / u.sr if done else u.DN / u.s,
+        )
+
+    def record(self, model: Any, level: float, entry: dict[str, Any]) -> None:
+        """Set the metadata of a model whose sky is subtracted.
+
+        Parameters
+        ----------
+        model : `~roman_datamodels.datamodels.ImageModel`
+            The model.
+        level : float
+            The level subtracted now.
+        entry : dict
+            The corrections, see `~levelmatch.results.header.provenance_entry`.
+        """
+        before = 0.0
+        if _value(model.meta, "background.subtracted"):
+            before = _value(model.meta, "background.level") or 0.0
+        values = {"level": float(level + before), "method": METHOD, "subtracted": True}
+        model.meta["background"] = values
+        if "cal_step" in model.meta:
+            model.meta.cal_step["skymatch"] = "COMPLETE"
+
+    def add_cards(self, model: Any, product: Product, provenance: Provenance) -> None:
+        """Add the run to the list ``meta.levelmatch``."""
+        entries = list(model.meta.get("levelmatch", []))
+        model.meta["levelmatch"] = [*entries, entry_of(product.frame, provenance)]
+
+
+def _value(meta: Any, place: str) -> Any:
+    """Return a value of the metadata, `None` without one."""
+    for key in place.split("."):
+        if meta is None or key not in meta:
+            return None
+        meta = meta[key]
+    return meta
+
+
+def _header_of(model: Any) -> Header:
+    """Return metadata of a model as a header, with those of earlier runs."""
+    header = Header()
+    for key, place in KEYWORDS.items():
+        value = _value(model.meta, place)
+        if value not in UNKNOWN and isinstance(value, str | int | float):
+            header[key] = value
+    # A level of the pipeline's own step is replaced.
+    for key in ("BKGLEVEL", "BKGMETH", "BKGSUB"):
+        header.remove(key, ignore_missing=True)
+    entries = [dict(e) for e in model.meta.get("levelmatch", []) if isinstance(e, Mapping)]
+    return add_entries(header, entries)

@@ -1,0 +1,48 @@
+# Licensed under a 3-clause BSD style license - see LICENSE.rst
+"""The step of the Roman pipeline; imports its packages."""
+
+from romancal.datamodels import ModelLibrary
+from romancal.stpipe import RomanStep
+
+from levelmatch.pipelines.options import SPEC
+from levelmatch.pipelines.roman_models import Models
+from levelmatch.pipelines.step import Matching
+
+__all__ = ["LevelMatchStep"]
+
+
+class LevelMatchStep(Matching, RomanStep):
+    """Match the background levels of the science images of an association.
+
+    The parameters are those of `~levelmatch.match_levels` and of its option classes. The
+    corrections are subtracted, as ``meta.background`` says. Images are saved under their own
+    names with the suffix ``levelmatch``, beside their association and the record of the run.
+    """
+
+    class_alias = "roman_level_match"
+
+    spec = SPEC
+
+    reference_file_types: list = []
+
+    models = Models
+    record_suffix = "record"
+
+    def process(self, dataset):
+        """Match the images of an association.
+
+        Parameters
+        ----------
+        dataset : str, `~pathlib.Path`, list or `~romancal.datamodels.ModelLibrary`
+            An association, data models, or a library of these.
+
+        Returns
+        -------
+        library : `~romancal.datamodels.ModelLibrary`
+            The library, whose models are changed in place.
+        """
+        library = dataset
+        if not isinstance(dataset, ModelLibrary):
+            library = ModelLibrary(dataset, on_disk=not self.in_memory)
+        self.match(library)
+        return library
