@@ -41,8 +41,8 @@ nitpick_ignore_regex = [
     # Names of other packages, which resolve where their inventories can be read.
     (
         r"py:.*",
-        r"(asdf|astropy|ccdproc|collections|dask|gwcs|matplotlib|numpy|pathlib|reproject|scipy"
-        r"|tqdm)(\..*)?",
+        r"(asdf|astropy|ccdproc|collections|dask|gwcs|jwst|matplotlib|numpy|pathlib|reproject"
+        r"|romancal|scipy|stdatamodels|tqdm)(\..*)?",
     ),
     (r"py:.*", r"(inputs|object|str|int|float|bool|list|dict|tuple|Exception|None|True|False)"),
     # The package's own, not public: what the parts of a result are made of.

@@ -42,7 +42,7 @@ def match_models(models: Any, **parameters: Any) -> Any:
     models : `~jwst.datamodels.ModelLibrary` or list of `~stdatamodels.jwst.datamodels.ImageModel`
         The models, which are changed in place.
     **parameters
-        Parameters of `LevelMatchStep`.
+        Parameters of ``LevelMatchStep``.
 
     Returns
     -------

@@ -26,7 +26,7 @@ def match_models(models: Any, **parameters: Any) -> Any:
     models : `~romancal.datamodels.ModelLibrary` or list of data models
         The models, which are changed in place.
     **parameters
-        Parameters of `LevelMatchStep`.
+        Parameters of ``LevelMatchStep``.
 
     Returns
     -------
