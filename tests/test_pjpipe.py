@@ -291,7 +291,9 @@ def pjpipe(tmp_path_factory):
 
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            yield pytest.importorskip("pjpipe", reason="pjpipe is not installed")
+            yield pytest.importorskip(
+                "pjpipe", reason="pjpipe is not installed; tox -e test-pjpipe"
+            )
 
 
 LEVELS = np.array([1.0, -1.3, 0.2, -0.3, -0.25, 0.6])
