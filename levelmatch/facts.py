@@ -147,12 +147,15 @@ class Facts:
 
     @cached_property
     def linked(self):
-        """Flags of images whose group a kept pair links to another, shape (n,)."""
+        """Flags of images whose group a kept pair or shared offsets link to another, (n,)."""
         linked = np.zeros(len(self.frames), dtype=bool)
         rank = np.argsort(self.order)
         for p in self.passes:
             groups = p.group[rank[self.ends[p.rows[p.kept]]]]
             linked[self.order] |= np.isin(p.group, groups)
+            if p.offsets:
+                component = p.solution.component
+                linked[self.order] |= (np.bincount(component)[component] > 1)[p.group]
         return linked
 
     @cached_property

@@ -277,6 +277,10 @@ class SolveOptions:
         Plane of a mosaic that overlaps cannot determine, where planes are fitted: that of the
         reference image is zero, or the mean slope of each connected set is. In both, the
         level of the reference is zero.
+    share_offsets : bool
+        Let the tiles share the offsets of their detectors: of MIRI's Lyot part against the main
+        chip, and of chips against each other. Mean and scatter of the offsets come from the
+        tiles whose pairs determine them, and tie those of the others. For levels.
     disconnected : {"warn", "error", "sky"}
         For sets of images without overlap between them: keep a zero point for each set and
         warn, raise an error, or tie the sets by their clipped sky levels. The last assumes
@@ -305,6 +309,7 @@ class SolveOptions:
     max_pairs: int | None = _number(24, whole=True, least=2, optional=True)
     slope_prior: float | None = _number(None, zero=False)
     slope_gauge: str = _choice("reference", "reference", "mean")
+    share_offsets: bool = False
     disconnected: str = _choice("warn", "warn", "error", "sky")
     flux_limit: float = _number(0.03)
     time_from_background: str = "DT_BGR"

@@ -7,6 +7,7 @@ from levelmatch.exceptions import FrameError, warn_user
 from levelmatch.images import jwst
 from levelmatch.options import SolveOptions, fit_terms
 from levelmatch.pass_names import PASS_OF
+from levelmatch.solve.offsets import OFFSET_PASSES
 from levelmatch.solve.passes import Pass
 
 __all__ = [
@@ -95,6 +96,10 @@ def warn_idle_options(collection, settings, passes):
         _warn_idle(f"time_from_background: no image has the keyword {keyword!r}")
     if settings.solve.slope_prior is not None and all(p.fit_type == "level" for p in passes):
         _warn_idle("slope_prior: no pass fits slopes")
+    if settings.solve.share_offsets and not any(
+        p.name in OFFSET_PASSES and p.fit_type == "level" for p in passes
+    ):
+        _warn_idle("share_offsets: no pass matches the levels of a tile's detectors")
     if settings.solve.slope_gauge == "mean" and passes[-1].fit_type == "level":
         _warn_idle("slope_gauge: the mosaic fits no slopes")
 

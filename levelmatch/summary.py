@@ -363,6 +363,7 @@ def _zero_points(facts):
             words += ", and the mean slope of each set" if by_mean else ", with its plane"
         if p.tie is not None:
             words += ", sets tied by their clipped sky levels"
+        words = "; ".join([words, *(o.words(facts.unit_words) for o in p.offsets)])
         yield f"{p.name}: {words}"
 
 
@@ -371,7 +372,7 @@ def _holds_mean_slope(p, solve):
     return p.name != "lyot" and solve.get("slope_gauge") == "mean"
 
 
-def gauge_sentence(passes, solve):
+def gauge_sentence(passes, solve, unit="data units"):
     """Return the gauge of all passes as a sentence, for the tables and the record.
 
     Parameters
@@ -380,6 +381,8 @@ def gauge_sentence(passes, solve):
         The passes.
     solve : dict
         Recorded options of solving.
+    unit : str
+        The unit of comparison in words.
     """
     words = []
     for p in passes:
@@ -393,6 +396,7 @@ def gauge_sentence(passes, solve):
             text += ", its plane included: a plane common to all images is not seen"
         if p.tie is not None:
             text += "; sets without overlap have the same mean clipped sky level, as assumed"
+        text = "; ".join([text, *(offsets.words(unit) for offsets in p.offsets)])
         words.append(f"{p.name}: {text}")
     return "; ".join(words)
 

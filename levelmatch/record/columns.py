@@ -163,6 +163,10 @@ def pass_tree(p: Pass) -> dict[str, Any]:
         "domain": np.asarray(p.domain, dtype=np.int64),
         "group": np.asarray(p.group, dtype=np.int64),
         "references": [asdict(r) for r in p.references],
+        "offsets": [
+            {key: list(v) if isinstance(v, tuple) else v for key, v in asdict(o).items()}
+            for o in p.offsets
+        ],
         "rows": np.asarray(p.rows, dtype=np.int64),
         "kept": np.asarray(p.kept),
         "reason": _text(p.reason),

@@ -20,7 +20,7 @@ from levelmatch.solve.loops import find_closures
 from levelmatch.solve.passes import Pass
 from levelmatch.solve.reference import Reference
 from levelmatch.solve.solve_pass import subtract_solution
-from levelmatch.summary import Facts, gauge_sentence, notes
+from levelmatch.summary import Facts, gauge_sentence, notes, unit_words
 
 __all__ = ["Levels", "row_of"]
 
@@ -182,7 +182,7 @@ class Levels(Views):
     @property
     def gauge(self) -> str:
         """The conditions that complete the differences measured by overlaps, in words."""
-        return gauge_sentence(self.passes, self.options.get("solve", {}))
+        return gauge_sentence(self.passes, self.options.get("solve", {}), unit_words(self.unit))
 
     @property
     def suspects(self) -> list[str]:

@@ -20,6 +20,7 @@ from levelmatch.record.columns import FRAME_TEXT, INPUTS
 from levelmatch.record.levels import Levels
 from levelmatch.record.run import Run
 from levelmatch.sky.footprint import Footprint
+from levelmatch.solve.offsets import SharedOffsets
 from levelmatch.solve.passes import Pass
 from levelmatch.solve.reference import Reference
 from levelmatch.solve.solution import Solution
@@ -250,10 +251,21 @@ def _reference(node: dict[str, Any]) -> Reference:
     return Reference(int(node["group"]), str(node["name"]), str(node["reason"]), *tilt)
 
 
+def _offsets(node: dict[str, Any]) -> SharedOffsets:
+    return SharedOffsets(
+        tuple(str(name) for name in node["detectors"]),
+        tuple(float(value) for value in node["mean"]),
+        tuple(float(value) for value in node["error"]),
+        float(node["scatter"]),
+        int(node["n_known"]),
+        int(node["n_tied"]),
+    )
+
+
 def _pass(
     node: dict[str, Any], planned: Pass, n: int, rows: np.ndarray, again: SolvedAgain, k: int
 ) -> Pass:
-    plain = ("name", "fit_type", "references")
+    plain = ("name", "fit_type", "references", "offsets")
     array = {key: np.array(v) for key, v in node.items() if key not in plain}
     if node["name"] != planned.name or len(array["group"]) != n or len(array["domain"]) != n:
         msg = f"the record is damaged: the pass {node['name']!r} is not of its {n} images"
@@ -282,6 +294,8 @@ def _pass(
         group_axes=array["group_axes"],
         residual=array["residual"],
         references=[_reference(r) for r in node["references"]],
+        # The first records have none.
+        offsets=tuple(_offsets(o) for o in node.get("offsets", ())),
         isolated=array["isolated"],
         tie=None if node["tie"] is None else array["tie"],
         carried_of=partial(again.carried, k),

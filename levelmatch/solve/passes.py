@@ -74,6 +74,8 @@ class Pass:
         Level added to each group's set, to tie it to the others by their sky.
     patterns : tuple of `~levelmatch.solve.patterns.DetectorPattern`
         Patterns that stay with a detector, which the pass does not correct.
+    offsets : tuple of `~levelmatch.solve.offsets.SharedOffsets`
+        Offsets of detectors that tiles share, if that was asked for.
     carried_of : callable or None
         Returns the `~levelmatch.solve.carried.Carried` covariance of the corrections of all
         images after this pass, or `None` if it is too large to hold.
@@ -105,6 +107,7 @@ class Pass:
     isolated: np.ndarray = field(default_factory=lambda: np.zeros(0, dtype=bool))
     tie: np.ndarray | None = None
     patterns: tuple = ()
+    offsets: tuple = ()
     carried_of: Callable[[], Any] | None = None
 
     @property

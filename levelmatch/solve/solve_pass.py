@@ -15,7 +15,8 @@ from levelmatch.solve.flatness import Flatness, find_tilts
 from levelmatch.solve.gauge import members_of
 from levelmatch.solve.groups import solve_groups
 from levelmatch.solve.linear import sum_by
-from levelmatch.solve.reference import ReferenceChooser
+from levelmatch.solve.offsets import OFFSET_PASSES, share_offsets
+from levelmatch.solve.reference import Reference, ReferenceChooser
 
 __all__ = ["equations_of", "shift_levels", "solve_pass", "subtract_solution"]
 
@@ -77,11 +78,10 @@ def solve_pass(matched, frames, table, rows, options, *, sky=None):
         scatter=counted.scatter,
         reference=gauge,
     )
-    residual = np.full(len(pairs), np.nan)
-    measured = pairs.npix > 0
-    residual[measured] = equations_of(
-        pairs.take(measured), matched.group, group_axes, terms
-    ).level_residuals(solution.coefficients)
+    offsets = ()
+    if options.share_offsets and matched.name in OFFSET_PASSES:
+        solution, offsets = share_offsets(solution, matched, frames)
+        _add_references(matched, frames, solution, references)
     solved = replace(
         matched,
         rows=rows,
@@ -89,8 +89,9 @@ def solve_pass(matched, frames, table, rows, options, *, sky=None):
         reason=reason,
         solution=solution,
         group_axes=group_axes,
-        residual=residual,
+        residual=_residuals(pairs, matched.group, group_axes, solution),
         references=list(references.values()),
+        offsets=offsets,
     )
     solved = replace(solved, references=_tilted(solved, frames, options))
     _warn_lone_reference(solved, frames)
@@ -145,6 +146,28 @@ def _gauge(matched, frames, equations, counted, references):
         return choice.group
 
     return pick
+
+
+def _residuals(pairs, group, group_axes, solution):
+    """Return the residual of the level of each pair, shape (n,); NaN without common pixels."""
+    residual, measured = np.full(len(pairs), np.nan), pairs.npix > 0
+    terms = solution.coefficients.shape[1]
+    equations = equations_of(pairs.take(measured), group, group_axes, terms)
+    residual[measured] = equations.level_residuals(solution.coefficients)
+    return residual
+
+
+def _add_references(matched, frames, solution, references):
+    """Note the science parts that hold sets of shared offsets."""
+    if matched.held != "science":
+        return
+    known = {int(solution.component[r.group]) for r in references.values()}
+    for s in np.flatnonzero(np.bincount(solution.component) > 1).tolist():
+        if s not in known:
+            group = int(solution.reference[s])
+            name = frames[int(np.argmax(matched.group == group))].name
+            reason = "the science part is held at zero"
+            references[group] = Reference(group, name, reason)
 
 
 def _tilted(solved, frames, options):

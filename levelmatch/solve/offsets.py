@@ -1,0 +1,393 @@
+# Licensed under a 3-clause BSD style license - see LICENSE.rst
+"""Offsets between detectors that tiles share.
+
+The offset of MIRI's Lyot part against the main chip, or of one chip against another, is much the
+same in all tiles of one filter. With x the levels of the groups of a tile, m_k the mean of the
+detector k and t the scatter of the offsets, the random-effects model is
+
+    x_k = (a level of the tile) + m_k + e_k,    e_k normal with variance t**2
+
+The pairs of the tiles that know their offsets determine m and t. Tiles that do not know theirs get
+the mean, with the scatter as its error.
+"""
+
+from dataclasses import dataclass, replace
+from functools import partial
+
+import numpy as np
+from scipy.linalg import block_diag
+
+from levelmatch.images import jwst
+from levelmatch.images.filters import filters_of
+from levelmatch.solve.gauge import members_of
+from levelmatch.solve.solution import MAX_DENSE
+
+__all__ = ["OFFSET_PASSES", "SharedOffsets", "share_offsets"]
+
+# Passes that match the detectors of a tile.
+OFFSET_PASSES = ("lyot", "nircam_short", "detectors")
+# Degrees of freedom of the scatter of the offsets that known ones must leave.
+LEAST_FREEDOM = 2
+# The scatter is integrated over a grid of so many values, from and to these multiples of the
+# errors and of the spread of the known offsets.
+N_SCATTERS, LEAST_SCATTER, MOST_SCATTER = 60, 0.02, 10.0
+# Prior odds of equal offsets in all tiles.
+EQUAL = 0.1
+
+
+@dataclass(frozen=True)
+class SharedOffsets:
+    """The offsets of the detectors of some tiles.
+
+    Parameters
+    ----------
+    detectors : tuple of str
+        The detectors or parts; offsets are relative to the first.
+    mean, error : tuple of float
+        Mean offset of each and its standard error, in the common unit; NaN if unknown.
+    scatter : float
+        Standard deviation, between tiles, of the offset of one detector against another: the
+        root of the mean square over its probability; NaN if unknown.
+    n_known : int
+        Number of tiles whose pairs determine all of their offsets.
+    n_tied : int
+        Number of tiles that share offsets; 0 if too few determine theirs.
+    """
+
+    detectors: tuple
+    mean: tuple
+    error: tuple
+    scatter: float
+    n_known: int
+    n_tied: int
+
+    def words(self, unit):
+        """Return the estimate as words."""
+        if self.n_tied == 0:
+            return (
+                f"offsets of {' and '.join(self.detectors)} are not shared, as too few tiles "
+                f"({self.n_known}) determine theirs"
+            )
+        means = ", ".join(
+            f"{name} {mean:.3g} +- {error:.2g}"
+            for name, mean, error in zip(
+                self.detectors[1:], self.mean[1:], self.error[1:], strict=True
+            )
+        )
+        return (
+            f"{self.n_tied} tiles share their offsets from {self.detectors[0]}, which "
+            f"{self.n_known} of them determine: {means} {unit} (mean), {self.scatter:.2g} (scatter)"
+        )
+
+
+def share_offsets(solution, matched, frames):
+    """Return a solution whose tiles share the offsets of their detectors.
+
+    Parameters
+    ----------
+    solution : `~levelmatch.solve.solution.Solution`
+        Levels of the groups of a pass that matches the detectors of each tile.
+    matched : `~levelmatch.solve.passes.Pass`
+        The pass, grouped.
+    frames : list of `~levelmatch.images.frame.Frame`
+        All images, sorted by name.
+
+    Returns
+    -------
+    solution : `~levelmatch.solve.solution.Solution`
+        The groups of a tile that are tied are one connected set.
+    found : tuple of `SharedOffsets`
+        One for each filter and each set of detectors.
+    """
+    if solution.coefficients.shape[1] > 1 or solution.coefficients.size > MAX_DENSE:
+        return solution, ()
+    found = []
+    for tiles in _families(matched, frames).values():
+        offsets, tied = _Offsets(solution, tiles).solve()
+        found.append(offsets)
+        if tied is not None:
+            solution = _tied(solution, tiles, tied, science=matched.held == "science")
+    return solution, tuple(found)
+
+
+def _families(matched, frames):
+    """Return the tiles whose offsets are comparable: lists of (kind, group), by family."""
+    first = np.unique(matched.group, return_index=True)[1]
+    domain = matched.domain[first]
+    families = {}
+    for groups in members_of(domain, int(domain.max()) + 1):
+        kinds = [_kind(frames[first[g]]) for g in groups]
+        # Of a detector in several sets, each has images of its own, and so its own mean level.
+        if len(groups) < 2 or len(set(kinds)) < len(kinds):
+            continue
+        elements = filters_of(frames[first[groups[0]]].meta)
+        key = tuple(sorted((family, *sorted(names)) for family, names in elements.items()))
+        tile = sorted(zip(kinds, groups.tolist(), strict=True), reverse=matched.name == "lyot")
+        module = jwst.module_of(min(kinds)) if matched.name == "nircam_short" else ""
+        families.setdefault((key, module), []).append(tile)
+    return families
+
+
+def _kind(frame):
+    return f"{frame.detector} {frame.part}".strip() if frame.part else frame.detector
+
+
+class _Offsets:
+    """The joint estimate of the offsets of one family of tiles.
+
+    Levels are relative to the first group of each tile, and mean offsets to the first detector.
+
+    Parameters
+    ----------
+    solution : `~levelmatch.solve.solution.Solution`
+        Levels by the pairs of each tile alone.
+    tiles : list of list of tuple
+        Detector and group of each part of each tile.
+    """
+
+    def __init__(self, solution, tiles):
+        first = tiles[0][0][0]
+        kinds = {kind for tile in tiles for kind, _ in tile} - {first}
+        self.kinds = [first, *sorted(kinds)]
+        self.tiles = [_Tile.of(solution, tile, self.kinds) for tile in tiles]
+        self.size = sum(len(tile.groups) for tile in self.tiles)
+
+    def solve(self):
+        """Return the `SharedOffsets`, and levels with their covariance and response, or None."""
+        known = sum(tile.is_known for tile in self.tiles)
+        freedom = sum(tile.rank for tile in self.tiles) - (len(self.kinds) - 1)
+        information = sum(t.design.T @ t.information @ t.design for t in self.tiles)
+        if freedom < LEAST_FREEDOM or not _determined(information):
+            none = (np.nan,) * len(self.kinds)
+            return SharedOffsets(tuple(self.kinds), none, none, np.nan, known, 0), None
+        scatters, weights = self._scatters()
+        parts = [_Given(self.tiles, scatter) for scatter in scatters]
+        levels = np.array([part.levels for part in parts])
+        mean = weights @ levels
+        covariance = sum(w * part.covariance for w, part in zip(weights, parts, strict=True))
+        covariance += (weights[:, None] * (levels - mean)).T @ (levels - mean)
+        response = sum(w * part.response for w, part in zip(weights, parts, strict=True))
+        offsets = self._summary(scatters, weights, parts, known)
+        return offsets, (np.concatenate([t.groups for t in self.tiles]), mean, covariance, response)
+
+    def _summary(self, scatters, weights, parts, known):
+        means = np.array([part.means for part in parts])
+        mean = weights @ means
+        variance = weights @ np.array([np.diagonal(part.of_means) for part in parts])
+        variance += weights @ np.square(means - mean)
+        return SharedOffsets(
+            tuple(self.kinds),
+            (0.0, *mean.tolist()),
+            (0.0, *np.sqrt(variance).tolist()),
+            float(np.sqrt(2 * weights @ np.square(scatters))),
+            known,
+            len(self.tiles),
+        )
+
+    def _scatters(self):
+        """Return a grid of scatters and their probabilities.
+
+        The prior is flat under the errors of the known offsets, and goes as the inverse of the
+        scatter over them. The least scatter stands for equal offsets.
+        """
+        known = [tile for tile in self.tiles if tile.rank]
+        variances = [
+            np.trace(np.linalg.pinv(t.information, hermitian=True)) / t.rank for t in known
+        ]
+        error = np.sqrt(np.median(variances))
+        spread = max(np.ptp(np.concatenate([tile.levels for tile in known])), error)
+        scatters = np.geomspace(LEAST_SCATTER * error, MOST_SCATTER * spread, N_SCATTERS)
+        logs = np.array([_Given(self.tiles, scatter).log_likelihood for scatter in scatters])
+        # Of the logarithm of the scatter, which the grid is even in.
+        prior = scatters / (scatters + error)
+        prior[0] = EQUAL * prior[1:].sum()
+        logs += np.log(prior)
+        weights = np.exp(logs - logs.max())
+        return scatters, weights / weights.sum()
+
+
+def _determined(information):
+    """Return whether the pairs of all tiles determine all mean offsets."""
+    size = np.sqrt(np.diagonal(information))
+    if not (size > 0).all():
+        return False
+    return np.linalg.eigvalsh(information / np.outer(size, size))[0] > 1e-9
+
+
+@dataclass(frozen=True, eq=False)
+class _Tile:
+    """Levels of the groups of a tile, relative to its first group.
+
+    ``information`` is the inverse covariance by its own pairs, shape (n - 1, n - 1), ``asked`` its
+    product with the levels, ``rank`` the number of offsets that its pairs determine, and ``design``
+    takes the mean offsets of the detectors to those of the tile.
+    """
+
+    groups: np.ndarray
+    levels: np.ndarray
+    information: np.ndarray
+    asked: np.ndarray
+    rank: int
+    design: np.ndarray
+
+    @classmethod
+    def of(cls, solution, tile, kinds):
+        groups = np.array([g for _, g in tile])
+        n = len(groups)
+        component = solution.component[groups]
+        whole = np.zeros((n, n))
+        for s in np.unique(component):
+            own = np.flatnonzero(component == s)
+            if len(own) > 1:
+                c = solution.covariance_matrix[np.ix_(groups[own], groups[own])]
+                centred = np.eye(len(own)) - 1 / len(own)
+                # In any gauge: of the differences alone.
+                c = centred @ c @ centred
+                whole[np.ix_(own, own)] = np.linalg.pinv(c, rcond=1e-10, hermitian=True)
+        levels = solution.coefficients[groups, 0]
+        design = np.zeros((n, len(kinds)))
+        design[np.arange(n), [kinds.index(kind) for kind, _ in tile]] = 1
+        design = (design - design[:1])[1:, 1:]
+        asked = (whole @ levels)[1:]
+        rank = n - len(np.unique(component))
+        return cls(groups, levels[1:] - levels[0], whole[1:, 1:], asked, rank, design)
+
+    @property
+    def is_known(self):
+        """Whether its pairs determine all of its offsets."""
+        return self.rank == len(self.groups) - 1
+
+    @property
+    def prior(self):
+        """Inverse covariance of the offsets for unit scatter of each detector."""
+        n = len(self.groups)
+        return np.eye(n - 1) - 1 / n
+
+
+class _Given:
+    """The levels of all tiles for a given scatter.
+
+    With A the information on the levels of a tile and P that of the scatter, the levels are
+    (A + P)^-1 (a + P D m) for the mean offsets m.
+    """
+
+    def __init__(self, tiles, scatter):
+        self.tiles, self.scatter = tiles, scatter
+        self.inverse, self.pull = [], []
+        n = tiles[0].design.shape[1]
+        information, asked = np.zeros((n, n)), np.zeros(n)
+        for tile in tiles:
+            prior = tile.prior / scatter**2
+            inverse = np.linalg.inv(tile.information + prior)
+            pull = inverse @ prior @ tile.design
+            information += tile.design.T @ (prior @ (tile.design - pull))
+            asked += pull.T @ tile.asked
+            self.inverse.append(inverse)
+            self.pull.append(pull)
+        self.information, self.asked = information, asked
+        self.of_means = np.linalg.inv(information)
+        self.means = self.of_means @ asked
+
+    @property
+    def log_likelihood(self):
+        """Restricted likelihood of the scatter, but for a constant."""
+        value = 0.5 * self.asked @ self.means - 0.5 * np.linalg.slogdet(self.information)[1]
+        for tile, inverse in zip(self.tiles, self.inverse, strict=True):
+            value += 0.5 * np.linalg.slogdet(inverse)[1] + 0.5 * tile.asked @ inverse @ tile.asked
+            value -= len(tile.asked) * np.log(self.scatter)
+        return value
+
+    @property
+    def levels(self):
+        """Levels of all groups, zero for the first of each tile."""
+        return np.concatenate(
+            [
+                np.concatenate([[0.0], inverse @ tile.asked + pull @ self.means])
+                for tile, inverse, pull in zip(self.tiles, self.inverse, self.pull, strict=True)
+            ]
+        )
+
+    @property
+    def covariance(self):
+        """Covariance of all levels, relative to the first of each tile."""
+        inverse = block_diag(*(_bordered(inverse) for inverse in self.inverse))
+        pull = np.concatenate([np.pad(pull, ((1, 0), (0, 0))) for pull in self.pull])
+        return inverse + pull @ self.of_means @ pull.T
+
+    @property
+    def response(self):
+        """Response of all levels to those by the pairs of each tile alone."""
+        information = block_diag(*(_bordered(tile.information) for tile in self.tiles))
+        # Relative to the first of each tile.
+        relative = [np.eye(len(t.groups)) - np.eye(len(t.groups))[:1] for t in self.tiles]
+        return self.covariance @ information @ block_diag(*relative)
+
+
+def _bordered(matrix):
+    return np.pad(matrix, ((1, 0), (1, 0)))
+
+
+# --------------------------------------------------------------------------------------
+# The solution
+
+
+@dataclass(frozen=True, eq=False)
+class _SharedCovariance:
+    """The covariance of levels of which some are tied; see `GaugedCovariance`."""
+
+    whole: np.ndarray
+    change: np.ndarray
+    before: object
+
+    iterative = False
+
+    def matrix(self):
+        """Return it whole."""
+        return self.whole
+
+    def blocks(self, k):
+        """Return its diagonal, shape (m, 1, 1)."""
+        return np.diagonal(self.whole)[:, None, None]
+
+    def apply(self, vectors, tolerance=0.0):
+        """Return it times vectors."""
+        return self.whole @ vectors
+
+    def respond(self, rhs):
+        """Return the changes of the levels for changes of the right-hand side of the pairs."""
+        return self.change @ self.before(rhs)
+
+
+def _tied(solution, tiles, tied, *, science):
+    """Return the solution with the levels of tied groups, each tile being one set."""
+    groups, levels, covariance, response = tied
+    m = len(solution.coefficients)
+    gauge = block_diag(*(_gauge(len(tile), science) for tile in tiles))
+    coefficients = solution.coefficients.copy()
+    coefficients[groups, 0] = gauge @ levels
+    whole, change = solution.covariance_matrix.copy(), np.eye(m)
+    whole[groups], whole[:, groups] = 0.0, 0.0
+    whole[np.ix_(groups, groups)] = gauge @ covariance @ gauge.T
+    change[np.ix_(groups, groups)] = gauge @ response
+    component, reference = solution.component.copy(), solution.reference
+    floors, held = solution.floors.copy(), {}
+    for tile in tiles:
+        own = [g for _, g in tile]
+        merged = component[own[0]]
+        floors[merged] = floors[component[own]].max()
+        component[own] = merged
+        held[merged] = own[0] if science else -1
+    kept, component = np.unique(component, return_inverse=True)
+    return replace(
+        solution,
+        coefficients=coefficients,
+        component=component,
+        reference=np.array([held.get(c, reference[c]) for c in kept.tolist()], dtype=int),
+        floors=floors[kept],
+        covariance_of=partial(_SharedCovariance, whole, change, solution.respond),
+    )
+
+
+def _gauge(n, science):
+    """Return the matrix that makes the first level, or the mean, zero."""
+    return np.eye(n) - (np.eye(n)[:1] if science else 1 / n)

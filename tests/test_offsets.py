@@ -1,0 +1,227 @@
+# Licensed under a 3-clause BSD style license - see LICENSE.rst
+"""Tests of offsets that the detectors of all tiles share."""
+
+import warnings
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from astropy.nddata import CCDData
+from astropy.wcs import WCS
+from numpy.testing import assert_allclose
+
+import levelmatch as lm
+from levelmatch import summary
+from levelmatch.solve.equations import Equations
+from levelmatch.solve.groups import solve_groups
+from levelmatch.solve.offsets import share_offsets
+
+KINDS = {2: (("mirimage", "science"), ("mirimage", "lyot"))}
+KINDS[4] = tuple((f"nrca{k}", "") for k in range(1, 5))
+MEANS = np.array([0.0, 2.0, -1.0, 0.5])
+
+
+def simulate(seed, n_parts, n_known, n_open, *, scatter, sigma=0.05):
+    """Solve tiles of detectors, of which some know their offsets.
+
+    Returns the solution, that with shared offsets, these, and the true levels.
+    """
+    rng = np.random.default_rng(seed)
+    n_tiles = n_known + n_open
+    true = rng.normal(0, 3, n_tiles)[:, None] + MEANS[:n_parts]
+    true = true + scatter * rng.standard_normal(true.shape)
+    first = (np.arange(n_known)[:, None] * n_parts + np.arange(n_parts - 1)).ravel()
+    second = first + 1
+    error = sigma * rng.uniform(0.5, 2, len(first))
+    difference = true.ravel()[first] - true.ravel()[second]
+    difference = difference + error * rng.standard_normal(len(first))
+    axes = np.broadcast_to(np.eye(3), (max(true.size, len(first)), 3, 3))
+    equations = Equations(
+        first,
+        second,
+        error[:, None, None] ** -2.0,
+        (difference / error**2)[:, None],
+        axes[: len(first)],
+        axes[: true.size],
+    )
+    frames = [
+        SimpleNamespace(detector=detector, part=part, meta={})
+        for _ in range(n_tiles)
+        for detector, part in KINDS[n_parts]
+    ]
+    matched = SimpleNamespace(
+        group=np.arange(true.size),
+        domain=np.repeat(np.arange(n_tiles), n_parts),
+        name="lyot" if n_parts == 2 else "nircam_short",
+        held="science" if n_parts == 2 else None,
+    )
+    one = np.ones(len(first))
+    solution = solve_groups(
+        equations,
+        lm.SolveOptions(),
+        weights="ivar",
+        npix=one,
+        scatter=one,
+        reference=(lambda members: members[0]) if n_parts == 2 else None,
+    )
+    shared, offsets = share_offsets(solution, matched, frames)
+    true = true - (true[:, :1] if n_parts == 2 else true.mean(axis=1, keepdims=True))
+    return solution, shared, offsets, true
+
+
+def pulls(n_parts, n_known, n_open, scatter, n_trials):
+    """Pulls of the tiles that know their offsets, and of the others."""
+    out = []
+    for seed in range(n_trials):
+        _, shared, _, true = simulate(seed, n_parts, n_known, n_open, scatter=scatter)
+        found = shared.coefficients[:, 0].reshape(true.shape)
+        own = slice(1, None) if n_parts == 2 else slice(None)
+        out.append((found - true)[:, own] / shared.errors.reshape(true.shape)[:, own])
+    out = np.array(out)
+    return [np.sqrt(np.mean(part**2)) for part in (out[:, :n_known], out[:, n_known:])]
+
+
+@pytest.mark.parametrize("n_parts", [2, 4])
+def test_errors_of_unstable_offsets(n_parts):
+    known, tied = pulls(n_parts, 10, 6, 0.4, 30)
+    assert 0.85 < known < 1.25
+    assert 0.8 < tied < 1.25
+
+
+@pytest.mark.parametrize("n_parts", [2, 4])
+def test_errors_of_stable_offsets(n_parts):
+    """The scatter is not known to be zero: the errors may be somewhat large, but never small."""
+    known, tied = pulls(n_parts, 16, 6, 0.0, 30)
+    assert 0.5 < known < 1.2
+    assert 0.4 < tied < 1.2
+
+
+def test_stable_offsets_become_more_precise():
+    solution, shared, (offsets,), true = simulate(1, 2, 12, 4, scatter=0.0)
+    errors = shared.errors[:, 0].reshape(true.shape)[:, 1]
+    assert np.median(errors[:12] / solution.errors[:, 0].reshape(true.shape)[:12, 1]) < 0.7
+    assert_allclose(shared.coefficients[:, 0].reshape(true.shape)[12:, 1], 2.0, atol=0.1)
+    assert offsets.n_known == 12
+    assert offsets.n_tied == 16
+    assert abs(offsets.mean[1] - 2) < 4 * offsets.error[1]
+    assert offsets.scatter < 0.1
+
+
+def test_precise_offsets_that_scatter_stay():
+    solution, shared, (offsets,), true = simulate(2, 2, 12, 3, scatter=1.0, sigma=0.001)
+    known = np.s_[: 12 * 2]
+    assert_allclose(shared.coefficients[known], solution.coefficients[known], atol=1e-4)
+    assert_allclose(shared.errors[known], solution.errors[known], rtol=0.05, atol=1e-9)
+    assert 0.7 < offsets.scatter / np.sqrt(2) < 2
+    tied = shared.errors[12 * 2 :].reshape(-1, 2)[:, 1]
+    assert_allclose(tied, offsets.scatter, rtol=0.3)
+
+
+def test_the_tied_are_one_set_in_the_gauge_of_the_pass():
+    for n_parts in (2, 4):
+        _, shared, _, true = simulate(3, n_parts, 6, 2, scatter=0.1)
+        component = shared.component.reshape(true.shape)
+        assert (component == component[:, :1]).all()
+        assert len(np.unique(component)) == len(true)
+        levels = shared.coefficients[:, 0].reshape(true.shape)
+        held = levels[:, 0] if n_parts == 2 else levels.mean(axis=1)
+        assert_allclose(held, 0, atol=1e-12)
+        whole = shared.covariance_matrix
+        assert_allclose(whole, whole.T, atol=1e-15)
+        assert np.linalg.eigvalsh(whole)[0] > -1e-12
+        # Tied tiles share the error of the mean.
+        assert whole[-1, -1 - n_parts] > 0
+        assert_allclose(shared.errors[:, 0] ** 2, np.diagonal(whole), rtol=1e-12)
+
+
+def test_response_to_the_pairs():
+    """Levels follow the pairs linearly where the scatter is as good as known."""
+    solution, shared, _, true = simulate(4, 2, 8, 2, scatter=0.0)
+    rhs = np.zeros((true.size, 1))
+    rhs[0], rhs[1] = 5.0, -5.0
+    change = shared.respond(rhs)[:, 0]
+    assert_allclose(change[0::2], 0, atol=1e-12)
+    own = solution.respond(rhs)[1, 0]
+    # The tile's own offset follows in part, those of all others a little, and alike.
+    assert 0 < change[1] / own < 1
+    assert_allclose(change[17], change[19], rtol=1e-9)
+    assert 0 < change[17] / own < change[1] / own
+
+
+@pytest.mark.parametrize("n_known", [0, 2])
+def test_off_where_too_few_tiles_know(n_known):
+    solution, shared, (offsets,), _ = simulate(5, 2, n_known, 4, scatter=0.0)
+    assert shared is solution
+    assert offsets.n_tied == 0
+    assert f"are not shared, as too few tiles ({n_known})" in offsets.words("MJy/sr")
+
+
+SCALE = 0.5 / 3600
+
+
+def part_image(rng, name, level, y, x, shape):
+    """A flat image whose first pixel is at a place on a common grid."""
+    wcs = WCS(naxis=2)
+    wcs.wcs.ctype = "RA---TAN", "DEC--TAN"
+    wcs.wcs.crval = 30.0, 10.0
+    wcs.wcs.crpix = 1 - x, 1 - y
+    wcs.wcs.cdelt = -SCALE, SCALE
+    data = level + 0.3 * rng.standard_normal(shape)
+    return CCDData(data, unit="MJy/sr", wcs=wcs, meta={"FILENAME": name})
+
+
+def miri_tiles(seed, spreads, *, scatter):
+    """Science and Lyot parts of tiles with dithers of given sizes, and the true offsets."""
+    rng = np.random.default_rng(seed)
+    offsets = 1.5 + scatter * rng.standard_normal(len(spreads))
+    images = []
+    for tile, (spread, offset) in enumerate(zip(spreads, offsets, strict=True)):
+        for dither, (sy, sx) in enumerate([(-0.5, -0.5), (0.5, 0.5), (-0.4, 0.6)]):
+            y, x, level = spread * sy, 90 * tile + spread * sx, rng.normal(0, 3)
+            name = "jw01234{:03d}001_02101_{:05d}_mirimage{}_cal.fits"
+            for part, shift, shape in (("s", 0, (90, 100)), ("l", -60, (70, 50))):
+                own = level + (offset if part == "l" else 0)
+                where = name.format(tile + 1, dither + 1, part)
+                images.append(part_image(rng, where, own, y, x + shift, shape))
+    return images, offsets
+
+
+def match_parts(images, **options):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", lm.DisconnectedWarning)
+        return lm.match_levels(images, recombine_lyot=True, group_by="jwst", **options)
+
+
+def test_lyot_parts_of_small_dithers(tmp_path):
+    images, true = miri_tiles(1, [40] * 6 + [3] * 2, scatter=0.05)
+    apart = match_parts(images)
+    tied = match_parts(images, solve=lm.SolveOptions(share_offsets=True))
+    assert "offsets" not in apart.gauge
+    (offsets,) = tied.passes[1].offsets
+    assert offsets.n_known == 6
+    assert offsets.n_tied == 8
+    assert "8 tiles share their offsets" in tied.gauge
+    assert "8 tiles share their offsets" in " ".join(summary.trust_lines(tied))
+    assert not any("not corrected" in note for note in tied.notes)
+    last = [row for row, name in enumerate(tied.table["name"]) if "008001" in name]
+    found = tied.table["level_lyot"].value[last]
+    assert_allclose(found[1::2] + found[::2], true[-1], atol=4 * offsets.scatter + 0.1)
+    assert_allclose(apart.table["level_lyot"].value[last], 0, atol=1e-12)
+    # The error of a seam of the Lyot part contains the scatter of the offsets.
+    one, two = (str(tied.table["name"][row]) for row in last[:2])
+    c = tied.covariance
+    seam = np.sqrt((c(one, one) + c(two, two) - c(one, two) - c(two, one))[0, 0])
+    assert seam > 0.9 * offsets.scatter
+    tied.record.write(tmp_path / "record.asdf")
+    record = lm.read_record(tmp_path / "record.asdf")
+    assert record.passes[1].offsets == (offsets,)
+    assert record.gauge == tied.gauge
+    again = lm.solve_record(record)
+    assert_allclose(again.table["level"].value, tied.table["level"].value, atol=1e-9)
+    assert_allclose(record.covariance(one, two), c(one, two), atol=1e-12)
+
+
+def test_off_where_no_tile_knows():
+    images, _ = miri_tiles(2, [3] * 4, scatter=0.0)
+    result = match_parts(images, solve=lm.SolveOptions(share_offsets=True))
+    assert "are not shared, as too few tiles (0) determine theirs" in result.gauge
