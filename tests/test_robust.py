@@ -113,24 +113,56 @@ def test_white_noise_is_white_noise():
 
 
 def wild(noise, total, rng):
-    """Five in a hundred pairs off by some 50 times their errors."""
-    bad = rng.choice(len(noise), round(0.05 * len(noise)), replace=False)
-    noise[bad] += total * rng.choice([-1, 1], len(bad)) * rng.uniform(30, 70, len(bad))
+    """Five in a hundred pairs off by 50 times their errors."""
+    return spoilt(noise, total, rng, 50, 50)
+
+
+def unlike(noise, total, rng):
+    """Five in a hundred pairs off by 30 to 70 times their errors."""
+    return spoilt(noise, total, rng, 30, 70)
+
+
+def spoilt(noise, total, rng, low, high):
+    """Noise of a square mosaic with wild pairs, but not both of a corner: no loop sees these."""
+    n = round((1 + np.sqrt(1 + 2 * len(noise))) / 2)
+    first, second, _ = mosaic(n, n)
+    bad, wild_of = [], np.array([2])
+    while (wild_of == np.bincount(np.concatenate([first, second]))[: len(wild_of)]).any():
+        bad = rng.choice(len(noise), round(0.05 * len(noise)), replace=False)
+        wild_of = np.bincount(np.concatenate([first[bad], second[bad]]), minlength=n * n)
+    noise[bad] += total * rng.choice([-1, 1], len(bad)) * rng.uniform(low, high, len(bad))
     return noise
 
 
 @pytest.mark.parametrize("size", [(5, 5), (8, 8)])
-@pytest.mark.parametrize("floor", [0.0, 3.0])
-def test_wild_pairs_of_a_mosaic(size, floor):
-    clean, _, _ = trials(size, floor=floor)
-    errors, stated, _ = trials(size, floor=floor, spoil=wild)
+@pytest.mark.parametrize(("floor", "spoil"), [(0.0, wild), (3.0, wild), (0.0, unlike)])
+def test_wild_pairs_of_a_mosaic(size, floor, spoil):
+    clean, stated_clean, _ = trials(size, floor=floor)
+    errors, stated, _ = trials(size, floor=floor, spoil=spoil)
     # Two pairs of a corner cannot be told apart: there, the error says so.
-    told = stated < 5 * np.median(stated)
-    assert told.mean() > 0.95
+    told = stated < 4 * np.median(stated_clean)
+    assert told.mean() > 0.7
+    assert rms(errors[told]) < 2.5 * rms(clean)
     assert np.median(np.abs(errors[told])) < 1.5 * np.median(np.abs(clean))
-    assert rms(np.clip(errors / stated, -6, 6)) < 1.5
-    plain, _, _ = trials(size, floor=floor, spoil=wild, robust=None)
-    assert rms(errors[told]) < 0.6 * rms(plain[told])
+    assert rms(errors / stated) < 1.5
+    plain, _, _ = trials(size, floor=floor, spoil=spoil, robust=None)
+    assert rms(errors[told]) < 0.5 * rms(plain[told])
+
+
+def test_two_wild_pairs_of_an_edge_may_be_one():
+    """Two pairs of an image with three, off by as much, are as the third off the other way."""
+    first, second, axes = mosaic(5, 5)
+    rng = np.random.default_rng(2)
+    noise = SIGMA * rng.standard_normal(len(first))
+    one, two = np.flatnonzero((first == 2) | (second == 2))[:2]
+    noise[one] += 50 * SIGMA * (1 if first[one] == 2 else -1)
+    noise[two] += 50 * SIGMA * (1 if first[two] == 2 else -1)
+    solution = solved(first, second, axes, SIGMA, noise)
+    error = solution.coefficients[2, 0]
+    assert_allclose(error, 50 * SIGMA, rtol=0.2)
+    assert abs(error) < 12 * solution.errors[2, 0]
+    others = np.setdiff1d(np.arange(25), 2)
+    assert np.std(solution.coefficients[others, 0]) < 2 * SIGMA
 
 
 def test_a_wild_pair_of_a_corner_may_be_either():
@@ -142,13 +174,13 @@ def test_a_wild_pair_of_a_corner_may_be_either():
     solution = solved(first, second, axes, SIGMA, noise)
     others = np.setdiff1d(np.arange(len(first)), corner)
     assert_allclose(solution.robust[corner], 0.5, atol=0.45)
-    assert_allclose(solution.robust[others], 1)
+    assert_allclose(solution.robust[others], 1, atol=0.05)
     assert_allclose(solution.coefficients[0, 0], 30 * SIGMA, rtol=0.25, atol=0)
     assert_allclose(solution.errors[0, 0], 30 * SIGMA, rtol=0.15)
     # The others do not suffer; relative to each other they are known well.
     assert np.std(solution.coefficients[1:, 0]) < 2 * SIGMA
-    covariance = solution.covariance_matrix[1:, 1:]
-    variance = covariance[0, 0] + covariance[5, 5] - 2 * covariance[0, 5]
+    covariance = solution.covariance_matrix
+    variance = covariance[12, 12] + covariance[18, 18] - 2 * covariance[12, 18]
     assert np.sqrt(variance) < 2 * SIGMA
     assert_allclose(np.sqrt(np.diag(solution.covariance_matrix)), solution.errors[:, 0])
     assert_allclose(solution.covariance(0, 7), solution.covariance_matrix[0:1, 7:8])

@@ -346,9 +346,12 @@ def lattice_errors(options, *, floor=0.0, spoil=None, n_trials=20, n=5):
         )
         solution = solved(equations, options)
         error = solution.coefficients[:, 0] - true
+        error = error[keep] - error[keep].mean()
         # Errors are stated about the mean of all groups, a spoilt one included.
-        pulls.append(((error + true.mean()) / solution.errors[:, 0])[keep])
-        errors.append(error[keep] - error[keep].mean())
+        about = np.eye(n * n)[keep] - keep / keep.sum()
+        covariance = about @ solution.covariance_matrix @ about.T
+        pulls.append(error / np.sqrt(np.diag(covariance)))
+        errors.append(error)
         floors.append(solution.floor)
     return np.std(errors), np.std(pulls), np.array(floors)
 

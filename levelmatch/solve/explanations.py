@@ -6,16 +6,25 @@ from dataclasses import dataclass
 import numpy as np
 
 from levelmatch.sky.overlaps import components
+from levelmatch.solve.flips import Neighbours
 from levelmatch.solve.leverage import LEAST_REDUNDANCY
 
 __all__ = ["Doubt", "find_doubt"]
 
 # An explanation counts if it is at least this fraction as probable as the best.
-LEAST_RATIO = 0.01
+LEAST_RATIO = 0.003
+# Odds of one more wrong pair that is off by as much as another: the largest, if most wrong pairs
+# are off by about as much, to so many of their errors; the least; and where there is one only.
+ONE_MORE = 0.015
+LEAST_ALIKE, UNKNOWN_ALIKE = 0.1, 0.6
+ALIKE = 4.0
+# Those at least this fraction as probable as the best enter the mean; the others only the errors.
+LIKELY = 0.3
 # Rejected pairs that are compared with others, those beside the least redundant pairs first,
-# and the most alternatives of each.
+# the most alternatives of each, and explanations of those that lie together.
 MAX_DOUBTED = 100
 MAX_ALTERNATIVES = 12
+MAX_EXPLANATIONS = 60
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,10 +53,10 @@ class Doubt:
 def find_doubt(equations, solved, left, precision, counted):
     """Compare the rejected pairs with others that may be wrong in their place.
 
-    Each explanation is a set of wrong pairs: the rejected ones, or these with one exchanged.
-    With a flat prior on the error of a wrong pair, its probability goes as the exponential of
-    half the drop of the sum of squares, over the root of the pair's redundancy (Bayesian
-    model averaging: Hoeting et al. 1999, Stat. Sci. 14, 382).
+    Each explanation is a set of wrong pairs. Its probability goes as the exponential of half
+    the drop of the sum of squares, over the root of the determinant of the redundancies, with a
+    flat prior on the errors of wrong pairs (Bayesian model averaging: Hoeting et al. 1999, Stat.
+    Sci. 14, 382). One more wrong pair makes it less likely by a constant factor.
 
     Parameters
     ----------
@@ -60,43 +69,41 @@ def find_doubt(equations, solved, left, precision, counted):
         `None` if every rejected pair is the best explanation by far.
     """
     models = _Models(equations, solved, left, precision, counted)
-    exchanges = [e for q in models.doubted() for e in models.exchanges(q)]
-    if not exchanges:
-        return None
-    out = np.array([e.out for e in exchanges])
-    pairs = np.unique(np.concatenate([[e.back for e in exchanges], out]))
-    ends = np.searchsorted(pairs, [[e.back, e.out] for e in exchanges])
-    n_clusters, cluster = components(ends, len(pairs))
-    right = np.where(counted[pairs], 1.0, 0.0)
+    right = np.where(counted, 1.0, 0.0)
     total, spread = 0.0, []
-    for c in range(n_clusters):
-        own = [e for e, (a, _) in zip(exchanges, ends, strict=True) if cluster[a] == c]
-        odds = np.exp(np.minimum([0.0, *(e.log_odds for e in own)], 50.0))
+    for cluster in models.clusters():
+        found = models.explanations(cluster)
+        if len(found) == 1:
+            continue
+        odds = np.array([e.log_odds for e in found])
+        odds = np.exp(odds - odds.max())
         odds /= odds.sum()
-        shifts = np.stack([np.zeros_like(own[0].shift), *(e.shift for e in own)], axis=1)
-        mean = shifts @ odds
+        shifts = np.stack([models.shift(e) for e in found], axis=1)
+        likely = np.where(odds >= LIKELY * odds.max(), odds, 0.0)
+        mean = shifts @ (likely / likely.sum())
         total = total + mean
         spread.append(np.sqrt(odds) * (shifts - mean[:, None]))
-        for probability, e in zip(odds[1:], own, strict=True):
-            right[pairs == e.back] += probability
-            right[pairs == e.out] -= probability
+        for probability, e in zip(odds, found, strict=True):
+            right[list(e.back)] += probability
+            right[list(e.out)] -= probability
+    if not spread:
+        return None
+    rows = np.flatnonzero(right != np.where(counted, 1.0, 0.0))
     return Doubt(
-        pairs, right, total.reshape(solved.coefficients.shape), np.concatenate(spread, axis=1)
+        rows, right[rows], total.reshape(solved.coefficients.shape), np.concatenate(spread, axis=1)
     )
 
 
-@dataclass(frozen=True, eq=False)
-class _Exchange:
-    """One rejected pair taken back, and another one rejected in its place.
+@dataclass(frozen=True)
+class _Explanation:
+    """Some rejected pairs taken back, and other pairs rejected in their place.
 
-    ``log_odds`` are relative to the best explanation, ``shift`` is what the exchange adds to the
-    coefficients, shape (m * k,).
+    ``log_odds`` are relative to the rejected pairs.
     """
 
-    back: int
-    out: int
+    back: frozenset
+    out: frozenset
     log_odds: float
-    shift: np.ndarray
 
 
 class _Models:
@@ -110,9 +117,15 @@ class _Models:
         self.root = np.sqrt(precision)[:, None, None] * equations.root
         residual = equations.residuals(solved.coefficients)
         self.residual = np.einsum("pij,pj->pi", self.root, residual)
+        self.neighbours = Neighbours(equations.first, equations.second, equations.n_groups)
+        self.one_more = ONE_MORE * _alike(self.residual[~counted, 0])
+        self._known = {}
 
-    def doubted(self):
-        """Rejected pairs to compare, those beside pairs of little redundancy first."""
+    def clusters(self):
+        """Rejected pairs to compare, as lists of those that are near each other.
+
+        Those beside pairs of little redundancy are first, if they are too many.
+        """
         equations = self.equations
         own = np.trace(self.left, axis1=1, axis2=2)
         least = np.full(equations.n_groups, np.inf)
@@ -120,48 +133,163 @@ class _Models:
             np.minimum.at(least, side[self.counted], own[self.counted])
         beside = np.minimum(least[equations.first], least[equations.second])
         rejected = np.flatnonzero(~self.counted)
-        return rejected[np.argsort(beside[rejected], kind="stable")][:MAX_DOUBTED]
+        rows = rejected[np.argsort(beside[rejected], kind="stable")][:MAX_DOUBTED]
+        ends, among = self.neighbours.ends, {int(q) for q in rows}
+        links = [(q, q) for q in among]
+        for q in among:
+            for image in ends[q].tolist():
+                around = {image} | self.neighbours.others(image)
+                links += [(q, p) for i in around for p in self.neighbours.pairs(i) if p in among]
+        order = sorted(among)
+        n, label = components(np.searchsorted(order, links), len(order))
+        return [[q for q, c in zip(order, label, strict=True) if c == k] for k in range(n)]
 
     def _columns(self, p):
         """Response of the coefficients to a pair's difference, shape (m, k, k)."""
-        equations, scale = self.equations, self.solved.scale
-        k = equations.n_terms
-        right = np.zeros((equations.n_groups, k, k))
-        for side, change, sign in zip(
-            (equations.first, equations.second), equations.transfer, (1, -1), strict=True
-        ):
-            right[side[p]] += sign * (self.root[p] @ change[p]).T
-        right = (scale[:, :, None] * right).reshape(-1, k)
-        return scale[:, :, None] * self.solved.inverse(right).reshape(-1, k, k)
+        if p not in self._known:
+            equations, scale = self.equations, self.solved.scale
+            k = equations.n_terms
+            right = np.zeros((equations.n_groups, k, k))
+            for side, change, sign in zip(
+                (equations.first, equations.second), equations.transfer, (1, -1), strict=True
+            ):
+                right[side[p]] += sign * (self.root[p] @ change[p]).T
+            right = (scale[:, :, None] * right).reshape(-1, k)
+            self._known[p] = scale[:, :, None] * self.solved.inverse(right).reshape(-1, k, k)
+        return self._known[p]
 
-    def _seen(self, columns):
-        """Response of the pairs' differences, in units of their errors, shape (n, k, k)."""
+    def _seen(self, columns, rows=slice(None)):
+        """Response of pairs' differences, in units of their errors, shape (n, k, k)."""
         equations = self.equations
-        one, two = equations.transfer
-        model = one @ columns[equations.first] - two @ columns[equations.second]
-        return self.root @ model
+        one, two = (change[rows] for change in equations.transfer)
+        model = one @ columns[equations.first[rows]] - two @ columns[equations.second[rows]]
+        return self.root[rows] @ model
 
-    def exchanges(self, q):
-        """Return the exchanges of a rejected pair that explain the data about as well."""
-        columns = self._columns(q)
-        seen = self._seen(columns)
+    def explanations(self, cluster):
+        """Return the explanations of rejected pairs near each other, themselves the first."""
+        start = _Explanation(frozenset(), frozenset(), 0.0)
+        found, known = [start], {(start.back, start.out): start}
+        wrong = frozenset(np.flatnonzero(~self.counted).tolist())
+        turn = 0
+        while turn < len(found) and len(found) < MAX_EXPLANATIONS:
+            now = found[turn]
+            others = [*self._flips(now, wrong, cluster)]
+            if turn == 0:
+                others += [
+                    (frozenset([q]), frozenset([p])) for q in cluster for p in self._exchanges(q)
+                ]
+            best = max(e.log_odds for e in found)
+            for key in others:
+                if key not in known:
+                    known[key] = self._explanation(*key)
+                    if known[key].log_odds > best + np.log(LEAST_RATIO):
+                        found.append(known[key])
+            turn += 1
+        best = max(e.log_odds for e in found)
+        return [e for e in found if e is start or e.log_odds > best + np.log(LEAST_RATIO)]
+
+    def _flips(self, now, wrong, cluster):
+        """Yield pairs to take back and to reject that lead from an explanation to others."""
+        there = (wrong - now.back) | now.out
+        for row in sorted((set(cluster) - now.back) | now.out):
+            for back, out in self.neighbours.flips(row, there):
+                new = (there - back) | out
+                yield wrong - new, new - wrong
+
+    def _exchanges(self, q):
+        """Return pairs that explain the data about as well if one of them is wrong, not q."""
+        seen = self._seen(self._columns(q))
         k = self.equations.n_terms
         own = np.linalg.inv(np.eye(k) + seen[q])
         pull = own @ self.residual[q]
         drop = self.residual[q] @ pull - np.linalg.slogdet(own)[1]
         residual = self.residual - seen @ pull
         variance = self.left + seen @ own @ seen.swapaxes(1, 2)
-        drops = _drops(residual, variance)
-        log_odds = 0.5 * (drops - drop)
+        log_odds = 0.5 * (_drops(residual, variance) - drop)
         log_odds[~self.counted | ~np.isfinite(log_odds)] = -np.inf
         rows = np.argsort(-log_odds, kind="stable")[:MAX_ALTERNATIVES]
-        found = []
-        for p in rows[log_odds[rows] > np.log(LEAST_RATIO)]:
-            inverse = np.linalg.pinv(variance[p], rcond=LEAST_REDUNDANCY, hermitian=True)
-            response = self._columns(p) - columns @ (own @ seen[p].T)
-            shift = columns @ pull - response @ (inverse @ residual[p])
-            found.append(_Exchange(int(q), int(p), float(log_odds[p]), shift.ravel()))
-        return found
+        return rows[log_odds[rows] > np.log(LEAST_RATIO)].tolist()
+
+    def _explanation(self, back, out):
+        """Return the `_Explanation` with its odds."""
+        back_rows, out_rows = sorted(back), sorted(out)
+        log_odds = (len(out) - len(back)) * np.log(self.one_more)
+        system = self._system(back_rows, out_rows)
+        if system is None:
+            log_odds = -np.inf
+        else:
+            log_odds += system.log_odds
+        return _Explanation(back, out, float(log_odds))
+
+    def _system(self, back, out):
+        """Return the changes of the solution for pairs taken back and others rejected, or None."""
+        rows, k = np.array(back + out, dtype=int), self.equations.n_terms
+        size, n = len(rows) * k, len(back) * k
+        hat = np.stack([self._seen(self._columns(p), rows) for p in rows.tolist()], axis=2)
+        hat = hat.reshape(size, size)
+        return _Change.of(0.5 * (hat + hat.T), self.residual[rows].ravel(), n)
+
+    def shift(self, explanation):
+        """Return the change of the coefficients by an explanation, shape (m * k,)."""
+        back, out = sorted(explanation.back), sorted(explanation.out)
+        shift = np.zeros(self.solved.coefficients.size)
+        if back or out:
+            pull = self._system(back, out).pull.reshape(len(back) + len(out), -1)
+            for p, own in zip(back + out, pull, strict=True):
+                shift += (self._columns(p) @ own).ravel()
+        return shift
+
+
+@dataclass(frozen=True, eq=False)
+class _Change:
+    """Pairs taken back into a solution, then others taken out of it.
+
+    ``pull`` is the change of the solution in units of the pairs' columns, shape (n,).
+    """
+
+    log_odds: float
+    pull: np.ndarray
+
+    @classmethod
+    def of(cls, hat, residual, n):
+        """Return the change, or `None` if a part of the pairs is then not linked.
+
+        Parameters
+        ----------
+        hat : `~numpy.ndarray`, shape (n, n)
+            Response of the differences to each other, in units of their errors.
+        residual : `~numpy.ndarray`, shape (n,)
+            Their residuals.
+        n : int
+            Number of rows that are taken back, the first.
+        """
+        one = np.eye(len(hat))
+        own = np.linalg.inv(one[:n, :n] + hat[:n, :n])
+        pull = own @ residual[:n]
+        drop = residual[:n] @ pull - np.linalg.slogdet(own)[1]
+        rest = residual[n:] - hat[n:, :n] @ pull
+        variance = one[n:, n:] - hat[n:, n:] + hat[n:, :n] @ own @ hat[:n, n:]
+        size, turn = np.linalg.eigh(variance)
+        if size.min(initial=1.0) < LEAST_REDUNDANCY:
+            return None
+        out = turn @ ((turn.T @ rest) / size)
+        gain = rest @ out - np.sum(np.log(size))
+        return cls(0.5 * float(gain - drop), np.concatenate([pull + own @ hat[:n, n:] @ out, -out]))
+
+
+def _alike(sizes):
+    """How far wrong pairs are off by as much as each other, from 0 to 1.
+
+    Parameters
+    ----------
+    sizes : `~numpy.ndarray`, shape (n,)
+        Their differences from what is expected, in units of their errors.
+    """
+    if len(sizes) < 2:
+        return UNKNOWN_ALIKE
+    size = np.sort(np.abs(sizes))
+    near = np.searchsorted(size, size + ALIKE, side="right") - np.arange(len(size)) - 1
+    return max(np.square(2 * near.sum() / (len(size) * (len(size) - 1))), LEAST_ALIKE)
 
 
 def _drops(residual, variance):
