@@ -175,7 +175,7 @@ def pass_tree(p: Pass) -> dict[str, Any]:
         "isolated": np.asarray(p.isolated),
         "tie": p.tie,
         "coefficients": s.coefficients,
-        "errors": s.errors,
+        "errors": np.where(np.asarray(p.isolated)[:, None], np.nan, s.errors),
         "component": np.asarray(s.component, dtype=np.int64),
         "held": np.asarray(s.reference, dtype=np.int64),
         "floors": s.floors,

@@ -17,7 +17,7 @@ from levelmatch.record.shown import LevelTable, set_formats
 from levelmatch.record.views import Views
 from levelmatch.sky.vectors import lonlat, transfer_matrix
 from levelmatch.solve.loops import find_closures
-from levelmatch.solve.passes import Pass
+from levelmatch.solve.passes import Pass, linked_sets
 from levelmatch.solve.reference import Reference
 from levelmatch.solve.solve_pass import subtract_solution
 from levelmatch.summary import Facts, gauge_sentence, notes, unit_words
@@ -258,6 +258,17 @@ class Levels(Views):
             out[row] = np.sqrt(max(float(slopes @ inverse @ slopes), 0.0))
         return out
 
+    @cached_property
+    def sets(self) -> np.ndarray:
+        """Set of each image, sorted by name, in which overlaps join the images; shape (n,)."""
+        return linked_sets(self.passes, len(self.frames))
+
+    @cached_property
+    def unknown(self) -> np.ndarray:
+        """Flags of images, sorted by name, whose level no overlap determines; shape (n,)."""
+        alone = np.bincount(self.sets)[self.sets] == 1
+        return alone & _isolated(self)
+
     @property
     def _carried(self):
         """Covariance of all corrections, or `None` where only that of each pass is known."""
@@ -277,7 +288,8 @@ class Levels(Views):
         covariance : `~numpy.ndarray`, shape (3, 3)
             Covariance of level and slopes, each about its image's centre, in the unit of
             comparison (and per arcmin), relative to the gauge. The variance of the seam between
-            two images is ``c(i, i) + c(j, j) - c(i, j) - c(j, i)``.
+            two images is ``c(i, i) + c(j, j) - c(i, j) - c(j, i)``. NaN if no chain of pairs
+            joins the two images, so that their difference is not known.
 
         Raises
         ------
@@ -285,6 +297,9 @@ class Levels(Views):
             If no row has such a name.
         """
         rows = [row_of(k, self.frames) if isinstance(k, str) else k for k in (i, j)]
+        at = [self.rank[k] for k in rows]
+        if self.sets[at[0]] != self.sets[at[1]] or self.unknown[at].any():
+            return np.full((3, 3), np.nan)
         carried = self._carried
         if carried is not None:
             return carried.covariance(*(int(self.rank[k]) for k in rows))
@@ -313,8 +328,7 @@ def _image_table(levels: Levels) -> QTable:
     table = LevelTable()
     table["name"], table["tile"] = [f.name for f in frames], [f.tile for f in frames]
     totals = _coefficients(frames)
-    variance = np.array([sum((a.variance for a in f.corrections), np.zeros(3)) for f in frames])
-    variance = np.maximum(variance, 0.0)
+    variance = np.maximum(_variances(levels), 0.0)
     table["level"], table["error"] = totals[:, 0], np.sqrt(variance[:, 0])
     table["n_pairs"] = _count_pairs(levels)[rank]
     held = {r.name for p in levels.passes for r in p.references}
@@ -343,6 +357,22 @@ def _set_image_formats(table: QTable) -> None:
         f"slope_{axis}{end}": f"slope_{axis}_error" for axis in "uv" for end in ("", "_error")
     }
     set_formats(table, {**dict.fromkeys([*levels, "error"], "error"), **slopes, "slope_n_sigma": 1})
+
+
+def _variances(levels: Levels) -> np.ndarray:
+    """Variances of level and slopes of each frame, NaN if they are not known; shape (n, 3)."""
+    names, out = {p.name for p in levels.passes}, []
+    for frame, i in zip(levels.frames, levels.rank.tolist(), strict=True):
+        if levels.unknown[i]:
+            planes = any(p.solution.coefficients.shape[1] > 1 for p in levels.passes)
+            out.append(np.where([True, planes, planes], np.nan, 0.0))
+            continue
+        # A pass without any pair of the image adds nothing to what another pass determines.
+        parts = [
+            np.nan_to_num(a.variance) if a.name in names else a.variance for a in frame.corrections
+        ]
+        out.append(sum(parts, np.zeros(3)))
+    return np.array(out)
 
 
 def _coefficients(frames, name: str | None = None) -> np.ndarray:

@@ -255,7 +255,7 @@ def remove_provenance(header: Header, frame: Frame, provenance: Provenance) -> N
             for suffix, value in zip(WORDS, values, strict=True):
                 header[key + suffix] -= value / before
             error, reference = found.groups()
-            header[key + "ERR"] = float(error)
+            header[key + "ERR"] = float(error) if np.isfinite(float(error)) else None
             _set_reference(header, applied.name, reference)
             continue
         for suffix in (*WORDS, "ERR", "REF"):
@@ -321,6 +321,9 @@ def history_texts(header: Header) -> list[str]:
 def _set(meta, key: str, value, comment: str = "", unit: str = "") -> None:
     """Set a keyword; its comment begins with the unit in brackets, if there is room."""
     value = float(value) if isinstance(value, float | np.floating) else value
+    if isinstance(value, float) and not np.isfinite(value):
+        # FITS has no NaN: the card has no value.
+        value = None
     if isinstance(value, str):
         value = _ascii(value) if key == "LMRECSHA" else _ascii(value)[:60]
     if not hasattr(meta, "cards"):

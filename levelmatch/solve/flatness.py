@@ -60,8 +60,10 @@ class Flatness:
             asked += sum_by(end, sign * np.einsum("pji,pj->pi", turn, rhs), n)
         inverse = np.linalg.pinv(whole, rcond=1e-9, hermitian=True)
         slope = np.linalg.norm(np.einsum("gij,gj->gi", inverse, asked), axis=1)
-        known = np.linalg.matrix_rank(whole, hermitian=True) == 2
-        error = np.sqrt(np.trace(inverse, axis1=1, axis2=2))
+        variance = np.trace(inverse, axis1=1, axis2=2)
+        # Of a few pixels, rounding can leave a negative variance.
+        known = (np.linalg.matrix_rank(whole, hermitian=True) == 2) & (variance > 0)
+        error = np.sqrt(np.where(known, variance, np.inf))
         return cls(np.where(known, slope, np.nan), error)
 
     def flattest(self, groups):

@@ -10,10 +10,11 @@ import numpy as np
 from levelmatch.images import jwst
 from levelmatch.images.corrections import Correction
 from levelmatch.options import FIT_TYPES
+from levelmatch.sky.overlaps import components
 from levelmatch.sky.vectors import transfer_matrix
 from levelmatch.solve.solution import Solution
 
-__all__ = ["Pass", "labels"]
+__all__ = ["Pass", "labels", "linked_sets"]
 
 
 def _planned(default=MISSING):
@@ -155,9 +156,16 @@ class Pass:
         return correction if self.tie is None else correction + Correction(self.tie[group])
 
     def covariance(self, i, axes):
-        """Return the covariance of image ``i``'s level and slopes about a centre, shape (3, 3)."""
+        """Return the covariance of image ``i``'s level and slopes about a centre, shape (3, 3).
+
+        NaN for an image without any pair, of which nothing is known.
+        """
         group = self.group[i]
         out = np.zeros((3, 3))
+        if self.isolated[group]:
+            k = self.solution.coefficients.shape[1]
+            out[:k, :k] = np.nan
+            return out
         if not self.solution.active[group, 1:].any():
             # Of slopes that were not fitted, the change of centre would make rounding errors.
             out[0, 0] = self.solution.errors[group, 0] ** 2
@@ -175,6 +183,25 @@ def labels(keys):
     names = sorted(set(keys))
     index = {name: i for i, name in enumerate(names)}
     return np.array([index[key] for key in keys], dtype=np.intp)
+
+
+def linked_sets(passes, n):
+    """Return the set of each image in which pairs of any pass link the images, shape (n,).
+
+    Images of one group are taken to be matched before the pass.
+
+    Parameters
+    ----------
+    passes : list of `Pass`
+        The solved passes.
+    n : int
+        Number of images.
+    """
+    links, start = [np.repeat(np.arange(n)[:, None], 2, axis=1)], n
+    for p in passes:
+        links.append(np.stack([np.arange(n), start + p.solution.component[p.group]], axis=1))
+        start += int(p.solution.component.max()) + 1
+    return components(np.concatenate(links), start)[1][:n]
 
 
 def _dither_labels(frames, matched):
