@@ -14,10 +14,11 @@ from levelmatch.measure.pooling import pooled_passes
 from levelmatch.measure.table import PairTable
 from levelmatch.record.run import Provenance, Run
 from levelmatch.record.shown import LevelTable, set_formats
+from levelmatch.record.unknown import Joined, total_variances
 from levelmatch.record.views import Views
 from levelmatch.sky.vectors import lonlat, transfer_matrix
 from levelmatch.solve.loops import find_closures
-from levelmatch.solve.passes import Pass, linked_sets
+from levelmatch.solve.passes import Pass
 from levelmatch.solve.reference import Reference
 from levelmatch.solve.solve_pass import subtract_solution
 from levelmatch.summary import Facts, gauge_sentence, notes, unit_words
@@ -259,15 +260,9 @@ class Levels(Views):
         return out
 
     @cached_property
-    def sets(self) -> np.ndarray:
-        """Set of each image, sorted by name, in which overlaps join the images; shape (n,)."""
-        return linked_sets(self.passes, len(self.frames))
-
-    @cached_property
-    def unknown(self) -> np.ndarray:
-        """Flags of images, sorted by name, whose level no overlap determines; shape (n,)."""
-        alone = np.bincount(self.sets)[self.sets] == 1
-        return alone & _isolated(self)
+    def _joined(self) -> Joined:
+        """The sets in which overlaps join the images."""
+        return Joined(self.passes, len(self.frames))
 
     @property
     def _carried(self):
@@ -298,7 +293,7 @@ class Levels(Views):
         """
         rows = [row_of(k, self.frames) if isinstance(k, str) else k for k in (i, j)]
         at = [self.rank[k] for k in rows]
-        if self.sets[at[0]] != self.sets[at[1]] or self.unknown[at].any():
+        if not self._joined.known(*at):
             return np.full((3, 3), np.nan)
         carried = self._carried
         if carried is not None:
@@ -328,12 +323,12 @@ def _image_table(levels: Levels) -> QTable:
     table = LevelTable()
     table["name"], table["tile"] = [f.name for f in frames], [f.tile for f in frames]
     totals = _coefficients(frames)
-    variance = np.maximum(_variances(levels), 0.0)
+    variance = np.maximum(total_variances(levels, levels._joined), 0.0)
     table["level"], table["error"] = totals[:, 0], np.sqrt(variance[:, 0])
     table["n_pairs"] = _count_pairs(levels)[rank]
     held = {r.name for p in levels.passes for r in p.references}
     table["reference"] = [frame.name in held for frame in frames]
-    table["isolated"] = _isolated(levels)[rank]
+    table["isolated"] = levels._joined.without_pairs[rank]
     for k, axis in ((1, "u"), (2, "v")):
         table[f"slope_{axis}"] = totals[:, k]
         table[f"slope_{axis}_error"] = np.sqrt(variance[:, k])
@@ -357,22 +352,6 @@ def _set_image_formats(table: QTable) -> None:
         f"slope_{axis}{end}": f"slope_{axis}_error" for axis in "uv" for end in ("", "_error")
     }
     set_formats(table, {**dict.fromkeys([*levels, "error"], "error"), **slopes, "slope_n_sigma": 1})
-
-
-def _variances(levels: Levels) -> np.ndarray:
-    """Variances of level and slopes of each frame, NaN if they are not known; shape (n, 3)."""
-    names, out = {p.name for p in levels.passes}, []
-    for frame, i in zip(levels.frames, levels.rank.tolist(), strict=True):
-        if levels.unknown[i]:
-            planes = any(p.solution.coefficients.shape[1] > 1 for p in levels.passes)
-            out.append(np.where([True, planes, planes], np.nan, 0.0))
-            continue
-        # A pass without any pair of the image adds nothing to what another pass determines.
-        parts = [
-            np.nan_to_num(a.variance) if a.name in names else a.variance for a in frame.corrections
-        ]
-        out.append(sum(parts, np.zeros(3)))
-    return np.array(out)
 
 
 def _coefficients(frames, name: str | None = None) -> np.ndarray:
@@ -406,13 +385,6 @@ def _count_pairs(levels: Levels) -> np.ndarray:
         np.add.at(of_group, group[levels.measured.second[rows]], 1)
         count += of_group[group]
     return count
-
-
-def _isolated(levels: Levels) -> np.ndarray:
-    flags = np.zeros(len(levels.frames), dtype=bool)
-    for p in levels.passes:
-        flags |= p.isolated[p.group]
-    return flags
 
 
 # --------------------------------------------------------------------------------------
