@@ -20,9 +20,11 @@ LEAST_ALIKE, UNKNOWN_ALIKE = 0.1, 0.6
 ALIKE = 4.0
 # Those at least this fraction as probable as the best enter the mean; the others only the errors.
 LIKELY = 0.3
-# Rejected pairs that are compared with others, those beside the least redundant pairs first,
-# the most alternatives of each, and explanations of those that lie together.
+# Rejected pairs that are compared with others, those beside the least redundant pairs first, and
+# fewer where each takes iterations; the most alternatives of each, and explanations of those that
+# lie together.
 MAX_DOUBTED = 100
+MAX_DOUBTED_ITERATIVE = 8
 MAX_ALTERNATIVES = 12
 MAX_EXPLANATIONS = 60
 
@@ -133,7 +135,9 @@ class _Models:
             np.minimum.at(least, side[self.counted], own[self.counted])
         beside = np.minimum(least[equations.first], least[equations.second])
         rejected = np.flatnonzero(~self.counted)
-        rows = rejected[np.argsort(beside[rejected], kind="stable")][:MAX_DOUBTED]
+        rejected = rejected[self.neighbours.in_doubt(rejected)]
+        most = MAX_DOUBTED_ITERATIVE if self.solved.system.iterative else MAX_DOUBTED
+        rows = rejected[np.argsort(beside[rejected], kind="stable")][:most]
         ends, among = self.neighbours.ends, {int(q) for q in rows}
         links = [(q, q) for q in among]
         for q in among:

@@ -13,6 +13,8 @@ MAX_MOVED = 3
 MAX_CUT = 9
 # Images with more pairs are moved alone.
 MAX_DEGREE = 8
+# Right pairs of an image of a doubtful pair, at most, less the wrong ones.
+MAX_SPARE = 3
 # Further wrong pairs that an explanation may need.
 MAX_MORE = 1
 
@@ -38,6 +40,12 @@ class Neighbours:
         self._rows = np.argsort(ends, kind="stable") % max(len(first), 1)
         self._start = np.searchsorted(np.sort(ends), np.arange(n_images + 1))
         self._cuts = {}
+
+    def in_doubt(self, rows):
+        """Flags of wrong pairs that others may replace, as an image has few others; (r,)."""
+        wrong = np.bincount(self.ends[rows].ravel(), minlength=len(self._start) - 1)
+        right = np.diff(self._start) - 2 * wrong
+        return right[self.ends[rows]].min(axis=1, initial=MAX_SPARE + 1) <= MAX_SPARE
 
     def pairs(self, image):
         """Rows of the pairs of an image."""

@@ -20,6 +20,9 @@ HALF_NORMAL = 0.6745
 MAX_REJECTED = 0.15
 N_ROUNDS = 40
 ALIKE = 0.5
+# In larger sets all significant pairs are taken away at once, and hidden ones are sought only if
+# the others do not scatter as normal errors do.
+LARGE = 2000
 # A pair is clearly wrong at this many times the critical value. Where more than this fraction of
 # the rejected pairs (and more than one) is not, sizes go over into those of the others: they
 # are the tail of the scatter.
@@ -109,15 +112,23 @@ class Rejection:
         fit, number = whole, self.agreement.number
         budget = np.minimum(MAX_REJECTED * number, fit.freedom / (2 * self.equations.n_terms))
         budget = np.where(searched, np.floor(budget), 0).astype(int)
-        batch = np.ceil(budget / N_ROUNDS).astype(int)
+        batch, large = np.ceil(budget / N_ROUNDS).astype(int), number > LARGE
         taken, last = np.full(len(self.set_of), -1), np.full(self.floors.n_sets, -1)
         for turn in range(N_ROUNDS):
             excess, p_value = self.agreement.excess(fit)
             excess[~fit.counted | (budget[self.set_of] <= 0)] = 0.0
-            rows = self._largest(excess, batch)
+            significant = self.agreement.significant(p_value) & (excess > 0)
+            n_found = self.floors.sum(significant).astype(int)
+            if large.any():
+                normal = large & (n_found == 0) & ~self.agreement.not_normal(fit)
+                budget[normal] = 0
+                excess[normal[self.set_of]] = 0.0
+                excess[(large & (n_found > 0))[self.set_of] & ~significant] = 0.0
+            most = np.minimum(np.where(large, np.maximum(batch, n_found), batch), budget)
+            rows = self._largest(excess, most, np.where(large, 0.0, ALIKE))
             if len(rows) == 0:
                 break
-            last[self.set_of[rows[self.agreement.significant(p_value)[rows]]]] = turn
+            last[self.set_of[rows[significant[rows]]]] = turn
             taken[rows] = turn
             budget -= np.bincount(self.set_of[rows], minlength=len(budget))
             counted = fit.counted.copy()
@@ -127,12 +138,16 @@ class Rejection:
         fit, images = self._find_images(self._put_back(whole, wrong), searched)
         return self._keep_natural(whole, fit, images)
 
-    def _largest(self, excess, batch):
-        """Rows of the largest values of each set, at most one of each image."""
+    def _largest(self, excess, batch, alike):
+        """Rows of the largest values of each set, at most one of each image.
+
+        ``batch`` is the number of rows of each set, and ``alike`` the fraction of the largest
+        value that they have at least, shape (n_sets,).
+        """
         largest = np.zeros(self.floors.n_sets)
         np.maximum.at(largest, self.set_of, excess)
         order = np.lexsort((-excess, self.set_of))
-        order = order[((excess > 0) & (excess >= ALIKE * largest[self.set_of]))[order]]
+        order = order[((excess > 0) & (excess >= (alike * largest)[self.set_of]))[order]]
         left = batch.copy()
         busy = np.zeros(self.equations.n_groups, dtype=bool)
         rows = []
