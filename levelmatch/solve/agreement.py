@@ -19,6 +19,8 @@ SIGNIFICANCE = 0.01
 KURTOSIS = 3.0
 DISTANCE = 1.15
 MAX_BOTH = 1.7
+# Squares of studentised residuals that are never unlikely.
+LEAST_EXCESS = 1.0
 # Redundancy under which an image cannot be tested.
 LEAST_OF_IMAGE = 0.5
 
@@ -118,7 +120,11 @@ class Agreement:
         least = 1.0 if self.floors.fixed is not None else self.floors.precision(fit.floors)
         excess = tests.square / terms / np.maximum(scale, least)
         excess[tests.terms == 0] = 0.0
-        return excess, fdtrc(terms, np.maximum(others, 1), excess)
+        # Of the many small ones the exact probability is of no use.
+        p_value = np.ones(len(excess))
+        rows = np.flatnonzero(excess > LEAST_EXCESS)
+        p_value[rows] = fdtrc(terms[rows], np.maximum(others, 1)[rows], excess[rows])
+        return excess, p_value
 
     def significant(self, p_value):
         """Pairs that are too far out for the number of pairs of their set, shape (n,)."""

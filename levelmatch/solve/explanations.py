@@ -23,7 +23,7 @@ LIKELY = 0.3
 # Rejected pairs that are compared with others, those beside the least redundant pairs first, and
 # fewer where each takes iterations; the most alternatives of each, and explanations of those that
 # lie together.
-MAX_DOUBTED = 100
+MAX_DOUBTED = 200
 MAX_DOUBTED_ITERATIVE = 8
 MAX_ALTERNATIVES = 12
 MAX_EXPLANATIONS = 60

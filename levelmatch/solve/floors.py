@@ -114,13 +114,21 @@ class Floors:
         quadratic, n = np.maximum(quadratic, 0), len(target)
         square = np.zeros(n)
         for _ in range(N_NEWTON):
-            factor = 1 / (1 + (square[label] + known) * own)
-            value = np.bincount(label, quadratic * factor, n)
-            slope = np.bincount(label, quadratic * np.square(factor) * own, n)
+            factor = 1 / (1 + ((square if n == 1 else square[label]) + known) * own)
+            weighted = quadratic * factor
+            value = _sums(label, weighted, n)
+            factor *= own
+            factor *= weighted
+            slope = _sums(label, factor, n)
             more = (value > target) & (target > 0)
             step = np.zeros(n)
             step[more] = (value[more] / target[more] - 1) * value[more] / slope[more]
             square += step
-            if (step <= 1e-12 * square).all():
+            if (step <= 1e-10 * square).all():
                 break
         return square
+
+
+def _sums(label, values, n):
+    """Sums of values of each of n labels."""
+    return np.array([values.sum()]) if n == 1 else np.bincount(label, values, n)

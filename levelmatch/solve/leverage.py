@@ -51,6 +51,14 @@ def _local_redundancy(equations, solved, root):
     all leverages is the number of unknowns, to which they are scaled.
     """
     k = equations.n_terms
+    if k == 1:
+        weight = np.square(root[:, 0, 0])
+        total = equations.sum_at_groups(weight, weight)
+        one, two = total[equations.first] - weight, total[equations.second] - weight
+        both = one + two
+        around = np.divide(one * two, both, out=np.zeros_like(both), where=both > 0)
+        hat = (weight / (weight + around))[:, None, None]
+        return _scaled(hat, solved)
     gram = root.swapaxes(1, 2) @ root
     transfer = equations.transfer
     total = equations.sum_at_groups(*(t.swapaxes(1, 2) @ gram @ t for t in transfer))
@@ -63,9 +71,14 @@ def _local_redundancy(equations, solved, root):
     # What holds each of the two images, in series: the link between them besides the pair.
     around = one @ np.linalg.pinv(one + two, rcond=1e-10, hermitian=True) @ two
     hat = root @ np.linalg.pinv(gram + around, rcond=1e-10, hermitian=True) @ root.swapaxes(1, 2)
+    return _scaled(hat, solved)
+
+
+def _scaled(hat, solved):
+    """Redundancy from leverages that add up to too little."""
     found = np.trace(hat, axis1=1, axis2=2).sum()
     unknown = np.count_nonzero(solved.scale)
-    return np.eye(k) - hat * (max(unknown / found, 1.0) if found > 0 else 1.0)
+    return np.eye(hat.shape[1]) - hat * (max(unknown / found, 1.0) if found > 0 else 1.0)
 
 
 @dataclass(frozen=True, eq=False)

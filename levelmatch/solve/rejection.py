@@ -120,9 +120,10 @@ class Rejection:
             significant = self.agreement.significant(p_value) & (excess > 0)
             n_found = self.floors.sum(significant).astype(int)
             if large.any():
-                normal = large & (n_found == 0) & ~self.agreement.not_normal(fit)
-                budget[normal] = 0
-                excess[normal[self.set_of]] = 0.0
+                none = large & (n_found == 0) & (budget > 0)
+                if none.any():
+                    budget[none & ~self.agreement.not_normal(fit)] = 0
+                    excess[(budget <= 0)[self.set_of]] = 0.0
                 excess[(large & (n_found > 0))[self.set_of] & ~significant] = 0.0
             most = np.minimum(np.where(large, np.maximum(batch, n_found), batch), budget)
             rows = self._largest(excess, most, np.where(large, 0.0, ALIKE))
@@ -133,7 +134,7 @@ class Rejection:
             budget -= np.bincount(self.set_of[rows], minlength=len(budget))
             counted = fit.counted.copy()
             counted[rows] = False
-            fit = self.agreement.fit(fit.floors, counted, n_steps=3)
+            fit = self.agreement.fit(fit.floors, counted, n_steps=1 if large.any() else 3)
         wrong = (taken >= 0) & (taken <= last[self.set_of])
         fit, images = self._find_images(self._put_back(whole, wrong), searched)
         return self._keep_natural(whole, fit, images)
