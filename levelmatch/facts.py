@@ -266,7 +266,9 @@ class Facts:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", LevelMatchWarning)
             rows = [p.rows for p in self.passes]
-            again = SolvedAgain(self.frames, rows, self.result.measured, run)
+            again = SolvedAgain(
+                self.frames, rows, self.result.measured, run, self.passes[0].pattern
+            )
             left = _rms(np.concatenate([p.residual[p.kept] for p in again.passes]))
         return left if left < MAX_PLANE_RATIO * self.seams.after else np.nan
 

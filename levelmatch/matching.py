@@ -4,6 +4,7 @@
 from dataclasses import replace
 
 from levelmatch.docstrings import share_parameters
+from levelmatch.exceptions import warn_user
 from levelmatch.images.collection import collect
 from levelmatch.measure.overlaps import Overlaps
 from levelmatch.options import Settings, fit_terms
@@ -440,6 +441,8 @@ def _match_stacks(collection, settings, matched):
     """Run the mosaic pass between stacks of its tiles."""
     from levelmatch.stacks import solve_stacks
 
+    if settings.solve.pattern is not None:
+        warn_user("pattern: stacks do not keep a pattern of the detector: it has no effect")
     if not settings.read.rematch:
         check_not_matched(collection.frames, ["mosaic"])
     frames, solved, measured, sky = solve_stacks(collection, settings, matched)

@@ -277,6 +277,10 @@ class SolveOptions:
         Plane of a mosaic that overlaps cannot determine, where planes are fitted: that of the
         reference image is zero, or the mean slope of each connected set is. In both, the
         level of the reference is zero.
+    pattern : {None, "gradient", "quadratic"}
+        Solve for a pattern that stays with the detector, such as a flat error or a bowl,
+        jointly with the levels or planes, and subtract it: a gradient, or a polynomial of the
+        second degree in pixel coordinates, for each detector, filter and image shape.
     share_offsets : bool
         Let the tiles share the offsets of their detectors: of MIRI's Lyot part against the main
         chip, and of chips against each other. Mean and scatter of the offsets come from the
@@ -309,6 +313,7 @@ class SolveOptions:
     max_pairs: int | None = _number(24, whole=True, least=2, optional=True)
     slope_prior: float | None = _number(None, zero=False)
     slope_gauge: str = _choice("reference", "reference", "mean")
+    pattern: str | None = _choice(None, None, "gradient", "quadratic")
     share_offsets: bool = False
     disconnected: str = _choice("warn", "warn", "error", "sky")
     flux_limit: float = _number(0.03)

@@ -363,8 +363,14 @@ def _zero_points(facts):
             words += ", and the mean slope of each set" if by_mean else ", with its plane"
         if p.tie is not None:
             words += ", sets tied by their clipped sky levels"
-        words = "; ".join([words, *(o.words(facts.unit_words) for o in p.offsets)])
+        words = "; ".join([words, *_shared_words(p, facts.unit_words)])
         yield f"{p.name}: {words}"
+
+
+def _shared_words(p, unit):
+    """The pattern and the offsets that detectors share, in words."""
+    pattern = [] if p.pattern is None else [p.pattern.words(unit)]
+    return pattern + [offsets.words(unit) for offsets in p.offsets]
 
 
 def _holds_mean_slope(p, solve):
@@ -396,7 +402,7 @@ def gauge_sentence(passes, solve, unit="data units"):
             text += ", its plane included: a plane common to all images is not seen"
         if p.tie is not None:
             text += "; sets without overlap have the same mean clipped sky level, as assumed"
-        text = "; ".join([text, *(offsets.words(unit) for offsets in p.offsets)])
+        text = "; ".join([text, *_shared_words(p, unit)])
         words.append(f"{p.name}: {text}")
     return "; ".join(words)
 

@@ -7,6 +7,7 @@ import numpy as np
 
 from levelmatch.solve.disagreement import find_disagreeing, find_scattered
 from levelmatch.solve.loops import find_closures
+from levelmatch.solve.shared_pattern import subtract_pattern
 from levelmatch.solve.solve_pass import equations_of, subtract_solution
 
 __all__ = ["Suspect", "find_suspects"]
@@ -55,7 +56,7 @@ def find_suspects(result):
     found, pairs = [], measured
     for p in result.passes:
         after = subtract_solution(pairs, p)
-        found += _of_pass(p, pairs, after, scatter)
+        found += _of_pass(p, subtract_pattern(pairs, p.pattern), after, scatter)
         pairs = after
     disagree = {image for suspect in found for image in suspect.images}
     alone = [image for image in scatter if image not in disagree]
@@ -86,7 +87,8 @@ def _scattered(passes, pairs, image, ratio):
         if (p.group[pairs.first[rows]] == p.group[image]).any() or (
             p.group[pairs.second[rows]] == p.group[image]
         ).any():
-            closures = _closures(p, pairs, after, rows, p.group[image])
+            before = subtract_pattern(pairs, p.pattern)
+            closures = _closures(p, before, after, rows, p.group[image])
             return Suspect(p.name, (image,), ratio, 0.0, *closures)
         pairs = after
     return Suspect("", (image,), ratio, 0.0, np.nan, np.nan)

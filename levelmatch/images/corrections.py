@@ -1,5 +1,5 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
-"""A correction: a function on the sky, subtracted from images."""
+"""A correction: a function on the sky and on the detector, subtracted from images."""
 
 from dataclasses import dataclass, field
 
@@ -12,7 +12,7 @@ __all__ = ["AppliedCorrection", "Correction"]
 
 @dataclass(frozen=True, eq=False)
 class Correction:
-    """A constant, and a plane that is linear in the sky unit vector.
+    """A constant, a plane that is linear in the sky unit vector, and a pattern of the detector.
 
     Parameters
     ----------
@@ -20,10 +20,14 @@ class Correction:
         In the unit of the image.
     vector : `~numpy.ndarray`, shape (3,)
         Its scalar product with the sky unit vector is the plane.
+    pattern : `~numpy.ndarray`, shape (5,)
+        Coefficients of x, y, x**2 - 1/3, x y and y**2 - 1/3, where x and y go from -1 at the
+        first pixel of the whole image to 1 at the last.
     """
 
     constant: float = 0.0
     vector: np.ndarray = field(default_factory=lambda: np.zeros(3))
+    pattern: np.ndarray = field(default_factory=lambda: np.zeros(5))
 
     @classmethod
     def from_coefficients(cls, coefficients, axes):
@@ -37,14 +41,21 @@ class Correction:
         return cls(0.0, (weight * coefficients) @ axes)
 
     def __add__(self, other):
-        return Correction(self.constant + other.constant, self.vector + other.vector)
+        return Correction(
+            self.constant + other.constant,
+            self.vector + other.vector,
+            self.pattern + other.pattern,
+        )
 
     def scaled(self, factor):
         """Return the correction times a factor."""
-        return Correction(self.constant * factor, self.vector * factor)
+        return Correction(self.constant * factor, self.vector * factor, self.pattern * factor)
 
     def coefficients(self, axes):
-        """Return the level and the two slopes (per arcmin) about a centre, shape (3,)."""
+        """Return the level and the two slopes (per arcmin) about a centre, shape (3,).
+
+        Without the pattern, whose mean over the detector is zero.
+        """
         plane = axes @ self.vector / np.array([1.0, ARCMIN, ARCMIN])
         plane[0] += self.constant
         return plane
@@ -67,12 +78,24 @@ class Correction:
         Bitwise equal on every machine, so that a record can be verified anywhere. Products
         and sums are written out, since libraries order those of matrix products differently.
         """
+        if self.pattern.any():
+            plane = Correction(self.constant, self.vector).evaluate(grid)
+            return plane + self._on_detector(grid.shape)
         if not self.vector.any():
             return self.constant
         x, y, z = np.moveaxis(grid.nodes, -1, 0)
         at_nodes = self.constant + (self.vector[0] * x + self.vector[1] * y + self.vector[2] * z)
         on_rows = _interpolate(at_nodes.T, grid.xs, grid.shape[1]).T
         return _interpolate(on_rows, grid.ys, grid.shape[0])
+
+    def _on_detector(self, shape):
+        """Return the pattern at the pixels of a whole image."""
+        y, x = (2 * np.arange(n) / max(n - 1, 1) - 1 for n in shape)
+        y = y[:, None]
+        a, b, c, d, e = self.pattern.tolist()
+        of_x = a * x + c * (x * x - 1 / 3)
+        of_y = b * y + e * (y * y - 1 / 3)
+        return of_x + (of_y + d * (x * y))
 
 
 @dataclass(frozen=True, eq=False)

@@ -49,6 +49,8 @@ def _image_key(frame):
     content.update(np.ascontiguousarray(frame.whole_grid.nodes).tobytes())
     correction = frame.correction
     content.update(np.array([correction.constant, *correction.vector]).tobytes())
+    if correction.pattern.any():
+        content.update(correction.pattern.tobytes())
     return content.digest()
 
 

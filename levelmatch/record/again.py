@@ -12,6 +12,7 @@ from levelmatch.record.run import Run
 from levelmatch.solve.carried import Carried
 from levelmatch.solve.passes import Pass
 from levelmatch.solve.run import run_passes
+from levelmatch.solve.shared_pattern import SharedPattern
 from levelmatch.solve.solution import GaugedCovariance
 
 __all__ = ["LocalLevels", "SolvedAgain", "frames_before", "pass_of_pairs"]
@@ -84,11 +85,19 @@ class SolvedAgain:
         All pairs.
     run : `~levelmatch.record.run.Run`
         The call.
+    pattern : `~levelmatch.solve.shared_pattern.SharedPattern` or None
+        The recorded pattern of the detectors.
     """
 
     def __init__(
-        self, frames: list[Frame], rows: list[np.ndarray], measured: PairTable, run: Run
+        self,
+        frames: list[Frame],
+        rows: list[np.ndarray],
+        measured: PairTable,
+        run: Run,
+        pattern: SharedPattern | None = None,
     ) -> None:
+        self.pattern = pattern
         self.frames = frames
         self.rows = rows
         self.measured = measured
@@ -106,6 +115,7 @@ class SolvedAgain:
             SolveOptions(**run.options["solve"]),
             sky=run.sky,
             local=LocalLevels(self.frames),
+            pattern=self.pattern,
         )
         return passes
 

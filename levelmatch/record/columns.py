@@ -149,6 +149,7 @@ def correction_columns(frames: list[Frame]) -> dict[str, np.ndarray]:
         "pass": _text(a.name for _, a in rows),
         "constant": np.array([a.correction.constant for _, a in rows], dtype=float),
         "vector": np.array([a.correction.vector for _, a in rows]).reshape(-1, 3),
+        "pattern": np.array([a.correction.pattern for _, a in rows]).reshape(-1, 5),
         "variance": np.array([a.variance for _, a in rows]).reshape(-1, 3),
         "reference": _text(a.reference for _, a in rows),
     }
@@ -167,6 +168,7 @@ def pass_tree(p: Pass) -> dict[str, Any]:
             {key: list(v) if isinstance(v, tuple) else v for key, v in asdict(o).items()}
             for o in p.offsets
         ],
+        "pattern": None if p.pattern is None else asdict(p.pattern),
         "rows": np.asarray(p.rows, dtype=np.int64),
         "kept": np.asarray(p.kept),
         "reason": _text(p.reason),

@@ -20,6 +20,7 @@ from levelmatch.sky.vectors import lonlat, transfer_matrix
 from levelmatch.solve.loops import find_closures
 from levelmatch.solve.passes import Pass
 from levelmatch.solve.reference import Reference
+from levelmatch.solve.shared_pattern import subtract_pattern
 from levelmatch.solve.solve_pass import subtract_solution
 from levelmatch.summary import Facts, gauge_sentence, notes, unit_words
 
@@ -448,7 +449,7 @@ def _loop_table(levels: Levels) -> QTable:
     pairs = levels.pooled
     for p in levels.passes:
         after = subtract_solution(pairs, p)
-        loops = _closures(p, pairs, after)
+        loops = _closures(p, subtract_pattern(pairs, p.pattern), after)
         ratios.append(loops.n_sigma)
         names = _group_names(levels.sorted_frames, p.group)
         for nodes, *values in zip(

@@ -23,6 +23,7 @@ from levelmatch.sky.footprint import Footprint
 from levelmatch.solve.offsets import SharedOffsets
 from levelmatch.solve.passes import Pass
 from levelmatch.solve.reference import Reference
+from levelmatch.solve.shared_pattern import SharedPattern
 from levelmatch.solve.solution import Solution
 
 __all__ = ["read_tree"]
@@ -67,7 +68,8 @@ def read_tree(tree: dict[str, Any]) -> tuple[Levels, dict[str, np.ndarray], np.n
     measured, keys = _pairs(tree["pairs"], n)
     nodes = list(_zip(tree["passes"], run.planned))
     rows = [_rows(node, planned, len(measured)) for node, planned in nodes]
-    again = SolvedAgain(frames, rows, measured, run)
+    pattern = _pattern(nodes[0][0]) if nodes else None
+    again = SolvedAgain(frames, rows, measured, run, pattern)
     passes = [_pass(node, planned, n, rows[k], again, k) for k, (node, planned) in enumerate(nodes)]
     levels = Levels([frames[k] for k in run.order], passes, measured, run)
     return levels, {key: images[key] for key in (*INPUTS, "slope_n_sigma")}, keys
@@ -165,13 +167,18 @@ def _corrections(node: dict[str, Any], n: int) -> list[list[AppliedCorrection]]:
     """Return the corrections of each image."""
     _length("corrections", node)
     columns = {key: np.array(value) for key, value in node.items()}
+    # The first records have no pattern.
+    columns.setdefault("pattern", np.zeros((len(columns["image"]), 5)))
     out: list[list[AppliedCorrection]] = [[] for _ in range(n)]
     for row, i in enumerate(columns["image"].tolist()):
         if not 0 <= i < n:
             msg = f"the record is damaged: a correction of image {i} among {n}"
             raise RecordError(msg)
-        correction = Correction(float(columns["constant"][row]), columns["vector"][row])
-        if not np.isfinite([correction.constant, *correction.vector]).all():
+        correction = Correction(
+            float(columns["constant"][row]), columns["vector"][row], columns["pattern"][row]
+        )
+        numbers = [correction.constant, *correction.vector, *correction.pattern]
+        if not np.isfinite(numbers).all():
             msg = f"the record is damaged: a correction of image {i} is not a finite number"
             raise RecordError(msg)
         out[i].append(
@@ -251,6 +258,15 @@ def _reference(node: dict[str, Any]) -> Reference:
     return Reference(int(node["group"]), str(node["name"]), str(node["reason"]), *tilt)
 
 
+def _pattern(node: dict[str, Any]) -> SharedPattern | None:
+    found = node.get("pattern")
+    if found is None:
+        return None
+    text = {key: [str(word) for word in found[key]] for key in ("detectors", "trends")}
+    arrays = ("of_image", "coefficients", "errors", "step", "columns")
+    return SharedPattern(**text, **{key: np.array(found[key]) for key in arrays})
+
+
 def _offsets(node: dict[str, Any]) -> SharedOffsets:
     return SharedOffsets(
         tuple(str(name) for name in node["detectors"]),
@@ -265,7 +281,7 @@ def _offsets(node: dict[str, Any]) -> SharedOffsets:
 def _pass(
     node: dict[str, Any], planned: Pass, n: int, rows: np.ndarray, again: SolvedAgain, k: int
 ) -> Pass:
-    plain = ("name", "fit_type", "references", "offsets")
+    plain = ("name", "fit_type", "references", "offsets", "pattern")
     array = {key: np.array(v) for key, v in node.items() if key not in plain}
     if node["name"] != planned.name or len(array["group"]) != n or len(array["domain"]) != n:
         msg = f"the record is damaged: the pass {node['name']!r} is not of its {n} images"
@@ -296,6 +312,7 @@ def _pass(
         references=[_reference(r) for r in node["references"]],
         # The first records have none.
         offsets=tuple(_offsets(o) for o in node.get("offsets", ())),
+        pattern=_pattern(node),
         isolated=array["isolated"],
         tie=None if node["tie"] is None else array["tie"],
         carried_of=partial(again.carried, k),

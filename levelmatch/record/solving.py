@@ -64,7 +64,8 @@ def solve_record(
 
     Notes
     -----
-    The local level of a tile is not measured again. It is the recorded one, shifted by the
+    A pattern of the detectors is the recorded one, or left out by ``solve={"pattern": None}``. The
+    local level of a tile is not measured again. It is the recorded one, shifted by the
     change of the other corrections at the image's centre, which is exact for levels.
     """
     record = as_record(record)
@@ -89,6 +90,7 @@ def solve_record(
         options,
         sky=run.sky,
         local=LocalLevels(record.frames),
+        pattern=_kept_pattern(record, options, keep, rows),
     )
     # The significance of the slopes is computed anew.
     inputs = {k: column[keep] for k, column in record.inputs.items() if k != "slope_n_sigma"}
@@ -106,6 +108,20 @@ def _solve_options(record: Record, solve) -> SolveOptions:
         msg = f"solve: {min(unknown)!r} is no option of SolveOptions"
         raise TypeError(msg)
     return SolveOptions(**{**known, **(solve or {})})
+
+
+def _kept_pattern(record: Record, options: SolveOptions, keep: np.ndarray, rows: np.ndarray):
+    """Return the recorded pattern, or `None` if the options leave it out."""
+    known = record.run.options["solve"].get("pattern")
+    if options.pattern is None:
+        return None
+    if options.pattern != known:
+        msg = (
+            f"pattern: {options.pattern!r} cannot be solved for without images, the record has "
+            f"{known!r}; match the images again"
+        )
+        raise RecordError(msg)
+    return record.passes[0].pattern.take(np.flatnonzero(keep), rows)
 
 
 def _kept_images(record: Record, exclude: str | Iterable[str]) -> np.ndarray:

@@ -94,7 +94,8 @@ def add_provenance(
         text = (
             f"{_signature(provenance)} {applied.name}: subtracted level "
             f"{values[0]:.8g} +- {error:.8g}, slopes E {values[1]:.6g} N {values[2]:.6g} per arcmin"
-            f" relative to {applied.reference}" + (f" ({part})" if part else "")
+            f"{_pattern_words(applied)} relative to {applied.reference}"
+            + (f" ({part})" if part else "")
         )
         add_history(meta, text)
         if part != "lyot":
@@ -107,6 +108,14 @@ def add_provenance(
         text = f"{_signature(provenance)} record {provenance.record} {provenance.sha256}"
         add_history(meta, text)
         _set_record(meta, provenance.record, provenance.sha256)
+
+
+def _pattern_words(applied: AppliedCorrection) -> str:
+    """Return the coefficients of the detector's pattern as words; blank without one."""
+    pattern = applied.correction.pattern
+    if not pattern.any():
+        return ""
+    return ", pattern x y x2-1/3 xy y2-1/3 " + " ".join(f"{value:.6g}" for value in pattern)
 
 
 def _clear_levels(meta, provenance: Provenance) -> None:
@@ -223,9 +232,15 @@ def _plain_corrections(frame: Frame) -> list[dict[str, Any]]:
             "slope_east": float(values[1]),
             "slope_north": float(values[2]),
             "reference": applied.reference,
+            **_plain_pattern(applied),
         }
         for applied, values, error in _subtracted(frame)
     ]
+
+
+def _plain_pattern(applied: AppliedCorrection) -> dict[str, Any]:
+    pattern = applied.correction.pattern
+    return {"pattern": pattern.tolist()} if pattern.any() else {}
 
 
 def remove_provenance(header: Header, frame: Frame, provenance: Provenance) -> None:

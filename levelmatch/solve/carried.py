@@ -30,10 +30,13 @@ class Carried:
         common unit.
     n_terms : int
         k: 1 if all corrections are levels, else 3.
+    spread : `~numpy.ndarray`, shape (n, 3, r), or None
+        Root of the covariance that the pattern of the detectors adds.
     """
 
     matrix: np.ndarray
     n_terms: int
+    spread: np.ndarray | None = None
 
     @classmethod
     def of(cls, frames):
@@ -47,14 +50,14 @@ class Carried:
         """Variance of each image's level and slopes, shape (n, 3)."""
         out = np.zeros((len(self.matrix) // self.n_terms, 3))
         out[:, : self.n_terms] = np.diagonal(self.matrix).reshape(-1, self.n_terms)
-        return out
+        return out if self.spread is None else out + np.square(self.spread).sum(axis=2)
 
     def covariance(self, i, j):
         """Return the covariance of the corrections of images i and j, shape (3, 3)."""
         k = self.n_terms
         out = np.zeros((3, 3))
         out[:k, :k] = self.matrix[k * i : k * (i + 1), k * j : k * (j + 1)]
-        return out
+        return out if self.spread is None else out + self.spread[i] @ self.spread[j].T
 
     def after(self, result, frames, table):
         """Return the covariance after one more pass, or `None` if it is too large to hold.

@@ -116,7 +116,7 @@ def _families(matched, frames):
     domain = matched.domain[first]
     families = {}
     for groups in members_of(domain, int(domain.max()) + 1):
-        kinds = [_kind(frames[first[g]]) for g in groups]
+        kinds = [_kind(frames[first[g]], matched) for g in groups]
         # Of a detector in several sets, each has images of its own, and so its own mean level.
         if len(groups) < 2 or len(set(kinds)) < len(kinds):
             continue
@@ -128,8 +128,8 @@ def _families(matched, frames):
     return families
 
 
-def _kind(frame):
-    return f"{frame.detector} {frame.part}".strip() if frame.part else frame.detector
+def _kind(frame, matched):
+    return f"{frame.detector} {frame.part}" if matched.name == "lyot" else frame.detector
 
 
 class _Offsets:

@@ -77,6 +77,8 @@ class Pass:
         Patterns that stay with a detector, which the pass does not correct.
     offsets : tuple of `~levelmatch.solve.offsets.SharedOffsets`
         Offsets of detectors that tiles share, if that was asked for.
+    pattern : `~levelmatch.solve.shared_pattern.SharedPattern` or None
+        Pattern of the detectors, which the first pass subtracts with its corrections.
     carried_of : callable or None
         Returns the `~levelmatch.solve.carried.Carried` covariance of the corrections of all
         images after this pass, or `None` if it is too large to hold.
@@ -109,6 +111,7 @@ class Pass:
     tie: np.ndarray | None = None
     patterns: tuple = ()
     offsets: tuple = ()
+    pattern: Any = None
     carried_of: Callable[[], Any] | None = None
 
     @property
@@ -153,6 +156,8 @@ class Pass:
         """Return the correction of image ``i``, in the common unit."""
         group = self.group[i]
         correction = Correction.from_coefficients(self.coefficients(group), self.group_axes[group])
+        if self.pattern is not None:
+            correction = correction + Correction(pattern=self.pattern.of(i))
         return correction if self.tie is None else correction + Correction(self.tie[group])
 
     def covariance(self, i, axes):

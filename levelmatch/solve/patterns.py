@@ -65,11 +65,12 @@ class DetectorPattern:
             return (
                 f"pass {self.pass_name}: {found}: the slopes of their planes grow linearly across "
                 f"the mosaic and bend it by {self.size:.3g} {unit} (rms); stated errors exclude "
-                "this; correct the flat field, or fit levels"
+                "this; correct the flat field, fit levels, or solve for it (pattern quadratic)"
             )
         return (
             f"pass {self.pass_name}: {found}, of {self.size:.3g} {unit} (rms, quadratic part): "
-            "it adds up along a mosaic, and stated errors exclude it; correct the flat field"
+            "it adds up along a mosaic, and stated errors exclude it; correct the flat field, or "
+            "solve for it (pattern quadratic)"
         )
 
 

@@ -13,6 +13,7 @@ from levelmatch.images.corrections import AppliedCorrection, Correction
 from levelmatch.measure.pooling import pooled_passes
 from levelmatch.solve.carried import Carried
 from levelmatch.solve.patterns import find_patterns
+from levelmatch.solve.shared_pattern import Eliminated, find_shared_pattern, subtract_pattern
 from levelmatch.solve.solve_pass import shift_levels, solve_pass, subtract_solution
 
 __all__ = ["correct_frames", "run_passes"]
@@ -21,7 +22,9 @@ __all__ = ["correct_frames", "run_passes"]
 logger = getLogger(__name__)
 
 
-def run_passes(frames, passes, measured, used, options, *, sky=None, local=local_level):
+def run_passes(
+    frames, passes, measured, used, options, *, sky=None, local=local_level, pattern=None
+):
     """Solve the passes one after another, each on what the earlier ones left.
 
     Parameters
@@ -40,6 +43,9 @@ def run_passes(frames, passes, measured, used, options, *, sky=None, local=local
         Clipped sky levels, if they are to tie sets.
     local : callable
         The local level of a frame, in the common unit.
+    pattern : `~levelmatch.solve.shared_pattern.SharedPattern` or None
+        A pattern of the detectors that is known; else it is found if ``options.pattern`` asks
+        for one.
 
     Returns
     -------
@@ -48,14 +54,26 @@ def run_passes(frames, passes, measured, used, options, *, sky=None, local=local
     solved : list of `~levelmatch.solve.passes.Pass`
         The passes with their solutions.
     """
-    table = pooled_passes(measured, used, [p.fit_type for p in passes])
-    done, carried = [], Carried.of(frames)
-    for k, p in enumerate(_hold_named(passes, frames, used)):
+    measured = pooled_passes(measured, used, [p.fit_type for p in passes])
+    passes = _hold_named(passes, frames, used)
+    # Recorded images have no WCS.
+    if pattern is None and options.pattern is not None and frames[0].transform is not None:
+        pattern = find_shared_pattern(
+            frames, passes, measured, used, options, partial(_after_pass, options)
+        )
+    done, table, carried = [], subtract_pattern(measured, pattern), Carried.of(frames)
+    errors = Eliminated.of(pattern, frames)
+    for k, p in enumerate(passes):
         rows = np.flatnonzero(used == k)
         solved = solve_pass(p.grouped(frames), frames, table, rows, options, sky=sky)
         solved = replace(solved, patterns=_warn_patterns(solved, frames, table))
+        errors = errors and errors.after(solved, table)
         more = carried and carried.after(solved, frames, table)
+        if more is not None and errors is not None:
+            more = replace(more, spread=errors.spread)
         table = subtract_solution(table, solved)
+        if k == 0:
+            solved = replace(solved, pattern=pattern)
         done.append(replace(solved, carried_of=partial(_given, more)))
         variances = _added_variances(carried, more, frames, solved)
         corrected = correct_frames(frames, solved, variances)
@@ -75,6 +93,15 @@ def run_passes(frames, passes, measured, used, options, *, sky=None, local=local
             solved.solution.floor,
         )
     return frames, done
+
+
+def _after_pass(options, p, frames, table, rows):
+    """Solve one pass; return it, the frames after it and the pairs without its corrections."""
+    solved = solve_pass(
+        p.grouped(frames), frames, table, rows, replace(options, disconnected="warn")
+    )
+    frames = _mark_subsets(frames, solved)
+    return solved, frames, subtract_solution(table, solved)
 
 
 def _warn_patterns(solved, frames, table):
@@ -124,7 +151,7 @@ def _given(value):
 def _added_variances(before, after, frames, solved):
     """Return the variance that a pass adds to each image's correction, shape (n, 3)."""
     own = np.array([solved.variance(i, f.whole_grid.axes) for i, f in enumerate(frames)])
-    if after is None or not before.matrix.any():
+    if after is None or not (before.matrix.any() or after.spread is not None):
         return own
     known = np.isfinite(own)
     # Negative where the pass corrects an error of an earlier one: the sum is that of all passes.

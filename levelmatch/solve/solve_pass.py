@@ -17,6 +17,7 @@ from levelmatch.solve.groups import solve_groups
 from levelmatch.solve.linear import sum_by
 from levelmatch.solve.offsets import OFFSET_PASSES, share_offsets
 from levelmatch.solve.reference import Reference, ReferenceChooser
+from levelmatch.solve.shared_pattern import subtract_pattern
 
 __all__ = ["equations_of", "shift_levels", "solve_pass", "subtract_solution"]
 
@@ -278,6 +279,7 @@ def subtract_solution(table, solved):
     Exact: a level shifts with a constant, a right-hand side with the normal
     matrix times the coefficients.
     """
+    table = subtract_pattern(table, solved.pattern)
     group, solution = solved.group, solved.solution
     first, second = group[table.first], group[table.second]
     if solved.tie is not None:

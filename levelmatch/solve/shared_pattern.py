@@ -1,0 +1,450 @@
+# Licensed under a 3-clause BSD style license - see LICENSE.rst
+"""Solve for a pattern that stays with the detector, jointly with the levels or planes.
+
+The pattern of a detector is a polynomial of its pixel coordinates. In the difference of two images
+it leaves the difference of two polynomials. The plane of the pair holds it: exactly for images of
+one orientation, else to a good approximation. The pattern is eliminated from each pass as the
+corrections are, so that the residuals of the pairs after all passes determine it.
+
+Corrections of the images take up a part of it. With images of one orientation, for example, a
+gradient of the detector looks like a trend of the levels along the mosaic. There, the corrections
+are taken as normal variables without a trend. The pattern is zero then unless the trend is
+significant, and the scatter of the corrections gives its error. A gradient that the planes of all
+images take up is zero.
+"""
+
+import warnings
+from dataclasses import dataclass, replace
+
+import numpy as np
+from scipy.special import chdtrc
+
+from levelmatch.images.filters import filters_of
+from levelmatch.sky.vectors import ARCMIN, plane_terms, tangent_axes, transfer_matrix
+from levelmatch.solve.linear import sum_by
+
+__all__ = [
+    "PATTERN_TERMS",
+    "Eliminated",
+    "SharedPattern",
+    "find_shared_pattern",
+    "subtract_pattern",
+]
+
+# Terms in detector coordinates x and y from -1 to 1: x, y, x**2 - 1/3, x y, y**2 - 1/3.
+N_ALL = 5
+PATTERN_TERMS = {"gradient": 2, "quadratic": 5}
+N_ROUNDS = 4
+# Nodes from which the plane of an overlap is fitted, and the step of derivatives elsewhere, arcmin.
+LEAST_NODES, STEP = 6, 0.01
+# A term is said to be undetermined if the pairs give less than this fraction of its information.
+DETERMINED = 0.5
+# A coefficient is known if pairs and trends give more than this fraction of its information, the
+# rest being the limit on its size. A trend counts if it has a smaller probability by chance.
+LEAST_KNOWN, CHANCE = 0.1, 1e-3
+# The solution has settled if it changes by less than this fraction of its errors.
+SETTLED = 0.02
+# Groups of a set whose trend is looked for.
+LEAST_GROUPS = 4
+
+
+@dataclass(frozen=True, eq=False)
+class SharedPattern:
+    """Patterns of detectors.
+
+    Parameters
+    ----------
+    detectors : list of str
+        The detector of each pattern; blank if images name none.
+    of_image : `~numpy.ndarray` of int, shape (n_images,)
+        The pattern of each image.
+    coefficients, errors : `~numpy.ndarray`, shape (n_detectors, 5)
+        Of the terms x, y, x**2 - 1/3, x y and y**2 - 1/3 in detector coordinates from -1 to 1,
+        in the common unit, and their standard errors.
+    trends : list of str
+        Names of terms that pairs do not determine.
+    step : `~numpy.ndarray`, shape (n_pairs, 3)
+        Plane that the pattern subtracts from each pair.
+    columns : `~numpy.ndarray`, shape (n_pairs, 3, r)
+        The same for each column of the root of the coefficients' covariance.
+    """
+
+    detectors: list
+    of_image: np.ndarray
+    coefficients: np.ndarray
+    errors: np.ndarray
+    trends: list
+    step: np.ndarray
+    columns: np.ndarray
+
+    def take(self, images, rows):
+        """Return the pattern of some images and pairs."""
+        return replace(
+            self,
+            of_image=self.of_image[images],
+            step=self.step[rows],
+            columns=self.columns[rows],
+        )
+
+    def of(self, i):
+        """Return the coefficients of image ``i``, shape (5,)."""
+        return self.coefficients[self.of_image[i]]
+
+    def words(self, unit):
+        """Return the patterns, and what does not determine them, as words."""
+        size = np.sqrt(np.square(self.coefficients) @ _VARIANCES)
+        error = np.sqrt(np.square(self.errors) @ _VARIANCES)
+        found = ", ".join(
+            f"{name or 'the detector'} {s:.3g} +- {e:.2g} {unit} (rms)"
+            for name, s, e in zip(self.detectors, size, error, strict=True)
+        )
+        text = f"a pattern of {found} is subtracted from all images"
+        if self.trends:
+            text += (
+                f"; overlaps do not determine its {' and '.join(self.trends)}, as a trend of the "
+                "corrections along the mosaic can replace it: it is zero unless there is a "
+                "significant trend, and the scatter of the corrections is its error"
+            )
+        return text
+
+
+# Variances of the terms over the detector.
+_VARIANCES = np.array([1 / 3, 1 / 3, 4 / 45, 1 / 9, 4 / 45])
+
+
+def subtract_pattern(table, pattern):
+    """Return the pair table without the pattern, which may be `None`."""
+    if pattern is None:
+        return table
+    return replace(table, rhs=table.rhs - np.einsum("pij,pj->pi", table.gram, pattern.step))
+
+
+# --------------------------------------------------------------------------------------
+# Geometry
+
+
+def _labels(frames):
+    """Return the detector of each pattern, and the pattern of each image.
+
+    Images of one detector, filter, part and shape share one.
+    """
+    keys = [
+        (f.detector, f.part, f.shape, repr(sorted(map(repr, filters_of(f.meta).items()))))
+        for f in frames
+    ]
+    distinct = sorted(set(keys))
+    names = [f"{key[0]} lyot" if key[1] == "lyot" else key[0] for key in distinct]
+    return names, np.array([distinct.index(key) for key in keys], dtype=np.intp)
+
+
+def _terms(frame, vectors):
+    """Return the terms at unit vectors, shape (n, 5); beyond the image, too."""
+    x, y = frame.whole_grid.to_pixel(vectors)
+    ny, nx = frame.shape
+    x, y = 2 * x / (nx - 1) - 1, 2 * y / (ny - 1) - 1
+    return np.stack([x, y, x**2 - 1 / 3, x * y, y**2 - 1 / 3], axis=1)
+
+
+def _planes(first, second, axes):
+    """Return the terms of two images as planes about the centre of their pair, (2, 3, 5)."""
+    nodes = first.grid.nodes.reshape(-1, 3)
+    terms = [_terms(frame, nodes) for frame in (first, second)]
+    inside = np.logical_and(*(np.abs(t[:, :2]).max(axis=1) <= 1 + 1e-6 for t in terms))
+    if np.count_nonzero(inside) < LEAST_NODES:
+        # A narrow overlap: by derivatives at its centre.
+        steps = STEP * np.array([[0, 0], [1, 0], [-1, 0], [0, 1], [0, -1], [1, 1], [-1, -1]])
+        nodes = axes[0] + (steps / ARCMIN) @ axes[1:]
+        nodes /= np.linalg.norm(nodes, axis=1, keepdims=True)
+        terms = [_terms(frame, nodes) for frame in (first, second)]
+        inside = np.isfinite(terms[0]).all(axis=1) & np.isfinite(terms[1]).all(axis=1)
+    plane = plane_terms(nodes[inside], axes)
+    both = np.concatenate([t[inside] for t in terms], axis=1)
+    if len(plane) < 3:
+        return np.zeros((2, 3, N_ALL))
+    found = np.linalg.lstsq(plane, both, rcond=1e-9)[0]
+    return np.stack([found[:, :N_ALL], found[:, N_ALL:]])
+
+
+def _pair_columns(frames, table, of_image, n_detectors, n_terms):
+    """Return the plane that each coefficient gives each pair, shape (n, 3, q)."""
+    out = np.zeros((len(table), 3, n_detectors, n_terms))
+    for p in np.flatnonzero(table.npix > 0).tolist():
+        i, j = int(table.first[p]), int(table.second[p])
+        one, two = _planes(frames[i], frames[j], table.axes[p])
+        out[p, :, of_image[i]] += one[:, :n_terms]
+        out[p, :, of_image[j]] -= two[:, :n_terms]
+    return out.reshape(len(table), 3, -1)
+
+
+# --------------------------------------------------------------------------------------
+# Elimination
+
+
+def follow(solved, table, columns):
+    """Return the response of a pass to columns of differences of all pairs.
+
+    Parameters
+    ----------
+    solved : `~levelmatch.solve.passes.Pass`
+        The solved pass.
+    table : `~levelmatch.measure.table.PairTable`
+        All pairs.
+    columns : `~numpy.ndarray`, shape (n_pairs, 3, q)
+        Planes of the pairs' differences.
+
+    Returns
+    -------
+    response : `~numpy.ndarray`, shape (m, k, q)
+        Corrections of the groups.
+    left : `~numpy.ndarray`, shape (n_pairs, 3, q)
+        The columns without them.
+    """
+    solution, group = solved.solution, solved.group
+    m, k = solution.coefficients.shape
+    rows = np.asarray(solved.rows)[np.asarray(solved.kept)]
+    right = _weights(solved, table)[:, None, None] * (table.gram[rows, :k] @ columns[rows])
+    total = np.zeros((m, k, columns.shape[2]))
+    for end, sign in ((group[table.first[rows]], 1), (group[table.second[rows]], -1)):
+        turned = _turn(solved, table.axes[rows], end, k).swapaxes(1, 2) @ right
+        total += sign * sum_by(end, turned, m)
+    response = solution.respond(total.reshape(m * k, -1)).reshape(total.shape)
+    left, ok = columns.copy(), table.npix > 0
+    for end, sign in ((group[table.first[ok]], 1), (group[table.second[ok]], -1)):
+        left[ok, :k] -= sign * _turn(solved, table.axes[ok], end, k) @ response[end]
+    return response, left
+
+
+def _weights(solved, table):
+    """Weight of the normal matrix of each kept pair of a pass."""
+    rows = np.asarray(solved.rows)[np.asarray(solved.kept)]
+    return solved.solution.weight / table.gram[rows, 0, 0]
+
+
+def _turn(solved, axes, group, k):
+    if k == 1:
+        return np.ones((len(group), 1, 1))
+    return transfer_matrix(solved.group_axes[group], axes)
+
+
+@dataclass(frozen=True, eq=False)
+class Eliminated:
+    """The errors of a pattern in the corrections of the passes so far.
+
+    Parameters
+    ----------
+    axes : `~numpy.ndarray`, shape (n, 3, 3)
+        Centre, East and North of each image.
+    columns : `~numpy.ndarray`, shape (n_pairs, 3, r)
+        Errors of the pairs' differences, by the root of their covariance.
+    spread : `~numpy.ndarray`, shape (n, 3, r)
+        Errors of the images' levels and slopes about their centres.
+    """
+
+    axes: np.ndarray
+    columns: np.ndarray
+    spread: np.ndarray
+
+    @classmethod
+    def of(cls, pattern, frames):
+        """Return the errors before the first pass; `None` without a pattern."""
+        if pattern is None:
+            return None
+        axes = np.array([frame.whole_grid.axes for frame in frames])
+        spread = np.zeros((len(frames), 3, pattern.columns.shape[2]))
+        return cls(axes, pattern.columns, spread)
+
+    def after(self, solved, table):
+        """Return the errors after one more pass."""
+        response, left = follow(solved, table, self.columns)
+        group = solved.group
+        if response.shape[1] == 1:
+            more = np.pad(response[group], ((0, 0), (0, 2), (0, 0)))
+        else:
+            more = transfer_matrix(solved.group_axes[group], self.axes) @ response[group]
+        return replace(self, columns=left, spread=self.spread + more)
+
+
+# --------------------------------------------------------------------------------------
+# Solution
+
+
+def find_shared_pattern(frames, passes, measured, used, options, solve):
+    """Return the `SharedPattern` of the detectors of all images.
+
+    Parameters
+    ----------
+    frames, passes, measured, used, options
+        See `~levelmatch.solve.run.run_passes`.
+    solve : callable
+        Solves the k-th pass: given it, the frames, a pair table and its rows, returns the
+        solved pass, the frames after it and the pair table without its corrections.
+    """
+    n_terms = PATTERN_TERMS[options.pattern]
+    names, of_image = _labels(frames)
+    columns = _pair_columns(frames, measured, of_image, len(names), n_terms)
+    found = np.zeros(columns.shape[2])
+    half_side = np.array([_half_side(frame) for frame in frames]).mean()
+    scatter = 0.0
+    for _ in range(N_ROUNDS):
+        normal = _Normal(len(found), half_side)
+        table, left, current = _without(measured, columns, found), columns, frames
+        for k, p in enumerate(passes):
+            rows = np.flatnonzero(used == k)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                solved, current, after = solve(p, current, table, rows)
+            response, left = follow(solved, table, left)
+            table = after
+            normal.add_pairs(solved, table, left)
+            normal.add_trends(solved, response)
+        scatter = max(scatter, normal.scatter)
+        change, estimate = normal.solve(found, scatter)
+        found = found + change
+        if (np.abs(change) <= SETTLED * np.sqrt(np.diagonal(estimate.covariance))).all():
+            break
+    found, covariance = estimate.without_trends(found)
+    return _shared(names, of_image, columns, found, covariance, estimate.fraction)
+
+
+def _without(table, columns, coefficients):
+    step = columns @ coefficients
+    return replace(table, rhs=table.rhs - np.einsum("pij,pj->pi", table.gram, step))
+
+
+def _half_side(frame):
+    """Half of the side of an image, in arcmin."""
+    return 0.5 * ARCMIN * np.sqrt(frame.whole_grid.pixel_area * frame.shape[0] * frame.shape[1])
+
+
+def _shared(names, of_image, columns, found, covariance, fraction):
+    size, turn = np.linalg.eigh(covariance)
+    root = turn * np.sqrt(np.maximum(size, 0.0))
+    shape = len(names), -1
+    whole = np.zeros((2, len(names), N_ALL))
+    n_terms = len(found) // len(names)
+    whole[0, :, :n_terms] = found.reshape(shape)
+    whole[1, :, :n_terms] = np.sqrt(np.diagonal(covariance)).reshape(shape)
+    open_terms = (fraction.reshape(shape) < DETERMINED).any(axis=0)
+    trends = ["gradient"] * bool(open_terms[:2].any())
+    trends += ["quadratic part"] * bool(open_terms[2:].any())
+    return SharedPattern(
+        names, of_image, whole[0], whole[1], trends, columns @ found, columns @ root
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class _Estimate:
+    """The inverse of the normal equations, and what determines each coefficient.
+
+    ``fraction`` is the pairs' part of the information; ``known`` is false where neither pairs nor
+    trends have any.
+    """
+
+    inverse: np.ndarray
+    covariance: np.ndarray
+    fraction: np.ndarray
+    known: np.ndarray
+
+    def without_trends(self, found):
+        """Return the coefficients without insignificant trends, and their covariance."""
+        found, covariance = found.copy(), self.covariance.copy()
+        from_trends = self.known & (self.fraction < DETERMINED)
+        if from_trends.any():
+            own = np.ix_(from_trends, from_trends)
+            trend = found[from_trends]
+            square = trend @ np.linalg.pinv(covariance[own], hermitian=True) @ trend
+            if chdtrc(len(trend), square) > CHANCE:
+                # What is set to zero may be there.
+                covariance[own] += np.outer(trend, trend)
+                self._set_to_zero(found, from_trends)
+        self._set_to_zero(found, ~self.known)
+        covariance[~self.known] = covariance[:, ~self.known] = 0.0
+        return found, covariance
+
+    def _set_to_zero(self, found, chosen):
+        """Set some coefficients to zero; the others follow."""
+        others = ~chosen
+        if chosen.any() and others.any():
+            pull = self.inverse[np.ix_(others, chosen)]
+            pull = pull @ np.linalg.inv(self.inverse[np.ix_(chosen, chosen)])
+            found[others] -= pull @ found[chosen]
+        found[chosen] = 0.0
+
+
+class _Normal:
+    """Normal equations of the coefficients, from pairs and from trends of the corrections."""
+
+    def __init__(self, size, half_side):
+        self.half_side = half_side
+        self.of_pairs, self.of_trends, self.spread = np.zeros((3, size, size))
+        self.right = np.zeros(size)
+        self.scatter = 0.0
+        self._scores = []
+
+    def add_pairs(self, solved, table, columns):
+        """Add the residuals of the pairs of a solved pass."""
+        rows = np.asarray(solved.rows)[np.asarray(solved.kept)]
+        weighted = _weights(solved, table)[:, None, None] * columns[rows].swapaxes(1, 2)
+        self.of_pairs += np.einsum("pqi,pij,pjr->qr", weighted, table.gram[rows], columns[rows])
+        score = np.einsum("pqi,pi->pq", weighted, table.rhs[rows])
+        self.right += score.sum(axis=0)
+        n = len(solved.group)
+        self._scores.append(sum(sum_by(end[rows], score, n) for end in (table.first, table.second)))
+
+    def add_trends(self, solved, response):
+        """Add the corrections of a pass, which are to have no trend along the mosaic."""
+        solution = solved.solution
+        m, k, size = response.shape
+        for s in np.unique(solution.component):
+            groups = np.flatnonzero(solution.component == s)
+            if len(groups) < LEAST_GROUPS:
+                continue
+            terms = np.zeros((len(groups), max(k - 1, 1), m, k))
+            turn = np.ones((len(groups), 1, 1))
+            if k > 1:
+                centre = tangent_axes(solved.group_axes[groups, 0].sum(axis=0))
+                turn = transfer_matrix(solved.group_axes[groups], centre)[:, 1:]
+            terms[np.arange(len(groups)), :, groups] = turn
+            terms = (terms - terms.mean(axis=0)).reshape(-1, m * k)
+            self._add_trend(solution, terms, response.reshape(m * k, size), k)
+
+    def _add_trend(self, solution, terms, response, k):
+        own, known = terms @ solution.coefficients.ravel(), terms @ response
+        fitted, _, rank, _ = np.linalg.lstsq(known, own, rcond=1e-6)
+        freedom = max(len(own) - max(k - 1, 1) - int(rank), 1)
+        variance = np.sum(np.square(own - known @ fitted)) / freedom
+        unit = self.half_side if k > 1 else 1.0
+        self.scatter = max(self.scatter, unit * np.sqrt(np.mean(np.square(own))))
+        if not variance > 0:
+            return
+        self.of_trends += known.T @ known / variance
+        self.right += known.T @ own / variance
+        noise = solution.covariance_of_sums(terms.T @ known)
+        self.spread += known.T @ known / variance + np.nan_to_num(noise) / variance**2
+
+    def solve(self, found, scatter):
+        """Return the change of the coefficients, and the `_Estimate`.
+
+        The coefficients are taken to be no larger than the scatter of the corrections.
+        """
+        prior = np.eye(len(found)) / max(scatter, 1e-12) ** 2
+        whole = self.of_pairs + self.of_trends + prior
+        scale = 1 / np.sqrt(np.diagonal(whole))
+        inverse = np.linalg.inv(whole * np.outer(scale, scale)) * np.outer(scale, scale)
+        change = inverse @ (self.right - prior @ found)
+        spread = self._inflation(change) * self.of_pairs + self.spread + prior
+        fraction = np.diagonal(inverse @ self.of_pairs)
+        known = np.diagonal(inverse @ (self.of_pairs + self.of_trends)) > LEAST_KNOWN
+        return change, _Estimate(inverse, inverse @ spread @ inverse, fraction, known)
+
+    def _inflation(self, change):
+        """Scatter of the images' sums of residuals, over that of pairs without common errors."""
+        n = len(change)
+        scores = np.concatenate(self._scores)
+        used = int(np.count_nonzero(np.abs(scores).max(axis=1) > 0))
+        # The residuals after the change: what it takes away is shared evenly by the images.
+        left = scores - 2 * (self.of_pairs @ change) / max(used, 1)
+        size = np.sqrt(np.maximum(np.diagonal(self.of_pairs), 1e-300))
+        square = np.sum(np.square(left[np.abs(scores).max(axis=1) > 0] / size))
+        # Each pair counts in two images.
+        return max(1.0, 0.5 * square / n * used / max(used - n, 1))
