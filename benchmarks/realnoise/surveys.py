@@ -3,6 +3,7 @@
 
 import numpy as np
 
+import levelmatch as lm
 from realnoise import scores, sky
 from realnoise.pixels import levels_of
 
@@ -15,7 +16,10 @@ def without_plane(values, y, x):
 
 
 def detector_bowl(rng):
-    """Planes over 10 x 10 images, with one bowl of 0.5 that stays with the detector."""
+    """Planes over 10 x 10 images, with one bowl of 0.5 that stays with the detector.
+
+    Once without, and once with a solution for the pattern.
+    """
     grids = sky.mosaic(rng, 10, 10, size=64, step=44)
     levels = levels_of(rng, 100)
     images = [
@@ -24,10 +28,16 @@ def detector_bowl(rng):
     ]
     found = scores.match_mosaic(images, levels, fit_type="level+slope")
     centres = np.array([g.origin for g in grids]).T
+    errors = without_plane(found.errors, *centres)
+    solve = lm.SolveOptions(pattern="quadratic")
+    solved = scores.match_mosaic(images, levels, fit_type="level+slope", solve=solve)
+    left = without_plane(solved.errors, *centres)
     return {
-        "error over stated": without_plane(found.errors, *centres) / found.stated,
+        "error over stated": errors / found.stated,
         "error over stated: warned": found.warned,
         "warned of": found.warned,
+        "with pattern, error over stated": left / solved.stated,
+        "with pattern, error over that without": np.sqrt(np.mean(left**2) / np.mean(errors**2)),
     }
 
 

@@ -17,7 +17,7 @@ import warnings
 from dataclasses import dataclass, replace
 
 import numpy as np
-from scipy.special import chdtrc
+from scipy.special import fdtrc
 
 from levelmatch.images.filters import filters_of
 from levelmatch.sky.vectors import ARCMIN, plane_terms, tangent_axes, transfer_matrix
@@ -337,13 +337,14 @@ class _Estimate:
     """The inverse of the normal equations, and what determines each coefficient.
 
     ``fraction`` is the pairs' part of the information; ``known`` is false where neither pairs nor
-    trends have any.
+    trends have any, and ``freedom`` the number of corrections less those of their trends.
     """
 
     inverse: np.ndarray
     covariance: np.ndarray
     fraction: np.ndarray
     known: np.ndarray
+    freedom: int
 
     def without_trends(self, found):
         """Return the coefficients without insignificant trends, and their covariance."""
@@ -353,7 +354,7 @@ class _Estimate:
             own = np.ix_(from_trends, from_trends)
             trend = found[from_trends]
             square = trend @ np.linalg.pinv(covariance[own], hermitian=True) @ trend
-            if chdtrc(len(trend), square) > CHANCE:
+            if fdtrc(len(trend), max(self.freedom, 1), square / len(trend)) > CHANCE:
                 # What is set to zero may be there.
                 covariance[own] += np.outer(trend, trend)
                 self._set_to_zero(found, from_trends)
@@ -378,7 +379,7 @@ class _Normal:
         self.half_side = half_side
         self.of_pairs, self.of_trends, self.spread = np.zeros((3, size, size))
         self.right = np.zeros(size)
-        self.scatter = 0.0
+        self.scatter, self.freedom = 0.0, 0
         self._scores = []
 
     def add_pairs(self, solved, table, columns):
@@ -412,6 +413,7 @@ class _Normal:
         own, known = terms @ solution.coefficients.ravel(), terms @ response
         fitted, _, rank, _ = np.linalg.lstsq(known, own, rcond=1e-6)
         freedom = max(len(own) - max(k - 1, 1) - int(rank), 1)
+        self.freedom += freedom
         variance = np.sum(np.square(own - known @ fitted)) / freedom
         unit = self.half_side if k > 1 else 1.0
         self.scatter = max(self.scatter, unit * np.sqrt(np.mean(np.square(own))))
@@ -435,7 +437,7 @@ class _Normal:
         spread = self._inflation(change) * self.of_pairs + self.spread + prior
         fraction = np.diagonal(inverse @ self.of_pairs)
         known = np.diagonal(inverse @ (self.of_pairs + self.of_trends)) > LEAST_KNOWN
-        return change, _Estimate(inverse, inverse @ spread @ inverse, fraction, known)
+        return change, _Estimate(inverse, inverse @ spread @ inverse, fraction, known, self.freedom)
 
     def _inflation(self, change):
         """Scatter of the images' sums of residuals, over that of pairs without common errors."""
