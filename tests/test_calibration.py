@@ -89,8 +89,6 @@ MET = [
     ("misscaled-image", "nobody named without it"),
     ("apart", "others known"),
     ("detector-bowl", "warned of"),
-    ("detector-bowl", "with pattern, error over stated"),
-    ("detector-bowl", "with pattern, error over that without"),
     ("misscaled-image", "named among the first two"),
     ("misplaced-image", "named among the first two"),
     ("grids", "5 x 5, floor over truth"),

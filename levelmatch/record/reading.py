@@ -262,9 +262,15 @@ def _pattern(node: dict[str, Any]) -> SharedPattern | None:
     found = node.get("pattern")
     if found is None:
         return None
-    text = {key: [str(word) for word in found[key]] for key in ("detectors", "trends")}
-    arrays = ("of_image", "coefficients", "errors", "step", "columns")
-    return SharedPattern(**text, **{key: np.array(found[key]) for key in arrays})
+    return SharedPattern(
+        detectors=[str(word) for word in found["detectors"]],
+        of_image=np.array(found["of_image"]),
+        coefficients=np.array(found["coefficients"]),
+        errors=np.array(found["errors"]),
+        trends=[str(word) for word in found["trends"]],
+        step=np.array(found["step"]),
+        columns=np.array(found["columns"]),
+    )
 
 
 def _offsets(node: dict[str, Any]) -> SharedOffsets:

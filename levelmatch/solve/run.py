@@ -54,13 +54,14 @@ def run_passes(
     solved : list of `~levelmatch.solve.passes.Pass`
         The passes with their solutions.
     """
-    measured = pooled_passes(measured, used, [p.fit_type for p in passes])
     passes = _hold_named(passes, frames, used)
     # Recorded images have no WCS.
     if pattern is None and options.pattern is not None and frames[0].transform is not None:
         pattern = find_shared_pattern(
             frames, passes, measured, used, options, partial(_after_pass, options)
         )
+    # Strips and blocks see the pattern, too: it is found by the errors of the cells.
+    measured = pooled_passes(measured, used, [p.fit_type for p in passes])
     done, table, carried = [], subtract_pattern(measured, pattern), Carried.of(frames)
     errors = Eliminated.of(pattern, frames)
     for k, p in enumerate(passes):
