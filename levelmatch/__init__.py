@@ -28,6 +28,7 @@ _HOMES = {
     "Record": "record.record",
     "RecordError": "exceptions",
     "SolveOptions": "options",
+    "anchor_levels": "anchor",
     "apply_record": "results.replay",
     "combine_detectors": "matching",
     "combine_nircam_short": "matching",

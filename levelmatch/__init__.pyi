@@ -3,6 +3,7 @@
 from levelmatch import plots as plots
 from levelmatch import report as report
 from levelmatch import testing as testing
+from levelmatch.anchor import anchor_levels as anchor_levels
 from levelmatch.exceptions import (
     DisconnectedError as DisconnectedError,
 )

@@ -63,4 +63,5 @@ PASSES = {
         "no tile has more than one detector",
     ),
     "mosaic": PassName("M", "mosaic", "Mosaic", "mosaic tiles", "all images are one tile"),
+    "anchor": PassName("A", "anchor", "Anchor", "absolute level"),
 }

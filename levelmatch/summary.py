@@ -21,6 +21,7 @@ __all__ = [
     "Facts",
     "Finding",
     "Seam",
+    "anchored_gauge",
     "findings",
     "gauge_sentence",
     "has_slopes",
@@ -234,7 +235,21 @@ def summary_lines(result):
     ]
     if len(references) > MAX_REFERENCES:
         lines.append(f"References of {len(references) - MAX_REFERENCES} more sets.")
-    return lines
+    return lines + _anchor_lines(facts)
+
+
+def _anchor_lines(facts):
+    """A sentence on the absolute level, in a list, if the images were anchored."""
+    anchor = facts.result.options.get("anchor")
+    if anchor is None:
+        return []
+    error = anchor["error"]
+    digits = decimals([error])
+    level, shown = (f"{fixed(x, digits)} {facts.unit_words}" for x in (anchor["level"], error))
+    colours = [f"{c:.3g}" for c in anchor["colour"] if c != 1]
+    colour = f", colour {', '.join(colours)}" if colours else ""
+    known = f" \u00b1 {shown}" if np.isfinite(error) else ", of unknown error"
+    return [f"Absolute level: {level}{known} subtracted, by {list_names(anchor['names'])}{colour}."]
 
 
 def _pass_line(facts, k, p):
@@ -405,6 +420,13 @@ def gauge_sentence(passes, solve, unit="data units"):
         text = "; ".join([text, *_shared_words(p, unit)])
         words.append(f"{p.name}: {text}")
     return "; ".join(words)
+
+
+def anchored_gauge(gauge, anchor):
+    """Return the gauge with its anchor, a recorded dictionary or `None`."""
+    if anchor is None:
+        return gauge
+    return f"{gauge}; all: the absolute level is that of {list_names(anchor['names'])}"
 
 
 def trust_lines(result):

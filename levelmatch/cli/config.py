@@ -154,9 +154,25 @@ def recorded_values(record):
         "fit_type_mosaic_tiles": mosaic["fit_type"],
         "reference": mosaic["image"] or mosaic["reference"],
         "time_from_background": mosaic["keyword"],
+        **_recorded_anchor(options.get("anchor")),
         **_recorded_pass(passes, "lyot", "recombine_lyot"),
         **_recorded_pass(passes, "nircam_short", "combine_nircam_short"),
         "fit_type_combine_detectors": passes.get("detectors", mosaic)["fit_type"],
+    }
+
+
+def _recorded_anchor(anchor):
+    """The options of an anchor, which is measured again."""
+    if anchor is None:
+        return {}
+    if not all(anchor["paths"]):
+        msg = "--extend: the record's anchor was given in Python; extend it there"
+        raise Failure(msg, 2)
+    return {
+        "anchor": tuple(Path(path) for path in anchor["paths"]),
+        "anchor_fwhm": anchor["fwhm"],
+        "anchor_colour": anchor["asked_colour"],
+        "anchor_fit_type": anchor["fit_type"],
     }
 
 

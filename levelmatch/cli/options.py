@@ -202,6 +202,19 @@ def DEBUG(function):  # noqa: N802
     return add_options([*LOGGING, click.option("--debug", is_flag=True, help=DEBUG_HELP)])(function)
 
 
+class Colour(click.ParamType):
+    """A positive number, or ``fit``."""
+
+    name = "colour"
+
+    def convert(self, value, param, ctx):
+        """Return the number or the word."""
+        try:
+            return value if value == "fit" else float(value)
+        except ValueError:
+            self.fail(f"{value!r} is neither a number nor 'fit'", param, ctx)
+
+
 IMAGES = click.argument("files", nargs=-1, type=Images(), callback=Images.joined)
 
 RUN_OPTIONS = [
@@ -253,6 +266,35 @@ RUN_OPTIONS = [
         default=None,
         help="Add FILES to the images of a record, with its options; its measured pairs are "
         "reused.",
+    ),
+    _option(
+        "--anchor",
+        multiple=True,
+        type=click.Path(path_type=Path, dir_okay=False),
+        metavar="FILE",
+        help="Bring all images to the absolute level of an external image. Repeat it for several.",
+    ),
+    _option(
+        "--anchor-fwhm",
+        type=float,
+        metavar="ARCSEC",
+        default=None,
+        help="Full width at half maximum of the anchor's resolution, to which images are smoothed.",
+    ),
+    _option(
+        "--anchor-colour",
+        type=Colour(),
+        default=1.0,
+        show_default=True,
+        metavar="NUMBER",
+        help="Brightness of the anchor divided by that of the images, or 'fit'.",
+    ),
+    _option(
+        "--anchor-fit-type",
+        type=click.Choice(["level", "level+slope"]),
+        default="level",
+        show_default=True,
+        help="Correction by the anchor, one level or one plane for all images.",
     ),
     _switch("overwrite", "Replace existing outputs."),
     _switch("report", f"Also write OUT/{REPORT}."),

@@ -228,7 +228,7 @@ def _match(files, values, bar, checkpoint):
         options[name] = values[name] or values["fit_type"] or "level"
     keys = options["group_by"]
     options["group_by"] = keys[0] if len(keys) == 1 else list(keys)
-    return match_levels(
+    result = match_levels(
         list(files),
         read=ReadOptions(**{name: values[name] for name in READ}),
         measure=MeasureOptions(
@@ -239,4 +239,20 @@ def _match(files, values, bar, checkpoint):
         solve=SolveOptions(**{name: values[name] for name in SOLVE}),
         progress_bar=bar,
         **options,
+    )
+    return _anchored(result, values)
+
+
+def _anchored(result, values):
+    """Return the result at the absolute level of the anchors, if any are given."""
+    if not values["anchor"]:
+        return result
+    from levelmatch import anchor_levels
+
+    return anchor_levels(
+        result,
+        list(values["anchor"]),
+        fwhm=values["anchor_fwhm"],
+        colour=values["anchor_colour"],
+        fit_type=values["anchor_fit_type"],
     )

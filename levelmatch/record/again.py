@@ -1,10 +1,12 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
 """The pairs of a record as the equations of its passes, to be solved again."""
 
+from dataclasses import replace
 from functools import cached_property
 
 import numpy as np
 
+from levelmatch.images.corrections import Correction
 from levelmatch.images.frame import Frame
 from levelmatch.measure.table import PairTable
 from levelmatch.options import SolveOptions
@@ -15,7 +17,7 @@ from levelmatch.solve.run import run_passes
 from levelmatch.solve.shared_pattern import SharedPattern
 from levelmatch.solve.solution import GaugedCovariance
 
-__all__ = ["LocalLevels", "SolvedAgain", "frames_before", "pass_of_pairs"]
+__all__ = ["LocalLevels", "SolvedAgain", "anchored_again", "frames_before", "pass_of_pairs"]
 
 
 def frames_before(frames: list[Frame], run: Run) -> list[Frame]:
@@ -44,6 +46,38 @@ def pass_of_pairs(rows: list[np.ndarray], n_pairs: int) -> np.ndarray:
     for k, own in enumerate(rows):
         used[own] = k
     return used
+
+
+def anchored_again(recorded: list[Frame], frames: list[Frame]) -> list[Frame]:
+    """Return frames with the recorded correction by an anchor, if there is one.
+
+    Its level is shifted by the mean change of the other corrections.
+
+    Parameters
+    ----------
+    recorded : list of `~levelmatch.images.frame.Frame`
+        The recorded images.
+    frames : list of `~levelmatch.images.frame.Frame`
+        The images with their new corrections.
+    """
+    known = {f.name: f for f in recorded if f.corrections and f.corrections[-1].name == "anchor"}
+    if not known:
+        return frames
+    shift = float(np.mean([_change(known[frame.name], frame) for frame in frames]))
+    out = []
+    for frame in frames:
+        anchor = known[frame.name].corrections[-1]
+        correction = anchor.correction + Correction(shift / frame.scale)
+        applied = replace(anchor, correction=correction)
+        out.append(frame.with_keys(corrections=(*frame.corrections, applied)))
+    return out
+
+
+def _change(recorded: Frame, frame: Frame) -> float:
+    """Return the recorded level less the new one, without the anchor's, in the common unit."""
+    axes = frame.whole_grid.axes
+    before = sum(a.correction.coefficients(axes)[0] for a in recorded.corrections[:-1])
+    return frame.scale * float(before - frame.correction.coefficients(axes)[0])
 
 
 class LocalLevels:

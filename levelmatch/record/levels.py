@@ -22,7 +22,7 @@ from levelmatch.solve.passes import Pass
 from levelmatch.solve.reference import Reference
 from levelmatch.solve.shared_pattern import subtract_pattern
 from levelmatch.solve.solve_pass import subtract_solution
-from levelmatch.summary import Facts, gauge_sentence, notes, unit_words
+from levelmatch.summary import Facts, anchored_gauge, gauge_sentence, notes, unit_words
 
 __all__ = ["Levels", "row_of"]
 
@@ -184,7 +184,8 @@ class Levels(Views):
     @property
     def gauge(self) -> str:
         """The conditions that complete the differences measured by overlaps, in words."""
-        return gauge_sentence(self.passes, self.options.get("solve", {}), unit_words(self.unit))
+        gauge = gauge_sentence(self.passes, self.options.get("solve", {}), unit_words(self.unit))
+        return anchored_gauge(gauge, self.options.get("anchor"))
 
     @property
     def suspects(self) -> list[str]:

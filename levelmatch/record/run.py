@@ -127,7 +127,7 @@ class Run:
     @property
     def n_corrections(self) -> int:
         """Number of corrections that the run adds to each image."""
-        return sum(1 + p.subtract_local for p in self.planned)
+        return sum(1 + p.subtract_local for p in self.planned) + ("anchor" in self.options)
 
     @property
     def all_options(self) -> dict[str, Any]:

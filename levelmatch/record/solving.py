@@ -12,7 +12,7 @@ from levelmatch.exceptions import RecordError
 from levelmatch.images.frame import Frame
 from levelmatch.options import SolveOptions, fit_terms, plain
 from levelmatch.pass_names import PASS_OF
-from levelmatch.record.again import LocalLevels, frames_before, pass_of_pairs
+from levelmatch.record.again import LocalLevels, anchored_again, frames_before, pass_of_pairs
 from levelmatch.record.record import Record, as_record
 from levelmatch.record.run import Run, now, versions
 from levelmatch.solve.passes import Pass
@@ -65,8 +65,9 @@ def solve_record(
     Notes
     -----
     A pattern of the detectors is the recorded one, or left out by ``solve={"pattern": None}``. The
-    local level of a tile is not measured again. It is the recorded one, shifted by the
-    change of the other corrections at the image's centre, which is exact for levels.
+    local level of a tile and the anchor's correction are not measured again. They are the
+    recorded ones, shifted by the change of the other corrections at the images' centres, which
+    is exact for levels.
     """
     record = as_record(record)
     options = _solve_options(record, solve)
@@ -92,6 +93,7 @@ def solve_record(
         local=LocalLevels(record.frames),
         pattern=_kept_pattern(record, options, keep, rows),
     )
+    corrected = anchored_again(record.frames, corrected)
     # The significance of the slopes is computed anew.
     inputs = {k: column[keep] for k, column in record.inputs.items() if k != "slope_n_sigma"}
     ordered = [corrected[k] for k in run.order]

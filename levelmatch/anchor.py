@@ -1,0 +1,406 @@
+# Licensed under a 3-clause BSD style license - see LICENSE.rst
+"""The absolute level of matched images, from external images or sky values."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from numbers import Real
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from astropy import units as u
+from astropy.coordinates import SkyCoord
+from scipy.signal import oaconvolve
+
+from levelmatch.exceptions import FrameError, NoOverlapError
+from levelmatch.images.collect import collect_frames
+from levelmatch.images.corrections import AppliedCorrection, Correction
+from levelmatch.images.frame import Frame
+from levelmatch.images.scales import to_common_unit
+from levelmatch.images.units import unit_text
+from levelmatch.options import FIT_TYPES, ReadOptions, fit_terms
+from levelmatch.record.run import Run, now, versions
+from levelmatch.results.mosaic import make_mosaic
+from levelmatch.results.result import MatchResult
+from levelmatch.sky.transform import SkyTransform
+from levelmatch.sky.vectors import lonlat, plane_terms, tangent_axes, transfer_matrix, unit_vectors
+from levelmatch.solve.zero_points import Pixels, ZeroPoint, fit_zero_point, mean_zero_point
+
+__all__ = ["anchor_levels"]
+
+# Samples of the mosaic in a full width at half maximum, or in a pixel of the anchor.
+FINE = 8
+# Samples across a pixel of the anchor, at most.
+MOST_SAMPLES = 16
+# Smallest weight of good pixels under the kernel where a smoothed value is used.
+LEAST_WEIGHT = 0.99
+# Width of a source and least side of a block, in units of the kernel's width or the pixel's.
+BLOCK_WIDTH = 2.0
+# Variance, in square pixels, that combining images and sampling the mosaic add to its PSF.
+BROADENING = 0.4
+FWHM = 2 * np.sqrt(2 * np.log(2))
+
+
+@dataclass(frozen=True, eq=False)
+class _Comparison:
+    """The options of a comparison with an image, see `anchor_levels`."""
+
+    fit_type: str
+    fwhm: Any
+    kernel: Any
+    colour: float | str
+
+
+def anchor_levels(
+    result: MatchResult,
+    anchor: Any,
+    *,
+    fit_type: str = "level",
+    fwhm: float | u.Quantity | None = None,
+    kernel: Any = None,
+    colour: float | str = 1.0,
+    read: ReadOptions | None = None,
+) -> MatchResult:
+    """Bring matched images to the absolute level of external images or sky values.
+
+    One constant, or one plane, is subtracted from all images.
+
+    Parameters
+    ----------
+    result : `~levelmatch.MatchResult`
+        The matched images.
+    anchor : image, path, tuple, or list of these
+        An image of known background, in a unit that converts to that of the images: a path,
+        `~astropy.nddata.CCDData` or `~astropy.nddata.NDData`. Or the sky at a place: a tuple of
+        `~astropy.coordinates.SkyCoord`, the value (a number in the unit of the comparison, or a
+        `~astropy.units.Quantity`) and, if known, its standard error. Several are averaged with
+        weights of their inverse variances.
+    fit_type : {"level", "level+slope"}
+        Fit one constant or one plane; sky values of places fit a constant only.
+    fwhm : float, `~astropy.units.Quantity` or None
+        Full width at half maximum, in arcsec if a number, of the Gaussian that smooths the
+        images to the resolution of the anchor. By default the geometric mean of the header's
+        BMAJ and BMIN if it has them, else the images are averaged over the anchor's pixels only.
+        For the sky at a place, the diameter of the disc that is averaged.
+    kernel : array_like, `~astropy.convolution.Kernel` or None
+        Another kernel, in place of a Gaussian, on square pixels of an eighth of ``fwhm``, with an
+        odd number of pixels in rows and columns.
+    colour : float or "fit"
+        Brightness of the anchor divided by that of the images, for the same sky. ``"fit"`` fits
+        it, which needs sky of different brightness.
+    read : `~levelmatch.ReadOptions` or None
+        How image files of anchors are read.
+
+    Returns
+    -------
+    result : `~levelmatch.MatchResult`
+        The images with one more correction, called ``"anchor"``. The errors of their levels
+        include its error.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument is not understood; the message names it.
+    NoOverlapError
+        If an anchor has no good pixel within the mosaic.
+    FrameError
+        If an anchor cannot be used, or the result has an anchor.
+
+    Warns
+    -----
+    LevelMatchWarning
+        If fewer than 8 independent blocks of sky determine the error.
+
+    Notes
+    -----
+    The images are combined, smoothed, and averaged over the pixels of the anchor. Differences
+    from the anchor are sigma-clipped. The standard error is that of a delete-one jackknife over
+    blocks of the sky at least as large as the kernel, so that it covers whatever correlates
+    within a block, such as sources of other colours.
+    """
+    if "anchor" in result.run.options:
+        msg = f"{result.run.options['anchor']['names'][0]}: the result has this anchor already"
+        raise FrameError(msg)
+    fit_type = _checked_fit_type(fit_type)
+    _check_colour(colour)
+    axes = tangent_axes(np.mean([frame.whole_grid.axes[0] for frame in result.frames], axis=0))
+    how = _Comparison(fit_type, fwhm, kernel, colour)
+    found = []
+    for item in anchor if isinstance(anchor, list) else [anchor]:
+        if isinstance(item, tuple):
+            found.append(_at_place(result, item, fwhm))
+        else:
+            one = _of_image(result, _anchor_frame(result, item, read), axes, how)
+            path = str(Path(item).absolute()) if isinstance(item, str | Path) else ""
+            found.append(replace(one, path=path))
+    coefficients, covariance = mean_zero_point(found)
+    frames = [_corrected(f, coefficients, covariance, axes, found) for f in result.frames]
+    run = _run(result, found, coefficients, covariance, how)
+    return MatchResult(frames, result.passes, result.measured, run, result.overlaps)
+
+
+# --------------------------------------------------------------------------------------
+# Arguments
+
+
+def _checked_fit_type(fit_type: str) -> str:
+    fit_terms(fit_type)
+    if FIT_TYPES[fit_type] == "auto":
+        msg = "fit_type: an anchor fits 'level' or 'level+slope', not 'auto'"
+        raise ValueError(msg)
+    return FIT_TYPES[fit_type]
+
+
+def _check_colour(colour: float | str) -> None:
+    if colour == "fit":
+        return
+    if isinstance(colour, bool) or not isinstance(colour, Real) or not 0 < float(colour) < np.inf:
+        msg = f"colour: {colour!r} is neither a positive number nor 'fit'"
+        raise ValueError(msg)
+
+
+def _width(fwhm: Any, frame: Frame | None) -> float | None:
+    """Return the full width at half maximum in arcsec, or `None`."""
+    if fwhm is None:
+        beam = [] if frame is None else [frame.meta.get(key) for key in ("BMAJ", "BMIN")]
+        good = len(beam) == 2 and all(isinstance(b, Real) and 0 < float(b) < 1 for b in beam)
+        return 3600 * float(np.sqrt(beam[0] * beam[1])) if good else None
+    try:
+        unit = u.arcsec if isinstance(fwhm, Real) else None
+        value = float(u.Quantity(fwhm, unit).to_value(u.arcsec))
+    except (TypeError, ValueError) as error:
+        msg = f"fwhm: {fwhm!r}: expected an angle, or a number of arcsec"
+        raise TypeError(msg) from error
+    if not 0 < value < np.inf:
+        msg = f"fwhm: {fwhm!r} is not positive"
+        raise ValueError(msg)
+    return value
+
+
+def _kernel(kernel: Any, samples: float) -> np.ndarray:
+    """Return the kernel with a sum of 1, by default a Gaussian of ``samples`` pixels."""
+    if kernel is None:
+        half = int(np.ceil(2 * samples))
+        y, x = np.mgrid[-half : half + 1, -half : half + 1]
+        variance = max((samples / FWHM) ** 2 - BROADENING, 1e-2)
+        values = np.exp(-0.5 * (x**2 + y**2) / variance)
+    else:
+        values = np.asarray(getattr(kernel, "array", kernel), dtype=float)
+        odd = values.ndim == 2 and all(n % 2 for n in values.shape)
+        if not odd or not np.isfinite(values).all() or not values.sum() > 0:
+            msg = f"kernel: shape {values.shape}: expected a plane of odd sides and a positive sum"
+            raise ValueError(msg)
+    return values / values.sum()
+
+
+# --------------------------------------------------------------------------------------
+# The sky at a place
+
+
+def _at_place(result: MatchResult, item: tuple, fwhm: Any) -> ZeroPoint:
+    """Return the zero point from the sky value of a place."""
+    if not 2 <= len(item) <= 3 or not isinstance(item[0], SkyCoord):
+        msg = f"anchor: {item!r}: expected (SkyCoord, value) or (SkyCoord, value, error)"
+        raise TypeError(msg)
+    value, *error = (_in_unit(number, result.unit) for number in item[1:])
+    place = item[0].icrs
+    name = f"the sky at {place.ra.deg:.5f} {place.dec.deg:+.5f}"
+    width = _width(fwhm, None)
+    scale = _pixel_side(result) if width is None else max(width / FINE, _pixel_side(result))
+    mosaic, _ = make_mosaic(result, pixel_scale=scale)
+    y, x = np.indices(mosaic.shape)
+    sky = SkyTransform(mosaic.wcs, name).to_sky(x, y)
+    centre = unit_vectors(place.ra.deg, place.dec.deg)
+    radius = (5 * scale if width is None else width) / 2 / 3600
+    near = np.asarray(sky) @ np.asarray(centre) > np.cos(np.radians(radius))
+    inside = near & ~mosaic.mask
+    if np.count_nonzero(inside) < 4:
+        msg = f"anchor: {name}: no good pixel of the images is there"
+        raise NoOverlapError(msg)
+    levels = np.asarray(mosaic.data[inside], dtype=float)
+    middle = np.median(levels)
+    spread = 1.4826 * np.median(np.abs(levels - middle))
+    # The variance of a median of normal values.
+    variance = np.pi / 2 * spread**2 / len(levels) + sum(e**2 for e in error)
+    return ZeroPoint(
+        name, np.array([middle - value, 0, 0]), np.diag([variance, 0, 0]), 1.0, len(levels)
+    )
+
+
+def _in_unit(value: Any, unit: Any) -> float:
+    if isinstance(value, u.Quantity):
+        return float(value.to_value(unit or u.dimensionless_unscaled))
+    if isinstance(value, bool) or not isinstance(value, Real) or not np.isfinite(float(value)):
+        msg = f"anchor: {value!r} is no finite number"
+        raise TypeError(msg)
+    return float(value)
+
+
+def _pixel_side(result: MatchResult) -> float:
+    """Return the side of the finest pixel, in arcsec."""
+    return 3600 * float(np.degrees(np.sqrt(min(f.grid.pixel_area for f in result.frames))))
+
+
+# --------------------------------------------------------------------------------------
+# An image
+
+
+def _of_image(result: MatchResult, frame: Frame, axes: np.ndarray, how: _Comparison) -> ZeroPoint:
+    """Return the zero point from an image of known background."""
+    width = _width(how.fwhm, frame)
+    if how.kernel is not None and width is None:
+        msg = "kernel: give fwhm, which sets the size of its pixels"
+        raise ValueError(msg)
+    side = 3600 * float(np.degrees(np.sqrt(frame.grid.pixel_area)))
+    scale = max((side if width is None else width) / FINE, _pixel_side(result))
+    mosaic, _ = make_mosaic(result, pixel_scale=scale)
+    values = np.where(mosaic.mask, np.nan, mosaic.data).astype(float)
+    if width is not None:
+        values = _smoothed(values, _kernel(how.kernel, width / scale))
+    known, x, y = _known_pixels(frame, mosaic.wcs, values.shape)
+    own = _averaged(values, mosaic.wcs, frame, x, y, min(int(np.ceil(side / scale)), MOST_SAMPLES))
+    good = np.isfinite(known) & np.isfinite(own)
+    if np.count_nonzero(good) < 4:
+        msg = f"{frame.name}: the anchor has no good pixel within the images, smoothed to it"
+        raise NoOverlapError(msg)
+    vectors = frame.transform.to_sky(x[good], y[good])
+    wide = BLOCK_WIDTH * max(width or 0.0, side) / 60
+    pixels = Pixels(known[good], own[good], plane_terms(vectors, axes), wide)
+    return fit_zero_point(frame.name, pixels, fit_terms(how.fit_type), how.colour)
+
+
+def _anchor_frame(result: MatchResult, item: Any, read: ReadOptions | None) -> Frame:
+    """Return an anchor with the scale of the images' common unit."""
+    (frame,) = collect_frames([item], read)
+    first = result.frames[0]
+    # Two different names, of which the first by name sets the unit: only their ratio counts.
+    pair = [first.with_keys(name="0", output_factor=1.0), frame.with_keys(name="1")]
+    (one, other), _ = to_common_unit(pair, pixel_area="auto")
+    return frame.with_keys(scale=other.scale / one.scale * first.scale)
+
+
+def _smoothed(values: np.ndarray, kernel: np.ndarray) -> np.ndarray:
+    """Return values under a kernel, NaN where more than 1 % of the kernel sees no value."""
+    good = np.isfinite(values)
+    weight = oaconvolve(good.astype(float), kernel, mode="same")
+    # About their median, so that the missing percent does not pull toward zero.
+    middle = np.median(values[good])
+    total = oaconvolve(np.where(good, values - middle, 0.0), kernel, mode="same")
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.where(weight >= LEAST_WEIGHT, middle + total / weight, np.nan)
+
+
+def _known_pixels(
+    frame: Frame, wcs: Any, shape: tuple[int, int]
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return the anchor's pixels in the box of the mosaic, and their x and y."""
+    ny, nx = shape
+    edge = [np.linspace(-0.5, n - 0.5, 32) for n in (nx, ny)]
+    x = np.concatenate([edge[0], edge[0], np.full(32, -0.5), np.full(32, nx - 0.5)])
+    y = np.concatenate([np.full(32, -0.5), np.full(32, ny - 0.5), edge[1], edge[1]])
+    bounds = frame.transform.to_pixel(SkyTransform(wcs, frame.name).to_sky(x, y))
+    bounds = [b[np.isfinite(b)] for b in bounds]
+    if not all(len(b) for b in bounds):
+        raise NoOverlapError(_no_overlap(frame))
+    lows = [max(int(np.floor(b.min())) - 1, 0) for b in bounds]
+    highs = [
+        min(int(np.ceil(b.max())) + 2, n) for b, n in zip(bounds, frame.shape[::-1], strict=True)
+    ]
+    if any(low >= high for low, high in zip(lows, highs, strict=True)):
+        raise NoOverlapError(_no_overlap(frame))
+    box = slice(lows[1], highs[1]), slice(lows[0], highs[0])
+    values = np.asarray(frame.read()[0][box], dtype=float)
+    y, x = np.mgrid[box]
+    return values, x, y
+
+
+def _no_overlap(frame: Frame) -> str:
+    return f"{frame.name}: the anchor does not overlap the images; look at its WCS"
+
+
+def _averaged(
+    values: np.ndarray, wcs: Any, frame: Frame, x: np.ndarray, y: np.ndarray, n: int
+) -> np.ndarray:
+    """Return the mosaic's mean over pixels of the anchor, NaN unless it covers all of a pixel."""
+    total = np.zeros(x.shape)
+    target = SkyTransform(wcs, frame.name)
+    offsets = (np.arange(n) + 0.5) / n - 0.5
+    for dy in offsets:
+        for dx in offsets:
+            column, row = target.to_pixel(frame.transform.to_sky(x + dx, y + dy))
+            total += _interpolated(values, row, column)
+    return total / n**2
+
+
+def _interpolated(values: np.ndarray, row: np.ndarray, column: np.ndarray) -> np.ndarray:
+    """Return values between pixels, bilinear; NaN beyond them or beside a bad one."""
+    ny, nx = values.shape
+    with np.errstate(invalid="ignore"):
+        inside = (row >= 0) & (row <= ny - 1) & (column >= 0) & (column <= nx - 1)
+    row, column = np.where(inside, row, 0.0), np.where(inside, column, 0.0)
+    i, j = (np.minimum(k.astype(int), n - 2) for k, n in ((row, ny), (column, nx)))
+    t, s = row - i, column - j
+    out = (1 - t) * ((1 - s) * values[i, j] + s * values[i, j + 1])
+    out += t * ((1 - s) * values[i + 1, j] + s * values[i + 1, j + 1])
+    return np.where(inside, out, np.nan)
+
+
+# --------------------------------------------------------------------------------------
+# The result
+
+
+def _corrected(
+    frame: Frame,
+    coefficients: np.ndarray,
+    covariance: np.ndarray,
+    axes: np.ndarray,
+    found: Sequence[ZeroPoint],
+) -> Frame:
+    """Return a frame with the anchor's correction appended, in its own unit."""
+    correction = Correction.from_coefficients(coefficients, axes).scaled(1 / frame.scale)
+    change = np.eye(3)
+    if np.any(coefficients[1:]):
+        change = transfer_matrix(axes, frame.whole_grid.axes)
+    variance = np.diagonal(change @ covariance @ change.T) / frame.scale**2
+    names = ", ".join(f.name for f in found)
+    applied = AppliedCorrection("anchor", correction, variance, names)
+    return frame.with_keys(corrections=(*frame.corrections, applied))
+
+
+def _run(
+    result: MatchResult,
+    found: Sequence[ZeroPoint],
+    coefficients: np.ndarray,
+    covariance: np.ndarray,
+    how: _Comparison,
+) -> Run:
+    """Return the run with its anchor among the options."""
+    run, created, used = result.run, now(), versions()
+    lon, lat = lonlat(np.mean([f.whole_grid.axes[0] for f in result.frames], axis=0))
+    anchor = {
+        "names": [f.name for f in found],
+        "paths": [f.path for f in found],
+        "fwhm": None if how.fwhm is None else _width(how.fwhm, None),
+        "asked_colour": how.colour,
+        "fit_type": how.fit_type,
+        "level": float(coefficients[0]),
+        "error": float(np.sqrt(covariance[0, 0])),
+        "slopes": [float(s) for s in coefficients[1:]],
+        "centre": [float(lon), float(lat)],
+        "unit": "" if result.unit is None else unit_text(result.unit),
+        "colour": [float(f.colour) for f in found],
+        "pixels": [f.n for f in found],
+    }
+    entry = {
+        "time": created,
+        "function": "anchor_levels",
+        "images": len(result.frames),
+        "software": used,
+    }
+    return replace(
+        run,
+        options={**run.options, "anchor": anchor},
+        created=created,
+        versions=used,
+        history=[*run.history, entry],
+    )

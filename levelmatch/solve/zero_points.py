@@ -1,0 +1,176 @@
+# Licensed under a 3-clause BSD style license - see LICENSE.rst
+"""Zero points of images relative to pixels of known brightness."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.spatial import cKDTree
+
+from levelmatch.exceptions import warn_user
+
+__all__ = ["Pixels", "ZeroPoint", "fit_zero_point", "mean_zero_point"]
+
+# Blocks of the sky from whose differences the error is estimated: wanted, and needed.
+BLOCKS, LEAST_BLOCKS = 36, 8
+# Pixels this many standard deviations off, and all within a width of them, are left out...
+CLIP, ROUNDS = 5.0, 10
+# ... unless fewer than this fraction would remain.
+LEAST_KEPT = 0.2
+
+
+@dataclass(frozen=True, eq=False)
+class ZeroPoint:
+    """The zero point of images relative to an anchor.
+
+    Parameters
+    ----------
+    name : str
+        The anchor.
+    coefficients : `~numpy.ndarray`, shape (3,)
+        Level and slopes (per arcmin) to subtract from the images, about their centre.
+    covariance : `~numpy.ndarray`, shape (3, 3)
+        Covariance of the coefficients.
+    colour : float
+        Brightness of the anchor divided by that of the images.
+    n : int
+        Number of pixels that were compared.
+    path : str
+        Path of the anchor's file, blank without one.
+    """
+
+    name: str
+    coefficients: np.ndarray
+    covariance: np.ndarray
+    colour: float
+    n: int
+    path: str = ""
+
+
+@dataclass(frozen=True, eq=False)
+class Pixels:
+    """Pixels of an anchor, and of the images there.
+
+    Parameters
+    ----------
+    known, own : `~numpy.ndarray`, shape (n,)
+        Values of the anchor, and of the images.
+    terms : `~numpy.ndarray`, shape (n, 3)
+        One, and the offsets to East and North in arcmin.
+    width : float
+        Width of a source in arcmin, and the least side of a block of the sky.
+    """
+
+    known: np.ndarray
+    own: np.ndarray
+    terms: np.ndarray
+    width: float
+
+
+def fit_zero_point(name: str, pixels: Pixels, n_terms: int, colour: float | str) -> ZeroPoint:
+    """Fit the images' zero point to the pixels of an anchor, sigma-clipped.
+
+    The anchor is the colour times the images less their zero point: linear in the colour and
+    in its product with the zero point. A source of another shape leaves a residual whose sum is
+    zero. It is left out as a whole, since clipping its core alone would make a bias.
+
+    Parameters
+    ----------
+    name : str
+        The anchor.
+    pixels : `Pixels`
+        The pixels.
+    n_terms : {1, 3}
+        1 for a constant, 3 for a plane.
+    colour : float or "fit"
+        Brightness of the anchor divided by that of the images.
+
+    Returns
+    -------
+    found : `ZeroPoint`
+        The zero point.
+
+    Warns
+    -----
+    LevelMatchWarning
+        If fewer than 8 blocks of the sky tell the error.
+    """
+    design = -pixels.terms[:, :n_terms]
+    target = pixels.known
+    if colour == "fit":
+        design = np.column_stack([pixels.own, design])
+    else:
+        target = pixels.known / colour - pixels.own
+    keep = _clipped(design, target, pixels)
+    design, target, block = design[keep], target[keep], _blocks(pixels)[keep]
+    blocks = np.unique(block)
+    if len(blocks) < LEAST_BLOCKS:
+        warn_user(
+            f"{name}: only {len(blocks)} independent blocks of the sky tell the error of the "
+            "anchor's level; take it as a rough one"
+        )
+    best, factor = _zero_point(design, target, colour)
+    covariance = np.full((3, 3), np.nan)
+    if len(blocks) > 1:
+        ones = [_zero_point(design[block != b], target[block != b], colour)[0] for b in blocks]
+        differences = np.array(ones) - np.mean(ones, axis=0)
+        covariance = (len(ones) - 1) / len(ones) * differences.T @ differences
+    return ZeroPoint(name, best, covariance, factor, len(target))
+
+
+def _clipped(design: np.ndarray, target: np.ndarray, pixels: Pixels) -> np.ndarray:
+    """Return the flags of pixels that are no outliers, nor near one."""
+    keep = np.ones(len(target), dtype=bool)
+    for _ in range(ROUNDS):
+        residual = target - design @ np.linalg.lstsq(design[keep], target[keep], rcond=None)[0]
+        spread = 1.4826 * np.median(np.abs(residual[keep] - np.median(residual[keep])))
+        good = np.abs(residual) <= CLIP * max(spread, 1e-12 * np.abs(target).max())
+        new = good & ~_near(pixels.terms[:, 1:], ~good, pixels.width)
+        if np.count_nonzero(new) < LEAST_KEPT * len(new):
+            # So many sources leave residuals that their mean is closer to zero than the rest's.
+            return np.ones(len(target), dtype=bool)
+        if (new == keep).all():
+            break
+        keep = new
+    return keep
+
+
+def _near(places: np.ndarray, bad: np.ndarray, width: float) -> np.ndarray:
+    """Return the flags of places within a width of a bad one."""
+    if not bad.any():
+        return bad
+    distance, _ = cKDTree(places[bad]).query(places, distance_upper_bound=width)
+    return np.isfinite(distance)
+
+
+def _blocks(pixels: Pixels) -> np.ndarray:
+    """Return the number of the block of the sky that holds each pixel."""
+    places = pixels.terms[:, 1:]
+    size = np.ptp(places, axis=0)
+    side = np.sqrt(np.prod(np.maximum(size, 1e-3 * size.max())) / BLOCKS)
+    row, column = np.floor((places - places.min(axis=0)) / max(side, pixels.width)).astype(int).T
+    return row * (column.max() + 1) + column
+
+
+def _zero_point(
+    design: np.ndarray, target: np.ndarray, colour: float | str
+) -> tuple[np.ndarray, float]:
+    """Return the coefficients of the zero point, shape (3,), and the colour."""
+    solution = np.linalg.lstsq(design, target, rcond=None)[0]
+    factor = 1.0 if colour != "fit" else float(solution[0])
+    if colour == "fit":
+        solution = solution[1:] / factor
+    return np.pad(solution, (0, 3 - len(solution))), float(colour) if colour != "fit" else factor
+
+
+def mean_zero_point(found: Sequence[ZeroPoint]) -> tuple[np.ndarray, np.ndarray]:
+    """Return the mean of zero points, by the inverse variances of their levels."""
+    variances = np.array([f.covariance[0, 0] for f in found])
+    usable = np.isfinite(variances) & (variances > 0)
+    weights = np.where(usable, 1 / np.where(usable, variances, 1.0), 0.0)
+    if len(found) == 1 or not usable.any():
+        weights = np.ones(len(found))
+    weights = weights / weights.sum()
+    coefficients = sum(w * f.coefficients for w, f in zip(weights, found, strict=True))
+    covariance = sum(w**2 * f.covariance for w, f in zip(weights, found, strict=True) if w > 0)
+    return np.asarray(coefficients), np.asarray(covariance)

@@ -1,0 +1,241 @@
+# Licensed under a 3-clause BSD style license - see LICENSE.rst
+"""Absolute levels, against a sky that is known as a formula."""
+
+import warnings
+
+import numpy as np
+import pytest
+from astropy import units as u
+from astropy.convolution import Gaussian2DKernel
+from astropy.coordinates import SkyCoord
+from astropy.nddata import CCDData
+from astropy.wcs import WCS
+from click.testing import CliRunner
+from numpy.testing import assert_allclose
+
+import levelmatch as lm
+from levelmatch.cli import main
+from levelmatch.summary import summary_lines
+
+RA, DEC, SIDE, OWN = 150.0, 2.0, 120, 1.0
+rng = np.random.default_rng(8)
+# Offsets to East and North, fluxes and widths (arcsec) of Gaussian sources, two of them large.
+SOURCES = [(*rng.uniform(-140, 140, 2), np.exp(rng.normal(3, 1)), 0.0) for _ in range(40)]
+SOURCES += [(20.0, -30.0, 2000.0, 40.0), (-60.0, 50.0, 4000.0, 70.0)]
+
+
+def grid(scale, n, east=0.0, north=0.0):
+    wcs = WCS(naxis=2)
+    wcs.wcs.ctype = "RA---TAN", "DEC--TAN"
+    wcs.wcs.crval = RA, DEC
+    wcs.wcs.cdelt = -scale / 3600, scale / 3600
+    wcs.wcs.crpix = n / 2 + 0.5 + east / scale, n / 2 + 0.5 - north / scale
+    return wcs
+
+
+def sky(wcs, n, sigma, samples=1):
+    """The sky through a Gaussian PSF, averaged over samples of each pixel."""
+    y, x = np.indices((n, n))
+    out = np.zeros((n, n))
+    for dy in (np.arange(samples) + 0.5) / samples - 0.5:
+        for dx in (np.arange(samples) + 0.5) / samples - 0.5:
+            ra, dec = wcs.pixel_to_world_values(x + dx, y + dy)
+            east, north = (ra - RA) * np.cos(np.radians(DEC)) * 3600, (dec - DEC) * 3600
+            for a, b, flux, width in SOURCES:
+                v = width**2 + sigma**2
+                out += (
+                    flux / (2 * np.pi * v) * np.exp(-((east - a) ** 2 + (north - b) ** 2) / 2 / v)
+                )
+    return out / samples**2
+
+
+def image(name, data, wcs, unit="MJy/sr"):
+    return CCDData(data, wcs=wcs, unit=unit, meta={"FILENAME": name})
+
+
+PLACES = {f"{i}{j}.fits": (80.0 * (i - 1), 80.0 * (j - 1)) for i in range(3) for j in range(3)}
+TRUTH = {k: sky(grid(1.0, SIDE, *place), SIDE, OWN) for k, place in PLACES.items()}
+
+
+def matched(seed, slope=0.0):
+    """Nine matched images, and an anchor's noise from the same generator."""
+    noise = np.random.default_rng(seed)
+    tilt = slope * (np.arange(SIDE) - 60)
+    images = [
+        image(
+            name,
+            TRUTH[name] + noise.normal(3 + noise.normal(), 0.05, (SIDE, SIDE)),
+            grid(1.0, SIDE, *place),
+        )
+        for name, place in PLACES.items()
+    ]
+    for one, (_, north) in zip(images, PLACES.values(), strict=True):
+        one.data += slope * north + tilt[:, None]
+    return lm.match_mosaic(images, group_by="FILENAME"), noise
+
+
+def offset(result):
+    """The mean of the corrected images less the true sky."""
+    return np.mean([np.mean(result[k].data - TRUTH[k]) for k in PLACES])
+
+
+def anchor_of(noise, scale, fwhm, colour=1.0, unit=u.MJy / u.sr):
+    n = int(360 / scale)
+    sigma = np.hypot(OWN, fwhm / 2.3548)
+    data = colour * sky(grid(scale, n), n, sigma, max(1, int(scale // 3)))
+    data += noise.normal(0, 0.02, data.shape)
+    return image("wide.fits", (data * u.MJy / u.sr).to_value(unit), grid(scale, n), unit)
+
+
+@pytest.mark.parametrize(
+    ("scale", "fwhm", "options", "most"),
+    [
+        (4.0, 12.0, {"fwhm": 12.0}, 0.001),
+        (4.0, 12.0, {"fwhm": 0.2 * u.arcmin}, 0.001),
+        (20.0, 0.0, {}, 0.004),
+        (4.0, 12.0, {"fwhm": 12.0, "colour": "fit"}, 0.002),
+        (4.0, 12.0, {"fwhm": 12.0, "kernel": Gaussian2DKernel(8 / 2.3548)}, 0.002),
+    ],
+    ids=["beam", "angle", "large pixels", "colour", "kernel"],
+)
+def test_the_absolute_level(scale, fwhm, options, most):
+    found, errors = [], []
+    colour = 1.3 if "colour" in options else 1.0
+    for seed in range(4):
+        result, noise = matched(seed)
+        anchored = lm.anchor_levels(result, anchor_of(noise, scale, fwhm, colour), **options)
+        assert abs(offset(result)) > 0.2
+        found.append(offset(anchored))
+        told = anchored.run.options["anchor"]
+        errors.append(told["error"])
+        assert_allclose(told["colour"], colour, rtol=0.01)
+    assert np.sqrt(np.mean(np.square(found))) < most
+    assert np.sqrt(np.mean(np.square(np.array(found) / errors))) < 2.5
+    assert np.mean(errors) < most
+
+
+def test_a_given_colour_and_another_unit():
+    result, noise = matched(3)
+    anchor = anchor_of(noise, 4.0, 12.0, 2.0, u.Jy / u.arcsec**2)
+    anchored = lm.anchor_levels(result, anchor, fwhm=12, colour=2.0)
+    assert abs(offset(anchored)) < 0.001
+
+
+def test_a_beam_in_the_header():
+    result, noise = matched(3)
+    anchor = anchor_of(noise, 4.0, 12.0)
+    expected = lm.anchor_levels(result, anchor, fwhm=12).run.options["anchor"]["level"]
+    anchor.meta |= {"BMAJ": 12 / 3600, "BMIN": 12 / 3600}
+    assert lm.anchor_levels(result, anchor).run.options["anchor"]["level"] == expected
+
+
+def test_a_plane():
+    result, noise = matched(5, slope=2e-3)
+    anchored = lm.anchor_levels(
+        result, anchor_of(noise, 4.0, 12.0), fwhm=12, fit_type="level+slope"
+    )
+    (east, north) = anchored.run.options["anchor"]["slopes"]
+    assert_allclose([east, north], [0, 60 * 2e-3], atol=1e-3)
+    for name in PLACES:
+        assert np.mean(anchored[name].data - TRUTH[name]) == pytest.approx(0, abs=0.005)
+
+
+def test_the_sky_at_a_place():
+    result, _ = matched(6)
+    place = SkyCoord(RA - 100 / 3600, DEC + 100 / 3600, unit="deg")
+    wcs = grid(0.5, 8, 100 * np.cos(np.radians(DEC)) * -1, 100)
+    value = sky(wcs, 8, OWN).mean()
+    for item in ((place, value), (place, value * u.MJy / u.sr), (place.galactic, value)):
+        anchored = lm.anchor_levels(result, item, fwhm=10)
+        assert abs(offset(anchored)) < 4 * anchored.run.options["anchor"]["error"] < 0.1
+    told = lm.anchor_levels(result, (place, value, 0.3), fwhm=10).run.options["anchor"]
+    assert told["error"] == pytest.approx(0.3, rel=0.01)
+
+
+def test_several_anchors_are_averaged():
+    result, noise = matched(7)
+    anchors = [anchor_of(noise, 4.0, 12.0), anchor_of(noise, 20.0, 12.0)]
+    ones = [lm.anchor_levels(result, a, fwhm=12).run.options["anchor"] for a in anchors]
+    both = lm.anchor_levels(result, anchors, fwhm=12).run.options["anchor"]
+    weights = np.array([one["error"] ** -2 for one in ones])
+    levels = np.array([one["level"] for one in ones])
+    assert both["level"] == pytest.approx((weights * levels).sum() / weights.sum())
+    assert both["error"] == pytest.approx(weights.sum() ** -0.5)
+
+
+def test_the_table_the_cards_and_the_summary_say_it():
+    result, noise = matched(1)
+    anchored = lm.anchor_levels(result, anchor_of(noise, 4.0, 12.0), fwhm=12)
+    told = anchored.run.options["anchor"]
+    table, before = anchored.table, result.table
+    assert_allclose(table["level_anchor"].value, told["level"])
+    assert_allclose(table["level"].value, before["level"].value + told["level"])
+    expected = np.hypot(before["error"].value, told["error"])
+    assert_allclose(table["error"].value, expected)
+    assert anchored[0].meta["LMALEV"] == pytest.approx(told["level"])
+    assert "absolute level is that of wide.fits" in anchored.gauge
+    assert any("subtracted, by wide.fits" in line for line in summary_lines(anchored))
+    with pytest.raises(lm.FrameError, match=r"wide\.fits: the result has this anchor already"):
+        lm.anchor_levels(anchored, anchor_of(noise, 4.0, 12.0))
+
+
+def test_files_records_and_undo(tmp_path):
+    result, noise = matched(2)
+    raw = []
+    for k, place in PLACES.items():
+        path = tmp_path / k
+        data = (TRUTH[k] + noise.normal(3 + noise.normal(), 0.05, TRUTH[k].shape)).astype("f4")
+        image(k, data, grid(1.0, SIDE, *place)).write(path)
+        raw.append(path)
+    wide = tmp_path / "wide.fits"
+    anchor_of(noise, 4.0, 12.0).write(wide)
+    out = tmp_path / "out"
+    command = ["run", *map(str, raw), "-o", str(out), "--group-by", "FILENAME"]
+    done = CliRunner().invoke(main, [*command, "--anchor", str(wide), "--anchor-fwhm", "12"])
+    assert done.exit_code == 0, done.output
+    assert "subtracted, by wide.fits" in done.output
+    record = lm.read_record(out / "levelmatch.asdf")
+    paths = [out / p.name for p in raw]
+    assert lm.verify_record(record, paths) == record.names
+    assert record.options["anchor"]["names"] == ["wide.fits"]
+    again = lm.solve_record(record, reference=4)
+    level = [
+        dict(zip(r.table["name"], r.table["level"].value, strict=True)) for r in (record, again)
+    ]
+    assert_allclose(list(level[0].values()), [level[1][k] for k in level[0]], atol=1e-9)
+    restored = lm.undo_record(record, paths, tmp_path / "back")
+    for one, other in zip(restored, raw, strict=True):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            assert_allclose(CCDData.read(one).data, CCDData.read(other).data, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "match"),
+    [
+        ({"fit_type": "auto"}, ValueError, "fit_type: an anchor fits 'level' or 'level.slope'"),
+        ({"fwhm": -1}, ValueError, "fwhm: -1 is not positive"),
+        ({"fwhm": "wide"}, TypeError, "fwhm: 'wide': expected an angle"),
+        ({"colour": 0}, ValueError, "colour: 0 is neither a positive number nor 'fit'"),
+        ({"kernel": np.ones((3, 3))}, ValueError, "kernel: give fwhm"),
+        ({"kernel": np.ones((4, 3)), "fwhm": 9}, ValueError, r"kernel: shape \(4, 3\)"),
+    ],
+)
+def test_options_are_checked(options, error, match):
+    result, noise = matched(0)
+    with pytest.raises(error, match=match):
+        lm.anchor_levels(result, anchor_of(noise, 20.0, 0.0), **options)
+
+
+def test_anchors_are_checked():
+    result, noise = matched(0)
+    away = anchor_of(noise, 20.0, 0.0)
+    away.wcs.wcs.crval = 30.0, 2.0
+    with pytest.raises(lm.NoOverlapError, match=r"wide\.fits"):
+        lm.anchor_levels(result, away)
+    with pytest.raises(TypeError, match="expected .SkyCoord, value."):
+        lm.anchor_levels(result, (1.0, 2.0))
+    with pytest.raises(lm.NoOverlapError, match="no good pixel of the images is there"):
+        lm.anchor_levels(result, (SkyCoord(30, 2, unit="deg"), 1.0))
+    with pytest.warns(lm.LevelMatchWarning, match="only . independent blocks"):
+        lm.anchor_levels(result, anchor_of(noise, 72.0, 0.0))
