@@ -14,6 +14,7 @@ copyright = "2026, The levelmatch developers"  # noqa: A001
 release = version = installed_version("levelmatch")
 
 extensions = [
+    "myst_nb",
     "numpydoc",
     "pytest_doctestplus.sphinx.doctestplus",
     "sphinx_automodapi.automodapi",
@@ -34,7 +35,15 @@ if os.environ.get("READTHEDOCS") == "True":
         "matplotlib": ("https://matplotlib.org/stable", None),
     }
 
-exclude_patterns = ["_build", "Thumbs.db", "changes", "examples", "user_guide/peers_table.rst"]
+exclude_patterns = [
+    "_build",
+    "Thumbs.db",
+    "changes",
+    "examples",
+    # The notebooks of scripts, which are pages already.
+    "gallery/*.ipynb",
+    "user_guide/peers_table.rst",
+]
 default_role = "py:obj"
 nitpicky = True
 nitpick_ignore_regex = [
@@ -52,7 +61,7 @@ nitpick_ignore_regex = [
     ),
     (r"py:.*", r"levelmatch\.measure\.PairTable"),
     (r"py:.*", r"levelmatch\.plots\.sky\.Chart"),
-    (r"py:.*", r"Product"),
+    (r"py:.*", r"(Product|LevelMatchStep)"),
 ]
 
 numpydoc_show_class_members = False
@@ -81,6 +90,13 @@ numpydoc_validation_exclude = {
 automodapi_toctreedirnm = "api"
 automodapi_inheritance_diagram = False
 automodsumm_inherited_members = False
+
+# Notebooks have no outputs in the repository: each build runs them, in a folder of its own.
+nb_execution_mode = "force"
+nb_execution_in_temp = True
+nb_execution_raise_on_error = True
+nb_execution_timeout = 120
+nb_merge_streams = True
 
 # Scripts run in the folder that they are built in, on images that they simulate.
 sphinx_gallery_conf = {

@@ -42,7 +42,7 @@ class Views:
         lines = [*headline(facts), "", *summary_lines(facts)]
         return "\n".join([*lines, *(f"Note: {note}" for note in notes(facts))])
 
-    def plot(self, kind: str | None = None, **options: Any) -> Any:
+    def plot(self, kind: str | None = None, /, **options: Any) -> Any:
         """Plot the result; needs matplotlib.
 
         Parameters
