@@ -44,7 +44,7 @@ for words, result in (("plain", plain), ("scaled", scaled)):
     residual = result.pairs["residual"]
     print(f"{words}: rms of residuals {np.sqrt(np.mean(residual**2)):.4f}")
 
-figure, axes = plt.subplots(1, 2, figsize=(9, 3.6), layout="constrained", sharex=True)
+figure, axes = plt.subplots(1, 2, figsize=(9, 3.6), layout="constrained")
 for ax, (title, result) in zip(axes, (("as they are", plain), ("by MAGZP", scaled)), strict=True):
     plot_gains(result, ax=ax)
     ax.set_title(title, loc="right", fontsize="medium")

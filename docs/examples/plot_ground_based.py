@@ -63,10 +63,10 @@ print(planes.summary().split("\n\n")[0])
 
 figure = plt.figure(figsize=(10, 3.4), layout="constrained")
 looks = quick_look(levels), quick_look(planes)
-low, high, _ = looks[1].stretch()
+middle = np.nanmedian(looks[1].after)
 for k, (look, show, title) in enumerate(
     ((looks[0], "before", "before"), (looks[0], "after", "levels"), (looks[1], "after", "planes"))
 ):
     ax = figure.add_subplot(1, 3, k + 1, projection=look.wcs)
-    plot_mosaic(look, show, ax=ax, limits=(low, low + 0.6 * (high - low)))
+    plot_mosaic(look, show, ax=ax, limits=(middle - 150, middle + 150))
     ax.set_title(title, fontsize="medium")

@@ -10,7 +10,7 @@ from astropy.table import QTable
 
 from levelmatch.text import SHORT_NAME, decimals, short_names, values
 
-__all__ = ["LevelTable", "set_formats"]
+__all__ = ["LevelTable", "set_formats", "with_short_names"]
 
 # Numbers with more decimals than this are printed with a power of ten.
 MAX_DECIMALS = 7
@@ -35,7 +35,7 @@ class LevelTable(QTable):
         n, lines = _first_columns(self, width)
         notes: list[str] = []
         if n < _n_needed(self.colnames):
-            short, notes = _with_short_names(self)
+            short, notes = with_short_names(self)
             n, lines = _first_columns(short, width)
         rest = ", ".join(self.colnames[n:])
         notes += [f"Columns not shown: {rest}"] if rest else []
@@ -58,7 +58,7 @@ def _first_columns(table: QTable, width: int) -> tuple[int, list[str]]:
     return n, lines
 
 
-def _with_short_names(table: QTable) -> tuple[QTable, list[str]]:
+def with_short_names(table: QTable) -> tuple[QTable, list[str]]:
     """Return a table with short names, and notes on the patterns of the names."""
     short, notes = QTable(table, copy=True), []
     for columns in (("name", "image1", "image2"), ("tile",)):

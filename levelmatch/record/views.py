@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from levelmatch.facts import Facts
+from levelmatch.record.shown import with_short_names
 from levelmatch.summary import headline, notes, summary_lines
 
 __all__ = ["Views"]
@@ -101,11 +102,13 @@ class Views:
     def _repr_html_(self) -> str:
         """Return the headline, the first rows of the table and a picture, for notebooks."""
         facts = Facts.of(self)
-        table = facts.table[[name for name in COLUMNS if name in facts.table.colnames]]
-        more = f"<p>{len(table) - N_ROWS} more images</p>" if len(table) > N_ROWS else ""
         words = "".join(f"<p><b>{escape(line)}</b></p>" for line in headline(facts))
-        rows = table[:N_ROWS]._repr_html_()
-        return f"<div>{words}{rows}{more}{self._picture()}</div>"
+        n_more = len(facts.frames) - N_ROWS
+        table, patterns = with_short_names(facts.table[:N_ROWS][list(COLUMNS)])
+        rows = "\n".join(table.pformat(max_lines=-1, max_width=-1, html=True))
+        more = [f"{n_more} more images"] if n_more > 0 else []
+        below = "".join(f"<p>{escape(note)}</p>" for note in [*more, *patterns])
+        return f"<div>{words}{rows}{below}{self._picture()}</div>"
 
     def _picture(self) -> str:
         """The overlaps and the levels as one picture; blank without matplotlib."""
