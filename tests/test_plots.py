@@ -764,6 +764,40 @@ def test_names_do_not_overlap(kind, figure):
     assert box.y1 < figure.bbox.y1 + 1
 
 
+COLUMN = {
+    "levels": lambda r, ax: plots.plot_levels(r, ax),
+    "matrix": lambda r, ax: plots.plot_residuals(r, kind="matrix", ax=ax),
+    "list": lambda r, ax: plots.plot_residuals(r, kind="list", ax=ax),
+    "histogram": lambda r, ax: plots.plot_residuals(r, kind="histogram", ax=ax),
+    "closures": lambda r, ax: plots.plot_closures(r, ax),
+    "gains": lambda r, ax: plots.plot_gains(r, ax),
+    "overlaps": lambda r, ax: plots.plot_overlaps(r, ax),
+    "mosaic": lambda r, ax: plots.plot_mosaic(r, "before", ax=ax),
+}
+
+
+@pytest.fixture(scope="module")
+def eleven():
+    """Eleven images with names of seven different characters."""
+    images = list(simulate_generic(n_images=11, shape=(32, 32), overlap=0.4, seed=1).images)
+    for k, image in enumerate(images):
+        image.meta["FILENAME"] = f"2mass-atlas-{98 + k}1124n-j{80 + k}70232.fits.fz"
+    return match_levels(images, group_by="FILENAME")
+
+
+@pytest.mark.parametrize(
+    ("kind", "sky"), [*((kind, False) for kind in COLUMN), ("overlaps", True), ("mosaic", True)]
+)
+def test_nothing_is_clipped_in_one_column_of_a_journal(eleven, figure, kind, sky):
+    ax = figure.add_subplot(projection=plots.sky_wcs(eleven) if sky else None)
+    draw(COLUMN[kind](eleven, ax))
+    box = figure.get_tightbbox(figure.canvas.get_renderer()).extents
+    width, height = figure.get_size_inches()
+    assert box.min() > -0.02
+    assert box[2] < width + 0.02
+    assert box[3] < height + 0.02
+
+
 @pytest.mark.parametrize("factor", [1e-13, 1e13])
 def test_any_size_of_numbers(factor):
     images = list(simulate_generic(n_images=4, shape=(48, 48), overlap=0.4, seed=3).images)

@@ -23,7 +23,7 @@ __all__ = ["plot_residuals"]
 
 KINDS = ("matrix", "list", "histogram")
 # Names of more images than this are shorter and smaller.
-MAX_WIDE = 12
+MAX_WIDE = 8
 # Colour of images that are no pair, on light and on dark paper.
 NO_PAIR = "#b8b8b8"
 
@@ -118,6 +118,8 @@ def _name_rows(ax, facts):
     size = "small" if few else "x-small"
     ax.set_xticks(np.arange(n), names, rotation=90, fontsize=size, parse_math=False)
     ax.set_yticks(np.arange(n), names, fontsize=size, parse_math=False)
+    if not few:
+        ax.tick_params(pad=1.5)
     name_images(ax, words)
 
 
