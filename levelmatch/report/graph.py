@@ -18,6 +18,8 @@ WIDTH, HEIGHT, LEAST, MARGIN, FOOT = 1100.0, 460.0, 380.0, 24.0, 56.0
 WIDE = 600.0
 # Up to so many images or tiles have their names on the map.
 MAX_NAMES = 30
+# Names of centres closer than this would lie on each other.
+CROWDED = 90.0, 20.0
 # Width of a letter in the map's units.
 LETTER = 9.0
 # The worst links have labels, if their residuals are larger than so many standard errors.
@@ -114,7 +116,8 @@ def _worst_labels(facts, place):
 def _names(facts, sheet):
     """Short names of the images, or of tiles of several images, where they fit."""
     tiles = [frame.tile for frame in facts.frames]
-    of_tiles = len(set(tiles)) < len(tiles) and all(tiles)
+    centres = sheet.place(np.array([frame.grid.centre for frame in facts.frames]))
+    of_tiles = len(set(tiles)) < len(tiles) and all(tiles) and _are_crowded(centres)
     words, _ = short_names(sorted(set(tiles)), SHORT_NAME) if of_tiles else names_of(facts)
     members = tiles if of_tiles else facts.names
     groups = sorted(set(members)) if of_tiles else members
@@ -122,13 +125,21 @@ def _names(facts, sheet):
     wide = max(np.ptp(corner[:, 0]) for corner in corners)
     if len(groups) > MAX_NAMES or LETTER * max(map(len, words)) > 1.2 * wide:
         return ""
-    centres = sheet.place(np.array([frame.grid.centre for frame in facts.frames]))
     of_group = [np.flatnonzero([m == g for m in members]) for g in groups]
     out = []
     for word, rows in zip(words, of_group, strict=True):
         x, y = centres[rows].mean(axis=0) + _aside(centres, rows, wide if of_tiles else 0.0)
         out.append(f'<text x="{x:.1f}" y="{y:.1f}">{safe(word)}</text>')
     return '<g class="names" aria-hidden="true">' + "".join(out) + "</g>"
+
+
+def _are_crowded(centres):
+    """Return whether names of the images would lie on each other."""
+    if len(centres) > MAX_NAMES:
+        return True
+    away = np.abs(centres[:, None] - centres[None])
+    near = (away[..., 0] < CROWDED[0]) & (away[..., 1] < CROWDED[1])
+    return bool(near[~np.eye(len(centres), dtype=bool)].any())
 
 
 def _aside(centres, rows, wide):

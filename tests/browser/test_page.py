@@ -320,10 +320,16 @@ def test_a_link_tells_and_shows_its_pair(browser, page, result):
         """(() => {
         const paths = Array.from(document.querySelectorAll("#graph a:not(.node):not(.out) path"));
         paths.sort((a, b) => b.getTotalLength() - a.getTotalLength());
-        const m = paths[0].getScreenCTM();
-        const p = paths[0].getPointAtLength(paths[0].getTotalLength() / 2);
-        const name = paths[0].parentElement.getAttribute("href");
-        return [name, p.x * m.a + m.e, p.y * m.d + m.f]; })()"""
+        for (const path of paths) {
+          const name = path.parentElement.getAttribute("href");
+          const m = path.getScreenCTM();
+          const p = path.getPointAtLength(path.getTotalLength() / 2);
+          const x = Math.round(p.x * m.a + m.e), y = Math.round(p.y * m.d + m.f);
+          // On top of the others, and one of the worst pairs, which have pictures.
+          const top = document.elementFromPoint(x, y) === path;
+          if (top && document.querySelector(`#d${name.slice(2)} img`)) return [name, x, y];
+        }
+        return null; })()"""
     )
     pair = result.pairs[int(target[2:])]
     move = ActionChains(browser.driver)
