@@ -181,9 +181,10 @@ def test_smooth_colours_have_no_bands():
 
 
 def test_of_many_pairs_the_worst_have_pictures(result, monkeypatch):
+    monkeypatch.setattr("levelmatch.report.pictures.MAX_PAIR_PICTURES", 2)
     monkeypatch.setattr("levelmatch.report.pictures.N_WORST", 1)
     page = Page(make(result, before_after=True))
-    assert "Differences of 1 of 3 pairs, the most significant residual first" in page.text
+    assert "Pictures of the 1 worst of 3 pairs." in page.text
     assert [i["alt"] for i in page.all("img")].count("before") == 1
     (drawn,) = [f["id"] for f in page.all("figure") if f.get("id", "")[:1] == "d"]
     assert drawn == f"d{pair_order(Facts.of(result))[0]}"

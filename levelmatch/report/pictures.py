@@ -26,8 +26,8 @@ MAX_TINT = 12
 INKS = ("#1d2126", "#dfe4ea")
 # Width of a picture in inches, small so that its text is large enough on a phone.
 WIDTH, DPI = 4.6, 170
-# The worst pairs have pictures.
-N_WORST = 20
+# Up to so many pairs, each has a picture; of more, only the worst.
+MAX_PAIR_PICTURES, N_WORST = 60, 20
 RESIDUALS = (
     "Residuals of the pairs over their standard errors. The curve is the normal distribution "
     "that the errors predict."
@@ -262,15 +262,17 @@ def _set_ink(figure, ink):
 
 
 def pair_pictures(facts, files):
-    """Return small pictures of the pairs with the most significant residuals."""
+    """Return a small picture of each pair; where there are many, of the worst pairs."""
     n = len(facts.pairs)
     if n == 0:
         return ""
-    rows = pair_order(facts)[:N_WORST]
-    of = f"{len(rows)} of {n} pairs" if n > len(rows) else count(n, "pair")
+    rows, words = pair_order(facts), "Differences of each pair"
+    if n > MAX_PAIR_PICTURES:
+        rows = rows[:N_WORST]
+        words = f"Pictures of the {len(rows)} worst of {n} pairs. Differences of each"
     words = (
-        f"<p>Differences of {of}, the most significant residual first, in one range of colours "
-        "before and after. Pairs that match are white, but for noise and stars.</p>\n"
+        f"<p>{words}, the most significant residual first, in one range of colours before and "
+        "after. Pairs that match are white, but for noise and stars.</p>\n"
     )
     short = dict(zip(facts.names, names_of(facts)[0], strict=True))
     load = _Held()
