@@ -271,10 +271,11 @@
       current.setAttribute("tabindex", "0");
     };
 
-    // The mark under the pointer, or the nearest link within reach of a finger.
+    // The image under the pointer, or the nearest link within reach of a finger: links that lie on
+    // each other are told apart.
     const near = (event) => {
       const direct = event.target.closest("a");
-      if (direct) return direct;
+      if (direct && direct.classList.contains("node")) return direct;
       const matrix = graph.getScreenCTM();
       const x = (event.clientX - matrix.e) / matrix.a, y = (event.clientY - matrix.f) / matrix.d;
       let best = null, least = (10 / matrix.a) ** 2;
@@ -284,7 +285,7 @@
         const distance = (x1 + t * dx - x) ** 2 + (y1 + t * dy - y) ** 2;
         if (distance < least) { least = distance; best = links[k]; }
       });
-      return best;
+      return best || direct;
     };
 
     const show = (mark) => {
