@@ -2,18 +2,24 @@
 """Files that appear under their name complete, or not at all."""
 
 import bz2
+import errno
 import gzip
 import lzma
 import os
+import re
 import secrets
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import BinaryIO
 
-__all__ = ["atomic_path", "atomic_stream"]
+__all__ = ["NO_SPACE", "atomic_path", "atomic_stream", "space_errors"]
 
+# Errors of a disk or a quota that is full.
+NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+# Names of temporary files.
+PART = re.compile(r"\.levelmatch-[0-9a-f]{16}")
 # Folder in which Linux shows the open files of a process.
 OWN_FILES = "/proc/self/fd"
 
@@ -32,14 +38,56 @@ def atomic_path(path: Path) -> Iterator[Path]:
     part : `~pathlib.Path`
         An empty file in the same folder; removed if an exception is raised.
     """
+    _remove_left(path.parent)
     part = _new_name(path)
     # The permissions follow the user's umask, which those of tempfile do not.
-    os.close(os.open(part, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
+    handle = os.open(part, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666)
     try:
-        yield part
+        # Until this process ends, however it does.
+        _lock(handle)
+        with space_errors(path):
+            yield part
         os.replace(part, path)
     finally:
+        os.close(handle)
         part.unlink(missing_ok=True)
+
+
+def _lock(handle: int) -> bool:
+    """Lock an open file; return whether that was possible."""
+    try:
+        from fcntl import LOCK_EX, LOCK_NB, flock
+
+        flock(handle, LOCK_EX | LOCK_NB)
+    except (ImportError, OSError):
+        return False
+    return True
+
+
+def _remove_left(folder: Path) -> None:
+    """Remove the temporary files of processes that were killed."""
+    for path in folder.glob(".levelmatch-*"):
+        if not PART.fullmatch(path.name) or path.is_symlink():
+            continue
+        with suppress(OSError):
+            handle = os.open(path, os.O_RDWR | os.O_NONBLOCK)
+            try:
+                # The file of a process that is alive is locked.
+                if _lock(handle):
+                    path.unlink()
+            finally:
+                os.close(handle)
+
+
+@contextmanager
+def space_errors(path: Path) -> Iterator[None]:
+    """Give errors of a full disk the name of the file that was written."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in NO_SPACE and error.filename is None:
+            raise OSError(error.errno, error.strerror, str(path)) from error
+        raise
 
 
 @contextmanager
@@ -67,7 +115,7 @@ def atomic_stream(path: Path) -> Iterator[BinaryIO]:
         with atomic_path(path) as part, open(part, "wb") as raw, _compressor(path, raw) as stream:
             yield stream
         return
-    with os.fdopen(handle, "wb") as raw:
+    with space_errors(path), os.fdopen(handle, "wb") as raw:
         with _compressor(path, raw) as stream:
             yield stream
         raw.flush()

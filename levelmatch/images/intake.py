@@ -14,6 +14,7 @@ from math import prod
 from pathlib import Path
 from typing import BinaryIO
 
+from levelmatch.atomic import NO_SPACE
 from levelmatch.exceptions import FrameError, LevelMatchError
 from levelmatch.options import ReadOptions
 
@@ -88,14 +89,14 @@ def named_errors(name: str, what: str = "it cannot be read") -> Iterator[None]:
     Raises
     ------
     FrameError
-        For any exception but those of this package and a missing file.
+        For any exception but those of this package, of a missing file and of a full disk.
     """
     try:
         yield
     except (LevelMatchError, FileNotFoundError):
         raise
     except Exception as error:
-        if is_of_option(error):
+        if is_of_option(error) or (isinstance(error, OSError) and error.errno in NO_SPACE):
             raise
         msg = f"{name}: {what}: {reason_of(error)}"
         raise FrameError(msg) from error

@@ -234,7 +234,7 @@ class Record(Levels):
         in_asdf = any(name.lower().endswith(".asdf") for name in self.names)
         return OTHER_NAME if in_asdf else RECORD_NAME
 
-    def write(self, path: str | Path, *, overwrite: bool = False) -> Path:
+    def write(self, path: str | Path, *, overwrite: bool = False, lock: Any = None) -> Path:
         """Write the record to a file, atomically.
 
         Parameters
@@ -242,7 +242,9 @@ class Record(Levels):
         path : str or `~pathlib.Path`
             The file.
         overwrite : bool
-            Whether an existing file may be replaced.
+            Whether an existing record may be replaced.
+        lock : `~levelmatch.results.lock.OutputLock` or None
+            Notes the record whose images are written next.
 
         Returns
         -------
@@ -252,13 +254,18 @@ class Record(Levels):
         Raises
         ------
         FileExistsError
-            If the file exists and ``overwrite`` is not set.
+            If the file exists and ``overwrite`` is not set, or it is no record.
         """
         path = Path(path)
         if path.exists() and not overwrite:
             msg = f"{path} exists; overwrite=True replaces it"
             raise FileExistsError(msg)
+        if path.exists() and not _is_asdf(path):
+            msg = f"{path} exists and is no record; name another file"
+            raise FileExistsError(msg)
         content = self.content
+        if lock is not None:
+            lock.declare(self.sha256)
         path.parent.mkdir(parents=True, exist_ok=True)
         with atomic_stream(path) as stream:
             stream.write(content)
@@ -437,6 +444,14 @@ def check_not_recorded(paths: Iterable[str | Path]) -> None:
                 "again"
             )
             raise RecordError(msg)
+
+
+def _is_asdf(path: Path) -> bool:
+    """Return whether a file begins as an ASDF file does, or is empty."""
+    if not path.is_file():
+        return False
+    with open(path, "rb") as stream:
+        return stream.read(5) in (b"#ASDF", b"")
 
 
 def _plain_rows(table: QTable) -> list[dict[str, Any]]:

@@ -16,6 +16,7 @@ from astropy.wcs import WCS
 from levelmatch.atomic import atomic_stream
 from levelmatch.exceptions import FrameError
 from levelmatch.images.frame import Frame
+from levelmatch.images.intake import named_errors
 from levelmatch.images.roman import AsdfSource
 from levelmatch.images.sources import FileSource, decoded_image
 from levelmatch.record.run import Provenance
@@ -28,6 +29,7 @@ from levelmatch.results.corrected import (
     uncertainty_power,
 )
 from levelmatch.results.header import add_provenance, provenance_entry
+from levelmatch.results.lock import OutputLock
 from levelmatch.results.products import Product, by_file
 from levelmatch.results.splice import (
     Parts,
@@ -58,7 +60,13 @@ __all__ = [
 # Checks before anything is written
 
 
-def check_outputs(products: list[Product], directory: str | Path, *, overwrite: bool) -> list[Path]:
+def check_outputs(
+    products: list[Product],
+    directory: str | Path,
+    *,
+    overwrite: bool,
+    lock: OutputLock | None = None,
+) -> list[Path]:
     """Refuse inputs that changed, and outputs that would replace another file.
 
     Parameters
@@ -69,6 +77,8 @@ def check_outputs(products: list[Product], directory: str | Path, *, overwrite: 
         Their folder.
     overwrite : bool
         Whether existing files may be replaced.
+    lock : `~levelmatch.results.lock.OutputLock` or None
+        Knows the files of a run that ended early, which may be replaced.
 
     Returns
     -------
@@ -109,7 +119,11 @@ def check_outputs(products: list[Product], directory: str | Path, *, overwrite: 
         if path in paths:
             msg = f"{path.name}: two outputs would have this name; rename an input"
             raise FrameError(msg)
-        if path.exists() and not overwrite:
+        if path.is_dir():
+            msg = f"{path.name}: the folder {path} has the name of this output; move it away"
+            raise FrameError(msg)
+        is_own = lock is not None and path.exists() and lock.may_replace(path)
+        if path.exists() and not (overwrite or is_own):
             msg = f"{path} exists; overwrite=True replaces it"
             raise FileExistsError(msg)
         paths.append(path)
@@ -169,10 +183,12 @@ def write_products(
     work = list(zip(by_file(products), paths, strict=True))
     for images, path in work if progress_bar is None else progress_bar(work):
         path.parent.mkdir(parents=True, exist_ok=True)
-        with atomic_stream(path) as stream:
-            if isinstance(images[0].frame.source, AsdfSource):
+        source = images[0].frame.source
+        name = getattr(source, "label", path.name)
+        with named_errors(name, "it cannot be written"), atomic_stream(path) as stream:
+            if isinstance(source, AsdfSource):
                 write_asdf(images[0], stream, provenance)
-            elif isinstance(images[0].frame.source, FileSource):
+            elif isinstance(source, FileSource):
                 _write_file(images, stream, provenance)
             else:
                 _write_memory(images[0], stream, provenance)

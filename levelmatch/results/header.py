@@ -352,8 +352,11 @@ def _set(meta, key: str, value, comment: str = "", unit: str = "") -> None:
 
 
 def _ascii(text: str) -> str:
-    """Return text in ASCII, as FITS headers require; other characters are escaped."""
-    return text.encode("ascii", "backslashreplace").decode()
+    """Return text in printable ASCII, as FITS headers require; other characters are escaped."""
+    text = text.encode("ascii", "backslashreplace").decode()
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else f"\\x{ord(c):02x}" for c in text)
 
 
 def add_history(meta: Any, text: str) -> None:

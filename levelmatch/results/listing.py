@@ -5,6 +5,7 @@ from pathlib import Path
 
 from levelmatch.associations import planned_associations
 from levelmatch.record.run import Provenance
+from levelmatch.results.lock import OutputLock
 from levelmatch.results.products import Product, by_file
 
 __all__ = ["output_associations"]
@@ -14,9 +15,9 @@ def output_associations(
     products: list[Product],
     paths: list[Path],
     directory: str | Path,
-    *,
     overwrite: bool,
-    provenance: Provenance | None = None,
+    provenance: Provenance | None,
+    lock: OutputLock,
 ) -> dict[Path, bytes]:
     """Return the associations of output images, to be written after these.
 
@@ -32,6 +33,8 @@ def output_associations(
         Whether existing files may be replaced.
     provenance : `~levelmatch.record.run.Provenance` or None
         The run; `None` for images whose corrections are undone.
+    lock : `~levelmatch.results.lock.OutputLock`
+        Knows the files of a run that ended early, which may be replaced.
 
     Returns
     -------
@@ -51,6 +54,11 @@ def output_associations(
     if not associations:
         return {}
     written = {f.source.path: path for f, path in pairs if hasattr(f.source, "path")}
-    return planned_associations(
-        written, associations, directory, overwrite=overwrite, provenance=provenance
+    contents = planned_associations(
+        written, associations, directory, overwrite=True, provenance=provenance
     )
+    for path in contents:
+        if path.exists() and not (overwrite or lock.may_replace(path)):
+            msg = f"{path} exists; overwrite=True replaces it"
+            raise FileExistsError(msg)
+    return contents

@@ -15,6 +15,7 @@ from levelmatch.atomic import atomic_stream
 from levelmatch.exceptions import FrameError, RecordError
 from levelmatch.images.collect import collect_frames, unique_names
 from levelmatch.images.frame import Frame
+from levelmatch.images.intake import named_errors
 from levelmatch.images.roman import AsdfSource, native
 from levelmatch.images.sources import decoded_image
 from levelmatch.options import ReadOptions
@@ -24,6 +25,7 @@ from levelmatch.results.files import (
     asdf_hdu,
     check_outputs,
     corrected_data,
+    file_identity,
     fits_name,
     hdu_parts,
     open_decoded,
@@ -33,7 +35,9 @@ from levelmatch.results.files import (
 )
 from levelmatch.results.header import remove_provenance
 from levelmatch.results.listing import output_associations
+from levelmatch.results.lock import output_lock
 from levelmatch.results.pixels import recorded_read
+from levelmatch.results.prewrite import check_contents, check_space
 from levelmatch.results.products import Product, by_file, make_products
 from levelmatch.results.result import MatchResult
 from levelmatch.results.splice import Parts, Replaced, remove_from_asdf, splice, table_parts
@@ -274,13 +278,18 @@ def apply_record(
     """
     record = as_record(record)
     result = recorded_result(record, files, force=force)
-    paths = check_outputs(result.products, directory, overwrite=overwrite)
-    associations = output_associations(
-        result.products, paths, directory, overwrite=overwrite, provenance=record.provenance
-    )
-    record.write(Path(directory) / record.provenance.record, overwrite=overwrite)
-    write_products(result.products, paths, record.provenance, progress_bar)
-    write_associations(associations)
+    with output_lock(directory) as lock:
+        paths = check_outputs(result.products, directory, overwrite=overwrite, lock=lock)
+        provenance = record.provenance
+        associations = output_associations(
+            result.products, paths, directory, overwrite, provenance, lock
+        )
+        check_contents(result.products, provenance)
+        check_space(result.products, paths, len(record.content))
+        own = Path(directory) / provenance.record
+        record.write(own, overwrite=overwrite or lock.may_replace(own), lock=lock)
+        write_products(result.products, paths, provenance, progress_bar)
+        write_associations(associations)
     return paths
 
 
@@ -328,18 +337,31 @@ def undo_record(
     """
     record = as_record(record)
     products = _corrected_products(record, files, force=force)
-    paths = check_outputs(products, directory, overwrite=overwrite)
-    associations = output_associations(products, paths, directory, overwrite=overwrite)
-    Path(directory).mkdir(parents=True, exist_ok=True)
-    work = list(zip(by_file(products), paths, strict=True))
-    for images, path in work if progress_bar is None else progress_bar(work):
-        with atomic_stream(path) as stream:
-            if isinstance(images[0].frame.source, AsdfSource):
-                write_undone_asdf(images[0], record.sha256, stream)
-            else:
-                _write_undone(record, images, stream)
-    write_associations(associations)
+    with output_lock(directory) as lock:
+        paths = check_outputs(products, directory, overwrite=overwrite, lock=lock)
+        _refuse_originals(record, paths)
+        associations = output_associations(products, paths, directory, overwrite, None, lock)
+        check_space(products, paths)
+        work = list(zip(by_file(products), paths, strict=True))
+        for images, path in work if progress_bar is None else progress_bar(work):
+            name = images[0].name
+            with named_errors(name, "it cannot be undone"), atomic_stream(path) as stream:
+                if isinstance(images[0].frame.source, AsdfSource):
+                    write_undone_asdf(images[0], record.sha256, stream)
+                else:
+                    _write_undone(record, images, stream)
+        write_associations(associations)
     return paths
+
+
+def _refuse_originals(record: Record, paths: list[Path]) -> None:
+    """Refuse outputs that are inputs of the record."""
+    inputs = [Path(str(record.input(frame, "path"))) for frame in record.frames]
+    originals = {identity: path for path in inputs if (identity := file_identity(path))}
+    for path in paths:
+        if file_identity(path) in originals:
+            msg = f"{path.name}: {path} is the original of the record; name another folder"
+            raise RecordError(msg)
 
 
 def _corrected_products(

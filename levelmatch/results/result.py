@@ -16,6 +16,8 @@ from levelmatch.record.run import Run
 from levelmatch.results.corrected import corrected_image
 from levelmatch.results.files import check_outputs, write_products
 from levelmatch.results.listing import output_associations
+from levelmatch.results.lock import output_lock
+from levelmatch.results.prewrite import check_contents, check_space
 from levelmatch.results.products import make_products
 from levelmatch.solve.passes import Pass
 
@@ -117,19 +119,27 @@ class MatchResult(Levels, Sequence):
         Raises
         ------
         FrameError
-            If the folder holds an input, or two outputs would have the same name.
+            If the folder holds an input, two outputs would have the same name, or an image
+            cannot be written to FITS; nothing is written then.
         FileExistsError
             If a file exists and ``overwrite`` is not set.
+        LevelMatchError
+            If another run writes to the folder.
+        OSError
+            If the disk has no space.
         """
-        paths = check_outputs(self.products, directory, overwrite=overwrite)
-        provenance = self.provenance
-        if record:
-            provenance = self.record.provenance
-        associations = output_associations(
-            self.products, paths, directory, overwrite=overwrite, provenance=provenance
-        )
-        if record:
-            self.record.write(Path(directory) / self.record.file_name, overwrite=overwrite)
-        write_products(self.products, paths, provenance, progress_bar)
-        write_associations(associations)
+        with output_lock(directory) as lock:
+            paths = check_outputs(self.products, directory, overwrite=overwrite, lock=lock)
+            provenance = self.record.provenance if record else self.provenance
+            associations = output_associations(
+                self.products, paths, directory, overwrite, provenance, lock
+            )
+            check_contents(self.products, provenance)
+            check_space(self.products, paths, len(self.record.content) if record else 0)
+            if record:
+                own = Path(directory) / self.record.file_name
+                replace = overwrite or lock.may_replace(own)
+                self.record.write(own, overwrite=replace, lock=lock)
+            write_products(self.products, paths, provenance, progress_bar)
+            write_associations(associations)
         return paths

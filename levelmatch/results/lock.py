@@ -1,0 +1,226 @@
+# Licensed under a 3-clause BSD style license - see LICENSE.rst
+"""The lock on an output folder: one run at a time writes to it."""
+
+import errno
+import json
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from threading import get_ident
+from typing import Any
+from uuid import uuid4
+
+from levelmatch.exceptions import LevelMatchError
+from levelmatch.images.intake import named_errors
+from levelmatch.images.packing import open_raw
+from levelmatch.record.run import now
+
+__all__ = ["LOCK_NAME", "OutputLock", "output_lock"]
+
+LOCK_NAME = ".levelmatch-lock"
+# Errors of file systems without locks.
+NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL)
+# Bytes of an output that are searched at a time.
+CHUNK = 1 << 22
+
+# Locks of this process, by folder and thread.
+_HELD: dict[tuple[Path, int], "OutputLock"] = {}
+
+
+@contextmanager
+def output_lock(folder: str | Path) -> Iterator["OutputLock"]:
+    """Hold the lock on an output folder, which is made if it is missing.
+
+    A thread may take a lock again that it holds.
+
+    Parameters
+    ----------
+    folder : str or `~pathlib.Path`
+        The folder.
+
+    Yields
+    ------
+    lock : `OutputLock`
+        The lock.
+
+    Raises
+    ------
+    LevelMatchError
+        If another run holds it; the message names the run.
+    """
+    folder = Path(folder)
+    if folder.exists() and not folder.is_dir():
+        msg = f"directory: {folder} is not a folder; name another"
+        raise NotADirectoryError(msg)
+    made = _missing_folders(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    key = folder.resolve(), get_ident()
+    if key in _HELD:
+        yield _HELD[key]
+        return
+    lock = OutputLock(folder)
+    _HELD[key] = lock
+    try:
+        yield lock
+        lock.own = lock.earlier = ""
+    finally:
+        del _HELD[key]
+        lock.release()
+        for path in made:
+            with suppress(OSError):
+                # Fails unless it is empty.
+                path.rmdir()
+
+
+def _missing_folders(folder: Path) -> list[Path]:
+    """Return the folders that are made with one, the deepest first."""
+    return [path for path in (folder, *folder.parents) if not path.exists()]
+
+
+class OutputLock:
+    """The lock on an output folder, a file with the identity of the run.
+
+    A run that ends early leaves the file, unlocked, with the checksum of its record: the
+    next run may replace what that run wrote, and nothing else.
+
+    Parameters
+    ----------
+    folder : `~pathlib.Path`
+        The folder.
+
+    Raises
+    ------
+    LevelMatchError
+        If another run holds it.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.path = folder / LOCK_NAME
+        self._handle = self._acquire()
+        self.earlier = str(self._content().get("record", ""))
+        self.own = ""
+        self._write()
+
+    def _acquire(self) -> int:
+        """Open and lock the file."""
+        flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0) | os.O_NONBLOCK
+        while True:
+            self._handle = os.open(self.path, flags, 0o666)
+            try:
+                if not _is_locked(self._handle):
+                    self._refuse_if_alive()
+                own, there = os.fstat(self._handle), os.stat(self.path)
+            except FileNotFoundError:
+                # Another run has ended meanwhile.
+                os.close(self._handle)
+                continue
+            except BlockingIOError as error:
+                holder = _identity(self._content())
+                os.close(self._handle)
+                msg = (
+                    f"{self.path.parent}: another run writes to this folder{holder}; wait for it, "
+                    "or name another folder"
+                )
+                raise LevelMatchError(msg) from error
+            if (own.st_dev, own.st_ino) == (there.st_dev, there.st_ino):
+                return self._handle
+            os.close(self._handle)
+
+    def _refuse_if_alive(self) -> None:
+        """On a file system without locks, refuse a run that has not ended, as far as is known."""
+        content = self._content()
+        pid = content.get("process")
+        if not isinstance(pid, int) or pid == os.getpid():
+            return
+        if content.get("host") == socket.gethostname():
+            try:
+                os.kill(pid, 0)
+            except OSError:
+                return
+        raise BlockingIOError
+
+    def _content(self) -> dict[str, Any]:
+        """Return the content of the file; an empty dictionary if it is none."""
+        try:
+            content = json.loads(os.pread(self._handle, 1 << 16, 0))
+        except (OSError, ValueError):
+            return {}
+        return content if isinstance(content, dict) else {}
+
+    def _write(self) -> None:
+        content = {
+            "process": os.getpid(),
+            "host": socket.gethostname(),
+            "since": now()[:19],
+            "run": uuid4().hex,
+            "record": self.own or self.earlier,
+        }
+        os.ftruncate(self._handle, 0)
+        os.pwrite(self._handle, json.dumps(content).encode(), 0)
+
+    def declare(self, sha256: str) -> None:
+        """Note the record whose outputs are written next."""
+        self.own = sha256
+        self._write()
+
+    def may_replace(self, path: Path) -> bool:
+        """Return whether a file was written by the run that ended early here.
+
+        Parameters
+        ----------
+        path : `~pathlib.Path`
+            A record, or an image or association that names one.
+        """
+        if not self.earlier or not path.is_file():
+            return False
+        with named_errors(path.name):
+            return _names_record(path, self.earlier)
+
+    def release(self) -> None:
+        """Unlock the folder, and remove the file unless it tells what an unfinished run wrote."""
+        if not (self.own or self.earlier):
+            with suppress(OSError):
+                self.path.unlink()
+        os.close(self._handle)
+
+
+def _is_locked(handle: int) -> bool:
+    """Lock an open file; return `False` where the system has no locks."""
+    try:
+        from fcntl import LOCK_EX, LOCK_NB, flock
+    except ImportError:
+        return False
+    try:
+        flock(handle, LOCK_EX | LOCK_NB)
+    except BlockingIOError:
+        raise
+    except OSError as error:
+        if error.errno in NO_LOCKS:
+            return False
+        raise
+    return True
+
+
+def _identity(content: dict[str, Any]) -> str:
+    """Return words on the run that holds a lock."""
+    if not content:
+        return ""
+    told = {key: str(content.get(key, "?"))[:60] for key in ("process", "host", "since")}
+    return f" (process {told['process']} on {told['host']}, since {told['since']})"
+
+
+def _names_record(path: Path, sha256: str) -> bool:
+    """Return whether a file is a record by its checksum, or holds that checksum."""
+    from hashlib import sha256 as digest
+
+    wanted, rest = sha256.encode(), b""
+    found = digest()
+    with open_raw(path) as stream:
+        while part := stream.read(CHUNK):
+            if wanted in rest + part:
+                return True
+            rest = part[-len(wanted) :]
+            found.update(part)
+    return found.hexdigest() == sha256

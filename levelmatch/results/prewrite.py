@@ -1,0 +1,159 @@
+# Licensed under a 3-clause BSD style license - see LICENSE.rst
+"""Checks of all outputs before the first byte is written: headers, types and space."""
+
+import errno
+import io
+import shutil
+from pathlib import Path
+
+import numpy as np
+from astropy.io import fits
+from astropy.nddata import CCDData, NDData
+
+from levelmatch.images.frame import Frame
+from levelmatch.images.intake import named_errors
+from levelmatch.images.sources import FileSource, float_type
+from levelmatch.record.run import Provenance
+from levelmatch.results.corrected import ccd_wcs
+from levelmatch.results.header import add_provenance
+from levelmatch.results.products import Product, by_file
+
+__all__ = ["check_contents", "check_space"]
+
+# Cards of stored integers, which the output does not have.
+SCALING = ("BSCALE", "BZERO", "BLANK")
+CANNOT = "it cannot be written"
+
+
+def check_contents(products: list[Product], provenance: Provenance) -> None:
+    """Refuse images whose output FITS cannot hold.
+
+    Parameters
+    ----------
+    products : list of `~levelmatch.results.products.Product`
+        The output images.
+    provenance : `~levelmatch.record.run.Provenance`
+        The run.
+
+    Raises
+    ------
+    FrameError
+        If a header has a card that cannot be written, or an image in memory a type, an
+        uncertainty or metadata that FITS does not have.
+    """
+    for product in products:
+        with named_errors(product.name, CANNOT):
+            if isinstance(product.frame.source, FileSource):
+                _check_header(product, provenance)
+            else:
+                _check_memory(product, provenance)
+
+
+def _check_header(product: Product, provenance: Provenance) -> None:
+    """Make the header of the output of a file."""
+    meta = product.frame.meta
+    header = getattr(meta, "header", meta).copy()
+    if not isinstance(header, fits.Header):
+        return
+    for key in SCALING:
+        header.remove(key, ignore_missing=True)
+    _add_cards(header, product, provenance)
+    for card in header.cards:
+        with named_errors(product.name, f"{CANNOT}: the card {card.keyword or 'without keyword'}"):
+            _check_card(card)
+    header.tostring()
+
+
+def _check_card(card: fits.Card) -> None:
+    """Refuse a card with characters that FITS does not have."""
+    image = str(card)
+    if not image.isascii() or not image.isprintable():
+        msg = f"it has a character that FITS does not have: {image.strip()[:80]!r}"
+        raise ValueError(msg)
+
+
+def _add_cards(header, product: Product, provenance: Provenance) -> None:
+    # A division by a card LMFLUX of zero is no warning but an error.
+    with np.errstate(all="raise"):
+        add_provenance(header, product.frame, provenance)
+        if product.lyot is not None:
+            add_provenance(header, product.lyot, provenance, part="lyot")
+
+
+def _check_memory(product: Product, provenance: Provenance) -> None:
+    """Write an image in memory with the same metadata and few pixels, to memory."""
+    image = product.frame.source.image
+    small = _small_copy(image, product.frame)
+    _add_cards(small.meta, product, provenance)
+    small.to_hdu().writeto(io.BytesIO())
+
+
+def _small_copy(image: NDData, frame: Frame) -> CCDData:
+    """Return an image of four pixels with the types, metadata and WCS of another."""
+    shape = (2, 2)
+    uncertainty = getattr(image, "uncertainty", None)
+    data = np.asarray(image.data)
+    dtype = data.dtype if data.dtype.kind == "f" else float_type(data)
+    if uncertainty is not None:
+        kind = np.asarray(uncertainty.array).dtype
+        uncertainty = type(uncertainty)(np.ones(shape, kind))
+    return CCDData(
+        np.zeros(shape, dtype),
+        mask=None if image.mask is None else np.zeros(shape, bool),
+        uncertainty=uncertainty,
+        meta=image.meta.copy(),
+        wcs=ccd_wcs(frame),
+        unit=image.unit or "",
+    )
+
+
+# --------------------------------------------------------------------------------------
+# Space
+
+
+def check_space(products: list[Product], paths: list[Path], extra: int = 0) -> None:
+    """Refuse outputs for which the disk has no space.
+
+    Parameters
+    ----------
+    products : list of `~levelmatch.results.products.Product`
+        The output images.
+    paths : list of `~pathlib.Path`
+        Their files, in one folder that exists.
+    extra : int
+        Bytes of other outputs.
+
+    Raises
+    ------
+    OSError
+        If there is too little space; it names the folder and the bytes.
+    """
+    if not paths:
+        return
+    sizes = [_output_bytes(images) for images in by_file(products)]
+    replaced = sum(path.stat().st_size for path in paths if path.is_file())
+    needed = max(sum(sizes) + extra - replaced, max(sizes))
+    free = shutil.disk_usage(paths[0].parent).free
+    if needed > free:
+        msg = f"No space left: the outputs need {_megabytes(needed)}, {_megabytes(free)} are free"
+        raise OSError(errno.ENOSPC, msg, str(paths[0].parent))
+
+
+def _megabytes(n: int) -> str:
+    return f"{n / 1e6:.1f} MB"
+
+
+def _output_bytes(images: list[Product]) -> int:
+    """Return about how many bytes a file has: a compressed one those of its input."""
+    frame = images[0].frame
+    source, n = frame.source, int(np.prod(frame.shape))
+    if isinstance(source, FileSource):
+        size = source.path.stat().st_size
+        # Integers become floats.
+        kind = getattr(frame.meta, "header", {}).get("BITPIX", 0)
+        return size + len(images) * n * {8: 3, 16: 2, 32: 4}.get(kind, 0)
+    data = np.asarray(source.image.data)
+    size = n * float_type(data).itemsize
+    size += 0 if source.image.mask is None else n
+    uncertainty = getattr(source.image, "uncertainty", None)
+    return size if uncertainty is None else size + np.asarray(uncertainty.array).nbytes
