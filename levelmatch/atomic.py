@@ -14,12 +14,14 @@ from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import BinaryIO
 
-__all__ = ["NO_SPACE", "atomic_path", "atomic_stream", "space_errors"]
+__all__ = ["NO_SPACE", "atomic_path", "atomic_stream", "remove_parts", "space_errors"]
 
 # Errors of a disk or a quota that is full.
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 # Names of temporary files.
 PART = re.compile(r"\.levelmatch-[0-9a-f]{16}")
+# The temporary files of this process.
+_PARTS: set[Path] = set()
 # Folder in which Linux shows the open files of a process.
 OWN_FILES = "/proc/self/fd"
 
@@ -42,6 +44,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
     part = _new_name(path)
     # The permissions follow the user's umask, which those of tempfile do not.
     handle = os.open(part, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666)
+    _PARTS.add(part)
     try:
         # Until this process ends, however it does.
         _lock(handle)
@@ -50,6 +53,13 @@ def atomic_path(path: Path) -> Iterator[Path]:
         os.replace(part, path)
     finally:
         os.close(handle)
+        part.unlink(missing_ok=True)
+        _PARTS.discard(part)
+
+
+def remove_parts() -> None:
+    """Remove the temporary files of this process, which is about to end."""
+    for part in list(_PARTS):
         part.unlink(missing_ok=True)
 
 

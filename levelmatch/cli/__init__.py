@@ -30,7 +30,7 @@ Completion of commands and options, in ~/.bashrc, ~/.zshrc or ~/.config/fish/con
   _LEVELMATCH_COMPLETE=fish_source levelmatch | source
 
 Exit status: 0 for success, 2 for wrong use or bad input, 3 if the images are written but the
-report is not, 1 for anything else.
+report is not, 130 after Ctrl-C, 1 for anything else.
 """
 
 

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 import click
 
 from levelmatch.cli.flags import CLASSES, flag_name
+from levelmatch.cli.interrupts import INTERRUPTED, prompt_interrupts
 from levelmatch.cli.logs import keep_arguments, tell
 from levelmatch.cli.options import MATCH, MEASURE, READ, SOLVE
 from levelmatch.cli.terminal import echo, printable
@@ -72,6 +73,8 @@ class Group(click.Group):
 def _one_line(ctx, path=""):
     try:
         yield
+    except KeyboardInterrupt as error:
+        raise Failure(INTERRUPTED, 130) from error
     except click.exceptions.NoArgsIsHelpError:
         raise
     except click.UsageError as error:
@@ -88,7 +91,12 @@ def _one_line(ctx, path=""):
 def one_error(*, debug):
     """Turn exceptions into one line and an exit status; with ``debug``, show the traceback."""
     try:
-        yield
+        with prompt_interrupts():
+            yield
+    except KeyboardInterrupt as error:
+        if debug:
+            echo(traceback.format_exc(), err=True)
+        raise Failure(INTERRUPTED, 130) from error
     except (click.ClickException, click.exceptions.Exit, click.Abort) as error:
         if debug and error.__cause__ is not None:
             echo(traceback.format_exc(), err=True)

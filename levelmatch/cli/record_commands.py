@@ -108,19 +108,17 @@ def _write(function, record, files, output, *, overwrite, force, quiet, debug):
     with one_error(debug=debug), shown_warnings():
         from levelmatch.record.record import read_record
         from levelmatch.results import replay
+        from levelmatch.results.lock import output_lock
 
         known = read_record(record)
         if not files and function == "undo_record":
             files = _beside(known, record)
         files = without_excluded(known, files) or replay.recorded_files(known)
-        paths = getattr(replay, function)(
-            known,
-            files,
-            output,
-            overwrite=overwrite,
-            force=force,
-            progress_bar=progress_bars(quiet=quiet)("files"),
-        )
+        bar = progress_bars(quiet=quiet)("files")
+        with output_lock(output, keep=True):
+            paths = getattr(replay, function)(
+                known, files, output, overwrite=overwrite, force=force, progress_bar=bar
+            )
         if not quiet:
             noun = "image" if len(paths) == 1 else "images"
             echo(f"Written: {len(paths)} {noun} to {folder(output)}")

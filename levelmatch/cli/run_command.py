@@ -1,7 +1,7 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
 """The command that matches images and writes them."""
 
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 
 import click
 
@@ -85,12 +85,21 @@ def run(ctx, config, **values):
         if values["extend"] is not None:
             values = _extended(ctx, values)
         members = _members(values["files"])
-        # A dry run never minds existing outputs.
-        free = values["overwrite"] or values["dry_run"]
-        _check_paths(members, values["output"], free, values["report"])
+        _check_paths(members, values["output"])
         if len(set(members)) == 1 and not values["recombine_lyot"]:
             _refuse_one_image(members[0], values)
-        _run(values, shown)
+        with _lock(values) as lock:
+            _check_outputs(members, values, lock)
+            _run(values, shown, lock)
+
+
+def _lock(values):
+    """Return the lock on the output folder, which a dry run does not need."""
+    if values["output"] is None or values["dry_run"]:
+        return nullcontext()
+    from levelmatch.results.lock import output_lock
+
+    return output_lock(values["output"], keep=True)
 
 
 def _refuse_one_image(path, values):
@@ -130,7 +139,7 @@ def _members(files):
     return expand_associations(files)[0]
 
 
-def _check_paths(files, output, overwrite, report):
+def _check_paths(files, output):
     """Refuse wrong paths before pixels are read."""
     for path in files:
         if not path.exists():
@@ -146,14 +155,37 @@ def _check_paths(files, output, overwrite, report):
         if path.resolve().parent == output.resolve() or path.parent.resolve() == output.resolve():
             msg = f"--output: {output} is the folder of the input {path.name}"
             raise ValueError(msg)
-    names = [path.name for path in files] + [RECORD_NAME] + ([REPORT] if report else [])
-    for name in names:
-        if (output / name).exists() and not (overwrite or (output / CHECKPOINT).exists()):
-            msg = f"{output / name} exists; --overwrite replaces it"
+
+
+def _check_outputs(files, values, lock):
+    """Refuse outputs that exist, before pixels are read."""
+    output, overwrite = values["output"], values["overwrite"]
+    # A dry run never minds existing outputs.
+    if output is None or values["dry_run"]:
+        return
+    own = [output / name for name in (*(path.name for path in files), RECORD_NAME)]
+    if values["report"]:
+        own.append(output / REPORT)
+    if values["skylist"] is not None:
+        own.append(values["skylist"])
+    for path in own:
+        if path.is_dir():
+            msg = f"{path}: a folder has the name of an output; move it away"
             raise FileExistsError(msg)
+        replaces = overwrite or (lock is not None and lock.may_replace(path))
+        if path.exists() and not replaces:
+            msg = f"{path} exists; --overwrite replaces it"
+            raise FileExistsError(msg)
+    from levelmatch.record.record import check_record_path
+
+    check_record_path(output / RECORD_NAME)
+    if values["report"]:
+        from levelmatch.report.page import check_replaceable
+
+        check_replaceable(output / REPORT)
 
 
-def _run(values, shown):
+def _run(values, shown, lock):
     from levelmatch.record.record import check_not_recorded
     from levelmatch.results.files import check_outputs
 
@@ -163,8 +195,7 @@ def _run(values, shown):
     if not values["rematch"]:
         check_not_recorded(_members(values["files"]))
     checkpoint = None if dry else output / CHECKPOINT
-    # An interrupted run may replace its own outputs.
-    overwrite = values["overwrite"] or (checkpoint is not None and checkpoint.exists())
+    overwrite = values["overwrite"]
     result = _match(values["files"], values, bar("pairs"), checkpoint)
     keep_warnings(result, shown)
     result.run.options["command"] = command_text()
@@ -172,17 +203,16 @@ def _run(values, shown):
     what = "no image" if any(exports.values()) else "nothing"
     written, earlier = [f"Dry run: {what} was written."], []
     if not dry:
-        check_outputs(result.products, output, overwrite=overwrite)
+        check_outputs(result.products, output, overwrite=overwrite, lock=lock)
         earlier = _earlier_outputs(output, result, values["report"])
+        result.write(output, overwrite=overwrite, progress_bar=bar("files"))
+        written = written_lines(result, output)
         if values["skylist"] is not None:
             from levelmatch.jwst import write_skylist
 
             write_skylist(result, values["skylist"], overwrite=overwrite)
-        result.write(output, overwrite=overwrite, progress_bar=bar("files"))
-        checkpoint.unlink()
-        written = written_lines(result, output)
-        if values["skylist"] is not None:
             written.append(f"Written: {values['skylist']}; give it to skymatch, skymethod user")
+        checkpoint.unlink()
     written += write_exports(result, **exports)
     if not values["quiet"]:
         print_result(result, shown)

@@ -14,6 +14,7 @@ from levelmatch.exceptions import FrameError
 from levelmatch.images import jwst
 from levelmatch.images.corrections import Correction
 from levelmatch.images.fill import Fill, find_fill, mask_fill
+from levelmatch.images.intake import named_errors
 from levelmatch.images.sources import MemorySource, float_type
 from levelmatch.sky.footprint import Footprint
 from levelmatch.sky.grid import Grid, default_spacing
@@ -264,7 +265,8 @@ class Frame:
 
     def split_lyot(self):
         """Return the science and Lyot parts; the frame itself if it has no Lyot region."""
-        region = jwst.lyot_region(self.meta, self.shape)
+        with named_errors(self.name, "its Lyot region is not known"):
+            region = jwst.lyot_region(self.meta, self.shape)
         if region is None:
             return [self]
         return [

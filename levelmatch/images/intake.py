@@ -14,7 +14,6 @@ from math import prod
 from pathlib import Path
 from typing import BinaryIO
 
-from levelmatch.atomic import NO_SPACE
 from levelmatch.exceptions import FrameError, LevelMatchError
 from levelmatch.options import ReadOptions
 
@@ -26,6 +25,7 @@ __all__ = [
     "is_of_option",
     "named_errors",
     "named_warnings",
+    "named_writing",
     "reason_of",
     "unpacked",
 ]
@@ -89,17 +89,45 @@ def named_errors(name: str, what: str = "it cannot be read") -> Iterator[None]:
     Raises
     ------
     FrameError
-        For any exception but those of this package, of a missing file and of a full disk.
+        For any exception but those of this package and of a missing file.
     """
     try:
         yield
     except (LevelMatchError, FileNotFoundError):
         raise
     except Exception as error:
-        if is_of_option(error) or (isinstance(error, OSError) and error.errno in NO_SPACE):
+        if is_of_option(error):
             raise
         msg = f"{name}: {what}: {reason_of(error)}"
         raise FrameError(msg) from error
+
+
+@contextmanager
+def named_writing(name: str) -> Iterator[None]:
+    """Turn the exceptions of writing an image as `named_errors` does, except those of the disk.
+
+    Parameters
+    ----------
+    name : str
+        The image.
+
+    Raises
+    ------
+    FrameError
+        For any exception but those of this package and of the system.
+    OSError
+        If the system cannot write; it names the image or the file.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.filename is not None:
+            raise
+        msg = f"{name}: it cannot be written: {reason_of(error)}"
+        raise OSError(msg) from error
+    except Exception as error:
+        with named_errors(name, "it cannot be written"):
+            raise error from error.__cause__
 
 
 @contextmanager

@@ -168,11 +168,20 @@ def lyot_region(meta, shape):
     shape : tuple of int
         The image's shape, (ny, nx).
     """
-    y0 = max(LYOT_FIRST_ROW - (int(meta.get("SUBSTRT2", 1)) - 1), 0)
-    x1 = min(LYOT_LAST_COLUMN + 1 - (int(meta.get("SUBSTRT1", 1)) - 1), shape[1])
+    y0 = max(LYOT_FIRST_ROW - (_whole_number(meta, "SUBSTRT2") - 1), 0)
+    x1 = min(LYOT_LAST_COLUMN + 1 - (_whole_number(meta, "SUBSTRT1") - 1), shape[1])
     if y0 >= shape[0] or x1 <= 0:
         return None
     return slice(y0, shape[0]), slice(0, x1)
+
+
+def _whole_number(meta, key):
+    """Return the value of a card, by default 1."""
+    try:
+        return int(meta.get(key, 1))
+    except (TypeError, ValueError, OverflowError) as error:
+        msg = f"the card {key} = {meta.get(key)!r} is no whole number"
+        raise ValueError(msg) from error
 
 
 def fitted_region(science, lyot, region):

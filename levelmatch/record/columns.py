@@ -91,7 +91,15 @@ def _bounds(region) -> list[int]:
 
 
 def _origin(meta) -> list[int]:
-    return [int(meta.get("SUBSTRT2", 1)), int(meta.get("SUBSTRT1", 1))]
+    return [_whole(meta.get("SUBSTRT2", 1)), _whole(meta.get("SUBSTRT1", 1))]
+
+
+def _whole(value: Any) -> int:
+    """Return a card as a whole number, 1 if it is none: only MIRI's Lyot region needs it."""
+    try:
+        return int(value)
+    except (TypeError, ValueError, OverflowError):
+        return 1
 
 
 def _number(value: Any) -> float:

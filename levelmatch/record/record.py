@@ -37,7 +37,15 @@ from levelmatch.record.reading import read_tree
 from levelmatch.record.run import Provenance, Run
 from levelmatch.solve.passes import Pass
 
-__all__ = ["RECORD_NAME", "Record", "as_record", "check_not_recorded", "read_record", "record_in"]
+__all__ = [
+    "RECORD_NAME",
+    "Record",
+    "as_record",
+    "check_not_recorded",
+    "check_record_path",
+    "read_record",
+    "record_in",
+]
 
 
 RECORD_NAME = "levelmatch.asdf"
@@ -260,9 +268,7 @@ class Record(Levels):
         if path.exists() and not overwrite:
             msg = f"{path} exists; overwrite=True replaces it"
             raise FileExistsError(msg)
-        if path.exists() and not _is_asdf(path):
-            msg = f"{path} exists and is no record; name another file"
-            raise FileExistsError(msg)
+        check_record_path(path)
         content = self.content
         if lock is not None:
             lock.declare(self.sha256)
@@ -446,12 +452,22 @@ def check_not_recorded(paths: Iterable[str | Path]) -> None:
             raise RecordError(msg)
 
 
-def _is_asdf(path: Path) -> bool:
-    """Return whether a file begins as an ASDF file does, or is empty."""
-    if not path.is_file():
-        return False
-    with open(path, "rb") as stream:
-        return stream.read(5) in (b"#ASDF", b"")
+def check_record_path(path: Path) -> None:
+    """Refuse the path of a file that is no record, and not empty.
+
+    Raises
+    ------
+    FileExistsError
+        If there is such a file.
+    """
+    if not path.exists():
+        return
+    if path.is_file():
+        with open(path, "rb") as stream:
+            if stream.read(5) in (b"#ASDF", b""):
+                return
+    msg = f"{path} exists and is no record; name another file, or move it away"
+    raise FileExistsError(msg)
 
 
 def _plain_rows(table: QTable) -> list[dict[str, Any]]:

@@ -16,7 +16,7 @@ from astropy.wcs import WCS
 from levelmatch.atomic import atomic_stream
 from levelmatch.exceptions import FrameError
 from levelmatch.images.frame import Frame
-from levelmatch.images.intake import named_errors
+from levelmatch.images.intake import named_writing
 from levelmatch.images.roman import AsdfSource
 from levelmatch.images.sources import FileSource, decoded_image
 from levelmatch.record.run import Provenance
@@ -184,8 +184,7 @@ def write_products(
     for images, path in work if progress_bar is None else progress_bar(work):
         path.parent.mkdir(parents=True, exist_ok=True)
         source = images[0].frame.source
-        name = getattr(source, "label", path.name)
-        with named_errors(name, "it cannot be written"), atomic_stream(path) as stream:
+        with named_writing(images[0].name), atomic_stream(path) as stream:
             if isinstance(source, AsdfSource):
                 write_asdf(images[0], stream, provenance)
             elif isinstance(source, FileSource):

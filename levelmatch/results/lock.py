@@ -30,7 +30,7 @@ _HELD: dict[tuple[Path, int], "OutputLock"] = {}
 
 
 @contextmanager
-def output_lock(folder: str | Path) -> Iterator["OutputLock"]:
+def output_lock(folder: str | Path, *, keep: bool = False) -> Iterator["OutputLock"]:
     """Hold the lock on an output folder, which is made if it is missing.
 
     A thread may take a lock again that it holds.
@@ -39,6 +39,9 @@ def output_lock(folder: str | Path) -> Iterator["OutputLock"]:
     ----------
     folder : str or `~pathlib.Path`
         The folder.
+    keep : bool
+        Whether a run that raises an exception leaves its file, so that the next one may replace
+        its outputs, as it may after a run that was killed.
 
     Yields
     ------
@@ -64,10 +67,13 @@ def output_lock(folder: str | Path) -> Iterator["OutputLock"]:
     _HELD[key] = lock
     try:
         yield lock
-        lock.own = lock.earlier = ""
+    except BaseException:
+        lock.release(forget=not keep and bool(lock.own))
+        raise
+    else:
+        lock.release(forget=True)
     finally:
         del _HELD[key]
-        lock.release()
         for path in made:
             with suppress(OSError):
                 # Fails unless it is empty.
@@ -178,9 +184,15 @@ class OutputLock:
         with named_errors(path.name):
             return _names_record(path, self.earlier)
 
-    def release(self) -> None:
-        """Unlock the folder, and remove the file unless it tells what an unfinished run wrote."""
-        if not (self.own or self.earlier):
+    def release(self, *, forget: bool) -> None:
+        """Unlock the folder, and remove the file.
+
+        Parameters
+        ----------
+        forget : bool
+            Whether to remove it although it names the record of an unfinished run.
+        """
+        if forget or not (self.own or self.earlier):
             with suppress(OSError):
                 self.path.unlink()
         os.close(self._handle)

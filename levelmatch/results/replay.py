@@ -15,7 +15,7 @@ from levelmatch.atomic import atomic_stream
 from levelmatch.exceptions import FrameError, RecordError
 from levelmatch.images.collect import collect_frames, unique_names
 from levelmatch.images.frame import Frame
-from levelmatch.images.intake import named_errors
+from levelmatch.images.intake import named_writing
 from levelmatch.images.roman import AsdfSource, native
 from levelmatch.images.sources import decoded_image
 from levelmatch.options import ReadOptions
@@ -344,8 +344,7 @@ def undo_record(
         check_space(products, paths)
         work = list(zip(by_file(products), paths, strict=True))
         for images, path in work if progress_bar is None else progress_bar(work):
-            name = images[0].name
-            with named_errors(name, "it cannot be undone"), atomic_stream(path) as stream:
+            with named_writing(images[0].name), atomic_stream(path) as stream:
                 if isinstance(images[0].frame.source, AsdfSource):
                     write_undone_asdf(images[0], record.sha256, stream)
                 else:

@@ -1,0 +1,200 @@
+# Licensed under a 3-clause BSD style license - see LICENSE.rst
+"""All outputs are checked before the first byte is written: by name, and leaving nothing."""
+
+import os
+import shutil
+
+import numpy as np
+import pytest
+from astropy.io import fits
+from astropy.nddata import CCDData, NDData, StdDevUncertainty, UnknownUncertainty
+from click.testing import CliRunner
+
+import levelmatch as lm
+from levelmatch.cli import main
+
+
+def run(*arguments):
+    return CliRunner().invoke(main, list(map(str, arguments)))
+
+
+def written(images, folder):
+    return [
+        image.write(folder / image.meta["FILENAME"]) or folder / image.meta["FILENAME"]
+        for image in images
+    ]
+
+
+@pytest.fixture
+def files(row, write, tmp_path):
+    """A function that writes four files and adds a card to the third."""
+
+    def make(card=None, hdu=1, kind="SCI"):
+        folder = tmp_path / "in"
+        folder.mkdir()
+        paths = [write(image, folder / image.meta["FILENAME"]) for image in row[1]]
+        if card is not None:
+            content = paths[2].read_bytes()
+            # In place of a card that has no meaning.
+            place = content.index(b"SCICARD =")
+            content = content[:place] + card.ljust(80) + content[place + 80 :]
+            paths[2].write_bytes(content)
+        return paths
+
+    return make
+
+
+CARDS = {
+    "escape": b"NOTE    = '\x1b[31mred'",
+    "tab": b"NOTE    = 'a\tb'",
+    "newline": b"NOTE    = 'a\nb'",
+    "newline in a comment": b"NOTE    = 1 / a\nb",
+    "bell in HISTORY": b"HISTORY a\x07b",
+    "factor zero": b"LMFLUX  =                  0.0",
+    "factor text": b"LMFLUX  = 'twice'",
+    "factor NaN": b"LMFLUX  =                  NaN",
+    "factor nan": b"LMFLUX  = 'nan'",
+    "level text": b"LMMLEV  = 'high'",
+    "inverse SIP without its other half": b"AP_ORDER=                    2",
+    "doubled CTYPE": b"CTYPE1  = 'RA---TAN'",
+    "subarray": b"SUBSTRT1= 'left'",
+    "time": b"DT_BGR  = 'noon'",
+    "no value": b"NOTE    =",
+    "not a card": b"\x00\x01\x02",
+}
+
+
+@pytest.mark.parametrize("card", CARDS.values(), ids=CARDS)
+def test_cards(files, tmp_path, card):
+    paths = files(card)
+    output = tmp_path / "out"
+    found = run("run", *paths, "-o", output, "--recombine-lyot", "--rematch")
+    assert found.exit_code in (0, 2), found.output
+    if found.exit_code:
+        assert "c.fits" in found.output
+        # Measured pairs are kept for another try.
+        assert not output.exists() or os.listdir(output) == [".levelmatch-pairs"]
+    else:
+        assert len(os.listdir(output)) == 5
+        record = lm.read_record(output / "levelmatch.asdf")
+        lm.verify_record(record, [output / path.name for path in paths])
+
+
+@pytest.mark.parametrize("card", ["escape", "tab", "newline", "factor zero", "factor NaN"])
+def test_python(files, tmp_path, card):
+    paths = files(CARDS[card])
+
+    def match_and_write():
+        lm.match_levels(paths).write(tmp_path / "out")
+
+    with pytest.raises(lm.LevelMatchError, match=r"c\.fits"):
+        match_and_write()
+    assert not (tmp_path / "out").exists()
+
+
+def unknown(image):
+    image.uncertainty = UnknownUncertainty(np.ones(image.data.shape))
+    return image
+
+
+def half(image):
+    return CCDData(image.data.astype("f2"), unit=image.unit, wcs=image.wcs, meta=image.meta)
+
+
+def nested(image):
+    image.meta["NESTED"] = {"a": [1, 2]}
+    return image
+
+
+def newline(image):
+    image.meta = {**image.meta, "FILENAME": "c\nd.fits"}
+    return image
+
+
+def text(image):
+    image.meta = {**image.meta, "NOTE": "a\x1b[31m\nb"}
+    return image
+
+
+MEMORY = [unknown, half, nested, newline, text]
+
+
+@pytest.mark.parametrize("spoil", MEMORY)
+@pytest.mark.parametrize("kind", [CCDData, NDData])
+def test_images_in_memory(row, tmp_path, spoil, kind):
+    images = [image.copy() for image in row[1]]
+    for image in images:
+        image.meta = dict(image.meta)
+    images[2] = spoil(images[2])
+    if kind is NDData:
+        images = [
+            NDData(i.data, wcs=i.wcs, unit=i.unit, meta=i.meta, uncertainty=i.uncertainty)
+            for i in images
+        ]
+    result = lm.match_levels(images)
+    # An NDData is written without what FITS does not have.
+    if kind is NDData and spoil is unknown:
+        spoil = None
+    with pytest.raises(lm.LevelMatchError, match=r"^c"):
+        result.write(tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_good_images_in_memory(row, with_planes, tmp_path):
+    images = [with_planes(image.copy()) for image in row[1]]
+    images[0].uncertainty = StdDevUncertainty(np.ones(images[0].data.shape, "f8"))
+    assert len(lm.match_levels(images).write(tmp_path / "out")) == 4
+
+
+def test_a_reference_of_an_odd_name(files, tmp_path):
+    paths = files()
+    odd = paths[0].with_name("a\n\x1b[31m'é.fits")
+    paths[0].rename(odd)
+    paths[0] = odd
+    images = {path.name: [path] for path in paths}
+    result = lm.match_mosaic(images, reference=odd.name)
+    outputs = result.write(tmp_path / "out")
+    assert lm.verify_record(result.record, outputs)
+    back = lm.undo_record(result.record, outputs, tmp_path / "back")
+    for one, two in zip(paths, back, strict=True):
+        assert fits.getheader(one, 1) == fits.getheader(two, 1)
+
+
+@pytest.mark.parametrize("name", ["levelmatch.asdf", "levelmatch.html", "c.fits"])
+@pytest.mark.parametrize("kind", ["folder", "file"])
+def test_names_of_outputs_that_are_taken(files, tmp_path, name, kind):
+    paths = files()
+    output = tmp_path / "out"
+    output.mkdir()
+    taken = output / name
+    taken.mkdir() if kind == "folder" else taken.write_bytes(b"of somebody else")
+    found = run("run", *paths, "-o", output, "--report", "--overwrite")
+    if kind == "file" and name == "c.fits":
+        assert found.exit_code == 0
+        return
+    assert found.exit_code == 2
+    assert name in found.output
+    assert os.listdir(output) == [name]
+    if kind == "file" and name == "levelmatch.html":
+        return
+    result = lm.match_levels(paths)
+    if name != "levelmatch.html":
+        with pytest.raises((lm.LevelMatchError, OSError), match=name):
+            result.write(output, overwrite=True)
+        assert os.listdir(output) == [name]
+
+
+def test_space_is_checked_first(files, row, tmp_path, monkeypatch):
+    paths = files()
+    full = shutil.disk_usage(tmp_path)._replace(free=40_000)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: full)
+    for images in (paths, row[1]):
+        result = lm.match_levels(images)
+        with pytest.raises(OSError, match=r"0\.\d MB are free") as caught:
+            result.write(tmp_path / "out")
+        assert caught.value.filename == str(tmp_path / "out")
+        assert not (tmp_path / "out").exists()
+    found = run("run", *paths, "-o", tmp_path / "out")
+    assert found.exit_code == 1
+    assert "No space left" in found.output
+    assert "Traceback" not in found.output
