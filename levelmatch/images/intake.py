@@ -37,6 +37,11 @@ CARD = 80
 # Longest header, and longest padding after the last HDU, in bytes.
 LONGEST = 1 << 22
 MOST_AXES = 99
+# Values of parameters of a compression by Rice.
+CODEC = {
+    b"BLOCKSIZE": {b"16", b"32", b"64"},
+    b"BYTEPIX": {b"1", b"2", b"4", b"8"},
+}
 # The best compression ratio of gzip.
 MOST_PACKED = 1100
 # The first bytes of compressed files.
@@ -271,6 +276,8 @@ def _data_bytes(name: str, header: bytes, most: int) -> int:
     is_table = header.startswith(b"XTENSION") and not header[:30].partition(b"'")[2].startswith(
         b"IMAGE"
     )
+    if b"ZNAME1" in header:
+        _check_codec(name, header)
     n_bytes = _declared(name, sizes, "")
     for prefix, what in (("", "pixels"), ("Z", "pixels"), ("ZTILE", "a tile")):
         if prefix == "" and is_table:
@@ -283,6 +290,19 @@ def _data_bytes(name: str, header: bytes, most: int) -> int:
             )
             raise FrameError(msg)
     return n_bytes
+
+
+def _check_codec(name: str, header: bytes) -> None:
+    """Refuse parameters of a compression that the decoder would not survive."""
+    cards = [header[i : i + CARD] for i in range(0, len(header), CARD)]
+    values = {card[:8].rstrip(): card[10:].partition(b"/")[0].strip(b" '") for card in cards}
+    for key, what in values.items():
+        admitted = CODEC.get(what.rstrip()) if key.startswith(b"ZNAME") else None
+        value = values.get(b"ZVAL" + key[5:], b"")
+        if admitted is not None and value not in admitted:
+            text = value.decode("ascii", "replace")
+            msg = f"{name}: the compression has {what.decode()} = {text}; get the file anew"
+            raise FrameError(msg)
 
 
 def _declared(name: str, sizes: dict[str, int], prefix: str) -> int:

@@ -74,7 +74,10 @@ class SkyTransform:
     @cached_property
     def original(self):
         """The WCS as the user gave it."""
-        return self._original()
+        try:
+            return self._original()
+        except Exception as error:
+            raise wcs_error(self.name, error) from error
 
     def _find_axes(self):
         low = self.wcs
