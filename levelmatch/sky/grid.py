@@ -17,6 +17,8 @@ __all__ = ["Grid"]
 
 # Vertices of a footprint.
 N_VERTICES = 16
+# Degrees from its centre that an image may reach.
+MOST_REACH = 45
 # Largest error, in pixels, of a map made from exact positions.
 MAP_TOLERANCE = 0.005
 
@@ -223,6 +225,7 @@ class Grid:
     @cached_property
     def polygon(self):
         """Convex outline of the box, shape (16, 3), counter-clockwise about (East, North)."""
+        self._check_width()
         edge = np.concatenate(
             [
                 self.nodes[0, :],
@@ -232,8 +235,14 @@ class Grid:
             ]
         )
         edge = edge[np.isfinite(edge).all(axis=1)]
+        if len(edge) < 3:
+            msg = (
+                f"{self.transform.name}: the image's borders are off the sky, as those of an "
+                "all-sky map; cut out a part within"
+            )
+            raise FrameError(msg)
         flat = np.stack(self._project(edge), axis=1)
-        if len(edge) < 3 or not np.linalg.det(np.cov(flat.T, bias=True)) > 1e-30:
+        if not np.linalg.det(np.cov(flat.T, bias=True)) > 1e-30:
             msg = f"{self.transform.name}: the image's outline has no area on the sky; mend its WCS"
             raise FrameError(msg)
         vertices = ConvexHull(flat).vertices
@@ -246,6 +255,18 @@ class Grid:
             vertices = vertices[np.unique(reach.argmax(axis=0))]
         hull = edge[vertices]
         return np.concatenate([hull, np.repeat(hull[-1:], N_VERTICES - len(hull), axis=0)])
+
+    def _check_width(self):
+        """Refuse an image of a large part of the sky, which has no outline in a plane."""
+        cosines = (self.nodes @ self._box_axes[0]).ravel()
+        cosines = cosines[np.isfinite(cosines)]
+        reach = np.degrees(np.arccos(np.clip(cosines.min(initial=1.0), -1, 1)))
+        if reach > MOST_REACH:
+            msg = (
+                f"{self.transform.name}: the image reaches {reach:.0f} degrees from its centre, as "
+                f"an all-sky map does; cut it into parts that reach less than {MOST_REACH} degrees"
+            )
+            raise FrameError(msg)
 
     @cached_property
     def radius(self):
