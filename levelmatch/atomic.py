@@ -95,7 +95,8 @@ def space_errors(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno in NO_SPACE and error.filename is None:
+        is_named = error.filename is not None or str(path) in str(error)
+        if error.errno in NO_SPACE and not is_named:
             raise OSError(error.errno, error.strerror, str(path)) from error
         raise
 

@@ -2,6 +2,7 @@
 """Combine images on one grid, tile by tile."""
 
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -16,7 +17,7 @@ STACK = 1 << 29
 
 
 def coadd(
-    planes: Sequence[np.ndarray],
+    planes: Sequence[Any],
     layers: Layers,
     combine: str = "mean",
     tile: tuple[int, int] | None = None,
@@ -26,7 +27,7 @@ def coadd(
 
     Parameters
     ----------
-    planes : pair of 2D `~numpy.ndarray`
+    planes : pair of 2D `~numpy.ndarray`, or of planes of a file
         The mosaic, and the number of images or the sum of their weights.
     layers : `Layers`
         The images.

@@ -1,10 +1,8 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
 """Mosaics and stacks of images, for quick looks and photometry of extended emission."""
 
-import os
 import warnings
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from numbers import Integral, Real
 from pathlib import Path
 from typing import Any
@@ -15,7 +13,7 @@ from astropy.io import fits
 from astropy.nddata import CCDData
 from astropy.wcs import WCS, FITSFixedWarning
 
-from levelmatch.atomic import atomic_path
+from levelmatch.atomic import atomic_stream
 from levelmatch.docstrings import share_parameters
 from levelmatch.exceptions import FrameError, NoOverlapError
 from levelmatch.images.collect import collect_frames
@@ -23,6 +21,7 @@ from levelmatch.images.frame import Frame
 from levelmatch.images.scales import image_values, to_common_unit
 from levelmatch.options import ReadOptions, Settings
 from levelmatch.results.coadd import coadd
+from levelmatch.results.file_planes import file_planes
 from levelmatch.results.files import file_identity
 from levelmatch.results.layers import METHODS, Layers, MosaicGrid
 from levelmatch.sky.reprojection import common_grid
@@ -140,8 +139,8 @@ def make_mosaic(
         mosaic = CCDData(planes[0], mask=planes[1] == 0, wcs=grid.wcs, unit=unit or "", meta=cards)
         return mosaic, planes[1]
     headers = _file_headers(cards, grid, unit, weighted=layers.weights is not None)
-    with atomic_path(path) as part, _file_planes(part, path, headers) as planes:
-        coadd(planes, layers, combine, tile, progress_bar)
+    with atomic_stream(path) as stream:
+        coadd(file_planes(stream, path, headers), layers, combine, tile, progress_bar)
     return path
 
 
@@ -400,52 +399,6 @@ def _file_headers(
         _hdu_header(header, grid.shape, -32, primary=True),
         _hdu_header(coverage, grid.shape, -32 if weighted else 32, primary=False),
     ]
-
-
-@contextmanager
-def _file_planes(part: Path, path: Path, headers: list[fits.Header]) -> Iterator[list[np.ndarray]]:
-    """Write a FITS file of empty image HDUs, and yield its arrays, mapped to memory.
-
-    Parameters
-    ----------
-    part : `~pathlib.Path`
-        The temporary file.
-    path : `~pathlib.Path`
-        The final file, which errors name.
-    headers : list of `~astropy.io.fits.Header`
-        The headers of the HDUs.
-    """
-    places = []
-    with open(part, "wb") as stream:
-        for header in headers:
-            stream.write(header.tostring().encode("ascii"))
-            shape = header["NAXIS2"], header["NAXIS1"]
-            kind = np.dtype(">f4" if header["BITPIX"] < 0 else ">i4")
-            places.append((kind, stream.tell(), shape))
-            stream.seek(-(-shape[0] * shape[1] * kind.itemsize // 2880) * 2880, 1)
-        _reserve(stream, path)
-    planes: list[np.ndarray] = [
-        np.memmap(part, dtype=kind, mode="r+", offset=offset, shape=shape)
-        for kind, offset, shape in places
-    ]
-    try:
-        yield planes
-    finally:
-        # Closes the maps, which some systems need before they rename the file.
-        planes.clear()
-
-
-def _reserve(stream, path: Path) -> None:
-    """Reserve space up to the position in a file: writing to a mapped file on a full disk kills."""
-    size = stream.tell()
-    stream.truncate()
-    if not hasattr(os, "posix_fallocate"):
-        return
-    try:
-        os.posix_fallocate(stream.fileno(), 0, size)
-    except OSError as error:
-        msg = f"{path}: {error.strerror}; the mosaic needs {size} bytes"
-        raise OSError(error.errno, msg) from error
 
 
 def _unit_text(unit: u.UnitBase) -> str:
