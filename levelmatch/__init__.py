@@ -44,7 +44,8 @@ _HOMES = {
     "solve_record": "record.solving",
     "stack_tile": "stacks",
     "undo_record": "results.replay",
-    "verify_record": "results.replay",
+    "verify_record": "results.verification",
+    "write_skyfile": "hst",
 }
 
 # Subpackages with names of their own, imported at their first use.

@@ -34,6 +34,7 @@ from levelmatch.exceptions import (
 from levelmatch.exceptions import (
     RecordError as RecordError,
 )
+from levelmatch.hst import write_skyfile as write_skyfile
 from levelmatch.images.jwst import separate_lyot as separate_lyot
 from levelmatch.matching import (
     combine_detectors as combine_detectors,
@@ -75,10 +76,10 @@ from levelmatch.results.replay import (
 from levelmatch.results.replay import (
     undo_record as undo_record,
 )
-from levelmatch.results.replay import (
+from levelmatch.results.result import MatchResult as MatchResult
+from levelmatch.results.verification import (
     verify_record as verify_record,
 )
-from levelmatch.results.result import MatchResult as MatchResult
 from levelmatch.stacks import stack_tile as stack_tile
 
 __version__: str

@@ -8,10 +8,11 @@ __all__ = ["share_parameters"]
 PARAMETERS = {
     "images": """
 images : iterable, mapping, `~ccdproc.ImageFileCollection` or `MatchResult`
-    `~astropy.nddata.CCDData` or `~astropy.nddata.NDData` objects, paths of files (FITS,
-    or ASDF of Roman) or of associations (``asn.json``, whose science members are taken), or
-    a mapping of tile name to such a list. Or the path of one association. Two-dimensional,
-    of any shapes, each with a celestial WCS. Never changed.
+    `~astropy.nddata.CCDData` or `~astropy.nddata.NDData` objects; HDUs, or
+    `~astropy.io.fits.HDUList` objects, of one or several images; tuples of an array and its
+    WCS or header; paths of files (FITS, or ASDF of Roman) or of associations (``asn.json``,
+    whose science members are taken); or a mapping of tile name to such a list. Or the path of
+    one association. Two-dimensional, of any shapes, each with a celestial WCS. Never changed.
 """,
     "group_by": """
 group_by : {"auto", "jwst", "overlap", "exposure"}, str, list of str or callable

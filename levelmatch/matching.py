@@ -10,6 +10,8 @@ from levelmatch.measure.overlaps import Overlaps
 from levelmatch.options import Settings, fit_terms
 from levelmatch.planning import (
     check_chips,
+    check_kept,
+    check_roles,
     fit_types_of,
     missing_dithers,
     warn_idle_options,
@@ -404,9 +406,12 @@ def _mosaic_pass(collection, settings, fit_type, reference, combine_chips, recom
 def _match(function, collection, settings, passes):
     """Run passes over a collection: find pairs, measure them, solve each pass, correct."""
     frames = collection.frames
+    check_kept(frames, settings, passes, recombine=collection.recombine)
+    named = passes[-1].image
+    passes = check_roles(frames, settings, passes)
     grouped = [p.grouped(frames) for p in passes]
     if not settings.read.rematch:
-        check_not_matched(frames, [p.name for p in passes])
+        check_not_matched(frames, [p.name for p in passes if p.name != "fit_exclude"])
     overlaps = Overlaps.of(frames, grouped, settings.solve)
     overlaps.check(frames, grouped)
     known = _known_pairs(settings.measure)
@@ -416,7 +421,7 @@ def _match(function, collection, settings, passes):
     corrected, solved = run_passes(frames, passes, measured, overlaps.used, settings.solve, sky=sky)
     run = Run.of(function, passes, _recorded(settings, collection), collection, sky)
     result = _result(collection, corrected, solved, measured, run, overlaps)
-    warn_unheld_reference(result, passes[-1].image, grouped[-1])
+    warn_unheld_reference(result, named, grouped[-1])
     return result
 
 
@@ -443,6 +448,7 @@ def _match_stacks(collection, settings, matched):
 
     if settings.solve.pattern is not None:
         warn_user("pattern: stacks do not keep a pattern of the detector: it has no effect")
+    check_kept(collection.frames, settings, [matched], recombine=collection.recombine)
     if not settings.read.rematch:
         check_not_matched(collection.frames, ["mosaic"])
     frames, solved, measured, sky = solve_stacks(collection, settings, matched)

@@ -5,9 +5,12 @@ Light to import: the command line derives its flags from these classes.
 """
 
 import math
+import os
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from numbers import Integral, Real
+from typing import Any
 
 from levelmatch.images.choices import hdu_choices
 
@@ -87,6 +90,29 @@ def _check_number(name, value, kind):
         raise ValueError(msg)
 
 
+def _region_text(regions):
+    """Return the content of a file of regions, so that a record holds it; others unchanged."""
+    is_path = isinstance(regions, os.PathLike) or (isinstance(regions, str) and "(" not in regions)
+    if not is_path:
+        return regions
+    try:
+        with open(regions, encoding="utf-8") as file:
+            return file.read()
+    except (OSError, UnicodeDecodeError) as error:
+        msg = f"regions: {regions} cannot be read: {getattr(error, 'strerror', None) or error}"
+        raise ValueError(msg) from error
+
+
+def _check_keyword(name, value):
+    """Refuse all but `None` and a FITS keyword."""
+    if value is None:
+        return
+    good = isinstance(value, str) and re.fullmatch(r"[A-Za-z0-9_-]{1,8}", value)
+    if not good or value.upper() in ("HISTORY", "COMMENT", "END"):
+        msg = f"{name}: {value!r} is not a header keyword of 1 to 8 letters, digits, - and _"
+        raise ValueError(msg)
+
+
 def _check_blank(blank):
     """Refuse all but `None`, `False`, a number and a list of numbers."""
     values = blank if isinstance(blank, list | tuple) else [blank]
@@ -127,13 +153,23 @@ class ReadOptions:
     mask_files : None, str, mapping or sequence of path
         Files of masks, bad where not 0: a pattern such as {stem}_mask.fits beside each image.
         Or the file of each image, by its name or in the order of the input.
+    levels : None, mapping, sequence, table, record or path
+        Known levels, subtracted before the images are compared, in the unit of each image: by
+        name or in the order of the input. A table has the columns name and level. Of a record
+        or a result, the corrections are subtracted. A path is that of a record or a table.
+    regions : None, path, `~regions.Region` or sequence of `~regions.Region`
+        Regions that are left out of the comparison, of the sky or of each image's pixels: of
+        the package regions, or a file of DS9. They are corrected with their image.
+    only_regions : bool
+        Compare only pixels inside of the regions.
     on_error : {"raise", "skip"}
         For an image that cannot be used: raise an error, or leave the image out with a
         warning. The latter reads each image once more.
     flux_scale : None, str, sequence or mapping
         Header keyword of the zero point in magnitudes, or factors, that bring the images to
-        one flux scale before they are compared. Factors are in the order of the input, or by
-        name. The corrections are in each image's own scale.
+        one flux scale before they are compared. ``"1/EXPTIME"`` is for counts that are
+        proportional to that keyword. Factors are in the order of the input, or by name. The
+        corrections are in each image's own scale.
     apply_flux_scale : bool
         Multiply the corrected data and uncertainties by the factors, too. The zero point of
         the keyword changes with them.
@@ -157,6 +193,9 @@ class ReadOptions:
     mask_extensions: bool = True
     weight_files: object = None
     mask_files: object = None
+    levels: object = None
+    regions: object = None
+    only_regions: bool = False
     on_error: str = _choice("raise", "raise", "skip")
     flux_scale: object = None
     apply_flux_scale: bool = False
@@ -169,6 +208,10 @@ class ReadOptions:
         _check(self)
         _check_blank(self.blank)
         hdu_choices(self.hdu)
+        object.__setattr__(self, "regions", _region_text(self.regions))
+        if self.only_regions and self.regions is None:
+            msg = "only_regions: there are no regions; give regions too"
+            raise ValueError(msg)
         if self.hdu is None:
             object.__setattr__(self, "hdu", "auto")
         if self.apply_flux_scale and self.flux_scale is None:
@@ -298,6 +341,17 @@ class SolveOptions:
     combine_detectors : None, "auto" or str
         Match the detectors of each tile after its dithers, and treat a tile as one image from
         then on: by the header keyword of the detector, or as `combine_detectors` finds it.
+    hold : None, str, sequence or mapping
+        Names of images whose correction is zero; a mapping gives their corrections, in the
+        unit of each image. The corrections of all others are relative to these.
+    fit_exclude : None, str or sequence of str
+        Names of images that are corrected without any influence on the others.
+    subtract : bool
+        Subtract the levels in the output. Otherwise the output has the pixels of the input, and
+        its header has the level that the next step subtracts, in the image's own unit.
+    sky_keyword : str or None
+        Another header keyword of levels that are not subtracted, beside BKGLEVEL for JWST and
+        MDRIZSKY for HST; by default LMSKY for other telescopes.
     subtract_local : bool
         After the dithers pass, subtract from each tile the sigma-clipped median of its first
         image (by name, corrected), with sources masked, as PJPipe's
@@ -319,6 +373,10 @@ class SolveOptions:
     flux_limit: float = _number(0.03)
     time_from_background: str = "DT_BGR"
     combine_detectors: str | None = None
+    hold: object = None
+    fit_exclude: object = None
+    subtract: bool = True
+    sky_keyword: str | None = None
     subtract_local: bool = False
 
     def __post_init__(self):
@@ -329,6 +387,7 @@ class SolveOptions:
                 "header keyword"
             )
             raise TypeError(msg)
+        _check_keyword("sky_keyword", self.sky_keyword)
 
 
 # Keywords of earlier releases, and the option class that they have moved to.
@@ -442,12 +501,20 @@ def _check_group_by(group_by):
         raise ValueError(msg)
 
 
-def plain(value: object) -> object:
+def plain(value: Any) -> object:
     """Return an option as a plain value that a file can hold; other objects by their name."""
     if isinstance(value, Mapping):
         return {str(key): plain(item) for key, item in value.items()}
+    if hasattr(value, "colnames"):
+        return {name: plain(value[name]) for name in value.colnames}
+    # A quantity has no list.
+    value = value.value if hasattr(value, "to_value") else value
     if hasattr(value, "tolist"):
         return plain(value.tolist())
+    if hasattr(value, "serialize"):
+        return value.serialize(format="ds9")
+    if isinstance(value, os.PathLike):
+        return str(value)
     if isinstance(value, list | tuple):
         return [plain(item) for item in value]
     if value is None or isinstance(value, bool | int | float | str):

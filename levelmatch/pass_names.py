@@ -44,6 +44,7 @@ PASSES = {
     "dithers": PassName(
         "D", "dithers", "Dithers", "dithers of each tile", "each tile has one image"
     ),
+    "known": PassName("K", "known", "Known", "levels known before"),
     "local": PassName("B", "local sky", "Local sky", "local sky of each tile"),
     "lyot": PassName(
         "L", "lyot", "Lyot", "Lyot coronagraph to main chip", "no tile has both parts"
@@ -61,6 +62,9 @@ PASSES = {
         "Detectors",
         "detectors of each tile",
         "no tile has more than one detector",
+    ),
+    "fit_exclude": PassName(
+        "X", "excluded", "Excluded", "images left out of the fit", "no such image overlaps others"
     ),
     "mosaic": PassName("M", "mosaic", "Mosaic", "mosaic tiles", "all images are one tile"),
     "anchor": PassName("A", "anchor", "Anchor", "absolute level"),

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 
 from levelmatch.exceptions import FrameError, warn_user
 from levelmatch.images import jwst
+from levelmatch.images.roles import EXCLUDE, HOLD
 from levelmatch.options import SolveOptions, fit_terms
 from levelmatch.pass_names import PASS_OF
 from levelmatch.solve.offsets import OFFSET_PASSES
@@ -12,6 +13,8 @@ from levelmatch.solve.passes import Pass
 
 __all__ = [
     "check_chips",
+    "check_kept",
+    "check_roles",
     "fit_types_of",
     "missing_dithers",
     "warn_idle_options",
@@ -73,6 +76,73 @@ def check_chips(frames):
                 "NIRCam's short-wavelength chips; leave it out"
             )
             raise FrameError(msg)
+
+
+def check_roles(frames, settings, passes):
+    """Return the passes, with one more for images that do not influence the others.
+
+    Parameters
+    ----------
+    frames : list of `~levelmatch.images.frame.Frame`
+        The images.
+    settings : `~levelmatch.options.Settings`
+        The settings of the run.
+    passes : list of `~levelmatch.solve.passes.Pass`
+        The passes of the call.
+
+    Raises
+    ------
+    ValueError
+        If held images contradict another option.
+    """
+    solve, last = settings.solve, passes[-1]
+    held = [frame for frame in frames if frame.role == HOLD]
+    if held:
+        names = {name for f in held for name in (f.name, f.product, f.file)}
+        if last.reference == "image" and last.image not in names:
+            msg = f"reference: {last.image} is not among the images of hold; omit one of the two"
+            raise ValueError(msg)
+        for name, value in (("subtract_local", True), ("disconnected", "sky")):
+            if getattr(solve, name) == value:
+                msg = f"hold: {name}={value!r} moves the images that are held; omit one of the two"
+                raise ValueError(msg)
+    if any(frame.role == EXCLUDE for frame in frames):
+        return [*passes, Pass("fit_exclude", last.fit_type, keyword=last.keyword)]
+    return passes
+
+
+def check_kept(frames, settings, passes, *, recombine=False):
+    """Refuse a call whose corrections headers cannot hold, if they are not to be subtracted.
+
+    Parameters
+    ----------
+    frames : list of `~levelmatch.images.frame.Frame`
+        The images.
+    settings : `~levelmatch.options.Settings`
+        The settings of the run.
+    passes : list of `~levelmatch.solve.passes.Pass`
+        Its passes.
+    recombine : bool
+        Whether Lyot parts are joined to their science parts.
+    """
+    if settings.solve.subtract:
+        if settings.solve.sky_keyword is not None:
+            _warn_idle("sky_keyword: the levels are subtracted")
+        return
+    for matched in passes:
+        if fit_terms(matched.fit_type) > 1:
+            msg = (
+                f"subtract=False: the pass {matched.name!r} fits {matched.fit_type!r}, and no "
+                "header holds a plane; fit levels"
+            )
+            raise ValueError(msg)
+    if recombine:
+        msg = "subtract=False: a recombined MIRI image has two levels; match without recombine_lyot"
+        raise ValueError(msg)
+    for frame in frames:
+        if frame.output_factor != 1.0:
+            msg = f"{frame.name}: subtract=False: apply_flux_scale changes its pixels; omit one"
+            raise ValueError(msg)
 
 
 def warn_idle_options(collection, settings, passes):

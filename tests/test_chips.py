@@ -12,6 +12,7 @@ import levelmatch as lm
 from levelmatch import cli
 from levelmatch.images.choices import hdu_choices
 from levelmatch.images.collect import collect_frames
+from levelmatch.results import files
 
 NOISE = 0.5
 PIXEL = 1 / 3600
@@ -451,3 +452,122 @@ def test_command_chooses_chips(hst, tmp_path, text, names):
     assert run.exit_code == 0, run.output
     record = lm.read_record(tmp_path / "out" / "levelmatch.asdf")
     assert [frame.extension for frame in record.frames] == names * 4
+
+
+# --------------------------------------------------------------------------------------
+# Images in memory
+
+
+def opened(paths):
+    """Lists of HDUs that know of no file."""
+    out = []
+    for path in paths:
+        with fits.open(path, memmap=False) as hdus:
+            out.append(fits.HDUList([hdu.copy() for hdu in hdus]))
+    return out
+
+
+def test_lists_of_hdus_are_inputs(hst, tmp_path):
+    paths, levels = hst
+    lists = opened(paths)
+    before = opened(paths)
+    result = lm.match_levels(lists, group_by="FILENAME")
+    assert result.names[:2] == ["j0_flc.fits[SCI,1]", "j0_flc.fits[SCI,2]"]
+    assert_allclose(
+        result.table["level"].value,
+        lm.match_levels(paths, group_by="FILENAME").table["level"].value,
+        atol=1e-6,
+    )
+    image = result["j0_flc.fits[SCI,2]"]
+    assert image.unit == "electron"
+    assert image.mask.sum() == 120
+    assert image.uncertainty is not None
+    written = result.write(tmp_path / "out")
+    assert [path.name for path in written] == [path.name for path in paths]
+    for old, new, level in zip(
+        paths, written, result.table["level"].value.reshape(4, 2), strict=True
+    ):
+        with fits.open(old) as a, fits.open(new) as b:
+            assert [h.name for h in a] == [h.name for h in b]
+            for version in (1, 2):
+                assert_allclose(
+                    b["SCI", version].data, a["SCI", version].data - level[version - 1], atol=1e-4
+                )
+                assert fits.HDUDiff(a["DQ", version], b["DQ", version]).identical
+    record = lm.read_record(tmp_path / "out" / "levelmatch.asdf")
+    assert lm.verify_record(record, written, paths) == result.names
+    back = lm.undo_record(record, written, tmp_path / "back")
+    for old, new in zip(paths, back, strict=True):
+        assert_allclose(fits.getdata(new, ("SCI", 2)), fits.getdata(old, ("SCI", 2)), atol=1e-4)
+    # Inputs are as they were.
+    for hdus, kept in zip(lists, before, strict=True):
+        assert fits.FITSDiff(hdus, kept).identical
+    one = lm.match_levels(lists[0:1] + lists[3:], read=lm.ReadOptions(hdu=("SCI", 1)))
+    assert one.names == ["j0_flc.fits", "j3_flc.fits"]
+
+
+@pytest.mark.parametrize("kind", ["hdu", "header", "wcs", "compressed"])
+def test_arrays_and_hdus_are_inputs(hst, tmp_path, kind):
+    paths, levels = hst
+    images = []
+    for path in paths:
+        hdu = opened([path])[0]["SCI", 2]
+        hdu.data[3:6, 50:90] = np.nan
+        if kind == "compressed":
+            hdu = fits.CompImageHDU(hdu.data, hdu.header, compression_type="RICE_1")
+        if kind in ("hdu", "compressed"):
+            images.append(hdu)
+        else:
+            images.append((hdu.data, hdu.header if kind == "header" else WCS(hdu.header)))
+    result = lm.match_levels(images, group_by="FILENAME")
+    assert result.names == [f"image{k:04d}" for k in range(4)]
+    found = result.table["level"]
+    found = getattr(found, "value", found)
+    assert_allclose(relative(found), relative(levels[:, 1]), atol=0.03)
+    given = images[1][0] if isinstance(images[1], tuple) else images[1].data
+    assert_allclose(np.nanmean(result[1].data), np.nanmean(given) - found[1], atol=1e-3)
+    written = result.write(tmp_path / "out")
+    assert [path.name for path in written] == [f"image{k:04d}.fits" for k in range(4)]
+    back = lm.undo_record(tmp_path / "out" / "levelmatch.asdf", written, tmp_path / "back")
+    assert len(back) == 4
+
+
+def test_one_list_of_hdus_is_no_list_of_images(hst):
+    (hdus,) = opened(hst[0][:1])
+    assert [f.extension for f in collect_frames(hdus)] == ["SCI,1", "SCI,2"]
+    with pytest.raises(TypeError, match="image 0 is a ndarray, not a CCDData, NDData, path, HDU"):
+        collect_frames([np.zeros((4, 4))])
+    with pytest.raises(TypeError, match="image 0 is a tuple"):
+        collect_frames([(np.zeros((4, 4)), "x")])
+
+
+# --------------------------------------------------------------------------------------
+# Files written without astropy
+
+
+@pytest.mark.parametrize("fill", [False, True])
+def test_plain_files_are_those_of_astropy(hst, tmp_path, monkeypatch, fill):
+    """Byte by byte; with missing pixels, and pixels that are not finite."""
+    paths, _ = hst
+    for path in paths:
+        with fits.open(path, mode="update") as hdus:
+            hdus["SCI", 1].data[20:25, 30:60] = np.nan
+            hdus["SCI", 1].data[0, :3] = np.inf, -np.inf, -0.0
+            if fill:
+                hdus["SCI", 2].data[:, :60] = -999
+    result = lm.match_levels(paths, group_by="FILENAME", read=lm.ReadOptions(blank=-999))
+    plain = result.write(tmp_path / "plain")
+    with monkeypatch.context() as patch:
+        patch.setattr(files, "plain_replacement", lambda *args: None)
+        by_astropy = result.write(tmp_path / "astropy")
+    for one, other in zip(plain, by_astropy, strict=True):
+        assert one.read_bytes() == other.read_bytes()
+
+
+def test_plain_files_are_checked_for_changes(hst, tmp_path):
+    paths, _ = hst
+    result = lm.match_levels(paths, group_by="FILENAME")
+    with open(paths[2], "r+b") as file:
+        file.truncate(paths[2].stat().st_size - 2880)
+    with pytest.raises(lm.FrameError, match=r"j2_flc\.fits.* changed"):
+        result.write(tmp_path / "out")

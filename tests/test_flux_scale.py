@@ -16,7 +16,8 @@ from astropy.nddata import (
 from numpy.testing import assert_allclose, assert_array_equal
 
 import levelmatch as lm
-from levelmatch.results.header import add_history, history_texts, own_history, remove_provenance
+from levelmatch.results.header import remove_provenance
+from levelmatch.results.history import add_history, history_texts, own_history
 from levelmatch.testing import simulate_generic
 
 FACTORS = [1.0, 1.25, 0.8]

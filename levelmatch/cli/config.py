@@ -88,6 +88,8 @@ SPECIAL_KINDS = {
     "blank": ((str, bool, int, float, list), "text, false, a number or a list of numbers"),
     "files": ((str, list), "text or a list of text"),
     "group_by": ((str, list), "text or a list of text"),
+    "hold": ((str, list), "text or a list of text"),
+    "fit_exclude": ((str, list), "text or a list of text"),
     "dq_bits": ((str, int, list), "text, a whole number or a list of text"),
     "hdu": ((str, int, list), "text, a whole number or [name, version]"),
     "reference": ((str, int), "text or a whole number"),
@@ -148,6 +150,9 @@ def recorded_values(record):
         **_recorded_fields(options["solve"], SOLVE),
         # To match images again is allowed anew in each run.
         **_recorded_fields(read, [name for name in READ if name != "rematch"]),
+        "ignore_regions": read.get("regions"),
+        "hold": _recorded_held(options["solve"].get("hold")),
+        "fit_exclude": _recorded_names(options["solve"].get("fit_exclude")),
         "group_by": (keys,) if isinstance(keys, str) else tuple(keys),
         "fit_type_dithers": passes["dithers"]["fit_type"],
         "subtract_local": passes["dithers"]["subtract_local"],
@@ -174,6 +179,18 @@ def _recorded_anchor(anchor):
         "anchor_colour": anchor["asked_colour"],
         "anchor_fit_type": anchor["fit_type"],
     }
+
+
+def _recorded_names(names):
+    """Names as the flag takes them."""
+    return (names,) if isinstance(names, str) else tuple(names or ())
+
+
+def _recorded_held(held):
+    """Names, and levels if any, as the flag takes them."""
+    if isinstance(held, dict):
+        return tuple(f"{name}={level!r}" for name, level in held.items())
+    return _recorded_names(held)
 
 
 def _recorded_fields(values, names):

@@ -29,8 +29,8 @@ __all__ = [
 ]
 
 # Fields that no flag sets: `levelmatch run` sets the first two by its own options, and
-# stacks are not for all passes together.
-NO_FLAG = ("extend", "checkpoint", "stacked")
+# stacks are not for all passes together. Regions and names of images have flags of their own.
+NO_FLAG = ("extend", "checkpoint", "stacked", "regions", "hold", "fit_exclude")
 # Option groups of the help, in their order.
 COMMON, JWST, FILES, STATISTICS = "Common", "JWST", "File", "Statistics"
 CLASSES = {ReadOptions: FILES, MeasureOptions: STATISTICS, SolveOptions: STATISTICS}
@@ -41,6 +41,7 @@ METAVARS = {
     "dq_bits": "BITS",
     "flux_scale": "KEYWORD",
     "hdu": "HDU",
+    "levels": "FILE",
     "mask_files": "PATTERN",
     "time_from_background": "KEYWORD",
     "weight_files": "PATTERN",

@@ -7,7 +7,7 @@ import click
 from click.shell_completion import CompletionItem
 
 from levelmatch.cli.exports import export_flags
-from levelmatch.cli.flags import COMMON, JWST, Flag, flags_of, names_of
+from levelmatch.cli.flags import COMMON, FILES, JWST, STATISTICS, Flag, flags_of, names_of
 from levelmatch.cli.inputs import Images
 from levelmatch.cli.logs import logging_flags
 from levelmatch.options import FIT_TYPES as FIT_TYPE_NAMES
@@ -322,7 +322,28 @@ RUN_OPTIONS = [
         group=JWST,
         help="Also write the levels for skymatch of calwebb_image3, with its skymethod user.",
     ),
+    _option(
+        "--ignore-regions",
+        metavar="FILE",
+        default=None,
+        group=FILES,
+        help="Regions of DS9 that are left out of the comparison; see --only-regions.",
+    ),
     *flags_of(ReadOptions, types={"hdu": Hdu(), "dq_bits": click.STRING, "blank": Blank()}),
     *flags_of(MeasureOptions),
     *flags_of(SolveOptions),
+    _option(
+        "--hold",
+        multiple=True,
+        metavar="NAME[=LEVEL]",
+        group=STATISTICS,
+        help="An image whose correction is zero, or LEVEL; may be repeated.",
+    ),
+    _option(
+        "--fit-exclude",
+        multiple=True,
+        metavar="NAME",
+        group=STATISTICS,
+        help="An image that is corrected without influence on the others; may be repeated.",
+    ),
 ]

@@ -149,7 +149,8 @@ def verify(record, files, inputs, *, quiet, debug):
     start_log(debug=debug)
     with one_error(debug=debug), shown_warnings():
         from levelmatch.record.record import read_record
-        from levelmatch.results.replay import recorded_files, verify_record
+        from levelmatch.results.replay import recorded_files
+        from levelmatch.results.verification import verify_record
 
         known = read_record(record)
         files = files or _beside(known, record)

@@ -104,14 +104,34 @@ def _lock(values):
 
 def _refuse_one_image(path, values):
     """Refuse a lone file unless it holds several images."""
-    from levelmatch import ReadOptions
     from levelmatch.images.collect import collect_frames
     from levelmatch.images.notes import Notes
 
-    read = ReadOptions(**{name: values[name] for name in READ})
-    if len(collect_frames([path], read, Notes())) == 1:
+    if len(collect_frames([path], _read_options(values), Notes())) == 1:
         msg = "only one image: there is nothing to match"
         raise ValueError(msg)
+
+
+def _held(words):
+    """Return the images that are held, with their levels if any has one."""
+    if not words:
+        return None
+    out = {}
+    for word in words:
+        name, equals, level = word.rpartition("=")
+        try:
+            out[name if equals else word] = float(level) if equals else 0.0
+        except ValueError as error:
+            msg = f"--hold: {word!r}: {level!r} is not a number"
+            raise ValueError(msg) from error
+    return out if any("=" in word for word in words) else list(words)
+
+
+def _read_options(values):
+    from levelmatch import ReadOptions
+
+    named = {name: values[name] for name in READ}
+    return ReadOptions(**named, regions=values["ignore_regions"])
 
 
 def _extended(ctx, values):
@@ -251,7 +271,7 @@ def _earlier_outputs(output, result, report):
 
 
 def _match(files, values, bar, checkpoint):
-    from levelmatch import MeasureOptions, ReadOptions, SolveOptions, match_levels
+    from levelmatch import MeasureOptions, SolveOptions, match_levels
 
     options = {name: values[name] for name in MATCH}
     for name in (name for name in MATCH if name.startswith("fit_type_")):
@@ -260,13 +280,17 @@ def _match(files, values, bar, checkpoint):
     options["group_by"] = keys[0] if len(keys) == 1 else list(keys)
     result = match_levels(
         list(files),
-        read=ReadOptions(**{name: values[name] for name in READ}),
+        read=_read_options(values),
         measure=MeasureOptions(
             **{name: values[name] for name in MEASURE},
             extend=values["extend"],
             checkpoint=checkpoint,
         ),
-        solve=SolveOptions(**{name: values[name] for name in SOLVE}),
+        solve=SolveOptions(
+            **{name: values[name] for name in SOLVE},
+            hold=_held(values["hold"]),
+            fit_exclude=list(values["fit_exclude"]) or None,
+        ),
         progress_bar=bar,
         **options,
     )

@@ -35,6 +35,20 @@ LM_INLINE uint32_t lm_native(uint32_t word)
     return word >> 24 | (word >> 8 & 0xff00u) | (word << 8 & 0xff0000u) | word << 24;
 }
 
+/* 32-bit floats of a file minus a level, in double precision. */
+LM_CLONES static void lm_subtract(const uint32_t *from, uint32_t *to, ptrdiff_t n, double level)
+{
+    for (ptrdiff_t i = 0; i < n; i++) {
+        union {
+            uint32_t word;
+            float value;
+        } pixel;
+        pixel.word = lm_native(from[i]);
+        pixel.value = (float)((double)pixel.value - level);
+        to[i] = lm_native(pixel.word);
+    }
+}
+
 /* 32-bit floats of a file made native, NaN where any of some bits is set in their flags. */
 LM_CLONES static void lm_decode(uint32_t *LM_RESTRICT words, const uint32_t *LM_RESTRICT flags,
                                 ptrdiff_t n, uint32_t bits, uint32_t flip)

@@ -5,9 +5,31 @@
 from libc.stdint cimport uint32_t
 
 cdef extern from "_decode.h" nogil:
+    void lm_subtract(const uint32_t *, uint32_t *, Py_ssize_t, double)
     void lm_decode(uint32_t *, const uint32_t *, Py_ssize_t, uint32_t, uint32_t)
 
-__all__ = ["decode_pixels"]
+__all__ = ["decode_pixels", "subtract_level"]
+
+
+def subtract_level(const uint32_t[::1] words, uint32_t[::1] out, double level):
+    """Subtract a level from 32-bit floats of a file, in double precision.
+
+    Parameters
+    ----------
+    words : `~numpy.ndarray` of uint32, shape (n,)
+        The pixels as a FITS file has them, most significant byte first.
+    out : `~numpy.ndarray` of uint32, shape (n,)
+        Gets the difference, in the same order; it may be ``words``.
+    level : float
+        The level.
+    """
+    cdef Py_ssize_t n = words.shape[0]
+    if out.shape[0] != n:
+        msg = f"out: {out.shape[0]} for {n} pixels"
+        raise ValueError(msg)
+    if n:
+        with nogil:
+            lm_subtract(&words[0], &out[0], n, level)
 
 
 def decode_pixels(uint32_t[::1] words, const uint32_t[::1] flags, uint32_t bits, uint32_t flip):

@@ -6,21 +6,17 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
+from astropy.io import fits
 from astropy.nddata import NDData
-from astropy.wcs import WCS
-from astropy.wcs.wcsapi import SlicedLowLevelWCS
 
 from levelmatch.associations import expand_associations, is_association
 from levelmatch.exceptions import FrameError
-from levelmatch.images.cards import check_wcs
-from levelmatch.images.fits_files import check_shape, file_frames
-from levelmatch.images.frame import Frame
+from levelmatch.images.fits_files import file_frames
+from levelmatch.images.memory import memory_frames
 from levelmatch.images.notes import Notes
 from levelmatch.images.roman import is_asdf, roman_frame
-from levelmatch.images.sources import FileSource, MemorySource, as_mask
+from levelmatch.images.sources import FileSource
 from levelmatch.options import ReadOptions
-from levelmatch.sky.transform import SkyTransform
 
 __all__ = ["collect_frames", "unique_names"]
 
@@ -77,6 +73,8 @@ def _collected(images, read, notes):
         images, read = _collection_files(images, read)
     if is_association(images):
         images = [images]
+    if isinstance(images, fits.HDUList):
+        images = [images]
     if isinstance(images, str | Path | NDData) or not isinstance(images, Iterable):
         msg = (
             "images: expected a list of images or paths, an association, a mapping of tile to "
@@ -130,14 +128,18 @@ def _note_skipped(error, notes):
 
 
 def _frames(image, index, read, notes):
-    if isinstance(image, NDData):
-        return [_memory_frame(image, index, read)]
     if isinstance(image, str | Path) and is_asdf(Path(image)):
         return [roman_frame(Path(image), read)]
     if isinstance(image, str | Path):
         return file_frames(Path(image), read, notes, index)
-    msg = f"images: image {index} is a {type(image).__name__}, not a CCDData, NDData or path"
-    raise TypeError(msg)
+    frames = memory_frames(image, index, read, notes)
+    if frames is None:
+        msg = (
+            f"images: image {index} is a {type(image).__name__}, not a CCDData, NDData, path, HDU, "
+            "HDUList, or tuple of an array and its WCS or header"
+        )
+        raise TypeError(msg)
+    return frames
 
 
 # --------------------------------------------------------------------------------------
@@ -159,7 +161,8 @@ def _unique(frames, notes):
         if isinstance(frame.source, FileSource):
             frame = _named(frame, names[frame.source.path])
         elif frame.name in seen:
-            frame = frame.with_keys(name=f"{frame.name}#{i}")
+            label = f"[{frame.extension}]" if frame.extension else ""
+            frame = frame.with_keys(name=f"{frame.file}#{i}{label}")
         seen.add(frame.name)
         frames[i] = frame
     return frames
@@ -222,57 +225,3 @@ def _with_folders(paths, absolute):
         stem, suffix = _SUFFIX.fullmatch(path.name).groups()
         out[path] = f"{stem}_{folder}{suffix}"
     return out
-
-
-# --------------------------------------------------------------------------------------
-# Images in memory
-
-
-def _memory_frame(image, index, read):
-    meta = image.meta
-    name = Path(str(meta.get("FILENAME") or f"image{index:04d}")).name
-    data = np.asarray(image.data)
-    shape = check_shape(name, data.shape)
-    if data.dtype.kind not in "fiu":
-        msg = f"{name}: the data are of type {data.dtype}, not real numbers; convert them"
-        raise FrameError(msg)
-    _check_shapes(name, image, data.shape)
-    mask = as_mask(image.mask)
-    if mask is not None and mask.all():
-        msg = f"{name}: every pixel is masked; leave the image out"
-        raise FrameError(msg)
-    if isinstance(image.wcs, WCS):
-        check_wcs(name, image.wcs, meta)
-    return Frame(
-        name=name,
-        source=MemorySource(image),
-        shape=shape,
-        meta=meta,
-        unit=image.unit,
-        transform=SkyTransform(_plane_wcs(image.wcs, data.shape), name),
-        blank=read.blank,
-    )
-
-
-def _check_shapes(name, image, shape):
-    """Refuse a mask or an uncertainty of another shape than the data."""
-    arrays = {"mask": image.mask}
-    if image.uncertainty is not None:
-        arrays["uncertainty"] = image.uncertainty.array
-    for what, array in arrays.items():
-        if array is not None and np.ndim(array) != 0 and np.shape(array) != shape:
-            msg = f"{name}: the {what} has shape {np.shape(array)}, the data {shape}; cut one"
-            raise FrameError(msg)
-
-
-def _plane_wcs(wcs, shape):
-    """Return the WCS of an image's plane, without the axes of one pixel."""
-    if isinstance(wcs, WCS) and wcs.naxis > 2 and len(shape) == 2:
-        # The data have lost their axes of one pixel.
-        return wcs.sub([1, 2])
-    if wcs is None or len(shape) == 2:
-        return wcs
-    if isinstance(wcs, WCS):
-        return wcs.sub([k + 1 for k, n in enumerate(shape[::-1]) if n != 1])
-    low = getattr(wcs, "low_level_wcs", wcs)
-    return SlicedLowLevelWCS(low, [0 if n == 1 else slice(None) for n in shape])

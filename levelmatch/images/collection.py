@@ -11,12 +11,15 @@ import numpy as np
 from levelmatch.associations import is_association
 from levelmatch.exceptions import FrameError
 from levelmatch.images import jwst
+from levelmatch.images.assigned_roles import with_roles
 from levelmatch.images.collect import collect_frames
 from levelmatch.images.detectors import with_detectors
 from levelmatch.images.filters import check_filters
 from levelmatch.images.frame import Frame
+from levelmatch.images.known import with_known_levels
 from levelmatch.images.notes import Notes
 from levelmatch.images.scales import flux_factors, to_common_unit, with_output_factors
+from levelmatch.images.selection import selection_of
 from levelmatch.images.sky_cards import note_pending_levels
 from levelmatch.images.tiles import assign_tiles
 
@@ -82,12 +85,18 @@ def collect(images, settings, *, recombine=False, lyot=None, mosaic=False):
         frames = _split(frames)
     frames = [_with_jwst_keys(frame) for frame in frames]
     frames = _fitted_regions(frames) if recombine else _without_lyot(frames, notes, mosaic)
+    if read.levels is not None:
+        frames = with_known_levels(frames, read.levels)
+    frames = with_roles(frames, settings.solve.hold, settings.solve.fit_exclude)
+    selection = selection_of(read.regions, only=read.only_regions)
+    if selection is not None:
+        frames = [frame.with_keys(selection=selection) for frame in frames]
     if settings.solve.combine_detectors is not None:
         frames = with_detectors(frames, settings.solve.combine_detectors)
     frames = assign_tiles(frames, settings.group_by)
     if not read.mix_filters:
         check_filters(frames, by_tile=not mosaic)
-    note_pending_levels(frames, notes)
+    note_pending_levels(frames, notes, keep=not settings.solve.subtract)
     factors = flux_factors(frames, read.flux_scale)
     order = np.argsort([frame.name for frame in frames], kind="stable")
     frames = [frames[i] for i in order]

@@ -20,7 +20,16 @@ from astropy.wcs import WCS, Sip, Wcsprm
 from levelmatch.images._decode import decode_pixels
 from levelmatch.sky.transform import SkyTransform, wcs_error
 
-__all__ = ["MODERN", "Plane", "RawHeader", "plain_transform", "plane_digests", "read_plane", "scan"]
+__all__ = [
+    "fill_from",
+    "MODERN",
+    "Plane",
+    "RawHeader",
+    "plain_transform",
+    "plane_digests",
+    "read_plane",
+    "scan",
+]
 
 
 BLOCK = 2880
@@ -361,9 +370,9 @@ def read_plane(path, image, dq, bits):
             return None
         for start in range(0, words.size, CHUNK):
             part = words[start : start + CHUNK]
-            _fill(file, image.offset + 4 * start, part)
+            fill_from(file, image.offset + 4 * start, part)
             if dq is not None:
-                _fill(file, dq.offset + 4 * start, flags[: part.size])
+                fill_from(file, dq.offset + 4 * start, flags[: part.size])
             decode_pixels(part, None if dq is None else flags[: part.size], bits, flip)
     return out
 
@@ -397,7 +406,7 @@ def _digest(file, plane):
     digest, content = hashlib.sha256(), np.empty(min(4 * CHUNK, n), np.uint8)
     for start in range(0, n, len(content)):
         part = content[: n - start]
-        _fill(file, plane.offset + start, part)
+        fill_from(file, plane.offset + start, part)
         if plane.offset_of_values:
             # Adds the offset to big-endian integers.
             part[::4] ^= 128
@@ -409,9 +418,24 @@ def _is_plain(plane, bitpix, offsets):
     return plane.header["BITPIX"] == bitpix and plane.offset_of_values in offsets
 
 
-def _fill(file, position, words):
-    """Read an array's bytes from a position of a file."""
-    view = memoryview(words).cast("B")
+def fill_from(file, position, words):
+    """Read an array's bytes from a position of a file.
+
+    Parameters
+    ----------
+    file : binary file
+        Open without a buffer.
+    position : int
+        First byte.
+    words : `~numpy.ndarray`
+        The array, C-contiguous.
+
+    Raises
+    ------
+    OSError
+        If the file ends too early.
+    """
+    view = words.reshape(-1).view(np.uint8).data
     file.seek(position)
     while len(view):
         count = file.readinto(view)

@@ -3,8 +3,7 @@
 
 import io
 import warnings
-from dataclasses import dataclass, replace
-from functools import cached_property
+from dataclasses import replace
 from pathlib import Path
 
 from astropy.io import fits
@@ -16,13 +15,8 @@ from levelmatch.exceptions import FrameError
 from levelmatch.images import fastfits, jwst
 from levelmatch.images.binding import Binding
 from levelmatch.images.cards import check_header, wcs_header
-from levelmatch.images.choices import hdu_choices
-from levelmatch.images.extensions import (
-    Extension,
-    chosen_extensions,
-    extension_labels,
-    extensions_of,
-)
+from levelmatch.images.chosen import Chosen
+from levelmatch.images.extensions import Extension, extensions_of
 from levelmatch.images.flags import bad_bits
 from levelmatch.images.frame import Frame
 from levelmatch.images.inherit import file_meta, with_inherited_frame
@@ -46,10 +40,9 @@ from levelmatch.images.planes import (
 from levelmatch.images.sources import FileSource
 from levelmatch.images.units import read_unit
 from levelmatch.options import ReadOptions
-from levelmatch.sky.overlaps import overlap_groups
 from levelmatch.sky.transform import SkyTransform, wcs_error
 
-__all__ = ["check_shape", "file_frames", "partner_hdu"]
+__all__ = ["check_shape", "file_frames", "hdu_frame", "partner_hdu"]
 
 
 def check_shape(name: str, shape) -> tuple[int, int]:
@@ -160,99 +153,11 @@ def _opened_frames(path, read, notes, place):
         with open_raw(path, read.max_bytes) as file, fits.open(file, memmap=False) as hdus:
             if isinstance(file, io.BytesIO):
                 check_layout(path.name, file, file.getbuffer().nbytes, read.max_bytes)
-            chosen = _Chosen.of(path.name, extensions_of(hdus), read)
+            chosen = Chosen.of(path.name, extensions_of(hdus), read)
             return chosen.frames(
                 lambda name, index: _header_frame(name, path, hdus, index, read, notes, place),
                 notes,
             )
-
-
-# --------------------------------------------------------------------------------------
-# The images of one file
-
-
-@dataclass(frozen=True)
-class _Chosen:
-    """The extensions of a file that are matched.
-
-    Parameters
-    ----------
-    name : str
-        The file.
-    extensions : list of `~levelmatch.images.extensions.Extension`
-        All of its extensions.
-    indices : list of int
-        Those that are matched.
-    read : `~levelmatch.ReadOptions`
-        How images are read.
-    """
-
-    name: str
-    extensions: list[Extension]
-    indices: list[int]
-    read: ReadOptions
-
-    @classmethod
-    def of(cls, name, extensions, read):
-        """Return the extensions that the options choose."""
-        return cls(name, extensions, chosen_extensions(name, extensions, read.hdu), read)
-
-    @cached_property
-    def labels(self):
-        """Labels of all extensions."""
-        return extension_labels(self.extensions)
-
-    def frames(self, make, notes):
-        """Return the frames, each made by a function of its name and index."""
-        if len(self.indices) == 1:
-            frames = [make(self.name, self.indices[0])]
-        else:
-            frames = [frame for i in self.indices for frame in self._one_of_many(make, i, notes)]
-            frames = self._without_copies(frames)
-        self._note_others(frames, notes)
-        return frames
-
-    def _one_of_many(self, make, index, notes):
-        """Return the frame of one image, in a list; an empty one if it may be left out."""
-        label = self.labels[index]
-        name = f"{self.name}[{label}]"
-        try:
-            return [make(name, index).with_keys(extension=label)]
-        except FrameError as error:
-            if self.read.on_error != "skip":
-                raise
-            notes.add("skipped", name, str(error).partition(": ")[2])
-            return []
-
-    def _without_copies(self, frames):
-        """Return the frames; only the first if images of one file show the same sky.
-
-        Chips lie side by side. Images that share more than half of their area are other
-        versions of the first: another filter, a model, a coadd.
-        """
-        if len(frames) < 2 or hdu_choices(self.read.hdu) != "auto":
-            return frames
-        if len(set(overlap_groups([frame.whole_grid for frame in frames]))) == len(frames):
-            return frames
-        return [frames[0].with_keys(name=self.name, extension="")]
-
-    def _note_others(self, frames, notes):
-        """Note images of the sky that are not matched; a warning unless the user chose so."""
-        matched = [frame.source.hdu for frame in frames]
-        # Those that cannot be used are noted apart.
-        known = matched if len(frames) == 1 and not frames[0].extension else self.indices
-        names = {self.extensions[i].name for i in matched}
-        others = [
-            self.labels[i]
-            for i, e in enumerate(self.extensions)
-            if i not in known and e.is_sky and (names != {"SCI"} or e.name == "SCI")
-        ]
-        if not others or not matched:
-            return
-        kind = "extensions" if hdu_choices(self.read.hdu) == "auto" else "chosen extensions"
-        labels = [*(self.labels[i] for i in matched), *others]
-        first = ", ".join(labels[: len(matched)])
-        notes.add(kind, self.name, f"{first} of {len(labels)}: {', '.join(labels)}")
 
 
 # --------------------------------------------------------------------------------------
@@ -268,7 +173,7 @@ def _plain_frames(path, read, notes):
     if planes is None:
         return None
     try:
-        chosen = _Chosen.of(path.name, [_extension(p) for p in planes], read)
+        chosen = Chosen.of(path.name, [_extension(p) for p in planes], read)
         if any(_plain_flags(planes, i) is None for i in chosen.indices):
             return None
         return chosen.frames(lambda name, i: _plain_frame(name, path, planes, i, read), notes)
@@ -331,16 +236,38 @@ _NOT_PLAIN = {"ASDF"}.union(*KINDS.values()) - {"DQ"}
 # By astropy
 
 
-def _header_frame(name, path, hdus, index, read, notes, place):
+def hdu_frame(name, hdus, index, read, notes, make_source):
+    """Return the frame of an image that astropy reads.
+
+    Parameters
+    ----------
+    name : str
+        The image.
+    hdus : `~astropy.io.fits.HDUList`
+        Its file, open, or in memory.
+    index : int
+        Its HDU.
+    read : `~levelmatch.ReadOptions`
+        How images are read.
+    notes : `~levelmatch.images.notes.Notes`
+        Takes notes on the image.
+    make_source : callable
+        Returns the source of the frame's pixels, given the frame without it, and the planes
+        that mask its pixels.
+
+    Raises
+    ------
+    FrameError
+        If the image cannot be used; the message names it.
+    """
     header = hdus[index].header
     shape = check_shape(name, hdus[index].shape)
     meta = file_meta(hdus[0].header, header)
     is_jwst = meta.get("TELESCOP") == "JWST"
     masks, bits = find_planes(name, hdus, index, shape, read, is_jwst)
-    masks += partner_planes(name, path, place, shape, read, (hdus[index].name, hdus[index].ver))
-    return Frame(
+    frame = Frame(
         name=name,
-        source=FileSource(path, index, masks),
+        source=None,
         shape=shape,
         meta=meta,
         unit=_header_unit(meta),
@@ -348,6 +275,16 @@ def _header_frame(name, path, hdus, index, read, notes, place):
         dq_bits=bits,
         blank=read.blank,
     )
+    return frame.with_keys(source=make_source(frame, masks))
+
+
+def _header_frame(name, path, hdus, index, read, notes, place):
+    def make_source(frame, masks):
+        extension = hdus[index].name, hdus[index].ver
+        beside = partner_planes(name, path, place, frame.shape, read, extension)
+        return FileSource(path, index, masks + beside)
+
+    return hdu_frame(name, hdus, index, read, notes, make_source)
 
 
 def _any_wcs(name, hdus, index, is_jwst, notes):

@@ -96,6 +96,10 @@ class Frame:
         Header keyword of the zero point, in magnitudes, that changes with that factor.
     blank : None, False, float or list of float
         Values of missing pixels, see `~levelmatch.ReadOptions`.
+    selection : `~levelmatch.images.selection.Selection` or None
+        Regions that are left out of the comparison.
+    role : {"", "hold", "exclude"}
+        Whether the image is held at a level, or does not influence the others.
     extension : str
         Label of the image, such as ``SCI,2``, if several of its file are matched.
     exposure : str
@@ -124,6 +128,8 @@ class Frame:
     output_factor: float = 1.0
     zero_point: str = ""
     blank: object = None
+    selection: Any = None
+    role: str = ""
     extension: str = ""
     exposure: str = ""
     footprint: Footprint | None = None
@@ -183,13 +189,17 @@ class Frame:
         if bad is not None:
             out[bad] = np.nan
         fills = mask_fill(out, self.blank)
+        if self.selection is not None:
+            wcs = self.transform.original
+            out[self.selection.left_out(wcs, self.shape, self.name)] = np.nan
         if self.region is not None:
             _mask_region(out, self.region, keep=self.part == "lyot")
         if self.corrections:
             out -= self.correction.evaluate(self.whole_grid)
         if self.scale != 1.0:
             out *= self.scale
-        if self.region is None and not np.isfinite(out).any():
+        whole = self.region is None and self.selection is None
+        if whole and not np.isfinite(out).any():
             if self.extension:
                 # A dead chip does not stop the others.
                 return out, (Fill(np.nan, 1.0, alone=True),)

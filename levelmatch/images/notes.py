@@ -44,6 +44,10 @@ SENTENCES = {
         "with it; the card is set to 0 in the corrected image, so that no later step subtracts "
         "it again"
     ),
+    "kept level": (
+        "the header has a sky level that is not subtracted yet: {images}. The pixels are matched "
+        "with it; the level found here takes its place"
+    ),
     "area": (
         "values per pixel are compared after division by the pixel area of each camera, as "
         "pixel_area says, relative to the first image by name: {images}"
@@ -55,7 +59,7 @@ SENTENCES = {
     "skipped": "left out, as on_error='skip' asks: {images}",
 }
 # Kinds that are no warnings, since the user chose so.
-QUIET = {"chosen extensions", "lyot left out", "area", "beam"}
+QUIET = {"kept level", "chosen extensions", "lyot left out", "area", "beam"}
 
 
 @dataclass(eq=False)

@@ -1,6 +1,7 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
 """Units and flux scales in which images are compared."""
 
+import re
 from collections.abc import Mapping
 from numbers import Real
 
@@ -32,6 +33,8 @@ ZERO_POINTS = (-10.0, 60.0)
 MAX_FACTOR = 1e3
 # Single precision holds the product of an image and a factor in this range.
 FACTORS = (1e-15, 1e15)
+# A keyword that values are divided by.
+_INVERSE = re.compile(r"\s*1(?:\.0*)?\s*/\s*([A-Za-z0-9_-]{1,8})\s*")
 # Keywords that hold a number near a magnitude's but are none.
 NO_MAGNITUDES = (
     "AIRMASS CCDGAIN DIT EFFEXPTM EXPOSURE EXPTIME FLXSCALE GAIN ITIME NCOMBINE PHOTFLAM PHOTMJSR "
@@ -195,8 +198,8 @@ def flux_factors(frames, flux_scale):
     frames : list of `Frame`
         In the order of the input.
     flux_scale : None, str, sequence or mapping
-        A header keyword with the zero point in magnitudes, factors in the order of
-        the images, or by their names.
+        A header keyword with the zero point in magnitudes, ``"1/KEYWORD"`` for one that the
+        values are proportional to, factors in the order of the images, or by their names.
 
     Raises
     ------
@@ -205,9 +208,14 @@ def flux_factors(frames, flux_scale):
     """
     if flux_scale is None:
         return np.ones(len(frames))
-    if isinstance(flux_scale, str):
+    inverse = _INVERSE.fullmatch(flux_scale) if isinstance(flux_scale, str) else None
+    if inverse is not None:
+        values = image_values(frames, inverse[1], "flux_scale")
+        factors = values[min(range(len(frames)), key=lambda k: frames[k].product)] / values
+    elif isinstance(flux_scale, str):
         return _keyword_factors(frames, flux_scale)
-    factors = image_values(frames, flux_scale, "flux_scale")
+    else:
+        factors = image_values(frames, flux_scale, "flux_scale")
     typical = float(np.median(factors))
     for frame, factor in zip(frames, factors.tolist(), strict=True):
         far = max(factor / typical, typical / factor) > MAX_FACTOR
@@ -236,7 +244,8 @@ def _keyword_factors(frames, keyword):
             msg = (
                 f"{name}: flux_scale: the keyword {keyword!r} is {point:g} ({points[first]:g} in "
                 f"{first}), which is no zero point in magnitudes: the factor is {factor:.3g}; "
-                "name the keyword of the zero point, or give the factors themselves"
+                f"name the keyword of the zero point, '1/{keyword}' for counts that grow with "
+                "it, or the factors themselves"
             )
             raise ValueError(msg)
     return np.array([10 ** (-0.4 * (points[f.product] - points[first])) for f in frames])
@@ -344,7 +353,8 @@ def with_output_factors(frames, factors, flux_scale):
     flux_scale : None, str, sequence or mapping
         The option. A keyword is noted, and the output's header gets a new zero point.
     """
-    keyword = flux_scale if isinstance(flux_scale, str) else ""
+    is_keyword = isinstance(flux_scale, str) and _INVERSE.fullmatch(flux_scale) is None
+    keyword = flux_scale if is_keyword else ""
     return [
         frame.with_keys(
             output_factor=float(frame.output_factor * factor),

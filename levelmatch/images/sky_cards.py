@@ -5,7 +5,10 @@ from numbers import Real
 
 import numpy as np
 
-__all__ = ["note_pending_levels", "pending_levels"]
+__all__ = ["OWN_KEYWORD", "note_pending_levels", "pending_levels"]
+
+# Keyword of the levels that the package keeps in headers of telescopes without one of their own.
+OWN_KEYWORD = "LMSKY"
 
 
 def pending_levels(meta):
@@ -20,10 +23,13 @@ def pending_levels(meta):
     -------
     levels : dict of str to float
         By keyword: ``BKGLEVEL`` of JWST's skymatch step, unless ``BKGSUB`` is true, and
-        ``MDRIZSKY`` of AstroDrizzle. Zero levels are left out.
+        ``MDRIZSKY`` of AstroDrizzle, and ``LMSKY`` of levels kept by an earlier run. Zero
+        levels are left out.
     """
     subtracted = meta.get("BKGSUB") in (True, "T", "True")
-    keys = ("MDRIZSKY",) if subtracted else ("BKGLEVEL", "MDRIZSKY")
+    keys = ("MDRIZSKY", OWN_KEYWORD)
+    if not subtracted:
+        keys = ("BKGLEVEL", *keys)
     levels = {key: meta.get(key) for key in keys}
     return {key: float(value) for key, value in levels.items() if _is_level(value)}
 
@@ -33,7 +39,7 @@ def _is_level(value):
     return number and np.isfinite(value) and value != 0
 
 
-def note_pending_levels(frames, notes):
+def note_pending_levels(frames, notes, *, keep=False):
     """Note images whose header has a sky level that is not subtracted yet.
 
     Parameters
@@ -42,6 +48,8 @@ def note_pending_levels(frames, notes):
         The images.
     notes : `~levelmatch.images.notes.Notes`
         Takes the notes.
+    keep : bool
+        Whether the run keeps levels in the headers.
     """
     for frame in frames:
         levels = pending_levels(frame.meta)
@@ -49,4 +57,4 @@ def note_pending_levels(frames, notes):
         if "BKGLEVEL" in levels and "BKGSUB" in frame.meta:
             words.insert(1, f"BKGSUB = {frame.meta['BKGSUB']}")
         if words:
-            notes.add("sky level", frame.product, ", ".join(words))
+            notes.add("kept level" if keep else "sky level", frame.product, ", ".join(words))

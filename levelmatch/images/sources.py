@@ -6,6 +6,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from astropy.io import fits
@@ -22,6 +23,7 @@ __all__ = [
     "FileSource",
     "MemorySource",
     "as_mask",
+    "bad_pixels",
     "decoded_image",
     "flagged",
     "float_type",
@@ -31,15 +33,28 @@ __all__ = [
 
 @dataclass(frozen=True, eq=False)
 class MemorySource:
-    """An image in memory."""
+    """An image in memory.
+
+    Parameters
+    ----------
+    image : `~astropy.nddata.NDData`
+        The image.
+    hdus : `~astropy.io.fits.HDUList` or None
+        The HDUs that it comes from.
+    hdu : int
+        Index of its HDU among these.
+    """
 
     image: NDData
+    hdus: Any = None
+    hdu: int = 0
 
     @cached_property
     def identity(self) -> dict:
         """Identity of the image: no file name, and the SHA-256 of data and mask."""
         data, mask = np.asarray(self.image.data), as_mask(self.image.mask)
-        return {"file": "", "path": "", "size": 0, "hdu": 0, **pixel_digests(data, [mask])}
+        digests = pixel_digests(data, [mask])
+        return {"file": "", "path": "", "size": 0, "hdu": self.hdu, **digests}
 
     def read(self, dq_bits: int) -> tuple[np.ndarray, np.ndarray | None]:
         """Return a copy of the pixels as floats, and a boolean array of bad pixels, or `None`."""
@@ -164,12 +179,8 @@ class FileSource:
         dq_bits : int
             The bits of flags that make a pixel bad.
         """
-        bad = None
         with self._opened_planes(hdus) as planes:
-            for mask, hdu in planes:
-                where = _bad(as_plane(hdu.data), mask.kind, dq_bits)
-                bad = where if bad is None else bad | where
-        return bad
+            return bad_pixels(planes, dq_bits)
 
     @property
     def label(self) -> str:
@@ -253,6 +264,23 @@ def decoded_image(hdu) -> np.ndarray:
     data = data.astype(float_type(data))
     data[blanks] = np.nan
     return data
+
+
+def bad_pixels(planes: list, dq_bits: int) -> np.ndarray | None:
+    """Return the bad pixels according to planes, or `None` without any.
+
+    Parameters
+    ----------
+    planes : list of tuple
+        Each `~levelmatch.images.planes.MaskPlane` with its HDU.
+    dq_bits : int
+        The bits of flags that make a pixel bad.
+    """
+    bad = None
+    for mask, hdu in planes:
+        where = _bad(as_plane(hdu.data), mask.kind, dq_bits)
+        bad = where if bad is None else bad | where
+    return bad
 
 
 def _bad(values, kind, dq_bits):

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from levelmatch.exceptions import NoOverlapError
+from levelmatch.images.roles import EXCLUDE
 from levelmatch.measure.schedule import measure_pairs
 from levelmatch.measure.table import pair_table
 from levelmatch.sky.overlaps import DepthMap, find_pairs, thin_pairs
@@ -40,7 +41,7 @@ class Overlaps:
         """Find the pairs of frames that passes use, thinned to their budget."""
         grids = [frame.grid for frame in frames]
         found, area = find_pairs(grids)
-        used = assign_pairs(passes, found)
+        used, influence = _assigned(frames, passes, found)
         keep, part = used >= 0, np.ones(len(found))
         if options.max_pairs is not None:
             for k in range(len(passes)):
@@ -50,7 +51,12 @@ class Overlaps:
                 )
                 keep[rows[~kept]] = False
         maps = [
-            _depth_maps(grids, found, p.domain, np.unique(found[used == k]))
+            _depth_maps(
+                grids,
+                found if p.name == "fit_exclude" else found[influence],
+                p.domain,
+                np.unique(found[used == k]),
+            )
             for k, p in enumerate(passes)
         ]
         pairs, used, part = found[keep], used[keep], part[keep]
@@ -62,7 +68,8 @@ class Overlaps:
 
     def check(self, frames, passes):
         """Refuse a mosaic in which nothing overlaps."""
-        if len(self.pairs) == 0 and passes[-1].name == "mosaic" and passes[-1].group.max() > 0:
+        mosaic = [p for p in passes if p.name == "mosaic"]
+        if len(self.pairs) == 0 and mosaic and mosaic[-1].group.max() > 0:
             msg = (
                 f"none of the {len(frames)} images overlap: there is nothing to match; "
                 "look at their WCSs"
@@ -109,6 +116,20 @@ class Overlaps:
             for k in sorted(fills):
                 notes.add_fills(frames[k].name, fills[k])
         return replace(measured, multiplicity=1 / self.part), sky
+
+
+def _assigned(frames, passes, found):
+    """Return the pass of each pair, see `assign_pairs`, and whether it influences all images.
+
+    The pairs of an image that is left out of the fit are those of its own pass alone.
+    """
+    used = assign_pairs(passes, found)
+    excluded = np.array([frame.role == EXCLUDE for frame in frames])[found]
+    touching = excluded.any(axis=1)
+    own = next((k for k, p in enumerate(passes) if p.name == "fit_exclude"), -1)
+    used[touching] = own
+    used[excluded.all(axis=1)] = -1
+    return used, ~touching
 
 
 def _depth_maps(grids, found, domain, images):

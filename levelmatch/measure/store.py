@@ -44,6 +44,8 @@ def _image_key(frame):
         frame.region,
         frame.scale,
     )
+    if frame.selection is not None:
+        plain += frame.selection.key
     content = hashlib.sha256(repr(plain).encode())
     content.update(np.array(frame.whole_grid.box).tobytes())
     content.update(np.ascontiguousarray(frame.whole_grid.nodes).tobytes())

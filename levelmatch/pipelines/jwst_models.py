@@ -13,7 +13,8 @@ from levelmatch.images.sources import flagged
 from levelmatch.images.units import read_unit
 from levelmatch.options import ReadOptions
 from levelmatch.record.run import Provenance
-from levelmatch.results.header import add_provenance, history_texts
+from levelmatch.results.header import add_provenance
+from levelmatch.results.history import history_texts
 from levelmatch.results.products import Product
 from levelmatch.results.splice import run_text
 

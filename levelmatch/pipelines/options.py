@@ -17,7 +17,10 @@ NAMES = {
         MeasureOptions,
         ("method", "location", "clip", "structure", "mask_sources", "n_workers"),
     ),
-    "solve": (SolveOptions, tuple(f.name for f in fields(SolveOptions))),
+    "solve": (
+        SolveOptions,
+        tuple(f.name for f in fields(SolveOptions) if f.name not in ("subtract", "sky_keyword")),
+    ),
 }
 # Values that the parameters of a step spell as text.
 WORDS = {None: "none", True: "true", False: "false"}

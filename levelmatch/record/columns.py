@@ -24,7 +24,7 @@ __all__ = [
     "unit_name",
 ]
 
-FRAME_TEXT = ("name", "tile", "detector", "part", "whole", "extension", "exposure")
+FRAME_TEXT = ("name", "tile", "detector", "part", "whole", "extension", "exposure", "role")
 INPUTS = ("file", "path", "dtype", "sha256", "mask_sha256", "size", "hdu", "dq_bits", "wcs")
 
 
@@ -121,13 +121,18 @@ def input_columns(frames: list[Frame]) -> dict[str, np.ndarray]:
     rows = []
     for frame in frames:
         rows.append({**frame.source.identity, "dq_bits": frame.dq_bits, "wcs": _wcs_text(frame)})
-        rows[-1]["file"] = rows[-1]["file"] or frame.whole or frame.name
+        rows[-1]["file"] = rows[-1]["file"] or frame.whole or _own_file(frame)
     columns = {key: [row[key] for row in rows] for key in INPUTS}
     return {
         **{key: _text(columns[key]) for key in ("file", "path", "dtype", "sha256", "mask_sha256")},
         **{key: np.array(columns[key], dtype=np.int64) for key in ("size", "hdu", "dq_bits")},
         "wcs": np.array([text.encode("ascii", "replace") for text in columns["wcs"]]),
     }
+
+
+def _own_file(frame: Frame) -> str:
+    """Return the name of the output file of an image in memory."""
+    return frame.file if frame.extension else frame.name
 
 
 def _wcs_text(frame: Frame) -> str:

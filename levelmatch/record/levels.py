@@ -10,6 +10,7 @@ from astropy import units as u
 from astropy.table import QTable
 
 from levelmatch.images.frame import Frame
+from levelmatch.images.roles import HOLD
 from levelmatch.measure.pooling import pooled_passes
 from levelmatch.measure.table import PairTable
 from levelmatch.record.run import Provenance, Run
@@ -152,7 +153,7 @@ class Levels(Views):
     @property
     def provenance(self) -> Provenance:
         """The run as headers name it, without a record."""
-        return Provenance(self.run.versions["levelmatch"], self.created)
+        return Provenance.of(self.run)
 
     @property
     def n_earlier(self) -> int:
@@ -177,8 +178,9 @@ class Levels(Views):
 
         Those of the last pass, or of an earlier pass if that held the named image.
         """
-        last = self.passes[-1:]
-        earlier = [p for p in self.passes[:-1] if p.name != "lyot"]
+        of_all = [p for p in self.passes if p.name != "fit_exclude"]
+        last = of_all[-1:]
+        earlier = [p for p in of_all[:-1] if p.name != "lyot"]
         return next((p.references for p in [*last, *reversed(earlier)] if p.references), [])
 
     @property
@@ -329,7 +331,7 @@ def _image_table(levels: Levels) -> QTable:
     table["level"], table["error"] = totals[:, 0], np.sqrt(variance[:, 0])
     table["n_pairs"] = _count_pairs(levels)[rank]
     held = {r.name for p in levels.passes for r in p.references}
-    table["reference"] = [frame.name in held for frame in frames]
+    table["reference"] = [frame.name in held or frame.role == HOLD for frame in frames]
     table["isolated"] = levels._joined.without_pairs[rank]
     for k, axis in ((1, "u"), (2, "v")):
         table[f"slope_{axis}"] = totals[:, k]

@@ -58,7 +58,7 @@ def read_tree(tree: dict[str, Any]) -> tuple[Levels, dict[str, np.ndarray], np.n
     images = {key: np.array(value) for key, value in tree["images"].items()}
     # The first records lack these columns: no output was multiplied, each file has one image.
     images.setdefault("output_factor", np.ones(n))
-    for key in ("zero_point", "extension", "exposure"):
+    for key in ("zero_point", "extension", "exposure", "role"):
         images.setdefault(key, np.full(n, "", dtype="U1"))
     run = _run(tree)
     _check_images(images, run, n)

@@ -234,7 +234,7 @@ class Record(Levels):
     @property
     def provenance(self) -> Provenance:
         """The run as headers name it."""
-        return Provenance(self.versions["levelmatch"], self.created, self.file_name, self.sha256)
+        return Provenance.of(self.run, self.file_name, self.sha256)
 
     @property
     def file_name(self) -> str:
@@ -443,7 +443,7 @@ def check_not_recorded(paths: Iterable[str | Path]) -> None:
     for path in map(Path, paths):
         beside = record_in(path.parent)
         if path.parent not in names:
-            names[path.parent] = set(read_record(beside).files) if beside.is_file() else set()
+            names[path.parent] = _matched_files(beside)
         if path.name in names[path.parent]:
             msg = (
                 f"{path.name}: already matched, by the record {beside}; rematch=True matches it "
@@ -468,6 +468,12 @@ def check_record_path(path: Path) -> None:
                 return
     msg = f"{path} exists and is no record; name another file, or move it away"
     raise FileExistsError(msg)
+
+
+def _matched_files(record: Path) -> set[str]:
+    """Return the names of the files that a record's run subtracted levels from."""
+    known = read_record(record) if record.is_file() else None
+    return set() if known is None or known.provenance.keep else set(known.files)
 
 
 def _plain_rows(table: QTable) -> list[dict[str, Any]]:

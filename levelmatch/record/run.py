@@ -150,9 +150,28 @@ class Provenance:
         File name of the run's record, blank if there is none.
     sha256 : str
         SHA-256 of that record.
+    keep : bool
+        Whether levels are kept in the headers, not subtracted.
+    sky_keyword : str
+        Header keyword of kept levels; blank for those of the telescope alone.
     """
 
     version: str
     created: str
     record: str = ""
     sha256: str = ""
+    keep: bool = False
+    sky_keyword: str = ""
+
+    @classmethod
+    def of(cls, run: Run, record: str = "", sha256: str = "") -> "Provenance":
+        """Return the provenance of a run and its record."""
+        solve = run.options.get("solve", {})
+        return cls(
+            run.versions["levelmatch"],
+            run.created,
+            record,
+            sha256,
+            keep=not solve.get("subtract", True),
+            sky_keyword=solve.get("sky_keyword") or "",
+        )

@@ -34,6 +34,8 @@ def corrected_pixels(frame: Frame) -> np.ndarray:
 def write_asdf(product: Product, stream: BinaryIO, provenance: Provenance) -> None:
     """Copy a file with other pixels and ``meta.background``, and nothing else changed.
 
+    Pixels stay where levels are kept.
+
     Parameters
     ----------
     product : `~levelmatch.results.products.Product`
@@ -46,13 +48,15 @@ def write_asdf(product: Product, stream: BinaryIO, provenance: Provenance) -> No
     frame, source = product.frame, product.frame.source
     file = AsdfFile(source.path)
     entry = entry_of(frame, provenance)
-    level = sum(p["level"] for p in entry["subtracted"])
+    keep = provenance.keep
+    level = sum(p["level"] for p in entry["kept" if keep else "subtracted"])
     before = {k: plain_value(file.find("roman", "meta", "background", k)) for k in _FIELDS}
-    if before["subtracted"] and isinstance(before["level"], float | int):
+    if before["subtracted"] and not keep and isinstance(before["level"], float | int):
         level += before["level"]
-    text, entry["background"] = _with_background(file, level)
+    text, entry["background"] = _with_background(file, level, subtracted=not keep)
     tree = add_to_asdf(file.header + text.encode(), entry)
-    _write(file, tree, source, _arrays(frame, corrected_pixels(frame)), stream)
+    arrays = {} if keep else _arrays(frame, corrected_pixels(frame))
+    _write(file, tree, source, arrays, stream)
     source.check_unchanged(frame.dq_bits)
 
 
@@ -64,27 +68,28 @@ def entry_of(frame: Frame, provenance: Provenance) -> dict[str, Any]:
     return {**provenance_entry(frame, provenance), "cards": cards}
 
 
-def write_undone_asdf(product: Product, sha256: str, stream: BinaryIO) -> None:
+def write_undone_asdf(product: Product, provenance: Provenance, stream: BinaryIO) -> None:
     """Copy a corrected file with its pixels and ``meta.background`` as they were before a run.
 
     Parameters
     ----------
     product : `~levelmatch.results.products.Product`
         The corrected image, with the inverse corrections.
-    sha256 : str
-        SHA-256 of the run's record.
+    provenance : `~levelmatch.record.run.Provenance`
+        The run.
     stream : binary file
         The copy, open for writing.
     """
     frame, source = product.frame, product.frame.source
-    file = AsdfFile(source.path)
+    file, sha256 = AsdfFile(source.path), provenance.sha256
     entries = [e for e in run_entries(file) if e["record_sha256"] == sha256]
     text = file.text
     if entries:
         start, stop = _background_span(file)
         text = text[:start] + str(entries[-1].get("background", "")) + text[stop:]
     tree = remove_from_asdf(file.header + text.encode(), sha256)
-    _write(file, tree, source, _arrays(frame, corrected_pixels(frame)), stream)
+    arrays = {} if provenance.keep else _arrays(frame, corrected_pixels(frame))
+    _write(file, tree, source, arrays, stream)
 
 
 # --------------------------------------------------------------------------------------
@@ -151,8 +156,8 @@ def _copy(raw: BinaryIO, stream: BinaryIO, count: int) -> None:
 _FIELDS = ("level", "method", "subtracted")
 
 
-def _with_background(file: AsdfFile, level: float) -> tuple[str, str]:
-    """Return the tree with a background that is subtracted, and the text that it replaces."""
+def _with_background(file: AsdfFile, level: float, *, subtracted: bool) -> tuple[str, str]:
+    """Return the tree with another background, and the text that it replaces."""
     start, stop = _background_span(file)
     meta = file.find("roman", "meta")
     indent = " " * meta.start_mark.column
@@ -160,7 +165,7 @@ def _with_background(file: AsdfFile, level: float) -> tuple[str, str]:
     tag = _TAG if _TAGGED.fullmatch(file.find("roman").tag) else ""
     if node is not None and not node.tag.startswith("tag:yaml.org"):
         tag = f"!<{node.tag}> "
-    values = {"level": float(level), "method": METHOD, "subtracted": True}
+    values = {"level": float(level), "method": METHOD, "subtracted": subtracted}
     flow = yaml.safe_dump(values, default_flow_style=True, sort_keys=False, width=float("inf"))
     text = f"{indent}background: {tag}{flow}"
     return file.text[:start] + text + file.text[stop:], file.text[start:stop]

@@ -10,21 +10,18 @@ from astropy import units as u
 from astropy.io import fits
 from astropy.nddata import (
     CCDData,
-    InverseVariance,
     NDData,
-    NDUncertainty,
-    StdDevUncertainty,
-    VarianceUncertainty,
 )
 from astropy.wcs import WCS, FITSFixedWarning
 
 from levelmatch.exceptions import FrameError
+from levelmatch.images._decode import subtract_level
 from levelmatch.images.corrections import Correction
-from levelmatch.images.fits_files import partner_hdu
 from levelmatch.images.frame import Frame
-from levelmatch.images.planes import as_plane, plane_shape
+from levelmatch.images.planes import as_plane
 from levelmatch.images.roman import AsdfSource, native
 from levelmatch.images.sources import FileSource, decoded_image
+from levelmatch.images.uncertainty import POWERS, read_uncertainty
 from levelmatch.record.run import Provenance
 from levelmatch.results.header import add_provenance
 from levelmatch.results.products import Product
@@ -32,17 +29,14 @@ from levelmatch.results.products import Product
 __all__ = [
     "ccd_wcs",
     "corrected_image",
-    "read_uncertainty",
     "scaled",
     "subtracted",
     "uncertainty_power",
 ]
 
 
-# An uncertainty scales as this power of a factor of the data.
 # Pixels that are corrected at once.
 BLOCK = 1 << 16
-POWERS = {StdDevUncertainty: 1, VarianceUncertainty: 2, InverseVariance: -2}
 
 
 # --------------------------------------------------------------------------------------
@@ -78,6 +72,9 @@ def subtracted(
     plane = as_plane(data)
     out = np.empty(plane.shape, dtype.newbyteorder(order))
     level = correction.evaluate(frame.whole_grid)
+    if _is_plain(plane, out, level) and frame.output_factor == 1.0:
+        subtract_level(plane.view("u4").ravel(), out.view("u4").ravel(), level)
+        return _with_fill(out, plane, frame).reshape(data.shape)
     # By blocks of rows that stay in the cache: large temporary arrays cost more than the sums.
     rows = max(BLOCK // max(plane.shape[1], 1), 1)
     for block in (slice(k, k + rows) for k in range(0, len(plane), rows)):
@@ -87,11 +84,23 @@ def subtracted(
         if frame.output_factor != 1.0:
             values *= frame.output_factor
         out[block] = values
+    return _with_fill(out, plane, frame).reshape(data.shape)
+
+
+def _is_plain(plane: np.ndarray, out: np.ndarray, level: Any) -> bool:
+    """Return whether pixels are 32-bit floats as FITS has them, corrected by a constant."""
+    types = {plane.dtype.str, out.dtype.str}
+    contiguous = plane.flags["C_CONTIGUOUS"] and plane.flags["ALIGNED"]
+    return types == {">f4"} and contiguous and not isinstance(level, np.ndarray)
+
+
+def _with_fill(out: np.ndarray, plane: np.ndarray, frame: Frame) -> np.ndarray:
+    """Return corrected pixels, those that are missing as they were, in place."""
     missing = frame.missing(plane)
     if missing is not None:
         # A fill value stays one for the programs that come next.
         out[missing] = plane[missing]
-    return out.reshape(data.shape)
+    return out
 
 
 def scaled(data: np.ndarray, factor: float) -> np.ndarray:
@@ -129,6 +138,10 @@ def corrected_image(product: Product, provenance: Provenance) -> NDData:
     image : `~astropy.nddata.CCDData`, or of the class of the input
         A copy; all but data, uncertainty and header are those of the input.
     """
+    if provenance.keep:
+        image = _read_image(product.frame)
+        add_provenance(image.meta, product.frame, provenance)
+        return image
     image = _corrected_part(product.frame)
     add_provenance(image.meta, product.frame, provenance)
     if product.lyot is None:
@@ -248,33 +261,3 @@ def ccd_wcs(frame: Frame) -> WCS:
             if from_header.has_celestial:
                 return from_header
         return WCS(wcs.to_fits_sip())
-
-
-def read_uncertainty(
-    hdus: fits.HDUList, index: int, shape: tuple[int, int]
-) -> NDUncertainty | None:
-    """Return the uncertainty of an image in a file.
-
-    Parameters
-    ----------
-    hdus : `~astropy.io.fits.HDUList`
-        The open file.
-    index : int
-        The HDU of the image.
-    shape : tuple of int
-        The shape of the image.
-
-    Returns
-    -------
-    uncertainty : `~astropy.nddata.NDUncertainty` or None
-        The ERR extension of JWST, or the UNCERT extension that `CCDData` writes; `None` if
-        the file has neither.
-    """
-    kinds = {kind.__name__: kind for kind in POWERS}
-    for name in ("ERR", "UNCERT"):
-        i = partner_hdu(hdus, index, name)
-        if i is not None and plane_shape(hdus[i].shape) == shape:
-            kind = kinds.get(hdus[i].header.get("UTYPE"), StdDevUncertainty)
-            data = as_plane(hdus[i].data)
-            return kind(np.array(data, dtype=data.dtype.newbyteorder("=")))
-    return None

@@ -1,8 +1,10 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
 """Write corrected images as complete FITS files."""
 
+import io
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -17,7 +19,9 @@ from levelmatch.atomic import atomic_stream
 from levelmatch.exceptions import FrameError
 from levelmatch.images.frame import Frame
 from levelmatch.images.intake import named_writing
+from levelmatch.images.packing import open_raw
 from levelmatch.images.roman import AsdfSource
+from levelmatch.images.sky_cards import pending_levels
 from levelmatch.images.sources import FileSource, decoded_image
 from levelmatch.record.run import Provenance
 from levelmatch.results.asdf_files import write_asdf
@@ -28,9 +32,11 @@ from levelmatch.results.corrected import (
     subtracted,
     uncertainty_power,
 )
-from levelmatch.results.header import add_provenance, provenance_entry
+from levelmatch.results.header import add_kept, add_provenance, provenance_entry
 from levelmatch.results.lock import OutputLock
+from levelmatch.results.plain import plain_replacement
 from levelmatch.results.products import Product, by_file
+from levelmatch.results.sky_levels import clear_levels, keep_levels, kept_cards
 from levelmatch.results.splice import (
     Parts,
     Replaced,
@@ -39,6 +45,7 @@ from levelmatch.results.splice import (
     has_tree,
     image_parts,
     splice,
+    splice_places,
     table_parts,
 )
 
@@ -49,6 +56,7 @@ __all__ = [
     "hdu_parts",
     "file_identity",
     "fits_name",
+    "header_content",
     "open_decoded",
     "open_stored",
     "scaled_hdus",
@@ -135,7 +143,7 @@ def _output_name(product: Product) -> str:
     name = Path(product.file).name
     source = product.frame.source
     in_memory = not isinstance(source, FileSource)
-    if in_memory:
+    if in_memory and source.hdus is None:
         _written_wcs(product.frame)
     return fits_name(name) if in_memory or source.path.name == fits_name(name) else name
 
@@ -187,7 +195,7 @@ def write_products(
         with named_writing(images[0].name), atomic_stream(path) as stream:
             if isinstance(source, AsdfSource):
                 write_asdf(images[0], stream, provenance)
-            elif isinstance(source, FileSource):
+            elif isinstance(source, FileSource) or source.hdus is not None:
                 _write_file(images, stream, provenance)
             else:
                 _write_memory(images[0], stream, provenance)
@@ -222,20 +230,97 @@ def _written_wcs(frame: Frame) -> WCS:
 
 def _write_file(products: list[Product], stream: BinaryIO, provenance: Provenance) -> None:
     """Copy a file with other images, headers and ASDF tree, and nothing else changed."""
-    first = products[0].frame.source
-    with open_decoded(first.path) as decoded, open_stored(first.path) as stored:
+    plain = plain_replacement(products, provenance)
+    if plain is None:
+        _write_hdus(products, stream, provenance)
+    else:
+        with open_raw(products[0].frame.source.path) as raw:
+            splice_places(raw, *plain, stream)
+    # While it is not named yet, the output of a file that was replaced meanwhile is refused.
+    for frame in (frame for product in products for frame in product.frames):
+        if isinstance(frame.source, FileSource):
+            frame.source.check_unchanged(frame.dq_bits)
+
+
+def _write_hdus(products: list[Product], stream: BinaryIO, provenance: Provenance) -> None:
+    """Copy a file that astropy reads."""
+    with _opened(products[0].frame.source) as (raw, decoded, stored):
         replaced: Replaced = {}
-        for product in products:
+        headers = _changed_headers(products, stored, provenance)
+        for product in () if provenance.keep else products:
             replaced |= _replaced_hdus(product, decoded, stored, provenance)
         index = asdf_hdu(stored)
         if index is not None:
             entry = provenance_entry(products[0].frame, provenance, products[0].lyot)
             content = add_to_asdf(stored[index].data.tobytes(), entry)
             replaced[index] = table_parts(stored[index].header, content)
-        splice(first.path, stored, replaced, stream)
-    # While it is not named yet, the output of a file that was replaced meanwhile is refused.
-    for frame in (frame for product in products for frame in product.frames):
-        frame.source.check_unchanged(frame.dq_bits)
+        splice(raw, stored, replaced, stream, headers)
+
+
+@contextmanager
+def _opened(source: Any) -> Iterator[tuple[BinaryIO, fits.HDUList, fits.HDUList]]:
+    """Open a source's file: its bytes, its HDUs decoded, and its HDUs as stored."""
+    if isinstance(source, FileSource):
+        path = source.path
+        with open_raw(path) as raw, open_decoded(path) as decoded, open_stored(path) as stored:
+            yield raw, decoded, stored
+        return
+    content = _file_content(source.hdus)
+    with (
+        io.BytesIO(content) as raw,
+        open_decoded(io.BytesIO(content)) as decoded,
+        open_stored(io.BytesIO(content)) as stored,
+    ):
+        yield raw, decoded, stored
+
+
+def _file_content(hdus: fits.HDUList) -> bytes:
+    """Return HDUs in memory as the bytes of a file; the HDUs stay as they are."""
+    copies = fits.HDUList()
+    for hdu in hdus:
+        if isinstance(hdu, fits.CompImageHDU):
+            # Lossless: a second quantisation would add its own error.
+            options = {"compression_type": "GZIP_2", "quantize_level": 0.0}
+            copies.append(fits.CompImageHDU(hdu.data, hdu.header.copy(), **options))
+        else:
+            copies.append(hdu.copy())
+    buffer = io.BytesIO()
+    copies.writeto(buffer, output_verify="silentfix+ignore")
+    return buffer.getvalue()
+
+
+def _changed_headers(
+    products: list[Product], stored: fits.HDUList, provenance: Provenance
+) -> dict[int, bytes]:
+    """Return the headers that change while their data stay, as bytes by HDU."""
+    changed = set()
+    for frame in (product.frame for product in products):
+        hdu, primary = stored[frame.source.hdu].header, stored[0].header
+        if provenance.keep:
+            of_primary, of_image = kept_cards(frame, provenance)
+            keep_levels(primary, of_primary, provenance)
+            keep_levels(hdu, of_image, provenance)
+            add_kept(hdu, frame, provenance)
+            changed |= {frame.source.hdu, *([0] if of_primary else [])}
+        elif frame.source.hdu != 0 and frame.corrections and pending_levels(primary):
+            clear_levels(primary, provenance)
+            changed.add(0)
+    return {index: header_content(stored[index]) for index in changed}
+
+
+def header_content(hdu: Any) -> bytes:
+    """Return the bytes of an HDU's changed header, with new checksums if it has any.
+
+    Parameters
+    ----------
+    hdu : `~astropy.io.fits.ImageHDU`, `PrimaryHDU` or `BinTableHDU`
+        An HDU opened as stored, whose data were not used.
+    """
+    if "CHECKSUM" in hdu.header:
+        hdu.add_checksum()
+    elif "DATASUM" in hdu.header:
+        hdu.add_datasum()
+    return hdu.header.tostring().encode("ascii")
 
 
 def _replaced_hdus(
@@ -255,12 +340,12 @@ def _replaced_hdus(
 # HDUs
 
 
-def open_decoded(path: Path) -> fits.HDUList:
+def open_decoded(path: Path | BinaryIO) -> fits.HDUList:
     """Open a FITS file with its images scaled and decompressed."""
     return fits.open(path, memmap=False, ignore_missing_end=True)
 
 
-def open_stored(path: Path) -> fits.HDUList:
+def open_stored(path: Path | BinaryIO) -> fits.HDUList:
     """Open a FITS file with its data as stored."""
     return fits.open(
         path, memmap=False, do_not_scale_image_data=True, disable_image_compression=True

@@ -3,7 +3,6 @@
 
 import re
 from collections.abc import Iterable, MutableMapping
-from textwrap import wrap
 from typing import Any
 
 import numpy as np
@@ -12,24 +11,32 @@ from astropy.io.fits import Header
 from levelmatch.exceptions import FrameError
 from levelmatch.images.corrections import AppliedCorrection
 from levelmatch.images.frame import Frame
-from levelmatch.images.sky_cards import pending_levels
 from levelmatch.images.units import unit_text
 from levelmatch.pass_names import PASSES
 from levelmatch.record.run import Provenance
+from levelmatch.results.history import (
+    SIGNED,
+    add_history,
+    ascii_text,
+    history_texts,
+    own_history,
+    signature,
+)
+from levelmatch.results.sky_levels import clear_levels, kept_meta, restore_levels
 
-__all__ = ["add_provenance", "check_not_matched", "provenance_entry", "remove_provenance"]
+__all__ = [
+    "add_kept",
+    "add_provenance",
+    "check_not_matched",
+    "provenance_entry",
+    "remove_provenance",
+]
 
 
 WORDS = {"LEV": "level subtracted", "SLU": "its slope to East", "SLV": "its slope to North"}
 CARD_WIDTH = 80
 # The most characters of a card before its comment, if its value is a number.
 NUMBER_WIDTH = 10 + 24 + 3
-# Characters of text in a HISTORY card.
-HISTORY_WIDTH = 72
-SIGNED = "levelmatch "
-# Begins a card that continues the text of the one before.
-CONTINUED = "    "
-CLEARED = " sky level of a later step set to 0: "
 # The error and the reference in a HISTORY text.
 TOLD = re.compile(r" \+- (\S+), slopes .* relative to (.+?)(?: \(science\)| \(lyot\))?$")
 
@@ -88,11 +95,15 @@ def add_provenance(
     part : str
         The part of a MIRI image that was corrected, for HISTORY; blank for a whole image.
     """
+    if provenance.keep:
+        kept_meta(meta, frame, provenance)
+        add_kept(meta, frame, provenance)
+        return
     before = float(meta.get("LMFLUX", 1.0))
     unit = "" if frame.unit is None else unit_text(frame.unit)
     for applied, values, error in _subtracted(frame):
         text = (
-            f"{_signature(provenance)} {applied.name}: subtracted level "
+            f"{signature(provenance)} {applied.name}: subtracted level "
             f"{values[0]:.8g} +- {error:.8g}, slopes E {values[1]:.6g} N {values[2]:.6g} per arcmin"
             f"{_pattern_words(applied)} relative to {applied.reference}"
             + (f" ({part})" if part else "")
@@ -103,9 +114,22 @@ def add_provenance(
     if frame.output_factor != 1.0 and part != "lyot":
         _add_factor(meta, frame, provenance, before)
     if frame.corrections and part != "lyot":
-        _clear_levels(meta, provenance)
+        clear_levels(meta, provenance)
+    _add_record(meta, frame, provenance)
+
+
+def add_kept(meta: MutableMapping[str, Any] | Header, frame: Frame, provenance: Provenance) -> None:
+    """Add a run that keeps its levels in the header to HISTORY, in place."""
+    for applied, values, error in _subtracted(frame):
+        text = f"{signature(provenance)} {applied.name}: kept level {values[0]:.8g} +- {error:.8g}"
+        add_history(meta, f"{text} relative to {applied.reference}")
+    _add_record(meta, frame, provenance)
+
+
+def _add_record(meta, frame: Frame, provenance: Provenance) -> None:
+    """Name the record of a run in a header."""
     if frame.corrections and provenance.record:
-        text = f"{_signature(provenance)} record {provenance.record} {provenance.sha256}"
+        text = f"{signature(provenance)} record {provenance.record} {provenance.sha256}"
         add_history(meta, text)
         _set_record(meta, provenance.record, provenance.sha256)
 
@@ -118,25 +142,9 @@ def _pattern_words(applied: AppliedCorrection) -> str:
     return ", pattern x y x2-1/3 xy y2-1/3 " + " ".join(f"{value:.6g}" for value in pattern)
 
 
-def _clear_levels(meta, provenance: Provenance) -> None:
-    """Set sky levels that are not subtracted yet to zero: corrected images have equal skies."""
-    for key, level in pending_levels(meta).items():
-        meta[key] = 0.0
-        add_history(meta, f"{_signature(provenance)}{CLEARED}{key} was {level!r}")
-
-
-def _restore_levels(header: Header, provenance: Provenance) -> None:
-    """Undo `_clear_levels`."""
-    start = _signature(provenance) + CLEARED
-    for line in history_texts(header):
-        if line.startswith(start):
-            key, _, level = line.removeprefix(start).removesuffix(" .").split()
-            header[key] = float(level)
-
-
 def _add_factor(meta, frame: Frame, provenance: Provenance, before: float) -> None:
     """Add the factor of the corrected image, and shift its zero point accordingly."""
-    text = f"{_signature(provenance)} flux scale: multiplied by {frame.output_factor:.10g}"
+    text = f"{signature(provenance)} flux scale: multiplied by {frame.output_factor:.10g}"
     _set(meta, "LMFLUX", before * frame.output_factor, "factor on the image less all levels")
     if frame.zero_point:
         point = float(meta[frame.zero_point])
@@ -144,11 +152,6 @@ def _add_factor(meta, frame: Frame, provenance: Provenance, before: float) -> No
         moved = point + 2.5 * np.log10(frame.output_factor)
         meta[frame.zero_point] = float(round(moved, 12))
     add_history(meta, text)
-
-
-def _signature(provenance: Provenance) -> str:
-    """Return the beginning of the HISTORY texts of a run."""
-    return f"{SIGNED}{provenance.version} {provenance.created}"
 
 
 def _subtracted(frame: Frame) -> list[tuple[AppliedCorrection, np.ndarray, float]]:
@@ -214,7 +217,7 @@ def provenance_entry(
         "created": provenance.created,
         "record": provenance.record,
         "record_sha256": provenance.sha256,
-        "subtracted": _plain_corrections(frame),
+        "kept" if provenance.keep else "subtracted": _plain_corrections(frame),
     }
     if frame.output_factor != 1.0:
         entry["multiplied_by"] = float(frame.output_factor)
@@ -255,14 +258,14 @@ def remove_provenance(header: Header, frame: Frame, provenance: Provenance) -> N
     provenance : `~levelmatch.record.run.Provenance`
         The run, with its record.
     """
-    _restore_levels(header, provenance)
-    for index in reversed(own_history(header, _signature(provenance))):
+    restore_levels(header, provenance)
+    for index in reversed(own_history(header, signature(provenance))):
         del header[index]
     earlier = [line for line in history_texts(header) if line.startswith(SIGNED)]
     before = float(header.get("LMFLUX", 1.0)) / frame.output_factor
     if frame.output_factor != 1.0:
         _remove_factor(header, frame, before, any(" flux scale: " in line for line in earlier))
-    for applied, values, _ in _subtracted(frame):
+    for applied, values, _ in [] if provenance.keep else _subtracted(frame):
         key = f"LM{PASSES[applied.name].letter}"
         texts = [line for line in earlier if f" {applied.name}: " in line]
         found = TOLD.search(texts[-1]) if texts else None
@@ -294,45 +297,6 @@ def _remove_factor(header: Header, frame: Frame, before: float, earlier: bool) -
         header[frame.zero_point] = float(round(moved, 12))
 
 
-def own_history(header: Header, signature: str) -> list[int]:
-    """Return the indices of the HISTORY cards of a run, continuations included."""
-    own: list[int] = []
-    before: str | None = None
-    for index, card in enumerate(header.cards):
-        if card.keyword != "HISTORY":
-            continue
-        text = str(card.value)
-        begins = text.startswith(SIGNED)
-        if text.startswith(signature) if begins else before is not None and _goes_on(before, text):
-            own.append(index)
-            before = text
-        else:
-            before = None
-    return own
-
-
-def _goes_on(before: str, line: str) -> bool:
-    """Return whether a card continues the one before it."""
-    return line.startswith(CONTINUED) or len(before) >= HISTORY_WIDTH - 1
-
-
-def history_texts(header: Header) -> list[str]:
-    """Return the texts of HISTORY, each of one or more cards."""
-    out: list[str] = []
-    before = ""
-    for line in map(str, header.get("HISTORY", [])):
-        if not out or line.startswith(SIGNED) or not _goes_on(before, line):
-            out.append(line)
-        elif line.startswith(CONTINUED):
-            out[-1] += " " + line.removeprefix(CONTINUED)
-        else:
-            # The card before has lost its trailing blank.
-            cards = -(-len(out[-1]) // HISTORY_WIDTH)
-            out[-1] = out[-1].ljust(cards * HISTORY_WIDTH) + line
-        before = line
-    return out
-
-
 def _set(meta, key: str, value, comment: str = "", unit: str = "") -> None:
     """Set a keyword; its comment begins with the unit in brackets, if there is room."""
     value = float(value) if isinstance(value, float | np.floating) else value
@@ -340,7 +304,7 @@ def _set(meta, key: str, value, comment: str = "", unit: str = "") -> None:
         # FITS has no NaN: the card has no value.
         value = None
     if isinstance(value, str):
-        value = _ascii(value) if key == "LMRECSHA" else _ascii(value)[:60]
+        value = ascii_text(value) if key == "LMRECSHA" else ascii_text(value)[:60]
     if not hasattr(meta, "cards"):
         meta[key] = value
         return
@@ -349,47 +313,3 @@ def _set(meta, key: str, value, comment: str = "", unit: str = "") -> None:
     fits = (c for c in (with_unit, comment) if used + len(c) <= CARD_WIDTH)
     # An empty comment replaces an old one, which could be too long for the new value.
     meta[key] = (value, next(fits, ""))
-
-
-def _ascii(text: str) -> str:
-    """Return text in printable ASCII, as FITS headers require; other characters are escaped."""
-    text = text.encode("ascii", "backslashreplace").decode()
-    if text.isprintable():
-        return text
-    return "".join(c if c.isprintable() else f"\\x{ord(c):02x}" for c in text)
-
-
-def add_history(meta: Any, text: str) -> None:
-    """Add a text to HISTORY, in place, such that `history_texts` finds it again."""
-    text = _ascii(text)
-    if hasattr(meta, "add_history"):
-        for line in _history_lines(text):
-            meta.add_history(line)
-    else:
-        history = meta.get("HISTORY", [])
-        meta["HISTORY"] = [*([history] if isinstance(history, str) else history), text]
-
-
-def _history_lines(text: str) -> list[str]:
-    """Return the text broken at words, or as one line, which the header breaks anywhere.
-
-    Shorter lines than a card's cannot be taken for a full card, which continues in the next.
-    """
-    # The name of a record stays beside its word.
-    whole = re.sub(r" record (?=\S)", " record\0", text)
-    lines = [
-        line.replace("\0", " ")
-        for line in wrap(
-            whole,
-            HISTORY_WIDTH - 2,
-            subsequent_indent=CONTINUED,
-            break_long_words=False,
-            break_on_hyphens=False,
-        )
-    ]
-    joined = " ".join([*lines[:1], *(line.removeprefix(CONTINUED) for line in lines[1:])])
-    if joined == text and max(map(len, lines), default=0) <= HISTORY_WIDTH - 2:
-        return lines
-    # A card loses its trailing blank, and a full or nearly full card continues in the next: the
-    # text ends so that `history_texts` finds it again.
-    return [text + " ."] if len(text) % HISTORY_WIDTH in (0, HISTORY_WIDTH - 1) else [text]

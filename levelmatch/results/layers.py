@@ -16,7 +16,7 @@ from levelmatch.images.fits_files import partner_hdu
 from levelmatch.images.frame import Frame
 from levelmatch.images.roman import AsdfSource
 from levelmatch.images.sources import FileSource
-from levelmatch.results.corrected import read_uncertainty
+from levelmatch.images.uncertainty import read_uncertainty
 from levelmatch.sky.grid import Grid
 from levelmatch.sky.transform import SkyTransform
 from levelmatch.sky.vectors import lonlat, unit_vectors

@@ -215,7 +215,8 @@ def comparable_frames(images: Any, read: ReadOptions) -> tuple[list[Frame], u.Un
 
 
 def _with_lyot_pixels(frames: list[Frame]) -> list[Frame]:
-    """Return the frames, whole where their Lyot region was left out of the comparison only."""
+    """Return the frames, whole where regions were left out of the comparison only."""
+    frames = [f if f.selection is None else f.with_keys(selection=None) for f in frames]
     split = {frame.product for frame in frames if frame.part == "lyot"}
     return [
         frame if frame.part == "lyot" or frame.product in split else frame.with_keys(region=None)

@@ -150,5 +150,5 @@ def _filled(frame: Frame, whole: Frame) -> Frame:
     if not moved <= MOST_MOVED * np.sqrt(whole.whole_grid.pixel_area):
         msg = f"{whole.name}: it lies elsewhere on the sky than the recorded image"
         raise FrameError(msg)
-    keys = "name tile detector part region subset scale corrections extension exposure".split()
+    keys = "name tile detector part region subset scale corrections extension exposure role".split()
     return whole.with_keys(whole=frame.whole, **{key: getattr(frame, key) for key in keys})

@@ -12,6 +12,7 @@ from astropy.nddata import CCDData, NDData
 
 from levelmatch.images.frame import Frame
 from levelmatch.images.intake import named_errors
+from levelmatch.images.roman import AsdfSource
 from levelmatch.images.sources import FileSource, float_type
 from levelmatch.record.run import Provenance
 from levelmatch.results.corrected import ccd_wcs
@@ -42,10 +43,11 @@ def check_contents(products: list[Product], provenance: Provenance) -> None:
         uncertainty or metadata that FITS does not have.
     """
     for product in products:
+        source = product.frame.source
         with named_errors(product.name, CANNOT):
-            if isinstance(product.frame.source, FileSource):
+            if isinstance(source, FileSource) or getattr(source, "hdus", None) is not None:
                 _check_header(product, provenance)
-            else:
+            elif not isinstance(source, AsdfSource):
                 _check_memory(product, provenance)
 
 

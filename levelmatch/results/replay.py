@@ -1,5 +1,5 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
-"""Apply a record to its inputs, undo it, and verify its outputs."""
+"""Apply a record to its inputs, and undo it."""
 
 from collections.abc import Callable, Iterable
 from dataclasses import replace
@@ -12,15 +12,16 @@ from astropy.io import fits
 
 from levelmatch.associations import expand_associations, write_associations
 from levelmatch.atomic import atomic_stream
-from levelmatch.exceptions import FrameError, RecordError
+from levelmatch.exceptions import RecordError
 from levelmatch.images.collect import collect_frames, unique_names
 from levelmatch.images.frame import Frame
 from levelmatch.images.intake import named_writing
-from levelmatch.images.roman import AsdfSource, native
+from levelmatch.images.packing import open_raw
+from levelmatch.images.roman import AsdfSource
 from levelmatch.images.sources import decoded_image
 from levelmatch.options import ReadOptions
 from levelmatch.record.record import Record, as_record
-from levelmatch.results.asdf_files import corrected_pixels, write_undone_asdf
+from levelmatch.results.asdf_files import write_undone_asdf
 from levelmatch.results.files import (
     asdf_hdu,
     check_outputs,
@@ -28,21 +29,31 @@ from levelmatch.results.files import (
     file_identity,
     fits_name,
     hdu_parts,
+    header_content,
     open_decoded,
     open_stored,
     scaled_hdus,
     write_products,
 )
 from levelmatch.results.header import remove_provenance
+from levelmatch.results.history import own_history, signature
 from levelmatch.results.listing import output_associations
 from levelmatch.results.lock import output_lock
 from levelmatch.results.pixels import recorded_read
 from levelmatch.results.prewrite import check_contents, check_space
 from levelmatch.results.products import Product, by_file, make_products
 from levelmatch.results.result import MatchResult
+from levelmatch.results.sky_levels import remove_from_primary
 from levelmatch.results.splice import Parts, Replaced, remove_from_asdf, splice, table_parts
 
-__all__ = ["apply_record", "recorded_files", "recorded_result", "undo_record", "verify_record"]
+__all__ = [
+    "apply_record",
+    "files_by_name",
+    "listed_files",
+    "recorded_files",
+    "recorded_result",
+    "undo_record",
+]
 
 
 # An image that lies farther than this from the recorded position, in pixels, is refused.
@@ -52,6 +63,7 @@ RECORDED = (
     "name",
     "extension",
     "exposure",
+    "role",
     "dq_bits",
     "tile",
     "detector",
@@ -97,8 +109,8 @@ def recorded_result(
         the recorded one; the message names it.
     """
     record = as_record(record)
-    files, listed = _expanded(record, files)
-    frames = _recorded_frames(record, _by_name(files, _input_names(record)), listed)
+    files, listed = listed_files(record, files)
+    frames = _recorded_frames(record, files_by_name(files, _input_names(record)), listed)
     if not force:
         for frame in frames:
             if frame.source.identity["sha256"] != record.input(frame, "sha256"):
@@ -151,7 +163,7 @@ def _input_names(record: Record) -> list[str]:
     return [str(record.input(frame, "file")) for frame in record.frames]
 
 
-def _expanded(
+def listed_files(
     record: Record, files: Iterable[str | Path]
 ) -> tuple[list[Path], dict[Path, tuple[Path, ...]]]:
     """Return files and those that associations list, except those that the record excludes."""
@@ -162,7 +174,7 @@ def _expanded(
     return [path for path in paths if path not in listed or path.name not in out], listed
 
 
-def _by_name(files: Iterable[str | Path], wanted: list[str]) -> dict[str, Path]:
+def files_by_name(files: Iterable[str | Path], wanted: list[str]) -> dict[str, Path]:
     """Return paths by their names: all wanted ones, each once, and no others."""
     # The file of an image from memory may have the suffix that its name lacks.
     names = {**{fits_name(name): name for name in wanted}, **{name: name for name in wanted}}
@@ -346,7 +358,7 @@ def undo_record(
         for images, path in work if progress_bar is None else progress_bar(work):
             with named_writing(images[0].name), atomic_stream(path) as stream:
                 if isinstance(images[0].frame.source, AsdfSource):
-                    write_undone_asdf(images[0], record.sha256, stream)
+                    write_undone_asdf(images[0], record.provenance, stream)
                 else:
                     _write_undone(record, images, stream)
         write_associations(associations)
@@ -373,8 +385,8 @@ def _corrected_products(
         names = [frame.product for frame in record.frames]
     elif any(frame.extension for frame in record.frames):
         names = [frame.file if frame.extension else name for frame, name in _zipped(record, names)]
-    files, listed = _expanded(record, files)
-    paths = _by_name(files, names)
+    files, listed = listed_files(record, files)
+    paths = files_by_name(files, names)
     frames = _recorded_frames(record, paths, listed, force=force, names=names)
     for frame in frames:
         found = str(frame.meta.get("LMRECSHA", ""))
@@ -409,9 +421,14 @@ def _inverse(frame: Frame) -> Frame:
 def _write_undone(record: Record, products: list[Product], stream: BinaryIO) -> None:
     """Copy a corrected file with its images, their headers and the ASDF tree restored."""
     path = products[0].frame.source.path
-    with open_decoded(path) as decoded, open_stored(path) as stored:
+    with (
+        open_raw(path) as raw,
+        open_decoded(path) as decoded,
+        open_stored(path) as stored,
+    ):
         replaced: Replaced = {}
-        for product in products:
+        headers = _undone_headers(record, products, stored)
+        for product in () if record.provenance.keep else products:
             replaced[product.frame.source.hdu] = partial(_undone_hdu, record, product, decoded)
             if product.frame.output_factor != 1.0:
                 replaced |= scaled_hdus(product.frame, decoded)
@@ -419,7 +436,23 @@ def _write_undone(record: Record, products: list[Product], stream: BinaryIO) -> 
         if index is not None:
             content = remove_from_asdf(stored[index].data.tobytes(), record.sha256)
             replaced[index] = table_parts(stored[index].header, content)
-        splice(path, stored, replaced, stream)
+        splice(raw, stored, replaced, stream, headers)
+
+
+def _undone_headers(
+    record: Record, products: list[Product], stored: fits.HDUList
+) -> dict[int, bytes]:
+    """Return the restored headers of HDUs whose data stay, as bytes by HDU."""
+    changed, provenance = set(), record.provenance
+    images = {product.frame.source.hdu for product in products}
+    if 0 not in images and own_history(stored[0].header, signature(provenance)):
+        remove_from_primary(stored[0].header, provenance)
+        changed.add(0)
+    for product in products if provenance.keep else ():
+        index = product.frame.source.hdu
+        remove_provenance(stored[index].header, _inverse(product.frame), provenance)
+        changed.add(index)
+    return {index: header_content(stored[index]) for index in changed}
 
 
 def _undone_hdu(record: Record, product: Product, hdus: fits.HDUList) -> Parts:
@@ -436,91 +469,3 @@ def _undone_hdu(record: Record, product: Product, hdus: fits.HDUList) -> Parts:
     header = old.header.copy()
     remove_provenance(header, _inverse(product.frame), record.provenance)
     return hdu_parts(old, header, data.astype(dtype))
-
-
-# --------------------------------------------------------------------------------------
-# Verify
-
-
-def verify_record(
-    record: Record | str | Path,
-    outputs: Iterable[str | Path],
-    inputs: Iterable[str | Path] | None = None,
-) -> list[str]:
-    """Check that outputs follow from a record's inputs, bit by bit.
-
-    Parameters
-    ----------
-    record : `~levelmatch.Record`, str or `~pathlib.Path`
-        The record.
-    outputs : iterable of str or `~pathlib.Path`
-        All of the corrected images, or associations that list them.
-    inputs : iterable of str or `~pathlib.Path`, or None
-        The recorded inputs; by default their recorded paths are used.
-
-    Returns
-    -------
-    names : list of str
-        Names of the images, all of them right.
-
-    Raises
-    ------
-    RecordError
-        If an image is missing, has other pixels, or names another record; the
-        message names it.
-    """
-    record = as_record(record)
-    result = recorded_result(record, recorded_files(record) if inputs is None else inputs)
-    outputs, _ = _expanded(record, outputs)
-    paths = _by_name(outputs, [product.file for product in result.products])
-    for product in result.products:
-        _verify_product(record, product, paths[product.file])
-    return [product.name for product in result.products]
-
-
-def _verify_product(record: Record, product: Product, path: Path) -> None:
-    source = product.frame.source
-    found: np.ndarray | None
-    try:
-        if isinstance(source, AsdfSource):
-            expected = corrected_pixels(product.frame)
-            (output,) = collect_frames([path], ReadOptions(rematch=True))
-            sha256, found = output.meta.get("LMRECSHA", ""), native(output.source.data)
-        else:
-            with open_decoded(source.path) as hdus:
-                expected = corrected_data(product, decoded_image(hdus[source.hdu]))
-            sha256, found = _output(path, source.hdu)
-    except (OSError, IndexError, ValueError, FrameError) as error:
-        msg = f"{path.name}: the output cannot be read: {error}"
-        raise RecordError(msg) from error
-    if not sha256:
-        msg = f"{path.name}: its header names no record; name the corrected images"
-        raise RecordError(msg)
-    if found is None or found.shape != expected.shape:
-        msg = f"{path.name}: the output's image is not of the shape {expected.shape}"
-        raise RecordError(msg)
-    _check_pixels(path, found, expected)
-    if sha256 != record.sha256:
-        msg = f"{path.name}: its header names another record ({sha256[:8]}) than this one"
-        raise RecordError(msg)
-
-
-def _output(path: Path, hdu: int) -> tuple[str, np.ndarray | None]:
-    """Return the record and the pixels of an output in FITS."""
-    with open_decoded(path) as hdus:
-        sha256 = hdus[hdu].header.get("LMRECSHA", "")
-        return sha256, None if hdus[hdu].data is None else decoded_image(hdus[hdu])
-
-
-def _check_pixels(path: Path, found: np.ndarray, expected: np.ndarray) -> None:
-    """Refuse pixels that differ in any bit; all NaN are equal."""
-    differ = np.asarray(found, dtype=expected.dtype).view(f"u{expected.dtype.itemsize}")
-    differ = differ != expected.view(differ.dtype)
-    differ &= ~(np.isnan(found) & np.isnan(expected))
-    if differ.any():
-        y, x = np.argwhere(differ)[0]
-        msg = (
-            f"{path.name}: {int(differ.sum())} pixels do not follow from the input, the first at "
-            f"(y, x) = ({y}, {x}): {found[y, x]!s} instead of {expected[y, x]!s}"
-        )
-        raise RecordError(msg)

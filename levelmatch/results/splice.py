@@ -4,17 +4,16 @@
 import io
 import os
 import re
-from collections.abc import Callable
-from pathlib import Path
+from collections.abc import Callable, Mapping
 from typing import Any, BinaryIO
 
 import numpy as np
 from astropy.io import fits
 
-from levelmatch.images.packing import open_raw
-
 __all__ = [
+    "BLOCK",
     "Parts",
+    "Places",
     "Replaced",
     "add_to_asdf",
     "compressed_parts",
@@ -22,6 +21,7 @@ __all__ = [
     "run_text",
     "remove_from_asdf",
     "splice",
+    "splice_places",
     "has_tree",
     "table_parts",
 ]
@@ -30,6 +30,8 @@ __all__ = [
 Parts = tuple[bytes | memoryview, ...]
 # The new bytes of HDUs, or functions that return them, by the indices of the HDUs.
 Replaced = dict[int, Parts | Callable[[], Parts]]
+# First bytes of the header and the data of HDUs, and the byte after each.
+Places = dict[int, tuple[int, int, int]]
 
 BLOCK = 2880
 # Bytes that are copied at once.
@@ -44,32 +46,69 @@ MODEL_TYPE = re.compile(rb"^ +model_type:", re.MULTILINE)
 TREE_END = re.compile(rb"^\.\.\.\r?$", re.MULTILINE)
 
 
-def splice(source: Path, hdus: fits.HDUList, replaced: Replaced, stream: BinaryIO) -> None:
-    """Write a copy of a FITS file with some HDUs replaced.
+def splice(
+    raw: BinaryIO,
+    hdus: fits.HDUList,
+    replaced: Replaced,
+    stream: BinaryIO,
+    headers: Mapping[int, bytes] | None = None,
+) -> None:
+    """Write a copy of a FITS file with some HDUs, or headers alone, replaced.
 
     Parameters
     ----------
-    source : `~pathlib.Path`
-        The file.
+    raw : binary file
+        The file, open for reading.
     hdus : `~astropy.io.fits.HDUList`
         The same file, open.
+    replaced, stream, headers
+        See `splice_places`.
+    """
+    places = {}
+    for index in {*replaced, *(headers or {})}:
+        info = hdus[index].fileinfo()
+        places[index] = info["hdrLoc"], info["datLoc"], info["datLoc"] + info["datSpan"]
+    splice_places(raw, places, replaced, stream, headers)
+
+
+def splice_places(
+    raw: BinaryIO,
+    places: Places,
+    replaced: Replaced,
+    stream: BinaryIO,
+    headers: Mapping[int, bytes] | None = None,
+) -> None:
+    """Write a copy of a FITS file with some HDUs, or headers alone, replaced.
+
+    Parameters
+    ----------
+    raw : binary file
+        The file, open for reading.
+    places : dict of int to tuple of int
+        First bytes of the header and the data of each of these HDUs, and the byte after it.
     replaced : dict of int to tuple of bytes or callable
         The new bytes of HDUs in parts, or functions that return them, by the indices of the
         HDUs.
     stream : binary file
         The copy, open for writing.
+    headers : mapping of int to bytes, or None
+        New headers of HDUs whose data stay, by the indices of the HDUs.
     """
-    with open_raw(source) as raw:
-        position = 0
-        for index in sorted(replaced):
-            info = hdus[index].fileinfo()
-            _copy(raw, stream, info["hdrLoc"] - position)
+    position = 0
+    headers = headers or {}
+    for index in sorted({*replaced, *headers}):
+        start, data, stop = places[index]
+        _copy(raw, stream, start - position)
+        if index in replaced:
             content = replaced[index]
             for part in content if isinstance(content, tuple) else content():
                 stream.write(part)
-            position = info["datLoc"] + info["datSpan"]
-            raw.seek(position)
-        _copy(raw, stream, None)
+            position = stop
+        else:
+            stream.write(headers[index])
+            position = data
+        raw.seek(position)
+    _copy(raw, stream, None)
 
 
 def _copy(raw: BinaryIO, stream: BinaryIO, count: int | None) -> None:

@@ -64,7 +64,7 @@ def solve_auto(equations, options, **keywords):
     else:
         # Relative to the reference, whose plane is zero.
         statistic = slope_statistic(equations, solution)
-        active[solution.reference, 1:] = False
+        active[solution.reference[solution.reference >= 0], 1:] = False
     for _ in range(N_SETTLE):
         new = active.copy()
         new[:, 1:] &= (statistic > limit)[:, None]

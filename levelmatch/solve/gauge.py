@@ -12,11 +12,21 @@ __all__ = ["MeanSlope", "ZeroMean", "free_coefficients", "held_groups"]
 def held_groups(component, n_sets, reference):
     """Return the group of each set that is held at zero while the equations are solved.
 
-    ``reference`` is `None` for the first group, or a function that picks one of a set's groups.
+    ``reference`` is `None` for the first group, or a function that picks one of a set's groups,
+    -1 for a zero mean.
+
+    Returns
+    -------
+    held : `~numpy.ndarray` of int, shape (n_sets,)
+        The groups.
+    mean : `~numpy.ndarray` of bool, shape (n_sets,)
+        Whether the mean of the set is zero in the end.
     """
+    first = np.unique(component, return_index=True)[1]
     if reference is None:
-        return np.unique(component, return_index=True)[1]
-    return np.array([reference(m) for m in members_of(component, n_sets)], dtype=int)
+        return first, np.ones(n_sets, dtype=bool)
+    picked = np.array([reference(m) for m in members_of(component, n_sets)], dtype=int)
+    return np.where(picked < 0, first, picked), picked < 0
 
 
 def members_of(labels, n):
@@ -46,9 +56,22 @@ class ZeroMean:
 
     For planes the mean plane, about the set's centre; where slopes are fixed,
     they fix the plane and only the mean level is zero.
+
+    Parameters
+    ----------
+    equations : `~levelmatch.solve.equations.Equations`
+        The pairs.
+    component : `~numpy.ndarray` of int, shape (m,)
+        The set of each group.
+    n_sets : int
+        Number of sets.
+    free : `~numpy.ndarray` of bool, shape (m, k)
+        Coefficients that are solved for.
+    mean : `~numpy.ndarray` of bool, shape (n_sets,), or None
+        Sets whose mean is zero; by default all.
     """
 
-    def __init__(self, equations, component, n_sets, free):
+    def __init__(self, equations, component, n_sets, free, mean=None):
         k = equations.n_terms
         self.component, self.n_sets, self.k = component, n_sets, k
         count = np.bincount(component, minlength=n_sets)[component]
@@ -67,6 +90,8 @@ class ZeroMean:
             self.to[level_only] = only
             self.back[level_only] = only
         self.to = self.to / count[:, None, None]
+        if mean is not None:
+            self.to = self.to * mean[component][:, None, None]
 
     def apply(self, vectors):
         """Take the mean out of coefficients, shape (m * k, n)."""

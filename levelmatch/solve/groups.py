@@ -61,7 +61,7 @@ def solve_groups(equations, options, *, weights, npix, scatter, reference=None, 
     """
     pairs = np.stack([equations.first, equations.second], axis=1)
     n_sets, component = components(pairs, equations.n_groups)
-    held = held_groups(component, n_sets, reference)
+    held, mean = held_groups(component, n_sets, reference)
     free = free_coefficients(equations, component, held, active)
     set_of = component[equations.first]
     solver = Solver(equations, free, options.slope_prior)
@@ -82,11 +82,10 @@ def solve_groups(equations, options, *, weights, npix, scatter, reference=None, 
         adapted = Adapted(adapted.floors, np.ones(len(pairs)), other)
     solved, doubt = solver.finish(adapted.solved), adapted.doubt
     coefficients = solved.coefficients if doubt is None else solved.coefficients + doubt.shift
-    gauge = _gauge(equations, component, held, free, reference, options)
+    gauge = _gauge(equations, component, held, free, mean, options)
     if gauge is not None:
         coefficients = gauge.apply(coefficients.reshape(-1, 1)).reshape(coefficients.shape)
-    if reference is None:
-        held = np.full(n_sets, -1)
+    held = np.where(mean, -1, held)
     covariance_of = partial(
         GaugedCovariance,
         solved,
@@ -109,10 +108,10 @@ def solve_groups(equations, options, *, weights, npix, scatter, reference=None, 
     )
 
 
-def _gauge(equations, component, held, free, reference, options):
+def _gauge(equations, component, held, free, mean, options):
     """Return the gauge that is applied to the solution, or `None` for that of the held groups."""
-    if reference is None:
-        return ZeroMean(equations, component, len(held), free)
+    if mean.any():
+        return ZeroMean(equations, component, len(held), free, mean)
     if options.slope_gauge == "mean" and equations.n_terms > 1:
         return MeanSlope(equations, component, len(held), free, held)
     return None

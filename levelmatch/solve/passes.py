@@ -9,9 +9,11 @@ import numpy as np
 
 from levelmatch.images import jwst
 from levelmatch.images.corrections import Correction
+from levelmatch.images.roles import EXCLUDE
 from levelmatch.options import FIT_TYPES
 from levelmatch.sky.overlaps import components
 from levelmatch.sky.vectors import transfer_matrix
+from levelmatch.solve.roles import with_excluded, with_held
 from levelmatch.solve.solution import Solution
 
 __all__ = ["Pass", "labels", "linked_sets"]
@@ -30,7 +32,7 @@ class Pass:
 
     Parameters
     ----------
-    name : {"dithers", "lyot", "nircam_short", "detectors", "mosaic"}
+    name : {"dithers", "lyot", "nircam_short", "detectors", "fit_exclude", "mosaic"}
         Name of the pass.
     fit_type : {"level", "level+slope", "level+match", "auto"}
         Correction that the pass fits.
@@ -122,6 +124,10 @@ class Pass:
     def grouped(self, frames):
         """Return the pass with the domains and groups of frames, sorted by name."""
         domain, group = _LABELS[self.name](frames, self)
+        if self.name != "fit_exclude":
+            domain, group = with_excluded(frames, domain, group)
+        if self.name not in ("lyot", "fit_exclude"):
+            group = with_held(frames, domain, group)
         held = None
         if self.name == "lyot":
             held = "science"
@@ -130,6 +136,9 @@ class Pass:
         elif self.reference == "image":
             names = [frame.name for frame in frames]
             held = int(group[names.index(self.image)])
+        elif self.name == "fit_exclude":
+            # The group of all other images.
+            held = 0
         fit_type = FIT_TYPES[self.fit_type]
         return replace(self, fit_type=fit_type, domain=domain, group=group, held=held)
 
@@ -235,6 +244,11 @@ def _detector_labels(frames, matched):
     return labels([f.tile for f in frames]), labels(keys)
 
 
+def _exclude_labels(frames, matched):
+    keys = [(1, f.name) if f.role == EXCLUDE else (0, "") for f in frames]
+    return np.zeros(len(frames), dtype=np.intp), labels(keys)
+
+
 def _mosaic_labels(frames, matched):
     groups = [
         (f.tile, _mosaic_detector(f, matched), "" if matched.recombined else f.part, f.subset)
@@ -255,5 +269,6 @@ _LABELS = {
     "lyot": _lyot_labels,
     "nircam_short": _nircam_labels,
     "detectors": _detector_labels,
+    "fit_exclude": _exclude_labels,
     "mosaic": _mosaic_labels,
 }

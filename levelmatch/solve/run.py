@@ -107,7 +107,7 @@ def _after_pass(options, p, frames, table, rows):
 
 def _warn_patterns(solved, frames, table):
     """Return the patterns that stay with a detector, and warn of each."""
-    if not len(solved.rows) or frames[0].transform is None:
+    if solved.name == "fit_exclude" or not len(solved.rows) or frames[0].transform is None:
         # Recorded images have no WCS.
         return ()
     patterns = tuple(find_patterns(solved, frames, table))
@@ -123,10 +123,11 @@ def _hold_named(passes, frames, used):
     Of images of one tile the mosaic corrects all alike: the last pass before it that has pairs
     holds the reference then.
     """
-    mosaic = passes[-1]
+    last = max((k for k, p in enumerate(passes) if p.name != "fit_exclude"), default=0)
+    mosaic = passes[last]
     if mosaic.reference != "image" or mosaic.grouped(frames).group.max() > 0:
         return passes
-    for k in reversed(range(len(passes) - 1)):
+    for k in reversed(range(last)):
         if passes[k].name != "lyot" and (used == k).any():
             held = replace(passes[k], reference="image", image=mosaic.image)
             return [*passes[:k], held, *passes[k + 1 :]]

@@ -17,9 +17,14 @@ from levelmatch.solve.groups import solve_groups
 from levelmatch.solve.linear import sum_by
 from levelmatch.solve.offsets import OFFSET_PASSES, share_offsets
 from levelmatch.solve.reference import Reference, ReferenceChooser
+from levelmatch.solve.roles import held_by_role
 from levelmatch.solve.shared_pattern import subtract_pattern
 
 __all__ = ["equations_of", "shift_levels", "solve_pass", "subtract_solution"]
+
+
+# Reference of images that are left out of the fit.
+OTHERS = "all other images"
 
 
 def solve_pass(matched, frames, table, rows, options, *, sky=None):
@@ -68,8 +73,9 @@ def solve_pass(matched, frames, table, rows, options, *, sky=None):
     if matched.held == "science":
         # Its plane stays zero, too.
         options = replace(options, slope_gauge="reference")
-    if matched.held is not None:
-        gauge = _gauge(matched, frames, equations, counted, references)
+    held = {} if matched.name == "lyot" else held_by_role(frames, matched.group)
+    if matched.held is not None or held:
+        gauge = _gauge(matched, frames, equations, counted, references, held)
     solve = solve_auto if matched.fit_type == "auto" else solve_groups
     solution = solve(
         equations,
@@ -129,7 +135,7 @@ def equations_of(table, group, group_axes, terms):
     )
 
 
-def _gauge(matched, frames, equations, counted, references):
+def _gauge(matched, frames, equations, counted, references, held):
     """Return the function that picks the group held at zero, and notes its choice."""
     pairs = np.stack([equations.first, equations.second], axis=1)
     flatness = Flatness.of(counted, matched.group, equations.group_axes)
@@ -138,7 +144,14 @@ def _gauge(matched, frames, equations, counted, references):
     )
 
     def pick(members):
-        if matched.held == "science":
+        own = next((g for g in members.tolist() if g in held), None)
+        if matched.name == "fit_exclude":
+            choice = Reference(0 if 0 in members else int(members[0]), OTHERS, "they are the fit")
+        elif own is not None:
+            choice = Reference(own, held[own], "held by the caller")
+        elif matched.held is None:
+            return -1
+        elif matched.held == "science":
             choice = chooser.science(members)
         else:
             choice = chooser.choose(members, matched.held)

@@ -1,0 +1,58 @@
+# Licensed under a 3-clause BSD style license - see LICENSE.rst
+"""HST: levels for AstroDrizzle."""
+
+from pathlib import Path
+
+from levelmatch.atomic import atomic_stream
+from levelmatch.exceptions import FrameError
+from levelmatch.record.levels import Levels
+
+__all__ = ["write_skyfile"]
+
+
+def write_skyfile(result: Levels, path: str | Path, *, overwrite: bool = False) -> Path:
+    """Write the levels of a result for AstroDrizzle's parameter ``skyfile``.
+
+    One line per file: its name, and the level of each chip in the order of the file. The levels
+    are totals, in the unit of the image, as AstroDrizzle reads them. They belong to images whose
+    pixels are not corrected, see ``subtract`` of `~levelmatch.SolveOptions`.
+
+    Parameters
+    ----------
+    result : `~levelmatch.MatchResult` or `~levelmatch.Record`
+        The result.
+    path : str or `~pathlib.Path`
+        The file.
+    overwrite : bool
+        Whether an existing file may be replaced.
+
+    Returns
+    -------
+    path : `~pathlib.Path`
+        The file.
+
+    Raises
+    ------
+    FrameError
+        If a correction is a plane, or a name has a blank; the message names the image.
+    FileExistsError
+        If the file exists and ``overwrite`` is not set.
+    """
+    path = Path(path)
+    if path.exists() and not overwrite:
+        msg = f"{path} exists; overwrite=True replaces it"
+        raise FileExistsError(msg)
+    files: dict[str, list[float]] = {}
+    for frame in result.frames:
+        if frame.correction.vector.any():
+            msg = f"{frame.name}: its correction is a plane, and a skyfile has levels; fit levels"
+            raise FrameError(msg)
+        if len(frame.file.split()) != 1:
+            msg = f"{frame.name}: AstroDrizzle reads no names with blanks; rename the file"
+            raise FrameError(msg)
+        files.setdefault(frame.file, []).append(float(frame.correction.constant))
+    lines = [f"{name} {' '.join(map(repr, levels))}" for name, levels in files.items()]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_stream(path) as stream:
+        stream.write("\n".join(["# applied = no", *lines, ""]).encode())
+    return path

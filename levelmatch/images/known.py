@@ -1,0 +1,139 @@
+# Licensed under a 3-clause BSD style license - see LICENSE.rst
+"""Levels that the caller knows, subtracted before the images are compared."""
+
+from collections.abc import Mapping
+from numbers import Real
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from astropy import units as u
+from astropy.table import Table
+
+from levelmatch.exceptions import FrameError
+from levelmatch.images.corrections import AppliedCorrection, Correction
+
+__all__ = ["KNOWN", "known_correction", "with_known_levels"]
+
+# Name of the correction.
+KNOWN = "known"
+
+
+def with_known_levels(frames, levels):
+    """Return frames with the levels that the caller knows.
+
+    Parameters
+    ----------
+    frames : list of `~levelmatch.images.frame.Frame`
+        In the order of the input.
+    levels : mapping, sequence, `~astropy.table.Table`, record, result or path
+        See `~levelmatch.ReadOptions`.
+
+    Raises
+    ------
+    ValueError
+        If an image has no level, or it is not a finite number; the message names the image.
+    FrameError
+        If known levels were already subtracted from an image.
+    """
+    for frame in frames:
+        if frame.has_pass(KNOWN):
+            msg = f"{frame.name}: levels: known levels are already subtracted; omit levels"
+            raise FrameError(msg)
+    find = _finder(frames, levels)
+    out = []
+    for frame in frames:
+        applied = AppliedCorrection(KNOWN, find(frame), np.zeros(3), "levels")
+        out.append(frame.with_keys(corrections=(*frame.corrections, applied)))
+    return out
+
+
+def _finder(frames, levels):
+    """Return a function that gives the correction of a frame."""
+    if isinstance(levels, str | Path):
+        levels = _read(Path(levels))
+    if hasattr(levels, "frames"):
+        known = {frame.name: frame.correction for frame in levels.frames}
+        return lambda frame: _one_of(known, frame)
+    if isinstance(levels, Table):
+        levels = _of_table(levels)
+    if isinstance(levels, Mapping):
+        return lambda frame: known_correction(frame, _one_of(levels, frame))
+    images = list(dict.fromkeys(frame.product for frame in frames))
+    if isinstance(levels, Real) or not hasattr(levels, "__len__"):
+        msg = f"levels: {levels!r} is neither a list, a mapping, a table, a record nor a file"
+        raise TypeError(msg)
+    if len(levels) != len(images):
+        msg = f"levels: {len(levels)} levels for {len(images)} images; give one of each"
+        raise ValueError(msg)
+    by_name = dict(zip(images, levels, strict=True))
+    return lambda frame: known_correction(frame, by_name[frame.product])
+
+
+def _one_of(known, frame):
+    """Return the value of a frame by its name or that of its file."""
+    for name in (frame.name, frame.product, frame.file):
+        if name in known:
+            return known[name]
+    msg = f"{frame.name}: levels: there is no level of this image; give 0 if it has none"
+    raise ValueError(msg)
+
+
+def known_correction(frame, value, option="levels"):
+    """Return the correction of a frame by a number or quantity.
+
+    Parameters
+    ----------
+    frame : `~levelmatch.images.frame.Frame`
+        The frame.
+    value : float or `~astropy.units.Quantity`
+        The level; a number is in the unit of the image.
+    option : str
+        The option that has it, for error messages.
+    """
+    if isinstance(value, u.Quantity) and value.unit != u.dimensionless_unscaled:
+        if frame.unit is None:
+            msg = f"{frame.name}: {option}: its level has the unit {value.unit}, the image has none"
+            raise u.UnitsError(msg)
+        value = value.to_value(frame.unit)
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        number = np.nan
+    if not np.isfinite(number):
+        msg = f"{frame.name}: {option}: {value!r} is not a finite number"
+        raise ValueError(msg)
+    return Correction(number)
+
+
+def _read(path: Path) -> Any:
+    """Return the record or the table in a file."""
+    if not path.is_file():
+        msg = f"levels: there is no file {path}"
+        raise FileNotFoundError(msg)
+    if path.suffix == ".asdf":
+        from levelmatch.record.record import read_record
+
+        return read_record(path)
+    try:
+        if path.suffix in (".ecsv", ".fits"):
+            return Table.read(path)
+        kinds = {".csv": "ascii.csv"}
+        return Table.read(path, format=kinds.get(path.suffix, "ascii"))
+    except Exception as error:
+        msg = f"levels: {path.name} is not a readable table: {error}"
+        raise ValueError(msg) from error
+
+
+def _of_table(table: Table) -> dict[str, Any]:
+    """Return levels by name, of the columns name and level or else of the first two."""
+    columns = {name.lower(): name for name in table.colnames}
+    if not {"name", "level"} <= set(columns):
+        if len(table.colnames) < 2:
+            msg = f"levels: the table has the columns {table.colnames}, not name and level"
+            raise ValueError(msg)
+        columns = dict(zip(("name", "level"), table.colnames, strict=False))
+    names, values = table[columns["name"]], table[columns["level"]]
+    unit = getattr(values, "unit", None)
+    levels = values if unit is None or isinstance(values, u.Quantity) else values * unit
+    return dict(zip((str(name) for name in names), levels, strict=True))

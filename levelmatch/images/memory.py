@@ -1,0 +1,149 @@
+# Licensed under a 3-clause BSD style license - see LICENSE.rst
+"""Frames of images in memory: NDData, arrays with a WCS or header, HDUs and lists of HDUs."""
+
+from pathlib import Path
+
+import numpy as np
+from astropy import units as u
+from astropy.io import fits
+from astropy.nddata import CCDData, NDData
+from astropy.wcs import WCS
+from astropy.wcs.wcsapi import BaseHighLevelWCS, BaseLowLevelWCS, SlicedLowLevelWCS
+
+from levelmatch.exceptions import FrameError
+from levelmatch.images.cards import check_wcs
+from levelmatch.images.chosen import Chosen
+from levelmatch.images.extensions import extensions_of
+from levelmatch.images.fits_files import check_shape, hdu_frame
+from levelmatch.images.frame import Frame
+from levelmatch.images.sources import MemorySource, as_mask, bad_pixels, decoded_image
+from levelmatch.images.uncertainty import read_uncertainty
+from levelmatch.sky.transform import SkyTransform
+
+__all__ = ["memory_frames"]
+
+
+def memory_frames(image, index, read, notes):
+    """Return the frames of an image in memory.
+
+    Parameters
+    ----------
+    image : object
+        `~astropy.nddata.NDData`; a tuple of an array and its WCS or header; an HDU of an image;
+        or an `~astropy.io.fits.HDUList`, whose images are chosen as those of a file.
+    index : int
+        Its place in the input.
+    read : `~levelmatch.ReadOptions`
+        How images are read.
+    notes : `~levelmatch.images.notes.Notes`
+        Takes notes on the image.
+
+    Returns
+    -------
+    frames : list of `Frame` or None
+        `None` for any other object.
+
+    Raises
+    ------
+    FrameError
+        If the image cannot be used; the message names it.
+    """
+    if isinstance(image, NDData):
+        return [_nddata_frame(image, index, read)]
+    if isinstance(image, tuple) and len(image) == 2 and hasattr(image[0], "shape"):
+        image = _of_array(*image)
+    if isinstance(image, NDData):
+        return [_nddata_frame(image, index, read)]
+    if isinstance(image, fits.PrimaryHDU | fits.ImageHDU | fits.CompImageHDU):
+        first = [] if isinstance(image, fits.PrimaryHDU) else [fits.PrimaryHDU()]
+        image = fits.HDUList([*first, image])
+    if not isinstance(image, fits.HDUList):
+        return None
+    path = image.filename() or image[0].header.get("FILENAME") or f"image{index:04d}"
+    chosen = Chosen.of(Path(str(path)).name, extensions_of(image), read)
+    return chosen.frames(lambda name, k: _hdu_frame(name, image, k, read, notes), notes)
+
+
+def _of_array(array, position):
+    """Return an array and its WCS or header as an image, `None` of other objects."""
+    if isinstance(position, fits.Header):
+        return fits.PrimaryHDU(np.asarray(array), position)
+    if isinstance(position, BaseHighLevelWCS | BaseLowLevelWCS):
+        return NDData(np.asarray(array), wcs=position)
+    return None
+
+
+def _hdu_frame(name, hdus, index, read, notes):
+    """Return the frame of an image in a list of HDUs."""
+
+    def make_source(frame, masks):
+        data = decoded_image(hdus[index])
+        _check_type(name, data)
+        image = CCDData(
+            data,
+            mask=bad_pixels([(mask, hdus[mask.hdu]) for mask in masks], frame.dq_bits),
+            uncertainty=read_uncertainty(hdus, index, frame.shape),
+            unit=frame.unit or u.dimensionless_unscaled,
+            meta=frame.meta.copy(),
+        )
+        original = frame.transform.original
+        if isinstance(original, WCS):
+            image.wcs = original
+        return MemorySource(image, hdus, index)
+
+    return hdu_frame(name, hdus, index, read, notes, make_source)
+
+
+def _check_type(name, data):
+    """Refuse data that are not real numbers."""
+    if data.dtype.kind not in "fiu":
+        msg = f"{name}: the data are of type {data.dtype}, not real numbers; convert them"
+        raise FrameError(msg)
+
+
+def _nddata_frame(image, index, read):
+    meta = image.meta
+    name = Path(str(meta.get("FILENAME") or f"image{index:04d}")).name
+    data = np.asarray(image.data)
+    shape = check_shape(name, data.shape)
+    _check_type(name, data)
+    _check_shapes(name, image, data.shape)
+    mask = as_mask(image.mask)
+    if mask is not None and mask.all():
+        msg = f"{name}: every pixel is masked; leave the image out"
+        raise FrameError(msg)
+    if isinstance(image.wcs, WCS):
+        check_wcs(name, image.wcs, meta)
+    return Frame(
+        name=name,
+        source=MemorySource(image),
+        shape=shape,
+        meta=meta,
+        unit=image.unit,
+        transform=SkyTransform(_plane_wcs(image.wcs, data.shape), name),
+        blank=read.blank,
+    )
+
+
+def _check_shapes(name, image, shape):
+    """Refuse a mask or an uncertainty of another shape than the data."""
+    arrays = {"mask": image.mask}
+    if image.uncertainty is not None:
+        arrays["uncertainty"] = image.uncertainty.array
+    for what, array in arrays.items():
+        if array is not None and np.ndim(array) != 0 and np.shape(array) != shape:
+            msg = f"{name}: the {what} has shape {np.shape(array)}, the data {shape}; cut one"
+            raise FrameError(msg)
+
+
+def _plane_wcs(wcs, shape):
+    """Return the WCS of an image's plane, without the axes of one pixel."""
+    if isinstance(wcs, WCS) and wcs.naxis > 2 and len(shape) == 2:
+        # The data have lost their axes of one pixel.
+        return wcs.sub([1, 2])
+    if wcs is None or len(shape) == 2:
+        return wcs
+    if isinstance(wcs, WCS):
+        return wcs.sub([k + 1 for k, n in enumerate(shape[::-1]) if n != 1])
+    low = getattr(wcs, "low_level_wcs", wcs)
+    return SlicedLowLevelWCS(low, [0 if n == 1 else slice(None) for n in shape])

@@ -1,0 +1,122 @@
+# Licensed under a 3-clause BSD style license - see LICENSE.rst
+"""Cards of sky levels that a later step subtracts: set, cleared and restored."""
+
+import ast
+from collections.abc import Mapping, MutableMapping
+from typing import Any
+
+from astropy.io.fits import Header
+
+from levelmatch.exceptions import FrameError
+from levelmatch.images.frame import Frame
+from levelmatch.images.sky_cards import OWN_KEYWORD, pending_levels
+from levelmatch.record.run import Provenance
+from levelmatch.results.history import add_history, history_texts, own_history, signature
+
+__all__ = [
+    "clear_levels",
+    "keep_levels",
+    "kept_cards",
+    "kept_meta",
+    "remove_from_primary",
+    "restore_levels",
+]
+
+CLEARED = " sky level of a later step set to 0: "
+KEPT = " level kept in the header: "
+COMMENTS = {
+    "BKGLEVEL": "Computed constant background level",
+    "BKGMETH": "Background computation method",
+    "BKGSUB": "Has background been subtracted from data?",
+    "S_SKYMAT": "Sky Background Equalization or Subtraction",
+}
+
+
+def kept_cards(frame: Frame, provenance: Provenance) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the cards that carry the level of an image to the next step.
+
+    Parameters
+    ----------
+    frame : `~levelmatch.images.frame.Frame`
+        The image with its corrections.
+    provenance : `~levelmatch.record.run.Provenance`
+        The run.
+
+    Returns
+    -------
+    primary, image : dict
+        Cards of the primary header, and of the image's. The level is the total, in the
+        image's own unit: BKGLEVEL, BKGSUB, BKGMETH and S_SKYMAT of JWST, MDRIZSKY of HST,
+        LMSKY of others, and the keyword that the caller names.
+
+    Raises
+    ------
+    FrameError
+        If the correction of the image is a plane.
+    """
+    if frame.correction.vector.any():
+        msg = (
+            f"{frame.name}: subtract=False: its correction is a plane, which no header holds; "
+            "fit levels"
+        )
+        raise FrameError(msg)
+    level = float(frame.correction.constant)
+    telescope = str(frame.meta.get("TELESCOP", "")).strip().upper()
+    primary: dict[str, Any] = {}
+    image: dict[str, Any] = {}
+    if telescope == "JWST":
+        primary = {"BKGLEVEL": level, "BKGMETH": "match", "BKGSUB": False, "S_SKYMAT": "COMPLETE"}
+    elif telescope == "HST":
+        image = {"MDRIZSKY": level}
+    elif not provenance.sky_keyword:
+        image = {OWN_KEYWORD: level}
+    if provenance.sky_keyword:
+        image[provenance.sky_keyword.upper()] = level
+    return primary, image
+
+
+def keep_levels(
+    meta: MutableMapping[str, Any] | Header, cards: Mapping[str, Any], provenance: Provenance
+) -> None:
+    """Set cards in a header, in place; HISTORY holds their old values."""
+    for key, value in cards.items():
+        old = meta.get(key)
+        add_history(meta, f"{signature(provenance)}{KEPT}{key} was {old!r}")
+        if old is None and hasattr(meta, "cards"):
+            meta[key] = (value, COMMENTS.get(key, "level that is not subtracted yet"))
+        else:
+            meta[key] = value
+
+
+def kept_meta(meta: MutableMapping[str, Any], frame: Frame, provenance: Provenance) -> None:
+    """Set the cards of an image in memory, whose headers are merged, in place."""
+    primary, image = kept_cards(frame, provenance)
+    keep_levels(meta, primary | image, provenance)
+
+
+def clear_levels(meta: MutableMapping[str, Any] | Header, provenance: Provenance) -> None:
+    """Set sky levels that are not subtracted yet to zero: corrected images have equal skies."""
+    for key, level in pending_levels(meta).items():
+        meta[key] = 0.0
+        add_history(meta, f"{signature(provenance)}{CLEARED}{key} was {level!r}")
+
+
+def restore_levels(header: Header, provenance: Provenance) -> None:
+    """Undo `clear_levels` and `keep_levels`, in place."""
+    for start in (signature(provenance) + word for word in (CLEARED, KEPT)):
+        for line in history_texts(header):
+            if not line.startswith(start):
+                continue
+            key, _, text = line.removeprefix(start).removesuffix(" .").partition(" was ")
+            value = ast.literal_eval(text.strip())
+            if value is None:
+                header.remove(key, ignore_missing=True)
+            else:
+                header[key] = value
+
+
+def remove_from_primary(header: Header, provenance: Provenance) -> None:
+    """Remove what a run changed in a primary header that is not the image's, in place."""
+    restore_levels(header, provenance)
+    for index in reversed(own_history(header, signature(provenance))):
+        del header[index]
