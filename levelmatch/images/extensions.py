@@ -63,10 +63,13 @@ class Extension:
 
 def extensions_of(hdus: fits.HDUList) -> list[Extension]:
     """Return the extensions of an open file."""
-    return [
-        Extension.of(h.name, h.ver, h.is_image, getattr(h, "shape", ()), h.header.get("CTYPE1", ""))
-        for h in hdus
-    ]
+    return [_extension(hdu) for hdu in hdus]
+
+
+def _extension(hdu):
+    name = hdu.name or str(hdu.header.get("EXTTYPE", ""))
+    shape, ctype = getattr(hdu, "shape", ()), hdu.header.get("CTYPE1", "")
+    return Extension.of(name, hdu.ver, hdu.is_image, shape, ctype)
 
 
 def extension_labels(extensions: Sequence[Extension]) -> list[str]:

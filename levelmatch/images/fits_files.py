@@ -183,7 +183,8 @@ def _plain_frames(path, read, notes):
 
 def _extension(plane):
     ctype = plane.header.get("CTYPE1", "") if "CTYPE1" in plane.header.text else ""
-    return Extension.of(plane.name, plane.version, plane.is_image, plane.shape, ctype)
+    name = plane.name or str(plane.header.get("EXTTYPE", ""))
+    return Extension.of(name, plane.version, plane.is_image, plane.shape, ctype)
 
 
 class _NotPlainError(Exception):
@@ -219,7 +220,8 @@ def _plain_flags(planes, i):
     image = planes[i]
     named = {(p.name, p.version): k for k, p in reversed(list(enumerate(planes)))}
     own = {name for name, version in named if version == image.version}
-    if own.intersection(_NOT_PLAIN) or image.name == "DQ" or not image.is_image:
+    typed = "EXTTYPE" in image.header.text
+    if own.intersection(_NOT_PLAIN) or image.name == "DQ" or typed or not image.is_image:
         return None
     index = named.get(("DQ", image.version), -1)
     flags = planes[index] if index >= 0 else None

@@ -65,8 +65,14 @@ def as_plane(array: np.ndarray) -> np.ndarray:
 
 
 def partner_hdu(hdus: fits.HDUList, index: int, name: str) -> int | None:
-    """Return the index of the extension of a name and of an image's version, or `None`."""
+    """Return the index of the extension of a name and of an image's version, or `None`.
+
+    LSST names the extensions of small files by ``EXTTYPE`` alone.
+    """
     key = (name, hdus[index].ver)
+    if "EXTTYPE" in hdus[index].header and key not in hdus:
+        own = [i for i, h in enumerate(hdus) if not h.name and h.header.get("EXTTYPE") == name]
+        return own[0] if own and own[0] != index else None
     return hdus.index_of(key) if key in hdus and hdus.index_of(key) != index else None
 
 
