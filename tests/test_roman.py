@@ -326,6 +326,25 @@ def test_round_trip(files, tmp_path):
         assert blocks_of(new) == blocks_of(old)
 
 
+def test_levels_are_kept(files, tmp_path):
+    """Of levels that are not subtracted only the tree changes."""
+    result = lm.match_levels(files, solve=lm.SolveOptions(subtract=False))
+    written = result.write(tmp_path / "kept")
+    for before, after, level in zip(files, written, result.table["level"].value, strict=True):
+        old, new = tree_of(before)["roman"], tree_of(after)["roman"]
+        assert_array_equal(np.asarray(new["data"]), np.asarray(old["data"]))
+        background = new["meta"]["background"]
+        assert background["level"] == pytest.approx(level)
+        assert (background["method"], background["subtracted"]) == ("match", False)
+    record = tmp_path / "kept" / RECORD
+    assert lm.verify_record(record, written) == result.names
+    back = lm.undo_record(record, written, tmp_path / "back")
+    for one, other in zip(back, files, strict=True):
+        assert tree_of(one)["roman"]["meta"].get("background") == tree_of(other)["roman"][
+            "meta"
+        ].get("background")
+
+
 def head(path):
     """The bytes before the blocks."""
     return path.read_bytes().partition(b"\n...\n")[0]
