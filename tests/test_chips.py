@@ -571,3 +571,14 @@ def test_plain_files_are_checked_for_changes(hst, tmp_path):
         file.truncate(paths[2].stat().st_size - 2880)
     with pytest.raises(lm.FrameError, match=r"j2_flc\.fits.* changed"):
         result.write(tmp_path / "out")
+
+
+def test_hsc_mask_is_found_by_its_type(real_data):
+    """The extensions have EXTTYPE and no EXTNAME; the mask has names of bits."""
+    path = real_data / "real" / "lsst_hsc" / "HSC-0908120-056-small.fits"
+    if not path.exists():
+        pytest.skip(f"no real images: {path} is missing")
+    (frame,) = collect_frames([path])
+    assert [(mask.hdu, mask.kind) for mask in frame.source.masks] == [(2, "flags")]
+    # Names of bits choose those that are bad.
+    assert 0 < frame.dq_bits < 1 << 16

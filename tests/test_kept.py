@@ -261,7 +261,10 @@ def test_command_keeps_levels(tmp_path):
         return run
 
     out = tmp_path / "out"
-    invoke("run", *paths, "-o", out, "--no-subtract", "--group-by", "FILENAME")
+    words = ["--no-subtract", "--group-by", "FILENAME", "--skyfile", tmp_path / "sky.txt"]
+    run = invoke("run", *paths, "-o", out, *words)
+    assert "give it to AstroDrizzle as its skyfile" in run.stdout
+    assert len((tmp_path / "sky.txt").read_text().splitlines()) == 4
     assert "MDRIZSKY" in fits.getheader(out / "j1_flc.fits", ("SCI", 1))
     invoke("verify", out, out)
     invoke("undo", out, out, "-o", tmp_path / "back")

@@ -13,7 +13,6 @@ from astropy.wcs import WCS, FITSFixedWarning
 from numpy.testing import assert_allclose
 
 import levelmatch as lm
-from levelmatch.images.collect import collect_frames
 from levelmatch.measure.pairs import map_cells
 from levelmatch.sky._geometry import convex_overlap
 from levelmatch.sky.grid import Grid, default_spacing
@@ -324,14 +323,3 @@ def test_file_with_a_gwcs(distorted, tmp_path):
             assert there == wcs.pixel_to_world_values(*middle)
             added = len(out["ASDF"].data.tobytes()) - len(old["ASDF"].data.tobytes())
             assert 0 < added < 500
-
-
-def test_hsc_mask_is_found_by_its_type(real_data):
-    """The extensions have EXTTYPE and no EXTNAME; the mask has names of bits."""
-    path = real_data / "real" / "lsst_hsc" / "HSC-0908120-056-small.fits"
-    if not path.exists():
-        pytest.skip(f"no real images: {path} is missing")
-    (frame,) = collect_frames([path])
-    assert [(mask.hdu, mask.kind) for mask in frame.source.masks] == [(2, "flags")]
-    # Names of bits choose those that are bad.
-    assert 0 < frame.dq_bits < 1 << 16

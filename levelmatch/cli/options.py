@@ -323,6 +323,13 @@ RUN_OPTIONS = [
         help="Also write the levels for skymatch of calwebb_image3, with its skymethod user.",
     ),
     _option(
+        "--skyfile",
+        type=click.Path(path_type=Path, dir_okay=False),
+        metavar="FILE",
+        group=FILES,
+        help="Also write the levels of HST images for AstroDrizzle; see --no-subtract.",
+    ),
+    _option(
         "--ignore-regions",
         metavar="FILE",
         default=None,

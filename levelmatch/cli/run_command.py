@@ -147,6 +147,22 @@ def _extended(ctx, values):
     return {**values, "extend": record, "files": tuple(files)}
 
 
+def _write_lists(result, values, *, overwrite):
+    """Write the lists of levels for other programs, and return lines on them."""
+    lines = []
+    if values["skylist"] is not None:
+        from levelmatch.jwst import write_skylist
+
+        write_skylist(result, values["skylist"], overwrite=overwrite)
+        lines.append(f"Written: {values['skylist']}; give it to skymatch, skymethod user")
+    if values["skyfile"] is not None:
+        from levelmatch.hst import write_skyfile
+
+        write_skyfile(result, values["skyfile"], overwrite=overwrite)
+        lines.append(f"Written: {values['skyfile']}; give it to AstroDrizzle as its skyfile")
+    return lines
+
+
 def _exports(values):
     """The files beside the images that are to be written."""
     return {name: values[name] for name in ("table", "regions", "record")}
@@ -226,13 +242,9 @@ def _run(values, shown, lock):
         check_outputs(result.products, output, overwrite=overwrite, lock=lock)
         earlier = _earlier_outputs(output, result, values["report"])
         result.write(output, overwrite=overwrite, progress_bar=bar("files"))
-        written = written_lines(result, output)
-        if values["skylist"] is not None:
-            from levelmatch.jwst import write_skylist
-
-            write_skylist(result, values["skylist"], overwrite=overwrite)
-            written.append(f"Written: {values['skylist']}; give it to skymatch, skymethod user")
+        lists = _write_lists(result, values, overwrite=overwrite)
         checkpoint.unlink()
+        written = [*written_lines(result, output), *lists]
     written += write_exports(result, **exports)
     if not values["quiet"]:
         print_result(result, shown)
