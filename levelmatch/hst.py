@@ -44,8 +44,8 @@ def write_skyfile(result: Levels, path: str | Path, *, overwrite: bool = False) 
         raise FileExistsError(msg)
     files: dict[str, list[float]] = {}
     for frame in result.frames:
-        if frame.correction.vector.any():
-            msg = f"{frame.name}: its correction is a plane, and a skyfile has levels; fit levels"
+        if not frame.correction.is_level:
+            msg = f"{frame.name}: its correction is a plane or a pattern, and a skyfile has levels"
             raise FrameError(msg)
         if len(frame.file.split()) != 1:
             msg = f"{frame.name}: AstroDrizzle reads no names with blanks; rename the file"

@@ -6,13 +6,12 @@ Light to import: the command line derives its flags from these classes.
 
 import math
 import os
-import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from numbers import Integral, Real
 from typing import Any
 
-from levelmatch.images.choices import hdu_choices
+from levelmatch.images.choices import check_keyword, hdu_choices, region_text
 
 __all__ = [
     "FIT_TYPES",
@@ -87,29 +86,6 @@ def _check_number(name, value, kind):
     if not good or (value == 0 and not kind["zero"]):
         wanted = "number of 0 or more" if kind["zero"] else "positive number"
         msg = f"{name}: {value!r} is not a {wanted}"
-        raise ValueError(msg)
-
-
-def _region_text(regions):
-    """Return the content of a file of regions, so that a record holds it; others unchanged."""
-    is_path = isinstance(regions, os.PathLike) or (isinstance(regions, str) and "(" not in regions)
-    if not is_path:
-        return regions
-    try:
-        with open(regions, encoding="utf-8") as file:
-            return file.read()
-    except (OSError, UnicodeDecodeError) as error:
-        msg = f"regions: {regions} cannot be read: {getattr(error, 'strerror', None) or error}"
-        raise ValueError(msg) from error
-
-
-def _check_keyword(name, value):
-    """Refuse all but `None` and a FITS keyword."""
-    if value is None:
-        return
-    good = isinstance(value, str) and re.fullmatch(r"[A-Za-z0-9_-]{1,8}", value)
-    if not good or value.upper() in ("HISTORY", "COMMENT", "END"):
-        msg = f"{name}: {value!r} is not a header keyword of 1 to 8 letters, digits, - and _"
         raise ValueError(msg)
 
 
@@ -208,7 +184,7 @@ class ReadOptions:
         _check(self)
         _check_blank(self.blank)
         hdu_choices(self.hdu)
-        object.__setattr__(self, "regions", _region_text(self.regions))
+        object.__setattr__(self, "regions", region_text(self.regions))
         if self.only_regions and self.regions is None:
             msg = "only_regions: there are no regions; give regions too"
             raise ValueError(msg)
@@ -387,7 +363,7 @@ class SolveOptions:
                 "header keyword"
             )
             raise TypeError(msg)
-        _check_keyword("sky_keyword", self.sky_keyword)
+        check_keyword("sky_keyword", self.sky_keyword)
 
 
 # Keywords of earlier releases, and the option class that they have moved to.

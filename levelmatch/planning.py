@@ -136,6 +136,9 @@ def check_kept(frames, settings, passes, *, recombine=False):
                 "header holds a plane; fit levels"
             )
             raise ValueError(msg)
+    if settings.solve.pattern is not None:
+        msg = "subtract=False: no header holds the pattern of a detector; omit pattern"
+        raise ValueError(msg)
     if recombine:
         msg = "subtract=False: a recombined MIRI image has two levels; match without recombine_lyot"
         raise ValueError(msg)

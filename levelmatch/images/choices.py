@@ -1,9 +1,11 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
-"""The extensions that a caller chooses. Light to import, as the options are."""
+"""Extensions, keywords and regions that a caller names. Light to import, as the options are."""
 
+import os
+import re
 from typing import Any
 
-__all__ = ["hdu_choices"]
+__all__ = ["check_keyword", "hdu_choices", "region_text"]
 
 
 def hdu_choices(hdu: Any) -> str | list[int | str | tuple[str, int]]:
@@ -51,3 +53,26 @@ def _is_versioned(hdu):
         and isinstance(hdu[1], int)
         and not isinstance(hdu[1], bool)
     )
+
+
+def region_text(regions: Any) -> Any:
+    """Return the content of a file of regions, so that a record holds it; others unchanged."""
+    is_path = isinstance(regions, os.PathLike) or (isinstance(regions, str) and "(" not in regions)
+    if not is_path:
+        return regions
+    try:
+        with open(regions, encoding="utf-8") as file:
+            return file.read()
+    except (OSError, UnicodeDecodeError) as error:
+        msg = f"regions: {regions} cannot be read: {getattr(error, 'strerror', None) or error}"
+        raise ValueError(msg) from error
+
+
+def check_keyword(name: str, value: Any) -> None:
+    """Refuse all but `None` and a FITS keyword."""
+    if value is None:
+        return
+    good = isinstance(value, str) and re.fullmatch(r"[A-Za-z0-9_-]{1,8}", value)
+    if not good or value.upper() in ("HISTORY", "COMMENT", "END"):
+        msg = f"{name}: {value!r} is not a header keyword of 1 to 8 letters, digits, - and _"
+        raise ValueError(msg)

@@ -40,6 +40,11 @@ class Correction:
         weight = np.array([1.0, ARCMIN, ARCMIN])
         return cls(0.0, (weight * coefficients) @ axes)
 
+    @property
+    def is_level(self):
+        """Whether it is a constant, without a plane and a pattern."""
+        return not (self.vector.any() or self.pattern.any())
+
     def __add__(self, other):
         return Correction(
             self.constant + other.constant,

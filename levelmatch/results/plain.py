@@ -74,8 +74,7 @@ def plain_replacement(
 def _is_level(product: Product) -> bool:
     """Return whether a constant is subtracted from an image, and nothing else is done."""
     frame = product.frame
-    planar = frame.correction.vector.any()
-    return product.lyot is None and frame.output_factor == 1.0 and not planar
+    return product.lyot is None and frame.output_factor == 1.0 and frame.correction.is_level
 
 
 def _is_plain(plane: fastfits.Plane) -> bool:

@@ -52,12 +52,12 @@ def kept_cards(frame: Frame, provenance: Provenance) -> tuple[dict[str, Any], di
     Raises
     ------
     FrameError
-        If the correction of the image is a plane.
+        If the correction of the image is a plane or has a pattern.
     """
-    if frame.correction.vector.any():
+    if not frame.correction.is_level:
         msg = (
-            f"{frame.name}: subtract=False: its correction is a plane, which no header holds; "
-            "fit levels"
+            f"{frame.name}: subtract=False: its correction is a plane or a pattern, which no "
+            "header holds; fit levels"
         )
         raise FrameError(msg)
     level = float(frame.correction.constant)
