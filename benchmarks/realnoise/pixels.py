@@ -142,7 +142,11 @@ def rounded(rng):
         except (lm.LevelMatchError, ValueError):
             out[f"{label}: refused"] = 1.0
         else:
-            out[label] = found.pulls
+            # An image of one value is compared with no other, and a warning names it.
+            refused = any("all pixels have one value" in m for m in found.messages)
+            out[f"{label}: refused"] = float(refused)
+            if not refused:
+                out[label] = found.pulls
     return out
 
 

@@ -16,6 +16,7 @@ from levelmatch.measure._cells import (
 )
 from levelmatch.measure._summary import PAIR_CELL, summarise_cells
 from levelmatch.measure.gains import flux_gain
+from levelmatch.measure.rounding import common_steps, rounding_step
 from levelmatch.measure.table import empty_pair
 from levelmatch.sky._geometry import cell_vectors, map_error, reached_cells
 from levelmatch.sky.grid import MAP_TOLERANCE, Grid
@@ -68,6 +69,8 @@ class _Cells:
         Whether the cells are those of the second image.
     turn : float
         Angle in degrees, 0 to 90, between the rows of the two images.
+    steps : tuple of float
+        Step to which the values of the first and of the second image are rounded, 0 for none.
     """
 
     cells: np.ndarray
@@ -78,6 +81,7 @@ class _Cells:
     own_part: float = 1.0
     swapped: bool = False
     turn: float = 0.0
+    steps: tuple = (0.0, 0.0)
 
     @property
     def index(self):
@@ -116,6 +120,11 @@ class Image:
     def peaks(self):
         """Map of the whole image's sources, see `~levelmatch.measure._cells.peak_map`."""
         return peak_map(self.pixels) if self.whole_peaks is None else self.whole_peaks
+
+    @cached_property
+    def step(self):
+        """Step to which the values are rounded, 0 for none."""
+        return rounding_step(self.pixels)
 
     def cut(self, box):
         """Return a copy of the rows and columns (y0, y1, x0, x1) alone."""
@@ -191,6 +200,7 @@ def measure_row(a, b, depth_maps, options):
         cells = _reprojected_cells(a.pixels, b.pixels, a.grid, b.grid, options)
     if cells is None:
         return empty_pair()
+    cells = replace(cells, steps=(a.step, b.step))
     own = depth_maps[1] if cells.grid is b.grid else depth_maps[0]
     depth = own.at(cells.grid, cells.index, np.ascontiguousarray(cells.cells["vector"]))
     return summarise(cells, np.maximum(depth, 2))
@@ -448,6 +458,7 @@ def summarise(cells, depth):
     rows, _ = summarise_cells(values, cells.coarseness, cells.own_part)
     rows["extent"] = cells.extent
     rows["turn"] = cells.turn
+    rows["step"] = common_steps(cells.cells, cells.steps)
     if cells.swapped:
         rows["strips"] = rows["strips"][:, [2, 3, 0, 1, 4, 5, 6, 7]]
     rows["gain"], rows["gain_error"] = _flux_gain(cells)

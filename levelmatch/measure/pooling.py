@@ -11,6 +11,9 @@ from dataclasses import replace
 
 import numpy as np
 
+from levelmatch.measure.noise import weigh_depths
+from levelmatch.measure.rounding import widen_rounded
+from levelmatch.measure.variances import BOTH, fit_images, weakened
 from levelmatch.options import fit_terms
 
 __all__ = ["pooled", "pooled_passes"]
@@ -29,14 +32,15 @@ COPIES = 1e-10
 LENGTH = 24
 # The most that a variance is taken to grow beyond the largest blocks, twice.
 MAX_GROWTH = 2.0
-# Steps of the fit of the images' variances.
-N_STEPS = 40
 # Elements of the lower triangle of a symmetric matrix.
 LOWER = [(0, 0), (1, 0), (1, 1), (2, 0), (2, 1), (2, 2)]
 
 
-def pooled_passes(table, used, fit_types):
-    """Return the pair table with the errors of each pass's pairs pooled.
+def pooled_passes(table, used, fit_types, area):
+    """Return the pair table with the errors and weights that follow from all pairs.
+
+    The errors of each pass's pairs include the offsets that strips and blocks share, and the
+    rounding of the images' values; the weights allow for images of unequal noise.
 
     Parameters
     ----------
@@ -46,7 +50,16 @@ def pooled_passes(table, used, fit_types):
         The pass of each pair, -1 for none.
     fit_types : list of str
         What each pass fits.
+    area : `~numpy.ndarray`, shape (n_images,)
+        Area of a pixel of each image.
+
+    Returns
+    -------
+    table : `~levelmatch.measure.table.PairTable`
+        Normal equations and errors as the solution takes them.
     """
+    if not (table.npix > 0).any():
+        return table
     columns = {name: getattr(table, name).copy() for name in ("gram", "rhs", "sigma")}
     for k, fit_type in enumerate(fit_types):
         rows = np.flatnonzero((used == k) & (table.npix > 0))
@@ -54,7 +67,7 @@ def pooled_passes(table, used, fit_types):
             part = pooled(table.take(rows), planes=fit_terms(fit_type) > 1)
             for name, column in columns.items():
                 column[rows] = getattr(part, name)
-    return replace(table, **columns)
+    return weigh_depths(widen_rounded(replace(table, **columns)), area)
 
 
 def pooled(table, *, planes=False):
@@ -84,7 +97,7 @@ def pooled(table, *, planes=False):
     of_blocks = np.max(level, axis=1)
     of_lines = np.sum(lines * spread[:, :N_LINES, 0, 0], axis=1)
     larger = of_lines > of_blocks
-    return _weakened(table, weight * np.where(larger, of_lines, of_blocks * _growth(level)))
+    return weakened(table, weight * np.where(larger, of_lines, of_blocks * _growth(level)))
 
 
 def _matrices(lower):
@@ -162,9 +175,8 @@ def _line_variances(table, excess, response):
 
 def _block_variances(table, excess, response):
     """Return the variances of the offsets of blocks of each size, shape (n, n_sizes)."""
-    both = [([(0, 0), (1, 0)], [])]
     found = [
-        _image_variances(table, excess[:, [k]], response[:, [k]], both).sum(axis=(1, 2))
+        _image_variances(table, excess[:, [k]], response[:, [k]], BOTH).sum(axis=(1, 2))
         for k in range(N_LINES, excess.shape[1])
     ]
     return np.stack(found, axis=1)
@@ -181,50 +193,10 @@ def _growth(level):
 
 
 def _image_variances(table, excess, response, families):
-    """Fit variances of the images' offsets to those of the pairs, never below zero.
-
-    Parameters
-    ----------
-    table : `~levelmatch.measure.table.PairTable`
-        The pairs.
-    excess, response : `~numpy.ndarray`, shape (n, n_families)
-        See `_excess`.
-    families : list of tuple
-        For each family its own offsets, a list of the image, 0 or 1, and the kind; and a list of
-        others that it shows, with the fraction of their variance.
-
-    Returns
-    -------
-    variances : `~numpy.ndarray`, shape (n, 2, n_kinds)
-        Of both images of each pair; zero where not significant.
-    """
+    """Return the significant variances of both images of each pair, shape (n, 2, n_kinds)."""
+    found = fit_images(table, excess, response, families)
     ends = np.stack([table.first, table.second])
-    shape = int(ends.max()) + 1, 1 + max(kind for own, _ in families for _, kind in own)
-    shown = [
-        [(side, kind, np.ones(len(table))) for side, kind in own] + others
-        for own, others in families
-    ]
-
-    def collect(values):
-        """Add values of the families up for each image and kind."""
-        total = np.zeros(shape)
-        for k, terms in enumerate(shown):
-            for side, kind, part in terms:
-                total[:, kind] += np.bincount(ends[side], part * values[:, k], minlength=shape[0])
-        return total
-
-    def expect(variances):
-        return np.stack(
-            [sum(part * variances[ends[side], kind] for side, kind, part in t) for t in shown],
-            axis=1,
-        )
-
-    alike = response * expect(np.ones(shape))
-    size = np.maximum(collect(alike), 1e-300)
-    found = np.full(shape, max(excess.sum() / max(alike.sum(), 1e-300), 0.0))
-    for _ in range(N_STEPS):
-        found = np.maximum(found + collect(excess - response * expect(found)) / size, 0.0)
-    found[~_significant(ends, excess, response, families, shape)] = 0.0
+    found[~_significant(ends, excess, response, families, found.shape)] = 0.0
     return np.stack([found[end] for end in ends], axis=1)
 
 
@@ -238,23 +210,3 @@ def _significant(ends, excess, response, families, shape):
     # The squares of two pairs of an image that show the same noise of it correlate by a quarter.
     number = size**2 / np.maximum(square, 1e-300)
     return total > MIN_SIGMA * np.sqrt(2 * size * (1 + 0.25 * (number - 1)))
-
-
-def _weakened(table, added):
-    """Return the pair table with the variance of the offsets added to that of each pair's level.
-
-    Parameters
-    ----------
-    table : `~levelmatch.measure.table.PairTable`
-        The pairs.
-    added : `~numpy.ndarray`, shape (n,)
-        The variance over the pair's own. All of the normal equations of a pair become weaker alike:
-        the slopes' errors by offsets of rows are shared by too many pairs for more.
-    """
-    part = 1 / (1 + added)
-    return replace(
-        table,
-        gram=table.gram * part[:, None, None],
-        rhs=table.rhs * part[:, None],
-        sigma=table.sigma / np.sqrt(part),
-    )

@@ -118,7 +118,8 @@ class Levels(Views):
         used = np.full(len(self.measured), -1)
         for k, p in enumerate(self.passes):
             used[p.rows] = k
-        return pooled_passes(self.measured, used, [p.fit_type for p in self.passes])
+        area = np.array([frame.whole_grid.pixel_area for frame in self.sorted_frames])
+        return pooled_passes(self.measured, used, [p.fit_type for p in self.passes], area)
 
     @property
     def sorted_frames(self) -> list[Frame]:

@@ -61,7 +61,8 @@ def run_passes(
             frames, passes, measured, used, options, partial(_after_pass, options)
         )
     # Strips and blocks see the pattern, too: it is found by the errors of the cells.
-    measured = pooled_passes(measured, used, [p.fit_type for p in passes])
+    area = np.array([frame.whole_grid.pixel_area for frame in frames])
+    measured = pooled_passes(measured, used, [p.fit_type for p in passes], area)
     done, table, carried = [], subtract_pattern(measured, pattern), Carried.of(frames)
     errors = Eliminated.of(pattern, frames)
     for k, p in enumerate(passes):

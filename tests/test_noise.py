@@ -1,0 +1,131 @@
+# Licensed under a 3-clause BSD style license - see LICENSE.rst
+"""Noise of images from their pairs: weights of unequal depths, and errors of rounding."""
+
+import numpy as np
+import pytest
+from numpy.testing import assert_allclose
+from scipy.stats import norm
+
+import levelmatch as lm
+from levelmatch.measure._summary import PAIR_CELL
+from levelmatch.measure.noise import image_variances, weigh_depths
+from levelmatch.measure.rounding import (
+    common_steps,
+    noise_before_rounding,
+    rounding_step,
+    rounding_variance,
+    widen_rounded,
+)
+from levelmatch.measure.table import PAIR, pair_table
+
+
+def coincident(noise, n_pixels=1000, step=0.0):
+    """Pairs of images of one patch of sky as the kernel measures them: it knows their number."""
+    n = len(noise)
+    pairs = np.array([(i, j) for i in range(n) for j in range(i + 1, n)])
+    rows = np.zeros(len(pairs), PAIR)
+    for row, (i, j) in zip(rows, pairs, strict=True):
+        square = noise[i] ** 2 + noise[j] ** 2
+        row["sigma"], row["scatter"] = np.sqrt(square / n_pixels), np.sqrt(square)
+        row["gram"] = np.diag([2 / n * n_pixels / square, 1.0, 1.0])
+        row["npix"], row["step"] = n_pixels, step
+    return pair_table(pairs, list(rows))
+
+
+@pytest.mark.parametrize("noise", [[1.0, 1, 1], [1, 1.7, 0.6, 2.0], [0.5, 0.9] * 3])
+def test_pairs_weigh_as_the_joint_fit(noise):
+    table = weigh_depths(coincident(noise), np.ones(len(noise)))
+    weight = 1000 / np.square(noise)
+    expected = weight[table.first] * weight[table.second] / weight.sum()
+    assert_allclose(table.gram[:, 0, 0], expected, rtol=0.02)
+    assert_allclose(table.sigma, coincident(noise).sigma)
+
+
+def test_coarse_pixels_weigh_by_their_area():
+    noise, area = np.array([1.0, 1.0, 1.0]), np.array([1.0, 1.0, 4.0])
+    table = weigh_depths(coincident(noise), area)
+    weight = 1 / area
+    factor = (weight[table.first] + weight[table.second]) / (2 * weight.mean())
+    assert_allclose(table.gram[:, 0, 0] / coincident(noise).gram[:, 0, 0], factor, rtol=1e-6)
+
+
+def test_variances_of_images_add_up_to_those_of_pairs():
+    noise = np.array([0.3, 0.5, 0.4, 1.0, 0.7])
+    assert_allclose(image_variances(coincident(noise)), noise**2, rtol=0.02)
+    assert_allclose(image_variances(coincident(noise[:2])).sum(), 0.34, rtol=1e-6)
+    none = pair_table(np.array([(0, 1)]), [np.zeros((), PAIR)])
+    assert np.isnan(image_variances(none)).all()
+
+
+@pytest.mark.parametrize("noise", [0.0, 0.05, 0.1, 0.2, 0.3, 0.5])
+def test_error_of_rounding(noise):
+    phase = (np.arange(4000) + 0.5) / 4000 - 0.5
+    whole = np.arange(-8, 9)
+    if noise > 0:
+        edges = norm.cdf((np.append(whole, 9) - 0.5 - phase[:, None]) / noise)
+        chance = np.diff(edges, axis=1)
+    else:
+        chance = (whole == np.round(phase)[:, None]).astype(float)
+    bias = chance @ whole - phase
+    variance = np.mean(chance @ whole**2 - (chance @ whole) ** 2)
+    for step in (1.0, 0.02):
+        found = rounding_variance(noise * step, step)
+        assert_allclose(found, step**2 * np.mean(bias**2), rtol=0.02, atol=1e-8 * step**2)
+        before = noise_before_rounding(variance * step**2, step)
+        assert_allclose(before, noise * step, atol=0.01 * step)
+
+
+def test_step_of_values():
+    rng = np.random.default_rng(1)
+    plain = rng.normal(100, 3, (300, 200))
+    assert rounding_step(plain) == 0
+    assert rounding_step(np.round(plain)) == 1
+    assert rounding_step(np.zeros((50, 50))) == 0
+    assert rounding_step(np.full((50, 50), np.nan)) == 0
+    scaled = (7.3 + 0.25 * np.round(plain)).astype("f4")
+    scaled[rng.random(scaled.shape) < 0.3] = np.nan
+    assert_allclose(rounding_step(scaled), 0.25, rtol=1e-3)
+    # Equal values alone do not make a step: a third of the pixels are zero.
+    assert rounding_step(np.where(rng.random(plain.shape) < 0.9, 0, plain)) == 0
+
+
+def test_brightness_over_many_steps_averages_rounding():
+    cells = np.zeros(100, PAIR_CELL)
+    cells["weight"] = 1
+    cells["location"] = 0.4
+    assert_allclose(common_steps(cells, (1.0, 0.0)), [1, 0])
+    cells["brightness"] = np.linspace(0, 20, 100)
+    assert max(common_steps(cells, (1.0, 1.0))) < 0.05
+    assert_allclose(common_steps(cells, (1e4, 0.0)), [1e4, 0], rtol=1e-4)
+
+
+def test_rounded_images_widen_their_pairs():
+    noise = np.array([0.2, 0.2, 0.2])
+    after = np.sqrt(noise**2 + 1 / 12 - rounding_variance(noise, 1.0))
+    table = coincident(after, step=(1.0, 1.0))
+    found = widen_rounded(table)
+    # Three images: a little less noise is taken, and a larger error stated.
+    added = (found.sigma**2 - table.sigma**2) / (2 * rounding_variance(0.2, 1.0))
+    assert_allclose(added, 1.8, atol=0.6)
+    assert_allclose(found.level, table.level)
+    assert widen_rounded(coincident(after)).sigma[0] == coincident(after).sigma[0]
+
+
+@pytest.mark.parametrize("step", [1.0, 0.5])
+def test_stated_errors_of_whole_numbers(paint, step):
+    pulls = []
+    for seed in range(30):
+        rng = np.random.default_rng(seed)
+        levels = rng.normal(0, 3, 4)
+        images = []
+        for k, level in enumerate(levels):
+            shift = tuple(rng.uniform(-8, 8, 2))
+            image = paint(
+                f"{k}.fits", shift, noise=0.2 * step, seed=seed, dtype="f8", sky=(5, 0, 0)
+            )
+            image.data[:] = step * np.round((image.data + level) / step)
+            images.append(image)
+        table = lm.match_dithers(images, group_by=lambda name, meta: "one").table
+        error = table["level"].value - (levels - levels.mean())
+        pulls.append(error / table["error"].value)
+    assert 0.6 < np.sqrt(np.mean(np.square(pulls))) < 1.3
