@@ -17,6 +17,7 @@ MODULES = {
         ["_loops.h", "_loops_typed.h", "_median.h", "_peaks.h", "_sampling.pxi"],
         REORDER,
     ),
+    "measure/_gains": (["_median.h"], REORDER),
     "measure/_summary": (["_median.h", "_plane.pxi", "_strips.pxi"], []),
     "sky/_geometry": ([], REORDER),
     "solve/_selected": ([], []),

@@ -595,8 +595,6 @@ cdef void _judge_outliers(const pixel *diff, const pixel *bright, pixel *weight,
         at = lost[k]
         w = weight[at]
         weight[at] = 0
-        if _is_bad(diff[at]):
-            continue
         off = diff[at] - centre
         if sources and _shown_by_both(diff, bright, ny, nx, at // nx, at % nx, centre,
                                       <pixel> level, off if off > 0 else -off):
@@ -624,6 +622,8 @@ cdef double _median_beside_sources(const pixel *diff, const pixel *weight, Py_ss
     cdef Py_ssize_t i, full = 0
     cdef double total = 0.0, first = 0.0
     for i in range(n):
+        if _is_bad(diff[i]):
+            continue
         if weight[i] == 1:
             work[full] = diff[i]
             full += 1

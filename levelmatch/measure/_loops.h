@@ -38,6 +38,9 @@
 /* Sums of this many values are exact enough in the images' own precision. */
 #define LM_CHUNK 256
 
+/* Values that are looked at together for the few outliers among them. */
+#define LM_GROUP 16
+
 /* The first, rough median and scatter of a cell come from at most this many values. */
 #define LM_ROUGH 96
 #define LM_HALVINGS 60

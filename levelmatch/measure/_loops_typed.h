@@ -163,7 +163,7 @@ LM_CLONES static void LM_NAME(lm_weighted)(
             first += w * (values[x] - centre);
             along += w * (T) x;
             count += w > 0;
-            off += bad;
+            off += bad & (values[x] < LM_NAME(LM_BAD));
         }
         out[0] += total;
         out[1] += square;
@@ -175,14 +175,23 @@ LM_CLONES static void LM_NAME(lm_weighted)(
     }
 }
 
-/* List the places of the values outside of the bounds, bad ones included; return how many. */
-static int LM_NAME(lm_find)(
+/* List the places of the good values outside of the bounds; return how many. Most groups of
+   values have none. */
+LM_CLONES static int LM_NAME(lm_find)(
     const T *LM_RESTRICT values, int n, T low, T high, int first, int *LM_RESTRICT places)
 {
     int count = 0;
-    for (int i = 0; i < n; i++) {
-        places[count] = first + i;
-        count += (values[i] < low) | (values[i] > high);
+    for (int start = 0; start < n; start += LM_GROUP) {
+        int stop = n - start < LM_GROUP ? n : start + LM_GROUP, any = 1;
+        if (stop - start == LM_GROUP) {
+            any = 0;
+            for (int i = 0; i < LM_GROUP; i++)
+                any |= (values[start + i] < low) | (values[start + i] > high);
+        }
+        for (int i = start; any && i < stop; i++) {
+            places[count] = first + i;
+            count += (values[i] < low) | ((values[i] > high) & (values[i] < LM_NAME(LM_BAD)));
+        }
     }
     return count;
 }

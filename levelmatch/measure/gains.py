@@ -9,8 +9,11 @@ Laplacian.
 """
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
+
+from levelmatch.measure._gains import robust_fit, without_terms
 
 __all__ = ["flux_gain"]
 
@@ -41,10 +44,6 @@ CURVE_ERROR = 0.5
 CURVED = 7
 # Standard errors of small sets by leaving out are too small by this factor.
 WHITE_ERROR = 1.25
-# Cells farther off than this many sigma lose weight.
-CLIP = 5.0
-N_ROBUST = 5
-N_HUBER = 2
 N_STEPS = 4
 # Step of the logarithm of the flux ratio up to which the fit is linear in it.
 CONVERGED = 0.02
@@ -84,8 +83,9 @@ class _Layout:
         place = (place - (low + high) / 2) / np.maximum(high - low, 1e-300)
         return cls(y, x, (int(y.max()) + 1, int(x.max()) + 1), count, place)
 
+    @cached_property
     def terms(self):
-        """Return the columns of a quadratic on the sky, or of a plane for few cells."""
+        """The columns of a quadratic on the sky, or of a plane for few cells."""
         y, x = self.place.T
         columns = [np.ones(len(y)), x, y]
         if len(y) >= MIN_QUADRATIC:
@@ -175,30 +175,13 @@ def _merged(index, count, first, second, place):
 
 def _first_ratio(layout, a, b):
     """Return the logarithm of the ratio of two images' emission, `None` if it is not alike."""
-    terms = layout.terms()
-    a, b = (_above(terms, layout.count, values) for values in (a, b))
+    terms = layout.terms
+    a, b = (without_terms(terms, layout.count, values) for values in (a, b))
     squares = [np.sum(layout.count * c * d) for c, d in ((a, a), (b, b), (a, b))]
     limit = MIN_CORRELATION * np.sqrt(squares[0] * squares[1])
     if not min(squares) > 0 or not squares[2] > limit:
         return None
     return 0.5 * np.log(squares[0] / squares[1])
-
-
-def _above(terms, weight, values):
-    """Return values minus the terms fitted to them."""
-    normal, right = _equations(terms, weight, values)
-    return values - np.einsum("ni,i->n", terms, np.linalg.solve(normal, right))
-
-
-def _equations(design, weight, values):
-    """Return the normal equations of weighted least squares, never singular.
-
-    Summed without BLAS, whose threads would compete with those that measure pairs.
-    """
-    weighted = design * weight[:, None]
-    normal = np.einsum("ni,nj->ij", weighted, design)
-    normal.flat[:: len(normal) + 1] += 1e-10 * np.trace(normal)
-    return normal, np.einsum("ni,n->i", weighted, values)
 
 
 @dataclass(frozen=True)
@@ -241,23 +224,23 @@ class _Fit:
         right, left, above, below = layout.neighbours(bright)
         laplacian = right + left + above + below - 4 * bright
         design = np.column_stack(
-            [bright, (right - left) / 2, (above - below) / 2, laplacian, layout.terms()]
+            [bright, (right - left) / 2, (above - below) / 2, laplacian, layout.terms]
         )
         prior = np.zeros(design.shape[1])
         prior[1:4] = 1 / np.square([SHIFT, SHIFT, BLUR])
-        high = _above(design[:, 4:], layout.count, bright)
+        high = without_terms(layout.terms, layout.count, bright)
         step = np.max([np.abs(side - bright) for side in (right, left, above, below)], axis=0)
-        own = _above(design[:, 4:], layout.count, difference)
+        own = without_terms(layout.terms, layout.count, difference)
         # Variances of a cell per squared noise, and by its stars.
         parts = (
             np.median(layout.count) / layout.count,
             (STAR_SCATTER * high) ** 2 + (CROSSING * step) ** 2,
         )
-        coefficients, weight, residual, clipped, normal, noise = _robust_fit(
-            design, difference, prior, parts, _scatter(own)
+        coefficients, weight, residual, clipped, normal, noise = robust_fit(
+            design, difference, prior, *parts, _scatter(own)
         )
         spread, curved = np.std(bright), CURVED if len(coefficients) > CURVED else CURVED - 2
-        others = _equations(design[:, 1:], weight, bright)[1]
+        others = np.einsum("ni,n->i", design[:, 1:], weight * bright)
         shares = np.linalg.solve(normal[1:, 1:], others)
         bright = bright - np.einsum("ni,i->n", design[:, 1:], shares)
         return cls(
@@ -312,32 +295,6 @@ class _Fit:
         lag = ((y[:, None] - y) ** 2 + (x[:, None] - x) ** 2) / max(self.layout.shape) ** 2
         most = max(score @ np.exp(-lag / (2 * length**2)) @ score for length in LENGTHS)
         return PATTERN_LOST * float(np.sqrt(variance * max(most, 0.0)) / total)
-
-
-def _robust_fit(design, values, prior, parts, noise):
-    """Return the coefficients, weights, two residuals, normal matrix and noise of a fit.
-
-    Weights are Huber's first and Tukey's in the end: cells that only one of the images shows,
-    and saturated stars, get none. The first residuals are reduced likewise, the second are
-    clipped.
-    """
-    robust = np.ones(len(values))
-    for k in range(N_ROBUST):
-        variance = noise**2 * parts[0] + parts[1]
-        weight = robust / variance
-        normal, right = _equations(design, weight, values)
-        normal.flat[:: len(prior) + 1] += prior
-        coefficients = np.linalg.solve(normal, right)
-        residual = values - np.einsum("ni,i->n", design, coefficients)
-        noise = _scatter(residual)
-        sigmas = np.abs(residual) / np.sqrt(variance)
-        sigmas /= CLIP * max(1.4826 * float(np.median(sigmas)), 0.3)
-        if k < N_HUBER:
-            robust = 1 / np.maximum(sigmas, 1)
-        else:
-            robust = np.maximum(1 - sigmas**2, 0) ** 2
-    clipped = residual / np.maximum(sigmas, 1)
-    return coefficients, weight, residual * robust, clipped, normal, noise
 
 
 def _scatter(values):

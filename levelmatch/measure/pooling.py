@@ -58,16 +58,15 @@ def pooled_passes(table, used, fit_types, area):
     table : `~levelmatch.measure.table.PairTable`
         Normal equations and errors as the solution takes them.
     """
-    if not (table.npix > 0).any():
-        return table
     columns = {name: getattr(table, name).copy() for name in ("gram", "rhs", "sigma")}
     for k, fit_type in enumerate(fit_types):
         rows = np.flatnonzero((used == k) & (table.npix > 0))
         if len(rows):
             part = pooled(table.take(rows), planes=fit_terms(fit_type) > 1)
+            part = weigh_depths(widen_rounded(part), area)
             for name, column in columns.items():
                 column[rows] = getattr(part, name)
-    return weigh_depths(widen_rounded(replace(table, **columns)), area)
+    return replace(table, **columns)
 
 
 def pooled(table, *, planes=False):
@@ -194,9 +193,12 @@ def _growth(level):
 
 def _image_variances(table, excess, response, families):
     """Return the significant variances of both images of each pair, shape (n, 2, n_kinds)."""
-    found = fit_images(table, excess, response, families)
     ends = np.stack([table.first, table.second])
-    found[~_significant(ends, excess, response, families, found.shape)] = 0.0
+    shape = int(ends.max()) + 1, 1 + max(kind for own, _ in families for _, kind in own)
+    counts = _significant(ends, excess, response, families, shape)
+    found = np.zeros(shape)
+    if counts.any():
+        found[counts] = fit_images(table, excess, response, families)[counts]
     return np.stack([found[end] for end in ends], axis=1)
 
 

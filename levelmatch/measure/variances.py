@@ -8,7 +8,7 @@ import numpy as np
 __all__ = ["BOTH", "fit_images", "weakened"]
 
 # One family, in which a pair shows the sum of its two images' variances.
-BOTH = [([(0, 0), (1, 0)], [])]
+BOTH: list = [([(0, 0), (1, 0)], [])]
 # Steps of the fit.
 N_STEPS = 40
 
