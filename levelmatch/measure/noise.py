@@ -18,6 +18,8 @@ __all__ = ["image_variances", "weigh_depths"]
 
 # An image's variance is at least this fraction of that of each of its pairs, or of the mean.
 LEAST = 0.01
+# The scatter of each pair is that of its images' noise within this factor, else weights stay.
+FACTOR = 2.0
 
 
 def image_variances(table):
@@ -50,6 +52,17 @@ def image_variances(table):
     return out
 
 
+def _explains(variance, table):
+    """Return whether the images' noise explains the scatter of each of their pairs.
+
+    It does not where images share noise, as parts of one scan do, or where sources add scatter.
+    """
+    seen = table.npix > 0
+    expected = variance[table.first[seen]] + variance[table.second[seen]]
+    square = table.scatter[seen] ** 2
+    return bool(np.all((square < FACTOR * expected) & (expected < FACTOR * square)))
+
+
 def weigh_depths(table, area):
     """Return the pair table with weights that allow for the images' unequal noise.
 
@@ -63,10 +76,11 @@ def weigh_depths(table, area):
     Returns
     -------
     table : `~levelmatch.measure.table.PairTable`
-        With normal equations times (w_i + w_j) over twice the mean w of the images there.
+        With normal equations times (w_i + w_j) over twice the mean w of the images there;
+        unchanged if the images' noise does not explain the scatter of all pairs.
     """
     variance = image_variances(table)
-    if not np.nanmax(variance, initial=0.0) > 0:
+    if not np.nanmax(variance, initial=0.0) > 0 or not _explains(variance, table):
         return table
     variance = np.maximum(variance, LEAST * np.nanmean(variance))
     weight = np.nan_to_num(1 / (variance * area[: len(variance)] / np.mean(area)))

@@ -62,7 +62,11 @@ def pooled_passes(table, used, fit_types, area):
     for k, fit_type in enumerate(fit_types):
         rows = np.flatnonzero((used == k) & (table.npix > 0))
         if len(rows):
-            part = pooled(table.take(rows), planes=fit_terms(fit_type) > 1)
+            part = table.take(rows)
+            if fit_terms(fit_type) == 1:
+                # Planes extrapolate: weights that differ much from pair to pair would tilt images
+                # that few pairs hold.
+                part = pooled(part)
             part = weigh_depths(widen_rounded(part), area)
             for name, column in columns.items():
                 column[rows] = getattr(part, name)
@@ -96,7 +100,10 @@ def pooled(table, *, planes=False):
     of_blocks = np.max(level, axis=1)
     of_lines = np.sum(lines * spread[:, :N_LINES, 0, 0], axis=1)
     larger = of_lines > of_blocks
-    return weakened(table, weight * np.where(larger, of_lines, of_blocks * _growth(level)))
+    added = weight * np.where(larger, of_lines, of_blocks * _growth(level))
+    # The pairs are widened alike, and keep their relative weights: the variances of few strips are
+    # too uncertain for weights, which would cost more than they gain.
+    return weakened(table, np.full(len(added), np.median(added)))
 
 
 def _matrices(lower):

@@ -152,7 +152,10 @@ class _SmallSets:
         odds = prior * likelihood[len(BELOW) :]
         some = (1 - NO_FLOOR) * odds.sum(axis=0) / prior.sum(axis=0)
         likely = some / (some + NO_FLOOR * likelihood[0])
-        return odds / odds.sum(axis=0), variance[len(BELOW) :], likely
+        # The likelihood of all positive floors may be below the smallest number.
+        total = odds.sum(axis=0)
+        odds = np.divide(odds, total, out=np.full_like(odds, 1 / len(odds)), where=total > 0)
+        return odds, variance[len(BELOW) :], likely
 
 
 def _integral(slope, grid):
