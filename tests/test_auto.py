@@ -63,6 +63,37 @@ def test_auto_finds_all_slopes():
     assert np.max(np.asarray(plane_errors(names, simulation.truth))) < 0.05
 
 
+def test_the_scatter_of_slopes_is_the_injected_one():
+    from levelmatch.sky.vectors import tangent_axes, unit_vectors
+    from levelmatch.solve.equations import Equations
+    from levelmatch.solve.groups import solve_groups
+    from levelmatch.solve.shrinkage import slope_scatter
+
+    number = np.arange(64).reshape(8, 8)
+    first = np.concatenate([number[:, :-1].ravel(), number[:-1].ravel()])
+    second = np.concatenate([number[:, 1:].ravel(), number[1:].ravel()])
+    axes = tangent_axes(unit_vectors(10 + 0.1 * (number.ravel() % 8), 0.1 * (number.ravel() // 8)))
+    gram = np.tile(np.diag([1e4, 1e4, 1e4]), (len(first), 1, 1))
+    middle = tangent_axes(axes[first, 0] + axes[second, 0])
+    sizes, gains = [], []
+    for seed, size in enumerate([0.0] * 5 + [0.1] * 5):
+        rng = np.random.default_rng(seed)
+        equations = Equations(first, second, gram, np.zeros((len(first), 3)), middle, axes)
+        true = size * rng.standard_normal((64, 3))
+        difference = equations.differences(true) + 0.01 * rng.standard_normal((len(first), 3))
+        equations = Equations(first, second, gram, 1e4 * difference, middle, axes)
+        ones = np.ones(len(first))
+        options = lm.SolveOptions(floor=0.0, robust=None)
+        whole = solve_groups(equations, options, weights="ivar", npix=ones, scatter=ones)
+        scatter = slope_scatter(equations, whole)
+        assert scatter.found == (size > 0)
+        sizes.append(scatter.size)
+        gains.append(scatter.gain)
+    # The steps between the scatters that are tried are of a factor of 1.5.
+    assert_allclose(sizes[5:], 0.1, rtol=0.4)
+    assert max(gains[:5]) < 10
+
+
 def test_closures_of_exact_levels():
     level = np.array([3.0, 1.0, -2.0, 0.5])
     first, second = np.array([0, 1, 0, 2, 0]), np.array([1, 2, 2, 3, 3])

@@ -8,12 +8,15 @@ import numpy as np
 from levelmatch.sky.vectors import tangent_axes, transfer_matrix
 from levelmatch.solve.gauge import members_of
 from levelmatch.solve.groups import solve_groups
+from levelmatch.solve.shrinkage import slope_scatter
 
 __all__ = ["solve_auto"]
 
 # A group's slopes count from this Wald statistic on, or from that of the Bayesian
-# information criterion if it is higher: 99 % of groups without slopes stay under it.
+# information criterion if it is higher: 99 % of groups without slopes stay under it. Noise that
+# rows or columns share can make errors of slopes too small, by a factor of 1.8 at most.
 LEAST_WALD = 9.21
+ERROR_FACTOR = 1.8
 N_SETTLE = 50
 
 
@@ -34,13 +37,17 @@ def slope_statistic(equations, solution):
 
 
 def solve_auto(equations, options, **keywords):
-    """Solve one pass with planes only for groups with significant slopes.
+    """Solve one pass with planes only where the data ask for them.
 
     First all slopes are fitted. The slopes of a group are fixed at zero where their Wald
-    statistic is under the larger of 9.21 and 2 ln n, for n pairs: the Bayesian information
-    criterion (Schwarz 1978, Ann. Stat. 6, 461), and the 99 % point of groups without a slope.
-    The first statistic is relative to the reference, or to the median slope of the set. Then
-    the others are solved again, until no more slopes are fixed, at most 50 times.
+    statistic is under a limit, 3.2 times the larger of 9.21 and 2 ln n, for n pairs: the 99 %
+    point of groups without a slope, and the Bayesian information criterion (Schwarz 1978, Ann.
+    Stat. 6, 461), with errors of slopes that may be too small by a factor of 1.8. The first
+    statistic is relative to the reference, or to the median slope of the set. Then the others
+    are solved again, until no more slopes are fixed, at most 50 times.
+
+    If the slopes of the others scatter too (see `~levelmatch.solve.shrinkage.slope_scatter`),
+    planes are fitted to all groups, with a prior of the scatter of all slopes.
 
     Parameters
     ----------
@@ -56,9 +63,21 @@ def solve_auto(equations, options, **keywords):
     solution : `Solution`
         Its ``active`` says which slopes are free.
     """
-    limit = max(LEAST_WALD, 2 * np.log(max(len(equations.first), 1)))
+    whole = solve_groups(equations, options, **keywords)
+    solution = _select(equations, options, whole, **keywords)
+    scatter = None if options.slope_prior else slope_scatter(equations, whole)
+    if scatter is None or not scatter.found:
+        return solution
+    others = ~solution.active[:, 1:].any(axis=1)
+    if not others.any() or slope_scatter(equations, whole, others).found:
+        return solve_groups(equations, replace(options, slope_prior=scatter.size), **keywords)
+    return solution
+
+
+def _select(equations, options, solution, **keywords):
+    """Fix slopes at zero one after another, from the solution of all planes."""
+    limit = max(LEAST_WALD, 2 * np.log(max(len(equations.first), 1))) * ERROR_FACTOR**2
     active = np.ones((equations.n_groups, 3), dtype=bool)
-    solution = solve_groups(equations, options, **keywords)
     if keywords.get("reference") is None or options.slope_gauge == "mean":
         statistic = _centred_statistic(equations, solution)
     else:

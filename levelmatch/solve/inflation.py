@@ -148,14 +148,13 @@ class _SmallSets:
         slope, variance = (np.array(t) for t in zip(*map(self._terms, grid), strict=True))
         prior = np.minimum(1.0, USUAL_FLOOR * shown / ratio)
         logarithm = _integral(slope, grid)
-        likelihood = np.exp(logarithm - logarithm.max(axis=0))
-        odds = prior * likelihood[len(BELOW) :]
+        above = logarithm[len(BELOW) :]
+        top = above.max(axis=0)
+        odds = prior * np.exp(above - top)
         some = (1 - NO_FLOOR) * odds.sum(axis=0) / prior.sum(axis=0)
-        likely = some / (some + NO_FLOOR * likelihood[0])
-        # The likelihood of all positive floors may be below the smallest number.
-        total = odds.sum(axis=0)
-        odds = np.divide(odds, total, out=np.full_like(odds, 1 / len(odds)), where=total > 0)
-        return odds, variance[len(BELOW) :], likely
+        some *= np.exp(np.clip(top - logarithm[0], -700, 700))
+        likely = some / (some + NO_FLOOR)
+        return odds / odds.sum(axis=0), variance[len(BELOW) :], likely
 
 
 def _integral(slope, grid):
