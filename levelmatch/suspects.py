@@ -53,14 +53,14 @@ def find_suspects(result):
     """
     measured = result.measured
     scatter = find_scattered(measured.first, measured.second, measured.chi2)
-    found, pairs = [], result.pooled
+    found, pairs = [], measured
     for p in result.passes:
         after = subtract_solution(pairs, p)
         found += _of_pass(p, subtract_pattern(pairs, p.pattern), after, scatter)
         pairs = after
     disagree = {image for suspect in found for image in suspect.images}
     alone = [image for image in scatter if image not in disagree]
-    return found + [_scattered(result.passes, result.pooled, i, scatter[i]) for i in alone]
+    return found + [_scattered(result.passes, measured, i, scatter[i]) for i in alone]
 
 
 def _of_pass(p, pairs, after, scatter):

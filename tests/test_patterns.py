@@ -1,11 +1,14 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
 """Patterns that stay with the detector, on skies that are flat but for them."""
 
+import warnings
+
 import numpy as np
 import pytest
 
 import levelmatch as lm
 from levelmatch.summary import notes
+from levelmatch.testing import simulate_generic
 
 SIDE = 64
 
@@ -67,3 +70,32 @@ def test_gradients_of_single_images_are_no_pattern(paint):
     for image in images:
         image.data += rng.normal(0, 0.3) * np.linspace(-1, 1, SIDE, dtype=image.data.dtype)
     assert solved(images).passes[0].patterns == ()
+
+
+def test_images_with_bowls_of_their_own():
+    """Neither levels nor planes follow them; planes of their own are no pattern."""
+    for kind, warned in (("bowl", True), ("plane", False)):
+        images = list(
+            simulate_generic(
+                n_images=9,
+                shape=(96, 96),
+                overlap=0.35,
+                noise=0.3,
+                slope=0.0,
+                seed=2,
+                stars=False,
+                nebula=False,
+                galaxy=False,
+            ).images
+        )
+        y, x = np.meshgrid(*2 * [np.linspace(-1, 1, 96)], indexing="ij")
+        for size, image in zip(np.random.default_rng(3).normal(0, 1, 9), images, strict=True):
+            image.data += size * (x**2 + y**2 if kind == "bowl" else x - y)
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            result = lm.match_mosaic(images, group_by="FILENAME")
+        words = [str(w.message) for w in caught if w.category is lm.PatternWarning]
+        assert bool(words) == warned
+        if warned:
+            assert "in ways that neither levels nor planes follow" in words[0]
+            assert any("of their own or of the detector" in note for note in result.notes)

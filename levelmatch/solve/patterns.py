@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.special import fdtrc
 
-from levelmatch.sky.vectors import ARCMIN, plane_terms, tangent_axes
+from levelmatch.sky.vectors import ARCMIN, plane_terms, tangent_axes, transfer_matrix
 
 __all__ = ["DetectorPattern", "find_patterns"]
 
@@ -22,9 +22,17 @@ CHANCE = 1e-3
 MAX_PAIRS = 4000
 # Nodes of an image's grid that sample an overlap: every second one along each axis.
 NODE_STEP = 2
-# Terms of the pattern in detector coordinates x and y, from -1 to 1: x**2, x y, y**2.
-N_TERMS = 3
+# Terms of the pattern in detector coordinates x and y, from -1 to 1: the quadratic and the cubic
+# ones. The cubic ones are tried where the quadratic ones are not significant.
+POWERS = [(2, 0), (1, 1), (0, 2), (3, 0), (2, 1), (1, 2), (0, 3)]
+N_QUADRATIC, N_CUBIC = 3, 7
 LEAST_FREEDOM = 4
+# Images have patterns of their own if the slopes of the overlaps, less those of planes, are so
+# many times larger in the mean square than their errors, with so many degrees of freedom.
+MIN_SHAPES, LEAST_SHAPES = 5.0, 6
+MAX_GROUPS = 300
+# Patterns larger than this fraction of the levels' errors are reported.
+FRACTION = 0.3
 
 
 @dataclass(frozen=True)
@@ -46,6 +54,8 @@ class DetectorPattern:
         Probability of such a statistic without a pattern.
     followed : bool
         Whether the planes of the solution follow the pattern.
+    common : bool
+        Whether all images share it; else each may have its own.
     """
 
     pass_name: str
@@ -54,10 +64,18 @@ class DetectorPattern:
     size: float
     chance: float
     followed: bool
+    common: bool = True
 
     def sentence(self, unit: str) -> str:
         """Return the finding and its consequence as a sentence without a full stop."""
         whose = f"detector {self.detector}" if self.detector else "the detector"
+        if not self.common:
+            return (
+                f"pass {self.pass_name}: differences change across overlaps by {self.size:.3g} "
+                f"{unit} (rms) in ways that neither levels nor planes follow: the "
+                f"{self.n_images} images have patterns, such as bowls or flat errors, of their own "
+                "or of the detector; stated errors exclude them; correct the images"
+            )
         found = (
             f"the {self.n_images} images of {whose} share a pattern, such as a bowl or flat error"
         )
@@ -68,9 +86,9 @@ class DetectorPattern:
                 "this; correct the flat field, fit levels, or solve for it (pattern quadratic)"
             )
         return (
-            f"pass {self.pass_name}: {found}, of {self.size:.3g} {unit} (rms, quadratic part): "
-            "it adds up along a mosaic, and stated errors exclude it; correct the flat field, or "
-            "solve for it (pattern quadratic)"
+            f"pass {self.pass_name}: {found}, of {self.size:.3g} {unit} (rms without its "
+            "gradient): it adds up along a mosaic, and stated errors exclude it; correct the flat "
+            "field, or solve for it (pattern quadratic)"
         )
 
 
@@ -98,7 +116,53 @@ def find_patterns(result, frames, table):
     errors = result.solution.errors[:, 0]
     errors = errors[np.isfinite(errors) & (errors > 0)]
     least = np.median(errors) if len(errors) else 0.0
-    return [p for p in found if p.chance < CHANCE and p.size > least]
+    # The error of a level may grow by more than the pattern along a mosaic.
+    small = {True: least, False: FRACTION * least}
+    found = [p for p in found if p.chance < CHANCE and p.size > small[p.followed]]
+    if found:
+        return found
+    return [p for p in _of_their_own(result, table) if p.size > least]
+
+
+# --------------------------------------------------------------------------------------
+# Images with patterns of their own
+
+
+def _of_their_own(result, table):
+    """Fit a plane to each group by the slopes of its overlaps alone, and test what is left."""
+    rows = np.asarray(result.rows)[np.asarray(result.kept)]
+    pairs, m = table.take(rows), len(result.group_axes)
+    first, second = result.group[pairs.first], result.group[pairs.second]
+    linked = np.unique([first, second])
+    freedom = 2 * len(rows) - 2 * (len(linked) - 1)
+    if freedom < LEAST_SHAPES or len(linked) > MAX_GROUPS:
+        return
+    weight, asked = _slope_equations(pairs)
+    normal, right = np.zeros((m, 2, m, 2)), np.zeros((m, 2))
+    ends = [
+        (end, sign * transfer_matrix(result.group_axes[end], pairs.axes)[:, 1:, 1:])
+        for end, sign in ((first, 1), (second, -1))
+    ]
+    for end, turn in ends:
+        np.add.at(right, end, np.einsum("pji,pj->pi", turn, asked))
+        for other, back in ends:
+            np.add.at(normal, (end, slice(None), other), turn.swapaxes(1, 2) @ weight @ back)
+    normal = normal.reshape(2 * m, 2 * m)
+    slopes = np.linalg.lstsq(normal, right.ravel(), rcond=1e-9)[0].reshape(m, 2)
+    model = sum(np.einsum("pij,pj->pi", turn, slopes[end]) for end, turn in ends)
+    inverse = np.linalg.pinv(weight, rcond=1e-9, hermitian=True)
+    left = np.einsum("pij,pj->pi", inverse, asked) - model
+    square = float(np.einsum("pi,pij,pj->", left, weight, left))
+    if square > MIN_SHAPES * freedom:
+        size = np.sqrt(square / pairs.gram[:, 0, 0].sum())
+        yield DetectorPattern(result.name, "", len(linked), float(size), 0.0, False, common=False)
+
+
+def _slope_equations(pairs):
+    """Normal matrices and right-hand sides of the slopes of pairs, their levels being free."""
+    level, mixed = pairs.gram[:, :1, 0], pairs.gram[:, 0, 1:]
+    weight = pairs.gram[:, 1:, 1:] - mixed[:, :, None] * (mixed / level)[:, None]
+    return weight, pairs.rhs[:, 1:] - mixed * pairs.rhs[:, :1] / level
 
 
 # --------------------------------------------------------------------------------------
@@ -115,51 +179,63 @@ def _in_overlaps(result, frames, table):
         own = rows[same & (detector[first] == name)]
         own = own[:: max(1, len(own) // MAX_PAIRS)]
         images = np.unique([table.first[own], table.second[own]])
-        if 2 * min(len(own), len(images) - 1) - N_TERMS < LEAST_FREEDOM:
-            continue
-        fitted = _fit_overlaps(frames, table, own, len(images))
-        if fitted is not None:
-            coefficients, chance = fitted
-            size = _rms_over_detector(coefficients)
-            yield DetectorPattern(result.name, name, len(images), size, chance, False)
+        slopes = _OverlapSlopes.of(frames, table, own, len(images))
+        for n_terms in (N_QUADRATIC, N_CUBIC):
+            fitted = slopes and slopes.fit(n_terms)
+            if fitted is not None and fitted[1] < CHANCE:
+                size = _rms_over_detector(fitted[0])
+                yield DetectorPattern(result.name, name, len(images), size, fitted[1], False)
+                break
 
 
-def _fit_overlaps(frames, table, rows, n_images):
-    """Return the pattern's coefficients and the chance of its statistic; `None` if undetermined.
+@dataclass(frozen=True, eq=False)
+class _OverlapSlopes:
+    """Slopes of the overlaps of a detector's images, and those that each term gives them."""
 
-    Weighted least squares of the slope of each pair, its level being free. Pairs that share
-    images are not independent: the images, not the pairs, give the degrees of freedom.
-    """
-    slopes, weights, design = [], [], []
-    for p in rows.tolist():
-        gram, rhs = table.gram[p], table.rhs[p]
-        terms = _pattern_slopes(frames[table.first[p]], frames[table.second[p]], table.axes[p])
-        if terms is None or not gram[0, 0] > 0:
-            continue
-        weight = gram[1:, 1:] - np.outer(gram[1:, 0], gram[0, 1:]) / gram[0, 0]
+    slopes: np.ndarray
+    weights: np.ndarray
+    design: np.ndarray
+    n_images: int
+
+    @classmethod
+    def of(cls, frames, table, rows, n_images):
+        """Return the slopes of pairs, their levels being free; `None` if there are too few."""
+        good, design = [], []
+        for p in rows.tolist():
+            terms = _pattern_slopes(frames[table.first[p]], frames[table.second[p]], table.axes[p])
+            if terms is not None and table.gram[p, 0, 0] > 0:
+                good.append(p)
+                design.append(terms)
+        if len(good) < LEAST_FREEDOM:
+            return None
+        weights, asked = _slope_equations(table.take(np.array(good)))
         # A narrow overlap has no slope along its short side.
-        slopes.append(
-            np.linalg.pinv(weight, rcond=1e-9) @ (rhs[1:] - gram[1:, 0] * rhs[0] / gram[0, 0])
-        )
-        weights.append(weight)
-        design.append(terms)
-    if len(slopes) < LEAST_FREEDOM:
-        return None
-    slopes, weights, design = np.array(slopes), np.array(weights), np.array(design)
-    normal = np.einsum("pik,pij,pjl->kl", design, weights, design)
-    if np.linalg.cond(normal) > 1e10:
-        return None
-    coefficients = np.linalg.solve(normal, np.einsum("pik,pij,pj->k", design, weights, slopes))
-    left = slopes - design @ coefficients
-    freedom = 2 * min(len(slopes), n_images - 1) - N_TERMS
-    spread = np.einsum("pi,pij,pj->", left, weights, left) / (2 * len(slopes) - N_TERMS)
-    spread *= max(1.0, len(slopes) / (n_images - 1))
-    statistic = coefficients @ normal @ coefficients / (N_TERMS * max(spread, 1e-300))
-    return coefficients, float(fdtrc(N_TERMS, freedom, statistic))
+        inverse = np.linalg.pinv(weights, rcond=1e-9, hermitian=True)
+        slopes = np.einsum("pij,pj->pi", inverse, asked)
+        return cls(slopes, weights, np.array(design), n_images)
+
+    def fit(self, n_terms):
+        """Return the pattern's coefficients and the chance of their statistic, or `None`.
+
+        By weighted least squares. Pairs that share images are not independent: the images, not
+        the pairs, give the degrees of freedom.
+        """
+        design, weights, n = self.design[:, :, :n_terms], self.weights, len(self.slopes)
+        freedom = 2 * min(n, self.n_images - 1) - n_terms
+        normal = np.einsum("pik,pij,pjl->kl", design, weights, design)
+        if freedom < LEAST_FREEDOM or np.linalg.cond(normal) > 1e10:
+            return None
+        right = np.einsum("pik,pij,pj->k", design, weights, self.slopes)
+        coefficients = np.linalg.solve(normal, right)
+        left = self.slopes - design @ coefficients
+        spread = np.einsum("pi,pij,pj->", left, weights, left) / (2 * n - n_terms)
+        spread *= max(1.0, n / (self.n_images - 1))
+        statistic = coefficients @ normal @ coefficients / (n_terms * max(spread, 1e-300))
+        return coefficients, float(fdtrc(n_terms, freedom, statistic))
 
 
 def _pattern_slopes(first, second, axes):
-    """Return the slopes that each term of a pattern gives a pair, shape (2, 3).
+    """Return the slopes that each term of a pattern gives a pair, shape (2, 7).
 
     The difference of the pattern at the two images' pixels, as a plane about the pair's centre.
     """
@@ -183,14 +259,14 @@ def _place(frame, vectors):
 
 def _terms(place):
     x, y = place
-    return np.stack([x**2, x * y, y**2])
+    return np.stack([x**a * y**b for a, b in POWERS])
 
 
 def _rms_over_detector(coefficients):
-    """Return the standard deviation of a quadratic pattern over the detector."""
-    # Of x**2 on -1 to 1 the variance is 4/45, and of x y it is 1/9.
-    xx, xy, yy = coefficients
-    return float(np.sqrt(4 / 45 * (xx**2 + yy**2) + xy**2 / 9))
+    """Return the standard deviation of a pattern over the detector."""
+    x = (np.arange(40) + 0.5) / 20 - 1
+    place = np.stack(np.meshgrid(x, x)).reshape(2, -1)
+    return float(np.std(coefficients @ _terms(place)[: len(coefficients)]))
 
 
 # --------------------------------------------------------------------------------------

@@ -60,7 +60,8 @@ def run_passes(
         pattern = find_shared_pattern(
             frames, passes, measured, used, options, partial(_after_pass, options)
         )
-    # Strips and blocks see the pattern, too: it is found by the errors of the cells.
+    # Strips and blocks see patterns, too: these are found by the errors of the cells.
+    cells = subtract_pattern(measured, pattern)
     area = np.array([frame.whole_grid.pixel_area for frame in frames])
     measured = pooled_passes(measured, used, [p.fit_type for p in passes], area)
     done, table, carried = [], subtract_pattern(measured, pattern), Carried.of(frames)
@@ -68,12 +69,12 @@ def run_passes(
     for k, p in enumerate(passes):
         rows = np.flatnonzero(used == k)
         solved = solve_pass(p.grouped(frames), frames, table, rows, options, sky=sky)
-        solved = replace(solved, patterns=_warn_patterns(solved, frames, table))
+        solved = replace(solved, patterns=_warn_patterns(solved, frames, cells))
         errors = errors and errors.after(solved, table)
         more = carried and carried.after(solved, frames, table)
         if more is not None and errors is not None:
             more = replace(more, spread=errors.spread)
-        table = subtract_solution(table, solved)
+        table, cells = (subtract_solution(pairs, solved) for pairs in (table, cells))
         if k == 0:
             solved = replace(solved, pattern=pattern)
         done.append(replace(solved, carried_of=partial(_given, more)))
@@ -84,7 +85,7 @@ def run_passes(
         if p.subtract_local:
             levels = _local_levels(frames, solved, local)
             frames = _subtract_local(frames, levels)
-            table = shift_levels(table, levels)
+            table, cells = (shift_levels(pairs, levels) for pairs in (table, cells))
         if sky is not None:
             sky = sky - _steps(before, frames)
         logger.info(
