@@ -157,6 +157,7 @@ def correct_library(result: MatchResult, provenance: Provenance) -> None:
     """
     for product in result.products:
         _check_parts(product)
+    for product in result.products:
         frame = product.frame
         shelf, kind = frame.source.shelf, frame.source.shelf.kind
         with shelf.borrowed(frame.source.index, modify=True) as model:
