@@ -95,7 +95,7 @@ def write_skylist(result: MatchResult, path: str | Path, *, overwrite: bool = Fa
     Raises
     ------
     FrameError
-        If an image has a plane, several parts or a flux scale; the message names it.
+        If an image has a plane, a pattern, several parts or a flux scale; the message names it.
     FileExistsError
         If the file exists and ``overwrite`` is not set.
     """
@@ -118,6 +118,8 @@ def _sky_line(product: Product) -> str:
     reason = ""
     if np.any(frame.correction.vector):
         reason = "its correction is a plane; match with fit_type='level'"
+    elif np.any(frame.correction.pattern):
+        reason = "it has a pattern of the detector; match without pattern"
     elif product.lyot is not None:
         reason = "its parts have different levels; match without recombine_lyot"
     elif frame.output_factor != 1.0:

@@ -3,6 +3,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -315,6 +316,18 @@ def test_the_command_line_extends_by_an_association(asn, files, tmp_path, paint,
 def test_a_list_of_levels_refuses_all_but_levels(files, options, match, tmp_path):
     result = lm.match_dithers(files, **options)
     with pytest.raises(FrameError, match=match):
+        write_skylist(result, tmp_path / "sky.txt")
+    assert not (tmp_path / "sky.txt").exists()
+
+
+def test_a_list_of_levels_refuses_patterns(files, tmp_path):
+    result = lm.match_dithers(files)
+    frame = result.frames[1]
+    (applied,) = frame.corrections
+    pattern = replace(applied.correction, pattern=np.full(5, 1e-3))
+    frame = frame.with_keys(corrections=(replace(applied, correction=pattern),))
+    result.products[1] = replace(result.products[1], frame=frame)
+    with pytest.raises(FrameError, match=r"b_cal.fits: .* it has a pattern of the detector"):
         write_skylist(result, tmp_path / "sky.txt")
     assert not (tmp_path / "sky.txt").exists()
 
