@@ -1,100 +1,109 @@
-"""Kill a run at random moments, check its files, and continue it.
+"""Kill commands at random moments, check the files, and run each again.
 
-Run as ``python benchmarks/kills.py [--kills N] [--folder FOLDER]``. The command matches simulated
-MIRI images and is killed by SIGKILL. Each time, the inputs must be unchanged, all output files must
-be complete, and the pairs of the checkpoint are counted. Then the command runs again, and its
-images must equal those of an undisturbed run.
+Run as ``python benchmarks/kills.py [--kills N] [--seed N]``. The commands ``run`` (also with a
+report), ``apply``, ``undo``, ``mosaic``, ``solve`` and ``report`` are killed by SIGKILL at moments
+that are spread evenly over their duration. Each time the inputs must be unchanged, all files
+complete, and no litter left but the checkpoint and the lock. Then the same command runs again.
+Afterwards its outputs must equal those of an undisturbed command, and neither of the two is left.
 """
 
 import argparse
-import hashlib
+import shutil
 import signal
 import subprocess
-import sys
 import tempfile
 import time
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
-from astropy.io import fits
-from sets import written
-
-from levelmatch.measure.store import PairFile
-from levelmatch.record.record import read_record
-
-CHECKPOINT = ".levelmatch-pairs"
+from commands import KEPT, call, command, litter, pixels, small_set, sums
 
 
-def command(paths, output):
-    """Return the command line."""
-    code = "from levelmatch.cli import main; main(prog_name='levelmatch')"
-    return [sys.executable, "-c", code, "run", *map(str, paths), "-o", str(output), "--quiet"]
+def commands_of(paths, done):
+    """Return arguments of each command, and whether it may replace its outputs."""
+    record = done / "levelmatch.asdf"
+    outputs = [done / path.name for path in paths]
+    return {
+        "run": (["run", *paths, "-o", "OUT", "-q"], False),
+        "run --report": (["run", *paths, "-o", "OUT", "-q", "--report"], False),
+        "apply": (["apply", record, *paths, "-o", "OUT", "-q"], False),
+        "undo": (["undo", record, *outputs, "-o", "OUT", "-q"], True),
+        "mosaic": (["mosaic", record, *paths, "-o", "OUT/m.fits", "-q"], True),
+        "solve": (["solve", record, "-o", "OUT/new.asdf", "-q"], True),
+        "report": (["report", record, "-o", "OUT/page.html"], True),
+    }
 
 
-def checksums(paths):
-    """Return the SHA-256 of files."""
-    return [hashlib.sha256(path.read_bytes()).hexdigest() for path in paths]
+def filled(arguments, output, overwrite=False):
+    """Return the arguments with an output folder."""
+    out = [str(a).replace("OUT", str(output)) for a in arguments]
+    return out + (["--overwrite"] if overwrite and "report" not in out[:1] else [])
 
 
-def pixels(folder):
-    """Return the SHA-256 of all arrays of a folder's images; raise if a file is incomplete."""
-    out = {}
-    for path in sorted(folder.iterdir()):
-        if path.suffix == ".fits":
-            with fits.open(path) as hdus:
-                planes = [hdu.data.tobytes() for hdu in hdus if hdu.data is not None]
-            out[path.name] = [hashlib.sha256(plane).hexdigest() for plane in planes]
-        elif path.suffix == ".asdf":
-            read_record(path)
-        elif path.name == CHECKPOINT:
-            PairFile(path).read()
-        else:
-            msg = f"{path}: what is this?"
-            raise RuntimeError(msg)
-    return out
+def check_once(name, arguments, overwrite, output, moment, whole, counts):
+    """Kill a command once, and run it again."""
+    output.mkdir()
+    process = subprocess.Popen(
+        command(*filled(arguments, output)), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    time.sleep(moment)
+    process.send_signal(signal.SIGKILL)
+    killed = process.wait() == -signal.SIGKILL
+    pixels(output)
+    counts["litter"] += len(litter(output))
+    if killed:
+        counts["with files"] += bool(sums(output))
+        done = call(*filled(arguments, output, overwrite))
+        finished = pixels(output) == whole and "exists" in done.stderr
+        counts["not continued"] += done.returncode != 0 and not finished
+    counts["another result"] += pixels(output) != whole
+    left = KEPT.intersection(sums(output)) | set(litter(output))
+    counts["left at the end"] += len(left) if name != "run --report" else 0
+    shutil.rmtree(output)
+    return killed
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--kills", type=int, default=50)
-    parser.add_argument("--folder")
+    parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
+    rng = np.random.default_rng(arguments.seed)
+    total = Counter()
     with tempfile.TemporaryDirectory() as temporary:
-        _, paths = written("miri", arguments.folder or temporary)
-        before = checksums(paths)
-        start = time.perf_counter()
-        subprocess.run(command(paths, Path(temporary) / "whole"), check=True)
-        lasted = time.perf_counter() - start
-        whole = pixels(Path(temporary) / "whole")
-        total = len(read_record(Path(temporary) / "whole" / "levelmatch.asdf").measured)
-        print(f"an undisturbed run: {lasted:.1f} s, {total} pairs, {len(whole)} images")
-        rng = np.random.default_rng(0)
-        moments, kept, images = [], [], []
-        while len(moments) < arguments.kills:
-            output = Path(temporary) / f"out{len(moments)}"
-            moment = rng.uniform(0.0, 1.0) * lasted
-            process = subprocess.Popen(command(paths, output))
-            time.sleep(moment)
-            process.send_signal(signal.SIGKILL)
-            if process.wait() != -signal.SIGKILL:
-                continue
-            left = pixels(output) if output.exists() else {}
-            moments.append(moment)
-            images.append(len(left))
-            kept.append(len(PairFile(output / CHECKPOINT).read()))
-            # A run that is killed after its last image has no checkpoint.
-            finished = left == whole and not (output / CHECKPOINT).exists()
-            if not finished:
-                subprocess.run(command(paths, output), check=True)
-            assert pixels(output) == whole, f"killed after {moment} s: another result"
-            assert not (output / CHECKPOINT).exists()
-            assert checksums(paths) == before, "an input has changed"
-    kept, images = np.array(kept), np.array(images)
-    print(f"{len(moments)} kills: every restart gave the images of the undisturbed run")
-    print(f"  before the first pair was kept: {np.sum(kept == 0)}")
-    print(f"  with some of the pairs kept:    {np.sum((kept > 0) & (kept < total))}")
-    print(f"  with all of them kept:          {np.sum(kept == total)}")
-    print(f"  with some images written:       {np.sum(images > 0)}, half-written: none")
+        folder = Path(temporary)
+        paths = small_set(folder / "in", n=4, side=160)
+        before = sums(folder / "in")
+        done = folder / "done"
+        assert call("run", *paths, "-o", done, "-q").returncode == 0
+        kinds = commands_of(paths, done)
+        each = -(-arguments.kills // len(kinds))
+        for name, (words, overwrite) in kinds.items():
+            whole_folder = folder / "whole"
+            whole_folder.mkdir()
+            start = time.perf_counter()
+            assert call(*filled(words, whole_folder)).returncode == 0, name
+            lasted = time.perf_counter() - start
+            whole = pixels(whole_folder)
+            shutil.rmtree(whole_folder)
+            counts, tried = Counter(), 0
+            while counts["kills"] < each and tried < 3 * each:
+                moment = lasted * (tried % each + rng.uniform()) / each
+                tried += 1
+                killed = check_once(name, words, overwrite, folder / "out", moment, whole, counts)
+                counts["kills"] += killed
+            assert sums(folder / "in") == before, "an input has changed"
+            total += counts
+            print(f"{name:13} {lasted:5.1f} s: {_text(counts)}", flush=True)
+    print(f"{'all':13}          {_text(total)}")
+    bad = ("litter", "not continued", "another result", "left at the end")
+    raise SystemExit(any(total[key] for key in bad))
+
+
+def _text(counts):
+    keys = ("kills", "with files", "litter", "not continued", "another result", "left at the end")
+    return ", ".join(f"{key} {counts[key]}" for key in keys)
 
 
 if __name__ == "__main__":

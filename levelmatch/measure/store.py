@@ -8,6 +8,7 @@ from zlib import crc32
 
 import numpy as np
 
+from levelmatch.atomic import space_errors
 from levelmatch.exceptions import RecordError
 from levelmatch.measure.table import PAIR
 
@@ -187,6 +188,10 @@ class PairFile:
             entry["key"] = np.frombuffer(key, "u1")
             entry["row"] = row
             entry["check"] = _check(entry)
+        with space_errors(self.path):
+            self._append(entries)
+
+    def _append(self, entries):
         self.create()
         with open(self.path, "r+b") as stream:
             if stream.read(len(MAGIC)) in OLDER:

@@ -12,6 +12,7 @@ from threading import get_ident
 from typing import Any
 from uuid import uuid4
 
+from levelmatch.atomic import space_errors
 from levelmatch.exceptions import LevelMatchError
 from levelmatch.images.intake import named_errors
 from levelmatch.images.packing import open_raw
@@ -163,8 +164,9 @@ class OutputLock:
             "run": uuid4().hex,
             "record": self.own or self.earlier,
         }
-        os.ftruncate(self._handle, 0)
-        os.pwrite(self._handle, json.dumps(content).encode(), 0)
+        with space_errors(self.path):
+            os.ftruncate(self._handle, 0)
+            os.pwrite(self._handle, json.dumps(content).encode(), 0)
 
     def declare(self, sha256: str) -> None:
         """Note the record whose outputs are written next."""

@@ -1,0 +1,60 @@
+"""Run all commands on a small disk that is full at many stages.
+
+Run as ``python benchmarks/fulldisk.py``. It mounts file systems in memory of several sizes, which
+needs the right to do so, and runs each command. A command must end well, or with exit status 1 or
+2 and a text that names a file or the folder; never by a signal, and leave no partial file.
+"""
+
+import argparse
+import subprocess
+import tempfile
+from collections import Counter
+from pathlib import Path
+
+from commands import call, litter, pixels, small_set
+from kills import commands_of, filled
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--steps", type=int, default=8)
+    arguments = parser.parse_args()
+    total = Counter()
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        paths = small_set(folder / "in", n=4, side=200)
+        done, disk = folder / "done", folder / "disk"
+        assert call("run", *paths, "-o", done, "-q").returncode == 0
+        disk.mkdir()
+        for name, (words, _) in commands_of(paths, done).items():
+            counts = Counter()
+            for step in range(arguments.steps):
+                # The last is large enough for all.
+                size = 4096 + step * 3_000_000 // arguments.steps
+                mount = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(disk)]
+                subprocess.run(mount, check=True)
+                try:
+                    one(words, disk, counts)
+                finally:
+                    subprocess.run(["umount", str(disk)], check=True)
+            print(f"{name:13} {dict(counts)}", flush=True)
+            total += counts
+    print(f"{'all':13} {dict(total)}")
+    raise SystemExit(any(total[key] for key in ("signals", "unnamed", "litter", "tracebacks")))
+
+
+def one(words, disk, counts):
+    """Run a command on the disk."""
+    output = disk / "out"
+    found = call(*filled(words, output))
+    counts["ended well" if found.returncode == 0 else "refused"] += 1
+    counts["signals"] += found.returncode < 0
+    counts["tracebacks"] += "Traceback" in found.stderr
+    counts["unnamed"] += found.returncode > 0 and str(disk) not in found.stderr
+    if output.exists():
+        pixels(output)
+        counts["litter"] += len(litter(output))
+
+
+if __name__ == "__main__":
+    main()
