@@ -258,7 +258,7 @@ def contents(folder):
                 out[path.name] = [h.data.tobytes() for h in hdus if h.data is not None]
         elif path.suffix == ".asdf":
             read_record(path)
-        else:
+        elif path.name != ".levelmatch-lock":
             assert path.name == ".levelmatch-pairs"
             PairFile(path).read()
     return out

@@ -243,6 +243,7 @@ def _run(values, shown, lock):
         earlier = _earlier_outputs(output, result, values["report"])
         result.write(output, overwrite=overwrite, progress_bar=bar("files"))
         lists = _write_lists(result, values, overwrite=overwrite)
+        lock.forget()
         checkpoint.unlink()
         written = [*written_lines(result, output), *lists]
     written += write_exports(result, **exports)

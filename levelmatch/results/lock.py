@@ -195,9 +195,17 @@ class OutputLock:
             Whether to remove it although it names the record of an unfinished run.
         """
         if forget or not (self.own or self.earlier):
-            with suppress(OSError):
-                self.path.unlink()
+            self.forget()
         os.close(self._handle)
+
+    def forget(self) -> None:
+        """Remove the file, since all outputs are written."""
+        self.own = self.earlier = ""
+        with suppress(OSError):
+            own, there = os.fstat(self._handle), os.stat(self.path)
+            # Another run may have made its own since.
+            if (own.st_dev, own.st_ino) == (there.st_dev, there.st_ino):
+                self.path.unlink()
 
 
 def _is_locked(handle: int) -> bool:

@@ -53,9 +53,10 @@ def check_contents(products: list[Product], provenance: Provenance) -> None:
 
 def _check_header(product: Product, provenance: Provenance) -> None:
     """Make the header of the output of a file."""
-    meta = product.frame.meta
-    header = getattr(meta, "header", meta).copy()
+    own = getattr(product.frame.meta, "header", None)
+    header = None if own is None else own.copy()
     if not isinstance(header, fits.Header):
+        # Of an ASDF file.
         return
     for key in SCALING:
         header.remove(key, ignore_missing=True)
