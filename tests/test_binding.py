@@ -106,14 +106,21 @@ def test_a_file_replaced_while_pairs_are_measured(paths, tmp_path):
 
 def test_a_file_replaced_while_it_is_written(paths, tmp_path, monkeypatch):
     result = match(paths)
-    splice = files.splice
 
-    def replaced(source, *rest):
-        if source == paths[1]:
-            replace(paths[1], keep_time=True)
-        splice(source, *rest)
+    calls = []
 
-    monkeypatch.setattr(files, "splice", replaced)
+    def replacing(splice):
+        def replaced(raw, *rest):
+            calls.append(raw)
+            if len(calls) == 2:
+                replace(paths[1], keep_time=True)
+            splice(raw, *rest)
+
+        return replaced
+
+    # Plain files and others are written by these.
+    for name in ("splice", "splice_places"):
+        monkeypatch.setattr(files, name, replacing(getattr(files, name)))
     with pytest.raises(lm.FrameError, match=r"b\.fits.*: the file changed after it was read"):
         result.write(tmp_path / "out")
     found = sorted(p.name for p in (tmp_path / "out").iterdir())

@@ -74,9 +74,15 @@ def test_every_field_is_a_flag():
         for f in fields(cls):
             if f.name in ("extend", "checkpoint", "stacked"):
                 continue
-            param = params[f.name]
-            assert f"--{f.name.replace('_', '-')}" in param.opts
-            assert param.default == f.default
+            # Footprints are written by --regions.
+            name = "ignore_regions" if f.name == "regions" else f.name
+            param = params[name]
+            assert f"--{name.replace('_', '-')}" in param.opts
+            assert (
+                param.multiple
+                if f.default is None and param.multiple
+                else param.default == f.default
+            )
             assert param.help
             if "choices" in f.metadata:
                 assert list(param.type.values.values()) == list(f.metadata["choices"])

@@ -143,8 +143,14 @@ def test_nothing_is_overwritten_in_silence(files, tmp_path, flag):
     assert result.exit_code == 2
     assert f"{path} exists; --overwrite replaces it" in result.stderr
     assert path.read_text() == "mine"
+    if flag == "--record":
+        # A file that is no record is never replaced.
+        again = run("run", *files, "--dry-run", flag, path, "--overwrite")
+        assert "exists and is no record" in again.stderr
+        path.write_text("#ASDF mine")
+    before = path.read_bytes()
     assert run("run", *files, "--dry-run", flag, path, "--overwrite").exit_code == 0
-    assert path.read_bytes() != b"mine"
+    assert path.read_bytes() != before
 
 
 def test_a_table_of_an_unknown_format(files, tmp_path):

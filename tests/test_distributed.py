@@ -121,6 +121,7 @@ def test_an_asynchronous_client_is_refused(paths):
     asyncio.run(match())
 
 
+@pytest.mark.filterwarnings("ignore::levelmatch.PatternWarning")
 @pytest.mark.parametrize("moment", [0, 3, 7])
 def test_a_worker_killed_while_images_are_sent_changes_nothing(client, paths, monkeypatch, moment):
     images = [CCDData.read(path, hdu="SCI", unit="MJy/sr") for path in paths]

@@ -213,8 +213,11 @@ def test_isolated_image_gets_zero_and_no_nan_spreads(row, fit_type, reference):
     assert list(table["isolated"]) == [False, False, False, True]
     assert table["level"][3] == 0
     assert table["slope_u"][3] == 0
-    for name in ("level", "error", "slope_u", "slope_v", "slope_u_error", "slope_v_error"):
+    for name in ("level", "slope_u", "slope_v"):
         assert np.isfinite(table[name]).all(), name
+    for name in ("error", "slope_u_error", "slope_v_error"):
+        assert np.isfinite(table[name][:3]).all(), name
+    assert np.isnan(table["error"][3])
     found = np.asarray(table["level"])[:3]
     true = np.array(list(levels.values()))[:3]
     tolerance = 0.02 if fit_type == "level" else 0.3
@@ -615,7 +618,7 @@ def test_second_run_keeps_the_provenance_of_the_first(row, tmp_path):
     )
     for image, name in zip(second, levels, strict=True):
         history = [str(line) for line in image.meta["HISTORY"]]
-        text = "".join(history)
+        text = " ".join(" ".join(history).split())
         assert text.count("mosaic: subtracted level") == 2
         total = levels[name] - levels["a.fits"] + (0.5 if name != "a.fits" else 0)
         assert_allclose(image.meta["LMMLEV"], total, atol=0.02)

@@ -23,6 +23,7 @@ def test_example(path, tmp_path, monkeypatch):
     shown = []
     monkeypatch.setattr(pyplot, "show", lambda: shown.append(pyplot.get_fignums()))
     runpy.run_path(str(path), run_name="__main__")
+    shown += pyplot.get_fignums()
     pyplot.close("all")
     assert shown
     assert all(shown)

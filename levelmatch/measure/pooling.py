@@ -32,6 +32,8 @@ COPIES = 1e-10
 LENGTH = 24
 # The most that a variance is taken to grow beyond the largest blocks, twice.
 MAX_GROWTH = 2.0
+# Variances of pairs count up to so many times their median in the mean of a pass.
+MOST_ALIKE = 4.0
 # Elements of the lower triangle of a symmetric matrix.
 LOWER = [(0, 0), (1, 0), (1, 1), (2, 0), (2, 1), (2, 2)]
 
@@ -63,10 +65,10 @@ def pooled_passes(table, used, fit_types, area):
         rows = np.flatnonzero((used == k) & (table.npix > 0))
         if len(rows):
             part = table.take(rows)
-            if fit_terms(fit_type) == 1:
-                # Planes extrapolate: weights that differ much from pair to pair would tilt images
-                # that few pairs hold.
-                part = pooled(part)
+            if fit_type != "level+slope":
+                # Planes extrapolate: a floor that is smaller for the widened errors would let few
+                # pairs tilt an image.
+                part = pooled(part, planes=fit_terms(fit_type) > 1)
             part = weigh_depths(widen_rounded(part), area)
             for name, column in columns.items():
                 column[rows] = getattr(part, name)
@@ -103,7 +105,8 @@ def pooled(table, *, planes=False):
     added = weight * np.where(larger, of_lines, of_blocks * _growth(level))
     # The pairs are widened alike, and keep their relative weights: the variances of few strips are
     # too uncertain for weights, which would cost more than they gain.
-    return weakened(table, np.full(len(added), np.median(added)))
+    typical = np.mean(np.minimum(added, MOST_ALIKE * np.median(added)))
+    return weakened(table, np.full(len(added), typical))
 
 
 def _matrices(lower):
