@@ -133,7 +133,7 @@ class ReadOptions:
         Known levels, subtracted before the images are compared, in the unit of each image: by
         name or in the order of the input. A table has the columns name and level. Of a record
         or a result, the corrections are subtracted. A path is that of a record or a table.
-    regions : None, path, `~regions.Region` or sequence of `~regions.Region`
+    regions : None, path, ``regions.Region`` or sequence of ``regions.Region``
         Regions that are left out of the comparison, of the sky or of each image's pixels: of
         the package regions, or a file of DS9. They are corrected with their image.
     only_regions : bool
