@@ -52,8 +52,8 @@ def report(images, result):
                 f"after matching {after[-1]:+.4f}"
             )
     print(
-        f"  rms of {len(before)} medians: {np.sqrt(np.mean(np.square(before))):.2f} before, "
-        f"{np.sqrt(np.mean(np.square(after))):.4f} after"
+        f"  rms of {len(before)} medians: {np.sqrt(np.nanmean(np.square(before))):.2f} before, "
+        f"{np.sqrt(np.nanmean(np.square(after))):.4f} after"
     )
     print("  pairs of one scan, which share frames:", *shared, sep="\n")
 
