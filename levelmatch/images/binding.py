@@ -101,7 +101,7 @@ class Binding:
 
     @property
     def is_read(self) -> bool:
-        """Whether this process has read the pixels."""
+        """Return whether this process has read the pixels."""
         return self._checksum is not None
 
 

@@ -56,7 +56,7 @@ class Extension:
 
     @property
     def is_sky(self) -> bool:
-        """Whether it is an image of the sky with a celestial WCS, and no array beside one."""
+        """Return whether it is an image of the sky, and no array beside one."""
         is_plane = self.is_image and len(plane_shape(self.shape)) == 2
         return is_plane and self.is_celestial and _BESIDE.fullmatch(self.name) is None
 

@@ -175,7 +175,7 @@ class Plane:
 
     @property
     def is_image(self):
-        """Whether it can hold an image."""
+        """Return whether it can hold an image."""
         return self.header.get("XTENSION", "IMAGE") == "IMAGE"
 
     @property

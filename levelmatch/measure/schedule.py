@@ -1,5 +1,5 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
-"""Which image is read when, and compared with which: by threads, or on a cluster."""
+"""Order of reading and comparing images, by threads or on a cluster."""
 
 from collections import Counter
 from dataclasses import dataclass
@@ -110,7 +110,7 @@ class _Source:
 
     @property
     def in_memory(self):
-        """Whether the pixels come with it."""
+        """Return whether the pixels come with it."""
         return isinstance(getattr(self.frame, "source", None), MemorySource)
 
     def __getstate__(self):
@@ -173,7 +173,7 @@ class _Batch:
 
 @dataclass(frozen=True, eq=False)
 class _Plan:
-    """What is to be done, in an order that keeps few images in memory.
+    """The tasks of a measurement, in an order that keeps few images in memory.
 
     Parameters
     ----------
@@ -184,7 +184,7 @@ class _Plan:
     batches : dict of int to list of `_Batch`
         Those that can be done once an image has been read.
     parts : dict of int to `_Part`
-        What is kept of an image for pairs with later ones that are not next in turn.
+        Parts of an image that wait for its pairs with much later ones.
     sky : list of int
         The images whose sky level is wanted.
     """
@@ -214,9 +214,9 @@ class _Plan:
 def reading_order(grids, pairs):
     """Return the images in an order in which few have to be in memory at a time.
 
-    Of sweeps over the sky in many directions and of the order of a narrow graph (reverse
-    Cuthill-McKee), that which needs the least memory. A sweep along a mosaic's longer
-    side, a little aslant, needs one row of it.
+    Candidates are sweeps over the sky in many directions, and the order of a narrow graph (reverse
+    Cuthill-McKee). The one that needs the least memory is taken. A sweep along a mosaic's
+    longer side, a little aslant, needs one row of it.
 
     Parameters
     ----------
@@ -295,7 +295,7 @@ def _plan(frames, pairs, depth_maps, options, with_sky):
 
 
 def _parts(grids, pairs, order):
-    """What is kept of each image for images much later; nothing where all can well be held."""
+    """Return the part of each image that waits for much later ones; none if all fit in memory."""
     size = _sizes(grids)
     if len(pairs) == 0 or _most_in_memory(order, pairs, size) < MIN_PARTED:
         return {}
@@ -450,6 +450,6 @@ class _Watch:
             next(self.steps, None)
 
     def finish(self):
-        """Let the bar close itself, at the end of what it wraps."""
+        """Let the bar close itself, at the end of its iterable."""
         for _ in self.steps:
             pass

@@ -145,7 +145,7 @@ class PairFile:
         self.path = Path(path)
 
     def exists(self):
-        """Return whether there is such a file; refuse what is no file."""
+        """Return whether there is such a file; refuse a folder of that name."""
         if self.path.is_file() or not os.path.lexists(self.path):
             return self.path.is_file()
         msg = f"{self.path}: not a file of pairs; move it away"

@@ -1,5 +1,5 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
-"""What the steps of all pipelines share; imports stpipe."""
+"""Base of the steps of all pipelines; imports stpipe."""
 
 from pathlib import Path
 from typing import Any

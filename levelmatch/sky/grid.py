@@ -295,7 +295,7 @@ class Grid:
         return np.cross(self.polygon, np.roll(self.polygon, -1, axis=0))
 
     def contains(self, vectors):
-        """Whether unit vectors, shape (n, 3), lie within the outline."""
+        """Return whether unit vectors, shape (n, 3), lie within the outline."""
         return count_inside(np.ascontiguousarray(vectors), self.normals[None]) > 0
 
     def forget(self):

@@ -1,5 +1,5 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
-"""Which images overlap, from their outlines alone."""
+"""Overlaps of images, from their outlines alone."""
 
 from functools import cached_property
 
@@ -253,7 +253,7 @@ def thin_pairs(pairs, area, n, budget):
 
 
 def _nearly_equal(pairs, area, full):
-    """Whether the mean of each image's overlaps is near the largest, shape (n,)."""
+    """Return whether the mean of each image's overlaps is near the largest, shape (n,)."""
     total, largest = np.zeros((2, len(full)))
     for side in pairs.T:
         np.add.at(total, side, area)
@@ -273,7 +273,7 @@ def _fill(pairs, order, limit, keep, degree):
 
 
 def _spanning_forest(pairs, area, n):
-    """Which pairs make the forest of the largest overlaps that links all that can be."""
+    """Return the flags of the pairs in a spanning forest of the largest overlaps."""
     # A minimum tree of weights above zero: the largest overlap costs least.
     cost = 2 - area / area.max()
     # Older releases of scipy take no other indices.

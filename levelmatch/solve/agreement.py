@@ -42,7 +42,7 @@ class Fit:
     left : `~numpy.ndarray`, shape (n, k, k)
         See `~levelmatch.solve.leverage.redundancy`.
     tests : `~levelmatch.solve.leverage.Studentised`
-        How far each pair lies from what the others predict.
+        Distance of each pair from its prediction by the others.
     residual : `~numpy.ndarray`, shape (n,)
         Weighted squared residual of each pair; of whole weight for a rejected one.
     square, freedom : `~numpy.ndarray`, shape (n_sets,)

@@ -97,11 +97,11 @@ class Equations:
         return model
 
     def residuals(self, coefficients):
-        """Return what is left of each pair's coefficients, shape (n, k)."""
+        """Return the residual of each pair's coefficients, shape (n, k)."""
         return self.measured - self.differences(coefficients)
 
     def level_residuals(self, coefficients):
-        """Return what is left of each pair's weighted mean difference, shape (n,)."""
+        """Return the residual of each pair's weighted mean difference, shape (n,)."""
         residual = self.residuals(coefficients)
         return np.einsum("pj,pj->p", self.gram[:, 0], residual) / self.gram[:, 0, 0]
 

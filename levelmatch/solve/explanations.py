@@ -40,7 +40,7 @@ class Doubt:
     right : `~numpy.ndarray`, shape (d,)
         The probability that each is not wrong.
     shift : `~numpy.ndarray`, shape (m, k)
-        What the mean over all explanations adds to the coefficients.
+        Mean over all explanations of the change of the coefficients.
     spread : `~numpy.ndarray`, shape (m * k, n)
         Differences of the coefficients from their mean, times the root of the
         probability; the covariance of the choice is the product with the transpose.

@@ -36,7 +36,7 @@ def members_of(labels, n):
 
 
 def free_coefficients(equations, component, held, active):
-    """Which coefficients are solved for, shape (m, k).
+    """Return the flags of the coefficients to solve for, shape (m, k).
 
     A fixed slope anywhere in a set fixes the set's plane; only where none is,
     that of the group held does.

@@ -127,7 +127,7 @@ def _adapt(floors, robust, solve):
 
 
 def _n_sigma(floors, adapted, solved, weights):
-    """Difference of each pair from what the others predict, over its expected error."""
+    """Return the difference of each pair from its prediction by the others, over its error."""
     precision = floors.precision(adapted.floors)
     left = redundancy(floors.equations, solved)
     counted = np.ones(len(precision), dtype=bool)

@@ -13,7 +13,7 @@ LEAST_REDUNDANCY = 1e-3
 
 
 def redundancy(equations, solved):
-    """Return what the fit leaves of each pair's own errors, shape (n, k, k).
+    """Return the fraction of each pair's own errors that stays in its residual, shape (n, k, k).
 
     With the pair's difference in units of its errors, and H its block of the hat matrix, I - H
     for a unit weight: the variance of the pair's residual if its weight is its inverse variance.

@@ -1,5 +1,5 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
-"""Which image the corrections are relative to, and why."""
+"""The reference image of a mosaic, and the reason for its choice."""
 
 from dataclasses import dataclass, replace
 

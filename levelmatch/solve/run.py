@@ -25,7 +25,7 @@ logger = getLogger(__name__)
 def run_passes(
     frames, passes, measured, used, options, *, sky=None, local=local_level, pattern=None
 ):
-    """Solve the passes one after another, each on what the earlier ones left.
+    """Solve the passes one after another, each on the residuals of the earlier ones.
 
     Parameters
     ----------
@@ -137,7 +137,7 @@ def _hold_named(passes, frames, used):
 
 
 def _steps(before, after):
-    """What was subtracted at each image's centre between two states, in the common unit."""
+    """Return the change of each correction at its image's centre, in the common unit."""
     return np.array(
         [
             (new.correction.coefficients(axes)[0] - old.correction.coefficients(axes)[0])

@@ -38,7 +38,7 @@ class Solution:
     robust : `~numpy.ndarray`, shape (n,)
         The part of its weight that each pair kept: 1 if it agrees with the rest.
     n_sigma : `~numpy.ndarray`, shape (n,)
-        What is left of each pair over its expected error.
+        Residual of each pair over its expected error.
     active : `~numpy.ndarray` of bool, shape (m, k)
         Coefficients that were free.
     covariance_of : callable
@@ -46,8 +46,8 @@ class Solution:
     known_errors : `~numpy.ndarray`, shape (m, k), or None
         Standard errors read from a record; by default computed from the covariance.
     residual : float
-        What is left of the normal equations' right-hand side, as a part of it; of both the
-        norm in units of the diagonal's root.
+        Norm of the residual of the normal equations, as a fraction of that of their right-hand
+        side; both in units of the diagonal's root.
     """
 
     coefficients: np.ndarray
@@ -88,7 +88,7 @@ class Solution:
 
     @property
     def _exact(self):
-        """Whether each group's own covariance is found exactly."""
+        """Return whether each group's own covariance is found exactly."""
         return self.coefficients.size <= MAX_DENSE or not self._covariance.iterative
 
     @cached_property
@@ -200,7 +200,7 @@ class GaugedCovariance:
 
     @property
     def iterative(self):
-        """Whether columns of the inverse are found by iterations."""
+        """Return whether columns of the inverse are found by iterations."""
         return self.solved.system.iterative
 
     def matrix(self):

@@ -49,7 +49,7 @@ class Solver:
 
     @cached_property
     def iterative(self):
-        """Whether iterations take less than factors."""
+        """Return whether iterations take less time than factors."""
         return self.equations.n_groups >= MIN_ITERATIVE and self.work > linear.MAX_WORK
 
     def solve(self, factor):
@@ -101,7 +101,7 @@ class Solver:
         return None
 
     def _modes(self, solved):
-        """What no overlap sees, in the scaled coefficients, shape (m, k, k)."""
+        """Return the changes of the scaled coefficients that no overlap sees, shape (m, k, k)."""
         if self.equations.n_terms == 1:
             modes = np.ones((self.equations.n_groups, 1, 1))
         else:
@@ -159,7 +159,7 @@ class Solved:
         self.residual = 1.0 if self._norm > 0 else 0.0
 
     def left(self):
-        """Return what is left of the scaled right-hand side, shape (m, k)."""
+        """Return the residual of the scaled normal equations, shape (m, k)."""
         left = self.scale * self.equations.gradient(self.factor, self.coefficients, self.prior)
         self.residual = float(np.linalg.norm(left) / self._norm) if self._norm > 0 else 0.0
         return left
@@ -183,7 +183,7 @@ class Solved:
         )
 
     def reach(self, tolerance, most=None):
-        """Add until what is left is under a part of the right-hand side, or no longer shrinks."""
+        """Iterate until the residual is a small fraction of the right-hand side, or stays."""
         before = np.inf
         while True:
             left = self.left()
