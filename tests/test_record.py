@@ -668,3 +668,17 @@ def test_docs_and_schema_agree():
         assert uri in resources
         asdf.schema.check_schema(asdf.util.load_yaml(io.BytesIO(resources[uri])))
         assert any(fnmatch(tag.tag_uri, pattern) for pattern in extension.converters[0].tags)
+
+
+def test_options_that_are_missing_are_named(path, tmp_path):
+    for group in ("read", "measure", "solve"):
+
+        def drop(tree, group=group):
+            tree["options"] = {k: v for k, v in tree["options"].items() if k != group}
+
+        match = r"changed\.asdf: the record is damaged"
+        if group == "read":
+            # Taken for the flat layout of the first records.
+            match = r"changed\.asdf"
+        with pytest.raises(RecordError, match=match):
+            read_record(rewritten(path, drop, tmp_path))

@@ -77,6 +77,10 @@ def read_tree(tree: dict[str, Any]) -> tuple[Levels, dict[str, np.ndarray], np.n
 
 def _run(tree: dict[str, Any]) -> Run:
     options = _current_options(tree["options"])
+    for group in ("read", "measure", "solve"):
+        if not isinstance(options.get(group), dict):
+            msg = f"the record is damaged: its options lack {group!r}"
+            raise RecordError(msg)
     return Run(
         function=str(options["function"]),
         planned=[Pass(**plan) for plan in options["passes"]],
