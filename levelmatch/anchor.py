@@ -118,6 +118,12 @@ def anchor_levels(
     blocks of the sky at least as large as the kernel, so that it covers whatever correlates
     within a block, such as sources of other colours.
     """
+    if not isinstance(result, MatchResult):
+        msg = (
+            f"result: expected a MatchResult, not {type(result).__name__}; recorded_result makes "
+            "one from a record and its images"
+        )
+        raise TypeError(msg)
     if "anchor" in result.run.options:
         msg = f"{result.run.options['anchor']['names'][0]}: the result has this anchor already"
         raise FrameError(msg)
@@ -271,7 +277,13 @@ def _of_image(result: MatchResult, frame: Frame, axes: np.ndarray, how: _Compari
 
 def _anchor_frame(result: MatchResult, item: Any, read: ReadOptions | None) -> Frame:
     """Return an anchor with the scale of the images' common unit."""
-    (frame,) = collect_frames([item], read)
+    frame, *others = collect_frames([item], read)
+    if others:
+        msg = (
+            f"{frame.name}: the anchor's file has {len(others) + 1} images; choose one by "
+            "read=ReadOptions(hdu=...)"
+        )
+        raise FrameError(msg)
     first = result.frames[0]
     # Two different names, of which the first by name sets the unit: only their ratio counts.
     pair = [first.with_keys(name="0", output_factor=1.0), frame.with_keys(name="1")]

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlparse
 
-from levelmatch.atomic import atomic_stream
+from levelmatch.atomic import atomic_stream, refuse_existing
 from levelmatch.exceptions import FrameError
 
 __all__ = [
@@ -226,9 +226,7 @@ def planned_associations(
         if target in contents:
             msg = f"{path.name}: two associations would have this name; rename one"
             raise FrameError(msg)
-        if target.exists() and not overwrite:
-            msg = f"{target} exists; overwrite=True replaces it"
-            raise FileExistsError(msg)
+        refuse_existing(target, overwrite=overwrite)
         association = read_association(path)
         contents[target] = output_association(association, written, directory, provenance)
     return contents

@@ -14,7 +14,14 @@ from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import BinaryIO
 
-__all__ = ["NO_SPACE", "atomic_path", "atomic_stream", "remove_parts", "space_errors"]
+__all__ = [
+    "NO_SPACE",
+    "atomic_path",
+    "atomic_stream",
+    "refuse_existing",
+    "remove_parts",
+    "space_errors",
+]
 
 # Errors of a disk or a quota that is full.
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -24,6 +31,19 @@ PART = re.compile(r"\.levelmatch-[0-9a-f]{16}")
 _PARTS: set[Path] = set()
 # Folder in which Linux shows the open files of a process.
 OWN_FILES = "/proc/self/fd"
+
+
+def refuse_existing(path: Path, *, overwrite: bool) -> None:
+    """Refuse to replace a file, unless that is asked for.
+
+    Raises
+    ------
+    FileExistsError
+        If the file exists and ``overwrite`` is not set.
+    """
+    if path.exists() and not overwrite:
+        msg = f"{path} exists; overwrite=True replaces it"
+        raise FileExistsError(msg)
 
 
 @contextmanager

@@ -208,10 +208,10 @@ class Facts:
         return worst_seam(self)
 
     def rms_of_pass(self, matched):
-        """Return the rms of a pass's kept pairs: of their differences, and of their residuals.
+        """Return the rms difference of a pass's kept pairs, and their rms residual.
 
-        The differences are those before any pass, the residuals those after this one; NaN
-        without any.
+        Differences are taken before any pass, residuals after this one. Both are NaN without
+        a kept pair.
         """
         rows = matched.rows[matched.kept]
         return _rms(values(self.pairs["level"])[rows]), _rms(matched.residual[matched.kept])

@@ -3,7 +3,7 @@
 
 from pathlib import Path
 
-from levelmatch.atomic import atomic_stream
+from levelmatch.atomic import atomic_stream, refuse_existing
 from levelmatch.exceptions import FrameError
 from levelmatch.record.levels import Levels
 
@@ -39,9 +39,7 @@ def write_skyfile(result: Levels, path: str | Path, *, overwrite: bool = False) 
         If the file exists and ``overwrite`` is not set.
     """
     path = Path(path)
-    if path.exists() and not overwrite:
-        msg = f"{path} exists; overwrite=True replaces it"
-        raise FileExistsError(msg)
+    refuse_existing(path, overwrite=overwrite)
     files: dict[str, list[float]] = {}
     for frame in result.frames:
         if not frame.correction.is_level:

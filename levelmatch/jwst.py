@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from levelmatch.atomic import atomic_stream
+from levelmatch.atomic import atomic_stream, refuse_existing
 from levelmatch.exceptions import FrameError
 from levelmatch.results.products import Product
 from levelmatch.results.result import MatchResult
@@ -101,9 +101,7 @@ def write_skylist(result: MatchResult, path: str | Path, *, overwrite: bool = Fa
     """
     path = Path(path)
     lines = [_sky_line(product) for product in result.products]
-    if path.exists() and not overwrite:
-        msg = f"{path} exists; overwrite=True replaces it"
-        raise FileExistsError(msg)
+    refuse_existing(path, overwrite=overwrite)
     path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_stream(path) as stream:
         stream.write("".join(lines).encode())

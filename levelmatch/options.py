@@ -271,9 +271,9 @@ class SolveOptions:
         Systematic scatter of the pairs, in the common unit; `None` to estimate it.
     robust : {"auto", "tukey", "huber", None}
         Treatment of wrong pairs, with the weights ``"ivar"`` and in sets of at least 10
-        independent loops. ``"auto"`` rejects pairs that lie clearly outside of the scatter of
-        the others, each judged by what the other pairs predict for it; where large
-        differences are part of the scatter, it rejects none. ``"tukey"`` and ``"huber"``
+        independent loops. ``"auto"`` predicts each pair from the others, and rejects it if it
+        lies clearly outside of their scatter. It rejects none where large differences are
+        part of the scatter. ``"tukey"`` and ``"huber"``
         weigh each pair by its residual, with Tukey's biweight or Huber's weights, and suit
         images that overlap with many others; where an image has about four neighbours, they
         make the floor and the errors too small. `None` keeps the weight of all pairs.

@@ -24,7 +24,7 @@ COMPLETE = "level_match_step_complete.txt"
 # How pairs are sampled: the default of PJPipe is bilinear, as is this package's own.
 METHODS = {"interp": "direct", "adaptive": "adaptive", "exact": "exact"}
 WEIGHTS = ("equal", "npix", "rms", "ivar")
-# Parameters without meaning here: their defaults, and what the package does.
+# Parameters that have no effect: their defaults, and the reason.
 IDLE = {
     "sigma": (3, "local levels are clipped at 3 sigma"),
     "npixels": (3, "sources are grown by the package's own kernel"),

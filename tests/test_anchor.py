@@ -8,6 +8,7 @@ import pytest
 from astropy import units as u
 from astropy.convolution import Gaussian2DKernel
 from astropy.coordinates import SkyCoord
+from astropy.io import fits
 from astropy.nddata import CCDData
 from astropy.wcs import WCS
 from click.testing import CliRunner
@@ -239,3 +240,15 @@ def test_anchors_are_checked():
         lm.anchor_levels(result, (SkyCoord(30, 2, unit="deg"), 1.0))
     with pytest.warns(lm.LevelMatchWarning, match="only . independent blocks"):
         lm.anchor_levels(result, anchor_of(noise, 72.0, 0.0))
+
+
+def test_a_record_and_a_file_of_many_images_are_refused(tmp_path):
+    result, noise = matched(0)
+    with pytest.raises(TypeError, match="result: expected a MatchResult, not Record"):
+        lm.anchor_levels(result.record, anchor_of(noise, 20.0, 0.0))
+    one = anchor_of(noise, 20.0, 0.0).to_hdu()[0]
+    hdus = [fits.PrimaryHDU(), *(fits.ImageHDU(one.data, one.header, f"A{k}") for k in (1, 2))]
+    hdus[2].header["CRVAL1"] += 1.0
+    fits.HDUList(hdus).writeto(tmp_path / "two.fits")
+    with pytest.raises(lm.FrameError, match=r"two\.fits.*: the anchor's file has 2 images"):
+        lm.anchor_levels(result, tmp_path / "two.fits")

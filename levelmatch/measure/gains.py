@@ -21,7 +21,7 @@ __all__ = ["flux_gain"]
 # Cells that it takes, and those for a quadratic.
 MIN_CELLS = 16
 MIN_QUADRATIC = 30
-# Of more cells, blocks of them are compared: that takes less time, and stars cross less often.
+# More cells than these are compared in blocks. That takes less time, and fewer stars lie on edges.
 MANY_CELLS = 1000
 # Cells with less than this fraction of the fullest one's samples are left out.
 MIN_FILLED = 0.3

@@ -39,8 +39,8 @@ __all__ = [
 logger = getLogger(__name__)
 # The scatter of a cell of which less than this fraction is sampled is too uncertain.
 MIN_FILLED = 0.02
-# How much more of a cell's noise its neighbours share if its pixels are much finer than those
-# of the other image, and the least fraction, along an axis, that it has to itself.
+# Cells of pixels much finer than those of the other image share noise with their neighbours: the
+# growth of the shared part with the ratio of the pixels, and the least unshared fraction per axis.
 LOST_COARSE = 0.5
 MIN_OWN = 0.3
 # The least scatter, of images that are zero.

@@ -351,7 +351,7 @@ def _batch(group, pairs, depth_maps, place, key, options):
 
 
 def _sky_level(image):
-    """Sigma-clipped median of the good pixels; of at most about a million."""
+    """Return the sigma-clipped median of the good pixels, from a sample of about a million."""
     from astropy.stats import sigma_clipped_stats
 
     data = image.pixels

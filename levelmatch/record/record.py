@@ -15,7 +15,7 @@ from astropy.table import QTable
 from astropy.wcs import WCS, FITSFixedWarning
 
 from levelmatch.asdf_guard import checked_content
-from levelmatch.atomic import atomic_stream
+from levelmatch.atomic import atomic_stream, refuse_existing
 from levelmatch.exceptions import FrameError, RecordError
 from levelmatch.images.frame import Frame
 from levelmatch.images.intake import check_regular
@@ -265,9 +265,7 @@ class Record(Levels):
             If the file exists and ``overwrite`` is not set, or it is no record.
         """
         path = Path(path)
-        if path.exists() and not overwrite:
-            msg = f"{path} exists; overwrite=True replaces it"
-            raise FileExistsError(msg)
+        refuse_existing(path, overwrite=overwrite)
         check_record_path(path)
         content = self.content
         if lock is not None:

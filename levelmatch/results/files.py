@@ -15,7 +15,7 @@ from astropy.io import fits
 from astropy.nddata import CCDData
 from astropy.wcs import WCS
 
-from levelmatch.atomic import atomic_stream
+from levelmatch.atomic import atomic_stream, refuse_existing
 from levelmatch.exceptions import FrameError
 from levelmatch.images.frame import Frame
 from levelmatch.images.intake import named_writing
@@ -130,10 +130,8 @@ def check_outputs(
         if path.is_dir():
             msg = f"{path.name}: the folder {path} has the name of this output; move it away"
             raise FrameError(msg)
-        is_own = lock is not None and path.exists() and lock.may_replace(path)
-        if path.exists() and not (overwrite or is_own):
-            msg = f"{path} exists; overwrite=True replaces it"
-            raise FileExistsError(msg)
+        is_own = lock is not None and lock.may_replace(path)
+        refuse_existing(path, overwrite=overwrite or is_own)
         paths.append(path)
     return paths
 

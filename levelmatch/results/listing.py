@@ -4,6 +4,7 @@
 from pathlib import Path
 
 from levelmatch.associations import planned_associations
+from levelmatch.atomic import refuse_existing
 from levelmatch.record.run import Provenance
 from levelmatch.results.lock import OutputLock
 from levelmatch.results.products import Product, by_file
@@ -58,7 +59,5 @@ def output_associations(
         written, associations, directory, overwrite=True, provenance=provenance
     )
     for path in contents:
-        if path.exists() and not (overwrite or lock.may_replace(path)):
-            msg = f"{path} exists; overwrite=True replaces it"
-            raise FileExistsError(msg)
+        refuse_existing(path, overwrite=overwrite or lock.may_replace(path))
     return contents

@@ -13,7 +13,7 @@ from astropy.io import fits
 from astropy.nddata import CCDData
 from astropy.wcs import WCS, FITSFixedWarning
 
-from levelmatch.atomic import atomic_stream
+from levelmatch.atomic import atomic_stream, refuse_existing
 from levelmatch.docstrings import share_parameters
 from levelmatch.exceptions import FrameError, NoOverlapError
 from levelmatch.images.collect import collect_frames
@@ -98,8 +98,8 @@ def make_mosaic(
     Returns
     -------
     mosaic : `~astropy.nddata.CCDData` or `~pathlib.Path`
-        In float32, masked and NaN where there is no image, in the unit of the first image by
-        name (units per pixel: of that image's pixels, whatever the mosaic's are). With
+        The mosaic in float32, masked and NaN where there is no image. Its unit is that of the
+        first image by name; a unit per pixel refers to the pixels of that image. With
         ``output``, the file; its first HDU holds the mosaic, and its extension COVERAGE the
         coverage.
     coverage : `~numpy.ndarray`, shape (ny, nx)
@@ -269,9 +269,7 @@ def _check_output(output: Any, overwrite: bool) -> Path:
     if path.suffix not in (".fits", ".fit", ".fts"):
         msg = f"output: {path.name!r} does not end in .fits; a compressed file cannot be filled"
         raise ValueError(msg)
-    if path.exists() and not overwrite:
-        msg = f"{path} exists; overwrite=True replaces it"
-        raise FileExistsError(msg)
+    refuse_existing(path, overwrite=overwrite)
     path.parent.mkdir(parents=True, exist_ok=True)
     return path
 

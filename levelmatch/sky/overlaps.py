@@ -109,7 +109,7 @@ def _near_pairs(centres, radii, chunk):
                 near = tree.sparse_distance_matrix(trees[b], reach, output_type="ndarray")
                 first, second = part[near["i"]], small[near["j"]]
                 touch = near["v"] <= _chord(radii[first] + radii[second])
-                # Of one class each pair is found twice.
+                # Within one class each pair is found twice.
                 touch &= (first < second) if a == b else (first != second)
                 pairs = np.stack([first[touch], second[touch]], axis=1).astype(np.intp)
                 yield np.ascontiguousarray(np.sort(pairs, axis=1))

@@ -72,7 +72,7 @@ class Equations:
 
     @cached_property
     def root(self):
-        """Roots of the pairs' normal matrices, shape (n, k, k): of errors one in each direction."""
+        """Square roots of the pairs' normal matrices, shape (n, k, k)."""
         if self.n_terms == 1:
             return np.sqrt(self.gram)
         size, turn = np.linalg.eigh(self.gram)

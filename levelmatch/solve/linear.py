@@ -50,9 +50,9 @@ def sum_by(label, values, n):
 
 
 def direct_work(graph, k):
-    """Return a bound on the operations of a factorisation, in a band, of k by k blocks.
+    """Return a bound on the operations of a banded factorisation of k by k blocks.
 
-    Of a chain it grows as its length, of a field as the square of its images.
+    It grows as the length of a chain, and as the square of the number of images of a field.
 
     Parameters
     ----------

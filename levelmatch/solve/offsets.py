@@ -198,7 +198,7 @@ class _Offsets:
         spread = max(np.ptp(np.concatenate([tile.levels for tile in known])), error)
         scatters = np.geomspace(LEAST_SCATTER * error, MOST_SCATTER * spread, N_SCATTERS)
         logs = np.array([_Given(self.tiles, scatter).log_likelihood for scatter in scatters])
-        # Of the logarithm of the scatter, which the grid is even in.
+        # The prior is on the logarithm of the scatter, in which the grid is even.
         prior = scatters / (scatters + error)
         prior[0] = EQUAL * prior[1:].sum()
         logs += np.log(prior)
