@@ -318,3 +318,18 @@ def test_digests_are_those_of_the_values(tmp_path, flags):
     assert identity["sha256"] == expected[0]
     assert identity["mask_sha256"] == (expected[1] if flags else "")
     assert identity["dtype"] == "f4"
+
+
+def test_some_rows_are_read(tmp_path):
+    paths = simulate_miri(tiles=(1, 1), n_dithers=1, shape=(64, 66)).write(tmp_path)
+    regions = [(slice(40, 64), slice(a, b)) for a, b in ((0, 20), (20, 30), (30, 66), (45, 46))]
+    for flag in (False, True):
+        if flag:
+            with fits.open(paths[0], mode="update") as hdus:
+                hdus["DQ"].data[40:64, 30:] = 1
+        (frame,) = collect_frames(paths)
+        whole = frame.load()
+        assert_array_equal(frame.source.read_rows(40, 64, frame.dq_bits), whole[40:64])
+        found = [frame.has_good_pixels(region) for region in regions]
+        assert found == [bool(np.isfinite(whole[region]).any()) for region in regions]
+        assert found[2] is not flag

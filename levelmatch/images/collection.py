@@ -172,7 +172,7 @@ def _without_lyot(frames, notes, mosaic):
         region = _lyot_of_main_chip(frame)
         if region is None:
             continue
-        if frame.region is None and np.isfinite(frame.load()[region]).any():
+        if frame.region is None and frame.has_good_pixels(region):
             frames[k] = frame.with_keys(region=region)
         if frames[k].region is not None:
             notes.add("lyot" if mosaic else "lyot left out", frame.name)

@@ -8,7 +8,7 @@ all files that are not plain.
 import hashlib
 import os
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from math import isfinite, prod
 
@@ -177,6 +177,12 @@ class Plane:
     def is_image(self):
         """Return whether it can hold an image."""
         return self.header.get("XTENSION", "IMAGE") == "IMAGE"
+
+    def rows(self, start, stop):
+        """Return some rows of an image as a plane of their own."""
+        row = self.size // self.shape[0]
+        shape = (stop - start, *self.shape[1:])
+        return replace(self, offset=self.offset + start * row, size=shape[0] * row, shape=shape)
 
     @property
     def offset_of_values(self):

@@ -210,6 +210,23 @@ class Frame:
             raise FrameError(msg)
         return out, fills
 
+    def has_good_pixels(self, region):
+        """Return whether a region has a good pixel; only its rows are read of a plain file.
+
+        Parameters
+        ----------
+        region : tuple of slice
+            Rows and columns of the whole image.
+        """
+        y, x = region
+        rows = None
+        if self.selection is None and hasattr(self.source, "read_rows"):
+            rows = self.source.read_rows(y.start, y.stop, self.dq_bits)
+        if rows is None:
+            return bool(np.isfinite(self.load()[region]).any())
+        mask_fill(rows, self.blank)
+        return bool(np.isfinite(rows[:, x]).any())
+
     def missing(self, data):
         """Return where an image has no data, or `None` if it has data everywhere.
 

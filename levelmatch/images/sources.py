@@ -240,6 +240,16 @@ class FileSource:
         except OSError:
             return None
 
+    def read_rows(self, start: int, stop: int, dq_bits: int) -> np.ndarray | None:
+        """Return some rows of a plain file, NaN where flagged; `None` of other files."""
+        if self.planes is None:
+            return None
+        image, dq = (plane and plane.rows(start, stop) for plane in self.planes)
+        try:
+            return fastfits.read_plane(self.path, image, dq, dq_bits & 0xFFFFFFFF)
+        except OSError:
+            return None
+
 
 def decoded_image(hdu) -> np.ndarray:
     """Return the pixels of an HDU as a plane, NaN where blank.
