@@ -192,10 +192,14 @@ class Levels(Views):
 
     @property
     def suspects(self) -> list[str]:
-        """Names of the images that disagree with their neighbours, the worst first."""
+        """Names of the images that disagree with their neighbours, the worst first.
+
+        By their levels, and after these by their flux scales.
+        """
         facts = Facts(self)
-        rows = [facts.order[i] for s in facts.suspects.values() for i in s.images]
-        return [self.frames[row].name for row in dict.fromkeys(rows)]
+        images = [i for s in facts.suspects.values() for i in s.images]
+        images += [difference.image for difference in facts.flux_differences]
+        return [self.frames[facts.order[i]].name for i in dict.fromkeys(images)]
 
     @property
     def notes(self) -> list[str]:
