@@ -42,9 +42,10 @@ solve : `SolveOptions` or None
 reference : str or int
     The image (or tile) whose correction is zero: its name, its index in the input,
     ``"mean"`` for a mean correction of zero, or ``"auto"``: the image closest in time to
-    dedicated backgrounds, else the one with the most overlaps; ties go to the largest
-    overlapping area and then to the first name. Never a Lyot image. If all images are one
-    tile, `match_levels` holds a named image in the last pass that has pairs.
+    dedicated backgrounds, else the one with the most overlaps; ties go to the flattest by its
+    own pairs, then to the largest overlapping area and to the first name. Never a Lyot image.
+    If all images are one tile, `match_levels` holds a named image in the last pass that has
+    pairs.
 """,
     "raises": """
 TypeError, ValueError

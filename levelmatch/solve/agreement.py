@@ -1,5 +1,5 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
-"""How well pairs and images agree with all others."""
+"""Tests of pairs and images against all others."""
 
 from dataclasses import dataclass
 
@@ -11,23 +11,23 @@ from levelmatch.solve.weights import LEAST_WEIGHT
 
 __all__ = ["SIGNIFICANCE", "Agreement", "Fit"]
 
-# Probability that any pair, or image, of a set without wrong ones is taken for wrong.
+# Probability of a false alarm in a set: that any right pair, or image, is taken for wrong.
 SIGNIFICANCE = 0.01
-# The kurtosis of normal errors, in units of its standard error, over the first plus their largest
-# distance from the expected distribution, times the root of the degrees of freedom, over the
-# second is under the third in 998 of 1000 sets.
+# Units of two tests of normality: the excess kurtosis over its standard error, and the
+# Kolmogorov-Smirnov distance times the root of the degrees of freedom.
 KURTOSIS = 3.0
 DISTANCE = 1.15
+# Limit of the sum of both tests in these units: 998 of 1000 sets of normal errors are below it.
 MAX_BOTH = 1.7
-# Squares of studentised residuals that are never unlikely.
+# Squared studentised residuals below this are never significant.
 LEAST_EXCESS = 1.0
-# Redundancy under which an image cannot be tested.
+# Smallest redundancy of an image that is tested.
 LEAST_OF_IMAGE = 0.5
 
 
 @dataclass(frozen=True, eq=False)
 class Fit:
-    """A solution with settled floors, and its tests.
+    """A solution with converged floors, and its tests.
 
     Parameters
     ----------
@@ -36,17 +36,17 @@ class Fit:
     counted : `~numpy.ndarray` of bool, shape (n,)
         Pairs that are not rejected.
     extra : `~numpy.ndarray`, shape (n,)
-        Square of the scatter that wrong images add to their pairs.
+        Variance that wrong images add to their pairs.
     solved : `~levelmatch.solve.solver.Solved`
         The solution.
     left : `~numpy.ndarray`, shape (n, k, k)
         See `~levelmatch.solve.leverage.redundancy`.
     tests : `~levelmatch.solve.leverage.Studentised`
-        Distance of each pair from its prediction by the others.
+        Difference between each pair and its prediction by the others.
     residual : `~numpy.ndarray`, shape (n,)
-        Weighted squared residual of each pair; of whole weight for a rejected one.
+        Weighted squared residual of each pair. Rejected pairs have their full weight here.
     square, freedom : `~numpy.ndarray`, shape (n_sets,)
-        Sum of these squares, and degrees of freedom, of the pairs that the floor is of.
+        Sum of these squares, and degrees of freedom, of the pairs that determine the floor.
     """
 
     floors: np.ndarray
@@ -61,19 +61,19 @@ class Fit:
 
     @property
     def sound(self):
-        """Pairs that the floor is estimated from, shape (n,)."""
+        """Flags of the pairs that determine the floor, shape (n,)."""
         return self.counted & (self.extra == 0)
 
 
 class Agreement:
-    """Fits to chosen pairs, and tests of pairs and images by them.
+    """Fits to selected pairs, and the tests of pairs and images by these fits.
 
     Parameters
     ----------
     floors : `~levelmatch.solve.floors.Floors`
         Estimates the floor of each set.
     solve : callable
-        Returns the solution for floors, shape (n_sets,), and robust weights, shape (n,).
+        Returns the solution for given floors, shape (n_sets,), and robust weights, shape (n,).
     """
 
     def __init__(self, floors, solve):
@@ -84,12 +84,12 @@ class Agreement:
         self._solve = solve
 
     def robust(self, floors, counted, extra):
-        """Fraction of its weight that each pair keeps, shape (n,)."""
+        """Return the fraction of its weight that each pair keeps, shape (n,)."""
         ratio = self.floors.precision(floors, extra) / self.floors.precision(floors)
         return np.maximum(np.where(counted, ratio, LEAST_WEIGHT), LEAST_WEIGHT)
 
     def fit(self, start, counted, extra=None, **steps):
-        """Return the `Fit` to pairs that count, with floors settled from a start."""
+        """Return the `Fit` to the counted pairs, its floors iterated from ``start``."""
         extra = np.zeros(len(counted)) if extra is None else extra
         sound = counted & (extra == 0)
         floors, solved = self.floors.settle(
@@ -107,9 +107,10 @@ class Agreement:
         return Fit(floors, counted, extra, solved, left, tests, residual, square, freedom)
 
     def excess(self, fit):
-        """Squared studentised deleted residuals, shape (n,), and their p-values.
+        """Return the squared studentised deleted residuals, shape (n,), and their p-values.
 
-        The scatter is that of the other pairs; it is not less than the pair's own error.
+        Each residual is divided by the scatter of the other pairs, or by the pair's own
+        standard error if that is larger.
         """
         tests, terms = fit.tests, np.maximum(fit.tests.terms, 1)
         square, freedom = fit.square[self.set_of], fit.freedom[self.set_of]
@@ -120,26 +121,26 @@ class Agreement:
         least = 1.0 if self.floors.fixed is not None else self.floors.precision(fit.floors)
         excess = tests.square / terms / np.maximum(scale, least)
         excess[tests.terms == 0] = 0.0
-        # Of the many small ones the exact probability is of no use.
+        # Most are small, and need no exact probability.
         p_value = np.ones(len(excess))
         rows = np.flatnonzero(excess > LEAST_EXCESS)
         p_value[rows] = fdtrc(terms[rows], np.maximum(others, 1)[rows], excess[rows])
         return excess, p_value
 
     def significant(self, p_value):
-        """Pairs that are too far out for the number of pairs of their set, shape (n,)."""
+        """Return flags of significant pairs, by Bonferroni's correction in each set, (n,)."""
         return p_value * self.number[self.set_of] < SIGNIFICANCE
 
     def critical(self, fit):
-        """The least significant excess in each set, shape (n_sets,)."""
+        """Return the smallest excess that is significant in each set, shape (n_sets,)."""
         freedom = np.maximum(fit.freedom, 1)
         return fdtri(self.equations.n_terms, freedom, 1 - SIGNIFICANCE / self.number)
 
     def not_normal(self, fit):
-        """Sets of which the sound pairs do not scatter as normal errors do, shape (n_sets,).
+        """Return flags of sets whose sound pairs are not normally distributed, shape (n_sets,).
 
-        By the sum of their kurtosis (Mardia 1970, Biometrika 57, 519) and the largest distance of
-        their cumulative distribution from the expected one (Kolmogorov and Smirnov).
+        The test adds their excess kurtosis (Mardia 1970, Biometrika 57, 519) and the
+        Kolmogorov-Smirnov distance of their distribution from the expected one.
         """
         k = self.equations.n_terms
         rows = np.flatnonzero(fit.sound & (fit.tests.terms == k))
@@ -161,10 +162,10 @@ class Agreement:
         return np.maximum(kurtosis, 0) / KURTOSIS + distance / DISTANCE > MAX_BOTH
 
     def images(self, fit):
-        """P-values of the scatter of each image's sound pairs against the others', (m,).
+        """Return the p-value of each image: of the scatter of its pairs against all others, (m,).
 
-        By the ratio of the mean weighted squared residuals, each over their expectation, the
-        sum of the redundancies.
+        An F test compares two sums of weighted squared residuals, each divided by its
+        expectation, the sum of the redundancies.
         """
         own = np.trace(fit.left, axis1=1, axis2=2)
         freedom = self._at_images(np.where(fit.sound, own, 0.0))
@@ -173,18 +174,18 @@ class Agreement:
         others = fit.freedom[component] - freedom
         scale = (fit.square[component] - square) / np.maximum(others, 1e-9)
         least = 0.0 if self.floors.fixed is None else 1.0
-        # Pairs of unlike errors share a floor: without it, they scatter as these say.
+        # Without a floor, the pairs scatter by their own errors.
         least = np.where(fit.floors[component] > 0, least, 1.0)
         ratio = square / np.maximum(freedom, 1e-9) / np.maximum(scale, np.maximum(least, 1e-9))
         p_value = fdtrc(np.maximum(freedom, LEAST_OF_IMAGE), np.maximum(others, 1.0), ratio)
         return np.where((freedom > LEAST_OF_IMAGE) & (others > 1), p_value, 1.0)
 
     def _at_images(self, values):
-        """Sums of the values of each image's pairs, shape (m,)."""
+        """Return the sum of the values of each image's pairs, shape (m,)."""
         n = self.equations.n_groups
         ends = (self.equations.first, self.equations.second)
         return sum(np.bincount(side, values, minlength=n) for side in ends)
 
     def degree(self, chosen):
-        """Number of chosen pairs of each image, shape (m,)."""
+        """Return the number of chosen pairs of each image, shape (m,)."""
         return self._at_images(chosen.astype(float)).astype(int)

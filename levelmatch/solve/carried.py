@@ -1,11 +1,10 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
-"""The uncertainty that earlier passes carry into later ones.
+"""Covariance of the corrections of all passes.
 
-A later pass solves the differences that the earlier corrections leave. The errors of these
-corrections enter its pairs, and all pairs of an image share the error of its correction. With c
-the earlier corrections and x the solution of the pass, an error of c changes x by -R c, so that
-the covariance of c + x is M C M^T + X, with M = 1 - R, C the covariance of c, and X that of x for
-exact c.
+A later pass solves the residuals of the earlier corrections, so it inherits their errors. All
+pairs of an image share the error of its earlier correction. Let c be the earlier corrections,
+with covariance C, and x the solution of the pass, with covariance X for exact c. An error e of c
+changes x by -R e. The covariance of c + x is therefore M C M^T + X, with M = 1 - R.
 """
 
 from dataclasses import dataclass
@@ -21,7 +20,7 @@ __all__ = ["Carried"]
 
 @dataclass(frozen=True, eq=False)
 class Carried:
-    """Covariance of the corrections of all images after some passes.
+    """Covariance of the corrections of all images after one or more passes.
 
     Parameters
     ----------
@@ -31,7 +30,7 @@ class Carried:
     n_terms : int
         k: 1 if all corrections are levels, else 3.
     spread : `~numpy.ndarray`, shape (n, 3, r), or None
-        Root of the covariance that the pattern of the detectors adds.
+        Square root of the covariance that a pattern of the detectors adds.
     """
 
     matrix: np.ndarray
@@ -40,7 +39,7 @@ class Carried:
 
     @classmethod
     def of(cls, frames):
-        """Return the covariance before the first pass: the variances of earlier functions."""
+        """Return the covariance before the first pass: the variances of known corrections."""
         variances = np.array([_variance(frame) for frame in frames])
         n_terms = 3 if variances[:, 1:].any() else 1
         return cls(np.diag(np.nan_to_num(variances[:, :n_terms]).ravel()), n_terms)
@@ -60,7 +59,7 @@ class Carried:
         return out if self.spread is None else out + self.spread[i] @ self.spread[j].T
 
     def after(self, result, frames, table):
-        """Return the covariance after one more pass, or `None` if it is too large to hold.
+        """Return the covariance after one more pass, or `None` if it is too large.
 
         Parameters
         ----------
@@ -78,7 +77,7 @@ class Carried:
         own = _with_terms(self.matrix, self.n_terms, k)
         spread = _to_images(result, axes, k)
         change = np.eye(len(own)) - spread @ _response(result, axes, table, k)
-        # The error of an isolated group is not known, and enters no other.
+        # The unknown error of an isolated group enters no other.
         new = spread @ np.nan_to_num(result.solution.covariance_matrix) @ spread.T
         return Carried(change @ own @ change.T + new, k)
 
@@ -89,7 +88,7 @@ def _variance(frame):
 
 
 def _with_terms(matrix, old, new):
-    """Return a covariance of more terms for each image, the new ones known to be zero."""
+    """Return a covariance with more terms of each image; the variance of new terms is zero."""
     if old == new:
         return matrix
     n = len(matrix) // old
@@ -99,7 +98,7 @@ def _with_terms(matrix, old, new):
 
 
 def _to_images(result, axes, k):
-    """Return the matrix from the groups' coefficients to those of the images, dense."""
+    """Return the dense matrix from the groups' coefficients to the images'."""
     group, terms = result.group, result.solution.coefficients.shape[1]
     blocks = np.zeros((len(group), k, terms))
     if terms == 1:
@@ -110,7 +109,7 @@ def _to_images(result, axes, k):
 
 
 def _response(result, axes, table, k):
-    """Return the matrix R from errors of earlier corrections to those of the solution."""
+    """Return the matrix R: an error e of the earlier corrections changes the solution by -R e."""
     rows = np.asarray(result.rows)[np.asarray(result.kept)]
     first, second = table.first[rows], table.second[rows]
     solution, group = result.solution, result.group
@@ -137,7 +136,7 @@ def _group_terms(result, pair_axes, group, terms):
 
 
 def _dense(blocks, rows, columns, n_columns, n_rows=None):
-    """Return a dense matrix of blocks, shape (n, a, b), added up at block rows and columns."""
+    """Return the dense matrix that is the sum of blocks, shape (n, a, b), at their places."""
     n, a, b = blocks.shape
     n_rows = n if n_rows is None else n_rows
     row = (a * rows[:, None, None] + np.arange(a)[None, :, None]) + np.zeros((1, 1, b), int)

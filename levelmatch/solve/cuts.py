@@ -1,5 +1,5 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
-"""Reject pairs, but never the only link."""
+"""Rejection of pairs by area, extent and scatter; the only link of two sets is kept."""
 
 import numpy as np
 from scipy.sparse import coo_array
@@ -10,12 +10,12 @@ from levelmatch.sky.overlaps import components
 __all__ = ["select_pairs"]
 
 
-# A scatter under this many times the mean is never too large.
+# A scatter below this multiple of the geometric mean is never rejected.
 MIN_SCATTER = 1.5
 
 
 def select_pairs(table, group, options):
-    """Apply the three cuts, but never to the only link.
+    """Reject pairs by the three limits; keep the only link of two sets.
 
     Parameters
     ----------
@@ -29,9 +29,9 @@ def select_pairs(table, group, options):
     Returns
     -------
     kept : `~numpy.ndarray` of bool, shape (n,)
-        Which pairs count.
+        Flags of the pairs that count.
     reason : list of str
-        Why a pair does not, or that it does although it fails a cut.
+        Why a pair is rejected, or kept although it exceeds a limit; empty for others.
     """
     measured = (table.npix > 0) & (table.gram[:, 0, 0] > 0)
     kept = measured.copy()
@@ -39,8 +39,7 @@ def select_pairs(table, group, options):
     if not measured.any():
         return kept, reason
     least = options.min_area * table.npix[measured].mean()
-    # The logarithm, as scatters of one set differ by factors (on the 2MASS tiles 1000). Of
-    # those that differ by chance alone the largest is no reason to lose a pair.
+    # The limit is one of the logarithm: the scatters of one set differ by factors of up to 1000.
     scatter = np.log(np.maximum(table.scatter[measured], 1e-300))
     most = scatter.mean() + max(options.rms_limit * scatter.std(), np.log(MIN_SCATTER))
     scatter = np.log(np.maximum(table.scatter, 1e-300, where=measured, out=np.ones(len(table))))
@@ -66,7 +65,7 @@ def select_pairs(table, group, options):
 
 
 def _restore_links(table, group, measured, kept, reason):
-    """Keep, in place, the rejected pairs that alone join two sets; the largest first."""
+    """Put back rejected pairs that alone join two sets, in place; the largest first."""
     first, second = group[table.first], group[table.second]
     ends = np.stack([first, second], axis=1)
     n = int(group.max()) + 1
@@ -76,7 +75,7 @@ def _restore_links(table, group, measured, kept, reason):
     rejected = np.flatnonzero(measured & ~kept)
     rejected = rejected[np.argsort(-table.npix[rejected], kind="stable")]
     low, high = np.sort(label[ends[rejected]], axis=1).T
-    # The first, so the largest, of those that join the same two sets.
+    # The largest pair between each two sets comes first.
     _, largest = np.unique(low.astype(np.int64) * n_sets + high, return_index=True)
     largest = np.sort(largest[low[largest] != high[largest]])
     low, high = low[largest], high[largest]

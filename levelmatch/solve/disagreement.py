@@ -1,5 +1,5 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
-"""Images that disagree with all others: tests of each, with all of its pairs."""
+"""Tests of each image, with all of its pairs, against all other images."""
 
 from dataclasses import dataclass, replace
 
@@ -13,22 +13,26 @@ from levelmatch.solve.floors import Floors
 
 __all__ = ["Disagreement", "find_disagreeing", "find_scattered"]
 
-# Probability that an image of a set without wrong ones is taken for wrong.
+# Probability of a false alarm in a set.
 SIGNIFICANCE = 0.01
-# An image is wrong if its pairs lie so many errors, rms, from what the others predict.
+# Smallest rms of a wrong image's pairs about their prediction by the others, in standard errors.
 MIN_SIGMA = 3.5
-# Degrees of freedom for which the pairs' own errors count in the scatter of the others.
+# Weight of the pairs' own errors in the scatter of the others, in degrees of freedom.
 PRIOR_FREEDOM = 1
-# Groups that are tested one by one in each round, those with the largest residuals, and the most
-# groups of a set whose images are tested.
-MAX_TESTED, MAX_GROUPS = 16, 500
-# At most this fraction of a set's images, or one, can be wrong.
+# Number of groups that are tested in each round: those with the largest residuals.
+MAX_TESTED = 16
+# Larger sets are not tested.
+MAX_GROUPS = 500
+# Largest fraction of a set's images that may be wrong; one may be in any set.
 MAX_WRONG = 0.15
+# Largest number of iterations of a floor.
 N_FLOORS = 12
+# Ridge that makes the normal matrix regular, as a fraction of its diagonal.
 RIDGE = 1e-11
-# The differences within an image's overlaps scatter too much if their variance over that of
-# the pixels' noise is larger than the typical image's by this factor, and by this many spreads.
+# An image is scattered if the variance of the differences in its overlaps, over that of the pixel
+# noise, exceeds the typical image's by this factor, and by this many spreads of the logarithm.
 MIN_RATIO, MIN_SPREADS, LEAST_SPREAD = 8.0, 5.0, 0.2
+# Fewer images are not compared.
 MIN_IMAGES = 4
 
 
@@ -41,9 +45,9 @@ class Disagreement:
     group : int
         Its index.
     n_sigma : float
-        Rms distance of its differences from those that all others predict, in their errors.
+        Rms of its differences about their prediction by all others, in standard errors.
     chance : float
-        Probability of a larger one among the groups of its set.
+        Probability that chance gives a larger one in a set of so many groups.
     """
 
     group: int
@@ -57,7 +61,7 @@ def find_disagreeing(equations):
     Each group is left out in turn, and the floor is estimated from the pairs of the others. The
     drop of the weighted sum of squares is compared with the scatter of these pairs (an F test;
     for one observation it is data snooping: Baarda 1968, A testing procedure for use in geodetic
-    networks). The worst group is taken away, and the rest are tested again.
+    networks). The worst group is removed before the next round.
 
     Parameters
     ----------
@@ -67,7 +71,7 @@ def find_disagreeing(equations):
     Returns
     -------
     found : list of `Disagreement`
-        Only those that are significant.
+        The significant ones.
     """
     ends = np.stack([equations.first, equations.second], axis=1)
     _, component = components(ends, equations.n_groups)
@@ -82,7 +86,7 @@ def find_disagreeing(equations):
 
 
 def _part_of(equations, rows):
-    """Return the equations of some pairs, and the groups that they link."""
+    """Return the equations of selected pairs, and the groups that they link."""
     first, second = equations.first[rows], equations.second[rows]
     groups = np.unique([first, second])
     part = replace(
@@ -98,7 +102,7 @@ def _part_of(equations, rows):
 
 
 class _Search:
-    """The tests of the groups of one connected set."""
+    """Tests of the groups of one connected set."""
 
     def __init__(self, equations):
         self.equations = equations
@@ -109,7 +113,7 @@ class _Search:
         self.rank = equations.rank
 
     def run(self):
-        """Return the wrong groups, in the order in which they are found."""
+        """Return the wrong groups, the worst first."""
         n, found = self.equations.n_groups, []
         counted = np.ones(len(self.ends), dtype=bool)
         while len(found) < max(1, int(MAX_WRONG * n)):
@@ -126,7 +130,7 @@ class _Search:
         return found
 
     def _candidates(self, quadratic, counted):
-        """Groups with the largest mean residuals."""
+        """Return the groups with the largest mean residuals."""
         n = self.equations.n_groups
         total, number = np.zeros(n), np.zeros(n)
         for end in self.ends.T:
@@ -151,7 +155,7 @@ class _Search:
         return Disagreement(group, float(np.sqrt(ratio)), chance)
 
     def _floor(self, counted, freedom):
-        """Return the floor by which some pairs agree, and their sum of squares."""
+        """Return the floor of the counted pairs, and their weighted sum of squares."""
         floor = 0.0
         square, quadratic = self._fit(counted, floor)
         for _ in range(N_FLOORS):
@@ -169,12 +173,12 @@ class _Search:
         return floor, square
 
     def _fit(self, counted, floor):
-        """Return the weighted sum of squares of some pairs, and the square of each pair."""
+        """Return the weighted sum of squares of the counted pairs, and the square of each pair."""
         equations = self.equations
         weights = self.floors.precision(np.array([floor])) * counted
         matrix = equations.assemble(weights).tocsc()
         size = matrix.diagonal()
-        # What the pairs do not determine has no right-hand side either.
+        # Coefficients that the pairs do not determine have a right-hand side of zero.
         ridge = np.where(size > 0, RIDGE * size, 1.0)
         solver = splu((matrix + diags_array(ridge, format="csc")).tocsc())
         coefficients = np.zeros((equations.n_groups, equations.n_terms))
@@ -185,7 +189,7 @@ class _Search:
         return float(np.sum(weights * quadratic)), quadratic
 
     def _freedom(self, counted):
-        """Degrees of freedom of some pairs."""
+        """Return the degrees of freedom of the counted pairs."""
         ends = self.ends[counted]
         linked = np.unique(ends)
         if len(linked) == 0:
@@ -196,23 +200,23 @@ class _Search:
 
 
 def find_scattered(first, second, chi2):
-    """Return images within whose overlaps the differences scatter far more than in others.
+    """Return the images whose overlaps scatter far more than those of the others.
 
-    An image with wrong astrometry, flux scale or PSF, or with artefacts, may have a level
-    that agrees with all others, in particular one with few neighbours.
+    An image with wrong astrometry, flux scale or PSF, or with artefacts, can agree with all
+    others in its level, in particular if it has few neighbours.
 
     Parameters
     ----------
     first, second : `~numpy.ndarray` of int, shape (n,)
         Images of each pair.
     chi2 : `~numpy.ndarray`, shape (n,)
-        Variance of its cells over that expected from the noise of the pixels; NaN if unknown.
+        Variance of its cells over that expected from pixel noise; NaN if unknown.
 
     Returns
     -------
     ratios : dict
-        From the image to the ratio of its variance to that of the typical image, the worst
-        first. By the median of the pairs of each image, the lower one of two.
+        Ratio of an image's variance to that of the typical image, by image, the worst first.
+        An image's variance is the (lower) median of its pairs.
     """
     good = np.isfinite(chi2) & (chi2 > 0)
     images = np.concatenate([first[good], second[good]])

@@ -62,7 +62,7 @@ class Equations:
 
     @cached_property
     def measured(self):
-        """Coefficients that each pair by itself asks for, shape (n, k); least norm."""
+        """Minimum-norm solution of each pair alone, shape (n, k)."""
         if self.n_terms == 1:
             own = self.gram[:, 0]
             return np.divide(self.rhs, own, out=np.zeros_like(self.rhs, dtype=float), where=own > 0)
@@ -135,7 +135,7 @@ class Equations:
         return sum_by(self.first, first, n) + sum_by(self.second, second, n)
 
     def split_blocks(self, blocks):
-        """Return blocks in the order of `assemble`'s matrix by groups and by pairs.
+        """Split blocks in the order of `assemble` into diagonal (groups) and off-diagonal (pairs).
 
         Parameters
         ----------

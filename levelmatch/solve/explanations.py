@@ -1,5 +1,5 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
-"""Other pairs that may be wrong in place of the rejected ones."""
+"""Alternatives to a rejection: other pairs that may be wrong in place of the rejected ones."""
 
 from dataclasses import dataclass
 
@@ -11,39 +11,41 @@ from levelmatch.solve.leverage import LEAST_REDUNDANCY
 
 __all__ = ["Doubt", "find_doubt"]
 
-# An explanation counts if it is at least this fraction as probable as the best.
+# Explanations less probable than this fraction of the best are ignored.
 LEAST_RATIO = 0.003
-# Odds of one more wrong pair that is off by as much as another: the largest, if most wrong pairs
-# are off by about as much, to so many of their errors; the least; and where there is one only.
+# Odds of one more wrong pair, if all wrong pairs are off by the same amount.
 ONE_MORE = 0.015
+# Smallest factor on these odds, if all amounts differ, and the factor of a single wrong pair.
 LEAST_ALIKE, UNKNOWN_ALIKE = 0.1, 0.6
+# Two wrong pairs are off by the same amount within this many standard errors.
 ALIKE = 4.0
-# Those at least this fraction as probable as the best enter the mean; the others only the errors.
+# Explanations more probable than this fraction of the best enter the mean of the solutions. The
+# others enter its errors alone.
 LIKELY = 0.3
-# Rejected pairs that are compared with others, those beside the least redundant pairs first, and
-# fewer where each takes iterations; the most alternatives of each, and explanations of those that
-# lie together.
+# Largest number of rejected pairs that are compared with alternatives, by a direct solver and by
+# an iterative one. Pairs beside the least redundant ones come first.
 MAX_DOUBTED = 200
 MAX_DOUBTED_ITERATIVE = 8
+# Largest number of alternatives to a rejected pair, and of explanations of neighbouring ones.
 MAX_ALTERNATIVES = 12
 MAX_EXPLANATIONS = 60
 
 
 @dataclass(frozen=True, eq=False)
 class Doubt:
-    """Pairs that cannot be told from rejected ones, and how much depends on the choice.
+    """The ambiguity of a rejection: which pairs are wrong, and its effect on the solution.
 
     Parameters
     ----------
     rows : `~numpy.ndarray` of int, shape (d,)
         The pairs.
     right : `~numpy.ndarray`, shape (d,)
-        The probability that each is not wrong.
+        Probability that each pair is right.
     shift : `~numpy.ndarray`, shape (m, k)
-        Mean over all explanations of the change of the coefficients.
+        Change of the coefficients to their mean over the likely explanations.
     spread : `~numpy.ndarray`, shape (m * k, n)
-        Differences of the coefficients from their mean, times the root of the
-        probability; the covariance of the choice is the product with the transpose.
+        Square root of the covariance that the ambiguity adds: for each explanation, the
+        coefficients minus their mean, times the root of the probability.
     """
 
     rows: np.ndarray
@@ -55,10 +57,10 @@ class Doubt:
 def find_doubt(equations, solved, left, precision, counted):
     """Compare the rejected pairs with others that may be wrong in their place.
 
-    Each explanation is a set of wrong pairs. Its probability goes as the exponential of half
-    the drop of the sum of squares, over the root of the determinant of the redundancies, with a
-    flat prior on the errors of wrong pairs (Bayesian model averaging: Hoeting et al. 1999, Stat.
-    Sci. 14, 382). One more wrong pair makes it less likely by a constant factor.
+    Each explanation is a set of wrong pairs. The probabilities are those of Bayesian model
+    averaging (Hoeting et al. 1999, Stat. Sci. 14, 382), with a flat prior on the errors of wrong
+    pairs. An explanation gains with the drop of the sum of squares, and loses with the
+    determinant of the redundancies. Each further wrong pair costs a constant factor.
 
     Parameters
     ----------
@@ -68,7 +70,7 @@ def find_doubt(equations, solved, left, precision, counted):
     Returns
     -------
     doubt : `Doubt` or None
-        `None` if every rejected pair is the best explanation by far.
+        `None` if the rejected pairs are by far the best explanation.
     """
     models = _Models(equations, solved, left, precision, counted)
     right = np.where(counted, 1.0, 0.0)
@@ -98,9 +100,9 @@ def find_doubt(equations, solved, left, precision, counted):
 
 @dataclass(frozen=True)
 class _Explanation:
-    """Some rejected pairs taken back, and other pairs rejected in their place.
+    """Rejected pairs that are taken back, and pairs that are rejected in their place.
 
-    ``log_odds`` are relative to the rejected pairs.
+    ``log_odds`` are relative to the original rejection.
     """
 
     back: frozenset
@@ -109,7 +111,7 @@ class _Explanation:
 
 
 class _Models:
-    """The solution without the rejected pairs, and its changes."""
+    """Changes of the solution if other pairs are rejected."""
 
     def __init__(self, equations, solved, left, precision, counted):
         self.equations = equations
@@ -124,9 +126,9 @@ class _Models:
         self._known = {}
 
     def clusters(self):
-        """Rejected pairs to compare, as lists of those that are near each other.
+        """Return the rejected pairs to compare, in lists of neighbouring pairs.
 
-        Those beside pairs of little redundancy are first, if they are too many.
+        If there are too many, pairs beside those of least redundancy come first.
         """
         equations = self.equations
         own = np.trace(self.left, axis1=1, axis2=2)
@@ -149,7 +151,7 @@ class _Models:
         return [[q for q, c in zip(order, label, strict=True) if c == k] for k in range(n)]
 
     def _columns(self, p):
-        """Response of the coefficients to a pair's difference, shape (m, k, k)."""
+        """Return the response of the coefficients to a pair's difference, shape (m, k, k)."""
         if p not in self._known:
             equations, scale = self.equations, self.solved.scale
             k = equations.n_terms
@@ -163,14 +165,14 @@ class _Models:
         return self._known[p]
 
     def _seen(self, columns, rows=slice(None)):
-        """Response of pairs' differences, in units of their errors, shape (n, k, k)."""
+        """Return the response of pairs' predicted differences, in standard errors, (n, k, k)."""
         equations = self.equations
         one, two = (change[rows] for change in equations.transfer)
         model = one @ columns[equations.first[rows]] - two @ columns[equations.second[rows]]
         return self.root[rows] @ model
 
     def explanations(self, cluster):
-        """Return the explanations of rejected pairs near each other, themselves the first."""
+        """Return the explanations of neighbouring rejected pairs, the rejection itself first."""
         start = _Explanation(frozenset(), frozenset(), 0.0)
         found, known = [start], {(start.back, start.out): start}
         wrong = frozenset(np.flatnonzero(~self.counted).tolist())
@@ -193,7 +195,7 @@ class _Models:
         return [e for e in found if e is start or e.log_odds > best + np.log(LEAST_RATIO)]
 
     def _flips(self, now, wrong, cluster):
-        """Yield pairs to take back and to reject that lead from an explanation to others."""
+        """Yield the neighbours of an explanation: pairs to take back and pairs to reject."""
         there = (wrong - now.back) | now.out
         for row in sorted((set(cluster) - now.back) | now.out):
             for back, out in self.neighbours.flips(row, there):
@@ -201,7 +203,7 @@ class _Models:
                 yield wrong - new, new - wrong
 
     def _exchanges(self, q):
-        """Return pairs that explain the data about as well if one of them is wrong, not q."""
+        """Return pairs that explain the data about as well as q if they are wrong in its place."""
         seen = self._seen(self._columns(q))
         k = self.equations.n_terms
         own = np.linalg.inv(np.eye(k) + seen[q])
@@ -226,7 +228,7 @@ class _Models:
         return _Explanation(back, out, float(log_odds))
 
     def _system(self, back, out):
-        """Return the changes of the solution for pairs taken back and others rejected, or None."""
+        """Return the `_Change` for pairs taken back and others rejected, or `None`."""
         rows, k = np.array(back + out, dtype=int), self.equations.n_terms
         size, n = len(rows) * k, len(back) * k
         hat = np.stack([self._seen(self._columns(p), rows) for p in rows.tolist()], axis=2)
@@ -234,7 +236,7 @@ class _Models:
         return _Change.of(0.5 * (hat + hat.T), self.residual[rows].ravel(), n)
 
     def shift(self, explanation):
-        """Return the change of the coefficients by an explanation, shape (m * k,)."""
+        """Return the change of the coefficients under an explanation, shape (m * k,)."""
         back, out = sorted(explanation.back), sorted(explanation.out)
         shift = np.zeros(self.solved.coefficients.size)
         if back or out:
@@ -246,9 +248,9 @@ class _Models:
 
 @dataclass(frozen=True, eq=False)
 class _Change:
-    """Pairs taken back into a solution, then others taken out of it.
+    """The effect of pairs taken back into a solution and of others taken out of it.
 
-    ``pull`` is the change of the solution in units of the pairs' columns, shape (n,).
+    ``pull`` holds the factors on the pairs' columns whose sum is the change of the solution, (n,).
     """
 
     log_odds: float
@@ -256,16 +258,16 @@ class _Change:
 
     @classmethod
     def of(cls, hat, residual, n):
-        """Return the change, or `None` if a part of the pairs is then not linked.
+        """Return the change, or `None` if it leaves groups without a link.
 
         Parameters
         ----------
         hat : `~numpy.ndarray`, shape (n, n)
-            Response of the differences to each other, in units of their errors.
+            Response of the differences to each other, in standard errors.
         residual : `~numpy.ndarray`, shape (n,)
             Their residuals.
         n : int
-            Number of rows that are taken back, the first.
+            Number of rows that are taken back; they come first.
         """
         one = np.eye(len(hat))
         own = np.linalg.inv(one[:n, :n] + hat[:n, :n])
@@ -282,12 +284,12 @@ class _Change:
 
 
 def _alike(sizes):
-    """How far wrong pairs are off by as much as each other, from 0 to 1.
+    """Return how often wrong pairs are off by the same amount, from 0 to 1.
 
     Parameters
     ----------
     sizes : `~numpy.ndarray`, shape (n,)
-        Their differences from what is expected, in units of their errors.
+        Their residuals in standard errors.
     """
     if len(sizes) < 2:
         return UNKNOWN_ALIKE
@@ -297,7 +299,7 @@ def _alike(sizes):
 
 
 def _drops(residual, variance):
-    """Drop of the sum of squares without each pair, less the logarithm of its redundancy."""
+    """Return the drop of the sum of squares without each pair, minus the log of its redundancy."""
     if residual.shape[1] == 1:
         size, part = variance[:, :, 0], residual
     else:

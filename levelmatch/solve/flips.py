@@ -1,5 +1,5 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
-"""Wrong pairs that others can replace, because they cut the same few images off."""
+"""Exchanges of wrong pairs: other pairs that connect the same few images to the rest."""
 
 from functools import cached_property
 from itertools import combinations
@@ -8,23 +8,23 @@ import numpy as np
 
 __all__ = ["Neighbours"]
 
-# Images that are moved together, at most, and the pairs that join them with all others.
+# Largest number of images that are shifted together, and of the pairs that connect them to others.
 MAX_MOVED = 3
 MAX_CUT = 9
-# Images with more pairs are moved alone.
+# Images with more pairs than this are shifted alone.
 MAX_DEGREE = 8
-# Right pairs of an image of a doubtful pair, at most, less the wrong ones.
+# A pair is in doubt if one of its images has at most this many more right pairs than wrong ones.
 MAX_SPARE = 3
-# Further wrong pairs that an explanation may need.
+# Largest number of additional wrong pairs of an explanation.
 MAX_MORE = 1
 
 
 class Neighbours:
-    """The pairs of each image, and those that join a few images with all others.
+    """The graph of images and pairs.
 
-    A constant added to some images changes the differences of the pairs that cut them off, and
-    no others. If some of these pairs are wrong by about as much, the others may be wrong in
-    their place, and the images off.
+    A constant added to some images changes the differences of the pairs that connect them to
+    the others, and of no other pairs: of a cut of the graph. If some pairs of a cut are wrong by
+    the same amount, the other pairs of the cut may be wrong in their place.
 
     Parameters
     ----------
@@ -42,13 +42,13 @@ class Neighbours:
         self._cuts = {}
 
     def in_doubt(self, rows):
-        """Flags of wrong pairs that others may replace, as an image has few others; (r,)."""
+        """Return flags of wrong pairs with an image that has few right pairs, shape (r,)."""
         wrong = np.bincount(self.ends[rows].ravel(), minlength=len(self._start) - 1)
         right = np.diff(self._start) - 2 * wrong
         return right[self.ends[rows]].min(axis=1, initial=MAX_SPARE + 1) <= MAX_SPARE
 
     def pairs(self, image):
-        """Rows of the pairs of an image."""
+        """Return the rows of the pairs of an image."""
         return self._rows[self._start[image] : self._start[image + 1]].tolist()
 
     @cached_property
@@ -56,14 +56,14 @@ class Neighbours:
         return {}
 
     def others(self, image):
-        """Images that share a pair with an image."""
+        """Return the images that share a pair with an image."""
         if image not in self._links:
             ends = self.ends[self.pairs(image)]
             self._links[image] = set(ends.ravel().tolist()) - {image}
         return self._links[image]
 
     def cut(self, images):
-        """Rows of the pairs with one end in a set of images, as a frozenset."""
+        """Return the rows of the pairs between a set of images and all others, a frozenset."""
         if images not in self._cuts:
             rows = set()
             for image in images:
@@ -72,7 +72,7 @@ class Neighbours:
         return self._cuts[images]
 
     def near(self, image):
-        """Yield connected sets of few images that contain an image."""
+        """Yield the connected sets of up to `MAX_MOVED` images that contain an image."""
         new = {frozenset([image])}
         for _ in range(MAX_MOVED):
             yield from sorted(new, key=sorted)
@@ -85,7 +85,7 @@ class Neighbours:
             }
 
     def flips(self, row, wrong):
-        """Yield other explanations of a wrong pair, among the wrong pairs of a set.
+        """Yield explanations in which a wrong pair is right, and others are wrong in its place.
 
         Parameters
         ----------
@@ -97,7 +97,7 @@ class Neighbours:
         Yields
         ------
         back, out : frozenset of int
-            Rows of pairs that are right in it, and of those that are wrong instead.
+            Rows of the pairs that are right, and of those that are wrong in their place.
         """
         for image in self.ends[row].tolist():
             for images in self.near(image):

@@ -1,21 +1,23 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
-"""The systematic scatter of the pairs of each set."""
+"""The floor: the systematic scatter of the pairs of each connected set."""
 
 import numpy as np
 
 __all__ = ["Floors"]
 
-# Newton steps to a floor, and solutions until floors and solution agree.
+# Largest number of Newton steps to a floor.
 N_NEWTON = 100
+# Largest number of alternations between floors and solution.
 N_SETTLE = 50
 
 
 class Floors:
-    """The floor of each connected set, with which its pairs agree as well as their errors say.
+    """Estimates of the floor of each connected set.
 
-    The weighted sum of squared residuals equals its expectation, the number of the
-    pairs' coefficients minus that of the groups': the method of moments of
-    random-effects models (Paule & Mandel 1982, J. Res. Natl. Bur. Stand. 87, 377).
+    With the floor added to the standard errors in quadrature, the weighted sum of squared
+    residuals equals its degrees of freedom: the number of the pairs' coefficients minus that of
+    the groups'. This is the method of moments for random effects (Paule & Mandel 1982, J. Res.
+    Natl. Bur. Stand. 87, 377).
 
     Parameters
     ----------
@@ -40,11 +42,11 @@ class Floors:
         self.set_of = component[equations.first]
 
     def sum(self, values):
-        """Sum over the pairs of each set, shape (n_sets,)."""
+        """Return the sum over the pairs of each set, shape (n_sets,)."""
         return np.bincount(self.set_of, values, minlength=self.n_sets)
 
     def freedom(self, counted):
-        """Degrees of freedom of each set with the pairs that count, shape (n_sets,)."""
+        """Return the degrees of freedom of each set with the counted pairs, shape (n_sets,)."""
         equations, linked = self.equations, np.zeros(len(self.component), dtype=bool)
         linked[equations.first[counted]] = linked[equations.second[counted]] = True
         unknown = np.where(linked, self.free.sum(axis=1), 0)
@@ -52,30 +54,30 @@ class Floors:
         return np.maximum(measured - np.bincount(self.component, unknown, self.n_sets), 0)
 
     def precision(self, floors, extra=0.0):
-        """Factors on the pairs' normal matrices that make them inverse covariances, (n,).
+        """Return the factor on each pair's normal matrix that makes it an inverse covariance, (n,).
 
-        ``extra`` is the square of what adds to a pair's floor, shape (n,).
+        ``extra`` is a variance that adds to the squared floor, shape (n,).
         """
         square = np.square(floors[self.set_of]) + extra
         return 1 / (1 + square * self.equations.gram[:, 0, 0])
 
     def start(self):
-        """Return the floors to begin with, shape (n_sets,)."""
+        """Return the first floors of an iteration, shape (n_sets,)."""
         return np.full(self.n_sets, 0.0 if self.fixed is None else self.fixed)
 
     def settle(self, floors, counted, solve, n_steps=N_SETTLE):
-        """Return floors and solution that agree with each other.
+        """Alternate floors and solution until they converge, and return both.
 
         Parameters
         ----------
         floors : `~numpy.ndarray`, shape (n_sets,)
-            Where to start.
+            The first floors.
         counted : `~numpy.ndarray` of bool, shape (n,)
-            Pairs that the floor is estimated from.
+            Pairs that determine the floor.
         solve : callable
-            Returns the solution for floors.
+            Returns the solution for given floors.
         n_steps : int
-            The largest number of solutions.
+            Largest number of solutions.
         """
         solved = solve(floors)
         freedom = self.freedom(counted)
@@ -94,21 +96,21 @@ class Floors:
         return floors, solved
 
     def moment_squares(self, quadratic, target, label, known=0.0):
-        """Return the squares of the floors of pairs by which their sums are as expected.
+        """Return the squared floors with which the weighted sums of squares equal their targets.
 
-        By Newton's method for the inverse of the sum, which is concave in the
-        floor's square: from zero it cannot go too far.
+        Newton's method finds the root of the inverse of the sum. It is concave in the squared
+        floor, so the steps from zero do not overshoot.
 
         Parameters
         ----------
         quadratic : `~numpy.ndarray`, shape (n,)
-            Squared residuals in units of the pairs' own errors.
+            Squared residuals over the pairs' own variances.
         target : `~numpy.ndarray`, shape (n_labels,)
-            The expected weighted sums.
+            The targets.
         label : `~numpy.ndarray` of int, shape (n,)
-            The pairs that share a floor.
+            Label of each pair; pairs of one label share a floor.
         known : float or `~numpy.ndarray`, shape (n,)
-            Square of a floor that they have already.
+            Variance that adds to the squared floor.
         """
         own = self.equations.gram[:, 0, 0]
         quadratic, n = np.maximum(quadratic, 0), len(target)
@@ -130,5 +132,5 @@ class Floors:
 
 
 def _sums(label, values, n):
-    """Sums of values of each of n labels."""
+    """Return the sum of the values of each of n labels."""
     return np.array([values.sum()]) if n == 1 else np.bincount(label, values, n)

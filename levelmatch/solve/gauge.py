@@ -30,7 +30,7 @@ def held_groups(component, n_sets, reference):
 
 
 def members_of(labels, n):
-    """Indices of the members of each of n labels, ascending."""
+    """Return the indices of the members of each of n labels, ascending."""
     order = np.argsort(labels, kind="stable")
     return np.split(order, np.cumsum(np.bincount(labels, minlength=n))[:-1])
 
@@ -38,8 +38,8 @@ def members_of(labels, n):
 def free_coefficients(equations, component, held, active):
     """Return the flags of the coefficients to solve for, shape (m, k).
 
-    A fixed slope anywhere in a set fixes the set's plane; only where none is,
-    that of the group held does.
+    A slope that is fixed to zero anywhere in a set fixes the plane of the set. If there is none,
+    the held group fixes it.
     """
     k, n = equations.n_terms, equations.n_groups
     free = np.ones((n, k), dtype=bool) if active is None else active.copy()
@@ -54,8 +54,8 @@ def free_coefficients(equations, component, held, active):
 class ZeroMean:
     """The gauge in which the mean correction of each connected set is zero.
 
-    For planes the mean plane, about the set's centre; where slopes are fixed,
-    they fix the plane and only the mean level is zero.
+    For planes, the mean plane about the set's centre is zero. If a slope is fixed to zero, it
+    fixes the plane of the set, and only the mean level is zero.
 
     Parameters
     ----------
@@ -82,7 +82,7 @@ class ZeroMean:
         else:
             self.to = transfer_matrix(equations.group_axes, axes)
             self.back = transfer_matrix(axes, equations.group_axes)
-            # Free slopes of a set are all of its groups' but the held one's, or fewer.
+            # With more than one fixed slope, a slope other than the held group's fixes the plane.
             loose = np.bincount(component, (~free[:, 1:]).any(axis=1), minlength=n_sets)
             level_only = (loose > 1)[component]
             only = np.zeros((k, k))
@@ -94,7 +94,7 @@ class ZeroMean:
             self.to = self.to * mean[component][:, None, None]
 
     def apply(self, vectors):
-        """Take the mean out of coefficients, shape (m * k, n)."""
+        """Return coefficients, shape (m * k, n), minus their mean."""
         return self._subtract(vectors, self.to, self.back)
 
     def apply_transposed(self, vectors):
@@ -107,9 +107,9 @@ class ZeroMean:
         Parameters
         ----------
         blocks : `~numpy.ndarray`, shape (m, k, k)
-            Those of the covariance before.
+            Diagonal blocks of the covariance before.
         solve : callable
-            That covariance times vectors, shape (m * k, n).
+            Returns the product of that covariance and vectors, shape (m * k, n).
         """
         k = self.k
         with_mean = solve(self.to.swapaxes(1, 2).reshape(-1, k)).reshape(-1, k, k)
@@ -125,7 +125,7 @@ class ZeroMean:
 
 
 class MeanSlope(ZeroMean):
-    """The gauge in which the mean slope of each set is zero, and the level of one group.
+    """The gauge in which the mean slope of each set and the level of one group are zero.
 
     Parameters
     ----------
@@ -144,9 +144,9 @@ class MeanSlope(ZeroMean):
         self.to = (zero_there @ slopes)[component] @ self.to
 
     def apply(self, vectors):
-        """Take the mean slope out of coefficients, shape (m * k, n)."""
+        """Return coefficients, shape (m * k, n), minus their mean slope."""
         out = super().apply(vectors)
-        # Zero but for rounding.
+        # Remove rounding errors.
         out[self.k * self.held] = 0.0
         return out
 

@@ -1,5 +1,5 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
-"""Weighted least squares over the pairs: one correction a group, exact and sparse.
+"""Weighted least squares over the pairs: one correction per group.
 
 With d_p the measured difference of pair p = (i, j), a plane's coefficients in
 the basis (1, u, v) about the pair's centre, c_g the correction of group g and
@@ -46,18 +46,18 @@ def solve_groups(equations, options, *, weights, npix, scatter, reference=None, 
     weights : {"ivar", "equal", "npix", "rms"}
         See `pair_weights`.
     npix, scatter : `~numpy.ndarray`, shape (n,)
-        Of each pair, for the weights that use them.
+        Number of pixels and scatter of each pair, for the weights of these names.
     reference : None or callable
-        Given the groups of a connected set, the one to hold at zero; `None` for a
+        Returns the group to hold at zero, given the groups of a connected set; `None` for a
         zero mean over each set.
     active : `~numpy.ndarray` of bool, shape (m, k), or None
-        Coefficients that are free; the others are zero. `None` for all. The level of the
-        group held is never free; its slopes are not if no slope is fixed.
+        Coefficients that are free, by default all; the others are zero. The level of the held
+        group is never free. Neither are its slopes, if no other slope is fixed.
 
     Returns
     -------
     solution : `Solution`
-        One correction a group; zero where a group has no pair.
+        One correction per group; zero for a group without a pair.
     """
     pairs = np.stack([equations.first, equations.second], axis=1)
     n_sets, component = components(pairs, equations.n_groups)
@@ -76,7 +76,7 @@ def solve_groups(equations, options, *, weights, npix, scatter, reference=None, 
     inflation = error_inflation(floors, adapted.floors, adapted.robust > 0.5, options.slope_prior)
     variance = None
     if weights != "ivar":
-        # The floor is the pairs' own, whatever they count for.
+        # The floor does not depend on these weights.
         variance = 1 / floors.precision(adapted.floors)
         other = solver.solve(pair_weights(equations, weights, 0.0, npix, scatter))
         adapted = Adapted(adapted.floors, np.ones(len(pairs)), other)
@@ -109,7 +109,7 @@ def solve_groups(equations, options, *, weights, npix, scatter, reference=None, 
 
 
 def _gauge(equations, component, held, free, mean, options):
-    """Return the gauge that is applied to the solution, or `None` for that of the held groups."""
+    """Return the gauge to apply to the solution, or `None` if the held groups define it."""
     if mean.any():
         return ZeroMean(equations, component, len(held), free, mean)
     if options.slope_gauge == "mean" and equations.n_terms > 1:
@@ -118,7 +118,7 @@ def _gauge(equations, component, held, free, mean, options):
 
 
 def _adapt(floors, robust, solve):
-    """Return floors, robust weights and solution by one of the ways to treat wrong pairs."""
+    """Return floors, robust weights and solution by the chosen treatment of wrong pairs."""
     if robust == "auto":
         return Rejection(floors).run(solve)
     if robust is None:
@@ -127,7 +127,7 @@ def _adapt(floors, robust, solve):
 
 
 def _n_sigma(floors, adapted, solved, weights):
-    """Return the difference of each pair from its prediction by the others, over its error."""
+    """Return the distance of each pair from its prediction by the others, in standard errors."""
     precision = floors.precision(adapted.floors)
     left = redundancy(floors.equations, solved)
     counted = np.ones(len(precision), dtype=bool)

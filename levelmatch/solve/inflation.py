@@ -1,5 +1,5 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
-"""Wider errors where few loops determine the floor."""
+"""Wider standard errors of sets with few loops, whose floor is uncertain."""
 
 import numpy as np
 from scipy.special import ndtr
@@ -11,21 +11,25 @@ from levelmatch.solve.solver import Solver
 
 __all__ = ["error_inflation"]
 
-# Sets of more degrees of freedom determine their floor well enough.
+# Sets of more degrees of freedom are not widened.
 MAX_FREEDOM = 60
-# Prior probability that pairs scatter as their errors say. Otherwise the logarithm of the
-# floor is uniform from 1.25 of the pairs' errors to 3 of the scatter that they show, and falls
-# beyond.
+# Prior probability that there is no floor.
 NO_FLOOR = 0.35
+# The prior of a floor is uniform in its logarithm: from LEAST_FLOOR times the pairs' standard
+# errors to USUAL_FLOOR times their scatter. It falls from there to MOST_FLOOR.
 LEAST_FLOOR = 1.25
 USUAL_FLOOR = 3.0
 MOST_FLOOR = 300.0
-# Posterior probability of a floor from which the errors allow for one, and how sharply. With one
-# to four loops, 93 to 99 % of the intervals then hold the truth if the floor is 3 errors.
+# Posterior probability of a floor above which errors are widened, and steepness of the transition.
+# With these values, and a floor of 3 standard errors, 93 to 99 % of the 95 % intervals of sets
+# with one to four loops contain the truth.
 LIKELY = 0.325
 SHARPNESS = 8
+# Number of floors of the grid.
 N_FLOORS = 20
+# Smaller floors, in units of the pairs' errors, from which the likelihood is integrated.
 BELOW = np.array([0.0, 0.4, 0.8, 1.1])
+# Half width of the 95 % interval of a normal variable.
 NORMAL_95 = 1.959964
 
 
@@ -33,12 +37,12 @@ def error_inflation(floors, found, counted, prior):
     """Return factors on the standard errors of each set, shape (n_sets,).
 
     With them, the interval of 1.96 standard errors contains the truth with a probability of
-    95 % although the floor is uncertain: it is marginalised over its restricted
-    likelihood with a weak prior, as t-intervals widen those of a known variance (Hartung &
-    Knapp 2001, Stat. Med. 20, 3875; Bayesian forms: Spiegelhalter, Abrams & Myles 2004,
-    Bayesian Approaches to Clinical Trials, ch. 5). Where the pairs are likely to scatter as their
-    errors say, the factor is near 1. It is never less than 1, and 1 in sets without a loop,
-    of more than 60 degrees of freedom, or with a given floor.
+    95 %, although the floor is uncertain. The floor is marginalised over its restricted
+    likelihood with a weak prior, as t-intervals are wider than those of a known variance
+    (Hartung & Knapp 2001, Stat. Med. 20, 3875; Bayesian forms: Spiegelhalter, Abrams & Myles
+    2004, Bayesian Approaches to Clinical Trials, ch. 5). The factor is near 1 if a floor is
+    unlikely, and never less than 1. It is 1 in sets without a loop, of more than 60 degrees of
+    freedom, or with a given floor.
 
     Parameters
     ----------
@@ -47,9 +51,9 @@ def error_inflation(floors, found, counted, prior):
     found : `~numpy.ndarray`, shape (n_sets,)
         The estimated floors.
     counted : `~numpy.ndarray` of bool, shape (n,)
-        Pairs that the floors were estimated from.
+        Pairs that determine the floors.
     prior : float or None
-        Prior on the slopes.
+        Standard deviation of the prior on the slopes.
     """
     inflation = np.ones(floors.n_sets)
     freedom = floors.freedom(counted)
@@ -64,7 +68,7 @@ def error_inflation(floors, found, counted, prior):
 
 
 class _SmallSets:
-    """The pairs of some sets, solved for floors on a grid."""
+    """The pairs of small sets, solved for floors on a grid."""
 
     def __init__(self, floors, chosen, counted, prior):
         equations = floors.equations
@@ -91,7 +95,7 @@ class _SmallSets:
         self.solver = Solver(self.equations, self.floors.free, prior)
 
     def _terms(self, values):
-        """Slope of the likelihood in the floor's square, and mean variance, of each set."""
+        """Return d(log likelihood) / d(floor**2) and the variance of the levels, (n_sets,)."""
         floors, own = self.floors, self.equations.gram[:, 0, 0]
         precision = floors.precision(values)
         solved = self.solver.finish(self.solver.solve(precision))
@@ -101,7 +105,7 @@ class _SmallSets:
         return slope, self._variance(solved)
 
     def _variance(self, solved):
-        """Sum over the groups of each set of the variances of their levels, shape (n_sets,)."""
+        """Return the sum of the variances of the levels of each set, shape (n_sets,)."""
         k = self.equations.n_terms
         entries = solved.system.entries(solved.matrix)
         if entries is None:
@@ -124,12 +128,12 @@ class _SmallSets:
         return low ** (1 / (1 + (LIKELY / np.maximum(likely, 1e-3)) ** SHARPNESS))
 
     def _posterior(self):
-        """Probabilities of floors on a grid, if there is one, with their mean variances.
+        """Return the posterior of the floor on a grid.
 
         Returns
         -------
         odds, variance : `~numpy.ndarray`, shape (n_floors, n_sets)
-            Probability and mean variance.
+            Probability of each floor, if there is one, and the variance with it.
         likely : `~numpy.ndarray`, shape (n_sets,)
             Probability that there is a floor.
         """
@@ -142,7 +146,6 @@ class _SmallSets:
         shown = np.sqrt(np.maximum(square / freedom, 1.0))
         step = np.log(MOST_FLOOR * shown / LEAST_FLOOR) / (N_FLOORS - 1)
         ratio = LEAST_FLOOR * np.exp(np.arange(N_FLOORS)[:, None] * step)
-        # The likelihood is integrated from zero, in steps.
         below = np.broadcast_to(BELOW[:, None], (len(BELOW), len(sigma)))
         grid = np.concatenate([below, ratio]) * sigma
         slope, variance = (np.array(t) for t in zip(*map(self._terms, grid), strict=True))
@@ -158,9 +161,10 @@ class _SmallSets:
 
 
 def _integral(slope, grid):
-    """Integrals in the square of a grid, from its start at zero, shape of the grid.
+    """Return the integrals of a derivative by the squared floor from 0 to each floor of a grid.
 
-    Beyond the first steps the product of slope and square is smooth in the logarithm.
+    Beyond the first steps, the integration is in the logarithm: there the product of derivative
+    and square is smooth.
     """
     n = len(BELOW)
     rise = 0.5 * (slope[1:] + slope[:-1]) * np.diff(grid**2, axis=0)

@@ -1,5 +1,5 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
-"""The fraction of each pair's difference that the corrections take up, and tests by it."""
+"""Redundancy of the pairs, and their studentised residuals."""
 
 from dataclasses import dataclass
 
@@ -7,26 +7,26 @@ import numpy as np
 
 __all__ = ["Studentised", "redundancy", "studentised"]
 
-# Directions of a pair's difference with less redundancy than this cannot be tested: the pair
-# is the only link of two sets, or nearly.
+# Directions of a pair's difference with less redundancy cannot be tested: the pair is the only
+# link of two sets, or nearly so.
 LEAST_REDUNDANCY = 1e-3
 
 
 def redundancy(equations, solved):
-    """Return the fraction of each pair's own errors that stays in its residual, shape (n, k, k).
+    """Return the redundancy: the fraction of a pair's error left in its residual, shape (n, k, k).
 
-    With the pair's difference in units of its errors, and H its block of the hat matrix, I - H
-    for a unit weight: the variance of the pair's residual if its weight is its inverse variance.
-    The trace is the pair's redundancy number (Baarda 1968, A testing procedure for use in
-    geodetic networks): k for a pair among many, 0 for the only link of two sets. Exact
-    where the system is factorised; else estimated from the pairs of the same images.
+    It is I - H, where H is the pair's block of the hat matrix of differences in standard errors.
+    If the weights are inverse variances, it is the covariance of the pair's residual. Its trace
+    is the redundancy number (Baarda 1968, A testing procedure for use in geodetic networks): k
+    for a pair among many, 0 for the only link of two sets. It is exact if the system is
+    factorised, and otherwise estimated from the pairs of the same images.
 
     Parameters
     ----------
     equations : `~levelmatch.solve.equations.Equations`
         The pairs.
     solved : `~levelmatch.solve.solver.Solved`
-        The solution for some weights.
+        The solution.
     """
     k = equations.n_terms
     root = np.sqrt(solved.factor)[:, None, None] * equations.root
@@ -45,10 +45,10 @@ def redundancy(equations, solved):
 
 
 def _local_redundancy(equations, solved, root):
-    """Redundancy from the other pairs of each pair's two images.
+    """Return the redundancy by the other pairs of each pair's two images.
 
-    The rest of the set is taken as fixed, which makes the other links too strong. The sum of
-    all leverages is the number of unknowns, to which they are scaled.
+    All other images are taken as fixed, which makes the leverages too small. They are scaled so
+    that their sum is the number of unknowns.
     """
     k = equations.n_terms
     if k == 1:
@@ -68,14 +68,14 @@ def _local_redundancy(equations, solved, root):
             (equations.first, equations.second), np.linalg.inv(transfer), strict=True
         )
     )
-    # What holds each of the two images, in series: the link between them besides the pair.
+    # The weights of both images' other pairs, in series.
     around = one @ np.linalg.pinv(one + two, rcond=1e-10, hermitian=True) @ two
     hat = root @ np.linalg.pinv(gram + around, rcond=1e-10, hermitian=True) @ root.swapaxes(1, 2)
     return _scaled(hat, solved)
 
 
 def _scaled(hat, solved):
-    """Redundancy from leverages that add up to too little."""
+    """Return the redundancy, with leverages that are scaled up to the number of unknowns."""
     found = np.trace(hat, axis1=1, axis2=2).sum()
     unknown = np.count_nonzero(solved.scale)
     return np.eye(hat.shape[1]) - hat * (max(unknown / found, 1.0) if found > 0 else 1.0)
@@ -83,15 +83,15 @@ def _scaled(hat, solved):
 
 @dataclass(frozen=True, eq=False)
 class Studentised:
-    """How far each pair's difference lies from that predicted by all others.
+    """Distance of each pair's difference from its prediction by all others.
 
     Parameters
     ----------
     square : `~numpy.ndarray`, shape (n,)
-        Squared Mahalanobis distance, in units of the pair's errors: the drop of the
-        weighted sum of squares when a pair that counts is left out.
+        Squared Mahalanobis distance. For a counted pair, the drop of the weighted sum of squares
+        without it.
     terms : `~numpy.ndarray` of int, shape (n,)
-        Its degrees of freedom: directions that others predict, 0 for the only link.
+        Its degrees of freedom: number of directions that can be tested, 0 for the only link.
     """
 
     square: np.ndarray
@@ -99,7 +99,7 @@ class Studentised:
 
     @property
     def n_sigma(self):
-        """Root of the mean square in the directions that can be tested, shape (n,); else 0."""
+        """Root mean square over the directions that can be tested, shape (n,); 0 without any."""
         return np.sqrt(self.square / np.maximum(self.terms, 1))
 
 
@@ -115,7 +115,7 @@ def studentised(equations, solved, left, precision, counted):
     precision : `~numpy.ndarray`, shape (n,)
         Factors on the pairs' normal matrices that make them inverse covariances.
     counted : `~numpy.ndarray` of bool, shape (n,)
-        Pairs with their whole weight in the solution. The others are taken as having none.
+        Pairs with their full weight in the solution. The others count as without weight.
     """
     root = np.sqrt(precision)[:, None, None] * equations.root
     residual = np.einsum("pij,pj->pi", root, equations.residuals(solved.coefficients))
@@ -123,7 +123,7 @@ def studentised(equations, solved, left, precision, counted):
     variance = left.copy()
     if not counted.all():
         ratio = (precision / solved.factor)[~counted, None, None]
-        # Of a pair without weight the variance of the prediction adds to its own.
+        # A pair without weight differs from its prediction by both variances.
         variance[~counted] = np.eye(k) + ratio * (np.eye(k) - left[~counted])
     if k == 1:
         size, part = variance[:, :, 0], residual
@@ -132,5 +132,5 @@ def studentised(equations, solved, left, precision, counted):
         part = np.einsum("pij,pi->pj", turn, residual)
     seen = (size > LEAST_REDUNDANCY) & np.isfinite(size)
     square = np.sum(np.divide(part**2, size, out=np.zeros_like(part), where=seen), axis=1)
-    # Directions that the pair itself does not measure have no residual, and say nothing.
+    # Directions that the pair does not measure have no residual.
     return Studentised(square, np.minimum(seen.sum(axis=1), equations.rank))

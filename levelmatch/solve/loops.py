@@ -25,7 +25,7 @@ class Closures:
     closure : `~numpy.ndarray`, shape (n,)
         The sum of the differences around each loop.
     sigma : `~numpy.ndarray`, shape (n,)
-        Its standard error, of pairs taken as independent.
+        Its standard error, if the pairs are independent.
     """
 
     nodes: list
@@ -35,27 +35,27 @@ class Closures:
 
     @property
     def n_sigma(self):
-        """Closure over its error, shape (n,)."""
+        """Closure over its standard error, shape (n,)."""
         return self.closure / np.where(self.sigma > 0, self.sigma, np.inf)
 
 
 def find_closures(first, second, level, sigma):
     """Return the independent loops of a graph of pairs.
 
-    Each pair that is not in a breadth-first tree of its connected set closes
-    one loop with it; the tree starts at the node of most pairs, which keeps loops short.
+    A breadth-first tree spans each connected set. Each pair outside of the tree closes one loop
+    with it. The tree starts at the node with most pairs, which keeps loops short.
 
     Parameters
     ----------
     first, second : `~numpy.ndarray` of int, shape (n,)
         The nodes of each pair.
     level, sigma : `~numpy.ndarray`, shape (n,)
-        Difference, first less second, and its standard error.
+        Difference, first minus second, and its standard error.
 
     Returns
     -------
     closures : `Closures`
-        As many loops as pairs less nodes plus connected sets.
+        Number of loops = pairs - nodes + connected sets.
     """
     n = int(max(first.max(initial=-1), second.max(initial=-1))) + 1
     if n == 0:
@@ -82,7 +82,7 @@ def find_closures(first, second, level, sigma):
 
 
 def _trees(first, second, n):
-    """Parent (or -1) and depth of each node in breadth-first trees of all connected sets."""
+    """Return parent (or -1) and depth of each node in the breadth-first trees of all sets."""
     graph = coo_array((np.ones(len(first)), (first, second)), shape=(n, n)).tocsr()
     degree = np.bincount(first, minlength=n) + np.bincount(second, minlength=n)
     n_sets, label = components(np.stack([first, second], axis=1), n)
@@ -98,7 +98,7 @@ def _trees(first, second, n):
 
 
 def _loop(a, b, parent, depth):
-    """Nodes along the tree from one node to another, both included."""
+    """Return the nodes along the tree from one node to another, both included."""
     left, right = [a], [b]
     while left[-1] != right[-1]:
         if depth[left[-1]] >= depth[right[-1]]:

@@ -7,8 +7,8 @@ detector k and t the scatter of the offsets, the random-effects model is
 
     x_k = (a level of the tile) + m_k + e_k,    e_k normal with variance t**2
 
-The pairs of the tiles that know their offsets determine m and t. Tiles that do not know theirs get
-the mean, with the scatter as its error.
+Tiles whose pairs determine their offsets determine m and t. The other tiles get the mean, with the
+scatter as its error.
 """
 
 from dataclasses import dataclass, replace
@@ -26,11 +26,12 @@ __all__ = ["OFFSET_PASSES", "SharedOffsets", "share_offsets"]
 
 # Passes that match the detectors of a tile.
 OFFSET_PASSES = ("lyot", "nircam_short", "detectors")
-# Degrees of freedom of the scatter of the offsets that known ones must leave.
+# Smallest number of degrees of freedom of the scatter of the offsets.
 LEAST_FREEDOM = 2
-# The scatter is integrated over a grid of so many values, from and to these multiples of the
-# errors and of the spread of the known offsets.
-N_SCATTERS, LEAST_SCATTER, MOST_SCATTER = 60, 0.02, 10.0
+# Number of values of the grid over which the scatter is integrated.
+N_SCATTERS = 60
+# Limits of this grid: in units of the known offsets' errors, and of their spread.
+LEAST_SCATTER, MOST_SCATTER = 0.02, 10.0
 # Prior odds of equal offsets in all tiles.
 EQUAL = 0.1
 
@@ -46,8 +47,8 @@ class SharedOffsets:
     mean, error : tuple of float
         Mean offset of each and its standard error, in the common unit; NaN if unknown.
     scatter : float
-        Standard deviation, between tiles, of the offset of one detector against another: the
-        root of the mean square over its probability; NaN if unknown.
+        Standard deviation, between tiles, of the offset of one detector against another (rms of
+        its posterior distribution); NaN if unknown.
     n_known : int
         Number of tiles whose pairs determine all of their offsets.
     n_tied : int
@@ -117,7 +118,7 @@ def _families(matched, frames):
     families = {}
     for groups in members_of(domain, int(domain.max()) + 1):
         kinds = [_kind(frames[first[g]], matched) for g in groups]
-        # Of a detector in several sets, each has images of its own, and so its own mean level.
+        # A detector in several sets has no single level.
         if len(groups) < 2 or len(set(kinds)) < len(kinds):
             continue
         elements = filters_of(frames[first[groups[0]]].meta)
@@ -187,8 +188,8 @@ class _Offsets:
     def _scatters(self):
         """Return a grid of scatters and their probabilities.
 
-        The prior is flat under the errors of the known offsets, and goes as the inverse of the
-        scatter over them. The least scatter stands for equal offsets.
+        The prior is flat up to the errors of the known offsets, and falls as 1 / scatter beyond.
+        The smallest scatter stands for equal offsets.
         """
         known = [tile for tile in self.tiles if tile.rank]
         variances = [
@@ -218,9 +219,9 @@ def _determined(information):
 class _Tile:
     """Levels of the groups of a tile, relative to its first group.
 
-    ``information`` is the inverse covariance by its own pairs, shape (n - 1, n - 1), ``asked`` its
-    product with the levels, ``rank`` the number of offsets that its pairs determine, and ``design``
-    takes the mean offsets of the detectors to those of the tile.
+    ``information`` is the inverse covariance by the tile's own pairs, shape (n - 1, n - 1), and
+    ``asked`` its product with the levels. ``rank`` is the number of offsets that these pairs
+    determine. ``design`` is the matrix from the detectors' mean offsets to the tile's.
     """
 
     groups: np.ndarray
@@ -241,7 +242,7 @@ class _Tile:
             if len(own) > 1:
                 c = solution.covariance_matrix[np.ix_(groups[own], groups[own])]
                 centred = np.eye(len(own)) - 1 / len(own)
-                # In any gauge: of the differences alone.
+                # Independent of the gauge.
                 c = centred @ c @ centred
                 whole[np.ix_(own, own)] = np.linalg.pinv(c, rcond=1e-10, hermitian=True)
         levels = solution.coefficients[groups, 0]
@@ -290,7 +291,7 @@ class _Given:
 
     @property
     def log_likelihood(self):
-        """Restricted likelihood of the scatter, but for a constant."""
+        """Logarithm of the restricted likelihood of the scatter, up to a constant."""
         value = 0.5 * self.asked @ self.means - 0.5 * np.linalg.slogdet(self.information)[1]
         for tile, inverse in zip(self.tiles, self.inverse, strict=True):
             value += 0.5 * np.linalg.slogdet(inverse)[1] + 0.5 * tile.asked @ inverse @ tile.asked
@@ -333,7 +334,7 @@ def _bordered(matrix):
 
 @dataclass(frozen=True, eq=False)
 class _SharedCovariance:
-    """The covariance of levels of which some are tied; see `GaugedCovariance`."""
+    """The covariance of levels, with some tied to others; see `GaugedCovariance`."""
 
     whole: np.ndarray
     change: np.ndarray
@@ -359,7 +360,7 @@ class _SharedCovariance:
 
 
 def _tied(solution, tiles, tied, *, science):
-    """Return the solution with the levels of tied groups, each tile being one set."""
+    """Return the solution with the levels of tied groups; each tile becomes one set."""
     groups, levels, covariance, response = tied
     m = len(solution.coefficients)
     gauge = block_diag(*(_gauge(len(tile), science) for tile in tiles))
@@ -389,5 +390,5 @@ def _tied(solution, tiles, tied, *, science):
 
 
 def _gauge(n, science):
-    """Return the matrix that makes the first level, or the mean, zero."""
+    """Return the matrix that subtracts the first level (for ``science``) or the mean."""
     return np.eye(n) - (np.eye(n)[:1] if science else 1 / n)

@@ -1,9 +1,9 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
 """Patterns that stay with the detector.
 
-A residual of the flat field, or a bowl, is the same in all images of a detector. It passes every
-test of loops and adds up along a mosaic. Two traces remain. If levels are fitted, each overlap has
-a slope in proportion to the offset between its images. If planes are fitted, they follow the
+A flat-field residual, or a bowl, is the same in all images of a detector. All loops of pairs close
+with it, and it adds up along a mosaic. It leaves two traces. If levels are fitted, each overlap has
+a slope proportional to the offset between its images. If planes are fitted, they follow the
 pattern, and their slopes grow linearly across the mosaic.
 """
 
@@ -18,20 +18,23 @@ __all__ = ["DetectorPattern", "find_patterns"]
 
 # Chance of a false alarm for one detector.
 CHANCE = 1e-3
-# Overlaps that are enough for the test.
+# Largest number of overlaps that are tested.
 MAX_PAIRS = 4000
-# Nodes of an image's grid that sample an overlap: every second one along each axis.
+# An overlap is sampled at every second node of an image's grid along each axis.
 NODE_STEP = 2
-# Terms of the pattern in detector coordinates x and y, from -1 to 1: the quadratic and the cubic
-# ones. The cubic ones are tried where the quadratic ones are not significant.
+# Powers of the pattern's terms in detector coordinates x and y, from -1 to 1. The cubic terms are
+# tried if the quadratic ones, which come first, are not significant.
 POWERS = [(2, 0), (1, 1), (0, 2), (3, 0), (2, 1), (1, 2), (0, 3)]
 N_QUADRATIC, N_CUBIC = 3, 7
+# Smallest number of degrees of freedom of a test.
 LEAST_FREEDOM = 4
-# Images have patterns of their own if the slopes of the overlaps, less those of planes, are so
-# many times larger in the mean square than their errors, with so many degrees of freedom.
-MIN_SHAPES, LEAST_SHAPES = 5.0, 6
+# Images have patterns of their own if the mean square of the overlaps' slopes, after planes are
+# fitted to them, exceeds its expectation by this factor.
+MIN_SHAPES = 5.0
+# Smallest number of degrees of freedom, and largest number of groups, of that test.
+LEAST_SHAPES = 6
 MAX_GROUPS = 300
-# Patterns larger than this fraction of the levels' errors are reported.
+# Smallest reported pattern, as a fraction of the standard errors of the levels.
 FRACTION = 0.3
 
 
@@ -129,7 +132,7 @@ def find_patterns(result, frames, table):
 
 
 def _of_their_own(result, table):
-    """Fit a plane to each group by the slopes of its overlaps alone, and test what is left."""
+    """Fit a slope to each group by the slopes of its overlaps, and test the residuals."""
     rows = np.asarray(result.rows)[np.asarray(result.kept)]
     pairs, m = table.take(rows), len(result.group_axes)
     first, second = result.group[pairs.first], result.group[pairs.second]
@@ -159,7 +162,7 @@ def _of_their_own(result, table):
 
 
 def _slope_equations(pairs):
-    """Normal matrices and right-hand sides of the slopes of pairs, their levels being free."""
+    """Return normal matrices and right-hand sides of the pairs' slopes, for free levels."""
     level, mixed = pairs.gram[:, :1, 0], pairs.gram[:, 0, 1:]
     weight = pairs.gram[:, 1:, 1:] - mixed[:, :, None] * (mixed / level)[:, None]
     return weight, pairs.rhs[:, 1:] - mixed * pairs.rhs[:, :1] / level
@@ -190,7 +193,7 @@ def _in_overlaps(result, frames, table):
 
 @dataclass(frozen=True, eq=False)
 class _OverlapSlopes:
-    """Slopes of the overlaps of a detector's images, and those that each term gives them."""
+    """Slopes of the overlaps of a detector's images, and the slopes by each term of a pattern."""
 
     slopes: np.ndarray
     weights: np.ndarray
@@ -199,7 +202,7 @@ class _OverlapSlopes:
 
     @classmethod
     def of(cls, frames, table, rows, n_images):
-        """Return the slopes of pairs, their levels being free; `None` if there are too few."""
+        """Return the slopes of pairs, for free levels; `None` if there are too few pairs."""
         good, design = [], []
         for p in rows.tolist():
             terms = _pattern_slopes(frames[table.first[p]], frames[table.second[p]], table.axes[p])
@@ -217,8 +220,8 @@ class _OverlapSlopes:
     def fit(self, n_terms):
         """Return the pattern's coefficients and the chance of their statistic, or `None`.
 
-        By weighted least squares. Pairs that share images are not independent: the images, not
-        the pairs, give the degrees of freedom.
+        The fit is by weighted least squares. Pairs that share images are not independent, so the
+        degrees of freedom come from the number of images.
         """
         design, weights, n = self.design[:, :, :n_terms], self.weights, len(self.slopes)
         freedom = 2 * min(n, self.n_images - 1) - n_terms
@@ -235,9 +238,9 @@ class _OverlapSlopes:
 
 
 def _pattern_slopes(first, second, axes):
-    """Return the slopes that each term of a pattern gives a pair, shape (2, 7).
+    """Return the slopes of a pair's difference by each term of a pattern, shape (2, 7).
 
-    The difference of the pattern at the two images' pixels, as a plane about the pair's centre.
+    They are those of a plane fitted to the difference of the term at the two images' pixels.
     """
     nodes = first.grid.nodes[::NODE_STEP, ::NODE_STEP].reshape(-1, 3)
     places = [_place(frame, nodes) for frame in (first, second)]
@@ -304,7 +307,7 @@ def _fit_slopes(offsets, slopes):
     )
     values = np.concatenate([slopes[:, 0], slopes[:, 1]])
     coefficients, _, rank, _ = np.linalg.lstsq(design, values, rcond=1e-9)
-    # Tiles in one row tell the gradient along it alone.
+    # Tiles in one row determine the gradient along the row alone.
     n_gradient, freedom = rank - 2, 2 * n - rank
     left = np.sum(np.square(values - design @ coefficients))
     flat = sum(np.sum(np.square(s - s.mean())) for s in slopes.T)

@@ -1,5 +1,5 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
-"""Find pairs and images that are wrong, by what all others predict for them."""
+"""Rejection of wrong pairs and images, by the prediction of all others."""
 
 import numpy as np
 
@@ -9,54 +9,56 @@ from levelmatch.solve.weights import LEAST_WEIGHT, MIN_LOOPS, Adapted, medians
 
 __all__ = ["Rejection"]
 
-# Wrong pairs are sought where a p-value is under this over the number of pairs or images, or
-# where a pair lies so many times farther out than the farthest of normal errors.
+# A set is searched if a p-value, times the number of pairs or images, is below this.
 SUSPICION = 0.2
+# A set is searched if a pair exceeds the largest of normal errors by this factor.
 SPREAD = 1.3
 # Median of the absolute value of a normal variable of unit variance.
 HALF_NORMAL = 0.6745
-# At most this fraction of a set's pairs can be wrong, and in so many rounds they are sought. Of
-# those taken away together none is much less than the largest.
+# Largest fraction of a set's pairs that may be rejected.
 MAX_REJECTED = 0.15
+# Largest number of rounds of rejection.
 N_ROUNDS = 40
+# Pairs that are removed in one round have at least this fraction of the largest excess.
 ALIKE = 0.5
-# In larger sets all significant pairs are taken away at once, and hidden ones are sought only if
-# the others do not scatter as normal errors do.
+# Sets of more pairs lose all significant pairs at once. The search goes on only if the remaining
+# pairs are not normally distributed.
 LARGE = 2000
-# A pair is clearly wrong at this many times the critical value. Where more than this fraction of
-# the rejected pairs (and more than one) is not, sizes go over into those of the others: they
-# are the tail of the scatter.
+# A pair is clearly wrong at this multiple of the critical value.
 CLEAR = 2.0
+# If more than this fraction of the rejected pairs (and more than one) is not clearly wrong, they
+# are the tail of the scatter, and none is rejected.
 MAX_UNCLEAR = 0.2
-# An image is wrong, not its pairs, if at least so many and half of them are rejected. At
-# most this fraction of a set's images, or one, can be.
+# An image is wrong if at least this many of its pairs, and half of them, are rejected.
 MIN_OF_IMAGE = 3
+# Largest fraction of a set's images that may be wrong; one may be in any set.
 MAX_IMAGES = 0.1
-# Steps to the scatter of wrong images' pairs.
+# Iterations of the scatter of a wrong image's pairs.
 N_SPOILT = 3
 
 
 class Rejection:
-    """Pairs that are wrong lose their weight; the floor comes from the others.
+    """Reject wrong pairs, and estimate the floor from the others.
 
     In sets of at least 10 independent loops, by the generalised extreme studentised
     deviate test (Rosner 1983, Technometrics 25, 165; for regression Paul & Fung 1991,
-    Technometrics 33, 339), which sees several wrong pairs although they hide one another:
+    Technometrics 33, 339). It finds several wrong pairs, although one can hide another:
 
-    1. The pairs of largest studentised deleted residual are taken away, one or a few
-       at a time, and the floor is estimated anew, up to 15 % of the pairs of the set.
-    2. Those taken away up to the last significant one are wrong; those that the
-       solution without them predicts within their errors are put back.
-    3. An image of which most pairs would be rejected, or all scatter more than the
-       others, keeps them, with a scatter of its own.
-    4. If the others do not scatter as normal errors do, or if wrong and right ones differ by
-       degree only, large differences belong to the scatter: no pair of the set is rejected.
+    1. Remove the pairs of largest studentised deleted residual, one or a few at a time, and
+       estimate the floor again. Stop at 15 % of the pairs of the set.
+    2. All pairs that were removed up to the last significant one are wrong. Put back those
+       that the solution without them predicts within their errors.
+    3. An image is wrong if most of its pairs would be rejected, or if they scatter more than the
+       others. It keeps its pairs, with an extra variance.
+    4. Reject no pair of a set whose remaining pairs are not normally distributed, or whose
+       wrong pairs are not clearly apart from the right ones: large differences are part of
+       its scatter.
 
-    A residual is divided by its own standard deviation, which is less than that of the
-    difference by the root of the redundancy (data snooping: Baarda 1968, A testing procedure
-    for use in geodetic networks). The only link of two sets has none and is never rejected.
-    Where another pair may be wrong in the place of a rejected one, the solution is the mean
-    over the explanations, and their spread enters the errors.
+    Each residual is divided by its own standard deviation: that of the difference times the
+    root of the redundancy (data snooping: Baarda 1968, A testing procedure for use in geodetic
+    networks). The only link of two sets has no redundancy and is never rejected. If another
+    pair may be wrong in place of a rejected one, the solution is the mean over the
+    explanations, and their spread enters the errors.
 
     Parameters
     ----------
@@ -75,7 +77,7 @@ class Rejection:
         Parameters
         ----------
         solve : callable
-            Returns the solution for floors, shape (n_sets,), and robust weights, shape (n,).
+            Returns the solution for given floors, shape (n_sets,), and robust weights, shape (n,).
         """
         self.agreement = Agreement(self.floors, solve)
         fit = self.agreement.fit(self.floors.start(), np.ones(len(self.set_of), dtype=bool))
@@ -93,7 +95,7 @@ class Rejection:
         return Adapted(fit.floors, robust, fit.solved, doubt)
 
     def _suspicious(self, fit):
-        """Sets in which something stands out, or several pairs may hide one another, (n_sets,)."""
+        """Return flags of sets that may have wrong pairs or images, shape (n_sets,)."""
         _, p_value = self.agreement.excess(fit)
         number = np.maximum(self.agreement.number, 2)
         out = self.floors.sum(p_value * number[self.set_of] < SUSPICION) > 0
@@ -101,7 +103,7 @@ class Rejection:
         found, median = medians(self.set_of, sigmas)
         typical = np.full(self.floors.n_sets, np.inf)
         typical[found] = median / HALF_NORMAL
-        # The largest of normal errors is about the root of twice the logarithm of their number.
+        # The largest of n normal errors is about sqrt(2 log n).
         far = SPREAD * np.sqrt(2 * np.log(number)) * typical
         out |= self.floors.sum(sigmas > far[self.set_of]) > 0
         out[self.floors.component[self._wrong_images(fit, SUSPICION)]] = True
@@ -140,10 +142,10 @@ class Rejection:
         return self._keep_natural(whole, fit, images)
 
     def _largest(self, excess, batch, alike):
-        """Rows of the largest values of each set, at most one of each image.
+        """Return the rows of the largest values of each set, at most one per image.
 
-        ``batch`` is the number of rows of each set, and ``alike`` the fraction of the largest
-        value that they have at least, shape (n_sets,).
+        ``batch`` is the largest number of rows of each set. Their values are at least the
+        fraction ``alike`` of the largest. Both have shape (n_sets,).
         """
         largest = np.zeros(self.floors.n_sets)
         np.maximum.at(largest, self.set_of, excess)
@@ -161,7 +163,7 @@ class Rejection:
         return np.array(rows, dtype=int)
 
     def _put_back(self, whole, wrong):
-        """Return the fit without wrong pairs, but with those that it predicts."""
+        """Return the fit without the wrong pairs; put back pairs that it predicts."""
         fit = whole
         while wrong.any():
             fit = self.agreement.fit(fit.floors, ~wrong)
@@ -173,12 +175,12 @@ class Rejection:
         return whole
 
     def _find_images(self, fit, searched):
-        """Let the pairs of wrong images scatter more, in place of rejecting them.
+        """Give the pairs of wrong images an extra variance, in place of rejecting them.
 
         Returns
         -------
         fit : `~levelmatch.solve.agreement.Fit`
-            With ``extra`` for their pairs, which all count.
+            All pairs of these images count, with ``extra``.
         images : list of int
             The images.
         """
@@ -197,7 +199,7 @@ class Rejection:
             images = images + new
 
     def _wrong_images(self, fit, level):
-        """The worst image of each set, if it is worse than chance makes one of its images."""
+        """Return the worst image of each set, if it is significant among the images of the set."""
         p_value = self.agreement.images(fit)
         component = self.floors.component
         number = np.bincount(component, minlength=self.floors.n_sets)
@@ -206,7 +208,7 @@ class Rejection:
         return worst[p_value[worst] * number[component[worst]] < level]
 
     def _mostly_rejected(self, wrong):
-        """Images of which most pairs are wrong, the worst first."""
+        """Return the images whose pairs are mostly wrong, the worst first."""
         degree, images = self.agreement.degree(np.ones(len(wrong), dtype=bool)), []
         single = wrong.copy()
         while True:
@@ -219,13 +221,16 @@ class Rejection:
             single &= (self.equations.first != worst) & (self.equations.second != worst)
 
     def _fit_images(self, fit, images):
-        """Return the fit in which the pairs of images have a scatter of their own."""
+        """Return the fit in which the pairs of each of these images have an extra variance.
+
+        The variance is a moment estimate, in `N_SPOILT` iterations. All of the pairs count.
+        """
         n, own = self.equations.n_groups, self.equations.gram[:, 0, 0]
         label = np.full(len(own), n)
         for image in reversed(images):
             label[(self.equations.first == image) | (self.equations.second == image)] = image
         of_image = label < n
-        # The image's coefficients are found from these pairs alone.
+        # These pairs alone determine the image's coefficients.
         target = np.bincount(label, np.where(of_image, self.equations.rank, 0)).astype(float)
         target[np.unique(label[of_image])] -= self.equations.n_terms
         counted, extra = fit.counted | of_image, np.where(of_image, 1 / own, 0.0)
@@ -242,7 +247,7 @@ class Rejection:
         return self.agreement.fit(fit.floors, counted, extra)
 
     def _keep_natural(self, whole, fit, images):
-        """Return the fit, with all pairs of the sets that scatter widely by nature."""
+        """Return the fit; put back all pairs of sets whose scatter has large differences."""
         natural = self.agreement.not_normal(fit)
         natural |= self._unclear(fit, images)
         changed = ~fit.counted | (fit.extra > 0)
@@ -258,7 +263,7 @@ class Rejection:
         return self.agreement.fit(whole.floors, counted, extra)
 
     def _unclear(self, fit, images):
-        """Sets in which too many of the wrong pairs differ by degree only, shape (n_sets,)."""
+        """Return flags of sets with too many wrong pairs that are not clearly wrong, (n_sets,)."""
         wrong = ~fit.counted
         excess, _ = self.agreement.excess(fit)
         critical = self.agreement.critical(fit)
@@ -269,7 +274,7 @@ class Rejection:
 
 
 def _head(order, set_of, most):
-    """The first places of each set, of rows that are ordered by set."""
+    """Return the first ``most`` rows of each set, of rows that are ordered by set."""
     if len(order) == 0:
         return order
     _, start, count = np.unique(set_of[order], return_index=True, return_counts=True)

@@ -60,7 +60,8 @@ def run_passes(
         pattern = find_shared_pattern(
             frames, passes, measured, used, options, partial(_after_pass, options)
         )
-    # Strips and blocks see patterns, too: these are found by the errors of the cells.
+    # Errors from strips and blocks would absorb a pattern of the detector. Patterns are therefore
+    # searched for with the errors of the cells alone.
     cells = subtract_pattern(measured, pattern)
     area = np.array([frame.whole_grid.pixel_area for frame in frames])
     measured = pooled_passes(measured, used, [p.fit_type for p in passes], area)
@@ -120,10 +121,10 @@ def _warn_patterns(solved, frames, table):
 
 
 def _hold_named(passes, frames, used):
-    """Return the passes; a named reference is held where it can be.
+    """Return the passes, with a named reference held in an earlier pass if need be.
 
-    Of images of one tile the mosaic corrects all alike: the last pass before it that has pairs
-    holds the reference then.
+    If all images are of one tile, the mosaic pass has only one group. The last earlier pass with
+    pairs, other than the Lyot pass, then holds the reference.
     """
     last = max((k for k, p in enumerate(passes) if p.name != "fit_exclude"), default=0)
     mosaic = passes[last]
@@ -158,7 +159,7 @@ def _added_variances(before, after, frames, solved):
     if after is None or not (before.matrix.any() or after.spread is not None):
         return own
     known = np.isfinite(own)
-    # Negative where the pass corrects an error of an earlier one: the sum is that of all passes.
+    # The difference is negative if the pass corrects an error of an earlier one.
     return np.where(known, after.variances - before.variances, own)
 
 
@@ -189,10 +190,9 @@ def correct_frames(frames, solved, variances=None):
 
 
 def _mark_subsets(frames, solved):
-    """Return the frames, those of a domain that fell into sets marked by their set.
+    """Return the frames, each with the rank of its connected set in its domain; 0 is the largest.
 
-    A later pass, in which other images may join the sets, then corrects each for
-    itself. The largest set keeps the mark 0.
+    A later pass, in which other images may connect the sets, corrects each set on its own.
     """
     component = solved.solution.component[solved.group]
     sets, first, count = np.unique(component, return_index=True, return_counts=True)
@@ -207,7 +207,7 @@ def _mark_subsets(frames, solved):
 
 
 def _local_levels(frames, dithers, local):
-    """The local level of each frame's tile, that of its first frame, in the common unit."""
+    """Return the local level of each frame's tile: that of its first frame, in the common unit."""
     levels = {}
     for i, frame in enumerate(frames):
         if dithers.domain[i] not in levels:
@@ -216,7 +216,7 @@ def _local_levels(frames, dithers, local):
 
 
 def _subtract_local(frames, levels):
-    """Return the frames with their local levels, in the common unit, appended."""
+    """Return the frames with the corrections by their local levels (common unit) appended."""
     return [
         frame.with_keys(
             corrections=(

@@ -1,16 +1,16 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
 """Solve for a pattern that stays with the detector, jointly with the levels or planes.
 
-The pattern of a detector is a polynomial of its pixel coordinates. In the difference of two images
-it leaves the difference of two polynomials. The plane of the pair holds it: exactly for images of
-one orientation, else to a good approximation. The pattern is eliminated from each pass as the
-corrections are, so that the residuals of the pairs after all passes determine it.
+The pattern of a detector is a polynomial of its pixel coordinates. The difference of two images
+contains the difference of two polynomials, which a plane describes: exactly for images of one
+orientation, and to a good approximation for others. Each pass eliminates the corrections from
+the columns of the pattern, and the residuals of the pairs after all passes determine it.
 
-Corrections of the images take up a part of it. With images of one orientation, for example, a
-gradient of the detector looks like a trend of the levels along the mosaic. There, the corrections
-are taken as normal variables without a trend. The pattern is zero then unless the trend is
-significant, and the scatter of the corrections gives its error. A gradient that the planes of all
-images take up is zero.
+Corrections can take the place of a pattern. With images of one orientation, for example, a gradient
+of the detector looks like a trend of the levels along the mosaic. In this case the corrections are
+taken as normal variables without a trend: the pattern is zero unless the trend is significant, and
+the scatter of the corrections gives its error. A gradient that the planes of all images can replace
+is zero.
 """
 
 import warnings
@@ -34,17 +34,22 @@ __all__ = [
 # Terms in detector coordinates x and y from -1 to 1: x, y, x**2 - 1/3, x y, y**2 - 1/3.
 N_ALL = 5
 PATTERN_TERMS = {"gradient": 2, "quadratic": 5}
+# Largest number of iterations.
 N_ROUNDS = 4
-# Nodes from which the plane of an overlap is fitted, and the step of derivatives elsewhere, arcmin.
-LEAST_NODES, STEP = 6, 0.01
-# A term is said to be undetermined if the pairs give less than this fraction of its information.
+# Smallest number of nodes to which the plane of an overlap is fitted.
+LEAST_NODES = 6
+# Step of the derivatives in narrower overlaps, in arcmin.
+STEP = 0.01
+# A term is undetermined if the pairs give less than this fraction of its information.
 DETERMINED = 0.5
-# A coefficient is known if pairs and trends give more than this fraction of its information, the
-# rest being the limit on its size. A trend counts if it has a smaller probability by chance.
-LEAST_KNOWN, CHANCE = 0.1, 1e-3
-# The solution has settled if it changes by less than this fraction of its errors.
+# A coefficient is known if pairs and trends give more than this fraction of its information. The
+# remainder comes from the prior on its size.
+LEAST_KNOWN = 0.1
+# Probability by chance below which a trend is significant.
+CHANCE = 1e-3
+# The solution has converged if it changes by less than this fraction of its standard errors.
 SETTLED = 0.02
-# Groups of a set whose trend is looked for.
+# Smallest number of groups of a set whose trend is fitted.
 LEAST_GROUPS = 4
 
 
@@ -59,14 +64,14 @@ class SharedPattern:
     of_image : `~numpy.ndarray` of int, shape (n_images,)
         The pattern of each image.
     coefficients, errors : `~numpy.ndarray`, shape (n_detectors, 5)
-        Of the terms x, y, x**2 - 1/3, x y and y**2 - 1/3 in detector coordinates from -1 to 1,
-        in the common unit, and their standard errors.
+        Coefficients of the terms x, y, x**2 - 1/3, x y and y**2 - 1/3 in detector coordinates from
+        -1 to 1, in the common unit, and their standard errors.
     trends : list of str
         Names of terms that pairs do not determine.
     step : `~numpy.ndarray`, shape (n_pairs, 3)
         Plane that the pattern subtracts from each pair.
     columns : `~numpy.ndarray`, shape (n_pairs, 3, r)
-        The same for each column of the root of the coefficients' covariance.
+        Planes by each column of the square root of the coefficients' covariance.
     """
 
     detectors: list
@@ -78,7 +83,7 @@ class SharedPattern:
     columns: np.ndarray
 
     def take(self, images, rows):
-        """Return the pattern of some images and pairs."""
+        """Return the pattern of selected images and pairs."""
         return replace(
             self,
             of_image=self.of_image[images],
@@ -91,7 +96,7 @@ class SharedPattern:
         return self.coefficients[self.of_image[i]]
 
     def words(self, unit):
-        """Return the patterns, and what does not determine them, as words."""
+        """Return a sentence on the patterns and on terms that overlaps do not determine."""
         size = np.sqrt(np.square(self.coefficients) @ _VARIANCES)
         error = np.sqrt(np.square(self.errors) @ _VARIANCES)
         found = ", ".join(
@@ -138,7 +143,7 @@ def _labels(frames):
 
 
 def _terms(frame, vectors):
-    """Return the terms at unit vectors, shape (n, 5); beyond the image, too."""
+    """Return the terms at unit vectors, inside and outside of the image, shape (n, 5)."""
     x, y = frame.whole_grid.to_pixel(vectors)
     ny, nx = frame.shape
     x, y = 2 * x / (nx - 1) - 1, 2 * y / (ny - 1) - 1
@@ -146,12 +151,16 @@ def _terms(frame, vectors):
 
 
 def _planes(first, second, axes):
-    """Return the terms of two images as planes about the centre of their pair, (2, 3, 5)."""
+    """Fit a plane (1, u, v) to each term of both images over their overlap.
+
+    Return the coefficients, shape (2 images, 3 coefficients, 5 terms). They are zero if the overlap
+    has fewer than 3 nodes.
+    """
     nodes = first.grid.nodes.reshape(-1, 3)
     terms = [_terms(frame, nodes) for frame in (first, second)]
     inside = np.logical_and(*(np.abs(t[:, :2]).max(axis=1) <= 1 + 1e-6 for t in terms))
     if np.count_nonzero(inside) < LEAST_NODES:
-        # A narrow overlap: by derivatives at its centre.
+        # In a narrow overlap, the plane comes from derivatives at its centre.
         steps = STEP * np.array([[0, 0], [1, 0], [-1, 0], [0, 1], [0, -1], [1, 1], [-1, -1]])
         nodes = axes[0] + (steps / ARCMIN) @ axes[1:]
         nodes /= np.linalg.norm(nodes, axis=1, keepdims=True)
@@ -166,7 +175,7 @@ def _planes(first, second, axes):
 
 
 def _pair_columns(frames, table, of_image, n_detectors, n_terms):
-    """Return the plane that each coefficient gives each pair, shape (n, 3, q)."""
+    """Return the plane of each pair by each coefficient, shape (n, 3, q)."""
     out = np.zeros((len(table), 3, n_detectors, n_terms))
     for p in np.flatnonzero(table.npix > 0).tolist():
         i, j = int(table.first[p]), int(table.second[p])
@@ -197,7 +206,7 @@ def follow(solved, table, columns):
     response : `~numpy.ndarray`, shape (m, k, q)
         Corrections of the groups.
     left : `~numpy.ndarray`, shape (n_pairs, 3, q)
-        The columns without them.
+        The columns minus these corrections.
     """
     solution, group = solved.solution, solved.group
     m, k = solution.coefficients.shape
@@ -215,7 +224,7 @@ def follow(solved, table, columns):
 
 
 def _weights(solved, table):
-    """Weight of the normal matrix of each kept pair of a pass."""
+    """Return the weight of the normal matrix of each kept pair of a pass."""
     rows = np.asarray(solved.rows)[np.asarray(solved.kept)]
     return solved.solution.weight / table.gram[rows, 0, 0]
 
@@ -235,7 +244,7 @@ class Eliminated:
     axes : `~numpy.ndarray`, shape (n, 3, 3)
         Centre, East and North of each image.
     columns : `~numpy.ndarray`, shape (n_pairs, 3, r)
-        Errors of the pairs' differences, by the root of their covariance.
+        Errors of the pairs' differences: columns of the square root of their covariance.
     spread : `~numpy.ndarray`, shape (n, 3, r)
         Errors of the images' levels and slopes about their centres.
     """
@@ -276,8 +285,8 @@ def find_shared_pattern(frames, passes, measured, used, options, solve):
     frames, passes, measured, used, options
         See `~levelmatch.solve.run.run_passes`.
     solve : callable
-        Solves the k-th pass: given it, the frames, a pair table and its rows, returns the
-        solved pass, the frames after it and the pair table without its corrections.
+        Solves a pass. Takes the pass, the frames, a pair table and the rows of the pass. Returns
+        the solved pass, the frames after it and the pair table minus its corrections.
     """
     n_terms = PATTERN_TERMS[options.pattern]
     names, of_image = _labels(frames)
@@ -312,7 +321,7 @@ def _without(table, columns, coefficients):
 
 
 def _half_side(frame):
-    """Half of the side of an image, in arcmin."""
+    """Return half of the side of an image, in arcmin."""
     return 0.5 * ARCMIN * np.sqrt(frame.whole_grid.pixel_area * frame.shape[0] * frame.shape[1])
 
 
@@ -334,10 +343,11 @@ def _shared(names, of_image, columns, found, covariance, fraction):
 
 @dataclass(frozen=True, eq=False)
 class _Estimate:
-    """The inverse of the normal equations, and what determines each coefficient.
+    """The inverse of the normal equations, and the information on each coefficient.
 
-    ``fraction`` is the pairs' part of the information; ``known`` is false where neither pairs nor
-    trends have any, and ``freedom`` the number of corrections less those of their trends.
+    ``fraction`` is the fraction of the information that comes from pairs. ``known`` is false for
+    coefficients without information from pairs or trends. ``freedom`` is the number of
+    corrections minus the number of coefficients of their trends.
     """
 
     inverse: np.ndarray
@@ -355,7 +365,7 @@ class _Estimate:
             trend = found[from_trends]
             square = trend @ np.linalg.pinv(covariance[own], hermitian=True) @ trend
             if fdtrc(len(trend), max(self.freedom, 1), square / len(trend)) > CHANCE:
-                # What is set to zero may be there.
+                # The terms that are set to zero may exist: their size enters the covariance.
                 covariance[own] += np.outer(trend, trend)
                 self._set_to_zero(found, from_trends)
         self._set_to_zero(found, ~self.known)
@@ -363,7 +373,7 @@ class _Estimate:
         return found, covariance
 
     def _set_to_zero(self, found, chosen):
-        """Set some coefficients to zero; the others follow."""
+        """Set chosen coefficients to zero, and change the others to the solution without them."""
         others = ~chosen
         if chosen.any() and others.any():
             pull = self.inverse[np.ix_(others, chosen)]
@@ -393,7 +403,7 @@ class _Normal:
         self._scores.append(sum(sum_by(end[rows], score, n) for end in (table.first, table.second)))
 
     def add_trends(self, solved, response):
-        """Add the corrections of a pass, which are to have no trend along the mosaic."""
+        """Add the condition that the corrections of a pass have no trend along the mosaic."""
         solution = solved.solution
         m, k, size = response.shape
         for s in np.unique(solution.component):
@@ -427,7 +437,7 @@ class _Normal:
     def solve(self, found, scatter):
         """Return the change of the coefficients, and the `_Estimate`.
 
-        The coefficients are taken to be no larger than the scatter of the corrections.
+        The prior of each coefficient is normal, with the scatter of the corrections.
         """
         prior = np.eye(len(found)) / max(scatter, 1e-12) ** 2
         whole = self.of_pairs + self.of_trends + prior
@@ -440,11 +450,11 @@ class _Normal:
         return change, _Estimate(inverse, inverse @ spread @ inverse, fraction, known, self.freedom)
 
     def _inflation(self, change):
-        """Scatter of the images' sums of residuals, over that of pairs without common errors."""
+        """Return the variance of the images' sums of residuals over that of independent pairs."""
         n = len(change)
         scores = np.concatenate(self._scores)
         used = int(np.count_nonzero(np.abs(scores).max(axis=1) > 0))
-        # The residuals after the change: what it takes away is shared evenly by the images.
+        # The change reduces the sums of all images alike.
         left = scores - 2 * (self.of_pairs @ change) / max(used, 1)
         size = np.sqrt(np.maximum(np.diagonal(self.of_pairs), 1e-300))
         square = np.sum(np.square(left[np.abs(scores).max(axis=1) > 0] / size))

@@ -136,7 +136,10 @@ def equations_of(table, group, group_axes, terms):
 
 
 def _gauge(matched, frames, equations, counted, references, held):
-    """Return the function that picks the group held at zero, and notes its choice."""
+    """Return the function that picks the group of a set to hold at zero.
+
+    It adds its choices to ``references``.
+    """
     pairs = np.stack([equations.first, equations.second], axis=1)
     flatness = Flatness.of(counted, matched.group, equations.group_axes)
     chooser = ReferenceChooser(
@@ -172,7 +175,7 @@ def _residuals(pairs, group, group_axes, solution):
 
 
 def _add_references(matched, frames, solution, references):
-    """Note the science parts that hold sets of shared offsets."""
+    """Add the science parts that hold sets of shared offsets to the references."""
     if matched.held != "science":
         return
     known = {int(solution.component[r.group]) for r in references.values()}
@@ -197,7 +200,7 @@ def _tilted(solved, frames, options):
 
 
 def _warn_lone_reference(solved, frames):
-    """Warn of a named reference that overlaps no other group, so that others take its place."""
+    """Warn of a named reference that overlaps no other group: another image takes its place."""
     named, component = solved.held, solved.solution.component
     if named is None or isinstance(named, str) or len(component) == 1:
         return
@@ -211,13 +214,13 @@ def _warn_lone_reference(solved, frames):
 
 
 def _group_axes(group, frames):
-    """Centre, East and North of each group: its image's own, or those of the images' mean."""
+    """Return centre, East and North of each group, (n_groups, 3, 3), at its images' mean."""
     centres = np.array([frame.whole_grid.axes[0] for frame in frames])
     return tangent_axes(sum_by(group, centres, int(group.max()) + 1))
 
 
 def _disconnected(matched, solution):
-    """Return the sets of each domain that falls apart, and the groups without any pair in one."""
+    """Return the sets of each disconnected domain, and flags of groups without a pair in it."""
     n_groups = len(solution.component)
     domain = np.zeros(n_groups, dtype=int)
     domain[matched.group] = matched.domain
@@ -233,7 +236,7 @@ def _disconnected(matched, solution):
 
 
 def _report_disconnected(matched, frames, sets, isolated, options):
-    """Warn of the domains that fall apart, or refuse them."""
+    """Warn of the disconnected domains, or refuse them."""
     n_sets = sum(len(s) for s in sets.values())
     domains, one = np.unique(matched.domain, return_index=True)
     one = dict(zip(domains.tolist(), one.tolist(), strict=True))
@@ -253,9 +256,9 @@ def _report_disconnected(matched, frames, sets, isolated, options):
 
 
 def _tie_sets(matched, frames, sky):
-    """Return the pass with the sets of each domain brought to one mean sky level.
+    """Return the pass with all sets of a domain brought to one mean sky level.
 
-    That of the domain's largest set, the first of equals, stays as it is.
+    The level of the domain's largest set (the first of equals) is kept.
     """
     component = matched.solution.component
     left = np.array(
@@ -289,8 +292,8 @@ def shift_levels(table, levels):
 def subtract_solution(table, solved):
     """Return the pair table with a pass's corrections subtracted.
 
-    Exact: a level shifts with a constant, a right-hand side with the normal
-    matrix times the coefficients.
+    This is exact: a correction changes a pair's right-hand side by the normal matrix times the
+    coefficients.
     """
     table = subtract_pattern(table, solved.pattern)
     group, solution = solved.group, solved.solution

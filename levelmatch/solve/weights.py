@@ -1,5 +1,5 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
-"""Robust weights that fall with the residual of a pair."""
+"""Robust weights, which decrease with the residual of a pair."""
 
 from dataclasses import dataclass
 
@@ -11,17 +11,18 @@ __all__ = ["LEAST_WEIGHT", "MIN_LOOPS", "Adapted", "Reweighting", "medians", "se
 # Tuning constants for 95 % efficiency with normal errors.
 HUBER = 1.345
 TUKEY = 4.685
-# A pair keeps at least this fraction of its weight: images that it links stay linked.
+# Smallest fraction of its weight that a pair keeps, so that its images stay linked.
 LEAST_WEIGHT = 1e-4
-# Independent loops of a set from which wrong pairs can be found.
+# Smallest number of independent loops in which wrong pairs can be found.
 MIN_LOOPS = 10
+# Largest number of iterations.
 N_REWEIGHT = 50
-# Weights have settled if at most this fraction of them still changes.
+# Weights have converged if at most this fraction of them changes.
 UNSETTLED = 1e-4
 
 
 def medians(labels, values):
-    """Return the labels there are, and the median of the values of each."""
+    """Return the distinct labels and the median of the values of each."""
     if len(labels) > 0 and labels.min() == labels.max():
         return labels[:1], np.median(values, keepdims=True)
     order = np.lexsort((values, labels))
@@ -32,7 +33,7 @@ def medians(labels, values):
 
 @dataclass(frozen=True, eq=False)
 class Adapted:
-    """Floors and robust weights that agree with the solution by them.
+    """Consistent floors, robust weights and solution.
 
     Parameters
     ----------
@@ -43,7 +44,7 @@ class Adapted:
     solved : `~levelmatch.solve.solver.Solved`
         The solution.
     doubt : `~levelmatch.solve.explanations.Doubt` or None
-        Other explanations of the differences.
+        Ambiguity of the rejected pairs.
     """
 
     floors: np.ndarray
@@ -53,20 +54,19 @@ class Adapted:
 
 
 def settle_floors(floors, solve):
-    """Return floors and solution where all pairs keep their weight."""
+    """Return floors and solution in which all pairs keep their weight."""
     robust = np.ones(len(floors.set_of))
     found, solved = floors.settle(floors.start(), robust > 0, lambda values: solve(values, robust))
     return Adapted(found, robust, solved)
 
 
 class Reweighting:
-    """Floors and robust weights, found together.
+    """Iteratively reweighted least squares.
 
-    In sets of at least 10 independent loops, pairs with large residuals lose weight:
-    by Huber's weights until these settle, then, if asked for, by Tukey's biweight
-    (Huber & Ronchetti 2009, Robust Statistics, 2nd ed., ch. 7). Where the pairs are
-    few for the number of images, the solution follows the pairs of large weight, and the
-    floor comes out too small.
+    In sets of at least 10 independent loops, pairs with large residuals lose weight: by
+    Huber's weights until these converge, then, with ``"tukey"``, by Tukey's biweight (Huber &
+    Ronchetti 2009, Robust Statistics, 2nd ed., ch. 7). If there are few pairs per image, the
+    solution follows the pairs of large weight, and the floor is too small.
 
     Parameters
     ----------
@@ -85,7 +85,7 @@ class Reweighting:
         everything = np.ones(len(self.set_of), dtype=bool)
         self.freedom = floors.freedom(everything)
         measured = k * floors.sum(everything)
-        # Mean fraction of a pair's squared residual that the fit leaves.
+        # Mean redundancy of a pair.
         self.left = np.divide(
             self.freedom, measured, out=np.ones(floors.n_sets), where=measured > 0
         )
@@ -97,7 +97,7 @@ class Reweighting:
         Parameters
         ----------
         solve : callable
-            Returns the solution for floors, shape (n_sets,), and robust weights, shape (n,).
+            Returns the solution for given floors, shape (n_sets,), and robust weights, shape (n,).
         """
         robust = np.ones(len(self.set_of))
         if not self.many.any():
@@ -113,13 +113,13 @@ class Reweighting:
         return Adapted(floors, robust, solved)
 
     def _iterate(self, floors, robust, solved, solve, kind):
-        """Alternate floors, weights and solution until they settle."""
+        """Alternate floors, weights and solution until they converge."""
         for _ in range(N_REWEIGHT):
             before = floors, robust
             quadratic = self.equations.quadratic(solved.coefficients)
             if self.floors.fixed is None and kind == "huber":
                 floors = self._moment_floors(quadratic, robust)
-                # An outlier's pull on a sum of squares has no end; on the median it has.
+                # An outlier changes a median less than a sum of squares.
                 floors = self._median_floors(quadratic, floors)
             robust = self._weights(quadratic, floors, kind)
             solved = solve(floors, robust)
@@ -133,7 +133,7 @@ class Reweighting:
         return same.all() and np.count_nonzero(changed) <= UNSETTLED * len(robust)
 
     def _moment_floors(self, quadratic, robust):
-        """Floors from the pairs that keep some weight."""
+        """Return the floors of the pairs that keep some weight."""
         counted = np.where(self.many, robust > LEAST_WEIGHT, True)
         number = self.floors.sum(counted)
         target = self.freedom * number / np.maximum(self.floors.sum(np.ones(len(counted))), 1)
@@ -141,12 +141,12 @@ class Reweighting:
         return np.sqrt(self.floors.moment_squares(quadratic, target, self.set_of))
 
     def _median_floors(self, quadratic, floors):
-        """Floors of the sets of many loops such that the median residual is as expected."""
+        """Return the floors; in sets of many loops the median residual equals its expectation."""
         own = self.equations.gram[:, 0, 0]
         rows = np.flatnonzero(self.many)
         sets = self.set_of[rows]
         target = 2 * gammaincinv(self.equations.n_terms / 2, 0.5) * self.left[sets]
-        # The floor's square that each pair by itself asks for: half ask for more.
+        # The squared floor with which each pair's residual would equal the expected median.
         square = (quadratic[rows] / target - 1) / own[rows]
         floors = floors.copy()
         found, median = medians(sets, square)
