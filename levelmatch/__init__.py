@@ -13,6 +13,7 @@ for _source in _Path(__file__).parent.glob("*/_*.pyx"):
 # The module of each public name, imported at its first use so that the command line starts
 # quickly; __init__.pyi names the same for type checkers.
 _HOMES = {
+    "CoaddOptions": "options",
     "DisconnectedError": "exceptions",
     "DisconnectedWarning": "exceptions",
     "FluxScaleWarning": "exceptions",

@@ -55,6 +55,9 @@ from levelmatch.matching import (
     recombine_lyot as recombine_lyot,
 )
 from levelmatch.options import (
+    CoaddOptions as CoaddOptions,
+)
+from levelmatch.options import (
     MeasureOptions as MeasureOptions,
 )
 from levelmatch.options import (

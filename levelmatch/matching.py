@@ -7,19 +7,21 @@ from levelmatch.docstrings import share_parameters
 from levelmatch.exceptions import warn_user
 from levelmatch.images.collection import collect
 from levelmatch.measure.overlaps import Overlaps
-from levelmatch.options import Settings, fit_terms
+from levelmatch.options import fit_terms
 from levelmatch.planning import (
     check_chips,
+    check_held,
     check_kept,
-    check_roles,
     fit_types_of,
     missing_dithers,
     warn_idle_options,
     warn_unheld_reference,
+    with_excluded_pass,
 )
 from levelmatch.record.run import Run
 from levelmatch.results.header import check_not_matched
 from levelmatch.results.result import MatchResult
+from levelmatch.settings import Settings
 from levelmatch.solve.flux_scales import warn_flux_scales
 from levelmatch.solve.passes import Pass
 from levelmatch.solve.reference import named_reference
@@ -407,8 +409,9 @@ def _match(function, collection, settings, passes):
     """Run passes over a collection: find pairs, measure them, solve each pass, correct."""
     frames = collection.frames
     check_kept(frames, settings, passes, recombine=collection.recombine)
-    named = passes[-1].image
-    passes = check_roles(frames, settings, passes)
+    last = passes[-1]
+    check_held(frames, settings.solve, last)
+    passes = with_excluded_pass(passes, frames)
     grouped = [p.grouped(frames) for p in passes]
     if not settings.read.rematch:
         check_not_matched(frames, [p.name for p in passes if p.name != "fit_exclude"])
@@ -421,7 +424,7 @@ def _match(function, collection, settings, passes):
     corrected, solved = run_passes(frames, passes, measured, overlaps.used, settings.solve, sky=sky)
     run = Run.of(function, passes, _recorded(settings, collection), collection, sky)
     result = _result(collection, corrected, solved, measured, run, overlaps)
-    warn_unheld_reference(result, named, grouped[-1])
+    warn_unheld_reference(result, last.image, grouped[-1])
     return result
 
 

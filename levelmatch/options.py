@@ -5,24 +5,27 @@ Light to import: the command line derives its flags from these classes.
 """
 
 import math
-import os
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, fields, replace
-from numbers import Integral, Real
-from typing import Any
+from dataclasses import dataclass, field, fields
 
-from levelmatch.images.choices import check_keyword, hdu_choices, region_text
+from levelmatch.option_values import (
+    check_blank,
+    check_fields,
+    check_keyword,
+    check_shape,
+    choice,
+    hdu_choices,
+    number,
+    region_text,
+)
 
 __all__ = [
     "FIT_TYPES",
-    "GROUP_BY",
+    "CoaddOptions",
     "MeasureOptions",
     "ReadOptions",
-    "Settings",
     "SolveOptions",
     "choices_of",
     "fit_terms",
-    "plain",
 ]
 
 FIT_TYPES = {
@@ -31,7 +34,6 @@ FIT_TYPES = {
     "level+match": "level+slope",
     "auto": "auto",
 }
-GROUP_BY = ("auto", "jwst", "overlap", "exposure")
 
 
 def fit_terms(fit_type: str) -> int:
@@ -48,55 +50,9 @@ def fit_terms(fit_type: str) -> int:
     return 1 if FIT_TYPES[fit_type] == "level" else 3
 
 
-def _choice(default, *choices):
-    return field(default=default, metadata={"choices": choices})
-
-
-def _number(default, *, zero=True, whole=False, least=0, optional=None, **metadata):
-    optional = default is None if optional is None else optional
-    kind = {"number": True, "zero": zero, "whole": whole, "least": least, "optional": optional}
-    return field(default=default, metadata={**kind, **metadata})
-
-
 def choices_of(options: type, name: str) -> tuple:
     """Return the values that a field of an option class admits; empty if any."""
     return next(f for f in fields(options) if f.name == name).metadata.get("choices", ())
-
-
-def _check(options):
-    """Check each field of an option class against its metadata."""
-    for f in fields(options):
-        value, kind = getattr(options, f.name), f.metadata
-        if "choices" in kind and value not in kind["choices"]:
-            msg = f"{f.name}: {value!r} is none of {kind['choices']}"
-            raise ValueError(msg)
-        if "number" in kind and not (value is None and kind["optional"]):
-            _check_number(f.name, value, kind)
-
-
-def _check_number(name, value, kind):
-    if kind["whole"]:
-        if not (isinstance(value, Integral) and value >= kind["least"]):
-            least = kind["least"]
-            what = f"whole number of {least} or more" if least > 1 else "positive whole number"
-            msg = f"{name}: {value!r} is not a {what}"
-            raise ValueError(msg)
-        return
-    good = isinstance(value, Real) and math.isfinite(value) and value >= 0
-    if not good or (value == 0 and not kind["zero"]):
-        wanted = "number of 0 or more" if kind["zero"] else "positive number"
-        msg = f"{name}: {value!r} is not a {wanted}"
-        raise ValueError(msg)
-
-
-def _check_blank(blank):
-    """Refuse all but `None`, `False`, a number and a list of numbers."""
-    values = blank if isinstance(blank, list | tuple) else [blank]
-    if blank is None or blank is False:
-        return
-    if not values or not all(isinstance(v, Real) and not isinstance(v, bool) for v in values):
-        msg = f"blank: {blank!r} is neither None, False, a number nor a list of numbers"
-        raise TypeError(msg)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -172,17 +128,17 @@ class ReadOptions:
     levels: object = None
     regions: object = None
     only_regions: bool = False
-    on_error: str = _choice("raise", "raise", "skip")
+    on_error: str = choice("raise", "raise", "skip")
     flux_scale: object = None
     apply_flux_scale: bool = False
     rematch: bool = False
-    pixel_area: str | bool = _choice("auto", "auto", True, False)
+    pixel_area: str | bool = choice("auto", "auto", True, False)
     mix_filters: bool = False
-    max_bytes: int = _number(1 << 31, whole=True, least=1)
+    max_bytes: int = number(1 << 31, whole=True, least=1)
 
     def __post_init__(self):
-        _check(self)
-        _check_blank(self.blank)
+        check_fields(self)
+        check_blank(self.blank)
         hdu_choices(self.hdu)
         object.__setattr__(self, "regions", region_text(self.regions))
         if self.only_regions and self.regions is None:
@@ -231,19 +187,19 @@ class MeasureOptions:
         continues from there.
     """
 
-    method: str = _choice("direct", "direct", "interp", "exact", "adaptive")
-    location: str = _choice("mean", "mean", "median")
-    clip: float = _number(3.0, zero=False)
+    method: str = choice("direct", "direct", "interp", "exact", "adaptive")
+    location: str = choice("mean", "mean", "median")
+    clip: float = number(3.0, zero=False)
     structure: bool = False
     mask_sources: bool = False
     # A pair's measurement does not depend on the fields below.
     stacked: bool = field(default=False, metadata={"pairs": False})
-    n_workers: int | None = _number(None, whole=True, least=1, pairs=False)
+    n_workers: int | None = number(None, whole=True, least=1, pairs=False)
     extend: object = field(default=None, metadata={"pairs": False})
     checkpoint: object = field(default=None, metadata={"pairs": False})
 
     def __post_init__(self):
-        _check(self)
+        check_fields(self)
 
     @property
     def truncation(self) -> float:
@@ -334,19 +290,19 @@ class SolveOptions:
         ``do_local_subtraction``.
     """
 
-    weights: str = _choice("ivar", "ivar", "equal", "npix", "rms")
-    floor: float | None = _number(None)
-    robust: str | None = _choice("auto", "auto", "tukey", "huber", None)
-    min_area: float = _number(0.002)
-    min_linear: float = _number(0.2)
-    rms_limit: float = _number(2.0)
-    max_pairs: int | None = _number(24, whole=True, least=2, optional=True)
-    slope_prior: float | None = _number(None, zero=False)
-    slope_gauge: str = _choice("reference", "reference", "mean")
-    pattern: str | None = _choice(None, None, "gradient", "quadratic")
+    weights: str = choice("ivar", "ivar", "equal", "npix", "rms")
+    floor: float | None = number(None)
+    robust: str | None = choice("auto", "auto", "tukey", "huber", None)
+    min_area: float = number(0.002)
+    min_linear: float = number(0.2)
+    rms_limit: float = number(2.0)
+    max_pairs: int | None = number(24, whole=True, least=2, optional=True)
+    slope_prior: float | None = number(None, zero=False)
+    slope_gauge: str = choice("reference", "reference", "mean")
+    pattern: str | None = choice(None, None, "gradient", "quadratic")
     share_offsets: bool = False
-    disconnected: str = _choice("warn", "warn", "error", "sky")
-    flux_limit: float = _number(0.03)
+    disconnected: str = choice("warn", "warn", "error", "sky")
+    flux_limit: float = number(0.03)
     time_from_background: str = "DT_BGR"
     combine_detectors: str | None = None
     hold: object = None
@@ -356,7 +312,7 @@ class SolveOptions:
     subtract_local: bool = False
 
     def __post_init__(self):
-        _check(self)
+        check_fields(self)
         if not (self.combine_detectors is None or isinstance(self.combine_detectors, str)):
             msg = (
                 f"combine_detectors: {self.combine_detectors!r} is neither None, 'auto' nor a "
@@ -366,133 +322,41 @@ class SolveOptions:
         check_keyword("sky_keyword", self.sky_keyword)
 
 
-# Keywords of earlier releases, and the option class that they have moved to.
-MOVED = {
-    "weights": "solve",
-    "time_from_background": "solve",
-    "subtract_local": "solve",
-    "hdu": "read",
-    "dq_bits": "read",
-    "flux_scale": "read",
-    "apply_flux_scale": "read",
-    "rematch": "read",
-    "stacked": "measure",
-    "extend": "measure",
-    "checkpoint": "measure",
-}
-CLASSES = {"read": ReadOptions, "measure": MeasureOptions, "solve": SolveOptions}
-
-
 @dataclass(frozen=True, kw_only=True)
-class Settings:
-    """The settings of one run, checked.
+class CoaddOptions:
+    """How images are reprojected and combined into a mosaic.
 
     Parameters
     ----------
-    group_by : str, list of str or callable
-        See `match_dithers`.
-    read : `ReadOptions`
-        Options of reading.
-    measure : `MeasureOptions`
-        Options of measuring.
-    solve : `SolveOptions`
-        Options of solving.
-    progress_bar : callable or None
-        Wraps an iterable over the pairs.
+    weights : None, "ivar", str, sequence or mapping
+        Weights of the mean: ``"ivar"`` for the inverse variance of each pixel, or a header
+        keyword, such as ``"XPOSURE"``. Or a number per image, in the order of the input or by
+        name. By default all images have equal weights. If a file has the variance of the read
+        noise (``VAR_RNOISE``), ``"ivar"`` is its inverse, as in JWST's resampling, since noise
+        that grows with the signal biases a mean.
+    method : {"auto", "interp", "exact", "adaptive"}
+        The function of `reproject`. ``"auto"`` is bilinear interpolation, or ``"adaptive"``,
+        which averages all pixels of an image, for mosaic pixels more than 1.5 times as
+        large as those of the image.
+    tile_size : int or tuple of int
+        Side of the mosaic's tiles in pixels. Or their shape (ny, nx).
+    shape : tuple of int or None
+        Shape (ny, nx) of the mosaic, if its WCS does not have one.
     """
 
-    group_by: object = "auto"
-    read: ReadOptions = field(default_factory=ReadOptions)
-    measure: MeasureOptions = field(default_factory=MeasureOptions)
-    solve: SolveOptions = field(default_factory=SolveOptions)
-    progress_bar: Callable | None = None
+    weights: object = None
+    method: str = choice("auto", "auto", "interp", "exact", "adaptive")
+    tile_size: int | tuple[int, int] = 1024
+    shape: tuple[int, int] | None = None
 
-    @classmethod
-    def of(cls, function, moved, *, progress_bar=None, group_by="auto", **options):
-        """Return the settings of a call.
+    def __post_init__(self):
+        check_fields(self)
+        check_shape("tile_size", self.tile_shape, 16)
+        if self.shape is not None:
+            check_shape("shape", self.shape, 1)
 
-        Parameters
-        ----------
-        function : str
-            The function, for messages.
-        moved : dict
-            Keywords of earlier releases.
-        progress_bar, group_by, **options
-            See the class; option classes may be `None`.
-        """
-        _check_group_by(group_by)
-        if progress_bar is not None and not callable(progress_bar):
-            msg = f"progress_bar: {progress_bar!r} is not callable; give for example tqdm.tqdm"
-            raise TypeError(msg)
-        for name, value in options.items():
-            if value is not None and not isinstance(value, CLASSES[name]):
-                msg = f"{name}: expected {CLASSES[name].__name__}, not {type(value).__name__}"
-                raise TypeError(msg)
-        options = {name: options.get(name) or CLASSES[name]() for name in CLASSES}
-        return cls(
-            group_by=group_by, progress_bar=progress_bar, **_moved_to(function, moved, options)
-        )
-
-    def plain(self) -> dict:
-        """Return the settings as plain values, which a file can hold."""
-        groups = {name: _plain_fields(getattr(self, name)) for name in CLASSES}
-        return {"group_by": plain(self.group_by), **groups}
-
-
-def _plain_fields(options):
-    left_out = ("extend", "checkpoint")
-    names = [f.name for f in fields(options) if f.name not in left_out]
-    return {name: plain(getattr(options, name)) for name in names}
-
-
-def _moved_to(function, moved, options):
-    """Return option classes with the keywords of earlier releases put in their places."""
-    # Its import takes longer than the command line's help.
-    from levelmatch.exceptions import LevelMatchDeprecationWarning, warn_user
-
-    changes = {}
-    for name, value in moved.items():
-        if name not in MOVED:
-            msg = f"{function}() got an unexpected keyword argument {name!r}"
-            raise TypeError(msg)
-        changes.setdefault(MOVED[name], {})[name] = value
-    for home, values in changes.items():
-        call = ", ".join(f"{name}={value!r}"[:60] for name, value in values.items())
-        msg = f"{function}: give {home}={CLASSES[home].__name__}({call}); the keyword "
-        msg += f"{' and '.join(values)} of {function} will be removed in the next release"
-        warn_user(msg, LevelMatchDeprecationWarning)
-        options[home] = replace(options[home], **values)
-    return options
-
-
-def _check_group_by(group_by):
-    """Refuse all but a word, header keywords and a function."""
-    if callable(group_by) or (isinstance(group_by, str) and group_by):
-        return
-    if not isinstance(group_by, list | tuple) or not all(isinstance(k, str) for k in group_by):
-        msg = f"group_by: {group_by!r} is none of {GROUP_BY}, header keywords or a function"
-        raise TypeError(msg)
-    if not group_by:
-        msg = f"group_by: {group_by!r} names no keyword; name one"
-        raise ValueError(msg)
-
-
-def plain(value: Any) -> object:
-    """Return an option as a plain value that a file can hold; other objects by their name."""
-    if isinstance(value, Mapping):
-        return {str(key): plain(item) for key, item in value.items()}
-    if hasattr(value, "colnames"):
-        return {name: plain(value[name]) for name in value.colnames}
-    # A quantity has no list.
-    value = value.value if hasattr(value, "to_value") else value
-    if hasattr(value, "tolist"):
-        return plain(value.tolist())
-    if hasattr(value, "serialize"):
-        return value.serialize(format="ds9")
-    if isinstance(value, os.PathLike):
-        return str(value)
-    if isinstance(value, list | tuple):
-        return [plain(item) for item in value]
-    if value is None or isinstance(value, bool | int | float | str):
-        return value
-    return getattr(value, "__qualname__", None) or str(value)
+    @property
+    def tile_shape(self) -> tuple[int, int]:
+        """Shape (ny, nx) of a tile of the mosaic."""
+        size = self.tile_size
+        return size if isinstance(size, tuple | list) else (size, size)

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 
 from levelmatch.exceptions import FrameError, warn_user
 from levelmatch.images import jwst
-from levelmatch.images.roles import EXCLUDE, HOLD
+from levelmatch.images.frame import EXCLUDE, HOLD
 from levelmatch.options import SolveOptions, fit_terms
 from levelmatch.pass_names import PASS_OF
 from levelmatch.solve.offsets import OFFSET_PASSES
@@ -13,17 +13,18 @@ from levelmatch.solve.passes import Pass
 
 __all__ = [
     "check_chips",
+    "check_held",
     "check_kept",
-    "check_roles",
     "fit_types_of",
     "missing_dithers",
     "warn_idle_options",
     "warn_unheld_reference",
+    "with_excluded_pass",
 ]
 
 
 def fit_types_of(fit_type, keywords):
-    """Return the fit type of each pass; take the keywords that give one out of a dictionary."""
+    """Return the fit type of each pass; remove the ``fit_type_*`` keywords from ``keywords``."""
     if isinstance(fit_type, Mapping):
         unknown = set(fit_type) - set(PASS_OF) - set(PASS_OF.values())
         if unknown:
@@ -78,47 +79,54 @@ def check_chips(frames):
             raise FrameError(msg)
 
 
-def check_roles(frames, settings, passes):
-    """Return the passes, with one more for images that do not influence the others.
+def check_held(frames, solve, last):
+    """Refuse held images that contradict another option.
 
     Parameters
     ----------
     frames : list of `~levelmatch.images.frame.Frame`
         The images.
-    settings : `~levelmatch.options.Settings`
-        The settings of the run.
-    passes : list of `~levelmatch.solve.passes.Pass`
-        The passes of the call.
+    solve : `~levelmatch.SolveOptions`
+        Options of solving.
+    last : `~levelmatch.solve.passes.Pass`
+        The last pass of the call.
 
     Raises
     ------
     ValueError
-        If held images contradict another option.
+        If they do.
     """
-    solve, last = settings.solve, passes[-1]
     held = [frame for frame in frames if frame.role == HOLD]
-    if held:
-        names = {name for f in held for name in (f.name, f.product, f.file)}
-        if last.reference == "image" and last.image not in names:
-            msg = f"reference: {last.image} is not among the images of hold; omit one of the two"
+    if not held:
+        return
+    names = {name for f in held for name in (f.name, f.product, f.file)}
+    if last.reference == "image" and last.image not in names:
+        msg = f"reference: {last.image} is not among the images of hold; omit one of the two"
+        raise ValueError(msg)
+    for name, value in (("subtract_local", True), ("disconnected", "sky")):
+        if getattr(solve, name) == value:
+            msg = f"hold: {name}={value!r} moves the images that are held; omit one of the two"
             raise ValueError(msg)
-        for name, value in (("subtract_local", True), ("disconnected", "sky")):
-            if getattr(solve, name) == value:
-                msg = f"hold: {name}={value!r} moves the images that are held; omit one of the two"
-                raise ValueError(msg)
-    if any(frame.role == EXCLUDE for frame in frames):
-        return [*passes, Pass("fit_exclude", last.fit_type, keyword=last.keyword)]
-    return passes
+
+
+def with_excluded_pass(passes, frames):
+    """Return the passes, with one more if images are left out of the fit."""
+    if not any(frame.role == EXCLUDE for frame in frames):
+        return passes
+    last = passes[-1]
+    return [*passes, Pass("fit_exclude", last.fit_type, keyword=last.keyword)]
 
 
 def check_kept(frames, settings, passes, *, recombine=False):
-    """Refuse a call whose corrections headers cannot hold, if they are not to be subtracted.
+    """Refuse corrections that a header cannot hold, if they are not subtracted.
+
+    Headers hold levels alone: no planes, patterns, recombined Lyot parts or applied flux scales.
 
     Parameters
     ----------
     frames : list of `~levelmatch.images.frame.Frame`
         The images.
-    settings : `~levelmatch.options.Settings`
+    settings : `~levelmatch.settings.Settings`
         The settings of the run.
     passes : list of `~levelmatch.solve.passes.Pass`
         Its passes.

@@ -9,8 +9,9 @@ from levelmatch.docstrings import share_parameters
 from levelmatch.images.collect import collect_frames
 from levelmatch.measure.overlaps import Overlaps
 from levelmatch.measure.pooling import pooled_passes
-from levelmatch.options import ReadOptions, Settings
+from levelmatch.options import ReadOptions
 from levelmatch.results.mosaic import comparable_frames, stack_frames
+from levelmatch.settings import Settings
 from levelmatch.solve.run import correct_frames
 from levelmatch.solve.solve_pass import solve_pass
 
@@ -50,7 +51,7 @@ def solve_stacks(collection, settings, matched):
     ----------
     collection : `~levelmatch.images.collection.Collection`
         The images.
-    settings : `~levelmatch.options.Settings`
+    settings : `~levelmatch.settings.Settings`
         The settings of the run.
     matched : `~levelmatch.solve.passes.Pass`
         The mosaic pass.

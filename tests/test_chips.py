@@ -10,8 +10,8 @@ from numpy.testing import assert_allclose
 
 import levelmatch as lm
 from levelmatch import cli
-from levelmatch.images.choices import hdu_choices
 from levelmatch.images.collect import collect_frames
+from levelmatch.option_values import hdu_choices
 from levelmatch.results import files
 
 NOISE = 0.5

@@ -46,7 +46,7 @@ def counted_loads(monkeypatch):
 @pytest.mark.parametrize("method", ["auto", "interp", "exact", "adaptive"])
 @pytest.mark.parametrize("combine", ["mean", "median"])
 def test_constant_sky_stays(flat, method, combine):
-    mosaic, coverage = lm.make_mosaic(flat, method=method, combine=combine)
+    mosaic, coverage = lm.make_mosaic(flat, combine=combine, coadd=lm.CoaddOptions(method=method))
     assert isinstance(mosaic, CCDData)
     assert mosaic.data.dtype == np.float32
     assert mosaic.unit == u.MJy / u.sr
@@ -111,7 +111,9 @@ def test_coverage_counts_good_pixels(paint):
     images = [paint("a.fits"), paint("b.fits")]
     images[1].mask = np.zeros(images[1].data.shape, dtype=bool)
     images[1].mask[10:20, 30:40] = True
-    _, coverage = lm.make_mosaic(images, wcs=images[0].wcs, shape=images[0].data.shape)
+    _, coverage = lm.make_mosaic(
+        images, wcs=images[0].wcs, coadd=lm.CoaddOptions(shape=images[0].data.shape)
+    )
     assert coverage.dtype == np.int32
     assert (coverage[11:19, 31:39] == 1).all()
     assert (coverage[1:8, 1:25] == 2).all()
@@ -120,7 +122,7 @@ def test_coverage_counts_good_pixels(paint):
 def test_median_leaves_out_an_outlier(flat):
     for image, value in zip(flat, (1e4, -1e4, 3e3, 8e3), strict=True):
         image.data[20:24, 30:34] = value
-    same = dict(wcs=flat[0].wcs, shape=(48, 64))
+    same = dict(wcs=flat[0].wcs, coadd=lm.CoaddOptions(shape=(48, 64)))
     images = [*flat, *[CCDData(i.data + 0, unit=i.unit, wcs=i.wcs) for i in flat]]
     for image in images[4:]:
         image.data[20:24, 30:34] = FLAT[0]
@@ -138,7 +140,9 @@ def test_median_is_numpys(paint):
     for image in images:
         y, x = rng.integers(0, 24), rng.integers(0, 32)
         image.data[y : y + 24, x : x + 32] = np.nan
-    mosaic, coverage = lm.make_mosaic(images, wcs=images[0].wcs, shape=(48, 64), combine="median")
+    mosaic, coverage = lm.make_mosaic(
+        images, wcs=images[0].wcs, combine="median", coadd=lm.CoaddOptions(shape=(48, 64))
+    )
     stack = np.array([image.data for image in images])
     # On the images' own grid next to nothing is interpolated, but beside bad pixels.
     some = (coverage == np.isfinite(stack).sum(axis=0)) & (coverage > 0)
@@ -149,10 +153,13 @@ def test_median_is_numpys(paint):
 @pytest.mark.parametrize("method", ["interp", "exact", "adaptive"])
 @pytest.mark.parametrize("combine", ["mean", "median"])
 def test_no_seams_between_tiles(flat, plane_of, method, combine):
-    options = {"method": method, "combine": combine}
-    whole, coverage = lm.make_mosaic(flat, tile_size=1000, **options)
+    def mosaic(tile_size):
+        coadd = lm.CoaddOptions(method=method, tile_size=tile_size)
+        return lm.make_mosaic(flat, combine=combine, coadd=coadd)
+
+    whole, coverage = mosaic(1000)
     for size in (37, (16, 200)):
-        tiled, tiled_coverage = lm.make_mosaic(flat, tile_size=size, **options)
+        tiled, tiled_coverage = mosaic(size)
         assert_array_equal(tiled_coverage, coverage)
         assert_allclose(tiled.data, whole.data, rtol=2e-6)
 
@@ -174,7 +181,9 @@ def test_anywhere_on_the_sky(paint, plane_of, wcs_of, centre, angle):
         for n, place in zip("abc", places, strict=True)
     ]
     wcs = wcs_of(shape=(90, 110), centre=centre, angle=angle, scale=0.9)
-    mosaic, coverage = lm.make_mosaic(images, wcs=wcs, shape=(90, 110), tile_size=32)
+    mosaic, coverage = lm.make_mosaic(
+        images, wcs=wcs, coadd=lm.CoaddOptions(shape=(90, 110), tile_size=32)
+    )
     truth = plane_of(wcs, (90, 110), [5.0, 0.6, 0.9], centre)
     some = coverage > 0
     assert some.mean() > 0.3
@@ -196,7 +205,9 @@ def test_across_the_seam_of_an_all_sky_map(paint):
         paint(f"{k}.fits", centre=(ra, dec), scale=1800.0, sky=FLAT)
         for k, (ra, dec) in enumerate([(180.0, 10.0), (40.0, 90.0)])
     ]
-    _, coverage = lm.make_mosaic(images, wcs=wcs, shape=(90, 180), method="interp")
+    _, coverage = lm.make_mosaic(
+        images, wcs=wcs, coadd=lm.CoaddOptions(shape=(90, 180), method="interp")
+    )
     assert coverage[48:52, :4].all()
     assert coverage[48:52, -4:].all()
     assert coverage[-3:].all()
@@ -214,7 +225,9 @@ def test_no_column_is_lost_at_the_seam_of_a_coarse_map(paint, method):
         wcs.wcs.crval = centre, 0.0
         wcs.wcs.cdelt = -0.1, 0.1
         wcs.wcs.crpix = 1800.5, 20.5
-        mosaic, _ = lm.make_mosaic(images, wcs=wcs, shape=(40, 3600), method=method)
+        mosaic, _ = lm.make_mosaic(
+            images, wcs=wcs, coadd=lm.CoaddOptions(shape=(40, 3600), method=method)
+        )
         maps.append(np.roll(mosaic.data, 1800 if centre else 0, axis=1))
     assert np.isfinite(maps[0]).sum() > 200
     assert_array_equal(np.isfinite(maps[0]), np.isfinite(maps[1]))
@@ -226,7 +239,7 @@ def test_weights_of_an_unknown_kind_of_uncertainty(paint):
     image = paint("a.fits")
     image.uncertainty = UnknownUncertainty(np.ones(image.shape))
     with pytest.raises(lm.FrameError, match=r"a\.fits: weights='ivar': .*\(UnknownUncertainty\)"):
-        lm.make_mosaic([image], weights="ivar")
+        lm.make_mosaic([image], coadd=lm.CoaddOptions(weights="ivar"))
 
 
 @pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="needs Linux")
@@ -238,7 +251,9 @@ def test_a_file_is_not_mapped_to_memory(flat, tmp_path):
             yield tile
             seen.append(str(tmp_path) in Path("/proc/self/maps").read_text())
 
-    path = lm.make_mosaic(flat, output=tmp_path / "mosaic.fits", tile_size=32, progress_bar=bar)
+    path = lm.make_mosaic(
+        flat, output=tmp_path / "mosaic.fits", progress_bar=bar, coadd=lm.CoaddOptions(tile_size=32)
+    )
     assert len(seen) > 4
     assert not any(seen)
     assert np.isfinite(fits.getdata(path)).any()
@@ -263,7 +278,7 @@ def test_coarse_pixels_average(flat, scale):
     assert_allclose(mosaic.wcs.wcs.cdelt, [-3 / 3600, 3 / 3600])
     assert mosaic.meta["REPROJ"] == "adaptive"
     inner = mosaic.data[~mosaic.mask]
-    nearest, _ = lm.make_mosaic(flat, pixel_scale=scale, method="interp")
+    nearest, _ = lm.make_mosaic(flat, pixel_scale=scale, coadd=lm.CoaddOptions(method="interp"))
     # Nine pixels' noise is averaged, and not that of the four nearest.
     assert np.std(inner) < 0.7 * np.std(nearest.data[~nearest.mask])
     assert_allclose(inner, FLAT[0], atol=0.03)
@@ -301,7 +316,7 @@ class TestWeights:
 
     @pytest.mark.parametrize("weights", ["XPOSURE", [3, 1], {"a.fits": 3, "b.fits": 1}])
     def test_of_images(self, two, weights):
-        mosaic, coverage = lm.make_mosaic(two, weights=weights)
+        mosaic, coverage = lm.make_mosaic(two, coadd=lm.CoaddOptions(weights=weights))
         assert coverage.dtype == np.float32
         assert mosaic.meta["WEIGHTS"] == "by image"
         assert_allclose(mosaic.data[~mosaic.mask], 1.25)
@@ -313,7 +328,7 @@ class TestWeights:
             image.uncertainty = StdDevUncertainty(np.full(image.data.shape, variance**0.5))
             image.uncertainty.array[5, 5] = 0.0
         mosaic, coverage = lm.make_mosaic(
-            two, weights="ivar", wcs=two[0].wcs, shape=two[0].data.shape
+            two, wcs=two[0].wcs, coadd=lm.CoaddOptions(weights="ivar", shape=two[0].data.shape)
         )
         inner = np.s_[8:40, 8:50]
         assert_allclose(mosaic.data[inner], 1.25, rtol=1e-6)
@@ -328,28 +343,30 @@ class TestWeights:
             planes = [fits.ImageHDU(np.full(shape, (0.01, 0.03)[k], "f4"), name="VAR_RNOISE")]
             err = np.full(shape, (5.0, 1.0)[k], "f4")
             paths.append(write(image, tmp_path / f"{k}.fits", err=err, extra=planes))
-        mosaic, _ = lm.make_mosaic(paths, weights="ivar")
+        mosaic, _ = lm.make_mosaic(paths, coadd=lm.CoaddOptions(weights="ivar"))
         assert_allclose(mosaic.data[~mosaic.mask], 1.25, rtol=1e-6)
 
     def test_that_cannot_be(self, two):
         with pytest.raises(lm.FrameError, match=r"a\.fits: weights='ivar': the image has no unc"):
-            lm.make_mosaic(two, weights="ivar")
+            lm.make_mosaic(two, coadd=lm.CoaddOptions(weights="ivar"))
         with pytest.raises(ValueError, match=r"a\.fits: weights: the keyword 'EXPTIME' is missing"):
-            lm.make_mosaic(two, weights="EXPTIME")
+            lm.make_mosaic(two, coadd=lm.CoaddOptions(weights="EXPTIME"))
         with pytest.raises(ValueError, match="weights: 3 factors for 2 images"):
-            lm.make_mosaic(two, weights=[1, 2, 3])
+            lm.make_mosaic(two, coadd=lm.CoaddOptions(weights=[1, 2, 3]))
         with pytest.raises(ValueError, match=r"b\.fits: weights: the factor is .* -1"):
-            lm.make_mosaic(two, weights=[1, -1])
+            lm.make_mosaic(two, coadd=lm.CoaddOptions(weights=[1, -1]))
         with pytest.raises(TypeError, match="weights: 3 is neither"):
-            lm.make_mosaic(two, weights=3)
+            lm.make_mosaic(two, coadd=lm.CoaddOptions(weights=3))
         with pytest.raises(ValueError, match="combine='median' takes none"):
-            lm.make_mosaic(two, weights="ivar", combine="median")
+            lm.make_mosaic(two, combine="median", coadd=lm.CoaddOptions(weights="ivar"))
 
 
 class TestFile:
     def test_is_the_mosaic_in_memory(self, flat, tmp_path):
-        memory, coverage = lm.make_mosaic(flat, tile_size=40)
-        path = lm.make_mosaic(flat, output=tmp_path / "new" / "mosaic.fits", tile_size=40)
+        memory, coverage = lm.make_mosaic(flat, coadd=lm.CoaddOptions(tile_size=40))
+        path = lm.make_mosaic(
+            flat, output=tmp_path / "new" / "mosaic.fits", coadd=lm.CoaddOptions(tile_size=40)
+        )
         assert path == tmp_path / "new" / "mosaic.fits"
         with fits.open(path) as hdus:
             hdus.verify("exception")
@@ -372,7 +389,9 @@ class TestFile:
         assert (~mosaic.mask).sum() > 0.9 * np.isfinite(fits.getdata(path)).sum()
 
     def test_has_weights(self, flat, tmp_path):
-        path = lm.make_mosaic(flat, output=str(tmp_path / "m.fits"), weights=[0.5, 1, 1, 2])
+        path = lm.make_mosaic(
+            flat, output=str(tmp_path / "m.fits"), coadd=lm.CoaddOptions(weights=[0.5, 1, 1, 2])
+        )
         coverage = fits.getdata(path, "COVERAGE")
         assert coverage.dtype.kind == "f"
         assert_allclose(coverage.max(), 4.5)
@@ -420,7 +439,12 @@ class TestFile:
 
     def test_of_a_sip_grid(self, tmp_path):
         image = simulate_miri(tiles=(1, 1), n_dithers=1, shape=(128, 129)).images[0]
-        path = lm.make_mosaic([image], wcs=image.wcs, shape=(128, 129), output=tmp_path / "m.fits")
+        path = lm.make_mosaic(
+            [image],
+            wcs=image.wcs,
+            output=tmp_path / "m.fits",
+            coadd=lm.CoaddOptions(shape=(128, 129)),
+        )
         wcs = WCS(fits.getheader(path))
         assert wcs.sip is not None
         x, y = wcs.world_to_pixel(image.wcs.pixel_to_world(100.0, 20.0))
@@ -431,14 +455,14 @@ class TestMemory:
     def test_each_image_is_read_about_once(self, monkeypatch):
         images = list(simulate_generic(n_images=9, shape=(64, 64), stars=False).images)
         loads = counted_loads(monkeypatch)
-        lm.make_mosaic(images, tile_size=50)
+        lm.make_mosaic(images, coadd=lm.CoaddOptions(tile_size=50))
         assert len(set(loads)) == len(loads) == 9
 
     def test_a_small_cache_reads_what_touches_a_tile(self, monkeypatch):
         images = list(simulate_generic(n_images=9, shape=(64, 64), stars=False).images)
         monkeypatch.setattr(layers, "CACHE", 0)
         loads = counted_loads(monkeypatch)
-        lm.make_mosaic(images, tile_size=50)
+        lm.make_mosaic(images, coadd=lm.CoaddOptions(tile_size=50))
         # A tile of 50 pixels touches four of these images at most.
         assert 9 < len(loads) <= 4 * 25
 
@@ -454,7 +478,9 @@ class TestMemory:
                 for k in range(n)
             ]
             tracemalloc.start()
-            lm.make_mosaic(paths, output=tmp_path / f"m{n}.fits", tile_size=128)
+            lm.make_mosaic(
+                paths, output=tmp_path / f"m{n}.fits", coadd=lm.CoaddOptions(tile_size=128)
+            )
             peaks.append(tracemalloc.get_traced_memory()[1])
             tracemalloc.stop()
         assert peaks[1] < 1.5 * peaks[0]
@@ -464,7 +490,7 @@ class TestMemory:
 def test_images_off_the_grid_are_not_read(flat, wcs_of, monkeypatch):
     loads = counted_loads(monkeypatch)
     wcs = wcs_of((54.0, 14.0), shape=(4, 4))
-    lm.make_mosaic(flat, wcs=wcs, shape=(4, 4))
+    lm.make_mosaic(flat, wcs=wcs, coadd=lm.CoaddOptions(shape=(4, 4)))
     assert loads == ["d.fits"]
 
 
@@ -476,7 +502,7 @@ def test_progress_and_inputs_unchanged(flat, snapshot):
         seen.append(len(tiles))
         return tiles
 
-    lm.make_mosaic(flat, tile_size=64, progress_bar=bar)
+    lm.make_mosaic(flat, progress_bar=bar, coadd=lm.CoaddOptions(tile_size=64))
     assert seen == [4]
     assert snapshot(flat) == before
 
@@ -485,7 +511,6 @@ def test_progress_and_inputs_unchanged(flat, snapshot):
     ("options", "error", "match"),
     [
         ({"combine": "sum"}, ValueError, r"combine: 'sum' is none of \('mean', 'median'\)"),
-        ({"method": "direct"}, ValueError, "method: 'direct' is none of"),
         ({"pixel_scale": 0}, ValueError, "pixel_scale: 0 is not positive"),
         ({"pixel_scale": -1 * u.arcsec}, ValueError, "pixel_scale: .* is not positive"),
         ({"pixel_scale": np.nan}, ValueError, "pixel_scale: nan is not positive"),
@@ -503,13 +528,14 @@ def test_progress_and_inputs_unchanged(flat, snapshot):
             ValueError,
             r"the mosaic would have .* larger pixel_scale, or an o",
         ),
-        ({"shape": (10, 10)}, ValueError, r"shape: \(10, 10\) is that of a wcs"),
+        (
+            {"coadd": lm.CoaddOptions(shape=(10, 10))},
+            ValueError,
+            r"shape: \(10, 10\) is that of a wcs",
+        ),
+        ({"coadd": lm.ReadOptions()}, TypeError, "coadd: expected CoaddOptions, not ReadOptions"),
         ({"wcs": "TAN"}, TypeError, "wcs: expected a WCS or a FITS header, not str"),
         ({"wcs": fits.Header()}, lm.FrameError, "wcs: the WCS is not celestial|wcs: the WCS"),
-        ({"tile_size": 0}, ValueError, r"tile_size: \(0, 0\): expected 16 pixels or more"),
-        ({"tile_size": 100.5}, TypeError, "tile_size: .* expected two whole numbers"),
-        ({"tile_size": (64, True)}, TypeError, "tile_size: .* expected two whole numbers"),
-        ({"tile_size": "64"}, TypeError, "tile_size: '64': expected two whole numbers"),
         ({"progress_bar": 3}, TypeError, "progress_bar: 3 is not callable"),
         ({"output": 3}, TypeError, "output: expected a path, not int"),
         ({"output": "m.fits.gz"}, ValueError, "output: 'm.fits.gz' does not end in .fits"),
@@ -518,25 +544,52 @@ def test_progress_and_inputs_unchanged(flat, snapshot):
 def test_wrong_arguments(flat, options, error, match, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     if "wcs" in options:
-        options = {**options, "shape": (10, 10)}
+        options = {**options, "coadd": lm.CoaddOptions(shape=(10, 10))}
     with pytest.raises(error, match=match):
         lm.make_mosaic(flat, **options)
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize(
+    ("options", "error", "match"),
+    [
+        ({"method": "direct"}, ValueError, "method: 'direct' is none of"),
+        ({"tile_size": 0}, ValueError, r"tile_size: \(0, 0\): expected 16 pixels or more"),
+        ({"tile_size": 100.5}, TypeError, "tile_size: .* expected two whole numbers"),
+        ({"tile_size": (64, True)}, TypeError, "tile_size: .* expected two whole numbers"),
+        ({"tile_size": "64"}, TypeError, "tile_size: .*'64'.*: expected two whole numbers"),
+    ],
+)
+def test_wrong_options(options, error, match):
+    with pytest.raises(error, match=match):
+        lm.CoaddOptions(**options)
+
+
+def test_keywords_of_earlier_releases(flat):
+    new, _ = lm.make_mosaic(flat, coadd=lm.CoaddOptions(method="interp", weights=[1, 2, 3, 4]))
+    match = r"make_mosaic: give coadd=CoaddOptions\(method='interp', weights=\[1, 2, 3, 4\]\)"
+    with pytest.warns(lm.LevelMatchDeprecationWarning, match=match):
+        old, _ = lm.make_mosaic(flat, method="interp", weights=[1, 2, 3, 4])
+    assert_array_equal(old.data, new.data)
+    with pytest.raises(TypeError, match="unexpected keyword argument 'scale'"):
+        lm.make_mosaic(flat, scale=3)
+
+
 def test_wrong_grids(flat, wcs_of, paint):
     wcs = wcs_of()
-    with pytest.raises(ValueError, match=r"shape: the wcs has none; give shape=\(ny, nx\)"):
+    with pytest.raises(
+        ValueError, match=r"shape: the wcs has none; give coadd=CoaddOptions\(shape=\(ny, nx\)"
+    ):
         lm.make_mosaic(flat, wcs=wcs)
     with pytest.raises(ValueError, match="pixel_scale: the wcs has one"):
-        lm.make_mosaic(flat, wcs=wcs, shape=(9, 9), pixel_scale=1)
+        lm.make_mosaic(flat, wcs=wcs, pixel_scale=1, coadd=lm.CoaddOptions(shape=(9, 9)))
     with pytest.raises(TypeError, match=r"shape: \(9, 9.5\): expected two whole numbers"):
-        lm.make_mosaic(flat, wcs=wcs, shape=(9, 9.5))
+        lm.make_mosaic(flat, wcs=wcs, coadd=lm.CoaddOptions(shape=(9, 9.5)))
     with pytest.raises(ValueError, match=r"shape: \(0, 9\): expected 1 pixels or more"):
-        lm.make_mosaic(flat, wcs=wcs, shape=(0, 9))
+        lm.make_mosaic(flat, wcs=wcs, coadd=lm.CoaddOptions(shape=(0, 9)))
     away = wcs_of(centre=(10.0, 2.0))
     with pytest.raises(lm.NoOverlapError, match="none of the 4 images has a good pixel on the mos"):
-        lm.make_mosaic(flat, wcs=away, shape=(9, 9))
+        lm.make_mosaic(flat, wcs=away, coadd=lm.CoaddOptions(shape=(9, 9)))
     far = [paint("a.fits", centre=(0.0, 0.0)), paint("b.fits", centre=(178.0, 0.0))]
     with pytest.raises(lm.FrameError, match=r"a\.fits: a plane cannot hold images so far apart"):
         lm.make_mosaic(far)

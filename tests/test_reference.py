@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from levelmatch.solve.reference import choose_reference
+from levelmatch.solve.reference import ReferenceChooser
 
 
 def frames_of(*items):
@@ -19,9 +19,8 @@ def choose(frames, pairs, area=None, *, groups=None, members=None, reference="au
     pairs = np.array(pairs, dtype=int).reshape(-1, 2)
     area = np.ones(len(pairs)) if area is None else np.array(area, float)
     members = np.unique(groups) if members is None else np.array(members)
-    return choose_reference(
-        frames, groups, pairs, area, members, reference=reference, keyword="DT_BGR"
-    )
+    chooser = ReferenceChooser(frames, groups, pairs, area, keyword="DT_BGR")
+    return chooser.choose(members, reference)
 
 
 PLAIN = frames_of(*((n, "science", {}) for n in "abcd"))

@@ -429,7 +429,9 @@ def test_images_in_memory(files):
 @pytest.mark.parametrize("weights", [None, "ivar"])
 def test_a_mosaic(files, tmp_path, weights):
     result = lm.match_levels(files)
-    path = lm.make_mosaic(result, output=tmp_path / "mosaic.fits", weights=weights)
+    path = lm.make_mosaic(
+        result, output=tmp_path / "mosaic.fits", coadd=lm.CoaddOptions(weights=weights)
+    )
     assert path.exists()
 
 

@@ -13,7 +13,7 @@ from typing import get_args
 
 import click
 
-from levelmatch.options import MeasureOptions, ReadOptions, SolveOptions
+from levelmatch.options import CoaddOptions, MeasureOptions, ReadOptions, SolveOptions
 
 __all__ = [
     "CLASSES",
@@ -33,7 +33,12 @@ __all__ = [
 NO_FLAG = ("extend", "checkpoint", "stacked", "regions", "hold", "fit_exclude")
 # Option groups of the help, in their order.
 COMMON, JWST, FILES, STATISTICS = "Common", "JWST", "File", "Statistics"
-CLASSES = {ReadOptions: FILES, MeasureOptions: STATISTICS, SolveOptions: STATISTICS}
+CLASSES = {
+    ReadOptions: FILES,
+    MeasureOptions: STATISTICS,
+    SolveOptions: STATISTICS,
+    CoaddOptions: COMMON,
+}
 GROUP_OF = {"time_from_background": JWST, "subtract_local": JWST}
 METAVARS = {
     "blank": "VALUES",
@@ -43,6 +48,7 @@ METAVARS = {
     "hdu": "HDU",
     "levels": "FILE",
     "mask_files": "PATTERN",
+    "tile_size": "PIXELS",
     "time_from_background": "KEYWORD",
     "weight_files": "PATTERN",
 }

@@ -6,13 +6,16 @@ from pathlib import Path
 import click
 
 from levelmatch.cli.errors import one_error, shown_warnings
+from levelmatch.cli.flags import flags_of
 from levelmatch.cli.logs import start_log
-from levelmatch.cli.options import DEBUG, IMAGES, QUIET_HELP, RecordPath
+from levelmatch.cli.options import DEBUG, IMAGES, QUIET_HELP, RecordPath, add_options
 from levelmatch.cli.printing import progress_bars, without_excluded
 from levelmatch.cli.terminal import echo
+from levelmatch.options import CoaddOptions
 
 __all__ = ["mosaic"]
 
+COADD = ("weights", "method", "tile_size")
 EPILOG = """\
 \b
 Examples:
@@ -53,26 +56,12 @@ Examples:
     show_default=True,
     help="How images are combined.",
 )
-@click.option(
-    "--weights",
-    metavar="KEY",
-    help="Weights of the mean: 'ivar' for the images' noise, or a header keyword such as XPOSURE.",
-)
-@click.option(
-    "--method",
-    type=click.Choice(("auto", "interp", "exact", "adaptive")),
-    default="auto",
-    show_default=True,
-    help="Function of reproject; auto averages if the pixels of the mosaic are coarse.",
-)
-@click.option(
-    "--tile-size", type=int, default=1024, show_default=True, help="Side of a block in pixels."
-)
+@add_options(flags_of(CoaddOptions, without=("shape",)))
 @click.option("--overwrite", is_flag=True, help="Replace the file if it exists.")
 @click.option("--force", is_flag=True, help="Accept images that differ from the recorded ones.")
 @click.option("-q", "--quiet", is_flag=True, help=QUIET_HELP)
 @DEBUG
-def mosaic(record, files, output, like, *, force, quiet, debug, **options):
+def mosaic(record, files, output, like, *, overwrite, force, quiet, debug, **options):
     """Make a mosaic of the images of RECORD with its corrections.
 
     FILES are all inputs of the run, by default from their recorded place. The corrected
@@ -84,9 +73,10 @@ def mosaic(record, files, output, like, *, force, quiet, debug, **options):
         from levelmatch.results.mosaic import make_mosaic
         from levelmatch.results.replay import recorded_files, recorded_result
 
-        if output.exists() and not options["overwrite"]:
+        if output.exists() and not overwrite:
             msg = f"{output} exists; --overwrite replaces it"
             raise FileExistsError(msg)
+        coadd = CoaddOptions(**{name: options.pop(name) for name in COADD})
         known = read_record(record)
         files = without_excluded(known, files) or recorded_files(known)
         result = recorded_result(known, files, force=force)
@@ -94,7 +84,9 @@ def mosaic(record, files, output, like, *, force, quiet, debug, **options):
             result,
             output=output,
             wcs=None if like is None else _grid_of(like),
+            overwrite=overwrite,
             progress_bar=progress_bars(quiet=quiet)("tiles"),
+            coadd=coadd,
             **options,
         )
         if not quiet:

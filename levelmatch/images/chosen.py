@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from levelmatch.exceptions import FrameError
-from levelmatch.images.choices import hdu_choices
 from levelmatch.images.extensions import Extension, chosen_extensions, extension_labels
+from levelmatch.option_values import hdu_choices
 from levelmatch.options import ReadOptions
 from levelmatch.sky.overlaps import overlap_groups
 

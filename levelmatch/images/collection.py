@@ -11,13 +11,13 @@ import numpy as np
 from levelmatch.associations import is_association
 from levelmatch.exceptions import FrameError
 from levelmatch.images import jwst
-from levelmatch.images.assigned_roles import with_roles
 from levelmatch.images.collect import collect_frames
 from levelmatch.images.detectors import with_detectors
 from levelmatch.images.filters import check_filters
 from levelmatch.images.frame import Frame
 from levelmatch.images.known import with_known_levels
 from levelmatch.images.notes import Notes
+from levelmatch.images.roles import with_roles
 from levelmatch.images.scales import flux_factors, to_common_unit, with_output_factors
 from levelmatch.images.selection import selection_of
 from levelmatch.images.sky_cards import note_pending_levels
@@ -60,7 +60,7 @@ def collect(images, settings, *, recombine=False, lyot=None, mosaic=False):
     ----------
     images : iterable, mapping, `~ccdproc.ImageFileCollection` or `~levelmatch.MatchResult`
         Any input, see `~levelmatch.match_dithers`.
-    settings : `~levelmatch.options.Settings`
+    settings : `~levelmatch.settings.Settings`
         The settings of the run.
     recombine : bool
         Split full MIRI images into their parts, and join the parts in the output.
@@ -76,35 +76,48 @@ def collect(images, settings, *, recombine=False, lyot=None, mosaic=False):
     """
     _check_list(images)
     read, notes = settings.read, Notes()
-    frames = _read(images, read, notes)
+    frames = collect_frames(images, read, notes)
     recombine |= any(frame.has_pass("lyot") for frame in frames)
+    # Now, as an error may follow that a note explains.
     notes.warn()
     if lyot is not None:
-        frames = _paired(frames, _read(lyot, read, notes))
+        frames = _paired(frames, collect_frames(lyot, read, notes))
     elif recombine:
         frames = _split(frames)
     frames = [_with_jwst_keys(frame) for frame in frames]
     frames = _fitted_regions(frames) if recombine else _without_lyot(frames, notes, mosaic)
-    if read.levels is not None:
-        frames = with_known_levels(frames, read.levels)
-    frames = with_roles(frames, settings.solve.hold, settings.solve.fit_exclude)
-    selection = selection_of(read.regions, only=read.only_regions)
-    if selection is not None:
-        frames = [frame.with_keys(selection=selection) for frame in frames]
-    if settings.solve.combine_detectors is not None:
-        frames = with_detectors(frames, settings.solve.combine_detectors)
-    frames = assign_tiles(frames, settings.group_by)
+    frames = assign_tiles(_with_options(frames, settings), settings.group_by)
     if not read.mix_filters:
         check_filters(frames, by_tile=not mosaic)
     note_pending_levels(frames, notes, keep=not settings.solve.subtract)
-    factors = flux_factors(frames, read.flux_scale)
-    order = np.argsort([frame.name for frame in frames], kind="stable")
-    frames = [frames[i] for i in order]
-    frames, unit = to_common_unit(frames, factors[order], read.pixel_area, notes)
-    if read.apply_flux_scale:
-        frames = with_output_factors(frames, factors[order], read.flux_scale)
+    frames, order, unit = _on_common_scale(frames, read, notes)
     notes.warn()
-    return Collection(frames, np.argsort(order).tolist(), recombine, unit, notes)
+    return Collection(frames, order, recombine, unit, notes)
+
+
+def _with_options(frames, settings):
+    """Return the frames with known levels, roles, regions and detectors that the user gave."""
+    read, solve = settings.read, settings.solve
+    if read.levels is not None:
+        frames = with_known_levels(frames, read.levels)
+    frames = with_roles(frames, solve.hold, solve.fit_exclude)
+    selection = selection_of(read.regions, only=read.only_regions)
+    if selection is not None:
+        frames = [frame.with_keys(selection=selection) for frame in frames]
+    if solve.combine_detectors is not None:
+        frames = with_detectors(frames, solve.combine_detectors)
+    return frames
+
+
+def _on_common_scale(frames, read, notes):
+    """Return the frames sorted by name with factors to a common unit, their order, and the unit."""
+    factors = flux_factors(frames, read.flux_scale)
+    by_name = np.argsort([frame.name for frame in frames], kind="stable")
+    frames, factors = [frames[i] for i in by_name], factors[by_name]
+    frames, unit = to_common_unit(frames, factors, read.pixel_area, notes)
+    if read.apply_flux_scale:
+        frames = with_output_factors(frames, factors, read.flux_scale)
+    return frames, np.argsort(by_name).tolist(), unit
 
 
 def _check_list(images):
@@ -112,10 +125,6 @@ def _check_list(images):
         call = f"sorted(glob.glob({str(images)!r}))" if glob.has_magic(str(images)) else "[...]"
         msg = f"images: {str(images)!r} is one path, not a list of images; give {call}"
         raise TypeError(msg)
-
-
-def _read(images, read, notes):
-    return collect_frames(images, read, notes)
 
 
 def _paired(science, lyot):
@@ -162,10 +171,10 @@ def _is_miri(frame):
 
 
 def _without_lyot(frames, notes, mosaic):
-    """Return the frames, MIRI's without their Lyot region if that has good pixels.
+    """Return the frames; exclude the Lyot region of MIRI images if it has good pixels.
 
-    The coronagraph has a background of its own. Its pixels get the correction of the image.
-    Nothing is warned of before the mosaic pass, as `recombine_lyot` may follow.
+    The coronagraph has its own background. Its pixels get the correction of the image. The user is
+    warned in the mosaic pass only, because `recombine_lyot` may follow an earlier one.
     """
     frames = list(frames)
     for k, frame in enumerate(frames):

@@ -9,8 +9,8 @@ from typing import Any
 from astropy.io import fits
 
 from levelmatch.exceptions import FrameError
-from levelmatch.images.choices import hdu_choices
 from levelmatch.images.planes import plane_shape
+from levelmatch.option_values import hdu_choices
 
 __all__ = ["Extension", "chosen_extensions", "extension_labels", "extensions_of"]
 

@@ -20,7 +20,7 @@ from levelmatch.sky.footprint import Footprint
 from levelmatch.sky.grid import Grid, default_spacing
 from levelmatch.sky.transform import SkyTransform
 
-__all__ = ["FileMeta", "Frame"]
+__all__ = ["EXCLUDE", "HOLD", "FileMeta", "Frame"]
 
 
 class FileMeta(Mapping):
@@ -56,6 +56,10 @@ class FileMeta(Mapping):
         if self.header is not self.primary:
             merged.extend(self.header.copy(), strip=True, update=True)
         return merged
+
+
+# Roles of images in the fit: held at a level; corrected without influence on the others.
+HOLD, EXCLUDE = "hold", "exclude"
 
 
 @dataclass(frozen=True, eq=False)

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from levelmatch.exceptions import NoOverlapError
-from levelmatch.images.roles import EXCLUDE
+from levelmatch.images.frame import EXCLUDE
 from levelmatch.measure.schedule import measure_pairs
 from levelmatch.measure.table import pair_table
 from levelmatch.sky.overlaps import DepthMap, find_pairs, thin_pairs

@@ -9,8 +9,7 @@ import numpy as np
 from astropy import units as u
 from astropy.table import QTable
 
-from levelmatch.images.frame import Frame
-from levelmatch.images.roles import HOLD
+from levelmatch.images.frame import HOLD, Frame
 from levelmatch.measure.pooling import pooled_passes
 from levelmatch.measure.table import PairTable
 from levelmatch.record.run import Provenance, Run

@@ -9,14 +9,14 @@ import numpy as np
 from levelmatch.exceptions import NoOverlapError
 from levelmatch.results.layers import Box, Layers, reproject_layer
 
-__all__ = ["coadd"]
+__all__ = ["coadd_layers"]
 
 
 # Memory of the reprojected images that are held for the median of a tile, in bytes.
 STACK = 1 << 29
 
 
-def coadd(
+def coadd_layers(
     planes: Sequence[Any],
     layers: Layers,
     combine: str = "mean",

@@ -3,7 +3,7 @@
 
 import warnings
 from collections.abc import Callable, Mapping
-from numbers import Integral, Real
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +19,13 @@ from levelmatch.exceptions import FrameError, NoOverlapError
 from levelmatch.images.collect import collect_frames
 from levelmatch.images.frame import Frame
 from levelmatch.images.scales import image_values, to_common_unit
-from levelmatch.options import ReadOptions, Settings
-from levelmatch.results.coadd import coadd
+from levelmatch.option_values import check_shape
+from levelmatch.options import CoaddOptions, ReadOptions
+from levelmatch.results.coadd import coadd_layers
 from levelmatch.results.file_planes import file_planes
 from levelmatch.results.files import file_identity
 from levelmatch.results.layers import METHODS, Layers, MosaicGrid
+from levelmatch.settings import MOVED_OF_MOSAIC, filled
 from levelmatch.sky.reprojection import common_grid
 
 __all__ = ["comparable_frames", "make_mosaic", "stack_frames"]
@@ -38,15 +40,12 @@ def make_mosaic(
     *,
     output: str | Path | None = None,
     wcs: Any = None,
-    shape: tuple[int, int] | None = None,
     pixel_scale: float | u.Quantity | None = None,
     combine: str = "mean",
-    weights: Any = None,
-    method: str = "auto",
-    tile_size: int | tuple[int, int] = 1024,
     overwrite: bool = False,
     progress_bar: Callable | None = None,
     read: ReadOptions | None = None,
+    coadd: CoaddOptions | None = None,
     **moved: Any,
 ) -> tuple[CCDData, np.ndarray] | Path:
     """Reproject images to one grid and combine them, in memory or into a FITS file.
@@ -66,34 +65,20 @@ def make_mosaic(
     wcs : `~astropy.wcs.WCS`, APE 14 WCS, `~astropy.io.fits.Header` or None
         The grid of the mosaic, any celestial one. By default tangential with North up, and
         large enough for all images.
-    shape : tuple of int or None
-        Shape (ny, nx) of ``wcs``, if it does not have one.
     pixel_scale : float, `~astropy.units.Quantity` or None
         Side of a pixel, in arcsec if a number, where there is no ``wcs``. By default
         that of the finest image.
     combine : {"mean", "median"}
         How the images that cover a pixel are combined.
-    weights : None, "ivar", str, sequence or mapping
-        Weights of the mean. ``"ivar"`` is the inverse variance of each pixel, of the read noise
-        alone (``VAR_RNOISE``) if a file has it, as in JWST's resampling, since noise that
-        grows with the signal biases a mean. A header keyword, such as ``"XPOSURE"``, gives
-        each image its value; a sequence gives a number per image in the order of the input,
-        and a mapping by name. By default all images have equal weights.
-    method : {"auto", "interp", "exact", "adaptive"}
-        The function of `reproject`. ``"auto"`` is bilinear interpolation, or ``"adaptive"``,
-        which averages all pixels of an image, for mosaic pixels more than 1.5 times as
-        large as those of the image.
-    tile_size : int or tuple of int
-        Side of a tile in pixels, or its shape (ny, nx).
     overwrite : bool
         Whether an existing file may be replaced.
     progress_bar : callable or None
         Wraps an iterable over the tiles, as `tqdm.tqdm` does.
     read : `ReadOptions` or None
         How images are read.
-    **moved
-        Keywords of earlier releases that are now fields of `ReadOptions`. They work in this
-        release, with a warning.
+    coadd : `CoaddOptions` or None
+        How images are reprojected and weighted.
+    <<moved>>
 
     Returns
     -------
@@ -122,25 +107,26 @@ def make_mosaic(
     --------
     stack_tile : Return the mean of a tile's images on their own grid.
     """
-    read = Settings.of("make_mosaic", moved, read=read).read
-    _check_words(combine, weights, method, progress_bar)
-    tile = _tile_shape(tile_size)
+    options = filled("make_mosaic", moved, {"read": read, "coadd": coadd}, MOVED_OF_MOSAIC)
+    read, coadd = options["read"], options["coadd"]
+    _check_words(combine, coadd.weights, progress_bar)
     path = None if output is None else _check_output(output, overwrite)
     frames, unit = comparable_frames(images, read)
     if path is not None:
         _check_inputs(path, frames)
     where = "memory" if path is None else "file"
-    grid = MosaicGrid(*_output_grid(frames, wcs, shape, pixel_scale), where)
-    layers = Layers(frames, grid, _weights_of(frames, weights), method)
+    grid = MosaicGrid(*_output_grid(frames, wcs, coadd.shape, pixel_scale), where)
+    layers = Layers(frames, grid, _weights_of(frames, coadd.weights), coadd.method)
     cards = _cards(layers, combine)
     if path is None:
         planes = _empty_planes(grid.shape, weighted=layers.weights is not None)
-        coadd(planes, layers, combine, tile, progress_bar)
+        coadd_layers(planes, layers, combine, coadd.tile_shape, progress_bar)
         mosaic = CCDData(planes[0], mask=planes[1] == 0, wcs=grid.wcs, unit=unit or "", meta=cards)
         return mosaic, planes[1]
     headers = _file_headers(cards, grid, unit, weighted=layers.weights is not None)
     with atomic_stream(path) as stream:
-        coadd(file_planes(stream, path, headers), layers, combine, tile, progress_bar)
+        hdus = file_planes(stream, path, headers)
+        coadd_layers(hdus, layers, combine, coadd.tile_shape, progress_bar)
     return path
 
 
@@ -182,7 +168,7 @@ def stack_frames(
     grid = MosaicGrid(*_output_grid(frames, None, None, None), "memory")
     planes = _empty_planes(grid.shape, weighted=False)
     try:
-        coadd(planes, Layers(frames, grid, None, method))
+        coadd_layers(planes, Layers(frames, grid, None, method))
     except NoOverlapError as error:
         msg = f"{name}: the stacked images have no good pixel; look at their masks and flags"
         raise NoOverlapError(msg) from error
@@ -228,36 +214,16 @@ def _with_lyot_pixels(frames: list[Frame]) -> list[Frame]:
 # Arguments
 
 
-def _check_words(combine: Any, weights: Any, method: Any, progress_bar: Any) -> None:
-    for name, value, words in (
-        ("combine", combine, COMBINE),
-        ("method", method, ("auto", *METHODS)),
-    ):
-        if value not in words:
-            msg = f"{name}: {value!r} is none of {words}"
-            raise ValueError(msg)
+def _check_words(combine: Any, weights: Any, progress_bar: Any) -> None:
+    if combine not in COMBINE:
+        msg = f"combine: {combine!r} is none of {COMBINE}"
+        raise ValueError(msg)
     if weights is not None and combine == "median":
         msg = "weights: they are those of a mean; combine='median' takes none"
         raise ValueError(msg)
     if progress_bar is not None and not callable(progress_bar):
         msg = f"progress_bar: {progress_bar!r} is not callable; give for example tqdm.tqdm"
         raise TypeError(msg)
-
-
-def _pair_of_sizes(name: str, value: Any, least: int) -> tuple[int, int]:
-    """Return an argument as two whole numbers."""
-    good = isinstance(value, list | tuple) and len(value) == 2
-    if not good or any(isinstance(n, bool) or not isinstance(n, Integral) for n in value):
-        msg = f"{name}: {value!r}: expected two whole numbers, (ny, nx)"
-        raise TypeError(msg)
-    if min(value) < least:
-        msg = f"{name}: {tuple(value)}: expected {least} pixels or more a side"
-        raise ValueError(msg)
-    return int(value[0]), int(value[1])
-
-
-def _tile_shape(size: Any) -> tuple[int, int]:
-    return _pair_of_sizes("tile_size", (size, size) if isinstance(size, Real) else size, 16)
 
 
 def _check_output(output: Any, overwrite: bool) -> Path:
@@ -343,9 +309,9 @@ def _given_grid(wcs: Any, shape: Any) -> tuple[Any, tuple[int, int]]:
     if shape is None:
         shape = getattr(wcs, "array_shape", None)
     if shape is None:
-        msg = "shape: the wcs has none; give shape=(ny, nx)"
+        msg = "shape: the wcs has none; give coadd=CoaddOptions(shape=(ny, nx))"
         raise ValueError(msg)
-    return wcs, _pair_of_sizes("shape", tuple(shape), 1)
+    return wcs, check_shape("shape", tuple(shape), 1)
 
 
 def _weights_of(frames: list[Frame], weights: Any) -> Any:

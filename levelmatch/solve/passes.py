@@ -9,7 +9,7 @@ import numpy as np
 
 from levelmatch.images import jwst
 from levelmatch.images.corrections import Correction
-from levelmatch.images.roles import EXCLUDE
+from levelmatch.images.frame import EXCLUDE
 from levelmatch.options import FIT_TYPES
 from levelmatch.sky.overlaps import components
 from levelmatch.sky.vectors import transfer_matrix
@@ -55,14 +55,14 @@ class Pass:
     group : `~numpy.ndarray` of int, shape (n,)
         Label of the group of each image. Images of one group get one correction.
     held : None, str or int
-        `None` for a zero mean over each set; ``"science"`` holds the group of the
-        science images at zero; ``"auto"`` or a group for the mosaic's reference.
+        Group with a correction of zero: `None` for a zero mean over each set; ``"science"`` for
+        the group of the science images; ``"auto"`` to choose one in each set; or a group.
     rows : `~numpy.ndarray` of int, shape (m,)
         Pairs of the pass, as rows of the table of all pairs.
     kept : `~numpy.ndarray` of bool, shape (m,)
         Flags of the pairs that were used.
     reason : list of str, length m
-        Reason for which each pair was rejected, or kept in spite of the cuts.
+        Reason why each pair was rejected, or kept in spite of the cuts; empty for others.
     solution : `~levelmatch.solve.solution.Solution`
         Corrections of the groups.
     group_axes : `~numpy.ndarray`, shape (n_groups, 3, 3)
@@ -76,11 +76,11 @@ class Pass:
     tie : `~numpy.ndarray`, shape (n_groups,), or None
         Level added to each group's set, to tie it to the others by their sky.
     patterns : tuple of `~levelmatch.solve.patterns.DetectorPattern`
-        Patterns that stay with a detector, which the pass does not correct.
+        Patterns that stay with a detector, and that the pass does not correct.
     offsets : tuple of `~levelmatch.solve.offsets.SharedOffsets`
-        Offsets of detectors that tiles share, if that was asked for.
+        Offsets of detectors that tiles share.
     pattern : `~levelmatch.solve.shared_pattern.SharedPattern` or None
-        Pattern of the detectors, which the first pass subtracts with its corrections.
+        Pattern of the detectors. The first pass subtracts it with its corrections.
     carried_of : callable or None
         Returns the `~levelmatch.solve.carried.Carried` covariance of the corrections of all
         images after this pass, or `None` if it is too large to hold.
@@ -144,7 +144,7 @@ class Pass:
 
     @property
     def n_pairs(self):
-        """Number of pairs."""
+        """Number of pairs of the pass."""
         return len(self.rows)
 
     @property
@@ -172,7 +172,7 @@ class Pass:
     def covariance(self, i, axes):
         """Return the covariance of image ``i``'s level and slopes about a centre, shape (3, 3).
 
-        NaN for an image without any pair, of which nothing is known.
+        NaN for an image without any pair.
         """
         group = self.group[i]
         out = np.zeros((3, 3))
@@ -181,7 +181,7 @@ class Pass:
             out[:k, :k] = np.nan
             return out
         if not self.solution.active[group, 1:].any():
-            # Of slopes that were not fitted, the change of centre would make rounding errors.
+            # No change of centre: without slopes it would only add rounding errors.
             out[0, 0] = self.solution.errors[group, 0] ** 2
             return out
         change = transfer_matrix(self.group_axes[group], axes)
@@ -200,7 +200,7 @@ def labels(keys):
 
 
 def linked_sets(passes, n):
-    """Return the set of each image in which pairs of any pass link the images, shape (n,).
+    """Return the set of each image, shape (n,): pairs of any pass link the images of a set.
 
     Images of one group are taken to be matched before the pass.
 

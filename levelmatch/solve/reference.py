@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-__all__ = ["Reference", "ReferenceChooser", "choose_reference", "find_reference", "named_reference"]
+__all__ = ["Reference", "ReferenceChooser", "find_reference", "named_reference"]
 
 
 @dataclass(frozen=True)
@@ -17,9 +17,9 @@ class Reference:
     group : int
         Its index, or -1 for a zero mean.
     name : str
-        The name of the image that it was chosen by, or ``"mean"``.
+        Name of the image by which it was chosen, or ``"mean"``.
     reason : str
-        Why, in words.
+        Reason for the choice.
     tilt : float
         Change of a mosaic of planes from edge to edge by the mean slope of the other groups
         relative to this one; 0 if it is not significant.
@@ -49,7 +49,7 @@ def named_reference(reference, frames, names):
     Returns
     -------
     kind, name : str
-        ``"auto"``, ``"mean"`` or ``"image"``; the name is empty but for the last.
+        ``"auto"``, ``"mean"`` or ``"image"``. The name is empty except for ``"image"``.
 
     Raises
     ------
@@ -69,8 +69,8 @@ def named_reference(reference, frames, names):
 def find_reference(frames, reference):
     """Return the name of the reference frame that a user named.
 
-    A name is that of an image, its stem, or that of a tile, which means its first science
-    image.
+    The user gives the name of an image, with or without its suffix, or the name of a tile, which
+    stands for its first science image.
 
     Raises
     ------
@@ -96,8 +96,8 @@ def find_reference(frames, reference):
     raise ValueError(msg)
 
 
-def choose_reference(frames, groups, pairs, area, members, *, reference, keyword, flatness=None):
-    """Return the reference of one connected set of groups.
+class ReferenceChooser:
+    """The choice of a reference in each connected set of groups.
 
     Parameters
     ----------
@@ -109,32 +109,10 @@ def choose_reference(frames, groups, pairs, area, members, *, reference, keyword
         Pairs of groups that count.
     area : `~numpy.ndarray`, shape (m,)
         Overlapping area of each pair.
-    members : `~numpy.ndarray` of int
-        The groups of the set.
-    reference : str or int
-        ``"auto"``, or the group (already looked up) that the user named, which is
-        the reference of its own set; the others choose as ``"auto"`` does.
     keyword : str
         Header keyword of the time from the dedicated backgrounds.
     flatness : `~levelmatch.solve.flatness.Flatness` or None
-        Slopes of the groups, for those of equally many overlaps.
-
-    Returns
-    -------
-    reference : `Reference`
-        A Lyot image is never one, unless the set has nothing else.
-    """
-    chooser = ReferenceChooser(frames, groups, pairs, area, keyword=keyword, flatness=flatness)
-    return chooser.choose(members, reference)
-
-
-class ReferenceChooser:
-    """The choice for many sets, each of which looks at its own images alone.
-
-    Parameters
-    ----------
-    frames, groups, pairs, area, keyword, flatness
-        See `choose_reference`.
+        Slopes of the groups, which decide between groups of equally many overlaps.
     """
 
     def __init__(self, frames, groups, pairs, area, *, keyword, flatness=None):
@@ -152,13 +130,27 @@ class ReferenceChooser:
         self._area = np.bincount(pairs.ravel(), np.repeat(area, 2), minlength=n)
 
     def _members(self, members):
-        """Images of groups, in order, and those of them that are not of a Lyot part."""
+        """Return the images of groups, in order, and those without Lyot parts."""
         images = np.sort(np.concatenate([self._images[g] for g in members]))
         science = [i for i in images.tolist() if self.frames[i].part != "lyot"]
         return images.tolist(), science
 
     def choose(self, members, reference):
-        """Return the `Reference` of the set of groups ``members``."""
+        """Return the `Reference` of one connected set.
+
+        Parameters
+        ----------
+        members : `~numpy.ndarray` of int
+            The groups of the set.
+        reference : str or int
+            ``"auto"``, or the group that the user named. It is the reference of its own set; the
+            other sets choose as ``"auto"`` does.
+
+        Returns
+        -------
+        reference : `Reference`
+            Never a Lyot image, unless the set has nothing else.
+        """
         if not isinstance(reference, str) and reference in members:
             name = self.frames[self._images[reference][0]].name
             return Reference(int(reference), name, "named by the user")
@@ -189,7 +181,7 @@ class ReferenceChooser:
         return self._most_overlaps(np.array(candidates))
 
     def _most_overlaps(self, candidates):
-        """Most distinct overlapping groups, then the flattest, the largest area, the first."""
+        """Return the `Reference` by most overlaps, then flatness, largest area and first name."""
         counts = self._count[self.groups[candidates]]
         count = counts.max()
         candidates = candidates[counts == count]

@@ -3,7 +3,7 @@
 
 import numpy as np
 
-from levelmatch.images.roles import EXCLUDE, HOLD
+from levelmatch.images.frame import EXCLUDE, HOLD
 
 __all__ = ["held_by_role", "with_excluded", "with_held"]
 

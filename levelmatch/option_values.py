@@ -1,0 +1,189 @@
+# Licensed under a 3-clause BSD style license - see LICENSE.rst
+"""The values that options take, and their checks. Light to import, as the options are."""
+
+import math
+import os
+import re
+from dataclasses import field, fields
+from numbers import Integral, Real
+from typing import Any
+
+__all__ = [
+    "check_blank",
+    "check_fields",
+    "check_keyword",
+    "check_shape",
+    "choice",
+    "hdu_choices",
+    "number",
+    "region_text",
+]
+
+
+def choice(default: Any, *choices: Any) -> Any:
+    """Return a field of an option class that takes one of several values."""
+    return field(default=default, metadata={"choices": choices})
+
+
+def number(
+    default: float | None,
+    *,
+    zero: bool = True,
+    whole: bool = False,
+    least: int = 0,
+    optional: bool | None = None,
+    **metadata: Any,
+) -> Any:
+    """Return a field of an option class that takes a number.
+
+    Parameters
+    ----------
+    default : float or None
+        Its default.
+    zero : bool
+        Whether it may be 0.
+    whole : bool
+        Whether it is a whole number.
+    least : int
+        The least whole number.
+    optional : bool or None
+        Whether `None` is a value; by default, if it is the default.
+    **metadata
+        Further metadata of the field.
+    """
+    optional = default is None if optional is None else optional
+    kind = {"number": True, "zero": zero, "whole": whole, "least": least, "optional": optional}
+    return field(default=default, metadata={**kind, **metadata})
+
+
+def check_fields(options: Any) -> None:
+    """Refuse options with a field that its metadata do not admit."""
+    for f in fields(options):
+        value, kind = getattr(options, f.name), f.metadata
+        if "choices" in kind and value not in kind["choices"]:
+            msg = f"{f.name}: {value!r} is none of {kind['choices']}"
+            raise ValueError(msg)
+        if "number" in kind and not (value is None and kind["optional"]):
+            _check_number(f.name, value, kind)
+
+
+def _check_number(name, value, kind):
+    if kind["whole"]:
+        if not (isinstance(value, Integral) and value >= kind["least"]):
+            least = kind["least"]
+            what = f"whole number of {least} or more" if least > 1 else "positive whole number"
+            msg = f"{name}: {value!r} is not a {what}"
+            raise ValueError(msg)
+        return
+    good = isinstance(value, Real) and math.isfinite(value) and value >= 0
+    if not good or (value == 0 and not kind["zero"]):
+        wanted = "number of 0 or more" if kind["zero"] else "positive number"
+        msg = f"{name}: {value!r} is not a {wanted}"
+        raise ValueError(msg)
+
+
+def check_blank(blank: Any) -> None:
+    """Refuse all but `None`, `False`, a number and a list of numbers."""
+    values = blank if isinstance(blank, list | tuple) else [blank]
+    if blank is None or blank is False:
+        return
+    if not values or not all(isinstance(v, Real) and not isinstance(v, bool) for v in values):
+        msg = f"blank: {blank!r} is neither None, False, a number nor a list of numbers"
+        raise TypeError(msg)
+
+
+def check_shape(name: str, value: Any, least: int) -> tuple[int, int]:
+    """Return a shape (ny, nx) as two whole numbers.
+
+    Parameters
+    ----------
+    name : str
+        The option, for error messages.
+    value : tuple or list of int
+        The shape.
+    least : int
+        The least number of pixels of a side.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If it is none.
+    """
+    good = isinstance(value, list | tuple) and len(value) == 2
+    if not good or any(isinstance(n, bool) or not isinstance(n, Integral) for n in value):
+        msg = f"{name}: {value!r}: expected two whole numbers, (ny, nx)"
+        raise TypeError(msg)
+    if min(value) < least:
+        msg = f"{name}: {tuple(value)}: expected {least} pixels or more a side"
+        raise ValueError(msg)
+    return int(value[0]), int(value[1])
+
+
+def hdu_choices(hdu: Any) -> str | list[int | str | tuple[str, int]]:
+    """Return the choice of extensions in one form.
+
+    Parameters
+    ----------
+    hdu : None, int, str, tuple or list
+        See `~levelmatch.ReadOptions`.
+
+    Returns
+    -------
+    choices : "auto", "all" or list
+        Indices, names, and tuples of name and version.
+
+    Raises
+    ------
+    TypeError
+        If the choice is none of these.
+    """
+    if hdu is None or (isinstance(hdu, str) and hdu.strip().lower() in ("auto", "all")):
+        return "auto" if hdu is None else hdu.strip().lower()
+    several = isinstance(hdu, list | tuple) and not _is_versioned(hdu)
+    choices = [tuple(c) if isinstance(c, list) else c for c in (hdu if several else [hdu])]
+    for choice in choices:
+        single = isinstance(choice, int | str) and not isinstance(choice, bool)
+        if not (single or _is_versioned(choice)):
+            msg = (
+                f"hdu: {hdu!r} is neither 'auto', 'all', an index, a name, a name and version, "
+                "nor a list of these"
+            )
+            raise TypeError(msg)
+    if not choices:
+        msg = f"hdu: {hdu!r} names no extension; name one"
+        raise ValueError(msg)
+    return choices
+
+
+def _is_versioned(hdu):
+    """Return whether a choice is a name and a version."""
+    return (
+        isinstance(hdu, list | tuple)
+        and len(hdu) == 2
+        and isinstance(hdu[0], str)
+        and isinstance(hdu[1], int)
+        and not isinstance(hdu[1], bool)
+    )
+
+
+def region_text(regions: Any) -> Any:
+    """Return the content of a file of regions, so that a record holds it; others unchanged."""
+    is_path = isinstance(regions, os.PathLike) or (isinstance(regions, str) and "(" not in regions)
+    if not is_path:
+        return regions
+    try:
+        with open(regions, encoding="utf-8") as file:
+            return file.read()
+    except (OSError, UnicodeDecodeError) as error:
+        msg = f"regions: {regions} cannot be read: {getattr(error, 'strerror', None) or error}"
+        raise ValueError(msg) from error
+
+
+def check_keyword(name: str, value: Any) -> None:
+    """Refuse all but `None` and a FITS keyword."""
+    if value is None:
+        return
+    good = isinstance(value, str) and re.fullmatch(r"[A-Za-z0-9_-]{1,8}", value)
+    if not good or value.upper() in ("HISTORY", "COMMENT", "END"):
+        msg = f"{name}: {value!r} is not a header keyword of 1 to 8 letters, digits, - and _"
+        raise ValueError(msg)

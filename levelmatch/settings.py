@@ -1,0 +1,174 @@
+# Licensed under a 3-clause BSD style license - see LICENSE.rst
+"""The settings of one call: its option classes, and keywords of earlier releases.
+
+Light to import, as the options are.
+"""
+
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields, replace
+from typing import Any
+
+from levelmatch.options import CoaddOptions, MeasureOptions, ReadOptions, SolveOptions
+
+__all__ = ["GROUP_BY", "MOVED_OF_MOSAIC", "Settings", "filled", "plain"]
+
+GROUP_BY = ("auto", "jwst", "overlap", "exposure")
+# Keywords of earlier releases, and the option class that they have moved to.
+MOVED = {
+    "weights": "solve",
+    "time_from_background": "solve",
+    "subtract_local": "solve",
+    "hdu": "read",
+    "dq_bits": "read",
+    "flux_scale": "read",
+    "apply_flux_scale": "read",
+    "rematch": "read",
+    "stacked": "measure",
+    "extend": "measure",
+    "checkpoint": "measure",
+}
+MOVED_OF_MOSAIC = {
+    **{name: home for name, home in MOVED.items() if home == "read"},
+    **dict.fromkeys((f.name for f in fields(CoaddOptions)), "coadd"),
+}
+CLASSES = {"read": ReadOptions, "measure": MeasureOptions, "solve": SolveOptions}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """The settings of one run, checked.
+
+    Parameters
+    ----------
+    group_by : str, list of str or callable
+        See `match_dithers`.
+    read : `ReadOptions`
+        Options of reading.
+    measure : `MeasureOptions`
+        Options of measuring.
+    solve : `SolveOptions`
+        Options of solving.
+    progress_bar : callable or None
+        Wraps an iterable over the pairs.
+    """
+
+    group_by: object = "auto"
+    read: ReadOptions = field(default_factory=ReadOptions)
+    measure: MeasureOptions = field(default_factory=MeasureOptions)
+    solve: SolveOptions = field(default_factory=SolveOptions)
+    progress_bar: Callable | None = None
+
+    @classmethod
+    def of(cls, function, moved, *, progress_bar=None, group_by="auto", **options):
+        """Return the settings of a call.
+
+        Parameters
+        ----------
+        function : str
+            The function, for messages.
+        moved : dict
+            Keywords of earlier releases.
+        progress_bar, group_by, **options
+            See the class; option classes may be `None`.
+        """
+        _check_group_by(group_by)
+        if progress_bar is not None and not callable(progress_bar):
+            msg = f"progress_bar: {progress_bar!r} is not callable; give for example tqdm.tqdm"
+            raise TypeError(msg)
+        options = {name: options.get(name) for name in CLASSES}
+        return cls(
+            group_by=group_by, progress_bar=progress_bar, **filled(function, moved, options, MOVED)
+        )
+
+    def plain(self) -> dict:
+        """Return the settings as plain values, which a file can hold."""
+        groups = {name: _plain_fields(getattr(self, name)) for name in CLASSES}
+        return {"group_by": plain(self.group_by), **groups}
+
+
+def _plain_fields(options):
+    left_out = ("extend", "checkpoint")
+    names = [f.name for f in fields(options) if f.name not in left_out]
+    return {name: plain(getattr(options, name)) for name in names}
+
+
+def filled(function: str, moved: Mapping, options: Mapping, homes: Mapping) -> dict[str, Any]:
+    """Return the option classes of a call, with the keywords of earlier releases in their places.
+
+    Parameters
+    ----------
+    function : str
+        The function, for messages.
+    moved : mapping
+        Values of keywords of earlier releases.
+    options : mapping
+        The option classes by the keyword that takes them; `None` for the defaults.
+    homes : mapping
+        The keyword of the option class that each keyword has moved to.
+
+    Raises
+    ------
+    TypeError
+        If a keyword is unknown, or an option is of another class.
+    """
+    classes = {**CLASSES, "coadd": CoaddOptions}
+    for name, value in options.items():
+        if value is not None and not isinstance(value, classes[name]):
+            msg = f"{name}: expected {classes[name].__name__}, not {type(value).__name__}"
+            raise TypeError(msg)
+    out = {name: value or classes[name]() for name, value in options.items()}
+    changes: dict[str, dict] = {}
+    for name, value in moved.items():
+        if name not in homes:
+            msg = f"{function}() got an unexpected keyword argument {name!r}"
+            raise TypeError(msg)
+        changes.setdefault(homes[name], {})[name] = value
+    for home, values in changes.items():
+        _warn_moved(function, f"{home}={classes[home].__name__}", values)
+        out[home] = replace(out[home], **values)
+    return out
+
+
+def _warn_moved(function, place, values):
+    """Warn of keywords of earlier releases."""
+    # Its import takes longer than the command line's help.
+    from levelmatch.exceptions import LevelMatchDeprecationWarning, warn_user
+
+    call = ", ".join(f"{name}={value!r}"[:60] for name, value in values.items())
+    msg = f"{function}: give {place}({call}); the keyword "
+    msg += f"{' and '.join(values)} of {function} will be removed in the next release"
+    warn_user(msg, LevelMatchDeprecationWarning)
+
+
+def _check_group_by(group_by):
+    """Refuse all but a word, header keywords and a function."""
+    if callable(group_by) or (isinstance(group_by, str) and group_by):
+        return
+    if not isinstance(group_by, list | tuple) or not all(isinstance(k, str) for k in group_by):
+        msg = f"group_by: {group_by!r} is none of {GROUP_BY}, header keywords or a function"
+        raise TypeError(msg)
+    if not group_by:
+        msg = f"group_by: {group_by!r} names no keyword; name one"
+        raise ValueError(msg)
+
+
+def plain(value: Any) -> object:
+    """Return an option as a plain value that a file can hold; other objects by their name."""
+    if isinstance(value, Mapping):
+        return {str(key): plain(item) for key, item in value.items()}
+    if hasattr(value, "colnames"):
+        return {name: plain(value[name]) for name in value.colnames}
+    # A quantity has no list.
+    value = value.value if hasattr(value, "to_value") else value
+    if hasattr(value, "tolist"):
+        return plain(value.tolist())
+    if hasattr(value, "serialize"):
+        return value.serialize(format="ds9")
+    if isinstance(value, os.PathLike):
+        return str(value)
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    return getattr(value, "__qualname__", None) or str(value)
