@@ -75,7 +75,7 @@ def solve_auto(equations, options, **keywords):
 
 
 def _select(equations, options, solution, **keywords):
-    """Fix slopes at zero one after another, from the solution of all planes."""
+    """Return the solution in which insignificant slopes are fixed at zero, step by step."""
     limit = max(LEAST_WALD, 2 * np.log(max(len(equations.first), 1))) * ERROR_FACTOR**2
     active = np.ones((equations.n_groups, 3), dtype=bool)
     if keywords.get("reference") is None or options.slope_gauge == "mean":
@@ -96,9 +96,9 @@ def _select(equations, options, solution, **keywords):
 
 
 def _centred_statistic(equations, solution):
-    """Wald statistic of the slopes less the median slope of their set.
+    """Return the Wald statistic of the slopes minus the median slope of their set.
 
-    The first fit's gauge may have put one group's slope into all the others.
+    The gauge of the first fit may have added the slope of one group to all others.
     """
     coefficients = solution.coefficients.copy()
     for members in members_of(solution.component, solution.component.max() + 1):

@@ -12,11 +12,11 @@ from levelmatch.solve.linear import sum_by
 
 __all__ = ["Flatness", "find_tilts"]
 
-# An image is as flat as the flattest if its slope is larger by at most so many errors.
+# An image counts as flat as the flattest within this number of standard errors.
 ALIKE = 3.0
 # Chance of a false alarm for one reference.
 CHANCE = 0.01
-# Groups beside the reference from which the scatter of slopes is known.
+# Smallest number of groups, beside the reference, that gives the scatter of slopes.
 LEAST_OTHERS = 3
 
 
@@ -61,13 +61,13 @@ class Flatness:
         inverse = np.linalg.pinv(whole, rcond=1e-9, hermitian=True)
         slope = np.linalg.norm(np.einsum("gij,gj->gi", inverse, asked), axis=1)
         variance = np.trace(inverse, axis1=1, axis2=2)
-        # Of a few pixels, rounding can leave a negative variance.
+        # With few pixels, rounding can leave a negative variance.
         known = (np.linalg.matrix_rank(whole, hermitian=True) == 2) & (variance > 0)
         error = np.sqrt(np.where(known, variance, np.inf))
         return cls(np.where(known, slope, np.nan), error)
 
     def flattest(self, groups):
-        """Return those of some groups that are as flat as the flattest, within the errors."""
+        """Return the groups that are as flat as the flattest, within the errors."""
         slope, error = self.slope[groups], self.error[groups]
         if not np.isfinite(slope).all():
             return groups
@@ -76,7 +76,7 @@ class Flatness:
 
 
 def find_tilts(references, solution, group_axes, corners):
-    """Return references with the tilt that the zero plane of each puts into its set.
+    """Return the references, each with the tilt of its set by the choice of its plane as zero.
 
     The mean slope of the other groups relative to the reference is tested against its error and
     the scatter of their slopes (Hotelling's test).
@@ -84,7 +84,7 @@ def find_tilts(references, solution, group_axes, corners):
     Parameters
     ----------
     references : list of `~levelmatch.solve.reference.Reference`
-        Whose planes are zero.
+        The references, whose planes are zero.
     solution : `~levelmatch.solve.solution.Solution`
         Planes of all groups.
     group_axes : `~numpy.ndarray`, shape (m, 3, 3)

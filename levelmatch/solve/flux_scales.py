@@ -15,9 +15,9 @@ __all__ = ["ScaleDifference", "flux_differences", "flux_text", "warn_flux_scales
 
 # Significance of a difference that is reported.
 FLUX_SIGMA = 4.0
-# Error of a pair's flux ratio by flats that are good to 1 %.
+# Error of a pair's flux ratio due to flats that are accurate to 1 %.
 LEAST_ERROR = 0.006
-# Pairs farther off than this many sigma lose weight.
+# Pairs that are off by more than this many sigma lose weight.
 CLIP = 2.0
 N_ROBUST = 10
 
@@ -29,9 +29,9 @@ class ScaleDifference:
     Parameters
     ----------
     image, other : int
-        Index of the image, and of the image that the others are most like.
+        Index of the image, and of a typical image of the others.
     factor : float
-        Flux in the image over that in the other.
+        Flux in the image over flux in the other.
     error : float
         Relative standard error of the factor.
     """

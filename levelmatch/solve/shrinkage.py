@@ -9,10 +9,10 @@ from levelmatch.solve.solver import Solver
 
 __all__ = ["SlopeScatter", "slope_scatter"]
 
-# Scatters that are tried, in units of the typical error of a slope.
+# Trial values of the scatter, in units of the typical standard error of a slope.
 TRIED = np.geomspace(0.05, 300.0, 21)
-# Twice the logarithm of the likelihood that a scatter must gain: by chance in 1 of 200 sets, and
-# for each slope if the errors of slopes may be too small by a factor of 1.8.
+# Smallest gain (twice the log likelihood ratio) of a scatter: chance exceeds it in 1 of 200 sets.
+# The second value is per slope, and allows for slope errors that are too small by a factor of 1.8.
 LEAST_GAIN = 6.63
 LEAST_OF_EACH = 1.0
 
@@ -69,7 +69,7 @@ def slope_scatter(equations, solution, chosen=None):
     sizes = TRIED / np.sqrt(np.median(diagonal[diagonal > 0]))
     rises = []
     for size in sizes:
-        # A slope without a prior has one that is too wide to be felt.
+        # Slopes of the other groups get a prior that is too wide to matter.
         prior = np.where(chosen, size, 1e3 * sizes[-1])[:, None]
         solver = Solver(equations, free, prior)
         if solver.iterative:

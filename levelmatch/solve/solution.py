@@ -11,7 +11,7 @@ from levelmatch.solve.solver import INVERSE_TOLERANCE
 
 __all__ = ["Solution"]
 
-# Random vectors that the variances of a very large solution are estimated from.
+# Number of random vectors that give the variances of a very large solution.
 N_PROBES = 64
 N_MODES = 64
 PROBE_TOLERANCE = 1e-4
@@ -26,19 +26,19 @@ class Solution:
     Parameters
     ----------
     coefficients : `~numpy.ndarray`, shape (m, k)
-        Of each group, about its own centre: what to subtract.
+        Correction of each group about its own centre, to be subtracted.
     component : `~numpy.ndarray` of int, shape (m,)
         The connected set of each group.
     reference : `~numpy.ndarray` of int, shape (n_components,)
-        The group held at zero in each set, or -1 where the mean is.
+        The group held at zero in each set, or -1 for a zero mean.
     floors : `~numpy.ndarray`, shape (n_components,)
         The systematic scatter of the pairs of each set.
     weight : `~numpy.ndarray`, shape (n,)
         Weight of each pair's level in the objective.
     robust : `~numpy.ndarray`, shape (n,)
-        The part of its weight that each pair kept: 1 if it agrees with the rest.
+        Fraction of its weight that each pair keeps.
     n_sigma : `~numpy.ndarray`, shape (n,)
-        Residual of each pair over its expected error.
+        Distance of each pair from its prediction by the others, in standard errors.
     active : `~numpy.ndarray` of bool, shape (m, k)
         Coefficients that were free.
     covariance_of : callable
@@ -46,8 +46,8 @@ class Solution:
     known_errors : `~numpy.ndarray`, shape (m, k), or None
         Standard errors read from a record; by default computed from the covariance.
     residual : float
-        Norm of the residual of the normal equations, as a fraction of that of their right-hand
-        side; both in units of the diagonal's root.
+        Norm of the residual of the normal equations over the norm of their right-hand side, both
+        scaled by the root of the diagonal.
     """
 
     coefficients: np.ndarray

@@ -11,11 +11,11 @@ from levelmatch.exceptions import warn_user
 
 __all__ = ["Pixels", "ZeroPoint", "fit_zero_point", "mean_zero_point"]
 
-# Blocks of the sky from whose differences the error is estimated: wanted, and needed.
+# Number of blocks of the sky whose differences give the error, and its smallest value.
 BLOCKS, LEAST_BLOCKS = 36, 8
-# Pixels this many standard deviations off, and all within a width of them, are left out...
+# Pixels that are off by more standard deviations are clipped, with all pixels within a width.
 CLIP, ROUNDS = 5.0, 10
-# ... unless fewer than this fraction would remain.
+# If less than this fraction of the pixels remains, none is clipped.
 LEAST_KEPT = 0.2
 
 
@@ -70,9 +70,9 @@ class Pixels:
 def fit_zero_point(name: str, pixels: Pixels, n_terms: int, colour: float | str) -> ZeroPoint:
     """Fit the images' zero point to the pixels of an anchor, sigma-clipped.
 
-    The anchor is the colour times the images less their zero point: linear in the colour and
-    in its product with the zero point. A source of another shape leaves a residual whose sum is
-    zero. It is left out as a whole, since clipping its core alone would make a bias.
+    The anchor equals the colour times (the images minus their zero point). This is linear in the
+    colour and in the product of both. A source of another shape leaves a residual whose sum is
+    zero. It is left out as a whole, because clipping its core alone would make a bias.
 
     Parameters
     ----------
@@ -93,7 +93,7 @@ def fit_zero_point(name: str, pixels: Pixels, n_terms: int, colour: float | str)
     Warns
     -----
     LevelMatchWarning
-        If fewer than 8 blocks of the sky tell the error.
+        If fewer than 8 blocks of the sky give the error.
     """
     design = -pixels.terms[:, :n_terms]
     target = pixels.known
@@ -119,7 +119,7 @@ def fit_zero_point(name: str, pixels: Pixels, n_terms: int, colour: float | str)
 
 
 def _clipped(design: np.ndarray, target: np.ndarray, pixels: Pixels) -> np.ndarray:
-    """Return the flags of pixels that are no outliers, nor near one."""
+    """Return the flags of pixels that are neither outliers nor near one."""
     keep = np.ones(len(target), dtype=bool)
     for _ in range(ROUNDS):
         residual = target - design @ np.linalg.lstsq(design[keep], target[keep], rcond=None)[0]
@@ -127,7 +127,7 @@ def _clipped(design: np.ndarray, target: np.ndarray, pixels: Pixels) -> np.ndarr
         good = np.abs(residual) <= CLIP * max(spread, 1e-12 * np.abs(target).max())
         new = good & ~_near(pixels.terms[:, 1:], ~good, pixels.width)
         if np.count_nonzero(new) < LEAST_KEPT * len(new):
-            # So many sources leave residuals that their mean is closer to zero than the rest's.
+            # With many sources, the mean of all residuals is closer to zero than the mean of few.
             return np.ones(len(target), dtype=bool)
         if (new == keep).all():
             break
