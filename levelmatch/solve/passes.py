@@ -13,7 +13,7 @@ from levelmatch.images.frame import EXCLUDE
 from levelmatch.options import FIT_TYPES
 from levelmatch.sky.overlaps import components
 from levelmatch.sky.vectors import transfer_matrix
-from levelmatch.solve.roles import with_excluded, with_held
+from levelmatch.solve.held import with_excluded, with_held
 from levelmatch.solve.solution import Solution
 
 __all__ = ["Pass", "labels", "linked_sets"]
@@ -218,50 +218,50 @@ def linked_sets(passes, n):
     return components(np.concatenate(links), start)[1][:n]
 
 
-def _dither_labels(frames, matched):
+def _dither_labels(frames, plan):
     domain = labels([(f.tile, f.detector, f.part) for f in frames])
     # Images of one exposure that the user made one tile have one level.
     keys = [(0, f.exposure) if f.exposure else (1, k) for k, f in enumerate(frames)]
     return domain, labels(keys)
 
 
-def _lyot_labels(frames, matched):
+def _lyot_labels(frames, plan):
     return (
         labels([(f.tile, f.detector) for f in frames]),
         labels([(f.tile, f.detector, f.part, f.subset) for f in frames]),
     )
 
 
-def _nircam_labels(frames, matched):
+def _nircam_labels(frames, plan):
     return (
         labels([(f.tile, jwst.module_of(f.detector)) for f in frames]),
         labels([(f.tile, f.detector, f.subset) for f in frames]),
     )
 
 
-def _detector_labels(frames, matched):
+def _detector_labels(frames, plan):
     keys = [(f.tile, "" if f.exposure else f.detector, f.subset) for f in frames]
     return labels([f.tile for f in frames]), labels(keys)
 
 
-def _exclude_labels(frames, matched):
+def _exclude_labels(frames, plan):
     keys = [(1, f.name) if f.role == EXCLUDE else (0, "") for f in frames]
     return np.zeros(len(frames), dtype=np.intp), labels(keys)
 
 
-def _mosaic_labels(frames, matched):
+def _mosaic_labels(frames, plan):
     groups = [
-        (f.tile, _mosaic_detector(f, matched), "" if matched.recombined else f.part, f.subset)
+        (f.tile, _mosaic_detector(f, plan), "" if plan.recombined else f.part, f.subset)
         for f in frames
     ]
     return np.zeros(len(frames), dtype=np.intp), labels(groups)
 
 
-def _mosaic_detector(frame, matched):
+def _mosaic_detector(frame, plan):
     """Return the detector that the mosaic corrects for itself; blank for all of a tile."""
-    if matched.combine_detectors or frame.exposure:
+    if plan.combine_detectors or frame.exposure:
         return ""
-    return jwst.module_of(frame.detector) if matched.combine_chips else frame.detector
+    return jwst.module_of(frame.detector) if plan.combine_chips else frame.detector
 
 
 _LABELS = {

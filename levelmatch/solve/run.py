@@ -62,31 +62,31 @@ def run_passes(
         )
     # Errors from strips and blocks would absorb a pattern of the detector. Patterns are therefore
     # searched for with the errors of the cells alone.
-    cells = subtract_pattern(measured, pattern)
+    unpooled = subtract_pattern(measured, pattern)
     area = np.array([frame.whole_grid.pixel_area for frame in frames])
-    measured = pooled_passes(measured, used, [p.fit_type for p in passes], area)
-    done, table, carried = [], subtract_pattern(measured, pattern), Carried.of(frames)
-    errors = Eliminated.of(pattern, frames)
+    pooled = pooled_passes(measured, used, [p.fit_type for p in passes], area)
+    done, table, carried = [], subtract_pattern(pooled, pattern), Carried.of(frames)
+    pattern_errors = Eliminated.of(pattern, frames)
     for k, p in enumerate(passes):
         rows = np.flatnonzero(used == k)
         solved = solve_pass(p.grouped(frames), frames, table, rows, options, sky=sky)
-        solved = replace(solved, patterns=_warn_patterns(solved, frames, cells))
-        errors = errors and errors.after(solved, table)
-        more = carried and carried.after(solved, frames, table)
-        if more is not None and errors is not None:
-            more = replace(more, spread=errors.spread)
-        table, cells = (subtract_solution(pairs, solved) for pairs in (table, cells))
+        solved = replace(solved, patterns=_find_patterns(solved, frames, unpooled))
+        pattern_errors = pattern_errors and pattern_errors.after(solved, table)
+        carried_after = carried and carried.after(solved, frames, table)
+        if carried_after is not None and pattern_errors is not None:
+            carried_after = replace(carried_after, spread=pattern_errors.spread)
+        table, unpooled = (subtract_solution(pairs, solved) for pairs in (table, unpooled))
         if k == 0:
             solved = replace(solved, pattern=pattern)
-        done.append(replace(solved, carried_of=partial(_given, more)))
-        variances = _added_variances(carried, more, frames, solved)
+        done.append(replace(solved, carried_of=partial(_identity, carried_after)))
+        variances = _added_variances(carried, carried_after, frames, solved)
         corrected = correct_frames(frames, solved, variances)
-        carried = more
+        carried = carried_after
         before, frames = frames, _mark_subsets(corrected, solved)
         if p.subtract_local:
             levels = _local_levels(frames, solved, local)
             frames = _subtract_local(frames, levels)
-            table, cells = (shift_levels(pairs, levels) for pairs in (table, cells))
+            table, unpooled = (shift_levels(pairs, levels) for pairs in (table, unpooled))
         if sky is not None:
             sky = sky - _steps(before, frames)
         logger.info(
@@ -108,8 +108,8 @@ def _after_pass(options, p, frames, table, rows):
     return solved, frames, subtract_solution(table, solved)
 
 
-def _warn_patterns(solved, frames, table):
-    """Return the patterns that stay with a detector, and warn of each."""
+def _find_patterns(solved, frames, table):
+    """Return the patterns that stay with a detector; warn of each."""
     if solved.name == "fit_exclude" or not len(solved.rows) or frames[0].transform is None:
         # Recorded images have no WCS.
         return ()
@@ -149,7 +149,7 @@ def _steps(before, after):
     )
 
 
-def _given(value):
+def _identity(value):
     return value
 
 

@@ -11,29 +11,25 @@ from levelmatch.sky.vectors import tangent_axes, transfer_matrix
 from levelmatch.solve.auto import solve_auto
 from levelmatch.solve.cuts import select_pairs
 from levelmatch.solve.equations import Equations
-from levelmatch.solve.flatness import Flatness, find_tilts
+from levelmatch.solve.flatness import find_tilts
 from levelmatch.solve.gauge import members_of
 from levelmatch.solve.groups import solve_groups
+from levelmatch.solve.held import HeldChoice
 from levelmatch.solve.linear import sum_by
 from levelmatch.solve.offsets import OFFSET_PASSES, share_offsets
-from levelmatch.solve.reference import Reference, ReferenceChooser
-from levelmatch.solve.roles import held_by_role
+from levelmatch.solve.reference import Reference
 from levelmatch.solve.shared_pattern import subtract_pattern
 
 __all__ = ["equations_of", "shift_levels", "solve_pass", "subtract_solution"]
 
 
-# Reference of images that are left out of the fit.
-OTHERS = "all other images"
-
-
-def solve_pass(matched, frames, table, rows, options, *, sky=None):
+def solve_pass(grouped, frames, table, rows, options, *, sky=None):
     """Solve one pass.
 
     Parameters
     ----------
-    matched : `~levelmatch.solve.passes.Pass`
-        The pass, grouped.
+    grouped : `~levelmatch.solve.passes.Pass`
+        The pass, with its groups.
     frames : list of `~levelmatch.images.frame.Frame`
         All images, sorted by name.
     table : `~levelmatch.measure.table.PairTable`
@@ -63,50 +59,47 @@ def solve_pass(matched, frames, table, rows, options, *, sky=None):
         If they do, and ``options.disconnected`` is ``"error"``.
     """
     pairs = table.take(rows)
-    kept, reason = select_pairs(pairs, matched.group, options)
+    kept, reason = select_pairs(pairs, grouped.group, options)
     counted = pairs.take(kept)
-    group_axes = _group_axes(matched.group, frames)
-    terms = fit_terms(matched.fit_type)
-    equations = equations_of(counted, matched.group, group_axes, terms)
-    references = {}
-    gauge = None
-    if matched.held == "science":
+    group_axes = _group_axes(grouped.group, frames)
+    terms = fit_terms(grouped.fit_type)
+    equations = equations_of(counted, grouped.group, group_axes, terms)
+    if grouped.held == "science":
         # Its plane stays zero, too.
         options = replace(options, slope_gauge="reference")
-    held = {} if matched.name == "lyot" else held_by_role(frames, matched.group)
-    if matched.held is not None or held:
-        gauge = _gauge(matched, frames, equations, counted, references, held)
-    solve = solve_auto if matched.fit_type == "auto" else solve_groups
+    choice = HeldChoice(grouped, frames, equations, counted)
+    solve = solve_auto if grouped.fit_type == "auto" else solve_groups
     solution = solve(
         equations,
         options,
         weights=options.weights,
         npix=counted.npix,
         scatter=counted.scatter,
-        reference=gauge,
+        reference=choice.pick if choice.any else None,
     )
+    references = choice.references
     offsets = ()
-    if options.share_offsets and matched.name in OFFSET_PASSES:
-        solution, offsets = share_offsets(solution, matched, frames)
-        _add_references(matched, frames, solution, references)
+    if options.share_offsets and grouped.name in OFFSET_PASSES:
+        solution, offsets = share_offsets(solution, grouped, frames)
+        references = references + _science_references(grouped, frames, solution, references)
     solved = replace(
-        matched,
+        grouped,
         rows=rows,
         kept=kept,
         reason=reason,
         solution=solution,
         group_axes=group_axes,
-        residual=_residuals(pairs, matched.group, group_axes, solution),
-        references=list(references.values()),
+        residual=_residuals(pairs, grouped.group, group_axes, solution),
+        references=references,
         offsets=offsets,
     )
     solved = replace(solved, references=_tilted(solved, frames, options))
     _warn_lone_reference(solved, frames)
-    sets, isolated = _disconnected(matched, solution)
+    sets, isolated = _disconnected(grouped, solution)
     if sets and options.disconnected == "sky":
         solved = _tie_sets(solved, frames, sky)
     elif sets:
-        _report_disconnected(matched, frames, sets, isolated, options)
+        _report_disconnected(grouped, frames, sets, isolated, options)
     return replace(solved, isolated=isolated)
 
 
@@ -135,36 +128,6 @@ def equations_of(table, group, group_axes, terms):
     )
 
 
-def _gauge(matched, frames, equations, counted, references, held):
-    """Return the function that picks the group of a set to hold at zero.
-
-    It adds its choices to ``references``.
-    """
-    pairs = np.stack([equations.first, equations.second], axis=1)
-    flatness = Flatness.of(counted, matched.group, equations.group_axes)
-    chooser = ReferenceChooser(
-        frames, matched.group, pairs, counted.npix, keyword=matched.keyword, flatness=flatness
-    )
-
-    def pick(members):
-        own = next((g for g in members.tolist() if g in held), None)
-        if matched.name == "fit_exclude":
-            choice = Reference(0 if 0 in members else int(members[0]), OTHERS, "they are the fit")
-        elif own is not None:
-            choice = Reference(own, held[own], "held by the caller")
-        elif matched.held is None:
-            return -1
-        elif matched.held == "science":
-            choice = chooser.science(members)
-        else:
-            choice = chooser.choose(members, matched.held)
-        if len(members) > 1:
-            references[members[0]] = choice
-        return choice.group
-
-    return pick
-
-
 def _residuals(pairs, group, group_axes, solution):
     """Return the residual of the level of each pair, shape (n,); NaN without common pixels."""
     residual, measured = np.full(len(pairs), np.nan), pairs.npix > 0
@@ -174,17 +137,18 @@ def _residuals(pairs, group, group_axes, solution):
     return residual
 
 
-def _add_references(matched, frames, solution, references):
-    """Add the science parts that hold sets of shared offsets to the references."""
-    if matched.held != "science":
-        return
-    known = {int(solution.component[r.group]) for r in references.values()}
+def _science_references(grouped, frames, solution, references):
+    """Return the science parts that hold the sets of shared offsets, beside the references."""
+    if grouped.held != "science":
+        return []
+    known = {int(solution.component[r.group]) for r in references}
+    out = []
     for s in np.flatnonzero(np.bincount(solution.component) > 1).tolist():
         if s not in known:
             group = int(solution.reference[s])
-            name = frames[int(np.argmax(matched.group == group))].name
-            reason = "the science part is held at zero"
-            references[group] = Reference(group, name, reason)
+            name = frames[int(np.argmax(grouped.group == group))].name
+            out.append(Reference(group, name, "the science part is held at zero"))
+    return out
 
 
 def _tilted(solved, frames, options):
@@ -219,11 +183,11 @@ def _group_axes(group, frames):
     return tangent_axes(sum_by(group, centres, int(group.max()) + 1))
 
 
-def _disconnected(matched, solution):
+def _disconnected(grouped, solution):
     """Return the sets of each disconnected domain, and flags of groups without a pair in it."""
     n_groups = len(solution.component)
     domain = np.zeros(n_groups, dtype=int)
-    domain[matched.group] = matched.domain
+    domain[grouped.group] = grouped.domain
     size = np.bincount(solution.component)
     # A set lies in one domain: pairs are within domains.
     of_set = np.zeros(len(size), dtype=int)
@@ -235,14 +199,14 @@ def _disconnected(matched, solution):
     return {int(d): sets[d] for d in np.flatnonzero(number > 1)}, isolated
 
 
-def _report_disconnected(matched, frames, sets, isolated, options):
+def _report_disconnected(grouped, frames, sets, isolated, options):
     """Warn of the disconnected domains, or refuse them."""
     n_sets = sum(len(s) for s in sets.values())
-    domains, one = np.unique(matched.domain, return_index=True)
+    domains, one = np.unique(grouped.domain, return_index=True)
     one = dict(zip(domains.tolist(), one.tolist(), strict=True))
     tiles = [frames[one[d]].tile for d in sets]
-    where = f"tiles {_shorten(tiles)}: " if matched.name != "mosaic" else ""
-    msg = f"pass {matched.name}: {where}what overlaps falls into {n_sets} sets"
+    where = f"tiles {_shorten(tiles)}: " if grouped.name != "mosaic" else ""
+    msg = f"pass {grouped.name}: {where}what overlaps falls into {n_sets} sets"
     if options.disconnected == "error":
         raise DisconnectedError(msg)
     msg += (
@@ -250,33 +214,33 @@ def _report_disconnected(matched, frames, sets, isolated, options):
         "or disconnected='sky' ties them by their sky"
     )
     if isolated.any():
-        alone = [f.name for f, g in zip(frames, matched.group, strict=True) if isolated[g]]
+        alone = [f.name for f, g in zip(frames, grouped.group, strict=True) if isolated[g]]
         msg += f"; without any overlap in this pass: {_shorten(alone)}"
     warn_user(msg, DisconnectedWarning)
 
 
-def _tie_sets(matched, frames, sky):
+def _tie_sets(grouped, frames, sky):
     """Return the pass with all sets of a domain brought to one mean sky level.
 
     The level of the domain's largest set (the first of equals) is kept.
     """
-    component = matched.solution.component
+    component = grouped.solution.component
     left = np.array(
         [
-            sky[i] - matched.correction(i).coefficients(frame.whole_grid.axes)[0]
+            sky[i] - grouped.correction(i).coefficients(frame.whole_grid.axes)[0]
             for i, frame in enumerate(frames)
         ]
     )
     tie = np.zeros(len(component))
-    set_of = component[matched.group]
-    for d in np.unique(matched.domain):
-        members = matched.domain == d
+    set_of = component[grouped.group]
+    for d in np.unique(grouped.domain):
+        members = grouped.domain == d
         sets, first, count = np.unique(set_of[members], return_index=True, return_counts=True)
         largest = sets[np.lexsort((first, -count))[0]]
         level = {s: left[members & (set_of == s)].mean() for s in sets}
         for s in sets:
             tie[component == s] = level[s] - level[largest]
-    return replace(matched, tie=tie)
+    return replace(grouped, tie=tie)
 
 
 def _shorten(names):
