@@ -1,10 +1,10 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
-"""The noise of each image, from the scatter of its pairs, and the weights that follow.
+"""The noise of each image, from the scatter of its pairs, and the weights of unequal images.
 
-All pairs of n images of one patch of sky hold the information of the joint fit of sky and levels if
-each weighs w_i w_j / sum(w), with w the inverse variance of an image's noise per area. The
-kernel knows the number of images that cover a patch, but not their noise: it sets
-2 w_i w_j / (n (w_i + w_j)), the same for images of equal noise.
+Let w be the inverse variance per area of an image. The pairs of n images of one patch of sky hold
+the information of a joint fit of sky and levels if each has the weight w_i w_j / sum(w). The kernel
+knows n, but not w: its weight is 2 w_i w_j / (n (w_i + w_j)), which is the same for images of equal
+noise.
 """
 
 from dataclasses import replace
@@ -16,14 +16,15 @@ from levelmatch.measure.variances import BOTH, fit_images
 
 __all__ = ["image_variances", "weigh_depths"]
 
-# An image's variance is at least this fraction of that of each of its pairs, or of the mean.
+# Smallest variance of an image, as a fraction of that of each of its pairs, or of the mean.
 LEAST = 0.01
-# The scatter of each pair is that of its images' noise within this factor, else weights stay.
+# Weights are changed only if each pair's variance agrees with the sum of its images' variances
+# within this factor.
 FACTOR = 2.0
 
 
 def image_variances(table):
-    """Return the variance of a pixel of each image: those of pairs are sums of two.
+    """Return the variance of a pixel of each image; a pair has the sum of two.
 
     Parameters
     ----------
@@ -43,7 +44,7 @@ def image_variances(table):
     size = square.mean()
     response = part.npix / (1 + square / size) ** 2 if size > 0 else np.ones(len(part))
     found = fit_images(part, (response * square)[:, None], response[:, None], BOTH)[:, 0]
-    # Of very unequal images the fit may give all of a pair's variance to one.
+    # For very unequal images, the fit may give all of a pair's variance to one image.
     least = np.full(len(found), np.inf)
     for end in (part.first, part.second):
         np.minimum.at(least, end, square)
@@ -53,9 +54,9 @@ def image_variances(table):
 
 
 def _explains(variance, table):
-    """Return whether the images' noise explains the scatter of each of their pairs.
+    """Return whether the noise of the images explains the scatter of each pair.
 
-    It does not where images share noise, as parts of one scan do, or where sources add scatter.
+    It does not if images share noise, as parts of one scan do, or if sources add scatter.
     """
     seen = table.npix > 0
     expected = variance[table.first[seen]] + variance[table.second[seen]]
@@ -76,8 +77,8 @@ def weigh_depths(table, area):
     Returns
     -------
     table : `~levelmatch.measure.table.PairTable`
-        With normal equations times (w_i + w_j) over twice the mean w of the images there;
-        unchanged if the images' noise does not explain the scatter of all pairs.
+        With normal equations times (w_i + w_j) / (2 mean(w)), the mean being over all images that
+        cover the pair. Unchanged if the noise does not explain the scatter of all pairs.
     """
     variance = image_variances(table)
     if not np.nanmax(variance, initial=0.0) > 0 or not _explains(variance, table):
@@ -85,7 +86,7 @@ def weigh_depths(table, area):
     variance = np.maximum(variance, LEAST * np.nanmean(variance))
     weight = np.nan_to_num(1 / (variance * area[: len(variance)] / np.mean(area)))
     own = weight[table.first] + weight[table.second]
-    # Number of images that cover the pair, from the weights that the kernel gave.
+    # Number of images that cover the pair, from the weights of the kernel.
     with np.errstate(divide="ignore", invalid="ignore"):
         depth = np.nan_to_num(2 / (table.gram[:, 0, 0] * table.sigma**2), nan=2.0, posinf=2.0)
         more = np.maximum(depth - 2, 0)
@@ -96,7 +97,7 @@ def weigh_depths(table, area):
 
 
 def _others(table, weight):
-    """Return the mean weight of the images that overlap both of a pair's, NaN where none does."""
+    """Return the mean weight of the images that overlap both images of a pair; NaN without any."""
     n = len(weight)
     most = np.zeros(n)
     for end in (table.first, table.second):

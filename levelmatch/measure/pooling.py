@@ -1,10 +1,10 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
-"""The errors of pairs by noise that rows, columns or large blocks of pixels share.
+"""Standard errors of pairs with noise that rows, columns or large blocks of pixels share.
 
-The scatter of the cells of an overlap tells the error of its level only if the cells are
-independent. Sums over strips and blocks of cells tell how much more they vary together. In one
-pair there are few strips, but the pattern of an image enters all of its pairs: the variance of the
-strips' offsets is fitted to all pairs as a sum over their two images.
+The scatter of the cells of an overlap gives the standard error of its level only if the cells are
+independent. The scatter of sums over strips and blocks of cells shows correlated noise. One pair
+has few strips, but the noise of an image enters all of its pairs. The variance of the strips'
+offsets is therefore fitted to all pairs, as a sum of the variances of their two images.
 """
 
 from dataclasses import replace
@@ -18,31 +18,32 @@ from levelmatch.options import fit_terms
 
 __all__ = ["pooled", "pooled_passes"]
 
-# Offsets count if their variance is above zero by so many standard errors.
+# Smallest significance of the variance of offsets, in standard errors.
 MIN_SIGMA = 2.5
-# The strips of a pair allow a variance of so many standard errors more than their own.
+# Largest variance of a pair: its own estimate plus this number of standard errors.
 MAX_SIGMA = 3.0
-# Families of strips: rows and columns of both images; the others are blocks.
+# The first families of strips are rows and columns of both images; the others are blocks.
 N_LINES = 4
-# Strips count if the fit of the pair leaves more than this fraction of their variance.
+# Strips count if the residuals of the pair keep more than this fraction of their variance.
 MIN_LEFT = 0.15
-# Standard errors below this fraction of the level are those of copies.
+# Pairs with standard errors below this fraction of the level are copies of one image.
 COPIES = 1e-10
-# Cells along an overlap: at an angle, a row crosses others there.
+# Typical length of an overlap, in cells. A row rotated by an angle crosses LENGTH * tan(angle)
+# rows of the other image.
 LENGTH = 24
-# The most that a variance is taken to grow beyond the largest blocks, twice.
+# Limit of the growth factor of a variance from one block size to the next; it is applied squared.
 MAX_GROWTH = 2.0
-# Variances of pairs count up to so many times their median in the mean of a pass.
+# Limit of a pair's variance in the mean of a pass, in units of the median.
 MOST_ALIKE = 4.0
 # Elements of the lower triangle of a symmetric matrix.
 LOWER = [(0, 0), (1, 0), (1, 1), (2, 0), (2, 1), (2, 2)]
 
 
 def pooled_passes(table, used, fit_types, area):
-    """Return the pair table with the errors and weights that follow from all pairs.
+    """Return the pair table with errors and weights that all pairs together determine.
 
-    The errors of each pass's pairs include the offsets that strips and blocks share, and the
-    rounding of the images' values; the weights allow for images of unequal noise.
+    The errors of each pass's pairs include correlated noise and the rounding of the images'
+    values. The weights allow for images of unequal noise.
 
     Parameters
     ----------
@@ -51,14 +52,14 @@ def pooled_passes(table, used, fit_types, area):
     used : `~numpy.ndarray` of int, shape (n,)
         The pass of each pair, -1 for none.
     fit_types : list of str
-        What each pass fits.
+        Fit type of each pass.
     area : `~numpy.ndarray`, shape (n_images,)
         Area of a pixel of each image.
 
     Returns
     -------
     table : `~levelmatch.measure.table.PairTable`
-        Normal equations and errors as the solution takes them.
+        With the normal equations and errors that the solution uses.
     """
     columns = {name: getattr(table, name).copy() for name in ("gram", "rhs", "sigma")}
     for k, fit_type in enumerate(fit_types):
@@ -66,8 +67,8 @@ def pooled_passes(table, used, fit_types, area):
         if len(rows):
             part = table.take(rows)
             if fit_type != "level+slope":
-                # Planes extrapolate: a floor that is smaller for the widened errors would let few
-                # pairs tilt an image.
+                # Passes of planes are not widened: wider errors make the floor smaller, and a few
+                # pairs could then tilt an image.
                 part = pooled(part, planes=fit_terms(fit_type) > 1)
             part = weigh_depths(widen_rounded(part), area)
             for name, column in columns.items():
@@ -76,20 +77,20 @@ def pooled_passes(table, used, fit_types, area):
 
 
 def pooled(table, *, planes=False):
-    """Return the pair table with normal equations and errors that allow for common offsets.
+    """Return the pair table with normal equations and errors that include correlated noise.
 
     Parameters
     ----------
     table : `~levelmatch.measure.table.PairTable`
         Measured pairs.
     planes : bool
-        Whether planes are fitted: else a slope of the differences is a pattern, too.
+        Whether planes are fitted; else a slope of the differences counts as noise.
 
     Returns
     -------
     table : `~levelmatch.measure.table.PairTable`
-        With weaker normal equations where offsets are significant: levels and slopes that a pair
-        asks for stay nearly the same.
+        With smaller normal equations if offsets are significant. The level and slopes of each pair
+        alone stay the same.
     """
     weight = table.sigma**-2.0
     share = table.gram[:, 0, 0] / weight
@@ -103,14 +104,14 @@ def pooled(table, *, planes=False):
     of_lines = np.sum(lines * spread[:, :N_LINES, 0, 0], axis=1)
     larger = of_lines > of_blocks
     added = weight * np.where(larger, of_lines, of_blocks * _growth(level))
-    # The pairs are widened alike, and keep their relative weights: the variances of few strips are
-    # too uncertain for weights, which would cost more than they gain.
+    # All pairs are widened by the same factor: the variances of few strips are too uncertain for
+    # weights.
     typical = np.mean(np.minimum(added, MOST_ALIKE * np.median(added)))
     return weakened(table, np.full(len(added), typical))
 
 
 def _matrices(lower):
-    """Return symmetric matrices, shape (..., 3, 3), of their lower triangles, shape (..., 6)."""
+    """Return the symmetric matrices (..., 3, 3) that have these lower triangles (..., 6)."""
     out = np.zeros((*lower.shape[:-1], 3, 3))
     for k, (i, j) in enumerate(LOWER):
         out[..., i, j] = out[..., j, i] = lower[..., k]
@@ -118,19 +119,20 @@ def _matrices(lower):
 
 
 def _excess(table, spread, weight, planes):
-    """Return how much more strips vary than cells say, and their response to offsets.
+    """Return the excess variance of the strips over that of independent cells, shape (n, 8).
 
-    Of the residuals about the mean, or about the plane, shape (n, 8) each.
+    Also return its response to a unit variance of the offsets, and the upper limit of that
+    variance. The residuals are those about the mean, or about the plane if planes are fitted.
     """
     squares, expected, response = (table.strips[:, :, k].astype(float) for k in range(3))
     if not planes:
-        # Add the slopes, which the kernel took away, and their expectation.
+        # Add the slopes, which the kernel subtracted, and their expectation.
         slope, inverse = _slopes(table)
         squares = squares + np.einsum("pi,pkij,pj->pk", slope, spread, slope) * weight[:, None]
         expected = expected + np.einsum("pij,pkij->pk", inverse * weight[:, None, None], spread)
         level = spread[:, :, 0, 0]
         response = level * np.maximum(1 - level, 0)
-    # Of copies, levels are known no better than numbers are.
+    # Copies of one image have no noise.
     copies = table.sigma < COPIES * np.abs(table.level)
     known = (expected > MIN_LEFT) & (response > 0) & ~copies[:, None]
     excess = np.where(known, squares - expected, 0) * weight[:, None]
@@ -144,10 +146,10 @@ def _excess(table, spread, weight, planes):
 
 
 def _upper_factor(freedom):
-    """Return the upper limit of a variance over its estimate with so many degrees of freedom.
+    """Return the upper limit of a variance over its estimate, given its degrees of freedom.
 
-    For lines by the approximation of Wilson and Hilferty (1931, PNAS 17, 684) to the distribution
-    of chi squared. Blocks are fewer, and their patterns less alike from pair to pair: a lower one.
+    Lines use the approximation of Wilson and Hilferty (1931, PNAS 17, 684) to chi squared. Blocks
+    are fewer, and their patterns differ more between pairs: their limit is lower.
     """
     least = 2 / (9 * freedom[:, :N_LINES])
     least = np.maximum(1 - least - MAX_SIGMA * np.sqrt(least), 0) ** 3
@@ -172,7 +174,7 @@ def _line_variances(table, excess, response):
     """Return the variances of the rows' and columns' offsets of both images, shape (n, 4)."""
     turn = np.radians(table.turn)
     along, across = (1 / (1 + LENGTH * np.abs(np.tan(t))) for t in (turn, np.pi / 2 - turn))
-    # The rows of an image also show the offsets of the other image's rows, or columns.
+    # Sums along the rows of an image also contain offsets of the other image's rows or columns.
     families = [
         ([(side, kind)], [(1 - side, kind, along), (1 - side, 1 - kind, across)])
         for side in (0, 1)
@@ -194,8 +196,8 @@ def _block_variances(table, excess, response):
 def _growth(level):
     """Return the factor on the variance by blocks, for patterns larger than the largest blocks.
 
-    The means of such blocks correlate, and vary the less about their mean. Where from one size of
-    blocks to the next the variance still grows, so it would beyond.
+    If the variance grows from one block size to the next, it is taken to grow by the same factor
+    twice more.
     """
     last = level[:, -1] / np.where(level[:, -2] > 0, level[:, -2], np.inf)
     return np.clip(last, 1.0, MAX_GROWTH) ** 2
@@ -213,12 +215,12 @@ def _image_variances(table, excess, response, families):
 
 
 def _significant(ends, excess, response, families, shape):
-    """Return which images' offsets are significant, of each kind."""
+    """Return the flags of images with significant offsets, by kind."""
     total, size, square = np.zeros((3, *shape))
     for k, (own, _) in enumerate(families):
         for side, kind in own:
             for out, values in ((total, excess), (size, response), (square, response**2)):
                 out[:, kind] += np.bincount(ends[side], values[:, k], minlength=shape[0])
-    # The squares of two pairs of an image that show the same noise of it correlate by a quarter.
+    # Squares of two pairs that share an image have a correlation of 1/4.
     number = size**2 / np.maximum(square, 1e-300)
     return total > MIN_SIGMA * np.sqrt(2 * size * (1 + 0.25 * (number - 1)))

@@ -1,5 +1,5 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
-"""The error of levels by the rounding of the images' values, to whole numbers or other steps."""
+"""The error of levels due to rounding of the images' values, to whole numbers or other steps."""
 
 import numpy as np
 
@@ -8,20 +8,21 @@ from levelmatch.measure.variances import weakened
 
 __all__ = ["common_steps", "rounding_step", "rounding_variance", "widen_rounded"]
 
-# Values are rounded if no more than this fraction of them are distinct.
+# Values are rounded if at most this fraction of them are distinct.
 MAX_DISTINCT = 0.25
-# The largest variance of rounded values, over the squared step, that says nothing of the noise.
+# Variances of rounded values below this fraction of the squared step do not determine the noise.
 UNTOLD = 0.25
-# Harmonics of the error of rounding.
+# Number of harmonics of the rounding error.
 N_HARMONICS = 50
-# Noise over the step, where it is looked up.
+# Grid of the ratio of noise to step.
 NOISES = np.linspace(0, 2, 401)
 
 
 def rounding_step(pixels):
-    """Return the step of which all values of an image are multiples, but for a constant.
+    """Return the step of which all values of an image are multiples, up to a constant.
 
-    Of about 4000 pixels spread over it; 0 if there is none, or if next to none are equal.
+    About 4000 pixels spread over the image are tested. The step is 0 if there is none, or if the
+    pixels have few equal values.
     """
     rows, columns = (max(n // 64, 1) for n in pixels.shape)
     some = pixels[rows // 2 :: rows, columns // 2 :: columns]
@@ -36,7 +37,7 @@ def rounding_step(pixels):
 
 
 def common_steps(cells, steps):
-    """Return two images' steps; less where the brightness spreads over several of them.
+    """Return the steps of two images, reduced if the brightness spreads over several steps.
 
     Parameters
     ----------
@@ -55,11 +56,11 @@ def common_steps(cells, steps):
 
 
 def rounding_variance(noise, step):
-    """Return the variance of the error that rounding makes in the mean of many equal pixels.
+    """Return the variance of the rounding error of the mean of many equal pixels.
 
-    Noise of a scatter s averages the error of rounding of a value, a saw-tooth. Its
-    harmonics k become fainter by exp(-2 pi^2 k^2 s^2 / step^2). Over values spread evenly the
-    variance of their sum is (step / pi)^2 / 2 sum(exp(-4 pi^2 k^2 s^2 / step^2) / k^2).
+    The rounding error of a value is a saw-tooth. Noise of scatter s averages it: harmonic k is
+    multiplied by exp(-2 pi^2 k^2 s^2 / step^2). Over evenly spread values, the variance of the sum
+    is (step / pi)^2 / 2 sum(exp(-4 pi^2 k^2 s^2 / step^2) / k^2).
 
     Parameters
     ----------
@@ -75,10 +76,10 @@ def rounding_variance(noise, step):
 
 
 def noise_before_rounding(variance, step):
-    """Return the scatter of pixels before they are rounded, from their variance after it.
+    """Return the scatter of pixels before rounding, from their variance after it.
 
-    On average over values spread evenly, rounding adds step^2 / 12 less the variance of its error
-    in the mean.
+    On average over evenly spread values, rounding adds step^2 / 12 minus the variance of the mean's
+    rounding error.
     """
     square = np.asarray(variance) / step**2
     after = NOISES**2 + 1 / 12 - rounding_variance(NOISES, 1.0)
@@ -87,13 +88,13 @@ def noise_before_rounding(variance, step):
 
 
 def widen_rounded(table):
-    """Return the pair table with errors that cover the rounding of the images' values.
+    """Return the pair table with errors that include the rounding of the images' values.
 
     Parameters
     ----------
     table : `~levelmatch.measure.table.PairTable`
-        The pairs. Their steps are zero where images are not rounded, and less than the images'
-        steps where the brightness spreads over several: rounding then errs both ways.
+        The pairs. Their steps are zero for images that are not rounded, and reduced if the
+        brightness spreads over several steps, because rounding errors then cancel.
     """
     if not (table.step > 0).any():
         return table
@@ -103,8 +104,8 @@ def widen_rounded(table):
     np.maximum.at(step, ends, table.step)
     rounded = step > 0
     square = variance[rounded] / step[rounded] ** 2
-    # Of less noise than a step the scatter depends on the place of the level between two steps. The
-    # mean over few images is lowered, as if half an image more had none.
+    # With little noise, the scatter depends on the position of the level between two steps. To stay
+    # on the safe side, the mean over the images counts half an image more, without scatter.
     untold = square < UNTOLD
     square[untold] = square[untold].sum() / (untold.sum() + 0.5)
     error = np.zeros(len(variance))

@@ -31,7 +31,7 @@ class PairSamples:
     x, y : `~numpy.ndarray` of int, shape (n,)
         Their pixels, in the finer image.
     kept : `~numpy.ndarray` of bool, shape (n,)
-        Whether each counts: it is not clipped in its cell, nor with all of its cell.
+        Whether each counts: neither the difference nor its cell is clipped.
     swapped : bool
         Whether the finer image is the second.
     """
@@ -53,7 +53,7 @@ def pair_samples(a, b, grid_a, grid_b, options):
     grid_a, grid_b : `~levelmatch.sky.grid.Grid`
         Their positions.
     options : `~levelmatch.options.MeasureOptions`
-        How to measure; the ``method`` is ``"direct"`` whatever it says.
+        How to measure; ``method`` is ignored and taken as ``"direct"``.
 
     Returns
     -------

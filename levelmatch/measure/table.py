@@ -7,7 +7,8 @@ import numpy as np
 
 __all__ = ["PAIR", "PairTable", "empty_pair", "pair_table", "unmeasured"]
 
-# The measured quantities of a pair, described in `PairTable`.
+# The measured quantities of a pair, described in `PairTable`. A change here also needs one of
+# `PairRow` in _summary.pyx, of `unmeasured`, and of the version of stored pairs (`ALGORITHM`).
 PAIR = np.dtype(
     [
         ("gram", "f8", (3, 3)),
@@ -37,7 +38,7 @@ def empty_pair():
 
 
 def unmeasured(n):
-    """Return the columns that the pairs of older records lack, as a dictionary, for n pairs."""
+    """Return the columns that pairs of older records lack, for n pairs, as a dictionary."""
     rows = np.zeros(n, PAIR)
     return {name: rows[name] for name in ("strips", "turn", "step")}
 
@@ -70,15 +71,15 @@ class PairTable:
         Relative difference of the flux scales, first minus second, and its
         standard error; NaN and infinity where it is not determined.
     strips : `~numpy.ndarray` of float32, shape (n, 8, 9)
-        How the cells vary together over the rows and columns of the first and of the second image,
-        and over blocks of 2, 4, 8 and 16 cells: Q, E, T, and the lower triangle of A, see
-        ``_strips.pxi``, in units of the pair's weight or its square. Zero where not measured.
+        Sums over the rows and columns of the first and of the second image, and over blocks of 2,
+        4, 8 and 16 cells: Q, E, T, and the lower triangle of A, see ``_strips.pxi``, in units of
+        the pair's weight or its square. Zero if not measured.
     turn : `~numpy.ndarray`, shape (n,)
         Angle between the rows of the two images, 0 to 90 degrees.
     step : `~numpy.ndarray`, shape (n, 2)
         Step to which the values of each image are rounded; 0 for none.
     multiplicity : `~numpy.ndarray`, shape (n,)
-        Number of pairs that it counts for in a solution: more than 1 where other pairs of its
+        Number of pairs that each stands for in a solution: more than 1 if other pairs of its
         images are not measured. All other columns are the pair's own.
     """
 

@@ -1,5 +1,5 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
-"""Variances of images from those of their pairs, and their use in the pairs' equations."""
+"""Variances of images, fitted to the variances of their pairs."""
 
 from dataclasses import replace
 
@@ -7,14 +7,14 @@ import numpy as np
 
 __all__ = ["BOTH", "fit_images", "weakened"]
 
-# One family, in which a pair shows the sum of its two images' variances.
+# One family, in which the variance of a pair is the sum of its two images' variances.
 BOTH: list = [([(0, 0), (1, 0)], [])]
-# Steps of the fit.
+# Number of steps of the fit.
 N_STEPS = 40
 
 
 def fit_images(table, excess, response, families):
-    """Fit a variance of each image to those of the pairs, never below zero.
+    """Fit a non-negative variance of each image to the variances of the pairs.
 
     Parameters
     ----------
@@ -23,8 +23,8 @@ def fit_images(table, excess, response, families):
     excess, response : `~numpy.ndarray`, shape (n, n_families)
         Excess of each pair, and its response to a unit variance.
     families : list of tuple
-        For each family its own offsets, a list of the image, 0 or 1, and the kind; and a list of
-        others that it shows, with the fraction of their variance.
+        For each family, a list of its own offsets, (image, kind) with image 0 or 1; and a list of
+        other offsets that it contains, (image, kind, fraction of their variance).
 
     Returns
     -------
@@ -39,7 +39,7 @@ def fit_images(table, excess, response, families):
     ]
 
     def collect(values):
-        """Add values of the families up for each image and kind."""
+        """Return the sums of the families' values for each image and kind."""
         total = np.zeros(shape)
         for k, terms in enumerate(shown):
             for side, kind, part in terms:
@@ -61,15 +61,14 @@ def fit_images(table, excess, response, families):
 
 
 def weakened(table, added):
-    """Return the pair table with the variance of the offsets added to that of each pair's level.
+    """Return the pair table with a variance added to that of each pair.
 
     Parameters
     ----------
     table : `~levelmatch.measure.table.PairTable`
         The pairs.
     added : `~numpy.ndarray`, shape (n,)
-        The variance over the pair's own. All of the normal equations of a pair become weaker alike:
-        the slopes' errors by offsets of rows are shared by too many pairs for more.
+        Added variance in units of the pair's own. Level and slopes are scaled alike.
     """
     part = 1 / (1 + added)
     return replace(
