@@ -10,7 +10,7 @@ from click.testing import CliRunner
 import levelmatch as lm
 from levelmatch.cli import main
 from levelmatch.record.record import read_record
-from levelmatch.testing import simulate_generic
+from levelmatch.testing import simulate_generic, simulate_miri
 
 
 @pytest.fixture(scope="module")
@@ -59,20 +59,50 @@ def test_pairs_can_be_read(matched, monkeypatch):
         "before",
         "error",
         "after",
-        "after/sigma",
+        "after",
         "pixels",
         "kept",
     ]
+    assert lines[1].split() == ["MJy/sr", "MJy/sr", "MJy/sr", "sigma"]
     pairs = read_record(matched[1]).pairs
     assert len(lines) == len(pairs) + 2
     assert max(map(len, lines)) <= 100
-    words = lines[1].split()
+    words = lines[2].split()
     assert words[:2] == ["image_00000.fits", "image_00001.fits"]
     assert float(words[2]) == pytest.approx(pairs["level"][0].value, abs=0.01)
     assert words[-1] == "yes"
     assert len(json.loads(run("show", matched[1], "--json", "--pairs").stdout)["pairs"]) == len(
         pairs
     )
+
+
+@pytest.mark.parametrize("columns", [80, 72])
+def test_long_names_of_pairs_are_shortened(tmp_path, monkeypatch, columns):
+    monkeypatch.setenv("COLUMNS", str(columns))
+    paths = simulate_miri(tiles=(1, 2), n_dithers=2, shape=(64, 65)).write(tmp_path / "raw")
+    lm.match_levels(paths).write(tmp_path / "matched")
+    *lines, below = run("show", tmp_path / "matched", "--pairs").stdout.splitlines()
+    assert max(map(len, lines)) <= columns
+    assert below.startswith("image1, image2: the parts * of jw02107")
+    assert len({tuple(line.split()[:2]) for line in lines[2:]}) == len(lines) - 2
+
+
+def test_a_report_on_another_run_is_not_replaced(matched, tmp_path, monkeypatch):
+    monkeypatch.setattr("levelmatch.report.page.has_matplotlib", lambda: False)
+    page, other = tmp_path / "page.html", tmp_path / "other.asdf"
+    assert run("report", matched[1], "-o", page).exit_code == 0
+    # One on the same record holds the same run.
+    assert run("report", matched[1], "-o", page, "--title", "Again").exit_code == 0
+    assert "<title>Again</title>" in page.read_text(encoding="utf-8")
+    run("solve", matched[1], "-o", other, "--weights", "equal")
+    before = page.read_bytes()
+    assert_refused(run("report", other, "-o", page), "page.html exists; --overwrite replaces it")
+    assert page.read_bytes() == before
+    assert run("report", other, "-o", page, "--overwrite").exit_code == 0
+    assert page.read_bytes() != before
+    page.write_text("mine", encoding="utf-8")
+    done = run("report", other, "-o", page, "--overwrite")
+    assert_refused(done, "is no page of levelmatch; name another")
 
 
 def test_pairs_left_out_say_why(matched, tmp_path):

@@ -522,6 +522,16 @@ def test_only_a_page_is_replaced(result, tmp_path, no_pictures, content):
     assert "<title>Second</title>" in path.read_text(encoding="utf-8")
 
 
+def test_a_page_on_another_run_is_replaced_if_asked_for(result, simulated, tmp_path, no_pictures):
+    path = report.write_report(result, tmp_path / "page.html", title="First")
+    again = match_levels(list(simulated.images))
+    with pytest.raises(FileExistsError, match=r"page\.html exists; overwrite=True replaces it"):
+        report.write_report(again, path, title="Second")
+    assert "<title>First</title>" in path.read_text(encoding="utf-8")
+    report.write_report(again, path, title="Second", overwrite=True)
+    assert "<title>Second</title>" in path.read_text(encoding="utf-8")
+
+
 def test_a_record_has_no_pictures_of_pixels(result, as_record):
     page = Page(make_page(as_record(result)))
     assert [i["alt"][:5] for i in page.all("img")] == ["Level", "Diffe", "Histo", "Histo", "Histo"]

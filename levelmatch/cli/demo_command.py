@@ -85,7 +85,7 @@ def _demo(output, *, seed, fit_type, shape, overwrite):
         other = others[0].name
         msg = f"{output} has other files, such as {other}; name a new folder, or use --overwrite"
         raise FileExistsError(msg)
-    check_replaceable(page)
+    check_replaceable(page, overwrite=overwrite)
     slope = 0.0 if fit_type == "level" else 0.5
     simulated = simulate_miri(shape=shape, seed=seed, slope=slope)
     echo(f"Simulating {len(simulated.images)} images of {shape[0]} x {shape[1]} pixels ...")

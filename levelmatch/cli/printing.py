@@ -181,23 +181,24 @@ def pair_lines(result):
     facts = Facts.of(result)
     if len(facts.pairs) == 0:
         return ["no pairs"]
-    numbers = _pair_columns(facts.pairs)
-    for shorten in (lambda names: (names, ""), label_names, short_names):
+    numbers = _pair_columns(facts.pairs, facts.unit_words)
+    columns = shutil.get_terminal_size().columns
+    # What is left of the line for each of the two names.
+    width = (columns - max(map(len, _join([], numbers))) - 4) // 2
+    for shorten in (lambda names: (names, ""), label_names, partial(short_names, width=width)):
         short, pattern = shorten(facts.names)
         left = [
-            (f"image{k + 1}", [short[row] for row in facts.ends[:, k].tolist()]) for k in (0, 1)
+            (f"image{k + 1}", ["", *(short[row] for row in facts.ends[:, k].tolist())])
+            for k in (0, 1)
         ]
         lines = _join(left, numbers)
-        if max(map(len, lines)) <= shutil.get_terminal_size().columns:
+        if max(map(len, lines)) <= columns:
             break
-    below = [f"name: the part * of {pattern}"] if pattern else []
-    if facts.unit is not None:
-        below.append(f"before, error and after: in {facts.unit_words}")
-    return [*lines, *below]
+    return [*lines, *([f"image1, image2: the parts * of {pattern}"] if pattern else [])]
 
 
-def _pair_columns(table):
-    """Columns of numbers of the pairs as (heading, cells)."""
+def _pair_columns(table, unit):
+    """Columns of numbers of the pairs as (heading, cells); the first cell is the unit."""
     import numpy as np
 
     from levelmatch.text import decimals, fixed, values
@@ -211,12 +212,15 @@ def _pair_columns(table):
         return "yes" if kept else f"no: {reason.partition(':')[0] if ':' in reason else 'masked'}"
 
     return [
-        ("before", cells("level", digits)),
-        ("error", cells("sigma", digits)),
-        ("after", cells("residual", digits)),
-        ("after/sigma", cells("n_sigma", 1)),
-        ("pixels", [str(n) for n in table["npix"]]),
-        ("kept", [verdict(*row) for row in zip(table["kept"], table["reason"], strict=True)]),
+        ("before", [unit, *cells("level", digits)]),
+        ("error", [unit, *cells("sigma", digits)]),
+        ("after", [unit, *cells("residual", digits)]),
+        ("after", ["sigma", *cells("n_sigma", 1)]),
+        ("pixels", ["", *(str(n) for n in table["npix"])]),
+        (
+            "kept",
+            ["", *(verdict(*row) for row in zip(table["kept"], table["reason"], strict=True))],
+        ),
     ]
 
 
@@ -273,10 +277,13 @@ def folder(path):
 
 
 def write_page(result, output, title="Level matching"):
-    """Write the report of a result to a folder, and return lines on it."""
+    """Write the report of a result to a folder, and return lines on it.
+
+    Commands refuse an earlier page before pixels are read.
+    """
     from levelmatch.report import write_report
 
-    return page_lines(write_report(result, output / REPORT, title=title))
+    return page_lines(write_report(result, output / REPORT, title=title, overwrite=True))
 
 
 def page_lines(page):

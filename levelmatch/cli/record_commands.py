@@ -301,11 +301,13 @@ def _fit_types(words):
     help=f"Path of the report; by default {REPORT} beside the record.",
 )
 @click.option("--title", default="Level matching", show_default=True, help="Title of the report.")
+@click.option("--overwrite", is_flag=True, help="Replace the report of another run.")
 @DEBUG
-def report(record, output, title, *, debug):
+def report(record, output, title, *, overwrite, debug):
     """Write a report on RECORD in HTML: summary, plots and tables.
 
-    It has mosaics before and after if the inputs are still at their recorded place.
+    It has mosaics before and after if the inputs are still at their recorded place. An earlier
+    report on RECORD is replaced.
     """
     start_log(debug=debug)
     with one_error(debug=debug), shown_warnings():
@@ -317,13 +319,14 @@ def report(record, output, title, *, debug):
         known = read_record(record)
         output = record.with_name(REPORT) if output is None else output
         # Pictures take time: check before.
-        check_replaceable(output)
+        check_replaceable(output, known, overwrite=overwrite)
         try:
             shown = recorded_result(known, recorded_files(known, None))
         except Exception as error:
             words = spell(f"without mosaics before and after: {error}")
             echo(f"Note: {words}", err=True)
-            page = write_report(known, output, title=title, before_after=False)
+            shown, pictures = known, {"before_after": False}
         else:
-            page = write_report(shown, output, title=title)
+            pictures = {}
+        page = write_report(shown, output, title=title, overwrite=overwrite, **pictures)
         echo("\n".join(page_lines(page)))

@@ -218,7 +218,7 @@ def _check_outputs(files, values, lock):
     if values["report"]:
         from levelmatch.report.page import check_replaceable
 
-        check_replaceable(output / REPORT)
+        check_replaceable(output / REPORT, overwrite=overwrite)
 
 
 def _run(values, shown, lock):

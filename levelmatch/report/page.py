@@ -7,7 +7,7 @@ from importlib.resources import files as resources
 from pathlib import Path
 from string import Template
 
-from levelmatch.atomic import atomic_path
+from levelmatch.atomic import atomic_path, refuse_existing
 from levelmatch.report.graph import graph_section
 from levelmatch.report.pictures import (
     compare_section,
@@ -33,6 +33,8 @@ __all__ = ["check_replaceable", "is_page", "make_page", "write_report"]
 
 # Marks a file as a report of levelmatch.
 GENERATOR = '<meta name="generator" content="levelmatch '
+# Marks the run of a report, by its time, which no other run has.
+RUN = '<meta name="levelmatch-run" content="'
 PAGE = Template("""\
 <!DOCTYPE html>
 <html lang="en">
@@ -42,6 +44,7 @@ PAGE = Template("""\
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <meta name="color-scheme" content="light dark">
 $generator$version">
+$run$created">
 <title>$title</title>
 <style>$style</style>
 </head>
@@ -70,7 +73,9 @@ LEVEL = (
 NO_PIXELS = "This page was made from a record without its images, so it has no pictures of pixels."
 
 
-def write_report(result, path, *, title="Level matching", files=None, before_after=True):
+def write_report(
+    result, path, *, title="Level matching", files=None, before_after=True, overwrite=False
+):
     """Write a page of HTML: a summary, pictures, the overlaps, and tables of images and pairs.
 
     The page is one file, which loads nothing else. Its script sorts the tables, moves the cut
@@ -82,7 +87,7 @@ def write_report(result, path, *, title="Level matching", files=None, before_aft
     result : `~levelmatch.MatchResult` or record
         The result, or its record.
     path : str or `~pathlib.Path`
-        Path of the page, which is written atomically. An earlier page is replaced.
+        Path of the page, which is written atomically.
     title : str
         Title of the page.
     files : path, list of path or None
@@ -91,6 +96,9 @@ def write_report(result, path, *, title="Level matching", files=None, before_aft
     before_after : bool
         Whether to draw the pictures that read all images again: mosaics before and after, and
         the differences of the 20 worst pairs.
+    overwrite : bool
+        Whether to replace a page on another run. A page on the same run is always replaced, a
+        file that is no page of levelmatch never.
 
     Returns
     -------
@@ -100,7 +108,7 @@ def write_report(result, path, *, title="Level matching", files=None, before_aft
     Raises
     ------
     FileExistsError
-        If the path exists and is no page of levelmatch.
+        If the path exists and may not be replaced; the message names it.
     FrameError
         If some of a record's images are none of ``files``, or are not the recorded ones;
         the message names them.
@@ -111,7 +119,7 @@ def write_report(result, path, *, title="Level matching", files=None, before_aft
         If a picture or a table fails. A note with the reason takes its place.
     """
     path = Path(path)
-    check_replaceable(path)
+    check_replaceable(path, result, overwrite=overwrite)
     page = make_page(result, title=title, files=files, before_after=before_after)
     path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_path(path) as part:
@@ -119,27 +127,30 @@ def write_report(result, path, *, title="Level matching", files=None, before_aft
     return path
 
 
-def check_replaceable(path):
-    """Refuse a path that exists and is no report.
+def check_replaceable(path, result=None, *, overwrite):
+    """Refuse a path that exists, but for a report on the same run.
 
     Raises
     ------
     FileExistsError
-        If it does; the message names the path.
+        If the path is no report, or is a report on another run and ``overwrite`` is not set.
     """
     if path.exists() and not is_page(path):
         msg = f"{path} exists and is no page of levelmatch; name another"
         raise FileExistsError(msg)
+    own = result is not None and is_page(path, result.created)
+    refuse_existing(path, overwrite=overwrite or own)
 
 
-def is_page(path):
-    """Return whether a file is a page that `write_report` wrote."""
+def is_page(path, created=None):
+    """Return whether a file is a page that `write_report` wrote, on the run of a time if given."""
     if not path.is_file():
         return False
     with open(path, "rb") as stream:
         # The head of a page is shorter.
         head = stream.read(4096)
-    return head.startswith(b"<!DOCTYPE html>") and GENERATOR.encode() in head
+    mark = GENERATOR if created is None else f'{RUN}{created}">'
+    return head.startswith(b"<!DOCTYPE html>") and mark.encode() in head
 
 
 def make_page(result, *, title="Level matching", files=None, before_after=True):
@@ -173,6 +184,8 @@ def make_page(result, *, title="Level matching", files=None, before_after=True):
     style, script = (_resource(name) for name in ("report.css", "report.js"))
     return PAGE.substitute(
         generator=GENERATOR,
+        run=RUN,
+        created=safe(str(facts.result.created)),
         policy=_policy(style, script),
         title=safe(title),
         version=safe(__version__),
