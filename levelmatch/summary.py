@@ -87,7 +87,9 @@ def verdict(result):
     )
     if seams.n_bad == 0 and seams.sigma < 2:
         head = "The seams agree within their errors"
-        if seams.floor > FLOOR_RATIO * seams.noise:
+        if np.isfinite(facts.left_by_planes):
+            head += ", which gradients of the images enlarge"
+        elif seams.floor > FLOOR_RATIO * seams.noise:
             head += f", which include a systematic floor of {seams.floor:.2g} {unit}"
     elif seams.sigma < 2:
         noun = "seam does" if seams.n_bad == 1 else "seams do"
@@ -115,6 +117,7 @@ def findings(result):
         *_tilt_findings(facts),
         *_slope_findings(facts),
         *_isolated_findings(facts),
+        *_set_findings(facts),
     ]
 
 
@@ -210,6 +213,19 @@ def _isolated_findings(facts):
             f"{words} {names}",
             f"Without any pair that is kept, so not corrected: {names}.",
             ("image", rows[0]),
+        )
+
+
+def _set_findings(facts):
+    last = facts.passes[-1] if facts.passes else None
+    if last is None or last.name != "mosaic" or last.tie is not None:
+        return
+    n_sets, n_linked = (len(np.unique(facts.sets[rows])) for rows in (slice(None), facts.linked))
+    if n_sets > 1 and n_linked > 1:
+        yield Finding(
+            f"{n_linked} sets of images that do not overlap",
+            f"The tiles form {n_sets} sets with no overlap between them: levels do not compare "
+            "from set to set.",
         )
 
 
@@ -349,12 +365,7 @@ def _set_notes(facts):
             out.append(
                 f"{n} sets without overlap were tied by their sky; errors do not include that tie."
             )
-        elif p.name == "mosaic" and n_sets[0] > 1:
-            out.append(
-                f"The tiles form {n_sets[0]} sets with no overlap between them: levels "
-                "do not compare from set to set."
-            )
-        elif max(n_sets) > 1:
+        elif p.name != "mosaic" and max(n_sets) > 1:
             n = sum(n > 1 for n in n_sets)
             out.append(
                 f"Pass {p.name}: in {count(n, 'tile')} the images form "

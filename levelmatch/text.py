@@ -8,7 +8,7 @@ import numpy as np
 
 __all__ = ["count", "decimals", "fixed", "label_names", "list_names", "short_names", "values"]
 
-# Maximum number of characters of a short name, if names remain different.
+# Number of characters of a short name; names up to it stay whole, longer ones aim for it.
 SHORT_NAME = 13
 
 
@@ -71,8 +71,9 @@ def short_names(names, width=None):
     names : list of str
         The names.
     width : int or None
-        Maximum length to aim for. Longer names also lose common characters within numbers,
-        and then their first pieces, as long as the names remain different.
+        Maximum length to aim for. Names up to it stay whole. Longer names also lose common
+        characters within numbers, and then their first pieces, as long as the names remain
+        different.
 
     Returns
     -------
@@ -81,6 +82,8 @@ def short_names(names, width=None):
     pattern : str
         The common pieces, with ``*`` for each that differs; empty if names stay whole.
     """
+    if width is not None and max(map(len, names), default=0) <= width:
+        return list(names), ""
     head, tail = _common_ends(names)
     short = [name[len(head) : len(name) - len(tail)] for name in names]
     pattern = f"{head}*{tail}" if head or tail else ""

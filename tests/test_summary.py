@@ -178,6 +178,19 @@ def test_sets_are_numbered_by_their_size():
     facts = summary.Facts(found)
     assert facts.sets.tolist() == [1, 0, 0, 0]
     assert facts.linked.tolist() == [False, True, True, True]
+    # An isolated image is named as such.
+    assert not any("sets" in words for words in [*summary.headline(facts), *summary.notes(facts)])
+
+
+def test_the_headline_names_sets_of_images():
+    images = simulate_generic(
+        n_images=6, shape=(64, 64), layout="chain", overlap=0.3, seed=2
+    ).images
+    with pytest.warns(UserWarning, match="pass mosaic"):
+        found = match_levels([images[k] for k in (0, 1, 3, 4, 5)])
+    assert "2 sets of images that do not overlap" in summary.headline(found)[1]
+    (note,) = [note for note in summary.notes(found) if "sets" in note]
+    assert note.startswith("The tiles form 2 sets with no overlap between them")
 
 
 def flat(n_images=9, **options):
@@ -243,6 +256,9 @@ def test_planes_are_hinted_at_where_levels_leave_gradients():
     assert (
         f"planes (fit type auto), which leave {left:.3g} MJy/sr where levels leave "
         f"{facts.seams.after:.3g}" in summary.headline(facts)[1]
+    )
+    assert summary.verdict(facts).startswith(
+        "The seams agree within their errors, which gradients of the images enlarge: "
     )
     # The fit with planes leaves so much, and nothing to hint at.
     auto = match_levels(images, fit_type_dithers="auto", fit_type_mosaic_tiles="auto")
@@ -450,6 +466,7 @@ def test_no_pair():
         # A part is never left without a sign.
         (["1_aaaa", "10_aaab"], 4, ["1_a", "10_b"], "*_aaa*"),
         (["a1", "a11"], 1, ["1", "11"], "a*"),
+        (["a1", "a11"], 3, ["a1", "a11"], ""),
     ],
 )
 def test_short_names(names, width, short, pattern):

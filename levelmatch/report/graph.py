@@ -24,6 +24,8 @@ CROWDED = 90.0, 20.0
 LETTER = 9.0
 # The worst links have labels, if their residuals are larger than so many standard errors.
 N_LABELS, LABELLED_SIGMA = 3, 3.0
+# Labels closer than this would lie on each other.
+LABEL = 70.0, 22.0
 
 
 def graph_section(facts):
@@ -106,10 +108,17 @@ def _worst_labels(facts, place):
     if not rows:
         return ""
     centres = place(np.array([frame.grid.centre for frame in facts.frames]))
-    labels = [
-        f'<text x="{x + 6:.1f}" y="{y:.1f}">{facts.n_sigma[p]:.1f} \u03c3</text>'
-        for p, (x, y) in zip(rows, centres[facts.ends[rows]].mean(axis=1), strict=True)
-    ]
+    labels, taken = [], []
+    for p in rows:
+        text = f"{facts.n_sigma[p]:.{0 if facts.n_sigma[p] >= 10 else 1}f} \u03c3"
+        first, second = centres[facts.ends[p]]
+        # At the middle of the link, or where no other label is.
+        for part in (0.5, 0.75, 0.25):
+            x, y = first + part * (second - first)
+            if all(abs(x - a) > LABEL[0] or abs(y - b) > LABEL[1] for a, b in taken):
+                taken.append((x, y))
+                labels.append(f'<text x="{x + 6:.1f}" y="{y:.1f}">{text}</text>')
+                break
     return '<g class="label" aria-hidden="true">' + "".join(labels) + "</g>"
 
 

@@ -271,8 +271,9 @@ def pair_pictures(facts, files):
         rows = rows[:N_WORST]
         words = f"Pictures of the {len(rows)} worst of {n} pairs. Differences of each"
     words = (
-        f"<p>{words}, the most significant residual first, in one range of colours before and "
-        "after. Pairs that match are white, but for noise and stars.</p>\n"
+        f"<p>{words}, the most significant first, in one range of colours before and after. "
+        "Pairs that match are white, but for noise and stars. \u03c3 compares a pair with what "
+        "the other pairs predict.</p>\n"
     )
     short = dict(zip(facts.names, names_of(facts)[0], strict=True))
     load = _Held()
@@ -287,13 +288,13 @@ def pair_pictures(facts, files):
         else:
             content = drawn_or_note(
                 f"Differences of {name}",
-                lambda ends=ends: _pair_picture(facts, ends, short, files, load),
+                lambda p=p, ends=ends: _pair_picture(facts, p, ends, short, files, load),
             )
         figures.append(f'<figure id="d{p}">{content}</figure>')
     return f'{words}<div id="differences">\n' + "\n".join(figures) + "\n</div>"
 
 
-def _pair_picture(facts, ends, short, files, load):
+def _pair_picture(facts, row, ends, short, files, load):
     """A pair before and after matching, and its caption."""
     from levelmatch.plots.pairs import MAX_ASPECT, pair_picture
 
@@ -304,10 +305,12 @@ def _pair_picture(facts, ends, short, files, load):
     parts = picture.before / reach, picture.after / reach
     urls = [_data_url(_coloured(part), "RGB") for part in parts]
     digits, unit = decimals([reach / 10]), f" {facts.unit_words}"
+    sigma = facts.n_sigma[row]
+    significance = f" ({sigma:.1f} \u03c3)" if np.isfinite(sigma) else ""
     words = (
-        f"{short[ends[0]]} minus {short[ends[1]]}: before, about "
-        f"{number(picture.level, digits)}, and after, about {number(picture.residual, digits)}"
-        f"{unit}; colours from blue to orange span \u00b1{number(reach, digits)}{unit}"
+        f"{short[ends[0]]} minus {short[ends[1]]}{significance}: {number(picture.level, digits)} "
+        f"before, {number(picture.residual, digits)} after; colours span "
+        f"\u00b1{number(reach, digits)}{unit}"
     )
     # A narrow strip would be too thin to see.
     aspect = picture.before.shape[0] / picture.before.shape[1]

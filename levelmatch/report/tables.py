@@ -16,8 +16,8 @@ __all__ = ["image_table", "names_of", "option_tables", "pair_table", "pair_words
 # Mark of an image that disagrees with its neighbours.
 SUSPECT = "suspect"
 IMAGE_CAPTION = (
-    "The correction of each image, at its centre: the total, and the share of each pass where it "
-    "is not zero. Errors are standard errors relative to the zero points; an isolated image has "
+    "The correction of each image, at its centre: the total, and the share of each pass if there "
+    "are several. Errors are standard errors relative to the zero points; an isolated image has "
     "none. Pairs are the kept pairs that determine the correction, with those of images that get "
     "the same correction."
 )
@@ -172,10 +172,11 @@ def _level_columns(table, linked):
             for suffix, head in (("", f"Slope to {word}"), ("_error", f"Error {word}")):
                 columns.append(_numbers(head, table[f"slope_{axis}{suffix}"], digits_slope))
         columns.append(_numbers("Slope / \u03c3", table["slope_n_sigma"], 1))
+    shares = [n for n in table.colnames if n.startswith("level_") and values(table[n]).any()]
+    # The share of a single pass is the total.
     return columns + [
         _numbers(PASSES[name.removeprefix("level_")].heading, table[name], digits)
-        for name in table.colnames
-        if name.startswith("level_") and values(table[name]).any()
+        for name in (shares if len(shares) > 1 else ())
     ]
 
 
@@ -190,9 +191,9 @@ def pair_table(facts):
     short, pattern = names_of(facts)
     caption = (
         "Difference of each pair of images, first minus second, before matching with its standard "
-        f"error, and its residual after matching, in {facts.unit_words}; \u03c3 is the standard "
-        "error of the residual, from the pair's error, the systematic floor and the fit. Weight "
-        f"is the fraction of its weight that a pair keeps.{pattern}"
+        f"error, and its residual after matching, in {facts.unit_words}. \u03c3 compares the "
+        "difference with what the other pairs predict. Weight is the fraction of its weight that "
+        f"a pair keeps.{pattern}"
     )
     classes = ["" if kept else "out" for kept in facts.kept]
     rows = pair_order(facts)
@@ -216,7 +217,7 @@ def _pair_columns(facts, short):
         _numbers("Before", pairs["level"], digits),
         _numbers("Error", pairs["sigma"], digits),
         _numbers("Residual", pairs["residual"], digits),
-        _numbers("|Residual| / \u03c3", facts.n_sigma, 1),
+        _numbers("Significance (\u03c3)", facts.n_sigma, 1),
         _numbers("Weight", pairs["robust"], 2),
         _numbers("Scatter", pairs["scatter"], digits),
         _counts("Pixels", pairs["npix"]),

@@ -174,10 +174,10 @@ def test_sorts_what_is_no_number_last(browser, page, result):
     browser.open(page)
     left_out = int(np.count_nonzero(~result.pairs["kept"]))
     assert left_out > 0
-    _, button = head(browser, "pairs", "|Residual| / \u03c3")
+    _, button = head(browser, "pairs", "Significance (\u03c3)")
     for turn in (1, -1):
         button.click()
-        values = numbers(browser, "pairs", "|Residual| / \u03c3")
+        values = numbers(browser, "pairs", "Significance (\u03c3)")
         assert np.isnan(values[-left_out:]).all()
         good = values[:-left_out]
         assert good == sorted(good, reverse=turn < 0)
