@@ -10,14 +10,15 @@ import numpy as np
 from matplotlib import pyplot as plt
 from PIL import Image
 
-from levelmatch import match_levels, stack_tile
+from levelmatch import match_levels
+from levelmatch.plots import quick_look
 from levelmatch.testing import simulate_miri
 
 PICTURE = Path(__file__).parent / "_static" / "before_after.png"
 
 
 def make_mosaics():
-    """Return the stack of all images before and after matching, NaN where there is none."""
+    """Return the mosaic before and after matching, NaN where there is none."""
     simulated = simulate_miri(
         tiles=(2, 3),
         n_dithers=2,
@@ -27,9 +28,8 @@ def make_mosaics():
         pa=355.0,
         seed=3,
     )
-    images = list(simulated.images)
-    stacks = stack_tile(images), stack_tile(match_levels(images))
-    return [np.where(stack.mask, np.nan, stack.data) for stack in stacks]
+    look = quick_look(match_levels(list(simulated.images)))
+    return [look.before, look.after]
 
 
 def crop(mosaics):
@@ -69,7 +69,7 @@ def main():
     PICTURE.parent.mkdir(exist_ok=True)
     draw(make_mosaics()).savefig(PICTURE, dpi=100)
     # A palette makes the file half of the size.
-    Image.open(PICTURE).convert("RGB").quantize(128).save(PICTURE, optimize=True)
+    Image.open(PICTURE).convert("RGB").quantize(256).save(PICTURE, optimize=True)
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ from astropy.io import fits
 from astropy.wcs import WCS
 
 from levelmatch import match_levels
-from levelmatch.plots import plot_mosaic, quick_look
+from levelmatch.plots import quick_look
 
 rng = np.random.default_rng(8)
 folder = Path(tempfile.mkdtemp())
@@ -61,12 +61,13 @@ print(planes.summary().split("\n\n")[0])
 # %%
 # Both mosaics at one stretch, beside that of the frames as they were:
 
-figure = plt.figure(figsize=(10, 3.4), layout="constrained")
 looks = quick_look(levels), quick_look(planes)
-middle = np.nanmedian(looks[1].after)
-for k, (look, show, title) in enumerate(
-    ((looks[0], "before", "before"), (looks[0], "after", "levels"), (looks[1], "after", "planes"))
-):
-    ax = figure.add_subplot(1, 3, k + 1, projection=look.wcs)
-    plot_mosaic(look, show, ax=ax, limits=(middle - 150, middle + 150))
-    ax.set_title(title, fontsize="medium")
+pictures = {"before": looks[0].before, "levels": looks[0].after, "planes": looks[1].after}
+low, high = np.nanpercentile(pictures["planes"], [0, 85])
+
+figure, axes = plt.subplots(1, 3, figsize=(10, 3.2), layout="constrained")
+for ax, (title, picture) in zip(axes, pictures.items(), strict=True):
+    shown = ax.imshow(picture, vmin=low, vmax=high, cmap="bone", origin="lower")
+    ax.set(title=title, xticks=[], yticks=[])
+figure.colorbar(shown, ax=axes, label="adu", extend="both", shrink=0.9)
+plt.show()

@@ -12,7 +12,7 @@ Match four chips with different backgrounds, which overlap in dithers wider than
 import matplotlib.pyplot as plt
 import numpy as np
 
-from levelmatch import match_levels
+from levelmatch import make_mosaic, match_levels
 from levelmatch.testing import level_errors, simulate_nircam_short
 
 simulated = simulate_nircam_short(n_tiles=2, n_dithers=4, shape=(128, 128))
@@ -26,19 +26,20 @@ print(matched)
 print(matched.reference, "-", matched.reference_reason)
 
 # %%
-# Compare the total levels with the truth, and plot the levels of each pass.
+# Compare the total levels with the truth.
 
-table = matched.table
-errors = level_errors(table["level"], simulated.truth)
+errors = level_errors(matched.table["level"], simulated.truth)
 print(f"rms error of a level: {errors.std():.4f}")
 assert errors.std() < 0.03 * errors.unit
 
-figure, ax = plt.subplots(figsize=(9, 3.2), layout="constrained")
-x = np.arange(len(table))
-for name, colour in (("dithers", "#0087c8"), ("nircam_short", "#d55e00"), ("mosaic", "#888888")):
-    values = table[f"level_{name}"].value
-    ax.plot(x, values, "o", ms=4, color=colour, label=name.replace("_", " "))
-ax.axhline(0, color="k", lw=0.5)
-ax.set(xlabel="image", ylabel=f"subtracted ({table['level'].unit})")
-ax.legend(ncols=3, frameon=False)
+# %%
+# Show the first tile before and after: dithers fill the gaps between the four chips.
+
+figure, axes = plt.subplots(1, 2, figsize=(9, 4.2), layout="constrained")
+tile = [k for k, name in enumerate(matched.names) if name.startswith("jw02107001001")]
+for ax, inputs, title in ((axes[0], images, "before"), (axes[1], matched, "after")):
+    module, _ = make_mosaic([inputs[k] for k in tile])
+    low, high = np.nanpercentile(module.data, [3, 97])
+    ax.imshow(module.data, vmin=low, vmax=high, cmap="inferno", origin="lower")
+    ax.set(title=title, xticks=[], yticks=[])
 plt.show()
