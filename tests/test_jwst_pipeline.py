@@ -347,6 +347,67 @@ def test_skymatch_does_not_undo_the_step_in_silence(jwst, stepped, tmp_path):
         image3(jwst, listed, tmp_path / "i2d")
 
 
+@pytest.fixture(scope="module")
+def kept(jwst, asn, tmp_path_factory):
+    """The folder of outputs whose levels are kept."""
+    from levelmatch.jwst import LevelMatchStep
+
+    folder = tmp_path_factory.mktemp("kept")
+    LevelMatchStep.call(
+        str(asn), subtract=False, output_dir=str(folder), save_results=True, configure_log=False
+    )
+    return folder
+
+
+def test_levels_kept_by_the_step(jwst, asn, stepped, kept):
+    for name, path in zip(NAMES, sorted(asn.parent.glob("*_cal.fits")), strict=True):
+        with fits.open(kept / name) as out, fits.open(path) as old:
+            assert_array_equal(out["SCI"].data, old["SCI"].data)
+            header = out[0].header
+            assert (header["BKGSUB"], header["BKGMETH"]) == (False, "levelmatch")
+            assert header["BKGLEVEL"] == fits.getheader(stepped / name)["BKGLEVEL"]
+            assert header["S_SKYMAT"] == "COMPLETE"
+            # No card says that a level was subtracted.
+            assert "LMDLEV" not in out["SCI"].header
+            assert any("kept level" in line for line in header["HISTORY"])
+        with jwst["models"].open(kept / name) as model:
+            assert model.meta.cal_step.level_match == "COMPLETE"
+            (entry,) = model.instance["levelmatch"]
+            assert "subtracted" not in entry
+            assert sum(p["level"] for p in entry["kept"]) == pytest.approx(header["BKGLEVEL"])
+
+
+def test_resample_subtracts_the_kept_levels(jwst, stepped, kept, tmp_path):
+    listed = "jw01234-a3001_image3_levelmatch_asn.json"
+    subtracted = image3(jwst, stepped / listed, tmp_path / "subtracted", skip=True)
+    i2d = image3(jwst, kept / listed, tmp_path / "kept", skip=True)
+    assert error(jwst, i2d) < LIMIT
+    with jwst["models"].open(i2d) as a, jwst["models"].open(subtracted) as b:
+        assert_allclose(a.data, b.data, atol=2e-6)
+
+
+def test_kept_levels_replace_earlier_ones(jwst, kept):
+    from levelmatch.jwst import LevelMatchStep
+
+    listed = str(kept / "jw01234-a3001_image3_levelmatch_asn.json")
+    first = fits.getheader(kept / NAMES[0])["BKGLEVEL"]
+    # The pixels are still those of the input, and so is the level, now subtracted.
+    for subtract in (False, True):
+        library = LevelMatchStep.call(listed, subtract=subtract, configure_log=False)
+        with library:
+            model = library.borrow(0)
+            assert_allclose(model.meta.background.level, first, atol=1e-6)
+            assert model.meta.background.subtracted is subtract
+            library.shelve(model, 0, modify=False)
+
+
+def test_planes_are_not_kept(jwst, asn):
+    from levelmatch.jwst import LevelMatchStep
+
+    with pytest.raises(ValueError, match=r"subtract=False: the pass 'dithers' fits 'level.slope'"):
+        LevelMatchStep.call(str(asn), subtract=False, fit_type="level+slope", configure_log=False)
+
+
 def test_inputs_stay(jwst, asn):
     from levelmatch.jwst import LevelMatchStep
 
@@ -405,8 +466,8 @@ def test_every_option_is_a_parameter_of_the_step(jwst):
     from levelmatch.pipelines.options import match_options
 
     spec = LevelMatchStep.load_spec_file()
-    # Options of headers, which models do not have.
-    names = {f.name for f in fields(SolveOptions)} - {"subtract", "sky_keyword"}
+    # An option of headers, which models do not have.
+    names = {f.name for f in fields(SolveOptions)} - {"sky_keyword"}
     assert names <= set(spec)
     step = LevelMatchStep()
     assert match_options(step.get_pars())["solve"] == SolveOptions()

@@ -663,3 +663,126 @@ def test_a_hook_of_skymatch(romancal, listed):
         assert model.meta.background.method == "match"
         assert model.meta.background.subtracted
         library.shelve(model, 1)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("done", [True, False])
+def test_the_step_keeps_levels(romancal, listed, real, done, tmp_path):
+    from levelmatch.roman import match_models
+
+    before = [tree_of(path)["roman"]["data"] for path in real]
+    library = romancal(listed)
+    with library:
+        for k, model in enumerate(library):
+            model.meta["cal_step"] = cal_steps() | {"flux": "COMPLETE" if done else "INCOMPLETE"}
+            library.shelve(model, k)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        match_models(library, subtract=False)
+    # The flux step would not convert the levels.
+    told = [w for w in caught if "the level is kept in DN/s" in str(w.message)]
+    assert len(told) == (not done)
+    levels = []
+    with library:
+        for k, model in enumerate(library):
+            assert_array_equal(np.asarray(model.data), before[k])
+            background = model.meta.background
+            assert (background.subtracted, background.method) == (False, "match")
+            assert model.meta.cal_step.skymatch == "COMPLETE"
+            assert "kept" in model.meta["levelmatch"][0]
+            levels.append(background.level)
+            library.shelve(model, k, modify=False)
+    assert_allclose(np.subtract(levels, levels[0]), TRUTH, atol=0.003)
+
+
+# --------------------------------------------------------------------------------------
+# The whole mosaic pipeline
+
+# MJy/sr of one DN/s.
+CONVERSION = 0.5
+# The noise of one image, which the mosaic lowers where images overlap.
+LIMIT = NOISE
+
+
+def cal_steps():
+    done = ("assign_wcs", "dark", "dark_decay", "dq_init", "flat_field", "linearity", "photom")
+    done += ("ramp_fit", "refpix", "saturation", "source_catalog", "tweakreg", "wfi18_transient")
+    rest = dict.fromkeys(("flux", "skymatch", "outlier_detection"), "INCOMPLETE")
+    return dict.fromkeys(done, "COMPLETE") | rest
+
+
+@pytest.fixture
+def calibrated(romancal, real, listed):
+    """The association, of images with the metadata that the pipeline needs."""
+    for k, path in enumerate(real):
+        with open_model(path) as model:
+            # Pixels that the pipeline leaves out, too.
+            model.dq = np.where(np.asarray(model.dq) & 513, 1, 0).astype("u4")
+            for name in ("var_poisson", "var_rnoise"):
+                model[name] = np.full(SHAPE, NOISE**2 / 2, "f2")
+            model.meta["cal_step"] = cal_steps()
+            model.meta.photometry.conversion_megajanskys = CONVERSION
+            model.meta.photometry.pixel_area = np.radians(SCALE / 3600) ** 2
+            model.meta.exposure.exposure_time = 100.0
+            wcs = model.meta.wcs
+            ra, dec = wcs((SHAPE[1] - 1) / 2, (SHAPE[0] - 1) / 2)
+            corners = " ".join(f"{v:.9f}" for p in wcs.footprint() for v in p)
+            own = {"ra_ref": float(ra), "dec_ref": float(dec), "roll_ref": 3.0 * k}
+            own |= {"v3yangle": 0.0, "vparity": -1, "s_region": f"POLYGON ICRS  {corners}"}
+            model.meta.wcsinfo.update(own)
+            new = path.with_name("new.asdf")
+            model.save(new)
+        new.replace(path)
+    return listed
+
+
+def roman_mos(association, folder, pre_hooks=()):
+    """Run the pipeline without its catalog, which needs reference files; return its mosaic."""
+    from romancal.pipeline import MosaicPipeline
+    from stpipe._hooks import get_hook_objects
+
+    folder.mkdir()
+    pipeline = MosaicPipeline()
+    pipeline.output_dir, pipeline.save_results = str(folder), True
+    pipeline.source_catalog.skip = True
+    pipeline.skymatch.skip = True
+    hooks = get_hook_objects(pipeline.skymatch, "pre", list(pre_hooks))
+    pipeline.skymatch._pre_hooks = hooks
+    pipeline.run(str(association))
+    (path,) = folder.glob("*_coadd.asdf")
+    return path
+
+
+def errors_of(path):
+    """Mean and scatter of a mosaic about the true sky, in DN/s, and the number of pixels."""
+    with open_model(path) as model:
+        data = np.asarray(model.data)
+        y, x = np.indices(data.shape)
+        ra, dec = model.meta.wcs(x, y)
+        assert model.meta.cal_step.resample == "COMPLETE"
+    sky = 5 + 0.02 * (ra - CENTRE[0]) * 3600 + 0.01 * (dec - CENTRE[1]) * 3600
+    errors = (data / CONVERSION - sky)[np.isfinite(data)]
+    return errors.mean(), errors.std(), errors.size
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_roman_mos_on_the_written_association(calibrated, tmp_path):
+    _, scatter, n_raw = errors_of(roman_mos(calibrated, tmp_path / "raw"))
+    assert scatter > 1
+    lm.match_levels(calibrated).write(tmp_path / "matched")
+    mosaic = roman_mos(tmp_path / "matched" / calibrated.name, tmp_path / "mos")
+    mean, scatter, n = errors_of(mosaic)
+    assert scatter < LIMIT
+    # Corrections of one tile sum to zero, so that the mean of the levels stays.
+    assert mean == pytest.approx(LEVELS.mean(), abs=0.003)
+    # Its outlier detection takes different levels for outliers.
+    assert n > 1.5 * n_raw
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("subtract", [True, False])
+def test_roman_mos_with_a_hook(calibrated, subtract, tmp_path):
+    hook = f"levelmatch.roman.LevelMatchStep(subtract={subtract})"
+    mean, scatter, _ = errors_of(roman_mos(calibrated, tmp_path / "mos", pre_hooks=[hook]))
+    assert scatter < LIMIT
+    assert mean == pytest.approx(LEVELS.mean(), abs=0.003)

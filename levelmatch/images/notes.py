@@ -48,6 +48,10 @@ SENTENCES = {
         "the header has a sky level that is not subtracted yet: {images}. The pixels are matched "
         "with it; the level found here takes its place"
     ),
+    "kept rate": (
+        "the level is kept in DN/s: {images}. The flux step of roman_mos converts the pixels to "
+        "MJy/sr and not the level; match after that step, in a hook of skymatch, or subtract"
+    ),
     "area": (
         "values per pixel are compared after division by the pixel area of each camera, as "
         "pixel_area says, relative to the first image by name: {images}"

@@ -4,6 +4,7 @@
 from numbers import Real
 
 import numpy as np
+from astropy import units as u
 
 __all__ = ["OWN_KEYWORD", "note_pending_levels", "pending_levels"]
 
@@ -40,7 +41,7 @@ def _is_level(value):
 
 
 def note_pending_levels(frames, notes, *, keep=False):
-    """Note images whose header has a sky level that is not subtracted yet.
+    """Note images whose header has a sky level that is not subtracted yet, or gets one.
 
     Parameters
     ----------
@@ -56,5 +57,7 @@ def note_pending_levels(frames, notes, *, keep=False):
         words = [f"{key} = {value:g}" for key, value in levels.items()]
         if "BKGLEVEL" in levels and "BKGSUB" in frame.meta:
             words.insert(1, f"BKGSUB = {frame.meta['BKGSUB']}")
+        if keep and frame.meta.get("TELESCOP") == "ROMAN" and frame.unit == u.DN / u.s:
+            notes.add("kept rate", frame.product)
         if words:
             notes.add("kept level" if keep else "sky level", frame.product, ", ".join(words))

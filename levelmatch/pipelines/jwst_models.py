@@ -13,7 +13,7 @@ from levelmatch.images.sources import flagged
 from levelmatch.images.units import read_unit
 from levelmatch.options import ReadOptions
 from levelmatch.record.run import Provenance
-from levelmatch.results.header import add_provenance
+from levelmatch.results.header import add_kept, add_provenance
 from levelmatch.results.history import history_texts
 from levelmatch.results.products import Product
 from levelmatch.results.splice import run_text
@@ -73,22 +73,23 @@ class Models:
         )
 
     def record(self, model: Any, level: float, entry: dict[str, Any]) -> None:
-        """Set the metadata of a model whose sky is subtracted.
+        """Set the metadata of a model whose sky is subtracted, or whose level is kept.
 
         Parameters
         ----------
         model : `~stdatamodels.jwst.datamodels.ImageModel`
             The model.
         level : float
-            The level subtracted now.
+            The level subtracted or kept now.
         entry : dict
             The corrections, see `~levelmatch.results.header.provenance_entry`.
         """
         background = model.meta.background
+        subtracted = "subtracted" in entry
         # A level that is only noted is no longer valid.
-        before = background.level if background.subtracted else None
+        before = background.level if subtracted and background.subtracted else None
         background.level = level + (before or 0.0)
-        background.subtracted = True
+        background.subtracted = subtracted
         background.method = "levelmatch"
         model.meta.cal_step.skymatch = "COMPLETE"
         model.meta.cal_step.level_match = "COMPLETE"
@@ -101,7 +102,8 @@ class Models:
         """Add the cards of the corrections to the header that the model is saved with."""
         header = _extra_header(model, "SCI")
         before = len(history_texts(header))
-        add_provenance(header, product.frame, provenance)
+        add = add_kept if provenance.keep else add_provenance
+        add(header, product.frame, provenance)
         if product.lyot is not None:
             add_provenance(header, product.lyot, provenance, part="lyot")
         for text in history_texts(header)[before:]:

@@ -15,9 +15,9 @@ class LevelMatchStep(Matching, Step):
     """Match the background levels of the science images of an association.
 
     The parameters are those of `~levelmatch.match_levels` and of its option classes. The
-    corrections are subtracted, as ``meta.background`` and ``meta.cal_step`` say. Images are
-    saved under their own names with the suffix ``levelmatch``, beside their association and the
-    record of the run.
+    corrections are subtracted, or kept for resampling with ``subtract=False``, as
+    ``meta.background`` and ``meta.cal_step`` say. Images are saved under their own names with the
+    suffix ``levelmatch``, beside their association and the record of the run.
     """
 
     class_alias = "level_match"

@@ -148,6 +148,8 @@ def match_library(library: Any, kind: Any, options: dict[str, Any]) -> MatchResu
 def correct_library(result: MatchResult, provenance: Provenance) -> None:
     """Subtract the corrections of a result from the models of its library, in place.
 
+    Pixels stay where levels are kept, which are then in the metadata alone.
+
     Parameters
     ----------
     result : `~levelmatch.MatchResult`
@@ -161,13 +163,15 @@ def correct_library(result: MatchResult, provenance: Provenance) -> None:
         frame = product.frame
         shelf, kind = frame.source.shelf, frame.source.shelf.kind
         with shelf.borrowed(frame.source.index, modify=True) as model:
-            dtype = np.asarray(model.data).dtype
-            model.data = corrected_data(product, np.asarray(model.data)).astype(dtype, copy=False)
+            if not provenance.keep:
+                data = np.asarray(model.data)
+                model.data = corrected_data(product, data).astype(data.dtype, copy=False)
             entry = provenance_entry(frame, provenance, product.lyot)
-            level = sum(p["level"] for p in entry["subtracted"])
+            word = "kept" if provenance.keep else "subtracted"
+            level = sum(p["level"] for p in entry[word])
             kind.record(model, level, entry)
             kind.add_cards(model, product, provenance)
-        logger.info("%s: level %.6g subtracted", frame.name, level)
+        logger.info("%s: level %.6g %s", frame.name, level, word)
 
 
 def _check_parts(product: Product) -> None:

@@ -10,7 +10,7 @@ from levelmatch.pass_names import PASS_OF
 
 __all__ = ["SPEC", "match_options"]
 
-# Fields that a step has: it has models in memory, and each run is a new one.
+# Fields that a step has: it has models in memory without a header, and each run is a new one.
 NAMES = {
     "read": (ReadOptions, ("dq_bits", "rematch", "pixel_area", "mix_filters", "flux_scale")),
     "measure": (
@@ -19,7 +19,7 @@ NAMES = {
     ),
     "solve": (
         SolveOptions,
-        tuple(f.name for f in fields(SolveOptions) if f.name not in ("subtract", "sky_keyword")),
+        tuple(f.name for f in fields(SolveOptions) if f.name != "sky_keyword"),
     ),
 }
 # Values that the parameters of a step spell as text.

@@ -53,21 +53,21 @@ class Models:
         )
 
     def record(self, model: Any, level: float, entry: dict[str, Any]) -> None:
-        """Set the metadata of a model whose sky is subtracted.
+        """Set the metadata of a model whose sky is subtracted, or whose level is kept.
 
         Parameters
         ----------
         model : `~roman_datamodels.datamodels.ImageModel`
             The model.
         level : float
-            The level subtracted now.
+            The level subtracted or kept now.
         entry : dict
             The corrections, see `~levelmatch.results.header.provenance_entry`.
         """
-        before = 0.0
-        if _value(model.meta, "background.subtracted"):
+        before, subtracted = 0.0, "subtracted" in entry
+        if subtracted and _value(model.meta, "background.subtracted"):
             before = _value(model.meta, "background.level") or 0.0
-        values = {"level": float(level + before), "method": METHOD, "subtracted": True}
+        values = {"level": float(level + before), "method": METHOD, "subtracted": subtracted}
         model.meta["background"] = values
         if "cal_step" in model.meta:
             model.meta.cal_step["skymatch"] = "COMPLETE"

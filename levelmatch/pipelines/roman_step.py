@@ -15,8 +15,9 @@ class LevelMatchStep(Matching, RomanStep):
     """Match the background levels of the science images of an association.
 
     The parameters are those of `~levelmatch.match_levels` and of its option classes. The
-    corrections are subtracted, as ``meta.background`` says. Images are saved under their own
-    names with the suffix ``levelmatch``, beside their association and the record of the run.
+    corrections are subtracted, or kept for resampling with ``subtract=False``, as
+    ``meta.background`` says. Images are saved under their own names with the suffix
+    ``levelmatch``, beside their association and the record of the run.
     """
 
     class_alias = "roman_level_match"
