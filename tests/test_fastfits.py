@@ -297,7 +297,7 @@ def test_decoded_pixels():
 
 
 @pytest.mark.parametrize("flags", ["i4", "u4", None])
-def test_digests_are_those_of_the_values(tmp_path, flags):
+def test_digests_are_those_of_the_values(tmp_path, monkeypatch, flags):
     rng = np.random.default_rng(4)
     data, header = rng.normal(size=(700, 801)).astype("f4"), fits.Header()
     wcs = {"CTYPE": ("RA---TAN", "DEC--TAN"), "CUNIT": ("deg", "deg"), "CRVAL": (1.0, 2.0)}
@@ -318,6 +318,31 @@ def test_digests_are_those_of_the_values(tmp_path, flags):
     assert identity["sha256"] == expected[0]
     assert identity["mask_sha256"] == (expected[1] if flags else "")
     assert identity["dtype"] == "f4"
+    # Those that are computed as the pixels are measured are the same; nothing is read again.
+    (again,) = collect_frames([path])
+    again.source.binding.hashed = True
+    assert_array_equal(again.source.read(1)[0], frame.source.read(1)[0])
+    with monkeypatch.context() as patch:
+        patch.setattr(fastfits, "read_plane", None)
+        assert again.source.identity == identity
+
+
+def test_digests_of_compressed_files(tmp_path):
+    paths = simulate_miri(tiles=(1, 1), n_dithers=1, shape=(64, 66)).write(tmp_path)
+    with fits.open(paths[0]) as hdus:
+        data, flags = hdus["SCI"].data, hdus["DQ"].data
+        kind = {"compression_type": "GZIP_2", "quantize_level": 0}
+        packed = fits.CompImageHDU(data, hdus["SCI"].header, "SCI", **kind)
+        first = fits.PrimaryHDU(header=hdus[0].header)
+        fits.HDUList([first, packed, fits.ImageHDU(flags, name="DQ")]).writeto(tmp_path / "b.fits")
+    expected = [hashlib.sha256(a.astype(a.dtype.newbyteorder(">"))) for a in (data, flags)]
+    for hashed in (False, True):
+        (frame,) = collect_frames([tmp_path / "b.fits"])
+        frame.source.binding.hashed = hashed
+        frame.load()
+        assert (frame.source.binding.digests is not None) is hashed
+        found = [frame.source.identity[key] for key in ("sha256", "mask_sha256")]
+        assert found == [digest.hexdigest() for digest in expected]
 
 
 def test_some_rows_are_read(tmp_path):

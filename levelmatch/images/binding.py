@@ -25,9 +25,18 @@ class Binding:
     ----------
     path : `~pathlib.Path`
         The file of the image.
+
+    Attributes
+    ----------
+    hashed : bool
+        Whether reading the pixels also computes their SHA-256.
+    digests : dict or None
+        See `~levelmatch.images.sources.pixel_digests`; `None` before they are known.
     """
 
     def __init__(self, path: Path) -> None:
+        self.hashed = False
+        self.digests: dict | None = None
         self._files: dict[Path, os.stat_result] = {}
         self._checksum: int | None = None
         self.watch(path)
@@ -36,6 +45,7 @@ class Binding:
         """Return a binding to the same files, for another image in them."""
         new = object.__new__(Binding)
         new._files, new._checksum = dict(self._files), None
+        new.hashed, new.digests = self.hashed, None
         return new
 
     def watch(self, path: Path) -> None:

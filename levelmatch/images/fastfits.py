@@ -5,7 +5,6 @@ astropy takes longer to read the headers of a common file than to read its pixel
 all files that are not plain.
 """
 
-import hashlib
 import os
 import re
 from dataclasses import dataclass, field, replace
@@ -26,7 +25,6 @@ __all__ = [
     "Plane",
     "RawHeader",
     "plain_transform",
-    "plane_digests",
     "read_plane",
     "scan",
 ]
@@ -345,7 +343,7 @@ def _sip(header):
     return out
 
 
-def read_plane(path, image, dq, bits):
+def read_plane(path, image, dq, bits, digests=None):
     """Return the pixels of a plain image of 32-bit floats, NaN where flagged.
 
     Parameters
@@ -358,6 +356,9 @@ def read_plane(path, image, dq, bits):
         Its flags.
     bits : int
         Flags that make a pixel bad.
+    digests : tuple or None
+        Objects of `hashlib` for the image and for its flags, which are updated by the values in
+        FITS's byte order.
 
     Returns
     -------
@@ -376,48 +377,21 @@ def read_plane(path, image, dq, bits):
             return None
         for start in range(0, words.size, CHUNK):
             part = words[start : start + CHUNK]
+            own = None if dq is None else flags[: part.size]
             fill_from(file, image.offset + 4 * start, part)
             if dq is not None:
-                fill_from(file, dq.offset + 4 * start, flags[: part.size])
-            decode_pixels(part, None if dq is None else flags[: part.size], bits, flip)
+                fill_from(file, dq.offset + 4 * start, own)
+            if digests is not None:
+                _update(digests, part, own, flip)
+            decode_pixels(part, own, bits, flip)
     return out
 
 
-def plane_digests(path, image, dq):
-    """Return the SHA-256 of a plain image of 32-bit floats and of its flags.
-
-    Parameters
-    ----------
-    path, image, dq
-        See `read_plane`.
-
-    Returns
-    -------
-    digests : tuple of str, or None
-        Of the image and of the flags, blank without any. `None` if the file has changed since
-        its headers were read, or has other types.
-    """
-    if not _is_plain(image, -32, (0,)) or not (dq is None or _is_plain(dq, 32, (0, 2**31))):
-        return None
-    with open(path, "rb", buffering=0) as file:
-        status = os.fstat(file.fileno())
-        if (status.st_size, status.st_mtime_ns) != image.stamp:
-            return None
-        return _digest(file, image), "" if dq is None else _digest(file, dq)
-
-
-def _digest(file, plane):
-    """Return the SHA-256 of a plane's values in FITS's byte order."""
-    n = 4 * plane.shape[0] * plane.shape[1]
-    digest, content = hashlib.sha256(), np.empty(min(4 * CHUNK, n), np.uint8)
-    for start in range(0, n, len(content)):
-        part = content[: n - start]
-        fill_from(file, plane.offset + start, part)
-        if plane.offset_of_values:
-            # Adds the offset to big-endian integers.
-            part[::4] ^= 128
-        digest.update(part)
-    return digest.hexdigest()
+def _update(digests, part, flags, flip):
+    """Update the digests of an image and of its flags, whose values are an offset above those."""
+    digests[0].update(part)
+    if flags is not None:
+        digests[1].update(flags ^ np.array(flip, ">u4").view("u4") if flip else flags)
 
 
 def _is_plain(plane, bitpix, offsets):

@@ -127,7 +127,7 @@ class AsdfSource(FileSource):
             **pixel_digests(self.data, [self.array("dq")]),
         }
 
-    def _read(self, dq_bits: int) -> tuple[np.ndarray, np.ndarray | None]:
+    def _read(self, dq_bits: int, digests: dict | None) -> tuple[np.ndarray, np.ndarray | None]:
         data = self.data
         return np.array(data, float_type(data), order="C"), self.bad_pixels(dq_bits)
 

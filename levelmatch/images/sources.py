@@ -112,10 +112,9 @@ class FileSource:
         FrameError
             If the file cannot be read.
         """
-        digests = self._plain_digests()
+        digests = None if self.binding is None else self.binding.digests
         if digests is None:
-            with self.opened() as hdus, self._opened_planes(hdus) as planes:
-                digests = pixel_digests(hdus[self.hdu].data, [hdu.data for _, hdu in planes])
+            digests = self._digests()
         path = self.path.absolute()
         if self.binding is not None:
             self.binding.check_files(self.label)
@@ -127,12 +126,18 @@ class FileSource:
             **digests,
         }
 
-    def _plain_digests(self):
-        """Return the digests of a plain file, see `pixel_digests`; `None` of others."""
-        if self.planes is None:
-            return None
-        found = fastfits.plane_digests(self.path, *self.planes)
-        return found and {"dtype": "f4", "sha256": found[0], "mask_sha256": found[1]}
+    def _digests(self):
+        """Return the digests of the pixels, see `pixel_digests`."""
+        digests = {}
+        if self._read_plain(0, digests) is None:
+            with self.opened() as hdus:
+                self._digest(hdus, digests)
+        return digests
+
+    def _digest(self, hdus, digests):
+        """Add the digests of an open file's pixels to a dict."""
+        with self._opened_planes(hdus) as planes:
+            digests |= pixel_digests(hdus[self.hdu].data, [hdu.data for _, hdu in planes])
 
     @contextmanager
     def opened(self):
@@ -217,28 +222,41 @@ class FileSource:
         FrameError
             If the file cannot be read, or changed since it was read first.
         """
-        data, bad = self._read(dq_bits)
-        if self.binding is not None:
-            self.binding.check_files(self.label)
-            self.binding.check_pixels(self.label, data, bad)
+        binding = self.binding
+        hashed = binding is not None and binding.hashed and binding.digests is None
+        digests: dict | None = {} if hashed else None
+        data, bad = self._read(dq_bits, digests)
+        if binding is not None:
+            binding.check_files(self.label)
+            binding.check_pixels(self.label, data, bad)
+            binding.digests = digests or binding.digests
         return data, bad
 
-    def _read(self, dq_bits):
-        plain = self._read_plain(dq_bits)
+    def _read(self, dq_bits, digests):
+        """Return pixels and mask; a dict, if given, gets the digests of `pixel_digests`."""
+        plain = self._read_plain(dq_bits, digests)
         if plain is not None:
             return plain, None
         with self.opened() as hdus:
             data = decoded_image(hdus[self.hdu])
+            if digests is not None:
+                self._digest(hdus, digests)
             return np.require(data, float_type(data), "CW"), self.bad(hdus, dq_bits)
 
-    def _read_plain(self, dq_bits):
+    def _read_plain(self, dq_bits, digests=None):
         """Return the pixels read without astropy; `None` if astropy must read the file."""
         if self.planes is None:
             return None
+        own = None if digests is None else (hashlib.sha256(), hashlib.sha256())
         try:
-            return fastfits.read_plane(self.path, *self.planes, dq_bits & 0xFFFFFFFF)
+            data = fastfits.read_plane(self.path, *self.planes, dq_bits & 0xFFFFFFFF, own)
         except OSError:
             return None
+        if own is not None and data is not None:
+            found, mask = (digest.hexdigest() for digest in own)
+            digests |= {"dtype": "f4", "sha256": found}
+            digests["mask_sha256"] = "" if self.planes[1] is None else mask
+        return data
 
     def read_rows(self, start: int, stop: int, dq_bits: int) -> np.ndarray | None:
         """Return some rows of a plain file, NaN where flagged; `None` of other files."""

@@ -12,7 +12,7 @@ from levelmatch.atomic import space_errors
 from levelmatch.exceptions import RecordError
 from levelmatch.measure.table import PAIR
 
-__all__ = ["PairFile", "PairStore", "image_keys", "pair_keys"]
+__all__ = ["PairFile", "PairKeys", "PairStore"]
 
 
 KEY_SIZE = 32
@@ -24,18 +24,8 @@ MAGIC = b"levelmatch pairs 2\n"
 OLDER = (b"levelmatch pairs 1\n",)
 
 
-def image_keys(frames):
-    """Return, for each frame, 32 bytes that tell its pixels, their place and their use.
-
-    Parameters
-    ----------
-    frames : list of `~levelmatch.images.frame.Frame`
-        The images; their pixels are read where nobody has read them for this before.
-    """
-    return [_image_key(frame) for frame in frames]
-
-
 def _image_key(frame):
+    """Return 32 bytes that tell an image's pixels, their place and their use."""
     own = frame.source.identity
     plain = (
         own["sha256"],
@@ -57,30 +47,46 @@ def _image_key(frame):
     return content.digest()
 
 
-def pair_keys(images, overlaps, options):
-    """Return, for each pair, 32 bytes that tell all that its measurement depends on.
+class PairKeys:
+    """Keys of pairs, 32 bytes each, computed when indexed; they depend on the pixels.
 
-    That is the two images, how they are measured and by which version of that, and the
-    outlines of the others that overlap both and so share their pixels' noise.
+    A key tells all that a measurement depends on: the two images, how they are measured and by
+    which version of that, and the outlines of the others that overlap both and so share their
+    pixels' noise.
 
     Parameters
     ----------
-    images : list of bytes
-        See `image_keys`.
+    frames : list of `~levelmatch.images.frame.Frame`
+        The images; their pixels are read where nobody has read them for this before.
     overlaps : `~levelmatch.measure.overlaps.Overlaps`
         The pairs.
     options : `~levelmatch.options.MeasureOptions`
         How they are measured.
     """
-    how = repr((ALGORITHM, sorted(options.identity.items()))).encode()
-    outlines = {}
-    keys = []
-    for (i, j), maps in zip(overlaps.pairs.tolist(), overlaps.depth_maps, strict=True):
-        content = hashlib.sha256(how + images[i] + images[j])
-        for outline in sorted(_outline(grid, outlines) for grid in _company(*maps)):
+
+    def __init__(self, frames, overlaps, options):
+        self._frames, self._overlaps = frames, overlaps
+        self._how = repr((ALGORITHM, sorted(options.identity.items()))).encode()
+        self._images, self._outlines = {}, {}
+
+    def __len__(self):
+        return len(self._overlaps.pairs)
+
+    def __iter__(self):
+        return map(self.__getitem__, range(len(self)))
+
+    def __getitem__(self, p):
+        first, second = map(self._image, self._overlaps.pairs[p].tolist())
+        content = hashlib.sha256(self._how + first + second)
+        grids = _company(*self._overlaps.depth_maps[p])
+        for outline in sorted(_outline(grid, self._outlines) for grid in grids):
             content.update(outline)
-        keys.append(content.digest())
-    return keys
+        return content.digest()
+
+    def _image(self, k):
+        if k not in self._images:
+            self._images[k] = _image_key(self._frames[k])
+        return self._images[k]
 
 
 def _company(first, second):
@@ -113,10 +119,16 @@ class PairStore:
 
     def open(self, frames, overlaps, options):
         """Return the known rows of pairs, by index, and a function that keeps new ones."""
-        keys = pair_keys(image_keys(frames), overlaps, options)
+        keys = PairKeys(frames, overlaps, options)
         if self.file is not None:
             self.rows |= self.file.read()
-        rows = {p: self.rows[key] for p, key in enumerate(keys) if key in self.rows}
+        # If no pair is known yet, the keys are computed after the images were read to measure.
+        for frame in frames:
+            if getattr(frame.source, "binding", None) is not None:
+                frame.source.binding.hashed = True
+        rows = {}
+        if self.rows:
+            rows = {p: self.rows[key] for p, key in enumerate(keys) if key in self.rows}
         self.n_known = len(rows)
         # Else it comes with the first new pair: an error of the input leaves none.
         if self.file is not None and len(rows) == len(keys):

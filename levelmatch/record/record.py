@@ -20,7 +20,7 @@ from levelmatch.exceptions import FrameError, RecordError
 from levelmatch.images.frame import Frame
 from levelmatch.images.intake import check_regular
 from levelmatch.measure.overlaps import Overlaps
-from levelmatch.measure.store import KEY_SIZE, image_keys, pair_keys
+from levelmatch.measure.store import KEY_SIZE, PairKeys
 from levelmatch.measure.table import PairTable
 from levelmatch.options import MeasureOptions
 from levelmatch.record.asdf_writer import asdf_bytes
@@ -78,7 +78,7 @@ class Record(Levels):
         Identity of the inputs, sorted by name: ``file``, ``path``, ``size``, ``sha256``,
         ``mask_sha256``, ``dtype``, ``hdu``, ``dq_bits`` and ``wcs``.
     keys : `~numpy.ndarray` of uint8, shape (n_pairs, 32)
-        Keys of the pairs, see `~levelmatch.measure.store.pair_keys`; zero for a pair whose
+        Keys of the pairs, see `~levelmatch.measure.store.PairKeys`; zero for a pair whose
         measurement cannot be used again.
     """
 
@@ -351,7 +351,7 @@ def _pair_keys(levels: Levels, overlaps: Overlaps) -> np.ndarray:
     options = MeasureOptions(**levels.options["measure"])
     n = levels.n_earlier
     before = [f.with_keys(corrections=f.corrections[:n]) for f in levels.sorted_frames]
-    keys = pair_keys(image_keys(before), overlaps, options)
+    keys = PairKeys(before, overlaps, options)
     return np.frombuffer(b"".join(keys), np.uint8).reshape(-1, KEY_SIZE)
 
 
