@@ -1,7 +1,9 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
 """Errors and warnings, each as one line."""
 
+import atexit
 import errno
+import gc
 import logging
 import re
 import traceback
@@ -39,6 +41,8 @@ FORMS = (
     (re.compile(rf"\b(?P<word>by|see|without) (?P<name>{ANY})\b"), "{word} {flag}"),
     (re.compile(rf"(?<![\w./-])(?P<name>{LONG})(?![\w./=-]|\.\w)"), "{flag}"),
 )
+# New objects between two collections of garbage.
+ALLOCATIONS = 20_000
 # The end of a message on a header without any CTYPE.
 EMPTY = " (CTYPE ['', ''])"
 
@@ -65,8 +69,21 @@ class Group(click.Group):
 
     def invoke(self, ctx):
         """Run the command."""
-        with _one_line(ctx):
+        with _one_line(ctx), _rare_collections():
             return super().invoke(ctx)
+
+
+@contextmanager
+def _rare_collections():
+    """Look for garbage less often: imports make many objects, all of which stay."""
+    atexit.unregister(gc.freeze)
+    atexit.register(gc.freeze)
+    before = gc.get_threshold()
+    gc.set_threshold(max(ALLOCATIONS, before[0]) if before[0] else 0, *before[1:])
+    try:
+        yield
+    finally:
+        gc.set_threshold(*before)
 
 
 @contextmanager
