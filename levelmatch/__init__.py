@@ -38,6 +38,7 @@ _HOMES = {
     "match_dithers": "matching",
     "match_levels": "matching",
     "match_mosaic": "matching",
+    "read_catalogue": "images.catalogue",
     "read_record": "record.record",
     "recombine_lyot": "matching",
     "recorded_result": "results.replay",
@@ -46,6 +47,7 @@ _HOMES = {
     "stack_tile": "stacks",
     "undo_record": "results.replay",
     "verify_record": "results.verification",
+    "write_catalogue": "catalogues",
     "write_skyfile": "hst",
 }
 

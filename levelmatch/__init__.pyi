@@ -4,6 +4,7 @@ from levelmatch import plots as plots
 from levelmatch import report as report
 from levelmatch import testing as testing
 from levelmatch.anchor import anchor_levels as anchor_levels
+from levelmatch.catalogues import write_catalogue as write_catalogue
 from levelmatch.exceptions import (
     DisconnectedError as DisconnectedError,
 )
@@ -35,6 +36,7 @@ from levelmatch.exceptions import (
     RecordError as RecordError,
 )
 from levelmatch.hst import write_skyfile as write_skyfile
+from levelmatch.images.catalogue import read_catalogue as read_catalogue
 from levelmatch.images.jwst import separate_lyot as separate_lyot
 from levelmatch.matching import (
     combine_detectors as combine_detectors,

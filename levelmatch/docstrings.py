@@ -12,7 +12,8 @@ images : iterable, mapping, `~ccdproc.ImageFileCollection` or `MatchResult`
     `~astropy.io.fits.HDUList` objects, of one or several images; tuples of an array and its
     WCS or header; paths of files (FITS, or ASDF of Roman) or of associations (``asn.json``,
     whose science members are taken); or a mapping of tile name to such a list. Or the path of
-    one association. Two-dimensional, of any shapes, each with a celestial WCS. Never changed.
+    one association, or a catalogue of outlines (see `write_catalogue`) or its path.
+    Two-dimensional, of any shapes, each with a celestial WCS. Never changed.
 """,
     "group_by": """
 group_by : {"auto", "jwst", "overlap", "exposure"}, str, list of str or callable

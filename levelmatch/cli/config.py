@@ -68,7 +68,7 @@ def _check_value(path, key, value, param):
         raise Failure(msg, 2)
     if param.name == "files":
         return _expand(path, members)
-    if param.name == "output":
+    if param.name in ("output", "catalogue"):
         return Path(path).parent / value
     if param.multiple:
         return tuple(members)

@@ -233,6 +233,14 @@ RUN_OPTIONS = [
         help="File of options; the command line has priority.",
     ),
     _option(
+        "--catalogue",
+        type=click.Path(path_type=Path, exists=True, dir_okay=False),
+        metavar="TABLE",
+        default=None,
+        help="Catalogue of outlines in place of FILES: .ecsv, .fits or .parquet. The run is "
+        "planned by it, and a file is opened where its pixels are read.",
+    ),
+    _option(
         "--fit-type",
         type=click.Choice(FIT_TYPES),
         help="Correction of all passes: a level, a plane, or planes only where the data need "

@@ -2,6 +2,7 @@
 """The command that matches images and writes them."""
 
 from contextlib import nullcontext, suppress
+from pathlib import Path
 
 import click
 
@@ -71,7 +72,10 @@ def run(ctx, config, **values):
     """
     if config is not None:
         values = merge(ctx, values, read_config(config, ctx.command.params))
-    if not values["files"] and values["extend"] is None:
+    if values["catalogue"] is not None and (values["files"] or values["extend"] is not None):
+        msg = "--catalogue takes the place of FILES and of --extend; omit them"
+        raise click.UsageError(msg, ctx)
+    if not values["files"] and values["extend"] is None and values["catalogue"] is None:
         msg = "no files: name the images to match"
         raise click.UsageError(msg, ctx)
     if values["output"] is None and not values["dry_run"]:
@@ -84,13 +88,16 @@ def run(ctx, config, **values):
         check_exports(**_exports(values), overwrite=values["overwrite"])
         if values["extend"] is not None:
             values = _extended(ctx, values)
+        images = values["files"]
+        if values["catalogue"] is not None:
+            values, images = _catalogued(values)
         members = _members(values["files"])
         _check_paths(members, values["output"])
         if len(set(members)) == 1 and not values["recombine_lyot"]:
             _refuse_one_image(members[0], values)
         with _lock(values) as lock:
             _check_outputs(members, values, lock)
-            _run(values, shown, lock)
+            _run(images, values, shown, lock)
 
 
 def _lock(values):
@@ -145,6 +152,18 @@ def _extended(ctx, values):
     known = [path for path in recorded_files(record) if path.name not in new]
     files = sorted((*known, *values["files"]), key=lambda path: path.name)
     return {**values, "extend": record, "files": tuple(files)}
+
+
+def _catalogued(values):
+    """The options with the files of a catalogue, and its table."""
+    from levelmatch import read_catalogue
+
+    table = read_catalogue(values["catalogue"])
+    files = dict.fromkeys(table["file"].tolist()) if "file" in table.colnames else {"": None}
+    if "" in files:
+        msg = f"--catalogue: {values['catalogue']}: a row has no file to read pixels from"
+        raise ValueError(msg)
+    return {**values, "files": tuple(map(Path, files))}, table
 
 
 def _write_lists(result, values, *, overwrite):
@@ -221,7 +240,7 @@ def _check_outputs(files, values, lock):
         check_replaceable(output / REPORT, overwrite=overwrite)
 
 
-def _run(values, shown, lock):
+def _run(images, values, shown, lock):
     from levelmatch.record.record import check_not_recorded
     from levelmatch.results.files import check_outputs
 
@@ -232,7 +251,7 @@ def _run(values, shown, lock):
         check_not_recorded(_members(values["files"]))
     checkpoint = None if dry else output / CHECKPOINT
     overwrite = values["overwrite"]
-    result = _match(values["files"], values, bar("pairs"), checkpoint)
+    result = _match(images, values, bar("pairs"), checkpoint)
     keep_warnings(result, shown)
     result.run.options["command"] = command_text()
     exports = _exports(values)
@@ -283,7 +302,7 @@ def _earlier_outputs(output, result, report):
     return names + ([REPORT] if not report and is_page(output / REPORT) else [])
 
 
-def _match(files, values, bar, checkpoint):
+def _match(images, values, bar, checkpoint):
     from levelmatch import MeasureOptions, SolveOptions, match_levels
 
     options = {name: values[name] for name in MATCH}
@@ -292,7 +311,7 @@ def _match(files, values, bar, checkpoint):
     keys = options["group_by"]
     options["group_by"] = keys[0] if len(keys) == 1 else list(keys)
     result = match_levels(
-        list(files),
+        list(images) if isinstance(images, tuple) else images,
         read=_read_options(values),
         measure=MeasureOptions(
             **{name: values[name] for name in MEASURE},

@@ -8,15 +8,18 @@ from pathlib import Path
 
 from astropy.io import fits
 from astropy.nddata import NDData
+from astropy.table import Table
 
 from levelmatch.associations import expand_associations, is_association
 from levelmatch.exceptions import FrameError
+from levelmatch.images.catalogue import catalogue_frames, read_catalogue
 from levelmatch.images.fits_files import file_frames
 from levelmatch.images.memory import memory_frames
 from levelmatch.images.notes import Notes
 from levelmatch.images.roman import is_asdf, roman_frame
 from levelmatch.images.sources import FileSource
 from levelmatch.options import ReadOptions
+from levelmatch.table_files import is_table
 
 __all__ = ["collect_frames", "unique_names"]
 
@@ -50,7 +53,7 @@ def collect_frames(images, read: ReadOptions | None = None, notes: Notes | None 
         If an image cannot be used; the message names it.
     """
     if hasattr(images, "frames"):
-        return list(images.frames)
+        return [frame.opened() for frame in images.frames]
     read = read or ReadOptions()
     own = Notes() if notes is None else notes
     frames = _unique(_collected(images, read, own), own)
@@ -62,7 +65,11 @@ def collect_frames(images, read: ReadOptions | None = None, notes: Notes | None 
 def _collected(images, read, notes):
     """Return the frames of an input, their names as they are."""
     if hasattr(images, "frames"):
-        return list(images.frames)
+        return [frame.opened() for frame in images.frames]
+    if isinstance(images, str | Path) and is_table(images):
+        images = read_catalogue(images)
+    if isinstance(images, Table):
+        return catalogue_frames(images, read, _file_frames)
     if isinstance(images, Mapping):
         return [
             frame.with_keys(tile=str(tile))
@@ -128,10 +135,8 @@ def _note_skipped(error, notes):
 
 
 def _frames(image, index, read, notes):
-    if isinstance(image, str | Path) and is_asdf(Path(image)):
-        return [roman_frame(Path(image), read)]
     if isinstance(image, str | Path):
-        return file_frames(Path(image), read, notes, index)
+        return _file_frames(Path(image), index, read, notes)
     frames = memory_frames(image, index, read, notes)
     if frames is None:
         msg = (
@@ -140,6 +145,11 @@ def _frames(image, index, read, notes):
         )
         raise TypeError(msg)
     return frames
+
+
+def _file_frames(path, index, read, notes):
+    """Return the frames of a file of either format."""
+    return [roman_frame(path, read)] if is_asdf(path) else file_frames(path, read, notes, index)
 
 
 # --------------------------------------------------------------------------------------

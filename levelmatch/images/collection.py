@@ -22,6 +22,7 @@ from levelmatch.images.scales import flux_factors, to_common_unit, with_output_f
 from levelmatch.images.selection import selection_of
 from levelmatch.images.sky_cards import note_pending_levels
 from levelmatch.images.tiles import assign_tiles
+from levelmatch.table_files import is_table
 
 __all__ = ["Collection", "collect"]
 
@@ -121,7 +122,7 @@ def _on_common_scale(frames, read, notes):
 
 
 def _check_list(images):
-    if isinstance(images, str | Path) and not is_association(images):
+    if isinstance(images, str | Path) and not (is_association(images) or is_table(images)):
         call = f"sorted(glob.glob({str(images)!r}))" if glob.has_magic(str(images)) else "[...]"
         msg = f"images: {str(images)!r} is one path, not a list of images; give {call}"
         raise TypeError(msg)

@@ -173,6 +173,11 @@ class Frame:
         """
         return self.read()[0]
 
+    def opened(self):
+        """Return the frame with its header and WCS; of a catalogue's image, its file is opened."""
+        opener = getattr(self.source, "opened_frame", None)
+        return self if opener is None else opener(self)
+
     def read(self):
         """Return the pixels, see `load`, and the fill values found in them.
 
@@ -189,6 +194,8 @@ class Frame:
             If the file cannot be read, or no pixel is good, unless the image is one of
             several in its file.
         """
+        if hasattr(self.source, "opened_frame"):
+            return self.opened().read()
         out, bad = self.source.read(self.dq_bits)
         if bad is not None:
             out[bad] = np.nan
@@ -222,6 +229,8 @@ class Frame:
         region : tuple of slice
             Rows and columns of the whole image.
         """
+        if hasattr(self.source, "opened_frame"):
+            return self.opened().has_good_pixels(region)
         y, x = region
         rows = None
         if self.selection is None and hasattr(self.source, "read_rows"):
@@ -296,6 +305,8 @@ class Frame:
 
     def split_lyot(self):
         """Return the science and Lyot parts; the frame itself if it has no Lyot region."""
+        if hasattr(self.source, "opened_frame"):
+            return self.opened().split_lyot()
         with named_errors(self.name, "its Lyot region is not known"):
             region = jwst.lyot_region(self.meta, self.shape)
         if region is None:

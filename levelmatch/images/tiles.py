@@ -4,6 +4,7 @@
 import numpy as np
 
 from levelmatch.exceptions import FrameError, warn_user
+from levelmatch.images.catalogue import CatalogueMeta
 from levelmatch.sky.overlaps import overlap_groups
 
 __all__ = ["assign_tiles"]
@@ -37,7 +38,7 @@ def assign_tiles(frames, group_by):
     elif group_by == "overlap":
         return _with_tiles(frames, _tiles_by_overlap(frames))
     elif group_by == "exposure":
-        tiles = [frame.file for frame in frames]
+        tiles = [_exposure(frame) for frame in frames]
     elif group_by == "jwst":
         tiles = _tiles_by_jwst(frames)
     else:
@@ -89,6 +90,12 @@ def _tiles_by_overlap(frames):
     for k in np.argsort([frame.name for frame in frames]):
         first.setdefault(label[k], frames[k].product)
     return [first[k] for k in label]
+
+
+def _exposure(frame):
+    """Return the exposure of a frame: the column of its catalogue, else its file."""
+    named = frame.meta.get("exposure", "") if isinstance(frame.meta, CatalogueMeta) else ""
+    return str(named) or frame.file
 
 
 def _tiles_by_jwst(frames):

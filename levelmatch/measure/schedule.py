@@ -16,6 +16,7 @@ from levelmatch.measure.pairs import Image, measure_row, needed_box
 from levelmatch.measure.table import pair_table
 from levelmatch.options import MeasureOptions
 from levelmatch.sky._geometry import convex_overlap
+from levelmatch.sky.footprint import Footprint
 from levelmatch.sky.overlaps import MANY
 from levelmatch.sky.vectors import tangent_axes
 
@@ -100,13 +101,15 @@ class _Source:
 
     def __call__(self, *_):
         """Read the image, its sources masked if asked for."""
-        data, fills = self.frame.read()
+        frame = self.frame.opened()
+        data, fills = frame.read()
         if fills and fills[0].alone:
             # An image of one value would be the most precise of all.
             data[:] = np.nan
         if self.options.mask_sources:
             data[source_mask(data)] = np.nan
-        return Image(data, self.frame.grid, self.maps, fills=fills)
+        maps = tuple(depth.placed(frame.grid) for depth in self.maps)
+        return Image(data, frame.grid, maps, fills=fills)
 
     @property
     def in_memory(self):
@@ -268,7 +271,9 @@ def _plan(frames, pairs, depth_maps, options, with_sky):
     wanted = np.arange(len(frames)) if with_sky else np.unique(pairs)
     grids = [frame.grid for frame in frames]
     order = reading_order(grids, pairs)
-    parts = _parts(grids, pairs, order) if options.method == "direct" else {}
+    # The part that others need follows from the WCS, which a catalogue lacks.
+    whole = options.method != "direct" or any(isinstance(grid, Footprint) for grid in grids)
+    parts = {} if whole else _parts(grids, pairs, order)
     order = order[np.isin(order, wanted)].tolist()
     rank = {k: r for r, k in enumerate(order)}
     maps = {k: {} for k in order}

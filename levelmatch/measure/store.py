@@ -26,6 +26,7 @@ OLDER = (b"levelmatch pairs 1\n",)
 
 def _image_key(frame):
     """Return 32 bytes that tell an image's pixels, their place and their use."""
+    frame = frame.opened()
     own = frame.source.identity
     plain = (
         own["sha256"],

@@ -119,7 +119,7 @@ def input_columns(frames: list[Frame]) -> dict[str, np.ndarray]:
     Reads the files of inputs that have not been read yet, for their checksums.
     """
     rows = []
-    for frame in frames:
+    for frame in (frame.opened() for frame in frames):
         rows.append({**frame.source.identity, "dq_bits": frame.dq_bits, "wcs": _wcs_text(frame)})
         rows[-1]["file"] = rows[-1]["file"] or frame.whole or _own_file(frame)
     columns = {key: [row[key] for row in rows] for key in INPUTS}

@@ -138,6 +138,7 @@ def corrected_image(product: Product, provenance: Provenance) -> NDData:
     image : `~astropy.nddata.CCDData`, or of the class of the input
         A copy; all but data, uncertainty and header are those of the input.
     """
+    product = product.opened()
     if provenance.keep:
         image = _read_image(product.frame)
         add_provenance(image.meta, product.frame, provenance)

@@ -189,6 +189,7 @@ def write_products(
     work = list(zip(by_file(products), paths, strict=True))
     for images, path in work if progress_bar is None else progress_bar(work):
         path.parent.mkdir(parents=True, exist_ok=True)
+        images = [product.opened() for product in images]
         source = images[0].frame.source
         with named_writing(images[0].name), atomic_stream(path) as stream:
             if isinstance(source, AsdfSource):

@@ -42,7 +42,7 @@ def check_contents(products: list[Product], provenance: Provenance) -> None:
         If a header has a card that cannot be written, or an image in memory a type, an
         uncertainty or metadata that FITS does not have.
     """
-    for product in products:
+    for product in (product.opened() for product in products):
         source = product.frame.source
         with named_errors(product.name, CANNOT):
             if isinstance(source, FileSource) or getattr(source, "hdus", None) is not None:
@@ -153,7 +153,7 @@ def _output_bytes(images: list[Product]) -> int:
     if isinstance(source, FileSource):
         size = source.path.stat().st_size
         # Integers become floats.
-        kind = getattr(frame.meta, "header", {}).get("BITPIX", 0)
+        kind = frame.meta.get("BITPIX", 0)
         return size + len(images) * n * {8: 3, 16: 2, 32: 4}.get(kind, 0)
     data = np.asarray(source.image.data)
     size = n * float_type(data).itemsize

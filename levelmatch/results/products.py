@@ -2,7 +2,7 @@
 """Output images and the frames that they are made of."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from levelmatch.images.frame import Frame
 
@@ -34,6 +34,12 @@ class Product:
     def file(self) -> str:
         """Name of the output file, which the images of one file share."""
         return self.frame.file if self.frame.extension else self.name
+
+    def opened(self) -> "Product":
+        """Return the product with its headers, see `~levelmatch.images.frame.Frame.opened`."""
+        frame, lyot = self.frame.opened(), self.lyot and self.lyot.opened()
+        same = frame is self.frame and lyot is self.lyot
+        return self if same else replace(self, frame=frame, lyot=lyot)
 
     @property
     def frames(self) -> list[Frame]:

@@ -2,6 +2,7 @@
 """The position of an image on the sky, without its WCS."""
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -22,9 +23,25 @@ class Footprint:
         Mean solid angle of a pixel, in steradian.
     centre : `~numpy.ndarray`, shape (3,)
         Unit vector to the middle of the part that can hold good pixels.
+    shape : tuple of int
+        The image's shape, (ny, nx), where it is needed to plan.
     """
 
     axes: np.ndarray
     polygon: np.ndarray
     pixel_area: float
     centre: np.ndarray
+    shape: tuple = (0, 0)
+
+    @property
+    def radius(self):
+        """Angle in radian from the centre to the farthest vertex."""
+        return float(np.arccos(np.clip(self.polygon @ self.centre, -1, 1).min()))
+
+    @cached_property
+    def normals(self):
+        """Inward normals of the planes through the outline's edges; zero for those of no length."""
+        return np.cross(self.polygon, np.roll(self.polygon, -1, axis=0))
+
+    def forget(self):
+        """Let go of nothing: there are no positions of nodes."""

@@ -9,6 +9,7 @@ from scipy.sparse.csgraph import connected_components, minimum_spanning_tree
 from scipy.spatial import cKDTree
 
 from levelmatch.sky._geometry import convex_overlap, count_inside
+from levelmatch.sky.footprint import Footprint
 from levelmatch.sky.grid import N_VERTICES
 
 __all__ = [
@@ -146,7 +147,8 @@ def overlap_groups(grids, *, fraction=0.5, exposure=None):
         Equal for the images of one group.
     """
     pairs, area = find_pairs(grids)
-    own = np.array([grid.pixel_area * _pixels(grid) for grid in grids])
+    each = np.repeat(np.arange(len(grids), dtype=np.intp)[:, None], 2, axis=1)
+    own = convex_overlap(np.ascontiguousarray([grid.polygon for grid in grids]), each)
     if exposure is not None:
         n = int(exposure.max()) + 1
         ends = np.sort(exposure[pairs], axis=1)
@@ -156,10 +158,6 @@ def overlap_groups(grids, *, fraction=0.5, exposure=None):
     smaller = np.minimum(own[pairs[:, 0]], own[pairs[:, 1]])
     label = components(pairs[area > fraction * smaller], len(own))[1]
     return label if exposure is None else label[exposure]
-
-
-def _pixels(grid):
-    return (grid.ys[-1] - grid.ys[0]) * (grid.xs[-1] - grid.xs[0])
 
 
 class DepthMap:
@@ -190,9 +188,19 @@ class DepthMap:
     def _count(self, points):
         return 1 + count_inside(np.ascontiguousarray(points), self._normals)
 
+    def placed(self, grid):
+        """Return the map on the grid of the opened image, in place of a catalogue's outline."""
+        if not isinstance(self.grid, Footprint):
+            return self
+        placed = DepthMap(grid, ())
+        placed._normals = self._normals
+        return placed
+
     def __getstate__(self):
         """Return what another process needs: the outlines of the others, not their grids."""
-        return {"grid": self.grid, "cells": self.cells, "_normals": self._normals, "others": ()}
+        state = {"grid": self.grid, "_normals": self._normals, "others": ()}
+        # The outline of a catalogue has no cells.
+        return state | ({} if isinstance(self.grid, Footprint) else {"cells": self.cells})
 
     def at(self, grid, index, vectors):
         """Return the number at cells of a grid, by index of its own grid or by position.

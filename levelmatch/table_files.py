@@ -1,0 +1,144 @@
+# Licensed under a 3-clause BSD style license - see LICENSE.rst
+"""Tables in files: ECSV, FITS and parquet."""
+
+from pathlib import Path
+
+import numpy as np
+from astropy.table import Table
+
+from levelmatch.atomic import atomic_path, refuse_existing
+
+__all__ = ["FORMATS", "is_table", "read_table", "write_table"]
+
+# Formats by the end of the file's name; parquet needs pyarrow.
+FORMATS = {".ecsv": "ascii.ecsv", ".fits": "fits", ".parquet": "parquet", ".parq": "parquet"}
+
+
+def is_table(path: str | Path) -> bool:
+    """Return whether a file has the name of a table that is no image."""
+    return Path(path).suffix.lower() in FORMATS and Path(path).suffix.lower() != ".fits"
+
+
+def read_table(path: str | Path) -> Table:
+    """Read a table from a file.
+
+    Parameters
+    ----------
+    path : str or `~pathlib.Path`
+        The file: .ecsv, .fits or .parquet. Of a parquet file, the column metadata ``units`` is
+        not read: its columns are plain.
+
+    Returns
+    -------
+    table : `~astropy.table.Table`
+        The table. Missing text is blank, missing numbers are NaN.
+
+    Raises
+    ------
+    ValueError
+        If the name ends otherwise, or the file is no such table; the message names it.
+    ImportError
+        If the file is parquet and pyarrow is not installed.
+    """
+    path = Path(path)
+    kind = _format(path)
+    try:
+        table = _read_parquet(path) if kind == "parquet" else Table.read(path, format=kind)
+    except (FileNotFoundError, ImportError):
+        raise
+    except Exception as error:
+        msg = f"{path}: not a readable table: {' '.join(str(error).split())[:300]}"
+        raise ValueError(msg) from error
+    for name in table.colnames:
+        table[name] = _filled(table[name])
+    return table
+
+
+def write_table(table: Table, path: str | Path, *, overwrite: bool = False) -> Path:
+    """Write a table to a file, atomically.
+
+    Parameters
+    ----------
+    table : `~astropy.table.Table`
+        The table.
+    path : str or `~pathlib.Path`
+        The file: .ecsv, .fits or .parquet.
+    overwrite : bool
+        Whether an existing file may be replaced.
+
+    Raises
+    ------
+    ValueError
+        If the name ends otherwise.
+    FileExistsError
+        If the file exists and ``overwrite`` is not set.
+    """
+    path = Path(path)
+    kind = _format(path)
+    refuse_existing(path, overwrite=overwrite)
+    with atomic_path(path) as part:
+        if kind == "parquet":
+            _write_parquet(table, part)
+        else:
+            table.write(part, format=kind, overwrite=True)
+    return path
+
+
+def _format(path):
+    kind = FORMATS.get(path.suffix.lower())
+    if kind is None:
+        msg = f"{path}: the name of a table must end in {', '.join(FORMATS)}"
+        raise ValueError(msg)
+    return kind
+
+
+def _parquet():
+    try:
+        import pyarrow
+        import pyarrow.parquet
+    except ImportError as error:
+        msg = "parquet needs pyarrow: pip install 'levelmatch[parquet]', or write .ecsv"
+        raise ImportError(msg) from error
+    return pyarrow
+
+
+def _read_parquet(path):
+    pyarrow = _parquet()
+    content = pyarrow.parquet.read_table(path)
+    columns = {}
+    for name in content.column_names:
+        column = content[name]
+        nested = pyarrow.types.is_nested(column.type)
+        values = column.to_pylist() if nested else column.to_numpy()
+        columns[name] = np.array(values) if nested else values
+    meta = {k.decode(): v.decode() for k, v in (content.schema.metadata or {}).items()}
+    return Table(columns, meta=meta)
+
+
+def _write_parquet(table, path):
+    pyarrow = _parquet()
+    columns = {
+        name: pyarrow.array(column.tolist() if column.ndim > 1 else np.asarray(column))
+        for name, column in table.columns.items()
+    }
+    content = pyarrow.table(columns)
+    meta = {str(key): str(value) for key, value in table.meta.items()}
+    pyarrow.parquet.write_table(content.replace_schema_metadata(meta), path)
+
+
+def _filled(column):
+    """Return a column as a plain one: missing text blank, missing numbers NaN."""
+    values = np.asarray(column)
+    if values.dtype.kind == "S":
+        values = np.char.decode(values, "utf-8")
+    missing = np.ma.getmaskarray(column) if hasattr(column, "mask") else np.zeros(0, dtype=bool)
+    if values.dtype.kind == "O":
+        given = [value for value in values.tolist() if value is not None]
+        text = any(isinstance(value, str) for value in given)
+        values = np.array(
+            [("" if text else np.nan) if value is None else value for value in values.tolist()]
+        )
+    elif missing.any():
+        values = values.astype(values.dtype if values.dtype.kind == "U" else float)
+        values[missing] = "" if values.dtype.kind == "U" else np.nan
+    return values
