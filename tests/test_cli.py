@@ -640,7 +640,7 @@ def test_warnings_are_lines(run, files):
     assert result.exit_code == 0, result.output
     (line,) = result.stderr.splitlines()
     assert line.startswith("Warning: pass mosaic")
-    assert "Note: The tiles form 2 sets with no overlap" in result.stdout
+    assert "Look first at: the isolated image image_00003.fits." in result.stdout
     assert (
         "Note: Without any pair that is kept, so not corrected: image_00003.fits." in result.stdout
     )

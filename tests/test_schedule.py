@@ -37,6 +37,9 @@ class Painted(SimpleNamespace):
     def read(self):
         return self.load(), ()
 
+    def opened(self):
+        return self
+
 
 @pytest.fixture
 def frames(paint):
