@@ -120,7 +120,7 @@ def check_shape(name: str, value: Any, least: int) -> tuple[int, int]:
 
 
 def hdu_choices(hdu: Any) -> str | list[int | str | tuple[str, int]]:
-    """Return the choice of extensions in one form.
+    """Return the choice of extensions in its normal form.
 
     Parameters
     ----------
@@ -135,7 +135,9 @@ def hdu_choices(hdu: Any) -> str | list[int | str | tuple[str, int]]:
     Raises
     ------
     TypeError
-        If the choice is none of these.
+        If the choice has another type.
+    ValueError
+        If the list is empty.
     """
     if hdu is None or (isinstance(hdu, str) and hdu.strip().lower() in ("auto", "all")):
         return "auto" if hdu is None else hdu.strip().lower()
@@ -167,7 +169,7 @@ def _is_versioned(hdu):
 
 
 def region_text(regions: Any) -> Any:
-    """Return the content of a file of regions, so that a record holds it; others unchanged."""
+    """Return the text of a region file, for the record; return any other argument unchanged."""
     is_path = isinstance(regions, os.PathLike) or (isinstance(regions, str) and "(" not in regions)
     if not is_path:
         return regions
@@ -180,7 +182,7 @@ def region_text(regions: Any) -> Any:
 
 
 def check_keyword(name: str, value: Any) -> None:
-    """Refuse all but `None` and a FITS keyword."""
+    """Check that a value is `None` or a FITS keyword."""
     if value is None:
         return
     good = isinstance(value, str) and re.fullmatch(r"[A-Za-z0-9_-]{1,8}", value)

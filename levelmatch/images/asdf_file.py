@@ -1,9 +1,9 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
-"""The layout of an ASDF file: its tree as nodes, and the places of its arrays.
+"""Layout of an ASDF file: the nodes of its tree and the places of its arrays.
 
-asdf itself opens only small files that are made here of checked nodes and blocks. It follows
-references to other files, expands aliases, and allocates arrays of the size that they declare;
-the nodes are not followed, and arrays that are not compressed are memory-mapped.
+asdf follows references to other files, expands aliases, and allocates arrays of any declared
+size. Therefore asdf opens only small files that this module makes of checked nodes and blocks.
+Uncompressed arrays are memory-mapped without asdf.
 """
 
 import io
@@ -24,10 +24,12 @@ from levelmatch.images.gwcs_tree import check_depth
 
 __all__ = ["ArrayPlace", "AsdfFile", "Block", "packed_block", "plain_value"]
 
-# A tree of the Roman pipeline has 0.05 MB.
+# Largest size of a tree, in bytes. A tree of the Roman pipeline has 0.05 MB.
 MOST_TEXT = 1 << 24
+# Largest number of blocks that are read.
 MOST_BLOCKS = 10_000
 BLOCK_HEADER = struct.Struct(">I4sQQQ16s")
+# Compression of a block without compression.
 PLAIN = bytes(4)
 INDEX = b"#ASDF BLOCK INDEX"
 _TREE_END = re.compile(rb"\r?\n\.\.\.(?:\r?\n|$)")
@@ -46,11 +48,11 @@ class Block:
     start : int
         Start of its content.
     kind : bytes
-        Its compression, four bytes; zeros without one.
+        Its compression, four bytes; zeros without compression.
     allocated, used : int
-        Bytes that it takes in the file, and those with content.
+        Number of bytes reserved in the file, and number of bytes with content.
     size : int
-        Bytes after decompression.
+        Number of bytes after decompression.
     """
 
     position: int
@@ -68,7 +70,7 @@ class Block:
 
 @dataclass(frozen=True)
 class ArrayPlace:
-    """Where an array lies in a file.
+    """Place of an array in a file.
 
     Parameters
     ----------
@@ -92,11 +94,11 @@ class ArrayPlace:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of the array."""
+        """Number of bytes of the array."""
         return prod(self.shape) * np.dtype(self.dtype).itemsize
 
     def load(self, path: Path) -> np.ndarray:
-        """Return the array: memory-mapped, read-only, if it is not compressed."""
+        """Return the array, read-only; an uncompressed array is memory-mapped."""
         if self.block.kind == PLAIN:
             start = self.block.start + self.offset
             return np.memmap(path, self.dtype, "r", start, self.shape)
@@ -117,12 +119,12 @@ class ArrayPlace:
         except ImportError:
             raise
         except Exception as error:
-            # Each library of compression has errors of its own.
+            # Each compression library has its own exceptions.
             msg = f"its block {self.index} cannot be decompressed: {error}"
             raise RecordError(msg) from error
 
 
-# The tree of a file with one array of bytes.
+# Tree of a file with one array of bytes.
 _LONE = "data: !core/ndarray-1.0.0 {source: 0, datatype: uint8, byteorder: big, shape: [%d]}\n"
 _HEADER = """#ASDF 1.0.0
 #ASDF_STANDARD 1.5.0
@@ -133,20 +135,20 @@ _HEADER = """#ASDF 1.0.0
 
 
 def _file_of(tree: str, raws: list[bytes], blocks: list[Block]) -> bytes:
-    """Return an ASDF file of a tree and blocks, whose allocated size is the used one."""
+    """Return an ASDF file of a tree and of blocks without padding."""
     out = [_HEADER.encode(), tree.encode(), b"...\n"]
     out += [_compact(raw, block) for raw, block in zip(raws, blocks, strict=True)]
     return b"".join(out)
 
 
 def _compact(raw: bytes, block: Block) -> bytes:
-    """Return the bytes of a block without padding, its allocated size being the used one."""
-    # It follows magic, header size, flags and compression.
+    """Return the bytes of a block with the allocated size set to the used size."""
+    # The allocated size follows magic, header size, flags and compression.
     return raw[:14] + struct.pack(">Q", block.used) + raw[22:]
 
 
 def _opened(content: bytes, key: str) -> Any:
-    """Return a value of an ASDF file that was made here, its arrays loaded."""
+    """Return a value, with its array loaded, of an ASDF file made by this module."""
     import asdf
 
     with asdf.open(io.BytesIO(content), memmap=False, lazy_load=False) as file:
@@ -155,7 +157,7 @@ def _opened(content: bytes, key: str) -> Any:
 
 
 def packed_block(data: bytes, kind: bytes) -> bytes:
-    """Return a block with some content and compression, as asdf writes it."""
+    """Return a block of given content and compression, as written by asdf."""
     import asdf
 
     buffer = io.BytesIO()
@@ -172,7 +174,7 @@ def packed_block(data: bytes, kind: bytes) -> bytes:
 
 
 class AsdfFile:
-    """The layout of an ASDF file; reads the tree, and the headers of blocks.
+    """Layout of an ASDF file, from its tree and the headers of its blocks.
 
     Parameters
     ----------
@@ -192,14 +194,14 @@ class AsdfFile:
         with open(path, "rb") as stream:
             content = _read_tree(stream)
             self.header, text, _ = split_tree(content)
-            # Blocks follow, perhaps after padding.
+            # Blocks follow the tree, perhaps after padding.
             self.tree_stop = len(content)
             self.blocks, self.blocks_stop = _blocks(stream, len(content))
         self.text = text.decode("utf-8")
 
     @cached_property
     def root(self) -> Any:
-        """The root node of the tree."""
+        """Root node of the tree."""
         import yaml
 
         loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
@@ -207,7 +209,7 @@ class AsdfFile:
         return yaml.compose(self.text, Loader=loader)
 
     def find(self, *keys: str) -> Any:
-        """Return the node of a path of keys, or `None`."""
+        """Return the node at a path of keys, or `None`."""
         node = self.root
         for key in keys:
             if node is None or node.id != "mapping":
@@ -216,7 +218,7 @@ class AsdfFile:
         return node
 
     def place(self, node: Any, name: str) -> ArrayPlace:
-        """Return where the array of a node lies.
+        """Return the place of the array of a node.
 
         Raises
         ------
@@ -225,8 +227,8 @@ class AsdfFile:
         """
         fields = {k.value: v for k, v in node.value} if node.id == "mapping" else {}
         kind = fields.get("datatype")
-        odd = set(fields) - {"source", "datatype", "byteorder", "shape", "offset"}
-        if odd or not _ARRAY.fullmatch(node.tag) or "source" not in fields or kind is None:
+        unknown = set(fields) - {"source", "datatype", "byteorder", "shape", "offset"}
+        if unknown or not _ARRAY.fullmatch(node.tag) or "source" not in fields or kind is None:
             msg = f"{name} is not a contiguous array of numbers in the file"
             raise RecordError(msg)
         source, offset = (
@@ -245,11 +247,11 @@ class AsdfFile:
         return place
 
     def compact(self, index: int) -> bytes:
-        """Return the bytes of a block whose allocated size is the used one."""
+        """Return the bytes of a block without padding, with the allocated size adjusted."""
         return _compact(self.raw(index), self.blocks[index])
 
     def raw(self, index: int) -> bytes:
-        """Return the bytes of a block without padding, header included."""
+        """Return the stored bytes of a block and its header, without padding."""
         block = self.blocks[index]
         with open(self.path, "rb") as stream:
             stream.seek(block.position)
@@ -264,7 +266,7 @@ def _read_tree(stream: Any) -> bytes:
         start = max(len(content) - 8, 0)
         content += more
         end = _TREE_END.search(content, start)
-        # The line break after the end may be in the next chunk.
+        # The line break after the end marker may be in the next chunk.
         if end is not None and (end.end() < len(content) or not more):
             return content[: end.end()]
         if not more:
@@ -280,7 +282,7 @@ def _tree_stop(content: bytes) -> int:
 
 
 def _blocks(stream: Any, position: int) -> tuple[list[Block], int]:
-    """Return the blocks of a file after its tree, and the end of the last one."""
+    """Return the blocks of a file after its tree, and the end position of the last block."""
     size_of_file = stream.seek(0, os.SEEK_END)
     stream.seek(position)
     start = stream.read(1 << 16).find(MAGIC)

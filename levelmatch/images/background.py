@@ -6,9 +6,12 @@ import numpy as np
 __all__ = ["local_level", "source_mask"]
 
 
-# As in PJPipe: sources above 3 sigma of at least 10 pixels, with the mask grown by 11.
+# Parameters of source detection, equal to those of PJPipe.
+# Threshold, in standard deviations.
 N_SIGMA = 3.0
+# Smallest number of connected pixels of a source.
 N_PIXELS = 10
+# Radius, in pixels, of the footprint that grows the mask.
 GROWTH = 11
 
 
@@ -23,7 +26,7 @@ def source_mask(data):
     Returns
     -------
     mask : 2D `~numpy.ndarray` of bool
-        True in sources; false everywhere if they would cover every good pixel.
+        True in sources; False everywhere if the mask would cover every good pixel.
     """
     from astropy.stats import SigmaClip
     from photutils.segmentation import detect_sources, detect_threshold
@@ -51,7 +54,7 @@ def local_level(frame):
     Returns
     -------
     level : float
-        In the common unit; the clipped median of all good pixels if sources cover them.
+        Level in the common unit. If sources cover all good pixels, all of them are used.
     """
     from astropy.stats import sigma_clipped_stats
 
@@ -61,10 +64,10 @@ def local_level(frame):
 
 
 def _detect(detect_sources, data, threshold, bad):
-    """Return the detected sources, or `None`.
+    """Return the detected sources, or `None` without any.
 
-    photutils warns if there are none. A thread cannot ignore that warning without changing the
-    filters of other threads.
+    photutils warns if there are no sources. Threads share the warning filters and cannot ignore
+    this warning, so images without sources are recognised first.
     """
     from scipy.ndimage import label
 

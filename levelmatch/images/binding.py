@@ -1,5 +1,5 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
-"""The files of an image as they were first read."""
+"""The state of an image's files when they were first read."""
 
 import os
 from pathlib import Path
@@ -11,15 +11,15 @@ from levelmatch.exceptions import FrameError
 
 __all__ = ["Binding", "changed"]
 
-# Bytes that are summed for a checksum.
+# Number of bytes per sum of a checksum.
 BLOCK = 4096
 
 
 class Binding:
-    """The files of an image as they were first read: sizes, times and a checksum of the pixels.
+    """State of an image's files when they were first read: sizes, times, checksum of the pixels.
 
-    The corrections of a run are valid only for the pixels that it measured. A file that is
-    replaced before its corrected image is written is refused.
+    The corrections of a run are valid only for the pixels that it measured. A file that
+    changes before its corrected image is written is refused.
 
     Parameters
     ----------
@@ -31,7 +31,8 @@ class Binding:
     hashed : bool
         Whether reading the pixels also computes their SHA-256.
     digests : dict or None
-        See `~levelmatch.images.sources.pixel_digests`; `None` before they are known.
+        Digests of the pixels, see `~levelmatch.images.sources.pixel_digests`; `None` before they
+        are computed.
     """
 
     def __init__(self, path: Path) -> None:
@@ -42,18 +43,18 @@ class Binding:
         self.watch(path)
 
     def copy(self) -> "Binding":
-        """Return a binding to the same files, for another image in them."""
+        """Return a binding to the same files, for another image of the file."""
         new = object.__new__(Binding)
         new._files, new._checksum = dict(self._files), None
         new.hashed, new.digests = self.hashed, None
         return new
 
     def watch(self, path: Path) -> None:
-        """Bind another file, of the image's masks."""
+        """Add a file that holds masks of the image."""
         self._files[path] = os.stat(path)
 
     def check_pixels(self, name: str, pixels: np.ndarray, bad: np.ndarray | None = None) -> None:
-        """Refuse pixels that differ from those that were read first.
+        """Check that pixels equal the first that were read.
 
         Parameters
         ----------
@@ -76,7 +77,7 @@ class Binding:
             raise changed(name, "its pixels differ")
 
     def check_files(self, name: str) -> bool:
-        """Refuse files of another size or modification time.
+        """Check that the files have the same size and modification time as before.
 
         Parameters
         ----------
@@ -86,8 +87,8 @@ class Binding:
         Returns
         -------
         untouched : bool
-            Whether the system says that no file was written to or replaced. If not, only
-            the pixels show whether they changed.
+            Whether inodes and status times show that no file was written or replaced. If
+            false, only a comparison of the pixels shows whether they changed.
 
         Raises
         ------
@@ -111,14 +112,14 @@ class Binding:
 
     @property
     def is_read(self) -> bool:
-        """Return whether this process has read the pixels."""
+        """Whether this process has read the pixels."""
         return self._checksum is not None
 
 
 def _checksum(array: np.ndarray, start: int = 0) -> int:
-    """Return a checksum of an array's bytes: the CRC of their sums in blocks.
+    """Return a checksum of an array: the CRC of the sums of its bytes in blocks.
 
-    A tenth of the time of their CRC, which is noticeable beside that of reading.
+    It takes a tenth of the time of a CRC of all bytes, which would slow down reading.
     """
     content = array.reshape(-1).view(np.uint8)
     n = len(content) // BLOCK * BLOCK

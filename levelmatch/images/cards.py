@@ -1,5 +1,5 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
-"""The numbers of a FITS WCS: checked, because wcslib takes unreadable ones for 0."""
+"""Checks of the numbers of a FITS WCS: wcslib replaces unreadable numbers by 0 or a default."""
 
 import re
 from collections.abc import Iterable
@@ -18,7 +18,7 @@ _MATRIX = re.compile(r"(?:PC|CD)(?:(\d\d?)_(\d\d?)|(\d{3})(\d{3}))")
 _PARAMETER = re.compile(r"PV(\d\d?)_\d+")
 _SIP = re.compile(r"(?:A|B|AP|BP)_(?:ORDER|\d_\d)")
 _WHOLE_SKY = ("LONPOLE", "LATPOLE", "EQUINOX", "EPOCH")
-# The equinox that wcslib assumes where it cannot read the card.
+# Texts that mean the equinox that wcslib assumes for an unreadable card.
 _EQUINOX_2000 = re.compile(r"\s*[Jj]?2000(?:\.0*)?\s*")
 _EXPONENT = re.compile(r"\d[Dd][+-]?\d")
 
@@ -40,7 +40,7 @@ def is_wcs_number(key: str, axes: Iterable[int] = (1, 2)) -> bool:
 
 
 def check_header(name: str, header: fits.Header, axes: Iterable[int] = (1, 2)) -> None:
-    """Refuse a header with a WCS card that is not a finite number.
+    """Check that each WCS card of a header is a finite number.
 
     Parameters
     ----------
@@ -68,7 +68,7 @@ def _card_error(name, key, text):
 
 
 def _unreadable(header, axes):
-    """Yield keyword and text of each WCS card that is not a finite number."""
+    """Yield the keyword and text of each WCS card that is not a finite number."""
     for card in header.cards:
         if not is_wcs_number(card.keyword, axes):
             continue
@@ -86,14 +86,14 @@ def _unreadable(header, axes):
 
 
 def _text(card):
-    """The value of a card as its header writes it."""
+    """Return the value of a card as written in the header."""
     value = str(card._image)[9:] if card._image else str(card.rawvalue)
     quoted = re.match(r"\s*('(?:[^']|'')*')", value)
     return f"{quoted[1][:-1].rstrip()}'" if quoted else value.partition("/")[0].strip()
 
 
 def wcs_header(header: fits.Header) -> fits.Header:
-    """Return the header with numbers that wcslib can read: it ends numbers at an exponent D."""
+    """Return the header with exponents E in place of D, at which wcslib stops reading."""
     cards = [
         fits.Card(card.keyword, float(card.value), card.comment)
         if is_wcs_number(card.keyword, range(1, 100)) and _EXPONENT.search(_text(card))
@@ -105,7 +105,7 @@ def wcs_header(header: fits.Header) -> fits.Header:
 
 
 def check_wcs(name: str, wcs: WCS, meta: object = None) -> None:
-    """Refuse a WCS in memory with a number that is not finite.
+    """Check that the numbers of a WCS in memory are finite.
 
     Parameters
     ----------
@@ -114,13 +114,14 @@ def check_wcs(name: str, wcs: WCS, meta: object = None) -> None:
     wcs : `~astropy.wcs.WCS`
         Its WCS.
     meta : mapping or None
-        Header of the image. A card there that wcslib could not read is refused, if the WCS
-        has the number that wcslib puts in its place.
+        Header of the image. An unreadable card is refused if the WCS holds the number that
+        wcslib substitutes for it.
 
     Raises
     ------
     FrameError
-        If a number is not finite; the message names image, attribute and value.
+        If a number is not finite or was substituted; the message names the image, the
+        attribute or card, and the value.
     """
     for attribute, values in _numbers(wcs):
         if not np.isfinite(values).all():
@@ -137,24 +138,25 @@ def check_wcs(name: str, wcs: WCS, meta: object = None) -> None:
 
 
 def _was_guessed(wcs, key):
-    """Return whether a WCS has the number that wcslib assumes for an unreadable card."""
-    found = _AXIS.fullmatch(key)
-    if found is not None and not key.startswith("CROTA"):
-        if key.startswith("CDELT") and wcs.wcs.has_cd():
-            return False
-        values = getattr(wcs.wcs, key[:5].lower())
-        return values[int(found[1]) - 1] == key.startswith("CDELT")
-    return False
+    """Return whether a WCS holds the number that wcslib substitutes for an unreadable card."""
+    axis = _AXIS.fullmatch(key)
+    if axis is None or key.startswith("CROTA"):
+        return False
+    if key.startswith("CDELT") and wcs.wcs.has_cd():
+        return False
+    values = getattr(wcs.wcs, key[:5].lower())
+    # wcslib substitutes 1 for CDELT and 0 for the others.
+    return values[int(axis[1]) - 1] == (1 if key.startswith("CDELT") else 0)
 
 
 def _numbers(wcs):
-    """Yield the name and values of the numbers of a FITS WCS that are defined."""
-    own = wcs.wcs
-    # astropy warns where CDELT is read beside CD.
-    scales = ("cd",) if own.has_cd() else ("cdelt", "pc") if own.has_pc() else ("cdelt",)
+    """Yield the name and the values of each defined attribute of a FITS WCS."""
+    prm = wcs.wcs
+    # astropy warns if CDELT is read where CD is present.
+    scales = ("cd",) if prm.has_cd() else ("cdelt", "pc") if prm.has_pc() else ("cdelt",)
     for name in ("crpix", "crval", "latpole", *scales):
-        yield name, getattr(own, name)
-    yield "pv", np.array([value for _, _, value in own.get_pv()])
+        yield name, getattr(prm, name)
+    yield "pv", np.array([value for _, _, value in prm.get_pv()])
     if wcs.sip is not None:
         for name in ("a", "b", "ap", "bp", "crpix"):
             values = getattr(wcs.sip, name)

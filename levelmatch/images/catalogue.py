@@ -1,5 +1,5 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
-"""Catalogues of outlines: images of which a run plans all without opening their files."""
+"""Catalogues of outlines, with which a run is planned without opening files."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -27,17 +27,17 @@ from levelmatch.table_files import read_table
 
 __all__ = ["PLANNED", "CatalogueMeta", "catalogue_frames", "read_catalogue", "sky_outlines"]
 
-# Columns that are no header keywords.
-OWN = (
+# Columns that are not header keywords.
+COLUMNS = (
     *("name", "file", "hdu", "extension", "ra", "dec", "s_region", "ra_centre", "dec_centre"),
     *("ny", "nx", "unit", "tile", "detector"),
 )
-# Keys of a frame that the file lacks, or the run has changed.
+# Attributes of a frame that do not come from its file, or that the run has changed.
 KEPT = (
     *("name", "tile", "detector", "part", "region", "whole", "subset", "scale", "corrections"),
     *("output_factor", "zero_point", "selection", "role", "extension", "exposure", "associations"),
 )
-# Header keywords that the planning of a run looks up.
+# Header keywords that the planning of a run uses.
 PLANNED = (
     *(key for family in FAMILIES.values() for key in family),
     *("TELESCOP", "INSTRUME", "DETECTOR", "CCDNUM", "CCDCHIP", "CHIPID", "CCDNAME"),
@@ -46,11 +46,11 @@ PLANNED = (
     *("MDRIZSKY", "LMSKY", "LMRECORD", "DATE-OBS", "MJD-OBS", "EXPSTART", "EXPTIME"),
     *(f"LM{letter}LEV" for letter in "DLNCMX"),
 )
-# Shape of an image whose catalogue has none: for planning, where only its size counts roughly.
+# Shape of an image without shape in the catalogue. Planning needs only its approximate size.
 UNKNOWN_SHAPE = (1000, 1000)
-# An image lies within this fraction of its radius of where its catalogue says.
+# Largest distance of an image from its position in the catalogue, as a fraction of its radius.
 MOST_OFF = 0.1
-# Filters of warnings are of the whole process: files are opened one by one.
+# Lock that opens files one at a time, because threads share the warning filters.
 _OPENING = Lock()
 
 
@@ -59,13 +59,13 @@ _OPENING = Lock()
 
 
 def read_catalogue(path: str | Path) -> Table:
-    """Read a catalogue of outlines, for the functions of this package in place of images.
+    """Read a catalogue of outlines, an input of the functions of this package.
 
     Parameters
     ----------
     path : str or `~pathlib.Path`
-        A table of one row per image, as .ecsv, .fits or .parquet; see `~levelmatch.write_catalogue`
-        for its columns. Paths in its column ``file`` are relative to its folder.
+        A table with one row per image: .ecsv, .fits or .parquet. For its columns see
+        `~levelmatch.write_catalogue`. Paths in the column ``file`` are relative to its folder.
 
     Returns
     -------
@@ -75,7 +75,7 @@ def read_catalogue(path: str | Path) -> Table:
     Raises
     ------
     ValueError
-        If the file is no table, or lacks columns.
+        If the file is not a table, or lacks columns.
     """
     path = Path(path)
     table = read_table(path)
@@ -101,22 +101,23 @@ def _check_columns(table, what):
 
 
 def sky_outlines(catalogue: Table) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return the outlines of a catalogue, as `~levelmatch.sky.overlaps.find_outline_pairs` does.
+    """Return the outlines of a catalogue for `~levelmatch.sky.overlaps.find_outline_pairs`.
 
     Parameters
     ----------
     catalogue : `~astropy.table.Table`
-        With the columns ``ra`` and ``dec``, shape (n, k) each, or ``s_region``: texts such as
-        ``POLYGON ICRS ra dec ra dec ...``.
+        The catalogue. It has the columns ``ra`` and ``dec`` of shape (n, k), or ``s_region``
+        with texts such as ``POLYGON ICRS ra dec ra dec ...``.
 
     Returns
     -------
     centres : `~numpy.ndarray`, shape (n, 3)
-        Unit vectors of the centres.
+        Unit vectors to the centres.
     radii : `~numpy.ndarray`, shape (n,)
-        Angle in radian from each centre to its farthest vertex.
+        Angle from each centre to its farthest vertex, in radian.
     outlines : `~numpy.ndarray`, shape (n, 16, 3)
-        Unit vectors of the vertices of convex outlines, counter-clockwise; the last repeated.
+        Unit vectors to the vertices of convex outlines, counter-clockwise. The last vertex is
+        repeated if there are fewer than 16.
 
     Raises
     ------
@@ -162,14 +163,14 @@ def _centroids(flat, axes):
 
 
 def _turns(flat):
-    """Return twice the area of the triangle at each vertex: positive where it turns left."""
+    """Return twice the signed area of the triangle at each vertex, positive for a left turn."""
     before = flat - np.roll(flat, 1, axis=1)
     after = np.roll(flat, -1, axis=1) - flat
     return before[..., 0] * after[..., 1] - before[..., 1] * after[..., 0]
 
 
 def _hull(name, vectors, flat):
-    """Return the convex outline of vertices in any order, of at most 16."""
+    """Return the convex outline, with at most 16 vertices, of vertices in any order."""
     if not np.isfinite(flat).all() or not np.linalg.det(np.cov(flat.T, bias=True)) > 1e-30:
         msg = f"{name}: its outline has no area on the sky; mend the catalogue"
         raise FrameError(msg)
@@ -180,7 +181,7 @@ def _hull(name, vectors, flat):
 
 
 def _of_regions(catalogue):
-    """Return the vertices of polygons in the syntax of STC-S, shape (n, k, 3)."""
+    """Return the vertices of polygons given in STC-S syntax, shape (n, k, 3)."""
     lists = []
     for k, text in enumerate(np.asarray(catalogue["s_region"]).tolist()):
         words = str(text).split()
@@ -200,6 +201,7 @@ def _of_regions(catalogue):
 
 
 def _name(catalogue, k):
+    """Return the name of an image in a catalogue, for error messages."""
     for column in ("name", "file"):
         if column in catalogue.colnames and catalogue[column][k]:
             return Path(str(catalogue[column][k])).name
@@ -216,9 +218,9 @@ class CatalogueMeta(Mapping):
     Parameters
     ----------
     columns : dict of str to list
-        The columns named as header keywords, shared by all rows.
+        The columns with names of header keywords, shared by all rows.
     row : int
-        The row.
+        Index of the row.
     """
 
     __slots__ = ("columns", "row")
@@ -245,16 +247,17 @@ class CatalogueMeta(Mapping):
 
 @dataclass(frozen=True, eq=False)
 class CatalogueSource(FileSource):
-    """A file of which only a row of a catalogue is known until its pixels are needed.
+    """An image in a catalogue, whose file is opened when its pixels are needed.
 
     Parameters
     ----------
     reader : callable
-        Returns the frames of a file, given its path, its place, the options and the notes.
+        Function of the path, the index in the input, the options and the notes, which returns
+        the frames of a file.
     options : `~levelmatch.ReadOptions`
         How the file is read.
     place : int
-        Its place in the input.
+        Index of the image in the input.
     """
 
     reader: Any = None
@@ -267,22 +270,22 @@ class CatalogueSource(FileSource):
         Raises
         ------
         FrameError
-            If the file is not the image of the catalogue; the message names it.
+            If the file differs from the catalogue, or cannot be used; the message names it.
         """
         options = self.options if self.hdu < 0 else replace(self.options, hdu=self.hdu)
         notes = Notes()
         with _OPENING:
             if self.binding is not None:
                 self.binding.check_files(self.label)
-            found = self.reader(self.path, self.place, options, notes)
+            images = self.reader(self.path, self.place, options, notes)
             notes.warn()
-        if len(found) > 1:
-            msg = f"{frame.name}: the file has {len(found)} images; add the column hdu"
+        if len(images) > 1:
+            msg = f"{frame.name}: the file has {len(images)} images; add the column hdu"
             raise FrameError(msg)
-        own = found[0]
-        source = replace(own.source, binding=self.binding, name=self.name)
-        _check_opened(frame, own)
-        return own.with_keys(source=source, **{key: getattr(frame, key) for key in KEPT})
+        opened = images[0]
+        source = replace(opened.source, binding=self.binding, name=self.name)
+        _check_opened(frame, opened)
+        return opened.with_keys(source=source, **{key: getattr(frame, key) for key in KEPT})
 
     @property
     def identity(self) -> dict:
@@ -291,20 +294,20 @@ class CatalogueSource(FileSource):
         raise FrameError(msg)
 
 
-def _check_opened(frame, own):
-    """Refuse a file that is not the image of the catalogue."""
-    if frame.shape not in (own.shape, UNKNOWN_SHAPE):
-        raise _not_that(frame, "shape", own.shape, frame.shape)
-    if own.unit != frame.unit:
-        raise _not_that(frame, "unit", own.unit, frame.unit)
-    off = np.linalg.norm(own.grid.polygon.mean(axis=0) - frame.grid.polygon.mean(axis=0))
+def _check_opened(frame, opened):
+    """Refuse an opened image that differs from its row in the catalogue."""
+    if frame.shape not in (opened.shape, UNKNOWN_SHAPE):
+        raise _not_that(frame, "shape", opened.shape, frame.shape)
+    if opened.unit != frame.unit:
+        raise _not_that(frame, "unit", opened.unit, frame.unit)
+    off = np.linalg.norm(opened.grid.polygon.mean(axis=0) - frame.grid.polygon.mean(axis=0))
     if not off < MOST_OFF * frame.grid.radius:
         arcsec = 3600 * np.degrees(off)
         msg = f"{frame.name}: its WCS is {arcsec:.3g} arcsec off its outline in the catalogue"
         raise FrameError(msg)
     cards = [key for key in frame.meta if key.isupper()]
     for key in dict.fromkeys([*cards, *(key for key in PLANNED if key.startswith("LM"))]):
-        here, there = own.meta.get(key), frame.meta.get(key)
+        here, there = opened.meta.get(key), frame.meta.get(key)
         if here is not None and not _equal(here, there):
             raise _not_that(frame, key, here, there)
 
@@ -326,16 +329,21 @@ def _not_that(frame, what, here, there):
 def catalogue_frames(
     table: Table, read: ReadOptions, reader: Callable[..., list[Frame]]
 ) -> list[Frame]:
-    """Return the frames of a catalogue of outlines; no file is opened.
+    """Return the frames of a catalogue of outlines without opening files.
 
     Parameters
     ----------
     table : `~astropy.table.Table`
         The catalogue, see `read_catalogue`.
     read : `~levelmatch.ReadOptions`
-        How the files are read later.
+        How the files are read when they are opened.
     reader : callable
         See `CatalogueSource`.
+
+    Returns
+    -------
+    frames : list of `Frame`
+        One frame per row.
 
     Raises
     ------
@@ -350,7 +358,7 @@ def catalogue_frames(
     }
     hdus = table["hdu"].tolist() if "hdu" in table.colnames else [-1] * len(table)
     shapes = _shapes(table)
-    columns = {key: table[key].tolist() for key in table.colnames if key not in OWN}
+    columns = {key: table[key].tolist() for key in table.colnames if key not in COLUMNS}
     units = {word: read_unit(word) if word else None for word in set(text["unit"])}
     each = np.arange(len(table), dtype=np.intp)
     size = np.array([max(ny - 1, 1) * max(nx - 1, 1) for ny, nx in shapes])
@@ -364,21 +372,21 @@ def catalogue_frames(
             shape=shapes[k],
             meta=CatalogueMeta(columns, k),
             unit=units[text["unit"][k]],
-            # A footprint takes its place.
+            # The footprint takes the place of the transformation.
             transform=None,  # type: ignore[arg-type]
             tile=text["tile"][k],
             extension=text["extension"][k],
             blank=read.blank,
             footprint=footprint,
         )
-        # JWST's names also tell the part of an image.
-        own = text["detector"][k] if frame.jwst is None else ""
-        frames.append(frame.with_keys(detector=own) if own else frame)
+        # The detector of a JWST image follows from its name or header, which also name its part.
+        detector = text["detector"][k] if frame.jwst is None else ""
+        frames.append(frame.with_keys(detector=detector) if detector else frame)
     return frames
 
 
 def _middles(table, centres):
-    """Return unit vectors to the images' middle pixels, by default to the centres of outlines."""
+    """Return unit vectors to the middle pixels of images, by default the centres of outlines."""
     if not {"ra_centre", "dec_centre"} <= set(table.colnames):
         return centres
     return unit_vectors(*(np.asarray(table[key], float) for key in ("ra_centre", "dec_centre")))
@@ -395,7 +403,7 @@ def _shapes(table):
 
 
 def _source(file, hdu, place, read, reader) -> Any:
-    """Return the source of an image, `None` if the catalogue names no file."""
+    """Return the source of an image, or `None` if the catalogue names no file."""
     if not file:
         return None
     path = Path(file)

@@ -1,5 +1,5 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
-"""The images of one file that are matched."""
+"""Selection of the images of one file that are matched."""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -24,7 +24,7 @@ class Chosen:
     extensions : list of `~levelmatch.images.extensions.Extension`
         All of its extensions.
     indices : list of int
-        Those that are matched.
+        Indices of the extensions that are matched.
     read : `~levelmatch.ReadOptions`
         How images are read.
     """
@@ -36,7 +36,7 @@ class Chosen:
 
     @classmethod
     def of(cls, name, extensions, read):
-        """Return the extensions that the options choose."""
+        """Return the extensions selected by the options."""
         return cls(name, extensions, chosen_extensions(name, extensions, read.hdu), read)
 
     @cached_property
@@ -50,9 +50,14 @@ class Chosen:
         Parameters
         ----------
         make : callable
-            Returns the `Frame` of an image, given its name and index.
+            Function of the name and index of an image, which returns its `Frame`.
         notes : `~levelmatch.images.notes.Notes`
-            Takes notes on the images.
+            Receives the notes on the images.
+
+        Returns
+        -------
+        frames : list of `Frame`
+            The frames.
         """
         if len(self.indices) == 1:
             frames = [make(self.name, self.indices[0])]
@@ -63,7 +68,7 @@ class Chosen:
         return frames
 
     def _one_of_many(self, make, index, notes):
-        """Return the frame of one image, in a list; an empty one if it may be left out."""
+        """Return a list of one frame, or an empty list if the image is skipped."""
         label = self.labels[index]
         name = f"{self.name}[{label}]"
         try:
@@ -75,10 +80,10 @@ class Chosen:
             return []
 
     def _without_copies(self, frames):
-        """Return the frames; only the first if images of one file show the same sky.
+        """Return the frames, or only the first if images of one file show the same sky.
 
-        Chips lie side by side. Images that share more than half of their area are other
-        versions of the first: another filter, a model, a coadd.
+        Chips lie side by side. Images that share more than half of their area are versions of
+        the first image, such as another filter, a model or a coadd.
         """
         if len(frames) < 2 or hdu_choices(self.read.hdu) != "auto":
             return frames
@@ -87,15 +92,15 @@ class Chosen:
         return [frames[0].with_keys(name=self.name, extension="")]
 
     def _note_others(self, frames, notes):
-        """Note images of the sky that are not matched; a warning unless the user chose so."""
+        """Note images of the sky that are not matched; warn unless the user chose this."""
         matched = [frame.source.hdu for frame in frames]
-        # Those that cannot be used are noted apart.
-        known = matched if len(frames) == 1 and not frames[0].extension else self.indices
+        # Skipped images have a note of their own.
+        noted = matched if len(frames) == 1 and not frames[0].extension else self.indices
         names = {self.extensions[i].name for i in matched}
         others = [
             self.labels[i]
             for i, e in enumerate(self.extensions)
-            if i not in known and e.is_sky and (names != {"SCI"} or e.name == "SCI")
+            if i not in noted and e.is_sky and (names != {"SCI"} or e.name == "SCI")
         ]
         if not others or not matched:
             return

@@ -1,5 +1,5 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
-"""Frames of any kind of input."""
+"""Make frames of any kind of input."""
 
 import re
 from collections.abc import Iterable, Mapping
@@ -23,7 +23,7 @@ from levelmatch.table_files import is_table
 
 __all__ = ["collect_frames", "unique_names"]
 
-# Stem and suffixes of a file's name.
+# Stem and suffixes of a file name.
 _SUFFIX = re.compile(r"(.+?)((?:\.fits?|\.fts)?(?:\.\w{1,3})?)", re.IGNORECASE)
 
 
@@ -33,12 +33,11 @@ def collect_frames(images, read: ReadOptions | None = None, notes: Notes | None 
     Parameters
     ----------
     images : iterable, mapping, `~ccdproc.ImageFileCollection` or `~levelmatch.MatchResult`
-        `~astropy.nddata.CCDData` or `~astropy.nddata.NDData` objects, paths of FITS
-        files or associations, or a mapping of tile name to such a list.
+        Any input of `~levelmatch.match_dithers`.
     read : `~levelmatch.ReadOptions` or None
         How images are read.
     notes : `~levelmatch.images.notes.Notes` or None
-        Takes notes on images; by default they are warned of here.
+        Receives the notes on images; by default they are issued as warnings.
 
     Returns
     -------
@@ -48,22 +47,22 @@ def collect_frames(images, read: ReadOptions | None = None, notes: Notes | None 
     Raises
     ------
     TypeError
-        If an input is none of these.
+        If an input has another type.
     FrameError
         If an image cannot be used; the message names it.
     """
     if hasattr(images, "frames"):
         return [frame.opened() for frame in images.frames]
     read = read or ReadOptions()
-    own = Notes() if notes is None else notes
-    frames = _unique(_collected(images, read, own), own)
+    collected = Notes() if notes is None else notes
+    frames = _unique(_collected(images, read, collected), collected)
     if notes is None:
-        own.warn()
+        collected.warn()
     return frames
 
 
 def _collected(images, read, notes):
-    """Return the frames of an input, their names as they are."""
+    """Return the frames of an input, whose names may be equal."""
     if hasattr(images, "frames"):
         return [frame.opened() for frame in images.frames]
     if isinstance(images, str | Path) and is_table(images):
@@ -102,14 +101,14 @@ def _listed(frame, listed):
 def _collection_files(collection, read):
     """Return the files of an ImageFileCollection, and the options with its extension."""
     extension = getattr(collection, "ext", 0)
-    # Its default, 0, is no choice.
+    # The default of ImageFileCollection, 0, is not a choice of the user.
     if read.hdu == "auto" and extension not in (0, None):
         read = replace(read, hdu=extension)
     return collection.files_filtered(include_path=True), read
 
 
 def _usable(image, index, read, notes):
-    """Return the frames of an input; hopeless ones are left out, noted, if that is asked for."""
+    """Return the frames of an input; with ``on_error="skip"``, note and skip unusable ones."""
     if read.on_error != "skip":
         return _frames(image, index, read, notes)
     try:
@@ -120,7 +119,7 @@ def _usable(image, index, read, notes):
     good = []
     for frame in frames:
         try:
-            # Errors of its pixels and of its positions.
+            # These raise the errors of the pixels and of the WCS.
             frame.load()
             frame.grid.polygon  # noqa: B018
             good.append(frame)
@@ -148,7 +147,7 @@ def _frames(image, index, read, notes):
 
 
 def _file_frames(path, index, read, notes):
-    """Return the frames of a file of either format."""
+    """Return the frames of a FITS or ASDF file."""
     return [roman_frame(path, read)] if is_asdf(path) else file_frames(path, read, notes, index)
 
 
@@ -157,7 +156,7 @@ def _file_frames(path, index, read, notes):
 
 
 def _unique(frames, notes):
-    """Return frames with unique names; refuse an empty list, and a file given twice."""
+    """Return frames with unique names; refuse an empty list and a file given twice."""
     if not frames:
         left_out = "".join(f"; {line}" for line in notes.sentences)
         msg = f"images: there are none; check the list, or the pattern of the files{left_out}"
@@ -179,12 +178,17 @@ def _unique(frames, notes):
 
 
 def unique_names(paths: list[Path]) -> dict[Path, str]:
-    """Return names of files, by path: of files with equal names, with their folders' names.
+    """Return unique names of files: equal file names are extended by the names of their folders.
 
     Parameters
     ----------
     paths : list of `~pathlib.Path`
-        The files. Those given twice keep their names.
+        The files. Files given twice keep their names.
+
+    Returns
+    -------
+    names : dict of `~pathlib.Path` to str
+        Name for each path.
     """
     alike: dict[str, list[Path]] = {}
     for path in paths:
@@ -206,7 +210,7 @@ def _named(frame, file):
 
 
 def _check_twice(frames, names):
-    """Refuse a file that is given twice, and files whose names would be equal."""
+    """Refuse a file given twice, and two files whose extended names are equal."""
     seen: dict = {}
     images = set()
     for source in (frame.source for frame in frames if isinstance(frame.source, FileSource)):
@@ -223,7 +227,7 @@ def _check_twice(frames, names):
 
 
 def _with_folders(paths, absolute):
-    """Return names of files in different folders, which follow the stem."""
+    """Return file names with the folder inserted after the stem, as deep as needed."""
     depth = 1
     while True:
         folders = ["_".join(path.parts[-1 - depth : -1]).strip("/") for path in absolute]

@@ -1,5 +1,5 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
-"""A correction: a function on the sky and on the detector, subtracted from images."""
+"""Corrections that are subtracted from images: constants, planes on the sky, detector patterns."""
 
 from dataclasses import dataclass, field
 
@@ -12,17 +12,17 @@ __all__ = ["AppliedCorrection", "Correction"]
 
 @dataclass(frozen=True, eq=False)
 class Correction:
-    """A constant, a plane that is linear in the sky unit vector, and a pattern of the detector.
+    """Sum of a constant, a plane linear in the sky unit vector, and a detector pattern.
 
     Parameters
     ----------
     constant : float
         In the unit of the image.
     vector : `~numpy.ndarray`, shape (3,)
-        Its scalar product with the sky unit vector is the plane.
+        The scalar product of this vector with the sky unit vector is the plane.
     pattern : `~numpy.ndarray`, shape (5,)
-        Coefficients of x, y, x**2 - 1/3, x y and y**2 - 1/3, where x and y go from -1 at the
-        first pixel of the whole image to 1 at the last.
+        Coefficients of x, y, x**2 - 1/3, x y and y**2 - 1/3. The coordinates x and y increase
+        from -1 at the first pixel of the whole image to 1 at the last.
     """
 
     constant: float = 0.0
@@ -31,9 +31,19 @@ class Correction:
 
     @classmethod
     def from_coefficients(cls, coefficients, axes):
-        """Return the correction of a group's coefficients, shape (1,) or (3,), about its centre.
+        """Return a correction from a group's coefficients.
 
-        Without slopes it is a constant, which rounding cannot tilt.
+        Parameters
+        ----------
+        coefficients : `~numpy.ndarray`, shape (1,) or (3,)
+            Level and slopes per arcmin about the group's centre.
+        axes : `~numpy.ndarray`, shape (3, 3)
+            Unit vectors of the centre and of the directions of the slopes.
+
+        Returns
+        -------
+        correction : `Correction`
+            A constant without slopes, so that rounding errors add no slope.
         """
         if not np.any(coefficients[1:]):
             return cls(float(coefficients[0]))
@@ -42,7 +52,7 @@ class Correction:
 
     @property
     def is_level(self):
-        """Whether it is a constant, without a plane and a pattern."""
+        """Whether the correction is a constant."""
         return not (self.vector.any() or self.pattern.any())
 
     def __add__(self, other):
@@ -57,9 +67,9 @@ class Correction:
         return Correction(self.constant * factor, self.vector * factor, self.pattern * factor)
 
     def coefficients(self, axes):
-        """Return the level and the two slopes (per arcmin) about a centre, shape (3,).
+        """Return the level and the two slopes per arcmin about a centre, shape (3,).
 
-        Without the pattern, whose mean over the detector is zero.
+        The pattern, whose mean over the detector is zero, is left out.
         """
         plane = axes @ self.vector / np.array([1.0, ARCMIN, ARCMIN])
         plane[0] += self.constant
@@ -71,7 +81,8 @@ class Correction:
         Parameters
         ----------
         grid : `~levelmatch.sky.grid.Grid`
-            Position of the image; exact at its nodes, bilinear between and beyond.
+            Position of the image. The plane is exact at the nodes of the grid and bilinear
+            between and beyond them.
 
         Returns
         -------
@@ -80,8 +91,9 @@ class Correction:
 
         Notes
         -----
-        Bitwise equal on every machine, so that a record can be verified anywhere. Products
-        and sums are written out, since libraries order those of matrix products differently.
+        Values are bitwise equal on every machine, so that a record can be verified anywhere.
+        Sums are written out, because libraries sum the terms of a matrix product in different
+        orders.
         """
         if self.pattern.any():
             plane = Correction(self.constant, self.vector).evaluate(grid)
@@ -105,12 +117,12 @@ class Correction:
 
 @dataclass(frozen=True, eq=False)
 class AppliedCorrection:
-    """The correction of one image by one pass, in the image's own unit.
+    """Correction of one image by one pass, in the unit of the image.
 
     Parameters
     ----------
     name : str
-        The pass.
+        Name of the pass.
     correction : `Correction`
         The correction.
     variance : `~numpy.ndarray`, shape (3,)
@@ -126,7 +138,7 @@ class AppliedCorrection:
 
 
 def _interpolate(values, nodes, n):
-    """Values at nodes of the first axis, interpolated linearly to 0 ... n - 1, and extrapolated."""
+    """Interpolate values at nodes of the first axis linearly to 0 ... n - 1; extrapolate beyond."""
     position = np.arange(n)
     cell = np.clip(np.searchsorted(nodes, position, side="right") - 1, 0, len(nodes) - 2)
     t = ((position - nodes[cell]) / (nodes[cell + 1] - nodes[cell]))[:, None]

@@ -5,24 +5,24 @@ from levelmatch.exceptions import FrameError
 
 __all__ = ["with_detectors"]
 
-# Keywords that number the detectors of a camera.
+# Keywords that identify the detector of a camera.
 KEYWORDS = ("DETECTOR", "CCDNUM", "CCDCHIP", "CHIPID", "CCDNAME")
 
 
 def with_detectors(frames, keyword):
-    """Return frames with the detector of each.
+    """Return the frames with their detectors.
 
     Parameters
     ----------
     frames : list of `~levelmatch.images.frame.Frame`
-        The frames; detectors that are known stay.
+        The frames. A frame that has a detector keeps it.
     keyword : str
         Header keyword of the detector, or ``"auto"``, see `~levelmatch.combine_detectors`.
 
     Raises
     ------
     FrameError
-        If an image has no detector; the message names it.
+        If the header has no detector; the message names the image.
     """
     return [
         frame if frame.detector else frame.with_keys(detector=_detector(frame, keyword))

@@ -14,7 +14,7 @@ from levelmatch.option_values import hdu_choices
 
 __all__ = ["Extension", "chosen_extensions", "extension_labels", "extensions_of"]
 
-# Names of arrays that belong to an image: errors, flags, weights, models and the like.
+# Names of extensions that accompany an image, such as errors, flags, weights and models.
 _BESIDE = re.compile(
     r"ERR(OR)?|UNCERT(AINTY)?|STD|SIG(MA)?|RMS|NOISE|I?VAR(IANCE)?|VAR_\w+|INVVAR|SNR|"
     r"DQ|DQM|PIXELDQ|MASK|MSK|BPM|FLAGS?|SEG\w*|SAMP|TIME|"
@@ -31,13 +31,13 @@ class Extension:
     Parameters
     ----------
     name : str
-        EXTNAME in upper case; ``PRIMARY`` for the first HDU without one.
+        EXTNAME in upper case, or EXTTYPE without it; ``PRIMARY`` for a first HDU without name.
     version : int
         EXTVER.
     is_image : bool
         Whether it can hold an image.
     shape : tuple of int
-        Shape of its data, empty without any.
+        Shape of its data; empty without data.
     is_celestial : bool
         Whether its header has a celestial WCS.
     """
@@ -50,13 +50,13 @@ class Extension:
 
     @classmethod
     def of(cls, name: str, version: Any, is_image: bool, shape: Any, ctype: Any) -> "Extension":
-        """Return the extension of header values."""
+        """Return an extension from header values."""
         is_celestial = _CELESTIAL.match(str(ctype).upper()) is not None
         return cls(name.strip().upper(), version, is_image, tuple(shape or ()), is_celestial)
 
     @property
     def is_sky(self) -> bool:
-        """Return whether it is an image of the sky, and no array beside one."""
+        """Whether it is an image of the sky, not an array that accompanies one."""
         is_plane = self.is_image and len(plane_shape(self.shape)) == 2
         return is_plane and self.is_celestial and _BESIDE.fullmatch(self.name) is None
 
@@ -93,12 +93,12 @@ def extension_labels(extensions: Sequence[Extension]) -> list[str]:
             labels.append(str(i))
         else:
             labels.append(f"{e.name},{e.version}" if names.count(e.name) > 1 else e.name)
-    # A label is in the names of images, which are no paths.
+    # Labels become part of image names, which must not contain path separators.
     return [re.sub(r"[/\\\0\[\]]", "_", label) for label in labels]
 
 
 # --------------------------------------------------------------------------------------
-# The choice
+# Selection
 
 
 def chosen_extensions(name: str, extensions: Sequence[Extension], hdu: Any) -> list[int]:
@@ -116,13 +116,13 @@ def chosen_extensions(name: str, extensions: Sequence[Extension], hdu: Any) -> l
     Returns
     -------
     indices : list of int
-        In the order of the file for ``"auto"``, ``"all"`` and a name, else in that of the
-        choices.
+        In the order of the file for ``"auto"``, ``"all"`` and a name; otherwise in the order
+        of the choices.
 
     Raises
     ------
     FrameError
-        If there is no such image.
+        If the file has no such image; the message names the file.
     """
     choices = hdu_choices(hdu)
     if choices == "all":
@@ -138,7 +138,10 @@ def chosen_extensions(name: str, extensions: Sequence[Extension], hdu: Any) -> l
 
 
 def _automatic(name, extensions):
-    """Return the images called SCI, else all images of the sky, else the first image."""
+    """Return the default choice: the SCI images, else all images of the sky, else the first.
+
+    If the first image has the name of an accompanying array, it is the only choice.
+    """
     science = [i for i, e in enumerate(extensions) if e.name == "SCI"]
     if science:
         sky = [i for i in science if extensions[i].is_sky]
@@ -153,7 +156,7 @@ def _automatic(name, extensions):
 
 
 def _named(name, extensions, choice):
-    """Return the images of one choice."""
+    """Return the indices of the images that match one choice."""
     if isinstance(choice, int):
         n = len(extensions)
         found = [choice % n] if -n <= choice < n else []
@@ -170,13 +173,13 @@ def _named(name, extensions, choice):
         msg = f"{name}: there is no extension {choice!r}; there are {names}"
         raise FrameError(msg)
     if isinstance(choice, str) and len(found) > 1:
-        # Versions without an image of the sky are not what the name stands for.
+        # A name selects the images of the sky among its versions.
         found = [i for i in found if extensions[i].is_sky] or found
     return _images(name, extensions, found, repr(choice))
 
 
 def _images(name, extensions, indices, choice):
-    """Return indices; refuse a table."""
+    """Return the indices; refuse a table."""
     for i in indices:
         if not extensions[i].is_image:
             msg = f"{name}: hdu={choice} is a table, not an image; name another extension"

@@ -33,11 +33,11 @@ __all__ = [
 BLOCK = 2880
 CARD = 80
 END = b"END".ljust(CARD)
-# Pixels decoded at once, which fit into the processor's cache.
+# Number of pixels decoded at once; they fit into the processor's cache.
 CHUNK = 2**18
 # Longest header, in bytes.
 LONGEST = 1 << 22
-# Projections with their distortions, in current spelling.
+# Projections and distortions in current spelling.
 MODERN = ("-TAN", "-TAN-SIP", "--TAN", "--TAN-SIP", "-SIN", "--SIN", "-TPV", "--TPV")
 
 _STRING = re.compile(r"= '((?:[^']|'')*)' *(?:/|$)")
@@ -50,7 +50,7 @@ _TEXT_OR_NUMBER = re.compile(
     r"(C(?:TYPE|UNIT)[12]|RADESYS)|WCSAXES|C(?:RVAL|RPIX|DELT)[12]|(?:PC|CD)[12]_[12]|PV[12]_\d+"
     r"|LONPOLE|LATPOLE|[AB]P?_(?:ORDER|\d_\d)"
 )
-# Keywords of headers that are not plain: tables of distortion, other axes and frames.
+# Keywords that astropy must read: distortion tables, other axes and frames.
 _HARD = re.compile(
     r"CPDIS|CQDIS|CPERR|CQERR|DP[12]|DQ[12]|D2IM|AXISCORR|CROTA|EQUINOX|EPOCH|RADECSYS"
     r"|(?:CRVAL|CTYPE|CDELT|CRPIX)3|(?:PC|CD)\d{3}"
@@ -58,7 +58,7 @@ _HARD = re.compile(
 
 
 class RawHeader:
-    """A header's text, whose cards are parsed when indexed.
+    """Text of a header whose cards are parsed when indexed.
 
     Parameters
     ----------
@@ -75,18 +75,18 @@ class RawHeader:
 
     @cached_property
     def places(self):
-        """Where the first card of each keyword begins."""
+        """Start of the first card of each keyword."""
         starts = range(0, len(self.text), CARD)
         return dict(zip(reversed(self._keys), reversed(starts), strict=True))
 
     @cached_property
     def repeated(self):
-        """Keywords of more than one card."""
+        """Keywords with more than one card."""
         last = dict(zip(self._keys, range(0, len(self.text), CARD), strict=True))
         return {key for key, start in last.items() if start != self.places[key]}
 
     def is_finite(self, key):
-        """Return whether the card of a keyword is a number as wcslib reads it."""
+        """Return whether the first card of a keyword is a finite number that wcslib can read."""
         found = _NUMBER.match(self.text, self.places[key] + 8, self.places[key] + CARD)
         return found is not None and isfinite(float(found[1]))
 
@@ -125,7 +125,7 @@ class RawHeader:
         return self.parsed[key]
 
     def get(self, key, default=None):
-        """Return the value of a keyword, or a default."""
+        """Return the value of a keyword, or the default."""
         return self[key] if key in self else default
 
     @cached_property
@@ -134,7 +134,7 @@ class RawHeader:
         return fits.Header.fromstring(self.text)
 
     def copy(self):
-        """Return a new `~astropy.io.fits.Header`."""
+        """Return a new `~astropy.io.fits.Header` of the cards."""
         return fits.Header.fromstring(self.text)
 
 
@@ -147,9 +147,9 @@ class Plane:
     header : `RawHeader`
         Its header.
     offset, size : int
-        Position of its data in the file, and their number of bytes.
+        Position and number of bytes of its data in the file.
     shape : tuple of int
-        Its shape.
+        Shape of its data.
     stamp : tuple of int
         Size and modification time of the file when its headers were read.
     """
@@ -177,26 +177,31 @@ class Plane:
         return self.header.get("XTENSION", "IMAGE") == "IMAGE"
 
     def rows(self, start, stop):
-        """Return some rows of an image as a plane of their own."""
+        """Return a plane with a range of the rows."""
         row = self.size // self.shape[0]
         shape = (stop - start, *self.shape[1:])
         return replace(self, offset=self.offset + start * row, size=shape[0] * row, shape=shape)
 
     @property
     def offset_of_values(self):
-        """Offset of the stored values; `None` if they are scaled or may be blank."""
+        """Offset added to the stored values; `None` if they are scaled or may be blank."""
         if self.header.get("BSCALE", 1) != 1 or "BLANK" in self.header:
             return None
         return self.header.get("BZERO", 0)
 
 
 def scan(path):
-    """Return the `Plane` of each HDU of a plain FITS file, or `None` if it is not plain.
+    """Return the HDUs of a plain FITS file.
 
     Parameters
     ----------
     path : `~pathlib.Path`
-        The file. Compressed, truncated and non-standard files are not plain.
+        The file.
+
+    Returns
+    -------
+    planes : list of `Plane`, or None
+        One for each HDU; `None` if the file is compressed, truncated or non-standard.
     """
     with open(path, "rb", buffering=0) as file:
         status = os.fstat(file.fileno())
@@ -213,7 +218,7 @@ def scan(path):
 
 
 def _read_header(file, position):
-    """Return the header at a position, `None` without one, and the position of its data."""
+    """Return the header at a position (`None` without one) and the position of its data."""
     file.seek(position)
     begin = b"SIMPLE  =" if position == 0 else b"XTENSION="
     content, looked = bytearray(), 0
@@ -248,7 +253,7 @@ def _plane(header, start, stamp, *, first):
     try:
         shape = tuple(int(header[f"NAXIS{n}"]) for n in range(header["NAXIS"], 0, -1))
         count = prod(shape) if shape else 0
-        # Of random groups and of the heaps of tables.
+        # PCOUNT counts parameters of random groups and bytes of table heaps.
         extra = header.get("PCOUNT", 0)
         size = (count + extra) * header.get("GCOUNT", 1) * abs(header["BITPIX"]) // 8
     except (KeyError, TypeError, ValueError, VerifyError):
@@ -259,10 +264,10 @@ def _plane(header, start, stamp, *, first):
 
 
 def plain_transform(name, header):
-    """Return the `~levelmatch.sky.transform.SkyTransform` of a plain header, else `None`.
+    """Return the transformation of a plain header.
 
-    Only the cards that the transform needs are parsed. The others, such as an inverse
-    distortion, are parsed when `SkyTransform.original` is used.
+    Only the cards of the transformation are parsed. Others, such as an inverse distortion, are
+    parsed when `SkyTransform.original` is used.
 
     Parameters
     ----------
@@ -270,6 +275,11 @@ def plain_transform(name, header):
         The image, for error messages.
     header : `RawHeader`
         Its header.
+
+    Returns
+    -------
+    transform : `~levelmatch.sky.transform.SkyTransform` or None
+        The transformation; `None` if astropy must read the header.
     """
     try:
         plain = _is_plain_wcs(header)
@@ -296,14 +306,14 @@ def _is_plain_wcs(header):
         and not any(map(_HARD.match, header.places))
     )
     found = [m for m in map(_TEXT_OR_NUMBER.fullmatch, header.places) if m is not None]
-    # astropy counts the last of two cards with one keyword, and names a card without a number.
+    # For repeated cards, astropy uses the last. Unreadable numbers are left to its error message.
     plain = (
         plain
         and header.repeated.isdisjoint(m[0] for m in found)
         and all(header.is_finite(m[0]) for m in found if m[1] is None)
     )
     tpv = all(kind.endswith("TPV") for kind in kinds)
-    # astropy may take parameters of other projections for an old form of TPV.
+    # With other projections, astropy may read PV cards as an old form of TPV.
     plain = plain and (tpv or not any(key.startswith("PV") for key in header.places))
     sip = {kind.endswith("-SIP") for kind in kinds}
     if not plain or sip != {key in header for key in ("A_ORDER", "B_ORDER")}:
@@ -318,7 +328,7 @@ def _text_transform(name, text):
     cards = [
         text[i : i + CARD] for key, i in sorted(header.places.items()) if _WCS_KEY.fullmatch(key)
     ]
-    # `~astropy.wcs.WCS` does more with a header, which a plain one does not need.
+    # A plain header needs none of the further processing by `~astropy.wcs.WCS`.
     wcs = WCS(naxis=2)
     wcs.wcs = Wcsprm("".join(cards).encode("ascii"))
     if "A_ORDER" in header:
@@ -332,7 +342,7 @@ def _text_transform(name, text):
 
 
 def _sip(header):
-    """Return the coefficients of the distortion from pixels to the sky, two arrays."""
+    """Return the two arrays of SIP coefficients for the direction from pixels to the sky."""
     out = [np.zeros((header[f"{letter}_ORDER"] + 1,) * 2) for letter in "AB"]
     for key in header.places:
         found = _SIP_KEY.fullmatch(key)
@@ -355,15 +365,15 @@ def read_plane(path, image, dq, bits, digests=None):
     dq : `Plane` or None
         Its flags.
     bits : int
-        Flags that make a pixel bad.
+        Data-quality bits that make a pixel bad.
     digests : tuple or None
-        Objects of `hashlib` for the image and for its flags, which are updated by the values in
-        FITS's byte order.
+        Objects of `hashlib` for the image and for its flags, which are updated with the values
+        in FITS byte order.
 
     Returns
     -------
     data : 2D `~numpy.ndarray` of float32, or None
-        `None` if the file has changed since its headers were read, or has other types.
+        The pixels; `None` if the file changed since its headers were read, or has other types.
     """
     if not _is_plain(image, -32, (0,)) or not (dq is None or _is_plain(dq, 32, (0, 2**31))):
         return None
@@ -388,7 +398,7 @@ def read_plane(path, image, dq, bits, digests=None):
 
 
 def _update(digests, part, flags, flip):
-    """Update the digests of an image and of its flags, whose values are an offset above those."""
+    """Update the digests of an image and of its flags; ``flip`` is the offset of stored flags."""
     digests[0].update(part)
     if flags is not None:
         digests[1].update(flags ^ np.array(flip, ">u4").view("u4") if flip else flags)
@@ -399,14 +409,14 @@ def _is_plain(plane, bitpix, offsets):
 
 
 def fill_from(file, position, words):
-    """Read an array's bytes from a position of a file.
+    """Fill an array with the bytes from a position of a file.
 
     Parameters
     ----------
     file : binary file
-        Open without a buffer.
+        The file, open without a buffer.
     position : int
-        First byte.
+        Position of the first byte.
     words : `~numpy.ndarray`
         The array, C-contiguous.
 

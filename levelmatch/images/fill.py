@@ -1,5 +1,5 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
-"""Fill values: large regions of one exact value, where an image has no data."""
+"""Fill values: one exact value in large regions where an image has no data."""
 
 from dataclasses import dataclass, replace
 
@@ -7,41 +7,41 @@ import numpy as np
 
 __all__ = ["Fill", "find_fill", "mask_fill"]
 
-# Pixels between the samples that are searched for a fill value, at most.
+# Largest distance, in pixels, between samples in the search for fill values.
 STRIDE = 16
-# Sides, in cells, to which the search coarsens an image.
+# Side, in cells, of the coarse image in which solid squares are sought.
 CELLS = 256
-# The expected number of solid squares that noise makes in an image.
+# Expected number of solid squares that noise makes in an image.
 CHANCE = 1e-6
-# Smallest fraction of the image that a fill value covers: of all, and of each region
-# enclosed by data if no region reaches the border.
+# Smallest fraction of an image that the regions of a fill value cover.
 MIN_FRACTION = 1e-3
+# Smallest fraction of an image in each region, if no region reaches the border.
 MIN_ENCLOSED = 1e-2
-# A plateau at the largest value is saturated, unless it reaches the border and covers this
-# fraction of the image.
+# Smallest fraction of an image in regions of the largest value that reach the border. Smaller
+# or enclosed regions of the largest value are saturated.
 MIN_LARGEST = 5e-2
-# More values than this are the blocks of an enlarged image, or steps of rounded data.
+# Largest number of fill values. More are blocks of an enlarged image, or rounded data.
 MOST_VALUES = 2
-# Values below this fraction of the others are rounding errors of zero.
+# Largest ratio to the other values of a rounding error of zero.
 ROUNDING = 1e-12
-# Fraction of scattered pixels with the value up to which regions include connected pixels.
+# Largest fraction of scattered pixels with the value for which regions grow to connected pixels.
 FEW = 0.2
-# Least probability of a pixel to have the value by chance.
+# Lower limit of the probability that a pixel has the value by chance.
 LEAST_CHANCE = 1e-4
 
 
 @dataclass(frozen=True)
 class Fill:
-    """A fill value of an image.
+    """Fill value of an image.
 
     Parameters
     ----------
     value : float
         The value.
     fraction : float
-        Fraction of the image's pixels in its regions.
+        Fraction of the image's pixels that lie in regions of the value.
     alone : bool
-        Whether no other pixel is good.
+        Whether all good pixels have fill values.
     """
 
     value: float
@@ -62,8 +62,8 @@ def mask_fill(data: np.ndarray, blank: object = None) -> tuple[Fill, ...]:
     Returns
     -------
     fills : tuple of `Fill`
-        The fill values found; empty if ``blank`` is given. Pixels that all have one value
-        stay as they are.
+        The fill values found; empty if ``blank`` is given. If all good pixels have fill values,
+        the pixels are left unchanged.
     """
     fills, missing = find_fill(data, blank)
     if missing is not None and not (fills and fills[0].alone):
@@ -72,7 +72,7 @@ def mask_fill(data: np.ndarray, blank: object = None) -> tuple[Fill, ...]:
 
 
 def find_fill(data: np.ndarray, blank: object = None) -> tuple[tuple[Fill, ...], np.ndarray | None]:
-    """Return the fill values of an image, and where it is missing.
+    """Return the fill values of an image and the mask of its missing pixels.
 
     Parameters
     ----------
@@ -84,14 +84,15 @@ def find_fill(data: np.ndarray, blank: object = None) -> tuple[tuple[Fill, ...],
     fills : tuple of `Fill`
         The fill values found.
     missing : 2D `~numpy.ndarray` of bool, or None
-        The missing pixels.
+        True for missing pixels; `None` without any.
 
     Notes
     -----
-    A value is a fill value if it covers squares that are too large for chance: the expected
-    number of such squares in the noise around them is below 1e-6. The noise is judged by
-    the fraction of pixels with the value close to other pixels, so that the many zeros of a
-    photon-counting image are data. Regions at the border are missing, and large ones within.
+    A value is a fill value if it covers squares that are too large for chance: noise makes an
+    expected number of less than 1e-6 such squares. The probability of a pixel to have the value
+    by chance is estimated from the pixels close to pixels of other values. The many zeros of a
+    photon-counting image are therefore data. Regions at the border and large enclosed regions
+    are missing.
     """
     if blank is False:
         return (), None
@@ -116,22 +117,26 @@ def find_fill(data: np.ndarray, blank: object = None) -> tuple[tuple[Fill, ...],
 
 
 def _tiny(data):
-    """Return the largest absolute value of rounding errors of zero."""
+    """Return the largest absolute value that counts as a rounding error of zero."""
     sample = np.abs(data[:: _stride(data), :: _stride(data)])
     sample = sample[np.isfinite(sample)]
     return ROUNDING * float(np.quantile(sample, 0.99)) if sample.size else 0.0
 
 
 def _stride(data):
+    """Return the distance between samples of an image."""
     return int(np.clip(np.sqrt(data.size) // 64, 1, STRIDE))
 
 
 def _candidates(data):
-    """Return the values of sampled squares of 3 by 3 equal pixels; none if they are many."""
+    """Return the values of sampled squares of 3 by 3 equal pixels, most frequent first.
+
+    The list is empty if there are too many values for fill values.
+    """
     if min(data.shape) < 3:
         return []
     step = _stride(data)
-    # Including squares at the upper borders.
+    # The last sample lies at the upper border.
     rows, columns = ([*range(0, n - 3, step), n - 3] for n in data.shape)
     corner = data[np.ix_(rows, columns)]
     equal = np.isfinite(corner)
@@ -150,7 +155,7 @@ def _candidates(data):
 
 
 def _rounding_candidate(data, rows, columns):
-    """Return zero where sampled squares are rounding errors of it, else nothing."""
+    """Return the candidate zero if a sampled square holds rounding errors, else an empty list."""
     tiny = _tiny(data)
     if not tiny > 0:
         return []
@@ -163,20 +168,20 @@ def _rounding_candidate(data, rows, columns):
 
 
 def _fill_region(data, equal):
-    """Return where pixels equal to one value are missing, `None` if they are data."""
-    # Imported where needed, which few images do.
+    """Return the mask of missing pixels of one value, or `None` if the value is data."""
+    # Few images need this import.
     from scipy.ndimage import label
 
-    found = _solid_cells(data, equal)
-    if found is None:
+    cells = _solid_cells(data, equal)
+    if cells is None:
         return None
-    solid, step, scattered = found
+    solid, step, scattered = cells
     seeds = solid.repeat(step, axis=0)[: data.shape[0]].repeat(step, axis=1)[:, : data.shape[1]]
     seeds &= equal
     if scattered > FEW:
         labels, n = label(seeds)
     else:
-        # Pixels that are bad anyway do not separate regions.
+        # Bad pixels connect regions, and are then removed.
         labels, n = label(equal | np.isnan(data))
         labels[~equal] = 0
     keep = np.zeros(n + 1, bool)
@@ -185,16 +190,17 @@ def _fill_region(data, equal):
 
 
 def _solid_cells(data, equal):
-    """Return the cells of squares of equal pixels that are too large for chance.
+    """Return the cells of squares of equal pixels that are too large for chance, or `None`.
 
     Returns
     -------
     solid : 2D `~numpy.ndarray` of bool
-        The cells.
+        True for cells in such squares.
     step : int
-        Pixels along a cell.
+        Side of a cell, in pixels.
     scattered : float
-        Fraction of pixels with the value where there are few.
+        Fraction of pixels with the value outside of such squares: its 10 % quantile over the
+        pixels of other values.
     """
     from scipy.ndimage import maximum_filter
 
@@ -223,7 +229,7 @@ def _solid_cells(data, equal):
 
 
 def _cell_sums(mask, step):
-    """Return the number of true pixels in cells of a side; those at the upper borders smaller."""
+    """Return the number of true pixels per cell; cells at the upper borders may be smaller."""
     if step == 1:
         return mask.astype(np.float32)
     rows, columns = (np.arange(0, n, step) for n in mask.shape)
@@ -232,7 +238,7 @@ def _cell_sums(mask, step):
 
 
 def _box_sums(cells, side):
-    """Return the sums over squares of a side, those beyond the border counted as empty."""
+    """Return the sums over squares of cells; cells beyond the border are empty."""
     from scipy.ndimage import uniform_filter
 
     sums = uniform_filter(cells.astype(np.float64), side, mode="constant") * side**2
@@ -240,7 +246,7 @@ def _box_sums(cells, side):
 
 
 def _quantile(values, weights, q):
-    """Return a quantile of weighted values, 0 without any."""
+    """Return a quantile of weighted values, or 0 without positive weights."""
     keep = weights > 0
     if not keep.any():
         return 0.0
@@ -251,7 +257,7 @@ def _quantile(values, weights, q):
 
 
 def _large(data, labels, keep):
-    """Return the regions that are large enough to be missing, `None` if none are."""
+    """Return the mask of regions that are large enough to be missing, or `None` without any."""
     size = np.bincount(labels.ravel(), minlength=len(keep))
     size[0], keep[0] = 0, False
     border = np.zeros(len(keep), bool)
@@ -270,7 +276,7 @@ def _large(data, labels, keep):
 
 
 def _is_saturated(data, region):
-    """Return whether a region has the largest value, and others come close to it."""
+    """Return whether a region has the largest value of the image and other pixels come close."""
     rest = np.where(region | ~np.isfinite(data), -np.inf, data)
     value, largest = data[region].max(), rest.max()
     if not largest > -np.inf:

@@ -8,7 +8,7 @@ from levelmatch.exceptions import FrameError
 __all__ = ["check_filters", "filters_of"]
 
 
-# Keywords of the optical elements, in families that one instrument fills together.
+# Keywords of optical elements, by family; an instrument writes the keywords of one family.
 FAMILIES = {
     "FILTER": ("FILTER", "PUPIL"),
     "FILTER1": ("FILTER1", "FILTER2", "FILTER3", "FILTER4", "FILTNAM1", "FILTNAM2", "FILTER01"),
@@ -17,6 +17,7 @@ FAMILIES = {
     "OPTELEM": ("OPTELEM",),
     "CHNLNUM": ("CHNLNUM",),
 }
+# Names of wheel positions without a filter.
 _CLEAR = re.compile(
     r"(CLEAR|OPEN|EMPTY|NONE|AIR)[A-Z]?[-_ ]?[0-9]*([-_ ][0-9A-Z]*)?$", re.IGNORECASE
 )
@@ -34,31 +35,31 @@ def filters_of(meta):
     Returns
     -------
     elements : dict of str to frozenset of str
-        Families without any value are left out. A wheel position without a filter counts only
-        where no other wheel has one: as ``"CLEAR"``.
+        Names of the elements for each family with a value. ``"CLEAR"`` appears only if no
+        wheel of the family holds a filter.
     """
-    found = {}
+    elements = {}
     for family, keywords in FAMILIES.items():
         values = [_name(meta.get(key)) for key in keywords]
         values = {value for value in values if value}
         if values:
-            found[family] = frozenset(values - {"CLEAR"} or {"CLEAR"})
-    return found
+            elements[family] = frozenset(values - {"CLEAR"} or {"CLEAR"})
+    return elements
 
 
 def _name(value):
-    """Return the name of a filter in one spelling; empty if there is none."""
+    """Return the normalized name of a filter, or an empty string without one."""
     text = " ".join(str("" if value is None else value).split())
     if text.upper() in _UNKNOWN:
         return ""
     if _CLEAR.match(text):
         return "CLEAR"
-    # The names R and r are two filters.
+    # R and r are different filters.
     return text if len(text) == 1 else text.upper()
 
 
 def check_filters(frames, *, by_tile=False):
-    """Refuse frames of different filters.
+    """Check that frames have the same filter.
 
     Parameters
     ----------
@@ -70,30 +71,30 @@ def check_filters(frames, *, by_tile=False):
     Raises
     ------
     FrameError
-        The message names two images and their filters.
+        If two images have different filters; the message names both.
     """
-    seen = {}
+    firsts = {}
     for frame in sorted(frames, key=lambda frame: frame.name):
-        found = filters_of(frame.meta)
-        if not found:
+        filters = filters_of(frame.meta)
+        if not filters:
             continue
-        other, known = seen.setdefault(frame.tile if by_tile else "", (frame, found))
-        if not _agree(known, found):
+        first, expected = firsts.setdefault(frame.tile if by_tile else "", (frame, filters))
+        if not _agree(expected, filters):
             msg = (
-                f"{other.name} is of the filter {_words(known)}, {frame.name} of "
-                f"{_words(found)}: their emission differs, so their levels cannot be matched; "
+                f"{first.name} is of the filter {_words(expected)}, {frame.name} of "
+                f"{_words(filters)}: their emission differs, so their levels cannot be matched; "
                 "match each filter by itself, or give mix_filters=True"
             )
             raise FrameError(msg)
 
 
 def _agree(one, other):
-    """Return whether two images are of one filter, by the families that both have."""
+    """Return whether the elements of two images agree, in the families that both have."""
     common = one.keys() & other.keys()
     if common:
         return all(one[family] == other[family] for family in common)
     return frozenset().union(*one.values()) == frozenset().union(*other.values())
 
 
-def _words(found):
-    return " ".join("+".join(sorted(names)) for names in found.values())
+def _words(filters):
+    return " ".join("+".join(sorted(names)) for names in filters.values())

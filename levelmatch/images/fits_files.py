@@ -46,7 +46,7 @@ __all__ = ["check_shape", "file_frames", "hdu_frame", "partner_hdu"]
 
 
 def check_shape(name: str, shape) -> tuple[int, int]:
-    """Return an image's shape without axes of one pixel; refuse all but two dimensions."""
+    """Return an image's shape without axes of one pixel; refuse any other than a 2D image."""
     plane = plane_shape(shape)
     if len(plane) != 2:
         msg = (
@@ -63,12 +63,12 @@ def check_shape(name: str, shape) -> tuple[int, int]:
     return int(plane[0]), int(plane[1])
 
 
-# Kinds of compression that astropy opens and that are not written again.
+# Compressions that astropy reads, but in which no output is written.
 _PACKED = {b"PK": "a zip archive", b"\x1f\x9d": "packed by compress (.Z)"}
 
 
 def _check_packing(path):
-    """Refuse a file whose output would not have the format that its name implies."""
+    """Refuse a file whose output would lack the compression that its name implies."""
     try:
         with open(path, "rb") as stream:
             packed = _PACKED.get(stream.read(2))
@@ -89,14 +89,15 @@ def file_frames(path: Path, read: ReadOptions, notes: Notes, place: int = 0) -> 
     read : `~levelmatch.ReadOptions`
         How it is read.
     notes : `~levelmatch.images.notes.Notes`
-        Takes notes on the images.
+        Receives the notes on the images.
     place : int
-        Its place in the input.
+        Index of the file in the input.
 
     Returns
     -------
     frames : list of `Frame`
-        One or more. Each of several is named by its file and extension, as ``a.fits[SCI,2]``.
+        One or more frames. Each of several is named by file and extension, such as
+        ``a.fits[SCI,2]``.
 
     Raises
     ------
@@ -106,7 +107,7 @@ def file_frames(path: Path, read: ReadOptions, notes: Notes, place: int = 0) -> 
     name = path.name
     try:
         check_file(path, read.max_bytes)
-        # Before anything is read.
+        # The binding must exist before anything is read.
         first = Binding(path)
         frames = _opened_frames(path, read, notes, place)
         return [
@@ -116,7 +117,7 @@ def file_frames(path: Path, read: ReadOptions, notes: Notes, place: int = 0) -> 
         msg = f"{path}: there is no such file; check its path"
         raise FrameError(msg) from error
     except FrameError as error:
-        # astropy takes the end of a truncated file for the end of its extensions.
+        # In a truncated compressed file, astropy misses extensions without an error.
         damage = damage_of(path, read.max_bytes)
         if damage:
             msg = f"{name}: the compressed file is damaged: {damage}; get the file anew"
@@ -132,7 +133,7 @@ def file_frames(path: Path, read: ReadOptions, notes: Notes, place: int = 0) -> 
 
 
 def _bound(frame, binding, read):
-    """Return a frame whose source is bound to its files as they are now."""
+    """Return a frame whose source is bound to the current state of its files."""
     for mask in frame.source.masks:
         if mask.path is not None:
             binding.watch(mask.path)
@@ -140,7 +141,7 @@ def _bound(frame, binding, read):
 
 
 def _opened_frames(path, read, notes, place):
-    """Return the frames of a file, read without astropy where that suffices."""
+    """Return the frames of a file; read a plain file without astropy."""
     if read.weight_files is None and read.mask_files is None:
         frames = _plain_frames(path, read, notes)
         if frames is not None:
@@ -149,7 +150,7 @@ def _opened_frames(path, read, notes, place):
     with named_warnings(path.name):
         warnings.simplefilter("ignore", FITSFixedWarning)
         warnings.filterwarnings("error", message=".*truncated.*")
-        # astropy leaves a file open whose header it cannot read.
+        # The outer file is closed even if astropy fails to read its header.
         with open_raw(path, read.max_bytes) as file, fits.open(file, memmap=False) as hdus:
             if isinstance(file, io.BytesIO):
                 check_layout(path.name, file, file.getbuffer().nbytes, read.max_bytes)
@@ -165,7 +166,7 @@ def _opened_frames(path, read, notes, place):
 
 
 def _plain_frames(path, read, notes):
-    """Return the frames of a plain file; `None` if astropy must read it, or explain it."""
+    """Return the frames of a plain file, or `None` if astropy must read it or name its fault."""
     try:
         planes = fastfits.scan(path)
     except OSError:
@@ -216,21 +217,21 @@ def _plain_frame(name, path, planes, index, read):
 
 
 def _plain_flags(planes, i):
-    """Return the index of the DQ extension, -1 without one; `None` if astropy must read it."""
+    """Return the index of the DQ extension, -1 without one, or `None` if astropy must read it."""
     image = planes[i]
-    named = {(p.name, p.version): k for k, p in reversed(list(enumerate(planes)))}
-    own = {name for name, version in named if version == image.version}
+    indices = {(p.name, p.version): k for k, p in reversed(list(enumerate(planes)))}
+    beside = {name for name, version in indices if version == image.version}
     typed = "EXTTYPE" in image.header.text
-    if own.intersection(_NOT_PLAIN) or image.name == "DQ" or typed or not image.is_image:
+    if beside.intersection(_NOT_PLAIN) or image.name == "DQ" or typed or not image.is_image:
         return None
-    index = named.get(("DQ", image.version), -1)
+    index = indices.get(("DQ", image.version), -1)
     flags = planes[index] if index >= 0 else None
     if flags is not None and (flags.header["BITPIX"] < 0 or "MP_" in flags.header.text):
         return None
     return index
 
 
-# Extensions that astropy reads.
+# Names of accompanying extensions that astropy must read.
 _NOT_PLAIN = {"ASDF"}.union(*KINDS.values()) - {"DQ"}
 
 
@@ -246,16 +247,21 @@ def hdu_frame(name, hdus, index, read, notes, make_source):
     name : str
         The image.
     hdus : `~astropy.io.fits.HDUList`
-        Its file, open, or in memory.
+        The open file, or HDUs in memory.
     index : int
-        Its HDU.
+        Index of the image's HDU.
     read : `~levelmatch.ReadOptions`
         How images are read.
     notes : `~levelmatch.images.notes.Notes`
-        Takes notes on the image.
+        Receives the notes on the image.
     make_source : callable
-        Returns the source of the frame's pixels, given the frame without it, and the planes
-        that mask its pixels.
+        Function of the frame without source, and of the planes that mask its pixels, which
+        returns the source of its pixels.
+
+    Returns
+    -------
+    frame : `Frame`
+        The frame.
 
     Raises
     ------
@@ -290,7 +296,7 @@ def _header_frame(name, path, hdus, index, read, notes, place):
 
 
 def _any_wcs(name, hdus, index, is_jwst, notes):
-    """Return the gwcs of a JWST image, else the FITS WCS."""
+    """Return the gwcs of a JWST image; otherwise return the FITS WCS."""
     wcs, reason = jwst.read_gwcs(hdus) if is_jwst else (None, "")
     if wcs is not None:
         return wcs
@@ -302,11 +308,11 @@ def _any_wcs(name, hdus, index, is_jwst, notes):
 
 def _fits_wcs(name, hdu, hdus):
     header = with_inherited_frame(hdus[0].header, hdu.header)
-    # FITS counts axes from the last. Axes of one pixel are left out.
+    # FITS axes count from the last numpy axis. Axes of one pixel are left out.
     axes = [k + 1 for k, n in enumerate(hdu.shape[::-1]) if n != 1 or len(hdu.shape) <= 2]
     check_header(name, header, axes)
     header = wcs_header(header)
-    # The repair of old headers takes half of the reading time.
+    # astropy's repair of old headers takes half of the reading time.
     modern = str(header.get("CTYPE1", ""))[4:] in fastfits.MODERN and header.get("CUNIT1") == "deg"
     try:
         if axes == [1, 2]:
@@ -325,7 +331,7 @@ def _fits_wcs(name, hdu, hdus):
 
 
 def _header_unit(meta):
-    """Return the unit of BUNIT in the image's header, or if blank there, in the primary one."""
+    """Return the unit from BUNIT of the image's header, or if blank, of the primary header."""
     for header in (meta.header, meta.primary):
         text = str(header.get("BUNIT") or "").strip()
         if text:

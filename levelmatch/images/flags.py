@@ -1,5 +1,5 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
-"""Data-quality bits that make a pixel bad: of JWST, with names in the header, and of others."""
+"""Data-quality bits that make a pixel bad: of JWST, of headers that name them, and of others."""
 
 import re
 from collections.abc import Mapping
@@ -16,7 +16,7 @@ _NAME = re.compile(r"[A-Za-z_]\w*")
 
 
 def header_bits(header: Mapping) -> dict[str, int]:
-    """Return the bits that a header names by cards ``MP_name``, as LSST's pipelines do."""
+    """Return the bits named by the cards ``MP_name`` of a header, as LSST's pipelines write."""
     return {
         key[3:].upper(): 1 << header[key]
         for key in header
@@ -25,15 +25,15 @@ def header_bits(header: Mapping) -> dict[str, int]:
 
 
 def bad_bits(flags, is_jwst: bool = False, names: Mapping[str, int] | None = None) -> int:
-    """Return the integer of the data-quality bits that make a pixel bad.
+    """Return the data-quality bits that make a pixel bad, as one integer.
 
     Parameters
     ----------
     flags : None, int, str or list
-        Bits, as `~astropy.nddata.bitmask.interpret_bit_flags` takes them: a number, or names
-        and numbers joined by ``+``, ``,`` or ``|``; after ``~`` all bits but these. `None`
-        for the default: DO_NOT_USE and NON_SCIENCE for JWST; BAD, SAT, CR, EDGE, NO_DATA,
-        INTRP and UNMASKEDNAN of those that a header names; every bit for others.
+        Bits in the form of `~astropy.nddata.bitmask.interpret_bit_flags`: a number, or names
+        and numbers joined by ``+``, ``,`` or ``|``; a leading ``~`` inverts the selection.
+        `None` selects the default: DO_NOT_USE and NON_SCIENCE for JWST; BAD, SAT, CR, EDGE,
+        NO_DATA, INTRP and UNMASKEDNAN if the header names its bits; every bit otherwise.
     is_jwst : bool
         Whether the image is JWST's.
     names : mapping or None
@@ -62,9 +62,9 @@ def bad_bits(flags, is_jwst: bool = False, names: Mapping[str, int] | None = Non
 
 def _bit(name, names):
     """Return the bit of a name."""
-    known = names or DQ_BITS
-    if name.upper() not in known:
+    bits = names or DQ_BITS
+    if name.upper() not in bits:
         what = f"among the bits {', '.join(names)}" if names else "the name of a JWST"
         msg = f"dq_bits: {name!r} is not {what}{'' if names else ' data-quality bit'}"
         raise ValueError(msg)
-    return known[name.upper()]
+    return bits[name.upper()]

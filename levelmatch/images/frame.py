@@ -24,9 +24,9 @@ __all__ = ["EXCLUDE", "HOLD", "FileMeta", "Frame"]
 
 
 class FileMeta(Mapping):
-    """The primary header of a file and that of its image, which has priority.
+    """The primary header of a file and the header of an image, which has priority.
 
-    Cards are looked up one by one: merging the headers would take longer than reading them.
+    Cards are looked up one by one, because merging the headers takes longer than reading them.
 
     Parameters
     ----------
@@ -51,15 +51,17 @@ class FileMeta(Mapping):
         return len(self.copy())
 
     def copy(self):
-        """Return the merged header, a new one."""
+        """Return a new header that merges both."""
         merged = self.primary.copy()
         if self.header is not self.primary:
             merged.extend(self.header.copy(), strip=True, update=True)
         return merged
 
 
-# Roles of images in the fit: held at a level; corrected without influence on the others.
-HOLD, EXCLUDE = "hold", "exclude"
+# Role of images that are held at a level.
+HOLD = "hold"
+# Role of images that are corrected without influence on the others.
+EXCLUDE = "exclude"
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,9 +71,9 @@ class Frame:
     Parameters
     ----------
     name : str
-        Name, unique in a collection; of a file, its own name.
+        Name, unique in a collection. An image of a file has the file's name.
     source : `FileSource` or `MemorySource`
-        Reads its pixels.
+        Source of its pixels.
     shape : tuple of int
         Its shape (ny, nx).
     meta : mapping
@@ -83,21 +85,21 @@ class Frame:
     dq_bits : int
         The data-quality bits that make a pixel bad.
     tile, detector, part : str
-        Assign it to groups; ``part`` is ``"science"`` or ``"lyot"``.
+        Names that assign the image to groups; ``part`` is ``"science"`` or ``"lyot"``.
     region : tuple of slice or None
         Pixels of the Lyot part, which are left out of the science part.
     whole : str
-        Name of the image that the part belongs to.
+        Name of the image to which the part belongs.
     subset : int
         Index of the disconnected set assigned by an earlier pass.
     scale : float
-        Factor from the data's unit to the unit of comparison.
+        Factor from the data's unit to the common unit.
     corrections : tuple of `~levelmatch.images.corrections.AppliedCorrection`
-        Subtracted when the pixels are loaded.
+        Corrections that are subtracted when the pixels are loaded.
     output_factor : float
-        Factor of the corrected pixels in the output, to one flux scale.
+        Factor that brings the corrected pixels of the output to one flux scale.
     zero_point : str
-        Header keyword of the zero point, in magnitudes, that changes with that factor.
+        Header keyword of the zero point, in magnitudes, that is adjusted to this factor.
     blank : None, False, float or list of float
         Values of missing pixels, see `~levelmatch.ReadOptions`.
     selection : `~levelmatch.images.selection.Selection` or None
@@ -105,9 +107,9 @@ class Frame:
     role : {"", "hold", "exclude"}
         Whether the image is held at a level, or does not influence the others.
     extension : str
-        Label of the image, such as ``SCI,2``, if several of its file are matched.
+        Label of the image, such as ``SCI,2``, if several images of its file are matched.
     exposure : str
-        Name of the tile, if the user made the images of one file a tile: they get one level.
+        Tile name, if all chips of one file form the tile and get one level.
     footprint : `~levelmatch.sky.footprint.Footprint` or None
         Position of a recorded image, which has no WCS; by default computed from the WCS.
     associations : tuple of `~pathlib.Path`
@@ -141,7 +143,11 @@ class Frame:
 
     @cached_property
     def whole_grid(self):
-        """The position of the whole image on the sky, a `~levelmatch.sky.grid.Grid`."""
+        """Position of the whole image on the sky.
+
+        A `~levelmatch.sky.grid.Grid`, or the `~levelmatch.sky.footprint.Footprint` of an image
+        in a record or a catalogue.
+        """
         if self.footprint is not None:
             return self.footprint
         box = self.transform.defined_box(self.shape)
@@ -149,7 +155,7 @@ class Frame:
 
     @cached_property
     def grid(self):
-        """The position on the sky of the frame's own part of the image."""
+        """Position of the frame's part of the image on the sky, see `whole_grid`."""
         if self.footprint is not None:
             return self.footprint
         if self.part != "lyot" or self.region is None:
@@ -164,22 +170,24 @@ class Frame:
         return Grid(self.transform, self.shape, box, default_spacing(box))
 
     def load(self):
-        """Return the pixels, C-contiguous float32 or float64 in native order, NaN where bad.
+        """Return the corrected pixels in the common unit, NaN where bad.
+
+        They are C-contiguous float32 or float64 in native byte order.
 
         Raises
         ------
         FrameError
-            If the file cannot be read, or no pixel is good.
+            See `read`.
         """
         return self.read()[0]
 
     def opened(self):
-        """Return the frame with its header and WCS; of a catalogue's image, its file is opened."""
+        """Return the frame with its header and WCS; open the file of an image in a catalogue."""
         opener = getattr(self.source, "opened_frame", None)
         return self if opener is None else opener(self)
 
     def read(self):
-        """Return the pixels, see `load`, and the fill values found in them.
+        """Return the pixels, see `load`, and their fill values.
 
         Returns
         -------
@@ -191,8 +199,8 @@ class Frame:
         Raises
         ------
         FrameError
-            If the file cannot be read, or no pixel is good, unless the image is one of
-            several in its file.
+            If the file cannot be read. Also if no pixel is good, unless the image has a region
+            or a selection, or is one of several in its file.
         """
         if hasattr(self.source, "opened_frame"):
             return self.opened().read()
@@ -212,7 +220,7 @@ class Frame:
         whole = self.region is None and self.selection is None
         if whole and not np.isfinite(out).any():
             if self.extension:
-                # A dead chip does not stop the others.
+                # A dead chip does not stop the run of the others.
                 return out, (Fill(np.nan, 1.0, alone=True),)
             msg = (
                 f"{self.name}: the image has no good pixel; leave it out, or see dq_bits and "
@@ -222,7 +230,7 @@ class Frame:
         return out, fills
 
     def has_good_pixels(self, region):
-        """Return whether a region has a good pixel; only its rows are read of a plain file.
+        """Return whether a region has a good pixel. Of a plain file, read only its rows.
 
         Parameters
         ----------
@@ -246,9 +254,14 @@ class Frame:
         Parameters
         ----------
         data : 2D `~numpy.ndarray`
-            The pixels of the whole image, as they are stored.
+            The stored pixels of the whole image.
+
+        Returns
+        -------
+        missing : 2D `~numpy.ndarray` of bool, or None
+            True where the pixel has a fill value.
         """
-        # Floats of FITS's byte order are not converted: few images have fill values at all.
+        # Floats stay in FITS's byte order: few images have fill values, and converting takes time.
         is_plain = data.dtype.kind == "f" and data.dtype.itemsize >= 4
         values = data if is_plain else np.asarray(data, dtype=float_type(data))
         fills, missing = find_fill(values, self.blank)
@@ -258,7 +271,7 @@ class Frame:
 
     @property
     def correction(self):
-        """The total correction, a `~levelmatch.images.corrections.Correction`."""
+        """Sum of all corrections, a `~levelmatch.images.corrections.Correction`."""
         return sum((applied.correction for applied in self.corrections), Correction())
 
     @property
@@ -283,7 +296,7 @@ class Frame:
         return jwst.jwst_keys(self.name, self.meta)
 
     def with_keys(self, **keys):
-        """Return the frame with other keys, its geometry kept."""
+        """Return a copy with some attributes replaced; keep the computed geometry."""
         new = replace(self, **keys)
         if "footprint" in keys:
             return new
@@ -304,7 +317,7 @@ class Frame:
         return self.with_keys(meta={}, source=source)
 
     def split_lyot(self):
-        """Return the science and Lyot parts; the frame itself if it has no Lyot region."""
+        """Return the science and Lyot parts, or the frame itself if it has no Lyot region."""
         if hasattr(self.source, "opened_frame"):
             return self.opened().split_lyot()
         with named_errors(self.name, "its Lyot region is not known"):
@@ -320,7 +333,7 @@ class Frame:
 
 
 def _mask_region(data, region, *, keep):
-    """Make the pixels outside of the region NaN, or those inside, in place."""
+    """Set the pixels outside of the region (``keep``) or inside of it to NaN, in place."""
     if keep:
         inside = data[region].copy()
         data[:] = np.nan

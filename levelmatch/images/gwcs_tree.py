@@ -1,9 +1,9 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
-"""The part of an image's ASDF tree that holds its gwcs, checked before asdf opens it.
+"""The gwcs in an image's ASDF tree, checked before asdf opens it.
 
-asdf follows references to other files and URLs, expands aliases, and allocates arrays of the
-size that they declare. The WCS of an image needs none of that: it is one subtree, and its
-arrays lie in blocks of the same file.
+asdf follows references to other files and URLs, expands aliases, and allocates arrays of any
+declared size. The WCS of an image is one subtree whose arrays lie in blocks of the same file, so
+it needs none of these.
 """
 
 import re
@@ -16,22 +16,25 @@ from levelmatch.exceptions import RecordError
 
 __all__ = ["check_depth", "lone_wcs", "wcs_content"]
 
-# A tree of the JWST pipeline has 0.1 MB; its WCS has some thousand nodes.
+# Largest size of a tree, in bytes. A tree of the JWST pipeline has 0.1 MB.
 MOST_TEXT = 1 << 24
+# Largest number of nodes of a WCS. One of the JWST pipeline has some thousand.
 MOST_NODES = 200_000
+# Largest depth of nested nodes.
 MOST_DEPTH = 150
-# Blocks hold tables of distortions.
+# Largest size of the arrays of a WCS, in bytes. They hold tables of distortions.
 MOST_BYTES = 1 << 27
-# Inputs of a transform.
+# Largest number of inputs of a transform.
 MOST_INPUTS = 100
 
 _ARRAY = re.compile(r"tag:stsci\.edu:asdf/core/ndarray-[\d.]+")
 _FOREIGN = re.compile(r"tag:stsci\.edu:asdf/core/(?:externalarray|column|table)|.*astropy/fits")
+# Fields of an array node.
 _FIELDS = {"source", "datatype", "byteorder", "shape", "offset", "strides", "data", "mask"}
 
 
 def wcs_content(content: bytes) -> bytes | None:
-    """Return an ASDF file of the WCS alone, which asdf may open.
+    """Return an ASDF file with only the WCS, which is safe to open with asdf.
 
     Parameters
     ----------
@@ -41,12 +44,12 @@ def wcs_content(content: bytes) -> bytes | None:
     Returns
     -------
     content : bytes or None
-        An ASDF file of the subtree ``meta.wcs`` and the blocks; `None` if there is no WCS.
+        An ASDF file with the subtree ``meta.wcs`` and all blocks; `None` if there is no WCS.
 
     Raises
     ------
     RecordError
-        If the subtree refers to other files, or declares more than a WCS needs.
+        If the subtree refers to other files, or exceeds a limit for a WCS.
     ValueError, ``yaml.YAMLError``
         If it is not an ASDF file.
     """
@@ -70,19 +73,19 @@ def wcs_content(content: bytes) -> bytes | None:
     blocks = b"" if start < 0 else rest[start:]
     dumper = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
     pruned = _pruned(root, path[-1])
-    own = yaml.serialize(pruned, Dumper=dumper, version=(1, 1), explicit_end=True)
-    return header + own.encode() + blocks
+    wcs_text = yaml.serialize(pruned, Dumper=dumper, version=(1, 1), explicit_end=True)
+    return header + wcs_text.encode() + blocks
 
 
 def lone_wcs(file: Any, node: Any) -> bytes:
-    """Return an ASDF file of a WCS alone, which asdf may open, with the blocks that it needs.
+    """Return an ASDF file with only a WCS and its blocks, which is safe to open with asdf.
 
     Parameters
     ----------
     file : `~levelmatch.images.asdf_file.AsdfFile`
         The file of an image.
     node : ``yaml.Node``
-        The WCS in its tree; the numbers of blocks are changed.
+        The WCS in its tree. Its block numbers are changed in place.
 
     Returns
     -------
@@ -92,7 +95,7 @@ def lone_wcs(file: Any, node: Any) -> bytes:
     Raises
     ------
     RecordError
-        If the WCS refers to other files, or declares more than a WCS needs.
+        If the WCS refers to other files, or exceeds a limit for a WCS.
     """
     import yaml
 
@@ -110,12 +113,12 @@ def lone_wcs(file: Any, node: Any) -> bytes:
         raise RecordError(msg)
     dumper = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
     pruned = _pruned(file.root, node)
-    own = yaml.serialize(pruned, Dumper=dumper, version=(1, 1), explicit_end=True)
-    return file.header + own.encode() + b"".join(map(file.compact, used))
+    wcs_text = yaml.serialize(pruned, Dumper=dumper, version=(1, 1), explicit_end=True)
+    return file.header + wcs_text.encode() + b"".join(map(file.compact, used))
 
 
 def check_depth(events: Any) -> None:
-    """Refuse a tree that nests too deep for the recursion of its readers."""
+    """Check that a tree is not too deep for recursive readers."""
     import yaml
 
     depth = 0
@@ -128,7 +131,7 @@ def check_depth(events: Any) -> None:
 
 
 def _path_to_wcs(root: Any) -> list[Any] | None:
-    """Return the nodes ``meta`` and ``meta.wcs``, `None` without a WCS."""
+    """Return the nodes ``meta`` and ``meta.wcs``, or `None` without a WCS."""
     nodes, node = [], root
     for key in ("meta", "wcs"):
         if node is None or node.id != "mapping":
@@ -139,7 +142,7 @@ def _path_to_wcs(root: Any) -> list[Any] | None:
 
 
 def _pruned(root: Any, wcs: Any) -> Any:
-    """Return a root node that has the WCS alone."""
+    """Return a root node that contains only the WCS."""
     import yaml
 
     def mapping(tag, key, value):
@@ -148,24 +151,24 @@ def _pruned(root: Any, wcs: Any) -> Any:
     return mapping(root.tag, "meta", mapping("tag:yaml.org,2002:map", "wcs", wcs))
 
 
-def _count(node: Any, known: dict[int, int], depth: int) -> int:
-    """Return the nodes of a subtree after its aliases are expanded; refuse too many, and loops."""
+def _count(node: Any, counts: dict[int, int], depth: int) -> int:
+    """Return the number of nodes of a subtree with expanded aliases; refuse too many and loops."""
     if node.id == "scalar":
         return 1
-    if id(node) not in known:
+    if id(node) not in counts:
         if depth > MOST_DEPTH:
             msg = f"its WCS nests deeper than {MOST_DEPTH} levels, or refers to itself"
             raise RecordError(msg)
         members = [m for pair in node.value for m in pair] if node.id == "mapping" else node.value
-        known[id(node)] = 1 + sum(_count(member, known, depth + 1) for member in members)
-    if known[id(node)] > MOST_NODES:
+        counts[id(node)] = 1 + sum(_count(member, counts, depth + 1) for member in members)
+    if counts[id(node)] > MOST_NODES:
         msg = f"its WCS has more than {MOST_NODES} nodes"
         raise RecordError(msg)
-    return known[id(node)]
+    return counts[id(node)]
 
 
 def _mappings(root: Any) -> Iterator[Any]:
-    """Yield each mapping of a tree once; refuse tags of other files' content."""
+    """Yield each mapping of a tree once; refuse tags that refer to other content."""
     nodes, seen = [root], set()
     while nodes:
         node = nodes.pop()
@@ -183,7 +186,7 @@ def _mappings(root: Any) -> Iterator[Any]:
 
 
 def _check_mapping(node: Any, sizes: list[int]) -> None:
-    """Refuse references to other files, many inputs, and arrays that no block holds."""
+    """Refuse references to other files, too many inputs, and arrays outside of the blocks."""
     fields = {key.value: value for key, value in node.value if key.id == "scalar"}
     if "$ref" in fields or len(fields) < len(node.value):
         msg = "its WCS refers to another file, or has a key that is repeated or no word"
@@ -197,9 +200,9 @@ def _check_mapping(node: Any, sizes: list[int]) -> None:
 
 
 def _check_array(fields: dict[str, Any], sizes: list[int]) -> None:
-    """Refuse an array that is not inside of a block of the file."""
-    odd = set(fields) - _FIELDS
-    if odd or ("source" in fields) == ("data" in fields):
+    """Refuse an array that does not lie inside of a block of the file."""
+    unknown = set(fields) - _FIELDS
+    if unknown or ("source" in fields) == ("data" in fields):
         msg = f"an array of its WCS is not understood: {', '.join(sorted(fields))}"[:120]
         raise RecordError(msg)
     if "data" in fields:

@@ -1,5 +1,5 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
-"""Cards that an extension takes from the primary header, by the convention INHERIT."""
+"""Cards that an extension inherits from the primary header, by the FITS convention INHERIT."""
 
 from typing import Any
 
@@ -9,7 +9,7 @@ from levelmatch.images.frame import FileMeta
 
 __all__ = ["file_meta", "with_inherited_frame"]
 
-# Cards of the reference frame, which some cameras write to the primary header only.
+# Cards of the reference frame; some cameras write them to the primary header only.
 FRAME_CARDS = ("RADESYS", "RADECSYS", "EQUINOX", "EPOCH", "LONPOLE", "LATPOLE")
 
 
@@ -19,23 +19,28 @@ def file_meta(primary: Any, header: Any) -> FileMeta:
     Parameters
     ----------
     primary, header : `~astropy.io.fits.Header` or `~levelmatch.images.fastfits.RawHeader`
-        The primary header and that of the image.
+        Primary header and header of the image.
 
     Returns
     -------
     meta : `~levelmatch.images.frame.FileMeta`
-        Both headers; that of the image alone if its card ``INHERIT`` is false.
+        Both headers, or the image's header alone if its card ``INHERIT`` is false.
     """
     return FileMeta(header if header.get("INHERIT", True) is False else primary, header)
 
 
 def with_inherited_frame(primary: fits.Header, header: fits.Header) -> fits.Header:
-    """Return a header with the primary header's reference frame, if it inherits that.
+    """Add the reference frame of the primary header to a header that inherits it.
 
     Parameters
     ----------
     primary, header : `~astropy.io.fits.Header`
-        The primary header and that of the image.
+        Primary header and header of the image.
+
+    Returns
+    -------
+    header : `~astropy.io.fits.Header`
+        The header itself, or a copy with the added cards.
     """
     if header.get("INHERIT") is not True:
         return header
@@ -48,7 +53,7 @@ def with_inherited_frame(primary: fits.Header, header: fits.Header) -> fits.Head
 
 
 def _has(header, key):
-    """Return whether a header has a card, in its new or old spelling."""
+    """Return whether a header has a card in its new or old spelling."""
     pairs = {"RADESYS": "RADECSYS", "EQUINOX": "EPOCH"}
     other = pairs.get(key) or {old: new for new, old in pairs.items()}.get(key, key)
     return key in header or other in header

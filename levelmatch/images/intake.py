@@ -30,23 +30,25 @@ __all__ = [
     "unpacked",
 ]
 
-# The default of max_bytes.
+# Default of max_bytes.
 MOST_BYTES = 1 << 31
 BLOCK = 2880
 CARD = 80
 # Longest header, and longest padding after the last HDU, in bytes.
 LONGEST = 1 << 22
+# Largest number of axes of a FITS array.
 MOST_AXES = 99
-# Values of parameters of a compression by Rice.
+# Admitted parameter values of Rice compression.
 CODEC = {
     b"BLOCKSIZE": {b"16", b"32", b"64"},
     b"BYTEPIX": {b"1", b"2", b"4", b"8"},
 }
-# The best compression ratio of gzip.
+# Largest compression ratio of gzip.
 MOST_PACKED = 1100
-# The first bytes of compressed files.
+# First bytes of files packed by gzip, bzip2 and xz.
 PACKED = (b"\x1f\x8b", b"BZ", b"\xfd7")
 
+# Names of the options of reading.
 OPTIONS = {field.name for field in fields(ReadOptions)}
 _END = b"END".ljust(CARD)
 _SIZES = re.compile(
@@ -66,17 +68,17 @@ _KINDS = {
 
 
 def reason_of(error: BaseException) -> str:
-    """Return one line on an error of another package: its text, or its type without any."""
+    """Return the text of another package's error on one line, or its type if it has no text."""
     text = " ".join(str(error).split())
     kind = type(error).__name__
     if isinstance(error, KeyError | AttributeError | IndexError | TypeError | MemoryError):
-        # Their texts alone say little.
+        # The texts of these errors alone say little.
         text = f"{kind}: {text}" if text else kind
     return text[:300] or kind
 
 
 def is_of_option(error: BaseException) -> bool:
-    """Return whether an error is of an option, which it names first."""
+    """Return whether the message of an error starts with the name of an option."""
     return isinstance(error, ValueError | TypeError) and str(error).partition(":")[0] in OPTIONS
 
 
@@ -94,7 +96,8 @@ def named_errors(name: str, what: str = "it cannot be read") -> Iterator[None]:
     Raises
     ------
     FrameError
-        For any exception but those of this package and of a missing file.
+        For any exception, except for a `LevelMatchError`, a `FileNotFoundError` and an error
+        that names an option.
     """
     try:
         yield
@@ -109,7 +112,7 @@ def named_errors(name: str, what: str = "it cannot be read") -> Iterator[None]:
 
 @contextmanager
 def named_writing(name: str) -> Iterator[None]:
-    """Turn the exceptions of writing an image as `named_errors` does, except those of the disk.
+    """Turn the exceptions of writing an image into errors that name the image.
 
     Parameters
     ----------
@@ -119,7 +122,7 @@ def named_writing(name: str) -> Iterator[None]:
     Raises
     ------
     FrameError
-        For any exception but those of this package and of the system.
+        For the exceptions that `named_errors` turns, except for an `OSError`.
     OSError
         If the system cannot write; it names the image or the file.
     """
@@ -137,9 +140,9 @@ def named_writing(name: str) -> Iterator[None]:
 
 @contextmanager
 def named_warnings(name: str) -> Iterator[None]:
-    """Issue the warnings of other packages again with the name of the image.
+    """Issue warnings of other packages again, with the name of the image.
 
-    Not for threads, which share the filters of warnings.
+    Do not use this in threads, because threads share the warning filters.
     """
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
@@ -155,7 +158,7 @@ def named_warnings(name: str) -> Iterator[None]:
 
 
 def check_regular(path: Path) -> os.stat_result:
-    """Refuse a path that is not a regular file: reading it may never end.
+    """Check that a path is a regular file; reading anything else may never end.
 
     Parameters
     ----------
@@ -165,7 +168,7 @@ def check_regular(path: Path) -> os.stat_result:
     Returns
     -------
     status : `os.stat_result`
-        Its status.
+        Status of the file.
 
     Raises
     ------
@@ -183,19 +186,19 @@ def check_regular(path: Path) -> os.stat_result:
 
 
 def check_file(path: Path, most: int) -> None:
-    """Refuse a file that is not regular, or declares more pixels than are admitted.
+    """Check that a file is regular and declares no more bytes than a limit.
 
     Parameters
     ----------
     path : `~pathlib.Path`
         The file.
     most : int
-        The most bytes of an image, and of a compressed file after unpacking.
+        Largest number of bytes of an image.
 
     Raises
     ------
     FrameError
-        If it is refused; the message names it.
+        If the file is refused; the message names it.
     FileNotFoundError
         If there is no such file.
     """
@@ -210,25 +213,25 @@ def check_file(path: Path, most: int) -> None:
 
 
 def check_layout(name: str, stream: BinaryIO, size: int, most: int) -> None:
-    """Refuse a FITS file that declares more pixels than are admitted.
+    """Check that the images of a FITS file declare no more bytes than a limit.
 
-    Files that are damaged otherwise are left to astropy.
+    Other damage is left to astropy.
 
     Parameters
     ----------
     name : str
         The image.
     stream : binary file
-        The file, not compressed.
+        The uncompressed file.
     size : int
         Its size in bytes.
     most : int
-        The most bytes of an image.
+        Largest number of bytes of an image.
 
     Raises
     ------
     FrameError
-        If it is refused.
+        If the file is refused; the message names the image.
     """
     position = 0
     while position < size:
@@ -241,7 +244,7 @@ def check_layout(name: str, stream: BinaryIO, size: int, most: int) -> None:
 
 
 def _read_header(name: str, stream: BinaryIO, rest: int) -> bytes | None:
-    """Return the bytes of a header with its END card; `None` if there is none."""
+    """Return the bytes of a header including its END card, or `None` without a header."""
     content = stream.read(min(4 * BLOCK, rest))
     if not content.startswith((b"SIMPLE", b"XTENSION")):
         if rest > LONGEST:
@@ -266,7 +269,7 @@ def _read_header(name: str, stream: BinaryIO, rest: int) -> bytes | None:
 
 
 def _data_bytes(name: str, header: bytes, most: int) -> int:
-    """Return the bytes of an HDU's data; refuse an image of too many."""
+    """Return the number of bytes of an HDU's data; refuse an image of more than a limit."""
     cards = (_SIZES.match(header[i : i + CARD]) for i in range(0, len(header), CARD))
     values = {found[1].decode(): found[2] for found in cards if found is not None}
     if any(len(value) > 19 for value in values.values()):
@@ -293,7 +296,7 @@ def _data_bytes(name: str, header: bytes, most: int) -> int:
 
 
 def _check_codec(name: str, header: bytes) -> None:
-    """Refuse parameters of a compression that the decoder would not survive."""
+    """Refuse compression parameters that crash the decoder."""
     cards = [header[i : i + CARD] for i in range(0, len(header), CARD)]
     values = {card[:8].rstrip(): card[10:].partition(b"/")[0].strip(b" '") for card in cards}
     for key, what in values.items():
@@ -306,13 +309,16 @@ def _check_codec(name: str, header: bytes) -> None:
 
 
 def _declared(name: str, sizes: dict[str, int], prefix: str) -> int:
-    """Return the bytes that a header declares for its data, its image, or a tile of that."""
-    own = "Z" if prefix else ""
-    n = sizes.get(f"{own}NAXIS", 0)
+    """Return the number of bytes that a header declares.
+
+    The prefix selects the data (none), the uncompressed image (``Z``) or one tile (``ZTILE``).
+    """
+    z = "Z" if prefix else ""
+    n = sizes.get(f"{z}NAXIS", 0)
     if not 0 <= n <= MOST_AXES:
-        msg = f"{name}: a header declares {own}NAXIS = {n}; get the file anew"
+        msg = f"{name}: a header declares {z}NAXIS = {n}; get the file anew"
         raise FrameError(msg)
-    key = "ZTILE" if prefix == "ZTILE" else f"{own}NAXIS"
+    key = "ZTILE" if prefix == "ZTILE" else f"{z}NAXIS"
     lengths = [sizes.get(f"{key}{k + 1}", 1) for k in range(n)]
     if min(lengths, default=1) < 0:
         msg = f"{name}: a header declares an axis of {min(lengths)} pixels; get the file anew"
@@ -320,7 +326,7 @@ def _declared(name: str, sizes: dict[str, int], prefix: str) -> int:
     count = prod(lengths) if n else 0
     if not prefix:
         count = (count + max(sizes.get("PCOUNT", 0), 0)) * max(sizes.get("GCOUNT", 1), 0)
-    return count * abs(sizes.get(f"{own}BITPIX", 8)) // 8
+    return count * abs(sizes.get(f"{z}BITPIX", 8)) // 8
 
 
 # --------------------------------------------------------------------------------------
@@ -328,21 +334,27 @@ def _declared(name: str, sizes: dict[str, int], prefix: str) -> int:
 
 
 def unpacked(path: Path, opener, most: int | None) -> io.BytesIO:
-    """Return the content of a compressed file, up to a size.
+    """Return the content of a compressed file, up to a limit.
 
     Parameters
     ----------
     path : `~pathlib.Path`
         The file.
     opener : callable
-        Opens it.
+        Function that opens the file for decompression.
     most : int or None
-        The most bytes; `None` for any number.
+        Largest number of bytes; `None` for no limit.
+
+    Returns
+    -------
+    content : `io.BytesIO`
+        The decompressed content.
 
     Raises
     ------
     FrameError
-        If there are more; before unpacking, where gzip's last bytes say so.
+        If there are more bytes. Where the size at the end of a gzip file shows this, nothing
+        is unpacked.
     OSError, EOFError, ``zlib.error``, ``lzma.LZMAError``
         If the file is damaged.
     """
@@ -352,7 +364,7 @@ def unpacked(path: Path, opener, most: int | None) -> io.BytesIO:
         stream.seek(max(size - 4, 0))
         (declared,) = struct.unpack("<I", stream.read(4).rjust(4, b"\0"))
     content = io.BytesIO()
-    # The last bytes of a truncated file are any number.
+    # The last bytes of a truncated file are arbitrary.
     if most is not None and is_gzip and most < declared < MOST_PACKED * size:
         raise _too_large(path, most)
     with opener(path, "rb") as packed:

@@ -27,7 +27,7 @@ __all__ = [
 ]
 
 
-# The bits of stdatamodels.dqflags.pixel that matter to imaging.
+# Data-quality bits of imaging, from stdatamodels.dqflags.pixel.
 DQ_BITS = {
     "DO_NOT_USE": 1 << 0,
     "SATURATED": 1 << 1,
@@ -67,7 +67,7 @@ DEFAULT_BAD_BITS = DQ_BITS["DO_NOT_USE"] | DQ_BITS["NON_SCIENCE"]
 # The Lyot coronagraph on the full MIRI array: first row and last column, counted from 0.
 LYOT_FIRST_ROW = 735
 LYOT_LAST_COLUMN = 290
-# Images that were split elsewhere have its edges at most so many pixels from there.
+# Largest distance, in pixels, from these edges to the edges of images split elsewhere.
 LYOT_MARGIN = 24
 
 NIRCAM_SHORT = re.compile(r"nrc([ab])[1-4]$")
@@ -91,7 +91,7 @@ _HEADER = {
 
 
 def module_of(detector):
-    """Return the NIRCam module of a short-wavelength detector, any other detector unchanged."""
+    """Return the NIRCam module of a short-wavelength detector, or another detector unchanged."""
     return detector[:4] if NIRCAM_SHORT.match(detector) else detector
 
 
@@ -105,15 +105,15 @@ class JWSTKeys:
 
     @property
     def module(self):
-        """The NIRCam short-wavelength module, ``"nrca"`` or ``"nrcb"``, else the detector."""
+        """The NIRCam short-wavelength module, ``"nrca"`` or ``"nrcb"``; otherwise the detector."""
         return module_of(self.detector)
 
 
 def jwst_keys(name, meta):
-    """Return the keys of a JWST exposure, `None` for other images.
+    """Return the keys of a JWST exposure, or `None` for other images.
 
-    The file name decides, since only it distinguishes a Lyot image (``mirimagel``) from its
-    science partner (``mirimages``). The header decides where the name has another form.
+    The file name has priority over the header, because only the name distinguishes a Lyot image
+    (``mirimagel``) from its science partner (``mirimages``).
 
     Parameters
     ----------
@@ -159,7 +159,7 @@ def part_name(name, part):
 
 
 def lyot_region(meta, shape):
-    """Return the slices (y, x) of the Lyot coronagraph in an image, or `None` if it has none.
+    """Return the region of the Lyot coronagraph in an image.
 
     Parameters
     ----------
@@ -167,6 +167,11 @@ def lyot_region(meta, shape):
         Header; ``SUBSTRT1`` and ``SUBSTRT2`` give a subarray's origin, 1-based.
     shape : tuple of int
         The image's shape, (ny, nx).
+
+    Returns
+    -------
+    region : tuple of slice, or None
+        Rows and columns; `None` for a subarray without the region.
     """
     y0 = max(LYOT_FIRST_ROW - (_whole_number(meta, "SUBSTRT2") - 1), 0)
     x1 = min(LYOT_LAST_COLUMN + 1 - (_whole_number(meta, "SUBSTRT1") - 1), shape[1])
@@ -185,17 +190,17 @@ def _whole_number(meta, key):
 
 
 def fitted_region(science, lyot, region):
-    """Return the Lyot region of an image that was split elsewhere, by the good pixels of its parts.
+    """Fit the Lyot region of an image that was split elsewhere to the good pixels of its parts.
 
-    Each edge is moved, by at most `LYOT_MARGIN` pixels, to where most pixels are good: the Lyot
-    part's inside of the region and the science part's outside.
+    Each edge is moved by at most `LYOT_MARGIN` pixels. The fit maximizes the number of good
+    pixels of the Lyot part inside of the region and of the science part outside of it.
 
     Parameters
     ----------
     science, lyot : 2D `~numpy.ndarray` of bool
         Good pixels of the two parts.
     region : tuple of slice
-        Where the region is by the header, see `lyot_region`.
+        The region according to the header, see `lyot_region`.
 
     Returns
     -------
@@ -211,7 +216,7 @@ def fitted_region(science, lyot, region):
 
 
 def _best_edge(gain, edge):
-    """Return the edge with the largest cumulative gain; of equal ones that nearest to a first."""
+    """Return the edge with the largest cumulative gain; if several, the nearest to ``edge``."""
     total = np.concatenate([[0], np.cumsum(gain)])
     edges = np.arange(max(edge - LYOT_MARGIN, 0), min(edge + LYOT_MARGIN, len(gain)) + 1)
     best = edges[total[edges] == total[edges].max()]
@@ -229,17 +234,17 @@ def read_gwcs(hdus):
     Returns
     -------
     wcs : `~gwcs.wcs.WCS` or None
-        The gwcs in the ASDF extension, `None` if it has none or cannot be read.
+        The gwcs in the ASDF extension, or `None` if it is missing or cannot be read. The FITS
+        WCS with SIP distortion agrees with it to about 0.01 pixel.
     reason : str
-        Why it cannot be read; empty otherwise. The FITS WCS with SIP distortion is the next
-        best: the pipeline fits it to about 0.01 pixel.
+        Reason why the gwcs cannot be read; otherwise empty.
     """
     if "ASDF" not in hdus:
         return None, ""
     import asdf
 
     with warnings.catch_warnings():
-        # Of types that only the pipeline knows.
+        # asdf warns of types that only the pipeline knows.
         warnings.simplefilter("ignore", asdf.exceptions.AsdfWarning)
         try:
             content = wcs_content(hdus["ASDF"].data.tobytes())
@@ -253,7 +258,7 @@ def read_gwcs(hdus):
 
 
 def _checked_gwcs(tree):
-    """Return the gwcs of a tree, its arrays loaded, and why there is none."""
+    """Return the gwcs of a tree, with loaded arrays, and the reason why it cannot be read."""
     meta = tree.tree.get("meta")
     if not isinstance(meta, Mapping) or meta.get("wcs") is None:
         return None, ""
@@ -265,14 +270,14 @@ def _checked_gwcs(tree):
 
 
 def load_gwcs(wcs):
-    """Load the arrays of a gwcs, which else end with their file; return the gwcs."""
+    """Load the arrays of a gwcs, so that its file can be closed; return the gwcs."""
     for step in wcs.pipeline:
         _load_arrays(step.transform)
     return wcs
 
 
 def _load_arrays(model):
-    """Load the arrays of a model, such as the tables of a distortion: they end with their file."""
+    """Load the arrays of a model, such as distortion tables, and of its inverse."""
     from asdf.tags.core.ndarray import NDArrayType
 
     if model is None:
@@ -298,9 +303,10 @@ def separate_lyot(image):
     Returns
     -------
     science, lyot : `~astropy.nddata.CCDData`
-        Copies of the image, masked inside of the region (rows from 735 and columns up to 290
-        of the full array, counted from 0) and outside of it. The second is `None` for a
-        subarray without the region. Masked pixels get the flags DO_NOT_USE and NON_SCIENCE.
+        Copies of the image, masked inside and outside of the Lyot region, respectively. The
+        region has the rows from 735 and the columns up to 290 of the full array, counted from
+        0. ``lyot`` is `None` for a subarray without the region. In images with flags, the
+        masked pixels get DO_NOT_USE and NON_SCIENCE.
     """
     region = lyot_region(image.meta, image.data.shape)
     science = copy.deepcopy(image)

@@ -1,5 +1,5 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
-"""Levels that the caller knows, subtracted before the images are compared."""
+"""Known levels, which are subtracted before the images are compared."""
 
 from collections.abc import Mapping
 from numbers import Real
@@ -15,12 +15,12 @@ from levelmatch.images.corrections import AppliedCorrection, Correction
 
 __all__ = ["KNOWN", "known_correction", "with_known_levels"]
 
-# Name of the correction.
+# Name of the correction by known levels.
 KNOWN = "known"
 
 
 def with_known_levels(frames, levels):
-    """Return frames with the levels that the caller knows.
+    """Return the frames with the levels given by the caller.
 
     Parameters
     ----------
@@ -32,7 +32,9 @@ def with_known_levels(frames, levels):
     Raises
     ------
     ValueError
-        If an image has no level, or it is not a finite number; the message names the image.
+        If an image has no level or a level that is not finite; the message names the image.
+    TypeError
+        If ``levels`` has another type.
     FrameError
         If known levels were already subtracted from an image.
     """
@@ -49,12 +51,12 @@ def with_known_levels(frames, levels):
 
 
 def _finder(frames, levels):
-    """Return a function that gives the correction of a frame."""
+    """Return a function of a frame that returns its correction."""
     if isinstance(levels, str | Path):
         levels = _read(Path(levels))
     if hasattr(levels, "frames"):
-        known = {frame.name: frame.correction for frame in levels.frames}
-        return lambda frame: _one_of(known, frame)
+        corrections = {frame.name: frame.correction for frame in levels.frames}
+        return lambda frame: _one_of(corrections, frame)
     if isinstance(levels, Table):
         levels = _of_table(levels)
     if isinstance(levels, Mapping):
@@ -70,26 +72,38 @@ def _finder(frames, levels):
     return lambda frame: known_correction(frame, by_name[frame.product])
 
 
-def _one_of(known, frame):
-    """Return the value of a frame by its name or that of its file."""
+def _one_of(values, frame):
+    """Return the value of a frame, by its name or by the name of its product or file."""
     for name in (frame.name, frame.product, frame.file):
-        if name in known:
-            return known[name]
+        if name in values:
+            return values[name]
     msg = f"{frame.name}: levels: there is no level of this image; give 0 if it has none"
     raise ValueError(msg)
 
 
 def known_correction(frame, value, option="levels"):
-    """Return the correction of a frame by a number or quantity.
+    """Return a number or quantity as the correction of a frame.
 
     Parameters
     ----------
     frame : `~levelmatch.images.frame.Frame`
         The frame.
     value : float or `~astropy.units.Quantity`
-        The level; a number is in the unit of the image.
+        The level. A number is in the unit of the image.
     option : str
-        The option that has it, for error messages.
+        Name of the option, for error messages.
+
+    Returns
+    -------
+    correction : `~levelmatch.images.corrections.Correction`
+        A constant in the unit of the image.
+
+    Raises
+    ------
+    ValueError
+        If the level is not a finite number; the message names the image.
+    `~astropy.units.UnitsError`
+        If the level has a unit, and the image has none or another kind.
     """
     if isinstance(value, u.Quantity) and value.unit != u.dimensionless_unscaled:
         if frame.unit is None:
@@ -126,7 +140,7 @@ def _read(path: Path) -> Any:
 
 
 def _of_table(table: Table) -> dict[str, Any]:
-    """Return levels by name, of the columns name and level or else of the first two."""
+    """Return levels by name, from the columns name and level or else from the first two."""
     columns = {name.lower(): name for name in table.colnames}
     if not {"name", "level"} <= set(columns):
         if len(table.colnames) < 2:

@@ -29,19 +29,19 @@ def memory_frames(image, index, read, notes):
     Parameters
     ----------
     image : object
-        `~astropy.nddata.NDData`; a tuple of an array and its WCS or header; an HDU of an image;
-        or an `~astropy.io.fits.HDUList`, whose images are chosen as those of a file.
+        `~astropy.nddata.NDData`; a tuple of an array and its WCS or header; an image HDU; or an
+        `~astropy.io.fits.HDUList`, whose images are selected like the images of a file.
     index : int
-        Its place in the input.
+        Index of the object in the input.
     read : `~levelmatch.ReadOptions`
         How images are read.
     notes : `~levelmatch.images.notes.Notes`
-        Takes notes on the image.
+        Receives the notes on the image.
 
     Returns
     -------
     frames : list of `Frame` or None
-        `None` for any other object.
+        The frames; `None` for an object of another type.
 
     Raises
     ------
@@ -65,7 +65,7 @@ def memory_frames(image, index, read, notes):
 
 
 def _of_array(array, position):
-    """Return an array and its WCS or header as an image, `None` of other objects."""
+    """Return an HDU or NDData of an array and its header or WCS, or `None` for other objects."""
     if isinstance(position, fits.Header):
         return fits.PrimaryHDU(np.asarray(array), position)
     if isinstance(position, BaseHighLevelWCS | BaseLowLevelWCS):
@@ -102,6 +102,7 @@ def _check_type(name, data):
 
 
 def _nddata_frame(image, index, read):
+    """Return the frame of an `~astropy.nddata.NDData` object."""
     meta = image.meta
     name = Path(str(meta.get("FILENAME") or f"image{index:04d}")).name
     data = np.asarray(image.data)
@@ -126,7 +127,7 @@ def _nddata_frame(image, index, read):
 
 
 def _check_shapes(name, image, shape):
-    """Refuse a mask or an uncertainty of another shape than the data."""
+    """Refuse a mask or an uncertainty whose shape differs from the data's."""
     arrays = {"mask": image.mask}
     if image.uncertainty is not None:
         arrays["uncertainty"] = image.uncertainty.array
@@ -137,9 +138,9 @@ def _check_shapes(name, image, shape):
 
 
 def _plane_wcs(wcs, shape):
-    """Return the WCS of an image's plane, without the axes of one pixel."""
+    """Return the WCS of an image without axes of one pixel."""
     if isinstance(wcs, WCS) and wcs.naxis > 2 and len(shape) == 2:
-        # The data have lost their axes of one pixel.
+        # The axes of one pixel are already dropped from the data.
         return wcs.sub([1, 2])
     if wcs is None or len(shape) == 2:
         return wcs

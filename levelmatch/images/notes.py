@@ -1,5 +1,5 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
-"""Notes on images: each kind is said once per run, with the images that it concerns."""
+"""Notes on images; each kind yields one sentence per run that names its images."""
 
 from dataclasses import dataclass, field
 
@@ -9,9 +9,9 @@ from levelmatch.exceptions import warn_user
 
 __all__ = ["Notes"]
 
-# Images that a note names.
+# Largest number of images that a sentence names.
 MAX_NAMED = 5
-# The sentence of each kind; the details of an image stand after its name.
+# Sentence for each kind of note. Details of an image follow its name in brackets.
 SENTENCES = {
     "extensions": (
         "several images of a file show the same sky, and only one is matched: {images}; hdu "
@@ -62,7 +62,7 @@ SENTENCES = {
     ),
     "skipped": "left out, as on_error='skip' asks: {images}",
 }
-# Kinds that are no warnings, since the user chose so.
+# Kinds that cause no warning, because they follow from the user's choices.
 QUIET = {"kept level", "chosen extensions", "lyot left out", "area", "beam"}
 
 
@@ -74,7 +74,7 @@ class Notes:
     _warned: set = field(default_factory=set)
 
     def add(self, kind: str, name: str, detail: str = "") -> None:
-        """Add a note on an image, unless it is there."""
+        """Add a note on an image, unless it has one of this kind."""
         items = self._items.setdefault(kind, {})
         items.setdefault(name, detail)
 
@@ -103,7 +103,7 @@ class Notes:
         return SENTENCES[kind].format(images=", ".join(named[:MAX_NAMED]) + more)
 
     def warn(self) -> None:
-        """Warn of each kind that was not warned of before."""
+        """Issue one warning for each kind that has not been reported before."""
         for kind in SENTENCES:
             if kind in self._items and kind not in self._warned | QUIET:
                 self._warned.add(kind)
@@ -111,5 +111,5 @@ class Notes:
 
 
 def _number(value):
-    """Return a value as text; float32 has seven digits."""
+    """Return a value as text, with the seven digits of float32."""
     return str(int(value)) if value == int(value) and abs(value) < 1e12 else f"{value:.7g}"

@@ -13,27 +13,32 @@ from levelmatch.images.intake import check_regular, unpacked
 __all__ = ["DAMAGED", "damage_of", "open_raw"]
 
 OPENERS: dict[bytes, Any] = {b"\x1f\x8b": gzip.open, b"BZ": bz2.open, b"\xfd7": lzma.open}
-# Exceptions of a damaged file, compressed or not.
+# Exceptions that a damaged file raises, compressed or not.
 DAMAGED = (OSError, EOFError, UserWarning, zlib.error, lzma.LZMAError)
 
 
 def open_raw(path: Path, most: int | None = None) -> BinaryIO:
-    """Open a file for reading its bytes, decompressed.
+    """Open a file to read its decompressed bytes.
 
-    A compressed file is unpacked into memory as a whole: readers go back and forth in it, and
-    its checksum is at its end.
+    A compressed file is unpacked into memory, because readers seek in it, and because its
+    checksum lies at its end.
 
     Parameters
     ----------
     path : `~pathlib.Path`
         The file.
     most : int or None
-        The most bytes after unpacking; by default any number.
+        Largest number of bytes after unpacking; by default no limit.
+
+    Returns
+    -------
+    stream : binary file
+        The open file, or the unpacked content.
 
     Raises
     ------
     FrameError
-        If it is not a regular file, or unpacks to more.
+        If the file is not regular, or unpacks to more bytes.
     OSError, EOFError, ``zlib.error``, ``lzma.LZMAError``
         If a compressed file is damaged.
     """
@@ -45,7 +50,7 @@ def open_raw(path: Path, most: int | None = None) -> BinaryIO:
 
 
 def damage_of(path: Path, most: int | None = None) -> str:
-    """Return the damage of a compressed file, blank without any."""
+    """Return the decompression error of a damaged file, or an empty string."""
     try:
         with open_raw(path, most):
             pass

@@ -24,7 +24,7 @@ __all__ = [
     "plane_shape",
 ]
 
-# Names of extensions, by the kind of their values.
+# Names of extensions for each kind of plane.
 KINDS = {
     "flags": ("DQ", "DQM", "MSK"),
     "mask": ("MASK", "BPM"),
@@ -39,12 +39,12 @@ class MaskPlane:
     Parameters
     ----------
     hdu : int
-        Its HDU.
+        Index of its HDU.
     kind : {"flags", "mask", "weight"}
-        Pixels are bad where one of some bits is set, where the value is not 0, or where the
-        weight is not positive.
+        A pixel is bad if a chosen bit is set, if the value is not 0, or if the weight is not
+        positive, respectively.
     path : `~pathlib.Path` or None
-        Its file, if that is not the image's.
+        Its file; `None` for the file of the image.
     """
 
     hdu: int
@@ -53,7 +53,7 @@ class MaskPlane:
 
 
 def plane_shape(shape) -> tuple[int, ...]:
-    """Return a shape without axes of one pixel, as radio images have for frequency and Stokes."""
+    """Return a shape without axes of one pixel, such as frequency and Stokes in radio images."""
     if len(shape) <= 2:
         return tuple(shape)
     return tuple(n for n in shape if n != 1)
@@ -65,14 +65,14 @@ def as_plane(array: np.ndarray) -> np.ndarray:
 
 
 def partner_hdu(hdus: fits.HDUList, index: int, name: str) -> int | None:
-    """Return the index of the extension of a name and of an image's version, or `None`.
+    """Return the index of the extension with a name and the version of an image, or `None`.
 
     LSST names the extensions of small files by ``EXTTYPE`` alone.
     """
     key = (name, hdus[index].ver)
     if "EXTTYPE" in hdus[index].header and key not in hdus:
-        own = [i for i, h in enumerate(hdus) if not h.name and h.header.get("EXTTYPE") == name]
-        return own[0] if own and own[0] != index else None
+        typed = [i for i, h in enumerate(hdus) if not h.name and h.header.get("EXTTYPE") == name]
+        return typed[0] if typed and typed[0] != index else None
     return hdus.index_of(key) if key in hdus and hdus.index_of(key) != index else None
 
 
@@ -84,7 +84,7 @@ def find_planes(
     read: ReadOptions,
     is_jwst: bool,
 ) -> tuple[tuple[MaskPlane, ...], int]:
-    """Return the planes beside an image in its file, and the bits that make a pixel bad.
+    """Return the planes of an image in its file, and the bits that make a pixel bad.
 
     Parameters
     ----------
@@ -93,27 +93,27 @@ def find_planes(
     hdus : `~astropy.io.fits.HDUList`
         Its file.
     index : int
-        Its HDU.
+        Index of its HDU.
     shape : tuple of int
         Its shape (ny, nx).
     read : `~levelmatch.ReadOptions`
         How images are read.
     is_jwst : bool
-        Whether the image is JWST's.
+        Whether it is an image of JWST.
 
     Returns
     -------
     planes : tuple of `MaskPlane`
         The planes.
     bits : int
-        Bits of flags.
+        Data-quality bits.
 
     Raises
     ------
     FrameError
         If a plane cannot be used; the message names image and extension.
     """
-    found: list = []
+    planes: list = []
     names: dict = {}
     for kind, extensions in KINDS.items():
         for extension in extensions:
@@ -121,21 +121,21 @@ def find_planes(
             if i is None or not (read.mask_extensions or kind == "flags"):
                 continue
             named = header_bits(hdus[i].header) if kind != "weight" else {}
-            found.append(MaskPlane(i, "flags" if named else kind))
+            planes.append(MaskPlane(i, "flags" if named else kind))
             names |= named
     bits = bad_bits(read.dq_bits, is_jwst, names)
-    keep = [p for p in found if _has_values(name, hdus[p.hdu], p.kind, shape, bits)]
+    keep = [p for p in planes if _has_values(name, hdus[p.hdu], p.kind, shape, bits)]
     return tuple(keep), bits
 
 
 def _has_values(name, hdu, kind, shape, bits):
-    """Return whether a plane has a value per pixel; refuse a plane that cannot be used."""
+    """Return whether a plane has one value per pixel; refuse a plane that cannot be used."""
     what = f"{name}: the {hdu.name.strip() or 'first'} extension"
     if not hdu.is_image:
         msg = f"{what} is a table, not an image; rename it"
         raise FrameError(msg)
     if not hdu.shape:
-        # HST's convention for arrays of one value.
+        # HST writes an array of one value as the card PIXVALUE.
         value = hdu.header.get("PIXVALUE", 1 if kind == "weight" else 0)
         if {"flags": int(value) & bits, "mask": value != 0, "weight": not value > 0}[kind]:
             msg = f"{what} flags every pixel; leave the image out, see dq_bits, or see planes"
@@ -162,7 +162,7 @@ def partner_planes(
     read: ReadOptions,
     extension: tuple[str, int] = ("", 1),
 ) -> tuple[MaskPlane, ...]:
-    """Return the planes of an image in files of their own, see ``weight_files``.
+    """Return the planes of an image from ``weight_files`` and ``mask_files``.
 
     Parameters
     ----------
@@ -171,7 +171,7 @@ def partner_planes(
     path : `~pathlib.Path`
         Its file.
     index : int
-        Its place in the input.
+        Index of the image in the input.
     shape : tuple of int
         Its shape (ny, nx).
     read : `~levelmatch.ReadOptions`
@@ -179,10 +179,16 @@ def partner_planes(
     extension : tuple of str and int
         Name and version of the image's extension.
 
+    Returns
+    -------
+    planes : tuple of `MaskPlane`
+        The planes.
+
     Raises
     ------
     FrameError
-        If such a file is missing, or its image has another shape.
+        If a file is missing, cannot be read or has no plane of the image's shape; the message
+        names the image, the option and the file.
     """
     planes = []
     for option, kind in (("weight_files", "weight"), ("mask_files", "mask")):
@@ -194,7 +200,7 @@ def partner_planes(
 
 
 def _partner_path(path, index, files, option):
-    """Return the file that an option gives for an image, `None` without one."""
+    """Return the file that an option gives for an image, or `None` without one."""
     if files is None:
         return None
     if isinstance(files, str):
@@ -211,9 +217,10 @@ def _partner_path(path, index, files, option):
 
 
 def _plane_hdu(name, path, shape, option, extension, most):
-    """Return the HDU of a file's plane for an image; refuse one of another shape.
+    """Return the index of the HDU in a file that holds the plane of an image.
 
-    That is the one of the same name and version, else the first of the image's shape.
+    The HDU with the image's extension name and version has priority over the first HDU with
+    the image's shape. A plane of another shape is refused.
     """
     try:
         check_file(path, most)

@@ -1,5 +1,5 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
-"""Images that are held at a level, or that do not influence the others."""
+"""Roles of images: held at a level, or without influence on other images."""
 
 from collections.abc import Iterable, Mapping
 
@@ -13,7 +13,7 @@ __all__ = ["with_roles"]
 
 
 def with_roles(frames, hold, exclude):
-    """Return frames with their roles, and with the levels that are held.
+    """Return the frames with their roles and held levels.
 
     Parameters
     ----------
@@ -27,12 +27,14 @@ def with_roles(frames, hold, exclude):
     Raises
     ------
     ValueError
-        If a name is that of no image, an image has both roles, or none remains.
+        If a name matches no image, an image has both roles, or all images are excluded.
+    TypeError
+        If an option is neither a name nor a list of names.
     """
     if hold is None and exclude is None:
         return frames
-    held = _found(frames, hold, "hold")
-    left_out = _found(frames, exclude, "fit_exclude")
+    held = _values_by_index(frames, hold, "hold")
+    left_out = _values_by_index(frames, exclude, "fit_exclude")
     both = next((f.name for k, f in enumerate(frames) if k in held and k in left_out), None)
     if both is not None:
         msg = f"{both}: hold and fit_exclude name it; name it in one"
@@ -49,8 +51,8 @@ def with_roles(frames, hold, exclude):
     return frames
 
 
-def _found(frames, names, option):
-    """Return the value of each named frame, by its index; zero without values."""
+def _values_by_index(frames, names, option):
+    """Return the value for each index of a named frame; zero if the names have no values."""
     if names is None:
         return {}
     if isinstance(names, str):
@@ -61,25 +63,26 @@ def _found(frames, names, option):
     values = names if isinstance(names, Mapping) else dict.fromkeys(names, 0.0)
     out = {}
     for name, value in values.items():
-        own = [k for k, f in enumerate(frames) if name in (f.name, f.product, f.file)]
-        if not own:
+        indices = [k for k, f in enumerate(frames) if name in (f.name, f.product, f.file)]
+        if not indices:
             msg = f"{option}: there is no image {name!r}; the first is {frames[0].name!r}"
             raise ValueError(msg)
-        out |= dict.fromkeys(own, value)
+        out |= dict.fromkeys(indices, value)
     return out
 
 
 def _with_level(frame, value):
-    """Return a frame with the level that it is held at in place of other known levels."""
-    if value is None:
-        level = Correction()
-    else:
-        level = known_correction(frame, value, "hold")
-        before = [a.correction for a in frame.corrections if a.name != KNOWN]
-        level += sum(before, Correction()).scaled(-1)
-    own = [a for a in frame.corrections if a.name == KNOWN]
+    """Return a frame whose total correction is a level; without a value, keep its known level.
+
+    A frame with neither gets a known level of zero.
+    """
     others = tuple(a for a in frame.corrections if a.name != KNOWN)
-    if own and value is None:
+    if value is not None:
+        level = known_correction(frame, value, "hold")
+        level += sum((a.correction for a in others), Correction()).scaled(-1)
+    elif frame.has_pass(KNOWN):
         return frame
+    else:
+        level = Correction()
     applied = AppliedCorrection(KNOWN, level, np.zeros(3), "levels")
     return frame.with_keys(corrections=(*others, applied))

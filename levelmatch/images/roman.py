@@ -1,5 +1,5 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
-"""Roman's images in ASDF: the tree is read first, and pixels when they are needed."""
+"""Roman images in ASDF: frames from the tree; pixels are read when needed."""
 
 import io
 import warnings
@@ -37,10 +37,10 @@ __all__ = [
 ]
 
 
-# Errors of files that are not ASDF, or damaged.
+# Exceptions raised by files that are damaged or not ASDF.
 DAMAGED = (RecordError, ValueError, OSError, KeyError, AttributeError, yaml.YAMLError)
 SUFFIX = ".asdf"
-# Keywords of the header, and the nodes of the tree that hold them.
+# Node of the tree that holds the value of each header keyword.
 KEYWORDS = {
     "FILENAME": "filename",
     "TELESCOP": "telescope",
@@ -62,11 +62,11 @@ KEYWORDS = {
     "BKGMETH": "background.method",
     "BKGSUB": "background.subtracted",
 }
-# Values of metadata that are not known.
+# Placeholders for unknown metadata.
 UNKNOWN = (None, "?", -999999, -999999.0)
 # Bits whose names differ from those of JWST.
 ROMAN_BITS = DQ_BITS | {"GW_AFFECTED_DATA": 1 << 4, "OUTLIER": 1 << 7}
-# Uncertainties, and the power of a factor of the data by which they scale.
+# Power by which each uncertainty array scales with a factor of the data.
 UNCERTAINTIES = {"err": 1, "var_rnoise": 2, "var_poisson": 2, "var_flat": 2}
 
 
@@ -77,7 +77,7 @@ def is_asdf(path: Path) -> bool:
 
 @dataclass(frozen=True, eq=False)
 class AsdfSource(FileSource):
-    """An image in an ASDF file of Roman.
+    """A Roman image in an ASDF file.
 
     Parameters
     ----------
@@ -86,18 +86,18 @@ class AsdfSource(FileSource):
     hdu : int
         Always 0.
     arrays : dict of str to `~levelmatch.images.asdf_file.ArrayPlace`
-        Where its arrays lie: ``data``, and ``dq`` and ``err`` if it has them.
+        Places of its arrays by name: ``data``, and ``dq`` and the uncertainties if present.
     """
 
     arrays: dict[str, ArrayPlace] = field(default_factory=dict)
 
     @property
     def data(self) -> np.ndarray:
-        """The pixels as stored; read-only."""
+        """The stored pixels, read-only."""
         return np.asarray(self.array("data"))
 
     def array(self, name: str) -> np.ndarray | None:
-        """Return an array of the file, `None` if it has none of this name.
+        """Return an array of the file, or `None` if it has no array of this name.
 
         Raises
         ------
@@ -132,12 +132,12 @@ class AsdfSource(FileSource):
         return np.array(data, float_type(data), order="C"), self.bad_pixels(dq_bits)
 
     def bad_pixels(self, dq_bits: int) -> np.ndarray | None:
-        """Return where a flag is set, `None` without flags."""
+        """Return the mask of flagged pixels, or `None` without flags."""
         dq = self.array("dq")
         return None if dq is None else flagged(np.asarray(dq), dq_bits)
 
     def uncertainty(self) -> StdDevUncertainty | None:
-        """Return the uncertainty, in its own type; `None` if the file has none."""
+        """Return the uncertainty in its stored type, or `None` without one."""
         err = self.array("err")
         return None if err is None else StdDevUncertainty(native(err))
 
@@ -152,14 +152,19 @@ def native(array: np.ndarray) -> np.ndarray:
 
 
 def roman_frame(path: Path, read: ReadOptions) -> Frame:
-    """Return the frame of an image of Roman.
+    """Return the frame of a Roman image.
 
     Parameters
     ----------
     path : `~pathlib.Path`
-        An ASDF file with the tree ``roman``, of level 2 or 3.
+        An ASDF file of level 2 or 3 with the tree ``roman``.
     read : `~levelmatch.ReadOptions`
         How it is read.
+
+    Returns
+    -------
+    frame : `Frame`
+        The frame.
 
     Raises
     ------
@@ -186,6 +191,7 @@ def roman_frame(path: Path, read: ReadOptions) -> Frame:
 
 
 def _frame(file: AsdfFile, read: ReadOptions, binding: Binding) -> Frame:
+    """Return the frame of an ASDF file; refuse arrays that are no image."""
     name, data = file.path.name, file.find("roman", "data")
     if data is None:
         msg = f"{name}: it has no image roman.data; images in ASDF are Roman's"
@@ -218,7 +224,7 @@ def _frame(file: AsdfFile, read: ReadOptions, binding: Binding) -> Frame:
 
 
 def _quantity(node: Any) -> tuple[Any, str]:
-    """Return the node of an array, and its unit if it is the value of a quantity."""
+    """Return the node of an array, and the unit (or an empty string) if it is a quantity."""
     fields = {}
     if node is not None and node.id == "mapping":
         fields = {k.value: v for k, v in node.value if k.id == "scalar"}
@@ -228,7 +234,10 @@ def _quantity(node: Any) -> tuple[Any, str]:
 
 
 def _unit(file: AsdfFile) -> u.UnitBase:
-    """Return the unit of data without one: the flux step of the pipeline turns DN/s to MJy/sr."""
+    """Return the unit of data that state none.
+
+    The unit is MJy/sr for mosaics and after the flux step of the pipeline, and DN/s before.
+    """
     if plain_value(file.find("roman", "meta", "cal_step", "flux")) == "COMPLETE":
         return u.MJy / u.sr
     product = file.find("roman").tag.rpartition("/")[2]
@@ -236,7 +245,7 @@ def _unit(file: AsdfFile) -> u.UnitBase:
 
 
 def _gwcs(file: AsdfFile) -> Any:
-    """Return the gwcs of a file; asdf opens nothing but its own nodes."""
+    """Return the gwcs of a file; asdf opens only the nodes of the gwcs."""
     name, node = file.path.name, file.find("roman", "meta", "wcs")
     if node is None or plain_value(node) is not None or node.id != "mapping":
         msg = f"{name}: it has no WCS (roman.meta.wcs); run assign_wcs first"
@@ -264,7 +273,7 @@ def _gwcs(file: AsdfFile) -> Any:
 
 
 def roman_header(file: AsdfFile) -> Header:
-    """Return metadata of a tree as a header: keywords that matching uses, and those of runs."""
+    """Return metadata of a tree as a header: keywords used for matching, and cards of runs."""
     header = Header()
     for key, place in KEYWORDS.items():
         value = plain_value(file.find("roman", "meta", *place.split(".")))
@@ -274,7 +283,7 @@ def roman_header(file: AsdfFile) -> Header:
 
 
 def add_entries(header: Header, entries: list[dict[str, Any]]) -> Header:
-    """Add the keywords of runs that corrected an image to its header; return the header."""
+    """Add the cards of runs that corrected an image to its header; return the header."""
     for entry in entries:
         for key, value in entry.get("cards", {}).items():
             header[key] = value
@@ -283,11 +292,11 @@ def add_entries(header: Header, entries: list[dict[str, Any]]) -> Header:
 
 
 def run_entries(file: AsdfFile) -> list[dict[str, Any]]:
-    """Return the entries of the lists ``levelmatch``, one per run that corrected the image.
+    """Return the entries of the lists ``levelmatch``, one for each run that corrected the image.
 
-    A step of the pipeline has its list in the metadata.
+    Pipeline steps write their list in the metadata, other runs at the root of the tree.
     """
     nodes = [file.find("roman", "meta", "levelmatch"), file.find("levelmatch")]
-    lists = [yaml.safe_load(yaml.serialize(node)) for node in nodes if node is not None]
-    entries = [entry for own in lists if isinstance(own, list) for entry in own]
+    trees = [yaml.safe_load(yaml.serialize(node)) for node in nodes if node is not None]
+    entries = [entry for tree in trees if isinstance(tree, list) for entry in tree]
     return [e for e in entries if isinstance(e, dict) and {"record", "record_sha256"} <= set(e)]

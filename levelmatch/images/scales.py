@@ -23,19 +23,19 @@ __all__ = [
 ]
 
 
-# Images of one camera: sorted by pixel area, each is within this factor of the next.
+# Largest ratio of neighbouring pixel areas, in sorted order, of images of one camera.
 SAME_CAMERA = 1.1
-# Scales that differ from 1 by more are noted.
+# Smallest difference of a scale from 1 that is noted.
 NOTED = 0.001
-# Zero points in magnitudes lie in this range.
+# Range of zero points in magnitudes.
 ZERO_POINTS = (-10.0, 60.0)
-# Flux scales of one call lie within this factor of their median.
+# Largest ratio of a flux scale to the median of the call.
 MAX_FACTOR = 1e3
-# Single precision holds the product of an image and a factor in this range.
+# Range of factors whose product with an image single precision can hold.
 FACTORS = (1e-15, 1e15)
-# A keyword that values are divided by.
+# Option value "1/KEYWORD" for values proportional to a keyword.
 _INVERSE = re.compile(r"\s*1(?:\.0*)?\s*/\s*([A-Za-z0-9_-]{1,8})\s*")
-# Keywords that hold a number near a magnitude's but are none.
+# Keywords whose numbers could pass for zero points in magnitudes.
 NO_MAGNITUDES = (
     "AIRMASS CCDGAIN DIT EFFEXPTM EXPOSURE EXPTIME FLXSCALE GAIN ITIME NCOMBINE PHOTFLAM PHOTMJSR "
     "RDNOISE TELAPSE TEXPTIME XPOSURE"
@@ -43,13 +43,13 @@ NO_MAGNITUDES = (
 
 
 def compare_scales(frames, pixel_area="auto", notes=None):
-    """Return the factors that bring the frames to one unit, and that unit.
+    """Return the factors that bring the frames to a common unit, and the common unit.
 
-    Surface brightness and brightness temperature compare directly. Values per beam are divided
-    by the solid angle of the beam, relative to that of the first frame by name. Values per
-    pixel (counts, electrons, photons, fluxes) compare directly between images of one camera,
-    since flat-fielded images have equal sky in all pixels; between cameras they are divided
-    by the pixel area.
+    Surface brightness and brightness temperature are compared directly. Values per beam are
+    divided by the solid angle of the beam, relative to the first frame by name. Values per pixel
+    (counts, electrons, photons, fluxes) are compared directly between images of one camera,
+    because flat-fielded images have equal sky in all pixels. Between cameras they are divided by
+    the pixel area.
 
     Parameters
     ----------
@@ -58,26 +58,27 @@ def compare_scales(frames, pixel_area="auto", notes=None):
     pixel_area : {"auto", True, False}
         See `~levelmatch.ReadOptions`.
     notes : `~levelmatch.images.notes.Notes` or None
-        Takes notes on images that are scaled.
+        Receives notes on images that are scaled.
 
     Returns
     -------
     scales : `~numpy.ndarray`, shape (n,)
-        Factors from each frame's unit to the common one, times its ``output_factor``.
+        Factors from each frame's unit to the common unit, times its ``output_factor``.
     unit : `~astropy.units.Unit` or None
-        The common unit: that of the first frame by name.
+        The common unit: the unit of the first frame by name.
 
     Raises
     ------
     `~astropy.units.UnitsError`
-        If units differ in kind, or are logarithmic; or if a header lacks its beam.
+        If units cannot be converted, are missing in some frames or are logarithmic; or if only
+        some headers have a beam.
 
     Warns
     -----
     LevelMatchWarning
         If the common unit is not understood.
     FluxScaleWarning
-        If pixel areas differ, and the unit does not show whether values grow with them.
+        If pixel areas differ and the unit does not show whether values grow with the area.
     """
     first = min(frames, key=lambda frame: frame.name)
     factors = np.array([_unit_factor(frame, first) for frame in frames])
@@ -102,21 +103,21 @@ def compare_scales(frames, pixel_area="auto", notes=None):
 
 
 def area_factors(frames, pixel_area="auto"):
-    """Return the factors that bring values per pixel to one pixel area, shape (n,).
+    """Return the factors that bring values per pixel to one pixel area.
 
     Parameters
     ----------
     frames : list of `Frame`
         The frames.
     pixel_area : {"auto", True, False}
-        Take the mean pixel area of each camera's images, or that of each image, or none.
-        Cameras are told apart by gaps of more than 10 % between the sorted areas.
+        ``"auto"`` uses the mean pixel area of each camera, True the pixel area of each image,
+        and False none. Gaps of more than 10 % between the sorted areas separate cameras.
 
     Returns
     -------
     factors : `~numpy.ndarray`, shape (n,)
-        Pixel area of the first frame by name over that of each frame; 1 for units whose values
-        do not depend on it.
+        Pixel area of the first frame by name divided by the pixel area of each frame; 1 for
+        units whose values do not depend on it.
     """
     first = min(range(len(frames)), key=lambda k: frames[k].name)
     if is_extensive(frames[first].unit) is False or not pixel_area:
@@ -128,7 +129,7 @@ def area_factors(frames, pixel_area="auto"):
 
 
 def _camera_areas(areas):
-    """Return the mean area of the images of the same camera, for each image."""
+    """Return the mean pixel area of its camera for each image."""
     order = np.argsort(areas, kind="stable")
     gaps = areas[order][1:] > SAME_CAMERA * areas[order][:-1]
     camera = np.concatenate([[0], np.cumsum(gaps)])
@@ -139,7 +140,7 @@ def _camera_areas(areas):
 
 
 def _warn_unit_without_area(frames, first, areas):
-    """Warn of different pixel areas where the unit does not show what to do."""
+    """Warn of different pixel areas if the unit does not show whether values grow with them."""
     k = int(np.abs(np.log(areas)).argmax())
     if areas[k] == 1:
         return
@@ -153,58 +154,70 @@ def _warn_unit_without_area(frames, first, areas):
 
 
 def beam_factors(frames, first):
-    """Return the factors that bring values per beam to the beam of one frame, shape (n,).
+    """Return the factors that bring values per beam to the beam of one frame.
 
     Parameters
     ----------
     frames : list of `Frame`
         The frames, in one kind of unit.
     first : `Frame`
-        The frame whose beam counts.
+        The frame whose beam is the common one.
+
+    Returns
+    -------
+    factors : `~numpy.ndarray`, shape (n,)
+        Beam area of the first frame divided by the beam area of each frame; 1 for other units,
+        or if no header has a beam.
 
     Raises
     ------
     `~astropy.units.UnitsError`
-        If some of the headers have a beam and others have none; the message names one.
+        If only some headers have a beam; the message names an image without.
     """
     if not is_per_beam(first.unit):
         return np.ones(len(frames))
     beams = {frame.name: _beam_area(frame) for frame in frames}
-    known = [name for name, beam in beams.items() if beam is not None]
-    if not known:
+    with_beam = [name for name, beam in beams.items() if beam is not None]
+    if not with_beam:
         return np.ones(len(frames))
     for name, beam in beams.items():
         if beam is None:
             msg = (
                 f"{name}: its unit is per beam, and its header has no beam (BMAJ, BMIN) as that "
-                f"of {known[0]} has; add the two keywords, or convert the images to MJy/sr"
+                f"of {with_beam[0]} has; add the two keywords, or convert the images to MJy/sr"
             )
             raise u.UnitsError(msg)
     return np.array([beams[first.name] / beams[frame.name] for frame in frames])
 
 
 def _beam_area(frame):
-    """Return the product of the beam's axes, `None` if the header has no good one."""
+    """Return the product of the beam's axes, or `None` without two positive axes."""
     axes = [frame.meta.get(key) for key in ("BMAJ", "BMIN")]
     good = all(isinstance(a, Real) and np.isfinite(a) and a > 0 for a in axes)
     return float(axes[0]) * float(axes[1]) if good else None
 
 
 def flux_factors(frames, flux_scale):
-    """Return the factors that bring the frames to one flux scale, shape (n,).
+    """Return the factors that bring the frames to one flux scale.
 
     Parameters
     ----------
     frames : list of `Frame`
         In the order of the input.
     flux_scale : None, str, sequence or mapping
-        A header keyword with the zero point in magnitudes, ``"1/KEYWORD"`` for one that the
-        values are proportional to, factors in the order of the images, or by their names.
+        Header keyword with the zero point in magnitudes; ``"1/KEYWORD"`` for a keyword to which
+        the values are proportional; or factors in the order of the images, or by image name.
+
+    Returns
+    -------
+    factors : `~numpy.ndarray`, shape (n,)
+        Positive factors.
 
     Raises
     ------
     ValueError
-        If a factor is missing or not a positive number; the message names the image.
+        If a factor is missing, not a positive number or out of range; the message names the
+        image.
     """
     if flux_scale is None:
         return np.ones(len(frames))
@@ -232,7 +245,7 @@ def flux_factors(frames, flux_scale):
 
 
 def _keyword_factors(frames, keyword):
-    """Return the factors by zero points, in magnitudes, of a header keyword."""
+    """Return the factors from the zero points, in magnitudes, of a header keyword."""
     points = {f.product: _number_of(f, keyword) for f in frames}
     first = min(points)
     for name, point in sorted(points.items(), key=lambda item: -abs(item[1] - points[first])):
@@ -252,7 +265,7 @@ def _keyword_factors(frames, keyword):
 
 
 def _number_of(frame, keyword):
-    """Return the zero point of a frame."""
+    """Return the zero point of a frame; refuse a missing one."""
     point = _zero_point(frame, keyword)
     try:
         value = np.nan if isinstance(point, bool) else float(point)
@@ -275,10 +288,15 @@ def image_values(frames, values, argument):
     frames : list of `Frame`
         In the order of the input.
     values : str, sequence or mapping
-        A header keyword with the numbers, numbers in the order of the images or files, or by
-        their names.
+        Header keyword with the numbers, or numbers in the order of the images or files, or by
+        name.
     argument : str
-        The argument's name, for error messages.
+        Name of the argument, for error messages.
+
+    Returns
+    -------
+    numbers : `~numpy.ndarray`, shape (n,)
+        The numbers.
 
     Raises
     ------
@@ -306,7 +324,7 @@ def image_values(frames, values, argument):
 
 
 def _positive(frames, values, argument, source):
-    """Return the numbers of the frames' images, all of them positive."""
+    """Return the number for each frame; refuse missing and non-positive numbers."""
     for name, value in values.items():
         if not (isinstance(value, Real) and np.isfinite(value) and value > 0):
             msg = f"{name}: {argument}: {source} is missing or not a positive number: {value!r}"
@@ -315,7 +333,7 @@ def _positive(frames, values, argument, source):
 
 
 def to_common_unit(frames, factors=1.0, pixel_area="auto", notes=None):
-    """Return the frames with the scales in which they are compared, and their common unit.
+    """Return the frames with their scales to the common unit, and the common unit.
 
     Parameters
     ----------
@@ -324,13 +342,14 @@ def to_common_unit(frames, factors=1.0, pixel_area="auto", notes=None):
     factors : float or `~numpy.ndarray`, shape (n,)
         Factors to a common flux scale, see `flux_factors`.
     pixel_area : {"auto", True, False}
+        See `~levelmatch.ReadOptions`.
     notes : `~levelmatch.images.notes.Notes` or None
-        See `compare_scales`.
+        Receives notes on images that are scaled.
 
     Returns
     -------
     frames : list of `Frame`
-        The frames, whose ``scale`` is the product of both factors.
+        The frames, whose ``scale`` is the product of the unit's and the flux scale's factor.
     unit : `~astropy.units.Unit` or None
         The common unit, see `compare_scales`.
     """
@@ -340,9 +359,9 @@ def to_common_unit(frames, factors=1.0, pixel_area="auto", notes=None):
 
 
 def with_output_factors(frames, factors, flux_scale):
-    """Return the frames with the factors that multiply their corrected pixels.
+    """Return the frames with the factors of their corrected pixels in the output.
 
-    Factors of an earlier function are multiplied.
+    The factors multiply the factors of an earlier function.
 
     Parameters
     ----------
@@ -351,7 +370,12 @@ def with_output_factors(frames, factors, flux_scale):
     factors : `~numpy.ndarray`, shape (n,)
         See `flux_factors`.
     flux_scale : None, str, sequence or mapping
-        The option. A keyword is noted, and the output's header gets a new zero point.
+        The option. For a keyword, the header of the output gets a new zero point.
+
+    Returns
+    -------
+    frames : list of `Frame`
+        The frames with new ``output_factor`` and ``zero_point``.
     """
     is_keyword = isinstance(flux_scale, str) and _INVERSE.fullmatch(flux_scale) is None
     keyword = flux_scale if is_keyword else ""
@@ -365,7 +389,7 @@ def with_output_factors(frames, factors, flux_scale):
 
 
 def _zero_point(frame, keyword):
-    """Return the zero point in a frame's header, times the factor of an earlier function."""
+    """Return the zero point in a frame's header, adjusted to the factor of an earlier function."""
     point = frame.meta.get(keyword)
     if frame.zero_point != keyword:
         return point
@@ -376,6 +400,7 @@ def _zero_point(frame, keyword):
 
 
 def _unit_factor(frame, first):
+    """Return the factor from the unit of a frame to the unit of the first frame."""
     if frame.unit == first.unit:
         if is_logarithmic(frame.unit):
             msg = (

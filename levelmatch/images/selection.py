@@ -1,5 +1,5 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
-"""Regions that are left out of the comparison, or the only ones compared."""
+"""Regions that are excluded from the comparison, or to which it is restricted."""
 
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -17,9 +17,9 @@ class Selection:
     Parameters
     ----------
     text : str
-        The regions in DS9's language.
+        The regions as DS9 text.
     only : bool
-        Whether only pixels inside of the regions are compared, else only those outside.
+        Whether to compare only pixels inside of the regions; by default only pixels outside.
     regions : list of `~regions.Region`
         The regions.
     """
@@ -48,7 +48,7 @@ class Selection:
         Returns
         -------
         mask : 2D `~numpy.ndarray` of bool
-            True where the centre of a pixel lies in a region, or in none with ``only``.
+            True for pixels whose centre lies in a region or, with ``only``, in no region.
 
         Raises
         ------
@@ -62,23 +62,23 @@ class Selection:
                 msg = f"{name}: regions: {type(region).__name__} has no area; leave it out"
                 raise ValueError(msg)
             try:
-                part = pixel.to_mask(mode="center").to_image(shape)
+                covered = pixel.to_mask(mode="center").to_image(shape)
             except NotImplementedError as error:
                 msg = f"{name}: regions: {type(region).__name__} has no area; leave it out"
                 raise ValueError(msg) from error
-            if part is not None:
-                # DS9 excludes a region by a minus sign.
-                inside[part > 0] = bool(region.meta.get("include", True))
+            if covered is not None:
+                # In DS9 text, a minus sign excludes a region.
+                inside[covered > 0] = bool(region.meta.get("include", True))
         return ~inside if self.only else inside
 
 
 def selection_of(regions: Any, *, only: bool) -> Selection | None:
-    """Return the selection of an option, `None` without regions.
+    """Return the selection given by an option, or `None` without regions.
 
     Parameters
     ----------
     regions : None, str, `~regions.Region`, `~regions.Regions` or sequence of `~regions.Region`
-        Regions, or their text in DS9's language.
+        Regions, or their DS9 text.
     only : bool
         See `Selection`.
 
@@ -86,6 +86,8 @@ def selection_of(regions: Any, *, only: bool) -> Selection | None:
     ------
     ImportError
         If the package regions is not installed.
+    TypeError
+        If a member of the sequence is not a region.
     ValueError
         If there is no region, or the text cannot be read.
     """
@@ -97,7 +99,7 @@ def selection_of(regions: Any, *, only: bool) -> Selection | None:
         msg = 'regions: the package regions is needed: pip install "levelmatch[regions]"'
         raise ImportError(msg) from error
     if isinstance(regions, list | tuple) and all(isinstance(r, str) for r in regions):
-        # As a record has a list of regions.
+        # A record holds a list of texts.
         regions = "\n".join(regions)
     if isinstance(regions, str):
         try:
@@ -111,9 +113,9 @@ def selection_of(regions: Any, *, only: bool) -> Selection | None:
         if wrong is not None:
             msg = f"regions: {wrong!r} is no region of the package regions"
             raise TypeError(msg)
-    found = list(parsed)
-    if not found:
+    all_regions = list(parsed)
+    if not all_regions:
         msg = "regions: there is none in the file or the list; give one"
         raise ValueError(msg)
-    text = regions if isinstance(regions, str) else Regions(found).serialize(format="ds9")
-    return Selection(text, only, found)
+    text = regions if isinstance(regions, str) else Regions(all_regions).serialize(format="ds9")
+    return Selection(text, only, all_regions)

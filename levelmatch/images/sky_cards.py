@@ -1,5 +1,5 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
-"""Sky levels in headers that a later step of another pipeline subtracts."""
+"""Header cards with sky levels that later steps of other pipelines subtract."""
 
 from numbers import Real
 
@@ -8,12 +8,12 @@ from astropy import units as u
 
 __all__ = ["OWN_KEYWORD", "note_pending_levels", "pending_levels"]
 
-# Keyword of the levels that the package keeps in headers of telescopes without one of their own.
+# Keyword of kept levels in headers of telescopes that define no keyword for them.
 OWN_KEYWORD = "LMSKY"
 
 
 def pending_levels(meta):
-    """Return the sky levels of a header that are not subtracted yet.
+    """Return the sky levels of a header that are not yet subtracted.
 
     Parameters
     ----------
@@ -23,9 +23,9 @@ def pending_levels(meta):
     Returns
     -------
     levels : dict of str to float
-        By keyword: ``BKGLEVEL`` of JWST's skymatch step, unless ``BKGSUB`` is true, and
-        ``MDRIZSKY`` of AstroDrizzle, and ``LMSKY`` of levels kept by an earlier run. Zero
-        levels are left out.
+        Levels by keyword, without zeros: ``BKGLEVEL`` of JWST's skymatch step, unless
+        ``BKGSUB`` is true; ``MDRIZSKY`` of AstroDrizzle; ``LMSKY`` of an earlier run that kept
+        levels.
     """
     subtracted = meta.get("BKGSUB") in (True, "T", "True")
     keys = ("MDRIZSKY", OWN_KEYWORD)
@@ -41,16 +41,16 @@ def _is_level(value):
 
 
 def note_pending_levels(frames, notes, *, keep=False):
-    """Note images whose header has a sky level that is not subtracted yet, or gets one.
+    """Add notes on images whose header has a sky level that is not yet subtracted, or gets one.
 
     Parameters
     ----------
     frames : list of `~levelmatch.images.frame.Frame`
         The images.
     notes : `~levelmatch.images.notes.Notes`
-        Takes the notes.
+        Receives the notes.
     keep : bool
-        Whether the run keeps levels in the headers.
+        Whether the run writes levels to headers and does not subtract them.
     """
     for frame in frames:
         levels = pending_levels(frame.meta)

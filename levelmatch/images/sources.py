@@ -1,5 +1,5 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
-"""The pixels of an image, in memory or in a FITS file."""
+"""Sources of an image's pixels: memory or a FITS file."""
 
 import hashlib
 from contextlib import ExitStack, contextmanager
@@ -40,9 +40,9 @@ class MemorySource:
     image : `~astropy.nddata.NDData`
         The image.
     hdus : `~astropy.io.fits.HDUList` or None
-        The HDUs that it comes from.
+        The HDUs from which the image was made.
     hdu : int
-        Index of its HDU among these.
+        Index of the image's HDU.
     """
 
     image: NDData
@@ -51,13 +51,13 @@ class MemorySource:
 
     @cached_property
     def identity(self) -> dict:
-        """Identity of the image: no file name, and the SHA-256 of data and mask."""
+        """Identity of the image: empty file name, and SHA-256 of data and mask."""
         data, mask = np.asarray(self.image.data), as_mask(self.image.mask)
         digests = pixel_digests(data, [mask])
         return {"file": "", "path": "", "size": 0, "hdu": self.hdu, **digests}
 
     def read(self, dq_bits: int) -> tuple[np.ndarray, np.ndarray | None]:
-        """Return a copy of the pixels as floats, and a boolean array of bad pixels, or `None`."""
+        """Return a copy of the pixels as floats, and the mask of bad pixels or `None`."""
         data = as_plane(np.asarray(self.image.data))
         mask = as_mask(self.image.mask)
         if mask is not None and mask.ndim > 2:
@@ -78,13 +78,13 @@ class FileSource:
     masks : tuple of `~levelmatch.images.planes.MaskPlane`
         Arrays of flags, masks or weights.
     planes : tuple of `~levelmatch.images.fastfits.Plane` or None
-        The image and its flags (or `None`), where both can be read without astropy.
+        The image and its flags (or `None`), if both can be read without astropy.
     name : str
-        Name of the image in a set of files; by default the file's.
+        Unique name of the file; by default the file's own name.
     binding : `~levelmatch.images.binding.Binding` or None
-        The file as it was first read.
+        State of the files when they were first read.
     max_bytes : int
-        The most bytes of a compressed file after unpacking.
+        Largest number of bytes of a compressed file after unpacking.
     """
 
     path: Path
@@ -104,8 +104,8 @@ class FileSource:
     def identity(self) -> dict:
         """Identity of the image: file name, and SHA-256 of data and masks.
 
-        The checksums are of the bytes in FITS's order, scaled and decompressed. The file is
-        read at the first use.
+        The checksums cover the decompressed and scaled values in FITS's byte order. The file is
+        read when the identity is first used.
 
         Raises
         ------
@@ -135,7 +135,7 @@ class FileSource:
         return digests
 
     def _digest(self, hdus, digests):
-        """Add the digests of an open file's pixels to a dict."""
+        """Add the digests of an open file's pixels to a dictionary."""
         with self._opened_planes(hdus) as planes:
             digests |= pixel_digests(hdus[self.hdu].data, [hdu.data for _, hdu in planes])
 
@@ -143,7 +143,7 @@ class FileSource:
     def opened(self):
         """Open the file; errors name it."""
         try:
-            # No filter of warnings: files are read by threads, which share the filters.
+            # Do not filter warnings here: threads read files and share the filters.
             with open_raw(self.path, self.max_bytes) as raw, fits.open(raw, memmap=False) as hdus:
                 self._check_length(hdus)
                 yield hdus
@@ -155,7 +155,7 @@ class FileSource:
             raise FrameError(msg) from error
 
     def _check_length(self, hdus):
-        """Refuse a truncated file: astropy only warns, and fills in zeros."""
+        """Refuse a truncated file, for which astropy only warns and fills in zeros."""
         used = [self.hdu, *(mask.hdu for mask in self.masks if mask.path is None)]
         places = [hdus[i].fileinfo() for i in used]
         with open(self.path, "rb") as stream:
@@ -167,7 +167,7 @@ class FileSource:
 
     @contextmanager
     def _opened_planes(self, hdus):
-        """Open the files of the masks, and give each mask with its HDU."""
+        """Open the files of the masks, and yield the list of masks with their HDUs."""
         with ExitStack() as stack:
             files = {None: hdus}
             for path in {mask.path for mask in self.masks} - {None}:
@@ -175,14 +175,14 @@ class FileSource:
             yield [(mask, files[mask.path][mask.hdu]) for mask in self.masks]
 
     def bad(self, hdus: fits.HDUList, dq_bits: int) -> np.ndarray | None:
-        """Return the bad pixels according to the masks, or `None` without masks.
+        """Return the mask of bad pixels, or `None` without masks.
 
         Parameters
         ----------
         hdus : `~astropy.io.fits.HDUList`
             The open file.
         dq_bits : int
-            The bits of flags that make a pixel bad.
+            Data-quality bits that make a pixel bad.
         """
         with self._opened_planes(hdus) as planes:
             return bad_pixels(planes, dq_bits)
@@ -193,15 +193,15 @@ class FileSource:
         return self.name or self.path.name
 
     def check_unchanged(self, dq_bits: int) -> None:
-        """Refuse a file that is no longer the one that was read.
+        """Check that the files are unchanged since they were first read.
 
-        Its size and modification time are compared. If the system says that it was touched
-        nevertheless, its pixels are, too.
+        The check compares sizes and modification times. If inodes or status times differ, it
+        also compares the pixels.
 
         Parameters
         ----------
         dq_bits : int
-            The bits of flags that make a pixel bad.
+            Data-quality bits that make a pixel bad.
 
         Raises
         ------
@@ -215,12 +215,19 @@ class FileSource:
         self.read(dq_bits)
 
     def read(self, dq_bits: int) -> tuple[np.ndarray, np.ndarray | None]:
-        """Return the pixels as floats, and a boolean array (or `None`) of pixels to mask.
+        """Return the pixels as floats, and the mask of bad pixels.
+
+        Returns
+        -------
+        data : 2D `~numpy.ndarray`
+            The pixels; those of a plain file are NaN where bad.
+        bad : 2D `~numpy.ndarray` of bool, or None
+            The mask; `None` for a plain file or without masks.
 
         Raises
         ------
         FrameError
-            If the file cannot be read, or changed since it was read first.
+            If the file cannot be read, or changed since it was first read.
         """
         binding = self.binding
         hashed = binding is not None and binding.hashed and binding.digests is None
@@ -233,7 +240,7 @@ class FileSource:
         return data, bad
 
     def _read(self, dq_bits, digests):
-        """Return pixels and mask; a dict, if given, gets the digests of `pixel_digests`."""
+        """Return pixels and mask; add the digests, see `pixel_digests`, to a dictionary."""
         plain = self._read_plain(dq_bits, digests)
         if plain is not None:
             return plain, None
@@ -244,22 +251,22 @@ class FileSource:
             return np.require(data, float_type(data), "CW"), self.bad(hdus, dq_bits)
 
     def _read_plain(self, dq_bits, digests=None):
-        """Return the pixels read without astropy; `None` if astropy must read the file."""
+        """Return the pixels read without astropy, or `None` if astropy must read the file."""
         if self.planes is None:
             return None
-        own = None if digests is None else (hashlib.sha256(), hashlib.sha256())
+        hashes = None if digests is None else (hashlib.sha256(), hashlib.sha256())
         try:
-            data = fastfits.read_plane(self.path, *self.planes, dq_bits & 0xFFFFFFFF, own)
+            data = fastfits.read_plane(self.path, *self.planes, dq_bits & 0xFFFFFFFF, hashes)
         except OSError:
             return None
-        if own is not None and data is not None:
-            found, mask = (digest.hexdigest() for digest in own)
-            digests |= {"dtype": "f4", "sha256": found}
+        if hashes is not None and data is not None:
+            image, mask = (digest.hexdigest() for digest in hashes)
+            digests |= {"dtype": "f4", "sha256": image}
             digests["mask_sha256"] = "" if self.planes[1] is None else mask
         return data
 
     def read_rows(self, start: int, stop: int, dq_bits: int) -> np.ndarray | None:
-        """Return some rows of a plain file, NaN where flagged; `None` of other files."""
+        """Return rows of a plain file, NaN where flagged, or `None` for other files."""
         if self.planes is None:
             return None
         image, dq = (plane and plane.rows(start, stop) for plane in self.planes)
@@ -270,14 +277,14 @@ class FileSource:
 
 
 def decoded_image(hdu) -> np.ndarray:
-    """Return the pixels of an HDU as a plane, NaN where blank.
+    """Return the pixels of an HDU as a 2D array, NaN where blank.
 
-    astropy ignores BLANK in unsigned integers, and where it is 0.
+    astropy ignores BLANK in unsigned integers, and a BLANK of 0.
 
     Parameters
     ----------
     hdu : `~astropy.io.fits.ImageHDU`, `PrimaryHDU` or `CompImageHDU`
-        The HDU, whose data were not used before.
+        The HDU. Its data must not have been used before.
     """
     blank, offset = hdu.header.get("BLANK"), hdu.header.get("BZERO", 0)
     stored_as_integers = hdu.header.get("BITPIX", 0) > 0
@@ -295,14 +302,14 @@ def decoded_image(hdu) -> np.ndarray:
 
 
 def bad_pixels(planes: list, dq_bits: int) -> np.ndarray | None:
-    """Return the bad pixels according to planes, or `None` without any.
+    """Return the mask of bad pixels, or `None` without planes.
 
     Parameters
     ----------
     planes : list of tuple
-        Each `~levelmatch.images.planes.MaskPlane` with its HDU.
+        Pairs of a `~levelmatch.images.planes.MaskPlane` and its HDU.
     dq_bits : int
-        The bits of flags that make a pixel bad.
+        Data-quality bits that make a pixel bad.
     """
     bad = None
     for mask, hdu in planes:
@@ -312,21 +319,21 @@ def bad_pixels(planes: list, dq_bits: int) -> np.ndarray | None:
 
 
 def _bad(values, kind, dq_bits):
-    """Return the bad pixels according to a mask."""
+    """Return the mask of bad pixels from the values of one plane."""
     if kind == "flags":
         return flagged(values, dq_bits)
     return values != 0 if kind == "mask" else ~(values > 0)
 
 
 def float_type(data: np.ndarray) -> np.dtype:
-    """Return the type of floats that holds an array: float32 for at most 16 bits or float32."""
+    """Return float32 for integers of at most 16 bits and floats of at most 32, else float64."""
     small = data.dtype.kind == "f" and data.dtype.itemsize <= 4
     small |= data.dtype.kind in "iu" and data.dtype.itemsize <= 2
     return np.dtype(np.float32 if small else np.float64)
 
 
 def pixel_digests(data, masks):
-    """Return the type of an image's data, their SHA-256, and that of its masks."""
+    """Return the type of an image's data, and the SHA-256 of its data and of its masks."""
     digest = hashlib.sha256()
     for mask in masks:
         if mask is not None:
@@ -339,17 +346,17 @@ def pixel_digests(data, masks):
 
 
 def _in_fits_order(data):
-    """Return an array's bytes, C-contiguous and big-endian."""
+    """Return the bytes of an array, C-contiguous and big-endian."""
     return np.ascontiguousarray(data, dtype=data.dtype.newbyteorder(">")).data
 
 
 def flagged(dq: np.ndarray, bits: int) -> np.ndarray:
-    """Return where any of some bits is set in an array of integers, of any sign."""
+    """Return where at least one of the bits is set in an array of signed or unsigned integers."""
     unsigned = dq.view(dq.dtype.str.replace("i", "u"))
     bits = bits & int(np.iinfo(unsigned.dtype).max)
     return (unsigned & unsigned.dtype.type(bits)) != 0
 
 
 def as_mask(mask) -> np.ndarray | None:
-    """Return a mask as a boolean array, or `None`."""
+    """Return a mask as a boolean array; `None` stays `None`."""
     return None if mask is None else np.asarray(mask, dtype=bool)

@@ -20,10 +20,15 @@ def assign_tiles(frames, group_by):
     group_by : str, list of str or callable
         See `~levelmatch.match_dithers`.
 
+    Returns
+    -------
+    frames : list of `~levelmatch.images.frame.Frame`
+        The frames, with ``tile`` set, and ``exposure`` if all chips of one file form a tile.
+
     Raises
     ------
     FrameError
-        If an image lacks a keyword, or its value; the message names it.
+        If an image lacks a keyword or its value, or is not of JWST; the message names it.
     """
     if callable(group_by):
         tiles = [str(group_by(f.whole or f.name, f.meta.copy())) for f in frames]
@@ -52,13 +57,13 @@ def _with_tiles(frames, tiles):
 
 
 def _joined(frames):
-    """Return the frames, those of one file marked that the user made a tile of its own."""
-    files = {}
+    """Return the frames, marked as one exposure where the chips of one file form a tile."""
+    by_tile = {}
     for frame in frames:
-        files.setdefault(frame.tile, []).append(frame)
+        by_tile.setdefault(frame.tile, []).append(frame)
     alone = {
         tile
-        for tile, members in files.items()
+        for tile, members in by_tile.items()
         if len(members) > 1 and all(f.extension and f.file == members[0].file for f in members)
     }
     return [
@@ -70,9 +75,9 @@ def _joined(frames):
 
 
 def _tiles_by_overlap(frames):
-    """Return the tile of each frame: the name of the first image of its group.
+    """Return the tile of each frame, named by the first image of its group.
 
-    The chips of one exposure are of one tile if there are others of the same field.
+    The chips of one exposure share a tile only if another exposure of the field exists.
     """
     grids = [frame.whole_grid for frame in frames]
     files = [frame.file if frame.extension else frame.name for frame in frames]
@@ -84,7 +89,7 @@ def _tiles_by_overlap(frames):
         for group in set(label.tolist()):
             members = np.flatnonzero(label == group)
             if len(set(exposure[members].tolist())) == 1:
-                # Labels of single images do not meet those of groups.
+                # The offset keeps these labels distinct from the labels of groups.
                 label[members] = len(frames) + alone[members]
     first = {}
     for k in np.argsort([frame.name for frame in frames]):
@@ -93,9 +98,9 @@ def _tiles_by_overlap(frames):
 
 
 def _exposure(frame):
-    """Return the exposure of a frame: the column of its catalogue, else its file."""
-    named = frame.meta.get("exposure", "") if isinstance(frame.meta, CatalogueMeta) else ""
-    return str(named) or frame.file
+    """Return the exposure of a frame: a column of its catalogue, or else its file."""
+    exposure = frame.meta.get("exposure", "") if isinstance(frame.meta, CatalogueMeta) else ""
+    return str(exposure) or frame.file
 
 
 def _tiles_by_jwst(frames):
@@ -112,7 +117,7 @@ def _tiles_by_cards(frames, keywords):
 
 def _card(frame, key):
     if key == "FILENAME":
-        # The card may be that of an earlier file; the two parts of one image have one name.
+        # The card may name an earlier file. The two parts of one image share the product.
         return frame.product
     text = str(frame.meta[key]).strip() if key in frame.meta else ""
     if not text:
@@ -123,7 +128,7 @@ def _card(frame, key):
 
 
 def _warn_apart(frames, tiles, group_by):
-    """Warn of tiles, by header keywords, whose images do not overlap."""
+    """Warn of a tile, assigned by header keywords, whose images do not overlap."""
     files = {}
     for frame, tile in zip(frames, tiles, strict=True):
         files.setdefault(tile, set()).add(frame.file)

@@ -1,5 +1,5 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
-"""Uncertainties beside an image in its file."""
+"""Uncertainty extensions of an image in its file."""
 
 import numpy as np
 from astropy.io import fits
@@ -14,7 +14,7 @@ from levelmatch.images.planes import as_plane, partner_hdu, plane_shape
 
 __all__ = ["POWERS", "read_uncertainty"]
 
-# An uncertainty scales as this power of a factor of the data.
+# Power by which each uncertainty scales with a factor of the data.
 POWERS = {StdDevUncertainty: 1, VarianceUncertainty: 2, InverseVariance: -2}
 
 
@@ -28,15 +28,15 @@ def read_uncertainty(
     hdus : `~astropy.io.fits.HDUList`
         The open file.
     index : int
-        The HDU of the image.
+        Index of the image's HDU.
     shape : tuple of int
-        The shape of the image.
+        Shape of the image.
 
     Returns
     -------
     uncertainty : `~astropy.nddata.NDUncertainty` or None
-        The ERR extension of JWST, or the UNCERT extension that `CCDData` writes; `None` if
-        the file has neither.
+        Content of the ERR extension of JWST, or of the UNCERT extension written by `CCDData`;
+        `None` if the file has neither in the image's shape.
     """
     kinds = {kind.__name__: kind for kind in POWERS}
     for name in ("ERR", "UNCERT"):

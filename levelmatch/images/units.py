@@ -1,5 +1,5 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
-"""Units of images: how headers write them, and whether values grow with the pixel area."""
+"""Units of images: spellings in headers, and whether values grow with the pixel area."""
 
 import re
 import warnings
@@ -18,7 +18,7 @@ __all__ = [
 ]
 
 
-# Spellings in headers that astropy does not know, in upper case.
+# Spellings of words in headers, in upper case, and astropy's names for them.
 _WORDS = {
     "A": "Angstrom",
     "ADU": "adu",
@@ -52,6 +52,7 @@ _WORDS = {
     "SECONDS": "s",
     "SR": "sr",
 }
+# Units whose whole text has a meaning of its own, in upper case.
 _WHOLE = {
     "COUNTS": u.ct,
     "CPS": u.ct / u.s,
@@ -61,12 +62,12 @@ _WHOLE = {
     "MJY/SR": u.MJy / u.sr,
     "UNITLESS": u.dimensionless_unscaled,
 }
-# Quantities that a pixel collects over its area.
+# Base units of quantities that a pixel collects over its area.
 _COLLECTED = {u.ct, u.adu, u.DN, u.electron, u.ph, u.mgy, u.kg}
 
 
 class UnknownUnit(u.IrreducibleUnit):
-    """A unit that astropy does not know; it equals only itself."""
+    """A unit unknown to astropy; it equals only itself."""
 
     def __reduce__(self):
         return _unknown_unit, (self.name,)
@@ -79,17 +80,17 @@ def _unknown_unit(text):
 
 @lru_cache
 def read_unit(text):
-    """Return the unit that a header writes as a text; an `UnknownUnit` if it is not understood.
+    """Return the unit that a header writes as text.
 
     Parameters
     ----------
     text : str
-        Such as ``"MJy/sr"`` or ``"ELECTRONS/S"``; blank for none.
+        The text, such as ``"MJy/sr"`` or ``"ELECTRONS/S"``.
 
     Returns
     -------
     unit : `~astropy.units.Unit` or None
-        The unit.
+        The unit; an `UnknownUnit` if the text is not understood, `None` if it is blank.
     """
     text = text.strip()
     if not text:
@@ -97,9 +98,9 @@ def read_unit(text):
     if text.upper() in _WHOLE:
         return _WHOLE[text.upper()]
     unit = _parsed(text)
-    # No image is in siemens or per ampere, but per second or Angstrom.
+    # astropy reads S as siemens and A as ampere, where headers mean second and Angstrom.
     if unit is None or u.A in unit.decompose().bases:
-        # The kind of a brightness temperature stands in brackets.
+        # Drop the kind of a brightness temperature, as in "K (Tb)".
         common = re.sub(r"(?<=K) *\(T[^)]*\)", "", text, flags=re.IGNORECASE)
         common = re.sub(r"\be-?(?![\w-])", "electron", common, flags=re.IGNORECASE)
         unit = _parsed(re.sub(r"[A-Za-z]+", lambda m: _WORDS.get(m[0].upper(), m[0]), common))
@@ -107,7 +108,7 @@ def read_unit(text):
 
 
 def recorded_unit(text):
-    """Return the unit that astropy, or an `UnknownUnit`, writes as a text; `None` if blank."""
+    """Return the unit of a text written by astropy or `UnknownUnit`; `None` if it is blank."""
     if not text:
         return None
     unit = _parsed(text)
@@ -115,12 +116,12 @@ def recorded_unit(text):
 
 
 def unit_text(unit):
-    """Return a unit as text, fractions without blanks."""
+    """Return a unit as text, without blanks around the slash."""
     return f"{unit}".replace(" / ", "/")
 
 
 def _parsed(text):
-    """Return the unit by astropy without its warnings, `None` if it does not know it."""
+    """Return the unit parsed by astropy without warnings, or `None` if astropy fails."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", u.UnitsWarning)
@@ -130,17 +131,17 @@ def _parsed(text):
 
 
 def is_logarithmic(unit):
-    """Return whether a unit is logarithmic (magnitude, dex, decibel), so that values do not add."""
+    """Return whether a unit is logarithmic: a magnitude, dex or decibel."""
     if isinstance(unit, u.function.FunctionUnitBase):
         return True
     return unit is not None and u.dex in unit.decompose().bases
 
 
 def is_extensive(unit):
-    """Return whether values grow with the pixel area; `None` if the unit does not show it.
+    """Return whether values grow with the pixel area, or `None` if the unit does not show it.
 
-    Counts, electrons, photons, fluxes and values per pixel do. Surface brightness, per solid
-    angle or per beam, and brightness temperature do not.
+    Counts, electrons, photons, fluxes and values per pixel grow with it.
+    Values per solid angle or per beam, and brightness temperatures, do not.
     """
     if unit is None:
         return None
