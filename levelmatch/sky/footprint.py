@@ -13,18 +13,20 @@ __all__ = ["Footprint"]
 class Footprint:
     """Position of an image on the sky: the attributes of a `Grid` that need no WCS.
 
+    It takes the place of the grid of an image in a record or a catalogue.
+
     Parameters
     ----------
     axes : `~numpy.ndarray`, shape (3, 3)
-        Unit vectors to the image's centre, and toward East and North there.
+        Unit vectors to the image's centre, and toward East and North at the centre.
     polygon : `~numpy.ndarray`, shape (n, 3)
-        Unit vectors to the vertices of its convex outline.
+        Unit vectors to the vertices of the convex outline.
     pixel_area : float
         Mean solid angle of a pixel, in steradian.
     centre : `~numpy.ndarray`, shape (3,)
-        Unit vector to the middle of the part that can hold good pixels.
+        Unit vector to the middle of the pixels that can be good.
     shape : tuple of int
-        The image's shape, (ny, nx), where it is needed to plan.
+        The image's shape, (ny, nx), for an image in a catalogue.
     """
 
     axes: np.ndarray
@@ -35,13 +37,13 @@ class Footprint:
 
     @property
     def radius(self):
-        """Angle in radian from the centre to the farthest vertex."""
+        """Angle from the centre to the farthest vertex, in radian."""
         return float(np.arccos(np.clip(self.polygon @ self.centre, -1, 1).min()))
 
     @cached_property
     def normals(self):
-        """Inward normals of the planes through the outline's edges; zero for those of no length."""
+        """Inward normals of the planes through the outline's edges; zero for edges of no length."""
         return np.cross(self.polygon, np.roll(self.polygon, -1, axis=0))
 
     def forget(self):
-        """Let go of nothing: there are no positions of nodes."""
+        """Do nothing, because a footprint has no nodes, see `Grid.forget`."""

@@ -1,5 +1,5 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
-"""The position of an image on the sky: exact at the nodes of a coarse grid, smooth between."""
+"""Position of an image on the sky, exact at the nodes of a coarse grid and smooth in between."""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -15,45 +15,45 @@ from levelmatch.sky.vectors import tangent_axes
 
 __all__ = ["Grid"]
 
-# Vertices of a footprint.
+# Number of vertices of a footprint.
 N_VERTICES = 16
-# Degrees from its centre that an image may reach.
+# Largest distance of a pixel from the centre of an image, in degrees.
 MOST_REACH = 45
-# Largest error, in pixels, of a map made from exact positions.
+# Largest error, in pixels, of the polynomial map from sky to pixel.
 MAP_TOLERANCE = 0.005
 
 
 def _nodes(start, stop, spacing):
-    """Indices from start to stop - 1, both included, about ``spacing`` apart."""
+    """Return indices from start to stop - 1, both included, about ``spacing`` apart."""
     n_cells = max(1, round((stop - 1 - start) / spacing))
     return np.unique(np.linspace(start, stop - 1, n_cells + 1).round().astype(np.intp))
 
 
 def _fit_polynomial(p, q, values, degree):
-    """Fit products of Chebyshev polynomials of total degree up to a limit.
+    """Fit products of Chebyshev polynomials up to a total degree.
 
-    By the normal equations, which these polynomials keep well-conditioned: the threads of
-    LAPACK's solver for tall matrices, and of BLAS's products, get in the way of Dask's.
+    The fit solves the normal equations, which are well-conditioned for these polynomials. It
+    uses neither LAPACK's least-squares solver nor BLAS, because their threads slow down Dask.
 
     Parameters
     ----------
     p, q : `~numpy.ndarray`, shape (n,)
-        Where, within -1 and 1.
+        Coordinates from -1 to 1.
     values : `~numpy.ndarray`, shape (2, n)
-        What to fit.
+        The two functions to fit, at these coordinates.
     degree : int
-        The limit.
+        Largest total degree.
 
     Returns
     -------
     coefficients : `~numpy.ndarray`, shape (2, degree + 1, degree + 1)
-        Of the two values.
+        Coefficients of the two functions.
     """
     in_p, in_q = chebvander(p, degree), chebvander(q, degree)
     i, j = np.nonzero(np.add.outer(np.arange(degree + 1), np.arange(degree + 1)) <= degree)
     terms = np.ascontiguousarray(in_p[:, i] * in_q[:, j])
     gram, rhs = normal_equations(terms, np.ascontiguousarray(values.T))
-    # Next to nothing, but for fewer points than they look.
+    # A tiny ridge keeps the equations solvable if points coincide.
     gram[np.diag_indices_from(gram)] *= 1 + 1e-13
     coefficients = np.zeros((2, degree + 1, degree + 1))
     coefficients[:, i, j] = np.linalg.solve(gram, rhs).T
@@ -62,7 +62,7 @@ def _fit_polynomial(p, q, values, degree):
 
 @dataclass(frozen=True, eq=False)
 class Grid:
-    """Where an image lies on the sky: exact on a coarse grid of its pixels, smooth between.
+    """Position of an image on the sky, exact on a coarse grid of its pixels.
 
     Parameters
     ----------
@@ -71,10 +71,10 @@ class Grid:
     shape : tuple of int
         The image's shape, (ny, nx).
     box : tuple of int
-        The rows and columns that can hold good pixels: ``(y0, y1, x0, x1)``, the upper
-        ones excluded.
+        Limits ``(y0, y1, x0, x1)`` of the rows and columns that can hold good pixels; the upper
+        limits are excluded.
     spacing : int
-        Pixels between nodes.
+        Approximate distance between nodes, in pixels.
     """
 
     transform: SkyTransform
@@ -89,12 +89,12 @@ class Grid:
 
     @cached_property
     def cell(self):
-        """Rows and columns of a typical cell."""
+        """Median height and width of the cells, in pixels."""
         return tuple(float(np.median(np.diff(axis))) for axis in (self.ys, self.xs))
 
     @property
     def side(self):
-        """The box's longer side, in pixels."""
+        """Longer side of the box, in pixels."""
         return max(self.box[1] - self.box[0], self.box[3] - self.box[2])
 
     @cached_property
@@ -119,7 +119,7 @@ class Grid:
 
     @cached_property
     def axes(self):
-        """Centre, East and North of the whole image (not of its box)."""
+        """Unit vectors (centre, East, North) of the whole image, not of its box."""
         ny, nx = self.shape
         centre = self.transform.to_sky((nx - 1) / 2, (ny - 1) / 2)
         if not np.isfinite(centre).all():
@@ -131,7 +131,7 @@ class Grid:
         return tangent_axes(np.nansum(self.nodes, axis=(0, 1)))
 
     def _project(self, vectors):
-        """Gnomonic coordinates about the box's centre; NaN behind it."""
+        """Return gnomonic coordinates about the box's centre; NaN beyond the horizon."""
         axes = self._box_axes
         w, u, v = np.einsum("ki,...i->k...", axes, vectors)
         w = np.where(w > 0.05, w, np.nan)
@@ -139,10 +139,10 @@ class Grid:
 
     @cached_property
     def _inverse(self):
-        """Affine and polynomial parts of sky to pixel, its degree and its largest error.
+        """Map from sky to pixel (affine, coefficients, middle, half sides) and its error.
 
-        Fitted to the forward positions of the nodes, so it needs no inverse of
-        the WCS, and checked at the middles of the cells.
+        The map is fitted to the positions of the nodes, so it needs no inverse of the WCS. Its
+        largest error, in pixels, is measured at the nodes and at the middles of the cells.
         """
         y, x = np.meshgrid(self.ys, self.xs, indexing="ij")
         half = 0.5 * np.array([max(np.ptp(self.xs), 1), max(np.ptp(self.ys), 1)])
@@ -152,7 +152,7 @@ class Grid:
         good = np.isfinite(xi) & np.isfinite(eta)
         pixel = pixel[:, good]
         design = np.stack([np.ones(good.sum()), xi[good], eta[good]])
-        # Scaled, so that the determinant tells a line from an area whatever the pixels' size.
+        # Scaling makes the test of the determinant independent of the pixel size.
         size = np.sqrt(np.einsum("in,in->i", design, design) / max(design.shape[1], 1))
         design = design / np.where(size > 0, size, 1)[:, None]
         gram = np.einsum("in,jn->ij", design, design) / max(design.shape[1], 1)
@@ -177,19 +177,19 @@ class Grid:
                 break
             if degree == 1 and bend > MAP_TOLERANCE and pixel.shape[1] >= 6:
                 continue
-            # Some nodes are enough for few terms.
+            # A subset of the nodes suffices for few terms.
             step = max(1, pixel.shape[1] // (6 * n_terms))
             coefficients = _fit_polynomial(p[::step], q[::step], pixel[:, ::step], degree)
             inverse = np.ascontiguousarray(affine.T), coefficients, middle, half
-            found = np.stack(self._evaluate(inverse, check, np.inf), axis=-1)
-            error = np.nanmax(np.abs(found - truth), initial=0.0)
+            mapped = np.stack(self._evaluate(inverse, check, np.inf), axis=-1)
+            error = np.nanmax(np.abs(mapped - truth), initial=0.0)
             if error < MAP_TOLERANCE / 5:
                 break
         return inverse, error
 
     @cached_property
     def _bend(self):
-        """How far distortion moves a node off the affine part of the map, in half sides."""
+        """Largest distance of a node from the affine part of the map, in half sides."""
         affine, _, middle, half = self._inverse[0]
         xi, eta = self._project(self.nodes)
         linear = affine[:, 0] + np.stack([xi, eta], axis=-1) @ affine[:, 1:].T
@@ -197,26 +197,32 @@ class Grid:
         return np.nanmax(np.abs(linear - pixel))
 
     def _evaluate(self, inverse, vectors, reach):
+        """Return pixel coordinates (x, y) by the polynomial map, NaN beyond ``reach``."""
         affine, coefficients, middle, half = inverse
         flat = np.ascontiguousarray(vectors).reshape(-1, 3)
         x, y = sky_to_pixel(flat, self._box_axes, affine, coefficients, middle, half, reach)
         return x.reshape(vectors.shape[:-1]), y.reshape(vectors.shape[:-1])
 
     def to_pixel(self, vectors, margin=0.0):
-        """Return pixel coordinates (x, y) of unit vectors, NaN outside of the image's box.
+        """Return pixel coordinates (x, y) of unit vectors, NaN far outside of the box.
 
         Parameters
         ----------
         vectors : `~numpy.ndarray`, shape (..., 3)
             Unit vectors.
         margin : float
-            How far outside of the box, in pixels, coordinates are still given.
+            Distance outside of the box, in pixels, within which coordinates are never NaN.
+
+        Returns
+        -------
+        x, y : `~numpy.ndarray`, shape (...)
+            Pixel coordinates, counted from 0.
         """
         inverse, error = self._inverse
         reach = 1 + self._bend + (margin + 1) / inverse[3].min()
         if error < MAP_TOLERANCE:
             return self._evaluate(inverse, vectors, reach)
-        # A distortion that no polynomial follows, such as a table: the WCS's own inverse.
+        # No polynomial fits a distortion such as a table, so the WCS's own inverse is used.
         near = np.isfinite(self._evaluate(inverse, vectors, 1.2 * reach)[0])
         x, y = np.full((2, *near.shape), np.nan)
         x[near], y[near] = self.transform.to_pixel(vectors[near])
@@ -224,7 +230,7 @@ class Grid:
 
     @cached_property
     def polygon(self):
-        """Convex outline of the box, shape (16, 3), counter-clockwise about (East, North)."""
+        """Unit vectors of the convex outline of the box, shape (16, 3), counter-clockwise."""
         self._check_width()
         edge = np.concatenate(
             [
@@ -247,8 +253,8 @@ class Grid:
             raise FrameError(msg)
         vertices = ConvexHull(flat).vertices
         if len(vertices) > N_VERTICES:
-            # A bent side has many: the farthest in each of as many directions, with the
-            # image's own sides as axes, so that its corners are among them.
+            # A curved side has many vertices. The farthest vertex in each of 16 directions is
+            # kept. The directions are relative to the image's sides, which keeps the corners.
             angle = 2 * np.pi * np.arange(N_VERTICES) / N_VERTICES
             affine = self._inverse[0][0]
             reach = flat[vertices] @ affine[:, 1:].T @ np.stack([np.cos(angle), np.sin(angle)])
@@ -257,7 +263,7 @@ class Grid:
         return np.concatenate([hull, np.repeat(hull[-1:], N_VERTICES - len(hull), axis=0)])
 
     def _check_width(self):
-        """Refuse an image of a large part of the sky, which has no outline in a plane."""
+        """Refuse an image of a large part of the sky, because a plane cannot hold its outline."""
         cosines = (self.nodes @ self._box_axes[0]).ravel()
         cosines = cosines[np.isfinite(cosines)]
         reach = np.degrees(np.arccos(np.clip(cosines.min(initial=1.0), -1, 1)))
@@ -270,7 +276,7 @@ class Grid:
 
     @cached_property
     def radius(self):
-        """Angle in radian from the box's centre to its farthest vertex."""
+        """Angle from the box's centre to its farthest vertex, in radian."""
         cosine = np.clip(self.polygon @ self._box_axes[0], -1, 1)
         return float(np.arccos(cosine.min()))
 
@@ -290,7 +296,7 @@ class Grid:
     def normals(self):
         """Inward normals of the planes through the outline's edges, shape (16, 3).
 
-        Those of edges without length are zero.
+        The normal of an edge without length is zero.
         """
         return np.cross(self.polygon, np.roll(self.polygon, -1, axis=0))
 
@@ -299,20 +305,20 @@ class Grid:
         return count_inside(np.ascontiguousarray(vectors), self.normals[None]) > 0
 
     def forget(self):
-        """Let go of the nodes' positions: they take memory, and are soon found again."""
+        """Free the memory of the nodes' positions, which are computed again when used."""
         for name in ("nodes", "middles", "refined"):
             vars(self).pop(name, None)
 
     @cached_property
     def refined(self):
-        """The same grid with its nodes half as far apart."""
+        """The same grid with half the distance between nodes."""
         finer = Grid(self.transform, self.shape, self.box, self.spacing // 2)
-        # The way back from the sky is the same, and takes longer to fit than a pair to measure.
+        # The map from sky to pixel is shared, because fitting it takes long.
         vars(finer).update(_box_axes=self._box_axes, _inverse=self._inverse)
         return finer
 
 
 def default_spacing(box):
-    """Return the spacing for an image: cells small enough to be many, large enough to be robust."""
+    """Return the spacing for a box: about 32 cells per side, of 8 to 32 pixels."""
     size = np.sqrt((box[1] - box[0]) * (box[3] - box[2]))
     return int(np.clip(round(size / 32), 8, 32))

@@ -1,5 +1,5 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
-"""Overlaps of images, from their outlines alone."""
+"""Overlaps of images, computed from their outlines."""
 
 from functools import cached_property
 
@@ -22,14 +22,15 @@ __all__ = [
 ]
 
 
-# Of more images not all nodes are kept in memory.
+# Largest number of images for which the nodes of all grids are kept in memory.
 MANY = 1000
-# Circles on the sky compared with the others at a time.
+# Number of circles on the sky that are compared with the others at a time.
 CHUNK = 50_000
 
-# The mean of an image's overlaps over the largest from which on they are nearly equal.
+# Smallest ratio of the mean to the largest overlap of an image for nearly equal overlaps.
 NEARLY_EQUAL = 0.6
-# Of those, so many an image are no worse than more: on 64 dithers of one field by 2 %.
+# Smallest number of pairs kept for an image with nearly equal overlaps. On 64 dithers of one
+# field, the errors with this number are within 2 % of the errors with more.
 ENOUGH = 8
 
 
@@ -44,7 +45,7 @@ def find_pairs(grids):
     Returns
     -------
     pairs : `~numpy.ndarray` of intp, shape (m, 2)
-        Indices, the lower first, in ascending order.
+        Indices of the images in ascending order, the lower index first.
     area : `~numpy.ndarray`, shape (m,)
         Shared area of the outlines, in steradian.
     """
@@ -60,42 +61,42 @@ def find_pairs(grids):
 def find_outline_pairs(centres, radii, outlines, *, chunk=CHUNK):
     """Return the pairs of convex outlines on the sky that overlap.
 
-    Circles about the outlines are compared by trees of their centres, a chunk of them at a time,
-    so that beside the result the memory does not grow with the pairs; large and small
-    ones apart, so that one large outline does not make all candidates.
+    Circles around the outlines are compared with trees of their centres. A chunk of circles is
+    compared at a time, which bounds the memory for candidate pairs. Circles of different size
+    are compared separately, so that one large outline does not make all pairs candidates.
 
     Parameters
     ----------
     centres : `~numpy.ndarray`, shape (n, 3)
         Unit vectors of the outlines' centres.
     radii : `~numpy.ndarray`, shape (n,)
-        Angle in radian from each centre to its farthest vertex.
+        Angle from each centre to its farthest vertex, in radian.
     outlines : `~numpy.ndarray`, shape (n, k, 3), k at most 32
         Unit vectors of the vertices, counter-clockwise as seen from outside the sphere.
     chunk : int
-        Circles compared with the others at a time.
+        Number of circles that are compared with the others at a time.
 
     Returns
     -------
     pairs : `~numpy.ndarray` of intp, shape (m, 2)
-        Indices, the lower first, in ascending order.
+        Indices of the outlines in ascending order, the lower index first.
     area : `~numpy.ndarray`, shape (m,)
         Shared area of the outlines, in steradian.
     """
     outlines = np.ascontiguousarray(outlines)
-    found = [(np.zeros((0, 2), dtype=np.intp), np.zeros(0))]
+    chunks = [(np.zeros((0, 2), dtype=np.intp), np.zeros(0))]
     for pairs in _near_pairs(centres, radii, chunk):
         area = convex_overlap(outlines, pairs)
-        # Outlines are those of pixel centres; images that only touch share no sample.
-        found.append((pairs[area > 0], area[area > 0]))
-    pairs, area = (np.concatenate(part) for part in zip(*found, strict=True))
+        # Outlines pass through pixel centres, so images that only touch share no sample.
+        chunks.append((pairs[area > 0], area[area > 0]))
+    pairs, area = (np.concatenate(columns) for columns in zip(*chunks, strict=True))
     order = np.lexsort((pairs[:, 1], pairs[:, 0]))
     return pairs[order], area[order]
 
 
 def _near_pairs(centres, radii, chunk):
     """Yield pairs of circles on the sphere that touch, shape (m, 2), the lower index first."""
-    # Classes of radii within a factor of two; of each, chunks of one part of the sky.
+    # Radii of one class lie within a factor of two. Each chunk covers a strip of the sky.
     octave = np.floor(np.log2(np.maximum(radii, 1e-12))).astype(int)
     classes = [np.flatnonzero(octave == k) for k in np.unique(octave)]
     trees = [cKDTree(centres[members]) for members in classes]
@@ -117,51 +118,51 @@ def _near_pairs(centres, radii, chunk):
 
 
 def _chord(angle):
-    """Chord of an angle, a little more: chords grow with angles up to a half turn."""
+    """Return the chord of an angle, slightly increased against rounding errors."""
     return 2 * np.sin(np.minimum(angle, np.pi) / 2) * (1 + 1e-9)
 
 
 def components(pairs, n):
-    """Return the number of connected sets, and the set of each of ``n`` nodes."""
+    """Return the number of connected sets, and the index of the set of each of ``n`` nodes."""
     pairs = np.asarray(pairs, dtype=np.intp).reshape(-1, 2)
     graph = coo_array((np.ones(len(pairs)), (pairs[:, 0], pairs[:, 1])), shape=(n, n))
     return connected_components(graph, directed=False)
 
 
 def overlap_groups(grids, *, fraction=0.5, exposure=None):
-    """Return a label for each image: those that share more than a fraction of their area.
+    """Group images that share more than a fraction of their area.
 
     Parameters
     ----------
     grids : list of `~levelmatch.sky.grid.Grid`
         The images.
     fraction : float
-        Fraction of the area of the smaller of two.
+        Fraction of the smaller area of two images.
     exposure : `~numpy.ndarray` of int, shape (n,), or None
-        Exposure of each image, from 0. The images of one count as one image, whose area is
-        the sum of theirs; by default each is one.
+        Index of the exposure of each image. The images of one exposure count as one image with
+        the sum of their areas. By default each image is an exposure.
 
     Returns
     -------
     label : `~numpy.ndarray` of int, shape (n,)
-        Equal for the images of one group.
+        Label of the group of each image.
     """
     pairs, area = find_pairs(grids)
     each = np.repeat(np.arange(len(grids), dtype=np.intp)[:, None], 2, axis=1)
-    own = convex_overlap(np.ascontiguousarray([grid.polygon for grid in grids]), each)
+    total = convex_overlap(np.ascontiguousarray([grid.polygon for grid in grids]), each)
     if exposure is not None:
         n = int(exposure.max()) + 1
         ends = np.sort(exposure[pairs], axis=1)
         code, place = np.unique(ends[:, 0] * n + ends[:, 1], return_inverse=True)
         area = np.bincount(place.ravel(), area, minlength=len(code))
-        pairs, own = np.stack([code // n, code % n], axis=1), np.bincount(exposure, own)
-    smaller = np.minimum(own[pairs[:, 0]], own[pairs[:, 1]])
-    label = components(pairs[area > fraction * smaller], len(own))[1]
+        pairs, total = np.stack([code // n, code % n], axis=1), np.bincount(exposure, total)
+    smaller = np.minimum(total[pairs[:, 0]], total[pairs[:, 1]])
+    label = components(pairs[area > fraction * smaller], len(total))[1]
     return label if exposure is None else label[exposure]
 
 
 class DepthMap:
-    """How many images cover each cell of an image's grid.
+    """Number of images that cover each cell of an image's grid.
 
     Parameters
     ----------
@@ -181,7 +182,7 @@ class DepthMap:
 
     @cached_property
     def cells(self):
-        """Number of images, its own included, at the middle of each cell."""
+        """Number of images at the middle of each cell, including the image itself."""
         middles = self.grid.middles
         return self._count(middles.reshape(-1, 3)).reshape(middles.shape[:2])
 
@@ -189,7 +190,10 @@ class DepthMap:
         return 1 + count_inside(np.ascontiguousarray(points), self._normals)
 
     def placed(self, grid):
-        """Return the map on the grid of the opened image, in place of a catalogue's outline."""
+        """Return a map on the grid of an opened image, if this map has the outline of a catalogue.
+
+        Other maps are returned unchanged.
+        """
         if not isinstance(self.grid, Footprint):
             return self
         placed = DepthMap(grid, ())
@@ -197,22 +201,22 @@ class DepthMap:
         return placed
 
     def __getstate__(self):
-        """Return what another process needs: the outlines of the others, not their grids."""
+        """Return the state for another process: the outlines of the others, not their grids."""
         state = {"grid": self.grid, "_normals": self._normals, "others": ()}
-        # The outline of a catalogue has no cells.
+        # An outline of a catalogue has no cells.
         return state | ({} if isinstance(self.grid, Footprint) else {"cells": self.cells})
 
     def at(self, grid, index, vectors):
-        """Return the number at cells of a grid, by index of its own grid or by position.
+        """Return the number of images at cells of a grid.
 
         Parameters
         ----------
         grid : `~levelmatch.sky.grid.Grid`
-            The grid of the cells, the map's own or another.
+            The grid of the cells: the grid of this map, or another grid.
         index : `~numpy.ndarray` of intp, shape (n, 2)
-            The cells' (y, x).
+            Indices (y, x) of the cells, used with the grid of this map.
         vectors : `~numpy.ndarray`, shape (n, 3)
-            Their unit vectors.
+            Unit vectors of the cells, used with another grid.
         """
         if grid is self.grid:
             return self.cells[index[:, 0], index[:, 1]]
@@ -222,28 +226,28 @@ class DepthMap:
 def thin_pairs(pairs, area, n, budget):
     """Select the pairs to measure, at most about ``budget`` for each image.
 
-    First the pairs that link all images, by the largest overlaps. Then the largest overlaps,
-    up to half of the budget. Then others in a pseudo-random order, which keep the paths between
-    images short. Where an image's overlaps are nearly equal, two thirds of the budget are
-    enough, but at least 8.
+    The selection starts with the pairs of the largest overlaps that connect all images. It
+    continues with the largest overlaps, up to half of the budget, and then with other pairs in a
+    pseudo-random order, which keeps the paths between images short. For an image with nearly
+    equal overlaps, two thirds of the budget suffice, but at least 8 pairs.
 
     Parameters
     ----------
     pairs : `~numpy.ndarray` of int, shape (m, 2)
         All pairs.
     area : `~numpy.ndarray`, shape (m,)
-        Their overlaps.
+        Overlaps of the pairs.
     n : int
         Number of images.
     budget : int
-        Number of pairs of an image.
+        Largest number of pairs for each image. The connecting pairs may exceed it.
 
     Returns
     -------
     keep : `~numpy.ndarray` of bool, shape (m,)
-        Flags of the pairs to measure.
-    part : `~numpy.ndarray`, shape (m,)
-        Kept fraction of an image's pairs, the mean over the two images of each pair.
+        True for the pairs to measure.
+    fraction : `~numpy.ndarray`, shape (m,)
+        Kept fraction of the pairs of an image, averaged over the two images of each pair.
     """
     full = np.bincount(pairs.ravel(), minlength=n)
     if full.max(initial=0) <= budget:
@@ -261,7 +265,7 @@ def thin_pairs(pairs, area, n, budget):
 
 
 def _nearly_equal(pairs, area, full):
-    """Return whether the mean of each image's overlaps is near the largest, shape (n,)."""
+    """Return for each image whether its mean overlap is close to its largest, shape (n,)."""
     total, largest = np.zeros((2, len(full)))
     for side in pairs.T:
         np.add.at(total, side, area)
@@ -270,7 +274,7 @@ def _nearly_equal(pairs, area, full):
 
 
 def _fill(pairs, order, limit, keep, degree):
-    """Keep, in place, pairs in their order where both images have fewer than their limits."""
+    """Keep pairs in the given order, in place, while both images are below their limits."""
     count, limit = degree.tolist(), limit.tolist()
     for p, (i, j) in zip(order.tolist(), pairs[order].tolist(), strict=True):
         if count[i] < limit[i] and count[j] < limit[j]:
@@ -281,10 +285,10 @@ def _fill(pairs, order, limit, keep, degree):
 
 
 def _spanning_forest(pairs, area, n):
-    """Return the flags of the pairs in a spanning forest of the largest overlaps."""
-    # A minimum tree of weights above zero: the largest overlap costs least.
+    """Return whether each pair belongs to the spanning forest of the largest overlaps."""
+    # scipy computes minimum trees of positive weights.
     cost = 2 - area / area.max()
-    # Older releases of scipy take no other indices.
+    # Older releases of scipy require this type of indices.
     ends = pairs.astype(np.int32)
     graph = coo_array((cost, (ends[:, 0], ends[:, 1])), shape=(n, n)).tocsr()
     tree = minimum_spanning_tree(graph).tocoo()

@@ -1,5 +1,5 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
-"""Common grids, and images reprojected to them."""
+"""Common pixel grids, and reprojection to them."""
 
 import numpy as np
 from astropy.wcs import WCS
@@ -11,26 +11,26 @@ __all__ = ["common_grid", "reproject_to"]
 
 
 def common_grid(grids, *, overlap=False, scale=None):
-    """Return a tangential WCS, North up, and the shape that holds all images, or their overlap.
+    """Return a tangential WCS, North up, and a shape that hold all images or their overlap.
 
     Parameters
     ----------
     grids : list of `~levelmatch.sky.grid.Grid`
         The images.
     overlap : bool
-        Hold only what all of them share.
+        Whether to hold only the area shared by all images.
     scale : float or None
-        Side of a pixel in degrees; by default that of the finest image.
+        Side of a pixel, in degrees; by default the pixel side of the finest image.
 
     Returns
     -------
     wcs, shape : `~astropy.wcs.WCS`, tuple of int
-        `None` if they share nothing.
+        The WCS and the shape (ny, nx); `None` if the images share no area.
 
     Raises
     ------
     FrameError
-        If an image is a quarter of the sky or more from the middle of all.
+        If an image lies about 90 degrees or more from the common centre.
     """
     axes = tangent_axes(np.sum([grid.centre for grid in grids], axis=0))
     if scale is None:
@@ -65,20 +65,20 @@ def common_grid(grids, *, overlap=False, scale=None):
 
 
 def reproject_to(image, grid, wcs, shape, method):
-    """Return an image on another grid, NaN where it has no good pixel.
+    """Return an image reprojected to another grid, NaN where it has no good pixel.
 
     Parameters
     ----------
     image : 2D `~numpy.ndarray`
         The image, NaN where bad.
     grid : `~levelmatch.sky.grid.Grid`
-        Where it lies.
+        Position of the image.
     wcs : `~astropy.wcs.WCS`
         The other grid.
     shape : tuple of int
-        Its shape.
+        Its shape (ny, nx).
     method : {"interp", "exact", "adaptive"}
-        The function of `reproject`.
+        Name of the function of `reproject`.
     """
     import reproject
 

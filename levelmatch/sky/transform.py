@@ -1,5 +1,5 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
-"""Pixel coordinates to positions on the sky, for any celestial WCS."""
+"""Transformation between pixel coordinates and the sky, for any celestial WCS."""
 
 import re
 from functools import cached_property
@@ -27,25 +27,26 @@ from levelmatch.sky.vectors import lonlat, unit_vectors
 __all__ = ["SkyTransform", "wcs_error"]
 
 
-# Lines of wcslib's errors that name its source files.
+# Lines of wcslib's messages that name its source files.
 _IN_WCSLIB = re.compile(r"ERROR \d+ in \w+\(\) at line")
-# Longitudes of FITS that belong to one frame.
+# Frames of the FITS longitudes that imply a frame.
 _LONGITUDES = {"GLON": Galactic, "SLON": Supergalactic}
 
 
 class SkyTransform:
-    """Pixel coordinates to ICRS unit vectors and back, for any two-dimensional celestial WCS.
+    """Transformation between pixel coordinates and ICRS unit vectors, for any 2D celestial WCS.
 
     Parameters
     ----------
     wcs : APE 14 WCS
-        Such as `astropy.wcs.WCS` (SIP, TPV and tabular distortions included) or `gwcs.wcs.WCS`.
+        The WCS, such as an `astropy.wcs.WCS` (including SIP, TPV and tabular distortions) or a
+        `gwcs.wcs.WCS`.
     name : str
         The image, for error messages.
     original : callable or None
-        Makes the complete WCS, for users, if ``wcs`` has only a subset of its cards.
+        Function that returns the complete WCS, if ``wcs`` has only some of its cards.
     rebuild : tuple or None
-        A function and its arguments, which make the transform in another process.
+        Function and arguments that make the transformation in another process.
 
     Raises
     ------
@@ -73,13 +74,14 @@ class SkyTransform:
 
     @cached_property
     def original(self):
-        """The WCS as the user gave it."""
+        """The complete WCS given by the user."""
         try:
             return self._original()
         except Exception as error:
             raise wcs_error(self.name, error) from error
 
     def _find_axes(self):
+        """Set the index of the longitude, the frame, and the units of the axes in degrees."""
         low = self.wcs
         if _is_icrs(low):
             self._lon, self._frame, self._degrees = low.wcs.lng, ICRS(), [1.0, 1.0]
@@ -98,7 +100,7 @@ class SkyTransform:
         self._degrees = [_unit_in_degrees(unit) for unit in low.world_axis_units]
 
     def _declared_axes(self):
-        """Return the index of the longitude and the frame that the WCS declares."""
+        """Return the index of the longitude and the frame declared by the WCS."""
         low = self.wcs
         components = low.world_axis_object_components
         classes = low.world_axis_object_classes
@@ -126,7 +128,7 @@ class SkyTransform:
         return unit_vectors(lon, lat)
 
     def _converted(self, lon, lat, old, new):
-        """Return longitude and latitude of one frame in another, in degrees."""
+        """Convert longitude and latitude, in degrees, from one frame to another."""
         try:
             sky = SkyCoord(lon, lat, unit="deg", frame=old).transform_to(new)
         except Exception as error:
@@ -147,9 +149,9 @@ class SkyTransform:
         return np.asarray(x, float), np.asarray(y, float)
 
     def defined_box(self, shape):
-        """Return the rows and columns (y0, y1, x0, x1) of an image where the WCS is defined.
+        """Return the limits (y0, y1, x0, x1) of the pixels where the WCS is defined.
 
-        A gwcs is defined in its bounding box, and NaN beyond.
+        A gwcs is defined in its bounding box and NaN outside.
         """
         box = [0, shape[0], 0, shape[1]]
         bounds = getattr(self.wcs, "pixel_bounds", None)
@@ -168,33 +170,34 @@ class SkyTransform:
 
 
 def wcs_error(name, error):
-    """Return the error of an image whose WCS cannot be used, without names of wcslib's sources."""
+    """Return the error of an image with an unusable WCS, without names of wcslib's sources."""
     lines = [line.strip().rstrip(".") for line in str(error).splitlines()]
-    told = [line for line in lines if line and not _IN_WCSLIB.match(line)] or [type(error).__name__]
-    what = told[0][0].lower() + told[0][1:] if told[0][1:2].islower() else told[0]
-    return FrameError(f"{name}: its WCS cannot be used: {'; '.join([what, *told[1:]])}")
+    lines = [line for line in lines if line and not _IN_WCSLIB.match(line)]
+    lines = lines or [type(error).__name__]
+    first = lines[0][0].lower() + lines[0][1:] if lines[0][1:2].islower() else lines[0]
+    return FrameError(f"{name}: its WCS cannot be used: {'; '.join([first, *lines[1:]])}")
 
 
 def _is_icrs(wcs):
-    """Return whether an astropy WCS has two axes, RA and Dec in degrees of ICRS.
+    """Return whether an astropy WCS has exactly the axes RA and Dec of ICRS, in degrees.
 
-    astropy's own description of the axes takes longer than all other steps here.
+    This test avoids astropy's description of the axes, which takes most of the time.
     """
     if not isinstance(wcs, WCS) or wcs.naxis != 2 or wcs.pixel_n_dim != 2:
         return False
-    own = wcs.wcs
+    prm = wcs.wcs
     return (
-        own.radesys == "ICRS"
-        and {own.lng, own.lat} == {0, 1}
-        and own.lngtyp == "RA"
-        and all(unit == u.deg for unit in own.cunit)
+        prm.radesys == "ICRS"
+        and {prm.lng, prm.lat} == {0, 1}
+        and prm.lngtyp == "RA"
+        and all(unit == u.deg for unit in prm.cunit)
     )
 
 
 def _fits_frame(name, low):
-    """Return the frame of a FITS WCS by its longitude's name, `None` if it is not celestial.
+    """Return the frame of a FITS WCS from its longitude's name, or `None` if not celestial.
 
-    astropy takes ecliptic longitudes for right ascensions of the RADESYS.
+    astropy would treat ecliptic longitudes as right ascensions.
     """
     if not low.has_celestial:
         return None
@@ -214,12 +217,12 @@ def _fits_frame(name, low):
 
 
 def _ecliptic(equinox):
-    """Return the mean ecliptic of a Julian year."""
+    """Return the mean ecliptic frame of a Julian year."""
     return BarycentricMeanEcliptic(equinox=Time(equinox, format="jyear"))
 
 
 def _declared_frame(name, kind, frame):
-    """Return the frame that a WCS declares for its coordinates, if it is of the sky.
+    """Return the frame declared by a WCS; refuse a frame that rotates with the Earth.
 
     Parameters
     ----------
@@ -228,7 +231,7 @@ def _declared_frame(name, kind, frame):
     kind : str or None
         Physical type of the longitude, such as ``"pos.eq.ra"``.
     frame : `~astropy.coordinates.BaseCoordinateFrame`, class or str
-        The frame.
+        The declared frame.
     """
     frame = SkyCoord(0, 0, unit="deg", frame=frame).frame.replicate_without_data()
     if isinstance(frame, ITRS | AltAz | HADec):
@@ -237,7 +240,7 @@ def _declared_frame(name, kind, frame):
             "sky; give a WCS in RA and Dec"
         )
         raise FrameError(msg)
-    # A slice of a FITS WCS declares astropy's frame, see `_fits_frame`.
+    # A slice of a FITS WCS declares an equatorial frame for ecliptic axes, see `_fits_frame`.
     if kind == "pos.ecliptic.lon" and isinstance(frame, ICRS | FK5):
         return _ecliptic(frame.equinox.jyear if isinstance(frame, FK5) else 2000.0)
     return frame
