@@ -1,5 +1,5 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
-"""The pairs of a record as the equations of its passes, to be solved again."""
+"""Solve the passes of a record again from its pairs."""
 
 from dataclasses import replace
 from functools import cached_property
@@ -21,7 +21,7 @@ __all__ = ["LocalLevels", "SolvedAgain", "anchored_again", "frames_before", "pas
 
 
 def frames_before(frames: list[Frame], run: Run) -> list[Frame]:
-    """Return the images as they were before a run, sorted by name."""
+    """Return the images, sorted by name, with the corrections before a run."""
     ordered = sorted(frames, key=lambda frame: frame.name)
     return [
         frame.with_keys(
@@ -33,25 +33,30 @@ def frames_before(frames: list[Frame], run: Run) -> list[Frame]:
 
 
 def pass_of_pairs(rows: list[np.ndarray], n_pairs: int) -> np.ndarray:
-    """Return the index of the pass that uses each pair, -1 for none; shape (n_pairs,).
+    """Return the index of the pass that uses each pair.
 
     Parameters
     ----------
     rows : list of `~numpy.ndarray` of int
-        The pairs of each pass.
+        Indices of the pairs of each pass.
     n_pairs : int
         Number of all pairs.
+
+    Returns
+    -------
+    used : `~numpy.ndarray` of int, shape (n_pairs,)
+        Index of the pass; -1 for a pair that no pass uses.
     """
     used = np.full(n_pairs, -1)
-    for k, own in enumerate(rows):
-        used[own] = k
+    for k, pairs in enumerate(rows):
+        used[pairs] = k
     return used
 
 
 def anchored_again(recorded: list[Frame], frames: list[Frame]) -> list[Frame]:
-    """Return frames with the recorded correction by an anchor, if there is one.
+    """Return the frames with the recorded correction of the anchor, if the run had one.
 
-    Its level is shifted by the mean change of the other corrections.
+    The level of the anchor is shifted by the mean change of the other corrections.
 
     Parameters
     ----------
@@ -59,14 +64,19 @@ def anchored_again(recorded: list[Frame], frames: list[Frame]) -> list[Frame]:
         The recorded images.
     frames : list of `~levelmatch.images.frame.Frame`
         The images with their new corrections.
+
+    Returns
+    -------
+    frames : list of `~levelmatch.images.frame.Frame`
+        The images with the additional correction.
     """
-    known = {f.name: f for f in recorded if f.corrections and f.corrections[-1].name == "anchor"}
-    if not known:
+    anchored = {f.name: f for f in recorded if f.corrections and f.corrections[-1].name == "anchor"}
+    if not anchored:
         return frames
-    shift = float(np.mean([_change(known[frame.name], frame) for frame in frames]))
+    shift = float(np.mean([_change(anchored[frame.name], frame) for frame in frames]))
     out = []
     for frame in frames:
-        anchor = known[frame.name].corrections[-1]
+        anchor = anchored[frame.name].corrections[-1]
         correction = anchor.correction + Correction(shift / frame.scale)
         applied = replace(anchor, correction=correction)
         out.append(frame.with_keys(corrections=(*frame.corrections, applied)))
@@ -74,14 +84,14 @@ def anchored_again(recorded: list[Frame], frames: list[Frame]) -> list[Frame]:
 
 
 def _change(recorded: Frame, frame: Frame) -> float:
-    """Return the recorded level less the new one, without the anchor's, in the common unit."""
+    """Return the recorded level, without the anchor, minus the new level, in the common unit."""
     axes = frame.whole_grid.axes
     before = sum(a.correction.coefficients(axes)[0] for a in recorded.corrections[:-1])
     return frame.scale * float(before - frame.correction.coefficients(axes)[0])
 
 
 class LocalLevels:
-    """The recorded local levels, shifted by the change of the corrections before them.
+    """Recorded local levels, shifted by the change of the corrections before them.
 
     Parameters
     ----------
@@ -105,20 +115,20 @@ class LocalLevels:
 
 
 class SolvedAgain:
-    """The passes of a record, solved again when their covariances are needed.
+    """Passes of a record, solved again when their covariances are needed.
 
-    A record keeps the pairs and the solutions, but no covariances, which are large.
+    A record holds the pairs and the solutions, but not the covariances, which are large.
 
     Parameters
     ----------
     frames : list of `~levelmatch.images.frame.Frame`
         The recorded images.
     rows : list of `~numpy.ndarray` of int
-        The pairs of each pass.
+        Indices of the pairs of each pass.
     measured : `~levelmatch.measure.table.PairTable`
         All pairs.
     run : `~levelmatch.record.run.Run`
-        The call.
+        The recorded run.
     pattern : `~levelmatch.solve.shared_pattern.SharedPattern` or None
         The recorded pattern of the detectors.
     """
@@ -158,6 +168,9 @@ class SolvedAgain:
         return self.passes[k].solution.covariance_of()
 
     def carried(self, k: int) -> Carried | None:
-        """Return the covariance of the corrections of all images after the k-th pass."""
-        of = self.passes[k].carried_of
-        return None if of is None else of()
+        """Return the covariance of the corrections of all images after the k-th pass, or `None`.
+
+        It is `None` if only the covariances of the single passes are known.
+        """
+        carried_of = self.passes[k].carried_of
+        return None if carried_of is None else carried_of()

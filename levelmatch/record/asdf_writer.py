@@ -1,8 +1,8 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
 """Write the tree of a record as an ASDF file.
 
-asdf itself loads the extensions of all installed packages before it writes, which takes
-longer than the match of a few images. A record needs only plain values and arrays.
+asdf loads the extensions of all installed packages before it writes, which takes longer than
+matching a few images. A record consists of plain values and arrays, so it is written here.
 """
 
 import struct
@@ -21,6 +21,7 @@ VERSION = "1.0.0"
 STANDARD = "tag:stsci.edu:asdf/"
 NDARRAY = f"{STANDARD}core/ndarray-1.1.0"
 SOFTWARE = f"{STANDARD}core/software-1.0.0"
+# Layout of the file:
 # https://www.asdf-format.org/projects/asdf-standard/en/latest/file_layout.html
 INDEX = "#ASDF BLOCK INDEX\n%YAML 1.1\n"
 HEADER = b"#ASDF 1.0.0\n#ASDF_STANDARD 1.6.0\n"
@@ -28,22 +29,22 @@ MAGIC, BLOCK_HEADER = b"\xd3BLK", struct.Struct(">I4sQQQ16s")
 
 
 class _TreeDumper(getattr(yaml, "CSafeDumper", yaml.SafeDumper)):  # type: ignore[misc]
-    """Writes plain values and `_Tagged` mappings."""
+    """YAML dumper of plain values and `_Tagged` mappings."""
 
     def ignore_aliases(self, data: Any) -> bool:
-        """Write each value where it stands."""
+        """Write repeated values in full, without aliases."""
         return True
 
 
 class _Tagged:
-    """A mapping with a YAML tag, as pairs of keys and values."""
+    """A mapping with a YAML tag."""
 
     def __init__(self, tag: str, value: dict[str, Any], flow: bool = False) -> None:
         self.tag, self.flow, self.pairs = tag, flow, list(value.items())
 
 
 class _Line(list):
-    """A list in one line."""
+    """A list that is written on one line."""
 
 
 _TreeDumper.add_representer(
@@ -55,21 +56,21 @@ _TreeDumper.add_representer(
 
 
 def asdf_bytes(key: str, tree: dict[str, Any], version: str) -> bytes:
-    """Return the bytes of an ASDF file with a record.
+    """Return an ASDF file with a record, as bytes.
 
     Parameters
     ----------
     key : str
         Key of the record in the file's tree.
     tree : dict
-        The record, nested dictionaries and lists of plain values and arrays.
+        The record as nested dictionaries and lists of plain values and arrays.
     version : str
         Version of the package.
 
     Returns
     -------
     content : bytes
-        The file. Arrays are compressed by zlib.
+        The file, with arrays compressed by zlib.
     """
     arrays: list[np.ndarray] = []
     content = {
@@ -110,7 +111,7 @@ def _extension(version: str) -> _Tagged:
 
 
 def _with_blocks(node: Any, arrays: list[np.ndarray]) -> Any:
-    """Return a tree with nodes in place of arrays, which are appended to a list."""
+    """Return a tree whose arrays are replaced by nodes; append the arrays to a list."""
     if isinstance(node, dict):
         return {key: _with_blocks(value, arrays) for key, value in node.items()}
     if isinstance(node, list | tuple):
@@ -131,6 +132,7 @@ def _with_blocks(node: Any, arrays: list[np.ndarray]) -> Any:
 
 
 def _datatype(dtype: np.dtype) -> str | list:
+    """Return the ASDF name of a type."""
     if dtype.kind == "U":
         return _Line(["ucs4", dtype.itemsize // 4])
     if dtype.kind == "S":
@@ -139,6 +141,7 @@ def _datatype(dtype: np.dtype) -> str | list:
 
 
 def _block(array: np.ndarray) -> bytes:
+    """Return an array as a compressed ASDF block."""
     data = array.tobytes()
     packed = zlib.compress(data)
     header = BLOCK_HEADER.pack(

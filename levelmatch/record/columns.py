@@ -29,20 +29,20 @@ INPUTS = ("file", "path", "dtype", "sha256", "mask_sha256", "size", "hdu", "dq_b
 
 
 def _text(values: Iterable) -> np.ndarray:
-    """Return text as an array, of at least one character per value."""
+    """Return values as an array of text with at least one character per item."""
     array = np.array([str(value) for value in values], dtype=str)
     return array.astype("U1") if array.dtype.itemsize == 0 else array
 
 
 def unit_name(unit: u.UnitBase | None) -> str:
-    """Return a unit as text that astropy reads again; blank without one."""
+    """Return a unit as text that astropy can parse; empty for `None`."""
     return "" if unit is None else unit.to_string()
 
 
 def owned(node: Any) -> Any:
-    """Return a tree whose arrays are contiguous copies.
+    """Return a tree with contiguous copies of its arrays.
 
-    Of a slice, older releases of asdf write the whole array.
+    For a slice, older releases of asdf write the whole base array.
     """
     if isinstance(node, dict):
         return {key: owned(value) for key, value in node.items()}
@@ -63,7 +63,12 @@ def image_columns(frames: list[Frame], keyword: str) -> dict[str, np.ndarray]:
     frames : list of `~levelmatch.images.frame.Frame`
         The images, sorted by name.
     keyword : str
-        Header keyword of the time from the backgrounds.
+        Header keyword of the time from the dedicated backgrounds.
+
+    Returns
+    -------
+    columns : dict of str to `~numpy.ndarray`
+        The columns by name.
     """
     return {
         **{key: _text(getattr(f, key) for f in frames) for key in FRAME_TEXT},
@@ -83,7 +88,7 @@ def image_columns(frames: list[Frame], keyword: str) -> dict[str, np.ndarray]:
 
 
 def _bounds(region) -> list[int]:
-    """The limits (y0, y1, x0, x1) of a region; -1 without one."""
+    """Return the limits (y0, y1, x0, x1) of a region, or -1 without a region."""
     if region is None:
         return [-1] * 4
     y, x = region
@@ -91,11 +96,12 @@ def _bounds(region) -> list[int]:
 
 
 def _origin(meta) -> list[int]:
+    """Return the origin (y, x) of a subarray, counted from 1."""
     return [_whole(meta.get("SUBSTRT2", 1)), _whole(meta.get("SUBSTRT1", 1))]
 
 
 def _whole(value: Any) -> int:
-    """Return a card as a whole number, 1 if it is none: only MIRI's Lyot region needs it."""
+    """Return a card as an integer, by default 1; only MIRI's Lyot region uses it."""
     try:
         return int(value)
     except (TypeError, ValueError, OverflowError):
@@ -116,7 +122,7 @@ def _number(value: Any) -> float:
 def input_columns(frames: list[Frame]) -> dict[str, np.ndarray]:
     """Return the columns that identify the inputs, for frames sorted by name.
 
-    Reads the files of inputs that have not been read yet, for their checksums.
+    Files without a checksum are read.
     """
     rows = []
     for frame in (frame.opened() for frame in frames):
@@ -136,8 +142,8 @@ def _own_file(frame: Frame) -> str:
 
 
 def _wcs_text(frame: Frame) -> str:
-    """The image's WCS as FITS cards; for a gwcs, that of its header if there is one."""
-    # Of a plain header it is at hand; the original would parse the whole header again.
+    """Return the image's WCS as FITS cards; for a gwcs, the WCS of its header; else a blank."""
+    # The complete WCS, `original`, is not used because it parses the whole header.
     wcs = frame.transform.wcs
     try:
         if not isinstance(wcs, WCS):
@@ -146,7 +152,7 @@ def _wcs_text(frame: Frame) -> str:
                 wcs = WCS(frame.meta.copy(), naxis=2)
         return wcs.to_header_string(relax=True) if wcs.has_celestial else " "
     except Exception:
-        # Only people read this column: no run should end for a WCS that FITS cannot express.
+        # This column is informative. A WCS that FITS cannot express must not end a run.
         return " "
 
 
@@ -155,7 +161,7 @@ def _wcs_text(frame: Frame) -> str:
 
 
 def correction_columns(frames: list[Frame]) -> dict[str, np.ndarray]:
-    """Return the columns of the corrections, one row per image and pass."""
+    """Return the columns of the corrections, one row for each image and pass."""
     rows = [(i, a) for i, f in enumerate(frames) for a in f.corrections]
     return {
         "image": np.array([i for i, _ in rows], dtype=np.int64),
@@ -169,7 +175,7 @@ def correction_columns(frames: list[Frame]) -> dict[str, np.ndarray]:
 
 
 def pass_tree(p: Pass) -> dict[str, Any]:
-    """Return one pass as nested plain values and arrays."""
+    """Return a pass as nested plain values and arrays."""
     s = p.solution
     return {
         "name": p.name,

@@ -1,7 +1,7 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
-"""The record as an object of ASDF: its converter, schema and manifest.
+"""ASDF extension for records: converter, schema and manifest.
 
-asdf loads this module whenever it opens a file, so it imports little.
+asdf loads this module whenever it opens a file, so the module is light to import.
 """
 
 from typing import Any
@@ -15,7 +15,7 @@ __all__ = ["RecordConverter", "get_extensions", "get_resource_mappings"]
 
 
 class RecordConverter(Converter):
-    """Convert a record to a tree and back."""
+    """Converter between a record and its tree."""
 
     tags = (f"{BASE}/tags/record-*",)
     types = ("levelmatch.record.record.Record",)
@@ -43,6 +43,6 @@ def get_resource_mappings() -> list[DirectoryResourceMapping]:
 
 
 def get_extensions() -> list[ManifestExtension]:
-    """Return the extension with its converter."""
+    """Return the ASDF extension with the converter."""
     uri = f"{BASE}/manifests/levelmatch-{VERSION}"
     return [ManifestExtension.from_uri(uri, converters=[RecordConverter()])]

@@ -1,5 +1,5 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
-"""The corrections of a run and the pairs that they were solved from."""
+"""Corrections of a run, and the pairs from which they were solved, as tables."""
 
 from collections.abc import Mapping, Sequence
 from functools import cached_property
@@ -26,7 +26,8 @@ from levelmatch.summary import Facts, anchored_gauge, gauge_sentence, notes, uni
 
 __all__ = ["Levels", "row_of"]
 
-# Overlaps determine only differences between images; the gauge fixes the rest.
+# Overlaps determine only differences between images. The gauge fixes the common level.
+# Endings of the descriptions of columns.
 RELATIVE = "; relative to the gauge"
 FREE = "; does not depend on the gauge"
 IMAGE_COLUMNS = {
@@ -87,9 +88,9 @@ def row_of(name: str, items: Sequence) -> int:
 
 
 class Levels(Views):
-    """The numbers of a run: corrections, pairs and passes, without pixels.
+    """Numbers of a run: corrections, pairs and passes, without pixels.
 
-    The base of `~levelmatch.MatchResult` and `~levelmatch.Record`.
+    It is the base class of `~levelmatch.MatchResult` and `~levelmatch.Record`.
 
     Parameters
     ----------
@@ -100,7 +101,7 @@ class Levels(Views):
     measured : `~levelmatch.measure.table.PairTable`
         The measured pairs; their images are sorted by name.
     run : `~levelmatch.record.run.Run`
-        The call.
+        The run.
     """
 
     def __init__(
@@ -113,7 +114,7 @@ class Levels(Views):
 
     @cached_property
     def pooled(self) -> PairTable:
-        """The pairs with the errors that the passes used, see `~levelmatch.measure.pooling`."""
+        """The pairs with the pooled errors of the passes, see `~levelmatch.measure.pooling`."""
         used = np.full(len(self.measured), -1)
         for k, p in enumerate(self.passes):
             used[p.rows] = k
@@ -122,17 +123,17 @@ class Levels(Views):
 
     @property
     def sorted_frames(self) -> list[Frame]:
-        """The images sorted by name, the order of the passes and pairs."""
+        """The images sorted by name, which is the order in passes and pairs."""
         return sorted(self.frames, key=lambda frame: frame.name)
 
     @cached_property
     def rank(self) -> np.ndarray:
-        """Row of each image among the images sorted by name, shape (n,)."""
+        """Index of each image among the images sorted by name, shape (n,)."""
         return np.argsort(np.argsort([frame.name for frame in self.frames], kind="stable"))
 
     @property
     def unit(self) -> u.UnitBase | None:
-        """Unit in which the images were compared."""
+        """The common unit, in which the images were compared."""
         return self.run.unit
 
     @property
@@ -142,7 +143,7 @@ class Levels(Views):
 
     @property
     def versions(self) -> dict[str, str]:
-        """Versions of the packages that were used, by name."""
+        """Versions of Python and of the used packages, by name."""
         return dict(self.run.versions)
 
     @property
@@ -152,7 +153,7 @@ class Levels(Views):
 
     @property
     def provenance(self) -> Provenance:
-        """The run as headers name it, without a record."""
+        """Identity of the run for headers, without a record."""
         return Provenance.of(self.run)
 
     @property
@@ -164,7 +165,7 @@ class Levels(Views):
 
     @property
     def reference(self) -> str:
-        """Name of the image whose correction is held at zero; ``"mean"`` without one."""
+        """Name of the image whose correction is zero, or ``"mean"`` if the mean is zero."""
         return self.references[0].name if self.references else "mean"
 
     @property
@@ -176,7 +177,8 @@ class Levels(Views):
     def references(self) -> list[Reference]:
         """The reference of each connected set; empty if the mean correction is zero.
 
-        Those of the last pass, or of an earlier pass if that held the named image.
+        These are the references of the last pass that has any. The Lyot pass counts only if it
+        is the last one.
         """
         of_all = [p for p in self.passes if p.name != "fit_exclude"]
         last = of_all[-1:]
@@ -185,7 +187,7 @@ class Levels(Views):
 
     @property
     def gauge(self) -> str:
-        """The conditions that complete the differences measured by overlaps, in words."""
+        """Sentence on the gauge: the conditions that fix the levels beyond their differences."""
         gauge = gauge_sentence(self.passes, self.options.get("solve", {}), unit_words(self.unit))
         return anchored_gauge(gauge, self.options.get("anchor"))
 
@@ -193,7 +195,7 @@ class Levels(Views):
     def suspects(self) -> list[str]:
         """Names of the images that disagree with their neighbours, the worst first.
 
-        By their levels, and after these by their flux scales.
+        Images whose levels disagree precede images whose flux scales disagree.
         """
         facts = Facts(self)
         images = [i for s in facts.suspects.values() for i in s.images]
@@ -211,55 +213,60 @@ class Levels(Views):
     def table(self) -> QTable:
         """The images as a `~astropy.table.QTable`, one row per image or part of a MIRI image.
 
-        ``level`` is the level subtracted at the image's centre, ``slope_u`` and
-        ``slope_v`` its slopes toward East and North there. ``level_dithers`` and so on are
-        the levels of the passes. ``error`` is the standard error of ``level`` relative to
-        the gauge, which includes the noise of the reference. ``slope_n_sigma`` is
-        the significance of the slopes. ``meta["gauge"]`` holds `gauge`, and
-        ``meta["notes"]`` the notes of the run on its images, if any.
+        ``level`` is the level subtracted at the image's centre. ``slope_u`` and ``slope_v`` are
+        the slopes subtracted toward East and North. The columns ``level_dithers`` and so on hold
+        the levels of the passes. ``error`` is the standard error of ``level`` relative to the
+        gauge; it includes the noise of the reference. ``slope_n_sigma`` is the significance of
+        the slopes. ``meta["gauge"]`` holds `gauge`. ``meta["notes"]`` holds the notes of the run
+        on its images.
         """
         return _image_table(self)
 
     @property
     def pairs(self) -> QTable:
-        """The pairs as a `~astropy.table.QTable`, one row per pair, in the unit of comparison.
+        """The pairs as a `~astropy.table.QTable`, one row per pair, in the common unit.
 
-        ``level`` is the difference, first image minus second, before matching. ``residual``
-        is the difference after matching, and ``n_sigma`` its ratio to the expected
-        error. ``kept`` and ``reason`` say whether the solution used the pair, and why not.
-        ``weight`` is its weight in the least-squares sum; ``robust`` is the fraction
-        of it that the pair kept, 1 for a pair that agrees with the rest. ``gain`` is the
+        ``level`` is the difference, first image minus second, before matching. ``residual`` is
+        the difference after matching. ``n_sigma`` is the residual divided by its expected error.
+        ``kept`` states whether the solution used the pair, and ``reason`` why it did not.
+        ``weight`` is the weight in the least-squares sum. ``robust`` is the fraction of its
+        weight that the pair kept: 1 for a pair that agrees with the others. ``gain`` is the
         relative difference of the two flux scales. No column depends on the gauge.
         """
         return _pair_table(self)
 
     @property
     def closures(self) -> QTable:
-        """Loops of overlapping images as a `~astropy.table.QTable`, one row per loop.
+        """Independent loops of overlapping images as a `~astropy.table.QTable`, one row per loop.
 
-        The loops are independent. Each has its pass, its images (or tiles, where
-        a pass moves the images of a tile together), the number of its pairs, the sum of the
-        differences around it, the standard error of this sum with the floor, and
-        their ratio. The sum is zero but for errors; fitted planes are subtracted first.
-        ``meta["rms"]`` is the root mean square of the ratios. No column depends on
-        the gauge.
+        ``pass`` is the pass. ``images`` names the images of the loop, or the tiles if the pass
+        gives the images of a tile one level. ``n_pairs`` is the number of pairs. ``closure`` is
+        the sum of the differences around the loop, after subtraction of fitted planes; it is
+        zero except for errors. ``sigma`` is the standard error of the sum, with the floor, and
+        ``n_sigma`` the ratio of both. ``meta["rms"]`` is the root mean square of the ratios. No
+        column depends on the gauge.
         """
         return _loop_table(self)
 
     # ------------------------------------------------------------------ errors
 
     def slope_significance(self) -> np.ndarray:
-        """Return the significance of each image's slopes, NaN for levels; shape (n,).
+        """Return the significance of each image's slopes, in the order of the input.
 
-        The square root of the Wald statistic of the two slopes of all passes of this run,
-        about each image's centre; in the order of the input.
+        The significance is the square root of the Wald statistic of the two slopes of all passes
+        of this run, about the image's centre.
+
+        Returns
+        -------
+        n_sigma : `~numpy.ndarray`, shape (n,)
+            The significance; NaN if no pass fitted slopes.
         """
         planes = [p for p in self.passes if p.solution.coefficients.shape[1] > 1]
         out = np.full(len(self.frames), np.nan)
         for row, frame in enumerate(self.frames) if planes else ():
             i, axes = self.rank[row], frame.whole_grid.axes
             slopes, covariance = np.zeros(2), np.zeros((2, 2))
-            # A slope that was not fitted is zero, to rounding, and so is its error.
+            # A slope that was not fitted is zero within rounding errors, and so is its error.
             for p in (p for p in planes if p.solution.active[p.group[i], 1:].any()):
                 slopes += p.correction(i).coefficients(axes)[1:]
                 covariance += p.covariance(i, axes)[1:, 1:]
@@ -274,9 +281,9 @@ class Levels(Views):
 
     @property
     def _carried(self):
-        """Covariance of all corrections, or `None` where only that of each pass is known."""
-        of = self.passes[-1].carried_of if self.passes else None
-        return None if of is None else of()
+        """Covariance of all corrections, or `None` if only the covariances of passes are known."""
+        carried_of = self.passes[-1].carried_of if self.passes else None
+        return None if carried_of is None else carried_of()
 
     def covariance(self, i: int | str, j: int | str) -> np.ndarray:
         """Return the covariance of the corrections of two rows of `table`.
@@ -289,15 +296,19 @@ class Levels(Views):
         Returns
         -------
         covariance : `~numpy.ndarray`, shape (3, 3)
-            Covariance of level and slopes, each about its image's centre, in the unit of
-            comparison (and per arcmin), relative to the gauge. The variance of the seam between
-            two images is ``c(i, i) + c(j, j) - c(i, j) - c(j, i)``. NaN if no chain of pairs
-            joins the two images, so that their difference is not known.
+            Covariance of level and slopes (per arcmin), each about its image's centre, in the
+            common unit and relative to the gauge. NaN if no chain of pairs connects the two
+            images.
 
         Raises
         ------
         KeyError
-            If no row has such a name.
+            If no row has the name.
+
+        Notes
+        -----
+        With ``c(i, j)`` for the result, the covariance of the difference of two corrections is
+        ``c(i, i) + c(j, j) - c(i, j) - c(j, i)``.
         """
         rows = [row_of(k, self.frames) if isinstance(k, str) else k for k in (i, j)]
         at = [self.rank[k] for k in rows]
@@ -363,17 +374,17 @@ def _set_image_formats(table: QTable) -> None:
 
 
 def _coefficients(frames, name: str | None = None) -> np.ndarray:
-    """Level and slopes of each frame's corrections by one pass, or by all; shape (n, 3)."""
+    """Return level and slopes of each frame by one pass, or by all passes; shape (n, 3)."""
     rows = []
     for frame in frames:
-        parts = [a for a in frame.corrections if name is None or a.name == name]
+        applied = [a for a in frame.corrections if name is None or a.name == name]
         axes = frame.whole_grid.axes
-        rows.append(sum((a.correction.coefficients(axes) for a in parts), np.zeros(3)))
+        rows.append(sum((a.correction.coefficients(axes) for a in applied), np.zeros(3)))
     return np.array(rows)
 
 
 def _set_units(table: QTable, units: set) -> None:
-    """Give the levels and slopes their unit, if all images have one in common."""
+    """Set the unit of levels and slopes, in place, if all images have the same unit."""
     unit = units.pop() if len(units) == 1 else None
     if unit is None:
         return
@@ -384,7 +395,7 @@ def _set_units(table: QTable, units: set) -> None:
 
 
 def _count_pairs(levels: Levels) -> np.ndarray:
-    """Number of kept pairs of each image's groups; images sorted by name."""
+    """Return the number of kept pairs of each image's groups, for images sorted by name."""
     count = np.zeros(len(levels.frames), dtype=int)
     for p in levels.passes:
         rows, group = p.rows[p.kept], p.group
@@ -400,7 +411,7 @@ def _count_pairs(levels: Levels) -> np.ndarray:
 
 
 def _pair_table(levels: Levels) -> QTable:
-    """Return the table of the pairs, in the unit of comparison."""
+    """Return the table of the pairs, in the common unit."""
     measured = levels.pooled
     names = [frame.name for frame in levels.sorted_frames]
     unit = levels.unit or u.dimensionless_unscaled
@@ -428,7 +439,7 @@ def _pair_table(levels: Levels) -> QTable:
 
 
 def _solved_columns(levels: Levels) -> dict[str, np.ndarray]:
-    """Results of the pass that uses each pair, NaN or blank for pairs of no pass."""
+    """Return the results for each pair from its pass; NaN or blank for a pair of no pass."""
     n = len(levels.measured)
     out = {
         "pass": np.full(n, "", dtype="U12"),
@@ -450,7 +461,7 @@ def _solved_columns(levels: Levels) -> dict[str, np.ndarray]:
 
 
 def _loop_table(levels: Levels) -> QTable:
-    """Return the table of the independent loops, in the unit of comparison."""
+    """Return the table of the independent loops, in the common unit."""
     unit = levels.unit or u.dimensionless_unscaled
     rows, ratios = [], []
     pairs = levels.pooled
@@ -477,24 +488,28 @@ def _loop_table(levels: Levels) -> QTable:
 
 
 def _closures(p, before, after):
-    """Closures of a pass's loops, given the pairs before and after its corrections."""
+    """Return the closures of a pass's loops, from the pairs before and after its corrections."""
     kept = p.rows[p.kept]
-    part, group = before.take(kept), p.group
-    floors = p.solution.floors[p.solution.component[group[part.first]]]
-    # The levels of planes refer to each pair's own centre: their planes are subtracted first.
-    level = part.level if p.fit_type == "level" else after.take(kept).level
-    return find_closures(group[part.first], group[part.second], level, np.hypot(part.sigma, floors))
+    pairs, group = before.take(kept), p.group
+    first, second = group[pairs.first], group[pairs.second]
+    floors = p.solution.floors[p.solution.component[first]]
+    # The level of a fitted plane refers to the centre of the pair, so planes are subtracted.
+    level = pairs.level if p.fit_type == "level" else after.take(kept).level
+    return find_closures(first, second, level, np.hypot(pairs.sigma, floors))
 
 
 def _group_names(frames, group: np.ndarray) -> dict[int, str]:
-    """Names of a pass's groups, by group: the image, or the tile of several images."""
+    """Return the name of each group of a pass: its only image, or the tile of its images.
+
+    Images of several tiles, or of a tile without a name, are named by the first.
+    """
     members: dict[int, list] = {}
     for frame, g in zip(frames, group.tolist(), strict=True):
         members.setdefault(g, []).append(frame)
-    tiles = {g: {frame.tile for frame in part} for g, part in members.items()}
+    tiles = {g: {frame.tile for frame in images} for g, images in members.items()}
     return {
-        g: (len(part) > 1 and len(tiles[g]) == 1 and part[0].tile) or part[0].name
-        for g, part in members.items()
+        g: (len(images) > 1 and len(tiles[g]) == 1 and images[0].tile) or images[0].name
+        for g, images in members.items()
     }
 
 
@@ -504,6 +519,6 @@ def _describe(table: QTable, words: Mapping[str, str]) -> QTable:
         if name in words:
             table[name].info.description = words[name]
         elif name.startswith("level_"):
-            share = name.removeprefix("level_")
-            table[name].info.description = f"level subtracted by the pass {share}" + RELATIVE
+            pass_name = name.removeprefix("level_")
+            table[name].info.description = f"level subtracted by the pass {pass_name}" + RELATIVE
     return table

@@ -1,5 +1,5 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
-"""Check the tree of a record and build its parts."""
+"""Check the tree of a record and build its objects."""
 
 import os
 from collections.abc import Iterator
@@ -28,12 +28,12 @@ from levelmatch.solve.solution import Solution
 
 __all__ = ["read_tree"]
 
-# A backslash separates folders on some systems, and is a letter like any other elsewhere.
+# Characters that no name of a file may contain. A backslash separates folders on some systems.
 SEPARATORS = {"/", "\0", os.sep, os.altsep or os.sep}
 
 
 def read_tree(tree: dict[str, Any]) -> tuple[Levels, dict[str, np.ndarray], np.ndarray]:
-    """Return the parts of a recorded tree.
+    """Return the objects of a recorded tree.
 
     Parameters
     ----------
@@ -52,11 +52,12 @@ def read_tree(tree: dict[str, Any]) -> tuple[Levels, dict[str, np.ndarray], np.n
     Raises
     ------
     RecordError
-        If the tree contradicts itself.
+        If values are impossible or contradict each other. Missing values raise a `KeyError` or
+        another exception, see `~levelmatch.record.record.Record.from_tree`.
     """
     n = _length("images", tree["images"])
     images = {key: np.array(value) for key, value in tree["images"].items()}
-    # The first records lack these columns: no output was multiplied, each file has one image.
+    # Old records lack these columns: no output was multiplied, and each file had one image.
     images.setdefault("output_factor", np.ones(n))
     for key in ("zero_point", "extension", "exposure", "role"):
         images.setdefault(key, np.full(n, "", dtype="U1"))
@@ -98,7 +99,7 @@ def _run(tree: dict[str, Any]) -> Run:
 
 
 def _current_options(options: dict[str, Any]) -> dict[str, Any]:
-    """Return recorded options in their present layout; the first records had a flat one."""
+    """Return recorded options in the current layout; the layout of old records was flat."""
     if "read" in options:
         return options
     read = ("dq_bits", "hdu", "rematch", "flux_scale", "apply_flux_scale")
@@ -113,18 +114,18 @@ def _current_options(options: dict[str, Any]) -> dict[str, Any]:
 
 
 def _check_earlier(frame: Frame, run: Run, n_earlier: int) -> None:
-    """Refuse a record whose corrections are not those of its passes and of earlier runs."""
-    found = len(frame.corrections)
-    if found != n_earlier + run.n_corrections:
+    """Refuse a record whose number of corrections differs from the number of its passes."""
+    n_recorded = len(frame.corrections)
+    if n_recorded != n_earlier + run.n_corrections:
         msg = (
-            f"the record is damaged: {found} corrections of each image, {n_earlier} of earlier "
-            f"runs and {run.n_corrections} of this one"
+            f"the record is damaged: {n_recorded} corrections of each image, {n_earlier} of "
+            f"earlier runs and {run.n_corrections} of this one"
         )
         raise RecordError(msg)
 
 
 def _length(name: str, columns: dict[str, Any]) -> int:
-    """Return the number of rows of a table, before its columns are read."""
+    """Return the number of rows of a table without reading its columns."""
     rows = {key: np.shape(column)[0] for key, column in columns.items()}
     if len(set(rows.values())) != 1:
         msg = f"the record is damaged: {name}: its columns differ in length: {rows}"[:300]
@@ -144,7 +145,7 @@ def _zip(nodes: list, planned: list[Pass]) -> Iterator[tuple[dict, Pass]]:
 
 
 def _check_images(images: dict[str, np.ndarray], run: Run, n: int) -> None:
-    """Refuse images that cannot be those of one run, and names that are paths."""
+    """Refuse repeated or missing images, names that are paths, and impossible numbers."""
     names = images["name"].tolist()
     twice = {name for name in names if names.count(name) > 1} if len(set(names)) < n else ()
     if twice:
@@ -171,7 +172,7 @@ def _corrections(node: dict[str, Any], n: int) -> list[list[AppliedCorrection]]:
     """Return the corrections of each image."""
     _length("corrections", node)
     columns = {key: np.array(value) for key, value in node.items()}
-    # The first records have no pattern.
+    # Old records have no pattern.
     columns.setdefault("pattern", np.zeros((len(columns["image"]), 5)))
     out: list[list[AppliedCorrection]] = [[] for _ in range(n)]
     for row, i in enumerate(columns["image"].tolist()):
@@ -193,13 +194,14 @@ def _corrections(node: dict[str, Any], n: int) -> list[list[AppliedCorrection]]:
                 str(columns["reference"][row]),
             )
         )
-    if len({len(part) for part in out}) > 1:
+    if len({len(of_image) for of_image in out}) > 1:
         msg = "the record is damaged: corrections of some images are missing"
         raise RecordError(msg)
     return out
 
 
 def _frame(images: dict[str, np.ndarray], i: int, corrections: list, keyword: str) -> Frame:
+    """Return a recorded image as a frame without pixels and WCS."""
     text: dict[str, Any] = {key: str(images[key][i]) for key in FRAME_TEXT}
     y0, y1, x0, x1 = images["region"][i].tolist()
     (y, x), time = images["origin"][i].tolist(), float(images["background_time"][i])
@@ -209,7 +211,7 @@ def _frame(images: dict[str, np.ndarray], i: int, corrections: list, keyword: st
         shape=tuple(images["shape"][i].tolist()),
         meta={"SUBSTRT2": y, "SUBSTRT1": x, keyword: time},
         unit=recorded_unit(str(images["unit"][i])),
-        # A footprint takes its place.
+        # The footprint takes the place of the transformation.
         transform=None,  # type: ignore[arg-type]
         dq_bits=int(images["dq_bits"][i]),
         region=None if y0 < 0 else (slice(y0, y1), slice(x0, x1)),
@@ -228,6 +230,7 @@ def _frame(images: dict[str, np.ndarray], i: int, corrections: list, keyword: st
 
 
 def _pairs(node: dict[str, Any], n: int) -> tuple[PairTable, np.ndarray]:
+    """Return the table of the pairs and their keys."""
     _length("pairs", node)
     blank = unmeasured(len(node["first"]))
     columns = {f.name: node.get(f.name, blank.get(f.name)) for f in fields(PairTable)}
@@ -248,7 +251,7 @@ def _pairs(node: dict[str, Any], n: int) -> tuple[PairTable, np.ndarray]:
 
 
 def _rows(node: dict[str, Any], planned: Pass, n_pairs: int) -> np.ndarray:
-    """Return the pairs of a pass."""
+    """Return the indices of the pairs of a pass."""
     rows = np.array(node["rows"])
     if len(rows) and not (0 <= rows.min() and rows.max() < n_pairs):
         msg = f"the record is damaged: the pass {planned.name!r} has a pair that is not there"
@@ -257,23 +260,24 @@ def _rows(node: dict[str, Any], planned: Pass, n_pairs: int) -> np.ndarray:
 
 
 def _reference(node: dict[str, Any]) -> Reference:
-    # The first records have no tilt.
+    # Old records have no tilt.
     tilt = (float(node.get(key, 0.0)) for key in ("tilt", "tilt_sigma"))
     return Reference(int(node["group"]), str(node["name"]), str(node["reason"]), *tilt)
 
 
 def _pattern(node: dict[str, Any]) -> SharedPattern | None:
-    found = node.get("pattern")
-    if found is None:
+    """Return the pattern of the detectors recorded with a pass, or `None`."""
+    pattern = node.get("pattern")
+    if pattern is None:
         return None
     return SharedPattern(
-        detectors=[str(word) for word in found["detectors"]],
-        of_image=np.array(found["of_image"]),
-        coefficients=np.array(found["coefficients"]),
-        errors=np.array(found["errors"]),
-        trends=[str(word) for word in found["trends"]],
-        step=np.array(found["step"]),
-        columns=np.array(found["columns"]),
+        detectors=[str(word) for word in pattern["detectors"]],
+        of_image=np.array(pattern["of_image"]),
+        coefficients=np.array(pattern["coefficients"]),
+        errors=np.array(pattern["errors"]),
+        trends=[str(word) for word in pattern["trends"]],
+        step=np.array(pattern["step"]),
+        columns=np.array(pattern["columns"]),
     )
 
 
@@ -291,6 +295,7 @@ def _offsets(node: dict[str, Any]) -> SharedOffsets:
 def _pass(
     node: dict[str, Any], planned: Pass, n: int, rows: np.ndarray, again: SolvedAgain, k: int
 ) -> Pass:
+    """Return a recorded pass; solve it again only if its covariance is needed."""
     plain = ("name", "fit_type", "references", "offsets", "pattern")
     array = {key: np.array(v) for key, v in node.items() if key not in plain}
     if node["name"] != planned.name or len(array["group"]) != n or len(array["domain"]) != n:
@@ -320,7 +325,7 @@ def _pass(
         group_axes=array["group_axes"],
         residual=array["residual"],
         references=[_reference(r) for r in node["references"]],
-        # The first records have none.
+        # Old records have no offsets.
         offsets=tuple(_offsets(o) for o in node.get("offsets", ())),
         pattern=_pattern(node),
         isolated=array["isolated"],

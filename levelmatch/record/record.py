@@ -49,20 +49,21 @@ __all__ = [
 
 
 RECORD_NAME = "levelmatch.asdf"
-# Beside images in ASDF, whose users take all files of that suffix for images.
+# Name of a record beside images in ASDF, so that it is not mistaken for an image.
 OTHER_NAME = "levelmatch.record"
+# Key of the record in the tree of its file.
 KEY = "levelmatch"
-# The most bytes of a record, more than those of any survey.
+# Largest size of a record, in bytes.
 MOST_RECORD = 1 << 33
-# asdf begins so the warning of a node that it could not convert.
+# Text in asdf's warning of a node that could not be converted.
 FAILED = "failed to convert with: "
 
 
 class Record(Levels):
-    """The inputs, pairs, solutions and corrections of a run, as written to a file.
+    """Inputs, pairs, solutions and corrections of a run, as written to a file.
 
-    A record has the tables of a `MatchResult`, but no images; `recorded_result` returns
-    these, given the same input files.
+    A record has the tables of a `MatchResult`, but no images. `recorded_result` returns the
+    `MatchResult` from the record and the same input files.
 
     Parameters
     ----------
@@ -73,9 +74,9 @@ class Record(Levels):
     measured : `~levelmatch.measure.table.PairTable`
         The measured pairs; their images are sorted by name.
     run : `~levelmatch.record.run.Run`
-        The call.
+        The run.
     inputs : dict of `~numpy.ndarray`
-        Identity of the inputs, sorted by name: ``file``, ``path``, ``size``, ``sha256``,
+        Columns that identify the inputs, sorted by name: ``file``, ``path``, ``size``, ``sha256``,
         ``mask_sha256``, ``dtype``, ``hdu``, ``dq_bits`` and ``wcs``.
     keys : `~numpy.ndarray` of uint8, shape (n_pairs, 32)
         Keys of the pairs, see `~levelmatch.measure.store.PairKeys`; zero for a pair whose
@@ -98,15 +99,15 @@ class Record(Levels):
 
     @classmethod
     def of(cls, levels: Levels, overlaps: Overlaps | None = None) -> "Record":
-        """Return the record of a result; reads its inputs, for their checksums.
+        """Return the record of a result; read the inputs for their checksums.
 
         Parameters
         ----------
         levels : `~levelmatch.record.levels.Levels`
             The result, whose images have pixels.
         overlaps : `~levelmatch.measure.overlaps.Overlaps` or None
-            Its pairs before they were measured; without them no later run can use
-            the measurements again.
+            The overlaps before they were measured. Without them, later runs cannot reuse the
+            measurements.
         """
         keys = np.zeros((len(levels.measured), KEY_SIZE), dtype=np.uint8)
         if overlaps is not None:
@@ -130,19 +131,19 @@ class Record(Levels):
 
     @property
     def files(self) -> list[str]:
-        """Names of the corrected files, each of one image or several."""
+        """Names of the corrected files, which hold one or more images each."""
         if not any(frame.extension for frame in self.frames):
             return self.names
         return list(dict.fromkeys(frame.file for frame in self.frames))
 
     @property
     def history(self) -> list[dict]:
-        """Calls that led to the record, the oldest first."""
+        """Runs that led to the record, the oldest first."""
         return self.run.history
 
     @property
     def parent(self) -> dict[str, str] | None:
-        """``name`` and ``sha256`` of the record that this one was solved from."""
+        """``name`` and ``sha256`` of the record from which this one was solved, or `None`."""
         return self.run.parent
 
     def input(self, frame: Frame, key: str) -> Any:
@@ -154,7 +155,7 @@ class Record(Levels):
         return {frame.name: row for row, frame in enumerate(self.sorted_frames)}
 
     def wcs(self, name: str) -> WCS:
-        """Return the `~astropy.wcs.WCS` of an image; of one with a gwcs, its FITS equivalent.
+        """Return the `~astropy.wcs.WCS` of an image; for a gwcs, the WCS of its FITS header.
 
         Parameters
         ----------
@@ -169,7 +170,7 @@ class Record(Levels):
         Raises
         ------
         RecordError
-            If there is no such image.
+            If the record has no such image.
         """
         if name not in self._rows:
             msg = f"{name}: the record has no such image"
@@ -184,7 +185,8 @@ class Record(Levels):
         Returns
         -------
         plain : dict
-            Tables are lists of rows. The equations are left out.
+            The values. Tables are lists of rows; NaN and infinity are `None`. The equations are
+            left out.
         """
         return {
             "created": self.created,
@@ -201,27 +203,31 @@ class Record(Levels):
             "closures": _plain_rows(self.closures),
         }
 
-    def rows(self) -> dict[bytes, dict[str, Any]]:
-        """Return the measured columns of each pair by its key.
+    def rows(self) -> dict[bytes, np.void]:
+        """Return the measurement of each pair by its key.
 
-        The rows are those of a `~levelmatch.measure.store.PairStore`.
+        Returns
+        -------
+        rows : dict of bytes to `~numpy.void`
+            Rows of the type `~levelmatch.measure.table.PAIR`, for a
+            `~levelmatch.measure.store.PairStore`. Pairs without a key are left out.
         """
         rows = zip(self.keys, self.measured.rows(), strict=True)
         return {key.tobytes(): row for key, row in rows if key.any()}
 
     def slope_significance(self) -> np.ndarray:
-        """Return the significance of each image's slopes; computed without covariances.
+        """Return the significance of each image's slopes, see `Levels.slope_significance`.
 
-        The recorded one, as the covariances would have to be solved for again.
+        The recorded significance is used if possible, because computing it needs covariances.
         """
-        known = self.inputs.get("slope_n_sigma")
-        return super().slope_significance() if known is None else known[self.rank]
+        recorded = self.inputs.get("slope_n_sigma")
+        return super().slope_significance() if recorded is None else recorded[self.rank]
 
     # ------------------------------------------------------------------ to a file
 
     @property
     def content(self) -> bytes:
-        """The bytes of the file, computed once."""
+        """Content of the file, computed once."""
         if self._content is None:
             self._content = asdf_bytes(KEY, self.to_tree(), self.versions["levelmatch"])
         return self._content
@@ -233,7 +239,7 @@ class Record(Levels):
 
     @property
     def provenance(self) -> Provenance:
-        """The run as headers name it."""
+        """Identity of the run and its record for headers."""
         return Provenance.of(self.run, self.file_name, self.sha256)
 
     @property
@@ -252,7 +258,7 @@ class Record(Levels):
         overwrite : bool
             Whether an existing record may be replaced.
         lock : `~levelmatch.results.lock.OutputLock` or None
-            Notes the record whose images are written next.
+            Lock that keeps the SHA-256 of the record whose images are written next.
 
         Returns
         -------
@@ -262,7 +268,7 @@ class Record(Levels):
         Raises
         ------
         FileExistsError
-            If the file exists and ``overwrite`` is not set, or it is no record.
+            If the file exists and ``overwrite`` is not set, or if it is not a record.
         """
         path = Path(path)
         refuse_existing(path, overwrite=overwrite)
@@ -311,7 +317,7 @@ class Record(Levels):
         return owned(tree)
 
     def _total_columns(self) -> dict[str, np.ndarray]:
-        """Total levels and slopes with errors, for people and programs that read the file."""
+        """Return total levels and slopes with errors, for other readers of the file."""
         table = self.table[np.argsort([f.name for f in self.frames], kind="stable")]
         columns = ("level", "error", "slope_u", "slope_v", "slope_u_error", "slope_v_error")
         out = {name: np.asarray(getattr(table[name], "value", table[name])) for name in columns}
@@ -319,7 +325,7 @@ class Record(Levels):
 
     @classmethod
     def from_tree(cls, tree: dict[str, Any]) -> "Record":
-        """Return the record of a tree, after checking it.
+        """Check a tree and return its record.
 
         Parameters
         ----------
@@ -347,7 +353,7 @@ class Record(Levels):
 
 
 def _pair_keys(levels: Levels, overlaps: Overlaps) -> np.ndarray:
-    """Keys of the pairs of a result, whose images are taken as they were before its passes."""
+    """Return the keys of a result's pairs, from its images without the corrections of the run."""
     options = MeasureOptions(**levels.options["measure"])
     n = levels.n_earlier
     before = [f.with_keys(corrections=f.corrections[:n]) for f in levels.sorted_frames]
@@ -361,18 +367,18 @@ def read_record(path: str | Path) -> Record:
     Parameters
     ----------
     path : str or `~pathlib.Path`
-        An ASDF file that levelmatch wrote.
+        An ASDF file written by levelmatch.
 
     Returns
     -------
     record : `Record`
-        The record, wholly in memory.
+        The record; nothing is read from the file later.
 
     Raises
     ------
     RecordError
-        If the file is no record, has an unknown version, or is damaged; the message names
-        it.
+        If the file is missing, is not a record, has an unknown version or is damaged; the
+        message names the file.
     """
     import asdf
 
@@ -400,7 +406,7 @@ def read_record(path: str | Path) -> Record:
         msg = f"{path.name}: {what or error}"
         raise RecordError(msg) from error
     if not isinstance(record, Record):
-        # asdf only warns of a node that it cannot convert.
+        # For a node that it cannot convert, asdf only issues a warning.
         failed = [str(w.message) for w in caught if FAILED in str(w.message)]
         tag = getattr(record, "_tag", None)
         what = f"its version ({tag}) is not known" if tag else "it holds no level match"
@@ -412,7 +418,7 @@ def read_record(path: str | Path) -> Record:
 
 
 def record_in(folder: Path) -> Path:
-    """Return the file of a folder's record, whether it exists or not."""
+    """Return the path of a folder's record, which may not exist."""
     other = folder / OTHER_NAME
     return (
         other if other.is_file() and not (folder / RECORD_NAME).exists() else folder / RECORD_NAME
@@ -425,7 +431,7 @@ def as_record(record: Record | str | Path) -> Record:
 
 
 def check_not_recorded(paths: Iterable[str | Path]) -> None:
-    """Refuse images in the folder of the record of the run that wrote them.
+    """Check that images are not outputs of a run, according to the record in their folder.
 
     Parameters
     ----------
@@ -435,7 +441,7 @@ def check_not_recorded(paths: Iterable[str | Path]) -> None:
     Raises
     ------
     RecordError
-        If there is such an image; the message names it and the record.
+        If a record in the folder lists an image; the message names both.
     """
     names: dict[Path, set[str]] = {}
     for path in map(Path, paths):
@@ -451,12 +457,12 @@ def check_not_recorded(paths: Iterable[str | Path]) -> None:
 
 
 def check_record_path(path: Path) -> None:
-    """Refuse the path of a file that is no record, and not empty.
+    """Check that a path is free, or an ASDF or empty file.
 
     Raises
     ------
     FileExistsError
-        If there is such a file.
+        If the path is another file or a folder.
     """
     if not path.exists():
         return
@@ -469,9 +475,9 @@ def check_record_path(path: Path) -> None:
 
 
 def _matched_files(record: Path) -> set[str]:
-    """Return the names of the files that a record's run subtracted levels from."""
-    known = read_record(record) if record.is_file() else None
-    return set() if known is None or known.provenance.keep else set(known.files)
+    """Return the names of the files from which a recorded run subtracted levels."""
+    found = read_record(record) if record.is_file() else None
+    return set() if found is None or found.provenance.keep else set(found.files)
 
 
 def _plain_rows(table: QTable) -> list[dict[str, Any]]:

@@ -1,5 +1,5 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
-"""The call that led to a result: its function, options, time and software."""
+"""A run of a matching function: its passes, options, time and software."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -16,15 +16,15 @@ __all__ = ["Provenance", "Run", "now", "versions"]
 
 
 def now() -> str:
-    """Return the time in UTC, ISO 8601, to the microsecond.
+    """Return the current time in UTC, ISO 8601, to the microsecond.
 
-    Headers distinguish runs by this time.
+    This time identifies a run in headers.
     """
     return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%f")
 
 
 def versions() -> dict[str, str]:
-    """Return the versions of Python and of the packages that a result depends on, by name."""
+    """Return the versions of Python and of the packages on which results depend, by name."""
     from platform import python_version
 
     packages = ("levelmatch", "numpy", "scipy", "astropy")
@@ -33,7 +33,7 @@ def versions() -> dict[str, str]:
 
 @cache
 def _version(package: str) -> str:
-    # Cached, since each call reads a long metadata file.
+    # The cache avoids reading a long metadata file again.
     from importlib.metadata import version
 
     return version(package)
@@ -41,33 +41,33 @@ def _version(package: str) -> str:
 
 @dataclass(frozen=True, eq=False)
 class Run:
-    """One call of a matching function.
+    """Run of a matching function.
 
     Parameters
     ----------
     function : str
         Name of the function.
     planned : list of `~levelmatch.solve.passes.Pass`
-        Its passes as planned.
+        The passes before they are solved.
     options : dict
-        Its options as plain values.
+        The options as plain values.
     created : str
         Time of the call, in UTC, ISO 8601.
     order : list of int
-        Row of each image of the input, in its order, among the images sorted by name.
+        For each image in the order of the input, its index among the images sorted by name.
     recombine : bool
-        Whether Lyot parts are written into the images of their science partners.
+        Whether the output joins Lyot parts to the images of their science parts.
     sky : `~numpy.ndarray`, shape (n,), or None
-        Clipped sky levels of the images, if they were measured.
+        Sigma-clipped sky levels of the images, if they were measured.
     subsets : list of int
         For each image, sorted by name, the index of the disconnected set assigned by an
         earlier function.
     versions : dict
-        Versions of the packages.
+        Versions of Python and of the packages, by name.
     unit : `~astropy.units.Unit` or None
-        Unit in which the images were compared.
+        The common unit, in which the images were compared.
     history : list of dict
-        Calls that led to the result, the oldest first.
+        Runs that led to the result, the oldest first.
     parent : dict or None
         ``name`` and ``sha256`` of the record that was solved again.
     """
@@ -94,7 +94,7 @@ class Run:
         collection: Any,
         sky: np.ndarray | None,
     ) -> "Run":
-        """Return the run of a function on a collection of images, as of now.
+        """Return a run, at the current time, of a function on a collection of images.
 
         Parameters
         ----------
@@ -126,7 +126,7 @@ class Run:
 
     @property
     def n_corrections(self) -> int:
-        """Number of corrections that the run adds to each image."""
+        """Number of corrections added to each image by the run."""
         return sum(1 + p.subtract_local for p in self.planned) + ("anchor" in self.options)
 
     @property
@@ -138,7 +138,7 @@ class Run:
 
 @dataclass(frozen=True)
 class Provenance:
-    """The run as headers name it.
+    """Identity of a run and its record, as written to headers.
 
     Parameters
     ----------
@@ -147,13 +147,14 @@ class Provenance:
     created : str
         Time of the run, in UTC, ISO 8601.
     record : str
-        File name of the run's record, blank if there is none.
+        File name of the run's record; empty without a record.
     sha256 : str
-        SHA-256 of that record.
+        SHA-256 of the record.
     keep : bool
         Whether levels are kept in the headers, not subtracted.
     sky_keyword : str
-        Header keyword of kept levels; blank for those of the telescope alone.
+        Additional header keyword of kept levels; if empty, only the telescope's own keyword is
+        written.
     """
 
     version: str

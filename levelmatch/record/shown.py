@@ -1,5 +1,5 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
-"""Tables of results as they are printed: the first columns, with the digits of their errors."""
+"""Tables of results that print their first columns, with the digits of the errors."""
 
 import shutil
 from collections.abc import Mapping
@@ -12,19 +12,19 @@ from levelmatch.text import SHORT_NAME, decimals, short_names, values
 
 __all__ = ["LevelTable", "set_formats", "with_short_names"]
 
-# Numbers with more decimals than this are printed with a power of ten.
+# Largest number of decimals. Smaller numbers are printed with a power of ten.
 MAX_DECIMALS = 7
-# Columns up to the last of these are shown, with short names if necessary.
+# Columns that must be shown. If they do not fit, names of images are shortened.
 NEEDED = "error", "n_sigma", "closure"
-# Maximum number of characters of other text.
+# Largest number of characters in the column of images of a loop.
 MAX_TEXT = 36
 
 
 class LevelTable(QTable):
-    """A `~astropy.table.QTable` whose text shows as many of its first columns as fit.
+    """A `~astropy.table.QTable` that prints as many of its first columns as fit.
 
-    The text of other tables lacks the columns in the middle where not all fit. Names of images
-    are shortened where the numbers would not fit, with the pattern of the names below.
+    Other tables omit columns in the middle. If important columns do not fit, names of images are
+    shortened, and their pattern is printed below.
     """
 
     def __str__(self) -> str:
@@ -43,23 +43,23 @@ class LevelTable(QTable):
 
 
 def _n_needed(names: list[str]) -> int:
-    """Return the number of columns up to the numbers of interest."""
+    """Return the number of columns up to the last needed column."""
     return max([names.index(name) + 1 for name in NEEDED if name in names], default=1)
 
 
 def _first_columns(table: QTable, width: int) -> tuple[int, list[str]]:
-    """Return the number of first columns that fit, at least one, and their lines."""
+    """Return the number of first columns that fit, at least one, and their printed lines."""
     names, lines, n = table.colnames, [], 1
     for n in range(len(names), 0, -1):
-        part = QTable(table[names[:n]], copy=False)
-        lines = part.pformat(max_lines=None, max_width=-1)
+        shown = QTable(table[names[:n]], copy=False)
+        lines = shown.pformat(max_lines=None, max_width=-1)
         if max(map(len, lines)) <= width:
             break
     return n, lines
 
 
 def with_short_names(table: QTable) -> tuple[QTable, list[str]]:
-    """Return a table with short names, and notes on the patterns of the names."""
+    """Return a table with shortened names, and notes with the patterns of the names."""
     short, notes = QTable(table, copy=True), []
     for columns in (("name", "image1", "image2"), ("tile",)):
         present = [name for name in columns if name in table.colnames]
@@ -87,8 +87,8 @@ def set_formats(table: QTable, of: Mapping[str, str | int]) -> None:
     table : `~astropy.table.QTable`
         The table.
     of : mapping
-        For each column the column of its errors, whose digits decide, or a number of decimals.
-        Columns that the table lacks are ignored.
+        For each column, the column of its errors, which determine the digits, or the number of
+        decimals. Missing columns are ignored.
     """
     for name, by in of.items():
         if name not in table.colnames or len(table) == 0:
@@ -98,6 +98,6 @@ def set_formats(table: QTable, of: Mapping[str, str | int]) -> None:
 
 
 def _small(errors: np.ndarray) -> list[float]:
-    """Return a small error: errors of pairs differ by much."""
+    """Return the 10 % quantile of positive errors in a list, which is empty without any."""
     good = errors[np.isfinite(errors) & (errors > 0)]
     return [float(np.percentile(good, 10))] if len(good) else []

@@ -39,17 +39,18 @@ def solve_record(
     record : `~levelmatch.Record`, str or `~pathlib.Path`
         The record.
     fit_type : None, {"level", "level+slope", "auto"} or mapping
-        Another fit type for all passes, or a mapping of pass names to fit types;
-        ``"level+match"`` is the same as ``"level+slope"``.
+        New fit type for all passes, or a mapping of pass names to fit types.
+        ``"level+match"`` is the same as ``"level+slope"``. By default the recorded fit types.
     reference : None, str or int
-        Another reference for the mosaic pass, see `~levelmatch.match_mosaic`.
+        New reference for the mosaic pass, see `~levelmatch.match_mosaic`; by default the
+        recorded reference.
     weights : None or {"ivar", "equal", "npix", "rms"}
-        Other weights.
+        New weights; by default the recorded weights.
     exclude : str or iterable of str
-        Images to leave out. Both parts of a MIRI image are left out, and all images of a file
-        if its name is given.
+        Images to leave out, by the name of an image or file. Both parts of a MIRI image, and all
+        images of a file, are left out together.
     solve : None, mapping or `~levelmatch.SolveOptions`
-        Other options; a mapping changes some of the recorded options.
+        New options. A mapping changes some of the recorded options.
 
     Returns
     -------
@@ -61,14 +62,15 @@ def solve_record(
     ValueError, TypeError
         If an argument is not understood; the message names it.
     RecordError
-        If the record has no image of an excluded name, or no image would remain.
+        If the record lacks an excluded image, no image would remain, the reference is excluded,
+        or the pattern cannot be solved for without images.
 
     Notes
     -----
-    A pattern of the detectors is the recorded one, or left out by ``solve={"pattern": None}``. The
-    local level of a tile and the anchor's correction are not measured again. They are the
-    recorded ones, shifted by the change of the other corrections at the images' centres, which
-    is exact for levels.
+    The pattern of the detectors is kept from the record; ``solve={"pattern": None}`` leaves it
+    out. Local levels of tiles and the anchor's correction are not measured again: the recorded
+    values are shifted by the change of the other corrections at the images' centres. This is
+    exact for levels.
     """
     record = as_record(record)
     options = _solve_options(record, solve)
@@ -95,7 +97,7 @@ def solve_record(
         pattern=_kept_pattern(record, options, keep, rows),
     )
     corrected = anchored_again(record.frames, corrected)
-    # The significance of the slopes is computed anew.
+    # The recorded significance of the slopes is no longer valid.
     inputs = {k: column[keep] for k, column in record.inputs.items() if k != "slope_n_sigma"}
     ordered = [corrected[k] for k in run.order]
     return Record(ordered, solved, measured, run, inputs, record.keys[rows])
@@ -105,38 +107,38 @@ def _solve_options(record: Record, solve) -> SolveOptions:
     """Return the recorded options, with changes."""
     if isinstance(solve, SolveOptions):
         return solve
-    known = record.run.options["solve"]
+    recorded = record.run.options["solve"]
     unknown = set(solve or ()) - {f.name for f in fields(SolveOptions)}
     if unknown:
         msg = f"solve: {min(unknown)!r} is no option of SolveOptions"
         raise TypeError(msg)
-    return SolveOptions(**{**known, **(solve or {})})
+    return SolveOptions(**{**recorded, **(solve or {})})
 
 
 def _kept_pattern(record: Record, options: SolveOptions, keep: np.ndarray, rows: np.ndarray):
     """Return the recorded pattern, or `None` if the options leave it out."""
-    known = record.run.options["solve"].get("pattern")
+    recorded = record.run.options["solve"].get("pattern")
     if options.pattern is None:
         return None
-    if options.pattern != known:
+    if options.pattern != recorded:
         msg = (
             f"pattern: {options.pattern!r} cannot be solved for without images, the record has "
-            f"{known!r}; match the images again"
+            f"{recorded!r}; match the images again"
         )
         raise RecordError(msg)
     return record.passes[0].pattern.take(np.flatnonzero(keep), rows)
 
 
 def _kept_images(record: Record, exclude: str | Iterable[str]) -> np.ndarray:
-    """Return for each image, sorted by name, whether it stays."""
-    gone: set[str] = set()
+    """Return for each image, sorted by name, whether it is kept."""
+    excluded: set[str] = set()
     for name in [exclude] if isinstance(exclude, str) else exclude:
-        found = [f.name for f in record.frames if name in (f.name, f.product, f.file)]
-        if not found:
+        images = [f.name for f in record.frames if name in (f.name, f.product, f.file)]
+        if not images:
             msg = f"exclude: {name}: the record has no such image"
             raise RecordError(msg)
-        gone.update(found)
-    keep = np.array([frame.name not in gone for frame in record.sorted_frames])
+        excluded.update(images)
+    keep = np.array([frame.name not in excluded for frame in record.sorted_frames])
     if not keep.any():
         msg = "exclude: no image would be left"
         raise RecordError(msg)

@@ -1,5 +1,5 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
-"""Errors of corrections, which are unknown where nothing joins an image to others."""
+"""Errors of corrections, which are unknown for images without a connection to others."""
 
 from typing import Any
 
@@ -11,7 +11,7 @@ __all__ = ["Joined", "total_variances"]
 
 
 class Joined:
-    """The sets in which the overlaps of all passes join the images.
+    """Sets of images that are connected by the overlaps of all passes.
 
     Parameters
     ----------
@@ -23,11 +23,11 @@ class Joined:
     Attributes
     ----------
     sets : `~numpy.ndarray` of int, shape (n_images,)
-        Set of each image.
+        Index of the set of each image.
     without_pairs : `~numpy.ndarray` of bool, shape (n_images,)
-        Flags of images of which a pass has no usable pair.
+        True for an image without a usable pair in at least one pass.
     unknown : `~numpy.ndarray` of bool, shape (n_images,)
-        Flags of images whose level no overlap determines.
+        True for an image whose level no overlap determines.
     """
 
     def __init__(self, passes: list[Pass], n_images: int) -> None:
@@ -39,21 +39,21 @@ class Joined:
         self.unknown = alone & self.without_pairs
 
     def known(self, i: int, j: int) -> bool:
-        """Whether the covariance of two images is known."""
+        """Return whether the covariance of two images is known."""
         return bool(self.sets[i] == self.sets[j] and not self.unknown[i])
 
 
 def total_variances(levels: Any, joined: Joined) -> np.ndarray:
-    """Variances of level and slopes of each frame, NaN if they are not known; shape (n, 3)."""
+    """Return variances of level and slopes of each frame, NaN if unknown; shape (n, 3)."""
     names, out = {p.name for p in levels.passes}, []
     for frame, i in zip(levels.frames, levels.rank.tolist(), strict=True):
         if joined.unknown[i]:
             planes = any(p.solution.coefficients.shape[1] > 1 for p in levels.passes)
             out.append(np.where([True, planes, planes], np.nan, 0.0))
             continue
-        # A pass without any pair of the image adds nothing to what another pass determines.
-        parts = [
+        # A pass without a pair of the image adds no variance to a level known from other passes.
+        variances = [
             np.nan_to_num(a.variance) if a.name in names else a.variance for a in frame.corrections
         ]
-        out.append(sum(parts, np.zeros(3)))
+        out.append(sum(variances, np.zeros(3)))
     return np.array(out)

@@ -1,5 +1,5 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
-"""A result as text, figure, page and in a notebook."""
+"""Views of a result: text, figures, an HTML page, and a notebook cell."""
 
 import base64
 import io
@@ -16,20 +16,23 @@ from levelmatch.summary import headline, notes, summary_lines
 
 __all__ = ["Views"]
 
-# Rows and columns of the table in a notebook.
+# Number of rows of the table in a notebook.
 N_ROWS = 10
+# Columns of the table in a notebook.
 COLUMNS = "name", "tile", "level", "error", "n_pairs"
+# Kinds of plots. Each is a function ``plot_KIND`` of `levelmatch.plots`.
 KINDS = "overlaps", "levels", "residuals", "closures", "gains", "mosaic"
+# Kinds of plots in the default figure.
 PANELS = "overlaps", "levels", "residuals", "closures"
 
 
 def _package(name: str) -> Any:
-    """Return a subpackage that draws results; they import the modules of records."""
+    """Import a subpackage that draws results; it imports the modules of records in turn."""
     return import_module(f"levelmatch.{name}")
 
 
 class Views:
-    """Ways to look at a result or its record."""
+    """Methods that show a result or its record."""
 
     def summary(self) -> str:
         """Return the headline, the passes, the references and the notes as text.
@@ -37,7 +40,7 @@ class Views:
         Returns
         -------
         text : str
-            One sentence or note per line.
+            One sentence or note on each line.
         """
         facts = Facts.of(self)
         lines = [*headline(facts), "", *summary_lines(facts)]
@@ -49,9 +52,10 @@ class Views:
         Parameters
         ----------
         kind : {"overlaps", "levels", "residuals", "closures", "gains", "mosaic"} or None
-            The function of `levelmatch.plots` to call; by default the first four in one figure.
+            Kind of the plot, which selects a function of `levelmatch.plots`. By default the
+            first four kinds are drawn into one figure.
         **options
-            Passed to this function.
+            Keyword arguments of this function.
 
         Returns
         -------
@@ -61,7 +65,7 @@ class Views:
         Raises
         ------
         ValueError
-            If ``kind`` is none of these.
+            If ``kind`` is unknown.
         """
         if kind is not None:
             if kind not in KINDS:
@@ -77,20 +81,21 @@ class Views:
     def _draw(self, figure: Any, kinds: tuple[str, ...]) -> None:
         """Draw plots into a figure, two in a row."""
         plots = _package("plots")
-        for part, kind in zip(np.ravel(figure.subfigures(len(kinds) // 2, 2)), kinds, strict=True):
+        panels = np.ravel(figure.subfigures(len(kinds) // 2, 2))
+        for panel, kind in zip(panels, kinds, strict=True):
             sky = {"projection": plots.sky_wcs(self)} if kind == "overlaps" else {}
             more = {"kind": "histogram"} if kind == "residuals" else {}
-            getattr(plots, f"plot_{kind}")(self, ax=part.add_subplot(**sky), **more)
+            getattr(plots, f"plot_{kind}")(self, ax=panel.add_subplot(**sky), **more)
 
     def report(self, path: str | Path, **options: Any) -> Path:
-        """Write a page of HTML on the result.
+        """Write an HTML report on the result.
 
         Parameters
         ----------
         path : str or `~pathlib.Path`
             Path of the page.
         **options
-            See `levelmatch.report.write_report`.
+            Keyword arguments of `levelmatch.report.write_report`.
 
         Returns
         -------
@@ -111,7 +116,7 @@ class Views:
         return f"<div>{words}{rows}{below}{self._picture()}</div>"
 
     def _picture(self) -> str:
-        """The overlaps and the levels as one picture; blank without matplotlib."""
+        """Return overlaps and levels as an HTML image, or an empty string without matplotlib."""
         try:
             from matplotlib.backends.backend_agg import FigureCanvasAgg
             from matplotlib.figure import Figure
