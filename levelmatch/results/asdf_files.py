@@ -1,5 +1,5 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
-"""Write corrected images of Roman as complete ASDF files."""
+"""Write corrected Roman images as complete ASDF files."""
 
 import re
 from typing import Any, BinaryIO
@@ -19,9 +19,9 @@ from levelmatch.results.splice import add_to_asdf, remove_from_asdf
 
 __all__ = ["METHOD", "corrected_pixels", "entry_of", "write_asdf", "write_undone_asdf"]
 
-# The schema of Roman knows no other word for levels from overlaps.
+# Word for levels from overlaps in Roman's schema.
 METHOD = "match"
-# Trees of these versions have a tag for the background.
+# Versions of trees in which the background has a tag.
 _TAGGED = re.compile(r".*/wfi_image-1\.[0-3]\.\d+")
 _TAG = "!<asdf://stsci.edu/datamodels/roman/tags/sky_background-1.0.0> "
 
@@ -32,9 +32,10 @@ def corrected_pixels(frame: Frame) -> np.ndarray:
 
 
 def write_asdf(product: Product, stream: BinaryIO, provenance: Provenance) -> None:
-    """Copy a file with other pixels and ``meta.background``, and nothing else changed.
+    """Write a copy of a file with corrected pixels, new ``meta.background`` and an entry.
 
-    Pixels stay where levels are kept.
+    If the run keeps its levels, the pixels are unchanged. Everything else is unchanged, except
+    for uncertainties that a flux scale multiplies.
 
     Parameters
     ----------
@@ -44,6 +45,11 @@ def write_asdf(product: Product, stream: BinaryIO, provenance: Provenance) -> No
         The copy, open for writing.
     provenance : `~levelmatch.record.run.Provenance`
         The run.
+
+    Raises
+    ------
+    FrameError
+        If the input changed, or its metadata are not laid out as expected.
     """
     frame, source = product.frame, product.frame.source
     file = AsdfFile(source.path)
@@ -61,7 +67,7 @@ def write_asdf(product: Product, stream: BinaryIO, provenance: Provenance) -> No
 
 
 def entry_of(frame: Frame, provenance: Provenance) -> dict[str, Any]:
-    """Return the corrections of an image as plain values, with the keywords that FITS has."""
+    """Return the corrections of an image as plain values, with the cards of a FITS output."""
     header = frame.meta.copy()
     add_provenance(header, frame, provenance)
     cards = {k: header[k] for k in header if k.startswith("LM") and k[2:5] != "REC"}
@@ -69,7 +75,7 @@ def entry_of(frame: Frame, provenance: Provenance) -> dict[str, Any]:
 
 
 def write_undone_asdf(product: Product, provenance: Provenance, stream: BinaryIO) -> None:
-    """Copy a corrected file with its pixels and ``meta.background`` as they were before a run.
+    """Write a copy of a corrected file with the pixels and ``meta.background`` before a run.
 
     Parameters
     ----------
@@ -97,13 +103,13 @@ def write_undone_asdf(product: Product, provenance: Provenance, stream: BinaryIO
 
 
 def _arrays(frame: Frame, data: np.ndarray) -> dict[str, np.ndarray]:
-    """Return the arrays that change, by their names."""
+    """Return the arrays that change, by name: the data, and uncertainties times a factor."""
     arrays, factor = {"data": data}, frame.output_factor
     if factor != 1.0:
         for name, power in UNCERTAINTIES.items():
-            old = frame.source.array(name)
-            if old is not None:
-                arrays[name] = scaled(native(old), factor**power)
+            uncertainty = frame.source.array(name)
+            if uncertainty is not None:
+                arrays[name] = scaled(native(uncertainty), factor**power)
     return arrays
 
 
@@ -114,7 +120,7 @@ def _write(
     arrays: dict[str, np.ndarray],
     stream: BinaryIO,
 ) -> None:
-    """Write a tree and the blocks of a file, those of some arrays with other values."""
+    """Write a tree and the blocks of a file, with new values of some arrays."""
     contents: dict[int, bytearray] = {}
     for name, array in arrays.items():
         place = source.arrays[name]
@@ -157,7 +163,7 @@ _FIELDS = ("level", "method", "subtracted")
 
 
 def _with_background(file: AsdfFile, level: float, *, subtracted: bool) -> tuple[str, str]:
-    """Return the tree with another background, and the text that it replaces."""
+    """Return the text of the tree with a new background, and the replaced text."""
     start, stop = _background_span(file)
     meta = file.find("roman", "meta")
     indent = " " * meta.start_mark.column
@@ -172,7 +178,7 @@ def _with_background(file: AsdfFile, level: float, *, subtracted: bool) -> tuple
 
 
 def _background_span(file: AsdfFile) -> tuple[int, int]:
-    """Return the lines of ``meta.background``, or the place for them."""
+    """Return the start and end of ``meta.background`` in the text, or of its empty place."""
     meta = file.find("roman", "meta")
     if meta is None or meta.id != "mapping" or meta.flow_style or not meta.value:
         msg = f"{file.path.name}: roman.meta is not a mapping in block style"
@@ -183,10 +189,10 @@ def _background_span(file: AsdfFile) -> tuple[int, int]:
         return first, first
     start = _line_start(file.text, key.start_mark.index)
     column = key.start_mark.column
-    # Its own line, and those that are indented more.
+    # The node consists of the line of its key and the following lines with more indentation.
     deeper = " " * (column + 1)
-    own = re.compile(rf"[^\n]*\n(?:{deeper}[^\n]*\n|[ \t]*\n)*").match(file.text, start)
-    return start, own.end() if own else start
+    lines = re.compile(rf"[^\n]*\n(?:{deeper}[^\n]*\n|[ \t]*\n)*").match(file.text, start)
+    return start, lines.end() if lines else start
 
 
 def _line_start(text: str, index: int) -> int:

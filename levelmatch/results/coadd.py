@@ -1,5 +1,5 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
-"""Combine images on one grid, tile by tile."""
+"""Combine images on one grid, section by section."""
 
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -12,7 +12,7 @@ from levelmatch.results.layers import Box, Layers, reproject_layer
 __all__ = ["coadd_layers"]
 
 
-# Memory of the reprojected images that are held for the median of a tile, in bytes.
+# Largest memory of the reprojected images of a median, in bytes.
 STACK = 1 << 29
 
 
@@ -23,12 +23,12 @@ def coadd_layers(
     tile: tuple[int, int] | None = None,
     progress_bar: Callable | None = None,
 ) -> None:
-    """Combine images into a mosaic and its coverage, in place and tile by tile.
+    """Fill a mosaic and its coverage with the combined images, tile by tile.
 
     Parameters
     ----------
-    planes : pair of 2D `~numpy.ndarray`, or of planes of a file
-        The mosaic, and the number of images or the sum of their weights.
+    planes : pair of 2D `~numpy.ndarray` or `~levelmatch.results.file_planes.FilePlane`
+        The mosaic, and its coverage: the number of images or the sum of their weights.
     layers : `Layers`
         The images.
     combine : {"mean", "median"}
@@ -62,7 +62,7 @@ def coadd_layers(
 
 
 def _tiles(shape: tuple[int, int], tile: tuple[int, int]) -> Iterator[Box]:
-    """Yield the tiles in alternating directions: neighbours share images."""
+    """Yield the tiles in alternating directions, so that successive tiles share images."""
     columns = range(0, shape[1], tile[1])
     for row, y in enumerate(range(0, shape[0], tile[0])):
         for x in columns if row % 2 == 0 else reversed(columns):
@@ -70,7 +70,7 @@ def _tiles(shape: tuple[int, int], tile: tuple[int, int]) -> Iterator[Box]:
 
 
 class _Some(Sequence):
-    """Some of the images, each loaded when indexed."""
+    """Sequence of some of the images, which loads an image when indexed."""
 
     def __init__(self, layers: Layers, members: list[int]) -> None:
         self.layers = layers
@@ -102,7 +102,7 @@ def _mean(box: Box, layers: Layers) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _parts(box: Box, layers: Layers) -> Iterator[Box]:
-    """Yield a tile, in sections if its median would need too much memory."""
+    """Yield a tile, or its sections if its median would need too much memory."""
     y0, y1, x0, x1 = box
     boxes = layers.touching(box).values()
     if y1 - y0 > 1 and sum((b[1] - b[0]) * (b[3] - b[2]) for b in boxes) * 4 > STACK:
@@ -116,30 +116,31 @@ def _parts(box: Box, layers: Layers) -> Iterator[Box]:
 def _median(box: Box, layers: Layers) -> tuple[np.ndarray, np.ndarray]:
     """Return the median of the images on a section, and its coverage.
 
-    reproject has no median.
+    reproject cannot compute a median.
     """
     shape = box[1] - box[0], box[3] - box[2]
-    held = []
+    images = []
     coverage = np.zeros(shape, dtype=int)
-    for k, own in layers.touching(box).items():
-        y, x = slice(own[0] - box[0], own[1] - box[0]), slice(own[2] - box[2], own[3] - box[2])
-        own_shape = own[1] - own[0], own[3] - own[2]
-        values, _ = reproject_layer(layers.load(k), layers.grid.part(own), own_shape)
-        held.append((y, x, values.astype(np.float32)))
+    for k, covered in layers.touching(box).items():
+        y0, y1, x0, x1 = covered
+        y, x = slice(y0 - box[0], y1 - box[0]), slice(x0 - box[2], x1 - box[2])
+        grid = layers.grid.part(covered)
+        values, _ = reproject_layer(layers.load(k), grid, (y1 - y0, x1 - x0))
+        images.append((y, x, values.astype(np.float32)))
         coverage[y, x] += np.isfinite(values)
     median = np.full(shape, np.nan, dtype=np.float32)
     for row in range(shape[0]):
-        _median_row(median[row], coverage[row], held, row)
+        _median_row(median[row], coverage[row], images, row)
     return median, coverage
 
 
-def _median_row(out: np.ndarray, count: np.ndarray, held: list, row: int) -> None:
+def _median_row(out: np.ndarray, count: np.ndarray, images: list, row: int) -> None:
     """Fill one row with the medians of the images that cover it."""
-    rows = [(x, values[row - y.start]) for y, x, values in held if y.start <= row < y.stop]
+    rows = [(x, values[row - y.start]) for y, x, values in images if y.start <= row < y.stop]
     stack = np.full((len(rows), len(out)), np.nan, dtype=np.float32)
     for k, (x, values) in enumerate(rows):
         stack[k, x] = values
-    # NaN is sorted to the end.
+    # Sorting puts NaN at the end.
     stack.sort(axis=0)
     x = np.flatnonzero(count)
     low, high = stack[(count[x] - 1) // 2, x], stack[count[x] // 2, x]

@@ -35,7 +35,7 @@ __all__ = [
 ]
 
 
-# Pixels that are corrected at once.
+# Number of pixels that are corrected at once.
 BLOCK = 1 << 16
 
 
@@ -46,24 +46,24 @@ BLOCK = 1 << 16
 def subtracted(
     data: np.ndarray, correction: Correction, frame: Frame, *, order: Literal["=", ">"] = "="
 ) -> np.ndarray:
-    """Return data minus a correction, times the frame's factor, as floats.
+    """Return data minus a correction, multiplied by the frame's output factor, as floats.
 
     Parameters
     ----------
     data : `~numpy.ndarray`
-        The pixels of the whole image, 2D but for axes of one pixel.
+        The pixels of the whole image, 2D except for axes of one pixel.
     correction : `~levelmatch.images.corrections.Correction`
         The correction.
     frame : `~levelmatch.images.frame.Frame`
         The image.
     order : {"=", ">"}
-        Byte order of the output, native or that of FITS.
+        Byte order of the output: native, or big-endian as in FITS.
 
     Returns
     -------
     out : `~numpy.ndarray`
-        Of the float type of ``data``; float32 for integers of up to 16
-        bits, float64 for larger ones. Missing pixels keep their fill value.
+        The corrected pixels in the float type of ``data``; float32 for integers of up to 16
+        bits and float64 for larger integers. Missing pixels keep their fill value.
     """
     is_float = data.dtype.kind == "f"
     dtype = data.dtype.newbyteorder("=") if is_float else np.dtype(np.float32)
@@ -75,12 +75,12 @@ def subtracted(
     if _is_plain(plane, out, level) and frame.output_factor == 1.0:
         subtract_level(plane.view("u4").ravel(), out.view("u4").ravel(), level)
         return _with_fill(out, plane, frame).reshape(data.shape)
-    # By blocks of rows that stay in the cache: large temporary arrays cost more than the sums.
+    # Blocks of rows stay in the cache; large temporary arrays would cost more than the sums.
     rows = max(BLOCK // max(plane.shape[1], 1), 1)
     for block in (slice(k, k + rows) for k in range(0, len(plane), rows)):
-        part = level[block] if isinstance(level, np.ndarray) else level
-        # In double precision, whatever type of float a constant has.
-        values = np.subtract(plane[block], part, dtype=np.float64)
+        subtrahend = level[block] if isinstance(level, np.ndarray) else level
+        # The subtraction is in double precision for every type of constant.
+        values = np.subtract(plane[block], subtrahend, dtype=np.float64)
         if frame.output_factor != 1.0:
             values *= frame.output_factor
         out[block] = values
@@ -88,29 +88,32 @@ def subtracted(
 
 
 def _is_plain(plane: np.ndarray, out: np.ndarray, level: Any) -> bool:
-    """Return whether pixels are 32-bit floats as FITS has them, corrected by a constant."""
+    """Return whether input and output are big-endian 32-bit floats corrected by a constant."""
     types = {plane.dtype.str, out.dtype.str}
     contiguous = plane.flags["C_CONTIGUOUS"] and plane.flags["ALIGNED"]
     return types == {">f4"} and contiguous and not isinstance(level, np.ndarray)
 
 
 def _with_fill(out: np.ndarray, plane: np.ndarray, frame: Frame) -> np.ndarray:
-    """Return corrected pixels, those that are missing as they were, in place."""
+    """Set missing pixels back to their fill values, in place; return the corrected pixels."""
     missing = frame.missing(plane)
     if missing is not None:
-        # A fill value stays one for the programs that come next.
+        # Later programs must recognise the fill values.
         out[missing] = plane[missing]
     return out
 
 
 def scaled(data: np.ndarray, factor: float) -> np.ndarray:
-    """Return data times a factor, in their own type of float; integers as float32."""
+    """Return data multiplied by a factor, in the same float type; integers become float32."""
     dtype = data.dtype if data.dtype.kind == "f" else np.dtype(np.float32)
     return (data * np.float64(factor)).astype(dtype.newbyteorder("="))
 
 
 def uncertainty_power(hdu: Any) -> int:
-    """Return the power of a factor of the data by which an HDU scales; 0 for no uncertainty."""
+    """Return the power by which an HDU scales with a factor of the data.
+
+    The power is 0 for an HDU without uncertainties.
+    """
     name = hdu.name.strip().upper()
     if name.startswith("VAR_"):
         return 2
@@ -124,7 +127,9 @@ def uncertainty_power(hdu: Any) -> int:
 
 
 def corrected_image(product: Product, provenance: Provenance) -> NDData:
-    """Return a corrected image.
+    """Return the output image: corrected, or unchanged if the run keeps its levels.
+
+    Both get the header cards of the run.
 
     Parameters
     ----------
@@ -135,8 +140,9 @@ def corrected_image(product: Product, provenance: Provenance) -> NDData:
 
     Returns
     -------
-    image : `~astropy.nddata.CCDData`, or of the class of the input
-        A copy; all but data, uncertainty and header are those of the input.
+    image : `~astropy.nddata.CCDData`, or the class of the input
+        A new image. Its mask, flags and WCS are copied from the input, except in the Lyot
+        region, whose arrays are copied from the Lyot part.
     """
     product = product.opened()
     if provenance.keep:
@@ -157,7 +163,7 @@ def corrected_image(product: Product, provenance: Provenance) -> NDData:
 
 
 def _corrected_part(frame: Frame) -> NDData:
-    """Return a copy of a frame's whole image, minus the frame's correction."""
+    """Return a copy of a frame's whole image minus the frame's correction."""
     image = _read_image(frame)
     image = _with_data(image, subtracted(image.data, frame.correction, frame))
     _scale_uncertainty(image, frame)
@@ -165,7 +171,7 @@ def _corrected_part(frame: Frame) -> NDData:
 
 
 def _with_data(image: NDData, data: np.ndarray) -> NDData:
-    """Return an image with other data: set in place where its class allows that."""
+    """Return an image with other data, set in place if its class allows this."""
     try:
         image.data = data
     except AttributeError:
@@ -194,7 +200,7 @@ def _scale_uncertainty(image: NDData, frame: Frame) -> None:
 
 
 def _arrays(image: NDData) -> list[np.ndarray | None]:
-    """Return the arrays of an image that have one value per pixel."""
+    """Return data, mask, uncertainty and flags of an image, `None` for missing ones."""
     uncertainty = getattr(image, "uncertainty", None)
     return [
         image.data,
@@ -205,7 +211,7 @@ def _arrays(image: NDData) -> list[np.ndarray | None]:
 
 
 def _read_image(frame: Frame) -> NDData:
-    """Return a copy of a frame's image, read from its file or copied in memory."""
+    """Return a new copy of a frame's whole image, from its file or from memory."""
     source = frame.source
     if not isinstance(source, FileSource):
         return copy.deepcopy(source.image)
@@ -232,7 +238,7 @@ def _read_image(frame: Frame) -> NDData:
 
 
 def _fits_planes(source: FileSource, dq_bits: int) -> tuple[Any, ...]:
-    """Return pixels, uncertainty, flags and bad pixels of an image in a FITS file."""
+    """Return pixels, uncertainty, flags and mask of an image in a FITS file."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FITSFixedWarning)
         with fits.open(source.path, memmap=False) as hdus:
@@ -244,14 +250,14 @@ def _fits_planes(source: FileSource, dq_bits: int) -> tuple[Any, ...]:
 
 
 def _asdf_planes(source: AsdfSource, dq_bits: int) -> tuple[Any, ...]:
-    """Return pixels, uncertainty, flags and bad pixels of an image in an ASDF file."""
+    """Return pixels, uncertainty, flags and mask of an image in an ASDF file."""
     dq, bad = source.array("dq"), source.bad_pixels(dq_bits)
     flags = None if dq is None else np.array(dq)
     return native(source.data), source.uncertainty(), flags, bad
 
 
 def ccd_wcs(frame: Frame) -> WCS:
-    """Return the FITS WCS of a frame; for a gwcs, that of its header or a fit to it."""
+    """Return the FITS WCS of a frame; for a gwcs, the WCS of the header or a SIP fit."""
     wcs = frame.transform.original
     if isinstance(wcs, WCS):
         return wcs

@@ -1,5 +1,5 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
-"""Images in a FITS file that are written in sections."""
+"""Images of a FITS file that are written in sections."""
 
 import os
 from pathlib import Path
@@ -12,10 +12,10 @@ __all__ = ["FilePlane", "file_planes"]
 
 
 class FilePlane:
-    """The pixels of an image HDU in a file that is being written.
+    """Pixels of an image HDU in a file that is being written.
 
-    Pixels are written, not mapped to memory: a mapped file counts as memory of the process,
-    and a full disk would kill it.
+    The pixels are not memory-mapped: a mapped file counts as memory of the process, and a full
+    disk would kill the process.
 
     Parameters
     ----------
@@ -47,16 +47,26 @@ class FilePlane:
 
 
 def file_planes(stream: BinaryIO, path: Path, headers: list[fits.Header]) -> list[FilePlane]:
-    """Write the headers of image HDUs to a file, and return their pixels, to be written.
+    """Write the headers of image HDUs to a file, and reserve space for their pixels.
 
     Parameters
     ----------
     stream : binary file
-        The file, which is empty.
+        The empty file.
     path : `~pathlib.Path`
-        The final file, which errors name.
+        Path of the final file, for error messages.
     headers : list of `~astropy.io.fits.Header`
         The headers of the HDUs.
+
+    Returns
+    -------
+    planes : list of `FilePlane`
+        The pixels of each HDU, to be written.
+
+    Raises
+    ------
+    OSError
+        If the disk has no space.
     """
     planes = []
     for header in headers:
@@ -70,7 +80,7 @@ def file_planes(stream: BinaryIO, path: Path, headers: list[fits.Header]) -> lis
 
 
 def _reserve(stream: BinaryIO, path: Path) -> None:
-    """Reserve space up to the position in a file, so that a full disk is found first."""
+    """Reserve space up to the position in a file; fail before any pixel if the disk is full."""
     size = stream.tell()
     stream.truncate()
     if not hasattr(os, "posix_fallocate"):

@@ -75,30 +75,30 @@ def check_outputs(
     overwrite: bool,
     lock: OutputLock | None = None,
 ) -> list[Path]:
-    """Refuse inputs that changed, and outputs that would replace another file.
+    """Check that inputs are unchanged and that outputs replace no other file.
 
     Parameters
     ----------
     products : list of `~levelmatch.results.products.Product`
         The output images.
     directory : str or `~pathlib.Path`
-        Their folder.
+        The output folder.
     overwrite : bool
         Whether existing files may be replaced.
     lock : `~levelmatch.results.lock.OutputLock` or None
-        Knows the files of a run that ended early, which may be replaced.
+        Lock that recognises the files of an interrupted run, which may be replaced.
 
     Returns
     -------
     paths : list of `~pathlib.Path`
-        The files, in the order of `~levelmatch.results.products.by_file`.
+        The output files, in the order of `~levelmatch.results.products.by_file`.
 
     Raises
     ------
     FrameError
-        If an input is no longer the file that was measured, the folder is that of an input or
-        of the target of its link, an output would replace an input, two outputs have the same
-        name, or a WCS cannot be written to FITS.
+        If an input changed since it was measured; if the folder holds an input or the target of
+        an input's link; if an output would replace an input or a folder; if two outputs have the
+        same name; or if a WCS cannot be written to FITS.
     NotADirectoryError
         If ``directory`` is a file.
     FileExistsError
@@ -137,7 +137,7 @@ def check_outputs(
 
 
 def _output_name(product: Product) -> str:
-    """Return the file name of a product; refuse a WCS that FITS cannot hold."""
+    """Return the file name of an output image; refuse a WCS that FITS cannot hold."""
     name = Path(product.file).name
     source = product.frame.source
     in_memory = not isinstance(source, FileSource)
@@ -147,12 +147,12 @@ def _output_name(product: Product) -> str:
 
 
 def fits_name(name: str) -> str:
-    """Return the file name of an image in memory."""
+    """Return a file name with a suffix of FITS, by default ``.fits``."""
     return name if name.endswith((".fits", ".fits.gz", ".fit")) else f"{name}.fits"
 
 
 def file_identity(path: Path) -> tuple[int, int] | None:
-    """Return device and inode, which a file and its links share; `None` without a file."""
+    """Return device and inode, which a file shares with its links, or `None` without a file."""
     try:
         status = os.stat(path)
     except OSError:
@@ -170,21 +170,28 @@ def write_products(
     provenance: Provenance,
     progress_bar: Callable | None = None,
 ) -> None:
-    """Write output images, each file atomically.
+    """Write the output images, each file atomically.
 
-    An image from a file keeps all extensions, headers and the compression of the file. An
-    image from memory is written by its class.
+    The output of a file keeps all extensions, headers and the compression of the file. An image
+    from memory is written by `~astropy.nddata.CCDData`.
 
     Parameters
     ----------
     products : list of `~levelmatch.results.products.Product`
         The images.
     paths : list of `~pathlib.Path`
-        Their files, see `check_outputs`.
+        The output files, see `check_outputs`.
     provenance : `~levelmatch.record.run.Provenance`
         The run.
     progress_bar : callable or None
         Wraps an iterable over the files.
+
+    Raises
+    ------
+    FrameError
+        If an input changed, or an image cannot be written; the message names it.
+    OSError
+        If the system cannot write.
     """
     work = list(zip(by_file(products), paths, strict=True))
     for images, path in work if progress_bar is None else progress_bar(work):
@@ -201,6 +208,7 @@ def write_products(
 
 
 def _write_memory(product: Product, stream: BinaryIO, provenance: Provenance) -> None:
+    """Write an image from memory as a FITS file."""
     image = corrected_image(product, provenance)
     if not isinstance(image, CCDData):
         image = CCDData(
@@ -215,7 +223,7 @@ def _write_memory(product: Product, stream: BinaryIO, provenance: Provenance) ->
 
 
 def _written_wcs(frame: Frame) -> WCS:
-    """Return the WCS of the FITS file of an image in memory."""
+    """Return the FITS WCS of an image in memory; refuse a WCS that FITS cannot hold."""
     try:
         return ccd_wcs(frame)
     except Exception as error:
@@ -228,21 +236,21 @@ def _written_wcs(frame: Frame) -> WCS:
 
 
 def _write_file(products: list[Product], stream: BinaryIO, provenance: Provenance) -> None:
-    """Copy a file with other images, headers and ASDF tree, and nothing else changed."""
+    """Write a copy of a file in which only images, headers and the ASDF tree change."""
     plain = plain_replacement(products, provenance)
     if plain is None:
         _write_hdus(products, stream, provenance)
     else:
         with open_raw(products[0].frame.source.path) as raw:
             splice_places(raw, *plain, stream)
-    # While it is not named yet, the output of a file that was replaced meanwhile is refused.
+    # An input that changed meanwhile is refused before the output gets its final name.
     for frame in (frame for product in products for frame in product.frames):
         if isinstance(frame.source, FileSource):
             frame.source.check_unchanged(frame.dq_bits)
 
 
 def _write_hdus(products: list[Product], stream: BinaryIO, provenance: Provenance) -> None:
-    """Copy a file that astropy reads."""
+    """Write a copy of a file that astropy must read."""
     with _opened(products[0].frame.source) as (raw, decoded, stored):
         replaced: Replaced = {}
         headers = _changed_headers(products, stored, provenance)
@@ -258,7 +266,7 @@ def _write_hdus(products: list[Product], stream: BinaryIO, provenance: Provenanc
 
 @contextmanager
 def _opened(source: Any) -> Iterator[tuple[BinaryIO, fits.HDUList, fits.HDUList]]:
-    """Open a source's file: its bytes, its HDUs decoded, and its HDUs as stored."""
+    """Open the file of a source: its bytes, its decoded HDUs and its stored HDUs."""
     if isinstance(source, FileSource):
         path = source.path
         with open_raw(path) as raw, open_decoded(path) as decoded, open_stored(path) as stored:
@@ -274,11 +282,11 @@ def _opened(source: Any) -> Iterator[tuple[BinaryIO, fits.HDUList, fits.HDUList]
 
 
 def _file_content(hdus: fits.HDUList) -> bytes:
-    """Return HDUs in memory as the bytes of a file; the HDUs stay as they are."""
+    """Return HDUs in memory as the bytes of a file, without changing the HDUs."""
     copies = fits.HDUList()
     for hdu in hdus:
         if isinstance(hdu, fits.CompImageHDU):
-            # Lossless: a second quantisation would add its own error.
+            # Lossless compression adds no quantisation error to the existing one.
             options = {"compression_type": "GZIP_2", "quantize_level": 0.0}
             copies.append(fits.CompImageHDU(hdu.data, hdu.header.copy(), **options))
         else:
@@ -291,7 +299,7 @@ def _file_content(hdus: fits.HDUList) -> bytes:
 def _changed_headers(
     products: list[Product], stored: fits.HDUList, provenance: Provenance
 ) -> dict[int, bytes]:
-    """Return the headers that change while their data stay, as bytes by HDU."""
+    """Return the changed headers of HDUs with unchanged data, as bytes by index of the HDU."""
     changed = set()
     for frame in (product.frame for product in products):
         hdu, primary = stored[frame.source.hdu].header, stored[0].header
@@ -308,12 +316,12 @@ def _changed_headers(
 
 
 def header_content(hdu: Any) -> bytes:
-    """Return the bytes of an HDU's changed header, with new checksums if it has any.
+    """Return the bytes of an HDU's changed header; update checksums that it has.
 
     Parameters
     ----------
     hdu : `~astropy.io.fits.ImageHDU`, `PrimaryHDU` or `BinTableHDU`
-        An HDU opened as stored, whose data were not used.
+        An HDU of `open_stored`, whose data were not used.
     """
     if "CHECKSUM" in hdu.header:
         hdu.add_checksum()
@@ -325,7 +333,10 @@ def header_content(hdu: Any) -> bytes:
 def _replaced_hdus(
     product: Product, decoded: fits.HDUList, stored: fits.HDUList, provenance: Provenance
 ) -> Replaced:
-    """Return the HDUs that the correction of an image changes; its own as a function."""
+    """Return the HDUs that change with the correction of an image, by index.
+
+    The HDU of the image itself is a function that computes its bytes.
+    """
     source = product.frame.source
     replaced: Replaced = {source.hdu: partial(_corrected_hdu, product, decoded, provenance)}
     if product.lyot is not None and product.lyot.source is not source:
@@ -340,19 +351,19 @@ def _replaced_hdus(
 
 
 def open_decoded(path: Path | BinaryIO) -> fits.HDUList:
-    """Open a FITS file with its images scaled and decompressed."""
+    """Open a FITS file; its images are scaled and decompressed."""
     return fits.open(path, memmap=False, ignore_missing_end=True)
 
 
 def open_stored(path: Path | BinaryIO) -> fits.HDUList:
-    """Open a FITS file with its data as stored."""
+    """Open a FITS file; its data stay as stored."""
     return fits.open(
         path, memmap=False, do_not_scale_image_data=True, disable_image_compression=True
     )
 
 
 def asdf_hdu(hdus: fits.HDUList) -> int | None:
-    """Return the index of a JWST file's ASDF extension, or `None` without a complete one."""
+    """Return the index of the ASDF extension of a JWST file, or `None` if missing or incomplete."""
     if "ASDF" not in hdus:
         return None
     index = hdus.index_of("ASDF")
@@ -362,14 +373,19 @@ def asdf_hdu(hdus: fits.HDUList) -> int | None:
 
 
 def corrected_data(product: Product, data: np.ndarray) -> np.ndarray:
-    """Return the corrected pixels of a product.
+    """Return the corrected pixels of an output image, including its Lyot region.
 
     Parameters
     ----------
     product : `~levelmatch.results.products.Product`
         The image.
     data : 2D `~numpy.ndarray`
-        The pixels of its file, see `~levelmatch.images.sources.decoded_image`.
+        The pixels in its file, see `~levelmatch.images.sources.decoded_image`.
+
+    Returns
+    -------
+    out : 2D `~numpy.ndarray`
+        The corrected pixels, in the byte order of FITS.
     """
     out = subtracted(data, product.frame.correction, product.frame, order=">")
     if product.lyot is not None:
@@ -382,10 +398,10 @@ def corrected_data(product: Product, data: np.ndarray) -> np.ndarray:
 
 
 def _corrected_hdu(product: Product, hdus: fits.HDUList, provenance: Provenance) -> Parts:
-    """Return the bytes of the corrected image's HDU."""
+    """Return the bytes of the HDU of the corrected image."""
     old = hdus[product.frame.source.hdu]
     data = corrected_data(product, decoded_image(old))
-    # Files of many chips are larger than memory.
+    # The pixels are freed, because a file of many chips may be larger than memory.
     del old.data
     header = old.header.copy()
     for key in ("BSCALE", "BZERO", "BLANK"):
@@ -397,28 +413,28 @@ def _corrected_hdu(product: Product, hdus: fits.HDUList, provenance: Provenance)
 
 
 def hdu_parts(old: Any, header: fits.Header, data: np.ndarray) -> Parts:
-    """Return the bytes of an image HDU, compressed if the old one is.
+    """Return the bytes of an image HDU, compressed if the replaced HDU is.
 
     Parameters
     ----------
     old : `~astropy.io.fits.ImageHDU`, `PrimaryHDU` or `CompImageHDU`
-        The HDU that it replaces.
+        The replaced HDU.
     header : `~astropy.io.fits.Header`
         The new header.
     data : 2D `~numpy.ndarray`
         The new pixels.
     """
-    # With the axes of one pixel that the old one has.
+    # The old HDU may have axes of one pixel.
     data = data.reshape(old.shape)
     if isinstance(old, fits.CompImageHDU):
-        # Lossless: a second quantisation would add its own error.
+        # Lossless compression adds no quantisation error to the existing one.
         hdu = fits.CompImageHDU(data, header, compression_type="GZIP_2", quantize_level=0.0)
         return compressed_parts(hdu)
     return image_parts(header, data)
 
 
 def scaled_hdus(frame: Frame, hdus: fits.HDUList) -> Replaced:
-    """Return the uncertainties of an image times powers of its factor, as bytes by HDU."""
+    """Return the HDUs of an image's uncertainties multiplied by powers of its output factor."""
     main = hdus[frame.source.hdu]
     out: Replaced = {}
     for i, hdu in enumerate(hdus):
@@ -432,7 +448,7 @@ def scaled_hdus(frame: Frame, hdus: fits.HDUList) -> Replaced:
 
 
 def _overlay(product: Product, other: Frame, hdus: fits.HDUList) -> Replaced:
-    """Return the other image HDUs with the Lyot region from the Lyot image's file."""
+    """Return the accompanying image HDUs with the Lyot region copied from the Lyot image's file."""
     shape, index = product.frame.shape, product.frame.source.hdu
     lyot = other.source
     replaced: Replaced = {}

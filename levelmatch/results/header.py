@@ -1,5 +1,5 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
-"""Header cards of the corrections that were subtracted from an image."""
+"""Header cards of the corrections of an image."""
 
 import re
 from collections.abc import Iterable, MutableMapping
@@ -35,26 +35,26 @@ __all__ = [
 
 WORDS = {"LEV": "level subtracted", "SLU": "its slope to East", "SLV": "its slope to North"}
 CARD_WIDTH = 80
-# The most characters of a card before its comment, if its value is a number.
+# Largest number of characters before the comment in a card with a number.
 NUMBER_WIDTH = 10 + 24 + 3
-# The error and the reference in a HISTORY text.
+# Pattern that finds the error and the reference in a HISTORY text.
 TOLD = re.compile(r" \+- (\S+), slopes .* relative to (.+?)(?: \(science\)| \(lyot\))?$")
 
 
 def check_not_matched(frames: Iterable[Frame], names: Iterable[str]) -> None:
-    """Refuse images that were already matched by the same passes.
+    """Check that images were not already matched by the same passes.
 
     Parameters
     ----------
     frames : iterable of `~levelmatch.images.frame.Frame`
         The images, with their headers and earlier corrections.
     names : iterable of str
-        The passes.
+        Names of the passes.
 
     Raises
     ------
     FrameError
-        If there is such an image; the message names the first.
+        If an image was already matched; the message names it.
     """
     for frame in frames:
         for name in names:
@@ -80,9 +80,9 @@ def add_provenance(
 ) -> None:
     """Add the corrections of an image to its header, in place.
 
-    Keywords hold the total of each pass, so that a second run adds to the first. HISTORY
-    lists every run. If the flux scale is applied, LMFLUX is the factor that the image
-    minus the totals was multiplied by.
+    Keywords hold the sum of each pass over all runs. HISTORY lists every run. If flux scales are
+    applied, LMFLUX is the factor that multiplied the image after subtraction of the sums. If the
+    run keeps its levels, only the kept level and HISTORY are added.
 
     Parameters
     ----------
@@ -93,7 +93,7 @@ def add_provenance(
     provenance : `~levelmatch.record.run.Provenance`
         The run.
     part : str
-        The part of a MIRI image that was corrected, for HISTORY; blank for a whole image.
+        The corrected part of a MIRI image, for HISTORY; empty for a whole image.
     """
     if provenance.keep:
         kept_meta(meta, frame, provenance)
@@ -119,7 +119,7 @@ def add_provenance(
 
 
 def add_kept(meta: MutableMapping[str, Any] | Header, frame: Frame, provenance: Provenance) -> None:
-    """Add a run that keeps its levels in the header to HISTORY, in place."""
+    """Add a run that keeps its levels to HISTORY, in place."""
     for applied, values, error in _subtracted(frame):
         text = f"{signature(provenance)} {applied.name}: kept level {values[0]:.8g} +- {error:.8g}"
         add_history(meta, f"{text} relative to {applied.reference}")
@@ -127,7 +127,7 @@ def add_kept(meta: MutableMapping[str, Any] | Header, frame: Frame, provenance: 
 
 
 def _add_record(meta, frame: Frame, provenance: Provenance) -> None:
-    """Name the record of a run in a header."""
+    """Add the name and checksum of the run's record to a header, in place."""
     if frame.corrections and provenance.record:
         text = f"{signature(provenance)} record {provenance.record} {provenance.sha256}"
         add_history(meta, text)
@@ -135,7 +135,7 @@ def _add_record(meta, frame: Frame, provenance: Provenance) -> None:
 
 
 def _pattern_words(applied: AppliedCorrection) -> str:
-    """Return the coefficients of the detector's pattern as words; blank without one."""
+    """Return the coefficients of the detector pattern as text; empty without a pattern."""
     pattern = applied.correction.pattern
     if not pattern.any():
         return ""
@@ -143,7 +143,7 @@ def _pattern_words(applied: AppliedCorrection) -> str:
 
 
 def _add_factor(meta, frame: Frame, provenance: Provenance, before: float) -> None:
-    """Add the factor of the corrected image, and shift its zero point accordingly."""
+    """Add the factor of the corrected image to a header, and shift its zero point accordingly."""
     text = f"{signature(provenance)} flux scale: multiplied by {frame.output_factor:.10g}"
     _set(meta, "LMFLUX", before * frame.output_factor, "factor on the image less all levels")
     if frame.zero_point:
@@ -155,9 +155,9 @@ def _add_factor(meta, frame: Frame, provenance: Provenance, before: float) -> No
 
 
 def _subtracted(frame: Frame) -> list[tuple[AppliedCorrection, np.ndarray, float]]:
-    """Return each correction, its level and slopes about the image's centre, and its error.
+    """Return each correction with its level and slopes about the image's centre, and its error.
 
-    Without those of passes that had nothing to match, such as the dithers of a single image.
+    Passes without anything to match, such as the dithers of a single image, are left out.
     """
     axes = frame.whole_grid.axes
     return [
@@ -168,6 +168,7 @@ def _subtracted(frame: Frame) -> list[tuple[AppliedCorrection, np.ndarray, float
 
 
 def _is_zero(applied: AppliedCorrection) -> bool:
+    """Return whether a pass had nothing to match: zero correction, variance and no reference."""
     correction = applied.correction
     return (
         correction.constant == 0
@@ -178,7 +179,7 @@ def _is_zero(applied: AppliedCorrection) -> bool:
 
 
 def _add_totals(meta, applied: AppliedCorrection, values, error: float, unit: str) -> None:
-    """Add the level and slopes of a pass to its keywords."""
+    """Add the level and slopes of a pass to the sums in its keywords; set error and reference."""
     key, name = f"LM{PASSES[applied.name].letter}", PASSES[applied.name].short
     for (suffix, word), value in zip(WORDS.items(), values, strict=True):
         total = float(meta.get(key + suffix, 0.0)) + value
@@ -210,7 +211,12 @@ def provenance_entry(
     provenance : `~levelmatch.record.run.Provenance`
         The run.
     lyot : `~levelmatch.images.frame.Frame` or None
-        The image that its Lyot region comes from.
+        The image from which the Lyot region is taken.
+
+    Returns
+    -------
+    entry : dict
+        The entry of the list ``levelmatch``.
     """
     entry: dict[str, Any] = {
         "levelmatch": provenance.version,
@@ -247,14 +253,14 @@ def _plain_pattern(applied: AppliedCorrection) -> dict[str, Any]:
 
 
 def remove_provenance(header: Header, frame: Frame, provenance: Provenance) -> None:
-    """Remove the cards that `add_provenance` added to a FITS header for a run, in place.
+    """Undo `add_provenance` for a run in a FITS header, in place.
 
     Parameters
     ----------
     header : `~astropy.io.fits.Header`
         The header of the corrected image.
     frame : `~levelmatch.images.frame.Frame`
-        The image with the run's corrections.
+        The image with the corrections of the run.
     provenance : `~levelmatch.record.run.Provenance`
         The run, with its record.
     """
@@ -298,10 +304,10 @@ def _remove_factor(header: Header, frame: Frame, before: float, earlier: bool) -
 
 
 def _set(meta, key: str, value, comment: str = "", unit: str = "") -> None:
-    """Set a keyword; its comment begins with the unit in brackets, if there is room."""
+    """Set a keyword; its comment begins with the unit in brackets if there is room."""
     value = float(value) if isinstance(value, float | np.floating) else value
     if isinstance(value, float) and not np.isfinite(value):
-        # FITS has no NaN: the card has no value.
+        # FITS headers cannot hold NaN, so the card stays without a value.
         value = None
     if isinstance(value, str):
         value = ascii_text(value) if key == "LMRECSHA" else ascii_text(value)[:60]
@@ -311,5 +317,5 @@ def _set(meta, key: str, value, comment: str = "", unit: str = "") -> None:
     used = 10 + max(len(value) + 2, 20) + 3 if isinstance(value, str) else NUMBER_WIDTH
     with_unit = f"[{unit}] {comment}" if unit else comment
     fits = (c for c in (with_unit, comment) if used + len(c) <= CARD_WIDTH)
-    # An empty comment replaces an old one, which could be too long for the new value.
+    # An empty comment replaces an old comment, which could be too long for the new value.
     meta[key] = (value, next(fits, ""))

@@ -1,5 +1,5 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
-"""HISTORY of a header: the texts of a run, each of one or more cards."""
+"""HISTORY texts of runs in a header, each in one or more cards."""
 
 import re
 from textwrap import wrap
@@ -12,10 +12,11 @@ from levelmatch.record.run import Provenance
 __all__ = ["SIGNED", "add_history", "ascii_text", "history_texts", "own_history", "signature"]
 
 
-# Characters of text in a HISTORY card.
+# Number of characters of text in a HISTORY card.
 HISTORY_WIDTH = 72
+# Beginning of each text.
 SIGNED = "levelmatch "
-# Begins a card that continues the text of the one before.
+# Beginning of a card that continues the text of the previous card.
 CONTINUED = "    "
 
 
@@ -25,7 +26,7 @@ def signature(provenance: Provenance) -> str:
 
 
 def own_history(header: Header, signature: str) -> list[int]:
-    """Return the indices of the HISTORY cards of a run, continuations included."""
+    """Return the indices of the HISTORY cards of a run, including continuations."""
     own: list[int] = []
     before: str | None = None
     for index, card in enumerate(header.cards):
@@ -42,12 +43,12 @@ def own_history(header: Header, signature: str) -> list[int]:
 
 
 def _goes_on(before: str, line: str) -> bool:
-    """Return whether a card continues the one before it."""
+    """Return whether a card continues the previous card."""
     return line.startswith(CONTINUED) or len(before) >= HISTORY_WIDTH - 1
 
 
 def history_texts(header: Header) -> list[str]:
-    """Return the texts of HISTORY, each of one or more cards."""
+    """Return the texts of HISTORY, joined from their cards."""
     out: list[str] = []
     before = ""
     for line in map(str, header.get("HISTORY", [])):
@@ -56,7 +57,7 @@ def history_texts(header: Header) -> list[str]:
         elif line.startswith(CONTINUED):
             out[-1] += " " + line.removeprefix(CONTINUED)
         else:
-            # The card before has lost its trailing blank.
+            # The previous card may have lost a trailing blank.
             cards = -(-len(out[-1]) // HISTORY_WIDTH)
             out[-1] = out[-1].ljust(cards * HISTORY_WIDTH) + line
         before = line
@@ -64,7 +65,7 @@ def history_texts(header: Header) -> list[str]:
 
 
 def ascii_text(text: str) -> str:
-    """Return text in printable ASCII, as FITS headers require; other characters are escaped."""
+    """Return text in printable ASCII, as FITS headers require; escape other characters."""
     text = text.encode("ascii", "backslashreplace").decode()
     if text.isprintable():
         return text
@@ -72,7 +73,7 @@ def ascii_text(text: str) -> str:
 
 
 def add_history(meta: Any, text: str) -> None:
-    """Add a text to HISTORY, in place, such that `history_texts` finds it again."""
+    """Add a text to HISTORY, in place, so that `history_texts` returns it unchanged."""
     text = ascii_text(text)
     if hasattr(meta, "add_history"):
         for line in _history_lines(text):
@@ -83,11 +84,11 @@ def add_history(meta: Any, text: str) -> None:
 
 
 def _history_lines(text: str) -> list[str]:
-    """Return the text broken at words, or as one line, which the header breaks anywhere.
+    """Return the text broken at words, or in one line, which astropy breaks anywhere.
 
-    Shorter lines than a card's cannot be taken for a full card, which continues in the next.
+    The lines are shorter than a card, because a full card counts as continued.
     """
-    # The name of a record stays beside its word.
+    # A break must not separate the word "record" from the name.
     whole = re.sub(r" record (?=\S)", " record\0", text)
     lines = [
         line.replace("\0", " ")
@@ -102,6 +103,5 @@ def _history_lines(text: str) -> list[str]:
     joined = " ".join([*lines[:1], *(line.removeprefix(CONTINUED) for line in lines[1:])])
     if joined == text and max(map(len, lines), default=0) <= HISTORY_WIDTH - 2:
         return lines
-    # A card loses its trailing blank, and a full or nearly full card continues in the next: the
-    # text ends so that `history_texts` finds it again.
+    # A full or nearly full last card would count as continued, so the text is extended.
     return [text + " ."] if len(text) % HISTORY_WIDTH in (0, HISTORY_WIDTH - 1) else [text]

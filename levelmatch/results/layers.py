@@ -1,5 +1,5 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
-"""The images of a mosaic: their positions, pixels and weights on its grid."""
+"""Images of a mosaic: their positions, pixels and weights on its grid."""
 
 from collections import OrderedDict
 from collections.abc import Callable
@@ -25,11 +25,11 @@ __all__ = ["METHODS", "Box", "Layers", "MosaicGrid", "reproject_layer"]
 
 
 METHODS = ("interp", "exact", "adaptive")
-# Mosaic pixels larger than this, in pixels of the finest image, are averages of several.
+# Largest side of a mosaic pixel, in image pixels, for interpolation. Larger pixels are averages.
 COARSE = 1.5
-# Memory of the images that are kept between tiles, in bytes.
+# Largest memory of the images that are kept between tiles, in bytes.
 CACHE = 1 << 28
-# Limits of the pixels of a mosaic in memory and in a file: more is an error of the user.
+# Largest number of pixels of a mosaic in memory and in a file.
 MOST_PIXELS = {"memory": 1 << 31, "file": 1 << 37}
 
 # Limits (y0, y1, x0, x1) of a section of the mosaic.
@@ -41,16 +41,16 @@ Box = tuple[int, int, int, int]
 
 
 class MosaicGrid:
-    """The grid of a mosaic.
+    """Pixel grid of a mosaic.
 
     Parameters
     ----------
     wcs : APE 14 WCS
-        Its WCS.
+        The WCS of the mosaic.
     shape : tuple of int
-        Its shape, (ny, nx).
+        The shape of the mosaic, (ny, nx).
     where : {"memory", "file"}
-        Where the mosaic is stored.
+        Storage of the mosaic.
 
     Raises
     ------
@@ -69,10 +69,11 @@ class MosaicGrid:
         self.transform = SkyTransform(wcs, "wcs")
 
     def box(self, grid: Grid) -> tuple[Box | None, bool]:
-        """Return the section that an image covers, and whether it is one piece.
+        """Return the section that an image covers, and whether the image is in one piece.
 
-        An image on a seam or a pole of the mosaic's projection is not one piece: its section
-        has the full width or height. The section is `None` for an image off the mosaic.
+        An image on a seam or a pole of the mosaic's projection is not in one piece. Its section
+        has the full width or height of the mosaic. The section is `None` for an image outside
+        of the mosaic.
         """
         x, y = self.transform.to_pixel(grid.nodes)
         bounds, whole = [], True
@@ -101,24 +102,24 @@ class MosaicGrid:
 
 
 class LayerWCS(BaseLowLevelWCS):
-    """The WCS of an image with the way to reproject it.
+    """APE 14 WCS of an image, with its pixels and parameters of reprojection.
 
-    The compiled map of the image's grid, right to 0.005 pixel, as an APE 14 WCS.
+    The transformation is the compiled map of the image's grid, with errors below 0.005 pixel.
 
     Parameters
     ----------
     grid : `~levelmatch.sky.grid.Grid`
         The position of the image.
     planes : `~numpy.ndarray`, shape (1 or 2, ny, nx)
-        The pixels, and their weights if these differ by pixel.
+        The pixels, and their weights if each pixel has its own.
     weight : float
         Weight of the image.
     method : {"interp", "exact", "adaptive"}
-        The function of `reproject`.
+        Name of the function of `reproject`.
     ratio : float
-        Side of the mosaic's pixels, in pixels of the image.
+        Side of a mosaic pixel, in image pixels.
     whole : bool
-        Whether the image is one piece on the mosaic.
+        Whether the image is in one piece on the mosaic.
     """
 
     def __init__(
@@ -134,7 +135,7 @@ class LayerWCS(BaseLowLevelWCS):
         self.planes = planes
         self.weight = weight
         self.method = method
-        # An average needs the positions of its neighbours.
+        # Averages need positions beyond the edges of the image.
         self.margin = 1 if method == "interp" else 3 + 3 * ratio
         self.whole = whole
 
@@ -157,10 +158,10 @@ class LayerWCS(BaseLowLevelWCS):
         return self.grid.shape
 
     def pixel_to_world_values(self, x: np.ndarray, y: np.ndarray) -> Any:
-        """Return longitude and latitude; NaN for an image that is not one piece.
+        """Return longitude and latitude; NaN for an image that is not in one piece.
 
-        `reproject_and_coadd` transforms the edge of an image by this, to find the section of
-        the mosaic that it covers, and takes all of the mosaic where a position is NaN.
+        `reproject_and_coadd` finds the section of an image from the positions of its edge. If a
+        position is NaN, it uses the whole mosaic.
         """
         if not self.whole:
             return np.full((2, *np.shape(x)), np.nan)
@@ -175,7 +176,7 @@ class LayerWCS(BaseLowLevelWCS):
 
 
 class Layers:
-    """The images on the grid of a mosaic.
+    """Images on the grid of a mosaic.
 
     Parameters
     ----------
@@ -191,7 +192,7 @@ class Layers:
     Raises
     ------
     ValueError
-        If a pixel of the mosaic is larger than a fraction of an image.
+        If a pixel of the mosaic is larger than a quarter of an image's side.
     """
 
     def __init__(
@@ -212,7 +213,7 @@ class Layers:
         self._kept: OrderedDict[int, np.ndarray] = OrderedDict()
 
     def _pixel_ratio(self, k: int) -> float:
-        """Side of the mosaic's pixels in those of an image, in the middle of its section."""
+        """Return the side of a mosaic pixel, in image pixels, in the middle of its section."""
         box = self.boxes[k]
         if box is None:
             return 1.0
@@ -223,7 +224,7 @@ class Layers:
         return float(np.sqrt(area / self.frames[k].grid.pixel_area))
 
     def _check_ratios(self) -> None:
-        """Refuse averages over more pixels than an image has."""
+        """Refuse mosaic pixels that average over a large fraction of an image."""
         for frame, ratio, method in zip(self.frames, self.ratios, self.methods, strict=True):
             if method == "adaptive" and ratio > min(frame.shape) / 4:
                 msg = (
@@ -233,18 +234,18 @@ class Layers:
                 raise ValueError(msg)
 
     def touching(self, box: Box) -> dict[int, Box]:
-        """Return the images that touch a section, and the section of each within it."""
-        found = {}
-        for k, own in enumerate(self.boxes):
-            if own is not None:
-                y0, y1 = max(own[0], box[0]), min(own[1], box[1])
-                x0, x1 = max(own[2], box[2]), min(own[3], box[3])
+        """Return the part of a section that each image covers, by index of the image."""
+        covered = {}
+        for k, section in enumerate(self.boxes):
+            if section is not None:
+                y0, y1 = max(section[0], box[0]), min(section[1], box[1])
+                x0, x1 = max(section[2], box[2]), min(section[3], box[3])
                 if y0 < y1 and x0 < x1:
-                    found[k] = y0, y1, x0, x1
-        return found
+                    covered[k] = y0, y1, x0, x1
+        return covered
 
     def load(self, k: int) -> tuple[np.ndarray, LayerWCS]:
-        """Return an image and its WCS; the latest images are kept in memory."""
+        """Return the pixels and the WCS of an image; keep the latest images in memory."""
         frame, by_image = self.frames[k], isinstance(self.weights, np.ndarray)
         wcs = LayerWCS(
             frame.grid,
@@ -257,6 +258,7 @@ class Layers:
         return wcs.planes[0], wcs
 
     def _planes(self, k: int) -> np.ndarray:
+        """Return the pixels of an image, and their weights if each pixel has its own."""
         if k in self._kept:
             self._kept.move_to_end(k)
             return self._kept[k]
@@ -271,7 +273,7 @@ class Layers:
 
 
 def _inverse_variance(frame: Frame) -> np.ndarray:
-    """Return an image's inverse variance in the common unit, NaN where there is none."""
+    """Return the inverse variance of an image in the common unit, NaN where unknown."""
     source = frame.source
     if isinstance(source, AsdfSource):
         ivar = _as_inverse_variance(frame.name, source.uncertainty())
@@ -291,6 +293,7 @@ def _inverse_variance(frame: Frame) -> np.ndarray:
 
 
 def _as_inverse_variance(name: str, uncertainty: NDUncertainty | None) -> np.ndarray:
+    """Return an uncertainty as inverse variance; refuse a missing or unknown one."""
     remedy = "give a header keyword, numbers, or no weights"
     if uncertainty is None:
         msg = f"{name}: weights='ivar': the image has no uncertainty; {remedy}"
@@ -311,9 +314,9 @@ def _as_inverse_variance(name: str, uncertainty: NDUncertainty | None) -> np.nda
 def reproject_layer(
     input_data: tuple[np.ndarray, Any], output_projection: Any, shape_out: tuple[int, int], **_: Any
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return an image on another grid, and its weights there.
+    """Return an image reprojected to another grid, and its weights on this grid.
 
-    A function for `reproject_and_coadd`, which takes the weights for the footprint.
+    This function is an argument of `reproject_and_coadd`, which uses the weights as footprint.
 
     Parameters
     ----------
@@ -322,12 +325,12 @@ def reproject_layer(
     output_projection : APE 14 WCS
         The WCS of the other grid.
     shape_out : tuple of int
-        Its shape.
+        Its shape (ny, nx).
 
     Returns
     -------
     values, weights : 2D `~numpy.ndarray`
-        Where no pixel is good, NaN and 0.
+        Values and weights; NaN and 0 without a good pixel.
     """
     wcs = getattr(input_data[1], "low_level_wcs", input_data[1])
     if 0 in shape_out:
@@ -363,7 +366,7 @@ def _exact(layer: LayerWCS, wcs: Any, shape: tuple[int, int]) -> np.ndarray:
 
 
 def _adaptive(layer: LayerWCS, wcs: Any, shape: tuple[int, int]) -> np.ndarray:
-    """Average without bad pixels; NaN where half of the weight is on them."""
+    """Average good pixels; NaN where bad pixels have half of the weight or more."""
     from reproject import reproject_adaptive
 
     good = np.isfinite(layer.planes[0])
@@ -379,7 +382,7 @@ def _adaptive(layer: LayerWCS, wcs: Any, shape: tuple[int, int]) -> np.ndarray:
     edge = ~np.isfinite(out[-1])
     out[:-1, ~(out[-1] > 0.5)] = np.nan
     if _reaches_an_edge(wcs, shape):
-        # The size of a pixel beside an edge of the projection is unknown: no average there.
+        # The size of a pixel at an edge of the projection is unknown, so its value is interpolated.
         y, x = np.nonzero(edge)
         beside = ~np.isfinite(
             [wcs.pixel_to_world_values(x + i, y + j) for i, j in ((-1, 0), (1, 0), (0, -1), (0, 1))]
@@ -393,7 +396,7 @@ _FUNCTIONS: dict[str, Callable] = {"interp": _interp, "exact": _exact, "adaptive
 
 
 def _reaches_an_edge(wcs: Any, shape: tuple[int, int]) -> bool:
-    """Return whether the projection of a grid ends at, or beside, its border."""
+    """Return whether the projection ends at the border of a grid or one pixel outside."""
     ny, nx = shape
     y, x = np.ogrid[-1 : ny + 1, -1 : nx + 1]
     ring = (x < 0) | (x == nx) | (y < 0) | (y == ny)
@@ -402,7 +405,7 @@ def _reaches_an_edge(wcs: Any, shape: tuple[int, int]) -> bool:
 
 
 def _interpolated(layer: LayerWCS, sky: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
-    """Return values at sky positions, NaN off the image and beside bad pixels."""
+    """Return interpolated values at sky positions, NaN off the image and beside bad pixels."""
     from scipy.ndimage import map_coordinates
 
     x, y = layer.world_to_pixel_values(*sky)

@@ -1,5 +1,5 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
-"""The associations of output images."""
+"""Associations of the output images."""
 
 from pathlib import Path
 
@@ -20,27 +20,27 @@ def output_associations(
     provenance: Provenance | None,
     lock: OutputLock,
 ) -> dict[Path, bytes]:
-    """Return the associations of output images, to be written after these.
+    """Return the associations of the output images, which are written after the images.
 
     Parameters
     ----------
     products : list of `~levelmatch.results.products.Product`
         The images.
     paths : list of `~pathlib.Path`
-        Their files, see `~levelmatch.results.files.check_outputs`.
+        The output files, see `~levelmatch.results.files.check_outputs`.
     directory : str or `~pathlib.Path`
-        Their folder.
+        The output folder.
     overwrite : bool
         Whether existing files may be replaced.
     provenance : `~levelmatch.record.run.Provenance` or None
         The run; `None` for images whose corrections are undone.
     lock : `~levelmatch.results.lock.OutputLock`
-        Knows the files of a run that ended early, which may be replaced.
+        Lock that recognises the files of an interrupted run, which may be replaced.
 
     Returns
     -------
     contents : dict of `~pathlib.Path` to bytes
-        The content of each file; empty if no association was an input.
+        Content of each file; empty if no association was an input.
 
     Raises
     ------

@@ -1,5 +1,5 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
-"""The lock on an output folder: one run at a time writes to it."""
+"""Lock on an output folder, so that one run at a time writes to it."""
 
 import errno
 import json
@@ -21,9 +21,9 @@ from levelmatch.record.run import now
 __all__ = ["LOCK_NAME", "OutputLock", "output_lock"]
 
 LOCK_NAME = ".levelmatch-lock"
-# Errors of file systems without locks.
+# Error numbers of file systems without locks.
 NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL)
-# Bytes of an output that are searched at a time.
+# Number of bytes of an output that are searched at a time.
 CHUNK = 1 << 22
 
 # Locks of this process, by folder and thread.
@@ -32,17 +32,17 @@ _HELD: dict[tuple[Path, int], "OutputLock"] = {}
 
 @contextmanager
 def output_lock(folder: str | Path, *, keep: bool = False) -> Iterator["OutputLock"]:
-    """Hold the lock on an output folder, which is made if it is missing.
+    """Hold the lock on an output folder, which is created if it is missing.
 
-    A thread may take a lock again that it holds.
+    A thread may take a lock that it already holds.
 
     Parameters
     ----------
     folder : str or `~pathlib.Path`
         The folder.
     keep : bool
-        Whether a run that raises an exception leaves its file, so that the next one may replace
-        its outputs, as it may after a run that was killed.
+        Whether the lock file stays after an exception. The next run may then replace the
+        outputs, as after a run that was killed.
 
     Yields
     ------
@@ -51,8 +51,10 @@ def output_lock(folder: str | Path, *, keep: bool = False) -> Iterator["OutputLo
 
     Raises
     ------
+    NotADirectoryError
+        If ``folder`` is a file.
     LevelMatchError
-        If another run holds it; the message names the run.
+        If another run holds the lock; the message names the run.
     """
     folder = Path(folder)
     if folder.exists() and not folder.is_dir():
@@ -77,20 +79,20 @@ def output_lock(folder: str | Path, *, keep: bool = False) -> Iterator["OutputLo
         del _HELD[key]
         for path in made:
             with suppress(OSError):
-                # Fails unless it is empty.
+                # A folder with content is not removed.
                 path.rmdir()
 
 
 def _missing_folders(folder: Path) -> list[Path]:
-    """Return the folders that are made with one, the deepest first."""
+    """Return a folder and its parents that do not exist, the deepest first."""
     return [path for path in (folder, *folder.parents) if not path.exists()]
 
 
 class OutputLock:
-    """The lock on an output folder, a file with the identity of the run.
+    """Lock on an output folder: a locked file with the identity of the run.
 
-    A run that ends early leaves the file, unlocked, with the checksum of its record: the
-    next run may replace what that run wrote, and nothing else.
+    An interrupted run leaves the file, unlocked, with the checksum of its record. The next run
+    may replace the outputs of the interrupted run, but no other files.
 
     Parameters
     ----------
@@ -100,7 +102,7 @@ class OutputLock:
     Raises
     ------
     LevelMatchError
-        If another run holds it.
+        If another run holds the lock; the message names the run.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -111,7 +113,7 @@ class OutputLock:
         self._write()
 
     def _acquire(self) -> int:
-        """Open and lock the file."""
+        """Open and lock the file; return its descriptor."""
         flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0) | os.O_NONBLOCK
         while True:
             self._handle = os.open(self.path, flags, 0o666)
@@ -120,7 +122,7 @@ class OutputLock:
                     self._refuse_if_alive()
                 own, there = os.fstat(self._handle), os.stat(self.path)
             except FileNotFoundError:
-                # Another run has ended meanwhile.
+                # Another run has removed the file in the meantime.
                 os.close(self._handle)
                 continue
             except BlockingIOError as error:
@@ -136,7 +138,7 @@ class OutputLock:
             os.close(self._handle)
 
     def _refuse_if_alive(self) -> None:
-        """On a file system without locks, refuse a run that has not ended, as far as is known."""
+        """Without locks in the file system, refuse a folder whose run may be alive."""
         content = self._content()
         pid = content.get("process")
         if not isinstance(pid, int) or pid == os.getpid():
@@ -149,7 +151,7 @@ class OutputLock:
         raise BlockingIOError
 
     def _content(self) -> dict[str, Any]:
-        """Return the content of the file; an empty dictionary if it is none."""
+        """Return the content of the file, or an empty dictionary if it is not readable."""
         try:
             content = json.loads(os.pread(self._handle, 1 << 16, 0))
         except (OSError, ValueError):
@@ -169,17 +171,17 @@ class OutputLock:
             os.pwrite(self._handle, json.dumps(content).encode(), 0)
 
     def declare(self, sha256: str) -> None:
-        """Note the record whose outputs are written next."""
+        """Store the checksum of the record whose outputs are written next."""
         self.own = sha256
         self._write()
 
     def may_replace(self, path: Path) -> bool:
-        """Return whether a file was written by the run that ended early here.
+        """Return whether the interrupted run wrote a file.
 
         Parameters
         ----------
         path : `~pathlib.Path`
-            A record, or an image or association that names one.
+            A record, or an image or association that names a record.
         """
         if not self.earlier or not path.is_file():
             return False
@@ -187,29 +189,29 @@ class OutputLock:
             return _names_record(path, self.earlier)
 
     def release(self, *, forget: bool) -> None:
-        """Unlock the folder, and remove the file.
+        """Unlock the folder, and remove the file unless it names the record of an unfinished run.
 
         Parameters
         ----------
         forget : bool
-            Whether to remove it although it names the record of an unfinished run.
+            Whether to remove the file in any case.
         """
         if forget or not (self.own or self.earlier):
             self.forget()
         os.close(self._handle)
 
     def forget(self) -> None:
-        """Remove the file, since all outputs are written."""
+        """Remove the file and forget unfinished runs."""
         self.own = self.earlier = ""
         with suppress(OSError):
             own, there = os.fstat(self._handle), os.stat(self.path)
-            # Another run may have made its own since.
+            # Another run may have created a new file in the meantime.
             if (own.st_dev, own.st_ino) == (there.st_dev, there.st_ino):
                 self.path.unlink()
 
 
 def _is_locked(handle: int) -> bool:
-    """Lock an open file; return `False` where the system has no locks."""
+    """Lock an open file; return `False` if the system has no locks."""
     try:
         from fcntl import LOCK_EX, LOCK_NB, flock
     except ImportError:
@@ -226,23 +228,23 @@ def _is_locked(handle: int) -> bool:
 
 
 def _identity(content: dict[str, Any]) -> str:
-    """Return words on the run that holds a lock."""
+    """Return the identity of the run that holds a lock, as text for a message."""
     if not content:
         return ""
-    told = {key: str(content.get(key, "?"))[:60] for key in ("process", "host", "since")}
-    return f" (process {told['process']} on {told['host']}, since {told['since']})"
+    process, host, since = (str(content.get(key, "?"))[:60] for key in ("process", "host", "since"))
+    return f" (process {process} on {host}, since {since})"
 
 
 def _names_record(path: Path, sha256: str) -> bool:
-    """Return whether a file is a record by its checksum, or holds that checksum."""
-    from hashlib import sha256 as digest
+    """Return whether a file has a SHA-256, as the record itself, or contains it as text."""
+    import hashlib
 
-    wanted, rest = sha256.encode(), b""
-    found = digest()
+    text, rest = sha256.encode(), b""
+    digest = hashlib.sha256()
     with open_raw(path) as stream:
-        while part := stream.read(CHUNK):
-            if wanted in rest + part:
+        while chunk := stream.read(CHUNK):
+            if text in rest + chunk:
                 return True
-            rest = part[-len(wanted) :]
-            found.update(part)
-    return found.hexdigest() == sha256
+            rest = chunk[-len(text) :]
+            digest.update(chunk)
+    return digest.hexdigest() == sha256

@@ -1,5 +1,5 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
-"""The images of a result with their pixels, read from files for a record."""
+"""Images of a result with their pixels, which are read from files for a record."""
 
 from collections.abc import Iterable
 from dataclasses import replace
@@ -19,9 +19,9 @@ from levelmatch.results.header import check_not_matched
 __all__ = ["frames_with_pixels", "own_corrections", "recorded_read"]
 
 
-# Images that an error names.
+# Largest number of images that an error names.
 MAX_NAMED = 5
-# Options of reading that say which pixels an image has.
+# Options of reading that determine the pixels of an image.
 READ_AGAIN = (
     "hdu",
     "dq_bits",
@@ -32,7 +32,7 @@ READ_AGAIN = (
     "rematch",
     "max_bytes",
 )
-# An image that lies farther than this from the recorded position, in pixels, is another.
+# Largest distance of an image from its recorded position, in pixels.
 MOST_MOVED = 0.5
 
 
@@ -41,22 +41,21 @@ def frames_with_pixels(
     files: str | Path | Iterable[str | Path] | None = None,
     names: Iterable[str] | None = None,
 ) -> list[Frame]:
-    """Return the images of a result, with pixels to load, in its order.
+    """Return the images of a result with sources of their pixels, in the order of the result.
 
     Parameters
     ----------
     levels : `~levelmatch.record.levels.Levels`
         A result or a record.
     files : path, list of path or None
-        For a record: the files of its images before the run, or their folder. They are
-        identified by their names.
+        The uncorrected files of a record, or their folder. Files are identified by name.
     names : iterable of str or None
-        The images needed; by default all.
+        Names of the required images; by default all.
 
     Returns
     -------
     frames : list of `~levelmatch.images.frame.Frame`
-        The images needed, with the corrections and names of the result.
+        The required images, with the corrections and names of the result.
 
     Raises
     ------
@@ -80,30 +79,35 @@ def frames_with_pixels(
     read = recorded_read(levels)
     wholes: dict = {}
     for name in dict.fromkeys(map(_file_name, needed)):
-        own = [f for f in needed if _file_name(f) == name]
-        hdus = list(dict.fromkeys(_recorded_hdu(levels, f, "auto") for f in own))
+        of_file = [f for f in needed if _file_name(f) == name]
+        hdus = list(dict.fromkeys(_recorded_hdu(levels, f, "auto") for f in of_file))
         hdu = read.hdu if hdus == ["auto"] else hdus
-        found = collect_frames([paths[name]], replace(read, hdu=hdu))
-        wholes |= {(name, hdu): whole for hdu, whole in zip(hdus, found, strict=False)}
+        frames = collect_frames([paths[name]], replace(read, hdu=hdu))
+        wholes |= {(name, hdu): whole for hdu, whole in zip(hdus, frames, strict=False)}
     if not read.rematch:
         check_not_matched(wholes.values(), [p.name for p in levels.passes])
     return [_filled(f, wholes[_file_name(f), _recorded_hdu(levels, f, "auto")]) for f in needed]
 
 
 def _recorded_hdu(levels: Levels, frame: Frame, default):
-    """Return the extension of a recorded image, which a collection of files may have chosen."""
+    """Return the recorded HDU of an image, or the default if it was in memory or not recorded."""
     if hasattr(levels, "input") and str(levels.input(frame, "path")):
         return int(levels.input(frame, "hdu"))
     return default
 
 
 def recorded_read(levels: Levels) -> ReadOptions:
-    """Return how the images of a result were read, those of flux scales left out.
+    """Return the recorded options of reading that determine the pixels of images.
 
     Parameters
     ----------
     levels : `~levelmatch.record.levels.Levels`
         A result or a record.
+
+    Returns
+    -------
+    read : `~levelmatch.ReadOptions`
+        The options, without those of flux scales and units.
     """
     options = levels.options["read"]
     kept = {key: options[key] for key in READ_AGAIN if key in options}
@@ -113,7 +117,7 @@ def recorded_read(levels: Levels) -> ReadOptions:
     for key in ("weight_files", "mask_files"):
         files = kept.get(key)
         if isinstance(files, list):
-            # Files are given in the order of the input, and are read again one by one.
+            # The files are in the order of the input, but images are read one by one.
             kept[key] = dict(zip(names, files, strict=False))
     return ReadOptions(**kept)
 
@@ -121,16 +125,17 @@ def recorded_read(levels: Levels) -> ReadOptions:
 def own_corrections(
     levels: Levels, frame: Frame
 ) -> tuple[tuple[AppliedCorrection, ...], tuple[AppliedCorrection, ...]]:
-    """Return an image's corrections by earlier runs, and those of this run."""
+    """Return the corrections of an image by earlier runs, and its corrections by this run."""
     return frame.corrections[: levels.n_earlier], frame.corrections[levels.n_earlier :]
 
 
 def _file_name(frame: Frame) -> str:
+    """Return the name of the file of a recorded image."""
     return frame.whole or (frame.file if frame.extension else frame.name)
 
 
 def _paths(files) -> dict[str, Path]:
-    """Return paths by their names, for a list of files or all files in a folder."""
+    """Return paths by name, for a list of files or for all files in a folder."""
     if files is None:
         return {}
     if isinstance(files, str | Path):

@@ -1,5 +1,5 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
-"""Corrected files of plain images, copied and encoded without astropy.
+"""Corrected copies of plain files, written without astropy.
 
 Writing such a file takes little more time than copying its bytes.
 """
@@ -19,14 +19,14 @@ from levelmatch.results.splice import BLOCK, Parts, Places, Replaced
 
 __all__ = ["plain_replacement"]
 
-# Cards that astropy must compute, or that change the meaning of the stored values.
+# Cards that only astropy handles: checksums, and cards that change the stored values' meaning.
 _HARD = ("CHECKSUM", "DATASUM", "BLANK", "BSCALE", "BZERO")
 
 
 def plain_replacement(
     products: list[Product], provenance: Provenance
 ) -> tuple[Places, Replaced] | None:
-    """Return the HDUs of a plain file that corrections change, and the places of all HDUs.
+    """Return the places of the HDUs of a plain file, and the HDUs changed by corrections.
 
     Parameters
     ----------
@@ -38,7 +38,8 @@ def plain_replacement(
     Returns
     -------
     places, replaced : dict, or None
-        See `~levelmatch.results.splice.splice_places`; `None` if astropy must write the file.
+        Arguments of `~levelmatch.results.splice.splice_places`; `None` if astropy must write the
+        file.
     """
     source = products[0].frame.source
     if not isinstance(source, FileSource) or provenance.keep:
@@ -61,7 +62,7 @@ def plain_replacement(
         stop = plane.offset + -(-plane.size // BLOCK) * BLOCK
         places[index] = start, plane.offset, stop
         start = stop
-    # Fresh memory costs more than the sums: the images of a file share theirs.
+    # The images of a file share one array, because allocating memory costs more than the sums.
     size = max(planes[index].size for index in own)
     scratch = np.empty(size // 4, ">f4")
     replaced: Replaced = {
@@ -72,13 +73,13 @@ def plain_replacement(
 
 
 def _is_level(product: Product) -> bool:
-    """Return whether a constant is subtracted from an image, and nothing else is done."""
+    """Return whether the output image is the input minus a constant."""
     frame = product.frame
     return product.lyot is None and frame.output_factor == 1.0 and frame.correction.is_level
 
 
 def _is_plain(plane: fastfits.Plane) -> bool:
-    """Return whether an HDU holds 32-bit floats as they are."""
+    """Return whether an HDU holds a 2D image of unscaled 32-bit floats without checksums."""
     header = plane.header
     return (
         header["BITPIX"] == -32
@@ -90,7 +91,7 @@ def _is_plain(plane: fastfits.Plane) -> bool:
 def _corrected(
     product: Product, plane: fastfits.Plane, provenance: Provenance, scratch: np.ndarray
 ) -> Parts:
-    """Return the bytes of the corrected image's HDU, its pixels in an array that is used again."""
+    """Return the bytes of the HDU of the corrected image; the pixels are computed in `scratch`."""
     frame = product.frame
     header = plane.header.copy()
     add_provenance(header, frame, provenance)
@@ -102,7 +103,7 @@ def _corrected(
     words = data.view("u4").ravel()
     subtract_level(words, words, frame.correction.constant)
     if kept is not None:
-        # A fill value stays one for the programs that come next.
+        # Later programs must recognise the fill values.
         data[missing] = kept
     padding = bytes(-data.nbytes % BLOCK)
     return header.tostring().encode("ascii"), data.data.cast("B"), padding

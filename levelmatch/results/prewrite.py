@@ -1,5 +1,5 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
-"""Checks of all outputs before the first byte is written: headers, types and space."""
+"""Checks of all outputs before anything is written: headers, types and disk space."""
 
 import errno
 import io
@@ -12,7 +12,6 @@ from astropy.nddata import CCDData, NDData
 
 from levelmatch.images.frame import Frame
 from levelmatch.images.intake import named_errors
-from levelmatch.images.roman import AsdfSource
 from levelmatch.images.sources import FileSource, float_type
 from levelmatch.record.run import Provenance
 from levelmatch.results.corrected import ccd_wcs
@@ -21,13 +20,13 @@ from levelmatch.results.products import Product, by_file
 
 __all__ = ["check_contents", "check_space"]
 
-# Cards of stored integers, which the output does not have.
+# Cards of stored integers, which the output in floats does not have.
 SCALING = ("BSCALE", "BZERO", "BLANK")
 CANNOT = "it cannot be written"
 
 
 def check_contents(products: list[Product], provenance: Provenance) -> None:
-    """Refuse images whose output FITS cannot hold.
+    """Check that FITS can hold the output images.
 
     Parameters
     ----------
@@ -39,24 +38,24 @@ def check_contents(products: list[Product], provenance: Provenance) -> None:
     Raises
     ------
     FrameError
-        If a header has a card that cannot be written, or an image in memory a type, an
-        uncertainty or metadata that FITS does not have.
+        If a header has a card that cannot be written, or if an image in memory has a type, an
+        uncertainty or metadata that FITS cannot hold. The message names the image.
     """
     for product in (product.opened() for product in products):
         source = product.frame.source
         with named_errors(product.name, CANNOT):
             if isinstance(source, FileSource) or getattr(source, "hdus", None) is not None:
                 _check_header(product, provenance)
-            elif not isinstance(source, AsdfSource):
+            else:
                 _check_memory(product, provenance)
 
 
 def _check_header(product: Product, provenance: Provenance) -> None:
-    """Make the header of the output of a file."""
-    own = getattr(product.frame.meta, "header", None)
-    header = None if own is None else own.copy()
+    """Check that the cards of the header of a FITS output can be written."""
+    # ASDF files have no FITS header. A raw header becomes a `~astropy.io.fits.Header` by copy().
+    input_header = getattr(product.frame.meta, "header", None)
+    header = None if input_header is None else input_header.copy()
     if not isinstance(header, fits.Header):
-        # Of an ASDF file.
         return
     for key in SCALING:
         header.remove(key, ignore_missing=True)
@@ -68,7 +67,7 @@ def _check_header(product: Product, provenance: Provenance) -> None:
 
 
 def _check_card(card: fits.Card) -> None:
-    """Refuse a card with characters that FITS does not have."""
+    """Refuse a card with characters that FITS does not allow."""
     image = str(card)
     if not image.isascii() or not image.isprintable():
         msg = f"it has a character that FITS does not have: {image.strip()[:80]!r}"
@@ -76,7 +75,7 @@ def _check_card(card: fits.Card) -> None:
 
 
 def _add_cards(header, product: Product, provenance: Provenance) -> None:
-    # A division by a card LMFLUX of zero is no warning but an error.
+    """Add the cards of a run to a header; raise an error for a card LMFLUX of zero."""
     with np.errstate(all="raise"):
         add_provenance(header, product.frame, provenance)
         if product.lyot is not None:
@@ -84,7 +83,7 @@ def _add_cards(header, product: Product, provenance: Provenance) -> None:
 
 
 def _check_memory(product: Product, provenance: Provenance) -> None:
-    """Write an image in memory with the same metadata and few pixels, to memory."""
+    """Check an image in memory by writing a small image with its types and metadata to memory."""
     image = product.frame.source.image
     small = _small_copy(image, product.frame)
     _add_cards(small.meta, product, provenance)
@@ -92,7 +91,7 @@ def _check_memory(product: Product, provenance: Provenance) -> None:
 
 
 def _small_copy(image: NDData, frame: Frame) -> CCDData:
-    """Return an image of four pixels with the types, metadata and WCS of another."""
+    """Return an image of four pixels with the types, metadata and WCS of a given image."""
     shape = (2, 2)
     uncertainty = getattr(image, "uncertainty", None)
     data = np.asarray(image.data)
@@ -115,21 +114,21 @@ def _small_copy(image: NDData, frame: Frame) -> CCDData:
 
 
 def check_space(products: list[Product], paths: list[Path], extra: int = 0) -> None:
-    """Refuse outputs for which the disk has no space.
+    """Check that the disk has space for the outputs.
 
     Parameters
     ----------
     products : list of `~levelmatch.results.products.Product`
         The output images.
     paths : list of `~pathlib.Path`
-        Their files, in one folder that exists.
+        The output files, in one existing folder.
     extra : int
-        Bytes of other outputs.
+        Number of bytes of other outputs.
 
     Raises
     ------
     OSError
-        If there is too little space; it names the folder and the bytes.
+        If there is too little space; the message names the folder and the sizes.
     """
     if not paths:
         return
@@ -147,12 +146,15 @@ def _megabytes(n: int) -> str:
 
 
 def _output_bytes(images: list[Product]) -> int:
-    """Return about how many bytes a file has: a compressed one those of its input."""
+    """Return the approximate number of bytes of an output file.
+
+    The output of a compressed file is taken to be as large as the input.
+    """
     frame = images[0].frame
     source, n = frame.source, int(np.prod(frame.shape))
     if isinstance(source, FileSource):
         size = source.path.stat().st_size
-        # Integers become floats.
+        # Integers become larger floats.
         kind = frame.meta.get("BITPIX", 0)
         return size + len(images) * n * {8: 3, 16: 2, 32: 4}.get(kind, 0)
     data = np.asarray(source.image.data)

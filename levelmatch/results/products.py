@@ -1,5 +1,5 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
-"""Output images and the frames that they are made of."""
+"""Output images and the frames from which they are made."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
@@ -16,11 +16,11 @@ class Product:
     Parameters
     ----------
     name : str
-        Its name: that of its file, with the extension if several of its file are matched.
+        Name of its file, with the extension if several images of the file are matched.
     frame : `~levelmatch.images.frame.Frame`
         The image.
     lyot : `~levelmatch.images.frame.Frame` or None
-        The frame of its Lyot region, if that is corrected apart.
+        The frame of its Lyot region, if the region has its own correction.
     region : tuple of slice or None
         The Lyot region.
     """
@@ -36,7 +36,7 @@ class Product:
         return self.frame.file if self.frame.extension else self.name
 
     def opened(self) -> "Product":
-        """Return the product with its headers, see `~levelmatch.images.frame.Frame.opened`."""
+        """Return the product with opened frames, see `~levelmatch.images.frame.Frame.opened`."""
         frame, lyot = self.frame.opened(), self.lyot and self.lyot.opened()
         same = frame is self.frame and lyot is self.lyot
         return self if same else replace(self, frame=frame, lyot=lyot)
@@ -48,14 +48,14 @@ class Product:
 
 
 def make_products(frames: list[Frame], *, recombine: bool) -> list[Product]:
-    """Return the output images of frames.
+    """Make the output images of frames.
 
     Parameters
     ----------
     frames : list of `~levelmatch.images.frame.Frame`
         The frames, in the order of the input.
     recombine : bool
-        Whether Lyot parts are written into the images of their science partners.
+        Whether to join Lyot parts to the images of their science parts.
 
     Returns
     -------
@@ -84,12 +84,17 @@ def make_products(frames: list[Frame], *, recombine: bool) -> list[Product]:
 
 
 def by_file(products: Iterable[Product]) -> list[list[Product]]:
-    """Return output images in lists, one list per output file.
+    """Group output images by output file.
 
     Parameters
     ----------
     products : iterable of `Product`
         The output images.
+
+    Returns
+    -------
+    files : list of list of `Product`
+        The images of each file.
     """
     files: dict = {}
     for k, product in enumerate(products):

@@ -17,21 +17,21 @@ HEAD = """\
 global color=cyan width=1 font="helvetica 10 normal roman"
 icrs
 """
-# Colours of the reference, of suspect and of isolated images.
+# Colours of reference, suspect and isolated images.
 REFERENCE, SUSPECT, ISOLATED = "yellow", "red", "magenta"
 
 
 def write_regions(levels: "Levels", path: str | Path) -> Path:
     """Write the footprints of all images as a region file of DS9.
 
-    References are yellow, suspect images red, isolated ones magenta, and others cyan.
+    Reference images are yellow, suspect images red, isolated images magenta and others cyan.
 
     Parameters
     ----------
     levels : `~levelmatch.MatchResult` or record
         The result, or its record.
     path : str or `~pathlib.Path`
-        Path of the file, which is written atomically and replaces any other.
+        Path of the file. It is written atomically and replaces an existing file.
 
     Returns
     -------
@@ -45,7 +45,7 @@ def write_regions(levels: "Levels", path: str | Path) -> Path:
 
 
 def region_text(levels: "Levels") -> str:
-    """Return the text of a region file: one polygon per image, its name as the label."""
+    """Return the text of a region file: one polygon for each image, labelled by its name."""
     held, suspects = {r.name for r in levels.references}, set(levels.suspects)
     lines = []
     for frame, isolated in zip(levels.frames, levels.table["isolated"], strict=True):

@@ -1,5 +1,5 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
-"""Apply a record to its inputs, and undo it."""
+"""Apply a record to its inputs, and undo its corrections."""
 
 from collections.abc import Callable, Iterable
 from dataclasses import replace
@@ -56,9 +56,9 @@ __all__ = [
 ]
 
 
-# An image that lies farther than this from the recorded position, in pixels, is refused.
+# Largest distance of an image from its recorded position, in pixels.
 MOST_MOVED = 1e-2
-# Fields of a frame that a record keeps better than the file.
+# Attributes of a frame that are taken from the record, not from the file.
 RECORDED = (
     "name",
     "extension",
@@ -79,23 +79,23 @@ RECORDED = (
 
 
 # --------------------------------------------------------------------------------------
-# The recorded images
+# Recorded images
 
 
 def recorded_result(
     record: Record | str | Path, files: Iterable[str | Path], *, force: bool = False
 ) -> MatchResult:
-    """Return the corrected images of a record, given its inputs.
+    """Return the corrected images of a record from its inputs.
 
     Parameters
     ----------
     record : `~levelmatch.Record`, str or `~pathlib.Path`
         The record.
     files : iterable of str or `~pathlib.Path`
-        All of the recorded inputs, in any order, or associations that list them. They are
-        identified by their names.
+        All of the recorded inputs in any order, or associations that list them. Files are
+        identified by name.
     force : bool
-        Whether to accept images whose pixels or position are not the recorded ones.
+        Whether to accept images whose pixels or positions differ from the record.
 
     Returns
     -------
@@ -105,8 +105,8 @@ def recorded_result(
     Raises
     ------
     RecordError
-        If an image is missing, is given twice, is not in the record, or is not
-        the recorded one; the message names it.
+        If an image is missing, is given twice, is not in the record, or differs from the
+        recorded image; the message names it.
     """
     record = as_record(record)
     files, listed = listed_files(record, files)
@@ -127,7 +127,7 @@ def recorded_files(record: Record | str | Path, folder: str | Path | None = None
     record : `~levelmatch.Record`, str or `~pathlib.Path`
         The record.
     folder : str, `~pathlib.Path` or None
-        The folder of the inputs; by default their recorded paths are used.
+        Folder of the inputs; by default their recorded paths are used.
 
     Returns
     -------
@@ -137,7 +137,7 @@ def recorded_files(record: Record | str | Path, folder: str | Path | None = None
     Raises
     ------
     RecordError
-        If an input was in memory, or does not exist.
+        If an input was in memory or does not exist; the message names it.
     """
     record = as_record(record)
     files = []
@@ -159,24 +159,27 @@ def recorded_files(record: Record | str | Path, folder: str | Path | None = None
 
 
 def _input_names(record: Record) -> list[str]:
-    """Return the file names of the images, in the order of the run."""
+    """Return the file name of each image, in the order of the run."""
     return [str(record.input(frame, "file")) for frame in record.frames]
 
 
 def listed_files(
     record: Record, files: Iterable[str | Path]
 ) -> tuple[list[Path], dict[Path, tuple[Path, ...]]]:
-    """Return files and those that associations list, except those that the record excludes."""
+    """Return the given and listed files, and the associations that list each file.
+
+    Listed files that an earlier call excluded from the record are left out.
+    """
     files = [files] if isinstance(files, str | Path) else files
     paths, listed = expand_associations(files)
-    out = {name for entry in record.history for name in entry.get("excluded", ())}
-    out -= {frame.name for frame in record.frames}
-    return [path for path in paths if path not in listed or path.name not in out], listed
+    excluded = {name for entry in record.history for name in entry.get("excluded", ())}
+    excluded -= {frame.name for frame in record.frames}
+    return [path for path in paths if path not in listed or path.name not in excluded], listed
 
 
 def files_by_name(files: Iterable[str | Path], wanted: list[str]) -> dict[str, Path]:
-    """Return paths by their names: all wanted ones, each once, and no others."""
-    # The file of an image from memory may have the suffix that its name lacks.
+    """Return the paths of files by name; refuse missing, repeated and unknown files."""
+    # The file of an image from memory may have a suffix that the recorded name lacks.
     names = {**{fits_name(name): name for name in wanted}, **{name: name for name in wanted}}
     paths: dict[str, Path] = {}
     paths_given = [Path(path) for path in files]
@@ -207,16 +210,19 @@ def _recorded_frames(
     force: bool = False,
     names: list[str] | None = None,
 ) -> list[Frame]:
-    """Return the frames of files, with the recorded names and corrections."""
+    """Return the frames of files with the recorded names, roles and corrections.
+
+    By default the files are the inputs, with their recorded names.
+    """
     from_inputs = names is None
     names = names or _input_names(record)
     hdus = [int(record.input(frame, "hdu")) for frame in record.frames]
     read = _recorded_read(record, inputs=from_inputs)
     opened: dict[tuple[str, int], Frame] = {}
     for name in dict.fromkeys(names):
-        own = sorted({hdu for n, hdu in zip(names, hdus, strict=True) if n == name})
-        found = collect_frames([paths[name]], replace(read, hdu=own))
-        opened |= {(name, frame.source.hdu): frame for frame in found}
+        of_file = sorted({hdu for n, hdu in zip(names, hdus, strict=True) if n == name})
+        images = collect_frames([paths[name]], replace(read, hdu=of_file))
+        opened |= {(name, frame.source.hdu): frame for frame in images}
     frames = []
     for frame, name, hdu in zip(record.frames, names, hdus, strict=True):
         base = opened[name, hdu]
@@ -231,13 +237,13 @@ def _recorded_frames(
 
 
 def _recorded_read(record: Record, *, inputs: bool) -> ReadOptions:
-    """Return the recorded options of reading; those on files of masks only for the inputs."""
+    """Return the recorded options of reading; separate mask files apply only to the inputs."""
     read = recorded_read(record)
     return read if inputs else replace(read, weight_files=None, mask_files=None)
 
 
 def _check_place(name: str, base: Frame, frame: Frame) -> None:
-    """Refuse an image that lies elsewhere: a plane would be evaluated at the wrong place."""
+    """Refuse an image at another position, where the recorded plane would be wrong."""
     moved = np.linalg.norm(base.whole_grid.axes[0] - frame.whole_grid.axes[0])
     turned = np.linalg.norm(base.whole_grid.axes[1:] - frame.whole_grid.axes[1:]) * base.shape[0]
     pixel = np.sqrt(frame.whole_grid.pixel_area)
@@ -259,7 +265,7 @@ def apply_record(
     force: bool = False,
     progress_bar: Callable | None = None,
 ) -> list[Path]:
-    """Write the corrected images of a record: byte by byte those that its run wrote.
+    """Write the corrected images of a record, identical to the output of its run.
 
     Parameters
     ----------
@@ -268,23 +274,23 @@ def apply_record(
     files : iterable of str or `~pathlib.Path`
         All of the recorded inputs, or associations that list them.
     directory : str or `~pathlib.Path`
-        The folder of the images and of the record.
+        Output folder of the images and of the record.
     overwrite : bool
         Whether existing files may be replaced.
     force : bool
-        Whether to accept images whose pixels or position are not the recorded ones.
+        Whether to accept images whose pixels or positions differ from the record.
     progress_bar : callable or None
         Wraps an iterable over the files.
 
     Returns
     -------
     paths : list of `~pathlib.Path`
-        The files.
+        The written images.
 
     Raises
     ------
     RecordError
-        See `recorded_result`; nothing is written then.
+        See `recorded_result`. Nothing is written in this case.
     FileExistsError
         If a file exists and ``overwrite`` is not set.
     """
@@ -318,12 +324,12 @@ def undo_record(
     force: bool = False,
     progress_bar: Callable | None = None,
 ) -> list[Path]:
-    """Write the images as they were before a record's corrections.
+    """Write images with the corrections of a record undone.
 
-    Integer pixels are restored exactly. Floating-point pixels are restored to rounding:
-    half a unit in the last place, in the file's own precision, of the corrected pixel
-    and of the original. The cards of this run are removed from the header; those of
-    earlier runs stay.
+    Integer pixels are restored exactly. Floating-point pixels are restored within rounding
+    errors: half a unit in the last place of the corrected pixel and of the original, in the
+    precision of the file. The header cards of this run are removed; the cards of earlier runs
+    stay.
 
     Parameters
     ----------
@@ -332,20 +338,20 @@ def undo_record(
     files : iterable of str or `~pathlib.Path`
         All of the corrected images, or associations that list them.
     directory : str or `~pathlib.Path`
-        The folder of the restored images.
+        Output folder of the restored images.
     overwrite, force, progress_bar
         See `apply_record`.
 
     Returns
     -------
     paths : list of `~pathlib.Path`
-        The files.
+        The restored images.
 
     Raises
     ------
     RecordError
-        If an image is missing, is given twice, is not in the record, or was joined
-        from two files, which cannot be separated again.
+        If an image is missing, is given twice, is not in the record, names another record, or
+        was joined from two files.
     """
     record = as_record(record)
     products = _corrected_products(record, files, force=force)
@@ -366,7 +372,7 @@ def undo_record(
 
 
 def _refuse_originals(record: Record, paths: list[Path]) -> None:
-    """Refuse outputs that are inputs of the record."""
+    """Refuse outputs that would replace inputs of the record."""
     inputs = [Path(str(record.input(frame, "path"))) for frame in record.frames]
     originals = {identity: path for path in inputs if (identity := file_identity(path))}
     for path in paths:
@@ -378,13 +384,14 @@ def _refuse_originals(record: Record, paths: list[Path]) -> None:
 def _corrected_products(
     record: Record, files: Iterable[str | Path], *, force: bool
 ) -> list[Product]:
-    """Return products of the corrected images, with the corrections that restore them."""
+    """Return the output images of corrected files, with the inverse corrections."""
     names = _input_names(record)
     if record.run.recombine:
         _refuse_joined(record)
         names = [frame.product for frame in record.frames]
     elif any(frame.extension for frame in record.frames):
-        names = [frame.file if frame.extension else name for frame, name in _zipped(record, names)]
+        pairs = zip(record.frames, names, strict=True)
+        names = [frame.file if frame.extension else name for frame, name in pairs]
     files, listed = listed_files(record, files)
     paths = files_by_name(files, names)
     frames = _recorded_frames(record, paths, listed, force=force, names=names)
@@ -397,11 +404,8 @@ def _corrected_products(
     return make_products([_inverse(frame) for frame in frames], recombine=record.run.recombine)
 
 
-def _zipped(record: Record, names: list[str]) -> list[tuple[Frame, str]]:
-    return list(zip(record.frames, names, strict=True))
-
-
 def _refuse_joined(record: Record) -> None:
+    """Refuse a record that joined the parts of an image from two files."""
     files: dict[str, set[str]] = {}
     for frame, name in zip(record.frames, _input_names(record), strict=True):
         files.setdefault(frame.product, set()).add(name)
@@ -419,7 +423,7 @@ def _inverse(frame: Frame) -> Frame:
 
 
 def _write_undone(record: Record, products: list[Product], stream: BinaryIO) -> None:
-    """Copy a corrected file with its images, their headers and the ASDF tree restored."""
+    """Write a copy of a corrected file with restored images, headers and ASDF tree."""
     path = products[0].frame.source.path
     with (
         open_raw(path) as raw,
@@ -442,7 +446,7 @@ def _write_undone(record: Record, products: list[Product], stream: BinaryIO) -> 
 def _undone_headers(
     record: Record, products: list[Product], stored: fits.HDUList
 ) -> dict[int, bytes]:
-    """Return the restored headers of HDUs whose data stay, as bytes by HDU."""
+    """Return the restored headers of HDUs with unchanged data, as bytes by index of the HDU."""
     changed, provenance = set(), record.provenance
     images = {product.frame.source.hdu for product in products}
     if 0 not in images and own_history(stored[0].header, signature(provenance)):
@@ -456,7 +460,7 @@ def _undone_headers(
 
 
 def _undone_hdu(record: Record, product: Product, hdus: fits.HDUList) -> Parts:
-    """Return the bytes of a restored image's HDU."""
+    """Return the bytes of the HDU of a restored image."""
     old = hdus[product.frame.source.hdu]
     dtype = np.dtype(str(record.input(product.frame, "dtype")))
     data = corrected_data(product, decoded_image(old))
@@ -464,7 +468,7 @@ def _undone_hdu(record: Record, product: Product, hdus: fits.HDUList) -> Parts:
     if dtype.kind in "iu":
         data = np.rint(data)
     if dtype.kind in "iu" and np.isnan(data).any():
-        # The value of blank integers is not recorded.
+        # The value of blank integers is not recorded, so the pixels stay floats.
         dtype = data.dtype
     header = old.header.copy()
     remove_provenance(header, _inverse(product.frame), record.provenance)

@@ -1,5 +1,5 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
-"""The result of a match: corrected images, read one at a time."""
+"""Result of a match: corrected images, which are read one at a time."""
 
 from collections.abc import Callable, Sequence
 from functools import cached_property
@@ -25,11 +25,11 @@ __all__ = ["MatchResult"]
 
 
 class MatchResult(Levels, Sequence):
-    """Corrected images, computed when indexed, and the corrections.
+    """Corrected images, computed when indexed, and their corrections.
 
-    A sequence: ``result[i]`` or ``result[name]`` reads and corrects one image, and
-    returns it as a `~astropy.nddata.CCDData` (or in the class of an image in memory). The
-    other functions of the package accept the result in place of a list of images.
+    ``result[i]`` or ``result[name]`` reads and corrects one image, and returns it as a
+    `~astropy.nddata.CCDData`. An image in memory is returned in its own class. The other
+    functions of the package accept the result in place of a list of images.
 
     Parameters
     ----------
@@ -40,10 +40,10 @@ class MatchResult(Levels, Sequence):
     measured : `~levelmatch.measure.table.PairTable`
         The measured pairs; their images are sorted by name.
     run : `~levelmatch.record.run.Run`
-        The call.
+        The run.
     overlaps : `~levelmatch.measure.overlaps.Overlaps` or None
-        The pairs before they were measured; `None` if no later run could use the
-        measurements again.
+        The overlaps before they were measured; `None` if later runs cannot reuse the
+        measurements.
     """
 
     def __init__(
@@ -74,17 +74,17 @@ class MatchResult(Levels, Sequence):
 
     @property
     def names(self) -> list[str]:
-        """Names of the images."""
+        """Names of the corrected images."""
         return [product.name for product in self.products]
 
     @property
     def files(self) -> list[str]:
-        """Names of the output files, each of one image or several."""
+        """Names of the output files, which hold one or more images each."""
         return list(dict.fromkeys(product.file for product in self.products))
 
     @cached_property
     def record(self) -> Record:
-        """The `~levelmatch.Record` of the run; reads the images once more, for checksums."""
+        """The `~levelmatch.Record` of the run. Images without a checksum are read again."""
         return Record.of(self, self.overlaps)
 
     def write(
@@ -97,13 +97,14 @@ class MatchResult(Levels, Sequence):
     ) -> list[Path]:
         """Write the corrected images to a folder, each file atomically.
 
-        The record is written first, as ``levelmatch.asdf``; each image's header names it.
-        Associations that were inputs are written last, with the names of the outputs.
+        The record is written first, as ``levelmatch.asdf``, or as ``levelmatch.record`` beside
+        ASDF images. The header of each image names the record. Associations that were inputs
+        are written last, with the names of the outputs.
 
         Parameters
         ----------
         directory : str or `~pathlib.Path`
-            The folder; created if it is missing. It must not hold an input.
+            The folder, which is created if it is missing. It must not hold an input.
         overwrite : bool
             Whether existing files may be replaced.
         record : bool
@@ -114,13 +115,15 @@ class MatchResult(Levels, Sequence):
         Returns
         -------
         paths : list of `~pathlib.Path`
-            The files, in the order of the images; one for all images of a file.
+            The written images, in the order of the input; one file for all images of a file.
 
         Raises
         ------
         FrameError
-            If the folder holds an input, two outputs would have the same name, or an image
-            cannot be written to FITS; nothing is written then.
+            If the folder holds an input, an input changed, two outputs would have the same name,
+            or an image cannot be written to FITS. Nothing is written in this case.
+        NotADirectoryError
+            If ``directory`` is a file.
         FileExistsError
             If a file exists and ``overwrite`` is not set.
         LevelMatchError

@@ -1,5 +1,5 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
-"""Cards of sky levels that a later step subtracts: set, cleared and restored."""
+"""Set, clear and restore header cards of sky levels that later steps subtract."""
 
 import ast
 from collections.abc import Mapping, MutableMapping
@@ -22,8 +22,10 @@ __all__ = [
     "restore_levels",
 ]
 
+# Words of the HISTORY texts.
 CLEARED = " sky level of a later step set to 0: "
 KEPT = " level kept in the header: "
+# Comments of new cards.
 COMMENTS = {
     "BKGLEVEL": "Computed constant background level",
     "BKGMETH": "Background computation method",
@@ -33,7 +35,7 @@ COMMENTS = {
 
 
 def kept_cards(frame: Frame, provenance: Provenance) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Return the cards that carry the level of an image to the next step.
+    """Return the cards that pass the level of an image to a later step.
 
     Parameters
     ----------
@@ -45,9 +47,9 @@ def kept_cards(frame: Frame, provenance: Provenance) -> tuple[dict[str, Any], di
     Returns
     -------
     primary, image : dict
-        Cards of the primary header, and of the image's. The level is the total, in the
-        image's own unit: BKGLEVEL, BKGSUB, BKGMETH and S_SKYMAT of JWST, MDRIZSKY of HST,
-        LMSKY of others, and the keyword that the caller names.
+        Cards of the primary header and of the image's header. They hold the total level in the
+        unit of the image: BKGLEVEL, BKGSUB, BKGMETH and S_SKYMAT for JWST, MDRIZSKY for HST,
+        and the keyword named by the caller or else LMSKY for other telescopes.
 
     Raises
     ------
@@ -78,7 +80,7 @@ def kept_cards(frame: Frame, provenance: Provenance) -> tuple[dict[str, Any], di
 def keep_levels(
     meta: MutableMapping[str, Any] | Header, cards: Mapping[str, Any], provenance: Provenance
 ) -> None:
-    """Set cards in a header, in place; HISTORY holds their old values."""
+    """Set cards in a header, in place; write their old values to HISTORY."""
     for key, value in cards.items():
         old = meta.get(key)
         add_history(meta, f"{signature(provenance)}{KEPT}{key} was {old!r}")
@@ -89,13 +91,16 @@ def keep_levels(
 
 
 def kept_meta(meta: MutableMapping[str, Any], frame: Frame, provenance: Provenance) -> None:
-    """Set the cards of an image in memory, whose headers are merged, in place."""
+    """Set the cards of both headers in the merged header of an image in memory, in place."""
     primary, image = kept_cards(frame, provenance)
     keep_levels(meta, primary | image, provenance)
 
 
 def clear_levels(meta: MutableMapping[str, Any] | Header, provenance: Provenance) -> None:
-    """Set sky levels that are not subtracted yet to zero: corrected images have equal skies."""
+    """Set sky levels that are not yet subtracted to zero, in place, and write them to HISTORY.
+
+    Otherwise a later step would subtract them from the corrected image.
+    """
     for key, level in pending_levels(meta).items():
         meta[key] = 0.0
         add_history(meta, f"{signature(provenance)}{CLEARED}{key} was {level!r}")
@@ -116,7 +121,7 @@ def restore_levels(header: Header, provenance: Provenance) -> None:
 
 
 def remove_from_primary(header: Header, provenance: Provenance) -> None:
-    """Remove what a run changed in a primary header that is not the image's, in place."""
+    """Undo the changes of a run in a primary header without image, in place."""
     restore_levels(header, provenance)
     for index in reversed(own_history(header, signature(provenance))):
         del header[index]

@@ -1,5 +1,5 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
-"""Replace some HDUs of a FITS file, and copy the others byte by byte."""
+"""Copy FITS files byte by byte, with some HDUs replaced, and edit ASDF trees."""
 
 import io
 import os
@@ -26,19 +26,19 @@ __all__ = [
     "table_parts",
 ]
 
-# The bytes of an HDU in parts, which are never joined: images are large.
+# Bytes of an HDU in parts. They are never joined, because images are large.
 Parts = tuple[bytes | memoryview, ...]
-# The new bytes of HDUs, or functions that return them, by the indices of the HDUs.
+# New bytes of HDUs, or functions that return them, by index of the HDU.
 Replaced = dict[int, Parts | Callable[[], Parts]]
-# First bytes of the header and the data of HDUs, and the byte after each.
+# Positions of the header, of the data and of the end of HDUs, by index of the HDU.
 Places = dict[int, tuple[int, int, int]]
 
 BLOCK = 2880
-# Bytes that are copied at once.
+# Number of bytes that are copied at once.
 COPIED = 1 << 20
 BLOCK_MAGIC = b"\xd3BLK"
 BLOCK_INDEX = b"#ASDF BLOCK INDEX"
-# The mapping of metadata, in block style.
+# Mapping ``meta`` of a tree, in block style.
 META = re.compile(
     rb"^(?P<head>meta:(?: !\S+)?[ \t]*\r?\n)(?=(?P<indent> +)\S)(?: +.*\n|\r?\n)+", re.MULTILINE
 )
@@ -85,14 +85,13 @@ def splice_places(
     raw : binary file
         The file, open for reading.
     places : dict of int to tuple of int
-        First bytes of the header and the data of each of these HDUs, and the byte after it.
+        Positions of the header, of the data and of the end of each changed HDU.
     replaced : dict of int to tuple of bytes or callable
-        The new bytes of HDUs in parts, or functions that return them, by the indices of the
-        HDUs.
+        New bytes of HDUs in parts, or functions that return them, by index of the HDU.
     stream : binary file
         The copy, open for writing.
     headers : mapping of int to bytes, or None
-        New headers of HDUs whose data stay, by the indices of the HDUs.
+        New headers of HDUs with unchanged data, by index of the HDU.
     """
     position = 0
     headers = headers or {}
@@ -112,7 +111,7 @@ def splice_places(
 
 
 def _copy(raw: BinaryIO, stream: BinaryIO, count: int | None) -> None:
-    """Copy a number of bytes between streams, or all that follow."""
+    """Copy a number of bytes between streams, or all remaining bytes (`None`)."""
     count = _copy_by_kernel(raw, stream, count)
     while count is None or count > 0:
         part = raw.read(COPIED if count is None else min(count, COPIED))
@@ -123,9 +122,10 @@ def _copy(raw: BinaryIO, stream: BinaryIO, count: int | None) -> None:
 
 
 def _copy_by_kernel(raw: BinaryIO, stream: BinaryIO, count: int | None) -> int | None:
-    """Copy bytes within the kernel; return the number that remains, `None` for all.
+    """Copy bytes within the kernel; return the number of bytes that remain to be copied.
 
-    Both streams are then behind what was copied. A system that cannot copy leaves it undone.
+    `None` means all remaining bytes. Both streams are positioned after the copied bytes. A
+    system that cannot copy within the kernel copies nothing.
     """
     if not (isinstance(raw, io.BufferedReader) and isinstance(stream, io.BufferedWriter)):
         return count
@@ -146,15 +146,15 @@ def _copy_by_kernel(raw: BinaryIO, stream: BinaryIO, count: int | None) -> int |
 
 
 def image_parts(header: fits.Header, data: np.ndarray) -> Parts:
-    """Return the bytes of an image HDU, with new checksums if the header has any.
+    """Return the bytes of an image HDU; update checksums that the header has.
 
     Parameters
     ----------
     header : `~astropy.io.fits.Header`
-        The header of an image; ``BITPIX`` is set to the type of the data.
+        Header of the image. ``BITPIX`` is set according to the data.
     data : `~numpy.ndarray`
-        The pixels, floats or integers. Integer types that FITS lacks are stored with an
-        offset, which is put into the header.
+        The pixels, floats or integers. Integer types that FITS lacks are stored with an offset,
+        which is added to the header.
 
     Returns
     -------
@@ -175,7 +175,7 @@ def image_parts(header: fits.Header, data: np.ndarray) -> Parts:
 
 
 def _with_offset(header: fits.Header, data: np.ndarray) -> np.ndarray:
-    """Return data as FITS stores them; the header gets their offset."""
+    """Return data in a type that FITS can store; add their offset to the header."""
     dtype = data.dtype
     if dtype.kind not in "iuf" or dtype.itemsize > 8 or dtype == np.float16:
         msg = f"data: FITS has no type for {dtype}; convert them"
@@ -186,20 +186,20 @@ def _with_offset(header: fits.Header, data: np.ndarray) -> np.ndarray:
     half = 1 << (8 * dtype.itemsize - 1)
     # Flipping the highest bit adds or subtracts half of the range.
     data = np.ascontiguousarray(data, dtype.newbyteorder("="))
-    turned = data.view(f"u{dtype.itemsize}") ^ np.uint64(half).astype(f"u{dtype.itemsize}")
+    flipped = data.view(f"u{dtype.itemsize}") ^ np.uint64(half).astype(f"u{dtype.itemsize}")
     header["BSCALE"], header["BZERO"] = 1, half if dtype.kind == "u" else -half
-    return turned.view(other)
+    return flipped.view(other)
 
 
 def table_parts(header: fits.Header, content: bytes) -> Parts:
-    """Return the bytes of a table HDU of one row and one column, as of JWST's ASDF extension.
+    """Return the bytes of a table HDU with one value, such as the ASDF extension of JWST.
 
     Parameters
     ----------
     header : `~astropy.io.fits.Header`
-        The header of such a table.
+        Header of a table with one row and one column.
     content : bytes
-        Its only value.
+        The value.
 
     Returns
     -------
@@ -212,6 +212,7 @@ def table_parts(header: fits.Header, content: bytes) -> Parts:
 
 
 def _with_checksum(kind: Any, header: fits.Header, content: bytes | memoryview) -> Parts:
+    """Return the bytes of an HDU in parts; update checksums that the header has."""
     padding = bytes(-len(content) % BLOCK)
     keys = [key for key in ("CHECKSUM", "DATASUM") if key in header]
     if keys:
@@ -243,7 +244,7 @@ def compressed_parts(hdu: fits.CompImageHDU) -> Parts:
 
 
 def has_tree(content: bytes) -> bool:
-    """Return whether bytes are an ASDF file with a complete tree, to which entries can be added."""
+    """Return whether entries can be added to the tree of an ASDF file."""
     if not content.startswith(b"#ASDF") or TREE_END.search(content) is None:
         return False
     start, end = _own_lines(content)
@@ -251,7 +252,7 @@ def has_tree(content: bytes) -> bool:
 
 
 def _own_entries(text: bytes) -> list[dict[str, Any]] | None:
-    """Return the entries of the list ``levelmatch``, `None` if it is another's."""
+    """Return the entries of the list ``levelmatch``, or `None` if another program wrote it."""
     import yaml
 
     try:
@@ -263,7 +264,7 @@ def _own_entries(text: bytes) -> list[dict[str, Any]] | None:
 
 
 def add_to_asdf(content: bytes, entry: dict[str, Any]) -> bytes:
-    """Return the bytes of an ASDF file with an entry added to the list ``levelmatch``.
+    """Return an ASDF file with an entry added to the list ``levelmatch``.
 
     A data model also gets a text on the run in ``meta``, which JWST's pipeline copies from the
     first image to a mosaic.
@@ -273,12 +274,12 @@ def add_to_asdf(content: bytes, entry: dict[str, Any]) -> bytes:
     content : bytes
         The file.
     entry : dict
-        The entry, of plain values.
+        The entry as plain values.
 
     Returns
     -------
     content : bytes
-        The file, its other bytes unchanged.
+        The file. Everything else is unchanged, except for the index of the blocks.
     """
     import yaml
 
@@ -291,7 +292,7 @@ def add_to_asdf(content: bytes, entry: dict[str, Any]) -> bytes:
 
 
 def remove_from_asdf(content: bytes, record: str) -> bytes:
-    """Return the bytes of an ASDF file without a record's entries of the list ``levelmatch``.
+    """Return an ASDF file without a record's entries in the list ``levelmatch``.
 
     Parameters
     ----------
@@ -303,7 +304,7 @@ def remove_from_asdf(content: bytes, record: str) -> bytes:
     Returns
     -------
     content : bytes
-        The file, its other bytes unchanged.
+        The file. Everything else is unchanged, except for the index of the blocks.
     """
     import yaml
 
@@ -320,9 +321,9 @@ def remove_from_asdf(content: bytes, record: str) -> bytes:
 
 
 def _with_meta(content: bytes, entry: dict[str, Any]) -> bytes:
-    """Return an ASDF file with the text on a run in ``meta``, in place of an earlier one.
+    """Return an ASDF file with the text on a run in ``meta``, which replaces an earlier text.
 
-    Only the metadata of a data model are changed.
+    Only data models get the text. An empty entry removes it.
     """
     last = TREE_END.search(content)
     meta = META.search(content, 0, last.start() if last else 0)
@@ -337,13 +338,16 @@ def _with_meta(content: bytes, entry: dict[str, Any]) -> bytes:
 
 
 def run_text(entry: dict[str, Any]) -> str:
-    """Return the text on a run, given the entry of an image."""
+    """Return the text on a run from the entry of an image."""
     text = f"levelmatch {entry['levelmatch']} {entry['created']}"
     return f"{text} record {entry['record']} {entry['record_sha256']}" if entry["record"] else text
 
 
 def _own_lines(content: bytes) -> tuple[int | None, int]:
-    """Return the start of the list, `None` without one, and its end, or the place for it."""
+    """Return the start (`None` without a list) and the end of the list ``levelmatch``.
+
+    Without a list, the end is the place for a new one.
+    """
     last = TREE_END.search(content)
     if last is None:
         msg = "the ASDF extension has no end of its tree"
@@ -357,7 +361,7 @@ def _own_lines(content: bytes) -> tuple[int | None, int]:
 
 
 def _put(content: bytes, start: int, end: int, text: bytes) -> bytes:
-    """Return an ASDF file with a section of its tree replaced, and its block index shifted."""
+    """Return an ASDF file with a section of its tree replaced and its block index shifted."""
     shift = len(text) - (end - start)
     index = content.rfind(BLOCK_INDEX)
     tail = content[end:]

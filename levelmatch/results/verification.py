@@ -1,5 +1,5 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
-"""Verify the outputs of a record."""
+"""Verification of the outputs of a record."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -32,7 +32,7 @@ def verify_record(
     outputs: Iterable[str | Path],
     inputs: Iterable[str | Path] | None = None,
 ) -> list[str]:
-    """Check that outputs follow from a record's inputs, bit by bit.
+    """Check that outputs equal the corrected inputs of a record, bit by bit.
 
     Parameters
     ----------
@@ -46,12 +46,12 @@ def verify_record(
     Returns
     -------
     names : list of str
-        Names of the images, all of them right.
+        Names of the verified images.
 
     Raises
     ------
     RecordError
-        If an image is missing, has other pixels, or names another record; the
+        If an image is missing, has other pixels or kept levels, or names another record; the
         message names it.
     """
     record = as_record(record)
@@ -64,6 +64,7 @@ def verify_record(
 
 
 def _verify_product(record: Record, product: Product, path: Path) -> None:
+    """Compare an output with its input and the record; refuse any difference."""
     source, keep = product.frame.source, record.provenance.keep
     found: np.ndarray | None
     try:
@@ -92,7 +93,7 @@ def _verify_product(record: Record, product: Product, path: Path) -> None:
 
 
 def _output(record: Record, product: Product, path: Path) -> tuple[str, np.ndarray | None]:
-    """Return the record and the pixels of an output in FITS; its kept level is checked."""
+    """Return the record's SHA-256 and the pixels of a FITS output; check a kept level."""
     hdu = product.frame.source.hdu
     with open_decoded(path) as hdus:
         if record.provenance.keep:
@@ -102,7 +103,7 @@ def _output(record: Record, product: Product, path: Path) -> tuple[str, np.ndarr
 
 
 def _check_cards(path: Path, product: Product, hdus: fits.HDUList, record: Record) -> None:
-    """Refuse an output whose header has not the level that was kept."""
+    """Refuse an output whose header lacks the kept level."""
     index = product.frame.source.hdu
     cards = zip((0, index), kept_cards(product.frame, record.provenance), strict=True)
     for hdu, expected in cards:
@@ -114,9 +115,9 @@ def _check_cards(path: Path, product: Product, hdus: fits.HDUList, record: Recor
 
 
 def _check_pixels(path: Path, found: np.ndarray, expected: np.ndarray) -> None:
-    """Refuse pixels that differ in any bit; all NaN are equal."""
-    differ = np.asarray(found, dtype=expected.dtype).view(f"u{expected.dtype.itemsize}")
-    differ = differ != expected.view(differ.dtype)
+    """Refuse pixels that differ in any bit; all NaN count as equal."""
+    bits = np.asarray(found, dtype=expected.dtype).view(f"u{expected.dtype.itemsize}")
+    differ = bits != expected.view(bits.dtype)
     differ &= ~(np.isnan(found) & np.isnan(expected))
     if differ.any():
         y, x = np.argwhere(differ)[0]
