@@ -1,8 +1,8 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
 """Plots of a result or of its record. They need matplotlib, the extra ``plot``.
 
-Each function draws into the axes given, or into those of a new figure, and returns them. The
-colours differ for every kind of colour vision.
+Each function draws into given axes, or into the axes of a new figure, and returns the axes. The
+colours can be distinguished with every kind of colour vision.
 """
 
 from levelmatch.plots.closures import plot_closures

@@ -9,23 +9,26 @@ from levelmatch.text import values
 
 __all__ = ["plot_closures"]
 
+# Number of loops that are named.
 N_NAMED = 3
+# Largest number of images named for each loop.
 MAX_IMAGES = 3
 DASH = " \u2013 "
 
 
 def plot_closures(result, ax=None):
-    """Plot a histogram of the closures of loops of overlapping images, over their errors.
+    """Plot a histogram of the closures of loops of overlapping images, divided by their errors.
 
-    The differences around a loop add up to zero if they agree. The curve is the normal
-    distribution that the errors predict. The loops that close worst are named below.
+    The closure is the sum of the differences around a loop, which is zero if they agree. The
+    curve is the normal distribution expected from the errors. The loops with the largest
+    closures are named below.
 
     Parameters
     ----------
     result : `~levelmatch.MatchResult` or record
         The result, or its record.
     ax : `~matplotlib.axes.Axes` or None
-        Axes to draw into, by default those of a new figure.
+        Axes to draw into; by default the axes of a new figure.
 
     Returns
     -------
@@ -56,7 +59,7 @@ def plot_closures(result, ax=None):
 
 
 def _worst(loops, sigmas, facts):
-    """Names of the loops that close worst, one line for each."""
+    """Return one line for each loop with the largest closures: the closure and the images."""
     images, tiles = (
         dict(zip(names, image_labels(names)[0], strict=True))
         for names in (
@@ -68,8 +71,8 @@ def _worst(loops, sigmas, facts):
     for row in np.argsort(-np.abs(sigmas), kind="stable")[:N_NAMED].tolist():
         nodes = _nodes(str(loops["images"][row]), images | tiles)
         whole = all(node in tiles and node not in images for node in nodes)
-        known = tiles | images
-        shown = [known.get(node) or plain_text(node) for node in nodes[:MAX_IMAGES]]
+        labels = tiles | images
+        shown = [labels.get(node) or plain_text(node) for node in nodes[:MAX_IMAGES]]
         shown += [f"{len(nodes) - MAX_IMAGES} more"] if len(nodes) > MAX_IMAGES else []
         word = "tiles " if whole else ""
         lines.append(f"{signed(sigmas[row], 1)} \u03c3: {word}{DASH.join(shown)}")
@@ -77,11 +80,11 @@ def _worst(loops, sigmas, facts):
 
 
 def _nodes(text, names):
-    """Images or tiles of a loop; names may contain blanks."""
+    """Return the images or tiles of a loop; their names may contain blanks."""
     out = []
     while text:
-        known = max((name for name in names if text.startswith(name)), key=len, default=text)
-        # A blank name would make this loop endless.
-        out.append(known or text)
+        name = max((name for name in names if text.startswith(name)), key=len, default=text)
+        # An empty name would make this loop endless.
+        out.append(name or text)
         text = text[len(out[-1]) :].removeprefix(" ")
     return out

@@ -13,15 +13,15 @@ __all__ = ["plot_gains"]
 def plot_gains(result, ax=None):
     """Plot a histogram of the relative differences of flux scales of all kept pairs.
 
-    Each pair's difference, in percent, is the ratio of the brightness of the same structure in
-    its two images, less one. Dashed lines mark the difference that is reported.
+    The difference of a pair, in percent, is the ratio of the brightness of the same structure in
+    its two images minus one. Dashed lines mark the smallest difference that is reported.
 
     Parameters
     ----------
     result : `~levelmatch.MatchResult` or record
         The result, or its record.
     ax : `~matplotlib.axes.Axes` or None
-        Axes to draw into, by default those of a new figure.
+        Axes to draw into; by default the axes of a new figure.
 
     Returns
     -------

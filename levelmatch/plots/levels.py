@@ -21,27 +21,27 @@ from levelmatch.text import values
 
 __all__ = ["plot_levels"]
 
-# The scale is logarithmic where levels are larger than so many times its linear range.
+# Smallest ratio of the largest level to the linear range for a logarithmic scale.
 FAR = 30
-# Only sets with at least this fraction of the images get their number.
+# Smallest fraction of the images in a set whose number is drawn.
 MIN_SHARE = 0.1
 
 
 def plot_levels(result, ax=None):
     """Plot the level subtracted from each image, and the residuals of its pairs.
 
-    Before: the level subtracted at the image's centre, with its standard error relative to
-    the gauge. A star marks a reference. After: the mean of the residuals of the image's pairs,
-    with their rms as the bar. Where levels are far larger than the errors of pairs, the scale
-    is linear about zero and logarithmic beyond. Images are in the order of the input, sorted
-    by connected sets; levels of different sets do not compare.
+    "Before" shows the level subtracted at the image's centre, with its standard error relative
+    to the gauge. A star marks a reference. "After" shows the mean of the residuals of the
+    image's pairs, with their rms as error bar. If levels are far larger than the errors of
+    pairs, the scale is linear about zero and logarithmic beyond. Images are sorted by connected
+    set, and within a set in the order of the input. Levels of different sets cannot be compared.
 
     Parameters
     ----------
     result : `~levelmatch.MatchResult` or record
         The result, or its record.
     ax : `~matplotlib.axes.Axes` or None
-        Axes to draw into, by default those of a new figure.
+        Axes to draw into; by default the axes of a new figure.
 
     Returns
     -------
@@ -93,12 +93,12 @@ def _stretch(ax, levels, linear, has_sets):
     ax.set_yticks(symmetric_ticks(linear, largest))
     ax.minorticks_off()
     ends = np.array([min(levels.min(), -linear), max(levels.max(), linear)])
-    # Room at both ends, and more above for the numbers of sets.
+    # Leave room at both ends, and more above for the numbers of sets.
     ax.set_ylim(ends * (largest / linear) ** (np.array([1, 1 + has_sets]) / 6))
 
 
 def _mark_sets(ax, sets):
-    """Draw lines between disconnected sets, with their numbers where there is room."""
+    """Draw lines between disconnected sets, and the numbers of sets with enough images."""
     edges = np.flatnonzero(np.diff(sets)) + 1
     if len(edges) == 0:
         return
@@ -115,7 +115,7 @@ def _mark_sets(ax, sets):
 
 
 def _label_images(ax, frames, has_sets):
-    """Name a few images on the horizontal axis, and draw lines between tiles."""
+    """Name the images on the horizontal axis, unless they are many; draw lines between tiles."""
     tiles = [frame.tile for frame in frames]
     edges = [i - 0.4 for i in range(1, len(tiles)) if tiles[i] != tiles[i - 1]]
     if len(edges) < MAX_LABELS and len(set(tiles)) < len(tiles):
@@ -126,13 +126,13 @@ def _label_images(ax, frames, has_sets):
         ax.set_xlabel("Image, set by set" if has_sets else "Image, in the order of the input")
         return
     names, words = image_labels([frame.name for frame in frames])
-    # A dollar sign in a file name is not a formula.
+    # Do not read dollar signs in names as formulas.
     ax.set_xticks(np.arange(len(names)), names, rotation=90, fontsize="small", parse_math=False)
     name_images(ax, words)
 
 
 def _residuals(facts):
-    """Mean and rms of the residuals of each image's pairs, shape (n,); NaN without any."""
+    """Return mean and rms of the residuals of each image's pairs, shape (n,); NaN without pairs."""
     count, total, square = np.zeros((3, len(facts.frames)))
     residual = values(facts.pairs["residual"])[facts.kept]
     for at, sign in zip(facts.ends[facts.kept].T, (1, -1), strict=True):

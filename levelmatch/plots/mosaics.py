@@ -1,5 +1,5 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
-"""A quick-look mosaic before and after matching."""
+"""Quick-look mosaics before and after matching."""
 
 from dataclasses import dataclass
 
@@ -13,8 +13,9 @@ from levelmatch.summary import Facts, unit_words
 __all__ = ["QuickLook", "plot_mosaic", "quick_look"]
 
 SHOWN = ("before", "after", "difference")
+# Colour of pixels without an image.
 EMPTY = "#c9d6e3"
-# The colour bar is below maps whose width is so many times their height.
+# Largest ratio of width to height for a colour bar beside the map; for wider maps it is below.
 WIDE = 1.8
 
 
@@ -25,18 +26,18 @@ class QuickLook:
     Parameters
     ----------
     before, after : 2D `~numpy.ndarray`
-        Each pixel from the image with the nearest centre, NaN where there is none; North up,
-        East left.
+        The mosaics, North up and East left. Each pixel shows the image with the nearest centre;
+        NaN without an image.
     extent : tuple of float
         Edges (left, right, bottom, top) as offsets to East and North, in the unit of ``sky``.
     sky : `~levelmatch.plots.sky.Chart`
         Map about the centre of all images.
     wcs : `~astropy.wcs.WCS`
-        WCS of its pixels.
+        WCS of the mosaics.
     unit : `~astropy.units.Unit` or None
         Unit of the data.
     n_sets : int
-        Number of connected sets: their levels do not compare.
+        Number of connected sets. Levels of different sets cannot be compared.
     """
 
     before: np.ndarray
@@ -49,19 +50,19 @@ class QuickLook:
 
     @property
     def difference(self):
-        """The correction that was subtracted: before minus after."""
+        """The subtracted correction: before minus after."""
         return self.before - self.after
 
     def stretch(self):
-        """Return one asinh stretch for before and after.
+        """Return the asinh stretch shared by before and after.
 
-        It is scaled to the background: steps of the size of the corrections are visible beside
-        bright sources.
+        It is scaled to the background, so that steps of the size of the corrections are visible
+        beside bright sources.
 
         Returns
         -------
         low, high, width : float
-            Lowest and highest level, and the range above the lowest that is nearly linear.
+            Lowest and highest level, and the nearly linear range above the lowest level.
         """
         good = np.isfinite(self.before)
         if not good.any():
@@ -74,25 +75,26 @@ class QuickLook:
 
 
 def quick_look(result, *, size=400, files=None):
-    """Return a coarse mosaic before and after matching; reads each image once.
+    """Return a coarse mosaic before and after matching; read each image once.
 
-    Pixels are averaged in square blocks, and each block belongs to the pixel of the map at its
-    centre. Each pixel shows one image, that with the nearest centre: a mean of several images
-    would hide the seams between them. This is quick, but not accurate photometry.
+    The function averages blocks of pixels and puts each average into the map pixel at the centre
+    of the block. A map pixel shows the image with the nearest centre, because averaging images
+    would hide the seams. The mosaic is not suitable for photometry.
 
     Parameters
     ----------
     result : `~levelmatch.MatchResult` or record
         The result, or its record.
     size : int
-        Pixels along the longer side; fewer if the images' own pixels are larger.
+        Largest number of pixels along the longer side; fewer if the pixels of the images are
+        larger.
     files : path, list of path or None
-        For a record, the files of its images as they were before the run, or their folder.
+        For a record, its uncorrected images or their folder.
 
     Returns
     -------
     look : `QuickLook`
-        The mosaic, in the unit of comparison.
+        The mosaics, in the common unit.
 
     Raises
     ------
@@ -102,13 +104,13 @@ def quick_look(result, *, size=400, files=None):
     frames = frames_with_pixels(result, files)
     chart = Chart(frames)
     low, high = chart.low, chart.high
-    own = [np.sqrt(frame.grid.pixel_area) * u.rad.to(chart.unit) for frame in frames]
-    # Blocks closer than the map's pixels, in any orientation, leave no holes.
-    pixel = max((high - low).max() / size, 1.5 * max(own))
+    sides = [np.sqrt(frame.grid.pixel_area) * u.rad.to(chart.unit) for frame in frames]
+    # Blocks are smaller than map pixels by a factor of 1.5, so no orientation leaves holes.
+    pixel = max((high - low).max() / size, 1.5 * max(sides))
     shape = tuple(int(n) for n in np.ceil((high - low) / pixel)[::-1] + 1)
     total, shift = np.full((2, shape[0] * shape[1]), np.nan)
     distance = np.full(len(total), np.inf)
-    for frame, side in zip(frames, own, strict=True):
+    for frame, side in zip(frames, sides, strict=True):
         block = min(max(1, int(pixel / (1.5 * side))), *frame.shape)
         values, vectors = _blocks(frame, block)
         x, y = ((chart.project(vectors) - low) / pixel).round().astype(int).T
@@ -132,14 +134,14 @@ def quick_look(result, *, size=400, files=None):
 
 
 def _distances(at, width, middle):
-    """Return the map pixels of blocks, and the distance of each to an image's centre."""
+    """Return the map pixels of blocks, and their distances from an image's centre."""
     some = np.unique(at)
     y, x = np.divmod(some, width)
     return some, np.hypot(x - middle[0], y - middle[1])
 
 
 def _blocks(frame, block):
-    """Return the uncorrected mean of each block with a good pixel, and its unit vector."""
+    """Return the uncorrected mean of each block with good pixels, and its unit vector."""
     data = frame.with_keys(corrections=()).load()
     ny, nx = (n // block for n in data.shape)
     bad = ~np.isfinite(data)
@@ -155,28 +157,30 @@ def _blocks(frame, block):
 
 
 def _block_sum(data, ny, nx, block):
-    """Sums of blocks of pixels, shape (ny, nx); rows first, which is faster."""
+    """Return sums over blocks of pixels, shape (ny, nx); summing rows first is faster."""
     cells = data[: ny * block, : nx * block].reshape(ny, block, nx * block)
     return cells.sum(axis=1, dtype=np.float32).reshape(ny, nx, block).sum(axis=2, dtype=float)
 
 
 def plot_mosaic(result, show="after", *, ax=None, limits=None, cmap=None, files=None):
-    """Plot a coarse mosaic of all images, with a note above if they form disconnected sets.
+    """Plot a coarse mosaic of all images.
+
+    A note above the map states if the images form disconnected sets.
 
     Parameters
     ----------
     result : `~levelmatch.MatchResult`, record or `QuickLook`
-        The result, or its `quick_look`, to draw several plots and read the images once.
+        The result. To draw several plots without reading the images again, its `quick_look`.
     show : {"after", "before", "difference"}
-        After matching, before it, or the correction that was subtracted.
+        The mosaic after matching, the mosaic before, or the subtracted correction.
     ax : `~matplotlib.axes.Axes` or None
         Axes to draw into, with or without sky coordinates; by default new axes with the
-        mosaic's own coordinates.
+        coordinates of the mosaic.
     limits : tuple of float or None
-        The lowest and the highest level shown, linearly; by default one asinh stretch for
-        before and after, and a linear one for their difference.
+        Lowest and highest level of a linear stretch. By default an asinh stretch shared by
+        before and after, and a linear stretch of their difference.
     cmap : str, `~matplotlib.colors.Colormap` or None
-        The colours; by default shades of grey, and ``"cividis"`` for the difference.
+        Colour map; by default shades of grey, and ``"cividis"`` for the difference.
     files : path, list of path or None
         For a record, see `quick_look`.
 
@@ -188,7 +192,7 @@ def plot_mosaic(result, show="after", *, ax=None, limits=None, cmap=None, files=
     Raises
     ------
     ValueError
-        If ``show`` is none of these.
+        If ``show`` is unknown.
     FrameError
         See `quick_look`.
     """
@@ -200,13 +204,13 @@ def plot_mosaic(result, show="after", *, ax=None, limits=None, cmap=None, files=
     norm = _norm(look, show, limits)
     cmap = cmap or ("cividis" if show == "difference" else "gray")
     shown = _draw(ax, look, getattr(look, show), norm, cmap)
-    # Pixels without an image are neither white nor black.
+    # Pixels without an image must differ from white and black.
     ax.set_facecolor(EMPTY)
     if look.n_sets > 1:
         words = f"{look.n_sets} sets without overlap:\nlevels do not compare"
         ax.text(0, 1.01, words, transform=ax.transAxes, va="bottom", fontsize="small")
     ny, nx = look.before.shape
-    # Beside a map, about as high as the map; below a wide one.
+    # The colour bar is about as high as the map, or below a wide map.
     place = {"shrink": 0.85 * min(1.0, ny / nx), "pad": 0.02}
     if nx > WIDE * ny:
         place = {"location": "bottom", "aspect": 30, "shrink": 0.85}
@@ -219,7 +223,7 @@ def plot_mosaic(result, show="after", *, ax=None, limits=None, cmap=None, files=
 
 
 def _draw(ax, look, values, norm, cmap):
-    """Draw an array: as an image on plain axes or on its own WCS, else cell by cell."""
+    """Draw an array as an image on plain axes or on axes of its WCS, otherwise cell by cell."""
     style = {"norm": norm, "cmap": cmap}
     if not has_sky(ax):
         style["extent"] = look.extent
@@ -242,7 +246,7 @@ def _same_wcs(one, other):
 
 
 def _norm(look, show, limits):
-    """The stretch, as matplotlib takes it."""
+    """Return the stretch as a norm of matplotlib."""
     from matplotlib.colors import FuncNorm, Normalize
 
     if limits is not None:

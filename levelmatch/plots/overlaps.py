@@ -10,26 +10,26 @@ from levelmatch.text import count
 
 __all__ = ["plot_overlaps"]
 
-# Up to so many sets, the legend names each.
+# Largest number of sets that the legend names.
 MAX_SETS = 4
-# The colour bar is below maps whose width is so many times their height.
+# Largest ratio of width to height for a colour bar beside the map; for wider maps it is below.
 WIDE = 1.6
 
 
 def plot_overlaps(result, ax=None):
     """Plot the footprints of the images on the sky, and the pairs that link them.
 
-    The colour and width of a link show the residual of the pair over its standard error. A
-    dashed link is a rejected pair; a star marks a reference. Footprints of disconnected sets
-    have different colours.
+    The colour and the width of a link show the absolute residual of the pair divided by its
+    standard error. A dashed link is a rejected pair. A star marks a reference. Footprints of
+    disconnected sets have different colours.
 
     Parameters
     ----------
     result : `~levelmatch.MatchResult` or record
         The result, or its record.
     ax : `~matplotlib.axes.Axes` or None
-        Axes to draw into, with or without sky coordinates; by default new axes with those of
-        `sky_wcs`.
+        Axes to draw into, with or without sky coordinates; by default new axes with the
+        coordinates of `sky_wcs`.
 
     Returns
     -------
@@ -51,7 +51,7 @@ def plot_overlaps(result, ax=None):
     if ax.get_legend_handles_labels()[1]:
         legend_above(ax)
     ax.autoscale_view()
-    # A square map leaves room below, not between the legend and the edge.
+    # Put the free space of a square map below it, not between the map and the legend.
     ax.set_anchor("N")
     finish_sky(ax, chart)
     return ax
@@ -80,13 +80,13 @@ def _draw_footprints(ax, facts, chart):
 
 
 def _draw_links(ax, facts, centres, wide):
-    """Draw the pairs, and a colour bar for those that are kept."""
+    """Draw the pairs, and a colour bar for the kept pairs."""
     from matplotlib.collections import LineCollection
 
     if len(facts.pairs) == 0:
         return
     ends, kept, sigmas = facts.ends, facts.kept, np.nan_to_num(facts.n_sigma)
-    # The largest residuals are drawn last, on top.
+    # The largest residuals are drawn last, so that they lie on top.
     order = np.flatnonzero(kept)[np.argsort(sigmas[kept], kind="stable")]
     links = LineCollection(
         centres[ends[order]],
@@ -100,7 +100,7 @@ def _draw_links(ax, facts, centres, wide):
     if not kept.all():
         style = {"colors": GREY, "lw": 0.8, "ls": "--", "label": "rejected pair"}
         ax.add_collection(LineCollection(centres[ends[~kept]], **style))
-    # Beside a map, below a wide one.
+    # The colour bar is beside the map, or below a wide map.
     place = {"location": "bottom", "aspect": 30} if wide else {"shrink": 0.85, "pad": 0.02}
     bar = ax.figure.colorbar(links, ax=ax, extend="max", **place)
     bar.set_label("|Residual| / \u03c3", fontsize="small")

@@ -1,5 +1,5 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
-"""Plot of one pair of images: its differences, their clipping and their residuals."""
+"""Plot of one pair of images: differences, clipping, fitted plane and residuals."""
 
 from dataclasses import dataclass
 
@@ -18,33 +18,35 @@ from levelmatch.text import decimals, fixed, values
 
 __all__ = ["PairPicture", "pair_picture", "plot_pair"]
 
-# Blocks along the longer side of a pair's pictures.
+# Largest number of blocks along the longer side of a picture.
 MAX_BLOCKS = 48
+# Largest ratio of the sides of a picture with square blocks; longer ones fill their axes.
 MAX_ASPECT = 2.5
+# Number of bins of the histogram.
 N_BINS = 60
 
 
 @dataclass(frozen=True, eq=False)
 class PairPicture:
-    """The differences of a pair, in the pixels of the finer of its images.
+    """Differences of a pair, in the pixels of the finer image.
 
     Parameters
     ----------
     image1, image2 : str
-        Its images; differences are the first minus the second.
+        Names of the images. Differences are the first image minus the second.
     base : str
-        The image whose pixels are used.
+        Name of the image whose pixels are used.
     before, after, plane : 2D `~numpy.ndarray`
-        Means over blocks of pixels of the differences before and after matching, and the
-        plane fitted to them; NaN where there are none.
+        Means of the differences over blocks of pixels, before and after matching, and the plane
+        fitted to them; NaN without differences.
     extent : tuple of float
-        Edges of the blocks in pixels: left, right, bottom, top.
+        Edges of the blocks (left, right, bottom, top), in pixels.
     samples : `~numpy.ndarray`, shape (n,)
         All differences.
     kept : `~numpy.ndarray` of bool, shape (n,)
-        Whether the clipping kept each difference.
+        True for differences that the clipping kept.
     level, sigma, residual, scatter : float
-        As in the table of pairs.
+        Columns of the table of pairs.
     """
 
     image1: str
@@ -63,7 +65,7 @@ class PairPicture:
 
     @property
     def reach(self):
-        """Half of the range of colours that all three pictures need about their levels."""
+        """Half of the colour range shared by the three pictures about their levels."""
         about = [self.before - self.level, self.after - self.residual]
         shown = np.abs(np.concatenate([values[np.isfinite(values)] for values in about]))
         plane = np.abs(self.plane - self.level)
@@ -71,14 +73,14 @@ class PairPicture:
 
 
 def find_pair(result, image1, image2):
-    """Return the row of a pair, and 1 or -1 for the order of its images.
+    """Return the row of a pair in the table, and its sign: -1 if its images are exchanged.
 
     Raises
     ------
     ValueError
         If an image is not in the result.
     LevelMatchError
-        If the two were not compared.
+        If the two images were not compared.
     """
     facts = Facts.of(result)
     names = [frame.name for frame in facts.frames]
@@ -107,15 +109,21 @@ def pair_picture(result, image1, image2, *, files=None, load=None):
     image1, image2 : str
         Names of the images.
     files : path, list of path or None
-        For a record, the files of its images.
+        For a record, its uncorrected images or their folder.
     load : callable or None
-        Returns the pixels of a frame; by default `~levelmatch.images.frame.Frame.load`.
+        Function of a frame that returns its pixels; by default
+        `~levelmatch.images.frame.Frame.load`.
+
+    Raises
+    ------
+    ValueError, LevelMatchError
+        See `find_pair`; also if no pixel is good in both images.
     """
     facts = Facts.of(result)
     row, sign = find_pair(facts, image1, image2)
     by_name = {f.name: f for f in frames_with_pixels(facts.result, files, {image1, image2})}
     frames = [by_name[image1], by_name[image2]]
-    earlier, own = zip(*(own_corrections(facts.result, frame) for frame in frames), strict=True)
+    earlier, added = zip(*(own_corrections(facts.result, frame) for frame in frames), strict=True)
     loaded = [
         (load or type(f).load)(f.with_keys(corrections=before))
         for f, before in zip(frames, earlier, strict=True)
@@ -129,8 +137,8 @@ def pair_picture(result, image1, image2, *, files=None, load=None):
         raise LevelMatchError(msg)
     base = frames[1 if samples.swapped else 0]
     totals = [
-        sum((a.correction for a in part), Correction()).scaled(f.scale)
-        for part, f in zip(own, frames, strict=True)
+        sum((a.correction for a in applied), Correction()).scaled(f.scale)
+        for applied, f in zip(added, frames, strict=True)
     ]
     step = totals[0] + totals[1].scaled(-1)
     pair = facts.pairs[row]
@@ -149,14 +157,14 @@ def pair_picture(result, image1, image2, *, files=None, load=None):
 
 
 def _plane(measured, row, sign):
-    """The plane fitted to one pair alone, as a `Correction`."""
+    """Return the plane fitted to one pair alone, as a `Correction`."""
     inverse = np.linalg.pinv(measured.gram[row], rcond=1e-12, hermitian=True)
     coefficients = sign * inverse @ measured.rhs[row]
     return Correction.from_coefficients(coefficients, measured.axes[row])
 
 
 def _blocks(samples, base, step, plane):
-    """Means of the kept samples, before and after, over blocks of pixels, and the plane there."""
+    """Return the pictures of a pair: means of kept samples over blocks, and the fitted plane."""
     x, y = samples.x[samples.kept], samples.y[samples.kept]
     if len(x) == 0:
         x, y = samples.x, samples.y
@@ -186,24 +194,25 @@ def _blocks(samples, base, step, plane):
 
 
 def plot_pair(result, image1, image2, *, axs=None, files=None):
-    """Plot the differences of a pair of images: before matching, clipped, their plane, and after.
+    """Plot the differences of a pair of images before and after matching.
 
-    Four plots show the difference of the two images, in blocks of pixels of the finer one; the
-    histogram of all differences, with those that the clipping kept, their location and its
-    error; the plane fitted to them; and the residuals after matching. The colours of the three
-    pictures have the same range, each about its own level.
+    The first picture shows the differences in blocks of pixels of the finer image. The histogram
+    shows all differences, the differences kept by the clipping, and their location with its
+    error. The second picture shows the plane fitted to the kept differences, and the third the
+    residuals after matching. The colours of the three pictures have the same range, centred on
+    the level of each.
 
     Parameters
     ----------
     result : `~levelmatch.MatchResult` or record
         The result, or its record.
     image1, image2 : str
-        Names of the images; the difference is the first minus the second.
+        Names of the images. Differences are the first image minus the second.
     axs : sequence of `~matplotlib.axes.Axes` or None
-        Four axes, in any layout: in one column of a journal, ``subplots(4, 1)`` of a figure of
-        3.5 by 9 inches; by default two by two in a new figure.
+        Four axes in any layout, such as ``subplots(4, 1)`` of a figure of 3.5 by 9 inches for
+        one column of a journal. By default two by two in a new figure.
     files : path, list of path or None
-        For a record, the files of its images as they were before the run, or their folder.
+        For a record, its uncorrected images or their folder.
 
     Returns
     -------
@@ -213,7 +222,7 @@ def plot_pair(result, image1, image2, *, axs=None, files=None):
     Raises
     ------
     ValueError
-        If an image is none of the result's, or there are not four axes.
+        If an image is not in the result, or if there are not four axes.
     LevelMatchError
         If the two images were not compared.
     FrameError
@@ -221,8 +230,8 @@ def plot_pair(result, image1, image2, *, axs=None, files=None):
 
     Notes
     -----
-    The differences are sampled as by ``MeasureOptions(method="direct")``, also if another
-    method measured the pair.
+    The differences are always sampled with ``MeasureOptions(method="direct")``, even if the pair
+    was measured by another method.
     """
     if axs is not None and np.size(axs) != 4:
         msg = f"axs: {np.size(axs)} axes, not 4"
@@ -254,13 +263,13 @@ def plot_pair(result, image1, image2, *, axs=None, files=None):
 
 
 def _short_names(facts):
-    """Short names for titles, by full names."""
+    """Return short names for titles, by full name."""
     names = [frame.name for frame in facts.frames]
     return dict(zip(names, image_labels(names)[0], strict=True))
 
 
 def _draw_map(ax, picture, shown, middle, reach, unit, base):
-    """Draw one picture, and its colour bar."""
+    """Draw one picture and its colour bar."""
     image = ax.imshow(
         shown,
         origin="lower",
@@ -282,7 +291,7 @@ def _draw_map(ax, picture, shown, middle, reach, unit, base):
 
 
 def _draw_histogram(ax, picture, unit):
-    """Draw all differences, those kept, and their location with its error."""
+    """Draw histograms of all and of kept differences, and their location with its error."""
     kept = picture.samples[picture.kept]
     low, high = np.percentile(picture.samples, [0.2, 99.8])
     reach = max(6 * picture.scatter, 1.1 * np.ptp(kept) / 2 if len(kept) else 0.0, 1e-30)
@@ -301,7 +310,7 @@ def _draw_histogram(ax, picture, unit):
     ax.set_xlabel(f"Difference ({unit})", fontsize="small")
     ax.set_ylabel("Pixels", fontsize="small")
     ax.tick_params(labelsize="small")
-    # Room for the legend above the bars and the line.
+    # Leave room for the legend above the bars and the line.
     low, high = ax.get_ylim()
     ax.set_ylim(low, high * (high / low) ** 0.6)
     ax.locator_params(axis="x", nbins=4)

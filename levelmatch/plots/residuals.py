@@ -22,29 +22,29 @@ from levelmatch.text import SHORT_NAME, values
 __all__ = ["plot_residuals"]
 
 KINDS = ("matrix", "list", "histogram")
-# Names of more images than this are shorter and smaller.
+# Largest number of images with long names; more images have shorter and smaller names.
 MAX_WIDE = 8
-# Colour of images that are no pair, on light and on dark paper.
+# Colour of two images that are not a pair, on light and dark backgrounds.
 NO_PAIR = "#b8b8b8"
 
 
 def plot_residuals(result, *, kind=None, ax=None):
     """Plot the difference of every pair of images before matching, and its residual after.
 
-    A matrix has a row and a column for each image, with differences before matching in the
-    lower left half and residuals in the upper right half: the row's image minus the column's.
-    Two images that are no pair are grey. A list shows the absolute differences of all kept
-    pairs, sorted, before and after. A histogram shows the residuals of all kept pairs over
-    their standard errors, with the normal distribution that the errors predict.
+    A matrix has a row and a column for each image. Its lower left half shows the differences
+    before matching, and its upper right half the residuals, as row minus column. Images that are
+    not a pair are grey. A list shows the sorted absolute differences of all kept pairs before
+    and after. A histogram shows the residuals of all kept pairs divided by their standard
+    errors, with the normal distribution expected from the errors.
 
     Parameters
     ----------
     result : `~levelmatch.MatchResult` or record
         The result, or its record.
     kind : {"matrix", "list", "histogram"} or None
-        By default a matrix for up to 24 images, and a list for more.
+        Kind of the plot; by default a matrix for up to 24 images and a list for more.
     ax : `~matplotlib.axes.Axes` or None
-        Axes to draw into, by default those of a new figure.
+        Axes to draw into; by default the axes of a new figure.
 
     Returns
     -------
@@ -54,7 +54,7 @@ def plot_residuals(result, *, kind=None, ax=None):
     Raises
     ------
     ValueError
-        If ``kind`` is none of these.
+        If ``kind`` is unknown.
     """
     if kind is not None and kind not in KINDS:
         msg = f"kind: {kind!r} is none of {KINDS}"
@@ -69,6 +69,7 @@ def plot_residuals(result, *, kind=None, ax=None):
 
 
 def _draw_matrix(ax, facts):
+    """Draw the matrix of differences and residuals."""
     from matplotlib import colormaps
     from matplotlib.colors import SymLogNorm
     from matplotlib.patches import Patch
@@ -82,7 +83,7 @@ def _draw_matrix(ax, facts):
     largest = _largest(matrix)
     linear = np.clip(typical_sigma(facts), 1e-4 * largest, 0.5 * largest)
     norm = SymLogNorm(linear, vmin=-largest, vmax=largest, base=10)
-    # A missing pair differs from a residual of zero.
+    # The colour of a missing pair differs from the colour of a zero residual.
     cmap = colormaps["PuOr_r"].with_extremes(bad=NO_PAIR)
     shown = ax.imshow(matrix, norm=norm, cmap=cmap, interpolation="nearest")
     handles = [Patch(facecolor=NO_PAIR, label="no pair")]
@@ -108,6 +109,7 @@ def _largest(matrix):
 
 
 def _name_rows(ax, facts):
+    """Name the rows and columns of the matrix, unless there are many images."""
     n = len(facts.frames)
     if n > MAX_LABELS:
         ax.set_xlabel("Image, in the order of the input")
@@ -130,11 +132,12 @@ def _draw_histogram(ax, facts):
 
 
 def _draw_list(ax, facts):
+    """Draw the sorted absolute differences and residuals of the kept pairs."""
     for column, colour, label in (("level", BEFORE, "before"), ("residual", AFTER, "after")):
-        left = np.sort(np.abs(values(facts.pairs[column])[facts.kept]))[::-1]
-        # A logarithmic axis has no room for rounding errors.
-        left = np.where(left > 1e-12 * left.max(initial=0.0), left, np.nan)
-        ax.plot(np.arange(1, len(left) + 1), left, color=colour, label=label, lw=1.6)
+        size = np.sort(np.abs(values(facts.pairs[column])[facts.kept]))[::-1]
+        # Rounding errors of zero would stretch the logarithmic axis.
+        size = np.where(size > 1e-12 * size.max(initial=0.0), size, np.nan)
+        ax.plot(np.arange(1, len(size) + 1), size, color=colour, label=label, lw=1.6)
     sigma = values(facts.pairs["sigma"])[facts.kept]
     if len(sigma):
         ax.axhline(np.median(sigma), color=GREY, lw=0.8, ls="--", label="median error")

@@ -9,13 +9,14 @@ from levelmatch.sky.vectors import lonlat, tangent_axes
 
 __all__ = ["Chart", "directions", "sky_axes", "sky_wcs"]
 
-# Pixels along the longer side of the map's WCS.
+# Number of pixels along the longer side of the map's WCS.
 SIZE = 400
+# Margin around all images, as a fraction of the longer side.
 MARGIN = 0.04
 
 
 class Chart:
-    """Offsets to East and North on an equal-area map about the centre of all images.
+    """Equal-area map with offsets to East and North from the centre of all images.
 
     Parameters
     ----------
@@ -25,7 +26,7 @@ class Chart:
 
     def __init__(self, frames):
         total = np.sum([frame.grid.centre for frame in frames], axis=0)
-        # Images all around the sky have no centre: any will do.
+        # Images all around the sky have no centre, so any centre serves.
         centre = total if np.linalg.norm(total) > 1e-9 else frames[0].grid.centre
         self.axes = tangent_axes(centre)
         corners = np.concatenate([self._flat(frame.grid.polygon) for frame in frames])
@@ -41,7 +42,7 @@ class Chart:
         return np.stack([east * factor, north * factor], axis=-1)
 
     def project(self, vectors):
-        """Return offsets (East, North), shape (..., 2), of unit vectors, in the map's unit."""
+        """Return offsets (East, North) of unit vectors, shape (..., 2), in the map's unit."""
         return self._flat(vectors) * u.rad.to(self.unit)
 
     def label_axes(self, ax):
@@ -53,7 +54,7 @@ class Chart:
         ax.set_aspect("equal")
 
     def wcs(self, pixel, corner):
-        """Return the map's WCS: North up, East left.
+        """Return a WCS of the map, North up and East left.
 
         Parameters
         ----------
@@ -78,7 +79,7 @@ class Chart:
         return wcs
 
     def whole_wcs(self):
-        """Return a WCS of all images with a margin, its ``pixel_shape`` set."""
+        """Return a WCS whose ``pixel_shape`` holds all images with a margin."""
         size = self.high - self.low
         margin = MARGIN * size.max()
         pixel = (size.max() + 2 * margin) / SIZE
@@ -99,11 +100,11 @@ def sky_wcs(result):
     Returns
     -------
     wcs : `~astropy.wcs.WCS`
-        An equal-area map, North up; its ``pixel_shape`` holds all images.
+        WCS of an equal-area map, North up, whose ``pixel_shape`` holds all images.
 
     Examples
     --------
-    Two plots beside each other::
+    Draw two plots side by side::
 
         figure = plt.figure()
         for k, show in enumerate(("before", "after"), start=1):
@@ -114,7 +115,7 @@ def sky_wcs(result):
 
 
 def sky_axes(ax, wcs):
-    """Return the axes given, or new ones with the sky coordinates of a WCS in a new figure."""
+    """Return the given axes, or axes of a new figure with the sky coordinates of a WCS."""
     return new_figure().add_subplot(projection=wcs) if ax is None else ax
 
 
@@ -124,9 +125,9 @@ def has_sky(ax):
 
 
 def placed(ax, chart, vectors):
-    """Return positions in axes, shape (..., 2), of unit vectors, shape (..., 3).
+    """Return the positions of unit vectors in axes, shape (..., 2).
 
-    Pixels on axes with sky coordinates, else offsets to East and North.
+    Positions are pixels on axes with sky coordinates, otherwise offsets to East and North.
     """
     if not has_sky(ax):
         return chart.project(vectors)
@@ -137,7 +138,7 @@ def placed(ax, chart, vectors):
 
 
 def finish_sky(ax, chart):
-    """Label the axes of a map; on axes without sky coordinates, East is set to the left."""
+    """Label the axes of a map; put East to the left on axes without sky coordinates."""
     if not has_sky(ax):
         ax.xaxis.set_inverted(True)
         chart.label_axes(ax)
@@ -152,13 +153,13 @@ def finish_sky(ax, chart):
 
 
 def directions(grid, ys, xs):
-    """Unit vectors of rows and columns, shape (len(ys), len(xs), 3), bilinear between nodes."""
+    """Return unit vectors at rows and columns, shape (len(ys), len(xs), 3), by interpolation."""
     rows, columns = _weights(grid.ys, ys), _weights(grid.xs, xs)
     return np.moveaxis(rows @ np.moveaxis(grid.nodes, -1, 0) @ columns.T, 0, -1)
 
 
 def _weights(nodes, positions):
-    """Matrix of linear interpolation, and extrapolation, from nodes to positions."""
+    """Return the matrix of linear interpolation and extrapolation from nodes to positions."""
     cell = np.clip(np.searchsorted(nodes, positions, side="right") - 1, 0, len(nodes) - 2)
     t = (positions - nodes[cell]) / (nodes[cell + 1] - nodes[cell])
     weights = np.zeros((len(positions), len(nodes)))

@@ -5,23 +5,24 @@ import numpy as np
 
 from levelmatch.text import SHORT_NAME, count, short_names, values
 
-# Okabe and Ito's colours differ for every kind of colour vision, on dark and light paper.
+# Colours by Okabe and Ito, which every kind of colour vision distinguishes, on light and dark
+# backgrounds.
 BEFORE, AFTER, GREY, STAR = "#d55e00", "#0087c8", "#888888", "#e69f00"
-# Colour of what errors predict: differs from grey, and from before and after.
+# Colour of distributions expected from errors.
 EXPECTED = "#8f5fc0"
-# Colours of disconnected sets; they repeat after the last.
+# Colours of disconnected sets, used repeatedly.
 SETS = ("#888888", "#0072b2", "#e69f00", "#56b4e9", "#d55e00")
-# From blue to orange through a pale violet, of equal lightness for any paper.
+# Colours of links by residual, from blue to orange, of equal lightness.
 LINKS = ("#3b9ad1", "#a68cad", "#e06c1f")
-# Residuals of this many sigma and more have the last colour.
+# Residual, in standard errors, from which on links have the last colour.
 MOST_SIGMA = 5
 # Largest ratio to the error that a histogram shows.
 MOST_SHOWN = 8.0
-# Up to so many images, each has its name on the axis.
+# Largest number of images that are named on an axis.
 MAX_LABELS = 24
-# Characters of a name in a narrow picture.
+# Largest number of characters of a name in a narrow picture.
 MAX_NAME = 28
-# Characters of the pattern that all names share.
+# Largest number of characters of the pattern of names.
 MAX_PATTERN = 44
 
 
@@ -42,21 +43,21 @@ def new_figure(**options):
 
 
 def axes_or_new(ax):
-    """Return the axes given, or those of a new figure."""
+    """Return the given axes, or the axes of a new figure."""
     return new_figure().add_subplot() if ax is None else ax
 
 
 def plain_text(text, width=MAX_NAME, *, keep_end=False):
-    """Return a name as one short line of characters that usual fonts have.
+    """Return a name as one short line of characters available in common fonts.
 
     Parameters
     ----------
     text : str
-        The name, of any characters.
+        The name.
     width : int
-        Maximum number of characters; longer names lose their middle.
+        Largest number of characters. Longer names lose their middle.
     keep_end : bool
-        Longer names lose their beginning instead.
+        Whether longer names lose their beginning instead.
     """
     text = "".join(c if c.isprintable() and _has_glyph(c) else "?" for c in text)
     if len(text) <= width:
@@ -66,19 +67,19 @@ def plain_text(text, width=MAX_NAME, *, keep_end=False):
 
 
 def image_labels(names, width=SHORT_NAME):
-    """Return short labels of images, all different, and the label of their axis.
+    """Return short and unique labels of images, and the label of their axis.
 
     Parameters
     ----------
     names : list of str
         Names of the images.
     width : int
-        Largest number of characters of a label, if labels remain different.
+        Largest number of characters of a label, if the labels remain unique.
 
     Returns
     -------
     labels : list of str
-        Short names; the rows of the table if short names are not unique.
+        Short names, or rows of the table if short names are not unique.
     words : str
         Label of the axis, with the pattern of the names.
     """
@@ -91,12 +92,12 @@ def image_labels(names, width=SHORT_NAME):
 
 
 def name_images(ax, words):
-    """Label the axis of image names; long labels are small."""
+    """Label the horizontal axis of image names; a long label is small."""
     ax.set_xlabel(words, parse_math=False, fontsize="x-small" if len(words) > MAX_NAME else None)
 
 
 def signed(value, digits):
-    """Return a number with its sign; a minus is a minus sign, not a hyphen."""
+    """Return a number with its sign as text, with a minus sign in place of a hyphen."""
     return f"{value:+.{digits}f}".replace("-", "\u2212")
 
 
@@ -117,12 +118,12 @@ def typical_sigma(facts):
 
 
 def _has_glyph(character):
-    """Return whether usual fonts have a character: Latin, Greek, Cyrillic, dashes and quotes."""
+    """Return whether common fonts have a character: Latin, Greek, Cyrillic, dashes and quotes."""
     return ord(character) < 0x500 or 0x2010 <= ord(character) < 0x2027
 
 
 def legend_above(ax, ncols=2, **options):
-    """Put the legend above the axes, where it hides nothing; dollar signs are no formulas."""
+    """Put the legend above the axes, where it hides no data; do not read "$" as a formula."""
     legend = ax.legend(
         loc="lower left",
         bbox_to_anchor=(0, 1.0),
@@ -142,16 +143,16 @@ def legend_above(ax, ncols=2, **options):
 
 
 def draw_sigmas(ax, sigmas, noun, label):
-    """Draw a histogram of ratios to their errors, and the normal distribution expected.
+    """Draw a histogram of ratios to standard errors, and the expected normal distribution.
 
     Parameters
     ----------
     ax : `~matplotlib.axes.Axes`
         Axes to draw into.
     sigmas : `~numpy.ndarray`, shape (n,)
-        The ratios, all finite.
+        The finite ratios.
     noun : str
-        Noun of one item, such as "pair".
+        Noun for one item, such as "pair".
     label : str
         Label of the horizontal axis.
     """
@@ -169,7 +170,7 @@ def draw_sigmas(ax, sigmas, noun, label):
     n_bins = int(np.clip(2 * np.sqrt(len(sigmas)), 8, 24))
     edges = np.linspace(-reach, reach, n_bins + 1)
     words = count(len(sigmas), noun) + (f", {beyond} beyond the ends" if beyond else "")
-    # Those beyond the ends are in the outermost bins.
+    # Values beyond the ends are counted in the outermost bins.
     ax.hist(np.clip(sigmas, -reach, reach), edges, color=GREY, alpha=0.6, label=words)
     x = np.linspace(-reach, reach, 401)
     curve = len(sigmas) * (edges[1] - edges[0]) / np.sqrt(2 * np.pi) * np.exp(-0.5 * x**2)
