@@ -1,2 +1,2 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
-"""Data models in memory, as the steps of the observatories' pipelines pass them on."""
+"""Steps of the JWST and Roman pipelines, for data models in memory."""

@@ -1,5 +1,5 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
-"""JWST's data models: their images, and the metadata of their corrections."""
+"""Data models of JWST: their images, and the metadata of corrections."""
 
 from typing import Any
 
@@ -21,7 +21,7 @@ from levelmatch.results.splice import run_text
 __all__ = ["Models"]
 
 
-# Keywords that matching needs, and the metadata that hold them.
+# Metadata attribute for each header keyword used for matching.
 KEYWORDS = {
     "FILENAME": "meta.filename",
     "TELESCOP": "meta.telescope",
@@ -43,7 +43,7 @@ KEYWORDS = {
 
 
 class Models:
-    """How the data models of JWST are read and changed.
+    """Reads and changes data models of JWST.
 
     Parameters
     ----------
@@ -55,7 +55,7 @@ class Models:
         self.bits = bad_bits(read.dq_bits, is_jwst=True)
 
     def image(self, model: Any) -> NDData:
-        """Return the image of a model, whose pixels and header are not copied.
+        """Return the image of a model, which shares the pixels of the model.
 
         Parameters
         ----------
@@ -73,20 +73,20 @@ class Models:
         )
 
     def record(self, model: Any, level: float, entry: dict[str, Any]) -> None:
-        """Set the metadata of a model whose sky is subtracted, or whose level is kept.
+        """Set the metadata of a model whose level is subtracted or kept.
 
         Parameters
         ----------
         model : `~stdatamodels.jwst.datamodels.ImageModel`
             The model.
         level : float
-            The level subtracted or kept now.
+            The level subtracted or kept by this run.
         entry : dict
             The corrections, see `~levelmatch.results.header.provenance_entry`.
         """
         background = model.meta.background
         subtracted = "subtracted" in entry
-        # A level that is only noted is no longer valid.
+        # A level that was measured but not subtracted is replaced.
         before = background.level if subtracted and background.subtracted else None
         background.level = level + (before or 0.0)
         background.subtracted = subtracted
@@ -95,11 +95,11 @@ class Models:
         model.meta.cal_step.level_match = "COMPLETE"
         tree = model.instance
         tree["levelmatch"] = [*tree.get("levelmatch", []), entry]
-        # The pipeline copies metadata of the first image to a combined image, but no mappings.
+        # The pipeline copies texts, but no mappings, from the first image to a combined image.
         tree["meta"]["levelmatch"] = run_text(entry)
 
     def add_cards(self, model: Any, product: Product, provenance: Provenance) -> None:
-        """Add the cards of the corrections to the header that the model is saved with."""
+        """Add the cards of the corrections to the header with which the model is saved."""
         header = _extra_header(model, "SCI")
         before = len(history_texts(header))
         add = add_kept if provenance.keep else add_provenance
@@ -114,7 +114,7 @@ class Models:
 
 
 def header_of(model: Any) -> fits.Header:
-    """Return the keywords of a model that matching needs, and those that its schema lacks."""
+    """Return a header of the keywords used for matching, and of cards not in the schema."""
     header = fits.Header()
     for name in ("PRIMARY", "SCI"):
         header.update(_extra_header(model, name))
@@ -126,7 +126,7 @@ def header_of(model: Any) -> fits.Header:
 
 
 def _extra_header(model: Any, name: str) -> fits.Header:
-    """Return the cards of an extension that the schema lacks."""
+    """Return the cards of an extension that are not in the schema."""
     header = fits.Header()
     extra = model.instance.get("extra_fits", {})
     for card in extra.get(name, {}).get("header", []):
@@ -135,7 +135,7 @@ def _extra_header(model: Any, name: str) -> fits.Header:
 
 
 def add_history(model: Any, text: str) -> None:
-    """Add a text to the history of a model, which FITS files have as HISTORY."""
+    """Add a text to the history of a model, which is saved as HISTORY."""
     from stdatamodels import util
 
     model.history.append(util.create_history_entry(text))

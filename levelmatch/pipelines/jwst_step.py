@@ -1,5 +1,5 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
-"""The step of the JWST pipeline; imports its packages."""
+"""The step of the JWST pipeline; this module imports the pipeline."""
 
 from jwst.datamodels import ModelLibrary
 from jwst.stpipe import Step
@@ -14,10 +14,10 @@ __all__ = ["LevelMatchStep"]
 class LevelMatchStep(Matching, Step):
     """Match the background levels of the science images of an association.
 
-    The parameters are those of `~levelmatch.match_levels` and of its option classes. The
-    corrections are subtracted, or kept for resampling with ``subtract=False``, as
-    ``meta.background`` and ``meta.cal_step`` say. Images are saved under their own names with the
-    suffix ``levelmatch``, beside their association and the record of the run.
+    The parameters equal those of `~levelmatch.match_levels` and of its option classes. The
+    corrections are subtracted, or with ``subtract=False`` kept for resampling, and stated in
+    ``meta.background`` and ``meta.cal_step``. Images are saved under their own names with the
+    suffix ``levelmatch``, together with an association and the record of the run.
     """
 
     class_alias = "level_match"
@@ -40,7 +40,7 @@ class LevelMatchStep(Matching, Step):
         Returns
         -------
         library : `~jwst.datamodels.ModelLibrary`
-            The library; of a list of models, a library of their copies.
+            The matched library. A list of models is copied to a library.
         """
         library = self.prepare_output(input_models, open_models=False)
         if not isinstance(library, ModelLibrary):

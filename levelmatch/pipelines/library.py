@@ -1,5 +1,5 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
-"""Match the data models of a library, which lends each of them in turn."""
+"""Match the data models of a library, which lends one model at a time."""
 
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -27,7 +27,7 @@ logger = getLogger(__name__)
 
 
 class ModelSource(MemorySource):
-    """The pixels of a data model, borrowed from its library when they are read.
+    """Pixels of a data model, which is borrowed from its library when they are read.
 
     Parameters
     ----------
@@ -43,11 +43,11 @@ class ModelSource(MemorySource):
 
     @property
     def image(self):
-        """A `~astropy.nddata.NDData` of the model, made anew at each use."""
+        """The model as a new `~astropy.nddata.NDData`."""
         with self.shelf.borrowed(self.index) as model:
             return self.shelf.kind.image(model)
 
-    # The base class keeps what it has computed; the pixels of a model change.
+    # The base class caches the identity, but the pixels of a model change.
     @property
     def identity(self):
         """Identity of the image, see `~levelmatch.images.sources.MemorySource`."""
@@ -72,7 +72,7 @@ class Shelf:
 
     @contextmanager
     def borrowed(self, index, *, modify=False):
-        """Borrow a model, and shelve it at the end."""
+        """Borrow a model, and return it to the library at the end."""
         with self.lock:
             model = self.library.borrow(index)
             try:
@@ -82,12 +82,12 @@ class Shelf:
 
 
 class LibraryImages:
-    """The science images of a library, as the functions of the package take them.
+    """Science images of a library, an input of the functions of the package.
 
     Parameters
     ----------
     library : `~stpipe.library.AbstractModelLibrary`
-        The library, open.
+        The open library.
     kind : `~levelmatch.pipelines.jwst_models.Models`
         Reads and changes the models of an observatory.
     read : `~levelmatch.ReadOptions`
@@ -96,7 +96,7 @@ class LibraryImages:
     Raises
     ------
     FrameError
-        If an image cannot be used, or two have one name.
+        If an image cannot be used, two images have the same name, or there is no image.
     """
 
     def __init__(self, library: Any, kind: Any, read: ReadOptions) -> None:
@@ -130,7 +130,7 @@ def match_library(library: Any, kind: Any, options: dict[str, Any]) -> MatchResu
     Parameters
     ----------
     library : `~stpipe.library.AbstractModelLibrary`
-        The library, open.
+        The open library.
     kind : `~levelmatch.pipelines.jwst_models.Models`
         Reads and changes the models of an observatory.
     options : dict
@@ -139,7 +139,7 @@ def match_library(library: Any, kind: Any, options: dict[str, Any]) -> MatchResu
     Returns
     -------
     result : `~levelmatch.MatchResult`
-        The result, valid while the library is open and the models are as they were.
+        The result, valid while the library is open and the models are unchanged.
     """
     read = options.get("read") or ReadOptions()
     return match_levels(LibraryImages(library, kind, read), **options)
@@ -148,7 +148,8 @@ def match_library(library: Any, kind: Any, options: dict[str, Any]) -> MatchResu
 def correct_library(result: MatchResult, provenance: Provenance) -> None:
     """Subtract the corrections of a result from the models of its library, in place.
 
-    Pixels stay where levels are kept, which are then in the metadata alone.
+    If the run keeps its levels, the pixels are unchanged, and the levels are written to the
+    metadata.
 
     Parameters
     ----------
@@ -156,6 +157,11 @@ def correct_library(result: MatchResult, provenance: Provenance) -> None:
         The result of `match_library`.
     provenance : `~levelmatch.record.run.Provenance`
         The run.
+
+    Raises
+    ------
+    FrameError
+        If the parts of an image are separate models; no model is changed in this case.
     """
     for product in result.products:
         _check_parts(product)
@@ -175,7 +181,7 @@ def correct_library(result: MatchResult, provenance: Provenance) -> None:
 
 
 def _check_parts(product: Product) -> None:
-    """Refuse two models whose parts would become one image."""
+    """Refuse an image whose parts are separate models."""
     lyot = product.lyot
     if lyot is not None and lyot.source is not product.frame.source:
         msg = (

@@ -1,5 +1,5 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
-"""Parameters of the pipelines' steps, derived from the option classes of the package."""
+"""Parameters of pipeline steps, derived from the option classes of the package."""
 
 from dataclasses import Field, fields
 from typing import Any
@@ -10,7 +10,7 @@ from levelmatch.pass_names import PASS_OF
 
 __all__ = ["SPEC", "match_options"]
 
-# Fields that a step has: it has models in memory without a header, and each run is a new one.
+# Option classes and their fields that are parameters of a step.
 NAMES = {
     "read": (ReadOptions, ("dq_bits", "rematch", "pixel_area", "mix_filters", "flux_scale")),
     "measure": (
@@ -22,12 +22,12 @@ NAMES = {
         tuple(f.name for f in fields(SolveOptions) if f.name != "sky_keyword"),
     ),
 }
-# Values that the parameters of a step spell as text.
+# Texts of values in the parameters of a step.
 WORDS = {None: "none", True: "true", False: "false"}
 
 
 def _spec() -> str:
-    """Return the parameters of a step in the language of ``configobj``."""
+    """Return the specification of a step's parameters for ``configobj``."""
     fit_types = ", ".join(repr(name) for name in FIT_TYPES)
     lines = [f"fit_type = option({fit_types}, default='level') # Correction of all passes"]
     for name, matched in PASS_OF.items():
@@ -48,7 +48,7 @@ def _spec() -> str:
     return "\n".join([*lines, *_OWN_LINES, ""])
 
 
-# Parameters of the step itself.
+# Parameters of the step that belong to no option.
 _OWN_LINES = [
     "in_memory = boolean(default=True) # If False, keep the models in temporary files",
     "output_use_model = boolean(default=True) # Save each image under its own name",
@@ -57,7 +57,7 @@ _OWN_LINES = [
 
 
 def _line(field: Field, text: str) -> str:
-    """Return the parameter of a field."""
+    """Return the line of the specification for a field."""
     kind, default = field.metadata, field.default
     if "choices" in kind:
         values = ", ".join(repr(_word(value)) for value in kind["choices"])
@@ -79,7 +79,7 @@ SPEC = _spec()
 
 
 def match_options(parameters: dict[str, Any]) -> dict[str, Any]:
-    """Return the arguments of `~levelmatch.match_levels` for the parameters of a step.
+    """Return the arguments of `~levelmatch.match_levels` from the parameters of a step.
 
     Parameters
     ----------
@@ -96,13 +96,13 @@ def match_options(parameters: dict[str, Any]) -> dict[str, Any]:
     for name in PASS_OF:
         key = f"fit_type_{name}"
         out[key] = parameters[key] or parameters["fit_type"]
-    for key, (options, own) in NAMES.items():
-        values = {name: _value(options, name, parameters[name]) for name in own}
+    for key, (options, fields_of_step) in NAMES.items():
+        values = {name: _value(options, name, parameters[name]) for name in fields_of_step}
         out[key] = options(**values)
     return out
 
 
 def _value(options: type, name: str, value: Any) -> Any:
-    """Return a value as the option class takes it."""
+    """Return the value of a parameter in the form of the option class."""
     choices = next(f for f in fields(options) if f.name == name).metadata.get("choices", ())
     return next((c for c in choices if _word(c) == value), value)

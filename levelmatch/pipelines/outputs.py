@@ -1,5 +1,5 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
-"""The files that a step writes beside its images: the record and the association."""
+"""Files that a step writes beside its images: the record and the association."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -14,23 +14,23 @@ __all__ = ["write_association", "write_record"]
 
 
 def _name_of(library: Any, ending: str) -> str:
-    """Return the name of a file that belongs to the association of a library."""
+    """Return a file name with the stem of the library's association."""
     name = str(library.asn.get("table_name") or "")
     stem = name.removesuffix(".json").removesuffix("asn").rstrip("_")
     return f"{stem}_{ending}" if stem else ending
 
 
 def write_record(library: Any, result: MatchResult, folder: str | Path, suffix: str) -> Provenance:
-    """Write the record of a result, replacing one of an earlier run of the step.
+    """Write the record of a result; replace the record of an earlier run of the step.
 
     Parameters
     ----------
     library : `~stpipe.library.AbstractModelLibrary`
         The library.
     result : `~levelmatch.MatchResult`
-        The result, of which the models are not yet corrected.
+        The result. Its models must not be corrected yet.
     folder : str or `~pathlib.Path`
-        The folder of the outputs.
+        The output folder.
     suffix : str
         Suffix of the record's file.
 
@@ -47,14 +47,14 @@ def write_record(library: Any, result: MatchResult, folder: str | Path, suffix: 
 
 
 def write_association(library: Any, paths: list[Path], provenance: Provenance | None) -> None:
-    """Write the association of saved images, if the library was made from one.
+    """Write an association of saved images, if the library was made from an association file.
 
     Parameters
     ----------
     library : `~stpipe.library.AbstractModelLibrary`
         The library.
     paths : list of `~pathlib.Path`
-        The file of each of its models.
+        Saved file of each model.
     provenance : `~levelmatch.record.run.Provenance` or None
         The run.
     """

@@ -1,5 +1,5 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
-"""Roman's data models: their images, and the metadata of their corrections."""
+"""Data models of Roman: their images, and the metadata of corrections."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -22,7 +22,7 @@ __all__ = ["Models"]
 
 
 class Models:
-    """How the data models of Roman are read and changed.
+    """Reads and changes data models of Roman.
 
     Parameters
     ----------
@@ -35,7 +35,7 @@ class Models:
         self.bits = DEFAULT_BAD_BITS if flags is None else bad_bits(flags, names=ROMAN_BITS)
 
     def image(self, model: Any) -> NDData:
-        """Return the image of a model, whose pixels are not copied.
+        """Return the image of a model, which shares the pixels of the model.
 
         Parameters
         ----------
@@ -53,14 +53,14 @@ class Models:
         )
 
     def record(self, model: Any, level: float, entry: dict[str, Any]) -> None:
-        """Set the metadata of a model whose sky is subtracted, or whose level is kept.
+        """Set the metadata of a model whose level is subtracted or kept.
 
         Parameters
         ----------
         model : `~roman_datamodels.datamodels.ImageModel`
             The model.
         level : float
-            The level subtracted or kept now.
+            The level subtracted or kept by this run.
         entry : dict
             The corrections, see `~levelmatch.results.header.provenance_entry`.
         """
@@ -79,7 +79,7 @@ class Models:
 
 
 def _value(meta: Any, place: str) -> Any:
-    """Return a value of the metadata, `None` without one."""
+    """Return the value at a dotted path in the metadata, or `None`."""
     for key in place.split("."):
         if meta is None or key not in meta:
             return None
@@ -88,13 +88,13 @@ def _value(meta: Any, place: str) -> Any:
 
 
 def _header_of(model: Any) -> Header:
-    """Return metadata of a model as a header, with those of earlier runs."""
+    """Return metadata of a model as a header, with the cards of earlier runs."""
     header = Header()
     for key, place in KEYWORDS.items():
         value = _value(model.meta, place)
         if value not in UNKNOWN and isinstance(value, str | int | float):
             header[key] = value
-    # A level of the pipeline's own step is replaced.
+    # A level measured by the pipeline's skymatch step is replaced, so it is not pending.
     for key in ("BKGLEVEL", "BKGMETH", "BKGSUB"):
         header.remove(key, ignore_missing=True)
     entries = [dict(e) for e in model.meta.get("levelmatch", []) if isinstance(e, Mapping)]

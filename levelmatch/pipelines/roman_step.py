@@ -1,5 +1,5 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
-"""The step of the Roman pipeline; imports its packages."""
+"""The step of the Roman pipeline; this module imports the pipeline."""
 
 from romancal.datamodels import ModelLibrary
 from romancal.stpipe import RomanStep
@@ -14,10 +14,10 @@ __all__ = ["LevelMatchStep"]
 class LevelMatchStep(Matching, RomanStep):
     """Match the background levels of the science images of an association.
 
-    The parameters are those of `~levelmatch.match_levels` and of its option classes. The
-    corrections are subtracted, or kept for resampling with ``subtract=False``, as
-    ``meta.background`` says. Images are saved under their own names with the suffix
-    ``levelmatch``, beside their association and the record of the run.
+    The parameters equal those of `~levelmatch.match_levels` and of its option classes. The
+    corrections are subtracted, or with ``subtract=False`` kept for resampling, and stated in
+    ``meta.background``. Images are saved under their own names with the suffix ``levelmatch``,
+    together with an association and the record of the run.
     """
 
     class_alias = "roman_level_match"

@@ -1,5 +1,5 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
-"""Base of the steps of all pipelines; imports stpipe."""
+"""Base class of the steps of all pipelines; this module imports stpipe."""
 
 from pathlib import Path
 from typing import Any
@@ -14,13 +14,14 @@ __all__ = ["Matching"]
 
 
 class Matching:
-    """The part of a step that matches a library and saves what belongs to it.
+    """Mixin of a step that matches a library and saves its record and association.
 
-    A base class before that of a pipeline's steps.
+    It precedes the step class of the pipeline among the base classes.
     """
 
-    # Reads and changes models, and the suffix of the record's file.
+    # Class that reads and changes the models.
     models: type
+    # Suffix of the record's file.
     record_suffix: str
     provenance: Any = None
 
@@ -30,7 +31,7 @@ class Matching:
         Parameters
         ----------
         library : `~stpipe.library.AbstractModelLibrary`
-            The library, closed.
+            The library, which must be closed.
         """
         options = match_options(self.get_pars())
         with library:
@@ -47,14 +48,14 @@ class Matching:
         Parameters
         ----------
         model : data model or `~stpipe.library.AbstractModelLibrary`
-            What to save.
+            The model or the models.
         *args, **kwargs
-            See `stpipe.step.Step.save_model`.
+            Arguments of `stpipe.step.Step.save_model`.
 
         Returns
         -------
         paths : str or list of str
-            The files.
+            The saved files.
         """
         paths = super().save_model(model, *args, **kwargs)  # type: ignore[misc]
         if isinstance(model, AbstractModelLibrary) and paths:
