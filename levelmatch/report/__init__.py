@@ -1,5 +1,5 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
-"""A result in words, numbers and pictures: one page of HTML that stands by itself."""
+"""Report on a result: one self-contained HTML page with text, tables and pictures."""
 
 from levelmatch.report.page import write_report
 

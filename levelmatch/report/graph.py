@@ -1,5 +1,5 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
-"""Map of the overlaps on the sky: SVG with links to the rows of images and pairs."""
+"""Map of the overlaps on the sky as SVG, with links to the rows of images and pairs."""
 
 import numpy as np
 
@@ -11,18 +11,18 @@ from levelmatch.text import SHORT_NAME, count, short_names
 
 __all__ = ["graph_section"]
 
-# Largest sides of the map and its least width in its own units, about pixels on a large screen,
-# and the height of the strip with the scale bar.
+# Sizes in the units of the map, which are about pixels on a large screen: largest width and
+# height, smallest width, margin, and height of the strip with the scale bar.
 WIDTH, HEIGHT, LEAST, MARGIN, FOOT = 1100.0, 460.0, 380.0, 24.0, 56.0
-# Maps wider than this have larger letters on a phone.
+# Width from which on a map has larger letters on a phone.
 WIDE = 600.0
-# Up to so many images or tiles have their names on the map.
+# Largest number of images or tiles that are named on the map.
 MAX_NAMES = 30
-# Names of centres closer than this would lie on each other.
+# Horizontal and vertical distance of centres below which names overlap.
 CROWDED = 90.0, 20.0
-# Width of a letter in the map's units.
+# Width of a letter.
 LETTER = 9.0
-# The worst links have labels, if their residuals are larger than so many standard errors.
+# Largest number of labelled links, and smallest residual of a labelled link, in standard errors.
 N_LABELS, LABELLED_SIGMA = 3, 3.0
 # Labels closer than this would lie on each other.
 LABEL = 70.0, 22.0
@@ -55,7 +55,7 @@ def graph_section(facts):
 
 
 class _Sheet:
-    """Size of the drawing, and positions on it.
+    """Drawing of the map: its size, and positions on it.
 
     Parameters
     ----------
@@ -73,14 +73,14 @@ class _Sheet:
         self.middle = 0.5 * (self.chart.high + self.chart.low)
 
     def place(self, vectors):
-        """Return positions, shape (..., 2), of unit vectors."""
-        # East is left, and rows count downward.
+        """Return the positions (x, y) of unit vectors, shape (..., 2)."""
+        # East is left, and y increases downward.
         centre = 0.5 * (self.size - np.array([0, FOOT]))
         return centre - (self.chart.project(vectors) - self.middle) * self.scale
 
 
 def _compass(sheet):
-    """North, East and a scale bar, below the map."""
+    """Return the arrows to North and East and the scale bar below the map."""
     width = sheet.size[0]
     length = nice_length(0.25 * width / sheet.scale)
     bar, y = length * sheet.scale, sheet.size[1] - 0.4 * FOOT
@@ -103,7 +103,7 @@ def nice_length(most):
 
 
 def _worst_labels(facts, place):
-    """The significance of the worst links, beside them."""
+    """Return labels with the significance of the worst links."""
     rows = [p for p in pair_order(facts)[:N_LABELS] if facts.n_sigma[p] > LABELLED_SIGMA]
     if not rows:
         return ""
@@ -123,7 +123,7 @@ def _worst_labels(facts, place):
 
 
 def _names(facts, sheet):
-    """Short names of the images, or of tiles of several images, where they fit."""
+    """Return short names of the images, or of tiles of several images; empty if they do not fit."""
     tiles = [frame.tile for frame in facts.frames]
     centres = sheet.place(np.array([frame.grid.centre for frame in facts.frames]))
     of_tiles = len(set(tiles)) < len(tiles) and all(tiles) and _are_crowded(centres)
@@ -143,7 +143,7 @@ def _names(facts, sheet):
 
 
 def _are_crowded(centres):
-    """Return whether names of the images would lie on each other."""
+    """Return whether the names of the images would overlap."""
     if len(centres) > MAX_NAMES:
         return True
     away = np.abs(centres[:, None] - centres[None])
@@ -152,7 +152,7 @@ def _are_crowded(centres):
 
 
 def _aside(centres, rows, wide):
-    """Shift of a name: below its image, or of a tile away from the middle of all."""
+    """Return the shift of a name: below its image, or for a tile away from the common centre."""
     away = centres[rows].mean(axis=0) - centres.mean(axis=0)
     length = np.hypot(*away)
     if wide == 0 or length < 1e-6:
@@ -161,6 +161,7 @@ def _aside(centres, rows, wide):
 
 
 def _outlines(facts, place):
+    """Return the footprints of the images."""
     polygons = []
     for frame, s in zip(facts.frames, facts.sets.tolist(), strict=True):
         corners = np.round(place(frame.grid.polygon), 1)
@@ -171,7 +172,7 @@ def _outlines(facts, place):
 
 
 def _links(facts, place):
-    """The pairs, sorted by their residuals: the largest are last, on top."""
+    """Return the links, sorted by residual, so that the largest residuals lie on top."""
     if len(facts.pairs) == 0:
         return []
     centres = place(np.array([frame.grid.centre for frame in facts.frames]))
@@ -189,11 +190,12 @@ def _links(facts, place):
 
 
 def _images(facts, place):
+    """Return the dots of the images and the stars of the references."""
     short, _ = names_of(facts)
     radius = 5 if len(facts.frames) <= 60 else 3
     out = []
     held_at_zero = [frame.name in facts.references for frame in facts.frames]
-    # References last, so that no other image's dot is on top.
+    # References come last, so that their stars lie on top.
     for i in np.argsort(held_at_zero, kind="stable").tolist():
         frame, held = facts.frames[i], held_at_zero[i]
         x, y = place(frame.grid.centre)
@@ -217,7 +219,7 @@ def _star(x, y, radius):
 
 
 def _legend(facts, n_sets):
-    """Meaning of colours and signs."""
+    """Return the legend of colours and symbols."""
     ranges = [f"{k} to {k + 1} \u03c3" for k in range(MOST_SIGMA)] + [f"over {MOST_SIGMA} \u03c3"]
     entries = [
         f'<li><svg viewBox="0 0 24 8" aria-hidden="true"><path class="k{k}" d="M0 4H24"/></svg>'

@@ -1,5 +1,5 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
-"""The report: its sections, style and script in one file of HTML."""
+"""The HTML page of a report, with its sections, style and script in one file."""
 
 import base64
 import hashlib
@@ -31,9 +31,9 @@ from levelmatch.summary import (
 
 __all__ = ["check_replaceable", "is_page", "make_page", "write_report"]
 
-# Marks a file as a report of levelmatch.
+# Element that marks a file as a report of levelmatch.
 GENERATOR = '<meta name="generator" content="levelmatch '
-# Marks the run of a report, by its time, which no other run has.
+# Element with the time of a report's run, which identifies the run.
 RUN = '<meta name="levelmatch-run" content="'
 PAGE = Template("""\
 <!DOCTYPE html>
@@ -76,29 +76,29 @@ NO_PIXELS = "This page was made from a record without its images, so it has no p
 def write_report(
     result, path, *, title="Level matching", files=None, before_after=True, overwrite=False
 ):
-    """Write a page of HTML: a summary, pictures, the overlaps, and tables of images and pairs.
+    """Write an HTML page with a summary, pictures, the overlaps, and tables of images and pairs.
 
-    The page is one file, which loads nothing else. Its script sorts the tables, moves the cut
-    between before and after, and shows the pairs; all of the text is there without it. Without
-    matplotlib the page has no pictures and says so.
+    The page is one file, which loads no other files. Its script sorts the tables, moves the cut
+    between before and after, and shows the pairs. All text is readable without the script.
+    Without matplotlib, a note takes the place of the pictures.
 
     Parameters
     ----------
     result : `~levelmatch.MatchResult` or record
         The result, or its record.
     path : str or `~pathlib.Path`
-        Path of the page, which is written atomically.
+        Path of the page. It is written atomically.
     title : str
         Title of the page.
     files : path, list of path or None
-        For a record, the files of its images as they were before the run, or their folder;
-        without them the page has no pictures that need pixels.
+        For a record, its uncorrected images or their folder. Without them, the page has no
+        pictures that need pixels.
     before_after : bool
-        Whether to draw the pictures that read all images again: mosaics before and after, and
-        the differences of the 20 worst pairs.
+        Whether to draw the pictures that need pixels: mosaics before and after, and the
+        differences of the pairs, or of the 20 worst of more than 60 pairs.
     overwrite : bool
-        Whether to replace a page on another run. A page on the same run is always replaced, a
-        file that is no page of levelmatch never.
+        Whether to replace a report on another run. A report on the same run is always replaced.
+        Other files are never replaced.
 
     Returns
     -------
@@ -110,8 +110,8 @@ def write_report(
     FileExistsError
         If the path exists and may not be replaced; the message names it.
     FrameError
-        If some of a record's images are none of ``files``, or are not the recorded ones;
-        the message names them.
+        If images of a record are missing in ``files`` or differ from the recorded images; the
+        message names them.
 
     Warns
     -----
@@ -128,12 +128,13 @@ def write_report(
 
 
 def check_replaceable(path, result=None, *, overwrite):
-    """Refuse a path that exists, but for a report on the same run.
+    """Check that a path is free or holds a report on the same run.
 
     Raises
     ------
     FileExistsError
-        If the path is no report, or is a report on another run and ``overwrite`` is not set.
+        If the path is not a report, or if it is a report on another run and ``overwrite`` is not
+        set.
     """
     if path.exists() and not is_page(path):
         msg = f"{path} exists and is no page of levelmatch; name another"
@@ -143,11 +144,11 @@ def check_replaceable(path, result=None, *, overwrite):
 
 
 def is_page(path, created=None):
-    """Return whether a file is a page that `write_report` wrote, on the run of a time if given."""
+    """Return whether a file was written by `write_report`, optionally on the run of a time."""
     if not path.is_file():
         return False
     with open(path, "rb") as stream:
-        # The head of a page is shorter.
+        # The element lies in the first bytes of a page.
         head = stream.read(4096)
     mark = GENERATOR if created is None else f'{RUN}{created}">'
     return head.startswith(b"<!DOCTYPE html>") and mark.encode() in head
@@ -161,7 +162,7 @@ def make_page(result, *, title="Level matching", files=None, before_after=True):
     has_pixels = files is not None or all(frame.source is not None for frame in facts.frames)
     pixels = before_after and has_pixels and has_matplotlib()
     if pixels:
-        # Wrong files are an error of the caller; later failures leave a note in the page.
+        # Wrong files raise an error here. Later failures leave a note in the page.
         frames_with_pixels(facts.result, files)
     facts.labels = dict(zip(facts.names, names_of(facts)[0], strict=True))
     sections = [
@@ -197,20 +198,20 @@ def make_page(result, *, title="Level matching", files=None, before_after=True):
 
 
 def _headline(facts):
-    """The verdict, and links to the findings to look at first."""
-    found = findings(facts)[:MAX_FINDINGS]
+    """Return the verdict, and links to the most important findings."""
+    first = findings(facts)[:MAX_FINDINGS]
     links = "; ".join(
         safe(f.words)
         if f.target is None
         else f'<a href="#{f.target[0][0]}{f.target[1]}">{safe(f.words)}</a>'
-        for f in found
+        for f in first
     )
-    look = f"\n<p>Look first at: {links}.</p>" if found else ""
+    look = f"\n<p>Look first at: {links}.</p>" if first else ""
     return f'<p class="verdict">{safe(verdict(facts))}</p>{look}'
 
 
 def _made(result, version):
-    """Lines on the run, with its command line if there is one."""
+    """Return the command line of the run, if it had one, and a line on the run."""
     created = str(result.created).partition(".")[0].replace("T", " ")
     run = result.options["function"]
     words = f"Matched by {run} on {created} UTC; page made by levelmatch {version}."
@@ -224,12 +225,12 @@ def _summary(facts):
 
 
 def _drawn(heading, kind, label, draw):
-    """A section of the page, or a note that it failed: no picture may stop the page."""
+    """Return a section of the page, or a note if drawing fails."""
     return _section(heading, kind, label, drawn_or_note(heading or label, draw))
 
 
 def _section(heading, kind, label, content):
-    """A section of the page; blank without content."""
+    """Return a section of the page; empty without content."""
     if not content:
         return ""
     kind = f' class="{kind}"' if kind else ""
@@ -264,7 +265,7 @@ def _resource(name):
 
 
 def _policy(style, script):
-    """The page's security policy: it runs its own script and shows its own pictures only."""
+    """Return the security policy of the page: only its own script, style and pictures."""
 
     def digest(text):
         return base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()

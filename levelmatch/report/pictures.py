@@ -1,5 +1,5 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
-"""The pictures of a page, for light and for dark paper."""
+"""Pictures of a page, for light and dark backgrounds."""
 
 import base64
 import io
@@ -21,20 +21,22 @@ __all__ = [
     "plot_section",
 ]
 
-# Pictures whose colours are this close to grey are stored as grey.
+# Largest difference between the channels of a picture that is stored in grey.
 MAX_TINT = 12
+# Colours of text on light and dark backgrounds.
 INKS = ("#1d2126", "#dfe4ea")
-# Width of a picture in inches, small so that its text is large enough on a phone.
+# Width of a picture in inches, and its resolution. The text of a small picture stays readable on
+# a phone.
 WIDTH, DPI = 4.6, 170
-# Up to so many pairs, each has a picture; of more, only the worst.
+# Largest number of pairs of which each has a picture, and number of pictures for more pairs.
 MAX_PAIR_PICTURES, N_WORST = 60, 20
 RESIDUALS = (
     "Residuals of the pairs over their standard errors. The curve is the normal distribution "
     "that the errors predict."
 )
-# Images held in memory for the pictures of pairs.
+# Largest number of images kept in memory for the pictures of pairs.
 MAX_HELD = 6
-# Colours of the lowest and the highest difference; the middle is white.
+# Colours of the lowest and the highest difference; zero is white.
 LOW, HIGH = np.array([0x3B, 0x6F, 0xB0]), np.array([0xC9, 0x5B, 0x0C])
 
 
@@ -55,7 +57,7 @@ def drawn_or_note(name, draw):
     name : str
         Name of the picture or table.
     draw : callable
-        Returns its HTML.
+        Function that returns its HTML.
 
     Warns
     -----
@@ -113,7 +115,7 @@ def compare_section(facts, files):
 
 
 def _before_and_after(before, after, box):
-    """Two pictures side by side, or one over the other with a cut that a slider moves."""
+    """Return two pictures, shown side by side or on top of each other with a movable cut."""
     return (
         '<div class="tools" id="ways" role="group" aria-label="Before and after" hidden>'
         '<button type="button" id="aside" aria-pressed="true">Side by side</button>'
@@ -133,7 +135,7 @@ def _captioned(picture, caption):
 
 
 def plot_section(facts, *, residuals):
-    """Return the plots of levels, pairs and loops, and with ``residuals`` their histogram."""
+    """Return the plots of levels, pairs, loops and flux scales, and optionally of residuals."""
     from levelmatch.plots import plot_closures, plot_gains, plot_levels, plot_residuals
 
     n = count(facts.n_images, "image")
@@ -185,12 +187,12 @@ def _figure(draw, words, caption):
 
 
 def _picture(draw, words, **axes):
-    """A picture with versions for light and dark paper; the browser shows one."""
+    """Return a picture with versions for light and dark backgrounds."""
     return _picture_and_box(draw, words, **axes)[0]
 
 
 def _picture_and_box(draw, words, size=(WIDTH, 0.85 * WIDTH), **axes):
-    """A picture, and the edges of its axes in per cent: left, right, top, bottom."""
+    """Return a picture, and the edges of its axes (left, right, top, bottom) in per cent."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -199,7 +201,7 @@ def _picture_and_box(draw, words, size=(WIDTH, 0.85 * WIDTH), **axes):
     ax = figure.add_subplot(**axes)
     draw(ax)
     ax.set_facecolor("none")
-    # Both pictures share one layout, so that no axes are drawn twice.
+    # The layout is computed once for both versions.
     _set_ink(figure, INKS[0])
     figure.draw_without_rendering()
     figure.set_layout_engine("none")
@@ -214,13 +216,13 @@ def _picture_and_box(draw, words, size=(WIDTH, 0.85 * WIDTH), **axes):
 
 
 def _drawn(canvas, ink):
-    """Return a PNG as a data URL, its paper transparent and its text in a colour."""
+    """Return a figure as the data URL of a PNG, with transparent background and coloured text."""
     _set_ink(canvas.figure, ink)
     canvas.draw()
     pixels = np.array(canvas.buffer_rgba())
     red, green, blue = np.moveaxis(pixels[..., :3].astype(np.int16), -1, 0)
     grey = max(np.abs(red - green).max(), np.abs(green - blue).max()) <= MAX_TINT
-    # Fewer shades of grey make smaller files; fewer colours would show as bands.
+    # Fewer shades of grey make smaller files. In colour they would be visible as bands.
     few = (pixels & 0xFC) | (pixels >> 6) if grey else pixels
     return _data_url(few, "LA" if grey else "RGBA")
 
@@ -235,7 +237,7 @@ def _data_url(pixels, mode):
 
 
 def _set_ink(figure, ink):
-    """Colour all text, ticks and frames."""
+    """Set the colour of all text, ticks and frames."""
     for ax in figure.axes:
         coordinates = getattr(ax, "coords", None)
         if coordinates is not None:
@@ -262,7 +264,7 @@ def _set_ink(figure, ink):
 
 
 def pair_pictures(facts, files):
-    """Return a small picture of each pair; where there are many, of the worst pairs."""
+    """Return a small picture of each pair, or of the worst pairs if there are many."""
     n = len(facts.pairs)
     if n == 0:
         return ""
@@ -295,15 +297,15 @@ def pair_pictures(facts, files):
 
 
 def _pair_picture(facts, row, ends, short, files, load):
-    """A pair before and after matching, and its caption."""
+    """Return the pictures of a pair before and after matching, with a caption."""
     from levelmatch.plots.pairs import MAX_ASPECT, pair_picture
 
     picture = pair_picture(facts, *ends, files=files, load=load)
-    # One range about zero for both, which the matched pair fills: a step saturates.
-    left = np.abs(picture.after[np.isfinite(picture.after)])
-    reach = float(max(np.percentile(left, 97), abs(picture.residual), 1e-30))
-    parts = picture.before / reach, picture.after / reach
-    urls = [_data_url(_coloured(part), "RGB") for part in parts]
+    # The residuals after matching fill the colour range of both pictures. A step saturates.
+    residuals = np.abs(picture.after[np.isfinite(picture.after)])
+    reach = float(max(np.percentile(residuals, 97), abs(picture.residual), 1e-30))
+    scaled = picture.before / reach, picture.after / reach
+    urls = [_data_url(_coloured(values), "RGB") for values in scaled]
     digits, unit = decimals([reach / 10]), f" {facts.unit_words}"
     sigma = facts.n_sigma[row]
     significance = f" ({sigma:.1f} \u03c3)" if np.isfinite(sigma) else ""
@@ -323,7 +325,7 @@ def _pair_picture(facts, row, ends, short, files, load):
 
 
 class _Held:
-    """Pixels of the images used last."""
+    """Cache of the pixels of the images used last."""
 
     def __init__(self):
         self.data = OrderedDict()
@@ -338,7 +340,7 @@ class _Held:
 
 
 def _coloured(values):
-    """Colours of values from -1 to 1, the last row on top; NaN is grey."""
+    """Return the colours of values from -1 to 1, with the last row on top; NaN is grey."""
     good = np.isfinite(values)
     x = np.clip(np.where(good, values, 0), -1, 1)[..., None]
     colours = 255 + np.abs(x) * (np.where(x < 0, LOW, HIGH) - 255)

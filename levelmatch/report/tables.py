@@ -1,5 +1,5 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
-"""The tables of images, pairs, options and versions."""
+"""Tables of images, pairs, options and versions."""
 
 from dataclasses import dataclass
 
@@ -55,32 +55,32 @@ def _numbers(heading, column, digits):
 
 
 def names_of(facts):
-    """Return short names of the images, and a sentence with the pattern of the full names."""
+    """Return short names of the images, and a sentence on the pattern of the full names."""
     short, pattern = short_names(facts.names, SHORT_NAME)
     return short, f" Names are shortened: the full names are {pattern}." if pattern else ""
 
 
 def _link(target, name, full):
-    """A name as a link to a row."""
+    """Return a name as a link to a row."""
     title = f' title="{safe(full)}"' if full != name else ""
     return f'<a href="#{target}"{title}>{safe(name)}</a>'
 
 
 def html_table(key, name, caption, columns, classes, order=None):
-    """Return a table in a box that scrolls by itself; the first column names the row.
+    """Return a table in a scrollable box; its first column is the heading of the rows.
 
     Parameters
     ----------
     key : str
-        Identifier of the table; those of its rows are ``key[0]`` and the row number.
+        Identifier of the table. A row has the identifier ``key[0]`` with the row number.
     name, caption : str
-        Name of the table, and a sentence on it.
+        Name and caption of the table.
     columns : list of `Column`
         Columns of the table.
     classes : list of str
-        Class of each row, blank for none.
+        Class of each row; empty for none.
     order : list of int or None
-        Order in which the rows are shown, by default that of the cells.
+        Order of the rows; by default the order of the cells.
     """
     kind = [' class="number"' if c.number else "" for c in columns]
     head = "".join(
@@ -131,7 +131,7 @@ def image_table(facts):
 
 
 def _marks(facts):
-    """A word on each image that is special."""
+    """Return a mark for each image: reference, suspect, isolated, or empty."""
     overlaps = np.isin(np.arange(len(facts.frames)), facts.ends)
     marks = [
         "" if linked else NONE_KEPT if some else NO_OVERLAP
@@ -155,12 +155,12 @@ def _unit_sentence(table, units):
 
 
 def _named(name, full):
-    """A short name with the full name as its title."""
+    """Return a short name with the full name as its title."""
     return f'<span title="{safe(full)}">{safe(name)}</span>' if full != name else safe(name)
 
 
 def _level_columns(table, linked):
-    """Columns of levels, slopes and shares of passes, all with the same decimals."""
+    """Return the columns of total levels and slopes, and of the levels of the passes."""
     digits = decimals(values(table["error"]))
     columns = [
         _numbers("Level", table["level"], digits),
@@ -185,7 +185,7 @@ def _level_columns(table, linked):
 
 
 def pair_table(facts):
-    """Return the table of pairs, the most significant residual first; blank without any."""
+    """Return the table of pairs, the most significant residual first; empty without pairs."""
     if len(facts.pairs) == 0:
         return ""
     short, pattern = names_of(facts)
@@ -201,11 +201,12 @@ def pair_table(facts):
 
 
 def pair_order(facts):
-    """Return the rows of the pairs by the significance of their residuals; rejected ones last."""
+    """Return the rows of the pairs, the most significant residual first, rejected pairs last."""
     return np.argsort(-np.nan_to_num(facts.n_sigma, nan=-1.0), kind="stable").tolist()
 
 
 def _pair_columns(facts, short):
+    """Return the columns of the table of pairs."""
     pairs, ends, digits = facts.pairs, facts.ends.tolist(), pair_digits(facts.pairs)
     columns = [
         Column(head, [_link(f"i{e[k]}", short[e[k]], facts.names[e[k]]) for e in ends], False)
@@ -229,7 +230,7 @@ def _pair_columns(facts, short):
 
 
 def pair_digits(pairs):
-    """Return the number of decimals for pairs, by their small errors: errors differ by much."""
+    """Return the number of decimals for pairs, from the 10 % quantile of their errors."""
     sigma = values(pairs["sigma"])
     sigma = sigma[np.isfinite(sigma) & (sigma > 0)]
     return decimals(np.percentile(sigma, [10])) if len(sigma) else 4
@@ -287,7 +288,7 @@ def option_tables(facts):
 
 
 def _flat(value, key=""):
-    """Names and values of nested options, one after another, except blank ones."""
+    """Yield the dotted names and values of nested options, without empty texts."""
     if isinstance(value, dict):
         for name, item in value.items():
             yield from _flat(item, f"{key}.{name}" if key else str(name))

@@ -1,5 +1,5 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
-"""Text as HTML: every name and value of a report passes through here."""
+"""Text as HTML; all names and values of a report use these functions."""
 
 import re
 from html import escape
@@ -14,24 +14,24 @@ DASH = "\u2013"
 
 
 def safe(text):
-    """Return text for an element or a quoted attribute.
+    """Return text escaped for an element or a quoted attribute.
 
-    Characters that cannot be printed become a replacement character: lone surrogates, which
-    UTF-8 cannot encode, control characters and marks of writing direction.
+    Lone surrogates, which UTF-8 cannot encode, control characters and marks of writing direction
+    become replacement characters.
     """
     return escape("".join(c if c.isprintable() else "\ufffd" for c in str(text)), quote=True)
 
 
 def items(lines):
-    """Return a list of sentences."""
+    """Return sentences as an HTML list."""
     return "<ul>\n" + "\n".join(f"<li>{safe(_minus(line))}</li>" for line in lines) + "\n</ul>"
 
 
 def _minus(line):
-    """Return a sentence with minus signs before its numbers; names keep their hyphens."""
+    """Return a sentence with minus signs before numbers; names keep their hyphens."""
     return re.sub(r"(?<!\S)-(?=\d)", "\u2212", line)
 
 
 def number(value, digits):
-    """Return a number with a number of decimals and a minus sign; a dash if it is not finite."""
+    """Return a number with a given number of decimals and a minus sign; a dash if not finite."""
     return fixed(value, digits).replace("-", "\u2212") if np.isfinite(value) else DASH
