@@ -13,12 +13,12 @@ from levelmatch.cli.options import MEASURE, READ, SOLVE
 
 __all__ = ["merge", "read_config", "recorded_values"]
 
-# The most bytes of a configuration.
+# Largest size of a configuration file, in bytes.
 MOST_BYTES = 1 << 20
 
 
 def read_config(path, params):
-    """Return the checked options of a TOML file, by their names in Python."""
+    """Return the checked options of a TOML file, by their Python names."""
     import tomllib
 
     path = Path(path)
@@ -34,32 +34,33 @@ def read_config(path, params):
     except (ValueError, RecursionError) as error:
         msg = f"{path}: not TOML: {error}"
         raise Failure(msg, 2) from error
-    known = {p.name: p for p in params if p.name != "config" and p.expose_value}
+    by_name = {p.name: p for p in params if p.name != "config" and p.expose_value}
     options = {}
     for key, value in content.items():
         name = key.replace("-", "_")
-        if name not in known:
-            msg = f"{path}: there is no option {key!r}{_nearest(name, known)}"
+        if name not in by_name:
+            msg = f"{path}: there is no option {key!r}{_nearest(name, by_name)}"
             raise Failure(msg, 2)
         if name in options:
             msg = f"{path}: {key!r} is given twice, with - and with _"
             raise Failure(msg, 2)
-        options[name] = _check_value(path, key, value, known[name])
+        options[name] = _check_value(path, key, value, by_name[name])
     return options
 
 
-def _nearest(name, known):
+def _nearest(name, names):
+    """Return a question with the most similar name, or an empty string."""
     from difflib import get_close_matches
 
-    near = get_close_matches(name, known, n=1)
+    near = get_close_matches(name, names, n=1)
     return f"; did you mean {near[0].replace('_', '-')!r}?" if near else ""
 
 
 def _check_value(path, key, value, param):
-    """Return a value of the file as the package takes it."""
+    """Check a value of the file, and return it in the form of the package."""
     kinds, words = _kinds(param)
     members = value if isinstance(value, list) and list in kinds else [value]
-    # In Python, true is also a whole number.
+    # bool is a subclass of int, but true is not a number in a configuration.
     good = type(value) in kinds if isinstance(value, bool) else isinstance(value, kinds)
     if param.name not in ("hdu", "blank"):
         good &= all(isinstance(m, str) for m in members if isinstance(value, list))
@@ -83,7 +84,7 @@ def _check_value(path, key, value, param):
         raise Failure(msg, 2) from error
 
 
-# Options that take more types than their flags can spell.
+# Types and their names for options that accept more types than their flags.
 SPECIAL_KINDS = {
     "blank": ((str, bool, int, float, list), "text, false, a number or a list of numbers"),
     "files": ((str, list), "text or a list of text"),
@@ -98,30 +99,30 @@ KIND_WORDS = {bool: "true or false", int: "a whole number", float: "a number", s
 
 
 def _kinds(param):
-    """The types that an option takes in TOML, and their name in words."""
+    """Return the types that an option accepts in TOML, and their names."""
     if param.name in SPECIAL_KINDS:
         return SPECIAL_KINDS[param.name]
     if getattr(param, "is_flag", False):
         return (bool,), KIND_WORDS[bool]
     kinds = [kind for kind in KIND_WORDS if kind in _python_types(param.type)]
     words = " or ".join(KIND_WORDS[kind] for kind in kinds)
-    # A whole number will do for any number.
+    # A whole number is accepted for any number.
     return (*kinds, int) if float in kinds else tuple(kinds), words
 
 
 def _python_types(kind):
-    """The types of the values that a type of option admits."""
+    """Return the Python types of the values of an option type."""
     if isinstance(kind, Number):
-        # A text is "none".
-        own = {float} if kind.kind is click.FLOAT else {int}
-        return own | ({str} if kind.optional else set())
+        number = float if kind.kind is click.FLOAT else int
+        # The text "none" stands for no value.
+        return {number, str} if kind.optional else {number}
     if isinstance(kind, Choices):
         return {str} | {type(value) for value in kind.values.values()}
     return {str, *kind.kinds} if isinstance(kind, Value) else {str}
 
 
 def _expand(path, patterns):
-    """Files that match the patterns of a configuration, relative to its folder."""
+    """Return the files that match the patterns of a configuration, relative to its folder."""
     files = []
     for pattern in patterns:
         whole = str(Path(path).parent / pattern)
@@ -134,7 +135,7 @@ def _expand(path, patterns):
 
 
 def recorded_values(record):
-    """Return the options of a recorded run by their names in Python."""
+    """Return the options of a recorded run by their Python names."""
     options = record.options
     if options["function"] != "match_levels":
         msg = f"--extend: the record is of {options['function']}, not of match_levels"
@@ -148,7 +149,7 @@ def recorded_values(record):
     return {
         **_recorded_fields(options["measure"], MEASURE),
         **_recorded_fields(options["solve"], SOLVE),
-        # To match images again is allowed anew in each run.
+        # Each run must allow anew to match images again.
         **_recorded_fields(read, [name for name in READ if name != "rematch"]),
         "ignore_regions": read.get("regions"),
         "hold": _recorded_held(options["solve"].get("hold")),
@@ -167,7 +168,7 @@ def recorded_values(record):
 
 
 def _recorded_anchor(anchor):
-    """The options of an anchor, which is measured again."""
+    """Return the recorded options of an anchor, which is measured again."""
     if anchor is None:
         return {}
     if not all(anchor["paths"]):
@@ -182,21 +183,21 @@ def _recorded_anchor(anchor):
 
 
 def _recorded_names(names):
-    """Names as the flag takes them."""
+    """Return recorded names in the form of the flag."""
     return (names,) if isinstance(names, str) else tuple(names or ())
 
 
 def _recorded_held(held):
-    """Names, and levels if any, as the flag takes them."""
+    """Return recorded names, or names with levels, in the form of the flag."""
     if isinstance(held, dict):
         return tuple(f"{name}={level!r}" for name, level in held.items())
     return _recorded_names(held)
 
 
 def _recorded_fields(values, names):
-    """Fields of an option class as recorded, which an earlier release may have lacked."""
+    """Return the recorded fields of an option class; fields new in this release are missing."""
     return {
-        # Lists stand for tuples, but for names of bits.
+        # Records hold tuples as lists. Only dq_bits is a list.
         name: tuple(value) if isinstance(value, list) and name != "dq_bits" else value
         for name, value in values.items()
         if name in names
@@ -204,21 +205,21 @@ def _recorded_fields(values, names):
 
 
 def _recorded_pass(passes, name, option):
-    """The two options of an optional pass."""
+    """Return the two options of an optional pass."""
     fit_type = passes[name]["fit_type"] if name in passes else "level"
     return {option: name in passes, f"fit_type_{option}": fit_type}
 
 
 def merge(ctx, values, config):
-    """Return the options; those of the command line have priority."""
-    # The fit type of all passes on the command line overrides that of each pass in the file.
-    of_all = values["fit_type"] is not None
+    """Return the options of the command line and of a configuration; the former have priority."""
+    # --fit-type on the command line overrides the fit types of single passes in the file.
+    for_all = values["fit_type"] is not None
     for name, value in config.items():
-        if of_all and name.startswith("fit_type_"):
+        if for_all and name.startswith("fit_type_"):
             continue
-        said = ctx.get_parameter_source(name) not in (ParameterSource.DEFAULT, None)
+        is_given = ctx.get_parameter_source(name) not in (ParameterSource.DEFAULT, None)
         if name == "files":
-            said = bool(values["files"])
-        if not said:
+            is_given = bool(values["files"])
+        if not is_given:
             values[name] = value
     return values

@@ -1,5 +1,5 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
-"""The command that shows the package on simulated images."""
+"""The command `levelmatch demo`, which matches simulated images."""
 
 from pathlib import Path
 
@@ -110,7 +110,7 @@ def _demo(output, *, seed, fit_type, shape, overwrite):
 
 
 def _compare(result, truth):
-    """Lines that compare the levels found with those that were added."""
+    """Return lines that compare the fitted levels or planes with the true ones."""
     import numpy as np
 
     from levelmatch.images.units import unit_text
@@ -147,7 +147,7 @@ def _compare(result, truth):
 
 
 def _columns(names, columns, unit):
-    """Lines of a table of numbers, one line for each image."""
+    """Return the lines of a table of numbers, one line for each image."""
     width = max(map(len, names))
     lines = [f"{'name':{width}}" + "".join(f"  {c:>10}" for c in columns) + f"   ({unit})"]
     for name, *numbers in zip(names, *columns.values(), strict=True):

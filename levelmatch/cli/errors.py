@@ -1,5 +1,5 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
-"""Errors and warnings, each as one line."""
+"""Errors and warnings, shown on one line each."""
 
 import atexit
 import errno
@@ -20,7 +20,7 @@ from levelmatch.cli.terminal import echo, printable
 
 __all__ = ["Failure", "Group", "one_error", "shown_warnings", "spell"]
 
-# Options of the package, and their flags.
+# Flag of each option of the package.
 FLAGS = {
     name: flag_name(name)
     for name in (*MEASURE, *SOLVE, *READ, *MATCH, "fit_type", "overwrite", "force")
@@ -30,8 +30,8 @@ LONG = "|".join(name for name in FLAGS if "_" in name)
 CLASS_NAMES = "|".join(options.__name__ for options in CLASSES)
 # An option in its class, as in "read=ReadOptions(rematch=True)".
 IN_CLASS = re.compile(rf"(?:\b\w+=)?\b(?:{CLASS_NAMES})\(((?:[^()]|\([^()]*\))*)\)")
-# Forms in which a message names an option, and how they are spelt. A name of one word is also
-# a word of the language, so it must stand as an option there.
+# Patterns that name an option in a message, and their replacements. An option of one word is also
+# an English word, so it is replaced only where the pattern marks it as an option.
 FORMS = (
     (re.compile(rf"\b(?P<name>{ANY})=True\b"), "{flag}"),
     (re.compile(rf"\b(?P<name>{ANY})=\('(?P<a>\w+)', (?P<b>\w+)\)"), "{flag} {a},{b}"),
@@ -41,14 +41,14 @@ FORMS = (
     (re.compile(rf"\b(?P<word>by|see|without) (?P<name>{ANY})\b"), "{word} {flag}"),
     (re.compile(rf"(?<![\w./-])(?P<name>{LONG})(?![\w./=-]|\.\w)"), "{flag}"),
 )
-# New objects between two collections of garbage.
+# Number of new objects between two garbage collections.
 ALLOCATIONS = 20_000
-# The end of a message on a header without any CTYPE.
+# End of a message on a header without CTYPE cards.
 EMPTY = " (CTYPE ['', ''])"
 
 
 class Failure(click.ClickException):
-    """One line of error, and an exit status."""
+    """Error message on one line, with an exit status."""
 
     def __init__(self, message, exit_code):
         super().__init__(printable(" ".join(message.split())))
@@ -57,7 +57,7 @@ class Failure(click.ClickException):
 
 
 class Group(click.Group):
-    """A group of commands that reports wrong use in one line."""
+    """Group of commands that reports wrong use on one line."""
 
     def make_context(self, info_name, args, parent=None, **extra):
         """Parse the command line."""
@@ -75,7 +75,7 @@ class Group(click.Group):
 
 @contextmanager
 def _rare_collections():
-    """Look for garbage less often: imports make many objects, all of which stay."""
+    """Collect garbage less often, because imports make many objects that are never freed."""
     atexit.unregister(gc.freeze)
     atexit.register(gc.freeze)
     before = gc.get_threshold()
@@ -88,6 +88,7 @@ def _rare_collections():
 
 @contextmanager
 def _one_line(ctx, path=""):
+    """Turn errors of use and interrupts into one line and an exit status."""
     try:
         yield
     except KeyboardInterrupt as error:
@@ -98,7 +99,7 @@ def _one_line(ctx, path=""):
         if error.ctx is not None:
             path = error.ctx.command_path
         elif ctx is not None:
-            # Click does not name the command of an option that it cannot parse.
+            # For an option that it cannot parse, click does not name the command.
             path = " ".join([ctx.command_path, ctx.invoked_subcommand or ""]).rstrip()
         msg = f"{error.format_message().rstrip('.')} (see '{path} --help')"
         raise Failure(msg, 2) from error
@@ -127,6 +128,7 @@ def one_error(*, debug):
 
 
 def _failure(error):
+    """Return the message and exit status of an exception."""
     from astropy.units import UnitsError
 
     from levelmatch.exceptions import LevelMatchError
@@ -151,7 +153,7 @@ def _failure(error):
 
 
 def spell(text):
-    """Return a message of the package with its options spelt as flags."""
+    """Return a message of the package with the options written as flags."""
     text = IN_CLASS.sub(r"\1", text)
     for form, spelling in FORMS:
         text = form.sub(
@@ -165,15 +167,15 @@ def spell(text):
 
 @contextmanager
 def shown_warnings():
-    """Show each warning as one line.
+    """Show each warning on one line.
 
-    Returns
-    -------
+    Yields
+    ------
     shown : list of (type, str)
-        Category and text of each warning of the package, so far; a context manager.
+        Category and text of each warning of the package; it grows during the context.
     """
     shown = []
-    # Astropy replaces the function that shows warnings when it is first imported.
+    # astropy replaces the function that shows warnings when it is imported, so it comes first.
     import astropy  # noqa: F401
 
     from levelmatch.exceptions import LevelMatchWarning

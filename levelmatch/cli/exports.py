@@ -1,5 +1,5 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
-"""Files beside the images: the table of images, the footprints and the record."""
+"""Additional output files: the table of images, the footprints and the record."""
 
 from pathlib import Path
 
@@ -7,7 +7,7 @@ import click
 
 __all__ = ["check_exports", "export_flags", "write_exports"]
 
-# Formats of the table, by the end of the file's name.
+# Format of the table by suffix of the file.
 FORMATS = {".ecsv": "ascii.ecsv", ".csv": "ascii.csv", ".fits": "fits"}
 
 
@@ -17,9 +17,9 @@ def export_flags(option, *, record=False):
     Parameters
     ----------
     option : callable
-        Makes a flag, as `click.option` does.
+        Function that makes a flag, such as `click.option`.
     record : bool
-        Whether the record can be saved, too.
+        Whether to include the flag of the record.
     """
     kind = {"type": click.Path(path_type=Path, dir_okay=False), "metavar": "FILE"}
     table = option("--table", **kind, help="Write the table of images: .ecsv, .csv or .fits.")
@@ -31,7 +31,7 @@ def export_flags(option, *, record=False):
 
 
 def check_exports(*, table=None, regions=None, record=None, overwrite):
-    """Refuse files that exist, and tables of unknown formats, before pixels are read."""
+    """Refuse existing files and unknown table formats before pixels are read."""
     if table is not None and table.suffix not in FORMATS:
         msg = f"--table: {table}: the name must end in {', '.join(FORMATS)}"
         raise ValueError(msg)
@@ -42,7 +42,7 @@ def check_exports(*, table=None, regions=None, record=None, overwrite):
 
 
 def write_exports(result, *, table=None, regions=None, record=None):
-    """Write the files that are named, and return lines on them."""
+    """Write the named files, and return a line on each."""
     from levelmatch.atomic import atomic_path
     from levelmatch.results.regions import write_regions
 

@@ -1,8 +1,8 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
 """Flags of the command line, derived from the option classes of the package.
 
-A new field of an option class becomes a flag without any change here: its annotation and
-metadata give the type, the first sentence of its description gives the help.
+A new field of an option class becomes a flag without a change in this module. Its annotation and
+metadata give the type of the flag, and the first sentence of its description gives the help.
 """
 
 import re
@@ -28,17 +28,19 @@ __all__ = [
     "names_of",
 ]
 
-# Fields that no flag sets: `levelmatch run` sets the first two by its own options, and
-# stacks are not for all passes together. Regions and names of images have flags of their own.
+# Fields without a derived flag. `levelmatch run` has its own options for extend, checkpoint,
+# regions, hold and fit_exclude; stacked does not apply to all passes together.
 NO_FLAG = ("extend", "checkpoint", "stacked", "regions", "hold", "fit_exclude")
 # Option groups of the help, in their order.
 COMMON, JWST, FILES, STATISTICS = "Common", "JWST", "File", "Statistics"
+# Group of the flags of each option class.
 CLASSES = {
     ReadOptions: FILES,
     MeasureOptions: STATISTICS,
     SolveOptions: STATISTICS,
     CoaddOptions: COMMON,
 }
+# Group of flags that differ from their class.
 GROUP_OF = {"time_from_background": JWST, "subtract_local": JWST}
 METAVARS = {
     "blank": "VALUES",
@@ -69,12 +71,12 @@ def names_of(options):
 
 
 class Choices(click.Choice):
-    """One of several values, which may be true, false and none.
+    """Type of a flag with several values, which may include true, false and none.
 
     Parameters
     ----------
     values : sequence of str, bool or None
-        The values as the package takes them.
+        The values in the form of the package.
     """
 
     def __init__(self, values):
@@ -82,20 +84,20 @@ class Choices(click.Choice):
         super().__init__(list(self.values))
 
     def convert(self, value, param, ctx):
-        """Return the value as the package takes it."""
+        """Return the value in the form of the package."""
         text = super().convert(_spelled(value), param, ctx)
         return self.values[text]
 
 
 class Number(click.ParamType):
-    """A number, or none where the package takes `None`.
+    """Type of a number, or of none if the package accepts `None`.
 
     Parameters
     ----------
     kind : click.ParamType
         ``click.FLOAT`` or ``click.INT``.
     optional : bool
-        Whether none is a value.
+        Whether none is accepted.
     """
 
     def __init__(self, kind, optional):
@@ -109,12 +111,12 @@ class Number(click.ParamType):
 
 
 class Value(click.ParamType):
-    """A text; a number or none where the package takes these.
+    """Type of text, and of a number or none if the package accepts these.
 
     Parameters
     ----------
     kinds : tuple of type
-        The types that the package takes.
+        The types that the package accepts.
     """
 
     name = "text"
@@ -123,7 +125,7 @@ class Value(click.ParamType):
         self.kinds = kinds
 
     def convert(self, value, param, ctx):
-        """Return the value as the package takes it."""
+        """Return the value in the form of the package."""
         if not isinstance(value, str):
             return value
         if value == "none" and type(None) in self.kinds:
@@ -142,7 +144,7 @@ def _spelled(value):
 
 
 def _type_of(field):
-    """The type of a flag, by the metadata and the annotation of its field."""
+    """Return the type of a flag from the metadata and the annotation of its field."""
     kinds = get_args(field.type) if isinstance(field.type, UnionType) else (field.type,)
     if "choices" in field.metadata:
         return Choices(field.metadata["choices"])
@@ -157,7 +159,7 @@ def _type_of(field):
 
 
 def descriptions(options):
-    """Return the first sentence on each field of an option class, in plain text."""
+    """Return the first sentence of the description of each field, as plain text."""
     text = cleandoc(options.__doc__)
     section = re.search(r"^Parameters\n-+\n(.*?)(?:\n\n\S[^\n]*\n-+\n|\Z)", text, re.S | re.M)
     entries = re.split(r"^(?=\S)", section[1] if section else "", flags=re.M)
@@ -175,7 +177,7 @@ def _first_sentence(text):
 
 
 def _plain(text):
-    """Remove the markup of reStructuredText, and spell values and options as flags."""
+    """Remove reStructuredText markup, and write values and options as on the command line."""
     text = re.sub(r"``\"?([^`]*?)\"?``", r"\1", text)
     text = re.sub(r"`~?(?:[\w.]+\.)?(\w+)`", r"\1", text)
     text = re.sub(r"\b(None|True|False)\b", lambda match: match[0].lower(), text)
@@ -183,12 +185,13 @@ def _plain(text):
 
 
 def _flag_of_field(match):
+    """Return the flag of a matched name if it is an option."""
     known = {name for options in CLASSES for name in names_of(options)}
     return flag_name(match[0]) if match[0] in known else match[0]
 
 
 class Flag(click.Option):
-    """A flag that stands in a group of the help.
+    """Flag in a group of the help.
 
     Parameters
     ----------
@@ -202,7 +205,7 @@ class Flag(click.Option):
 
 
 class GroupedCommand(click.Command):
-    """A command whose help shows its options in groups."""
+    """Command whose help shows its options in groups."""
 
     def format_options(self, ctx, formatter):
         """Write the options, group by group."""
@@ -229,11 +232,11 @@ def flags_of(options, *, types=None, without=(), recorded=False):
     options : type
         The option class.
     types : mapping or None
-        Types of flags that the annotations do not give, by the names of the fields.
+        Types of flags that cannot be derived from annotations, by name of the field.
     without : tuple of str
         Fields to leave out.
     recorded : bool
-        Whether the values of a record take the place of the defaults.
+        Whether values of a record replace the defaults, so that flags have no default.
     """
     words = descriptions(options)
     return [
@@ -244,6 +247,7 @@ def flags_of(options, *, types=None, without=(), recorded=False):
 
 
 def _flag_of(field, words, group, kind, recorded):
+    """Return the flag of a field as a decorator."""
     name = flag_name(field.name)
     options = {"cls": Flag, "group": GROUP_OF.get(field.name, group), "help": words}
     default = None if recorded else field.default

@@ -8,18 +8,24 @@ import click
 
 __all__ = ["Images", "expand"]
 
-# Ends of the names of images in a folder; compressed files have another end after it.
+# Suffixes of images in a folder.
 SUFFIXES = (".fits", ".fit", ".fts")
+# Additional suffixes of compressed images.
 PACKED = (".fz", ".gz", ".bz2", ".xz")
 
 
 def expand(path: Path) -> list[Path]:
-    """Return the files of an argument: a file, the images in a folder, or those of a pattern.
+    """Return the files of an argument.
 
     Parameters
     ----------
     path : `~pathlib.Path`
-        The argument.
+        A file, a folder of images or a pattern.
+
+    Returns
+    -------
+    files : list of `~pathlib.Path`
+        The file, the images in the folder, or the files that match the pattern.
 
     Raises
     ------
@@ -27,18 +33,18 @@ def expand(path: Path) -> list[Path]:
         If a folder has no image, or no file matches a pattern.
     """
     if path.is_dir():
-        found = sorted(p for p in path.iterdir() if p.is_file() and _is_image(p.name))
-        if not found:
+        images = sorted(p for p in path.iterdir() if p.is_file() and _is_image(p.name))
+        if not images:
             msg = f"{path}: the folder has no image: no file ends in {', '.join(SUFFIXES)}"
             raise ValueError(msg)
-        return found
+        return images
     if path.exists() or not has_magic(str(path)):
         return [path]
-    found = sorted(Path(name) for name in glob(str(path), recursive=True))
-    if not found:
+    matches = sorted(Path(name) for name in glob(str(path), recursive=True))
+    if not matches:
         msg = f"{path}: no file matches this pattern"
         raise ValueError(msg)
-    return [p for p in found if p.is_file()]
+    return [p for p in matches if p.is_file()]
 
 
 def _is_image(name):
@@ -48,17 +54,17 @@ def _is_image(name):
 
 
 class Images(click.Path):
-    """One or several images, as `expand` finds them."""
+    """Type of an argument that names images, see `expand`."""
 
     def __init__(self):
         super().__init__(path_type=Path)
 
     @staticmethod
     def joined(ctx, param, paths):
-        """Return all images of several arguments, each once: the callback of the argument."""
+        """Return all images of several arguments; the callback of the argument."""
         try:
             files = [file for path in paths for file in expand(path)]
         except ValueError as error:
             raise click.BadParameter(str(error), ctx=ctx, param=param) from error
-        # A file that is named twice is refused with its name later.
+        # A repeated file is refused later, with its name.
         return tuple(files)

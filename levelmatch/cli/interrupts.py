@@ -1,5 +1,5 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
-"""Ctrl-C ends a command soon, whatever it computes."""
+"""Interruption of commands by Ctrl-C within about a second."""
 
 import os
 import signal
@@ -14,24 +14,24 @@ INTERRUPTED = (
     "started again continues from the pairs that it has measured"
 )
 
-# Seconds until a command that does not react to an interrupt is ended.
+# Time, in seconds, after which a command that does not react to an interrupt is ended.
 PATIENCE = 1.0
+# Exit status after an interrupt.
 INTERRUPT_STATUS = 130
 
 
 @contextmanager
 def prompt_interrupts():
-    """Raise `KeyboardInterrupt` at an interrupt, however libraries treat it meanwhile.
+    """Raise `KeyboardInterrupt` at an interrupt, even if libraries catch it.
 
-    A library may swallow the exception, or turn it into another: after an interrupt any
-    exception becomes `KeyboardInterrupt`. A computation that does not return to Python in time
-    is ended with the process.
+    A library may swallow the exception or replace it. After an interrupt, every exception becomes
+    `KeyboardInterrupt`. If a computation does not return to Python in time, the process ends.
     """
     state: dict = {}
     try:
         before = signal.signal(signal.SIGINT, lambda *_: _interrupt(state))
     except ValueError:
-        # Not the main thread.
+        # Signal handlers exist only in the main thread.
         yield
         return
     try:
@@ -48,13 +48,14 @@ def prompt_interrupts():
 
 
 def _interrupt(state):
+    """Raise `KeyboardInterrupt`; at the first interrupt, also start the timer that ends all."""
     if not state:
         state["timer"] = _after(PATIENCE, _end)
     raise KeyboardInterrupt
 
 
 def _after(seconds, function, *arguments):
-    """Call a function in a thread that the end of the process does not wait for."""
+    """Call a function after a time, in a daemon thread."""
     timer = threading.Timer(seconds, function, arguments)
     timer.daemon = True
     timer.start()
@@ -62,7 +63,7 @@ def _after(seconds, function, *arguments):
 
 
 def _end():
-    """End the process, whose main thread has not reacted."""
+    """End the process if its main thread has not reacted; remove incomplete files."""
     from levelmatch.atomic import remove_parts
 
     remove_parts()
@@ -70,14 +71,14 @@ def _end():
 
 
 def _end_threads():
-    """At the end of an interrupted command, do not wait for the threads that still compute."""
+    """End the process soon if threads of an interrupted command still compute."""
     busy = [t for t in threading.enumerate() if t.name.startswith("levelmatch") and t.is_alive()]
     if busy:
         _after(PATIENCE / 2, _exit, "")
 
 
 def _exit(text):
-    """End the process at once, with the status of an interrupt."""
+    """End the process immediately, with the exit status of an interrupt."""
     try:
         sys.stderr.write(text)
         sys.stdout.flush()

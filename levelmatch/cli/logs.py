@@ -1,5 +1,5 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
-"""The log: on the terminal by -v and --debug, in a file by --log."""
+"""The log, shown on the terminal by -v and --debug, and written to a file by --log."""
 
 import logging
 import shlex
@@ -9,28 +9,28 @@ import click
 
 __all__ = ["command_text", "keep_arguments", "logging_flags", "start_log", "tell"]
 
-# Lines that the terminal shows in any case, which only a file logs.
+# Logger of lines that are printed anyway, so that only a log file receives them.
 SHOWN = "levelmatch.terminal"
-# Without a handler, Python itself would print errors.
+# Without a handler, Python would print its errors.
 logging.getLogger(SHOWN).addHandler(logging.NullHandler())
-# Place of the arguments in the context of click.
+# Key of the arguments in the context of click.
 ARGUMENTS = "levelmatch.arguments"
-# Runs of more file names than this are shortened in the text of a command.
+# Largest number of successive file names that the text of a command shows in full.
 MAX_FILES = 3
 
 
 def tell(level, text):
-    """Log a line that the terminal shows already."""
+    """Log a line that is printed on the terminal."""
     logging.getLogger(SHOWN).log(level, text)
 
 
 def keep_arguments(ctx, args):
-    """Keep the arguments of the command line, for its text."""
+    """Store the arguments of the command line for `command_text`."""
     ctx.meta[ARGUMENTS] = list(args)
 
 
 def command_text():
-    """Return the command line, long lists of files shortened; blank outside of a command."""
+    """Return the command line with shortened lists of files; empty outside of a command."""
     ctx = click.get_current_context(silent=True)
     args = [] if ctx is None else ctx.meta.get(ARGUMENTS, [])
     words, files = [], []
@@ -50,7 +50,7 @@ def _is_file(arg):
 
 
 def _add_handler(ctx, handler, level, form):
-    """Send the log to a handler until the command ends."""
+    """Add a handler to the log until the command ends."""
     logger = logging.getLogger("levelmatch")
     handler.setLevel(level)
     handler.setFormatter(logging.Formatter(form))
@@ -101,7 +101,7 @@ def logging_flags(option):
     Parameters
     ----------
     option : callable
-        Makes a flag, as `click.option` does.
+        Function that makes a flag, such as `click.option`.
     """
     verbose = option(
         "-v",

@@ -1,5 +1,5 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
-"""The command that makes a mosaic."""
+"""The command `levelmatch mosaic`."""
 
 from pathlib import Path
 
@@ -94,7 +94,7 @@ def mosaic(record, files, output, like, *, overwrite, force, quiet, debug, **opt
 
 
 def _grid_of(path):
-    """Return the header of a file's image, which has its grid."""
+    """Return the header of a file's image, which defines the grid."""
     from astropy.io import fits
 
     from levelmatch.images.collect import collect_frames

@@ -16,10 +16,11 @@ from levelmatch.options import MeasureOptions, ReadOptions, SolveOptions
 FIT_TYPES = tuple(FIT_TYPE_NAMES)
 REPORT = "levelmatch.html"
 RECORD_NAME = "levelmatch.asdf"
-# The file in which a run stores measured pairs until it ends.
+# Name of the file in which a run stores measured pairs until it ends.
 CHECKPOINT = ".levelmatch-pairs"
 
-# Options by the argument of `levelmatch.match_levels` that takes them.
+# Names of the options of reading, measuring and solving, and of other options of
+# `levelmatch.match_levels`.
 READ, MEASURE, SOLVE = (
     names_of(options) for options in (ReadOptions, MeasureOptions, SolveOptions)
 )
@@ -34,7 +35,7 @@ MATCH = (
     "reference",
     "group_by",
 )
-# Options of solving that change the reading or measuring of images.
+# Options of solving that also affect reading or measuring.
 BEFORE_SOLVING = (
     "max_pairs",
     "time_from_background",
@@ -45,7 +46,7 @@ BEFORE_SOLVING = (
 
 
 class Hdu(click.ParamType):
-    """Extensions: names, indices or NAME,VERSION, separated by commas; auto or all."""
+    """Type of extensions: auto, all, or names, indices or NAME,VERSION separated by commas."""
 
     name = "hdu"
 
@@ -66,7 +67,7 @@ class Hdu(click.ParamType):
 
 
 class Blank(click.ParamType):
-    """Values of pixels without data: numbers separated by commas, none, or auto."""
+    """Type of values of missing pixels: auto, none, or numbers separated by commas."""
 
     name = "blank"
 
@@ -84,14 +85,14 @@ class Blank(click.ParamType):
 
 
 class ImageName(click.ParamType):
-    """The name of an image, or its path.
+    """Type of the name of an image, or of its path.
 
     Parameters
     ----------
     words : tuple of str
-        Words that the option takes in place of a name.
+        Words that the option accepts in place of a name.
     number : bool
-        Whether a whole number is the number of an image.
+        Whether an integer selects an image by number.
     """
 
     name = "image"
@@ -105,12 +106,12 @@ class ImageName(click.ParamType):
             return value
         if self.number and value.removeprefix("-").isdecimal() and str(int(value)) == value:
             return int(value)
-        # A tile may have a slash in its name.
+        # The name of a tile may contain a slash.
         path = Path(value)
         return path.name if path.name != value and (path.is_file() or _is_image(path)) else value
 
     def shell_complete(self, ctx, param, incomplete):
-        """Return the names of the files or of the record, for the shell."""
+        """Return completions: the words, and the names of the files or of the record's images."""
         names = [*self.words, *(Path(f).name for f in ctx.params.get("files") or ())]
         if ctx.params.get("record") is not None:
             names += _recorded_names(ctx.params["record"])
@@ -122,7 +123,7 @@ def _is_image(path):
 
 
 def _recorded_names(path):
-    """Names of a record's images; none if it cannot be read."""
+    """Return the names of a record's images, or an empty list if it cannot be read."""
     from levelmatch.record.record import read_record
 
     try:
@@ -132,7 +133,7 @@ def _recorded_names(path):
 
 
 class Reference(ImageName):
-    """A name, a path, a whole number, ``auto`` or ``mean``."""
+    """Type of a reference: a name, a path, an integer, ``auto`` or ``mean``."""
 
     name = "reference"
 
@@ -141,7 +142,7 @@ class Reference(ImageName):
 
 
 class RecordPath(click.Path):
-    """A record, or the folder that a run wrote it to."""
+    """Type of a record, or of the output folder that holds it."""
 
     name = "record"
 
@@ -149,7 +150,7 @@ class RecordPath(click.Path):
         super().__init__(path_type=Path)
 
     def convert(self, value, param, ctx):
-        """Return the record's path."""
+        """Return the path of the record; refuse an image."""
         path = super().convert(value, param, ctx)
         if path.is_dir():
             from levelmatch.record.record import record_in
@@ -163,7 +164,7 @@ class RecordPath(click.Path):
 
 
 def add_options(options):
-    """Add a list of options to a command, in its order."""
+    """Return a decorator that adds a list of options to a command, in the same order."""
 
     def add(function):
         for option in reversed(options):
@@ -178,7 +179,7 @@ def _option(*names, group=COMMON, **options):
 
 
 def _switch(name, text, *short, group=COMMON):
-    """An option that can be set and unset."""
+    """Return a flag with a negative form ``--no-...``."""
     names = f"--{name}/--no-{name}"
     return _option(*short, names, name.replace("-", "_"), default=False, help=text, group=group)
 
@@ -203,7 +204,7 @@ def DEBUG(function):  # noqa: N802
 
 
 class Colour(click.ParamType):
-    """A positive number, or ``fit``."""
+    """Type of a number, or of the word ``fit``."""
 
     name = "colour"
 

@@ -1,5 +1,5 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
-"""Lines that the commands print."""
+"""Lines printed by the commands."""
 
 import logging
 import os
@@ -38,16 +38,16 @@ def keep_warnings(result, shown):
     """
     from levelmatch.exceptions import DisconnectedWarning, LevelMatchDeprecationWarning
 
-    # The summary has its own sentences on disconnected sets and on pairs of other flux scales.
-    known = (DisconnectedWarning, LevelMatchDeprecationWarning)
+    # The summary has sentences of its own on disconnected sets and on differing flux scales.
+    excluded = (DisconnectedWarning, LevelMatchDeprecationWarning)
     kept = [
         text
         for category, text in shown
-        if not issubclass(category, known) and "differ in flux scale" not in text
+        if not issubclass(category, excluded) and "differ in flux scale" not in text
     ]
     if kept:
-        known = result.run.options.get("notes", [])
-        result.run.options["notes"] = list(dict.fromkeys([*known, *kept]))
+        earlier = result.run.options.get("notes", [])
+        result.run.options["notes"] = list(dict.fromkeys([*earlier, *kept]))
 
 
 def print_result(result, shown=()):
@@ -58,7 +58,7 @@ def print_result(result, shown=()):
     result : `~levelmatch.MatchResult` or record
         The result, or its record.
     shown : list of (type, str)
-        Warnings shown already, from `~levelmatch.cli.errors.shown_warnings`.
+        Warnings already shown, from `~levelmatch.cli.errors.shown_warnings`.
     """
     from levelmatch.summary import Facts, headline, notes, summary_lines
 
@@ -66,9 +66,9 @@ def print_result(result, shown=()):
     echo("\n".join(_table_lines(facts)) + "\n")
     for line in summary_lines(facts):
         echo(line)
-    known = {text for _, text in shown}
+    warned = {text for _, text in shown}
     for line in notes(facts):
-        if line.removesuffix(".") not in known:
+        if line.removesuffix(".") not in warned:
             echo(f"Note: {spell(line)}")
     echo("")
     for line in headline(facts):
@@ -76,7 +76,7 @@ def print_result(result, shown=()):
 
 
 def _table_lines(facts):
-    """The corrections, one line for each image; names are shortened where lines do not fit."""
+    """Return one line for each image's correction; shorten names if lines do not fit."""
     from levelmatch.summary import has_slopes
     from levelmatch.text import label_names
 
@@ -106,14 +106,14 @@ def _table_lines(facts):
 
 
 def _number_columns(facts):
-    """The columns of numbers as (heading, cells), with the unit in the heading."""
+    """Return the columns of numbers as (heading, cells), with the unit in the heading."""
     from levelmatch.images.units import unit_text
     from levelmatch.summary import has_slopes
 
     table = facts.table
     value = {name: getattr(table[name], "value", table[name]) for name in table.colnames}
     unit = getattr(table["level"], "unit", None)
-    # The zero of an isolated image is no finding.
+    # The zero level of an isolated image was not measured.
     lone = ~facts.linked & (value["level"] == 0)
     heading = "level" if unit is None else f"level ({unit_text(unit)})"
     columns = [(heading, _level_cells(value["level"], value["error"], lone))]
@@ -146,7 +146,7 @@ def _slope_cells(slopes, errors, lone):
 
 
 def _pair_cells(facts):
-    """Number of pairs of each image, or why it has none; a star marks a reference."""
+    """Return each image's number of pairs, or why it has none; a star marks a reference."""
     import numpy as np
 
     from levelmatch.summary import NO_OVERLAP, NONE_KEPT
@@ -163,7 +163,7 @@ def _pair_cells(facts):
 
 
 def _join(left, right):
-    """Lines of a table of (heading, cells): text to the left, numbers to the right."""
+    """Return the lines of a table of (heading, cells), text left-aligned, numbers right-aligned."""
     cells = []
     for side, columns in ((str.ljust, left), (str.rjust, right)):
         for heading, column in columns:
@@ -174,7 +174,7 @@ def _join(left, right):
 
 
 def pair_lines(result):
-    """Return a line for each pair: its difference, its residual, and whether it is kept."""
+    """Return one line for each pair: its difference, its residual, and whether it is kept."""
     from levelmatch.summary import Facts
     from levelmatch.text import label_names, short_names
 
@@ -183,7 +183,7 @@ def pair_lines(result):
         return ["no pairs"]
     numbers = _pair_columns(facts.pairs, facts.unit_words)
     columns = shutil.get_terminal_size().columns
-    # What is left of the line for each of the two names.
+    # Width that remains for each of the two names.
     width = (columns - max(map(len, _join([], numbers))) - 4) // 2
     for shorten in (lambda names: (names, ""), label_names, partial(short_names, width=width)):
         short, pattern = shorten(facts.names)
@@ -198,7 +198,7 @@ def pair_lines(result):
 
 
 def _pair_columns(table, unit):
-    """Columns of numbers of the pairs as (heading, cells); the first cell is the unit."""
+    """Return the columns of numbers of pairs as (heading, cells); the first cell is the unit."""
     import numpy as np
 
     from levelmatch.text import decimals, fixed, values
@@ -225,19 +225,19 @@ def _pair_columns(table, unit):
 
 
 def without_excluded(record, files):
-    """Return the files except those that the record excludes, which are noted."""
-    out = {name for entry in record.history for name in entry.get("excluded", ())}
-    # A file of several images is excluded if all of them are.
-    out |= {name.rpartition("[")[0] for name in out if name.endswith("]")}
-    out -= {name for frame in record.frames for name in (frame.name, frame.file)}
-    skipped = [path.name for path in files if path.name in out]
+    """Return the files without those that the record excludes; print a note on the latter."""
+    excluded = {name for entry in record.history for name in entry.get("excluded", ())}
+    # A file of several images is excluded if all of its images are.
+    excluded |= {name.rpartition("[")[0] for name in excluded if name.endswith("]")}
+    excluded -= {name for frame in record.frames for name in (frame.name, frame.file)}
+    skipped = [path.name for path in files if path.name in excluded]
     if skipped:
         echo(f"Note: excluded, as in the record: {', '.join(skipped)}", err=True)
-    return [path for path in files if path.name not in out]
+    return [path for path in files if path.name not in excluded]
 
 
 def progress_bars(*, quiet):
-    """Return a function that makes a progress bar with a label; `None` except on a terminal."""
+    """Return a function of a label that returns a progress bar, or `None` without a terminal."""
     if quiet or not sys.stderr.isatty():
         return lambda label: None
     from tqdm import tqdm
@@ -246,7 +246,7 @@ def progress_bars(*, quiet):
 
 
 def say_reading(files, extend=None, *, quiet):
-    """Say first of all, on a terminal and in the log, what a run reads."""
+    """Print and log which files a run reads, before anything else."""
     parts = [] if extend is None else [f"the images of {extend}"]
     if files:
         folders = {str(path.parent) for path in files}
@@ -259,7 +259,7 @@ def say_reading(files, extend=None, *, quiet):
 
 
 def written_lines(result, output):
-    """Return lines on the images and the associations written to a folder."""
+    """Return lines on the images and associations written to a folder."""
     from levelmatch.associations import PIPELINE_OPTIONS
     from levelmatch.text import count
 
@@ -272,14 +272,14 @@ def written_lines(result, output):
 
 
 def folder(path):
-    """Return the name of a folder, with a separator at its end."""
+    """Return the name of a folder with a separator at the end."""
     return f"{path}{os.sep}"
 
 
 def write_page(result, output, title="Level matching"):
     """Write the report of a result to a folder, and return lines on it.
 
-    Commands refuse an earlier page before pixels are read.
+    An earlier report is replaced, because commands refuse it before pixels are read.
     """
     from levelmatch.report import write_report
 
@@ -287,7 +287,7 @@ def write_page(result, output, title="Level matching"):
 
 
 def page_lines(page):
-    """Return lines on a report that was written."""
+    """Return lines on a written report."""
     from levelmatch.report.pictures import has_matplotlib
 
     lines = [f"Written: {page}"]

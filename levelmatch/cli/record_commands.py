@@ -1,5 +1,5 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
-"""The commands on records."""
+"""The commands that use a record: apply, undo, verify, show, solve and report."""
 
 from pathlib import Path
 
@@ -71,7 +71,7 @@ def _epilog(*examples):
 def apply(**values):
     """Correct FILES, the inputs of RECORD, as its run did, byte by byte.
 
-    By default the inputs at their recorded place.
+    By default FILES are the inputs at their recorded paths.
     """
     _write("apply_record", **values)
 
@@ -81,20 +81,21 @@ def apply(**values):
 )
 @add_options(WRITING)
 def undo(**values):
-    """Undo the corrections of FILES, the outputs of RECORD, by default those beside it.
+    """Undo the corrections of FILES, the outputs of RECORD.
 
-    Integer pixels are restored exactly, floating-point pixels to their rounding.
+    By default FILES are the images beside RECORD. Integer pixels are restored exactly,
+    floating-point pixels within rounding errors.
     """
     _write("undo_record", **values)
 
 
 def _beside(known, record):
-    """Return the images of a record that are in its folder.
+    """Return the images of a record in its folder.
 
     Raises
     ------
     FileNotFoundError
-        If there is none.
+        If the folder has no image of the record.
     """
     files = [path for name in known.names if (path := record.parent / name).is_file()]
     if not files:
@@ -104,6 +105,7 @@ def _beside(known, record):
 
 
 def _write(function, record, files, output, *, overwrite, force, quiet, debug):
+    """Apply or undo a record, and print the number of written images."""
     start_log(debug=debug)
     with one_error(debug=debug), shown_warnings():
         from levelmatch.record.record import read_record
@@ -141,10 +143,10 @@ def _write(function, record, files, output, *, overwrite, force, quiet, debug):
 @click.option("-q", "--quiet", is_flag=True, help="Print errors alone.")
 @DEBUG
 def verify(record, files, inputs, *, quiet, debug):
-    """Check that FILES are the inputs of RECORD with its corrections, bit by bit.
+    """Check that FILES are the corrected inputs of RECORD, bit by bit.
 
-    By default FILES are the images beside RECORD. Exit status 2 if not, with the name of the
-    first image that differs.
+    By default FILES are the images beside RECORD. If an image differs, its name is printed and
+    the exit status is 2.
     """
     start_log(debug=debug)
     with one_error(debug=debug), shown_warnings():
@@ -193,7 +195,7 @@ def show(record, *, pairs, as_json, debug, table, regions, overwrite):
 
 
 def _event(entry):
-    """A line on an entry of the record's history."""
+    """Return a line on an entry of the record's history."""
     excluded = entry.get("excluded")
     without = f" without {', '.join(excluded)}" if excluded else ""
     version = entry.get("software", {}).get("levelmatch", "")
@@ -273,12 +275,12 @@ def solve(ctx, record, output, fit_types, *, overwrite, quiet, debug, **values):
 
 
 def _is_named(ctx, name):
-    """Return whether the command line names an option."""
+    """Return whether an option was given on the command line."""
     return ctx.get_parameter_source(name) not in (ParameterSource.DEFAULT, None)
 
 
 def _fit_types(words):
-    """Fit types by pass, or one for all."""
+    """Return fit types by pass, or one fit type for all passes."""
     if len(words) == 1 and "=" not in words[0]:
         return words[0]
     out = {}
@@ -304,10 +306,10 @@ def _fit_types(words):
 @click.option("--overwrite", is_flag=True, help="Replace the report of another run.")
 @DEBUG
 def report(record, output, title, *, overwrite, debug):
-    """Write a report on RECORD in HTML: summary, plots and tables.
+    """Write an HTML report on RECORD with a summary, plots and tables.
 
-    It has mosaics before and after if the inputs are still at their recorded place. An earlier
-    report on RECORD is replaced.
+    It includes mosaics before and after matching if the inputs are at their recorded paths. An
+    earlier report on RECORD is replaced.
     """
     start_log(debug=debug)
     with one_error(debug=debug), shown_warnings():
@@ -318,7 +320,7 @@ def report(record, output, title, *, overwrite, debug):
 
         known = read_record(record)
         output = record.with_name(REPORT) if output is None else output
-        # Pictures take time: check before.
+        # Check the path before drawing, which takes time.
         check_replaceable(output, known, overwrite=overwrite)
         try:
             shown = recorded_result(known, recorded_files(known, None))

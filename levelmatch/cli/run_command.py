@@ -1,5 +1,5 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
-"""The command that matches images and writes them."""
+"""The command `levelmatch run`, which matches images and writes the corrected images."""
 
 from contextlib import nullcontext, suppress
 from pathlib import Path
@@ -82,7 +82,7 @@ def run(ctx, config, **values):
         msg = "no output: name a folder by -o, or use --dry-run"
         raise click.UsageError(msg, ctx)
     start_log(debug=values["debug"])
-    # Astropy, whose import takes longer, comes after this line.
+    # Print this line before astropy is imported, which takes longer.
     say_reading(values["files"], values["extend"], quiet=values["quiet"])
     with one_error(debug=values["debug"]), shown_warnings() as shown:
         check_exports(**_exports(values), overwrite=values["overwrite"])
@@ -101,7 +101,7 @@ def run(ctx, config, **values):
 
 
 def _lock(values):
-    """Return the lock on the output folder, which a dry run does not need."""
+    """Return the lock on the output folder, or an empty context for a dry run."""
     if values["output"] is None or values["dry_run"]:
         return nullcontext()
     from levelmatch.results.lock import output_lock
@@ -110,7 +110,7 @@ def _lock(values):
 
 
 def _refuse_one_image(path, values):
-    """Refuse a lone file unless it holds several images."""
+    """Refuse a single file unless it holds several images."""
     from levelmatch.images.collect import collect_frames
     from levelmatch.images.notes import Notes
 
@@ -120,7 +120,7 @@ def _refuse_one_image(path, values):
 
 
 def _held(words):
-    """Return the images that are held, with their levels if any has one."""
+    """Return the names of held images, or levels by name if at least one has a level."""
     if not words:
         return None
     out = {}
@@ -142,20 +142,20 @@ def _read_options(values):
 
 
 def _extended(ctx, values):
-    """The options and images of a record, with those of the command line on top."""
+    """Return the options and images of a record, combined with those of the command line."""
     from levelmatch.record.record import read_record
     from levelmatch.results.replay import recorded_files
 
     record = read_record(values["extend"])
     values = merge(ctx, values, recorded_values(record))
     new = {path.name for path in _members(values["files"])}
-    known = [path for path in recorded_files(record) if path.name not in new]
-    files = sorted((*known, *values["files"]), key=lambda path: path.name)
+    recorded = [path for path in recorded_files(record) if path.name not in new]
+    files = sorted((*recorded, *values["files"]), key=lambda path: path.name)
     return {**values, "extend": record, "files": tuple(files)}
 
 
 def _catalogued(values):
-    """The options with the files of a catalogue, and its table."""
+    """Return the options with the files of a catalogue, and the catalogue."""
     from levelmatch import read_catalogue
 
     table = read_catalogue(values["catalogue"])
@@ -183,19 +183,19 @@ def _write_lists(result, values, *, overwrite):
 
 
 def _exports(values):
-    """The files beside the images that are to be written."""
+    """Return the paths of additional output files, by kind."""
     return {name: values[name] for name in ("table", "regions", "record")}
 
 
 def _members(files):
-    """Return the files, those that an association lists in its place."""
+    """Return the files, with associations replaced by the files that they list."""
     from levelmatch.associations import expand_associations
 
     return expand_associations(files)[0]
 
 
 def _check_paths(files, output):
-    """Refuse wrong paths before pixels are read."""
+    """Refuse missing inputs and an impossible output folder, before pixels are read."""
     for path in files:
         if not path.exists():
             msg = f"{path}: there is no such file"
@@ -213,17 +213,17 @@ def _check_paths(files, output):
 
 
 def _check_outputs(files, values, lock):
-    """Refuse outputs that exist, before pixels are read."""
+    """Refuse existing outputs before pixels are read."""
     output, overwrite = values["output"], values["overwrite"]
-    # A dry run never minds existing outputs.
+    # A dry run writes no outputs.
     if output is None or values["dry_run"]:
         return
-    own = [output / name for name in (*(path.name for path in files), RECORD_NAME)]
+    outputs = [output / name for name in (*(path.name for path in files), RECORD_NAME)]
     if values["report"]:
-        own.append(output / REPORT)
+        outputs.append(output / REPORT)
     if values["skylist"] is not None:
-        own.append(values["skylist"])
-    for path in own:
+        outputs.append(values["skylist"])
+    for path in outputs:
         if path.is_dir():
             msg = f"{path}: a folder has the name of an output; move it away"
             raise FileExistsError(msg)
@@ -241,6 +241,7 @@ def _check_outputs(files, values, lock):
 
 
 def _run(images, values, shown, lock):
+    """Match the images, write all outputs and print the result."""
     from levelmatch.record.record import check_not_recorded
     from levelmatch.results.files import check_outputs
 
@@ -272,7 +273,7 @@ def _run(images, values, shown, lock):
         if earlier:
             echo(f"Note: still there from an earlier run: {', '.join(earlier)}.")
     if values["report"] and not dry:
-        # The summary is on the terminal and the images are on disk by now.
+        # The report comes last, after the summary is printed and the images are written.
         _write_report(result, output, quiet=values["quiet"])
 
 
@@ -289,7 +290,7 @@ def _write_report(result, output, *, quiet):
 
 
 def _earlier_outputs(output, result, report):
-    """Names of outputs of an earlier run that this run does not replace."""
+    """Return the names of outputs of an earlier run that this run does not replace."""
     from levelmatch.exceptions import RecordError
     from levelmatch.record.record import read_record, record_in
     from levelmatch.report.page import is_page
@@ -303,6 +304,7 @@ def _earlier_outputs(output, result, report):
 
 
 def _match(images, values, bar, checkpoint):
+    """Return the result of matching with the options of the command line."""
     from levelmatch import MeasureOptions, SolveOptions, match_levels
 
     options = {name: values[name] for name in MATCH}
@@ -330,7 +332,7 @@ def _match(images, values, bar, checkpoint):
 
 
 def _anchored(result, values):
-    """Return the result at the absolute level of the anchors, if any are given."""
+    """Return the result at the absolute level of the given anchors, or unchanged without any."""
     if not values["anchor"]:
         return result
     from levelmatch import anchor_levels

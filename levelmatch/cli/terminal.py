@@ -1,5 +1,5 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
-"""Text for the terminal, where names and headers of others must not act."""
+"""Text for the terminal, in which foreign names and headers must not act as control codes."""
 
 import unicodedata
 
@@ -7,7 +7,7 @@ import click
 
 __all__ = ["echo", "printable"]
 
-# Control and format characters, which may move the cursor, hide or reorder text.
+# Categories of characters that may move the cursor, or hide or reorder text.
 _ACTIVE = ("Cc", "Cf", "Cs", "Zl", "Zp")
 
 
@@ -17,9 +17,9 @@ def printable(text: str, keep: str = "\n") -> str:
     Parameters
     ----------
     text : str
-        Any text.
+        The text.
     keep : str
-        Characters that stay.
+        Characters that are not escaped.
     """
     if text.isprintable():
         return text
@@ -36,13 +36,13 @@ def _escaped(character: str) -> str:
 
 
 def echo(text: str, *, err: bool = False) -> None:
-    """Print text, its control characters escaped.
+    """Print text with control characters escaped.
 
     Parameters
     ----------
     text : str
         One or more lines.
     err : bool
-        Whether it is printed to the standard error stream.
+        Whether to print to the standard error stream.
     """
     click.echo(printable(text), err=err)
