@@ -10,8 +10,8 @@ for _source in _Path(__file__).parent.glob("*/_*.pyx"):
         _msg = f"levelmatch is not compiled: run 'pip install -e .' in {_source.parents[2]}"
         raise ImportError(_msg)
 
-# The module of each public name, imported at its first use so that the command line starts
-# quickly; __init__.pyi names the same for type checkers.
+# Module of each public name. It is imported when the name is first used, so that the command line
+# starts quickly. __init__.pyi lists the same names for type checkers.
 _HOMES = {
     "CoaddOptions": "options",
     "DisconnectedError": "exceptions",
@@ -51,10 +51,10 @@ _HOMES = {
     "write_skyfile": "hst",
 }
 
-# Subpackages with names of their own, imported at their first use.
+# Public subpackages, which are imported when first used.
 _PACKAGES = ("plots", "report", "testing")
 
-# The step needs the packages of a pipeline.
+# LevelMatchStep is left out, because it needs the packages of a pipeline.
 __all__ = sorted(set(_HOMES) - {"LevelMatchStep"})  # noqa: PLE0605
 
 

@@ -1,5 +1,5 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
-"""The absolute level of matched images, from external images or sky values."""
+"""The absolute level of matched images from external images or sky values."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -28,22 +28,23 @@ from levelmatch.solve.zero_points import Pixels, ZeroPoint, fit_zero_point, mean
 
 __all__ = ["anchor_levels"]
 
-# Samples of the mosaic in a full width at half maximum, or in a pixel of the anchor.
+# Number of mosaic pixels per full width at half maximum, or per pixel of the anchor.
 FINE = 8
-# Samples across a pixel of the anchor, at most.
+# Largest number of samples across a pixel of the anchor.
 MOST_SAMPLES = 16
-# Smallest weight of good pixels under the kernel where a smoothed value is used.
+# Smallest fraction of the kernel on good pixels for a smoothed value.
 LEAST_WEIGHT = 0.99
-# Width of a source and least side of a block, in units of the kernel's width or the pixel's.
+# Smallest side of a jackknife block, in widths of the kernel or sides of an anchor's pixel.
 BLOCK_WIDTH = 2.0
-# Variance, in square pixels, that combining images and sampling the mosaic add to its PSF.
+# Variance added to the PSF by combining images and sampling the mosaic, in square pixels.
 BROADENING = 0.4
+# Full width at half maximum of a Gaussian, in standard deviations.
 FWHM = 2 * np.sqrt(2 * np.log(2))
 
 
 @dataclass(frozen=True, eq=False)
 class _Comparison:
-    """The options of a comparison with an image, see `anchor_levels`."""
+    """Options of a comparison with an image, see `anchor_levels`."""
 
     fit_type: str
     fwhm: Any
@@ -70,32 +71,32 @@ def anchor_levels(
     result : `~levelmatch.MatchResult`
         The matched images.
     anchor : image, path, tuple, or list of these
-        An image of known background, in a unit that converts to that of the images: a path,
-        `~astropy.nddata.CCDData` or `~astropy.nddata.NDData`. Or the sky at a place: a tuple of
-        `~astropy.coordinates.SkyCoord`, the value (a number in the unit of the comparison, or a
-        `~astropy.units.Quantity`) and, if known, its standard error. Several are averaged with
-        weights of their inverse variances.
+        An image of known background, in a unit that converts to the unit of the images: a path,
+        `~astropy.nddata.CCDData` or `~astropy.nddata.NDData`. Or the sky value of a place: a
+        tuple of `~astropy.coordinates.SkyCoord`, the value (a number in the common unit, or a
+        `~astropy.units.Quantity`) and optionally its standard error. Several anchors are
+        averaged with inverse-variance weights.
     fit_type : {"level", "level+slope"}
-        Fit one constant or one plane; sky values of places fit a constant only.
+        Whether to fit one constant or one plane. Sky values of places only fit a constant.
     fwhm : float, `~astropy.units.Quantity` or None
         Full width at half maximum, in arcsec if a number, of the Gaussian that smooths the
-        images to the resolution of the anchor. By default the geometric mean of the header's
-        BMAJ and BMIN if it has them, else the images are averaged over the anchor's pixels only.
-        For the sky at a place, the diameter of the disc that is averaged.
+        images to the resolution of the anchor. By default the geometric mean of the header cards
+        BMAJ and BMIN; without these, the images are only averaged over the pixels of the anchor.
+        For the sky value of a place, the diameter of the averaged disc.
     kernel : array_like, `~astropy.convolution.Kernel` or None
-        Another kernel, in place of a Gaussian, on square pixels of an eighth of ``fwhm``, with an
-        odd number of pixels in rows and columns.
+        Kernel that replaces the Gaussian, on square pixels of an eighth of ``fwhm``, with an odd
+        number of rows and columns.
     colour : float or "fit"
-        Brightness of the anchor divided by that of the images, for the same sky. ``"fit"`` fits
-        it, which needs sky of different brightness.
+        Brightness of the anchor divided by the brightness of the images for the same sky.
+        ``"fit"`` fits this ratio, which requires sky of different brightness.
     read : `~levelmatch.ReadOptions` or None
         How image files of anchors are read.
 
     Returns
     -------
     result : `~levelmatch.MatchResult`
-        The images with one more correction, called ``"anchor"``. The errors of their levels
-        include its error.
+        The images with an additional correction named ``"anchor"``. The errors of their levels
+        include the error of this correction.
 
     Raises
     ------
@@ -104,7 +105,7 @@ def anchor_levels(
     NoOverlapError
         If an anchor has no good pixel within the mosaic.
     FrameError
-        If an anchor cannot be used, or the result has an anchor.
+        If an anchor cannot be used, or the result already has an anchor.
 
     Warns
     -----
@@ -114,9 +115,9 @@ def anchor_levels(
     Notes
     -----
     The images are combined, smoothed, and averaged over the pixels of the anchor. Differences
-    from the anchor are sigma-clipped. The standard error is that of a delete-one jackknife over
-    blocks of the sky at least as large as the kernel, so that it covers whatever correlates
-    within a block, such as sources of other colours.
+    from the anchor are sigma-clipped. The standard error is estimated by a delete-one jackknife
+    over blocks of the sky that are larger than the kernel. It therefore includes errors that are
+    correlated within a block, such as sources of other colours.
     """
     if not isinstance(result, MatchResult):
         msg = (
@@ -184,7 +185,7 @@ def _width(fwhm: Any, frame: Frame | None) -> float | None:
 
 
 def _kernel(kernel: Any, samples: float) -> np.ndarray:
-    """Return the kernel with a sum of 1, by default a Gaussian of ``samples`` pixels."""
+    """Return the normalized kernel, by default a Gaussian with a width of ``samples`` pixels."""
     if kernel is None:
         half = int(np.ceil(2 * samples))
         y, x = np.mgrid[-half : half + 1, -half : half + 1]
@@ -226,7 +227,7 @@ def _at_place(result: MatchResult, item: tuple, fwhm: Any) -> ZeroPoint:
     levels = np.asarray(mosaic.data[inside], dtype=float)
     middle = np.median(levels)
     spread = 1.4826 * np.median(np.abs(levels - middle))
-    # The variance of a median of normal values.
+    # Variance of the median of normally distributed values, and of the given value.
     variance = np.pi / 2 * spread**2 / len(levels) + sum(e**2 for e in error)
     return ZeroPoint(
         name, np.array([middle - value, 0, 0]), np.diag([variance, 0, 0]), 1.0, len(levels)
@@ -264,19 +265,20 @@ def _of_image(result: MatchResult, frame: Frame, axes: np.ndarray, how: _Compari
     if width is not None:
         values = _smoothed(values, _kernel(how.kernel, width / scale))
     known, x, y = _known_pixels(frame, mosaic.wcs, values.shape)
-    own = _averaged(values, mosaic.wcs, frame, x, y, min(int(np.ceil(side / scale)), MOST_SAMPLES))
-    good = np.isfinite(known) & np.isfinite(own)
+    n = min(int(np.ceil(side / scale)), MOST_SAMPLES)
+    averaged = _averaged(values, mosaic.wcs, frame, x, y, n)
+    good = np.isfinite(known) & np.isfinite(averaged)
     if np.count_nonzero(good) < 4:
         msg = f"{frame.name}: the anchor has no good pixel within the images, smoothed to it"
         raise NoOverlapError(msg)
     vectors = frame.transform.to_sky(x[good], y[good])
     wide = BLOCK_WIDTH * max(width or 0.0, side) / 60
-    pixels = Pixels(known[good], own[good], plane_terms(vectors, axes), wide)
+    pixels = Pixels(known[good], averaged[good], plane_terms(vectors, axes), wide)
     return fit_zero_point(frame.name, pixels, fit_terms(how.fit_type), how.colour)
 
 
 def _anchor_frame(result: MatchResult, item: Any, read: ReadOptions | None) -> Frame:
-    """Return an anchor with the scale of the images' common unit."""
+    """Return the frame of an anchor, scaled to the common unit of the images."""
     frame, *others = collect_frames([item], read)
     if others:
         msg = (
@@ -285,17 +287,17 @@ def _anchor_frame(result: MatchResult, item: Any, read: ReadOptions | None) -> F
         )
         raise FrameError(msg)
     first = result.frames[0]
-    # Two different names, of which the first by name sets the unit: only their ratio counts.
+    # The first by name sets the unit. Only the ratio of the two scales is used.
     pair = [first.with_keys(name="0", output_factor=1.0), frame.with_keys(name="1")]
     (one, other), _ = to_common_unit(pair, pixel_area="auto")
     return frame.with_keys(scale=other.scale / one.scale * first.scale)
 
 
 def _smoothed(values: np.ndarray, kernel: np.ndarray) -> np.ndarray:
-    """Return values under a kernel, NaN where more than 1 % of the kernel sees no value."""
+    """Return smoothed values, NaN where more than 1 % of the kernel lies on bad pixels."""
     good = np.isfinite(values)
     weight = oaconvolve(good.astype(float), kernel, mode="same")
-    # About their median, so that the missing percent does not pull toward zero.
+    # Values relative to their median keep rounding errors small.
     middle = np.median(values[good])
     total = oaconvolve(np.where(good, values - middle, 0.0), kernel, mode="same")
     with np.errstate(invalid="ignore", divide="ignore"):
@@ -305,7 +307,7 @@ def _smoothed(values: np.ndarray, kernel: np.ndarray) -> np.ndarray:
 def _known_pixels(
     frame: Frame, wcs: Any, shape: tuple[int, int]
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return the anchor's pixels in the box of the mosaic, and their x and y."""
+    """Return the pixels of the anchor in the box that the mosaic covers, and their x and y."""
     ny, nx = shape
     edge = [np.linspace(-0.5, n - 0.5, 32) for n in (nx, ny)]
     x = np.concatenate([edge[0], edge[0], np.full(32, -0.5), np.full(32, nx - 0.5)])
@@ -333,7 +335,7 @@ def _no_overlap(frame: Frame) -> str:
 def _averaged(
     values: np.ndarray, wcs: Any, frame: Frame, x: np.ndarray, y: np.ndarray, n: int
 ) -> np.ndarray:
-    """Return the mosaic's mean over pixels of the anchor, NaN unless it covers all of a pixel."""
+    """Return the mean of the mosaic over each pixel of the anchor, NaN unless fully covered."""
     total = np.zeros(x.shape)
     target = SkyTransform(wcs, frame.name)
     offsets = (np.arange(n) + 0.5) / n - 0.5
@@ -345,7 +347,7 @@ def _averaged(
 
 
 def _interpolated(values: np.ndarray, row: np.ndarray, column: np.ndarray) -> np.ndarray:
-    """Return values between pixels, bilinear; NaN beyond them or beside a bad one."""
+    """Return bilinearly interpolated values, NaN outside of the array or beside a bad pixel."""
     ny, nx = values.shape
     with np.errstate(invalid="ignore"):
         inside = (row >= 0) & (row <= ny - 1) & (column >= 0) & (column <= nx - 1)
@@ -368,7 +370,7 @@ def _corrected(
     axes: np.ndarray,
     found: Sequence[ZeroPoint],
 ) -> Frame:
-    """Return a frame with the anchor's correction appended, in its own unit."""
+    """Return a frame with the correction by the anchor appended, in the unit of the frame."""
     correction = Correction.from_coefficients(coefficients, axes).scaled(1 / frame.scale)
     change = np.eye(3)
     if np.any(coefficients[1:]):
@@ -386,7 +388,7 @@ def _run(
     covariance: np.ndarray,
     how: _Comparison,
 ) -> Run:
-    """Return the run with its anchor among the options."""
+    """Return the run with the anchor added to its options and history."""
     run, created, used = result.run, now(), versions()
     lon, lat = lonlat(np.mean([f.whole_grid.axes[0] for f in result.frames], axis=0))
     anchor = {

@@ -1,9 +1,9 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
-"""Checks of an ASDF file before asdf opens it: a record may come from anyone.
+"""Checks of an ASDF file before asdf opens it, because a record may come from anyone.
 
-asdf follows references to other files and URLs, expands aliases, and allocates arrays of the
-size that they declare. A record needs none of that: its values are plain, and its arrays
-lie in its own blocks.
+asdf follows references to other files and URLs, expands aliases, and allocates arrays of any
+declared size. A record needs none of these: its values are plain, and its arrays lie in its own
+blocks.
 """
 
 import re
@@ -18,10 +18,11 @@ from levelmatch.exceptions import RecordError
 
 __all__ = ["block_sizes", "checked_content", "item_size", "split_tree", "whole_number"]
 
-# The best compression ratio of zlib: a block that declares more was not compressed.
+# Largest compression ratio of zlib.
 MOST_PACKED = 1100
-# Size of all blocks, more than that of any survey's record.
+# Largest size of all blocks, in bytes.
 MOST_BYTES = 1 << 33
+# Largest depth of nested nodes, and largest number of dimensions of an array.
 MOST_DEPTH = 32
 MAGIC = b"\xd3BLK"
 
@@ -29,7 +30,7 @@ _BEGIN = re.compile(rb"#ASDF [^\r\n]*\r?\n(?:#[^\r\n]*\r?\n)*(?=%YAML)")
 _END = re.compile(rb"\r?\n\.\.\.(?:\r?\n|$)")
 _WHOLE = re.compile(r"0|[1-9]\d{0,17}")
 _ARRAY = re.compile(r"tag:stsci\.edu:asdf/core/ndarray-[\d.]+")
-# The tags of a record.
+# Tags that occur in a record.
 _TAGS = re.compile(
     r"!|tag:yaml\.org,2002:(?:map|seq|str|int|float|bool|null|timestamp)"
     r"|tag:stsci\.edu:asdf/core/(?:asdf|software|extension_metadata|history_entry|ndarray)-[\d.]+"
@@ -40,7 +41,7 @@ _TEXT = {"ucs4": 4, "ascii": 1}
 
 
 def checked_content(content: bytes, key: str) -> bytes:
-    """Return the bytes of an ASDF file if asdf may open it.
+    """Check an ASDF file, and return its bytes for asdf to open.
 
     Parameters
     ----------
@@ -52,12 +53,13 @@ def checked_content(content: bytes, key: str) -> bytes:
     Returns
     -------
     content : bytes
-        The file without its block index, which could point to other blocks.
+        The file without its block index, which might point to wrong positions.
 
     Raises
     ------
     RecordError
-        If the file refers to other files, uses aliases, or declares more than it holds.
+        If the file refers to other files, uses aliases, declares more than it holds, is damaged
+        or is not a record.
     ValueError, ``yaml.YAMLError``
         If it is not an ASDF file.
     """
@@ -81,7 +83,7 @@ def checked_content(content: bytes, key: str) -> bytes:
 
 
 def split_tree(content: bytes) -> tuple[bytes, bytes, bytes]:
-    """Return the first lines of an ASDF file, the text of its tree, and its blocks.
+    """Return the header lines of an ASDF file, the text of its tree, and its blocks.
 
     Raises
     ------
@@ -99,18 +101,26 @@ def split_tree(content: bytes) -> tuple[bytes, bytes, bytes]:
 def block_sizes(
     content: bytes, position: int, most: int, check: Callable | None = None
 ) -> tuple[list[int], int]:
-    """Return the uncompressed sizes of the blocks, and the end of the last one.
+    """Return the uncompressed sizes of the blocks, and the end position of the last block.
 
     Parameters
     ----------
     content : bytes
-        A file, or the blocks of one.
+        A file, or the blocks of a file.
     position : int
-        Where they are searched.
+        Position from which blocks are searched.
     most : int
-        The size of all blocks, at most.
+        Largest size of all blocks, in bytes.
     check : callable or None
-        Called for each block with its index, bytes, compression, size and checksum.
+        Function that is called with the index, bytes, compression, size and checksum of each
+        block.
+
+    Returns
+    -------
+    sizes : list of int
+        Size of each block after decompression, in bytes.
+    stop : int
+        End of the last block.
 
     Raises
     ------
@@ -149,7 +159,7 @@ def block_sizes(
 
 
 def _check_block(index: int, data: bytes, kind: bytes, size: int, checksum: bytes) -> None:
-    """Refuse a block that levelmatch has not written, or that is damaged."""
+    """Refuse a block that is damaged or was not written by levelmatch."""
     if kind not in (bytes(4), b"zlib"):
         msg = "an array is not laid out as levelmatch writes it"
         raise RecordError(msg)
@@ -159,7 +169,10 @@ def _check_block(index: int, data: bytes, kind: bytes, size: int, checksum: byte
 
 
 def _is_whole(data: bytes, kind: bytes, size: int, checksum: bytes) -> bool:
-    """Return whether a block matches its checksum: before asdf 5.2, of the uncompressed data."""
+    """Return whether a block matches its checksum.
+
+    The checksum covers the stored data, or the decompressed data if asdf before 5.2 wrote it.
+    """
     if checksum in (bytes(16), md5(data, usedforsecurity=False).digest()):
         return True
     if kind == bytes(4):
@@ -176,9 +189,9 @@ def _is_whole(data: bytes, kind: bytes, size: int, checksum: bytes) -> bool:
 
 
 def _tree(text: bytes) -> Any:
-    """Return the root node of a tree, after checking it event by event.
+    """Check a tree event by event, and return its root node.
 
-    Events neither follow aliases nor nest calls; nodes do both.
+    Events neither expand aliases nor nest calls, unlike nodes.
     """
     import yaml
 
@@ -199,7 +212,7 @@ def _tree(text: bytes) -> Any:
 
 
 def _mappings(root: Any) -> Iterator[Any]:
-    """Yield the mappings of a tree; refuse arrays that are none, and references as keys."""
+    """Yield the mappings of a tree; refuse arrays with inline values, and references."""
     nodes = [root]
     while nodes:
         node = nodes.pop()
@@ -216,7 +229,7 @@ def _mappings(root: Any) -> Iterator[Any]:
 
 
 def _fields(node: Any) -> dict[str, Any]:
-    """Return the items of a mapping."""
+    """Return the items of a mapping; refuse repeated keys and references."""
     items: dict[str, Any] = {}
     for key, value in node.value:
         if key.id != "scalar" or key.value in items or key.value in ("$ref", "<<"):
@@ -227,11 +240,11 @@ def _fields(node: Any) -> dict[str, Any]:
 
 
 def _array_size(node: Any, sizes: list[int]) -> int:
-    """Return the bytes of an array; refuse it if they do not lie in its block."""
+    """Return the number of bytes of an array; refuse an array that exceeds its block."""
     fields = _fields(node)
-    odd = set(fields) - {"source", "datatype", "byteorder", "shape", "offset"}
-    if odd:
-        msg = f"an array is not laid out as levelmatch writes it: {min(odd)}"
+    unknown = set(fields) - {"source", "datatype", "byteorder", "shape", "offset"}
+    if unknown:
+        msg = f"an array is not laid out as levelmatch writes it: {min(unknown)}"
         raise RecordError(msg)
     source = whole_number(fields.get("source"), "source")
     offset = whole_number(fields["offset"], "offset") if "offset" in fields else 0
@@ -241,7 +254,7 @@ def _array_size(node: Any, sizes: list[int]) -> int:
         raise RecordError(msg)
     lengths = [whole_number(n, "shape") for n in shape]
     size = prod(lengths) * item
-    # An array of no bytes could still have any number of rows.
+    # An array without bytes could still declare any number of rows.
     if offset + size > sizes[source] or max(lengths, default=0) > max(sizes[source], 64):
         msg = f"an array declares {size} bytes, its block has {sizes[source]}"
         raise RecordError(msg)
@@ -249,12 +262,12 @@ def _array_size(node: Any, sizes: list[int]) -> int:
 
 
 def _items(node: Any) -> list | None:
-    """Return the items of a sequence; `None` for another node."""
+    """Return the items of a sequence, or `None` for another node."""
     return node.value if node is not None and node.id == "sequence" else None
 
 
 def whole_number(node: Any, name: str) -> int:
-    """Return the value of a scalar that is a whole number."""
+    """Return the value of a scalar node; refuse any other than a whole number."""
     is_number = node is not None and node.tag == "tag:yaml.org,2002:int"
     if not is_number or not _WHOLE.fullmatch(node.value):
         msg = f"an array's {name} is no whole number: {str(node and node.value)[:80]}"
@@ -263,7 +276,7 @@ def whole_number(node: Any, name: str) -> int:
 
 
 def item_size(node: Any) -> int | None:
-    """Return the bytes of an item, `None` if its type is none of a record's."""
+    """Return the number of bytes of an item, or `None` for a type that no record has."""
     parts = _items(node)
     if parts is not None and len(parts) == 2:
         item = _TEXT.get(parts[0].value) if parts[0].id == "scalar" else None

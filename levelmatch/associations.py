@@ -1,5 +1,5 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
-"""Associations of the JWST and Roman pipelines: lists of exposures, in JSON."""
+"""Associations of the JWST and Roman pipelines: lists of exposures in JSON."""
 
 import json
 import os
@@ -26,11 +26,11 @@ __all__ = [
 
 
 SUFFIX = ".json"
-# The key of an association that the package adds.
+# Key that the package adds to an association.
 KEY = "levelmatch"
-# Options of the pipelines that leave matched images as they are.
+# Options with which the pipelines leave matched images unchanged.
 PIPELINE_OPTIONS = "--steps.skymatch.skip=true"
-# Values of a member that name a file.
+# Keys of a member whose values name a file.
 FILE_KEYS = ("expname", "tweakreg_catalog")
 
 
@@ -56,12 +56,12 @@ class Association:
 
     @property
     def science_files(self) -> list[Path]:
-        """The files of the science members of all products, each once."""
+        """Files of the science members of all products, without repetition."""
         members = [m for product in self.products for m in product["members"]]
         return list(dict.fromkeys(self.file_of(m["expname"]) for m in members if _is_science(m)))
 
     def file_of(self, name: str) -> Path:
-        """Return the file that a member names, relative to the association's folder."""
+        """Return the file named by a member, relative to the folder of the association."""
         return self.path.parent / name
 
 
@@ -94,7 +94,7 @@ def read_association(path: str | Path) -> Association:
     Raises
     ------
     FrameError
-        If the file is no association, or has no science members; the message names it.
+        If the file is not an association, or has no science members; the message names it.
     """
     path = Path(path)
     try:
@@ -114,7 +114,7 @@ def read_association(path: str | Path) -> Association:
 
 
 def _check_tree(name: str, tree: Any) -> None:
-    """Refuse all but an object with products, whose members have a name and a type."""
+    """Refuse a tree without products, or with members that lack a name or a type."""
     products = tree.get("products") if isinstance(tree, dict) else None
     if not isinstance(products, list) or not all(isinstance(p, dict) for p in products):
         msg = f"{name}: not an association: it has no list 'products'"
@@ -125,7 +125,8 @@ def _check_tree(name: str, tree: Any) -> None:
             msg = f"{name}: the product {product.get('name')!r} has no list 'members'"
             raise FrameError(msg)
         for i, member in enumerate(members):
-            values = [member.get(k) for k in ("expname", "exptype")] if _is_dict(member) else []
+            is_dict = isinstance(member, dict)
+            values = [member.get(k) for k in ("expname", "exptype")] if is_dict else []
             if len(values) != 2 or not all(isinstance(v, str) and v.strip() for v in values):
                 msg = (
                     f"{name}: member {i} of the product {product.get('name')!r} lacks 'expname' "
@@ -134,24 +135,20 @@ def _check_tree(name: str, tree: Any) -> None:
                 raise FrameError(msg)
 
 
-def _is_dict(value: Any) -> bool:
-    return isinstance(value, dict)
-
-
 def expand_associations(images: Iterable[Any]) -> tuple[list[Any], dict[Path, tuple[Path, ...]]]:
-    """Replace the associations of a list by the files of their science members.
+    """Replace the associations in a list by the files of their science members.
 
     Parameters
     ----------
     images : iterable, str or `~pathlib.Path`
-        Images of any kind and paths of associations; or one such path.
+        Images of any kind and paths of associations, or the path of one association.
 
     Returns
     -------
     images : list
-        The images. A file that several associations list is there once.
+        The images. A file that several associations list occurs once.
     associations : dict of `~pathlib.Path` to tuple of `~pathlib.Path`
-        The associations of each file that one lists.
+        For each listed file, the associations that list it.
 
     Raises
     ------
@@ -194,11 +191,11 @@ def planned_associations(
     Parameters
     ----------
     written : mapping of `~pathlib.Path` to `~pathlib.Path`
-        The output of each input.
+        Output file for each input file.
     associations : iterable of `~pathlib.Path`
         The associations of the inputs.
     directory : str or `~pathlib.Path`
-        The folder of the outputs.
+        The output folder.
     overwrite : bool
         Whether existing files may be replaced.
     provenance : `~levelmatch.record.run.Provenance` or None
@@ -207,7 +204,7 @@ def planned_associations(
     Returns
     -------
     contents : dict of `~pathlib.Path` to bytes
-        The content of each file to write.
+        Content of each association to write.
 
     Raises
     ------
@@ -243,20 +240,21 @@ def output_association(
     Parameters
     ----------
     association : `Association`
-        The association of their inputs.
+        The association of the inputs.
     written : mapping of `~pathlib.Path` to `~pathlib.Path`
-        The output of each input.
+        Output file for each input file.
     directory : `~pathlib.Path`
         The folder of the new association.
     provenance : `~levelmatch.record.run.Provenance` or None
-        The run, which is added with the options of the pipeline; `None` for images whose
-        corrections are undone.
+        The run, which is added with the options of the pipeline. `None` if the corrections are
+        undone.
 
     Returns
     -------
     content : bytes
-        The file. Products and members are those of the input; science members have the names
-        of the outputs, and those without an output are left out.
+        The new association. Its science members name the outputs; science members without an
+        output are removed. Other members and all other content are kept, with file names relative
+        to the new folder.
     """
     tree = _output_tree(association, {_absolute(p): out for p, out in written.items()}, directory)
     tree.pop(KEY, None)
@@ -284,14 +282,14 @@ def _output_tree(
                     member[key] = _moved(association.file_of(member[key]), member[key], directory)
             if out is not None and _is_science(member):
                 member["expname"] = os.path.relpath(out, directory)
-            # Two parts of a MIRI image have one output.
+            # The two parts of a MIRI image share one output, which is listed once.
             members.setdefault(out if _is_science(member) else i, member)
         product["members"] = list(members.values())
     return tree
 
 
 def _moved(path: Path, name: str, directory: Path) -> str:
-    """Return the name of a file relative to another folder; absolute names and URLs stay."""
+    """Return the name of a file relative to another folder; keep absolute names and URLs."""
     if Path(name).is_absolute() or urlparse(name).scheme or name in ("None", "N/A"):
         return name
     return os.path.relpath(_absolute(path), _absolute(directory))
@@ -307,12 +305,12 @@ def write_associations(contents: Mapping[Path, bytes]) -> list[Path]:
     Parameters
     ----------
     contents : mapping of `~pathlib.Path` to bytes
-        See `planned_associations`.
+        Content of each file, see `planned_associations`.
 
     Returns
     -------
     paths : list of `~pathlib.Path`
-        The files.
+        The written files.
     """
     for path, content in contents.items():
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -1,5 +1,5 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
-"""Files that appear under their name complete, or not at all."""
+"""Atomic writing: a file appears under its name complete, or not at all."""
 
 import bz2
 import errno
@@ -23,18 +23,18 @@ __all__ = [
     "space_errors",
 ]
 
-# Errors of a disk or a quota that is full.
+# Error numbers of a full disk or quota.
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-# Names of temporary files.
+# Pattern of the names of temporary files.
 PART = re.compile(r"\.levelmatch-[0-9a-f]{16}")
-# The temporary files of this process.
+# Temporary files of this process.
 _PARTS: set[Path] = set()
-# Folder in which Linux shows the open files of a process.
+# Folder that lists the open files of a process on Linux.
 OWN_FILES = "/proc/self/fd"
 
 
 def refuse_existing(path: Path, *, overwrite: bool) -> None:
-    """Refuse to replace a file, unless that is asked for.
+    """Refuse an existing file unless it may be replaced.
 
     Raises
     ------
@@ -48,7 +48,7 @@ def refuse_existing(path: Path, *, overwrite: bool) -> None:
 
 @contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
-    """Give the name of a temporary file, which replaces ``path`` on success.
+    """Yield the name of a temporary file, which replaces ``path`` on success.
 
     Parameters
     ----------
@@ -58,15 +58,15 @@ def atomic_path(path: Path) -> Iterator[Path]:
     Yields
     ------
     part : `~pathlib.Path`
-        An empty file in the same folder; removed if an exception is raised.
+        An empty file in the same folder. It is removed if an exception is raised.
     """
     _remove_left(path.parent)
     part = _new_name(path)
-    # The permissions follow the user's umask, which those of tempfile do not.
+    # Unlike files of tempfile, this file follows the user's umask.
     handle = os.open(part, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666)
     _PARTS.add(part)
     try:
-        # Until this process ends, however it does.
+        # The lock lasts until the process ends in any way, see `_remove_left`.
         _lock(handle)
         with space_errors(path):
             yield part
@@ -78,13 +78,13 @@ def atomic_path(path: Path) -> Iterator[Path]:
 
 
 def remove_parts() -> None:
-    """Remove the temporary files of this process, which is about to end."""
+    """Remove the temporary files of this process before it is ended."""
     for part in list(_PARTS):
         part.unlink(missing_ok=True)
 
 
 def _lock(handle: int) -> bool:
-    """Lock an open file; return whether that was possible."""
+    """Lock an open file; return whether this was possible."""
     try:
         from fcntl import LOCK_EX, LOCK_NB, flock
 
@@ -102,7 +102,7 @@ def _remove_left(folder: Path) -> None:
         with suppress(OSError):
             handle = os.open(path, os.O_RDWR | os.O_NONBLOCK)
             try:
-                # The file of a process that is alive is locked.
+                # The file of a running process is locked.
                 if _lock(handle):
                     path.unlink()
             finally:
@@ -111,7 +111,7 @@ def _remove_left(folder: Path) -> None:
 
 @contextmanager
 def space_errors(path: Path) -> Iterator[None]:
-    """Give errors of a full disk the name of the file that was written."""
+    """Add the name of the written file to errors of a full disk."""
     try:
         yield
     except OSError as error:
@@ -125,7 +125,7 @@ def space_errors(path: Path) -> Iterator[None]:
 def atomic_stream(path: Path) -> Iterator[BinaryIO]:
     """Open a file for writing that replaces ``path`` on success.
 
-    On Linux the file has no name until then, so that even a killed process leaves no
+    On Linux, the file has no name until it is complete, so that even a killed process leaves no
     partial file. The content is compressed if the name ends in .gz, .bz2 or .xz.
 
     Parameters
@@ -136,10 +136,10 @@ def atomic_stream(path: Path) -> Iterator[BinaryIO]:
     Yields
     ------
     stream : binary file
-        Open for writing.
+        The stream, open for writing.
     """
     try:
-        # The file gets its name through this folder.
+        # Without this folder, the file cannot get its name.
         os.stat(OWN_FILES)
         handle = os.open(path.parent, os.O_TMPFILE | os.O_WRONLY, 0o666)
     except (AttributeError, OSError):
@@ -154,12 +154,12 @@ def atomic_stream(path: Path) -> Iterator[BinaryIO]:
 
 
 def _new_name(path: Path) -> Path:
-    """Return an unused name in the same folder, short whatever the length of the name."""
+    """Return a short, unused name in the same folder."""
     return path.with_name(f".levelmatch-{secrets.token_hex(8)}")
 
 
 def _compressor(path: Path, stream: BinaryIO):
-    """Return the stream, or one that compresses into it without a time or a name."""
+    """Return the stream, or a compressing stream that stores neither time nor name."""
     if path.name.endswith(".gz"):
         return gzip.GzipFile("", "wb", 6, stream, mtime=0)
     if path.name.endswith(".bz2"):
@@ -170,7 +170,7 @@ def _compressor(path: Path, stream: BinaryIO):
 
 
 def _give_name(handle: int, path: Path) -> None:
-    """Give an unnamed file a name, replacing any file of that name."""
+    """Give an unnamed file a name; replace an existing file."""
     try:
         _link(handle, path)
     except FileExistsError:
@@ -181,15 +181,16 @@ def _give_name(handle: int, path: Path) -> None:
         finally:
             name.unlink(missing_ok=True)
     except OSError:
-        # Some file systems have no hard links.
+        # Some file systems lack hard links.
         with atomic_path(path) as part:
             shutil.copyfile(f"{OWN_FILES}/{handle}", part)
 
 
 def _link(handle: int, path: Path) -> None:
+    """Link an open file to a path."""
     root = os.open("/", os.O_RDONLY)
     try:
-        # Python follows the symbolic link only where a folder is given.
+        # Python follows the symbolic link only if src_dir_fd is given.
         os.link(f"{OWN_FILES}/{handle}", path, src_dir_fd=root, follow_symlinks=True)
     finally:
         os.close(root)

@@ -1,5 +1,5 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
-"""Write catalogues of outlines, which take the place of headers in a run."""
+"""Write catalogues of outlines, which replace the headers of images in the planning of a run."""
 
 from pathlib import Path
 
@@ -28,20 +28,20 @@ def write_catalogue(
     read: ReadOptions | None = None,
     overwrite: bool = False,
 ) -> Table:
-    """Write a catalogue of the outlines of images, which takes the place of their headers.
+    """Write a catalogue of the outlines of images, an input that needs no headers.
 
-    A run on the catalogue finds overlaps and plans its passes without opening a file. A file
-    is opened where its pixels are measured, and where its corrected image is written.
+    A run on the catalogue finds overlaps and plans its passes without opening files. It opens a
+    file to measure its pixels and to write its corrected image.
 
     Parameters
     ----------
     <<images>>
-        In files.
+        The images must be in files.
     path : str or `~pathlib.Path`
         The catalogue: .ecsv, .fits or .parquet.
     keywords : iterable of str
-        Header keywords to keep beside those that the planning of a run may look up, such as one
-        of ``group_by``.
+        Additional header keywords to store, such as a keyword of ``group_by``. Keywords used by
+        default are always stored.
     read : `ReadOptions` or None
         How images are read.
     overwrite : bool
@@ -50,16 +50,17 @@ def write_catalogue(
     Returns
     -------
     catalogue : `~astropy.table.Table`
-        One row per image: ``file``, its path, relative to the catalogue if within its folder;
-        ``hdu``, the index of the image, and ``extension``, its label if several of the file are
-        matched; ``ra`` and ``dec``, the vertices of its convex outline in degrees, of shape (16,)
-        each; ``ra_centre`` and ``dec_centre`` of its middle pixel; its shape ``ny`` and ``nx``;
-        ``unit``; ``tile``; and columns named as header keywords.
+        One row per image. ``file`` is its path, relative to the catalogue if it lies in the same
+        folder. ``hdu`` is the index of the image. ``extension`` is its label if several images of
+        the file are matched. ``ra`` and ``dec``, of shape (16,), are the vertices of its convex
+        outline in degrees. ``ra_centre`` and ``dec_centre`` are the position of its middle pixel.
+        ``ny`` and ``nx`` are its shape. ``unit`` and ``tile`` are its unit and tile. Other
+        columns have the names of header keywords.
 
     Raises
     ------
     FrameError
-        If an image cannot be used, or is in memory.
+        If an image cannot be used, or is in memory; the message names it.
     FileExistsError
         If the file exists and ``overwrite`` is not set.
     """
@@ -104,6 +105,6 @@ def _table(frames: list[Frame], keywords) -> Table:
 
 
 def _column(values):
-    """Return header values as a column: numbers if all are, else text."""
+    """Return header values as a column of numbers if all are numbers, otherwise of text."""
     numbers = all(isinstance(v, int | float) and not isinstance(v, bool) for v in values)
     return values if numbers else ["" if value is None else str(value) for value in values]

@@ -1,5 +1,5 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
-"""Parameters that several functions share, described once."""
+"""Shared descriptions of parameters, which are inserted into docstrings."""
 
 import re
 
@@ -11,18 +11,18 @@ images : iterable, mapping, `~ccdproc.ImageFileCollection` or `MatchResult`
     `~astropy.nddata.CCDData` or `~astropy.nddata.NDData` objects; HDUs, or
     `~astropy.io.fits.HDUList` objects, of one or several images; tuples of an array and its
     WCS or header; paths of files (FITS, or ASDF of Roman) or of associations (``asn.json``,
-    whose science members are taken); or a mapping of tile name to such a list. Or the path of
-    one association, or a catalogue of outlines (see `write_catalogue`) or its path.
-    Two-dimensional, of any shapes, each with a celestial WCS. Never changed.
+    whose science members are used); or a mapping of tile name to such a list. Also the path of
+    one association, or a catalogue of outlines (see `write_catalogue`) or its path. Images are
+    two-dimensional, of any shape, and have a celestial WCS. They are never changed.
 """,
     "group_by": """
 group_by : {"auto", "jwst", "overlap", "exposure"}, str, list of str or callable
     Assigns images to tiles: by JWST's program, observation, visit, visit group, sequence
-    and activity (``"jwst"``); images that share more than half of their area
-    (``"overlap"``); the images of each file (``"exposure"``); the value of header keywords,
-    where ``"FILENAME"`` is the image's own name; or a function of an image's name and header.
-    The chips of one file that are a tile of their own get one level. ``"auto"`` is the
-    mapping's key, else ``"jwst"`` where all images have its keys, else ``"overlap"``.
+    and activity (``"jwst"``); by overlaps of more than half of their area (``"overlap"``); by
+    file (``"exposure"``); by header keywords, where ``"FILENAME"`` is the name of the image; or
+    by a function of the name and header of an image. ``"auto"`` uses the keys of a mapping, or
+    ``"jwst"`` if all images are of JWST, or ``"overlap"``. If all chips of one file form a tile,
+    they get one level.
 """,
     "options": """
 progress_bar : callable or None
@@ -41,12 +41,12 @@ solve : `SolveOptions` or None
 """,
     "reference": """
 reference : str or int
-    The image (or tile) whose correction is zero: its name, its index in the input,
-    ``"mean"`` for a mean correction of zero, or ``"auto"``: the image closest in time to
-    dedicated backgrounds, else the one with the most overlaps; ties go to the flattest by its
-    own pairs, then to the largest overlapping area and to the first name. Never a Lyot image.
-    If all images are one tile, `match_levels` holds a named image in the last pass that has
-    pairs.
+    The image (or tile) whose correction is zero: its name, or its index in the input.
+    ``"mean"`` sets the mean correction to zero. ``"auto"`` selects the image closest in time to
+    dedicated backgrounds, or the image with the most overlaps. If several have the same number,
+    it selects the flattest by its own pairs, then the one with the largest overlapping area, and
+    then the first by name. A Lyot image is never selected. If all images are one tile,
+    `match_levels` holds a named image in the last pass that has pairs.
 """,
     "raises": """
 TypeError, ValueError
@@ -60,7 +60,7 @@ FrameError
 
 
 def share_parameters(function):
-    """Fill the lines ``<<name>>`` of a function's docstring with the shared descriptions."""
+    """Replace the lines ``<<name>>`` of a function's docstring by shared descriptions."""
     if function.__doc__:
         function.__doc__ = re.sub(
             r"^( *)<<(\w+)>>$", _described, function.__doc__, flags=re.MULTILINE

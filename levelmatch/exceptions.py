@@ -23,11 +23,11 @@ __all__ = [
 
 
 class LevelMatchError(Exception):
-    """Data for which no result can be computed."""
+    """Base class of errors: no result can be computed from the data."""
 
 
 class FrameError(LevelMatchError):
-    """An image that cannot be used: unreadable, empty, or without a usable WCS."""
+    """An image cannot be used: it is unreadable, empty or without a usable WCS."""
 
 
 class NoOverlapError(LevelMatchError):
@@ -35,46 +35,46 @@ class NoOverlapError(LevelMatchError):
 
 
 class DisconnectedError(LevelMatchError):
-    """Disconnected sets of images, which the options refuse."""
+    """Images form disconnected sets, which the options refuse."""
 
 
 class RecordError(LevelMatchError):
-    """A file that is no record, a damaged record, or one of other files."""
+    """A file is not a record, or a record is damaged or belongs to other files."""
 
 
 class ConvergenceError(LevelMatchError):
-    """Equations whose solution did not reach the required accuracy."""
+    """The solution of equations did not reach the required accuracy."""
 
 
 class LevelMatchWarning(AstropyUserWarning):
-    """A result that needs attention."""
+    """Base class of warnings: a result needs attention."""
 
 
 class DisconnectedWarning(LevelMatchWarning):
-    """Disconnected sets of images, each with its own gauge."""
+    """Images form disconnected sets, each with its own gauge."""
 
 
 class FluxScaleWarning(LevelMatchWarning):
-    """Images whose flux scales differ, so that their difference depends on brightness."""
+    """The flux scales of images differ, so that their difference depends on brightness."""
 
 
 class PatternWarning(LevelMatchWarning):
-    """Images of a detector that share a pattern, which no level or plane corrects."""
+    """Images of a detector share a pattern, which levels and planes cannot correct."""
 
 
 class LevelMatchDeprecationWarning(LevelMatchWarning, AstropyDeprecationWarning):
-    """A keyword that has moved and will be removed."""
+    """A keyword has moved and will be removed."""
 
 
 def warn_user(message: str, category: type[Warning] = LevelMatchWarning) -> None:
-    """Warn at the line of the user's call, the innermost one outside of the package.
+    """Issue a warning at the line of the user's call, the innermost outside of the package.
 
     Parameters
     ----------
     message : str
         The warning.
     category : type
-        Its class.
+        Class of the warning.
     """
     level, frame = 2, sys._getframe(1)
     while frame and frame.f_globals.get("__name__", "").partition(".")[0] == __package__:

@@ -1,5 +1,5 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
-"""Numbers of a result, or of its record, that the summary, the report and the plots share."""
+"""Numbers of a result, or of its record, for the summary, the report and the plots."""
 
 import warnings
 from dataclasses import dataclass, replace
@@ -26,23 +26,24 @@ __all__ = [
     "worst_seam",
 ]
 
-# Robust weights below this fraction mark a pair as at odds with the others.
+# Smallest robust weight of a pair that agrees with the others.
 ODD_WEIGHT = 0.5
-# Planes are worth a try where slopes change the differences of pairs across their overlaps by
-# this many standard errors (median), and by this multiple of the residuals' rms.
+# Smallest change of differences across overlaps for which planes are tried: its median in standard
+# errors, and its rms relative to the rms of the residuals.
 MIN_SLOPE_SIGMA, MIN_SLOPE_RATIO = 5.0, 0.5
-# Up to so many images, significant planes are tried; planes help if they leave less than this
-# fraction of the residuals.
-MAX_AUTO, MAX_PLANE_RATIO = 100, 0.7
+# Largest number of images for which the fit type "auto" is tried; beyond, "level+slope" is used.
+MAX_AUTO = 100
+# Largest ratio of the residuals of planes to the residuals of levels for which planes help.
+MAX_PLANE_RATIO = 0.7
 
 
 def unit_words(unit):
-    """Return a unit as labels show it."""
+    """Return a unit as text for labels."""
     return "data units" if unit is None or not str(unit) else unit_text(unit)
 
 
 def has_slopes(table):
-    """Return whether any correction of a table of images is a plane."""
+    """Return whether a correction in a table of images is a plane."""
     return any(values(table[f"slope_{axis}"]).any() for axis in "uv")
 
 
@@ -67,17 +68,17 @@ class Facts:
 
     @classmethod
     def of(cls, result):
-        """Return the facts of a result; facts are returned unchanged."""
+        """Return the facts of a result; return facts unchanged."""
         return result if isinstance(result, cls) else cls(result)
 
     @property
     def unit_words(self):
-        """The unit of comparison as labels show it."""
+        """The common unit as text for labels."""
         return unit_words(self.unit)
 
     @cached_property
     def labels(self):
-        """Names of the images in sentences, by their full names; the report sets short ones."""
+        """Names of the images in sentences, by full name. The report sets short names."""
         return {name: name for name in self.names}
 
     @cached_property
@@ -102,13 +103,13 @@ class Facts:
 
     @cached_property
     def n_images(self):
-        """Number of output images; two parts of a MIRI image may be one."""
+        """Number of output images; a joined MIRI image counts once."""
         whole = {frame.product for frame in self.frames}
         return len(whole) if self.result.run.recombine else len(self.frames)
 
     @cached_property
     def order(self):
-        """Rows of the table of images, sorted by name, as passes number the images."""
+        """Rows of the images, sorted by name, in the table of images; passes use this order."""
         return np.array(sorted(range(len(self.names)), key=self.names.__getitem__), dtype=int)
 
     @cached_property
@@ -119,12 +120,12 @@ class Facts:
 
     @cached_property
     def kept(self):
-        """Flags of the kept pairs, shape (n,)."""
+        """Whether each pair is kept, shape (n,)."""
         return np.asarray(self.pairs["kept"], dtype=bool)
 
     @cached_property
     def n_sigma(self):
-        """Residual of each pair over its standard error, shape (n,); NaN if rejected."""
+        """Residual of each pair divided by its standard error, shape (n,); NaN if rejected."""
         return values(self.pairs["n_sigma"])
 
     @cached_property
@@ -134,7 +135,7 @@ class Facts:
 
     @cached_property
     def sets(self):
-        """Connected set of each image in the last pass, shape (n,); 0 is the largest."""
+        """Index of each image's connected set in the last pass, shape (n,); 0 is the largest."""
         out = np.zeros(len(self.frames), dtype=int)
         for p in self.passes[-1:]:
             label = p.solution.component[p.group]
@@ -147,7 +148,7 @@ class Facts:
 
     @cached_property
     def linked(self):
-        """Flags of images whose group a kept pair or shared offsets link to another, (n,)."""
+        """Whether a kept pair or shared offsets link each image's group to another, shape (n,)."""
         linked = np.zeros(len(self.frames), dtype=bool)
         rank = np.argsort(self.order)
         for p in self.passes:
@@ -160,7 +161,7 @@ class Facts:
 
     @cached_property
     def levels(self):
-        """Level of each image and its error in the unit of comparison, shape (2, n)."""
+        """Level of each image and its error in the common unit, shape (2, n)."""
         scale = np.array([frame.scale for frame in self.frames])
         return np.stack([values(self.table["level"]), values(self.table["error"])]) * scale
 
@@ -168,7 +169,7 @@ class Facts:
     def seams(self):
         """The `Seams` of the kept pairs."""
         before, after = (values(self.pairs[name])[self.kept] for name in ("level", "residual"))
-        # Rounding alone leaves no residual.
+        # Rounding errors count as zero.
         after = np.where(np.abs(after) > 1e-9 * np.abs(before).max(initial=0.0), after, 0.0)
         sigmas = self.n_sigma[self.kept]
         sigmas = sigmas[np.isfinite(sigmas)]
@@ -186,21 +187,21 @@ class Facts:
 
     @cached_property
     def odd(self):
-        """Flags of pairs at odds with the others, shape (n,)."""
+        """Whether each pair is kept but disagrees with the others, shape (n,)."""
         robust = values(self.pairs["robust"])
         return self.kept & (robust < ODD_WEIGHT)
 
     @cached_property
     def suspects(self):
-        """Images that disagree with their neighbours, the worst first, as a dictionary.
+        """Images that disagree with their neighbours, the worst first.
 
-        From the row of the image, or of a tile's first image, to its
+        A dictionary from the row of the image, or of a tile's first image, to its
         `~levelmatch.suspects.Suspect`.
         """
-        found = {}
+        by_row = {}
         for suspect in find_suspects(self.result):
-            found.setdefault(int(self.order[suspect.images[0]]), suspect)
-        return found
+            by_row.setdefault(int(self.order[suspect.images[0]]), suspect)
+        return by_row
 
     @cached_property
     def worst_seam(self):
@@ -208,29 +209,32 @@ class Facts:
         return worst_seam(self)
 
     def rms_of_pass(self, matched):
-        """Return the rms difference of a pass's kept pairs, and their rms residual.
+        """Return the rms difference and the rms residual of a pass's kept pairs.
 
-        Differences are taken before any pass, residuals after this one. Both are NaN without
-        a kept pair.
+        The differences are those before all passes, the residuals those after this pass. Both
+        are NaN without a kept pair.
         """
         rows = matched.rows[matched.kept]
         return _rms(values(self.pairs["level"])[rows]), _rms(matched.residual[matched.kept])
 
     @property
     def flux_limit(self):
-        """Relative difference of flux scales that is reported."""
+        """Smallest relative difference of flux scales that is reported."""
         return self.result.options.get("solve", {}).get("flux_limit", SolveOptions.flux_limit)
 
     @cached_property
     def flux_differences(self):
-        """Images whose flux scale differs; the most significant first, by their sorted names."""
+        """Images whose flux scale differs, the most significant first.
+
+        The images are indices among all images sorted by name.
+        """
         return flux_differences(self.result.measured, self.flux_limit)
 
     @cached_property
     def slope_step(self):
-        """Rms change of the differences across overlaps by their slopes; 0 if planes do not help.
+        """Rms change of the differences across overlaps due to slopes, or 0 if it is small.
 
-        By the plane of each kept pair, where all passes fit levels.
+        It is computed from the plane of each kept pair, if all passes fit levels.
         """
         measured = self.result.measured
         good = self.kept & (measured.npix > 0)
@@ -238,11 +242,11 @@ class Facts:
             return 0.0
         gram, rhs = measured.gram[good], measured.rhs[good]
         level = gram[:, 0, 0]
-        # The level is eliminated: the slopes alone, weighted by the shape of the overlap.
+        # The level is eliminated from the normal equations, which leaves the slopes.
         mixed = gram[:, 0, 1:]
         reduced = gram[:, 1:, 1:] - mixed[:, :, None] * mixed[:, None] / level[:, None, None]
-        part = rhs[:, 1:] - mixed * (rhs[:, 0] / level)[:, None]
-        chi2 = np.einsum("pi,pij,pj->p", part, np.linalg.pinv(reduced, hermitian=True), part)
+        slopes = rhs[:, 1:] - mixed * (rhs[:, 0] / level)[:, None]
+        chi2 = np.einsum("pi,pij,pj->p", slopes, np.linalg.pinv(reduced, hermitian=True), slopes)
         chi2 = np.maximum(chi2, 0.0)
         step = _rms(np.sqrt(chi2 / level))
         helps = np.median(np.sqrt(chi2 / 2)) > MIN_SLOPE_SIGMA
@@ -250,14 +254,14 @@ class Facts:
 
     @cached_property
     def left_by_planes(self):
-        """Rms of the residuals if planes are fitted; NaN where levels do about as well.
+        """Rms of the residuals if planes are fitted, or NaN if planes do not help.
 
-        The pairs are solved again, without pixels: by the fit type ``"auto"``, whose planes are
-        significant, or for many images by ``"level+slope"``, which is faster.
+        The pairs are solved again with the fit type ``"auto"``, or for many images with
+        ``"level+slope"``, which is faster.
         """
         few = len(self.frames) <= MAX_AUTO
         levels = all(p.fit_type == "level" for p in self.passes)
-        # One bad image is no reason for planes.
+        # Suspect images must not suggest planes.
         if not levels or not self.kept.any() or self.suspects or not (few or self.slope_step > 0):
             return np.nan
         fit_type = "auto" if few else "level+slope"
@@ -284,14 +288,15 @@ class Seams:
     Parameters
     ----------
     before, before_worst, after, after_worst : float
-        Rms and largest size of the differences and of the residuals, in the unit of
-        comparison.
+        Rms and largest absolute value of the differences and of the residuals, in the common
+        unit.
     sigma, sigma_worst : float
-        Rms and largest size of the residuals over their standard errors.
+        Rms and largest absolute value of the residuals divided by their standard errors.
     n_bad : int
-        Number of pairs whose residual is more than ``limit`` standard errors.
+        Number of pairs whose residual exceeds ``limit`` standard errors.
     floor, noise : float
-        Largest systematic floor of a pass, and median standard error of the pairs without it.
+        Largest systematic floor of a pass, and median standard error of the pairs without the
+        floor.
     """
 
     before: float
@@ -321,7 +326,7 @@ class Seam:
         The pair's residual, and the standard error of the difference of the two corrections
         where the images overlap.
     n_sigma : float
-        The residual over its standard error.
+        The residual divided by its standard error.
     """
 
     row: int
@@ -351,7 +356,7 @@ def worst_seam(result):
 
 
 def seam_error(result, row):
-    """Return the standard error of the difference of two corrections at their pair's centre."""
+    """Return the standard error of the difference of a pair's corrections at the pair's centre."""
     facts = Facts.of(result)
     ends = facts.ends[row].tolist()
     axes = facts.result.measured.axes[row]

@@ -13,9 +13,9 @@ __all__ = ["write_skyfile"]
 def write_skyfile(result: Levels, path: str | Path, *, overwrite: bool = False) -> Path:
     """Write the levels of a result for AstroDrizzle's parameter ``skyfile``.
 
-    One line per file: its name, and the level of each chip in the order of the file. The levels
-    are totals, in the unit of the image, as AstroDrizzle reads them. They belong to images whose
-    pixels are not corrected, see ``subtract`` of `~levelmatch.SolveOptions`.
+    Each line holds the name of a file and the levels of its chips, in the order of the file. The
+    levels are total levels in the unit of the image. AstroDrizzle subtracts them, so the pixels
+    must not be corrected, see ``subtract`` of `~levelmatch.SolveOptions`.
 
     Parameters
     ----------

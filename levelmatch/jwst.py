@@ -1,7 +1,7 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
 """A step and hooks for the JWST pipeline, ``calwebb_image3``.
 
-Light to import: the packages of the pipeline are imported at the first use.
+The module is light to import. It imports the packages of the pipeline when they are first used.
 """
 
 from pathlib import Path
@@ -64,7 +64,7 @@ def add_history(model: Any) -> None:
     Parameters
     ----------
     model : `~stdatamodels.jwst.datamodels.ImageModel`
-        The combined image, which is changed in place. Its FITS file has the run in HISTORY.
+        The combined image, which is changed in place. Its FITS file names the run in HISTORY.
     """
     from levelmatch.pipelines.jwst_models import add_history as add
 
@@ -76,14 +76,14 @@ def add_history(model: Any) -> None:
 def write_skylist(result: MatchResult, path: str | Path, *, overwrite: bool = False) -> Path:
     """Write the levels of a result for the skymatch step, ``skymethod="user"``.
 
-    With ``skylist`` set to this file, the pipeline subtracts the levels from the input images.
+    If ``skylist`` is set to this file, the pipeline subtracts the levels from the input images.
 
     Parameters
     ----------
     result : `~levelmatch.MatchResult`
-        The result, of levels without slopes.
+        The result. Its corrections must be levels.
     path : str or `~pathlib.Path`
-        The file: a line per image, with its name and its level.
+        The file, with the name and the level of one image on each line.
     overwrite : bool
         Whether an existing file may be replaced.
 
@@ -95,7 +95,8 @@ def write_skylist(result: MatchResult, path: str | Path, *, overwrite: bool = Fa
     Raises
     ------
     FrameError
-        If an image has a plane, a pattern, several parts or a flux scale; the message names it.
+        If one level cannot express the correction of an image (a plane, a pattern, two parts or
+        a flux scale), or its name has a blank; the message names the image.
     FileExistsError
         If the file exists and ``overwrite`` is not set.
     """
@@ -109,9 +110,9 @@ def write_skylist(result: MatchResult, path: str | Path, *, overwrite: bool = Fa
 
 
 def _sky_line(product: Product) -> str:
-    """Return the line of an image; refuse corrections that one level does not describe."""
+    """Return the line of an image; refuse corrections that one level cannot express."""
     frame = product.frame
-    # The step compares the names in the headers.
+    # The step identifies images by the names in their headers.
     name = str(frame.meta.get("FILENAME") or frame.name)
     reason = ""
     if np.any(frame.correction.vector):

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 __all__ = ["PASSES", "PASS_OF", "PassName"]
 
-# Names of the passes, by their longer names in keywords.
+# Name of the pass for each name in keywords such as ``fit_type_mosaic_tiles``.
 PASS_OF = {
     "dithers": "dithers",
     "recombine_lyot": "lyot",
@@ -17,20 +17,20 @@ PASS_OF = {
 
 @dataclass(frozen=True)
 class PassName:
-    """The names of one pass, or of the local sky.
+    """Names of a pass, or of another correction such as the local sky.
 
     Parameters
     ----------
     letter : str
         Letter in header keywords such as ``LMDLEV``.
     short : str
-        Name in the comments of header cards, which have little room.
+        Short name in comments of header cards.
     heading : str
         Heading of a column.
     words : str
         Name in sentences.
     lone : str
-        Reason why the pass had nothing to match, if each group is alone.
+        Reason why the pass has nothing to match, if no group has another group to match.
     """
 
     letter: str

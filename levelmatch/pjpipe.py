@@ -1,7 +1,7 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
-"""The level matching step of the PHANGS-JWST pipeline (PJPipe), done by this package.
+"""A replacement for the level matching step of the PHANGS-JWST pipeline (PJPipe).
 
-Light to import: PJPipe itself is imported only by `install`.
+The module is light to import. Only `install` imports PJPipe.
 """
 
 import re
@@ -20,11 +20,12 @@ __all__ = ["LevelMatchStep", "install"]
 
 logger = getLogger(__name__)
 
+# File that marks the step as complete.
 COMPLETE = "level_match_step_complete.txt"
-# How pairs are sampled: the default of PJPipe is bilinear, as is this package's own.
+# Method of measuring for each reproject_func. The defaults of both packages are bilinear.
 METHODS = {"interp": "direct", "adaptive": "adaptive", "exact": "exact"}
 WEIGHTS = ("equal", "npix", "rms", "ivar")
-# Parameters that have no effect: their defaults, and the reason.
+# Parameters without effect: their defaults, and the reason.
 IDLE = {
     "sigma": (3, "local levels are clipped at 3 sigma"),
     "npixels": (3, "sources are grown by the package's own kernel"),
@@ -32,22 +33,23 @@ IDLE = {
     "max_iters": (20, "clipping ends when it converges"),
     "max_points": (10000, "no histograms are drawn"),
 }
+# Numbers in the names of MIRI's filters.
 MIRI = {560, 770, 1000, 1130, 1280, 1500, 1800, 2100, 2550}
-# The longest wavelength of the NIRCam short-wavelength channel, in 10 nm.
+# Longest wavelength of the NIRCam short-wavelength channel, in units of 10 nm.
 LONGEST_SHORT = 212
 
 
 class LevelMatchStep:
-    """Match the levels of one band of one target, in the folders of PJPipe.
+    """Level matching of one band of one target, in the folders of PJPipe.
 
-    The constructor and `do_step` are those of ``pjpipe.LevelMatchStep`` 1.3.0.
+    The constructor and `do_step` have the signatures of ``pjpipe.LevelMatchStep`` 1.3.0.
 
     Parameters
     ----------
     in_dir, out_dir : str or `~pathlib.Path`
-        Folder of the input files, and folder of the outputs with the same names.
+        Folder of the input files, and folder of the output files, which have the same names.
     step_ext : str
-        Suffix of the input files: ``cal`` for ``*_cal.fits``.
+        Suffix of the input files, such as ``cal`` for ``*_cal.fits``.
     procs : int
         Number of threads.
     band : str
@@ -57,28 +59,30 @@ class LevelMatchStep:
     fit_type_combine_nircam_short, fit_type_mosaic_tiles : {"level", "level+slope", "auto"}
         See `~levelmatch.match_levels`.
     recombine_lyot : bool
-        Match the Lyot coronagraph to the main chip and join the two files. Only MIRI's bands.
+        Whether to match the Lyot coronagraph to the main chip and join the two files. It has an
+        effect in MIRI's bands only.
     combine_nircam_short : bool
-        Match the short-wavelength chips of a module. Only NIRCam's bands up to 2.12 micron.
+        Whether to match the short-wavelength chips of a module. It has an effect in NIRCam's
+        bands up to 2.12 micron only.
     do_local_subtraction : bool
-        Subtract the sky level of the first dither of each tile. Off for dithers with slopes.
+        Whether to subtract the sky level of the first dither of each tile. It is switched off
+        for dithers with slopes.
     sigma, npixels, dilate_size, max_iters, max_points : float or int
-        Accepted, without a meaning here; a log line names those that are set.
+        Parameters without effect. A log line names those that differ from their defaults.
     do_sigma_clip : bool
-        Mask the sources of each image.
+        Whether to mask the sources of each image.
     weight_method : {"equal", "npix", "rms", "ivar"}
-        Weights of the pairs. The last is the default of this package, not of PJPipe.
+        Weights of the pairs. ``"ivar"`` is the default of this package and unknown to PJPipe.
     min_area_percent : float
-        Reject overlaps with fewer pixels than this fraction of the mean.
+        Smallest number of pixels of an overlap, as a fraction of the mean.
     min_linear_frac : float
-        Reject overlaps shorter than this fraction of an image.
+        Smallest length of an overlap, as a fraction of an image.
     rms_sig_limit : float
-        Reject overlaps whose scatter is so many standard deviations above the mean.
+        Largest scatter within an overlap, in standard deviations above the mean.
     reproject_func : {"interp", "exact", "adaptive"}
-        Sampling of a pair: the package's own bilinear sampling, or the two functions of
-        reproject.
+        Sampling of a pair: the bilinear sampling of this package, or a function of reproject.
     overwrite : bool
-        Remove the outputs of an earlier run.
+        Whether to remove the outputs of an earlier run.
 
     Raises
     ------
@@ -162,19 +166,19 @@ class LevelMatchStep:
         """Match the files of the input folder, and write them to the output folder.
 
         The output folder also gets the record ``levelmatch.asdf``, plots if matplotlib is
-        there, and at last ``level_match_step_complete.txt``. A later call returns at once,
-        unless ``overwrite`` is set.
+        installed, and finally ``level_match_step_complete.txt``. Later calls do nothing unless
+        ``overwrite`` is set.
 
         Returns
         -------
         done : bool
-            True. PJPipe removes the folder of a band whose step returns false, so failures
-            raise errors instead.
+            Always True. PJPipe removes the folder of a band whose step returns False, so
+            failures raise errors.
 
         Raises
         ------
         LevelMatchError
-            If an image cannot be used; the message names it. Nothing is written then.
+            If an image cannot be used; the message names it. No image is written in this case.
         ValueError
             If the band is unknown and a pass depends on it.
         """
@@ -193,7 +197,7 @@ class LevelMatchStep:
             result = match_levels(files, **self._options())
         for warning in caught:
             logger.warning("%s", warning.message)
-        # Outputs without the complete file are those of a run that was interrupted.
+        # Without the complete file, existing outputs are those of an interrupted run.
         result.write(out_dir, overwrite=True)
         for row in result.table:
             logger.info("%s: level %.4g +- %.2g", row["name"], *_plain(row, "level", "error"))
@@ -227,7 +231,7 @@ class LevelMatchStep:
         }
 
     def _log_idle(self) -> None:
-        """Name the parameters that are set and have no meaning here, in one line."""
+        """Log the parameters that are set but have no effect, on one line."""
         named = [f"{key} ({why})" for key, (value, why) in IDLE.items() if self._is_set(key, value)]
         if named:
             logger.info("without effect in levelmatch: %s", ", ".join(named))
@@ -236,7 +240,7 @@ class LevelMatchStep:
         return getattr(self, key) != default
 
     def _plot(self, result: MatchResult) -> None:
-        """Draw the levels and the residuals of the pairs into the folder of plots."""
+        """Plot the levels and the residuals of the pairs to files."""
         try:
             from matplotlib.figure import Figure
         except ImportError:
@@ -245,7 +249,7 @@ class LevelMatchStep:
         from levelmatch.plots import plot_levels, plot_residuals
 
         for name, draw in (("levels", plot_levels), ("residuals", plot_residuals)):
-            # A figure of its own, so that no backend is set.
+            # A figure without pyplot selects no backend.
             figure = Figure(figsize=(8, 6), layout="constrained")
             draw(result, ax=figure.add_subplot())
             for suffix in ("png", "pdf"):
@@ -278,9 +282,9 @@ def instrument_of(band: str) -> str:
 
 
 def install() -> None:
-    """Put `LevelMatchStep` in the place of PJPipe's own, for this process.
+    """Replace PJPipe's own step by `LevelMatchStep` in this process.
 
-    Call it before ``pjpipe.PJPipeline`` runs. The configuration stays as it is.
+    Call this function before ``pjpipe.PJPipeline`` runs. The configuration needs no change.
     """
     import pjpipe
     import pjpipe.pipeline

@@ -1,5 +1,5 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
-"""The passes that a call asks for, and warnings of options without effect."""
+"""Passes of a call, checks of its options, and warnings of options without effect."""
 
 from collections.abc import Mapping
 
@@ -43,9 +43,9 @@ def fit_types_of(fit_type, keywords):
 
 
 def missing_dithers(frames, settings, fit_type):
-    """Return the dithers pass, in a list, if no pass has matched the images of a tile.
+    """Return a list with the dithers pass if a tile has unmatched images, otherwise an empty list.
 
-    Where the pass cannot be added, a warning names two of the images.
+    If the pass cannot be added, a warning names two of the images.
     """
     matched = [frame.has_pass("dithers") or "LMDLEV" in frame.meta for frame in frames]
     tiles = {}
@@ -69,7 +69,7 @@ def missing_dithers(frames, settings, fit_type):
 
 
 def check_chips(frames):
-    """Refuse images of other detectors than NIRCam's short-wavelength chips."""
+    """Refuse images of detectors other than NIRCam's short-wavelength chips."""
     for frame in frames:
         if not jwst.NIRCAM_SHORT.match(frame.detector):
             msg = (
@@ -94,7 +94,7 @@ def check_held(frames, solve, last):
     Raises
     ------
     ValueError
-        If they do.
+        If held images contradict another option; the message names both.
     """
     held = [frame for frame in frames if frame.role == HOLD]
     if not held:
@@ -110,7 +110,7 @@ def check_held(frames, solve, last):
 
 
 def with_excluded_pass(passes, frames):
-    """Return the passes, with one more if images are left out of the fit."""
+    """Return the passes, with an additional pass if images are excluded from the fit."""
     if not any(frame.role == EXCLUDE for frame in frames):
         return passes
     last = passes[-1]
@@ -118,9 +118,9 @@ def with_excluded_pass(passes, frames):
 
 
 def check_kept(frames, settings, passes, *, recombine=False):
-    """Refuse corrections that a header cannot hold, if they are not subtracted.
+    """Check that headers can hold the corrections, if the run does not subtract them.
 
-    Headers hold levels alone: no planes, patterns, recombined Lyot parts or applied flux scales.
+    A header can hold one level, but no plane, pattern, second level of a Lyot part or flux scale.
 
     Parameters
     ----------
@@ -129,9 +129,14 @@ def check_kept(frames, settings, passes, *, recombine=False):
     settings : `~levelmatch.settings.Settings`
         The settings of the run.
     passes : list of `~levelmatch.solve.passes.Pass`
-        Its passes.
+        The passes of the run.
     recombine : bool
         Whether Lyot parts are joined to their science parts.
+
+    Raises
+    ------
+    ValueError
+        If the run does not subtract and an option needs more than one level for each image.
     """
     if settings.solve.subtract:
         if settings.solve.sky_keyword is not None:
@@ -171,7 +176,7 @@ def warn_idle_options(collection, settings, passes):
     ):
         _warn_idle("combine_nircam_short: no image is of NIRCam's short-wavelength chips")
     keyword = passes[-1].keyword
-    # Most telescopes lack the default keyword.
+    # Most telescopes lack the default keyword, which causes no warning.
     is_default = keyword == SolveOptions.time_from_background
     if not is_default and not any(keyword in frame.meta for frame in frames):
         _warn_idle(f"time_from_background: no image has the keyword {keyword!r}")

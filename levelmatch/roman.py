@@ -1,7 +1,7 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
 """A step and a hook for the Roman mosaic pipeline, ``roman_mos``.
 
-Light to import: the packages of the pipeline are imported at the first use.
+The module is light to import. It imports the packages of the pipeline when they are first used.
 """
 
 from typing import Any

@@ -1,7 +1,7 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
-"""The settings of one call: its option classes, and keywords of earlier releases.
+"""Settings of one call: its option classes, and keywords of earlier releases.
 
-Light to import, as the options are.
+The module is light to import.
 """
 
 import os
@@ -14,7 +14,7 @@ from levelmatch.options import CoaddOptions, MeasureOptions, ReadOptions, SolveO
 __all__ = ["GROUP_BY", "MOVED_OF_MOSAIC", "Settings", "filled", "plain"]
 
 GROUP_BY = ("auto", "jwst", "overlap", "exposure")
-# Keywords of earlier releases, and the option class that they have moved to.
+# Keywords of earlier releases, and the keyword of the option class that holds them now.
 MOVED = {
     "weights": "solve",
     "time_from_background": "solve",
@@ -28,6 +28,7 @@ MOVED = {
     "extend": "measure",
     "checkpoint": "measure",
 }
+# The same for `levelmatch.make_mosaic`.
 MOVED_OF_MOSAIC = {
     **{name: home for name, home in MOVED.items() if home == "read"},
     **dict.fromkeys((f.name for f in fields(CoaddOptions)), "coadd"),
@@ -37,7 +38,7 @@ CLASSES = {"read": ReadOptions, "measure": MeasureOptions, "solve": SolveOptions
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """The settings of one run, checked.
+    """Checked settings of one run.
 
     Parameters
     ----------
@@ -66,11 +67,21 @@ class Settings:
         Parameters
         ----------
         function : str
-            The function, for messages.
+            Name of the function, for messages.
         moved : dict
             Keywords of earlier releases.
         progress_bar, group_by, **options
-            See the class; option classes may be `None`.
+            Settings of the class. Option classes may be `None`.
+
+        Returns
+        -------
+        settings : `Settings`
+            The settings.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If an argument is not understood; the message names it.
         """
         _check_group_by(group_by)
         if progress_bar is not None and not callable(progress_bar):
@@ -82,7 +93,7 @@ class Settings:
         )
 
     def plain(self) -> dict:
-        """Return the settings as plain values, which a file can hold."""
+        """Return the settings as plain values that a file can hold."""
         groups = {name: _plain_fields(getattr(self, name)) for name in CLASSES}
         return {"group_by": plain(self.group_by), **groups}
 
@@ -94,23 +105,28 @@ def _plain_fields(options):
 
 
 def filled(function: str, moved: Mapping, options: Mapping, homes: Mapping) -> dict[str, Any]:
-    """Return the option classes of a call, with the keywords of earlier releases in their places.
+    """Return the option classes of a call, with the values of keywords of earlier releases.
 
     Parameters
     ----------
     function : str
-        The function, for messages.
+        Name of the function, for messages.
     moved : mapping
         Values of keywords of earlier releases.
     options : mapping
-        The option classes by the keyword that takes them; `None` for the defaults.
+        Option class for each of its keywords; `None` for the defaults.
     homes : mapping
-        The keyword of the option class that each keyword has moved to.
+        Keyword of the option class that holds each keyword of earlier releases.
+
+    Returns
+    -------
+    options : dict
+        Option class for each of its keywords.
 
     Raises
     ------
     TypeError
-        If a keyword is unknown, or an option is of another class.
+        If a keyword is unknown, or an option has another class.
     """
     classes = {**CLASSES, "coadd": CoaddOptions}
     for name, value in options.items():
@@ -132,7 +148,7 @@ def filled(function: str, moved: Mapping, options: Mapping, homes: Mapping) -> d
 
 def _warn_moved(function, place, values):
     """Warn of keywords of earlier releases."""
-    # Its import takes longer than the command line's help.
+    # This import takes longer than printing the help of the command line.
     from levelmatch.exceptions import LevelMatchDeprecationWarning, warn_user
 
     call = ", ".join(f"{name}={value!r}"[:60] for name, value in values.items())
@@ -142,7 +158,7 @@ def _warn_moved(function, place, values):
 
 
 def _check_group_by(group_by):
-    """Refuse all but a word, header keywords and a function."""
+    """Refuse any other than a word, header keywords or a function."""
     if callable(group_by) or (isinstance(group_by, str) and group_by):
         return
     if not isinstance(group_by, list | tuple) or not all(isinstance(k, str) for k in group_by):
@@ -154,12 +170,12 @@ def _check_group_by(group_by):
 
 
 def plain(value: Any) -> object:
-    """Return an option as a plain value that a file can hold; other objects by their name."""
+    """Return an option as a plain value that a file can hold; for other objects, their name."""
     if isinstance(value, Mapping):
         return {str(key): plain(item) for key, item in value.items()}
     if hasattr(value, "colnames"):
         return {name: plain(value[name]) for name in value.colnames}
-    # A quantity has no list.
+    # A quantity cannot be converted to a list.
     value = value.value if hasattr(value, "to_value") else value
     if hasattr(value, "tolist"):
         return plain(value.tolist())

@@ -1,5 +1,5 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
-"""The compiled modules, found by extension-helpers at build time."""
+"""Definitions of the compiled modules, which extension-helpers reads at build time."""
 
 from pathlib import Path
 
@@ -9,8 +9,9 @@ from setuptools import Extension
 __all__ = ["get_extensions"]
 
 FLAGS = ["-O3", "-ffp-contract=off", "-fno-math-errno"]
-# Sums may be reordered, so that they vectorise; NaN keeps its meaning.
+# Flags that allow sums to be reordered and vectorised, while NaN keeps its meaning.
 REORDER = ["-fno-trapping-math", "-fno-signed-zeros", "-fassociative-math"]
+# Additional sources and flags of each module.
 MODULES = {
     "images/_decode": (["_decode.h"], REORDER),
     "measure/_cells": (

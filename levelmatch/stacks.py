@@ -35,8 +35,17 @@ def stack_tile(images, *, method="interp", read=None, **moved):
     Returns
     -------
     stack : `~astropy.nddata.CCDData`
-        In the unit of the first image by name, on a tangential grid with North up and
-        the pixel scale of the finest image; masked where no image is good.
+        The mean, in the unit of the first image by name, on a tangential grid with North up and
+        the pixel scale of the finest image. Pixels without a good image are masked.
+
+    Raises
+    ------
+    ValueError
+        If the method is unknown.
+    FrameError
+        If an image cannot be used.
+    NoOverlapError
+        If no image has a good pixel.
     """
     read = Settings.of("stack_tile", moved, read=read).read
     frames, unit = comparable_frames(images, read)
@@ -54,18 +63,18 @@ def solve_stacks(collection, settings, matched):
     settings : `~levelmatch.settings.Settings`
         The settings of the run.
     matched : `~levelmatch.solve.passes.Pass`
-        The mosaic pass.
+        The mosaic pass, before it is solved.
 
     Returns
     -------
     frames : list of `~levelmatch.images.frame.Frame`
         The images with their corrections.
     solved : `~levelmatch.solve.passes.Pass`
-        The solved pass, of the images.
+        The solved pass, with the groups of the images.
     measured : `~levelmatch.measure.table.PairTable`
-        The pairs, each of the first images of two tiles.
+        The pairs of tiles, with the first image of each tile in place of its stack.
     sky : `~numpy.ndarray` or None
-        Clipped sky levels of the images.
+        Sigma-clipped sky level of the stack of each image, if it was measured.
     """
     frames, solve = collection.frames, settings.solve
     mosaic = matched.grouped(frames)
@@ -89,7 +98,7 @@ def solve_stacks(collection, settings, matched):
 
 
 def _stacks(collection, measure, mosaic):
-    """Return the frames of the stacks of a pass's groups."""
+    """Return the frames of the stacks, one for each group of a pass."""
     method = "interp" if measure.method == "direct" else measure.method
     stacks = []
     for g in range(int(mosaic.group.max()) + 1):
@@ -102,7 +111,7 @@ def _stacks(collection, measure, mosaic):
 
 
 def _best_time(frames, keyword):
-    """Return the smallest absolute time from the backgrounds, or blank."""
+    """Return the smallest absolute time from the backgrounds, or an empty string without any."""
     times = []
     for frame in frames:
         try:

@@ -36,15 +36,15 @@ __all__ = [
 ]
 
 
-# Why an image is isolated.
+# Reasons why an image is isolated.
 NO_OVERLAP, NONE_KEPT = "no overlap", "no pair kept"
-# Sets of images whose references are named in the summary.
+# Largest number of references that the summary names.
 MAX_REFERENCES = 3
-# The worst seam is a finding if its residual is larger than so many standard errors.
+# Smallest residual of the worst seam, in standard errors, that is a finding.
 NOTED_SIGMA = 3.0
-# A systematic floor is named if it is this many times the pairs' own errors.
+# Smallest ratio of the systematic floor to the errors of pairs for which the floor is named.
 FLOOR_RATIO = 3.0
-# Findings that the headline names.
+# Largest number of findings that the headline names.
 MAX_FINDINGS = 4
 
 
@@ -54,7 +54,7 @@ MAX_FINDINGS = 4
 
 @dataclass(frozen=True)
 class Finding:
-    """A finding that needs attention.
+    """Finding that needs attention.
 
     Parameters
     ----------
@@ -100,7 +100,7 @@ def verdict(result):
 
 
 def headline(result):
-    """Return the verdict, and a sentence that names the findings to look at first."""
+    """Return the verdict, and a sentence that names the most important findings."""
     facts = Facts.of(result)
     words = [finding.words for finding in findings(facts)]
     shown = "; ".join(words[:MAX_FINDINGS])
@@ -122,6 +122,7 @@ def findings(result):
 
 
 def _seam_findings(facts):
+    """Yield the finding on the worst seam."""
     seam = facts.worst_seam
     if seam is None or len(facts.closures) == 0:
         return
@@ -138,6 +139,7 @@ def _seam_findings(facts):
 
 
 def _suspect_findings(facts):
+    """Yield a finding for each suspect image or tile."""
     for row, suspect in facts.suspects.items():
         whole = len(suspect.images) > 1
         label = facts.labels[facts.names[row]]
@@ -159,7 +161,7 @@ def _suspect_findings(facts):
 
 
 def _closure_words(facts, suspect):
-    """The closure of loops without a suspect."""
+    """Return the rms closure of loops without and with a suspect, in words."""
     if np.isnan(suspect.without_it):
         return "without it no loop of pairs tests the others"
     without = f"without it the closure is {suspect.without_it:.2g} {facts.unit_words} (rms)"
@@ -167,6 +169,7 @@ def _closure_words(facts, suspect):
 
 
 def _flux_findings(facts):
+    """Yield the finding on images of other flux scales."""
     differences = facts.flux_differences
     if not differences:
         return
@@ -180,6 +183,7 @@ def _flux_findings(facts):
 
 
 def _slope_findings(facts):
+    """Yield the finding that planes leave smaller residuals than levels."""
     left = facts.left_by_planes
     if np.isfinite(left):
         after, unit = facts.seams.after, facts.unit_words
@@ -191,6 +195,7 @@ def _slope_findings(facts):
 
 
 def _tilt_findings(facts):
+    """Yield a finding for each reference whose gradient tilts the mosaic."""
     for r in facts.result.references:
         if r.tilt > 0:
             row = facts.names.index(r.name)
@@ -205,6 +210,7 @@ def _tilt_findings(facts):
 
 
 def _isolated_findings(facts):
+    """Yield the finding on images without a kept pair."""
     rows = np.flatnonzero(~facts.linked).tolist()
     if rows and len(facts.frames) > 1:
         names = list_names([facts.labels[facts.names[row]] for row in rows])
@@ -217,6 +223,7 @@ def _isolated_findings(facts):
 
 
 def _set_findings(facts):
+    """Yield the finding on disconnected sets of the mosaic."""
     last = facts.passes[-1] if facts.passes else None
     if last is None or last.name != "mosaic" or last.tie is not None:
         return
@@ -255,7 +262,7 @@ def summary_lines(result):
 
 
 def _anchor_lines(facts):
-    """A sentence on the absolute level, in a list, if the images were anchored."""
+    """Return a list with a sentence on the absolute level, empty without an anchor."""
     anchor = facts.result.options.get("anchor")
     if anchor is None:
         return []
@@ -269,14 +276,14 @@ def _anchor_lines(facts):
 
 
 def _pass_line(facts, k, p):
-    """A sentence on one pass."""
+    """Return a sentence on one pass."""
     head = f"Pass {k + 1}, {PASSES[p.name].words} ({p.fit_type})"
     if p.n_kept == 0:
         if p.n_pairs:
             return f"{head}: none of {count(p.n_pairs, 'pair')} is kept."
         lone = _has_lone_groups(p)
         return f"{head}: {f'{PASSES[p.name].lone}: nothing to match' if lone else 'no pairs'}."
-    # Rounding alone leaves no residual.
+    # Rounding errors count as zero.
     before, after = facts.rms_of_pass(p)
     after = after if after > 1e-9 * before else 0
     floor = f", floor {p.floor:.2g}" if p.floor > 0 else ""
@@ -287,7 +294,7 @@ def _pass_line(facts, k, p):
 
 
 def _has_lone_groups(matched):
-    """Return whether a pass had nothing to match: each group is alone in its domain."""
+    """Return whether a pass had nothing to match, because each group is alone in its domain."""
     return len(np.unique(matched.domain)) == len(np.unique(matched.group))
 
 
@@ -298,11 +305,10 @@ def _has_lone_groups(matched):
 def notes(result):
     """Return sentences on pairs, images, flux scales and sets, and the notes of the run."""
     facts = Facts.of(result)
-    # The worst seam is not a note: `trust_lines` always names it.
-    found = [f.sentence for f in findings(facts) if f not in list(_seam_findings(facts))]
-    warned = facts.result.options.get("notes", ())
-    own = [*_pair_notes(facts), *found, *_pattern_notes(facts), *_set_notes(facts)]
-    return own + [_as_sentence(text) for text in warned]
+    # The worst seam is not repeated here, because `trust_lines` always names it.
+    others = [f.sentence for f in findings(facts) if f not in list(_seam_findings(facts))]
+    sentences = [*_pair_notes(facts), *others, *_pattern_notes(facts), *_set_notes(facts)]
+    return sentences + [_as_sentence(text) for text in facts.result.options.get("notes", ())]
 
 
 def _as_sentence(text):
@@ -310,6 +316,7 @@ def _as_sentence(text):
 
 
 def _pair_notes(facts):
+    """Return sentences on rejected pairs, and on kept pairs that disagree with the others."""
     out = []
     kept, reason = facts.kept, np.asarray(facts.pairs["reason"])
     kinds, counts = np.unique([str(r).partition(":")[0] for r in reason[~kept]], return_counts=True)
@@ -340,7 +347,7 @@ def _pattern_notes(facts):
 
 
 def _reason_words(options):
-    """Meaning of the reasons for rejection, by their first word, with the option that decides."""
+    """Return the meaning of each reason for rejection, with the option that sets the limit."""
 
     def limit(name):
         return f" {options[name]:g}" if options.get(name) is not None else " the limit"
@@ -353,7 +360,7 @@ def _reason_words(options):
 
 
 def _set_notes(facts):
-    """Sentences on passes whose images fall into disconnected sets."""
+    """Return sentences on passes whose images form disconnected sets."""
     out = []
     for p in facts.passes:
         n_sets = [
@@ -379,7 +386,7 @@ def _set_notes(facts):
 
 
 def _zero_points(facts):
-    """The gauge of each pass in a few words."""
+    """Yield the gauge of each pass in a few words."""
     for p in facts.passes:
         held = [facts.labels.get(r.name, r.name) for r in p.references]
         held = list_names(held, MAX_REFERENCES)
@@ -394,13 +401,13 @@ def _zero_points(facts):
 
 
 def _shared_words(p, unit):
-    """The pattern and the offsets that detectors share, in words."""
+    """Return sentences on the pattern and the offsets shared by detectors."""
     pattern = [] if p.pattern is None else [p.pattern.words(unit)]
     return pattern + [offsets.words(unit) for offsets in p.offsets]
 
 
 def _holds_mean_slope(p, solve):
-    """Return whether a pass with a reference makes the mean slope zero."""
+    """Return whether a pass sets the mean slope to zero."""
     return p.name != "lyot" and solve.get("slope_gauge") == "mean"
 
 
@@ -414,7 +421,12 @@ def gauge_sentence(passes, solve, unit="data units"):
     solve : dict
         Recorded options of solving.
     unit : str
-        The unit of comparison in words.
+        The common unit as text.
+
+    Returns
+    -------
+    sentence : str
+        The gauge.
     """
     words = []
     for p in passes:
@@ -434,14 +446,14 @@ def gauge_sentence(passes, solve, unit="data units"):
 
 
 def anchored_gauge(gauge, anchor):
-    """Return the gauge with its anchor, a recorded dictionary or `None`."""
+    """Return the sentence on the gauge, extended by the recorded anchor if there is one."""
     if anchor is None:
         return gauge
     return f"{gauge}; all: the absolute level is that of {list_names(anchor['names'])}"
 
 
 def trust_lines(result):
-    """Return sentences on the gauge, on how loops close and on the worst seam."""
+    """Return sentences on the gauge, the closures of loops and the worst seam."""
     facts = Facts.of(result)
     lines = [f"Zero points, which overlaps cannot determine: {'; '.join(_zero_points(facts))}."]
     loops = facts.closures

@@ -20,16 +20,17 @@ class Suspect:
     Parameters
     ----------
     pass_name : str
-        The pass whose pairs show it.
+        Name of the pass whose pairs disagree.
     images : tuple of int
-        Its images, in the order of the sorted names: several if they are one tile in a pass.
+        Indices of the images among all images sorted by name; more than one for a tile that has
+        one correction in the pass.
     scatter : float
-        Variance within its overlaps over that of other images; 0 if it is not larger.
+        Variance within the overlaps divided by the variance of other images; 0 if it is normal.
     n_sigma : float
-        Rms distance of its differences from those that all others predict, in their errors;
-        0 if they agree.
+        Rms deviation of the differences from the prediction of all other images, in standard
+        errors; 0 if they agree.
     with_it, without_it : float
-        Rms closure of the loops of a pass with and without it; NaN without a loop.
+        Rms closure of the loops of the pass with and without the images; NaN without a loop.
     """
 
     pass_name: str
@@ -43,13 +44,18 @@ class Suspect:
 def find_suspects(result):
     """Return the `Suspect` images of a result or record, the worst first.
 
-    Those whose differences disagree with the others come first, then those within whose overlaps
-    the differences scatter too much.
+    Images whose differences disagree with others precede images whose differences only scatter
+    too much within the overlaps.
 
     Parameters
     ----------
     result : `~levelmatch.record.levels.Levels`
         The result, or its record.
+
+    Returns
+    -------
+    suspects : list of `Suspect`
+        The suspects.
     """
     measured = result.measured
     scatter = find_scattered(measured.first, measured.second, measured.chi2)
@@ -65,7 +71,7 @@ def find_suspects(result):
 
 def _of_pass(p, pairs, after, scatter):
     """Return the suspects of one pass, those of large scatter first."""
-    # Of a wrong image, the scatter cut may have left few pairs.
+    # Pairs rejected for their scatter are included: most pairs of a wrong image may be rejected.
     tested = p.kept | np.char.startswith(np.asarray(p.reason, dtype=str), "scatter")
     rows = p.rows[tested & (pairs.gram[p.rows, 0, 0] > 0)]
     terms = p.solution.coefficients.shape[1]
@@ -97,7 +103,7 @@ def _scattered(passes, pairs, image, ratio):
 def _closures(p, pairs, after, rows, group):
     """Return the rms closure of the loops of a pass with and without a group."""
     ends = np.stack([p.group[pairs.first[rows]], p.group[pairs.second[rows]]], axis=1)
-    # The levels of planes refer to each pair's own centre: their planes are subtracted first.
+    # The level of a fitted plane refers to the centre of the pair, so planes are subtracted.
     level = (pairs if p.fit_type == "level" else after).take(rows).level
     return [
         _rms(find_closures(*ends[used].T, level[used], np.ones(np.count_nonzero(used))).closure)

@@ -1,5 +1,5 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
-"""Tables in files: ECSV, FITS and parquet."""
+"""Read and write tables as ECSV, FITS and parquet files."""
 
 from pathlib import Path
 
@@ -10,12 +10,12 @@ from levelmatch.atomic import atomic_path, refuse_existing
 
 __all__ = ["FORMATS", "is_table", "read_table", "write_table"]
 
-# Formats by the end of the file's name; parquet needs pyarrow.
+# Format of a table by suffix of the file. Parquet needs pyarrow.
 FORMATS = {".ecsv": "ascii.ecsv", ".fits": "fits", ".parquet": "parquet", ".parq": "parquet"}
 
 
 def is_table(path: str | Path) -> bool:
-    """Return whether a file has the name of a table that is no image."""
+    """Return whether the suffix of a file is that of a table, and not of an image."""
     return Path(path).suffix.lower() in FORMATS and Path(path).suffix.lower() != ".fits"
 
 
@@ -25,18 +25,18 @@ def read_table(path: str | Path) -> Table:
     Parameters
     ----------
     path : str or `~pathlib.Path`
-        The file: .ecsv, .fits or .parquet. Of a parquet file, the column metadata ``units`` is
-        not read: its columns are plain.
+        The file: .ecsv, .fits or .parquet. Units of columns in a parquet file are not read.
 
     Returns
     -------
     table : `~astropy.table.Table`
-        The table. Missing text is blank, missing numbers are NaN.
+        The table. Missing text is empty, and missing numbers are NaN.
 
     Raises
     ------
     ValueError
-        If the name ends otherwise, or the file is no such table; the message names it.
+        If the name has another suffix, or the file is not a readable table; the message names
+        it.
     ImportError
         If the file is parquet and pyarrow is not installed.
     """
@@ -66,10 +66,15 @@ def write_table(table: Table, path: str | Path, *, overwrite: bool = False) -> P
     overwrite : bool
         Whether an existing file may be replaced.
 
+    Returns
+    -------
+    path : `~pathlib.Path`
+        The file.
+
     Raises
     ------
     ValueError
-        If the name ends otherwise.
+        If the name has another suffix.
     FileExistsError
         If the file exists and ``overwrite`` is not set.
     """
@@ -127,7 +132,7 @@ def _write_parquet(table, path):
 
 
 def _filled(column):
-    """Return a column as a plain one: missing text blank, missing numbers NaN."""
+    """Return a column as an array in which missing text is empty and missing numbers are NaN."""
     values = np.asarray(column)
     if values.dtype.kind == "S":
         values = np.char.decode(values, "utf-8")

@@ -8,7 +8,7 @@ import numpy as np
 
 __all__ = ["count", "decimals", "fixed", "label_names", "list_names", "short_names", "values"]
 
-# Number of characters of a short name; names up to it stay whole, longer ones aim for it.
+# Largest number of characters of a name that stays whole, and target length of longer names.
 SHORT_NAME = 13
 
 
@@ -18,7 +18,7 @@ def values(column):
 
 
 def count(n, noun):
-    """Return a number and its noun, in the plural unless the number is 1."""
+    """Return a number with its noun, in the plural unless the number is 1."""
     return f"{n} {noun}" if n == 1 else f"{n} {noun}s"
 
 
@@ -39,7 +39,7 @@ def label_names(names):
     short : list of str
         The remaining middles of the names.
     pattern : str
-        The common beginning and end, with ``*`` between; empty if names stay whole.
+        The common beginning and end, with ``*`` between them; empty if names stay whole.
     """
     head, tail = _common_ends(names)
     if not head and not tail:
@@ -48,7 +48,7 @@ def label_names(names):
 
 
 def _common_ends(names):
-    """Common beginning and end of names, cut at a separator so that numbers stay whole."""
+    """Return the common beginning and end of names, cut at separators to keep numbers whole."""
     head, tail = _alike(names)
     head = head[: max(head.rfind(c) for c in "_-. ") + 1]
     cuts = [i for i in (tail.find(c) for c in "_-. ") if i >= 0]
@@ -59,28 +59,28 @@ def _common_ends(names):
 
 
 def _alike(texts):
-    """Common beginning and end of texts."""
+    """Return the common beginning and end of texts."""
     return os.path.commonprefix(texts), os.path.commonprefix([t[::-1] for t in texts])[::-1]
 
 
 def short_names(names, width=None):
-    """Shorten names by all pieces that they have in common, also within the names.
+    """Shorten names by all pieces that they have in common, at any position.
 
     Parameters
     ----------
     names : list of str
         The names.
     width : int or None
-        Maximum length to aim for. Names up to it stay whole. Longer names also lose common
+        Target length. Names of at most this length stay whole. Longer names also lose common
         characters within numbers, and then their first pieces, as long as the names remain
         different.
 
     Returns
     -------
     short : list of str
-        The pieces that differ, with an ellipsis for each omission.
+        The differing pieces, with an ellipsis for each omission.
     pattern : str
-        The common pieces, with ``*`` for each that differs; empty if names stay whole.
+        The common pieces, with ``*`` for each differing piece; empty if names stay whole.
     """
     if width is not None and max(map(len, names), default=0) <= width:
         return list(names), ""
@@ -91,7 +91,7 @@ def short_names(names, width=None):
     if len({len(row) for row in rows}) > 1:
         rows = [[name] for name in short]
     columns = list(zip(*rows, strict=True))
-    # Omit as little as fits.
+    # Shorten in steps until the names fit.
     tries = [(0, 0), (1, 0), *((2, k) for k in range(0, len(columns), 2))]
     for closer, start in tries:
         if closer and (width is None or max(len(name) for name in short) <= width):
@@ -103,16 +103,16 @@ def short_names(names, width=None):
 
 
 def _without_common(columns, closer, start):
-    """Return names without the pieces that they share, and the pattern of the names.
+    """Return names without their common pieces, and the pattern of the names.
 
-    With ``closer`` 1, pieces that differ also lose their common beginning, up to the zeros of
-    a number; with 2, all of it and their common end. Pieces before the column ``start`` are
-    omitted.
+    If ``closer`` is 1, differing pieces lose their common beginning, up to the zeros of a
+    number. If it is 2, they lose the whole common beginning and end. Pieces before the column
+    ``start`` are omitted.
     """
     kept, pattern = [], ""
     for k, column in enumerate(columns):
         separator = k % 2 == 1
-        # A separator belongs to the piece after it.
+        # A separator is omitted with the piece after it.
         alike = len(set(columns[k + separator] if k + separator < len(columns) else column)) == 1
         begin = end = ""
         out = alike or k < start
@@ -129,7 +129,7 @@ def _without_common(columns, closer, start):
     return [re.sub("\0+[_-]?", "\u2026", name).lstrip("\u2026") for name in cut], pattern
 
 
-# More decimals than this, or numbers of more digits, are written with a power of ten.
+# Largest number of decimals, and smallest power of ten, for numbers without exponent.
 MAX_DECIMALS, MAX_DIGITS = 7, 9
 
 
@@ -139,12 +139,13 @@ def decimals(errors):
     Parameters
     ----------
     errors : array-like of float
-        The errors; those that are not positive and finite are ignored.
+        The errors. Only positive and finite errors are used.
 
     Returns
     -------
     digits : int
-        Negative where two digits end before the decimal point; 4 without any error.
+        Number of decimals; negative if two digits end before the decimal point, and 4 without
+        any error.
     """
     errors = np.asarray(errors, dtype=float)
     errors = errors[np.isfinite(errors) & (errors > 0)]
@@ -154,9 +155,10 @@ def decimals(errors):
 
 
 def fixed(value, digits):
-    """Return a number as text, rounded to a number of decimals; a rounded zero has no sign.
+    """Return a number as text with a number of decimals; a rounded zero has no sign.
 
-    Very small and very large numbers have a power of ten, and end at the same decimal.
+    Very small and very large numbers are written with a power of ten, rounded at the same
+    decimal.
     """
     value = float(value)
     if not np.isfinite(value):
@@ -173,6 +175,6 @@ def fixed(value, digits):
 
 
 def list_names(names, most=5):
-    """Return names joined by commas, and the number of those beyond the first ones."""
+    """Return the first names joined by commas, and the number of further names."""
     more = len(names) - most
     return ", ".join(names[:most]) + (f" and {more} more" if more > 0 else "")
