@@ -253,13 +253,8 @@ class Levels(Views):
     def slope_significance(self) -> np.ndarray:
         """Return the significance of each image's slopes, in the order of the input.
 
-        The significance is the square root of the Wald statistic of the two slopes of all passes
-        of this run, about the image's centre.
-
-        Returns
-        -------
-        n_sigma : `~numpy.ndarray`, shape (n,)
-            The significance; NaN if no pass fitted slopes.
+        The significance, of shape (n,), is the square root of the Wald statistic of the two
+        slopes of all passes of this run, about the image's centre. It is NaN without slopes.
         """
         planes = [p for p in self.passes if p.solution.coefficients.shape[1] > 1]
         out = np.full(len(self.frames), np.nan)
@@ -298,17 +293,13 @@ class Levels(Views):
         covariance : `~numpy.ndarray`, shape (3, 3)
             Covariance of level and slopes (per arcmin), each about its image's centre, in the
             common unit and relative to the gauge. NaN if no chain of pairs connects the two
-            images.
+            images. The covariance of the difference of two corrections is
+            ``c(i, i) + c(j, j) - c(i, j) - c(j, i)``.
 
         Raises
         ------
         KeyError
             If no row has the name.
-
-        Notes
-        -----
-        With ``c(i, j)`` for the result, the covariance of the difference of two corrections is
-        ``c(i, i) + c(j, j) - c(i, j) - c(j, i)``.
         """
         rows = [row_of(k, self.frames) if isinstance(k, str) else k for k in (i, j)]
         at = [self.rank[k] for k in rows]
