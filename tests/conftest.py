@@ -1,5 +1,5 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
-"""Painted images with a known sky and known planes, and the real data where they are."""
+"""Fixtures and helpers: images with a known sky and known planes, and real data."""
 
 import hashlib
 from pathlib import Path
@@ -20,7 +20,7 @@ CENTRE = (150.0, 2.0)
 
 
 def painted_wcs(shift=(0.0, 0.0), *, shape=(48, 64), centre=CENTRE, scale=1.0, angle=0.0):
-    """A tangential WCS about a centre, shifted by (y, x) pixels and turned by an angle."""
+    """Return a tangential WCS, shifted by (y, x) pixels and rotated by an angle."""
     wcs = WCS(naxis=2)
     wcs.wcs.ctype = "RA---TAN", "DEC--TAN"
     wcs.wcs.crval = centre
@@ -33,7 +33,7 @@ def painted_wcs(shift=(0.0, 0.0), *, shape=(48, 64), centre=CENTRE, scale=1.0, a
 
 
 def plane_at(wcs, shape, plane, centre=CENTRE):
-    """A plane (level, slopes per arcmin toward East and North of a centre) at every pixel."""
+    """Return a plane (level, slopes per arcmin toward East and North) at every pixel."""
     y, x = np.indices(shape)
     ra, dec = wcs.pixel_to_world_values(x, y)
     return plane_terms(unit_vectors(ra, dec), tangent_axes(unit_vectors(*centre))) @ plane
@@ -56,7 +56,7 @@ def paint_image(
     dtype="f4",
     meta=(),
 ):
-    """A CCDData of a plane sky, which bilinear sampling follows exactly, and a plane of its own."""
+    """Return a CCDData of a sky that bilinear sampling follows exactly, plus a plane."""
     wcs = painted_wcs(shift, shape=shape, centre=centre, scale=scale, angle=angle)
     total = np.add(sky, plane) + [level, 0, 0]
     rng = np.random.default_rng([seed, *name.encode()])
@@ -66,7 +66,7 @@ def paint_image(
 
 
 def write_image(image, path, *, err=None, dq=None, extra=()):
-    """Write an image as JWST's files are: keywords, then SCI, and ERR and DQ where given."""
+    """Write an image in the layout of JWST files: keywords, SCI, and optionally ERR and DQ."""
     primary = fits.PrimaryHDU()
     primary.header.extend(image.meta, update=True)
     header = image.wcs.to_header(relax=True)
@@ -103,7 +103,7 @@ def write():
 
 @pytest.fixture
 def row(paint):
-    """Four images in a row with known levels: a dictionary of levels, and the images."""
+    """Return the levels of four images in a row by name, and the images."""
     levels = {"a.fits": 1.5, "b.fits": -2.0, "c.fits": 0.25, "d.fits": 3.0}
     images = [
         paint(name, (0.3 * k, 40.2 * k), level=level)
@@ -114,7 +114,7 @@ def row(paint):
 
 @pytest.fixture
 def snapshot():
-    """A function that tells whether images, or files, are what they were."""
+    """Return a function that checks that images or files are unchanged."""
 
     def take(images):
         out = []
@@ -134,7 +134,7 @@ def snapshot():
 
 @pytest.fixture
 def with_planes():
-    """A function that gives an image a mask, an uncertainty and flags."""
+    """Return a function that adds a mask, an uncertainty and flags to an image."""
 
     def add(image, fraction=0.02):
         rng = np.random.default_rng(image.data.size)
@@ -148,7 +148,7 @@ def with_planes():
 
 @pytest.fixture(scope="session")
 def real_data():
-    """The folder of the real data, which are not part of the package."""
+    """Return the folder of the real data, which are not part of the package."""
     if not DATA.is_dir():
         pytest.skip("the real data (2MASS tiles, gwcs of JWST) are not beside the repository")
     return DATA
@@ -156,7 +156,7 @@ def real_data():
 
 @pytest.fixture(scope="session")
 def as_record():
-    """A function that takes from a result what its record does not have: pixels and WCSs."""
+    """Return a function that removes pixels and WCSs from a result, as in its record."""
 
     def strip(result):
         frames = [

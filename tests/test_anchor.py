@@ -1,5 +1,5 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
-"""Absolute levels, against a sky that is known as a formula."""
+"""Tests of absolute levels, on a sky given by a formula."""
 
 import warnings
 
@@ -20,7 +20,7 @@ from levelmatch.summary import summary_lines
 
 RA, DEC, SIDE, OWN = 150.0, 2.0, 120, 1.0
 rng = np.random.default_rng(8)
-# Offsets to East and North, fluxes and widths (arcsec) of Gaussian sources, two of them large.
+# Offsets to East and North, fluxes and widths (arcsec) of Gaussian sources; two are large.
 SOURCES = [(*rng.uniform(-140, 140, 2), np.exp(rng.normal(3, 1)), 0.0) for _ in range(40)]
 SOURCES += [(20.0, -30.0, 2000.0, 40.0), (-60.0, 50.0, 4000.0, 70.0)]
 
@@ -35,7 +35,7 @@ def grid(scale, n, east=0.0, north=0.0):
 
 
 def sky(wcs, n, sigma, samples=1):
-    """The sky through a Gaussian PSF, averaged over samples of each pixel."""
+    """Return the sky convolved with a Gaussian PSF, averaged over samples of each pixel."""
     y, x = np.indices((n, n))
     out = np.zeros((n, n))
     for dy in (np.arange(samples) + 0.5) / samples - 0.5:
@@ -59,7 +59,7 @@ TRUTH = {k: sky(grid(1.0, SIDE, *place), SIDE, OWN) for k, place in PLACES.items
 
 
 def matched(seed, slope=0.0):
-    """Nine matched images, and an anchor's noise from the same generator."""
+    """Return nine matched images, and the generator of the anchor's noise."""
     noise = np.random.default_rng(seed)
     tilt = slope * (np.arange(SIDE) - 60)
     images = [
@@ -76,7 +76,7 @@ def matched(seed, slope=0.0):
 
 
 def offset(result):
-    """The mean of the corrected images less the true sky."""
+    """Return the mean of the corrected images minus the true sky."""
     return np.mean([np.mean(result[k].data - TRUTH[k]) for k in PLACES])
 
 

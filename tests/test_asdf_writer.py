@@ -1,5 +1,5 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
-"""Bytes of records, compared with what asdf reads from them and writes itself."""
+"""Tests of the bytes of records, against asdf's own reading and writing."""
 
 import io
 import warnings
@@ -19,7 +19,7 @@ ARRAYS = npst.arrays(TYPES, npst.array_shapes(min_dims=1, max_dims=3, min_side=0
 
 
 def read(content, **options):
-    """The tree of a record, as asdf without levelmatch reads it."""
+    """Return the tree of a record, read by asdf without levelmatch's extension."""
     with asdf.config_context() as config, warnings.catch_warnings():
         warnings.simplefilter("ignore", asdf.exceptions.AsdfWarning)
         config.remove_extension(package="levelmatch")

@@ -1,5 +1,5 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
-"""Associations of pipelines: inputs of every function, and written for the output."""
+"""Tests of associations as inputs of every function, and as outputs."""
 
 import json
 import shutil
@@ -39,7 +39,7 @@ def write_asn(path, *products, **more):
 
 @pytest.fixture
 def files(paint, write, tmp_path):
-    """Three images with known levels in a folder below that of the association."""
+    """Return three images with known levels, in a folder below that of the association."""
     folder = tmp_path / "in" / "cal"
     folder.mkdir(parents=True)
     for k, (name, level) in enumerate(LEVELS.items()):
@@ -49,7 +49,7 @@ def files(paint, write, tmp_path):
 
 @pytest.fixture
 def asn(files, tmp_path):
-    """An association with members of all kinds, in two products that share an image."""
+    """Return an association with members of all kinds, in two products that share an image."""
     (tmp_path / "in" / "stars.ecsv").write_text("")
     first = [member("cal/a_cal.fits", tweakreg_catalog="stars.ecsv"), member("cal/b_cal.fits")]
     second = [
@@ -62,7 +62,7 @@ def asn(files, tmp_path):
 
 
 def differences(result):
-    """Levels relative to the first image."""
+    """Return levels relative to the first image."""
     found = {row["name"]: float(row["level"].value) for row in result.table}
     return [found[name] - found["a_cal.fits"] for name in LEVELS]
 
@@ -117,7 +117,7 @@ def test_the_association_of_the_output(asn, files, tmp_path, snapshot):
         member("../in/cal/bgr_cal.fits", "background"),
         member("../in/stars.ecsv", "sourcecat"),
     ]
-    # All of its science members are the outputs.
+    # The science members of the new association are the outputs.
     expanded, _ = expand_associations([tmp_path / "out" / "x_asn.json"])
     assert expanded == paths
 

@@ -1,5 +1,5 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
-"""Planes where asked for, closures, flux scales, ties by the sky, budgets: by their results."""
+"""Tests of automatic planes, closures, flux scales, ties by the sky, and budgets of pairs."""
 
 import warnings
 
@@ -31,10 +31,10 @@ def test_auto_leaves_levels_alone(reference):
     options = {"reference": reference, "group_by": own_tiles}
     auto = lm.match_mosaic(images, fit_type="auto", **options)
     level = lm.match_mosaic(images, fit_type="level", **options)
-    # The floor is that of planes, so the weights differ a little.
+    # The floor differs from that of levels, so the weights differ slightly.
     assert_allclose(auto.table["level"].value, level.table["level"].value, atol=0.02)
     assert (auto.table["slope_n_sigma"] == 0).all()
-    # Not to rounding: headers and tables have these numbers.
+    # Values agree exactly, because headers and tables show them.
     for name in ("slope_u", "slope_u_error", "slope_v", "slope_v_error"):
         assert (auto.table[name].value == 0).all()
 
@@ -89,7 +89,7 @@ def test_the_scatter_of_slopes_is_the_injected_one():
         assert scatter.found == (size > 0)
         sizes.append(scatter.size)
         gains.append(scatter.gain)
-    # The steps between the scatters that are tried are of a factor of 1.5.
+    # The trial scatters differ by factors of 1.5.
     assert_allclose(sizes[5:], 0.1, rtol=0.4)
     assert max(gains[:5]) < 10
 
@@ -177,7 +177,7 @@ def test_flux_scale_mends_it():
     levels = by_name.table["level"].value
     assert_allclose(in_order.table["level"].value, levels)
     truth = simulation.truth["level"].value - simulation.truth["level"].value[0]
-    # The true level was scaled along with the rest of the image; the reference's part was not.
+    # The true level was scaled together with the image, and the reference was not.
     shift = simulation.truth["level"].value[0]
     expected = truth.copy()
     expected[2] = 1.1 * (truth[2] + shift) - 1.1 * shift
@@ -239,7 +239,7 @@ def test_budget_keeps_all_linked():
     keep, part = thin_pairs(pairs, area, n, 10)
     assert components(pairs[keep], n)[0] == 1
     degree = np.bincount(pairs[keep].ravel(), minlength=n)
-    # What links all may take an image over its budget, by little.
+    # The connecting pairs may exceed the budget slightly.
     assert degree.max() <= 14
     assert np.median(degree) == 10
     assert_allclose(part.mean(), 10 / (n - 1), rtol=0.1)
@@ -274,7 +274,7 @@ def test_budget_costs_little():
         errors.append(np.std(level_errors(result.table["level"].value, simulation.truth).value))
     assert len(result.pairs) < 0.4 * 190
     assert errors[1] < 1.4 * errors[0]
-    # What the noise of all pixels of an image leaves.
+    # Noise of the mean over all pixels of an image.
     assert_allclose(result.table["error"].value.mean(), 0.5 / 64, rtol=0.2)
 
 

@@ -1,5 +1,5 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
-"""The side-by-side benchmark scores and shows what it is given, and its runs are measured."""
+"""Tests of the side-by-side benchmark: scores, tables and measured runs."""
 
 import importlib
 import json
@@ -19,7 +19,7 @@ FOLDER = Path(__file__).parents[1] / "benchmarks"
 
 @pytest.fixture
 def bench(monkeypatch):
-    """The modules of the benchmark, by their names."""
+    """Return the modules of the benchmark by name."""
     if not FOLDER.exists():
         pytest.skip("the benchmarks are not beside the tests")
     monkeypatch.syspath_prepend(str(FOLDER))
@@ -31,7 +31,7 @@ def bench(monkeypatch):
 
 
 def record(peer, **changes):
-    """What is kept of a package on the MIRI set."""
+    """Return a kept result of a package on the MIRI simulation."""
     base = {
         "peer": peer,
         "set": "miri",
@@ -48,7 +48,7 @@ def record(peer, **changes):
 
 
 def cells(text, label):
-    """The cells of the row of a label."""
+    """Return the cells of the row with a label."""
     (line,) = [line for line in text.splitlines() if line.startswith(label)]
     return line.removeprefix(label).split()
 
@@ -63,11 +63,11 @@ def test_errors_are_those_of_what_was_found(bench):
     first = str(truth["name"][0])
     found[first][0] += 0.4
     moved = bench["peers"].errors_of(found, truth, "level+slope")
-    # One of four is 0.4 off: 0.4 * sqrt(3) / 4 about the mean.
+    # One of four values is off by 0.4, which gives an rms of 0.4 * sqrt(3) / 4.
     np.testing.assert_allclose(moved["level_error"], 0.1 * np.sqrt(3), rtol=1e-9)
     assert 0 < moved["plane_error"] < moved["level_error"]
     levels = {name: plane[0] for name, plane in found.items()}
-    # Slopes that were not found are errors.
+    # Missing slopes count as errors.
     assert bench["peers"].errors_of(levels, truth, "level")["plane_error"] > moved["plane_error"]
 
 
@@ -91,7 +91,7 @@ def test_table(bench):
     assert "* reproject ``match_background``: cannot: ``it has levels only``." in text
     rows = [line.split()[0] for line in text.splitlines() if "``LevelM" in line or "levelm" in line]
     assert rows.index("levelmatch") < rows.index("PJPipe")
-    # A warning would be raised.
+    # A warning would raise an error here.
     docutils.core.publish_doctree(text, settings_overrides={"halt_level": 2, "report_level": 5})
 
 
@@ -107,7 +107,7 @@ def test_errors_over_sets_are_compared_on_the_same_ones(bench):
         record("levelmatch", seed=2, level_error=9.0),
         record("montage", level_error=6e-3, plane_error=2e-3),
         record("montage", seed=1, level_error=8e-3, plane_error=2e-3),
-        # Of one set, nothing is said.
+        # A single simulation has no statement on the scatter.
         record("wiimatch"),
     ]
     text = bench["peers_table"].write_table(records, bench["peers"].PEERS, "a machine")
@@ -133,7 +133,7 @@ def test_kept_records_are_taken(bench, tmp_path, monkeypatch):
     assert peers.record_of(peer, "miri", args) == first
     assert calls == [("miri", 0)]
     assert peers.kept_records(tmp_path) == [first]
-    # Another machine's figures are not this one's.
+    # Results of another machine are not used.
     (path,) = tmp_path.iterdir()
     path.write_text(json.dumps(first | {"machine": "another"}))
     assert peers.kept_records(tmp_path) == []
@@ -165,7 +165,7 @@ def test_plane_of_a_difference(bench, tmp_path):
     plane = [row[c].value for c in ("level", "slope_u", "slope_v")]
     wcs = simulation.images[0].wcs
     y, x = np.mgrid[:48, :64]
-    # What is subtracted is the truth's plane, by the same definition.
+    # The subtracted plane has the same definition as the truth.
     ra, dec = wcs.all_pix2world(x, y, 0)
     center = np.radians(wcs.all_pix2world(31.5, 23.5, 0))
     axes = tangent_axes(unit_vectors(*np.degrees(center)))

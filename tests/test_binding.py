@@ -1,5 +1,5 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
-"""Tests of inputs that are replaced between measuring and writing, or damaged."""
+"""Tests of inputs that are replaced between measuring and writing, or are damaged."""
 
 import gzip
 import os
@@ -16,7 +16,7 @@ from levelmatch.results import files
 
 @pytest.fixture(params=["plain", "gz"])
 def paths(request, paint, write, tmp_path):
-    """Three files, JWST-like, that overlap in a row."""
+    """Return three JWST-like files that overlap in a row."""
     (tmp_path / "in").mkdir()
     suffix = ".fits" if request.param == "plain" else ".fits.gz"
     return [
@@ -34,7 +34,7 @@ def match(paths, **options):
 
 
 def replace(path, *, keep_time, change=10.0):
-    """Replace a file by one of the same size with other pixels, as another program would."""
+    """Replace a file by one of the same size with other pixels, like another program."""
     before = os.stat(path)
     new = path.with_name("new" + path.name)
     with fits.open(path) as hdus:
@@ -118,7 +118,7 @@ def test_a_file_replaced_while_it_is_written(paths, tmp_path, monkeypatch):
 
         return replaced
 
-    # Plain files and others are written by these.
+    # Plain and other files use different writers.
     for name in ("splice", "splice_places"):
         monkeypatch.setattr(files, name, replacing(getattr(files, name)))
     with pytest.raises(lm.FrameError, match=r"b\.fits.*: the file changed after it was read"):

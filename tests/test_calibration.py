@@ -1,5 +1,5 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
-"""Stated errors hold on real noise: the cheap rows of the benchmark, with few trials.
+"""Tests of stated errors on real noise: the fast rows of the benchmark, with few trials.
 
 ``benchmarks/calibration.py`` runs all rows, often enough for tight figures. A figure that is not
 yet in its range is expected to fail, strictly: where it comes into its range, remove its mark.
@@ -17,7 +17,7 @@ from numpy.testing import assert_allclose
 
 FOLDER = Path(__file__).parents[1] / "benchmarks"
 MODULES = ("goals", "sky", "scores", "pixels", "pairs", "surveys", "tiles", "rows", "table")
-# Few trials are known to some 10 %.
+# Few trials determine a figure to about 10 %.
 SLACK = 0.15
 
 CLIPPING = "clipping the cores of sources and keeping their wings makes a bias"
@@ -25,7 +25,7 @@ SAMPLING = "cosmic rays sampled between pixels are too faint to be clipped"
 WILD = "no loop tells which of the two or three pairs of an image at the edge is wild"
 PATTERNS = "patterns of a few images are not always told from noise"
 
-# Trials of each row.
+# Number of trials for each row.
 TRIALS = {
     "white": 16,
     "psf": 8,
@@ -131,7 +131,7 @@ FIGURES = MET + [
 
 @pytest.fixture(scope="module")
 def bench():
-    """The modules of the benchmark, by their names."""
+    """Return the modules of the benchmark by name."""
     if not FOLDER.exists():
         pytest.skip("the benchmarks are not beside the tests")
     sys.path.insert(0, str(FOLDER))
@@ -143,7 +143,7 @@ def bench():
 
 @pytest.fixture(scope="module")
 def outcomes(bench):
-    """A function that returns the samples of a row's trials, made once."""
+    """Return a function that returns the samples of a row's trials, computed once."""
     return cache(lambda name: bench["rows"].ROWS[name].outcomes(TRIALS[name]))
 
 
@@ -162,7 +162,7 @@ def test_every_row_has_its_docstring_and_figures_of_before(bench):
 
 
 def fine_mean(profile, grid, k, n=120):
-    """Mean of a profile (y, x) over pixel k of a grid, from n x n points in it."""
+    """Return the mean of a profile (y, x) over pixel k of a grid, from n x n points."""
     offsets = ((np.arange(n) + 0.5) / n - 0.5) * grid.scale
     y, x = (o + i * grid.scale + offsets for o, i in zip(grid.origin, k, strict=True))
     return profile(y[:, None], x[None, :]).mean()
@@ -199,7 +199,7 @@ def test_stars_have_equal_flux_through_every_psf_and_scale(bench):
             grid = sky.Grid(tuple(rng.uniform(-3, 3, 2)), (shape, shape), scale)
             flux = stars.render(grid, fwhm).sum() * scale**2
             assert_allclose(flux, stars.flux.sum(), rtol=1e-6)
-    # Those outside of an image, near its edge, are in it too.
+    # Stars just outside of the image contribute to it.
     outside = sky.Stars(*np.array([[-1.0], [5.0], [100.0]]))
     assert outside.render(sky.Grid((0.0, 0.0), (20, 20)), 2.0)[0].sum() > 5
 
@@ -223,7 +223,7 @@ def test_noise_and_patterns_have_their_sizes(bench):
     assert_allclose(sky.unit_noise(rng, (400, 400)).std(), 1, rtol=0.01)
     smooth = sky.unit_noise(rng, (400, 400), 2.0)
     assert_allclose(smooth.std(), 1, rtol=0.05)
-    # Correlated as exp(-r**2 / (4 sigma**2)).
+    # The correlation is exp(-r**2 / (4 sigma**2)).
     assert_allclose(np.mean(smooth[:, 2:] * smooth[:, :-2]), np.exp(-1 / 4), atol=0.05)
     grid = sky.Grid((0.0, 0.0))
     pattern = sky.smooth_pattern(rng, grid, 0.01)
@@ -254,7 +254,7 @@ def test_a_strip_moves_the_difference_of_one_pair(bench):
 def test_bound_of_coincident_images(bench):
     scores, sky = bench["scores"], bench["sky"]
     grids = [sky.Grid((0.0, 0.0), (10, 10))] * 4
-    # Each level less the mean of four: 3/4 of the variance of an image's mean.
+    # Each level minus the mean of four has 3/4 of the variance of an image's mean.
     assert_allclose(scores.noise_bound(grids, 0.5), 0.05 * np.sqrt(3 / 4))
 
 

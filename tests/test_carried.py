@@ -1,5 +1,5 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
-"""The uncertainty that earlier passes carry into later ones, against a joint simulation."""
+"""Tests of the uncertainty that earlier passes carry into later ones, by simulations."""
 
 import numpy as np
 import pytest
@@ -16,7 +16,7 @@ def tile_of(name, _meta=None):
 
 
 def four_images(paint, seed):
-    """Two tiles of two dithers; only the second of each overlaps the other tile."""
+    """Return two tiles of two dithers; only the second dithers overlap the other tile."""
     shifts = {"a0": (0, 0), "a1": (0, 24), "b0": (0, 48), "b1": (0, 72)}
     images = [
         paint(f"{name}.fits", shift, noise=0.5, seed=seed, shape=SHAPE, sky=(5, 0, 0))
@@ -40,7 +40,7 @@ def test_errors_of_a_step_between_tiles(results):
         c = result.covariance
         stated.append(np.sqrt(c(0, 0)[0, 0] + c(3, 3)[0, 0] - 2 * c(0, 3)[0, 0]))
     pull = np.std(errors) / np.mean(stated)
-    # With the variances of the two passes alone it is sqrt(3) / sqrt(2) or more.
+    # Without the carried covariance it is at least sqrt(3) / sqrt(2).
     assert 0.8 < pull < 1.2
 
 

@@ -1,5 +1,5 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
-"""A catalogue of outlines takes the place of headers, and gives what headers give."""
+"""Tests that a catalogue of outlines replaces headers, with the same results."""
 
 import numpy as np
 import pytest
@@ -21,7 +21,7 @@ from levelmatch.testing import simulate_miri
 
 @pytest.fixture(scope="module")
 def paths(tmp_path_factory):
-    """Six small exposures of two tiles."""
+    """Return six small exposures of two tiles."""
     simulation = simulate_miri(tiles=(2, 1), n_dithers=3, shape=(128, 136), seed=3)
     return simulation.write(tmp_path_factory.mktemp("catalogue") / "raw")
 
@@ -44,7 +44,7 @@ def test_a_catalogue_gives_what_headers_give(paths, expected, tmp_path, kind):
     assert_allclose(found.measured.level, expected.measured.level, rtol=1e-9)
     assert found.run.all_options["passes"] == expected.run.all_options["passes"]
     for name in ("level", "error", "slope_u"):
-        # The centre of an image is that of its outline, not its middle pixel.
+        # The centre of an image is the centre of its outline, not its middle pixel.
         tolerance = 1e-3 * expected.table["error"].value.min()
         assert_allclose(found.table[name].value, expected.table[name].value, atol=tolerance)
     found.write(tmp_path / "matched")
@@ -88,7 +88,7 @@ def test_a_catalogue_by_hand_has_regions_and_names_of_cards(paths, expected, tmp
     table = Table({"file": [str(p) for p in paths], "s_region": regions, "unit": ["MJy/sr"] * 6})
     table["detector"] = "mirimage"
     found = levelmatch.match_levels(table, fit_type="level+slope")
-    # Shapes are not known, so the weights of images of unequal noise may differ a little.
+    # Unknown shapes may change the weights of images of unequal noise slightly.
     assert_allclose(
         found.table["level"].value,
         expected.table["level"].value,
@@ -104,7 +104,7 @@ def test_outlines_of_any_order_and_at_the_pole():
     assert_allclose(radii, np.radians(0.1), rtol=1e-6)
     pairs, area = find_outline_pairs(centres, radii, outlines)
     assert_array_equal(pairs, [[0, 1]])
-    # A square of that diagonal.
+    # Side of a square with this diagonal.
     assert_allclose(area, 2 * np.radians(0.1) ** 2, rtol=1e-5)
     crossed = Table({"name": ["c"], "ra": [[359.9, 0.1, 359.9, 0.1]], "dec": [[0, 0, 0.2, 0.2]]})
     centre, _, hull = sky_outlines(crossed)

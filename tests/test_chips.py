@@ -1,5 +1,5 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
-"""Files with many images: HST's two chips, DECam's sixty, MegaCam's compressed ones."""
+"""Tests of files with many images: HST's two chips, DECam's sixty, MegaCam's compressed ones."""
 
 import numpy as np
 import pytest
@@ -19,12 +19,12 @@ PIXEL = 1 / 3600
 
 
 def sky(x, y):
-    """A smooth field of emission, in pixels of the tangent plane."""
+    """Return a smooth field of emission at pixels of the tangent plane."""
     return 20 * np.exp(-(((x - 60) / 150) ** 2 + ((y + 40) / 110) ** 2)) + 0.02 * x
 
 
 def chip_header(corner, pointing, shape, **cards):
-    """The header of a chip whose first pixel lies at a corner of the focal plane."""
+    """Return the header of a chip whose first pixel lies at a position in the focal plane."""
     wcs = WCS(naxis=2)
     wcs.wcs.ctype = "RA---TAN", "DEC--TAN"
     wcs.wcs.cunit = "deg", "deg"
@@ -43,7 +43,7 @@ def chip_pixels(corner, pointing, shape, level, rng):
 
 
 def write_hst(path, pointing, levels, rng, shape=(100, 200)):
-    """A file as calacs writes them: SCI, ERR and DQ of each chip, an IVM table at the end."""
+    """Write a file in the layout of calacs: SCI, ERR and DQ of each chip, and a table IVM."""
     primary = fits.PrimaryHDU()
     primary.header.update(TELESCOP="HST", INSTRUME="ACS", FILENAME=path.name, EXPTIME=500.0)
     hdus = [primary]
@@ -70,7 +70,7 @@ POINTINGS = ((0, 0), (70, 45), (-60, 80), (30, -50))
 
 @pytest.fixture
 def hst(tmp_path):
-    """Four exposures of two chips, and the level of each chip of each exposure."""
+    """Return four exposures of two chips, and the level of each chip of each exposure."""
     rng = np.random.default_rng(3)
     levels = rng.normal(0, 5, (len(POINTINGS), 2))
     folder = tmp_path / "hst"
@@ -127,7 +127,7 @@ def test_a_record_of_chips_is_applied_verified_and_undone(hst, tmp_path):
                 assert x.header == y.header
                 if x.is_image and x.data is not None:
                     assert_allclose(x.data, y.data, atol=1e-4)
-    # A chip that is changed is named.
+    # The error names the changed chip.
     with fits.open(written[1], mode="update") as hdus:
         hdus["SCI", 2].data[5, 5] += 1
     with pytest.raises(lm.RecordError, match=r"j1_flc\.fits: 1 pixels do not follow"):
@@ -152,7 +152,7 @@ def test_choices_of_chips(hst, tmp_path):
         assert names == ["j0_flc.fits[SCI,1]", "j0_flc.fits[SCI,2]"]
     turned = collect_frames(paths[:1], lm.ReadOptions(hdu=[4, 1]))
     assert [f.extension for f in turned] == ["SCI,2", "SCI,1"]
-    # What is not chosen stays as it is.
+    # Chips that are not selected are unchanged.
     after = two.write(tmp_path / "out")[0]
     with fits.open(paths[0]) as old, fits.open(after) as new:
         assert fits.HDUDiff(old["SCI", 1], new["SCI", 1]).identical
@@ -178,7 +178,7 @@ def test_forms_of_choices():
 
 
 def write_camera(path, pointing, levels, rng, kind, shape=(60, 40)):
-    """A file of many chips in rows of ten, as DECam's and MegaCam's: names by kind."""
+    """Write a file of many chips in rows of ten, named as in DECam or MegaCam."""
     primary = fits.PrimaryHDU()
     primary.header.update(RADESYS="FK5", EQUINOX=2000.0, OBJECT="field", EXPTIME=90.0)
     hdus = [primary]
@@ -229,7 +229,7 @@ def test_chips_of_a_camera(tmp_path, kind, label, suffix):
 
 
 def test_sixty_chips_are_as_accurate_as_one(tmp_path):
-    """Each chip's levels are as good as in a run of that chip alone, and errors are true."""
+    """The levels of each chip are as accurate as in a run of this chip alone."""
     rng = np.random.default_rng(7)
     paths, levels = dithered(60, "names", tmp_path, rng)
     result = lm.match_levels(paths)
@@ -280,7 +280,7 @@ def test_a_chip_that_cannot_be_used_may_be_left_out(hst):
 
 
 def test_exposures_whose_chips_have_one_level(tmp_path):
-    """One level per exposure, for cameras whose chips agree."""
+    """Chips of an exposure with equal levels get one level."""
     rng = np.random.default_rng(9)
     steps = rng.normal(0, 4, len(POINTINGS))
     paths = [
@@ -295,7 +295,7 @@ def test_exposures_whose_chips_have_one_level(tmp_path):
         found = result.table["level"].value.reshape(-1, 2)
         assert (found[:, 0] == found[:, 1]).all()
         assert_allclose(relative(found[:, 0]), relative(steps), atol=0.02)
-    # A record solved again keeps them together.
+    # A record that is solved again keeps one level per exposure.
     again = lm.solve_record(result.record, weights="equal").table["level"].value.reshape(-1, 2)
     assert (again[:, 0] == again[:, 1]).all()
     assert result.table["error"][0] < lm.match_levels(paths).table["error"][0]
@@ -303,7 +303,7 @@ def test_exposures_whose_chips_have_one_level(tmp_path):
 
 @pytest.fixture
 def offsets(tmp_path):
-    """Two pointings with four dithers of three chips each: a level a dither and one a chip."""
+    """Return two pointings of four dithers of three chips, with levels of dithers and chips."""
     rng = np.random.default_rng(11)
     dithers = rng.normal(0, 2, (2, 4))
     chips = np.array([0.0, 6.0, -3.0])
@@ -324,7 +324,7 @@ def test_detectors_of_a_tile_are_combined(offsets, keyword):
     result = lm.match_levels(paths, group_by="OBJECT", solve=solve)
     assert [p.name for p in result.passes] == ["dithers", "detectors", "mosaic"]
     assert_allclose(relative(result.table["level"].value), relative(levels), atol=0.15)
-    # One correction of the mosaic for each tile, one of the detectors for each chip.
+    # The mosaic has one correction per tile, and the detectors pass one per chip.
     assert len(set(np.round(result.table["level_mosaic"].value, 9))) == 2
     assert len(set(np.round(result.table["level_detectors"].value, 9))) == 6
     first = lm.match_dithers(paths, group_by="OBJECT", solve=solve)
@@ -337,11 +337,11 @@ def test_detectors_of_a_tile_are_combined(offsets, keyword):
 
 @pytest.mark.filterwarnings("ignore:pass mosaic")
 def test_tiles_are_of_exposures(offsets):
-    """By overlap, the chips of a pointing's dithers are one tile; those of a lone one are not."""
+    """By overlap, the chips of a pointing's dithers form one tile, unlike those of a lone one."""
     paths, _ = offsets
     tiles = lm.match_dithers(paths[:4]).table["tile"]
     assert set(tiles) == {"t0d0.fits[N1]"}
-    # N3 of the first and N1 of the second share most of their area.
+    # Chip N3 of the first and N1 of the second exposure share most of their area.
     alone = lm.match_levels([paths[0], paths[4]])
     assert len(set(alone.table["tile"])) == 5
 
@@ -459,7 +459,7 @@ def test_command_chooses_chips(hst, tmp_path, text, names):
 
 
 def opened(paths):
-    """Lists of HDUs that know of no file."""
+    """Return lists of HDUs without a file."""
     out = []
     for path in paths:
         with fits.open(path, memmap=False) as hdus:
@@ -499,7 +499,7 @@ def test_lists_of_hdus_are_inputs(hst, tmp_path):
     back = lm.undo_record(record, written, tmp_path / "back")
     for old, new in zip(paths, back, strict=True):
         assert_allclose(fits.getdata(new, ("SCI", 2)), fits.getdata(old, ("SCI", 2)), atol=1e-4)
-    # Inputs are as they were.
+    # The inputs are unchanged.
     for hdus, kept in zip(lists, before, strict=True):
         assert fits.FITSDiff(hdus, kept).identical
     one = lm.match_levels(lists[0:1] + lists[3:], read=lm.ReadOptions(hdu=("SCI", 1)))
@@ -547,7 +547,7 @@ def test_one_list_of_hdus_is_no_list_of_images(hst):
 
 @pytest.mark.parametrize("fill", [False, True])
 def test_plain_files_are_those_of_astropy(hst, tmp_path, monkeypatch, fill):
-    """Byte by byte; with missing pixels, and pixels that are not finite."""
+    """Outputs are identical byte by byte, also with missing and non-finite pixels."""
     paths, _ = hst
     for path in paths:
         with fits.open(path, mode="update") as hdus:
@@ -574,11 +574,11 @@ def test_plain_files_are_checked_for_changes(hst, tmp_path):
 
 
 def test_hsc_mask_is_found_by_its_type(real_data):
-    """The extensions have EXTTYPE and no EXTNAME; the mask has names of bits."""
+    """The extensions have EXTTYPE and no EXTNAME, and the mask names its bits."""
     path = real_data / "real" / "lsst_hsc" / "HSC-0908120-056-small.fits"
     if not path.exists():
         pytest.skip(f"no real images: {path} is missing")
     (frame,) = collect_frames([path])
     assert [(mask.hdu, mask.kind) for mask in frame.source.masks] == [(2, "flags")]
-    # Names of bits choose those that are bad.
+    # Named bits select the bad pixels.
     assert 0 < frame.dq_bits < 1 << 16

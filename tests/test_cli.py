@@ -1,5 +1,5 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
-"""The command line: what it writes and prints, and what it refuses."""
+"""Tests of the command line: outputs, printed lines and refusals."""
 
 import html
 import json
@@ -28,7 +28,7 @@ N = 4
 
 @pytest.fixture(scope="module")
 def simulated(tmp_path_factory):
-    """A row of images as files, and their truth."""
+    """Return a row of images as files, and their truth."""
     sim = simulate_generic(n_images=N, shape=(64, 64), layout="chain", overlap=0.4, seed=3)
     return sim.write(tmp_path_factory.mktemp("raw")), sim.truth
 
@@ -50,7 +50,7 @@ def run():
 
 
 def assert_refused(result, words, code=2):
-    """One line of error that says the words, and nothing else."""
+    """Check that the output is one line of error that contains the words."""
     assert result.exit_code == code, result.output
     assert result.stdout == ""
     lines = result.stderr.splitlines()
@@ -68,13 +68,13 @@ CLASSES = (package.ReadOptions, package.MeasureOptions, package.SolveOptions)
 
 
 def test_every_field_is_a_flag():
-    """Each field of an option class has a flag of its name, its default and its choices."""
+    """Each field of an option class has a flag with its name, default and choices."""
     params = {p.name: p for p in cli.run.params}
     for cls in CLASSES:
         for f in fields(cls):
             if f.name in ("extend", "checkpoint", "stacked"):
                 continue
-            # Footprints are written by --regions.
+            # Footprints are written by --regions, which is another option.
             name = "ignore_regions" if f.name == "regions" else f.name
             param = params[name]
             assert f"--{name.replace('_', '-')}" in param.opts
@@ -202,7 +202,7 @@ def test_help_shows_options_in_groups(run):
         ("extension by hdu", "extension by --hdu"),
         ("images; flux_scale brings them", "images; --flux-scale brings them"),
         ("sets (see max_pairs)", "sets (see --max-pairs)"),
-        # Names of files and words of the language stay as they are.
+        # Names of files and ordinary words are not replaced.
         ("min_area_1.fits: no WCS", "min_area_1.fits: no WCS"),
         ("flux_scale.fits: no WCS", "flux_scale.fits: no WCS"),
         (
@@ -253,7 +253,7 @@ def test_the_headline_ends_the_summary(run, tmp_path):
 
 
 def test_warnings_of_a_run_are_kept(run, files, tmp_path):
-    """A warning of the run is in its record, in `show` and in the report."""
+    """A warning of a run is in its record, in `show` and in the report."""
     out = tmp_path / "out"
     result = run("run", *files, "-o", out, "--combine-nircam-short")
     words = "combine_nircam_short: no image is of NIRCam's short-wavelength chips"
@@ -271,7 +271,7 @@ def test_warnings_of_a_run_are_kept(run, files, tmp_path):
 
 
 def test_a_file_with_several_images_is_noted(run, files, tmp_path):
-    """On the terminal, in the record, in `show` and in the report; also where it was chosen."""
+    """The note is on the terminal, in the record, in `show` and in the report."""
     paths = []
     for path in files:
         with fits.open(path) as hdus:
@@ -351,7 +351,7 @@ def test_long_names_are_shortened(run, files, monkeypatch):
 
 def test_tiles_are_shown_where_they_are_not_the_images(run, files):
     lines = run("run", *files, "--dry-run", "--group-by", "BUNIT").stdout.splitlines()
-    assert lines[0].split()[:2] == ["name", "level"]  # one tile: nothing to tell
+    assert lines[0].split()[:2] == ["name", "level"]  # A single tile has no note.
     lines = run(
         "run",
         *files,
@@ -798,7 +798,7 @@ def test_help_and_version(run):
 
 @pytest.mark.parametrize("fit_type", ["level", "level+slope"])
 def test_demo(run, tmp_path, monkeypatch, fit_type):
-    # The pictures take their time, and have their own tests.
+    # Drawing takes time, and pictures have tests of their own.
     monkeypatch.setattr("levelmatch.report.page.has_matplotlib", lambda: False)
     out = tmp_path / "demo"
     args = ["demo", out, "--shape", "96", "97", "--seed", "2", "--fit-type", fit_type]
@@ -824,7 +824,7 @@ def test_demo_leaves_other_folders_alone(run, tmp_path):
 
 
 def test_a_process_of_its_own(files, tmp_path):
-    # The rest of the package is slow to import, and `--help` has no need of it.
+    # `--help` must not import the rest of the package, which takes long.
     code = "import sys; from levelmatch.cli import main; main(prog_name='levelmatch')"
     command = [sys.executable, "-c", code, "run", *files[:2], "-o", str(tmp_path / "out")]
     done = subprocess.run(command, capture_output=True, text=True, check=False)

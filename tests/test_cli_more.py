@@ -1,5 +1,5 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
-"""The command line: logs, files beside the images, names by path, and folders alone."""
+"""Tests of the command line: logs, additional files, names by path, and folders alone."""
 
 import logging
 import os
@@ -63,7 +63,7 @@ def test_a_log_file_has_steps_warnings_and_errors(files, tmp_path):
     assert "INFO levelmatch.solve" in text
     assert "WARNING levelmatch.terminal: --combine-nircam-short: no image is" in text
     assert "ERROR levelmatch.terminal: --reference: 'nobody'" in text
-    # Nothing remains set up for the next command.
+    # The next command starts without handlers.
     assert all(isinstance(h, logging.NullHandler) for h in logging.getLogger("levelmatch").handlers)
     result = run("run", *files, "--dry-run", "--log", tmp_path / "none" / "run.log")
     assert result.exit_code == 2
@@ -72,7 +72,7 @@ def test_a_log_file_has_steps_warnings_and_errors(files, tmp_path):
 
 @pytest.mark.skipif(sys.platform == "win32", reason="needs a pseudo-terminal")
 def test_a_terminal_shows_a_first_line_soon(files):
-    """Half a second on a free machine; the test allows more, as others may run beside it."""
+    """The first line appears within half a second on a free machine; the limit is wider."""
     reader, writer = pty.openpty()
     start = time.monotonic()
     process = subprocess.Popen(
@@ -106,7 +106,7 @@ def test_table_and_regions(files, tmp_path):
     polygons = [line for line in lines if line.startswith("polygon(")]
     assert "icrs" in lines
     assert len(polygons) == 4
-    # The corners are those of the image.
+    # The corners of the polygon are the corners of the image.
     from astropy.wcs import WCS
 
     header = fits.getheader(files[0], "SCI")
@@ -131,7 +131,7 @@ def test_a_dry_run_saves_its_record_and_minds_no_outputs(files, matched, tmp_pat
     dry = read_record(record)
     assert (dry.table["level"] == read_record(matched / "levelmatch.asdf").table["level"]).all()
     assert dry.options["command"].startswith("levelmatch run ")
-    # It can be solved and shown like any other.
+    # The record can be solved and shown.
     assert run("show", record).exit_code == 0
 
 
@@ -144,7 +144,7 @@ def test_nothing_is_overwritten_in_silence(files, tmp_path, flag):
     assert f"{path} exists; --overwrite replaces it" in result.stderr
     assert path.read_text() == "mine"
     if flag == "--record":
-        # A file that is no record is never replaced.
+        # A file that is not a record is never replaced.
         again = run("run", *files, "--dry-run", flag, path, "--overwrite")
         assert "exists and is no record" in again.stderr
         path.write_text("#ASDF mine")
@@ -167,7 +167,7 @@ def test_a_path_is_accepted_for_a_name(files, matched, tmp_path):
     result = run("run", *files, "--dry-run", "--reference", files[1])
     assert "Reference: image_00001.fits, named by the user." in result.stdout
     new = tmp_path / "new.asdf"
-    # Of an output, or of a file that is elsewhere by now.
+    # The path may name an output, or a file that has moved.
     names = "--exclude", matched / "image_00003.fits", "--reference", "gone/image_00000.fits"
     assert run("solve", matched, "-o", new, *names).exit_code == 0
     assert read_record(new).names == ["image_00000.fits", "image_00001.fits", "image_00002.fits"]

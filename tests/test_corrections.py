@@ -46,7 +46,7 @@ def test_sum_and_scale(axes):
 @pytest.mark.parametrize("box", [(0, 48, 0, 64), (10, 40, 5, 60)])
 @pytest.mark.parametrize("angle", [0.0, 31.0])
 def test_plane_at_every_pixel(wcs_of, plane_of, axes, box, angle):
-    # Also beyond the nodes, where a gwcs's bounding box ends.
+    # Extrapolation works beyond the nodes, where the bounding box of a gwcs ends.
     wcs = wcs_of((3, -5), angle=angle)
     grid = Grid(SkyTransform(wcs, "a"), (48, 64), box, 8)
     plane = np.array([2.0, 0.3, -0.7])

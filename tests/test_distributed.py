@@ -1,5 +1,5 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
-"""A cluster of worker processes gives what threads give, to the last bit."""
+"""Tests that a cluster of worker processes gives the same results as threads, bit by bit."""
 
 import asyncio
 import os
@@ -22,7 +22,7 @@ distributed = pytest.importorskip(
 
 @pytest.fixture(scope="module")
 def paths(tmp_path_factory):
-    """Eight small exposures of two tiles."""
+    """Return eight small exposures of two tiles."""
     simulation = simulate_miri(tiles=(2, 1), n_dithers=4, shape=(128, 136), seed=3)
     return simulation.write(tmp_path_factory.mktemp("cluster"))
 
@@ -34,7 +34,7 @@ def expected(paths):
 
 @pytest.fixture
 def client():
-    """A client of two worker processes of one thread each."""
+    """Return a client of two worker processes with one thread each."""
     with (
         distributed.LocalCluster(
             n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None

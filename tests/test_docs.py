@@ -1,5 +1,5 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
-"""The pages, whose examples pytest-doctestplus runs: all are tests, and all names are there."""
+"""Tests of the documentation: all examples are tests, and all names are documented."""
 
 import configparser
 import dataclasses
@@ -58,7 +58,7 @@ def test_examples_are_run(pytestconfig):
 
 
 def test_first_screen():
-    """The two commands of the README, which .ci/run takes from it."""
+    """The README has the two commands that .ci/run takes from it."""
     lines = (ROOT / "README.rst").read_text(encoding="utf-8").splitlines()
     commands = [line.strip() for line in lines if line.startswith("    python3 -m venv ")]
     assert len(commands) == 2
@@ -67,7 +67,7 @@ def test_first_screen():
 
 
 def test_oldest_dependencies():
-    """The releases that tox pins are the lower bounds that users are told."""
+    """The versions pinned by tox are the lower bounds in setup.cfg."""
     setup, tox = configparser.ConfigParser(), configparser.RawConfigParser()
     setup.read(ROOT / "setup.cfg")
     tox.read(ROOT / "tox.ini")
@@ -85,7 +85,7 @@ def test_oldest_dependencies():
 
 
 def test_every_public_name_is_in_the_reference():
-    """Three modules are there whole; of the report each name."""
+    """Three modules are documented as a whole, and the report by its names."""
     text = (ROOT / "docs" / "reference" / "index.rst").read_text(encoding="utf-8")
     for module in ("levelmatch", "levelmatch.testing", "levelmatch.plots"):
         assert re.search(rf"^\.\. automodapi:: {module}$", text, re.MULTILINE)
@@ -95,7 +95,7 @@ def test_every_public_name_is_in_the_reference():
 
 
 def test_every_command_is_in_the_reference():
-    """The reference shows the whole command line, by sphinx-click."""
+    """sphinx-click documents the whole command line."""
     text = (ROOT / "docs" / "reference" / "cli.rst").read_text(encoding="utf-8")
     assert re.search(
         r"^\.\. click:: levelmatch\.cli:main\n +:prog: levelmatch\n +:nested: full$",

@@ -1,5 +1,5 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
-"""Plain files by their bytes, against astropy."""
+"""Tests of the fast reader of plain files, against astropy."""
 
 import hashlib
 import io
@@ -89,7 +89,7 @@ def paths(tmp_path_factory):
 
 
 def by_astropy(path, monkeypatch, **options):
-    """The frame of a file as astropy reads it."""
+    """Return the frame of a file read by astropy."""
     with monkeypatch.context() as patch:
         patch.setattr(fits_files, "_plain_frames", lambda *args: None)
         return collect_frames([path], lm.ReadOptions(**options))[0]
@@ -257,7 +257,7 @@ def test_what_has_no_header_is_not_read_to_its_end(tmp_path, monkeypatch, begin,
 
 def test_a_long_header(tmp_path, paths):
     with fits.open(paths[0], memmap=False) as hdus:
-        # END within a card is none.
+        # END within a card does not end the header.
         for k in range(1000):
             hdus[0].header.add_history("END".ljust(66) + f"{k}")
         hdus.writeto(tmp_path / "a.fits")
@@ -318,7 +318,7 @@ def test_digests_are_those_of_the_values(tmp_path, monkeypatch, flags):
     assert identity["sha256"] == expected[0]
     assert identity["mask_sha256"] == (expected[1] if flags else "")
     assert identity["dtype"] == "f4"
-    # Those that are computed as the pixels are measured are the same; nothing is read again.
+    # Digests computed while measuring equal those computed later, and nothing is read again.
     (again,) = collect_frames([path])
     again.source.binding.hashed = True
     assert_array_equal(again.source.read(1)[0], frame.source.read(1)[0])

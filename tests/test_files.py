@@ -1,5 +1,5 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
-"""Tests of corrected files, each whole or not at all."""
+"""Tests of corrected files, which are written atomically."""
 
 import errno
 import os
@@ -30,7 +30,7 @@ def match(paths, **options):
 
 @pytest.fixture
 def plain(paint, write, folders):
-    """Three JWST-like files."""
+    """Return three JWST-like files."""
     return [
         write(
             paint(f"{n}.fits", (0.3, 20.5 * k), level=k),
@@ -123,7 +123,7 @@ def test_types_that_fits_does_not_have():
 
 @pytest.fixture(params=["unnamed", "named"])
 def part(request, monkeypatch):
-    """Files without a name while they are written, and where the system has none of that."""
+    """Use unnamed files while writing, and named ones on systems without them."""
     if request.param == "named":
         monkeypatch.delattr(os, "O_TMPFILE")
     elif not hasattr(os, "O_TMPFILE"):
@@ -147,10 +147,10 @@ def test_failure_leaves_no_partial_file(plain, paint, folders, monkeypatch, part
     def fail_second(original):
         def call(*args):
             calls.append(args)
-            # The record is written first, by the same means.
+            # The record is written first, in the same way.
             if len(calls) == (2 if moment == "write" else 3):
                 if moment == "write":
-                    # Half of a file, then a full disk.
+                    # Write half of a file, then fail as on a full disk.
                     args[1].write(b"SIMPLE")
                 msg = "no space left on device"
                 raise OSError(msg)
@@ -189,7 +189,7 @@ def test_permissions_are_the_user_s(plain, folders, part, monkeypatch):
     old = os.umask(0o027)
     try:
         with monkeypatch.context() as patch:
-            # Another thread's files would for a moment be anyone's.
+            # The files of another thread would briefly have other permissions.
             patch.setattr(os, "umask", None)
             paths = match(plain).write(folders[1])
     finally:
@@ -290,7 +290,7 @@ def test_names_of_images_in_memory(paint, folders):
 
 @pytest.fixture
 def with_gwcs(paint):
-    """Images in memory with the gwcs of a tangential projection, as NDData."""
+    """Return images in memory as NDData with the gwcs of a tangential projection."""
     gwcs = pytest.importorskip("gwcs")
     from astropy import coordinates
     from astropy import units as u

@@ -1,5 +1,5 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
-"""Tests of the plane that overlaps do not determine, and of the choice of a flat reference."""
+"""Tests of planes that overlaps do not determine, and of the choice of a flat reference."""
 
 import warnings
 
@@ -22,7 +22,7 @@ def own_tile(name, _meta=None):
 
 
 def mosaic(*, slopes=(), seed=1, n_images=9, noise=0.5, **options):
-    """Images without slopes but for some, in units per pixel along x."""
+    """Return images without slopes, except for some, in units per pixel along x."""
     simulated = simulate_generic(
         n_images=n_images,
         shape=SHAPE,
@@ -45,7 +45,7 @@ def match(images, *, slope_gauge="reference", **options):
 
 
 def slopes_of(result):
-    """Slopes of all images about the centre of the mosaic, shape (n, 2)."""
+    """Return the slopes of all images about the centre of the mosaic, shape (n, 2)."""
     frames = result.sorted_frames
     axes = np.array([f.whole_grid.axes for f in frames])
     centre = tangent_axes(axes[:, 0].sum(axis=0))
@@ -64,9 +64,9 @@ def test_mean_slope_is_zero_and_the_level_the_reference_s(fit_type):
         assert_allclose(slopes_of(result).mean(axis=0), 0, atol=1e-10)
         assert "the mean slope of each connected set" in result.gauge
     else:
-        # Only the steep image gets a slope: the others lie flat.
+        # Only the steep image gets a slope.
         assert np.count_nonzero(result.table["slope_u"]) == 1
-    # The reference has its own slope, and not its negative all others.
+    # The slope belongs to the reference, and its negative does not go to all others.
     steep = np.abs(slopes_of(result)[:, 0])
     assert steep[4] > 3 * np.delete(steep, 4).max()
 
@@ -95,7 +95,7 @@ def test_errors_follow_from_those_relative_to_the_reference():
         planes = vector.reshape(-1, 3)
         about = np.einsum("gij,gj->gi", transfer_matrix(axes, centre), planes)
         plane = np.array([0.0, *about[:, 1:].mean(axis=0)])
-        # A constant is added so that the level of the reference stays.
+        # The constant keeps the level of the reference.
         of_level = transfer_matrix(centre, axes[held])[0]
         plane[0] = -(of_level @ plane) / of_level[0]
         return (planes - np.einsum("gij,j->gi", transfer_matrix(centre, axes), plane)).ravel()
@@ -114,7 +114,7 @@ def test_a_steep_reference_is_said():
     result = match(images)
     (reference,) = result.references
     assert reference.name == images[4].meta["FILENAME"]
-    # 9 images of 80 pixels that overlap by 30 %: 192 pixels from edge to edge.
+    # Three images of 80 pixels that overlap by 30 % span 192 pixels.
     assert_allclose(reference.tilt, 192 * slope, rtol=0.25)
     assert reference.tilt_sigma > 2.5
     sentence = next(note for note in result.notes if "not flat" in note)
@@ -146,7 +146,7 @@ def test_a_flat_reference_is_not_blamed():
 
 
 def test_a_reference_no_steeper_than_the_others_is_rarely_blamed():
-    """The scatter of slopes belongs to the test: a flat reference among tilted images."""
+    """The scatter of slopes enters the test for a flat reference among tilted images."""
     tilts = []
     for seed in range(8):
         rng = np.random.default_rng(seed)
@@ -156,8 +156,8 @@ def test_a_reference_no_steeper_than_the_others_is_rarely_blamed():
 
 
 def test_of_equal_overlaps_the_flattest_is_chosen():
-    # All of 2 x 2 images overlap with the three others. Where levels are fitted, slopes are part
-    # of the errors, and do not decide.
+    # In a mosaic of 2 x 2, each image overlaps the three others. If levels are fitted, slopes are
+    # part of the errors and are not significant.
     fit_type = "level+slope"
     images = mosaic(n_images=4, slopes={0: 0.02, 1: -0.015, 3: 0.025}, overlap=0.4)
     result = match(images, fit_type=fit_type)

@@ -1,5 +1,5 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
-"""Images on one flux scale: for the comparison alone, or as they come out."""
+"""Tests of flux scales, for the comparison only and for the output."""
 
 from dataclasses import replace
 
@@ -28,7 +28,7 @@ def own_tiles(name, meta):
 
 
 def images_of(*, uncertainty=StdDevUncertainty):
-    """Three images of one sky, each on its own flux scale, and what they would be on one."""
+    """Return three images of one sky on different flux scales, and on one scale."""
     simulation = simulate_generic(n_images=3, shape=(96, 96), noise=0.02, overlap=0.5, seed=6)
     images = list(simulation.images)
     same = [image.data.copy() for image in images]
@@ -59,7 +59,7 @@ def test_outputs_are_on_one_scale():
         assert out.data.dtype == image.data.dtype
         assert out.unit == image.unit
         assert_allclose(out.data, factor * plain.data, rtol=1e-5, atol=1e-5)
-    # One sky: what is left between them is one level, not a function of brightness.
+    # The remaining difference of the images is a level, not a function of brightness.
     off = [np.std(out.data - true) for out, true in zip(applied, same, strict=True)]
     assert max(off) < 1e-5
 
@@ -101,14 +101,14 @@ def test_headers_tell_and_can_be_taken_back():
             assert "LMFLUX" not in header
             continue
         assert_allclose(header["LMFLUX"], factor)
-        # A card loses the blank at its end.
+        # A card loses its trailing blank.
         history = "".join(header["HISTORY"]).replace(" ", "")
         assert f"fluxscale:multipliedby{factor:.10g},MAGZPwas{image.meta['MAGZP']}" in history
 
 
 @pytest.fixture
 def files(tmp_path):
-    """The three images as JWST writes them, with every plane of errors."""
+    """Return the three images as JWST files with all uncertainty extensions."""
     images, _ = images_of(uncertainty=None)
     (tmp_path / "in").mkdir()
     paths = []
@@ -163,7 +163,7 @@ def test_provenance_is_removed_as_it_was_added(files, tmp_path):
     first = match(files, flux_scale="MAGZP")
     paths = first.write(tmp_path / "one")
     second = match(paths, flux_scale=[2.0] * 3, rematch=True, reference="mean")
-    # Runs are told apart by the second in which they were made.
+    # Runs are distinguished by their time.
     second.run = replace(second.run, created="2031-05-06T07:08:09")
     outputs = second.write(tmp_path / "two")
     for k, output in enumerate(outputs):
@@ -174,7 +174,7 @@ def test_provenance_is_removed_as_it_was_added(files, tmp_path):
             with fits.open(stage) as hdus:
                 expected = hdus["SCI"].header
             assert list(header) == list(expected)
-            # The error and the reference are those of the last run that went in.
+            # The error and the reference are those of the last remaining run.
             for key in (k for k in expected if k not in ("HISTORY", "LMMERR", "LMMREF")):
                 if isinstance(expected[key], float):
                     assert_allclose(header[key], expected[key], rtol=1e-10, atol=1e-12)

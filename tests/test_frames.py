@@ -28,7 +28,7 @@ def test_flags_at_full_width(dtype):
     assert_array_equal(flagged(dq, 1), [False, True, False, True])
     assert_array_equal(flagged(dq, 1 << (width - 1)), [False, False, True, True])
     assert_array_equal(flagged(dq, 0), False)
-    # A bit that the type has not is set nowhere.
+    # A bit beyond the type is never set.
     assert_array_equal(flagged(dq, 1 << width), False)
 
 
@@ -108,7 +108,7 @@ def test_to_read_sets_no_filters_of_warnings(paint, write, tmp_path, monkeypatch
     monkeypatch.setattr(warnings, "catch_warnings", Noted)
     assert np.isfinite(frame.load()).all()
     assert frame.source.identity["sha256"]
-    # Nor do sources, where there are none.
+    # The level is unchanged if there are no sources.
     assert not source_mask(frame.load()).any()
     assert not [name for name in callers if name.startswith("levelmatch")]
 

@@ -1,5 +1,5 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
-"""Flux scales: found where they differ, and nothing said of flats, astrometry and seeing."""
+"""Tests of flux scales: differences are found, and flats, astrometry and seeing cause none."""
 
 import warnings
 
@@ -18,7 +18,7 @@ SIDE, STEP = 160, 90
 
 
 class Sky:
-    """A field of stars, some clouds of emission, or both."""
+    """Field of stars, clouds of emission, or both."""
 
     def __init__(self, rng, *, stars, clouds):
         size = SIDE + 2 * STEP
@@ -31,7 +31,7 @@ class Sky:
         ).T
 
     def at(self, y0, x0, fwhm):
-        """The image of the field from a corner on."""
+        """Return the image of the field from a corner on."""
         y, x = np.mgrid[:SIDE, :SIDE] + np.array([y0, x0])[:, None, None]
         s2 = (fwhm / 2.3548) ** 2
         out = np.zeros((SIDE, SIDE))
@@ -50,14 +50,14 @@ class Sky:
 
 
 def waves(rng):
-    """A pattern of low frequency with unit scatter."""
+    """Return a pattern of low frequency with unit scatter."""
     y, x = np.mgrid[:SIDE, :SIDE] / SIDE
     out = sum(np.cos(2 * np.pi * (a * x + b * y + c)) for a, b, c in rng.uniform(-1.2, 1.2, (3, 3)))
     return (out - out.mean()) / out.std()
 
 
 def images_of(seed, kind="", *, stars=0, clouds=0, n=3, factor=1.0):
-    """Images in ``n`` rows of ``n``, of which the last has another flux scale."""
+    """Return images in ``n`` rows of ``n``; the last has another flux scale."""
     rng = np.random.default_rng([seed, 5])
     sky = Sky(rng, stars=stars, clouds=clouds)
     images = []
@@ -84,7 +84,7 @@ def images_of(seed, kind="", *, stars=0, clouds=0, n=3, factor=1.0):
 
 
 def match(images):
-    """The result, and the warnings of flux scales."""
+    """Return the result, and the warnings of flux scales."""
     with warnings.catch_warnings(record=True) as seen:
         warnings.simplefilter("always")
         result = lm.match_mosaic(images, group_by="FILENAME")
@@ -123,7 +123,7 @@ def test_the_record_says_so_too(tmp_path):
 
 
 def cells(rng, shape=(12, 20), noise=0.05, emission=3.0):
-    """Cells of emission that is the same in two images, and their noise."""
+    """Return cells of emission that two images share, and their noise."""
     index = np.argwhere(np.ones(shape, dtype=bool))
     bright = emission * rng.pareto(2.0, len(index)).clip(0, 20)
     return (

@@ -1,5 +1,5 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
-"""ASDF trees that refer to other files, expand without end or declare what they do not hold."""
+"""Tests of ASDF trees that refer to other files, expand without end or declare too much."""
 
 import io
 import struct
@@ -19,7 +19,7 @@ from levelmatch.images.gwcs_tree import wcs_content
 
 BEGIN = b"#ASDF 1.0.0\n#ASDF_STANDARD 1.5.0\n%YAML 1.1\n%TAG ! tag:stsci.edu:asdf/\n--- "
 ARRAY = "!core/ndarray-1.0.0 {{source: {}, datatype: float64, byteorder: little, shape: [{}]}}"
-# Where a tree puts an array: in the WCS, and elsewhere.
+# Paths of an array in a tree: within the WCS, and elsewhere.
 PLACES = {
     "wcs": "meta: {{wcs: {{name: w, steps: [{{table: {}}}]}}}}",
     "transform": "meta: {{wcs: !transform/tabular-1.2.0 {{lookup_table: {}, points: [[0, 1]]}}}}",
@@ -30,7 +30,7 @@ PLACES = {
 
 @pytest.fixture(scope="module")
 def server():
-    """A server on this computer, and the list of paths that were asked for."""
+    """Return the address of a local server, and the list of requested paths."""
     asked = []
 
     class Handler(BaseHTTPRequestHandler):
@@ -62,7 +62,7 @@ def block(data, kind=bytes(4), size=None, used=None):
 
 
 def aliases(levels=60):
-    """A tree of a kilobyte whose expansion has 10**60 nodes."""
+    """Return a tree of a kilobyte that expands to 10**60 nodes."""
     lines = ["a0: &a0 [x, x, x, x, x, x, x, x, x, x]"]
     for k in range(levels):
         members = ", ".join([f"*a{k}"] * 10)
@@ -71,7 +71,7 @@ def aliases(levels=60):
 
 
 def image_file(image, path, content, telescope="JWST"):
-    """Write an image with a FITS WCS, and bytes in the extension ASDF."""
+    """Write an image with a FITS WCS and given bytes in the extension ASDF."""
     values = np.frombuffer(content, np.uint8)[None]
     column = fits.Column("ASDF_METADATA", f"{values.size}B", array=values)
     primary = fits.PrimaryHDU()
@@ -85,7 +85,7 @@ def image_file(image, path, content, telescope="JWST"):
 
 
 def matched(paint, folder, content):
-    """Match two images with a tree, and write them; return the warnings."""
+    """Match two images with a tree, write them, and return the warnings."""
     paths = [
         image_file(paint(f"{n}.fits", (0, 20.5 * k), level=k), folder / f"{n}_cal.fits", content)
         for k, n in enumerate("ab")
@@ -194,7 +194,7 @@ def test_records_open_no_other_file(tmp_path, server, kind):
 
 
 def test_asdf_alone_opens_other_files(tmp_path):
-    # So that the tests above can fail.
+    # The tests above could otherwise not fail.
     other = tmp_path / "other.asdf"
     asdf.AsdfFile({"a": np.arange(4.0)}).write_to(other)
     content = tree("wcs", ARRAY.format(other.as_uri(), 4))

@@ -1,5 +1,5 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
-"""AstroDrizzle itself on images whose levels are kept, with a known sky and known levels."""
+"""Tests of AstroDrizzle on images with kept levels, on a known sky."""
 
 import runpy
 import sys
@@ -18,12 +18,12 @@ pytestmark = pytest.mark.filterwarnings("ignore")
 SCRIPT = Path(__file__).parents[1] / "docs" / "user_guide" / "scripts" / "hst_drizzle.py"
 SHAPE, PIXEL, CENTRE = (150, 300), 0.04 / 3600, (150.0, 20.0)
 POINTINGS = ((0, 0), (40, 25), (-35, 45), (20, -30))
-# Of an exposure of this many seconds, in electrons.
+# Level of an exposure of this length in seconds, in electrons.
 EXPTIME, SKY, NOISE = 500.0, 60.0, 0.5
-# The noise of the mosaic, in which at least one exposure counts.
+# Noise of the mosaic where at least one exposure contributes.
 LIMIT = 1.1 * NOISE
 
-# Keywords that AstroDrizzle reads; no reference files.
+# Keywords that AstroDrizzle reads; no reference files are used.
 PRIMARY = {
     "TELESCOP": "HST",
     "FILTER": "F606W",
@@ -62,12 +62,12 @@ def drizzle():
 
 
 def sky_at(x, y):
-    """A source as large as a chip, in pixels of the tangent plane."""
+    """Return a source as large as a chip, at pixels of the tangent plane."""
     return SKY + 30 * np.exp(-(((x - 30) / 110) ** 2 + ((y + 20) / 90) ** 2))
 
 
 def plane():
-    """The tangent plane."""
+    """Return the WCS of the tangent plane."""
     wcs = WCS(naxis=2)
     wcs.wcs.ctype, wcs.wcs.crval = ("RA---TAN", "DEC--TAN"), CENTRE
     wcs.wcs.crpix, wcs.wcs.cd = (1, 1), np.diag([-PIXEL, PIXEL])
@@ -86,7 +86,7 @@ def chip_header(corner, name, unit, chip):
 
 
 def write_exposure(path, pointing, levels, rng, *, detector, unit, exptime):
-    """An exposure as calwf3 writes it; pixels and levels are rates or counts as the unit says."""
+    """Write an exposure in the layout of calwf3, in rates or counts."""
     primary = fits.PrimaryHDU()
     primary.header.update(PRIMARY | PHOTOMETRY)
     primary.header.update(INSTRUME="WFC3", DETECTOR=detector, FILENAME=path.name)
@@ -140,7 +140,7 @@ OFF = dict.fromkeys(("static", "driz_separate", "median", "blot", "driz_cr"), Fa
 
 
 def errors_of(path):
-    """The mosaic less the true sky, in electrons of one exposure time."""
+    """Return the mosaic minus the true sky, in electrons of one exposure time."""
     with fits.open(path) as hdus:
         y, x = np.indices(hdus["SCI"].shape)
         there = WCS(hdus["SCI"].header).pixel_to_world_values(x, y)
@@ -151,7 +151,7 @@ def errors_of(path):
 
 
 def drizzled(drizzle, paths, monkeypatch, **options):
-    """Run AstroDrizzle on files of one folder and return the errors of its mosaic."""
+    """Run AstroDrizzle on the files of a folder and return the errors of its mosaic."""
     monkeypatch.chdir(paths[0].parent)
     names = [path.name for path in paths]
     drizzle(names, output="sim", updatewcs=False, preserve=False, build=True, **{**OFF, **options})
@@ -172,7 +172,7 @@ def test_astrodrizzle_subtracts_kept_levels(drizzle, kind, options, tmp_path, mo
     lm.write_skyfile(result, tmp_path / "kept" / "sky.txt")
     errors = drizzled(drizzle, written, monkeypatch, **options)
     assert errors.std() < LIMIT
-    # Of the levels only a constant of the whole set remains.
+    # Only a constant common to the whole set remains of the levels.
     times = np.array(KINDS[kind].get("times", [EXPTIME] * 4))
     factor = EXPTIME / (1 if kind == "IR" else times[:, None])
     left = levels - factor * result.table["level"].value.reshape(levels.shape)
@@ -184,7 +184,7 @@ def test_astrodrizzle_on_subtracted_levels(drizzle, tmp_path, monkeypatch):
     paths, _ = exposures(tmp_path / "in", "UVIS")
     written = lm.match_levels(paths).write(tmp_path / "out")
     assert drizzled(drizzle, written, monkeypatch, skysub=False).std() < LIMIT
-    # AstroDrizzle changes files: these are no longer needed.
+    # AstroDrizzle changes its inputs, which are no longer needed.
     assert drizzled(drizzle, paths, monkeypatch, skysub=False).std() > 4
 
 

@@ -1,5 +1,5 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
-"""Importing the package is light, and gives every public name."""
+"""Tests that the import is light and provides every public name."""
 
 import ast
 import shutil
@@ -22,7 +22,7 @@ def test_import_is_light(statement):
 
 
 def heavy_after(statement):
-    """Heavy packages that a statement imports in a new process; some astropys bring Dask."""
+    """Return the heavy packages that a statement imports in a new process, without Dask."""
     code = f"{statement}; import sys; print(*[m for m in {HEAVY!r} if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     return set(done.stdout.split())
@@ -58,7 +58,7 @@ def test_subpackages_resolve_at_first_use(name):
 
 
 def test_type_checkers_see_the_public_names():
-    """The stub imports each name from the module that the package takes it from."""
+    """The stub imports each name from the module in which the package finds it."""
     stub = ast.parse(Path(levelmatch.__file__).with_name("__init__.pyi").read_text())
     found = {
         alias.asname: (node.module, alias.name)

@@ -1,5 +1,5 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
-"""Bad input: a typed error that names the image and the value, before anything is written."""
+"""Tests of bad input: typed errors that name the image and the value, before any output."""
 
 import pickle
 
@@ -22,7 +22,7 @@ def match(images, *, function=lm.match_mosaic, **read):
 
 
 def damaged(image, how):
-    """The image with one thing wrong."""
+    """Return the image with one fault."""
     data, wcs = image.data, image.wcs
     spectral, singular = WCS(naxis=2), wcs.deepcopy()
     spectral.wcs.ctype = "WAVE", "DEC--TAN"
@@ -45,7 +45,7 @@ def damaged(image, how):
     keys = {"data": data, "wcs": wcs, "mask": None, **kinds}
     meta = {"FILENAME": "bad.fits"}
     if how == "mask's shape":
-        # NDData checks nothing.
+        # NDData does not check its mask.
         return NDData(keys["data"], mask=keys["mask"], wcs=wcs, unit=image.unit, meta=meta)
     return CCDData(**keys, unit=image.unit, meta=meta)
 
@@ -242,10 +242,10 @@ def test_several_science_extensions(pair_of_files, paint, write):
     dq = fits.ImageHDU(np.zeros((48, 64), "i2"), name="DQ", ver=2)
     dq.data[:, :20] = 1
     write(image, pair_of_files[1], dq=np.ones((48, 64), "i2"), extra=(other, dq))
-    # Both show the same sky.
+    # Both images show the same sky.
     with pytest.warns(lm.LevelMatchWarning, match=r"b\.fits \(SCI,1 of 2: SCI,1, SCI,2\)"):
         collect_frames(pair_of_files)
-    # The second version has its own data quality.
+    # The second version has its own data-quality extension.
     both = [pair_of_files[1]]
     result = match(both, hdu=("SCI", 2))
     assert result[0].mask.sum() == 48 * 20
@@ -355,7 +355,7 @@ def test_outputs_would_replace_what_inputs_link_to(pair_of_files, snapshot, tmp_
         result.write(pair_of_files[0].parent, overwrite=True)
     with pytest.raises(lm.FrameError, match=r"a\.fits: output: .* is this input"):
         lm.make_mosaic(result, output=pair_of_files[0], overwrite=True)
-    # An output that is a link to an input, in a folder of its own.
+    # The output is a link to an input, in another folder.
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "b.fits").symlink_to(pair_of_files[0])
     with pytest.raises(lm.FrameError, match=r"b\.fits is the input .*a\.fits"):
@@ -376,7 +376,7 @@ def test_output_exists(pair_of_files, tmp_path):
     (out / "b.fits").write_text("mine")
     with pytest.raises(FileExistsError, match=r"b\.fits exists; overwrite=True"):
         result.write(out)
-    # The check comes before the first file.
+    # The check precedes the first file.
     assert sorted(p.name for p in out.iterdir()) == ["b.fits"]
     assert (out / "b.fits").read_text() == "mine"
     assert len(result.write(out, overwrite=True)) == 2

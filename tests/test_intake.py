@@ -1,5 +1,5 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
-"""Files that are no regular files, or declare more than they hold: refused at once, by name."""
+"""Tests of files that are not regular, or declare more than they hold."""
 
 import bz2
 import gzip
@@ -19,18 +19,18 @@ from levelmatch.cli import main
 from levelmatch.images.collect import collect_frames
 from levelmatch.measure.store import PairFile
 
-# Of the process, so far.
+# Peak memory of the process so far.
 PEAK = resource.RUSAGE_SELF
 
 
 @pytest.fixture
 def good(paint, write, tmp_path):
-    """A good file."""
+    """Return a good file."""
     return write(paint("good.fits"), tmp_path / "good.fits")
 
 
 def refused(paths, match, **options):
-    """Check that images are refused in a second, in little memory."""
+    """Check that images are refused within a second and with little memory."""
     before, start = resource.getrusage(PEAK).ru_maxrss, time.perf_counter()
     with pytest.raises(lm.LevelMatchError, match=match):
         lm.match_levels(paths, read=lm.ReadOptions(**options))
@@ -118,7 +118,7 @@ def test_compressed_files_that_become_large(good, tmp_path, opener, where):
 
 
 def test_gzip_that_says_its_size_is_not_unpacked(good, tmp_path):
-    # Three gigabytes of zeros, of which each megabyte is compressed once.
+    # Three gigabytes of zeros, compressed one megabyte at a time.
     path = tmp_path / "odd.fits.gz"
     with gzip.open(path, "wb", 1) as stream:
         stream.write(good.read_bytes())

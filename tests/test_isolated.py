@@ -1,5 +1,5 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
-"""Images that no overlap determines: their errors are unknown, everywhere."""
+"""Tests of images whose level no overlap determines, and of their unknown errors."""
 
 import json
 import re
@@ -15,7 +15,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 import levelmatch as lm
 from levelmatch.cli import main
 
-# Pixels of the corners on the sky: three images that overlap, one alone, and two that overlap.
+# Corners on the sky, in pixels: three images that overlap, a lone one, and two that overlap.
 PLACES = {
     "a.fits": (0, 0),
     "b.fits": (30, 5),
@@ -72,7 +72,7 @@ def test_errors_of_what_nothing_joins(images, function, key, fit_type):
 
 
 def test_a_later_pass_can_join_an_image():
-    # In its tile the second image is alone, but the other tile overlaps with both.
+    # The second image is alone in its tile, but overlaps the other tile.
     near = {"a1": (0, 0), "a2": (200, 0), "b1": (40, 0), "b2": (80, 0), "b3": (120, 0)}
     near["b4"] = (160, 0)
     images = {"a": [], "b": []}
@@ -127,7 +127,7 @@ def test_files_records_and_commands(images, tmp_path):
 
 
 def test_the_only_pair_is_never_cut():
-    # 400 pixels in 2 % of the side, under ``min_linear`` and ``min_area``.
+    # 400 pixels along 2 % of a side, below ``min_linear`` and ``min_area``.
     small = {"a.fits": (0, 0), "b.fits": (120, 30), "c.fits": (30, 120), "d.fits": (-196, 0)}
     images = [image(name, place, k, size=200) for k, (name, place) in enumerate(small.items())]
     result = lm.match_mosaic(images, group_by="FILENAME")

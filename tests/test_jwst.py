@@ -1,5 +1,5 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
-"""Tests of what is JWST's own."""
+"""Tests of file names, keywords and regions of JWST."""
 
 import pytest
 from astropy.io import fits
@@ -83,7 +83,7 @@ def test_keys_of_names(name, tile, detector, part, module):
 def test_keys_of_a_header():
     keys = jwst_keys("renamed.fits", HEADER)
     assert keys == jwst_keys("jw02107003001_02101_00002_nrcb1_cal.fits", {})
-    # The name decides.
+    # The name has priority.
     assert jwst_keys("jw02107003001_02101_00002_nrcb2_cal.fits", HEADER).detector == "nrcb2"
 
 

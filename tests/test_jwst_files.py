@@ -1,5 +1,5 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
-"""JWST's files come out as JWST's files: compared card by card and byte by byte."""
+"""Tests that JWST files keep their format, compared card by card and byte by byte."""
 
 import io
 import warnings
@@ -20,7 +20,7 @@ OWN = ("LM", "HISTORY")
 
 @pytest.fixture
 def calibrated(paint, tmp_path):
-    """Files with all kinds of extensions, an ASDF tree with arrays among them."""
+    """Return files with all kinds of extensions and an ASDF tree with arrays."""
     paths = []
     (tmp_path / "in").mkdir()
     for k, name in enumerate(("a_cal.fits", "b_cal.fits", "c_cal.fits")):
@@ -56,7 +56,7 @@ def calibrated(paint, tmp_path):
 
 
 def asdf_table(rng):
-    """A tree with arrays, as an extension."""
+    """Return a tree with arrays as an extension."""
     buffer = io.BytesIO()
     tree = {"meta": {"filename": "a", "nested": [1, 2.5, None]}, "map": rng.random((7, 9))}
     asdf.AsdfFile(tree).write_to(buffer)
@@ -70,7 +70,7 @@ def match(paths):
 
 
 def raw_hdus(path):
-    """The bytes of each HDU of a file: its header and its data."""
+    """Return the bytes of each HDU of a file: its header and its data."""
     content = path.read_bytes()
     with fits.open(path) as hdus:
         places = [hdu.fileinfo() for hdu in hdus]
@@ -96,7 +96,7 @@ def test_nothing_else_changes(calibrated, tmp_path):
             level = b["SCI"].header["LMMLEV"]
             expected = (a["SCI"].data.astype(float) - level).astype("f4")
             assert_array_equal(b["SCI"].data.astype("f4"), expected)
-            # The checksums of the two that changed are right again.
+            # The checksums of the two changed HDUs are valid.
             for hdu in b:
                 assert hdu.verify_checksum() == 1
                 assert hdu.verify_datasum() == 1
@@ -111,7 +111,7 @@ def is_own(card):
 
 
 def continued(card):
-    """A HISTORY card that goes on from a full one of levelmatch's."""
+    """A HISTORY card that continues a full card of levelmatch is kept."""
     return card.keyword == "HISTORY" and "earlier step" not in str(card.value)
 
 
@@ -164,7 +164,7 @@ def test_a_tree_without_its_end_is_copied(calibrated, tmp_path):
 
 @pytest.fixture
 def models(paint, tmp_path):
-    """Files that stdatamodels wrote, with a gwcs."""
+    """Return files written by stdatamodels, with a gwcs."""
     datamodels = pytest.importorskip(
         "stdatamodels.jwst.datamodels", reason="the extra jwst is not installed"
     )
@@ -214,7 +214,7 @@ def test_stdatamodels_opens_them(models, tmp_path):
                 assert_array_equal(new.err, old.err)
                 level = np.mean(old.data - new.data)
                 new.save(tmp_path / "next.fits")
-            # What it holds on to goes along to the next step's file.
+            # Metadata pass to the file of the next step.
             with datamodels.open(tmp_path / "next.fits") as saved:
                 tree = saved.to_flat_dict()
                 assert saved.meta.wcs(3.0, 5.0) is not None

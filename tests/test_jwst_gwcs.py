@@ -1,5 +1,5 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
-"""The gwcs of JWST's files, made by the pipeline's own assign_wcs from a distortion of ours."""
+"""Tests of the gwcs of JWST files, made by assign_wcs from a distortion of this test."""
 
 import io
 import pickle
@@ -18,14 +18,14 @@ from levelmatch.images.collect import collect_frames
 from levelmatch.sky.vectors import lonlat
 
 SHAPE = (2048, 2048)
-# Part of the detector that the images cover: small, and where the distortion is large.
+# Region of the detector that the images cover, where the distortion is large.
 CORNER, SMALL = (1700, 1600), (96, 120)
 SKY = (5.0, 0.6, -0.9)
 
 
 @pytest.fixture(scope="module")
 def pipeline():
-    """The packages of the pipeline."""
+    """Return the packages of the pipeline."""
     reason = "jwst is not installed; tox -e test-jwst"
     return {
         "models": pytest.importorskip("stdatamodels.jwst.datamodels", reason=reason),
@@ -34,7 +34,7 @@ def pipeline():
 
 
 def distortion(folder, datamodels):
-    """Write a distortion: a twelfth of a percent of scale, and 3 arcsec at the corners."""
+    """Write a distortion with a scale error of 0.083 % and 3 arcsec at the corners."""
     x, y = m.Shift(-1024.5), m.Shift(-1024.5)
     v2 = m.Polynomial2D(3, c0_0=80.0, c1_0=0.063, c2_0=1.5e-6, c0_2=-1.2e-6, c3_0=4e-10)
     v3 = m.Polynomial2D(3, c0_0=-490.0, c0_1=0.0631, c1_1=2e-6, c2_0=1e-6, c0_3=-3e-10)
@@ -53,7 +53,7 @@ def distortion(folder, datamodels):
 
 
 def exposure(folder, pipeline, k, level, reference):
-    """Write an exposure of a plane sky, shifted by some of its pixels, with its gwcs."""
+    """Write an exposure of a plane sky with its gwcs, shifted by some pixels."""
     model = pipeline["models"].ImageModel(np.zeros(SMALL, "f4"))
     keys = {
         "meta.telescope": "JWST",
@@ -88,7 +88,7 @@ def exposure(folder, pipeline, k, level, reference):
     ra, dec = model.meta.wcs(x, y)
     rng = np.random.default_rng(k)
     sky = SKY[0] + SKY[1] * (ra - 150) * 60 + SKY[2] * (dec - 2) * 60
-    # Curved, so that a shift of one image is not a level.
+    # The sky is curved, so that a shift of one image is not a level.
     sky += 300 * ((ra - 150) ** 2 + (dec - 2) ** 2) * 3600 / 100
     model.data = (sky + level + rng.normal(0, 0.002, SMALL)).astype("f4")
     model.err = np.full(SMALL, 0.002, "f4")
@@ -103,7 +103,7 @@ LEVELS = np.array([0.0, 0.7, -0.4])
 
 @pytest.fixture(scope="module")
 def exposures(pipeline, tmp_path_factory):
-    """Files of three exposures, and the gwcs that the pipeline gave them."""
+    """Return files of three exposures, and the gwcs from the pipeline."""
     folder = tmp_path_factory.mktemp("exposures")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -115,7 +115,7 @@ def exposures(pipeline, tmp_path_factory):
 def test_positions_are_those_of_the_gwcs(exposures):
     paths, made = exposures
     x, y = np.meshgrid([0.0, 40.5, 119.0], [0.0, 33.3, 95.0])
-    # Warnings of asdf's conversion would be errors here.
+    # Warnings of asdf would be errors here.
     for frame, wcs in zip(collect_frames(paths), made, strict=True):
         lon, lat = lonlat(frame.transform.to_sky(x, y))
         assert_allclose([lon, lat], wcs(x, y), atol=1e-10)
@@ -145,7 +145,7 @@ def test_gwcs_reaches_the_workers_of_a_cluster(exposures):
 
 
 def with_tree(image, path, tree):
-    """Write an image with a FITS WCS, and a tree in the extension ASDF."""
+    """Write an image with a FITS WCS and a tree in the extension ASDF."""
     buffer = io.BytesIO()
     asdf.AsdfFile(tree).write_to(buffer)
     content = np.frombuffer(buffer.getvalue(), np.uint8)[None]

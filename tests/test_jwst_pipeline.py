@@ -1,5 +1,5 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
-"""The real calwebb_image3 on matched images, with a known sky and known levels."""
+"""Tests of calwebb_image3 on matched images, on a known sky with known levels."""
 
 import json
 import runpy
@@ -29,7 +29,7 @@ CENTRE = (150.0, 2.0)
 
 @pytest.fixture(scope="module")
 def jwst(tmp_path_factory):
-    """The packages of the pipeline, without its reference files."""
+    """Return the packages of the pipeline, which run without reference files."""
     pytest.importorskip("jwst.stpipe", reason="jwst is not installed; tox -e test-jwst")
     from jwst.datamodels import ModelLibrary
     from jwst.pipeline import Image3Pipeline
@@ -52,13 +52,13 @@ pytestmark = pytest.mark.filterwarnings("ignore")
 
 
 def sky_at(ra, dec):
-    """A source much larger than an overlap, on a slope."""
+    """Return a source much larger than an overlap, on a slope."""
     x, y = (ra - CENTRE[0]) * np.cos(np.radians(CENTRE[1])) * 3600, (dec - CENTRE[1]) * 3600
     return 5 + 0.8 * np.exp(-((x - 6) ** 2 + (y + 3) ** 2) / 50) + 0.02 * x
 
 
 def pointing(k):
-    """Position and angle of an exposure: three dithers of two tiles."""
+    """Return position and angle of an exposure: three dithers of two tiles."""
     tile, dither = divmod(k, 3)
     dx, dy = tile * 11.0 + dither * 1.3, dither * 0.9
     return CENTRE[0] + dx / 3600 / np.cos(np.radians(CENTRE[1])), CENTRE[1] + dy / 3600, 5.0 * tile
@@ -85,7 +85,7 @@ def make_gwcs(ra, dec, angle):
 
 
 def metadata(k, wcs):
-    """Metadata that calwebb_image3 needs."""
+    """Return the metadata that calwebb_image3 needs."""
     ra, dec, angle = pointing(k)
     tile, dither = divmod(k, 3)
     exposure = {
@@ -155,7 +155,7 @@ def exposure(datamodels, k):
 
 @pytest.fixture(scope="module")
 def asn(jwst, tmp_path_factory):
-    """An association of six exposures."""
+    """Return an association of six exposures."""
     folder = tmp_path_factory.mktemp("cal")
     members = []
     for k in range(len(LEVELS)):
@@ -194,7 +194,7 @@ def image3(jwst, asn, folder, *, resample=None, **skymatch):
 
 
 def set_parameter(step, key, value):
-    """Set a parameter; hooks are made from their names, as strun makes them."""
+    """Set a parameter; make hooks from their names, as strun does."""
     setattr(step, key, value)
     if key.endswith("_hooks"):
         from stpipe._hooks import get_hook_objects
@@ -203,7 +203,7 @@ def set_parameter(step, key, value):
 
 
 def error(jwst, i2d):
-    """Scatter of a mosaic about the true sky, where it has data."""
+    """Return the scatter of a mosaic about the true sky, where it has data."""
     with jwst["models"].open(i2d) as model:
         y, x = np.indices(model.shape)
         difference = model.data - sky_at(*model.meta.wcs(x, y))
@@ -212,13 +212,13 @@ def error(jwst, i2d):
     return float(np.std(difference))
 
 
-# The noise of the mosaic: three exposures of 0.05, less where tiles overlap, and drizzled.
+# Noise of the mosaic of drizzled exposures, three with 0.05, less where tiles overlap.
 LIMIT = 0.025
 
 
 @pytest.fixture(scope="module")
 def matched(asn, tmp_path_factory):
-    """The association of files that levelmatch wrote."""
+    """Return the association of files written by levelmatch."""
     folder = tmp_path_factory.mktemp("matched")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -263,7 +263,7 @@ def test_a_list_of_levels_for_skymatch(jwst, asn, matched, tmp_path):
 
 @pytest.fixture(scope="module")
 def stepped(jwst, asn, tmp_path_factory):
-    """The folder of the step's outputs."""
+    """Return the folder of the step's outputs."""
     from levelmatch.jwst import LevelMatchStep
 
     folder = tmp_path_factory.mktemp("step")
@@ -317,7 +317,7 @@ def test_the_step_refuses_to_match_twice(stepped):
     library = LevelMatchStep.call(str(listed), rematch=True, configure_log=False)
     with library:
         model = library.borrow(0)
-        # The total of both runs.
+        # The level is the sum of both runs.
         first = fits.getheader(stepped / NAMES[0])["BKGLEVEL"]
         assert_allclose(model.meta.background.level, first, atol=1e-3)
         library.shelve(model, 0)
@@ -349,7 +349,7 @@ def test_skymatch_does_not_undo_the_step_in_silence(jwst, stepped, tmp_path):
 
 @pytest.fixture(scope="module")
 def kept(jwst, asn, tmp_path_factory):
-    """The folder of outputs whose levels are kept."""
+    """Return the folder of outputs with kept levels."""
     from levelmatch.jwst import LevelMatchStep
 
     folder = tmp_path_factory.mktemp("kept")
@@ -367,7 +367,7 @@ def test_levels_kept_by_the_step(jwst, asn, stepped, kept):
             assert (header["BKGSUB"], header["BKGMETH"]) == (False, "levelmatch")
             assert header["BKGLEVEL"] == fits.getheader(stepped / name)["BKGLEVEL"]
             assert header["S_SKYMAT"] == "COMPLETE"
-            # No card says that a level was subtracted.
+            # No card states that a level was subtracted.
             assert "LMDLEV" not in out["SCI"].header
             assert any("kept level" in line for line in header["HISTORY"])
         with jwst["models"].open(kept / name) as model:
@@ -391,7 +391,7 @@ def test_kept_levels_replace_earlier_ones(jwst, kept):
 
     listed = str(kept / "jw01234-a3001_image3_levelmatch_asn.json")
     first = fits.getheader(kept / NAMES[0])["BKGLEVEL"]
-    # The pixels are still those of the input, and so is the level, now subtracted.
+    # The pixels are those of the input, and the level is now subtracted.
     for subtract in (False, True):
         library = LevelMatchStep.call(listed, subtract=subtract, configure_log=False)
         with library:
@@ -433,7 +433,7 @@ def test_a_library_on_disk_and_in_memory(jwst, asn, matched, in_memory, tmp_path
             model = library.borrow(k)
             assert_array_equal(model.data, fits.getdata(path, "SCI"))
             library.shelve(model, k, modify=False)
-    # The record is not written, so nothing names it.
+    # The record is not written, so no metadata name it.
     assert sorted(p.name for p in tmp_path.iterdir() if p.suffix) == []
 
 
@@ -466,7 +466,7 @@ def test_every_option_is_a_parameter_of_the_step(jwst):
     from levelmatch.pipelines.options import match_options
 
     spec = LevelMatchStep.load_spec_file()
-    # An option of headers, which models do not have.
+    # Models have no header for this option.
     names = {f.name for f in fields(SolveOptions)} - {"sky_keyword"}
     assert names <= set(spec)
     step = LevelMatchStep()

@@ -1,5 +1,5 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
-"""Levels that headers carry to the next step, in place of pixels that are corrected."""
+"""Tests of levels that are kept in headers for a later step, in place of corrected pixels."""
 
 import numpy as np
 import pytest
@@ -18,7 +18,7 @@ LEVELS = np.array([[0.0, 4.0], [3.0, -2.0], [-1.0, 6.0]])
 
 
 def write_chips(path, pointing, levels, telescope, rng, **cards):
-    """A file of two chips, with levels in electrons."""
+    """Write a file of two chips, with levels in electrons."""
     primary = fits.PrimaryHDU()
     primary.header.update(TELESCOP=telescope, EXPTIME=cards.pop("EXPTIME", 100.0))
     hdus = [primary]
@@ -91,7 +91,7 @@ def test_each_chip_keeps_its_level_in_its_header(tmp_path, telescope, key, stem)
                     assert "LMMLEV" not in b.header
                 else:
                     assert fits.HDUDiff(a, b).identical
-            # The next step subtracts equal skies.
+            # The next step subtracts equal sky levels.
             skies = [np.mean(new["SCI", v].data[4:]) - new["SCI", v].header[key] for v in (1, 2)]
         assert_allclose(skies, 50 + np.mean(LEVELS - levels), atol=0.05)
 
@@ -123,7 +123,7 @@ def test_levels_that_a_file_carries_are_replaced_or_cleared(tmp_path):
     written, _ = check_round_trip(kept, paths, tmp_path)
     found = fits.getheader(written[0], ("SCI", 1))["MDRIZSKY"]
     assert found == kept.table["level"].value[0]
-    # Matching the outputs again finds the same levels: no pixel has changed.
+    # Matching the outputs again finds the same levels, because no pixel has changed.
     with pytest.warns(lm.LevelMatchWarning, match="MDRIZSKY"):
         second = lm.match_levels(written, group_by="FILENAME")
     assert_allclose(second.table["level"].value, kept.table["level"].value, atol=1e-6)
@@ -269,5 +269,5 @@ def test_command_keeps_levels(tmp_path):
     invoke("verify", out, out)
     invoke("undo", out, out, "-o", tmp_path / "back")
     assert (tmp_path / "back" / "j1_flc.fits").read_bytes() == paths[1].read_bytes()
-    # The outputs are no matched images.
+    # The outputs do not count as matched images.
     invoke("run", out, "-o", tmp_path / "second", "--group-by", "FILENAME")

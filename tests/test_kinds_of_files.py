@@ -1,5 +1,5 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
-"""Kinds of files that observers have: the level is right, or the image is refused by name."""
+"""Tests of common kinds of files: the level is right, or the image is refused by name."""
 
 import gzip
 import warnings
@@ -32,7 +32,7 @@ match = partial(lm.match_mosaic, group_by="FILENAME")
 
 
 def write_plain(image, path, **cards):
-    """Write an image as one HDU of a plain file, with some cards changed."""
+    """Write an image as one HDU of a plain file, with some changed cards."""
     header = image.wcs.to_header()
     header["BUNIT"] = "MJy/sr"
     header.update(cards)
@@ -41,12 +41,12 @@ def write_plain(image, path, **cards):
 
 
 def set_card(path, key, value, *, repeat=False):
-    """Write the value of a card as text, instead of the card or after it; length is kept."""
+    """Write the value of a card as text, in place of the card or at the end; keep the length."""
     content = path.read_bytes()
     card = f"{key:8}= {value}".ljust(80).encode()
     places = [i for i in range(0, len(content), 80) if content[i : i + 8] == f"{key:8}".encode()]
     if repeat or not places:
-        # Over the first blank card after END of the padded header.
+        # Overwrite the first blank card after END.
         end = next(i for i in range(0, len(content), 80) if content[i : i + 80].strip() == b"END")
         content = content[:end] + card + b"END".ljust(80) + content[end + 160 :]
     else:
@@ -56,7 +56,7 @@ def set_card(path, key, value, *, repeat=False):
 
 @pytest.fixture
 def pair(paint, tmp_path):
-    """Two plain files with a step of 3 between them."""
+    """Return two plain files with a step of 3 between them."""
     (tmp_path / "in").mkdir()
     return [
         write_plain(paint(f"{n}.fits", (0, 20.5 * k), level=3.0 * k), tmp_path / "in" / f"{n}.fits")
@@ -172,7 +172,7 @@ FRAMES = {
 
 
 def wcs_in(kind, frame, **attributes):
-    """A tangential WCS about one place on the sky, in coordinates of a frame."""
+    """Return a tangential WCS about one position on the sky, in a given frame."""
     there = SkyCoord(150, 2, unit="deg").transform_to(frame).spherical
     wcs = WCS(naxis=2)
     wcs.wcs.ctype = f"{kind}-TAN", f"{kind[0]}LAT-TAN"
@@ -260,7 +260,7 @@ def write_chips(folder, name, chips, *, primary=(), extra=()):
 
 @pytest.fixture
 def chips(paint, tmp_path):
-    """Three files of two chips each, with different steps of the chips."""
+    """Return three files of two chips, with different steps of the chips."""
     steps = {("CCD1", 1): (0.0, 4.0, 9.0), ("CCD2", 1): (0.0, -3.0, 5.0)}
     (tmp_path / "in").mkdir()
     paths = []
@@ -327,7 +327,7 @@ def test_name_of_several_extensions_means_all(paint, tmp_path, name, hdu):
 
 @pytest.fixture
 def copies(paint, tmp_path):
-    """Three files of two images each, which show the same sky."""
+    """Return three files of two images that show the same sky."""
     (tmp_path / "copies").mkdir()
     paths = []
     for k in range(3):
@@ -362,7 +362,7 @@ SIDE = 120
 
 
 def exposed_in(kind):
-    """Where an image of 120 by 120 pixels has data."""
+    """Return where an image of 120 by 120 pixels has data."""
     y, x = np.mgrid[:SIDE, :SIDE] - (SIDE - 1) / 2
     c, s = np.cos(np.radians(25)), np.sin(np.radians(25))
     return {
@@ -375,7 +375,7 @@ def exposed_in(kind):
 
 
 def filled(data, exposed, fill, rng):
-    """The image with missing pixels filled."""
+    """Return the image with filled missing pixels."""
     data, x = data.copy(), np.indices(data.shape)[1]
     if fill == "two":
         data[~exposed] = np.where(x < SIDE / 2, 0.0, -999.0)[~exposed]
@@ -387,7 +387,7 @@ def filled(data, exposed, fill, rng):
 
 
 def filled_set(paint, fill, kind, *, unit="MJy/sr", dtype="f4"):
-    """Four images in a row with missing pixels, and their levels."""
+    """Return four images in a row with missing pixels, and their levels."""
     levels = np.array([100.0, 103.0, 98.0, 101.0])
     images = []
     for k, level in enumerate(levels):
@@ -402,7 +402,7 @@ def filled_set(paint, fill, kind, *, unit="MJy/sr", dtype="f4"):
 
 
 def errors_of(result, levels):
-    """Errors of the levels, their mean taken out."""
+    """Return the errors of the levels, without their mean."""
     errors = result.table["level"].value - levels
     return errors - errors.mean()
 
@@ -515,7 +515,7 @@ def test_zeros_about_a_field_of_counts(mean):
     fills, missing = find_fill(data)
     assert fills[0].value == 0
     assert (missing & ~exposed).sum() > 0.97 * (~exposed).sum()
-    # Zeros close to the edge of the field may be taken for missing, not those within.
+    # Zeros near the edge of the field may count as missing, but not zeros within.
     assert not (missing & (np.hypot(x, y) < 150)).any()
 
 
@@ -555,7 +555,7 @@ def test_masks_beside_an_image(paint, tmp_path, plane, value):
 
 
 def check_planes(paint, tmp_path, name, plane):
-    """Match images whose missing data, noise about 50, are told by a plane."""
+    """Match images whose missing data are marked by a plane."""
     images, levels = filled_set(paint, np.nan, "disc")
     paths = []
     for k, image in enumerate(images):
@@ -715,7 +715,7 @@ def test_unit_of_the_primary_header(paint, tmp_path, own):
 
 
 def with_axes(image, axes, order=(1, 2)):
-    """Data and WCS of an image with axes of one pixel: frequency and Stokes."""
+    """Return data and WCS of an image with axes of one pixel for frequency and Stokes."""
     n = 2 + axes
     wcs = WCS(naxis=n)
     kinds = ["FREQ", "STOKES"][:axes]
@@ -836,7 +836,7 @@ def test_nothing_but_hopeless_images(tmp_path):
 
 
 def corrected_pixels(before, after, hdu=0):
-    """Pixels of two files, as floats."""
+    """Return the corrected pixels of two files as floats."""
     return (fits.getdata(path, hdu).astype(float) for path in (before, after))
 
 
@@ -999,7 +999,7 @@ def test_notes_are_in_the_table_the_record_and_the_summary(copies, tmp_path):
     assert notes(record)[-1] == notes(result)[-1]
     assert notes(record)[-1].removesuffix(".").lower() == note.lower()
     assert lm.solve_record(record, weights="equal").table.meta["notes"] == [note]
-    # Whoever chose the extension is not warned.
+    # A user who selects the extension gets no warning.
     chosen = match(paths, read=lm.ReadOptions(hdu="B2"))
     (note,) = chosen.table.meta["notes"]
     assert "e2.fits (B2 of 2: B2, B1)" in note

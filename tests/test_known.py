@@ -1,5 +1,5 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
-"""What the caller knows: levels, regions, masks, images that are held or left out."""
+"""Tests of known levels, regions, masks, and images that are held or left out."""
 
 import numpy as np
 import pytest
@@ -28,7 +28,7 @@ def wcs_at(place):
 
 @pytest.fixture
 def paths(tmp_path):
-    """Four images of one sky, in adu; their levels in order are known."""
+    """Return four images of one sky in adu, whose levels are known in order."""
     rng = np.random.default_rng(8)
     (tmp_path / "in").mkdir()
     out = []
@@ -59,7 +59,7 @@ def invoke(*arguments):
 
 
 def known_levels(kind, folder, paths):
-    """Levels that are one too small, in each form that they can be given in."""
+    """Return levels that are one too small, in each admitted form."""
     names, values = [path.name for path in paths], LEVELS - [0, 1, 1, 1]
     if kind == "list":
         return list(values)
@@ -143,7 +143,7 @@ def test_command_takes_known_levels(paths, tmp_path):
 
 @pytest.fixture
 def spoiled(paths):
-    """Two of the images with a bright ghost in the overlap; its place on the sky."""
+    """Return two of the images with a bright ghost in the overlap, and its position."""
     for k in (1, 3):
         with fits.open(paths[k], mode="update") as hdus:
             wcs = WCS(hdus[0].header)
@@ -174,7 +174,7 @@ def test_regions_are_left_out(spoiled, tmp_path, kind):
     assert np.abs(match(spoiled).table["level"].value - LEVELS).max() > 0.5
     result = match(spoiled, regions=regions)
     assert_allclose(result.table["level"].value, LEVELS, atol=0.03)
-    # The pixels inside are corrected with their image.
+    # Pixels inside of the region are corrected like the others.
     before = fits.getdata(spoiled[1])
     assert_allclose(result[1].data, before - result.table["level"].value[1], atol=1e-3)
     assert not result[1].mask.any()
@@ -256,11 +256,11 @@ def test_several_images_are_held(paths, tmp_path, group_by, fit_type):
     assert (table["slope_u"].value[1:3] == 0).all()
     assert list(table["reference"]) == [False, True, True, False]
     if group_by != "OBJECT":
-        # The images between are halfway between what the two ask for.
+        # The images in between lie halfway between the two held images.
         assert -5.5 < levels_of(result)[0] < 3.5
         assert abs(levels_of(result)[3] - levels_of(result)[0] - 8) < 2
     else:
-        # Each agrees with the held image of its tile.
+        # Each image agrees with the held image of its tile.
         assert_allclose(levels_of(result)[[0, 3]], 3, atol=0.05)
     written = result.write(tmp_path / "out")
     record = lm.read_record(tmp_path / "out" / "levelmatch.asdf")
@@ -296,7 +296,7 @@ def test_the_mean_is_kept_in_tiles_without_held_images(paths):
 
 def test_one_image_does_not_influence_the_others(paths, tmp_path):
     with fits.open(paths[1], mode="update") as hdus:
-        # A gradient that would pull its neighbours.
+        # A gradient that would affect its neighbours.
         hdus[0].data += np.linspace(-20, 20, SHAPE[1], dtype="f4")
     without = lm.match_levels([paths[0], *paths[2:]], reference=0, group_by="FILENAME")
     for group_by in ("FILENAME", "overlap"):
@@ -310,7 +310,7 @@ def test_one_image_does_not_influence_the_others(paths, tmp_path):
         if group_by == "FILENAME":
             assert_allclose(found[[0, 2, 3]], levels_of(without), atol=1e-9)
         assert_allclose(found[[0, 2, 3]], LEVELS[[0, 2, 3]], atol=0.03)
-        # It gets its own correction: that of its overlaps with the others.
+        # The image gets its own correction, from its overlaps with the others.
         assert abs(found[1] - 5) < 12
         assert "level_fit_exclude" in result.table.colnames
         assert result.table["n_pairs"][1] > 0

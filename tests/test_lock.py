@@ -1,5 +1,5 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
-"""One run at a time writes to a folder, and an unfinished one licenses only its own outputs."""
+"""Tests of the lock on an output folder, and of outputs of interrupted runs."""
 
 import json
 import os
@@ -22,7 +22,7 @@ CODE = "from levelmatch.cli import main; main(prog_name='levelmatch')"
 
 @pytest.fixture
 def paths(row, write, tmp_path):
-    """Four files."""
+    """Return four files."""
     folder = tmp_path / "in"
     folder.mkdir()
     return [write(image, folder / image.meta["FILENAME"]) for image in row[1]]
@@ -119,7 +119,7 @@ def test_a_killed_run_licenses_its_own_outputs_alone(paths, tmp_path):
     killed_while_writing(paths, output, tmp_path)
     names = set(os.listdir(output))
     assert {"levelmatch.asdf", paths[0].name, paths[1].name, LOCK_NAME} <= names
-    # Of somebody else, at the place of an output that was not written yet.
+    # A foreign file at the path of an output that was not yet written.
     other = output / paths[3].name
     shutil.copy(paths[2], other)
     content = other.read_bytes()

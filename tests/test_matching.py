@@ -1,5 +1,5 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
-"""The four functions and the whole job, on truth."""
+"""Tests of the four functions and of the whole run, against truth."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -32,24 +32,24 @@ CLEAN = {
 
 
 def levels_of(result, name="level"):
-    """A column of the table as numbers."""
+    """Return a column of the table as numbers."""
     return np.asarray(result.table[name])
 
 
 def planes_of(result):
-    """Level and slopes, shape (n, 3)."""
+    """Return level and slopes, shape (n, 3)."""
     return np.transpose([levels_of(result, n) for n in ("level", "slope_u", "slope_v")])
 
 
 @pytest.fixture(scope="module")
 def miri():
-    """Two tiles of three dithers on small detectors, with sources and cosmic rays."""
+    """Return two tiles of three dithers on small detectors, with sources and cosmic rays."""
     return simulate_miri(tiles=(1, 2), n_dithers=3, shape=(128, 129), noise=0.2, seed=2)
 
 
 @pytest.fixture(scope="module")
 def lyot():
-    """Two tiles at full size, for the Lyot region, whose dithers let it overlap the main chip."""
+    """Return two tiles at full size, whose dithers let the Lyot region overlap the main chip."""
     sim = simulate_miri(
         tiles=(1, 2), n_dithers=3, lyot=True, noise=0.1, dither_size=24.0, seed=4, **CLEAN
     )
@@ -58,7 +58,7 @@ def lyot():
 
 @pytest.fixture(scope="module")
 def nircam():
-    """Two tiles of two dithers of four chips."""
+    """Return two tiles of two dithers of four chips."""
     return simulate_nircam_short(
         n_tiles=2, n_dithers=2, shape=(96, 96), noise=0.1, dither_size=30.0, seed=3, **CLEAN
     )
@@ -116,7 +116,7 @@ def test_recombine_lyot(lyot):
     assert_array_equal(np.asarray(table["level_lyot"])[science], 0)
     found = np.asarray(table["level_lyot"])[~science]
     assert_allclose(found, sim.truth["lyot_level"].value, atol=0.02)
-    # The corrected images are seamless: what was put on top of the Lyot region is gone.
+    # The corrected images are seamless, because the added Lyot background is removed.
     for image, corrected in zip(images, result, strict=True):
         assert corrected.data.shape == image.data.shape
         assert_array_equal(corrected.mask, image.mask)
@@ -134,7 +134,7 @@ def test_combine_nircam_short(nircam):
         assert_allclose(levels_of(result, "level_nircam_short")[rows].mean(), 0, atol=1e-12)
     mosaic = lm.match_mosaic(result)
     assert np.abs(np.asarray(level_errors(levels_of(mosaic), truth))).max() < 0.05
-    # From then on a module of a tile is one image.
+    # Afterwards a module of a tile counts as one image.
     shares = levels_of(mosaic, "level_mosaic")
     for tile in set(mosaic.table["tile"]):
         assert len(set(shares[mosaic.table["tile"] == tile])) == 1
@@ -234,7 +234,7 @@ def test_kinds_of_input_agree(small_images, small_paths):
         },
     ):
         result = lm.match_mosaic(images, group_by="auto")
-        # The WCS is rounded in a header.
+        # A header rounds the WCS.
         assert_allclose(levels_of(result), expected, atol=1e-6)
 
 
@@ -341,7 +341,7 @@ def test_group_by_jwst_header(paint):
 
 @pytest.fixture
 def tiles(paint):
-    """Six images, three tiles of two, with levels, and times from the backgrounds."""
+    """Return three tiles of two images, with levels and times from the backgrounds."""
     images = [
         paint(
             f"{n}.fits",
@@ -400,7 +400,7 @@ def test_plain_images_are_known_by_their_files(one_tile, write, tmp_path, as_fil
 
 @pytest.fixture
 def one_tile(paint):
-    """Three dithers of one tile, with levels 0, 1 and 2."""
+    """Return three dithers of one tile with levels 0, 1 and 2."""
     return [paint(f"{name}.fits", (3.0 * k, 4.0 * k), level=k) for k, name in enumerate("abc")]
 
 
@@ -586,7 +586,7 @@ def test_tiles_are_matched_after_their_local_levels():
     in_turn = lm.match_mosaic(lm.match_dithers(images, solve=lm.SolveOptions(subtract_local=True)))
     for one, two in zip(at_once, in_turn, strict=True):
         assert_allclose(one.data, two.data, atol=1e-3)
-    # What is left of the tiles' pairs is noise, and what the images have says so too.
+    # The residuals of the tiles' pairs are noise, and the scatter of images agrees.
     left = lm.match_levels(list(at_once), read=lm.ReadOptions(rematch=True))
     assert np.abs(left.table["level"].value).max() < 0.02
     levels = dict(zip(at_once.names, levels_of(at_once), strict=True))
@@ -673,7 +673,7 @@ def test_levels_of_pairs_are_first_minus_second(small, small_images):
 
 
 def test_errors_are_those_of_many_runs(paint):
-    # Noise of 0.5 per pixel: the level's error is what repeated draws scatter by.
+    # The noise is 0.5 per pixel, and the stated error is the scatter of repeated draws.
     levels, errors = [], []
     for seed in range(40):
         images = [

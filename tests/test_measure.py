@@ -1,5 +1,5 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
-"""Pairs of images to their few numbers: truth, symmetry and errors."""
+"""Tests of measured pairs: truth, symmetry and errors."""
 
 import numpy as np
 import pytest
@@ -28,7 +28,7 @@ def grid_of(wcs, shape=SHAPE, spacing=None):
 
 @pytest.fixture
 def pair(paint):
-    """A function that paints two images: their data and grids."""
+    """Return a function that paints two images, and returns their data and grids."""
 
     def make(shift=(0.0, 0.0), *, shape=SHAPE, second=None, noise=0.1, seed=0, **options):
         own = {"shape": shape, "noise": noise, "seed": seed, "dtype": "f8"}
@@ -40,7 +40,7 @@ def pair(paint):
 
 
 def cells_of(n=40, *, plane=(0.0, 0.0, 0.0), noise=1.0, seed=0, index=None):
-    """Cells of known variance scattered about a known plane."""
+    """Return cells of known variance scattered about a known plane."""
     rng = np.random.default_rng(seed)
     vectors = unit_vectors(150 + 0.02 * rng.random(n), 2 + 0.02 * rng.random(n))
     variance = rng.uniform(0.5, 2, n) * 1e-4
@@ -78,7 +78,7 @@ def test_normal_equations_hold_the_plane():
     assert_allclose(row["chi2"], 10 / (10 + freedom))
     assert row["npix"] == 40 * 64
     assert_array_equal(row["extent"], [0.5, 0.25])
-    # About the weighted centre level and slopes part, to second order.
+    # Level and slopes about the weighted centre are independent to second order.
     assert abs(row["gram"][0, 1:]).max() < 1e-6 * row["gram"][0, 0]
 
 
@@ -130,7 +130,7 @@ def test_a_cell_or_two_tell_a_level_alone(n):
 
 @pytest.mark.parametrize("n", [2, 3, 7])
 def test_all_pairs_hold_the_information_of_the_joint_fit(n):
-    # n images of one patch: information identity - 1/n over the variance of an image.
+    # The information of n images of one patch is identity - 1/n over an image's variance.
     row = summarise(cells_of(), np.full(40, n))
     first, second = np.triu_indices(n, 1)
     count = len(first)
@@ -144,13 +144,13 @@ def test_all_pairs_hold_the_information_of_the_joint_fit(n):
         axes[:n],
     )
     matrix = equations.assemble(np.ones(count)).toarray()
-    # The variance of a pair is that of two images.
+    # The variance of a pair is the sum for two images.
     joint = (np.eye(n) - 1 / n) * 2 / row["sigma"] ** 2
     assert_allclose(matrix, joint, rtol=1e-10, atol=1e-9 * joint.max())
 
 
 def at(row, axes):
-    """Level and slopes of a measured pair about given axes."""
+    """Return level and slopes of a measured pair about given axes."""
     from levelmatch.sky.vectors import transfer_matrix
 
     return transfer_matrix(row["axes"], axes) @ np.linalg.solve(row["gram"], row["rhs"])
@@ -170,14 +170,14 @@ PLACES = {
 @pytest.mark.parametrize("place", PLACES.values(), ids=PLACES)
 @pytest.mark.parametrize("location", ["mean", "median"])
 def test_a_plane_is_found(pair, place, location):
-    # The centre of the second image is that of its plane.
+    # The centre of the second image differs.
     plane = np.array([0.8, 0.5, -0.3])
     options = dict(place)
     shift = options.pop("shift")
     a, b, grid_a, grid_b = pair(shift, plane=tuple(-plane), noise=1e-4, **options)
     row = measure_pair(a, b, grid_a, grid_b, [], MeasureOptions(location=location))
     centre = tangent_axes(unit_vectors(150.0, 2.0))
-    # The median of a half-filled cell is not its plane's value at its centroid.
+    # The median of a half-filled cell differs from its plane at the centroid.
     assert_allclose(at(row, centre), plane, atol=2e-4 if location == "mean" else 2e-3)
 
 
@@ -190,14 +190,14 @@ def test_swapped_images_change_the_sign(pair, place):
     error = np.sqrt(np.diagonal(np.linalg.inv(one["gram"])))
     off = at(one, one["axes"]) + at(two, one["axes"])
     exact = grid_a.pixel_area != pytest.approx(grid_b.pixel_area, rel=1e-3)
-    # The finer is walked either way; of two alike it is the first, and other cells clip others.
+    # The finer image is sampled in both directions; if equal, the first, with other cells.
     assert (np.abs(off) < (1e-6 if exact else 1.5) * error).all()
     assert_allclose(one["sigma"], two["sigma"], rtol=1e-9 if exact else 0.25)
     assert_allclose(one["extent"], two["extent"][::-1], rtol=1e-9 if exact else 0.2)
 
 
 def test_direction_has_no_bias(pair):
-    # Rare bright pixels, such as cosmic rays, skew the noise: the same in both directions.
+    # Rare bright pixels, such as cosmic rays, skew the noise equally in both directions.
     rng = np.random.default_rng(0)
     off = []
     for seed in range(60):
@@ -239,9 +239,9 @@ def pulls(pair, n, place, **options):
 @pytest.mark.parametrize("name", ["aligned", "fractional", "rotated", "coarser", "finer"])
 def test_errors_are_calibrated(pair, name, location):
     values = pulls(pair, 80, PLACES[name], location=location)
-    # The standard deviation of 80 is known to 8 %. The nearest pixels of a turned image are
-    # not each used once, and a coarser pixel is used again and again: the scatter of the
-    # cells tells that only in part.
+    # The standard deviation of 80 trials is known to 8 %. The nearest pixels of a rotated image
+    # are used repeatedly or never, and coarse pixels repeatedly. The scatter of the cells shows
+    # this only partly.
     most = {"rotated": 1.3, "coarser": 1.55, "finer": 1.5}.get(name, 1.25)
     assert (values.std(axis=0) > 0.75).all()
     assert (values.std(axis=0) < most).all()
@@ -249,7 +249,7 @@ def test_errors_are_calibrated(pair, name, location):
 
 
 def test_interpolation_does_not_lower_the_error(pair):
-    # Half-pixel samples are smoothed fourfold; the mean of them is as noisy as of pixels.
+    # Samples at half pixels average four pixels; their mean is as noisy as that of the pixels.
     sigma = {}
     for shift in ((9, -14), (9.5, -13.5)):
         a, b, grid_a, grid_b = pair(shift, shape=(128, 128))
@@ -318,7 +318,7 @@ def test_reprojection_tells_the_same(pair, method):
     level = at(direct, row["axes"])[0]
     assert abs(level - 0.7) < 4 * error
     assert abs(at(row, row["axes"])[0] - level) < error
-    # Releases of reproject and astropy differ in how far from an edge they go.
+    # Releases of reproject and astropy treat edges differently.
     assert_allclose(row["npix"], direct["npix"], rtol=0.25)
     assert_allclose(row["sigma"], error, rtol=0.5)
 
@@ -339,7 +339,7 @@ def test_a_pedestal_does_not_widen_the_errors_of_doubles(pair):
     plain = measure_pair(a, b, *grids, [], MeasureOptions())
     found = measure_pair(a + 1e9, b + 1e9, *grids, [], MeasureOptions())
     assert_allclose(found["sigma"], plain["sigma"], rtol=1e-2)
-    # Those of a type of fewer digits tell less.
+    # A type with fewer digits has larger rounding errors.
     coarse = measure_pair((a + 1e9).astype("f4"), b + 1e9, *grids, [], MeasureOptions())
     assert coarse["sigma"] > 10 * plain["sigma"]
 
@@ -387,7 +387,7 @@ def test_the_needed_part_is_no_more(paint):
         grid_of(paint("a.fits", shift, shape=shape).wcs, shape)
         for shift in ((0, 0), (226, 0), (0, -226), (2000, 0))
     )
-    # The 30 rows that they share, in whole cells, and some more.
+    # The 30 common rows, in whole cells, and a margin.
     y0, y1, x0, x1 = needed_box(here, [above])
     assert (y1, x0, x1) == (256, 0, 256)
     assert 30 <= y1 - y0 <= 30 + here.spacing + 16
@@ -395,7 +395,7 @@ def test_the_needed_part_is_no_more(paint):
     assert (y0, y1, x0) == (0, 256, 0)
     assert 30 <= x1 - x0 <= 30 + here.spacing + 16
     assert needed_box(here, [above, left]) == (0, 256, 0, 256)
-    # Where nothing seems to be needed, nothing is left out.
+    # If no rows seem necessary, all are read.
     assert needed_box(here, [far]) == (0, 256, 0, 256)
 
 
@@ -461,7 +461,7 @@ def test_map_of_a_distorted_image_is_exact(paint, kind):
         if not (0 <= found[0] < shape[1] and 0 <= found[1] < shape[0]):
             continue
         inside += 1
-        # Through the sky and back by the forward transform, which has no iteration.
+        # The reference goes through the sky by the forward transform, without iterations.
         sky = grid_a.transform.to_sky(x, y)
         there = grid_b.transform.to_sky(*found)
         off = np.linalg.norm(sky - there) / np.sqrt(grid_b.pixel_area)
@@ -478,7 +478,7 @@ def test_depth_shares_the_weight(pair):
     a, b, grid_a, grid_b = pair((0, 0))
     alone = measure_pair(a, b, grid_a, grid_b, [], MeasureOptions())
     shared = measure_pair(a, b, grid_a, grid_b, [grid_a, grid_b], MeasureOptions())
-    # The cells at the very edge of the outline count as well.
+    # Cells at the very edge of the outline count.
     assert_allclose(shared["gram"], alone["gram"] / 2, rtol=1e-9, atol=1e-9)
     assert_allclose(shared["sigma"], alone["sigma"])
 

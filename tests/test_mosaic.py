@@ -1,5 +1,5 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
-"""Tests of the quick-look mosaic."""
+"""Tests of mosaics."""
 
 import errno
 import os
@@ -24,7 +24,7 @@ FLAT = (7.25, 0.0, 0.0)
 
 @pytest.fixture
 def flat(paint):
-    """Four noisy images of one constant sky, the last of them turned."""
+    """Return four noisy images of one constant sky; the last is rotated."""
     places = [(0.4, 0.3), (0.2, 30.6), (25.3, 0.1), (24.7, 31.2)]
     return [
         paint(f"{n}.fits", place, sky=FLAT, angle=20.0 * (n == "d"))
@@ -63,7 +63,7 @@ def test_plane_sky_lies_where_it_should(paint, plane_of):
     mosaic, _ = lm.make_mosaic(images)
     inner = ~mosaic.mask
     truth = plane_of(mosaic.wcs, mosaic.data.shape, [5.0, 0.6, -0.9])
-    # Up to half a pixel off an image's outermost centres, its last value is repeated.
+    # Within half a pixel of an image's edge, its last value is repeated.
     assert_allclose(mosaic.data[inner], truth[inner], atol=0.02)
     assert np.median(abs(mosaic.data - truth)[inner]) < 1e-5
 
@@ -82,7 +82,7 @@ def test_levels_are_removed(row):
 
 
 def test_result_keeps_its_flux_scales(paint):
-    """An image whose flux scale is off is brought to the others' scale, as it was compared."""
+    """An image with another flux scale is scaled to the others, as in the comparison."""
     good = paint("a.fits")
     double = paint("b.fits", (3.3, 4.2))
     double.data *= 2
@@ -144,7 +144,7 @@ def test_median_is_numpys(paint):
         images, wcs=images[0].wcs, combine="median", coadd=lm.CoaddOptions(shape=(48, 64))
     )
     stack = np.array([image.data for image in images])
-    # On the images' own grid next to nothing is interpolated, but beside bad pixels.
+    # On the grid of the images almost nothing is interpolated, except beside bad pixels.
     some = (coverage == np.isfinite(stack).sum(axis=0)) & (coverage > 0)
     assert set(coverage[some]) == {1, 2, 3, 4, 5}
     assert_allclose(mosaic.data[some], np.nanmedian(stack[:, some], axis=0), atol=1e-4)
@@ -195,7 +195,7 @@ def test_anywhere_on_the_sky(paint, plane_of, wcs_of, centre, angle):
 
 
 def test_across_the_seam_of_an_all_sky_map(paint):
-    """Right ascension 180 is the edge of this map: the image lies on both of its sides."""
+    """Right ascension 180 is the edge of this map, so the image lies on both sides."""
     wcs = WCS(naxis=2)
     wcs.wcs.ctype = "RA---CAR", "DEC--CAR"
     wcs.wcs.crval = 0.0, 0.0
@@ -231,7 +231,7 @@ def test_no_column_is_lost_at_the_seam_of_a_coarse_map(paint, method):
         maps.append(np.roll(mosaic.data, 1800 if centre else 0, axis=1))
     assert np.isfinite(maps[0]).sum() > 200
     assert_array_equal(np.isfinite(maps[0]), np.isfinite(maps[1]))
-    # At the seam a pixel has the noise of one of the image's, not of an average.
+    # At the seam a pixel has the noise of one image pixel, not of an average.
     assert_allclose(maps[1], maps[0], atol=0.5)
 
 
@@ -279,7 +279,7 @@ def test_coarse_pixels_average(flat, scale):
     assert mosaic.meta["REPROJ"] == "adaptive"
     inner = mosaic.data[~mosaic.mask]
     nearest, _ = lm.make_mosaic(flat, pixel_scale=scale, coadd=lm.CoaddOptions(method="interp"))
-    # Nine pixels' noise is averaged, and not that of the four nearest.
+    # The noise is averaged over nine pixels, not over the four nearest.
     assert np.std(inner) < 0.7 * np.std(nearest.data[~nearest.mask])
     assert_allclose(inner, FLAT[0], atol=0.03)
 
@@ -333,7 +333,7 @@ class TestWeights:
         inner = np.s_[8:40, 8:50]
         assert_allclose(mosaic.data[inner], 1.25, rtol=1e-6)
         assert_allclose(coverage[inner], 100 + 100 / 3, rtol=1e-6)
-        # An error of zero is no error: the pixel is not used.
+        # A pixel with a zero error is not used.
         assert coverage[5, 5] == 0
 
     def test_read_noise_goes_before_all_noise(self, two, tmp_path, write):
@@ -463,7 +463,7 @@ class TestMemory:
         monkeypatch.setattr(layers, "CACHE", 0)
         loads = counted_loads(monkeypatch)
         lm.make_mosaic(images, coadd=lm.CoaddOptions(tile_size=50))
-        # A tile of 50 pixels touches four of these images at most.
+        # A tile of 50 pixels touches at most four of these images.
         assert 9 < len(loads) <= 4 * 25
 
     def test_does_not_grow_with_the_mosaic(self, tmp_path, paint, write, monkeypatch):

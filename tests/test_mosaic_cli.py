@@ -16,7 +16,7 @@ from levelmatch.testing import simulate_generic
 
 @pytest.fixture(scope="module")
 def matched(tmp_path_factory):
-    """The inputs and the record of a run."""
+    """Return the inputs and the record of a run."""
     folder = tmp_path_factory.mktemp("run")
     simulated = simulate_generic(n_images=4, shape=(64, 64), noise=0.1, stars=False)
     paths = simulated.write(folder / "raw")
@@ -76,7 +76,7 @@ def test_errors(matched, tmp_path):
 
 @pytest.mark.parametrize("name", sorted(main.commands))
 def test_help_has_examples_that_are_understood(name):
-    """Each command's help ends with examples, and their options are its own."""
+    """The help of each command ends with examples, whose options exist."""
     command = main.commands[name]
     text = CliRunner().invoke(main, [name, "--help"], prog_name="levelmatch").output
     examples = re.findall(rf"^ +levelmatch {name} (.*(?:\\\n.*)?)$", text, re.MULTILINE)
@@ -88,7 +88,7 @@ def test_help_has_examples_that_are_understood(name):
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
 def test_completion(shell, monkeypatch):
-    """The lines of the help give a script for each shell, and commands and options complete."""
+    """The lines of the help make a script for each shell that completes commands and options."""
     assert f"_LEVELMATCH_COMPLETE={shell}_source" in CliRunner().invoke(main, ["--help"]).output
     monkeypatch.setattr("click.shell_completion.BashComplete._check_version", lambda *_: None)
     script = CliRunner().invoke(

@@ -1,5 +1,5 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
-"""Noise of images from their pairs: weights of unequal depths, and errors of rounding."""
+"""Tests of the noise of images from their pairs: weights of depths, and rounding errors."""
 
 import numpy as np
 import pytest
@@ -20,7 +20,7 @@ from levelmatch.measure.table import PAIR, pair_table
 
 
 def coincident(noise, n_pixels=1000, step=0.0):
-    """Pairs of images of one patch of sky as the kernel measures them: it knows their number."""
+    """Return pairs of images of one patch of sky, as the kernel measures them."""
     n = len(noise)
     pairs = np.array([(i, j) for i in range(n) for j in range(i + 1, n)])
     rows = np.zeros(len(pairs), PAIR)
@@ -85,7 +85,7 @@ def test_step_of_values():
     scaled = (7.3 + 0.25 * np.round(plain)).astype("f4")
     scaled[rng.random(scaled.shape) < 0.3] = np.nan
     assert_allclose(rounding_step(scaled), 0.25, rtol=1e-3)
-    # Equal values alone do not make a step: a third of the pixels are zero.
+    # Equal values alone are not a rounding step: a third of the pixels are zero.
     assert rounding_step(np.where(rng.random(plain.shape) < 0.9, 0, plain)) == 0
 
 
@@ -104,7 +104,7 @@ def test_rounded_images_widen_their_pairs():
     after = np.sqrt(noise**2 + 1 / 12 - rounding_variance(noise, 1.0))
     table = coincident(after, step=(1.0, 1.0))
     found = widen_rounded(table)
-    # Three images: a little less noise is taken, and a larger error stated.
+    # With three images, the estimated noise is smaller and the stated error larger.
     added = (found.sigma**2 - table.sigma**2) / (2 * rounding_variance(0.2, 1.0))
     assert_allclose(added, 1.8, atol=0.6)
     assert_allclose(found.level, table.level)

@@ -22,7 +22,7 @@ MEANS = np.array([0.0, 2.0, -1.0, 0.5])
 
 
 def simulate(seed, n_parts, n_known, n_open, *, scatter, sigma=0.05):
-    """Solve tiles of detectors, of which some know their offsets.
+    """Solve tiles of detectors, some of which have measured offsets.
 
     Returns the solution, that with shared offsets, these, and the true levels.
     """
@@ -70,7 +70,7 @@ def simulate(seed, n_parts, n_known, n_open, *, scatter, sigma=0.05):
 
 
 def pulls(n_parts, n_known, n_open, scatter, n_trials):
-    """Pulls of the tiles that know their offsets, and of the others."""
+    """Return the pulls of the tiles with measured offsets, and of the others."""
     out = []
     for seed in range(n_trials):
         _, shared, _, true = simulate(seed, n_parts, n_known, n_open, scatter=scatter)
@@ -90,7 +90,7 @@ def test_errors_of_unstable_offsets(n_parts):
 
 @pytest.mark.parametrize("n_parts", [2, 4])
 def test_errors_of_stable_offsets(n_parts):
-    """The scatter is not known to be zero: the errors may be somewhat large, but never small."""
+    """A zero scatter is not known to be zero, so errors may be slightly large but never small."""
     known, tied = pulls(n_parts, 16, 6, 0.0, 30)
     assert 0.5 < known < 1.2
     assert 0.4 < tied < 1.2
@@ -135,14 +135,14 @@ def test_the_tied_are_one_set_in_the_gauge_of_the_pass():
 
 
 def test_response_to_the_pairs():
-    """Levels follow the pairs linearly where the scatter is as good as known."""
+    """The levels respond linearly to the pairs if the scatter is well known."""
     solution, shared, _, true = simulate(4, 2, 8, 2, scatter=0.0)
     rhs = np.zeros((true.size, 1))
     rhs[0], rhs[1] = 5.0, -5.0
     change = shared.respond(rhs)[:, 0]
     assert_allclose(change[0::2], 0, atol=1e-12)
     own = solution.respond(rhs)[1, 0]
-    # The tile's own offset follows in part, those of all others a little, and alike.
+    # The own offset of a tile responds partly, those of the others slightly and equally.
     assert 0 < change[1] / own < 1
     assert_allclose(change[17], change[19], rtol=1e-9)
     assert 0 < change[17] / own < change[1] / own
@@ -160,7 +160,7 @@ SCALE = 0.5 / 3600
 
 
 def part_image(rng, name, level, y, x, shape):
-    """A flat image whose first pixel is at a place on a common grid."""
+    """Return a flat image whose first pixel lies at a position on a common grid."""
     wcs = WCS(naxis=2)
     wcs.wcs.ctype = "RA---TAN", "DEC--TAN"
     wcs.wcs.crval = 30.0, 10.0
@@ -171,7 +171,7 @@ def part_image(rng, name, level, y, x, shape):
 
 
 def miri_tiles(seed, spreads, *, scatter):
-    """Science and Lyot parts of tiles with dithers of given sizes, and the true offsets."""
+    """Return science and Lyot parts of tiles with dithers of given sizes, and true offsets."""
     rng = np.random.default_rng(seed)
     offsets = 1.5 + scatter * rng.standard_normal(len(spreads))
     images = []
@@ -207,7 +207,7 @@ def test_lyot_parts_of_small_dithers(tmp_path):
     found = tied.table["level_lyot"].value[last]
     assert_allclose(found[1::2] + found[::2], true[-1], atol=4 * offsets.scatter + 0.1)
     assert_allclose(apart.table["level_lyot"].value[last], 0, atol=1e-12)
-    # The error of a seam of the Lyot part contains the scatter of the offsets.
+    # The error of a Lyot seam contains the scatter of the offsets.
     one, two = (str(tied.table["name"][row]) for row in last[:2])
     c = tied.covariance
     seam = np.sqrt((c(one, one) + c(two, two) - c(one, two) - c(two, one))[0, 0])

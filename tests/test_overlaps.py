@@ -15,7 +15,7 @@ PLACES = [(0.0, 0.0), (359.99, 45.0), (10.0, 90.0), (10.0, -90.0), (200.0, -89.9
 
 
 def rectangle(centre, width, height, angle=0.0, offset=(0.0, 0.0), n=8):
-    """A rectangle on the tangent plane at a position, degrees, counter-clockwise, as vectors."""
+    """Return a rectangle on the tangent plane at a position, counter-clockwise, as vectors."""
     axes = tangent_axes(unit_vectors(*centre))
     c, s = np.cos(np.radians(angle)), np.sin(np.radians(angle))
     corners = 0.5 * np.array(
@@ -28,7 +28,7 @@ def rectangle(centre, width, height, angle=0.0, offset=(0.0, 0.0), n=8):
 
 
 def area_of(*polygons):
-    """The overlap of the first polygon with the last, in square degrees."""
+    """Return the overlap of the first polygon with the last, in square degrees."""
     vertices = np.ascontiguousarray(polygons)
     pair = np.array([[0, len(polygons) - 1]])
     return convex_overlap(vertices, pair)[0] * np.degrees(1) ** 2
@@ -51,7 +51,7 @@ def area_of(*polygons):
 def test_shared_area_of_rectangles(centre, offset, expected):
     first = rectangle(centre, 0.2, 0.1)
     second = rectangle(centre, 0.2, 0.1, offset=offset)
-    # The plane's area is the sphere's to 1e-5 at this size.
+    # At this size, areas on the plane and the sphere agree to 1e-5.
     assert_allclose(area_of(first, second), expected, rtol=1e-3, atol=1e-9)
     assert_allclose(area_of(second, first), expected, rtol=1e-3, atol=1e-9)
 
@@ -66,7 +66,7 @@ def test_identical_and_nested_footprints(angle):
 
 
 def test_square_turned_by_45_degrees():
-    # The octagon that two unit squares share: 2 (sqrt(2) - 1).
+    # Two unit squares, one rotated by 45 degrees, share an octagon of 2 (sqrt(2) - 1).
     first = rectangle((0.0, 0.0), 0.1, 0.1)
     second = rectangle((0.0, 0.0), 0.1, 0.1, 45.0)
     assert_allclose(area_of(first, second), 0.01 * 2 * (np.sqrt(2) - 1), rtol=1e-5)
@@ -102,7 +102,7 @@ def test_too_many_vertices():
 
 @pytest.fixture
 def grids(wcs_of):
-    """A function that makes grids of 48 x 64 images, shifted by (y, x) pixels."""
+    """Return a function that makes grids of 48 x 64 images, shifted by (y, x) pixels."""
 
     def make(*shifts, centre=(150.0, 2.0)):
         return [
@@ -117,7 +117,7 @@ def grids(wcs_of):
 def test_pairs_of_a_row(grids, centre):
     pairs, area = find_pairs(grids((0, 0), (0, 40), (0, 80), (0, 200), centre=centre))
     assert_array_equal(pairs, [[0, 1], [1, 2]])
-    # Of pixel centres: 23 by 47 pixels of an arcsec.
+    # The outlines of pixel centres share 23 by 47 pixels of an arcsec.
     assert_allclose(area / np.radians(1 / 3600) ** 2, 23 * 47, rtol=1e-4)
 
 

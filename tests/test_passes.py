@@ -1,5 +1,5 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
-"""One pass: which pairs it uses and drops, what it subtracts, and what it holds."""
+"""Tests of one pass: its pairs, its rejection, its corrections and its reference."""
 
 from dataclasses import fields, replace
 
@@ -23,7 +23,7 @@ def each_its_own(name, _meta=None):
 
 
 def table_of(pairs, **columns):
-    """A table of pairs alike but for the given columns."""
+    """Return a table of equal pairs, except for the given columns."""
     pairs = np.array(pairs)
     n = len(pairs)
     values = {
@@ -57,7 +57,7 @@ def test_labels():
 
 
 def test_a_pair_is_used_in_the_first_pass_that_joins_it():
-    # Six images: two tiles, the first of two detectors of two dithers each.
+    # Six images in two tiles; the first tile has two detectors of two dithers.
     tile = np.array([0, 0, 0, 0, 1, 1])
     chip = np.array([0, 0, 1, 1, 2, 2])
     each = np.arange(6)
@@ -68,7 +68,7 @@ def test_a_pair_is_used_in_the_first_pass_that_joins_it():
     ]
     pairs = np.array([(0, 1), (0, 2), (0, 4), (2, 3), (1, 3), (3, 5), (4, 5)])
     assert_array_equal(assign_pairs(passes, pairs), [0, 1, 2, 0, 1, 2, 0])
-    # Without the first two passes, nothing joins the images of a tile.
+    # Without the first two passes, nothing connects the images of a tile.
     assert_array_equal(assign_pairs(passes[2:], pairs), [-1, -1, 0, -1, -1, 0, -1])
     assert assign_pairs(passes, np.zeros((0, 2), int)).shape == (0,)
 
@@ -119,7 +119,7 @@ def test_cuts_can_be_loosened(columns):
 
 
 def test_scatters_that_differ_little_are_all_kept():
-    # The largest of twenty is over two sigma, by chance.
+    # The largest of twenty values exceeds two sigma by chance.
     pairs = [(i, j) for i in range(7) for j in range(i + 1, 7)]
     scatter = np.exp(0.1 * np.random.default_rng(0).standard_normal(len(pairs)))
     scatter[3] = 1.4
@@ -128,7 +128,7 @@ def test_scatters_that_differ_little_are_all_kept():
 
 @pytest.mark.parametrize("name", CUTS)
 def test_the_only_link_is_kept_and_says_so(name):
-    # Two rings of three and the pair that joins them.
+    # Two rings of three groups and the pair that connects them.
     pairs = [(0, 1), (1, 2), (0, 2), (3, 4), (4, 5), (3, 5), (2, 3)]
     bad = {
         "area": {"npix": [1000] * 6 + [1]},
@@ -151,7 +151,7 @@ def test_the_largest_of_the_only_links_is_kept():
 
 
 def test_links_are_between_groups():
-    # The two images of group 1 need no link of their own.
+    # The two images of group 1 need no link between them.
     group = np.array([0, 1, 1, 2])
     pairs = [(0, 1), (0, 2), (1, 3), (2, 3)]
     table = table_of(pairs, extent=[(0.8, 0.8), (0.1, 0.1), (0.8, 0.8), (0.1, 0.1)])
@@ -167,7 +167,7 @@ def doubles(images):
 
 @pytest.fixture
 def mosaic(paint):
-    """Six images in two rows, of known planes."""
+    """Return six images in two rows, with known planes."""
     rng = np.random.default_rng(2)
     return doubles(
         [
@@ -200,9 +200,9 @@ def test_subtracting_is_as_good_as_measuring_again(mosaic, fit_type, reference):
         assert_allclose(updated.level, again.level, atol=1e-10)
         assert_allclose(updated.rhs, again.rhs, atol=1e-6 * np.abs(result.measured.rhs).max())
         assert_allclose(updated.gram, again.gram, rtol=1e-6, atol=1e-6 * again.gram.max())
-    # What is clipped, and a cell's scatter, change with a slope: by less than the pair's error.
+    # Clipping and the scatter of a cell change with a slope by less than the pair's error.
     assert (np.abs(updated.level - again.level) < again.sigma).all()
-    # Residuals are what is left of the updated pairs.
+    # Residuals refer to the updated pairs.
     assert_allclose(updated.level, result.passes[0].residual, atol=1e-9)
 
 
@@ -213,12 +213,12 @@ def test_planes_are_subtracted_about_each_pairs_centre(mosaic):
     rng = np.random.default_rng(0)
     for row in range(len(table)):
         before, after = (np.linalg.solve(t.gram[row], t.rhs[row]) for t in (table, updated))
-        # Values at a few points of the sky, each plane evaluated about its own centre.
+        # Values at a few positions; each plane is evaluated about its own centre.
         points = unit_vectors(150 + 0.02 * rng.random(5), 2 + 0.02 * rng.random(5))
         i, j = table.first[row], table.second[row]
         planes = [plane_terms(points, p.group_axes[k]) @ p.solution.coefficients[k] for k in (i, j)]
         terms = plane_terms(points, table.axes[row])
-        # To the second order of the pair's extent.
+        # They agree to the second order of the pair's extent.
         assert_allclose(terms @ after, terms @ before - planes[0] + planes[1], atol=1e-6)
 
 
@@ -288,7 +288,7 @@ def test_variance_about_another_centre(mosaic):
     p = result.passes[0]
     own = p.variance(4, p.group_axes[4])
     assert_allclose(own, p.solution.errors[4] ** 2)
-    # The level far away is as uncertain as the slopes make it.
+    # The level far away is uncertain, because the slopes are.
     there = p.group_axes[0]
     change = transfer_matrix(p.group_axes[4], there)
     assert_allclose(p.variance(4, there), np.diag(change @ p.solution.covariance(4, 4) @ change.T))

@@ -1,5 +1,5 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
-"""Patterns that stay with the detector, on skies that are flat but for them."""
+"""Tests of patterns that stay with the detector, on flat skies."""
 
 import warnings
 
@@ -14,7 +14,7 @@ SIDE = 64
 
 
 def grid_of(paint, n, pattern, *, seed=0, noise=0.05, step=44):
-    """Images of an n x n mosaic, each with its level and the pattern of its detector."""
+    """Return images of an n x n mosaic, each with its level and the pattern of its detector."""
     rng = np.random.default_rng(seed)
     images = []
     for k in range(n * n):
@@ -50,7 +50,7 @@ def test_planes_follow_a_bowl(paint):
     with pytest.warns(lm.PatternWarning, match="the slopes of their planes grow linearly"):
         result = solved(images, fit_type="level+slope")
     (found,) = result.passes[0].patterns
-    # Planes of slope -2 a x on a mosaic with steps of 44 pixels make a paraboloid.
+    # Planes of slope -2 a x on a mosaic with steps of 44 pixels form a paraboloid.
     place = 44 / (SIDE - 1) * 2 * (np.arange(5) - 2)
     bent = 0.5 * (place[:, None] ** 2 + place[None, :] ** 2)
     assert found.size == pytest.approx(np.std(bent), rel=0.05)
@@ -73,7 +73,7 @@ def test_gradients_of_single_images_are_no_pattern(paint):
 
 
 def test_images_with_bowls_of_their_own():
-    """Neither levels nor planes follow them; planes of their own are no pattern."""
+    """Levels and planes do not follow individual bowls; individual planes are no pattern."""
     for kind, warned in (("bowl", True), ("plane", False)):
         images = list(
             simulate_generic(

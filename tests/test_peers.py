@@ -1,5 +1,5 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
-"""What goes wrong in other packages that do this job: each is a test here."""
+"""Tests of known faults of other packages for the same task."""
 
 import re
 import warnings
@@ -26,13 +26,13 @@ CLEAN = {**QUIET, "cosmic_rays": False, "bad_pixels": False}
 
 
 def levels_of(result):
-    """Levels by name, without their unit."""
+    """Return levels by name, without unit."""
     table = result.table
     return dict(zip(table["name"], np.asarray(table["level"]), strict=True))
 
 
 def surface(frame):
-    """A frame's correction at each of its pixels."""
+    """Return a frame's correction at each pixel."""
     return np.broadcast_to(frame.correction.evaluate(frame.whole_grid), frame.shape)
 
 
@@ -60,7 +60,7 @@ def test_plane_constant_where_origin_of_overlap_has_x_unlike_y(paint, plane_of, 
 @pytest.mark.parametrize("shift", [(3.4, 41.7), (-29.6, 38.3)])
 @pytest.mark.parametrize(("method", "tolerance"), [("direct", 1e-3), ("interp", 3e-3)])
 def test_plane_is_that_of_the_places_that_were_sampled(paint, plane_of, shift, method, tolerance):
-    # Without noise to speak of, a plane comes back: positions are the samples' own.
+    # Without noise, a plane is recovered, because samples have exact positions.
     # (reproject_interp repeats an image's edge for half a pixel.)
     plane = np.array([2.0, 1.3, -0.7])
     first = paint("a.fits", noise=1e-4, dtype="f8")
@@ -126,7 +126,7 @@ def test_dq_of_any_integer_type(paint, write, tmp_path, dtype):
     ],
 )
 def test_jwst_bits(paint, write, tmp_path, bits, dq_bits, used):
-    # Of JWST's bits DO_NOT_USE and NON_SCIENCE (512) are bad unless told otherwise.
+    # By default, JWST's bits DO_NOT_USE and NON_SCIENCE (512) are bad.
     jump = np.zeros((48, 64))
     jump[:, 20:] = 7.0
     dq = np.where(jump > 0, np.uint32(bits), np.uint32(0))
@@ -174,10 +174,10 @@ def test_reference_has_most_overlaps(paint):
 def test_tie_of_overlaps_goes_to_the_larger_area_then_to_the_name(paint):
     shifts = {"d": 0.0, "c": 30.0, "b": 70.0}
     images = [paint(f"{n}.fits", (0, s)) for n, s in shifts.items()]
-    # c has both overlaps; without d, b and c tie in both and the name decides.
+    # Image c has both overlaps. Without d, b and c have equal overlaps, and the name decides.
     assert lm.match_mosaic(images, group_by="FILENAME").reference == "c.fits"
     assert lm.match_mosaic(images[1:], group_by="FILENAME").reference == "b.fits"
-    # A ring of three: two overlaps each. c and d share the most with the others.
+    # In a ring each image has two overlaps. Images c and d share the largest areas.
     ring = [
         paint("b.fits", (0, 0)),
         paint("c.fits", (0, 30.0)),
@@ -247,7 +247,7 @@ def test_disconnected_sets_have_their_own_gauge(paint):
 
 
 def chain_equations(n, terms, seed=1):
-    """A chain of groups along a meridian whose pairs agree exactly on random corrections."""
+    """Return a chain of groups along a meridian, whose pairs agree on random corrections."""
     rng = np.random.default_rng(seed)
     axes = np.array([tangent_axes(unit_vectors(40.0, 0.02 * k)) for k in range(n)])
     middle = np.array([tangent_axes(unit_vectors(40.0, 0.02 * k + 0.01)) for k in range(n - 1)])
@@ -282,7 +282,7 @@ def test_chain_of_500_levels_is_exact(weights):
 
 
 def test_chain_of_100_planes_is_exact():
-    # A plane's slope error grows along a chain with the lever arm: rounding, not iterations.
+    # Errors of slopes grow along a chain with the lever arm; rounding must not add to them.
     equations, truth = chain_equations(100, 3)
     ones = np.ones(99)
     solution = solve_groups(
@@ -313,7 +313,7 @@ def test_chain_of_500_images(chain):
     sim, images = chain
     result = lm.match_mosaic(images, group_by="FILENAME")
     errors = np.asarray(level_errors(result.table["level"], sim.truth))
-    # A random walk of 499 steps, each the error of the mean of some 90 pixels of 1e-3.
+    # A random walk of 499 steps, each with the error of a mean of about 90 pixels of 1e-3.
     assert np.abs(errors).max() < 0.02
     assert len(result.pairs) == 499
     shuffled = [images[k] for k in np.random.default_rng(5).permutation(500)]
@@ -336,7 +336,7 @@ def test_runs_are_the_same_to_the_bit(n_workers):
 
 
 def miri_images():
-    """Two tiles of MIRI whose dithers are wide enough for the Lyot region to overlap."""
+    """Return two tiles of MIRI, whose dithers let the Lyot region overlap."""
     sim = simulate_miri(
         tiles=(1, 1), n_dithers=3, lyot=True, noise=0.05, dither_size=24.0, seed=4, **CLEAN
     )
@@ -457,7 +457,7 @@ def test_overlap_is_of_valid_pixels_not_of_the_outline(paint):
 
 
 def test_level_is_of_the_common_good_pixels_alone(paint):
-    # What lies in the outlines' overlap, but is bad in either, has no say.
+    # Pixels that are bad in either image have no effect.
     first, second = paint("a.fits"), paint("b.fits", (0.5, 20.5), level=4.0)
     mask = np.zeros(first.data.shape, dtype=bool)
     mask[:30] = True
@@ -505,7 +505,7 @@ def test_identical_footprints(paint):
 
 @pytest.mark.parametrize("fit_type", ["level", "level+slope"])
 def test_identical_images(paint, fit_type):
-    # The differences have no scatter at all.
+    # The differences have no scatter.
     image = paint("a.fits")
     other = image.copy()
     other.meta["FILENAME"] = "b.fits"
@@ -515,7 +515,7 @@ def test_identical_images(paint, fit_type):
 
 
 def test_identical_images_beside_noisy_ones(paint):
-    # A pair without scatter must not make the others' equations vanish in its weight.
+    # The weight of a pair without scatter must not dominate the equations.
     image = paint("a.fits")
     other = image.copy()
     other.meta["FILENAME"] = "b.fits"
@@ -570,7 +570,7 @@ def test_same_levels_anywhere_on_the_sky(centre):
 
 @PLACES
 def test_same_planes_anywhere_on_the_sky(centre):
-    # At the poles East is another direction in each image: the planes on the sky compare.
+    # At the poles, East differs between images, so planes are compared on the sky.
     sim = simulate_generic(center=centre, slope=1.0, overlap=0.4, **{**SMALL, "noise": 0.02})
     table = lm.match_mosaic(list(sim.images), fit_type="level+slope").table
     found = np.transpose([table[name].value for name in ("level", "slope_u", "slope_v")])
@@ -593,7 +593,7 @@ def test_repeating_a_run_is_refused(row, tmp_path, write):
             lm.match_mosaic(again, group_by="FILENAME")
     with pytest.raises(lm.FrameError, match="already matched"):
         lm.match_levels(written, group_by="FILENAME")
-    # Another pass is no repetition.
+    # Another pass may follow.
     assert len(lm.match_dithers(written, group_by="FILENAME")) == 4
     second = lm.match_mosaic(written, group_by="FILENAME", read=lm.ReadOptions(rematch=True))
     assert_allclose(np.asarray(second.table["level"]), 0, atol=1e-6)
@@ -665,7 +665,7 @@ def test_files_keep_extensions_headers_and_wcs(paint, write, tmp_path):
                 assert bool(ours - {"HISTORY"}) == (i == 1)
                 if i == 1:
                     level = a.header["LMMLEV"]
-                    # The solution is no round number of float32: nor may the test round first.
+                    # The solution is not exact in float32, so the test uses double precision.
                     assert_array_equal(a.data, (b.data.astype(float) - level).astype("f4"))
                     assert a.data.dtype == b.data.dtype
                     assert WCS(a.header).wcs.compare(WCS(b.header).wcs)

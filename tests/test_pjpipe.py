@@ -1,5 +1,5 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
-"""The step of PJPipe: its parameters and folders, and the same tree matched by PJPipe itself."""
+"""Tests of the step of PJPipe: its parameters and folders, and results of PJPipe itself."""
 
 import inspect
 import logging
@@ -52,7 +52,7 @@ PARAMETERS = {
 
 @pytest.fixture(scope="module")
 def tree(tmp_path_factory):
-    """A target's band in the folders of PJPipe, and its truth."""
+    """Return the folders of a band in the layout of PJPipe, and its truth."""
     band = tmp_path_factory.mktemp("v1") / "ngc0628" / "F770W"
     simulation = simulate_miri(tiles=(1, 2), n_dithers=2)
     simulation.write(band / "cal")
@@ -278,7 +278,7 @@ def write_part(path, part, out):
 
 @pytest.fixture(scope="module")
 def pjpipe(tmp_path_factory):
-    """PJPipe, without the one package that no index has."""
+    """Return PJPipe without a dependency that is on no package index."""
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(tmp_path_factory.mktemp("log"))
         for name in ("spacepylot", "spacepylot.alignment", "spacepylot.alignment_utilities"):
@@ -301,7 +301,7 @@ SHAPE, SCALE, CENTRE = (120, 130), 0.11, (150.0, 2.0)
 
 
 def write_exposure(folder, k):
-    """Write an exposure: three dithers of two tiles, with a gwcs and its FITS WCS."""
+    """Write an exposure with a gwcs and its FITS WCS: three dithers of two tiles."""
     import gwcs
     from stdatamodels.jwst import datamodels
 
@@ -381,7 +381,7 @@ def test_both_on_one_tree(pjpipe, exposures, local, tmp_path):
         assert any((folder / "plots").iterdir())
     assert {p.name for p in theirs.iterdir()} <= {p.name for p in ours.iterdir()}
     levels = {name: subtracted(folder, exposures, names) for name, folder in folders.items()}
-    # Up to the zero point, since PJPipe holds the first tile by name.
+    # Levels agree up to the zero point, because PJPipe holds the first tile by name.
     ours, theirs = levels["ours"], levels["theirs"]
     assert_allclose(ours - ours[0], theirs - theirs[0], atol=0.003)
     assert_allclose(ours - ours[0], LEVELS - LEVELS[0], atol=0.002)
@@ -392,7 +392,7 @@ def test_both_on_one_tree(pjpipe, exposures, local, tmp_path):
 
 
 def subtracted(folder, band, names):
-    """Return what a step subtracted from each file."""
+    """Return the subtracted level of each file."""
     out = []
     for name in names:
         before, after = (fits.getdata(path / name, "SCI") for path in (band / "cal", folder))
@@ -402,7 +402,7 @@ def subtracted(folder, band, names):
 
 @pytest.mark.filterwarnings("ignore")
 def test_a_configuration_runs_after_one_line(pjpipe, exposures, tmp_path, monkeypatch):
-    """The script of the guide: the pipeline itself makes the step and its folders."""
+    """The pipeline itself runs the step with the script of the guide."""
     reprocess = exposures.parents[2]
     (tmp_path / "config.toml").write_text(
         'targets = ["ngc0628"]\nversion = "v1"\nbands = ["F770W"]\nsteps = ["level_match"]\n'

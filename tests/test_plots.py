@@ -1,5 +1,5 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
-"""The plots: what they show, in which units, and that nothing in a name breaks them."""
+"""Tests of the plots: content, units, and unusual names."""
 
 import io
 import sys
@@ -39,13 +39,13 @@ def result(simulated):
 
 @pytest.fixture(scope="module")
 def square():
-    """Four tiles, six pairs, three loops."""
+    """Return a square of four tiles, with six pairs and three loops."""
     return match_levels(list(simulate_generic(n_images=4, shape=(64, 64), seed=3).images))
 
 
 @pytest.fixture(scope="module")
 def split(simulated):
-    """The last image overlaps none of the others."""
+    """Return four images of which the last overlaps none."""
     images = simulated.images
     with pytest.warns(UserWarning, match="pass mosaic"):
         return match_levels([images[0], images[1], images[3]])
@@ -53,7 +53,7 @@ def split(simulated):
 
 @pytest.fixture
 def figure():
-    """A figure of one column of a journal."""
+    """Return a figure of one column of a journal."""
     return new_figure(3.5, 3)
 
 
@@ -71,7 +71,7 @@ def ax(figure):
 
 
 def draw(ax):
-    """Draw, so that what only fails then fails here."""
+    """Draw a figure, so that errors of drawing appear."""
     ax.figure.savefig(io.BytesIO(), format="png")
 
 
@@ -80,7 +80,7 @@ def boxes(artists, renderer):
 
 
 def overlap(boxes):
-    """Whether any two of some boxes share more than a hair."""
+    """Return whether any two boxes share more than a small fraction."""
     return any(
         min(a.x1, b.x1) - max(a.x0, b.x0) > 1 and min(a.y1, b.y1) - max(a.y0, b.y0) > 1
         for k, a in enumerate(boxes)
@@ -162,7 +162,7 @@ def test_a_dollar_in_a_name_is_no_formula(simulated, ax):
 def test_levels_of_sets_are_apart(simulated, ax):
     images = simulated.images
     with pytest.warns(UserWarning, match="pass mosaic"):
-        # The first overlaps none of the others.
+        # The first image overlaps no other image.
         found = match_levels([images[k] for k in (3, 0, 1)])
     plots.plot_levels(found, ax)
     draw(ax)
@@ -194,7 +194,7 @@ def test_what_is_left_is_seen_beside_far_larger_levels(ax):
             [f"a{k}b{'_cd' * (8 + k)}.fits" for k in range(4)],
             [f"a{k}b{'_cd' * k}" for k in range(4)],
         ),
-        # No part that fits tells them apart.
+        # No shortened part distinguishes them.
         ([f"{k % 2}{'x' * 30}{k}{'y' * 30}{k % 2}" for k in range(4)], list("0123")),
     ],
 )
@@ -232,7 +232,7 @@ def test_overlaps_on_plain_axes(split, ax):
     assert [len(c.get_paths()) for c in (first, second, links)] == [2, 1, 1]
     assert not np.array_equal(first.get_edgecolor(), second.get_edgecolor())
     assert links.get_array() == pytest.approx(np.nan_to_num(split.pairs["n_sigma"]))
-    # East is to the left.
+    # East is left.
     assert ax.xaxis.get_inverted()
     assert ax.get_xlabel().endswith("(arcsec)")
     assert links.colorbar.ax.get_xlabel() == "|Residual| / \u03c3"
@@ -251,11 +251,11 @@ def test_overlaps_on_the_sky(centre, figure):
     ax = figure.add_subplot(projection=plots.sky_wcs(found))
     assert plots.plot_overlaps(found, ax) is ax
     draw(ax)
-    # The image's centres are where the axes have them.
+    # The centres of the images are at their positions in the axes.
     (points,) = (line for line in ax.lines if line.get_marker() == "o")
     sky = ax.wcs.pixel_to_world(*points.get_data())
     truth = SkyCoord(sim.truth["ra"], sim.truth["dec"])
-    # To a fifth of a pixel: the middle of the nodes is the centre.
+    # They agree to a fifth of a pixel.
     assert sky.separation(truth).arcsec.max() < 0.1
     assert [axis.get_axislabel() for axis in ax.coords] == ["RA (ICRS)", "Dec (ICRS)"]
 
@@ -311,17 +311,17 @@ def test_residuals_as_a_matrix(square, ax):
     names = [frame.name for frame in square.frames]
     for pair in square.pairs:
         i, j = names.index(pair["image1"]), names.index(pair["image2"])
-        # Below the diagonal before, the row's image less the column's; above it after.
+        # Differences (row minus column) are below the diagonal, residuals above it.
         assert i < j
         assert matrix[j, i] == pytest.approx(-pair["level"].value)
         assert matrix[i, j] == pytest.approx(pair["residual"].value)
     assert np.isnan(np.diagonal(matrix)).all()
     bar = ax.images[0].colorbar
     assert "MJy/sr" in bar.ax.get_ylabel()
-    # No pair does not look like a pair without a rest.
+    # A missing pair differs from a pair with zero residual.
     missing, nothing = (ax.images[0].to_rgba(x)[:3] for x in (np.nan, 0.0))
     assert np.abs(np.subtract(missing, nothing)).min() > 0.2
-    # And nothing is written on the cells.
+    # No text is written on the cells.
     assert not ax.texts
 
 
@@ -334,7 +334,7 @@ def test_residuals_do_not_depend_on_the_order(square):
         ax = new_figure().add_subplot()
         plots.plot_residuals(found, ax=ax)
         matrices.append(np.ma.filled(ax.images[0].get_array(), np.nan))
-    # Rows and columns turn about, and halves with them: before and after stay below and above.
+    # Rows and columns are exchanged together, so that differences stay below the diagonal.
     below = np.tril_indices(4, -1)
     assert np.sort(np.abs(matrices[0][below])) == pytest.approx(np.sort(np.abs(matrices[1][below])))
 
@@ -365,7 +365,7 @@ def test_closures(square, result, ax):
     worst = np.abs(square.closures["n_sigma"]).max()
     assert f"{worst:.1f} \u03c3: " in named.get_text()
     assert "00003" in named.get_text()
-    # A chain closes no loop.
+    # A chain has no closed loop.
     other = new_figure().add_subplot()
     plots.plot_closures(result, other)
     assert other.texts[0].get_text() == "no loop of pairs"
@@ -397,7 +397,7 @@ def test_a_pair(simulated, result):
     before, plane, after = (np.ma.filled(axs[k].images[0].get_array(), np.nan) for k in (0, 2, 3))
     level = pair["level"].value
     assert np.nanmean(before) == pytest.approx(level, abs=0.05)
-    # One colour scale, about each picture's own level.
+    # One colour range, about the level of each picture.
     low, high = axs[0].images[0].get_clim()
     assert (low + high) / 2 == pytest.approx(level)
     assert np.diff(axs[3].images[0].get_clim()) == pytest.approx(high - low)
@@ -422,7 +422,7 @@ def test_samples_are_those_that_were_measured():
     for first, second, sign in ((0, 1, 1), (1, 0, -1)):
         names = [str(pair["image1"]), str(pair["image2"])]
         picture = pair_picture(found, names[first], names[second])
-        # Rounding at the edge of the clip may decide otherwise for a few.
+        # Rounding may change the clipping of few samples.
         assert np.count_nonzero(picture.kept) == pytest.approx(int(pair["npix"]), rel=0.006)
         assert picture.level == sign * pair["level"].value
         kept = picture.samples[picture.kept]
@@ -430,7 +430,7 @@ def test_samples_are_those_that_were_measured():
 
 
 def test_a_pair_of_a_later_run_is_before_that_run(simulated):
-    """What earlier runs subtracted is no part of the pair's difference."""
+    """Differences before matching exclude the corrections of earlier runs."""
     from levelmatch.plots.pairs import pair_picture
 
     first = match_levels(list(simulated.images), reference=0)
@@ -507,7 +507,7 @@ def test_quick_look_takes_out_the_levels(centre):
     look = plots.quick_look(match_levels(list(sim.images)), size=60)
     assert max(look.before.shape) <= 62
     good = np.isfinite(look.after)
-    # A square of four tiles, whole.
+    # A square of four tiles, complete.
     assert good[3:-3, 3:-3].all()
     assert np.array_equal(good, np.isfinite(look.before))
     assert np.std(look.before[good]) > 1
@@ -519,7 +519,7 @@ def test_quick_look_takes_out_the_levels(centre):
 
 
 def test_quick_look_shows_one_image_a_pixel():
-    """Not a mean, which would hide the seams; the stretch is scaled to the steps."""
+    """A mean would hide the seams, and the stretch is scaled to the steps."""
     levels = (0.0, 8.0)
     sim = simulate_generic(
         n_images=2, shape=(64, 64), layout="chain", overlap=0.5, noise=0.01, seed=5,
@@ -590,7 +590,7 @@ def test_quick_look_is_the_right_way_up():
         seed=5,
     )
     images = list(sim.images)
-    # A source to the North-East of the first image's centre; North is up, East to the left.
+    # A source North-East of the first image's centre. North is up, East left.
     ra, dec = images[0].wcs.pixel_to_world_values(31.5, 31.5)
     source = ra + 10 / 3600, dec + 5 / 3600
     x, y = images[0].wcs.world_to_pixel_values(*source)
@@ -605,7 +605,7 @@ def test_quick_look_is_the_right_way_up():
     middle = look.sky.project(images_centre(images[0]))
     assert look.sky.unit == u.arcsec
     assert (east - middle[0], north - middle[1]) == pytest.approx((10, 5), abs=1.0)
-    # Its WCS says the same.
+    # The WCS gives the same position.
     found = look.wcs.pixel_to_world(column, row)
     assert found.separation(SkyCoord(*source, unit="deg")).arcsec < 1.0
 
@@ -627,7 +627,7 @@ def test_mosaic(result):
         values = np.ma.filled(ax.images[0].get_array(), np.nan)
         assert np.array_equal(values, getattr(look, show), equal_nan=True)
         bar = shown[show].colorbar.ax
-        # Below the wide map, not beside it.
+        # The colour bar is below the wide map.
         assert "(MJy/sr)" in bar.get_xlabel()
         assert bar.get_ylabel() == ""
     draw(ax)
@@ -645,14 +645,14 @@ def test_a_mosaic_of_sets_says_so(split, result, ax):
     other = new_figure().add_subplot()
     plots.plot_mosaic(result, ax=other)
     assert not other.texts
-    # The sky's edge is off the frame, and no image is neither black nor white.
+    # The sky's edge is outside of the frame; no image is neither black nor white.
     left, right, _, _ = other.images[0].get_extent()
     assert other.get_xlim()[0] > left > right > other.get_xlim()[1]
     assert 0.1 < min(other.get_facecolor()[:3]) < max(other.get_facecolor()[:3]) < 0.95
 
 
 def test_mosaic_on_another_map(result, figure):
-    """Cells fall where the axes' own coordinates have them."""
+    """Cells are drawn at their positions in the axes' own coordinates."""
     look = plots.quick_look(result, size=40)
     ax = figure.add_subplot(projection=plots.sky_wcs(result))
     plots.plot_mosaic(look, ax=ax)
@@ -756,7 +756,7 @@ def test_names_do_not_overlap(kind, figure):
     for labels in (ax.get_xticklabels(), ax.get_yticklabels()):
         assert len(boxes(labels, renderer)) > 1
         assert not overlap(boxes(labels, renderer))
-    # And nothing leaves the figure.
+    # No text leaves the figure.
     box = ax.get_tightbbox(renderer)
     assert box.x0 > -1
     assert box.y0 > -1
@@ -778,7 +778,7 @@ COLUMN = {
 
 @pytest.fixture(scope="module")
 def eleven():
-    """Eleven images with names of seven different characters."""
+    """Return eleven images whose names have seven different characters."""
     images = list(simulate_generic(n_images=11, shape=(32, 32), overlap=0.4, seed=1).images)
     for k, image in enumerate(images):
         image.meta["FILENAME"] = f"2mass-atlas-{98 + k}1124n-j{80 + k}70232.fits.fz"

@@ -1,5 +1,5 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
-"""Errors of pairs by noise that strips and blocks of the overlap share."""
+"""Tests of pair errors from noise shared by strips and blocks of the overlap."""
 
 from dataclasses import replace
 
@@ -19,7 +19,7 @@ SIGMA = 0.02
 
 
 def cells_of(location, *, turn=0.0, shift=(3, 5), variance=None):
-    """Cells of a full grid with given levels."""
+    """Return cells of a full grid with given levels."""
     n_y, n_x = location.shape
     y, x = (axis.ravel() for axis in np.indices((n_y, n_x)))
     cells = np.zeros(n_y * n_x, PAIR_CELL)
@@ -42,7 +42,7 @@ def row_of(location, depth=2, **options):
 
 
 def table_of(offsets, *, seed=0, n=6, depth=2, **options):
-    """Pairs of n images; ``offsets(rng)`` returns the pattern of each."""
+    """Return pairs of n images; ``offsets(rng)`` returns the pattern of each."""
     rng = np.random.default_rng(seed)
     patterns = [offsets(rng) for _ in range(n)]
     noises = SIGMA / np.sqrt(2) * rng.standard_normal((n, N_Y, N_X))
@@ -63,7 +63,7 @@ def test_strips_are_quadratic_forms_of_the_residuals():
     weight = 1 / variance / np.sum(1 / variance) / row["sigma"] ** 2
     stated = variance * row["sigma"] ** 2 * np.sum(1 / variance)
     gram = terms.T @ (weight[:, None] * terms)
-    # Weights times residuals are P times the cells' levels.
+    # Weights times residuals equal P times the levels of the cells.
     p = np.diag(weight) - (weight[:, None] * terms) @ np.linalg.solve(gram, terms.T * weight)
     total = weight.sum()
     y, x = cells.cells["y"], cells.cells["x"]
@@ -94,7 +94,7 @@ def test_independent_cells_stay_as_they_are():
 def test_rows_widen_the_error_as_they_should(size):
     table = table_of(lambda rng: size * SIGMA / np.sqrt(2) * rng.standard_normal((N_Y, 1)))
     found = pooled(table)
-    # The mean of N_Y offsets beside that of N_Y * N_X cells.
+    # Variance of the mean of N_Y offsets relative to that of N_Y * N_X cells.
     variance = SIGMA**2 * (size**2 / N_Y + 1 / (N_Y * N_X))
     assert_allclose(np.mean(found.sigma**2), variance, rtol=0.25)
     assert_allclose(found.level, table.level, rtol=1e-12)
@@ -112,7 +112,7 @@ def test_planes_of_pairs_stay_and_count_less():
 
 
 def test_slopes_are_patterns_of_levels_alone():
-    """Without planes to take it out, a slope of an overlap adds to the error of its level."""
+    """Without a fitted plane, the slope of an overlap adds to the error of its level."""
     table = table_of(lambda rng: rng.normal(0, 10 * SIGMA) * np.linspace(-1, 1, N_Y)[:, None])
     levels, planes = ((pooled(table, planes=p).sigma / table.sigma) ** 2 for p in (False, True))
     assert np.median(levels) > 20
@@ -120,7 +120,7 @@ def test_slopes_are_patterns_of_levels_alone():
 
 
 def test_stated_errors_of_rows_and_columns():
-    """Pulls of pairs, from truth: every image's offsets are its own."""
+    """Pulls of pairs are computed from the truth; the offsets of each image are independent."""
     pulls = []
     for seed in range(20):
         table = pooled(
@@ -176,7 +176,7 @@ def test_depth_does_not_matter():
 
 @pytest.mark.parametrize("turn", [0.0, 90.0])
 def test_rows_of_both_images_count_once(turn):
-    """Where the images are turned, the rows of the one lie along the columns of the other."""
+    """In rotated images, the rows of one lie along the columns of the other."""
     table = table_of(lambda rng: 3 * SIGMA / np.sqrt(2) * rng.standard_normal((N_Y, 1)), turn=turn)
     variance = SIGMA**2 * (9 / N_Y + 1 / (N_Y * N_X))
     assert_allclose(np.mean(pooled(table).sigma ** 2), variance, rtol=0.3)

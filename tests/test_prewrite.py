@@ -1,5 +1,5 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
-"""All outputs are checked before the first byte is written: by name, and leaving nothing."""
+"""Tests of the checks of all outputs before anything is written."""
 
 import os
 import shutil
@@ -27,7 +27,7 @@ def written(images, folder):
 
 @pytest.fixture
 def files(row, write, tmp_path):
-    """A function that writes four files and adds a card to the third."""
+    """Return a function that writes four files and adds a card to the third."""
 
     def make(card=None, hdu=1, kind="SCI"):
         folder = tmp_path / "in"
@@ -35,7 +35,7 @@ def files(row, write, tmp_path):
         paths = [write(image, folder / image.meta["FILENAME"]) for image in row[1]]
         if card is not None:
             content = paths[2].read_bytes()
-            # In place of a card that has no meaning.
+            # The card replaces one without meaning.
             place = content.index(b"SCICARD =")
             content = content[:place] + card.ljust(80) + content[place + 80 :]
             paths[2].write_bytes(content)
@@ -72,7 +72,7 @@ def test_cards(files, tmp_path, card):
     assert found.exit_code in (0, 2), found.output
     if found.exit_code:
         assert "c.fits" in found.output
-        # Measured pairs are kept for another try.
+        # Measured pairs are kept for the next run.
         assert not output.exists() or os.listdir(output) == [".levelmatch-pairs"]
     else:
         assert len(os.listdir(output)) == 5
@@ -132,7 +132,7 @@ def test_images_in_memory(row, tmp_path, spoil, kind):
             for i in images
         ]
     result = lm.match_levels(images)
-    # An NDData is written without what FITS does not have.
+    # An NDData is written without the metadata that FITS cannot hold.
     if kind is NDData and spoil is unknown:
         spoil = None
     with pytest.raises(lm.LevelMatchError, match=r"^c"):

@@ -1,5 +1,5 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
-"""What must hold for any levels, any order, any place and any unit."""
+"""Property tests: any levels, order, position and unit."""
 
 from functools import lru_cache
 
@@ -28,7 +28,7 @@ fit_types = st.sampled_from(["level", "level+slope"])
 
 @lru_cache(maxsize=1)
 def images():
-    """Four images; float64, so that what is added can be taken away."""
+    """Return four images in float64, so that added levels can be subtracted exactly."""
     sim = simulate_generic(n_images=4, shape=(40, 40), overlap=0.4, noise=0.1, stars=False)
     out = []
     for image in sim.images:
@@ -58,7 +58,7 @@ def test_a_constant_shifts_its_own_image_only(k, step, fit_type):
     changed = [
         with_data(image, image.data + (step if i == k else 0)) for i, image in enumerate(images())
     ]
-    # The first image is held, so that no gauge mixes them.
+    # The first image is held, so that the gauge does not mix the images.
     reference = (k + 1) % 4
     before = matched(fit_type, reference)
     after = lm.match_mosaic(changed, fit_type=fit_type, reference=reference)
@@ -97,7 +97,7 @@ def test_place_does_not_matter(ra, dec):
     for image in images():
         wcs = image.wcs.deepcopy()
         moved.append(CCDData(image.data, wcs=wcs, unit=image.unit, meta=image.meta.copy()))
-    # All on one tangent point, so that they may be moved as one.
+    # All images share one tangent point, so that they can be moved together.
     centre = images()[0].wcs.wcs.crval
     for image, old in zip(moved, images(), strict=True):
         x, y = old.wcs.world_to_pixel_values(*centre)
@@ -147,7 +147,7 @@ def test_units_convert(units):
 
 @pytest.mark.parametrize("scale", [0.5, 2.0])
 def test_units_per_pixel_compare_by_the_area_of_a_pixel(paint, scale):
-    # The same sky in Jy per pixel: an image of larger pixels holds more in each.
+    # The same sky in Jy per pixel; larger pixels hold more.
     sky = (4.0, 0.1, 0.0)
     first = paint("a.fits", sky=sky, unit="Jy", noise=0.001)
     second = paint("b.fits", (0.2, 20.3), sky=sky, level=1.0, unit="Jy", noise=0.001, scale=scale)
@@ -178,8 +178,8 @@ def test_axes_are_orthonormal_anywhere(ra, dec):
     plane=st.lists(st.floats(-10, 10), min_size=3, max_size=3),
 )
 def test_a_plane_is_the_same_about_any_centre(ra, dec, east, north, plane):
-    # The plane's level times the first component of the vector is the level but for 1 - cos;
-    # without slopes it is a constant, which has nothing of that.
+    # The level of a plane times the first component of the vector equals the level up to 1 - cos.
+    # Without slopes it is a constant, without this difference.
     assume(any(plane[1:]))
     first = tangent_axes(unit_vectors(ra, dec))
     step = np.radians(0.1)
@@ -209,7 +209,7 @@ def test_map_there_and_back(wcs_cache, ra, dec, angle):
 
 @pytest.fixture(scope="module")
 def wcs_cache():
-    """The maker of WCS; a module's fixture, as hypothesis runs a test many times."""
+    """Return a function that makes WCSs; hypothesis runs a test repeatedly."""
     from astropy.wcs import WCS
 
     def make(shift, *, shape, centre, angle, scale):

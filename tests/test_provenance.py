@@ -1,5 +1,5 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
-"""The cards that tell of a run: no comment is cut, and units are with the numbers."""
+"""Tests of header cards of runs: complete comments, and units of numbers."""
 
 from types import SimpleNamespace
 
@@ -15,12 +15,12 @@ from levelmatch.record.run import Provenance
 from levelmatch.results.header import add_provenance
 from levelmatch.testing import simulate_generic
 
-# Astropy warns of a comment that it cuts, and warnings are errors here.
+# astropy warns of a shortened comment, and warnings are errors here.
 PROVENANCE = Provenance("1.0", "2026-01-01T00:00:00", "levelmatch.asdf", "0" * 64)
 
 
 def header_of(name="mosaic", *, unit=u.MJy / u.sr, reference="a.fits"):
-    """The header of an image that one pass corrected by numbers of many digits."""
+    """Return the header of an image that one pass corrected by numbers with many digits."""
     correction = Correction(0.0, np.array([-1.2345678901234567e-101] * 3))
     applied = AppliedCorrection(name, correction, np.full(3, 1e-101 / 3), reference)
     frame = SimpleNamespace(
@@ -70,7 +70,7 @@ def test_history_breaks_at_words():
     header.add_history("another program")
     lines = [str(line) for line in header["HISTORY"]]
     assert len(lines) > 3
-    # Each word is whole in one card.
+    # Each word is complete in one card.
     words = " ".join(lines).split()
     assert words == [*text.split(), "another", "program"]
     assert history_texts(header) == [text, "another program"]
@@ -78,7 +78,7 @@ def test_history_breaks_at_words():
 
 
 def test_a_pass_with_nothing_to_match_writes_no_cards(tmp_path):
-    """Each tile has one image: its dithers have nothing to match."""
+    """Each tile has one image, so its dithers pass has nothing to match."""
     sim = simulate_generic(n_images=4, shape=(64, 64), overlap=0.4, seed=3)
     paths = sim.write(tmp_path / "raw")
     found = lm.match_levels(paths)

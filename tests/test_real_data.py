@@ -1,5 +1,5 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
-"""Real images and real distortions: 2MASS Atlas tiles, and the gwcs of JWST images."""
+"""Tests on real images and distortions: 2MASS Atlas tiles, and gwcs of JWST images."""
 
 import io
 import warnings
@@ -28,7 +28,7 @@ def tiles(real_data):
 
 
 def run(paths, **options):
-    # That the nights share no sky with M42, and differ in flux scale, is said.
+    # A warning states that the nights share no sky with M42 and differ in flux scale.
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", lm.DisconnectedWarning)
         warnings.simplefilter("ignore", lm.FluxScaleWarning)
@@ -39,7 +39,7 @@ def test_2mass_nights_differ_in_flux_scale(tiles):
     nights = [path for path in tiles if not _is_m42(path)]
     result = run(nights)
     zero_points = [frame.meta["MAGZP"] for frame in result.frames]
-    # The narrow overlaps hold a few stars: the zero points know the ratios better.
+    # The narrow overlaps hold few stars, so the zero points determine the ratios better.
     names = [frame.name for frame in result.frames]
     sure = result.pairs[result.pairs["gain_error"] < 0.1]
     assert len(sure) >= 5
@@ -65,13 +65,13 @@ def _is_m42(path):
 
 @pytest.fixture(scope="module")
 def levels(tiles):
-    """The tiles matched by levels."""
+    """Return the tiles matched by levels."""
     return run(tiles)
 
 
 @pytest.fixture(scope="module")
 def reprojected(tiles, levels):
-    """Each pair's second tile on the first, by reproject: nothing of this package's in it."""
+    """Return the second tile of each pair reprojected to the first, without this package."""
     reproject = pytest.importorskip("reproject")
     images = {}
     with warnings.catch_warnings():
@@ -83,7 +83,7 @@ def reprojected(tiles, levels):
     out = {}
     for a, b in zip(pairs["image1"], pairs["image2"], strict=True):
         (data, wcs), other = images[a], images[b]
-        # Only where the other tile is: reproject would look at all of the first.
+        # The cut limits the area that reproject searches.
         y, x = np.mgrid[: data.shape[0] : 8, : data.shape[1] : 8]
         xb, yb = other[1].world_to_pixel_values(*wcs.pixel_to_world_values(x, y))
         near = (abs(xb - 256) < 270) & (abs(yb - 512) < 526)
@@ -98,7 +98,7 @@ def reprojected(tiles, levels):
 
 
 def at(frame, y, x):
-    """A frame's correction at pixel positions, by bilinear interpolation of its values."""
+    """Return a frame's correction at pixel positions, interpolated bilinearly."""
     from scipy.ndimage import map_coordinates
 
     values = np.broadcast_to(frame.correction.evaluate(frame.whole_grid), frame.shape)
@@ -133,17 +133,17 @@ def test_2mass_pairs_are_those_of_reproject(levels, reprojected):
     pairs = levels.pairs
     for row in pairs:
         difference = reprojected[row["image1"], row["image2"]][0]
-        # A tile's gradients make a weighted mean differ from a median.
+        # Because of gradients, a weighted mean differs from a median.
         assert_allclose(row["level"].value, np.median(difference), atol=0.8)
 
 
 def test_2mass_tiles_of_one_scan(tiles):
-    # They share frames: the difference is a constant, to 3e-4 DN and the files' steps of 0.01.
+    # The tiles share frames. Their difference is a constant to 3e-4 DN, with steps of 0.01.
     names = ["001124n-j0880032", "001124n-j0880044"]
     paths = [p for p in tiles if any(n in p.name for n in names)]
     assert len(paths) == 2
     pair = run(paths, group_by=lambda name, meta: name).pairs[0]
-    # Each tile is rounded to steps of 0.01: scatter sqrt(2 / 12) of a step.
+    # Each tile is rounded to steps of 0.01, which gives a scatter of sqrt(2 / 12) steps.
     assert pair["scatter"].value < 0.01
     assert pair["sigma"].value < 1e-3
 
@@ -166,7 +166,7 @@ GWCS = {"miriwcs": (1024, 1032), "nircamwcs": (2048, 2048), "nrcb1-wcs": (2048, 
 
 @pytest.fixture(scope="module", params=sorted(GWCS))
 def distorted(request, real_data):
-    """A gwcs, and the shape of its image."""
+    """Return a gwcs, and the shape of its image."""
     pytest.importorskip("gwcs")
     asdf = pytest.importorskip("asdf")
     with warnings.catch_warnings():
@@ -187,7 +187,7 @@ def grid_of(wcs, shape):
 
 
 def tangential(grid, shape, shift, scale):
-    """A FITS WCS about the middle of an image."""
+    """Return a FITS WCS about the middle of an image."""
     from levelmatch.sky.vectors import lonlat
 
     wcs = WCS(naxis=2)
@@ -206,7 +206,7 @@ def test_map_follows_the_exact_transform(distorted):
     x, y = rng.uniform(x0, x1 - 1, 2000), rng.uniform(y0, y1 - 1, 2000)
     found = grid.to_pixel(grid.transform.to_sky(x, y))
     assert np.hypot(found[0] - x, found[1] - y).max() < 0.01
-    # Bilinear between nodes, as the kernel uses it, to another image's pixels.
+    # The kernel maps pixels to another image bilinearly between nodes.
     scale = np.degrees(np.sqrt(grid.pixel_area))
     other_shape = (600, 700)
     other = grid_of(tangential(grid, other_shape, (20, -30), scale), other_shape)
@@ -225,7 +225,7 @@ def test_map_follows_the_exact_transform(distorted):
 
 
 def painted(grid, shape, wcs, plane, name, axes):
-    """An image of a plane sky; NDData, as CCDData takes no gwcs."""
+    """Return an image of a plane sky as NDData, because CCDData accepts no gwcs."""
     y, x = np.indices(shape)
     sky = _smooth(grid, y, x)
     value = plane_terms(sky, axes) @ (np.array([10.0, 2.0, -1.5]) + plane)
@@ -235,7 +235,7 @@ def painted(grid, shape, wcs, plane, name, axes):
 
 
 def _smooth(grid, y, x):
-    """Unit vectors of all pixels, by a cubic through the exact ones; quicker than the gwcs."""
+    """Return unit vectors of all pixels from a cubic through exact ones, faster than the gwcs."""
     from scipy.interpolate import RectBivariateSpline
 
     out = np.stack(
@@ -266,7 +266,7 @@ def test_planes_of_distorted_images(distorted):
 
 
 def test_outline_of_a_distorted_image(distorted):
-    # A bent side has many vertices, a corner one: none of the corners may be lost.
+    # A curved side has many vertices and a corner one. All corners must be kept.
     wcs, shape = distorted
     grid = grid_of(wcs, shape)
     area = convex_overlap(grid.polygon[None].copy(), np.array([[0, 0]]))[0]
@@ -276,7 +276,7 @@ def test_outline_of_a_distorted_image(distorted):
 
 
 def test_file_with_a_gwcs(distorted, tmp_path):
-    # As JWST's files have it: an ASDF extension, and a FITS WCS fitted to it in the header.
+    # As in JWST files: an ASDF extension, and a FITS WCS fitted to it in the header.
     import asdf
 
     wcs, shape = distorted

@@ -1,5 +1,5 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
-"""The record: what it holds, what it refuses, and what follows from it."""
+"""Tests of the record: its content, its refusals, and its use."""
 
 import io
 import os
@@ -27,14 +27,14 @@ SHAPE = (128, 129)
 
 @pytest.fixture(scope="module")
 def raw(tmp_path_factory):
-    """Files of two tiles of three dithers, with planes."""
+    """Return files of two tiles of three dithers, with planes."""
     simulated = simulate_miri(tiles=(1, 2), n_dithers=3, shape=SHAPE, slope=0.4, seed=4)
     return simulated.write(tmp_path_factory.mktemp("raw"))
 
 
 @pytest.fixture(scope="module")
 def result(raw):
-    """They are matched by levels, then planes, with a local sky."""
+    """Return the result of matching by levels, then planes, with local sky levels."""
     return lm.match_levels(
         raw, fit_type_mosaic_tiles="level+slope", solve=lm.SolveOptions(subtract_local=True)
     )
@@ -42,7 +42,7 @@ def result(raw):
 
 @pytest.fixture(scope="module")
 def matched(result, tmp_path_factory):
-    """The corrected files."""
+    """Return the corrected files."""
     return result.write(tmp_path_factory.mktemp("matched") / "out")
 
 
@@ -57,7 +57,7 @@ def record(path):
 
 
 def tree_of(path):
-    """The tree of a record as an asdf without levelmatch has it, arrays in memory."""
+    """Return the tree of a record, as asdf reads it without levelmatch, with arrays in memory."""
     with (
         asdf.config_context() as config,
         warnings.catch_warnings(),
@@ -77,7 +77,7 @@ def _plain(node):
 
 
 def rewritten(path, change, folder):
-    """A record with something in its tree changed."""
+    """Return a record with a changed tree."""
     tree = tree_of(path)
     change(tree)
     new = folder / "changed.asdf"
@@ -164,7 +164,7 @@ def test_schema_is_kept(path, tmp_path):
 
 
 def test_an_old_record_still_opens():
-    """Written by version 0.1, and never to be written anew."""
+    """The file was written by version 0.1 and must never be replaced."""
     from pathlib import Path
 
     old = read_record(Path(__file__).parent / "data" / "record-1.0.0.asdf")
@@ -207,7 +207,7 @@ def test_whole_numbers_are_undone_exactly(paint, tmp_path, dtype):
     (tmp_path / "raw").mkdir()
     for k, n in enumerate("ab"):
         image = paint(f"{n}.fits", (0.3, 20.5 * k), level=10.3 * k, sky=(80, 0, 0), noise=3)
-        # Beyond half of the range of the smaller unsigned types.
+        # Values exceed half of the range of the smaller unsigned types.
         image.data += {"u1": 80, "u2": 40000}.get(dtype, 0)
         paths.append(tmp_path / "raw" / f"{n}.fits")
         fits.PrimaryHDU(image.data.astype(dtype), image.wcs.to_header()).writeto(paths[-1])
@@ -314,7 +314,7 @@ def test_a_second_run_adds_to_the_first_s_story(result, matched, tmp_path):
     first = fits.getheader(matched[0], "SCI")
     level = second.table["level"].value[0]
     assert_allclose(header["LMMLEV"], first["LMMLEV"] + level)
-    # Taken back, it is the first's again, its story included.
+    # After undoing the second run, the header equals that of the first.
     (back, *_) = lm.undo_record(second.record, out, tmp_path / "back")
     assert fits.getheader(back, "SCI")["LMRECSHA"] == result.record.sha256
     assert len(fits.getheader(back, "SCI")["HISTORY"]) == len(first["HISTORY"])
@@ -367,7 +367,7 @@ def test_images_are_left_out(raw, record, tmp_path):
     assert len(again) == 5
     rest = [p for p in raw if p.name != gone]
     whole = lm.match_levels(rest, fit_type_mosaic_tiles="level+slope")
-    # The depth of what they share is that of the run with all images.
+    # The depths of common areas equal those of the run with all images.
     assert_allclose(
         again.table["level"].value - again.table["level_local"].value,
         whole.table["level"].value,
@@ -381,7 +381,7 @@ def test_images_are_left_out(raw, record, tmp_path):
 
 def test_local_levels_move_along(record):
     again = lm.solve_record(record, reference=4)
-    # What was local then is local now: the sum of what a tile's first image loses.
+    # Local levels are kept: their sum is the loss of a tile's first image.
     first = record.frames[0].name
     row = list(record.table["name"]).index(first)
     level = [t["level_dithers"][row] + t["level_local"][row] for t in (record.table, again.table)]
@@ -416,7 +416,7 @@ def test_nothing_left(record):
 
 
 def set_item(*keys, value):
-    """A change of one item of a tree."""
+    """Return a change of one item of a tree."""
 
     def change(tree):
         node = tree
@@ -480,7 +480,7 @@ def test_another_version_is_refused(path, raw, tmp_path):
 def test_an_enormous_array_is_refused(path, tmp_path):
     content = bytearray(path.read_bytes())
     start = content.find(b"\xd3BLK")
-    # The size of the data once unpacked.
+    # The size after decompression.
     content[start + 30 : start + 38] = (1 << 50).to_bytes(8, "big")
     (tmp_path / "bomb.asdf").write_bytes(content)
     with pytest.raises(RecordError, match=r"bomb\.asdf: an array declares 1125899906842624 bytes"):
@@ -658,7 +658,7 @@ def test_recombined_images(tmp_path):
 
 
 def test_docs_and_schema_agree():
-    """Every tag of the manifest has a schema, and the converter takes it."""
+    """Each tag of the manifest has a schema, and the converter accepts it."""
     from levelmatch.record.extension import get_extensions, get_resource_mappings
 
     resources = {uri: content for m in get_resource_mappings() for uri, content in m.items()}
@@ -678,7 +678,7 @@ def test_options_that_are_missing_are_named(path, tmp_path):
 
         match = r"changed\.asdf: the record is damaged"
         if group == "read":
-            # Taken for the flat layout of the first records.
+            # The tree has the flat layout of old records.
             match = r"changed\.asdf"
         with pytest.raises(RecordError, match=match):
             read_record(rewritten(path, drop, tmp_path))

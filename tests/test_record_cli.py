@@ -1,5 +1,5 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
-"""The commands that take a record: what they print, and what they refuse."""
+"""Tests of the commands that use a record: printed lines and refusals."""
 
 import json
 import re
@@ -15,7 +15,7 @@ from levelmatch.testing import simulate_generic, simulate_miri
 
 @pytest.fixture(scope="module")
 def matched(tmp_path_factory):
-    """The inputs and the record of a run."""
+    """Return the inputs and the record of a run."""
     folder = tmp_path_factory.mktemp("run")
     simulated = simulate_generic(n_images=4, shape=(64, 64), noise=0.1, stars=False)
     paths = simulated.write(folder / "raw")
@@ -91,7 +91,7 @@ def test_a_report_on_another_run_is_not_replaced(matched, tmp_path, monkeypatch)
     monkeypatch.setattr("levelmatch.report.page.has_matplotlib", lambda: False)
     page, other = tmp_path / "page.html", tmp_path / "other.asdf"
     assert run("report", matched[1], "-o", page).exit_code == 0
-    # One on the same record holds the same run.
+    # A report on the same record is a report on the same run.
     assert run("report", matched[1], "-o", page, "--title", "Again").exit_code == 0
     assert "<title>Again</title>" in page.read_text(encoding="utf-8")
     run("solve", matched[1], "-o", other, "--weights", "equal")
@@ -121,7 +121,7 @@ def test_images_that_a_record_left_out_are_skipped(matched, tmp_path):
     assert not (tmp_path / "out" / paths[3].name).exists()
     done = run("mosaic", new, *paths, "-o", tmp_path / "mosaic.fits")
     assert done.exit_code == 0, done.output
-    # Of a record that left nothing out, an image too many is refused.
+    # A complete record refuses an additional image.
     more = tmp_path / "more.fits"
     more.write_bytes(paths[3].read_bytes())
     assert_refused(run("apply", new, *paths[:3], more, "-o", tmp_path / "b"), "no such image")

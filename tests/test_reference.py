@@ -10,7 +10,7 @@ from levelmatch.solve.reference import ReferenceChooser
 
 
 def frames_of(*items):
-    """Stand-ins of frames: (name, part, header)."""
+    """Return stand-ins of frames: (name, part, header)."""
     return [SimpleNamespace(name=n, part=p, meta=m) for n, p, m in items]
 
 
@@ -34,7 +34,7 @@ PLAIN = frames_of(*((n, "science", {}) for n in "abcd"))
         ([(0, 1), (1, 2), (2, 3)], [1, 2, 5], "c"),
         ([(0, 1), (2, 3)], [3, 4], "c"),
         ([(0, 1), (2, 3)], [4, 4], "a"),
-        # A group that is joined twice to one other counts it once.
+        # A group with several pairs to another group counts it once.
         ([(0, 1), (0, 1), (0, 1), (2, 3), (2, 1)], None, "b"),
     ],
 )
@@ -65,7 +65,7 @@ def test_closest_to_the_backgrounds(times, expected):
             for n, t in zip("abcd", times, strict=True)
         )
     )
-    # Overlaps have no say then.
+    # Overlaps have no effect in this case.
     choice = choose(frames, [(3, 0), (3, 1), (3, 2)])
     assert choice.name == expected
     assert choice.reason.startswith("closest in time to the backgrounds (|DT_BGR| = ")
@@ -81,7 +81,7 @@ def test_never_a_lyot_image():
     assert choose(frames, [(0, 1), (0, 2), (0, 3)]).name == "as"
     untimed = frames_of(("al", "lyot", {}), ("as", "science", {}), ("bs", "science", {}))
     assert choose(untimed, [(0, 1), (0, 2)]).name == "as"
-    # Unless a set has nothing else.
+    # Lyot images are selected if a set has no others.
     assert choose(frames, [(0, 2)], members=[0, 2]).name == "al"
 
 
@@ -90,7 +90,7 @@ def test_named_group_in_its_own_set_only():
     assert (choice.group, choice.reason) == (3, "named by the user")
     other = choose(PLAIN, [(0, 1), (2, 3)], reference=3, members=[0, 1])
     assert other.reason == "most overlaps (1); d, which was named, is not in its set"
-    # Index 0 is an index.
+    # Index 0 is a valid index.
     assert choose(PLAIN, [(1, 2)], reference=0).group == 0
 
 

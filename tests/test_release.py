@@ -1,5 +1,5 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
-"""Files of a release agree with each other."""
+"""Tests that the files of a release agree."""
 
 import configparser
 import re
@@ -31,13 +31,13 @@ def pyproject():
 def test_the_version_comes_from_tags(setup, pyproject):
     assert "version" not in setup["metadata"]
     assert any(r.startswith("setuptools-scm") for r in pyproject["build-system"]["requires"])
-    # Of a release, of a state after a tag, or of a copy without any.
+    # Versions of a release, of a state after a tag, and of a copy without tags.
     assert re.fullmatch(r"\d+\.\d+(\.\d+)?(\.dev\d+)?(\+.*)?", version("levelmatch"))
     assert not version("levelmatch").startswith("0.0")
 
 
 def test_versions_of_python_agree(setup, pyproject):
-    """In the classifiers, in tox, in the wheels and in the workflows."""
+    """The classifiers, tox, the wheels and the workflows name the same versions."""
     named = re.findall(r"Python :: (3\.\d+)\n", setup["metadata"]["classifiers"] + "\n")
     assert named == ["3.11", "3.12", "3.13", "3.14"]
     assert setup["options"]["python_requires"] == f">={named[0]}"
@@ -69,7 +69,7 @@ def test_files_of_services_can_be_read(name):
 
 
 def test_environments_of_the_workflows_exist(pyproject):
-    """Each environment that a workflow names is one of tox's."""
+    """Each environment named by a workflow is defined in tox.ini."""
     tox = configparser.RawConfigParser()
     tox.read(ROOT / "tox.ini", encoding="utf-8")
     known = {section.removeprefix("testenv:") for section in tox.sections()}
@@ -96,7 +96,7 @@ def test_the_citation_and_the_notes_name_one_release(pyproject):
 def test_the_recipe_has_the_dependencies_of_the_package(setup):
     recipe = (ROOT / "conda" / "meta.yaml").read_text(encoding="utf-8")
     run = recipe.partition("  run:\n")[2].partition("\ntest:")[0]
-    # Of two packages conda has one without their optional dependencies.
+    # conda distributes two packages without their optional dependencies.
     wanted = setup["options"]["install_requires"].strip().replace(">=", " >=")
     for line in wanted.splitlines():
         name, floor = line.split(" ")
@@ -111,7 +111,7 @@ def test_links_of_the_package():
 
 
 def test_pictures_of_the_readme_show_on_a_package_index():
-    """Such a page has no files beside it."""
+    """The page of a package index has no access to other files."""
     text = (ROOT / "README.rst").read_text(encoding="utf-8")
     pictures = re.findall(r"\.\. (?:image|figure):: (\S+)", text)
     assert pictures
@@ -121,12 +121,12 @@ def test_pictures_of_the_readme_show_on_a_package_index():
 
 
 def test_messages_of_the_troubleshooting_page_exist():
-    """Each message that the page explains is one of the package."""
+    """Each message on the page is a message of the package."""
     page = (ROOT / "docs" / "user_guide" / "troubleshooting.rst").read_text(encoding="utf-8")
     source = "".join(
         path.read_text(encoding="utf-8") for path in sorted((ROOT / "levelmatch").rglob("*.py"))
     )
-    # Adjoining literals are one text.
+    # Adjacent literals form one text.
     source = re.sub(r'"\s*\n\s*f?"', "", source)
     heads = re.findall(r"^(``.*)$", page, re.M)
     messages = [m for head in heads for m in re.findall(r"``([^`]+)``", head)]

@@ -1,5 +1,5 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
-"""The page of a result, as text; tests/browser has what a browser makes of it."""
+"""Tests of the report as text; tests/browser tests it in a browser."""
 
 import base64
 import hashlib
@@ -42,7 +42,7 @@ def planes(simulated):
 
 @pytest.fixture(scope="module")
 def split(simulated):
-    """The last image overlaps none of the others."""
+    """Return four images of which the last overlaps none."""
     images = simulated.images
     with pytest.warns(UserWarning, match="pass mosaic"):
         return match_levels([images[0], images[1], images[3]])
@@ -50,12 +50,12 @@ def split(simulated):
 
 @pytest.fixture
 def no_pictures(monkeypatch):
-    """As if matplotlib were not installed."""
+    """Hide matplotlib."""
     monkeypatch.setitem(sys.modules, "matplotlib.backends.backend_agg", None)
 
 
 class Page(HTMLParser):
-    """The tags of a page, its text, and the text of its cells by table; tags must match."""
+    """Tags of a page, its text, and the text of its cells by table; tags must match."""
 
     void = frozenset({"meta", "img", "source", "br", "link", "input"})
 
@@ -103,7 +103,7 @@ def floats(cells):
 
 @pytest.fixture(scope="module")
 def text(result):
-    """The page with all of its pictures, which take their time."""
+    """Return the page with all of its pictures, which take time."""
     return make_page(result, title="My field")
 
 
@@ -129,7 +129,7 @@ def test_the_page_stands_by_itself(text):
     assert re.findall(r"https?:|url\(|@import|\bon\w+=| style=", text) == []
     assert "My field" in page.text
     assert len(text) < 1_000_000
-    # What leads somewhere leads to a place in the page.
+    # All links lead to an element of the page.
     identifiers = {attrs["id"] for _, attrs in page.tags if "id" in attrs}
     targets = [a["href"] for a in page.all("a")]
     assert {t[1:] for t in targets} <= identifiers
@@ -191,7 +191,7 @@ def test_of_many_pairs_the_worst_have_pictures(result, monkeypatch):
 
 
 def test_pictures_of_pairs_share_one_range_of_colours(monkeypatch):
-    """A step of many sigma is one colour before, and none after."""
+    """A step of many sigma is visible before matching, and gone after."""
     options = {"stars": False, "nebula": False, "galaxy": False, "noise": 0.1, "offset_rms": 50.0}
     images = simulate_generic(n_images=2, shape=(64, 64), layout="chain", seed=3, **options).images
     shown = []
@@ -207,7 +207,7 @@ def test_pictures_of_pairs_share_one_range_of_colours(monkeypatch):
 
 @pytest.fixture(scope="module")
 def blind():
-    """Three images in a row; the outer two overlap, but share no good pixel."""
+    """Return three images in a row; the outer ones overlap but share no good pixel."""
     chain = simulate_generic(n_images=3, shape=(64, 64), layout="chain", overlap=0.6, seed=3)
     images = list(chain.images)
     images[2].data[:, :14] = np.nan
@@ -220,7 +220,7 @@ def test_a_pair_without_common_good_pixels(blind):
     assert "00000 and 00002: no pixel is good in both images." in page.text
     alts = [i["alt"] for i in page.all("img")]
     assert (alts.count("before"), alts.count("after")) == (2, 2)
-    # The picture of each pair has its place, to which the map leads.
+    # Each pair has a place for its picture, to which the map links.
     figures = [f["id"] for f in page.all("figure") if "id" in f]
     assert {"d0", "d1", "d2"} <= set(figures)
 
@@ -255,7 +255,7 @@ def test_a_failed_picture_leaves_a_note(result, monkeypatch, tmp_path, function)
     assert words in [str(w.message) for w in caught]
     assert f"{name} could not be drawn: RuntimeError: <no ink>" in page.text
     assert "4 images in 4 tiles, 3 of 3 pairs kept." in page.text
-    # All else is there.
+    # All other content is present.
     assert len(page.all("img")) == 14 - n_lost
     assert len(page.tables) == 4 - (name in ("Images", "Pairs"))
 
@@ -290,7 +290,7 @@ def test_tables(result, no_pictures):
         "Gain (%)",
         "Kept",
     ]
-    # The most significant residual is first.
+    # The most significant residual comes first.
     found = result.pairs[pair_order(Facts.of(result))]
     assert (np.diff(found["n_sigma"]) <= 0).all()
     assert floats(page.column(1, "Before")) == pytest.approx(found["level"].value, abs=6e-3)
@@ -320,7 +320,7 @@ def test_the_headline_is_on_top(no_pictures):
     assert found
     for finding in found[:4]:
         (link,) = re.findall(f'<a href="#{finding.target[0][0]}{finding.target[1]}">(.*?)</a>', top)
-        # Names are short.
+        # Names are shortened.
         assert link in (finding.words.replace("image_", "").replace(".fits", ""))
     assert verdict(facts) in Page(text).text
     assert "Matched by match_levels on 20" in Page(text).text
@@ -368,7 +368,7 @@ def test_the_map_has_a_compass_and_a_scale(result, no_pictures):
     text = make(result)
     (bar,) = re.findall(r'<g class="compass".*?h([0-9.]+)m0 -5.*?>([0-9.]+) (\w+)</text>', text)
     length = float(bar[1]) * u.Unit(bar[2])
-    # The footprint of an image is 64 pixels of 0.5 arcsec.
+    # The footprint of an image has 64 pixels of 0.5 arcsec.
     (points, *_) = re.findall(r'<polygon class="s0" points="([^"]*)"', text)
     xs = [float(point.partition(",")[0]) for point in points.split()]
     side = length / float(bar[0]) * (max(xs) - min(xs))
@@ -409,7 +409,7 @@ def test_rejected_pairs_say_why(no_pictures):
     why = "overlap too short, under 0.3 of an image's side (min_linear)"
     assert f"{n} pair{'s' if n > 1 else ''} rejected: {why}." in page.text
     sigmas = page.column(1, "Significance (\u03c3)")
-    # Rejected pairs are last, and have no significance.
+    # Rejected pairs come last, without significance.
     assert [s == "\u2013" for s in sigmas] == [v.startswith("rejected") for v in verdicts]
     assert all(v.startswith("rejected") for v in verdicts[-n:])
     assert text.count('class="out"><title>') == n
@@ -420,7 +420,7 @@ def test_sets_and_lone_images_are_noted(split, no_pictures):
     assert "The tiles form" not in page.text
     assert "Without any pair that is kept, so not corrected: 00003." in page.text
     assert page.column(0, "Mark").count("no overlap") == 1
-    # What no pair tells of has no error.
+    # Levels without pairs have no error.
     assert [cell == "\u2013" for cell in page.column(0, "Error")] == [False, False, True]
     assert page.column(0, "Set") == ["1", "1", "2"]
     assert "set 2: 1 image" in page.text
@@ -453,7 +453,7 @@ def test_everything_is_escaped(simulated):
         image.meta["FILENAME"] = f"<script>{k}</script>.fits"
         image.meta["TILE"] = f"{EVIL}{k // 2}"
     found = match_levels(images, group_by="TILE")
-    # What is no file name may come from anywhere.
+    # Any text that is not a file name may be foreign.
     found.frames = [f.with_keys(name=f"{k}{EVIL}{k}") for k, f in enumerate(found.frames)]
     text = make(found, title=EVIL)
     page = Page(text)
@@ -465,7 +465,7 @@ def test_everything_is_escaped(simulated):
 
 
 def test_signs_that_are_none(result, no_pictures, tmp_path):
-    """Of names that are no text: lone surrogates, control characters, signs that turn others."""
+    """Foreign names contain lone surrogates, control characters and direction marks."""
     images = list(result.frames)
     found = match_levels(list(simulate_generic(n_images=4, shape=(64, 64), seed=3).images))
     found.frames = [f.with_keys(name=f"\udcff\x00\u202e\n{k}") for k, f in enumerate(found.frames)]
@@ -536,7 +536,7 @@ def test_a_record_has_no_pictures_of_pixels(result, as_record):
     page = Page(make_page(as_record(result)))
     assert [i["alt"][:5] for i in page.all("img")] == ["Level", "Diffe", "Histo", "Histo", "Histo"]
     assert "made from a record without its images" in page.text
-    # All else is the same.
+    # All other content is equal.
     assert page.tables == Page(make(result)).tables
 
 

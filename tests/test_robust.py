@@ -1,5 +1,5 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
-"""Wrong pairs and images, floors and small samples where overlaps are few: by many trials."""
+"""Tests of wrong pairs and images, floors and few overlaps, by many trials."""
 
 from functools import lru_cache
 
@@ -20,7 +20,7 @@ SIGMA = 0.01
 
 
 def mosaic(ny, nx, diagonals=False):
-    """Pairs of images that overlap with their neighbours along rows and columns, and axes."""
+    """Return pairs of neighbours along the rows and columns of a mosaic, and axes."""
     number = np.arange(ny * nx).reshape(ny, nx)
     sides = [(number[:, :-1], number[:, 1:]), (number[:-1], number[1:])]
     if diagonals:
@@ -37,7 +37,7 @@ GRAPHS = {
 
 
 def graph(name):
-    """Pairs of a named graph, or of a mosaic of ny by nx images, and axes."""
+    """Return pairs of a named graph, or of a mosaic of ny by nx images, and axes."""
     if isinstance(name, tuple):
         return mosaic(*name)
     first, second = (np.array(side) for side in GRAPHS[name])
@@ -45,7 +45,7 @@ def graph(name):
 
 
 def solved(first, second, axes, sigma, difference, **options):
-    """Solution of pairs of known errors."""
+    """Return the solution of pairs with known errors."""
     weight = np.broadcast_to(sigma, difference.shape) ** -2.0
     equations = Equations(
         first, second, weight[:, None, None], (weight * difference)[:, None], axes[first], axes
@@ -56,7 +56,7 @@ def solved(first, second, axes, sigma, difference, **options):
 
 @lru_cache(maxsize=64)
 def trials(name, *, floor=0.0, n=30, spoil=None, given=False, **options):
-    """Errors, stated errors and floors of many trials, all in units of the pairs' errors.
+    """Return errors, stated errors and floors of many trials, in units of the pair errors.
 
     ``spoil`` is called with the pairs' errors and a generator, and returns wrong ones.
     """
@@ -92,7 +92,7 @@ def test_a_mosaic_of_few_overlaps_keeps_its_floor(size):
 
 
 def stripes(noise, total, rng):
-    """Scatter that pairs side by side have, and pairs one above the other much more of."""
+    """Return scatter that is larger in pairs along columns than in pairs along rows."""
     along = len(noise) // 2
     noise[:along] += rng.standard_normal(along)
     noise[along:] += 4 * rng.standard_normal(len(noise) - along)
@@ -113,17 +113,17 @@ def test_white_noise_is_white_noise():
 
 
 def wild(noise, total, rng):
-    """Five in a hundred pairs off by 50 times their errors."""
+    """Return 5 % of pairs off by 50 times their errors."""
     return spoilt(noise, total, rng, 50, 50)
 
 
 def unlike(noise, total, rng):
-    """Five in a hundred pairs off by 30 to 70 times their errors."""
+    """Return 5 % of pairs off by 30 to 70 times their errors."""
     return spoilt(noise, total, rng, 30, 70)
 
 
 def spoilt(noise, total, rng, low, high):
-    """Noise of a square mosaic with wild pairs, but not both of a corner: no loop sees these."""
+    """Return noise of a square mosaic with wild pairs, but not both pairs of a corner."""
     n = round((1 + np.sqrt(1 + 2 * len(noise))) / 2)
     first, second, _ = mosaic(n, n)
     bad, wild_of = [], np.array([2])
@@ -139,7 +139,7 @@ def spoilt(noise, total, rng, low, high):
 def test_wild_pairs_of_a_mosaic(size, floor, spoil):
     clean, stated_clean, _ = trials(size, floor=floor)
     errors, stated, _ = trials(size, floor=floor, spoil=spoil)
-    # Two pairs of a corner cannot be told apart: there, the error says so.
+    # The two pairs of a corner cannot be distinguished, and the stated error shows this.
     told = stated < 4 * np.median(stated_clean)
     assert told.mean() > 0.7
     assert rms(errors[told]) < 2.5 * rms(clean)
@@ -150,7 +150,7 @@ def test_wild_pairs_of_a_mosaic(size, floor, spoil):
 
 
 def test_two_wild_pairs_of_an_edge_may_be_one():
-    """Two pairs of an image with three, off by as much, are as the third off the other way."""
+    """Two equally wrong pairs of an image with three look like one wrong pair."""
     first, second, axes = mosaic(5, 5)
     rng = np.random.default_rng(2)
     noise = SIGMA * rng.standard_normal(len(first))
@@ -177,7 +177,7 @@ def test_a_wild_pair_of_a_corner_may_be_either():
     assert_allclose(solution.robust[others], 1, atol=0.05)
     assert_allclose(solution.coefficients[0, 0], 30 * SIGMA, rtol=0.25, atol=0)
     assert_allclose(solution.errors[0, 0], 30 * SIGMA, rtol=0.15)
-    # The others do not suffer; relative to each other they are known well.
+    # The other images are unaffected, and well known relative to each other.
     assert np.std(solution.coefficients[1:, 0]) < 2 * SIGMA
     covariance = solution.covariance_matrix
     variance = covariance[12, 12] + covariance[18, 18] - 2 * covariance[12, 18]
@@ -187,7 +187,7 @@ def test_a_wild_pair_of_a_corner_may_be_either():
 
 
 def test_a_tail_of_large_differences_is_scatter():
-    """Differences of all sizes leave the errors true, and no larger than without rejection."""
+    """Differences of all sizes are not rejected, and the stated errors are true."""
 
     def tail(noise, total, rng):
         return 2 * rng.standard_t(2.5, len(noise))
@@ -228,7 +228,7 @@ def test_the_pairs_of_a_wrong_image_share_their_scatter():
     others = np.arange(25) != 12
     relative = errors[:, others] - errors[:, others].mean(axis=1, keepdims=True)
     assert rms(relative) < 1.3 * rms(clean)
-    # Its own level is the mean of what its pairs ask for, as well as that is known.
+    # The level is the mean of its pairs, within the error.
     assert 0.6 < rms(errors[:, 12] / stated[:, 12]) < 1.5
 
 
@@ -236,7 +236,7 @@ def test_the_pairs_of_a_wrong_image_share_their_scatter():
 def test_few_loops_give_wide_enough_intervals(name):
     errors, stated, _ = trials(name, floor=3.0, n=150)
     coverage = np.mean(np.abs(errors) < 1.96 * stated)
-    # Of 150 trials the fraction itself has a standard error of about 0.015.
+    # The standard error of the fraction from 150 trials is about 0.015.
     assert 0.91 < coverage < 0.998
 
 

@@ -1,5 +1,5 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
-"""Roman's images in ASDF: read, matched, written, undone; made by roman_datamodels' factories."""
+"""Tests of Roman images in ASDF: reading, matching, writing and undoing."""
 
 import json
 import runpy
@@ -31,13 +31,13 @@ RECORD = "levelmatch.record"
 
 
 def make_gwcs(k):
-    """Dithers in a row, with a distortion whose coefficients lie in blocks."""
+    """Return dithers in a row, with a distortion whose coefficients lie in blocks."""
     ra = CENTRE[0] + 4.0 * k / 3600
     turn = np.radians(3.0 * k)
     matrix = np.array([[-np.cos(turn), np.sin(turn)], [np.sin(turn), np.cos(turn)]]) * SCALE / 3600
     bend = m.Polynomial2D(2, c1_0=1.0, c2_0=1e-5) & m.Polynomial2D(2, c0_1=1.0, c0_2=-1e-5)
     bend = m.Mapping((0, 1, 0, 1)) | bend
-    # To 1e-4 pixel.
+    # The accuracy is 1e-4 pixel.
     bend.inverse = m.Mapping((0, 1, 0, 1)) | (
         m.Polynomial2D(2, c1_0=1.0, c2_0=-1e-5) & m.Polynomial2D(2, c0_1=1.0, c0_2=1e-5)
     )
@@ -58,7 +58,7 @@ def make_gwcs(k):
 
 
 def arrays(k, wcs):
-    """Pixels of a plane sky with a level, flags and uncertainty."""
+    """Return pixels of a plane sky with a level, flags and uncertainty."""
     y, x = np.indices(SHAPE)
     ra, dec = wcs(x, y)
     rng = np.random.default_rng(k)
@@ -66,7 +66,7 @@ def arrays(k, wcs):
     data = (sky + LEVELS[k] + rng.normal(0, NOISE, SHAPE)).astype("f4")
     dq = np.where(rng.random(SHAPE) < 0.01, rng.choice([1, 512], SHAPE), 0).astype("u4")
     data[dq > 0] = 1e4
-    # A flag that is no reason to drop a pixel.
+    # This flag does not make a pixel bad.
     dq[10:30] |= 4
     return {"data": data, "dq": dq, "err": np.full(SHAPE, NOISE, "f2")}
 
@@ -83,7 +83,7 @@ def metadata(k):
 
 
 def write_plain(path, k, compression=None, background=None, **more):
-    """Write an image with asdf alone."""
+    """Write an image with asdf only."""
     wcs = make_gwcs(k)
     meta = metadata(k) | {"wcs": wcs}
     if background is not None:
@@ -102,7 +102,7 @@ def compression(request):
 
 @pytest.fixture
 def files(compression, tmp_path):
-    """Images by asdf alone."""
+    """Return images written by asdf."""
     (tmp_path / "in").mkdir()
     return [write_plain(tmp_path / "in" / name, k, compression) for k, name in enumerate(NAMES)]
 
@@ -112,7 +112,7 @@ each = pytest.mark.parametrize("compression", [None, "zlib"], indirect=True)
 
 @pytest.fixture(scope="module")
 def models():
-    """The data models of Roman."""
+    """Return the data models of Roman."""
     return pytest.importorskip(
         "roman_datamodels.datamodels", reason="roman_datamodels is not installed; tox -e test-roman"
     )
@@ -120,7 +120,7 @@ def models():
 
 @pytest.fixture
 def real(models, tmp_path):
-    """Images that the factories of roman_datamodels make, saved by its own method."""
+    """Return images made by the factories of roman_datamodels and saved by its own method."""
     (tmp_path / "in").mkdir()
     paths = []
     with warnings.catch_warnings():
@@ -197,7 +197,7 @@ def test_pixels_are_read_when_they_are_needed(files):
     if kind == bytes(4):
         assert isinstance(frames[0].source.array("data"), np.memmap)
         assert not frames[0].source.array("data").flags.writeable
-    # Pixels that cannot be read do not matter until then.
+    # Unreadable pixels raise no error before they are read.
     path = files[0]
     content = bytearray(path.read_bytes())
     place = frames[0].source.arrays["data"].block
@@ -327,7 +327,7 @@ def test_round_trip(files, tmp_path):
 
 
 def test_levels_are_kept(files, tmp_path):
-    """Of levels that are not subtracted only the tree changes."""
+    """If levels are kept, only the tree changes."""
     with pytest.warns(lm.LevelMatchWarning, match="the level is kept in DN/s"):
         result = lm.match_levels(files, solve=lm.SolveOptions(subtract=False))
     written = result.write(tmp_path / "kept")
@@ -347,7 +347,7 @@ def test_levels_are_kept(files, tmp_path):
 
 
 def head(path):
-    """The bytes before the blocks."""
+    """Return the bytes before the blocks."""
     return path.read_bytes().partition(b"\n...\n")[0]
 
 
@@ -380,7 +380,7 @@ def test_a_background_that_is_there(tmp_path, subtracted):
     out = result.write(tmp_path / "out")
     new = tree_of(out[0])["roman"]["meta"]["background"]
     level = result.table["level"].value[0]
-    # The total of what was subtracted; a level that is only noted is no longer valid.
+    # The level is the total of the subtracted levels. A measured level is replaced.
     assert new["level"] == pytest.approx(level + 0.5 if subtracted else level)
     assert new["subtracted"] is True
     (back, _) = lm.undo_record(tmp_path / "out" / RECORD, out, tmp_path / "back")
@@ -699,9 +699,9 @@ def test_the_step_keeps_levels(romancal, listed, real, done, tmp_path):
 # --------------------------------------------------------------------------------------
 # The whole mosaic pipeline
 
-# MJy/sr of one DN/s.
+# One DN/s in MJy/sr.
 CONVERSION = 0.5
-# The noise of one image, which the mosaic lowers where images overlap.
+# Noise of one image; the mosaic lowers it in overlaps.
 LIMIT = NOISE
 
 
@@ -714,10 +714,10 @@ def cal_steps():
 
 @pytest.fixture
 def calibrated(romancal, real, listed):
-    """The association, of images with the metadata that the pipeline needs."""
+    """Return an association of images with the metadata that the pipeline needs."""
     for k, path in enumerate(real):
         with open_model(path) as model:
-            # Pixels that the pipeline leaves out, too.
+            # Some pixels are flagged as bad.
             model.dq = np.where(np.asarray(model.dq) & 513, 1, 0).astype("u4")
             for name in ("var_poisson", "var_rnoise"):
                 model[name] = np.full(SHAPE, NOISE**2 / 2, "f2")
@@ -755,7 +755,7 @@ def roman_mos(association, folder, pre_hooks=()):
 
 
 def errors_of(path):
-    """Mean and scatter of a mosaic about the true sky, in DN/s, and the number of pixels."""
+    """Return mean and scatter of a mosaic about the true sky (DN/s), and the number of pixels."""
     with open_model(path) as model:
         data = np.asarray(model.data)
         y, x = np.indices(data.shape)
@@ -774,9 +774,9 @@ def test_roman_mos_on_the_written_association(calibrated, tmp_path):
     mosaic = roman_mos(tmp_path / "matched" / calibrated.name, tmp_path / "mos")
     mean, scatter, n = errors_of(mosaic)
     assert scatter < LIMIT
-    # Corrections of one tile sum to zero, so that the mean of the levels stays.
+    # The corrections of a tile sum to zero, so that the mean of the levels stays.
     assert mean == pytest.approx(LEVELS.mean(), abs=0.003)
-    # Its outlier detection takes different levels for outliers.
+    # Outlier detection would flag different levels as outliers.
     assert n > 1.5 * n_raw
 
 

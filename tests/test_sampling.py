@@ -1,5 +1,5 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
-"""The compiled kernel against plain numpy written from its description alone."""
+"""Tests of the compiled kernel against plain numpy code written from its description."""
 
 import numpy as np
 import pytest
@@ -18,7 +18,7 @@ COLUMNS = (*COLUMNS, "star_diff", "star_flux")
 def difference_cells(
     a, b, ys, xs, map_x, map_y, cells, *clipping, part_a=None, part_b=None, columns=COLUMNS
 ):
-    """The kernel's cells as columns; a fourth and fifth value of the clipping are the parts."""
+    """Return the kernel's cells as columns; the clipping may have two additional values."""
     clipping, parts = clipping[:3], (*clipping[3:], part_a, part_b)[:2]
     lattice = _cells.Lattice(ys, xs, map_x, map_y)
     found = _cells.difference_cells(
@@ -28,7 +28,7 @@ def difference_cells(
 
 
 def difference_samples(a, b, ys, xs, map_x, map_y, iy, ix):
-    """All samples of a cell: difference, brightness, x and y."""
+    """Return all samples of a cell: difference, brightness, x and y."""
     lattice = _cells.Lattice(ys, xs, map_x, map_y)
     clipping = _cells.Clipping(1e6, 1.0)
     found = _cells.difference_samples(a, b, lattice, (iy, ix), clipping)
@@ -37,12 +37,12 @@ def difference_samples(a, b, ys, xs, map_x, map_y, iy, ix):
 
 SNAP = 1e-3
 CLIP = 3.0
-# Scatter of a normal variable over that of one clipped at 3 sigma.
+# Scatter of a normal variable divided by its scatter after clipping at 3 sigma.
 TRUNCATION = 1.0135
 
 
 def guarded(image):
-    """The same image with infinities before and after it: a read there spoils the sample."""
+    """Return the image within an array of infinities, which spoil samples of a wrong read."""
     pad = 4 * (image.shape[1] + 2)
     buffer = np.full(image.size + 2 * pad, np.inf, image.dtype)
     out = buffer[pad : pad + image.size].reshape(image.shape)
@@ -51,7 +51,7 @@ def guarded(image):
 
 
 def affine_map(matrix, shift, ys, xs):
-    """Pixel coordinates in the second image of the nodes of a linear map."""
+    """Return pixel coordinates in the second image at the nodes of a linear map."""
     matrix = np.asarray(matrix, float)
     y, x = np.meshgrid(ys, xs, indexing="ij")
     return (
@@ -66,7 +66,7 @@ def rotation(angle, scale=1.0, parity=1):
 
 
 def bilinear(image, x, y):
-    """Values between pixels; also the least and the most that the neighbours can be bad.
+    """Return interpolated values, and the loose and strict masks of good samples.
 
     A neighbour of next to no weight need not count: ``loose`` is good where those of
     weight are, ``strict`` where all four are.
@@ -92,7 +92,7 @@ def bilinear(image, x, y):
 
 
 def brute(a, b, map_x, map_y, ys, xs):
-    """Differences at every pixel of the first image, in a grid of one cell."""
+    """Return differences at every pixel of the first image, in a grid of one cell."""
     y, x = np.indices(a.shape).astype(float)
     height, width = ys[-1] - ys[0], xs[-1] - xs[0]
     t, s = (y - ys[0]) / height, (x - xs[0]) / width
@@ -118,7 +118,7 @@ def brute(a, b, map_x, map_y, ys, xs):
         "loose": loose_a & loose_b,
         "strict": strict_a & strict_b,
         "near": near,
-        # Halfway between two pixels either of them is the nearest.
+        # Halfway between two pixels, either one is the nearest.
         "tie": (0.5 - np.abs(np.stack([fx, fy])) < 1e-9).any(axis=0),
         "x": x + ax,
         "y": y + ay,
@@ -126,7 +126,7 @@ def brute(a, b, map_x, map_y, ys, xs):
 
 
 def check_samples(a, b, map_x, map_y, ys, xs, *, exact=True):
-    """Compare all samples of a grid of one cell with the brute force; return how many.
+    """Compare all samples of a grid of one cell with the brute force; return their number.
 
     Unless exact, one next to a pixel's centre may be taken for one on its other side, where
     there may be no neighbour.
@@ -144,7 +144,7 @@ def check_samples(a, b, map_x, map_y, ys, xs, *, exact=True):
     assert not (clear & found & ~expected["loose"]).any()
     sure = clear if exact else clear & ~expected["near"]
     assert not (sure & expected["strict"] & ~found).any()
-    # A weight of next to nothing may be taken for nothing.
+    # A very small weight may count as zero.
     rounding = 1e-5 if a.dtype == np.float32 else 1e-9
     tolerance = np.where(expected["near"][y, x], 10 * SNAP, rounding)
     for values, column in ((difference, "difference"), (brightness, "brightness")):
@@ -164,7 +164,7 @@ def noise_pair(shape_a=(23, 29), shape_b=(23, 29), dtype=np.float64, bad=0.0, se
 
 
 def whole(shape):
-    """The nodes of a grid of one cell."""
+    """Return the nodes of a grid of one cell."""
     return np.array([0, shape[0] - 1]), np.array([0, shape[1] - 1])
 
 
@@ -217,7 +217,7 @@ def test_samples_of_any_map(shapes, angle, scale, shift, parity, bend, seed):
     a, b = noise_pair(shapes[:2], shapes[2:], bad=0.05, seed=seed)
     ys, xs = whole(a.shape)
     map_x, map_y = affine_map(rotation(angle, scale, parity), shift, ys, xs)
-    # The corners of a distorted image are no parallelogram.
+    # The corners of a distorted image do not form a parallelogram.
     rng = np.random.default_rng(seed)
     map_x += bend * rng.uniform(-0.5, 0.5, map_x.shape)
     map_y += bend * rng.uniform(-0.5, 0.5, map_y.shape)
@@ -231,7 +231,7 @@ def test_samples_of_any_map(shapes, angle, scale, shift, parity, bend, seed):
     [0.5, 0.4, 0.1],
 )
 def test_samples_stay_between_the_pixels(scale):
-    # However much coarser the second image: interpolated, never extrapolated.
+    # Samples are interpolated, not extrapolated, for any coarseness of the second image.
     a = np.random.default_rng(0).random((60, 70))
     b = np.zeros((30, 30))
     ys, xs = whole(a.shape)
@@ -253,7 +253,7 @@ def test_bad_neighbours(shift):
     )
     found = np.zeros(a.shape, bool)
     found[found_y, found_x] = True
-    # An aligned pixel needs itself alone; one 0.2 to the left of its own place the one there.
+    # An aligned sample needs only its own pixel; 0.2 pixel to the left, it also needs that one.
     expected = ~((y == 4) & (x == 5))
     if shift:
         expected &= ~((y == 4) & (x == 6)) & (x > 0) & (x < 10)
@@ -316,7 +316,7 @@ def test_second_image_of_one_pixel():
 
 
 def grid_of(shape, n):
-    """Nodes of about n by n cells."""
+    """Return the nodes of about n by n cells."""
     ys = np.linspace(0, shape[0] - 1, n + 1).round().astype(np.intp)
     xs = np.linspace(0, shape[1] - 1, n + 1).round().astype(np.intp)
     cells = np.ascontiguousarray(np.argwhere(np.ones((n, n), bool)))
@@ -337,7 +337,7 @@ def test_cells_cover_each_pixel_once():
 
 
 def clip_to_the_end(values, clip, truncation):
-    """Mean, scatter and what is kept, clipped about the mean until nothing changes."""
+    """Return mean, scatter and kept values, clipped about the mean until nothing changes."""
     keep = np.ones(len(values), bool)
     centre = np.median(values)
     scale = 1.4826 * np.median(np.abs(values - centre))
@@ -355,8 +355,8 @@ def clip_to_the_end(values, clip, truncation):
 def test_clipped_locations(dtype, use_median):
     a, b = noise_pair((65, 65), (65, 65), dtype=dtype, bad=0.02)
     rng = np.random.default_rng(3)
-    # Stars in one image alone.
-    # Not so bright that their neighbours are left out with them.
+    # Stars in only one image.
+    # The stars are faint enough that their neighbours are kept.
     a[rng.integers(0, 65, 120), rng.integers(0, 65, 120)] += 6
     ys, xs, cells = grid_of(a.shape, 3)
     maps = affine_map(rotation(0.1), (2.3, 4.4), ys, xs)
@@ -365,8 +365,8 @@ def test_clipped_locations(dtype, use_median):
         difference, brightness, _, _ = difference_samples(a, b, ys, xs, *maps, iy, ix)
         centre, scale, keep = clip_to_the_end(difference.astype(float), CLIP, TRUNCATION)
         assert row[7] == len(difference)
-        # Where to stop is a matter of the start: a value or two on the edge. The neighbours of
-        # an outlier far out go with it.
+        # The start of the iteration may change a few values at the limit. Pixels beside a far
+        # outlier are rejected with it.
         assert -0.15 * len(keep) <= row[6] - keep.sum() <= 2
         if use_median:
             centre = np.median(difference[keep])
@@ -402,7 +402,7 @@ def test_constant_difference(use_median, dtype):
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_whole_numbers(dtype):
-    # Most differences are 0: the median deviation is 0, but the scatter is not.
+    # Most differences are 0, so the median deviation is 0, but the scatter is not.
     rng = np.random.default_rng(5)
     a = rng.choice([-1.0, 0, 0, 0, 0, 0, 0, 1], (80, 80)).astype(dtype)
     a[::13, ::17] = 500
@@ -417,7 +417,7 @@ def test_whole_numbers(dtype):
 
 
 def test_a_large_common_level():
-    # In float32 the sums are about the centre, not about 0.
+    # In float32, sums are relative to the centre, not to 0.
     rng = np.random.default_rng(6)
     a = (1e4 + rng.normal(0, 1, (64, 64))).astype("f4")
     b = np.full_like(a, -1e4)
@@ -430,7 +430,7 @@ def test_a_large_common_level():
 
 @pytest.mark.parametrize("power", [-112, -90, -1, 60, 100])
 def test_tiny_and_huge_values(power):
-    # Exactly: powers of two change no bit.
+    # Powers of two change no bit.
     a, b = noise_pair((64, 64), (64, 64), dtype=np.float32)
     ys, xs, cells = grid_of(a.shape, 2)
     maps = affine_map(rotation(0.2), (1.3, 2.4), ys, xs)
@@ -464,7 +464,7 @@ def test_noise_below_the_least_step():
     maps = affine_map(rotation(0), (0, 0), ys, xs)
     rows = difference_cells(a, b, ys, xs, *maps, cells, CLIP, TRUNCATION, False)
     assert_allclose(np.mean(rows[:, 0]), np.mean(a - b), atol=1e-3)
-    # Coarser than its noise, an integer image is clipped as any.
+    # An integer image with steps coarser than its noise is clipped like any other.
     a, b = (np.round(rng.normal(0, 2, (128, 128))) for _ in range(2))
     a[5, 5] = 1e4
     rows = difference_cells(a, b, ys, xs, *maps, cells, CLIP, TRUNCATION, False)
@@ -518,7 +518,7 @@ def test_smoothing_of_a_rotated_image():
 
 @pytest.mark.parametrize("shift", [(0, 0), (0, 7.4), (-5.6, 3.2), (0.3, -6.7)])
 def test_centroid_is_that_of_the_samples(shift):
-    # The difference of a plane and nothing has the value of the plane at the mean place.
+    # The difference of a plane and zero equals the plane at the mean position.
     shape = (40, 40)
     y, x = np.indices(shape).astype(float)
     ys, xs, cells = grid_of(shape, 1)
@@ -532,14 +532,14 @@ def test_centroid_is_that_of_the_samples(shift):
 def test_parts_of_images_are_as_good_as_the_whole(angle):
     a, b = noise_pair((120, 150), (140, 130), bad=0.02)
     ys, xs, cells = grid_of(a.shape, 6)
-    # About the middle of both.
+    # Coordinates are relative to the middle of both.
     turn = rotation(angle)
     x, y = np.array([65.4, 70.3]) - turn @ np.array([75.0, 60.0])
     maps = affine_map(turn, (y, x), ys, xs)
     cells = cells[(cells[:, 0] >= 2) & (cells[:, 0] <= 3) & (cells[:, 1] >= 3)]
     whole = difference_cells(a, b, ys, xs, *maps, cells, CLIP, TRUNCATION, True)
     assert (whole[:, 6] > 0).any()
-    # The cells of a with a margin of one, and of b where they go with a margin of three.
+    # Cells of a with a margin of one, and their cells of b with a margin of three.
     y, x = cells.T
     box_a = ys[y.min()] - 1, ys[y.max() + 1] + 2, xs[x.min()] - 1, xs[x.max() + 1] + 2
     corners = [[m[y + i, x + j] for i in (0, 1) for j in (0, 1)] for m in maps[::-1]]
@@ -552,7 +552,7 @@ def test_parts_of_images_are_as_good_as_the_whole(angle):
         assert parts[-1].size < 0.9 * image.size
     found = difference_cells(*parts, ys, xs, *maps, cells, CLIP, TRUNCATION, True, *where)
     assert_array_equal(found, whole)
-    # What is not there is not made up.
+    # Missing samples are not invented.
     y0, x0, *shape = where[0]
     less = np.ascontiguousarray(parts[0][2:])
     with pytest.raises(IndexError, match="part_a: cell . reaches beyond"):
@@ -582,7 +582,7 @@ def test_cells_without_a_sample():
 
 
 def square(centre, half, *, angle=0.0, n=4, stretch=1.0):
-    """A rectangle on the sky, counter-clockwise toward (East, North); half sides in radian."""
+    """Return a rectangle on the sky, counter-clockwise (East, North), with half sides in radian."""
     axes = tangent_axes(np.asarray(centre, float))
     u, v = np.array([[-1, 1, 1, -1], [-1, -1, 1, 1]]) * np.array([[half * stretch], [half]])
     c, s = np.cos(angle), np.sin(angle)
@@ -613,7 +613,7 @@ def test_overlap_of_squares(centre, half):
     assert_allclose(area_of(one, one), area, **tolerance)
     assert_allclose(area_of(one, square(centre, half / 2)), area / 4, **tolerance)
     assert_allclose(area_of(square(centre, half / 2), one), area / 4, **tolerance)
-    # A square and itself turned share a regular octagon.
+    # A square and its rotation share a regular octagon.
     octagon = area * 2 * (np.sqrt(2) - 1)
     assert_allclose(area_of(one, square(centre, half, angle=np.pi / 4)), octagon, **tolerance)
     assert_allclose(area_of(one, square(centre, half, n=16)[:4]), area, **tolerance)
@@ -626,7 +626,7 @@ def test_overlap_of_squares(centre, half):
 def test_overlap_of_neighbours(centre, step):
     half = 1e-6
     axes = tangent_axes(np.array(centre, float))
-    # Shifted within the tangent plane, where the two stay aligned.
+    # A shift in the tangent plane keeps both aligned.
     one = square(centre, half)
     other = one + step * half * axes[1]
     other /= np.linalg.norm(other, axis=1, keepdims=True)
@@ -673,13 +673,13 @@ def test_overlap_anywhere(lon, z, step, half, ratio, angle):
     atol = 1e-9 * half**2
     assert_allclose(shared, area_of(other, one), rtol=1e-6, atol=atol)
     least = 4 * half**2 * min(1, ratio) ** 2
-    # Far from the middle of the two the projection stretches a little.
+    # Far from the common middle, the projection stretches slightly.
     assert 0 <= shared <= least * (1 + 1e-8 + 50 * half**2) + atol
-    # Wherever on the sphere: the same two about the pole.
+    # The same outlines about the pole give the same area.
     pole = tangent_axes(np.array([0.0, 0.0, 1.0]))
     turned = [polygon @ axes.T @ pole for polygon in (one, other)]
     assert_allclose(shared, area_of(*turned), rtol=1e-6, atol=atol)
-    # Points of one square that lie in the other, counted.
+    # Number of points of one square that lie in the other.
     if half == 1e-4:
         rng = np.random.default_rng(0)
         p = (rng.random((4000, 2)) * 2 - 1) * half
@@ -700,7 +700,7 @@ def test_too_many_vertices():
 
 
 def test_vertices_in_disorder_stay_within_the_buffers():
-    # Not convex, as rounding can leave a sliver: the area means nothing, but it is a number.
+    # Rounding can make a sliver non-convex: its area is meaningless, but finite.
     rng = np.random.default_rng(4)
     vertices = np.array([1.0, 0, 0]) + 1e-3 * rng.standard_normal((40, 32, 3))
     vertices /= np.linalg.norm(vertices, axis=-1, keepdims=True)
@@ -717,7 +717,7 @@ def test_vertices_in_disorder_stay_within_the_buffers():
 )
 @settings(max_examples=150, deadline=None, derandomize=True)
 def test_samples_of_images_alike(angle, scale, shift, bend, seed):
-    # Nearly one grid: sampled at once, quarter by quarter, and row by row where these cannot be.
+    # Nearly equal grids are sampled at once, quarter by quarter, or row by row if necessary.
     a, b = noise_pair((48, 52), (50, 47), bad=0.05, seed=seed)
     ys, xs = whole(a.shape)
     map_x, map_y = affine_map(rotation(angle, scale), shift, ys, xs)

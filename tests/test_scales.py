@@ -1,5 +1,5 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
-"""Pixel areas, beams, zero points and filters: which images compare, and by which factor."""
+"""Tests of pixel areas, beams, zero points and filters."""
 
 import numpy as np
 import pytest
@@ -61,7 +61,7 @@ def test_the_summary_says_what_was_scaled(paint, tmp_path):
 
 
 def distorted_halves(unit):
-    """Two overlapping halves of one exposure whose pixel area changes by 8 % along x."""
+    """Return two overlapping halves of an exposure whose pixel area changes by 8 % along x."""
     cards = {
         "CTYPE1": "RA---TAN-SIP",
         "CTYPE2": "DEC--TAN-SIP",
@@ -231,7 +231,7 @@ def test_filters_are_refused_unless_they_are_to_be_mixed(paint):
             match(images, group_by="FILENAME")
     mixed = lm.match_levels(images, group_by="FILENAME", read=lm.ReadOptions(mix_filters=True))
     assert np.ptp(mixed.table["level"].value - range(4)) < 0.02
-    # Each tile is of one filter: nothing is mixed.
+    # Each tile has one filter, so filters are not mixed.
     dithers = lm.match_dithers(images, group_by="T")
     assert_allclose(dithers.table["level"].value, [-0.5, 0.5, -0.5, 0.5], atol=0.02)
 

@@ -1,5 +1,5 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
-"""The measurement of many pairs: the paths of Dask, and what is in memory."""
+"""Tests of the measurement of many pairs: the paths of Dask, and images in memory."""
 
 import multiprocessing
 import sys
@@ -32,7 +32,7 @@ def grid_of(wcs, shape):
 
 
 class Painted(SimpleNamespace):
-    """A frame, as far as the measurement knows frames."""
+    """Stand-in of a frame for the measurement."""
 
     def read(self):
         return self.load(), ()
@@ -43,7 +43,7 @@ class Painted(SimpleNamespace):
 
 @pytest.fixture
 def frames(paint):
-    """Five images in a row."""
+    """Return five images in a row."""
     out = []
     for k in range(5):
         image = paint(f"{k}.fits", (0.3 * k, 20.4 * k), level=k, shape=(40, 48))
@@ -55,7 +55,7 @@ PAIRS = np.array([(0, 1), (0, 2), (1, 2), (1, 3), (2, 3), (2, 4), (3, 4)])
 
 
 def measured(frames, pairs=PAIRS, options=None, **keywords):
-    """The table of some pairs, their noise shared with no other image."""
+    """Return the table of some pairs, whose noise is shared with no other image."""
     maps = [
         tuple(DepthMap(frames[k].grid, [frames[m].grid]) for k, m in ((i, j), (j, i)))
         for i, j in pairs
@@ -117,7 +117,7 @@ def test_a_client_goes_before_threads(frames, monkeypatch):
 
 
 class Future:
-    """What a fake cluster has done at once."""
+    """Result of a fake cluster, computed immediately."""
 
     def __init__(self, result):
         self.result = result
@@ -139,7 +139,7 @@ def test_progress_bar_takes_a_step_a_pair(frames, monkeypatch):
         assert len(iterable) == len(PAIRS)
         for step in iterable:
             yield step
-            # Reached when the next step is asked for, or the end.
+            # Reached when the next step is requested, or at the end.
             steps.append(step)
         steps.append("closed")
 
@@ -186,7 +186,7 @@ def test_sky_levels(frames):
     frames[1].load = lambda: np.full((40, 48), np.nan)
     _, sky = measure_pairs(frames, PAIRS, maps, MeasureOptions(), with_sky=True)
     assert sky.shape == (5,)
-    # The sky is a plane, whose median clipping leaves; an image without a good pixel has none.
+    # Median clipping keeps the plane of the sky; an image without good pixels has no level.
     assert_allclose(sky[[0, 2, 3, 4]], [np.median(frames[k].load()) for k in (0, 2, 3, 4)])
     assert sky[1] == 0
 
@@ -201,7 +201,7 @@ def test_taking_rows(frames):
 
 @pytest.fixture
 def mosaic(paint):
-    """A mosaic of 8 x 3 small images, and the pairs of neighbours."""
+    """Return a mosaic of 8 x 3 small images, and the pairs of neighbours."""
     out, places = [], [(y, x) for y in range(8) for x in range(3)]
     for y, x in places:
         image = paint(f"{y}{x}.fits", (20.3 * y, 24.4 * x), shape=(24, 28))
@@ -216,7 +216,7 @@ def mosaic(paint):
 
 
 def most_in_memory(order, pairs):
-    """Images in memory at most, one after another."""
+    """Return the largest number of images in memory, if pairs are measured in turn."""
     order, most = list(order), 0
     for k in range(len(order)):
         seen, rest = set(order[: k + 1]), set(order[k + 1 :])
@@ -230,7 +230,7 @@ def test_images_are_read_in_a_sweep(mosaic):
     grids = [frame.grid for frame in frames]
     order = reading_order(grids, pairs)
     assert sorted(order) == list(range(24))
-    # A row of three and what is next to it.
+    # A row of three images and the next image.
     assert most_in_memory(order, pairs) <= 5
     shuffled = np.random.default_rng(0).permutation(24)
     rank = np.argsort(shuffled)
@@ -270,7 +270,7 @@ def test_parts_are_kept_in_place_of_images(mosaic, monkeypatch, n_workers):
     monkeypatch.setattr(schedule, "MIN_PARTED", 0)
     monkeypatch.setattr(schedule, "MAX_PART", 1.0)
     monkeypatch.setattr(schedule, "NEAR", 1)
-    # Grids without their nodes, as those of very many images are.
+    # Grids without nodes, as for very many images.
     monkeypatch.setattr(schedule, "MANY", 0)
     cut = []
     original = schedule.Image.cut
@@ -296,7 +296,7 @@ def test_runs_in_two_threads_do_not_meet(frames, monkeypatch):
 
     monkeypatch.setattr(dask.threaded, "get", get)
     measured(frames)
-    # What is registered for the process is called for the tasks of all of its threads.
+    # A function registered for the process serves the tasks of all threads.
     assert seen == [set()]
     keys = []
     with Callback(posttask=lambda key, *_: keys.append(key)):
@@ -325,11 +325,11 @@ def test_a_forked_process_matches_after_its_parent(row, monkeypatch):
     images = row[1]
     expected = match_levels(images).table["level"].value
     with warnings.catch_warnings():
-        # Of forks in processes with threads, in newer versions of Python.
+        # New versions of Python warn of forks in processes with threads.
         warnings.simplefilter("ignore", DeprecationWarning)
         with multiprocessing.get_context("fork").Pool(1) as pool:
             found = pool.apply_async(_levels, (images,)).get(timeout=60)
-    # The copies have a WCS of their own.
+    # The copies have their own WCS.
     assert_allclose(found, expected, rtol=1e-12, atol=1e-12)
 
 

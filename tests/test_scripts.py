@@ -1,5 +1,5 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
-"""Every script of the gallery runs, where nothing but its own folder is, and makes a picture."""
+"""Tests that each script of the gallery runs in its own folder and draws a picture."""
 
 import runpy
 from pathlib import Path

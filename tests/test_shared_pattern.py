@@ -23,13 +23,13 @@ BOWL = np.array([0.0, 0.0, 0.6, -0.2, 0.4])
 
 
 def terms(shape=SHAPE):
-    """The terms of a pattern at all pixels, shape (5, ny, nx)."""
+    """Return the terms of a pattern at all pixels, shape (5, ny, nx)."""
     y, x = np.meshgrid(*(np.linspace(-1, 1, n) for n in shape), indexing="ij")
     return np.array([x, y, x**2 - 1 / 3, x * y, y**2 - 1 / 3])
 
 
 def wcs_at(y, x, angle=0.0, shape=SHAPE):
-    """A WCS of 0.5 arcsec a pixel whose image is centred at pixels of a common grid."""
+    """Return a WCS of 0.5 arcsec per pixel, whose image is centred at pixels of a common grid."""
     wcs = WCS(naxis=2)
     wcs.wcs.ctype = "RA---TAN", "DEC--TAN"
     wcs.wcs.crval = 30.0, 10.0
@@ -42,7 +42,7 @@ def wcs_at(y, x, angle=0.0, shape=SHAPE):
 
 
 def simulate(seed=1, n=4, *, pattern=BOWL, angles=(0.0,), slopes=0.0, level=2.0, detectors=("",)):
-    """A mosaic of images with a level, a plane and the pattern of their detector each."""
+    """Return a mosaic of images, each with a level, a plane and the pattern of its detector."""
     rng = np.random.default_rng(seed)
     images, levels = [], []
     patterns = np.broadcast_to(pattern, (len(detectors), 5))
@@ -100,7 +100,7 @@ def test_corrected_images_are_without_the_pattern():
     expected = np.einsum("t,tyx->yx", pattern, terms())
     for surface, level in zip(surfaces, result.table["level"].value, strict=True):
         assert_allclose(surface, level + expected, atol=1e-12)
-    # Neither the pattern nor the levels are left.
+    # Pattern and levels are removed.
     assert_allclose(pattern, BOWL, atol=0.06)
     assert np.abs(errors_of(result, levels)).max() < 0.06
 
@@ -119,7 +119,7 @@ def test_levels_with_a_bowl():
     sigma = (found.coefficients[0] - BOWL)[2:] / found.errors[0, 2:]
     assert np.abs(sigma).max() < 4
     assert found.errors[0, 2:].max() < 0.05
-    # Images of one orientation cannot tell a gradient from a trend of their levels.
+    # Images of one orientation cannot distinguish a gradient from a trend of levels.
     assert found.trends == ["gradient"]
     assert "do not determine its gradient" in result.gauge
     assert found.errors[0, 0] > 0.1
@@ -148,7 +148,7 @@ def test_a_significant_gradient_is_found_by_its_trend():
 
 
 def test_the_error_of_a_trend_enters_the_errors():
-    """The gradient is as large as its error: the stated errors cover it."""
+    """The gradient is as large as its error, and the stated errors include it."""
     squares = np.zeros(2)
     for seed in range(8):
         rng = np.random.default_rng(seed)
@@ -277,7 +277,7 @@ def test_files_carry_the_pattern(written):
 def test_the_mosaic_is_made_of_corrected_pixels(written):
     _, result, _ = written
     data = np.asarray(lm.make_mosaic(result)[0], dtype=float)
-    # Levels and pattern are gone: the noise is left.
+    # Levels and pattern are removed, and the noise remains.
     assert np.nanstd(data) < 1.3 * NOISE
 
 

@@ -1,5 +1,5 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
-"""The solver on pairs made up, against dense algebra, a minimiser and many trials."""
+"""Tests of the solver on simulated pairs, against dense algebra, a minimizer and trials."""
 
 from dataclasses import replace
 from functools import lru_cache
@@ -26,14 +26,14 @@ derandomized = settings(derandomize=True, max_examples=60, deadline=None)
 
 
 def places(n, *, centre=(80.0, 30.0), size=0.3, seed=0):
-    """Centres of groups, as axes."""
+    """Return the centres of groups as axes."""
     rng = np.random.default_rng([seed, n])
     lon, lat = np.array(centre)[:, None] + size * rng.uniform(-1, 1, (2, n))
     return tangent_axes(unit_vectors(lon, lat))
 
 
 def random_graph(n, n_extra, seed):
-    """A spanning tree and other pairs, each with its lower group first."""
+    """Return a spanning tree and other pairs, the lower group first."""
     rng = np.random.default_rng([seed, n, n_extra])
     pairs = {(int(rng.integers(k)), k) for k in range(1, n)}
     for _ in range(n_extra):
@@ -43,12 +43,12 @@ def random_graph(n, n_extra, seed):
 
 
 def between(axes, first, second):
-    """Axes midway between the groups of each pair."""
+    """Return axes midway between the groups of each pair."""
     return tangent_axes(axes[first, 0] + axes[second, 0])
 
 
 def differences(axes, middle, first, second, true):
-    """What exact pairs would measure of true corrections."""
+    """Return the differences of exact pairs for true corrections."""
     if true.shape[1] == 1:
         return true[first] - true[second]
     there = [
@@ -71,7 +71,7 @@ def equations_of(first, second, gram, d, axes, middle=None):
 
 
 def made_up(n, n_extra, k, *, seed=0, noise=0.0, axes=None, graph=None):
-    """Equations of random pairs about random true corrections."""
+    """Return equations of random pairs about random true corrections."""
     rng = np.random.default_rng([seed, n, n_extra, k])
     first, second = random_graph(n, n_extra, seed) if graph is None else graph
     axes = places(n, seed=seed) if axes is None else axes
@@ -99,7 +99,7 @@ def solved(equations, options=PLAIN, *, weights="ivar", npix=None, scatter=None,
 
 
 def without_gauge(coefficients, axes):
-    """Coefficients less the mean, or the mean plane, of all."""
+    """Return coefficients minus the mean, or the mean plane, of all."""
     if coefficients.shape[1] == 1:
         return coefficients - coefficients.mean(axis=0)
     centre = tangent_axes(axes[:, 0].sum(axis=0))
@@ -108,7 +108,7 @@ def without_gauge(coefficients, axes):
 
 
 def dense(equations, factor):
-    """The whole problem as rows of a dense least squares."""
+    """Return the whole problem as dense least squares."""
     n, k = equations.n_groups, equations.n_terms
     rows, values = [], []
     for p, (i, j) in enumerate(zip(equations.first, equations.second, strict=True)):
@@ -170,7 +170,7 @@ def test_mean_gauge(k):
     axes = equations.group_axes
     assert_allclose(zero_mean.coefficients, without_gauge(held.coefficients, axes), atol=1e-10)
     assert_array_equal(zero_mean.reference, [-1])
-    # The residuals know no gauge.
+    # The residuals do not depend on the gauge.
     assert_allclose(
         equations.residuals(zero_mean.coefficients),
         equations.residuals(held.coefficients),
@@ -228,7 +228,7 @@ WEIGHTINGS = {
 
 @pytest.mark.parametrize("weights", WEIGHTINGS)
 def test_the_objective_is_the_weighted_sum_of_squares(weights):
-    # Rows scaled by the weight instead of its root would minimise another sum.
+    # Rows scaled by the weight instead of its root would minimize another sum.
     rng = np.random.default_rng(2)
     first, second = random_graph(5, 8, 0)
     m = len(first)
@@ -305,7 +305,7 @@ def test_errors_are_those_of_many_trials(weights):
 
 
 def lattice(n):
-    """Groups on a square, each paired with all within two steps."""
+    """Return groups on a square lattice, each paired with all within two steps."""
     steps = [(0, 1), (1, 0), (1, 1), (1, -1), (0, 2), (2, 0), (1, 2), (2, 1), (1, -2), (2, -1)]
     pairs = [
         (y * n + x, (y + dy) * n + x + dx)
@@ -323,7 +323,7 @@ def lattice(n):
 
 @lru_cache(maxsize=32)
 def lattice_errors(options, *, floor=0.0, spoil=None, n_trials=20, n=5):
-    """Level errors and pulls of trials on the lattice, those of a spoilt group left out."""
+    """Return level errors and pulls of trials on the lattice, without a spoilt group."""
     first, second, axes = lattice(n)
     m, middle = len(first), between(axes, first, second)
     errors, pulls, floors = [], [], []
@@ -347,7 +347,7 @@ def lattice_errors(options, *, floor=0.0, spoil=None, n_trials=20, n=5):
         solution = solved(equations, options)
         error = solution.coefficients[:, 0] - true
         error = error[keep] - error[keep].mean()
-        # Errors are stated about the mean of all groups, a spoilt one included.
+        # Errors are relative to the mean of all groups, including a spoilt one.
         about = np.eye(n * n)[keep] - keep / keep.sum()
         covariance = about @ solution.covariance_matrix @ about.T
         pulls.append(error / np.sqrt(np.diag(covariance)))
@@ -372,7 +372,7 @@ def test_wild_pairs_do_little_harm(spoil, floor):
     plain, _, _ = lattice_errors(SolveOptions(robust=None), floor=floor, spoil=spoil)
     robust, pull, _ = lattice_errors(SolveOptions(), floor=floor, spoil=spoil)
     assert robust < 1.2 * clean
-    # Pairs of a systematic scatter of 0.1 hide one image's of 0.3, which then does little.
+    # A systematic scatter of 0.1 hides one image's scatter of 0.3, which then does little harm.
     assert plain > (1.5 if spoil == "pairs" or floor == 0 else 1.01) * clean
     assert 0.85 < pull < 1.25
 
@@ -429,7 +429,7 @@ def test_a_wild_pair_stands_out():
 
 @pytest.mark.parametrize("robust", ["huber", "tukey"])
 def test_the_only_link_is_never_dropped(robust):
-    # Two lattices, both sure of themselves, and one pair between that no loop can doubt.
+    # Two precise lattices, and one pair between them that no loop tests.
     first, second, axes = lattice(4)
     rng = np.random.default_rng(6)
     n, m = 16, len(first)
@@ -459,7 +459,7 @@ def test_slope_prior():
     options = SolveOptions(floor=0.0, robust=None, slope_prior=prior)
     found = solved(equations, options, reference=lambda members: 0)
     assert_allclose(found.coefficients.ravel(), expected, atol=1e-9)
-    # An unfelt prior changes nothing; one as tight as can be leaves levels alone.
+    # A very wide prior changes nothing, and a very narrow one leaves only levels.
     loose = SolveOptions(floor=0.0, robust=None, slope_prior=1e9)
     assert_allclose(
         solved(equations, loose).coefficients, solved(equations).coefficients, atol=1e-8
@@ -471,7 +471,7 @@ def test_slope_prior():
 
 
 def line_of_planes(gram_of_last):
-    """Three groups well measured and a fourth by one poor pair alone."""
+    """Return three well measured groups, and a fourth with one poor pair."""
     axes = places(4, size=0.05)
     first, second = np.array([0, 0, 1, 2]), np.array([1, 2, 2, 3])
     middle = between(axes, first, second)
@@ -486,7 +486,7 @@ def line_of_planes(gram_of_last):
 @pytest.mark.parametrize("rank", [1, 2])
 @pytest.mark.parametrize("reference", [None, 0])
 def test_slopes_that_no_pair_sees_do_not_blow_up(rank, reference):
-    # One cell, or two: a level, or a slope along one direction alone.
+    # One cell gives a level, and two cells give a slope along one direction.
     rng = np.random.default_rng(rank)
     for _ in range(20):
         terms = np.array([[1.0, *rng.uniform(-2, 2, 2)] for _ in range(rank)])
@@ -514,7 +514,7 @@ def test_long_chain(k):
     one = solved(equations, reference=lambda members: 0)
     if k == 1:
         assert_allclose(one.coefficients, expected, atol=1e-9)
-    # Planes are carried over 200 images: what rounding does is far under their errors.
+    # Planes are carried over 200 images with rounding errors far below their errors.
     off = np.abs(one.coefficients - expected)[1:]
     assert (off < 0.05 * one.errors[1:]).all()
     two = solved(equations, reference=lambda members: 0)
@@ -550,7 +550,7 @@ def test_errors_of_large_systems(monkeypatch, reference, weights):
 
 
 def test_errors_of_many_slopes(monkeypatch):
-    # Small beside those of the levels, which would drown them.
+    # They are small beside the levels, which must not drown them.
     equations, _ = made_up(144, 0, 3, noise=1.0, graph=lattice(12)[:2], axes=lattice(12)[2])
     unit = np.array([1.0, 1e-3, 1e-3])
     equations = replace(
@@ -635,7 +635,7 @@ def test_fit_types():
 
 @pytest.fixture
 def by_iterations(monkeypatch):
-    """A function that solves as large systems are solved, and says so."""
+    """Return a function that solves iteratively, like for large systems, and says so."""
 
     def solve_iteratively(equations, options=PLAIN, **keywords):
         with monkeypatch.context() as patch:
@@ -657,7 +657,7 @@ def by_iterations(monkeypatch):
 
 
 def spoilt_lattice(n, k, *, sets=1, noise=1.0):
-    """Pairs of lattices of known planes, a few of them wrong, in sets without a link."""
+    """Return pairs of lattices with known planes, a few of them wrong, in disconnected sets."""
     first, second, axes = lattice(n)
     first = np.concatenate([first + s * n * n for s in range(sets)])
     second = np.concatenate([second + s * n * n for s in range(sets)])
@@ -707,7 +707,7 @@ def test_iterations_find_what_factors_do(
     one = solved(equations, options, **keywords)
     two = by_iterations(equations, options, **keywords)
     assert 0 < two.residual < 1e-8
-    # Weights settle to a thousandth: much under the errors.
+    # Weights converge to a thousandth, far below the errors.
     error = np.where(one.errors > 0, one.errors, 1)
     assert (np.abs(one.coefficients - two.coefficients) < 0.01 * error).all()
     assert_allclose(two.floors, one.floors, rtol=0.02, atol=1e-4)

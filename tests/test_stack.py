@@ -54,7 +54,7 @@ def test_reprojected_image(paint, plane_of, method):
     assert out.dtype == data.dtype
     good = np.isfinite(out)
     assert 0.7 * data.size < good.sum() < 1.1 * data.size
-    # At an edge a sample may repeat the last pixel's value.
+    # At an edge, a sample may repeat the value of the last pixel.
     assert_allclose(out[good], plane_of(wcs, shape, [5.0, 0.6, -0.9])[good], atol=0.02)
     x, y = wcs.world_to_pixel_values(*image.wcs.pixel_to_world_values(31, 21))
     assert np.isnan(out[round(float(y)), round(float(x))])
@@ -74,7 +74,7 @@ def test_stack_is_the_mean(paint, with_planes, plane_of, method):
     levels = [np.mean(abs(values - v) < 0.1) for v in (0, 0.5, 1)]
     assert sum(levels) > 0.98
     # 54 of 74 columns are common.
-    # A masked pixel takes its neighbours with it, more of them in "adaptive".
+    # A masked pixel also removes its neighbours, more of them in "adaptive".
     assert 0.4 < levels[1] < 0.8
 
 

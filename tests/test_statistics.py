@@ -1,5 +1,5 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
-"""Stated errors are the true ones, and these near the least possible: the quick form.
+"""Tests that stated errors are true and near the smallest possible, with few trials.
 
 ``benchmarks/calibration.py`` holds the simulations, and runs them often enough for tight figures.
 """
@@ -18,7 +18,7 @@ SCRIPT = Path(__file__).parents[1] / "benchmarks" / "calibration.py"
 def bench():
     if not SCRIPT.exists():
         pytest.skip("the benchmarks are not beside the tests")
-    # Not by its name, which is that of a module of the standard library.
+    # Loaded by path, because its name is that of a module of the standard library.
     spec = importlib.util.spec_from_file_location("benchmark_statistics", SCRIPT)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
@@ -29,7 +29,7 @@ def bench():
 @pytest.mark.parametrize("fit_type", ["level", "level+slope"])
 def test_pulls(bench, fit_type, location):
     pulls = bench.simulated_pulls(12, fit_type=fit_type, location=location, shape=(64, 64))
-    # 12 times 8 independent levels: known to 7 %.
+    # 96 independent levels determine the figure to 7 %.
     assert (np.abs(pulls.std(axis=(0, 1)) - 1) < 0.25).all()
 
 
@@ -59,11 +59,11 @@ def test_errors_are_near_the_bound(bench, name, location, most):
 
 
 def test_the_bound_itself(bench):
-    # Two images of N common pixels: each level's share of the difference's error.
+    # Two images with N common pixels; each level takes its part of the error of the difference.
     n = 96 * 96
     assert_allclose(bench.level_bound([(0, 0), (0, 0)]), np.sqrt(2 / n) / 2)
     assert_allclose(bench.level_bound([(0, 0), (0, 48)]), np.sqrt(4 / n) / 2)
-    # k images of one field: one over N each, less the mean's share.
+    # k images of one field: 1/N for each, minus the part of the mean.
     assert_allclose(bench.level_bound([(0, 0)] * 5), np.sqrt((1 - 1 / 5) / n))
 
 
@@ -72,5 +72,5 @@ def test_the_bound_itself(bench):
     [(1.0, 30.0, 1.0), (2.0, 0.0, 1.0), (4.0, 45.0, 1.0), (4.0, 0.0, 0.25)],
 )
 def test_pulls_of_unlike_pixels(bench, ratio, angle, noise):
-    # 40 trials: known to 11 %.
+    # 40 trials determine the figure to 11 %.
     assert 0.75 < bench.unlike_pulls(40, ratio, angle, noise=noise) < 1.3

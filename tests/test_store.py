@@ -1,5 +1,5 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
-"""Pairs that are measured once: extended records, and runs that are interrupted."""
+"""Tests of stored pairs: extended records, and interrupted runs."""
 
 import os
 import signal
@@ -24,14 +24,14 @@ from levelmatch.testing import simulate_miri
 
 @pytest.fixture(scope="module")
 def raw(tmp_path_factory):
-    """Files of a row of five tiles of four dithers."""
+    """Return files of a row of five tiles of four dithers."""
     simulated = simulate_miri(tiles=(1, 5), shape=(96, 97), seed=3)
     return simulated.write(tmp_path_factory.mktemp("raw"))
 
 
 @pytest.fixture
 def measured(monkeypatch):
-    """The names of the pairs that are measured, as they come."""
+    """Return the names of pairs in the order in which they are measured."""
     seen = []
     original = pipeline.measure_pairs
 
@@ -63,7 +63,7 @@ def test_an_extended_record_equals_a_full_run(raw, measured):
     whole = lm.match_levels(raw)
     assert len(measured) - count == first + count
     assert_same(extended, whole)
-    # What it knows can be extended in turn.
+    # The extended record can be extended in turn.
     del measured[:]
     assert_same(lm.match_levels(raw, measure=lm.MeasureOptions(extend=extended.record)), whole)
     assert measured == []
@@ -249,7 +249,7 @@ def command(*args):
 
 
 def contents(folder):
-    """Each file's pixels, as long as it is whole; a file that is not makes this fail."""
+    """Return the pixels of each complete file; fail for an incomplete one."""
     out = {}
     for path in sorted(folder.iterdir()):
         if path.suffix == ".fits":
@@ -322,7 +322,7 @@ def test_extended_by_the_command(raw, tmp_path, measured):
     solve = lm.SolveOptions(max_pairs=12)
     whole = lm.match_levels(raw, fit_type_mosaic_tiles="level+slope", solve=solve)
     assert_same(read_record(tmp_path / "b" / "levelmatch.asdf"), whole)
-    # The command line goes before the record.
+    # The command line has priority over the record.
     done = run(main, [*new[:-2], "--extend", str(record), "--weights", "equal", "--overwrite"])
     assert done.exit_code == 0, done.output
     again = read_record(tmp_path / "b" / "levelmatch.asdf")

@@ -1,5 +1,5 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
-"""The package stays as it is laid out: small modules, short functions, no import cycles."""
+"""Tests of the structure: small modules, short functions, no import cycles."""
 
 import importlib
 import sys
@@ -10,13 +10,13 @@ import pytest
 ROOT = Path(__file__).parents[1]
 MAX_MODULE = 520
 MAX_FUNCTION = 50
-# Their parameters are the recipe of a simulation.
+# Functions whose parameters describe a simulation.
 LONG = {"simulate_miri", "simulate_nircam_short", "simulate_generic"}
 
 
 @pytest.fixture(scope="module")
 def structure():
-    """The script that measures the source tree."""
+    """Return the script that measures the source tree."""
     folder = ROOT / "benchmarks"
     if not (folder.exists() and (ROOT / "levelmatch").exists()):
         pytest.skip("the source tree is not beside the tests")

@@ -1,5 +1,5 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
-"""What is said of a result."""
+"""Tests of the sentences about a result."""
 
 from types import SimpleNamespace
 
@@ -23,7 +23,7 @@ def result(simulated):
 
 @pytest.fixture(scope="module")
 def loops():
-    """A square of four tiles: six pairs, three loops."""
+    """Return a square of four tiles, with six pairs and three loops."""
     return match_levels(list(simulate_generic(n_images=4, shape=(64, 64), seed=3).images))
 
 
@@ -39,7 +39,7 @@ def test_summary(result):
     assert lines[1] == (
         "Pass 1, dithers of each tile (level): each tile has one image: nothing to match."
     )
-    # A chain closes no loop: nothing is left.
+    # A chain has no closed loop, and no residuals.
     assert lines[2].endswith("MJy/sr before, 0 after.")
     assert summary.notes(result) == []
 
@@ -62,7 +62,7 @@ def test_pairs_at_odds_are_noted():
     images[4].data[:, :20] += 5
     (line,) = [x for x in summary.notes(match_levels(images, solve=solve)) if "at odds" in x]
     assert int(line.split()[0]) >= 1
-    # By default the image is at fault, whose pairs all have large errors: none is rejected.
+    # By default, the image is wrong and none of its pairs is rejected.
     (line,) = [x for x in summary.notes(match_levels(images)) if "disagrees" in x]
     assert "image_00004.fits" in line
 
@@ -178,7 +178,7 @@ def test_sets_are_numbered_by_their_size():
     facts = summary.Facts(found)
     assert facts.sets.tolist() == [1, 0, 0, 0]
     assert facts.linked.tolist() == [False, True, True, True]
-    # An isolated image is named as such.
+    # An isolated image is named as isolated.
     assert not any("sets" in words for words in [*summary.headline(facts), *summary.notes(facts)])
 
 
@@ -194,7 +194,7 @@ def test_the_headline_names_sets_of_images():
 
 
 def flat(n_images=9, **options):
-    """Images of noise and levels alone, in a square where each overlaps its neighbours."""
+    """Return images of noise and levels, in a square in which neighbours overlap."""
     options = {"shape": (48, 48), "overlap": 0.5, "noise": 0.1, "seed": 1, **options}
     dark = {"stars": False, "nebula": False, "galaxy": False}
     return list(simulate_generic(n_images=n_images, **dark, **options).images)
@@ -237,7 +237,7 @@ def test_the_headline_names_a_bad_image(columns):
 
 @pytest.mark.parametrize("seed", range(3))
 def test_good_images_are_not_suspect(seed):
-    """Stars and nebulae, levels and planes."""
+    """The sky has stars and nebulae; images have levels and planes."""
     for slope in (0.0, 3.0):
         sim = simulate_generic(n_images=9, shape=(64, 64), overlap=0.4, slope=slope, seed=seed)
         assert not summary.Facts(match_levels(list(sim.images))).suspects
@@ -260,7 +260,7 @@ def test_planes_are_hinted_at_where_levels_leave_gradients():
     assert summary.verdict(facts).startswith(
         "The seams agree within their errors, which gradients of the images enlarge: "
     )
-    # The fit with planes leaves so much, and nothing to hint at.
+    # Residuals of the fit with planes; without them there is no hint.
     auto = match_levels(images, fit_type_dithers="auto", fit_type_mosaic_tiles="auto")
     planes = summary.Facts(auto)
     assert planes.seams.after == pytest.approx(left, rel=1e-6)
@@ -319,7 +319,7 @@ def _words_before(result):
 
 
 def test_tiny_units():
-    """Values of 1e-13 have the same words as those of 1, but for the power of ten."""
+    """Values of 1e-13 have the same sentences as values of 1, except for the power of ten."""
     images = flat(n_images=4)
     tiny = flat(n_images=4)
     for image in tiny:
@@ -345,11 +345,11 @@ def test_worst_seam(loops):
 
 
 def test_a_seam_of_planes_is_where_the_images_overlap():
-    """The error of a step between two planes does not depend on where each has its centre."""
+    """The error of a step between two planes does not depend on their centres."""
     images = list(simulate_generic(n_images=4, shape=(64, 64), slope=1.0, seed=3).images)
     options = {"fit_type_mosaic_tiles": "level+slope"}
     errors = [summary.seam_error(match_levels(images, reference=k, **options), 0) for k in range(4)]
-    # Nor on the gauge.
+    # It does not depend on the gauge either.
     assert errors == pytest.approx([errors[0]] * 4, rel=1e-6)
     found = match_levels(images, **options)
     assert errors[0] > 0.5 * found.pairs["sigma"][0].value
@@ -387,14 +387,14 @@ def test_trust(loops, result):
     assert closure.startswith(f"Around {n} loops of overlapping images")
     assert f"{loops.closures.meta['rms']:.2f} \u03c3" in closure
     assert seam.startswith(f"Worst seam: {summary.worst_seam(loops).image1} and ")
-    # A chain closes no loop.
+    # A chain has no closed loop.
     assert summary.trust_lines(result)[1:] == [
         "No loop of pairs: nothing tests the differences against each other."
     ]
 
 
 def test_loops_of_planes_close():
-    """Levels of pairs at different places do not add up to zero where images have slopes."""
+    """Levels of pairs at different positions do not add up to zero if images have slopes."""
     sim = simulate_generic(
         n_images=9,
         shape=(64, 64),
@@ -435,7 +435,7 @@ def test_no_pair():
             ["1\u202600001", "2\u202600002"],
             "jw*_02101_*_x.fits",
         ),
-        # Zeros of a number stay, as long as they fit.
+        # Zeros of a number are kept as long as they fit.
         (
             ["jw02107001_02101_00001_x.fits", "jw02107002_02101_00002_x.fits"],
             9,
@@ -463,7 +463,7 @@ def test_no_pair():
         (["a_b_1.fits", "a_c_1.fits"], None, ["b", "c"], "a_*_1.fits"),
         (["x_1_y", "z_2"], None, ["x_1_y", "z_2"], ""),
         (["one"], None, ["one"], ""),
-        # A part is never left without a sign.
+        # No part is left empty.
         (["1_aaaa", "10_aaab"], 4, ["1_a", "10_b"], "*_aaa*"),
         (["a1", "a11"], 1, ["1", "11"], "a*"),
         (["a1", "a11"], 3, ["a1", "a11"], ""),

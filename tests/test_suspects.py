@@ -18,7 +18,7 @@ AXES = np.eye(3)
 
 
 def grid_pairs(n_y, n_x):
-    """Neighbours along rows and columns."""
+    """Return pairs of neighbours along rows and columns."""
     index = np.arange(n_y * n_x).reshape(n_y, n_x)
     pairs = [*zip(index[:, :-1].flat, index[:, 1:].flat, strict=True)]
     pairs += zip(index[:-1].flat, index[1:].flat, strict=True)
@@ -53,7 +53,7 @@ def simulate(rng, n_y, n_x, *, floor=0.0, bad=None, size=0.0, sigma=0.01):
 @pytest.mark.parametrize("floor", [0.0, 0.05])
 @pytest.mark.parametrize("shape", [(3, 3), (5, 5), (2, 8)])
 def test_false_alarms_are_rare(shape, floor):
-    """At most 1 % is allowed: of 100 sets more than 5 are improbable by 1e-4."""
+    """A rate of at most 1 % is allowed; more than 5 of 100 sets has a probability of 1e-4."""
     named = [
         bool(find_disagreeing(simulate(np.random.default_rng(seed), *shape, floor=floor)))
         for seed in range(100)
@@ -74,7 +74,7 @@ def test_a_wrong_image_is_found_and_no_other(shape, bad):
 
 
 def test_a_common_offset_of_all_pairs_is_a_level():
-    """It is the image's own level, whatever its size."""
+    """The offset is the level of the image, whatever its size."""
     rng = np.random.default_rng(5)
     first, second = grid_pairs(4, 4)
     levels = rng.normal(0, 1, 16)
@@ -94,18 +94,18 @@ def test_scatter_within_overlaps():
     first, second = grid_pairs(3, 3)
     chi2 = np.full(len(first), 1.1)
     assert find_scattered(first, second, chi2) == {}
-    # Its neighbours at corners and edges have other pairs.
+    # Neighbours at corners and edges have other pairs.
     chi2[(first == 4) | (second == 4)] = 30
     assert_allclose(list(find_scattered(first, second, chi2).items()), [(4, 30 / 1.1)])
     chi2[0] = np.nan
     assert list(find_scattered(first, second, chi2)) == [4]
-    # Of a wide range of values, a large one is no exception.
+    # In a wide range of values, a large one is no exception.
     wide = np.exp(np.random.default_rng(1).normal(0, 1.5, len(first)))
     assert find_scattered(first, second, wide) == {}
 
 
 def bad_set(seed=2):
-    """A mosaic of which the image in the middle has its stars 20 pixels away."""
+    """Return a mosaic whose middle image has its stars displaced by 20 pixels."""
     images = list(simulate_generic(n_images=9, shape=(96, 96), overlap=0.35, seed=seed).images)
     wcs = images[4].wcs.deepcopy()
     wcs.wcs.crpix = wcs.wcs.crpix + [20, -5]
@@ -131,7 +131,7 @@ def test_a_misplaced_image_is_named_in_summary_report_and_record(tmp_path):
     assert note in record.notes
     page = write_report(result, tmp_path / "report.html").read_text(encoding="utf-8")
     assert "disagrees with its neighbours" in page
-    # The closure is that of a run without the image.
+    # The closure equals that of a run without the image.
     others = lm.solve_record(record, exclude=name)
     assert_allclose(
         np.sqrt(np.mean(others.closures["closure"].value ** 2)), suspect.without_it, rtol=1e-6

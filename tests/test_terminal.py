@@ -1,5 +1,5 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
-"""Names, headers and records of others reach the terminal with their control characters escaped."""
+"""Tests that foreign names, headers and records are printed with escaped control characters."""
 
 import unicodedata
 
@@ -34,7 +34,7 @@ def test_any_text_is_printable_and_keeps_its_words(text):
 
 @pytest.fixture
 def odd(paint, write, tmp_path):
-    """Two images with escape sequences in their names and headers."""
+    """Return two images with escape sequences in their names and headers."""
     folder = tmp_path / "in"
     folder.mkdir()
     paths = []

@@ -1,5 +1,5 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
-"""Which images are one tile, and what a mosaic does with tiles that nothing has matched."""
+"""Tests of the assignment to tiles, and of tiles without a dithers pass in a mosaic."""
 
 import warnings
 
@@ -15,7 +15,7 @@ LEVELS = np.array([0.0, 6.0, -4.0, 3.0])
 
 
 def close(paint, step=20.0, **options):
-    """Four images that share most of their area, each on its own level."""
+    """Return four images that share most of their area, each with its own level."""
     return [
         paint(f"{k}.fits", (0.3 * k, step * k), level=level, **options)
         for k, level in enumerate(LEVELS)
@@ -102,12 +102,12 @@ def test_a_blank_keyword_makes_no_tile(paint):
 # MIRI's two parts
 
 SUBARRAY = {"DETECTOR": "MIRIMAGE", "SUBSTRT1": 201, "SUBSTRT2": 601}
-# Rows from 135 and columns up to 90 of such a subarray are the coronagraph's.
+# In this subarray, rows from 135 and columns up to 90 are the coronagraph.
 LYOT = np.s_[135:, :91]
 
 
 def miri(paint, offset, *, flagged=False):
-    """Three images of a MIRI subarray on levels 0, 1 and 2; the Lyot region off by more."""
+    """Return three images of a MIRI subarray with levels 0, 1 and 2, and larger Lyot levels."""
     images = []
     for k in range(3):
         name = f"jw0100000{k + 1}001_02101_00001_mirimage_cal.fits"
@@ -126,7 +126,7 @@ def test_a_lyot_region_that_is_not_flagged_is_left_out(paint, offset):
     with pytest.warns(lm.LevelMatchWarning, match=r"region of MIRI's Lyot .*: jw01.*, jw01"):
         result = lm.match_levels(images, reference=0)
     assert_allclose(result.table["level"].value, [0, 1, 2], atol=0.005)
-    # Its pixels get the correction of the image.
+    # The Lyot pixels get the correction of the image.
     for image, out, level in zip(images, result, result.table["level"].value, strict=True):
         assert_allclose(out.data, image.data - level, atol=1e-5)
     _, coverage = lm.make_mosaic(result)
@@ -159,7 +159,7 @@ def test_the_region_of_split_images_is_that_of_their_flags(first_row, last_colum
 
 
 def test_images_split_by_columns_below_290_lose_no_column(paint, tmp_path):
-    """The Lyot part of PJPipe is columns 0 to 289 of the array."""
+    """The Lyot part of PJPipe consists of columns 0 to 289."""
     paths = {"s": [], "l": []}
     images = []
     for k in range(2):

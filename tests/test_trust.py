@@ -1,5 +1,5 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
-"""What can be trusted: columns that know their gauge, symmetry, long chains, spoilt images."""
+"""Tests of columns and the gauge, symmetry, long chains and spoilt images."""
 
 import numpy as np
 import pytest
@@ -43,10 +43,10 @@ def test_columns_say_what_the_gauge_does(fit_type):
 
 
 def chain(n, *, size=24, step=16):
-    """Images of one noisy sky along a line, each overlapping its neighbours alone, and levels."""
+    """Return images of a noisy sky along a line, in which neighbours overlap, and levels."""
     rng = np.random.default_rng(n)
     sky = rng.normal(10, 1, (size, size + step * (n - 1)))
-    # Whole numbers over 64 add up without rounding.
+    # Multiples of 1/64 add up without rounding errors.
     levels = rng.integers(-500, 500, n) / 64
     images = []
     for k, level in enumerate(levels):
@@ -98,7 +98,7 @@ def test_one_image_with_a_gradient_spoils_little_of_the_others():
 def test_a_mask_of_one_image_is_the_pairs():
     images, _ = chain(2, size=96, step=32)
     y, x = np.mgrid[:96, :96]
-    # The same place on the sky, in the pixels of each.
+    # The same position on the sky, in the pixels of each image.
     masks = [np.hypot(y - 40, x - 60 + 32 * k) < 12 for k in range(2)]
     tables = []
     for masked in ((0,), (1,), (0, 1)):

@@ -1,5 +1,5 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
-"""Results and records as text, tables, figures and in notebooks."""
+"""Tests of results and records as text, tables, figures and in notebooks."""
 
 import re
 import sys
@@ -37,7 +37,7 @@ def test_tables_show_their_first_columns_on_80_columns(either, monkeypatch):
     assert max(map(len, lines)) <= 80
     rows = [line.split() for line in lines if line.startswith("00")]
     assert len(rows) == len(either.table)
-    # The digits are those of the errors.
+    # The errors determine the number of digits.
     error = np.percentile([e for e in either.table["error"].value if e > 0], 10)
     digits = int(1 - np.floor(np.log10(error)))
     for row, level in zip(rows, either.table["level"].value, strict=True):
@@ -101,7 +101,7 @@ def test_notebooks_show_headline_table_and_picture(either):
     assert headline(either)[0] in html
     (table,) = re.findall(r"<table.*?</table>", html, re.DOTALL)
     assert "<th>level</th>" in table
-    # Names are short, with their pattern below.
+    # Names are shortened, with their pattern below.
     assert "<td>001001\u202600001</td>" in table
     assert "jw02107*_02101_*_mirimage_cal.fits" in html
     assert html.count("data:image/png;base64,") == 1

@@ -1,5 +1,5 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
-"""Images of a large part of the sky are refused with the reason."""
+"""Tests that images of a large part of the sky are refused with the reason."""
 
 import numpy as np
 import pytest

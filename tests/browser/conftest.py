@@ -1,5 +1,5 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
-"""A real browser without a window: Debian's Chromium, driven by selenium."""
+"""Headless browser for the tests: Debian's Chromium, driven by selenium."""
 
 import json
 import os
@@ -25,13 +25,13 @@ PACKAGES = "chromium", "chromium-driver"
 
 
 def programs():
-    """The paths of the browser and its driver, or of what is there of them."""
+    """Return the paths of the browser and its driver; missing programs are left out."""
     browser = shutil.which("chromium") or shutil.which("chromium-browser")
     return browser, shutil.which("chromedriver")
 
 
 def install():
-    """Install the browser from the system's packages; return why that cannot be, or a blank."""
+    """Install the browser from the system's packages; return the reason of a failure, or ""."""
     apt = shutil.which("apt-get")
     if apt is None:
         return "there is no apt-get to install them by"
@@ -52,7 +52,7 @@ def install():
 
 @pytest.fixture(scope="session")
 def chromium():
-    """The paths of the browser and its driver."""
+    """Return the paths of the browser and its driver."""
     if not all(programs()):
         reason = install()
         if not all(programs()):
@@ -61,13 +61,13 @@ def chromium():
 
 
 class Browser:
-    """A browser with one page, and what a test asks of it."""
+    """Browser with one page."""
 
     def __init__(self, driver):
         self.driver = driver
 
     def open(self, path, *, width=1200, height=900, dark=False):
-        """Open a file as on a screen of a width, on light or dark paper."""
+        """Open a file on a screen of a given width, in light or dark colours."""
         run = self.driver.execute_cdp_cmd
         size = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 600}
         run("Emulation.setDeviceMetricsOverride", size)
@@ -79,7 +79,7 @@ class Browser:
         return self
 
     def __call__(self, script, *arguments):
-        """What a script returns."""
+        """Return the result of a script."""
         return self.driver.execute_script(f"return ({script})", *arguments)
 
     def all(self, selector):
@@ -100,12 +100,12 @@ class Browser:
 
     @property
     def console(self):
-        """What the console says."""
+        """Return the messages of the console."""
         return [entry["message"] for entry in self.driver.get_log("browser")]
 
     @property
     def requests(self):
-        """The addresses that were asked for, other than pictures within the page."""
+        """Return the requested addresses, without pictures within the page."""
         messages = (
             json.loads(entry["message"])["message"] for entry in self.driver.get_log("performance")
         )
@@ -133,6 +133,6 @@ def session(chromium, tmp_path_factory):
 
 @pytest.fixture
 def browser(session):
-    """The browser, its scripts allowed."""
+    """Return a browser with scripts enabled."""
     yield session
     session.driver.execute_cdp_cmd("Emulation.setScriptExecutionDisabled", {"value": False})

@@ -1,5 +1,5 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
-"""The page in a browser: what its script, its style and its colours do."""
+"""Tests of the report in a browser: its script, style and colours."""
 
 import math
 
@@ -17,7 +17,7 @@ EVIL = "</script></style></title><img src=x onerror=\"document.title='hit'\">'\"
 
 @pytest.fixture(scope="session")
 def result():
-    """Four tiles with two dithers each; the tiles at opposite corners are not kept."""
+    """Return a result of four tiles with two dithers; pairs of opposite corners are rejected."""
     images = simulate_miri(tiles=(2, 2), n_dithers=2, shape=(96, 97), seed=1).images
     return match_levels(list(images), solve=SolveOptions(min_linear=0.3))
 
@@ -29,7 +29,7 @@ def page(result, tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def page_with_faults(tmp_path_factory):
-    """A page whose headline names a bad image."""
+    """Return a page whose headline names a bad image."""
     dark = {"stars": False, "nebula": False, "galaxy": False}
     simulated = simulate_generic(
         n_images=9, shape=(48, 48), layout="pile", overlap=0.6, noise=0.1, seed=1, **dark
@@ -42,7 +42,7 @@ def page_with_faults(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def many(tmp_path_factory):
-    """The page of 500 images, and how many pairs they make."""
+    """Return the page of 500 images, and its number of pairs."""
     simulated = simulate_generic(n_images=500, shape=(32, 32), overlap=0.4, stars=False, seed=1)
     found = match_levels(list(simulated.images), group_by=lambda name, meta: name)
     path = tmp_path_factory.mktemp("many") / "page.html"
@@ -50,7 +50,7 @@ def many(tmp_path_factory):
 
 
 def numbers(browser, table, heading):
-    """The shown numbers of a column, in their order."""
+    """Return the shown numbers of a column, in their order."""
     headings = browser(
         "Array.from(document.getElementById(arguments[0]).tHead.rows[0].cells, "
         "(cell) => cell.textContent)",
@@ -69,7 +69,7 @@ def texts(browser, table, column):
 
 
 def head(browser, table, heading):
-    """The cell of a heading, and its button."""
+    """Return the cell of a heading, and its button."""
     for cell in browser.all(f"#{table} thead th"):
         if cell.text.split("\n")[0].strip().startswith(heading):
             return cell, cell.find_element("css selector", "button")
@@ -83,16 +83,16 @@ def test_loads_alone_and_in_silence(browser, page, width, dark):
     assert browser.console == []
     assert browser.requests == [page.as_uri()]
     assert browser("document.title") == "A field"
-    # Pictures are decoded, whichever of the two papers' they are.
+    # Pictures of both colour schemes are decoded.
     assert browser("Array.from(document.images).every((i) => i.complete && i.naturalWidth > 1)")
-    # Plots are as wide as a phone, and of a size that can be read without scrolling.
+    # Plots are as wide as a phone, and readable without scrolling.
     assert min(
         browser(
             "Array.from(document.querySelectorAll('.plots > figure img'), "
             "(i) => i.getBoundingClientRect().width)"
         )
     ) > min(500, 0.9 * width)
-    # Nothing makes the page wider than the screen.
+    # No element makes the page wider than the screen.
     assert browser("document.documentElement.scrollWidth") <= width
 
 
@@ -124,7 +124,7 @@ def test_dark_paper(browser, page):
 
 
 def contrast(browser, selector):
-    """Contrast of a text with the paper behind it, as WCAG computes it."""
+    """Return the contrast of a text with its background, as defined by WCAG."""
     ink, paper = (
         np.array([int(x) for x in value[value.index("(") + 1 : -1].split(",")[:3]]) / 255
         for value in browser(
@@ -230,12 +230,12 @@ def test_side_by_side_or_with_a_slider(browser, page):
     before, after = rects()
     assert before == pytest.approx(after, abs=0.5)
     assert browser.one("#cut").is_displayed()
-    # From the keyboard back.
+    # Go backward with the keyboard.
     browser("document.getElementById('aside').focus()")
     browser.press(Keys.ENTER)
     before, after = rects()
     assert after[0] >= before[0] + before[2]
-    # A phone has one column: the slider comes first.
+    # On a phone the page has one column, with the slider first.
     browser.open(page, width=390)
     assert browser.one("#over").get_attribute("aria-pressed") == "true"
     assert browser.one("#cut").is_displayed()
@@ -261,7 +261,7 @@ def test_the_map_has_names_that_can_be_read(browser, page):
         )
         assert len(heights) == 4
         assert min(heights) > 9
-    # Moderate: the whole map is in the window.
+    # The whole map is visible at a moderate width.
     assert browser("document.getElementById('graph').getBoundingClientRect().height") < 560
 
 
@@ -284,7 +284,7 @@ def test_the_cut_moves(browser, page):
         )
 
     def place():
-        """Where the cut is in the map, in per cent; it never leaves it."""
+        """Return the position of the cut in the map, in per cent."""
         return 100 * (float(clips()[1].split()[-1].strip("%)")) - left) / (right - left)
 
     left, right, _, _ = map(float, browser.one("#compare").get_attribute("data-box").split())
@@ -304,7 +304,7 @@ def test_the_cut_moves(browser, page):
         box, box.size["width"] // 4, 0
     ).click().perform()
     assert abs(int(cut.get_attribute("value")) - 100 * (75 - left) / (right - left)) <= 1
-    # One picture lies over the other.
+    # The two pictures lie on top of each other.
     rects = browser(
         "['before', 'after'].map((id) => { const r = document.querySelector(`#${id} img`)"
         ".getBoundingClientRect(); return [r.left, r.top, r.width, r.height]; })"
@@ -314,7 +314,7 @@ def test_the_cut_moves(browser, page):
 
 def test_a_link_tells_and_shows_its_pair(browser, page, result):
     browser.open(page)
-    # The middle of the longest link, in the window.
+    # Middle of the longest link in the window.
     browser("document.getElementById('graph').scrollIntoView()")
     target, x, y = browser(
         """(() => {
@@ -341,7 +341,7 @@ def test_a_link_tells_and_shows_its_pair(browser, page, result):
     assert len(browser.all("#shown dd")) == len(browser.all("#pairs thead th"))
     assert len(browser.all("tr.chosen")) == 1
     assert browser.text("#said") == told
-    # It is in the window, not behind the tip, and its link stays marked.
+    # The row is in the window, not covered by the tip, and its link stays marked.
     bottom, height = browser(
         "[document.getElementById('shown').getBoundingClientRect().bottom, innerHeight]"
     )
@@ -447,7 +447,7 @@ def test_500_images(browser, many):
     assert len(everything) == n_pairs > 1000
     assert everything == sorted(everything)
     assert values == everything[:100]
-    # The largest of all are shown first, not the largest of those shown.
+    # Rows are selected among all rows, not among the shown ones.
     browser.open(path)
     _, button = head(browser, "pairs", "Before")
     button.click()

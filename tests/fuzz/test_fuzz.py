@@ -23,7 +23,7 @@ from levelmatch.cli import main
 from levelmatch.images.collect import collect_frames
 
 SECONDS = float(os.environ.get("LEVELMATCH_FUZZ_SECONDS", "2"))
-# Seconds that one input may take.
+# Largest time for one input, in seconds.
 MOST = 10
 HERE = Path(__file__).parent
 SEEDS, FOUND = HERE / "seeds", HERE / "found"
@@ -60,7 +60,7 @@ VALUES = st.one_of(
 
 
 def edits(size):
-    """A strategy of edits of a file: (kind, place, content)."""
+    """Return a strategy of edits of a file: (kind, place, content)."""
     place = st.integers(0, size)
     return st.lists(
         st.one_of(
@@ -78,7 +78,7 @@ def edits(size):
 
 
 def edited(content, changes):
-    """Return a file with edits; those of cards act on the card at their place."""
+    """Return a file with edits; edits of cards change the card at their place."""
     for kind, place, value in changes:
         place %= max(len(content), 1)
         card = place // 80 * 80
@@ -102,7 +102,7 @@ def edited(content, changes):
 
 
 def drive(name, check, strategy):
-    """Run a check on seeds, then on examples of a strategy for some seconds."""
+    """Run a check on the seeds, then on examples of a strategy for some seconds."""
     for path in sorted(SEEDS.glob(f"{name}-*")):
         check(path.read_bytes())
     FOUND.mkdir(exist_ok=True)
@@ -120,7 +120,7 @@ def drive(name, check, strategy):
             return
         start = time.monotonic()
         kept = FOUND / f"{name}-{sha256(content).hexdigest()[:12]}"
-        # Also where the interpreter crashes.
+        # This also works if the interpreter crashes.
         kept.write_bytes(content)
         failed.append(kept)
         check(content)
