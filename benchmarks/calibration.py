@@ -182,7 +182,7 @@ def level_bound(shifts, shape=(96, 96)):
     cover = cover.reshape(len(shifts), -1).astype(float)
     depth = np.maximum(cover.sum(axis=0), 1)
     fisher = np.diag(cover.sum(axis=1)) - (cover / depth) @ cover.T
-    # The pseudo-inverse leaves out the mean, which overlaps do not determine.
+    # The pseudo-inverse excludes the mean, which overlaps do not determine.
     return np.sqrt(np.trace(np.linalg.pinv(fisher, rcond=1e-10, hermitian=True)) / len(shifts))
 
 
@@ -192,7 +192,7 @@ def bound_ratio(n_trials, shifts, *, location="mean", offset=0.0):
     errors, pulls = [], []
     for _ in range(n_trials):
         images = [
-            # Shifts by fractions of a pixel barely change the errors, and not the bound.
+            # Shifts by fractions of a pixel barely change the errors. They do not change the bound.
             flat_image(np.add(s, offset * k), f"{k}.fits", rng)
             for k, s in enumerate(shifts)
         ]
@@ -282,7 +282,7 @@ def parse(arguments=None):
 
 
 def main():
-    # Not at the top: tests take this module by its path, without its folder.
+    # Imported here, because tests load this module by its path, without its folder.
     from realnoise.table import list_rows, run_rows
 
     args = parse()

@@ -21,7 +21,7 @@ PLANES = {"fit_type_dithers": "level+slope", "fit_type_mosaic_tiles": "level+slo
 
 
 def residual_rms(result, _):
-    """Return the rms residual of the pairs."""
+    """Return the rms of the residuals of pairs."""
     return float(np.sqrt(np.nanmean(np.square(result.pairs["residual"].value))))
 
 
@@ -38,7 +38,7 @@ FIELDS = {
 
 
 def cases(folder, seed):
-    """Return name, truth, files, options and error function of each simulation."""
+    """Return name, truth, files, options and error function for each simulation."""
     miri, planes, nircam = (
         written(name, folder, seed) for name in ("miri", "miri-planes", "nircam")
     )
@@ -50,7 +50,7 @@ def cases(folder, seed):
 
 
 def fields(seed):
-    """Return the cases of a field full of stars, and of one with extended emission only."""
+    """Return the cases of a crowded field of stars, and of a field with extended emission."""
     for name, scene in FIELDS.items():
         for suffix, slope, options, measure in (
             ("", 0.0, {}, level_rms),

@@ -1,4 +1,4 @@
-"""Commands of levelmatch on a small set, for the benchmarks of robustness."""
+"""Commands of levelmatch on a small set of images, for the benchmarks of robustness."""
 
 import hashlib
 import os
@@ -10,7 +10,7 @@ from astropy.io import fits
 
 CODE = "from levelmatch.cli import main; main(prog_name='levelmatch')"
 CHECKPOINT, LOCK = ".levelmatch-pairs", ".levelmatch-lock"
-# What an unfinished command may leave, for the next one.
+# Files that an interrupted command may leave for the next command.
 KEPT = {CHECKPOINT, LOCK}
 
 
@@ -34,14 +34,14 @@ def small_set(folder, n=6, side=400):
 
 
 def sums(folder):
-    """Return the SHA-256 of each file of a folder, by name."""
+    """Return the SHA-256 of each file in a folder, by name."""
     folder = Path(folder)
     names = os.listdir(folder) if folder.is_dir() else []
     return {n: hashlib.sha256((folder / n).read_bytes()).hexdigest() for n in sorted(names)}
 
 
 def pixels(folder):
-    """Return the SHA-256 of the arrays of each image of a folder; raise if one is incomplete."""
+    """Return the SHA-256 of the arrays of each image in a folder; raise if one is incomplete."""
     from levelmatch.record.record import read_record
 
     out = {}
@@ -56,7 +56,7 @@ def pixels(folder):
 
 
 def litter(folder):
-    """Return the names of files that are no outputs, and are not kept for the next command."""
+    """Return the names of files that are neither outputs nor kept for the next command."""
     folder = Path(folder)
     names = os.listdir(folder) if folder.is_dir() else []
     good = (".fits", ".asdf", ".html")

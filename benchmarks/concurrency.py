@@ -1,4 +1,4 @@
-"""Start runs into one folder at the same time, and count mixed results.
+"""Start runs that write to one folder at the same time, and count mixed results.
 
 Run as ``python benchmarks/concurrency.py [--rounds N]``. In each round three runs on different
 sets of images write to one folder with ``--overwrite``. A folder is mixed if it does not hold the
@@ -40,7 +40,7 @@ def main():
             record = output / "levelmatch.asdf"
             names = [p for p in paths if (output / p.name).exists()]
             checked = call("verify", record, *(output / p.name for p in names))
-            # Outputs of an earlier winner of the round may lie beside those of the last.
+            # Outputs of an earlier run of the round may remain.
             own = [p for p in names if _is_of(output / p.name, record)]
             mixed += checked.returncode != 0 and len(own) < _count(record)
             shutil.rmtree(output)

@@ -1,4 +1,4 @@
-"""Run all commands on a small disk that is full at many stages.
+"""Run all commands on a small disk that becomes full at many stages.
 
 Run as ``python benchmarks/fulldisk.py``. It mounts file systems in memory of several sizes, which
 needs the right to do so, and runs each command. A command must end well, or with exit status 1 or
@@ -29,7 +29,7 @@ def main():
         for name, (words, _) in commands_of(paths, done).items():
             counts = Counter()
             for step in range(arguments.steps):
-                # The last is large enough for all.
+                # The last size is sufficient for all outputs.
                 size = 4096 + step * 3_000_000 // arguments.steps
                 mount = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(disk)]
                 subprocess.run(mount, check=True)
@@ -44,7 +44,7 @@ def main():
 
 
 def one(words, disk, counts):
-    """Run a command on the disk."""
+    """Run one command on the disk."""
     output = disk / "out"
     found = call(*filled(words, output))
     counts["ended well" if found.returncode == 0 else "refused"] += 1

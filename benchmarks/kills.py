@@ -1,4 +1,4 @@
-"""Kill commands at random moments, check the files, and run each again.
+"""Kill commands at many moments, check the files, and run each command again.
 
 Run as ``python benchmarks/kills.py [--kills N] [--seed N]``. The commands ``run`` (also with a
 report), ``apply``, ``undo``, ``mosaic``, ``solve`` and ``report`` are killed by SIGKILL at moments
@@ -21,7 +21,7 @@ from commands import KEPT, call, command, litter, pixels, small_set, sums
 
 
 def commands_of(paths, done):
-    """Return arguments of each command, and whether it may replace its outputs."""
+    """Return the arguments of each command, and whether it may replace its outputs."""
     record = done / "levelmatch.asdf"
     outputs = [done / path.name for path in paths]
     return {

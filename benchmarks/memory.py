@@ -1,4 +1,4 @@
-"""Peak memory of a process that matches mosaics with more and fewer rows.
+"""Peak memory of a process that matches mosaics with different numbers of rows.
 
 Run as ``python benchmarks/memory.py [--images 200 400] [--columns 20] [--workers N]``. About one
 row along the shorter side of the mosaic is in memory at a time. The files, 4 MB each, are removed
@@ -16,7 +16,7 @@ from mosaics import write_mosaic
 
 
 def measured(folder, repeats=1, workers=None):
-    """Run a process; return seconds, peak memory, memory before (MB), pairs and level error."""
+    """Run a process; return time (s), peak and initial memory (MB), pairs and level error."""
     command = [
         sys.executable,
         Path(__file__).with_name("mosaics.py"),

@@ -67,13 +67,13 @@ def _header(side, x, y):
 
 
 def match(folder, repeats, workers):
-    """Match the images of a folder; print seconds, peak memory, memory before, pairs and error."""
+    """Match the images of a folder; print time, peak and initial memory, pairs and error."""
     import levelmatch
 
     paths = sorted(Path(folder).glob("*.fits"))
     levels = np.loadtxt(Path(folder) / "levels.txt", ndmin=1)
     options = levelmatch.MeasureOptions(n_workers=workers)
-    # Memory of Dask and other packages does not depend on the images.
+    # The memory of Dask and other packages does not depend on the images.
     levelmatch.match_levels(paths[:2], measure=options)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     seconds = []

@@ -39,7 +39,7 @@ from levelmatch.testing import level_errors, plane_errors
 HERE = Path(__file__).parent
 TABLE = HERE.parent / "docs" / "user_guide" / "peers_table.rst"
 
-# Fit type of each simulation of `sets`.
+# Fit type for each simulation of `sets`.
 FITS = {"miri": "level", "miri-planes": "level+slope", "nircam": "level"}
 
 
@@ -50,13 +50,13 @@ class Peer:
     name: str
     requirements: tuple = ()
     phases: tuple = ("find",)
-    refuses: tuple = ()  # pairs: a fit, and why not
-    makes: str = "levels"  # what its time is for
+    refuses: tuple = ()  # pairs of a fit type that is left out, and the reason
+    makes: str = "levels"  # content of the measured time
     label: str = ""
 
     @property
     def version(self):
-        """The pinned version of the package; for levelmatch with a digest of its files."""
+        """Return the pinned version of the package; for levelmatch add a digest of its files."""
         if not self.requirements:
             return f"{version('levelmatch')}-{_digest()}"
         return self.requirements[0].partition("==")[2]
@@ -247,7 +247,7 @@ def rms(values):
 
 
 def read_all(paths):
-    """Read the files, so that they are in the system's cache for the first package too."""
+    """Read the files into the system's cache before the first package runs."""
     for path in paths:
         Path(path).read_bytes()
 

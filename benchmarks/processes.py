@@ -94,7 +94,7 @@ def _tree(pid):
         for children in Path(f"/proc/{parent}/task").glob("*/children"):
             try:
                 found += [int(word) for word in children.read_text().split()]
-            except OSError:  # it ended meanwhile
+            except OSError:  # the process has ended in the meantime
                 continue
     return found
 

@@ -1,4 +1,4 @@
-"""Size of the record of a large run, and the time to open it and to solve it again.
+"""Size of the record of a large run, and the time to open it and solve it again.
 
 Run as ``python benchmarks/record.py [--images N]``. The images are small, because the record does
 not depend on their size. The time to start Python and import numpy is printed for scale.

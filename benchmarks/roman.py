@@ -1,4 +1,4 @@
-"""Roman: levels of twelve simulated images, by levelmatch and by romancal's skymatch.
+"""Roman: levels of twelve simulated images from levelmatch and from romancal's skymatch.
 
 Needs roman_datamodels and romancal (tox -e test-roman has them). Prints for each the rms of the
 levels about the true ones, after their mean is taken out, and the time.
@@ -78,7 +78,7 @@ def write_images(folder, size, seed):
 
 
 def by_levelmatch(paths):
-    """Return the levels that levelmatch finds."""
+    """Return the levels from levelmatch."""
     from levelmatch import match_levels
 
     table = match_levels(paths, group_by="FILENAME").table
@@ -86,7 +86,7 @@ def by_levelmatch(paths):
 
 
 def by_romancal(paths):
-    """Return the levels that romancal finds."""
+    """Return the levels from romancal."""
     import roman_datamodels
     from romancal.datamodels import ModelLibrary
     from romancal.skymatch import SkyMatchStep

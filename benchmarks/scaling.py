@@ -1,5 +1,5 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
-"""Growth with the number of images, for the footprints of a simulated all-sky survey.
+"""Growth of time with the number of images, for footprints of a simulated all-sky survey.
 
 Run as ``python benchmarks/scaling.py [--solve] [--overlaps] [--covariance] [--switch]``, with
 any of these options. Times are those of this process. ``--images`` and ``--planes`` set the number
@@ -22,9 +22,9 @@ from levelmatch.solve.equations import Equations
 from levelmatch.solve.groups import solve_groups
 from levelmatch.testing import simulate_generic
 
-# Vertices of a footprint.
+# Number of vertices of a footprint.
 N_VERTICES = 16
-# Systematic scatter of the simulated pairs; the levels' is 1.
+# Systematic scatter of the simulated pairs, relative to the scatter of the levels.
 FLOOR = 0.003
 
 

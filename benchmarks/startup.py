@@ -1,4 +1,4 @@
-"""Time to start the command line and to import the package, beside numpy and astropy.nddata.
+"""Time to start the command line and to import the package, compared with numpy and astropy.
 
 Run as ``python benchmarks/startup.py [--repeats N]``.
 """
@@ -29,7 +29,7 @@ def main():
     parser.add_argument("--repeats", type=int, default=7)
     args = parser.parse_args()
     seconds = {name: [] for name in CASES}
-    # In turn, so that other processes affect all cases equally. The first turn is not counted.
+    # Cases alternate, so that other processes affect all equally. The first round is not counted.
     for _ in range(args.repeats + 1):
         for name, arguments in CASES.items():
             start = time.perf_counter()

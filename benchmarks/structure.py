@@ -1,5 +1,5 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
-"""Sizes of modules and functions, import cycles, and wording of the package.
+"""Sizes of modules and functions, import cycles and wording of the package.
 
 Run as ``python benchmarks/structure.py [ROOT ...]`` to print one column for each source tree.
 """
@@ -10,7 +10,7 @@ import re
 from pathlib import Path
 from statistics import median, quantiles
 
-# Sentences that need a second reading, such as "what tells the image".
+# Clauses that need a second reading, such as "what tells the image".
 INDIRECT = re.compile(r"\bwhat (is|are|it|the)\b|\bthat which\b", re.IGNORECASE)
 INDIRECT_SUMMARY = re.compile(r"(what|which|whether)\b", re.IGNORECASE)
 SENTENCE = re.compile(r"(?<=[.:;])\s+")
@@ -39,13 +39,13 @@ def functions(modules):
 
 
 def n_parameters(node):
-    """Return the number of parameters of a function, ``self`` and ``cls`` apart."""
+    """Return the number of parameters of a function without ``self`` and ``cls``."""
     names = [a.arg for a in (*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs)]
     return len([name for name in names if name not in ("self", "cls")])
 
 
 def imports(modules):
-    """Return the modules of the package that each one imports, lazy imports included."""
+    """Return the modules of the package that each module imports, including lazy imports."""
     graph = {name: set() for name in modules}
     for name, (_, tree) in modules.items():
         for node in ast.walk(tree):
@@ -57,7 +57,7 @@ def imports(modules):
 
 
 def cycles(graph):
-    """Return the modules from which an import leads back to themselves."""
+    """Return the modules in an import cycle."""
 
     def reached(start):
         seen, todo = set(), list(graph[start])
@@ -72,7 +72,7 @@ def cycles(graph):
 
 
 def documented(modules):
-    """Yield the place and the docstring of everything that has one."""
+    """Yield the place and the text of each docstring."""
     kinds = ast.Module | ast.ClassDef | ast.FunctionDef
     for name, (_, tree) in modules.items():
         for node in ast.walk(tree):

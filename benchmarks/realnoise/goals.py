@@ -11,7 +11,7 @@ import numpy as np
 
 __all__ = ["Figure", "Goal", "Row", "Skip", "bias", "growth", "mean", "ratio_to_best", "rms"]
 
-# A warning excuses a figure only if nearly every trial has it.
+# Smallest fraction of trials with a warning that excuses a figure.
 MOSTLY = 0.95
 
 
@@ -30,26 +30,26 @@ def mean(samples):
 
 
 def bias(samples):
-    """Return the mean error over the rms of the stated ones; samples are (error, stated)."""
+    """Return the mean error divided by the rms stated error; samples are (error, stated)."""
     error, stated = np.reshape(samples, (-1, 2)).T
     return float(np.mean(error) / np.sqrt(np.mean(np.square(stated))))
 
 
 def growth(samples):
-    """Return the root of the sum of first over that of second; samples are two sums of squares."""
+    """Return the root of the ratio of two sums; samples are pairs of sums of squares."""
     first, second = np.sum(np.reshape(samples, (-1, 2)), axis=0)
     return float(np.sqrt(first / second))
 
 
 def ratio_to_best(samples):
-    """Return the rms of the first over the smallest of the others; samples are sums of squares."""
+    """Return the rms of the first divided by the smallest other; samples are sums of squares."""
     first, *others = np.sqrt(np.sum(samples, axis=0))
     return float(first / min(others))
 
 
 @dataclass(frozen=True)
 class Goal:
-    """A figure of a row, and the range it must lie in.
+    """Figure of a row, and the range in which it must lie.
 
     Parameters
     ----------
@@ -95,7 +95,7 @@ class Goal:
 
     @property
     def range(self):
-        """The range in words."""
+        """The range as text."""
         excuse = {None: "", "warned": ", or warned", "refused": ", or refused"}[self.excuse]
         if np.isinf(self.low):
             return f"at most {self.high:g}{excuse}"
@@ -110,7 +110,7 @@ def _widened(limit, slack):
 
 @dataclass(frozen=True)
 class Figure:
-    """The value of a goal, the fraction of trials excused, and the verdict."""
+    """Value of a goal, the fraction of excused trials, and the verdict."""
 
     goal: Goal
     value: float
@@ -120,7 +120,7 @@ class Figure:
 
 @dataclass(frozen=True)
 class Row:
-    """One case: its trial and its goals.
+    """A case of the benchmark: its trial and its goals.
 
     Parameters
     ----------
@@ -161,13 +161,13 @@ class Row:
         return [goal.figure(outcomes) for goal in self.goals]
 
     def with_before(self, values):
-        """Return the row with figures of an earlier version of the package, by label."""
+        """Return the row with the figures of an earlier version of the package, by label."""
         goals = tuple(replace(g, before=values.get(g.label)) for g in self.goals)
         return replace(self, goals=goals)
 
 
 def _outcome(name, seed):
-    """One trial of a row by its name, in another process: rows cannot be pickled."""
+    """Return the outcome of a trial, by name of its row, in another process."""
     from realnoise.rows import ROWS
 
     return ROWS[name].outcome(seed)

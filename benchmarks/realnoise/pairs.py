@@ -1,5 +1,5 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
-"""Trials of pairs: scatter beyond their errors, wild pairs, few loops, bad images.
+"""Trials of pairs: scatter beyond the errors, wild pairs, few loops, bad images.
 
 The scatter is put into pixels, so that only public functions are called. Images of a grid overlap
 their four neighbours in strips, and their corners are masked: each pixel belongs to one pair at
@@ -15,7 +15,7 @@ from realnoise import scores, sky
 from realnoise.pixels import levels_of, simple
 
 SIZE, OVERLAP, NOISE = 48, 16, 0.5
-# Standard error of the difference of two images in a strip of 16 x 16 pixels, of white noise.
+# Standard error of the difference of two images in a strip of 16 x 16 pixels with white noise.
 STRIP_ERROR = NOISE * np.sqrt(2) / OVERLAP
 
 
@@ -63,14 +63,14 @@ def n_strips(ny, nx):
 
 
 def scattered(rng, ny, nx, size=3.0, **options):
-    """Match a grid whose pairs scatter by a number of their errors."""
+    """Match a grid whose pairs scatter by a multiple of their errors."""
     levels = levels_of(rng, ny * nx)
     shifts = size * STRIP_ERROR * rng.standard_normal(n_strips(ny, nx))
     return scores.match_mosaic(strip_grid(rng, ny, nx, shifts, levels), levels, **options)
 
 
 def few_pairs(rng):
-    """Grids of 1 to 4 loops, with scatter: coverage of intervals of 95 %."""
+    """Grids with 1 to 4 loops and scatter: coverage of 95 % intervals."""
     out = {}
     for loops, (ny, nx) in enumerate(((2, 2), (2, 3), (2, 4), (3, 3)), 1):
         found = scattered(rng, ny, nx)
@@ -89,7 +89,7 @@ def grids(rng):
 
 
 def wild_pairs(rng):
-    """Grids without scatter, 5 % of whose pairs are off by 50 of their errors.
+    """Grids without scatter, in which 5 % of the pairs are off by 50 times their errors.
 
     Where the loops do not tell which pair of an image is wild, as at a corner, the stated error
     must say so. Levels are told where it is under four times the median without wild pairs.
@@ -100,7 +100,7 @@ def wild_pairs(rng):
         state = rng.bit_generator.state
         shifts = np.zeros(m)
         clean = scores.match_mosaic(strip_grid(rng, n, n, shifts, levels), levels)
-        # The same noise again.
+        # The same noise as before.
         rng.bit_generator.state = state
         bad = np.random.default_rng(rng.integers(2**32)).choice(m, round(0.05 * m), replace=False)
         rng.bit_generator.state = state
@@ -119,7 +119,7 @@ def wild_pairs(rng):
 
 
 def striped_grid(rng):
-    """A 6 x 6 mosaic with offsets of each row, as large as the noise, in each image its own."""
+    """A 6 x 6 mosaic in which each image has independent row offsets as large as the noise."""
     out = {}
     grids = sky.mosaic(rng, 6, 6)
     levels = levels_of(rng, 36)
@@ -138,7 +138,7 @@ def striped_grid(rng):
 
 
 def bad_image(rng, *, fault):
-    """One image of 3 x 3 with wrong astrometry or a wrong flux scale, on stars and a nebula."""
+    """One of 3 x 3 images with wrong astrometry or flux scale, on stars and a nebula."""
     bad = int(rng.integers(9))
     angle = rng.uniform(0, 2 * np.pi)
     changes = {
@@ -169,7 +169,7 @@ misscaled_image = partial(bad_image, fault="misscaled")
 
 
 def apart(rng):
-    """Two sets of three images that nothing joins, and a lone image."""
+    """Two disconnected sets of three images, and a lone image."""
     places = [(0, 0), (30, 20), (10, 50), (0, 600), (40, 630), (20, 580), (700, 300)]
     grids = [sky.Grid(tuple(np.add(p, rng.uniform(-1, 1, 2))), (100, 100)) for p in places]
     levels = levels_of(rng, len(grids))

@@ -10,12 +10,12 @@ INF = np.inf
 
 
 def levels_of(rng, n):
-    """Return true levels of images."""
+    """Return the true levels of images."""
     return rng.normal(0, 3, n)
 
 
 def match(rng, layout, pictures, *, sources=(), background=5.0, step=None, **options):
-    """Make the images of pictures, and match them as ``"dithers"`` or as a ``"mosaic"``."""
+    """Render images, and match them as ``"dithers"`` or as a ``"mosaic"``."""
     images = [
         sky.make_image(rng, p, f"{k:03d}.fits", sources, background, step)
         for k, p in enumerate(pictures)
@@ -30,7 +30,7 @@ def grids_of(rng, layout, **options):
 
 
 def simple(rng, layout, change, *, sources=None, background=5.0, **options):
-    """Match a set; ``change(k, grid)`` returns the special options of each `sky.Picture`."""
+    """Match a set; ``change(k, grid)`` returns additional options of each `sky.Picture`."""
     grids = grids_of(rng, layout)
     drawn = () if sources is None else sources(grids)
     levels = levels_of(rng, len(grids))
@@ -42,7 +42,7 @@ def simple(rng, layout, change, *, sources=None, background=5.0, **options):
 
 
 def white(rng):
-    """White noise on a flat sky; the mosaic also with planes."""
+    """White noise on a flat sky; the mosaic is also matched with planes."""
     out = {}
     for layout in ("dithers", "mosaic"):
         grids = grids_of(rng, layout)
@@ -58,7 +58,7 @@ def white(rng):
 
 
 def psf(rng, *, density, widths):
-    """Stars of equal flux through two PSFs in turn."""
+    """Stars of equal flux through two alternating PSFs."""
     out = {}
     for layout in ("dithers", "mosaic"):
         found = simple(
@@ -76,7 +76,7 @@ def psf(rng, *, density, widths):
 
 
 def stripes(rng):
-    """Offsets of each row, as large as the noise, in each image its own."""
+    """Independent row offsets in each image, as large as the noise."""
     return {
         layout: simple(rng, layout, lambda k, g: {"extra": sky.stripes(rng, g.shape)}).pulls
         for layout in ("dithers", "mosaic")
@@ -84,7 +84,7 @@ def stripes(rng):
 
 
 def rows_and_columns(rng):
-    """Offsets of each row and of each column, both as large as the noise."""
+    """Independent row and column offsets in each image, both as large as the noise."""
 
     def change(_, grid):
         return {"extra": sky.stripes(rng, grid.shape) + sky.stripes(rng, grid.shape, axis=1)}
@@ -93,12 +93,12 @@ def rows_and_columns(rng):
 
 
 def correlated(rng):
-    """Noise smoothed by a Gaussian of a sigma of 2 pixels, of the same scatter."""
+    """Noise of the same scatter, smoothed by a Gaussian with a sigma of 2 pixels."""
     return {"dithers": simple(rng, "dithers", lambda k, g: {"correlation": 2.0}).pulls}
 
 
 def misplaced(rng):
-    """Each image's astrometry off by 0.3 pixel in a direction of its own."""
+    """Astrometry of each image off by 0.3 pixel in a random direction."""
 
     def change(*_):
         angle = rng.uniform(0, 2 * np.pi)
@@ -116,7 +116,7 @@ def misplaced(rng):
 
 
 def flat_errors(rng):
-    """A flat field wrong by 1 % at low frequency, the same in all images, on a sky of 20."""
+    """A flat field with errors of 1 % at low frequency, equal in all images, on a sky of 20."""
     out = {}
     for layout in ("dithers", "mosaic"):
         pattern = sky.smooth_pattern(rng, sky.Grid((0, 0)), 0.01)
@@ -127,13 +127,13 @@ def flat_errors(rng):
 
 
 def bowls(rng):
-    """A bowl of zero mean in each image, its depth drawn anew with a scatter of 0.5."""
+    """A bowl of zero mean in each image, with random depths of scatter 0.5."""
     found = simple(rng, "mosaic", lambda k, g: {"extra": sky.bowl(g, rng.normal(0, 0.5))})
     return {"mosaic": found.pulls, "mosaic: warned": found.warned}
 
 
 def rounded(rng):
-    """Data rounded to a step of 1, with noise of 0.1, 0.2 and 0.3."""
+    """Data rounded to steps of 1, with noise of 0.1, 0.2 and 0.3."""
     out = {}
     for noise in (0.1, 0.2, 0.3):
         label = f"noise {noise}"
@@ -142,7 +142,7 @@ def rounded(rng):
         except (lm.LevelMatchError, ValueError):
             out[f"{label}: refused"] = 1.0
         else:
-            # An image of one value is compared with no other, and a warning names it.
+            # An image of one value is not compared, and a warning names it.
             refused = any("all pixels have one value" in m for m in found.messages)
             out[f"{label}: refused"] = float(refused)
             if not refused:
@@ -151,7 +151,7 @@ def rounded(rng):
 
 
 def scales(rng):
-    """Every second image with coarser pixels of the same noise; a flat sky, then stars."""
+    """Every second image with coarser pixels of the same noise, on a flat sky and on stars."""
     out = {}
     for ratio in (1.5, 3.0):
         grids = sky.dithers(rng, scales=(1.0, ratio))
@@ -163,7 +163,7 @@ def scales(rng):
 
 
 def depths(rng):
-    """Six dithers, every second one with a third of the exposure time of the others."""
+    """Six dithers, of which every second has a third of the exposure time."""
     grids = sky.dithers(rng)
     pictures = [
         sky.Picture(g, v, noise=0.5 * (1, np.sqrt(3))[k % 2])
@@ -181,7 +181,7 @@ def depths(rng):
 
 
 def cosmic_rays(rng):
-    """Unflagged single pixels, 1 % of every second image."""
+    """Unflagged cosmic rays on 1 % of the pixels of every second image."""
     out = {}
     for layout in ("dithers", "mosaic"):
         found = simple(
@@ -197,7 +197,7 @@ def cosmic_rays(rng):
 
 
 def sources(rng):
-    """Stars and emission, the same PSF in all images."""
+    """Stars and emission with the same PSF in all images."""
     out, warned = {}, []
     for layout in ("dithers", "mosaic"):
         grids = grids_of(rng, layout)

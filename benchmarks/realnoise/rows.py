@@ -16,22 +16,22 @@ INF = np.inf
 
 
 def pull(label, low=0.8, high=1.3, **options):
-    """Return the goal of a pull, the rms of error over stated error."""
+    """Return the goal of a pull: the rms of error divided by stated error."""
     return Goal(label, low, high, **options)
 
 
 def least(label, low):
-    """Return the goal of a fraction that must reach a value."""
+    """Return the goal of a fraction with a smallest value."""
     return Goal(label, low, INF, mean)
 
 
 def most(label, high, score=growth, **options):
-    """Return the goal of a ratio that must not pass a value."""
+    """Return the goal of a ratio with a largest value."""
     return Goal(label, -INF, high, score, **options)
 
 
 def unbiased(label):
-    """Return the goal of a mean error within the stated one, of the difference of two halves."""
+    """Return the goal of a mean error that is smaller than the stated error."""
     return Goal(label, -1.0, 1.0, bias)
 
 
@@ -271,6 +271,6 @@ _ROWS = (
     ),
 )
 
-# Figures of the package before its errors were made to hold on real noise.
+# Figures of an earlier version of the package.
 _BEFORE = json.loads(Path(__file__).with_name("before.json").read_text())
 ROWS = {row.name: row.with_before(_BEFORE.get(row.name, {})) for row in _ROWS}

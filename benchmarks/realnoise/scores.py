@@ -13,23 +13,23 @@ import numpy as np
 
 import levelmatch as lm
 
-# Words of a warning that names a pattern other than a level or a plane.
+# Words of warnings that name a pattern other than a level or a plane.
 PATTERN = re.compile(r"pattern|bowl|gradient|quadratic|curv|\bflat", re.IGNORECASE)
 
 
 def own_tile(name, _meta=None):
-    """Return the image's name: each is a tile."""
+    """Return the name of the image, which makes each image a tile."""
     return name
 
 
 def one_tile(_name, _meta=None):
-    """Return one name: all are dithers of one tile."""
+    """Return one name, which makes all images dithers of one tile."""
     return "tile"
 
 
 @dataclass(frozen=True)
 class Match:
-    """A result, its truth, and the warnings that it came with.
+    """A result, its truth and its warnings.
 
     Parameters
     ----------
@@ -47,45 +47,45 @@ class Match:
 
     @property
     def found(self):
-        """Levels found."""
+        """Fitted levels."""
         return np.asarray(self.result.table["level"].value, dtype=float)
 
     @property
     def stated(self):
-        """Standard errors stated for them, relative to the gauge."""
+        """Stated standard errors of the levels, relative to the gauge."""
         return np.asarray(self.result.table["error"].value, dtype=float)
 
     @property
     def errors(self):
-        """Found less true levels, in the gauge of the zero mean; shape (n,)."""
+        """Fitted minus true levels in the gauge of the zero mean, shape (n,)."""
         errors = self.found - self.true
         return errors - errors.mean()
 
     @property
     def pulls(self):
-        """Errors over stated errors; infinite where none is stated."""
+        """Errors divided by stated errors; infinite without a stated error."""
         with np.errstate(divide="ignore", invalid="ignore"):
             return self.errors / self.stated
 
     @property
     def warned(self):
-        """1 if a warning names a pattern, else 0."""
+        """1 if a warning names a pattern, otherwise 0."""
         return float(any(PATTERN.search(m) for m in self.messages))
 
     def contrast(self, weights):
-        """Return the error of a weighted sum of levels, of zero sum, and its stated error."""
+        """Return the error and stated error of a weighted sum of levels with zero total weight."""
         used = np.flatnonzero(weights)
         part = np.array([[self.covariance(i, j) for j in used] for i in used])
         w = weights[used]
         return float(w @ (self.found - self.true)[used]), float(np.sqrt(w @ part @ w))
 
     def covariance(self, i, j):
-        """Return the covariance stated for the levels of two images."""
+        """Return the stated covariance of the levels of two images."""
         return float(self.result.covariance(int(i), int(j))[0, 0])
 
 
 def run(function, images, true, **options):
-    """Call one of the package's functions and keep its warnings."""
+    """Call a function of the package and keep its warnings."""
     options.setdefault("measure", lm.MeasureOptions(n_workers=1))
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
@@ -123,7 +123,7 @@ def surfaces(match, images):
 
 
 def plane_pulls(match, grids):
-    """Return pulls of levels, shape (n,), and of slopes, shape (n, 2), where no slope is true.
+    """Return pulls of levels, shape (n,), and of slopes, shape (n, 2), if all true slopes are zero.
 
     In the gauge of the zero mean plane. East is against x, and North along y.
     """
@@ -142,7 +142,7 @@ def plane_pulls(match, grids):
 
 
 def noise_bound(grids, noise):
-    """Return the least rms error of the levels less their mean, of white noise on one scale.
+    """Return the smallest possible rms error of the levels minus their mean, for white noise.
 
     The information on the levels of n images of weights w at one pixel of the sky is
     diag(w) - w w^T / sum(w) (the Cramer-Rao bound of the joint fit of sky and levels).
@@ -159,22 +159,22 @@ def noise_bound(grids, noise):
     total = cover.sum(axis=0)
     cover = cover[:, total > 0]
     fisher = np.diag(cover.sum(axis=1)) - (cover / total[total > 0]) @ cover.T
-    # The inverse without the mean, which is not determined.
+    # The pseudo-inverse excludes the mean, which is not determined.
     return np.sqrt(np.trace(np.linalg.pinv(fisher, rcond=1e-10, hermitian=True)) / len(grids))
 
 
 def floor_of(match):
-    """Return the systematic scatter between pairs that the last pass found."""
+    """Return the systematic scatter between pairs estimated by the last pass."""
     return float(match.result.passes[-1].solution.floor)
 
 
 def closure_of(match):
-    """Return the rms of the loops' closures over their errors."""
+    """Return the rms of the closures of loops divided by their errors."""
     return float(match.result.closures.meta["rms"])
 
 
 def suspects_of(match):
-    """Return the names of the images that the result suspects, the worst first.
+    """Return the names of the suspect images of a result, the worst first.
 
     ``result.suspects`` is a table with a column ``name`` or ``image``, or a sequence of names.
     """
@@ -185,6 +185,6 @@ def suspects_of(match):
 
 
 def fitted_slopes(match):
-    """Return a boolean per image, true for one with a slope."""
+    """Return whether each image has a fitted slope."""
     table = match.result.table
     return np.hypot(table["slope_u"].value, table["slope_v"].value) > 0

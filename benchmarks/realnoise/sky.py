@@ -1,5 +1,5 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
-"""Analytic skies, rendered on each image's own pixel grid, and the noise of detectors.
+"""Analytic skies, rendered on the pixel grid of each image, and the noise of detectors.
 
 All coordinates are arcsec in the plane tangent at one point, (y, x). The images of a set share
 that tangent point, so that their pixel grids differ by exact shifts and scales. Nothing is
@@ -14,15 +14,15 @@ from astropy.wcs import WCS
 from scipy.ndimage import gaussian_filter
 from scipy.special import ndtr
 
-# Sigma of a Gaussian of unit full width at half maximum.
+# Sigma of a Gaussian with a full width at half maximum of one.
 SIGMA = 1 / np.sqrt(8 * np.log(2))
-# Gaussians end at this many sigma; 4e-8 of their flux is beyond.
+# Radius of a rendered Gaussian, in sigma. A fraction of 4e-8 of the flux lies beyond.
 REACH = 5.5
 
 
 @dataclass(frozen=True)
 class Grid:
-    """The pixel grid of an image.
+    """Pixel grid of an image.
 
     Parameters
     ----------
@@ -49,18 +49,18 @@ class Grid:
         return wcs
 
     def centres(self):
-        """Return the pixels' centres, y of shape (ny, 1) and x of shape (1, nx), arcsec."""
+        """Return the centres of the pixels in arcsec, y of shape (ny, 1) and x of shape (1, nx)."""
         y, x = (o + self.scale * np.arange(n) for o, n in zip(self.origin, self.shape, strict=True))
         return y[:, None], x[None, :]
 
     def fractions(self):
-        """Return the pixels' places on the detector, from -1 to 1 along each axis."""
+        """Return the positions of pixels on the detector, from -1 to 1 along each axis."""
         y, x = (np.linspace(-1, 1, n) for n in self.shape)
         return y[:, None], x[None, :]
 
 
 def bounds(grids, margin=30.0):
-    """Return the lowest and the highest (y, x) of several grids, with a margin."""
+    """Return the lowest and highest (y, x) of several grids, with a margin."""
     low = np.min([g.origin for g in grids], axis=0) - margin
     high = np.max([np.add(g.origin, np.multiply(g.shape, g.scale)) for g in grids], axis=0) + margin
     return low, high
@@ -68,7 +68,7 @@ def bounds(grids, margin=30.0):
 
 @dataclass(frozen=True)
 class Stars:
-    """Point sources: positions (y, x) and fluxes, brightness times arcsec**2."""
+    """Point sources with positions (y, x) and fluxes (brightness times arcsec**2)."""
 
     y: np.ndarray
     x: np.ndarray
@@ -76,7 +76,7 @@ class Stars:
 
     @classmethod
     def draw(cls, rng, grids, density, *, faintest=40.0, brightest=4e4):
-        """Draw stars of a density per arcsec**2, with dN/dF as F**-2 between two fluxes."""
+        """Draw stars with a density per arcsec**2, and dN/dF as F**-2 between two fluxes."""
         low, high = bounds(grids)
         n = rng.poisson(density * np.prod(high - low))
         y, x = rng.uniform(low, high, (n, 2)).T
@@ -95,11 +95,11 @@ class Stars:
         return cls(*np.array([[60.0 + 7 * k], [50.0 + 7 * k], [flux]]))
 
     def varied(self, rng):
-        """Return stars of the same places, with fluxes times normal deviates."""
+        """Return stars at the same positions, with fluxes multiplied by normal deviates."""
         return Stars(self.y, self.x, self.flux * rng.standard_normal(len(self.flux)))
 
     def render(self, grid, fwhm):
-        """Return the mean brightness of each pixel, for a Gaussian PSF of a width in arcsec."""
+        """Return the mean brightness of each pixel for a Gaussian PSF with a width in arcsec."""
         sigma = fwhm * SIGMA / grid.scale
         half = int(np.ceil(REACH * sigma)) + 1
         centre = (np.stack([self.y, self.x]) - np.reshape(grid.origin, (2, 1))) / grid.scale
@@ -111,7 +111,7 @@ class Stars:
         edges = first[..., None] + np.arange(2 * half + 2) - 0.5
         py, px = np.diff(ndtr((edges - centre[..., None]) / sigma), axis=-1)
         stamps = (flux[:, None] * py)[:, :, None] * px[:, None, :]
-        # On an array with room for whole stamps about every star.
+        # The array has a margin for complete stamps around every star.
         pad = 2 * half + 2
         shape = np.add(grid.shape, 2 * pad)
         rows, columns = (f[:, None] + np.arange(2 * half + 1) + pad for f in first)
@@ -122,7 +122,7 @@ class Stars:
 
 @dataclass(frozen=True)
 class Nebula:
-    """Emission: a sum of round Gaussians of given peaks and widths, not changed by the PSF."""
+    """Emission: a sum of round Gaussians with given peaks and widths, without PSF."""
 
     y: np.ndarray
     x: np.ndarray
@@ -131,7 +131,7 @@ class Nebula:
 
     @classmethod
     def draw(cls, rng, grids, *, spacing=100.0, peak=30.0, widths=(20.0, 60.0)):
-        """Draw one blob per square of a side, with peaks up to a brightness."""
+        """Draw one blob per square of a given side, with peaks up to a brightness."""
         low, high = bounds(grids)
         n = max(int(np.prod(high - low) / spacing**2), 4)
         y, x = rng.uniform(low, high, (n, 2)).T
@@ -226,7 +226,7 @@ def make_image(rng, picture, name, sources=(), sky=0.0, step=None):
 
 
 def unit_noise(rng, shape, correlation=0.0):
-    """Return normal noise of unit scatter, smoothed by a Gaussian of a sigma in pixels."""
+    """Return normal noise of unit scatter, smoothed by a Gaussian with a sigma in pixels."""
     if correlation == 0:
         return rng.standard_normal(shape)
     pad = int(np.ceil(4 * correlation))
@@ -239,7 +239,7 @@ def unit_noise(rng, shape, correlation=0.0):
 
 
 def dithers(rng, n=6, *, size=200, spread=20.0, scales=(1.0,)):
-    """Return grids of dithers of one field, shifted up to a spread, in pixels of 1 arcsec.
+    """Return grids of dithers of one field, shifted by up to a spread, in pixels of 1 arcsec.
 
     The scales alternate; a coarser image has fewer pixels, on the same field.
     """
@@ -247,14 +247,14 @@ def dithers(rng, n=6, *, size=200, spread=20.0, scales=(1.0,)):
     for k in range(n):
         scale = scales[k % len(scales)]
         shape = (round(size / scale),) * 2
-        # The first pixel's edge, and not its centre, is where the field begins.
+        # The field begins at the edge of the first pixel, not at its centre.
         origin = rng.uniform(-spread, spread, 2) + 0.5 * scale
         grids.append(Grid(tuple(origin), shape, scale))
     return grids
 
 
 def mosaic(rng, ny=3, nx=3, *, size=200, step=170.0, jitter=3.0):
-    """Return grids of a mosaic of images of a size, a step apart, in pixels of 1 arcsec."""
+    """Return grids of a mosaic of images with a given size and step, in pixels of 1 arcsec."""
     return [
         Grid(
             (y * step + rng.uniform(-jitter, jitter), x * step + rng.uniform(-jitter, jitter)),
@@ -272,7 +272,7 @@ def stripes(rng, shape, size=0.5, *, axis=0):
 
 
 def smooth_pattern(rng, grid, size):
-    """Return a pattern of low frequency over a detector: of zero mean and an rms.
+    """Return a pattern of low frequency on a detector, with zero mean and a given rms.
 
     A sum of cosines of up to three half waves along each axis.
     """
@@ -287,14 +287,14 @@ def smooth_pattern(rng, grid, size):
 
 
 def bowl(grid, size):
-    """Return a round bowl of zero mean: the size is its rise from the centre to each edge."""
+    """Return a round bowl of zero mean; its size is the rise from the centre to each edge."""
     y, x = grid.fractions()
     square = y**2 + x**2
     return size * (square - square.mean())
 
 
 def cosmic_rays(rng, shape, fraction, low=2.0, high=200.0):
-    """Return single pixels hit by a fraction, as many in each octave between two brightnesses."""
+    """Return cosmic rays on a fraction of the pixels, equally many in each octave of brightness."""
     hit = rng.random(shape) < fraction
     image = np.zeros(shape)
     image[hit] = low * (high / low) ** rng.random(np.count_nonzero(hit))

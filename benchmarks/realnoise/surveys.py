@@ -9,14 +9,14 @@ from realnoise.pixels import levels_of
 
 
 def without_plane(values, y, x):
-    """Return values less the plane that fits them best."""
+    """Return values minus the best-fitting plane."""
     terms = np.stack([np.ones(np.size(values)), np.ravel(y), np.ravel(x)], axis=1)
     rest = np.ravel(values) - terms @ np.linalg.lstsq(terms, np.ravel(values), rcond=None)[0]
     return rest.reshape(np.shape(values))
 
 
 def detector_bowl(rng):
-    """Planes over 10 x 10 images, with one bowl of 0.5 that stays with the detector.
+    """Planes over 10 x 10 images with a bowl of 0.5 that stays with the detector.
 
     Once without, and once with a solution for the pattern.
     """
@@ -42,7 +42,7 @@ def detector_bowl(rng):
 
 
 def automatic_slopes(rng):
-    """A 6 x 6 mosaic with stripes as large as the noise: without slopes, and with a slope each.
+    """A 6 x 6 mosaic with stripes as large as the noise, without slopes and with random slopes.
 
     The errors are those of the corrections at every 10th pixel. A plane over the whole mosaic is
     fitted to the errors and left out, as overlaps do not determine it.
@@ -70,7 +70,7 @@ def automatic_slopes(rng):
 
 
 def _surface_error(found, images, planes, grids):
-    """Sum of squares of the corrections less the true planes."""
+    """Return the sum of squares of the corrections minus the true planes."""
     some = np.s_[:, 5::10, 5::10]
     errors = np.subtract(scores.surfaces(found, images), planes)[some]
     places = [np.broadcast_arrays(*grid.centres()) for grid in grids]
@@ -79,7 +79,7 @@ def _surface_error(found, images, planes, grids):
 
 
 def nircam_short(rng):
-    """Tiles of NIRCam's short chips through three passes, with dithers of two sizes."""
+    """Tiles of NIRCam's short-wavelength chips in three passes, with dithers of two sizes."""
     return {
         f"tiles, dithers of {spread} of 128 pixels": short_tiles(rng, spread=spread)
         for spread in (20, 40)
@@ -87,7 +87,7 @@ def nircam_short(rng):
 
 
 def short_tiles(rng, *, spread, n_dithers=4, size=128, gap=10.0):
-    """Return the pulls of four tiles, of the four chips of a NIRCam module.
+    """Return the pulls of four tiles of the four chips of a NIRCam module.
 
     The level of an image is the sum of those of its tile, its chip in the tile, and itself. The
     dithers go round a square, so that they bridge the gaps between the chips.

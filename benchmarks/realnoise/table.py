@@ -1,5 +1,5 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
-"""Run rows of the benchmark, and print and keep their figures."""
+"""Run rows of the benchmark, and print and store their figures."""
 
 import json
 import math
@@ -16,7 +16,7 @@ WIDTH = 44
 
 
 def list_rows():
-    """Print the rows' names, titles and numbers of trials."""
+    """Print name, title and number of trials of each row."""
     for row in ROWS.values():
         print(f"{row.name:16s} {row.title} ({row.trials} trials)")
 
@@ -87,7 +87,7 @@ def _number(value):
 
 def _record(figure):
     goal = figure.goal
-    # JSON has neither NaN nor infinity.
+    # JSON cannot hold NaN and infinity.
     numbers = {"value": figure.value, "low": goal.low, "high": goal.high}
     values = {key: v if math.isfinite(v) else None for key, v in numbers.items()}
     return values | {"excused": figure.excused, "met": figure.met}

@@ -1,5 +1,5 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
-"""Real tiles: the medians of the overlaps after matching, found by reproject.
+"""Real tiles: medians of the overlaps after matching, computed with reproject.
 
 Nothing of the package measures here. One tile of a pair is resampled on the pixels of the
 other, and the median of the difference is taken before and after the corrections.
@@ -18,7 +18,7 @@ import levelmatch as lm
 from realnoise.goals import Skip
 
 FOLDER = Path(__file__).parents[3] / "shared" / "data" / "2mass_orion100"
-# Of the differences of a pair, at most about this many, evenly spread, give its median.
+# Largest number of evenly spread differences of a pair from which the median is computed.
 MOST = 20000
 
 
@@ -39,7 +39,7 @@ def tiles():
 
 
 def overlaps():
-    """Yield, for each pair that overlaps, its names, and the pixels compared and differences.
+    """Yield names, compared pixels and differences of each overlapping pair.
 
     The pixels are (y, x) in the first tile, and the same places in the second, shape (2, 2, n).
     """
@@ -63,7 +63,7 @@ def overlaps():
 
 
 def _common_box(shape, wcs, onto_shape, onto):
-    """Slices of the pixels of one tile that another's outline can reach, or None."""
+    """Return the slices of one tile within reach of another's outline, or `None`."""
     ny, nx = shape
     edge = np.linspace(-0.5, 0.5, 33)
     y = np.concatenate([edge * ny, edge * ny, np.full(33, -ny / 2), np.full(33, ny / 2)])
@@ -85,7 +85,7 @@ def compared():
 
 
 def medians(planes):
-    """Return the median of each overlap after planes in (1, y, x) are subtracted by name."""
+    """Return the median of each overlap, after planes in (1, y, x) are subtracted by name."""
     return np.array(
         [
             np.median(
@@ -97,7 +97,7 @@ def medians(planes):
 
 
 def planes_of(result):
-    """Return the plane in (1, y, x) that was subtracted from each tile, by name."""
+    """Return the plane in (1, y, x) subtracted from each tile, by name."""
     planes = {}
     for name, (data, _) in tiles().items():
         difference = (data - result[name].data)[::16, ::16]
@@ -109,7 +109,7 @@ def planes_of(result):
 
 
 def real_tiles(_rng):
-    """100 tiles of 2MASS around Orion: the rms of the overlaps' medians after matching, DN."""
+    """100 tiles of 2MASS around Orion: rms of the medians of overlaps after matching, in DN."""
     paths = [FOLDER / name for name in tiles()]
     out = {}
     with warnings.catch_warnings():
