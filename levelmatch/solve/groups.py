@@ -70,16 +70,13 @@ def solve_groups(equations, options, *, weights, npix, scatter, reference=None, 
         return solver.solve(robust * pair_weights(equations, "ivar", floors[set_of], npix, scatter))
 
     floors = Floors(equations, component, n_sets, free, options.floor)
-    adapted = Adapted(floors.start(), np.ones(len(pairs)), None)
-    if weights == "ivar" or options.floor is None:
-        adapted = _adapt(floors, options.robust, solve)
+    adapted = _adapt(floors, options, weights, solve)
     inflation = error_inflation(floors, adapted.floors, adapted.robust > 0.5, options.slope_prior)
     variance = None
     if weights != "ivar":
         # The floor does not depend on these weights.
         variance = 1 / floors.precision(adapted.floors)
-        other = solver.solve(pair_weights(equations, weights, 0.0, npix, scatter))
-        adapted = Adapted(adapted.floors, np.ones(len(pairs)), other)
+        adapted = _weighted_otherwise(adapted, solver, weights, npix, scatter)
     solved, doubt = solver.finish(adapted.solved), adapted.doubt
     coefficients = solved.coefficients if doubt is None else solved.coefficients + doubt.shift
     gauge = _gauge(equations, component, held, free, mean, options)
@@ -108,6 +105,13 @@ def solve_groups(equations, options, *, weights, npix, scatter, reference=None, 
     )
 
 
+def _weighted_otherwise(adapted, solver, weights, npix, scatter):
+    """Return the solution by other weights than inverse variances, with the same floors."""
+    equations = solver.equations
+    solved = solver.solve(pair_weights(equations, weights, 0.0, npix, scatter))
+    return Adapted(adapted.floors, np.ones(len(equations.first)), solved)
+
+
 def _gauge(equations, component, held, free, mean, options):
     """Return the gauge to apply to the solution, or `None` if the held groups define it."""
     if mean.any():
@@ -117,13 +121,16 @@ def _gauge(equations, component, held, free, mean, options):
     return None
 
 
-def _adapt(floors, robust, solve):
+def _adapt(floors, options, weights, solve):
     """Return floors, robust weights and solution by the chosen treatment of wrong pairs."""
-    if robust == "auto":
+    if weights != "ivar" and options.floor is not None:
+        # Neither floors nor robust weights are needed.
+        return Adapted(floors.start(), np.ones(len(floors.set_of)), None)
+    if options.robust == "auto":
         return Rejection(floors).run(solve)
-    if robust is None:
+    if options.robust is None:
         return settle_floors(floors, solve)
-    return Reweighting(floors, robust).run(solve)
+    return Reweighting(floors, options.robust).run(solve)
 
 
 def _n_sigma(floors, adapted, solved, weights):

@@ -55,11 +55,8 @@ def run_passes(
         The passes with their solutions.
     """
     passes = _hold_named(passes, frames, used)
-    # Recorded images have no WCS.
-    if pattern is None and options.pattern is not None and frames[0].transform is not None:
-        pattern = find_shared_pattern(
-            frames, passes, measured, used, options, partial(_after_pass, options)
-        )
+    if pattern is None:
+        pattern = _shared_pattern(frames, passes, measured, used, options)
     # Errors from strips and blocks would absorb a pattern of the detector. Patterns are therefore
     # searched for with the errors of the cells alone.
     unpooled = subtract_pattern(measured, pattern)
@@ -97,6 +94,15 @@ def run_passes(
             solved.solution.floor,
         )
     return frames, done
+
+
+def _shared_pattern(frames, passes, measured, used, options):
+    """Return the pattern of the detectors, or `None` if none is asked for."""
+    # Recorded images have no WCS.
+    if options.pattern is None or frames[0].transform is None:
+        return None
+    after_pass = partial(_after_pass, options)
+    return find_shared_pattern(frames, passes, measured, used, options, after_pass)
 
 
 def _after_pass(options, p, frames, table, rows):
