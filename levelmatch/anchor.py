@@ -126,7 +126,7 @@ def anchor_levels(
         )
         raise TypeError(msg)
     if "anchor" in result.run.options:
-        msg = f"{result.run.options['anchor']['names'][0]}: the result has this anchor already"
+        msg = f"{result.run.options['anchor']['names'][0]}: the result already has this anchor"
         raise FrameError(msg)
     fit_type = _checked_fit_type(fit_type)
     _check_colour(colour)
@@ -195,7 +195,7 @@ def _kernel(kernel: Any, samples: float) -> np.ndarray:
         values = np.asarray(getattr(kernel, "array", kernel), dtype=float)
         odd = values.ndim == 2 and all(n % 2 for n in values.shape)
         if not odd or not np.isfinite(values).all() or not values.sum() > 0:
-            msg = f"kernel: shape {values.shape}: expected a plane of odd sides and a positive sum"
+            msg = f"kernel: shape {values.shape}: expected odd sides and a positive sum"
             raise ValueError(msg)
     return values / values.sum()
 
@@ -222,7 +222,7 @@ def _at_place(result: MatchResult, item: tuple, fwhm: Any) -> ZeroPoint:
     near = np.asarray(sky) @ np.asarray(centre) > np.cos(np.radians(radius))
     inside = near & ~mosaic.mask
     if np.count_nonzero(inside) < 4:
-        msg = f"anchor: {name}: no good pixel of the images is there"
+        msg = f"anchor: {name}: the images have no good pixel there"
         raise NoOverlapError(msg)
     levels = np.asarray(mosaic.data[inside], dtype=float)
     middle = np.median(levels)
@@ -238,7 +238,7 @@ def _in_unit(value: Any, unit: Any) -> float:
     if isinstance(value, u.Quantity):
         return float(value.to_value(unit or u.dimensionless_unscaled))
     if isinstance(value, bool) or not isinstance(value, Real) or not np.isfinite(float(value)):
-        msg = f"anchor: {value!r} is no finite number"
+        msg = f"anchor: {value!r} is not a finite number"
         raise TypeError(msg)
     return float(value)
 
@@ -269,7 +269,7 @@ def _of_image(result: MatchResult, frame: Frame, axes: np.ndarray, how: _Compari
     averaged = _averaged(values, mosaic.wcs, frame, x, y, n)
     good = np.isfinite(known) & np.isfinite(averaged)
     if np.count_nonzero(good) < 4:
-        msg = f"{frame.name}: the anchor has no good pixel within the images, smoothed to it"
+        msg = f"{frame.name}: the anchor and the smoothed images share no good pixel"
         raise NoOverlapError(msg)
     vectors = frame.transform.to_sky(x[good], y[good])
     wide = BLOCK_WIDTH * max(width or 0.0, side) / 60

@@ -93,7 +93,7 @@ def split_tree(content: bytes) -> tuple[bytes, bytes, bytes]:
     begin = _BEGIN.match(content)
     end = None if begin is None else _END.search(content, begin.end())
     if begin is None or end is None:
-        msg = "it is no ASDF file with a tree"
+        msg = "it is not an ASDF file with a tree"
         raise ValueError(msg)
     return content[: begin.end()], content[begin.end() : end.end()], content[end.end() :]
 
@@ -134,7 +134,7 @@ def block_sizes(
     position = start
     while content[position : position + 4] == MAGIC:
         if position + 54 > len(content):
-            msg = "it ends before its last array does"
+            msg = "it ends before the end of its last array"
             raise RecordError(msg)
         (header,) = struct.unpack_from(">H", content, position + 4)
         flags, kind, allocated, used, size, checksum = struct.unpack_from(
@@ -151,7 +151,7 @@ def block_sizes(
         begin = position + 6 + header
         position = begin + allocated
         if position > len(content):
-            msg = "it ends before its last array does"
+            msg = "it ends before the end of its last array"
             raise RecordError(msg)
         if check is not None:
             check(len(sizes) - 1, content[begin : begin + used], kind, size, checksum)
@@ -206,7 +206,7 @@ def _tree(text: bytes) -> Any:
             raise RecordError(msg)
         tag = getattr(event, "tag", None)
         if tag is not None and not _TAGS.fullmatch(tag):
-            msg = f"it holds what no record does: {tag[:80]}"
+            msg = f"it holds a tag that no record has: {tag[:80]}"
             raise RecordError(msg)
     return yaml.compose(text, Loader=loader)
 
@@ -270,7 +270,7 @@ def whole_number(node: Any, name: str) -> int:
     """Return the value of a scalar node; refuse any other than a whole number."""
     is_number = node is not None and node.tag == "tag:yaml.org,2002:int"
     if not is_number or not _WHOLE.fullmatch(node.value):
-        msg = f"an array's {name} is no whole number: {str(node and node.value)[:80]}"
+        msg = f"an array's {name} is not a whole number: {str(node and node.value)[:80]}"
         raise RecordError(msg)
     return int(node.value)
 

@@ -218,7 +218,7 @@ def planned_associations(
     for path in dict.fromkeys(associations):
         target = directory / path.name
         if target.resolve() == path.resolve():
-            msg = f"{path.name}: the output folder {directory} is its own; name another"
+            msg = f"{path.name}: the output folder {directory} holds it; name another"
             raise FrameError(msg)
         if target in contents:
             msg = f"{path.name}: two associations would have this name; rename one"

@@ -46,7 +46,7 @@ def write_skyfile(result: Levels, path: str | Path, *, overwrite: bool = False) 
             msg = f"{frame.name}: its correction is a plane or a pattern, and a skyfile has levels"
             raise FrameError(msg)
         if len(frame.file.split()) != 1:
-            msg = f"{frame.name}: AstroDrizzle reads no names with blanks; rename the file"
+            msg = f"{frame.name}: AstroDrizzle cannot read names with blanks; rename the file"
             raise FrameError(msg)
         files.setdefault(frame.file, []).append(float(frame.correction.constant))
     lines = [f"{name} {' '.join(map(repr, levels))}" for name, levels in files.items()]

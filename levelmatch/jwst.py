@@ -124,7 +124,7 @@ def _sky_line(product: Product) -> str:
     elif frame.output_factor != 1.0:
         reason = "it is multiplied by a factor; match without apply_flux_scale"
     elif name.split() != [name]:
-        reason = "the skymatch step reads no names with blanks; rename it"
+        reason = "the skymatch step cannot read names with blanks; rename it"
     if reason:
         msg = f"{frame.name}: a list of levels cannot express its correction: {reason}"
         raise FrameError(msg)

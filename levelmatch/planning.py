@@ -29,7 +29,7 @@ def fit_types_of(fit_type, keywords):
         unknown = set(fit_type) - set(PASS_OF) - set(PASS_OF.values())
         if unknown:
             known = ", ".join(PASS_OF.values())
-            msg = f"fit_type: {min(unknown)!r} is no pass; the passes are {known}"
+            msg = f"fit_type: {min(unknown)!r} is not a pass; the passes are {known}"
             raise ValueError(msg)
         given = {PASS_OF.get(word, word): value for word, value in fit_type.items()}
     else:

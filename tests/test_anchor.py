@@ -176,7 +176,7 @@ def test_the_table_the_cards_and_the_summary_say_it():
     assert anchored[0].meta["LMALEV"] == pytest.approx(told["level"])
     assert "absolute level is that of wide.fits" in anchored.gauge
     assert any("subtracted, by wide.fits" in line for line in summary_lines(anchored))
-    with pytest.raises(lm.FrameError, match=r"wide\.fits: the result has this anchor already"):
+    with pytest.raises(lm.FrameError, match=r"wide\.fits: the result already has this anchor"):
         lm.anchor_levels(anchored, anchor_of(noise, 4.0, 12.0))
 
 
@@ -236,7 +236,7 @@ def test_anchors_are_checked():
         lm.anchor_levels(result, away)
     with pytest.raises(TypeError, match="expected .SkyCoord, value."):
         lm.anchor_levels(result, (1.0, 2.0))
-    with pytest.raises(lm.NoOverlapError, match="no good pixel of the images is there"):
+    with pytest.raises(lm.NoOverlapError, match="the images have no good pixel there"):
         lm.anchor_levels(result, (SkyCoord(30, 2, unit="deg"), 1.0))
     with pytest.warns(lm.LevelMatchWarning, match="only . independent blocks"):
         lm.anchor_levels(result, anchor_of(noise, 72.0, 0.0))

@@ -236,7 +236,7 @@ def test_a_missing_association(tmp_path):
 
 def test_nothing_is_written_over(asn, tmp_path):
     result = lm.match_levels(asn)
-    with pytest.raises(FrameError, match=r"x_asn.json: the output folder .* is its own"):
+    with pytest.raises(FrameError, match=r"x_asn.json: the output folder .* holds it"):
         result.write(asn.parent)
     assert sorted(p.name for p in asn.parent.iterdir()) == ["cal", "stars.ecsv", "x_asn.json"]
     out = tmp_path / "out"

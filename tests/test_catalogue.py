@@ -123,9 +123,9 @@ def _twice(table):
     ("column", "value", "message"),
     [
         ("file", "nowhere.fits", r"nowhere\.fits: there is no such file"),
-        ("nx", 99, r"mirimage_cal\.fits: its shape is \(128, 136\), that of the cat"),
-        ("unit", "Jy", r"mirimage_cal\.fits: its unit is MJy / sr, that of"),
-        ("FILTER", "F560W", r"mirimage_cal\.fits: its FILTER is F770W, that of"),
+        ("nx", 99, r"mirimage_cal\.fits: its shape is \(128, 136\), in the catalogue"),
+        ("unit", "Jy", r"mirimage_cal\.fits: its unit is MJy / sr, in the"),
+        ("FILTER", "F560W", r"mirimage_cal\.fits: its FILTER is F770W, in the"),
         ("s_region", "CIRCLE 1 2 3", r"00001_mirimage_cal\.fits: s_region: 'CIRCLE"),
         ("dec", None, r"00001_mirimage_cal\.fits: its outline has no area"),
     ],
@@ -163,9 +163,7 @@ def test_matched_images_are_refused(paths, expected, tmp_path):
         levelmatch.match_levels(tmp_path / "a.ecsv")
     table["file"] = [str(path) for path in matched]
     table.remove_columns([name for name in table.colnames if name.startswith("LM")])
-    with pytest.raises(
-        levelmatch.FrameError, match="its LM.* is .*, that of the catalogue is None"
-    ):
+    with pytest.raises(levelmatch.FrameError, match="its LM.* is .*, in the catalogue it is None"):
         levelmatch.match_levels(table)
 
 

@@ -604,7 +604,7 @@ def test_words_of_the_command(run, files, tmp_path):
     assert_refused(result, "--apply-flux-scale: there is nothing to apply without --flux-scale")
     fits.writeto(tmp_path / "plain.fits", np.ones((64, 64), dtype="f4"))
     result = run("run", *files, tmp_path / "plain.fits", "--dry-run")
-    assert_refused(result, "plain.fits: the header has no celestial WCS; find its astrometry")
+    assert_refused(result, "plain.fits: the header has no celestial WCS; solve its astrometry")
 
 
 def test_files_and_output_are_needed(run, files):
@@ -819,7 +819,7 @@ def test_demo_leaves_other_folders_alone(run, tmp_path):
     (tmp_path / "mine.txt").write_text("mine", encoding="utf-8")
     assert_refused(run("demo", tmp_path), "has other files, such as mine.txt; name a new folder")
     (tmp_path / "levelmatch.html").write_text("mine", encoding="utf-8")
-    assert_refused(run("demo", tmp_path, "--overwrite"), "is no page of levelmatch")
+    assert_refused(run("demo", tmp_path, "--overwrite"), "is not a page of levelmatch")
     assert listing(tmp_path) == ["levelmatch.html", "mine.txt"]
 
 

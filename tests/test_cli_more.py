@@ -146,7 +146,7 @@ def test_nothing_is_overwritten_in_silence(files, tmp_path, flag):
     if flag == "--record":
         # A file that is not a record is never replaced.
         again = run("run", *files, "--dry-run", flag, path, "--overwrite")
-        assert "exists and is no record" in again.stderr
+        assert "exists and is not a record" in again.stderr
         path.write_text("#ASDF mine")
     before = path.read_bytes()
     assert run("run", *files, "--dry-run", flag, path, "--overwrite").exit_code == 0

@@ -56,7 +56,7 @@ def damaged(image, how):
     [
         ("no wcs", r"bad\.fits: the image has no WCS"),
         ("linear", r"bad\.fits: the WCS is not celestial"),
-        ("singular", r"bad\.fits: (the WCS is singular|the image.s outline has no area)"),
+        ("singular", r"bad\.fits: (all pixels of the WCS lie on|the outline has no area)"),
         ("three dimensions", r"bad\.fits: the image has 3 dimensions \(shape \(2, 48, 64\)\)"),
         ("one dimension", r"bad\.fits: the image has 1 dimensions \(shape \(64,\)\)"),
         ("empty", r"bad\.fits: the image is empty or a single line, its shape is \(0, 5\)"),
@@ -271,7 +271,7 @@ def test_extension_that_is_a_table(pair_of_files, hdu):
 def test_dq_of_floats(paint, write, tmp_path, name):
     path = write(paint("a.fits"), tmp_path / "a.fits", dq=np.zeros((48, 64), "f4"))
     fits.setval(path, "EXTNAME", value=name, ext=2)
-    with pytest.raises(lm.FrameError, match=rf"a\.fits: the {name} extension is not of whole"):
+    with pytest.raises(lm.FrameError, match=rf"a\.fits: the {name} extension does not hold whole"):
         match([path])
 
 
@@ -337,7 +337,7 @@ def test_wcs_in_memory_that_wcslib_refuses(paint):
 def test_output_folder_is_an_input_s(pair_of_files, snapshot):
     before = snapshot(pair_of_files)
     result = match(pair_of_files)
-    with pytest.raises(lm.FrameError, match=r"a\.fits: the output folder .*in is its own"):
+    with pytest.raises(lm.FrameError, match=r"a\.fits: the output folder .*in holds it"):
         result.write(pair_of_files[0].parent, overwrite=True)
     assert snapshot(pair_of_files) == before
     assert sorted(p.name for p in pair_of_files[0].parent.iterdir()) == ["a.fits", "b.fits"]

@@ -119,7 +119,7 @@ def test_the_callers_keyword(tmp_path):
 def test_levels_that_a_file_carries_are_replaced_or_cleared(tmp_path):
     paths = files(tmp_path / "in", "HST", MDRIZSKY=12.0)
     kept = lm.match_levels(paths, group_by="FILENAME", solve=KEEP)
-    assert "takes its place" in " ".join(kept.table.meta["notes"])
+    assert "the new level replaces it" in " ".join(kept.table.meta["notes"])
     written, _ = check_round_trip(kept, paths, tmp_path)
     found = fits.getheader(written[0], ("SCI", 1))["MDRIZSKY"]
     assert found == kept.table["level"].value[0]

@@ -817,7 +817,7 @@ def test_hopeless_image_is_left_out_if_asked(pair, paint, tmp_path, how):
     files = [pair[0], path, pair[1]]
     with pytest.raises(lm.FrameError, match=r"bad\.fits"):
         match(files)
-    with pytest.warns(lm.LevelMatchWarning, match=r"left out, .*: bad\.fits(\.gz)? \("):
+    with pytest.warns(lm.LevelMatchWarning, match=r"left out .*: bad\.fits(\.gz)? \("):
         result = match(files, read=lm.ReadOptions(on_error="skip"))
     assert result.names == ["a.fits", "b.fits"]
     assert_allclose(np.diff(result.table["level"].value), 3, atol=0.01)

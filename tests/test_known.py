@@ -200,7 +200,7 @@ def test_only_regions_are_compared(paths, tmp_path):
         match(paths, regions=regions.PointPixelRegion(regions.PixCoord(3, 3)))
     with pytest.raises(ValueError, match=r"regions: .*none\.reg cannot be read"):
         match(paths, regions=tmp_path / "none.reg")
-    with pytest.raises(TypeError, match="regions: 3 is no region"):
+    with pytest.raises(TypeError, match="regions: 3 is not a region"):
         match(paths, regions=[3])
 
 

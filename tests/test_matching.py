@@ -460,7 +460,9 @@ def test_each_pass_has_its_own_fit_type(one_tile):
         assert [p.fit_type for p in result.passes] == ["level+slope", "auto"]
     named = lm.match_levels(one_tile, fit_type={"dithers": "level+slope", "mosaic": "auto"})
     assert [p.fit_type for p in named.passes] == ["level+slope", "auto"]
-    with pytest.raises(ValueError, match="fit_type: 'chips' is no pass; the passes are dithers, "):
+    with pytest.raises(
+        ValueError, match="fit_type: 'chips' is not a pass; the passes are dithers, "
+    ):
         lm.match_levels(one_tile, fit_type={"chips": "level"})
     with pytest.raises(TypeError, match="unexpected keyword argument 'wait'$"):
         lm.match_levels(one_tile, wait=1)

@@ -288,7 +288,7 @@ def test_a_moved_image_is_refused(record, raw, tmp_path):
     [
         (lambda files: files[1:], "00001_mirimage_cal.fits: the image is missing; a record"),
         (lambda files: files[2:], "missing, and 1 more"),
-        (lambda files: [*files, files[0]], "it is there twice"),
+        (lambda files: [*files, files[0]], "it is given twice"),
         (lambda files: [*files, "/tmp/other.fits"], "other.fits: the record has no such image"),
     ],
 )
@@ -397,7 +397,7 @@ def test_local_levels_move_along(record):
         ({"reference": "nobody"}, ValueError, "reference: 'nobody'"),
         ({"reference": 17}, ValueError, "there is no image 17"),
         ({"exclude": ["nobody"]}, RecordError, "exclude: nobody: the record has no such image"),
-        ({"solve": {"speed": 1}}, TypeError, "solve: 'speed' is no option"),
+        ({"solve": {"speed": 1}}, TypeError, "solve: 'speed' is not an option"),
         ({"solve": {"floor": -1}}, ValueError, "floor: -1 is not"),
     ],
 )
@@ -451,13 +451,13 @@ def drop_image(tree):
         (name_of("../../etc/passwd"), "is a path, not the name of an image"),
         (name_of("/etc/passwd"), "is a path, not the name of an image"),
         (name_of(".."), "is a path, not the name of an image"),
-        (double_name, "is there twice"),
+        (double_name, "occurs twice"),
         (drop_image, "damaged"),
         (set_item("corrections", "constant", 0, value=np.nan), "not a finite number"),
         (set_item("corrections", "vector", 0, value=np.inf), "not a finite number"),
         (set_item("corrections", "image", 0, value=99), "a correction of image 99"),
-        (set_item("pairs", "first", 0, value=-1), "a pair of an image that is none"),
-        (set_item("pairs", "rhs", 0, value=np.nan), "pair 0 is not of finite numbers"),
+        (set_item("pairs", "first", 0, value=-1), "a pair names an image beyond"),
+        (set_item("pairs", "rhs", 0, value=np.nan), "pair 0 has numbers that are not finite"),
         (set_item("passes", value=[]), "0 passes recorded, 2 asked for"),
         (set_item("unit", value=["Jy"]), "unit|damaged|is not of type"),
         (set_item("images", "scale", 0, value=np.nan), "'scale' is not finite"),
@@ -496,13 +496,13 @@ HOSTILE = {
     "tagged": (SHAPE_OF, rb"\1[200000000]\n      ? strides\n      : !!seq [0]\n", "not laid out"),
     "merged": (SHAPE_OF, rb"\1[2]\n      <<: {strides: [0]}\n", "a key that no record has"),
     "large": (SHAPE_OF, rb"\1[200000000]\n", "declares 1600000000 bytes, its block has"),
-    "negative": (SHAPE_OF, rb"\1[-1]\n", "shape is no whole number"),
+    "negative": (SHAPE_OF, rb"\1[-1]\n", "shape is not a whole number"),
     "rows of nothing": (SHAPE_OF, rb"\1[100000000, 0]\n", "declares 0 bytes, its block has"),
-    "file": (SOURCE, rb'\1"file:///etc/hostname"\n', "source is no whole number"),
-    "url": (SOURCE, rb"\1http://127.0.0.1:9/x.asdf\n", "source is no whole number"),
-    "text": (SOURCE, rb'\1"\2"\n', "source is no whole number"),
-    "tagged number": (SOURCE, rb"\1!!str \2\n", "source is no whole number"),
-    "last block": (SOURCE, rb"\1-1\n", "source is no whole number"),
+    "file": (SOURCE, rb'\1"file:///etc/hostname"\n', "source is not a whole number"),
+    "url": (SOURCE, rb"\1http://127.0.0.1:9/x.asdf\n", "source is not a whole number"),
+    "text": (SOURCE, rb'\1"\2"\n', "source is not a whole number"),
+    "tagged number": (SOURCE, rb"\1!!str \2\n", "source is not a whole number"),
+    "last block": (SOURCE, rb"\1-1\n", "source is not a whole number"),
     "no block": (SOURCE, rb"\g<1>99999\n", "not laid out"),
     "reference": (
         rb"(  order: )!core(?:.*\n){5}",
@@ -515,7 +515,7 @@ HOSTILE = {
     "table": (
         rb"(  recombine: )",
         rb"  zz: !core/complex-1.0.0 1j\n\1",
-        "holds what no record does",
+        "holds a tag that no record has",
     ),
     "twice": (rb"(  recombine: )", rb"  recombine: true\n\1", "a key that no record has"),
     "two trees": (rb"\n\.\.\.\n", b"\n--- {a: 1}\n...\n", "tree is not laid out"),
@@ -606,7 +606,7 @@ def test_images_in_memory_without_names(paint, tmp_path):
         assert {path.name for path in paths} == {paths[0].name}
         assert_array_equal(fits.getdata(paths[0]), fits.getdata(paths[1]))
         assert_allclose(fits.getdata(paths[2]), image.data, rtol=1e-6)
-    with pytest.raises(RecordError, match=r"image0000.*: it is there twice"):
+    with pytest.raises(RecordError, match=r"image0000.*: it is given twice"):
         lm.verify_record(record, [*outputs, back[0]], inputs)
 
 

@@ -102,7 +102,7 @@ def test_a_report_on_another_run_is_not_replaced(matched, tmp_path, monkeypatch)
     assert page.read_bytes() != before
     page.write_text("mine", encoding="utf-8")
     done = run("report", other, "-o", page, "--overwrite")
-    assert_refused(done, "is no page of levelmatch; name another")
+    assert_refused(done, "is not a page of levelmatch; name another")
 
 
 def test_pairs_left_out_say_why(matched, tmp_path):

@@ -511,7 +511,7 @@ def test_a_failed_page_leaves_nothing(result, tmp_path, monkeypatch, no_pictures
 def test_only_a_page_is_replaced(result, tmp_path, no_pictures, content):
     path = tmp_path / "page.html"
     path.write_bytes(content)
-    with pytest.raises(FileExistsError, match=r"page\.html exists and is no page of levelmatch"):
+    with pytest.raises(FileExistsError, match=r"page\.html exists and is not a page of levelmatch"):
         report.write_report(result, path)
     assert path.read_bytes() == content
     with pytest.raises(FileExistsError, match="name another"):

@@ -537,7 +537,7 @@ def test_a_record_is_no_image(files, tmp_path):
 
 
 def test_masks_beside_an_image_are_refused(files):
-    with pytest.raises(FrameError, match=r"mask_files: images in ASDF have none"):
+    with pytest.raises(FrameError, match=r"mask_files: images in ASDF do not use it"):
         lm.match_levels(files, read=lm.ReadOptions(mask_files="{stem}_mask.fits"))
 
 

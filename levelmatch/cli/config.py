@@ -23,7 +23,7 @@ def read_config(path, params):
 
     path = Path(path)
     if path.exists() and not (path.is_file() and path.stat().st_size < MOST_BYTES):
-        msg = f"{path}: not a configuration: it is no file, or larger than {MOST_BYTES} bytes"
+        msg = f"{path}: not a configuration: it is not a file, or is larger than {MOST_BYTES} bytes"
         raise Failure(msg, 2)
     try:
         with open(path, "rb") as stream:

@@ -26,7 +26,7 @@ def export_flags(option, *, record=False):
     regions = option("--regions", **kind, help="Write the footprints as a region file of DS9.")
     if not record:
         return [table, regions]
-    words = "Write the record to this file, too; also with --dry-run."
+    words = "Also write the record to this file, even with --dry-run."
     return [table, regions, option("--record", **kind, help=words)]
 
 

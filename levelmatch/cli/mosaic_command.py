@@ -41,7 +41,7 @@ Examples:
     "--pixel-scale",
     type=float,
     metavar="ARCSEC",
-    help="Side of a pixel; by default that of the finest image.",
+    help="Side of a pixel; by default the side of the finest image's pixels.",
 )
 @click.option(
     "--like",

@@ -210,14 +210,14 @@ SOLVING = [
         type=click.Path(path_type=Path),
         metavar="NEW",
         required=True,
-        help="The new record, a file.",
+        help="File of the new record.",
     ),
     click.option(
         "--fit-type",
         "fit_types",
         multiple=True,
         metavar="[PASS=]TYPE",
-        help=f"Fit type of all passes, or of one by its name: {', '.join(FIT_TYPES)}.",
+        help=f"Fit type of all passes, or of a named pass: {', '.join(FIT_TYPES)}.",
     ),
     click.option(
         "--reference", type=Reference(), metavar="NAME", help="Another reference of the mosaic."

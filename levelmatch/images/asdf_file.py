@@ -270,7 +270,7 @@ def _read_tree(stream: Any) -> bytes:
         if end is not None and (end.end() < len(content) or not more):
             return content[: end.end()]
         if not more:
-            msg = "it is no ASDF file with a complete tree"
+            msg = "it is not an ASDF file with a complete tree"
             raise ValueError(msg)
     msg = f"its tree has more than {MOST_TEXT} bytes"
     raise RecordError(msg)

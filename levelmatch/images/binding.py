@@ -100,7 +100,7 @@ class Binding:
             try:
                 now = os.stat(path)
             except OSError as error:
-                msg = f"{name}: the pixels cannot be read: {error}; get the file anew"
+                msg = f"{name}: the pixels cannot be read: {error}; get the file again"
                 raise FrameError(msg) from error
             if now.st_size != before.st_size:
                 raise changed(name, f"{now.st_size} bytes, formerly {before.st_size}", path)

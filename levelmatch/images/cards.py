@@ -128,7 +128,7 @@ def check_wcs(name: str, wcs: WCS, meta: object = None) -> None:
             shown = np.array2string(np.asarray(values), separator=", ").replace("\n", "")
             msg = (
                 f"{name}: the WCS has {attribute} = {shown}, which is not finite; "
-                "find its astrometry first"
+                "solve its astrometry first"
             )
             raise FrameError(msg)
     if isinstance(meta, fits.Header):

@@ -172,7 +172,7 @@ def _turns(flat):
 def _hull(name, vectors, flat):
     """Return the convex outline, with at most 16 vertices, of vertices in any order."""
     if not np.isfinite(flat).all() or not np.linalg.det(np.cov(flat.T, bias=True)) > 1e-30:
-        msg = f"{name}: its outline has no area on the sky; mend the catalogue"
+        msg = f"{name}: its outline has no area on the sky; correct the catalogue"
         raise FrameError(msg)
     hull = vectors[ConvexHull(flat).vertices]
     if len(hull) > N_VERTICES:
@@ -192,7 +192,7 @@ def _of_regions(catalogue):
             if len(numbers) < 3:
                 raise ValueError
         except (ValueError, IndexError) as error:
-            msg = f"{_name(catalogue, k)}: s_region: {str(text)[:60]!r} is no POLYGON ICRS"
+            msg = f"{_name(catalogue, k)}: s_region: {str(text)[:60]!r} is not a POLYGON ICRS"
             raise FrameError(msg) from error
         lists.append(numbers)
     most = max(map(len, lists))
@@ -321,8 +321,8 @@ def _equal(here, there):
 
 def _not_that(frame, what, here, there):
     return FrameError(
-        f"{frame.name}: its {what} is {here}, that of the catalogue is {there}; make the "
-        "catalogue anew"
+        f"{frame.name}: its {what} is {here}, in the catalogue it is {there}; make the "
+        "catalogue again"
     )
 
 

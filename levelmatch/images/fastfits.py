@@ -430,6 +430,6 @@ def fill_from(file, position, words):
     while len(view):
         count = file.readinto(view)
         if not count:
-            msg = "it ends before its data do"
+            msg = "it ends before the end of its data"
             raise OSError(msg)
         view = view[count:]

@@ -120,7 +120,7 @@ def file_frames(path: Path, read: ReadOptions, notes: Notes, place: int = 0) -> 
         # In a truncated compressed file, astropy misses extensions without an error.
         damage = damage_of(path, read.max_bytes)
         if damage:
-            msg = f"{name}: the compressed file is damaged: {damage}; get the file anew"
+            msg = f"{name}: the compressed file is damaged: {damage}; get the file again"
             raise FrameError(msg) from error
         raise
     except (UnitsError, ImportError, NameError):
@@ -324,7 +324,7 @@ def _fits_wcs(name, hdu, hdus):
     if not wcs.has_celestial:
         msg = (
             f"{name}: the header has no celestial WCS (CTYPE {list(wcs.wcs.ctype)}); "
-            "find its astrometry first"
+            "solve its astrometry first"
         )
         raise FrameError(msg)
     return wcs

@@ -176,7 +176,7 @@ def _mappings(root: Any) -> Iterator[Any]:
             continue
         seen.add(id(node))
         if _FOREIGN.match(node.tag):
-            msg = f"its WCS holds what no WCS needs: {node.tag[:80]}"
+            msg = f"its WCS holds a tag that no WCS has: {node.tag[:80]}"
             raise RecordError(msg)
         if node.id == "mapping":
             nodes += [member for pair in node.value for member in pair]
@@ -189,7 +189,7 @@ def _check_mapping(node: Any, sizes: list[int]) -> None:
     """Refuse references to other files, too many inputs, and arrays outside of the blocks."""
     fields = {key.value: value for key, value in node.value if key.id == "scalar"}
     if "$ref" in fields or len(fields) < len(node.value):
-        msg = "its WCS refers to another file, or has a key that is repeated or no word"
+        msg = "its WCS refers to another file, or has a key that is repeated or not text"
         raise RecordError(msg)
     for key in ("n_dims", "n_inputs"):
         if key in fields and whole_number(fields[key], key) > MOST_INPUTS:

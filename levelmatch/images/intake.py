@@ -248,7 +248,9 @@ def _read_header(name: str, stream: BinaryIO, rest: int) -> bytes | None:
     content = stream.read(min(4 * BLOCK, rest))
     if not content.startswith((b"SIMPLE", b"XTENSION")):
         if rest > LONGEST:
-            msg = f"{name}: {rest} bytes follow its last extension, and are none; cut them off"
+            msg = (
+                f"{name}: {rest} bytes after its last extension are not an extension; cut them off"
+            )
             raise FrameError(msg)
         return None
     looked = 0
@@ -259,7 +261,7 @@ def _read_header(name: str, stream: BinaryIO, rest: int) -> bytes | None:
         if found >= 0:
             return content[: found + CARD]
         if len(content) > LONGEST:
-            msg = f"{name}: a header has no END card in {LONGEST} bytes; get the file anew"
+            msg = f"{name}: a header has no END card in {LONGEST} bytes; get the file again"
             raise FrameError(msg)
         looked = len(content) // CARD * CARD
         more = stream.read(64 * BLOCK)
@@ -273,7 +275,7 @@ def _data_bytes(name: str, header: bytes, most: int) -> int:
     cards = (_SIZES.match(header[i : i + CARD]) for i in range(0, len(header), CARD))
     values = {found[1].decode(): found[2] for found in cards if found is not None}
     if any(len(value) > 19 for value in values.values()):
-        msg = f"{name}: a header declares a size of more than 18 digits; get the file anew"
+        msg = f"{name}: a header declares a size of more than 18 digits; get the file again"
         raise FrameError(msg)
     sizes = {key: int(value) for key, value in values.items()}
     is_table = header.startswith(b"XTENSION") and not header[:30].partition(b"'")[2].startswith(
@@ -304,7 +306,7 @@ def _check_codec(name: str, header: bytes) -> None:
         value = values.get(b"ZVAL" + key[5:], b"")
         if admitted is not None and value not in admitted:
             text = value.decode("ascii", "replace")
-            msg = f"{name}: the compression has {what.decode()} = {text}; get the file anew"
+            msg = f"{name}: the compression has {what.decode()} = {text}; get the file again"
             raise FrameError(msg)
 
 
@@ -316,12 +318,12 @@ def _declared(name: str, sizes: dict[str, int], prefix: str) -> int:
     z = "Z" if prefix else ""
     n = sizes.get(f"{z}NAXIS", 0)
     if not 0 <= n <= MOST_AXES:
-        msg = f"{name}: a header declares {z}NAXIS = {n}; get the file anew"
+        msg = f"{name}: a header declares {z}NAXIS = {n}; get the file again"
         raise FrameError(msg)
     key = "ZTILE" if prefix == "ZTILE" else f"{z}NAXIS"
     lengths = [sizes.get(f"{key}{k + 1}", 1) for k in range(n)]
     if min(lengths, default=1) < 0:
-        msg = f"{name}: a header declares an axis of {min(lengths)} pixels; get the file anew"
+        msg = f"{name}: a header declares an axis of {min(lengths)} pixels; get the file again"
         raise FrameError(msg)
     count = prod(lengths) if n else 0
     if not prefix:

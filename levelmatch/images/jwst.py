@@ -185,7 +185,7 @@ def _whole_number(meta, key):
     try:
         return int(meta.get(key, 1))
     except (TypeError, ValueError, OverflowError) as error:
-        msg = f"the card {key} = {meta.get(key)!r} is no whole number"
+        msg = f"the card {key} = {meta.get(key)!r} is not a whole number"
         raise ValueError(msg) from error
 
 

@@ -23,7 +23,7 @@ SENTENCES = {
     "gwcs": "the gwcs cannot be read, the FITS WCS is used: {images}",
     "fill": (
         "large regions of one value are missing data: {images}; "
-        "blank=False takes them for data, blank=0 names the value"
+        "blank=False treats them as data, blank=0 names the value"
     ),
     "constant": (
         "all pixels have one value; the image is compared with no other, and not corrected: "
@@ -46,7 +46,7 @@ SENTENCES = {
     ),
     "kept level": (
         "the header has a sky level that is not subtracted yet: {images}. The pixels are matched "
-        "with it; the level found here takes its place"
+        "with it; the new level replaces it"
     ),
     "kept rate": (
         "the level is kept in DN/s: {images}. The flux step of roman_mos converts the pixels to "
@@ -60,7 +60,7 @@ SENTENCES = {
         "values per beam are compared after division by the solid angle of the beam, relative to "
         "the first image by name: {images}"
     ),
-    "skipped": "left out, as on_error='skip' asks: {images}",
+    "skipped": "left out because of on_error='skip': {images}",
 }
 # Kinds that cause no warning, because they follow from the user's choices.
 QUIET = {"kept level", "chosen extensions", "lyot left out", "area", "beam"}

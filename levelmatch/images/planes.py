@@ -145,7 +145,7 @@ def _has_values(name, hdu, kind, shape, bits):
         msg = f"{what} has shape {tuple(hdu.shape)}, the data {shape}"
         raise FrameError(msg)
     if kind == "flags" and (hdu.header["BITPIX"] < 0 or hdu.header.get("BSCALE", 1) != 1):
-        msg = f"{what} is not of whole numbers; convert it, or rename it"
+        msg = f"{what} does not hold whole numbers; convert it, or rename it"
         raise FrameError(msg)
     return True
 

@@ -108,7 +108,7 @@ class AsdfSource(FileSource):
         try:
             return None if place is None else place.load(self.path)
         except (*DAMAGED, ImportError) as error:
-            msg = f"{self.path.name}: the pixels cannot be read: {error}; get the file anew"
+            msg = f"{self.path.name}: the pixels cannot be read: {error}; get the file again"
             if isinstance(error, ImportError):
                 msg = f"{self.path.name}: the pixels are compressed: {error}; see the extra roman"
             raise FrameError(msg) from error
@@ -173,7 +173,7 @@ def roman_frame(path: Path, read: ReadOptions) -> Frame:
     """
     for name in ("weight_files", "mask_files"):
         if getattr(read, name) is not None:
-            msg = f"{path.name}: {name}: images in ASDF have none; flag pixels in dq"
+            msg = f"{path.name}: {name}: images in ASDF do not use it; flag pixels in dq"
             raise FrameError(msg)
     try:
         binding = Binding(path)

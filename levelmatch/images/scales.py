@@ -86,7 +86,7 @@ def compare_scales(frames, pixel_area="auto", notes=None):
     if isinstance(first.unit, UnknownUnit):
         msg = (
             f"{first.name}: the unit {str(first.unit)!r} of all images is not understood, and "
-            "taken as it is; write BUNIT as astropy does"
+            "taken as it is; write BUNIT in astropy's form"
         )
         warn_user(msg)
     beams = beam_factors(frames, first)
@@ -234,7 +234,7 @@ def flux_factors(frames, flux_scale):
         far = max(factor / typical, typical / factor) > MAX_FACTOR
         if far or not FACTORS[0] <= factor <= FACTORS[1]:
             msg = (
-                f"{frame.product}: flux_scale: the factor {factor:g} is not that of a flux scale: "
+                f"{frame.product}: flux_scale: the factor {factor:g} is no flux scale: "
                 f"it differs from the median factor {typical:g} by more than {MAX_FACTOR:g} times"
                 if far
                 else f"{frame.product}: flux_scale: the factor {factor:g} is beyond "
@@ -256,7 +256,7 @@ def _keyword_factors(frames, keyword):
         if keyword.upper() in NO_MAGNITUDES or not (in_range and close):
             msg = (
                 f"{name}: flux_scale: the keyword {keyword!r} is {point:g} ({points[first]:g} in "
-                f"{first}), which is no zero point in magnitudes: the factor is {factor:.3g}; "
+                f"{first}), which is not a zero point in magnitudes: the factor is {factor:.3g}; "
                 f"name the keyword of the zero point, '1/{keyword}' for counts that grow with "
                 "it, or the factors themselves"
             )

@@ -111,11 +111,11 @@ def selection_of(regions: Any, *, only: bool) -> Selection | None:
         parsed = [regions] if isinstance(regions, Region) else regions
         wrong = next((r for r in parsed if not isinstance(r, Region)), None)
         if wrong is not None:
-            msg = f"regions: {wrong!r} is no region of the package regions"
+            msg = f"regions: {wrong!r} is not a region of the package regions"
             raise TypeError(msg)
     all_regions = list(parsed)
     if not all_regions:
-        msg = "regions: there is none in the file or the list; give one"
+        msg = "regions: the file or the list has no region; give one"
         raise ValueError(msg)
     text = regions if isinstance(regions, str) else Regions(all_regions).serialize(format="ds9")
     return Selection(text, only, all_regions)

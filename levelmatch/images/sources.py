@@ -151,7 +151,7 @@ class FileSource:
             raise
         except Exception as error:
             why = reason_of(error)
-            msg = f"{self.path.name}: the pixels cannot be read: {why}; get the file anew"
+            msg = f"{self.path.name}: the pixels cannot be read: {why}; get the file again"
             raise FrameError(msg) from error
 
     def _check_length(self, hdus):

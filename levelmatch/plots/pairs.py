@@ -93,9 +93,7 @@ def find_pair(result, image1, image2):
         rows = np.flatnonzero((first == a) & (second == b))
         if len(rows):
             return int(rows[0]), sign
-    msg = (
-        f"{image1} and {image2} are no pair of the result: they do not overlap, or no pass used it"
-    )
+    msg = f"{image1} and {image2} are not a pair of the result: no overlap, or no pass used it"
     raise LevelMatchError(msg)
 
 

@@ -66,7 +66,7 @@ PAIR_FORMATS: dict[str, str | int] = {
 }
 LOOP_COLUMNS = {
     "n_pairs": "number of pairs around the loop" + FREE,
-    "closure": "sum of the differences around the loop, zero but for errors" + FREE,
+    "closure": "sum of the differences around the loop, zero except for errors" + FREE,
     "sigma": "standard error of closure, with the floor" + FREE,
     "n_sigma": "closure divided by sigma" + FREE,
 }

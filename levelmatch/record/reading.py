@@ -149,10 +149,10 @@ def _check_images(images: dict[str, np.ndarray], run: Run, n: int) -> None:
     names = images["name"].tolist()
     twice = {name for name in names if names.count(name) > 1} if len(set(names)) < n else ()
     if twice:
-        msg = f"the record is damaged: the image {min(twice)!r} is there twice"
+        msg = f"the record is damaged: the image {min(twice)!r} occurs twice"
         raise RecordError(msg)
     if names != sorted(names) or sorted(run.order) != list(range(n)) or len(run.subsets) != n:
-        msg = "the record is damaged: images are missing, or not in their order"
+        msg = "the record is damaged: images are missing, or not in order"
         raise RecordError(msg)
     for name in {*names, *images["whole"].tolist(), *images["file"].tolist()} - {""}:
         if name in (".", "..") or any(c in name for c in SEPARATORS):
@@ -241,11 +241,11 @@ def _pairs(node: dict[str, Any], n: int) -> tuple[PairTable, np.ndarray]:
         raise RecordError(msg)
     for end in (table.first, table.second):
         if len(end) and not (0 <= end.min() and end.max() < n):
-            msg = f"the record is damaged: a pair of an image that is none of the {n}"
+            msg = f"the record is damaged: a pair names an image beyond the {n}"
             raise RecordError(msg)
     bad = ~np.isfinite(table.gram).all(axis=(1, 2)) | ~np.isfinite(table.rhs).all(axis=1)
     if bad.any():
-        msg = f"the record is damaged: pair {int(bad.argmax())} is not of finite numbers"
+        msg = f"the record is damaged: pair {int(bad.argmax())} has numbers that are not finite"
         raise RecordError(msg)
     return table, keys
 
@@ -254,7 +254,7 @@ def _rows(node: dict[str, Any], planned: Pass, n_pairs: int) -> np.ndarray:
     """Return the indices of the pairs of a pass."""
     rows = np.array(node["rows"])
     if len(rows) and not (0 <= rows.min() and rows.max() < n_pairs):
-        msg = f"the record is damaged: the pass {planned.name!r} has a pair that is not there"
+        msg = f"the record is damaged: the pass {planned.name!r} has a pair that does not exist"
         raise RecordError(msg)
     return rows
 

@@ -470,7 +470,7 @@ def check_record_path(path: Path) -> None:
         with open(path, "rb") as stream:
             if stream.read(5) in (b"#ASDF", b""):
                 return
-    msg = f"{path} exists and is no record; name another file, or move it away"
+    msg = f"{path} exists and is not a record; name another file, or move it away"
     raise FileExistsError(msg)
 
 

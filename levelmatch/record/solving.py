@@ -110,7 +110,7 @@ def _solve_options(record: Record, solve) -> SolveOptions:
     recorded = record.run.options["solve"]
     unknown = set(solve or ()) - {f.name for f in fields(SolveOptions)}
     if unknown:
-        msg = f"solve: {min(unknown)!r} is no option of SolveOptions"
+        msg = f"solve: {min(unknown)!r} is not an option of SolveOptions"
         raise TypeError(msg)
     return SolveOptions(**{**recorded, **(solve or {})})
 

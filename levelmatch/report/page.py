@@ -137,7 +137,7 @@ def check_replaceable(path, result=None, *, overwrite):
         set.
     """
     if path.exists() and not is_page(path):
-        msg = f"{path} exists and is no page of levelmatch; name another"
+        msg = f"{path} exists and is not a page of levelmatch; name another"
         raise FileExistsError(msg)
     own = result is not None and is_page(path, result.created)
     refuse_existing(path, overwrite=overwrite or own)

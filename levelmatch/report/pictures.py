@@ -274,7 +274,7 @@ def pair_pictures(facts, files):
         words = f"Pictures of the {len(rows)} worst of {n} pairs. Differences of each"
     words = (
         f"<p>{words}, the most significant first, in one range of colours before and after. "
-        "Pairs that match are white, but for noise and stars. \u03c3 compares a pair with what "
+        "Pairs that match are white, except for noise and stars. \u03c3 compares a pair with what "
         "the other pairs predict.</p>\n"
     )
     short = dict(zip(facts.names, names_of(facts)[0], strict=True))

@@ -115,7 +115,7 @@ def check_outputs(
     folder = directory.resolve()
     for source in sources:
         if folder in (source.parent.resolve(), source.resolve().parent):
-            msg = f"{source.name}: the output folder {directory} is its own; name another"
+            msg = f"{source.name}: the output folder {directory} holds it; name another"
             raise FrameError(msg)
     known = {identity: source for source in sources if (identity := file_identity(source))}
     paths: list[Path] = []

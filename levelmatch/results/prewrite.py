@@ -70,7 +70,7 @@ def _check_card(card: fits.Card) -> None:
     """Refuse a card with characters that FITS does not allow."""
     image = str(card)
     if not image.isascii() or not image.isprintable():
-        msg = f"it has a character that FITS does not have: {image.strip()[:80]!r}"
+        msg = f"it has a character that FITS does not allow: {image.strip()[:80]!r}"
         raise ValueError(msg)
 
 

@@ -153,7 +153,7 @@ def recorded_files(record: Record | str | Path, folder: str | Path | None = None
         files.append(found)
     for found in files:
         if not found.is_file():
-            msg = f"{found}: the recorded input is not there; name the files, or their folder"
+            msg = f"{found}: the recorded input does not exist; name the files, or their folder"
             raise RecordError(msg)
     return list(dict.fromkeys(files))
 
@@ -191,7 +191,7 @@ def files_by_name(files: Iterable[str | Path], wanted: list[str]) -> dict[str, P
             raise RecordError(msg)
         name = names[found]
         if name in paths:
-            msg = f"{path.name}: it is there twice: {paths[name]} and {path}; name one"
+            msg = f"{path.name}: it is given twice: {paths[name]} and {path}; name one"
             raise RecordError(msg)
         paths[name] = path
     missing = [name for name in dict.fromkeys(wanted) if name not in paths]
@@ -411,7 +411,9 @@ def _refuse_joined(record: Record) -> None:
         files.setdefault(frame.product, set()).add(name)
     for product, parts in files.items():
         if len(parts) > 1:
-            msg = f"{product}: it was joined of {' and '.join(sorted(parts))}, and cannot be undone"
+            msg = (
+                f"{product}: it was joined from {' and '.join(sorted(parts))}, and cannot be undone"
+            )
             raise RecordError(msg)
 
 

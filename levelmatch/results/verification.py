@@ -84,7 +84,7 @@ def _verify_product(record: Record, product: Product, path: Path) -> None:
         msg = f"{path.name}: its header names no record; name the corrected images"
         raise RecordError(msg)
     if found is None or found.shape != expected.shape:
-        msg = f"{path.name}: the output's image is not of the shape {expected.shape}"
+        msg = f"{path.name}: the output's image does not have the shape {expected.shape}"
         raise RecordError(msg)
     _check_pixels(path, found, expected)
     if sha256 != record.sha256:

@@ -107,7 +107,7 @@ class Grid:
         """Unit vectors at the nodes, shape (len(ys), len(xs), 3)."""
         vectors = self.transform.to_sky(*np.meshgrid(self.xs, self.ys))
         if not np.isfinite(vectors).any():
-            msg = f"{self.transform.name}: the WCS gives no position for any pixel; mend it"
+            msg = f"{self.transform.name}: the WCS gives no position for any pixel; correct it"
             raise FrameError(msg)
         return vectors
 
@@ -157,7 +157,7 @@ class Grid:
         design = design / np.where(size > 0, size, 1)[:, None]
         gram = np.einsum("in,jn->ij", design, design) / max(design.shape[1], 1)
         if not np.linalg.det(gram) > 1e-12:
-            msg = f"{self.transform.name}: the WCS is singular, all pixels lie on one line; mend it"
+            msg = f"{self.transform.name}: all pixels of the WCS lie on one line; correct it"
             raise FrameError(msg)
         rhs = np.einsum("in,kn->ik", design, pixel) / design.shape[1]
         affine = np.linalg.solve(gram, rhs)
@@ -243,13 +243,13 @@ class Grid:
         edge = edge[np.isfinite(edge).all(axis=1)]
         if len(edge) < 3:
             msg = (
-                f"{self.transform.name}: the image's borders are off the sky, as those of an "
+                f"{self.transform.name}: the image's borders lie outside of the sky, as in an "
                 "all-sky map; cut out a part within"
             )
             raise FrameError(msg)
         flat = np.stack(self._project(edge), axis=1)
         if not np.linalg.det(np.cov(flat.T, bias=True)) > 1e-30:
-            msg = f"{self.transform.name}: the image's outline has no area on the sky; mend its WCS"
+            msg = f"{self.transform.name}: the outline has no area on the sky; correct its WCS"
             raise FrameError(msg)
         vertices = ConvexHull(flat).vertices
         if len(vertices) > N_VERTICES:

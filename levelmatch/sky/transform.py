@@ -56,7 +56,7 @@ class SkyTransform:
 
     def __init__(self, wcs, name, *, original=None, rebuild=None):
         if wcs is None:
-            msg = f"{name}: the image has no WCS; find its astrometry first"
+            msg = f"{name}: the image has no WCS; solve its astrometry first"
             raise FrameError(msg)
         self.name = name
         self.wcs = getattr(wcs, "low_level_wcs", wcs)
@@ -89,7 +89,7 @@ class SkyTransform:
         if low.pixel_n_dim != 2 or low.world_n_dim != 2:
             msg = (
                 f"{self.name}: the WCS has {low.pixel_n_dim} pixel and {low.world_n_dim} world "
-                "axes, not 2 and 2; give that of one plane"
+                "axes, not 2 and 2; give the WCS of one plane"
             )
             raise FrameError(msg)
         frame = _fits_frame(self.name, low) if isinstance(low, WCS) else None
