@@ -25,11 +25,11 @@ DO_NOT_USE, JUMP_DET, NON_SCIENCE, DEAD, HOT = 1, 4, 512, 1024, 2048
 @dataclass(frozen=True, eq=False)
 class Detector:
     """
-    The geometry of a detector.
+    Geometry of a detector.
 
-    ``linear`` (2, 2) turns pixels from ``crpix`` (x, y; FITS) into ideal coordinates in arcsec;
-    ``sip`` holds the rest, SIP's A, B, AP and BP; ``v2v3`` (arcsec), ``parity`` and ``angle``
-    (radian) place the ideal coordinates in the telescope's.
+    ``linear`` (2, 2) converts pixel offsets from ``crpix`` (x, y; FITS) to ideal coordinates in
+    arcsec. ``sip`` holds the distortion as SIP's A, B, AP and BP. ``v2v3`` (arcsec), ``parity``
+    and ``angle`` (radian) transform ideal coordinates to telescope coordinates.
     """
 
     name: str
@@ -84,7 +84,7 @@ def jwst_detector(name, shape):
     """
     Return the geometry of a JWST detector, scaled to a number of pixels.
 
-    A smaller ``shape`` keeps the pixels and cuts the detector down about its reference point.
+    A smaller ``shape`` keeps the pixel size and reduces the detector about its reference point.
     """
     siaf = _siaf()[name]
     scale = np.array(shape) / siaf["shape"]

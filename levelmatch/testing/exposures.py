@@ -1,5 +1,5 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
-"""The exposures of a simulated set."""
+"""Exposures of a simulated set."""
 
 from dataclasses import dataclass, replace
 
@@ -25,7 +25,7 @@ SCI_KEYWORDS = ("BUNIT", "PIXAR_SR", "PIXAR_A2")
 
 @dataclass(frozen=True, eq=False)
 class _Exposure:
-    """An image to be: where it looks, and its header cards."""
+    """An image before it is rendered: its pointing and header cards."""
 
     name: str
     tile: int
@@ -35,20 +35,20 @@ class _Exposure:
 
     @property
     def wcs(self):
-        """The image's FITS WCS, made anew."""
+        """The image's FITS WCS, computed at each access."""
         return make_wcs(self.frame, self.detector)
 
 
 @dataclass(frozen=True)
 class _Plane:
-    """Background added to an image, (level, slope_u, slope_v), and that of its Lyot region."""
+    """Backgrounds (level, slope_u, slope_v) added to an image and to its Lyot region."""
 
     main: tuple
     lyot: tuple = (0.0, 0.0, 0.0)
 
 
 def draw_planes(rng, exposures, offset_rms, slope, lyot_offset_rms=0.0, lyot_slope=0.0):
-    """Return the random background plane of each exposure, with that of its Lyot region."""
+    """Return the random background planes of each exposure and of its Lyot region."""
     tiles = sorted({exposure.tile for exposure in exposures})
     detector = exposures[0].detector
     main = _draw(rng, len(exposures), offset_rms, slope, detector)

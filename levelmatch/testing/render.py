@@ -115,7 +115,7 @@ def _evaluate_plane(plane, nodes, center, shape):
 
 
 def _add_stars(data, scene, wcs, pixel_scale):
-    """Add all stars of the scene to an image in place, 16 pixels about each."""
+    """Add all stars of the scene to an image in place, each within 16 pixels."""
     half = 16
     y, x, peaks = _stars_on_image(scene, wcs, data.shape, half)
     padded = np.zeros(np.add(data.shape, 4 * half))
@@ -136,7 +136,7 @@ def _stars_on_image(scene, wcs, shape, pad):
     near = scene.stars @ center >= (corners @ center).min()
     ra, dec = np.degrees(lonlat(scene.stars[near]))
     peaks = scene.peaks[near]
-    # The inverse of SIP diverges far from the detector: leave those stars out beforehand.
+    # The inverse of SIP diverges far from the detector, so distant stars are left out first.
     x, y = wcs.wcs_world2pix(ra, dec, 0) if near.any() else (ra, dec)
     close = _inside(y, x, shape, 2 * pad)
     if not close.any():
@@ -199,7 +199,7 @@ def _add_cosmic_rays(data, flags, noise, rng):
 
 
 def _add_bad_pixels(data, flags, detector, seed):
-    """Put in a detector's bad pixels in place: the same ones for all of its images."""
+    """Add the bad pixels of a detector to an image in place, equal in all of its images."""
     rng = random_stream(seed, STREAM_DETECTOR, *detector.encode())
     index = rng.choice(data.size, size=max(3, data.size // 200), replace=False)
     unknown, dead, hot = np.array_split(index, 3)

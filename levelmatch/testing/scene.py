@@ -102,7 +102,7 @@ def make_scene(seed, frame, bounds, recipe):
     disc = _draw_disc(rng, (low + high) / 2, np.sqrt(area), pitch) if recipe.galaxy else None
     n_stars = rng.poisson(recipe.star_density * area / (1e6 * recipe.pixel_scale**2))
     y, x = rng.uniform(low, high, size=(n_stars, 2)).T
-    # As many stars in each octave of brightness, but for a few bright ones.
+    # Equal numbers of stars in each octave of brightness, except for a few bright stars.
     peaks = np.minimum(2.0 * rng.uniform(size=n_stars) ** -1.1, 5000.0)
     return _Scene(
         frame=frame,

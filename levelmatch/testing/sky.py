@@ -21,7 +21,7 @@ __all__ = [
 ARCSEC = np.pi / 648000.0  # radian
 ARCMIN = 60.0 * ARCSEC
 
-# The streams of random numbers: each is independent of all others, whatever is rendered first.
+# Independent streams of random numbers, so that the order of rendering has no effect.
 STREAM_IMAGE, STREAM_DETECTOR, STREAM_SCENE, STREAM_LEVELS, STREAM_LAYOUT = range(5)
 
 

@@ -1,5 +1,5 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
-"""The true corrections of a simulated set, and the errors of those found."""
+"""True corrections of a simulated set, and errors of fitted corrections."""
 
 from collections.abc import Mapping
 
