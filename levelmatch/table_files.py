@@ -108,6 +108,7 @@ def _parquet():
 
 
 def _read_parquet(path):
+    """Return the table in a parquet file."""
     pyarrow = _parquet()
     content = pyarrow.parquet.read_table(path)
     columns = {}

@@ -67,6 +67,7 @@ def demo(output, debug, **values):
 
 
 def _demo(output, *, seed, fit_type, shape, overwrite):
+    """Simulate images, match them, write all outputs and compare with the truth."""
     from levelmatch import match_levels
     from levelmatch.report.page import check_replaceable
     from levelmatch.testing import simulate_miri

@@ -84,6 +84,7 @@ def start_log(*, debug):
 
 
 def _log_file(ctx, param, path):
+    """Append the log to a file; the callback of --log."""
     if path is None:
         return
     try:

@@ -134,6 +134,7 @@ def _note_skipped(error, notes):
 
 
 def _frames(image, index, read, notes):
+    """Return the frames of one image or file."""
     if isinstance(image, str | Path):
         return _file_frames(Path(image), index, read, notes)
     frames = memory_frames(image, index, read, notes)

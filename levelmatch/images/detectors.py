@@ -31,6 +31,7 @@ def with_detectors(frames, keyword):
 
 
 def _detector(frame, keyword):
+    """Return the detector of a frame from its extension or header; refuse a missing one."""
     if keyword == "auto" and frame.extension:
         return frame.extension
     for key in KEYWORDS if keyword == "auto" else [keyword]:

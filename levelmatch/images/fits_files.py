@@ -307,6 +307,7 @@ def _any_wcs(name, hdus, index, is_jwst, notes):
 
 
 def _fits_wcs(name, hdu, hdus):
+    """Return the celestial WCS of a header without axes of one pixel."""
     header = with_inherited_frame(hdus[0].header, hdu.header)
     # FITS axes count from the last numpy axis. Axes of one pixel are left out.
     axes = [k + 1 for k, n in enumerate(hdu.shape[::-1]) if n != 1 or len(hdu.shape) <= 2]

@@ -116,6 +116,7 @@ def _tiles_by_cards(frames, keywords):
 
 
 def _card(frame, key):
+    """Return the value of a keyword that assigns a frame to a tile; refuse a missing one."""
     if key == "FILENAME":
         # The card may name an earlier file. The two parts of one image share the product.
         return frame.product

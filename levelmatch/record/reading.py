@@ -77,6 +77,7 @@ def read_tree(tree: dict[str, Any]) -> tuple[Levels, dict[str, np.ndarray], np.n
 
 
 def _run(tree: dict[str, Any]) -> Run:
+    """Return the recorded run."""
     options = _current_options(tree["options"])
     for group in ("read", "measure", "solve"):
         if not isinstance(options.get(group), dict):

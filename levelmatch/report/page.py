@@ -240,6 +240,7 @@ def _section(heading, kind, label, content):
 
 
 def _overlaps(facts):
+    """Return the section with the map of the overlaps."""
     how = (
         "Each link joins two images that overlap; its colour is the residual of their difference "
         "over its standard error."

@@ -233,6 +233,7 @@ def provenance_entry(
 
 
 def _plain_corrections(frame: Frame) -> list[dict[str, Any]]:
+    """Return the corrections of a frame as plain values."""
     return [
         {
             "pass": applied.name,

@@ -344,6 +344,7 @@ def reproject_layer(
 
 
 def _interp(layer: LayerWCS, wcs: Any, shape: tuple[int, int]) -> np.ndarray:
+    """Interpolate an image bilinearly on another grid."""
     from reproject import reproject_interp
 
     return reproject_interp(

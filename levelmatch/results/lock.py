@@ -159,6 +159,7 @@ class OutputLock:
         return content if isinstance(content, dict) else {}
 
     def _write(self) -> None:
+        """Write the identity of the run and the checksum of its record to the lock file."""
         content = {
             "process": os.getpid(),
             "host": socket.gethostname(),
