@@ -68,7 +68,7 @@ class LevelMatchStep:
         Whether to subtract the sky level of the first dither of each tile. It is switched off
         for dithers with slopes.
     sigma, npixels, dilate_size, max_iters, max_points : float or int
-        Parameters without effect. A log line names those that differ from their defaults.
+        Parameters without effect. A log line names the parameters that differ from their defaults.
     do_sigma_clip : bool
         Whether to mask the sources of each image.
     weight_method : {"equal", "npix", "rms", "ivar"}

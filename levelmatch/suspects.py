@@ -70,7 +70,7 @@ def find_suspects(result):
 
 
 def _of_pass(p, pairs, after, scatter):
-    """Return the suspects of one pass, those of large scatter first."""
+    """Return the suspects of one pass; suspects with a large scatter come first."""
     # Pairs rejected for their scatter are included: most pairs of a wrong image may be rejected.
     tested = p.kept | np.char.startswith(np.asarray(p.reason, dtype=str), "scatter")
     rows = p.rows[tested & (pairs.gram[p.rows, 0, 0] > 0)]

@@ -15,7 +15,7 @@ FORMATS = {".ecsv": "ascii.ecsv", ".fits": "fits", ".parquet": "parquet", ".parq
 
 
 def is_table(path: str | Path) -> bool:
-    """Return whether the suffix of a file is that of a table, and not of an image."""
+    """Return whether a file has the suffix of a table, except .fits, which may be an image."""
     return Path(path).suffix.lower() in FORMATS and Path(path).suffix.lower() != ".fits"
 
 

@@ -142,7 +142,7 @@ def _read_options(values):
 
 
 def _extended(ctx, values):
-    """Return the options and images of a record, combined with those of the command line."""
+    """Return the options and images of a record, combined with the command line."""
     from levelmatch.record.record import read_record
     from levelmatch.results.replay import recorded_files
 

@@ -1,5 +1,5 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
-"""Flags, masks and weights beside an image, in its file or in files of their own."""
+"""Flags, masks and weights of an image, in its file or in separate files."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

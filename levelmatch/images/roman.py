@@ -191,7 +191,7 @@ def roman_frame(path: Path, read: ReadOptions) -> Frame:
 
 
 def _frame(file: AsdfFile, read: ReadOptions, binding: Binding) -> Frame:
-    """Return the frame of an ASDF file; refuse arrays that are no image."""
+    """Return the frame of an ASDF file; refuse arrays that are not images."""
     name, data = file.path.name, file.find("roman", "data")
     if data is None:
         msg = f"{name}: it has no image roman.data; images in ASDF are Roman's"

@@ -220,7 +220,7 @@ class FileSource:
         Returns
         -------
         data : 2D `~numpy.ndarray`
-            The pixels; those of a plain file are NaN where bad.
+            The pixels. Pixels of a plain file are NaN where bad.
         bad : 2D `~numpy.ndarray` of bool, or None
             The mask; `None` for a plain file or without masks.
 

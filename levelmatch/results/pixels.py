@@ -107,7 +107,7 @@ def recorded_read(levels: Levels) -> ReadOptions:
     Returns
     -------
     read : `~levelmatch.ReadOptions`
-        The options, without those of flux scales and units.
+        The options, without options of flux scales and units.
     """
     options = levels.options["read"]
     kept = {key: options[key] for key in READ_AGAIN if key in options}
