@@ -34,7 +34,8 @@ FINE = 8
 MOST_SAMPLES = 16
 # Smallest fraction of the kernel on good pixels for a smoothed value.
 LEAST_WEIGHT = 0.99
-# Smallest side of a jackknife block, in widths of the kernel or sides of an anchor's pixel.
+# Width of a source and smallest side of a jackknife block, in widths of the kernel or sides of an
+# anchor's pixel.
 BLOCK_WIDTH = 2.0
 # Variance added to the PSF by combining images and sampling the mosaic, in square pixels.
 BROADENING = 0.4
