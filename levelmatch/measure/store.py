@@ -107,10 +107,10 @@ class PairStore:
 
     Parameters
     ----------
-    rows : dict of bytes to dict
-        Rows that are known, see `~levelmatch.measure.pairs.measure_pair`.
+    rows : dict of bytes to `~numpy.void`
+        Known rows by key, of the type `~levelmatch.measure.table.PAIR`.
     file : `PairFile` or None
-        Where new rows are kept, and others may be already.
+        File of known rows, to which new rows are appended.
     """
 
     def __init__(self, rows=(), file=None):
