@@ -216,7 +216,7 @@ class Record(Levels):
         return {key.tobytes(): row for key, row in rows if key.any()}
 
     def slope_significance(self) -> np.ndarray:
-        """Return the significance of each image's slopes, see `Levels.slope_significance`.
+        """Return the significance of the slopes of each image, in the order of the input.
 
         The recorded significance is used if possible, because computing it needs covariances.
         """
