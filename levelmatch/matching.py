@@ -2,6 +2,7 @@
 """Match images: read, find pairs, measure them, solve each pass, correct."""
 
 from dataclasses import replace
+from logging import getLogger
 
 from levelmatch.docstrings import share_parameters
 from levelmatch.exceptions import warn_user
@@ -35,6 +36,8 @@ __all__ = [
     "match_mosaic",
     "recombine_lyot",
 ]
+
+logger = getLogger(__name__)
 
 
 @share_parameters
@@ -418,6 +421,7 @@ def _match(function, collection, settings, passes):
     overlaps = Overlaps.of(frames, grouped, settings.solve)
     overlaps.check(frames, grouped)
     known = _known_pairs(settings.measure)
+    logger.info("measuring %d pairs of %d images", len(overlaps.used), len(frames))
     measured, sky = overlaps.measure(frames, settings, known, collection.notes)
     collection.notes.warn()
     warn_flux_scales(frames, measured, settings.solve.flux_limit)
@@ -460,5 +464,8 @@ def _match_stacks(collection, settings, matched):
 
 
 def _result(collection, frames, passes, measured, run, overlaps=None):
+    for p in passes:
+        kept, floor = p.kept.sum(), p.solution.floor
+        logger.info("pass %s: %d of %d pairs kept, floor %.3g", p.name, kept, len(p.kept), floor)
     frames = [frames[k] for k in collection.order]
     return MatchResult(frames, passes, measured, run, overlaps)

@@ -16,6 +16,7 @@ from astropy import units as u
 from astropy.coordinates import SkyCoord
 from astropy.io import fits
 from astropy.table import QTable
+from click.shell_completion import BashComplete
 from click.testing import CliRunner
 
 from levelmatch import cli
@@ -179,15 +180,18 @@ def test_a_slash_in_the_name_of_a_tile_stays():
 
 
 def test_completion_of_references(files, matched):
-    def words(command, incomplete, *args):
-        ctx = command.make_context("x", [str(a) for a in args], resilient_parsing=True)
-        (param,) = (p for p in command.params if p.name == "reference")
-        return [item.value for item in param.type.shell_complete(ctx, param, incomplete)]
+    def words(incomplete, *args):
+        shell = BashComplete(cli.main, {}, "levelmatch", "_LEVELMATCH_COMPLETE")
+        return [item.value for item in shell.get_completions([str(a) for a in args], incomplete)]
 
     names = [Path(f).name for f in files]
-    assert words(cli.run, "", *files, "--dry-run") == ["auto", "mean", *names]
-    assert words(cli.run, "image_00002", *files) == ["image_00002.fits"]
-    assert words(cli.solve, "image", matched, "-o", "x") == names
+    assert words("", "run", *files, "--dry-run", "--reference") == ["auto", "mean", *names]
+    assert words("image_00002", "run", *files, "--reference") == ["image_00002.fits"]
+    assert words("image", "run", Path(files[0]).parent, "--reference") == names
+    for record in (matched, matched / "levelmatch.asdf"):
+        assert words("image", "solve", record, "-o", "x", "--reference") == names
+    assert words("image", "solve", matched, "--exclude") == names
+    assert words("image", "solve", "gone", "--exclude") == words("x", "run", "--reference") == []
 
 
 def test_the_command_is_recorded_with_few_files(files, matched):

@@ -8,7 +8,7 @@ from click.shell_completion import CompletionItem
 
 from levelmatch.cli.exports import export_flags
 from levelmatch.cli.flags import COMMON, FILES, JWST, STATISTICS, Flag, flags_of, names_of
-from levelmatch.cli.inputs import Images
+from levelmatch.cli.inputs import Images, expand
 from levelmatch.cli.logs import logging_flags
 from levelmatch.options import FIT_TYPES as FIT_TYPE_NAMES
 from levelmatch.options import MeasureOptions, ReadOptions, SolveOptions
@@ -112,9 +112,14 @@ class ImageName(click.ParamType):
 
     def shell_complete(self, ctx, param, incomplete):
         """Return completions: the words, and the names of the files or of the record's images."""
-        names = [*self.words, *(Path(f).name for f in ctx.params.get("files") or ())]
-        if ctx.params.get("record") is not None:
-            names += _recorded_names(ctx.params["record"])
+        # Click does not parse arguments before an option that still lacks its value.
+        left = [Path(word) for word in ctx.args]
+        if any(p.name == "record" and isinstance(p, click.Argument) for p in ctx.command.params):
+            record = ctx.params.get("record") or next(iter(left), None)
+            names = [] if record is None else _recorded_names(record)
+        else:
+            names = [Path(f).name for f in ctx.params.get("files") or _expanded(left)]
+        names = [*self.words, *names]
         return [CompletionItem(name) for name in names if name.startswith(incomplete)]
 
 
@@ -122,12 +127,20 @@ def _is_image(path):
     return path.name.removesuffix(".gz").endswith((".fits", ".fit", ".fts", ".fz", ".asdf"))
 
 
+def _expanded(paths):
+    """Return the files of arguments; none if an argument matches none."""
+    try:
+        return [file for path in paths for file in expand(path)]
+    except ValueError:
+        return []
+
+
 def _recorded_names(path):
     """Return the names of a record's images, or an empty list if it cannot be read."""
     from levelmatch.record.record import read_record
 
     try:
-        return read_record(path).names
+        return read_record(RecordPath().convert(path, None, None)).names
     except Exception:
         return []
 

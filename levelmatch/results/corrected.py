@@ -267,4 +267,6 @@ def ccd_wcs(frame: Frame) -> WCS:
             from_header = WCS(frame.meta.copy(), naxis=2)
             if from_header.has_celestial:
                 return from_header
+        # gwcs fits in a precision that scipy 1.18 deprecates.
+        warnings.simplefilter("ignore", DeprecationWarning)
         return WCS(wcs.to_fits_sip())

@@ -3,7 +3,6 @@
 
 from dataclasses import replace
 from functools import partial
-from logging import getLogger
 
 import numpy as np
 
@@ -17,9 +16,6 @@ from levelmatch.solve.shared_pattern import Eliminated, find_shared_pattern, sub
 from levelmatch.solve.solve_pass import shift_levels, solve_pass, subtract_solution
 
 __all__ = ["correct_frames", "run_passes"]
-
-
-logger = getLogger(__name__)
 
 
 def run_passes(
@@ -86,13 +82,6 @@ def run_passes(
             table, unpooled = (shift_levels(pairs, levels) for pairs in (table, unpooled))
         if sky is not None:
             sky = sky - _steps(before, frames)
-        logger.info(
-            "pass %s: %d pairs, %d kept, floor %.3g",
-            p.name,
-            len(solved.rows),
-            solved.kept.sum(),
-            solved.solution.floor,
-        )
     return frames, done
 
 
