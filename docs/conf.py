@@ -131,6 +131,7 @@ html_sidebars = {
         "getting_started",
         "index",
         "install",
+        "notebooks/first_steps",
         "reference/cli",
     )
 }
