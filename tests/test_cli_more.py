@@ -49,7 +49,9 @@ def matched(files, tmp_path_factory):
 def test_verbose_shows_each_step_once(files):
     result = run("run", *files, "--dry-run", "-v")
     assert result.exit_code == 0
-    assert "levelmatch.solve" in result.stderr
+    assert "levelmatch.matching: measuring" in result.stderr
+    # The headline solves again with planes, which is no step of the run.
+    assert result.stderr.count("pass mosaic") == 1
     assert "terminal" not in result.stderr
     assert run("run", *files, "--dry-run").stderr == ""
 
@@ -61,7 +63,7 @@ def test_a_log_file_has_steps_warnings_and_errors(files, tmp_path):
     text = log.read_text(encoding="utf-8")
     assert text.count("INFO levelmatch.terminal: levelmatch run ") == 2
     assert "INFO levelmatch.terminal: Reading 4 files in " in text
-    assert "INFO levelmatch.solve" in text
+    assert "INFO levelmatch.matching: pass mosaic" in text
     assert "WARNING levelmatch.terminal: --combine-nircam-short: no image is" in text
     assert "ERROR levelmatch.terminal: --reference: 'nobody'" in text
     # The next command starts without handlers.
