@@ -14,7 +14,8 @@ from levelmatch.images.corrections import AppliedCorrection, Correction
 from levelmatch.images.frame import Frame
 from levelmatch.images.units import recorded_unit
 from levelmatch.measure.store import KEY_SIZE
-from levelmatch.measure.table import PairTable, unmeasured
+from levelmatch.measure.table import PAIR, PairTable, unmeasured
+from levelmatch.options import SolveOptions, fit_terms
 from levelmatch.record.again import SolvedAgain
 from levelmatch.record.columns import FRAME_TEXT, INPUTS
 from levelmatch.record.levels import Levels
@@ -28,6 +29,26 @@ from levelmatch.solve.solution import Solution
 
 __all__ = ["read_tree"]
 
+# Arrays of a pass: the kinds of their numbers, and their shapes. These are of n images, m pairs of
+# which k are kept, g groups in s sets, and c coefficients.
+ARRAYS = {
+    "domain": ("iu", "n"),
+    "group": ("iu", "n"),
+    "kept": ("b", "m"),
+    "reason": ("US", "m"),
+    "residual": ("f", "m"),
+    "group_axes": ("f", "g33"),
+    "isolated": ("b", "g"),
+    "coefficients": ("f", "gc"),
+    "errors": ("f", "gc"),
+    "component": ("iu", "g"),
+    "active": ("b", "gc"),
+    "held": ("iu", "s"),
+    "floors": ("f", "s"),
+    "weight": ("f", "k"),
+    "robust": ("f", "k"),
+    "n_sigma": ("f", "k"),
+}
 # Characters that no name of a file may contain. A backslash separates folders on some systems.
 SEPARATORS = {"/", "\0", os.sep, os.altsep or os.sep}
 
@@ -83,9 +104,17 @@ def _run(tree: dict[str, Any]) -> Run:
         if not isinstance(options.get(group), dict):
             msg = f"the record is damaged: its options lack {group!r}"
             raise RecordError(msg)
+    planned = [Pass(**plan) for plan in options["passes"]]
+    try:
+        SolveOptions(**options["solve"])
+        for plan in planned:
+            fit_terms(plan.fit_type)
+    except (TypeError, ValueError) as error:
+        msg = f"the record is damaged: its options: {error}"
+        raise RecordError(msg) from error
     return Run(
         function=str(options["function"]),
-        planned=[Pass(**plan) for plan in options["passes"]],
+        planned=planned,
         options={k: v for k, v in options.items() if k not in ("function", "passes")},
         created=str(tree["created"]),
         order=np.array(tree["order"]).tolist(),
@@ -152,7 +181,13 @@ def _check_images(images: dict[str, np.ndarray], run: Run, n: int) -> None:
     if twice:
         msg = f"the record is damaged: the image {min(twice)!r} occurs twice"
         raise RecordError(msg)
-    if names != sorted(names) or sorted(run.order) != list(range(n)) or len(run.subsets) != n:
+    subsets = np.array(run.subsets)
+    if (
+        names != sorted(names)
+        or sorted(run.order) != list(range(n))
+        or subsets.shape != (n,)
+        or subsets.dtype.kind not in "iu"
+    ):
         msg = "the record is damaged: images are missing, or not in order"
         raise RecordError(msg)
     for name in {*names, *images["whole"].tolist(), *images["file"].tolist()} - {""}:
@@ -236,6 +271,13 @@ def _pairs(node: dict[str, Any], n: int) -> tuple[PairTable, np.ndarray]:
     blank = unmeasured(len(node["first"]))
     columns = {f.name: node.get(f.name, blank.get(f.name)) for f in fields(PairTable)}
     table = PairTable(**{name: np.array(column) for name, column in columns.items()})
+    for name in columns:
+        kinds = "iu" if name in ("first", "second", "npix") else "iuf"
+        inner = PAIR[name].shape if name in (PAIR.names or ()) else ()
+        found = getattr(table, name)
+        if found.dtype.kind not in kinds or found.shape != (len(table.first), *inner):
+            msg = f"the record is damaged: {name!r} of its pairs has shape {found.shape}"
+            raise RecordError(msg)
     keys = np.array(node["key"], dtype=np.uint8).reshape(-1, KEY_SIZE)
     if len(keys) != len(table):
         msg = "the record is damaged: its columns of pairs differ in length"
@@ -293,15 +335,41 @@ def _offsets(node: dict[str, Any]) -> SharedOffsets:
     )
 
 
+def _check_arrays(name: str, arrays: dict[str, np.ndarray], sizes: dict[str, int]) -> None:
+    """Refuse arrays of a pass of other types or shapes, and groups and sets that are not there."""
+    for key, (kinds, letters) in ARRAYS.items():
+        array = arrays[key]
+        if letters == "k":
+            sizes["k"] = int(arrays["kept"].sum())
+        lengths = list(zip(letters, array.shape, strict=False))
+        good = array.dtype.kind in kinds and array.ndim == len(letters)
+        if not good or any(sizes.setdefault(letter, n) != n for letter, n in lengths):
+            msg = (
+                f"the record is damaged: the pass {name!r} has {key!r} of type {array.dtype} and "
+                f"shape {array.shape}"
+            )
+            raise RecordError(msg)
+    tie = arrays["tie"]
+    good = tie.shape == (sizes["g"],) if tie.dtype.kind == "f" else tie[()] is None
+    for key, size in (("group", "g"), ("component", "s")):
+        numbers = arrays[key]
+        good = good and (not numbers.size or 0 <= numbers.min() <= numbers.max() < sizes[size])
+    if not good or sizes["c"] not in (1, 3):
+        msg = f"the record is damaged: the pass {name!r} has groups or sets that are not there"
+        raise RecordError(msg)
+
+
 def _pass(
     node: dict[str, Any], planned: Pass, n: int, rows: np.ndarray, again: SolvedAgain, k: int
 ) -> Pass:
     """Return a recorded pass; solve it again only if its covariance is needed."""
     plain = ("name", "fit_type", "references", "offsets", "pattern")
     array = {key: np.array(v) for key, v in node.items() if key not in plain}
-    if node["name"] != planned.name or len(array["group"]) != n or len(array["domain"]) != n:
-        msg = f"the record is damaged: the pass {node['name']!r} is not of its {n} images"
+    if node["name"] != planned.name:
+        msg = f"the record is damaged: the pass {node['name']!r} is not {planned.name!r}"
         raise RecordError(msg)
+    fit_terms(node["fit_type"])
+    _check_arrays(planned.name, array, {"n": n, "m": len(rows), "3": 3})
     solution = Solution(
         coefficients=array["coefficients"],
         component=array["component"],
