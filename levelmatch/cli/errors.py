@@ -167,28 +167,33 @@ def spell(text):
 
 @contextmanager
 def shown_warnings():
-    """Show each warning on one line.
+    """Show each warning as one line, once.
 
     Yields
     ------
     shown : list of (type, str)
         Category and text of each warning of the package; it grows during the context.
     """
-    shown = []
-    # astropy replaces the function that shows warnings when it is imported, so it comes first.
+    shown, seen = [], set()
+    # Astropy replaces the function that shows warnings when it is first imported.
     import astropy  # noqa: F401
+    from astropy.utils.exceptions import AstropyUserWarning
 
     from levelmatch.exceptions import LevelMatchWarning
 
     def show(message, category, filename, lineno, file=None, line=None):
         kind = "" if issubclass(category, LevelMatchWarning) else f"{category.__name__}: "
         text = " ".join(str(message).split())
+        if (category, text) in seen:
+            return
+        seen.add((category, text))
         if not kind:
             shown.append((category, text))
         echo(f"Warning: {kind}{spell(text)}", err=True)
         tell(logging.WARNING, f"{kind}{spell(text)}")
 
     with warnings.catch_warnings():
-        warnings.simplefilter("always", LevelMatchWarning)
+        # Of each image, which have the same place in astropy.
+        warnings.simplefilter("always", AstropyUserWarning)
         warnings.showwarning = show
         yield shown

@@ -184,10 +184,12 @@ class Plane:
 
     @property
     def offset_of_values(self):
-        """Offset added to the stored values; `None` if they are scaled or may be blank."""
-        if self.header.get("BSCALE", 1) != 1 or "BLANK" in self.header:
+        """Offset of the stored values; `None` if they are scaled, or astropy must tell."""
+        try:
+            scale, offset = self.header.get("BSCALE", 1), self.header.get("BZERO", 0)
+        except fits.VerifyError:
             return None
-        return self.header.get("BZERO", 0)
+        return None if scale != 1 or "BLANK" in self.header else offset
 
 
 def scan(path):

@@ -109,7 +109,8 @@ def file_frames(path: Path, read: ReadOptions, notes: Notes, place: int = 0) -> 
         check_file(path, read.max_bytes)
         # The binding must exist before anything is read.
         first = Binding(path)
-        frames = _opened_frames(path, read, notes, place)
+        with named_warnings(name):
+            frames = _opened_frames(path, read, notes, place)
         return [
             _bound(frame, first if k == 0 else first.copy(), read) for k, frame in enumerate(frames)
         ]
@@ -147,7 +148,7 @@ def _opened_frames(path, read, notes, place):
         if frames is not None:
             return frames
     _check_packing(path)
-    with named_warnings(path.name):
+    with warnings.catch_warnings():
         warnings.simplefilter("ignore", FITSFixedWarning)
         warnings.filterwarnings("error", message=".*truncated.*")
         # The outer file is closed even if astropy fails to read its header.

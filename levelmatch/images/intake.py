@@ -6,15 +6,16 @@ import os
 import re
 import stat
 import struct
+import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import fields
 from math import prod
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
-from levelmatch.exceptions import FrameError, LevelMatchError
+from levelmatch.exceptions import FrameError, LevelMatchError, LevelMatchWarning
 from levelmatch.options import ReadOptions
 
 __all__ = [
@@ -38,6 +39,7 @@ CARD = 80
 LONGEST = 1 << 22
 # Largest number of axes of a FITS array.
 MOST_AXES = 99
+MOST_COLUMNS = 999
 # Admitted parameter values of Rice compression.
 CODEC = {
     b"BLOCKSIZE": {b"16", b"32", b"64"},
@@ -52,7 +54,7 @@ PACKED = (b"\x1f\x8b", b"BZ", b"\xfd7")
 OPTIONS = {field.name for field in fields(ReadOptions)}
 _END = b"END".ljust(CARD)
 _SIZES = re.compile(
-    rb"((?:Z?(?:BITPIX|NAXIS\d*|TILE\d+))|PCOUNT|GCOUNT) *= *([+-]?\d+)(?:\.0*)? *(?:/|$| )"
+    rb"((?:Z?(?:BITPIX|NAXIS\d*|TILE\d+))|PCOUNT|GCOUNT|TFIELDS) *= *([+-]?\d+)(?:\.0*)? *(?:/|$| )"
 )
 _KINDS = {
     stat.S_IFIFO: "a named pipe",
@@ -86,6 +88,8 @@ def is_of_option(error: BaseException) -> bool:
 def named_errors(name: str, what: str = "it cannot be read") -> Iterator[None]:
     """Turn the exceptions of other packages into a `FrameError` that names the image.
 
+    Their warnings name it, too.
+
     Parameters
     ----------
     name : str
@@ -100,7 +104,8 @@ def named_errors(name: str, what: str = "it cannot be read") -> Iterator[None]:
         that names an option.
     """
     try:
-        yield
+        with named_warnings(name):
+            yield
     except (LevelMatchError, FileNotFoundError):
         raise
     except Exception as error:
@@ -127,7 +132,8 @@ def named_writing(name: str) -> Iterator[None]:
         If the system cannot write; it names the image or the file.
     """
     try:
-        yield
+        with named_warnings(name):
+            yield
     except OSError as error:
         if error.filename is not None:
             raise
@@ -138,19 +144,54 @@ def named_writing(name: str) -> Iterator[None]:
             raise error from error.__cause__
 
 
+class _Reading(threading.local):
+    """The image that a thread reads or writes, blank without one."""
+
+    name = ""
+
+
+_READING = _Reading()
+_LOCK = threading.Lock()
+# The number of images that are read or written, and the function that shows warnings otherwise.
+_shown: dict[str, Any] = {"images": 0, "by": None}
+
+
 @contextmanager
 def named_warnings(name: str) -> Iterator[None]:
-    """Issue warnings of other packages again, with the name of the image.
+    """Let the warnings of other packages begin with the name of the image, in this thread.
 
-    Do not use this in threads, because threads share the warning filters.
+    The filters of warnings, which threads share, stay as they are.
+
+    Parameters
+    ----------
+    name : str
+        The image.
     """
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
+    outer, _READING.name = _READING.name, name
+    if outer == name:
         yield
-    for warning in caught:
-        text = " ".join(str(warning.message).split())
-        text = text if text.startswith(name) else f"{name}: {text}"
-        warnings.warn_explicit(text, warning.category, warning.filename, warning.lineno)
+        return
+    with _LOCK:
+        _shown["images"] += 1
+        if warnings.showwarning is not _show:
+            _shown["by"], warnings.showwarning = warnings.showwarning, _show
+    try:
+        yield
+    finally:
+        _READING.name = outer
+        with _LOCK:
+            _shown["images"] -= 1
+            if not _shown["images"] and warnings.showwarning is _show:
+                warnings.showwarning = _shown["by"]
+
+
+def _show(message, category, filename, lineno, file=None, line=None):
+    """Show a warning, with the name of the image that the thread reads or writes."""
+    name, text = _READING.name, " ".join(str(message).split())
+    own = issubclass(category, LevelMatchWarning) or text.startswith(name)
+    _shown["by"](
+        message if own else category(f"{name}: {text}"), category, filename, lineno, file, line
+    )
 
 
 # --------------------------------------------------------------------------------------
@@ -246,13 +287,10 @@ def check_layout(name: str, stream: BinaryIO, size: int, most: int) -> None:
 def _read_header(name: str, stream: BinaryIO, rest: int) -> bytes | None:
     """Return the bytes of a header including its END card, or `None` without a header."""
     content = stream.read(min(4 * BLOCK, rest))
-    if not content.startswith((b"SIMPLE", b"XTENSION")):
-        if rest > LONGEST:
-            msg = (
-                f"{name}: {rest} bytes after its last extension are not an extension; cut them off"
-            )
-            raise FrameError(msg)
-        return None
+    # astropy looks for an END card in whatever follows the last extension.
+    if rest > LONGEST and not content.startswith((b"SIMPLE", b"XTENSION")):
+        msg = f"{name}: {rest} bytes after its last extension are not an extension; cut them off"
+        raise FrameError(msg)
     looked = 0
     while True:
         found = content.find(_END, looked)
@@ -273,11 +311,20 @@ def _read_header(name: str, stream: BinaryIO, rest: int) -> bytes | None:
 def _data_bytes(name: str, header: bytes, most: int) -> int:
     """Return the number of bytes of an HDU's data; refuse an image of more than a limit."""
     cards = (_SIZES.match(header[i : i + CARD]) for i in range(0, len(header), CARD))
-    values = {found[1].decode(): found[2] for found in cards if found is not None}
-    if any(len(value) > 19 for value in values.values()):
-        msg = f"{name}: a header declares a size of more than 18 digits; get the file again"
-        raise FrameError(msg)
+    values: dict[str, bytes] = {}
+    for found in (card for card in cards if card is not None):
+        key, value = found[1].decode(), found[2]
+        # Programs differ in which of two they take.
+        if len(value) > 19 or values.setdefault(key, value) != value:
+            why = "twice" if len(value) <= 19 else "of more than 18 digits"
+            msg = f"{name}: a header declares the size {key} {why}; get the file again"
+            raise FrameError(msg)
     sizes = {key: int(value) for key, value in values.items()}
+    # Otherwise astropy goes backwards in the file, or through the columns, without end.
+    for key, largest in (("PCOUNT", most), ("GCOUNT", most), ("TFIELDS", MOST_COLUMNS)):
+        if not 0 <= sizes.get(key, 0) <= largest:
+            msg = f"{name}: a header declares {key} = {sizes[key]}; get the file again"
+            raise FrameError(msg)
     is_table = header.startswith(b"XTENSION") and not header[:30].partition(b"'")[2].startswith(
         b"IMAGE"
     )
@@ -327,8 +374,8 @@ def _declared(name: str, sizes: dict[str, int], prefix: str) -> int:
         raise FrameError(msg)
     count = prod(lengths) if n else 0
     if not prefix:
-        count = (count + max(sizes.get("PCOUNT", 0), 0)) * max(sizes.get("GCOUNT", 1), 0)
-    return count * abs(sizes.get(f"{z}BITPIX", 8)) // 8
+        count = (count + sizes.get("PCOUNT", 0)) * sizes.get("GCOUNT", 1)
+    return count * abs(sizes.get(f"{own}BITPIX", 8)) // 8
 
 
 # --------------------------------------------------------------------------------------

@@ -15,7 +15,7 @@ from astropy.nddata import NDData
 from levelmatch.exceptions import FrameError
 from levelmatch.images import fastfits
 from levelmatch.images.binding import Binding, changed
-from levelmatch.images.intake import MOST_BYTES, reason_of
+from levelmatch.images.intake import MOST_BYTES, named_warnings, reason_of
 from levelmatch.images.packing import open_raw
 from levelmatch.images.planes import MaskPlane, as_plane
 
@@ -141,10 +141,14 @@ class FileSource:
 
     @contextmanager
     def opened(self):
-        """Open the file; errors name it."""
+        """Open the file; errors and warnings name it."""
         try:
-            # Do not filter warnings here: threads read files and share the filters.
-            with open_raw(self.path, self.max_bytes) as raw, fits.open(raw, memmap=False) as hdus:
+            # No filter of warnings: files are read by threads, which share the filters.
+            with (
+                named_warnings(self.path.name),
+                open_raw(self.path, self.max_bytes) as raw,
+                fits.open(raw, memmap=False) as hdus,
+            ):
                 self._check_length(hdus)
                 yield hdus
         except FrameError:

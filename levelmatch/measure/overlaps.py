@@ -10,6 +10,7 @@ from levelmatch.images.frame import EXCLUDE
 from levelmatch.measure.schedule import measure_pairs
 from levelmatch.measure.table import pair_table
 from levelmatch.sky.overlaps import DepthMap, find_pairs, thin_pairs
+from levelmatch.text import list_names
 
 __all__ = ["Overlaps", "assign_pairs"]
 
@@ -70,8 +71,9 @@ class Overlaps:
         """Refuse a mosaic in which nothing overlaps."""
         mosaic = [p for p in passes if p.name == "mosaic"]
         if len(self.pairs) == 0 and mosaic and mosaic[-1].group.max() > 0:
+            names = list_names([frame.name for frame in frames], most=3)
             msg = (
-                f"none of the {len(frames)} images overlap: there is nothing to match; "
+                f"none of the {len(frames)} images overlap ({names}): there is nothing to match; "
                 "look at their WCSs"
             )
             raise NoOverlapError(msg)

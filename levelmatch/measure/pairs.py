@@ -471,7 +471,9 @@ def _flux_gain(cells):
     # Means of all samples: stars are clipped from the cells' locations.
     difference = values["clipped"] + values["star_diff"] / samples
     bright = values["brightness"] + values["star_flux"] / samples
-    means = bright + difference / 2, bright - difference / 2
+    with np.errstate(invalid="ignore"):
+        # Of infinite pixels.
+        means = bright + difference / 2, bright - difference / 2
     # The two axes along which the cells lie apart the most.
     offsets = values["vector"] - values["vector"].mean(axis=0)
     axes = np.linalg.eigh(np.einsum("ni,nj->ij", offsets, offsets))[1][:, 1:]

@@ -7,7 +7,6 @@ from typing import Any, Literal
 
 import numpy as np
 from astropy import units as u
-from astropy.io import fits
 from astropy.nddata import (
     CCDData,
     NDData,
@@ -241,7 +240,7 @@ def _fits_planes(source: FileSource, dq_bits: int) -> tuple[Any, ...]:
     """Return pixels, uncertainty, flags and mask of an image in a FITS file."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FITSFixedWarning)
-        with fits.open(source.path, memmap=False) as hdus:
+        with source.opened() as hdus:
             data = np.array(decoded_image(hdus[source.hdu]))
             data = data.astype(data.dtype.newbyteorder("="), copy=False)
             uncertainty = read_uncertainty(hdus, source.hdu, data.shape)

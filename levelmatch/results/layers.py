@@ -6,7 +6,6 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from astropy.io import fits
 from astropy.nddata import InverseVariance, NDUncertainty
 from astropy.wcs import WCS
 from astropy.wcs.wcsapi import BaseLowLevelWCS, SlicedLowLevelWCS
@@ -278,7 +277,7 @@ def _inverse_variance(frame: Frame) -> np.ndarray:
     if isinstance(source, AsdfSource):
         ivar = _as_inverse_variance(frame.name, source.uncertainty())
     elif isinstance(source, FileSource):
-        with fits.open(source.path, memmap=False) as hdus:
+        with source.opened() as hdus:
             k = partner_hdu(hdus, source.hdu, "VAR_RNOISE")
             if k is not None and hdus[k].shape == frame.shape:
                 with np.errstate(divide="ignore"):
