@@ -6,7 +6,16 @@ import re
 
 import numpy as np
 
-__all__ = ["count", "decimals", "fixed", "label_names", "list_names", "short_names", "values"]
+__all__ = [
+    "as_text",
+    "count",
+    "decimals",
+    "fixed",
+    "label_names",
+    "list_names",
+    "short_names",
+    "values",
+]
 
 # Largest number of characters of a name that stays whole, and target length of longer names.
 SHORT_NAME = 13
@@ -15,6 +24,11 @@ SHORT_NAME = 13
 def values(column):
     """Return the numbers of a column, with or without a unit, as floats."""
     return np.asarray(getattr(column, "value", column), dtype=float)
+
+
+def as_text(name):
+    """Return the name of a file as UTF-8, with its other bytes escaped."""
+    return str(name).encode(errors="backslashreplace").decode()
 
 
 def count(n, noun):

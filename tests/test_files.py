@@ -204,7 +204,7 @@ def test_files_where_linux_does_not_show_them(plain, folders, monkeypatch):
     assert sorted(folders[1].iterdir()) == sorted([*paths, folders[1] / "levelmatch.asdf"])
 
 
-@pytest.mark.parametrize("code", [errno.EPERM, errno.EXDEV, errno.EMLINK])
+@pytest.mark.parametrize("code", [errno.EPERM, errno.EXDEV, errno.EMLINK, errno.ENOTSUP])
 def test_file_systems_without_hard_links(plain, folders, monkeypatch, code):
     def refuse(*_, **__):
         raise OSError(code, os.strerror(code))

@@ -162,3 +162,63 @@ def test_padding_after_the_last_extension_is_admitted(good, paint, write, tmp_pa
     assert all(str(w.message).startswith("other.fits: ") for w in caught)
     assert len(caught) == (n > 0)
     assert np.isfinite(frames[1].load()).all()
+
+
+def with_card(path, keyword, value, name):
+    """Write a copy of a file with another card at the end of its image's header."""
+    content = path.read_bytes()
+    with fits.open(path) as hdus:
+        start = hdus["SCI"].fileinfo()["hdrLoc"]
+    end = content.index(b"END".ljust(80), start)
+    card = f"{keyword:8}= {value:>20}".encode().ljust(80)
+    # END moves into the padding.
+    other = path.with_name(name)
+    other.write_bytes(content[:end] + card + content[end : end + 80] + content[end + 160 :])
+    return other
+
+
+@pytest.mark.parametrize(
+    ("keyword", "value"),
+    [("GCOUNT", "-1"), ("PCOUNT", "-3000"), ("TFIELDS", 2**63), ("TFIELDS", "-1"), ("NAXIS1", 63)],
+)
+def test_sizes_that_astropy_would_follow_without_end(good, keyword, value):
+    path = with_card(good, keyword, value, "odd.fits")
+    refused([good, path], rf"^odd\.fits: a header declares .*{keyword}")
+
+
+@pytest.mark.parametrize("keyword", ["GCOUNT", "TFIELDS"])
+def test_what_follows_the_last_extension_is_read_as_astropy_does(good, tmp_path, keyword):
+    path = tmp_path / "odd.fits"
+    cards = [b"JUNK".ljust(80), f"{keyword:8}= -1".encode().ljust(80), b"END\xff".ljust(80)]
+    path.write_bytes(good.read_bytes() + b"".join(cards).ljust(2880))
+    refused([good, path], rf"^odd\.fits: a header declares {keyword} = -1")
+
+
+def test_warnings_name_the_image_in_all_threads(paint, write, tmp_path):
+    paths = [
+        write(paint(f"{n}.fits", (0, 20.5 * k), level=k), tmp_path / f"{n}.fits")
+        for k, n in enumerate("abc")
+    ]
+    for path in paths[1:]:
+        # Not ASCII, and padding that is no HDU: astropy reads these files.
+        content = path.read_bytes().replace(b"a card of", b"a card \xe9f")
+        path.write_bytes(content + bytes(100))
+    shown = warnings.showwarning
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        result = lm.match_levels(paths)
+        result.write(tmp_path / "out")
+        assert len(list(result)) == 3
+    texts = {str(w.message) for w in caught}
+    for name in ("b.fits", "c.fits"):
+        assert any(t.startswith(f"{name}: ") and "padding" in t for t in texts)
+        assert any(t.startswith(f"{name}: ") and "non-ASCII" in t for t in texts)
+    assert all(t.startswith(("b.fits: ", "c.fits: ")) for t in texts)
+    assert warnings.showwarning is shown
+
+
+def test_pixels_of_another_shape_than_the_header(good, monkeypatch):
+    (frame,) = collect_frames([good])
+    monkeypatch.setattr(type(frame.source), "read", lambda *_: (np.zeros(48 * 64), None))
+    with pytest.raises(lm.FrameError, match=r"good\.fits: its pixels have shape \(3072,\)"):
+        frame.load()

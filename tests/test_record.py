@@ -461,6 +461,22 @@ def drop_image(tree):
         (set_item("passes", value=[]), "0 passes recorded, 2 asked for"),
         (set_item("unit", value=["Jy"]), "unit|damaged|is not of type"),
         (set_item("images", "scale", 0, value=np.nan), "'scale' is not finite"),
+        (set_item("pairs", "sigma", value=np.zeros((8, 2))), "damaged"),
+        (set_item("pairs", "first", value=np.zeros(8)), "damaged"),
+        (set_item("passes", 1, "isolated", value=np.array(True)), "'isolated' of type bool"),
+        (set_item("passes", 1, "kept", value=np.zeros(2)), "'kept' of type float64"),
+        (set_item("passes", 1, "coefficients", value=np.zeros((1, 2))), "damaged"),
+        (set_item("passes", 1, "group", 0, value=99), "groups or sets that are not there"),
+        (set_item("passes", 1, "component", 0, value=-1), "groups or sets that are not there"),
+        (set_item("passes", 1, "tie", value=np.zeros(99)), "groups or sets that are not there"),
+        (
+            set_item("passes", 1, "fit_type", value="cubic"),
+            "damaged: .*fit_type: 'cubic'",
+        ),
+        (set_item("options", "solve", "floor", value=-1), "its options: floor: -1"),
+        (set_item("options", "solve", "odd", value=1), "its options: .*'odd'"),
+        (set_item("options", "passes", 0, "fit_type", value=7), "its options: fit_type: 7"),
+        (set_item("subsets", value=np.array(["a"])), "damaged"),
     ],
 )
 def test_damaged_records_are_refused(path, raw, tmp_path, change, match):

@@ -42,7 +42,9 @@ def command_text():
             files = [files[0], "...", files[-1], f"({len(files)} files)"]
         words += files + ([] if arg is None else [shlex.quote(arg)])
         files = []
-    return " ".join(["levelmatch", *words]) if args else ""
+    # Names of files may have bytes that are no text.
+    text = " ".join(["levelmatch", *words]).encode(errors="backslashreplace").decode()
+    return text if args else ""
 
 
 def _is_file(arg):

@@ -260,7 +260,10 @@ def _plane(header, start, stamp, *, first):
         size = (count + extra) * header.get("GCOUNT", 1) * abs(header["BITPIX"]) // 8
     except (KeyError, TypeError, ValueError, VerifyError):
         return None
-    if "GROUPS" in header or min(shape, default=0) < 0 or start + size > stamp[0]:
+    # A size with a decimal point is not FITS.
+    if not isinstance(size, int) or min(shape, default=0) < 0 or start + size > stamp[0]:
+        return None
+    if "GROUPS" in header:
         return None
     return Plane(header, start, size, shape, stamp)
 

@@ -23,6 +23,7 @@ from levelmatch.images.inherit import file_meta, with_inherited_frame
 from levelmatch.images.intake import (
     check_file,
     check_layout,
+    check_name,
     is_of_option,
     named_warnings,
     reason_of,
@@ -106,6 +107,7 @@ def file_frames(path: Path, read: ReadOptions, notes: Notes, place: int = 0) -> 
     """
     name = path.name
     try:
+        check_name(path)
         check_file(path, read.max_bytes)
         # The binding must exist before anything is read.
         first = Binding(path)

@@ -205,6 +205,9 @@ class Frame:
         if hasattr(self.source, "opened_frame"):
             return self.opened().read()
         out, bad = self.source.read(self.dq_bits)
+        if out.shape != tuple(self.shape):
+            msg = f"{self.name}: its pixels have shape {out.shape}, its header {self.shape}"
+            raise FrameError(msg)
         if bad is not None:
             out[bad] = np.nan
         fills = mask_fill(out, self.blank)

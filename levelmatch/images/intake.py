@@ -17,11 +17,13 @@ from typing import Any, BinaryIO
 
 from levelmatch.exceptions import FrameError, LevelMatchError, LevelMatchWarning
 from levelmatch.options import ReadOptions
+from levelmatch.text import as_text
 
 __all__ = [
     "MOST_BYTES",
     "check_file",
     "check_layout",
+    "check_name",
     "check_regular",
     "is_of_option",
     "named_errors",
@@ -52,7 +54,8 @@ PACKED = (b"\x1f\x8b", b"BZ", b"\xfd7")
 
 # Names of the options of reading.
 OPTIONS = {field.name for field in fields(ReadOptions)}
-_END = b"END".ljust(CARD)
+# Also with other characters behind it, as astropy takes it.
+_END = re.compile(rb"END(?: {77}|$| {0,76}[^A-Z0-9_-])")
 _SIZES = re.compile(
     rb"((?:Z?(?:BITPIX|NAXIS\d*|TILE\d+))|PCOUNT|GCOUNT|TFIELDS) *= *([+-]?\d+)(?:\.0*)? *(?:/|$| )"
 )
@@ -226,6 +229,26 @@ def check_regular(path: Path) -> os.stat_result:
     return status
 
 
+def check_name(path: Path) -> None:
+    """Refuse a file whose name is no text: no record could hold it.
+
+    Parameters
+    ----------
+    path : `~pathlib.Path`
+        The file.
+
+    Raises
+    ------
+    FrameError
+        If it is refused.
+    """
+    try:
+        path.name.encode()
+    except UnicodeEncodeError as error:
+        msg = f"{as_text(path.name)}: the name of the file is not UTF-8; rename it"
+        raise FrameError(msg) from error
+
+
 def check_file(path: Path, most: int) -> None:
     """Check that a file is regular and declares no more bytes than a limit.
 
@@ -293,11 +316,9 @@ def _read_header(name: str, stream: BinaryIO, rest: int) -> bytes | None:
         raise FrameError(msg)
     looked = 0
     while True:
-        found = content.find(_END, looked)
-        while found >= 0 and found % CARD:
-            found = content.find(_END, found + 1)
-        if found >= 0:
-            return content[: found + CARD]
+        for found in _END.finditer(content, looked):
+            if found.start() % CARD == 0:
+                return content[: found.start() + CARD]
         if len(content) > LONGEST:
             msg = f"{name}: a header has no END card in {LONGEST} bytes; get the file again"
             raise FrameError(msg)

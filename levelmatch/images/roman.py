@@ -25,6 +25,7 @@ from levelmatch.images.sources import FileSource, flagged, float_type, pixel_dig
 from levelmatch.images.units import read_unit
 from levelmatch.options import ReadOptions
 from levelmatch.sky.transform import SkyTransform
+from levelmatch.text import as_text
 
 __all__ = [
     "ROMAN_BITS",
@@ -121,7 +122,7 @@ class AsdfSource(FileSource):
         path = self.path.absolute()
         return {
             "file": self.label,
-            "path": str(path),
+            "path": as_text(path),
             "size": path.stat().st_size,
             "hdu": 0,
             **pixel_digests(self.data, [self.array("dq")]),

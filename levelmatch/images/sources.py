@@ -18,6 +18,7 @@ from levelmatch.images.binding import Binding, changed
 from levelmatch.images.intake import MOST_BYTES, named_warnings, reason_of
 from levelmatch.images.packing import open_raw
 from levelmatch.images.planes import MaskPlane, as_plane
+from levelmatch.text import as_text
 
 __all__ = [
     "FileSource",
@@ -120,7 +121,7 @@ class FileSource:
             self.binding.check_files(self.label)
         return {
             "file": self.label,
-            "path": str(path),
+            "path": as_text(path),
             "size": path.stat().st_size,
             "hdu": self.hdu,
             **digests,

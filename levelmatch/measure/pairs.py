@@ -472,8 +472,10 @@ def _flux_gain(cells):
     difference = values["clipped"] + values["star_diff"] / samples
     bright = values["brightness"] + values["star_flux"] / samples
     with np.errstate(invalid="ignore"):
-        # Of infinite pixels.
         means = bright + difference / 2, bright - difference / 2
+    # Pixels near the largest number have sums beyond it.
+    if not np.isfinite(means).all():
+        return np.nan, np.inf
     # The two axes along which the cells lie apart the most.
     offsets = values["vector"] - values["vector"].mean(axis=0)
     axes = np.linalg.eigh(np.einsum("ni,nj->ij", offsets, offsets))[1][:, 1:]
