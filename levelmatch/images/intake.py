@@ -41,7 +41,8 @@ CARD = 80
 LONGEST = 1 << 22
 # Largest number of axes of a FITS array.
 MOST_AXES = 99
-MOST_COLUMNS = 999
+# Those of the columns of a table, and of bytes or groups.
+MOST_COLUMNS, MOST_COUNT = 999, 1 << 62
 # Admitted parameter values of Rice compression.
 CODEC = {
     b"BLOCKSIZE": {b"16", b"32", b"64"},
@@ -342,7 +343,7 @@ def _data_bytes(name: str, header: bytes, most: int) -> int:
             raise FrameError(msg)
     sizes = {key: int(value) for key, value in values.items()}
     # Otherwise astropy goes backwards in the file, or through the columns, without end.
-    for key, largest in (("PCOUNT", most), ("GCOUNT", most), ("TFIELDS", MOST_COLUMNS)):
+    for key, largest in (("PCOUNT", MOST_COUNT), ("GCOUNT", MOST_COUNT), ("TFIELDS", MOST_COLUMNS)):
         if not 0 <= sizes.get(key, 0) <= largest:
             msg = f"{name}: a header declares {key} = {sizes[key]}; get the file again"
             raise FrameError(msg)
@@ -396,7 +397,7 @@ def _declared(name: str, sizes: dict[str, int], prefix: str) -> int:
     count = prod(lengths) if n else 0
     if not prefix:
         count = (count + sizes.get("PCOUNT", 0)) * sizes.get("GCOUNT", 1)
-    return count * abs(sizes.get(f"{own}BITPIX", 8)) // 8
+    return count * abs(sizes.get(f"{z}BITPIX", 8)) // 8
 
 
 # --------------------------------------------------------------------------------------
