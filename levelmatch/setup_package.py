@@ -21,7 +21,6 @@ MODULES = {
     "measure/_gains": (["_median.h"], REORDER),
     "measure/_summary": (["_median.h", "_plane.pxi", "_strips.pxi"], []),
     "sky/_geometry": ([], REORDER),
-    "solve/_selected": ([], []),
 }
 
 

@@ -29,11 +29,9 @@ def slope_statistic(equations, solution):
     statistic = np.full(equations.n_groups, np.nan)
     if equations.n_terms == 1:
         return statistic
-    for g in range(equations.n_groups):
-        slopes = solution.coefficients[g, 1:]
-        covariance = solution.covariance(g, g)[1:, 1:]
-        statistic[g] = slopes @ np.linalg.pinv(covariance, rcond=1e-10, hermitian=True) @ slopes
-    return statistic
+    slopes = solution.coefficients[:, 1:]
+    weight = np.linalg.pinv(solution.covariances[:, 1:, 1:], rcond=1e-10, hermitian=True)
+    return np.einsum("gi,gij,gj->g", slopes, weight, slopes)
 
 
 def solve_auto(equations, options, **keywords):
@@ -65,8 +63,10 @@ def solve_auto(equations, options, **keywords):
     """
     whole = solve_groups(equations, options, **keywords)
     solution = _select(equations, options, whole, **keywords)
-    scatter = None if options.slope_prior else slope_scatter(equations, whole)
-    if scatter is None or not scatter.found:
+    if options.slope_prior:
+        return solution
+    scatter = slope_scatter(equations, whole)
+    if not scatter.found:
         return solution
     others = ~solution.active[:, 1:].any(axis=1)
     if not others.any() or slope_scatter(equations, whole, others).found:

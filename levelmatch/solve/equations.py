@@ -8,9 +8,14 @@ import numpy as np
 from scipy.sparse import bsr_matrix, coo_array, csr_matrix
 
 from levelmatch.sky.vectors import transfer_matrix
+from levelmatch.solve.dissection import Dissection
 from levelmatch.solve.linear import sum_by
 
 __all__ = ["Equations", "pair_weights"]
+
+# Coefficients that are eliminated at once without a look at their links: fewer take more calls,
+# more take more operations.
+LARGEST_FRONT = 96
 
 
 @dataclass(frozen=True, eq=False)
@@ -140,7 +145,7 @@ class Equations:
         Parameters
         ----------
         blocks : `~numpy.ndarray`, shape (m + 2 n_joined, k, k)
-            Those of a symmetric matrix.
+            Those of a symmetric matrix, of which one of each two transposes is zero.
 
         Returns
         -------
@@ -151,7 +156,8 @@ class Equations:
         """
         joined, order, *_ = self._pattern
         place = np.argsort(order)
-        across = blocks[place[self.n_groups + joined]]
+        low, high = place[self.n_groups :].reshape(2, -1)[:, joined]
+        across = blocks[low] + blocks[high].swapaxes(1, 2)
         swapped = self.first > self.second
         across[swapped] = across[swapped].swapaxes(1, 2)
         return blocks[place[: self.n_groups]], across
@@ -181,6 +187,12 @@ class Equations:
         placed.sort_indices()
         row = np.repeat(own, np.diff(placed.indptr))
         return joined, placed.data - 1, row, placed.indices, placed.indptr
+
+    @cached_property
+    def dissection(self):
+        """Order in which the groups are eliminated."""
+        _, _, row, column, _ = self._pattern
+        return Dissection(row, column, self.group_axes[:, 0], LARGEST_FRONT // self.n_terms)
 
     def assemble(self, weights, prior=None):
         """Return the sparse normal matrix for weights of shape (n,), in blocks of (k, k)."""

@@ -22,10 +22,11 @@ ALIKE = 4.0
 # Explanations more probable than this fraction of the best enter the mean of the solutions. The
 # others enter its errors alone.
 LIKELY = 0.3
-# Largest number of rejected pairs that are compared with alternatives, by a direct solver and by
-# an iterative one. Pairs beside the least redundant ones come first.
+# Largest number of rejected pairs that are compared with alternatives, in all and of many groups.
+# Pairs beside the least redundant ones come first.
 MAX_DOUBTED = 200
-MAX_DOUBTED_ITERATIVE = 8
+MANY_GROUPS = 2000
+MAX_DOUBTED_OF_MANY = 8
 # Largest number of alternatives to a rejected pair, and of explanations of neighbouring ones.
 MAX_ALTERNATIVES = 12
 MAX_EXPLANATIONS = 60
@@ -138,7 +139,7 @@ class _Models:
         beside = np.minimum(least[equations.first], least[equations.second])
         rejected = np.flatnonzero(~self.counted)
         rejected = rejected[self.neighbours.in_doubt(rejected)]
-        most = MAX_DOUBTED_ITERATIVE if self.solved.system.iterative else MAX_DOUBTED
+        most = MAX_DOUBTED if equations.n_groups < MANY_GROUPS else MAX_DOUBTED_OF_MANY
         rows = rejected[np.argsort(beside[rejected], kind="stable")][:most]
         ends, among = self.neighbours.ends, {int(q) for q in rows}
         links = [(q, q) for q in among]

@@ -61,8 +61,6 @@ def error_inflation(floors, found, counted, prior):
     if floors.fixed is not None or not small.any():
         return inflation
     part = _SmallSets(floors, small, counted, prior)
-    if part.solver.iterative:
-        return inflation
     inflation[small] = part.inflation(found[small])
     return inflation
 
@@ -106,13 +104,8 @@ class _SmallSets:
 
     def _variance(self, solved):
         """Return the sum of the variances of the levels of each set, shape (n_sets,)."""
-        k = self.equations.n_terms
-        entries = solved.system.entries(solved.matrix)
-        if entries is None:
-            return np.ones(self.floors.n_sets)
-        blocks, _ = self.equations.split_blocks(entries.reshape(-1, k, k))
-        variance = blocks[:, 0, 0] * solved.scale[:, 0] ** 2
-        return np.bincount(self.floors.component, variance, minlength=self.floors.n_sets)
+        own, _ = solved.covariance_blocks()
+        return np.bincount(self.floors.component, own[:, 0, 0], minlength=self.floors.n_sets)
 
     def inflation(self, found):
         """Return the factor of each set."""

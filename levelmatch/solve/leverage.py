@@ -10,6 +10,8 @@ __all__ = ["Studentised", "redundancy", "studentised"]
 # Directions of a pair's difference with less redundancy cannot be tested: the pair is the only
 # link of two sets, or nearly so.
 LEAST_REDUNDANCY = 1e-3
+# Leverages for some weights serve others, of which only a few differ by more than this factor.
+MAX_CHANGE = 1.2
 
 
 def redundancy(equations, solved):
@@ -18,8 +20,8 @@ def redundancy(equations, solved):
     It is I - H, where H is the pair's block of the hat matrix of differences in standard errors.
     If the weights are inverse variances, it is the covariance of the pair's residual. Its trace
     is the redundancy number (Baarda 1968, A testing procedure for use in geodetic networks): k
-    for a pair among many, 0 for the only link of two sets. It is exact if the system is
-    factorised, and otherwise estimated from the pairs of the same images.
+    for a pair among many, 0 for the only link of two sets. Of a large system, those of nearly the
+    same weights serve if they are known.
 
     Parameters
     ----------
@@ -28,57 +30,28 @@ def redundancy(equations, solved):
     solved : `~levelmatch.solve.solver.Solved`
         The solution.
     """
-    k = equations.n_terms
+    one = np.eye(equations.n_terms)
+    base = solved
+    if solved.lender is not None and solved.near(solved.lender, MAX_CHANGE):
+        base = solved.lender
+    hat = _hat(equations, base)
+    if base is not solved:
+        # Exact if only the weight of the pair itself differs.
+        ratio = (solved.factor / base.factor)[:, None, None]
+        change = one + (ratio - 1) * hat
+        hat = ratio * (hat / change if len(one) == 1 else hat @ np.linalg.inv(change))
+    return one - hat
+
+
+def _hat(equations, solved):
+    """Return each pair's block of the hat matrix, in units of its errors, shape (n, k, k)."""
     root = np.sqrt(solved.factor)[:, None, None] * equations.root
-    entries = None if solved.system.iterative else solved.system.entries(solved.matrix)
-    if entries is None:
-        return _local_redundancy(equations, solved, root)
-    own, across = equations.split_blocks(entries.reshape(-1, k, k))
-    scale = solved.scale
-    one = root @ (equations.transfer[0] * scale[equations.first][:, None, :])
-    two = root @ (equations.transfer[1] * scale[equations.second][:, None, :])
+    own, across = solved.covariance_blocks()
+    one, two = (root @ transfer for transfer in equations.transfer)
     cross = one @ across @ two.swapaxes(1, 2)
     hat = one @ own[equations.first] @ one.swapaxes(1, 2)
     hat += two @ own[equations.second] @ two.swapaxes(1, 2)
-    hat -= cross + cross.swapaxes(1, 2)
-    return np.eye(k) - hat
-
-
-def _local_redundancy(equations, solved, root):
-    """Return the redundancy by the other pairs of each pair's two images.
-
-    All other images are taken as fixed, which makes the leverages too small. They are scaled so
-    that their sum is the number of unknowns.
-    """
-    k = equations.n_terms
-    if k == 1:
-        weight = np.square(root[:, 0, 0])
-        total = equations.sum_at_groups(weight, weight)
-        one, two = total[equations.first] - weight, total[equations.second] - weight
-        both = one + two
-        around = np.divide(one * two, both, out=np.zeros_like(both), where=both > 0)
-        hat = (weight / (weight + around))[:, None, None]
-        return _scaled(hat, solved)
-    gram = root.swapaxes(1, 2) @ root
-    transfer = equations.transfer
-    total = equations.sum_at_groups(*(t.swapaxes(1, 2) @ gram @ t for t in transfer))
-    one, two = (
-        back.swapaxes(1, 2) @ total[side] @ back - gram
-        for side, back in zip(
-            (equations.first, equations.second), np.linalg.inv(transfer), strict=True
-        )
-    )
-    # The weights of both images' other pairs, in series.
-    around = one @ np.linalg.pinv(one + two, rcond=1e-10, hermitian=True) @ two
-    hat = root @ np.linalg.pinv(gram + around, rcond=1e-10, hermitian=True) @ root.swapaxes(1, 2)
-    return _scaled(hat, solved)
-
-
-def _scaled(hat, solved):
-    """Return the redundancy, with leverages that are scaled up to the number of unknowns."""
-    found = np.trace(hat, axis1=1, axis2=2).sum()
-    unknown = np.count_nonzero(solved.scale)
-    return np.eye(hat.shape[1]) - hat * (max(unknown / found, 1.0) if found > 0 else 1.0)
+    return hat - (cross + cross.swapaxes(1, 2))
 
 
 @dataclass(frozen=True, eq=False)

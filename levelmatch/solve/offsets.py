@@ -340,8 +340,6 @@ class _SharedCovariance:
     change: np.ndarray
     before: object
 
-    iterative = False
-
     def matrix(self):
         """Return it whole."""
         return self.whole
@@ -350,7 +348,7 @@ class _SharedCovariance:
         """Return its diagonal, shape (m, 1, 1)."""
         return np.diagonal(self.whole)[:, None, None]
 
-    def apply(self, vectors, tolerance=0.0):
+    def apply(self, vectors):
         """Return it times vectors."""
         return self.whole @ vectors
 

@@ -42,7 +42,7 @@ class SlopeScatter:
 
 
 def slope_scatter(equations, solution, chosen=None):
-    """Return the `SlopeScatter` of some groups, or `None` for very large sets.
+    """Return the `SlopeScatter` of some groups.
 
     The slopes are drawn from a normal distribution of zero mean. The marginal likelihood of its
     standard deviation follows from the slopes and their covariances given the pairs (type II
@@ -72,14 +72,8 @@ def slope_scatter(equations, solution, chosen=None):
         # Slopes of the other groups get a prior that is too wide to matter.
         prior = np.where(chosen, size, 1e3 * sizes[-1])[:, None]
         solver = Solver(equations, free, prior)
-        if solver.iterative:
-            return None
         solved = solver.finish(solver.solve(factor))
-        entries = solved.system.entries(solved.matrix)
-        if entries is None:
-            return None
-        blocks, _ = equations.split_blocks(entries.reshape(-1, 3, 3))
-        variance = np.einsum("gii->gi", blocks) * solved.scale**2
+        variance = np.einsum("gii->gi", solved.covariance_blocks()[0])
         square = np.square(solved.coefficients) + variance
         rises.append(square[chosen, 1:].sum() / size**2 - 2 * chosen.sum())
     # Twice the logarithm of the likelihood, by its slope in the logarithm of the square.

@@ -7,16 +7,14 @@ from functools import cached_property
 
 import numpy as np
 
-from levelmatch.solve.solver import INVERSE_TOLERANCE
+from levelmatch.solve.solver import Solved
 
 __all__ = ["Solution"]
 
-# Number of random vectors that give the variances of a very large solution.
-N_PROBES = 64
-N_MODES = 64
-PROBE_TOLERANCE = 1e-4
 # The largest system whose covariance is held as a whole.
 MAX_DENSE = 3000
+# The largest relative change of a weight in a difference quotient.
+SMALL_STEP = 1e-4
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,13 +84,8 @@ class Solution:
             raise MemoryError(msg)
         return self._covariance.matrix()
 
-    @property
-    def _exact(self):
-        """Return whether each group's own covariance is found exactly."""
-        return self.coefficients.size <= MAX_DENSE or not self._covariance.iterative
-
     @cached_property
-    def _own_covariances(self):
+    def covariances(self):
         """Covariance of each group's coefficients, shape (m, k, k)."""
         n, k = self.coefficients.shape
         if "covariance_matrix" in vars(self):
@@ -102,8 +95,8 @@ class Solution:
     def covariance(self, i, j):
         """Return the (k, k) covariance of the coefficients of groups i and j."""
         n, k = self.coefficients.shape
-        if i == j and self._exact:
-            return self._own_covariances[i]
+        if i == j:
+            return self.covariances[i]
         rows = slice(k * i, k * (i + 1))
         if n * k <= MAX_DENSE:
             return self.covariance_matrix[rows, k * j : k * (j + 1)]
@@ -131,42 +124,12 @@ class Solution:
         """
         return self._covariance.respond(rhs)
 
-    def _probe_variance(self, n):
-        rng = np.random.default_rng(0)
-        # In units in which levels and slopes are alike: the one must not drown the other.
-        scale = self._covariance.scale
-        unit = np.where(scale > 0, scale, 1.0)
-
-        def apply(vectors):
-            applied = self._covariance.apply(vectors / unit[:, None], PROBE_TOLERANCE)
-            return applied / unit[:, None]
-
-        start = rng.choice([-1.0, 1.0], (n, N_MODES))
-        modes = np.linalg.qr(apply(apply(start)))[0]
-        applied = apply(modes)
-        inner = modes.T @ applied
-        smooth = 2 * np.sum(modes * applied, axis=1) - np.sum((modes @ inner) * modes, axis=1)
-        probes = rng.choice([-1.0, 1.0], (n, N_PROBES))
-        rest = apply(probes - modes @ (modes.T @ probes))
-        rest -= modes @ (modes.T @ rest)
-        return np.square(unit) * (smooth + np.mean(probes * rest, axis=1))
-
     @cached_property
     def errors(self):
-        """Standard errors of the coefficients, shape (m, k).
-
-        Exact for systems that are factorised, and up to 3000 coefficients. Else the variances
-        of the smooth modes, which lead, are found by subspace iteration, and the rest from
-        random vectors (Bekas, Kokiopoulou & Saad 2007, Appl. Numer. Math. 57, 1214), to a
-        few per cent.
-        """
+        """Standard errors of the coefficients, shape (m, k)."""
         if self.known_errors is not None:
             return self.known_errors
-        n = self.coefficients.size
-        if self._exact:
-            variance = np.einsum("gii->gi", self._own_covariances)
-        else:
-            variance = self._probe_variance(n)
+        variance = np.einsum("gii->gi", self.covariances)
         return np.sqrt(np.maximum(variance, 0)).reshape(self.coefficients.shape)
 
 
@@ -194,14 +157,10 @@ class GaugedCovariance:
         self.inflation = inflation
         self.scale = solved.scale.ravel()
         self.spread = spread if spread is None or gauge is None else gauge.apply(spread)
+        self.variance = variance
         self.middle = (
             None if variance is None else solved.equations.assemble(solved.factor**2 * variance)
         )
-
-    @property
-    def iterative(self):
-        """Return whether columns of the inverse are found by iterations."""
-        return self.solved.system.iterative
 
     def matrix(self):
         """Return it whole, shape (m * k, m * k)."""
@@ -215,52 +174,48 @@ class GaugedCovariance:
         return 0.5 * (matrix + matrix.T)
 
     def blocks(self, k):
-        """Return the (k, k) blocks on its diagonal, for less than the whole."""
-        blocks = self._selected_blocks(k)
-        if blocks is None:
-            half = self._half()
-            rows = half.reshape(-1, k, len(half))
-            if self.middle is not None:
-                half = half @ self.middle
-                blocks = np.einsum("gin,gjn->gij", half.reshape(rows.shape), rows)
-            else:
-                matrix = half if self.gauge is None else self.gauge.apply(half.T)
-                blocks = np.einsum("gigj->gij", matrix.reshape(2 * (len(matrix) // k, k))).copy()
+        """Return the (k, k) blocks on its diagonal."""
+        blocks = self._blocks()
+        if self.gauge is not None:
+            blocks = self.gauge.apply_to_blocks(blocks, self._times)
         blocks = np.square(self.inflation[::k])[:, None, None] * blocks
         if self.spread is not None:
             rows = self.spread.reshape(len(blocks), k, -1)
             blocks = blocks + rows @ rows.swapaxes(1, 2)
         return blocks
 
-    def _selected_blocks(self, k):
-        """Return the blocks from the factors alone, or None."""
-        if self.middle is not None or self.iterative:
-            return None
-        entries = self.solved.system.entries(self.solved.matrix)
-        if entries is None:
-            return None
-        scale = self.solved.scale
-        blocks, _ = self.solved.equations.split_blocks(entries.reshape(-1, k, k))
-        blocks = scale[:, :, None] * blocks * scale[:, None, :]
-        return blocks if self.gauge is None else self.gauge.apply_to_blocks(blocks, self._inverse)
+    def _blocks(self):
+        """Return the blocks on the diagonal before the gauge.
+
+        Of a sandwich from the change of the inverse for a small change of the weights.
+        """
+        solved = self.solved
+        if self.variance is None:
+            return solved.covariance_blocks()[0]
+        ratio = solved.factor * self.variance
+        step = SMALL_STEP / ratio.max(initial=SMALL_STEP)
+        less, more = (
+            Solved(solved.equations, factor, solved.scale > 0, solved.prior).covariance_blocks()[0]
+            for factor in (solved.factor * (1 - step * ratio), solved.factor * (1 + step * ratio))
+        )
+        return (less - more) / (2 * step)
 
     def _half(self):
         """Gauge times the inverse of the equations."""
-        if self.iterative:
-            inverse = self.solved.inverse(np.eye(len(self.scale)))
-        else:
-            inverse = self.solved.system.inverse()
-        inverse = self.scale[:, None] * inverse * self.scale
+        inverse = self.scale[:, None] * self.solved.factors.inverse() * self.scale
         return inverse if self.gauge is None else self.gauge.apply(inverse)
 
-    def apply(self, vectors, tolerance=INVERSE_TOLERANCE):
-        """Return it times vectors, shape (m * k, n), to a fraction of their norms."""
+    def _times(self, vectors):
+        """Return the covariance before the gauge times vectors."""
+        out = self._inverse(vectors)
+        return out if self.middle is None else self._inverse(self.middle @ out)
+
+    def apply(self, vectors):
+        """Return it times vectors, shape (m * k, n)."""
         right = self.inflation[:, None] * vectors
         if self.gauge is not None:
             right = self.gauge.apply_transposed(right)
-        out = self._inverse(right, tolerance)
-        if self.middle is not None:
-            out = self._inverse(self.middle @ out, tolerance)
+        out = self._times(right)
         if self.gauge is not None:
             out = self.gauge.apply(out)
         out = self.inflation[:, None] * out
@@ -271,7 +226,7 @@ class GaugedCovariance:
         out = self._inverse(rhs)
         return out if self.gauge is None else self.gauge.apply(out)
 
-    def _inverse(self, vectors, tolerance=INVERSE_TOLERANCE):
+    def _inverse(self, vectors):
         """Solutions of the equations for right-hand sides in their own units."""
         scale = self.scale[:, None]
-        return scale * self.solved.inverse(scale * vectors, tolerance)
+        return scale * self.solved.inverse(scale * vectors)
