@@ -11,7 +11,7 @@ __all__ = ["Studentised", "redundancy", "studentised"]
 # link of two sets, or nearly so.
 LEAST_REDUNDANCY = 1e-3
 # Leverages for some weights serve others, of which only a few differ by more than this factor.
-MAX_CHANGE = 1.2
+MAX_CHANGE = 5.0
 
 
 def redundancy(equations, solved):
@@ -20,8 +20,8 @@ def redundancy(equations, solved):
     It is I - H, where H is the pair's block of the hat matrix of differences in standard errors.
     If the weights are inverse variances, it is the covariance of the pair's residual. Its trace
     is the redundancy number (Baarda 1968, A testing procedure for use in geodetic networks): k
-    for a pair among many, 0 for the only link of two sets. Of a large system, those of nearly the
-    same weights serve if they are known.
+    for a pair among many, 0 for the only link of two sets. In a large system, the redundancy for
+    earlier weights is corrected for the change of the weights around each pair, to about 1 %.
 
     Parameters
     ----------
@@ -31,16 +31,27 @@ def redundancy(equations, solved):
         The solution.
     """
     one = np.eye(equations.n_terms)
-    base = solved
-    if solved.lender is not None and solved.near(solved.lender, MAX_CHANGE):
-        base = solved.lender
-    hat = _hat(equations, base)
-    if base is not solved:
-        # Exact if only the weight of the pair itself differs.
-        ratio = (solved.factor / base.factor)[:, None, None]
-        change = one + (ratio - 1) * hat
-        hat = ratio * (hat / change if len(one) == 1 else hat @ np.linalg.inv(change))
-    return one - hat
+    known = solved.known
+    if known is None or not solved.near(known, MAX_CHANGE):
+        return one - _hat(equations, solved)
+    hat = _hat(equations, known)
+    ratio = solved.factor / known.factor
+    ratio = (ratio / _around_ratio(equations, solved.factor, known.factor))[:, None, None]
+    change = hat + (one - hat) / ratio
+    return one - (hat / change if len(one) == 1 else np.linalg.solve(change, hat))
+
+
+def _around_ratio(equations, factor, before):
+    """Return how much stronger the links around each pair's images are than for other factors."""
+    ends = equations.first, equations.second
+    around = []
+    for values in (factor, before):
+        weight = values * equations.gram[:, 0, 0]
+        total = equations.sum_at_groups(weight, weight)
+        one, two = (total[end] - weight for end in ends)
+        # In series; beyond its rounding errors, so that the only link has a ratio of one.
+        around.append(one * two / (one + two + weight) + 1e-6 * weight)
+    return around[0] / around[1]
 
 
 def _hat(equations, solved):

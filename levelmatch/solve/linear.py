@@ -7,7 +7,7 @@ dissection is a dense Cholesky factorisation, whose Schur complement is added to
 parent. By BLAS in one thread, so that the last bit does not depend on the number of threads.
 """
 
-from functools import cache, wraps
+from functools import cache, cached_property, wraps
 from logging import getLogger
 
 import numpy as np
@@ -111,14 +111,20 @@ class Factors:
         """Return the places of a front's boundary in its parent, and how many are its own."""
         return _terms(front.into_parent, self._k), self._k * front.n_shared
 
+    @cached_property
+    def _places(self):
+        """Coefficients of the groups of each front, and of its boundary."""
+        k, fronts = self._k, self._dissection.fronts
+        parts = [slice(k * front.start, k * front.stop) for front in fronts]
+        return parts, [_terms(front.boundary, k) for front in fronts]
+
     @_one_thread
     def solve(self, rhs):
         """Return the solution for right-hand sides of shape (n,) or (n, m)."""
         k, dissection = self._k, self._dissection
         shape = len(dissection.order), k, -1
         x = rhs.reshape(shape)[dissection.order].reshape(len(rhs), -1)
-        parts = [slice(k * front.start, k * front.stop) for front in dissection.fronts]
-        later = [_terms(front.boundary, k) for front in dissection.fronts]
+        parts, later = self._places
         for (lower, below), part, places in zip(self._factors, parts, later, strict=True):
             x[part] = own = dtrsm(1.0, lower, x[part].T, side=1, lower=1, trans_a=1).T
             if len(places):

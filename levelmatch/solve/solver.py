@@ -11,17 +11,19 @@ __all__ = [
     "Solver",
 ]
 
-# Steps of iterative refinement of a factorised system.
+# Steps of iterative refinement of a factorised system, and the fraction of the solution below
+# which a step is the last.
 N_REFINE = 2
+REFINED = 1e-8
 # For at least so many groups, factors for some weights serve others if at most a few of these
 # differ by more than a factor, and if so many steps suffice.
-MIN_BORROWED = 3000
+MIN_BORROWED = 2000
 MAX_CHANGE = 3.0
 FEW = 0.01
-MAX_STEPS = 12
-# The fraction of the right-hand side that is left between two sets of weights, and in the end:
-# aimed at, and promised.
-ROUGH_TOLERANCE = 1e-6
+MAX_STEPS = 10
+# What other weights leave of the right-hand side is solved to this fraction of it; in the end to a
+# fraction of the right-hand side, aimed at and promised.
+ROUGH = 1e-3
 TOLERANCE = 1e-10
 PROMISED = 1e-8
 
@@ -44,11 +46,13 @@ class Solver:
         solved = Solved(self.equations, factor, self.free, self.prior)
         last, self._last = self._last, solved
         if last is not None and self.equations.n_groups >= MIN_BORROWED:
+            solved.known = last.known if last._blocks is None else last
             solved.coefficients = last.coefficients.copy()
             lender = last.lender or last
             if solved.near(lender, MAX_CHANGE):
                 solved.lender = lender
-                if solved.iterate(ROUGH_TOLERANCE):
+                solved.left()
+                if solved.iterate(max(ROUGH * solved.residual, TOLERANCE)):
                     return solved
             # Those of two sets of weights take twice the memory.
             lender.forget()
@@ -86,8 +90,8 @@ class Solved:
         self.equations = equations
         self.factor = factor
         self.prior = prior
-        # The solution whose factors serve this one, `None` for its own.
-        self.lender = None
+        # The solutions whose factors, and whose covariances, serve this one, `None` for its own.
+        self.lender = self.known = None
         self.moved = False
         self.coefficients = np.zeros(free.shape)
         self.matrix = equations.assemble(factor, prior)
@@ -121,8 +125,12 @@ class Solved:
         self._factors = None
 
     def near(self, other, change):
-        """Return whether only a few weights differ by more than a factor from those of another."""
+        """Return whether only a few weights differ by more than a factor from those of another.
+
+        Beside a factor that is common to all.
+        """
         ratio = self.factor / other.factor
+        ratio /= np.median(ratio)
         far = (ratio > change) | (ratio < 1 / change)
         return np.count_nonzero(far) <= FEW * len(ratio)
 
@@ -136,17 +144,25 @@ class Solved:
         """Solve the equations by their own factors."""
         self.lender = None
         # Long chains are badly conditioned, the pairs' own residuals are not.
+        size = 0.0
         for _ in range(N_REFINE + 1):
-            self._add(self.factors.solve(self.left().ravel()))
+            step = self.factors.solve(self.left().ravel())
+            self._add(step)
+            size = max(size, np.linalg.norm(step))
+            if np.linalg.norm(step) < REFINED * size:
+                break
         self.left()
 
     def iterate(self, tolerance):
         """Return whether iterations with the lender's factors leave less than a tolerance."""
+        # The two systems are scaled by diagonals of their own.
+        ones = np.ones_like(self.scale)
+        turn = np.divide(self.lender.scale, self.scale, out=ones, where=self.scale > 0).ravel()
         left, n_steps = self.left(), MAX_STEPS
         while self.residual > tolerance and n_steps > 0:
             step, used = conjugate_gradients(
                 self.matrix,
-                self.lender.factors.solve,
+                lambda values: turn * self.lender.factors.solve(turn * values),
                 left.ravel(),
                 tolerance=0.5 * tolerance * self._norm,
                 most=n_steps,
