@@ -6,6 +6,7 @@ import pytest
 from numpy.testing import assert_allclose
 
 import levelmatch as lm
+from levelmatch.solve import carried
 
 SHAPE = (32, 48)
 N_TRIALS = 60
@@ -54,3 +55,13 @@ def test_a_record_knows_it(results):
     result = results[0]
     for i, j in ((0, 0), (0, 3), (1, 2)):
         assert_allclose(result.record.covariance(i, j), result.covariance(i, j), atol=1e-12)
+
+
+def test_a_covariance_that_is_too_large_is_not_held(paint, monkeypatch):
+    images = four_images(paint, 0)
+    small = lm.match_levels(images, group_by="TILE")
+    monkeypatch.setattr(carried, "MAX_DENSE", 3)
+    large = lm.match_levels(images, group_by="TILE")
+    assert carried.Carried.of(large.frames) is None
+    assert_allclose(large.table["level"].value, small.table["level"].value, atol=1e-12)
+    assert (large.table["error"].value > 0).all()

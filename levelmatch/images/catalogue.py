@@ -393,7 +393,11 @@ def _middles(table, centres):
 
 
 def _texts(table, key):
-    return [str(v).strip() for v in table[key]] if key in table.colnames else [""] * len(table)
+    if key not in table.colnames:
+        return [""] * len(table)
+    # Equal texts of many rows are one string.
+    known = {}
+    return [known.setdefault(text, text) for text in (str(v).strip() for v in table[key])]
 
 
 def _shapes(table):

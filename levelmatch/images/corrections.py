@@ -10,7 +10,17 @@ from levelmatch.sky.vectors import ARCMIN
 __all__ = ["AppliedCorrection", "Correction"]
 
 
-@dataclass(frozen=True, eq=False)
+def _zeros(n):
+    """Return zeros that cannot be changed, for all corrections."""
+    zeros = np.zeros(n)
+    zeros.flags.writeable = False
+    return zeros
+
+
+NO_PLANE, NO_PATTERN = _zeros(3), _zeros(5)
+
+
+@dataclass(frozen=True, eq=False, slots=True)
 class Correction:
     """Sum of a constant, a plane linear in the sky unit vector, and a detector pattern.
 
@@ -26,8 +36,8 @@ class Correction:
     """
 
     constant: float = 0.0
-    vector: np.ndarray = field(default_factory=lambda: np.zeros(3))
-    pattern: np.ndarray = field(default_factory=lambda: np.zeros(5))
+    vector: np.ndarray = field(default_factory=lambda: NO_PLANE)
+    pattern: np.ndarray = field(default_factory=lambda: NO_PATTERN)
 
     @classmethod
     def from_coefficients(cls, coefficients, axes):
@@ -56,14 +66,15 @@ class Correction:
         return not (self.vector.any() or self.pattern.any())
 
     def __add__(self, other):
-        return Correction(
-            self.constant + other.constant,
-            self.vector + other.vector,
-            self.pattern + other.pattern,
-        )
+        constant = self.constant + other.constant
+        if self.is_level and other.is_level:
+            return Correction(constant)
+        return Correction(constant, self.vector + other.vector, self.pattern + other.pattern)
 
     def scaled(self, factor):
         """Return the correction times a factor."""
+        if self.is_level:
+            return Correction(self.constant * factor)
         return Correction(self.constant * factor, self.vector * factor, self.pattern * factor)
 
     def coefficients(self, axes):
@@ -115,7 +126,7 @@ class Correction:
         return of_x + (of_y + d * (x * y))
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, slots=True)
 class AppliedCorrection:
     """Correction of one image by one pass, in the unit of the image.
 

@@ -141,25 +141,26 @@ class Frame:
     footprint: Footprint | None = None
     associations: tuple = ()
 
-    @cached_property
+    @property
     def whole_grid(self):
-        """Position of the whole image on the sky.
+        """The position of the whole image on the sky, a `~levelmatch.sky.grid.Grid`."""
+        # Of many images only outlines are known: their frames hold nothing else.
+        return self._whole_grid if self.footprint is None else self.footprint
 
-        A `~levelmatch.sky.grid.Grid`, or the `~levelmatch.sky.footprint.Footprint` of an image
-        in a record or a catalogue.
-        """
-        if self.footprint is not None:
-            return self.footprint
+    @cached_property
+    def _whole_grid(self):
         box = self.transform.defined_box(self.shape)
         return Grid(self.transform, self.shape, box, default_spacing(box))
 
-    @cached_property
+    @property
     def grid(self):
-        """Position of the frame's part of the image on the sky, see `whole_grid`."""
-        if self.footprint is not None:
-            return self.footprint
-        if self.part != "lyot" or self.region is None:
+        """The position on the sky of the frame's own part of the image."""
+        if self.part != "lyot" or self.region is None or self.footprint is not None:
             return self.whole_grid
+        return self._lyot_grid
+
+    @cached_property
+    def _lyot_grid(self):
         (y, x), whole = self.region, self.whole_grid.box
         box = (
             max(y.start, whole[0]),
@@ -304,7 +305,7 @@ class Frame:
         if "footprint" in keys:
             return new
         same_box = new.part == self.part and new.region == self.region
-        for name in ("whole_grid", "grid") if same_box else ("whole_grid",):
+        for name in ("_whole_grid", "_lyot_grid") if same_box else ("_whole_grid",):
             if name in self.__dict__:
                 new.__dict__[name] = self.__dict__[name]
         return new

@@ -39,7 +39,12 @@ class Carried:
 
     @classmethod
     def of(cls, frames):
-        """Return the covariance before the first pass: the variances of known corrections."""
+        """Return the covariance before the first pass: the variances of known corrections.
+
+        `None` if it is too large.
+        """
+        if len(frames) > MAX_DENSE:
+            return None
         variances = np.array([_variance(frame) for frame in frames])
         n_terms = 3 if variances[:, 1:].any() else 1
         return cls(np.diag(np.nan_to_num(variances[:, :n_terms]).ravel()), n_terms)

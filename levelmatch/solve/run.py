@@ -177,7 +177,8 @@ def correct_frames(frames, solved, variances=None):
     for i, frame in enumerate(frames):
         correction = solved.correction(i).scaled(1 / frame.scale)
         variance = solved.variance(i, frame.whole_grid.axes) if variances is None else variances[i]
-        variance = variance / frame.scale**2
+        if frame.scale != 1:
+            variance = variance / frame.scale**2
         component = solved.solution.component[solved.group[i]]
         applied = AppliedCorrection(solved.name, correction, variance, names.get(component, "mean"))
         out.append(frame.with_keys(corrections=(*frame.corrections, applied)))
