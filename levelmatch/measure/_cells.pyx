@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from libc.math cimport exp, fabs, floor, ilogb, ldexp, log, sqrt
+from libc.math cimport erf, exp, fabs, floor, ilogb, ldexp, log, sqrt
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy, memset
 
@@ -82,6 +82,10 @@ cdef enum:
 cdef double FAR = 20.0
 # The neighbours of an outlier of so many sigma go with it: interpolation spread it.
 cdef double SPREAD = 4.0
+# With more than this fraction of such outliers, as of cosmic rays, those of all outliers go, and
+# many fainter ones are within the clip: it is narrower by this factor then.
+cdef double MANY = 0.0075
+cdef double NARROW = 0.75
 # A difference is that of a source seen through two PSFs if it is less than this many times what
 # both images show there, or within reach.  The peaks of two Gaussians differ by 1.5 times the
 # lower one where their widths differ by 1.6 times; in the wings they differ by less of it.
@@ -437,6 +441,25 @@ cdef Kept _clip(const pixel *diff, const pixel *bright, Py_ssize_t n, const Limi
     return out
 
 
+cdef void _narrow(Kept *kept) noexcept nogil:
+    """Bring the bounds of the clip nearer to its centre."""
+    kept.low = kept.centre + NARROW * (kept.low - kept.centre)
+    kept.high = kept.centre + NARROW * (kept.high - kept.centre)
+
+
+cdef double _lost_shift(const Kept *kept, double scatter) noexcept nogil:
+    """Return the shift of a mean over that which clipping about another centre leaves of it.
+
+    That of a normal variable, which loses more samples on one side than on the other.
+    """
+    cdef double bound, density
+    if not scatter > 0:
+        return 1.0
+    bound = 0.5 * (kept.high - kept.low) / scatter
+    density = sqrt(2 / 3.141592653589793) * exp(-0.5 * bound * bound)
+    return 1 / (1 - min(bound * density / erf(bound / sqrt(2.0)), 0.5))
+
+
 # --------------------------------------------------------------------------------------
 # Sources that both images show
 
@@ -494,14 +517,15 @@ cdef double _highest_peak(const Peaks *p, double y0, double y1, double x0,
 
 cdef bint _has_source(_Pair pair, const Box *box, const double *x, const double *y,
                       double level_a, double level_b, double scatter) noexcept nogil:
-    """Whether both images may show a source in a cell, above their levels there."""
-    if pair.peaks_a.values == NULL or pair.peaks_b.values == NULL or not scatter > 0:
+    """Whether the images with maps may all show a source in a cell, above their levels there."""
+    if pair.peaks_a.values == NULL or not scatter > 0:
         return False
     return (
         _highest_peak(&pair.peaks_a, box.y0, box.y1 - 1, box.x0, box.x1 - 1)
         > level_a + NOISE_PEAK * scatter
-        and _highest_peak(&pair.peaks_b, _lowest(y), _highest(y), _lowest(x), _highest(x))
-        > level_b + NOISE_PEAK * scatter
+        and (pair.peaks_b.values == NULL
+             or _highest_peak(&pair.peaks_b, _lowest(y), _highest(y), _lowest(x), _highest(x))
+             > level_b + NOISE_PEAK * scatter)
     )
 
 
@@ -526,16 +550,16 @@ cdef void _weigh(_Pair pair, const Box *box, const Map *m, double level_a, doubl
             dx = 0.5 * (x0 + x1 - 1) - box.x0
             height = pair.peaks_a.values[by * pair.peaks_a.nx + bx] - level_a
             w = 1
-            if height > NOISE_PEAK * scatter:
+            if height > NOISE_PEAK * scatter and pair.peaks_b.values != NULL:
                 there_x = _block(
                     m.x + dx * m.dxx + dy * m.dxy + dx * dy * m.twist_x, pair.peaks_b.nx)
                 there_y = _block(
                     m.y + dx * m.dyx + dy * m.dyy + dx * dy * m.twist_y, pair.peaks_b.ny)
                 height = min(
                     height, pair.peaks_b.values[there_y * pair.peaks_b.nx + there_x] - level_b)
-                off = min(UNSURE * (height / scatter - NOISE_PEAK), 1e3)
-                if off > 0:
-                    w = <pixel> (1.0 / (1.0 + off * off))
+            off = min(UNSURE * (height / scatter - NOISE_PEAK), 1e3)
+            if off > 0:
+                w = <pixel> (1.0 / (1.0 + off * off))
             for x in range(x0 - box.x0, x1 - box.x0):
                 row[x] = w
         for y in range(y0 + 1, y1):
@@ -579,7 +603,7 @@ cdef void _judge_outliers(const pixel *diff, const pixel *bright, pixel *weight,
                           Py_ssize_t nx, const Kept *kept, double level, double far,
                           bint sources, const int *outside, int *lost,
                           double *sums) noexcept nogil:
-    """Give outliers no weight but in sources, and none to the neighbours of those far out."""
+    """Give outliers no weight but in sources, nor the neighbours of those beyond ``far``."""
     cdef Py_ssize_t y, x, i, j, k, at, n_lost = 0
     cdef int n_outside = 0
     cdef pixel low = <pixel> kept.low, high = <pixel> kept.high, centre = <pixel> kept.centre
@@ -642,7 +666,7 @@ cdef void _locate(_Pair pair, const pixel *diff, const pixel *bright, const Box 
     """Find the location of a cell: sources that both images show stay in it, outliers do not."""
     cdef Py_ssize_t ny = box.y1 - box.y0, nx = box.x1 - box.x0, n = ny * nx, i
     cdef Kept kept = _clip(diff, bright, n, limits, rough, cell)
-    cdef double level = 2 * cell.brightness, far, level_a, level_b
+    cdef double level = 2 * cell.brightness, far, level_a, level_b, shift = 1.0
     cdef double sums[6]
     cdef bint sources = False
     if cell.kept == 0:
@@ -665,6 +689,10 @@ cdef void _locate(_Pair pair, const pixel *diff, const pixel *bright, const Box 
             weight[i] = 1
     else:
         return
+    if sums[2] > MANY * cell.good and not sources:
+        far = limits.clip * cell.scatter
+        _narrow(&kept)
+        shift = _lost_shift(&kept, cell.scatter)
     if pixel is float:
         lm_weighted_f(diff, weight, ny, nx, kept.low, kept.high, kept.centre, sums, lost)
     else:
@@ -675,7 +703,7 @@ cdef void _locate(_Pair pair, const pixel *diff, const pixel *bright, const Box 
     cell.kept = <Py_ssize_t> sums[5]
     if cell.kept == 0:
         return
-    cell.location = <pixel> kept.centre + sums[2] / sums[0]
+    cell.location = <pixel> kept.centre + shift * sums[2] / sums[0]
     cell.x = box.x0 + sums[3] / sums[0] + cell.shift_x
     cell.y = box.y0 + sums[4] / sums[0] + cell.shift_y
     if limits.use_median and not kept.counted:
@@ -784,7 +812,8 @@ def difference_cells(const pixel[:, ::1] a, const pixel[:, ::1] b, lattice,
     clipping : `Clipping`
         How the samples of a cell become its location.
     peaks : tuple of 2D `~numpy.ndarray` or None
-        The two whole images' maps of sources, see `peak_map`.
+        The two whole images' maps of sources, see `peak_map`. Without the second one, the first
+        alone tells where sources are; without the first one, there are none.
     parts : tuple of tuple of int or None
         For a section, the place of its first pixel in the image, (y, x), and the image's shape.
 

@@ -43,6 +43,8 @@ MIN_FILLED = 0.02
 # growth of the shared part with the ratio of the pixels, and the least unshared fraction per axis.
 LOST_COARSE = 0.5
 MIN_OWN = 0.3
+# An image is coarser than another if its pixels are wider by this factor.
+COARSE = 1.7
 # The least scatter, of images that are zero.
 LEAST = float(np.finfo(np.float32).tiny)
 # Pixels about a cell that its samples may be interpolated from, and some more.
@@ -389,7 +391,10 @@ def measure_cells(a, b, grid, maps, cells, options):
     parts = a.part, b.part
     scatter = rough_scatter(*pixels, lattice, cells, parts)
     clipping = clipping_of(options, scatter)
-    values = difference_cells(*pixels, lattice, cells, clipping, (a.peaks, b.peaks), parts)
+    # Much larger pixels show a star in one, as a cosmic ray: the finer image tells them apart.
+    coarse = b.grid.pixel_area > COARSE**2 * a.grid.pixel_area
+    peaks = a.peaks, None if coarse else b.peaks
+    values = difference_cells(*pixels, lattice, cells, clipping, peaks, parts)
     size = grid.cell[0] * grid.cell[1]
     keep = values["kept"] >= max(2, MIN_FILLED * size)
     return (cells[keep], values[keep]) if keep.any() else None
