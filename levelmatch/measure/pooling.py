@@ -35,6 +35,9 @@ LENGTH = 24
 MAX_GROWTH = 2.0
 # Limit of a pair's variance in the mean of a pass, in units of the median.
 MOST_ALIKE = 4.0
+# Cells may balance if their variance is this many times that of their pixels' noise; what balance
+# takes from the variance of a pair at most.
+UNEVEN, MOST_BALANCE = 1.1, 0.5
 # Elements of the lower triangle of a symmetric matrix.
 LOWER = [(0, 0), (1, 0), (1, 1), (2, 0), (2, 1), (2, 2)]
 
@@ -107,7 +110,22 @@ def pooled(table, *, planes=False):
     # All pairs are widened by the same factor: the variances of few strips are too uncertain for
     # weights.
     typical = np.mean(np.minimum(added, MOST_ALIKE * np.median(added)))
+    if not added.any():
+        typical = _balance(table, excess, response, weight[:, None] * spread[:, :, 0, 0])
     return weakened(table, np.full(len(added), typical))
+
+
+def _balance(table, excess, response, share):
+    """Return the variance that pairs lose, below zero, as neighbouring cells balance; else zero.
+
+    A source seen through two PSFs at the border of two cells gives one what it takes from the
+    other. Cells scatter more then than their pixels' noise and than blocks of cells.
+    """
+    if np.median(table.chi2) < UNEVEN:
+        return 0.0
+    small = slice(N_LINES, N_LINES + 3)
+    size = excess[:, small].sum(axis=0) / np.maximum(response[:, small].sum(axis=0), 1e-300)
+    return float(np.clip(np.mean(size * share[:, small].mean(axis=0)), -MOST_BALANCE, 0.0))
 
 
 def _matrices(lower):
