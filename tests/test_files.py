@@ -10,7 +10,7 @@ import pytest
 from astropy.io import fits
 from astropy.nddata import CCDData, InverseVariance, NDData, VarianceUncertainty
 from astropy.wcs import WCS
-from numpy.testing import assert_array_equal
+from numpy.testing import assert_allclose, assert_array_equal
 
 import levelmatch as lm
 from levelmatch import FrameError, atomic
@@ -139,6 +139,8 @@ def test_failure_leaves_no_partial_file(plain, paint, folders, monkeypatch, part
         if kind == "file"
         else [paint(f"{n}.fits", (0.3, 20.5 * k), level=k) for k, n in enumerate("abc")]
     )
+    # With more, the third may be complete before the second fails.
+    monkeypatch.setattr(files, "N_WRITERS", 1)
     result = match(images)
     folders[1].mkdir()
     (folders[1] / "b.fits").write_text("what was there")
@@ -174,7 +176,7 @@ def test_failure_leaves_no_partial_file(plain, paint, folders, monkeypatch, part
 
 
 def test_interrupt_leaves_no_partial_file(plain, folders, monkeypatch, part):
-    def stop(product, stream, provenance):
+    def stop(product, stream, *_):
         stream.write(b"SIMPLE")
         raise KeyboardInterrupt
 
@@ -183,6 +185,33 @@ def test_interrupt_leaves_no_partial_file(plain, folders, monkeypatch, part):
     with pytest.raises(KeyboardInterrupt):
         result.write(folders[1])
     assert [p.name for p in folders[1].iterdir()] == ["levelmatch.asdf"]
+
+
+def test_an_error_ends_all_writers(paint, write, folders, monkeypatch):
+    paths = [
+        write(paint(f"{k}.fits", (0.3, 20.5 * k), level=k), folders[0] / f"{k}.fits")
+        for k in range(9)
+    ]
+    original = files._write_file
+
+    def fail_third(images, *args):
+        if images[0].name == "2.fits":
+            msg = "no space left on device"
+            raise OSError(msg)
+        original(images, *args)
+
+    result = match(paths)
+    monkeypatch.setattr(files, "_write_file", fail_third)
+    with pytest.raises(OSError, match="no space left"):
+        result.write(folders[1])
+    found = sorted(path.name for path in folders[1].glob("*"))
+    assert {"0.fits", "1.fits", "levelmatch.asdf"} <= set(found)
+    assert not {"2.fits", *(f"{k}.fits" for k in range(6, 9))} & set(found)
+    levels = {frame.name: frame.correction.constant for frame in result.frames}
+    for name in found[:-1]:
+        # Complete, and corrected.
+        before, after = (fits.getdata(folder / name) for folder in folders[:2])
+        assert_allclose(before - after, levels[name], atol=1e-5)
 
 
 def test_permissions_are_the_user_s(plain, folders, part, monkeypatch):

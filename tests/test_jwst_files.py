@@ -12,7 +12,9 @@ from astropy.io import fits
 from numpy.testing import assert_array_equal
 
 import levelmatch as lm
+from levelmatch.results import files
 from levelmatch.results.splice import add_to_asdf, remove_from_asdf
+from levelmatch.testing import simulate_miri
 
 SHAPE = (48, 64)
 OWN = ("LM", "HISTORY")
@@ -100,6 +102,42 @@ def test_nothing_else_changes(calibrated, tmp_path):
             for hdu in b:
                 assert hdu.verify_checksum() == 1
                 assert hdu.verify_datasum() == 1
+
+
+def test_plain_files_are_those_of_astropy(calibrated, tmp_path, monkeypatch):
+    """Byte by byte, with slopes and an ASDF tree."""
+    for path in calibrated:
+        with fits.open(path) as hdus:
+            hdus.writeto(path, overwrite=True, checksum="remove")
+    result = lm.match_mosaic(
+        calibrated, group_by=lambda name, meta: name, reference=0, fit_type="level+slope"
+    )
+    assert any(frame.correction.vector.any() for frame in result.frames)
+    compare_with_astropy(result, tmp_path, monkeypatch)
+
+
+def test_plain_lyot_files_are_those_of_astropy(tmp_path, monkeypatch):
+    simulation = simulate_miri(tiles=(1, 1), n_dithers=3, lyot=True, dither_size=24, seed=4)
+    paths = simulation.write(tmp_path / "in")
+    result = lm.match_levels(paths, recombine_lyot=True)
+    assert any(product.lyot is not None for product in result.products)
+    compare_with_astropy(result, tmp_path, monkeypatch)
+
+
+def compare_with_astropy(result, tmp_path, monkeypatch):
+    """Write files with astropy and without, and compare them byte by byte."""
+    original, by_astropy = files.plain_replacement, []
+
+    def never(*args):
+        by_astropy.append(original(*args))
+
+    plain = result.write(tmp_path / "plain")
+    monkeypatch.setattr(files, "plain_replacement", never)
+    expected = result.write(tmp_path / "astropy")
+    assert by_astropy
+    assert None not in by_astropy
+    for one, other in zip(plain, expected, strict=True):
+        assert one.read_bytes() == other.read_bytes()
 
 
 SUMS = ("CHECKSUM", "DATASUM")

@@ -102,6 +102,7 @@ def killed_while_writing(paths, output, tmp_path):
     code = (
         "import os, signal\n"
         "from levelmatch.results import files\n"
+        "files.N_WRITERS = 1\n"
         "original, n = files.atomic_stream, []\n"
         "def stream(path):\n"
         "    n.append(path)\n"

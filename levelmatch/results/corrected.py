@@ -27,6 +27,7 @@ from levelmatch.results.products import Product
 
 __all__ = [
     "ccd_wcs",
+    "corrected_data",
     "corrected_image",
     "scaled",
     "subtracted",
@@ -84,6 +85,31 @@ def subtracted(
             values *= frame.output_factor
         out[block] = values
     return _with_fill(out, plane, frame).reshape(data.shape)
+
+
+def corrected_data(product: Product, data: np.ndarray) -> np.ndarray:
+    """Return the corrected pixels of an output image, including its Lyot region.
+
+    Parameters
+    ----------
+    product : `~levelmatch.results.products.Product`
+        The image.
+    data : 2D `~numpy.ndarray`
+        The pixels in its file, see `~levelmatch.images.sources.decoded_image`.
+
+    Returns
+    -------
+    out : 2D `~numpy.ndarray`
+        The corrected pixels, in the byte order of FITS.
+    """
+    out = subtracted(data, product.frame.correction, product.frame, order=">")
+    if product.lyot is not None:
+        lyot = product.lyot
+        if lyot.source is not product.frame.source:
+            with fits.open(lyot.source.path, memmap=False, ignore_missing_end=True) as hdus:
+                data = decoded_image(hdus[lyot.source.hdu])
+        out[product.region] = subtracted(data, lyot.correction, lyot)[product.region]
+    return out
 
 
 def _is_plain(plane: np.ndarray, out: np.ndarray, level: Any) -> bool:

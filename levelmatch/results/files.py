@@ -27,18 +27,20 @@ from levelmatch.record.run import Provenance
 from levelmatch.results.asdf_files import write_asdf
 from levelmatch.results.corrected import (
     ccd_wcs,
+    corrected_data,
     corrected_image,
     scaled,
-    subtracted,
     uncertainty_power,
 )
 from levelmatch.results.header import add_kept, add_provenance, provenance_entry
+from levelmatch.results.jobs import run_jobs
 from levelmatch.results.lock import OutputLock
 from levelmatch.results.plain import plain_replacement
 from levelmatch.results.products import Product, by_file
 from levelmatch.results.sky_levels import clear_levels, keep_levels, kept_cards
 from levelmatch.results.splice import (
     Parts,
+    Places,
     Replaced,
     add_to_asdf,
     compressed_parts,
@@ -52,7 +54,6 @@ from levelmatch.results.splice import (
 __all__ = [
     "asdf_hdu",
     "check_outputs",
-    "corrected_data",
     "hdu_parts",
     "file_identity",
     "fits_name",
@@ -62,6 +63,10 @@ __all__ = [
     "scaled_hdus",
     "write_products",
 ]
+
+
+# Files that are written at a time.
+N_WRITERS = 2
 
 
 # --------------------------------------------------------------------------------------
@@ -194,17 +199,39 @@ def write_products(
         If the system cannot write.
     """
     work = list(zip(by_file(products), paths, strict=True))
-    for images, path in work if progress_bar is None else progress_bar(work):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        images = [product.opened() for product in images]
-        source = images[0].frame.source
-        with named_writing(images[0].name), atomic_stream(path) as stream:
-            if isinstance(source, AsdfSource):
-                write_asdf(images[0], stream, provenance)
-            elif isinstance(source, FileSource) or source.hdus is not None:
-                _write_file(images, stream, provenance)
-            else:
-                _write_memory(images[0], stream, provenance)
+    shown = work if progress_bar is None else progress_bar(work)
+    run_jobs((_job(images, path, provenance) for images, path in shown), N_WRITERS)
+
+
+def _job(
+    images: list[Product], path: Path, provenance: Provenance
+) -> tuple[Callable[[], None], bool]:
+    """Return the function that writes an output file, and whether a thread may call it.
+
+    Files that astropy writes are left to the main thread: threads share the filters of warnings.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    images = [product.opened() for product in images]
+    with named_writing(images[0].name):
+        plain = plain_replacement(images, provenance)
+    return partial(_write_output, images, path, provenance, plain), plain is not None
+
+
+def _write_output(
+    images: list[Product],
+    path: Path,
+    provenance: Provenance,
+    plain: tuple[Places, Replaced] | None,
+) -> None:
+    """Write an output file; ``plain`` is the result of `plain_replacement` for it."""
+    source = images[0].frame.source
+    with named_writing(images[0].name), atomic_stream(path) as stream:
+        if isinstance(source, AsdfSource):
+            write_asdf(images[0], stream, provenance)
+        elif isinstance(source, FileSource) or source.hdus is not None:
+            _write_file(images, stream, provenance, plain)
+        else:
+            _write_memory(images[0], stream, provenance)
 
 
 def _write_memory(product: Product, stream: BinaryIO, provenance: Provenance) -> None:
@@ -235,9 +262,13 @@ def _written_wcs(frame: Frame) -> WCS:
         raise FrameError(msg) from error
 
 
-def _write_file(products: list[Product], stream: BinaryIO, provenance: Provenance) -> None:
+def _write_file(
+    products: list[Product],
+    stream: BinaryIO,
+    provenance: Provenance,
+    plain: tuple[Places, Replaced] | None,
+) -> None:
     """Write a copy of a file in which only images, headers and the ASDF tree change."""
-    plain = plain_replacement(products, provenance)
     if plain is None:
         _write_hdus(products, stream, provenance)
     else:
@@ -370,31 +401,6 @@ def asdf_hdu(hdus: fits.HDUList) -> int | None:
     header = hdus[index].header
     one_value = header.get("TFIELDS") == 1 and header.get("NAXIS2") == 1
     return index if one_value and has_tree(hdus[index].data.tobytes()) else None
-
-
-def corrected_data(product: Product, data: np.ndarray) -> np.ndarray:
-    """Return the corrected pixels of an output image, including its Lyot region.
-
-    Parameters
-    ----------
-    product : `~levelmatch.results.products.Product`
-        The image.
-    data : 2D `~numpy.ndarray`
-        The pixels in its file, see `~levelmatch.images.sources.decoded_image`.
-
-    Returns
-    -------
-    out : 2D `~numpy.ndarray`
-        The corrected pixels, in the byte order of FITS.
-    """
-    out = subtracted(data, product.frame.correction, product.frame, order=">")
-    if product.lyot is not None:
-        lyot = product.lyot
-        if lyot.source is not product.frame.source:
-            with open_decoded(lyot.source.path) as hdus:
-                data = decoded_image(hdus[lyot.source.hdu])
-        out[product.region] = subtracted(data, lyot.correction, lyot)[product.region]
-    return out
 
 
 def _corrected_hdu(product: Product, hdus: fits.HDUList, provenance: Provenance) -> Parts:

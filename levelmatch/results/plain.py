@@ -4,6 +4,7 @@
 Writing such a file takes little more time than copying its bytes.
 """
 
+import threading
 from functools import partial
 
 import numpy as np
@@ -13,14 +14,24 @@ from levelmatch.images._decode import subtract_level
 from levelmatch.images.sky_cards import pending_levels
 from levelmatch.images.sources import FileSource
 from levelmatch.record.run import Provenance
-from levelmatch.results.header import add_provenance
+from levelmatch.results.corrected import corrected_data
+from levelmatch.results.header import add_provenance, provenance_entry
 from levelmatch.results.products import Product
-from levelmatch.results.splice import BLOCK, Parts, Places, Replaced
+from levelmatch.results.splice import (
+    BLOCK,
+    Parts,
+    Places,
+    Replaced,
+    add_to_asdf,
+    has_tree,
+    table_parts,
+)
 
 __all__ = ["plain_replacement"]
 
 # Cards that only astropy handles: checksums, and cards that change the stored values' meaning.
 _HARD = ("CHECKSUM", "DATASUM", "BLANK", "BSCALE", "BZERO")
+_memory = threading.local()
 
 
 def plain_replacement(
@@ -44,13 +55,14 @@ def plain_replacement(
     source = products[0].frame.source
     if not isinstance(source, FileSource) or provenance.keep:
         return None
-    if not all(_is_level(product) for product in products):
+    if not all(_is_own(product) for product in products):
         return None
     try:
         planes = fastfits.scan(source.path)
+        trees = {} if planes is None else _trees(products[0], planes, provenance)
     except OSError:
         return None
-    if planes is None or any(plane.name == "ASDF" for plane in planes):
+    if planes is None or trees is None:
         return None
     own = {product.frame.source.hdu: product for product in products}
     if not all(_is_plain(planes[index]) for index in own):
@@ -62,20 +74,39 @@ def plain_replacement(
         stop = plane.offset + -(-plane.size // BLOCK) * BLOCK
         places[index] = start, plane.offset, stop
         start = stop
-    # The images of a file share one array, because allocating memory costs more than the sums.
-    size = max(planes[index].size for index in own)
-    scratch = np.empty(size // 4, ">f4")
     replaced: Replaced = {
-        index: partial(_corrected, product, planes[index], provenance, scratch)
+        index: partial(_corrected, product, planes[index], provenance)
         for index, product in own.items()
     }
-    return places, replaced
+    return places, replaced | trees
 
 
-def _is_level(product: Product) -> bool:
-    """Return whether the output image is the input minus a constant."""
-    frame = product.frame
-    return product.lyot is None and frame.output_factor == 1.0 and frame.correction.is_level
+def _is_own(product: Product) -> bool:
+    """Return whether the output image is the image of one file minus a correction."""
+    lyot = product.lyot
+    own = lyot is None or lyot.source is product.frame.source
+    return own and product.frame.output_factor == 1.0
+
+
+def _trees(
+    product: Product, planes: list[fastfits.Plane], provenance: Provenance
+) -> Replaced | None:
+    """Return the ASDF extension of a JWST file with an entry added; `None` if it is not plain."""
+    found = [index for index, plane in enumerate(planes) if plane.name == "ASDF"]
+    if not found:
+        return {}
+    header = planes[found[0]].header
+    one_value = header.get("TFIELDS") == 1 and header.get("NAXIS2") == 1
+    if not one_value or any(key in header for key in _HARD):
+        return None
+    plane = planes[found[0]]
+    content = np.empty(plane.size, np.uint8)
+    with open(product.frame.source.path, "rb", buffering=0) as file:
+        fastfits.fill_from(file, plane.offset, content)
+    if not has_tree(content.tobytes()):
+        return None
+    tree = add_to_asdf(content.tobytes(), provenance_entry(product.frame, provenance, product.lyot))
+    return {found[0]: table_parts(header.copy(), tree)}
 
 
 def _is_plain(plane: fastfits.Plane) -> bool:
@@ -88,16 +119,26 @@ def _is_plain(plane: fastfits.Plane) -> bool:
     )
 
 
-def _corrected(
-    product: Product, plane: fastfits.Plane, provenance: Provenance, scratch: np.ndarray
-) -> Parts:
-    """Return the bytes of the HDU of the corrected image; the pixels are computed in `scratch`."""
+def _own_array(size: int) -> np.ndarray:
+    """Return an array that the thread reuses: allocating memory costs more than the sums."""
+    if getattr(_memory, "array", np.empty(0)).size < size:
+        _memory.array = np.empty(size, ">f4")
+    return _memory.array[:size]
+
+
+def _corrected(product: Product, plane: fastfits.Plane, provenance: Provenance) -> Parts:
+    """Return the bytes of the HDU of the corrected image; the pixels are in a reused array."""
     frame = product.frame
     header = plane.header.copy()
     add_provenance(header, frame, provenance)
-    data = scratch[: plane.shape[0] * plane.shape[1]].reshape(plane.shape)
+    if product.lyot is not None:
+        add_provenance(header, product.lyot, provenance, part="lyot")
+    data = _own_array(plane.shape[0] * plane.shape[1]).reshape(plane.shape)
     with open(frame.source.path, "rb", buffering=0) as file:
         fastfits.fill_from(file, plane.offset, data)
+    if product.lyot is not None or not frame.correction.is_level:
+        data = corrected_data(product, data)
+        return header.tostring().encode("ascii"), data.data.cast("B"), bytes(-data.nbytes % BLOCK)
     missing = frame.missing(data)
     kept = None if missing is None else data[missing]
     words = data.view("u4").ravel()

@@ -22,10 +22,10 @@ from levelmatch.images.sources import decoded_image
 from levelmatch.options import ReadOptions
 from levelmatch.record.record import Record, as_record
 from levelmatch.results.asdf_files import write_undone_asdf
+from levelmatch.results.corrected import corrected_data
 from levelmatch.results.files import (
     asdf_hdu,
     check_outputs,
-    corrected_data,
     file_identity,
     fits_name,
     hdu_parts,
