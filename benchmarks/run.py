@@ -1,7 +1,7 @@
 """Run the benchmarks: ``python benchmarks/run.py [NAME ...] [-- OPTIONS]``.
 
 Without names, these are run: speed, accuracy, choices, calibration, memory, growth, startup and
-record. Others are tiles (real images; its option is their folder), scaling, peers (makes
+record. Others are copying, tiles (real images; its option is their folder), scaling, peers (makes
 virtual environments with pip) and roman (needs romancal). All scripts get the options.
 """
 
@@ -19,7 +19,7 @@ DEFAULT = (
     "startup",
     "record",
 )
-NAMES = (*DEFAULT, "tiles", "scaling", "peers", "roman")
+NAMES = (*DEFAULT, "copying", "tiles", "scaling", "peers", "roman")
 
 
 def main():

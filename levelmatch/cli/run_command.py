@@ -293,14 +293,17 @@ def _earlier_outputs(output, result, report):
     """Return the names of outputs of an earlier run that this run does not replace."""
     from levelmatch.exceptions import RecordError
     from levelmatch.record.record import read_record, record_in
-    from levelmatch.report.page import is_page
 
     names = []
     if record_in(output).exists():
         with suppress(RecordError):
             names = read_record(record_in(output)).files
     names = [name for name in names if name not in result.files and (output / name).exists()]
-    return names + ([REPORT] if not report and is_page(output / REPORT) else [])
+    if not report and (output / REPORT).exists():
+        from levelmatch.report.page import is_page
+
+        names += [REPORT] if is_page(output / REPORT) else []
+    return names
 
 
 def _match(images, values, bar, checkpoint):
