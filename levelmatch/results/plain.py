@@ -8,14 +8,17 @@ import threading
 from functools import partial
 
 import numpy as np
+from astropy.io import fits
 
 from levelmatch.images import fastfits
 from levelmatch.images._decode import subtract_level
+from levelmatch.images.frame import Frame
 from levelmatch.images.sky_cards import pending_levels
 from levelmatch.images.sources import FileSource
 from levelmatch.record.run import Provenance
 from levelmatch.results.corrected import corrected_data
 from levelmatch.results.header import add_provenance, provenance_entry
+from levelmatch.results.own_cards import changed_text
 from levelmatch.results.products import Product
 from levelmatch.results.splice import (
     BLOCK,
@@ -129,16 +132,13 @@ def _own_array(size: int) -> np.ndarray:
 def _corrected(product: Product, plane: fastfits.Plane, provenance: Provenance) -> Parts:
     """Return the bytes of the HDU of the corrected image; the pixels are in a reused array."""
     frame = product.frame
-    header = plane.header.copy()
-    add_provenance(header, frame, provenance)
-    if product.lyot is not None:
-        add_provenance(header, product.lyot, provenance, part="lyot")
+    header = _header_text(plane.header, product, provenance).encode("ascii")
     data = _own_array(plane.shape[0] * plane.shape[1]).reshape(plane.shape)
     with open(frame.source.path, "rb", buffering=0) as file:
         fastfits.fill_from(file, plane.offset, data)
     if product.lyot is not None or not frame.correction.is_level:
         data = corrected_data(product, data)
-        return header.tostring().encode("ascii"), data.data.cast("B"), bytes(-data.nbytes % BLOCK)
+        return header, data.data.cast("B"), bytes(-data.nbytes % BLOCK)
     missing = frame.missing(data)
     kept = None if missing is None else data[missing]
     words = data.view("u4").ravel()
@@ -147,4 +147,20 @@ def _corrected(product: Product, plane: fastfits.Plane, provenance: Provenance) 
         # Later programs must recognise the fill values.
         data[missing] = kept
     padding = bytes(-data.nbytes % BLOCK)
-    return header.tostring().encode("ascii"), data.data.cast("B"), padding
+    return header, data.data.cast("B"), padding
+
+
+def _header_text(header: fastfits.RawHeader, product: Product, provenance: Provenance) -> str:
+    """Return the text of a header with the cards of the corrections."""
+
+    def add(cards: fits.Header) -> None:
+        add_provenance(cards, product.frame, provenance)
+        if product.lyot is not None:
+            add_provenance(cards, product.lyot, provenance, part="lyot")
+
+    text = changed_text(header.text, add)
+    if text is None:
+        whole = header.copy()
+        add(whole)
+        text = whole.tostring()
+    return text

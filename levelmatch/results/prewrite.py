@@ -10,12 +10,14 @@ import numpy as np
 from astropy.io import fits
 from astropy.nddata import CCDData, NDData
 
+from levelmatch.images.fastfits import RawHeader
 from levelmatch.images.frame import Frame
 from levelmatch.images.intake import named_errors
 from levelmatch.images.sources import FileSource, float_type
 from levelmatch.record.run import Provenance
 from levelmatch.results.corrected import ccd_wcs
 from levelmatch.results.header import add_provenance
+from levelmatch.results.own_cards import changed_text
 from levelmatch.results.products import Product, by_file
 
 __all__ = ["check_contents", "check_space"]
@@ -52,9 +54,13 @@ def check_contents(products: list[Product], provenance: Provenance) -> None:
 
 def _check_header(product: Product, provenance: Provenance) -> None:
     """Check that the cards of the header of a FITS output can be written."""
-    # ASDF files have no FITS header. A raw header becomes a `~astropy.io.fits.Header` by copy().
-    input_header = getattr(product.frame.meta, "header", None)
-    header = None if input_header is None else input_header.copy()
+    own = getattr(product.frame.meta, "header", None)
+    # A factor changes a zero point, and kept levels any keyword.
+    if isinstance(own, RawHeader) and product.frame.output_factor == 1.0 and not provenance.keep:
+        text = changed_text(own.text, lambda header: _add_cards(header, product, provenance))
+        if text is not None and text.isprintable():
+            return
+    header = None if own is None else own.copy()
     if not isinstance(header, fits.Header):
         return
     for key in SCALING:
