@@ -1,20 +1,21 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
-"""Change the package's own cards in the text of a header, without parsing the others.
+"""Add the package's cards to the text of a header, without parsing the others.
 
 astropy takes longer to parse and to verify the cards of a chip than to copy its pixels.
 """
 
 import re
-from collections.abc import Callable
+from functools import lru_cache
+from typing import Any
 
 from astropy.io import fits
 
-__all__ = ["changed_text"]
+__all__ = ["OwnCards", "is_simple", "with_cards"]
 
-CARD = 80
+CARD, BLANK = 80, " " * 80
 COMMENTARY = ("COMMENT ", "HISTORY ", "        ")
 # Cards that `levelmatch.results.header` reads or changes.
-_OWN = re.compile(r"LM|HISTORY |BKGLEVEL|BKGSUB  |MDRIZSKY|BKGMETH |S_SKYMAT")
+_OWN = re.compile(r"LM|BKG(?:LEVEL|SUB  |METH )=|MDRIZSKY")
 # Cards that astropy leaves as they are.
 _STANDARD = re.compile(
     r"(?:COMMENT |HISTORY |        ).*"
@@ -23,49 +24,82 @@ _STANDARD = re.compile(
 )
 
 
-def changed_text(text: str, change: Callable[[fits.Header], None]) -> str | None:
-    """Return the text of a header after a change of the package's own cards.
+class OwnCards(dict):
+    """New cards of a header that has none of the package: the values, and the HISTORY."""
+
+    def __init__(self) -> None:
+        self.cards: dict[str, str] = {}
+        self.history: list[str] = []
+
+    def __setitem__(self, key: str, value: Any) -> None:
+        super().__setitem__(key, value[0])
+        self.cards[key] = _card(key, *value, str(value[0]))
+
+    def add_history(self, text: str) -> None:
+        """Add a text to HISTORY."""
+        lines = (text[i : i + CARD - 8] for i in range(0, len(text), CARD - 8))
+        self.history += [f"HISTORY {line}".ljust(CARD) for line in lines]
+
+
+def is_simple(text: str) -> bool:
+    """Return whether cards can be added to a header's text.
 
     Parameters
     ----------
     text : str
-        The cards, of 80 characters each, without END.
-    change : callable
-        Changes a `~astropy.io.fits.Header`, in place. Cards that are not the package's are not
-        there, or are there as others.
+        The cards, of 80 characters each, without END. All must be of standard form, and none
+        the package's, except for those of HISTORY.
+    """
+    cards = (text[i : i + CARD] for i in range(0, len(text), CARD))
+    return text.isprintable() and all(map(_is_simple, cards))
+
+
+# The chips of a camera have many cards in common. Zeros of both signs are equal, their texts not.
+@lru_cache(maxsize=4096, typed=True)
+def _card(key: str, value: Any, comment: str, _: str) -> str:
+    return str(fits.Card(key, value, comment))
+
+
+@lru_cache(maxsize=4096)
+def _is_simple(card: str) -> bool:
+    return _STANDARD.fullmatch(card) is not None and _OWN.match(card) is None
+
+
+def with_cards(text: str, own: OwnCards) -> str:
+    """Return a header with new cards, where astropy puts them.
+
+    Parameters
+    ----------
+    text : str
+        A simple header, see `is_simple`.
+    own : `OwnCards`
+        The cards.
 
     Returns
     -------
-    text : str or None
-        The header as astropy writes it, with END and padding; `None` if a card is not of
-        standard form, so that astropy must write the header.
+    text : str
+        The header with END and padding.
     """
     cards = [text[i : i + CARD] for i in range(0, len(text), CARD)]
-    if not text.isprintable() or not all(map(_STANDARD.fullmatch, cards)):
-        return None
-    # Cards are added before or after the commentary at the end.
-    last = max((i for i, card in enumerate(cards) if card[:8] not in COMMENTARY), default=-1)
-    few: list[str] = []
-    runs: dict[str, str] = {}
-    start = 0
-    for stop, card in enumerate(cards):
-        if stop <= last and _OWN.match(card) is None:
-            continue
-        few += [*_run(cards[start:stop], runs), card]
-        start = stop + 1
-    few += _run(cards[start:], runs)
-    header = fits.Header.fromstring("".join(few))
-    change(header)
-    changed = header.tostring(endcard=False, padding=False)
-    out = [changed[i : i + CARD] for i in range(0, len(changed), CARD)]
-    whole = "".join(runs.get(card, card) for card in out) + "END".ljust(CARD)
+    # Values stand before the commentary at the end, which HISTORY is a part of.
+    filled = _stop(cards, (BLANK,))
+    last = _stop(cards, COMMENTARY)
+    told = [i for i, card in enumerate(cards) if card.startswith("HISTORY ")]
+    history = told[-1] + 1 if told else filled
+    places = [(last, [*own.cards.values()]), (history, own.history)]
+    for place, new in places if history < last else reversed(places):
+        cards[place:place] = new
+    # Blank cards at the end make room.
+    n_new = len(own.history) + len(own.cards)
+    n_blank = len(cards) - n_new - filled
+    del cards[len(cards) - min(n_new, n_blank) :]
+    whole = "".join(cards) + "END".ljust(CARD)
     return whole + " " * (-len(whole) % 2880)
 
 
-def _run(cards: list[str], runs: dict[str, str]) -> list[str]:
-    """Return a card that stands for others, which are put into ``runs``."""
-    if not cards:
-        return []
-    card = f"RUN{len(runs):05d}=                    T".ljust(CARD)
-    runs[card] = "".join(cards)
-    return [card]
+def _stop(cards: list[str], starts: tuple[str, ...]) -> int:
+    """Return the number of cards without those at the end that begin so."""
+    stop = len(cards)
+    while stop and cards[stop - 1].startswith(starts):
+        stop -= 1
+    return stop

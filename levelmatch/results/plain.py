@@ -8,7 +8,6 @@ import threading
 from functools import partial
 
 import numpy as np
-from astropy.io import fits
 
 from levelmatch.images import fastfits
 from levelmatch.images._decode import subtract_level
@@ -18,7 +17,7 @@ from levelmatch.images.sources import FileSource
 from levelmatch.record.run import Provenance
 from levelmatch.results.corrected import corrected_data
 from levelmatch.results.header import add_provenance, provenance_entry
-from levelmatch.results.own_cards import changed_text
+from levelmatch.results.own_cards import OwnCards, is_simple, with_cards
 from levelmatch.results.products import Product
 from levelmatch.results.splice import (
     BLOCK,
@@ -152,15 +151,12 @@ def _corrected(product: Product, plane: fastfits.Plane, provenance: Provenance) 
 
 def _header_text(header: fastfits.RawHeader, product: Product, provenance: Provenance) -> str:
     """Return the text of a header with the cards of the corrections."""
-
-    def add(cards: fits.Header) -> None:
-        add_provenance(cards, product.frame, provenance)
-        if product.lyot is not None:
-            add_provenance(cards, product.lyot, provenance, part="lyot")
-
-    text = changed_text(header.text, add)
-    if text is None:
-        whole = header.copy()
-        add(whole)
-        text = whole.tostring()
-    return text
+    if product.lyot is None and is_simple(header.text):
+        own = OwnCards()
+        add_provenance(own, product.frame, provenance)
+        return with_cards(header.text, own)
+    whole = header.copy()
+    add_provenance(whole, product.frame, provenance)
+    if product.lyot is not None:
+        add_provenance(whole, product.lyot, provenance, part="lyot")
+    return whole.tostring()

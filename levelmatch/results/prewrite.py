@@ -17,7 +17,7 @@ from levelmatch.images.sources import FileSource, float_type
 from levelmatch.record.run import Provenance
 from levelmatch.results.corrected import ccd_wcs
 from levelmatch.results.header import add_provenance
-from levelmatch.results.own_cards import changed_text
+from levelmatch.results.own_cards import is_simple
 from levelmatch.results.products import Product, by_file
 
 __all__ = ["check_contents", "check_space"]
@@ -56,10 +56,9 @@ def _check_header(product: Product, provenance: Provenance) -> None:
     """Check that the cards of the header of a FITS output can be written."""
     own = getattr(product.frame.meta, "header", None)
     # A factor changes a zero point, and kept levels any keyword.
-    if isinstance(own, RawHeader) and product.frame.output_factor == 1.0 and not provenance.keep:
-        text = changed_text(own.text, lambda header: _add_cards(header, product, provenance))
-        if text is not None and text.isprintable():
-            return
+    others = product.frame.output_factor != 1.0 or provenance.keep
+    if isinstance(own, RawHeader) and is_simple(own.text) and not others:
+        return
     header = None if own is None else own.copy()
     if not isinstance(header, fits.Header):
         return
