@@ -188,6 +188,11 @@ def test_zero_points_give_factors(paint):
         ({"FILTER": "F150W2", "PUPIL": "F162M"}, {"FILTER": "F150W2", "PUPIL": "CLEAR"}, False),
         ({"FILTER": "CLEAR", "PUPIL": "F150W"}, {"FILTER": "F150W", "PUPIL": "CLEARP"}, True),
         (
+            {"FILTER": "zd", "PUPIL": "MzLS_1-pgt", "TELESCOP": "KPNO 4.0 meter telescope"},
+            {"FILTER": "zd", "PUPIL": "MzLS_2-pgt", "TELESCOP": "KPNO 4.0 meter telescope"},
+            True,
+        ),
+        (
             {"FILTER1": "F606W", "FILTER2": "CLEAR2L"},
             {"FILTER1": "CLEAR1L", "FILTER2": "F814W"},
             False,
