@@ -5,6 +5,7 @@ from levelmatch import report as report
 from levelmatch import testing as testing
 from levelmatch.anchor import anchor_levels as anchor_levels
 from levelmatch.catalogues import write_catalogue as write_catalogue
+from levelmatch.cells import make_sky_cells as make_sky_cells
 from levelmatch.exceptions import (
     DisconnectedError as DisconnectedError,
 )
@@ -38,6 +39,7 @@ from levelmatch.exceptions import (
 from levelmatch.hst import write_skyfile as write_skyfile
 from levelmatch.images.catalogue import read_catalogue as read_catalogue
 from levelmatch.images.jwst import separate_lyot as separate_lyot
+from levelmatch.images.sky_cells import SkyCells as SkyCells
 from levelmatch.matching import (
     combine_detectors as combine_detectors,
 )

@@ -12,8 +12,9 @@ images : iterable, mapping, `~ccdproc.ImageFileCollection` or `MatchResult`
     `~astropy.io.fits.HDUList` objects, of one or several images; tuples of an array and its
     WCS or header; paths of files (FITS, or ASDF of Roman) or of associations (``asn.json``,
     whose science members are used); or a mapping of tile name to such a list. Also the path of
-    one association, or a catalogue of outlines (see `write_catalogue`) or its path. Images are
-    two-dimensional, of any shape, and have a celestial WCS. They are never changed.
+    one association, or a catalogue of outlines (see `write_catalogue`) or its path. Also a list
+    of `SkyCells`, or of tables of them, in place of pixels. Images are two-dimensional, of any
+    shape, and have a celestial WCS. They are never changed.
 """,
     "group_by": """
 group_by : {"auto", "jwst", "overlap", "exposure"}, str, list of str or callable

@@ -427,15 +427,18 @@ def _match(function, collection, settings, passes):
     warn_flux_scales(frames, measured, settings.solve.flux_limit)
     corrected, solved = run_passes(frames, passes, measured, overlaps.used, settings.solve, sky=sky)
     run = Run.of(function, passes, _recorded(settings, collection), collection, sky)
-    result = _result(collection, corrected, solved, measured, run, overlaps)
+    # A later run measures cells again.
+    again = None if overlaps.cells is not None else overlaps
+    result = _result(collection, corrected, solved, measured, run, again)
     warn_unheld_reference(result, last.image, grouped[-1])
     return result
 
 
 def _recorded(settings, collection):
-    """Return the settings of a run as plain values, with the notes on its images if any."""
-    notes = collection.notes.sentences
-    return settings.plain() | ({"notes": notes} if notes else {})
+    """Return the settings of a run as plain values, with notes and resolution of its images."""
+    notes, nside = collection.notes.sentences, collection.nside
+    options = settings.plain() | ({"notes": notes} if notes else {})
+    return options | ({} if nside is None else {"nside": nside})
 
 
 def _known_pairs(measure):

@@ -247,7 +247,9 @@ def summary_lines(result):
     parts = f" ({len(facts.frames)} parts)" if len(facts.frames) != facts.n_images else ""
     kept, n = (sum(getattr(p, name) for p in facts.passes) for name in ("n_kept", "n_pairs"))
     images = f"{count(facts.n_images, 'image')}{parts} in {count(tiles, 'tile')}"
-    lines = [f"{images}, {kept} of {count(n, 'pair')} kept."]
+    nside = facts.result.options.get("nside")
+    cells = "" if nside is None else f", from healpix cells of nside {nside}"
+    lines = [f"{images}, {kept} of {count(n, 'pair')} kept{cells}."]
     lines += [_pass_line(facts, k, p) for k, p in enumerate(facts.passes)]
     references = facts.result.references
     if not references:

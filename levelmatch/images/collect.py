@@ -17,6 +17,7 @@ from levelmatch.images.fits_files import file_frames
 from levelmatch.images.memory import memory_frames
 from levelmatch.images.notes import Notes
 from levelmatch.images.roman import is_asdf, roman_frame
+from levelmatch.images.sky_cells import SkyCells, cells_frame
 from levelmatch.images.sources import FileSource
 from levelmatch.options import ReadOptions
 from levelmatch.table_files import is_table
@@ -135,6 +136,12 @@ def _note_skipped(error, notes):
 
 def _frames(image, index, read, notes):
     """Return the frames of one image or file."""
+    if isinstance(image, Table):
+        image = SkyCells.from_table(image, f"image{index:04d}")
+    if isinstance(image, str | Path) and is_table(image):
+        image = SkyCells.read(image)
+    if isinstance(image, SkyCells):
+        return [cells_frame(image, read)]
     if isinstance(image, str | Path):
         return _file_frames(Path(image), index, read, notes)
     frames = memory_frames(image, index, read, notes)

@@ -21,10 +21,11 @@ from levelmatch.images.roles import with_roles
 from levelmatch.images.scales import flux_factors, to_common_unit, with_output_factors
 from levelmatch.images.selection import selection_of
 from levelmatch.images.sky_cards import note_pending_levels
+from levelmatch.images.sky_cells import CellsSource, of_cells
 from levelmatch.images.tiles import assign_tiles
 from levelmatch.table_files import is_table
 
-__all__ = ["Collection", "collect"]
+__all__ = ["Collection", "collect", "without_lyot"]
 
 logger = getLogger(__name__)
 
@@ -53,6 +54,12 @@ class Collection:
     unit: object
     notes: Notes = field(default_factory=Notes)
 
+    @property
+    def nside(self):
+        """Resolution of the healpix cells that take the place of pixels, or `None`."""
+        source = self.frames[0].source
+        return source.cells.nside if isinstance(source, CellsSource) else None
+
 
 def collect(images, settings, *, recombine=False, lyot=None, mosaic=False):
     """Return the images of a run as a `Collection`.
@@ -79,6 +86,9 @@ def collect(images, settings, *, recombine=False, lyot=None, mosaic=False):
     read, notes = settings.read, Notes()
     frames = collect_frames(images, read, notes)
     recombine |= any(frame.has_pass("lyot") for frame in frames)
+    if recombine and of_cells(frames):
+        msg = f"{frames[0].name}: recombine_lyot needs pixels, and it is given by healpix cells"
+        raise FrameError(msg)
     # Now, as an error may follow that a note explains.
     notes.warn()
     if lyot is not None:
@@ -86,7 +96,8 @@ def collect(images, settings, *, recombine=False, lyot=None, mosaic=False):
     elif recombine:
         frames = _split(frames)
     frames = [_with_jwst_keys(frame) for frame in frames]
-    frames = _fitted_regions(frames) if recombine else _without_lyot(frames, notes, mosaic)
+    of_cells(frames, settings)
+    frames = _fitted_regions(frames) if recombine else without_lyot(frames, notes, mosaic)
     frames = assign_tiles(_with_options(frames, settings), settings.group_by)
     if not read.mix_filters:
         check_filters(frames, by_tile=not mosaic)
@@ -171,7 +182,7 @@ def _is_miri(frame):
     return frame.detector == "mirimage" or detector == "MIRIMAGE"
 
 
-def _without_lyot(frames, notes, mosaic):
+def without_lyot(frames, notes, mosaic):
     """Return the frames; exclude the Lyot region of MIRI images if it has good pixels.
 
     The coronagraph has its own background. Its pixels get the correction of the image. The user is
@@ -179,6 +190,8 @@ def _without_lyot(frames, notes, mosaic):
     """
     frames = list(frames)
     for k, frame in enumerate(frames):
+        if isinstance(frame.source, CellsSource):
+            continue
         region = _lyot_of_main_chip(frame)
         if region is None:
             continue

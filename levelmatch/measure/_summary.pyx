@@ -13,7 +13,7 @@ from libc.string cimport memset
 cdef extern from "_median.h" nogil:
     double lm_median(double *, Py_ssize_t)
 
-__all__ = ["PAIR_CELL", "summarise_cells"]
+__all__ = ["PAIR_CELL", "summarise_cells", "summarise_pairs"]
 
 cdef double ARCMIN = 180 * 60 / 3.141592653589793
 # Weight, in cells, of the prior that the cells scatter as their pixels' noise predicts.
@@ -294,6 +294,42 @@ cdef void _set_level(Fit *fit, double coarseness, double own_part, double *used,
     row.npix = <long long> kept
 
 
+cdef Py_ssize_t _summarise(const CellRow *cells, Py_ssize_t n, double coarseness, double own_part,
+                           double *keep, PairRow *row) noexcept nogil:
+    """Fill the row of a pair, and which of its n cells count; -1 for no memory."""
+    cdef Fit fit
+    cdef Py_ssize_t c, enough = -1
+    fit.cells = cells
+    fit.n = n
+    fit.ny = 0
+    fit.nx = 0
+    for c in range(n):
+        fit.ny = max(fit.ny, cells[c].y + 3)
+        fit.nx = max(fit.nx, cells[c].x + 3)
+    cdef double *buffer = <double *> malloc(10 * n * sizeof(double))
+    fit.number = <int *> calloc(fit.ny * fit.nx, sizeof(int))
+    if buffer != NULL and fit.number != NULL:
+        fit.terms = buffer
+        fit.location = buffer + 3 * n
+        fit.weight = buffer + 4 * n
+        fit.z = buffer + 5 * n
+        fit.work = buffer + 6 * n
+        fit.keep = keep
+        for c in range(n):
+            fit.location[c] = cells[c].location
+            fit.weight[c] = cells[c].weight
+            fit.number[(cells[c].y + 1) * fit.nx + cells[c].x + 1] = c + 1
+        _set_terms(fit.cells, n, &row.axes[0][0], fit.terms)
+        _robust_plane(&fit, buffer + 8 * n, buffer + 9 * n)
+        _set_level(&fit, coarseness, own_part, buffer + 7 * n, row)
+        row.gain = NAN
+        row.gain_error = INFINITY
+        enough = _set_strips(&fit, buffer + 7 * n, row)
+    free(buffer)
+    free(fit.number)
+    return enough
+
+
 def summarise_cells(const CellRow[::1] cells, double coarseness, double own_part):
     """Summarise the cells of a pair.
 
@@ -313,46 +349,44 @@ def summarise_cells(const CellRow[::1] cells, double coarseness, double own_part
     agree : `~numpy.ndarray` of bool, shape (n,)
         Which cells agree with the plane, and count.
     """
-    cdef Py_ssize_t n = cells.shape[0], c, enough = 0
-    cdef Fit fit
     row_array = np.zeros(1, PAIR)
-    keep_array = np.empty(n)
+    keep_array = np.empty(cells.shape[0])
     cdef PairRow[::1] rows = row_array
     cdef double[::1] keep = keep_array
-    fit.cells = &cells[0]
-    fit.n = n
-    fit.ny = 0
-    fit.nx = 0
-    for c in range(n):
-        fit.ny = max(fit.ny, cells[c].y + 3)
-        fit.nx = max(fit.nx, cells[c].x + 3)
-    cdef double *buffer = <double *> malloc(10 * n * sizeof(double))
-    fit.number = <int *> calloc(fit.ny * fit.nx, sizeof(int))
-    if buffer == NULL or fit.number == NULL:
-        free(buffer)
-        free(fit.number)
-        raise MemoryError
-    cdef double *used = buffer + 7 * n
-    cdef double *work = buffer + 8 * n
-    fit.terms = buffer
-    fit.location = buffer + 3 * n
-    fit.weight = buffer + 4 * n
-    fit.z = buffer + 5 * n
-    fit.work = buffer + 6 * n
-    fit.keep = &keep[0]
+    cdef Py_ssize_t enough
     with nogil:
-        for c in range(n):
-            fit.location[c] = cells[c].location
-            fit.weight[c] = cells[c].weight
-            fit.number[(cells[c].y + 1) * fit.nx + cells[c].x + 1] = c + 1
-        _set_terms(fit.cells, n, &rows[0].axes[0][0], fit.terms)
-        _robust_plane(&fit, work, work + n)
-        _set_level(&fit, coarseness, own_part, used, &rows[0])
-        rows[0].gain = NAN
-        rows[0].gain_error = INFINITY
-        enough = _set_strips(&fit, used, &rows[0])
-    free(buffer)
-    free(fit.number)
+        enough = _summarise(&cells[0], cells.shape[0], coarseness, own_part, &keep[0], &rows[0])
     if enough < 0:
         raise MemoryError
     return row_array, keep_array > 0
+
+
+def summarise_pairs(const CellRow[::1] cells, const Py_ssize_t[::1] starts):
+    """Summarise the cells of many pairs of one pixel scale.
+
+    Parameters
+    ----------
+    cells : `~numpy.ndarray` of `PAIR_CELL`, shape (n,)
+        The cells, those of a pair one after another.
+    starts : `~numpy.ndarray` of intp, shape (m + 1,)
+        First cell of each pair, and n; each pair has 1 or more.
+
+    Returns
+    -------
+    rows : `~numpy.ndarray` of `~levelmatch.measure.table.PAIR`, shape (m,)
+        The pairs; their extents are zero.
+    """
+    cdef Py_ssize_t m = starts.shape[0] - 1, p, enough = 0
+    row_array = np.zeros(m, PAIR)
+    keep_array = np.empty(cells.shape[0])
+    cdef PairRow[::1] rows = row_array
+    cdef double[::1] keep = keep_array
+    with nogil:
+        for p in range(m):
+            enough = _summarise(&cells[starts[p]], starts[p + 1] - starts[p], 1.0, 1.0,
+                                &keep[starts[p]], &rows[p])
+            if enough < 0:
+                break
+    if enough < 0:
+        raise MemoryError
+    return row_array

@@ -4,9 +4,12 @@
 from dataclasses import dataclass, replace
 
 import numpy as np
+from astropy.stats import sigma_clipped_stats
 
 from levelmatch.exceptions import NoOverlapError
 from levelmatch.images.frame import EXCLUDE
+from levelmatch.images.sky_cells import corrected_cells, of_cells
+from levelmatch.measure.cells import CellRows
 from levelmatch.measure.schedule import measure_pairs
 from levelmatch.measure.table import pair_table
 from levelmatch.sky.overlaps import DepthMap, find_pairs, thin_pairs
@@ -36,12 +39,16 @@ class Overlaps:
     used: np.ndarray
     part: np.ndarray
     depth_maps: list
+    # Of images in healpix cells: these, and the number of images in each for each pass.
+    cells: CellRows | None = None
+    depths: tuple = ()
 
     @classmethod
     def of(cls, frames, passes, options):
         """Find the pairs of frames that passes use, thinned to their budget."""
         grids = [frame.grid for frame in frames]
-        found, area = find_pairs(grids)
+        cells = CellRows.of(frames) if of_cells(frames) else None
+        found, area = find_pairs(grids) if cells is None else cells.pairs()
         used, influence = _assigned(frames, passes, found)
         keep, part = used >= 0, np.ones(len(found))
         if options.max_pairs is not None:
@@ -51,6 +58,12 @@ class Overlaps:
                     found[rows], area[rows], len(frames), options.max_pairs
                 )
                 keep[rows[~kept]] = False
+        if cells is not None:
+            counts = np.array([frame.role != EXCLUDE for frame in frames])
+            depths = tuple(
+                cells.depth(p.domain, counts | (p.name == "fit_exclude")) for p in passes
+            )
+            return cls(found[keep], used[keep], part[keep], [], cells, depths)
         maps = [
             _depth_maps(
                 grids,
@@ -92,6 +105,8 @@ class Overlaps:
         notes : `~levelmatch.images.notes.Notes` or None
             Takes notes on fill values.
         """
+        if self.cells is not None:
+            return self._measure_cells(frames, settings)
         rows, keep = ({}, None) if known is None else known.open(frames, self, settings.measure)
         todo = np.array([p for p in range(len(self.pairs)) if p not in rows], dtype=np.intp)
 
@@ -118,6 +133,22 @@ class Overlaps:
             for k in sorted(fills):
                 notes.add_fills(frames[k].name, fills[k])
         return replace(measured, multiplicity=1 / self.part), sky
+
+    def _measure_cells(self, frames, settings):
+        """Return what `measure` does, of images in healpix cells."""
+        pairs = range(len(self.pairs))
+        table = self.cells.measure(self.pairs, self.used, self.depths, settings.measure)
+        for _ in pairs if settings.progress_bar is None else settings.progress_bar(pairs):
+            pass
+        sky = None
+        if settings.solve.disconnected == "sky":
+            sky = np.array([_sky_of_cells(frame) for frame in frames])
+        return replace(table, multiplicity=1 / self.part), sky
+
+
+def _sky_of_cells(frame):
+    """Return the sigma-clipped median of an image's cells, in the common unit."""
+    return frame.scale * sigma_clipped_stats(corrected_cells(frame).value, sigma=3.0)[1]
 
 
 def _assigned(frames, passes, found):

@@ -8,6 +8,7 @@ from pathlib import Path
 from string import Template
 
 from levelmatch.atomic import atomic_path, refuse_existing
+from levelmatch.images.sky_cells import CellsSource
 from levelmatch.report.graph import graph_section
 from levelmatch.report.pictures import (
     compare_section,
@@ -159,7 +160,10 @@ def make_page(result, *, title="Level matching", files=None, before_after=True):
     from levelmatch import __version__
 
     facts = Facts.of(result)
-    has_pixels = files is not None or all(frame.source is not None for frame in facts.frames)
+    has_pixels = files is not None or all(
+        frame.source is not None and not isinstance(frame.source, CellsSource)
+        for frame in facts.frames
+    )
     pixels = before_after and has_pixels and has_matplotlib()
     if pixels:
         # Wrong files raise an error here. Later failures leave a note in the page.

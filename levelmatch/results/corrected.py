@@ -19,6 +19,7 @@ from levelmatch.images.corrections import Correction
 from levelmatch.images.frame import Frame
 from levelmatch.images.planes import as_plane
 from levelmatch.images.roman import AsdfSource, native
+from levelmatch.images.sky_cells import CellsSource, corrected_cells
 from levelmatch.images.sources import FileSource, decoded_image
 from levelmatch.images.uncertainty import POWERS, read_uncertainty
 from levelmatch.record.run import Provenance
@@ -170,6 +171,10 @@ def corrected_image(product: Product, provenance: Provenance) -> NDData:
         region, whose arrays are copied from the Lyot part.
     """
     product = product.opened()
+    if isinstance(product.frame.source, CellsSource):
+        meta = dict(product.frame.source.cells.meta)
+        add_provenance(meta, product.frame, provenance)
+        return corrected_cells(product.frame, meta)
     if provenance.keep:
         image = _read_image(product.frame)
         add_provenance(image.meta, product.frame, provenance)

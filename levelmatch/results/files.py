@@ -22,6 +22,7 @@ from levelmatch.images.intake import named_writing
 from levelmatch.images.packing import open_raw
 from levelmatch.images.roman import AsdfSource
 from levelmatch.images.sky_cards import pending_levels
+from levelmatch.images.sky_cells import CellsSource
 from levelmatch.images.sources import FileSource, decoded_image
 from levelmatch.record.run import Provenance
 from levelmatch.results.asdf_files import write_asdf
@@ -145,6 +146,8 @@ def _output_name(product: Product) -> str:
     """Return the file name of an output image; refuse a WCS that FITS cannot hold."""
     name = Path(product.file).name
     source = product.frame.source
+    if isinstance(source, CellsSource):
+        return f"{name}.cells.ecsv"
     in_memory = not isinstance(source, FileSource)
     if in_memory and source.hdus is None:
         _written_wcs(product.frame)
@@ -225,6 +228,10 @@ def _write_output(
 ) -> None:
     """Write an output file; ``plain`` is the result of `plain_replacement` for it."""
     source = images[0].frame.source
+    if isinstance(source, CellsSource):
+        with named_writing(images[0].name):
+            corrected_image(images[0], provenance).write(path, overwrite=True)
+        return
     with named_writing(images[0].name), atomic_stream(path) as stream:
         if isinstance(source, AsdfSource):
             write_asdf(images[0], stream, provenance)

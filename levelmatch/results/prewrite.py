@@ -13,6 +13,7 @@ from astropy.nddata import CCDData, NDData
 from levelmatch.images.fastfits import RawHeader
 from levelmatch.images.frame import Frame
 from levelmatch.images.intake import named_errors
+from levelmatch.images.sky_cells import CellsSource
 from levelmatch.images.sources import FileSource, float_type
 from levelmatch.record.run import Provenance
 from levelmatch.results.corrected import ccd_wcs
@@ -48,7 +49,7 @@ def check_contents(products: list[Product], provenance: Provenance) -> None:
         with named_errors(product.name, CANNOT):
             if isinstance(source, FileSource) or getattr(source, "hdus", None) is not None:
                 _check_header(product, provenance)
-            else:
+            elif not isinstance(source, CellsSource):
                 _check_memory(product, provenance)
 
 
@@ -162,6 +163,9 @@ def _output_bytes(images: list[Product]) -> int:
         # Integers become larger floats.
         kind = frame.meta.get("BITPIX", 0)
         return size + len(images) * n * {8: 3, 16: 2, 32: 4}.get(kind, 0)
+    if isinstance(source, CellsSource):
+        # A line of text per cell.
+        return 100 * len(source.cells)
     data = np.asarray(source.image.data)
     size = n * float_type(data).itemsize
     size += 0 if source.image.mask is None else n

@@ -111,7 +111,7 @@ def recorded_result(
     record = as_record(record)
     files, listed = listed_files(record, files)
     frames = _recorded_frames(record, files_by_name(files, _input_names(record)), listed)
-    if not force:
+    if not force and record.options.get("nside") is None:
         for frame in frames:
             if frame.source.identity["sha256"] != record.input(frame, "sha256"):
                 msg = f"{frame.name}: its pixels are not the recorded ones; force=True accepts them"
@@ -218,19 +218,22 @@ def _recorded_frames(
     names = names or _input_names(record)
     hdus = [int(record.input(frame, "hdu")) for frame in record.frames]
     read = _recorded_read(record, inputs=from_inputs)
+    # Of cells: the images that they were made of.
+    of_cells = record.options.get("nside") is not None
     opened: dict[tuple[str, int], Frame] = {}
     for name in dict.fromkeys(names):
         of_file = sorted({hdu for n, hdu in zip(names, hdus, strict=True) if n == name})
-        images = collect_frames([paths[name]], replace(read, hdu=of_file))
-        opened |= {(name, frame.source.hdu): frame for frame in images}
+        hdu = read.hdu if of_cells else of_file
+        images = collect_frames([paths[name]], replace(read, hdu=hdu))
+        opened |= {(name, 0 if of_cells else frame.source.hdu): frame for frame in images}
     frames = []
     for frame, name, hdu in zip(record.frames, names, hdus, strict=True):
         base = opened[name, hdu]
-        if base.shape != frame.shape:
+        if base.shape != frame.shape and not of_cells:
             msg = f"{name}: its shape is {base.shape}, the recorded {frame.shape}"
             raise RecordError(msg)
         if not force:
-            _check_place(name, base, frame)
+            _check_place(name, base, frame, 1.0 if of_cells else MOST_MOVED)
         keys = {key: getattr(frame, key) for key in RECORDED}
         frames.append(base.with_keys(**keys, associations=listed.get(paths[name], ())))
     return frames
@@ -242,12 +245,12 @@ def _recorded_read(record: Record, *, inputs: bool) -> ReadOptions:
     return read if inputs else replace(read, weight_files=None, mask_files=None)
 
 
-def _check_place(name: str, base: Frame, frame: Frame) -> None:
+def _check_place(name: str, base: Frame, frame: Frame, most: float) -> None:
     """Refuse an image at another position, where the recorded plane would be wrong."""
     moved = np.linalg.norm(base.whole_grid.axes[0] - frame.whole_grid.axes[0])
     turned = np.linalg.norm(base.whole_grid.axes[1:] - frame.whole_grid.axes[1:]) * base.shape[0]
     pixel = np.sqrt(frame.whole_grid.pixel_area)
-    if max(moved, turned * pixel) > MOST_MOVED * pixel:
+    if max(moved, turned * pixel) > most * pixel:
         msg = f"{name}: its WCS is not the recorded one; force=True accepts it"
         raise RecordError(msg)
 

@@ -1,0 +1,204 @@
+# Licensed under a 3-clause BSD style license - see LICENSE.rst
+"""Make healpix cells of images."""
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from astropy import units as u
+from astropy_healpix import healpix_to_xyz, nside_to_pixel_area, xyz_to_healpix
+
+from levelmatch.docstrings import share_parameters
+from levelmatch.images.catalogue import PLANNED
+from levelmatch.images.collect import collect_frames
+from levelmatch.images.collection import without_lyot
+from levelmatch.images.corrections import Correction
+from levelmatch.images.notes import Notes
+from levelmatch.images.sky_cells import SkyCells
+from levelmatch.options import ReadOptions
+from levelmatch.sky.vectors import lonlat
+
+__all__ = ["make_sky_cells"]
+
+# Pixels of a cell, about, by default.
+PIXELS = 100
+# Rounds of clipping, and its limit in sigma: stars stay, as their cores are alike in all images,
+# and cells of one image alone that are off are clipped from its pairs.
+N_CLIP = 5
+CLIP = 5.0
+# Variance of the median of many normal values over that of their mean.
+OF_MEDIAN = np.pi / 2
+
+
+@share_parameters
+def make_sky_cells(
+    images,
+    *,
+    nside: int | None = None,
+    statistic: str = "mean",
+    keywords=(),
+    read: ReadOptions | None = None,
+) -> list[SkyCells]:
+    """Return the sky values of images in healpix cells.
+
+    Parameters
+    ----------
+    <<images>>
+    nside : int or None
+        Resolution of the cells, a power of two. By default a cell has about 100 pixels of the
+        image with the median pixel area.
+    statistic : {"mean", "median"}
+        Value of a cell: a plane through its good pixels at its middle, pixels farther than 5
+        sigma clipped; or their median, less the slope of that plane, whose error is 1.25 times
+        larger.
+    keywords : iterable of str
+        Header keywords to keep beside those that a run may look up, such as one of ``group_by``.
+    read : `ReadOptions` or None
+        How images are read.
+
+    Returns
+    -------
+    cells : list of `SkyCells`
+        The cells of each image, one image in memory at a time. The error of a cell is that of
+        the scatter of its pixels.
+
+    Raises
+    ------
+    ValueError
+        If the statistic is unknown.
+    FrameError
+        If an image cannot be used.
+    """
+    if statistic not in ("mean", "median"):
+        msg = f"statistic: {statistic!r} is neither 'mean' nor 'median'"
+        raise ValueError(msg)
+    notes = Notes()
+    frames = without_lyot(collect_frames(images, read, notes), notes, True)
+    notes.warn()
+    if nside is None:
+        nside = _resolution(np.median([frame.grid.pixel_area for frame in frames]))
+    kept = dict.fromkeys((*PLANNED, *keywords))
+    return [_cells(frame, nside, statistic, kept) for frame in frames]
+
+
+def _resolution(pixel_area):
+    """Return the nside of cells of about so many pixels."""
+    ratio = nside_to_pixel_area(1).to_value(u.sr) / (PIXELS * pixel_area)
+    return 1 << int(np.clip(round(0.5 * np.log2(ratio)), 0, 29))
+
+
+def _cells(frame, nside, statistic, keywords):
+    data, grid = frame.load(), frame.whole_grid
+    ny, nx = frame.shape
+    y, x = np.nonzero(np.isfinite(data))
+    # Unit vectors of all pixels, interpolated as corrections are.
+    vectors = (Correction(0.0, axis).evaluate(grid)[y, x] for axis in np.eye(3))
+    cell = np.asarray(xyz_to_healpix(*vectors, nside, order="nested"), dtype=np.int64)
+    order = np.argsort(cell, kind="stable")
+    index, count = np.unique(cell[order], return_counts=True)
+    middle = grid.to_pixel(np.stack(healpix_to_xyz(index, nside, order="nested"), axis=-1), 50)
+    y, x, place = y[order], x[order], np.repeat(np.arange(len(index)), count)
+    pixels = Pixels(data[y, x].astype(float), x - middle[0][place], y - middle[1][place], place)
+    value, error = pixels.planes() if statistic == "mean" else pixels.medians()
+    edges = [(-0.5, -0.5), (nx - 0.5, -0.5), (nx - 0.5, ny - 0.5), (-0.5, ny - 0.5)]
+    corners = np.stack(lonlat(frame.transform.to_sky(*np.transpose(edges))), axis=-1)
+    meta = {key: frame.meta[key] for key in keywords if frame.meta.get(key) is not None}
+    keys = {} if frame.detector == "" else {"DETECTOR": frame.detector}
+    good = np.isfinite(value) & np.isfinite(error)
+    return SkyCells(
+        index[good],
+        value[good],
+        error[good],
+        count[good],
+        nside=nside,
+        name=frame.name,
+        unit=frame.unit,
+        corners=corners if np.isfinite(corners).all() else None,
+        meta=meta | keys,
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class Pixels:
+    """The pixels of an image, sorted by cell.
+
+    The value of a cell is that at its middle: the mean of its pixels lies elsewhere, for each
+    image somewhere else, and the sky has gradients.
+
+    Parameters
+    ----------
+    data : `~numpy.ndarray`, shape (n,)
+        Values.
+    x, y : `~numpy.ndarray`, shape (n,)
+        Offsets from the middle of the pixel's cell, in pixels.
+    place : `~numpy.ndarray` of intp, shape (n,)
+        Place of the pixel's cell, ascending.
+    """
+
+    data: np.ndarray
+    x: np.ndarray
+    y: np.ndarray
+    place: np.ndarray
+
+    @cached_property
+    def count(self):
+        """Number of pixels of each cell."""
+        return np.bincount(self.place)
+
+    def sums(self, values):
+        """Sums of values over each cell."""
+        return np.bincount(self.place, values, minlength=len(self.count))
+
+    def medians(self, values=None):
+        """Return the median of each cell at its middle, and its error."""
+        if values is None:
+            _, error, slopes = self._fitted()
+            values = self.data - slopes[:, 0][self.place] * self.x
+            values -= slopes[:, 1][self.place] * self.y
+            return self.medians(values), error * np.sqrt(OF_MEDIAN)
+        order = np.lexsort((values, self.place))
+        start = np.cumsum(self.count) - self.count
+        low, high = (order[start + k] for k in ((self.count - 1) // 2, self.count // 2))
+        return 0.5 * (values[low] + values[high])
+
+    def planes(self):
+        """Return the value of each cell's plane at its middle, clipped, and its error."""
+        return self._fitted()[:2]
+
+    def _fitted(self):
+        """Return the values at the middles, their errors and the slopes, shape (m, 2)."""
+        residual = np.abs(self.data - self.medians(self.data)[self.place])
+        # Half of the pixels lie within this of the median.
+        limit = 1.4826 * CLIP * self.medians(residual)
+        for _ in range(N_CLIP):
+            kept = (residual <= limit[self.place]).astype(float)
+            planes, variance, freedom = self._fit(kept)
+            fitted = planes[:, 0][self.place] + planes[:, 1][self.place] * self.x
+            fitted += planes[:, 2][self.place] * self.y
+            residual = np.abs(self.data - fitted)
+            square = self.sums(kept * residual**2) / np.maximum(freedom, 1)
+            scatter = np.where(freedom > 0, np.sqrt(square), np.nan)
+            if np.array_equal(kept, residual <= (CLIP * scatter)[self.place]):
+                break
+            limit = CLIP * scatter
+        return planes[:, 0], scatter * np.sqrt(variance), planes[:, 1:]
+
+    def _fit(self, kept):
+        """Return planes, the variances of their values over a pixel's, and degrees of freedom."""
+        terms = np.ones(len(self.data)), self.x, self.y
+        gram, rhs = np.empty((len(self.count), 3, 3)), np.empty((len(self.count), 3))
+        for i in range(3):
+            weighted = kept * terms[i]
+            rhs[:, i] = self.sums(weighted * self.data)
+            for j in range(i + 1):
+                gram[:, i, j] = gram[:, j, i] = self.sums(weighted * terms[j])
+        freedom = gram[:, 0, 0] - 3
+        # Few pixels along a line have no plane.
+        scale = np.sqrt(np.maximum(np.einsum("nii->ni", gram), 1e-300))
+        scaled = gram / (scale[:, :, None] * scale[:, None, :])
+        good = (freedom > 0) & (np.linalg.det(scaled) > 1e-6)
+        gram[~good] = np.eye(3)
+        inverse = np.linalg.inv(gram)
+        planes = np.einsum("nij,nj->ni", inverse, rhs)
+        planes[~good] = np.nan
+        return planes, inverse[:, 0, 0], np.where(good, freedom, 0)

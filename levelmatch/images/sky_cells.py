@@ -1,0 +1,381 @@
+# Licensed under a 3-clause BSD style license - see LICENSE.rst
+"""Sky values of an image in healpix cells, which take the place of its pixels."""
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from astropy import units as u
+from astropy.table import Table
+from astropy_healpix import healpix_to_xyz, nside_to_pixel_area
+
+from levelmatch.exceptions import FrameError
+from levelmatch.images.frame import Frame
+from levelmatch.images.units import read_unit
+from levelmatch.sky.footprint import Footprint
+from levelmatch.sky.grid import N_VERTICES
+from levelmatch.sky.vectors import tangent_axes, unit_vectors
+from levelmatch.table_files import read_table, write_table
+
+__all__ = ["CellsSource", "SkyCells", "cells_frame", "corrected_cells", "of_cells"]
+
+COLUMNS = ("index", "value", "error", "coverage")
+# Keys of a table's metadata that are no header keywords.
+OWN = ("NSIDE", "ORDERING", "NAME", "BUNIT", *(f"{c}{k}" for c in ("RA", "DEC") for k in range(4)))
+# Of images in cells no pixels are read.
+PIXELS_ONLY: dict[str, dict[str, Any]] = {
+    "read": {"regions": None, "levels": None, "on_error": "raise"},
+    "measure": {"method": "direct", "mask_sources": False, "stacked": False, "extend": None},
+    "solve": {"subtract_local": False, "pattern": None, "subtract": True},
+}
+
+
+@dataclass(frozen=True, eq=False)
+class SkyCells:
+    """Sky values of one image in healpix cells, which the functions take in place of its pixels.
+
+    Parameters
+    ----------
+    index : array-like of int, shape (n,)
+        Healpix indices of the cells, in ICRS, each once.
+    value : array-like, shape (n,)
+        Sky value of each cell, a mean or a median of its pixels. Cells of NaN are left out.
+    error : array-like, shape (n,)
+        Standard error of each value, without what cells share.
+    coverage : array-like, shape (n,)
+        Number of good pixels of each cell, or the fraction of its area that they cover.
+    nside : int
+        Resolution of the cells: a power of two, the same for all images of a run.
+    name : str
+        Name of the image, that of its file.
+    order : {"nested", "ring"}
+        Order of the indices.
+    unit : `~astropy.units.Unit`, str or None
+        Unit of values and errors.
+    corners : array-like, shape (4, 2), or None
+        Right ascension and declination, in degrees, of the image's corners: of its first pixel,
+        and on along its first row. They tell its rows from its columns, whose noise may be
+        common. By default these are taken to be along the parallels and meridians.
+    meta : mapping
+        Header keywords, such as FILTER, DETECTOR or those of ``group_by``.
+
+    Raises
+    ------
+    FrameError
+        If the columns differ in length, or hold a value that is impossible; the message names
+        the image.
+    """
+
+    index: Any
+    value: Any
+    error: Any
+    coverage: Any
+    nside: int
+    name: str
+    order: str = "nested"
+    unit: Any = None
+    corners: Any = None
+    meta: Mapping = field(default_factory=dict)
+
+    def __post_init__(self):
+        unit = read_unit(self.unit) if isinstance(self.unit, str) and self.unit else self.unit
+        object.__setattr__(self, "unit", unit or None)
+        _check_resolution(self)
+        columns = {key: np.asarray(getattr(self, key)).ravel() for key in COLUMNS}
+        if len({len(column) for column in columns.values()}) > 1:
+            sizes = ", ".join(f"{len(column)} of {key}" for key, column in columns.items())
+            msg = f"{self.name}: its cells differ in number: {sizes}"
+            raise FrameError(msg)
+        if columns["index"].dtype.kind not in "iu" and len(columns["index"]):
+            msg = f"{self.name}: index: indices are whole numbers, not {columns['index'].dtype}"
+            raise FrameError(msg)
+        columns["index"] = _nested(self.name, columns["index"].astype(np.int64), self)
+        for key in COLUMNS[1:]:
+            columns[key] = columns[key].astype(float)
+        good = np.isfinite(columns["value"]) & (columns["coverage"] > 0)
+        rows = np.flatnonzero(good)
+        rows = rows[np.argsort(columns["index"][rows], kind="stable")]
+        for key, column in columns.items():
+            object.__setattr__(self, key, column[rows])
+        object.__setattr__(self, "order", "nested")
+        _check_values(self)
+
+    def __len__(self):
+        return len(self.index)
+
+    def __repr__(self):
+        unit = "" if self.unit is None else f", {self.unit}"
+        return f"<SkyCells {self.name}: {len(self)} cells of nside {self.nside}{unit}>"
+
+    @cached_property
+    def vectors(self):
+        """Unit vectors to the middles of the cells, shape (n, 3)."""
+        return np.stack(healpix_to_xyz(self.index, self.nside, order="nested"), axis=-1)
+
+    @cached_property
+    def footprint(self):
+        """The position of the image on the sky, a `~levelmatch.sky.footprint.Footprint`."""
+        if self.corners is None:
+            middle = self.vectors.sum(axis=0)
+        else:
+            middle = unit_vectors(*np.asarray(self.corners, float).T).sum(axis=0)
+        axes = tangent_axes(middle)
+        along = self.vectors @ axes.T
+        flat = along[:, 1:] / along[:, :1]
+        if len(flat) < 3 or not np.linalg.det(np.cov(flat.T, bias=True)) > 1e-30:
+            msg = f"{self.name}: its {len(self)} good cells span no area of the sky; leave it out"
+            raise FrameError(msg)
+        # The farthest cells in as many directions: all corners are among them.
+        angle = 2 * np.pi * np.arange(N_VERTICES) / N_VERTICES
+        far = (flat @ np.stack([np.cos(angle), np.sin(angle)])).argmax(axis=0)
+        hull = self.vectors[list(dict.fromkeys(far.tolist()))]
+        polygon = np.concatenate([hull, np.repeat(hull[-1:], N_VERTICES - len(hull), axis=0)])
+        area = nside_to_pixel_area(self.nside).to_value(u.sr)
+        side = round(np.sqrt(len(self)))
+        return Footprint(axes, polygon, float(area), axes[0], (side, side))
+
+    @cached_property
+    def rows_and_columns(self):
+        """Directions of the image's rows and columns on the sky, unit vectors, shape (2, 3)."""
+        if self.corners is None:
+            return self.footprint.axes[1:]
+        first, second, third, fourth = unit_vectors(*np.asarray(self.corners, float).T)
+        sides = np.stack([second + third - first - fourth, third + fourth - first - second])
+        return sides / np.linalg.norm(sides, axis=1, keepdims=True)
+
+    @property
+    def sha256(self):
+        """SHA-256 of the cells, nested and sorted by index."""
+        content = hashlib.sha256(repr((self.nside, str(self.unit))).encode())
+        for key in COLUMNS:
+            content.update(np.ascontiguousarray(getattr(self, key)).astype("<f8").tobytes())
+        return content.hexdigest()
+
+    def to_table(self):
+        """Return the cells as a table.
+
+        Returns
+        -------
+        table : `~astropy.table.Table`
+            The columns index (nested), value, error and coverage; its metadata hold NSIDE,
+            ORDERING, NAME, BUNIT, the corners as RA0, DEC0 to RA3, DEC3, and header keywords.
+        """
+        meta = {"NSIDE": self.nside, "ORDERING": "NESTED", "NAME": self.name}
+        meta["BUNIT"] = "" if self.unit is None else self.unit.to_string()
+        if self.corners is not None:
+            for k, (ra, dec) in enumerate(np.asarray(self.corners, float).tolist()):
+                meta |= {f"RA{k}": ra, f"DEC{k}": dec}
+        table = Table({key: getattr(self, key) for key in COLUMNS})
+        table.meta.update(meta | dict(self.meta))
+        return table
+
+    @classmethod
+    def from_table(cls, table, name=""):
+        """Return the cells of a table, see `to_table`.
+
+        Parameters
+        ----------
+        table : `~astropy.table.Table`
+            The table.
+        name : str
+            Name of the image, where the metadata have none.
+
+        Raises
+        ------
+        FrameError
+            If a column or NSIDE is missing; the message names the image.
+        """
+        meta = {str(key).upper(): value for key, value in table.meta.items()}
+        name = str(meta.get("NAME") or name)
+        missing = [key for key in COLUMNS if key not in table.colnames]
+        missing += [key for key in ("NSIDE", "ORDERING") if key not in meta]
+        if missing or not name:
+            what = f"it lacks {', '.join(missing)}" if missing else "its metadata lack NAME"
+            msg = f"{name or 'table'}: not a table of healpix cells: {what}"
+            raise FrameError(msg)
+        corners = None
+        if "RA0" in meta:
+            corners = [[float(meta[f"{c}{k}"]) for c in ("RA", "DEC")] for k in range(4)]
+        return cls(
+            *(np.asarray(table[key]) for key in COLUMNS),
+            nside=int(meta["NSIDE"]),
+            name=name,
+            order=str(meta["ORDERING"]).lower(),
+            unit=str(meta.get("BUNIT", "")),
+            corners=corners,
+            meta={key: value for key, value in meta.items() if key not in OWN},
+        )
+
+    @classmethod
+    def read(cls, path):
+        """Read the cells of an image from a table: .ecsv, .fits or .parquet.
+
+        Parameters
+        ----------
+        path : str or `~pathlib.Path`
+            The file.
+        """
+        return cls.from_table(read_table(path), Path(path).name)
+
+    def write(self, path, *, overwrite=False):
+        """Write the cells to a table, atomically: .ecsv, .fits or .parquet.
+
+        Parameters
+        ----------
+        path : str or `~pathlib.Path`
+            The file.
+        overwrite : bool
+            Whether an existing file may be replaced.
+        """
+        return write_table(self.to_table(), path, overwrite=overwrite)
+
+
+def _check_resolution(cells):
+    """Refuse resolutions and orders that healpix does not have."""
+    nside = cells.nside
+    if int(nside) != nside or not 1 <= nside <= 1 << 29 or int(nside) & (int(nside) - 1):
+        msg = f"{cells.name}: nside: {nside!r} is no power of two up to 2**29"
+        raise FrameError(msg)
+    object.__setattr__(cells, "nside", int(nside))
+    if cells.order not in ("nested", "ring"):
+        msg = f"{cells.name}: order: {cells.order!r} is neither 'nested' nor 'ring'"
+        raise FrameError(msg)
+
+
+def _check_values(cells):
+    """Refuse cells that are there twice, or whose errors are no errors."""
+    index = cells.index
+    if not len(index):
+        msg = f"{cells.name}: no cell has a value; leave the image out"
+        raise FrameError(msg)
+    twice = np.flatnonzero(np.diff(index) == 0)
+    if len(twice):
+        msg = f"{cells.name}: the cell {index[twice[0]]} (nested) is there twice"
+        raise FrameError(msg)
+    bad = np.flatnonzero(~(np.isfinite(cells.error) & (cells.error >= 0)))
+    if len(bad):
+        msg = f"{cells.name}: the cell {index[bad[0]]} has the error {cells.error[bad[0]]}"
+        raise FrameError(msg)
+
+
+def _nested(name, index, cells):
+    """Return indices in the nested order."""
+    nside = cells.nside
+    if len(index) and not (0 <= index.min() and index.max() < 12 * nside**2):
+        msg = f"{name}: index: {index.min()} to {index.max()} are not all cells of nside {nside}"
+        raise FrameError(msg)
+    if cells.order == "nested":
+        return index
+    from astropy_healpix.core import ring_to_nested
+
+    return np.asarray(ring_to_nested(index, nside), dtype=np.int64)
+
+
+# --------------------------------------------------------------------------------------
+# Frames
+
+
+@dataclass(frozen=True, eq=False)
+class CellsSource:
+    """The cells of an image in place of its pixels.
+
+    Parameters
+    ----------
+    cells : `SkyCells`
+        The cells.
+    """
+
+    cells: SkyCells
+    hdus = None
+    hdu = 0
+
+    @property
+    def identity(self):
+        """Identity of the image: the SHA-256 of its cells."""
+        return {
+            "file": "",
+            "path": "",
+            "size": 0,
+            "hdu": 0,
+            "dtype": "cells",
+            "sha256": self.cells.sha256,
+            "mask_sha256": "",
+        }
+
+    def read(self, dq_bits):
+        """Refuse to read pixels."""
+        msg = f"{self.cells.name}: it is given by healpix cells, and its pixels are needed"
+        raise FrameError(msg)
+
+
+def cells_frame(cells: SkyCells, read) -> Frame:
+    """Return the frame of an image in cells."""
+    return Frame(
+        name=cells.name,
+        source=CellsSource(cells),
+        shape=cells.footprint.shape,
+        meta=dict(cells.meta),
+        unit=cells.unit,
+        # A footprint takes its place.
+        transform=None,  # type: ignore[arg-type]
+        blank=read.blank,
+        footprint=cells.footprint,
+    )
+
+
+def of_cells(frames, settings=None) -> bool:
+    """Return whether images are given by cells; refuse mixtures, and options that need pixels.
+
+    Raises
+    ------
+    FrameError
+        If only some are, or their resolutions differ; the message names two images.
+    ValueError
+        If an option needs pixels.
+    """
+    given = [frame for frame in frames if isinstance(frame.source, CellsSource)]
+    if not given:
+        return False
+    if len(given) < len(frames):
+        other = next(frame for frame in frames if not isinstance(frame.source, CellsSource))
+        msg = f"{given[0].name} is given by healpix cells, {other.name} by pixels; give both alike"
+        raise FrameError(msg)
+    first = given[0].source.cells
+    for cells in (frame.source.cells for frame in given):
+        if cells.nside != first.nside:
+            msg = (
+                f"{cells.name}: its cells have nside {cells.nside}, those of {first.name} "
+                f"{first.nside}; bring them to one resolution"
+            )
+            raise FrameError(msg)
+    for kind, values in PIXELS_ONLY.items() if settings is not None else ():
+        for name, value in values.items():
+            if getattr(getattr(settings, kind), name) != value:
+                msg = f"{name}: it needs pixels, and the images are given by healpix cells"
+                raise ValueError(msg)
+    return True
+
+
+def corrected_cells(frame: Frame, meta: Mapping | None = None) -> SkyCells:
+    """Return an image's cells minus its correction, times its factor, in their own unit.
+
+    Parameters
+    ----------
+    frame : `~levelmatch.images.frame.Frame`
+        The image.
+    meta : mapping or None
+        Their header keywords; by default those of the image.
+    """
+    cells = frame.source.cells
+    correction, factor = frame.correction, frame.output_factor
+    level = correction.constant + cells.vectors @ correction.vector
+    return replace(
+        cells,
+        value=(cells.value - level) * factor,
+        error=cells.error * factor,
+        meta=cells.meta if meta is None else meta,
+    )

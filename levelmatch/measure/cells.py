@@ -1,0 +1,329 @@
+# Licensed under a 3-clause BSD style license - see LICENSE.rst
+"""Pairs of images in healpix cells: a join of their tables."""
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from astropy import units as u
+from astropy_healpix import healpix_to_xyz, nside_to_pixel_area
+from scipy.sparse import csr_array
+
+from levelmatch.measure._summary import PAIR_CELL, summarise_pairs
+from levelmatch.measure.table import PAIR, empty_pair, pair_table
+
+__all__ = ["CellRows"]
+
+# Rows of pairs that are compared at once.
+CHUNK = 300_000
+# Blocks of cells that are clipped and averaged: 4 ** level cells, of images with this many more.
+LEVELS = (2, 1, 0)
+BLOCKS = 200
+# A cell counts if it has this fraction of the pixels of a typical one: the middle of its
+# pixels would be elsewhere.
+MIN_COVERAGE = 0.3
+# Errors are at least this fraction of the image's typical one, and not zero.
+LEAST = 0.25
+TINY = float(np.finfo(np.float32).tiny)
+
+
+@dataclass(frozen=True, eq=False)
+class CellRows:
+    """The cells of all images, sorted by cell and image.
+
+    Parameters
+    ----------
+    nside : int
+        Resolution of the cells.
+    n_images : int
+        Number of images.
+    image : `~numpy.ndarray` of intp, shape (n,)
+        Image of each row.
+    cell : `~numpy.ndarray` of intp, shape (n,)
+        Place of each row's cell in ``cells``.
+    cells : `~numpy.ndarray` of int64, shape (m,)
+        Nested indices of the cells, ascending.
+    value, variance : `~numpy.ndarray`, shape (n,)
+        Value and squared error, in the common unit.
+    frames : list of `~levelmatch.images.frame.Frame`
+        The images.
+    """
+
+    nside: int
+    n_images: int
+    image: np.ndarray
+    cell: np.ndarray
+    cells: np.ndarray
+    value: np.ndarray
+    variance: np.ndarray
+    frames: list
+
+    @classmethod
+    def of(cls, frames):
+        """Return the rows of frames, with their corrections subtracted."""
+        parts = [_rows(frame) for frame in frames]
+        index, value, variance = (np.concatenate(part) for part in zip(*parts, strict=True))
+        image = np.repeat(np.arange(len(frames)), [len(part[0]) for part in parts])
+        # Images follow one another, so a stable sort by cell keeps their order.
+        order = np.argsort(index, kind="stable")
+        index = index[order]
+        first = np.concatenate([[True], index[1:] != index[:-1]])
+        return cls(
+            frames[0].source.cells.nside,
+            len(frames),
+            image[order],
+            np.cumsum(first) - 1,
+            index[first],
+            value[order],
+            variance[order],
+            frames,
+        )
+
+    @cached_property
+    def end(self):
+        """Row after the last one of each row's cell, shape (n,)."""
+        return np.cumsum(np.bincount(self.cell))[self.cell]
+
+    @cached_property
+    def by_image(self):
+        """Rows in the order of images and cells, and the start of each image's."""
+        count = np.bincount(self.image, minlength=self.n_images)
+        start = np.concatenate([[0], np.cumsum(count)])
+        return np.argsort(self.image, kind="stable"), start
+
+    @cached_property
+    def vectors(self):
+        """Unit vectors to the middles of the cells, shape (m, 3)."""
+        return np.stack(healpix_to_xyz(self.cells, self.nside, order="nested"), axis=-1)
+
+    @cached_property
+    def level(self):
+        """Blocks of 4 ** level cells are the cells of a pair, as 32 x 32 pixels are."""
+        typical = np.median(np.diff(self.by_image[1]))
+        return next(k for k in LEVELS if typical >= BLOCKS * 4**k or k == 0)
+
+    @cached_property
+    def places(self):
+        """Row and column of each row's block in its image, shape (n, 2)."""
+        nside = self.nside >> self.level
+        side = np.sqrt(nside_to_pixel_area(nside).to_value(u.sr))
+        blocks = self.cells >> (2 * self.level)
+        vectors = np.stack(healpix_to_xyz(blocks, nside, order="nested"), axis=-1)
+        out = np.empty((len(self.cell), 2), dtype=np.int32)
+        rows, start = self.by_image
+        for k, frame in enumerate(self.frames):
+            own = rows[start[k] : start[k + 1]]
+            along = frame.source.cells.rows_and_columns[::-1] / side
+            place = np.floor(vectors[self.cell[own]] @ along.T)
+            out[own] = place - (place.min(axis=0) if len(own) else 0)
+        return out
+
+    def pairs(self):
+        """Return the pairs of images that share cells, and the area that they share.
+
+        As `~levelmatch.sky.overlaps.find_pairs` does.
+        """
+        shape = self.n_images, len(self.cells)
+        rows, start = self.by_image
+        member = csr_array((np.ones(len(rows), np.int32), self.cell[rows], start), shape=shape)
+        shared = (member @ member.T).tocoo()
+        upper = shared.row < shared.col
+        pairs = np.stack([shared.row[upper], shared.col[upper]], axis=1).astype(np.intp)
+        order = np.lexsort((pairs[:, 1], pairs[:, 0]))
+        area = shared.data[upper] * nside_to_pixel_area(self.nside).to_value(u.sr)
+        return np.ascontiguousarray(pairs[order]), area[order]
+
+    def depth(self, domain, counts):
+        """Return the number of images of a domain in the cell of each row, shape (n,).
+
+        Parameters
+        ----------
+        domain : `~numpy.ndarray` of int, shape (n_images,)
+            Label of each image's domain.
+        counts : `~numpy.ndarray` of bool, shape (n_images,)
+            Whether an image counts.
+        """
+        code = self.cell * (int(domain.max()) + 1) + domain[self.image]
+        _, place = np.unique(code, return_inverse=True)
+        place = place.ravel()
+        return np.bincount(place, counts[self.image])[place]
+
+    def measure(self, pairs, used, depths, options):
+        """Return the `~levelmatch.measure.table.PairTable` of pairs.
+
+        Parameters
+        ----------
+        pairs : `~numpy.ndarray` of intp, shape (n, 2)
+            The pairs, in ascending order.
+        used : `~numpy.ndarray` of int, shape (n,)
+            The pass of each.
+        depths : list of `~numpy.ndarray`
+            For each pass, `depth`.
+        options : `~levelmatch.options.MeasureOptions`
+            How to measure.
+        """
+        out = np.empty(len(pairs), PAIR)
+        out[:] = empty_pair()
+        code = pairs[:, 0] * self.n_images + pairs[:, 1]
+        for start, stop in self._chunks():
+            first, second = self._joined(start, stop)
+            known = self.image[first] * self.n_images + self.image[second]
+            row = np.searchsorted(code, known)
+            row[row == len(code)] = 0
+            wanted = np.flatnonzero(code[row] == known) if len(code) else np.zeros(0, np.intp)
+            # Of each pair, one cell after another: the rows of an image follow its cells.
+            wanted = wanted[np.argsort(row[wanted], kind="stable")]
+            if len(wanted):
+                first, second, row = first[wanted], second[wanted], row[wanted]
+                self._summarise(first, second, row, used, depths, options, out)
+        return pair_table(pairs, out)
+
+    def _chunks(self):
+        """Yield first and last images whose rows meet about `CHUNK` others."""
+        rows, start = self.by_image
+        partners = np.cumsum((self.end - np.arange(len(self.end)) - 1)[rows])
+        total = np.concatenate([[0], partners])[start]
+        first = 0
+        while first < self.n_images:
+            last = int(np.searchsorted(total, total[first] + CHUNK, side="right")) - 1
+            last = min(max(last, first + 1), self.n_images)
+            yield first, last
+            first = last
+
+    def _joined(self, start, stop):
+        """Return the rows of some images, and for each of them those of later images there."""
+        rows, starts = self.by_image
+        own = rows[starts[start] : starts[stop]]
+        count = self.end[own] - own - 1
+        first = np.repeat(own, count)
+        before = np.cumsum(count) - count
+        return first, first + 1 + np.arange(len(first)) - np.repeat(before, count)
+
+    def _summarise(self, first, second, row, used, depths, options, out):
+        """Fill the rows of the pairs that joined rows are of; ``row`` ascends."""
+        difference = self.value[first] - self.value[second]
+        variance = self.variance[first] + self.variance[second]
+        block = self.cells[self.cell[first]] >> (2 * self.level)
+        new = _begins(row, block)
+        if self.level > 0:
+            kept = _clip(difference, variance, np.cumsum(new) - 1, row - row[0], options.clip)
+            first, second, row, difference, variance, block = (
+                part[kept] for part in (first, second, row, difference, variance, block)
+            )
+            new = _begins(row, block)
+        weight, starts = 1 / variance, np.flatnonzero(new)
+        total, number = np.add.reduceat(weight, starts), np.diff([*starts, len(row)])
+
+        def mean(values):
+            return np.add.reduceat(weight * values, starts) / total
+
+        cells = np.zeros(len(starts), PAIR_CELL)
+        cells["location"] = cells["clipped"] = mean(difference)
+        if options.location == "median" and self.level > 0:
+            cells["location"] = _medians(difference, np.cumsum(new) - 1)
+        cells["brightness"] = mean(0.5 * (self.value[first] + self.value[second]))
+        vectors = self.vectors[self.cell[first]]
+        for k in range(3):
+            cells["vector"][:, k] = mean(vectors[:, k])
+        cells["pixel_variance"] = number / total
+        typical = _typical(np.sqrt(cells["pixel_variance"]), row[starts])
+        cells["weight"], cells["variance"] = total, 1 / total
+        square = mean((difference - cells["clipped"][np.cumsum(new) - 1]) ** 2)
+        inner = square * number / np.maximum(number - 1, 1)
+        cells["scatter"] = np.where(number > 1, np.sqrt(inner), typical)
+        cells["npix"] = number
+        which = used[row[starts]]
+        depth = np.empty(len(row))
+        for k in np.unique(which):
+            own = used[row] == k
+            depth[own] = depths[k][first[own]]
+        cells["depth"] = np.maximum(mean(depth), 2)
+        for names, side in ((("y", "x"), first), (("other_y", "other_x"), second)):
+            for axis, name in enumerate(names):
+                cells[name] = self.places[side[starts], axis]
+        self._fill(cells, row[starts], first[starts], second[starts], out)
+
+    def _fill(self, cells, row, first, second, out):
+        """Summarise the cells of pairs into their rows."""
+        starts = np.flatnonzero(np.concatenate([[True], row[1:] != row[:-1]]))
+        sides = []
+        for y, x in (("y", "x"), ("other_y", "other_x")):
+            sizes = []
+            for name in (y, x):
+                low = np.minimum.reduceat(cells[name], starts)
+                sizes.append(np.maximum.reduceat(cells[name], starts) - low + 1)
+                cells[name] -= np.repeat(low, np.diff([*starts, len(row)]))
+            sides.append(np.maximum(*sizes))
+        summary = summarise_pairs(cells, np.append(starts, len(cells)))
+        images = self.image[first[starts]], self.image[second[starts]]
+        for k in range(2):
+            summary["extent"][:, k] = np.minimum(sides[k] / self._sides[images[k]], 1.0)
+        summary["turn"] = self._turns(*images)
+        out[row[starts]] = summary
+
+    @cached_property
+    def _sides(self):
+        """Longer side of each image, in blocks."""
+        out = np.zeros(self.n_images)
+        np.maximum.at(out, self.image, self.places.max(axis=1) + 1)
+        return out
+
+    @cached_property
+    def _rows_along(self):
+        return np.array([frame.source.cells.rows_and_columns[0] for frame in self.frames])
+
+    def _turns(self, first, second):
+        """Return the angle between the rows of two images, 0 to 90 degrees."""
+        cosine = np.einsum("nk,nk->n", self._rows_along[first], self._rows_along[second])
+        return np.degrees(np.arccos(np.minimum(np.abs(cosine), 1)))
+
+
+def _rows(frame):
+    """Return the cells of a frame that count: index, value and variance in the common unit."""
+    cells, correction = frame.source.cells, frame.correction
+    counts = cells.coverage >= MIN_COVERAGE * np.median(cells.coverage)
+    value = cells.value[counts]
+    if correction.vector.any():
+        value = value - cells.vectors[counts] @ correction.vector
+    value = (value - correction.constant) * frame.scale
+    error = cells.error[counts] * frame.scale
+    error = np.maximum(error, max(LEAST * np.median(error), TINY))
+    return cells.index[counts], value, error**2
+
+
+def _clip(difference, variance, block, pair, clip):
+    """Return which differences lie within so many sigma of the median of their block.
+
+    Sigma is the stated error, times how much more the differences of the pair scatter.
+    """
+    residual = difference - _medians(difference, block)[block]
+    square = residual**2 / variance
+    # The variance about the median of n is smaller by about 1 - 1 / n.
+    freedom = 1 - 1 / np.bincount(block)[block]
+    kept = np.ones(len(square), dtype=bool)
+    for _ in range(3):
+        total = np.bincount(pair[kept], square[kept], minlength=int(pair.max()) + 1)
+        expected = np.bincount(pair[kept], freedom[kept], minlength=len(total))
+        more = np.maximum(total / np.maximum(expected, 1e-9), 1.0)[pair]
+        kept = square <= clip**2 * more
+    return kept
+
+
+def _begins(row, block):
+    """Return where a block of a pair begins."""
+    return np.concatenate([[True], (row[1:] != row[:-1]) | (block[1:] != block[:-1])])
+
+
+def _medians(values, block):
+    """Return the median of each block, those of ascending labels."""
+    order = np.lexsort((values, block))
+    count = np.bincount(block)
+    start = np.cumsum(count) - count
+    return 0.5 * (values[order[start + (count - 1) // 2]] + values[order[start + count // 2]])
+
+
+def _typical(values, label):
+    """Return the mean of the values of each label, for each value."""
+    _, place = np.unique(label, return_inverse=True)
+    place = place.ravel()
+    return (np.bincount(place, values) / np.bincount(place))[place]
