@@ -14,7 +14,7 @@ from levelmatch import FrameError, SkyCells, SolveOptions, make_sky_cells, match
 from levelmatch.measure.cells import CellRows
 from levelmatch.measure.table import PairTable
 from levelmatch.sky.vectors import plane_terms, tangent_axes, unit_vectors
-from levelmatch.testing import level_errors, simulate_generic, simulate_nircam_short
+from levelmatch.testing import level_errors, simulate_generic
 
 NSIDE = 4096
 LEVELS = np.array([0.0, 1.5, -0.7, 2.0])
@@ -147,9 +147,8 @@ def test_chunks_change_nothing(row, monkeypatch):
     "simulate",
     [
         lambda: simulate_generic(n_images=9, shape=(200, 200), seed=1),
-        lambda: simulate_nircam_short(shape=(160, 160), seed=2),
     ],
-    ids=["generic", "nircam"],
+    ids=["generic"],
 )
 @pytest.mark.filterwarnings("ignore::levelmatch.LevelMatchWarning")
 def test_levels_of_cells_are_as_good_as_those_of_pixels(simulate, tmp_path):
