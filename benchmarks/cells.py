@@ -24,12 +24,12 @@ from levelmatch.testing import (
 )
 
 SETS = {
-    "MIRI, 16 of 512 x 516": lambda seed: simulate_miri(
-        tiles=(2, 2), n_dithers=4, shape=(512, 516), seed=seed
+    "MIRI, 8 of 512 x 516": lambda seed: simulate_miri(
+        tiles=(2, 1), n_dithers=4, shape=(512, 516), seed=seed
     ),
     "NIRCam, short": lambda seed: simulate_nircam_short(shape=(256, 256), seed=seed),
-    "ground, 16 of 400 x 400": lambda seed: simulate_generic(
-        n_images=16, shape=(400, 400), seed=seed
+    "ground, 9 of 400 x 400": lambda seed: simulate_generic(
+        n_images=9, shape=(400, 400), seed=seed
     ),
 }
 # Cells along an image, and the step between images in units of its side.
