@@ -20,7 +20,7 @@ from levelmatch.sky.vectors import lonlat
 
 __all__ = ["make_sky_cells"]
 
-# Pixels of a cell, about, by default.
+# Pixels of a cell at most, by default; in larger ones stars and gradients cost accuracy.
 PIXELS = 100
 # Rounds of clipping, and its limit in sigma: stars stay, as their cores are alike in all images,
 # and cells of one image alone that are off are clipped from its pairs.
@@ -45,8 +45,8 @@ def make_sky_cells(
     ----------
     <<images>>
     nside : int or None
-        Resolution of the cells, a power of two. By default a cell has about 100 pixels of the
-        image with the median pixel area.
+        Resolution of the cells, a power of two. By default a cell has 25 to 100 pixels of
+        the image with the median pixel area.
     statistic : {"mean", "median"}
         Value of a cell: a plane through its good pixels at its middle, pixels farther than 5
         sigma clipped; or their median, less the slope of that plane, whose error is 1.25 times
@@ -82,9 +82,9 @@ def make_sky_cells(
 
 
 def _resolution(pixel_area):
-    """Return the nside of cells of about so many pixels."""
+    """Return the nside of cells of at most so many pixels."""
     ratio = nside_to_pixel_area(1).to_value(u.sr) / (PIXELS * pixel_area)
-    return 1 << int(np.clip(round(0.5 * np.log2(ratio)), 0, 29))
+    return 1 << int(np.clip(np.ceil(0.5 * np.log2(ratio)), 0, 29))
 
 
 def _cells(frame, nside, statistic, keywords):

@@ -3,16 +3,23 @@
 
 import asyncio
 import os
+import shutil
 import signal
 from dataclasses import fields
 from functools import partial
 
+import dask
 import pytest
+from astropy.io import fits
 from astropy.nddata import CCDData
 from numpy.testing import assert_allclose, assert_array_equal
 
 import levelmatch
+from levelmatch import cluster
+from levelmatch.images import collect
 from levelmatch.measure.table import PairTable
+from levelmatch.record import columns
+from levelmatch.results import files
 from levelmatch.testing import simulate_miri
 
 distributed = pytest.importorskip(
@@ -143,3 +150,109 @@ def test_a_worker_killed_while_images_are_sent_changes_nothing(client, paths, mo
     monkeypatch.undo()
     client.close()
     check_same(found, levelmatch.match_levels(images))
+
+
+# --------------------------------------------------------------------------------------
+# Headers and writing
+
+
+@pytest.fixture(scope="module")
+def many(tmp_path_factory):
+    """More files than one task opens."""
+    simulation = simulate_miri(tiles=(2, 2), n_dithers=3, shape=(64, 72), seed=4)
+    return simulation.write(tmp_path_factory.mktemp("many") / "raw")
+
+
+def _contents(folder):
+    return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
+
+
+def _pixels(folder):
+    return {path.name: fits.getdata(path, "SCI") for path in sorted(folder.glob("*.fits"))}
+
+
+def test_workers_open_and_write_the_files(client, many, tmp_path, monkeypatch):
+    calls = []
+
+    def spread(client, function, *arguments, **keywords):
+        calls.append(function.__name__)
+        return original(client, function, *arguments, **keywords)
+
+    original = cluster.spread
+    for module in (collect, columns, files):
+        monkeypatch.setattr(module, "spread", spread)
+    steps = []
+
+    def bar(iterable):
+        for step in iterable:
+            steps.append(step)
+            yield step
+
+    found = levelmatch.match_levels(many)
+    found.write(tmp_path / "cluster", progress_bar=bar)
+    assert calls == ["_read_batch", "_digests", "_write_product"]
+    assert len(steps) == len(many)
+    client.close()
+    expected = levelmatch.match_levels(many)
+    check_same(found, expected)
+    # The two runs differ in their times alone.
+    object.__setattr__(expected.run, "created", found.run.created)
+    expected.run.history[:] = found.run.history
+    expected.write(tmp_path / "threads")
+    assert _contents(tmp_path / "cluster") == _contents(tmp_path / "threads")
+
+
+def test_workers_tell_errors_notes_and_warnings(client, many, tmp_path):
+    copies = [tmp_path / path.name for path in many]
+    for path, copy in zip(many, copies, strict=True):
+        shutil.copy(path, copy)
+    with fits.open(copies[9], mode="update") as hdus:
+        hdus["SCI"].header["BKGLEVEL"] = 1.5
+    with pytest.warns(levelmatch.LevelMatchWarning, match=r"BKGLEVEL = 1\.5"):
+        levelmatch.match_levels(copies)
+    copies[10].write_bytes(b"SIMPLE  = no FITS")
+    copies[11].write_bytes(b"neither")
+    with pytest.raises(levelmatch.FrameError, match=copies[10].name):
+        levelmatch.match_levels(copies)
+    with pytest.warns(levelmatch.LevelMatchWarning, match="left out, as on_error='skip' asks"):
+        found = levelmatch.match_levels(copies, read=levelmatch.ReadOptions(on_error="skip"))
+    assert len(found) == len(many) - 2
+
+
+def test_a_worker_killed_while_it_writes_leaves_no_half_file(client, many, tmp_path):
+    result = levelmatch.match_levels(many)
+    pids = list(client.run(os.getpid).values())
+    folder = tmp_path / "out"
+    seen = []
+
+    def bar(iterable):
+        for step in iterable:
+            if len(seen) == 2:
+                os.kill(pids[0], signal.SIGKILL)
+            seen.append(len(list(folder.glob("*.fits"))))
+            yield step
+
+    result.write(folder, progress_bar=bar)
+    assert pids[0] not in client.run(os.getpid).values()
+    found = _pixels(folder)
+    assert sorted(found) == sorted(path.name for path in many)
+    # Neither a half file nor a temporary one.
+    assert {path.suffix for path in folder.iterdir()} == {".fits", ".asdf"}
+    client.close()
+    result.write(tmp_path / "threads")
+    for name, data in _pixels(tmp_path / "threads").items():
+        assert_array_equal(found[name], data)
+
+
+def _die(*_):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_an_item_that_kills_its_workers_is_named():
+    with (
+        dask.config.set({"distributed.scheduler.allowed-failures": 0}),
+        distributed.LocalCluster(n_workers=1, processes=True, dashboard_address=None) as local,
+        distributed.Client(local) as client,
+        pytest.raises(levelmatch.LevelMatchError, match=r"b\.fits: the workers of the cluster"),
+    ):
+        cluster.spread(client, _die, [(1,)], ["b.fits"])

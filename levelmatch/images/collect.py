@@ -2,16 +2,19 @@
 """Make frames of any kind of input."""
 
 import re
+import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
+from threading import Lock
 
 from astropy.io import fits
 from astropy.nddata import NDData
 from astropy.table import Table
 
 from levelmatch.associations import expand_associations, is_association
-from levelmatch.exceptions import FrameError
+from levelmatch.cluster import current_client, spread
+from levelmatch.exceptions import FrameError, warn_user
 from levelmatch.images.catalogue import catalogue_frames, read_catalogue
 from levelmatch.images.fits_files import file_frames
 from levelmatch.images.memory import memory_frames
@@ -24,6 +27,9 @@ from levelmatch.table_files import is_table
 
 __all__ = ["collect_frames", "unique_names"]
 
+# Files that a worker of a cluster opens in one task; filters of warnings are of its whole process.
+BATCH = 8
+_READING = Lock()
 # Stem and suffixes of a file name.
 _SUFFIX = re.compile(r"(.+?)((?:\.fits?|\.fts)?(?:\.\w{1,3})?)", re.IGNORECASE)
 
@@ -89,8 +95,48 @@ def _collected(images, read, notes):
         )
         raise TypeError(msg)
     images, listed = expand_associations(images)
-    frames = (f for i, image in enumerate(images) for f in _usable(image, i, read, notes))
+    frames = _read_by_workers(images, read, notes)
+    if frames is None:
+        frames = [f for i, image in enumerate(images) for f in _usable(image, i, read, notes)]
     return [_listed(frame, listed) for frame in frames]
+
+
+def _read_by_workers(images, read, notes):
+    """Return the frames of files that the workers of a cluster open; `None` of other images."""
+    if len(images) <= BATCH or not all(isinstance(image, str | Path) for image in images):
+        return None
+    client = current_client()
+    if client is None:
+        return None
+    starts = range(0, len(images), BATCH)
+    batches = [(images[k : k + BATCH], k, read) for k in starts]
+    names = [Path(images[k]).name for k in starts]
+    frames = []
+    for found, own, caught, error in spread(client, _read_batch, batches, names):
+        for message, category in caught:
+            warn_user(message, category)
+        notes.merge(own)
+        if error is not None:
+            raise error
+        frames += found
+    return frames
+
+
+def _read_batch(images, start, read):
+    """Return the frames, notes, warnings and the first error of some files, on a worker."""
+    frames, notes, error = [], Notes(), None
+    with _READING, warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        try:
+            for k, image in enumerate(images):
+                for frame in _usable(image, start + k, read, notes):
+                    # All that is found from the WCS but the positions of nodes, which are many.
+                    frame.grid.radius, frame.grid.pixel_area, frame.grid.axes  # noqa: B018
+                    frame.grid.forget()
+                    frames.append(frame)
+        except Exception as raised:
+            error = raised
+    return frames, notes, [(str(w.message), w.category) for w in caught], error
 
 
 def _listed(frame, listed):

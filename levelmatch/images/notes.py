@@ -78,6 +78,12 @@ class Notes:
         items = self._items.setdefault(kind, {})
         items.setdefault(name, detail)
 
+    def merge(self, other: "Notes") -> None:
+        """Add the notes of another collection, as a worker returns."""
+        for kind, items in other._items.items():
+            for name, detail in items.items():
+                self.add(kind, name, detail)
+
     def add_fills(self, name: str, fills: tuple) -> None:
         """Add a note on the fill values of an image, a tuple of `Fill`."""
         if not fills:

@@ -21,7 +21,7 @@ LEVELS = (2, 1, 0)
 BLOCKS = 200
 # A cell counts if it has this fraction of the pixels of a typical one: the middle of its
 # pixels would be elsewhere.
-MIN_COVERAGE = 0.2
+MIN_COVERAGE = 0.3
 # Errors are at least this fraction of the image's typical one, and not zero.
 LEAST = 0.25
 TINY = float(np.finfo(np.float32).tiny)

@@ -2,13 +2,10 @@
 """Measure pairs on a cluster of `dask.distributed`."""
 
 import asyncio
-import sys
 from logging import getLogger
 from uuid import uuid4
 
-from levelmatch.exceptions import LevelMatchError
-
-__all__ = ["compute_distributed", "current_client"]
+__all__ = ["compute_distributed"]
 
 
 logger = getLogger(__name__)
@@ -17,47 +14,6 @@ logger = getLogger(__name__)
 N_ATTEMPTS = 3
 # Seconds that a cluster without workers is waited for.
 PATIENCE = 60
-
-
-def current_client():
-    """Return the current distributed client, `None` if threads of this process do the work.
-
-    Raises
-    ------
-    LevelMatchError
-        If the client is asynchronous.
-    """
-    if "distributed" not in sys.modules:
-        return None
-    from distributed import default_client
-
-    try:
-        client = default_client()
-    except ValueError:
-        return None
-    # A closed one remains the current one for as long as its block lasts. A task that waits
-    # for other tasks would hold the thread that they need.
-    if client.status != "running" or _is_task():
-        return None
-    if getattr(client, "asynchronous", False):
-        msg = (
-            "the current dask.distributed client is asynchronous, and cannot be waited for; use "
-            "one without asynchronous=True, or call the function in a thread of its own"
-        )
-        raise LevelMatchError(msg)
-    return client
-
-
-def _is_task():
-    """Return whether this thread executes a task of a worker."""
-    get_worker = getattr(sys.modules["distributed"], "get_worker", None)
-    if get_worker is None:
-        return False
-    try:
-        get_worker()
-    except ValueError:
-        return False
-    return True
 
 
 def compute_distributed(client, plan, watch, sky_level, ahead):

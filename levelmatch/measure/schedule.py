@@ -8,10 +8,11 @@ import numpy as np
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import reverse_cuthill_mckee
 
+from levelmatch.cluster import current_client
 from levelmatch.images.background import source_mask
 from levelmatch.images.frame import Frame
 from levelmatch.images.sources import MemorySource
-from levelmatch.measure.cluster import compute_distributed, current_client
+from levelmatch.measure.cluster import compute_distributed
 from levelmatch.measure.pairs import Image, measure_row, needed_box
 from levelmatch.measure.table import pair_table
 from levelmatch.options import MeasureOptions

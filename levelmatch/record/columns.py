@@ -3,13 +3,14 @@
 
 import warnings
 from collections.abc import Iterable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 import numpy as np
 from astropy import units as u
 from astropy.wcs import WCS, FITSFixedWarning
 
+from levelmatch.cluster import current_client, spread
 from levelmatch.images.frame import Frame
 from levelmatch.solve.passes import Pass
 
@@ -17,6 +18,7 @@ __all__ = [
     "FRAME_TEXT",
     "INPUTS",
     "correction_columns",
+    "identify",
     "image_columns",
     "input_columns",
     "owned",
@@ -134,6 +136,30 @@ def input_columns(frames: list[Frame]) -> dict[str, np.ndarray]:
         **{key: np.array(columns[key], dtype=np.int64) for key in ("size", "hdu", "dq_bits")},
         "wcs": np.array([text.encode("ascii", "replace") for text in columns["wcs"]]),
     }
+
+
+def identify(frames: list[Frame]) -> None:
+    """Let the workers of a cluster, if there is one, read files for their checksums.
+
+    Parameters
+    ----------
+    frames : list of `~levelmatch.images.frame.Frame`
+        The images; the checksums are kept with their files' bindings.
+    """
+    todo = [
+        f for f in frames if getattr(f.source, "binding", None) and not f.source.binding.digests
+    ]
+    client = current_client() if len(todo) > 1 else None
+    if client is None:
+        return
+    found = spread(client, _digests, [(replace(f),) for f in todo], [f.name for f in todo])
+    for frame, digests in zip(todo, found, strict=True):
+        frame.source.binding.digests = digests
+
+
+def _digests(frame: Frame) -> dict[str, str]:
+    identity = frame.opened().source.identity
+    return {key: identity[key] for key in ("dtype", "sha256", "mask_sha256")}
 
 
 def _own_file(frame: Frame) -> str:

@@ -16,6 +16,7 @@ from astropy.nddata import CCDData
 from astropy.wcs import WCS
 
 from levelmatch.atomic import atomic_stream, refuse_existing
+from levelmatch.cluster import current_client, spread
 from levelmatch.exceptions import FrameError
 from levelmatch.images.frame import Frame
 from levelmatch.images.intake import named_writing
@@ -181,7 +182,8 @@ def write_products(
     """Write the output images, each file atomically.
 
     The output of a file keeps all extensions, headers and the compression of the file. An image
-    from memory is written by `~astropy.nddata.CCDData`.
+    from memory is written by `~astropy.nddata.CCDData`. Files are written by the workers of a
+    cluster if there is one.
 
     Parameters
     ----------
@@ -202,8 +204,23 @@ def write_products(
         If the system cannot write.
     """
     work = list(zip(by_file(products), paths, strict=True))
+    in_files = all(isinstance(f.source, FileSource) for p in products for f in p.frames)
+    client = current_client() if in_files and len(work) > 1 else None
     shown = work if progress_bar is None else progress_bar(work)
-    run_jobs((_job(images, path, provenance) for images, path in shown), N_WRITERS)
+    if client is None:
+        run_jobs((_job(images, path, provenance) for images, path in shown), N_WRITERS)
+        return
+    steps = iter(shown)
+    items = [([p.bare() for p in images], path, provenance) for images, path in work]
+    spread(client, _write_product, items, [path.name for path in paths], lambda: next(steps, None))
+    for _ in steps:
+        pass
+
+
+def _write_product(images: list[Product], path: Path, provenance: Provenance) -> None:
+    """Write the images of one file, atomically."""
+    write, _ = _job(images, path, provenance)
+    write()
 
 
 def _job(

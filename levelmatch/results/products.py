@@ -41,6 +41,10 @@ class Product:
         same = frame is self.frame and lyot is self.lyot
         return self if same else replace(self, frame=frame, lyot=lyot)
 
+    def bare(self) -> "Product":
+        """Return a product without the positions that its frames have kept, for a worker."""
+        return replace(self, frame=replace(self.frame), lyot=self.lyot and replace(self.lyot))
+
     @property
     def frames(self) -> list[Frame]:
         """The frames, as a list."""

@@ -1,0 +1,125 @@
+# Licensed under a 3-clause BSD style license - see LICENSE.rst
+"""Work of a run on the current cluster of `dask.distributed`, if there is one."""
+
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any
+from uuid import uuid4
+
+from levelmatch.exceptions import LevelMatchError
+
+__all__ = ["current_client", "spread"]
+
+# Tasks ahead of those that are done, for each thread of the cluster.
+AHEAD = 3
+
+
+def current_client() -> Any:
+    """Return the current distributed client, `None` if threads of this process do the work.
+
+    Raises
+    ------
+    LevelMatchError
+        If the client is asynchronous.
+    """
+    if "distributed" not in sys.modules:
+        return None
+    from distributed import default_client
+
+    try:
+        client = default_client()
+    except ValueError:
+        return None
+    # A closed one remains the current one for as long as its block lasts. A task that waits
+    # for other tasks would hold the thread that they need.
+    if client.status != "running" or _is_task():
+        return None
+    if getattr(client, "asynchronous", False):
+        msg = (
+            "the current dask.distributed client is asynchronous, and cannot be waited for; use "
+            "one without asynchronous=True, or call the function in a thread of its own"
+        )
+        raise LevelMatchError(msg)
+    return client
+
+
+def _is_task() -> bool:
+    """Return whether this thread executes a task of a worker."""
+    get_worker = getattr(sys.modules["distributed"], "get_worker", None)
+    if get_worker is None:
+        return False
+    try:
+        get_worker()
+    except ValueError:
+        return False
+    return True
+
+
+def spread(
+    client: Any,
+    function: Callable,
+    items: Sequence[tuple],
+    names: Sequence[str],
+    on_done: Callable[[], object] | None = None,
+) -> list[Any]:
+    """Call a function with the arguments of each item on the workers of a cluster.
+
+    The scheduler repeats the tasks of a worker that ends.
+
+    Parameters
+    ----------
+    client : `distributed.Client`
+        The cluster.
+    function : callable
+        A function of a module.
+    items : sequence of tuple
+        Its arguments.
+    names : sequence of str
+        What each item is, for error messages.
+    on_done : callable or None
+        Called in this thread after each item.
+
+    Returns
+    -------
+    results : list
+        In the order of the items.
+
+    Raises
+    ------
+    LevelMatchError
+        If the workers of one item ended again and again; the message names it.
+    Exception
+        Any that the function raises.
+    """
+    from distributed import KilledWorker, as_completed
+
+    # Keys of this run alone: a cluster may hold those of others.
+    run = uuid4().hex
+    results: list[Any] = [None] * len(items)
+    place: dict[Any, int] = {}
+    waiting = iter(range(len(items)))
+    done = as_completed()
+
+    def submit() -> None:
+        k = next(waiting, None)
+        if k is not None:
+            key = f"levelmatch-{function.__name__}-{k}-{run}"
+            future = client.submit(function, *items[k], key=key, pure=False)
+            place[future] = k
+            done.add(future)
+
+    for _ in range(AHEAD * max(sum(client.nthreads().values()), 1)):
+        submit()
+    try:
+        for future in done:
+            k = place.pop(future)
+            results[k] = future.result()
+            submit()
+            if on_done is not None:
+                on_done()
+    except KilledWorker as error:
+        msg = f"{names[k]}: the workers of the cluster that it was given to ended: {error}"
+        raise LevelMatchError(msg) from error
+    finally:
+        client.cancel(list(place))
+    return results
