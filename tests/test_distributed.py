@@ -214,7 +214,10 @@ def test_workers_tell_errors_notes_and_warnings(client, many, tmp_path):
     copies[11].write_bytes(b"neither")
     with pytest.raises(levelmatch.FrameError, match=copies[10].name):
         levelmatch.match_levels(copies)
-    with pytest.warns(levelmatch.LevelMatchWarning, match="left out, as on_error='skip' asks"):
+    with (
+        pytest.warns(levelmatch.LevelMatchWarning, match=r"BKGLEVEL = 1\.5"),
+        pytest.warns(levelmatch.LevelMatchWarning, match="left out, as on_error='skip' asks"),
+    ):
         found = levelmatch.match_levels(copies, read=levelmatch.ReadOptions(on_error="skip"))
     assert len(found) == len(many) - 2
 

@@ -9,9 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from astropy import units as u
 from astropy.table import Table
-from astropy_healpix import healpix_to_xyz, nside_to_pixel_area
+from astropy_healpix import healpix_to_xyz
 
 from levelmatch.exceptions import FrameError
 from levelmatch.images.frame import Frame
@@ -21,7 +20,7 @@ from levelmatch.sky.grid import N_VERTICES
 from levelmatch.sky.vectors import tangent_axes, unit_vectors
 from levelmatch.table_files import read_table, write_table
 
-__all__ = ["CellsSource", "SkyCells", "cells_frame", "corrected_cells", "of_cells"]
+__all__ = ["CellsSource", "SkyCells", "cell_area", "cells_frame", "corrected_cells", "of_cells"]
 
 COLUMNS = ("index", "value", "error", "coverage")
 # Keys of a table's metadata that are no header keywords.
@@ -126,7 +125,8 @@ class SkyCells:
         axes = tangent_axes(middle)
         along = self.vectors @ axes.T
         flat = along[:, 1:] / along[:, :1]
-        if len(flat) < 3 or not np.linalg.det(np.cov(flat.T, bias=True)) > 1e-30:
+        (uu, uv), (_, vv) = (flat - flat.mean(axis=0)).T @ (flat - flat.mean(axis=0))
+        if len(flat) < 3 or not uu * vv - uv * uv > 1e-9 * max(uu, vv) ** 2:
             msg = f"{self.name}: its {len(self)} good cells span no area of the sky; leave it out"
             raise FrameError(msg)
         # The farthest cells in as many directions: all corners are among them.
@@ -134,9 +134,8 @@ class SkyCells:
         far = (flat @ np.stack([np.cos(angle), np.sin(angle)])).argmax(axis=0)
         hull = self.vectors[list(dict.fromkeys(far.tolist()))]
         polygon = np.concatenate([hull, np.repeat(hull[-1:], N_VERTICES - len(hull), axis=0)])
-        area = nside_to_pixel_area(self.nside).to_value(u.sr)
         side = round(np.sqrt(len(self)))
-        return Footprint(axes, polygon, float(area), axes[0], (side, side))
+        return Footprint(axes, polygon, cell_area(self.nside), axes[0], (side, side))
 
     @cached_property
     def rows_and_columns(self):
@@ -232,6 +231,11 @@ class SkyCells:
             Whether an existing file may be replaced.
         """
         return write_table(self.to_table(), path, overwrite=overwrite)
+
+
+def cell_area(nside):
+    """Return the solid angle of a cell, in steradian."""
+    return np.pi / (3 * nside**2)
 
 
 def _check_resolution(cells):

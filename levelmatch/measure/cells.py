@@ -1,15 +1,17 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
 """Pairs of images in healpix cells: a join of their tables."""
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
-from astropy import units as u
-from astropy_healpix import healpix_to_xyz, nside_to_pixel_area
+from astropy_healpix import healpix_to_xyz
 from scipy.sparse import csr_array
 
+from levelmatch.images.sky_cells import cell_area
 from levelmatch.measure._summary import PAIR_CELL, summarise_pairs
+from levelmatch.measure.schedule import n_threads
 from levelmatch.measure.table import PAIR, empty_pair, pair_table
 
 __all__ = ["CellRows"]
@@ -106,7 +108,7 @@ class CellRows:
     def places(self):
         """Row and column of each row's block in its image, shape (n, 2)."""
         nside = self.nside >> self.level
-        side = np.sqrt(nside_to_pixel_area(nside).to_value(u.sr))
+        side = np.sqrt(cell_area(nside))
         blocks = self.cells >> (2 * self.level)
         vectors = np.stack(healpix_to_xyz(blocks, nside, order="nested"), axis=-1)
         out = np.empty((len(self.cell), 2), dtype=np.int32)
@@ -130,7 +132,7 @@ class CellRows:
         upper = shared.row < shared.col
         pairs = np.stack([shared.row[upper], shared.col[upper]], axis=1).astype(np.intp)
         order = np.lexsort((pairs[:, 1], pairs[:, 0]))
-        area = shared.data[upper] * nside_to_pixel_area(self.nside).to_value(u.sr)
+        area = shared.data[upper] * cell_area(self.nside)
         return np.ascontiguousarray(pairs[order]), area[order]
 
     def depth(self, domain, counts):
@@ -146,7 +148,7 @@ class CellRows:
         code = self.cell * (int(domain.max()) + 1) + domain[self.image]
         _, place = np.unique(code, return_inverse=True)
         place = place.ravel()
-        return np.bincount(place, counts[self.image])[place]
+        return np.bincount(place, counts[self.image])[place].astype(np.float32)
 
     def measure(self, pairs, used, depths, options):
         """Return the `~levelmatch.measure.table.PairTable` of pairs.
@@ -164,18 +166,26 @@ class CellRows:
         """
         out = np.empty(len(pairs), PAIR)
         out[:] = empty_pair()
+        depths = np.stack(depths)
         code = pairs[:, 0] * self.n_images + pairs[:, 1]
-        for start, stop in self._chunks():
-            first, second = self._joined(start, stop)
+        # Before threads ask for them.
+        self.places, self.vectors, self._sides, self._rows_along  # noqa: B018
+
+        def fill(images):
+            first, second = self._joined(*images)
             known = self.image[first] * self.n_images + self.image[second]
             row = np.searchsorted(code, known)
             row[row == len(code)] = 0
-            wanted = np.flatnonzero(code[row] == known) if len(code) else np.zeros(0, np.intp)
+            wanted = np.flatnonzero(code[row] == known)
             # Of each pair, one cell after another: the rows of an image follow its cells.
             wanted = wanted[np.argsort(row[wanted], kind="stable")]
             if len(wanted):
                 first, second, row = first[wanted], second[wanted], row[wanted]
                 self._summarise(first, second, row, used, depths, options, out)
+
+        with ThreadPoolExecutor(n_threads(options)) as pool:
+            for _ in pool.map(fill, self._chunks() if len(code) else ()):
+                pass
         return pair_table(pairs, out)
 
     def _chunks(self):
@@ -211,8 +221,8 @@ class CellRows:
                 part[kept] for part in (first, second, row, difference, variance, block)
             )
             new = _begins(row, block)
-        weight, starts = 1 / variance, np.flatnonzero(new)
-        total, number = np.add.reduceat(weight, starts), np.diff([*starts, len(row)])
+        weight, starts, block = 1 / variance, np.flatnonzero(new), np.cumsum(new) - 1
+        total, number = np.add.reduceat(weight, starts), np.diff(starts, append=len(row))
 
         def mean(values):
             return np.add.reduceat(weight * values, starts) / total
@@ -220,7 +230,7 @@ class CellRows:
         cells = np.zeros(len(starts), PAIR_CELL)
         cells["location"] = cells["clipped"] = mean(difference)
         if options.location == "median" and self.level > 0:
-            cells["location"] = _medians(difference, np.cumsum(new) - 1)
+            cells["location"] = _medians(difference, block)
         cells["brightness"] = mean(0.5 * (self.value[first] + self.value[second]))
         vectors = self.vectors[self.cell[first]]
         for k in range(3):
@@ -228,15 +238,11 @@ class CellRows:
         cells["pixel_variance"] = number / total
         typical = _typical(np.sqrt(cells["pixel_variance"]), row[starts])
         cells["weight"], cells["variance"] = total, 1 / total
-        square = mean((difference - cells["clipped"][np.cumsum(new) - 1]) ** 2)
+        square = mean((difference - cells["clipped"][block]) ** 2)
         inner = square * number / np.maximum(number - 1, 1)
         cells["scatter"] = np.where(number > 1, np.sqrt(inner), typical)
         cells["npix"] = number
-        which = used[row[starts]]
-        depth = np.empty(len(row))
-        for k in np.unique(which):
-            own = used[row] == k
-            depth[own] = depths[k][first[own]]
+        depth = depths[used[row], first]
         cells["depth"] = np.maximum(mean(depth), 2)
         for names, side in ((("y", "x"), first), (("other_y", "other_x"), second)):
             for axis, name in enumerate(names):
@@ -246,13 +252,13 @@ class CellRows:
     def _fill(self, cells, row, first, second, out):
         """Summarise the cells of pairs into their rows."""
         starts = np.flatnonzero(np.concatenate([[True], row[1:] != row[:-1]]))
-        sides = []
+        count, sides = np.diff(starts, append=len(row)), []
         for y, x in (("y", "x"), ("other_y", "other_x")):
             sizes = []
             for name in (y, x):
                 low = np.minimum.reduceat(cells[name], starts)
                 sizes.append(np.maximum.reduceat(cells[name], starts) - low + 1)
-                cells[name] -= np.repeat(low, np.diff([*starts, len(row)]))
+                cells[name] -= np.repeat(low, count)
             sides.append(np.maximum(*sizes))
         summary = summarise_pairs(cells, np.append(starts, len(cells)))
         images = self.image[first[starts]], self.image[second[starts]]

@@ -21,7 +21,7 @@ from levelmatch.sky.footprint import Footprint
 from levelmatch.sky.overlaps import MANY
 from levelmatch.sky.vectors import tangent_axes
 
-__all__ = ["measure_pairs", "reading_order"]
+__all__ = ["measure_pairs", "n_threads", "reading_order"]
 
 
 # A task compares about this many pixels; a pair costs as much as some more.
@@ -371,7 +371,7 @@ def _compute(plan, options, watch):
     """Carry out a plan by threads of this process; return the sky levels."""
     from dask.callbacks import Callback
 
-    n_workers = _n_threads(options)
+    n_workers = n_threads(options)
     before = plan.before(AHEAD * n_workers)
     graph, batches = {}, {}
     for k in plan.order:
@@ -402,8 +402,8 @@ def _compute(plan, options, watch):
     return dict(zip(skies.values(), results, strict=False))
 
 
-def _n_threads(options):
-    """The threads of this run: the option, else Dask's configuration, else one per core."""
+def n_threads(options):
+    """Return the threads of a run: the option, else Dask's configuration, else one per core."""
     import dask.config
     from dask.system import CPU_COUNT
 
