@@ -411,6 +411,9 @@ def _mosaic_pass(collection, settings, fit_type, reference, combine_chips, recom
 def _match(function, collection, settings, passes):
     """Run passes over a collection: find pairs, measure them, solve each pass, correct."""
     frames = collection.frames
+    if settings.solve.pattern is not None:
+        # A pattern lies in pixels, of which a catalogue of outlines knows nothing.
+        frames = [frame.opened() for frame in frames]
     check_kept(frames, settings, passes, recombine=collection.recombine)
     last = passes[-1]
     check_held(frames, settings.solve, last)

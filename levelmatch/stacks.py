@@ -102,7 +102,7 @@ def _stacks(collection, measure, mosaic):
     method = "interp" if measure.method == "direct" else measure.method
     stacks = []
     for g in range(int(mosaic.group.max()) + 1):
-        members = [collection.frames[i] for i in np.flatnonzero(mosaic.group == g)]
+        members = [collection.frames[i].opened() for i in np.flatnonzero(mosaic.group == g)]
         science = [f for f in members if f.part != "lyot"] or members
         stack = stack_frames(members, method=method, name=f"{g:06d}", unit=collection.unit)
         stack.meta[mosaic.keyword] = _best_time(science, mosaic.keyword)

@@ -184,3 +184,16 @@ def test_the_command_takes_a_catalogue(paths, expected, tmp_path):
     done = CliRunner().invoke(main, [*words, str(paths[0])])
     assert done.exit_code == 2
     assert "takes the place of FILES" in done.output
+
+
+@pytest.mark.filterwarnings("ignore::levelmatch.LevelMatchWarning")
+def test_patterns_and_stacks_open_the_files(paths, tmp_path):
+    levelmatch.write_catalogue(paths, tmp_path / "a.ecsv")
+    solve = levelmatch.SolveOptions(pattern="gradient")
+    found, expected = (
+        levelmatch.match_levels(images, solve=solve) for images in (tmp_path / "a.ecsv", paths)
+    )
+    assert expected.passes[0].pattern is not None
+    assert_allclose(
+        found.passes[0].pattern.coefficients, expected.passes[0].pattern.coefficients, rtol=1e-6
+    )

@@ -7,10 +7,12 @@ import numpy as np
 import pytest
 from astropy_healpix import healpix_to_xyz, xyz_to_healpix
 from astropy_healpix.core import nested_to_ring
+from click.testing import CliRunner
 from numpy.testing import assert_allclose, assert_array_equal
 
 import levelmatch
 from levelmatch import FrameError, SkyCells, SolveOptions, make_sky_cells, match_mosaic
+from levelmatch.cli import main
 from levelmatch.measure.cells import CellRows
 from levelmatch.measure.table import PairTable
 from levelmatch.sky.vectors import plane_terms, tangent_axes, unit_vectors
@@ -285,3 +287,17 @@ def _coarse(cells):
     index, first = np.unique(cells.index // 4, return_index=True)
     columns = (column[first] for column in (cells.value, cells.error, cells.coverage))
     return SkyCells(index, *columns, nside=NSIDE // 2, name="c.fits", unit="MJy/sr")
+
+
+def test_the_command_takes_tables_of_cells(row, tmp_path):
+    paths = [tmp_path / f"{k}.ecsv" for k in range(4)]
+    for cells, path in zip(row, paths, strict=True):
+        cells.write(path)
+    words = ["run", *map(str, paths), "-o", str(tmp_path / "out"), "--group-by", "FILENAME"]
+    done = CliRunner().invoke(main, [*words, "--reference", "0.fits", "--report"])
+    assert done.exit_code == 0, done.output
+    assert "from healpix cells of nside 4096" in done.output
+    record = levelmatch.read_record(tmp_path / "out" / "levelmatch.asdf")
+    assert_allclose(record.table["level"].value, LEVELS, atol=0.05)
+    done = CliRunner().invoke(main, ["show", str(tmp_path / "out" / "levelmatch.asdf")])
+    assert "from healpix cells of nside 4096" in done.output

@@ -264,7 +264,8 @@ def _run(images, values, shown, lock):
         result.write(output, overwrite=overwrite, progress_bar=bar("files"))
         lists = _write_lists(result, values, overwrite=overwrite)
         lock.forget()
-        checkpoint.unlink()
+        # Of cells there is none.
+        checkpoint.unlink(missing_ok=True)
         written = [*written_lines(result, output), *lists]
     written += write_exports(result, **exports)
     if not values["quiet"]:

@@ -133,6 +133,8 @@ def sky_outlines(catalogue: Table) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     flat, axes = _flat(given, given.sum(axis=1))
     outlines = np.empty((len(given), N_VERTICES, 3))
     turns = _turns(flat)
+    # Vertices along a side turn by rounding errors, either way.
+    turns[np.abs(turns) < 1e-9 * np.abs(turns).max(axis=1, keepdims=True)] = 0
     plain = (turns >= 0).all(axis=1) | (turns <= 0).all(axis=1)
     plain &= given.shape[1] <= N_VERTICES
     backward = turns.sum(axis=1) < 0
@@ -300,7 +302,9 @@ def _check_opened(frame, opened):
         raise _not_that(frame, "shape", opened.shape, frame.shape)
     if opened.unit != frame.unit:
         raise _not_that(frame, "unit", opened.unit, frame.unit)
-    off = np.linalg.norm(opened.grid.polygon.mean(axis=0) - frame.grid.polygon.mean(axis=0))
+    polygon = opened.grid.polygon[None]
+    (centre,) = _centroids(*_flat(polygon, opened.grid.centre[None]))
+    off = np.linalg.norm(centre - frame.grid.centre)
     if not off < MOST_OFF * frame.grid.radius:
         arcsec = 3600 * np.degrees(off)
         msg = f"{frame.name}: its WCS is {arcsec:.3g} arcsec off its outline in the catalogue"
