@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 import numpy as np
 from astropy import units as u
+from astropy.io import fits
 from astropy.nddata import (
     CCDData,
     NDData,

@@ -11,7 +11,6 @@ import numpy as np
 
 from levelmatch.images import fastfits
 from levelmatch.images._decode import subtract_level
-from levelmatch.images.frame import Frame
 from levelmatch.images.sky_cards import pending_levels
 from levelmatch.images.sources import FileSource
 from levelmatch.record.run import Provenance
