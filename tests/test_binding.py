@@ -118,6 +118,8 @@ def test_a_file_replaced_while_it_is_written(paths, tmp_path, monkeypatch):
 
         return replaced
 
+    # One file after the other, so that the second call is the second file.
+    monkeypatch.setattr(files, "N_WRITERS", 1)
     # Plain and other files use different writers.
     for name in ("splice", "splice_places"):
         monkeypatch.setattr(files, name, replacing(getattr(files, name)))

@@ -44,7 +44,7 @@ def client():
     """Return a client of two worker processes with one thread each."""
     with (
         distributed.LocalCluster(
-            n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None
+            n_workers=2, threads_per_worker=1, processes=True, dashboard_address=":0"
         ) as cluster,
         distributed.Client(cluster) as client,
     ):
@@ -110,7 +110,7 @@ def _levels(paths):
 
 def test_a_task_on_the_only_thread_of_a_cluster_matches(paths, expected):
     local = {"processes": False, "n_workers": 1, "threads_per_worker": 1}
-    with distributed.Client(**local, dashboard_address=None) as client:
+    with distributed.Client(**local, dashboard_address=":0") as client:
         found = client.submit(_levels, paths, pure=False).result(timeout=60)
         here = _levels(paths)
     assert_array_equal(found, expected.table["level"].value)
@@ -120,7 +120,7 @@ def test_a_task_on_the_only_thread_of_a_cluster_matches(paths, expected):
 def test_an_asynchronous_client_is_refused(paths):
     async def match():
         async with distributed.Client(
-            asynchronous=True, processes=False, n_workers=1, dashboard_address=None
+            asynchronous=True, processes=False, n_workers=1, dashboard_address=":0"
         ):
             with pytest.raises(levelmatch.LevelMatchError, match="asynchronous"):
                 levelmatch.match_levels(paths)
@@ -216,7 +216,7 @@ def test_workers_tell_errors_notes_and_warnings(client, many, tmp_path):
         levelmatch.match_levels(copies)
     with (
         pytest.warns(levelmatch.LevelMatchWarning, match=r"BKGLEVEL = 1\.5"),
-        pytest.warns(levelmatch.LevelMatchWarning, match="left out, as on_error='skip' asks"),
+        pytest.warns(levelmatch.LevelMatchWarning, match="left out because of on_error='skip'"),
     ):
         found = levelmatch.match_levels(copies, read=levelmatch.ReadOptions(on_error="skip"))
     assert len(found) == len(many) - 2
@@ -254,7 +254,7 @@ def _die(*_):
 def test_an_item_that_kills_its_workers_is_named():
     with (
         dask.config.set({"distributed.scheduler.allowed-failures": 0}),
-        distributed.LocalCluster(n_workers=1, processes=True, dashboard_address=None) as local,
+        distributed.LocalCluster(n_workers=1, processes=True, dashboard_address=":0") as local,
         distributed.Client(local) as client,
         pytest.raises(levelmatch.LevelMatchError, match=r"b\.fits: the workers of the cluster"),
     ):

@@ -189,7 +189,7 @@ def test_originals_and_images_are_never_replaced(paths, tmp_path, snapshot):
     for path in (written[0], paths[0]):
         found = run("solve", record, "-o", path, "--overwrite")
         assert found.exit_code == 2
-        assert "no record" in found.output
+        assert "is not a record" in found.output
     assert snapshot(paths) == before
     assert snapshot(written) == images
 
