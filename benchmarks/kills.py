@@ -1,23 +1,29 @@
 """Kill commands at many moments, check the files, and run each command again.
 
 Run as ``python benchmarks/kills.py [--kills N] [--seed N]``. The commands ``run`` (also with a
-report), ``apply``, ``undo``, ``mosaic``, ``solve`` and ``report`` are killed by SIGKILL at moments
-that are spread evenly over their duration. Each time the inputs must be unchanged, all files
-complete, and no litter left but the checkpoint and the lock. Then the same command runs again.
-Afterwards its outputs must equal those of an undisturbed command, and neither of the two is left.
+report), ``apply``, ``undo``, ``mosaic``, ``solve`` and ``report`` are killed by SIGKILL. Each runs
+in a fork of this process, which has imported all packages, so that every moment is one of its
+work. A third of the moments are spread evenly over its duration, a third follow its first file,
+and a third its first complete output. Each time the inputs must be unchanged, all files complete,
+and no litter left except for the checkpoint and the lock. Then the same command runs again.
+Afterwards its outputs must equal those of an undisturbed command, and checkpoint and lock must be
+removed.
 """
 
 import argparse
+import importlib
+import os
 import shutil
 import signal
-import subprocess
 import tempfile
 import time
 from collections import Counter
 from pathlib import Path
 
 import numpy as np
-from commands import KEPT, call, command, litter, pixels, small_set, sums
+from commands import KEPT, litter, pixels, small_set, sums
+
+from levelmatch.cli import main as run_command
 
 
 def commands_of(paths, done):
@@ -41,27 +47,63 @@ def filled(arguments, output, overwrite=False):
     return out + (["--overwrite"] if overwrite and "report" not in out[:1] else [])
 
 
-def check_once(name, arguments, overwrite, output, moment, whole, counts):
+def start(arguments, errors):
+    """Start a command in a fork, its errors in a file; return the process."""
+    process = os.fork()
+    if process:
+        return process
+    status = 1
+    try:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        os.dup2(errors.fileno(), 2)
+        run_command(list(map(str, arguments)), prog_name="levelmatch")
+    except SystemExit as end:
+        status = end.code or 0
+    finally:
+        os._exit(status)
+
+
+def ended(arguments):
+    """Run a command in a fork; return its exit status and errors."""
+    with tempfile.TemporaryFile() as errors:
+        _, status = os.waitpid(start(arguments, errors), 0)
+        errors.seek(0)
+        return os.waitstatus_to_exitcode(status), errors.read().decode()
+
+
+def kill(arguments, output, phase, moment):
+    """Kill a command after a moment of a phase; return whether it was still running."""
+    with tempfile.TemporaryFile() as errors:
+        process = start(arguments, errors)
+        if phase:
+            wanted = "*" if phase == 1 else "*.[afh][sit][dtm]*"
+            last = time.perf_counter() + 60
+            while not any(output.glob(wanted)) and time.perf_counter() < last:
+                if os.waitid(os.P_PID, process, os.WEXITED | os.WNOHANG | os.WNOWAIT):
+                    break
+                time.sleep(0.0005)
+        time.sleep(moment)
+        os.kill(process, signal.SIGKILL)
+        return os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]) == -signal.SIGKILL
+
+
+def check_once(name, words, overwrite, output, phase, moment, whole, counts):
     """Kill a command once, and run it again."""
     output.mkdir()
-    process = subprocess.Popen(
-        command(*filled(arguments, output)), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
-    time.sleep(moment)
-    process.send_signal(signal.SIGKILL)
-    killed = process.wait() == -signal.SIGKILL
+    killed = kill(filled(words, output), output, phase, moment)
     pixels(output)
     counts["litter"] += len(litter(output))
     if killed:
+        counts["kills"] += 1
         counts["with files"] += bool(sums(output))
-        done = call(*filled(arguments, output, overwrite))
-        finished = pixels(output) == whole and "exists" in done.stderr
-        counts["not continued"] += done.returncode != 0 and not finished
+        counts["with outputs"] += bool(set(sums(output)) - KEPT)
+        status, errors = ended(filled(words, output, overwrite))
+        finished = pixels(output) == whole and "exists" in errors
+        counts["not continued"] += status != 0 and not finished
     counts["another result"] += pixels(output) != whole
     left = KEPT.intersection(sums(output)) | set(litter(output))
     counts["left at the end"] += len(left) if name != "run --report" else 0
     shutil.rmtree(output)
-    return killed
 
 
 def main():
@@ -70,29 +112,32 @@ def main():
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
     rng = np.random.default_rng(arguments.seed)
+    importlib.import_module("matplotlib.pyplot")
     total = Counter()
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
-        paths = small_set(folder / "in", n=4, side=160)
+        paths = small_set(folder / "in", n=4, side=64)
         before = sums(folder / "in")
         done = folder / "done"
-        assert call("run", *paths, "-o", done, "-q").returncode == 0
+        assert ended(["run", *paths, "-o", done, "-q"]) == (0, "")
         kinds = commands_of(paths, done)
-        each = -(-arguments.kills // len(kinds))
         for name, (words, overwrite) in kinds.items():
             whole_folder = folder / "whole"
             whole_folder.mkdir()
-            start = time.perf_counter()
-            assert call(*filled(words, whole_folder)).returncode == 0, name
-            lasted = time.perf_counter() - start
+            begin = time.perf_counter()
+            assert ended(filled(words, whole_folder)) == (0, ""), name
+            lasted = time.perf_counter() - begin
             whole = pixels(whole_folder)
             shutil.rmtree(whole_folder)
+            # A report takes as long as all others.
+            weight = 1 if "report" in name else 4
+            each = -(-arguments.kills * weight // (4 * len(kinds) - 6))
             counts, tried = Counter(), 0
-            while counts["kills"] < each and tried < 3 * each:
-                moment = lasted * (tried % each + rng.uniform()) / each
+            while counts["kills"] < each and tried < 5 * each:
+                phase, part = tried % 3, (tried % each + rng.uniform()) / each
                 tried += 1
-                killed = check_once(name, words, overwrite, folder / "out", moment, whole, counts)
-                counts["kills"] += killed
+                moment = lasted * (part, part, part**2 / 10)[phase]
+                check_once(name, words, overwrite, folder / "out", phase, moment, whole, counts)
             assert sums(folder / "in") == before, "an input has changed"
             total += counts
             print(f"{name:13} {lasted:5.1f} s: {_text(counts)}", flush=True)
@@ -102,7 +147,8 @@ def main():
 
 
 def _text(counts):
-    keys = ("kills", "with files", "litter", "not continued", "another result", "left at the end")
+    keys = ("kills", "with files", "with outputs", "litter", "not continued", "another result")
+    keys += ("left at the end",)
     return ", ".join(f"{key} {counts[key]}" for key in keys)
 
 

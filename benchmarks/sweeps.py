@@ -270,7 +270,7 @@ def sweep(name, number, process, folder, options):
     file = {"config": "odd.toml", "record": "odd.asdf", "tree": "odd.asdf"}.get(name, "b.fits")
     counts = Counter()
     before = _listed(folder)
-    for k in range(number):
+    for k in range(options.start, options.start + number):
         shutil.rmtree(work, ignore_errors=True)
         work.mkdir()
         path, output = work / file, work / "out"
@@ -315,6 +315,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("sweeps", nargs="*", help=f"of {', '.join(NUMBERS)}; by default all")
     parser.add_argument("--number", type=int, help="cases of each sweep")
+    parser.add_argument("--start", type=int, default=0, help="first case of each sweep")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--python", default=sys.executable, help="Python of the commands")
     parser.add_argument("--limit", type=float, default=60, help="seconds of a command")
