@@ -242,7 +242,7 @@ def _agrees(inputs, outputs):
         # A band of the images with flags is wrong by 100.
         left.append(np.percentile(pixels[0][2][good], (5, 30)))
     # About the noise, whatever its scale.
-    return abs(left[0][1] - left[1][1]) < 0.05 + sum(high - low for low, high in left)
+    return bool(abs(left[0][1] - left[1][1]) < 0.05 + sum(high - low for low, high in left))
 
 
 def _is_finite(path):

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from astropy.io import fits
 
+import levelmatch as lm
 from levelmatch.sky.vectors import plane_terms, tangent_axes, unit_vectors
 from levelmatch.testing import simulate_generic
 
@@ -195,3 +196,62 @@ def test_a_process_that_takes_too_long_is_ended(bench, tmp_path):
     assert took.timed_out
     assert took.code != 0
     assert took.wall < 30
+
+
+@pytest.fixture
+def sweeps(monkeypatch):
+    """The module of the sweeps."""
+    if not FOLDER.exists():
+        pytest.skip("the benchmarks are not beside the tests")
+    monkeypatch.syspath_prepend(str(FOLDER))
+    yield importlib.import_module("sweeps")
+    for name in ("sweeps", "mutations"):
+        sys.modules.pop(name, None)
+
+
+def test_sweeps_name_the_ends_of_commands(sweeps, tmp_path):
+    path, output = tmp_path / "b.fits", tmp_path / "out"
+    arguments = ["apply", path, "-o", output]
+
+    def end(code, output_text, foreign=""):
+        answer = {"code": code, "output": output_text, "foreign": foreign}
+        return sweeps.end_of(answer, arguments, path, output)
+
+    assert end(0, "") == "ok"
+    assert end(2, "Error: b.fits: it is odd") == "refused"
+    assert end(2, "Error: it is odd") == "unnamed"
+    assert end(1, "Error: b.fits: KeyError") == "exit 1"
+    assert end(1, "", "KeyError()") == "foreign"
+    assert end(0, "Warning: VerifyWarning: b.fits: odd") == "ok"
+    assert end(0, "Warning: VerifyWarning: odd") == "warned"
+    assert end(2, "Error: b.fits: \x1b[31m") == "raw"
+    assert sweeps.end_of("hang", arguments, path, output) == "hang"
+    output.mkdir()
+    (output / "half.fits").write_bytes(b"")
+    assert end(2, "Error: b.fits: it is odd") == "left"
+
+
+def test_sweeps_find_wrong_results(sweeps, tmp_path):
+    inputs = sweeps.write_images(tmp_path / "in", "planes")
+    outputs = sweeps.write_images(tmp_path / "out", "planes")
+    levels = list(sweeps.LEVELS.values())
+    for good in (True, False):
+        for path, original, level in zip(outputs, inputs, levels, strict=True):
+            with fits.open(original) as hdus:
+                hdus["SCI"].data -= np.float32(level)
+                hdus.writeto(path, overwrite=True)
+        assert sweeps._agrees(inputs, outputs) is good
+        levels[1] += 0.2
+
+
+@pytest.mark.parametrize("sweep", ["fits-plain", "record", "tree", "config"])
+def test_sweeps_repeat_their_cases(sweeps, row, tmp_path, sweep):
+    good = lm.match_levels(row[1]).record.content
+    if sweep == "config":
+        good = [tmp_path / "a.fits"]
+    elif sweep == "fits-plain":
+        good = sweeps.write_images(tmp_path, "plain")[1].read_bytes()
+    cases = [sweeps.case(sweep, k, 0, good) for k in range(20)]
+    assert cases == [sweeps.case(sweep, k, 0, good) for k in range(20)]
+    assert len(set(cases)) > 15
+    assert cases[0] != sweeps.case(sweep, 0, 1, good)

@@ -27,7 +27,7 @@ METHODS = ("interp", "exact", "adaptive")
 # Largest side of a mosaic pixel, in image pixels, for interpolation. Larger pixels are averages.
 COARSE = 1.5
 # Largest memory of the images that are kept between tiles, in bytes.
-CACHE = 1 << 28
+CACHE = 1 << 26
 # Largest number of pixels of a mosaic in memory and in a file.
 MOST_PIXELS = {"memory": 1 << 31, "file": 1 << 37}
 
