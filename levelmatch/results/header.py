@@ -168,7 +168,7 @@ def _subtracted(frame: Frame) -> list[tuple[AppliedCorrection, np.ndarray, float
 
 
 def _is_zero(applied: AppliedCorrection) -> bool:
-    """Return whether a pass had nothing to match: zero correction, variance and no reference."""
+    """Return whether correction and variance are zero and no image is held: nothing was matched."""
     correction = applied.correction
     return (
         correction.constant == 0

@@ -211,7 +211,7 @@ class Grid:
         vectors : `~numpy.ndarray`, shape (..., 3)
             Unit vectors.
         margin : float
-            Distance outside of the box, in pixels, within which coordinates are never NaN.
+            Distance outside of the box, in pixels, up to which coordinates are returned.
 
         Returns
         -------
