@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from astropy.io import fits
 
+from levelmatch.results.history import keeps_blanks
 from levelmatch.results.own_cards import OwnCards, is_simple, with_cards
 
 CARDS = [
@@ -20,6 +21,7 @@ CARDS = [
 ]
 
 
+@keeps_blanks
 def add(header):
     header.add_history("levelmatch 1 2026-01-01T00:00:00 dithers: subtracted level 1.25 +- 0.1")
     header["LMDLEV"] = (1.25, "[adu] dithers: level subtracted")

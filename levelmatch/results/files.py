@@ -430,10 +430,11 @@ def asdf_hdu(hdus: fits.HDUList) -> int | None:
 def _corrected_hdu(product: Product, hdus: fits.HDUList, provenance: Provenance) -> Parts:
     """Return the bytes of the HDU of the corrected image."""
     old = hdus[product.frame.source.hdu]
+    # Decoding puts a blank card in the place of a scale.
+    header = old.header.copy()
     data = corrected_data(product, decoded_image(old))
     # The pixels are freed, because a file of many chips may be larger than memory.
     del old.data
-    header = old.header.copy()
     for key in ("BSCALE", "BZERO", "BLANK"):
         header.remove(key, ignore_missing=True)
     add_provenance(header, product.frame, provenance)

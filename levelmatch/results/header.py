@@ -19,6 +19,7 @@ from levelmatch.results.history import (
     add_history,
     ascii_text,
     history_texts,
+    keeps_blanks,
     own_history,
     signature,
 )
@@ -75,6 +76,7 @@ def check_not_matched(frames: Iterable[Frame], names: Iterable[str]) -> None:
                 raise FrameError(msg)
 
 
+@keeps_blanks
 def add_provenance(
     meta: MutableMapping[str, Any] | Header, frame: Frame, provenance: Provenance, part: str = ""
 ) -> None:
@@ -118,6 +120,7 @@ def add_provenance(
     _add_record(meta, frame, provenance)
 
 
+@keeps_blanks
 def add_kept(meta: MutableMapping[str, Any] | Header, frame: Frame, provenance: Provenance) -> None:
     """Add a run that keeps its levels to HISTORY, in place."""
     for applied, values, error in _subtracted(frame):

@@ -2,6 +2,8 @@
 """HISTORY texts of runs in a header, each in one or more cards."""
 
 import re
+from collections.abc import Callable
+from functools import wraps
 from textwrap import wrap
 from typing import Any
 
@@ -9,7 +11,15 @@ from astropy.io.fits import Header
 
 from levelmatch.record.run import Provenance
 
-__all__ = ["SIGNED", "add_history", "ascii_text", "history_texts", "own_history", "signature"]
+__all__ = [
+    "SIGNED",
+    "add_history",
+    "ascii_text",
+    "history_texts",
+    "keeps_blanks",
+    "own_history",
+    "signature",
+]
 
 
 # Number of characters of text in a HISTORY card.
@@ -62,6 +72,33 @@ def history_texts(header: Header) -> list[str]:
             out[-1] = out[-1].ljust(cards * HISTORY_WIDTH) + line
         before = line
     return out
+
+
+def keeps_blanks(change: Callable) -> Callable:
+    """Let a function that adds cards to a header keep the blank cards at its end.
+
+    astropy uses these up for new cards, and nothing could restore them.
+    """
+
+    @wraps(change)
+    def changed(meta: Any, *args: Any, **options: Any) -> None:
+        before = _blanks(meta)
+        change(meta, *args, **options)
+        for _ in range(before - _blanks(meta)):
+            meta.append(end=True)
+
+    return changed
+
+
+def _blanks(meta: Any) -> int:
+    """Return the number of blank cards at the end of a header."""
+    if not isinstance(meta, Header):
+        return 0
+    cards = meta.cards
+    n = 0
+    while n < len(cards) and cards[-1 - n].is_blank:
+        n += 1
+    return n
 
 
 def ascii_text(text: str) -> str:

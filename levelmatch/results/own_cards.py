@@ -66,7 +66,7 @@ def _is_simple(card: str) -> bool:
 
 
 def with_cards(text: str, own: OwnCards) -> str:
-    """Return a header with new cards, where astropy puts them.
+    """Return a header with new cards, where astropy puts them, and the others as they are.
 
     Parameters
     ----------
@@ -89,10 +89,6 @@ def with_cards(text: str, own: OwnCards) -> str:
     places = [(last, [*own.cards.values()]), (history, own.history)]
     for place, new in places if history < last else reversed(places):
         cards[place:place] = new
-    # Blank cards at the end make room.
-    n_new = len(own.history) + len(own.cards)
-    n_blank = len(cards) - n_new - filled
-    del cards[len(cards) - min(n_new, n_blank) :]
     whole = "".join(cards) + "END".ljust(CARD)
     return whole + " " * (-len(whole) % 2880)
 

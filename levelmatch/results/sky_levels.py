@@ -11,7 +11,13 @@ from levelmatch.exceptions import FrameError
 from levelmatch.images.frame import Frame
 from levelmatch.images.sky_cards import OWN_KEYWORD, pending_levels
 from levelmatch.record.run import Provenance
-from levelmatch.results.history import add_history, history_texts, own_history, signature
+from levelmatch.results.history import (
+    add_history,
+    history_texts,
+    keeps_blanks,
+    own_history,
+    signature,
+)
 
 __all__ = [
     "clear_levels",
@@ -77,6 +83,7 @@ def kept_cards(frame: Frame, provenance: Provenance) -> tuple[dict[str, Any], di
     return primary, image
 
 
+@keeps_blanks
 def keep_levels(
     meta: MutableMapping[str, Any] | Header, cards: Mapping[str, Any], provenance: Provenance
 ) -> None:
@@ -96,6 +103,7 @@ def kept_meta(meta: MutableMapping[str, Any], frame: Frame, provenance: Provenan
     keep_levels(meta, primary | image, provenance)
 
 
+@keeps_blanks
 def clear_levels(meta: MutableMapping[str, Any] | Header, provenance: Provenance) -> None:
     """Set sky levels that are not yet subtracted to zero, in place, and write them to HISTORY.
 
