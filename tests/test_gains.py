@@ -10,11 +10,22 @@ from astropy.wcs import WCS
 from numpy.testing import assert_allclose
 
 import levelmatch as lm
+from levelmatch.measure._gains import median
 from levelmatch.measure.gains import flux_gain
 from levelmatch.solve.flux_scales import ScaleDifference, flux_differences, flux_text
 from levelmatch.summary import notes
 
 SIDE, STEP = 160, 90
+
+
+@pytest.mark.parametrize("n", [1, 2, 3, 10, 1001])
+def test_medians_are_those_of_numpy(n):
+    values = np.random.default_rng(n).integers(0, 7, n) * 0.1
+    kept = values.copy()
+    assert median(values) == np.median(values)
+    np.testing.assert_array_equal(values, kept)
+    with pytest.raises(ValueError, match="there are none"):
+        median(np.zeros(0))
 
 
 class Sky:

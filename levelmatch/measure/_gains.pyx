@@ -10,7 +10,7 @@ from libc.stdlib cimport free, malloc
 cdef extern from "_median.h" nogil:
     double lm_median(double *, Py_ssize_t)
 
-__all__ = ["robust_fit", "without_terms"]
+__all__ = ["median", "robust_fit", "without_terms"]
 
 cdef enum:
     MAX_TERMS = 16
@@ -78,6 +78,25 @@ cdef double _scatter(const double *values, Py_ssize_t n, double *work) noexcept 
     for c in range(n):
         work[c] = fabs(values[c])
     return 1.4826 * lm_median(work, n) + 1e-12
+
+
+def median(const double[::1] values):
+    """Return the median of at least one value.
+
+    Parameters
+    ----------
+    values : `~numpy.ndarray`, shape (n,)
+        The values, none of them NaN.
+    """
+    cdef double found
+    cdef double[::1] work = np.array(values)
+    cdef Py_ssize_t n = work.shape[0]
+    if n == 0:
+        msg = "values: there are none"
+        raise ValueError(msg)
+    with nogil:
+        found = lm_median(&work[0], n)
+    return found
 
 
 def _check(const double[:, ::1] design, *columns):

@@ -10,10 +10,11 @@ Laplacian.
 
 from dataclasses import dataclass
 from functools import cached_property
+from math import exp, log
 
 import numpy as np
 
-from levelmatch.measure._gains import robust_fit, without_terms
+from levelmatch.measure._gains import median, robust_fit, without_terms
 
 __all__ = ["flux_gain"]
 
@@ -61,6 +62,7 @@ LENGTHS = (0.15, 0.3)
 # Degrees of freedom, and the factor on an error with them for 4 sigma to be as rare as for many.
 FREEDOM = [2, 3, 4, 5, 6, 7, 8, 10, 12, 15, 20, 30, 50, 100]
 INFLATION = [31.4, 8.15, 4.36, 3.07, 2.46, 2.12, 1.9, 1.64, 1.5, 1.37, 1.26, 1.16, 1.09, 1.04]
+LOGARITHMS = np.log(FREEDOM), np.log(INFLATION)
 
 
 @dataclass(frozen=True)
@@ -142,7 +144,7 @@ def flux_gain(index, count, first, second, place=None):
         return np.nan, np.inf
     layout = _Layout.of(index[good], count[good].astype(float), place[good])
     a, b = first[good] / spread, second[good] / spread
-    a, b = a - np.median(a), b - np.median(b)
+    a, b = a - median(a), b - median(b)
     ratio = _first_ratio(layout, a, b)
     if ratio is None:
         return np.nan, np.inf
@@ -233,27 +235,28 @@ class _Fit:
         own = without_terms(layout.terms, layout.count, difference)
         # Variances of a cell per squared noise, and by its stars.
         parts = (
-            np.median(layout.count) / layout.count,
+            median(layout.count) / layout.count,
             (STAR_SCATTER * high) ** 2 + (CROSSING * step) ** 2,
         )
         coefficients, weight, residual, clipped, normal, noise = robust_fit(
             design, difference, prior, *parts, _scatter(own)
         )
         spread, curved = np.std(bright), CURVED if len(coefficients) > CURVED else CURVED - 2
-        others = np.einsum("ni,n->i", design[:, 1:], weight * bright)
-        shares = np.linalg.solve(normal[1:, 1:], others)
+        covariance = np.linalg.inv(normal)
+        # By the other terms' fit to the brightness, with the same weights.
+        shares = -covariance[1:, 0] / covariance[0, 0]
         bright = bright - np.einsum("ni,i->n", design[:, 1:], shares)
         return cls(
             layout,
             float(coefficients[0]),
             float(np.std(np.einsum("ni,i->n", design[:, curved:], coefficients[curved:])) / spread),
             float(coefficients[3]),
-            float(np.sqrt(np.linalg.inv(normal)[3, 3])),
+            float(np.sqrt(covariance[3, 3])),
             bright,
             weight,
             residual,
             clipped,
-            float(np.average(high**2, weights=layout.count) / (noise**2 / 4)),
+            float(layout.count @ high**2 / layout.count.sum() / (noise**2 / 4)),
         )
 
     def error(self):
@@ -261,10 +264,11 @@ class _Fit:
         total = np.sum(self.weight * self.bright**2)
         cells = np.arange(len(self.bright))
         white, n_cells = self._jackknife(cells, total)
-        blocks = [self._jackknife(self.layout.blocks(n), total) for n in BLOCKS]
+        labels = [self.layout.blocks(n) for n in BLOCKS]
+        blocks = [self._jackknife(label, total) for label in labels]
         few = [error for error, n in blocks if n >= MIN_BLOCKS]
         white = WHITE_ERROR * max([white * np.sqrt(_inflation(n_cells)), *few])
-        pattern = self._pattern_error(total) * _inflation(blocks[0][1] - PATTERN_TERMS)
+        pattern = self._pattern_error(labels[1], total) * _inflation(blocks[0][1] - PATTERN_TERMS)
         blur = BLUR_ERROR * max(abs(self.blur) - 1.5 * self.blur_error, 0.0)
         curve = CURVE_ERROR * self.curve
         return float(np.sqrt(white**2 + pattern**2 + blur**2 + curve**2))
@@ -276,9 +280,8 @@ class _Fit:
         influence = score / total / (1 - np.minimum(share, 0.95))
         return float(np.sqrt(np.sum(influence**2))), float(1 / np.sum(share**2))
 
-    def _pattern_error(self, total):
+    def _pattern_error(self, block, total):
         """Return the error by a pattern, alike over a length, with the residuals' scatter."""
-        block = self.layout.blocks(BLOCKS[1])
         weight = np.bincount(block, self.weight)
         mean = np.bincount(block, self.weight * self.clipped) / np.maximum(weight, 1e-300)
         n = len(weight)
@@ -299,10 +302,9 @@ class _Fit:
 
 def _scatter(values):
     """Return the scaled median absolute value, never zero."""
-    return 1.4826 * float(np.median(np.abs(values))) + 1e-12
+    return 1.4826 * median(np.abs(values)) + 1e-12
 
 
 def _inflation(number):
     """Return the factor on an error of so many independent values."""
-    logs = np.interp(np.log(max(number - 1, 1)), np.log(FREEDOM), np.log(INFLATION))
-    return float(np.exp(logs))
+    return exp(np.interp(log(max(number - 1, 1)), *LOGARITHMS))
