@@ -120,7 +120,9 @@ class Equations:
 
         From the pairs' residuals, not from the normal matrix, whose rounding is larger.
         """
-        left = self.rhs - _times(self.gram, self.differences(coefficients))
+        left = self.rhs
+        if coefficients.any():
+            left = left - _times(self.gram, self.differences(coefficients))
         vector = self._scatter(weights[:, None] * left)
         if prior is not None:
             vector[:, 1:] -= coefficients[:, 1:] / prior**2

@@ -138,7 +138,7 @@ class Rejection:
             counted[rows] = False
             fit = self.agreement.fit(fit.floors, counted, n_steps=1 if large.any() else 3)
         wrong = (taken >= 0) & (taken <= last[self.set_of])
-        fit, images = self._find_images(self._put_back(whole, wrong), searched)
+        fit, images = self._find_images(self._put_back(whole, fit.floors, wrong), searched)
         return self._keep_natural(whole, fit, images)
 
     def _largest(self, excess, batch, alike):
@@ -162,11 +162,11 @@ class Rejection:
                 left[self.set_of[p]] -= 1
         return np.array(rows, dtype=int)
 
-    def _put_back(self, whole, wrong):
+    def _put_back(self, whole, floors, wrong):
         """Return the fit without the wrong pairs; put back pairs that it predicts."""
-        fit = whole
         while wrong.any():
-            fit = self.agreement.fit(fit.floors, ~wrong)
+            fit = self.agreement.fit(floors, ~wrong)
+            floors = fit.floors
             _, p_value = self.agreement.excess(fit)
             back = wrong & ~self.agreement.significant(p_value)
             if not back.any():

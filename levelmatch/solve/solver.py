@@ -47,15 +47,14 @@ class Solver:
         last, self._last = self._last, solved
         if last is not None and self.equations.n_groups >= MIN_BORROWED:
             solved.known = last.known if last._blocks is None else last
-            solved.coefficients = last.coefficients.copy()
+            solved.start(last.coefficients)
             lender = last.lender or last
-            if solved.near(lender, MAX_CHANGE):
+            if lender.ready and solved.near(lender, MAX_CHANGE):
                 solved.lender = lender
-                solved.left()
                 if solved.iterate(max(ROUGH * solved.residual, TOLERANCE)):
                     return solved
-            # Those of two sets of weights take twice the memory.
             lender.forget()
+            solved.lender = None
         solved.refine()
         return solved
 
@@ -67,8 +66,8 @@ class Solver:
         ConvergenceError
             If a large system is not solved as exactly as that.
         """
-        if solved.lender is not None:
-            if not (solved.lender.ready and solved.iterate(TOLERANCE)):
+        if solved.rough:
+            if not (solved.can_iterate and solved.iterate(TOLERANCE)):
                 solved.refine()
             if solved.residual > PROMISED:
                 msg = (
@@ -92,8 +91,7 @@ class Solved:
         self.prior = prior
         # The solutions whose factors, and whose covariances, serve this one, `None` for its own.
         self.lender = self.known = None
-        self.moved = False
-        self.coefficients = np.zeros(free.shape)
+        self.moved = self.rough = False
         self.matrix = equations.assemble(factor, prior)
         self._factors = self._blocks = None
         _, _, row, column, _ = equations._pattern
@@ -105,13 +103,26 @@ class Solved:
         for c in range(free.shape[1]):
             held = ~free[:, c] | (diagonal[:, c] <= 0)
             blocks[own[held], c, c] = 1.0
-        self._norm = np.linalg.norm(self.scale * equations.gradient(factor, self.coefficients))
-        self.residual = 1.0 if self._norm > 0 else 0.0
+        self.start(np.zeros(free.shape))
+        self._norm = np.linalg.norm(self.left())
+
+    def start(self, coefficients):
+        """Take coefficients as the solution so far."""
+        self.coefficients, self._left = coefficients.copy(), None
+
+    @property
+    def residual(self):
+        """Norm of the residual of the scaled equations over that of their right-hand side."""
+        return float(np.linalg.norm(self.left()) / self._norm) if self._norm > 0 else 0.0
 
     @property
     def factors(self):
         """Factors of the scaled matrix."""
         if self._factors is None:
+            if self.lender is not None:
+                # Those of two sets of weights take twice the memory.
+                self.lender.forget()
+                self.lender = None
             self._factors = Factors(self.matrix, self.equations.dissection)
         return self._factors
 
@@ -119,6 +130,11 @@ class Solved:
     def ready(self):
         """Whether the factors are in memory."""
         return self._factors is not None
+
+    @property
+    def can_iterate(self):
+        """Whether factors are in memory, its own or those of its lender."""
+        return (self.lender or self).ready
 
     def forget(self):
         """Free the memory of the factors."""
@@ -136,13 +152,14 @@ class Solved:
 
     def left(self):
         """Return the residual of the scaled normal equations, shape (m, k)."""
-        left = self.scale * self.equations.gradient(self.factor, self.coefficients, self.prior)
-        self.residual = float(np.linalg.norm(left) / self._norm) if self._norm > 0 else 0.0
-        return left
+        if self._left is None:
+            gradient = self.equations.gradient(self.factor, self.coefficients, self.prior)
+            self._left = self.scale * gradient
+        return self._left
 
     def refine(self):
         """Solve the equations by their own factors."""
-        self.lender = None
+        self.rough = False
         # Long chains are badly conditioned, the pairs' own residuals are not.
         size = 0.0
         for _ in range(N_REFINE + 1):
@@ -151,29 +168,29 @@ class Solved:
             size = max(size, np.linalg.norm(step))
             if np.linalg.norm(step) < REFINED * size:
                 break
-        self.left()
 
     def iterate(self, tolerance):
         """Return whether iterations with the lender's factors leave less than a tolerance."""
+        lender, self.rough = self.lender or self, tolerance > TOLERANCE
         # The two systems are scaled by diagonals of their own.
         ones = np.ones_like(self.scale)
-        turn = np.divide(self.lender.scale, self.scale, out=ones, where=self.scale > 0).ravel()
-        left, n_steps = self.left(), MAX_STEPS
+        turn = np.divide(lender.scale, self.scale, out=ones, where=self.scale > 0).ravel()
+        n_steps = MAX_STEPS
         while self.residual > tolerance and n_steps > 0:
             step, used = conjugate_gradients(
                 self.matrix,
-                lambda values: turn * self.lender.factors.solve(turn * values),
-                left.ravel(),
+                lambda values: turn * lender.factors.solve(turn * values),
+                self.left().ravel(),
                 tolerance=0.5 * tolerance * self._norm,
                 most=n_steps,
             )
             self._add(step)
-            left, n_steps = self.left(), n_steps - used
+            n_steps -= used
         return self.residual <= tolerance
 
     def _add(self, step):
         self.moved = True
-        self.coefficients += self.scale * step.reshape(self.scale.shape)
+        self.start(self.coefficients + self.scale * step.reshape(self.scale.shape))
 
     def inverse(self, columns):
         """Return the inverse of the scaled matrix times columns, shape (m * k, n)."""
