@@ -1,8 +1,8 @@
 """Run the benchmarks: ``python benchmarks/run.py [NAME ...] [-- OPTIONS]``.
 
 Without names, these are run: speed, accuracy, choices, calibration, memory, growth, startup and
-record. Others are copying, tiles (real images; its option is their folder), scaling, peers (makes
-virtual environments with pip) and roman (needs romancal). All scripts get the options.
+record. Others are copying, tiles (real images; its option is their folder), scaling, survey, peers
+(makes virtual environments with pip) and roman (needs romancal). All scripts get the options.
 """
 
 import subprocess
@@ -19,7 +19,7 @@ DEFAULT = (
     "startup",
     "record",
 )
-NAMES = (*DEFAULT, "copying", "tiles", "scaling", "peers", "roman")
+NAMES = (*DEFAULT, "copying", "tiles", "scaling", "survey", "peers", "roman")
 
 
 def main():

@@ -255,3 +255,12 @@ def test_sweeps_repeat_their_cases(sweeps, row, tmp_path, sweep):
     assert cases == [sweeps.case(sweep, k, 0, good) for k in range(20)]
     assert len(set(cases)) > 15
     assert cases[0] != sweeps.case(sweep, 0, 1, good)
+
+
+def test_a_survey_finds_the_offsets_of_its_detectors(monkeypatch):
+    if not FOLDER.exists():
+        pytest.skip("the benchmarks are not beside the tests")
+    monkeypatch.syspath_prepend(str(FOLDER))
+    steps, error = importlib.import_module("survey").run(720)
+    assert error < 0.03
+    assert {"overlaps", "passes", "offsets"} <= set(steps)
