@@ -31,8 +31,8 @@ def redundancy(equations, solved):
         The solution.
     """
     one = np.eye(equations.n_terms)
-    known = solved.known
-    if known is None or not solved.near(known, MAX_CHANGE):
+    known = next((s for s in solved.served_by() if solved.near(s, MAX_CHANGE)), None)
+    if known is None:
         return one - _hat(equations, solved)
     hat = _hat(equations, known)
     ratio = solved.factor / known.factor

@@ -46,7 +46,7 @@ class Solver:
         solved = Solved(self.equations, factor, self.free, self.prior)
         last, self._last = self._last, solved
         if last is not None and self.equations.n_groups >= MIN_BORROWED:
-            solved.known = last.known if last._blocks is None else last
+            solved.known = last.last_known()
             solved.start(last.coefficients)
             lender = last.lender or last
             if lender.ready and solved.near(lender, MAX_CHANGE):
@@ -135,6 +135,16 @@ class Solved:
     def can_iterate(self):
         """Whether factors are in memory, its own or those of its lender."""
         return (self.lender or self).ready
+
+    def last_known(self):
+        """Return the last solution whose covariances are known, or `None`."""
+        others = (self, self.lender, self.known)
+        return next((s for s in others if s is not None and s._blocks is not None), None)
+
+    def served_by(self):
+        """Return solutions for other weights whose covariances need no factorisation."""
+        lender = self.lender if self.lender is not None and self.lender.ready else None
+        return [other for other in (self.known, lender) if other is not None]
 
     def forget(self):
         """Free the memory of the factors."""
