@@ -18,6 +18,8 @@ __all__ = ["DetectorPattern", "find_patterns"]
 
 # Chance of a false alarm for one detector.
 CHANCE = 1e-3
+# The same for all detectors, where slopes repeat at equal offsets: a test of few terms.
+CHANCE_REPEATED = 0.01
 # Largest number of overlaps that are tested.
 MAX_PAIRS = 4000
 # An overlap is sampled at every second node of an image's grid along each axis.
@@ -26,6 +28,11 @@ NODE_STEP = 2
 # tried if the quadratic ones, which come first, are not significant.
 POWERS = [(2, 0), (1, 1), (0, 2), (3, 0), (2, 1), (1, 2), (0, 3)]
 N_QUADRATIC, N_CUBIC = 3, 7
+# Offsets of images repeat within such a step in detector coordinates, and in so many pairs.
+OFFSET_STEP, LEAST_REPEATED = 0.25, 3
+SHIFTS = [(0, 0), (0, 0.5), (0.5, 0), (0.5, 0.5)]
+# Direction, along no axis and no diagonal, that tells an offset from the opposite one.
+HALF_PLANE = np.array([1.0, 0.4])
 # Smallest number of degrees of freedom of a test.
 LEAST_FREEDOM = 4
 # Images have patterns of their own if the mean square of the overlaps' slopes, after planes are
@@ -121,7 +128,7 @@ def find_patterns(result, frames, table):
     least = np.median(errors) if len(errors) else 0.0
     # The error of a level may grow by more than the pattern along a mosaic.
     small = {True: least, False: FRACTION * least}
-    found = [p for p in found if p.chance < CHANCE and p.size > small[p.followed]]
+    found = [p for p in found if p.size > small[p.followed]]
     if found:
         return found
     return [p for p in _of_their_own(result, table) if p.size > least]
@@ -178,17 +185,24 @@ def _in_overlaps(result, frames, table):
     detector = np.array([frame.detector for frame in frames])
     first, second = table.first[rows], table.second[rows]
     same = (detector[first] == detector[second]) & (table.npix[rows] > 0)
-    for name in np.unique(detector[first[same]]).tolist():
+    names = np.unique(detector[first[same]]).tolist()
+    for name in names:
         own = rows[same & (detector[first] == name)]
         own = own[:: max(1, len(own) // MAX_PAIRS)]
         images = np.unique([table.first[own], table.second[own]])
         slopes = _OverlapSlopes.of(frames, table, own, len(images))
         for n_terms in (N_QUADRATIC, N_CUBIC):
-            fitted = slopes and slopes.fit(n_terms)
+            fitted = slopes and slopes.fit(slopes.design[:, :, :n_terms])
             if fitted is not None and fitted[1] < CHANCE:
                 size = _rms_over_detector(fitted[0])
                 yield DetectorPattern(result.name, name, len(images), size, fitted[1], False)
                 break
+        else:
+            repeated = slopes and slopes.repeated()
+            fitted = repeated and repeated.fit(repeated.design)
+            if fitted is not None and fitted[1] * len(names) < CHANCE_REPEATED:
+                size = repeated.rms(fitted[0])
+                yield DetectorPattern(result.name, name, len(images), size, fitted[1], False)
 
 
 @dataclass(frozen=True, eq=False)
@@ -199,31 +213,73 @@ class _OverlapSlopes:
     weights: np.ndarray
     design: np.ndarray
     n_images: int
+    level_weights: np.ndarray
+    offsets: np.ndarray
 
     @classmethod
     def of(cls, frames, table, rows, n_images):
         """Return the slopes of pairs, for free levels; `None` if there are too few pairs."""
-        good, design = [], []
+        good, design, offsets = [], [], []
         for p in rows.tolist():
             terms = _pattern_slopes(frames[table.first[p]], frames[table.second[p]], table.axes[p])
             if terms is not None and table.gram[p, 0, 0] > 0:
                 good.append(p)
                 design.append(terms)
+                offsets.append(_offset(frames, table, p))
         if len(good) < LEAST_FREEDOM:
             return None
-        weights, asked = _slope_equations(table.take(np.array(good)))
+        pairs = table.take(np.array(good))
+        weights, asked = _slope_equations(pairs)
         # A narrow overlap has no slope along its short side.
         inverse = np.linalg.pinv(weights, rcond=1e-9, hermitian=True)
         slopes = np.einsum("pij,pj->pi", inverse, asked)
-        return cls(slopes, weights, np.array(design), n_images)
+        return cls(
+            slopes, weights, np.array(design), n_images, pairs.gram[:, 0, 0], np.array(offsets)
+        )
 
-    def fit(self, n_terms):
+    def repeated(self):
+        """Return the pairs whose offsets repeat, with a slope of each offset as terms, or `None`.
+
+        A pattern of any shape gives images of one orientation the same slopes at the same offset.
+        """
+        sign = np.sign(self.offsets @ HALF_PLANE)
+        steps = self.offsets * sign[:, None] / OFFSET_STEP
+        # Offsets about the border of two steps are in one step of the shifted ones.
+        kind, number = min(
+            (
+                np.unique(np.floor(steps + shift), axis=0, return_inverse=True, return_counts=True)
+                for shift in SHIFTS
+            ),
+            key=lambda found: len(found[0]),
+        )[1:]
+        chosen = number[kind.ravel()] >= LEAST_REPEATED
+        kinds, kind = np.unique(kind.ravel()[chosen], return_inverse=True)
+        if len(kinds) == 0:
+            return None
+        design = np.zeros((len(kind), 2, len(kinds), 2))
+        design[np.arange(len(kind)), :, kind] = sign[chosen, None, None] * np.eye(2)
+        return _OverlapSlopes(
+            self.slopes[chosen],
+            self.weights[chosen],
+            design.reshape(len(kind), 2, -1),
+            self.n_images,
+            self.level_weights[chosen],
+            self.offsets[chosen],
+        )
+
+    def rms(self, coefficients):
+        """Return the rms of the differences that coefficients of the design give the overlaps."""
+        slopes = self.design @ coefficients
+        square = np.einsum("pi,pij,pj->", slopes, self.weights, slopes)
+        return float(np.sqrt(square / self.level_weights.sum()))
+
+    def fit(self, design):
         """Return the pattern's coefficients and the chance of their statistic, or `None`.
 
         The fit is by weighted least squares. Pairs that share images are not independent, so the
         degrees of freedom come from the number of images.
         """
-        design, weights, n = self.design[:, :, :n_terms], self.weights, len(self.slopes)
+        weights, n, n_terms = self.weights, len(self.slopes), design.shape[2]
         freedom = 2 * min(n, self.n_images - 1) - n_terms
         normal = np.einsum("pik,pij,pjl->kl", design, weights, design)
         if freedom < LEAST_FREEDOM or np.linalg.cond(normal) > 1e10:
@@ -252,11 +308,23 @@ def _pattern_slopes(first, second, axes):
     return np.linalg.lstsq(plane, differences.T, rcond=1e-9)[0][1:]
 
 
+def _offset(frames, table, p):
+    """Return the offset (x, y) of a pair's images, in detector coordinates."""
+    centre = table.axes[p, :1]
+    ends = (frames[table.first[p]], frames[table.second[p]])
+    first, second = (_scaled(frame, *frame.grid.to_pixel(centre)) for frame in ends)
+    return (first - second)[:, 0]
+
+
+def _scaled(frame, x, y):
+    """Return pixel coordinates as detector coordinates from -1 to 1."""
+    ny, nx = frame.shape
+    return np.stack([2 * x / (nx - 1) - 1, 2 * y / (ny - 1) - 1])
+
+
 def _place(frame, vectors):
     """Return detector coordinates (x, y) from -1 to 1 of unit vectors; NaN outside."""
-    x, y = frame.grid.to_pixel(vectors)
-    ny, nx = frame.shape
-    place = np.stack([2 * x / (nx - 1) - 1, 2 * y / (ny - 1) - 1])
+    place = _scaled(frame, *frame.grid.to_pixel(vectors))
     return np.where(np.abs(place).max(axis=0) <= 1 + 1e-6, place, np.nan)
 
 
@@ -291,7 +359,8 @@ def _in_slopes(result, frames):
         detectors = {domain_of[g] for g in groups.tolist()}
         name = detectors.pop() if len(detectors) == 1 else ""
         size = float(np.std(bent))
-        yield DetectorPattern(result.name, name, len(groups), size, chance, True)
+        if chance < CHANCE:
+            yield DetectorPattern(result.name, name, len(groups), size, chance, True)
 
 
 def _fit_slopes(offsets, slopes):
