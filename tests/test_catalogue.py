@@ -1,6 +1,8 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
 """Tests that a catalogue of outlines replaces headers, with the same results."""
 
+import pickle
+
 import numpy as np
 import pytest
 from astropy.io import fits
@@ -12,6 +14,7 @@ import levelmatch
 from levelmatch.cli import main
 from levelmatch.images import fits_files
 from levelmatch.images.catalogue import sky_outlines
+from levelmatch.images.collect import collect_frames
 from levelmatch.measure import overlaps
 from levelmatch.measure.schedule import measure_pairs
 from levelmatch.sky.overlaps import find_outline_pairs
@@ -197,3 +200,13 @@ def test_patterns_and_stacks_open_the_files(paths, tmp_path):
     assert_allclose(
         found.passes[0].pattern.coefficients, expected.passes[0].pattern.coefficients, rtol=1e-6
     )
+
+
+def test_a_row_is_sent_to_workers_alone(paths, tmp_path):
+    levelmatch.write_catalogue(paths, tmp_path / "a.ecsv")
+    table = levelmatch.read_catalogue(tmp_path / "a.ecsv")
+    one, two = collect_frames(table)[:2]
+    sent = pickle.loads(pickle.dumps(two))
+    assert sent.meta.copy() == two.meta.copy() != one.meta.copy()
+    assert {len(column) for column in sent.meta.columns.values()} == {1}
+    assert_array_equal(sent.read()[0], two.read()[0])

@@ -242,6 +242,10 @@ class CatalogueMeta(Mapping):
     def __len__(self):
         return len(list(iter(self)))
 
+    def __reduce__(self):
+        # Another process needs this row alone.
+        return CatalogueMeta, ({key: [value] for key, value in self.items()}, 0)
+
     def copy(self):
         """Return the row as a dictionary."""
         return dict(self)

@@ -229,6 +229,11 @@ class SkyCells:
             The file.
         overwrite : bool
             Whether an existing file may be replaced.
+
+        Returns
+        -------
+        path : `~pathlib.Path`
+            The file.
         """
         return write_table(self.to_table(), path, overwrite=overwrite)
 
