@@ -41,6 +41,9 @@ MIN_SHAPES = 5.0
 # Smallest number of degrees of freedom, and largest number of groups, of that test.
 LEAST_SHAPES = 6
 MAX_GROUPS = 300
+# Loops close too well if the mean square of the slopes exceeds its expectation by the first factor,
+# and the closures' so little that chance makes the ratio less often than the second number.
+MIN_SLOPES, CLOSED = 3.0, 0.02
 # Smallest reported pattern, as a fraction of the standard errors of the levels.
 FRACTION = 0.3
 
@@ -66,6 +69,8 @@ class DetectorPattern:
         Whether the planes of the solution follow the pattern.
     common : bool
         Whether all images share it; else each may have its own.
+    closes : bool
+        Whether it is told by loops that close better than the overlaps let expect.
     """
 
     pass_name: str
@@ -75,14 +80,20 @@ class DetectorPattern:
     chance: float
     followed: bool
     common: bool = True
+    closes: bool = False
 
     def sentence(self, unit: str) -> str:
         """Return the finding and its consequence as a sentence without a full stop."""
         whose = f"detector {self.detector}" if self.detector else "the detector"
         if not self.common:
+            ways = (
+                "while loops close too well for noise"
+                if self.closes
+                else ("in ways that neither levels nor planes follow")
+            )
             return (
                 f"pass {self.pass_name}: differences change across overlaps by {self.size:.3g} "
-                f"{unit} (rms) in ways that neither levels nor planes follow: the "
+                f"{unit} (rms) {ways}: the "
                 f"{self.n_images} images have patterns, such as bowls or flat errors, of their own "
                 "or of the detector; stated errors exclude them; correct the images"
             )
@@ -131,7 +142,8 @@ def find_patterns(result, frames, table):
     found = [p for p in found if p.size > small[p.followed]]
     if found:
         return found
-    return [p for p in _of_their_own(result, table) if p.size > least]
+    found = [p for p in _of_their_own(result, table) if p.size > least]
+    return found or [p for p in _that_close(result, table) if p.size > FRACTION * least]
 
 
 # --------------------------------------------------------------------------------------
@@ -166,6 +178,35 @@ def _of_their_own(result, table):
     if square > MIN_SHAPES * freedom:
         size = np.sqrt(square / pairs.gram[:, 0, 0].sum())
         yield DetectorPattern(result.name, "", len(linked), float(size), 0.0, False, common=False)
+
+
+def _that_close(result, table):
+    """Compare the slopes of overlaps with the closures of loops.
+
+    Stripes and other noise change the differences across overlaps, and loops close no better than
+    the errors say. A pattern at rest on the detector changes them, and loops still close.
+    """
+    solution, rows = result.solution, np.asarray(result.rows)[np.asarray(result.kept)]
+    if solution.coefficients.shape[1] > 1 or len(rows) == 0:
+        return
+    pairs, level = table.take(rows), solution.coefficients[:, 0]
+    first, second = result.group[pairs.first], result.group[pairs.second]
+    linked = np.unique([first, second])
+    freedom = len(rows) - len(linked) + len(np.unique(solution.component[linked]))
+    left = pairs.level - (level[first] - level[second])
+    closure = float(np.sum(pairs.gram[:, 0, 0] * np.square(left)))
+    weight, asked = _slope_equations(pairs)
+    slopes = np.einsum("pij,pj->pi", np.linalg.pinv(weight, rcond=1e-9, hermitian=True), asked)
+    square = float(np.einsum("pi,pij,pj->", slopes, weight, slopes))
+    if freedom < 1 or square < MIN_SLOPES * 2 * len(rows):
+        return
+    ratio = square / (2 * len(rows)) / max(closure / freedom, 1e-300)
+    chance = float(fdtrc(2 * len(rows), freedom, ratio))
+    if chance < CLOSED:
+        size = np.sqrt(square / pairs.gram[:, 0, 0].sum())
+        yield DetectorPattern(
+            result.name, "", len(linked), float(size), chance, False, common=False, closes=True
+        )
 
 
 def _slope_equations(pairs):
