@@ -197,11 +197,11 @@ _ROWS = (
         "5 % of the pairs of a grid off by 50 errors",
         pairs.wild_pairs,
         (
-            most("5 x 5, growth of errors", 2.5),
+            most("5 x 5, growth over the least", 2.5),
             most("5 x 5, growth where told", 2.5),
             least("5 x 5, told", 0.6),
             most("5 x 5, pull", 1.5, rms),
-            most("8 x 8, growth of errors", 2.5),
+            most("8 x 8, growth over the least", 2.5),
             most("8 x 8, growth where told", 2.5),
             least("8 x 8, told", 0.6),
             most("8 x 8, pull", 1.5, rms),
