@@ -151,14 +151,62 @@ def find_patterns(result, frames, table):
 
 
 def _of_their_own(result, table):
-    """Fit a slope to each group by the slopes of its overlaps, and test the residuals."""
+    """Test the slopes of the overlaps that planes do not follow against their errors."""
+    slopes = _slopes_left(result, table)
+    if slopes is None:
+        return
+    square, freedom, size, linked = slopes
+    if square > MIN_SHAPES * freedom:
+        yield DetectorPattern(result.name, "", len(linked), size, 0.0, False, common=False)
+
+
+def _that_close(result, table):
+    """Compare the slopes of the overlaps that planes do not follow with the closures of loops.
+
+    Stripes and other noise change the differences across overlaps, and loops close no better than
+    their errors. A pattern that stays with the detector changes them, and loops still close.
+    """
+    slopes, solution = _slopes_left(result, table), result.solution
+    if slopes is None or solution.coefficients.shape[1] > 1:
+        return
+    square, of_slopes, size, linked = slopes
+    rows = np.asarray(result.rows)[np.asarray(result.kept)]
+    pairs, level = table.take(rows), solution.coefficients[:, 0]
+    first, second = result.group[pairs.first], result.group[pairs.second]
+    freedom = len(rows) - len(linked) + len(np.unique(solution.component[linked]))
+    left = pairs.level - (level[first] - level[second])
+    closure = float(np.sum(pairs.gram[:, 0, 0] * np.square(left)))
+    if freedom < 1 or square < MIN_SLOPES * of_slopes:
+        return
+    ratio = square / of_slopes / max(closure / freedom, 1e-300)
+    chance = float(fdtrc(of_slopes, freedom, ratio))
+    if chance < CLOSED:
+        yield DetectorPattern(
+            result.name, "", len(linked), size, chance, False, common=False, closes=True
+        )
+
+
+def _slopes_left(result, table):
+    """Fit a slope to each group by the slopes of its overlaps, and return the residuals.
+
+    Returns
+    -------
+    square : float
+        Weighted sum of the squared residuals.
+    freedom : int
+        Its degrees of freedom.
+    size : float
+        Rms of the differences by the residual slopes.
+    linked : `~numpy.ndarray` of int
+        The groups that have pairs. `None` in place of all if the groups are too few or too many.
+    """
     rows = np.asarray(result.rows)[np.asarray(result.kept)]
     pairs, m = table.take(rows), len(result.group_axes)
     first, second = result.group[pairs.first], result.group[pairs.second]
     linked = np.unique([first, second])
     freedom = 2 * len(rows) - 2 * (len(linked) - 1)
     if freedom < LEAST_SHAPES or len(linked) > MAX_GROUPS:
-        return
+        return None
     weight, asked = _slope_equations(pairs)
     normal, right = np.zeros((m, 2, m, 2)), np.zeros((m, 2))
     ends = [
@@ -175,38 +223,8 @@ def _of_their_own(result, table):
     inverse = np.linalg.pinv(weight, rcond=1e-9, hermitian=True)
     left = np.einsum("pij,pj->pi", inverse, asked) - model
     square = float(np.einsum("pi,pij,pj->", left, weight, left))
-    if square > MIN_SHAPES * freedom:
-        size = np.sqrt(square / pairs.gram[:, 0, 0].sum())
-        yield DetectorPattern(result.name, "", len(linked), float(size), 0.0, False, common=False)
-
-
-def _that_close(result, table):
-    """Compare the slopes of overlaps with the closures of loops.
-
-    Stripes and other noise change the differences across overlaps, and loops close no better than
-    the errors say. A pattern at rest on the detector changes them, and loops still close.
-    """
-    solution, rows = result.solution, np.asarray(result.rows)[np.asarray(result.kept)]
-    if solution.coefficients.shape[1] > 1 or len(rows) == 0:
-        return
-    pairs, level = table.take(rows), solution.coefficients[:, 0]
-    first, second = result.group[pairs.first], result.group[pairs.second]
-    linked = np.unique([first, second])
-    freedom = len(rows) - len(linked) + len(np.unique(solution.component[linked]))
-    left = pairs.level - (level[first] - level[second])
-    closure = float(np.sum(pairs.gram[:, 0, 0] * np.square(left)))
-    weight, asked = _slope_equations(pairs)
-    slopes = np.einsum("pij,pj->pi", np.linalg.pinv(weight, rcond=1e-9, hermitian=True), asked)
-    square = float(np.einsum("pi,pij,pj->", slopes, weight, slopes))
-    if freedom < 1 or square < MIN_SLOPES * 2 * len(rows):
-        return
-    ratio = square / (2 * len(rows)) / max(closure / freedom, 1e-300)
-    chance = float(fdtrc(2 * len(rows), freedom, ratio))
-    if chance < CLOSED:
-        size = np.sqrt(square / pairs.gram[:, 0, 0].sum())
-        yield DetectorPattern(
-            result.name, "", len(linked), float(size), chance, False, common=False, closes=True
-        )
+    size = float(np.sqrt(square / pairs.gram[:, 0, 0].sum()))
+    return square, freedom, size, linked
 
 
 def _slope_equations(pairs):
