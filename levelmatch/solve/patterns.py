@@ -43,7 +43,7 @@ LEAST_SHAPES = 6
 MAX_GROUPS = 300
 # Loops close too well if the mean square of the slopes exceeds its expectation by the first factor,
 # and the closures' so little that chance makes the ratio less often than the second number.
-MIN_SLOPES, CLOSED = 3.0, 0.02
+MIN_SLOPES, CLOSED = 2.0, 0.05
 # Smallest reported pattern, as a fraction of the standard errors of the levels.
 FRACTION = 0.3
 
