@@ -11,8 +11,8 @@ import tempfile
 from collections import Counter
 from pathlib import Path
 
-from commands import call, litter, pixels, small_set
-from kills import commands_of, filled
+from commands import litter, pixels, small_set
+from kills import commands_of, ended, filled
 
 
 def main():
@@ -24,13 +24,15 @@ def main():
         folder = Path(temporary)
         paths = small_set(folder / "in", n=4, side=200)
         done, disk = folder / "done", folder / "disk"
-        assert call("run", *paths, "-o", done, "-q").returncode == 0
+        assert ended(["run", *paths, "-o", done, "-q"]) == (0, "")
         disk.mkdir()
         for name, (words, _) in commands_of(paths, done).items():
-            counts = Counter()
+            counts, whole = Counter(), folder / name.replace(" ", "")
+            assert ended(filled(words, whole)) == (0, ""), name
+            # The last size is sufficient for all outputs.
+            needed = 1.5 * sum(path.stat().st_size for path in whole.iterdir()) + 100_000
             for step in range(arguments.steps):
-                # The last size is sufficient for all outputs.
-                size = 4096 + step * 3_000_000 // arguments.steps
+                size = 4096 + int(needed * step / (arguments.steps - 1))
                 mount = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(disk)]
                 subprocess.run(mount, check=True)
                 try:
@@ -46,11 +48,11 @@ def main():
 def one(words, disk, counts):
     """Run one command on the disk."""
     output = disk / "out"
-    found = call(*filled(words, output))
-    counts["ended well" if found.returncode == 0 else "refused"] += 1
-    counts["signals"] += found.returncode < 0
-    counts["tracebacks"] += "Traceback" in found.stderr
-    counts["unnamed"] += found.returncode > 0 and str(disk) not in found.stderr
+    status, errors = ended(filled(words, output))
+    counts["ended well" if status == 0 else "refused"] += 1
+    counts["signals"] += status < 0
+    counts["tracebacks"] += "Traceback" in errors
+    counts["unnamed"] += status > 0 and str(disk) not in errors
     if output.exists():
         pixels(output)
         counts["litter"] += len(litter(output))
