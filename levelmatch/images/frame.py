@@ -143,7 +143,11 @@ class Frame:
 
     @property
     def whole_grid(self):
-        """The position of the whole image on the sky, a `~levelmatch.sky.grid.Grid`."""
+        """Position of the whole image on the sky.
+
+        A `~levelmatch.sky.grid.Grid`, or the `~levelmatch.sky.footprint.Footprint` of an image
+        in a record or a catalogue.
+        """
         # Of many images only outlines are known: their frames hold nothing else.
         return self._whole_grid if self.footprint is None else self.footprint
 
@@ -154,7 +158,7 @@ class Frame:
 
     @property
     def grid(self):
-        """The position on the sky of the frame's own part of the image."""
+        """Position of the frame's part of the image on the sky, see `whole_grid`."""
         if self.part != "lyot" or self.region is None or self.footprint is not None:
             return self.whole_grid
         return self._lyot_grid

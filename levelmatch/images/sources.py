@@ -144,7 +144,7 @@ class FileSource:
     def opened(self):
         """Open the file; errors and warnings name it."""
         try:
-            # No filter of warnings: files are read by threads, which share the filters.
+            # Do not filter warnings here: threads read files and share the filters.
             with (
                 named_warnings(self.path.name),
                 open_raw(self.path, self.max_bytes) as raw,
