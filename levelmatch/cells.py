@@ -20,13 +20,14 @@ from levelmatch.sky.vectors import lonlat
 
 __all__ = ["make_sky_cells"]
 
-# Pixels of a cell at most, by default; in larger ones stars and gradients cost accuracy.
+# Largest number of pixels of a cell by default. In larger cells stars and gradients cost accuracy.
 PIXELS = 100
-# Rounds of clipping, and its limit in sigma: stars stay, as their cores are alike in all images,
-# and cells of one image alone that are off are clipped from its pairs.
+# Largest number of rounds of clipping.
 N_CLIP = 5
+# Limit of clipping in sigma. Stars stay in the cells, because all images show them alike. A cell
+# that is wrong in one image only is clipped later, from the pairs of that image.
 CLIP = 5.0
-# Variance of the median of many normal values over that of their mean.
+# Ratio of the variances of the median and the mean of many normally distributed values.
 OF_MEDIAN = np.pi / 2
 
 
@@ -48,19 +49,19 @@ def make_sky_cells(
         Resolution of the cells, a power of two. By default a cell has 25 to 100 pixels of
         the image with the median pixel area.
     statistic : {"mean", "median"}
-        Value of a cell: a plane through its good pixels at its middle, pixels farther than 5
-        sigma clipped; or their median, less the slope of that plane, whose error is 1.25 times
-        larger.
+        Value of a cell. The mean is the value, at the middle of the cell, of a plane fitted to
+        its good pixels, clipped at 5 sigma. The median is taken after the slopes of that plane
+        are subtracted; its error is 1.25 times larger.
     keywords : iterable of str
-        Header keywords to keep beside those that a run may look up, such as one of ``group_by``.
+        More header keywords to keep, such as one of ``group_by``. The keywords that a run may
+        look up are always kept.
     read : `ReadOptions` or None
         How images are read.
 
     Returns
     -------
     cells : list of `SkyCells`
-        The cells of each image, one image in memory at a time. The error of a cell is that of
-        the scatter of its pixels.
+        The cells of each image. The error of a cell is computed from the scatter of its pixels.
 
     Raises
     ------
@@ -82,7 +83,7 @@ def make_sky_cells(
 
 
 def _resolution(pixel_area):
-    """Return the nside of cells of at most so many pixels."""
+    """Return the nside of cells that have at most `PIXELS` pixels of this solid angle."""
     ratio = nside_to_pixel_area(1).to_value(u.sr) / (PIXELS * pixel_area)
     return 1 << int(np.clip(np.ceil(0.5 * np.log2(ratio)), 0, 29))
 
@@ -91,7 +92,7 @@ def _cells(frame, nside, statistic, keywords):
     data, grid = frame.load(), frame.whole_grid
     ny, nx = frame.shape
     y, x = np.nonzero(np.isfinite(data))
-    # Unit vectors of all pixels, interpolated as corrections are.
+    # Interpolate the unit vectors of all pixels between nodes, as for corrections.
     vectors = (Correction(0.0, axis).evaluate(grid)[y, x] for axis in np.eye(3))
     cell = np.asarray(xyz_to_healpix(*vectors, nside, order="nested"), dtype=np.int64)
     order = np.argsort(cell, kind="stable")
@@ -120,19 +121,19 @@ def _cells(frame, nside, statistic, keywords):
 
 @dataclass(frozen=True, eq=False)
 class Pixels:
-    """The pixels of an image, sorted by cell.
+    """Pixels of an image, sorted by cell.
 
-    The value of a cell is that at its middle: the mean of its pixels lies elsewhere, for each
-    image somewhere else, and the sky has gradients.
+    The value of a cell refers to its middle. A plain mean would refer to the mean position of
+    the pixels, which differs between images and biases differences where the sky has a gradient.
 
     Parameters
     ----------
     data : `~numpy.ndarray`, shape (n,)
-        Values.
+        Values of the pixels.
     x, y : `~numpy.ndarray`, shape (n,)
         Offsets from the middle of the pixel's cell, in pixels.
     place : `~numpy.ndarray` of intp, shape (n,)
-        Place of the pixel's cell, ascending.
+        Place of each pixel's cell among the cells, ascending.
     """
 
     data: np.ndarray
@@ -146,11 +147,14 @@ class Pixels:
         return np.bincount(self.place)
 
     def sums(self, values):
-        """Sums of values over each cell."""
+        """Return the sum of values over each cell."""
         return np.bincount(self.place, values, minlength=len(self.count))
 
     def medians(self, values=None):
-        """Return the median of each cell at its middle, and its error."""
+        """Return the median of each cell at its middle, and its error.
+
+        With values, return only the median of the values in each cell.
+        """
         if values is None:
             _, error, slopes = self._fitted()
             values = self.data - slopes[:, 0][self.place] * self.x
@@ -162,13 +166,13 @@ class Pixels:
         return 0.5 * (values[low] + values[high])
 
     def planes(self):
-        """Return the value of each cell's plane at its middle, clipped, and its error."""
+        """Return the value of each cell's clipped plane at its middle, and its error."""
         return self._fitted()[:2]
 
     def _fitted(self):
         """Return the values at the middles, their errors and the slopes, shape (m, 2)."""
         residual = np.abs(self.data - self.medians(self.data)[self.place])
-        # Half of the pixels lie within this of the median.
+        # 1.4826 times the median absolute deviation estimates sigma.
         limit = 1.4826 * CLIP * self.medians(residual)
         for _ in range(N_CLIP):
             kept = (residual <= limit[self.place]).astype(float)
@@ -184,7 +188,10 @@ class Pixels:
         return planes[:, 0], scatter * np.sqrt(variance), planes[:, 1:]
 
     def _fit(self, kept):
-        """Return planes, the variances of their values over a pixel's, and degrees of freedom."""
+        """Return the planes, the variances of their values and their degrees of freedom.
+
+        The variances are in units of the variance of one pixel.
+        """
         terms = np.ones(len(self.data)), self.x, self.y
         gram, rhs = np.empty((len(self.count), 3, 3)), np.empty((len(self.count), 3))
         for i in range(3):
@@ -193,7 +200,7 @@ class Pixels:
             for j in range(i + 1):
                 gram[:, i, j] = gram[:, j, i] = self.sums(weighted * terms[j])
         freedom = gram[:, 0, 0] - 3
-        # Few pixels along a line have no plane.
+        # Pixels along a line do not determine a plane.
         scale = np.sqrt(np.maximum(np.einsum("nii->ni", gram), 1e-300))
         scaled = gram / (scale[:, :, None] * scale[:, None, :])
         good = (freedom > 0) & (np.linalg.det(scaled) > 1e-6)

@@ -1,5 +1,5 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
-"""Work of a run on the current cluster of `dask.distributed`, if there is one."""
+"""Run tasks on the current cluster of `dask.distributed`."""
 
 import sys
 from collections.abc import Callable, Sequence
@@ -10,12 +10,18 @@ from levelmatch.exceptions import LevelMatchError
 
 __all__ = ["current_client", "spread"]
 
-# Tasks ahead of those that are done, for each thread of the cluster.
+# Number of submitted, unfinished tasks for each thread of the cluster.
 AHEAD = 3
 
 
 def current_client() -> Any:
-    """Return the current distributed client, `None` if threads of this process do the work.
+    """Return the current distributed client.
+
+    Returns
+    -------
+    client : `distributed.Client` or None
+        `None` if no client is running, or this thread executes a task of a worker. Threads of
+        this process then do the work.
 
     Raises
     ------
@@ -30,8 +36,8 @@ def current_client() -> Any:
         client = default_client()
     except ValueError:
         return None
-    # A closed one remains the current one for as long as its block lasts. A task that waits
-    # for other tasks would hold the thread that they need.
+    # A closed client remains the current one until its with block ends. A task that waits for
+    # other tasks would hold the thread that they need.
     if client.status != "running" or _is_task():
         return None
     if getattr(client, "asynchronous", False):
@@ -64,36 +70,36 @@ def spread(
 ) -> list[Any]:
     """Call a function with the arguments of each item on the workers of a cluster.
 
-    The scheduler repeats the tasks of a worker that ends.
+    The scheduler repeats the tasks of a worker that ended.
 
     Parameters
     ----------
     client : `distributed.Client`
-        The cluster.
+        Client of the cluster.
     function : callable
-        A function of a module.
+        A function at the top level of a module.
     items : sequence of tuple
-        Its arguments.
+        Arguments of each call.
     names : sequence of str
-        What each item is, for error messages.
+        Name of each item, for error messages.
     on_done : callable or None
         Called in this thread after each item.
 
     Returns
     -------
     results : list
-        In the order of the items.
+        What the function returned, in the order of the items.
 
     Raises
     ------
     LevelMatchError
-        If the workers of one item ended again and again; the message names it.
+        If several workers ended while they worked on one item; the message names the item.
     Exception
-        Any that the function raises.
+        Any exception that the function raises.
     """
     from distributed import KilledWorker, as_completed
 
-    # Keys of this run alone: a cluster may hold those of others.
+    # Keys must be unique, because a cluster may hold tasks of other runs.
     run = uuid4().hex
     results: list[Any] = [None] * len(items)
     place: dict[Any, int] = {}

@@ -251,13 +251,13 @@ def _made(**changes):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"index": [5, 5, 8]}, r"x\.fits: the cell 5 \(nested\) is there twice"),
+        ({"index": [5, 5, 8]}, r"x\.fits: the cell 5 \(nested\) is given twice"),
         ({"index": [5, 6, 49152]}, r"x\.fits: index: 5 to 49152 are not all cells of nside 64"),
         ({"index": [5.5, 6, 7]}, r"x\.fits: index: indices are whole numbers"),
         ({"value": [1.0, 2]}, r"x\.fits: its cells differ in number: 3 of index, 2 of value"),
         ({"error": [1, -1, 1]}, r"x\.fits: the cell 6 has the error -1\.0"),
         ({"error": [1, 1, np.nan]}, r"x\.fits: the cell 8 has the error nan"),
-        ({"nside": 63}, r"x\.fits: nside: 63 is no power of two"),
+        ({"nside": 63}, r"x\.fits: nside: 63 is not a power of two"),
         ({"order": "uniq"}, r"x\.fits: order: 'uniq' is neither"),
         ({"coverage": [0, 0, 0]}, r"x\.fits: no cell has a value"),
     ],

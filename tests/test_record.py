@@ -466,9 +466,9 @@ def drop_image(tree):
         (set_item("passes", 1, "isolated", value=np.array(True)), "'isolated' of type bool"),
         (set_item("passes", 1, "kept", value=np.zeros(2)), "'kept' of type float64"),
         (set_item("passes", 1, "coefficients", value=np.zeros((1, 2))), "damaged"),
-        (set_item("passes", 1, "group", 0, value=99), "groups or sets that are not there"),
-        (set_item("passes", 1, "component", 0, value=-1), "groups or sets that are not there"),
-        (set_item("passes", 1, "tie", value=np.zeros(99)), "groups or sets that are not there"),
+        (set_item("passes", 1, "group", 0, value=99), "refers to missing groups or sets"),
+        (set_item("passes", 1, "component", 0, value=-1), "refers to missing groups or sets"),
+        (set_item("passes", 1, "tie", value=np.zeros(99)), "refers to missing groups or sets"),
         (
             set_item("passes", 1, "fit_type", value="cubic"),
             "damaged: .*fit_type: 'cubic'",

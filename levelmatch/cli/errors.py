@@ -193,7 +193,8 @@ def shown_warnings():
         tell(logging.WARNING, f"{kind}{spell(text)}")
 
     with warnings.catch_warnings():
-        # Of each image, which have the same place in astropy.
+        # By default Python shows a warning of astropy for the first image only, because all come
+        # from the same line of code.
         warnings.simplefilter("always", AstropyUserWarning)
         warnings.showwarning = show
         yield shown

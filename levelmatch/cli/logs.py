@@ -42,7 +42,7 @@ def command_text():
             files = [files[0], "...", files[-1], f"({len(files)} files)"]
         words += files + ([] if arg is None else [shlex.quote(arg)])
         files = []
-    # Names of files may have bytes that are no text.
+    # File names may contain bytes that are not valid text.
     text = " ".join(["levelmatch", *words]).encode(errors="backslashreplace").decode()
     return text if args else ""
 

@@ -264,7 +264,7 @@ def _run(images, values, shown, lock):
         result.write(output, overwrite=overwrite, progress_bar=bar("files"))
         lists = _write_lists(result, values, overwrite=overwrite)
         lock.forget()
-        # Of cells there is none.
+        # A run on cells has no checkpoint.
         checkpoint.unlink(missing_ok=True)
         written = [*written_lines(result, output), *lists]
     written += write_exports(result, **exports)

@@ -130,7 +130,8 @@ def _read_batch(images, start, read):
         try:
             for k, image in enumerate(images):
                 for frame in _usable(image, start + k, read, notes):
-                    # All that is found from the WCS but the positions of nodes, which are many.
+                    # Compute and keep what is derived from the WCS, except for the positions of
+                    # nodes, which take much memory.
                     frame.grid.radius, frame.grid.pixel_area, frame.grid.axes  # noqa: B018
                     frame.grid.forget()
                     frames.append(frame)

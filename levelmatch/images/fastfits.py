@@ -184,7 +184,7 @@ class Plane:
 
     @property
     def offset_of_values(self):
-        """Offset of the stored values; `None` if they are scaled, or astropy must tell."""
+        """Offset of the stored values, `None` if they are scaled or astropy must read them."""
         try:
             scale, offset = self.header.get("BSCALE", 1), self.header.get("BZERO", 0)
         except fits.VerifyError:

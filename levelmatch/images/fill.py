@@ -159,7 +159,8 @@ def _rounding_candidate(data, rows, columns):
     sample = np.abs(data[:: _stride(data), :: _stride(data)])
     largest = np.max(sample, where=np.isfinite(sample), initial=0.0)
     corner = np.abs(data[np.ix_(rows, columns)])
-    # Rounding errors are smaller than those of the largest value: a quick look for most images.
+    # Rounding errors are smaller than the rounding error of the largest value. Most images fail
+    # this quick test.
     if not (corner <= ROUNDING * largest).any():
         return []
     tiny = _tiny(data)

@@ -39,7 +39,7 @@ def filters_of(meta):
         wheel of the family holds a filter.
     """
     elements = {}
-    # PUPIL is a filter wheel of JWST. In files of other cameras it is not, for example of Mosaic-3.
+    # PUPIL is a filter wheel only in files of JWST, not for example in files of Mosaic-3.
     others = str(meta.get("TELESCOP") or "JWST").strip().upper() != "JWST"
     for family, keywords in FAMILIES.items():
         values = [_name(meta.get(key)) for key in keywords if not (others and key == "PUPIL")]

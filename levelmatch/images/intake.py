@@ -41,8 +41,10 @@ CARD = 80
 LONGEST = 1 << 22
 # Largest number of axes of a FITS array.
 MOST_AXES = 99
-# Those of the columns of a table, and of bytes or groups.
-MOST_COLUMNS, MOST_COUNT = 999, 1 << 62
+# Largest number of columns of a table.
+MOST_COLUMNS = 999
+# Largest values of PCOUNT and GCOUNT.
+MOST_COUNT = 1 << 62
 # Admitted parameter values of Rice compression.
 CODEC = {
     b"BLOCKSIZE": {b"16", b"32", b"64"},
@@ -55,7 +57,7 @@ PACKED = (b"\x1f\x8b", b"BZ", b"\xfd7")
 
 # Names of the options of reading.
 OPTIONS = {field.name for field in fields(ReadOptions)}
-# Also with other characters behind it, as astropy takes it.
+# END may be followed by other characters, as in astropy.
 _END = re.compile(rb"END(?: {77}|$| {0,76}[^A-Z0-9_-])")
 _SIZES = re.compile(
     rb"((?:Z?(?:BITPIX|NAXIS\d*|TILE\d+))|PCOUNT|GCOUNT|TFIELDS) *= *([+-]?\d+)(?:\.0*)? *(?:/|$| )"
@@ -231,7 +233,7 @@ def check_regular(path: Path) -> os.stat_result:
 
 
 def check_name(path: Path) -> None:
-    """Refuse a file whose name is no text: no record could hold it.
+    """Refuse a file whose name cannot be written in a record, because it is not valid Unicode.
 
     Parameters
     ----------
@@ -336,13 +338,14 @@ def _data_bytes(name: str, header: bytes, most: int) -> int:
     values: dict[str, bytes] = {}
     for found in (card for card in cards if card is not None):
         key, value = found[1].decode(), found[2]
-        # Programs differ in which of two they take.
+        # A size may not be declared twice with different values, because programs differ in the
+        # one that they use.
         if len(value) > 19 or values.setdefault(key, value) != value:
             why = "twice" if len(value) <= 19 else "of more than 18 digits"
             msg = f"{name}: a header declares the size {key} {why}; get the file again"
             raise FrameError(msg)
     sizes = {key: int(value) for key, value in values.items()}
-    # Otherwise astropy goes backwards in the file, or through the columns, without end.
+    # With other values astropy seeks backwards in the file or loops over columns endlessly.
     for key, largest in (("PCOUNT", MOST_COUNT), ("GCOUNT", MOST_COUNT), ("TFIELDS", MOST_COLUMNS)):
         if not 0 <= sizes.get(key, 0) <= largest:
             msg = f"{name}: a header declares {key} = {sizes[key]}; get the file again"

@@ -1,5 +1,5 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
-"""Sky values of an image in healpix cells, which take the place of its pixels."""
+"""Sky values of an image in healpix cells, used instead of its pixels."""
 
 import hashlib
 from collections.abc import Mapping
@@ -23,9 +23,9 @@ from levelmatch.table_files import read_table, write_table
 __all__ = ["CellsSource", "SkyCells", "cell_area", "cells_frame", "corrected_cells", "of_cells"]
 
 COLUMNS = ("index", "value", "error", "coverage")
-# Keys of a table's metadata that are no header keywords.
+# Keys of a table's metadata that are not header keywords of the image.
 OWN = ("NSIDE", "ORDERING", "NAME", "BUNIT", *(f"{c}{k}" for c in ("RA", "DEC") for k in range(4)))
-# Of images in cells no pixels are read.
+# Values that the options must have for images in cells, because other values need pixels.
 PIXELS_ONLY: dict[str, dict[str, Any]] = {
     "read": {"regions": None, "levels": None, "on_error": "raise"},
     "measure": {"method": "direct", "mask_sources": False, "stacked": False, "extend": None},
@@ -35,38 +35,38 @@ PIXELS_ONLY: dict[str, dict[str, Any]] = {
 
 @dataclass(frozen=True, eq=False)
 class SkyCells:
-    """Sky values of one image in healpix cells, which the functions take in place of its pixels.
+    """Sky values of one image in healpix cells, which functions accept instead of its pixels.
 
     Parameters
     ----------
     index : array-like of int, shape (n,)
-        Healpix indices of the cells, in ICRS, each once.
+        Healpix indices of the cells in ICRS, without repetitions.
     value : array-like, shape (n,)
-        Sky value of each cell, a mean or a median of its pixels. Cells of NaN are left out.
+        Sky value of each cell, a mean or a median of its pixels. Cells with NaN are left out.
     error : array-like, shape (n,)
-        Standard error of each value, without what cells share.
+        Standard error of each value, without errors that cells have in common.
     coverage : array-like, shape (n,)
         Number of good pixels of each cell, or the fraction of its area that they cover.
     nside : int
         Resolution of the cells: a power of two, the same for all images of a run.
     name : str
-        Name of the image, that of its file.
+        File name of the image.
     order : {"nested", "ring"}
         Order of the indices.
     unit : `~astropy.units.Unit`, str or None
         Unit of values and errors.
     corners : array-like, shape (4, 2), or None
-        Right ascension and declination, in degrees, of the image's corners: of its first pixel,
-        and on along its first row. They tell its rows from its columns, whose noise may be
-        common. By default these are taken to be along the parallels and meridians.
+        Right ascension and declination of the image's corners, in degrees. The first is at the
+        first pixel, the second at the end of the first row. They give the directions of rows
+        and columns, whose pixels may have noise in common. By default rows and columns are
+        taken to lie along parallels and meridians.
     meta : mapping
-        Header keywords, such as FILTER, DETECTOR or those of ``group_by``.
+        Header keywords, such as FILTER, DETECTOR or the keywords of ``group_by``.
 
     Raises
     ------
     FrameError
-        If the columns differ in length, or hold a value that is impossible; the message names
-        the image.
+        If the columns differ in length or hold an impossible value; the message names the image.
     """
 
     index: Any
@@ -117,7 +117,7 @@ class SkyCells:
 
     @cached_property
     def footprint(self):
-        """The position of the image on the sky, a `~levelmatch.sky.footprint.Footprint`."""
+        """Position of the image on the sky, a `~levelmatch.sky.footprint.Footprint`."""
         if self.corners is None:
             middle = self.vectors.sum(axis=0)
         else:
@@ -129,7 +129,7 @@ class SkyCells:
         if len(flat) < 3 or not uu * vv - uv * uv > 1e-9 * max(uu, vv) ** 2:
             msg = f"{self.name}: its {len(self)} good cells span no area of the sky; leave it out"
             raise FrameError(msg)
-        # The farthest cells in as many directions: all corners are among them.
+        # Find the farthest cell in each of many directions. The corners are among these cells.
         angle = 2 * np.pi * np.arange(N_VERTICES) / N_VERTICES
         far = (flat @ np.stack([np.cos(angle), np.sin(angle)])).argmax(axis=0)
         hull = self.vectors[list(dict.fromkeys(far.tolist()))]
@@ -181,12 +181,12 @@ class SkyCells:
         table : `~astropy.table.Table`
             The table.
         name : str
-            Name of the image, where the metadata have none.
+            Name of the image if the metadata do not contain NAME.
 
         Raises
         ------
         FrameError
-            If a column or NSIDE is missing; the message names the image.
+            If a column, NSIDE, ORDERING or the name is missing; the message names the image.
         """
         meta = {str(key).upper(): value for key, value in table.meta.items()}
         name = str(meta.get("NAME") or name)
@@ -244,10 +244,10 @@ def cell_area(nside):
 
 
 def _check_resolution(cells):
-    """Refuse resolutions and orders that healpix does not have."""
+    """Refuse a resolution or an order that healpix does not have."""
     nside = cells.nside
     if int(nside) != nside or not 1 <= nside <= 1 << 29 or int(nside) & (int(nside) - 1):
-        msg = f"{cells.name}: nside: {nside!r} is no power of two up to 2**29"
+        msg = f"{cells.name}: nside: {nside!r} is not a power of two up to 2**29"
         raise FrameError(msg)
     object.__setattr__(cells, "nside", int(nside))
     if cells.order not in ("nested", "ring"):
@@ -256,14 +256,14 @@ def _check_resolution(cells):
 
 
 def _check_values(cells):
-    """Refuse cells that are there twice, or whose errors are no errors."""
+    """Refuse an image without cells, repeated cells, and errors that are negative or not finite."""
     index = cells.index
     if not len(index):
         msg = f"{cells.name}: no cell has a value; leave the image out"
         raise FrameError(msg)
     twice = np.flatnonzero(np.diff(index) == 0)
     if len(twice):
-        msg = f"{cells.name}: the cell {index[twice[0]]} (nested) is there twice"
+        msg = f"{cells.name}: the cell {index[twice[0]]} (nested) is given twice"
         raise FrameError(msg)
     bad = np.flatnonzero(~(np.isfinite(cells.error) & (cells.error >= 0)))
     if len(bad):
@@ -290,7 +290,7 @@ def _nested(name, index, cells):
 
 @dataclass(frozen=True, eq=False)
 class CellsSource:
-    """The cells of an image in place of its pixels.
+    """Cells of an image as the source of its frame.
 
     Parameters
     ----------
@@ -317,7 +317,7 @@ class CellsSource:
 
     def read(self, dq_bits):
         """Refuse to read pixels."""
-        msg = f"{self.cells.name}: it is given by healpix cells, and its pixels are needed"
+        msg = f"{self.cells.name}: its pixels are needed, but it is given by healpix cells"
         raise FrameError(msg)
 
 
@@ -329,7 +329,7 @@ def cells_frame(cells: SkyCells, read) -> Frame:
         shape=cells.footprint.shape,
         meta=dict(cells.meta),
         unit=cells.unit,
-        # A footprint takes its place.
+        # Frames with a footprint do not use the WCS.
         transform=None,  # type: ignore[arg-type]
         blank=read.blank,
         footprint=cells.footprint,
@@ -342,9 +342,10 @@ def of_cells(frames, settings=None) -> bool:
     Raises
     ------
     FrameError
-        If only some are, or their resolutions differ; the message names two images.
+        If only some images are given by cells, or their resolutions differ; the message names
+        two images.
     ValueError
-        If an option needs pixels.
+        If the images are given by cells and an option of the settings needs pixels.
     """
     given = [frame for frame in frames if isinstance(frame.source, CellsSource)]
     if not given:
@@ -357,7 +358,7 @@ def of_cells(frames, settings=None) -> bool:
     for cells in (frame.source.cells for frame in given):
         if cells.nside != first.nside:
             msg = (
-                f"{cells.name}: its cells have nside {cells.nside}, those of {first.name} "
+                f"{cells.name}: its cells have nside {cells.nside}, the cells of {first.name} "
                 f"{first.nside}; bring them to one resolution"
             )
             raise FrameError(msg)
@@ -370,14 +371,14 @@ def of_cells(frames, settings=None) -> bool:
 
 
 def corrected_cells(frame: Frame, meta: Mapping | None = None) -> SkyCells:
-    """Return an image's cells minus its correction, times its factor, in their own unit.
+    """Return an image's cells, corrected and multiplied by its output factor.
 
     Parameters
     ----------
     frame : `~levelmatch.images.frame.Frame`
         The image.
     meta : mapping or None
-        Their header keywords; by default those of the image.
+        Header keywords of the returned cells, by default the keywords of the image.
     """
     cells = frame.source.cells
     correction, factor = frame.correction, frame.output_factor

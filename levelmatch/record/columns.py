@@ -170,7 +170,7 @@ def _own_file(frame: Frame) -> str:
 def _wcs_text(frame: Frame) -> str:
     """Return the image's WCS as FITS cards; for a gwcs, the WCS of its header; else a blank."""
     if frame.transform is None:
-        # Of cells.
+        # Images in cells have no WCS.
         return " "
     # The complete WCS, `original`, is not used because it parses the whole header.
     wcs = frame.transform.wcs

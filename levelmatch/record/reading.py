@@ -29,8 +29,8 @@ from levelmatch.solve.solution import Solution
 
 __all__ = ["read_tree"]
 
-# Arrays of a pass: the kinds of their numbers, and their shapes. These are of n images, m pairs of
-# which k are kept, g groups in s sets, and c coefficients.
+# Kinds of numbers and shape of each array of a pass. A pass has n images, m pairs (k are kept), g
+# groups, s sets of groups and c coefficients.
 ARRAYS = {
     "domain": ("iu", "n"),
     "group": ("iu", "n"),
@@ -336,7 +336,7 @@ def _offsets(node: dict[str, Any]) -> SharedOffsets:
 
 
 def _check_arrays(name: str, arrays: dict[str, np.ndarray], sizes: dict[str, int]) -> None:
-    """Refuse arrays of a pass of other types or shapes, and groups and sets that are not there."""
+    """Refuse arrays of a pass with wrong types or shapes, and indices of missing groups or sets."""
     for key, (kinds, letters) in ARRAYS.items():
         array = arrays[key]
         if letters == "k":
@@ -355,7 +355,7 @@ def _check_arrays(name: str, arrays: dict[str, np.ndarray], sizes: dict[str, int
         numbers = arrays[key]
         good = good and (not numbers.size or 0 <= numbers.min() <= numbers.max() < sizes[size])
     if not good or sizes["c"] not in (1, 3):
-        msg = f"the record is damaged: the pass {name!r} has groups or sets that are not there"
+        msg = f"the record is damaged: the pass {name!r} refers to missing groups or sets"
         raise RecordError(msg)
 
 

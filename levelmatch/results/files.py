@@ -67,7 +67,7 @@ __all__ = [
 ]
 
 
-# Files that are written at a time.
+# Number of files that are written at the same time.
 N_WRITERS = 2
 
 

@@ -10,15 +10,15 @@ __all__ = ["run_jobs"]
 
 
 def run_jobs(jobs: Iterable[tuple[Callable[[], object], bool]], n_threads: int) -> None:
-    """Call functions, some of them in threads. After an error no other function is called.
+    """Call functions, some of them in threads. After an error no further function is called.
 
     Parameters
     ----------
     jobs : iterable of tuple
-        Functions without arguments, each with whether a thread may call it. The calling thread
-        calls the others.
+        Pairs of a function without arguments and whether a thread may call it. The calling
+        thread calls the others.
     n_threads : int
-        Number of threads. The iterable is read only this many jobs ahead.
+        Number of threads, and largest number of jobs that are taken from the iterable in advance.
 
     Raises
     ------

@@ -16,7 +16,7 @@ CARD, BLANK = 80, " " * 80
 COMMENTARY = ("COMMENT ", "HISTORY ", "        ")
 # Cards that `levelmatch.results.header` reads or changes.
 _OWN = re.compile(r"LM|BKG(?:LEVEL|SUB  |METH )=|MDRIZSKY")
-# Cards that astropy leaves as they are.
+# Cards that astropy writes unchanged.
 _STANDARD = re.compile(
     r"(?:COMMENT |HISTORY |        ).*"
     r"|(?=[A-Z0-9_-]{1,8} *= )[A-Z0-9_ -]{8}= "
@@ -25,7 +25,7 @@ _STANDARD = re.compile(
 
 
 class OwnCards(dict):
-    """New cards of a header that has none of the package: the values, and the HISTORY."""
+    """New cards and HISTORY of a header that has no cards of the package."""
 
     def __init__(self) -> None:
         self.cards: dict[str, str] = {}
@@ -47,14 +47,15 @@ def is_simple(text: str) -> bool:
     Parameters
     ----------
     text : str
-        The cards, of 80 characters each, without END. All must be of standard form, and none
-        the package's, except for those of HISTORY.
+        The cards, of 80 characters each, without END. All must have the standard form. Except
+        for HISTORY, none may be a card of the package.
     """
     cards = (text[i : i + CARD] for i in range(0, len(text), CARD))
     return text.isprintable() and all(map(_is_simple, cards))
 
 
-# The chips of a camera have many cards in common. Zeros of both signs are equal, their texts not.
+# The cache is useful because the chips of a camera have many cards in common. The text of the value
+# is part of the key, because 0.0 and -0.0 are equal but are written differently.
 @lru_cache(maxsize=4096, typed=True)
 def _card(key: str, value: Any, comment: str, _: str) -> str:
     return str(fits.Card(key, value, comment))
@@ -66,14 +67,14 @@ def _is_simple(card: str) -> bool:
 
 
 def with_cards(text: str, own: OwnCards) -> str:
-    """Return a header with new cards, where astropy puts them, and the others as they are.
+    """Return a header with new cards at the places where astropy puts them.
 
     Parameters
     ----------
     text : str
-        A simple header, see `is_simple`.
+        A header for which `is_simple` is true.
     own : `OwnCards`
-        The cards.
+        The new cards.
 
     Returns
     -------
@@ -81,11 +82,11 @@ def with_cards(text: str, own: OwnCards) -> str:
         The header with END and padding.
     """
     cards = [text[i : i + CARD] for i in range(0, len(text), CARD)]
-    # Values stand before the commentary at the end, which HISTORY is a part of.
+    # Values go before the commentary cards at the end, new HISTORY after the last HISTORY card.
     filled = _stop(cards, (BLANK,))
     last = _stop(cards, COMMENTARY)
-    told = [i for i, card in enumerate(cards) if card.startswith("HISTORY ")]
-    history = told[-1] + 1 if told else filled
+    earlier = [i for i, card in enumerate(cards) if card.startswith("HISTORY ")]
+    history = earlier[-1] + 1 if earlier else filled
     places = [(last, [*own.cards.values()]), (history, own.history)]
     for place, new in places if history < last else reversed(places):
         cards[place:place] = new
@@ -94,7 +95,7 @@ def with_cards(text: str, own: OwnCards) -> str:
 
 
 def _stop(cards: list[str], starts: tuple[str, ...]) -> int:
-    """Return the number of cards without those at the end that begin so."""
+    """Return the number of cards before the last ones that begin with one of the texts."""
     stop = len(cards)
     while stop and cards[stop - 1].startswith(starts):
         stop -= 1

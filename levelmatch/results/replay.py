@@ -218,7 +218,7 @@ def _recorded_frames(
     names = names or _input_names(record)
     hdus = [int(record.input(frame, "hdu")) for frame in record.frames]
     read = _recorded_read(record, inputs=from_inputs)
-    # Of cells: the images that they were made of.
+    # The record of a run on cells is applied to the images that the cells were made from.
     of_cells = record.options.get("nside") is not None
     opened: dict[tuple[str, int], Frame] = {}
     for name in dict.fromkeys(names):
