@@ -1,0 +1,256 @@
+# Licensed under a 3-clause BSD style license - see LICENSE.rst
+"""Tables of images, pairs and loops of a run."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from astropy import units as u
+from astropy.table import QTable
+
+from levelmatch.images.frame import HOLD
+from levelmatch.record.shown import LevelTable, set_formats
+from levelmatch.record.unknown import total_variances
+from levelmatch.sky.vectors import lonlat
+from levelmatch.solve.loops import find_closures
+from levelmatch.solve.shared_pattern import subtract_pattern
+from levelmatch.solve.solve_pass import subtract_solution
+
+__all__ = ["image_table", "loop_table", "pair_table"]
+
+# Overlaps determine only differences between images. The gauge fixes the common level.
+# Endings of the descriptions of columns.
+RELATIVE = "; relative to the gauge"
+FREE = "; does not depend on the gauge"
+IMAGE_COLUMNS = {
+    "level": "level subtracted at the image's centre" + RELATIVE,
+    "error": "standard error of the level" + RELATIVE,
+    "slope_u": "slope subtracted, toward East" + RELATIVE,
+    "slope_u_error": "standard error of slope_u" + RELATIVE,
+    "slope_v": "slope subtracted, toward North" + RELATIVE,
+    "slope_v_error": "standard error of slope_v" + RELATIVE,
+    "slope_n_sigma": "significance of the two slopes" + RELATIVE,
+    "n_pairs": "number of kept pairs" + FREE,
+    "reference": "whether the image's correction is held at zero",
+    "isolated": "whether a pass had no usable pair of the image" + FREE,
+}
+PAIR_COLUMNS = {
+    "level": "first image minus second, before matching" + FREE,
+    "sigma": "standard error of level, without the floor" + FREE,
+    "scatter": "scatter of the pixel differences about their plane" + FREE,
+    "residual": "level minus the difference of the corrections" + FREE,
+    "weight": "weight of the pair in the least-squares sum" + FREE,
+    "robust": "fraction of its weight that the pair kept" + FREE,
+    "n_sigma": "residual divided by its expected error" + FREE,
+    "gain": "relative difference of the flux scales, first minus second" + FREE,
+    "gain_error": "standard error of gain" + FREE,
+    "npix": "number of pixels compared" + FREE,
+    "kept": "whether the solution used the pair" + FREE,
+}
+PAIR_FORMATS: dict[str, str | int] = {
+    **dict.fromkeys(("level", "sigma", "scatter", "residual"), "sigma"),
+    "robust": 2,
+    "n_sigma": 1,
+    "gain": 4,
+    "gain_error": 4,
+    "ra": 5,
+    "dec": 5,
+}
+LOOP_COLUMNS = {
+    "n_pairs": "number of pairs around the loop" + FREE,
+    "closure": "sum of the differences around the loop, zero except for errors" + FREE,
+    "sigma": "standard error of closure, with the floor" + FREE,
+    "n_sigma": "closure divided by sigma" + FREE,
+}
+
+
+# --------------------------------------------------------------------------------------
+# Table of the images
+
+
+def image_table(levels: Any) -> QTable:
+    """Return the table of the images, in the order of the input."""
+    frames, rank = levels.frames, levels.rank
+    table = LevelTable()
+    table["name"], table["tile"] = [f.name for f in frames], [f.tile for f in frames]
+    totals = _coefficients(frames)
+    variance = np.maximum(total_variances(levels, levels._joined), 0.0)
+    table["level"], table["error"] = totals[:, 0], np.sqrt(variance[:, 0])
+    table["n_pairs"] = _count_pairs(levels)[rank]
+    held = {r.name for p in levels.passes for r in p.references}
+    table["reference"] = [frame.name in held or frame.role == HOLD for frame in frames]
+    table["isolated"] = levels._joined.without_pairs[rank]
+    for k, axis in ((1, "u"), (2, "v")):
+        table[f"slope_{axis}"] = totals[:, k]
+        table[f"slope_{axis}_error"] = np.sqrt(variance[:, k])
+    table["slope_n_sigma"] = levels.slope_significance()
+    for name in dict.fromkeys(a.name for f in frames for a in f.corrections):
+        table[f"level_{name}"] = _coefficients(frames, name)[:, 0]
+    for key in ("detector", "part"):
+        table[key] = [getattr(frame, key) for frame in frames]
+    _set_units(table, {frame.unit for frame in frames})
+    _set_image_formats(table)
+    table.meta["gauge"] = levels.gauge
+    if levels.options.get("notes"):
+        table.meta["notes"] = list(levels.options["notes"])
+    return _describe(table, IMAGE_COLUMNS)
+
+
+def _set_image_formats(table: QTable) -> None:
+    """Print levels and slopes with the digits of their errors."""
+    levels = [name for name in table.colnames if name.startswith("level")]
+    slopes = {
+        f"slope_{axis}{end}": f"slope_{axis}_error" for axis in "uv" for end in ("", "_error")
+    }
+    set_formats(table, {**dict.fromkeys([*levels, "error"], "error"), **slopes, "slope_n_sigma": 1})
+
+
+def _coefficients(frames, name: str | None = None) -> np.ndarray:
+    """Return level and slopes of each frame by one pass, or by all passes; shape (n, 3)."""
+    rows = []
+    for frame in frames:
+        applied = [a for a in frame.corrections if name is None or a.name == name]
+        axes = frame.whole_grid.axes
+        rows.append(sum((a.correction.coefficients(axes) for a in applied), np.zeros(3)))
+    return np.array(rows)
+
+
+def _set_units(table: QTable, units: set) -> None:
+    """Set the unit of levels and slopes, in place, if all images have the same unit."""
+    unit = units.pop() if len(units) == 1 else None
+    if unit is None:
+        return
+    for name in table.colnames:
+        if name.startswith(("level", "error", "slope")) and name != "slope_n_sigma":
+            slope = name.startswith("slope")
+            table[name] = table[name] * (unit / u.arcmin if slope else unit)
+
+
+def _count_pairs(levels: Any) -> np.ndarray:
+    """Return the number of kept pairs of each image's groups, for images sorted by name."""
+    count = np.zeros(len(levels.frames), dtype=int)
+    for p in levels.passes:
+        rows, group = p.rows[p.kept], p.group
+        of_group = np.zeros(int(group.max()) + 1, dtype=int)
+        np.add.at(of_group, group[levels.measured.first[rows]], 1)
+        np.add.at(of_group, group[levels.measured.second[rows]], 1)
+        count += of_group[group]
+    return count
+
+
+# --------------------------------------------------------------------------------------
+# Table of the pairs
+
+
+def pair_table(levels: Any) -> QTable:
+    """Return the table of the pairs, in the common unit."""
+    measured = levels.pooled
+    names = [frame.name for frame in levels.sorted_frames]
+    unit = levels.unit or u.dimensionless_unscaled
+    solved = _solved_columns(levels)
+    table = LevelTable()
+    table["image1"] = [names[i] for i in measured.first]
+    table["image2"] = [names[i] for i in measured.second]
+    table["pass"] = solved["pass"]
+    table["level"] = measured.level * unit
+    table["sigma"] = measured.sigma * unit
+    table["residual"] = solved["residual"] * unit
+    table["n_sigma"] = solved["n_sigma"]
+    table["kept"] = solved["kept"]
+    table["scatter"] = measured.scatter * unit
+    table["weight"] = solved["weight"] / unit**2
+    table["robust"] = solved["robust"]
+    table["gain"] = measured.gain
+    table["gain_error"] = measured.gain_error
+    table["npix"] = measured.npix
+    lon, lat = lonlat(measured.axes[:, 0])
+    table["ra"], table["dec"] = lon * u.deg, lat * u.deg
+    table["reason"] = solved["reason"].astype(str)
+    set_formats(table, PAIR_FORMATS)
+    return _describe(table, PAIR_COLUMNS)
+
+
+def _solved_columns(levels: Any) -> dict[str, np.ndarray]:
+    """Return the results for each pair from its pass; NaN or blank for a pair of no pass."""
+    n = len(levels.measured)
+    out = {
+        "pass": np.full(n, "", dtype="U12"),
+        "kept": np.zeros(n, dtype=bool),
+        "reason": np.full(n, "", dtype=object),
+        **{name: np.full(n, np.nan) for name in ("residual", "weight", "robust", "n_sigma")},
+    }
+    for p in levels.passes:
+        out["pass"][p.rows] = p.name
+        for name in ("kept", "reason", "residual"):
+            out[name][p.rows] = getattr(p, name)
+        for name in ("weight", "robust", "n_sigma"):
+            out[name][p.rows[p.kept]] = getattr(p.solution, name)
+    return out
+
+
+# --------------------------------------------------------------------------------------
+# Table of the loops
+
+
+def loop_table(levels: Any) -> QTable:
+    """Return the table of the independent loops, in the common unit."""
+    unit = levels.unit or u.dimensionless_unscaled
+    rows, ratios = [], []
+    pairs = levels.pooled
+    for p in levels.passes:
+        after = subtract_solution(pairs, p)
+        loops = _closures(p, subtract_pattern(pairs, p.pattern), after)
+        ratios.append(loops.n_sigma)
+        names = _group_names(levels.sorted_frames, p.group)
+        for nodes, *values in zip(
+            loops.nodes, loops.closure, loops.sigma, loops.n_sigma, strict=True
+        ):
+            images = " ".join(names[g] for g in nodes)
+            rows.append((p.name, images, len(nodes), *values))
+        pairs = after
+    columns = ("pass", "images", "n_pairs", "closure", "sigma", "n_sigma")
+    types = ("U12", object, int, float, float, float)
+    out = LevelTable(rows=rows or None, names=columns, dtype=types)
+    out["images"] = out["images"].astype(str)
+    out["closure"], out["sigma"] = out["closure"] * unit, out["sigma"] * unit
+    every = np.concatenate(ratios) if ratios else np.zeros(0)
+    out.meta["rms"] = float(np.sqrt(np.mean(every**2))) if len(every) else np.nan
+    set_formats(out, {"closure": "sigma", "sigma": "sigma", "n_sigma": 1})
+    return _describe(out, LOOP_COLUMNS)
+
+
+def _closures(p, before, after):
+    """Return the closures of a pass's loops, from the pairs before and after its corrections."""
+    kept = p.rows[p.kept]
+    pairs, group = before.take(kept), p.group
+    first, second = group[pairs.first], group[pairs.second]
+    floors = p.solution.floors[p.solution.component[first]]
+    # The level of a fitted plane refers to the centre of the pair, so planes are subtracted.
+    level = pairs.level if p.fit_type == "level" else after.take(kept).level
+    return find_closures(first, second, level, np.hypot(pairs.sigma, floors))
+
+
+def _group_names(frames, group: np.ndarray) -> dict[int, str]:
+    """Return the name of each group of a pass: its only image, or the tile of its images.
+
+    Images of several tiles, or of a tile without a name, are named by the first.
+    """
+    members: dict[int, list] = {}
+    for frame, g in zip(frames, group.tolist(), strict=True):
+        members.setdefault(g, []).append(frame)
+    tiles = {g: {frame.tile for frame in images} for g, images in members.items()}
+    return {
+        g: (len(images) > 1 and len(tiles[g]) == 1 and images[0].tile) or images[0].name
+        for g, images in members.items()
+    }
+
+
+def _describe(table: QTable, words: Mapping[str, str]) -> QTable:
+    """Add descriptions to a table's columns, in place."""
+    for name in table.colnames:
+        if name in words:
+            table[name].info.description = words[name]
+        elif name.startswith("level_"):
+            pass_name = name.removeprefix("level_")
+            table[name].info.description = f"level subtracted by the pass {pass_name}" + RELATIVE
+    return table
