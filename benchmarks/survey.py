@@ -22,7 +22,7 @@ from scaling import outlines, peak, simulated_pairs
 
 import levelmatch as lm
 from levelmatch.images.frame import Frame
-from levelmatch.measure.overlaps import assign_pairs
+from levelmatch.measure.pair_selection import assign_pairs
 from levelmatch.measure.table import PairTable
 from levelmatch.sky.footprint import Footprint
 from levelmatch.sky.overlaps import find_outline_pairs, thin_pairs

@@ -73,16 +73,16 @@ from levelmatch.options import (
 from levelmatch.record.record import Record as Record
 from levelmatch.record.record import read_record as read_record
 from levelmatch.record.solving import solve_record as solve_record
-from levelmatch.results.mosaic import make_mosaic as make_mosaic
-from levelmatch.results.replay import (
+from levelmatch.results.apply_undo import (
     apply_record as apply_record,
 )
-from levelmatch.results.replay import (
+from levelmatch.results.apply_undo import (
     recorded_result as recorded_result,
 )
-from levelmatch.results.replay import (
+from levelmatch.results.apply_undo import (
     undo_record as undo_record,
 )
+from levelmatch.results.mosaic import make_mosaic as make_mosaic
 from levelmatch.results.result import MatchResult as MatchResult
 from levelmatch.results.verification import (
     verify_record as verify_record,

@@ -5,12 +5,12 @@ from pathlib import Path
 
 from levelmatch.atomic import atomic_stream, refuse_existing
 from levelmatch.exceptions import FrameError
-from levelmatch.record.levels import Levels
+from levelmatch.record.solved_run import SolvedRun
 
 __all__ = ["write_skyfile"]
 
 
-def write_skyfile(result: Levels, path: str | Path, *, overwrite: bool = False) -> Path:
+def write_skyfile(result: SolvedRun, path: str | Path, *, overwrite: bool = False) -> Path:
     """Write the levels of a result for AstroDrizzle's parameter ``skyfile``.
 
     Each line holds the name of a file and the levels of its chips, in the order of the file. The

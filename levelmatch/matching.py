@@ -7,7 +7,7 @@ from logging import getLogger
 from levelmatch.docstrings import share_parameters
 from levelmatch.exceptions import warn_user
 from levelmatch.images.collection import collect
-from levelmatch.measure.overlaps import Overlaps
+from levelmatch.measure.pair_selection import Overlaps
 from levelmatch.options import fit_terms
 from levelmatch.planning import (
     check_chips,
@@ -448,7 +448,7 @@ def _known_pairs(measure):
     """Return the store of pairs that are measured already, or `None`."""
     if measure.extend is None and measure.checkpoint is None:
         return None
-    from levelmatch.measure.store import PairFile, PairStore
+    from levelmatch.measure.pair_store import PairFile, PairStore
     from levelmatch.record.record import as_record
 
     rows = {} if measure.extend is None else as_record(measure.extend).rows()

@@ -7,8 +7,8 @@ import numpy as np
 
 from levelmatch.docstrings import share_parameters
 from levelmatch.images.collect import collect_frames
-from levelmatch.measure.overlaps import Overlaps
-from levelmatch.measure.pooling import pooled_passes
+from levelmatch.measure.correlated_errors import pooled_passes
+from levelmatch.measure.pair_selection import Overlaps
 from levelmatch.options import ReadOptions
 from levelmatch.results.mosaic import comparable_frames, stack_frames
 from levelmatch.settings import Settings

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from levelmatch.facts import (
-    Facts,
+from levelmatch.diagnostics import (
+    Diagnostics,
     Seam,
     has_slopes,
     seam_error,
@@ -18,7 +18,7 @@ from levelmatch.solve.flux_scales import flux_text
 from levelmatch.text import count, decimals, fixed, list_names, values
 
 __all__ = [
-    "Facts",
+    "Diagnostics",
     "Finding",
     "Seam",
     "anchored_gauge",
@@ -73,7 +73,7 @@ class Finding:
 
 def verdict(result):
     """Return one sentence on the seams before and after matching."""
-    facts = Facts.of(result)
+    facts = Diagnostics.of(result)
     n_kept = int(np.count_nonzero(facts.kept))
     if n_kept == 0:
         return "No seam was matched: no pair is kept."
@@ -101,7 +101,7 @@ def verdict(result):
 
 def headline(result):
     """Return the verdict, and a sentence that names the most important findings."""
-    facts = Facts.of(result)
+    facts = Diagnostics.of(result)
     words = [finding.words for finding in findings(facts)]
     shown = "; ".join(words[:MAX_FINDINGS])
     return [verdict(facts), f"Look first at: {shown}."] if shown else [verdict(facts)]
@@ -109,7 +109,7 @@ def headline(result):
 
 def findings(result):
     """Return the `Finding` objects of a result, the most important first."""
-    facts = Facts.of(result)
+    facts = Diagnostics.of(result)
     return [
         *(f for f in _seam_findings(facts) if facts.seams.sigma_worst > NOTED_SIGMA),
         *_suspect_findings(facts),
@@ -242,7 +242,7 @@ def _set_findings(facts):
 
 def summary_lines(result):
     """Return sentences on the images, the passes and the references."""
-    facts = Facts.of(result)
+    facts = Diagnostics.of(result)
     tiles = len({frame.tile for frame in facts.frames})
     parts = f" ({len(facts.frames)} parts)" if len(facts.frames) != facts.n_images else ""
     kept, n = (sum(getattr(p, name) for p in facts.passes) for name in ("n_kept", "n_pairs"))
@@ -306,7 +306,7 @@ def _has_lone_groups(matched):
 
 def notes(result):
     """Return sentences on pairs, images, flux scales and sets, and the notes of the run."""
-    facts = Facts.of(result)
+    facts = Diagnostics.of(result)
     # The worst seam is not repeated here, because `trust_lines` always names it.
     others = [f.sentence for f in findings(facts) if f not in list(_seam_findings(facts))]
     sentences = [*_pair_notes(facts), *others, *_pattern_notes(facts), *_set_notes(facts)]
@@ -456,7 +456,7 @@ def anchored_gauge(gauge, anchor):
 
 def trust_lines(result):
     """Return sentences on the gauge, the closures of loops and the worst seam."""
-    facts = Facts.of(result)
+    facts = Diagnostics.of(result)
     lines = [f"Zero points, which overlaps cannot determine: {'; '.join(_zero_points(facts))}."]
     loops = facts.closures
     if len(loops) == 0:

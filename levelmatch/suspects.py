@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from levelmatch.solve.disagreement import find_disagreeing, find_scattered
+from levelmatch.solve.image_outliers import find_disagreeing, find_scattered
 from levelmatch.solve.loops import find_closures
 from levelmatch.solve.shared_pattern import subtract_pattern
 from levelmatch.solve.solve_pass import equations_of, subtract_solution
@@ -49,7 +49,7 @@ def find_suspects(result):
 
     Parameters
     ----------
-    result : `~levelmatch.record.levels.Levels`
+    result : `~levelmatch.record.solved_run.SolvedRun`
         The result, or its record.
 
     Returns

@@ -11,7 +11,7 @@ from astropy.io import fits
 from astropy.nddata import CCDData, StdDevUncertainty
 from astropy.wcs import WCS
 
-from levelmatch.record.levels import Levels
+from levelmatch.record.solved_run import SolvedRun
 from levelmatch.sky.footprint import Footprint
 from levelmatch.sky.vectors import plane_terms, tangent_axes, unit_vectors
 
@@ -173,6 +173,6 @@ def as_record():
             )
             for frame in result.frames
         ]
-        return Levels(frames, result.passes, result.measured, result.run)
+        return SolvedRun(frames, result.passes, result.measured, result.run)
 
     return strip

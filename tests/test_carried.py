@@ -6,7 +6,6 @@ import pytest
 from numpy.testing import assert_allclose
 
 import levelmatch as lm
-from levelmatch.solve import carried
 
 SHAPE = (32, 48)
 N_TRIALS = 60

@@ -15,7 +15,6 @@ from levelmatch.cli import main
 from levelmatch.images import fits_files
 from levelmatch.images.catalogue import sky_outlines
 from levelmatch.images.collect import collect_frames
-from levelmatch.measure import overlaps
 from levelmatch.measure.schedule import measure_pairs
 from levelmatch.sky.overlaps import find_outline_pairs
 from levelmatch.sky.vectors import unit_vectors

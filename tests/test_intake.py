@@ -17,7 +17,7 @@ from click.testing import CliRunner
 import levelmatch as lm
 from levelmatch.cli import main
 from levelmatch.images.collect import collect_frames
-from levelmatch.measure.store import PairFile
+from levelmatch.measure.pair_store import PairFile
 
 # Peak memory of the process so far.
 PEAK = resource.RUSAGE_SELF

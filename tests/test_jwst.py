@@ -4,7 +4,7 @@
 import pytest
 from astropy.io import fits
 
-from levelmatch.images.flags import bad_bits
+from levelmatch.images.dq_bits import bad_bits
 from levelmatch.images.jwst import (
     DEFAULT_BAD_BITS,
     DQ_BITS,

@@ -21,9 +21,9 @@ import levelmatch as lm
 from levelmatch import cli
 from levelmatch.cli.options import Blank
 from levelmatch.images.collect import collect_frames
+from levelmatch.images.dq_bits import bad_bits
 from levelmatch.images.fill import find_fill
-from levelmatch.images.flags import bad_bits
-from levelmatch.results.pixels import frames_with_pixels
+from levelmatch.results.recorded_frames import frames_with_pixels
 from levelmatch.sky.transform import SkyTransform
 from levelmatch.sky.vectors import lonlat
 from levelmatch.summary import notes

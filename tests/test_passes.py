@@ -9,11 +9,11 @@ from numpy.testing import assert_allclose, assert_array_equal
 
 import levelmatch as lm
 from levelmatch.exceptions import DisconnectedWarning
-from levelmatch.measure.overlaps import assign_pairs
+from levelmatch.measure.pair_selection import assign_pairs
 from levelmatch.measure.table import PairTable, unmeasured
 from levelmatch.options import SolveOptions
 from levelmatch.sky.vectors import plane_terms, tangent_axes, transfer_matrix, unit_vectors
-from levelmatch.solve.cuts import select_pairs
+from levelmatch.solve.pair_cuts import select_pairs
 from levelmatch.solve.passes import Pass, labels
 from levelmatch.solve.solve_pass import solve_pass, subtract_solution
 

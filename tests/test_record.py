@@ -19,7 +19,7 @@ import levelmatch as lm
 from levelmatch.exceptions import RecordError
 from levelmatch.measure.table import PairTable
 from levelmatch.record.record import RECORD_NAME, Record, read_record
-from levelmatch.results.replay import recorded_files
+from levelmatch.results.apply_undo import recorded_files
 from levelmatch.testing import simulate_miri
 
 SHAPE = (128, 129)

@@ -19,7 +19,7 @@ from levelmatch import FrameError, LevelMatchWarning, SolveOptions, match_levels
 from levelmatch.record.record import read_record
 from levelmatch.report.page import make_page
 from levelmatch.report.tables import pair_order
-from levelmatch.summary import Facts, findings, verdict
+from levelmatch.summary import Diagnostics, findings, verdict
 from levelmatch.testing import simulate_generic, simulate_miri
 
 EVIL = "<script>alert('x')</script>&\"$title"
@@ -291,7 +291,7 @@ def test_tables(result, no_pictures):
         "Kept",
     ]
     # The most significant residual comes first.
-    found = result.pairs[pair_order(Facts.of(result))]
+    found = result.pairs[pair_order(Diagnostics.of(result))]
     assert (np.diff(found["n_sigma"]) <= 0).all()
     assert floats(page.column(1, "Before")) == pytest.approx(found["level"].value, abs=6e-3)
     assert floats(page.column(1, "Error")) == pytest.approx(found["sigma"].value, abs=6e-3)
@@ -312,7 +312,7 @@ def test_the_headline_is_on_top(no_pictures):
     )
     images = list(simulated.images)
     images[4].data[:, :30] += 5
-    facts = Facts(match_levels(images))
+    facts = Diagnostics(match_levels(images))
     text = make(facts.result)
     (top,) = re.findall(r'<section class="headline".*?</section>', text, re.DOTALL)
     assert text.index(top) < text.index("<h2>Summary")

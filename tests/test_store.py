@@ -14,9 +14,8 @@ from numpy.testing import assert_allclose, assert_array_equal
 
 import levelmatch as lm
 from levelmatch.exceptions import RecordError
-from levelmatch.measure import overlaps as pipeline
-from levelmatch.measure import store
-from levelmatch.measure.store import ENTRY, MAGIC, PairFile
+from levelmatch.measure import pair_selection as pipeline
+from levelmatch.measure.pair_store import ENTRY, MAGIC, PairFile
 from levelmatch.measure.table import PAIR
 from levelmatch.record.record import read_record
 from levelmatch.testing import simulate_miri

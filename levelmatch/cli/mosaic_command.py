@@ -70,8 +70,8 @@ def mosaic(record, files, output, like, *, overwrite, force, quiet, debug, **opt
     start_log(debug=debug)
     with one_error(debug=debug), shown_warnings():
         from levelmatch.record.record import read_record
+        from levelmatch.results.apply_undo import recorded_files, recorded_result
         from levelmatch.results.mosaic import make_mosaic
-        from levelmatch.results.replay import recorded_files, recorded_result
 
         if output.exists() and not overwrite:
             msg = f"{output} exists; --overwrite replaces it"

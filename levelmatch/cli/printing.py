@@ -60,9 +60,9 @@ def print_result(result, shown=()):
     shown : list of (type, str)
         Warnings already shown, from `~levelmatch.cli.errors.shown_warnings`.
     """
-    from levelmatch.summary import Facts, headline, notes, summary_lines
+    from levelmatch.summary import Diagnostics, headline, notes, summary_lines
 
-    facts = Facts.of(result)
+    facts = Diagnostics.of(result)
     echo("\n".join(_table_lines(facts)) + "\n")
     for line in summary_lines(facts):
         echo(line)
@@ -175,10 +175,10 @@ def _join(left, right):
 
 def pair_lines(result):
     """Return one line for each pair: its difference, its residual, and whether it is kept."""
-    from levelmatch.summary import Facts
+    from levelmatch.summary import Diagnostics
     from levelmatch.text import label_names, short_names
 
-    facts = Facts.of(result)
+    facts = Diagnostics.of(result)
     if len(facts.pairs) == 0:
         return ["no pairs"]
     numbers = _pair_columns(facts.pairs, facts.unit_words)

@@ -109,7 +109,6 @@ def _write(function, record, files, output, *, overwrite, force, quiet, debug):
     start_log(debug=debug)
     with one_error(debug=debug), shown_warnings():
         from levelmatch.record.record import read_record
-        from levelmatch.results import replay
         from levelmatch.results.lock import output_lock
 
         known = read_record(record)
@@ -151,7 +150,7 @@ def verify(record, files, inputs, *, quiet, debug):
     start_log(debug=debug)
     with one_error(debug=debug), shown_warnings():
         from levelmatch.record.record import read_record
-        from levelmatch.results.replay import recorded_files
+        from levelmatch.results.apply_undo import recorded_files
         from levelmatch.results.verification import verify_record
 
         known = read_record(record)
@@ -316,7 +315,7 @@ def report(record, output, title, *, overwrite, debug):
         from levelmatch.record.record import read_record
         from levelmatch.report import write_report
         from levelmatch.report.page import check_replaceable
-        from levelmatch.results.replay import recorded_files, recorded_result
+        from levelmatch.results.apply_undo import recorded_files, recorded_result
 
         known = read_record(record)
         output = record.with_name(REPORT) if output is None else output

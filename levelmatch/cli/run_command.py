@@ -144,7 +144,7 @@ def _read_options(values):
 def _extended(ctx, values):
     """Return the options and images of a record, combined with the command line."""
     from levelmatch.record.record import read_record
-    from levelmatch.results.replay import recorded_files
+    from levelmatch.results.apply_undo import recorded_files
 
     record = read_record(values["extend"])
     values = merge(ctx, values, recorded_values(record))

@@ -12,7 +12,7 @@ from astropy.table import Table
 from scipy.spatial import ConvexHull
 
 from levelmatch.exceptions import FrameError
-from levelmatch.images.binding import Binding
+from levelmatch.images.file_state import FileState
 from levelmatch.images.filters import FAMILIES
 from levelmatch.images.frame import Frame
 from levelmatch.images.notes import Notes
@@ -420,7 +420,7 @@ def _source(file, hdu, place, read, reader) -> Any:
         return None
     path = Path(file)
     try:
-        binding = Binding(path)
+        binding = FileState(path)
     except OSError as error:
         msg = f"{path}: there is no such file; check the column file of the catalogue"
         raise FrameError(msg) from error

@@ -12,10 +12,10 @@ from levelmatch.associations import is_association
 from levelmatch.exceptions import FrameError
 from levelmatch.images import jwst
 from levelmatch.images.collect import collect_frames
-from levelmatch.images.detectors import with_detectors
+from levelmatch.images.detector_keyword import with_detectors
 from levelmatch.images.filters import check_filters
 from levelmatch.images.frame import Frame
-from levelmatch.images.known import with_known_levels
+from levelmatch.images.known_levels import with_known_levels
 from levelmatch.images.notes import Notes
 from levelmatch.images.roles import with_roles
 from levelmatch.images.scales import flux_factors, to_common_unit, with_output_factors

@@ -9,7 +9,7 @@ from typing import Any
 from astropy.io import fits
 
 from levelmatch.exceptions import FrameError
-from levelmatch.images.planes import plane_shape
+from levelmatch.images.mask_arrays import plane_shape
 from levelmatch.option_values import hdu_choices
 
 __all__ = ["Extension", "chosen_extensions", "extension_labels", "extensions_of"]

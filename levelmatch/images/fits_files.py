@@ -13,14 +13,11 @@ from astropy.wcs import WCS, FITSFixedWarning
 
 from levelmatch.exceptions import FrameError
 from levelmatch.images import fastfits, jwst
-from levelmatch.images.binding import Binding
 from levelmatch.images.cards import check_header, wcs_header
-from levelmatch.images.chosen import Chosen
+from levelmatch.images.dq_bits import bad_bits
+from levelmatch.images.extension_choice import ExtensionChoice
 from levelmatch.images.extensions import Extension, extensions_of
-from levelmatch.images.flags import bad_bits
-from levelmatch.images.frame import Frame
-from levelmatch.images.inherit import file_meta, with_inherited_frame
-from levelmatch.images.intake import (
+from levelmatch.images.file_checks import (
     check_file,
     check_layout,
     check_name,
@@ -28,16 +25,19 @@ from levelmatch.images.intake import (
     named_warnings,
     reason_of,
 )
-from levelmatch.images.notes import Notes
-from levelmatch.images.packing import damage_of, open_raw
-from levelmatch.images.planes import (
+from levelmatch.images.file_state import FileState
+from levelmatch.images.frame import Frame
+from levelmatch.images.inherit import file_meta, with_inherited_frame
+from levelmatch.images.mask_arrays import (
     KINDS,
-    MaskPlane,
+    MaskArray,
     find_planes,
     partner_hdu,
     partner_planes,
     plane_shape,
 )
+from levelmatch.images.notes import Notes
+from levelmatch.images.packing import damage_of, open_raw
 from levelmatch.images.sources import FileSource
 from levelmatch.images.units import read_unit
 from levelmatch.options import ReadOptions
@@ -110,7 +110,7 @@ def file_frames(path: Path, read: ReadOptions, notes: Notes, place: int = 0) -> 
         check_name(path)
         check_file(path, read.max_bytes)
         # The binding must exist before anything is read.
-        first = Binding(path)
+        first = FileState(path)
         with named_warnings(name):
             frames = _opened_frames(path, read, notes, place)
         return [
@@ -157,7 +157,7 @@ def _opened_frames(path, read, notes, place):
         with open_raw(path, read.max_bytes) as file, fits.open(file, memmap=False) as hdus:
             if isinstance(file, io.BytesIO):
                 check_layout(path.name, file, file.getbuffer().nbytes, read.max_bytes)
-            chosen = Chosen.of(path.name, extensions_of(hdus), read)
+            chosen = ExtensionChoice.of(path.name, extensions_of(hdus), read)
             return chosen.frames(
                 lambda name, index: _header_frame(name, path, hdus, index, read, notes, place),
                 notes,
@@ -177,7 +177,7 @@ def _plain_frames(path, read, notes):
     if planes is None:
         return None
     try:
-        chosen = Chosen.of(path.name, [_extension(p) for p in planes], read)
+        chosen = ExtensionChoice.of(path.name, [_extension(p) for p in planes], read)
         if any(_plain_flags(planes, i) is None for i in chosen.indices):
             return None
         return chosen.frames(lambda name, i: _plain_frame(name, path, planes, i, read), notes)
@@ -206,7 +206,7 @@ def _plain_frame(name, path, planes, index, read):
     if transform is None or (dq is not None and dq.shape != image.shape):
         raise _NotPlainError
     meta = file_meta(planes[0].header, image.header)
-    masks = () if dq is None else (MaskPlane(dq_hdu, "flags"),)
+    masks = () if dq is None else (MaskArray(dq_hdu, "flags"),)
     return Frame(
         name=name,
         source=FileSource(path, index, masks, planes=(image, dq)),

@@ -13,8 +13,8 @@ from astropy.nddata import NDData
 from levelmatch.exceptions import FrameError
 from levelmatch.images import jwst
 from levelmatch.images.corrections import Correction
+from levelmatch.images.file_checks import named_errors
 from levelmatch.images.fill import Fill, find_fill, mask_fill
-from levelmatch.images.intake import named_errors
 from levelmatch.images.sources import MemorySource, float_type
 from levelmatch.sky.footprint import Footprint
 from levelmatch.sky.grid import Grid, default_spacing

@@ -12,7 +12,7 @@ from astropy.wcs.wcsapi import BaseHighLevelWCS, BaseLowLevelWCS, SlicedLowLevel
 
 from levelmatch.exceptions import FrameError
 from levelmatch.images.cards import check_wcs
-from levelmatch.images.chosen import Chosen
+from levelmatch.images.extension_choice import ExtensionChoice
 from levelmatch.images.extensions import extensions_of
 from levelmatch.images.fits_files import check_shape, hdu_frame
 from levelmatch.images.frame import Frame
@@ -60,7 +60,7 @@ def memory_frames(image, index, read, notes):
     if not isinstance(image, fits.HDUList):
         return None
     path = image.filename() or image[0].header.get("FILENAME") or f"image{index:04d}"
-    chosen = Chosen.of(Path(str(path)).name, extensions_of(image), read)
+    chosen = ExtensionChoice.of(Path(str(path)).name, extensions_of(image), read)
     return chosen.frames(lambda name, k: _hdu_frame(name, image, k, read, notes), notes)
 
 

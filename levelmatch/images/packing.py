@@ -8,7 +8,7 @@ import zlib
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from levelmatch.images.intake import check_regular, unpacked
+from levelmatch.images.file_checks import check_regular, unpacked
 
 __all__ = ["DAMAGED", "damage_of", "open_raw"]
 

@@ -7,7 +7,7 @@ import numpy as np
 
 from levelmatch.images.corrections import AppliedCorrection, Correction
 from levelmatch.images.frame import EXCLUDE, HOLD
-from levelmatch.images.known import KNOWN, known_correction
+from levelmatch.images.known_levels import KNOWN, known_correction
 
 __all__ = ["with_roles"]
 

@@ -16,8 +16,8 @@ from astropy.nddata import StdDevUncertainty
 
 from levelmatch.exceptions import FrameError, RecordError
 from levelmatch.images.asdf_file import ArrayPlace, AsdfFile, plain_value
-from levelmatch.images.binding import Binding
-from levelmatch.images.flags import bad_bits
+from levelmatch.images.dq_bits import bad_bits
+from levelmatch.images.file_state import FileState
 from levelmatch.images.frame import Frame
 from levelmatch.images.gwcs_tree import lone_wcs
 from levelmatch.images.jwst import DEFAULT_BAD_BITS, DQ_BITS, load_gwcs
@@ -178,7 +178,7 @@ def roman_frame(path: Path, read: ReadOptions) -> Frame:
             msg = f"{path.name}: {name}: images in ASDF do not use it; flag pixels in dq"
             raise FrameError(msg)
     try:
-        binding = Binding(path)
+        binding = FileState(path)
         file = AsdfFile(path)
         return _frame(file, read, binding)
     except FileNotFoundError as error:
@@ -192,7 +192,7 @@ def roman_frame(path: Path, read: ReadOptions) -> Frame:
         raise FrameError(msg) from error
 
 
-def _frame(file: AsdfFile, read: ReadOptions, binding: Binding) -> Frame:
+def _frame(file: AsdfFile, read: ReadOptions, binding: FileState) -> Frame:
     """Return the frame of an ASDF file; refuse arrays that are not images."""
     name, data = file.path.name, file.find("roman", "data")
     if data is None:

@@ -14,10 +14,10 @@ from astropy.nddata import NDData
 
 from levelmatch.exceptions import FrameError
 from levelmatch.images import fastfits
-from levelmatch.images.binding import Binding, changed
-from levelmatch.images.intake import MOST_BYTES, named_warnings, reason_of
+from levelmatch.images.file_checks import MOST_BYTES, named_warnings, reason_of
+from levelmatch.images.file_state import FileState, changed
+from levelmatch.images.mask_arrays import MaskArray, as_plane
 from levelmatch.images.packing import open_raw
-from levelmatch.images.planes import MaskPlane, as_plane
 from levelmatch.text import as_text
 
 __all__ = [
@@ -76,13 +76,13 @@ class FileSource:
         The file.
     hdu : int
         Index of the image's HDU.
-    masks : tuple of `~levelmatch.images.planes.MaskPlane`
+    masks : tuple of `~levelmatch.images.mask_arrays.MaskArray`
         Arrays of flags, masks or weights.
     planes : tuple of `~levelmatch.images.fastfits.Plane` or None
         The image and its flags (or `None`), if both can be read without astropy.
     name : str
         Unique name of the file; by default the file's own name.
-    binding : `~levelmatch.images.binding.Binding` or None
+    binding : `~levelmatch.images.file_state.FileState` or None
         State of the files when they were first read.
     max_bytes : int
         Largest number of bytes of a compressed file after unpacking.
@@ -90,10 +90,10 @@ class FileSource:
 
     path: Path
     hdu: int
-    masks: tuple[MaskPlane, ...] = ()
+    masks: tuple[MaskArray, ...] = ()
     planes: tuple | None = None
     name: str = ""
-    binding: Binding | None = None
+    binding: FileState | None = None
     max_bytes: int = MOST_BYTES
 
     @property
@@ -312,7 +312,7 @@ def bad_pixels(planes: list, dq_bits: int) -> np.ndarray | None:
     Parameters
     ----------
     planes : list of tuple
-        Pairs of a `~levelmatch.images.planes.MaskPlane` and its HDU.
+        Pairs of a `~levelmatch.images.mask_arrays.MaskArray` and its HDU.
     dq_bits : int
         Data-quality bits that make a pixel bad.
     """

@@ -10,7 +10,7 @@ from astropy.nddata import (
     VarianceUncertainty,
 )
 
-from levelmatch.images.planes import as_plane, partner_hdu, plane_shape
+from levelmatch.images.mask_arrays import as_plane, partner_hdu, plane_shape
 
 __all__ = ["POWERS", "read_uncertainty"]
 

@@ -12,7 +12,7 @@ from dataclasses import replace
 import numpy as np
 from scipy.sparse import coo_array
 
-from levelmatch.measure.variances import BOTH, fit_images
+from levelmatch.measure.variance_fit import BOTH, fit_images
 
 __all__ = ["image_variances", "weigh_depths"]
 

@@ -4,7 +4,7 @@
 import numpy as np
 
 from levelmatch.measure.noise import image_variances
-from levelmatch.measure.variances import weakened
+from levelmatch.measure.variance_fit import weakened
 
 __all__ = ["common_steps", "rounding_step", "rounding_variance", "widen_rounded"]
 

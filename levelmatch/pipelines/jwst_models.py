@@ -7,7 +7,7 @@ import numpy as np
 from astropy.io import fits
 from astropy.nddata import NDData, StdDevUncertainty
 
-from levelmatch.images.flags import bad_bits
+from levelmatch.images.dq_bits import bad_bits
 from levelmatch.images.jwst import load_gwcs
 from levelmatch.images.sources import flagged
 from levelmatch.images.units import read_unit

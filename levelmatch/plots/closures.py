@@ -4,7 +4,7 @@
 import numpy as np
 
 from levelmatch.plots.style import axes_or_new, draw_sigmas, image_labels, plain_text, signed
-from levelmatch.summary import Facts
+from levelmatch.summary import Diagnostics
 from levelmatch.text import values
 
 __all__ = ["plot_closures"]
@@ -36,7 +36,7 @@ def plot_closures(result, ax=None):
         The axes.
     """
     ax = axes_or_new(ax)
-    facts = Facts.of(result)
+    facts = Diagnostics.of(result)
     loops = facts.closures
     sigmas = values(loops["n_sigma"])
     sigmas = np.where(np.isfinite(sigmas), sigmas, 0.0)

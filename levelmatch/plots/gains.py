@@ -4,7 +4,7 @@
 import numpy as np
 
 from levelmatch.plots.style import EXPECTED, GREY, axes_or_new, legend_above
-from levelmatch.summary import Facts
+from levelmatch.summary import Diagnostics
 from levelmatch.text import count, values
 
 __all__ = ["plot_gains"]
@@ -29,7 +29,7 @@ def plot_gains(result, ax=None):
         The axes.
     """
     ax = axes_or_new(ax)
-    facts = Facts.of(result)
+    facts = Diagnostics.of(result)
     gains = 100 * values(facts.pairs["gain"])[facts.kept]
     gains = gains[np.isfinite(gains)]
     ax.set_xlabel("Difference of flux scales (%)")

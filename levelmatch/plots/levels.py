@@ -16,7 +16,7 @@ from levelmatch.plots.style import (
     symmetric_ticks,
     typical_sigma,
 )
-from levelmatch.summary import Facts, unit_words
+from levelmatch.summary import Diagnostics, unit_words
 from levelmatch.text import values
 
 __all__ = ["plot_levels"]
@@ -49,7 +49,7 @@ def plot_levels(result, ax=None):
         The axes.
     """
     ax = axes_or_new(ax)
-    facts = Facts.of(result)
+    facts = Diagnostics.of(result)
     order = np.argsort(facts.sets, kind="stable")
     level, error = facts.levels[:, order]
     mean, rms = (numbers[order] for numbers in _residuals(facts))

@@ -7,8 +7,8 @@ import numpy as np
 from astropy import units as u
 
 from levelmatch.plots.sky import Chart, directions, finish_sky, has_sky, sky_axes
-from levelmatch.results.pixels import frames_with_pixels
-from levelmatch.summary import Facts, unit_words
+from levelmatch.results.recorded_frames import frames_with_pixels
+from levelmatch.summary import Diagnostics, unit_words
 
 __all__ = ["QuickLook", "plot_mosaic", "quick_look"]
 
@@ -129,7 +129,7 @@ def quick_look(result, *, size=400, files=None):
     extent = (edges[0] + shape[1] * pixel, edges[0], edges[1], edges[1] + shape[0] * pixel)
     wcs = chart.wcs(pixel, (low[0] + (shape[1] - 1) * pixel, low[1]))
     wcs.pixel_shape = shape[::-1]
-    n_sets = int(Facts(result).sets.max(initial=0)) + 1
+    n_sets = int(Diagnostics(result).sets.max(initial=0)) + 1
     return QuickLook(before, after, extent, chart, wcs, result.unit, n_sets)
 
 

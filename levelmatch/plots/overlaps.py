@@ -5,7 +5,7 @@ import numpy as np
 
 from levelmatch.plots.sky import Chart, finish_sky, placed, sky_axes
 from levelmatch.plots.style import BEFORE, GREY, MOST_SIGMA, SETS, STAR, legend_above, link_colours
-from levelmatch.summary import Facts
+from levelmatch.summary import Diagnostics
 from levelmatch.text import count
 
 __all__ = ["plot_overlaps"]
@@ -36,7 +36,7 @@ def plot_overlaps(result, ax=None):
     ax : `~matplotlib.axes.Axes`
         The axes.
     """
-    facts = Facts.of(result)
+    facts = Diagnostics.of(result)
     chart = Chart(facts.frames)
     ax = sky_axes(ax, chart.whole_wcs())
     _draw_footprints(ax, facts, chart)

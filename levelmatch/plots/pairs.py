@@ -12,8 +12,8 @@ from levelmatch.measure.samples import pair_samples
 from levelmatch.options import MeasureOptions
 from levelmatch.plots.sky import directions
 from levelmatch.plots.style import AFTER, BEFORE, GREY, image_labels, new_figure
-from levelmatch.results.pixels import frames_with_pixels, own_corrections
-from levelmatch.summary import Facts, unit_words
+from levelmatch.results.recorded_frames import frames_with_pixels, own_corrections
+from levelmatch.summary import Diagnostics, unit_words
 from levelmatch.text import decimals, fixed, values
 
 __all__ = ["PairPicture", "pair_picture", "plot_pair"]
@@ -82,7 +82,7 @@ def find_pair(result, image1, image2):
     LevelMatchError
         If the two images were not compared.
     """
-    facts = Facts.of(result)
+    facts = Diagnostics.of(result)
     names = [frame.name for frame in facts.frames]
     for argument, name in (("image1", image1), ("image2", image2)):
         if name not in names:
@@ -102,7 +102,7 @@ def pair_picture(result, image1, image2, *, files=None, load=None):
 
     Parameters
     ----------
-    result : `~levelmatch.record.levels.Levels` or `~levelmatch.summary.Facts`
+    result : `~levelmatch.record.solved_run.SolvedRun` or `~levelmatch.summary.Diagnostics`
         The result, or its record.
     image1, image2 : str
         Names of the images.
@@ -117,7 +117,7 @@ def pair_picture(result, image1, image2, *, files=None, load=None):
     ValueError, LevelMatchError
         See `find_pair`; also if no pixel is good in both images.
     """
-    facts = Facts.of(result)
+    facts = Diagnostics.of(result)
     row, sign = find_pair(facts, image1, image2)
     by_name = {f.name: f for f in frames_with_pixels(facts.result, files, {image1, image2})}
     frames = [by_name[image1], by_name[image2]]
@@ -234,7 +234,7 @@ def plot_pair(result, image1, image2, *, axs=None, files=None):
     if axs is not None and np.size(axs) != 4:
         msg = f"axs: {np.size(axs)} axes, not 4"
         raise ValueError(msg)
-    facts = Facts.of(result)
+    facts = Diagnostics.of(result)
     picture = pair_picture(facts, image1, image2, files=files)
     if axs is None:
         axs = new_figure(figsize=(7, 6)).subplots(2, 2)

@@ -16,7 +16,7 @@ from levelmatch.plots.style import (
     symmetric_ticks,
     typical_sigma,
 )
-from levelmatch.summary import Facts, unit_words
+from levelmatch.summary import Diagnostics, unit_words
 from levelmatch.text import SHORT_NAME, values
 
 __all__ = ["plot_residuals"]
@@ -60,7 +60,7 @@ def plot_residuals(result, *, kind=None, ax=None):
         msg = f"kind: {kind!r} is none of {KINDS}"
         raise ValueError(msg)
     ax = axes_or_new(ax)
-    facts = Facts.of(result)
+    facts = Diagnostics.of(result)
     if kind is None:
         kind = "matrix" if len(facts.frames) <= MAX_LABELS else "list"
     draw = {"matrix": _draw_matrix, "list": _draw_list, "histogram": _draw_histogram}

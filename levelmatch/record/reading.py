@@ -13,13 +13,13 @@ from levelmatch.exceptions import RecordError
 from levelmatch.images.corrections import AppliedCorrection, Correction
 from levelmatch.images.frame import Frame
 from levelmatch.images.units import recorded_unit
-from levelmatch.measure.store import KEY_SIZE
+from levelmatch.measure.pair_store import KEY_SIZE
 from levelmatch.measure.table import PAIR, PairTable, unmeasured
 from levelmatch.options import SolveOptions, fit_terms
-from levelmatch.record.again import SolvedAgain
 from levelmatch.record.columns import FRAME_TEXT, INPUTS
-from levelmatch.record.levels import Levels
+from levelmatch.record.lazy_covariance import SolvedAgain
 from levelmatch.record.run import Run
+from levelmatch.record.solved_run import SolvedRun
 from levelmatch.sky.footprint import Footprint
 from levelmatch.solve.offsets import SharedOffsets
 from levelmatch.solve.passes import Pass
@@ -53,7 +53,7 @@ ARRAYS = {
 SEPARATORS = {"/", "\0", os.sep, os.altsep or os.sep}
 
 
-def read_tree(tree: dict[str, Any]) -> tuple[Levels, dict[str, np.ndarray], np.ndarray]:
+def read_tree(tree: dict[str, Any]) -> tuple[SolvedRun, dict[str, np.ndarray], np.ndarray]:
     """Return the objects of a recorded tree.
 
     Parameters
@@ -63,7 +63,7 @@ def read_tree(tree: dict[str, Any]) -> tuple[Levels, dict[str, np.ndarray], np.n
 
     Returns
     -------
-    levels : `~levelmatch.record.levels.Levels`
+    levels : `~levelmatch.record.solved_run.SolvedRun`
         The corrections, pairs and passes.
     inputs : dict of `~numpy.ndarray`
         Columns that identify the inputs, and the significance of the slopes.
@@ -93,7 +93,7 @@ def read_tree(tree: dict[str, Any]) -> tuple[Levels, dict[str, np.ndarray], np.n
     pattern = _pattern(nodes[0][0]) if nodes else None
     again = SolvedAgain(frames, rows, measured, run, pattern)
     passes = [_pass(node, planned, n, rows[k], again, k) for k, (node, planned) in enumerate(nodes)]
-    levels = Levels([frames[k] for k in run.order], passes, measured, run)
+    levels = SolvedRun([frames[k] for k in run.order], passes, measured, run)
     return levels, {key: images[key] for key in (*INPUTS, "slope_n_sigma")}, keys
 
 

@@ -17,10 +17,10 @@ from astropy.wcs import WCS, FITSFixedWarning
 from levelmatch.asdf_guard import checked_content
 from levelmatch.atomic import atomic_stream, refuse_existing
 from levelmatch.exceptions import FrameError, RecordError
+from levelmatch.images.file_checks import check_regular
 from levelmatch.images.frame import Frame
-from levelmatch.images.intake import check_regular
-from levelmatch.measure.overlaps import Overlaps
-from levelmatch.measure.store import KEY_SIZE, PairKeys
+from levelmatch.measure.pair_selection import Overlaps
+from levelmatch.measure.pair_store import KEY_SIZE, PairKeys
 from levelmatch.measure.table import PairTable
 from levelmatch.options import MeasureOptions
 from levelmatch.record.asdf_writer import asdf_bytes
@@ -33,9 +33,9 @@ from levelmatch.record.columns import (
     pass_tree,
     unit_name,
 )
-from levelmatch.record.levels import Levels
 from levelmatch.record.reading import read_tree
 from levelmatch.record.run import Provenance, Run
+from levelmatch.record.solved_run import SolvedRun
 from levelmatch.solve.passes import Pass
 
 __all__ = [
@@ -60,7 +60,7 @@ MOST_RECORD = 1 << 33
 FAILED = "failed to convert with: "
 
 
-class Record(Levels):
+class Record(SolvedRun):
     """Inputs, pairs, solutions and corrections of a run, as written to a file.
 
     A record has the tables of a `MatchResult`, but no images. `recorded_result` returns the
@@ -80,7 +80,7 @@ class Record(Levels):
         Columns that identify the inputs, sorted by name: ``file``, ``path``, ``size``, ``sha256``,
         ``mask_sha256``, ``dtype``, ``hdu``, ``dq_bits`` and ``wcs``.
     keys : `~numpy.ndarray` of uint8, shape (n_pairs, 32)
-        Keys of the pairs, see `~levelmatch.measure.store.PairKeys`; zero for a pair whose
+        Keys of the pairs, see `~levelmatch.measure.pair_store.PairKeys`; zero for a pair whose
         measurement cannot be used again.
     """
 
@@ -99,14 +99,14 @@ class Record(Levels):
         self._content: bytes | None = None
 
     @classmethod
-    def of(cls, levels: Levels, overlaps: Overlaps | None = None) -> "Record":
+    def of(cls, levels: SolvedRun, overlaps: Overlaps | None = None) -> "Record":
         """Return the record of a result; read the inputs for their checksums.
 
         Parameters
         ----------
-        levels : `~levelmatch.record.levels.Levels`
+        levels : `~levelmatch.record.solved_run.SolvedRun`
             The result, whose images have pixels.
-        overlaps : `~levelmatch.measure.overlaps.Overlaps` or None
+        overlaps : `~levelmatch.measure.pair_selection.Overlaps` or None
             The overlaps before they were measured. Without them, later runs cannot reuse the
             measurements.
         """
@@ -212,7 +212,7 @@ class Record(Levels):
         -------
         rows : dict of bytes to `~numpy.void`
             Rows of the type `~levelmatch.measure.table.PAIR`, for a
-            `~levelmatch.measure.store.PairStore`. Pairs without a key are left out.
+            `~levelmatch.measure.pair_store.PairStore`. Pairs without a key are left out.
         """
         rows = zip(self.keys, self.measured.rows(), strict=True)
         return {key.tobytes(): row for key, row in rows if key.any()}
@@ -354,7 +354,7 @@ class Record(Levels):
         return cls(levels.frames, levels.passes, levels.measured, levels.run, inputs, keys)
 
 
-def _pair_keys(levels: Levels, overlaps: Overlaps) -> np.ndarray:
+def _pair_keys(levels: SolvedRun, overlaps: Overlaps) -> np.ndarray:
     """Return the keys of a result's pairs, from its images without the corrections of the run."""
     options = MeasureOptions(**levels.options["measure"])
     n = levels.n_earlier

@@ -12,7 +12,12 @@ from levelmatch.exceptions import RecordError
 from levelmatch.images.frame import Frame
 from levelmatch.options import SolveOptions, fit_terms
 from levelmatch.pass_names import PASS_OF
-from levelmatch.record.again import LocalLevels, anchored_again, frames_before, pass_of_pairs
+from levelmatch.record.lazy_covariance import (
+    LocalLevels,
+    anchored_again,
+    frames_before,
+    pass_of_pairs,
+)
 from levelmatch.record.record import Record, as_record
 from levelmatch.record.run import Run, now, versions
 from levelmatch.settings import plain

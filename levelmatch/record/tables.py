@@ -9,8 +9,8 @@ from astropy import units as u
 from astropy.table import QTable
 
 from levelmatch.images.frame import HOLD
-from levelmatch.record.shown import LevelTable, set_formats
-from levelmatch.record.unknown import total_variances
+from levelmatch.record.table_format import LevelTable, set_formats
+from levelmatch.record.undetermined import total_variances
 from levelmatch.sky.vectors import lonlat
 from levelmatch.solve.loops import find_closures
 from levelmatch.solve.shared_pattern import subtract_pattern

@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from levelmatch.facts import Facts
-from levelmatch.record.shown import with_short_names
+from levelmatch.diagnostics import Diagnostics
+from levelmatch.record.table_format import with_short_names
 from levelmatch.summary import headline, notes, summary_lines
 
 __all__ = ["Views"]
@@ -42,7 +42,7 @@ class Views:
         text : str
             One sentence or note on each line.
         """
-        facts = Facts.of(self)
+        facts = Diagnostics.of(self)
         lines = [*headline(facts), "", *summary_lines(facts)]
         return "\n".join([*lines, *(f"Note: {note}" for note in notes(facts))])
 
@@ -106,7 +106,7 @@ class Views:
 
     def _repr_html_(self) -> str:
         """Return the headline, the first rows of the table and a picture, for notebooks."""
-        facts = Facts.of(self)
+        facts = Diagnostics.of(self)
         words = "".join(f"<p><b>{escape(line)}</b></p>" for line in headline(facts))
         n_more = len(facts.frames) - N_ROWS
         table, patterns = with_short_names(facts.table[:N_ROWS][list(COLUMNS)])

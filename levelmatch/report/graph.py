@@ -59,7 +59,7 @@ class _Sheet:
 
     Parameters
     ----------
-    facts : `~levelmatch.facts.Facts`
+    facts : `~levelmatch.diagnostics.Diagnostics`
         The result.
     """
 

@@ -19,10 +19,10 @@ from levelmatch.report.pictures import (
 )
 from levelmatch.report.tables import image_table, names_of, option_tables, pair_table
 from levelmatch.report.text import items, safe
-from levelmatch.results.pixels import frames_with_pixels
+from levelmatch.results.recorded_frames import frames_with_pixels
 from levelmatch.summary import (
     MAX_FINDINGS,
-    Facts,
+    Diagnostics,
     findings,
     notes,
     summary_lines,
@@ -159,7 +159,7 @@ def make_page(result, *, title="Level matching", files=None, before_after=True):
     """Return the page as text; see `write_report`."""
     from levelmatch import __version__
 
-    facts = Facts.of(result)
+    facts = Diagnostics.of(result)
     has_pixels = files is not None or all(
         frame.source is not None and not isinstance(frame.source, CellsSource)
         for frame in facts.frames

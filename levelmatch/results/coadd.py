@@ -27,7 +27,7 @@ def coadd_layers(
 
     Parameters
     ----------
-    planes : pair of 2D `~numpy.ndarray` or `~levelmatch.results.file_planes.FilePlane`
+    planes : pair of 2D `~numpy.ndarray` or `~levelmatch.results.mosaic_file.MosaicHDU`
         The mosaic, and its coverage: the number of images or the sum of their weights.
     layers : `Layers`
         The images.

@@ -18,7 +18,7 @@ from levelmatch.exceptions import FrameError
 from levelmatch.images._decode import subtract_level
 from levelmatch.images.corrections import Correction
 from levelmatch.images.frame import Frame
-from levelmatch.images.planes import as_plane
+from levelmatch.images.mask_arrays import as_plane
 from levelmatch.images.roman import AsdfSource, native
 from levelmatch.images.sky_cells import CellsSource, corrected_cells
 from levelmatch.images.sources import FileSource, decoded_image

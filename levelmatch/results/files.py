@@ -18,8 +18,8 @@ from astropy.wcs import WCS
 from levelmatch.atomic import atomic_stream, refuse_existing
 from levelmatch.cluster import current_client, spread
 from levelmatch.exceptions import FrameError
+from levelmatch.images.file_checks import named_writing
 from levelmatch.images.frame import Frame
-from levelmatch.images.intake import named_writing
 from levelmatch.images.packing import open_raw
 from levelmatch.images.roman import AsdfSource
 from levelmatch.images.sky_cards import pending_levels
@@ -34,10 +34,10 @@ from levelmatch.results.corrected import (
     scaled,
     uncertainty_power,
 )
+from levelmatch.results.fast_write import plain_replacement
 from levelmatch.results.header import add_kept, add_provenance, provenance_entry
 from levelmatch.results.jobs import run_jobs
 from levelmatch.results.lock import OutputLock
-from levelmatch.results.plain import plain_replacement
 from levelmatch.results.products import Product, by_file
 from levelmatch.results.sky_levels import clear_levels, keep_levels, kept_cards
 from levelmatch.results.splice import (

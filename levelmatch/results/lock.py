@@ -14,7 +14,7 @@ from uuid import uuid4
 
 from levelmatch.atomic import space_errors
 from levelmatch.exceptions import LevelMatchError
-from levelmatch.images.intake import named_errors
+from levelmatch.images.file_checks import named_errors
 from levelmatch.images.packing import open_raw
 from levelmatch.record.run import now
 

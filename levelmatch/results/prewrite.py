@@ -11,8 +11,8 @@ from astropy.io import fits
 from astropy.nddata import CCDData, NDData
 
 from levelmatch.images.fastfits import RawHeader
+from levelmatch.images.file_checks import named_errors
 from levelmatch.images.frame import Frame
-from levelmatch.images.intake import named_errors
 from levelmatch.images.sky_cells import CellsSource
 from levelmatch.images.sources import FileSource, float_type
 from levelmatch.record.run import Provenance

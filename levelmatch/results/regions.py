@@ -8,7 +8,7 @@ from levelmatch.atomic import atomic_path
 from levelmatch.sky.vectors import lonlat
 
 if TYPE_CHECKING:
-    from levelmatch.record.levels import Levels
+    pass
 
 __all__ = ["write_regions"]
 

@@ -8,15 +8,15 @@ from typing import Any
 
 from levelmatch.associations import write_associations
 from levelmatch.images.frame import Frame
-from levelmatch.measure.overlaps import Overlaps
+from levelmatch.measure.pair_selection import Overlaps
 from levelmatch.measure.table import PairTable
-from levelmatch.record.levels import Levels, row_of
 from levelmatch.record.record import Record
 from levelmatch.record.run import Run
+from levelmatch.record.solved_run import SolvedRun, row_of
 from levelmatch.results.corrected import corrected_image
 from levelmatch.results.files import check_outputs, write_products
-from levelmatch.results.listing import output_associations
 from levelmatch.results.lock import output_lock
+from levelmatch.results.output_associations import output_associations
 from levelmatch.results.prewrite import check_contents, check_space
 from levelmatch.results.products import make_products
 from levelmatch.solve.passes import Pass
@@ -24,7 +24,7 @@ from levelmatch.solve.passes import Pass
 __all__ = ["MatchResult"]
 
 
-class MatchResult(Levels, Sequence):
+class MatchResult(SolvedRun, Sequence):
     """Corrected images, computed when indexed, and their corrections.
 
     ``result[i]`` or ``result[name]`` reads and corrects one image, and returns it as a
@@ -41,7 +41,7 @@ class MatchResult(Levels, Sequence):
         The measured pairs; their images are sorted by name.
     run : `~levelmatch.record.run.Run`
         The run.
-    overlaps : `~levelmatch.measure.overlaps.Overlaps` or None
+    overlaps : `~levelmatch.measure.pair_selection.Overlaps` or None
         The overlaps before they were measured; `None` if later runs cannot reuse the
         measurements.
     """

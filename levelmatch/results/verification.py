@@ -13,15 +13,15 @@ from levelmatch.images.roman import AsdfSource, native
 from levelmatch.images.sources import decoded_image
 from levelmatch.options import ReadOptions
 from levelmatch.record.record import Record, as_record
-from levelmatch.results.asdf_files import corrected_pixels
-from levelmatch.results.files import corrected_data, open_decoded
-from levelmatch.results.products import Product
-from levelmatch.results.replay import (
+from levelmatch.results.apply_undo import (
     files_by_name,
     listed_files,
     recorded_files,
     recorded_result,
 )
+from levelmatch.results.asdf_files import corrected_pixels
+from levelmatch.results.files import corrected_data, open_decoded
+from levelmatch.results.products import Product
 from levelmatch.results.sky_levels import kept_cards
 
 __all__ = ["verify_record"]

@@ -19,14 +19,14 @@ import numpy as np
 
 from levelmatch.sky.overlaps import components
 from levelmatch.solve.equations import pair_weights
+from levelmatch.solve.error_inflation import error_inflation
 from levelmatch.solve.floors import Floors
 from levelmatch.solve.gauge import MeanSlope, ZeroMean, free_coefficients, held_groups
-from levelmatch.solve.inflation import error_inflation
 from levelmatch.solve.leverage import redundancy, studentised
 from levelmatch.solve.rejection import Rejection
+from levelmatch.solve.reweighting import Reweighting, RobustFit, settle_floors
 from levelmatch.solve.solution import GaugedCovariance, Solution
 from levelmatch.solve.solver import Solver
-from levelmatch.solve.weights import Adapted, Reweighting, settle_floors
 
 __all__ = ["solve_groups"]
 
@@ -109,7 +109,7 @@ def _weighted_otherwise(adapted, solver, weights, npix, scatter):
     """Return the solution by other weights than inverse variances, with the same floors."""
     equations = solver.equations
     solved = solver.solve(pair_weights(equations, weights, 0.0, npix, scatter))
-    return Adapted(adapted.floors, np.ones(len(equations.first)), solved)
+    return RobustFit(adapted.floors, np.ones(len(equations.first)), solved)
 
 
 def _gauge(equations, component, held, free, mean, options):
@@ -125,7 +125,7 @@ def _adapt(floors, options, weights, solve):
     """Return floors, robust weights and solution by the chosen treatment of wrong pairs."""
     if weights != "ivar" and options.floor is not None:
         # Neither floors nor robust weights are needed.
-        return Adapted(floors.start(), np.ones(len(floors.set_of)), None)
+        return RobustFit(floors.start(), np.ones(len(floors.set_of)), None)
     if options.robust == "auto":
         return Rejection(floors).run(solve)
     if options.robust is None:

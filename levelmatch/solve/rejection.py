@@ -3,9 +3,9 @@
 
 import numpy as np
 
-from levelmatch.solve.agreement import SIGNIFICANCE, Agreement
-from levelmatch.solve.explanations import find_doubt
-from levelmatch.solve.weights import LEAST_WEIGHT, MIN_LOOPS, Adapted, medians
+from levelmatch.solve.alternatives import find_ambiguity
+from levelmatch.solve.outlier_tests import SIGNIFICANCE, Agreement
+from levelmatch.solve.reweighting import LEAST_WEIGHT, MIN_LOOPS, RobustFit, medians
 
 __all__ = ["Rejection"]
 
@@ -87,12 +87,12 @@ class Rejection:
             fit = self._search(fit, searched)
         robust = self.agreement.robust(fit.floors, fit.counted, fit.extra)
         if fit.counted.all():
-            return Adapted(fit.floors, robust, fit.solved)
+            return RobustFit(fit.floors, robust, fit.solved)
         precision = self.floors.precision(fit.floors, fit.extra)
-        doubt = find_doubt(self.equations, fit.solved, fit.left, precision, fit.counted)
+        doubt = find_ambiguity(self.equations, fit.solved, fit.left, precision, fit.counted)
         if doubt is not None:
             robust[doubt.rows] = np.clip(doubt.right, LEAST_WEIGHT, 1.0)
-        return Adapted(fit.floors, robust, fit.solved, doubt)
+        return RobustFit(fit.floors, robust, fit.solved, doubt)
 
     def _suspicious(self, fit):
         """Return flags of sets that may have wrong pairs or images, shape (n_sets,)."""
@@ -179,7 +179,7 @@ class Rejection:
 
         Returns
         -------
-        fit : `~levelmatch.solve.agreement.Fit`
+        fit : `~levelmatch.solve.outlier_tests.Fit`
             All pairs of these images count, with ``extra``.
         images : list of int
             The images.

@@ -9,10 +9,10 @@ import numpy as np
 from levelmatch.exceptions import PatternWarning, warn_user
 from levelmatch.images.background import local_level
 from levelmatch.images.corrections import AppliedCorrection, Correction
-from levelmatch.measure.pooling import pooled_passes
-from levelmatch.solve.carried import Carried
+from levelmatch.measure.correlated_errors import pooled_passes
+from levelmatch.solve.cumulative_covariance import Carried
 from levelmatch.solve.patterns import find_patterns
-from levelmatch.solve.shared_pattern import Eliminated, find_shared_pattern, subtract_pattern
+from levelmatch.solve.shared_pattern import PatternErrors, find_shared_pattern, subtract_pattern
 from levelmatch.solve.solve_pass import shift_levels, solve_pass, subtract_solution
 
 __all__ = ["correct_frames", "run_passes"]
@@ -59,7 +59,7 @@ def run_passes(
     area = np.array([frame.whole_grid.pixel_area for frame in frames])
     pooled = pooled_passes(measured, used, [p.fit_type for p in passes], area)
     done, table, carried = [], subtract_pattern(pooled, pattern), Carried.of(frames)
-    pattern_errors = Eliminated.of(pattern, frames)
+    pattern_errors = PatternErrors.of(pattern, frames)
     for k, p in enumerate(passes):
         rows = np.flatnonzero(used == k)
         solved = solve_pass(p.grouped(frames), frames, table, rows, options, sky=sky)

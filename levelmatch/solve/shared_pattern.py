@@ -25,7 +25,7 @@ from levelmatch.solve.linear import sum_by
 
 __all__ = [
     "PATTERN_TERMS",
-    "Eliminated",
+    "PatternErrors",
     "SharedPattern",
     "find_shared_pattern",
     "subtract_pattern",
@@ -236,7 +236,7 @@ def _turn(solved, axes, group, k):
 
 
 @dataclass(frozen=True, eq=False)
-class Eliminated:
+class PatternErrors:
     """The errors of a pattern in the corrections of the passes so far.
 
     Parameters

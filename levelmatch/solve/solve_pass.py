@@ -8,8 +8,6 @@ import numpy as np
 from levelmatch.exceptions import DisconnectedError, DisconnectedWarning, warn_user
 from levelmatch.options import fit_terms
 from levelmatch.sky.vectors import tangent_axes, transfer_matrix
-from levelmatch.solve.auto import solve_auto
-from levelmatch.solve.cuts import select_pairs
 from levelmatch.solve.equations import Equations
 from levelmatch.solve.flatness import find_tilts
 from levelmatch.solve.gauge import members_of
@@ -17,6 +15,8 @@ from levelmatch.solve.groups import solve_groups
 from levelmatch.solve.held import HeldChoice
 from levelmatch.solve.linear import sum_by
 from levelmatch.solve.offsets import OFFSET_PASSES, share_offsets
+from levelmatch.solve.pair_cuts import select_pairs
+from levelmatch.solve.plane_choice import solve_auto
 from levelmatch.solve.reference import Reference
 from levelmatch.solve.shared_pattern import subtract_pattern
 

@@ -7,10 +7,10 @@ import numpy as np
 
 from levelmatch.solve.passes import Pass, linked_sets
 
-__all__ = ["Joined", "total_variances"]
+__all__ = ["ConnectedSets", "total_variances"]
 
 
-class Joined:
+class ConnectedSets:
     """Sets of images that are connected by the overlaps of all passes.
 
     Parameters
@@ -43,7 +43,7 @@ class Joined:
         return bool(self.sets[i] == self.sets[j] and not self.unknown[i])
 
 
-def total_variances(levels: Any, joined: Joined) -> np.ndarray:
+def total_variances(levels: Any, joined: ConnectedSets) -> np.ndarray:
     """Return variances of level and slopes of each frame, NaN if unknown; shape (n, 3)."""
     names, out = {p.name for p in levels.passes}, []
     for frame, i in zip(levels.frames, levels.rank.tolist(), strict=True):

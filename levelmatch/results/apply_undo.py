@@ -14,8 +14,8 @@ from levelmatch.associations import expand_associations, write_associations
 from levelmatch.atomic import atomic_stream
 from levelmatch.exceptions import RecordError
 from levelmatch.images.collect import collect_frames, unique_names
+from levelmatch.images.file_checks import named_writing
 from levelmatch.images.frame import Frame
-from levelmatch.images.intake import named_writing
 from levelmatch.images.packing import open_raw
 from levelmatch.images.roman import AsdfSource
 from levelmatch.images.sources import decoded_image
@@ -37,11 +37,11 @@ from levelmatch.results.files import (
 )
 from levelmatch.results.header import remove_provenance
 from levelmatch.results.history import own_history, signature
-from levelmatch.results.listing import output_associations
 from levelmatch.results.lock import output_lock
-from levelmatch.results.pixels import recorded_read
+from levelmatch.results.output_associations import output_associations
 from levelmatch.results.prewrite import check_contents, check_space
 from levelmatch.results.products import Product, by_file, make_products
+from levelmatch.results.recorded_frames import recorded_read
 from levelmatch.results.result import MatchResult
 from levelmatch.results.sky_levels import remove_from_primary
 from levelmatch.results.splice import Parts, Replaced, remove_from_asdf, splice, table_parts

@@ -11,7 +11,7 @@ from levelmatch.images.frame import Frame
 from levelmatch.measure.table import PairTable
 from levelmatch.options import SolveOptions
 from levelmatch.record.run import Run
-from levelmatch.solve.carried import Carried
+from levelmatch.solve.cumulative_covariance import Carried
 from levelmatch.solve.passes import Pass
 from levelmatch.solve.run import run_passes
 from levelmatch.solve.shared_pattern import SharedPattern

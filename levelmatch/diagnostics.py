@@ -10,14 +10,14 @@ import numpy as np
 from levelmatch.exceptions import LevelMatchWarning
 from levelmatch.images.units import unit_text
 from levelmatch.options import SolveOptions
-from levelmatch.record.again import SolvedAgain
+from levelmatch.record.lazy_covariance import SolvedAgain
 from levelmatch.sky.vectors import transfer_matrix
 from levelmatch.solve.flux_scales import flux_differences
 from levelmatch.suspects import find_suspects
 from levelmatch.text import values
 
 __all__ = [
-    "Facts",
+    "Diagnostics",
     "Seam",
     "Seams",
     "has_slopes",
@@ -51,12 +51,12 @@ def _rms(numbers):
     return float(np.sqrt(np.mean(np.square(numbers)))) if len(numbers) else np.nan
 
 
-class Facts:
+class Diagnostics:
     """Quantities of a result or its record, each computed once.
 
     Parameters
     ----------
-    result : `~levelmatch.record.levels.Levels`
+    result : `~levelmatch.record.solved_run.SolvedRun`
         The result, or its record.
     """
 
@@ -339,7 +339,7 @@ class Seam:
 
 def worst_seam(result):
     """Return the worst `Seam` of a result, or `None` if no pair is kept."""
-    facts = Facts.of(result)
+    facts = Diagnostics.of(result)
     sigmas = np.where(facts.kept, facts.n_sigma, np.nan)
     if not np.isfinite(sigmas).any():
         return None
@@ -357,7 +357,7 @@ def worst_seam(result):
 
 def seam_error(result, row):
     """Return the standard error of the difference of a pair's corrections at the pair's centre."""
-    facts = Facts.of(result)
+    facts = Diagnostics.of(result)
     ends = facts.ends[row].tolist()
     axes = facts.result.measured.axes[row]
     to_pair = [transfer_matrix(facts.frames[k].whole_grid.axes, axes)[0] for k in ends]

@@ -59,7 +59,7 @@ class PairKeys:
     ----------
     frames : list of `~levelmatch.images.frame.Frame`
         The images; their pixels are read where nobody has read them for this before.
-    overlaps : `~levelmatch.measure.overlaps.Overlaps`
+    overlaps : `~levelmatch.measure.pair_selection.Overlaps`
         The pairs.
     options : `~levelmatch.options.MeasureOptions`
         How they are measured.

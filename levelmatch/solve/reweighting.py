@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.special import gammaincinv
 
-__all__ = ["LEAST_WEIGHT", "MIN_LOOPS", "Adapted", "Reweighting", "medians", "settle_floors"]
+__all__ = ["LEAST_WEIGHT", "MIN_LOOPS", "RobustFit", "Reweighting", "medians", "settle_floors"]
 
 # Tuning constants for 95 % efficiency with normal errors.
 HUBER = 1.345
@@ -32,7 +32,7 @@ def medians(labels, values):
 
 
 @dataclass(frozen=True, eq=False)
-class Adapted:
+class RobustFit:
     """Consistent floors, robust weights and solution.
 
     Parameters
@@ -43,7 +43,7 @@ class Adapted:
         The fraction of its weight that each pair keeps.
     solved : `~levelmatch.solve.solver.Solved`
         The solution.
-    doubt : `~levelmatch.solve.explanations.Doubt` or None
+    doubt : `~levelmatch.solve.alternatives.Ambiguity` or None
         Ambiguity of the rejected pairs.
     """
 
@@ -57,7 +57,7 @@ def settle_floors(floors, solve):
     """Return floors and solution in which all pairs keep their weight."""
     robust = np.ones(len(floors.set_of))
     found, solved = floors.settle(floors.start(), robust > 0, lambda values: solve(values, robust))
-    return Adapted(found, robust, solved)
+    return RobustFit(found, robust, solved)
 
 
 class Reweighting:
@@ -110,7 +110,7 @@ class Reweighting:
             if self.floors.fixed is None:
                 floors = self._moment_floors(self.equations.quadratic(solved.coefficients), robust)
                 solved = solve(floors, robust)
-        return Adapted(floors, robust, solved)
+        return RobustFit(floors, robust, solved)
 
     def _iterate(self, floors, robust, solved, solve, kind):
         """Alternate floors, weights and solution until they converge."""

@@ -8,10 +8,10 @@ from typing import BinaryIO
 import numpy as np
 from astropy.io import fits
 
-__all__ = ["FilePlane", "file_planes"]
+__all__ = ["MosaicHDU", "file_planes"]
 
 
-class FilePlane:
+class MosaicHDU:
     """Pixels of an image HDU in a file that is being written.
 
     The pixels are not memory-mapped: a mapped file counts as memory of the process, and a full
@@ -46,7 +46,7 @@ class FilePlane:
             self.stream.write(row.tobytes())
 
 
-def file_planes(stream: BinaryIO, path: Path, headers: list[fits.Header]) -> list[FilePlane]:
+def file_planes(stream: BinaryIO, path: Path, headers: list[fits.Header]) -> list[MosaicHDU]:
     """Write the headers of image HDUs to a file, and reserve space for their pixels.
 
     Parameters
@@ -60,7 +60,7 @@ def file_planes(stream: BinaryIO, path: Path, headers: list[fits.Header]) -> lis
 
     Returns
     -------
-    planes : list of `FilePlane`
+    planes : list of `MosaicHDU`
         The pixels of each HDU, to be written.
 
     Raises
@@ -73,7 +73,7 @@ def file_planes(stream: BinaryIO, path: Path, headers: list[fits.Header]) -> lis
         stream.write(header.tostring().encode("ascii"))
         shape = header["NAXIS2"], header["NAXIS1"]
         kind = np.dtype(">f4" if header["BITPIX"] < 0 else ">i4")
-        planes.append(FilePlane(stream, stream.tell(), shape, kind))
+        planes.append(MosaicHDU(stream, stream.tell(), shape, kind))
         stream.seek(-(-shape[0] * shape[1] * kind.itemsize // 2880) * 2880, 1)
     _reserve(stream, path)
     return planes

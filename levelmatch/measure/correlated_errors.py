@@ -13,7 +13,7 @@ import numpy as np
 
 from levelmatch.measure.noise import weigh_depths
 from levelmatch.measure.rounding import widen_rounded
-from levelmatch.measure.variances import BOTH, fit_images, weakened
+from levelmatch.measure.variance_fit import BOTH, fit_images, weakened
 from levelmatch.options import fit_terms
 
 __all__ = ["pooled", "pooled_passes"]

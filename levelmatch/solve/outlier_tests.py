@@ -7,7 +7,7 @@ import numpy as np
 from scipy.special import fdtrc, fdtri, gammainc
 
 from levelmatch.solve.leverage import redundancy, studentised
-from levelmatch.solve.weights import LEAST_WEIGHT
+from levelmatch.solve.reweighting import LEAST_WEIGHT
 
 __all__ = ["SIGNIFICANCE", "Agreement", "Fit"]
 

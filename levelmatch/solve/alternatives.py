@@ -6,10 +6,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from levelmatch.sky.overlaps import components
-from levelmatch.solve.flips import Neighbours
+from levelmatch.solve.exchanges import Neighbours
 from levelmatch.solve.leverage import LEAST_REDUNDANCY
 
-__all__ = ["Doubt", "find_doubt"]
+__all__ = ["Ambiguity", "find_ambiguity"]
 
 # Explanations less probable than this fraction of the best are ignored.
 LEAST_RATIO = 0.003
@@ -33,7 +33,7 @@ MAX_EXPLANATIONS = 60
 
 
 @dataclass(frozen=True, eq=False)
-class Doubt:
+class Ambiguity:
     """The ambiguity of a rejection: which pairs are wrong, and its effect on the solution.
 
     Parameters
@@ -55,7 +55,7 @@ class Doubt:
     spread: np.ndarray
 
 
-def find_doubt(equations, solved, left, precision, counted):
+def find_ambiguity(equations, solved, left, precision, counted):
     """Compare the rejected pairs with others that may be wrong in their place.
 
     Each explanation is a set of wrong pairs. The probabilities are those of Bayesian model
@@ -70,7 +70,7 @@ def find_doubt(equations, solved, left, precision, counted):
 
     Returns
     -------
-    doubt : `Doubt` or None
+    doubt : `Ambiguity` or None
         `None` if the rejected pairs are by far the best explanation.
     """
     models = _Models(equations, solved, left, precision, counted)
@@ -94,7 +94,7 @@ def find_doubt(equations, solved, left, precision, counted):
     if not spread:
         return None
     rows = np.flatnonzero(right != np.where(counted, 1.0, 0.0))
-    return Doubt(
+    return Ambiguity(
         rows, right[rows], total.reshape(solved.coefficients.shape), np.concatenate(spread, axis=1)
     )
 

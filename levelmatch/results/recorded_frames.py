@@ -13,7 +13,7 @@ from levelmatch.images.collect import collect_frames, unique_names
 from levelmatch.images.corrections import AppliedCorrection
 from levelmatch.images.frame import Frame
 from levelmatch.options import ReadOptions
-from levelmatch.record.levels import Levels
+from levelmatch.record.solved_run import SolvedRun
 from levelmatch.results.header import check_not_matched
 
 __all__ = ["frames_with_pixels", "own_corrections", "recorded_read"]
@@ -37,7 +37,7 @@ MOST_MOVED = 0.5
 
 
 def frames_with_pixels(
-    levels: Levels,
+    levels: SolvedRun,
     files: str | Path | Iterable[str | Path] | None = None,
     names: Iterable[str] | None = None,
 ) -> list[Frame]:
@@ -45,7 +45,7 @@ def frames_with_pixels(
 
     Parameters
     ----------
-    levels : `~levelmatch.record.levels.Levels`
+    levels : `~levelmatch.record.solved_run.SolvedRun`
         A result or a record.
     files : path, list of path or None
         The uncorrected files of a record, or their folder. Files are identified by name.
@@ -89,19 +89,19 @@ def frames_with_pixels(
     return [_filled(f, wholes[_file_name(f), _recorded_hdu(levels, f, "auto")]) for f in needed]
 
 
-def _recorded_hdu(levels: Levels, frame: Frame, default):
+def _recorded_hdu(levels: SolvedRun, frame: Frame, default):
     """Return the recorded HDU of an image, or the default if it was in memory or not recorded."""
     if hasattr(levels, "input") and str(levels.input(frame, "path")):
         return int(levels.input(frame, "hdu"))
     return default
 
 
-def recorded_read(levels: Levels) -> ReadOptions:
+def recorded_read(levels: SolvedRun) -> ReadOptions:
     """Return the recorded options of reading that determine the pixels of images.
 
     Parameters
     ----------
-    levels : `~levelmatch.record.levels.Levels`
+    levels : `~levelmatch.record.solved_run.SolvedRun`
         A result or a record.
 
     Returns
@@ -123,7 +123,7 @@ def recorded_read(levels: Levels) -> ReadOptions:
 
 
 def own_corrections(
-    levels: Levels, frame: Frame
+    levels: SolvedRun, frame: Frame
 ) -> tuple[tuple[AppliedCorrection, ...], tuple[AppliedCorrection, ...]]:
     """Return the corrections of an image by earlier runs, and its corrections by this run."""
     return frame.corrections[: levels.n_earlier], frame.corrections[levels.n_earlier :]

@@ -10,18 +10,18 @@ from astropy import units as u
 from astropy.table import QTable
 
 from levelmatch.images.frame import Frame
-from levelmatch.measure.pooling import pooled_passes
+from levelmatch.measure.correlated_errors import pooled_passes
 from levelmatch.measure.table import PairTable
 from levelmatch.record.run import Provenance, Run
 from levelmatch.record.tables import image_table, loop_table, pair_table
-from levelmatch.record.unknown import Joined
+from levelmatch.record.undetermined import ConnectedSets
 from levelmatch.record.views import Views
 from levelmatch.sky.vectors import transfer_matrix
 from levelmatch.solve.passes import Pass
 from levelmatch.solve.reference import Reference
-from levelmatch.summary import Facts, anchored_gauge, gauge_sentence, notes, unit_words
+from levelmatch.summary import Diagnostics, anchored_gauge, gauge_sentence, notes, unit_words
 
-__all__ = ["Levels", "row_of"]
+__all__ = ["SolvedRun", "row_of"]
 
 
 def row_of(name: str, items: Sequence) -> int:
@@ -39,7 +39,7 @@ def row_of(name: str, items: Sequence) -> int:
     return names.index(name)
 
 
-class Levels(Views):
+class SolvedRun(Views):
     """Numbers of a run: corrections, pairs and passes, without pixels.
 
     It is the base class of `~levelmatch.MatchResult` and `~levelmatch.Record`.
@@ -66,7 +66,7 @@ class Levels(Views):
 
     @cached_property
     def pooled(self) -> PairTable:
-        """The pairs with the pooled errors of the passes, see `~levelmatch.measure.pooling`."""
+        """The pairs with the pooled errors of the passes, see `~levelmatch.measure.correlated_errors`."""
         used = np.full(len(self.measured), -1)
         for k, p in enumerate(self.passes):
             used[p.rows] = k
@@ -149,7 +149,7 @@ class Levels(Views):
 
         Images whose levels disagree precede images whose flux scales disagree.
         """
-        facts = Facts(self)
+        facts = Diagnostics(self)
         images = [i for s in facts.suspects.values() for i in s.images]
         images += [difference.image for difference in facts.flux_differences]
         return [self.frames[facts.order[i]].name for i in dict.fromkeys(images)]
@@ -222,9 +222,9 @@ class Levels(Views):
         return out
 
     @cached_property
-    def _joined(self) -> Joined:
+    def _joined(self) -> ConnectedSets:
         """The sets in which overlaps join the images."""
-        return Joined(self.passes, len(self.frames))
+        return ConnectedSets(self.passes, len(self.frames))
 
     @property
     def _carried(self):

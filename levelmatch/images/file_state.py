@@ -9,13 +9,13 @@ import numpy as np
 
 from levelmatch.exceptions import FrameError
 
-__all__ = ["Binding", "changed"]
+__all__ = ["FileState", "changed"]
 
 # Number of bytes per sum of a checksum.
 BLOCK = 4096
 
 
-class Binding:
+class FileState:
     """State of an image's files when they were first read: sizes, times, checksum of the pixels.
 
     The corrections of a run are valid only for the pixels that it measured. A file that
@@ -44,7 +44,7 @@ class Binding:
 
     def copy(self) -> "Binding":
         """Return a binding to the same files, for another image of the file."""
-        new = object.__new__(Binding)
+        new = object.__new__(FileState)
         new._files, new._checksum = dict(self._files), None
         new.hashed, new.digests = self.hashed, None
         return new

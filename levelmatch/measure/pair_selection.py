@@ -100,7 +100,7 @@ class Overlaps:
             The images.
         settings : object
             With ``measure``, ``solve`` and ``progress_bar``.
-        known : `~levelmatch.measure.store.PairStore` or None
+        known : `~levelmatch.measure.pair_store.PairStore` or None
             Pairs that need no second measurement, and where new ones are kept.
         notes : `~levelmatch.images.notes.Notes` or None
             Takes notes on fill values.

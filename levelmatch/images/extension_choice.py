@@ -14,7 +14,7 @@ __all__ = ["Chosen"]
 
 
 @dataclass(frozen=True)
-class Chosen:
+class ExtensionChoice:
     """The extensions of a file that are matched.
 
     Parameters

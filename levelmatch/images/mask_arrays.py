@@ -9,14 +9,14 @@ import numpy as np
 from astropy.io import fits
 
 from levelmatch.exceptions import FrameError
-from levelmatch.images.flags import bad_bits, header_bits
-from levelmatch.images.intake import check_file, reason_of
+from levelmatch.images.dq_bits import bad_bits, header_bits
+from levelmatch.images.file_checks import check_file, reason_of
 from levelmatch.images.packing import open_raw
 from levelmatch.options import ReadOptions
 
 __all__ = [
     "KINDS",
-    "MaskPlane",
+    "MaskArray",
     "as_plane",
     "find_planes",
     "partner_hdu",
@@ -33,7 +33,7 @@ KINDS = {
 
 
 @dataclass(frozen=True)
-class MaskPlane:
+class MaskArray:
     """An array of flags, masks or weights in a FITS file.
 
     Parameters
@@ -83,7 +83,7 @@ def find_planes(
     shape: tuple[int, int],
     read: ReadOptions,
     is_jwst: bool,
-) -> tuple[tuple[MaskPlane, ...], int]:
+) -> tuple[tuple[MaskArray, ...], int]:
     """Return the planes of an image in its file, and the bits that make a pixel bad.
 
     Parameters
@@ -103,7 +103,7 @@ def find_planes(
 
     Returns
     -------
-    planes : tuple of `MaskPlane`
+    planes : tuple of `MaskArray`
         The planes.
     bits : int
         Data-quality bits.
@@ -121,7 +121,7 @@ def find_planes(
             if i is None or not (read.mask_extensions or kind == "flags"):
                 continue
             named = header_bits(hdus[i].header) if kind != "weight" else {}
-            planes.append(MaskPlane(i, "flags" if named else kind))
+            planes.append(MaskArray(i, "flags" if named else kind))
             names |= named
     bits = bad_bits(read.dq_bits, is_jwst, names)
     keep = [p for p in planes if _has_values(name, hdus[p.hdu], p.kind, shape, bits)]
@@ -161,7 +161,7 @@ def partner_planes(
     shape: tuple[int, int],
     read: ReadOptions,
     extension: tuple[str, int] = ("", 1),
-) -> tuple[MaskPlane, ...]:
+) -> tuple[MaskArray, ...]:
     """Return the planes of an image from ``weight_files`` and ``mask_files``.
 
     Parameters
@@ -181,7 +181,7 @@ def partner_planes(
 
     Returns
     -------
-    planes : tuple of `MaskPlane`
+    planes : tuple of `MaskArray`
         The planes.
 
     Raises
@@ -195,7 +195,7 @@ def partner_planes(
         partner = _partner_path(path, index, getattr(read, option), option)
         if partner is not None:
             hdu = _plane_hdu(name, partner, shape, option, extension, read.max_bytes)
-            planes.append(MaskPlane(hdu, kind, partner))
+            planes.append(MaskArray(hdu, kind, partner))
     return tuple(planes)
 
 
