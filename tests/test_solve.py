@@ -19,9 +19,10 @@ from levelmatch.sky.vectors import lonlat, tangent_axes, transfer_matrix, unit_v
 from levelmatch.solve import equations as equations_module
 from levelmatch.solve import solution as solution_module
 from levelmatch.solve import solver
-from levelmatch.solve.equations import Equations, pair_weights
+from levelmatch.solve.equations import Equations
 from levelmatch.solve.groups import solve_groups
 from levelmatch.solve.leverage import redundancy
+from levelmatch.solve.weights import pair_weights
 
 PLAIN = SolveOptions(floor=0.0, robust=None)
 derandomized = settings(derandomize=True, max_examples=60, deadline=None)

@@ -11,7 +11,7 @@ from levelmatch.sky.vectors import transfer_matrix
 from levelmatch.solve.dissection import Dissection
 from levelmatch.solve.linear import sum_by
 
-__all__ = ["Equations", "pair_weights"]
+__all__ = ["Equations"]
 
 # Coefficients that are eliminated at once without a look at their links: fewer take more calls,
 # more take more operations.
@@ -233,17 +233,3 @@ def _times(matrices, vectors):
     if vectors.shape[1] == 1:
         return matrices[:, 0] * vectors
     return np.einsum("pij,pj->pi", matrices, vectors)
-
-
-def pair_weights(equations, weights, floor, npix, scatter):
-    """Return the factor on each pair's normal matrix, shape (n,).
-
-    The floor is a number, or one a pair. ``"ivar"`` leaves the pair's own inverse
-    variance, tempered by the floor: 1 / (sigma**2 + floor**2). The others, which are PJPipe's,
-    normalise it first, so that a pair counts by 1, its number of pixels or 1 / scatter**2 alone.
-    """
-    own = equations.gram[:, 0, 0]
-    if weights == "ivar":
-        return 1 / (1 + np.square(floor) * own)
-    value = {"equal": 1.0, "npix": npix, "rms": 1 / np.maximum(scatter, 1e-300) ** 2}[weights]
-    return value / own

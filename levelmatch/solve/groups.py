@@ -18,7 +18,6 @@ from logging import getLogger
 import numpy as np
 
 from levelmatch.sky.overlaps import components
-from levelmatch.solve.equations import pair_weights
 from levelmatch.solve.error_inflation import error_inflation
 from levelmatch.solve.floors import Floors
 from levelmatch.solve.gauge import MeanSlope, ZeroMean, free_coefficients, held_groups
@@ -27,6 +26,7 @@ from levelmatch.solve.rejection import Rejection
 from levelmatch.solve.reweighting import Reweighting, RobustFit, settle_floors
 from levelmatch.solve.solution import GaugedCovariance, Solution
 from levelmatch.solve.solver import Solver
+from levelmatch.solve.weights import pair_weights
 
 __all__ = ["solve_groups"]
 
