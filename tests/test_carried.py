@@ -6,6 +6,7 @@ import pytest
 from numpy.testing import assert_allclose
 
 import levelmatch as lm
+from levelmatch.solve import cumulative_covariance
 
 SHAPE = (32, 48)
 N_TRIALS = 60
@@ -59,8 +60,8 @@ def test_a_record_knows_it(results):
 def test_a_covariance_that_is_too_large_is_not_held(paint, monkeypatch):
     images = four_images(paint, 0)
     small = lm.match_levels(images, group_by="TILE")
-    monkeypatch.setattr(carried, "MAX_DENSE", 3)
+    monkeypatch.setattr(cumulative_covariance, "MAX_DENSE", 3)
     large = lm.match_levels(images, group_by="TILE")
-    assert carried.Carried.of(large.frames) is None
+    assert cumulative_covariance.Carried.of(large.frames) is None
     assert_allclose(large.table["level"].value, small.table["level"].value, atol=1e-12)
     assert (large.table["error"].value > 0).all()

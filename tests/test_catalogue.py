@@ -15,6 +15,7 @@ from levelmatch.cli import main
 from levelmatch.images import fits_files
 from levelmatch.images.catalogue import sky_outlines
 from levelmatch.images.collect import collect_frames
+from levelmatch.measure import pair_selection
 from levelmatch.measure.schedule import measure_pairs
 from levelmatch.sky.overlaps import find_outline_pairs
 from levelmatch.sky.vectors import unit_vectors
@@ -75,7 +76,7 @@ def test_no_file_is_opened_before_its_pixels_are_measured(paths, tmp_path, monke
         opened_before.append(list(read))
         return measure_pairs(*arguments, **keywords)
 
-    monkeypatch.setattr(overlaps, "measure_pairs", measure)
+    monkeypatch.setattr(pair_selection, "measure_pairs", measure)
     levelmatch.match_levels(table)
     assert opened_before == [[]]
     assert sorted(read) == sorted(path.name for path in paths)

@@ -187,7 +187,7 @@ def test_of_many_pairs_the_worst_have_pictures(result, monkeypatch):
     assert "Pictures of the 1 worst of 3 pairs." in page.text
     assert [i["alt"] for i in page.all("img")].count("before") == 1
     (drawn,) = [f["id"] for f in page.all("figure") if f.get("id", "")[:1] == "d"]
-    assert drawn == f"d{pair_order(Facts.of(result))[0]}"
+    assert drawn == f"d{pair_order(Diagnostics.of(result))[0]}"
 
 
 def test_pictures_of_pairs_share_one_range_of_colours(monkeypatch):

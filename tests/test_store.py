@@ -15,6 +15,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 import levelmatch as lm
 from levelmatch.exceptions import RecordError
 from levelmatch.measure import pair_selection as pipeline
+from levelmatch.measure import pair_store
 from levelmatch.measure.pair_store import ENTRY, MAGIC, PairFile
 from levelmatch.measure.table import PAIR
 from levelmatch.record.record import read_record
@@ -115,7 +116,7 @@ def test_another_way_to_measure_measures_again(raw, measured, monkeypatch):
     record = lm.match_levels(raw[:4]).record
     count = len(measured)
     del measured[:]
-    monkeypatch.setattr(store, "ALGORITHM", store.ALGORITHM + 1)
+    monkeypatch.setattr(pair_store, "ALGORITHM", pair_store.ALGORITHM + 1)
     lm.match_levels(raw[:4], measure=lm.MeasureOptions(extend=record))
     assert len(measured) == count
 

@@ -109,15 +109,16 @@ def _write(function, record, files, output, *, overwrite, force, quiet, debug):
     start_log(debug=debug)
     with one_error(debug=debug), shown_warnings():
         from levelmatch.record.record import read_record
+        from levelmatch.results import apply_undo
         from levelmatch.results.lock import output_lock
 
         known = read_record(record)
         if not files and function == "undo_record":
             files = _beside(known, record)
-        files = without_excluded(known, files) or replay.recorded_files(known)
+        files = without_excluded(known, files) or apply_undo.recorded_files(known)
         bar = progress_bars(quiet=quiet)("files")
         with output_lock(output, keep=True):
-            paths = getattr(replay, function)(
+            paths = getattr(apply_undo, function)(
                 known, files, output, overwrite=overwrite, force=force, progress_bar=bar
             )
         if not quiet:

@@ -10,7 +10,7 @@ from levelmatch.option_values import hdu_choices
 from levelmatch.options import ReadOptions
 from levelmatch.sky.overlaps import overlap_groups
 
-__all__ = ["Chosen"]
+__all__ = ["ExtensionChoice"]
 
 
 @dataclass(frozen=True)

@@ -42,7 +42,7 @@ class FileState:
         self._checksum: int | None = None
         self.watch(path)
 
-    def copy(self) -> "Binding":
+    def copy(self) -> "FileState":
         """Return a binding to the same files, for another image of the file."""
         new = object.__new__(FileState)
         new._files, new._checksum = dict(self._files), None

@@ -66,7 +66,7 @@ class SolvedRun(Views):
 
     @cached_property
     def pooled(self) -> PairTable:
-        """The pairs with the pooled errors of the passes, see `~levelmatch.measure.correlated_errors`."""
+        """The pairs with the errors of the passes, correlated noise included."""
         used = np.full(len(self.measured), -1)
         for k, p in enumerate(self.passes):
             used[p.rows] = k

@@ -82,8 +82,8 @@ class Pass:
     pattern : `~levelmatch.solve.shared_pattern.SharedPattern` or None
         Pattern of the detectors. The first pass subtracts it with its corrections.
     carried_of : callable or None
-        Returns the `~levelmatch.solve.cumulative_covariance.Carried` covariance of the corrections of all
-        images after this pass, or `None` if it is too large to hold.
+        Returns the covariance of the corrections of all images after this pass, or `None` if it
+        is too large to hold.
     """
 
     name: str = _planned()
