@@ -273,7 +273,7 @@ def test_mixtures_and_options_of_pixels_are_refused(row, paint):
     coarse = SkyCells([1], [1.0], [1.0], [1], nside=64, name="c.fits", unit="MJy/sr")
     with pytest.raises(FrameError, match=r"c\.fits: its .* area of the sky"):
         match_mosaic([*row, coarse])
-    with pytest.raises(FrameError, match=r"c\.fits: its cells have nside 2048, those of 0"):
+    with pytest.raises(FrameError, match=r"c\.fits: its cells have nside 2048, the cells of 0"):
         match_mosaic([*row, _coarse(row[0])])
     with pytest.raises(ValueError, match="pattern: it needs pixels"):
         match_mosaic(row, solve=SolveOptions(pattern="gradient"))

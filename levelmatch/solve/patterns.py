@@ -43,7 +43,7 @@ LEAST_SHAPES = 6
 MAX_GROUPS = 300
 # Loops close too well if the mean square of the slopes exceeds its expectation by the first factor,
 # and the closures' so little that chance makes the ratio less often than the second number.
-MIN_SLOPES, CLOSED = 2.0, 0.05
+MIN_SLOPES, CLOSED = 2.0, 0.02
 # Smallest reported pattern, as a fraction of the standard errors of the levels.
 FRACTION = 0.3
 
@@ -176,7 +176,7 @@ def _that_close(result, table):
     freedom = len(rows) - len(linked) + len(np.unique(solution.component[linked]))
     left = pairs.level - (level[first] - level[second])
     closure = float(np.sum(pairs.gram[:, 0, 0] * np.square(left)))
-    if freedom < 1 or square < MIN_SLOPES * of_slopes:
+    if freedom < LEAST_FREEDOM or square < MIN_SLOPES * of_slopes:
         return
     ratio = square / of_slopes / max(closure / freedom, 1e-300)
     chance = float(fdtrc(of_slopes, freedom, ratio))
@@ -223,7 +223,7 @@ def _slopes_left(result, table):
     inverse = np.linalg.pinv(weight, rcond=1e-9, hermitian=True)
     left = np.einsum("pij,pj->pi", inverse, asked) - model
     square = float(np.einsum("pi,pij,pj->", left, weight, left))
-    size = float(np.sqrt(square / pairs.gram[:, 0, 0].sum()))
+    size = float(np.sqrt(max(square, 0.0) / pairs.gram[:, 0, 0].sum()))
     return square, freedom, size, linked
 
 
