@@ -142,32 +142,32 @@ def find_patterns(result, frames, table):
     found = [p for p in found if p.size > small[p.followed]]
     if found:
         return found
-    found = [p for p in _of_their_own(result, table) if p.size > least]
-    return found or [p for p in _that_close(result, table) if p.size > FRACTION * least]
+    slopes = _slopes_left(result, table)
+    if slopes is None:
+        return []
+    found = [p for p in _of_their_own(result, slopes) if p.size > least]
+    return found or [p for p in _that_close(result, table, slopes) if p.size > FRACTION * least]
 
 
 # --------------------------------------------------------------------------------------
 # Images with patterns of their own
 
 
-def _of_their_own(result, table):
+def _of_their_own(result, slopes):
     """Test the slopes of the overlaps that planes do not follow against their errors."""
-    slopes = _slopes_left(result, table)
-    if slopes is None:
-        return
     square, freedom, size, linked = slopes
     if square > MIN_SHAPES * freedom:
         yield DetectorPattern(result.name, "", len(linked), size, 0.0, False, common=False)
 
 
-def _that_close(result, table):
+def _that_close(result, table, slopes):
     """Compare the slopes of the overlaps that planes do not follow with the closures of loops.
 
     Stripes and other noise change the differences across overlaps, and loops close no better than
     their errors. A pattern that stays with the detector changes them, and loops still close.
     """
-    slopes, solution = _slopes_left(result, table), result.solution
-    if slopes is None or solution.coefficients.shape[1] > 1:
+    solution = result.solution
+    if solution.coefficients.shape[1] > 1:
         return
     square, of_slopes, size, linked = slopes
     rows = np.asarray(result.rows)[np.asarray(result.kept)]
@@ -189,6 +189,8 @@ def _that_close(result, table):
 def _slopes_left(result, table):
     """Fit a slope to each group by the slopes of its overlaps, and return the residuals.
 
+    `None` if there are too few pairs, or too many groups.
+
     Returns
     -------
     square : float
@@ -198,7 +200,7 @@ def _slopes_left(result, table):
     size : float
         Rms of the differences by the residual slopes.
     linked : `~numpy.ndarray` of int
-        The groups that have pairs. `None` in place of all if the groups are too few or too many.
+        The groups that have pairs.
     """
     rows = np.asarray(result.rows)[np.asarray(result.kept)]
     pairs, m = table.take(rows), len(result.group_axes)
