@@ -9,8 +9,14 @@ from hypothesis import strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
 
 from levelmatch.measure import pairs as measure
-from levelmatch.measure._summary import PAIR_CELL
-from levelmatch.measure.pairs import Image, measure_pair, measure_row, needed_box, summarise
+from levelmatch.measure.pairs import (
+    PAIR_CELL,
+    Image,
+    measure_pair,
+    measure_row,
+    needed_box,
+    summarise,
+)
 from levelmatch.options import MeasureOptions
 from levelmatch.sky.grid import Grid, default_spacing
 from levelmatch.sky.overlaps import DepthMap

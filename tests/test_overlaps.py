@@ -5,9 +5,8 @@ import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
-from levelmatch.sky._geometry import convex_overlap
 from levelmatch.sky.grid import Grid
-from levelmatch.sky.overlaps import DepthMap, components, find_pairs, overlap_groups
+from levelmatch.sky.overlaps import DepthMap, components, convex_overlap, find_pairs, overlap_groups
 from levelmatch.sky.transform import SkyTransform
 from levelmatch.sky.vectors import lonlat, tangent_axes, unit_vectors
 

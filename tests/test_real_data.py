@@ -14,8 +14,8 @@ from numpy.testing import assert_allclose
 
 import levelmatch as lm
 from levelmatch.measure.pairs import map_cells
-from levelmatch.sky._geometry import convex_overlap
 from levelmatch.sky.grid import Grid, default_spacing
+from levelmatch.sky.overlaps import convex_overlap
 from levelmatch.sky.transform import SkyTransform
 from levelmatch.sky.vectors import plane_terms, tangent_axes
 

@@ -7,8 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
 
-from levelmatch.measure import _cells
-from levelmatch.sky._geometry import convex_overlap, count_inside
+from levelmatch.measure import pairs, samples
+from levelmatch.sky.overlaps import convex_overlap, count_inside
 from levelmatch.sky.vectors import tangent_axes
 
 COLUMNS = ("location", "scatter", "brightness", "x", "y", "smooth", "kept", "good")
@@ -20,18 +20,18 @@ def difference_cells(
 ):
     """Return the kernel's cells as columns; the clipping may have two additional values."""
     clipping, parts = clipping[:3], (*clipping[3:], part_a, part_b)[:2]
-    lattice = _cells.Lattice(ys, xs, map_x, map_y)
-    found = _cells.difference_cells(
-        a, b, lattice, cells, _cells.Clipping(*clipping), (None, None), parts
+    lattice = pairs.Lattice(ys, xs, map_x, map_y)
+    found = pairs.difference_cells(
+        a, b, lattice, cells, pairs.Clipping(*clipping), (None, None), parts
     )
     return np.stack([found[name].astype(float) for name in columns], axis=1)
 
 
 def difference_samples(a, b, ys, xs, map_x, map_y, iy, ix):
     """Return all samples of a cell: difference, brightness, x and y."""
-    lattice = _cells.Lattice(ys, xs, map_x, map_y)
-    clipping = _cells.Clipping(1e6, 1.0)
-    found = _cells.difference_samples(a, b, lattice, (iy, ix), clipping)
+    lattice = pairs.Lattice(ys, xs, map_x, map_y)
+    clipping = pairs.Clipping(1e6, 1.0)
+    found = samples.difference_samples(a, b, lattice, (iy, ix), clipping)
     return tuple(found[name] for name in ("difference", "brightness", "x", "y"))
 
 

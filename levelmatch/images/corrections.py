@@ -113,8 +113,8 @@ class Correction:
             return self.constant
         x, y, z = np.moveaxis(grid.nodes, -1, 0)
         at_nodes = self.constant + (self.vector[0] * x + self.vector[1] * y + self.vector[2] * z)
-        on_rows = _interpolate(at_nodes.T, grid.xs, grid.shape[1]).T
-        return _interpolate(on_rows, grid.ys, grid.shape[0])
+        on_rows = interpolate(at_nodes.T, grid.xs, grid.shape[1]).T
+        return interpolate(on_rows, grid.ys, grid.shape[0])
 
     def _on_detector(self, shape):
         """Return the pattern at the pixels of a whole image."""
@@ -148,7 +148,7 @@ class AppliedCorrection:
     reference: str
 
 
-def _interpolate(values, nodes, n):
+def interpolate(values, nodes, n):
     """Interpolate values at nodes of the first axis linearly to 0 ... n - 1; extrapolate beyond."""
     position = np.arange(n)
     cell = np.clip(np.searchsorted(nodes, position, side="right") - 1, 0, len(nodes) - 2)

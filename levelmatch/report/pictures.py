@@ -98,7 +98,7 @@ def compare_section(facts, files):
         return _captioned(picture, "The correction that was subtracted: before minus after.")
 
     def residuals():
-        picture = _picture(
+        picture = draw_picture(
             lambda ax: plot_residuals(facts, kind="histogram", ax=ax),
             "Histogram of the residuals of pairs over their standard errors",
         )
@@ -183,10 +183,10 @@ def plot_section(facts, *, residuals):
 
 
 def _figure(draw, words, caption):
-    return _captioned(_picture(draw, words), caption)
+    return _captioned(draw_picture(draw, words), caption)
 
 
-def _picture(draw, words, **axes):
+def draw_picture(draw, words, **axes):
     """Return a picture with versions for light and dark backgrounds."""
     return _picture_and_box(draw, words, **axes)[0]
 
