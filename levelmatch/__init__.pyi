@@ -4,8 +4,8 @@ from levelmatch import plots as plots
 from levelmatch import report as report
 from levelmatch import testing as testing
 from levelmatch.anchor import anchor_levels as anchor_levels
-from levelmatch.catalogues import write_catalogue as write_catalogue
-from levelmatch.cells import make_sky_cells as make_sky_cells
+from levelmatch.catalogue_writer import write_catalogue as write_catalogue
+from levelmatch.cell_maker import make_sky_cells as make_sky_cells
 from levelmatch.exceptions import (
     DisconnectedError as DisconnectedError,
 )

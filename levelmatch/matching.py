@@ -4,12 +4,7 @@
 from dataclasses import replace
 from logging import getLogger
 
-from levelmatch.docstrings import share_parameters
-from levelmatch.exceptions import warn_user
-from levelmatch.images.collection import collect
-from levelmatch.measure.pair_selection import Overlaps
-from levelmatch.options import fit_terms
-from levelmatch.planning import (
+from levelmatch.call_checks import (
     check_chips,
     check_held,
     check_kept,
@@ -19,6 +14,11 @@ from levelmatch.planning import (
     warn_unheld_reference,
     with_excluded_pass,
 )
+from levelmatch.docstrings import share_parameters
+from levelmatch.exceptions import warn_user
+from levelmatch.images.collection import collect
+from levelmatch.measure.pair_selection import Overlaps
+from levelmatch.options import fit_terms
 from levelmatch.record.run import Run
 from levelmatch.results.header import check_not_matched
 from levelmatch.results.result import MatchResult

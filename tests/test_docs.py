@@ -105,9 +105,9 @@ def test_every_command_is_in_the_reference():
     assert not any(command.hidden for command in main.commands.values())
 
 
-def test_every_folder_is_on_the_map():
+def test_every_folder_and_module_is_on_the_map():
     text = (ROOT / "CONTRIBUTING.rst").read_text(encoding="utf-8")
-    modules = pkgutil.iter_modules(levelmatch.__path__)
+    modules = list(pkgutil.iter_modules(levelmatch.__path__))
     folders = {module.name for module in modules if module.ispkg}
     assert len(folders) > 8
     assert folders == set(re.findall(r"^``(\w+)/`` ", text, re.MULTILINE)) - {
@@ -115,6 +115,9 @@ def test_every_folder_is_on_the_map():
         "docs",
         "tests",
     }
+    ours = {module.name for module in modules if not module.ispkg}
+    named = set(re.findall(r"^``(\w+)\.py`` ", text, re.MULTILINE))
+    assert {name for name in ours if "version" not in name} - {"__main__", "setup_package"} == named
 
 
 @pytest.mark.parametrize("name", ["ReadOptions", "MeasureOptions", "SolveOptions"])

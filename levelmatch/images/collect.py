@@ -17,7 +17,7 @@ from levelmatch.cluster import current_client, spread
 from levelmatch.exceptions import FrameError, warn_user
 from levelmatch.images.catalogue import catalogue_frames, read_catalogue
 from levelmatch.images.fits_files import file_frames
-from levelmatch.images.memory import memory_frames
+from levelmatch.images.in_memory import memory_frames
 from levelmatch.images.notes import Notes
 from levelmatch.images.roman import is_asdf, roman_frame
 from levelmatch.images.sky_cells import SkyCells, cells_frame

@@ -1,11 +1,9 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
 """Checks of a file before astropy reads it, and errors that name the image."""
 
-import io
 import os
 import re
 import stat
-import struct
 import threading
 import warnings
 from collections.abc import Iterator
@@ -30,7 +28,6 @@ __all__ = [
     "named_warnings",
     "named_writing",
     "reason_of",
-    "unpacked",
 ]
 
 # Default of max_bytes.
@@ -50,8 +47,6 @@ CODEC = {
     b"BLOCKSIZE": {b"16", b"32", b"64"},
     b"BYTEPIX": {b"1", b"2", b"4", b"8"},
 }
-# Largest compression ratio of gzip.
-MOST_PACKED = 1100
 # First bytes of files packed by gzip, bzip2 and xz.
 PACKED = (b"\x1f\x8b", b"BZ", b"\xfd7")
 
@@ -401,57 +396,3 @@ def _declared(name: str, sizes: dict[str, int], prefix: str) -> int:
     if not prefix:
         count = (count + sizes.get("PCOUNT", 0)) * sizes.get("GCOUNT", 1)
     return count * abs(sizes.get(f"{z}BITPIX", 8)) // 8
-
-
-# --------------------------------------------------------------------------------------
-# Compressed files
-
-
-def unpacked(path: Path, opener, most: int | None) -> io.BytesIO:
-    """Return the content of a compressed file, up to a limit.
-
-    Parameters
-    ----------
-    path : `~pathlib.Path`
-        The file.
-    opener : callable
-        Function that opens the file for decompression.
-    most : int or None
-        Largest number of bytes; `None` for no limit.
-
-    Returns
-    -------
-    content : `io.BytesIO`
-        The decompressed content.
-
-    Raises
-    ------
-    FrameError
-        If there are more bytes. Where the size at the end of a gzip file shows this, nothing
-        is unpacked.
-    OSError, EOFError, ``zlib.error``, ``lzma.LZMAError``
-        If the file is damaged.
-    """
-    with open(path, "rb") as stream:
-        is_gzip = stream.read(2) == b"\x1f\x8b"
-        size = stream.seek(0, 2)
-        stream.seek(max(size - 4, 0))
-        (declared,) = struct.unpack("<I", stream.read(4).rjust(4, b"\0"))
-    content = io.BytesIO()
-    # The last bytes of a truncated file are arbitrary.
-    if most is not None and is_gzip and most < declared < MOST_PACKED * size:
-        raise _too_large(path, most)
-    with opener(path, "rb") as packed:
-        while part := packed.read(1 << 20):
-            content.write(part)
-            if most is not None and content.tell() > most:
-                raise _too_large(path, most)
-    content.seek(0)
-    return content
-
-
-def _too_large(path: Path, most: int) -> FrameError:
-    return FrameError(
-        f"{path.name}: the compressed file unpacks to more than the {most} bytes of max_bytes; "
-        "raise it if that is right"
-    )

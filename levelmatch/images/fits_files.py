@@ -13,7 +13,7 @@ from astropy.wcs import WCS, FITSFixedWarning
 
 from levelmatch.exceptions import FrameError
 from levelmatch.images import fastfits, jwst
-from levelmatch.images.cards import check_header, wcs_header
+from levelmatch.images.compression import damage_of, open_raw
 from levelmatch.images.dq_bits import bad_bits
 from levelmatch.images.extension_choice import ExtensionChoice
 from levelmatch.images.extensions import Extension, extensions_of
@@ -37,9 +37,9 @@ from levelmatch.images.mask_arrays import (
     plane_shape,
 )
 from levelmatch.images.notes import Notes
-from levelmatch.images.packing import damage_of, open_raw
 from levelmatch.images.sources import FileSource
 from levelmatch.images.units import read_unit
+from levelmatch.images.wcs_cards import check_header, wcs_header
 from levelmatch.options import ReadOptions
 from levelmatch.sky.transform import SkyTransform, wcs_error
 

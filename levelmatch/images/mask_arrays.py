@@ -9,9 +9,9 @@ import numpy as np
 from astropy.io import fits
 
 from levelmatch.exceptions import FrameError
+from levelmatch.images.compression import open_raw
 from levelmatch.images.dq_bits import bad_bits, header_bits
 from levelmatch.images.file_checks import check_file, reason_of
-from levelmatch.images.packing import open_raw
 from levelmatch.options import ReadOptions
 
 __all__ = [

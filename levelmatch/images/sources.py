@@ -14,10 +14,10 @@ from astropy.nddata import NDData
 
 from levelmatch.exceptions import FrameError
 from levelmatch.images import fastfits
+from levelmatch.images.compression import open_raw
 from levelmatch.images.file_checks import MOST_BYTES, named_warnings, reason_of
 from levelmatch.images.file_state import FileState, changed
 from levelmatch.images.mask_arrays import MaskArray, as_plane
-from levelmatch.images.packing import open_raw
 from levelmatch.text import as_text
 
 __all__ = [

@@ -14,9 +14,9 @@ from levelmatch.associations import expand_associations, write_associations
 from levelmatch.atomic import atomic_stream
 from levelmatch.exceptions import RecordError
 from levelmatch.images.collect import collect_frames, unique_names
+from levelmatch.images.compression import open_raw
 from levelmatch.images.file_checks import named_writing
 from levelmatch.images.frame import Frame
-from levelmatch.images.packing import open_raw
 from levelmatch.images.roman import AsdfSource
 from levelmatch.images.sources import decoded_image
 from levelmatch.options import ReadOptions

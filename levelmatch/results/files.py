@@ -18,9 +18,9 @@ from astropy.wcs import WCS
 from levelmatch.atomic import atomic_stream, refuse_existing
 from levelmatch.cluster import current_client, spread
 from levelmatch.exceptions import FrameError
+from levelmatch.images.compression import open_raw
 from levelmatch.images.file_checks import named_writing
 from levelmatch.images.frame import Frame
-from levelmatch.images.packing import open_raw
 from levelmatch.images.roman import AsdfSource
 from levelmatch.images.sky_cards import pending_levels
 from levelmatch.images.sky_cells import CellsSource

@@ -14,8 +14,8 @@ from uuid import uuid4
 
 from levelmatch.atomic import space_errors
 from levelmatch.exceptions import LevelMatchError
+from levelmatch.images.compression import open_raw
 from levelmatch.images.file_checks import named_errors
-from levelmatch.images.packing import open_raw
 from levelmatch.record.run import now
 
 __all__ = ["LOCK_NAME", "OutputLock", "output_lock"]

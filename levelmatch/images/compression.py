@@ -1,20 +1,25 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
-"""Compressed files."""
+"""Open files that are packed by gzip, bzip2 or xz."""
 
 import bz2
 import gzip
+import io
 import lzma
+import struct
 import zlib
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from levelmatch.images.file_checks import check_regular, unpacked
+from levelmatch.exceptions import FrameError
+from levelmatch.images.file_checks import check_regular
 
 __all__ = ["DAMAGED", "damage_of", "open_raw"]
 
 OPENERS: dict[bytes, Any] = {b"\x1f\x8b": gzip.open, b"BZ": bz2.open, b"\xfd7": lzma.open}
 # Exceptions that a damaged file raises, compressed or not.
 DAMAGED = (OSError, EOFError, UserWarning, zlib.error, lzma.LZMAError)
+# Largest compression ratio of gzip.
+MOST_PACKED = 1100
 
 
 def open_raw(path: Path, most: int | None = None) -> BinaryIO:
@@ -46,7 +51,7 @@ def open_raw(path: Path, most: int | None = None) -> BinaryIO:
     with open(path, "rb") as stream:
         magic = stream.read(2)
     opener = OPENERS.get(magic)
-    return open(path, "rb") if opener is None else unpacked(path, opener, most)
+    return open(path, "rb") if opener is None else _unpacked(path, opener, most)
 
 
 def damage_of(path: Path, most: int | None = None) -> str:
@@ -57,3 +62,30 @@ def damage_of(path: Path, most: int | None = None) -> str:
     except DAMAGED as error:
         return str(error)
     return ""
+
+
+def _unpacked(path: Path, opener, most: int | None) -> io.BytesIO:
+    """Return the decompressed content of a file; refuse more bytes than a limit.
+
+    If the size at the end of a gzip file exceeds the limit, nothing is decompressed.
+    """
+    too_large = FrameError(
+        f"{path.name}: the compressed file unpacks to more than the {most} bytes of max_bytes; "
+        "raise it if that is right"
+    )
+    with open(path, "rb") as stream:
+        is_gzip = stream.read(2) == b"\x1f\x8b"
+        size = stream.seek(0, 2)
+        stream.seek(max(size - 4, 0))
+        (declared,) = struct.unpack("<I", stream.read(4).rjust(4, b"\0"))
+    content = io.BytesIO()
+    # The last bytes of a truncated file are arbitrary.
+    if most is not None and is_gzip and most < declared < MOST_PACKED * size:
+        raise too_large
+    with opener(path, "rb") as packed:
+        while part := packed.read(1 << 20):
+            content.write(part)
+            if most is not None and content.tell() > most:
+                raise too_large
+    content.seek(0)
+    return content
