@@ -16,7 +16,7 @@ import levelmatch as lm
 from levelmatch.exceptions import FrameError
 from levelmatch.images import fastfits, fits_files
 from levelmatch.images.collect import collect_frames
-from levelmatch.images.fastfits import RawHeader, decode_pixels, read_plane, scan
+from levelmatch.images.fastfits import RawHeader, decode_pixels, read_pixels, scan
 from levelmatch.sky.transform import SkyTransform
 from levelmatch.testing import simulate_miri, simulate_nircam_short
 
@@ -97,8 +97,8 @@ def by_astropy(path, monkeypatch, **options):
 def test_frames_are_those_of_astropy(paths, monkeypatch):
     for path in paths:
         plain, other = collect_frames([path])[0], by_astropy(path, monkeypatch)
-        assert plain.source.planes is not None
-        assert other.source.planes is None
+        assert plain.source.plain is not None
+        assert other.source.plain is None
         for name in ("name", "shape", "unit", "dq_bits", "jwst"):
             assert getattr(plain, name) == getattr(other, name)
         assert (plain.source.hdu, plain.source.dq_hdu) == (other.source.hdu, other.source.dq_hdu)
@@ -122,7 +122,7 @@ def test_flags(tmp_path, paths, monkeypatch, dtype, bits):
         collect_frames([path], lm.ReadOptions(dq_bits=bits))[0],
         by_astropy(path, monkeypatch, dq_bits=bits),
     )
-    assert plain.source.planes is not None
+    assert plain.source.plain is not None
     assert np.isnan(other.load()).any()
     assert_array_equal(plain.load(), other.load())
 
@@ -136,7 +136,7 @@ def test_names_of_extensions_in_any_case(tmp_path, paths, monkeypatch, spelling)
             hdu.header["EXTNAME"] = spelling(hdu.header["EXTNAME"])
         fits.HDUList([hdus[0], hdus[2], hdus[1], hdus[3]]).writeto(path)
     plain, other = collect_frames([path])[0], by_astropy(path, monkeypatch)
-    assert plain.source.planes is not None
+    assert plain.source.plain is not None
     assert (plain.source.hdu, plain.source.dq_hdu) == (other.source.hdu, other.source.dq_hdu)
     assert np.isnan(plain.load()[:5]).all()
     assert_array_equal(plain.load(), other.load())
@@ -212,7 +212,7 @@ def test_a_file_that_changes_is_refused(tmp_path, paths):
         hdus.writeto(path, overwrite=True)
     status = os.stat(path)
     os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns + 10**9))
-    assert read_plane(path, *frame.source.planes, frame.dq_bits) is None
+    assert read_pixels(path, *frame.source.plain, frame.dq_bits) is None
     with pytest.raises(FrameError, match="changed after it was read"):
         frame.load()
 
@@ -310,7 +310,7 @@ def test_digests_are_those_of_the_values(tmp_path, monkeypatch, flags):
     path = tmp_path / "a.fits"
     fits.HDUList(hdus).writeto(path)
     (frame,) = collect_frames([path])
-    assert frame.source.planes is not None
+    assert frame.source.plain is not None
     identity = frame.source.identity
     raw = [hdu.data.astype(hdu.data.dtype.newbyteorder(">")) for hdu in hdus[1:]]
     expected = [hashlib.sha256(data.tobytes()).hexdigest() for data in raw]
@@ -319,10 +319,10 @@ def test_digests_are_those_of_the_values(tmp_path, monkeypatch, flags):
     assert identity["dtype"] == "f4"
     # Digests computed while measuring equal those computed later, and nothing is read again.
     (again,) = collect_frames([path])
-    again.source.binding.hashed = True
+    again.source.state.hashed = True
     assert_array_equal(again.source.read(1)[0], frame.source.read(1)[0])
     with monkeypatch.context() as patch:
-        patch.setattr(fastfits, "read_plane", None)
+        patch.setattr(fastfits, "read_pixels", None)
         assert again.source.identity == identity
 
 
@@ -337,9 +337,9 @@ def test_digests_of_compressed_files(tmp_path):
     expected = [hashlib.sha256(a.astype(a.dtype.newbyteorder(">"))) for a in (data, flags)]
     for hashed in (False, True):
         (frame,) = collect_frames([tmp_path / "b.fits"])
-        frame.source.binding.hashed = hashed
+        frame.source.state.hashed = hashed
         frame.load()
-        assert (frame.source.binding.digests is not None) is hashed
+        assert (frame.source.state.digests is not None) is hashed
         found = [frame.source.identity[key] for key in ("sha256", "mask_sha256")]
         assert found == [digest.hexdigest() for digest in expected]
 

@@ -281,15 +281,15 @@ class CatalogueSource(FileSource):
         options = self.options if self.hdu < 0 else replace(self.options, hdu=self.hdu)
         notes = Notes()
         with _OPENING:
-            if self.binding is not None:
-                self.binding.check_files(self.label)
+            if self.state is not None:
+                self.state.check_files(self.label)
             images = self.reader(self.path, self.place, options, notes)
             notes.warn()
         if len(images) > 1:
             msg = f"{frame.name}: the file has {len(images)} images; add the column hdu"
             raise FrameError(msg)
         opened = images[0]
-        source = replace(opened.source, binding=self.binding, name=self.name)
+        source = replace(opened.source, state=self.state, name=self.name)
         _check_opened(frame, opened)
         return opened.with_keys(source=source, **{key: getattr(frame, key) for key in KEPT})
 
@@ -420,14 +420,14 @@ def _source(file, hdu, place, read, reader) -> Any:
         return None
     path = Path(file)
     try:
-        binding = FileState(path)
+        state = FileState(path)
     except OSError as error:
         msg = f"{path}: there is no such file; check the column file of the catalogue"
         raise FrameError(msg) from error
     return CatalogueSource(
         path,
         hdu,
-        binding=binding,
+        state=state,
         max_bytes=read.max_bytes,
         reader=reader,
         options=read,

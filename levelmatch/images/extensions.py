@@ -9,7 +9,7 @@ from typing import Any
 from astropy.io import fits
 
 from levelmatch.exceptions import FrameError
-from levelmatch.images.mask_arrays import plane_shape
+from levelmatch.images.mask_arrays import image_shape
 from levelmatch.option_values import hdu_choices
 
 __all__ = ["Extension", "chosen_extensions", "extension_labels", "extensions_of"]
@@ -57,8 +57,8 @@ class Extension:
     @property
     def is_sky(self) -> bool:
         """Whether it is an image of the sky, not an array that accompanies one."""
-        is_plane = self.is_image and len(plane_shape(self.shape)) == 2
-        return is_plane and self.is_celestial and _BESIDE.fullmatch(self.name) is None
+        is_flat = self.is_image and len(image_shape(self.shape)) == 2
+        return is_flat and self.is_celestial and _BESIDE.fullmatch(self.name) is None
 
 
 def extensions_of(hdus: fits.HDUList) -> list[Extension]:

@@ -22,10 +22,10 @@ from levelmatch.sky.transform import SkyTransform, wcs_error
 __all__ = [
     "fill_from",
     "MODERN",
-    "Plane",
+    "PlainHDU",
     "RawHeader",
     "plain_transform",
-    "read_plane",
+    "read_pixels",
     "scan",
 ]
 
@@ -139,7 +139,7 @@ class RawHeader:
 
 
 @dataclass(frozen=True)
-class Plane:
+class PlainHDU:
     """An HDU of a plain file.
 
     Parameters
@@ -177,7 +177,7 @@ class Plane:
         return self.header.get("XTENSION", "IMAGE") == "IMAGE"
 
     def rows(self, start, stop):
-        """Return a plane with a range of the rows."""
+        """Return the HDU with a range of its rows."""
         row = self.size // self.shape[0]
         shape = (stop - start, *self.shape[1:])
         return replace(self, offset=self.offset + start * row, size=shape[0] * row, shape=shape)
@@ -202,21 +202,21 @@ def scan(path):
 
     Returns
     -------
-    planes : list of `Plane`, or None
+    hdus : list of `PlainHDU`, or None
         One for each HDU; `None` if the file is compressed, truncated or non-standard.
     """
     with open(path, "rb", buffering=0) as file:
         status = os.fstat(file.fileno())
         stamp = status.st_size, status.st_mtime_ns
-        planes, position = [], 0
+        hdus, position = [], 0
         while position < stamp[0]:
             header, start = _read_header(file, position)
-            plane = None if header is None else _plane(header, start, stamp, first=not planes)
-            if plane is None:
+            hdu = None if header is None else _plain_hdu(header, start, stamp, first=not hdus)
+            if hdu is None:
                 return None
-            planes.append(plane)
-            position = start + -(-plane.size // BLOCK) * BLOCK
-    return planes if position == stamp[0] else None
+            hdus.append(hdu)
+            position = start + -(-hdu.size // BLOCK) * BLOCK
+    return hdus if position == stamp[0] else None
 
 
 def _read_header(file, position):
@@ -245,7 +245,7 @@ def _read_header(file, position):
     return RawHeader(text), position + (found // BLOCK + 1) * BLOCK
 
 
-def _plane(header, start, stamp, *, first):
+def _plain_hdu(header, start, stamp, *, first):
     """Return the HDU of a header, or `None` if it is not plain."""
     expected = "SIMPLE" if first else "XTENSION"
     if not header.text.startswith(f"{expected:8}= ") or "ZIMAGE" in header:
@@ -265,7 +265,7 @@ def _plane(header, start, stamp, *, first):
         return None
     if "GROUPS" in header:
         return None
-    return Plane(header, start, size, shape, stamp)
+    return PlainHDU(header, start, size, shape, stamp)
 
 
 def plain_transform(name, header):
@@ -358,16 +358,16 @@ def _sip(header):
     return out
 
 
-def read_plane(path, image, dq, bits, digests=None):
+def read_pixels(path, image, dq, bits, digests=None):
     """Return the pixels of a plain image of 32-bit floats, NaN where flagged.
 
     Parameters
     ----------
     path : `~pathlib.Path`
         The file.
-    image : `Plane`
+    image : `PlainHDU`
         The image.
-    dq : `Plane` or None
+    dq : `PlainHDU` or None
         Its flags.
     bits : int
         Data-quality bits that make a pixel bad.
@@ -409,8 +409,8 @@ def _update(digests, part, flags, flip):
         digests[1].update(flags ^ np.array(flip, ">u4").view("u4") if flip else flags)
 
 
-def _is_plain(plane, bitpix, offsets):
-    return plane.header["BITPIX"] == bitpix and plane.offset_of_values in offsets
+def _is_plain(hdu, bitpix, offsets):
+    return hdu.header["BITPIX"] == bitpix and hdu.offset_of_values in offsets
 
 
 def fill_from(file, position, words):

@@ -43,7 +43,7 @@ class FileState:
         self.watch(path)
 
     def copy(self) -> "FileState":
-        """Return a binding to the same files, for another image of the file."""
+        """Return the state of the same files, for another image in them."""
         new = object.__new__(FileState)
         new._files, new._checksum = dict(self._files), None
         new.hashed, new.digests = self.hashed, None

@@ -31,10 +31,10 @@ from levelmatch.images.inherit import file_meta, with_inherited_frame
 from levelmatch.images.mask_arrays import (
     KINDS,
     MaskArray,
-    find_planes,
+    find_masks,
     partner_hdu,
-    partner_planes,
-    plane_shape,
+    partner_masks,
+    image_shape,
 )
 from levelmatch.images.notes import Notes
 from levelmatch.images.sources import FileSource
@@ -48,11 +48,11 @@ __all__ = ["check_shape", "file_frames", "hdu_frame", "partner_hdu"]
 
 def check_shape(name: str, shape) -> tuple[int, int]:
     """Return an image's shape without axes of one pixel; refuse any other than a 2D image."""
-    plane = plane_shape(shape)
+    plane = image_shape(shape)
     if len(plane) != 2:
         msg = (
             f"{name}: the image has {len(shape)} dimensions (shape {tuple(shape)}), not 2; "
-            "give a plane of it, or name another extension by hdu"
+            "give one 2D image of it, or name another extension by hdu"
         )
         raise FrameError(msg)
     if min(plane) < 2:
@@ -109,7 +109,7 @@ def file_frames(path: Path, read: ReadOptions, notes: Notes, place: int = 0) -> 
     try:
         check_name(path)
         check_file(path, read.max_bytes)
-        # The binding must exist before anything is read.
+        # The state must exist before anything is read.
         first = FileState(path)
         with named_warnings(name):
             frames = _opened_frames(path, read, notes, place)
@@ -135,12 +135,12 @@ def file_frames(path: Path, read: ReadOptions, notes: Notes, place: int = 0) -> 
         raise FrameError(msg) from error
 
 
-def _bound(frame, binding, read):
+def _bound(frame, state, read):
     """Return a frame whose source is bound to the current state of its files."""
     for mask in frame.source.masks:
         if mask.path is not None:
-            binding.watch(mask.path)
-    return frame.with_keys(source=replace(frame.source, binding=binding, max_bytes=read.max_bytes))
+            state.watch(mask.path)
+    return frame.with_keys(source=replace(frame.source, state=state, max_bytes=read.max_bytes))
 
 
 def _opened_frames(path, read, notes, place):
@@ -171,45 +171,45 @@ def _opened_frames(path, read, notes, place):
 def _plain_frames(path, read, notes):
     """Return the frames of a plain file, or `None` if astropy must read it or name its fault."""
     try:
-        planes = fastfits.scan(path)
+        hdus = fastfits.scan(path)
     except OSError:
         return None
-    if planes is None:
+    if hdus is None:
         return None
     try:
-        chosen = ExtensionChoice.of(path.name, [_extension(p) for p in planes], read)
-        if any(_plain_flags(planes, i) is None for i in chosen.indices):
+        chosen = ExtensionChoice.of(path.name, [_extension(hdu) for hdu in hdus], read)
+        if any(_plain_flags(hdus, i) is None for i in chosen.indices):
             return None
-        return chosen.frames(lambda name, i: _plain_frame(name, path, planes, i, read), notes)
+        return chosen.frames(lambda name, i: _plain_frame(name, path, hdus, i, read), notes)
     except (_NotPlainError, VerifyError):
         return None
 
 
-def _extension(plane):
-    ctype = plane.header.get("CTYPE1", "") if "CTYPE1" in plane.header.text else ""
-    name = plane.name or str(plane.header.get("EXTTYPE", ""))
-    return Extension.of(name, plane.version, plane.is_image, plane.shape, ctype)
+def _extension(hdu):
+    ctype = hdu.header.get("CTYPE1", "") if "CTYPE1" in hdu.header.text else ""
+    name = hdu.name or str(hdu.header.get("EXTTYPE", ""))
+    return Extension.of(name, hdu.version, hdu.is_image, hdu.shape, ctype)
 
 
 class _NotPlainError(Exception):
     """An image that astropy must read."""
 
 
-def _plain_frame(name, path, planes, index, read):
+def _plain_frame(name, path, hdus, index, read):
     """Return the frame of an image of a plain file."""
-    image = planes[index]
-    dq_hdu = _plain_flags(planes, index)
-    dq = planes[dq_hdu] if dq_hdu >= 0 else None
+    image = hdus[index]
+    dq_hdu = _plain_flags(hdus, index)
+    dq = hdus[dq_hdu] if dq_hdu >= 0 else None
     if len(image.shape) != 2 or min(image.shape) < 2:
         raise _NotPlainError
     transform = fastfits.plain_transform(name, image.header)
     if transform is None or (dq is not None and dq.shape != image.shape):
         raise _NotPlainError
-    meta = file_meta(planes[0].header, image.header)
+    meta = file_meta(hdus[0].header, image.header)
     masks = () if dq is None else (MaskArray(dq_hdu, "flags"),)
     return Frame(
         name=name,
-        source=FileSource(path, index, masks, planes=(image, dq)),
+        source=FileSource(path, index, masks, plain=(image, dq)),
         shape=image.shape,
         meta=meta,
         unit=_header_unit(meta),
@@ -219,16 +219,16 @@ def _plain_frame(name, path, planes, index, read):
     )
 
 
-def _plain_flags(planes, i):
+def _plain_flags(hdus, i):
     """Return the index of the DQ extension, -1 without one, or `None` if astropy must read it."""
-    image = planes[i]
-    indices = {(p.name, p.version): k for k, p in reversed(list(enumerate(planes)))}
+    image = hdus[i]
+    indices = {(h.name, h.version): k for k, h in reversed(list(enumerate(hdus)))}
     beside = {name for name, version in indices if version == image.version}
     typed = "EXTTYPE" in image.header.text
     if beside.intersection(_NOT_PLAIN) or image.name == "DQ" or typed or not image.is_image:
         return None
     index = indices.get(("DQ", image.version), -1)
-    flags = planes[index] if index >= 0 else None
+    flags = hdus[index] if index >= 0 else None
     if flags is not None and (flags.header["BITPIX"] < 0 or "MP_" in flags.header.text):
         return None
     return index
@@ -258,8 +258,8 @@ def hdu_frame(name, hdus, index, read, notes, make_source):
     notes : `~levelmatch.images.notes.Notes`
         Receives the notes on the image.
     make_source : callable
-        Function of the frame without source, and of the planes that mask its pixels, which
-        returns the source of its pixels.
+        Function of the frame without source, and of its masks, which returns the source of its
+        pixels.
 
     Returns
     -------
@@ -275,7 +275,7 @@ def hdu_frame(name, hdus, index, read, notes, make_source):
     shape = check_shape(name, hdus[index].shape)
     meta = file_meta(hdus[0].header, header)
     is_jwst = meta.get("TELESCOP") == "JWST"
-    masks, bits = find_planes(name, hdus, index, shape, read, is_jwst)
+    masks, bits = find_masks(name, hdus, index, shape, read, is_jwst)
     frame = Frame(
         name=name,
         source=None,
@@ -292,7 +292,7 @@ def hdu_frame(name, hdus, index, read, notes, make_source):
 def _header_frame(name, path, hdus, index, read, notes, place):
     def make_source(frame, masks):
         extension = hdus[index].name, hdus[index].ver
-        beside = partner_planes(name, path, place, frame.shape, read, extension)
+        beside = partner_masks(name, path, place, frame.shape, read, extension)
         return FileSource(path, index, masks + beside)
 
     return hdu_frame(name, hdus, index, read, notes, make_source)

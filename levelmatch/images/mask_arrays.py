@@ -17,14 +17,14 @@ from levelmatch.options import ReadOptions
 __all__ = [
     "KINDS",
     "MaskArray",
-    "as_plane",
-    "find_planes",
+    "as_image",
+    "find_masks",
     "partner_hdu",
-    "partner_planes",
-    "plane_shape",
+    "partner_masks",
+    "image_shape",
 ]
 
-# Names of extensions for each kind of plane.
+# Names of extensions for each kind of array.
 KINDS = {
     "flags": ("DQ", "DQM", "MSK"),
     "mask": ("MASK", "BPM"),
@@ -52,16 +52,16 @@ class MaskArray:
     path: Path | None = None
 
 
-def plane_shape(shape) -> tuple[int, ...]:
+def image_shape(shape) -> tuple[int, ...]:
     """Return a shape without axes of one pixel, such as frequency and Stokes in radio images."""
     if len(shape) <= 2:
         return tuple(shape)
     return tuple(n for n in shape if n != 1)
 
 
-def as_plane(array: np.ndarray) -> np.ndarray:
+def as_image(array: np.ndarray) -> np.ndarray:
     """Return an array without the axes of one pixel."""
-    return array.reshape(plane_shape(array.shape))
+    return array.reshape(image_shape(array.shape))
 
 
 def partner_hdu(hdus: fits.HDUList, index: int, name: str) -> int | None:
@@ -76,7 +76,7 @@ def partner_hdu(hdus: fits.HDUList, index: int, name: str) -> int | None:
     return hdus.index_of(key) if key in hdus and hdus.index_of(key) != index else None
 
 
-def find_planes(
+def find_masks(
     name: str,
     hdus: fits.HDUList,
     index: int,
@@ -84,7 +84,7 @@ def find_planes(
     read: ReadOptions,
     is_jwst: bool,
 ) -> tuple[tuple[MaskArray, ...], int]:
-    """Return the planes of an image in its file, and the bits that make a pixel bad.
+    """Return the masks of an image in its file, and the bits that make a pixel bad.
 
     Parameters
     ----------
@@ -103,17 +103,17 @@ def find_planes(
 
     Returns
     -------
-    planes : tuple of `MaskArray`
-        The planes.
+    masks : tuple of `MaskArray`
+        The masks.
     bits : int
         Data-quality bits.
 
     Raises
     ------
     FrameError
-        If a plane cannot be used; the message names image and extension.
+        If an array cannot be used; the message names image and extension.
     """
-    planes: list = []
+    masks: list = []
     names: dict = {}
     for kind, extensions in KINDS.items():
         for extension in extensions:
@@ -121,15 +121,15 @@ def find_planes(
             if i is None or not (read.mask_extensions or kind == "flags"):
                 continue
             named = header_bits(hdus[i].header) if kind != "weight" else {}
-            planes.append(MaskArray(i, "flags" if named else kind))
+            masks.append(MaskArray(i, "flags" if named else kind))
             names |= named
     bits = bad_bits(read.dq_bits, is_jwst, names)
-    keep = [p for p in planes if _has_values(name, hdus[p.hdu], p.kind, shape, bits)]
+    keep = [m for m in masks if _has_values(name, hdus[m.hdu], m.kind, shape, bits)]
     return tuple(keep), bits
 
 
 def _has_values(name, hdu, kind, shape, bits):
-    """Return whether a plane has one value per pixel; refuse a plane that cannot be used."""
+    """Return whether an array has one value per pixel; refuse an array that cannot be used."""
     what = f"{name}: the {hdu.name.strip() or 'first'} extension"
     if not hdu.is_image:
         msg = f"{what} is a table, not an image; rename it"
@@ -138,10 +138,10 @@ def _has_values(name, hdu, kind, shape, bits):
         # HST writes an array of one value as the card PIXVALUE.
         value = hdu.header.get("PIXVALUE", 1 if kind == "weight" else 0)
         if {"flags": int(value) & bits, "mask": value != 0, "weight": not value > 0}[kind]:
-            msg = f"{what} flags every pixel; leave the image out, see dq_bits, or see planes"
+            msg = f"{what} flags every pixel; leave the image out, or see dq_bits and mask_extensions"
             raise FrameError(msg)
         return False
-    if plane_shape(hdu.shape) != shape:
+    if image_shape(hdu.shape) != shape:
         msg = f"{what} has shape {tuple(hdu.shape)}, the data {shape}"
         raise FrameError(msg)
     if kind == "flags" and (hdu.header["BITPIX"] < 0 or hdu.header.get("BSCALE", 1) != 1):
@@ -154,7 +154,7 @@ def _has_values(name, hdu, kind, shape, bits):
 # Files of their own
 
 
-def partner_planes(
+def partner_masks(
     name: str,
     path: Path,
     index: int,
@@ -162,7 +162,7 @@ def partner_planes(
     read: ReadOptions,
     extension: tuple[str, int] = ("", 1),
 ) -> tuple[MaskArray, ...]:
-    """Return the planes of an image from ``weight_files`` and ``mask_files``.
+    """Return the masks of an image from ``weight_files`` and ``mask_files``.
 
     Parameters
     ----------
@@ -181,22 +181,22 @@ def partner_planes(
 
     Returns
     -------
-    planes : tuple of `MaskArray`
-        The planes.
+    masks : tuple of `MaskArray`
+        The masks.
 
     Raises
     ------
     FrameError
-        If a file is missing, cannot be read or has no plane of the image's shape; the message
+        If a file is missing, cannot be read or has no array of the image's shape; the message
         names the image, the option and the file.
     """
-    planes = []
+    masks = []
     for option, kind in (("weight_files", "weight"), ("mask_files", "mask")):
         partner = _partner_path(path, index, getattr(read, option), option)
         if partner is not None:
-            hdu = _plane_hdu(name, partner, shape, option, extension, read.max_bytes)
-            planes.append(MaskArray(hdu, kind, partner))
-    return tuple(planes)
+            hdu = _mask_hdu(name, partner, shape, option, extension, read.max_bytes)
+            masks.append(MaskArray(hdu, kind, partner))
+    return tuple(masks)
 
 
 def _partner_path(path, index, files, option):
@@ -216,16 +216,16 @@ def _partner_path(path, index, files, option):
     return None if found is None else Path(found)
 
 
-def _plane_hdu(name, path, shape, option, extension, most):
-    """Return the index of the HDU in a file that holds the plane of an image.
+def _mask_hdu(name, path, shape, option, extension, most):
+    """Return the index of the HDU of a separate file that masks an image.
 
     The HDU with the image's extension name and version has priority over the first HDU with
-    the image's shape. A plane of another shape is refused.
+    the image's shape. An array of another shape is refused.
     """
     try:
         check_file(path, most)
         with open_raw(path, most) as file, fits.open(file, memmap=False) as hdus:
-            shapes = {i: plane_shape(h.shape) for i, h in enumerate(hdus) if h.is_image and h.shape}
+            shapes = {i: image_shape(h.shape) for i, h in enumerate(hdus) if h.is_image and h.shape}
             same = [i for i in shapes if (hdus[i].name, hdus[i].ver) == extension]
     except FileNotFoundError as error:
         msg = f"{name}: {option}: there is no file {path}"

@@ -117,10 +117,10 @@ class AsdfSource(FileSource):
     @cached_property
     def identity(self) -> dict:
         """Identity of the image: file name, and SHA-256 of data and flags."""
-        if self.binding is not None:
-            self.binding.check_files(self.label)
+        if self.state is not None:
+            self.state.check_files(self.label)
         path = self.path.absolute()
-        known = None if self.binding is None else self.binding.digests
+        known = None if self.state is None else self.state.digests
         return {
             "file": self.label,
             "path": as_text(path),
@@ -178,9 +178,9 @@ def roman_frame(path: Path, read: ReadOptions) -> Frame:
             msg = f"{path.name}: {name}: images in ASDF do not use it; flag pixels in dq"
             raise FrameError(msg)
     try:
-        binding = FileState(path)
+        state = FileState(path)
         file = AsdfFile(path)
-        return _frame(file, read, binding)
+        return _frame(file, read, state)
     except FileNotFoundError as error:
         msg = f"{path}: there is no such file; check its path"
         raise FrameError(msg) from error
@@ -192,7 +192,7 @@ def roman_frame(path: Path, read: ReadOptions) -> Frame:
         raise FrameError(msg) from error
 
 
-def _frame(file: AsdfFile, read: ReadOptions, binding: FileState) -> Frame:
+def _frame(file: AsdfFile, read: ReadOptions, state: FileState) -> Frame:
     """Return the frame of an ASDF file; refuse arrays that are not images."""
     name, data = file.path.name, file.find("roman", "data")
     if data is None:
@@ -212,7 +212,7 @@ def _frame(file: AsdfFile, read: ReadOptions, binding: FileState) -> Frame:
     meta = roman_header(file)
     return Frame(
         name=name,
-        source=AsdfSource(file.path, 0, binding=binding, arrays=arrays),
+        source=AsdfSource(file.path, 0, state=state, arrays=arrays),
         shape=shape,
         meta=meta,
         unit=read_unit(unit) if unit else _unit(file),

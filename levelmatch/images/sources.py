@@ -17,7 +17,7 @@ from levelmatch.images import fastfits
 from levelmatch.images.compression import open_raw
 from levelmatch.images.file_checks import MOST_BYTES, named_warnings, reason_of
 from levelmatch.images.file_state import FileState, changed
-from levelmatch.images.mask_arrays import MaskArray, as_plane
+from levelmatch.images.mask_arrays import MaskArray, as_image
 from levelmatch.text import as_text
 
 __all__ = [
@@ -59,10 +59,10 @@ class MemorySource:
 
     def read(self, dq_bits: int) -> tuple[np.ndarray, np.ndarray | None]:
         """Return a copy of the pixels as floats, and the mask of bad pixels or `None`."""
-        data = as_plane(np.asarray(self.image.data))
+        data = as_image(np.asarray(self.image.data))
         mask = as_mask(self.image.mask)
         if mask is not None and mask.ndim > 2:
-            mask = as_plane(mask)
+            mask = as_image(mask)
         return np.array(data, dtype=float_type(data), order="C"), mask
 
 
@@ -78,11 +78,11 @@ class FileSource:
         Index of the image's HDU.
     masks : tuple of `~levelmatch.images.mask_arrays.MaskArray`
         Arrays of flags, masks or weights.
-    planes : tuple of `~levelmatch.images.fastfits.Plane` or None
+    plain : tuple of `~levelmatch.images.fastfits.PlainHDU` or None
         The image and its flags (or `None`), if both can be read without astropy.
     name : str
         Unique name of the file; by default the file's own name.
-    binding : `~levelmatch.images.file_state.FileState` or None
+    state : `~levelmatch.images.file_state.FileState` or None
         State of the files when they were first read.
     max_bytes : int
         Largest number of bytes of a compressed file after unpacking.
@@ -91,9 +91,9 @@ class FileSource:
     path: Path
     hdu: int
     masks: tuple[MaskArray, ...] = ()
-    planes: tuple | None = None
+    plain: tuple | None = None
     name: str = ""
-    binding: FileState | None = None
+    state: FileState | None = None
     max_bytes: int = MOST_BYTES
 
     @property
@@ -113,12 +113,12 @@ class FileSource:
         FrameError
             If the file cannot be read.
         """
-        digests = None if self.binding is None else self.binding.digests
+        digests = None if self.state is None else self.state.digests
         if digests is None:
             digests = self._digests()
         path = self.path.absolute()
-        if self.binding is not None:
-            self.binding.check_files(self.label)
+        if self.state is not None:
+            self.state.check_files(self.label)
         return {
             "file": self.label,
             "path": as_text(path),
@@ -137,8 +137,8 @@ class FileSource:
 
     def _digest(self, hdus, digests):
         """Add the digests of an open file's pixels to a dictionary."""
-        with self._opened_planes(hdus) as planes:
-            digests |= pixel_digests(hdus[self.hdu].data, [hdu.data for _, hdu in planes])
+        with self._opened_masks(hdus) as masks:
+            digests |= pixel_digests(hdus[self.hdu].data, [hdu.data for _, hdu in masks])
 
     @contextmanager
     def opened(self):
@@ -171,7 +171,7 @@ class FileSource:
             raise OSError(msg)
 
     @contextmanager
-    def _opened_planes(self, hdus):
+    def _opened_masks(self, hdus):
         """Open the files of the masks, and yield the list of masks with their HDUs."""
         with ExitStack() as stack:
             files = {None: hdus}
@@ -189,8 +189,8 @@ class FileSource:
         dq_bits : int
             Data-quality bits that make a pixel bad.
         """
-        with self._opened_planes(hdus) as planes:
-            return bad_pixels(planes, dq_bits)
+        with self._opened_masks(hdus) as masks:
+            return bad_pixels(masks, dq_bits)
 
     @property
     def label(self) -> str:
@@ -213,9 +213,9 @@ class FileSource:
         FrameError
             If the file changed.
         """
-        if self.binding is None or self.binding.check_files(self.label):
+        if self.state is None or self.state.check_files(self.label):
             return
-        if not self.binding.is_read:
+        if not self.state.is_read:
             raise changed(self.label, "it was touched, and another process has read its pixels")
         self.read(dq_bits)
 
@@ -234,14 +234,14 @@ class FileSource:
         FrameError
             If the file cannot be read, or changed since it was first read.
         """
-        binding = self.binding
-        hashed = binding is not None and binding.hashed and binding.digests is None
+        state = self.state
+        hashed = state is not None and state.hashed and state.digests is None
         digests: dict | None = {} if hashed else None
         data, bad = self._read(dq_bits, digests)
-        if binding is not None:
-            binding.check_files(self.label)
-            binding.check_pixels(self.label, data, bad)
-            binding.digests = digests or binding.digests
+        if state is not None:
+            state.check_files(self.label)
+            state.check_pixels(self.label, data, bad)
+            state.digests = digests or state.digests
         return data, bad
 
     def _read(self, dq_bits, digests):
@@ -257,26 +257,26 @@ class FileSource:
 
     def _read_plain(self, dq_bits, digests=None):
         """Return the pixels read without astropy, or `None` if astropy must read the file."""
-        if self.planes is None:
+        if self.plain is None:
             return None
         hashes = None if digests is None else (hashlib.sha256(), hashlib.sha256())
         try:
-            data = fastfits.read_plane(self.path, *self.planes, dq_bits & 0xFFFFFFFF, hashes)
+            data = fastfits.read_pixels(self.path, *self.plain, dq_bits & 0xFFFFFFFF, hashes)
         except OSError:
             return None
         if hashes is not None and data is not None:
             image, mask = (digest.hexdigest() for digest in hashes)
             digests |= {"dtype": "f4", "sha256": image}
-            digests["mask_sha256"] = "" if self.planes[1] is None else mask
+            digests["mask_sha256"] = "" if self.plain[1] is None else mask
         return data
 
     def read_rows(self, start: int, stop: int, dq_bits: int) -> np.ndarray | None:
         """Return rows of a plain file, NaN where flagged, or `None` for other files."""
-        if self.planes is None:
+        if self.plain is None:
             return None
-        image, dq = (plane and plane.rows(start, stop) for plane in self.planes)
+        image, dq = (hdu and hdu.rows(start, stop) for hdu in self.plain)
         try:
-            return fastfits.read_plane(self.path, image, dq, dq_bits & 0xFFFFFFFF)
+            return fastfits.read_pixels(self.path, image, dq, dq_bits & 0xFFFFFFFF)
         except OSError:
             return None
 
@@ -293,7 +293,7 @@ def decoded_image(hdu) -> np.ndarray:
     """
     blank, offset = hdu.header.get("BLANK"), hdu.header.get("BZERO", 0)
     stored_as_integers = hdu.header.get("BITPIX", 0) > 0
-    data = as_plane(hdu.data)
+    data = as_image(hdu.data)
     if not isinstance(blank, int) or not stored_as_integers:
         return data
     if data.dtype.kind == "f" and blank != 0:
@@ -306,25 +306,25 @@ def decoded_image(hdu) -> np.ndarray:
     return data
 
 
-def bad_pixels(planes: list, dq_bits: int) -> np.ndarray | None:
-    """Return the mask of bad pixels, or `None` without planes.
+def bad_pixels(masks: list, dq_bits: int) -> np.ndarray | None:
+    """Return the mask of bad pixels, or `None` without masks.
 
     Parameters
     ----------
-    planes : list of tuple
+    masks : list of tuple
         Pairs of a `~levelmatch.images.mask_arrays.MaskArray` and its HDU.
     dq_bits : int
         Data-quality bits that make a pixel bad.
     """
     bad = None
-    for mask, hdu in planes:
-        where = _bad(as_plane(hdu.data), mask.kind, dq_bits)
+    for mask, hdu in masks:
+        where = _bad(as_image(hdu.data), mask.kind, dq_bits)
         bad = where if bad is None else bad | where
     return bad
 
 
 def _bad(values, kind, dq_bits):
-    """Return the mask of bad pixels from the values of one plane."""
+    """Return the mask of bad pixels from the values of one array."""
     if kind == "flags":
         return flagged(values, dq_bits)
     return values != 0 if kind == "mask" else ~(values > 0)

@@ -10,7 +10,7 @@ from astropy.nddata import (
     VarianceUncertainty,
 )
 
-from levelmatch.images.mask_arrays import as_plane, partner_hdu, plane_shape
+from levelmatch.images.mask_arrays import as_image, partner_hdu, image_shape
 
 __all__ = ["POWERS", "read_uncertainty"]
 
@@ -41,8 +41,8 @@ def read_uncertainty(
     kinds = {kind.__name__: kind for kind in POWERS}
     for name in ("ERR", "UNCERT"):
         i = partner_hdu(hdus, index, name)
-        if i is not None and plane_shape(hdus[i].shape) == shape:
+        if i is not None and image_shape(hdus[i].shape) == shape:
             kind = kinds.get(hdus[i].header.get("UTYPE"), StdDevUncertainty)
-            data = as_plane(hdus[i].data)
+            data = as_image(hdus[i].data)
             return kind(np.array(data, dtype=data.dtype.newbyteorder("=")))
     return None

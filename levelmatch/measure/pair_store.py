@@ -125,8 +125,8 @@ class PairStore:
             self.rows |= self.file.read()
         # If no pair is known yet, the keys are computed after the images were read to measure.
         for frame in frames:
-            if getattr(frame.source, "binding", None) is not None:
-                frame.source.binding.hashed = True
+            if getattr(frame.source, "state", None) is not None:
+                frame.source.state.hashed = True
         rows = {}
         if self.rows:
             rows = {p: self.rows[key] for p, key in enumerate(keys) if key in self.rows}

@@ -144,17 +144,17 @@ def identify(frames: list[Frame]) -> None:
     Parameters
     ----------
     frames : list of `~levelmatch.images.frame.Frame`
-        The images; the checksums are kept with their files' bindings.
+        The images; the checksums are kept with their files' state.
     """
     todo = [
-        f for f in frames if getattr(f.source, "binding", None) and not f.source.binding.digests
+        f for f in frames if getattr(f.source, "state", None) and not f.source.state.digests
     ]
     client = current_client() if len(todo) > 1 else None
     if client is None:
         return
     found = spread(client, _digests, [(replace(f),) for f in todo], [f.name for f in todo])
     for frame, digests in zip(todo, found, strict=True):
-        frame.source.binding.digests = digests
+        frame.source.state.digests = digests
 
 
 def _digests(frame: Frame) -> dict[str, str]:

@@ -18,7 +18,7 @@ from levelmatch.exceptions import FrameError
 from levelmatch.images._decode import subtract_level
 from levelmatch.images.corrections import Correction
 from levelmatch.images.frame import Frame
-from levelmatch.images.mask_arrays import as_plane
+from levelmatch.images.mask_arrays import as_image
 from levelmatch.images.roman import AsdfSource, native
 from levelmatch.images.sky_cells import CellsSource, corrected_cells
 from levelmatch.images.sources import FileSource, decoded_image
@@ -71,7 +71,7 @@ def subtracted(
     dtype = data.dtype.newbyteorder("=") if is_float else np.dtype(np.float32)
     if not is_float and data.dtype.itemsize > 2:
         dtype = np.dtype(np.float64)
-    plane = as_plane(data)
+    plane = as_image(data)
     out = np.empty(plane.shape, dtype.newbyteorder(order))
     level = correction.evaluate(frame.whole_grid)
     if _is_plain(plane, out, level) and frame.output_factor == 1.0:
@@ -276,7 +276,7 @@ def _fits_planes(source: FileSource, dq_bits: int) -> tuple[Any, ...]:
             data = np.array(decoded_image(hdus[source.hdu]))
             data = data.astype(data.dtype.newbyteorder("="), copy=False)
             uncertainty = read_uncertainty(hdus, source.hdu, data.shape)
-            dq = None if source.dq_hdu is None else np.array(as_plane(hdus[source.dq_hdu].data))
+            dq = None if source.dq_hdu is None else np.array(as_image(hdus[source.dq_hdu].data))
             return data, uncertainty, dq, source.bad(hdus, dq_bits)
 
 

@@ -59,24 +59,24 @@ def plain_replacement(
     if not all(_is_own(product) for product in products):
         return None
     try:
-        planes = fastfits.scan(source.path)
-        trees = {} if planes is None else _trees(products[0], planes, provenance)
+        hdus = fastfits.scan(source.path)
+        trees = {} if hdus is None else _trees(products[0], hdus, provenance)
     except OSError:
         return None
-    if planes is None or trees is None:
+    if hdus is None or trees is None:
         return None
     own = {product.frame.source.hdu: product for product in products}
-    if not all(_is_plain(planes[index]) for index in own):
+    if not all(_is_plain(hdus[index]) for index in own):
         return None
-    if 0 not in own and pending_levels(planes[0].header):
+    if 0 not in own and pending_levels(hdus[0].header):
         return None
     places, start = {}, 0
-    for index, plane in enumerate(planes):
-        stop = plane.offset + -(-plane.size // BLOCK) * BLOCK
-        places[index] = start, plane.offset, stop
+    for index, hdu in enumerate(hdus):
+        stop = hdu.offset + -(-hdu.size // BLOCK) * BLOCK
+        places[index] = start, hdu.offset, stop
         start = stop
     replaced: Replaced = {
-        index: partial(_corrected, product, planes[index], provenance)
+        index: partial(_corrected, product, hdus[index], provenance)
         for index, product in own.items()
     }
     return places, replaced | trees
@@ -90,32 +90,32 @@ def _is_own(product: Product) -> bool:
 
 
 def _trees(
-    product: Product, planes: list[fastfits.Plane], provenance: Provenance
+    product: Product, hdus: list[fastfits.PlainHDU], provenance: Provenance
 ) -> Replaced | None:
     """Return the ASDF extension of a JWST file with an entry added; `None` if it is not plain."""
-    found = [index for index, plane in enumerate(planes) if plane.name == "ASDF"]
+    found = [index for index, hdu in enumerate(hdus) if hdu.name == "ASDF"]
     if not found:
         return {}
-    header = planes[found[0]].header
+    header = hdus[found[0]].header
     one_value = header.get("TFIELDS") == 1 and header.get("NAXIS2") == 1
     if not one_value or any(key in header for key in _HARD):
         return None
-    plane = planes[found[0]]
-    content = np.empty(plane.size, np.uint8)
+    hdu = hdus[found[0]]
+    content = np.empty(hdu.size, np.uint8)
     with open(product.frame.source.path, "rb", buffering=0) as file:
-        fastfits.fill_from(file, plane.offset, content)
+        fastfits.fill_from(file, hdu.offset, content)
     if not has_tree(content.tobytes()):
         return None
     tree = add_to_asdf(content.tobytes(), provenance_entry(product.frame, provenance, product.lyot))
     return {found[0]: table_parts(header.copy(), tree)}
 
 
-def _is_plain(plane: fastfits.Plane) -> bool:
+def _is_plain(hdu: fastfits.PlainHDU) -> bool:
     """Return whether an HDU holds a 2D image of unscaled 32-bit floats without checksums."""
-    header = plane.header
+    header = hdu.header
     return (
         header["BITPIX"] == -32
-        and len(plane.shape) == 2
+        and len(hdu.shape) == 2
         and not any(key in header for key in _HARD)
     )
 
@@ -127,13 +127,13 @@ def _own_array(size: int) -> np.ndarray:
     return _memory.array[:size]
 
 
-def _corrected(product: Product, plane: fastfits.Plane, provenance: Provenance) -> Parts:
+def _corrected(product: Product, hdu: fastfits.PlainHDU, provenance: Provenance) -> Parts:
     """Return the bytes of the HDU of the corrected image; the pixels are in a reused array."""
     frame = product.frame
-    header = _header_text(plane.header, product, provenance).encode("ascii")
-    data = _own_array(plane.shape[0] * plane.shape[1]).reshape(plane.shape)
+    header = _header_text(hdu.header, product, provenance).encode("ascii")
+    data = _own_array(hdu.shape[0] * hdu.shape[1]).reshape(hdu.shape)
     with open(frame.source.path, "rb", buffering=0) as file:
-        fastfits.fill_from(file, plane.offset, data)
+        fastfits.fill_from(file, hdu.offset, data)
     if product.lyot is not None or not frame.correction.is_level:
         data = corrected_data(product, data)
         return header, data.data.cast("B"), bytes(-data.nbytes % BLOCK)
