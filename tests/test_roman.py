@@ -515,9 +515,8 @@ def test_a_block_that_declares_more_than_it_holds(tmp_path):
     place = content.index(b"\xd3BLK")
     struct.pack_into(">Q", content, place + 6 + 24, 1 << 40)
     path.write_bytes(content)
-    with pytest.raises(
-        FrameError, match=rf"{NAMES[0]}: not a readable ASDF file: its block 0 decl"
-    ):
+    reason = "not a readable ASDF file: an array declares 1099511627776 bytes"
+    with pytest.raises(FrameError, match=rf"^{NAMES[0]}: {reason}"):
         collect_frames([path])
 
 

@@ -14,27 +14,46 @@ from dataclasses import dataclass
 from functools import cached_property
 from math import prod
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
-from levelmatch.asdf_guard import MAGIC, MOST_PACKED, item_size, split_tree, whole_number
 from levelmatch.exceptions import RecordError
-from levelmatch.images.gwcs_tree import check_depth
 
-__all__ = ["ArrayPlace", "AsdfFile", "Block", "packed_block", "plain_value"]
+__all__ = [
+    "ARRAY",
+    "ArrayPlace",
+    "AsdfFile",
+    "Block",
+    "array_size",
+    "packed_block",
+    "plain_value",
+    "read_blocks",
+    "split_tree",
+    "whole_number",
+]
 
-# Largest size of a tree, in bytes. A tree of the Roman pipeline has 0.05 MB.
+# Largest size of a tree, in bytes. A tree of the Roman pipeline has 0.05 MB, one of JWST 0.1 MB.
 MOST_TEXT = 1 << 24
+# Largest depth of nested nodes, and largest number of dimensions of an array.
+MOST_DEPTH = 150
+# Largest compression ratio of zlib.
+MOST_PACKED = 1100
 # Largest number of blocks that are read.
 MOST_BLOCKS = 10_000
+MAGIC = b"\xd3BLK"
 BLOCK_HEADER = struct.Struct(">I4sQQQ16s")
 # Compression of a block without compression.
 PLAIN = bytes(4)
 INDEX = b"#ASDF BLOCK INDEX"
+_TREE_BEGIN = re.compile(rb"#ASDF [^\r\n]*\r?\n(?:#[^\r\n]*\r?\n)*(?=%YAML)")
 _TREE_END = re.compile(rb"\r?\n\.\.\.(?:\r?\n|$)")
-_ARRAY = re.compile(r"tag:stsci\.edu:asdf/core/ndarray-[\d.]+")
+# Tag of an array.
+ARRAY = re.compile(r"tag:stsci\.edu:asdf/core/ndarray-[\d.]+")
 _DTYPE = re.compile(r"(?:u?int|float)(?:8|16|32|64)")
+_WHOLE = re.compile(r"0|[1-9]\d{0,17}")
+_NUMBER = re.compile(r"(?:u?int|float|complex|bool)(\d+)")
+_TEXT = {"ucs4": 4, "ascii": 1}
 
 
 @dataclass(frozen=True)
@@ -53,6 +72,8 @@ class Block:
         Number of bytes reserved in the file, and number of bytes with content.
     size : int
         Number of bytes after decompression.
+    checksum : bytes
+        MD5 of its content; zeros without one.
     """
 
     position: int
@@ -61,6 +82,7 @@ class Block:
     allocated: int
     used: int
     size: int
+    checksum: bytes
 
     @property
     def stop(self) -> int:
@@ -165,7 +187,7 @@ def packed_block(data: bytes, kind: bytes) -> bytes:
     file = asdf.AsdfFile({"data": np.frombuffer(data, np.uint8)})
     file.write_to(buffer, all_array_compression=name, all_array_storage="internal")
     content = buffer.getvalue()
-    (block,), _ = _blocks(io.BytesIO(content), _tree_stop(content))
+    (block,), _ = read_blocks(io.BytesIO(content), len(content) - len(split_tree(content)[2]))
     return content[block.position : block.stop]
 
 
@@ -180,6 +202,8 @@ class AsdfFile:
     ----------
     path : `~pathlib.Path`
         The file.
+    content : bytes or None
+        Its content, if it is not the content of ``path``.
 
     Raises
     ------
@@ -189,15 +213,18 @@ class AsdfFile:
         If it is not an ASDF file.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, content: bytes | None = None) -> None:
         self.path = path
-        with open(path, "rb") as stream:
-            content = _read_tree(stream)
-            self.header, text, _ = split_tree(content)
+        self._content = content
+        with self._open() as stream:
+            tree = _read_tree(stream)
+            self.header, text, _ = split_tree(tree)
             # Blocks follow the tree, perhaps after padding.
-            self.tree_stop = len(content)
-            self.blocks, self.blocks_stop = _blocks(stream, len(content))
+            self.blocks, self.blocks_stop = read_blocks(stream, len(tree))
         self.text = text.decode("utf-8")
+
+    def _open(self) -> BinaryIO:
+        return open(self.path, "rb") if self._content is None else io.BytesIO(self._content)
 
     @cached_property
     def root(self) -> Any:
@@ -205,7 +232,7 @@ class AsdfFile:
         import yaml
 
         loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-        check_depth(yaml.parse(self.text, Loader=loader))
+        _check_depth(yaml.parse(self.text, Loader=loader))
         return yaml.compose(self.text, Loader=loader)
 
     def find(self, *keys: str) -> Any:
@@ -226,25 +253,19 @@ class AsdfFile:
             If it is not a contiguous array of numbers in a block of the file.
         """
         fields = {k.value: v for k, v in node.value} if node.id == "mapping" else {}
-        kind = fields.get("datatype")
         unknown = set(fields) - {"source", "datatype", "byteorder", "shape", "offset"}
-        if unknown or not _ARRAY.fullmatch(node.tag) or "source" not in fields or kind is None:
+        kind = getattr(fields.get("datatype"), "value", None)
+        is_number = isinstance(kind, str) and _DTYPE.fullmatch(kind)
+        if unknown or not is_number or not ARRAY.fullmatch(node.tag) or "byteorder" not in fields:
             msg = f"{name} is not a contiguous array of numbers in the file"
             raise RecordError(msg)
-        source, offset = (
-            whole_number(fields[key], key) if key in fields else 0 for key in ("source", "offset")
-        )
-        if kind.id != "scalar" or not _DTYPE.fullmatch(kind.value) or source >= len(self.blocks):
-            msg = f"{name} has no known type, or no block"
-            raise RecordError(msg)
-        order = "<" if fields["byteorder"].value == "little" else ">"
-        dtype = np.dtype(kind.value).newbyteorder(order).str
+        array_size(fields, [block.size for block in self.blocks])
+        source = whole_number(fields["source"], "source")
+        offset = whole_number(fields["offset"], "offset") if "offset" in fields else 0
+        is_little = fields["byteorder"].value == "little"
+        dtype = np.dtype(kind).newbyteorder("<" if is_little else ">")
         shape = tuple(whole_number(n, "shape") for n in fields["shape"].value)
-        place = ArrayPlace(source, self.blocks[source], offset, dtype, shape)
-        if offset + prod(shape) * (item_size(kind) or 0) > place.block.size:
-            msg = f"{name} declares {place.nbytes} bytes, its block has {place.block.size}"
-            raise RecordError(msg)
-        return place
+        return ArrayPlace(source, self.blocks[source], offset, dtype.str, shape)
 
     def compact(self, index: int) -> bytes:
         """Return the bytes of a block without padding, with the allocated size adjusted."""
@@ -253,12 +274,12 @@ class AsdfFile:
     def raw(self, index: int) -> bytes:
         """Return the stored bytes of a block and its header, without padding."""
         block = self.blocks[index]
-        with open(self.path, "rb") as stream:
+        with self._open() as stream:
             stream.seek(block.position)
             return stream.read(block.start - block.position + block.used)
 
 
-def _read_tree(stream: Any) -> bytes:
+def _read_tree(stream: BinaryIO) -> bytes:
     """Return the bytes of a file up to the end of its tree."""
     content = b""
     while len(content) <= MOST_TEXT:
@@ -276,13 +297,37 @@ def _read_tree(stream: Any) -> bytes:
     raise RecordError(msg)
 
 
-def _tree_stop(content: bytes) -> int:
-    found = _TREE_END.search(content)
-    return len(content) if found is None else found.end()
+def split_tree(content: bytes) -> tuple[bytes, bytes, bytes]:
+    """Return the header lines of an ASDF file, the text of its tree, and its blocks.
+
+    Raises
+    ------
+    ValueError
+        If it is not an ASDF file with a complete tree.
+    """
+    begin = _TREE_BEGIN.match(content)
+    end = None if begin is None else _TREE_END.search(content, begin.end())
+    if begin is None or end is None:
+        msg = "it is not an ASDF file with a tree"
+        raise ValueError(msg)
+    return content[: begin.end()], content[begin.end() : end.end()], content[end.end() :]
 
 
-def _blocks(stream: Any, position: int) -> tuple[list[Block], int]:
-    """Return the blocks of a file after its tree, and the end position of the last block."""
+def read_blocks(stream: BinaryIO, position: int) -> tuple[list[Block], int]:
+    """Return the blocks of a file after its tree, and the end position of the last block.
+
+    Parameters
+    ----------
+    stream : binary file
+        The file.
+    position : int
+        End of its tree.
+
+    Raises
+    ------
+    RecordError
+        If a block does not lie in the file, or declares more than it can hold.
+    """
     size_of_file = stream.seek(0, os.SEEK_END)
     stream.seek(position)
     start = stream.read(1 << 16).find(MAGIC)
@@ -290,24 +335,96 @@ def _blocks(stream: Any, position: int) -> tuple[list[Block], int]:
         return [], position
     position += start
     blocks: list[Block] = []
-    while position + 6 + BLOCK_HEADER.size <= size_of_file and len(blocks) < MOST_BLOCKS:
+    while len(blocks) < MOST_BLOCKS:
         stream.seek(position)
         head = stream.read(6 + BLOCK_HEADER.size)
         if head[:4] != MAGIC:
             break
-        (length,) = struct.unpack_from(">H", head, 4)
-        flags, kind, allocated, used, size, _ = BLOCK_HEADER.unpack_from(head, 6)
-        block = Block(position, position + 6 + length, kind, allocated, used, size)
-        packed = MOST_PACKED if kind != PLAIN else 1
-        if flags or used > allocated or length < BLOCK_HEADER.size:
-            msg = f"its block {len(blocks)} is not laid out as asdf writes it"
+        if len(head) < 6 + BLOCK_HEADER.size:
+            msg = "it ends before the end of its last array"
             raise RecordError(msg)
-        if block.stop > size_of_file or size > packed * used + 1024:
-            msg = f"its block {len(blocks)} declares {size} bytes, the file ends before"
+        (length,) = struct.unpack_from(">H", head, 4)
+        flags, kind, allocated, used, size, checksum = BLOCK_HEADER.unpack_from(head, 6)
+        block = Block(position, position + 6 + length, kind, allocated, used, size, checksum)
+        packed = MOST_PACKED if kind != PLAIN else 1
+        if size > packed * used + 1024:
+            msg = f"an array declares {size} bytes, the file has {used} of it"
+            raise RecordError(msg)
+        if flags or used > allocated or length < BLOCK_HEADER.size:
+            msg = "an array is not laid out as asdf writes it"
+            raise RecordError(msg)
+        if block.stop > size_of_file:
+            msg = "it ends before the end of its last array"
             raise RecordError(msg)
         blocks.append(block)
         position = block.stop
     return blocks, position
+
+
+# --------------------------------------------------------------------------------------
+# Nodes
+
+
+def _check_depth(events: Any) -> None:
+    """Check that a tree is not too deep for recursive readers."""
+    import yaml
+
+    depth = 0
+    for event in events:
+        depth += isinstance(event, yaml.CollectionStartEvent)
+        depth -= isinstance(event, yaml.CollectionEndEvent)
+        if depth > MOST_DEPTH:
+            msg = f"its tree nests deeper than {MOST_DEPTH} levels"
+            raise RecordError(msg)
+
+
+def array_size(fields: dict[str, Any], sizes: list[int]) -> int:
+    """Return the number of bytes of an array; refuse an array that exceeds its block.
+
+    Parameters
+    ----------
+    fields : dict of str to ``yaml.Node``
+        The array's node as a dictionary.
+    sizes : list of int
+        Number of bytes of each block of the file.
+    """
+    source = whole_number(fields.get("source"), "source")
+    offset = whole_number(fields["offset"], "offset") if "offset" in fields else 0
+    item, shape = _item_size(fields.get("datatype")), _items(fields.get("shape"))
+    if not item or shape is None or len(shape) > MOST_DEPTH or source >= len(sizes):
+        msg = f"an array is not laid out as asdf writes it: {sorted(fields)}"
+        raise RecordError(msg)
+    lengths = [whole_number(n, "shape") for n in shape]
+    size = prod(lengths) * item
+    # An array without bytes could still declare any number of rows.
+    if offset + size > sizes[source] or max(lengths, default=0) > max(sizes[source], 64):
+        msg = f"an array declares {size} bytes, its block has {sizes[source]}"
+        raise RecordError(msg)
+    return size
+
+
+def _items(node: Any) -> list | None:
+    """Return the items of a sequence, or `None` for another node."""
+    return node.value if node is not None and node.id == "sequence" else None
+
+
+def whole_number(node: Any, name: str) -> int:
+    """Return the value of a scalar node; refuse any other than a whole number."""
+    is_number = node is not None and node.tag == "tag:yaml.org,2002:int"
+    if not is_number or not _WHOLE.fullmatch(node.value):
+        msg = f"an array's {name} is not a whole number: {str(node and node.value)[:80]}"
+        raise RecordError(msg)
+    return int(node.value)
+
+
+def _item_size(node: Any) -> int | None:
+    """Return the number of bytes of an item, or `None` for an unknown type."""
+    parts = _items(node)
+    if parts is not None and len(parts) == 2:
+        item = _TEXT.get(parts[0].value) if parts[0].id == "scalar" else None
+        return None if item is None else item * whole_number(parts[1], "datatype")
+    found = _NUMBER.fullmatch(node.value) if node is not None and node.id == "scalar" else None
+    return None if found is None else max(int(found[1]) // 8, 1)
 
 
 def plain_value(node: Any) -> Any:

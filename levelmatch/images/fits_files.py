@@ -32,9 +32,9 @@ from levelmatch.images.mask_arrays import (
     KINDS,
     MaskArray,
     find_masks,
+    image_shape,
     partner_hdu,
     partner_masks,
-    image_shape,
 )
 from levelmatch.images.notes import Notes
 from levelmatch.images.sources import FileSource

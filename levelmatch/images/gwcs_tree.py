@@ -8,26 +8,21 @@ it needs none of these.
 
 import re
 from collections.abc import Iterator
-from math import prod
+from pathlib import Path
 from typing import Any
 
-from levelmatch.asdf_guard import block_sizes, item_size, split_tree, whole_number
 from levelmatch.exceptions import RecordError
+from levelmatch.images.asdf_file import ARRAY, MOST_DEPTH, AsdfFile, array_size, whole_number
 
-__all__ = ["check_depth", "lone_wcs", "wcs_content"]
+__all__ = ["lone_wcs", "wcs_content"]
 
-# Largest size of a tree, in bytes. A tree of the JWST pipeline has 0.1 MB.
-MOST_TEXT = 1 << 24
 # Largest number of nodes of a WCS. One of the JWST pipeline has some thousand.
 MOST_NODES = 200_000
-# Largest depth of nested nodes.
-MOST_DEPTH = 150
 # Largest size of the arrays of a WCS, in bytes. They hold tables of distortions.
 MOST_BYTES = 1 << 27
 # Largest number of inputs of a transform.
 MOST_INPUTS = 100
 
-_ARRAY = re.compile(r"tag:stsci\.edu:asdf/core/ndarray-[\d.]+")
 _FOREIGN = re.compile(r"tag:stsci\.edu:asdf/core/(?:externalarray|column|table)|.*astropy/fits")
 # Fields of an array node.
 _FIELDS = {"source", "datatype", "byteorder", "shape", "offset", "strides", "data", "mask"}
@@ -44,7 +39,7 @@ def wcs_content(content: bytes) -> bytes | None:
     Returns
     -------
     content : bytes or None
-        An ASDF file with the subtree ``meta.wcs`` and all blocks; `None` if there is no WCS.
+        An ASDF file with the subtree ``meta.wcs`` and its blocks; `None` if there is no WCS.
 
     Raises
     ------
@@ -53,31 +48,14 @@ def wcs_content(content: bytes) -> bytes | None:
     ValueError, ``yaml.YAMLError``
         If it is not an ASDF file.
     """
-    import yaml
-
-    header, text, rest = split_tree(content)
-    if len(text) > MOST_TEXT:
-        msg = f"its tree has {len(text)} bytes, more than any WCS needs"
-        raise RecordError(msg)
-    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-    check_depth(yaml.parse(text, Loader=loader))
-    root = yaml.compose(text, Loader=loader)
-    path = _path_to_wcs(root)
-    if path is None:
+    file = AsdfFile(Path(), content)
+    node = file.find("meta", "wcs")
+    if node is None or node.tag == "tag:yaml.org,2002:null":
         return None
-    _count(path[-1], {}, 0)
-    sizes, _ = block_sizes(rest, 0, MOST_BYTES)
-    for node in _mappings(path[-1]):
-        _check_mapping(node, sizes)
-    start = rest.find(b"\xd3BLK")
-    blocks = b"" if start < 0 else rest[start:]
-    dumper = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
-    pruned = _pruned(root, path[-1])
-    wcs_text = yaml.serialize(pruned, Dumper=dumper, version=(1, 1), explicit_end=True)
-    return header + wcs_text.encode() + blocks
+    return lone_wcs(file, node)
 
 
-def lone_wcs(file: Any, node: Any) -> bytes:
+def lone_wcs(file: AsdfFile, node: Any) -> bytes:
     """Return an ASDF file with only a WCS and its blocks, which is safe to open with asdf.
 
     Parameters
@@ -104,41 +82,17 @@ def lone_wcs(file: Any, node: Any) -> bytes:
     used: dict[int, int] = {}
     for mapping in _mappings(node):
         _check_mapping(mapping, sizes)
-        if _ARRAY.fullmatch(mapping.tag):
+        if ARRAY.fullmatch(mapping.tag):
             for key, value in mapping.value:
                 if key.value == "source":
                     value.value = str(used.setdefault(int(value.value), len(used)))
     if sum(sizes[index] for index in used) > MOST_BYTES:
-        msg = f"the arrays of its WCS have more than {MOST_BYTES} bytes"
+        msg = f"its WCS declares arrays of more than {MOST_BYTES} bytes"
         raise RecordError(msg)
     dumper = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
     pruned = _pruned(file.root, node)
     wcs_text = yaml.serialize(pruned, Dumper=dumper, version=(1, 1), explicit_end=True)
     return file.header + wcs_text.encode() + b"".join(map(file.compact, used))
-
-
-def check_depth(events: Any) -> None:
-    """Check that a tree is not too deep for recursive readers."""
-    import yaml
-
-    depth = 0
-    for event in events:
-        depth += isinstance(event, yaml.CollectionStartEvent)
-        depth -= isinstance(event, yaml.CollectionEndEvent)
-        if depth > MOST_DEPTH:
-            msg = f"its tree nests deeper than {MOST_DEPTH} levels"
-            raise RecordError(msg)
-
-
-def _path_to_wcs(root: Any) -> list[Any] | None:
-    """Return the nodes ``meta`` and ``meta.wcs``, or `None` without a WCS."""
-    nodes, node = [], root
-    for key in ("meta", "wcs"):
-        if node is None or node.id != "mapping":
-            return None
-        node = next((v for k, v in node.value if k.id == "scalar" and k.value == key), None)
-        nodes.append(node)
-    return None if node is None or node.tag == "tag:yaml.org,2002:null" else nodes
 
 
 def _pruned(root: Any, wcs: Any) -> Any:
@@ -195,7 +149,7 @@ def _check_mapping(node: Any, sizes: list[int]) -> None:
         if key in fields and whole_number(fields[key], key) > MOST_INPUTS:
             msg = f"a transform of its WCS has {key} = {fields[key].value}"
             raise RecordError(msg)
-    if _ARRAY.fullmatch(node.tag):
+    if ARRAY.fullmatch(node.tag):
         _check_array(fields, sizes)
 
 
@@ -205,16 +159,5 @@ def _check_array(fields: dict[str, Any], sizes: list[int]) -> None:
     if unknown or ("source" in fields) == ("data" in fields):
         msg = f"an array of its WCS is not understood: {', '.join(sorted(fields))}"[:120]
         raise RecordError(msg)
-    if "data" in fields:
-        return
-    source = whole_number(fields["source"], "source")
-    offset = whole_number(fields["offset"], "offset") if "offset" in fields else 0
-    shape = fields.get("shape")
-    item = item_size(fields.get("datatype"))
-    if item is None or shape is None or shape.id != "sequence" or source >= len(sizes):
-        msg = "an array of its WCS has no known type, shape or block"
-        raise RecordError(msg)
-    size = item * prod(whole_number(length, "shape") for length in shape.value)
-    if offset + size > sizes[source]:
-        msg = f"an array of its WCS declares {size} bytes, its block has {sizes[source]}"
-        raise RecordError(msg)
+    if "source" in fields:
+        array_size(fields, sizes)

@@ -138,7 +138,9 @@ def _has_values(name, hdu, kind, shape, bits):
         # HST writes an array of one value as the card PIXVALUE.
         value = hdu.header.get("PIXVALUE", 1 if kind == "weight" else 0)
         if {"flags": int(value) & bits, "mask": value != 0, "weight": not value > 0}[kind]:
-            msg = f"{what} flags every pixel; leave the image out, or see dq_bits and mask_extensions"
+            msg = (
+                f"{what} flags every pixel; leave the image out, or see dq_bits and mask_extensions"
+            )
             raise FrameError(msg)
         return False
     if image_shape(hdu.shape) != shape:

@@ -4,7 +4,6 @@
 import io
 import warnings
 from dataclasses import dataclass, field
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +24,6 @@ from levelmatch.images.sources import FileSource, flagged, float_type, pixel_dig
 from levelmatch.images.units import read_unit
 from levelmatch.options import ReadOptions
 from levelmatch.sky.transform import SkyTransform
-from levelmatch.text import as_text
 
 __all__ = [
     "ROMAN_BITS",
@@ -114,20 +112,8 @@ class AsdfSource(FileSource):
                 msg = f"{self.path.name}: the pixels are compressed: {error}; see the extra roman"
             raise FrameError(msg) from error
 
-    @cached_property
-    def identity(self) -> dict:
-        """Identity of the image: file name, and SHA-256 of data and flags."""
-        if self.state is not None:
-            self.state.check_files(self.label)
-        path = self.path.absolute()
-        known = None if self.state is None else self.state.digests
-        return {
-            "file": self.label,
-            "path": as_text(path),
-            "size": path.stat().st_size,
-            "hdu": 0,
-            **(known or pixel_digests(self.data, [self.array("dq")])),
-        }
+    def _digests(self) -> dict:
+        return pixel_digests(self.data, [self.array("dq")])
 
     def _read(self, dq_bits: int, digests: dict | None) -> tuple[np.ndarray, np.ndarray | None]:
         data = self.data

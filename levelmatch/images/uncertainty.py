@@ -10,7 +10,7 @@ from astropy.nddata import (
     VarianceUncertainty,
 )
 
-from levelmatch.images.mask_arrays import as_image, partner_hdu, image_shape
+from levelmatch.images.mask_arrays import as_image, image_shape, partner_hdu
 
 __all__ = ["POWERS", "read_uncertainty"]
 

@@ -146,9 +146,7 @@ def identify(frames: list[Frame]) -> None:
     frames : list of `~levelmatch.images.frame.Frame`
         The images; the checksums are kept with their files' state.
     """
-    todo = [
-        f for f in frames if getattr(f.source, "state", None) and not f.source.state.digests
-    ]
+    todo = [f for f in frames if getattr(f.source, "state", None) and not f.source.state.digests]
     client = current_client() if len(todo) > 1 else None
     if client is None:
         return

@@ -14,7 +14,6 @@ import numpy as np
 from astropy.table import QTable
 from astropy.wcs import WCS, FITSFixedWarning
 
-from levelmatch.asdf_guard import checked_content
 from levelmatch.atomic import atomic_stream, refuse_existing
 from levelmatch.exceptions import FrameError, RecordError
 from levelmatch.images.file_checks import check_regular
@@ -33,6 +32,7 @@ from levelmatch.record.columns import (
     pass_tree,
     unit_name,
 )
+from levelmatch.record.guard import checked_content
 from levelmatch.record.reading import read_tree
 from levelmatch.record.run import Provenance, Run
 from levelmatch.record.solved_run import SolvedRun

@@ -114,9 +114,7 @@ def _is_plain(hdu: fastfits.PlainHDU) -> bool:
     """Return whether an HDU holds a 2D image of unscaled 32-bit floats without checksums."""
     header = hdu.header
     return (
-        header["BITPIX"] == -32
-        and len(hdu.shape) == 2
-        and not any(key in header for key in _HARD)
+        header["BITPIX"] == -32 and len(hdu.shape) == 2 and not any(key in header for key in _HARD)
     )
 
 
