@@ -75,15 +75,7 @@ def match_dithers(
     <<raises>>
     """
     fit_terms(fit_type)
-    settings = Settings.of(
-        "match_dithers",
-        moved,
-        group_by=group_by,
-        progress_bar=progress_bar,
-        read=read,
-        measure=measure,
-        solve=solve,
-    )
+    settings = Settings.of("match_dithers", moved, group_by, progress_bar, (read, measure, solve))
     collection = collect(images, settings)
     dithers = Pass("dithers", fit_type, subtract_local=settings.solve.subtract_local)
     return _match("match_dithers", collection, settings, [dithers])
@@ -130,15 +122,7 @@ def recombine_lyot(
     <<raises>>
     """
     fit_terms(fit_type)
-    settings = Settings.of(
-        "recombine_lyot",
-        moved,
-        group_by=group_by,
-        progress_bar=progress_bar,
-        read=read,
-        measure=measure,
-        solve=solve,
-    )
+    settings = Settings.of("recombine_lyot", moved, group_by, progress_bar, (read, measure, solve))
     collection = collect(images, settings, recombine=True, lyot=lyot)
     return _match("recombine_lyot", collection, settings, [Pass("lyot", fit_type)])
 
@@ -180,13 +164,7 @@ def combine_nircam_short(
     """
     fit_terms(fit_type)
     settings = Settings.of(
-        "combine_nircam_short",
-        moved,
-        group_by=group_by,
-        progress_bar=progress_bar,
-        read=read,
-        measure=measure,
-        solve=solve,
+        "combine_nircam_short", moved, group_by, progress_bar, (read, measure, solve)
     )
     collection = collect(images, settings)
     check_chips(collection.frames)
@@ -233,15 +211,7 @@ def combine_detectors(
     <<raises>>
     """
     fit_terms(fit_type)
-    settings = Settings.of(
-        "combine_detectors",
-        {},
-        group_by=group_by,
-        progress_bar=progress_bar,
-        read=read,
-        measure=measure,
-        solve=solve,
-    )
+    settings = Settings.of("combine_detectors", {}, group_by, progress_bar, (read, measure, solve))
     settings = replace(settings, solve=replace(settings.solve, combine_detectors=detector))
     collection = collect(images, settings)
     return _match("combine_detectors", collection, settings, [Pass("detectors", fit_type)])
@@ -290,15 +260,7 @@ def match_mosaic(
         If there are several tiles and none overlap.
     """
     fit_terms(fit_type)
-    settings = Settings.of(
-        "match_mosaic",
-        moved,
-        group_by=group_by,
-        progress_bar=progress_bar,
-        read=read,
-        measure=measure,
-        solve=solve,
-    )
+    settings = Settings.of("match_mosaic", moved, group_by, progress_bar, (read, measure, solve))
     collection = collect(images, settings, mosaic=True)
     frames = collection.frames
     if combine_chips is None:
@@ -368,13 +330,7 @@ def match_levels(
     """
     fit_type_of = fit_types_of(fit_type, fit_types)
     settings = Settings.of(
-        "match_levels",
-        fit_types,
-        group_by=group_by,
-        progress_bar=progress_bar,
-        read=read,
-        measure=measure,
-        solve=solve,
+        "match_levels", fit_types, group_by, progress_bar, (read, measure, solve)
     )
     collection = collect(images, settings, recombine=recombine_lyot, mosaic=True)
     subtract_local = settings.solve.subtract_local

@@ -61,7 +61,7 @@ class Settings:
     progress_bar: Callable | None = None
 
     @classmethod
-    def of(cls, function, moved, *, progress_bar=None, group_by="auto", **options):
+    def of(cls, function, moved, group_by="auto", progress_bar=None, options=(None, None, None)):
         """Return the settings of a call.
 
         Parameters
@@ -70,8 +70,10 @@ class Settings:
             Name of the function, for messages.
         moved : dict
             Keywords of earlier releases.
-        progress_bar, group_by, **options
-            Settings of the class. Option classes may be `None`.
+        group_by, progress_bar : object
+            Settings of the class.
+        options : tuple
+            Options of reading, measuring and solving; each may be `None`.
 
         Returns
         -------
@@ -87,10 +89,8 @@ class Settings:
         if progress_bar is not None and not callable(progress_bar):
             msg = f"progress_bar: {progress_bar!r} is not callable; give for example tqdm.tqdm"
             raise TypeError(msg)
-        options = {name: options.get(name) for name in CLASSES}
-        return cls(
-            group_by=group_by, progress_bar=progress_bar, **filled(function, moved, options, MOVED)
-        )
+        classes = filled(function, moved, dict(zip(CLASSES, options, strict=True)), MOVED)
+        return cls(group_by=group_by, progress_bar=progress_bar, **classes)
 
     def plain(self) -> dict:
         """Return the settings as plain values that a file can hold."""

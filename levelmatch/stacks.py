@@ -47,7 +47,7 @@ def stack_tile(images, *, method="interp", read=None, **moved):
     NoOverlapError
         If no image has a good pixel.
     """
-    read = Settings.of("stack_tile", moved, read=read).read
+    read = Settings.of("stack_tile", moved, options=(read, None, None)).read
     frames, unit = comparable_frames(images, read)
     name = f"{frames[0].tile or 'stack'}.fits"
     return stack_frames(frames, method=method, name=name, unit=unit)
