@@ -21,9 +21,7 @@ __all__ = [
     "Seam",
     "Seams",
     "has_slopes",
-    "seam_error",
     "unit_words",
-    "worst_seam",
 ]
 
 # Smallest robust weight of a pair that agrees with the others.
@@ -206,7 +204,26 @@ class Diagnostics:
     @cached_property
     def worst_seam(self):
         """The worst `Seam`, or `None` if no pair is kept."""
-        return worst_seam(self)
+        sigmas = np.where(self.kept, self.n_sigma, np.nan)
+        if not np.isfinite(sigmas).any():
+            return None
+        row = int(np.nanargmax(sigmas))
+        pair = self.pairs[row]
+        ends = str(pair["image1"]), str(pair["image2"])
+        residual = float(values(pair["residual"]))
+        return Seam(row, *ends, residual, self.seam_error(row), float(sigmas[row]))
+
+    def seam_error(self, row):
+        """Return the standard error of the difference of a pair's corrections at its centre."""
+        ends = self.ends[row].tolist()
+        axes = self.result.measured.axes[row]
+        to_pair = [transfer_matrix(self.frames[k].whole_grid.axes, axes)[0] for k in ends]
+        variance = 0.0
+        for a, i in enumerate(ends):
+            for b, j in enumerate(ends):
+                sign = 1 if a == b else -1
+                variance += sign * to_pair[a] @ self.result.covariance(i, j) @ to_pair[b]
+        return float(np.sqrt(max(variance, 0.0)))
 
     def rms_of_pass(self, matched):
         """Return the rms difference and the rms residual of a pass's kept pairs.
@@ -335,35 +352,3 @@ class Seam:
     residual: float
     error: float
     n_sigma: float
-
-
-def worst_seam(result):
-    """Return the worst `Seam` of a result, or `None` if no pair is kept."""
-    facts = Diagnostics.of(result)
-    sigmas = np.where(facts.kept, facts.n_sigma, np.nan)
-    if not np.isfinite(sigmas).any():
-        return None
-    row = int(np.nanargmax(sigmas))
-    pair = facts.pairs[row]
-    return Seam(
-        row,
-        str(pair["image1"]),
-        str(pair["image2"]),
-        float(values(pair["residual"])),
-        seam_error(facts, row),
-        float(sigmas[row]),
-    )
-
-
-def seam_error(result, row):
-    """Return the standard error of the difference of a pair's corrections at the pair's centre."""
-    facts = Diagnostics.of(result)
-    ends = facts.ends[row].tolist()
-    axes = facts.result.measured.axes[row]
-    to_pair = [transfer_matrix(facts.frames[k].whole_grid.axes, axes)[0] for k in ends]
-    variance = 0.0
-    for a, i in enumerate(ends):
-        for b, j in enumerate(ends):
-            sign = 1 if a == b else -1
-            variance += sign * to_pair[a] @ facts.result.covariance(i, j) @ to_pair[b]
-    return float(np.sqrt(max(variance, 0.0)))

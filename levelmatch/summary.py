@@ -5,34 +5,21 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from levelmatch.diagnostics import (
-    Diagnostics,
-    Seam,
-    has_slopes,
-    seam_error,
-    unit_words,
-    worst_seam,
-)
+from levelmatch.diagnostics import Diagnostics
 from levelmatch.pass_names import PASSES
 from levelmatch.solve.flux_scales import flux_text
 from levelmatch.text import count, decimals, fixed, list_names, values
 
 __all__ = [
-    "Diagnostics",
     "Finding",
-    "Seam",
     "anchored_gauge",
     "findings",
     "gauge_sentence",
-    "has_slopes",
     "headline",
     "notes",
-    "seam_error",
     "summary_lines",
     "trust_lines",
-    "unit_words",
     "verdict",
-    "worst_seam",
 ]
 
 

@@ -16,10 +16,11 @@ from astropy.nddata import NDData
 from PIL import Image
 
 from levelmatch import FrameError, LevelMatchWarning, SolveOptions, match_levels, report
+from levelmatch.diagnostics import Diagnostics
 from levelmatch.record.record import read_record
 from levelmatch.report.page import make_page
 from levelmatch.report.tables import pair_order
-from levelmatch.summary import Diagnostics, findings, verdict
+from levelmatch.summary import findings, verdict
 from levelmatch.testing import simulate_generic, simulate_miri
 
 EVIL = "<script>alert('x')</script>&\"$title"

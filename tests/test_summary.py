@@ -8,6 +8,7 @@ import pytest
 from astropy import units as u
 
 from levelmatch import LevelMatchWarning, SolveOptions, match_levels, summary, text
+from levelmatch.diagnostics import Diagnostics
 from levelmatch.testing import simulate_generic
 
 
@@ -29,7 +30,7 @@ def loops():
 
 def test_summary(result):
     dithers, mosaic = result.passes
-    facts = summary.Diagnostics.of(result)
+    facts = Diagnostics.of(result)
     assert (dithers.n_pairs, mosaic.n_pairs, mosaic.n_kept) == (0, 3, 3)
     level = result.pairs["level"].value
     assert facts.rms_of_pass(mosaic)[0] == pytest.approx(np.sqrt(np.mean(level**2)))
@@ -154,19 +155,19 @@ def test_parts_of_an_image_are_one_where_they_come_out_as_one():
     frames = [SimpleNamespace(product=name) for name in ("a", "a", "b", "b")]
     for recombine, n in ((True, 2), (False, 4)):
         run = SimpleNamespace(recombine=recombine)
-        facts = summary.Diagnostics(SimpleNamespace(frames=frames, passes=[], unit=None, run=run))
+        facts = Diagnostics(SimpleNamespace(frames=frames, passes=[], unit=None, run=run))
         assert facts.n_images == n
 
 
 def test_facts_have_the_order_of_the_input(loops, simulated):
     images = list(simulate_generic(n_images=4, shape=(64, 64), seed=3).images)
-    turned = summary.Diagnostics(match_levels(images[::-1]))
+    turned = Diagnostics(match_levels(images[::-1]))
     names = [frame.name for frame in turned.frames]
     assert names == sorted(names, reverse=True)
     for (i, j), pair in zip(turned.ends.tolist(), turned.pairs, strict=True):
         assert (names[i], names[j]) == (pair["image1"], pair["image2"])
     assert turned.linked.all()
-    assert summary.Diagnostics.of(turned) is turned
+    assert Diagnostics.of(turned) is turned
 
 
 def test_sets_are_numbered_by_their_size():
@@ -175,7 +176,7 @@ def test_sets_are_numbered_by_their_size():
     ).images
     with pytest.warns(UserWarning, match="pass mosaic"):
         found = match_levels([images[k] for k in (4, 0, 1, 2)])
-    facts = summary.Diagnostics(found)
+    facts = Diagnostics(found)
     assert facts.sets.tolist() == [1, 0, 0, 0]
     assert facts.linked.tolist() == [False, True, True, True]
     # An isolated image is named as isolated.
@@ -202,7 +203,7 @@ def flat(n_images=9, **options):
 
 def test_the_headline_of_images_that_agree():
     found = match_levels(flat())
-    facts = summary.Diagnostics(found)
+    facts = Diagnostics(found)
     kept, pairs = found.pairs["kept"], found.pairs
     seams = facts.seams
     assert seams.before == pytest.approx(np.sqrt(np.mean(pairs["level"][kept].value ** 2)))
@@ -223,11 +224,11 @@ def test_the_headline_of_images_that_agree():
 def test_the_headline_names_a_bad_image(columns):
     images = flat(layout="pile", overlap=0.6)
     images[4].data[:, :columns] += 5
-    facts = summary.Diagnostics(match_levels(images))
+    facts = Diagnostics(match_levels(images))
     assert list(facts.suspects) == [4]
     look = summary.headline(facts)[1]
     assert f"the suspect image {facts.names[4]}" in look
-    seam = summary.worst_seam(facts)
+    seam = facts.worst_seam
     words = f"the worst seam, {seam.image1} and {seam.image2} ({seam.n_sigma:.1f} \u03c3)"
     assert (words in look) == (seam.n_sigma > 3)
     sentence = next(n for n in summary.notes(facts) if "disagrees with its neighbours" in n)
@@ -240,12 +241,12 @@ def test_good_images_are_not_suspect(seed):
     """The sky has stars and nebulae; images have levels and planes."""
     for slope in (0.0, 3.0):
         sim = simulate_generic(n_images=9, shape=(64, 64), overlap=0.4, slope=slope, seed=seed)
-        assert not summary.Diagnostics(match_levels(list(sim.images))).suspects
+        assert not Diagnostics(match_levels(list(sim.images))).suspects
 
 
 def test_planes_are_hinted_at_where_levels_leave_gradients():
     images = flat(slope=5.0)
-    facts = summary.Diagnostics(match_levels(images))
+    facts = Diagnostics(match_levels(images))
     assert facts.slope_step > facts.seams.after / 2
     (note,) = [n for n in summary.notes(facts) if "fit type auto" in n]
     left = facts.left_by_planes
@@ -262,7 +263,7 @@ def test_planes_are_hinted_at_where_levels_leave_gradients():
     )
     # Residuals of the fit with planes; without them there is no hint.
     auto = match_levels(images, fit_type_dithers="auto", fit_type_mosaic_tiles="auto")
-    planes = summary.Diagnostics(auto)
+    planes = Diagnostics(auto)
     assert planes.seams.after == pytest.approx(left, rel=1e-6)
     assert planes.slope_step == 0
     assert np.isnan(planes.left_by_planes)
@@ -271,7 +272,7 @@ def test_planes_are_hinted_at_where_levels_leave_gradients():
 @pytest.mark.parametrize("seed", range(3))
 def test_planes_are_not_hinted_at_where_levels_do(seed):
     simulated = simulate_generic(n_images=9, shape=(64, 64), overlap=0.4, seed=seed)
-    assert np.isnan(summary.Diagnostics(match_levels(list(simulated.images))).left_by_planes)
+    assert np.isnan(Diagnostics(match_levels(list(simulated.images))).left_by_planes)
 
 
 def test_suspects_are_compared_within_their_set():
@@ -285,7 +286,7 @@ def test_suspects_are_compared_within_their_set():
         image.meta["FILENAME"] = f"noisy_{k}.fits"
     with pytest.warns(LevelMatchWarning, match="overlap"):
         found = match_levels(quiet + noisy)
-    facts = summary.Diagnostics(found)
+    facts = Diagnostics(found)
     assert facts.sets.max() == 1
     assert facts.suspects == {}
 
@@ -295,7 +296,7 @@ def test_flux_scales_are_noted():
     images[2].data *= 1.3
     with pytest.warns(LevelMatchWarning, match="flux scale"):
         found = match_levels(images)
-    facts = summary.Diagnostics(found)
+    facts = Diagnostics(found)
     (difference,) = facts.flux_differences
     name = facts.names[2]
     assert facts.order[difference.image] == 2
@@ -314,7 +315,7 @@ def test_the_headline_without_loops_or_pairs(result):
 
 
 def _words_before(result):
-    seams = summary.Diagnostics(result).seams
+    seams = Diagnostics(result).seams
     return f"{seams.before:.3g} MJy/sr rms ({seams.before_worst:.3g} at worst)"
 
 
@@ -324,14 +325,14 @@ def test_tiny_units():
     tiny = flat(n_images=4)
     for image in tiny:
         image.data = image.data * 1e-13
-    with_one, with_tiny = (summary.Diagnostics(match_levels(part)) for part in (images, tiny))
+    with_one, with_tiny = (Diagnostics(match_levels(part)) for part in (images, tiny))
     digits = text.decimals(with_one.table["error"].value)
     assert text.decimals(with_tiny.table["error"].value) in (digits + 13, digits + 14)
     assert "e-13 MJy/sr rms" in summary.verdict(with_tiny)
 
 
 def test_worst_seam(loops):
-    seam = summary.worst_seam(loops)
+    seam = Diagnostics(loops).worst_seam
     pairs = loops.pairs
     assert seam.n_sigma == pairs["n_sigma"].max()
     assert seam.row == np.argmax(pairs["n_sigma"])
@@ -348,7 +349,9 @@ def test_a_seam_of_planes_is_where_the_images_overlap():
     """The error of a step between two planes does not depend on their centres."""
     images = list(simulate_generic(n_images=4, shape=(64, 64), slope=1.0, seed=3).images)
     options = {"fit_type_mosaic_tiles": "level+slope"}
-    errors = [summary.seam_error(match_levels(images, reference=k, **options), 0) for k in range(4)]
+    errors = [
+        Diagnostics(match_levels(images, reference=k, **options)).seam_error(0) for k in range(4)
+    ]
     # It does not depend on the gauge either.
     assert errors == pytest.approx([errors[0]] * 4, rel=1e-6)
     found = match_levels(images, **options)
@@ -369,11 +372,11 @@ def test_the_error_of_a_seam_is_that_of_trials():
             seed=seed,
         )
         found = match_levels(list(sim.images), solve=SolveOptions(floor=0.0))
-        facts = summary.Diagnostics(found)
+        facts = Diagnostics(found)
         i, j = facts.ends[0]
         level = found.table["level"] - sim.truth["level"]
         steps.append((level[i] - level[j]).value)
-        errors.append(summary.seam_error(facts, 0))
+        errors.append(facts.seam_error(0))
     assert np.std(steps) == pytest.approx(np.mean(errors), rel=0.35)
 
 
@@ -386,7 +389,7 @@ def test_trust(loops, result):
     n = len(loops.closures)
     assert closure.startswith(f"Around {n} loops of overlapping images")
     assert f"{loops.closures.meta['rms']:.2f} \u03c3" in closure
-    assert seam.startswith(f"Worst seam: {summary.worst_seam(loops).image1} and ")
+    assert seam.startswith(f"Worst seam: {Diagnostics(loops).worst_seam.image1} and ")
     # A chain has no closed loop.
     assert summary.trust_lines(result)[1:] == [
         "No loop of pairs: nothing tests the differences against each other."
@@ -416,7 +419,7 @@ def test_no_pair():
     (image,) = simulate_generic(n_images=1, shape=(32, 32), seed=1).images
     with pytest.warns(LevelMatchWarning, match="image_00000.fits is the only image"):
         found = match_levels([image])
-    assert summary.worst_seam(found) is None
+    assert Diagnostics(found).worst_seam is None
     assert summary.trust_lines(found)[1].startswith("No loop")
 
 
@@ -476,7 +479,7 @@ def test_short_names(names, width, short, pattern):
 def test_common_levels_are_in_the_common_unit():
     frames = [SimpleNamespace(scale=1.0, name="a"), SimpleNamespace(scale=1000.0, name="b")]
     table = {"level": np.array([1.0, 2.0]) * u.Jy, "error": np.array([0.1, 0.2])}
-    facts = summary.Diagnostics(SimpleNamespace(frames=frames, passes=[], unit=u.mJy, table=table))
+    facts = Diagnostics(SimpleNamespace(frames=frames, passes=[], unit=u.mJy, table=table))
     assert facts.levels.tolist() == [[1.0, 2000.0], [0.1, 200.0]]
 
 

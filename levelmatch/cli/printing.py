@@ -60,7 +60,8 @@ def print_result(result, shown=()):
     shown : list of (type, str)
         Warnings already shown, from `~levelmatch.cli.errors.shown_warnings`.
     """
-    from levelmatch.summary import Diagnostics, headline, notes, summary_lines
+    from levelmatch.diagnostics import Diagnostics
+    from levelmatch.summary import headline, notes, summary_lines
 
     facts = Diagnostics.of(result)
     echo("\n".join(_table_lines(facts)) + "\n")
@@ -77,7 +78,7 @@ def print_result(result, shown=()):
 
 def _table_lines(facts):
     """Return one line for each image's correction; shorten names if lines do not fit."""
-    from levelmatch.summary import has_slopes
+    from levelmatch.diagnostics import has_slopes
     from levelmatch.text import label_names
 
     columns = _number_columns(facts)
@@ -107,8 +108,8 @@ def _table_lines(facts):
 
 def _number_columns(facts):
     """Return the columns of numbers as (heading, cells), with the unit in the heading."""
+    from levelmatch.diagnostics import has_slopes
     from levelmatch.images.units import unit_text
-    from levelmatch.summary import has_slopes
 
     table = facts.table
     value = {name: getattr(table[name], "value", table[name]) for name in table.colnames}
@@ -175,7 +176,7 @@ def _join(left, right):
 
 def pair_lines(result):
     """Return one line for each pair: its difference, its residual, and whether it is kept."""
-    from levelmatch.summary import Diagnostics
+    from levelmatch.diagnostics import Diagnostics
     from levelmatch.text import label_names, short_names
 
     facts = Diagnostics.of(result)

@@ -5,7 +5,7 @@ from dataclasses import Field, fields
 from typing import Any
 
 from levelmatch.cli.flags import descriptions
-from levelmatch.options import FIT_TYPES, MeasureOptions, ReadOptions, SolveOptions
+from levelmatch.options import FIT_TYPES, MeasureOptions, ReadOptions, SolveOptions, choices_of
 from levelmatch.pass_names import PASS_OF
 
 __all__ = ["SPEC", "match_options"]
@@ -104,5 +104,4 @@ def match_options(parameters: dict[str, Any]) -> dict[str, Any]:
 
 def _value(options: type, name: str, value: Any) -> Any:
     """Return the value of a parameter in the form of the option class."""
-    choices = next(f for f in fields(options) if f.name == name).metadata.get("choices", ())
-    return next((c for c in choices if _word(c) == value), value)
+    return next((c for c in choices_of(options, name) if _word(c) == value), value)

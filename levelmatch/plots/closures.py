@@ -3,8 +3,8 @@
 
 import numpy as np
 
+from levelmatch.diagnostics import Diagnostics
 from levelmatch.plots.style import axes_or_new, draw_sigmas, image_labels, plain_text, signed
-from levelmatch.summary import Diagnostics
 from levelmatch.text import values
 
 __all__ = ["plot_closures"]

@@ -3,8 +3,8 @@
 
 import numpy as np
 
+from levelmatch.diagnostics import Diagnostics
 from levelmatch.plots.style import EXPECTED, GREY, axes_or_new, legend_above
-from levelmatch.summary import Diagnostics
 from levelmatch.text import count, values
 
 __all__ = ["plot_gains"]

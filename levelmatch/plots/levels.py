@@ -3,6 +3,7 @@
 
 import numpy as np
 
+from levelmatch.diagnostics import Diagnostics
 from levelmatch.plots.style import (
     AFTER,
     BEFORE,
@@ -16,7 +17,6 @@ from levelmatch.plots.style import (
     symmetric_ticks,
     typical_sigma,
 )
-from levelmatch.summary import Diagnostics, unit_words
 from levelmatch.text import values
 
 __all__ = ["plot_levels"]
@@ -78,7 +78,7 @@ def plot_levels(result, ax=None):
     )
     _mark_sets(ax, facts.sets[order])
     _label_images(ax, [facts.frames[k] for k in order], facts.sets.any())
-    ax.set_ylabel(f"Level subtracted ({unit_words(facts.unit)})")
+    ax.set_ylabel(f"Level subtracted ({facts.unit_words})")
     legend_above(ax, handles=handles)
     return ax
 

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 import numpy as np
 from astropy import units as u
 
+from levelmatch.diagnostics import Diagnostics, unit_words
 from levelmatch.plots.sky import Chart, directions, finish_sky, has_sky, sky_axes
 from levelmatch.results.recorded_frames import frames_with_pixels
-from levelmatch.summary import Diagnostics, unit_words
 
 __all__ = ["QuickLook", "plot_mosaic", "quick_look"]
 

@@ -3,9 +3,9 @@
 
 import numpy as np
 
+from levelmatch.diagnostics import Diagnostics
 from levelmatch.plots.sky import Chart, finish_sky, placed, sky_axes
 from levelmatch.plots.style import BEFORE, GREY, MOST_SIGMA, SETS, STAR, legend_above, link_colours
-from levelmatch.summary import Diagnostics
 from levelmatch.text import count
 
 __all__ = ["plot_overlaps"]

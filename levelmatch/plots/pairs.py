@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from levelmatch.diagnostics import Diagnostics
 from levelmatch.exceptions import LevelMatchError
 from levelmatch.images.background import source_mask
 from levelmatch.images.corrections import Correction
@@ -13,7 +14,6 @@ from levelmatch.options import MeasureOptions
 from levelmatch.plots.sky import directions
 from levelmatch.plots.style import AFTER, BEFORE, GREY, image_labels, new_figure
 from levelmatch.results.recorded_frames import frames_with_pixels, own_corrections
-from levelmatch.summary import Diagnostics, unit_words
 from levelmatch.text import decimals, fixed, values
 
 __all__ = ["PairPicture", "pair_picture", "plot_pair"]
@@ -102,7 +102,7 @@ def pair_picture(result, image1, image2, *, files=None, load=None):
 
     Parameters
     ----------
-    result : `~levelmatch.record.solved_run.SolvedRun` or `~levelmatch.summary.Diagnostics`
+    result : `~levelmatch.record.solved_run.SolvedRun` or `~levelmatch.diagnostics.Diagnostics`
         The result, or its record.
     image1, image2 : str
         Names of the images.
@@ -239,7 +239,7 @@ def plot_pair(result, image1, image2, *, axs=None, files=None):
     if axs is None:
         axs = new_figure(figsize=(7, 6)).subplots(2, 2)
     axs = list(np.ravel(np.asarray(axs, dtype=object)))
-    unit, short = unit_words(facts.unit), _short_names(facts)
+    unit, short = facts.unit_words, _short_names(facts)
     reach, base = picture.reach, short[picture.base]
     _draw_map(axs[0], picture, picture.before, picture.level, reach, unit, base)
     _draw_histogram(axs[1], picture, unit)

@@ -3,6 +3,7 @@
 
 import numpy as np
 
+from levelmatch.diagnostics import Diagnostics
 from levelmatch.plots.style import (
     AFTER,
     BEFORE,
@@ -16,7 +17,6 @@ from levelmatch.plots.style import (
     symmetric_ticks,
     typical_sigma,
 )
-from levelmatch.summary import Diagnostics, unit_words
 from levelmatch.text import SHORT_NAME, values
 
 __all__ = ["plot_residuals"]
@@ -97,7 +97,7 @@ def _draw_matrix(ax, facts):
     bar = ax.figure.colorbar(shown, ax=ax, shrink=0.85, pad=0.02)
     bar.set_ticks(symmetric_ticks(linear, largest))
     bar.minorticks_off()
-    bar.set_label(f"Row minus column ({unit_words(facts.unit)})", fontsize="small")
+    bar.set_label(f"Row minus column ({facts.unit_words})", fontsize="small")
     bar.ax.tick_params(labelsize="small")
     ax.axline((0, 0), slope=1, color="white", lw=0.8)
     _name_rows(ax, facts)
@@ -143,5 +143,5 @@ def _draw_list(ax, facts):
         ax.axhline(np.median(sigma), color=GREY, lw=0.8, ls="--", label="median error")
     ax.set_yscale("log")
     ax.set_xlabel("Pairs, the largest difference first")
-    ax.set_ylabel(f"|Difference| ({unit_words(facts.unit)})")
+    ax.set_ylabel(f"|Difference| ({facts.unit_words})")
     legend_above(ax, ncols=3)

@@ -1,7 +1,8 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
 """Solve the passes of a record again from its pairs."""
 
-from dataclasses import replace
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -17,7 +18,7 @@ from levelmatch.solve.run import run_passes
 from levelmatch.solve.shared_pattern import SharedPattern
 from levelmatch.solve.solution import GaugedCovariance
 
-__all__ = ["LocalLevels", "SolvedAgain", "anchored_again", "frames_before", "pass_of_pairs"]
+__all__ = ["SolvedAgain", "anchored_again", "frames_before", "local_levels", "pass_of_pairs"]
 
 
 def frames_before(frames: list[Frame], run: Run) -> list[Frame]:
@@ -90,30 +91,29 @@ def _change(recorded: Frame, frame: Frame) -> float:
     return frame.scale * float(before - frame.correction.coefficients(axes)[0])
 
 
-class LocalLevels:
-    """Recorded local levels, shifted by the change of the corrections before them.
+def local_levels(frames: list[Frame]) -> Callable[[Frame], float]:
+    """Return a function of an image that returns its recorded local level, in the common unit.
+
+    The level is shifted by the change of the corrections before it.
 
     Parameters
     ----------
     frames : list of `~levelmatch.images.frame.Frame`
         The recorded images.
     """
+    recorded = {frame.name: frame.corrections for frame in frames}
 
-    def __init__(self, frames: list[Frame]) -> None:
-        self.frames = {frame.name: frame for frame in frames}
-
-    def __call__(self, frame: Frame) -> float:
-        """Return the local level of a frame, in the common unit."""
-        recorded = self.frames[frame.name]
-        axes = frame.whole_grid.axes
-        names = [a.name for a in recorded.corrections]
-        k = names.index("local")
-        local = recorded.corrections[k].correction
-        before = sum(a.correction.coefficients(axes)[0] for a in recorded.corrections[:k])
+    def local(frame: Frame) -> float:
+        corrections, axes = recorded[frame.name], frame.whole_grid.axes
+        k = [a.name for a in corrections].index("local")
+        before = sum(a.correction.coefficients(axes)[0] for a in corrections[:k])
         now = frame.correction.coefficients(axes)[0]
-        return frame.scale * (local.constant + before - now)
+        return frame.scale * (corrections[k].correction.constant + before - now)
+
+    return local
 
 
+@dataclass(eq=False)
 class SolvedAgain:
     """Passes of a record, solved again when their covariances are needed.
 
@@ -133,19 +133,11 @@ class SolvedAgain:
         The recorded pattern of the detectors.
     """
 
-    def __init__(
-        self,
-        frames: list[Frame],
-        rows: list[np.ndarray],
-        measured: PairTable,
-        run: Run,
-        pattern: SharedPattern | None = None,
-    ) -> None:
-        self.pattern = pattern
-        self.frames = frames
-        self.rows = rows
-        self.measured = measured
-        self.run = run
+    frames: list[Frame]
+    rows: list[np.ndarray]
+    measured: PairTable
+    run: Run
+    pattern: SharedPattern | None = None
 
     @cached_property
     def passes(self) -> list[Pass]:
@@ -158,7 +150,7 @@ class SolvedAgain:
             pass_of_pairs(self.rows, len(self.measured)),
             SolveOptions(**run.options["solve"]),
             sky=run.sky,
-            local=LocalLevels(self.frames),
+            local=local_levels(self.frames),
             pattern=self.pattern,
         )
         return passes

@@ -9,6 +9,7 @@ import numpy as np
 from astropy import units as u
 from astropy.table import QTable
 
+from levelmatch.diagnostics import Diagnostics, unit_words
 from levelmatch.images.frame import Frame
 from levelmatch.measure.correlated_errors import pooled_passes
 from levelmatch.measure.table import PairTable
@@ -19,7 +20,7 @@ from levelmatch.record.views import Views
 from levelmatch.sky.vectors import transfer_matrix
 from levelmatch.solve.passes import Pass
 from levelmatch.solve.reference import Reference
-from levelmatch.summary import Diagnostics, anchored_gauge, gauge_sentence, notes, unit_words
+from levelmatch.summary import anchored_gauge, gauge_sentence, notes
 
 __all__ = ["SolvedRun", "row_of"]
 

@@ -13,9 +13,9 @@ from levelmatch.images.frame import Frame
 from levelmatch.options import SolveOptions, fit_terms
 from levelmatch.pass_names import PASS_OF
 from levelmatch.record.lazy_covariance import (
-    LocalLevels,
     anchored_again,
     frames_before,
+    local_levels,
     pass_of_pairs,
 )
 from levelmatch.record.record import Record, as_record
@@ -98,7 +98,7 @@ def solve_record(
         used,
         options,
         sky=run.sky,
-        local=LocalLevels(record.frames),
+        local=local_levels(record.frames),
         pattern=_kept_pattern(record, options, keep, rows),
     )
     corrected = anchored_again(record.frames, corrected)

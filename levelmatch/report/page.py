@@ -8,6 +8,7 @@ from pathlib import Path
 from string import Template
 
 from levelmatch.atomic import atomic_path, refuse_existing
+from levelmatch.diagnostics import Diagnostics
 from levelmatch.images.sky_cells import CellsSource
 from levelmatch.report.graph import graph_section
 from levelmatch.report.pictures import (
@@ -22,7 +23,6 @@ from levelmatch.report.text import items, safe
 from levelmatch.results.recorded_frames import frames_with_pixels
 from levelmatch.summary import (
     MAX_FINDINGS,
-    Diagnostics,
     findings,
     notes,
     summary_lines,
@@ -170,21 +170,18 @@ def make_page(result, *, title="Level matching", files=None, before_after=True):
         frames_with_pixels(facts.result, files)
     facts.labels = dict(zip(facts.names, names_of(facts)[0], strict=True))
     sections = [
-        _drawn("", "headline", "Headline", lambda: _headline(facts)),
-        _section("Notes", "notes", "", items(notes(facts)) if notes(facts) else ""),
-        _drawn("Before and after", "", "", lambda: compare_section(facts, files) if pixels else ""),
-        _drawn("Overlaps on the sky", "overlaps", "", lambda: _overlaps(facts)),
-        _drawn("The worst pairs", "", "", lambda: pair_pictures(facts, files) if pixels else ""),
-        _drawn("Images", "", "", lambda: image_table(facts)),
-        _drawn("Pairs", "", "", lambda: pair_table(facts)),
+        _drawn("", lambda: _headline(facts), "headline", "Headline"),
+        _section("Notes", items(notes(facts)) if notes(facts) else "", "notes"),
+        _drawn("Before and after", lambda: compare_section(facts, files) if pixels else ""),
+        _drawn("Overlaps on the sky", lambda: _overlaps(facts), "overlaps"),
+        _drawn("The worst pairs", lambda: pair_pictures(facts, files) if pixels else ""),
+        _drawn("Images", lambda: image_table(facts)),
+        _drawn("Pairs", lambda: pair_table(facts)),
         _drawn(
-            "Levels, pairs and loops",
-            "pictures",
-            "",
-            lambda: _plots(before_after, has_pixels, facts),
+            "Levels, pairs and loops", lambda: _plots(before_after, has_pixels, facts), "pictures"
         ),
-        _section("Summary", "summary", "", _summary(facts)),
-        _section("Options and versions", "options", "", option_tables(facts)),
+        _section("Summary", _summary(facts), "summary"),
+        _section("Options and versions", option_tables(facts), "options"),
     ]
     style, script = (_resource(name) for name in ("report.css", "report.js"))
     return PAGE.substitute(
@@ -228,12 +225,12 @@ def _summary(facts):
     return f"<p>{LEVEL}</p>\n{items(summary_lines(facts) + trust_lines(facts))}"
 
 
-def _drawn(heading, kind, label, draw):
-    """Return a section of the page, or a note if drawing fails."""
-    return _section(heading, kind, label, drawn_or_note(heading or label, draw))
+def _drawn(heading, draw, kind="", label=""):
+    """Return a section with the content that a function draws, or with a note if it fails."""
+    return _section(heading, drawn_or_note(heading or label, draw), kind, label)
 
 
-def _section(heading, kind, label, content):
+def _section(heading, content, kind="", label=""):
     """Return a section of the page; empty without content."""
     if not content:
         return ""

@@ -115,7 +115,10 @@ def compare_section(facts, files):
 
 
 def _before_and_after(before, after, box):
-    """Return two pictures, shown side by side or on top of each other with a movable cut."""
+    """Return two pictures, side by side or on top of each other with a movable cut.
+
+    ``box`` holds the edges of their axes, see `_picture_and_box`.
+    """
     return (
         '<div class="tools" id="ways" role="group" aria-label="Before and after" hidden>'
         '<button type="button" id="aside" aria-pressed="true">Side by side</button>'
@@ -205,7 +208,7 @@ def _picture_and_box(draw, words, size=(WIDTH, 0.85 * WIDTH), **axes):
     _set_ink(figure, INKS[0])
     figure.draw_without_rendering()
     figure.set_layout_engine("none")
-    light, dark = (_drawn(canvas, ink) for ink in INKS)
+    light, dark = (_png_url(canvas, ink) for ink in INKS)
     place = ax.get_position()
     edges = 100 * np.array([place.x0, place.x1, 1 - place.y1, 1 - place.y0])
     picture = (
@@ -215,7 +218,7 @@ def _picture_and_box(draw, words, size=(WIDTH, 0.85 * WIDTH), **axes):
     return picture, " ".join(f"{edge:.2f}" for edge in edges)
 
 
-def _drawn(canvas, ink):
+def _png_url(canvas, ink):
     """Return a figure as the data URL of a PNG, with transparent background and coloured text."""
     _set_ink(canvas.figure, ink)
     canvas.draw()

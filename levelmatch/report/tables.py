@@ -5,9 +5,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from levelmatch.diagnostics import has_slopes, unit_words
 from levelmatch.pass_names import PASSES
 from levelmatch.report.text import number, safe
-from levelmatch.summary import NO_OVERLAP, NONE_KEPT, has_slopes, unit_words
+from levelmatch.summary import NO_OVERLAP, NONE_KEPT
 from levelmatch.text import SHORT_NAME, decimals, short_names, values
 
 __all__ = ["image_table", "names_of", "option_tables", "pair_table", "pair_words"]
