@@ -1,5 +1,5 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
-"""Pairs of images in healpix cells: a join of their tables."""
+"""Measure pairs of images in healpix cells."""
 
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -16,15 +16,16 @@ from levelmatch.measure.table import PAIR, empty_pair, pair_table
 
 __all__ = ["CellRows"]
 
-# Rows of pairs that are compared at once.
+# Number of rows of pairs that are compared at once.
 CHUNK = 300_000
-# Blocks of cells that are clipped and averaged: 4 ** level cells, of images with this many more.
+# Levels of blocks: differences are clipped and averaged in blocks of 4 ** level cells, at the first
+# level at which a typical image has at least BLOCKS blocks.
 LEVELS = (2, 1, 0)
 BLOCKS = 200
-# A cell counts if it has this fraction of the pixels of a typical one: the middle of its
-# pixels would be elsewhere.
+# Smallest number of pixels of a used cell, as a fraction of the median. In other cells, the mean
+# position of the pixels is far from the middle.
 MIN_COVERAGE = 0.3
-# Errors are at least this fraction of the image's typical one, and not zero.
+# Smallest error of a cell, as a fraction of the median error of its image; and a lower limit.
 LEAST = 0.25
 TINY = float(np.finfo(np.float32).tiny)
 
@@ -83,12 +84,12 @@ class CellRows:
 
     @cached_property
     def end(self):
-        """Row after the last one of each row's cell, shape (n,)."""
+        """Index after the last row of each row's cell, shape (n,)."""
         return np.cumsum(np.bincount(self.cell))[self.cell]
 
     @cached_property
     def by_image(self):
-        """Rows in the order of images and cells, and the start of each image's."""
+        """Rows sorted by image and cell, and the first of each image in this order."""
         count = np.bincount(self.image, minlength=self.n_images)
         start = np.concatenate([[0], np.cumsum(count)])
         return np.argsort(self.image, kind="stable"), start
@@ -100,7 +101,7 @@ class CellRows:
 
     @cached_property
     def level(self):
-        """Blocks of 4 ** level cells are the cells of a pair, as 32 x 32 pixels are."""
+        """Level of the blocks: 4 ** level healpix cells form a cell of a pair."""
         typical = np.median(np.diff(self.by_image[1]))
         return next(k for k in LEVELS if typical >= BLOCKS * 4**k or k == 0)
 
@@ -123,7 +124,7 @@ class CellRows:
     def pairs(self):
         """Return the pairs of images that share cells, and the area that they share.
 
-        As `~levelmatch.sky.overlaps.find_pairs` does.
+        The format is that of `~levelmatch.sky.overlaps.find_pairs`.
         """
         shape = self.n_images, len(self.cells)
         rows, start = self.by_image
@@ -158,7 +159,7 @@ class CellRows:
         pairs : `~numpy.ndarray` of intp, shape (n, 2)
             The pairs, in ascending order.
         used : `~numpy.ndarray` of int, shape (n,)
-            The pass of each.
+            Index of the pass of each pair.
         depths : list of `~numpy.ndarray`
             For each pass, `depth`.
         options : `~levelmatch.options.MeasureOptions`
@@ -168,7 +169,7 @@ class CellRows:
         out[:] = empty_pair()
         depths = np.stack(depths)
         code = pairs[:, 0] * self.n_images + pairs[:, 1]
-        # Before threads ask for them.
+        # Compute these before threads use them.
         self.places, self.vectors, self._sides, self._rows_along  # noqa: B018
 
         def fill(images):
@@ -177,7 +178,7 @@ class CellRows:
             row = np.searchsorted(code, known)
             row[row == len(code)] = 0
             wanted = np.flatnonzero(code[row] == known)
-            # Of each pair, one cell after another: the rows of an image follow its cells.
+            # The rows of a pair are sorted by cell, because the rows of an image are.
             wanted = wanted[np.argsort(row[wanted], kind="stable")]
             if len(wanted):
                 first, second, row = first[wanted], second[wanted], row[wanted]
@@ -189,7 +190,7 @@ class CellRows:
         return pair_table(pairs, out)
 
     def _chunks(self):
-        """Yield first and last images whose rows meet about `CHUNK` others."""
+        """Yield ranges of images whose rows share cells with about `CHUNK` other rows."""
         rows, start = self.by_image
         partners = np.cumsum((self.end - np.arange(len(self.end)) - 1)[rows])
         total = np.concatenate([[0], partners])[start]
@@ -201,7 +202,7 @@ class CellRows:
             first = last
 
     def _joined(self, start, stop):
-        """Return the rows of some images, and for each of them those of later images there."""
+        """Return rows of some images, each paired with rows of later images in the same cell."""
         rows, starts = self.by_image
         own = rows[starts[start] : starts[stop]]
         count = self.end[own] - own - 1
@@ -210,7 +211,7 @@ class CellRows:
         return first, first + 1 + np.arange(len(first)) - np.repeat(before, count)
 
     def _summarise(self, first, second, row, used, depths, options, out):
-        """Fill the rows of the pairs that joined rows are of; ``row`` ascends."""
+        """Fill the rows of pairs from their cells; ``row`` is the ascending index of the pair."""
         difference = self.value[first] - self.value[second]
         variance = self.variance[first] + self.variance[second]
         block = self.cells[self.cell[first]] >> (2 * self.level)
@@ -285,7 +286,7 @@ class CellRows:
 
 
 def _rows(frame):
-    """Return the cells of a frame that count: index, value and variance in the common unit."""
+    """Return the used cells of a frame: index, value and variance in the common unit."""
     cells, correction = frame.source.cells, frame.correction
     counts = cells.coverage >= MIN_COVERAGE * np.median(cells.coverage)
     value = cells.value[counts]
@@ -298,13 +299,13 @@ def _rows(frame):
 
 
 def _clip(difference, variance, block, pair, clip):
-    """Return which differences lie within so many sigma of the median of their block.
+    """Return whether each difference lies within ``clip`` sigma of the median of its block.
 
-    Sigma is the stated error, times how much more the differences of the pair scatter.
+    Sigma is the stated error times the ratio of the pair's scatter to the stated errors.
     """
     residual = difference - _medians(difference, block)[block]
     square = residual**2 / variance
-    # The variance about the median of n is smaller by about 1 - 1 / n.
+    # The variance about the median of n values is smaller by a factor of about 1 - 1 / n.
     freedom = 1 - 1 / np.bincount(block)[block]
     kept = np.ones(len(square), dtype=bool)
     for _ in range(3):
@@ -316,12 +317,12 @@ def _clip(difference, variance, block, pair, clip):
 
 
 def _begins(row, block):
-    """Return where a block of a pair begins."""
+    """Return whether a block of a pair begins at each row."""
     return np.concatenate([[True], (row[1:] != row[:-1]) | (block[1:] != block[:-1])])
 
 
 def _medians(values, block):
-    """Return the median of each block, those of ascending labels."""
+    """Return the median of each block, for ascending labels."""
     order = np.lexsort((values, block))
     count = np.bincount(block)
     start = np.cumsum(count) - count
@@ -329,7 +330,7 @@ def _medians(values, block):
 
 
 def _typical(values, label):
-    """Return the mean of the values of each label, for each value."""
+    """Return, for each value, the mean of all values with its label."""
     _, place = np.unique(label, return_inverse=True)
     place = place.ravel()
     return (np.bincount(place, values) / np.bincount(place))[place]

@@ -10,16 +10,16 @@ __all__ = ["compute_distributed"]
 
 logger = getLogger(__name__)
 
-# How often images that a worker lost are sent to the cluster.
+# Number of attempts to send images that a worker lost to the cluster.
 N_ATTEMPTS = 3
-# Seconds that a cluster without workers is waited for.
+# Time, in seconds, to wait for a cluster without workers.
 PATIENCE = 60
 
 
 def compute_distributed(client, plan, watch, sky_level, ahead):
-    """Carry out a plan on a cluster; results are taken as they are ready.
+    """Run the tasks of a plan on a cluster; return the sky levels.
 
-    The scheduler repeats the tasks of a worker that ends. Images from memory that were on
+    The scheduler repeats the tasks of a worker that ends. Images in memory that were on
     that worker are sent again.
 
     Parameters
@@ -29,11 +29,11 @@ def compute_distributed(client, plan, watch, sky_level, ahead):
     plan : object
         The tasks, see `~levelmatch.measure.schedule.measure_pairs`.
     watch : object
-        Takes the rows of pairs as they finish.
+        Receives the rows of finished pairs.
     sky_level : callable
         Returns the sky level of an image.
     ahead : int
-        Images read ahead of those measured, for each thread of the cluster.
+        Number of images that are read ahead of the measurement, for each thread of the cluster.
 
     Returns
     -------
@@ -59,17 +59,17 @@ def compute_distributed(client, plan, watch, sky_level, ahead):
 
 
 def _is_of_a_file(error):
-    """Return whether an error is of reading a file, not of the cluster."""
+    """Return whether an error comes from reading a file, not from the cluster."""
     return isinstance(error, OSError) and error.filename is not None
 
 
 def _run_distributed(client, plan, watch, sky, sky_level, ahead):
-    """Submit the tasks that are not yet done, and take the results; ``sky`` is filled in."""
+    """Submit the unfinished tasks and collect their results; fill ``sky``."""
     from concurrent.futures import CancelledError
 
     from distributed import as_completed
 
-    # Keys of this run alone: a cluster may hold those of others.
+    # Keys must be unique, because a cluster may hold tasks of other runs.
     run = uuid4().hex
     before = plan.before(ahead * max(sum(client.nthreads().values()), 1))
     tasks, wanted = {}, {}
@@ -92,12 +92,12 @@ def _run_distributed(client, plan, watch, sky, sky_level, ahead):
                 wanted[tasks["pairs", k, n]] = "pairs", batch.pairs
         if k in plan.sky and k not in sky:
             wanted[submit(f"sky-{k}", sky_level, tasks["load", k])] = "sky", k
-    # The cluster lets go of an image that nobody here asks for.
+    # The cluster releases an image when the last reference to its future is gone.
     del tasks
     for future, result in as_completed(list(wanted), with_results=True):
         kind, of = wanted.pop(future)
         if isinstance(result, BaseException):
-            # Of a task whose image is lost.
+            # The image of this task is lost.
             raise CancelledError(str(result)) from result
         if kind == "pairs":
             watch.done(of, *result)

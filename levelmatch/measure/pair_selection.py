@@ -1,5 +1,5 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
-"""The pairs to measure, and the images that share their noise."""
+"""Select the pairs to measure, and the images that share their noise."""
 
 from dataclasses import dataclass, replace
 
@@ -19,9 +19,9 @@ __all__ = ["Overlaps", "assign_pairs"]
 
 
 def assign_pairs(passes, pairs):
-    """Return the index of the pass that each pair is used in, -1 for none; shape (n,).
+    """Return the index of the pass that uses each pair, -1 for none; shape (n,).
 
-    That is the first in which its images are of one domain and two groups.
+    A pair is used by the first pass in which its images belong to one domain and to two groups.
     """
     used = np.full(len(pairs), -1)
     i, j = pairs.T
@@ -33,19 +33,34 @@ def assign_pairs(passes, pairs):
 
 @dataclass(frozen=True, eq=False)
 class Overlaps:
-    """The pairs to measure: which pass uses each, and what shares their noise."""
+    """Pairs to measure, with their passes and the images that share their noise.
+
+    Parameters
+    ----------
+    pairs : `~numpy.ndarray` of intp, shape (n, 2)
+        Indices of the images of each pair.
+    used : `~numpy.ndarray` of int, shape (n,)
+        Index of the pass that uses each pair.
+    part : `~numpy.ndarray`, shape (n,)
+        Fraction of the pairs of its images that is measured.
+    depth_maps : list of tuple
+        Depth maps of the two images of each pair.
+    cells : `~levelmatch.measure.cells.CellRows` or None
+        Cells of images that are given by healpix cells.
+    depths : tuple of `~numpy.ndarray`
+        For each pass, the number of images in each cell.
+    """
 
     pairs: np.ndarray
     used: np.ndarray
     part: np.ndarray
     depth_maps: list
-    # Of images in healpix cells: these, and the number of images in each for each pass.
     cells: CellRows | None = None
     depths: tuple = ()
 
     @classmethod
     def of(cls, frames, passes, options):
-        """Find the pairs of frames that passes use, thinned to their budget."""
+        """Return the pairs of frames that passes use, limited to ``max_pairs`` for each image."""
         grids = [frame.grid for frame in frames]
         cells = CellRows.of(frames) if of_cells(frames) else None
         found, area = find_pairs(grids) if cells is None else cells.pairs()
@@ -81,7 +96,7 @@ class Overlaps:
         return cls(pairs, used, part, depth_maps)
 
     def check(self, frames, passes):
-        """Refuse a mosaic in which nothing overlaps."""
+        """Refuse a mosaic without any overlap."""
         mosaic = [p for p in passes if p.name == "mosaic"]
         if len(self.pairs) == 0 and mosaic and mosaic[-1].group.max() > 0:
             names = list_names([frame.name for frame in frames], most=3)
@@ -92,18 +107,18 @@ class Overlaps:
             raise NoOverlapError(msg)
 
     def measure(self, frames, settings, known=None, notes=None):
-        """Return the table of the pairs, and the sky levels if they will tie sets.
+        """Return the table of the pairs, and the sky levels if the options tie sets by them.
 
         Parameters
         ----------
         frames : list of `~levelmatch.images.frame.Frame`
             The images.
         settings : object
-            With ``measure``, ``solve`` and ``progress_bar``.
+            Settings with ``measure``, ``solve`` and ``progress_bar``.
         known : `~levelmatch.measure.pair_store.PairStore` or None
-            Pairs that need no second measurement, and where new ones are kept.
+            Store of known pairs, which receives new pairs.
         notes : `~levelmatch.images.notes.Notes` or None
-            Takes notes on fill values.
+            Receives notes on fill values.
         """
         if self.cells is not None:
             return self._measure_cells(frames, settings)
@@ -135,7 +150,7 @@ class Overlaps:
         return replace(measured, multiplicity=1 / self.part), sky
 
     def _measure_cells(self, frames, settings):
-        """Return what `measure` does, of images in healpix cells."""
+        """Measure images in healpix cells, see `measure`."""
         pairs = range(len(self.pairs))
         table = self.cells.measure(self.pairs, self.used, self.depths, settings.measure)
         for _ in pairs if settings.progress_bar is None else settings.progress_bar(pairs):
@@ -154,7 +169,7 @@ def _sky_of_cells(frame):
 def _assigned(frames, passes, found):
     """Return the pass of each pair, see `assign_pairs`, and whether it influences all images.
 
-    The pairs of an image that is left out of the fit are those of its own pass alone.
+    Only the pass ``fit_exclude`` uses the pairs of an image that is excluded from the fit.
     """
     used = assign_pairs(passes, found)
     excluded = np.array([frame.role == EXCLUDE for frame in frames])[found]
@@ -166,9 +181,9 @@ def _assigned(frames, passes, found):
 
 
 def _depth_maps(grids, found, domain, images):
-    """Return the depth map of each of some images: of all of its domain that overlap it.
+    """Return the depth maps of some images, from all overlapping images of the same domain.
 
-    A pass's noise is shared by all images of a domain, those of one group too.
+    Images of one group also share noise.
     """
     same = found[domain[found[:, 0]] == domain[found[:, 1]]]
     ends = np.concatenate([same, same[:, ::-1]])

@@ -1,5 +1,5 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
-"""Pairs that are measured already: known by what they depend on, and kept as they come."""
+"""Store of measured pairs, with keys of all data on which a measurement depends."""
 
 import hashlib
 import os
@@ -16,16 +16,16 @@ __all__ = ["PairFile", "PairKeys", "PairStore"]
 
 
 KEY_SIZE = 32
-# To be raised when a pair that depends on the same is measured to another result.
+# Version of the measurement. Increase it with each change of results for the same data.
 ALGORITHM = 3
 ENTRY = np.dtype([("key", "u1", KEY_SIZE), ("row", PAIR.newbyteorder("<")), ("check", "<u4")])
 MAGIC = b"levelmatch pairs 2\n"
-# Files whose pairs have other columns: nothing in them is used.
+# First bytes of older files, whose pairs have other columns and are not used.
 OLDER = (b"levelmatch pairs 1\n",)
 
 
 def _image_key(frame):
-    """Return 32 bytes that tell an image's pixels, their place and their use."""
+    """Return a digest, 32 bytes, of an image's pixels, position, scale and corrections."""
     frame = frame.opened()
     own = frame.source.identity
     plain = (
@@ -49,20 +49,20 @@ def _image_key(frame):
 
 
 class PairKeys:
-    """Keys of pairs, 32 bytes each, computed when indexed; they depend on the pixels.
+    """Keys of pairs, 32 bytes each, computed when indexed.
 
-    A key tells all that a measurement depends on: the two images, how they are measured and by
-    which version of that, and the outlines of the others that overlap both and so share their
-    pixels' noise.
+    A key is a digest of all data on which a measurement depends: the two images, the options and
+    the version of the measurement, and the outlines of other images that overlap both and
+    therefore share their noise.
 
     Parameters
     ----------
     frames : list of `~levelmatch.images.frame.Frame`
-        The images; their pixels are read where nobody has read them for this before.
+        The images; pixels without a known checksum are read.
     overlaps : `~levelmatch.measure.pair_selection.Overlaps`
         The pairs.
     options : `~levelmatch.options.MeasureOptions`
-        How they are measured.
+        How pairs are measured.
     """
 
     def __init__(self, frames, overlaps, options):
@@ -91,7 +91,7 @@ class PairKeys:
 
 
 def _company(first, second):
-    """Grids of the images that overlap both of a pair's."""
+    """Return the grids of the images that overlap both images of a pair."""
     other = {id(grid) for grid in second.others}
     return [grid for grid in first.others if id(grid) in other]
 
@@ -103,7 +103,7 @@ def _outline(grid, known):
 
 
 class PairStore:
-    """Rows of pairs by their keys, from records and from a file that grows.
+    """Rows of pairs by their keys, from records and from a checkpoint.
 
     Parameters
     ----------
@@ -119,11 +119,11 @@ class PairStore:
         self.n_known = 0
 
     def open(self, frames, overlaps, options):
-        """Return the known rows of pairs, by index, and a function that keeps new ones."""
+        """Return the known rows of pairs, by index, and a function that stores new rows."""
         keys = PairKeys(frames, overlaps, options)
         if self.file is not None:
             self.rows |= self.file.read()
-        # If no pair is known yet, the keys are computed after the images were read to measure.
+        # Without known pairs, the keys are computed after the images are read for measuring.
         for frame in frames:
             if getattr(frame.source, "state", None) is not None:
                 frame.source.state.hashed = True
@@ -131,7 +131,7 @@ class PairStore:
         if self.rows:
             rows = {p: self.rows[key] for p, key in enumerate(keys) if key in self.rows}
         self.n_known = len(rows)
-        # Else it comes with the first new pair: an error of the input leaves none.
+        # Otherwise the first new pair creates the file, so that errors of the input leave none.
         if self.file is not None and len(rows) == len(keys):
             self.file.create()
 
@@ -143,10 +143,10 @@ class PairStore:
 
 
 class PairFile:
-    """A file of pairs that grows by whole entries, each with its checksum.
+    """File of pairs to which entries with checksums are appended.
 
-    A process that is killed leaves at most one entry unfinished, which is not
-    read, and is overwritten when the file is used again.
+    A killed process leaves at most one unfinished entry. It is ignored, and overwritten by the next
+    entry.
 
     Parameters
     ----------
@@ -158,14 +158,14 @@ class PairFile:
         self.path = Path(path)
 
     def exists(self):
-        """Return whether there is such a file; refuse a folder of that name."""
+        """Return whether the file exists; refuse a folder of that name."""
         if self.path.is_file() or not os.path.lexists(self.path):
             return self.path.is_file()
         msg = f"{self.path}: not a file of pairs; move it away"
         raise RecordError(msg)
 
     def create(self):
-        """Make the file, and its folder, where there is none."""
+        """Create the file and its folder if they are missing."""
         if not self.exists():
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self.path.write_bytes(MAGIC)
@@ -176,7 +176,7 @@ class PairFile:
         Raises
         ------
         RecordError
-            If there is a file, and it is none of these.
+            If the file is not a file of pairs.
         """
         return {e["key"].tobytes(): e["row"].astype(PAIR)[()] for e in self._entries()}
 
@@ -195,7 +195,7 @@ class PairFile:
         return entries[good]
 
     def append(self, keys, rows):
-        """Add pairs; what was left unfinished is overwritten."""
+        """Append pairs; overwrite an unfinished entry."""
         entries = np.zeros(len(rows), ENTRY)
         for entry, key, row in zip(entries, keys, rows, strict=True):
             entry["key"] = np.frombuffer(key, "u1")
@@ -216,7 +216,7 @@ class PairFile:
             stream.write(entries.tobytes())
 
     def remove(self):
-        """Remove the file, if it is there."""
+        """Remove the file if it exists."""
         self.path.unlink(missing_ok=True)
 
 

@@ -37,17 +37,17 @@ __all__ = [
 
 
 logger = getLogger(__name__)
-# The scatter of a cell of which less than this fraction is sampled is too uncertain.
+# Smallest sampled fraction of a cell. The scatter of other cells is too uncertain.
 MIN_FILLED = 0.02
-# Cells of pixels much finer than those of the other image share noise with their neighbours: the
-# growth of the shared part with the ratio of the pixels, and the least unshared fraction per axis.
+# Growth of the noise that neighbouring cells share with the ratio of the pixel scales of the two
+# images, and smallest fraction, per axis, of noise that is not shared.
 LOST_COARSE = 0.5
 MIN_OWN = 0.3
 # An image is coarser than another if its pixels are wider by this factor.
 COARSE = 1.7
-# The least scatter, of images that are zero.
+# Smallest scatter, for images that are zero.
 LEAST = float(np.finfo(np.float32).tiny)
-# Pixels about a cell that its samples may be interpolated from, and some more.
+# Margin, in pixels, around a cell that contains all pixels from which its samples are interpolated.
 MARGIN = 8
 
 
@@ -58,17 +58,17 @@ class _Cells:
     Parameters
     ----------
     cells : `~numpy.ndarray` of `PAIR_CELL`, shape (n,)
-        The cells; their depth is not set.
+        The cells, without their depth.
     grid : `~levelmatch.sky.grid.Grid`
-        The grid that they are cells of.
+        The grid of the cells.
     extent : tuple of float
-        Longest side of the overlap over that of the first and of the second image.
+        Longest side of the overlap divided by the longest side of the first and the second image.
     samples : `~numpy.ndarray` of int, shape (n,)
-        Good samples of each cell, before any is clipped.
+        Number of good samples of each cell before clipping.
     coarseness, own_part : float
         See `~levelmatch.measure._summary.summarise_cells`.
     swapped : bool
-        Whether the cells are those of the second image.
+        Whether the cells belong to the second image.
     turn : float
         Angle in degrees, 0 to 90, between the rows of the two images.
     steps : tuple of float
@@ -102,13 +102,13 @@ class Image:
     grid : `~levelmatch.sky.grid.Grid`
         Position of the whole image.
     maps : tuple of `~levelmatch.sky.overlaps.DepthMap`
-        Number of images that cover it, if different pairs share noise with different ones.
+        Maps of the number of images that cover it; one for each set of images that share noise.
     part : tuple of int or None
         For a section, the place of its first pixel in the image, (y, x), and the image's shape.
     fills : tuple of `~levelmatch.images.fill.Fill`
         Fill values found in the image.
     whole_peaks : 2D `~numpy.ndarray` or None
-        For a section, the map of the whole image's sources.
+        For a section, the map of the sources of the whole image.
     """
 
     pixels: np.ndarray
@@ -120,7 +120,7 @@ class Image:
 
     @cached_property
     def peaks(self):
-        """Map of the whole image's sources, see `~levelmatch.measure._cells.peak_map`."""
+        """Map of the sources of the whole image, see `~levelmatch.measure._cells.peak_map`."""
         return peak_map(self.pixels) if self.whole_peaks is None else self.whole_peaks
 
     @cached_property
@@ -129,7 +129,7 @@ class Image:
         return rounding_step(self.pixels)
 
     def cut(self, box):
-        """Return a copy of the rows and columns (y0, y1, x0, x1) alone."""
+        """Return a copy of a section with the rows and columns (y0, y1, x0, x1)."""
         y0, y1, x0, x1 = box
         pixels = self.pixels[y0:y1, x0:x1].copy()
         part = (y0, x0, *self.pixels.shape)
@@ -137,7 +137,7 @@ class Image:
 
 
 def needed_box(grid, others):
-    """Return the rows and columns of an image that its comparison with others needs.
+    """Return the section of an image that is needed to compare it with others.
 
     Parameters
     ----------
@@ -149,8 +149,8 @@ def needed_box(grid, others):
     Returns
     -------
     box : tuple of int
-        ``(y0, y1, x0, x1)``, the upper ones excluded: all cells that reach the others, and
-        a margin as wide as the others' own cells may need.
+        Limits ``(y0, y1, x0, x1)``, the upper ones excluded, of all cells that reach the other
+        images, with a margin for the cells of the other images.
     """
     ny, nx = grid.shape
     box = [ny, 0, nx, 0]
@@ -158,8 +158,8 @@ def needed_box(grid, others):
         _, _, cells = _reached(grid, other, about=2)
         if len(cells) == 0:
             return 0, ny, 0, nx
-        # The other's cells may reach beyond the image's own grid; within it they end where the
-        # image's cells do.
+        # Cells of the other image may extend beyond the grid of this image. Within the grid they
+        # end where the cells of this image end.
         beyond = 1.5 * other.spacing * np.sqrt(other.pixel_area / grid.pixel_area)
         axes = zip((grid.ys, grid.xs), cells.min(axis=0), cells.max(axis=0) + 1, strict=True)
         for axis, (nodes, low, high) in enumerate(axes):
@@ -195,7 +195,7 @@ def measure_pair(a, b, grid_a, grid_b, others, options):
 
 
 def measure_row(a, b, depth_maps, options):
-    """Measure the difference of two `Image`, as `measure_pair`, with their depth maps."""
+    """Measure the difference of two `Image` objects with depth maps, see `measure_pair`."""
     if options.method == "direct":
         cells = _direct_cells(a, b, options)
     else:
@@ -209,7 +209,7 @@ def measure_row(a, b, depth_maps, options):
 
 
 def _direct_cells(a, b, options):
-    """Cells of the finer image, mapped straight into the coarser one; `None` if none."""
+    """Return the cells of the finer image, sampled in both images; `None` without any."""
     swap = a.grid.pixel_area > b.grid.pixel_area * (1 + 1e-6)
     if swap:
         a, b = b, a
@@ -230,7 +230,7 @@ def _direct_cells(a, b, options):
 
 
 def _with_other_frame(cells, other, map_x, map_y):
-    """Return cells with their rows and columns in the other image, and the angle between rows."""
+    """Return cells with their positions in the other image, and the angle between the rows."""
     y, x = cells.index.T
     nodes = np.stack([map_y, map_x])
     left, right = (nodes[:, y, c] + nodes[:, y + 1, c] for c in (x, x + 1))
@@ -246,7 +246,7 @@ def as_cells(values, grid, index, extent, swap, options, scale=1.0, eps=0.0):
     Parameters
     ----------
     values : `~numpy.ndarray` of `~levelmatch.measure._cells.CELL`, shape (n,)
-        The kernel's cells.
+        Cells of the kernel.
     grid, index, extent
         See `_Cells`.
     swap : bool
@@ -254,18 +254,18 @@ def as_cells(values, grid, index, extent, swap, options, scale=1.0, eps=0.0):
     options : `MeasureOptions`
         How to measure.
     scale : float
-        Pixel scale of the finer image over that of the coarser.
+        Pixel scale of the finer image divided by the pixel scale of the coarser image.
     eps : float
         Rounding error of the images, as a fraction of their values.
     """
     smooth = values["smooth"]
-    # The noise of a mean is that of the pixels, whatever the smoothing of the samples.
+    # The noise of a mean follows from the noise of the pixels. Smoothing of the samples cancels.
     excess = 0 * smooth if options.location == "mean" else (np.pi / 2 - 1) * smooth
     scatter = values["scatter"] / np.sqrt(smooth)
     typical = np.median(scatter)
-    # Images that are copies of each other differ by nothing, but are known no better than this.
+    # The differences of copies are zero, but have this rounding error.
     rounding = eps * np.abs(values["brightness"]).max()
-    # A cell of a few equal values must not take all of the weight.
+    # A cell with a few equal values must not dominate the weights.
     noise = np.maximum(
         scatter if options.structure else typical, max(0.25 * typical, rounding, LEAST)
     )
@@ -296,18 +296,18 @@ def as_cells(values, grid, index, extent, swap, options, scale=1.0, eps=0.0):
 
 
 def least_step(a, b):
-    """Return the rounding error of two images' differences, as a fraction of their values."""
+    """Return the rounding error of the differences of two images, as a fraction of their values."""
     coarse = any(image.dtype == np.float32 for image in (a, b))
-    # That of doubles is not noise, and the same for many pixels: some steps more.
+    # Rounding errors of doubles are equal for many pixels, so a few steps more are allowed.
     return 1e-7 if coarse else 16 * float(np.finfo(float).eps)
 
 
 def _own_part(grid, scale, smooth):
-    """Return the fraction of the coarser image's noise in a cell's variance that is its own.
+    """Return the fraction of a cell's noise from the coarser image that other cells do not share.
 
-    Samples on both sides of a cell's border use the same pixels of the coarser image, by
-    interpolation and as the border runs through pixels. Along an axis that takes the fraction
-    ``lost / width`` from the variance that the cell contributes to the mean of many cells.
+    Samples on both sides of a border between cells use the same pixels of the coarser image,
+    because of interpolation, and because the border cuts pixels. Along each axis, neighbouring
+    cells therefore share the fraction ``lost / width`` of the variance.
     """
     lost = (1 - np.sqrt(smooth)) * (1 + LOST_COARSE * min(1 / scale - 1, 1.0))
     height, width = (side * scale for side in grid.cell)
@@ -315,9 +315,9 @@ def _own_part(grid, scale, smooth):
 
 
 def map_cells(grid_a, grid_b):
-    """Find the first grid's nodes in the second image, in pixels, and the cells that reach it.
+    """Return a refined first grid, its nodes in pixels of the second image, and overlapping cells.
 
-    The grid is refined until bilinear interpolation in it is exact to
+    The grid is refined until the error of bilinear interpolation is less than
     `~levelmatch.sky.grid.MAP_TOLERANCE` pixel.
     """
     grid = grid_a
@@ -334,9 +334,9 @@ def map_cells(grid_a, grid_b):
 
 
 def _reached(grid, other, about=0):
-    """Find a grid's nodes in another image, in pixels, and the cells that reach it.
+    """Return the nodes of a grid in pixels of another image, and the cells that overlap it.
 
-    With ``about``, also the cells within that many pixels of both images.
+    With ``about``, cells within this number of pixels of both images are included.
     """
     scale = np.sqrt(grid.pixel_area / other.pixel_area)
     about = about * (1 + scale)
@@ -346,18 +346,18 @@ def _reached(grid, other, about=0):
 
 
 def _map_error(grid, grid_b, x, y, cells):
-    """Return the largest error, in pixels, of bilinear interpolation at the cells' middles."""
+    """Return the largest error, in pixels, of bilinear interpolation at the middles of cells."""
     exact = grid_b.to_pixel(grid.middles[cells[:, 0], cells[:, 1]])
     return map_error(x, y, cells, *exact)
 
 
 def clipping_of(options, scatter):
-    """Return the kernel's `~levelmatch.measure._cells.Clipping` for options and a scatter."""
+    """Return the parameters of clipping, a `~levelmatch.measure._cells.Clipping`."""
     return Clipping(options.clip, options.truncation, options.location == "median", scatter)
 
 
 def same_type(a, b):
-    """Return two arrays of one type, as the kernel takes them."""
+    """Return two arrays converted to a common type, as the kernel requires."""
     if a.dtype != b.dtype:
         return a.astype(np.float64, copy=False), b.astype(np.float64, copy=False)
     return a, b
@@ -371,7 +371,7 @@ def measure_cells(a, b, grid, maps, cells, options):
     a, b : `Image`
         The images, the finer one first.
     grid : `~levelmatch.sky.grid.Grid`
-        The first image's grid.
+        The grid of the first image.
     maps : tuple of 2D `~numpy.ndarray`
         Pixel coordinates x and y of the grid's nodes in the second image.
     cells : `~numpy.ndarray` of intp, shape (n, 2)
@@ -384,14 +384,14 @@ def measure_cells(a, b, grid, maps, cells, options):
     index : `~numpy.ndarray` of intp, shape (m, 2)
         Index of the cells with enough good samples.
     values : `~numpy.ndarray` of `~levelmatch.measure._cells.CELL`, shape (m,)
-        The kernel's values of those. Instead of both, `None` if there is no such cell.
+        Values of these cells. Without any such cell, `None` is returned.
     """
     lattice = Lattice(grid.ys, grid.xs, *maps)
     pixels = same_type(a.pixels, b.pixels)
     parts = a.part, b.part
     scatter = rough_scatter(*pixels, lattice, cells, parts)
     clipping = clipping_of(options, scatter)
-    # Much larger pixels show a star in one, as a cosmic ray: the finer image tells them apart.
+    # A star covers one much larger pixel, like a cosmic ray. The finer image distinguishes them.
     coarse = b.grid.pixel_area > COARSE**2 * a.grid.pixel_area
     peaks = a.peaks, None if coarse else b.peaks
     values = difference_cells(*pixels, lattice, cells, clipping, peaks, parts)
@@ -401,13 +401,13 @@ def measure_cells(a, b, grid, maps, cells, options):
 
 
 def centroid_vectors(grid, index, values):
-    """Return the unit vectors of the cells' centroids, shape (n, 3)."""
+    """Return unit vectors to the centroids of the cells, shape (n, 3)."""
     y, x = np.ascontiguousarray(values["y"]), np.ascontiguousarray(values["x"])
     return cell_vectors(grid.nodes, grid.ys, grid.xs, index, y, x)
 
 
 def _reprojected_cells(a, b, grid_a, grid_b, options):
-    """Cells of a common grid that both images are reprojected to; `None` if none."""
+    """Return the cells of a grid to which both images are reprojected; `None` without any."""
     from levelmatch.sky.reprojection import common_grid, reproject_to
 
     common = common_grid([grid_a, grid_b], overlap=True)
@@ -437,7 +437,7 @@ def _reprojected_cells(a, b, grid_a, grid_b, options):
 
 
 def summarise(cells, depth):
-    """Return the row of a pair: its normal equations, from cells that agree on a plane.
+    """Return the row of a pair, with the normal equations of the cells that agree on a plane.
 
     Parameters
     ----------
@@ -453,10 +453,10 @@ def summarise(cells, depth):
 
     Notes
     -----
-    Each cell's weight is the inverse variance of its location, times 2 / depth:
-    the information of all pairs of n images of one patch of sky then adds up
-    to that of the joint fit of sky and levels, identity - 1/n. What a median adds to the
-    variance is not shared between pairs, and so goes down as they are averaged.
+    The weight of a cell is the inverse variance of its location times 2 / depth. All pairs of n
+    images of one patch of sky then have the information of a joint fit of sky and levels,
+    identity - 1/n. The additional variance of a median is not shared between pairs, and is not
+    scaled.
     """
     values = cells.cells.copy()
     values["depth"] = depth
@@ -473,15 +473,15 @@ def summarise(cells, depth):
 def _flux_gain(cells):
     """Return the relative difference of the flux scales of a pair, and its error."""
     values, samples = cells.cells, cells.samples
-    # Means of all samples: stars are clipped from the cells' locations.
+    # Use the means of all samples, because stars are clipped from the locations.
     difference = values["clipped"] + values["star_diff"] / samples
     bright = values["brightness"] + values["star_flux"] / samples
     with np.errstate(invalid="ignore"):
         means = bright + difference / 2, bright - difference / 2
-    # Pixels near the largest number have sums beyond it.
+    # Sums of pixels near the largest number overflow.
     if not np.isfinite(means).all():
         return np.nan, np.inf
-    # The two axes along which the cells lie apart the most.
+    # Use the two axes along which the positions of the cells vary most.
     offsets = values["vector"] - values["vector"].mean(axis=0)
     axes = np.linalg.eigh(np.einsum("ni,nj->ij", offsets, offsets))[1][:, 1:]
     place = np.einsum("ni,ij->nj", offsets, axes)

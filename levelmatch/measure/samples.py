@@ -1,5 +1,5 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
-"""Every difference of a pair of images, for plots of one pair."""
+"""All pixel differences of one pair of images, for plots."""
 
 from dataclasses import dataclass
 
@@ -31,9 +31,9 @@ class PairSamples:
     x, y : `~numpy.ndarray` of int, shape (n,)
         Their pixels, in the finer image.
     kept : `~numpy.ndarray` of bool, shape (n,)
-        Whether each counts: neither the difference nor its cell is clipped.
+        True if neither the difference nor its cell is clipped.
     swapped : bool
-        Whether the finer image is the second.
+        Whether the second image is the finer one.
     """
 
     difference: np.ndarray
@@ -94,7 +94,7 @@ def pair_samples(a, b, grid_a, grid_b, options):
 
 
 def _cells_that_count(index, values, grid, options, eps):
-    """Return the set of indices (y, x) of the cells that agree with the pair's plane."""
+    """Return the indices (y, x) of the cells that agree with the plane of the pair, as a set."""
     measured = as_cells(values, grid, index, (1.0, 1.0), False, options, eps=eps)
     cells = measured.cells
     cells["depth"] = 2

@@ -1,5 +1,5 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
-"""Order of reading and comparing images, by threads or on a cluster."""
+"""Measure all pairs in threads or on a cluster, in an order that keeps few images in memory."""
 
 from collections import Counter
 from dataclasses import dataclass
@@ -24,17 +24,17 @@ from levelmatch.sky.vectors import tangent_axes
 __all__ = ["measure_pairs", "n_threads", "reading_order"]
 
 
-# A task compares about this many pixels; a pair costs as much as some more.
+# Approximate number of pixels that a task compares, and the fixed cost of a pair in pixels.
 BATCH_PIXELS = 2**20
 PAIR_PIXELS = 2**15
-# Images read ahead of those measured, for each worker.
+# Number of images that are read ahead of the measurement, for each worker.
 AHEAD = 3
-# Of an image that is needed for one so many places later, or more, only the part is kept that
-# it needs, if that is less than this part of it, and if else more pixels would be in memory.
+# An image with a pair more than NEAR places later is cut to the part that this pair needs, if the
+# part is less than MAX_PART of the image and whole images would exceed MIN_PARTED pixels.
 NEAR = 3
 MAX_PART = 0.6
 MIN_PARTED = 2**24
-# Directions of sweeps over the sky that are tried.
+# Number of directions in which sweeps over the sky are tried.
 N_SWEEPS = 60
 
 
@@ -49,35 +49,34 @@ def measure_pairs(
     on_rows=None,
     on_fills=None,
 ):
-    """Measure every pair, each image read once and let go after its last pair.
+    """Measure every pair; read each image once and release it after its last pair.
 
     Parameters
     ----------
     frames : list of `~levelmatch.images.frame.Frame`
-        The images, in an order that does not depend on the input's.
+        The images, in an order that does not depend on the order of the input.
     pairs : `~numpy.ndarray` of intp, shape (n, 2)
-        Which of them to compare.
+        Indices of the images of each pair.
     depth_maps : list of tuple of `~levelmatch.sky.overlaps.DepthMap`, length n
-        For each pair those of its two images: how many images share their pixels' noise.
+        Depth maps of the two images of each pair: the number of images that share their noise.
     options : `MeasureOptions`
-        How.
+        How pairs are measured.
     with_sky : bool
-        Also measure each image's clipped sky level.
+        Whether to measure the sigma-clipped sky level of each image.
     progress_bar : callable or None
         Wraps an iterable over the pairs, as `tqdm.tqdm` does.
     on_rows : callable or None
-        Called as pairs finish, with their indices into ``pairs`` and the list of
-        their rows, see `~levelmatch.measure.pairs.measure_pair`: always in the thread that called
-        this function.
+        Called in this thread for finished pairs, with their indices and the list of their rows,
+        see `~levelmatch.measure.pairs.measure_pair`.
     on_fills : callable or None
-        Called in the end with the fill values found in images, by their index.
+        Called at the end with the fill values of images, by index of the image.
 
     Returns
     -------
     table : `PairTable`
-        The pairs in the given order; those without a common good pixel have ``npix`` 0.
+        The pairs in the given order; ``npix`` is 0 for pairs without a common good pixel.
     sky : `~numpy.ndarray`, shape (n_images,), or None
-        Sky levels, if asked for.
+        Sky levels, or `None` without ``with_sky``.
     """
     plan = _plan(frames, pairs, depth_maps, options, with_sky)
     watch = _Watch(len(pairs), progress_bar, on_rows)
@@ -94,18 +93,21 @@ def measure_pairs(
 
 @dataclass(frozen=True, eq=False)
 class _Source:
-    """How a task gets an image: opaque to Dask, and small where it is sent to a worker."""
+    """Callable that reads an image in a task.
+
+    Dask does not look into it, and it is small when it is sent to a worker.
+    """
 
     frame: object
     maps: tuple
     options: MeasureOptions
 
     def __call__(self, *_):
-        """Read the image, its sources masked if asked for."""
+        """Return the image; mask its sources if the options require it."""
         frame = self.frame.opened()
         data, fills = frame.read()
         if fills and fills[0].alone:
-            # An image of one value would be the most precise of all.
+            # An image of one value has no scatter, and would get an infinite weight.
             data[:] = np.nan
         if self.options.mask_sources:
             data[source_mask(data)] = np.nan
@@ -114,7 +116,7 @@ class _Source:
 
     @property
     def in_memory(self):
-        """Return whether the pixels come with it."""
+        """Return whether the pixels are in memory and not in a file."""
         return isinstance(getattr(self.frame, "source", None), MemorySource)
 
     def __getstate__(self):
@@ -129,13 +131,13 @@ class _Source:
 
 @dataclass(frozen=True, eq=False)
 class _Part:
-    """How a task keeps of an image what later pairs take."""
+    """Callable that cuts an image to the part that later pairs need."""
 
     box: tuple
 
     @property
     def n_pixels(self):
-        """How many pixels that is."""
+        """Number of pixels of the part."""
         y0, y1, x0, x1 = self.box
         return (y1 - y0) * (x1 - x0)
 
@@ -151,13 +153,13 @@ class _Batch:
     Parameters
     ----------
     pairs : list of int
-        Which.
+        Indices of the pairs.
     images : list of tuple (str, int)
-        The images that it takes: ``"load"`` for a whole one, ``"part"`` for a part.
+        The images: ``"load"`` for a whole image or ``"part"`` for a part, and the index.
     members : list of tuple of int, shape (n, 4)
-        For each pair the places of its two images in that list, and of their depth maps.
+        For each pair, the places of its two images in ``images``, and of its two depth maps.
     options : `MeasureOptions`
-        How.
+        How pairs are measured.
     """
 
     pairs: list
@@ -166,7 +168,7 @@ class _Batch:
     options: MeasureOptions
 
     def __call__(self, *images):
-        """Return the rows of the pairs and the fill values by image, given the images."""
+        """Return the rows of the pairs, and the fill values by index of the image."""
         rows = [
             measure_row(images[a], images[b], (images[a].maps[m], images[b].maps[n]), self.options)
             for a, b, m, n in self.members
@@ -184,13 +186,13 @@ class _Plan:
     order : list of int
         The images, in the order in which they are read.
     sources : dict of int to `_Source`
-        How.
+        Callable that reads each image.
     batches : dict of int to list of `_Batch`
-        Those that can be done once an image has been read.
+        Batches that can start after an image is read, by index of the image.
     parts : dict of int to `_Part`
-        Parts of an image that wait for its pairs with much later ones.
+        Callable that cuts an image for its pairs with much later images.
     sky : list of int
-        The images whose sky level is wanted.
+        Images whose sky level is measured.
     """
 
     order: list
@@ -202,8 +204,8 @@ class _Plan:
     def before(self, ahead):
         """Return for each image the keys of the tasks that must end before it is read.
 
-        No more than ``ahead`` images are read ahead of those that are measured, however
-        the scheduler orders its tasks.
+        At most ``ahead`` images are read ahead of the measurement, however the scheduler orders
+        its tasks.
         """
         before, last = {}, []
         for r, k in enumerate(self.order):
@@ -216,23 +218,23 @@ class _Plan:
 
 
 def reading_order(grids, pairs):
-    """Return the images in an order in which few have to be in memory at a time.
+    """Return the images in an order in which few images are in memory at a time.
 
-    Candidates are sweeps over the sky in many directions, and the order of a narrow graph (reverse
-    Cuthill-McKee). The one that needs the least memory is taken. A sweep along a mosaic's
-    longer side, a little aslant, needs one row of it.
+    The candidates are sweeps over the sky in many directions, and the reverse Cuthill-McKee order.
+    The candidate that needs the least memory is used. A slightly inclined sweep along the longer
+    side of a mosaic needs one row of images.
 
     Parameters
     ----------
     grids : list of `~levelmatch.sky.grid.Grid`
         The images.
     pairs : `~numpy.ndarray` of intp, shape (m, 2)
-        Which are compared.
+        Indices of the images of each pair.
 
     Returns
     -------
     order : `~numpy.ndarray` of intp, shape (n,)
-        The images.
+        Indices of the images.
     """
     n = len(grids)
     if n == 0:
@@ -252,12 +254,12 @@ def reading_order(grids, pairs):
 
 
 def _sizes(grids):
-    """Pixels of images."""
+    """Return the number of pixels of each image."""
     return np.array([float(np.prod(grid.shape)) for grid in grids])
 
 
 def _most_in_memory(order, pairs, size):
-    """Pixels in memory at most, if each image is read in turn and let go after its last pair."""
+    """Return the largest number of pixels in memory for an order of reading."""
     rank = np.empty(len(order), np.intp)
     rank[order] = np.arange(len(order))
     last = rank.copy()
@@ -268,11 +270,11 @@ def _most_in_memory(order, pairs, size):
 
 
 def _plan(frames, pairs, depth_maps, options, with_sky):
-    """Order the images so that those that overlap are read soon after each other."""
+    """Return the tasks of a measurement, in an order that keeps few images in memory."""
     wanted = np.arange(len(frames)) if with_sky else np.unique(pairs)
     grids = [frame.grid for frame in frames]
     order = reading_order(grids, pairs)
-    # The part that others need follows from the WCS, which a catalogue lacks.
+    # The parts are computed from the WCS, which a catalogue lacks.
     whole = options.method != "direct" or any(isinstance(grid, Footprint) for grid in grids)
     parts = {} if whole else _parts(grids, pairs, order)
     order = order[np.isin(order, wanted)].tolist()
@@ -301,7 +303,7 @@ def _plan(frames, pairs, depth_maps, options, with_sky):
 
 
 def _parts(grids, pairs, order):
-    """Return the part of each image that waits for much later ones; none if all fit in memory."""
+    """Return the parts of images with much later pairs; none if whole images need little memory."""
     size = _sizes(grids)
     if len(pairs) == 0 or _most_in_memory(order, pairs, size) < MIN_PARTED:
         return {}
@@ -320,7 +322,7 @@ def _parts(grids, pairs, order):
 
 
 def _work(frames, pairs):
-    """Pixels that each pair compares, about."""
+    """Return the approximate number of pixels that each pair compares."""
     if len(pairs) == 0:
         return np.zeros(0)
     grids = [frame.grid for frame in frames]
@@ -330,7 +332,7 @@ def _work(frames, pairs):
 
 
 def _groups(members, work):
-    """Parts of a list of pairs that are each about enough work for a task."""
+    """Divide a list of pairs into lists that each make a task."""
     groups, total = [], np.inf
     for p in members:
         if total + work[p] > BATCH_PIXELS:
@@ -368,7 +370,7 @@ def _sky_level(image):
 
 
 def _compute(plan, options, watch):
-    """Carry out a plan by threads of this process; return the sky levels."""
+    """Run the tasks of a plan in threads; return the sky levels."""
     from dask.callbacks import Callback
 
     n_workers = n_threads(options)
@@ -395,7 +397,7 @@ def _compute(plan, options, watch):
             if uses[i] == 0 and len(plan.order) > MANY:
                 plan.sources[i].frame.grid.forget()
 
-    # Not for all threads of the process: another run's tasks have the same names.
+    # The callback is not registered globally, because tasks of other runs have the same names.
     callbacks = [*Callback.active, Callback(posttask=posttask)._callback]
     results = _run_threads(graph, [*skies, *batches], n_workers, callbacks)
     watch.finish()
@@ -403,7 +405,7 @@ def _compute(plan, options, watch):
 
 
 def n_threads(options):
-    """Return the threads of a run: the option, else Dask's configuration, else one per core."""
+    """Return the number of threads: the option, else Dask's configuration, else one per core."""
     import dask.config
     from dask.system import CPU_COUNT
 
@@ -411,9 +413,9 @@ def n_threads(options):
 
 
 def _run_threads(graph, keys, n_workers, callbacks):
-    """Compute keys of a graph by threads of this call.
+    """Compute keys of a graph in threads of this call.
 
-    Dask's own pool is kept for the next call, and lost to a process that is forked meanwhile.
+    Dask's own pool outlives a call, and would be broken in a forked process.
     """
     from concurrent.futures import ThreadPoolExecutor
 
@@ -423,7 +425,7 @@ def _run_threads(graph, keys, n_workers, callbacks):
     try:
         results = get(graph, keys, pool=pool, callbacks=callbacks)
     except BaseException:
-        # An interrupt does not wait for the tasks that are running.
+        # After an interrupt, do not wait for running tasks.
         pool.shutdown(wait=False, cancel_futures=True)
         raise
     pool.shutdown()
@@ -431,12 +433,12 @@ def _run_threads(graph, keys, n_workers, callbacks):
 
 
 class _Watch:
-    """Keeps the rows of pairs as they finish, tells the caller, and advances its progress bar.
+    """Rows of finished pairs, which are also passed to the caller and its progress bar.
 
     Parameters
     ----------
     n_pairs : int
-        How many there are.
+        Number of pairs.
     progress_bar, on_rows : callable or None
         See `measure_pairs`.
     """
@@ -447,7 +449,7 @@ class _Watch:
         self.steps = iter(range(n_pairs) if progress_bar is None else progress_bar(range(n_pairs)))
 
     def done(self, pairs, rows, fills):
-        """Note that a task has finished, with the rows of its pairs and the fill values found."""
+        """Add the rows of a finished task's pairs, and the fill values that it found."""
         self.rows.update(zip(pairs, rows, strict=True))
         self.fills.update(fills)
         if self.on_rows is not None:
@@ -456,6 +458,6 @@ class _Watch:
             next(self.steps, None)
 
     def finish(self):
-        """Let the bar close itself, at the end of its iterable."""
+        """Exhaust the iterable, at whose end the progress bar closes."""
         for _ in self.steps:
             pass

@@ -7,8 +7,8 @@ import numpy as np
 
 __all__ = ["PAIR", "PairTable", "empty_pair", "pair_table", "unmeasured"]
 
-# The measured quantities of a pair, described in `PairTable`. A change here also needs one of
-# `PairRow` in _summary.pyx, of `unmeasured`, and of the version of stored pairs (`ALGORITHM`).
+# The measured quantities of a pair, described in `PairTable`. After a change, also change `PairRow`
+# in _summary.pyx, `unmeasured`, and the version of stored pairs, `ALGORITHM`.
 PAIR = np.dtype(
     [
         ("gram", "f8", (3, 3)),
@@ -38,7 +38,7 @@ def empty_pair():
 
 
 def unmeasured(n):
-    """Return the columns that pairs of older records lack, for n pairs, as a dictionary."""
+    """Return default values, for n pairs, of the columns that older records lack."""
     rows = np.zeros(n, PAIR)
     return {name: rows[name] for name in ("strips", "turn", "step")}
 
@@ -58,15 +58,15 @@ class PairTable:
     axes : `~numpy.ndarray`, shape (n, 3, 3)
         Centre, East and North of the pair.
     sigma : `~numpy.ndarray`, shape (n,)
-        Standard error of the pair's level by itself.
+        Standard error of the level of the pair alone.
     scatter : `~numpy.ndarray`, shape (n,)
         Scatter of the differences about their plane.
     chi2 : `~numpy.ndarray`, shape (n,)
-        Variance of the cells about the plane over that expected from their pixels' noise.
+        Variance of the cells about the plane divided by the variance expected from pixel noise.
     npix : `~numpy.ndarray` of int, shape (n,)
         Number of differences kept.
     extent : `~numpy.ndarray`, shape (n, 2)
-        Longest side of the overlap over that of the first and of the second image.
+        Longest side of the overlap divided by the longest side of the first and the second image.
     gain, gain_error : `~numpy.ndarray`, shape (n,)
         Relative difference of the flux scales, first minus second, and its
         standard error; NaN and infinity where it is not determined.
@@ -79,8 +79,8 @@ class PairTable:
     step : `~numpy.ndarray`, shape (n, 2)
         Step to which the values of each image are rounded; 0 for none.
     multiplicity : `~numpy.ndarray`, shape (n,)
-        Number of pairs that each stands for in a solution: more than 1 if other pairs of its
-        images are not measured. All other columns are the pair's own.
+        Number of pairs that the pair represents in a solution: more than 1 if other pairs of its
+        images are not measured. The other columns refer to the pair alone.
     """
 
     first: np.ndarray
