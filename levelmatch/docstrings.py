@@ -8,22 +8,22 @@ __all__ = ["share_parameters"]
 PARAMETERS = {
     "images": """
 images : iterable, mapping, `~ccdproc.ImageFileCollection` or `MatchResult`
-    `~astropy.nddata.CCDData` or `~astropy.nddata.NDData` objects; HDUs, or
-    `~astropy.io.fits.HDUList` objects, of one or several images; tuples of an array and its
-    WCS or header; paths of files (FITS, or ASDF of Roman) or of associations (``asn.json``,
-    whose science members are used); or a mapping of tile name to such a list. Also the path of
-    one association, or a catalogue of outlines (see `write_catalogue`) or its path. Also a list
-    of `SkyCells`, or of tables of them, in place of pixels. Images are two-dimensional, of any
-    shape, and have a celestial WCS. They are never changed.
+    The images, or a mapping of tile names to lists of images. An image is a path (FITS, or ASDF
+    of Roman), a `~astropy.nddata.CCDData` or `~astropy.nddata.NDData` object, an HDU, an
+    `~astropy.io.fits.HDUList` of one or several images, a tuple of an array and its WCS or
+    header, or a `SkyCells` object or its table in place of pixels. A path of an association
+    (``asn.json``) stands for its science members. A catalogue of outlines or its path, see
+    `write_catalogue`, can replace the list. Images are two-dimensional and have a celestial WCS.
+    They are never changed.
 """,
     "group_by": """
 group_by : {"auto", "jwst", "overlap", "exposure"}, str, list of str or callable
     Assigns images to tiles: by JWST's program, observation, visit, visit group, sequence
     and activity (``"jwst"``); by overlaps of more than half of their area (``"overlap"``); by
     file (``"exposure"``); by header keywords, where ``"FILENAME"`` is the name of the image; or
-    by a function of the name and header of an image. ``"auto"`` uses the keys of a mapping, or
-    ``"jwst"`` if all images are of JWST, or ``"overlap"``. If all chips of one file form a tile,
-    they get one level.
+    by a function of the name and header of an image. ``"auto"`` uses the keys of a mapping,
+    ``"jwst"`` if all images are of JWST, and ``"overlap"`` otherwise. If all chips of one file
+    form a tile, they get one level.
 """,
     "options": """
 progress_bar : callable or None

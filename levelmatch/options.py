@@ -62,61 +62,62 @@ class ReadOptions:
     Parameters
     ----------
     hdu : {"auto", "all"}, int, str, tuple or list
-        The images' extensions in files: index, name (of one extension or several), name and
-        version as ``("SCI", 2)``, or a list of these. ``"all"`` takes all images with a
-        celestial WCS. ``"auto"`` takes the extension of an ImageFileCollection, else all called
-        SCI, else all chips: images of the sky that lie side by side. A note names images that
-        are not matched.
+        Extensions of the images in files: an index, a name, a name and version such as
+        ``("SCI", 2)``, or a list of these. A name selects all extensions that have it. ``"all"``
+        selects all images with a celestial WCS. ``"auto"`` selects the extension of an
+        ImageFileCollection, else all named SCI, else all images of the sky that lie side by side.
+        A note names images that are not matched.
     dq_bits : None, int, str or list
-        Data-quality bits of files that make a pixel bad: a number, or names separated by
-        commas, after ~ all bits but these. Names are JWST's, or those of the header's cards
-        ``MP_name`` (LSST). By default DO_NOT_USE and NON_SCIENCE for JWST; BAD, SAT, CR, EDGE,
-        NO_DATA, INTRP and UNMASKEDNAN of bits with names in the header; any bit for others.
+        Data-quality bits that make a pixel bad: a number, or names separated by commas. A leading
+        ~ selects all other bits. Names are those of JWST, or of the cards ``MP_name`` in the
+        header (LSST). By default DO_NOT_USE and NON_SCIENCE for JWST; BAD, SAT, CR, EDGE, NO_DATA,
+        INTRP and UNMASKEDNAN if the header names its bits; otherwise every bit.
     blank : None, False, float or list of float
-        Values of pixels without data, by default found: one exact value in large regions at
-        the border of an image or between its chips, which a note names. `False` for none.
+        Values of pixels without data; by default values found in large regions of one exact value
+        at the border of an image or between its chips. A note names these images. `False` for
+        none.
     mask_extensions : bool
-        Mask pixels by the extensions beside an image, weights, masks and flags. These are WHT,
-        WGT, WEIGHT, IVAR, INVVAR, COVERAGE, EXP or EXPOSURE, bad where not positive; MASK or
-        BPM, bad where not 0; MSK or DQM, by ``dq_bits``. DQ is always used.
+        Mask pixels by the extensions with weights, masks and flags of an image. Weights (WHT, WGT,
+        WEIGHT, IVAR, INVVAR, COVERAGE, EXP, EXPOSURE) must be positive, and masks (MASK, BPM) 0 at
+        good pixels. Flags (MSK, DQM) are selected by ``dq_bits``. DQ is always used.
     weight_files : None, str, mapping or sequence of path
-        Files of weights, bad where not positive: a pattern such as {stem}.weight.fits beside
-        each image. Or the file of each image, by its name or in the order of the input.
+        Files of weights, which are positive at good pixels: a pattern such as {stem}.weight.fits
+        beside each image. Or the file of each image, by name or in the order of the input.
     mask_files : None, str, mapping or sequence of path
-        Files of masks, bad where not 0: a pattern such as {stem}_mask.fits beside each image.
-        Or the file of each image, by its name or in the order of the input.
+        Files of masks, which are 0 at good pixels: a pattern such as {stem}_mask.fits beside each
+        image. Or the file of each image, by name or in the order of the input.
     levels : None, mapping, sequence, table, record or path
-        Known levels, subtracted before the images are compared, in the unit of each image: by
-        name or in the order of the input. A table has the columns name and level. Of a record
-        or a result, the corrections are subtracted. A path is that of a record or a table.
+        Known levels that are subtracted before the images are compared, by name or in the order of
+        the input. Levels are in the unit of each image. A table has the columns name and level.
+        The corrections of a record or a result are subtracted. A path names a record or a table.
     regions : None, path, ``regions.Region`` or sequence of ``regions.Region``
-        Regions that are left out of the comparison, of the sky or of each image's pixels: of
-        the package regions, or a file of DS9. They are corrected with their image.
+        Regions of the sky, or of the pixels of each image, that are left out of the comparison:
+        objects of the package regions, or a file of DS9. Their pixels are corrected.
     only_regions : bool
         Compare only pixels inside of the regions.
     on_error : {"raise", "skip"}
         For an image that cannot be used: raise an error, or leave the image out with a
-        warning. The latter reads each image once more.
+        warning. Leaving out requires that each image is read once more.
     flux_scale : None, str, sequence or mapping
         Header keyword of the zero point in magnitudes, or factors, that bring the images to
-        one flux scale before they are compared. ``"1/EXPTIME"`` is for counts that are
-        proportional to that keyword. Factors are in the order of the input, or by name. The
-        corrections are in each image's own scale.
+        one flux scale before they are compared. ``"1/EXPTIME"`` divides counts by the keyword.
+        Factors are given by name or in the order of the input. Corrections are in the scale of
+        each image.
     apply_flux_scale : bool
-        Multiply the corrected data and uncertainties by the factors, too. The zero point of
-        the keyword changes with them.
+        Also multiply the corrected data and uncertainties by the factors. The zero point in the
+        header changes accordingly.
     rematch : bool
-        Match images again whose header says that they are matched.
+        Match images again although their header states that they are matched.
     pixel_area : {"auto", True, False}
-        Divide values per pixel (counts, electrons, photons, DN, fluxes) by the pixel area:
-        by the mean area of each camera, so that images of one camera compare directly
-        (``"auto"``); by each image's own area, also without a unit (`True`); or never
-        (`False`). In order of pixel area, images within 10 % of the next count as one camera.
+        Divide values per pixel (counts, electrons, photons, DN, fluxes) by a pixel area: the mean
+        area of each camera, so that images of one camera compare directly (``"auto"``); the area
+        of each image, also without a unit (`True`); or none (`False`). Gaps of more than 10 %
+        between the sorted areas separate cameras.
     mix_filters : bool
-        Match images of different filters with one another. By default they are refused.
+        Match images of different filters. By default they are refused.
     max_bytes : int
-        The most bytes of an image, and of a compressed file after unpacking. Files that declare
-        more are refused before they are read.
+        Largest number of bytes of an image, and of a compressed file after unpacking. Files that
+        declare more are refused before they are read.
     """
 
     hdu: int | str | tuple | list | None = "auto"
@@ -158,24 +159,22 @@ class MeasureOptions:
     Parameters
     ----------
     method : {"direct", "interp", "exact", "adaptive"}
-        Sampling of a pair: midway between the pixels of both images (``"direct"``), or
-        reprojected to a common grid by a function of reproject. The functions are
-        `~reproject.reproject_interp`, `~reproject.reproject_exact` and
-        `~reproject.reproject_adaptive`.
+        Sampling of a pair: midway between the pixels of both images (``"direct"``), or on a
+        common grid by a function of reproject. The functions are `~reproject.reproject_interp`,
+        `~reproject.reproject_exact` and `~reproject.reproject_adaptive`.
     location : {"mean", "median"}
-        Centre of the clipped differences of each cell.
+        Location of the clipped differences of each cell.
     clip : float
-        Clip differences farther than this many sigma from the centre of their cell.
+        Clip differences that lie more than this number of sigma from the centre of their cell.
     structure : bool
-        Weight each cell by its own scatter, else by the median scatter of all cells. On
-        simulated MIRI and NIRCam images and on 2MASS images both are equally accurate.
+        Weight each cell by its own scatter; by default by the median scatter of all cells. Both
+        are equally accurate on simulated MIRI and NIRCam images and on 2MASS images.
     mask_sources : bool
-        Mask the sources of each image, detected by ``photutils.segmentation``, in both
-        images of a pair.
+        Mask the sources that ``photutils.segmentation`` detects in either image of a pair.
     stacked : bool
-        Measure `match_mosaic` between stacks of the tiles (see `stack_tile`), not between
-        their images. On simulated MIRI images both are equally accurate (0.0017 and 0.0016
-        MJy/sr), and stacks take 60 times as long.
+        Compare stacks of the tiles in `match_mosaic`, see `stack_tile`; by default their images are
+        compared. On simulated MIRI images both are equally accurate (0.0017 and 0.0016 MJy/sr),
+        and stacks take 60 times as long.
     n_workers : int or None
         Number of threads; `None` for Dask's default. A current `dask.distributed.Client`
         has priority.
@@ -224,70 +223,70 @@ class SolveOptions:
         Weights of the pairs: inverse variance with a systematic floor estimated from the
         data, or PJPipe's 1, number of pixels, 1 / scatter**2.
     floor : float or None
-        Systematic scatter of the pairs, in the common unit; `None` to estimate it.
+        Systematic scatter of the pairs in the common unit; `None` to estimate it.
     robust : {"auto", "tukey", "huber", None}
         Treatment of wrong pairs, with the weights ``"ivar"`` and in sets of at least 10
         independent loops. ``"auto"`` predicts each pair from the others, and rejects it if it
-        lies clearly outside of their scatter. It rejects none where large differences are
-        part of the scatter. ``"tukey"`` and ``"huber"``
-        weigh each pair by its residual, with Tukey's biweight or Huber's weights, and suit
-        images that overlap with many others; where an image has about four neighbours, they
-        make the floor and the errors too small. `None` keeps the weight of all pairs.
+        lies clearly outside of their scatter. It rejects no pair if large differences are part of
+        the scatter. ``"tukey"`` and ``"huber"`` use Tukey's biweight or Huber's weights of the
+        residuals. They suit images that overlap with many others; for images with about four
+        neighbours, they make the floor and the errors too small. `None` keeps the weight of all
+        pairs.
     min_area : float
         Reject pairs with fewer pixels than this fraction of the mean.
     min_linear : float
-        Reject pairs whose overlap is shorter, in its longest direction, than this fraction
-        of the smaller image's side.
+        Reject pairs whose overlap is shorter, in its longest direction, than this fraction of
+        the side of the smaller image.
     rms_limit : float
-        Reject pairs whose scatter is this many standard deviations above the mean, both of
-        the logarithm. A scatter under 1.5 times the geometric mean is never rejected.
+        Reject pairs whose scatter is this number of standard deviations above the mean, both of
+        the logarithm. A scatter below 1.5 times the geometric mean is never rejected.
     max_pairs : int or None
-        Approximate maximum number of pairs of each image: the largest overlaps, and others
-        that keep the graph of overlaps short. Links between sets are always measured.
-        `None` to measure all pairs.
+        Approximate largest number of pairs of each image. The largest overlaps are selected, and
+        others that keep paths between images short. The only links between images are always
+        measured. `None` to measure all pairs.
     slope_prior : float or None
-        Standard deviation of a Gaussian prior, about 0, on the slopes of planes, in the
-        common unit per arcmin.
+        Standard deviation of a Gaussian prior on the slopes of planes, in the common unit per
+        arcmin. Its mean is 0.
     slope_gauge : {"reference", "mean"}
-        Plane of a mosaic that overlaps cannot determine, where planes are fitted: that of the
-        reference image is zero, or the mean slope of each connected set is. In both, the
-        level of the reference is zero.
+        Condition that fixes the plane of a mosaic, which overlaps cannot determine: a zero plane
+        of the reference image, or a zero mean slope of each connected set. The level of the
+        reference is zero in both cases.
     pattern : {None, "gradient", "quadratic"}
-        Solve for a pattern that stays with the detector, such as a flat error or a bowl,
-        jointly with the levels or planes, and subtract it: a gradient, or a polynomial of the
-        second degree in pixel coordinates, for each detector, filter and image shape.
+        Pattern of each detector, filter and image shape that is solved for jointly with the levels
+        or planes, and subtracted: a gradient, or a polynomial of the second degree in pixel
+        coordinates. It describes, for example, an error of the flat field.
     share_offsets : bool
-        Let the tiles share the offsets of their detectors: of MIRI's Lyot part against the main
-        chip, and of chips against each other. Mean and scatter of the offsets come from the
-        tiles whose pairs determine them, and tie those of the others. For levels.
+        Let the tiles share the offsets between their detectors, or between MIRI's Lyot part and
+        main chip. The mean and the scatter of the offsets are estimated from the tiles whose pairs
+        determine them, and constrain the offsets of the other tiles. For levels only.
     disconnected : {"warn", "error", "sky"}
         For sets of images without overlap between them: keep a zero point for each set and
-        warn, raise an error, or tie the sets by their clipped sky levels. The last assumes
-        equal emission in all sets, which extended objects violate.
+        warn, raise an error, or tie the sets by their clipped sky levels. ``"sky"`` assumes
+        equal emission in all sets, which is wrong for extended objects.
     flux_limit : float
-        Warn of images whose flux scale differs from that of the others by more than this
-        fraction, and by more than 4 sigma.
+        Warn of images whose flux scale differs from the others by more than this fraction, and
+        by more than 4 sigma.
     time_from_background : str
-        Header keyword of the time between an image and its background observations, by which
-        the reference of a mosaic is chosen.
+        Header keyword of the time between an image and its background observations, which
+        determines the reference of a mosaic.
     combine_detectors : None, "auto" or str
-        Match the detectors of each tile after its dithers, and treat a tile as one image from
-        then on: by the header keyword of the detector, or as `combine_detectors` finds it.
+        Match the detectors of each tile after its dithers, and then treat the tile as one image.
+        Give the header keyword of the detector, or ``"auto"`` as in `combine_detectors`.
     hold : None, str, sequence or mapping
-        Names of images whose correction is zero; a mapping gives their corrections, in the
-        unit of each image. The corrections of all others are relative to these.
+        Names of images whose correction is zero; a mapping gives other corrections, in the unit
+        of each image. The corrections of all other images are relative to these.
     fit_exclude : None, str or sequence of str
-        Names of images that are corrected without any influence on the others.
+        Names of images that are corrected without influence on the others.
     subtract : bool
         Subtract the levels in the output. Otherwise the output has the pixels of the input, and
-        its header has the level that the next step subtracts, in the image's own unit.
+        its header has the level that a later step subtracts, in the unit of the image.
     sky_keyword : str or None
-        Another header keyword of levels that are not subtracted, beside BKGLEVEL for JWST and
-        MDRIZSKY for HST; by default LMSKY for other telescopes.
+        Additional header keyword of levels that are not subtracted; by default LMSKY for
+        telescopes other than JWST (BKGLEVEL) and HST (MDRIZSKY).
     subtract_local : bool
         After the dithers pass, subtract from each tile the sigma-clipped median of its first
-        image (by name, corrected), with sources masked, as PJPipe's
-        ``do_local_subtraction``.
+        corrected image by name, with sources masked. PJPipe's ``do_local_subtraction`` is
+        similar.
     """
 
     weights: str = choice("ivar", "ivar", "equal", "npix", "rms")
@@ -332,14 +331,13 @@ class CoaddOptions:
         Weights of the mean: ``"ivar"`` for the inverse variance of each pixel, or a header
         keyword, such as ``"XPOSURE"``. Or a number per image, in the order of the input or by
         name. By default all images have equal weights. If a file has the variance of the read
-        noise (``VAR_RNOISE``), ``"ivar"`` is its inverse, as in JWST's resampling, since noise
-        that grows with the signal biases a mean.
+        noise (``VAR_RNOISE``), ``"ivar"`` is the inverse of this variance, as in the resampling
+        of JWST, because noise that grows with the signal biases a mean.
     method : {"auto", "interp", "exact", "adaptive"}
-        The function of `reproject`. ``"auto"`` is bilinear interpolation, or ``"adaptive"``,
-        which averages all pixels of an image, for mosaic pixels more than 1.5 times as
-        large as those of the image.
+        The function of `reproject`. ``"auto"`` selects ``"interp"``, or ``"adaptive"``, which
+        averages all pixels, if mosaic pixels are more than 1.5 times as large as image pixels.
     tile_size : int or tuple of int
-        Side of the mosaic's tiles in pixels. Or their shape (ny, nx).
+        Side of the tiles of the mosaic in pixels. Or their shape (ny, nx).
     shape : tuple of int or None
         Shape (ny, nx) of the mosaic, if its WCS does not have one.
     """

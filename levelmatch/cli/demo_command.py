@@ -5,9 +5,8 @@ from pathlib import Path
 
 import click
 
-from levelmatch.cli.errors import one_error, shown_warnings
-from levelmatch.cli.logs import start_log
-from levelmatch.cli.options import DEBUG, FIT_TYPES, REPORT
+from levelmatch.cli.errors import reporting
+from levelmatch.cli.options import DEBUG, FIT_TYPES, REPORT, examples, overwrite_option
 from levelmatch.cli.printing import (
     folder,
     print_result,
@@ -20,15 +19,9 @@ from levelmatch.cli.terminal import echo
 __all__ = ["demo"]
 
 
-EPILOG = """\
-\b
-Examples:
-  levelmatch demo levelmatch-demo
-  levelmatch demo planes --fit-type level+slope --seed 3
-"""
-
-
-@click.command(epilog=EPILOG)
+@click.command(
+    epilog=examples("demo levelmatch-demo", "demo planes --fit-type level+slope --seed 3"),
+)
 @click.argument("output", metavar="OUT", type=click.Path(path_type=Path))
 @click.option(
     "--seed",
@@ -53,7 +46,7 @@ Examples:
     metavar="NY NX",
     help="Shape of an image in pixels.",
 )
-@click.option("--overwrite", is_flag=True, help="Replace existing outputs.")
+@overwrite_option()
 @DEBUG
 def demo(output, debug, **values):
     """Match a small simulated mosaic, and compare the result with the truth.
@@ -61,14 +54,14 @@ def demo(output, debug, **values):
     Four tiles of four dithers, like those of JWST's MIRI, are written to OUT/raw, the
     corrected images to OUT/matched, and a report to OUT/levelmatch.html.
     """
-    start_log(debug=debug)
-    with one_error(debug=debug), shown_warnings():
+    with reporting(debug=debug):
         _demo(output, **values)
 
 
 def _demo(output, *, seed, fit_type, shape, overwrite):
     """Simulate images, match them, write all outputs and compare with the truth."""
     from levelmatch import match_levels
+    from levelmatch.atomic import refuse_existing
     from levelmatch.report.page import check_replaceable
     from levelmatch.testing import simulate_miri
 
@@ -78,9 +71,7 @@ def _demo(output, *, seed, fit_type, shape, overwrite):
         raise NotADirectoryError(msg)
     own = (output / "raw", output / "matched", page)
     for path in own:
-        if path.exists() and not overwrite:
-            msg = f"{path} exists; --overwrite replaces it"
-            raise FileExistsError(msg)
+        refuse_existing(path, overwrite=overwrite)
     others = sorted(set(output.iterdir()) - set(own)) if output.exists() else []
     if others and not overwrite:
         other = others[0].name

@@ -14,11 +14,11 @@ import click
 
 from levelmatch.cli.flags import CLASSES, flag_name
 from levelmatch.cli.interrupts import INTERRUPTED, prompt_interrupts
-from levelmatch.cli.logs import keep_arguments, tell
+from levelmatch.cli.logs import keep_arguments, start_log, tell
 from levelmatch.cli.options import MATCH, MEASURE, READ, SOLVE
 from levelmatch.cli.terminal import echo, printable
 
-__all__ = ["Failure", "Group", "one_error", "shown_warnings", "spell"]
+__all__ = ["Failure", "Group", "one_error", "reporting", "shown_warnings", "spell"]
 
 # Flag of each option of the package.
 FLAGS = {
@@ -163,6 +163,14 @@ def spell(text):
             text,
         )
     return text.replace(EMPTY, "")
+
+
+@contextmanager
+def reporting(*, debug):
+    """Show the errors and warnings of a command on one line each; with ``debug``, also the log."""
+    start_log(debug=debug)
+    with one_error(debug=debug), shown_warnings():
+        yield
 
 
 @contextmanager

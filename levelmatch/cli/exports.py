@@ -32,13 +32,14 @@ def export_flags(option, *, record=False):
 
 def check_exports(*, table=None, regions=None, record=None, overwrite):
     """Refuse existing files and unknown table formats before pixels are read."""
+    from levelmatch.atomic import refuse_existing
+
     if table is not None and table.suffix not in FORMATS:
         msg = f"--table: {table}: the name must end in {', '.join(FORMATS)}"
         raise ValueError(msg)
     for path in (table, regions, record):
-        if path is not None and path.exists() and not overwrite:
-            msg = f"{path} exists; --overwrite replaces it"
-            raise FileExistsError(msg)
+        if path is not None:
+            refuse_existing(path, overwrite=overwrite)
 
 
 def write_exports(result, *, table=None, regions=None, record=None):

@@ -5,10 +5,19 @@ from pathlib import Path
 
 import click
 
-from levelmatch.cli.errors import one_error, shown_warnings
+from levelmatch.cli.errors import reporting
 from levelmatch.cli.flags import flags_of
-from levelmatch.cli.logs import start_log
-from levelmatch.cli.options import DEBUG, IMAGES, QUIET_HELP, RecordPath, add_options
+from levelmatch.cli.options import (
+    DEBUG,
+    FORCE,
+    IMAGES,
+    QUIET,
+    RECORD,
+    add_options,
+    examples,
+    output_option,
+    overwrite_option,
+)
 from levelmatch.cli.printing import progress_bars, without_excluded
 from levelmatch.cli.terminal import echo
 from levelmatch.options import CoaddOptions
@@ -16,27 +25,19 @@ from levelmatch.options import CoaddOptions
 __all__ = ["mosaic"]
 
 COADD = ("weights", "method", "tile_size")
-EPILOG = """\
-\b
-Examples:
-  levelmatch mosaic matched/levelmatch.asdf -o mosaic.fits
-  levelmatch mosaic matched/levelmatch.asdf raw/*_cal.fits -o mosaic.fits
-  levelmatch mosaic matched/levelmatch.asdf -o quick.fits --pixel-scale 0.5
-  levelmatch mosaic matched/levelmatch.asdf -o median.fits --combine median --like other.fits
-"""
 
 
-@click.command(epilog=EPILOG)
-@click.argument("record", type=RecordPath())
-@IMAGES
-@click.option(
-    "-o",
-    "--output",
-    type=click.Path(path_type=Path),
-    metavar="FITS",
-    required=True,
-    help="The mosaic, with its coverage in the extension COVERAGE.",
+@click.command(
+    epilog=examples(
+        "mosaic matched/levelmatch.asdf -o mosaic.fits",
+        "mosaic matched/levelmatch.asdf raw/*_cal.fits -o mosaic.fits",
+        "mosaic matched/levelmatch.asdf -o quick.fits --pixel-scale 0.5",
+        "mosaic matched/levelmatch.asdf -o median.fits --combine median --like other.fits",
+    )
 )
+@RECORD
+@IMAGES
+@output_option("FITS", "The mosaic, with its coverage in the extension COVERAGE.")
 @click.option(
     "--pixel-scale",
     type=float,
@@ -57,9 +58,9 @@ Examples:
     help="How images are combined.",
 )
 @add_options(flags_of(CoaddOptions, without=("shape",)))
-@click.option("--overwrite", is_flag=True, help="Replace the file if it exists.")
-@click.option("--force", is_flag=True, help="Accept images that differ from the recorded ones.")
-@click.option("-q", "--quiet", is_flag=True, help=QUIET_HELP)
+@overwrite_option("Replace the file if it exists.")
+@FORCE
+@QUIET
 @DEBUG
 def mosaic(record, files, output, like, *, overwrite, force, quiet, debug, **options):
     """Make a mosaic of the images of RECORD with its corrections.
@@ -67,15 +68,13 @@ def mosaic(record, files, output, like, *, overwrite, force, quiet, debug, **opt
     FILES are all inputs of the run, by default from their recorded place. The corrected
     images are not needed.
     """
-    start_log(debug=debug)
-    with one_error(debug=debug), shown_warnings():
+    with reporting(debug=debug):
+        from levelmatch.atomic import refuse_existing
         from levelmatch.record.record import read_record
         from levelmatch.results.apply_undo import recorded_files, recorded_result
         from levelmatch.results.mosaic import make_mosaic
 
-        if output.exists() and not overwrite:
-            msg = f"{output} exists; --overwrite replaces it"
-            raise FileExistsError(msg)
+        refuse_existing(output, overwrite=overwrite)
         coadd = CoaddOptions(**{name: options.pop(name) for name in COADD})
         known = read_record(record)
         files = without_excluded(known, files) or recorded_files(known)

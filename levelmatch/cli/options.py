@@ -230,6 +230,28 @@ class Colour(click.ParamType):
 
 
 IMAGES = click.argument("files", nargs=-1, type=Images(), callback=Images.joined)
+RECORD = click.argument("record", type=RecordPath())
+FORCE = click.option(
+    "--force", is_flag=True, help="Accept images that differ from the recorded ones."
+)
+QUIET = click.option("-q", "--quiet", is_flag=True, help=QUIET_HELP)
+
+
+def output_option(metavar, text, *, required=True):
+    """Return the option --output."""
+    kind = click.Path(path_type=Path)
+    return click.option("-o", "--output", type=kind, metavar=metavar, required=required, help=text)
+
+
+def overwrite_option(text="Replace existing outputs."):
+    """Return the flag --overwrite."""
+    return click.option("--overwrite", is_flag=True, help=text)
+
+
+def examples(*lines):
+    """Return the end of a help text with examples of a command."""
+    return "\b\nExamples:\n" + "\n".join(f"  levelmatch {line}" for line in lines)
+
 
 RUN_OPTIONS = [
     IMAGES,

@@ -6,22 +6,25 @@ from pathlib import Path
 import click
 from click.core import ParameterSource
 
-from levelmatch.cli.errors import one_error, shown_warnings, spell
+from levelmatch.cli.errors import reporting, spell
 from levelmatch.cli.exports import check_exports, export_flags, write_exports
 from levelmatch.cli.flags import GroupedCommand, flags_of
-from levelmatch.cli.inputs import Images
-from levelmatch.cli.logs import start_log
 from levelmatch.cli.options import (
     BEFORE_SOLVING,
     DEBUG,
     FIT_TYPES,
-    QUIET_HELP,
+    FORCE,
+    IMAGES,
+    QUIET,
+    RECORD,
     REPORT,
     SOLVE,
     ImageName,
-    RecordPath,
     Reference,
     add_options,
+    examples,
+    output_option,
+    overwrite_option,
 )
 from levelmatch.cli.printing import (
     folder,
@@ -36,36 +39,19 @@ from levelmatch.options import SolveOptions
 
 __all__ = ["apply", "report", "show", "solve", "undo", "verify"]
 
-RECORD = click.argument("record", type=RecordPath())
-FILES = click.argument("files", nargs=-1, type=Images(), callback=Images.joined)
 WRITING = [
     RECORD,
-    FILES,
-    click.option(
-        "-o",
-        "--output",
-        type=click.Path(path_type=Path),
-        metavar="OUT",
-        required=True,
-        help="Folder of the images; created if missing.",
-    ),
-    click.option("--overwrite", is_flag=True, help="Replace existing outputs."),
-    click.option(
-        "--force",
-        is_flag=True,
-        help="Accept images that differ from the recorded ones.",
-    ),
-    click.option("-q", "--quiet", is_flag=True, help=QUIET_HELP),
+    IMAGES,
+    output_option("OUT", "Folder of the images; created if missing."),
+    overwrite_option(),
+    FORCE,
+    QUIET,
     DEBUG,
 ]
 
 
-def _epilog(*examples):
-    return "\b\nExamples:\n" + "\n".join(f"  levelmatch {example}" for example in examples)
-
-
 @click.command(
-    epilog=_epilog("apply matched/levelmatch.asdf again/*_cal.fits -o matched-again"),
+    epilog=examples("apply matched/levelmatch.asdf again/*_cal.fits -o matched-again"),
 )
 @add_options(WRITING)
 def apply(**values):
@@ -77,7 +63,7 @@ def apply(**values):
 
 
 @click.command(
-    epilog=_epilog("undo matched -o back", "undo matched/levelmatch.asdf one_cal.fits -o back"),
+    epilog=examples("undo matched -o back", "undo matched/levelmatch.asdf one_cal.fits -o back"),
 )
 @add_options(WRITING)
 def undo(**values):
@@ -106,8 +92,7 @@ def _beside(known, record):
 
 def _write(function, record, files, output, *, overwrite, force, quiet, debug):
     """Apply or undo a record, and print the number of written images."""
-    start_log(debug=debug)
-    with one_error(debug=debug), shown_warnings():
+    with reporting(debug=debug):
         from levelmatch.record.record import read_record
         from levelmatch.results import apply_undo
         from levelmatch.results.lock import output_lock
@@ -127,20 +112,20 @@ def _write(function, record, files, output, *, overwrite, force, quiet, debug):
 
 
 @click.command(
-    epilog=_epilog(
+    epilog=examples(
         "verify matched/levelmatch.asdf matched/*_cal.fits",
         "verify matched/levelmatch.asdf matched/*_cal.fits --inputs archive/raw",
     ),
 )
 @RECORD
-@FILES
+@IMAGES
 @click.option(
     "--inputs",
     type=click.Path(path_type=Path),
     metavar="FOLDER",
     help="Folder of the inputs; by default the recorded one.",
 )
-@click.option("-q", "--quiet", is_flag=True, help="Print errors alone.")
+@QUIET
 @DEBUG
 def verify(record, files, inputs, *, quiet, debug):
     """Check that FILES are the corrected inputs of RECORD, bit by bit.
@@ -148,8 +133,7 @@ def verify(record, files, inputs, *, quiet, debug):
     By default FILES are the images beside RECORD. If an image differs, its name is printed and
     the exit status is 2.
     """
-    start_log(debug=debug)
-    with one_error(debug=debug), shown_warnings():
+    with reporting(debug=debug):
         from levelmatch.record.record import read_record
         from levelmatch.results.apply_undo import recorded_files
         from levelmatch.results.verification import verify_record
@@ -162,17 +146,16 @@ def verify(record, files, inputs, *, quiet, debug):
             echo(f"{len(names)} {noun} from the inputs by {record}.")
 
 
-@click.command(epilog=_epilog("show matched/levelmatch.asdf", "show levelmatch.asdf --json"))
+@click.command(epilog=examples("show matched/levelmatch.asdf", "show levelmatch.asdf --json"))
 @RECORD
 @click.option("--pairs", is_flag=True, help="Print the pairs instead of the images.")
 @click.option("--json", "as_json", is_flag=True, help="Print the whole record as JSON.")
 @add_options(export_flags(click.option))
-@click.option("--overwrite", is_flag=True, help="Replace existing files.")
+@overwrite_option("Replace existing files.")
 @DEBUG
 def show(record, *, pairs, as_json, debug, table, regions, overwrite):
     """Print the summary of RECORD and the correction of each image."""
-    start_log(debug=debug)
-    with one_error(debug=debug), shown_warnings():
+    with reporting(debug=debug):
         from levelmatch.record.record import read_record
 
         check_exports(table=table, regions=regions, overwrite=overwrite)
@@ -204,14 +187,7 @@ def _event(entry):
 
 SOLVING = [
     RECORD,
-    click.option(
-        "-o",
-        "--output",
-        type=click.Path(path_type=Path),
-        metavar="NEW",
-        required=True,
-        help="File of the new record.",
-    ),
+    output_option("NEW", "File of the new record."),
     click.option(
         "--fit-type",
         "fit_types",
@@ -229,8 +205,8 @@ SOLVING = [
         metavar="NAME",
         help="An image to exclude; may be repeated.",
     ),
-    click.option("--overwrite", is_flag=True, help="Replace NEW if it exists."),
-    click.option("-q", "--quiet", is_flag=True, help=QUIET_HELP),
+    overwrite_option("Replace NEW if it exists."),
+    QUIET,
     DEBUG,
     *flags_of(SolveOptions, without=BEFORE_SOLVING, recorded=True),
 ]
@@ -238,7 +214,7 @@ SOLVING = [
 
 @click.command(
     cls=GroupedCommand,
-    epilog=_epilog(
+    epilog=examples(
         "solve levelmatch.asdf -o levels.asdf --fit-type level",
         "solve levelmatch.asdf -o new.asdf --exclude bad_cal.fits --fit-type mosaic=level+slope",
     ),
@@ -250,16 +226,14 @@ def solve(ctx, record, output, fit_types, *, overwrite, quiet, debug, **values):
 
     Options that are not named stay as they are in RECORD.
     """
-    start_log(debug=debug)
-    with one_error(debug=debug), shown_warnings():
+    with reporting(debug=debug):
+        from levelmatch.atomic import refuse_existing
         from levelmatch.record.solving import solve_record
 
         if output.exists() and record.exists() and output.samefile(record):
             msg = f"--output: {output} is RECORD, which the corrected images name; name another"
             raise ValueError(msg)
-        if output.exists() and not overwrite:
-            msg = f"{output} exists; --overwrite replaces it"
-            raise FileExistsError(msg)
+        refuse_existing(output, overwrite=overwrite)
         named = [name for name in SOLVE if name in values and _is_named(ctx, name)]
         new = solve_record(
             record,
@@ -293,17 +267,11 @@ def _fit_types(words):
     return out
 
 
-@click.command(epilog=_epilog("report matched/levelmatch.asdf -o page.html"))
+@click.command(epilog=examples("report matched/levelmatch.asdf -o page.html"))
 @RECORD
-@click.option(
-    "-o",
-    "--output",
-    type=click.Path(path_type=Path),
-    metavar="PAGE",
-    help=f"Path of the report; by default {REPORT} beside the record.",
-)
+@output_option("PAGE", f"Path of the report; by default {REPORT} beside it.", required=False)
 @click.option("--title", default="Level matching", show_default=True, help="Title of the report.")
-@click.option("--overwrite", is_flag=True, help="Replace the report of another run.")
+@overwrite_option("Replace the report of another run.")
 @DEBUG
 def report(record, output, title, *, overwrite, debug):
     """Write an HTML report on RECORD with a summary, plots and tables.
@@ -311,8 +279,7 @@ def report(record, output, title, *, overwrite, debug):
     It includes mosaics before and after matching if the inputs are at their recorded paths. An
     earlier report on RECORD is replaced.
     """
-    start_log(debug=debug)
-    with one_error(debug=debug), shown_warnings():
+    with reporting(debug=debug):
         from levelmatch.record.record import read_record
         from levelmatch.report import write_report
         from levelmatch.report.page import check_replaceable

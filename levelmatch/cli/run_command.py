@@ -214,6 +214,8 @@ def _check_paths(files, output):
 
 def _check_outputs(files, values, lock):
     """Refuse existing outputs before pixels are read."""
+    from levelmatch.atomic import refuse_existing
+
     output, overwrite = values["output"], values["overwrite"]
     # A dry run writes no outputs.
     if output is None or values["dry_run"]:
@@ -228,9 +230,7 @@ def _check_outputs(files, values, lock):
             msg = f"{path}: a folder has the name of an output; move it away"
             raise FileExistsError(msg)
         replaces = overwrite or (lock is not None and lock.may_replace(path))
-        if path.exists() and not replaces:
-            msg = f"{path} exists; --overwrite replaces it"
-            raise FileExistsError(msg)
+        refuse_existing(path, overwrite=replaces)
     from levelmatch.record.record import check_record_path
 
     check_record_path(output / RECORD_NAME)
