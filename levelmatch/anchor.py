@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from astropy import units as u
 from astropy.coordinates import SkyCoord
+from scipy.ndimage import map_coordinates
 from scipy.signal import oaconvolve
 
 from levelmatch.exceptions import FrameError, NoOverlapError
@@ -349,15 +350,10 @@ def _averaged(
 
 def _interpolated(values: np.ndarray, row: np.ndarray, column: np.ndarray) -> np.ndarray:
     """Return bilinearly interpolated values, NaN outside of the array or beside a bad pixel."""
-    ny, nx = values.shape
-    with np.errstate(invalid="ignore"):
-        inside = (row >= 0) & (row <= ny - 1) & (column >= 0) & (column <= nx - 1)
-    row, column = np.where(inside, row, 0.0), np.where(inside, column, 0.0)
-    i, j = (np.minimum(k.astype(int), n - 2) for k, n in ((row, ny), (column, nx)))
-    t, s = row - i, column - j
-    out = (1 - t) * ((1 - s) * values[i, j] + s * values[i, j + 1])
-    out += t * ((1 - s) * values[i + 1, j] + s * values[i + 1, j + 1])
-    return np.where(inside, out, np.nan)
+    at = np.stack([row, column])
+    # Positions without a value are moved outside.
+    at[:, ~np.isfinite(at).all(axis=0)] = -9
+    return map_coordinates(values, at, order=1, mode="constant", cval=np.nan)
 
 
 # --------------------------------------------------------------------------------------

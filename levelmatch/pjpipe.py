@@ -1,12 +1,13 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
 """A replacement for the level matching step of the PHANGS-JWST pipeline (PJPipe).
 
-The module is light to import. Only `install` imports PJPipe.
+Only `install` imports PJPipe.
 """
 
 import re
 import shutil
 import warnings
+from dataclasses import dataclass, fields
 from logging import getLogger
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from levelmatch.exceptions import LevelMatchWarning
 from levelmatch.matching import match_levels
 from levelmatch.options import MeasureOptions, SolveOptions, fit_terms
 from levelmatch.results.result import MatchResult
+from levelmatch.text import values
 
 __all__ = ["LevelMatchStep", "install"]
 
@@ -25,13 +27,13 @@ COMPLETE = "level_match_step_complete.txt"
 # Method of measuring for each reproject_func. The defaults of both packages are bilinear.
 METHODS = {"interp": "direct", "adaptive": "adaptive", "exact": "exact"}
 WEIGHTS = ("equal", "npix", "rms", "ivar")
-# Parameters without effect: their defaults, and the reason.
+# Parameters without effect, and the reason.
 IDLE = {
-    "sigma": (3, "local levels are clipped at 3 sigma"),
-    "npixels": (3, "sources are grown by the package's own kernel"),
-    "dilate_size": (7, "sources are grown by the package's own kernel"),
-    "max_iters": (20, "clipping ends when it converges"),
-    "max_points": (10000, "no histograms are drawn"),
+    "sigma": "local levels are clipped at 3 sigma",
+    "npixels": "sources are grown by the package's own kernel",
+    "dilate_size": "sources are grown by the package's own kernel",
+    "max_iters": "clipping ends when it converges",
+    "max_points": "no histograms are drawn",
 }
 # Numbers in the names of MIRI's filters.
 MIRI = {560, 770, 1000, 1130, 1280, 1500, 1800, 2100, 2550}
@@ -39,6 +41,7 @@ MIRI = {560, 770, 1000, 1130, 1280, 1500, 1800, 2100, 2550}
 LONGEST_SHORT = 212
 
 
+@dataclass(eq=False)
 class LevelMatchStep:
     """Level matching of one band of one target, in the folders of PJPipe.
 
@@ -90,57 +93,35 @@ class LevelMatchStep:
         If a parameter has an unknown value; the message names both.
     """
 
+    in_dir: str | Path
+    out_dir: str | Path
     step_ext: str
     procs: int
     band: str
-    fit_type_dithers: str
-    fit_type_recombine_lyot: str
-    fit_type_combine_nircam_short: str
-    fit_type_mosaic_tiles: str
-    recombine_lyot: bool
-    combine_nircam_short: bool
-    do_local_subtraction: bool
-    do_sigma_clip: bool
-    weight_method: str
-    min_area_percent: float
-    min_linear_frac: float
-    rms_sig_limit: float
-    reproject_func: str
-    overwrite: bool
+    fit_type_dithers: str = "level"
+    fit_type_recombine_lyot: str = "level"
+    fit_type_combine_nircam_short: str = "level"
+    fit_type_mosaic_tiles: str = "level"
+    recombine_lyot: bool = False
+    combine_nircam_short: bool = False
+    do_local_subtraction: bool = True
+    sigma: float = 3
+    npixels: int = 3
+    dilate_size: int = 7
+    max_iters: int = 20
+    max_points: int = 10000
+    do_sigma_clip: bool = False
+    weight_method: str = "equal"
+    min_area_percent: float = 0.002
+    min_linear_frac: float = 0.2
+    rms_sig_limit: float = 2
+    reproject_func: str = "interp"
+    overwrite: bool = False
 
-    def __init__(
-        self,
-        in_dir,
-        out_dir,
-        step_ext,
-        procs,
-        band,
-        fit_type_dithers="level",
-        fit_type_recombine_lyot="level",
-        fit_type_combine_nircam_short="level",
-        fit_type_mosaic_tiles="level",
-        recombine_lyot=False,
-        combine_nircam_short=False,
-        do_local_subtraction=True,
-        sigma=3,
-        npixels=3,
-        dilate_size=7,
-        max_iters=20,
-        max_points=10000,
-        do_sigma_clip=False,
-        weight_method="equal",
-        min_area_percent=0.002,
-        min_linear_frac=0.2,
-        rms_sig_limit=2,
-        reproject_func="interp",
-        overwrite=False,
-    ):
-        given = {key: value for key, value in locals().items() if key != "self"}
-        for key, value in given.items():
-            setattr(self, key, value)
-        self.in_dir, self.out_dir = str(in_dir), str(out_dir)
+    def __post_init__(self) -> None:
+        self.in_dir, self.out_dir = str(self.in_dir), str(self.out_dir)
         self._check()
-        if do_local_subtraction and fit_terms(fit_type_dithers) != 1:
+        if self.do_local_subtraction and fit_terms(self.fit_type_dithers) != 1:
             logger.warning("do_local_subtraction is off: fit_type_dithers is not level")
             self.do_local_subtraction = False
         self.plot_dir = str(Path(self.out_dir) / "plots")
@@ -200,7 +181,7 @@ class LevelMatchStep:
         # Without the complete file, existing outputs are those of an interrupted run.
         result.write(out_dir, overwrite=True)
         for row in result.table:
-            logger.info("%s: level %.4g +- %.2g", row["name"], *_plain(row, "level", "error"))
+            logger.info("%s: level %.4g +- %.2g", row["name"], *map(values, row["level", "error"]))
         self._plot(result)
         complete.touch()
         return True
@@ -232,12 +213,10 @@ class LevelMatchStep:
 
     def _log_idle(self) -> None:
         """Log the parameters that are set but have no effect, on one line."""
-        named = [f"{key} ({why})" for key, (value, why) in IDLE.items() if self._is_set(key, value)]
+        defaults = {f.name: f.default for f in fields(self)}
+        named = [f"{k} ({why})" for k, why in IDLE.items() if getattr(self, k) != defaults[k]]
         if named:
             logger.info("without effect in levelmatch: %s", ", ".join(named))
-
-    def _is_set(self, key: str, default: Any) -> bool:
-        return getattr(self, key) != default
 
     def _plot(self, result: MatchResult) -> None:
         """Plot the levels and the residuals of the pairs to files."""
@@ -254,10 +233,6 @@ class LevelMatchStep:
             draw(result, ax=figure.add_subplot())
             for suffix in ("png", "pdf"):
                 figure.savefig(Path(self.plot_dir) / f"{name}_level_match.{suffix}")
-
-
-def _plain(row: Any, *names: str) -> list[float]:
-    return [float(getattr(row[name], "value", row[name])) for name in names]
 
 
 def instrument_of(band: str) -> str:

@@ -12,7 +12,6 @@ from levelmatch.associations import is_association
 from levelmatch.exceptions import FrameError
 from levelmatch.images import jwst
 from levelmatch.images.collect import collect_frames
-from levelmatch.images.detector_keyword import with_detectors
 from levelmatch.images.filters import check_filters
 from levelmatch.images.frame import Frame
 from levelmatch.images.known_levels import with_known_levels
@@ -22,7 +21,7 @@ from levelmatch.images.scales import flux_factors, to_common_unit, with_output_f
 from levelmatch.images.selection import selection_of
 from levelmatch.images.sky_cards import note_pending_levels
 from levelmatch.images.sky_cells import CellsSource, of_cells
-from levelmatch.images.tiles import assign_tiles
+from levelmatch.images.tiles import assign_tiles, with_detectors
 from levelmatch.table_files import is_table
 
 __all__ = ["Collection", "collect", "without_lyot"]

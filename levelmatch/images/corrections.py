@@ -113,8 +113,8 @@ class Correction:
             return self.constant
         x, y, z = np.moveaxis(grid.nodes, -1, 0)
         at_nodes = self.constant + (self.vector[0] * x + self.vector[1] * y + self.vector[2] * z)
-        on_rows = interpolate(at_nodes.T, grid.xs, grid.shape[1]).T
-        return interpolate(on_rows, grid.ys, grid.shape[0])
+        rows, columns = (np.arange(n) for n in grid.shape)
+        return interpolate(interpolate(at_nodes.T, grid.xs, columns).T, grid.ys, rows)
 
     def _on_detector(self, shape):
         """Return the pattern at the pixels of a whole image."""
@@ -148,9 +148,9 @@ class AppliedCorrection:
     reference: str
 
 
-def interpolate(values, nodes, n):
-    """Interpolate values at nodes of the first axis linearly to 0 ... n - 1; extrapolate beyond."""
-    position = np.arange(n)
-    cell = np.clip(np.searchsorted(nodes, position, side="right") - 1, 0, len(nodes) - 2)
-    t = ((position - nodes[cell]) / (nodes[cell + 1] - nodes[cell]))[:, None]
+def interpolate(values, nodes, positions):
+    """Interpolate values linearly from nodes to positions on the first axis; extrapolate beyond."""
+    cell = np.clip(np.searchsorted(nodes, positions, side="right") - 1, 0, len(nodes) - 2)
+    t = (positions - nodes[cell]) / (nodes[cell + 1] - nodes[cell])
+    t = t.reshape(-1, *[1] * (values.ndim - 1))
     return (1 - t) * values[cell] + t * values[cell + 1]

@@ -15,8 +15,13 @@ from levelmatch.images.extension_choice import ExtensionChoice
 from levelmatch.images.extensions import extensions_of
 from levelmatch.images.fits_files import check_shape, hdu_frame
 from levelmatch.images.frame import Frame
-from levelmatch.images.sources import MemorySource, as_mask, bad_pixels, decoded_image
-from levelmatch.images.uncertainty import read_uncertainty
+from levelmatch.images.sources import (
+    MemorySource,
+    as_mask,
+    bad_pixels,
+    decoded_image,
+    read_uncertainty,
+)
 from levelmatch.images.wcs_cards import check_wcs
 from levelmatch.sky.transform import SkyTransform
 

@@ -27,41 +27,15 @@ __all__ = [
 ]
 
 
-# Data-quality bits of imaging, from stdatamodels.dqflags.pixel.
-DQ_BITS = {
-    "DO_NOT_USE": 1 << 0,
-    "SATURATED": 1 << 1,
-    "JUMP_DET": 1 << 2,
-    "DROPOUT": 1 << 3,
-    "OUTLIER": 1 << 4,
-    "PERSISTENCE": 1 << 5,
-    "AD_FLOOR": 1 << 6,
-    "UNDERSAMP": 1 << 7,
-    "UNRELIABLE_ERROR": 1 << 8,
-    "NON_SCIENCE": 1 << 9,
-    "DEAD": 1 << 10,
-    "HOT": 1 << 11,
-    "WARM": 1 << 12,
-    "LOW_QE": 1 << 13,
-    "RC": 1 << 14,
-    "TELEGRAPH": 1 << 15,
-    "NONLINEAR": 1 << 16,
-    "BAD_REF_PIXEL": 1 << 17,
-    "NO_FLAT_FIELD": 1 << 18,
-    "NO_GAIN_VALUE": 1 << 19,
-    "NO_LIN_CORR": 1 << 20,
-    "NO_SAT_CHECK": 1 << 21,
-    "UNRELIABLE_BIAS": 1 << 22,
-    "UNRELIABLE_DARK": 1 << 23,
-    "UNRELIABLE_SLOPE": 1 << 24,
-    "UNRELIABLE_FLAT": 1 << 25,
-    "OPEN": 1 << 26,
-    "ADJ_OPEN": 1 << 27,
-    "FLUX_ESTIMATED": 1 << 28,
-    "MSA_FAILED_OPEN": 1 << 29,
-    "OTHER_BAD_PIXEL": 1 << 30,
-    "REFERENCE_PIXEL": 1 << 31,
-}
+# Names of the data-quality bits of imaging, from bit 0, see stdatamodels.dqflags.pixel.
+_NAMES = (
+    "DO_NOT_USE SATURATED JUMP_DET DROPOUT OUTLIER PERSISTENCE AD_FLOOR UNDERSAMP "
+    "UNRELIABLE_ERROR NON_SCIENCE DEAD HOT WARM LOW_QE RC TELEGRAPH NONLINEAR BAD_REF_PIXEL "
+    "NO_FLAT_FIELD NO_GAIN_VALUE NO_LIN_CORR NO_SAT_CHECK UNRELIABLE_BIAS UNRELIABLE_DARK "
+    "UNRELIABLE_SLOPE UNRELIABLE_FLAT OPEN ADJ_OPEN FLUX_ESTIMATED MSA_FAILED_OPEN "
+    "OTHER_BAD_PIXEL REFERENCE_PIXEL"
+)
+DQ_BITS = {name: 1 << bit for bit, name in enumerate(_NAMES.split())}
 DEFAULT_BAD_BITS = DQ_BITS["DO_NOT_USE"] | DQ_BITS["NON_SCIENCE"]
 
 # The Lyot coronagraph on the full MIRI array: first row and last column, counted from 0.

@@ -14,7 +14,6 @@ from levelmatch.images.units import UnknownUnit, is_extensive, is_logarithmic, i
 
 __all__ = [
     "area_factors",
-    "beam_factors",
     "compare_scales",
     "flux_factors",
     "image_values",
@@ -89,7 +88,7 @@ def compare_scales(frames, pixel_area="auto", notes=None):
             "taken as it is; write BUNIT in astropy's form"
         )
         warn_user(msg)
-    beams = beam_factors(frames, first)
+    beams = _beam_factors(frames, first)
     factors *= beams
     areas = area_factors(frames, pixel_area)
     if is_extensive(first.unit) is None and pixel_area == "auto":
@@ -153,26 +152,10 @@ def _warn_unit_without_area(frames, first, areas):
     warn_user(msg, FluxScaleWarning)
 
 
-def beam_factors(frames, first):
-    """Return the factors that bring values per beam to the beam of one frame.
+def _beam_factors(frames, first):
+    """Return the factors that bring values per beam to the beam of a frame; 1 for other units.
 
-    Parameters
-    ----------
-    frames : list of `Frame`
-        The frames, in one kind of unit.
-    first : `Frame`
-        The frame whose beam is the common one.
-
-    Returns
-    -------
-    factors : `~numpy.ndarray`, shape (n,)
-        Beam area of the first frame divided by the beam area of each frame; 1 for other units,
-        or if no header has a beam.
-
-    Raises
-    ------
-    `~astropy.units.UnitsError`
-        If only some headers have a beam; the message names an image without.
+    If no header has a beam, the factors are 1. If only some have one, the images are refused.
     """
     if not is_per_beam(first.unit):
         return np.ones(len(frames))

@@ -1,5 +1,5 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
-"""Sources of an image's pixels: memory or a FITS file."""
+"""Sources of the pixels and the uncertainty of an image: memory or a FITS file."""
 
 import hashlib
 from contextlib import ExitStack, contextmanager
@@ -10,17 +10,24 @@ from typing import Any
 
 import numpy as np
 from astropy.io import fits
-from astropy.nddata import NDData
+from astropy.nddata import (
+    InverseVariance,
+    NDData,
+    NDUncertainty,
+    StdDevUncertainty,
+    VarianceUncertainty,
+)
 
 from levelmatch.exceptions import FrameError
 from levelmatch.images import fastfits
 from levelmatch.images.compression import open_raw
 from levelmatch.images.file_checks import MOST_BYTES, named_warnings, reason_of
 from levelmatch.images.file_state import FileState, changed
-from levelmatch.images.mask_arrays import MaskArray, as_image
+from levelmatch.images.mask_arrays import MaskArray, as_image, image_shape, partner_hdu
 from levelmatch.text import as_text
 
 __all__ = [
+    "POWERS",
     "FileSource",
     "MemorySource",
     "as_mask",
@@ -29,7 +36,11 @@ __all__ = [
     "flagged",
     "float_type",
     "pixel_digests",
+    "read_uncertainty",
 ]
+
+# Power by which each uncertainty scales with a factor of the data.
+POWERS = {StdDevUncertainty: 1, VarianceUncertainty: 2, InverseVariance: -2}
 
 
 @dataclass(frozen=True, eq=False)
@@ -365,3 +376,33 @@ def flagged(dq: np.ndarray, bits: int) -> np.ndarray:
 def as_mask(mask) -> np.ndarray | None:
     """Return a mask as a boolean array; `None` stays `None`."""
     return None if mask is None else np.asarray(mask, dtype=bool)
+
+
+def read_uncertainty(
+    hdus: fits.HDUList, index: int, shape: tuple[int, int]
+) -> NDUncertainty | None:
+    """Return the uncertainty of an image in a file.
+
+    Parameters
+    ----------
+    hdus : `~astropy.io.fits.HDUList`
+        The open file.
+    index : int
+        Index of the image's HDU.
+    shape : tuple of int
+        Shape of the image.
+
+    Returns
+    -------
+    uncertainty : `~astropy.nddata.NDUncertainty` or None
+        Content of the ERR extension of JWST, or of the UNCERT extension written by `CCDData`;
+        `None` if the file has neither in the image's shape.
+    """
+    kinds = {kind.__name__: kind for kind in POWERS}
+    for name in ("ERR", "UNCERT"):
+        i = partner_hdu(hdus, index, name)
+        if i is not None and image_shape(hdus[i].shape) == shape:
+            kind = kinds.get(hdus[i].header.get("UTYPE"), StdDevUncertainty)
+            data = as_image(hdus[i].data)
+            return kind(np.array(data, dtype=data.dtype.newbyteorder("=")))
+    return None

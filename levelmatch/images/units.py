@@ -18,40 +18,28 @@ __all__ = [
 ]
 
 
-# Spellings of words in headers, in upper case, and astropy's names for them.
-_WORDS = {
-    "A": "Angstrom",
-    "ADU": "adu",
-    "ANGSTROM": "Angstrom",
-    "ANGSTROMS": "Angstrom",
-    "ARCSEC": "arcsec",
-    "BEAM": "beam",
-    "CM": "cm",
-    "COUNT": "ct",
-    "COUNTS": "ct",
-    "CTS": "ct",
+# Spellings in headers, in upper case, of each word of astropy.
+_SPELLINGS = {
+    "Angstrom": "A ANGSTROM ANGSTROMS",
+    "adu": "ADU",
+    "arcsec": "ARCSEC",
+    "beam": "BEAM",
+    "cm": "CM",
+    "ct": "COUNT COUNTS CTS",
     "DN": "DN",
-    "ELECTRON": "electron",
-    "ELECTRONS": "electron",
-    "ERG": "erg",
-    "ERGS": "erg",
-    "HZ": "Hz",
-    "JY": "Jy",
-    "KJY": "kJy",
-    "MAGGIES": "mgy",
-    "NANOMAGGIES": "nmgy",
-    "NANOMAGGY": "nmgy",
-    "PHOTON": "ph",
-    "PHOTONS": "ph",
-    "PIX": "pix",
-    "PIXEL": "pix",
-    "PIXELS": "pix",
-    "S": "s",
-    "SEC": "s",
-    "SECOND": "s",
-    "SECONDS": "s",
-    "SR": "sr",
+    "electron": "ELECTRON ELECTRONS",
+    "erg": "ERG ERGS",
+    "Hz": "HZ",
+    "Jy": "JY",
+    "kJy": "KJY",
+    "mgy": "MAGGIES",
+    "nmgy": "NANOMAGGIES NANOMAGGY",
+    "ph": "PHOTON PHOTONS",
+    "pix": "PIX PIXEL PIXELS",
+    "s": "S SEC SECOND SECONDS",
+    "sr": "SR",
 }
+_WORDS = {text: word for word, texts in _SPELLINGS.items() for text in texts.split()}
 # Units whose whole text has a meaning of its own, in upper case.
 _WHOLE = {
     "COUNTS": u.ct,

@@ -11,7 +11,7 @@ from astropy.wcs import WCS
 
 from levelmatch.exceptions import FrameError
 
-__all__ = ["check_header", "check_wcs", "is_wcs_number", "wcs_header"]
+__all__ = ["check_header", "check_wcs", "wcs_header"]
 
 _AXIS = re.compile(r"(?:CRPIX|CRVAL|CDELT|CROTA)(\d\d?)")
 _MATRIX = re.compile(r"(?:PC|CD)(?:(\d\d?)_(\d\d?)|(\d{3})(\d{3}))")
@@ -23,16 +23,8 @@ _EQUINOX_2000 = re.compile(r"\s*[Jj]?2000(?:\.0*)?\s*")
 _EXPONENT = re.compile(r"\d[Dd][+-]?\d")
 
 
-def is_wcs_number(key: str, axes: Iterable[int] = (1, 2)) -> bool:
-    """Return whether a header keyword holds a number of the WCS.
-
-    Parameters
-    ----------
-    key : str
-        The keyword, in upper case.
-    axes : iterable of int
-        FITS axes of the image, counted from 1. Cards of other axes are not numbers of its WCS.
-    """
+def _is_wcs_number(key: str, axes: Iterable[int] = (1, 2)) -> bool:
+    """Return whether a keyword, in upper case, holds a number of the WCS of the given axes."""
     found = _AXIS.fullmatch(key) or _MATRIX.fullmatch(key) or _PARAMETER.fullmatch(key)
     if found is not None:
         return {int(axis) for axis in found.groups() if axis is not None} <= set(axes)
@@ -70,7 +62,7 @@ def _card_error(name, key, text):
 def _unreadable(header, axes):
     """Yield the keyword and text of each WCS card that is not a finite number."""
     for card in header.cards:
-        if not is_wcs_number(card.keyword, axes):
+        if not _is_wcs_number(card.keyword, axes):
             continue
         try:
             value = card.value
@@ -96,7 +88,7 @@ def wcs_header(header: fits.Header) -> fits.Header:
     """Return the header with exponents E in place of D, at which wcslib stops reading."""
     cards = [
         fits.Card(card.keyword, float(card.value), card.comment)
-        if is_wcs_number(card.keyword, range(1, 100)) and _EXPONENT.search(_text(card))
+        if _is_wcs_number(card.keyword, range(1, 100)) and _EXPONENT.search(_text(card))
         else card
         for card in header.cards
     ]

@@ -4,6 +4,7 @@
 import numpy as np
 from astropy import units as u
 
+from levelmatch.images.corrections import interpolate
 from levelmatch.plots.style import new_figure, signed
 from levelmatch.sky.vectors import lonlat, tangent_axes
 
@@ -154,16 +155,5 @@ def finish_sky(ax, chart):
 
 def directions(grid, ys, xs):
     """Return unit vectors at rows and columns, shape (len(ys), len(xs), 3), by interpolation."""
-    rows, columns = _weights(grid.ys, ys), _weights(grid.xs, xs)
-    return np.moveaxis(rows @ np.moveaxis(grid.nodes, -1, 0) @ columns.T, 0, -1)
-
-
-def _weights(nodes, positions):
-    """Return the matrix of linear interpolation and extrapolation from nodes to positions."""
-    cell = np.clip(np.searchsorted(nodes, positions, side="right") - 1, 0, len(nodes) - 2)
-    t = (positions - nodes[cell]) / (nodes[cell + 1] - nodes[cell])
-    weights = np.zeros((len(positions), len(nodes)))
-    at = np.arange(len(positions))
-    weights[at, cell] = 1 - t
-    weights[at, cell + 1] = t
-    return weights
+    on_columns = interpolate(grid.nodes.swapaxes(0, 1), grid.xs, xs).swapaxes(0, 1)
+    return interpolate(on_columns, grid.ys, ys)

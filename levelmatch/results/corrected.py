@@ -21,8 +21,7 @@ from levelmatch.images.frame import Frame
 from levelmatch.images.mask_arrays import as_image
 from levelmatch.images.roman import AsdfSource, native
 from levelmatch.images.sky_cells import CellsSource, corrected_cells
-from levelmatch.images.sources import FileSource, decoded_image
-from levelmatch.images.uncertainty import POWERS, read_uncertainty
+from levelmatch.images.sources import POWERS, FileSource, decoded_image, read_uncertainty
 from levelmatch.record.run import Provenance
 from levelmatch.results.header import add_provenance
 from levelmatch.results.products import Product

@@ -14,8 +14,7 @@ from levelmatch.exceptions import FrameError
 from levelmatch.images.fits_files import partner_hdu
 from levelmatch.images.frame import Frame
 from levelmatch.images.roman import AsdfSource
-from levelmatch.images.sources import FileSource
-from levelmatch.images.uncertainty import read_uncertainty
+from levelmatch.images.sources import FileSource, read_uncertainty
 from levelmatch.sky.grid import Grid
 from levelmatch.sky.transform import SkyTransform
 from levelmatch.sky.vectors import lonlat, unit_vectors
