@@ -1,5 +1,5 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
-"""Make healpix cells of images."""
+"""Compute the healpix cells of images from their pixels."""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -53,8 +53,8 @@ def make_sky_cells(
         its good pixels, clipped at 5 sigma. The median is taken after the slopes of that plane
         are subtracted; its error is 1.25 times larger.
     keywords : iterable of str
-        More header keywords to keep, such as one of ``group_by``. The keywords that a run may
-        look up are always kept.
+        Additional header keywords to keep, such as a keyword of ``group_by``. Keywords used by
+        default are always kept.
     read : `ReadOptions` or None
         How images are read.
 

@@ -88,7 +88,7 @@ def spread(
     Returns
     -------
     results : list
-        What the function returned, in the order of the items.
+        Return values of the function, in the order of the items.
 
     Raises
     ------

@@ -115,7 +115,7 @@ def recombine_lyot(
     result : `MatchResult`
         One image for each pair: data, uncertainty, mask and all other arrays come
         from the Lyot image inside its region. The correction of the science part is
-        zero. An image without the region passes through.
+        zero. An image without the region is unchanged.
 
     Raises
     ------
@@ -144,7 +144,7 @@ def combine_nircam_short(
     Parameters
     ----------
     <<images>>
-        Of the detectors nrca1 to nrca4 and nrcb1 to nrcb4, with matched dithers.
+        Their detectors are nrca1 to nrca4 and nrcb1 to nrcb4, and their dithers are matched.
     fit_type : {"level", "level+slope", "auto"}
         Subtract a constant or a plane from all dithers of each chip; ``"auto"`` chooses
         for each.
@@ -185,15 +185,15 @@ def combine_detectors(
 ):
     """Match the detectors of each tile: the chips of any camera.
 
-    The general form of `combine_nircam_short`.
+    This is the general form of `combine_nircam_short`.
 
     Parameters
     ----------
     <<images>>
-        With matched dithers.
+        Their dithers are matched.
     detector : str
-        Header keyword of the detector. ``"auto"`` takes the chip's extension in a file of
-        several, else DETECTOR, CCDNUM, CCDCHIP, CHIPID or CCDNAME in the header.
+        Header keyword of the detector. ``"auto"`` uses the extension in a file of several images,
+        otherwise DETECTOR, CCDNUM, CCDCHIP, CHIPID or CCDNAME in the header.
     fit_type : {"level", "level+slope", "auto"}
         Subtract a constant or a plane from all dithers of each detector; ``"auto"`` chooses
         for each.
@@ -301,7 +301,7 @@ def match_levels(
     recombine_lyot : bool
         Match MIRI's Lyot coronagraph to its main chip, and make them one image.
     combine_nircam_short : bool
-        Match NIRCam's short-wavelength chips of a module; they are one image from then on.
+        Match NIRCam's short-wavelength chips of each module, and then treat them as one image.
     <<reference>>
     <<group_by>>
     <<options>>
@@ -313,8 +313,8 @@ def match_levels(
     Returns
     -------
     result : `MatchResult`
-        The corrected images. They are those of the four functions called one after
-        another, to rounding.
+        The corrected images. They equal those of the four functions called one after another,
+        except for rounding errors.
 
     Raises
     ------
@@ -324,9 +324,9 @@ def match_levels(
 
     Notes
     -----
-    Each pass subtracts its solution from the pairs that were measured at the start. That is
-    exact: the level of a difference shifts with a constant, and the right-hand side of its
-    normal equations with the normal matrix times the coefficients of a plane.
+    Each pass subtracts its solution from the pairs that were measured at the start. This is exact:
+    a constant shifts the level of a difference, and a plane changes the right-hand side of the
+    normal equations by the normal matrix times its coefficients.
     """
     fit_type_of = fit_types_of(fit_type, fit_types)
     settings = Settings.of(
@@ -368,7 +368,7 @@ def _match(function, collection, settings, passes):
     """Run passes over a collection: find pairs, measure them, solve each pass, correct."""
     frames = collection.frames
     if settings.solve.pattern is not None:
-        # A pattern lies in pixels, of which a catalogue of outlines knows nothing.
+        # A pattern is measured from pixels, so the files of a catalogue are opened.
         frames = [frame.opened() for frame in frames]
     check_kept(frames, settings, passes, recombine=collection.recombine)
     last = passes[-1]

@@ -1,5 +1,5 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
-"""The values that options take, and their checks. Light to import, as the options are."""
+"""Fields of the option classes, and checks of their values. Light to import."""
 
 import math
 import os
@@ -47,7 +47,7 @@ def number(
     least : int
         The least whole number.
     optional : bool or None
-        Whether `None` is a value; by default, if it is the default.
+        Whether `None` is a value; by default True if the default is `None`.
     **metadata
         Further metadata of the field.
     """
@@ -107,7 +107,7 @@ def check_shape(name: str, value: Any, least: int) -> tuple[int, int]:
     Raises
     ------
     TypeError, ValueError
-        If it is none.
+        If the value is not such a shape.
     """
     good = isinstance(value, list | tuple) and len(value) == 2
     if not good or any(isinstance(n, bool) or not isinstance(n, Integral) for n in value):

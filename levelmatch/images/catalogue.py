@@ -303,9 +303,9 @@ class CatalogueSource(FileSource):
 def _check_opened(frame, opened):
     """Refuse an opened image that differs from its row in the catalogue."""
     if frame.shape not in (opened.shape, UNKNOWN_SHAPE):
-        raise _not_that(frame, "shape", opened.shape, frame.shape)
+        raise _differs(frame, "shape", opened.shape, frame.shape)
     if opened.unit != frame.unit:
-        raise _not_that(frame, "unit", opened.unit, frame.unit)
+        raise _differs(frame, "unit", opened.unit, frame.unit)
     polygon = opened.grid.polygon[None]
     (centre,) = _centroids(*_flat(polygon, opened.grid.centre[None]))
     off = np.linalg.norm(centre - frame.grid.centre)
@@ -317,17 +317,19 @@ def _check_opened(frame, opened):
     for key in dict.fromkeys([*cards, *(key for key in PLANNED if key.startswith("LM"))]):
         here, there = opened.meta.get(key), frame.meta.get(key)
         if here is not None and not _equal(here, there):
-            raise _not_that(frame, key, here, there)
+            raise _differs(frame, key, here, there)
 
 
 def _equal(here, there):
+    """Return whether two header values are equal, as numbers or as texts."""
     try:
         return bool(np.isclose(float(here), float(there), rtol=1e-12, atol=0))
     except (TypeError, ValueError):
         return str(here).strip() == str(there).strip()
 
 
-def _not_that(frame, what, here, there):
+def _differs(frame, what, here, there):
+    """Return the error of an opened image that differs from its row in the catalogue."""
     return FrameError(
         f"{frame.name}: its {what} is {here}, in the catalogue it is {there}; make the "
         "catalogue again"
@@ -401,14 +403,16 @@ def _middles(table, centres):
 
 
 def _texts(table, key):
+    """Return a column as a list of stripped texts; empty texts if the column is missing."""
     if key not in table.colnames:
         return [""] * len(table)
-    # Equal texts of many rows are one string.
+    # Equal texts share one string, because a catalogue may have a million rows.
     known = {}
     return [known.setdefault(text, text) for text in (str(v).strip() for v in table[key])]
 
 
 def _shapes(table):
+    """Return the shapes of the images, or a typical shape if the columns are missing."""
     if not {"ny", "nx"} <= set(table.colnames):
         return [UNKNOWN_SHAPE] * len(table)
     return [(int(ny), int(nx)) for ny, nx in zip(table["ny"], table["nx"], strict=True)]

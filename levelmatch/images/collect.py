@@ -27,8 +27,9 @@ from levelmatch.table_files import is_table
 
 __all__ = ["collect_frames", "unique_names"]
 
-# Files that a worker of a cluster opens in one task; filters of warnings are of its whole process.
+# Number of files that a worker of a cluster opens in one task.
 BATCH = 8
+# Lock of the warning filters, which all threads of a worker share.
 _READING = Lock()
 # Stem and suffixes of a file name.
 _SUFFIX = re.compile(r"(.+?)((?:\.fits?|\.fts)?(?:\.\w{1,3})?)", re.IGNORECASE)
@@ -130,8 +131,8 @@ def _read_batch(images, start, read):
         try:
             for k, image in enumerate(images):
                 for frame in _usable(image, start + k, read, notes):
-                    # Compute and keep what is derived from the WCS, except for the positions of
-                    # nodes, which take much memory.
+                    # Compute and keep the quantities derived from the WCS, except for the positions
+                    # of nodes, which take much memory.
                     frame.grid.radius, frame.grid.pixel_area, frame.grid.axes  # noqa: B018
                     frame.grid.forget()
                     frames.append(frame)

@@ -88,7 +88,7 @@ def collect(images, settings, *, recombine=False, lyot=None, mosaic=False):
     if recombine and of_cells(frames):
         msg = f"{frames[0].name}: recombine_lyot needs pixels, and it is given by healpix cells"
         raise FrameError(msg)
-    # Now, as an error may follow that a note explains.
+    # Warn now, because a note may explain a later error.
     notes.warn()
     if lyot is not None:
         frames = _paired(frames, collect_frames(lyot, read, notes))
@@ -215,7 +215,7 @@ def _lyot_of_main_chip(frame):
 
 
 def _fitted_regions(frames):
-    """Return the frames, the region of split MIRI images fitted to their own good pixels."""
+    """Return the frames; fit the Lyot region of split MIRI images to their good pixels."""
     science = {f.product: k for k, f in enumerate(frames) if f.part == "science"}
     frames = list(frames)
     for k, lyot in enumerate(frames):
@@ -231,7 +231,7 @@ def _fitted_regions(frames):
 
 
 def _good_pixels(frame):
-    """Return where the whole image of a frame is good, its region aside."""
+    """Return the mask of good pixels of the whole image, whatever its region."""
     return np.isfinite(frame.with_keys(region=None, part="science", corrections=()).load())
 
 

@@ -153,15 +153,15 @@ class _Reading(threading.local):
 
 _READING = _Reading()
 _LOCK = threading.Lock()
-# The number of images that are read or written, and the function that shows warnings otherwise.
+# Number of images in progress, and the function that shows warnings otherwise.
 _shown: dict[str, Any] = {"images": 0, "by": None}
 
 
 @contextmanager
 def named_warnings(name: str) -> Iterator[None]:
-    """Let the warnings of other packages begin with the name of the image, in this thread.
+    """Prefix the warnings of other packages with the name of the image, within a context.
 
-    The filters of warnings, which threads share, stay as they are.
+    Warnings of other threads are unchanged. So are the warning filters, which threads share.
 
     Parameters
     ----------

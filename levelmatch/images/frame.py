@@ -109,7 +109,7 @@ class Frame:
     extension : str
         Label of the image, such as ``SCI,2``, if several images of its file are matched.
     exposure : str
-        Tile name, if all chips of one file form the tile and get one level.
+        Name of the tile, if all chips of one file form this tile and get one level.
     footprint : `~levelmatch.sky.footprint.Footprint` or None
         Position of a recorded image, which has no WCS; by default computed from the WCS.
     associations : tuple of `~pathlib.Path`
@@ -148,7 +148,7 @@ class Frame:
         A `~levelmatch.sky.grid.Grid`, or the `~levelmatch.sky.footprint.Footprint` of an image
         in a record or a catalogue.
         """
-        # Of many images only outlines are known: their frames hold nothing else.
+        # An image in a record or a catalogue has an outline and no WCS.
         return self._whole_grid if self.footprint is None else self.footprint
 
     @cached_property
@@ -238,7 +238,7 @@ class Frame:
         return out, fills
 
     def has_good_pixels(self, region):
-        """Return whether a region has a good pixel. Of a plain file, read only its rows.
+        """Return whether a region has a good pixel; read only its rows if possible.
 
         Parameters
         ----------

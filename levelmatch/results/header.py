@@ -122,7 +122,7 @@ def add_provenance(
 
 @keeps_blanks
 def add_kept(meta: MutableMapping[str, Any] | Header, frame: Frame, provenance: Provenance) -> None:
-    """Add a run that keeps its levels to HISTORY, in place."""
+    """Add the kept levels of a run, which are not subtracted, to HISTORY, in place."""
     for applied, values, error in _subtracted(frame):
         text = f"{signature(provenance)} {applied.name}: kept level {values[0]:.8g} +- {error:.8g}"
         add_history(meta, f"{text} relative to {applied.reference}")

@@ -42,7 +42,7 @@ class Product:
         return self if same else replace(self, frame=frame, lyot=lyot)
 
     def bare(self) -> "Product":
-        """Return a product without the positions that its frames have kept, for a worker."""
+        """Return a copy without cached positions, which is smaller to send to a worker."""
         return replace(self, frame=replace(self.frame), lyot=self.lyot and replace(self.lyot))
 
     @property
