@@ -13,8 +13,8 @@ from levelmatch.solve.linear import sum_by
 
 __all__ = ["Equations"]
 
-# Coefficients that are eliminated at once without a look at their links: fewer take more calls,
-# more take more operations.
+# Number of coefficients that are eliminated at once as a dense matrix. Fewer take more calls, more
+# take more operations.
 LARGEST_FRONT = 96
 
 
@@ -27,7 +27,7 @@ class Equations:
     first, second : `~numpy.ndarray` of intp, shape (n,)
         Groups of each pair.
     gram : `~numpy.ndarray`, shape (n, k, k)
-        Normal matrix of each pair, k being 1 for levels and 3 for planes.
+        Normal matrix of each pair; k is 1 for levels and 3 for planes.
     rhs : `~numpy.ndarray`, shape (n, k)
         Right-hand side of each pair.
     axes : `~numpy.ndarray`, shape (n, 3, 3)
@@ -94,7 +94,7 @@ class Equations:
         return np.sum(size > 1e-10, axis=1)
 
     def differences(self, coefficients):
-        """Return each pair's first less second correction about the pair's centre, shape (n, k)."""
+        """Return the first minus the second correction of each pair at its centre, shape (n, k)."""
         if self.n_terms == 1:
             return coefficients[self.first] - coefficients[self.second]
         model = np.einsum("pij,pj->pi", self.transfer[0], coefficients[self.first])
@@ -111,14 +111,15 @@ class Equations:
         return np.einsum("pj,pj->p", self.gram[:, 0], residual) / self.gram[:, 0, 0]
 
     def quadratic(self, coefficients):
-        """Return each pair's share of the objective before its weight, shape (n,)."""
+        """Return the contribution of each pair to the objective for unit weight, shape (n,)."""
         residual = self.residuals(coefficients)
         return np.einsum("pi,pi->p", residual, _times(self.gram, residual))
 
     def gradient(self, weights, coefficients, prior=None):
-        """Return the right-hand side that is left at coefficients, shape (m, k).
+        """Return the residual of the normal equations for given coefficients, shape (m, k).
 
-        From the pairs' residuals, not from the normal matrix, whose rounding is larger.
+        It is computed from the residuals of the pairs, because the normal matrix has larger
+        rounding errors.
         """
         left = self.rhs
         if coefficients.any():
@@ -129,7 +130,7 @@ class Equations:
         return vector
 
     def _scatter(self, values):
-        """Add values of the pairs, shape (n, k), up at their groups, shape (m, k)."""
+        """Return the sums of values of pairs, shape (n, k), at their groups, shape (m, k)."""
         right = [values, values]
         if self.n_terms > 1:
             right = [np.einsum("pji,pj->pi", change, values) for change in self.transfer]
@@ -137,7 +138,7 @@ class Equations:
         return added - sum_by(self.second, right[1], self.n_groups)
 
     def sum_at_groups(self, first, second):
-        """Add values of the pairs for their two groups, shape (n, ...), up at the groups."""
+        """Return the sums at the groups of values of pairs for their two groups, shape (n, ...)."""
         n = self.n_groups
         return sum_by(self.first, first, n) + sum_by(self.second, second, n)
 
@@ -147,14 +148,14 @@ class Equations:
         Parameters
         ----------
         blocks : `~numpy.ndarray`, shape (m + 2 n_joined, k, k)
-            Those of a symmetric matrix, of which one of each two transposes is zero.
+            Blocks of a symmetric matrix. One of each two transposed blocks is zero.
 
         Returns
         -------
         own : `~numpy.ndarray`, shape (m, k, k)
-            Those of each group with itself.
+            Diagonal block of each group.
         across : `~numpy.ndarray`, shape (n, k, k)
-            Those of each pair's first group with its second.
+            Block of the first and the second group of each pair.
         """
         joined, order, *_ = self._pattern
         place = np.argsort(order)
@@ -166,16 +167,16 @@ class Equations:
 
     @cached_property
     def _pattern(self):
-        """Where the blocks of the normal matrix are; the same for all weights.
+        """Positions of the blocks of the normal matrix, which are the same for all weights.
 
         Returns
         -------
         joined : `~numpy.ndarray` of intp, shape (n,)
-            The joined pair of groups, low and high, of each pair.
+            Index of the linked pair of groups, low and high, of each pair.
         order : `~numpy.ndarray` of intp, shape (m + 2 n_joined,)
-            The block at each place: those of the groups, those above the diagonal, and those below.
+            The block at each place: diagonal blocks, blocks above the diagonal, and blocks below.
         row, column, start : `~numpy.ndarray`
-            Of each place, and each row's first place.
+            Row and column of each place, and the first place of each row.
         """
         n = self.n_groups
         code = np.minimum(self.first, self.second).astype(np.int64) * n
@@ -229,7 +230,7 @@ class Equations:
 
 
 def _times(matrices, vectors):
-    """Products of matrices, shape (n, k, k), and vectors, shape (n, k)."""
+    """Return the products of matrices, shape (n, k, k), and vectors, shape (n, k)."""
     if vectors.shape[1] == 1:
         return matrices[:, 0] * vectors
     return np.einsum("pij,pj->pi", matrices, vectors)

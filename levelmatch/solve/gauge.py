@@ -12,15 +12,16 @@ __all__ = ["MeanSlope", "ZeroMean", "free_coefficients", "held_groups"]
 def held_groups(component, n_sets, reference):
     """Return the group of each set that is held at zero while the equations are solved.
 
-    ``reference`` is `None` for the first group, or a function that picks one of a set's groups,
-    -1 for a zero mean.
+    ``reference`` is `None` for a zero mean of each set, or a function of the groups of a set that
+    returns the held group, or -1 for a zero mean. For a zero mean, the first group is held while
+    the equations are solved.
 
     Returns
     -------
     held : `~numpy.ndarray` of int, shape (n_sets,)
         The groups.
     mean : `~numpy.ndarray` of bool, shape (n_sets,)
-        Whether the mean of the set is zero in the end.
+        Whether the mean of the set is set to zero afterwards.
     """
     first = np.unique(component, return_index=True)[1]
     if reference is None:
@@ -107,9 +108,9 @@ class ZeroMean:
         Parameters
         ----------
         blocks : `~numpy.ndarray`, shape (m, k, k)
-            Diagonal blocks of the covariance before.
+            Diagonal blocks of the covariance relative to the held groups.
         solve : callable
-            Returns the product of that covariance and vectors, shape (m * k, n).
+            Returns the product of this covariance and vectors, shape (m * k, n).
         """
         k = self.k
         with_mean = solve(self.to.swapaxes(1, 2).reshape(-1, k)).reshape(-1, k, k)

@@ -46,7 +46,7 @@ def solve_groups(equations, options, *, weights, npix, scatter, reference=None, 
     weights : {"ivar", "equal", "npix", "rms"}
         See `pair_weights`.
     npix, scatter : `~numpy.ndarray`, shape (n,)
-        Number of pixels and scatter of each pair, for the weights of these names.
+        Number of pixels and scatter of each pair, for the weights ``"npix"`` and ``"rms"``.
     reference : None or callable
         Returns the group to hold at zero, given the groups of a connected set; `None` for a
         zero mean over each set.
@@ -106,7 +106,7 @@ def solve_groups(equations, options, *, weights, npix, scatter, reference=None, 
 
 
 def _weighted_otherwise(adapted, solver, weights, npix, scatter):
-    """Return the solution by other weights than inverse variances, with the same floors."""
+    """Return the solution with other weights than inverse variances, and the same floors."""
     equations = solver.equations
     solved = solver.solve(pair_weights(equations, weights, 0.0, npix, scatter))
     return RobustFit(adapted.floors, np.ones(len(equations.first)), solved)
@@ -122,7 +122,7 @@ def _gauge(equations, component, held, free, mean, options):
 
 
 def _adapt(floors, options, weights, solve):
-    """Return floors, robust weights and solution by the chosen treatment of wrong pairs."""
+    """Return floors, robust weights and solution for the chosen treatment of wrong pairs."""
     if weights != "ivar" and options.floor is not None:
         # Neither floors nor robust weights are needed.
         return RobustFit(floors.start(), np.ones(len(floors.set_of)), None)

@@ -31,7 +31,7 @@ N_QUADRATIC, N_CUBIC = 3, 7
 # Offsets of images repeat within such a step in detector coordinates, and in so many pairs.
 OFFSET_STEP, LEAST_REPEATED = 0.25, 3
 SHIFTS = [(0, 0), (0, 0.5), (0.5, 0), (0.5, 0.5)]
-# Direction, along no axis and no diagonal, that tells an offset from the opposite one.
+# Direction, neither along an axis nor a diagonal, that gives each offset a sign.
 HALF_PLANE = np.array([1.0, 0.4])
 # Smallest number of degrees of freedom of a test.
 LEAST_FREEDOM = 4
@@ -42,7 +42,7 @@ MIN_SHAPES = 5.0
 LEAST_SHAPES = 6
 MAX_GROUPS = 300
 # Loops close too well if the mean square of the slopes exceeds its expectation by the first factor,
-# and the closures' so little that chance makes the ratio less often than the second number.
+# and if the p-value of its ratio to the mean square of the closures is below the second number.
 MIN_SLOPES, CLOSED = 2.0, 0.02
 # Smallest reported pattern, as a fraction of the standard errors of the levels.
 FRACTION = 0.3
@@ -64,13 +64,13 @@ class DetectorPattern:
         Rms of the pattern over the detector, or of its sum over the mosaic where planes
         follow it, in the common unit.
     chance : float
-        Probability of such a statistic without a pattern.
+        Probability of an equal or larger statistic without a pattern.
     followed : bool
         Whether the planes of the solution follow the pattern.
     common : bool
         Whether all images share it; else each may have its own.
     closes : bool
-        Whether it is told by loops that close better than the overlaps let expect.
+        Whether it was found because loops close better than expected from the overlaps.
     """
 
     pass_name: str
@@ -425,7 +425,7 @@ def _in_slopes(result, frames):
 
 
 def _fit_slopes(offsets, slopes):
-    """Return the symmetric gradient of slopes with position, and the chance of its statistic."""
+    """Return the symmetric gradient of slopes with position, and its p-value."""
     n = len(offsets)
     x, y = offsets.T
     one, zero = np.ones(n), np.zeros(n)

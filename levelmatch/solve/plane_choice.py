@@ -1,5 +1,5 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
-"""Planes only for the groups whose pairs ask for them."""
+"""Fit planes only to groups whose pairs require them."""
 
 from dataclasses import replace
 
@@ -12,9 +12,9 @@ from levelmatch.solve.shrinkage import slope_scatter
 
 __all__ = ["solve_auto"]
 
-# A group's slopes count from this Wald statistic on, or from that of the Bayesian
-# information criterion if it is higher: 99 % of groups without slopes stay under it. Noise that
-# rows or columns share can make errors of slopes too small, by a factor of 1.8 at most.
+# Smallest Wald statistic of significant slopes, unless the Bayesian information criterion requires
+# more. It is exceeded by 1 % of groups without slopes. Noise that rows or columns share can make
+# the errors of slopes too small by up to a factor of 1.8.
 LEAST_WALD = 9.21
 ERROR_FACTOR = 1.8
 N_SETTLE = 50
@@ -35,17 +35,17 @@ def slope_statistic(equations, solution):
 
 
 def solve_auto(equations, options, **keywords):
-    """Solve one pass with planes only where the data ask for them.
+    """Solve one pass with planes only where the data require them.
 
-    First all slopes are fitted. The slopes of a group are fixed at zero where their Wald
-    statistic is under a limit, 3.2 times the larger of 9.21 and 2 ln n, for n pairs: the 99 %
-    point of groups without a slope, and the Bayesian information criterion (Schwarz 1978, Ann.
-    Stat. 6, 461), with errors of slopes that may be too small by a factor of 1.8. The first
-    statistic is relative to the reference, or to the median slope of the set. Then the others
-    are solved again, until no more slopes are fixed, at most 50 times.
+    First, all slopes are fitted. The slopes of a group are fixed at zero if their Wald statistic
+    is below 3.2 times the larger of 9.21 and 2 ln n, for n pairs. These are the 99 % point of
+    groups without slopes and the Bayesian information criterion (Schwarz 1978, Ann. Stat. 6, 461).
+    The factor of 3.2 allows for errors of slopes that are too small by a factor of 1.8. In the
+    first round, slopes are relative to the reference, or to the median slope of the set. The other
+    slopes are then solved again, until no more slopes are fixed, at most 50 times.
 
-    If the slopes of the others scatter too (see `~levelmatch.solve.shrinkage.slope_scatter`),
-    planes are fitted to all groups, with a prior of the scatter of all slopes.
+    If the fixed slopes also scatter (see `~levelmatch.solve.shrinkage.slope_scatter`), planes are
+    fitted to all groups, with a prior from the scatter of all slopes.
 
     Parameters
     ----------
@@ -54,12 +54,12 @@ def solve_auto(equations, options, **keywords):
     options : `SolveOptions`
         See `solve_groups`.
     **keywords
-        Those of `solve_groups`.
+        Keyword arguments of `solve_groups`.
 
     Returns
     -------
     solution : `Solution`
-        Its ``active`` says which slopes are free.
+        The solution; ``active`` has the flags of the free slopes.
     """
     whole = solve_groups(equations, options, **keywords)
     solution = _select(equations, options, whole, **keywords)

@@ -38,10 +38,10 @@ def run_passes(
     sky : `~numpy.ndarray`, shape (n_images,), or None
         Clipped sky levels, if they are to tie sets.
     local : callable
-        The local level of a frame, in the common unit.
+        Function of a frame that returns its local level, in the common unit.
     pattern : `~levelmatch.solve.shared_pattern.SharedPattern` or None
-        A pattern of the detectors that is known; else it is found if ``options.pattern`` asks
-        for one.
+        Known pattern of the detectors; by default it is solved for according to
+        ``options.pattern``.
 
     Returns
     -------
@@ -86,7 +86,7 @@ def run_passes(
 
 
 def _shared_pattern(frames, passes, measured, used, options):
-    """Return the pattern of the detectors, or `None` if none is asked for."""
+    """Return the pattern of the detectors, or `None` if the options require none."""
     # Recorded images have no WCS.
     if options.pattern is None or frames[0].transform is None:
         return None
@@ -116,7 +116,7 @@ def _find_patterns(solved, frames, table):
 
 
 def _hold_named(passes, frames, used):
-    """Return the passes, with a named reference held in an earlier pass if need be.
+    """Return the passes, with a named reference held in an earlier pass if the last has one group.
 
     If all images are of one tile, the mosaic pass has only one group. The last earlier pass with
     pairs, other than the Lyot pass, then holds the reference.

@@ -11,7 +11,7 @@ from levelmatch.solve.solver import Solved
 
 __all__ = ["Solution"]
 
-# The largest system whose covariance is held as a whole.
+# Largest number of coefficients whose covariance is held as a whole.
 MAX_DENSE = 3000
 # The largest relative change of a weight in a difference quotient.
 SMALL_STEP = 1e-4
@@ -148,7 +148,7 @@ class GaugedCovariance:
     inflation : `~numpy.ndarray`, shape (m * k,)
         Factors on the standard errors, the same in a connected set.
     spread : `~numpy.ndarray`, shape (m * k, r), or None
-        Vectors whose products with themselves add to the covariance.
+        Vectors whose outer products with themselves are added to the covariance.
     """
 
     def __init__(self, solved, gauge, *, variance, inflation, spread):
@@ -163,7 +163,7 @@ class GaugedCovariance:
         )
 
     def matrix(self):
-        """Return it whole, shape (m * k, m * k)."""
+        """Return the whole covariance, shape (m * k, m * k)."""
         half = self._half()
         matrix = half if self.middle is None else half @ (self.middle @ half.T)
         if self.gauge is not None and self.middle is None:
@@ -187,7 +187,7 @@ class GaugedCovariance:
     def _blocks(self):
         """Return the blocks on the diagonal before the gauge.
 
-        Of a sandwich from the change of the inverse for a small change of the weights.
+        For a sandwich, they come from the change of the inverse for a small change of the weights.
         """
         solved = self.solved
         if self.variance is None:
@@ -211,7 +211,7 @@ class GaugedCovariance:
         return out if self.middle is None else self._inverse(self.middle @ out)
 
     def apply(self, vectors):
-        """Return it times vectors, shape (m * k, n)."""
+        """Return the covariance times vectors, shape (m * k, n)."""
         right = self.inflation[:, None] * vectors
         if self.gauge is not None:
             right = self.gauge.apply_transposed(right)

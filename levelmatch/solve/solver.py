@@ -11,18 +11,18 @@ __all__ = [
     "Solver",
 ]
 
-# Steps of iterative refinement of a factorised system, and the fraction of the solution below
-# which a step is the last.
+# Largest number of steps of iterative refinement, and the size of the last step as a fraction of
+# the solution.
 N_REFINE = 2
 REFINED = 1e-8
-# For at least so many groups, factors for some weights serve others if at most a few of these
-# differ by more than a factor, and if so many steps suffice.
+# From this number of groups on, factors are reused for other weights, if at most a fraction of the
+# weights differs by more than a factor, and if this number of steps suffices.
 MIN_BORROWED = 2000
 MAX_CHANGE = 3.0
 FEW = 0.01
 MAX_STEPS = 10
-# What other weights leave of the right-hand side is solved to this fraction of it; in the end to a
-# fraction of the right-hand side, aimed at and promised.
+# Residual of an intermediate solution as a fraction of the residual from which it starts. Relative
+# residual at which the final solution aims, and which it guarantees.
 ROUGH = 1e-3
 TOLERANCE = 1e-10
 PROMISED = 1e-8
@@ -40,8 +40,8 @@ class Solver:
     def solve(self, factor):
         """Return the solution for factors on the pairs' normal matrices, shape (n,).
 
-        That of a large system by the factors for other weights starts from the last solution, and
-        is rough: `finish` ends it.
+        In a large system, the factors for other weights are reused. The solution starts from the
+        last one and is approximate; `finish` completes it.
         """
         solved = Solved(self.equations, factor, self.free, self.prior)
         last, self._last = self._last, solved
@@ -59,12 +59,12 @@ class Solver:
         return solved
 
     def finish(self, solved):
-        """Return the solution, as exact as is promised.
+        """Return the solution with the guaranteed accuracy.
 
         Raises
         ------
         ConvergenceError
-            If a large system is not solved as exactly as that.
+            If a large system does not reach the guaranteed accuracy.
         """
         if solved.rough:
             if not (solved.can_iterate and solved.iterate(TOLERANCE)):
@@ -80,16 +80,17 @@ class Solver:
 
 
 class Solved:
-    """The normal equations for one set of weights, scaled to a diagonal of ones, and solved.
+    """Solution of the normal equations for one set of weights.
 
-    Coefficients that are not free have a row and a column of their own, and stay zero.
+    The matrix is scaled to a unit diagonal. Coefficients that are not free are decoupled and stay
+    zero.
     """
 
     def __init__(self, equations, factor, free, prior):
         self.equations = equations
         self.factor = factor
         self.prior = prior
-        # The solutions whose factors, and whose covariances, serve this one, `None` for its own.
+        # Solutions whose factors and whose covariances are reused here; `None` to use its own.
         self.lender = self.known = None
         self.moved = self.rough = False
         self.matrix = equations.assemble(factor, prior)
@@ -107,12 +108,12 @@ class Solved:
         self._norm = np.linalg.norm(self.left())
 
     def start(self, coefficients):
-        """Take coefficients as the solution so far."""
+        """Set the coefficients from which the solution starts."""
         self.coefficients, self._left = coefficients.copy(), None
 
     @property
     def residual(self):
-        """Norm of the residual of the scaled equations over that of their right-hand side."""
+        """Norm of the residual of the scaled equations over the norm of their right-hand side."""
         return float(np.linalg.norm(self.left()) / self._norm) if self._norm > 0 else 0.0
 
     @property
@@ -120,7 +121,7 @@ class Solved:
         """Factors of the scaled matrix."""
         if self._factors is None:
             if self.lender is not None:
-                # Those of two sets of weights take twice the memory.
+                # Free the factors for other weights first, because both need twice the memory.
                 self.lender.forget()
                 self.lender = None
             self._factors = Factors(self.matrix, self.equations.dissection)
@@ -133,11 +134,11 @@ class Solved:
 
     @property
     def can_iterate(self):
-        """Whether factors are in memory, its own or those of its lender."""
+        """Whether its own factors or the reused factors are in memory."""
         return (self.lender or self).ready
 
     def last_known(self):
-        """Return the last solution whose covariances are known, or `None`."""
+        """Return the latest solution whose covariances are known, or `None`."""
         others = (self, self.lender, self.known)
         return next((s for s in others if s is not None and s._blocks is not None), None)
 
@@ -151,9 +152,9 @@ class Solved:
         self._factors = None
 
     def near(self, other, change):
-        """Return whether only a few weights differ by more than a factor from those of another.
+        """Return whether only a few weights differ much from the weights of another solution.
 
-        Beside a factor that is common to all.
+        A factor common to all weights is ignored.
         """
         ratio = self.factor / other.factor
         ratio /= np.median(ratio)
@@ -170,7 +171,7 @@ class Solved:
     def refine(self):
         """Solve the equations by their own factors."""
         self.rough = False
-        # Long chains are badly conditioned, the pairs' own residuals are not.
+        # The matrix of a long chain is ill-conditioned; the residuals of its pairs are accurate.
         size = 0.0
         for _ in range(N_REFINE + 1):
             step = self.factors.solve(self.left().ravel())
@@ -180,9 +181,9 @@ class Solved:
                 break
 
     def iterate(self, tolerance):
-        """Return whether iterations with the lender's factors leave less than a tolerance."""
+        """Iterate with reused factors; return whether the residual is below a tolerance."""
         lender, self.rough = self.lender or self, tolerance > TOLERANCE
-        # The two systems are scaled by diagonals of their own.
+        # Each of the two systems is scaled by its own diagonal.
         ones = np.ones_like(self.scale)
         turn = np.divide(lender.scale, self.scale, out=ones, where=self.scale > 0).ravel()
         n_steps = MAX_STEPS
@@ -212,9 +213,9 @@ class Solved:
         Returns
         -------
         own : `~numpy.ndarray`, shape (m, k, k)
-            Those of each group.
+            Blocks of each group.
         across : `~numpy.ndarray`, shape (n, k, k)
-            Those of each pair's first group with its second.
+            Blocks of the first and the second group of each pair.
         """
         if self._blocks is None:
             equations, scale = self.equations, self.scale

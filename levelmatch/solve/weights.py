@@ -9,9 +9,9 @@ __all__ = ["pair_weights"]
 def pair_weights(equations, weights, floor, npix, scatter):
     """Return the factor on each pair's normal matrix, shape (n,).
 
-    The floor is a number, or one a pair. ``"ivar"`` leaves the pair's own inverse
-    variance, tempered by the floor: 1 / (sigma**2 + floor**2). The others, which are PJPipe's,
-    normalise it first, so that a pair counts by 1, its number of pixels or 1 / scatter**2 alone.
+    The floor is a number, or an array with a number for each pair. With ``"ivar"``, the level of a
+    pair has the weight 1 / (sigma**2 + floor**2). With the other weights, those of PJPipe, it has
+    the weight 1, the number of pixels, or 1 / scatter**2.
     """
     own = equations.gram[:, 0, 0]
     if weights == "ivar":
