@@ -1,26 +1,69 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, initializedcheck=False
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
-"""Least squares of the flux scale of a pair, compiled: numpy's calls would take most of the time."""
+"""The flux scale of a pair from the means of its cells, compiled."""
 
 import numpy as np
 
-from libc.math cimport fabs, sqrt
-from libc.stdlib cimport free, malloc
+from libc.math cimport INFINITY, NAN, atanh, exp, fabs, log, rint, sqrt, tanh
+from libc.stdlib cimport calloc, free, malloc
+from libc.string cimport memset
 
 cdef extern from "_median.h" nogil:
     double lm_median(double *, Py_ssize_t)
 
-__all__ = ["median", "robust_fit", "without_terms"]
+__all__ = ["gain_of_cells", "median"]
 
 cdef enum:
-    MAX_TERMS = 16
+    # The brightness, its derivatives and a quadratic.
+    MAX_TERMS = 10
+    N_DERIVATIVES = 4
+    # Cells that it takes, and those for a quadratic.
+    MIN_CELLS = 16
+    MIN_QUADRATIC = 30
     # Huber's weights first, then Tukey's.
     N_ROBUST = 5
     N_HUBER = 2
+    N_STEPS = 4
+    # Blocks of cells that are left out in turn, of two sizes.
+    LARGE_BLOCKS = 12
+    SMALL_BLOCKS = 40
+    MIN_BLOCKS = 6
+    # Of the values that a smooth pattern has in an overlap, so many are fitted.
+    PATTERN_TERMS = 5
+    N_FREEDOM = 14
 # Cells farther off than this many sigma lose weight.
 cdef double CLIP = 5.0
 # Added to the diagonal of normal matrices, as a fraction of their trace, so that none is singular.
 cdef double RIDGE = 1e-10
+# The least correlation of two images' emission.
+cdef double MIN_CORRELATION = 0.85
+# Variance of the brightness over that of the noise of the difference.
+cdef double MIN_CONTRAST = 40.0
+# Prior standard deviations of the coefficients of the gradient and the Laplacian, per cell.
+cdef double SHIFT = 0.05
+cdef double BLUR = 0.03
+# Scatter of stars' fluxes from image to image, and the fraction that crosses into the next cell.
+cdef double STAR_SCATTER = 0.05
+cdef double CROSSING = 0.05
+# Error of the gain for a coefficient of the Laplacian.
+cdef double BLUR_ERROR = 0.7
+# Error of the gain for a quadratic: what it lacks of a pattern of low frequency is likely as
+# large a fraction of it as for the brightness.
+cdef double CURVE_ERROR = 0.5
+# Standard errors of small sets by leaving out are too small by this factor.
+cdef double WHITE_ERROR = 1.25
+# Step of the logarithm of the flux ratio up to which the fit is linear in it.
+cdef double CONVERGED = 0.02
+# The residuals' pattern is so much smaller than the pattern, as the fit follows it.
+cdef double PATTERN_LOST = 1.5
+# Significance of the pattern that counts.
+cdef double PATTERN_SIGMA = 2.0
+# Lengths over which a pattern of flats or gradients is alike, as fractions of the overlap.
+cdef double[2] LENGTHS = [0.15, 0.3]
+# Degrees of freedom, and the factor on an error with them for 4 sigma to be as rare as for many.
+cdef double[N_FREEDOM] FREEDOM = [2, 3, 4, 5, 6, 7, 8, 10, 12, 15, 20, 30, 50, 100]
+cdef double[N_FREEDOM] INFLATION = [
+    31.4, 8.15, 4.36, 3.07, 2.46, 2.12, 1.9, 1.64, 1.5, 1.37, 1.26, 1.16, 1.09, 1.04]
 
 
 cdef void _normal(const double *design, const double *weight, const double *values, Py_ssize_t n,
@@ -99,108 +142,478 @@ def median(const double[::1] values):
     return found
 
 
-def _check(const double[:, ::1] design, *columns):
-    if not 0 < design.shape[1] <= MAX_TERMS or any(len(c) != len(design) for c in columns):
-        msg = f"design: {design.shape[0]} x {design.shape[1]} with columns of other lengths"
-        raise ValueError(msg)
+# --------------------------------------------------------------------------------------
+# Fits to the cells of a pair
 
 
-def without_terms(const double[:, ::1] design, const double[::1] weight, const double[::1] values):
-    """Return values minus the terms fitted to them by weighted least squares, shape (n,).
+cdef struct Layout:
+    # Number of cells, rows and columns of the overlap, and those of each cell.
+    Py_ssize_t n
+    Py_ssize_t ny
+    Py_ssize_t nx
+    int *y
+    int *x
+    # Each cell's number plus one on the grid, with a margin of one.
+    int *number
+    # Columns of a quadratic on the sky, or of a plane for few cells.
+    Py_ssize_t k
+    double *terms
+    double *count
+    # Room for one value of each cell.
+    double *work
 
-    Parameters
-    ----------
-    design : `~numpy.ndarray`, shape (n, k)
-        The terms of each value.
-    weight, values : `~numpy.ndarray`, shape (n,)
-        The values, and their weights.
-    """
-    _check(design, weight, values)
-    cdef Py_ssize_t n = design.shape[0], k = design.shape[1], c, i
+
+cdef struct Fit:
+    # Coefficients of brightness and Laplacian; the fitted quadratic over the brightness, both rms.
+    double gain
+    double blur
+    double blur_error
+    double curve
+    # Variance of the brightness over that of the noise.
+    double contrast
+    # Of each cell: terms, brightness, and that without the other terms; weight, robust one
+    # included; residuals, those that the solution counts and all but outliers' excess.
+    double *design
+    double *bright
+    double *alone
+    double *weight
+    double *residual
+    double *clipped
+    # Room for values of each cell.
+    double *difference
+    double *high
+    double *stars
+    double *variance
+    double *robust
+
+
+cdef double _deviation(const double *values, Py_ssize_t n) noexcept nogil:
+    """Return the standard deviation."""
+    cdef Py_ssize_t c
+    cdef double mean = 0.0, square = 0.0
+    for c in range(n):
+        mean += values[c]
+    mean /= n
+    for c in range(n):
+        square += (values[c] - mean) * (values[c] - mean)
+    return sqrt(square / n)
+
+
+cdef double _median_of(const double *values, Py_ssize_t n, double *work) noexcept nogil:
+    cdef Py_ssize_t c
+    for c in range(n):
+        work[c] = values[c]
+    return lm_median(work, n)
+
+
+cdef void _without_terms(const Layout *layout, const double *values, double *out) noexcept nogil:
+    """Subtract the layout's terms, fitted with the cells' counts as weights."""
     cdef double normal[MAX_TERMS * MAX_TERMS]
     cdef double right[MAX_TERMS]
     cdef double x[MAX_TERMS]
-    out_array = np.array(values)
-    cdef double[::1] out = out_array
-    with nogil:
-        _normal(&design[0, 0], &weight[0], &values[0], n, k, normal, right)
-        _solve(normal, right, k, x)
-        for c in range(n):
-            for i in range(k):
-                out[c] -= design[c, i] * x[i]
-    return out_array
+    cdef Py_ssize_t c, i, k = layout.k
+    _normal(layout.terms, layout.count, values, layout.n, k, normal, right)
+    _solve(normal, right, k, x)
+    for c in range(layout.n):
+        out[c] = values[c]
+        for i in range(k):
+            out[c] -= layout.terms[k * c + i] * x[i]
 
 
-def robust_fit(const double[:, ::1] design, const double[::1] values, const double[::1] prior,
-               const double[::1] white, const double[::1] stars, double noise):
-    """Fit values by terms, with weights by Huber first and by Tukey in the end.
+cdef double _first_ratio(const Layout *layout, const double *a, const double *b, double *one,
+                         double *two) noexcept nogil:
+    """Return the logarithm of the ratio of two images' emission, NaN if it is not alike."""
+    cdef double square_a = 0.0, square_b = 0.0, product = 0.0
+    cdef Py_ssize_t c
+    _without_terms(layout, a, one)
+    _without_terms(layout, b, two)
+    for c in range(layout.n):
+        square_a += layout.count[c] * one[c] * one[c]
+        square_b += layout.count[c] * two[c] * two[c]
+        product += layout.count[c] * one[c] * two[c]
+    if not (square_a > 0 and square_b > 0
+            and product > MIN_CORRELATION * sqrt(square_a) * sqrt(square_b)):
+        return NAN
+    return 0.5 * log(square_a / square_b)
+
+
+cdef void _robust_fit(const Layout *layout, Fit *fit, Py_ssize_t k, double noise,
+                      double *coefficients, double *normal, double *last_noise) noexcept nogil:
+    """Fit the difference by the design, with weights by Huber first and by Tukey in the end.
 
     Cells that only one of the images shows, and saturated stars, get no weight.
+    """
+    cdef double right[MAX_TERMS]
+    cdef double typical = _median_of(layout.count, layout.n, layout.work), scale, sigma
+    cdef Py_ssize_t c, i, step, n = layout.n
+    for c in range(n):
+        fit.robust[c] = 1.0
+    for step in range(N_ROBUST):
+        for c in range(n):
+            fit.variance[c] = noise * noise * typical / layout.count[c] + fit.stars[c]
+            fit.weight[c] = fit.robust[c] / fit.variance[c]
+        _normal(fit.design, fit.weight, fit.difference, n, k, normal, right)
+        for i in range(1, N_DERIVATIVES):
+            normal[k * i + i] += 1 / (BLUR * BLUR if i == 3 else SHIFT * SHIFT)
+        _solve(normal, right, k, coefficients)
+        for c in range(n):
+            fit.residual[c] = fit.difference[c]
+            for i in range(k):
+                fit.residual[c] -= fit.design[k * c + i] * coefficients[i]
+        noise = _scatter(fit.residual, n, layout.work)
+        for c in range(n):
+            fit.clipped[c] = fabs(fit.residual[c]) / sqrt(fit.variance[c])
+        scale = 1 / (CLIP * max(1.4826 * _median_of(fit.clipped, n, layout.work), 0.3))
+        for c in range(n):
+            sigma = fit.clipped[c] * scale
+            fit.clipped[c] = fit.residual[c] / max(sigma, 1.0)
+            if step < N_HUBER:
+                fit.robust[c] = 1 / max(sigma, 1.0)
+            else:
+                fit.robust[c] = max(1 - sigma * sigma, 0.0) ** 2
+    for c in range(n):
+        fit.residual[c] *= fit.robust[c]
+    last_noise[0] = noise
+
+
+cdef void _set_design(const Layout *layout, const double *a, const double *b, double factor,
+                      Fit *fit) noexcept nogil:
+    """Set difference and brightness, its derivatives, and the variance by stars."""
+    cdef Py_ssize_t c, i, at, k = N_DERIVATIVES + layout.k, width = layout.nx + 2
+    cdef double right, left, above, below, own, step
+    cdef double *row
+    for c in range(layout.n):
+        fit.difference[c] = a[c] - factor * b[c]
+        fit.bright[c] = 0.5 * (a[c] + factor * b[c])
+    _without_terms(layout, fit.bright, fit.high)
+    for c in range(layout.n):
+        at = (layout.y[c] + 1) * width + layout.x[c] + 1
+        own = fit.bright[c]
+        # Missing neighbours are as bright as the cell.
+        right = _bright_at(layout, fit, at + 1, own)
+        left = _bright_at(layout, fit, at - 1, own)
+        above = _bright_at(layout, fit, at + width, own)
+        below = _bright_at(layout, fit, at - width, own)
+        step = max(max(fabs(right - own), fabs(left - own)),
+                   max(fabs(above - own), fabs(below - own)))
+        fit.stars[c] = (STAR_SCATTER * fit.high[c]) ** 2 + (CROSSING * step) ** 2
+        row = fit.design + k * c
+        row[0] = own
+        row[1] = 0.5 * (right - left)
+        row[2] = 0.5 * (above - below)
+        row[3] = right + left + above + below - 4 * own
+        for i in range(layout.k):
+            row[N_DERIVATIVES + i] = layout.terms[layout.k * c + i]
+
+
+cdef inline double _bright_at(const Layout *layout, const Fit *fit, Py_ssize_t at,
+                              double missing) noexcept nogil:
+    cdef int number = layout.number[at]
+    return fit.bright[number - 1] if number > 0 else missing
+
+
+cdef void _fit(const Layout *layout, const double *a, const double *b, double factor,
+               Fit *fit) noexcept nogil:
+    """Fit the difference by brightness, its derivatives and a quadratic."""
+    cdef double coefficients[MAX_TERMS]
+    cdef double normal[MAX_TERMS * MAX_TERMS]
+    cdef double unit[MAX_TERMS]
+    cdef double of_gain[MAX_TERMS]
+    cdef double of_blur[MAX_TERMS]
+    cdef double noise = 0.0, signal = 0.0, total = 0.0
+    cdef Py_ssize_t c, i, k = N_DERIVATIVES + layout.k
+    # From the quadratic terms on, or from the linear ones of few cells.
+    cdef Py_ssize_t curved = N_DERIVATIVES + (3 if layout.k > 3 else 1)
+    _set_design(layout, a, b, factor, fit)
+    _without_terms(layout, fit.difference, fit.alone)
+    _robust_fit(layout, fit, k, _scatter(fit.alone, layout.n, layout.work), coefficients, normal,
+                &noise)
+    for i in range(k):
+        unit[i] = 1.0 if i == 0 else 0.0
+    _solve(normal, unit, k, of_gain)
+    for i in range(k):
+        unit[i] = 1.0 if i == 3 else 0.0
+    _solve(normal, unit, k, of_blur)
+    for c in range(layout.n):
+        # Without the other terms' fit to the brightness, with the same weights.
+        fit.alone[c] = fit.bright[c]
+        for i in range(1, k):
+            fit.alone[c] += fit.design[k * c + i] * of_gain[i] / of_gain[0]
+        layout.work[c] = 0.0
+        for i in range(curved, k):
+            layout.work[c] += fit.design[k * c + i] * coefficients[i]
+        signal += layout.count[c] * fit.high[c] * fit.high[c]
+        total += layout.count[c]
+    fit.gain = coefficients[0]
+    fit.curve = _deviation(layout.work, layout.n) / _deviation(fit.bright, layout.n)
+    fit.blur = coefficients[3]
+    fit.blur_error = sqrt(of_blur[3])
+    fit.contrast = signal / total / (noise * noise / 4)
+
+
+# --------------------------------------------------------------------------------------
+# The error of the gain
+
+
+cdef double _inflation(double number) noexcept nogil:
+    """Return the factor on an error of so many independent values."""
+    cdef double at = log(max(number - 1, 1.0)), low, high
+    cdef Py_ssize_t i
+    if at <= log(FREEDOM[0]):
+        return INFLATION[0]
+    for i in range(1, N_FREEDOM):
+        low, high = log(FREEDOM[i - 1]), log(FREEDOM[i])
+        if at < high:
+            return exp(log(INFLATION[i - 1])
+                       + (at - low) / (high - low) * log(INFLATION[i] / INFLATION[i - 1]))
+    return INFLATION[N_FREEDOM - 1]
+
+
+cdef struct Block:
+    # Sums over the cells of a block: of the weights, of these times brightness and its square,
+    # times the two residuals; and the number of cells, their rows and columns.
+    double weight
+    double bright
+    double square
+    double score
+    double clipped
+    double n
+    double y
+    double x
+
+
+cdef Py_ssize_t _sum_blocks(const Layout *layout, const Fit *fit, Py_ssize_t number,
+                            Block *blocks) noexcept nogil:
+    """Sum over about a number of square blocks of cells; return how many have cells."""
+    cdef double side = max(sqrt(layout.n / <double> number), 1.0), w
+    cdef Py_ssize_t rows = <Py_ssize_t> max(rint(layout.ny / side), 1.0)
+    cdef Py_ssize_t columns = <Py_ssize_t> max(rint(layout.nx / side), 1.0), c, used = 0
+    cdef Block *block
+    memset(blocks, 0, rows * columns * sizeof(Block))
+    for c in range(layout.n):
+        block = blocks + (layout.y[c] * rows // layout.ny) * columns
+        block += layout.x[c] * columns // layout.nx
+        w = fit.weight[c]
+        block.weight += w
+        block.bright += w * fit.alone[c]
+        block.square += w * fit.alone[c] * fit.alone[c]
+        block.score += w * fit.alone[c] * fit.residual[c]
+        block.clipped += w * fit.clipped[c]
+        block.n += 1
+        block.y += layout.y[c]
+        block.x += layout.x[c]
+    for c in range(rows * columns):
+        if blocks[c].n > 0:
+            blocks[used] = blocks[c]
+            used += 1
+    return used
+
+
+cdef double _jackknife(const Block *blocks, Py_ssize_t n, double total,
+                       double *number) noexcept nogil:
+    """Return the error by leaving out blocks in turn, and their effective number."""
+    cdef double square = 0.0, shares = 0.0, share, influence
+    cdef Py_ssize_t i
+    for i in range(n):
+        share = blocks[i].square / total
+        influence = blocks[i].score / total / (1 - min(share, 0.95))
+        square += influence * influence
+        shares += share * share
+    number[0] = 1 / shares
+    return sqrt(square)
+
+
+cdef double _pattern_error(const Layout *layout, const Fit *fit, const Block *blocks,
+                           Py_ssize_t n, double total) noexcept nogil:
+    """Return the error by a pattern, alike over a length, with the residuals' scatter."""
+    cdef double noise = 0.0, weight = 0.0, square = 0.0, variance, most = 0.0, product, lag
+    cdef Py_ssize_t c, i, j, length, longest = max(layout.ny, layout.nx)
+    for c in range(layout.n):
+        noise += fit.weight[c] * fit.clipped[c] * fit.clipped[c]
+    for i in range(n):
+        weight += blocks[i].weight
+        square += blocks[i].clipped * blocks[i].clipped / max(blocks[i].weight, 1e-300)
+    # The noise of few blocks varies.
+    variance = square / max(n - 6, 1)
+    variance -= noise / layout.n * (1 + PATTERN_SIGMA * sqrt(2.0 / n))
+    variance *= n / weight
+    if not variance > 0:
+        return 0.0
+    for length in range(2):
+        product = 0.0
+        for i in range(n):
+            product += blocks[i].bright * blocks[i].bright
+            for j in range(i):
+                lag = ((blocks[i].y / blocks[i].n - blocks[j].y / blocks[j].n) ** 2
+                       + (blocks[i].x / blocks[i].n - blocks[j].x / blocks[j].n) ** 2)
+                lag /= longest * longest * 2 * LENGTHS[length] * LENGTHS[length]
+                product += 2 * blocks[i].bright * blocks[j].bright * exp(-lag)
+        most = max(most, product)
+    return PATTERN_LOST * sqrt(variance * most) / total
+
+
+cdef double _error(const Layout *layout, const Fit *fit, Block *blocks) noexcept nogil:
+    """Return the standard error of the gain."""
+    cdef double total = 0.0, squares = 0.0, shares = 0.0, white, number, share, influence, error
+    cdef double pattern, blur, curve
+    cdef Py_ssize_t c, n
+    for c in range(layout.n):
+        total += fit.weight[c] * fit.alone[c] * fit.alone[c]
+    for c in range(layout.n):
+        share = fit.weight[c] * fit.alone[c] * fit.alone[c] / total
+        influence = fit.weight[c] * fit.alone[c] * fit.residual[c] / total
+        influence /= 1 - min(share, 0.95)
+        squares += influence * influence
+        shares += share * share
+    white = sqrt(squares) * sqrt(_inflation(1 / shares))
+    n = _sum_blocks(layout, fit, SMALL_BLOCKS, blocks)
+    error = _jackknife(blocks, n, total, &number)
+    if number >= MIN_BLOCKS:
+        white = max(white, error)
+    pattern = _pattern_error(layout, fit, blocks, n, total)
+    n = _sum_blocks(layout, fit, LARGE_BLOCKS, blocks)
+    error = _jackknife(blocks, n, total, &number)
+    if number >= MIN_BLOCKS:
+        white = max(white, error)
+    white *= WHITE_ERROR
+    pattern *= _inflation(number - PATTERN_TERMS)
+    blur = BLUR_ERROR * max(fabs(fit.blur) - 1.5 * fit.blur_error, 0.0)
+    curve = CURVE_ERROR * fit.curve
+    return sqrt(white * white + pattern * pattern + blur * blur + curve * curve)
+
+
+# --------------------------------------------------------------------------------------
+# The gain
+
+
+cdef void _set_terms(Layout *layout, const double *place) noexcept nogil:
+    """Set the terms from two coordinates of each cell, scaled to -0.5 to 0.5."""
+    cdef Py_ssize_t c, i
+    cdef double low[2]
+    cdef double high[2]
+    cdef double at[2]
+    cdef double *row
+    for i in range(2):
+        low[i] = high[i] = place[i]
+        for c in range(layout.n):
+            low[i] = min(low[i], place[2 * c + i])
+            high[i] = max(high[i], place[2 * c + i])
+    for c in range(layout.n):
+        for i in range(2):
+            at[i] = place[2 * c + i] - (low[i] + high[i]) / 2
+            at[i] /= max(high[i] - low[i], 1e-300)
+        row = layout.terms + layout.k * c
+        row[0] = 1.0
+        row[1] = at[1]
+        row[2] = at[0]
+        if layout.k > 3:
+            row[3] = at[1] * at[1]
+            row[4] = at[1] * at[0]
+            row[5] = at[0] * at[0]
+
+
+cdef double _gain(const Layout *layout, double *a, double *b, Fit *fit, Block *blocks,
+                  double *error) noexcept nogil:
+    """Return the gain and its error; NaN where nothing determines it."""
+    cdef double spread = _deviation(a, layout.n) + _deviation(b, layout.n)
+    cdef double low_a, low_b, ratio, step, gain
+    cdef Py_ssize_t c, n = layout.n
+    error[0] = INFINITY
+    if not spread > 0:
+        return NAN
+    for c in range(n):
+        a[c] /= spread
+        b[c] /= spread
+    low_a = _median_of(a, n, layout.work)
+    low_b = _median_of(b, n, layout.work)
+    for c in range(n):
+        a[c] -= low_a
+        b[c] -= low_b
+    ratio = _first_ratio(layout, a, b, fit.alone, fit.high)
+    if ratio != ratio:
+        return NAN
+    for c in range(N_STEPS):
+        _fit(layout, a, b, exp(ratio), fit)
+        step = 2 * atanh(min(max(fit.gain / 2, -0.99), 0.99))
+        ratio += step
+        if fabs(step) < CONVERGED:
+            break
+    if not fit.contrast > MIN_CONTRAST:
+        return NAN
+    gain = 2 * tanh(ratio / 2)
+    error[0] = _error(layout, fit, blocks) * (1 - gain * gain / 4)
+    return gain
+
+
+def gain_of_cells(const int[:, ::1] index, const double[::1] count, const double[::1] first,
+                  const double[::1] second, const double[:, ::1] place):
+    """Return the relative difference of the flux scales of two images, and its error.
 
     Parameters
     ----------
-    design : `~numpy.ndarray`, shape (n, k)
-        The terms of each value.
-    values : `~numpy.ndarray`, shape (n,)
-        The values.
-    prior : `~numpy.ndarray`, shape (k,)
-        Inverse variances of the coefficients.
-    white, stars : `~numpy.ndarray`, shape (n,)
-        Variances of the values: per squared noise, and besides.
-    noise : float
-        First estimate of the noise.
+    index : `~numpy.ndarray` of intc, shape (n, 2)
+        Row and column of each cell, from 0.
+    count : `~numpy.ndarray`, shape (n,)
+        Samples in each cell.
+    first, second : `~numpy.ndarray`, shape (n,)
+        Mean of each image in each cell.
+    place : `~numpy.ndarray`, shape (n, 2)
+        Two coordinates of each cell on the sky.
 
     Returns
     -------
-    coefficients, weight, residual, clipped, normal : `~numpy.ndarray`
-        The fit; the residuals times the robust weights, and clipped; and the normal matrix.
-    noise : float
-        The noise.
+    gain, error : float
+        See `~levelmatch.measure.gains.flux_gain`.
     """
-    _check(design, values, white, stars)
-    cdef Py_ssize_t n = design.shape[0], k = design.shape[1], c, i, step
-    out = [np.empty(k), np.empty(n), np.empty(n), np.empty(n), np.empty((k, k))]
-    cdef double[::1] coefficients = out[0]
-    cdef double[::1] weight = out[1]
-    cdef double[::1] residual = out[2]
-    cdef double[::1] sigmas = out[3]
-    cdef double[:, ::1] normal = out[4]
-    cdef double right[MAX_TERMS]
-    cdef double scale
-    cdef double *buffer = <double *> malloc(3 * n * sizeof(double))
-    if buffer == NULL:
+    cdef Py_ssize_t n = count.shape[0], c, k = 6 if n >= MIN_QUADRATIC else 3, columns
+    cdef Layout layout
+    cdef Fit fit
+    cdef double gain, error
+    if n < MIN_CELLS:
+        return np.nan, np.inf
+    if not len(index) == len(first) == len(second) == len(place) == n:
+        msg = f"count: {n} for columns of other lengths"
+        raise ValueError(msg)
+    layout.n, layout.k = n, k
+    layout.ny = layout.nx = 1
+    for c in range(n):
+        layout.ny = max(layout.ny, index[c, 0] + 1)
+        layout.nx = max(layout.nx, index[c, 1] + 1)
+    columns = 2 * k + N_DERIVATIVES + 15
+    cdef double *buffer = <double *> malloc(columns * n * sizeof(double))
+    cdef int *places = <int *> malloc(2 * n * sizeof(int))
+    # Blocks have sides of one cell at least.
+    cdef Block *blocks = <Block *> malloc(layout.ny * layout.nx * sizeof(Block))
+    layout.number = <int *> calloc((layout.ny + 2) * (layout.nx + 2), sizeof(int))
+    if buffer == NULL or places == NULL or blocks == NULL or layout.number == NULL:
+        free(buffer)
+        free(places)
+        free(blocks)
+        free(layout.number)
         raise MemoryError
-    cdef double *robust = buffer
-    cdef double *variance = buffer + n
-    cdef double *work = buffer + 2 * n
+    cdef double *a = buffer
+    cdef double *b = buffer + n
+    cdef double **ends[12]
+    ends[:] = [
+        &layout.count, &layout.work, &fit.bright, &fit.alone, &fit.weight, &fit.residual,
+        &fit.clipped, &fit.difference, &fit.high, &fit.stars, &fit.variance, &fit.robust]
+    for c in range(12):
+        ends[c][0] = buffer + (c + 2) * n
+    layout.terms = buffer + 14 * n
+    fit.design = layout.terms + k * n
+    layout.y, layout.x = places, places + n
     with nogil:
         for c in range(n):
-            robust[c] = 1.0
-        for step in range(N_ROBUST):
-            for c in range(n):
-                variance[c] = noise * noise * white[c] + stars[c]
-                weight[c] = robust[c] / variance[c]
-            _normal(&design[0, 0], &weight[0], &values[0], n, k, &normal[0, 0], right)
-            for i in range(k):
-                normal[i, i] += prior[i]
-            _solve(&normal[0, 0], right, k, &coefficients[0])
-            for c in range(n):
-                residual[c] = values[c]
-                for i in range(k):
-                    residual[c] -= design[c, i] * coefficients[i]
-            noise = _scatter(&residual[0], n, work)
-            for c in range(n):
-                sigmas[c] = fabs(residual[c]) / sqrt(variance[c])
-                work[c] = sigmas[c]
-            scale = 1 / (CLIP * max(1.4826 * lm_median(work, n), 0.3))
-            for c in range(n):
-                sigmas[c] *= scale
-                if step < N_HUBER:
-                    robust[c] = 1 / max(sigmas[c], 1.0)
-                else:
-                    robust[c] = max(1 - sigmas[c] * sigmas[c], 0.0) ** 2
-        for c in range(n):
-            sigmas[c] = residual[c] / max(sigmas[c], 1.0)
-            residual[c] *= robust[c]
-    free(buffer)
-    return (*out, noise)
+            layout.y[c] = index[c, 0]
+            layout.x[c] = index[c, 1]
+            layout.number[(index[c, 0] + 1) * (layout.nx + 2) + index[c, 1] + 1] = c + 1
+            layout.count[c] = count[c]
+            a[c] = first[c]
+            b[c] = second[c]
+        _set_terms(&layout, &place[0, 0])
+        gain = _gain(&layout, a, b, &fit, blocks, &error)
+        free(buffer)
+        free(places)
+        free(blocks)
+        free(layout.number)
+    return gain, error
