@@ -18,10 +18,11 @@
 #define LM_INLINE static inline __attribute__((always_inline))
 #endif
 
-/* Rows of a cell are too short for the processor to predict the addresses of the next cell. */
+/* Rows of a cell are too short for the processor to predict the addresses of the next cell. The end
+   of a row often lies in a cache line of its own. */
 #if defined(__GNUC__) || defined(__clang__)
 #define LM_AHEAD(row, n) \
-    for (int ahead = 0; ahead < (n); ahead += 64 / (int) sizeof(*(row))) \
+    for (int ahead = 0; ahead <= (n); ahead += 64 / (int) sizeof(*(row))) \
     __builtin_prefetch((row) + (n) + ahead)
 #else
 #define LM_AHEAD(row, n)
