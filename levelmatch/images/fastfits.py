@@ -33,6 +33,8 @@ __all__ = [
 BLOCK = 2880
 CARD = 80
 END = b"END".ljust(CARD)
+# Keywords that do not name one value.
+_COMMENTARY = ("", "COMMENT", "HISTORY", "HIERARCH")
 # Number of pixels decoded at once; they fit into the processor's cache.
 CHUNK = 2**18
 # Longest header, in bytes.
@@ -52,8 +54,9 @@ _TEXT_OR_NUMBER = re.compile(
 )
 # Keywords that astropy must read: distortion tables, other axes and frames.
 _HARD = re.compile(
-    r"CPDIS|CQDIS|CPERR|CQERR|DP[12]|DQ[12]|D2IM|AXISCORR|CROTA|EQUINOX|EPOCH|RADECSYS"
-    r"|(?:CRVAL|CTYPE|CDELT|CRPIX)3|(?:PC|CD)\d{3}"
+    r"^(?:CPDIS|CQDIS|CPERR|CQERR|DP[12]|DQ[12]|D2IM|AXISCORR|CROTA|EQUINOX|EPOCH|RADECSYS"
+    r"|(?:CRVAL|CTYPE|CDELT|CRPIX)3|(?:PC|CD)\d{3})",
+    re.MULTILINE,
 )
 
 
@@ -90,27 +93,32 @@ class RawHeader:
         found = _NUMBER.match(self.text, self.places[key] + 8, self.places[key] + CARD)
         return found is not None and isfinite(float(found[1]))
 
+    @cached_property
+    def _plain(self):
+        """Start of the first card of each keyword that names one value."""
+        return {key: place for key, place in self.places.items() if key not in _COMMENTARY}
+
     def _place(self, key):
-        key = key.upper()
-        if len(key) > 8 or key in ("", "COMMENT", "HISTORY", "HIERARCH"):
+        """Return the start of the first card of a keyword, `None` if only astropy may find it."""
+        if not isinstance(key, str):
             return None
-        return self.places.get(key)
+        place = self._plain.get(key)
+        return self._plain.get(key.upper()) if place is None else place
 
     def __contains__(self, key):
         return self._place(key) is not None or (self._odd(key) and key in self.parsed)
 
     def _odd(self, key):
-        """Return whether a keyword cannot be found by its first eight characters."""
+        """Return whether a keyword without a place may be one that astropy finds."""
         return (
             not isinstance(key, str)
-            or self._place(key) is None
-            and (
-                "HIERARCH" in self.places or "." in key or key.upper() in ("COMMENT", "HISTORY", "")
-            )
+            or "HIERARCH" in self.places
+            or "." in key
+            or key.upper() in _COMMENTARY
         )
 
     def __getitem__(self, key):
-        place = None if self._odd(key) else self._place(key)
+        place = self._place(key)
         if place is None:
             if key not in self:
                 raise KeyError(key)
@@ -126,7 +134,10 @@ class RawHeader:
 
     def get(self, key, default=None):
         """Return the value of a keyword, or the default."""
-        return self[key] if key in self else default
+        try:
+            return self[key]
+        except KeyError:
+            return default
 
     @cached_property
     def parsed(self):
@@ -160,13 +171,13 @@ class PlainHDU:
     shape: tuple
     stamp: tuple
 
-    @property
+    @cached_property
     def name(self):
         """EXTNAME; without it, PRIMARY for the first HDU."""
         name = self.header.get("EXTNAME", "" if "XTENSION" in self.header else "PRIMARY")
         return str(name).strip().upper()
 
-    @property
+    @cached_property
     def version(self):
         """EXTVER."""
         return self.header.get("EXTVER", 1)
@@ -293,7 +304,7 @@ def plain_transform(name, header):
     if not plain:
         return None
     try:
-        return _text_transform(name, header.text)
+        return _header_transform(name, header)
     except Exception as error:
         raise wcs_error(name, error) from error
 
@@ -308,7 +319,7 @@ def _is_plain_wcs(header):
         and header.get("RADESYS") == "ICRS"
         and header.get("NAXIS") == 2
         and header.get("WCSAXES", 2) == 2
-        and not any(map(_HARD.match, header.places))
+        and not _HARD.search("\n".join(header.places))
     )
     found = [m for m in map(_TEXT_OR_NUMBER.fullmatch, header.places) if m is not None]
     # For repeated cards, astropy uses the last. Unreadable numbers are left to its error message.
@@ -329,7 +340,11 @@ def _is_plain_wcs(header):
 
 def _text_transform(name, text):
     """Return the transform of a plain header's text."""
-    header = RawHeader(text)
+    return _header_transform(name, RawHeader(text))
+
+
+def _header_transform(name, header):
+    text = header.text
     cards = [
         text[i : i + CARD] for key, i in sorted(header.places.items()) if _WCS_KEY.fullmatch(key)
     ]

@@ -118,6 +118,7 @@ def _parsed(text):
         return None
 
 
+@lru_cache
 def is_logarithmic(unit):
     """Return whether a unit is logarithmic: a magnitude, dex or decibel."""
     if isinstance(unit, u.function.FunctionUnitBase):

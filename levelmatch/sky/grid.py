@@ -2,7 +2,7 @@
 """Position of an image on the sky, exact at the nodes of a coarse grid and smooth in between."""
 
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 
 import numpy as np
 from numpy.polynomial.chebyshev import chebvander
@@ -21,6 +21,8 @@ N_VERTICES = 16
 MOST_REACH = 45
 # Largest error, in pixels, of the polynomial map from sky to pixel.
 MAP_TOLERANCE = 0.005
+# Degrees of that map that are tried.
+DEGREES = (1, 2, 5, 8)
 
 
 def _nodes(start, stop, spacing):
@@ -29,7 +31,13 @@ def _nodes(start, stop, spacing):
     return np.unique(np.linspace(start, stop - 1, n_cells + 1).round().astype(np.intp))
 
 
-def _fit_polynomial(p, q, values, degree):
+@lru_cache
+def _powers(degree):
+    """Return the degrees in two coordinates of the products up to a total degree."""
+    return np.nonzero(np.add.outer(np.arange(degree + 1), np.arange(degree + 1)) <= degree)
+
+
+def _fit_polynomial(in_p, in_q, values, degree):
     """Fit products of Chebyshev polynomials up to a total degree.
 
     The fit solves the normal equations, which are well-conditioned for these polynomials. It
@@ -37,8 +45,8 @@ def _fit_polynomial(p, q, values, degree):
 
     Parameters
     ----------
-    p, q : `~numpy.ndarray`, shape (n,)
-        Coordinates from -1 to 1.
+    in_p, in_q : `~numpy.ndarray`, shape (n, m)
+        Polynomials of at least the degree of coordinates from -1 to 1.
     values : `~numpy.ndarray`, shape (2, n)
         The two functions to fit, at these coordinates.
     degree : int
@@ -49,12 +57,11 @@ def _fit_polynomial(p, q, values, degree):
     coefficients : `~numpy.ndarray`, shape (2, degree + 1, degree + 1)
         Coefficients of the two functions.
     """
-    in_p, in_q = chebvander(p, degree), chebvander(q, degree)
-    i, j = np.nonzero(np.add.outer(np.arange(degree + 1), np.arange(degree + 1)) <= degree)
+    i, j = _powers(degree)
     terms = np.ascontiguousarray(in_p[:, i] * in_q[:, j])
     gram, rhs = normal_equations(terms, np.ascontiguousarray(values.T))
     # A tiny ridge keeps the equations solvable if points coincide.
-    gram[np.diag_indices_from(gram)] *= 1 + 1e-13
+    gram.ravel()[:: len(gram) + 1] *= 1 + 1e-13
     coefficients = np.zeros((2, degree + 1, degree + 1))
     coefficients[:, i, j] = np.linalg.solve(gram, rhs).T
     return coefficients
@@ -171,7 +178,8 @@ class Grid:
             [np.stack([mid_x, mid_y], -1).reshape(-1, 2), np.stack([x, y], -1).reshape(-1, 2)]
         )
         bend = half.max() * np.abs(np.stack([p, q]) - pixel).max(initial=0.0)
-        for degree in (1, 2, 5, 8):
+        in_p, in_q = (chebvander(axis, DEGREES[-1]) for axis in (p, q))
+        for degree in DEGREES:
             n_terms = (degree + 1) * (degree + 2) // 2
             if n_terms > pixel.shape[1]:
                 break
@@ -179,7 +187,7 @@ class Grid:
                 continue
             # A subset of the nodes suffices for few terms.
             step = max(1, pixel.shape[1] // (6 * n_terms))
-            coefficients = _fit_polynomial(p[::step], q[::step], pixel[:, ::step], degree)
+            coefficients = _fit_polynomial(in_p[::step], in_q[::step], pixel[:, ::step], degree)
             inverse = np.ascontiguousarray(affine.T), coefficients, middle, half
             mapped = np.stack(self._evaluate(inverse, check, np.inf), axis=-1)
             error = np.nanmax(np.abs(mapped - truth), initial=0.0)
@@ -248,7 +256,8 @@ class Grid:
             )
             raise FrameError(msg)
         flat = np.stack(self._project(edge), axis=1)
-        if not np.linalg.det(np.cov(flat.T, bias=True)) > 1e-30:
+        (xx, xy), (_, yy) = np.cov(flat.T, bias=True)
+        if not xx * yy - xy * xy > 1e-30:
             msg = f"{self.transform.name}: the outline has no area on the sky; correct its WCS"
             raise FrameError(msg)
         vertices = ConvexHull(flat).vertices

@@ -280,13 +280,16 @@ class _OverlapSlopes:
     @classmethod
     def of(cls, frames, table, rows, n_images):
         """Return the slopes of pairs, for free levels; `None` if there are too few pairs."""
-        good, design, offsets = [], [], []
-        for p in rows.tolist():
-            terms = _pattern_slopes(frames[table.first[p]], frames[table.second[p]], table.axes[p])
-            if terms is not None and table.gram[p, 0, 0] > 0:
+        good, design, offsets, places = [], [], [], {}
+        for p in rows[table.gram[rows, 0, 0] > 0].tolist():
+            first, second = frames[table.first[p]], frames[table.second[p]]
+            if table.first[p] not in places:
+                places[table.first[p]] = _own_terms(first)
+            terms = _pattern_slopes(places[table.first[p]], second, table.axes[p])
+            if terms is not None:
                 good.append(p)
                 design.append(terms)
-                offsets.append(_offset(frames, table, p))
+                offsets.append(_offset(first, second, table.axes[p, :1]))
         if len(good) < LEAST_FREEDOM:
             return None
         pairs = table.take(np.array(good))
@@ -354,51 +357,59 @@ class _OverlapSlopes:
         return coefficients, float(fdtrc(n_terms, freedom, statistic))
 
 
+def _own_terms(frame):
+    """Return some nodes of an image on the sky and the terms of a pattern there, shape (n, 7)."""
+    nodes = frame.grid.nodes[::NODE_STEP, ::NODE_STEP].reshape(-1, 3)
+    place = _place(frame, nodes)
+    good = np.isfinite(place[0])
+    return nodes[good], _terms(place[:, good])
+
+
 def _pattern_slopes(first, second, axes):
     """Return the slopes of a pair's difference by each term of a pattern, shape (2, 7).
 
     They are those of a plane fitted to the difference of the term at the two images' pixels.
     """
-    nodes = first.grid.nodes[::NODE_STEP, ::NODE_STEP].reshape(-1, 3)
-    places = [_place(frame, nodes) for frame in (first, second)]
-    good = np.isfinite(places[0]).all(axis=0) & np.isfinite(places[1]).all(axis=0)
+    nodes, terms = first
+    place = _place(second, nodes)
+    good = np.isfinite(place[0])
     if np.count_nonzero(good) < 6:
         return None
-    differences = _terms(places[0][:, good]) - _terms(places[1][:, good])
     plane = plane_terms(nodes[good], axes)
-    return np.linalg.lstsq(plane, differences.T, rcond=1e-9)[0][1:]
+    return np.linalg.lstsq(plane, terms[good] - _terms(place[:, good]), rcond=1e-9)[0][1:]
 
 
-def _offset(frames, table, p):
-    """Return the offset (x, y) of a pair's images, in detector coordinates."""
-    centre = table.axes[p, :1]
-    ends = (frames[table.first[p]], frames[table.second[p]])
-    first, second = (_scaled(frame, *frame.grid.to_pixel(centre)) for frame in ends)
-    return (first - second)[:, 0]
+def _offset(first, second, centre):
+    """Return the offset (x, y) of two images at a unit vector, in detector coordinates."""
+    one, two = (_scaled(frame, *frame.grid.to_pixel(centre)) for frame in (first, second))
+    return (one - two)[:, 0]
 
 
 def _scaled(frame, x, y):
     """Return pixel coordinates as detector coordinates from -1 to 1."""
     ny, nx = frame.shape
-    return np.stack([2 * x / (nx - 1) - 1, 2 * y / (ny - 1) - 1])
+    return np.array([2 * x / (nx - 1) - 1, 2 * y / (ny - 1) - 1])
 
 
 def _place(frame, vectors):
     """Return detector coordinates (x, y) from -1 to 1 of unit vectors; NaN outside."""
     place = _scaled(frame, *frame.grid.to_pixel(vectors))
-    return np.where(np.abs(place).max(axis=0) <= 1 + 1e-6, place, np.nan)
+    place[:, ~(np.abs(place).max(axis=0) <= 1 + 1e-6)] = np.nan
+    return place
 
 
 def _terms(place):
+    """Return the terms of a pattern, see `POWERS`, at detector coordinates; shape (n, 7)."""
     x, y = place
-    return np.stack([x**a * y**b for a, b in POWERS])
+    xx, yy = x * x, y * y
+    return np.stack([xx, x * y, yy, x * xx, xx * y, x * yy, y * yy], axis=1)
 
 
 def _rms_over_detector(coefficients):
     """Return the standard deviation of a pattern over the detector."""
     x = (np.arange(40) + 0.5) / 20 - 1
     place = np.stack(np.meshgrid(x, x)).reshape(2, -1)
-    return float(np.std(coefficients @ _terms(place)[: len(coefficients)]))
+    return float(np.std(_terms(place)[:, : len(coefficients)] @ coefficients))
 
 
 # --------------------------------------------------------------------------------------
