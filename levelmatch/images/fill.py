@@ -9,6 +9,8 @@ __all__ = ["Fill", "find_fill", "mask_fill"]
 
 # Largest distance, in pixels, between samples in the search for fill values.
 STRIDE = 16
+# Other pixels of a square of 3 by 3 than its first.
+OTHERS = [(dy, dx) for dy in range(3) for dx in range(3) if dy or dx]
 # Side, in cells, of the coarse image in which solid squares are sought.
 CELLS = 256
 # Expected number of solid squares that noise makes in an image.
@@ -140,16 +142,13 @@ def _candidates(data):
     rows, columns = ([*range(0, n - 3, step), n - 3] for n in data.shape)
     corner = data[np.ix_(rows, columns)]
     equal = np.isfinite(corner)
-    for dy in range(3):
-        lines = data[np.add(rows, dy)]
-        for dx in range(3):
-            if dy or dx:
-                equal &= lines[:, np.add(columns, dx)] == corner
+    for dy, dx in OTHERS:
         if not equal.any():
-            break
-    values, counts = np.unique(corner[equal], return_counts=True)
+            return _rounding_candidate(data, rows, columns)
+        equal &= data[np.ix_(np.add(rows, dy), np.add(columns, dx))] == corner
     if not equal.any():
         return _rounding_candidate(data, rows, columns)
+    values, counts = np.unique(corner[equal], return_counts=True)
     values = values[np.argsort(-counts, kind="stable")]
     return values[: MOST_VALUES + 2].tolist() if len(values) <= 8 * MOST_VALUES else []
 
