@@ -15,11 +15,11 @@ REORDER = ["-fno-trapping-math", "-fno-signed-zeros", "-fassociative-math"]
 MODULES = {
     "images/_decode": (["_decode.h"], REORDER),
     "measure/_cells": (
-        ["_loops.h", "_loops_typed.h", "_median.h", "_peaks.h", "_sampling.pxi"],
+        ["_loops.h", "_loops_typed.h", "_measured.pxi", "_median.h", "_peaks.h", "_sampling.pxi"],
         REORDER,
     ),
     "measure/_gains": (["_median.h"], REORDER),
-    "measure/_summary": (["_median.h", "_plane.pxi", "_strips.pxi"], []),
+    "measure/_summary": (["_measured.pxi", "_median.h", "_plane.pxi", "_strips.pxi"], []),
     "sky/_geometry": ([], REORDER),
 }
 

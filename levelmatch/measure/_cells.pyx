@@ -124,20 +124,7 @@ CELL = np.dtype(
     ]
 )
 
-cdef packed struct CellRow:
-    double location
-    double clipped
-    double scatter
-    double brightness
-    double x
-    double y
-    double smooth
-    double weight
-    double square
-    double star_diff
-    double star_flux
-    long long kept
-    long long good
+include "_measured.pxi"
 
 
 class Lattice(NamedTuple):
@@ -714,7 +701,7 @@ cdef void _locate(_Pair pair, const pixel *diff, const pixel *bright, const Box 
 # All cells of a pair
 
 
-cdef void _store(const Cell *cell, CellRow *row) noexcept nogil:
+cdef void _store(const Cell *cell, MeasuredCell *row) noexcept nogil:
     row.smooth = cell.smooth
     row.kept = cell.kept
     row.good = cell.good
@@ -843,7 +830,7 @@ def difference_cells(const pixel[:, ::1] a, const pixel[:, ::1] b, lattice,
     cdef const pixel *first = &a[0, 0] - (pair.in_a.y0 * pair.in_a.step + pair.in_a.x0)
     cdef const pixel *second = &b[0, 0] - (pair.in_b.y0 * pair.in_b.step + pair.in_b.x0)
     result = np.zeros(len(cells), CELL)
-    cdef CellRow[::1] rows = result
+    cdef MeasuredCell[::1] rows = result
     cdef double *work = <double *> malloc((pair.size + 1) * sizeof(double))
     cdef pixel *diff = <pixel *> malloc(3 * pair.size * sizeof(pixel))
     cdef int *lost = <int *> malloc((2 * pair.size + 1) * sizeof(int))

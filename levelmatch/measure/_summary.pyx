@@ -6,14 +6,14 @@ import numpy as np
 
 from levelmatch.measure.table import PAIR
 
-from libc.math cimport INFINITY, NAN, atan2, cos, fabs, hypot, sin, sqrt
+from libc.math cimport INFINITY, NAN, atan2, cos, fabs, floor, hypot, sin, sqrt
 from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memset
 
 cdef extern from "_median.h" nogil:
     double lm_median(double *, Py_ssize_t)
 
-__all__ = ["PAIR_CELL", "summarise_cells", "summarise_pairs"]
+__all__ = ["PAIR_CELL", "pair_cells", "set_other_frame", "summarise_cells", "summarise_pairs"]
 
 cdef double ARCMIN = 180 * 60 / 3.141592653589793
 # Weight, in cells, of the prior that the cells scatter as their pixels' noise predicts.
@@ -29,6 +29,8 @@ cdef enum:
     # Families of strips: rows and columns of both images, then blocks of 2, 4, 8 and 16 cells.
     N_LINES = 4
     N_FAMILIES = 8
+# The least scatter, of images that are zero: the smallest normal float32.
+cdef double LEAST = 1.1754943508222875e-38
 # Least number of samples per coarser pixel from which its noise is told from the finer's.
 cdef double MIN_COARSE = 1.5
 
@@ -103,7 +105,125 @@ cdef packed struct PairRow:
     double step[2]
 
 
+include "_measured.pxi"
 include "_plane.pxi"
+
+
+# --------------------------------------------------------------------------------------
+# The cells of a pair
+
+
+def pair_cells(const MeasuredCell[::1] values, const Py_ssize_t[:, ::1] index,
+               const double[:, ::1] vectors, double sign, double eps, bint use_median,
+               bint structure):
+    """Return the cells of a pair from the kernel's.
+
+    Parameters
+    ----------
+    values : `~numpy.ndarray` of `~levelmatch.measure._cells.CELL`, shape (n,)
+        The kernel's cells; n is 1 or more.
+    index : `~numpy.ndarray` of intp, shape (n, 2)
+        Row and column of each cell in the grid.
+    vectors : `~numpy.ndarray`, shape (n, 3)
+        Unit vectors of the centroids.
+    sign : float
+        Sign of the differences, -1 if the kernel's first image is the pair's second.
+    eps : float
+        Rounding error of the images, as a fraction of their values.
+    use_median : bool
+        Whether the locations are medians.
+    structure : bool
+        Whether each cell has its own noise; else all have the typical one.
+
+    Returns
+    -------
+    cells : `~numpy.ndarray` of `PAIR_CELL`, shape (n,)
+        The cells; their depth is not set, nor their place in the other image.
+    smooth : float
+        Median of the cells' variance of a sample over that of a pixel.
+    """
+    cdef Py_ssize_t n = values.shape[0], c, i
+    cells_array = np.zeros(n, PAIR_CELL)
+    cdef CellRow[::1] cells = cells_array
+    cdef double[::1] work = np.empty(n)
+    cdef double typical, smooth, least, noise, brightest = 0.0
+    cdef const MeasuredCell *value
+    cdef CellRow *cell
+    if index.shape[0] != n or vectors.shape[0] != n:
+        msg = f"index: {index.shape[0]} and {vectors.shape[0]} vectors for {n} cells"
+        raise ValueError(msg)
+    with nogil:
+        for c in range(n):
+            value = &values[c]
+            cell = &cells[c]
+            # The noise of a mean is that of the pixels, whatever the smoothing of the samples.
+            cell.scatter = value.scatter / sqrt(value.smooth)
+            brightest = max(brightest, fabs(value.brightness))
+            work[c] = cell.scatter
+        typical = lm_median(&work[0], n)
+        # A cell of a few equal values must not take all of the weight. Images that are copies of
+        # each other differ by nothing, but are known no better than their rounding.
+        least = max(0.25 * typical, max(eps * brightest, LEAST))
+        for c in range(n):
+            value = &values[c]
+            cell = &cells[c]
+            for i in range(3):
+                cell.vector[i] = vectors[c, i]
+            cell.location = sign * value.location
+            cell.clipped = sign * value.clipped
+            cell.star_diff = sign * value.star_diff
+            cell.brightness = value.brightness
+            cell.star_flux = value.star_flux
+            cell.excess = (0.5 * 3.141592653589793 - 1) * value.smooth if use_median else 0.0
+            noise = max(cell.scatter if structure else typical, least)
+            cell.pixel_variance = (1 + cell.excess) * noise * noise
+            cell.weight = value.weight / cell.pixel_variance
+            cell.variance = cell.pixel_variance * value.square / (value.weight * value.weight)
+            cell.npix = value.kept
+            cell.y = cell.other_y = index[c, 0]
+            cell.x = cell.other_x = index[c, 1]
+            cell.source = value.square < value.weight * (1 - 1e-6)
+            work[c] = value.smooth
+        smooth = lm_median(&work[0], n)
+    return cells_array, smooth
+
+
+def set_other_frame(CellRow[::1] cells, const double[:, ::1] map_x, const double[:, ::1] map_y,
+                    double width, double height):
+    """Set the rows and columns of cells in the other image; return the angle between rows.
+
+    Parameters
+    ----------
+    cells : `~numpy.ndarray` of `PAIR_CELL`, shape (n,)
+        The cells; n is 1 or more.
+    map_x, map_y : 2D `~numpy.ndarray`
+        Pixel coordinates of the grid's nodes in the other image.
+    width, height : float
+        Size of the other image's cells, in pixels.
+
+    Returns
+    -------
+    turn : float
+        The angle in degrees, 0 to 90.
+    """
+    cdef Py_ssize_t n = cells.shape[0], c, y, x
+    cdef double left_x, right_x, left_y, right_y
+    cdef double[:, ::1] step = np.empty((2, n))
+    with nogil:
+        for c in range(n):
+            y = cells[c].y
+            x = cells[c].x
+            left_x = map_x[y, x] + map_x[y + 1, x]
+            right_x = map_x[y, x + 1] + map_x[y + 1, x + 1]
+            left_y = map_y[y, x] + map_y[y + 1, x]
+            right_y = map_y[y, x + 1] + map_y[y + 1, x + 1]
+            cells[c].other_x = <long long> floor((left_x + right_x) / 4 / width)
+            cells[c].other_y = <long long> floor((left_y + right_y) / 4 / height)
+            step[0, c] = right_x - left_x
+            step[1, c] = right_y - left_y
+        right_x = fabs(lm_median(&step[0, 0], n))
+        right_y = fabs(lm_median(&step[1, 0], n))
+    return atan2(right_y, right_x) * (180 / 3.141592653589793)
 
 
 # --------------------------------------------------------------------------------------

@@ -14,7 +14,7 @@ from levelmatch.measure._cells import (
     peak_map,
     rough_scatter,
 )
-from levelmatch.measure._summary import PAIR_CELL, summarise_cells
+from levelmatch.measure._summary import pair_cells, set_other_frame, summarise_cells
 from levelmatch.measure.gains import flux_gain
 from levelmatch.measure.rounding import common_steps, rounding_step
 from levelmatch.measure.table import empty_pair
@@ -45,8 +45,6 @@ LOST_COARSE = 0.5
 MIN_OWN = 0.3
 # An image is coarser than another if its pixels are wider by this factor.
 COARSE = 1.7
-# Smallest scatter, for images that are zero.
-LEAST = float(np.finfo(np.float32).tiny)
 # Margin, in pixels, around a cell that contains all pixels from which its samples are interpolated.
 MARGIN = 8
 
@@ -226,18 +224,8 @@ def _direct_cells(a, b, options):
     extent = (min(side / grid_a.side, 1.0), min(side * scale / grid_b.side, 1.0))
     eps = least_step(a.pixels, b.pixels)
     cells = as_cells(values, grid, index, extent, swap, options, scale, eps)
-    return _with_other_frame(cells, grid_b, map_x, map_y)
-
-
-def _with_other_frame(cells, other, map_x, map_y):
-    """Return cells with their positions in the other image, and the angle between the rows."""
-    y, x = cells.index.T
-    nodes = np.stack([map_y, map_x])
-    left, right = (nodes[:, y, c] + nodes[:, y + 1, c] for c in (x, x + 1))
-    place = (left + right) / 4 / np.reshape(other.cell, (2, 1))
-    cells.cells["other_y"], cells.cells["other_x"] = np.floor(place)
-    rise, run = np.abs(np.median(right - left, axis=1))
-    return replace(cells, turn=float(np.degrees(np.arctan2(rise, run))))
+    height, width = grid_b.cell
+    return replace(cells, turn=set_other_frame(cells.cells, map_x, map_y, width, height))
 
 
 def as_cells(values, grid, index, extent, swap, options, scale=1.0, eps=0.0):
@@ -258,39 +246,18 @@ def as_cells(values, grid, index, extent, swap, options, scale=1.0, eps=0.0):
     eps : float
         Rounding error of the images, as a fraction of their values.
     """
-    smooth = values["smooth"]
-    # The noise of a mean follows from the noise of the pixels. Smoothing of the samples cancels.
-    excess = 0 * smooth if options.location == "mean" else (np.pi / 2 - 1) * smooth
-    scatter = values["scatter"] / np.sqrt(smooth)
-    typical = np.median(scatter)
-    # The differences of copies are zero, but have this rounding error.
-    rounding = eps * np.abs(values["brightness"]).max()
-    # A cell with a few equal values must not dominate the weights.
-    noise = np.maximum(
-        scatter if options.structure else typical, max(0.25 * typical, rounding, LEAST)
+    vectors = centroid_vectors(grid, index, values)
+    use_median = options.location != "mean"
+    cells, smooth = pair_cells(
+        values, index, vectors, -1 if swap else 1, eps, use_median, options.structure
     )
-    sign = -1 if swap else 1
-    cells = np.zeros(len(values), PAIR_CELL)
-    cells["vector"] = centroid_vectors(grid, index, values)
-    for name in ("location", "clipped", "star_diff"):
-        cells[name] = sign * values[name]
-    for name in ("brightness", "star_flux"):
-        cells[name] = values[name]
-    cells["pixel_variance"] = (1 + excess) * noise**2
-    cells["weight"] = values["weight"] / cells["pixel_variance"]
-    cells["variance"] = cells["pixel_variance"] * values["square"] / values["weight"] ** 2
-    cells["scatter"] = scatter
-    cells["npix"] = values["kept"]
-    cells["excess"] = excess
-    cells["y"], cells["x"] = cells["other_y"], cells["other_x"] = index.T
-    cells["source"] = values["square"] < values["weight"] * (1 - 1e-6)
     return _Cells(
         cells,
         grid,
         extent[::-1] if swap else extent,
         values["good"],
         coarseness=1 / scale**2,
-        own_part=_own_part(grid, scale, np.median(smooth)),
+        own_part=_own_part(grid, scale, smooth),
         swapped=swap,
     )
 
