@@ -6,48 +6,12 @@ the two halves, are eliminated last, and the halves are cut in turn (George 1973
 Anal. 10, 345).
 """
 
-from dataclasses import dataclass, field
-
 import numpy as np
 
-__all__ = ["Dissection", "Front"]
+__all__ = ["Dissection"]
 
 # Levels of the dissection that an integer of 64 bits can tell apart.
 MAX_DEPTH = 38
-
-
-@dataclass(slots=True, eq=False)
-class Front:
-    """Groups that are eliminated at once.
-
-    Groups are numbered in the order of elimination.
-
-    Parameters
-    ----------
-    start, stop : int
-        The groups.
-    entries : slice
-        Entries of the matrix in the columns of these groups, see `Dissection.source`.
-    boundary : `~numpy.ndarray` of int, shape (b,)
-        Later groups that the elimination links, ascending.
-    parent : int
-        Front in which the first of the boundary is eliminated, -1 for none.
-    children : list of int
-        Fronts whose parent this one is.
-    into_parent : `~numpy.ndarray` of int, shape (b,)
-        Places of the boundary among the parent's groups and its boundary.
-    n_shared : int
-        Number of groups of the boundary that the parent eliminates.
-    """
-
-    start: int
-    stop: int
-    entries: slice
-    boundary: np.ndarray | None = None
-    parent: int = -1
-    children: list = field(default_factory=list)
-    into_parent: np.ndarray | None = None
-    n_shared: int = 0
 
 
 class Dissection:
@@ -66,22 +30,34 @@ class Dissection:
     ----------
     order : `~numpy.ndarray` of int, shape (m,)
         The groups as they are eliminated.
-    fronts : list of `Front`
-        Each after its children.
+    start : `~numpy.ndarray` of int, shape (f + 1,)
+        First group of each front, in this order. The groups of a front are eliminated at once.
     source : `~numpy.ndarray` of int, shape (s,)
         Entries on and below the diagonal of the reordered matrix, by fronts.
+    entries : `~numpy.ndarray` of int, shape (f + 1,)
+        First of these of each front.
     row, column : `~numpy.ndarray` of int, shape (s,)
         Their places within the groups of the front and its boundary.
+    boundary : `~numpy.ndarray` of int, shape (b,)
+        Later groups that the elimination of each front links, ascending.
+    later : `~numpy.ndarray` of int, shape (f + 1,)
+        First of these of each front.
+    parent : `~numpy.ndarray` of int, shape (f,)
+        Front in which the first of the boundary is eliminated, -1 for none.
+    place : `~numpy.ndarray` of int, shape (b,)
+        Places of the boundary among the groups of the parent and its boundary.
+    child, children : `~numpy.ndarray` of int, shape (c,) and (f + 1,)
+        Fronts by their parents, and the first of each parent.
     """
 
     def __init__(self, row, column, centres, largest):
         key = _dissect(row, column, centres, largest)
         self.order = np.argsort(key, kind="stable")
-        place = np.empty(len(key), dtype=np.intp)
-        place[self.order] = np.arange(len(key))
+        number = np.empty(len(key), dtype=np.intp)
+        number[self.order] = np.arange(len(key))
         start = np.flatnonzero(np.diff(key[self.order], prepend=-1))
         front_of = np.repeat(np.arange(len(start)), np.diff(start, append=len(key)))
-        row, column = place[row], place[column]
+        row, column = number[row], number[column]
         source = np.flatnonzero(row >= column)
         row, column = row[source], column[source]
         front = front_of[column]
@@ -89,34 +65,44 @@ class Dissection:
         self.source = source[by_front]
         self.row, front = row[by_front], front[by_front]
         self.column = column[by_front] - start[front]
-        ends = np.searchsorted(front, np.arange(len(start) + 1)).tolist()
-        stop = np.append(start, len(key)).tolist()
-        self.fronts = [
-            Front(stop[f], stop[f + 1], slice(ends[f], ends[f + 1])) for f in range(len(start))
-        ]
-        for f, own in enumerate(self.fronts):
-            self._link(f, own, front_of)
+        self.entries = np.searchsorted(front, np.arange(len(start) + 1))
+        self.start = np.append(start, len(key))
+        self._link(front_of)
 
-    def _link(self, f, front, front_of):
-        """Find the boundary of a front, and its parent, after those of its children."""
-        row = self.row[front.entries]
-        inside, n_own = np.searchsorted(row, front.stop), front.stop - front.start
-        children = [self.fronts[child] for child in front.children]
-        for child in children:
-            child.n_shared = int(np.searchsorted(child.boundary, front.stop))
-        later = [row[inside:], *(child.boundary[child.n_shared :] for child in children)]
-        boundary = np.sort(np.concatenate(later))
-        front.boundary = boundary[np.diff(boundary, prepend=-1) > 0]
-        if len(boundary):
-            front.parent = int(front_of[boundary[0]])
-            self.fronts[front.parent].children.append(f)
-        row[:inside] -= front.start
-        row[inside:] = n_own + np.searchsorted(front.boundary, row[inside:])
-        for child in children:
-            place = child.boundary - front.start
-            later = child.boundary[child.n_shared :]
-            place[child.n_shared :] = n_own + np.searchsorted(front.boundary, later)
-            child.into_parent = place
+    def _link(self, front_of):
+        """Find the boundary of each front after those of its children, and its parent."""
+        n = len(self.entries) - 1
+        stop, entries = self.start[1:].tolist(), self.entries.tolist()
+        boundaries, children, parent = [], [[] for _ in range(n)], np.full(n, -1)
+        for f in range(n):
+            row = self.row[entries[f] : entries[f + 1]]
+            later = [row[np.searchsorted(row, stop[f]) :]]
+            for child in children[f]:
+                own = boundaries[child]
+                later.append(own[np.searchsorted(own, stop[f]) :])
+            boundary = np.sort(np.concatenate(later))
+            boundaries.append(boundary[np.diff(boundary, prepend=-1) > 0])
+            if len(boundary):
+                parent[f] = front_of[boundary[0]]
+                children[parent[f]].append(f)
+        self.parent = parent
+        self.child = np.argsort(parent, kind="stable")[np.count_nonzero(parent < 0) :]
+        self.children = np.searchsorted(parent[self.child], np.arange(n + 1))
+        self.later = np.cumsum([0, *map(len, boundaries)])
+        self.boundary = np.concatenate([np.zeros(0, dtype=np.intp), *boundaries])
+        size = np.diff(self.later)
+        self.row = self._places(self.row, np.repeat(np.arange(n), np.diff(self.entries)))
+        # Boundaries of fronts without a parent are empty.
+        self.place = self._places(self.boundary, np.repeat(parent, size))
+
+    def _places(self, groups, front):
+        """Return the places of groups among those of fronts and their boundaries."""
+        n_groups, n = len(self.order) + 1, len(self.parent)
+        owner = np.repeat(np.arange(n), np.diff(self.later))
+        code = owner * n_groups + self.boundary
+        later = np.searchsorted(code, front * n_groups + groups) - self.later[front]
+        inside, stop = groups - self.start[front], self.start[front + 1]
+        return np.where(groups < stop, inside, stop - self.start[front] + later)
 
 
 def _dissect(row, column, centres, largest):

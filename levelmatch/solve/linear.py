@@ -7,13 +7,14 @@ dissection is a dense Cholesky factorisation, whose Schur complement is added to
 parent. By BLAS in one thread, so that the last bit does not depend on the number of threads.
 """
 
-from functools import cache, cached_property, wraps
+from functools import cache, wraps
 from logging import getLogger
 
 import numpy as np
-from scipy.linalg.blas import dsyrk, dtrsm
-from scipy.linalg.lapack import dpotrf, dpotri, dtrtri
+from scipy.linalg.lapack import dpotrf, dpotri
 from threadpoolctl import ThreadpoolController
+
+from levelmatch.solve._fronts import Work, eliminate, invert, substitute
 
 __all__ = ["Factors", "conjugate_gradients", "sum_by"]
 
@@ -50,10 +51,6 @@ def _one_thread(function):
     return limited
 
 
-class _SingularError(Exception):
-    """A pivot is zero, but for rounding."""
-
-
 class Factors:
     """Cholesky factors of a system; where it is singular, of it and the least of priors.
 
@@ -67,75 +64,31 @@ class Factors:
 
     @_one_thread
     def __init__(self, matrix, dissection):
-        self._dissection = dissection
-        self._k = matrix.blocksize[0] if matrix.format == "bsr" else 1
-        try:
-            self._factorise(matrix)
-        except _SingularError:
+        self._dissection, self._matrix = dissection, matrix
+        self._k = k = matrix.blocksize[0] if matrix.format == "bsr" else 1
+        self._work = Work(dissection, k)
+        if not self._factorise():
             logger.info("the normal matrix is singular: slopes that no pair sees stay near zero")
-            matrix = matrix.copy()
+            self._matrix = matrix.copy()
             diagonal = dissection.source[dissection.row == dissection.column]
-            matrix.data.reshape(-1, self._k, self._k)[diagonal] += RIDGE * np.eye(self._k)
-            self._factorise(matrix)
-        self._matrix = matrix
+            self._matrix.data.reshape(-1, k, k)[diagonal] += RIDGE * np.eye(k)
+            self._factorise()
 
-    def _factorise(self, matrix):
-        k, dissection = self._k, self._dissection
-        blocks = matrix.data.reshape(-1, k, k)
-        self._factors, complement = [], {}
-        for f, front in enumerate(dissection.fronts):
-            n_own, n_later = front.stop - front.start, len(front.boundary)
-            # Rows are columns of the front, of which the parts below the diagonal count.
-            own, at = np.zeros((n_own, k, n_own + n_later, k)), front.entries
-            own[dissection.column[at], :, dissection.row[at], :] = blocks[
-                dissection.source[at]
-            ].swapaxes(1, 2)
-            own = own.reshape(k * n_own, -1)
-            later = np.zeros((k * n_later, k * n_later))
-            for child in front.children:
-                place, shared = self._into_parent(dissection.fronts[child])
-                added = complement.pop(child)
-                own[place[:shared, None], place] += added[:shared]
-                place = place[shared:] - k * n_own
-                later[place[:, None], place] += added[shared:, shared:]
-            lower, failed = dpotrf(own[:, : k * n_own].T, lower=1)
-            if failed or np.diagonal(lower).min(initial=np.inf) ** 2 <= LEAST_PIVOT:
-                raise _SingularError
-            below = np.zeros((0, k * n_own))
-            if n_later:
-                below = dtrsm(1.0, lower, own[:, k * n_own :].T, side=1, lower=1, trans_a=1)
-                complement[f] = dsyrk(-1.0, below, 1.0, later.T, lower=1, overwrite_c=1).T
-            self._factors.append((lower, below))
-
-    def _into_parent(self, front):
-        """Return the places of a front's boundary in its parent, and how many are its own."""
-        return _terms(front.into_parent, self._k), self._k * front.n_shared
-
-    @cached_property
-    def _places(self):
-        """Coefficients of the groups of each front, and of its boundary."""
-        k, fronts = self._k, self._dissection.fronts
-        parts = [slice(k * front.start, k * front.stop) for front in fronts]
-        return parts, [_terms(front.boundary, k) for front in fronts]
+    def _factorise(self):
+        """Return whether the matrix is positive, and if so, keep its factors."""
+        self._panels = np.zeros(self._work.offset[-1])
+        blocks = self._matrix.data.reshape(-1, self._k, self._k)
+        return eliminate(self._work, blocks, self._panels, LEAST_PIVOT)
 
     @_one_thread
     def solve(self, rhs):
         """Return the solution for right-hand sides of shape (n,) or (n, m)."""
-        k, dissection = self._k, self._dissection
-        shape = len(dissection.order), k, -1
-        x = rhs.reshape(shape)[dissection.order].reshape(len(rhs), -1)
-        parts, later = self._places
-        for (lower, below), part, places in zip(self._factors, parts, later, strict=True):
-            x[part] = own = dtrsm(1.0, lower, x[part].T, side=1, lower=1, trans_a=1).T
-            if len(places):
-                x[places] -= below @ own
-        for f in reversed(range(len(parts))):
-            (lower, below), own = self._factors[f], x[parts[f]]
-            if len(later[f]):
-                own = own - below.T @ x[later[f]]
-            x[parts[f]] = dtrsm(1.0, lower, own.T, side=1, lower=1).T
+        order = self._dissection.order
+        shape = len(order), self._k, -1
+        x = rhs.reshape(shape)[order].reshape(len(rhs), -1)
+        substitute(self._work, self._panels, x)
         out = np.empty_like(x)
-        out.reshape(shape)[dissection.order] = x.reshape(shape)
+        out.reshape(shape)[order] = x.reshape(shape)
         return out.reshape(rhs.shape)
 
     @_one_thread
@@ -147,34 +100,8 @@ class Factors:
         18, 177). Those above the diagonal of the reordered matrix are zero: they are the
         transposes of those below it.
         """
-        k, dissection = self._k, self._dissection
-        out = np.zeros((self._matrix.data.size // k**2, k, k))
-        inverses, waiting = {}, [len(front.children) for front in dissection.fronts]
-        for f in reversed(range(len(waiting))):
-            front, (lower, below) = dissection.fronts[f], self._factors[f]
-            n_own = len(lower)
-            root, _ = dtrtri(lower, lower=1)
-            inverse = root.T @ root
-            if len(below):
-                place, _ = self._into_parent(front)
-                later = inverses[front.parent][place[:, None], place]
-                waiting[front.parent] -= 1
-                if not waiting[front.parent]:
-                    del inverses[front.parent]
-                below = below @ root
-                across = later @ below
-                whole = np.empty((n_own + len(later),) * 2)
-                whole[:n_own, :n_own] = inverse + below.T @ across
-                whole[n_own:, :n_own] = -across
-                whole[:n_own, n_own:] = -across.T
-                whole[n_own:, n_own:] = later
-                inverse = whole
-            if waiting[f]:
-                inverses[f] = inverse
-            at = front.entries
-            inverse = inverse.reshape(len(inverse) // k, k, -1, k)
-            found = inverse[dissection.row[at], :, dissection.column[at], :]
-            out[dissection.source[at]] = found
+        out = np.zeros((self._matrix.data.size // self._k**2, self._k, self._k))
+        invert(self._work, self._panels, out)
         return out
 
     @_one_thread
@@ -191,11 +118,6 @@ class Factors:
         lower += lower.T
         np.fill_diagonal(lower, diagonal)
         return lower
-
-
-def _terms(places, k):
-    """Places of the k coefficients of groups."""
-    return places if k == 1 else (k * places[:, None] + np.arange(k)).ravel()
 
 
 def conjugate_gradients(matrix, solve, rhs, *, tolerance, most):

@@ -1,0 +1,342 @@
+# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, initializedcheck=False
+# Licensed under a 3-clause BSD style license - see LICENSE.rst
+"""Dense algebra of the fronts of a sparse system, compiled: it calls the BLAS of scipy.
+
+A panel holds the columns of a front's own groups, and has a row for each coefficient of these and
+of its boundary. Matrices are by columns; of symmetric ones the part below the diagonal counts.
+"""
+
+import numpy as np
+
+from libc.stdlib cimport calloc, free, malloc
+from libc.string cimport memcpy, memset
+from scipy.linalg.cython_blas cimport dgemm, dgemv, dsymm, dsyrk, dtrsm, dtrsv
+from scipy.linalg.cython_lapack cimport dpotrf, dpotri
+
+__all__ = ["Work", "eliminate", "invert", "substitute"]
+
+cdef enum:
+    # Columns of a panel that are factorised at once.
+    WIDTH = 96
+
+cdef double ONE = 1.0, MINUS = -1.0, ZERO = 0.0
+
+
+cdef class Work:
+    """Fronts of a dissection, and the matrices that they hand on to each other.
+
+    Parameters
+    ----------
+    dissection : `~levelmatch.solve.dissection.Dissection`
+        The fronts.
+    k : int
+        Coefficients of a group.
+    """
+
+    cdef Py_ssize_t k, n_fronts, widest
+    cdef Py_ssize_t[::1] start, later, entries, boundary, place, parent, children, child
+    cdef Py_ssize_t[::1] source, row, column
+    cdef public object offset
+    cdef Py_ssize_t[::1] at
+    cdef double **handed
+
+    def __cinit__(self, dissection, Py_ssize_t k):
+        self.k, self.n_fronts = k, len(dissection.parent)
+        self.start, self.later = dissection.start, dissection.later
+        self.entries, self.source = dissection.entries, dissection.source
+        self.row, self.column = dissection.row, dissection.column
+        self.boundary, self.place = dissection.boundary, dissection.place
+        self.parent = dissection.parent
+        self.children, self.child = dissection.children, dissection.child
+        own, later = np.diff(dissection.start), np.diff(dissection.later)
+        self.widest = k * int(np.max(later, initial=1))
+        self.offset = np.concatenate([[0], np.cumsum(k * k * own * (own + later))]).astype(np.intp)
+        self.at = self.offset
+        self.handed = <double **>calloc(max(self.n_fronts, 1), sizeof(double *))
+        if self.handed == NULL:
+            raise MemoryError
+
+    def __dealloc__(self):
+        self.clear()
+        free(self.handed)
+
+    cdef void clear(self) noexcept nogil:
+        cdef Py_ssize_t f
+        if self.handed != NULL:
+            for f in range(self.n_fronts):
+                free(self.handed[f])
+                self.handed[f] = NULL
+
+    cdef int n_own(self, Py_ssize_t f) noexcept nogil:
+        return <int>(self.k * (self.start[f + 1] - self.start[f]))
+
+    cdef int n_later(self, Py_ssize_t f) noexcept nogil:
+        return <int>(self.k * (self.later[f + 1] - self.later[f]))
+
+
+cdef int cholesky(double *a, int n, int m, double least) noexcept nogil:
+    """Factorise a panel of n columns and m rows in place; return whether a pivot vanishes."""
+    cdef int j = 0, w, rest, failed = 0
+    cdef Py_ssize_t i, stride = m
+    while j < n:
+        w = min(<int>WIDTH, n - j)
+        rest = m - j
+        if j:
+            dgemm("N", "T", &rest, &w, &j, &MINUS, a + j, &m, a + j, &m, &ONE, a + j + j * stride,
+                  &m)
+        dpotrf("L", &w, a + j + j * stride, &m, &failed)
+        if failed:
+            return 1
+        rest = m - j - w
+        if rest:
+            dtrsm("R", "L", "T", "N", &rest, &w, &ONE, a + j + j * stride, &m,
+                  a + j + w + j * stride, &m)
+        j += w
+    for i in range(n):
+        if a[i + i * stride] * a[i + i * stride] <= least:
+            return 1
+    return 0
+
+
+cdef void add(
+    const double *matrix, Py_ssize_t n, const Py_ssize_t *place, Py_ssize_t k,
+    double *panel, Py_ssize_t n_own, Py_ssize_t n_rows, double *later,
+) noexcept nogil:
+    """Add a child's matrix of n groups up in the panel of its parent, and in what that adds."""
+    cdef Py_ssize_t i, j, c, r, to
+    cdef double *out
+    for j in range(n):
+        for c in range(k):
+            to = k * place[j] + c
+            if to < n_own:
+                out = panel + to * n_rows
+            else:
+                out = later + (to - n_own) * (n_rows - n_own) - n_own
+            if k == 1:
+                for i in range(j, n):
+                    out[place[i]] += matrix[i]
+            else:
+                for i in range(j, n):
+                    for r in range(k):
+                        out[k * place[i] + r] += matrix[k * i + r]
+            matrix += k * n
+
+
+def eliminate(Work work, const double[:, :, ::1] blocks, double[::1] panels, double least):
+    """Factorise a matrix; return whether it is positive.
+
+    Parameters
+    ----------
+    work : `Work`
+        The fronts.
+    blocks : `~numpy.ndarray`, shape (n, k, k)
+        Blocks of the matrix.
+    panels : `~numpy.ndarray`, shape (work.offset[-1],)
+        Zeros; the factors in the end.
+    least : float
+        Smallest square of a pivot.
+    """
+    cdef Py_ssize_t f
+    cdef int failed = 0
+    with nogil:
+        for f in range(work.n_fronts):
+            failed = eliminate_front(work, f, &blocks[0, 0, 0], &panels[0], least)
+            if failed:
+                break
+        work.clear()
+    if failed == 2:
+        raise MemoryError
+    return not failed
+
+
+cdef int eliminate_front(
+    Work work, Py_ssize_t f, const double *blocks, double *panels, double least
+) noexcept nogil:
+    cdef Py_ssize_t k = work.k, e, c, child, i, j, m
+    cdef int n = work.n_own(f), b = work.n_later(f), n_rows = n + b
+    cdef double *panel = panels + work.at[f]
+    cdef double *later = NULL
+    cdef double *to
+    cdef const double *block
+    cdef double *beta = &ZERO
+    m = n_rows
+    for e in range(work.entries[f], work.entries[f + 1]):
+        block = blocks + k * k * work.source[e]
+        to = panel + k * work.row[e] + k * work.column[e] * m
+        for j in range(k):
+            for i in range(k):
+                to[i + j * m] = block[i * k + j]
+    if b:
+        later = <double *>malloc(<size_t>b * b * sizeof(double))
+        if later == NULL:
+            return 2
+        work.handed[f] = later
+        if work.children[f + 1] > work.children[f]:
+            memset(later, 0, <size_t>b * b * sizeof(double))
+            beta = &ONE
+    for c in range(work.children[f], work.children[f + 1]):
+        child = work.child[c]
+        add(work.handed[child], work.later[child + 1] - work.later[child],
+            &work.place[work.later[child]], k, panel, n, m, later)
+        free(work.handed[child])
+        work.handed[child] = NULL
+    if cholesky(panel, n, n_rows, least):
+        return 1
+    if b:
+        dsyrk("L", "N", &b, &n, &MINUS, panel + n, &n_rows, beta, later, &b)
+    return 0
+
+
+def substitute(Work work, const double[::1] panels, double[:, ::1] x):
+    """Solve for right-hand sides in the order of elimination, shape (n, m), in place."""
+    cdef Py_ssize_t f, m = x.shape[1]
+    cdef double *values
+    cdef double *between
+    if x.shape[0] == 0 or m == 0:
+        return
+    values = &x[0, 0]
+    between = <double *>malloc(<size_t>work.widest * m * sizeof(double))
+    if between == NULL:
+        raise MemoryError
+    with nogil:
+        for f in range(work.n_fronts):
+            forward(work, f, <double *>&panels[work.at[f]], values, between, <int>m)
+        for f in range(work.n_fronts - 1, -1, -1):
+            backward(work, f, <double *>&panels[work.at[f]], values, between, <int>m)
+        free(between)
+
+
+cdef void forward(
+    Work work, Py_ssize_t f, double *panel, double *x, double *between, int m
+) noexcept nogil:
+    cdef int n = work.n_own(f), b = work.n_later(f), n_rows = n + b, one = 1
+    cdef Py_ssize_t k = work.k, step = k * m, i, c
+    cdef double *own = x + step * work.start[f]
+    cdef double *to
+    if m == 1:
+        dtrsv("L", "N", "N", &n, panel, &n_rows, own, &one)
+        if b:
+            dgemv("N", &b, &n, &MINUS, panel + n, &n_rows, own, &one, &ZERO, between, &one)
+    else:
+        dtrsm("R", "L", "T", "N", &m, &n, &ONE, panel, &n_rows, own, &m)
+        if b:
+            dgemm("N", "T", &m, &b, &n, &MINUS, own, &m, panel + n, &n_rows, &ZERO, between, &m)
+    for i in range(work.later[f], work.later[f + 1]):
+        to = x + step * work.boundary[i]
+        for c in range(step):
+            to[c] += between[c]
+        between += step
+
+
+cdef void backward(
+    Work work, Py_ssize_t f, double *panel, double *x, double *between, int m
+) noexcept nogil:
+    cdef int n = work.n_own(f), b = work.n_later(f), n_rows = n + b, one = 1
+    cdef Py_ssize_t k = work.k, step = k * m, i, c
+    cdef double *own = x + step * work.start[f]
+    cdef double *to = between
+    for i in range(work.later[f], work.later[f + 1]):
+        memcpy(to, x + step * work.boundary[i], step * sizeof(double))
+        to += step
+    if m == 1:
+        if b:
+            dgemv("T", &b, &n, &MINUS, panel + n, &n_rows, between, &one, &ONE, own, &one)
+        dtrsv("L", "T", "N", &n, panel, &n_rows, own, &one)
+    else:
+        if b:
+            dgemm("N", "N", &m, &n, &b, &MINUS, between, &m, panel + n, &n_rows, &ONE, own, &m)
+        dtrsm("R", "L", "N", "N", &m, &n, &ONE, panel, &n_rows, own, &m)
+
+
+def invert(Work work, const double[::1] panels, double[:, :, ::1] blocks):
+    """Fill the blocks of the inverse on and below the diagonal where the matrix has its own.
+
+    Parameters
+    ----------
+    work, panels
+        See `eliminate`.
+    blocks : `~numpy.ndarray`, shape (n, k, k)
+        The blocks.
+    """
+    cdef Py_ssize_t f, parent
+    cdef int failed = 0
+    cdef Py_ssize_t[::1] waiting = np.diff(np.asarray(work.children))
+    with nogil:
+        for f in range(work.n_fronts - 1, -1, -1):
+            failed = invert_front(work, f, <double *>&panels[work.at[f]], &blocks[0, 0, 0])
+            if failed:
+                break
+            parent = work.parent[f]
+            if parent >= 0:
+                waiting[parent] -= 1
+                if waiting[parent] == 0:
+                    free(work.handed[parent])
+                    work.handed[parent] = NULL
+            if waiting[f] == 0:
+                free(work.handed[f])
+                work.handed[f] = NULL
+        work.clear()
+    if failed:
+        raise MemoryError
+
+
+cdef int invert_front(Work work, Py_ssize_t f, double *panel, double *blocks) noexcept nogil:
+    """Invert in a front's groups and its boundary; return whether memory runs out."""
+    cdef Py_ssize_t k = work.k, size, i, j, e
+    cdef int n = work.n_own(f), b = work.n_later(f), n_rows = n + b, w, rest, failed
+    cdef double *whole
+    cdef double *below = NULL
+    cdef double *to
+    size = n_rows
+    whole = <double *>malloc(<size_t>size * size * sizeof(double))
+    if whole == NULL:
+        return 1
+    work.handed[f] = whole
+    for j in range(n):
+        memcpy(whole + j + j * size, panel + j + j * size, (n - j) * sizeof(double))
+    dpotri("L", &n, whole, &n_rows, &failed)
+    if b:
+        take_from_parent(work, f, whole + n + n * size, size)
+        below = <double *>malloc(<size_t>b * n * sizeof(double))
+        if below == NULL:
+            return 1
+        for j in range(n):
+            memcpy(below + j * b, panel + n + j * size, b * sizeof(double))
+        dtrsm("R", "L", "N", "N", &b, &n, &ONE, panel, &n_rows, below, &b)
+        dsymm("L", "L", &b, &n, &MINUS, whole + n + n * size, &n_rows, below, &b, &ZERO,
+              whole + n, &n_rows)
+        j = 0
+        while j < n:
+            w, rest = <int>min(<Py_ssize_t>WIDTH, n - j), <int>(n - j)
+            dgemm("T", "N", &rest, &w, &b, &MINUS, below + j * b, &b, whole + n + j * size,
+                  &n_rows, &ONE, whole + j + j * size, &n_rows)
+            j += WIDTH
+        free(below)
+    for e in range(work.entries[f], work.entries[f + 1]):
+        to = whole + k * work.row[e] + k * work.column[e] * size
+        for i in range(k):
+            for j in range(k):
+                if work.row[e] == work.column[e] and i < j:
+                    blocks[k * k * work.source[e] + i * k + j] = to[j + i * size]
+                else:
+                    blocks[k * k * work.source[e] + i * k + j] = to[i + j * size]
+    return 0
+
+
+cdef void take_from_parent(Work work, Py_ssize_t f, double *out, Py_ssize_t stride) noexcept nogil:
+    """Copy the inverse in a front's boundary from that of its parent."""
+    cdef Py_ssize_t k = work.k, parent = work.parent[f], n = work.later[f + 1] - work.later[f]
+    cdef Py_ssize_t of_parent = work.n_own(parent) + work.n_later(parent), i, j, c, r
+    cdef Py_ssize_t *place = &work.place[work.later[f]]
+    cdef double *column
+    for j in range(n):
+        for c in range(k):
+            column = work.handed[parent] + (k * place[j] + c) * of_parent
+            if k == 1:
+                for i in range(j, n):
+                    out[i] = column[place[i]]
+            else:
+                for i in range(j, n):
+                    for r in range(k):
+                        out[k * i + r] = column[k * place[i] + r]
+            out += stride
