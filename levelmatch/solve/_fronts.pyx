@@ -35,7 +35,7 @@ cdef class Work:
 
     cdef Py_ssize_t k, n_fronts, widest
     cdef Py_ssize_t[::1] start, later, entries, boundary, place, parent, children, child
-    cdef Py_ssize_t[::1] source, row, column
+    cdef int[::1] source, row, column
     cdef public object offset
     cdef Py_ssize_t[::1] at
     cdef double **handed

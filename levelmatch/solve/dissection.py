@@ -53,18 +53,19 @@ class Dissection:
     def __init__(self, row, column, centres, largest):
         key = _dissect(row, column, centres, largest)
         self.order = np.argsort(key, kind="stable")
-        number = np.empty(len(key), dtype=np.intp)
+        number = np.empty(len(key), dtype=np.intc)
         number[self.order] = np.arange(len(key))
         start = np.flatnonzero(np.diff(key[self.order], prepend=-1))
-        front_of = np.repeat(np.arange(len(start)), np.diff(start, append=len(key)))
+        fronts = np.arange(len(start), dtype=np.intc)
+        front_of = np.repeat(fronts, np.diff(start, append=len(key)))
         row, column = number[row], number[column]
         source = np.flatnonzero(row >= column)
         row, column = row[source], column[source]
         front = front_of[column]
         by_front = np.lexsort((row, front))
-        self.source = source[by_front]
+        self.source = source[by_front].astype(np.intc)
         self.row, front = row[by_front], front[by_front]
-        self.column = column[by_front] - start[front]
+        self.column = (column[by_front] - start[front]).astype(np.intc)
         self.entries = np.searchsorted(front, np.arange(len(start) + 1))
         self.start = np.append(start, len(key))
         self._link(front_of)
@@ -91,7 +92,8 @@ class Dissection:
         self.later = np.cumsum([0, *map(len, boundaries)])
         self.boundary = np.concatenate([np.zeros(0, dtype=np.intp), *boundaries])
         size = np.diff(self.later)
-        self.row = self._places(self.row, np.repeat(np.arange(n), np.diff(self.entries)))
+        row = self._places(self.row, np.repeat(np.arange(n), np.diff(self.entries)))
+        self.row = row.astype(np.intc)
         # Boundaries of fronts without a parent are empty.
         self.place = self._places(self.boundary, np.repeat(parent, size))
 

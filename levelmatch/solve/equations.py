@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
-from scipy.sparse import bsr_matrix, coo_array, csr_matrix
+from scipy.sparse import bsr_array, bsr_matrix, coo_array, csr_array, csr_matrix
 
 from levelmatch.sky.vectors import transfer_matrix
 from levelmatch.solve.dissection import Dissection
@@ -15,7 +15,7 @@ __all__ = ["Equations"]
 
 # Number of coefficients that are eliminated at once as a dense matrix. Fewer take more calls, more
 # take more operations.
-LARGEST_FRONT = 96
+LARGEST_FRONT = 48
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,19 +87,17 @@ class Equations:
     def rank(self):
         """Number of coefficients that each pair measures, shape (n,)."""
         if self.n_terms == 1:
-            return (self.gram[:, 0, 0] > 0).astype(int)
+            return (self.gram[:, 0, 0] > 0).astype(np.int8)
         scale = np.sqrt(np.einsum("pii->pi", self.gram))
         scale = np.divide(1.0, scale, out=np.zeros_like(scale), where=scale > 0)
         size = np.linalg.eigvalsh(self.gram * scale[:, :, None] * scale[:, None, :])
-        return np.sum(size > 1e-10, axis=1)
+        return np.sum(size > 1e-10, axis=1, dtype=np.int8)
 
     def differences(self, coefficients):
         """Return the first minus the second correction of each pair at its centre, shape (n, k)."""
         if self.n_terms == 1:
             return coefficients[self.first] - coefficients[self.second]
-        model = np.einsum("pij,pj->pi", self.transfer[0], coefficients[self.first])
-        model -= np.einsum("pij,pj->pi", self.transfer[1], coefficients[self.second])
-        return model
+        return (self._design[0] @ coefficients.ravel()).reshape(-1, self.n_terms)
 
     def residuals(self, coefficients):
         """Return the residual of each pair's coefficients, shape (n, k)."""
@@ -133,9 +131,19 @@ class Equations:
         """Return the sums of values of pairs, shape (n, k), at their groups, shape (m, k)."""
         right = [values, values]
         if self.n_terms > 1:
-            right = [np.einsum("pji,pj->pi", change, values) for change in self.transfer]
-        added = sum_by(self.first, right[0], self.n_groups)
-        return added - sum_by(self.second, right[1], self.n_groups)
+            return (self._design[1] @ values.ravel()).reshape(-1, self.n_terms)
+        added = sum_by(self.first, values, self.n_groups)
+        return added - sum_by(self.second, values, self.n_groups)
+
+    @cached_property
+    def _design(self):
+        """Sparse matrix from the coefficients of the groups to differences, and its transpose."""
+        n, k = self.rhs.shape
+        blocks = np.concatenate([self.transfer[0], -self.transfer[1]], axis=1).reshape(-1, k, k)
+        columns = np.stack([self.first, self.second], axis=1).ravel()
+        shape = n * k, self.n_groups * k
+        design = bsr_array((blocks, columns, 2 * np.arange(n + 1)), shape=shape)
+        return design, design.T
 
     def sum_at_groups(self, first, second):
         """Return the sums at the groups of values of pairs for their two groups, shape (n, ...)."""
@@ -157,8 +165,9 @@ class Equations:
         across : `~numpy.ndarray`, shape (n, k, k)
             Block of the first and the second group of each pair.
         """
-        joined, order, *_ = self._pattern
-        place = np.argsort(order)
+        joined, _, order, *_ = self._pattern
+        place = np.empty_like(order)
+        place[order] = np.arange(len(order))
         low, high = place[self.n_groups :].reshape(2, -1)[:, joined]
         across = blocks[low] + blocks[high].swapaxes(1, 2)
         swapped = self.first > self.second
@@ -173,60 +182,107 @@ class Equations:
         -------
         joined : `~numpy.ndarray` of intp, shape (n,)
             Index of the linked pair of groups, low and high, of each pair.
-        order : `~numpy.ndarray` of intp, shape (m + 2 n_joined,)
+        ends : `~numpy.ndarray` of intc, shape (2, n_joined)
+            The two groups of each linked pair, low and high.
+        order : `~numpy.ndarray` of intc, shape (m + 2 n_joined,)
             The block at each place: diagonal blocks, blocks above the diagonal, and blocks below.
-        row, column, start : `~numpy.ndarray`
-            Row and column of each place, and the first place of each row.
+        column, start : `~numpy.ndarray` of intc
+            Column of each place, and the first place of each row.
         """
         n = self.n_groups
         code = np.minimum(self.first, self.second).astype(np.int64) * n
         code += np.maximum(self.first, self.second)
         code, joined = np.unique(code, return_inverse=True)
-        low, high = code // n, code % n
-        own = np.arange(n)
-        rows, columns = np.concatenate([own, low, high]), np.concatenate([own, high, low])
-        numbers = np.arange(1, len(rows) + 1)
+        ends = np.stack([code // n, code % n]).astype(np.intc)
+        own = np.arange(n, dtype=np.intc)
+        rows, columns = np.concatenate([own, *ends]), np.concatenate([own, *ends[::-1]])
+        numbers = np.arange(1, len(rows) + 1, dtype=np.intc)
         placed = coo_array((numbers, (rows, columns)), shape=(n, n)).tocsr()
         placed.sort_indices()
-        row = np.repeat(own, np.diff(placed.indptr))
-        return joined, placed.data - 1, row, placed.indices, placed.indptr
+        return joined, ends, placed.data - 1, placed.indices, placed.indptr
 
     @cached_property
     def dissection(self):
         """Order in which the groups are eliminated."""
-        _, _, row, column, _ = self._pattern
+        *_, column, start = self._pattern
+        row = np.repeat(np.arange(self.n_groups, dtype=np.intc), np.diff(start))
         return Dissection(row, column, self.group_axes[:, 0], LARGEST_FRONT // self.n_terms)
 
-    def assemble(self, weights, prior=None):
-        """Return the sparse normal matrix for weights of shape (n,), in blocks of (k, k)."""
-        joined, order, row, column, start = self._pattern
-        k, n = self.n_terms, self.n_groups
-        n_joined = (len(order) - n) // 2
-        gram = weights[:, None, None] * self.gram
-        left = gram if k == 1 else self.transfer[0].swapaxes(1, 2) @ gram
-        across = -left if k == 1 else -left @ self.transfer[1]
-        if k > 1:
-            swapped = self.first > self.second
-            across[swapped] = across[swapped].swapaxes(1, 2)
-        own = [left, left]
-        if k > 1:
-            own = [left @ self.transfer[0], self._turned(gram)]
-        blocks = np.concatenate(
-            [
-                sum_by(self.first, own[0], n) + sum_by(self.second, own[1], n),
-                across := sum_by(joined, across, n_joined),
-                across.swapaxes(1, 2),
-            ]
-        )
-        if prior is not None and k > 1:
-            blocks[:n, [1, 2], [1, 2]] += prior**-2
-        if k == 1:
-            return csr_matrix((blocks.ravel()[order], column, start), shape=(n, n))
-        return bsr_matrix((blocks[order], column, start), shape=(k * n, k * n))
+    @cached_property
+    def _products(self):
+        """Normal matrices of pairs in the bases of their groups, and where they add up.
 
-    def _turned(self, gram):
-        """Return normal matrices of pairs in the bases of their second groups."""
-        return self.transfer[1].swapaxes(1, 2) @ gram @ self.transfer[1]
+        Returns
+        -------
+        own : `_Sums`
+            Of each pair's first group with itself, and of its second, at the groups.
+        across : `_Sums`
+            Of the lower of each pair's groups with the higher, at the joined pairs.
+        """
+        n, k = self.rhs.shape
+        left = self.transfer[0].swapaxes(1, 2) @ self.gram
+        across = -left @ self.transfer[1]
+        swapped = self.first > self.second
+        across[swapped] = across[swapped].swapaxes(1, 2)
+        second = self.transfer[1].swapaxes(1, 2) @ self.gram @ self.transfer[1]
+        own = np.concatenate([left @ self.transfer[0], second])
+        joined, ends, *_ = self._pattern
+        at = np.concatenate([self.first, self.second])
+        return _Sums(at, own, self.n_groups), _Sums(joined, across, ends.shape[1])
+
+    def diagonal(self, weights, prior=None):
+        """Return the diagonal of the normal matrix for weights of shape (n,), shape (m, k)."""
+        if self.n_terms == 1:
+            values = weights * self.gram[:, 0, 0]
+            return self.sum_at_groups(values, values)[:, None]
+        diagonal = np.einsum("mii->mi", self._products[0].of(weights)).copy()
+        if prior is not None:
+            diagonal[:, 1:] += prior**-2
+        return diagonal
+
+    def assemble(self, weights, prior=None, scale=None):
+        """Return the sparse normal matrix for weights of shape (n,), in blocks of (k, k).
+
+        With factors of its rows and columns, shape (m, k), zeros on the diagonal become ones.
+        """
+        joined, ends, order, column, start = self._pattern
+        k, n = self.n_terms, self.n_groups
+        if k == 1:
+            own = self.diagonal(weights)[:, :, None]
+            across = -sum_by(joined, weights[:, None, None] * self.gram, ends.shape[1])
+        else:
+            own, across = (sums.of(weights) for sums in self._products)
+        if prior is not None and k > 1:
+            own[:, [1, 2], [1, 2]] += prior**-2
+        if scale is not None:
+            own *= scale[:, :, None] * scale[:, None, :]
+            across *= scale[ends[0]][:, :, None] * scale[ends[1]][:, None, :]
+            diagonal = np.einsum("mii->mi", own)
+            diagonal[diagonal <= 0] = 1.0
+        blocks = np.concatenate([own, across, across.swapaxes(1, 2)])[order]
+        if k == 1:
+            return csr_matrix((blocks.ravel(), column, start), shape=(n, n))
+        return bsr_matrix((blocks, column, start), shape=(k * n, k * n))
+
+
+class _Sums:
+    """Sums of weighted matrices of the pairs, shape (r, k, k), of each of n labels.
+
+    A pair of several rows has the same weight in all of them.
+    """
+
+    def __init__(self, label, matrices, n):
+        self._shape = matrices.shape[1:]
+        self._matrices = matrices.reshape(len(matrices), self._shape[0] * self._shape[1])
+        self._order = np.argsort(label, kind="stable")
+        self._start = np.concatenate([[0], np.cumsum(np.bincount(label, minlength=n))])
+
+    def of(self, weights):
+        """Return the sums for weights of the pairs."""
+        shape = len(self._start) - 1, len(self._matrices)
+        weights = weights[self._order % max(len(weights), 1)]
+        sums = csr_array((weights, self._order, self._start), shape=shape)
+        return (sums @ self._matrices).reshape(-1, *self._shape)
 
 
 def _times(matrices, vectors):

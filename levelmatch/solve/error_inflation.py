@@ -104,7 +104,7 @@ class _SmallSets:
 
     def _variance(self, solved):
         """Return the sum of the variances of the levels of each set, shape (n_sets,)."""
-        own, _ = solved.covariance_blocks()
+        own = solved.covariance_blocks()
         return np.bincount(self.floors.component, own[:, 0, 0], minlength=self.floors.n_sets)
 
     def inflation(self, found):

@@ -40,6 +40,7 @@ class Floors:
         self.component = component
         self.free = free
         self.set_of = component[equations.first]
+        self._start = np.full(n_sets, 0.0 if fixed is None else fixed)
 
     def sum(self, values):
         """Return the sum over the pairs of each set, shape (n_sets,)."""
@@ -63,7 +64,17 @@ class Floors:
 
     def start(self):
         """Return the first floors of an iteration, shape (n_sets,)."""
-        return np.full(self.n_sets, 0.0 if self.fixed is None else self.fixed)
+        return self._start
+
+    def start_from(self, solved):
+        """Start iterations from the floors that a rough solution shows."""
+        counted = np.ones(len(self.set_of), dtype=bool)
+        self._start = self._floors(solved, counted, self.freedom(counted))
+
+    def _floors(self, solved, counted, freedom):
+        """Return the floors with which the sums of squares equal the degrees of freedom."""
+        quadratic = np.where(counted, self.equations.quadratic(solved.coefficients), 0.0)
+        return np.sqrt(self.moment_squares(quadratic, freedom, self.set_of))
 
     def settle(self, floors, counted, solve, n_steps=N_SETTLE):
         """Alternate floors and solution until they converge, and return both.
@@ -85,9 +96,7 @@ class Floors:
             return floors, solved
         for _ in range(n_steps):
             before = floors
-            quadratic = self.equations.quadratic(solved.coefficients)
-            quadratic = np.where(counted, quadratic, 0.0)
-            floors = np.sqrt(self.moment_squares(quadratic, freedom, self.set_of))
+            floors = self._floors(solved, counted, freedom)
             if (np.abs(floors - before) <= 1e-3 * floors).all():
                 return before, solved
             solved = solve(floors)

@@ -69,7 +69,7 @@ def solve_groups(equations, options, *, weights, npix, scatter, reference=None, 
     def solve(floors, robust):
         return solver.solve(robust * pair_weights(equations, "ivar", floors[set_of], npix, scatter))
 
-    floors = Floors(equations, component, n_sets, free, options.floor)
+    floors = _floors(solver, component, n_sets, options.floor)
     adapted = _adapt(floors, options, weights, solve)
     inflation = error_inflation(floors, adapted.floors, adapted.robust > 0.5, options.slope_prior)
     variance = None
@@ -103,6 +103,15 @@ def solve_groups(equations, options, *, weights, npix, scatter, reference=None, 
         covariance_of=covariance_of,
         residual=solved.residual,
     )
+
+
+def _floors(solver, component, n_sets, fixed):
+    """Return the estimates of floors; of a large system, with a start from a rough solution."""
+    floors = Floors(solver.equations, component, n_sets, solver.free, fixed)
+    rough = solver.rough(floors.precision(floors.start())) if fixed is None else None
+    if rough is not None:
+        floors.start_from(rough)
+    return floors
 
 
 def _weighted_otherwise(adapted, solver, weights, npix, scatter):

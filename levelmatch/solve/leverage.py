@@ -5,6 +5,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from levelmatch.solve.linear import inverses
+
 __all__ = ["Studentised", "redundancy", "studentised"]
 
 # Directions of a pair's difference with less redundancy cannot be tested: the pair is the only
@@ -31,38 +33,14 @@ def redundancy(equations, solved):
         The solution.
     """
     one = np.eye(equations.n_terms)
-    known = next((s for s in solved.served_by() if solved.near(s, MAX_CHANGE)), None)
+    others = [] if solved.inverted else solved.served_by()
+    known = next((s for s in others if solved.near(s, MAX_CHANGE)), None)
     if known is None:
-        return one - _hat(equations, solved)
-    hat = _hat(equations, known)
-    ratio = solved.factor / known.factor
-    ratio = (ratio / _around_ratio(equations, solved.factor, known.factor))[:, None, None]
-    change = hat + (one - hat) / ratio
-    return one - (hat / change if len(one) == 1 else np.linalg.solve(change, hat))
-
-
-def _around_ratio(equations, factor, before):
-    """Return how much stronger the links around each pair's images are than for other factors."""
-    ends = equations.first, equations.second
-    around = []
-    for values in (factor, before):
-        weight = values * equations.gram[:, 0, 0]
-        total = equations.sum_at_groups(weight, weight)
-        one, two = (total[end] - weight for end in ends)
-        # In series; beyond its rounding errors, so that the only link has a ratio of one.
-        around.append(one * two / (one + two + weight) + 1e-6 * weight)
-    return around[0] / around[1]
-
-
-def _hat(equations, solved):
-    """Return each pair's block of the hat matrix, in units of its errors, shape (n, k, k)."""
-    root = np.sqrt(solved.factor)[:, None, None] * equations.root
-    own, across = solved.covariance_blocks()
-    one, two = (root @ transfer for transfer in equations.transfer)
-    cross = one @ across @ two.swapaxes(1, 2)
-    hat = one @ own[equations.first] @ one.swapaxes(1, 2)
-    hat += two @ own[equations.second] @ two.swapaxes(1, 2)
-    return hat - (cross + cross.swapaxes(1, 2))
+        return one - solved.hat
+    # How much stronger a pair is, against how much stronger the links around its images are.
+    ratio = (solved.factor / known.factor * known.around / solved.around)[:, None, None]
+    inverse, _ = inverses(known.hat + (one - known.hat) / ratio)
+    return one - inverse @ known.hat
 
 
 @dataclass(frozen=True, eq=False)
@@ -109,12 +87,28 @@ def studentised(equations, solved, left, precision, counted):
         ratio = (precision / solved.factor)[~counted, None, None]
         # A pair without weight differs from its prediction by both variances.
         variance[~counted] = np.eye(k) + ratio * (np.eye(k) - left[~counted])
-    if k == 1:
-        size, part = variance[:, :, 0], residual
-    else:
-        size, turn = np.linalg.eigh(variance)
-        part = np.einsum("pij,pi->pj", turn, residual)
+    square, terms = _squares(variance, residual)
+    # Directions that the pair does not measure have no residual.
+    return Studentised(square, np.minimum(terms, equations.rank))
+
+
+def _squares(variance, residual):
+    """Return the squared distances of residuals from zero, and how many directions they have."""
+    if residual.shape[1] == 1:
+        return _seen_squares(variance[:, :, 0], residual)
+    inverse, least = inverses(variance)
+    # Rounding errors may be negative.
+    square = np.maximum(np.einsum("pi,pij,pj->p", residual, inverse, residual), 0.0)
+    terms = np.full(square.shape, residual.shape[1], dtype=np.int8)
+    rows = np.flatnonzero(~(least > LEAST_REDUNDANCY))
+    size, turn = np.linalg.eigh(variance[rows])
+    part = np.einsum("pij,pi->pj", turn, residual[rows])
+    square[rows], terms[rows] = _seen_squares(size, part)
+    return square, terms
+
+
+def _seen_squares(size, part):
+    """Return the sums of squares over directions that can be tested, and their number."""
     seen = (size > LEAST_REDUNDANCY) & np.isfinite(size)
     square = np.sum(np.divide(part**2, size, out=np.zeros_like(part), where=seen), axis=1)
-    # Directions that the pair does not measure have no residual.
-    return Studentised(square, np.minimum(seen.sum(axis=1), equations.rank))
+    return square, seen.sum(axis=1, dtype=np.int8)

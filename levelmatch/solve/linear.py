@@ -11,12 +11,11 @@ from functools import cache, wraps
 from logging import getLogger
 
 import numpy as np
-from scipy.linalg.lapack import dpotrf, dpotri
 from threadpoolctl import ThreadpoolController
 
 from levelmatch.solve._fronts import Work, eliminate, invert, substitute
 
-__all__ = ["Factors", "conjugate_gradients", "sum_by"]
+__all__ = ["Factors", "conjugate_gradients", "inverses", "sum_by"]
 
 
 logger = getLogger(__name__)
@@ -33,6 +32,23 @@ def sum_by(label, values, n):
     for at in np.ndindex(values.shape[1:]):
         out[:, *at] = np.bincount(label, values[:, *at], minlength=n)
     return out
+
+
+def inverses(matrices):
+    """Return the inverses of symmetric matrices, shape (n, k, k), and bounds of their eigenvalues.
+
+    By cofactors, for k of 1 or 3. A singular matrix gives values that are not finite. The least
+    eigenvalue of a positive matrix is larger than its bound, shape (n,).
+    """
+    if matrices.shape[1] == 1:
+        return 1 / matrices, matrices[:, 0, 0]
+    x = np.ascontiguousarray(np.moveaxis(matrices, 0, -1))
+    adjugate = np.stack([np.cross(x[i - 2], x[i - 1], axis=0) for i in range(3)])
+    determinant = np.einsum("in,in->n", x[0], adjugate[0])
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+        # The two others are largest if they are equal.
+        least = determinant / np.square(0.5 * np.einsum("iin->n", x))
+        return np.moveaxis(adjugate / determinant, -1, 0), least
 
 
 @cache
@@ -64,20 +80,20 @@ class Factors:
 
     @_one_thread
     def __init__(self, matrix, dissection):
-        self._dissection, self._matrix = dissection, matrix
+        self._dissection = dissection
         self._k = k = matrix.blocksize[0] if matrix.format == "bsr" else 1
         self._work = Work(dissection, k)
-        if not self._factorise():
+        blocks = matrix.data.reshape(-1, k, k)
+        self._n_blocks = len(blocks)
+        if not self._factorise(blocks):
             logger.info("the normal matrix is singular: slopes that no pair sees stay near zero")
-            self._matrix = matrix.copy()
-            diagonal = dissection.source[dissection.row == dissection.column]
-            self._matrix.data.reshape(-1, k, k)[diagonal] += RIDGE * np.eye(k)
-            self._factorise()
+            blocks = blocks.copy()
+            blocks[dissection.source[dissection.row == dissection.column]] += RIDGE * np.eye(k)
+            self._factorise(blocks)
 
-    def _factorise(self):
+    def _factorise(self, blocks):
         """Return whether the matrix is positive, and if so, keep its factors."""
         self._panels = np.zeros(self._work.offset[-1])
-        blocks = self._matrix.data.reshape(-1, self._k, self._k)
         return eliminate(self._work, blocks, self._panels, LEAST_PIVOT)
 
     @_one_thread
@@ -100,24 +116,14 @@ class Factors:
         18, 177). Those above the diagonal of the reordered matrix are zero: they are the
         transposes of those below it.
         """
-        out = np.zeros((self._matrix.data.size // self._k**2, self._k, self._k))
+        out = np.zeros((self._n_blocks, self._k, self._k))
         invert(self._work, self._panels, out)
         return out
 
-    @_one_thread
     def inverse(self):
         """Return the inverse, dense and symmetric."""
-        lower, failed = dpotrf(self._matrix.toarray(order="F"), lower=1, overwrite_a=1)
-        if not failed:
-            lower, failed = dpotri(lower, lower=1, overwrite_c=1)
-        if failed:
-            inverse = self.solve(np.eye(self._matrix.shape[0]))
-            return 0.5 * (inverse + inverse.T)
-        lower = np.tril(lower)
-        diagonal = np.diagonal(lower).copy()
-        lower += lower.T
-        np.fill_diagonal(lower, diagonal)
-        return lower
+        inverse = self.solve(np.eye(self._k * len(self._dissection.order)))
+        return 0.5 * (inverse + inverse.T)
 
 
 def conjugate_gradients(matrix, solve, rhs, *, tolerance, most):

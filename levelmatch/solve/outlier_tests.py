@@ -4,15 +4,17 @@
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.special import fdtrc, fdtri, gammainc
+from scipy.special import chdtri, erf, fdtrc, fdtri, gammainc
 
 from levelmatch.solve.leverage import redundancy, studentised
 from levelmatch.solve.reweighting import LEAST_WEIGHT
 
-__all__ = ["SIGNIFICANCE", "Agreement", "Fit"]
+__all__ = ["SIGNIFICANCE", "SUSPICION", "Agreement", "Fit"]
 
 # Probability of a false alarm in a set: that any right pair, or image, is taken for wrong.
 SIGNIFICANCE = 0.01
+# A set is searched if a p-value, times the number of pairs or images, is below this.
+SUSPICION = 0.2
 # Units of two tests of normality: the excess kurtosis over its standard error, and the
 # Kolmogorov-Smirnov distance times the root of the degrees of freedom.
 KURTOSIS = 3.0
@@ -81,6 +83,9 @@ class Agreement:
         self.equations = floors.equations
         self.set_of = floors.set_of
         self.number = np.maximum(floors.sum(np.ones(len(self.set_of))), 1)
+        # Smaller values are not even suspicious, however few degrees of freedom are left.
+        k = self.equations.n_terms
+        self._least = np.maximum(chdtri(k, SUSPICION / self.number) / k, LEAST_EXCESS)
         self._solve = solve
 
     def robust(self, floors, counted, extra):
@@ -90,7 +95,7 @@ class Agreement:
 
     def fit(self, start, counted, extra=None, **steps):
         """Return the `Fit` to the counted pairs, its floors iterated from ``start``."""
-        extra = np.zeros(len(counted)) if extra is None else extra
+        extra = np.broadcast_to(0.0, len(counted)) if extra is None else extra
         sound = counted & (extra == 0)
         floors, solved = self.floors.settle(
             start,
@@ -110,7 +115,7 @@ class Agreement:
         """Return the squared studentised deleted residuals, shape (n,), and their p-values.
 
         Each residual is divided by the scatter of the other pairs, or by the pair's own
-        standard error if that is larger.
+        standard error if that is larger. P-values that are not suspicious are one.
         """
         tests, terms = fit.tests, np.maximum(fit.tests.terms, 1)
         square, freedom = fit.square[self.set_of], fit.freedom[self.set_of]
@@ -121,9 +126,8 @@ class Agreement:
         least = 1.0 if self.floors.fixed is not None else self.floors.precision(fit.floors)
         excess = tests.square / terms / np.maximum(scale, least)
         excess[tests.terms == 0] = 0.0
-        # Most are small, and need no exact probability.
         p_value = np.ones(len(excess))
-        rows = np.flatnonzero(excess > LEAST_EXCESS)
+        rows = np.flatnonzero(excess > self._least[self.set_of])
         p_value[rows] = fdtrc(terms[rows], np.maximum(others, 1)[rows], excess[rows])
         return excess, p_value
 
@@ -152,8 +156,13 @@ class Agreement:
         freedom = np.maximum(fit.freedom / k, 1)
         kurtosis = np.bincount(label, square**2, n_sets) / number - k * (k + 2)
         kurtosis /= np.sqrt(8 * k * (k + 2) / freedom)
-        order = np.lexsort((square, label))
-        label, expected = label[order], gammainc(k / 2, square[order] / 2)
+        if n_sets == 1:
+            square = np.sort(square)
+        else:
+            order = np.lexsort((square, label))
+            label, square = label[order], square[order]
+        # The error function is the faster of the two.
+        expected = erf(np.sqrt(square / 2)) if k == 1 else gammainc(k / 2, square / 2)
         rank = np.arange(len(rows)) - np.searchsorted(label, label)
         distance = np.zeros(n_sets)
         for step in (rank, rank + 1):

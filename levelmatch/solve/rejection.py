@@ -4,13 +4,11 @@
 import numpy as np
 
 from levelmatch.solve.alternatives import find_ambiguity
-from levelmatch.solve.outlier_tests import SIGNIFICANCE, Agreement
+from levelmatch.solve.outlier_tests import SIGNIFICANCE, SUSPICION, Agreement
 from levelmatch.solve.reweighting import LEAST_WEIGHT, MIN_LOOPS, RobustFit, medians
 
 __all__ = ["Rejection"]
 
-# A set is searched if a p-value, times the number of pairs or images, is below this.
-SUSPICION = 0.2
 # A set is searched if a pair exceeds the largest of normal errors by this factor.
 SPREAD = 1.3
 # Median of the absolute value of a normal variable of unit variance.
@@ -149,8 +147,8 @@ class Rejection:
         """
         largest = np.zeros(self.floors.n_sets)
         np.maximum.at(largest, self.set_of, excess)
-        order = np.lexsort((-excess, self.set_of))
-        order = order[((excess > 0) & (excess >= (alike * largest)[self.set_of]))[order]]
+        found = np.flatnonzero((excess > 0) & (excess >= (alike * largest)[self.set_of]))
+        order = found[np.lexsort((-excess[found], self.set_of[found]))]
         left = batch.copy()
         busy = np.zeros(self.equations.n_groups, dtype=bool)
         rows = []

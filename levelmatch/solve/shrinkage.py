@@ -63,7 +63,7 @@ def slope_scatter(equations, solution, chosen=None):
     factor = solution.weight / equations.gram[:, 0, 0]
     free = np.ones((m, 3), dtype=bool)
     free[np.unique(solution.component, return_index=True)[1], 0] = False
-    diagonal = equations.assemble(factor).diagonal().reshape(m, 3)[chosen, 1:]
+    diagonal = equations.diagonal(factor)[chosen, 1:]
     if not (diagonal > 0).any():
         return SlopeScatter(0.0, 0.0, 0)
     sizes = TRIED / np.sqrt(np.median(diagonal[diagonal > 0]))
@@ -73,7 +73,7 @@ def slope_scatter(equations, solution, chosen=None):
         prior = np.where(chosen, size, 1e3 * sizes[-1])[:, None]
         solver = Solver(equations, free, prior)
         solved = solver.finish(solver.solve(factor))
-        variance = np.einsum("gii->gi", solved.covariance_blocks()[0])
+        variance = np.einsum("gii->gi", solved.covariance_blocks())
         square = np.square(solved.coefficients) + variance
         rises.append(square[chosen, 1:].sum() / size**2 - 2 * chosen.sum())
     # Twice the logarithm of the likelihood, by its slope in the logarithm of the square.

@@ -191,11 +191,11 @@ class GaugedCovariance:
         """
         solved = self.solved
         if self.variance is None:
-            return solved.covariance_blocks()[0]
+            return solved.covariance_blocks()
         ratio = solved.factor * self.variance
         step = SMALL_STEP / ratio.max(initial=SMALL_STEP)
         less, more = (
-            Solved(solved.equations, factor, solved.scale > 0, solved.prior).covariance_blocks()[0]
+            Solved(solved.equations, factor, solved.scale > 0, solved.prior).covariance_blocks()
             for factor in (solved.factor * (1 - step * ratio), solved.factor * (1 + step * ratio))
         )
         return (less - more) / (2 * step)

@@ -1,6 +1,8 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
 """Solve the normal equations for one set of weights after another."""
 
+from functools import cached_property
+
 import numpy as np
 
 from levelmatch.exceptions import ConvergenceError
@@ -21,6 +23,8 @@ MIN_BORROWED = 2000
 MAX_CHANGE = 3.0
 FEW = 0.01
 MAX_STEPS = 10
+# Number of steps of a rough solution, which needs no factors.
+N_ROUGH = 30
 # Residual of an intermediate solution as a fraction of the residual from which it starts. Relative
 # residual at which the final solution aims, and which it guarantees.
 ROUGH = 1e-3
@@ -58,6 +62,17 @@ class Solver:
         solved.refine()
         return solved
 
+    def rough(self, factor):
+        """Return a rough solution for some factors, or `None` for few groups.
+
+        It needs no factors of the matrix: the residuals of most pairs settle in a few steps.
+        """
+        if self.equations.n_groups < MIN_BORROWED:
+            return None
+        solved = Solved(self.equations, factor, self.free, self.prior)
+        solved.relax(N_ROUGH)
+        return solved
+
     def finish(self, solved):
         """Return the solution with the guaranteed accuracy.
 
@@ -93,17 +108,9 @@ class Solved:
         # Solutions whose factors and whose covariances are reused here; `None` to use its own.
         self.lender = self.known = None
         self.moved = self.rough = False
-        self.matrix = equations.assemble(factor, prior)
-        self._factors = self._blocks = None
-        _, _, row, column, _ = equations._pattern
-        diagonal = self.matrix.diagonal().reshape(free.shape)
+        self._matrix = self._factors = self._covariances = self._hat = None
+        diagonal = equations.diagonal(factor, prior)
         self.scale = free / np.sqrt(np.where(diagonal > 0, diagonal, 1.0))
-        blocks = self.matrix.data.reshape(-1, free.shape[1], free.shape[1])
-        blocks *= self.scale[row][:, :, None] * self.scale[column][:, None, :]
-        own = np.flatnonzero(row == column)
-        for c in range(free.shape[1]):
-            held = ~free[:, c] | (diagonal[:, c] <= 0)
-            blocks[own[held], c, c] = 1.0
         self.start(np.zeros(free.shape))
         self._norm = np.linalg.norm(self.left())
 
@@ -117,6 +124,13 @@ class Solved:
         return float(np.linalg.norm(self.left()) / self._norm) if self._norm > 0 else 0.0
 
     @property
+    def matrix(self):
+        """The scaled matrix; only as long as it is needed in memory."""
+        if self._matrix is None:
+            self._matrix = self.equations.assemble(self.factor, self.prior, self.scale)
+        return self._matrix
+
+    @property
     def factors(self):
         """Factors of the scaled matrix."""
         if self._factors is None:
@@ -125,6 +139,7 @@ class Solved:
                 self.lender.forget()
                 self.lender = None
             self._factors = Factors(self.matrix, self.equations.dissection)
+            self._matrix = None
         return self._factors
 
     @property
@@ -137,10 +152,15 @@ class Solved:
         """Whether its own factors or the reused factors are in memory."""
         return (self.lender or self).ready
 
+    @property
+    def inverted(self):
+        """Whether its covariances are known."""
+        return self._covariances is not None
+
     def last_known(self):
         """Return the latest solution whose covariances are known, or `None`."""
         others = (self, self.lender, self.known)
-        return next((s for s in others if s is not None and s._blocks is not None), None)
+        return next((s for s in others if s is not None and s.inverted), None)
 
     def served_by(self):
         """Return solutions for other weights whose covariances need no factorisation."""
@@ -180,6 +200,14 @@ class Solved:
             if np.linalg.norm(step) < REFINED * size:
                 break
 
+    def relax(self, n_steps):
+        """Take steps of conjugate gradients towards the solution."""
+        left = self.left().ravel()
+        step, _ = conjugate_gradients(
+            self.matrix, np.array, left, tolerance=ROUGH * self._norm, most=n_steps
+        )
+        self._add(step)
+
     def iterate(self, tolerance):
         """Iterate with reused factors; return whether the residual is below a tolerance."""
         lender, self.rough = self.lender or self, tolerance > TOLERANCE
@@ -197,7 +225,10 @@ class Solved:
             )
             self._add(step)
             n_steps -= used
-        return self.residual <= tolerance
+        done = self.residual <= tolerance
+        if done:
+            self._matrix = None
+        return done
 
     def _add(self, step):
         self.moved = True
@@ -208,19 +239,38 @@ class Solved:
         return self.factors.solve(columns)
 
     def covariance_blocks(self):
-        """Return blocks of the covariance of the coefficients.
+        """Return the covariance of each group's coefficients, shape (m, k, k)."""
+        self._invert()
+        return self._covariances
 
-        Returns
-        -------
-        own : `~numpy.ndarray`, shape (m, k, k)
-            Blocks of each group.
-        across : `~numpy.ndarray`, shape (n, k, k)
-            Blocks of the first and the second group of each pair.
-        """
-        if self._blocks is None:
-            equations, scale = self.equations, self.scale
-            own, across = equations.split_blocks(self.factors.blocks())
-            own *= scale[:, :, None] * scale[:, None, :]
-            across *= scale[equations.first][:, :, None] * scale[equations.second][:, None, :]
-            self._blocks = own, across
-        return self._blocks
+    @property
+    def hat(self):
+        """Each pair's block of the hat matrix, in units of its errors, shape (n, k, k)."""
+        self._invert()
+        return self._hat
+
+    def _invert(self):
+        """Take the blocks of the groups and the pairs from the inverse of the matrix."""
+        if self.inverted:
+            return
+        equations, scale = self.equations, self.scale
+        own, across = equations.split_blocks(self.factors.blocks())
+        own *= scale[:, :, None] * scale[:, None, :]
+        across *= scale[equations.first][:, :, None] * scale[equations.second][:, None, :]
+        root = np.sqrt(self.factor)[:, None, None] * equations.root
+        one, two = (root @ transfer for transfer in equations.transfer)
+        cross = one @ across @ two.swapaxes(1, 2)
+        hat = one @ own[equations.first] @ one.swapaxes(1, 2)
+        hat += two @ own[equations.second] @ two.swapaxes(1, 2)
+        hat -= cross + cross.swapaxes(1, 2)
+        self._covariances, self._hat, self.known = own, hat, None
+
+    @cached_property
+    def around(self):
+        """Weight of the links around each pair's images, in series, shape (n,)."""
+        equations = self.equations
+        weight = self.factor * equations.gram[:, 0, 0]
+        total = equations.sum_at_groups(weight, weight)
+        one, two = (total[end] - weight for end in (equations.first, equations.second))
+        # Beyond its rounding errors, so that the only link has the ratio of its own weight.
+        return one * two / (one + two + weight) + 1e-6 * weight
