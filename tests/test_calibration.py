@@ -32,7 +32,7 @@ TRIALS = {
     "astrometry": 5,
     "flat": 40,
     "bowls": 40,
-    "rounded": 14,
+    "rounded": 30,
     "scales": 8,
     "depths": 30,
     "correlated": 12,

@@ -11,9 +11,9 @@ from levelmatch.measure.noise import image_variances, weigh_depths
 from levelmatch.measure.pairs import PAIR_CELL
 from levelmatch.measure.rounding import (
     common_steps,
-    noise_before_rounding,
     rounding_step,
     rounding_variance,
+    squared_errors,
     widen_rounded,
 )
 from levelmatch.measure.table import PAIR, pair_table
@@ -67,12 +67,36 @@ def test_error_of_rounding(noise):
     else:
         chance = (whole == np.round(phase)[:, None]).astype(float)
     bias = chance @ whole - phase
-    variance = np.mean(chance @ whole**2 - (chance @ whole) ** 2)
     for step in (1.0, 0.02):
         found = rounding_variance(noise * step, step)
         assert_allclose(found, step**2 * np.mean(bias**2), rtol=0.02, atol=1e-8 * step**2)
-        before = noise_before_rounding(variance * step**2, step)
-        assert_allclose(before, noise * step, atol=0.01 * step)
+
+
+@pytest.mark.parametrize("noise", [0.15, 0.2, 0.3, 0.4, 0.7])
+def test_squared_errors_of_rounding(noise):
+    # Sets of six images of 4000 pixels, of which each mean is clipped as differences of two are.
+    rng = np.random.default_rng(5)
+    true, found = [], []
+    for _ in range(300):
+        level = rng.uniform(-0.5, 0.5, (6, 1))
+        pixels = np.round(level + rng.normal(0, noise, (6, 4000)))
+        mean, variance = pixels.mean(axis=1, keepdims=True), pixels.var(axis=1, keepdims=True)
+        near = np.abs(pixels - mean) <= 3 * np.sqrt(2 * variance)
+        true.append(np.square(pixels.mean(axis=1, where=near) - level[:, 0]).mean())
+        found.append(squared_errors(variance[:, 0]).mean())
+    # Beside the error of rounding there is that of the noise.
+    expected = np.mean(true) - noise**2 / 4000
+    assert_allclose(np.mean(found), expected, rtol=0.4, atol=3e-5)
+    if noise < 0.4:
+        pull = np.sqrt(np.mean(np.divide(true, found)))
+        assert 0.8 < pull < 1.25
+
+
+def test_squared_errors_of_images_of_much_noise():
+    # Images of much noise are not widened by those of little.
+    found = squared_errors(np.array([0.0, 0.02, 0.05, 1.1, 1.1]))
+    assert (found[:3] > 0.01).all()
+    assert (found[3:] < 1e-9).all()
 
 
 def test_step_of_values():
@@ -82,6 +106,10 @@ def test_step_of_values():
     assert rounding_step(np.round(plain)) == 1
     assert rounding_step(np.zeros((50, 50))) == 0
     assert rounding_step(np.full((50, 50), np.nan)) == 0
+    # All pixels but a few have one value.
+    few = np.full((300, 200), 5.0)
+    few[7, 3:9] = 6
+    assert rounding_step(few) == 1
     scaled = (7.3 + 0.25 * np.round(plain)).astype("f4")
     scaled[rng.random(scaled.shape) < 0.3] = np.nan
     assert_allclose(rounding_step(scaled), 0.25, rtol=1e-3)
@@ -99,14 +127,27 @@ def test_brightness_over_many_steps_averages_rounding():
     assert_allclose(common_steps(cells, (1e4, 0.0)), [1e4, 0], rtol=1e-4)
 
 
+def test_noise_of_cells_does_not_average_rounding():
+    rng = np.random.default_rng(2)
+    cells = np.zeros(4000, PAIR_CELL)
+    cells["weight"], cells["variance"] = 1, 0.1**2
+    # Half of the difference's variance is that of each image, and a quarter that of their mean.
+    cells["brightness"] = rng.normal(3.3, 0.05, 4000)
+    assert_allclose(common_steps(cells, (1.0, 0.0)), [1, 0], rtol=5e-3)
+    cells["brightness"] += np.linspace(0, 0.5, 4000)
+    assert_allclose(common_steps(cells, (1.0, 0.0)), [2 / np.pi, 0], rtol=0.02)
+
+
 def test_rounded_images_widen_their_pairs():
-    noise = np.array([0.2, 0.2, 0.2])
-    after = np.sqrt(noise**2 + 1 / 12 - rounding_variance(noise, 1.0))
+    # Levels at positions between two steps that are even, with noise of 0.2 of a step.
+    level = np.linspace(-0.5, 0.5, 12, endpoint=False)
+    chance = norm.cdf((level - 0.5) / 0.2), norm.cdf((-level - 0.5) / 0.2)
+    error = chance[0] - chance[1] - level
+    after = np.sqrt(chance[0] + chance[1] - (chance[0] - chance[1]) ** 2)
     table = coincident(after, step=(1.0, 1.0))
     found = widen_rounded(table)
-    # With three images, the estimated noise is smaller and the stated error larger.
-    added = (found.sigma**2 - table.sigma**2) / (2 * rounding_variance(0.2, 1.0))
-    assert_allclose(added, 1.8, atol=0.6)
+    added = (found.sigma**2 - table.sigma**2) / (2 * np.mean(error**2))
+    assert_allclose(added, 1, rtol=0.3)
     assert_allclose(found.level, table.level)
     assert widen_rounded(coincident(after)).sigma[0] == coincident(after).sigma[0]
 

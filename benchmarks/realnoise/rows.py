@@ -145,6 +145,8 @@ _ROWS = (
         "data rounded to whole numbers",
         pixels.rounded,
         tuple(pull(f"noise {n}", excuse="refused") for n in (0.1, 0.2, 0.3)),
+        # Most sets of little noise are refused.
+        trials=120,
     ),
     Row(
         "scales",

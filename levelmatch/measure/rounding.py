@@ -2,31 +2,37 @@
 """The error of levels due to rounding of the images' values, to whole numbers or other steps."""
 
 import numpy as np
+from scipy.special import ndtr
 
 from levelmatch.measure.noise import image_variances
 from levelmatch.measure.variance_fit import weakened
 
-__all__ = ["common_steps", "rounding_step", "rounding_variance", "widen_rounded"]
+__all__ = ["common_steps", "rounding_step", "rounding_variance", "squared_errors", "widen_rounded"]
 
 # Values are rounded if at most this fraction of them are distinct.
 MAX_DISTINCT = 0.25
 # Variances of rounded values below this fraction of the squared step do not determine the noise.
-UNTOLD = 0.25
+UNTOLD = 0.35
+# Trial values of the noise, and of the position of a level between two steps.
+NOISES, POSITIONS = np.linspace(0.02, 0.6, 59), np.linspace(0, 0.5, 26)
+# Uncertainty of the variance of an image, and the likelihood of a wrong one.
+LEAST_WIDTH, WIDTH, WRONG = 0.01, 0.2, 0.05
 # Number of harmonics of the rounding error.
 N_HARMONICS = 50
-# Grid of the ratio of noise to step.
-NOISES = np.linspace(0, 2, 401)
 
 
 def rounding_step(pixels):
     """Return the step of which all values of an image are multiples, up to a constant.
 
-    About 4000 pixels spread over the image are tested. The step is 0 if there is none, or if the
-    pixels have few equal values.
+    About 4000 pixels spread over the image are tested; all of them if these have one value. The
+    step is 0 if there is none, or if the pixels have few equal values.
     """
     rows, columns = (max(n // 64, 1) for n in pixels.shape)
     some = pixels[rows // 2 :: rows, columns // 2 :: columns]
-    values, count = np.unique(some[np.isfinite(some)].astype(float), return_counts=True)
+    for part in (some, pixels):
+        values, count = np.unique(part[np.isfinite(part)].astype(float), return_counts=True)
+        if len(values) != 1:
+            break
     if len(values) < 2 or len(values) > MAX_DISTINCT * count.sum():
         return 0.0
     step = np.diff(values).min()
@@ -46,11 +52,14 @@ def common_steps(cells, steps):
     steps : tuple of float
         Steps of the first and of the second image.
     """
-    out = []
-    for step, sign in zip(steps, (0.5, -0.5), strict=True):
+    out, weight = [], cells["weight"]
+    for step in steps:
         if step > 0:
-            phase = 2j * np.pi * (cells["brightness"] + sign * cells["location"]) / step
-            step *= abs(np.average(np.exp(phase), weights=cells["weight"]))
+            phase = 2 * np.pi * cells["brightness"] / step
+            # The noise of a brightness, a mean of two, is half that of their difference.
+            noise = (np.pi / step) ** 2 * cells["variance"]
+            spread = weight @ np.exp(1j * phase)
+            step *= min(abs(spread) / (weight @ np.exp(-noise / 2)), 1.0)
         out.append(step)
     return out
 
@@ -75,16 +84,48 @@ def rounding_variance(noise, step):
     return (np.asarray(step) / np.pi) ** 2 / 2 * terms.sum(axis=-1)
 
 
-def noise_before_rounding(variance, step):
-    """Return the scatter of pixels before rounding, from their variance after it.
+def squared_errors(variance):
+    """Return the expected square of the rounding error of the level of each image, in steps.
 
-    On average over evenly spread values, rounding adds step^2 / 12 minus the variance of the mean's
-    rounding error.
+    The variance of rounded pixels depends on their noise and on the position of the level between
+    two steps. The variances of all images give each noise, which they share, and each position a
+    probability. The prior of the noise is that of a scale, 1 / noise. Images whose variance
+    determines their noise are judged alone.
+
+    Parameters
+    ----------
+    variance : `~numpy.ndarray`, shape (n,)
+        Variance of the rounded pixels of each image, in squared steps.
     """
-    square = np.asarray(variance) / step**2
-    after = NOISES**2 + 1 / 12 - rounding_variance(NOISES, 1.0)
-    many = np.sqrt(np.maximum(square - 1 / 12, 0))
-    return step * np.where(square < after[-1], np.interp(square, after, NOISES), many)
+    out = rounding_variance(np.sqrt(np.maximum(variance - 1 / 12, 0)), 1.0)
+    untold = variance < UNTOLD
+    if not untold.any():
+        return out
+    expected, error = _rounded()
+    width = LEAST_WIDTH + WIDTH * expected
+    likelihood = np.exp(-0.5 * ((variance[untold, None, None] - expected) / width) ** 2) / width
+    likelihood += WRONG
+    of_noise = likelihood.mean(axis=-1, keepdims=True)
+    chance = np.log(of_noise).sum(axis=0) - np.log(NOISES)[:, None]
+    weights = likelihood / of_noise * np.exp(chance - chance.max())
+    # The mean over the images: few pairs do not determine the variance of each.
+    out[untold] = np.average(np.broadcast_to(error**2, weights.shape), weights=weights)
+    return out
+
+
+def _rounded():
+    """Return the variance of rounded pixels and the error of their clipped mean.
+
+    By noise and position, shape (59, 26), in steps. Pixels beyond 3 sigma of a difference of two
+    images are clipped: those of the rarer value, where they are few.
+    """
+    steps = np.arange(-4, 5)
+    edges = (np.arange(-4, 6) - 0.5 - POSITIONS[:, None]) / NOISES[:, None, None]
+    chance = np.diff(ndtr(edges), axis=-1)
+    mean = chance @ steps
+    variance = np.maximum(chance @ steps**2 - mean**2, 0)
+    chance *= np.abs(steps - mean[..., None]) <= 3 * np.sqrt(2 * variance)[..., None] + 1e-9
+    return variance, chance @ steps / chance.sum(axis=-1) - POSITIONS
 
 
 def widen_rounded(table):
@@ -103,12 +144,7 @@ def widen_rounded(table):
     step = np.zeros(len(variance))
     np.maximum.at(step, ends, table.step)
     rounded = step > 0
-    square = variance[rounded] / step[rounded] ** 2
-    # With little noise, the scatter depends on the position of the level between two steps. To stay
-    # on the safe side, the mean over the images counts half an image more, without scatter.
-    untold = square < UNTOLD
-    square[untold] = square[untold].sum() / (untold.sum() + 0.5)
     error = np.zeros(len(variance))
-    error[rounded] = rounding_variance(noise_before_rounding(square, 1.0), 1.0)
+    error[rounded] = squared_errors(variance[rounded] / step[rounded] ** 2)
     added = np.sum(error[ends] * table.step**2, axis=1)
     return weakened(table, added / table.sigma**2)
