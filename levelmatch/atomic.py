@@ -172,6 +172,16 @@ def _compressor(path: Path, stream: BinaryIO):
 def _give_name(handle: int, path: Path) -> None:
     """Give an unnamed file a name; replace an existing file."""
     try:
+        _link_or_replace(handle, path)
+    except OSError:
+        # Some file systems lack hard links.
+        with atomic_path(path) as part:
+            shutil.copyfile(f"{OWN_FILES}/{handle}", part)
+
+
+def _link_or_replace(handle: int, path: Path) -> None:
+    """Link an open file to a path, in place of an existing file."""
+    try:
         _link(handle, path)
     except FileExistsError:
         name = _new_name(path)
@@ -180,10 +190,6 @@ def _give_name(handle: int, path: Path) -> None:
             os.replace(name, path)
         finally:
             name.unlink(missing_ok=True)
-    except OSError:
-        # Some file systems lack hard links.
-        with atomic_path(path) as part:
-            shutil.copyfile(f"{OWN_FILES}/{handle}", part)
 
 
 def _link(handle: int, path: Path) -> None:

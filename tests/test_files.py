@@ -234,15 +234,21 @@ def test_files_where_linux_does_not_show_them(plain, folders, monkeypatch):
 
 
 @pytest.mark.parametrize("code", [errno.EPERM, errno.EXDEV, errno.EMLINK, errno.ENOTSUP])
-def test_file_systems_without_hard_links(plain, folders, monkeypatch, code):
-    def refuse(*_, **__):
-        raise OSError(code, os.strerror(code))
+@pytest.mark.parametrize("exists", [False, True])
+def test_file_systems_without_hard_links(plain, folders, tmp_path, monkeypatch, code, exists):
+    def refuse(_, target, **__):
+        # Linux first compares the name with those in the folder.
+        error = errno.EEXIST if os.path.lexists(target) else code
+        raise OSError(error, os.strerror(error))
 
-    whole = match(plain).write(folders[1])
-    before = [path.read_bytes()[-2880:] for path in whole]
+    result = match(plain)
+    whole = [path.read_bytes() for path in result.write(tmp_path / "linked")]
+    if exists:
+        result.write(folders[1])
+        (folders[1] / "b.fits").write_text("what was there")
     monkeypatch.setattr(os, "link", refuse)
-    paths = match(plain).write(folders[1], overwrite=True)
-    assert [path.read_bytes()[-2880:] for path in paths] == before
+    paths = result.write(folders[1], overwrite=exists)
+    assert [path.read_bytes() for path in paths] == whole
     assert sorted(folders[1].iterdir()) == sorted([*paths, folders[1] / "levelmatch.asdf"])
 
 
