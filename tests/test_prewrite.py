@@ -72,6 +72,7 @@ def test_cards(files, tmp_path, card):
     assert found.exit_code in (0, 2), found.output
     if found.exit_code:
         assert "c.fits" in found.output
+        assert b"LMFLUX" not in card or "the card LMFLUX" in found.output
         # Measured pairs are kept for the next run.
         assert not output.exists() or os.listdir(output) == [".levelmatch-pairs"]
     else:

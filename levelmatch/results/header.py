@@ -6,7 +6,7 @@ from collections.abc import Iterable, MutableMapping
 from typing import Any
 
 import numpy as np
-from astropy.io.fits import Header
+from astropy.io.fits import Header, VerifyError
 
 from levelmatch.exceptions import FrameError
 from levelmatch.images.corrections import AppliedCorrection
@@ -101,7 +101,7 @@ def add_provenance(
         kept_meta(meta, frame, provenance)
         add_kept(meta, frame, provenance)
         return
-    before = float(meta.get("LMFLUX", 1.0))
+    before = _earlier_factor(meta)
     unit = "" if frame.unit is None else unit_text(frame.unit)
     for applied, values, error in _subtracted(frame):
         text = (
@@ -118,6 +118,20 @@ def add_provenance(
     if frame.corrections and part != "lyot":
         clear_levels(meta, provenance)
     _add_record(meta, frame, provenance)
+
+
+def _earlier_factor(meta) -> float:
+    """Return the factor of earlier runs; refuse a card LMFLUX without one."""
+    value = None
+    try:
+        value = meta.get("LMFLUX", 1.0)
+        factor = float(value)
+    except (TypeError, ValueError, VerifyError):
+        factor = np.nan
+    if not (np.isfinite(factor) and factor > 0):
+        msg = f"the card LMFLUX: {value!r} is not a positive number"
+        raise ValueError(msg)
+    return factor
 
 
 @keeps_blanks
@@ -272,7 +286,7 @@ def remove_provenance(header: Header, frame: Frame, provenance: Provenance) -> N
     for index in reversed(own_history(header, signature(provenance))):
         del header[index]
     earlier = [line for line in history_texts(header) if line.startswith(SIGNED)]
-    before = float(header.get("LMFLUX", 1.0)) / frame.output_factor
+    before = _earlier_factor(header) / frame.output_factor
     if frame.output_factor != 1.0:
         _remove_factor(header, frame, before, any(" flux scale: " in line for line in earlier))
     for applied, values, _ in [] if provenance.keep else _subtracted(frame):

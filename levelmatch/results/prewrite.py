@@ -81,7 +81,7 @@ def _check_card(card: fits.Card) -> None:
 
 
 def _add_cards(header, product: Product, provenance: Provenance) -> None:
-    """Add the cards of a run to a header; raise an error for a card LMFLUX of zero."""
+    """Add the cards of a run to a header; raise an error for a number that overflows."""
     with np.errstate(all="raise"):
         add_provenance(header, product.frame, provenance)
         if product.lyot is not None:

@@ -9,6 +9,7 @@ from astropy.io import fits
 
 from levelmatch.exceptions import FrameError, RecordError
 from levelmatch.images.collect import collect_frames
+from levelmatch.images.file_checks import named_warnings
 from levelmatch.images.roman import AsdfSource, native
 from levelmatch.images.sources import decoded_image
 from levelmatch.options import ReadOptions
@@ -59,7 +60,8 @@ def verify_record(
     outputs, _ = listed_files(record, outputs)
     paths = files_by_name(outputs, [product.file for product in result.products])
     for product in result.products:
-        _verify_product(record, product, paths[product.file])
+        with named_warnings(product.name):
+            _verify_product(record, product, paths[product.file])
     return [product.name for product in result.products]
 
 
