@@ -12,6 +12,7 @@ from urllib.parse import urlparse
 
 from levelmatch.atomic import atomic_stream, refuse_existing
 from levelmatch.exceptions import FrameError
+from levelmatch.images.file_checks import check_regular
 
 __all__ = [
     "PIPELINE_OPTIONS",
@@ -26,6 +27,8 @@ __all__ = [
 
 
 SUFFIX = ".json"
+# Largest size of an association, in bytes.
+MOST_TEXT = 1 << 26
 # Key that the package adds to an association.
 KEY = "levelmatch"
 # Options with which the pipelines leave matched images unchanged.
@@ -98,6 +101,7 @@ def read_association(path: str | Path) -> Association:
     """
     path = Path(path)
     try:
+        check_regular(path, MOST_TEXT)
         tree = json.loads(path.read_bytes())
     except FileNotFoundError as error:
         msg = f"{path}: there is no such file; check its path"

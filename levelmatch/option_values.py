@@ -19,6 +19,9 @@ __all__ = [
     "region_text",
 ]
 
+# Largest size of a region file, in bytes.
+MOST_TEXT = 1 << 24
+
 
 def choice(default: Any, *choices: Any) -> Any:
     """Return a field of an option class that takes one of several values."""
@@ -173,6 +176,12 @@ def region_text(regions: Any) -> Any:
     is_path = isinstance(regions, os.PathLike) or (isinstance(regions, str) and "(" not in regions)
     if not is_path:
         return regions
+    if os.path.exists(regions):
+        regular = os.path.isfile(regions)
+        if not regular or os.path.getsize(regions) > MOST_TEXT:
+            why = f"it is larger than {MOST_TEXT} bytes" if regular else "it is not a regular file"
+            msg = f"regions: {regions} cannot be read: {why}"
+            raise ValueError(msg)
     try:
         with open(regions, encoding="utf-8") as file:
             return file.read()

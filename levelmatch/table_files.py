@@ -7,6 +7,7 @@ import numpy as np
 from astropy.table import Table
 
 from levelmatch.atomic import atomic_path, refuse_existing
+from levelmatch.images.file_checks import MOST_BYTES, check_regular, reason_of
 
 __all__ = ["FORMATS", "is_table", "read_table", "write_table"]
 
@@ -43,11 +44,12 @@ def read_table(path: str | Path) -> Table:
     path = Path(path)
     kind = _format(path)
     try:
+        check_regular(path, MOST_BYTES)
         table = _read_parquet(path) if kind == "parquet" else Table.read(path, format=kind)
     except (FileNotFoundError, ImportError):
         raise
     except Exception as error:
-        msg = f"{path}: not a readable table: {' '.join(str(error).split())[:300]}"
+        msg = f"{path}: not a readable table: {reason_of(error)}"
         raise ValueError(msg) from error
     for name in table.colnames:
         table[name] = _filled(table[name])

@@ -62,6 +62,40 @@ def test_only_regular_files_are_read(good, tmp_path, kind):
         assert "odd.fits" in found.output
 
 
+@pytest.mark.parametrize("kind", ["pipe", "sparse"])
+@pytest.mark.parametrize(
+    ("name", "arguments"),
+    [
+        ("odd.ecsv", ["--catalogue"]),
+        ("odd.fits", ["--catalogue"]),
+        ("odd.csv", ["IMAGES", "--levels"]),
+        ("odd.reg", ["IMAGES", "--ignore-regions"]),
+        ("odd_asn.json", []),
+        ("odd.toml", ["--config"]),
+        ("odd.asdf", ["IMAGES", "--extend"]),
+    ],
+)
+def test_files_beside_images_are_regular_and_bounded(
+    good, paint, write, tmp_path, name, arguments, kind
+):
+    other = write(paint("other.fits", (0, 20.5)), tmp_path / "other.fits")
+    path = tmp_path / name
+    if kind == "pipe":
+        os.mkfifo(path)
+    else:
+        path.touch()
+        os.truncate(path, 40 * 10**9)
+    if arguments[:1] == ["IMAGES"]:
+        arguments = [good, other, *arguments[1:]]
+    words = ["run", *arguments, path, "-o", tmp_path / "o"]
+    start = time.perf_counter()
+    found = CliRunner().invoke(main, list(map(str, words)))
+    assert time.perf_counter() - start < 5
+    assert found.exit_code == 2, found.output
+    assert name in found.output
+    assert not (tmp_path / "o").exists()
+
+
 SIZES = {
     "axes": {"NAXIS": 999999999},
     "negative": {"NAXIS1": -5},
@@ -207,7 +241,7 @@ def test_warnings_name_the_image_in_all_threads(paint, write, tmp_path):
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         result = lm.match_levels(paths)
-        result.write(tmp_path / "out")
+        lm.verify_record(result.record, result.write(tmp_path / "out"))
         assert len(list(result)) == 3
     texts = {str(w.message) for w in caught}
     for name in ("b.fits", "c.fits"):

@@ -24,7 +24,7 @@ __all__ = ["Failure", "Group", "one_error", "reporting", "shown_warnings", "spel
 FLAGS = {
     name: flag_name(name)
     for name in (*MEASURE, *SOLVE, *READ, *MATCH, "fit_type", "overwrite", "force")
-}
+} | {"regions": "--ignore-regions"}
 ANY = "|".join(sorted(FLAGS, key=len, reverse=True))
 LONG = "|".join(name for name in FLAGS if "_" in name)
 CLASS_NAMES = "|".join(options.__name__ for options in CLASSES)

@@ -199,13 +199,15 @@ def _show(message, category, filename, lineno, file=None, line=None):
 # Files
 
 
-def check_regular(path: Path) -> os.stat_result:
+def check_regular(path: Path, most: int | None = None) -> os.stat_result:
     """Check that a path is a regular file; reading anything else may never end.
 
     Parameters
     ----------
     path : `~pathlib.Path`
         The file.
+    most : int or None
+        Largest number of its bytes; `None` for no limit.
 
     Returns
     -------
@@ -215,14 +217,17 @@ def check_regular(path: Path) -> os.stat_result:
     Raises
     ------
     FrameError
-        If it is a folder, a pipe or a device.
+        If it is a folder, a pipe or a device, or has more bytes.
     FileNotFoundError
         If there is no such file.
     """
     status = os.stat(path)
     if not stat.S_ISREG(status.st_mode):
         kind = _KINDS.get(stat.S_IFMT(status.st_mode), "of an unknown kind")
-        msg = f"{path.name or path}: it is {kind}, not a regular file; copy the image to a file"
+        msg = f"{path.name or path}: it is {kind}, not a regular file; copy it to a file"
+        raise FrameError(msg)
+    if most is not None and status.st_size > most:
+        msg = f"{path.name}: it has {status.st_size} bytes, more than {most}"
         raise FrameError(msg)
     return status
 

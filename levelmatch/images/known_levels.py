@@ -12,6 +12,7 @@ from astropy.table import Table
 
 from levelmatch.exceptions import FrameError
 from levelmatch.images.corrections import AppliedCorrection, Correction
+from levelmatch.images.file_checks import MOST_BYTES, check_regular, reason_of
 
 __all__ = ["KNOWN", "known_correction", "with_known_levels"]
 
@@ -122,7 +123,7 @@ def known_correction(frame, value, option="levels"):
 
 def _read(path: Path) -> Any:
     """Return the record or the table in a file."""
-    if not path.is_file():
+    if not path.exists():
         msg = f"levels: there is no file {path}"
         raise FileNotFoundError(msg)
     if path.suffix == ".asdf":
@@ -130,12 +131,13 @@ def _read(path: Path) -> Any:
 
         return read_record(path)
     try:
+        check_regular(path, MOST_BYTES)
         if path.suffix in (".ecsv", ".fits"):
             return Table.read(path)
         kinds = {".csv": "ascii.csv"}
         return Table.read(path, format=kinds.get(path.suffix, "ascii"))
     except Exception as error:
-        msg = f"levels: {path.name} is not a readable table: {error}"
+        msg = f"levels: {path.name} is not a readable table: {reason_of(error)}"
         raise ValueError(msg) from error
 
 
