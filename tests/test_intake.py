@@ -220,6 +220,37 @@ def test_sizes_that_astropy_would_follow_without_end(good, keyword, value):
     refused([good, path], rf"^odd\.fits: a header declares .*{keyword}")
 
 
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize(
+    ("keyword", "value"),
+    [
+        ("WCSAXES", 3950933),
+        ("WCSAXESA", 30000),
+        ("A_ORDER", 40000),
+        ("BP_ORDER", "'40000'"),
+        ("B_ORDER", "4E4"),
+        ("ap_order", ".4D5"),
+    ],
+)
+def test_sizes_of_a_wcs(good, tmp_path, keyword, value, packed):
+    path = with_card(good, keyword, value, "odd.fits")
+    if packed:
+        path.with_name("odd.fits.gz").write_bytes(gzip.compress(path.read_bytes(), 1))
+        path = path.with_name("odd.fits.gz")
+    refused([good, path], rf"^odd\.fits.*: a header declares {keyword.upper()} = ")
+
+
+def test_sizes_of_a_recorded_wcs(good, paint, write, tmp_path):
+    other = write(paint("other.fits", (0, 20.5)), tmp_path / "other.fits")
+    record = lm.match_levels([good, other]).record
+    assert record.wcs("good.fits").naxis == 2
+    texts = record.inputs["wcs"].astype("U9999")
+    texts[0] = "WCSAXES =              3950933".ljust(80) + texts[0]
+    record.inputs["wcs"] = texts
+    with pytest.raises(lm.FrameError, match=r"^good\.fits: .*WCSAXES = 3950933"):
+        record.wcs("good.fits")
+
+
 @pytest.mark.parametrize("keyword", ["GCOUNT", "TFIELDS"])
 def test_what_follows_the_last_extension_is_read_as_astropy_does(good, tmp_path, keyword):
     path = tmp_path / "odd.fits"

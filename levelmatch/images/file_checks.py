@@ -23,6 +23,7 @@ __all__ = [
     "check_layout",
     "check_name",
     "check_regular",
+    "check_wcs_sizes",
     "is_of_option",
     "named_errors",
     "named_warnings",
@@ -38,6 +39,8 @@ CARD = 80
 LONGEST = 1 << 22
 # Largest number of axes of a FITS array.
 MOST_AXES = 99
+# Highest order of a SIP distortion.
+MOST_ORDER = 9
 # Largest number of columns of a table.
 MOST_COLUMNS = 999
 # Largest values of PCOUNT and GCOUNT.
@@ -56,6 +59,10 @@ OPTIONS = {field.name for field in fields(ReadOptions)}
 _END = re.compile(rb"END(?: {77}|$| {0,76}[^A-Z0-9_-])")
 _SIZES = re.compile(
     rb"((?:Z?(?:BITPIX|NAXIS\d*|TILE\d+))|PCOUNT|GCOUNT|TFIELDS) *= *([+-]?\d+)(?:\.0*)? *(?:/|$| )"
+)
+# Sizes of a WCS. wcslib crashes with many axes, and astropy loops over the squared order.
+_WCS_SIZES = re.compile(
+    rb"(?i)(WCSAXES[A-Z]?|[AB]P?_ORDER) *= *'? *\+?((?:\d+\.?\d*|\.\d+)(?:[ED]\+?\d+)?)"
 )
 _KINDS = {
     stat.S_IFIFO: "a named pipe",
@@ -353,6 +360,7 @@ def _data_bytes(name: str, header: bytes, most: int) -> int:
     is_table = header.startswith(b"XTENSION") and not header[:30].partition(b"'")[2].startswith(
         b"IMAGE"
     )
+    check_wcs_sizes(name, header)
     if b"ZNAME1" in header:
         _check_codec(name, header)
     n_bytes = _declared(name, sizes, "")
@@ -367,6 +375,32 @@ def _data_bytes(name: str, header: bytes, most: int) -> int:
             )
             raise FrameError(msg)
     return n_bytes
+
+
+def check_wcs_sizes(name: str, header: bytes) -> None:
+    """Refuse a WCS of more axes or of a higher order of distortion than FITS has.
+
+    Parameters
+    ----------
+    name : str
+        The image.
+    header : bytes
+        The cards of its header.
+
+    Raises
+    ------
+    FrameError
+        If it is refused; the message names image, card and value.
+    """
+    for found in (_WCS_SIZES.match(header, i) for i in range(0, len(header), CARD)):
+        if found is not None:
+            key = found[1].decode().upper()
+            value = float(found[2].upper().replace(b"D", b"E"))
+            most = MOST_AXES if key.startswith("WCSAXES") else MOST_ORDER
+            if value > most:
+                card = f"{key} = {value:.0f}"
+                msg = f"{name}: a header declares {card}, more than {most}; get the file again"
+                raise FrameError(msg)
 
 
 def _check_codec(name: str, header: bytes) -> None:

@@ -16,7 +16,7 @@ from astropy.wcs import WCS, FITSFixedWarning
 
 from levelmatch.atomic import atomic_stream, refuse_existing
 from levelmatch.exceptions import FrameError, RecordError
-from levelmatch.images.file_checks import check_regular
+from levelmatch.images.file_checks import check_regular, check_wcs_sizes
 from levelmatch.images.frame import Frame
 from levelmatch.measure.pair_selection import Overlaps
 from levelmatch.measure.pair_store import KEY_SIZE, PairKeys
@@ -173,13 +173,17 @@ class Record(SolvedRun):
         ------
         RecordError
             If the record has no such image.
+        FrameError
+            If the recorded WCS has sizes that FITS does not have.
         """
         if name not in self._rows:
             msg = f"{name}: the record has no such image"
             raise RecordError(msg)
+        text = self.inputs["wcs"][self._rows[name]]
+        check_wcs_sizes(name, str(text).encode("ascii", "replace"))
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FITSFixedWarning)
-            return WCS(self.inputs["wcs"][self._rows[name]], naxis=2)
+            return WCS(text, naxis=2)
 
     def to_plain(self) -> dict[str, Any]:
         """Return the run, its options and its tables as plain values, for JSON.
