@@ -18,6 +18,7 @@ __all__ = [
     "NO_SPACE",
     "atomic_path",
     "atomic_stream",
+    "refuse_data",
     "refuse_existing",
     "remove_parts",
     "space_errors",
@@ -25,6 +26,8 @@ __all__ = [
 
 # Error numbers of a full disk or quota.
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+# First bytes of FITS, ASDF, gzip, bzip2 and xz files.
+DATA = (b"SIMPLE", b"#ASDF", b"\x1f\x8b", b"BZh", b"\xfd7zXZ")
 # Pattern of the names of temporary files.
 PART = re.compile(r"\.levelmatch-[0-9a-f]{16}")
 # Temporary files of this process.
@@ -33,16 +36,45 @@ _PARTS: set[Path] = set()
 OWN_FILES = "/proc/self/fd"
 
 
-def refuse_existing(path: Path, *, overwrite: bool) -> None:
+def refuse_existing(path: Path, *, overwrite: bool, is_data: bool = False) -> None:
     """Refuse an existing file unless it may be replaced.
+
+    Parameters
+    ----------
+    path : `~pathlib.Path`
+        The file to write.
+    overwrite : bool
+        Whether it may be replaced.
+    is_data : bool
+        Whether the file to write is an image or a record. A table or a text replaces neither.
 
     Raises
     ------
     FileExistsError
-        If the file exists and ``overwrite`` is not set.
+        If the file exists and may not be replaced.
     """
     if path.exists() and not overwrite:
         msg = f"{path} exists; overwrite=True replaces it"
+        raise FileExistsError(msg)
+    if not is_data:
+        refuse_data(path)
+
+
+def refuse_data(path: Path) -> None:
+    """Refuse to write a table or a text to an image or a record.
+
+    Raises
+    ------
+    FileExistsError
+        If the file is an image or a record.
+    """
+    if not path.is_file():
+        return
+    with open(path, "rb") as stream:
+        head = stream.read(1 << 16)
+    is_table = head[2880:].startswith(b"XTENSION= 'BINTABLE'") and b"ZIMAGE" not in head
+    if head.startswith(DATA) and not is_table:
+        msg = f"{path} is an image or a record; name another file"
         raise FileExistsError(msg)
 
 

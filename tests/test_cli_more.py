@@ -1,6 +1,7 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
 """Tests of the command line: logs, additional files, names by path, and folders alone."""
 
+import gzip
 import logging
 import os
 import pty
@@ -40,6 +41,51 @@ def matched(files, tmp_path_factory):
     out = tmp_path_factory.mktemp("run") / "matched"
     assert run("run", *files, "-o", out).exit_code == 0
     return out
+
+
+# --------------------------------------------------------------------------------------
+# Files that may not be replaced
+
+
+@pytest.mark.parametrize(
+    ("command", "flag"),
+    [
+        *[("run", f) for f in ("--table", "--regions", "--record", "--log", "--skylist")],
+        ("run", "--skyfile"),
+        *[("show", f) for f in ("--table", "--regions", "--log")],
+    ],
+)
+@pytest.mark.parametrize("kind", ["image", "corrected", "gz"])
+def test_no_other_output_replaces_an_image(files, matched, tmp_path, flag, kind, command):
+    path = {"image": Path(files[1]), "corrected": matched / Path(files[1]).name}.get(kind)
+    if path is None:
+        path = tmp_path / "image.fits.gz"
+        path.write_bytes(gzip.compress(Path(files[1]).read_bytes()))
+    before = path.read_bytes()
+    if command == "run":
+        result = run("run", *files, "-o", tmp_path / "out", "--overwrite", flag, path)
+    else:
+        result = run("show", matched, "--overwrite", flag, path)
+    assert result.exit_code == 2, result.output
+    assert path.name in result.output
+    assert path.read_bytes() == before
+    assert not (tmp_path / "out").exists()
+
+
+def test_records_are_replaced_by_records_alone(files, matched, tmp_path):
+    record = tmp_path / "a.asdf"
+    assert run("run", *files, "--dry-run", "--record", record).exit_code == 0
+    before = record.read_bytes()
+    for flag in ("--regions", "--log", "--skylist"):
+        result = run("run", *files, "-o", tmp_path / "out", "--overwrite", flag, record)
+        assert result.exit_code == 2
+        assert "a.asdf is an image or a record" in result.output
+    assert record.read_bytes() == before
+    again = run("run", *files, "--dry-run", "--overwrite", "--record", record)
+    assert again.exit_code == 0
+    table = tmp_path / "a.fits"
+    for _ in range(2):
+        assert run("show", matched, "--table", table, "--overwrite").exit_code == 0
 
 
 # --------------------------------------------------------------------------------------

@@ -32,14 +32,18 @@ def export_flags(option, *, record=False):
 
 def check_exports(*, table=None, regions=None, record=None, overwrite):
     """Refuse existing files and unknown table formats before pixels are read."""
-    from levelmatch.atomic import refuse_existing
-
     if table is not None and table.suffix not in FORMATS:
         msg = f"--table: {table}: the name must end in {', '.join(FORMATS)}"
         raise ValueError(msg)
+    from levelmatch.atomic import refuse_existing
+
     for path in (table, regions, record):
         if path is not None:
-            refuse_existing(path, overwrite=overwrite)
+            refuse_existing(path, overwrite=overwrite, is_data=path is record)
+    if record is not None and record.exists():
+        from levelmatch.record.record import check_record_path
+
+        check_record_path(record)
 
 
 def write_exports(result, *, table=None, regions=None, record=None):

@@ -89,10 +89,13 @@ def _log_file(ctx, param, path):
     """Append the log to a file; the callback of --log."""
     if path is None:
         return
+    from levelmatch.atomic import refuse_data
+
     try:
+        refuse_data(path)
         handler = logging.FileHandler(path, mode="a", encoding="utf-8")
     except OSError as error:
-        msg = f"{path}: {error.strerror or error}"
+        msg = f"{path}: {error.strerror}" if error.strerror else str(error)
         raise click.BadParameter(msg, ctx, param) from error
     _add_handler(ctx, handler, logging.DEBUG, "%(asctime)s %(levelname)s %(name)s: %(message)s")
     tell(logging.INFO, command_text())

@@ -74,7 +74,7 @@ def mosaic(record, files, output, like, *, overwrite, force, quiet, debug, **opt
         from levelmatch.results.apply_undo import recorded_files, recorded_result
         from levelmatch.results.mosaic import make_mosaic
 
-        refuse_existing(output, overwrite=overwrite)
+        refuse_existing(output, overwrite=overwrite, is_data=True)
         coadd = CoaddOptions(**{name: options.pop(name) for name in COADD})
         known = read_record(record)
         files = without_excluded(known, files) or recorded_files(known)

@@ -233,7 +233,7 @@ def solve(ctx, record, output, fit_types, *, overwrite, quiet, debug, **values):
         if output.exists() and record.exists() and output.samefile(record):
             msg = f"--output: {output} is RECORD, which the corrected images name; name another"
             raise ValueError(msg)
-        refuse_existing(output, overwrite=overwrite)
+        refuse_existing(output, overwrite=overwrite, is_data=True)
         named = [name for name in SOLVE if name in values and _is_named(ctx, name)]
         new = solve_record(
             record,

@@ -214,7 +214,7 @@ def _check_paths(files, output):
 
 def _check_outputs(files, values, lock):
     """Refuse existing outputs before pixels are read."""
-    from levelmatch.atomic import refuse_existing
+    from levelmatch.atomic import refuse_data, refuse_existing
 
     output, overwrite = values["output"], values["overwrite"]
     # A dry run writes no outputs.
@@ -223,14 +223,16 @@ def _check_outputs(files, values, lock):
     outputs = [output / name for name in (*(path.name for path in files), RECORD_NAME)]
     if values["report"]:
         outputs.append(output / REPORT)
-    if values["skylist"] is not None:
-        outputs.append(values["skylist"])
+    for path in (values["skylist"], values["skyfile"]):
+        if path is not None:
+            refuse_data(path)
+            outputs.append(path)
     for path in outputs:
         if path.is_dir():
             msg = f"{path}: a folder has the name of an output; move it away"
             raise FileExistsError(msg)
         replaces = overwrite or (lock is not None and lock.may_replace(path))
-        refuse_existing(path, overwrite=replaces)
+        refuse_existing(path, overwrite=replaces, is_data=True)
     from levelmatch.record.record import check_record_path
 
     check_record_path(output / RECORD_NAME)

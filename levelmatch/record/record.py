@@ -277,7 +277,7 @@ class Record(SolvedRun):
             If the file exists and ``overwrite`` is not set, or if it is not a record.
         """
         path = Path(path)
-        refuse_existing(path, overwrite=overwrite)
+        refuse_existing(path, overwrite=overwrite, is_data=True)
         check_record_path(path)
         content = self.content
         if lock is not None:

@@ -138,7 +138,7 @@ def check_outputs(
             msg = f"{path.name}: the folder {path} has the name of this output; move it away"
             raise FrameError(msg)
         is_own = lock is not None and lock.may_replace(path)
-        refuse_existing(path, overwrite=overwrite or is_own)
+        refuse_existing(path, overwrite=overwrite or is_own, is_data=True)
         paths.append(path)
     return paths
 

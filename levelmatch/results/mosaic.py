@@ -235,7 +235,7 @@ def _check_output(output: Any, overwrite: bool) -> Path:
     if path.suffix not in (".fits", ".fit", ".fts"):
         msg = f"output: {path.name!r} does not end in .fits; a compressed file cannot be filled"
         raise ValueError(msg)
-    refuse_existing(path, overwrite=overwrite)
+    refuse_existing(path, overwrite=overwrite, is_data=True)
     path.parent.mkdir(parents=True, exist_ok=True)
     return path
 

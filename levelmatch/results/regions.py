@@ -4,7 +4,7 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from levelmatch.atomic import atomic_path
+from levelmatch.atomic import atomic_path, refuse_data
 from levelmatch.sky.vectors import lonlat
 
 if TYPE_CHECKING:
@@ -37,8 +37,14 @@ def write_regions(levels: "SolvedRun", path: str | Path) -> Path:
     -------
     path : `~pathlib.Path`
         Path of the file.
+
+    Raises
+    ------
+    FileExistsError
+        If the file is an image or a record.
     """
     path = Path(path)
+    refuse_data(path)
     with atomic_path(path) as part:
         part.write_text(region_text(levels), encoding="utf-8")
     return path

@@ -129,7 +129,6 @@ class Equations:
 
     def _scatter(self, values):
         """Return the sums of values of pairs, shape (n, k), at their groups, shape (m, k)."""
-        right = [values, values]
         if self.n_terms > 1:
             return (self._design[1] @ values.ravel()).reshape(-1, self.n_terms)
         added = sum_by(self.first, values, self.n_groups)
