@@ -6,7 +6,7 @@ from functools import cached_property
 
 import numpy as np
 from astropy import units as u
-from astropy_healpix import healpix_to_xyz, nside_to_pixel_area, xyz_to_healpix
+from astropy_healpix import nside_to_pixel_area, xyz_to_healpix
 
 from levelmatch.docstrings import share_parameters
 from levelmatch.images.catalogue import PLANNED
@@ -14,7 +14,7 @@ from levelmatch.images.collect import collect_frames
 from levelmatch.images.collection import without_lyot
 from levelmatch.images.corrections import Correction
 from levelmatch.images.notes import Notes
-from levelmatch.images.sky_cells import SkyCells
+from levelmatch.images.sky_cells import SkyCells, cell_vectors
 from levelmatch.options import ReadOptions
 from levelmatch.sky.vectors import lonlat
 
@@ -97,7 +97,7 @@ def _cells(frame, nside, statistic, keywords):
     cell = np.asarray(xyz_to_healpix(*vectors, nside, order="nested"), dtype=np.int64)
     order = np.argsort(cell, kind="stable")
     index, count = np.unique(cell[order], return_counts=True)
-    middle = grid.to_pixel(np.stack(healpix_to_xyz(index, nside, order="nested"), axis=-1), 50)
+    middle = grid.to_pixel(cell_vectors(index, nside), 50)
     y, x, place = y[order], x[order], np.repeat(np.arange(len(index)), count)
     pixels = Pixels(data[y, x].astype(float), x - middle[0][place], y - middle[1][place], place)
     value, error = pixels.planes() if statistic == "mean" else pixels.medians()

@@ -11,7 +11,10 @@ import pytest
 
 import levelmatch
 
-HEAVY = ("matplotlib", "dask", "ccdproc", "click", "reproject", "photutils", "tqdm", "scipy.stats")
+HEAVY = (
+    *("matplotlib", "dask", "ccdproc", "click", "reproject", "photutils", "tqdm", "scipy.stats"),
+    "astropy_healpix",
+)
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 from astropy.table import Table
-from astropy_healpix import healpix_to_xyz
 
 from levelmatch.exceptions import FrameError
 from levelmatch.images.frame import Frame
@@ -20,7 +19,15 @@ from levelmatch.sky.grid import N_VERTICES
 from levelmatch.sky.vectors import tangent_axes, unit_vectors
 from levelmatch.table_files import read_table, write_table
 
-__all__ = ["CellsSource", "SkyCells", "cell_area", "cells_frame", "corrected_cells", "of_cells"]
+__all__ = [
+    "CellsSource",
+    "SkyCells",
+    "cell_area",
+    "cell_vectors",
+    "cells_frame",
+    "corrected_cells",
+    "of_cells",
+]
 
 COLUMNS = ("index", "value", "error", "coverage")
 # Keys of a table's metadata that are not header keywords of the image.
@@ -113,7 +120,7 @@ class SkyCells:
     @cached_property
     def vectors(self):
         """Unit vectors to the middles of the cells, shape (n, 3)."""
-        return np.stack(healpix_to_xyz(self.index, self.nside, order="nested"), axis=-1)
+        return cell_vectors(self.index, self.nside)
 
     @cached_property
     def footprint(self):
@@ -241,6 +248,14 @@ class SkyCells:
 def cell_area(nside):
     """Return the solid angle of a cell, in steradian."""
     return np.pi / (3 * nside**2)
+
+
+def cell_vectors(index, nside):
+    """Return unit vectors to the middles of cells in the nested order, shape (n, 3)."""
+    # Few runs need this import.
+    from astropy_healpix import healpix_to_xyz
+
+    return np.stack(healpix_to_xyz(index, nside, order="nested"), axis=-1)
 
 
 def _check_resolution(cells):

@@ -6,10 +6,9 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
-from astropy_healpix import healpix_to_xyz
 from scipy.sparse import csr_array
 
-from levelmatch.images.sky_cells import cell_area
+from levelmatch.images.sky_cells import cell_area, cell_vectors
 from levelmatch.measure._summary import PAIR_CELL, summarise_pairs
 from levelmatch.measure.schedule import n_threads
 from levelmatch.measure.table import PAIR, empty_pair, pair_table
@@ -97,7 +96,7 @@ class CellRows:
     @cached_property
     def vectors(self):
         """Unit vectors to the middles of the cells, shape (m, 3)."""
-        return np.stack(healpix_to_xyz(self.cells, self.nside, order="nested"), axis=-1)
+        return cell_vectors(self.cells, self.nside)
 
     @cached_property
     def level(self):
@@ -111,7 +110,7 @@ class CellRows:
         nside = self.nside >> self.level
         side = np.sqrt(cell_area(nside))
         blocks = self.cells >> (2 * self.level)
-        vectors = np.stack(healpix_to_xyz(blocks, nside, order="nested"), axis=-1)
+        vectors = cell_vectors(blocks, nside)
         out = np.empty((len(self.cell), 2), dtype=np.int32)
         rows, start = self.by_image
         for k, frame in enumerate(self.frames):
