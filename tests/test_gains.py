@@ -10,7 +10,8 @@ from astropy.wcs import WCS
 from numpy.testing import assert_allclose
 
 import levelmatch as lm
-from levelmatch.measure.gains import flux_gain, median
+from levelmatch.measure._gains import median
+from levelmatch.measure.gains import flux_gain
 from levelmatch.solve.flux_scales import ScaleDifference, flux_differences, flux_text
 from levelmatch.summary import notes
 

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
 
 from levelmatch.measure import pairs as measure
+from levelmatch.measure.cells import PAIR_CELL
 from levelmatch.measure.pairs import (
-    PAIR_CELL,
     Image,
     measure_pair,
     measure_row,

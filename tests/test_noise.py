@@ -7,8 +7,8 @@ from numpy.testing import assert_allclose
 from scipy.stats import norm
 
 import levelmatch as lm
+from levelmatch.measure.cells import PAIR_CELL
 from levelmatch.measure.noise import image_variances, weigh_depths
-from levelmatch.measure.pairs import PAIR_CELL
 from levelmatch.measure.rounding import (
     common_steps,
     rounding_step,

@@ -8,8 +8,9 @@ import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
 from levelmatch.measure import pairs as measure
+from levelmatch.measure.cells import PAIR_CELL
 from levelmatch.measure.correlated_errors import LOWER, pooled, pooled_passes
-from levelmatch.measure.pairs import PAIR_CELL, summarise
+from levelmatch.measure.pairs import summarise
 from levelmatch.measure.table import pair_table
 from levelmatch.sky.vectors import plane_terms, unit_vectors
 
