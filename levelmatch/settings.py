@@ -94,14 +94,11 @@ class Settings:
 
     def plain(self) -> dict:
         """Return the settings as plain values that a file can hold."""
-        groups = {name: _plain_fields(getattr(self, name)) for name in CLASSES}
-        return {"group_by": plain(self.group_by), **groups}
-
-
-def _plain_fields(options):
-    left_out = ("extend", "checkpoint")
-    names = [f.name for f in fields(options) if f.name not in left_out]
-    return {name: plain(getattr(options, name)) for name in names}
+        out: dict = {"group_by": plain(self.group_by)}
+        for name, options in CLASSES.items():
+            names = [f.name for f in fields(options) if f.name not in ("extend", "checkpoint")]
+            out[name] = {key: plain(getattr(getattr(self, name), key)) for key in names}
+        return out
 
 
 def filled(function: str, moved: Mapping, options: Mapping, homes: Mapping) -> dict[str, Any]:

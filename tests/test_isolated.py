@@ -24,7 +24,7 @@ PLACES = {
     "e.fits": (0, 500),
     "f.fits": (25, 510),
 }
-APART = "ignore:.*falls into .* sets:levelmatch.DisconnectedWarning"
+APART = "ignore:.*the images form .* sets without overlap:levelmatch.DisconnectedWarning"
 pytestmark = pytest.mark.filterwarnings(APART)
 
 

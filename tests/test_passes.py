@@ -261,7 +261,8 @@ def test_mean_has_no_reference(mosaic):
 
 def test_sets_that_do_not_overlap(paint):
     images = [paint(f"{k}.fits", (0, 300.0 * (k // 2) + 30 * (k % 2))) for k in range(5)]
-    match = "pass mosaic: what overlaps falls into 3 sets; .* without any overlap .*4.fits"
+    match = "pass mosaic: the images form 3 sets without overlap between them; "
+    match += ".* without any overlap .*4.fits"
     with pytest.warns(DisconnectedWarning, match=match):
         result = matched(images, "level", reference="mean")
     p = result.passes[0]
@@ -275,7 +276,7 @@ def test_sets_that_do_not_overlap(paint):
 
 def test_each_set_has_a_reference_of_its_own(paint):
     images = [paint(f"{k}.fits", (0, 300.0 * (k // 2) + 30 * (k % 2))) for k in range(4)]
-    with pytest.warns(DisconnectedWarning, match="falls into 2 sets"):
+    with pytest.warns(DisconnectedWarning, match="the images form 2 sets without overlap"):
         result = matched(images, "level", reference=1)
     held = [r.group for r in result.passes[0].references]
     assert held[0] == 1

@@ -210,6 +210,11 @@ def _recorded_pass(passes, name, option):
     return {option: name in passes, f"fit_type_{option}": fit_type}
 
 
+def is_given(ctx, name):
+    """Return whether an option was given on the command line."""
+    return ctx.get_parameter_source(name) not in (ParameterSource.DEFAULT, None)
+
+
 def merge(ctx, values, config):
     """Return the options of the command line and of a configuration; the former have priority."""
     # --fit-type on the command line overrides the fit types of single passes in the file.
@@ -217,9 +222,6 @@ def merge(ctx, values, config):
     for name, value in config.items():
         if for_all and name.startswith("fit_type_"):
             continue
-        is_given = ctx.get_parameter_source(name) not in (ParameterSource.DEFAULT, None)
-        if name == "files":
-            is_given = bool(values["files"])
-        if not is_given:
+        if not (values["files"] if name == "files" else is_given(ctx, name)):
             values[name] = value
     return values

@@ -166,14 +166,10 @@ def descriptions(options):
     out = {}
     for entry in filter(None, entries):
         heads, _, body = entry.partition("\n")
-        sentence = _first_sentence(" ".join(body.split()))
+        body = " ".join(body.split())
+        sentence = _plain(re.match(r"(.*?\.)(?=\s+[^a-z\s]|$)|.*", body)[0])
         out |= {name.strip(): sentence for name in heads.partition(" : ")[0].split(",")}
     return out
-
-
-def _first_sentence(text):
-    sentence = re.match(r"(.*?\.)(?=\s+[^a-z\s]|$)|.*", text)[0]
-    return _plain(sentence)
 
 
 def _plain(text):

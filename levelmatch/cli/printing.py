@@ -117,32 +117,27 @@ def _number_columns(facts):
     # The zero level of an isolated image was not measured.
     lone = ~facts.linked & (value["level"] == 0)
     heading = "level" if unit is None else f"level ({unit_text(unit)})"
-    columns = [(heading, _level_cells(value["level"], value["error"], lone))]
+    columns = [(heading, _number_cells(value["level"], value["error"], lone))]
     if has_slopes(table):
         for axis, head in (("u", "E/arcmin"), ("v", "N/arcmin")):
             slopes = value[f"slope_{axis}"], value[f"slope_{axis}_error"]
-            columns.append((head, _slope_cells(*slopes, lone)))
+            # A slope that was not fitted is exactly zero.
+            columns.append((head, _number_cells(*slopes, lone, exact_zero="0")))
     return [*columns, ("pairs ", _pair_cells(facts))]
 
 
-def _level_cells(levels, errors, lone):
+def _number_cells(numbers, errors, lone, *, exact_zero=None):
+    """Return numbers with their errors as text; ``exact_zero`` is the text of an exact zero."""
     from levelmatch.text import decimals, fixed
 
     digits = decimals(errors)
     return [
-        "-" if alone else f"{fixed(level, digits)} +- {fixed(error, digits)}"
-        for level, error, alone in zip(levels, errors, lone, strict=True)
-    ]
-
-
-def _slope_cells(slopes, errors, lone):
-    from levelmatch.text import decimals, fixed
-
-    digits = decimals(errors)
-    # A slope that was not fitted is exactly zero.
-    return [
-        "-" if alone else "0" if slope == 0 else f"{fixed(slope, digits)} +- {fixed(error, digits)}"
-        for slope, error, alone in zip(slopes, errors, lone, strict=True)
+        "-"
+        if alone
+        else exact_zero
+        if exact_zero is not None and number == 0
+        else f"{fixed(number, digits)} +- {fixed(error, digits)}"
+        for number, error, alone in zip(numbers, errors, lone, strict=True)
     ]
 
 

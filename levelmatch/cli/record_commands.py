@@ -4,8 +4,8 @@
 from pathlib import Path
 
 import click
-from click.core import ParameterSource
 
+from levelmatch.cli.config import is_given
 from levelmatch.cli.errors import reporting, spell
 from levelmatch.cli.exports import check_exports, export_flags, write_exports
 from levelmatch.cli.flags import GroupedCommand, flags_of
@@ -234,7 +234,7 @@ def solve(ctx, record, output, fit_types, *, overwrite, quiet, debug, **values):
             msg = f"--output: {output} is RECORD, which the corrected images name; name another"
             raise ValueError(msg)
         refuse_existing(output, overwrite=overwrite, is_data=True)
-        named = [name for name in SOLVE if name in values and _is_named(ctx, name)]
+        named = [name for name in SOLVE if name in values and is_given(ctx, name)]
         new = solve_record(
             record,
             fit_type=_fit_types(fit_types),
@@ -246,11 +246,6 @@ def solve(ctx, record, output, fit_types, *, overwrite, quiet, debug, **values):
         if not quiet:
             print_result(new)
             echo(f"Written: {output}")
-
-
-def _is_named(ctx, name):
-    """Return whether an option was given on the command line."""
-    return ctx.get_parameter_source(name) not in (ParameterSource.DEFAULT, None)
 
 
 def _fit_types(words):

@@ -129,7 +129,9 @@ def input_columns(frames: list[Frame]) -> dict[str, np.ndarray]:
     rows = []
     for frame in (frame.opened() for frame in frames):
         rows.append({**frame.source.identity, "dq_bits": frame.dq_bits, "wcs": _wcs_text(frame)})
-        rows[-1]["file"] = rows[-1]["file"] or frame.whole or _own_file(frame)
+        # An image in memory is named by its output file.
+        own = frame.file if frame.extension else frame.name
+        rows[-1]["file"] = rows[-1]["file"] or frame.whole or own
     columns = {key: [row[key] for row in rows] for key in INPUTS}
     return {
         **{key: _text(columns[key]) for key in ("file", "path", "dtype", "sha256", "mask_sha256")},
@@ -158,11 +160,6 @@ def identify(frames: list[Frame]) -> None:
 def _digests(frame: Frame) -> dict[str, str]:
     identity = frame.opened().source.identity
     return {key: identity[key] for key in ("dtype", "sha256", "mask_sha256")}
-
-
-def _own_file(frame: Frame) -> str:
-    """Return the name of the output file of an image in memory."""
-    return frame.file if frame.extension else frame.name
 
 
 def _wcs_text(frame: Frame) -> str:

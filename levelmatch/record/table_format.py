@@ -71,12 +71,9 @@ def with_short_names(table: QTable) -> tuple[QTable, list[str]]:
                 short[name] = [by_name[str(value)] for value in table[name]]
             notes.append(f"{' and '.join(present)}: the part * of {pattern}")
     if "images" in table.colnames:
-        short["images"] = [_cut(str(value)) for value in table["images"]]
+        texts = [str(value) for value in table["images"]]
+        short["images"] = [t if len(t) <= MAX_TEXT else f"{t[: MAX_TEXT - 1]}\u2026" for t in texts]
     return short, notes
-
-
-def _cut(text: str) -> str:
-    return text if len(text) <= MAX_TEXT else f"{text[: MAX_TEXT - 1]}\u2026"
 
 
 def set_formats(table: QTable, of: Mapping[str, str | int]) -> None:

@@ -183,7 +183,8 @@ def make_page(result, *, title="Level matching", files=None, before_after=True):
         _section("Summary", _summary(facts), "summary"),
         _section("Options and versions", option_tables(facts), "options"),
     ]
-    style, script = (_resource(name) for name in ("report.css", "report.js"))
+    folder = resources("levelmatch.report")
+    style, script = ((folder / f).read_text(encoding="utf-8") for f in ("report.css", "report.js"))
     return PAGE.substitute(
         generator=GENERATOR,
         run=RUN,
@@ -260,10 +261,6 @@ def _plots(before_after, has_pixels, facts):
     missing = f"<p>{safe(NO_PIXELS)}</p>\n" if before_after and not has_pixels else ""
     drawn = before_after and has_pixels
     return f'{missing}<div class="plots">\n{plot_section(facts, residuals=not drawn)}\n</div>'
-
-
-def _resource(name):
-    return (resources("levelmatch.report") / name).read_text(encoding="utf-8")
 
 
 def _policy(style, script):

@@ -30,10 +30,6 @@ INKS = ("#1d2126", "#dfe4ea")
 WIDTH, DPI = 4.6, 170
 # Largest number of pairs of which each has a picture, and number of pictures for more pairs.
 MAX_PAIR_PICTURES, N_WORST = 60, 20
-RESIDUALS = (
-    "Residuals of the pairs over their standard errors. The curve is the normal distribution "
-    "that the errors predict."
-)
 # Largest number of images kept in memory for the pictures of pairs.
 MAX_HELD = 6
 # Colours of the lowest and the highest difference; zero is white.
@@ -75,7 +71,7 @@ def drawn_or_note(name, draw):
 
 def compare_section(facts, files):
     """Return mosaics before and after matching, their difference, and the residuals."""
-    from levelmatch.plots import plot_mosaic, plot_residuals, quick_look
+    from levelmatch.plots import plot_mosaic, quick_look
     from levelmatch.plots.mosaics import WIDE
 
     look = quick_look(facts.result, files=files)
@@ -97,19 +93,12 @@ def compare_section(facts, files):
         picture, _ = mosaic("difference", f"Correction subtracted from the mosaic of {n}")
         return _captioned(picture, "The correction that was subtracted: before minus after.")
 
-    def residuals():
-        picture = draw_picture(
-            lambda ax: plot_residuals(facts, kind="histogram", ax=ax),
-            "Histogram of the residuals of pairs over their standard errors",
-        )
-        return _captioned(picture, RESIDUALS)
-
     return (
         drawn_or_note("Mosaics before and after", both)
         + '\n<div class="plots">\n'
         + drawn_or_note("Difference of the mosaics", difference)
         + "\n"
-        + drawn_or_note("Residuals over their errors", residuals)
+        + _plot(*_residual_plot(facts))
         + "\n</div>"
     )
 
@@ -174,19 +163,26 @@ def plot_section(facts, *, residuals):
             )
         )
     if residuals:
-        plots.append(
-            (
-                "Residuals over their errors",
-                lambda ax: plot_residuals(facts, kind="histogram", ax=ax),
-                "Histogram of the residuals of pairs over their standard errors",
-                RESIDUALS,
-            )
-        )
-    return "\n".join(drawn_or_note(name, lambda p=plot: _figure(*p)) for name, *plot in plots)
+        plots.append(_residual_plot(facts))
+    return "\n".join(_plot(*plot) for plot in plots)
 
 
-def _figure(draw, words, caption):
-    return _captioned(draw_picture(draw, words), caption)
+def _residual_plot(facts):
+    """Return the arguments of `_plot` for the histogram of residuals."""
+    from levelmatch.plots import plot_residuals
+
+    return (
+        "Residuals over their errors",
+        lambda ax: plot_residuals(facts, kind="histogram", ax=ax),
+        "Histogram of the residuals of pairs over their standard errors",
+        "Residuals of the pairs over their standard errors. The curve is the normal distribution "
+        "that the errors predict.",
+    )
+
+
+def _plot(name, draw, words, caption):
+    """Return a plot with its caption, or a note if it fails."""
+    return drawn_or_note(name, lambda: _captioned(draw_picture(draw, words), caption))
 
 
 def draw_picture(draw, words, **axes):

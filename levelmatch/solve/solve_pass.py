@@ -206,7 +206,7 @@ def _report_disconnected(grouped, frames, sets, isolated, options):
     one = dict(zip(domains.tolist(), one.tolist(), strict=True))
     tiles = [frames[one[d]].tile for d in sets]
     where = f"tiles {_shorten(tiles)}: " if grouped.name != "mosaic" else ""
-    msg = f"pass {grouped.name}: {where}what overlaps falls into {n_sets} sets"
+    msg = f"pass {grouped.name}: {where}the images form {n_sets} sets without overlap between them"
     if options.disconnected == "error":
         raise DisconnectedError(msg)
     msg += (
