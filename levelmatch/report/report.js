@@ -3,7 +3,7 @@
 (() => {
   const $ = (id) => document.getElementById(id);
   const said = $("said");
-  // Rows that are laid out until all are asked for: sorting thousands then takes no longer.
+  // A table shows this many rows until the reader asks for all, so that sorting stays fast.
   const MOST = 100;
 
   const make = (tag, text, attributes = {}) => {
@@ -41,7 +41,7 @@
       this.show();
     }
 
-    // A number for each row to sort by: the cell's, or the rank of its text.
+    // The sort key of each row: the number in the cell, or the rank of its text.
     key(k) {
       if (!this.keys[k]) {
         const text = this.rows.map((row) => row.cells[k].textContent);
@@ -64,7 +64,7 @@
       const direction = head.getAttribute("aria-sort") === "ascending" ? "descending" : "ascending";
       const sign = direction === "ascending" ? 1 : -1;
       const key = this.key(k);
-      // What is no number goes last either way; equal rows keep their order.
+      // Cells without a number go last in both directions; equal rows keep their order.
       this.order.sort((i, j) => {
         const x = key[i], y = key[j];
         if (x !== x || y !== y) return (x !== x) - (y !== y);
@@ -72,13 +72,13 @@
       });
       for (const other of this.heads) other.removeAttribute("aria-sort");
       head.setAttribute("aria-sort", direction);
-      // The first rows are what one sorts for.
+      // Readers sort to see the first rows.
       this.all = false;
       this.show();
       said.textContent = `Sorted by ${this.names[k]}, ${direction}`;
     }
 
-    // Show the rows that the filter lets through, the first of them if they are many.
+    // Show the rows that pass the filter, but at most MOST of them unless all are asked for.
     show() {
       let rows = this.order.map((i) => this.rows[i]);
       if (this.filter !== null) rows = rows.filter(this.filter);
@@ -107,7 +107,7 @@
 
   const tables = {};
   for (const id of ["images", "pairs"]) if ($(id)) tables[id] = new Sortable($(id));
-  // The table and the row that a link leads to, whether it is shown or not.
+  // The table and row that a link leads to, whether the row is shown or not.
   const target = (href) => {
     const id = (href || "").slice(1);
     for (const table of Object.values(tables)) {
@@ -117,7 +117,7 @@
   };
   const endsOf = (row) => [0, 1].map((k) => row.cells[k].firstElementChild.getAttribute("href"));
 
-  // Pairs of one image: by its name, or from its row.
+  // Filter the pairs by the name of an image, typed or taken from its row.
   if (tables.pairs) {
     const pairs = tables.pairs;
     const ends = new Map(pairs.rows.map((row) => [row, endsOf(row)]));
@@ -162,7 +162,7 @@
     });
   }
 
-  // Links to rows: shown, marked and given the focus.
+  // A link to a row shows the row, marks it and gives it the focus.
   document.addEventListener("click", (event) => {
     const link = event.target.closest && event.target.closest("table a[href^='#'], #shown a[href^='#'], .headline a[href^='#']");
     const found = link && target(link.getAttribute("href"));
@@ -180,7 +180,7 @@
 
   const cut = $("cut"), compare = $("compare");
   if (cut && compare) {
-    // The cut moves over the map, not over its labels: in per cent of the picture.
+    // The cut moves over the map, not over its labels. The box is in per cent of the picture.
     const [left, right, top, bottom] = compare.dataset.box.split(" ").map(Number);
     compare.style.setProperty("--top", `${top}%`);
     compare.style.setProperty("--below", `${100 - bottom}%`);
@@ -214,7 +214,7 @@
     over.addEventListener("click", () => lay(true));
     aside.addEventListener("click", () => lay(false));
     $("ways").hidden = false;
-    // One column has no side by side.
+    // A narrow window has no room for two maps side by side.
     lay(compare.clientWidth < 900);
     set();
   }
@@ -236,7 +236,8 @@
   const graph = $("graph"), tip = $("tip"), shown = $("shown");
   if (graph) {
     for (const note of document.querySelectorAll(".scripted")) note.hidden = false;
-    // Those that disagree most come first, left out last, then the images.
+    // The arrow keys visit the links first, the largest residual first and links left out of the
+    // fit last, then the images.
     const marks = Array.from(graph.querySelectorAll("a"));
     const links = marks.filter((mark) => !mark.classList.contains("node")).reverse();
     const nodes = marks.filter((mark) => mark.classList.contains("node"));
@@ -271,8 +272,8 @@
       current.setAttribute("tabindex", "0");
     };
 
-    // The image under the pointer, or the nearest link within reach of a finger: links that lie on
-    // each other are told apart.
+    // The image under the pointer, or the nearest link within reach of a finger. The distance
+    // tells links apart that lie on each other.
     const near = (event) => {
       const direct = event.target.closest("a");
       if (direct && direct.classList.contains("node")) return direct;
@@ -313,7 +314,7 @@
       said.textContent = words.get(mark);
       move(mark);
       for (const other of marks) other.classList.toggle("picked", other === mark);
-      // The tip would hide what it led to, which may be below the window.
+      // The tip would cover the details that follow. Scroll to them: they may lie below the window.
       hide();
       shown.scrollIntoView({ block: "nearest" });
     };
