@@ -64,6 +64,8 @@ class Shelf:
         The library.
     kind : `~levelmatch.pipelines.jwst_models.Models`
         Reads and changes the models of an observatory.
+    lock : `~threading.Lock`
+        Held while a model is borrowed.
     """
 
     library: Any

@@ -24,7 +24,7 @@ class Dissection:
     centres : `~numpy.ndarray`, shape (m, 3)
         Unit vectors of the groups.
     largest : int
-        Sets of at most so many groups are not cut.
+        Largest number of groups in a set that is not cut.
 
     Attributes
     ----------
@@ -35,13 +35,14 @@ class Dissection:
     source : `~numpy.ndarray` of int, shape (s,)
         Entries on and below the diagonal of the reordered matrix, by fronts.
     entries : `~numpy.ndarray` of int, shape (f + 1,)
-        First of these of each front.
+        Index of the first of these entries of each front.
     row, column : `~numpy.ndarray` of int, shape (s,)
-        Their places within the groups of the front and its boundary.
+        Row of these entries among the groups of their front, followed by its boundary, and column
+        among the groups of the front.
     boundary : `~numpy.ndarray` of int, shape (b,)
         Later groups that the elimination of each front links, ascending.
     later : `~numpy.ndarray` of int, shape (f + 1,)
-        First of these of each front.
+        Index of the first group of the boundary of each front.
     parent : `~numpy.ndarray` of int, shape (f,)
         Front in which the first of the boundary is eliminated, -1 for none.
     place : `~numpy.ndarray` of int, shape (b,)

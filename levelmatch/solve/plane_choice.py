@@ -23,8 +23,8 @@ N_SETTLE = 50
 def slope_statistic(equations, solution):
     """Return the Wald statistic of each group's slopes, shape (m,); NaN for levels.
 
-    Two degrees of freedom: the slopes' inverse covariance, relative to the gauge, between
-    the slopes. Zero where the slopes are not free.
+    The statistic has two degrees of freedom. It weights the slopes with their inverse covariance
+    relative to the gauge, and is zero for fixed slopes.
     """
     statistic = np.full(equations.n_groups, np.nan)
     if equations.n_terms == 1:
