@@ -30,7 +30,7 @@ class PassName:
     words : str
         Name in sentences.
     lone : str
-        Reason why the pass has nothing to match, if no group has another group to match.
+        Reason why the pass matches nothing, if each group is alone.
     """
 
     letter: str

@@ -50,8 +50,8 @@ def make_mosaic(
 ) -> tuple[CCDData, np.ndarray] | Path:
     """Reproject images to one grid and combine them, in memory or into a FITS file.
 
-    For a quick look at a result, and for photometry of extended emission; the images are not
-    drizzled. The mosaic is computed in tiles, each from the images that touch it,
+    The mosaic serves for a quick look at a result, and for photometry of extended emission. The
+    images are not drizzled. The mosaic is computed in tiles, each from the images that touch it,
     so that memory does not grow with the number of images or, for a file, with the
     size of the mosaic. The result does not depend on the size of the tiles.
 
@@ -66,8 +66,8 @@ def make_mosaic(
         The grid of the mosaic, any celestial one. By default tangential with North up, and
         large enough for all images.
     pixel_scale : float, `~astropy.units.Quantity` or None
-        Side of a pixel, in arcsec if a number, where there is no ``wcs``. By default
-        that of the finest image.
+        Side of a pixel, if no ``wcs`` is given. A number is in arcsec. By default the side of
+        a pixel of the finest image.
     combine : {"mean", "median"}
         How the images that cover a pixel are combined.
     overwrite : bool
@@ -182,8 +182,8 @@ def comparable_frames(images: Any, read: ReadOptions) -> tuple[list[Frame], u.Un
     Parameters
     ----------
     images : `~levelmatch.MatchResult`, iterable, mapping or `~ccdproc.ImageFileCollection`
-        The images. Those of a result keep the factors with which they were compared, of flux
-        scales, too.
+        The images. Images of a result keep the factors of unit and flux scale with which they
+        were compared.
     read : `~levelmatch.ReadOptions`
         How images are read.
 
@@ -201,7 +201,7 @@ def comparable_frames(images: Any, read: ReadOptions) -> tuple[list[Frame], u.Un
 
 
 def _with_lyot_pixels(frames: list[Frame]) -> list[Frame]:
-    """Return the frames, whole where regions were left out of the comparison only."""
+    """Return the frames with all pixels that were left out only of the comparison."""
     frames = [f if f.selection is None else f.with_keys(selection=None) for f in frames]
     split = {frame.product for frame in frames if frame.part == "lyot"}
     return [

@@ -20,10 +20,10 @@ LEAST_ALIKE, UNKNOWN_ALIKE = 0.1, 0.6
 # Two wrong pairs are off by the same amount within this many standard errors.
 ALIKE = 4.0
 # Explanations more probable than this fraction of the best enter the mean of the solutions. The
-# others enter its errors alone.
+# others enter only its errors.
 LIKELY = 0.3
 # Largest number of rejected pairs that are compared with alternatives, in all and of many groups.
-# Pairs beside the least redundant ones come first.
+# Neighbours of the least redundant pairs come first.
 MAX_DOUBTED = 200
 MANY_GROUPS = 2000
 MAX_DOUBTED_OF_MANY = 8
@@ -60,8 +60,9 @@ def find_ambiguity(equations, solved, left, precision, counted):
 
     Each explanation is a set of wrong pairs. The probabilities are those of Bayesian model
     averaging (Hoeting et al. 1999, Stat. Sci. 14, 382), with a flat prior on the errors of wrong
-    pairs. An explanation gains with the drop of the sum of squares, and loses with the
-    determinant of the redundancies. Each further wrong pair costs a constant factor.
+    pairs. The probability of an explanation increases with the drop of the sum of
+    squares, and decreases with the determinant of the redundancies. Each further wrong pair
+    reduces it by a constant factor.
 
     Parameters
     ----------
@@ -129,7 +130,7 @@ class _Models:
     def clusters(self):
         """Return the rejected pairs to compare, in lists of neighbouring pairs.
 
-        If there are too many, pairs beside those of least redundancy come first.
+        If there are too many, neighbours of the least redundant pairs come first.
         """
         equations = self.equations
         own = np.trace(self.left, axis1=1, axis2=2)

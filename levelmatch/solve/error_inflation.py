@@ -11,12 +11,12 @@ from levelmatch.solve.solver import Solver
 
 __all__ = ["error_inflation"]
 
-# Sets of more degrees of freedom are not widened.
+# The errors of sets with more degrees of freedom are unchanged.
 MAX_FREEDOM = 60
 # Prior probability that there is no floor.
 NO_FLOOR = 0.35
 # The prior of a floor is uniform in its logarithm: from LEAST_FLOOR times the pairs' standard
-# errors to USUAL_FLOOR times their scatter. It falls from there to MOST_FLOOR.
+# errors to USUAL_FLOOR times their scatter. It decreases from there to MOST_FLOOR.
 LEAST_FLOOR = 1.25
 USUAL_FLOOR = 3.0
 MOST_FLOOR = 300.0
@@ -156,8 +156,8 @@ class _SmallSets:
 def _integral(slope, grid):
     """Return the integrals of a derivative by the squared floor from 0 to each floor of a grid.
 
-    Beyond the first steps, the integration is in the logarithm: there the product of derivative
-    and square is smooth.
+    Beyond the first steps, the integral is over the logarithm of the floor, in which the product
+    of derivative and squared floor is smooth.
     """
     n = len(BELOW)
     rise = 0.5 * (slope[1:] + slope[:-1]) * np.diff(grid**2, axis=0)

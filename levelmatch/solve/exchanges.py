@@ -22,8 +22,8 @@ MAX_MORE = 1
 class Neighbours:
     """The graph of images and pairs.
 
-    A constant added to some images changes the differences of the pairs that connect them to
-    the others, and of no other pairs: of a cut of the graph. If some pairs of a cut are wrong by
+    A constant added to some images changes only the differences of the pairs that connect them to
+    the others. These pairs are a cut of the graph. If some pairs of a cut are wrong by
     the same amount, the other pairs of the cut may be wrong in their place.
 
     Parameters

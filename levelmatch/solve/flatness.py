@@ -12,11 +12,11 @@ from levelmatch.solve.linear import sum_by
 
 __all__ = ["Flatness", "find_tilts"]
 
-# An image counts as flat as the flattest within this number of standard errors.
+# An image within this number of standard errors of the flattest counts as equally flat.
 ALIKE = 3.0
 # Chance of a false alarm for one reference.
 CHANCE = 0.01
-# Smallest number of groups, beside the reference, that gives the scatter of slopes.
+# Smallest number of groups, beside the reference, from which the scatter of slopes is found.
 LEAST_OTHERS = 3
 
 
@@ -76,7 +76,7 @@ class Flatness:
 
 
 def find_tilts(references, solution, group_axes, corners):
-    """Return the references, each with the tilt of its set by the choice of its plane as zero.
+    """Return the references, each with the tilt that its plane of zero gives to the set.
 
     The mean slope of the other groups relative to the reference is tested against its error and
     the scatter of their slopes (Hotelling's test).

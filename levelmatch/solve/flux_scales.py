@@ -123,8 +123,8 @@ def _standard_error(image, other, ends, weight, n):
 def _solve(ends, ratio, error, n):
     """Return the logarithms of the images' flux scales, and the weights of the pairs.
 
-    The weights are reduced for pairs that disagree with the others, and for all pairs where they
-    scatter more than their errors.
+    Pairs that disagree with the others get smaller weights. If the pairs scatter more than their
+    errors, all weights are smaller.
     """
     first, second = ends.T
     robust = np.ones(len(ratio))

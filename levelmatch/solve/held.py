@@ -119,7 +119,7 @@ def with_held(frames, domain, group):
 
 
 def _held_by_role(frames, group):
-    """Return the groups with a held image, and the name of its first, as a dictionary."""
+    """Return the name of the first held image of each group that has one, by group."""
     return {int(group[k]): frames[k].name for k in reversed(np.flatnonzero(_held(frames)).tolist())}
 
 

@@ -23,16 +23,17 @@ PRIOR_FREEDOM = 1
 MAX_TESTED = 16
 # Larger sets are not tested.
 MAX_GROUPS = 500
-# Largest fraction of a set's images that may be wrong; one may be in any set.
+# Largest fraction of a set's images that may be wrong. One image may be wrong in any set.
 MAX_WRONG = 0.15
 # Largest number of iterations of a floor.
 N_FLOORS = 12
 # Ridge that makes the normal matrix regular, as a fraction of its diagonal.
 RIDGE = 1e-11
-# An image is scattered if the variance of the differences in its overlaps, over that of the pixel
-# noise, exceeds the typical image's by this factor, and by this many spreads of the logarithm.
+# The ratio of an image is the variance of the differences in its overlaps over that of the pixel
+# noise. The image is scattered if its ratio exceeds that of the typical image by this factor, and
+# by this many spreads of the logarithm.
 MIN_RATIO, MIN_SPREADS, LEAST_SPREAD = 8.0, 5.0, 0.2
-# Fewer images are not compared.
+# Smallest number of images that are compared.
 MIN_IMAGES = 4
 
 
@@ -47,7 +48,7 @@ class Disagreement:
     n_sigma : float
         Rms of its differences about their prediction by all others, in standard errors.
     chance : float
-        Probability that chance gives a larger one in a set of so many groups.
+        Probability of a larger value by chance in a set of this number of groups.
     """
 
     group: int

@@ -341,15 +341,15 @@ class _SharedCovariance:
     before: object
 
     def matrix(self):
-        """Return it whole."""
+        """Return the whole matrix."""
         return self.whole
 
     def blocks(self, k):
-        """Return its diagonal, shape (m, 1, 1)."""
+        """Return the diagonal, shape (m, 1, 1)."""
         return np.diagonal(self.whole)[:, None, None]
 
     def apply(self, vectors):
-        """Return it times vectors."""
+        """Return the product with vectors."""
         return self.whole @ vectors
 
     def respond(self, rhs):

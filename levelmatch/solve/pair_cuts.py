@@ -39,7 +39,7 @@ def select_pairs(table, group, options):
     if not measured.any():
         return kept, reason
     least = options.min_area * table.npix[measured].mean()
-    # The limit is one of the logarithm: the scatters of one set differ by factors of up to 1000.
+    # The limit applies to logarithms, as the scatters of a set differ by factors of up to 1000.
     scatter = np.log(np.maximum(table.scatter[measured], 1e-300))
     most = scatter.mean() + max(options.rms_limit * scatter.std(), np.log(MIN_SCATTER))
     scatter = np.log(np.maximum(table.scatter, 1e-300, where=measured, out=np.ones(len(table))))

@@ -258,7 +258,7 @@ def _mosaic_labels(frames, plan):
 
 
 def _mosaic_detector(frame, plan):
-    """Return the detector that the mosaic corrects for itself; blank for all of a tile."""
+    """Return the detector, or blank if the mosaic pass corrects all of the tile as one image."""
     if plan.combine_detectors or frame.exposure:
         return ""
     return jwst.module_of(frame.detector) if plan.combine_chips else frame.detector

@@ -87,7 +87,7 @@ def find_reference(frames, reference):
         if science:
             return science[0].name
         if found:
-            msg = f"reference: {reference!r} is a Lyot image, its science partner can be one"
+            msg = f"reference: {reference!r} is a Lyot image; name its science partner"
             raise ValueError(msg)
     msg = (
         f"reference: {reference!r} is neither an image, a tile, an index, 'auto' nor 'mean'; "

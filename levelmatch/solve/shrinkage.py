@@ -37,7 +37,7 @@ class SlopeScatter:
 
     @property
     def found(self):
-        """Whether the slopes scatter by more than their errors can do."""
+        """Whether the slopes scatter by more than their errors explain."""
         return self.gain > max(LEAST_GAIN, LEAST_OF_EACH * self.n_slopes)
 
 

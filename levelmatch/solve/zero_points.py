@@ -71,8 +71,8 @@ def fit_zero_point(name: str, pixels: Pixels, n_terms: int, colour: float | str)
     """Fit the images' zero point to the pixels of an anchor, sigma-clipped.
 
     The anchor equals the colour times (the images minus their zero point). This is linear in the
-    colour and in the product of both. A source of another shape leaves a residual whose sum is
-    zero. It is left out as a whole, because clipping its core alone would make a bias.
+    colour and in the product of both. A source whose shape differs leaves a residual whose
+    sum is zero. It is left out as a whole, because clipping its core alone would make a bias.
 
     Parameters
     ----------
