@@ -769,7 +769,7 @@ def test_missing_config(run, files, tmp_path):
     ],
 )
 def test_hdu(text, value):
-    assert options.Hdu().convert(text, None, None) == value
+    assert options.hdu(text) == value
 
 
 @pytest.mark.parametrize(
@@ -784,7 +784,7 @@ def test_hdu(text, value):
     ],
 )
 def test_reference(text, value):
-    assert options.Reference().convert(text, None, None) == value
+    assert options.REFERENCE.convert(text, None, None) == value
 
 
 def test_help_and_version(run):

@@ -224,7 +224,7 @@ def test_a_path_is_accepted_for_a_name(files, matched, tmp_path):
 
 
 def test_a_slash_in_the_name_of_a_tile_stays():
-    assert options.Reference().convert("M 31/32", None, None) == "M 31/32"
+    assert options.REFERENCE.convert("M 31/32", None, None) == "M 31/32"
 
 
 def test_completion_of_references(files, matched):

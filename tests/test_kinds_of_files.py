@@ -19,7 +19,7 @@ from numpy.testing import assert_allclose
 
 import levelmatch as lm
 from levelmatch import cli
-from levelmatch.cli.options import Blank
+from levelmatch.cli.options import blank as blank_option
 from levelmatch.images.collect import collect_frames
 from levelmatch.images.dq_bits import bad_bits
 from levelmatch.images.fill import find_fill
@@ -1032,4 +1032,4 @@ def test_command_says_notes_once(copies, paint, tmp_path):
     ("text", "blank"), [("none", False), ("auto", None), ("0", 0.0), ("0,-999", [0.0, -999.0])]
 )
 def test_blank_of_the_command(text, blank):
-    assert Blank().convert(text, None, None) == blank
+    assert blank_option(text) == blank

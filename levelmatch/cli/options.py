@@ -8,7 +8,7 @@ from click.shell_completion import CompletionItem
 
 from levelmatch.cli.exports import export_flags
 from levelmatch.cli.flags import COMMON, FILES, JWST, STATISTICS, Flag, flags_of, names_of
-from levelmatch.cli.inputs import Images, expand
+from levelmatch.cli.inputs import expand, joined
 from levelmatch.cli.logs import logging_flags
 from levelmatch.options import FIT_TYPES as FIT_TYPE_NAMES
 from levelmatch.options import MeasureOptions, ReadOptions, SolveOptions
@@ -45,43 +45,44 @@ BEFORE_SOLVING = (
 )
 
 
-class Hdu(click.ParamType):
-    """Type of extensions: auto, all, or names, indices or NAME,VERSION separated by commas."""
-
-    name = "hdu"
-
-    def convert(self, value, param, ctx):
-        """Return the value as the package takes it."""
-        if not isinstance(value, str):
-            return value
-        words = [word.strip() for word in value.replace(";", ",").split(",")]
-        if not all(words):
-            self.fail(f"{value!r} is neither NAME, INDEX, NAME,VERSION nor a list", param, ctx)
-        out = []
-        for word in words:
-            if word.isdecimal() and out and isinstance(out[-1], str):
-                out[-1] = (out[-1], int(word))
-            else:
-                out.append(int(word) if word.isdecimal() else word)
-        return out[0] if len(out) == 1 else out
+def hdu(value):
+    """Return extensions: auto, all, or names, indices or NAME,VERSION separated by commas."""
+    if not isinstance(value, str):
+        return value
+    words = [word.strip() for word in value.replace(";", ",").split(",")]
+    if not all(words):
+        msg = f"{value!r} is neither NAME, INDEX, NAME,VERSION nor a list"
+        raise click.BadParameter(msg)
+    out = []
+    for word in words:
+        if word.isdecimal() and out and isinstance(out[-1], str):
+            out[-1] = (out[-1], int(word))
+        else:
+            out.append(int(word) if word.isdecimal() else word)
+    return out[0] if len(out) == 1 else out
 
 
-class Blank(click.ParamType):
-    """Type of values of missing pixels: auto, none, or numbers separated by commas."""
+def blank(value):
+    """Return values of missing pixels: auto, none, or numbers separated by commas."""
+    if not isinstance(value, str):
+        return value
+    if value.lower() in ("auto", "none", "false"):
+        return None if value.lower() == "auto" else False
+    try:
+        values = [float(part) for part in value.split(",")]
+    except ValueError as error:
+        msg = f"{value!r} is neither auto, none nor numbers"
+        raise click.BadParameter(msg) from error
+    return values[0] if len(values) == 1 else values
 
-    name = "blank"
 
-    def convert(self, value, param, ctx):
-        """Return the value as the package takes it."""
-        if not isinstance(value, str):
-            return value
-        if value.lower() in ("auto", "none", "false"):
-            return None if value.lower() == "auto" else False
-        try:
-            values = [float(part) for part in value.split(",")]
-        except ValueError:
-            self.fail(f"{value!r} is neither auto, none nor numbers", param, ctx)
-        return values[0] if len(values) == 1 else values
+def colour(value):
+    """Return a number, or the word ``fit``."""
+    try:
+        return value if value == "fit" else float(value)
+    except ValueError as error:
+        msg = f"{value!r} is neither a number nor 'fit'"
+        raise click.BadParameter(msg) from error
 
 
 class ImageName(click.ParamType):
@@ -145,13 +146,8 @@ def _recorded_names(path):
         return []
 
 
-class Reference(ImageName):
-    """Type of a reference: a name, a path, an integer, ``auto`` or ``mean``."""
-
-    name = "reference"
-
-    def __init__(self):
-        super().__init__(("auto", "mean"), number=True)
+# Type of a reference: a name, a path, an integer, ``auto`` or ``mean``.
+REFERENCE = ImageName(("auto", "mean"), number=True)
 
 
 class RecordPath(click.Path):
@@ -216,20 +212,7 @@ def DEBUG(function):  # noqa: N802
     return add_options([*LOGGING, click.option("--debug", is_flag=True, help=DEBUG_HELP)])(function)
 
 
-class Colour(click.ParamType):
-    """Type of a number, or of the word ``fit``."""
-
-    name = "colour"
-
-    def convert(self, value, param, ctx):
-        """Return the number or the word."""
-        try:
-            return value if value == "fit" else float(value)
-        except ValueError:
-            self.fail(f"{value!r} is neither a number nor 'fit'", param, ctx)
-
-
-IMAGES = click.argument("files", nargs=-1, type=Images(), callback=Images.joined)
+IMAGES = click.argument("files", nargs=-1, type=click.Path(path_type=Path), callback=joined)
 RECORD = click.argument("record", type=RecordPath())
 FORCE = click.option(
     "--force", is_flag=True, help="Accept images that differ from the recorded ones."
@@ -287,7 +270,7 @@ RUN_OPTIONS = [
     _fit_type("fit-type-mosaic-tiles", "each tile"),
     _option(
         "--reference",
-        type=Reference(),
+        type=REFERENCE,
         default="auto",
         show_default=True,
         metavar="NAME",
@@ -327,7 +310,7 @@ RUN_OPTIONS = [
     ),
     _option(
         "--anchor-colour",
-        type=Colour(),
+        type=colour,
         default=1.0,
         show_default=True,
         metavar="NUMBER",
@@ -380,7 +363,7 @@ RUN_OPTIONS = [
         group=FILES,
         help="Regions of DS9 that are left out of the comparison; see --only-regions.",
     ),
-    *flags_of(ReadOptions, types={"hdu": Hdu(), "dq_bits": click.STRING, "blank": Blank()}),
+    *flags_of(ReadOptions, types={"hdu": hdu, "dq_bits": click.STRING, "blank": blank}),
     *flags_of(MeasureOptions),
     *flags_of(SolveOptions),
     _option(

@@ -17,10 +17,10 @@ from levelmatch.cli.options import (
     IMAGES,
     QUIET,
     RECORD,
+    REFERENCE,
     REPORT,
     SOLVE,
     ImageName,
-    Reference,
     add_options,
     examples,
     output_option,
@@ -196,7 +196,7 @@ SOLVING = [
         help=f"Fit type of all passes, or of a named pass: {', '.join(FIT_TYPES)}.",
     ),
     click.option(
-        "--reference", type=Reference(), metavar="NAME", help="Another reference of the mosaic."
+        "--reference", type=REFERENCE, metavar="NAME", help="Another reference of the mosaic."
     ),
     click.option(
         "--exclude",

@@ -118,8 +118,9 @@ def pooled(table, *, planes=False):
 def _balance(table, excess, response, share):
     """Return the variance that pairs lose, below zero, as neighbouring cells balance; else zero.
 
-    A source seen through two PSFs at the border of two cells gives one what it takes from the
-    other. Cells scatter more then than their pixels' noise and than blocks of cells.
+    At the border of two cells, a source seen through two PSFs adds to one cell what it subtracts
+    from the other. The cells then scatter more than the noise of their pixels, and more than blocks
+    of cells.
     """
     if np.median(table.chi2) < UNEVEN:
         return 0.0
