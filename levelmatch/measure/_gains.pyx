@@ -14,30 +14,30 @@ cdef extern from "_median.h" nogil:
 __all__ = ["gain_of_cells", "median"]
 
 cdef enum:
-    # The brightness, its derivatives and a quadratic.
+    # Number of terms of the fit: the brightness, its derivatives and a quadratic.
     MAX_TERMS = 10
     N_DERIVATIVES = 4
-    # Cells that it takes, and those for a quadratic.
+    # Smallest number of cells for a fit, and for a fit with a quadratic.
     MIN_CELLS = 16
     MIN_QUADRATIC = 30
-    # Huber's weights first, then Tukey's.
+    # Number of iterations, and of those that use Huber's weights, before Tukey's.
     N_ROBUST = 5
     N_HUBER = 2
     N_STEPS = 4
-    # Blocks of cells that are left out in turn, of two sizes.
+    # Approximate number of blocks of cells that are left out in turn, for two sizes of blocks.
     LARGE_BLOCKS = 12
     SMALL_BLOCKS = 40
     MIN_BLOCKS = 6
-    # Of the values that a smooth pattern has in an overlap, so many are fitted.
+    # Number of independent values of a smooth pattern in an overlap that the fit takes up.
     PATTERN_TERMS = 5
     N_FREEDOM = 14
-# Cells farther off than this many sigma lose weight.
+# Cells with residuals of more than this many sigma lose weight.
 cdef double CLIP = 5.0
-# Added to the diagonal of normal matrices, as a fraction of their trace, so that none is singular.
+# Fraction of their trace that is added to the diagonal of normal matrices: none is singular.
 cdef double RIDGE = 1e-10
-# The least correlation of two images' emission.
+# Smallest correlation of the emission of two images.
 cdef double MIN_CORRELATION = 0.85
-# Variance of the brightness over that of the noise of the difference.
+# Smallest variance of the brightness over that of the noise of the difference.
 cdef double MIN_CONTRAST = 40.0
 # Prior standard deviations of the coefficients of the gradient and the Laplacian, per cell.
 cdef double SHIFT = 0.05
@@ -47,20 +47,20 @@ cdef double STAR_SCATTER = 0.05
 cdef double CROSSING = 0.05
 # Error of the gain for a coefficient of the Laplacian.
 cdef double BLUR_ERROR = 0.7
-# Error of the gain for a quadratic: what it lacks of a pattern of low frequency is likely as
-# large a fraction of it as for the brightness.
+# Error of the gain for a quadratic. The part of a smooth pattern that a quadratic lacks is taken to
+# be as large a fraction of the pattern as of the brightness.
 cdef double CURVE_ERROR = 0.5
-# Standard errors of small sets by leaving out are too small by this factor.
+# Factor by which jackknife errors of small sets are too small.
 cdef double WHITE_ERROR = 1.25
-# Step of the logarithm of the flux ratio up to which the fit is linear in it.
+# Largest step of the logarithm of the flux ratio for which the fit is linear.
 cdef double CONVERGED = 0.02
-# The residuals' pattern is so much smaller than the pattern, as the fit follows it.
+# Factor by which the fit reduces a pattern in the residuals.
 cdef double PATTERN_LOST = 1.5
-# Significance of the pattern that counts.
+# Smallest significance of a pattern that enters the error.
 cdef double PATTERN_SIGMA = 2.0
-# Lengths over which a pattern of flats or gradients is alike, as fractions of the overlap.
+# Correlation lengths of patterns of flats or gradients, as fractions of the overlap.
 cdef double[2] LENGTHS = [0.15, 0.3]
-# Degrees of freedom, and the factor on an error with them for 4 sigma to be as rare as for many.
+# Degrees of freedom, and the factor on the error that makes 4 sigma as rare as for many.
 cdef double[N_FREEDOM] FREEDOM = [2, 3, 4, 5, 6, 7, 8, 10, 12, 15, 20, 30, 50, 100]
 cdef double[N_FREEDOM] INFLATION = [
     31.4, 8.15, 4.36, 3.07, 2.46, 2.12, 1.9, 1.64, 1.5, 1.37, 1.26, 1.16, 1.09, 1.04]
@@ -68,7 +68,7 @@ cdef double[N_FREEDOM] INFLATION = [
 
 cdef void _normal(const double *design, const double *weight, const double *values, Py_ssize_t n,
                   Py_ssize_t k, double *normal, double *right) noexcept nogil:
-    """Normal matrix and right-hand side of weighted least squares."""
+    """Set the normal matrix and the right-hand side of weighted least squares."""
     cdef Py_ssize_t c, i, j
     cdef double w, trace = 0.0
     cdef const double *row
@@ -92,7 +92,7 @@ cdef void _normal(const double *design, const double *weight, const double *valu
 
 
 cdef void _solve(const double *normal, const double *right, Py_ssize_t k, double *x) noexcept nogil:
-    """Solve a positive definite system, by Cholesky's factors."""
+    """Solve a positive definite system by Cholesky factorisation."""
     cdef double m[MAX_TERMS * MAX_TERMS]
     cdef Py_ssize_t i, j, l
     for i in range(k):
@@ -116,7 +116,7 @@ cdef void _solve(const double *normal, const double *right, Py_ssize_t k, double
 
 
 cdef double _scatter(const double *values, Py_ssize_t n, double *work) noexcept nogil:
-    """Scaled median absolute value, never zero."""
+    """Return the scaled median absolute value, never zero."""
     cdef Py_ssize_t c
     for c in range(n):
         work[c] = fabs(values[c])
@@ -147,15 +147,15 @@ def median(const double[::1] values):
 
 
 cdef struct Layout:
-    # Number of cells, rows and columns of the overlap, and those of each cell.
+    # Numbers of cells, rows and columns of the overlap; row and column of each cell.
     Py_ssize_t n
     Py_ssize_t ny
     Py_ssize_t nx
     int *y
     int *x
-    # Each cell's number plus one on the grid, with a margin of one.
+    # Number of the cell, plus one, at each place of the grid with a margin of one.
     int *number
-    # Columns of a quadratic on the sky, or of a plane for few cells.
+    # Terms of a quadratic on the sky, or of a plane for few cells; samples of each cell.
     Py_ssize_t k
     double *terms
     double *count
@@ -164,15 +164,16 @@ cdef struct Layout:
 
 
 cdef struct Fit:
-    # Coefficients of brightness and Laplacian; the fitted quadratic over the brightness, both rms.
+    # Coefficients of brightness and Laplacian; rms of the fitted quadratic over that of the
+    # brightness.
     double gain
     double blur
     double blur_error
     double curve
     # Variance of the brightness over that of the noise.
     double contrast
-    # Of each cell: terms, brightness, and that without the other terms; weight, robust one
-    # included; residuals, those that the solution counts and all but outliers' excess.
+    # For each cell: terms; brightness, and the brightness without its fit by other terms; weight
+    # with the robust weight; residual times the robust weight, and clipped residual.
     double *design
     double *bright
     double *alone
@@ -207,7 +208,7 @@ cdef double _median_of(const double *values, Py_ssize_t n, double *work) noexcep
 
 
 cdef void _without_terms(const Layout *layout, const double *values, double *out) noexcept nogil:
-    """Subtract the layout's terms, fitted with the cells' counts as weights."""
+    """Subtract the terms of the layout, fitted with the counts of the cells as weights."""
     cdef double normal[MAX_TERMS * MAX_TERMS]
     cdef double right[MAX_TERMS]
     cdef double x[MAX_TERMS]
@@ -222,7 +223,7 @@ cdef void _without_terms(const Layout *layout, const double *values, double *out
 
 cdef double _first_ratio(const Layout *layout, const double *a, const double *b, double *one,
                          double *two) noexcept nogil:
-    """Return the logarithm of the ratio of two images' emission, NaN if it is not alike."""
+    """Return the logarithm of the ratio of the emission of two images, NaN if uncorrelated."""
     cdef double square_a = 0.0, square_b = 0.0, product = 0.0
     cdef Py_ssize_t c
     _without_terms(layout, a, one)
@@ -239,9 +240,9 @@ cdef double _first_ratio(const Layout *layout, const double *a, const double *b,
 
 cdef void _robust_fit(const Layout *layout, Fit *fit, Py_ssize_t k, double noise,
                       double *coefficients, double *normal, double *last_noise) noexcept nogil:
-    """Fit the difference by the design, with weights by Huber first and by Tukey in the end.
+    """Fit the design to the difference, with Huber's weights first, and then Tukey's.
 
-    Cells that only one of the images shows, and saturated stars, get no weight.
+    Sources that only one image shows, and saturated stars, get no weight.
     """
     cdef double right[MAX_TERMS]
     cdef double typical = _median_of(layout.count, layout.n, layout.work), scale, sigma
@@ -278,7 +279,7 @@ cdef void _robust_fit(const Layout *layout, Fit *fit, Py_ssize_t k, double noise
 
 cdef void _set_design(const Layout *layout, const double *a, const double *b, double factor,
                       Fit *fit) noexcept nogil:
-    """Set difference and brightness, its derivatives, and the variance by stars."""
+    """Set the difference, the brightness, its derivatives, and the variance due to stars."""
     cdef Py_ssize_t c, i, at, k = N_DERIVATIVES + layout.k, width = layout.nx + 2
     cdef double right, left, above, below, own, step
     cdef double *row
@@ -289,7 +290,7 @@ cdef void _set_design(const Layout *layout, const double *a, const double *b, do
     for c in range(layout.n):
         at = (layout.y[c] + 1) * width + layout.x[c] + 1
         own = fit.bright[c]
-        # Missing neighbours are as bright as the cell.
+        # Missing neighbours get the brightness of the cell.
         right = _bright_at(layout, fit, at + 1, own)
         left = _bright_at(layout, fit, at - 1, own)
         above = _bright_at(layout, fit, at + width, own)
@@ -314,7 +315,7 @@ cdef inline double _bright_at(const Layout *layout, const Fit *fit, Py_ssize_t a
 
 cdef void _fit(const Layout *layout, const double *a, const double *b, double factor,
                Fit *fit) noexcept nogil:
-    """Fit the difference by brightness, its derivatives and a quadratic."""
+    """Fit the brightness, its derivatives and a quadratic to the difference."""
     cdef double coefficients[MAX_TERMS]
     cdef double normal[MAX_TERMS * MAX_TERMS]
     cdef double unit[MAX_TERMS]
@@ -322,7 +323,7 @@ cdef void _fit(const Layout *layout, const double *a, const double *b, double fa
     cdef double of_blur[MAX_TERMS]
     cdef double noise = 0.0, signal = 0.0, total = 0.0
     cdef Py_ssize_t c, i, k = N_DERIVATIVES + layout.k
-    # From the quadratic terms on, or from the linear ones of few cells.
+    # Index of the first quadratic term, or of the first linear term for few cells.
     cdef Py_ssize_t curved = N_DERIVATIVES + (3 if layout.k > 3 else 1)
     _set_design(layout, a, b, factor, fit)
     _without_terms(layout, fit.difference, fit.alone)
@@ -335,7 +336,7 @@ cdef void _fit(const Layout *layout, const double *a, const double *b, double fa
         unit[i] = 1.0 if i == 3 else 0.0
     _solve(normal, unit, k, of_blur)
     for c in range(layout.n):
-        # Without the other terms' fit to the brightness, with the same weights.
+        # Brightness minus the fit of the other terms, with the same weights.
         fit.alone[c] = fit.bright[c]
         for i in range(1, k):
             fit.alone[c] += fit.design[k * c + i] * of_gain[i] / of_gain[0]
@@ -356,7 +357,7 @@ cdef void _fit(const Layout *layout, const double *a, const double *b, double fa
 
 
 cdef double _inflation(double number) noexcept nogil:
-    """Return the factor on an error of so many independent values."""
+    """Return the factor on an error from a number of independent values."""
     cdef double at = log(max(number - 1, 1.0)), low, high
     cdef Py_ssize_t i
     if at <= log(FREEDOM[0]):
@@ -370,8 +371,8 @@ cdef double _inflation(double number) noexcept nogil:
 
 
 cdef struct Block:
-    # Sums over the cells of a block: of the weights, of these times brightness and its square,
-    # times the two residuals; and the number of cells, their rows and columns.
+    # Sums over the cells of a block: weight; weight times brightness, squared brightness, residual
+    # times brightness, and clipped residual; number of cells, rows and columns.
     double weight
     double bright
     double square
@@ -384,7 +385,7 @@ cdef struct Block:
 
 cdef Py_ssize_t _sum_blocks(const Layout *layout, const Fit *fit, Py_ssize_t number,
                             Block *blocks) noexcept nogil:
-    """Sum over about a number of square blocks of cells; return how many have cells."""
+    """Sum over the cells of about ``number`` square blocks; return the number of blocks used."""
     cdef double side = max(sqrt(layout.n / <double> number), 1.0), w
     cdef Py_ssize_t rows = <Py_ssize_t> max(rint(layout.ny / side), 1.0)
     cdef Py_ssize_t columns = <Py_ssize_t> max(rint(layout.nx / side), 1.0), c, used = 0
@@ -411,7 +412,7 @@ cdef Py_ssize_t _sum_blocks(const Layout *layout, const Fit *fit, Py_ssize_t num
 
 cdef double _jackknife(const Block *blocks, Py_ssize_t n, double total,
                        double *number) noexcept nogil:
-    """Return the error by leaving out blocks in turn, and their effective number."""
+    """Return the jackknife error over blocks, and set their effective number."""
     cdef double square = 0.0, shares = 0.0, share, influence
     cdef Py_ssize_t i
     for i in range(n):
@@ -425,7 +426,7 @@ cdef double _jackknife(const Block *blocks, Py_ssize_t n, double total,
 
 cdef double _pattern_error(const Layout *layout, const Fit *fit, const Block *blocks,
                            Py_ssize_t n, double total) noexcept nogil:
-    """Return the error by a pattern, alike over a length, with the residuals' scatter."""
+    """Return the error due to a correlated pattern of the size of the residuals' scatter."""
     cdef double noise = 0.0, weight = 0.0, square = 0.0, variance, most = 0.0, product, lag
     cdef Py_ssize_t c, i, j, length, longest = max(layout.ny, layout.nx)
     for c in range(layout.n):
@@ -433,7 +434,7 @@ cdef double _pattern_error(const Layout *layout, const Fit *fit, const Block *bl
     for i in range(n):
         weight += blocks[i].weight
         square += blocks[i].clipped * blocks[i].clipped / max(blocks[i].weight, 1e-300)
-    # The noise of few blocks varies.
+    # The noise of few blocks is uncertain, so a pattern must exceed it.
     variance = square / max(n - 6, 1)
     variance -= noise / layout.n * (1 + PATTERN_SIGMA * sqrt(2.0 / n))
     variance *= n / weight
@@ -514,7 +515,7 @@ cdef void _set_terms(Layout *layout, const double *place) noexcept nogil:
 
 cdef double _gain(const Layout *layout, double *a, double *b, Fit *fit, Block *blocks,
                   double *error) noexcept nogil:
-    """Return the gain and its error; NaN where nothing determines it."""
+    """Return the gain, NaN if the cells do not determine it, and set its error."""
     cdef double spread = _deviation(a, layout.n) + _deviation(b, layout.n)
     cdef double low_a, low_b, ratio, step, gain
     cdef Py_ssize_t c, n = layout.n
@@ -582,7 +583,7 @@ def gain_of_cells(const int[:, ::1] index, const double[::1] count, const double
     columns = 2 * k + N_DERIVATIVES + 15
     cdef double *buffer = <double *> malloc(columns * n * sizeof(double))
     cdef int *places = <int *> malloc(2 * n * sizeof(int))
-    # Blocks have sides of one cell at least.
+    # A block has at least one cell on a side, so the grid has room for all blocks.
     cdef Block *blocks = <Block *> malloc(layout.ny * layout.nx * sizeof(Block))
     layout.number = <int *> calloc((layout.ny + 2) * (layout.nx + 2), sizeof(int))
     if buffer == NULL or places == NULL or blocks == NULL or layout.number == NULL:

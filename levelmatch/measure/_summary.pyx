@@ -29,7 +29,7 @@ cdef enum:
     # Families of strips: rows and columns of both images, then blocks of 2, 4, 8 and 16 cells.
     N_LINES = 4
     N_FAMILIES = 8
-# The least scatter, of images that are zero: the smallest normal float32.
+# Smallest scatter, for images of zeros: the smallest normal float32.
 cdef double LEAST = 1.1754943508222875e-38
 # Least number of samples per coarser pixel from which its noise is told from the finer's.
 cdef double MIN_COARSE = 1.5
@@ -116,7 +116,7 @@ include "_plane.pxi"
 def pair_cells(const MeasuredCell[::1] values, const Py_ssize_t[:, ::1] index,
                const double[:, ::1] vectors, double sign, double eps, bint use_median,
                bint structure):
-    """Return the cells of a pair from the kernel's.
+    """Return the cells of a pair from the cells of the kernel.
 
     Parameters
     ----------
@@ -133,14 +133,14 @@ def pair_cells(const MeasuredCell[::1] values, const Py_ssize_t[:, ::1] index,
     use_median : bool
         Whether the locations are medians.
     structure : bool
-        Whether each cell has its own noise; else all have the typical one.
+        Whether each cell has its own noise; otherwise all cells have the typical noise.
 
     Returns
     -------
     cells : `~numpy.ndarray` of `PAIR_CELL`, shape (n,)
-        The cells; their depth is not set, nor their place in the other image.
+        The cells, without their depth and their place in the other image.
     smooth : float
-        Median of the cells' variance of a sample over that of a pixel.
+        Median over the cells of the variance of a sample over that of a pixel.
     """
     cdef Py_ssize_t n = values.shape[0], c, i
     cells_array = np.zeros(n, PAIR_CELL)

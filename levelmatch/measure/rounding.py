@@ -15,7 +15,7 @@ MAX_DISTINCT = 0.25
 UNTOLD = 0.35
 # Trial values of the noise, and of the position of a level between two steps.
 NOISES, POSITIONS = np.linspace(0.02, 0.6, 59), np.linspace(0, 0.5, 26)
-# Uncertainty of the variance of an image, and the likelihood of a wrong one.
+# Smallest and relative uncertainty of the variance of an image, and likelihood of a wrong one.
 LEAST_WIDTH, WIDTH, WRONG = 0.01, 0.2, 0.05
 # Number of harmonics of the rounding error.
 N_HARMONICS = 50
@@ -36,7 +36,7 @@ def rounding_step(pixels):
     if len(values) < 2 or len(values) > MAX_DISTINCT * count.sum():
         return 0.0
     step = np.diff(values).min()
-    # The values' own rounding.
+    # Rounding error of the values themselves.
     error = np.finfo(pixels.dtype).eps * np.abs(values).max() / step
     steps = (values - values[0]) / step
     return float(step) if np.abs(steps - np.round(steps)).max() < 0.01 + 2 * error < 0.1 else 0.0
@@ -88,9 +88,9 @@ def squared_errors(variance):
     """Return the expected square of the rounding error of the level of each image, in steps.
 
     The variance of rounded pixels depends on their noise and on the position of the level between
-    two steps. The variances of all images give each noise, which they share, and each position a
-    probability. The prior of the noise is that of a scale, 1 / noise. Images whose variance
-    determines their noise are judged alone.
+    two steps. The variances of all images determine the probability of each position, and of the
+    noise, which the images share. The prior of the noise is that of a scale, 1 / noise. An image
+    whose variance determines its noise is treated by itself.
 
     Parameters
     ----------
@@ -116,8 +116,8 @@ def squared_errors(variance):
 def _rounded():
     """Return the variance of rounded pixels and the error of their clipped mean.
 
-    By noise and position, shape (59, 26), in steps. Pixels beyond 3 sigma of a difference of two
-    images are clipped: those of the rarer value, where they are few.
+    Both are in steps, by noise and position, shape (59, 26). Pixels beyond 3 sigma of the
+    difference of two images are clipped. These are the pixels of a rare value.
     """
     steps = np.arange(-4, 5)
     edges = (np.arange(-4, 6) - 0.5 - POSITIONS[:, None]) / NOISES[:, None, None]

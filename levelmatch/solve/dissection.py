@@ -24,7 +24,7 @@ class Dissection:
     centres : `~numpy.ndarray`, shape (m, 3)
         Unit vectors of the groups.
     largest : int
-        Largest number of groups in a set that is not cut.
+        Sets of at most so many groups are not cut.
 
     Attributes
     ----------
@@ -35,14 +35,13 @@ class Dissection:
     source : `~numpy.ndarray` of int, shape (s,)
         Entries on and below the diagonal of the reordered matrix, by fronts.
     entries : `~numpy.ndarray` of int, shape (f + 1,)
-        Index of the first of these entries of each front.
+        First of these of each front.
     row, column : `~numpy.ndarray` of int, shape (s,)
-        Row of these entries among the groups of their front, followed by its boundary, and column
-        among the groups of the front.
+        Their places within the groups of the front and its boundary.
     boundary : `~numpy.ndarray` of int, shape (b,)
         Later groups that the elimination of each front links, ascending.
     later : `~numpy.ndarray` of int, shape (f + 1,)
-        Index of the first group of the boundary of each front.
+        First of these of each front.
     parent : `~numpy.ndarray` of int, shape (f,)
         Front in which the first of the boundary is eliminated, -1 for none.
     place : `~numpy.ndarray` of int, shape (b,)

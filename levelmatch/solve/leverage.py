@@ -12,7 +12,7 @@ __all__ = ["Studentised", "redundancy", "studentised"]
 # Directions of a pair's difference with less redundancy cannot be tested: the pair is the only
 # link of two sets, or nearly so.
 LEAST_REDUNDANCY = 1e-3
-# Leverages are reused after a change of weights, if few of them change by more than this factor.
+# Leverages for some weights serve others, of which only a few differ by more than this factor.
 MAX_CHANGE = 5.0
 
 
@@ -37,7 +37,7 @@ def redundancy(equations, solved):
     known = next((s for s in others if solved.near(s, MAX_CHANGE)), None)
     if known is None:
         return one - solved.hat
-    # Change of the strength of each pair, over the change of the links around its images.
+    # How much stronger a pair is, against how much stronger the links around its images are.
     ratio = (solved.factor / known.factor * known.around / solved.around)[:, None, None]
     inverse, _ = inverses(known.hat + (one - known.hat) / ratio)
     return one - inverse @ known.hat
@@ -85,7 +85,7 @@ def studentised(equations, solved, left, precision, counted):
     variance = left.copy()
     if not counted.all():
         ratio = (precision / solved.factor)[~counted, None, None]
-        # A residual of a pair without weight has the variances of both pair and prediction.
+        # A pair without weight differs from its prediction by both variances.
         variance[~counted] = np.eye(k) + ratio * (np.eye(k) - left[~counted])
     square, terms = _squares(variance, residual)
     # Directions that the pair does not measure have no residual.
