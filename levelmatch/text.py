@@ -147,13 +147,15 @@ def _without_common(columns, closer, start):
 MAX_DECIMALS, MAX_DIGITS = 7, 9
 
 
-def decimals(errors):
-    """Return the number of decimals that shows the median error with two digits.
+def decimals(errors, percent=50):
+    """Return the number of decimals that shows a percentile of errors with two digits.
 
     Parameters
     ----------
     errors : array-like of float
         The errors. Only positive and finite errors are used.
+    percent : float
+        The percentile; by default the median.
 
     Returns
     -------
@@ -165,7 +167,7 @@ def decimals(errors):
     errors = errors[np.isfinite(errors) & (errors > 0)]
     if len(errors) == 0:
         return 4
-    return int(1 - np.floor(np.log10(np.median(errors))))
+    return int(1 - np.floor(np.log10(np.percentile(errors, percent))))
 
 
 def fixed(value, digits):

@@ -743,7 +743,7 @@ def test_command_line_goes_first_even_with_a_default(run, files, tmp_path):
         ("n-workers = 1.5", "n-workers = 1.5: expected a whole number"),
         ("weights = 'best'", "weights: 'best' is not one of"),
         ("files = [1]", "files = [1]: expected text or a list of text"),
-        ("files = ['none*.fits']", "files: nothing matches 'none*.fits'"),
+        ("files = ['none*.fits']", "none*.fits: no file matches this pattern"),
         ("[run]\nclip = 1", "there is no option 'run'"),
         ("min-area = 1\nmin_area = 1", "'min_area' is given twice"),
     ],

@@ -1,7 +1,6 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
 """The configuration file."""
 
-from glob import glob
 from pathlib import Path
 
 import click
@@ -9,6 +8,7 @@ from click.core import ParameterSource
 
 from levelmatch.cli.errors import Failure
 from levelmatch.cli.flags import Choices, Number, Value
+from levelmatch.cli.inputs import expand
 from levelmatch.cli.options import MEASURE, READ, SOLVE
 
 __all__ = ["merge", "read_config", "recorded_values"]
@@ -122,16 +122,12 @@ def _python_types(kind):
 
 
 def _expand(path, patterns):
-    """Return the files that match the patterns of a configuration, relative to its folder."""
-    files = []
-    for pattern in patterns:
-        whole = str(Path(path).parent / pattern)
-        found = sorted(glob(whole)) if any(c in pattern for c in "*?[") else [whole]
-        if not found:
-            msg = f"{path}: files: nothing matches {pattern!r}"
-            raise Failure(msg, 2)
-        files += [Path(f) for f in found]
-    return tuple(files)
+    """Return the files of a configuration's arguments, which are relative to its folder."""
+    try:
+        return tuple(f for pattern in patterns for f in expand(path.parent / pattern))
+    except ValueError as error:
+        msg = f"{path}: files: {error}"
+        raise Failure(msg, 2) from error
 
 
 def recorded_values(record):

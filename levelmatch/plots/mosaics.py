@@ -116,7 +116,9 @@ def quick_look(result, *, size=400, files=None):
         x, y = ((chart.project(vectors) - low) / pixel).round().astype(int).T
         at = np.clip(y, 0, shape[0] - 1) * shape[1] + np.clip(x, 0, shape[1] - 1)
         middle = (chart.project(frame.grid.centre) - low) / pixel
-        some, away = _distances(at, shape[1], middle)
+        some = np.unique(at)
+        y, x = np.divmod(some, shape[1])
+        away = np.hypot(x - middle[0], y - middle[1])
         near = away < distance[some]
         some = some[near]
         distance[some] = away[near]
@@ -131,13 +133,6 @@ def quick_look(result, *, size=400, files=None):
     wcs.pixel_shape = shape[::-1]
     n_sets = int(Diagnostics(result).sets.max(initial=0)) + 1
     return QuickLook(before, after, extent, chart, wcs, result.unit, n_sets)
-
-
-def _distances(at, width, middle):
-    """Return the map pixels of blocks, and their distances from an image's centre."""
-    some = np.unique(at)
-    y, x = np.divmod(some, width)
-    return some, np.hypot(x - middle[0], y - middle[1])
 
 
 def _blocks(frame, block):

@@ -5,7 +5,6 @@ import shutil
 from collections.abc import Mapping
 from textwrap import wrap
 
-import numpy as np
 from astropy.table import QTable
 
 from levelmatch.text import SHORT_NAME, decimals, short_names, values
@@ -90,11 +89,5 @@ def set_formats(table: QTable, of: Mapping[str, str | int]) -> None:
     for name, by in of.items():
         if name not in table.colnames or len(table) == 0:
             continue
-        digits = by if isinstance(by, int) else decimals(_small(values(table[by])))
+        digits = by if isinstance(by, int) else decimals(values(table[by]), 10)
         table[name].info.format = f".{max(digits, 0)}f" if digits <= MAX_DECIMALS else ".4g"
-
-
-def _small(errors: np.ndarray) -> list[float]:
-    """Return the 10 % quantile of positive errors in a list, which is empty without any."""
-    good = errors[np.isfinite(errors) & (errors > 0)]
-    return [float(np.percentile(good, 10))] if len(good) else []

@@ -232,9 +232,7 @@ def _pair_columns(facts, short):
 
 def pair_digits(pairs):
     """Return the number of decimals for pairs, from the 10 % quantile of their errors."""
-    sigma = values(pairs["sigma"])
-    sigma = sigma[np.isfinite(sigma) & (sigma > 0)]
-    return decimals(np.percentile(sigma, [10])) if len(sigma) else 4
+    return decimals(values(pairs["sigma"]), 10)
 
 
 def _verdicts(pairs):
