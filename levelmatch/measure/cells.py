@@ -172,6 +172,7 @@ class CellRows:
         self.places, self.vectors, self._sides, self._rows_along  # noqa: B018
 
         def fill(images):
+            """Measure the pairs that begin with an image of a range."""
             first, second = self._joined(*images)
             known = self.image[first] * self.n_images + self.image[second]
             row = np.searchsorted(code, known)
