@@ -7,6 +7,7 @@ dissection is a dense Cholesky factorisation, whose Schur complement is added to
 parent. By BLAS in one thread, so that the last bit does not depend on the number of threads.
 """
 
+import threading
 from functools import cache, wraps
 from logging import getLogger
 
@@ -15,7 +16,7 @@ from threadpoolctl import ThreadpoolController
 
 from levelmatch.solve._fronts import Work, eliminate, invert, substitute
 
-__all__ = ["Factors", "conjugate_gradients", "inverses", "sum_by"]
+__all__ = ["Factors", "conjugate_gradients", "inverses", "one_thread", "sum_by"]
 
 
 logger = getLogger(__name__)
@@ -56,13 +57,26 @@ def _blas():
     return ThreadpoolController()
 
 
-def _one_thread(function):
-    """Return a function that runs with one thread of BLAS."""
+_state = threading.local()
+
+
+def one_thread(function):
+    """Return a function that runs with one thread of BLAS.
+
+    Finding the libraries and limiting them takes longer than small systems: functions within do
+    not do it again.
+    """
 
     @wraps(function)
     def limited(*args, **keywords):
-        with _blas().limit(limits=1, user_api="blas"):
+        if getattr(_state, "limited", False):
             return function(*args, **keywords)
+        _state.limited = True
+        try:
+            with _blas().limit(limits=1, user_api="blas"):
+                return function(*args, **keywords)
+        finally:
+            _state.limited = False
 
     return limited
 
@@ -78,7 +92,7 @@ class Factors:
         The order of elimination, for the pattern of the matrix.
     """
 
-    @_one_thread
+    @one_thread
     def __init__(self, matrix, dissection):
         self._dissection = dissection
         self._k = k = matrix.blocksize[0] if matrix.format == "bsr" else 1
@@ -96,7 +110,7 @@ class Factors:
         self._panels = np.zeros(self._work.offset[-1])
         return eliminate(self._work, blocks, self._panels, LEAST_PIVOT)
 
-    @_one_thread
+    @one_thread
     def solve(self, rhs):
         """Return the solution for right-hand sides of shape (n,) or (n, m)."""
         order = self._dissection.order
@@ -107,7 +121,7 @@ class Factors:
         out.reshape(shape)[order] = x.reshape(shape)
         return out.reshape(rhs.shape)
 
-    @_one_thread
+    @one_thread
     def blocks(self):
         """Return the blocks of the inverse where the matrix has its own, shape (n, k, k).
 

@@ -24,9 +24,8 @@ CHANCE_REPEATED = 0.01
 MAX_PAIRS = 4000
 # An overlap is sampled at every second node of an image's grid along each axis.
 NODE_STEP = 2
-# Powers of the pattern's terms in detector coordinates x and y, from -1 to 1. The cubic terms are
-# tried if the quadratic ones, which come first, are not significant.
-POWERS = [(2, 0), (1, 1), (0, 2), (3, 0), (2, 1), (1, 2), (0, 3)]
+# The cubic terms of a pattern are tried if the quadratic ones, which come first, are not
+# significant.
 N_QUADRATIC, N_CUBIC = 3, 7
 # Offsets of images repeat within such a step in detector coordinates, and in so many pairs.
 OFFSET_STEP, LEAST_REPEATED = 0.25, 3
@@ -280,15 +279,16 @@ class _OverlapSlopes:
     @classmethod
     def of(cls, frames, table, rows, n_images):
         """Return the slopes of pairs, for free levels; `None` if there are too few pairs."""
-        good, design, offsets, places = [], [], [], {}
+        good, normal, right, offsets, places = [], [], [], [], {}
         for p in rows[table.gram[rows, 0, 0] > 0].tolist():
             first, second = frames[table.first[p]], frames[table.second[p]]
             if table.first[p] not in places:
                 places[table.first[p]] = _own_terms(first)
-            terms = _pattern_slopes(places[table.first[p]], second, table.axes[p])
-            if terms is not None:
+            fit = _pattern_equations(places[table.first[p]], second, table.axes[p])
+            if fit is not None:
                 good.append(p)
-                design.append(terms)
+                normal.append(fit[0])
+                right.append(fit[1])
                 offsets.append(_offset(first, second, table.axes[p, :1]))
         if len(good) < LEAST_FREEDOM:
             return None
@@ -297,9 +297,8 @@ class _OverlapSlopes:
         # A narrow overlap has no slope along its short side.
         inverse = np.linalg.pinv(weights, rcond=1e-9, hermitian=True)
         slopes = np.einsum("pij,pj->pi", inverse, asked)
-        return cls(
-            slopes, weights, np.array(design), n_images, pairs.gram[:, 0, 0], np.array(offsets)
-        )
+        planes = np.linalg.pinv(normal, rcond=1e-12, hermitian=True) @ np.array(right)
+        return cls(slopes, weights, planes[:, 1:], n_images, pairs.gram[:, 0, 0], np.array(offsets))
 
     def repeated(self):
         """Return the pairs whose offsets repeat, with a slope of each offset as terms, or `None`.
@@ -365,10 +364,10 @@ def _own_terms(frame):
     return nodes[good], _terms(place[:, good])
 
 
-def _pattern_slopes(first, second, axes):
-    """Return the slopes of a pair's difference by each term of a pattern, shape (2, 7).
+def _pattern_equations(first, second, axes):
+    """Return normal equations, (3, 3) and (3, 7), of the planes that a pattern gives a pair.
 
-    They are those of a plane fitted to the difference of the term at the two images' pixels.
+    They are fitted to the difference of each term at the two images' pixels.
     """
     nodes, terms = first
     place = _place(second, nodes)
@@ -376,7 +375,7 @@ def _pattern_slopes(first, second, axes):
     if np.count_nonzero(good) < 6:
         return None
     plane = plane_terms(nodes[good], axes)
-    return np.linalg.lstsq(plane, terms[good] - _terms(place[:, good]), rcond=1e-9)[0][1:]
+    return plane.T @ plane, plane.T @ (terms[good] - _terms(place[:, good]))
 
 
 def _offset(first, second, centre):
@@ -399,7 +398,7 @@ def _place(frame, vectors):
 
 
 def _terms(place):
-    """Return the terms of a pattern, see `POWERS`, at detector coordinates; shape (n, 7)."""
+    """Return the terms of a pattern at detector coordinates from -1 to 1, shape (n, 7)."""
     x, y = place
     xx, yy = x * x, y * y
     return np.stack([xx, x * y, yy, x * xx, xx * y, x * yy, y * yy], axis=1)

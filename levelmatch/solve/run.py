@@ -11,6 +11,7 @@ from levelmatch.images.background import local_level
 from levelmatch.images.corrections import AppliedCorrection, Correction
 from levelmatch.measure.correlated_errors import pooled_passes
 from levelmatch.solve.cumulative_covariance import Carried
+from levelmatch.solve.linear import one_thread
 from levelmatch.solve.patterns import find_patterns
 from levelmatch.solve.shared_pattern import PatternErrors, find_shared_pattern, subtract_pattern
 from levelmatch.solve.solve_pass import shift_levels, solve_pass, subtract_solution
@@ -18,6 +19,7 @@ from levelmatch.solve.solve_pass import shift_levels, solve_pass, subtract_solut
 __all__ = ["correct_frames", "run_passes"]
 
 
+@one_thread
 def run_passes(
     frames, passes, measured, used, options, *, sky=None, local=local_level, pattern=None
 ):
