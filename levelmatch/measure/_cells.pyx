@@ -32,6 +32,12 @@ cdef extern from "_loops.h" nogil:
     int lm_block_d(const double *, const double *, Py_ssize_t, Py_ssize_t, Py_ssize_t, Py_ssize_t,
                    Py_ssize_t, Py_ssize_t, int, int, const lm_weight *, double *, double *,
                    Py_ssize_t, double *, double *)
+    int lm_wide_f(const float *, const float *, Py_ssize_t, Py_ssize_t, Py_ssize_t, Py_ssize_t,
+                  Py_ssize_t, Py_ssize_t, int, int, const lm_weight *, float *, float *,
+                  Py_ssize_t, double *, double *)
+    int lm_wide_d(const double *, const double *, Py_ssize_t, Py_ssize_t, Py_ssize_t, Py_ssize_t,
+                  Py_ssize_t, Py_ssize_t, int, int, const lm_weight *, double *, double *,
+                  Py_ssize_t, double *, double *)
     int lm_good_f(const float *, Py_ssize_t, int, int)
     int lm_good_d(const double *, Py_ssize_t, int, int)
     float lm_middle_f(const float *, int)

@@ -57,6 +57,15 @@
 /* Rows and columns of a block of a peak map. */
 #define LM_PEAK 4
 
+/* The bits of a pixel, which may be read where a number is stored. */
+#if defined(__GNUC__) || defined(__clang__)
+typedef uint32_t __attribute__((may_alias)) lm_word_f;
+typedef uint64_t __attribute__((may_alias)) lm_word_d;
+#else
+typedef uint32_t lm_word_f;
+typedef uint64_t lm_word_d;
+#endif
+
 /* A weight over a block of pixels: a bilinear function of the column and the row. */
 typedef struct {
     double start, along, up, twist;
@@ -67,15 +76,19 @@ typedef struct {
 #define LM_NAME(name) LM_JOIN(name, LM_SUFFIX)
 
 #define T float
+#define W lm_word_f
 #define LM_SUFFIX _f
 #include "_loops_typed.h"
 #undef T
+#undef W
 #undef LM_SUFFIX
 
 #define T double
+#define W lm_word_d
 #define LM_SUFFIX _d
 #include "_loops_typed.h"
 #undef T
+#undef W
 #undef LM_SUFFIX
 
 #endif

@@ -74,6 +74,96 @@ LM_CLONES static int LM_NAME(lm_block)(
     return total;
 }
 
+/* The bits of one value where a mask is set, and those of another elsewhere. A choice of values
+   would be a branch, and keep the compiler from vectorising. */
+LM_INLINE W LM_NAME(lm_pick)(W mask, W one, W other)
+{
+    return (one & mask) | (other & ~mask);
+}
+
+LM_INLINE T LM_NAME(lm_value)(W word)
+{
+    union {
+        W word;
+        T value;
+    } bits;
+    bits.word = word;
+    return bits.value;
+}
+
+/* A pixel interpolated to the side that the sign of each weight tells, from the pixels below, level
+   with and above it: each with those left and right. */
+LM_INLINE T LM_NAME(lm_sides)(W low_l, W low, W low_r, W left, W own, W right, W high_l, W high,
+                              W high_r, T wx, T wy)
+{
+    W on_x = (W) 0 - (W) (wx > 0), on_y = (W) 0 - (W) (wy > 0);
+    T beside = LM_NAME(lm_value)(LM_NAME(lm_pick)(on_x, right, left));
+    T next = LM_NAME(lm_value)(LM_NAME(lm_pick)(on_y, high, low));
+    T corner = LM_NAME(lm_value)(LM_NAME(lm_pick)(on_y, LM_NAME(lm_pick)(on_x, high_r, high_l),
+                                                  LM_NAME(lm_pick)(on_x, low_r, low_l)));
+    T value = LM_NAME(lm_value)(own), x = wx > 0 ? wx : -wx, y = wy > 0 ? wy : -wy;
+    T one = value + x * (beside - value);
+    T two = next + x * (corner - next);
+    return one + y * (two - one);
+}
+
+/* The same as `lm_row` where neighbours may change sides: positive weights are those of the
+   neighbours at `right` and `up`, negative ones of those opposite. */
+LM_INLINE int LM_NAME(lm_wide_row)(
+    const W *LM_RESTRICT a, const W *LM_RESTRICT b, ptrdiff_t a_right, ptrdiff_t a_up,
+    ptrdiff_t b_right, ptrdiff_t b_up, int n, T ax, T ay, T bx, T by, T dax, T day, T dbx, T dby,
+    T *LM_RESTRICT diff, T *LM_RESTRICT sum, int *places)
+{
+    const W *LM_RESTRICT a00 = a - a_up - a_right, *LM_RESTRICT a01 = a - a_up;
+    const W *LM_RESTRICT a02 = a - a_up + a_right, *LM_RESTRICT a10 = a - a_right;
+    const W *LM_RESTRICT a12 = a + a_right, *LM_RESTRICT a20 = a + a_up - a_right;
+    const W *LM_RESTRICT a21 = a + a_up, *LM_RESTRICT a22 = a + a_up + a_right;
+    const W *LM_RESTRICT b00 = b - b_up - b_right, *LM_RESTRICT b01 = b - b_up;
+    const W *LM_RESTRICT b02 = b - b_up + b_right, *LM_RESTRICT b10 = b - b_right;
+    const W *LM_RESTRICT b12 = b + b_right, *LM_RESTRICT b20 = b + b_up - b_right;
+    const W *LM_RESTRICT b21 = b + b_up, *LM_RESTRICT b22 = b + b_up + b_right;
+    int count = 0, at = 0;
+    LM_AHEAD(a, n);
+    LM_AHEAD(b, n);
+    for (int i = 0; i < n; i++) {
+        T k = (T) i;
+        T va = LM_NAME(lm_sides)(a00[i], a01[i], a02[i], a10[i], a[i], a12[i], a20[i], a21[i],
+                                 a22[i], ax + k * dax, ay + k * day);
+        T vb = LM_NAME(lm_sides)(b00[i], b01[i], b02[i], b10[i], b[i], b12[i], b20[i], b21[i],
+                                 b22[i], bx + k * dbx, by + k * dby);
+        T d = va - vb;
+        int good = (d > -LM_NAME(LM_BAD)) & (d < LM_NAME(LM_BAD));
+        diff[i] = good ? d : LM_NAME(LM_BAD);
+        sum[i] = good ? va + vb : 0;
+        count += good;
+        at += good ? i : 0;
+    }
+    *places += at;
+    return count;
+}
+
+LM_CLONES static int LM_NAME(lm_wide)(
+    const T *a, const T *b, ptrdiff_t a_right, ptrdiff_t a_up, ptrdiff_t a_next, ptrdiff_t b_right,
+    ptrdiff_t b_up, ptrdiff_t b_next, int ny, int nx, const lm_weight *w, T *diff, T *sum,
+    ptrdiff_t next, double *x_sum, double *y_sum)
+{
+    int total = 0;
+    for (int y = 0; y < ny; y++) {
+        int places = 0;
+        int count = LM_NAME(lm_wide_row)(
+            (const W *) (a + y * a_next), (const W *) (b + y * b_next), a_right, a_up, b_right,
+            b_up, nx, (T) (w[0].start + y * w[0].up), (T) (w[1].start + y * w[1].up),
+            (T) (w[2].start + y * w[2].up), (T) (w[3].start + y * w[3].up),
+            (T) (w[0].along + y * w[0].twist), (T) (w[1].along + y * w[1].twist),
+            (T) (w[2].along + y * w[2].twist), (T) (w[3].along + y * w[3].twist),
+            diff + y * next, sum + y * next, &places);
+        *x_sum += places;
+        *y_sum += (double) count * y;
+        total += count;
+    }
+    return total;
+}
+
 /* The median of n values: a value of the middle two, or a number between them, found by halving
    the range that holds it, which needs no sorting. */
 LM_CLONES static T LM_NAME(lm_middle)(const T *LM_RESTRICT values, int n)

@@ -16,7 +16,7 @@ cdef double SNAP = 1e-3
 cdef double ALIKE = 0.1
 cdef enum:
     # Least number of rows and columns of a block that is sampled at once.
-    MIN_BLOCK = 8
+    MIN_BLOCK = 16
 
 
 cdef struct Cell:
@@ -214,15 +214,34 @@ cdef inline int _sample_run(
                         dax, day, sx * dfx, sy * dfy, diff, bright, places)
 
 
-cdef inline double _sign(Py_ssize_t step) noexcept nogil:
-    return -1.0 if step < 0 else (1.0 if step > 0 else 0.0)
+cdef enum:
+    # Neighbours on both sides, besides -1, 0 and 1.
+    BOTH = 2
 
 
-cdef inline bint _one_side(const double *w, double reach, double *low, double *high) noexcept nogil:
-    """Whether four corners' offsets have one sign and stay within reach; find their range."""
-    low[0] = min(min(w[0], w[1]), min(w[2], w[3]))
-    high[0] = max(max(w[0], w[1]), max(w[2], w[3]))
-    return (low[0] >= 0.0 or high[0] <= 0.0) and low[0] >= -reach and high[0] <= reach
+cdef inline bint _find_side(const double *w, double reach, int *side) noexcept nogil:
+    """Find the side of the neighbours for four corners' offsets; return whether all are in reach.
+
+    It is 0 where all weights are next to nothing.
+    """
+    cdef double low = min(min(w[0], w[1]), min(w[2], w[3]))
+    cdef double high = max(max(w[0], w[1]), max(w[2], w[3]))
+    if fabs(low) < SNAP and fabs(high) < SNAP:
+        side[0] = 0
+    elif low >= 0.0:
+        side[0] = 1
+    else:
+        side[0] = -1 if high <= 0.0 else BOTH
+    # Also false for NaN.
+    return low >= -reach and high <= reach
+
+
+cdef inline bint _is_inside(Py_ssize_t start, Py_ssize_t stop, int side, bint wide,
+                            Py_ssize_t n) noexcept nogil:
+    """Whether rows or columns and their neighbours are those of an image of n."""
+    cdef Py_ssize_t before = side != 0 and (wide or side < 0)
+    cdef Py_ssize_t after = side != 0 and (wide or side > 0)
+    return start - before >= 0 and stop + after <= n
 
 
 cdef bint _sample_block(
@@ -233,18 +252,19 @@ cdef bint _sample_block(
     """Fill a block of a raster at once, if possible; return whether it was.
 
     It is where the two images' pixels are so much alike that over the block the
-    nearest pixel stays the same step away, and all neighbours on their sides.
+    nearest pixel stays the same step away.
     """
-    cdef Py_ssize_t nx = x1 - x0, ny = y1 - y0, rx, ry, a_right, a_up, b_right, b_up, k
-    cdef double right = nx - 1, top = ny - 1, low, high, sx, sy, share = 1.0 - m.half, t
-    cdef double fx[4]
-    cdef double fy[4]
-    cdef double ax[4]
-    cdef double ay[4]
+    cdef Py_ssize_t nx = x1 - x0, ny = y1 - y0, rx, ry, k
+    cdef double right = nx - 1, top = ny - 1, share = 1.0 - m.half
+    # Offsets at the corners, sides and weights: in the first image along x and y, in the second.
+    cdef double at[4][4]
+    cdef int side[4]
+    cdef double sign[4]
     cdef lm_weight w[4]
     cdef lm_weight ox, oy
     cdef double x_sum = 0.0, y_sum = 0.0
     cdef int good
+    cdef bint wide = False
     if not (fabs(m.x) < 1e9 and fabs(m.y) < 1e9):
         return False
     ox.start = m.x
@@ -260,45 +280,36 @@ cdef bint _sample_block(
     ox.start -= rx
     oy.start -= ry
     for k in range(4):
-        fx[k] = _weight(&ox, right * (k % 2), top * (k // 2))
-        fy[k] = _weight(&oy, right * (k % 2), top * (k // 2))
-        ax[k] = -(m.ixx * fx[k] + m.ixy * fy[k])
-        ay[k] = -(m.iyx * fx[k] + m.iyy * fy[k])
-    # Each pixel's neighbours, as in the runs of a row.
-    if not _one_side(fx, 0.5, &low, &high):
-        return False
-    b_right = _side(low, high, 1)
-    if not _one_side(fy, 0.5, &low, &high):
-        return False
-    b_up = _side(low, high, 1)
-    if not _one_side(ax, 1.0, &low, &high):
-        return False
-    a_right = _side(low, high, 1)
-    if not _one_side(ay, 1.0, &low, &high):
-        return False
-    a_up = _side(low, high, 1)
-    if (
-        x0 + min(a_right, 0) < 0 or x1 + max(a_right, 0) > in_a.nx
-        or y0 + min(a_up, 0) < 0 or y1 + max(a_up, 0) > in_a.ny
-        or rx + min(b_right, 0) < 0 or rx + nx + max(b_right, 0) > in_b.nx
-        or ry + min(b_up, 0) < 0 or ry + ny + max(b_up, 0) > in_b.ny
+        at[2][k] = _weight(&ox, right * (k % 2), top * (k // 2))
+        at[3][k] = _weight(&oy, right * (k % 2), top * (k // 2))
+        at[0][k] = -(m.ixx * at[2][k] + m.ixy * at[3][k])
+        at[1][k] = -(m.iyx * at[2][k] + m.iyy * at[3][k])
+    for k in range(4):
+        if not _find_side(at[k], 1.0 if k < 2 else 0.5, &side[k]):
+            return False
+        wide = wide or side[k] == BOTH
+    if not (
+        _is_inside(x0, x1, side[0], wide, in_a.nx) and _is_inside(y0, y1, side[1], wide, in_a.ny)
+        and _is_inside(rx, rx + nx, side[2], wide, in_b.nx)
+        and _is_inside(ry, ry + ny, side[3], wide, in_b.ny)
     ):
         return False
-    sx = _sign(a_right)
-    sy = _sign(a_up)
-    w[0] = _mix(-sx * m.ixx, &ox, -sx * m.ixy, &oy)
-    w[1] = _mix(-sy * m.iyx, &ox, -sy * m.iyy, &oy)
-    w[2] = _mix(share * _sign(b_right), &ox, 0.0, &oy)
-    w[3] = _mix(0.0, &ox, share * _sign(b_up), &oy)
+    for k in range(4):
+        side[k] = side[k] != 0 if wide else side[k]
+        sign[k] = side[k]
+    w[0] = _mix(-sign[0] * m.ixx, &ox, -sign[0] * m.ixy, &oy)
+    w[1] = _mix(-sign[1] * m.iyx, &ox, -sign[1] * m.iyy, &oy)
+    w[2] = _mix(share * sign[2], &ox, 0.0, &oy)
+    w[3] = _mix(0.0, &ox, share * sign[3], &oy)
     if pixel is float:
-        good = lm_block_f(
-            a + y0 * in_a.step + x0, b + ry * in_b.step + rx, a_right, a_up * in_a.step,
-            in_a.step, b_right, b_up * in_b.step, in_b.step, ny, nx, w, diff, bright, width,
+        good = (lm_wide_f if wide else lm_block_f)(
+            a + y0 * in_a.step + x0, b + ry * in_b.step + rx, side[0], side[1] * in_a.step,
+            in_a.step, side[2], side[3] * in_b.step, in_b.step, ny, nx, w, diff, bright, width,
             &x_sum, &y_sum)
     else:
-        good = lm_block_d(
-            a + y0 * in_a.step + x0, b + ry * in_b.step + rx, a_right, a_up * in_a.step,
-            in_a.step, b_right, b_up * in_b.step, in_b.step, ny, nx, w, diff, bright, width,
+        good = (lm_wide_d if wide else lm_block_d)(
+            a + y0 * in_a.step + x0, b + ry * in_b.step + rx, side[0], side[1] * in_a.step,
+            in_a.step, side[2], side[3] * in_b.step, in_b.step, ny, nx, w, diff, bright, width,
             &x_sum, &y_sum)
     cell.samples += 2 * nx * ny
     cell.good += good
@@ -308,13 +319,32 @@ cdef bint _sample_block(
                                + m.ixy * _weight(&oy, 0.5 * right, 0.5 * top))
     cell.shift_y -= nx * ny * (m.iyx * _weight(&ox, 0.5 * right, 0.5 * top)
                                + m.iyy * _weight(&oy, 0.5 * right, 0.5 * top))
-    # Over the rows by Simpson's rule: the weights are linear along each.
-    for k in range(3):
-        t = 0.5 * k * top
-        cell.smooth += nx * ny * (4.0 if k == 1 else 1.0) / 6.0 * (
-            _variance(_weight(&w[0], 0.5 * right, t), _weight(&w[1], 0.5 * right, t))
-            + _variance(_weight(&w[2], 0.5 * right, t), _weight(&w[3], 0.5 * right, t)))
+    cell.smooth += nx * ny * _mean_variance(w, ny, nx, wide)
     return True
+
+
+cdef double _mean_variance(const lm_weight *w, Py_ssize_t ny, Py_ssize_t nx,
+                           bint wide) noexcept nogil:
+    """Mean over a block of the two images' sums of squared weights."""
+    cdef double total = 0.0, x, y
+    cdef Py_ssize_t i, j, n = 4
+    if not wide:
+        # Over the rows by Simpson's rule: the weights are linear along each.
+        x = 0.5 * (nx - 1)
+        for i in range(3):
+            y = 0.5 * i * (ny - 1)
+            total += (4.0 if i == 1 else 1.0) / 6.0 * (
+                _variance(_weight(&w[0], x, y), _weight(&w[1], x, y))
+                + _variance(_weight(&w[2], x, y), _weight(&w[3], x, y)))
+        return total
+    for i in range(n):
+        y = (i + 0.5) / n * ny - 0.5
+        for j in range(n):
+            x = (j + 0.5) / n * nx - 0.5
+            total += (
+                _variance(fabs(_weight(&w[0], x, y)), fabs(_weight(&w[1], x, y)))
+                + _variance(fabs(_weight(&w[2], x, y)), fabs(_weight(&w[3], x, y))))
+    return total / (n * n)
 
 
 cdef inline double _weight(const lm_weight *w, double x, double y) noexcept nogil:
