@@ -36,7 +36,7 @@ END = b"END".ljust(CARD)
 # Keywords that do not name one value.
 _COMMENTARY = ("", "COMMENT", "HISTORY", "HIERARCH")
 # Number of pixels decoded at once; they fit into the processor's cache.
-CHUNK = 2**18
+CHUNK = 2**16
 # Longest header, in bytes.
 LONGEST = 1 << 22
 # Projections and distortions in current spelling.

@@ -61,6 +61,7 @@ cdef extern from "_median.h" nogil:
 
 cdef extern from "_peaks.h" nogil:
     void lm_dilate(float *, Py_ssize_t, Py_ssize_t, float *)
+    float lm_highest(const float *, Py_ssize_t, Py_ssize_t, Py_ssize_t)
 
 __all__ = [
     "CELL",
@@ -499,13 +500,9 @@ cdef inline Py_ssize_t _block(double at, Py_ssize_t n) noexcept nogil:
 cdef double _highest_peak(const Peaks *p, double y0, double y1, double x0,
                           double x1) noexcept nogil:
     """Return the highest peak of the blocks that rows and columns reach into."""
-    cdef Py_ssize_t y, x, first = _block(x0, p.nx)
-    cdef Py_ssize_t last = _block(x1, p.nx)
-    cdef double highest = -LM_BAD_d
-    for y in range(_block(y0, p.ny), _block(y1, p.ny) + 1):
-        for x in range(first, last + 1):
-            highest = max(highest, p.values[y * p.nx + x])
-    return highest
+    cdef Py_ssize_t y = _block(y0, p.ny), x = _block(x0, p.nx)
+    return lm_highest(p.values + y * p.nx + x, p.nx, _block(y1, p.ny) + 1 - y,
+                      _block(x1, p.nx) + 1 - x)
 
 
 cdef bint _has_source(_Pair pair, const Box *box, const double *x, const double *y,

@@ -27,4 +27,25 @@ static void lm_dilate(float *map, ptrdiff_t ny, ptrdiff_t nx, float *work)
     lm_raise(map + nx, work, (ny - 1) * nx);
 }
 
+/* The largest value of a block of a map; rows are `step` apart. */
+static float lm_highest(const float *map, ptrdiff_t step, ptrdiff_t ny, ptrdiff_t nx)
+{
+    /* As many at a time as the compiler makes one instruction of. */
+    float lanes[8];
+    for (int k = 0; k < 8; k++)
+        lanes[k] = map[0];
+    for (ptrdiff_t y = 0; y < ny; y++) {
+        const float *row = map + y * step;
+        ptrdiff_t x = 0;
+        for (; x + 8 <= nx; x += 8)
+            for (int k = 0; k < 8; k++)
+                lanes[k] = row[x + k] > lanes[k] ? row[x + k] : lanes[k];
+        for (; x < nx; x++)
+            lanes[0] = row[x] > lanes[0] ? row[x] : lanes[0];
+    }
+    for (int k = 1; k < 8; k++)
+        lanes[0] = lanes[k] > lanes[0] ? lanes[k] : lanes[0];
+    return lanes[0];
+}
+
 #endif
