@@ -20,6 +20,7 @@ from levelmatch.images._decode import decode_pixels
 from levelmatch.sky.transform import SkyTransform, wcs_error
 
 __all__ = [
+    "all_flagged",
     "fill_from",
     "MODERN",
     "PlainHDU",
@@ -415,6 +416,30 @@ def read_pixels(path, image, dq, bits, digests=None):
                 _update(digests, part, own, flip)
             decode_pixels(part, own, bits, flip)
     return out
+
+
+def all_flagged(path, dq, columns, bits):
+    """Return whether the flags of a plain file mark all pixels of some columns as bad.
+
+    Parameters
+    ----------
+    path : `~pathlib.Path`
+        The file.
+    dq : `PlainHDU`
+        The flags.
+    columns : slice
+        The columns.
+    bits : int
+        Data-quality bits that make a pixel bad.
+    """
+    if not _is_plain(dq, 32, (0, 2**31)):
+        return False
+    words = np.empty(dq.shape, np.uint32)
+    with open(path, "rb", buffering=0) as file:
+        fill_from(file, dq.offset, words)
+    # In the order of the file.
+    flip, bits = np.array([0 if dq.offset_of_values == 0 else 2**31, bits], ">u4").view(np.uint32)
+    return bool(((words[:, columns] ^ flip) & bits).all())
 
 
 def _update(digests, part, flags, flip):

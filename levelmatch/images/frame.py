@@ -251,12 +251,11 @@ class Frame:
         y, x = region
         rows = None
         if self.selection is None and hasattr(self.source, "read_rows"):
+            if self.source.all_flagged(y, x, self.dq_bits):
+                return False
             rows = self.source.read_rows(y.start, y.stop, self.dq_bits)
         if rows is None:
             return bool(np.isfinite(self.load()[region]).any())
-        # In most images all are flagged: a search for fill values would take longer.
-        if not np.isfinite(rows[:, x]).any():
-            return False
         mask_fill(rows, self.blank)
         return bool(np.isfinite(rows[:, x]).any())
 

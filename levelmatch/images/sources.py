@@ -291,6 +291,16 @@ class FileSource:
         except OSError:
             return None
 
+    def all_flagged(self, rows: slice, columns: slice, dq_bits: int) -> bool:
+        """Return whether the flags of a plain file mark a region as bad, without its pixels."""
+        if self.plain is None or self.plain[1] is None:
+            return False
+        dq = self.plain[1].rows(rows.start, rows.stop)
+        try:
+            return fastfits.all_flagged(self.path, dq, columns, dq_bits & 0xFFFFFFFF)
+        except OSError:
+            return False
+
 
 def decoded_image(hdu) -> np.ndarray:
     """Return the pixels of an HDU as a 2D array, NaN where blank.
