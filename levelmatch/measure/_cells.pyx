@@ -318,10 +318,17 @@ cdef int _even_subset(const pixel *values, Py_ssize_t n, Py_ssize_t good,
                       pixel *work) noexcept nogil:
     """Copy at most `LM_ROUGH` good values, evenly spread; return how many, two at least."""
     cdef Py_ssize_t i, m = n if n < LM_ROUGH else LM_ROUGH, seen = 0
+    cdef Py_ssize_t at = 0, rest = 0, step = n // max(m, 1), more = n % max(m, 1)
     cdef int kept = 0
     for i in range(m):
-        work[kept] = values[i * n // m]
+        work[kept] = values[at]
         kept += not _is_bad(work[kept])
+        # The next is i * n // m, without a division.
+        at += step
+        rest += more
+        if rest >= m:
+            rest -= m
+            at += 1
     if 2 * kept < m and kept < good:
         # Most are bad, and may be so in a pattern: choose from the good ones alone.
         m = good if good < LM_ROUGH else LM_ROUGH

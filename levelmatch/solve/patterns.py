@@ -279,7 +279,7 @@ class _OverlapSlopes:
     @classmethod
     def of(cls, frames, table, rows, n_images):
         """Return the slopes of pairs, for free levels; `None` if there are too few pairs."""
-        good, normal, right, offsets, places = [], [], [], [], {}
+        good, normal, right, places = [], [], [], {}
         for p in rows[table.gram[rows, 0, 0] > 0].tolist():
             first, second = frames[table.first[p]], frames[table.second[p]]
             if table.first[p] not in places:
@@ -289,7 +289,6 @@ class _OverlapSlopes:
                 good.append(p)
                 normal.append(fit[0])
                 right.append(fit[1])
-                offsets.append(_offset(first, second, table.axes[p, :1]))
         if len(good) < LEAST_FREEDOM:
             return None
         pairs = table.take(np.array(good))
@@ -298,7 +297,9 @@ class _OverlapSlopes:
         inverse = np.linalg.pinv(weights, rcond=1e-9, hermitian=True)
         slopes = np.einsum("pij,pj->pi", inverse, asked)
         planes = np.linalg.pinv(normal, rcond=1e-12, hermitian=True) @ np.array(right)
-        return cls(slopes, weights, planes[:, 1:], n_images, pairs.gram[:, 0, 0], np.array(offsets))
+        return cls(
+            slopes, weights, planes[:, 1:], n_images, pairs.gram[:, 0, 0], _offsets(frames, pairs)
+        )
 
     def repeated(self):
         """Return the pairs whose offsets repeat, with a slope of each offset as terms, or `None`.
@@ -378,10 +379,15 @@ def _pattern_equations(first, second, axes):
     return plane.T @ plane, plane.T @ (terms[good] - _terms(place[:, good]))
 
 
-def _offset(first, second, centre):
-    """Return the offset (x, y) of two images at a unit vector, in detector coordinates."""
-    one, two = (_scaled(frame, *frame.grid.to_pixel(centre)) for frame in (first, second))
-    return (one - two)[:, 0]
+def _offsets(frames, pairs):
+    """Return the offset (x, y) of the images at each pair's centre, in detector coordinates."""
+    out = np.zeros((len(pairs), 2))
+    for sign, ends in ((1, pairs.first), (-1, pairs.second)):
+        for k in np.unique(ends).tolist():
+            own = ends == k
+            x, y = frames[k].grid.to_pixel(np.ascontiguousarray(pairs.axes[own, 0]))
+            out[own] += sign * _scaled(frames[k], x, y).T
+    return out
 
 
 def _scaled(frame, x, y):
