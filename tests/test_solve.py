@@ -762,11 +762,12 @@ def test_factors_as_dense_algebra(monkeypatch, n, extra, largest, k):
     assert_allclose(system.factors.solve(rhs), inverse @ rhs, atol=1e-10 * scale)
     assert_allclose(system.factors.solve(rhs[:, 0]), inverse @ rhs[:, 0], atol=1e-10 * scale)
     assert_allclose(system.factors.inverse(), inverse, atol=1e-10 * scale)
-    own, across = equations.split_blocks(system.factors.blocks())
+    own, across = system.factors.blocks()
     by_block = inverse.reshape(n, k, n, k)
     assert_allclose(own, np.einsum("gigj->gij", by_block), atol=1e-10 * scale)
     expected = by_block[equations.first, :, equations.second]
-    assert_allclose(across, expected, atol=1e-10 * scale)
+    assert_allclose(equations.of_pairs(across), expected, atol=1e-10 * scale)
+    assert_allclose(system.matrix @ rhs, whole @ rhs, atol=1e-12)
 
 
 @pytest.mark.parametrize("k", [1, 3])

@@ -13,7 +13,7 @@ from libc.string cimport memcpy, memset
 from scipy.linalg.cython_blas cimport dgemm, dgemv, dsymm, dsyrk, dtrsm, dtrsv
 from scipy.linalg.cython_lapack cimport dpotrf, dpotri
 
-__all__ = ["Work", "eliminate", "invert", "substitute"]
+__all__ = ["Work", "eliminate", "invert", "multiply", "substitute"]
 
 cdef enum:
     # Columns of a panel that are factorised at once.
@@ -34,7 +34,7 @@ cdef class Work:
     """
 
     cdef Py_ssize_t k, n_fronts, widest
-    cdef Py_ssize_t[::1] start, later, entries, boundary, place, parent, children, child
+    cdef Py_ssize_t[::1] order, start, later, entries, boundary, place, parent, children, child
     cdef int[::1] source, row, column
     cdef public object offset
     cdef Py_ssize_t[::1] at
@@ -42,6 +42,7 @@ cdef class Work:
 
     def __cinit__(self, dissection, Py_ssize_t k):
         self.k, self.n_fronts = k, len(dissection.parent)
+        self.order = dissection.order
         self.start, self.later = dissection.start, dissection.later
         self.entries, self.source = dissection.entries, dissection.source
         self.row, self.column = dissection.row, dissection.column
@@ -122,15 +123,18 @@ cdef void add(
             matrix += k * n
 
 
-def eliminate(Work work, const double[:, :, ::1] blocks, double[::1] panels, double least):
+def eliminate(
+    Work work, const double[:, :, ::1] own, const double[:, :, ::1] across, double[::1] panels,
+    double least,
+):
     """Factorise a matrix; return whether it is positive.
 
     Parameters
     ----------
     work : `Work`
         The fronts.
-    blocks : `~numpy.ndarray`, shape (n, k, k)
-        Blocks of the matrix.
+    own, across : `~numpy.ndarray`, shape (m, k, k) and (n, k, k)
+        Blocks of the matrix, see `~levelmatch.solve.linear.NormalMatrix`.
     panels : `~numpy.ndarray`, shape (work.offset[-1],)
         Zeros; the factors in the end.
     least : float
@@ -140,7 +144,7 @@ def eliminate(Work work, const double[:, :, ::1] blocks, double[::1] panels, dou
     cdef int failed = 0
     with nogil:
         for f in range(work.n_fronts):
-            failed = eliminate_front(work, f, &blocks[0, 0, 0], &panels[0], least)
+            failed = eliminate_front(work, f, &own[0, 0, 0], &across[0, 0, 0], &panels[0], least)
             if failed:
                 break
         work.clear()
@@ -150,9 +154,9 @@ def eliminate(Work work, const double[:, :, ::1] blocks, double[::1] panels, dou
 
 
 cdef int eliminate_front(
-    Work work, Py_ssize_t f, const double *blocks, double *panels, double least
+    Work work, Py_ssize_t f, const double *own, const double *across, double *panels, double least
 ) noexcept nogil:
-    cdef Py_ssize_t k = work.k, e, c, child, i, j, m
+    cdef Py_ssize_t k = work.k, e, c, child, i, j, m, g
     cdef int n = work.n_own(f), b = work.n_later(f), n_rows = n + b
     cdef double *panel = panels + work.at[f]
     cdef double *later = NULL
@@ -160,12 +164,24 @@ cdef int eliminate_front(
     cdef const double *block
     cdef double *beta = &ZERO
     m = n_rows
-    for e in range(work.entries[f], work.entries[f + 1]):
-        block = blocks + k * k * work.source[e]
-        to = panel + k * work.row[e] + k * work.column[e] * m
+    for g in range(work.start[f], work.start[f + 1]):
+        block = own + k * k * work.order[g]
+        to = panel + k * (g - work.start[f]) * (m + 1)
         for j in range(k):
             for i in range(k):
                 to[i + j * m] = block[i * k + j]
+    for e in range(work.entries[f], work.entries[f + 1]):
+        to = panel + k * work.row[e] + k * work.column[e] * m
+        if work.source[e] >= 0:
+            block = across + k * k * work.source[e]
+            for j in range(k):
+                for i in range(k):
+                    to[i + j * m] = block[i * k + j]
+        else:
+            block = across + k * k * (-1 - work.source[e])
+            for j in range(k):
+                for i in range(k):
+                    to[i + j * m] = block[j * k + i]
     if b:
         later = <double *>malloc(<size_t>b * b * sizeof(double))
         if later == NULL:
@@ -248,14 +264,16 @@ cdef void backward(
         dtrsm("R", "L", "N", "N", &m, &n, &ONE, panel, &n_rows, own, &m)
 
 
-def invert(Work work, const double[::1] panels, double[:, :, ::1] blocks):
-    """Fill the blocks of the inverse on and below the diagonal where the matrix has its own.
+def invert(
+    Work work, const double[::1] panels, double[:, :, ::1] own, double[:, :, ::1] across
+):
+    """Fill the blocks of the inverse where the matrix has its own.
 
     Parameters
     ----------
     work, panels
         See `eliminate`.
-    blocks : `~numpy.ndarray`, shape (n, k, k)
+    own, across : `~numpy.ndarray`, shape (m, k, k) and (n, k, k)
         The blocks.
     """
     cdef Py_ssize_t f, parent
@@ -263,7 +281,9 @@ def invert(Work work, const double[::1] panels, double[:, :, ::1] blocks):
     cdef Py_ssize_t[::1] waiting = np.diff(np.asarray(work.children))
     with nogil:
         for f in range(work.n_fronts - 1, -1, -1):
-            failed = invert_front(work, f, <double *>&panels[work.at[f]], &blocks[0, 0, 0])
+            failed = invert_front(
+                work, f, <double *>&panels[work.at[f]], &own[0, 0, 0], &across[0, 0, 0]
+            )
             if failed:
                 break
             parent = work.parent[f]
@@ -280,9 +300,11 @@ def invert(Work work, const double[::1] panels, double[:, :, ::1] blocks):
         raise MemoryError
 
 
-cdef int invert_front(Work work, Py_ssize_t f, double *panel, double *blocks) noexcept nogil:
+cdef int invert_front(
+    Work work, Py_ssize_t f, double *panel, double *own, double *across
+) noexcept nogil:
     """Invert in a front's groups and its boundary; return whether memory runs out."""
-    cdef Py_ssize_t k = work.k, size, i, j, e
+    cdef Py_ssize_t k = work.k, size, i, j, e, g
     cdef int n = work.n_own(f), b = work.n_later(f), n_rows = n + b, w, rest, failed
     cdef double *whole
     cdef double *below = NULL
@@ -312,14 +334,19 @@ cdef int invert_front(Work work, Py_ssize_t f, double *panel, double *blocks) no
                   &n_rows, &ONE, whole + j + j * size, &n_rows)
             j += WIDTH
         free(below)
+    for g in range(work.start[f], work.start[f + 1]):
+        to = whole + k * (g - work.start[f]) * (size + 1)
+        for i in range(k):
+            for j in range(k):
+                own[(k * work.order[g] + i) * k + j] = to[max(i, j) + min(i, j) * size]
     for e in range(work.entries[f], work.entries[f + 1]):
         to = whole + k * work.row[e] + k * work.column[e] * size
         for i in range(k):
             for j in range(k):
-                if work.row[e] == work.column[e] and i < j:
-                    blocks[k * k * work.source[e] + i * k + j] = to[j + i * size]
+                if work.source[e] >= 0:
+                    across[(k * work.source[e] + i) * k + j] = to[i + j * size]
                 else:
-                    blocks[k * k * work.source[e] + i * k + j] = to[i + j * size]
+                    across[(k * (-1 - work.source[e]) + j) * k + i] = to[i + j * size]
     return 0
 
 
@@ -340,3 +367,35 @@ cdef void take_from_parent(Work work, Py_ssize_t f, double *out, Py_ssize_t stri
                     for r in range(k):
                         out[k * i + r] = column[k * place[i] + r]
             out += stride
+
+
+def multiply(
+    const double[:, :, ::1] own, const double[:, :, ::1] across, const int[:, ::1] ends,
+    const double[:, ::1] x, double[:, ::1] out,
+):
+    """Add a symmetric matrix of blocks times vectors, shape (m * k, n), to others.
+
+    Parameters
+    ----------
+    own, across, ends
+        See `~levelmatch.solve.linear.NormalMatrix`.
+    x, out : `~numpy.ndarray`, shape (m * k, n)
+        The vectors, and those that are added to.
+    """
+    cdef Py_ssize_t k = own.shape[1], n = x.shape[1], p, i, j, c, low, high
+    cdef double value
+    with nogil:
+        for p in range(own.shape[0]):
+            for i in range(k):
+                for j in range(k):
+                    value = own[p, i, j]
+                    for c in range(n):
+                        out[k * p + i, c] += value * x[k * p + j, c]
+        for p in range(across.shape[0]):
+            low, high = k * ends[0, p], k * ends[1, p]
+            for i in range(k):
+                for j in range(k):
+                    value = across[p, i, j]
+                    for c in range(n):
+                        out[low + i, c] += value * x[high + j, c]
+                        out[high + j, c] += value * x[low + i, c]

@@ -19,8 +19,8 @@ class Dissection:
 
     Parameters
     ----------
-    row, column : `~numpy.ndarray` of int, shape (n,)
-        Places of the entries, or blocks, of the matrix.
+    low, high : `~numpy.ndarray` of intc, shape (n,)
+        The two groups of each link: row and column of an entry, or block, of the matrix.
     centres : `~numpy.ndarray`, shape (m, 3)
         Unit vectors of the groups.
     largest : int
@@ -32,11 +32,12 @@ class Dissection:
         The groups as they are eliminated.
     start : `~numpy.ndarray` of int, shape (f + 1,)
         First group of each front, in this order. The groups of a front are eliminated at once.
-    source : `~numpy.ndarray` of int, shape (s,)
-        Entries on and below the diagonal of the reordered matrix, by fronts.
+    source : `~numpy.ndarray` of intc, shape (n,)
+        The links by fronts. A link n whose higher group is eliminated later is -1 - n: its
+        transpose is below the diagonal of the reordered matrix.
     entries : `~numpy.ndarray` of int, shape (f + 1,)
         First of these of each front.
-    row, column : `~numpy.ndarray` of int, shape (s,)
+    row, column : `~numpy.ndarray` of intc, shape (n,)
         Their places within the groups of the front and its boundary.
     boundary : `~numpy.ndarray` of int, shape (b,)
         Later groups that the elimination of each front links, ascending.
@@ -50,20 +51,20 @@ class Dissection:
         Fronts by their parents, and the first of each parent.
     """
 
-    def __init__(self, row, column, centres, largest):
-        key = _dissect(row, column, centres, largest)
+    def __init__(self, low, high, centres, largest):
+        key = _dissect(low, high, centres, largest)
         self.order = np.argsort(key, kind="stable")
         number = np.empty(len(key), dtype=np.intc)
         number[self.order] = np.arange(len(key))
         start = np.flatnonzero(np.diff(key[self.order], prepend=-1))
         fronts = np.arange(len(start), dtype=np.intc)
         front_of = np.repeat(fronts, np.diff(start, append=len(key)))
-        row, column = number[row], number[column]
-        source = np.flatnonzero(row >= column)
-        row, column = row[source], column[source]
+        ends = number[low], number[high]
+        row, column = np.maximum(*ends), np.minimum(*ends)
         front = front_of[column]
         by_front = np.lexsort((row, front))
-        self.source = source[by_front].astype(np.intc)
+        turned = (ends[0] < ends[1])[by_front]
+        self.source = np.where(turned, -1 - by_front, by_front).astype(np.intc)
         self.row, front = row[by_front], front[by_front]
         self.column = (column[by_front] - start[front]).astype(np.intc)
         self.entries = np.searchsorted(front, np.arange(len(start) + 1))
@@ -111,8 +112,6 @@ def _dissect(row, column, centres, largest):
     """Return a key for each group: equal in a front, and ascending as fronts are eliminated."""
     key = np.empty(len(centres), dtype=np.int64)
     place = np.full(len(centres), -1)
-    once = row < column
-    row, column = row[once], column[once]
     # The two halves of a set, and what separates them, are its digits 0, 1 and 2.
     groups, part, digits = np.arange(len(centres)), np.zeros(len(centres), dtype=np.intp), [0]
     for depth in range(MAX_DEPTH, -1, -1):
@@ -121,7 +120,8 @@ def _dissect(row, column, centres, largest):
         count = np.bincount(part, minlength=len(digits))
         if count.max() <= largest:
             break
-        upper = _halved(part, count, centres[groups])
+        order, upper = _halved(part, count, centres[groups])
+        groups = groups[order]
         place[groups] = np.arange(len(groups))
         row_at, column_at = place[row], place[column]
         left = ~_separators(part, upper, row_at, column_at) & (count > largest)[part]
@@ -130,21 +130,23 @@ def _dissect(row, column, centres, largest):
         groups, half = groups[left], (2 * part + upper)[left]
         if len(groups) == 0:
             break
-        halves, part = np.unique(half, return_inverse=True)
+        new = np.diff(half, prepend=-1) > 0
+        halves, part = half[new], np.cumsum(new) - 1
         digits = digits[halves // 2] + (halves % 2) * 3**depth
     return key
 
 
 def _halved(part, count, points):
-    """Return the flags of the upper half of each set along its longest side."""
+    """Return the order of points along the longest side of their sets, and the upper halves.
+
+    The points are ordered by sets before and after.
+    """
     first = np.cumsum(count) - count
-    by_part = points[np.argsort(part, kind="stable")]
-    extent = np.maximum.reduceat(by_part, first) - np.minimum.reduceat(by_part, first)
+    extent = np.maximum.reduceat(points, first) - np.minimum.reduceat(points, first)
     along = points[np.arange(len(points)), extent.argmax(axis=1)[part]]
-    order = np.lexsort((along, part))
-    rank = np.empty(len(points), dtype=np.intp)
-    rank[order] = np.arange(len(points))
-    return rank - first[part] >= (count // 2)[part]
+    # Coordinates are between -1 and 1.
+    order = np.argsort(part + 0.25 * along, kind="stable")
+    return order, np.arange(len(points)) - first[part] >= (count // 2)[part]
 
 
 def _separators(part, upper, row, column):

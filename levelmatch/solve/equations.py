@@ -5,11 +5,11 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
-from scipy.sparse import bsr_array, bsr_matrix, coo_array, csr_array, csr_matrix
+from scipy.sparse import bsr_array, csr_array
 
 from levelmatch.sky.vectors import transfer_matrix
 from levelmatch.solve.dissection import Dissection
-from levelmatch.solve.linear import sum_by
+from levelmatch.solve.linear import NormalMatrix, sum_by
 
 __all__ = ["Equations"]
 
@@ -149,63 +149,45 @@ class Equations:
         n = self.n_groups
         return sum_by(self.first, first, n) + sum_by(self.second, second, n)
 
-    def split_blocks(self, blocks):
-        """Split blocks in the order of `assemble` into diagonal (groups) and off-diagonal (pairs).
+    def of_pairs(self, across):
+        """Return the block of each pair's first group with its second, shape (n, k, k).
 
         Parameters
         ----------
-        blocks : `~numpy.ndarray`, shape (m + 2 n_joined, k, k)
-            Blocks of a symmetric matrix. One of each two transposed blocks is zero.
-
-        Returns
-        -------
-        own : `~numpy.ndarray`, shape (m, k, k)
-            Diagonal block of each group.
-        across : `~numpy.ndarray`, shape (n, k, k)
-            Block of the first and the second group of each pair.
+        across : `~numpy.ndarray`, shape (n_links, k, k)
+            Blocks of a symmetric matrix, see `assemble`.
         """
-        joined, _, order, *_ = self._pattern
-        place = np.empty_like(order)
-        place[order] = np.arange(len(order))
-        low, high = place[self.n_groups :].reshape(2, -1)[:, joined]
-        across = blocks[low] + blocks[high].swapaxes(1, 2)
+        link, _ = self._links
         swapped = self.first > self.second
+        across = across.copy() if link is None else across[link]
         across[swapped] = across[swapped].swapaxes(1, 2)
-        return blocks[place[: self.n_groups]], across
+        return across
 
     @cached_property
-    def _pattern(self):
-        """Positions of the blocks of the normal matrix, which are the same for all weights.
+    def _links(self):
+        """Linked pairs of groups, which are the same for all weights.
 
         Returns
         -------
-        joined : `~numpy.ndarray` of intp, shape (n,)
-            Index of the linked pair of groups, low and high, of each pair.
-        ends : `~numpy.ndarray` of intc, shape (2, n_joined)
-            The two groups of each linked pair, low and high.
-        order : `~numpy.ndarray` of intc, shape (m + 2 n_joined,)
-            The block at each place: diagonal blocks, blocks above the diagonal, and blocks below.
-        column, start : `~numpy.ndarray` of intc
-            Column of each place, and the first place of each row.
+        link : `~numpy.ndarray` of intp, shape (n,), or None
+            The link of each pair; `None` if each pair has its own, in the same order.
+        ends : `~numpy.ndarray` of intc, shape (2, n_links)
+            The two groups of each link, low and high.
         """
         n = self.n_groups
         code = np.minimum(self.first, self.second).astype(np.int64) * n
         code += np.maximum(self.first, self.second)
-        code, joined = np.unique(code, return_inverse=True)
-        ends = np.stack([code // n, code % n]).astype(np.intc)
-        own = np.arange(n, dtype=np.intc)
-        rows, columns = np.concatenate([own, *ends]), np.concatenate([own, *ends[::-1]])
-        numbers = np.arange(1, len(rows) + 1, dtype=np.intc)
-        placed = coo_array((numbers, (rows, columns)), shape=(n, n)).tocsr()
-        placed.sort_indices()
-        return joined, ends, placed.data - 1, placed.indices, placed.indptr
+        if (code[1:] > code[:-1]).all():
+            link = None
+        else:
+            code, link = np.unique(code, return_inverse=True)
+        return link, np.stack([code // n, code % n]).astype(np.intc)
 
     @cached_property
     def dissection(self):
         """Order in which the groups are eliminated."""
-        *_, column, start = self._pattern
-        row = np.repeat(np.arange(self.n_groups, dtype=np.intc), np.diff(start))
-        return Dissection(row, column, self.group_axes[:, 0], LARGEST_FRONT // self.n_terms)
+        centres = self.group_axes[:, 0]
+        return Dissection(*self._links[1], centres, LARGEST_FRONT // self.n_terms)
 
     @cached_property
     def _products(self):
@@ -216,7 +198,7 @@ class Equations:
         own : `_Sums`
             Of each pair's first group with itself, and of its second, at the groups.
         across : `_Sums`
-            Of the lower of each pair's groups with the higher, at the joined pairs.
+            Of the lower of each pair's groups with the higher, at the links.
         """
         n, k = self.rhs.shape
         left = self.transfer[0].swapaxes(1, 2) @ self.gram
@@ -225,9 +207,9 @@ class Equations:
         across[swapped] = across[swapped].swapaxes(1, 2)
         second = self.transfer[1].swapaxes(1, 2) @ self.gram @ self.transfer[1]
         own = np.concatenate([left @ self.transfer[0], second])
-        joined, ends, *_ = self._pattern
+        link, ends = self._links
         at = np.concatenate([self.first, self.second])
-        return _Sums(at, own, self.n_groups), _Sums(joined, across, ends.shape[1])
+        return _Sums(at, own, self.n_groups), _Sums(link, across, ends.shape[1])
 
     def diagonal(self, weights, prior=None):
         """Return the diagonal of the normal matrix for weights of shape (n,), shape (m, k)."""
@@ -240,48 +222,50 @@ class Equations:
         return diagonal
 
     def assemble(self, weights, prior=None, scale=None):
-        """Return the sparse normal matrix for weights of shape (n,), in blocks of (k, k).
+        """Return the `~levelmatch.solve.linear.NormalMatrix` for weights of shape (n,).
 
         With factors of its rows and columns, shape (m, k), zeros on the diagonal become ones.
         """
-        joined, ends, order, column, start = self._pattern
-        k, n = self.n_terms, self.n_groups
-        if k == 1:
+        link, ends = self._links
+        if self.n_terms == 1:
             own = self.diagonal(weights)[:, :, None]
-            across = -sum_by(joined, weights[:, None, None] * self.gram, ends.shape[1])
+            across = -weights[:, None, None] * self.gram
+            if link is not None:
+                across = sum_by(link, across, ends.shape[1])
         else:
             own, across = (sums.of(weights) for sums in self._products)
-        if prior is not None and k > 1:
-            own[:, [1, 2], [1, 2]] += prior**-2
+            if prior is not None:
+                own[:, [1, 2], [1, 2]] += prior**-2
         if scale is not None:
             own *= scale[:, :, None] * scale[:, None, :]
             across *= scale[ends[0]][:, :, None] * scale[ends[1]][:, None, :]
             diagonal = np.einsum("mii->mi", own)
             diagonal[diagonal <= 0] = 1.0
-        blocks = np.concatenate([own, across, across.swapaxes(1, 2)])[order]
-        if k == 1:
-            return csr_matrix((blocks.ravel(), column, start), shape=(n, n))
-        return bsr_matrix((blocks, column, start), shape=(k * n, k * n))
+        return NormalMatrix(own, across, ends)
 
 
 class _Sums:
     """Sums of weighted matrices of the pairs, shape (r, k, k), of each of n labels.
 
-    A pair of several rows has the same weight in all of them.
+    A pair of several rows has the same weight in all of them. `None` for the labels leaves each
+    matrix by itself.
     """
 
     def __init__(self, label, matrices, n):
-        self._shape = matrices.shape[1:]
-        self._matrices = matrices.reshape(len(matrices), self._shape[0] * self._shape[1])
-        self._order = np.argsort(label, kind="stable")
-        self._start = np.concatenate([[0], np.cumsum(np.bincount(label, minlength=n))])
+        self._shape = n, *matrices.shape[1:]
+        self._matrices = matrices.reshape(len(matrices), self._shape[1] * self._shape[2])
+        self._order = None if label is None else np.argsort(label, kind="stable")
+        if label is not None:
+            self._start = np.concatenate([[0], np.cumsum(np.bincount(label, minlength=n))])
 
     def of(self, weights):
         """Return the sums for weights of the pairs."""
-        shape = len(self._start) - 1, len(self._matrices)
+        if self._order is None:
+            return (weights[:, None] * self._matrices).reshape(self._shape)
         weights = weights[self._order % max(len(weights), 1)]
+        shape = self._shape[0], len(self._matrices)
         sums = csr_array((weights, self._order, self._start), shape=shape)
-        return (sums @ self._matrices).reshape(-1, *self._shape)
+        return (sums @ self._matrices).reshape(self._shape)
 
 
 def _times(matrices, vectors):

@@ -8,15 +8,24 @@ parent. By BLAS in one thread, so that the last bit does not depend on the numbe
 """
 
 import threading
+from dataclasses import dataclass
 from functools import cache, wraps
 from logging import getLogger
 
 import numpy as np
+from scipy.sparse import coo_array
 from threadpoolctl import ThreadpoolController
 
-from levelmatch.solve._fronts import Work, eliminate, invert, substitute
+from levelmatch.solve._fronts import Work, eliminate, invert, multiply, substitute
 
-__all__ = ["Factors", "conjugate_gradients", "inverses", "one_thread", "sum_by"]
+__all__ = [
+    "Factors",
+    "NormalMatrix",
+    "conjugate_gradients",
+    "inverses",
+    "one_thread",
+    "sum_by",
+]
 
 
 logger = getLogger(__name__)
@@ -81,34 +90,72 @@ def one_thread(function):
     return limited
 
 
+@dataclass(frozen=True, eq=False)
+class NormalMatrix:
+    """Symmetric sparse matrix of blocks of k by k.
+
+    Parameters
+    ----------
+    own : `~numpy.ndarray`, shape (m, k, k)
+        Blocks on the diagonal.
+    across : `~numpy.ndarray`, shape (n, k, k)
+        Blocks above the diagonal.
+    ends : `~numpy.ndarray` of intc, shape (2, n)
+        Their rows and columns.
+    """
+
+    own: np.ndarray
+    across: np.ndarray
+    ends: np.ndarray
+
+    def __matmul__(self, vectors):
+        x = np.ascontiguousarray(vectors, dtype=float).reshape(len(vectors), -1)
+        out = np.zeros_like(x)
+        multiply(self.own, self.across, self.ends, x, out)
+        return out.reshape(vectors.shape)
+
+    def tocsc(self):
+        """Return the matrix as one of scipy."""
+        m, k, _ = self.own.shape
+        (low, high), own = self.ends, np.arange(m)
+        places = [(own, own), (low, high), (high, low)]
+        blocks = [self.own, self.across, self.across.swapaxes(1, 2)]
+        row, column = np.concatenate(places, axis=1)[:, :, None, None]
+        each = np.arange(k)
+        row, column = np.broadcast_arrays(k * row + each[:, None], k * column + each)
+        values = np.concatenate(blocks).ravel()
+        return coo_array((values, (row.ravel(), column.ravel())), shape=(m * k, m * k)).tocsc()
+
+    def toarray(self):
+        """Return the matrix, dense."""
+        return self.tocsc().toarray()
+
+
 class Factors:
     """Cholesky factors of a system; where it is singular, of it and the least of priors.
 
     Parameters
     ----------
-    matrix : `~scipy.sparse.csr_matrix` or `~scipy.sparse.bsr_matrix`
+    matrix : `NormalMatrix`
         The system.
     dissection : `~levelmatch.solve.dissection.Dissection`
-        The order of elimination, for the pattern of the matrix.
+        The order of elimination, for the links of the matrix.
     """
 
     @one_thread
     def __init__(self, matrix, dissection):
         self._dissection = dissection
-        self._k = k = matrix.blocksize[0] if matrix.format == "bsr" else 1
-        self._work = Work(dissection, k)
-        blocks = matrix.data.reshape(-1, k, k)
-        self._n_blocks = len(blocks)
-        if not self._factorise(blocks):
+        self._shape, self._n_across = matrix.own.shape, len(matrix.across)
+        self._k = self._shape[1]
+        self._work = Work(dissection, self._k)
+        if not self._factorise(matrix.own, matrix.across):
             logger.info("the normal matrix is singular: slopes that no pair sees stay near zero")
-            blocks = blocks.copy()
-            blocks[dissection.source[dissection.row == dissection.column]] += RIDGE * np.eye(k)
-            self._factorise(blocks)
+            self._factorise(matrix.own + RIDGE * np.eye(self._k), matrix.across)
 
-    def _factorise(self, blocks):
+    def _factorise(self, own, across):
         """Return whether the matrix is positive, and if so, keep its factors."""
         self._panels = np.zeros(self._work.offset[-1])
-        return eliminate(self._work, blocks, self._panels, LEAST_PIVOT)
+        return eliminate(self._work, own, across, self._panels, LEAST_PIVOT)
 
     @one_thread
     def solve(self, rhs):
@@ -123,16 +170,15 @@ class Factors:
 
     @one_thread
     def blocks(self):
-        """Return the blocks of the inverse where the matrix has its own, shape (n, k, k).
+        """Return the blocks of the inverse where the matrix has its own, see `NormalMatrix`.
 
         The last front first: each needs only the inverse in its parent's groups and boundary
         (Takahashi, Fagan & Chen 1973, 8th PICA Conference, 63; Erisman & Tinney 1975, Comm. ACM
-        18, 177). Those above the diagonal of the reordered matrix are zero: they are the
-        transposes of those below it.
+        18, 177).
         """
-        out = np.zeros((self._n_blocks, self._k, self._k))
-        invert(self._work, self._panels, out)
-        return out
+        own, across = np.empty(self._shape), np.empty((self._n_across, *self._shape[1:]))
+        invert(self._work, self._panels, own, across)
+        return own, across
 
     def inverse(self):
         """Return the inverse, dense and symmetric."""

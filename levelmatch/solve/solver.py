@@ -254,7 +254,8 @@ class Solved:
         if self.inverted:
             return
         equations, scale = self.equations, self.scale
-        own, across = equations.split_blocks(self.factors.blocks())
+        own, across = self.factors.blocks()
+        across = equations.of_pairs(across)
         own *= scale[:, :, None] * scale[:, None, :]
         across *= scale[equations.first][:, :, None] * scale[equations.second][:, None, :]
         root = np.sqrt(self.factor)[:, None, None] * equations.root
