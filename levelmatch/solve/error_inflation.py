@@ -4,8 +4,6 @@
 import numpy as np
 from scipy.special import ndtr
 
-from levelmatch.solve.equations import Equations
-from levelmatch.solve.floors import Floors
 from levelmatch.solve.leverage import redundancy
 from levelmatch.solve.solver import Solver
 
@@ -69,27 +67,8 @@ class _SmallSets:
     """The pairs of small sets, solved for floors on a grid."""
 
     def __init__(self, floors, chosen, counted, prior):
-        equations = floors.equations
-        rows = np.flatnonzero(chosen[floors.set_of] & counted)
-        groups = np.flatnonzero(chosen[floors.component])
-        number = np.full(equations.n_groups, -1)
-        number[groups] = np.arange(len(groups))
-        self.equations = Equations(
-            number[equations.first[rows]],
-            number[equations.second[rows]],
-            equations.gram[rows],
-            equations.rhs[rows],
-            equations.axes[rows],
-            equations.group_axes[groups],
-        )
-        label = np.cumsum(chosen) - 1
-        self.floors = Floors(
-            self.equations,
-            label[floors.component[groups]],
-            int(chosen.sum()),
-            floors.free[groups],
-            None,
-        )
+        self.floors, _ = floors.part(chosen, counted)
+        self.equations = self.floors.equations
         self.solver = Solver(self.equations, self.floors.free, prior)
 
     def _terms(self, values):

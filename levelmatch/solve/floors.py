@@ -3,6 +3,8 @@
 
 import numpy as np
 
+from levelmatch.solve.equations import Equations
+
 __all__ = ["Floors"]
 
 # Largest number of Newton steps to a floor.
@@ -41,6 +43,32 @@ class Floors:
         self.free = free
         self.set_of = component[equations.first]
         self._start = np.full(n_sets, 0.0 if fixed is None else fixed)
+
+    def part(self, chosen, counted=True):
+        """Return the same of some sets alone, and the rows of their pairs.
+
+        Parameters
+        ----------
+        chosen : `~numpy.ndarray` of bool, shape (n_sets,)
+            The sets.
+        counted : `~numpy.ndarray` of bool, shape (n,)
+            Pairs that are taken; by default all.
+        """
+        equations = self.equations
+        rows = np.flatnonzero(chosen[self.set_of] & counted)
+        groups = np.flatnonzero(chosen[self.component])
+        number = np.full(equations.n_groups, -1)
+        number[groups] = np.arange(len(groups))
+        taken = Equations(
+            number[equations.first[rows]],
+            number[equations.second[rows]],
+            equations.gram[rows],
+            equations.rhs[rows],
+            equations.axes[rows],
+            equations.group_axes[groups],
+        )
+        component = (np.cumsum(chosen) - 1)[self.component[groups]]
+        return Floors(taken, component, int(chosen.sum()), self.free[groups], self.fixed), rows
 
     def sum(self, values):
         """Return the sum over the pairs of each set, shape (n_sets,)."""

@@ -63,14 +63,10 @@ def solve_groups(equations, options, *, weights, npix, scatter, reference=None, 
     n_sets, component = components(pairs, equations.n_groups)
     held, mean = held_groups(component, n_sets, reference)
     free = free_coefficients(equations, component, held, active)
-    set_of = component[equations.first]
     solver = Solver(equations, free, options.slope_prior)
 
-    def solve(floors, robust):
-        return solver.solve(robust * pair_weights(equations, "ivar", floors[set_of], npix, scatter))
-
     floors = _floors(solver, component, n_sets, options.floor)
-    adapted = _adapt(floors, options, weights, solve)
+    adapted = _adapt(floors, options, weights, solver)
     inflation = error_inflation(floors, adapted.floors, adapted.robust > 0.5, options.slope_prior)
     variance = None
     if weights != "ivar":
@@ -130,13 +126,17 @@ def _gauge(equations, component, held, free, mean, options):
     return None
 
 
-def _adapt(floors, options, weights, solve):
+def _adapt(floors, options, weights, solver):
     """Return floors, robust weights and solution for the chosen treatment of wrong pairs."""
     if weights != "ivar" and options.floor is not None:
         # Neither floors nor robust weights are needed.
         return RobustFit(floors.start(), np.ones(len(floors.set_of)), None)
     if options.robust == "auto":
-        return Rejection(floors).run(solve)
+        return Rejection(floors, solver).run()
+
+    def solve(values, robust):
+        return solver.solve(robust * floors.precision(values))
+
     if options.robust is None:
         return settle_floors(floors, solve)
     return Reweighting(floors, options.robust).run(solve)

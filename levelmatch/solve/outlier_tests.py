@@ -1,12 +1,12 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
 """Tests of pairs and images against all others."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy.special import chdtri, erf, fdtrc, fdtri, gammainc
 
-from levelmatch.solve.leverage import redundancy, studentised
+from levelmatch.solve.leverage import Studentised, redundancy, studentised
 from levelmatch.solve.reweighting import LEAST_WEIGHT
 
 __all__ = ["SIGNIFICANCE", "SUSPICION", "Agreement", "Fit"]
@@ -39,8 +39,8 @@ class Fit:
         Pairs that are not rejected.
     extra : `~numpy.ndarray`, shape (n,)
         Variance that wrong images add to their pairs.
-    solved : `~levelmatch.solve.solver.Solved`
-        The solution.
+    solved : `~levelmatch.solve.solver.Solved` or None
+        The solution; of all sets, not of a part of them.
     left : `~numpy.ndarray`, shape (n, k, k)
         See `~levelmatch.solve.leverage.redundancy`.
     tests : `~levelmatch.solve.leverage.Studentised`
@@ -66,6 +66,21 @@ class Fit:
         """Flags of the pairs that determine the floor, shape (n,)."""
         return self.counted & (self.extra == 0)
 
+    def part(self, rows, chosen):
+        """Return the fit of some sets, shape (n_sets,), of whose pairs these are the rows."""
+        return replace(
+            self,
+            floors=self.floors[chosen],
+            counted=self.counted[rows],
+            extra=self.extra[rows],
+            solved=None,
+            left=self.left[rows],
+            tests=Studentised(self.tests.square[rows], self.tests.terms[rows]),
+            residual=self.residual[rows],
+            square=self.square[chosen],
+            freedom=self.freedom[chosen],
+        )
+
 
 class Agreement:
     """Fits to selected pairs, and the tests of pairs and images by these fits.
@@ -74,11 +89,11 @@ class Agreement:
     ----------
     floors : `~levelmatch.solve.floors.Floors`
         Estimates the floor of each set.
-    solve : callable
-        Returns the solution for given floors, shape (n_sets,), and robust weights, shape (n,).
+    solver : `~levelmatch.solve.solver.Solver`
+        Solves the equations of the pairs.
     """
 
-    def __init__(self, floors, solve):
+    def __init__(self, floors, solver):
         self.floors = floors
         self.equations = floors.equations
         self.set_of = floors.set_of
@@ -86,12 +101,16 @@ class Agreement:
         # Smaller values are not even suspicious, however few degrees of freedom are left.
         k = self.equations.n_terms
         self._least = np.maximum(chdtri(k, SUSPICION / self.number) / k, LEAST_EXCESS)
-        self._solve = solve
+        self.solver = solver
 
     def robust(self, floors, counted, extra):
         """Return the fraction of its weight that each pair keeps, shape (n,)."""
         ratio = self.floors.precision(floors, extra) / self.floors.precision(floors)
         return np.maximum(np.where(counted, ratio, LEAST_WEIGHT), LEAST_WEIGHT)
+
+    def _solve(self, floors, counted, extra):
+        robust = self.robust(floors, counted, extra)
+        return self.solver.solve(robust * self.floors.precision(floors))
 
     def fit(self, start, counted, extra=None, **steps):
         """Return the `Fit` to the counted pairs, its floors iterated from ``start``."""
@@ -100,7 +119,7 @@ class Agreement:
         floors, solved = self.floors.settle(
             start,
             sound,
-            lambda floors: self._solve(floors, self.robust(floors, counted, extra)),
+            lambda floors: self._solve(floors, counted, extra),
             **steps,
         )
         precision = self.floors.precision(floors, extra)
@@ -146,6 +165,19 @@ class Agreement:
         The test adds their excess kurtosis (Mardia 1970, Biometrika 57, 519) and the
         Kolmogorov-Smirnov distance of their distribution from the expected one.
         """
+        return _not_normal(*self._shape(fit))
+
+    def may_hide(self, fit):
+        """Return flags of sets in which wrong pairs may hide each other, shape (n_sets,).
+
+        Where the wrong pairs add to the scatter by which each is judged, the distribution has
+        long tails.
+        """
+        kurtosis, distance = self._shape(fit)
+        return _not_normal(kurtosis, distance) & (kurtosis > 0)
+
+    def _shape(self, fit):
+        """Return the excess kurtosis of each set, and the distance from a normal distribution."""
         k = self.equations.n_terms
         rows = np.flatnonzero(fit.sound & (fit.tests.terms == k))
         label, square = self.set_of[rows], fit.tests.square[rows]
@@ -167,8 +199,7 @@ class Agreement:
         distance = np.zeros(n_sets)
         for step in (rank, rank + 1):
             np.maximum.at(distance, label, np.abs(step / number[label] - expected))
-        distance *= np.sqrt(freedom)
-        return np.maximum(kurtosis, 0) / KURTOSIS + distance / DISTANCE > MAX_BOTH
+        return kurtosis, distance * np.sqrt(freedom)
 
     def images(self, fit):
         """Return the p-value of each image: of the scatter of its pairs against all others, (m,).
@@ -198,3 +229,7 @@ class Agreement:
     def degree(self, chosen):
         """Return the number of chosen pairs of each image, shape (m,)."""
         return self._at_images(chosen.astype(float)).astype(int)
+
+
+def _not_normal(kurtosis, distance):
+    return np.maximum(kurtosis, 0) / KURTOSIS + distance / DISTANCE > MAX_BOTH

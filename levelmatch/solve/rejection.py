@@ -6,6 +6,7 @@ import numpy as np
 from levelmatch.solve.alternatives import find_ambiguity
 from levelmatch.solve.outlier_tests import SIGNIFICANCE, SUSPICION, Agreement
 from levelmatch.solve.reweighting import LEAST_WEIGHT, MIN_LOOPS, RobustFit, medians
+from levelmatch.solve.solver import Solver
 
 __all__ = ["Rejection"]
 
@@ -20,7 +21,7 @@ N_ROUNDS = 40
 # Pairs that are removed in one round have at least this fraction of the largest excess.
 ALIKE = 0.5
 # Sets of more pairs lose all significant pairs at once. The search goes on only if the remaining
-# pairs are not normally distributed.
+# pairs are not normally distributed, with long tails.
 LARGE = 2000
 # A pair is clearly wrong at this multiple of the critical value.
 CLEAR = 2.0
@@ -62,27 +63,23 @@ class Rejection:
     ----------
     floors : `~levelmatch.solve.floors.Floors`
         Estimates the floor of each set.
+    solver : `~levelmatch.solve.solver.Solver`
+        Solves the equations of the pairs.
     """
 
-    def __init__(self, floors):
+    def __init__(self, floors, solver):
         self.floors = floors
         self.equations = floors.equations
         self.set_of = floors.set_of
+        self.agreement = Agreement(floors, solver)
 
-    def run(self, solve):
-        """Return the floors, the robust weights and the solution.
-
-        Parameters
-        ----------
-        solve : callable
-            Returns the solution for given floors, shape (n_sets,), and robust weights, shape (n,).
-        """
-        self.agreement = Agreement(self.floors, solve)
+    def run(self):
+        """Return the floors, the robust weights and the solution."""
         fit = self.agreement.fit(self.floors.start(), np.ones(len(self.set_of), dtype=bool))
         loops = fit.freedom / self.equations.n_terms
         searched = self._suspicious(fit) & (loops >= MIN_LOOPS)
         if searched.any():
-            fit = self._search(fit, searched)
+            fit = self._search(fit) if searched.all() else self._search_some(fit, searched)
         robust = self.agreement.robust(fit.floors, fit.counted, fit.extra)
         if fit.counted.all():
             return RobustFit(fit.floors, robust, fit.solved)
@@ -107,11 +104,23 @@ class Rejection:
         out[self.floors.component[self._wrong_images(fit, SUSPICION)]] = True
         return out
 
-    def _search(self, whole, searched):
-        """Return the fit without the wrong pairs of some sets."""
+    def _search_some(self, whole, searched):
+        """Return the fit without the wrong pairs of some sets, which are searched on their own."""
+        floors, rows = self.floors.part(searched)
+        prior = self.agreement.solver.prior
+        alone = Rejection(floors, Solver(floors.equations, floors.free, prior))
+        found = alone._search(whole.part(rows, searched))
+        if found.solved is None:
+            return whole
+        values, counted, extra = whole.floors.copy(), whole.counted.copy(), whole.extra.copy()
+        values[searched], counted[rows], extra[rows] = found.floors, found.counted, found.extra
+        return self.agreement.fit(values, counted, extra)
+
+    def _search(self, whole):
+        """Return the fit without the wrong pairs."""
         fit, number = whole, self.agreement.number
         budget = np.minimum(MAX_REJECTED * number, fit.freedom / (2 * self.equations.n_terms))
-        budget = np.where(searched, np.floor(budget), 0).astype(int)
+        budget = np.floor(budget).astype(int)
         batch, large = np.ceil(budget / N_ROUNDS).astype(int), number > LARGE
         taken, last = np.full(len(self.set_of), -1), np.full(self.floors.n_sets, -1)
         for turn in range(N_ROUNDS):
@@ -122,7 +131,7 @@ class Rejection:
             if large.any():
                 none = large & (n_found == 0) & (budget > 0)
                 if none.any():
-                    budget[none & ~self.agreement.not_normal(fit)] = 0
+                    budget[none & ~self.agreement.may_hide(fit)] = 0
                     excess[(budget <= 0)[self.set_of]] = 0.0
                 excess[(large & (n_found > 0))[self.set_of] & ~significant] = 0.0
             most = np.minimum(np.where(large, np.maximum(batch, n_found), batch), budget)
@@ -136,7 +145,7 @@ class Rejection:
             counted[rows] = False
             fit = self.agreement.fit(fit.floors, counted, n_steps=1 if large.any() else 3)
         wrong = (taken >= 0) & (taken <= last[self.set_of])
-        fit, images = self._find_images(self._put_back(whole, fit.floors, wrong), searched)
+        fit, images = self._find_images(self._put_back(whole, fit.floors, wrong))
         return self._keep_natural(whole, fit, images)
 
     def _largest(self, excess, batch, alike):
@@ -149,15 +158,18 @@ class Rejection:
         np.maximum.at(largest, self.set_of, excess)
         found = np.flatnonzero((excess > 0) & (excess >= (alike * largest)[self.set_of]))
         order = found[np.lexsort((-excess[found], self.set_of[found]))]
-        left = batch.copy()
-        busy = np.zeros(self.equations.n_groups, dtype=bool)
-        rows = []
-        for p in _head(order, self.set_of, 8 * batch):
-            ends = [self.equations.first[p], self.equations.second[p]]
-            if left[self.set_of[p]] > 0 and not busy[ends].any():
-                rows.append(p)
-                busy[ends] = True
-                left[self.set_of[p]] -= 1
+        order = _head(order, self.set_of, 8 * batch)
+        columns = (
+            order,
+            self.set_of[order],
+            *(side[order] for side in (self.equations.first, self.equations.second)),
+        )
+        left, busy, rows = batch.tolist(), set(), []
+        for row, of_set, *ends in zip(*(column.tolist() for column in columns), strict=True):
+            if left[of_set] > 0 and busy.isdisjoint(ends):
+                rows.append(row)
+                busy.update(ends)
+                left[of_set] -= 1
         return np.array(rows, dtype=int)
 
     def _put_back(self, whole, floors, wrong):
@@ -172,7 +184,7 @@ class Rejection:
             wrong = wrong & ~back
         return whole
 
-    def _find_images(self, fit, searched):
+    def _find_images(self, fit):
         """Give the pairs of wrong images an extra variance, in place of rejecting them.
 
         Returns
@@ -191,7 +203,7 @@ class Rejection:
             new = self._wrong_images(fit, SIGNIFICANCE)
             of_set = self.floors.component[new]
             found = np.bincount(self.floors.component[images], minlength=len(most))
-            new = new[searched[of_set] & (found[of_set] < most[of_set])].tolist()
+            new = new[found[of_set] < most[of_set]].tolist()
             if not new:
                 return fit, images
             images = images + new
@@ -208,15 +220,19 @@ class Rejection:
     def _mostly_rejected(self, wrong):
         """Return the images whose pairs are mostly wrong, the worst first."""
         degree, images = self.agreement.degree(np.ones(len(wrong), dtype=bool)), []
-        single = wrong.copy()
+        single, component = wrong.copy(), self.floors.component
         while True:
             bad = self.agreement.degree(single)
             bad[bad < np.maximum(MIN_OF_IMAGE, 0.5 * degree)] = 0
-            worst = int(np.argmax(bad))
-            if bad[worst] == 0:
+            found = np.flatnonzero(bad)
+            if len(found) == 0:
                 return images
-            images.append(worst)
-            single &= (self.equations.first != worst) & (self.equations.second != worst)
+            # The worst image of each set at once.
+            found = found[np.lexsort((-bad[found], component[found]))]
+            worst = found[np.unique(component[found], return_index=True)[1]]
+            images += worst.tolist()
+            taken = np.isin(np.arange(len(bad)), worst)
+            single &= ~(taken[self.equations.first] | taken[self.equations.second])
 
     def _fit_images(self, fit, images):
         """Return the fit in which the pairs of each of these images have an extra variance.
@@ -224,9 +240,11 @@ class Rejection:
         The variance is a moment estimate, in `N_SPOILT` iterations. All of the pairs count.
         """
         n, own = self.equations.n_groups, self.equations.gram[:, 0, 0]
-        label = np.full(len(own), n)
-        for image in reversed(images):
-            label[(self.equations.first == image) | (self.equations.second == image)] = image
+        # The images by their order, of which the first of two takes their pair.
+        place = np.full(n, len(images))
+        place[images] = np.arange(len(images))
+        first = np.minimum(place[self.equations.first], place[self.equations.second])
+        label = np.append(images, n)[first]
         of_image = label < n
         # These pairs alone determine the image's coefficients.
         target = np.bincount(label, np.where(of_image, self.equations.rank, 0)).astype(float)
