@@ -55,7 +55,7 @@ class Correction:
         correction : `Correction`
             A constant without slopes, so that rounding errors add no slope.
         """
-        if not np.any(coefficients[1:]):
+        if len(coefficients) == 1 or not np.any(coefficients[1:]):
             return cls(float(coefficients[0]))
         weight = np.array([1.0, ARCMIN, ARCMIN])
         return cls(0.0, (weight * coefficients) @ axes)
@@ -63,6 +63,8 @@ class Correction:
     @property
     def is_level(self):
         """Whether the correction is a constant."""
+        if self.vector is NO_PLANE and self.pattern is NO_PATTERN:
+            return True
         return not (self.vector.any() or self.pattern.any())
 
     def __add__(self, other):

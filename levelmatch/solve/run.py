@@ -75,9 +75,8 @@ def run_passes(
             solved = replace(solved, pattern=pattern)
         done.append(replace(solved, carried_of=partial(_identity, carried_after)))
         variances = _added_variances(carried, carried_after, frames, solved)
-        corrected = correct_frames(frames, solved, variances)
         carried = carried_after
-        before, frames = frames, _mark_subsets(corrected, solved)
+        before, frames = frames, correct_frames(frames, solved, variances, _subsets(solved))
         if p.subtract_local:
             levels = _local_levels(frames, solved, local)
             frames = _subtract_local(frames, levels)
@@ -101,7 +100,8 @@ def _after_pass(options, p, frames, table, rows):
     solved = solve_pass(
         p.grouped(frames), frames, table, rows, replace(options, disconnected="warn")
     )
-    frames = _mark_subsets(frames, solved)
+    subsets = zip(frames, _subsets(solved), strict=True)
+    frames = [frame.with_keys(subset=subset) for frame, subset in subsets]
     return solved, frames, subtract_solution(table, solved)
 
 
@@ -160,7 +160,7 @@ def _added_variances(before, after, frames, solved):
     return np.where(known, after.variances - before.variances, own)
 
 
-def correct_frames(frames, solved, variances=None):
+def correct_frames(frames, solved, variances=None, subsets=None):
     """Return the frames with a pass's corrections appended, each in its own unit.
 
     Parameters
@@ -171,6 +171,8 @@ def correct_frames(frames, solved, variances=None):
         The solved pass.
     variances : `~numpy.ndarray`, shape (n, 3), or None
         Variance that the pass adds to each correction; by default that of the pass alone.
+    subsets : list of int or None
+        New index of the disconnected set of each frame; by default as before.
     """
     out = []
     names = {}
@@ -183,12 +185,13 @@ def correct_frames(frames, solved, variances=None):
             variance = variance / frame.scale**2
         component = solved.solution.component[solved.group[i]]
         applied = AppliedCorrection(solved.name, correction, variance, names.get(component, "mean"))
-        out.append(frame.with_keys(corrections=(*frame.corrections, applied)))
+        subset = frame.subset if subsets is None else subsets[i]
+        out.append(frame.with_keys(corrections=(*frame.corrections, applied), subset=subset))
     return out
 
 
-def _mark_subsets(frames, solved):
-    """Return the frames, each with the rank of its connected set in its domain; 0 is the largest.
+def _subsets(solved):
+    """Return the rank of each image's connected set in its domain, a list; 0 is the largest.
 
     A later pass, in which other images may connect the sets, corrects each set on its own.
     """
@@ -200,8 +203,7 @@ def _mark_subsets(frames, solved):
     rank = np.empty(len(sets), dtype=int)
     _, start = np.unique(domain[order], return_index=True)
     rank[order] = np.arange(len(sets)) - np.repeat(start, np.diff([*start, len(sets)]))
-    subset = rank[np.searchsorted(sets, component)]
-    return [frame.with_keys(subset=int(s)) for frame, s in zip(frames, subset, strict=True)]
+    return rank[np.searchsorted(sets, component)].tolist()
 
 
 def _local_levels(frames, dithers, local):
