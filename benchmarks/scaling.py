@@ -90,6 +90,9 @@ def simulated_pairs(axes, side, pairs, *, planes, floor=FLOOR, noise=0.5, n_pixe
         true[:, 1:] /= ARCMIN * side / 2
         for c in (1, 2):
             gram[:, c, c] = weight * (ARCMIN * extent[:, c - 1]) ** 2 / 12
+    else:
+        # Levels have no directions.
+        middle = np.broadcast_to(np.eye(3), middle.shape)
     equations = Equations(first, second, gram, np.zeros((len(pairs), k)), middle, axes)
     d = equations.differences(true)
     d += rng.standard_normal(d.shape) / np.sqrt(np.einsum("pii->pi", gram))

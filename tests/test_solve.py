@@ -650,8 +650,11 @@ def by_iterations(monkeypatch):
     return solve_iteratively
 
 
-def spoilt_lattice(n, k, *, sets=1, noise=1.0):
-    """Return pairs of lattices with known planes, a few of them wrong, in disconnected sets."""
+def spoilt_lattice(n, k, *, sets=1, noise=1.0, spoilt=None):
+    """Return pairs of lattices with known planes, a few of them wrong, in disconnected sets.
+
+    ``spoilt`` lists the sets with wrong pairs, by default all.
+    """
     first, second, axes = lattice(n)
     first = np.concatenate([first + s * n * n for s in range(sets)])
     second = np.concatenate([second + s * n * n for s in range(sets)])
@@ -662,6 +665,8 @@ def spoilt_lattice(n, k, *, sets=1, noise=1.0):
     )
     rng = np.random.default_rng(n)
     bad = rng.choice(len(first), len(first) // 20, replace=False)
+    if spoilt is not None:
+        bad = bad[np.isin(first[bad] // n**2, spoilt)]
     rhs = equations.rhs.copy()
     rhs[bad] += equations.gram[bad, :, 0] * 3
     return replace(equations, rhs=rhs), true
@@ -705,6 +710,55 @@ def test_iterations_find_what_factors_do(by_iterations, options, reference, k, s
     assert_allclose(two.n_sigma, one.n_sigma, rtol=0.1, atol=0.02)
     again = by_iterations(equations, options, **keywords)
     assert two.coefficients.tobytes() == again.coefficients.tobytes()
+
+
+@pytest.mark.parametrize("k", [1, 3])
+def test_sets_are_searched_as_if_alone(k):
+    equations, true = spoilt_lattice(7, k, sets=5, spoilt=[1, 3])
+    whole = solved(equations, SolveOptions())
+    set_of = equations.first // 49
+    assert np.unique(set_of[whole.robust < 0.5]).tolist() == [1, 3]
+    for s in range(5):
+        rows, groups = set_of == s, slice(49 * s, 49 * (s + 1))
+        alone = solved(
+            Equations(
+                equations.first[rows] - 49 * s,
+                equations.second[rows] - 49 * s,
+                equations.gram[rows],
+                equations.rhs[rows],
+                equations.axes[rows],
+                equations.group_axes[groups],
+            ),
+            SolveOptions(),
+        )
+        assert_array_equal(whole.robust[rows] < 0.5, alone.robust < 0.5)
+        assert_allclose(whole.floors[s], alone.floors[0], rtol=0.01, atol=1e-4)
+        off = whole.coefficients[groups] - alone.coefficients
+        assert (np.abs(off) < 0.01 * alone.errors).all()
+        off = without_gauge(whole.coefficients[groups] - true[groups], equations.group_axes[groups])
+        assert np.sqrt(np.mean(np.square(off / whole.errors[groups]))) < 1.5
+
+
+def test_a_large_set_without_long_tails_is_not_searched_on(monkeypatch):
+    n = 40
+    first, second, axes = lattice(n)
+    rng = np.random.default_rng(0)
+    true, sigma = rng.normal(0, 3, n * n), 0.01
+    # A uniform scatter is not normal, and has no tails in which wrong pairs could hide.
+    scatter = rng.uniform(-1, 1, len(first))
+    d = true[first] - true[second] + 5 * sigma * scatter
+    wrong = rng.choice(len(first), 5, replace=False)
+    d[wrong] += 2
+    gram = np.full((len(first), 1, 1), sigma**-2)
+    middle = between(axes, first, second)
+    equations = equations_of(first, second, gram, d[:, None], axes, middle)
+    solve, n_solutions = solver.Solver.solve, []
+    monkeypatch.setattr(solver.Solver, "solve", lambda *args: n_solutions.append(1) or solve(*args))
+    solution = solved(equations, SolveOptions())
+    # All 40 rounds would need more than 40 solutions.
+    assert len(n_solutions) < 20
+    # Where the right pairs are not normally distributed, none is rejected.
+    assert (solution.robust > 0.5).all()
 
 
 def test_iterations_with_slopes_held(by_iterations):

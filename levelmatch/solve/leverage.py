@@ -38,8 +38,8 @@ def redundancy(equations, solved):
     if known is None:
         return one - solved.hat
     # How much stronger a pair is, against how much stronger the links around its images are.
-    ratio = (solved.factor / known.factor * known.around / solved.around)[:, None, None]
-    inverse, _ = inverses(known.hat + (one - known.hat) / ratio)
+    ratio = solved.factor / known.factor * known.around / solved.links_around()
+    inverse, _ = inverses(known.hat + (one - known.hat) / ratio[:, None, None])
     return one - inverse @ known.hat
 
 

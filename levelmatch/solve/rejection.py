@@ -122,31 +122,43 @@ class Rejection:
         budget = np.minimum(MAX_REJECTED * number, fit.freedom / (2 * self.equations.n_terms))
         budget = np.floor(budget).astype(int)
         batch, large = np.ceil(budget / N_ROUNDS).astype(int), number > LARGE
-        taken, last = np.full(len(self.set_of), -1), np.full(self.floors.n_sets, -1)
+        taken, last = np.full(len(self.set_of), -1, np.int8), np.full(self.floors.n_sets, -1)
+        n_steps = 1 if large.any() else 3
         for turn in range(N_ROUNDS):
-            excess, p_value = self.agreement.excess(fit)
-            excess[~fit.counted | (budget[self.set_of] <= 0)] = 0.0
-            significant = self.agreement.significant(p_value) & (excess > 0)
-            n_found = self.floors.sum(significant).astype(int)
-            if large.any():
-                none = large & (n_found == 0) & (budget > 0)
-                if none.any():
-                    budget[none & ~self.agreement.may_hide(fit)] = 0
-                    excess[(budget <= 0)[self.set_of]] = 0.0
-                excess[(large & (n_found > 0))[self.set_of] & ~significant] = 0.0
-            most = np.minimum(np.where(large, np.maximum(batch, n_found), batch), budget)
-            rows = self._largest(excess, most, np.where(large, 0.0, ALIKE))
+            rows, significant = self._next(fit, budget, batch, large)
             if len(rows) == 0:
                 break
-            last[self.set_of[rows[significant[rows]]]] = turn
+            last[self.set_of[rows[significant]]] = turn
             taken[rows] = turn
             budget -= np.bincount(self.set_of[rows], minlength=len(budget))
             counted = fit.counted.copy()
             counted[rows] = False
-            fit = self.agreement.fit(fit.floors, counted, n_steps=1 if large.any() else 3)
+            # One fit of many pairs at a time is in memory.
+            floors, fit = fit.floors, None
+            fit = self.agreement.fit(floors, counted, n_steps=n_steps)
         wrong = (taken >= 0) & (taken <= last[self.set_of])
-        fit, images = self._find_images(self._put_back(whole, fit.floors, wrong))
+        floors, fit = fit.floors, None
+        fit, images = self._find_images(self._put_back(whole, floors, wrong))
         return self._keep_natural(whole, fit, images)
+
+    def _next(self, fit, budget, batch, large):
+        """Return the rows to remove next, and whether each is significant.
+
+        Large sets without significant rows, and without reason to go on, lose their budget.
+        """
+        excess, p_value = self.agreement.excess(fit)
+        excess[~fit.counted | (budget[self.set_of] <= 0)] = 0.0
+        significant = self.agreement.significant(p_value) & (excess > 0)
+        n_found = self.floors.sum(significant).astype(int)
+        if large.any():
+            none = large & (n_found == 0) & (budget > 0)
+            if none.any():
+                budget[none & ~self.agreement.may_hide(fit)] = 0
+                excess[(budget <= 0)[self.set_of]] = 0.0
+            excess[(large & (n_found > 0))[self.set_of] & ~significant] = 0.0
+        most = np.minimum(np.where(large, np.maximum(batch, n_found), batch), budget)
+        rows = self._largest(excess, most, np.where(large, 0.0, ALIKE))
+        return rows, significant[rows]
 
     def _largest(self, excess, batch, alike):
         """Return the rows of the largest values of each set, at most one per image.
@@ -159,11 +171,8 @@ class Rejection:
         found = np.flatnonzero((excess > 0) & (excess >= (alike * largest)[self.set_of]))
         order = found[np.lexsort((-excess[found], self.set_of[found]))]
         order = _head(order, self.set_of, 8 * batch)
-        columns = (
-            order,
-            self.set_of[order],
-            *(side[order] for side in (self.equations.first, self.equations.second)),
-        )
+        labels = self.set_of, self.equations.first, self.equations.second
+        columns = [order, *(label[order] for label in labels)]
         left, busy, rows = batch.tolist(), set(), []
         for row, of_set, *ends in zip(*(column.tolist() for column in columns), strict=True):
             if left[of_set] > 0 and busy.isdisjoint(ends):
@@ -181,7 +190,7 @@ class Rejection:
             back = wrong & ~self.agreement.significant(p_value)
             if not back.any():
                 return fit
-            wrong = wrong & ~back
+            wrong, fit = wrong & ~back, None
         return whole
 
     def _find_images(self, fit):

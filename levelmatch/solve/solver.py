@@ -268,7 +268,11 @@ class Solved:
 
     @cached_property
     def around(self):
-        """Weight of the links around each pair's images, in series, shape (n,)."""
+        """See `links_around`; those of factors that serve others are kept."""
+        return self.links_around()
+
+    def links_around(self):
+        """Return the weight of the links around each pair's images, in series, shape (n,)."""
         equations = self.equations
         weight = self.factor * equations.gram[:, 0, 0]
         total = equations.sum_at_groups(weight, weight)
