@@ -20,8 +20,8 @@ MAX_REJECTED = 0.15
 N_ROUNDS = 40
 # Pairs that are removed in one round have at least this fraction of the largest excess.
 ALIKE = 0.5
-# Sets of more pairs lose all significant pairs at once. The search goes on only if the remaining
-# pairs are not normally distributed, with long tails.
+# Sets of more pairs lose all significant pairs, or images, at once. The search for pairs goes on
+# only if the remaining ones are not normally distributed, with long tails.
 LARGE = 2000
 # A pair is clearly wrong at this multiple of the critical value.
 CLEAR = 2.0
@@ -205,26 +205,37 @@ class Rejection:
         """
         images = self._mostly_rejected(~fit.counted)
         in_set = np.bincount(self.floors.component, minlength=self.floors.n_sets)
-        most = np.maximum(MAX_IMAGES * in_set, 1)
+        most = np.maximum(np.ceil(MAX_IMAGES * in_set), 1)
         while True:
             if images:
                 fit = self._fit_images(fit, images)
             new = self._wrong_images(fit, SIGNIFICANCE)
-            of_set = self.floors.component[new]
             found = np.bincount(self.floors.component[images], minlength=len(most))
-            new = new[found[of_set] < most[of_set]].tolist()
+            new = _head(new, self.floors.component, most - found).tolist()
             if not new:
                 return fit, images
             images = images + new
 
     def _wrong_images(self, fit, level):
-        """Return the worst image of each set, if it is significant among the images of the set."""
+        """Return the worst images of each set that are significant among its images, by sets.
+
+        One of each set; of large sets all that have no worse neighbour, since the pairs of a wrong
+        image count for its neighbours, too.
+        """
         p_value = self.agreement.images(fit)
         component = self.floors.component
         number = np.bincount(component, minlength=self.floors.n_sets)
-        order = np.lexsort((p_value, component))
-        worst = order[np.unique(component[order], return_index=True)[1]]
-        return worst[p_value[worst] * number[component[worst]] < level]
+        found = np.flatnonzero(p_value * number[component] < level)
+        order = found[np.lexsort((p_value[found], component[found]))]
+        rank = np.full(len(p_value), len(order))
+        rank[order] = np.arange(len(order))
+        first, second = rank[self.equations.first], rank[self.equations.second]
+        worse = np.full(len(order) + 1, len(order))
+        np.minimum.at(worse, first, second)
+        np.minimum.at(worse, second, first)
+        alone = order[worse[: len(order)] > np.arange(len(order))]
+        large = self.agreement.number > LARGE
+        return _head(alone, component, np.where(large, number, 1))
 
     def _mostly_rejected(self, wrong):
         """Return the images whose pairs are mostly wrong, the worst first."""
