@@ -87,7 +87,7 @@ class Floors:
 
         ``extra`` is a variance that adds to the squared floor, shape (n,).
         """
-        square = np.square(floors[self.set_of]) + extra
+        square = np.square(floors if self.n_sets == 1 else floors[self.set_of]) + extra
         return 1 / (1 + square * self.equations.gram[:, 0, 0])
 
     def start(self):

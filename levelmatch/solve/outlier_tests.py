@@ -105,7 +105,9 @@ class Agreement:
 
     def robust(self, floors, counted, extra):
         """Return the fraction of its weight that each pair keeps, shape (n,)."""
-        ratio = self.floors.precision(floors, extra) / self.floors.precision(floors)
+        ratio = 1.0
+        if extra.any():
+            ratio = self.floors.precision(floors, extra) / self.floors.precision(floors)
         return np.maximum(np.where(counted, ratio, LEAST_WEIGHT), LEAST_WEIGHT)
 
     def _solve(self, floors, counted, extra):
