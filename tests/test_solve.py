@@ -739,19 +739,22 @@ def test_sets_are_searched_as_if_alone(k):
         assert np.sqrt(np.mean(np.square(off / whole.errors[groups]))) < 1.5
 
 
-def test_a_large_set_without_long_tails_is_not_searched_on(monkeypatch):
-    n = 40
+def large_set(scatter, n_wrong, *, n=40, sigma=0.01):
+    """Return levels of a lattice of n x n groups with some wrong pairs, and these."""
     first, second, axes = lattice(n)
     rng = np.random.default_rng(0)
-    true, sigma = rng.normal(0, 3, n * n), 0.01
-    # A uniform scatter is not normal, and has no tails in which wrong pairs could hide.
-    scatter = rng.uniform(-1, 1, len(first))
-    d = true[first] - true[second] + 5 * sigma * scatter
-    wrong = rng.choice(len(first), 5, replace=False)
-    d[wrong] += 2
+    true = rng.normal(0, 3, n * n)
+    d = true[first] - true[second] + scatter(rng, len(first))
+    wrong = np.sort(rng.choice(len(first), n_wrong, replace=False))
+    d[wrong] += rng.choice([-2, 2], n_wrong)
     gram = np.full((len(first), 1, 1), sigma**-2)
     middle = between(axes, first, second)
-    equations = equations_of(first, second, gram, d[:, None], axes, middle)
+    return equations_of(first, second, gram, d[:, None], axes, middle), wrong
+
+
+def test_a_large_set_without_long_tails_is_not_searched_on(monkeypatch):
+    # A uniform scatter is not normal, and has no tails in which wrong pairs could hide.
+    equations, _ = large_set(lambda rng, m: 0.05 * rng.uniform(-1, 1, m), 5)
     solve, n_solutions = solver.Solver.solve, []
     monkeypatch.setattr(solver.Solver, "solve", lambda *args: n_solutions.append(1) or solve(*args))
     solution = solved(equations, SolveOptions())
@@ -759,6 +762,19 @@ def test_a_large_set_without_long_tails_is_not_searched_on(monkeypatch):
     assert len(n_solutions) < 20
     # Where the right pairs are not normally distributed, none is rejected.
     assert (solution.robust > 0.5).all()
+
+
+def test_pairs_far_off_are_left_out_from_the_start(by_iterations, monkeypatch):
+    equations, wrong = large_set(lambda rng, m: rng.normal(0, 0.03, m), 30)
+    one = solved(equations, SolveOptions())
+    factors, n_factors = solver.Factors, []
+    monkeypatch.setattr(solver, "Factors", lambda *args: n_factors.append(1) or factors(*args))
+    two = by_iterations(equations, SolveOptions())
+    assert len(n_factors) == 1
+    for solution in (one, two):
+        assert_array_equal(np.flatnonzero(solution.robust < 0.5), wrong)
+    assert_allclose(two.floors, one.floors, rtol=2e-3)
+    assert (np.abs(one.coefficients - two.coefficients) < 0.01 * one.errors).all()
 
 
 def test_iterations_with_slopes_held(by_iterations):

@@ -2,10 +2,19 @@
 """The floor: the systematic scatter of the pairs of each connected set."""
 
 import numpy as np
+from scipy.special import chdtri
 
 from levelmatch.solve.equations import Equations
+from levelmatch.solve.reweighting import MIN_LOOPS, medians
 
-__all__ = ["Floors"]
+__all__ = ["LARGE", "Floors"]
+
+# Sets of more pairs are large.
+LARGE = 2000
+# A pair is far off beyond this multiple of the largest of normal errors; at most this fraction of
+# the pairs of a set.
+FAR = 3.0
+MOST_FAR = 0.1
 
 # Largest number of Newton steps to a floor.
 N_NEWTON = 100
@@ -42,6 +51,8 @@ class Floors:
         self.component = component
         self.free = free
         self.set_of = component[equations.first]
+        # Pairs of large sets that are far off, by a rough solution.
+        self.far = np.zeros(len(self.set_of), dtype=bool)
         self._start = np.full(n_sets, 0.0 if fixed is None else fixed)
 
     def part(self, chosen, counted=True):
@@ -95,14 +106,36 @@ class Floors:
         return self._start
 
     def start_from(self, solved):
-        """Start iterations from the floors that a rough solution shows."""
-        counted = np.ones(len(self.set_of), dtype=bool)
-        self._start = self._floors(solved, counted, self.freedom(counted))
+        """Take first floors, and the pairs far off, from a rough solution."""
+        quadratic = self.equations.quadratic(solved.coefficients)
+        k, own = self.equations.n_terms, self.equations.gram[:, 0, 0]
+        found, square = medians(self.set_of, (quadratic / chdtri(k, 0.5) - 1) / own)
+        self._start = np.zeros(self.n_sets)
+        self._start[found] = np.sqrt(np.maximum(square, 0))
+        self.far = self._far_off(self.precision(self._start) * quadratic)
 
-    def _floors(self, solved, counted, freedom):
-        """Return the floors with which the sums of squares equal the degrees of freedom."""
-        quadratic = np.where(counted, self.equations.quadratic(solved.coefficients), 0.0)
-        return np.sqrt(self.moment_squares(quadratic, freedom, self.set_of))
+    def _far_off(self, square):
+        """Return flags of pairs of large sets with weighted squares that are far off, (n,)."""
+        k, counted = self.equations.n_terms, np.ones(len(square), dtype=bool)
+        number = self.sum(counted)
+        # The largest of n normal errors is about sqrt(2 log n).
+        most = k * FAR**2 * 2 * np.log(np.maximum(number, 2))
+        most[(number <= LARGE) | (self.freedom(counted) < k * MIN_LOOPS)] = np.inf
+        far = square > most[self.set_of]
+        # A wrong pair adds to the residuals around it: the largest of an image is the wrong one.
+        ends = self.equations.first, self.equations.second
+        largest = np.zeros(self.equations.n_groups)
+        for end in ends:
+            np.maximum.at(largest, end[far], square[far])
+        far &= (square >= largest[ends[0]]) & (square >= largest[ends[1]])
+        return far & (self.sum(far) <= MOST_FAR * number)[self.set_of]
+
+    def typical_errors(self):
+        """Return the median standard error of the pairs of each set, shape (n_sets,)."""
+        found, error = medians(self.set_of, 1 / np.sqrt(self.equations.gram[:, 0, 0]))
+        out = np.zeros(self.n_sets)
+        out[found] = error
+        return out
 
     def settle(self, floors, counted, solve, n_steps=N_SETTLE):
         """Alternate floors and solution until they converge, and return both.
@@ -124,7 +157,8 @@ class Floors:
             return floors, solved
         for _ in range(n_steps):
             before = floors
-            floors = self._floors(solved, counted, freedom)
+            quadratic = np.where(counted, self.equations.quadratic(solved.coefficients), 0.0)
+            floors = np.sqrt(self.moment_squares(quadratic, freedom, self.set_of))
             if (np.abs(floors - before) <= 1e-3 * floors).all():
                 return before, solved
             solved = solve(floors)

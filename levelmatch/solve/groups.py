@@ -104,7 +104,7 @@ def solve_groups(equations, options, *, weights, npix, scatter, reference=None, 
 def _floors(solver, component, n_sets, fixed):
     """Return the estimates of floors; of a large system, with a start from a rough solution."""
     floors = Floors(solver.equations, component, n_sets, solver.free, fixed)
-    rough = solver.rough(floors.precision(floors.start())) if fixed is None else None
+    rough = solver.rough(floors.precision(floors.typical_errors())) if fixed is None else None
     if rough is not None:
         floors.start_from(rough)
     return floors

@@ -4,6 +4,7 @@
 import numpy as np
 
 from levelmatch.solve.alternatives import find_ambiguity
+from levelmatch.solve.floors import LARGE
 from levelmatch.solve.outlier_tests import SIGNIFICANCE, SUSPICION, Agreement
 from levelmatch.solve.reweighting import LEAST_WEIGHT, MIN_LOOPS, RobustFit, medians
 from levelmatch.solve.solver import Solver
@@ -20,9 +21,6 @@ MAX_REJECTED = 0.15
 N_ROUNDS = 40
 # Pairs that are removed in one round have at least this fraction of the largest excess.
 ALIKE = 0.5
-# Sets of more pairs lose all significant pairs, or images, at once. The search for pairs goes on
-# only if the remaining ones are not normally distributed, with long tails.
-LARGE = 2000
 # A pair is clearly wrong at this multiple of the critical value.
 CLEAR = 2.0
 # If more than this fraction of the rejected pairs (and more than one) is not clearly wrong, they
@@ -44,7 +42,9 @@ class Rejection:
     Technometrics 33, 339). It finds several wrong pairs, although one can hide another:
 
     1. Remove the pairs of largest studentised deleted residual, one or a few at a time, and
-       estimate the floor again. Stop at 15 % of the pairs of the set.
+       estimate the floor again. Stop at 15 % of the pairs of the set. A set of more than 2000
+       pairs starts without those that are far off, and loses all significant ones at once. Its
+       search goes on only if the others are not normally distributed, with long tails.
     2. All pairs that were removed up to the last significant one are wrong. Put back those
        that the solution without them predicts within their errors.
     3. An image is wrong if most of its pairs would be rejected, or if they scatter more than the
@@ -75,9 +75,10 @@ class Rejection:
 
     def run(self):
         """Return the floors, the robust weights and the solution."""
-        fit = self.agreement.fit(self.floors.start(), np.ones(len(self.set_of), dtype=bool))
+        fit = self.agreement.fit(self.floors.start(), ~self.floors.far)
         loops = fit.freedom / self.equations.n_terms
         searched = self._suspicious(fit) & (loops >= MIN_LOOPS)
+        searched |= self.floors.sum(self.floors.far) > 0
         if searched.any():
             fit = self._search(fit) if searched.all() else self._search_some(fit, searched)
         robust = self.agreement.robust(fit.floors, fit.counted, fit.extra)
@@ -104,27 +105,35 @@ class Rejection:
         out[self.floors.component[self._wrong_images(fit, SUSPICION)]] = True
         return out
 
-    def _search_some(self, whole, searched):
+    def _fit_all(self, first):
+        """Return the fit to all pairs, given the first fit."""
+        if first.counted.all():
+            return first
+        return self.agreement.fit(self.floors.start(), np.ones(len(self.set_of), dtype=bool))
+
+    def _search_some(self, first, searched):
         """Return the fit without the wrong pairs of some sets, which are searched on their own."""
         floors, rows = self.floors.part(searched)
         prior = self.agreement.solver.prior
         alone = Rejection(floors, Solver(floors.equations, floors.free, prior))
-        found = alone._search(whole.part(rows, searched))
+        found = alone._search(first.part(rows, searched))
         if found.solved is None:
-            return whole
-        values, counted, extra = whole.floors.copy(), whole.counted.copy(), whole.extra.copy()
+            return first
+        values, counted, extra = first.floors.copy(), first.counted.copy(), first.extra.copy()
         values[searched], counted[rows], extra[rows] = found.floors, found.counted, found.extra
         return self.agreement.fit(values, counted, extra)
 
-    def _search(self, whole):
-        """Return the fit without the wrong pairs."""
-        fit, number = whole, self.agreement.number
+    def _search(self, first):
+        """Return the fit without the wrong pairs, given the first fit."""
+        fit, number, far = first, self.agreement.number, ~first.counted
         budget = np.minimum(MAX_REJECTED * number, fit.freedom / (2 * self.equations.n_terms))
         budget = np.floor(budget).astype(int)
         batch, large = np.ceil(budget / N_ROUNDS).astype(int), number > LARGE
-        taken, last = np.full(len(self.set_of), -1, np.int8), np.full(self.floors.n_sets, -1)
+        taken, last = np.where(far, 0, -1).astype(np.int8), np.full(self.floors.n_sets, -1)
+        last[self.set_of[far]] = 0
+        budget -= np.minimum(self.floors.sum(far).astype(int), budget)
         n_steps = 1 if large.any() else 3
-        for turn in range(N_ROUNDS):
+        for turn in range(1, N_ROUNDS + 1):
             rows, significant = self._next(fit, budget, batch, large)
             if len(rows) == 0:
                 break
@@ -138,8 +147,8 @@ class Rejection:
             fit = self.agreement.fit(floors, counted, n_steps=n_steps)
         wrong = (taken >= 0) & (taken <= last[self.set_of])
         floors, fit = fit.floors, None
-        fit, images = self._find_images(self._put_back(whole, floors, wrong))
-        return self._keep_natural(whole, fit, images)
+        fit, images = self._find_images(self._put_back(first, floors, wrong))
+        return self._keep_natural(first, fit, images)
 
     def _next(self, fit, budget, batch, large):
         """Return the rows to remove next, and whether each is significant.
@@ -181,7 +190,7 @@ class Rejection:
                 left[of_set] -= 1
         return np.array(rows, dtype=int)
 
-    def _put_back(self, whole, floors, wrong):
+    def _put_back(self, first, floors, wrong):
         """Return the fit without the wrong pairs; put back pairs that it predicts."""
         while wrong.any():
             fit = self.agreement.fit(floors, ~wrong)
@@ -191,7 +200,7 @@ class Rejection:
             if not back.any():
                 return fit
             wrong, fit = wrong & ~back, None
-        return whole
+        return self._fit_all(first)
 
     def _find_images(self, fit):
         """Give the pairs of wrong images an extra variance, in place of rejecting them.
@@ -282,21 +291,21 @@ class Rejection:
             extra = np.where(of_image, np.maximum(squares[label], 1e-3 / own), 0.0)
         return self.agreement.fit(fit.floors, counted, extra)
 
-    def _keep_natural(self, whole, fit, images):
+    def _keep_natural(self, first, fit, images):
         """Return the fit; put back all pairs of sets whose scatter has large differences."""
         natural = self.agreement.not_normal(fit)
         natural |= self._unclear(fit, images)
         changed = ~fit.counted | (fit.extra > 0)
         if not changed.any():
-            return whole
+            return fit
         changed &= natural[self.set_of]
         if not changed.any():
             return fit
         counted = fit.counted | changed
         extra = np.where(changed, 0.0, fit.extra)
         if counted.all() and not extra.any():
-            return whole
-        return self.agreement.fit(whole.floors, counted, extra)
+            return self._fit_all(first)
+        return self.agreement.fit(first.floors, counted, extra)
 
     def _unclear(self, fit, images):
         """Return flags of sets with too many wrong pairs that are not clearly wrong, (n_sets,)."""
