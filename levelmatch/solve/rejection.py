@@ -178,6 +178,9 @@ class Rejection:
         largest = np.zeros(self.floors.n_sets)
         np.maximum.at(largest, self.set_of, excess)
         found = np.flatnonzero((excess > 0) & (excess >= (alike * largest)[self.set_of]))
+        most = 8 * int(batch.sum())
+        if self.floors.n_sets == 1 and 0 < most < len(found):
+            found = found[excess[found] >= np.partition(excess[found], -most)[-most]]
         order = found[np.lexsort((-excess[found], self.set_of[found]))]
         order = _head(order, self.set_of, 8 * batch)
         labels = self.set_of, self.equations.first, self.equations.second
