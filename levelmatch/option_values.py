@@ -35,6 +35,7 @@ def number(
     whole: bool = False,
     least: int = 0,
     optional: bool | None = None,
+    word: str | None = None,
     **metadata: Any,
 ) -> Any:
     """Return a field of an option class that takes a number.
@@ -51,11 +52,14 @@ def number(
         The least whole number.
     optional : bool or None
         Whether `None` is a value; by default True if the default is `None`.
+    word : str or None
+        Word that is also a value.
     **metadata
         Further metadata of the field.
     """
     optional = default is None if optional is None else optional
     kind = {"number": True, "zero": zero, "whole": whole, "least": least, "optional": optional}
+    metadata["word"] = word
     return field(default=default, metadata={**kind, **metadata})
 
 
@@ -66,7 +70,7 @@ def check_fields(options: Any) -> None:
         if "choices" in kind and value not in kind["choices"]:
             msg = f"{f.name}: {value!r} is none of {kind['choices']}"
             raise ValueError(msg)
-        if "number" in kind and not (value is None and kind["optional"]):
+        if "number" in kind and not (kind["optional"] if value is None else value == kind["word"]):
             _check_number(f.name, value, kind)
 
 
@@ -81,6 +85,7 @@ def _check_number(name, value, kind):
     good = isinstance(value, Real) and math.isfinite(value) and value >= 0
     if not good or (value == 0 and not kind["zero"]):
         wanted = "number of 0 or more" if kind["zero"] else "positive number"
+        wanted += f", or {kind['word']!r}" if kind["word"] else ""
         msg = f"{name}: {value!r} is not a {wanted}"
         raise ValueError(msg)
 

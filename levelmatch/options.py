@@ -244,9 +244,10 @@ class SolveOptions:
         Approximate largest number of pairs of each image. The largest overlaps are selected, and
         others that keep paths between images short. The only links between images are always
         measured. `None` to measure all pairs.
-    slope_prior : float or None
+    slope_prior : float, "auto" or None
         Standard deviation of a Gaussian prior on the slopes of planes, in the common unit per
-        arcmin. Its mean is 0.
+        arcmin. Its mean is 0. ``"auto"`` estimates it from the slopes of all images (empirical
+        Bayes), as the fit type ``"auto"`` does by default.
     slope_gauge : {"reference", "mean"}
         Condition that fixes the plane of a mosaic, which overlaps cannot determine: a zero plane
         of the reference image, or a zero mean slope of each connected set. The level of the
@@ -296,7 +297,7 @@ class SolveOptions:
     min_linear: float = number(0.2)
     rms_limit: float = number(2.0)
     max_pairs: int | None = number(24, whole=True, least=2, optional=True)
-    slope_prior: float | None = number(None, zero=False)
+    slope_prior: float | str | None = number(None, zero=False, word="auto")
     slope_gauge: str = choice("reference", "reference", "mean")
     pattern: str | None = choice(None, None, "gradient", "quadratic")
     share_offsets: bool = False

@@ -94,6 +94,78 @@ def test_the_scatter_of_slopes_is_the_injected_one():
     assert max(gains[:5]) < 10
 
 
+def planes_of(images, reference, fit_type, prior=None):
+    """Return levels and slopes, shape (n, 3), and their errors."""
+    solve = lm.SolveOptions(slope_prior=prior)
+    options = {"reference": reference, "group_by": own_tiles, "solve": solve}
+    table = lm.match_mosaic(images, fit_type=fit_type, **options).table
+    columns = np.array([table[c].value for c in ("level", "slope_u", "slope_v")])
+    errors = np.array([table[c].value for c in ("error", "slope_u_error", "slope_v_error")])
+    return columns.T, errors.T
+
+
+@pytest.mark.parametrize("reference", ["mean", 5])
+@pytest.mark.parametrize("slope", [0.0, 0.3, 3.0])
+def test_the_prior_from_the_data_is_near_the_best(slope, reference):
+    squares = []
+    fits = [("level", None), ("auto", None), ("level+slope", None), ("level+slope", "auto")]
+    for seed in range(4):
+        simulation, images = images_of(n_images=16, noise=0.5, slope=slope, seed=seed)
+        for fit_type, prior in fits:
+            found, _ = planes_of(images, reference, fit_type, prior)
+            names = dict(zip(simulation.truth["name"], found, strict=True))
+            squares.append(np.mean(np.asarray(plane_errors(names, simulation.truth)) ** 2))
+    error = np.sqrt(np.mean(np.reshape(squares, (4, 4)), axis=0))
+    assert error[3] < 1.1 * error[:3].min()
+
+
+@pytest.mark.parametrize("slope", [0.3, 1.0])
+def test_errors_with_the_prior_from_the_data(slope):
+    pulls = []
+    for seed in range(8):
+        simulation, images = images_of(n_images=16, noise=0.5, slope=slope, seed=seed)
+        found, errors = planes_of(images, "mean", "level+slope", "auto")
+        truth = simulation.truth
+        true = np.array([truth[c].value for c in ("slope_u", "slope_v")]).T
+        true -= true.mean(axis=0)
+        pulls.append((found[:, 1:] - true) / errors[:, 1:])
+    assert 0.8 < np.sqrt(np.mean(np.square(pulls))) < 1.25
+
+
+def test_the_prior_from_the_data_has_the_size_of_the_slopes():
+    """Slopes with a prior of the true scatter are nearly the same."""
+    simulation, images = images_of(n_images=16, noise=0.5, slope=0.6, seed=1)
+    truth = simulation.truth
+    size = float(np.hypot(truth["slope_u"].value.std(), truth["slope_v"].value.std()) / np.sqrt(2))
+    found, errors = planes_of(images, "mean", "level+slope", "auto")
+    known, with_known = planes_of(images, "mean", "level+slope", size)
+    free, _ = planes_of(images, "mean", "level+slope")
+    assert_allclose(errors[:, 1:], with_known[:, 1:], rtol=0.25)
+    change = np.abs(found - known)[:, 1:].max()
+    assert change < 0.3 * np.abs(free - known)[:, 1:].max()
+
+
+def test_the_prior_of_auto_is_from_the_data():
+    _, images = images_of(n_images=16, noise=0.5, slope=0.6, seed=2)
+    one, two = (planes_of(images, "mean", "auto", prior) for prior in (None, "auto"))
+    assert_allclose(one, two, rtol=0, atol=0)
+
+
+def test_records_and_passes_of_levels_take_the_prior_from_the_data():
+    _, images = images_of(n_images=9, noise=0.5, slope=0.6, seed=2)
+    solve = lm.SolveOptions(slope_prior="auto")
+    options = {"group_by": own_tiles, "reference": "mean"}
+    result = lm.match_mosaic(images, fit_type="level+slope", solve=solve, **options)
+    level = lm.match_mosaic(images, **options)
+    again = lm.solve_record(
+        level.record, fit_type={"mosaic": "level+slope"}, solve={"slope_prior": "auto"}
+    )
+    assert again.options["solve"]["slope_prior"] == "auto"
+    assert_allclose(again.table["slope_u"].value, result.table["slope_u"].value, rtol=1e-6)
+    back = lm.solve_record(result.record, fit_type={"mosaic": "level"})
+    assert_allclose(back.table["level"].value, level.table["level"].value, rtol=1e-6)
+
+
 def test_closures_of_exact_levels():
     level = np.array([3.0, 1.0, -2.0, 0.5])
     first, second = np.array([0, 1, 0, 2, 0]), np.array([1, 2, 2, 3, 3])

@@ -20,6 +20,7 @@ from levelmatch.solve import equations as equations_module
 from levelmatch.solve import solution as solution_module
 from levelmatch.solve import solver
 from levelmatch.solve.equations import Equations
+from levelmatch.solve.gauge import ZeroMean
 from levelmatch.solve.groups import solve_groups
 from levelmatch.solve.leverage import redundancy
 from levelmatch.solve.weights import pair_weights
@@ -885,3 +886,21 @@ def test_errors_of_other_weights_hold_the_floor(weights):
         error = solution.coefficients[:, 0] - true
         pulls.append((error - error.mean()) / solution.errors[:, 0])
     assert_allclose(np.std(pulls), 1, atol=0.1)
+
+
+def test_slope_prior_of_a_mean_slope():
+    """Where the mean slope is zero, no group's own slope is the centre of the prior."""
+    equations, _ = made_up(5, 4, 3, noise=1.0)
+    matrix, value = dense(equations, np.ones(len(equations.first)))
+    ridge = np.diag(np.tile([0, 25.0, 25.0], 5))
+    # The first level is zero before the mean is subtracted.
+    normal, right = (matrix.T @ matrix + ridge)[1:, 1:], (matrix.T @ value)[1:]
+    expected = np.append(0, np.linalg.solve(normal, right))
+    options = SolveOptions(floor=0.0, robust=None, slope_prior=0.2)
+    found = solved(equations, options).coefficients
+    # The plane of the gauge is subtracted from both.
+    gauge = ZeroMean(equations, np.zeros(5, dtype=int), 1, np.ones((5, 3), dtype=bool))
+    assert_allclose(found.ravel(), gauge.apply(expected[:, None])[:, 0], atol=1e-6)
+    turned = replace(equations, first=4 - equations.first, second=4 - equations.second)
+    turned = replace(turned, group_axes=equations.group_axes[::-1])
+    assert_allclose(solved(turned, options).coefficients[::-1], found, atol=1e-3)

@@ -33,6 +33,9 @@ __all__ = ["solve_groups"]
 
 logger = getLogger(__name__)
 
+# A prior whose weight is below this fraction of that of a pair's slope determines no plane.
+LEAST_PRIOR = 1e-9
+
 
 def solve_groups(equations, options, *, weights, npix, scatter, reference=None, active=None):
     """Solve one pass.
@@ -63,9 +66,10 @@ def solve_groups(equations, options, *, weights, npix, scatter, reference=None, 
     n_sets, component = components(pairs, equations.n_groups)
     held, mean = held_groups(component, n_sets, reference)
     free = free_coefficients(equations, component, held, active)
-    solver = Solver(equations, free, options.slope_prior)
+    unknown = _solved_for(equations, free, active, mean[component], options)
+    solver = Solver(equations, unknown, options.slope_prior)
 
-    floors = _floors(solver, component, n_sets, options.floor)
+    floors = _floors(solver, component, n_sets, free, options.floor)
     adapted = _adapt(floors, options, weights, solver)
     inflation = error_inflation(floors, adapted.floors, adapted.robust > 0.5, options.slope_prior)
     variance = None
@@ -78,7 +82,6 @@ def solve_groups(equations, options, *, weights, npix, scatter, reference=None, 
     gauge = _gauge(equations, component, held, free, mean, options)
     if gauge is not None:
         coefficients = gauge.apply(coefficients.reshape(-1, 1)).reshape(coefficients.shape)
-    held = np.where(mean, -1, held)
     covariance_of = partial(
         GaugedCovariance,
         solved,
@@ -90,7 +93,7 @@ def solve_groups(equations, options, *, weights, npix, scatter, reference=None, 
     return Solution(
         coefficients=coefficients,
         component=component,
-        reference=held,
+        reference=np.where(mean, -1, held),
         floors=adapted.floors,
         weight=solved.factor * equations.gram[:, 0, 0],
         robust=adapted.robust,
@@ -101,13 +104,28 @@ def solve_groups(equations, options, *, weights, npix, scatter, reference=None, 
     )
 
 
-def _floors(solver, component, n_sets, fixed):
+def _floors(solver, component, n_sets, free, fixed):
     """Return the estimates of floors; of a large system, with a start from a rough solution."""
-    floors = Floors(solver.equations, component, n_sets, solver.free, fixed)
+    floors = Floors(solver.equations, component, n_sets, free, fixed)
     rough = solver.rough(floors.precision(floors.typical_errors())) if fixed is None else None
     if rough is not None:
         floors.start_from(rough)
     return floors
+
+
+def _solved_for(equations, free, active, mean, options):
+    """Return the flags of the coefficients to solve for, with a prior.
+
+    Where the mean slope is zero in the end, the prior determines the plane of the set. A group
+    with a slope of zero would draw the others to its own slope.
+    """
+    if options.slope_prior is None or active is not None or equations.n_terms == 1:
+        return free
+    if options.slope_prior**-2 < LEAST_PRIOR * np.median(equations.gram[:, 1, 1]):
+        return free
+    out = free.copy()
+    out[mean | (options.slope_gauge == "mean"), 1:] = True
+    return out
 
 
 def _weighted_otherwise(adapted, solver, weights, npix, scatter):

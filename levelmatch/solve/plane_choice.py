@@ -10,7 +10,7 @@ from levelmatch.solve.gauge import members_of
 from levelmatch.solve.groups import solve_groups
 from levelmatch.solve.shrinkage import slope_scatter
 
-__all__ = ["solve_auto"]
+__all__ = ["solve_auto", "solve_shrunk"]
 
 # Smallest Wald statistic of significant slopes, unless the Bayesian information criterion requires
 # more. It is exceeded by 1 % of groups without slopes. Noise that rows or columns share can make
@@ -72,6 +72,19 @@ def solve_auto(equations, options, **keywords):
     if not others.any() or slope_scatter(equations, whole, others).found:
         return solve_groups(equations, replace(options, slope_prior=scatter.size), **keywords)
     return solution
+
+
+def solve_shrunk(equations, options, **keywords):
+    """Solve one pass with planes and a prior on their slopes, which the slopes determine.
+
+    Parameters are those of `solve_auto`. The prior has the most likely scatter of the slopes, see
+    `~levelmatch.solve.shrinkage.slope_scatter`, however small; there is none without slopes.
+    """
+    whole = solve_groups(equations, options, **keywords)
+    scatter = slope_scatter(equations, whole)
+    if scatter.n_slopes == 0:
+        return whole
+    return solve_groups(equations, replace(options, slope_prior=scatter.size), **keywords)
 
 
 def _select(equations, options, solution, **keywords):

@@ -16,7 +16,7 @@ from levelmatch.solve.held import HeldChoice
 from levelmatch.solve.linear import sum_by
 from levelmatch.solve.offsets import OFFSET_PASSES, share_offsets
 from levelmatch.solve.pair_cuts import select_pairs
-from levelmatch.solve.plane_choice import solve_auto
+from levelmatch.solve.plane_choice import solve_auto, solve_shrunk
 from levelmatch.solve.reference import Reference
 from levelmatch.solve.shared_pattern import subtract_pattern
 
@@ -68,7 +68,7 @@ def solve_pass(grouped, frames, table, rows, options, *, sky=None):
         # Its plane stays zero, too.
         options = replace(options, slope_gauge="reference")
     choice = HeldChoice(grouped, frames, equations, counted)
-    solve = solve_auto if grouped.fit_type == "auto" else solve_groups
+    solve, options = _solver_of(grouped.fit_type, options)
     solution = solve(
         equations,
         options,
@@ -101,6 +101,15 @@ def solve_pass(grouped, frames, table, rows, options, *, sky=None):
     elif sets:
         _report_disconnected(grouped, frames, sets, isolated, options)
     return replace(solved, isolated=isolated)
+
+
+def _solver_of(fit_type, options):
+    """Return the function that solves a pass of a fit type, and its options."""
+    solvers = {"auto": solve_auto, "level+slope": solve_groups}
+    if options.slope_prior == "auto":
+        options = replace(options, slope_prior=None)
+        solvers["level+slope"] = solve_shrunk
+    return solvers.get(fit_type, solve_groups), options
 
 
 def equations_of(table, group, group_axes, terms):
