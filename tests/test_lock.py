@@ -194,7 +194,7 @@ def test_originals_and_images_are_never_replaced(paths, tmp_path, snapshot):
     assert snapshot(written) == images
 
 
-@pytest.mark.parametrize("method", ["direct", "exact"])
+@pytest.mark.parametrize("method", ["direct", "exact", "adaptive"])
 def test_an_interrupt_ends_a_run_soon(paint, write, tmp_path, method):
     paths = [
         write(paint(f"{k}.fits", (0, 300.0 * k), shape=(700, 700)), tmp_path / f"{k}.fits")

@@ -3,11 +3,13 @@
 
 import numpy as np
 import pytest
+import reproject
 from astropy.wcs import WCS, Sip
 from hypothesis import event, given, settings
 from hypothesis import strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
 
+from levelmatch.images.collect import collect_frames
 from levelmatch.measure import pairs as measure
 from levelmatch.measure.cells import PAIR_CELL
 from levelmatch.measure.pairs import (
@@ -18,11 +20,13 @@ from levelmatch.measure.pairs import (
     summarise,
 )
 from levelmatch.options import MeasureOptions
+from levelmatch.sky import reprojection
 from levelmatch.sky.grid import Grid, default_spacing
 from levelmatch.sky.overlaps import DepthMap
 from levelmatch.sky.transform import SkyTransform
 from levelmatch.sky.vectors import plane_terms, tangent_axes, unit_vectors
 from levelmatch.solve.equations import Equations
+from levelmatch.testing import simulate_miri
 
 SHAPE = (64, 72)
 
@@ -313,6 +317,36 @@ def test_copies_of_one_image(pair):
     assert_allclose(row["rhs"], 0, atol=1e-20)
     assert np.isfinite(row["gram"]).all()
     assert row["sigma"] > 0
+
+
+@pytest.mark.parametrize("angle", [0, 35])
+@pytest.mark.parametrize("kind", ["tan", "sip"])
+def test_areas_are_those_of_reproject_exact(paint, monkeypatch, angle, kind):
+    monkeypatch.setattr(reprojection, "STRIP", 700)
+    exact, sizes = reproject.reproject_exact, []
+
+    def recorded(image, wcs, shape_out):
+        sizes.append(shape_out[-2] * shape_out[-1])
+        return exact(image, wcs, shape_out=shape_out)
+
+    monkeypatch.setattr(reproject, "reproject_exact", recorded)
+    if kind == "sip":
+        images = simulate_miri(tiles=(1, 1), n_dithers=2, shape=(80, 90)).images[:2]
+    else:
+        images = [paint("a.fits", noise=1.0), paint("b.fits", (7.3, 20.5), angle=angle, noise=1.0)]
+    images[0].data[10:14, 20:30] = np.nan
+    frames = collect_frames(images)
+    wcs, shape = reprojection.common_grid([frame.grid for frame in frames])
+    for frame in frames:
+        pixels = frame.load()
+        planes = np.stack([pixels, 2 * pixels])
+        expected = exact((planes, frame.grid.transform.original), wcs, shape_out=(2, *shape))
+        found = reprojection.reproject_by_areas(planes, frame.grid, wcs, shape)
+        for one, other in zip(found, expected, strict=True):
+            assert_allclose(one, other, rtol=1e-12, atol=1e-12)
+    # An interrupt waits for the end of a call.
+    assert len(sizes) > 10
+    assert max(sizes) <= 700 + 2 * shape[1]
 
 
 @pytest.mark.parametrize("method", ["interp", "exact", "adaptive"])

@@ -16,6 +16,7 @@ from levelmatch.images.frame import Frame
 from levelmatch.images.roman import AsdfSource
 from levelmatch.images.sources import FileSource, read_uncertainty
 from levelmatch.sky.grid import Grid
+from levelmatch.sky.reprojection import reproject_by_areas
 from levelmatch.sky.transform import SkyTransform
 from levelmatch.sky.vectors import lonlat, unit_vectors
 
@@ -355,11 +356,7 @@ def _interp(layer: LayerWCS, wcs: Any, shape: tuple[int, int]) -> np.ndarray:
 
 
 def _exact(layer: LayerWCS, wcs: Any, shape: tuple[int, int]) -> np.ndarray:
-    from reproject import reproject_exact
-
-    out, footprint = reproject_exact(
-        (layer.planes, layer.grid.transform.original), wcs, shape_out=shape
-    )
+    out, footprint = reproject_by_areas(layer.planes, layer.grid, wcs, shape)
     out[footprint < 1 - 1e-6] = np.nan
     return out
 
