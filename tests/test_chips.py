@@ -1,6 +1,8 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
 """Tests of files with many images: HST's two chips, DECam's sixty, MegaCam's compressed ones."""
 
+import io
+
 import numpy as np
 import pytest
 from astropy.io import fits
@@ -545,8 +547,9 @@ def test_one_list_of_hdus_is_no_list_of_images(hst):
 # Files written without astropy
 
 
+@pytest.mark.parametrize("checksum", [False, True, "datasum"])
 @pytest.mark.parametrize("fill", [False, True])
-def test_plain_files_are_those_of_astropy(hst, tmp_path, monkeypatch, fill):
+def test_plain_files_are_those_of_astropy(hst, tmp_path, monkeypatch, fill, checksum):
     """Outputs are identical byte by byte, also with missing and non-finite pixels."""
     paths, _ = hst
     for path in paths:
@@ -555,6 +558,10 @@ def test_plain_files_are_those_of_astropy(hst, tmp_path, monkeypatch, fill):
             hdus["SCI", 1].data[0, :3] = np.inf, -np.inf, -0.0
             if fill:
                 hdus["SCI", 2].data[:, :60] = -999
+        if checksum:
+            content = path.read_bytes()
+            with fits.open(io.BytesIO(content)) as hdus:
+                hdus.writeto(path, overwrite=True, checksum=checksum)
     result = lm.match_levels(paths, group_by="FILENAME", read=lm.ReadOptions(blank=-999))
     plain = result.write(tmp_path / "plain")
     with monkeypatch.context() as patch:
@@ -562,6 +569,11 @@ def test_plain_files_are_those_of_astropy(hst, tmp_path, monkeypatch, fill):
         by_astropy = result.write(tmp_path / "astropy")
     for one, other in zip(plain, by_astropy, strict=True):
         assert one.read_bytes() == other.read_bytes()
+        # astropy warns of wrong checksums.
+        with fits.open(one, checksum=True) as hdus:
+            assert ("DATASUM" in hdus["SCI", 1].header) == bool(checksum)
+            assert ("CHECKSUM" in hdus["SCI", 1].header) == (checksum is True)
+            assert hdus["SCI", 1].data.shape
 
 
 def test_plain_files_are_checked_for_changes(hst, tmp_path):

@@ -49,6 +49,15 @@ LM_CLONES static void lm_subtract(const uint32_t *from, uint32_t *to, ptrdiff_t 
     }
 }
 
+/* Sum of the 32-bit words of a file, most significant byte first, without carries. */
+LM_CLONES static uint64_t lm_sum(const uint32_t *words, ptrdiff_t n)
+{
+    uint64_t sum = 0;
+    for (ptrdiff_t i = 0; i < n; i++)
+        sum += lm_native(words[i]);
+    return sum;
+}
+
 /* 32-bit floats of a file made native, NaN where any of some bits is set in their flags. */
 LM_CLONES static void lm_decode(uint32_t *LM_RESTRICT words, const uint32_t *LM_RESTRICT flags,
                                 ptrdiff_t n, uint32_t bits, uint32_t flip)

@@ -2,13 +2,14 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
 """Pixels of FITS files made native, compiled."""
 
-from libc.stdint cimport uint32_t
+from libc.stdint cimport uint32_t, uint64_t
 
 cdef extern from "_decode.h" nogil:
     void lm_subtract(const uint32_t *, uint32_t *, Py_ssize_t, double)
+    uint64_t lm_sum(const uint32_t *, Py_ssize_t)
     void lm_decode(uint32_t *, const uint32_t *, Py_ssize_t, uint32_t, uint32_t)
 
-__all__ = ["decode_pixels", "subtract_level"]
+__all__ = ["decode_pixels", "subtract_level", "sum_words"]
 
 
 def subtract_level(const uint32_t[::1] words, uint32_t[::1] out, double level):
@@ -30,6 +31,27 @@ def subtract_level(const uint32_t[::1] words, uint32_t[::1] out, double level):
     if n:
         with nogil:
             lm_subtract(&words[0], &out[0], n, level)
+
+
+def sum_words(const uint32_t[::1] words):
+    """Return the sum of the 32-bit words of a file, which its checksum is made of.
+
+    Parameters
+    ----------
+    words : `~numpy.ndarray` of uint32, shape (n,)
+        The words as a FITS file has them, most significant byte first.
+
+    Returns
+    -------
+    total : int
+        The sum, without carries.
+    """
+    cdef uint64_t total = 0
+    cdef Py_ssize_t n = words.shape[0]
+    if n:
+        with nogil:
+            total = lm_sum(&words[0], n)
+    return total
 
 
 def decode_pixels(uint32_t[::1] words, const uint32_t[::1] flags, uint32_t bits, uint32_t flip):

@@ -16,7 +16,7 @@ from levelmatch.images.sources import FileSource
 from levelmatch.record.run import Provenance
 from levelmatch.results.corrected import corrected_data
 from levelmatch.results.header import add_provenance, provenance_entry
-from levelmatch.results.own_cards import OwnCards, is_simple, with_cards
+from levelmatch.results.own_cards import OwnCards, is_simple, with_cards, with_checksums
 from levelmatch.results.products import Product
 from levelmatch.results.splice import (
     BLOCK,
@@ -30,8 +30,9 @@ from levelmatch.results.splice import (
 
 __all__ = ["plain_replacement"]
 
-# Cards that only astropy handles: checksums, and cards that change the stored values' meaning.
-_HARD = ("CHECKSUM", "DATASUM", "BLANK", "BSCALE", "BZERO")
+# Cards that change the meaning of the stored values, which only astropy handles.
+_HARD = ("BLANK", "BSCALE", "BZERO")
+_SUMS = ("CHECKSUM", "DATASUM")
 _memory = threading.local()
 
 
@@ -97,8 +98,7 @@ def _trees(
     if not found:
         return {}
     header = hdus[found[0]].header
-    one_value = header.get("TFIELDS") == 1 and header.get("NAXIS2") == 1
-    if not one_value or any(key in header for key in _HARD):
+    if header.get("TFIELDS") != 1 or header.get("NAXIS2") != 1:
         return None
     hdu = hdus[found[0]]
     content = np.empty(hdu.size, np.uint8)
@@ -111,10 +111,14 @@ def _trees(
 
 
 def _is_plain(hdu: fastfits.PlainHDU) -> bool:
-    """Return whether an HDU holds a 2D image of unscaled 32-bit floats without checksums."""
+    """Return whether an HDU holds a 2D image of unscaled 32-bit floats."""
     header = hdu.header
     return (
-        header["BITPIX"] == -32 and len(hdu.shape) == 2 and not any(key in header for key in _HARD)
+        header["BITPIX"] == -32
+        and len(hdu.shape) == 2
+        and not any(key in header for key in _HARD)
+        and ("CHECKSUM" not in header or "DATASUM" in header)
+        and header.repeated.isdisjoint(_SUMS)
     )
 
 
@@ -127,14 +131,20 @@ def _own_array(size: int) -> np.ndarray:
 
 def _corrected(product: Product, hdu: fastfits.PlainHDU, provenance: Provenance) -> Parts:
     """Return the bytes of the HDU of the corrected image; the pixels are in a reused array."""
+    data = _corrected_pixels(product, hdu)
+    text = _header_text(hdu.header, product, provenance)
+    header = with_checksums(text, data.view("u4").ravel()).encode("ascii")
+    return header, data.data.cast("B"), bytes(-data.nbytes % BLOCK)
+
+
+def _corrected_pixels(product: Product, hdu: fastfits.PlainHDU) -> np.ndarray:
+    """Return the corrected pixels in a reused array."""
     frame = product.frame
-    header = _header_text(hdu.header, product, provenance).encode("ascii")
     data = _own_array(hdu.shape[0] * hdu.shape[1]).reshape(hdu.shape)
     with open(frame.source.path, "rb", buffering=0) as file:
         fastfits.fill_from(file, hdu.offset, data)
     if product.lyot is not None or not frame.correction.is_level:
-        data = corrected_data(product, data)
-        return header, data.data.cast("B"), bytes(-data.nbytes % BLOCK)
+        return corrected_data(product, data)
     missing = frame.missing(data)
     kept = None if missing is None else data[missing]
     words = data.view("u4").ravel()
@@ -142,8 +152,7 @@ def _corrected(product: Product, hdu: fastfits.PlainHDU, provenance: Provenance)
     if kept is not None:
         # Later programs must recognise the fill values.
         data[missing] = kept
-    padding = bytes(-data.nbytes % BLOCK)
-    return header, data.data.cast("B"), padding
+    return data
 
 
 def _header_text(header: fastfits.RawHeader, product: Product, provenance: Provenance) -> str:

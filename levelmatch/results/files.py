@@ -44,6 +44,7 @@ from levelmatch.results.splice import (
     Parts,
     Places,
     Replaced,
+    add_checksums,
     add_to_asdf,
     compressed_parts,
     has_tree,
@@ -378,11 +379,7 @@ def header_content(hdu: Any) -> bytes:
     hdu : `~astropy.io.fits.ImageHDU`, `PrimaryHDU` or `BinTableHDU`
         An HDU of `open_stored`, whose data were not used.
     """
-    if "CHECKSUM" in hdu.header:
-        hdu.add_checksum()
-    elif "DATASUM" in hdu.header:
-        hdu.add_datasum()
-    return hdu.header.tostring().encode("ascii")
+    return add_checksums(hdu).tostring().encode("ascii")
 
 
 def _replaced_hdus(

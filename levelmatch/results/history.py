@@ -4,7 +4,6 @@
 import re
 from collections.abc import Callable
 from functools import wraps
-from textwrap import wrap
 from typing import Any
 
 from astropy.io.fits import Header
@@ -126,19 +125,15 @@ def _history_lines(text: str) -> list[str]:
     The lines are shorter than a card, because a full card counts as continued.
     """
     # A break must not separate the word "record" from the name.
-    whole = re.sub(r" record (?=\S)", " record\0", text)
-    lines = [
-        line.replace("\0", " ")
-        for line in wrap(
-            whole,
-            HISTORY_WIDTH - 2,
-            subsequent_indent=CONTINUED,
-            break_long_words=False,
-            break_on_hyphens=False,
-        )
-    ]
-    joined = " ".join([*lines[:1], *(line.removeprefix(CONTINUED) for line in lines[1:])])
-    if joined == text and max(map(len, lines), default=0) <= HISTORY_WIDTH - 2:
-        return lines
+    first, *words = re.sub(r" record (?=\S)", " record\0", text).split(" ")
+    lines = [first]
+    for word in words:
+        if len(lines[-1]) + 1 + len(word) <= HISTORY_WIDTH - 2:
+            lines[-1] += " " + word
+        else:
+            lines.append(CONTINUED + word)
+    lost = any(line.endswith(" ") or line.startswith(CONTINUED + " ") for line in lines)
+    if not lost and max(map(len, lines)) <= HISTORY_WIDTH - 2:
+        return [line.replace("\0", " ") for line in lines]
     # A full or nearly full last card would count as continued, so the text is extended.
     return [text + " ."] if len(text) % HISTORY_WIDTH in (0, HISTORY_WIDTH - 1) else [text]

@@ -8,9 +8,15 @@ import re
 from functools import lru_cache
 from typing import Any
 
+import numpy as np
 from astropy.io import fits
 
-__all__ = ["OwnCards", "is_simple", "with_cards"]
+from levelmatch.images._decode import sum_words
+
+__all__ = ["CHECKSUM_COMMENT", "OwnCards", "is_simple", "with_cards", "with_checksums"]
+
+# Comment of checksums, in place of astropy's time, so that equal runs write equal files.
+CHECKSUM_COMMENT = "updated by levelmatch"
 
 CARD, BLANK = 80, " " * 80
 COMMENTARY = ("COMMENT ", "HISTORY ", "        ")
@@ -100,3 +106,61 @@ def _stop(cards: list[str], starts: tuple[str, ...]) -> int:
     while stop and cards[stop - 1].startswith(starts):
         stop -= 1
     return stop
+
+
+def with_checksums(text: str, words: np.ndarray) -> str:
+    """Return a header with the checksums of its data, if it has such cards.
+
+    Parameters
+    ----------
+    text : str
+        A header with END and padding, with DATASUM if it has CHECKSUM.
+    words : `~numpy.ndarray` of uint32
+        The data as stored.
+
+    Returns
+    -------
+    text : str
+        The header.
+    """
+    places = {text[i : i + 8].rstrip(): i for i in range(0, len(text), CARD)}
+    if "DATASUM" not in places:
+        return text
+    total = _with_carries(sum_words(words))
+    text = _with_text(text, places["DATASUM"], f"{total:<8}")
+    if "CHECKSUM" not in places:
+        return text
+    text = _with_text(text, places["CHECKSUM"], "0" * 16)
+    total += sum_words(np.frombuffer(text.encode("ascii"), np.uint32))
+    return _with_text(text, places["CHECKSUM"], _as_characters(~_with_carries(total)))
+
+
+def _with_text(text: str, place: int, value: str) -> str:
+    """Return a header with a text as the value of the card at a place."""
+    quoted = f"'{value}'"
+    card = f"{text[place : place + 8]}= {quoted:<20} / {CHECKSUM_COMMENT}".ljust(CARD)
+    return text[:place] + card + text[place + CARD :]
+
+
+def _with_carries(total: int) -> int:
+    """Return a sum of 32-bit words with the carries added at the lower end."""
+    while total >> 32:
+        total = (total & 0xFFFFFFFF) + (total >> 32)
+    return total
+
+
+def _as_characters(total: int) -> str:
+    """Return the 16 characters whose four words have a sum, as the FITS standard defines them."""
+    columns = []
+    for byte in (total & 0xFFFFFFFF).to_bytes(4, "big"):
+        quotient, rest = divmod(byte, 4)
+        four = [quotient + rest + 48, *[quotient + 48] * 3]
+        # Pairs of characters move apart until all are digits or letters.
+        while not all(chr(code).isalnum() for code in four):
+            for k in (0, 2):
+                if not all(chr(code).isalnum() for code in four[k : k + 2]):
+                    four[k] += 1
+                    four[k + 1] -= 1
+        columns.append(four)
+    characters = [chr(column[row]) for row in range(4) for column in columns]
+    return "".join([characters[-1], *characters[:-1]])

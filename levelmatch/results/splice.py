@@ -10,11 +10,14 @@ from typing import Any, BinaryIO
 import numpy as np
 from astropy.io import fits
 
+from levelmatch.results.own_cards import CHECKSUM_COMMENT
+
 __all__ = [
     "BLOCK",
     "Parts",
     "Places",
     "Replaced",
+    "add_checksums",
     "add_to_asdf",
     "compressed_parts",
     "image_parts",
@@ -214,12 +217,19 @@ def table_parts(header: fits.Header, content: bytes) -> Parts:
 def _with_checksum(kind: Any, header: fits.Header, content: bytes | memoryview) -> Parts:
     """Return the bytes of an HDU in parts; update checksums that the header has."""
     padding = bytes(-len(content) % BLOCK)
-    keys = [key for key in ("CHECKSUM", "DATASUM") if key in header]
-    if keys:
+    if "CHECKSUM" in header or "DATASUM" in header:
         hdu = kind.fromstring(header.tostring().encode("ascii") + bytes(content) + padding)
-        hdu.add_datasum() if keys == ["DATASUM"] else hdu.add_checksum()
-        header = hdu.header
+        header = add_checksums(hdu)
     return header.tostring().encode("ascii"), content, padding
+
+
+def add_checksums(hdu: Any) -> fits.Header:
+    """Update the checksums that the header of an HDU has, in place; return the header."""
+    if "CHECKSUM" in hdu.header:
+        hdu.add_checksum(CHECKSUM_COMMENT)
+    elif "DATASUM" in hdu.header:
+        hdu.add_datasum(CHECKSUM_COMMENT)
+    return hdu.header
 
 
 def compressed_parts(hdu: fits.CompImageHDU) -> Parts:
