@@ -185,13 +185,22 @@ def test_zero_points_give_factors(paint):
         ({"FILTER": "F770W"}, {"FILTER": "F1000W"}, False),
         ({"FILTER": "f770w "}, {"FILTER": "F770W"}, True),
         ({"FILTER": "r"}, {"FILTER": "R"}, False),
-        ({"FILTER": "F150W2", "PUPIL": "F162M"}, {"FILTER": "F150W2", "PUPIL": "CLEAR"}, False),
-        ({"FILTER": "CLEAR", "PUPIL": "F150W"}, {"FILTER": "F150W", "PUPIL": "CLEARP"}, True),
+        (
+            {"FILTER": "F150W2", "PUPIL": "F162M", "INSTRUME": "NIRCAM"},
+            {"FILTER": "F150W2", "PUPIL": "CLEAR", "INSTRUME": "NIRCAM"},
+            False,
+        ),
+        (
+            {"FILTER": "CLEAR", "PUPIL": "F150W", "INSTRUME": "NIRISS", "TELESCOP": "JWST"},
+            {"FILTER": "F150W", "PUPIL": "CLEARP", "INSTRUME": "NIRCAM", "TELESCOP": "JWST"},
+            True,
+        ),
         (
             {"FILTER": "zd", "PUPIL": "MzLS_1-pgt", "TELESCOP": "KPNO 4.0 meter telescope"},
             {"FILTER": "zd", "PUPIL": "MzLS_2-pgt", "TELESCOP": "KPNO 4.0 meter telescope"},
             True,
         ),
+        ({"FILTER": "zd", "PUPIL": "MzLS_1-pgt"}, {"FILTER": "zd", "PUPIL": "MzLS_2-pgt"}, True),
         (
             {"FILTER1": "F606W", "FILTER2": "CLEAR2L"},
             {"FILTER1": "CLEAR1L", "FILTER2": "F814W"},
@@ -223,7 +232,7 @@ def test_filters(paint, one, other, same):
 
 def test_elements_of_headers():
     assert filters_of({"FILTER": "N/A"}) == {}
-    assert filters_of({"FILTER": None, "PUPIL": "EMPTY"}) == {"FILTER": {"CLEAR"}}
+    assert filters_of({"INSTRUME": "NIRCAM", "FILTER": None, "PUPIL": "EMPTY"}) == {"FILTER": {"CLEAR"}}
 
 
 def test_filters_are_refused_unless_they_are_to_be_mixed(paint):

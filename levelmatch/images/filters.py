@@ -39,8 +39,9 @@ def filters_of(meta):
         wheel of the family holds a filter.
     """
     elements = {}
-    # PUPIL is a filter wheel only in files of JWST, not for example in files of Mosaic-3.
-    others = str(meta.get("TELESCOP") or "JWST").strip().upper() != "JWST"
+    # PUPIL is a filter wheel of two instruments of JWST, not for example of Mosaic-3.
+    names = [str(meta.get(key, "")).strip().upper() for key in ("TELESCOP", "INSTRUME")]
+    others = names[0] not in ("", "JWST") or names[1] not in ("NIRCAM", "NIRISS")
     for family, keywords in FAMILIES.items():
         values = [_name(meta.get(key)) for key in keywords if not (others and key == "PUPIL")]
         values = {value for value in values if value}
