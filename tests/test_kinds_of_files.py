@@ -895,9 +895,7 @@ def test_blank_integers_in_the_outputs(paint, tmp_path, dtype):
     assert len(lm.verify_record(tmp_path / "out" / "levelmatch.asdf", written)) == 2
     back = lm.undo_record(tmp_path / "out" / "levelmatch.asdf", written, tmp_path / "back")
     for before, after in zip(paths, back, strict=True):
-        old, new = corrected_pixels(before, after)
-        np.testing.assert_array_equal(new[~blank], old[~blank])
-        assert np.isnan(new[blank]).all()
+        assert after.read_bytes() == before.read_bytes()
 
 
 @pytest.mark.parametrize("compressed", [False, True])

@@ -128,8 +128,8 @@ def test_levels_of_pieces(archive, tmp_path, name):
         assert_restored(one, other, hdu)
 
 
-# Cards of stored integers, whose corrected images are floats, and checksums, which tell the time.
-STORED = {"BITPIX", "BSCALE", "BZERO", "BLANK", "CHECKSUM", "DATASUM"}
+# Cards of checksums, whose comments change.
+SUMS = {"CHECKSUM", "DATASUM"}
 
 
 def assert_restored(one, other, main_hdu):
@@ -138,11 +138,11 @@ def assert_restored(one, other, main_hdu):
         assert len(a) == len(b)
         for index, (new, old) in enumerate(zip(a, b, strict=True)):
             cards = [
-                [str(card) for card in hdu.header.cards if card.keyword not in STORED]
+                [str(card) for card in hdu.header.cards if card.keyword not in SUMS]
                 for hdu in (new, old)
             ]
             assert cards[0] == cards[1]
-            if index == main_hdu:
+            if index == main_hdu and old.header["BITPIX"] < 0:
                 largest = np.nanmax(np.abs(old.data))
                 np.testing.assert_allclose(new.data, old.data, rtol=0, atol=1e-6 * largest)
             elif old.data is not None:

@@ -232,7 +232,8 @@ def test_filters(paint, one, other, same):
 
 def test_elements_of_headers():
     assert filters_of({"FILTER": "N/A"}) == {}
-    assert filters_of({"INSTRUME": "NIRCAM", "FILTER": None, "PUPIL": "EMPTY"}) == {"FILTER": {"CLEAR"}}
+    nircam = {"INSTRUME": "NIRCAM", "FILTER": None, "PUPIL": "EMPTY"}
+    assert filters_of(nircam) == {"FILTER": {"CLEAR"}}
 
 
 def test_filters_are_refused_unless_they_are_to_be_mixed(paint):

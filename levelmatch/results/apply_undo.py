@@ -45,6 +45,7 @@ from levelmatch.results.recorded_frames import recorded_read
 from levelmatch.results.result import MatchResult
 from levelmatch.results.sky_levels import remove_from_primary
 from levelmatch.results.splice import Parts, Replaced, remove_from_asdf, splice, table_parts
+from levelmatch.results.stored_integers import restore_integers, stored_cards
 
 __all__ = [
     "apply_record",
@@ -329,10 +330,10 @@ def undo_record(
 ) -> list[Path]:
     """Write images with the corrections of a record undone.
 
-    Integer pixels are restored exactly. Floating-point pixels are restored within rounding
-    errors: half a unit in the last place of the corrected pixel and of the original, in the
-    precision of the file. The header cards of this run are removed; the cards of earlier runs
-    stay.
+    Integer pixels are restored exactly, with their scale. Floating-point pixels, and compressed
+    integers with a scale, are restored within rounding errors: half a unit in the last place of
+    the corrected pixel and of the original, in the precision of the file. The header cards of
+    this run are removed; the cards of earlier runs stay.
 
     Parameters
     ----------
@@ -470,11 +471,15 @@ def _undone_hdu(record: Record, product: Product, hdus: fits.HDUList) -> Parts:
     dtype = np.dtype(str(record.input(product.frame, "dtype")))
     data = corrected_data(product, decoded_image(old))
     del old.data
+    header = old.header.copy()
+    cards = stored_cards(header, record.provenance)
+    remove_provenance(header, _inverse(product.frame), record.provenance)
+    integers = restore_integers(header, cards, data)
+    if integers is not None:
+        return hdu_parts(old, header, integers)
     if dtype.kind in "iu":
         data = np.rint(data)
     if dtype.kind in "iu" and np.isnan(data).any():
-        # The value of blank integers is not recorded, so the pixels stay floats.
+        # Integers have no NaN, so the pixels stay floats.
         dtype = data.dtype
-    header = old.header.copy()
-    remove_provenance(header, _inverse(product.frame), record.provenance)
     return hdu_parts(old, header, data.astype(dtype))

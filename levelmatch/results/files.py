@@ -53,6 +53,7 @@ from levelmatch.results.splice import (
     splice_places,
     table_parts,
 )
+from levelmatch.results.stored_integers import remove_scaling
 
 __all__ = [
     "asdf_hdu",
@@ -432,8 +433,8 @@ def _corrected_hdu(product: Product, hdus: fits.HDUList, provenance: Provenance)
     data = corrected_data(product, decoded_image(old))
     # The pixels are freed, because a file of many chips may be larger than memory.
     del old.data
-    for key in ("BSCALE", "BZERO", "BLANK"):
-        header.remove(key, ignore_missing=True)
+    # Compression changes the bytes of integers in any case.
+    remove_scaling(header, None if isinstance(old, fits.CompImageHDU) else provenance)
     add_provenance(header, product.frame, provenance)
     if product.lyot is not None:
         add_provenance(header, product.lyot, provenance, part="lyot")
@@ -469,8 +470,7 @@ def scaled_hdus(frame: Frame, hdus: fits.HDUList) -> Replaced:
         power = uncertainty_power(hdu)
         if power and hdu.is_image and hdu.ver == main.ver and hdu.shape == main.shape:
             header = hdu.header.copy()
-            for key in ("BSCALE", "BZERO", "BLANK"):
-                header.remove(key, ignore_missing=True)
+            remove_scaling(header)
             out[i] = hdu_parts(hdu, header, scaled(hdu.data, frame.output_factor**power))
     return out
 

@@ -24,6 +24,7 @@ from levelmatch.results.history import (
     signature,
 )
 from levelmatch.results.sky_levels import clear_levels, kept_meta, restore_levels
+from levelmatch.results.stored_integers import STORED
 
 __all__ = [
     "add_kept",
@@ -285,7 +286,8 @@ def remove_provenance(header: Header, frame: Frame, provenance: Provenance) -> N
     restore_levels(header, provenance)
     for index in reversed(own_history(header, signature(provenance))):
         del header[index]
-    earlier = [line for line in history_texts(header) if line.startswith(SIGNED)]
+    texts = history_texts(header)
+    earlier = [line for line in texts if line.startswith(SIGNED) and STORED not in line]
     before = _earlier_factor(header) / frame.output_factor
     if frame.output_factor != 1.0:
         _remove_factor(header, frame, before, any(" flux scale: " in line for line in earlier))

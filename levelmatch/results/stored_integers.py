@@ -1,0 +1,82 @@
+# Licensed under a 3-clause BSD style license - see LICENSE.rst
+"""Cards of stored integers, kept in HISTORY of the corrected floats."""
+
+import numpy as np
+from astropy.io import fits
+
+from levelmatch.record.run import Provenance
+from levelmatch.results.history import add_history, history_texts, signature
+
+__all__ = ["STORED", "remove_scaling", "restore_integers", "stored_cards"]
+
+# Words of the HISTORY texts.
+STORED = " stored as integers: "
+SCALING = ("BSCALE", "BZERO", "BLANK")
+# Largest distance of a restored value from an integer.
+TOLERANCE = 0.25
+
+
+def remove_scaling(header: fits.Header, provenance: Provenance | None = None) -> None:
+    """Remove the cards of stored integers from a header, in place.
+
+    Parameters
+    ----------
+    header : `~astropy.io.fits.Header`
+        The header of integers, or of floats.
+    provenance : `~levelmatch.record.run.Provenance` or None
+        The run whose HISTORY gets the cards and their places; by default they are lost.
+    """
+    if provenance is not None and header["BITPIX"] > 0:
+        for place, card in enumerate(list(header.cards)):
+            if card.keyword in ("BITPIX", *SCALING):
+                text = f"{signature(provenance)}{STORED}{place} {str(card).rstrip()}"
+                add_history(header, text)
+    for key in SCALING:
+        header.remove(key, ignore_missing=True)
+
+
+def stored_cards(header: fits.Header, provenance: Provenance) -> dict[int, fits.Card]:
+    """Return the cards of stored integers in the HISTORY of a run, by place in the header."""
+    start = signature(provenance) + STORED
+    texts = [t.removeprefix(start) for t in history_texts(header) if t.startswith(start)]
+    cards = (text.removesuffix(" .").partition(" ") for text in texts)
+    return {int(place): fits.Card.fromstring(card) for place, _, card in cards}
+
+
+def restore_integers(
+    header: fits.Header, cards: dict[int, fits.Card], data: np.ndarray
+) -> np.ndarray | None:
+    """Return restored pixels as the integers of a file; add the cards of their scale.
+
+    Parameters
+    ----------
+    header : `~astropy.io.fits.Header`
+        The restored header without the cards; it is unchanged if the pixels stay floats.
+    cards : dict of int to `~astropy.io.fits.Card`
+        See `stored_cards`.
+    data : `~numpy.ndarray`
+        The restored pixels, NaN where blank.
+
+    Returns
+    -------
+    integers : `~numpy.ndarray` or None
+        The stored integers; `None` if they do not follow from the pixels.
+    """
+    values = {card.keyword: card.value for card in cards.values()}
+    n_bytes = values.get("BITPIX", 0) // 8
+    if not n_bytes:
+        return None
+    dtype = np.dtype("u1" if n_bytes == 1 else f"i{n_bytes}")
+    exact = (data.astype(np.float64) - values.get("BZERO", 0)) / values.get("BSCALE", 1)
+    blank = np.isnan(exact)
+    exact[blank] = values.get("BLANK", np.nan)
+    integers = np.rint(exact)
+    limits = np.iinfo(dtype)
+    good = np.abs(exact - integers) <= TOLERANCE
+    good &= (integers >= limits.min) & (integers <= limits.max)
+    if not good.all():
+        return None
+    for place, card in sorted(cards.items()):
+        header.remove(card.keyword, ignore_missing=True)
+        header.insert(place, card, useblanks=False)
+    return integers.astype(dtype)
