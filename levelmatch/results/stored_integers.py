@@ -67,7 +67,8 @@ def restore_integers(
     if not n_bytes:
         return None
     dtype = np.dtype("u1" if n_bytes == 1 else f"i{n_bytes}")
-    exact = (data.astype(np.float64) - values.get("BZERO", 0)) / values.get("BSCALE", 1)
+    with np.errstate(all="ignore"):
+        exact = (data.astype(np.float64) - values.get("BZERO", 0)) / values.get("BSCALE", 1)
     blank = np.isnan(exact)
     exact[blank] = values.get("BLANK", np.nan)
     integers = np.rint(exact)
