@@ -2,18 +2,29 @@
 
 The script subtracts constants that are known and writes all files. The three commands alternate, on
 files that are in the file cache, and on files that are not (Linux). The ratios are of the least
-times. Run as ``python benchmarks/copying.py [--sets nircam,miri] [--repeats N] [--folder FOLDER]``.
+times. For ``chips``, four files of 60 chips of 2 MB with checksums, only the writing counts.
+Run as ``python benchmarks/copying.py [--sets nircam,miri,chips] [--repeats N] [--folder FOLDER]``.
 """
 
 import argparse
 import os
+import resource
 import shutil
+import subprocess
 import sys
 import tempfile
+import time
+import warnings
+from functools import partial
 from pathlib import Path
 
+import numpy as np
+from astropy.io import fits
+from astropy.wcs import WCS
 from processes import measure
 from sets import written
+
+import levelmatch
 
 SCRIPT = """
 import sys
@@ -80,15 +91,75 @@ def run(name, folder, repeats):
             )
 
 
+def write_chips(folder, n_chips=60, shape=(1024, 512)):
+    """Write four dithered exposures of a camera of many chips; return the files."""
+    rng, paths = np.random.default_rng(0), []
+    folder.mkdir(parents=True, exist_ok=True)
+    for k in range(4):
+        hdus = [fits.PrimaryHDU()]
+        for chip in range(n_chips):
+            wcs = WCS(naxis=2)
+            wcs.wcs.ctype, wcs.wcs.crval = ("RA---TAN", "DEC--TAN"), (150, 2)
+            wcs.wcs.cdelt = (-7e-5, 7e-5)
+            row, column = divmod(chip, 10)
+            wcs.wcs.crpix = 2500 - 540 * column + 60 * k, 3000 - 1050 * row - 80 * k
+            header = wcs.to_header()
+            header["BUNIT"] = "adu"
+            # As many cards as the chips of DECam have.
+            header.update({f"CARD{i}": (2.5 * i, "card of the chip") for i in range(60)})
+            data = 1000 + 5 * k + rng.normal(0, 3, shape).astype("f4")
+            hdus.append(fits.ImageHDU(data, header, name=f"N{chip + 1}"))
+        paths.append(folder / f"exposure{k}.fits")
+        fits.HDUList(hdus).writeto(paths[-1], checksum=True, overwrite=True)
+    return paths
+
+
+def used(who, function):
+    """Return wall time and processor time of a function in this process or a child process."""
+    before, start = resource.getrusage(who), time.perf_counter()
+    function()
+    after, wall = resource.getrusage(who), time.perf_counter() - start
+    return wall, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+
+
+def run_chips(folder, repeats):
+    """Measure the writing of files of many chips relative to copying them."""
+    paths = write_chips(Path(folder) / "chips")
+    output = Path(folder) / "output"
+    result = levelmatch.match_levels(paths)
+    # The record is computed once.
+    assert result.record
+    copy = ["cp", "-r", str(paths[0].parent), str(output)]
+    steps = {
+        "cp -r": (resource.RUSAGE_CHILDREN, lambda: subprocess.run(copy, check=True)),
+        "write": (resource.RUSAGE_SELF, lambda: result.write(output)),
+    }
+    found = {label: [] for label in steps}
+    for _ in range(repeats):
+        for label, step in steps.items():
+            shutil.rmtree(output, ignore_errors=True)
+            os.sync()
+            found[label].append(used(*step))
+    shutil.rmtree(output, ignore_errors=True)
+    least = {label: [min(v) for v in zip(*rows, strict=True)] for label, rows in found.items()}
+    for label, (wall, cpu) in least.items():
+        times = wall / least["cp -r"][0], cpu / least["cp -r"][1]
+        print(
+            f"chips: {label}: {wall:.3f} s, {times[0]:.2f} cp; CPU {cpu:.3f} s, {times[1]:.2f} cp"
+        )
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--sets", default="nircam,miri")
+    parser.add_argument("--sets", default="nircam,miri,chips")
     parser.add_argument("--folder", default=None, help="where the sets are kept")
     parser.add_argument("--repeats", type=int, default=3)
     args = parser.parse_args()
+    warnings.simplefilter("ignore")
     with tempfile.TemporaryDirectory() as temporary:
         for name in args.sets.split(","):
-            run(name, args.folder or temporary, args.repeats)
+            one = run_chips if name == "chips" else partial(run, name)
+            one(args.folder or temporary, args.repeats)
 
 
 if __name__ == "__main__":
