@@ -428,8 +428,10 @@ def test_command_takes_folders_and_patterns(hst, tmp_path, how):
     checked = invoke("verify", out, out)
     assert checked.exit_code == 0, checked.output
     assert "8 images follow" in checked.stdout
-    back = invoke("undo", out, out / "*.fits", "-o", tmp_path / "back")
-    assert back.exit_code == 0, back.output
+    assert invoke("verify", out).stdout == checked.stdout
+    for name, images in (("back", [out / "*.fits"]), ("again", [])):
+        back = invoke("undo", out, *images, "-o", tmp_path / name)
+        assert back.exit_code == 0, back.output
 
 
 def test_command_matches_the_chips_of_one_file_if_there_are_several(hst, tmp_path):

@@ -83,7 +83,7 @@ def _beside(known, record):
     FileNotFoundError
         If the folder has no image of the record.
     """
-    files = [path for name in known.names if (path := record.parent / name).is_file()]
+    files = [path for name in known.files if (path := record.parent / name).is_file()]
     if not files:
         msg = f"{folder(record.parent)} has no image of {record.name}; name the files"
         raise FileNotFoundError(msg)
