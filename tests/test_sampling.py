@@ -140,7 +140,10 @@ def check_samples(a, b, map_x, map_y, ys, xs, *, exact=True):
     np.add.at(found, (y, x), 1)
     assert found.max(initial=0) <= 1
     found = found.astype(bool)
-    clear = ~expected["tie"]
+    inside = np.zeros(a.shape, bool)
+    inside[ys[0] : ys[-1] + 1, xs[0] : xs[-1] + 1] = True
+    assert not found[~inside].any()
+    clear = inside & ~expected["tie"]
     assert not (clear & found & ~expected["loose"]).any()
     sure = clear if exact else clear & ~expected["near"]
     assert not (sure & expected["strict"] & ~found).any()
@@ -201,6 +204,19 @@ def test_samples(name, bad, dtype):
     ys, xs = whole(a.shape)
     n = check_samples(a, b, *affine_map(*MAPS[name], ys, xs), ys, xs)
     assert (n == 0) == (name == "far away")
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("bad", [0.0, 0.08])
+@pytest.mark.parametrize("angle", [0.002, 0.01, 0.02, 0.03])
+@pytest.mark.parametrize("parity", [1, -1])
+def test_samples_whose_neighbours_change_sides(angle, bad, dtype, parity):
+    # In the middle of the cell, the pixels of both images coincide.
+    a, b = noise_pair((60, 64), (60, 64), dtype=dtype, bad=bad)
+    ys, xs = np.array([12, 44]), np.array([11, 43])
+    matrix, shift = [[1, -parity * angle], [angle, 1]], (-27 * angle, 28 * parity * angle)
+    n = check_samples(a, b, *affine_map(matrix, shift, ys, xs), ys, xs, exact=False)
+    assert n > 0.4 * 33**2
 
 
 @settings(derandomize=True, max_examples=150, deadline=None)
@@ -514,6 +530,19 @@ def test_smoothing_of_a_rotated_image():
     maps = affine_map(rotation(0.3), (5, 30), ys, xs)
     row = difference_cells(a, b, ys, xs, *maps, cells, 5.0, 1.0, False)[0]
     assert_allclose(row[1] ** 2 / 2, row[5], rtol=0.05)
+
+
+@pytest.mark.parametrize("angle", [0.002, 0.01, 0.02, 0.03])
+def test_smoothing_where_neighbours_change_sides(angle):
+    # Each sample lies half of the way between the pixels of the two images.
+    a, b = noise_pair((60, 64), (60, 64))
+    ys, xs, cells = np.array([12, 44]), np.array([11, 43]), np.zeros((1, 2), np.intp)
+    maps = affine_map([[1, -angle], [angle, 1]], (-27 * angle, 28 * angle), ys, xs)
+    row = difference_cells(a, b, ys, xs, *maps, cells, 5.0, 1.0, False)[0]
+    y, x = np.indices((33, 33)) - 16.0
+    offset = np.abs(0.5 * angle * np.stack([y, x]))
+    expected = np.mean(np.prod(1 - 2 * offset * (1 - offset), axis=0))
+    assert_allclose(row[5], expected, rtol=0.01)
 
 
 @pytest.mark.parametrize("shift", [(0, 0), (0, 7.4), (-5.6, 3.2), (0.3, -6.7)])
