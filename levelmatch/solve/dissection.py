@@ -8,6 +8,8 @@ Anal. 10, 345).
 
 import numpy as np
 
+from levelmatch.solve._fronts import link
+
 __all__ = ["Dissection"]
 
 # Levels of the dissection that an integer of 64 bits can tell apart.
@@ -74,24 +76,10 @@ class Dissection:
     def _link(self, front_of):
         """Find the boundary of each front after those of its children, and its parent."""
         n = len(self.entries) - 1
-        stop, entries = self.start[1:].tolist(), self.entries.tolist()
-        boundaries, children, parent = [], [[] for _ in range(n)], np.full(n, -1)
-        for f in range(n):
-            row = self.row[entries[f] : entries[f + 1]]
-            later = [row[np.searchsorted(row, stop[f]) :]]
-            for child in children[f]:
-                own = boundaries[child]
-                later.append(own[np.searchsorted(own, stop[f]) :])
-            boundary = np.sort(np.concatenate(later))
-            boundaries.append(boundary[np.diff(boundary, prepend=-1) > 0])
-            if len(boundary):
-                parent[f] = front_of[boundary[0]]
-                children[parent[f]].append(f)
-        self.parent = parent
+        self.boundary, self.later, self.parent = link(self.start, self.entries, self.row, front_of)
+        parent = self.parent
         self.child = np.argsort(parent, kind="stable")[np.count_nonzero(parent < 0) :]
         self.children = np.searchsorted(parent[self.child], np.arange(n + 1))
-        self.later = np.cumsum([0, *map(len, boundaries)])
-        self.boundary = np.concatenate([np.zeros(0, dtype=np.intp), *boundaries])
         size = np.diff(self.later)
         row = self._places(self.row, np.repeat(np.arange(n), np.diff(self.entries)))
         self.row = row.astype(np.intc)
