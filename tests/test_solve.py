@@ -753,7 +753,7 @@ def large_set(scatter, n_wrong, *, n=40, sigma=0.01):
     return equations_of(first, second, gram, d[:, None], axes, middle), wrong
 
 
-def test_a_large_set_without_long_tails_is_not_searched_on(monkeypatch):
+def test_a_large_set_without_long_tails_is_not_searched_on(by_iterations, monkeypatch):
     # A uniform scatter is not normal, and has no tails in which wrong pairs could hide.
     equations, _ = large_set(lambda rng, m: 0.05 * rng.uniform(-1, 1, m), 5)
     solve, n_solutions = solver.Solver.solve, []
@@ -763,6 +763,11 @@ def test_a_large_set_without_long_tails_is_not_searched_on(monkeypatch):
     assert len(n_solutions) < 20
     # Where the right pairs are not normally distributed, none is rejected.
     assert (solution.robust > 0.5).all()
+    # Nor if the search starts without the wrong ones.
+    again = by_iterations(equations, SolveOptions())
+    assert (again.robust > 0.5).all()
+    assert_allclose(again.floors, solution.floors, rtol=2e-3)
+    assert (np.abs(again.coefficients - solution.coefficients) < 0.01 * solution.errors).all()
 
 
 def test_pairs_far_off_are_left_out_from_the_start(by_iterations, monkeypatch):

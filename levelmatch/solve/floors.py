@@ -137,6 +137,11 @@ class Floors:
         out[found] = error
         return out
 
+    def shown(self, solved, counted, freedom):
+        """Return the floors with which the sums of squares equal the degrees of freedom."""
+        quadratic = np.where(counted, self.equations.quadratic(solved.coefficients), 0.0)
+        return np.sqrt(self.moment_squares(quadratic, freedom, self.set_of))
+
     def settle(self, floors, counted, solve, n_steps=N_SETTLE):
         """Alternate floors and solution until they converge, and return both.
 
@@ -157,8 +162,7 @@ class Floors:
             return floors, solved
         for _ in range(n_steps):
             before = floors
-            quadratic = np.where(counted, self.equations.quadratic(solved.coefficients), 0.0)
-            floors = np.sqrt(self.moment_squares(quadratic, freedom, self.set_of))
+            floors = self.shown(solved, counted, freedom)
             if (np.abs(floors - before) <= 1e-3 * floors).all():
                 return before, solved
             solved = solve(floors)

@@ -105,11 +105,13 @@ class Rejection:
         out[self.floors.component[self._wrong_images(fit, SUSPICION)]] = True
         return out
 
-    def _fit_all(self, first):
-        """Return the fit to all pairs, given the first fit."""
+    def _fit_all(self, first, fit):
+        """Return the fit to all pairs, given the first and the last fit."""
         if first.counted.all():
             return first
-        return self.agreement.fit(self.floors.start(), np.ones(len(self.set_of), dtype=bool))
+        counted = np.ones(len(self.set_of), dtype=bool)
+        floors = self.floors.shown(fit.solved, counted, self.floors.freedom(counted))
+        return self.agreement.fit(floors, counted)
 
     def _search_some(self, first, searched):
         """Return the fit without the wrong pairs of some sets, which are searched on their own."""
@@ -195,15 +197,17 @@ class Rejection:
 
     def _put_back(self, first, floors, wrong):
         """Return the fit without the wrong pairs; put back pairs that it predicts."""
+        fit = first
         while wrong.any():
+            fit = None
             fit = self.agreement.fit(floors, ~wrong)
             floors = fit.floors
             _, p_value = self.agreement.excess(fit)
             back = wrong & ~self.agreement.significant(p_value)
             if not back.any():
                 return fit
-            wrong, fit = wrong & ~back, None
-        return self._fit_all(first)
+            wrong = wrong & ~back
+        return self._fit_all(first, fit)
 
     def _find_images(self, fit):
         """Give the pairs of wrong images an extra variance, in place of rejecting them.
@@ -307,7 +311,7 @@ class Rejection:
         counted = fit.counted | changed
         extra = np.where(changed, 0.0, fit.extra)
         if counted.all() and not extra.any():
-            return self._fit_all(first)
+            return self._fit_all(first, fit)
         return self.agreement.fit(first.floors, counted, extra)
 
     def _unclear(self, fit, images):
