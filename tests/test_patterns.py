@@ -99,3 +99,51 @@ def test_images_with_bowls_of_their_own():
         if warned:
             assert "in ways that neither levels nor planes follow" in words[0]
             assert any("of their own or of the detector" in note for note in result.notes)
+
+
+Y, X = np.meshgrid(*2 * [np.linspace(-1, 1, SIDE)], indexing="ij")
+WAVE = np.cos(2.5 * np.pi * X) * np.cos(2 * np.pi * Y + 0.5)
+
+
+def patterns_of(added, n_trials):
+    """Return the patterns found in mosaics of 3 x 3 images; ``added(rng, k)`` is in image k."""
+    options = {"n_images": 9, "shape": (SIDE, SIDE), "overlap": 0.35, "noise": 0.3, "slope": 0.0}
+    out = []
+    for seed in range(n_trials):
+        plain = simulate_generic(**options, seed=seed, stars=False, nebula=False, galaxy=False)
+        rng, images = np.random.default_rng([seed, 1]), list(plain.images)
+        for k, image in enumerate(images):
+            image.data += np.asarray(added(rng, k), dtype="f4")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", lm.PatternWarning)
+            out.append(solved(images).passes[0].patterns)
+    return out
+
+
+@pytest.mark.parametrize(
+    "added",
+    [
+        lambda rng, k: 0.0,
+        lambda rng, k: rng.normal(0, 0.2) * X + rng.normal(0, 0.2) * Y,
+        # One bad image, in the middle and at a corner.
+        lambda rng, k: 3.0 * (X < -0.4) * (k == 4),
+        lambda rng, k: 2.0 * (Y > 0.3) * (k == 0),
+    ],
+    ids=["noise", "planes", "bad image", "bad image at a corner"],
+)
+def test_rate_of_false_alarms(added):
+    assert sum(bool(found) for found in patterns_of(added, 16)) <= 1
+
+
+@pytest.mark.parametrize("size", [0.2, 0.5])
+def test_bowls_of_their_own_are_found(size):
+    """Random bowls are told by slopes that planes do not follow, or by loops that close."""
+    found = patterns_of(lambda rng, k: rng.normal(0, size) * (X**2 + Y**2), 16)
+    assert sum(bool(f) for f in found) >= 14
+    assert sum(not f[0].common for f in found if f) >= 9
+
+
+def test_patterns_of_any_shape_are_found_where_offsets_repeat():
+    """A wave is no polynomial; pairs of equal offset have equal slopes by it."""
+    found = patterns_of(lambda rng, k: 0.3 * WAVE, 16)
+    assert sum(bool(f) and f[0].common for f in found) >= 15
