@@ -81,9 +81,10 @@ def pulls(n_parts, n_known, n_open, scatter, n_trials):
     return [np.sqrt(np.mean(part**2)) for part in (out[:, :n_known], out[:, n_known:])]
 
 
+@pytest.mark.parametrize("scatter", [0.1, 0.4])
 @pytest.mark.parametrize("n_parts", [2, 4])
-def test_errors_of_unstable_offsets(n_parts):
-    known, tied = pulls(n_parts, 10, 6, 0.4, 30)
+def test_errors_of_unstable_offsets(n_parts, scatter):
+    known, tied = pulls(n_parts, 10, 6, scatter, 30)
     assert 0.85 < known < 1.25
     assert 0.8 < tied < 1.25
 

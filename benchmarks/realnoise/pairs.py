@@ -119,6 +119,7 @@ def wild_pairs(rng):
         label = f"{n} x {n}"
         told = found.stated < 4 * np.median(clean.stated)
         doubt = np.sum(np.square(shifts[bad_at_corners(n, bad)] / 2))
+        out[f"{label}, growth"] = np.sum(found.errors**2), np.sum(clean.errors**2)
         out[f"{label}, growth over the least"] = (
             np.sum(found.errors**2),
             np.sum(clean.errors**2) + doubt,
