@@ -13,9 +13,11 @@ from astropy import units as u
 from astropy.io import fits
 from astropy.modeling import models as m
 from astropy.wcs import WCS
+from click.testing import CliRunner
 from numpy.testing import assert_allclose, assert_array_equal
 
 import levelmatch as lm
+from levelmatch.cli import main
 
 SHAPE = (48, 64)
 POINTINGS = ((0, 0), (14, 9), (-11, 17))
@@ -188,3 +190,16 @@ def test_round_trip(kind, subtract, listed, tmp_path):
     for one, other in zip([p for p in back if p.suffix != ".json"], paths, strict=True):
         assert_restored(one, other, exactly=not subtract)
         assert kind not in INTEGERS or one.read_bytes() == other.read_bytes()
+
+
+def test_command_takes_a_folder_of_roman(tmp_path):
+    """A record among the images is no image."""
+    paths = write("Roman", tmp_path / "in")
+    other = lm.match_levels(write("integers", tmp_path / "other"))
+    other.record.write(tmp_path / "in" / "levelmatch.asdf")
+    out, back = tmp_path / "out", tmp_path / "back"
+    for words in (["run", paths[0].parent, "-o", out], ["verify", out], ["undo", out, "-o", back]):
+        done = CliRunner().invoke(main, [str(word) for word in words])
+        assert done.exit_code == 0, done.output
+    for path in paths:
+        assert_restored(back / path.name, path, exactly=False)

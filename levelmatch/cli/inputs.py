@@ -6,10 +6,14 @@ from pathlib import Path
 
 import click
 
-__all__ = ["expand", "joined"]
+__all__ = ["RECORD_NAME", "expand", "joined"]
+
+RECORD_NAME = "levelmatch.asdf"
 
 # Suffixes of images in a folder.
 SUFFIXES = (".fits", ".fit", ".fts")
+# Suffix of Roman's images, and of records.
+ASDF = ".asdf"
 # Additional suffixes of compressed images.
 PACKED = (".fz", ".gz", ".bz2", ".xz")
 
@@ -33,9 +37,14 @@ def expand(path: Path) -> list[Path]:
         If a folder has no image, or no file matches a pattern.
     """
     if path.is_dir():
-        images = sorted(p for p in path.iterdir() if p.is_file() and _is_image(p.name))
+        files = sorted(p for p in path.iterdir() if p.is_file())
+        # ASDF files beside FITS images are records.
+        images = [p for p in files if _is_image(p.name)] or [
+            p for p in files if p.suffix.lower() == ASDF and p.name != RECORD_NAME
+        ]
         if not images:
-            msg = f"{path}: the folder has no image: no file ends in {', '.join(SUFFIXES)}"
+            ends = ", ".join((*SUFFIXES, ASDF))
+            msg = f"{path}: the folder has no image: no file ends in {ends}"
             raise ValueError(msg)
         return images
     if path.exists() or not has_magic(str(path)):

@@ -8,14 +8,13 @@ from click.shell_completion import CompletionItem
 
 from levelmatch.cli.exports import export_flags
 from levelmatch.cli.flags import COMMON, FILES, JWST, STATISTICS, Flag, flags_of, names_of
-from levelmatch.cli.inputs import expand, joined
+from levelmatch.cli.inputs import RECORD_NAME, expand, joined
 from levelmatch.cli.logs import logging_flags
 from levelmatch.options import FIT_TYPES as FIT_TYPE_NAMES
 from levelmatch.options import MeasureOptions, ReadOptions, SolveOptions
 
 FIT_TYPES = tuple(FIT_TYPE_NAMES)
 REPORT = "levelmatch.html"
-RECORD_NAME = "levelmatch.asdf"
 # Name of the file in which a run stores measured pairs until it ends.
 CHECKPOINT = ".levelmatch-pairs"
 
