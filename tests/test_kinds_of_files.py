@@ -898,6 +898,25 @@ def test_blank_integers_in_the_outputs(paint, tmp_path, dtype):
         assert after.read_bytes() == before.read_bytes()
 
 
+@pytest.mark.parametrize("scale", [1e-3, 1e-4])
+def test_integers_with_more_digits_than_floats(paint, tmp_path, scale):
+    """Undone pixels stay floats, because their integers would be wrong."""
+    (tmp_path / "in").mkdir()
+    paths = []
+    for k, n in enumerate("ab"):
+        image = paint(f"{n}.fits", (0, 20.5 * k), level=30 * k, sky=(100, 0, 0), noise=2)
+        hdu = fits.PrimaryHDU(np.round(image.data).astype("i2"), image.wcs.to_header())
+        hdu.header["BSCALE"], hdu.header["BZERO"] = scale, 1e4
+        paths.append(tmp_path / "in" / f"{n}.fits")
+        hdu.writeto(paths[-1])
+    written = match(paths).write(tmp_path / "out")
+    back = lm.undo_record(tmp_path / "out" / "levelmatch.asdf", written, tmp_path / "back")
+    for before, after in zip(paths, back, strict=True):
+        old, new = fits.getdata(before), fits.getdata(after)
+        assert fits.getheader(after)["BITPIX"] == -32
+        np.testing.assert_allclose(new, old, rtol=2e-7)
+
+
 @pytest.mark.parametrize("compressed", [False, True])
 def test_axes_of_one_pixel_in_the_outputs(paint, tmp_path, compressed):
     (tmp_path / "in").mkdir()

@@ -12,7 +12,7 @@ __all__ = ["STORED", "remove_scaling", "restore_integers", "stored_cards"]
 # Words of the HISTORY texts.
 STORED = " stored as integers: "
 SCALING = ("BSCALE", "BZERO", "BLANK")
-# Largest distance of a restored value from an integer.
+# Largest distance of a restored value from an integer, and largest rounding error.
 TOLERANCE = 0.25
 
 
@@ -73,6 +73,9 @@ def restore_integers(
     exact[blank] = values.get("BLANK", np.nan)
     integers = np.rint(exact)
     limits = np.iinfo(dtype)
+    digits = np.spacing(np.max(np.abs(data), initial=0.0, where=~blank))
+    if not digits <= TOLERANCE * abs(values.get("BSCALE", 1)):
+        return None
     good = np.abs(exact - integers) <= TOLERANCE
     good &= (integers >= limits.min) & (integers <= limits.max)
     if not good.all():
