@@ -20,11 +20,10 @@ from levelmatch.results.corrected import ccd_wcs
 from levelmatch.results.header import add_provenance
 from levelmatch.results.own_cards import is_simple
 from levelmatch.results.products import Product, by_file
+from levelmatch.results.stored_integers import remove_scaling
 
 __all__ = ["check_contents", "check_space"]
 
-# Cards of stored integers, which the output in floats does not have.
-SCALING = ("BSCALE", "BZERO", "BLANK")
 CANNOT = "it cannot be written"
 
 
@@ -63,8 +62,7 @@ def _check_header(product: Product, provenance: Provenance) -> None:
     header = None if own is None else own.copy()
     if not isinstance(header, fits.Header):
         return
-    for key in SCALING:
-        header.remove(key, ignore_missing=True)
+    remove_scaling(header, provenance)
     _add_cards(header, product, provenance)
     for card in header.cards:
         with named_errors(product.name, f"{CANNOT}: the card {card.keyword or 'without keyword'}"):

@@ -26,7 +26,7 @@ def remove_scaling(header: fits.Header, provenance: Provenance | None = None) ->
     provenance : `~levelmatch.record.run.Provenance` or None
         The run whose HISTORY gets the cards and their places; by default they are lost.
     """
-    if provenance is not None and header["BITPIX"] > 0:
+    if provenance is not None and header.get("BITPIX", 0) > 0:
         for place, card in enumerate(list(header.cards)):
             if card.keyword in ("BITPIX", *SCALING):
                 text = f"{signature(provenance)}{STORED}{place} {str(card).rstrip()}"
