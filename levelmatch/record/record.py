@@ -390,10 +390,7 @@ def read_record(path: str | Path) -> Record:
 
     path = Path(path)
     try:
-        status = check_regular(path)
-        if status.st_size > MOST_RECORD:
-            msg = f"{path.name}: not a readable record: it has {status.st_size} bytes"
-            raise RecordError(msg)
+        check_regular(path, MOST_RECORD)
         content = path.read_bytes()
     except FrameError as error:
         msg = f"{path}: the record cannot be read: {str(error).partition(': ')[2]}"
@@ -425,10 +422,8 @@ def read_record(path: str | Path) -> Record:
 
 def record_in(folder: Path) -> Path:
     """Return the path of a folder's record, which may not exist."""
-    other = folder / OTHER_NAME
-    return (
-        other if other.is_file() and not (folder / RECORD_NAME).exists() else folder / RECORD_NAME
-    )
+    usual, other = folder / RECORD_NAME, folder / OTHER_NAME
+    return other if other.is_file() and not usual.exists() else usual
 
 
 def as_record(record: Record | str | Path) -> Record:
