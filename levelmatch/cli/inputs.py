@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-__all__ = ["RECORD_NAME", "expand", "joined"]
+__all__ = ["RECORD_NAME", "Images", "expand"]
 
 RECORD_NAME = "levelmatch.asdf"
 
@@ -62,11 +62,18 @@ def _is_image(name):
     return name.removesuffix(packed).endswith(SUFFIXES) and not name.startswith(".")
 
 
-def joined(ctx, param, paths):
-    """Return all images of several arguments, see `expand`; the callback of the argument."""
-    try:
-        files = [file for path in paths for file in expand(path)]
-    except ValueError as error:
-        raise click.BadParameter(str(error), ctx=ctx, param=param) from error
-    # A repeated file is refused later, with its name.
-    return tuple(files)
+class Images(click.Path):
+    """Type of an argument that names images, see `expand`."""
+
+    def __init__(self):
+        super().__init__(path_type=Path)
+
+    @staticmethod
+    def joined(ctx, param, paths):
+        """Return all images of several arguments; the callback of the argument."""
+        try:
+            files = [file for path in paths for file in expand(path)]
+        except ValueError as error:
+            raise click.BadParameter(str(error), ctx=ctx, param=param) from error
+        # A repeated file is refused later, with its name.
+        return tuple(files)

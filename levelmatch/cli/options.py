@@ -8,7 +8,7 @@ from click.shell_completion import CompletionItem
 
 from levelmatch.cli.exports import export_flags
 from levelmatch.cli.flags import COMMON, FILES, JWST, STATISTICS, Flag, flags_of, names_of
-from levelmatch.cli.inputs import RECORD_NAME, expand, joined
+from levelmatch.cli.inputs import RECORD_NAME, Images, expand
 from levelmatch.cli.logs import logging_flags
 from levelmatch.options import FIT_TYPES as FIT_TYPE_NAMES
 from levelmatch.options import MeasureOptions, ReadOptions, SolveOptions
@@ -211,7 +211,7 @@ def DEBUG(function):  # noqa: N802
     return add_options([*LOGGING, click.option("--debug", is_flag=True, help=DEBUG_HELP)])(function)
 
 
-IMAGES = click.argument("files", nargs=-1, type=click.Path(path_type=Path), callback=joined)
+IMAGES = click.argument("files", nargs=-1, type=Images(), callback=Images.joined)
 RECORD = click.argument("record", type=RecordPath())
 FORCE = click.option(
     "--force", is_flag=True, help="Accept images that differ from the recorded ones."
