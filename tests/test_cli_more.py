@@ -72,6 +72,15 @@ def test_no_other_output_replaces_an_image(files, matched, tmp_path, flag, kind,
     assert not (tmp_path / "out").exists()
 
 
+def test_a_record_of_odd_options_is_named(files, matched, tmp_path):
+    path, content = tmp_path / "odd.asdf", (matched / "levelmatch.asdf").read_bytes()
+    assert b"hold: null" in content
+    path.write_bytes(content.replace(b"hold: null", b"hold: 3   "))
+    result = run("run", *files, "-o", tmp_path / "out", "--extend", path)
+    assert result.exit_code == 2, result.output
+    assert "odd.asdf" in result.output
+
+
 def test_records_are_replaced_by_records_alone(files, matched, tmp_path):
     record = tmp_path / "a.asdf"
     assert run("run", *files, "--dry-run", "--record", record).exit_code == 0

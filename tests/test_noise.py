@@ -125,6 +125,9 @@ def test_brightness_over_many_steps_averages_rounding():
     cells["brightness"] = np.linspace(0, 20, 100)
     assert max(common_steps(cells, (1.0, 1.0))) < 0.05
     assert_allclose(common_steps(cells, (1e4, 0.0)), [1e4, 0], rtol=1e-4)
+    # The noise exceeds the step by so much that nothing is expected to be left of it.
+    cells["variance"] = 1e6
+    assert_allclose(common_steps(cells, (1.0, 0.0)), [1, 0])
 
 
 def test_noise_of_cells_does_not_average_rounding():

@@ -162,7 +162,12 @@ def _extended(ctx, values):
     from levelmatch.results.apply_undo import recorded_files
 
     record = read_record(values["extend"])
-    values = merge(ctx, values, recorded_values(record))
+    try:
+        options = recorded_values(record)
+    except (AttributeError, KeyError, TypeError) as error:
+        msg = f"--extend: {values['extend']}: its options cannot be read: {error!r}"
+        raise Failure(msg, 2) from error
+    values = merge(ctx, values, options)
     new = {path.name for path in _members(values["files"])}
     recorded = [path for path in recorded_files(record) if path.name not in new]
     files = sorted((*recorded, *values["files"]), key=lambda path: path.name)

@@ -59,7 +59,9 @@ def common_steps(cells, steps):
             # The noise of a brightness, a mean of two, is half that of their difference.
             noise = (np.pi / step) ** 2 * cells["variance"]
             spread = weight @ np.exp(1j * phase)
-            step *= min(abs(spread) / (weight @ np.exp(-noise / 2)), 1.0)
+            expected = weight @ np.exp(-noise / 2)
+            if abs(spread) < expected:
+                step *= abs(spread) / expected
         out.append(step)
     return out
 
