@@ -32,7 +32,7 @@ def remove_scaling(header: fits.Header, provenance: Provenance | None = None) ->
                 text = f"{signature(provenance)}{STORED}{place} {str(card).rstrip()}"
                 add_history(header, text)
     for key in SCALING:
-        header.remove(key, ignore_missing=True)
+        header.remove(key, ignore_missing=True, remove_all=True)
 
 
 def stored_cards(header: fits.Header, provenance: Provenance) -> dict[int, fits.Card]:
