@@ -917,6 +917,30 @@ def test_integers_with_more_digits_than_floats(paint, tmp_path, scale):
         np.testing.assert_allclose(new, old, rtol=2e-7)
 
 
+def test_a_repeated_scale_does_not_scale_the_outputs(paint, tmp_path):
+    """Of two cards, the second would scale the corrected floats."""
+    (tmp_path / "in").mkdir()
+    paths = []
+    for k, n in enumerate("ab"):
+        image = paint(f"{n}.fits", (0, 20.5 * k), level=30 * k, sky=(100, 0, 0), noise=2)
+        hdu = fits.PrimaryHDU(np.round(image.data).astype("i2"), image.wcs.to_header())
+        hdu.header["BSCALE"], hdu.header["BZERO"] = 0.5, 10.0
+        paths.append(tmp_path / "in" / f"{n}.fits")
+        hdu.writeto(paths[-1])
+        content = paths[-1].read_bytes()
+        end = content.index(b"END" + b" " * 77)
+        card = f"{'BSCALE  = 0.001':80}END".encode()
+        paths[-1].write_bytes(content[:end] + card + content[end + len(card) :])
+    originals = [fits.getdata(path) for path in paths]
+    result = match(paths)
+    written = result.write(tmp_path / "out")
+    for path, before, level in zip(written, originals, result.table["level"], strict=True):
+        header = fits.getheader(path)
+        assert header["BITPIX"] == -32
+        assert "BSCALE" not in header
+        np.testing.assert_allclose(before - fits.getdata(path), float(level), atol=1e-4)
+
+
 @pytest.mark.parametrize("compressed", [False, True])
 def test_axes_of_one_pixel_in_the_outputs(paint, tmp_path, compressed):
     (tmp_path / "in").mkdir()
