@@ -313,13 +313,15 @@ def decoded_image(hdu) -> np.ndarray:
         The HDU. Its data must not have been used before.
     """
     blank, offset = hdu.header.get("BLANK"), hdu.header.get("BZERO", 0)
-    stored_as_integers = hdu.header.get("BITPIX", 0) > 0
+    bits, scale = hdu.header.get("BITPIX", 0), hdu.header.get("BSCALE", 1)
     data = as_image(hdu.data)
-    if not isinstance(blank, int) or not stored_as_integers:
+    if not isinstance(blank, int) or bits <= 0:
         return data
-    if data.dtype.kind == "f" and blank != 0:
+    # astropy before 6.1.2 decompresses unsigned integers to floats, without blanks.
+    unsigned = scale == 1 and offset == 1 << (bits - 1)
+    if data.dtype.kind == "f" and blank != 0 and not unsigned:
         return data
-    blanks = data == (offset if data.dtype.kind == "f" else blank + int(offset))
+    blanks = data == blank + (offset if data.dtype.kind == "f" else int(offset))
     if not blanks.any():
         return data
     data = data.astype(float_type(data))
