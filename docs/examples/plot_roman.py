@@ -17,7 +17,8 @@ import asdf
 import gwcs
 import matplotlib.pyplot as plt
 import numpy as np
-from astropy.coordinates import SkyCoord
+from astropy import units as u
+from astropy.coordinates import ICRS
 from astropy.modeling import models
 
 from levelmatch import match_levels
@@ -33,11 +34,10 @@ of_detector = rng.normal(0, 0.4, 18)
 def make_wcs(ra, dec):
     centred = models.Shift(-(N - 1) / 2) & models.Shift(-(N - 1) / 2)
     scaled = models.Scale(-SCALE) & models.Scale(SCALE)
-    return gwcs.wcs_from_fiducial(
-        SkyCoord(ra, dec, unit="deg"),
-        projection=models.Pix2Sky_TAN(),
-        transform=centred | scaled,
-    )
+    on_sky = models.Pix2Sky_TAN() | models.RotateNative2Celestial(ra, dec, 180)
+    pixels = gwcs.coordinate_frames.Frame2D(name="detector", unit=(u.pix, u.pix))
+    sky = gwcs.coordinate_frames.CelestialFrame(name="world", reference_frame=ICRS())
+    return gwcs.WCS([(pixels, centred | scaled | on_sky), (sky, None)])
 
 
 def write(path, ra, dec, detector, level):
