@@ -1,11 +1,12 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
 """Tests of wrong pairs and images, floors and few overlaps, by many trials."""
 
+from dataclasses import replace
 from functools import lru_cache
 
 import numpy as np
 import pytest
-from numpy.testing import assert_allclose
+from numpy.testing import assert_allclose, assert_array_equal
 
 from levelmatch.options import SolveOptions
 from levelmatch.sky.vectors import tangent_axes, unit_vectors
@@ -297,3 +298,25 @@ def test_wild_pairs_of_a_large_mosaic(spoil):
     assert rms(errors[told]) < 1.6 * rms(clean)
     assert rms(errors / stated) < 1.5
     assert floors.max() < 0.5
+
+
+def test_wrong_planes_of_a_large_mosaic():
+    """Scatter of the levels alone is no reason to keep pairs that are wrong by far more."""
+    first, second, axes = mosaic(40, 40, diagonals=True)
+    rng = np.random.default_rng(4)
+    middle = tangent_axes(axes[first, 0] + axes[second, 0])
+    gram = np.tile(np.diag([SIGMA**-2.0, 1.0, 1.0]), (len(first), 1, 1))
+    gram[:, 1:, 1:] *= (3 * SIGMA) ** -2.0
+    empty = np.zeros((len(first), 3))
+    equations = Equations(first, second, gram, empty, middle, axes)
+    true = rng.normal(0, 1, (len(axes), 3))
+    difference = equations.differences(true)
+    difference += rng.standard_normal(difference.shape) / np.sqrt(np.einsum("pii->pi", gram))
+    difference[:, 0] += 0.8 * SIGMA * rng.standard_normal(len(difference))
+    wrong = rng.choice(len(first), 6, replace=False)
+    difference[wrong, 0] += 100 * SIGMA
+    equations = replace(equations, rhs=np.einsum("pij,pj->pi", gram, difference))
+    ones = np.ones(len(first))
+    options = SolveOptions()
+    solution = solve_groups(equations, options, weights="ivar", npix=ones, scatter=ones)
+    assert_array_equal(np.flatnonzero(solution.robust < 0.5), np.sort(wrong))

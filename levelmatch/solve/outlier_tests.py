@@ -21,6 +21,9 @@ KURTOSIS = 3.0
 DISTANCE = 1.15
 # Limit of the sum of both tests in these units: 998 of 1000 sets of normal errors are below it.
 MAX_BOTH = 1.7
+# Degrees of freedom from which on the tests find no smaller deviations. With more, deviations would
+# be significant that make no large difference natural.
+MAX_FREEDOM = 1000
 # Squared studentised residuals below this are never significant.
 LEAST_EXCESS = 1.0
 # Smallest redundancy of an image that is tested.
@@ -187,7 +190,7 @@ class Agreement:
         number = np.maximum(np.bincount(label, minlength=n_sets), 1)
         mean = np.bincount(label, square, n_sets) / number / k
         square = square / np.where(mean > 0, mean, 1.0)[label]
-        freedom = np.maximum(fit.freedom / k, 1)
+        freedom = np.clip(fit.freedom / k, 1, MAX_FREEDOM)
         kurtosis = np.bincount(label, square**2, n_sets) / number - k * (k + 2)
         kurtosis /= np.sqrt(8 * k * (k + 2) / freedom)
         if n_sets == 1:
