@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
 
-from levelmatch.measure import pairs, samples
+from levelmatch.measure import pairs, plot_samples
 from levelmatch.sky.overlaps import convex_overlap, count_inside
 from levelmatch.sky.vectors import tangent_axes
 
@@ -31,7 +31,7 @@ def difference_samples(a, b, ys, xs, map_x, map_y, iy, ix):
     """Return all samples of a cell: difference, brightness, x and y."""
     lattice = pairs.Lattice(ys, xs, map_x, map_y)
     clipping = pairs.Clipping(1e6, 1.0)
-    found = samples.difference_samples(a, b, lattice, (iy, ix), clipping)
+    found = plot_samples.difference_samples(a, b, lattice, (iy, ix), clipping)
     return tuple(found[name] for name in ("difference", "brightness", "x", "y"))
 
 

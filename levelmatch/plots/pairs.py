@@ -9,7 +9,7 @@ from levelmatch.diagnostics import Diagnostics
 from levelmatch.exceptions import LevelMatchError
 from levelmatch.images.background import source_mask
 from levelmatch.images.corrections import Correction
-from levelmatch.measure.samples import pair_samples
+from levelmatch.measure.plot_samples import pair_samples
 from levelmatch.options import MeasureOptions
 from levelmatch.plots.sky import directions
 from levelmatch.plots.style import AFTER, BEFORE, GREY, image_labels, new_figure

@@ -14,9 +14,9 @@ from levelmatch.images._decode import subtract_level
 from levelmatch.images.sky_cards import pending_levels
 from levelmatch.images.sources import FileSource
 from levelmatch.record.run import Provenance
+from levelmatch.results.card_text import OwnCards, is_simple, with_cards, with_checksums
 from levelmatch.results.corrected import corrected_data
 from levelmatch.results.header import add_provenance, provenance_entry
-from levelmatch.results.own_cards import OwnCards, is_simple, with_cards, with_checksums
 from levelmatch.results.products import Product
 from levelmatch.results.splice import (
     BLOCK,

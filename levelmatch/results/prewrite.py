@@ -16,9 +16,9 @@ from levelmatch.images.frame import Frame
 from levelmatch.images.sky_cells import CellsSource
 from levelmatch.images.sources import FileSource, float_type
 from levelmatch.record.run import Provenance
+from levelmatch.results.card_text import is_simple
 from levelmatch.results.corrected import ccd_wcs
 from levelmatch.results.header import add_provenance
-from levelmatch.results.own_cards import is_simple
 from levelmatch.results.products import Product, by_file
 from levelmatch.results.stored_integers import remove_scaling
 

@@ -10,7 +10,7 @@ from typing import Any, BinaryIO
 import numpy as np
 from astropy.io import fits
 
-from levelmatch.results.own_cards import CHECKSUM_COMMENT
+from levelmatch.results.card_text import CHECKSUM_COMMENT
 
 __all__ = [
     "BLOCK",

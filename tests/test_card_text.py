@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 from astropy.io import fits
 
+from levelmatch.results.card_text import OwnCards, is_simple, with_cards
 from levelmatch.results.history import keeps_blanks
-from levelmatch.results.own_cards import OwnCards, is_simple, with_cards
 
 CARDS = [
     "SIMPLE  =                    T / conforms",
