@@ -75,14 +75,15 @@ def check_fields(options: Any) -> None:
 
 
 def _check_number(name, value, kind):
+    is_bool = isinstance(value, bool)
     if kind["whole"]:
-        if not (isinstance(value, Integral) and value >= kind["least"]):
+        if is_bool or not (isinstance(value, Integral) and value >= kind["least"]):
             least = kind["least"]
             what = f"whole number of {least} or more" if least > 1 else "positive whole number"
             msg = f"{name}: {value!r} is not a {what}"
             raise ValueError(msg)
         return
-    good = isinstance(value, Real) and math.isfinite(value) and value >= 0
+    good = not is_bool and isinstance(value, Real) and math.isfinite(value) and value >= 0
     if not good or (value == 0 and not kind["zero"]):
         wanted = "number of 0 or more" if kind["zero"] else "positive number"
         wanted += f", or {kind['word']!r}" if kind["word"] else ""

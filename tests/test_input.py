@@ -522,6 +522,7 @@ def test_measure_options(options, message):
         {"rms_limit": np.inf},
         {"slope_prior": 0.0},
         {"slope_prior": -1.0},
+        {"slope_prior": True},
     ],
 )
 def test_solve_options(options):
