@@ -63,6 +63,11 @@ def refuse_existing(path: Path, *, overwrite: bool, is_data: bool = False) -> No
 def refuse_data(path: Path) -> None:
     """Refuse to write a table or a text to an image or a record.
 
+    Parameters
+    ----------
+    path : `~pathlib.Path`
+        The file to write.
+
     Raises
     ------
     FileExistsError

@@ -98,6 +98,11 @@ def squared_errors(variance):
     ----------
     variance : `~numpy.ndarray`, shape (n,)
         Variance of the rounded pixels of each image, in squared steps.
+
+    Returns
+    -------
+    squared : `~numpy.ndarray`, shape (n,)
+        Expected squares, in squared steps.
     """
     out = rounding_variance(np.sqrt(np.maximum(variance - 1 / 12, 0)), 1.0)
     untold = variance < UNTOLD

@@ -1,10 +1,11 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
 """Sparse symmetric positive systems, factorised by fronts of dense matrices.
 
-A matrix is of blocks of k by k, one row of blocks a group, scaled to a diagonal of ones. The
-method is multifrontal (Duff & Reid 1983, ACM Trans. Math. Softw. 9, 302): each front of a nested
-dissection is a dense Cholesky factorisation, whose Schur complement is added to the front of its
-parent. By BLAS in one thread, so that the last bit does not depend on the number of threads.
+A matrix consists of blocks of k by k, with one row of blocks for each group, and is scaled to a
+diagonal of ones. The method is multifrontal (Duff & Reid 1983, ACM Trans. Math. Softw. 9, 302):
+each front of a nested dissection is a dense Cholesky factorisation, whose Schur complement is added
+to the front of its parent. BLAS runs in one thread, so that the last bit does not depend on the
+number of threads.
 """
 
 import threading
@@ -37,7 +38,7 @@ RIDGE = 1e-10
 
 
 def sum_by(label, values, n):
-    """Sums of arrays, shape (m, ...), of each of n labels."""
+    """Return the sums of arrays, shape (m, ...), of each of n labels, shape (n, ...)."""
     out = np.empty((n, *values.shape[1:]))
     for at in np.ndindex(values.shape[1:]):
         out[:, *at] = np.bincount(label, values[:, *at], minlength=n)
@@ -132,7 +133,7 @@ class NormalMatrix:
 
 
 class Factors:
-    """Cholesky factors of a system; where it is singular, of it and the least of priors.
+    """Cholesky factors of a system. A small prior is added to a singular system.
 
     Parameters
     ----------
