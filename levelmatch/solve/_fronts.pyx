@@ -1,9 +1,11 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, initializedcheck=False
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
-"""Dense algebra of the fronts of a sparse system, compiled: it calls the BLAS of scipy.
+"""Dense linear algebra of the fronts of a sparse matrix, by the BLAS of scipy.
 
-A panel holds the columns of a front's own groups, and has a row for each coefficient of these and
-of its boundary. Matrices are by columns; of symmetric ones the part below the diagonal counts.
+A front eliminates its own groups. Its boundary consists of the later groups that are linked to
+them. Its panel is a matrix with a column for each coefficient of its own groups, and a row for
+each coefficient of its own groups and of its boundary. Matrices are stored by columns. Of a
+symmetric matrix, only the lower triangle is used.
 """
 
 import numpy as np
@@ -16,7 +18,7 @@ from scipy.linalg.cython_lapack cimport dpotrf, dpotri
 __all__ = ["Work", "eliminate", "invert", "link", "multiply", "substitute"]
 
 cdef enum:
-    # Columns of a panel that are factorised at once.
+    # Number of columns of a panel that are factorised at once.
     WIDTH = 96
 
 cdef double ONE = 1.0, MINUS = -1.0, ZERO = 0.0
@@ -26,14 +28,16 @@ def link(
     const Py_ssize_t[::1] start, const Py_ssize_t[::1] entries, const int[::1] row,
     const int[::1] front_of,
 ):
-    """Return the boundary of each front, after those of its children, and its parent.
+    """Find the boundary and the parent of each front.
+
+    Children come before their parents.
 
     Parameters
     ----------
     start, entries, row
-        See `~levelmatch.solve.dissection.Dissection`; rows are groups.
+        See `~levelmatch.solve.dissection.Dissection`. Here, ``row`` holds groups.
     front_of : `~numpy.ndarray` of intc, shape (m,)
-        The front of each group.
+        Front of each group.
 
     Returns
     -------
@@ -53,7 +57,7 @@ def link(
         raise MemoryError
     try:
         for f in range(n):
-            # No front has a longer boundary than there are groups after it.
+            # A boundary is at most as long as the number of later groups.
             if room - size < start[n] - start[f + 1]:
                 room = 2 * room + start[n] - start[f + 1]
                 larger = <Py_ssize_t *>realloc(found, room * sizeof(Py_ssize_t))
@@ -82,7 +86,7 @@ cdef Py_ssize_t note(
     Py_ssize_t group, Py_ssize_t stop, Py_ssize_t front, int *seen, Py_ssize_t *found,
     Py_ssize_t size,
 ) noexcept nogil:
-    """Append a group to the boundary of a front, if it is new and eliminated later."""
+    """Append a group to the boundary of a front if it is new and eliminated later."""
     if group < stop or seen[group] == front:
         return size
     seen[group] = <int>front
@@ -96,14 +100,14 @@ cdef int ascending(const void *one, const void *other) noexcept nogil:
 
 
 cdef class Work:
-    """Fronts of a dissection, and the matrices that they hand on to each other.
+    """Fronts of a dissection, and the matrices that are passed between them.
 
     Parameters
     ----------
     dissection : `~levelmatch.solve.dissection.Dissection`
-        The fronts.
+        Fronts.
     k : int
-        Coefficients of a group.
+        Number of coefficients of each group.
     """
 
     cdef Py_ssize_t k, n_fronts, widest
@@ -149,7 +153,7 @@ cdef class Work:
 
 
 cdef int cholesky(double *a, int n, int m, double least) noexcept nogil:
-    """Factorise a panel of n columns and m rows in place; return whether a pivot vanishes."""
+    """Factorise a panel of n columns and m rows in place; return 1 if a pivot vanishes."""
     cdef int j = 0, w, rest, failed = 0
     cdef Py_ssize_t i, stride = m
     while j < n:
@@ -176,7 +180,7 @@ cdef void add(
     const double *matrix, Py_ssize_t n, const Py_ssize_t *place, Py_ssize_t k,
     double *panel, Py_ssize_t n_own, Py_ssize_t n_rows, double *later,
 ) noexcept nogil:
-    """Add a child's matrix of n groups up in the panel of its parent, and in what that adds."""
+    """Add the matrix of a child, of n groups, to the panel and the matrix of its parent."""
     cdef Py_ssize_t i, j, c, r, to
     cdef double *out
     for j in range(n):
@@ -200,18 +204,18 @@ def eliminate(
     Work work, const double[:, :, ::1] own, const double[:, :, ::1] across, double[::1] panels,
     double least,
 ):
-    """Factorise a matrix; return whether it is positive.
+    """Factorise a matrix. Return whether it is positive definite.
 
     Parameters
     ----------
     work : `Work`
-        The fronts.
+        Fronts.
     own, across : `~numpy.ndarray`, shape (m, k, k) and (n, k, k)
         Blocks of the matrix, see `~levelmatch.solve.linear.NormalMatrix`.
     panels : `~numpy.ndarray`, shape (work.offset[-1],)
-        Zeros; the factors in the end.
+        Zeros. Overwritten by the Cholesky factors.
     least : float
-        Smallest square of a pivot.
+        Smallest pivot of a matrix that counts as positive definite.
     """
     cdef Py_ssize_t f
     cdef int failed = 0
@@ -277,7 +281,7 @@ cdef int eliminate_front(
 
 
 def substitute(Work work, const double[::1] panels, double[:, ::1] x):
-    """Solve for right-hand sides in the order of elimination, shape (n, m), in place."""
+    """Replace right-hand sides, shape (n, m), in order of elimination, by the solutions."""
     cdef Py_ssize_t f, m = x.shape[1]
     cdef double *values
     cdef double *between
@@ -340,14 +344,14 @@ cdef void backward(
 def invert(
     Work work, const double[::1] panels, double[:, :, ::1] own, double[:, :, ::1] across
 ):
-    """Fill the blocks of the inverse where the matrix has its own.
+    """Compute the blocks of the inverse at the places of the nonzero blocks of the matrix.
 
     Parameters
     ----------
     work, panels
         See `eliminate`.
     own, across : `~numpy.ndarray`, shape (m, k, k) and (n, k, k)
-        The blocks.
+        Overwritten by the blocks.
     """
     cdef Py_ssize_t f, parent
     cdef int failed = 0
@@ -376,7 +380,7 @@ def invert(
 cdef int invert_front(
     Work work, Py_ssize_t f, double *panel, double *own, double *across
 ) noexcept nogil:
-    """Invert in a front's groups and its boundary; return whether memory runs out."""
+    """Compute the inverse at the groups of a front. Return 1 if memory is exhausted."""
     cdef Py_ssize_t k = work.k, size, i, j, e, g
     cdef int n = work.n_own(f), b = work.n_later(f), n_rows = n + b, w, rest, failed
     cdef double *whole
@@ -424,7 +428,7 @@ cdef int invert_front(
 
 
 cdef void take_from_parent(Work work, Py_ssize_t f, double *out, Py_ssize_t stride) noexcept nogil:
-    """Copy the inverse in a front's boundary from that of its parent."""
+    """Copy the inverse at the boundary of a front from its parent."""
     cdef Py_ssize_t k = work.k, parent = work.parent[f], n = work.later[f + 1] - work.later[f]
     cdef Py_ssize_t of_parent = work.n_own(parent) + work.n_later(parent), i, j, c, r
     cdef Py_ssize_t *place = &work.place[work.later[f]]
@@ -446,14 +450,14 @@ def multiply(
     const double[:, :, ::1] own, const double[:, :, ::1] across, const int[:, ::1] ends,
     const double[:, ::1] x, double[:, ::1] out,
 ):
-    """Add a symmetric matrix of blocks times vectors, shape (m * k, n), to others.
+    """Add the product of a symmetric block matrix and vectors to other vectors.
 
     Parameters
     ----------
     own, across, ends
         See `~levelmatch.solve.linear.NormalMatrix`.
     x, out : `~numpy.ndarray`, shape (m * k, n)
-        The vectors, and those that are added to.
+        Vectors, and the vectors to which the product is added.
     """
     cdef Py_ssize_t k = own.shape[1], n = x.shape[1], p, i, j, c, low, high
     cdef double value

@@ -1,9 +1,9 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
-"""Order in which the groups of a sparse system are eliminated: nested dissection of the sky.
+"""Order the elimination of groups by nested dissection of the sky.
 
-A set of groups is cut in two along its longest side. The groups beside the cut, which alone link
-the two halves, are eliminated last, and the halves are cut in turn (George 1973, SIAM J. Numer.
-Anal. 10, 345).
+A set of groups is split into halves across its longest side. A separator, the groups of one half
+with links to the other, is eliminated last. The halves are split in the same way (George 1973,
+SIAM J. Numer. Anal. 10, 345).
 """
 
 import numpy as np
@@ -12,7 +12,7 @@ from levelmatch.solve._fronts import link
 
 __all__ = ["Dissection"]
 
-# Levels of the dissection that an integer of 64 bits can tell apart.
+# Largest depth of the dissection for which keys fit in an integer of 64 bits.
 MAX_DEPTH = 38
 
 
@@ -22,35 +22,39 @@ class Dissection:
     Parameters
     ----------
     low, high : `~numpy.ndarray` of intc, shape (n,)
-        The two groups of each link: row and column of an entry, or block, of the matrix.
+        Groups of each link: row and column of a block of the matrix.
     centres : `~numpy.ndarray`, shape (m, 3)
-        Unit vectors of the groups.
+        Unit vectors to the groups.
     largest : int
-        Sets of at most so many groups are not cut.
+        Largest number of groups of a set that is not split.
 
     Attributes
     ----------
     order : `~numpy.ndarray` of int, shape (m,)
-        The groups as they are eliminated.
+        Groups in order of elimination.
     start : `~numpy.ndarray` of int, shape (f + 1,)
-        First group of each front, in this order. The groups of a front are eliminated at once.
+        Index in ``order`` of the first group of each front. The groups of a front are eliminated
+        together.
     source : `~numpy.ndarray` of intc, shape (n,)
-        The links by fronts. A link n whose higher group is eliminated later is -1 - n: its
-        transpose is below the diagonal of the reordered matrix.
+        Index of each link, sorted by fronts. For a link n whose ``high`` group is eliminated
+        after its ``low`` group, it is -1 - n: its transpose is in the lower triangle of the
+        reordered matrix.
     entries : `~numpy.ndarray` of int, shape (f + 1,)
-        First of these of each front.
+        Index in ``source`` of the first link of each front.
     row, column : `~numpy.ndarray` of intc, shape (n,)
-        Their places within the groups of the front and its boundary.
+        Places of each link among the groups of its front and the boundary of its front.
     boundary : `~numpy.ndarray` of int, shape (b,)
-        Later groups that the elimination of each front links, ascending.
+        Boundaries of all fronts. The boundary of a front consists of the later groups that its
+        elimination links, in ascending order.
     later : `~numpy.ndarray` of int, shape (f + 1,)
-        First of these of each front.
+        Index in ``boundary`` of the first group of the boundary of each front.
     parent : `~numpy.ndarray` of int, shape (f,)
-        Front in which the first of the boundary is eliminated, -1 for none.
+        Front that eliminates the first group of the boundary; -1 without a boundary.
     place : `~numpy.ndarray` of int, shape (b,)
-        Places of the boundary among the groups of the parent and its boundary.
+        Place of each group of ``boundary`` among the groups of the parent and its boundary.
     child, children : `~numpy.ndarray` of int, shape (c,) and (f + 1,)
-        Fronts by their parents, and the first of each parent.
+        Fronts sorted by their parents, and the index in ``child`` of the first child of each
+        front.
     """
 
     def __init__(self, low, high, centres, largest):
@@ -74,7 +78,7 @@ class Dissection:
         self._link(front_of)
 
     def _link(self, front_of):
-        """Find the boundary of each front after those of its children, and its parent."""
+        """Find the boundary, the parent and the children of each front."""
         n = len(self.entries) - 1
         self.boundary, self.later, self.parent = link(self.start, self.entries, self.row, front_of)
         parent = self.parent
@@ -83,11 +87,11 @@ class Dissection:
         size = np.diff(self.later)
         row = self._places(self.row, np.repeat(np.arange(n), np.diff(self.entries)))
         self.row = row.astype(np.intc)
-        # Boundaries of fronts without a parent are empty.
+        # A front without a parent has an empty boundary.
         self.place = self._places(self.boundary, np.repeat(parent, size))
 
     def _places(self, groups, front):
-        """Return the places of groups among those of fronts and their boundaries."""
+        """Return the places of groups among the groups and boundaries of fronts."""
         n_groups, n = len(self.order) + 1, len(self.parent)
         owner = np.repeat(np.arange(n), np.diff(self.later))
         code = owner * n_groups + self.boundary
@@ -97,10 +101,10 @@ class Dissection:
 
 
 def _dissect(row, column, centres, largest):
-    """Return a key for each group: equal in a front, and ascending as fronts are eliminated."""
+    """Return a key for each group: the same in each front, ascending in order of elimination."""
     key = np.empty(len(centres), dtype=np.int64)
     place = np.full(len(centres), -1)
-    # The two halves of a set, and what separates them, are its digits 0, 1 and 2.
+    # A key has one ternary digit per split: 0 and 1 for the halves, 2 for the separator.
     groups, part, digits = np.arange(len(centres)), np.zeros(len(centres), dtype=np.intp), [0]
     for depth in range(MAX_DEPTH, -1, -1):
         digits = np.asarray(digits, dtype=np.int64)
@@ -125,20 +129,24 @@ def _dissect(row, column, centres, largest):
 
 
 def _halved(part, count, points):
-    """Return the order of points along the longest side of their sets, and the upper halves.
+    """Sort the points of each set along its longest side. Return the order and the upper halves.
 
-    The points are ordered by sets before and after.
+    Points are sorted by sets before and after.
     """
     first = np.cumsum(count) - count
     extent = np.maximum.reduceat(points, first) - np.minimum.reduceat(points, first)
     along = points[np.arange(len(points)), extent.argmax(axis=1)[part]]
-    # Coordinates are between -1 and 1.
+    # Coordinates are between -1 and 1, so this keeps the order of sets.
     order = np.argsort(part + 0.25 * along, kind="stable")
     return order, np.arange(len(points)) - first[part] >= (count // 2)[part]
 
 
 def _separators(part, upper, row, column):
-    """Return the flags of the groups of one half of each set that have a link to the other."""
+    """Return whether each group is in the separator of its set.
+
+    Of the groups with links to the other half, the separator consists of those of the half that has
+    fewer of them.
+    """
     cut = np.flatnonzero(upper[row] != upper[column])
     row, column = row[cut], column[cut]
     beside = np.zeros((2, len(part)), dtype=bool)

@@ -1,5 +1,5 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
-"""Redundancy of the pairs, and their studentised residuals."""
+"""Redundancies and studentised residuals of pairs."""
 
 from dataclasses import dataclass
 
@@ -9,35 +9,36 @@ from levelmatch.solve.linear import inverses
 
 __all__ = ["Studentised", "redundancy", "studentised"]
 
-# Directions of a pair's difference with less redundancy cannot be tested: the pair is the only
-# link of two sets, or nearly so.
+# Redundancy below which a term of a pair cannot be tested, because the pair is nearly the only link
+# between two sets.
 LEAST_REDUNDANCY = 1e-3
-# Leverages for some weights serve others, of which only a few differ by more than this factor.
+# Leverages are reused for other weights if only a few weights differ by more than this factor.
 MAX_CHANGE = 5.0
 
 
 def redundancy(equations, solved):
-    """Return the redundancy: the fraction of a pair's error left in its residual, shape (n, k, k).
+    """Return the redundancy of each pair: the fraction of its error left in its residual.
 
-    It is I - H, where H is the pair's block of the hat matrix of differences in standard errors.
-    If the weights are inverse variances, it is the covariance of the pair's residual. Its trace
-    is the redundancy number (Baarda 1968, A testing procedure for use in geodetic networks): k
-    for a pair among many, 0 for the only link of two sets. In a large system, the redundancy for
-    earlier weights is corrected for the change of the weights around each pair, to about 1 %.
+    The redundancy is I - H, shape (n, k, k), where H is the pair's block of the hat matrix of
+    differences in units of their standard errors. If the weights are inverse variances, it is the
+    covariance of the pair's residual. Its trace is the redundancy number (Baarda 1968, A testing
+    procedure for use in geodetic networks): k for a pair among many, 0 for the only link between
+    two sets. In a large system, the redundancy for earlier weights is reused. It is corrected for
+    the change of the weights of the pair and of the links around it, to about 1 %.
 
     Parameters
     ----------
     equations : `~levelmatch.solve.equations.Equations`
-        The pairs.
+        Pairs.
     solved : `~levelmatch.solve.solver.Solved`
-        The solution.
+        Solution.
     """
     one = np.eye(equations.n_terms)
     others = [] if solved.inverted else solved.served_by()
     known = next((s for s in others if solved.near(s, MAX_CHANGE)), None)
     if known is None:
         return one - solved.hat
-    # How much stronger a pair is, against how much stronger the links around its images are.
+    # Change of the weight of the pair over the change of the weight of the links around its images.
     ratio = solved.factor / known.factor * known.around / solved.links_around()
     inverse, _ = inverses(known.hat + (one - known.hat) / ratio[:, None, None])
     return one - inverse @ known.hat
@@ -45,15 +46,15 @@ def redundancy(equations, solved):
 
 @dataclass(frozen=True, eq=False)
 class Studentised:
-    """Distance of each pair's difference from its prediction by all others.
+    """Distance of each pair's difference from its prediction by all other pairs.
 
     Parameters
     ----------
     square : `~numpy.ndarray`, shape (n,)
-        Squared Mahalanobis distance. For a counted pair, the drop of the weighted sum of squares
-        without it.
+        Squared Mahalanobis distance. For a pair that is part of the solution, the decrease of the
+        weighted sum of squares without this pair.
     terms : `~numpy.ndarray` of int, shape (n,)
-        Its degrees of freedom: number of directions that can be tested, 0 for the only link.
+        Degrees of freedom: number of terms that can be tested; 0 for the only link of two sets.
     """
 
     square: np.ndarray
@@ -61,7 +62,7 @@ class Studentised:
 
     @property
     def n_sigma(self):
-        """Root mean square over the directions that can be tested, shape (n,); 0 without any."""
+        """Root mean square distance per tested term, shape (n,); 0 without tested terms."""
         return np.sqrt(self.square / np.maximum(self.terms, 1))
 
 
@@ -73,11 +74,11 @@ def studentised(equations, solved, left, precision, counted):
     equations, solved
         See `redundancy`.
     left : `~numpy.ndarray`, shape (n, k, k)
-        From `redundancy`.
+        Redundancies, from `redundancy`.
     precision : `~numpy.ndarray`, shape (n,)
-        Factors on the pairs' normal matrices that make them inverse covariances.
+        Factors by which normal matrices of pairs become inverse covariances.
     counted : `~numpy.ndarray` of bool, shape (n,)
-        Pairs with their full weight in the solution. The others count as without weight.
+        Pairs with full weight in the solution. The others are treated as without weight.
     """
     root = np.sqrt(precision)[:, None, None] * equations.root
     residual = np.einsum("pij,pj->pi", root, equations.residuals(solved.coefficients))
@@ -85,19 +86,19 @@ def studentised(equations, solved, left, precision, counted):
     variance = left.copy()
     if not counted.all():
         ratio = (precision / solved.factor)[~counted, None, None]
-        # A pair without weight differs from its prediction by both variances.
+        # The variances of a pair without weight and of its prediction add up.
         variance[~counted] = np.eye(k) + ratio * (np.eye(k) - left[~counted])
     square, terms = _squares(variance, residual)
-    # Directions that the pair does not measure have no residual.
+    # Terms that the pair does not measure have no residual.
     return Studentised(square, np.minimum(terms, equations.rank))
 
 
 def _squares(variance, residual):
-    """Return the squared distances of residuals from zero, and how many directions they have."""
+    """Return the squared Mahalanobis distances of residuals, and their degrees of freedom."""
     if residual.shape[1] == 1:
         return _seen_squares(variance[:, :, 0], residual)
     inverse, least = inverses(variance)
-    # Rounding errors may be negative.
+    # Rounding errors can make squares negative.
     square = np.maximum(np.einsum("pi,pij,pj->p", residual, inverse, residual), 0.0)
     terms = np.full(square.shape, residual.shape[1], dtype=np.int8)
     rows = np.flatnonzero(~(least > LEAST_REDUNDANCY))
@@ -108,7 +109,7 @@ def _squares(variance, residual):
 
 
 def _seen_squares(size, part):
-    """Return the sums of squares over directions that can be tested, and their number."""
+    """Return the sums of squares over terms that can be tested, and the numbers of terms."""
     seen = (size > LEAST_REDUNDANCY) & np.isfinite(size)
     square = np.sum(np.divide(part**2, size, out=np.zeros_like(part), where=seen), axis=1)
     return square, seen.sum(axis=1, dtype=np.int8)

@@ -1,11 +1,10 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
-"""Sparse symmetric positive systems, factorised by fronts of dense matrices.
+"""Solve sparse, symmetric, positive definite systems by a multifrontal Cholesky factorisation.
 
-A matrix consists of blocks of k by k, with one row of blocks for each group, and is scaled to a
-diagonal of ones. The method is multifrontal (Duff & Reid 1983, ACM Trans. Math. Softw. 9, 302):
-each front of a nested dissection is a dense Cholesky factorisation, whose Schur complement is added
-to the front of its parent. BLAS runs in one thread, so that the last bit does not depend on the
-number of threads.
+A matrix consists of blocks of k by k, with one row of blocks per group. Its diagonal is scaled to
+one. Each front of a nested dissection is factorised as a dense matrix, and its Schur complement is
+added to its parent (Duff & Reid 1983, ACM Trans. Math. Softw. 9, 302). BLAS runs in one thread, so
+results do not depend on the number of threads.
 """
 
 import threading
@@ -31,14 +30,14 @@ __all__ = [
 
 logger = getLogger(__name__)
 
-# Sound chains of thousands of planes have pivots down to 1e-12 of the diagonal.
+# Smallest pivot. Regular chains of thousands of planes have pivots down to 1e-12.
 LEAST_PIVOT = 1e-14
-# What is added to the diagonal of a singular matrix.
+# Added to the diagonal of a singular matrix.
 RIDGE = 1e-10
 
 
 def sum_by(label, values, n):
-    """Return the sums of arrays, shape (m, ...), of each of n labels, shape (n, ...)."""
+    """Return the sum of the values, shape (m, ...), with each of n labels, shape (n, ...)."""
     out = np.empty((n, *values.shape[1:]))
     for at in np.ndindex(values.shape[1:]):
         out[:, *at] = np.bincount(label, values[:, *at], minlength=n)
@@ -46,10 +45,19 @@ def sum_by(label, values, n):
 
 
 def inverses(matrices):
-    """Return the inverses of symmetric matrices, shape (n, k, k), and bounds of their eigenvalues.
+    """Invert symmetric matrices of 1 by 1 or 3 by 3 by cofactors.
 
-    By cofactors, for k of 1 or 3. A singular matrix gives values that are not finite. The least
-    eigenvalue of a positive matrix is larger than its bound, shape (n,).
+    Parameters
+    ----------
+    matrices : `~numpy.ndarray`, shape (n, k, k)
+        Matrices.
+
+    Returns
+    -------
+    inverse : `~numpy.ndarray`, shape (n, k, k)
+        Inverses; not finite for singular matrices.
+    least : `~numpy.ndarray`, shape (n,)
+        Lower bounds of the eigenvalues of positive definite matrices.
     """
     if matrices.shape[1] == 1:
         return 1 / matrices, matrices[:, 0, 0]
@@ -57,7 +65,7 @@ def inverses(matrices):
     adjugate = np.stack([np.cross(x[i - 2], x[i - 1], axis=0) for i in range(3)])
     determinant = np.einsum("in,in->n", x[0], adjugate[0])
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
-        # The two others are largest if they are equal.
+        # The product of the other two eigenvalues is at most the square of half of the trace.
         least = determinant / np.square(0.5 * np.einsum("iin->n", x))
         return np.moveaxis(adjugate / determinant, -1, 0), least
 
@@ -71,10 +79,9 @@ _state = threading.local()
 
 
 def one_thread(function):
-    """Return a function that runs with one thread of BLAS.
+    """Decorate a function to run with one thread of BLAS.
 
-    Finding the libraries and limiting them takes longer than small systems: functions within do
-    not do it again.
+    Setting the limit takes longer than solving a small system, so nested calls do not set it again.
     """
 
     @wraps(function)
@@ -93,7 +100,7 @@ def one_thread(function):
 
 @dataclass(frozen=True, eq=False)
 class NormalMatrix:
-    """Symmetric sparse matrix of blocks of k by k.
+    """Sparse symmetric matrix of blocks of k by k.
 
     Parameters
     ----------
@@ -102,7 +109,7 @@ class NormalMatrix:
     across : `~numpy.ndarray`, shape (n, k, k)
         Blocks above the diagonal.
     ends : `~numpy.ndarray` of intc, shape (2, n)
-        Their rows and columns.
+        Rows and columns of the blocks above the diagonal.
     """
 
     own: np.ndarray
@@ -116,7 +123,7 @@ class NormalMatrix:
         return out.reshape(vectors.shape)
 
     def tocsc(self):
-        """Return the matrix as one of scipy."""
+        """Return the matrix as a `~scipy.sparse.csc_array`."""
         m, k, _ = self.own.shape
         (low, high), own = self.ends, np.arange(m)
         places = [(own, own), (low, high), (high, low)]
@@ -128,19 +135,19 @@ class NormalMatrix:
         return coo_array((values, (row.ravel(), column.ravel())), shape=(m * k, m * k)).tocsc()
 
     def toarray(self):
-        """Return the matrix, dense."""
+        """Return the matrix as a dense array."""
         return self.tocsc().toarray()
 
 
 class Factors:
-    """Cholesky factors of a system. A small prior is added to a singular system.
+    """Cholesky factors of a matrix. A small number is added to the diagonal of a singular matrix.
 
     Parameters
     ----------
     matrix : `NormalMatrix`
-        The system.
+        Matrix.
     dissection : `~levelmatch.solve.dissection.Dissection`
-        The order of elimination, for the links of the matrix.
+        Order of elimination, for the links of the matrix.
     """
 
     @one_thread
@@ -150,17 +157,17 @@ class Factors:
         self._k = self._shape[1]
         self._work = Work(dissection, self._k)
         if not self._factorise(matrix.own, matrix.across):
-            logger.info("the normal matrix is singular: slopes that no pair sees stay near zero")
+            logger.info("the normal matrix is singular: slopes without constraints are near zero")
             self._factorise(matrix.own + RIDGE * np.eye(self._k), matrix.across)
 
     def _factorise(self, own, across):
-        """Return whether the matrix is positive, and if so, keep its factors."""
+        """Factorise a matrix. Return whether it is positive definite."""
         self._panels = np.zeros(self._work.offset[-1])
         return eliminate(self._work, own, across, self._panels, LEAST_PIVOT)
 
     @one_thread
     def solve(self, rhs):
-        """Return the solution for right-hand sides of shape (n,) or (n, m)."""
+        """Return the solutions for right-hand sides of shape (n,) or (n, m)."""
         order = self._dissection.order
         shape = len(order), self._k, -1
         x = rhs.reshape(shape)[order].reshape(len(rhs), -1)
@@ -171,37 +178,44 @@ class Factors:
 
     @one_thread
     def blocks(self):
-        """Return the blocks of the inverse where the matrix has its own, see `NormalMatrix`.
+        """Return the blocks of the inverse at the places of the blocks of the matrix.
 
-        The last front first: each needs only the inverse in its parent's groups and boundary
-        (Takahashi, Fagan & Chen 1973, 8th PICA Conference, 63; Erisman & Tinney 1975, Comm. ACM
-        18, 177).
+        See `NormalMatrix` for their order. Fronts are processed from the last to the first,
+        because each needs the inverse at its parent's groups and boundary (Takahashi, Fagan & Chen
+        1973, 8th PICA Conference, 63; Erisman & Tinney 1975, Comm. ACM 18, 177).
         """
         own, across = np.empty(self._shape), np.empty((self._n_across, *self._shape[1:]))
         invert(self._work, self._panels, own, across)
         return own, across
 
     def inverse(self):
-        """Return the inverse, dense and symmetric."""
+        """Return the inverse as a dense array."""
         inverse = self.solve(np.eye(self._k * len(self._dissection.order)))
         return 0.5 * (inverse + inverse.T)
 
 
 def conjugate_gradients(matrix, solve, rhs, *, tolerance, most):
-    """Return an approximate solution, by the factors of a similar matrix, and the steps it took.
+    """Solve a system approximately by preconditioned conjugate gradients.
 
     Parameters
     ----------
-    matrix : `~scipy.sparse.csr_matrix` or `~scipy.sparse.bsr_matrix`
-        The system.
+    matrix : `NormalMatrix`
+        Matrix.
     solve : callable
-        Solves the similar system.
+        Preconditioner: returns the solution of a similar system.
     rhs : `~numpy.ndarray`, shape (n,)
         Right-hand side.
     tolerance : float
-        Norm of the residual at which it ends.
+        Norm of the residual at which the iteration ends.
     most : int
-        The largest number of steps.
+        Largest number of steps.
+
+    Returns
+    -------
+    solution : `~numpy.ndarray`, shape (n,)
+        Approximate solution.
+    n_steps : int
+        Number of steps.
     """
     solution, left = np.zeros(len(rhs)), rhs.copy()
     across = along = None
@@ -219,5 +233,5 @@ def conjugate_gradients(matrix, solve, rhs, *, tolerance, most):
 
 
 def _dot(a, b):
-    """Scalar product, not by the threads of BLAS: its last bit does not depend on their number."""
+    """Return the scalar product, without BLAS: it does not depend on the number of threads."""
     return np.einsum("i,i", a, b)
