@@ -8,10 +8,10 @@ from numpy.testing import assert_allclose
 
 import levelmatch as lm
 from levelmatch import summary
+from levelmatch.diagnostics import find_suspects
 from levelmatch.report import write_report
 from levelmatch.solve.equations import Equations
 from levelmatch.solve.image_outliers import find_disagreeing, find_scattered
-from levelmatch.suspects import find_suspects
 from levelmatch.testing import simulate_generic
 
 AXES = np.eye(3)

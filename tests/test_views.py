@@ -9,7 +9,7 @@ import pytest
 from astropy.table import QTable
 
 from levelmatch import match_levels
-from levelmatch.record.table_format import LevelTable
+from levelmatch.record.tables import LevelTable
 from levelmatch.summary import headline, notes, summary_lines
 from levelmatch.testing import simulate_generic, simulate_miri
 

@@ -5,8 +5,7 @@ import click
 
 from levelmatch.cli.demo_command import demo
 from levelmatch.cli.errors import Group
-from levelmatch.cli.mosaic_command import mosaic
-from levelmatch.cli.record_commands import apply, report, show, solve, undo, verify
+from levelmatch.cli.record_commands import apply, mosaic, report, show, solve, undo, verify
 from levelmatch.cli.run_command import run
 
 __all__ = ["main"]

@@ -13,10 +13,16 @@ from contextlib import contextmanager
 import click
 
 from levelmatch.cli.flags import CLASSES, flag_name
-from levelmatch.cli.interrupts import INTERRUPTED, prompt_interrupts
-from levelmatch.cli.logs import keep_arguments, start_log, tell
 from levelmatch.cli.options import MATCH, MEASURE, READ, SOLVE
-from levelmatch.cli.terminal import echo, printable
+from levelmatch.cli.terminal import (
+    INTERRUPTED,
+    echo,
+    keep_arguments,
+    printable,
+    prompt_interrupts,
+    start_log,
+    tell,
+)
 
 __all__ = ["Failure", "Group", "one_error", "reporting", "shown_warnings", "spell"]
 

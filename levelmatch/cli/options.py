@@ -6,10 +6,9 @@ from pathlib import Path
 import click
 from click.shell_completion import CompletionItem
 
-from levelmatch.cli.exports import export_flags
 from levelmatch.cli.flags import COMMON, FILES, JWST, STATISTICS, Flag, flags_of, names_of
-from levelmatch.cli.inputs import RECORD_NAME, Images, expand
-from levelmatch.cli.logs import logging_flags
+from levelmatch.cli.inputs import RECORD_NAME, Images, expand, export_flags
+from levelmatch.cli.terminal import logging_flags
 from levelmatch.options import FIT_TYPES as FIT_TYPE_NAMES
 from levelmatch.options import MeasureOptions, ReadOptions, SolveOptions
 

@@ -8,9 +8,8 @@ import sys
 from functools import partial
 
 from levelmatch.cli.errors import spell
-from levelmatch.cli.logs import tell
 from levelmatch.cli.options import REPORT
-from levelmatch.cli.terminal import echo, printable
+from levelmatch.cli.terminal import echo, printable, tell
 
 __all__ = [
     "folder",

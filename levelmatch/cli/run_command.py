@@ -9,9 +9,8 @@ import click
 
 from levelmatch.cli.config import merge, read_config, recorded_values
 from levelmatch.cli.errors import Failure, one_error, shown_warnings
-from levelmatch.cli.exports import check_exports, write_exports
 from levelmatch.cli.flags import GroupedCommand
-from levelmatch.cli.logs import command_text, start_log
+from levelmatch.cli.inputs import check_exports, write_exports
 from levelmatch.cli.options import (
     CHECKPOINT,
     MATCH,
@@ -31,7 +30,7 @@ from levelmatch.cli.printing import (
     write_page,
     written_lines,
 )
-from levelmatch.cli.terminal import echo
+from levelmatch.cli.terminal import command_text, echo, start_log
 
 __all__ = ["run"]
 

@@ -1,5 +1,5 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
-"""Plot of the differences of all pairs, before and after matching."""
+"""Plots of pairs and loops: residuals, closures and flux ratios."""
 
 import numpy as np
 
@@ -7,6 +7,7 @@ from levelmatch.diagnostics import Diagnostics
 from levelmatch.plots.style import (
     AFTER,
     BEFORE,
+    EXPECTED,
     GREY,
     MAX_LABELS,
     axes_or_new,
@@ -14,12 +15,19 @@ from levelmatch.plots.style import (
     image_labels,
     legend_above,
     name_images,
+    plain_text,
+    signed,
     symmetric_ticks,
     typical_sigma,
 )
-from levelmatch.text import SHORT_NAME, values
+from levelmatch.text import SHORT_NAME, count, values
 
-__all__ = ["plot_residuals"]
+__all__ = [
+    "plot_closures",
+    "plot_gains",
+    "plot_residuals",
+]
+
 
 KINDS = ("matrix", "list", "histogram")
 # Largest number of images with long names; more images have shorter and smaller names.
@@ -145,3 +153,127 @@ def _draw_list(ax, facts):
     ax.set_xlabel("Pairs, the largest difference first")
     ax.set_ylabel(f"|Difference| ({facts.unit_words})")
     legend_above(ax, ncols=3)
+
+
+# Number of loops that are named.
+N_NAMED = 3
+# Largest number of images named for each loop.
+MAX_IMAGES = 3
+DASH = " \u2013 "
+
+
+def plot_closures(result, ax=None):
+    """Plot a histogram of the closures of loops of overlapping images, divided by their errors.
+
+    The closure is the sum of the differences around a loop, which is zero if they agree. The
+    curve is the normal distribution expected from the errors. The loops with the largest
+    closures are named below.
+
+    Parameters
+    ----------
+    result : `~levelmatch.MatchResult` or record
+        The result, or its record.
+    ax : `~matplotlib.axes.Axes` or None
+        Axes to draw into; by default the axes of a new figure.
+
+    Returns
+    -------
+    ax : `~matplotlib.axes.Axes`
+        The axes.
+    """
+    ax = axes_or_new(ax)
+    facts = Diagnostics.of(result)
+    loops = facts.closures
+    sigmas = values(loops["n_sigma"])
+    sigmas = np.where(np.isfinite(sigmas), sigmas, 0.0)
+    draw_sigmas(ax, sigmas, "loop", "Closure over its error (\u03c3)")
+    if len(sigmas) == 0:
+        return ax
+    ax.annotate(
+        "worst:\n" + "\n".join(_worst(loops, sigmas, facts)),
+        (0.5, 0),
+        xycoords=ax.xaxis.label,
+        xytext=(0, -3),
+        textcoords="offset points",
+        ha="center",
+        va="top",
+        fontsize="x-small",
+        annotation_clip=False,
+        parse_math=False,
+    )
+    return ax
+
+
+def _worst(loops, sigmas, facts):
+    """Return one line for each loop with the largest closures: the closure and the images."""
+    images, tiles = (
+        dict(zip(names, image_labels(names)[0], strict=True))
+        for names in (
+            [frame.name for frame in facts.frames],
+            sorted({frame.tile for frame in facts.frames}),
+        )
+    )
+    lines = []
+    for row in np.argsort(-np.abs(sigmas), kind="stable")[:N_NAMED].tolist():
+        nodes = _nodes(str(loops["images"][row]), images | tiles)
+        whole = all(node in tiles and node not in images for node in nodes)
+        labels = tiles | images
+        shown = [labels.get(node) or plain_text(node) for node in nodes[:MAX_IMAGES]]
+        shown += [f"{len(nodes) - MAX_IMAGES} more"] if len(nodes) > MAX_IMAGES else []
+        word = "tiles " if whole else ""
+        lines.append(f"{signed(sigmas[row], 1)} \u03c3: {word}{DASH.join(shown)}")
+    return lines
+
+
+def _nodes(text, names):
+    """Return the images or tiles of a loop; their names may contain blanks."""
+    out = []
+    while text:
+        name = max((name for name in names if text.startswith(name)), key=len, default=text)
+        # An empty name would make this loop endless.
+        out.append(name or text)
+        text = text[len(out[-1]) :].removeprefix(" ")
+    return out
+
+
+def plot_gains(result, ax=None):
+    """Plot a histogram of the relative differences of flux scales of all kept pairs.
+
+    The difference of a pair, in percent, is the ratio of the brightness of the same structure in
+    its two images minus one. Dashed lines mark the smallest difference that is reported.
+
+    Parameters
+    ----------
+    result : `~levelmatch.MatchResult` or record
+        The result, or its record.
+    ax : `~matplotlib.axes.Axes` or None
+        Axes to draw into; by default the axes of a new figure.
+
+    Returns
+    -------
+    ax : `~matplotlib.axes.Axes`
+        The axes.
+    """
+    ax = axes_or_new(ax)
+    facts = Diagnostics.of(result)
+    gains = 100 * values(facts.pairs["gain"])[facts.kept]
+    gains = gains[np.isfinite(gains)]
+    ax.set_xlabel("Difference of flux scales (%)")
+    ax.set_ylabel("Pairs")
+    limit = 100 * facts.flux_limit
+    if len(gains) == 0:
+        ax.set_xlim(-2 * limit, 2 * limit)
+        ax.set_yticks([])
+        words = "no pair with a flux ratio"
+        ax.text(0.5, 0.5, words, transform=ax.transAxes, ha="center", color=GREY)
+        return ax
+    reach = float(max(1.5 * limit, 1.05 * np.abs(gains).max()))
+    n_bins = int(np.clip(2 * np.sqrt(len(gains)), 8, 40))
+    edges = np.linspace(-reach, reach, n_bins + 1)
+    ax.hist(gains, edges, color=GREY, alpha=0.6, label=count(len(gains), "pair"))
+    for sign, label in ((-1, None), (1, f"reported beyond \u00b1{limit:g} %")):
+        ax.axvline(sign * limit, color=EXPECTED, ls="--", lw=1.2, label=label)
+    ax.set_xlim(-reach, reach)
+    ax.yaxis.get_major_locator().set_params(integer=True)
+    legend_above(ax)
+    return ax

@@ -14,8 +14,7 @@ from levelmatch.images.frame import Frame
 from levelmatch.measure.correlated_errors import pooled_passes
 from levelmatch.measure.table import PairTable
 from levelmatch.record.run import Provenance, Run
-from levelmatch.record.tables import image_table, loop_table, pair_table
-from levelmatch.record.undetermined import ConnectedSets
+from levelmatch.record.tables import ConnectedSets, image_table, loop_table, pair_table
 from levelmatch.record.views import Views
 from levelmatch.sky.vectors import transfer_matrix
 from levelmatch.solve.passes import Pass

@@ -1,7 +1,9 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
-"""Tables of images, pairs and loops of a run."""
+"""Tables of images, pairs and loops of a run, and how they are printed."""
 
+import shutil
 from collections.abc import Mapping
+from textwrap import wrap
 from typing import Any
 
 import numpy as np
@@ -9,14 +11,24 @@ from astropy import units as u
 from astropy.table import QTable
 
 from levelmatch.images.frame import HOLD
-from levelmatch.record.table_format import LevelTable, set_formats
-from levelmatch.record.undetermined import total_variances
 from levelmatch.sky.vectors import lonlat
 from levelmatch.solve.loops import find_closures
+from levelmatch.solve.passes import Pass, linked_sets
 from levelmatch.solve.shared_pattern import subtract_pattern
 from levelmatch.solve.solve_pass import subtract_solution
+from levelmatch.text import SHORT_NAME, decimals, short_names, values
 
-__all__ = ["image_table", "loop_table", "pair_table"]
+__all__ = [
+    "ConnectedSets",
+    "LevelTable",
+    "image_table",
+    "loop_table",
+    "pair_table",
+    "set_formats",
+    "total_variances",
+    "with_short_names",
+]
+
 
 # Overlaps determine only differences between images. The gauge fixes the common level.
 # Endings of the descriptions of columns.
@@ -202,11 +214,11 @@ def loop_table(levels: Any) -> QTable:
         loops = _closures(p, subtract_pattern(pairs, p.pattern), after)
         ratios.append(loops.n_sigma)
         names = _group_names(levels.sorted_frames, p.group)
-        for nodes, *values in zip(
+        for nodes, *numbers in zip(
             loops.nodes, loops.closure, loops.sigma, loops.n_sigma, strict=True
         ):
             images = " ".join(names[g] for g in nodes)
-            rows.append((p.name, images, len(nodes), *values))
+            rows.append((p.name, images, len(nodes), *numbers))
         pairs = after
     columns = ("pass", "images", "n_pairs", "closure", "sigma", "n_sigma")
     types = ("U12", object, int, float, float, float)
@@ -254,3 +266,134 @@ def _describe(table: QTable, words: Mapping[str, str]) -> QTable:
             pass_name = name.removeprefix("level_")
             table[name].info.description = f"level subtracted by the pass {pass_name}" + RELATIVE
     return table
+
+
+# Largest number of decimals. Smaller numbers are printed with a power of ten.
+MAX_DECIMALS = 7
+# Columns that must be shown. If they do not fit, names of images are shortened.
+NEEDED = "error", "n_sigma", "closure"
+# Largest number of characters in the column of images of a loop.
+MAX_TEXT = 36
+
+
+class LevelTable(QTable):
+    """A `~astropy.table.QTable` that prints as many of its first columns as fit.
+
+    Other tables omit columns in the middle. If important columns do not fit, names of images are
+    shortened, and their pattern is printed below.
+    """
+
+    def __str__(self) -> str:
+        """Return the first columns as text, and the names of the others."""
+        if not self.colnames:
+            return ""
+        width = shutil.get_terminal_size().columns
+        n, lines = _first_columns(self, width)
+        notes: list[str] = []
+        if n < _n_needed(self.colnames):
+            short, notes = with_short_names(self)
+            n, lines = _first_columns(short, width)
+        rest = ", ".join(self.colnames[n:])
+        notes += [f"Columns not shown: {rest}"] if rest else []
+        return "\n".join([*lines, *(line for note in notes for line in wrap(note, width))])
+
+
+def _n_needed(names: list[str]) -> int:
+    """Return the number of columns up to the last needed column."""
+    return max([names.index(name) + 1 for name in NEEDED if name in names], default=1)
+
+
+def _first_columns(table: QTable, width: int) -> tuple[int, list[str]]:
+    """Return the number of first columns that fit, at least one, and their printed lines."""
+    names, lines, n = table.colnames, [], 1
+    for n in range(len(names), 0, -1):
+        shown = QTable(table[names[:n]], copy=False)
+        lines = shown.pformat(max_lines=None, max_width=-1)
+        if max(map(len, lines)) <= width:
+            break
+    return n, lines
+
+
+def with_short_names(table: QTable) -> tuple[QTable, list[str]]:
+    """Return a table with shortened names, and notes with the patterns of the names."""
+    short, notes = QTable(table, copy=True), []
+    for columns in (("name", "image1", "image2"), ("tile",)):
+        present = [name for name in columns if name in table.colnames]
+        whole = sorted({str(value) for name in present for value in table[name]})
+        cut, pattern = short_names(whole, SHORT_NAME) if whole else ([], "")
+        if pattern:
+            by_name = dict(zip(whole, cut, strict=True))
+            for name in present:
+                short[name] = [by_name[str(value)] for value in table[name]]
+            notes.append(f"{' and '.join(present)}: the part * of {pattern}")
+    if "images" in table.colnames:
+        texts = [str(value) for value in table["images"]]
+        short["images"] = [t if len(t) <= MAX_TEXT else f"{t[: MAX_TEXT - 1]}\u2026" for t in texts]
+    return short, notes
+
+
+def set_formats(table: QTable, of: Mapping[str, str | int]) -> None:
+    """Set the formats of columns, in place.
+
+    Parameters
+    ----------
+    table : `~astropy.table.QTable`
+        The table.
+    of : mapping
+        For each column, the column of its errors, which determine the digits, or the number of
+        decimals. Missing columns are ignored.
+    """
+    for name, by in of.items():
+        if name not in table.colnames or len(table) == 0:
+            continue
+        digits = by if isinstance(by, int) else decimals(values(table[by]), 10)
+        table[name].info.format = f".{max(digits, 0)}f" if digits <= MAX_DECIMALS else ".4g"
+
+
+class ConnectedSets:
+    """Sets of images that are connected by the overlaps of all passes.
+
+    Parameters
+    ----------
+    passes : list of `~levelmatch.solve.passes.Pass`
+        The solved passes.
+    n_images : int
+        Number of images, sorted by name.
+
+    Attributes
+    ----------
+    sets : `~numpy.ndarray` of int, shape (n_images,)
+        Index of the set of each image.
+    without_pairs : `~numpy.ndarray` of bool, shape (n_images,)
+        True for an image without a usable pair in at least one pass.
+    unknown : `~numpy.ndarray` of bool, shape (n_images,)
+        True for an image whose level no overlap determines.
+    """
+
+    def __init__(self, passes: list[Pass], n_images: int) -> None:
+        self.sets = linked_sets(passes, n_images)
+        self.without_pairs = np.zeros(n_images, dtype=bool)
+        for p in passes:
+            self.without_pairs |= p.isolated[p.group]
+        alone = np.bincount(self.sets, minlength=1)[self.sets] == 1
+        self.unknown = alone & self.without_pairs
+
+    def known(self, i: int, j: int) -> bool:
+        """Return whether the covariance of two images is known."""
+        return bool(self.sets[i] == self.sets[j] and not self.unknown[i])
+
+
+def total_variances(levels: Any, joined: ConnectedSets) -> np.ndarray:
+    """Return variances of level and slopes of each frame, NaN if unknown; shape (n, 3)."""
+    names, out = {p.name for p in levels.passes}, []
+    for frame, i in zip(levels.frames, levels.rank.tolist(), strict=True):
+        if joined.unknown[i]:
+            planes = any(p.solution.coefficients.shape[1] > 1 for p in levels.passes)
+            out.append(np.where([True, planes, planes], np.nan, 0.0))
+            continue
+        # A pass without a pair of the image adds no variance to a level known from other passes.
+        variances = [
+            np.nan_to_num(a.variance) if a.name in names else a.variance for a in frame.corrections
+        ]
+        out.append(sum(variances, np.zeros(3)))
+    return np.array(out)

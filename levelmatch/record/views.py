@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from levelmatch.diagnostics import Diagnostics
-from levelmatch.record.table_format import with_short_names
+from levelmatch.record.tables import with_short_names
 from levelmatch.summary import headline, notes, summary_lines
 
 __all__ = ["Views"]
