@@ -57,16 +57,74 @@ FrameError
 `~astropy.units.UnitsError`
     If units cannot be compared.
 """,
+    "run": """
+frames : list of `~levelmatch.images.frame.Frame`
+    The images with their corrections, in the order of the input.
+passes : list of `~levelmatch.solve.passes.Pass`
+    The solved passes; their images are sorted by name.
+measured : `~levelmatch.measure.table.PairTable`
+    The measured pairs; their images are sorted by name.
+run : `~levelmatch.record.run.Run`
+    The run.
+""",
+    "plot": """
+result : `~levelmatch.MatchResult` or record
+    The result, or its record.
+ax : `~matplotlib.axes.Axes` or None
+    Axes to draw into; by default the axes of a new figure.
+
+Returns
+-------
+ax : `~matplotlib.axes.Axes`
+    The axes.
+""",
+    "noise": """
+noise : float, optional
+    Standard deviation of the noise per pixel where there is no signal, in MJy/sr.
+offset_rms : float, optional
+    Standard deviation of the level of each image, in MJy/sr.
+slope : float, optional
+    Rms over images of the change of their planes across half the detector, in MJy/sr.
+""",
+    "pointing": """
+dither_size : float, optional
+    Side of the box, in arcsec on the full detector, that the dithers fill.
+center : tuple of float, optional
+    Right ascension and declination of the mosaic's centre in degrees.
+pa : float, optional
+    Position angle of the telescope's V3 axis, East of North, in degrees.
+filter_name : str, optional
+    Value of the ``FILTER`` keyword.
+backgrounds : bool, optional
+    Whether to give the ``DT_BGR`` keyword: days from dedicated background observations.
+""",
+    "scene": """
+stars, nebula, galaxy, cosmic_rays, bad_pixels : bool, optional
+    Sources to include in the scene.
+star_density : float, optional
+    Number of stars per 10**6 pixels.
+seed : int, optional
+    Seed of all random numbers. The same seed gives the same images to the bit.
+
+Returns
+-------
+sim : `SimulatedSet`
+    The images, rendered on access, and the truth.
+
+Raises
+------
+ValueError
+    If an argument is out of its range, or a detector is not known.
+""",
 }
 
 
-def share_parameters(function):
-    """Replace the lines ``<<name>>`` of a function's docstring by shared descriptions."""
-    if function.__doc__:
-        function.__doc__ = re.sub(
-            r"^( *)<<(\w+)>>$", _described, function.__doc__, flags=re.MULTILINE
-        )
-    return function
+def share_parameters(documented):
+    """Replace the lines ``<<name>>`` in a docstring of a function or class by descriptions."""
+    if documented.__doc__:
+        text = documented.__doc__
+        documented.__doc__ = re.sub(r"^( *)<<(\w+)>>$", _described, text, flags=re.MULTILINE)
+    return documented
 
 
 def _described(match):

@@ -4,6 +4,7 @@
 import numpy as np
 
 from levelmatch.diagnostics import Diagnostics
+from levelmatch.docstrings import share_parameters
 from levelmatch.plots.style import (
     AFTER,
     BEFORE,
@@ -27,6 +28,7 @@ FAR = 30
 MIN_SHARE = 0.1
 
 
+@share_parameters
 def plot_levels(result, ax=None):
     """Plot the level subtracted from each image, and the residuals of its pairs.
 
@@ -38,15 +40,7 @@ def plot_levels(result, ax=None):
 
     Parameters
     ----------
-    result : `~levelmatch.MatchResult` or record
-        The result, or its record.
-    ax : `~matplotlib.axes.Axes` or None
-        Axes to draw into; by default the axes of a new figure.
-
-    Returns
-    -------
-    ax : `~matplotlib.axes.Axes`
-        The axes.
+    <<plot>>
     """
     ax = axes_or_new(ax)
     facts = Diagnostics.of(result)

@@ -4,6 +4,7 @@
 import numpy as np
 
 from levelmatch.diagnostics import Diagnostics
+from levelmatch.docstrings import share_parameters
 from levelmatch.plots.style import (
     AFTER,
     BEFORE,
@@ -162,6 +163,7 @@ MAX_IMAGES = 3
 DASH = " \u2013 "
 
 
+@share_parameters
 def plot_closures(result, ax=None):
     """Plot a histogram of the closures of loops of overlapping images, divided by their errors.
 
@@ -171,15 +173,7 @@ def plot_closures(result, ax=None):
 
     Parameters
     ----------
-    result : `~levelmatch.MatchResult` or record
-        The result, or its record.
-    ax : `~matplotlib.axes.Axes` or None
-        Axes to draw into; by default the axes of a new figure.
-
-    Returns
-    -------
-    ax : `~matplotlib.axes.Axes`
-        The axes.
+    <<plot>>
     """
     ax = axes_or_new(ax)
     facts = Diagnostics.of(result)
@@ -236,6 +230,7 @@ def _nodes(text, names):
     return out
 
 
+@share_parameters
 def plot_gains(result, ax=None):
     """Plot a histogram of the relative differences of flux scales of all kept pairs.
 
@@ -244,15 +239,7 @@ def plot_gains(result, ax=None):
 
     Parameters
     ----------
-    result : `~levelmatch.MatchResult` or record
-        The result, or its record.
-    ax : `~matplotlib.axes.Axes` or None
-        Axes to draw into; by default the axes of a new figure.
-
-    Returns
-    -------
-    ax : `~matplotlib.axes.Axes`
-        The axes.
+    <<plot>>
     """
     ax = axes_or_new(ax)
     facts = Diagnostics.of(result)

@@ -19,40 +19,12 @@ BASE = "asdf://levelmatch.org"
 VERSION = "1.0.0"
 
 STANDARD = "tag:stsci.edu:asdf/"
-NDARRAY = f"{STANDARD}core/ndarray-1.1.0"
-SOFTWARE = f"{STANDARD}core/software-1.0.0"
+CORE = f"{STANDARD}core/"
 # Layout of the file:
 # https://www.asdf-format.org/projects/asdf-standard/en/latest/file_layout.html
 INDEX = "#ASDF BLOCK INDEX\n%YAML 1.1\n"
 HEADER = b"#ASDF 1.0.0\n#ASDF_STANDARD 1.6.0\n"
 MAGIC, BLOCK_HEADER = b"\xd3BLK", struct.Struct(">I4sQQQ16s")
-
-
-class _TreeDumper(getattr(yaml, "CSafeDumper", yaml.SafeDumper)):  # type: ignore[misc]
-    """YAML dumper of plain values and `_Tagged` mappings."""
-
-    def ignore_aliases(self, data: Any) -> bool:
-        """Write repeated values in full, without aliases."""
-        return True
-
-
-class _Tagged:
-    """A mapping with a YAML tag."""
-
-    def __init__(self, tag: str, value: dict[str, Any], flow: bool = False) -> None:
-        self.tag, self.flow, self.pairs = tag, flow, list(value.items())
-
-
-class _Line(list):
-    """A list that is written on one line."""
-
-
-_TreeDumper.add_representer(
-    _Tagged, lambda dumper, node: dumper.represent_mapping(node.tag, node.pairs, node.flow)
-)
-_TreeDumper.add_representer(
-    _Line, lambda dumper, node: dumper.represent_sequence("tag:yaml.org,2002:seq", node, True)
-)
 
 
 def asdf_bytes(key: str, tree: dict[str, Any], version: str) -> bytes:
@@ -73,15 +45,19 @@ def asdf_bytes(key: str, tree: dict[str, Any], version: str) -> bytes:
         The file, with arrays compressed by zlib.
     """
     arrays: list[np.ndarray] = []
+    extension = {
+        "extension_class": "asdf.extension._manifest.ManifestExtension",
+        "extension_uri": f"{BASE}/extensions/levelmatch-{VERSION}",
+        "software": _software(version),
+    }
     content = {
         "asdf_library": _software(version),
-        "history": {"extensions": [_extension(version)]},
-        key: _Tagged(f"{BASE}/tags/record-{VERSION}", _with_blocks(tree, arrays)),
+        "history": {"extensions": [_mapping(extension, tag=f"{CORE}extension_metadata-1.0.0")]},
+        key: _mapping(tree, arrays, tag=f"{BASE}/tags/record-{VERSION}"),
     }
-    root = _Tagged(f"{STANDARD}core/asdf-1.1.0", content)
-    text = yaml.dump(
-        root,
-        Dumper=_TreeDumper,
+    text = yaml.serialize(
+        _mapping(content, tag=f"{CORE}asdf-1.1.0"),
+        Dumper=getattr(yaml, "CSafeDumper", yaml.SafeDumper),
         encoding="utf-8",
         version=(1, 1),
         tags={"!": STANDARD},
@@ -95,48 +71,49 @@ def asdf_bytes(key: str, tree: dict[str, Any], version: str) -> bytes:
     return b"".join([HEADER, text, *blocks, index.encode()])
 
 
-def _software(version: str) -> _Tagged:
-    return _Tagged(SOFTWARE, {"name": "levelmatch", "version": version}, flow=True)
+def _software(version: str) -> yaml.Node:
+    values = {"name": "levelmatch", "version": version}
+    return _mapping(values, tag=f"{CORE}software-1.0.0", flow=True)
 
 
-def _extension(version: str) -> _Tagged:
-    return _Tagged(
-        f"{STANDARD}core/extension_metadata-1.0.0",
-        {
-            "extension_class": "asdf.extension._manifest.ManifestExtension",
-            "extension_uri": f"{BASE}/extensions/levelmatch-{VERSION}",
-            "software": _software(version),
-        },
-    )
+def _mapping(
+    values: dict[str, Any], arrays: list[np.ndarray] | None = None, *, tag: str, flow: bool = False
+) -> yaml.Node:
+    """Return a dictionary as a YAML node; append its arrays to a list."""
+    pairs = [(_node(key), _node(value, arrays)) for key, value in values.items()]
+    return yaml.MappingNode(tag, pairs, flow_style=flow)
 
 
-def _with_blocks(node: Any, arrays: list[np.ndarray]) -> Any:
-    """Return a tree whose arrays are replaced by nodes; append the arrays to a list."""
-    if isinstance(node, dict):
-        return {key: _with_blocks(value, arrays) for key, value in node.items()}
-    if isinstance(node, list | tuple):
-        return [_with_blocks(value, arrays) for value in node]
-    if not isinstance(node, np.ndarray):
+def _node(value: Any, arrays: list[np.ndarray] | None = None, *, flow: bool = False) -> yaml.Node:
+    """Return a value as a YAML node; append its arrays to a list."""
+    if isinstance(value, yaml.Node):
+        return value
+    if isinstance(value, dict):
+        node = _mapping(value, arrays, tag="tag:yaml.org,2002:map")
+        node.value.sort(key=lambda item: item[0].value)
         return node
-    array = np.ascontiguousarray(node, dtype=node.dtype.newbyteorder("<"))
+    if isinstance(value, list | tuple):
+        items = [_node(item, arrays) for item in value]
+        return yaml.SequenceNode("tag:yaml.org,2002:seq", items, flow_style=flow)
+    if not isinstance(value, np.ndarray) or arrays is None:
+        return yaml.representer.SafeRepresenter().represent_data(value)
+    array = np.ascontiguousarray(value, dtype=value.dtype.newbyteorder("<"))
     arrays.append(array)
-    return _Tagged(
-        NDARRAY,
-        {
-            "source": len(arrays) - 1,
-            "datatype": _datatype(array.dtype),
-            "byteorder": "little",
-            "shape": _Line(node.shape),
-        },
-    )
+    fields = {
+        "source": len(arrays) - 1,
+        "datatype": _node(_datatype(array.dtype), flow=True),
+        "byteorder": "little",
+        "shape": _node(value.shape, flow=True),
+    }
+    return _mapping(fields, tag=f"{CORE}ndarray-1.1.0")
 
 
 def _datatype(dtype: np.dtype) -> str | list:
     """Return the ASDF name of a type."""
     if dtype.kind == "U":
-        return _Line(["ucs4", dtype.itemsize // 4])
+        return ["ucs4", dtype.itemsize // 4]
     if dtype.kind == "S":
-        return _Line(["ascii", dtype.itemsize])
+        return ["ascii", dtype.itemsize]
     return "bool8" if dtype.kind == "b" else dtype.name
 
 

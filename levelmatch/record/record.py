@@ -15,6 +15,7 @@ from astropy.table import QTable
 from astropy.wcs import WCS, FITSFixedWarning
 
 from levelmatch.atomic import atomic_stream, refuse_existing
+from levelmatch.docstrings import share_parameters
 from levelmatch.exceptions import FrameError, RecordError
 from levelmatch.images.file_checks import check_regular, check_wcs_sizes
 from levelmatch.images.frame import Frame
@@ -60,6 +61,7 @@ MOST_RECORD = 1 << 33
 FAILED = "failed to convert with: "
 
 
+@share_parameters
 class Record(SolvedRun):
     """Inputs, pairs, solutions and corrections of a run, as written to a file.
 
@@ -68,14 +70,7 @@ class Record(SolvedRun):
 
     Parameters
     ----------
-    frames : list of `~levelmatch.images.frame.Frame`
-        The images with their corrections, in the order of the input.
-    passes : list of `~levelmatch.solve.passes.Pass`
-        The solved passes; their images are sorted by name.
-    measured : `~levelmatch.measure.table.PairTable`
-        The measured pairs; their images are sorted by name.
-    run : `~levelmatch.record.run.Run`
-        The run.
+    <<run>>
     inputs : dict of `~numpy.ndarray`
         Columns that identify the inputs, sorted by name: ``file``, ``path``, ``size``, ``sha256``,
         ``mask_sha256``, ``dtype``, ``hdu``, ``dq_bits`` and ``wcs``.

@@ -1,8 +1,13 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
-"""Corrections of a run, and the pairs from which they were solved, as tables."""
+"""Corrections of a run, and the pairs from which they were solved, as tables, text and figures."""
 
+import base64
+import io
 from collections.abc import Sequence
 from functools import cached_property
+from html import escape
+from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,18 +15,42 @@ from astropy import units as u
 from astropy.table import QTable
 
 from levelmatch.diagnostics import Diagnostics, unit_words
+from levelmatch.docstrings import share_parameters
 from levelmatch.images.frame import Frame
 from levelmatch.measure.correlated_errors import pooled_passes
 from levelmatch.measure.table import PairTable
 from levelmatch.record.run import Provenance, Run
-from levelmatch.record.tables import ConnectedSets, image_table, loop_table, pair_table
-from levelmatch.record.views import Views
+from levelmatch.record.tables import (
+    connected_sets,
+    image_table,
+    loop_table,
+    pair_table,
+    with_short_names,
+)
 from levelmatch.sky.vectors import transfer_matrix
 from levelmatch.solve.passes import Pass
 from levelmatch.solve.reference import Reference
-from levelmatch.summary import anchored_gauge, gauge_sentence, notes
+from levelmatch.summary import anchored_gauge, gauge_sentence, headline, notes, summary_lines
 
-__all__ = ["SolvedRun", "row_of"]
+__all__ = [
+    "SolvedRun",
+    "row_of",
+]
+
+
+# Number of rows of the table in a notebook.
+N_ROWS = 10
+# Columns of the table in a notebook.
+COLUMNS = "name", "tile", "level", "error", "n_pairs"
+# Kinds of plots. Each is a function ``plot_KIND`` of `levelmatch.plots`.
+KINDS = "overlaps", "levels", "residuals", "closures", "gains", "mosaic"
+# Kinds of plots in the default figure.
+PANELS = "overlaps", "levels", "residuals", "closures"
+
+
+def _package(name: str) -> Any:
+    """Import a subpackage that draws results; it imports the modules of records in turn."""
+    return import_module(f"levelmatch.{name}")
 
 
 def row_of(name: str, items: Sequence) -> int:
@@ -39,21 +68,15 @@ def row_of(name: str, items: Sequence) -> int:
     return names.index(name)
 
 
-class SolvedRun(Views):
+@share_parameters
+class SolvedRun:
     """Numbers of a run: corrections, pairs and passes, without pixels.
 
     It is the base class of `~levelmatch.MatchResult` and `~levelmatch.Record`.
 
     Parameters
     ----------
-    frames : list of `~levelmatch.images.frame.Frame`
-        The images with their corrections, in the order of the input.
-    passes : list of `~levelmatch.solve.passes.Pass`
-        The solved passes; their images are sorted by name.
-    measured : `~levelmatch.measure.table.PairTable`
-        The measured pairs; their images are sorted by name.
-    run : `~levelmatch.record.run.Run`
-        The run.
+    <<run>>
     """
 
     def __init__(
@@ -221,11 +244,6 @@ class SolvedRun(Views):
             out[row] = np.sqrt(max(float(slopes @ inverse @ slopes), 0.0))
         return out
 
-    @cached_property
-    def _joined(self) -> ConnectedSets:
-        """The sets in which overlaps join the images."""
-        return ConnectedSets(self.passes, len(self.frames))
-
     @property
     def _carried(self):
         """Covariance of all corrections, or `None` if only the covariances of passes are known."""
@@ -255,7 +273,8 @@ class SolvedRun(Views):
         """
         rows = [row_of(k, self.frames) if isinstance(k, str) else k for k in (i, j)]
         at = [self.rank[k] for k in rows]
-        if not self._joined.known(*at):
+        sets, _, unknown = connected_sets(self.passes, len(self.frames))
+        if sets[at[0]] != sets[at[1]] or unknown[at[0]]:
             return np.full((3, 3), np.nan)
         carried = self._carried
         if carried is not None:
@@ -273,3 +292,101 @@ class SolvedRun(Views):
             ]
             total += change[0] @ part @ change[1].T
         return total
+
+    # ------------------------------------------------------------------ views
+
+    def summary(self) -> str:
+        """Return the headline, the passes, the references and the notes as text.
+
+        Returns
+        -------
+        text : str
+            One sentence or note on each line.
+        """
+        facts = Diagnostics.of(self)
+        lines = [*headline(facts), "", *summary_lines(facts)]
+        return "\n".join([*lines, *(f"Note: {note}" for note in notes(facts))])
+
+    def plot(self, kind: str | None = None, /, **options: Any) -> Any:
+        """Plot the result; needs matplotlib.
+
+        Parameters
+        ----------
+        kind : {"overlaps", "levels", "residuals", "closures", "gains", "mosaic"} or None
+            Kind of the plot, which selects a function of `levelmatch.plots`. By default the
+            first four kinds are drawn into one figure.
+        **options
+            Keyword arguments of this function.
+
+        Returns
+        -------
+        axes : `~matplotlib.axes.Axes` or `~matplotlib.figure.Figure`
+            The axes of one kind, or the figure.
+
+        Raises
+        ------
+        ValueError
+            If ``kind`` is unknown.
+        """
+        if kind is not None:
+            if kind not in KINDS:
+                msg = f"kind: {kind!r} is none of {KINDS}"
+                raise ValueError(msg)
+            return getattr(_package("plots"), f"plot_{kind}")(self, **options)
+        from levelmatch.plots.style import new_figure
+
+        figure = new_figure(figsize=(10, 8))
+        self._draw(figure, PANELS)
+        return figure
+
+    def _draw(self, figure: Any, kinds: tuple[str, ...]) -> None:
+        """Draw plots into a figure, two in a row."""
+        plots = _package("plots")
+        panels = np.ravel(figure.subfigures(len(kinds) // 2, 2))
+        for panel, kind in zip(panels, kinds, strict=True):
+            sky = {"projection": plots.sky_wcs(self)} if kind == "overlaps" else {}
+            more = {"kind": "histogram"} if kind == "residuals" else {}
+            getattr(plots, f"plot_{kind}")(self, ax=panel.add_subplot(**sky), **more)
+
+    def report(self, path: str | Path, **options: Any) -> Path:
+        """Write an HTML report on the result.
+
+        Parameters
+        ----------
+        path : str or `~pathlib.Path`
+            Path of the page.
+        **options
+            Keyword arguments of `levelmatch.report.write_report`.
+
+        Returns
+        -------
+        path : `~pathlib.Path`
+            Path of the page.
+        """
+        return _package("report").write_report(self, path, **options)
+
+    def _repr_html_(self) -> str:
+        """Return the headline, the first rows of the table and a picture, for notebooks."""
+        facts = Diagnostics.of(self)
+        words = "".join(f"<p><b>{escape(line)}</b></p>" for line in headline(facts))
+        n_more = len(facts.frames) - N_ROWS
+        table, patterns = with_short_names(facts.table[:N_ROWS][list(COLUMNS)])
+        rows = "\n".join(table.pformat(max_lines=-1, max_width=-1, html=True))
+        more = [f"{n_more} more images"] if n_more > 0 else []
+        below = "".join(f"<p>{escape(note)}</p>" for note in [*more, *patterns])
+        return f"<div>{words}{rows}{below}{self._picture()}</div>"
+
+    def _picture(self) -> str:
+        """Return overlaps and levels as an HTML image, or an empty string without matplotlib."""
+        try:
+            from matplotlib.backends.backend_agg import FigureCanvasAgg
+            from matplotlib.figure import Figure
+        except ImportError:
+            return ""
+        figure = Figure(figsize=(8, 3.4), dpi=90, layout="constrained")
+        FigureCanvasAgg(figure)
+        self._draw(figure, ("overlaps", "levels"))
+        out = io.BytesIO()
+        figure.savefig(out, format="png")
+        data = base64.b64encode(out.getvalue()).decode("ascii")
+        return f'<img alt="Overlaps and levels" src="data:image/png;base64,{data}">'

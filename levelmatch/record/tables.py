@@ -19,7 +19,7 @@ from levelmatch.solve.solve_pass import subtract_solution
 from levelmatch.text import SHORT_NAME, decimals, short_names, values
 
 __all__ = [
-    "ConnectedSets",
+    "connected_sets",
     "LevelTable",
     "image_table",
     "loop_table",
@@ -86,12 +86,13 @@ def image_table(levels: Any) -> QTable:
     table = LevelTable()
     table["name"], table["tile"] = [f.name for f in frames], [f.tile for f in frames]
     totals = _coefficients(frames)
-    variance = np.maximum(total_variances(levels, levels._joined), 0.0)
+    _, without_pairs, unknown = connected_sets(levels.passes, len(frames))
+    variance = np.maximum(total_variances(levels, unknown), 0.0)
     table["level"], table["error"] = totals[:, 0], np.sqrt(variance[:, 0])
     table["n_pairs"] = _count_pairs(levels)[rank]
     held = {r.name for p in levels.passes for r in p.references}
     table["reference"] = [frame.name in held or frame.role == HOLD for frame in frames]
-    table["isolated"] = levels._joined.without_pairs[rank]
+    table["isolated"] = without_pairs[rank]
     for k, axis in ((1, "u"), (2, "v")):
         table[f"slope_{axis}"] = totals[:, k]
         table[f"slope_{axis}_error"] = np.sqrt(variance[:, k])
@@ -350,8 +351,8 @@ def set_formats(table: QTable, of: Mapping[str, str | int]) -> None:
         table[name].info.format = f".{max(digits, 0)}f" if digits <= MAX_DECIMALS else ".4g"
 
 
-class ConnectedSets:
-    """Sets of images that are connected by the overlaps of all passes.
+def connected_sets(passes: list[Pass], n_images: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return the sets of images that are connected by the overlaps of all passes.
 
     Parameters
     ----------
@@ -360,8 +361,8 @@ class ConnectedSets:
     n_images : int
         Number of images, sorted by name.
 
-    Attributes
-    ----------
+    Returns
+    -------
     sets : `~numpy.ndarray` of int, shape (n_images,)
         Index of the set of each image.
     without_pairs : `~numpy.ndarray` of bool, shape (n_images,)
@@ -369,25 +370,18 @@ class ConnectedSets:
     unknown : `~numpy.ndarray` of bool, shape (n_images,)
         True for an image whose level no overlap determines.
     """
-
-    def __init__(self, passes: list[Pass], n_images: int) -> None:
-        self.sets = linked_sets(passes, n_images)
-        self.without_pairs = np.zeros(n_images, dtype=bool)
-        for p in passes:
-            self.without_pairs |= p.isolated[p.group]
-        alone = np.bincount(self.sets, minlength=1)[self.sets] == 1
-        self.unknown = alone & self.without_pairs
-
-    def known(self, i: int, j: int) -> bool:
-        """Return whether the covariance of two images is known."""
-        return bool(self.sets[i] == self.sets[j] and not self.unknown[i])
+    sets, without_pairs = linked_sets(passes, n_images), np.zeros(n_images, dtype=bool)
+    for p in passes:
+        without_pairs |= p.isolated[p.group]
+    alone = np.bincount(sets, minlength=1)[sets] == 1
+    return sets, without_pairs, alone & without_pairs
 
 
-def total_variances(levels: Any, joined: ConnectedSets) -> np.ndarray:
+def total_variances(levels: Any, unknown: np.ndarray) -> np.ndarray:
     """Return variances of level and slopes of each frame, NaN if unknown; shape (n, 3)."""
     names, out = {p.name for p in levels.passes}, []
     for frame, i in zip(levels.frames, levels.rank.tolist(), strict=True):
-        if joined.unknown[i]:
+        if unknown[i]:
             planes = any(p.solution.coefficients.shape[1] > 1 for p in levels.passes)
             out.append(np.where([True, planes, planes], np.nan, 0.0))
             continue

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from levelmatch.associations import write_associations
+from levelmatch.docstrings import share_parameters
 from levelmatch.images.frame import Frame
 from levelmatch.measure.pair_selection import Overlaps
 from levelmatch.measure.table import PairTable
@@ -24,6 +25,7 @@ from levelmatch.solve.passes import Pass
 __all__ = ["MatchResult"]
 
 
+@share_parameters
 class MatchResult(SolvedRun, Sequence):
     """Corrected images, computed when indexed, and their corrections.
 
@@ -33,14 +35,7 @@ class MatchResult(SolvedRun, Sequence):
 
     Parameters
     ----------
-    frames : list of `~levelmatch.images.frame.Frame`
-        The images with their corrections, in the order of the input.
-    passes : list of `~levelmatch.solve.passes.Pass`
-        The solved passes; their images are sorted by name.
-    measured : `~levelmatch.measure.table.PairTable`
-        The measured pairs; their images are sorted by name.
-    run : `~levelmatch.record.run.Run`
-        The run.
+    <<run>>
     overlaps : `~levelmatch.measure.pair_selection.Overlaps` or None
         The overlaps before they were measured; `None` if later runs cannot reuse the
         measurements.

@@ -11,6 +11,7 @@ from astropy.io import fits
 from astropy.nddata import CCDData
 from astropy.table import QTable
 
+from levelmatch.docstrings import share_parameters
 from levelmatch.testing.detectors import Detector, jwst_detector, miri_regions, nircam_detectors
 from levelmatch.testing.exposures import (
     SCI_KEYWORDS,
@@ -158,6 +159,7 @@ def _assemble(exposures, planes, frame, recipe):
 # Sets of images
 
 
+@share_parameters
 def simulate_miri(
     *,
     tiles=(2, 2),
@@ -198,12 +200,7 @@ def simulate_miri(
     shape : tuple of int, optional
         Shape (ny, nx) of the images. Smaller than the detector's own, the pixels keep their
         size and all else (regions, tiles, dithers) shrinks in proportion.
-    noise : float, optional
-        Standard deviation of the noise per pixel where there is no signal, in MJy/sr.
-    offset_rms : float, optional
-        Standard deviation of the level of each image, in MJy/sr.
-    slope : float, optional
-        Rms over images of the change of their planes across half the detector, in MJy/sr.
+    <<noise>>
     lyot : bool, optional
         Whether the Lyot coronagraph's region may be used too. It then has, on top of its
         image's plane, a level and plane of its own, the same for all dithers of a tile.
@@ -211,32 +208,8 @@ def simulate_miri(
         As ``offset_rms`` and ``slope``, for the Lyot region's additional background.
     tile_overlap : float, optional
         Overlap of adjacent tiles, as a fraction of the main imager's side.
-    dither_size : float, optional
-        Side of the box, in arcsec on the full detector, that the dithers fill.
-    center : tuple of float, optional
-        Right ascension and declination of the mosaic's centre in degrees.
-    pa : float, optional
-        Position angle of the telescope's V3 axis, East of North, in degrees.
-    filter_name : str, optional
-        Value of the ``FILTER`` keyword.
-    backgrounds : bool, optional
-        Whether to give the ``DT_BGR`` keyword: days from dedicated background observations.
-    stars, nebula, galaxy, cosmic_rays, bad_pixels : bool, optional
-        Sources to include in the scene.
-    star_density : float, optional
-        Number of stars per 10**6 pixels.
-    seed : int, optional
-        Seed of all random numbers. The same seed gives the same images to the bit.
-
-    Returns
-    -------
-    sim : `SimulatedSet`
-        The images, rendered on access, and the truth.
-
-    Raises
-    ------
-    ValueError
-        If an argument is out of its range.
+    <<pointing>>
+    <<scene>>
     """
     check_common(shape, noise, n_dithers)
     recipe = Recipe(
@@ -274,6 +247,7 @@ def simulate_miri(
     return _assemble(exposures, planes, frame, recipe)
 
 
+@share_parameters
 def simulate_nircam_short(
     *,
     n_tiles=2,
@@ -315,40 +289,11 @@ def simulate_nircam_short(
     shape : tuple of int, optional
         Shape (ny, nx) of the images. Smaller than the detector's own, the pixels keep their
         size and all else (gaps, tiles, dithers) shrinks in proportion.
-    noise : float, optional
-        Standard deviation of the noise per pixel where there is no signal, in MJy/sr.
-    offset_rms : float, optional
-        Standard deviation of the level of each image, in MJy/sr.
-    slope : float, optional
-        Rms over images of the change of their planes across half the detector, in MJy/sr.
+    <<noise>>
     tile_overlap : float, optional
         Overlap of adjacent tiles, as a fraction of a tile's side.
-    dither_size : float, optional
-        Side of the box, in arcsec on the full detector, that the dithers fill.
-    center : tuple of float, optional
-        Right ascension and declination of the mosaic's centre in degrees.
-    pa : float, optional
-        Position angle of the telescope's V3 axis, East of North, in degrees.
-    filter_name : str, optional
-        Value of the ``FILTER`` keyword.
-    backgrounds : bool, optional
-        Whether to give the ``DT_BGR`` keyword: days from dedicated background observations.
-    stars, nebula, galaxy, cosmic_rays, bad_pixels : bool, optional
-        Sources to include in the scene.
-    star_density : float, optional
-        Number of stars per 10**6 pixels.
-    seed : int, optional
-        Seed of all random numbers. The same seed gives the same images to the bit.
-
-    Returns
-    -------
-    sim : `SimulatedSet`
-        The images, rendered on access, and the truth.
-
-    Raises
-    ------
-    ValueError
-        If an argument is out of its range, or a detector is not known.
+    <<pointing>>
+    <<scene>>
     """
     check_common(shape, noise, n_dithers)
     if n_tiles < 1:
@@ -383,6 +328,7 @@ def simulate_nircam_short(
     return _assemble(exposures, planes, frame, recipe)
 
 
+@share_parameters
 def simulate_generic(
     *,
     n_images=9,
@@ -437,22 +383,7 @@ def simulate_generic(
         Standard deviation of a rotation of each image about its own centre, in degrees.
     unit : `~astropy.units.Unit`, optional
         Unit of the images.
-    stars, nebula, galaxy, cosmic_rays, bad_pixels : bool, optional
-        Sources to include in the scene.
-    star_density : float, optional
-        Number of stars per 10**6 pixels.
-    seed : int, optional
-        Seed of all random numbers. The same seed gives the same images to the bit.
-
-    Returns
-    -------
-    sim : `SimulatedSet`
-        The images, rendered on access, and the truth.
-
-    Raises
-    ------
-    ValueError
-        If an argument is out of its range.
+    <<scene>>
     """
     check_common(shape, noise, n_images, name="n_images")
     shape = tuple(shape)
