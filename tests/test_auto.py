@@ -67,7 +67,7 @@ def test_the_scatter_of_slopes_is_the_injected_one():
     from levelmatch.sky.vectors import tangent_axes, unit_vectors
     from levelmatch.solve.equations import Equations
     from levelmatch.solve.groups import solve_groups
-    from levelmatch.solve.shrinkage import slope_scatter
+    from levelmatch.solve.plane_choice import slope_scatter
 
     number = np.arange(64).reshape(8, 8)
     first = np.concatenate([number[:, :-1].ravel(), number[:-1].ravel()])

@@ -4,7 +4,6 @@
 import pytest
 from astropy.io import fits
 
-from levelmatch.images.dq_bits import bad_bits
 from levelmatch.images.jwst import (
     DEFAULT_BAD_BITS,
     DQ_BITS,
@@ -14,6 +13,7 @@ from levelmatch.images.jwst import (
     read_gwcs,
     recombined_name,
 )
+from levelmatch.images.mask_arrays import bad_bits
 
 HEADER = {
     "TELESCOP": "JWST",

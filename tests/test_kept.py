@@ -10,7 +10,7 @@ from numpy.testing import assert_allclose
 
 import levelmatch as lm
 from levelmatch import cli
-from levelmatch.images.sky_cards import pending_levels
+from levelmatch.images.known_levels import pending_levels
 from levelmatch.testing import simulate_miri
 
 KEEP = lm.SolveOptions(subtract=False)

@@ -21,8 +21,8 @@ import levelmatch as lm
 from levelmatch import cli
 from levelmatch.cli.options import blank as blank_option
 from levelmatch.images.collect import collect_frames
-from levelmatch.images.dq_bits import bad_bits
 from levelmatch.images.fill import find_fill
+from levelmatch.images.mask_arrays import bad_bits
 from levelmatch.results.recorded_frames import frames_with_pixels
 from levelmatch.sky.transform import SkyTransform
 from levelmatch.sky.vectors import lonlat

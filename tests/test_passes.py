@@ -13,9 +13,9 @@ from levelmatch.measure.pair_selection import assign_pairs
 from levelmatch.measure.table import PairTable, unmeasured
 from levelmatch.options import SolveOptions
 from levelmatch.sky.vectors import plane_terms, tangent_axes, transfer_matrix, unit_vectors
-from levelmatch.solve.pair_cuts import select_pairs
 from levelmatch.solve.passes import Pass, labels
 from levelmatch.solve.solve_pass import solve_pass, subtract_solution
+from levelmatch.solve.weights import select_pairs
 
 
 def each_its_own(name, _meta=None):

@@ -10,11 +10,11 @@ from numpy.testing import assert_allclose, assert_array_equal
 
 from levelmatch.options import SolveOptions
 from levelmatch.sky.vectors import tangent_axes, unit_vectors
-from levelmatch.solve import leverage
 from levelmatch.solve.dissection import Dissection
 from levelmatch.solve.equations import Equations
 from levelmatch.solve.groups import solve_groups
 from levelmatch.solve.linear import Factors, NormalMatrix
+from levelmatch.solve.outlier_tests import redundancy
 from levelmatch.solve.solver import Solver
 
 SIGMA = 0.01
@@ -257,7 +257,7 @@ def test_redundancy_is_that_of_dense_algebra(k):
     free[3] = False
     factor = rng.uniform(0.5, 1, len(first))
     found = Solver(equations, free, None).solve(factor)
-    left = leverage.redundancy(equations, found)
+    left = redundancy(equations, found)
     rows = np.zeros((len(first), k, 20, k))
     whole = np.sqrt(factor)[:, None, None] * equations.root
     for p, (i, j) in enumerate(zip(first, second, strict=True)):

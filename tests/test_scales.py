@@ -12,8 +12,8 @@ from numpy.testing import assert_allclose, assert_array_equal
 import levelmatch as lm
 from levelmatch.images.collect import collect_frames
 from levelmatch.images.filters import check_filters, filters_of
+from levelmatch.images.known_levels import pending_levels
 from levelmatch.images.scales import area_factors, compare_scales, flux_factors
-from levelmatch.images.sky_cards import pending_levels
 from levelmatch.summary import notes
 
 PER_PIXEL = ["ct", "electron", "adu", "DN", "ct / s", "nmgy", "Jy / pix"]

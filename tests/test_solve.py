@@ -22,7 +22,7 @@ from levelmatch.solve import solver
 from levelmatch.solve.equations import Equations
 from levelmatch.solve.gauge import ZeroMean
 from levelmatch.solve.groups import solve_groups
-from levelmatch.solve.leverage import redundancy
+from levelmatch.solve.outlier_tests import redundancy
 from levelmatch.solve.weights import pair_weights
 
 PLAIN = SolveOptions(floor=0.0, robust=None)

@@ -14,12 +14,10 @@ from levelmatch.images import jwst
 from levelmatch.images.collect import collect_frames
 from levelmatch.images.filters import check_filters
 from levelmatch.images.frame import Frame
-from levelmatch.images.known_levels import with_known_levels
+from levelmatch.images.known_levels import note_pending_levels, with_known_levels
 from levelmatch.images.notes import Notes
-from levelmatch.images.roles import with_roles
 from levelmatch.images.scales import flux_factors, to_common_unit, with_output_factors
-from levelmatch.images.selection import selection_of
-from levelmatch.images.sky_cards import note_pending_levels
+from levelmatch.images.selection import selection_of, with_roles
 from levelmatch.images.sky_cells import CellsSource, of_cells
 from levelmatch.images.tiles import assign_tiles, with_detectors
 from levelmatch.table_files import is_table

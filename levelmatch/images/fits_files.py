@@ -14,9 +14,7 @@ from astropy.wcs import WCS, FITSFixedWarning
 from levelmatch.exceptions import FrameError
 from levelmatch.images import fastfits, jwst
 from levelmatch.images.compression import damage_of, open_raw
-from levelmatch.images.dq_bits import bad_bits
-from levelmatch.images.extension_choice import ExtensionChoice
-from levelmatch.images.extensions import Extension, extensions_of
+from levelmatch.images.extensions import Extension, ExtensionChoice, extensions_of
 from levelmatch.images.file_checks import (
     check_file,
     check_layout,
@@ -31,6 +29,7 @@ from levelmatch.images.inherit import file_meta, with_inherited_frame
 from levelmatch.images.mask_arrays import (
     KINDS,
     MaskArray,
+    bad_bits,
     find_masks,
     image_shape,
     partner_hdu,

@@ -11,8 +11,7 @@ from astropy.wcs import WCS
 from astropy.wcs.wcsapi import BaseHighLevelWCS, BaseLowLevelWCS, SlicedLowLevelWCS
 
 from levelmatch.exceptions import FrameError
-from levelmatch.images.extension_choice import ExtensionChoice
-from levelmatch.images.extensions import extensions_of
+from levelmatch.images.extensions import ExtensionChoice, extensions_of
 from levelmatch.images.fits_files import check_shape, hdu_frame
 from levelmatch.images.frame import Frame
 from levelmatch.images.sources import (

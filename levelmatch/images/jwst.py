@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from levelmatch.images.gwcs_tree import wcs_content
+from levelmatch.images.wcs_cards import wcs_content
 
 __all__ = [
     "DEFAULT_BAD_BITS",

@@ -1,5 +1,5 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
-"""Known levels, which are subtracted before the images are compared."""
+"""Known levels, from the user or from header cards, which are subtracted before comparison."""
 
 from collections.abc import Mapping
 from numbers import Real
@@ -14,7 +14,15 @@ from levelmatch.exceptions import FrameError
 from levelmatch.images.corrections import AppliedCorrection, Correction
 from levelmatch.images.file_checks import MOST_BYTES, check_regular, reason_of
 
-__all__ = ["KNOWN", "known_correction", "with_known_levels"]
+__all__ = [
+    "KNOWN",
+    "OWN_KEYWORD",
+    "known_correction",
+    "note_pending_levels",
+    "pending_levels",
+    "with_known_levels",
+]
+
 
 # Name of the correction by known levels.
 KNOWN = "known"
@@ -153,3 +161,58 @@ def _of_table(table: Table) -> dict[str, Any]:
     unit = getattr(values, "unit", None)
     levels = values if unit is None or isinstance(values, u.Quantity) else values * unit
     return dict(zip((str(name) for name in names), levels, strict=True))
+
+
+# Keyword of kept levels in headers of telescopes that define no keyword for them.
+OWN_KEYWORD = "LMSKY"
+
+
+def pending_levels(meta):
+    """Return the sky levels of a header that are not yet subtracted.
+
+    Parameters
+    ----------
+    meta : mapping
+        Header.
+
+    Returns
+    -------
+    levels : dict of str to float
+        Levels by keyword, without zeros: ``BKGLEVEL`` of JWST's skymatch step, unless
+        ``BKGSUB`` is true; ``MDRIZSKY`` of AstroDrizzle; ``LMSKY`` of an earlier run that kept
+        levels.
+    """
+    subtracted = meta.get("BKGSUB") in (True, "T", "True")
+    keys = ("MDRIZSKY", OWN_KEYWORD)
+    if not subtracted:
+        keys = ("BKGLEVEL", *keys)
+    levels = {key: meta.get(key) for key in keys}
+    return {key: float(value) for key, value in levels.items() if _is_level(value)}
+
+
+def _is_level(value):
+    number = isinstance(value, Real) and not isinstance(value, bool)
+    return number and np.isfinite(value) and value != 0
+
+
+def note_pending_levels(frames, notes, *, keep=False):
+    """Add notes on images whose header has a sky level that is not yet subtracted, or gets one.
+
+    Parameters
+    ----------
+    frames : list of `~levelmatch.images.frame.Frame`
+        The images.
+    notes : `~levelmatch.images.notes.Notes`
+        Receives the notes.
+    keep : bool
+        Whether the run writes levels to headers and does not subtract them.
+    """
+    for frame in frames:
+        levels = pending_levels(frame.meta)
+        words = [f"{key} = {value:g}" for key, value in levels.items()]
+        if "BKGLEVEL" in levels and "BKGSUB" in frame.meta:
+            words.insert(1, f"BKGSUB = {frame.meta['BKGSUB']}")
+        if keep and frame.meta.get("TELESCOP") == "ROMAN" and frame.unit == u.DN / u.s:
+            notes.add("kept rate", frame.product)
+        if words:
+            notes.add("kept level" if keep else "sky level", frame.product, ", ".join(words))

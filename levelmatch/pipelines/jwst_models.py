@@ -7,8 +7,8 @@ import numpy as np
 from astropy.io import fits
 from astropy.nddata import NDData, StdDevUncertainty
 
-from levelmatch.images.dq_bits import bad_bits
 from levelmatch.images.jwst import load_gwcs
+from levelmatch.images.mask_arrays import bad_bits
 from levelmatch.images.sources import flagged
 from levelmatch.images.units import read_unit
 from levelmatch.options import ReadOptions

@@ -9,8 +9,8 @@ from astropy import units as u
 from astropy.io.fits import Header
 from astropy.nddata import NDData, StdDevUncertainty
 
-from levelmatch.images.dq_bits import bad_bits
 from levelmatch.images.jwst import DEFAULT_BAD_BITS, load_gwcs
+from levelmatch.images.mask_arrays import bad_bits
 from levelmatch.images.roman import KEYWORDS, ROMAN_BITS, UNKNOWN, add_entries
 from levelmatch.images.sources import flagged
 from levelmatch.options import ReadOptions

@@ -5,8 +5,7 @@ import numpy as np
 
 from levelmatch.plots.sky import Chart
 from levelmatch.plots.style import MOST_SIGMA, SETS
-from levelmatch.report.tables import names_of, pair_order, pair_words
-from levelmatch.report.text import safe
+from levelmatch.report.tables import names_of, pair_order, pair_words, safe
 from levelmatch.text import SHORT_NAME, count, short_names
 
 __all__ = ["graph_section"]

@@ -18,8 +18,7 @@ from levelmatch.report.pictures import (
     pair_pictures,
     plot_section,
 )
-from levelmatch.report.tables import image_table, names_of, option_tables, pair_table
-from levelmatch.report.text import items, safe
+from levelmatch.report.tables import image_table, items, names_of, option_tables, pair_table, safe
 from levelmatch.results.recorded_frames import frames_with_pixels
 from levelmatch.summary import (
     MAX_FINDINGS,

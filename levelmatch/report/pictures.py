@@ -9,8 +9,7 @@ from functools import partial
 import numpy as np
 
 from levelmatch.exceptions import warn_user
-from levelmatch.report.tables import names_of, pair_order
-from levelmatch.report.text import number, safe
+from levelmatch.report.tables import names_of, number, pair_order, safe
 from levelmatch.text import count, decimals, values
 
 __all__ = [

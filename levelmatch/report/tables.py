@@ -1,17 +1,54 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
-"""Tables of images, pairs, options and versions."""
+"""Text as HTML, and tables of images, pairs, options and versions."""
 
+import re
 from dataclasses import dataclass
+from html import escape
 
 import numpy as np
 
 from levelmatch.diagnostics import has_slopes, unit_words
 from levelmatch.pass_names import PASSES
-from levelmatch.report.text import number, safe
 from levelmatch.summary import NO_OVERLAP, NONE_KEPT
-from levelmatch.text import SHORT_NAME, decimals, short_names, values
+from levelmatch.text import SHORT_NAME, decimals, fixed, short_names, values
 
-__all__ = ["image_table", "names_of", "option_tables", "pair_table", "pair_words"]
+__all__ = [
+    "image_table",
+    "items",
+    "names_of",
+    "number",
+    "option_tables",
+    "pair_table",
+    "pair_words",
+    "safe",
+]
+
+
+DASH = "\u2013"
+
+
+def safe(text):
+    """Return text escaped for an element or a quoted attribute.
+
+    Lone surrogates, which UTF-8 cannot encode, control characters and marks of writing direction
+    become replacement characters.
+    """
+    return escape("".join(c if c.isprintable() else "\ufffd" for c in str(text)), quote=True)
+
+
+def items(lines):
+    """Return sentences as an HTML list."""
+    return "<ul>\n" + "\n".join(f"<li>{safe(_minus(line))}</li>" for line in lines) + "\n</ul>"
+
+
+def _minus(line):
+    """Return a sentence with minus signs before numbers; names keep their hyphens."""
+    return re.sub(r"(?<!\S)-(?=\d)", "\u2212", line)
+
+
+def number(value, digits):
+    """Return a number with a given number of decimals and a minus sign; a dash if not finite."""
+    return fixed(value, digits).replace("-", "\u2212") if np.isfinite(value) else DASH
 
 
 # Mark of an image that disagrees with its neighbours.

@@ -38,8 +38,7 @@ from levelmatch.results.files import (
 from levelmatch.results.header import remove_provenance
 from levelmatch.results.history import own_history, signature
 from levelmatch.results.lock import output_lock
-from levelmatch.results.output_associations import output_associations
-from levelmatch.results.prewrite import check_contents, check_space
+from levelmatch.results.prewrite import check_contents, check_space, output_associations
 from levelmatch.results.products import Product, by_file, make_products
 from levelmatch.results.recorded_frames import recorded_read
 from levelmatch.results.result import MatchResult

@@ -11,7 +11,7 @@ import numpy as np
 
 from levelmatch.images import fastfits
 from levelmatch.images._decode import subtract_level
-from levelmatch.images.sky_cards import pending_levels
+from levelmatch.images.known_levels import pending_levels
 from levelmatch.images.sources import FileSource
 from levelmatch.record.run import Provenance
 from levelmatch.results.card_text import OwnCards, is_simple, with_cards, with_checksums

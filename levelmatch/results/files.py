@@ -21,8 +21,8 @@ from levelmatch.exceptions import FrameError
 from levelmatch.images.compression import open_raw
 from levelmatch.images.file_checks import named_writing
 from levelmatch.images.frame import Frame
+from levelmatch.images.known_levels import pending_levels
 from levelmatch.images.roman import AsdfSource
-from levelmatch.images.sky_cards import pending_levels
 from levelmatch.images.sky_cells import CellsSource
 from levelmatch.images.sources import FileSource, decoded_image
 from levelmatch.record.run import Provenance

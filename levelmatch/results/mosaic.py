@@ -21,10 +21,9 @@ from levelmatch.images.frame import Frame
 from levelmatch.images.scales import image_values, to_common_unit
 from levelmatch.option_values import check_shape
 from levelmatch.options import CoaddOptions, ReadOptions
-from levelmatch.results.coadd import coadd_layers
+from levelmatch.results.coadd import coadd_layers, file_planes
 from levelmatch.results.files import file_identity
 from levelmatch.results.layers import METHODS, Layers, MosaicGrid
-from levelmatch.results.mosaic_file import file_planes
 from levelmatch.settings import MOVED_OF_MOSAIC, filled
 from levelmatch.sky.reprojection import common_grid
 

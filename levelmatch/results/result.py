@@ -17,8 +17,7 @@ from levelmatch.record.solved_run import SolvedRun, row_of
 from levelmatch.results.corrected import corrected_image
 from levelmatch.results.files import check_outputs, write_products
 from levelmatch.results.lock import output_lock
-from levelmatch.results.output_associations import output_associations
-from levelmatch.results.prewrite import check_contents, check_space
+from levelmatch.results.prewrite import check_contents, check_space, output_associations
 from levelmatch.results.products import make_products
 from levelmatch.solve.passes import Pass
 

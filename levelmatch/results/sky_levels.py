@@ -9,7 +9,7 @@ from astropy.io.fits import Header
 
 from levelmatch.exceptions import FrameError
 from levelmatch.images.frame import Frame
-from levelmatch.images.sky_cards import OWN_KEYWORD, pending_levels
+from levelmatch.images.known_levels import OWN_KEYWORD, pending_levels
 from levelmatch.record.run import Provenance
 from levelmatch.results.history import (
     add_history,

@@ -4,7 +4,7 @@
 import numpy as np
 from scipy.special import ndtr
 
-from levelmatch.solve.leverage import redundancy
+from levelmatch.solve.outlier_tests import redundancy
 from levelmatch.solve.solver import Solver
 
 __all__ = ["error_inflation"]

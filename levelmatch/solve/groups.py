@@ -21,7 +21,7 @@ from levelmatch.sky.overlaps import components
 from levelmatch.solve.error_inflation import error_inflation
 from levelmatch.solve.floors import Floors
 from levelmatch.solve.gauge import MeanSlope, ZeroMean, free_coefficients, held_groups
-from levelmatch.solve.leverage import redundancy, studentised
+from levelmatch.solve.outlier_tests import redundancy, studentised
 from levelmatch.solve.rejection import Rejection
 from levelmatch.solve.reweighting import Reweighting, RobustFit, settle_floors
 from levelmatch.solve.solution import GaugedCovariance, Solution

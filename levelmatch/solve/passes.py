@@ -13,7 +13,7 @@ from levelmatch.images.frame import EXCLUDE
 from levelmatch.options import FIT_TYPES
 from levelmatch.sky.overlaps import components
 from levelmatch.sky.vectors import transfer_matrix
-from levelmatch.solve.held import with_excluded, with_held
+from levelmatch.solve.reference import with_excluded, with_held
 from levelmatch.solve.solution import Solution
 
 __all__ = ["Pass", "labels", "linked_sets"]

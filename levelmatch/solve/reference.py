@@ -1,11 +1,27 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
-"""The reference image of a mosaic, and the reason for its choice."""
+"""The reference image of a mosaic, the flattest image, and held images."""
 
 from dataclasses import dataclass, replace
 
 import numpy as np
+from scipy.special import fdtrc, ndtri
 
-__all__ = ["Reference", "ReferenceChooser", "find_reference", "named_reference"]
+from levelmatch.images.frame import EXCLUDE, HOLD
+from levelmatch.sky.vectors import ARCMIN, tangent_axes, transfer_matrix
+from levelmatch.solve.gauge import members_of
+from levelmatch.solve.linear import sum_by
+
+__all__ = [
+    "Flatness",
+    "HeldChoice",
+    "Reference",
+    "ReferenceChooser",
+    "find_reference",
+    "find_tilts",
+    "named_reference",
+    "with_excluded",
+    "with_held",
+]
 
 
 @dataclass(frozen=True)
@@ -111,7 +127,7 @@ class ReferenceChooser:
         Overlapping area of each pair.
     keyword : str
         Header keyword of the time from the dedicated backgrounds.
-    flatness : `~levelmatch.solve.flatness.Flatness` or None
+    flatness : `~levelmatch.solve.reference.Flatness` or None
         Slopes of the groups, which decide between groups of equally many overlaps.
     """
 
@@ -210,3 +226,238 @@ def _number(value):
     except (TypeError, ValueError):
         return None
     return value if np.isfinite(value) else None
+
+
+# An image within this number of standard errors of the flattest counts as equally flat.
+ALIKE = 3.0
+# Chance of a false alarm for one reference.
+CHANCE = 0.01
+# Smallest number of groups, beside the reference, from which the scatter of slopes is found.
+LEAST_OTHERS = 3
+
+
+@dataclass(frozen=True, eq=False)
+class Flatness:
+    """Slope of each group against its neighbours, from its own pairs.
+
+    Parameters
+    ----------
+    slope : `~numpy.ndarray`, shape (m,)
+        Its size, in the common unit per arcmin; NaN if the pairs do not determine it.
+    error : `~numpy.ndarray`, shape (m,)
+        Its standard error by the noise of the pixels.
+    """
+
+    slope: np.ndarray
+    error: np.ndarray
+
+    @classmethod
+    def of(cls, table, group, group_axes):
+        """Return the slopes of groups from the planes of their pairs, whose levels are free.
+
+        Parameters
+        ----------
+        table : `~levelmatch.measure.table.PairTable`
+            Pairs with common pixels.
+        group : `~numpy.ndarray` of int, shape (n_images,)
+            The group of each image.
+        group_axes : `~numpy.ndarray`, shape (m, 3, 3)
+            Centre, East and North of each group.
+        """
+        level = table.gram[:, 0, 0][:, None]
+        mixed = table.gram[:, 0, 1:]
+        gram = table.gram[:, 1:, 1:] - mixed[:, :, None] * (mixed / level)[:, None]
+        rhs = table.rhs[:, 1:] - mixed * table.rhs[:, :1] / level
+        n = len(group_axes)
+        whole, asked = np.zeros((n, 2, 2)), np.zeros((n, 2))
+        for sign, end in ((1, group[table.first]), (-1, group[table.second])):
+            turn = transfer_matrix(group_axes[end], table.axes)[:, 1:, 1:]
+            whole += sum_by(end, turn.swapaxes(1, 2) @ gram @ turn, n)
+            asked += sum_by(end, sign * np.einsum("pji,pj->pi", turn, rhs), n)
+        inverse = np.linalg.pinv(whole, rcond=1e-9, hermitian=True)
+        slope = np.linalg.norm(np.einsum("gij,gj->gi", inverse, asked), axis=1)
+        variance = np.trace(inverse, axis1=1, axis2=2)
+        # With few pixels, rounding can leave a negative variance.
+        known = (np.linalg.matrix_rank(whole, hermitian=True) == 2) & (variance > 0)
+        error = np.sqrt(np.where(known, variance, np.inf))
+        return cls(np.where(known, slope, np.nan), error)
+
+    def flattest(self, groups):
+        """Return the groups that are as flat as the flattest, within the errors."""
+        slope, error = self.slope[groups], self.error[groups]
+        if not np.isfinite(slope).all():
+            return groups
+        least = int(np.argmin(slope))
+        return groups[slope - slope[least] <= ALIKE * np.hypot(error, error[least])]
+
+
+def find_tilts(references, solution, group_axes, corners):
+    """Return the references, each with the tilt that its plane of zero gives to the set.
+
+    The mean slope of the other groups relative to the reference is tested against its error and
+    the scatter of their slopes (Hotelling's test).
+
+    Parameters
+    ----------
+    references : list of `~levelmatch.solve.reference.Reference`
+        The references, whose planes are zero.
+    solution : `~levelmatch.solve.solution.Solution`
+        Planes of all groups.
+    group_axes : `~numpy.ndarray`, shape (m, 3, 3)
+        Centre, East and North of each group.
+    corners : list of `~numpy.ndarray`, shape (n, 3)
+        Unit vectors of the outlines of each group's images.
+    """
+    sets = members_of(solution.component, int(solution.component.max()) + 1)
+    out = []
+    for reference in references:
+        members = sets[solution.component[reference.group]]
+        others = members[members != reference.group]
+        if len(others) >= LEAST_OTHERS and solution.active[others, 1:].all():
+            edge = np.concatenate([corners[g] for g in members])
+            tilt, sigma = _tilt(solution, group_axes, others, edge)
+            reference = replace(reference, tilt=tilt, tilt_sigma=sigma)
+        out.append(reference)
+    return out
+
+
+def _tilt(solution, group_axes, others, edge):
+    """Return the tilt of a set from edge to edge and its significance; zeros without any."""
+    centre = tangent_axes(group_axes[others, 0].sum(axis=0))
+    turn = transfer_matrix(group_axes[others], centre)[:, 1:]
+    slopes = np.einsum("gij,gj->gi", turn, solution.coefficients[others])
+    n = len(others)
+    mean = slopes.mean(axis=0)
+    sums = np.zeros((len(group_axes), 3, 2))
+    sums[others] = turn.swapaxes(1, 2) / n
+    covariance = solution.covariance_of_sums(sums.reshape(-1, 2))
+    covariance = covariance + np.cov(slopes.T) / n
+    square = mean @ np.linalg.pinv(covariance, hermitian=True) @ mean
+    chance = float(fdtrc(2, n - 2, square * (n - 2) / (2 * (n - 1))))
+    if not chance < CHANCE:
+        return 0.0, 0.0
+    places = ARCMIN * (edge @ centre[1:].T) @ mean
+    return float(np.ptp(places)), float(-ndtri(max(chance, 1e-300) / 2))
+
+
+# Reference of images that are left out of the fit.
+OTHERS = "all other images"
+
+
+class HeldChoice:
+    """The choice of the group that is held at zero in each connected set.
+
+    Parameters
+    ----------
+    grouped : `~levelmatch.solve.passes.Pass`
+        The pass, with its groups.
+    frames : list of `~levelmatch.images.frame.Frame`
+        All images, sorted by name.
+    equations : `~levelmatch.solve.equations.Equations`
+        The pairs that count.
+    pairs : `~levelmatch.measure.table.PairTable`
+        The same pairs, as measured.
+    """
+
+    def __init__(self, grouped, frames, equations, pairs):
+        self.name, self.held = grouped.name, grouped.held
+        self.by_caller = {} if self.name == "lyot" else _held_by_role(frames, grouped.group)
+        self._references = {}
+        if self.any:
+            ends = np.stack([equations.first, equations.second], axis=1)
+            self._chooser = ReferenceChooser(
+                frames,
+                grouped.group,
+                ends,
+                pairs.npix,
+                keyword=grouped.keyword,
+                flatness=Flatness.of(pairs, grouped.group, equations.group_axes),
+            )
+
+    @property
+    def any(self):
+        """Whether any group is held; else the mean of each set is zero."""
+        return self.held is not None or bool(self.by_caller)
+
+    @property
+    def references(self):
+        """The `~levelmatch.solve.reference.Reference` of each set of several groups, a list."""
+        return list(self._references.values())
+
+    def pick(self, members):
+        """Return the group of a set, given its groups, that is held at zero; -1 for a zero mean."""
+        choice = self._choice(members)
+        if choice is None:
+            return -1
+        if len(members) > 1:
+            self._references[members[0]] = choice
+        return choice.group
+
+    def _choice(self, members):
+        own = next((g for g in members.tolist() if g in self.by_caller), None)
+        if self.name == "fit_exclude":
+            return Reference(0 if 0 in members else int(members[0]), OTHERS, "they are the fit")
+        if own is not None:
+            return Reference(own, self.by_caller[own], "held by the caller")
+        if self.held is None:
+            return None
+        if self.held == "science":
+            return self._chooser.science(members)
+        return self._chooser.choose(members, self.held)
+
+
+def with_excluded(frames, domain, group):
+    """Return domains and groups in which excluded images follow their nearest neighbours.
+
+    Such an image gets the correction of the neighbour, and later one of its own.
+
+    Parameters
+    ----------
+    frames : list of `~levelmatch.images.frame.Frame`
+        The images.
+    domain, group : `~numpy.ndarray` of int, shape (n,)
+        Labels of the images.
+    """
+    excluded = np.array([frame.role == EXCLUDE for frame in frames])
+    if not excluded.any():
+        return domain, group
+    centres = np.array([frame.whole_grid.axes[0] for frame in frames])
+    others = np.flatnonzero(~excluded)
+    domain, group = domain.copy(), group.copy()
+    for k in np.flatnonzero(excluded):
+        nearest = others[np.argmax(centres[others] @ centres[k])]
+        domain[k], group[k] = domain[nearest], group[nearest]
+    return _compact(domain), _compact(group)
+
+
+def with_held(frames, domain, group):
+    """Return groups in which the held images of each domain are one group.
+
+    Parameters
+    ----------
+    frames, domain, group
+        See `with_excluded`.
+    """
+    held = _held(frames)
+    if not held.any():
+        return group
+    group = group.copy()
+    for d in np.unique(domain[held]):
+        inside = domain == d
+        own = np.unique(group[held & inside])
+        group[inside & np.isin(group, own)] = own[0]
+    return _compact(group)
+
+
+def _held_by_role(frames, group):
+    """Return the name of the first held image of each group that has one, by group."""
+    return {int(group[k]): frames[k].name for k in reversed(np.flatnonzero(_held(frames)).tolist())}
+
+
+def _held(frames):
+    return np.array([frame.role == HOLD and frame.part != "lyot" for frame in frames])
+
+
+def _compact(labels):
+    """Return labels from 0 without gaps, in their order."""
+    return np.unique(labels, return_inverse=True)[1].ravel()

@@ -9,16 +9,14 @@ from levelmatch.exceptions import DisconnectedError, DisconnectedWarning, warn_u
 from levelmatch.options import fit_terms
 from levelmatch.sky.vectors import tangent_axes, transfer_matrix
 from levelmatch.solve.equations import Equations
-from levelmatch.solve.flatness import find_tilts
 from levelmatch.solve.gauge import members_of
 from levelmatch.solve.groups import solve_groups
-from levelmatch.solve.held import HeldChoice
 from levelmatch.solve.linear import sum_by
 from levelmatch.solve.offsets import OFFSET_PASSES, share_offsets
-from levelmatch.solve.pair_cuts import select_pairs
 from levelmatch.solve.plane_choice import solve_auto, solve_shrunk
-from levelmatch.solve.reference import Reference
+from levelmatch.solve.reference import HeldChoice, Reference, find_tilts
 from levelmatch.solve.shared_pattern import subtract_pattern
+from levelmatch.solve.weights import select_pairs
 
 __all__ = ["equations_of", "shift_levels", "solve_pass", "subtract_solution"]
 
