@@ -25,7 +25,7 @@ from levelmatch.results.mosaic import make_mosaic
 from levelmatch.results.result import MatchResult
 from levelmatch.sky.transform import SkyTransform
 from levelmatch.sky.vectors import lonlat, plane_terms, tangent_axes, transfer_matrix, unit_vectors
-from levelmatch.solve.zero_points import Pixels, ZeroPoint, fit_zero_point, mean_zero_point
+from levelmatch.solve.zero_points import AnchorPixels, ZeroPoint, fit_zero_point, mean_zero_point
 
 __all__ = ["anchor_levels"]
 
@@ -275,7 +275,7 @@ def _of_image(result: MatchResult, frame: Frame, axes: np.ndarray, how: _Compari
         raise NoOverlapError(msg)
     vectors = frame.transform.to_sky(x[good], y[good])
     wide = BLOCK_WIDTH * max(width or 0.0, side) / 60
-    pixels = Pixels(known[good], averaged[good], plane_terms(vectors, axes), wide)
+    pixels = AnchorPixels(known[good], averaged[good], plane_terms(vectors, axes), wide)
     return fit_zero_point(frame.name, pixels, fit_terms(how.fit_type), how.colour)
 
 

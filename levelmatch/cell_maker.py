@@ -99,7 +99,7 @@ def _cells(frame, nside, statistic, keywords):
     index, count = np.unique(cell[order], return_counts=True)
     middle = grid.to_pixel(cell_vectors(index, nside), 50)
     y, x, place = y[order], x[order], np.repeat(np.arange(len(index)), count)
-    pixels = Pixels(data[y, x].astype(float), x - middle[0][place], y - middle[1][place], place)
+    pixels = CellPixels(data[y, x].astype(float), x - middle[0][place], y - middle[1][place], place)
     value, error = pixels.planes() if statistic == "mean" else pixels.medians()
     edges = [(-0.5, -0.5), (nx - 0.5, -0.5), (nx - 0.5, ny - 0.5), (-0.5, ny - 0.5)]
     corners = np.stack(lonlat(frame.transform.to_sky(*np.transpose(edges))), axis=-1)
@@ -120,7 +120,7 @@ def _cells(frame, nside, statistic, keywords):
 
 
 @dataclass(frozen=True, eq=False)
-class Pixels:
+class CellPixels:
     """Pixels of an image, sorted by cell.
 
     The value of a cell refers to its middle. A plain mean would refer to the mean position of

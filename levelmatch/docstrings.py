@@ -67,6 +67,21 @@ measured : `~levelmatch.measure.table.PairTable`
 run : `~levelmatch.record.run.Run`
     The run.
 """,
+    "files": """
+directory : str or `~pathlib.Path`
+    Output folder of the images, and of the record if the corrections are applied.
+overwrite : bool
+    Whether existing files may be replaced.
+force : bool
+    Whether to accept images whose pixels, positions or record differ from the record.
+progress_bar : callable or None
+    Wraps an iterable over the files.
+
+Returns
+-------
+paths : list of `~pathlib.Path`
+    The written images.
+""",
     "plot": """
 result : `~levelmatch.MatchResult` or record
     The result, or its record.

@@ -20,7 +20,7 @@ from levelmatch.solve import equations as equations_module
 from levelmatch.solve import solution as solution_module
 from levelmatch.solve import solver
 from levelmatch.solve.equations import Equations
-from levelmatch.solve.gauge import ZeroMean
+from levelmatch.solve.gauge import Gauge
 from levelmatch.solve.groups import solve_groups
 from levelmatch.solve.outlier_tests import redundancy
 from levelmatch.solve.weights import pair_weights
@@ -904,7 +904,7 @@ def test_slope_prior_of_a_mean_slope():
     options = SolveOptions(floor=0.0, robust=None, slope_prior=0.2)
     found = solved(equations, options).coefficients
     # The plane of the gauge is subtracted from both.
-    gauge = ZeroMean(equations, np.zeros(5, dtype=int), 1, np.ones((5, 3), dtype=bool))
+    gauge = Gauge(equations, np.zeros(5, dtype=int), 1, np.ones((5, 3), dtype=bool))
     assert_allclose(found.ravel(), gauge.apply(expected[:, None])[:, 0], atol=1e-6)
     turned = replace(equations, first=4 - equations.first, second=4 - equations.second)
     turned = replace(turned, group_axes=equations.group_axes[::-1])

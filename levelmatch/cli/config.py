@@ -7,7 +7,7 @@ import click
 from click.core import ParameterSource
 
 from levelmatch.cli.errors import Failure
-from levelmatch.cli.flags import Choices, Number, Value
+from levelmatch.cli.flags import Choices, Value
 from levelmatch.cli.inputs import expand
 from levelmatch.cli.options import MEASURE, READ, SOLVE
 
@@ -75,7 +75,8 @@ def _check_value(path, key, value, param):
         return tuple(members)
     if isinstance(value, list):
         return value if param.name == "dq_bits" else tuple(value)
-    if isinstance(param.type, Choices | Value) and not isinstance(value, str):
+    is_number = isinstance(param.type, Value) and param.type.number is not None
+    if isinstance(param.type, Choices | Value) and not (is_number or isinstance(value, str)):
         return value
     try:
         return param.type.convert(value, None, None)
@@ -112,13 +113,15 @@ def _kinds(param):
 
 def _python_types(kind):
     """Return the Python types of the values of an option type."""
-    if isinstance(kind, Number):
-        number = float if kind.kind is click.FLOAT else int
-        # The text "none" stands for no value.
-        return {number, str} if kind.optional else {number}
     if isinstance(kind, Choices):
         return {str} | {type(value) for value in kind.values.values()}
-    return {str, *kind.kinds} if isinstance(kind, Value) else {str}
+    if not isinstance(kind, Value):
+        return {str}
+    if kind.number is None:
+        return {str, *kind.kinds}
+    number = {float if float in kind.kinds else int}
+    # The text "none" stands for no value.
+    return number | {str} if type(None) in kind.kinds else number
 
 
 def _expand(path, patterns):

@@ -20,7 +20,6 @@ __all__ = [
     "Choices",
     "Flag",
     "GroupedCommand",
-    "Number",
     "Value",
     "descriptions",
     "flag_name",
@@ -89,29 +88,8 @@ class Choices(click.Choice):
         return self.values[text]
 
 
-class Number(click.ParamType):
-    """Type of a number, or of none if the package accepts `None`.
-
-    Parameters
-    ----------
-    kind : click.ParamType
-        ``click.FLOAT`` or ``click.INT``.
-    optional : bool
-        Whether none is accepted.
-    """
-
-    def __init__(self, kind, optional):
-        self.kind, self.optional, self.name = kind, optional, kind.name
-
-    def convert(self, value, param, ctx):
-        """Return the number or `None`."""
-        if self.optional and value == "none":
-            return None
-        return self.kind.convert(value, param, ctx)
-
-
 class Value(click.ParamType):
-    """Type of text, and of a number or none if the package accepts these.
+    """Type of a number or text, or of none if the package accepts `None`.
 
     Parameters
     ----------
@@ -119,17 +97,20 @@ class Value(click.ParamType):
         The types that the package accepts.
     """
 
-    name = "text"
-
     def __init__(self, kinds):
         self.kinds = kinds
+        only_numbers = set(kinds) <= {int, float, type(None)}
+        self.number = (click.FLOAT if float in kinds else click.INT) if only_numbers else None
+        self.name = self.number.name if only_numbers else "text"
 
     def convert(self, value, param, ctx):
         """Return the value in the form of the package."""
-        if not isinstance(value, str):
-            return value
         if value == "none" and type(None) in self.kinds:
             return None
+        if self.number is not None:
+            return self.number.convert(value, param, ctx)
+        if not isinstance(value, str):
+            return value
         for kind in (int, float):
             if kind in self.kinds:
                 try:
@@ -148,9 +129,6 @@ def _type_of(field):
     kinds = get_args(field.type) if isinstance(field.type, UnionType) else (field.type,)
     if "choices" in field.metadata:
         return Choices(field.metadata["choices"])
-    if set(kinds) <= {int, float, type(None)}:
-        kind = click.FLOAT if float in kinds else click.INT
-        return Number(kind, type(None) in kinds)
     return Value(kinds)
 
 

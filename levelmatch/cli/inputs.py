@@ -7,10 +7,10 @@ from pathlib import Path
 import click
 
 __all__ = [
-    "Images",
     "RECORD_NAME",
     "check_exports",
     "expand",
+    "expand_all",
     "export_flags",
     "write_exports",
 ]
@@ -70,21 +70,13 @@ def _is_image(name):
     return name.removesuffix(packed).endswith(SUFFIXES) and not name.startswith(".")
 
 
-class Images(click.Path):
-    """Type of an argument that names images, see `expand`."""
-
-    def __init__(self):
-        super().__init__(path_type=Path)
-
-    @staticmethod
-    def joined(ctx, param, paths):
-        """Return all images of several arguments; the callback of the argument."""
-        try:
-            files = [file for path in paths for file in expand(path)]
-        except ValueError as error:
-            raise click.BadParameter(str(error), ctx=ctx, param=param) from error
+def expand_all(ctx, param, paths):
+    """Return the files of several arguments, see `expand`; the callback of these arguments."""
+    try:
         # A repeated file is refused later, with its name.
-        return tuple(files)
+        return tuple(file for path in paths for file in expand(path))
+    except ValueError as error:
+        raise click.BadParameter(str(error), ctx=ctx, param=param) from error
 
 
 # Format of the table by suffix of the file.

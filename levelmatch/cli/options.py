@@ -7,7 +7,7 @@ import click
 from click.shell_completion import CompletionItem
 
 from levelmatch.cli.flags import COMMON, FILES, JWST, STATISTICS, Flag, flags_of, names_of
-from levelmatch.cli.inputs import RECORD_NAME, Images, expand, export_flags
+from levelmatch.cli.inputs import RECORD_NAME, expand, expand_all, export_flags
 from levelmatch.cli.terminal import logging_flags
 from levelmatch.options import FIT_TYPES as FIT_TYPE_NAMES
 from levelmatch.options import MeasureOptions, ReadOptions, SolveOptions
@@ -210,7 +210,7 @@ def DEBUG(function):  # noqa: N802
     return add_options([*LOGGING, click.option("--debug", is_flag=True, help=DEBUG_HELP)])(function)
 
 
-IMAGES = click.argument("files", nargs=-1, type=Images(), callback=Images.joined)
+IMAGES = click.argument("files", nargs=-1, type=click.Path(path_type=Path), callback=expand_all)
 RECORD = click.argument("record", type=RecordPath())
 FORCE = click.option(
     "--force", is_flag=True, help="Accept images that differ from the recorded ones."

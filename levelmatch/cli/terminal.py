@@ -42,11 +42,9 @@ def printable(text: str, keep: str = "\n") -> str:
     """
     if text.isprintable():
         return text
-    return "".join(c if c in keep or not _is_active(c) else _escaped(c) for c in text)
-
-
-def _is_active(character: str) -> bool:
-    return unicodedata.category(character) in _ACTIVE
+    return "".join(
+        c if c in keep or unicodedata.category(c) not in _ACTIVE else _escaped(c) for c in text
+    )
 
 
 def _escaped(character: str) -> str:

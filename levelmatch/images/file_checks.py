@@ -152,13 +152,8 @@ def named_writing(name: str) -> Iterator[None]:
             raise error from error.__cause__
 
 
-class _Reading(threading.local):
-    """The image that a thread reads or writes, blank without one."""
-
-    name = ""
-
-
-_READING = _Reading()
+# ``name`` is the name of the image that a thread reads or writes.
+_READING = threading.local()
 _LOCK = threading.Lock()
 # Number of images in progress, and the function that shows warnings otherwise.
 _shown: dict[str, Any] = {"images": 0, "by": None}
@@ -175,7 +170,7 @@ def named_warnings(name: str) -> Iterator[None]:
     name : str
         The image.
     """
-    outer, _READING.name = _READING.name, name
+    outer, _READING.name = getattr(_READING, "name", ""), name
     if outer == name:
         yield
         return
@@ -195,7 +190,7 @@ def named_warnings(name: str) -> Iterator[None]:
 
 def _show(message, category, filename, lineno, file=None, line=None):
     """Show a warning, with the name of the image that the thread reads or writes."""
-    name, text = _READING.name, " ".join(str(message).split())
+    name, text = getattr(_READING, "name", ""), " ".join(str(message).split())
     own = issubclass(category, LevelMatchWarning) or text.startswith(name)
     _shown["by"](
         message if own else category(f"{name}: {text}"), category, filename, lineno, file, line

@@ -239,7 +239,8 @@ def plot_pair(result, image1, image2, *, axs=None, files=None):
     if axs is None:
         axs = new_figure(figsize=(7, 6)).subplots(2, 2)
     axs = list(np.ravel(np.asarray(axs, dtype=object)))
-    unit, short = facts.unit_words, _short_names(facts)
+    unit = facts.unit_words
+    short = dict(zip(facts.names, image_labels(facts.names)[0], strict=True))
     reach, base = picture.reach, short[picture.base]
     _draw_map(axs[0], picture, picture.before, picture.level, reach, unit, base)
     _draw_histogram(axs[1], picture, unit)
@@ -258,12 +259,6 @@ def plot_pair(result, image1, image2, *, axs=None, files=None):
         parse_math=False,
     )
     return axs
-
-
-def _short_names(facts):
-    """Return short names for titles, by full name."""
-    names = [frame.name for frame in facts.frames]
-    return dict(zip(names, image_labels(names)[0], strict=True))
 
 
 def _draw_map(ax, picture, shown, middle, reach, unit, base):

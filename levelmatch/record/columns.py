@@ -77,7 +77,11 @@ def image_columns(frames: list[Frame], keyword: str) -> dict[str, np.ndarray]:
         "unit": _text(unit_name(f.unit) for f in frames),
         "shape": np.array([f.shape for f in frames], dtype=np.int64),
         "region": np.array([_bounds(f.region) for f in frames], dtype=np.int64),
-        "origin": np.array([_origin(f.meta) for f in frames], dtype=np.int64),
+        # Origin (y, x) of a subarray, counted from 1.
+        "origin": np.array(
+            [[_whole(f.meta.get(key, 1)) for key in ("SUBSTRT2", "SUBSTRT1")] for f in frames],
+            dtype=np.int64,
+        ),
         "subset": np.array([f.subset for f in frames], dtype=np.int64),
         "scale": np.array([f.scale for f in frames]),
         "output_factor": np.array([f.output_factor for f in frames], dtype=float),
@@ -95,11 +99,6 @@ def _bounds(region) -> list[int]:
         return [-1] * 4
     y, x = region
     return [y.start, y.stop, x.start, x.stop]
-
-
-def _origin(meta) -> list[int]:
-    """Return the origin (y, x) of a subarray, counted from 1."""
-    return [_whole(meta.get("SUBSTRT2", 1)), _whole(meta.get("SUBSTRT1", 1))]
 
 
 def _whole(value: Any) -> int:

@@ -2,7 +2,6 @@
 """Check the tree of a record and build its objects."""
 
 import os
-from collections.abc import Iterator
 from dataclasses import fields, replace
 from functools import partial
 from typing import Any
@@ -88,7 +87,11 @@ def read_tree(tree: dict[str, Any]) -> tuple[SolvedRun, dict[str, np.ndarray], n
     frames = [_frame(images, i, corrections[i], run.planned[-1].keyword) for i in range(n)]
     _check_earlier(frames[0], run, int(tree["n_earlier"]))
     measured, keys = _pairs(tree["pairs"], n)
-    nodes = list(_zip(tree["passes"], run.planned))
+    if len(tree["passes"]) != len(run.planned):
+        n_found, n_asked = len(tree["passes"]), len(run.planned)
+        msg = f"the record is damaged: {n_found} passes recorded, {n_asked} asked for"
+        raise RecordError(msg)
+    nodes = list(zip(tree["passes"], run.planned, strict=True))
     rows = [_rows(node, planned, len(measured)) for node, planned in nodes]
     pattern = _pattern(nodes[0][0]) if nodes else None
     again = SolvedAgain(frames, rows, measured, run, pattern)
@@ -119,7 +122,7 @@ def _run(tree: dict[str, Any]) -> Run:
         created=str(tree["created"]),
         order=np.array(tree["order"]).tolist(),
         recombine=bool(tree["recombine"]),
-        sky=_optional(tree["sky"]),
+        sky=None if tree["sky"] is None else np.array(tree["sky"]),
         subsets=np.array(tree["subsets"]).tolist(),
         versions={str(k): str(v) for k, v in tree["software"].items()},
         unit=recorded_unit(tree["unit"]),
@@ -161,17 +164,6 @@ def _length(name: str, columns: dict[str, Any]) -> int:
         msg = f"the record is damaged: {name}: its columns differ in length: {rows}"[:300]
         raise RecordError(msg)
     return next(iter(rows.values()))
-
-
-def _optional(value: Any) -> np.ndarray | None:
-    return None if value is None else np.array(value)
-
-
-def _zip(nodes: list, planned: list[Pass]) -> Iterator[tuple[dict, Pass]]:
-    if len(nodes) != len(planned):
-        msg = f"the record is damaged: {len(nodes)} passes recorded, {len(planned)} asked for"
-        raise RecordError(msg)
-    return zip(nodes, planned, strict=True)
 
 
 def _check_images(images: dict[str, np.ndarray], run: Run, n: int) -> None:

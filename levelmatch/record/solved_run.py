@@ -244,12 +244,6 @@ class SolvedRun:
             out[row] = np.sqrt(max(float(slopes @ inverse @ slopes), 0.0))
         return out
 
-    @property
-    def _carried(self):
-        """Covariance of all corrections, or `None` if only the covariances of passes are known."""
-        carried_of = self.passes[-1].carried_of if self.passes else None
-        return None if carried_of is None else carried_of()
-
     def covariance(self, i: int | str, j: int | str) -> np.ndarray:
         """Return the covariance of the corrections of two rows of `table`.
 
@@ -276,9 +270,10 @@ class SolvedRun:
         sets, _, unknown = connected_sets(self.passes, len(self.frames))
         if sets[at[0]] != sets[at[1]] or unknown[at[0]]:
             return np.full((3, 3), np.nan)
-        carried = self._carried
+        carried_of = self.passes[-1].carried_of if self.passes else None
+        carried = None if carried_of is None else carried_of()
         if carried is not None:
-            return carried.covariance(*(int(self.rank[k]) for k in rows))
+            return carried.covariance(*map(int, at))
         total = np.zeros((3, 3))
         axes = [self.frames[k].whole_grid.axes for k in rows]
         for p in self.passes:

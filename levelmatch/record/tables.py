@@ -291,17 +291,13 @@ class LevelTable(QTable):
         width = shutil.get_terminal_size().columns
         n, lines = _first_columns(self, width)
         notes: list[str] = []
-        if n < _n_needed(self.colnames):
+        needed = [self.colnames.index(name) + 1 for name in NEEDED if name in self.colnames]
+        if n < max(needed, default=1):
             short, notes = with_short_names(self)
             n, lines = _first_columns(short, width)
         rest = ", ".join(self.colnames[n:])
         notes += [f"Columns not shown: {rest}"] if rest else []
         return "\n".join([*lines, *(line for note in notes for line in wrap(note, width))])
-
-
-def _n_needed(names: list[str]) -> int:
-    """Return the number of columns up to the last needed column."""
-    return max([names.index(name) + 1 for name in NEEDED if name in names], default=1)
 
 
 def _first_columns(table: QTable, width: int) -> tuple[int, list[str]]:

@@ -3,7 +3,6 @@
 
 import base64
 import io
-from collections import OrderedDict
 from functools import partial
 
 import numpy as np
@@ -276,7 +275,7 @@ def pair_pictures(facts, files):
         "the other pairs predict.</p>\n"
     )
     short = dict(zip(facts.names, names_of(facts)[0], strict=True))
-    load = _Held()
+    load = partial(_load_once, {})
     figures = []
     for p in rows:
         pair = facts.pairs[p]
@@ -322,19 +321,12 @@ def _pair_picture(facts, row, ends, short, files, load):
     return f"<div>{shown}</div><figcaption>{safe(words)}.</figcaption>"
 
 
-class _Held:
-    """Cache of the pixels of the images used last."""
-
-    def __init__(self):
-        self.data = OrderedDict()
-
-    def __call__(self, frame):
-        if frame.name not in self.data:
-            self.data[frame.name] = frame.load()
-        self.data.move_to_end(frame.name)
-        while len(self.data) > MAX_HELD:
-            self.data.popitem(last=False)
-        return self.data[frame.name]
+def _load_once(held, frame):
+    """Return the pixels of an image; keep the images used last."""
+    held[frame.name] = held.pop(frame.name) if frame.name in held else frame.load()
+    while len(held) > MAX_HELD:
+        held.pop(next(iter(held)))
+    return held[frame.name]
 
 
 def _coloured(values):

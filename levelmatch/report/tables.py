@@ -2,7 +2,6 @@
 """Text as HTML, and tables of images, pairs, options and versions."""
 
 import re
-from dataclasses import dataclass
 from html import escape
 
 import numpy as np
@@ -37,13 +36,9 @@ def safe(text):
 
 
 def items(lines):
-    """Return sentences as an HTML list."""
-    return "<ul>\n" + "\n".join(f"<li>{safe(_minus(line))}</li>" for line in lines) + "\n</ul>"
-
-
-def _minus(line):
-    """Return a sentence with minus signs before numbers; names keep their hyphens."""
-    return re.sub(r"(?<!\S)-(?=\d)", "\u2212", line)
+    """Return sentences as an HTML list; hyphens before numbers become minus signs."""
+    lines = [safe(re.sub(r"(?<!\S)-(?=\d)", "\u2212", line)) for line in lines]
+    return "<ul>\n" + "\n".join(f"<li>{line}</li>" for line in lines) + "\n</ul>"
 
 
 def number(value, digits):
@@ -61,35 +56,19 @@ IMAGE_CAPTION = (
 )
 
 
-@dataclass(frozen=True)
-class Column:
-    """A column of a table.
-
-    Parameters
-    ----------
-    heading : str
-        Heading of the column.
-    cells : list of str
-        Cells as HTML.
-    number : bool
-        Whether the cells are numbers.
-    """
-
-    heading: str
-    cells: list
-    number: bool = True
+# A column is a tuple of its heading, its cells as HTML, and whether the cells are numbers.
 
 
 def _texts(heading, cells):
-    return Column(heading, [safe(cell) for cell in cells], False)
+    return heading, [safe(cell) for cell in cells], False
 
 
 def _counts(heading, cells):
-    return Column(heading, [str(int(cell)) for cell in cells])
+    return heading, [str(int(cell)) for cell in cells], True
 
 
 def _numbers(heading, column, digits):
-    return Column(heading, [number(value, digits) for value in values(column).tolist()])
+    return heading, [number(value, digits) for value in values(column).tolist()], True
 
 
 def names_of(facts):
@@ -113,18 +92,18 @@ def html_table(key, name, caption, columns, classes, order=None):
         Identifier of the table. A row has the identifier ``key[0]`` with the row number.
     name, caption : str
         Name and caption of the table.
-    columns : list of `Column`
-        Columns of the table.
+    columns : list of tuple
+        Heading of each column, its cells as HTML, and whether the cells are numbers.
     classes : list of str
         Class of each row; empty for none.
     order : list of int or None
         Order of the rows; by default the order of the cells.
     """
-    kind = [' class="number"' if c.number else "" for c in columns]
+    headings, (first, *rest), numeric = zip(*columns, strict=True)
+    kind = [' class="number"' if n else "" for n in numeric]
     head = "".join(
-        f'<th scope="col"{k}>{safe(c.heading)}</th>' for c, k in zip(columns, kind, strict=True)
+        f'<th scope="col"{k}>{safe(h)}</th>' for h, k in zip(headings, kind, strict=True)
     )
-    first, *rest = (c.cells for c in columns)
     opening = [f"<td{k}>" for k in kind[1:]]
     rows = []
     for i in range(len(classes)) if order is None else order:
@@ -151,7 +130,7 @@ def image_table(facts):
     tiles = [frame.tile for frame in facts.frames]
     short, pattern = names_of(facts)
     names = [_named(*both) for both in zip(short, facts.names, strict=True)]
-    columns = [Column("Image", names, False)]
+    columns = [("Image", names, False)]
     if any(marks):
         columns.append(_texts("Mark", marks))
     if facts.sets.any():
@@ -247,7 +226,7 @@ def _pair_columns(facts, short):
     """Return the columns of the table of pairs."""
     pairs, ends, digits = facts.pairs, facts.ends.tolist(), pair_digits(facts.pairs)
     columns = [
-        Column(head, [_link(f"i{e[k]}", short[e[k]], facts.names[e[k]]) for e in ends], False)
+        (head, [_link(f"i{e[k]}", short[e[k]], facts.names[e[k]]) for e in ends], False)
         for k, head in enumerate(("First", "Second"))
     ]
     gains = values(pairs["gain"])

@@ -12,6 +12,7 @@ from astropy.io import fits
 
 from levelmatch.associations import expand_associations, write_associations
 from levelmatch.atomic import atomic_stream
+from levelmatch.docstrings import share_parameters
 from levelmatch.exceptions import RecordError
 from levelmatch.images.collect import collect_frames, unique_names
 from levelmatch.images.compression import open_raw
@@ -19,7 +20,6 @@ from levelmatch.images.file_checks import named_writing
 from levelmatch.images.frame import Frame
 from levelmatch.images.roman import AsdfSource
 from levelmatch.images.sources import decoded_image
-from levelmatch.options import ReadOptions
 from levelmatch.record.record import Record, as_record
 from levelmatch.results.asdf_files import write_undone_asdf
 from levelmatch.results.corrected import corrected_data
@@ -214,10 +214,12 @@ def _recorded_frames(
 
     By default the files are the inputs, with their recorded names.
     """
-    from_inputs = names is None
+    read = recorded_read(record)
+    if names is not None:
+        # Separate mask files apply only to the inputs.
+        read = replace(read, weight_files=None, mask_files=None)
     names = names or _input_names(record)
     hdus = [int(record.input(frame, "hdu")) for frame in record.frames]
-    read = _recorded_read(record, inputs=from_inputs)
     # The record of a run on cells is applied to the images that the cells were made from.
     of_cells = record.options.get("nside") is not None
     opened: dict[tuple[str, int], Frame] = {}
@@ -239,12 +241,6 @@ def _recorded_frames(
     return frames
 
 
-def _recorded_read(record: Record, *, inputs: bool) -> ReadOptions:
-    """Return the recorded options of reading; separate mask files apply only to the inputs."""
-    read = recorded_read(record)
-    return read if inputs else replace(read, weight_files=None, mask_files=None)
-
-
 def _check_place(name: str, base: Frame, frame: Frame, most: float) -> None:
     """Refuse an image at another position, where the recorded plane would be wrong."""
     moved = np.linalg.norm(base.whole_grid.axes[0] - frame.whole_grid.axes[0])
@@ -259,6 +255,7 @@ def _check_place(name: str, base: Frame, frame: Frame, most: float) -> None:
 # Apply
 
 
+@share_parameters
 def apply_record(
     record: Record | str | Path,
     files: Iterable[str | Path],
@@ -276,19 +273,7 @@ def apply_record(
         The record.
     files : iterable of str or `~pathlib.Path`
         All of the recorded inputs, or associations that list them.
-    directory : str or `~pathlib.Path`
-        Output folder of the images and of the record.
-    overwrite : bool
-        Whether existing files may be replaced.
-    force : bool
-        Whether to accept images whose pixels or positions differ from the record.
-    progress_bar : callable or None
-        Wraps an iterable over the files.
-
-    Returns
-    -------
-    paths : list of `~pathlib.Path`
-        The written images.
+    <<files>>
 
     Raises
     ------
@@ -318,6 +303,7 @@ def apply_record(
 # Undo
 
 
+@share_parameters
 def undo_record(
     record: Record | str | Path,
     files: Iterable[str | Path],
@@ -341,15 +327,7 @@ def undo_record(
         The record.
     files : iterable of str or `~pathlib.Path`
         All of the corrected images, or associations that list them.
-    directory : str or `~pathlib.Path`
-        Output folder of the restored images.
-    overwrite, force, progress_bar
-        See `apply_record`.
-
-    Returns
-    -------
-    paths : list of `~pathlib.Path`
-        The restored images.
+    <<files>>
 
     Raises
     ------

@@ -12,7 +12,7 @@ from astropy.io import fits
 from levelmatch.exceptions import NoOverlapError
 from levelmatch.results.layers import Box, Layers, reproject_layer
 
-__all__ = ["MosaicHDU", "coadd_layers", "file_planes"]
+__all__ = ["MosaicHDU", "coadd_layers", "mosaic_hdus"]
 
 
 # Largest memory of the reprojected images of a median, in bytes.
@@ -20,7 +20,7 @@ STACK = 1 << 29
 
 
 def coadd_layers(
-    planes: Sequence[Any],
+    outputs: Sequence[Any],
     layers: Layers,
     combine: str = "mean",
     tile: tuple[int, int] | None = None,
@@ -30,7 +30,7 @@ def coadd_layers(
 
     Parameters
     ----------
-    planes : pair of 2D `~numpy.ndarray` or `~levelmatch.results.coadd.MosaicHDU`
+    outputs : pair of 2D `~numpy.ndarray` or `~levelmatch.results.coadd.MosaicHDU`
         The mosaic, and its coverage: the number of images or the sum of their weights.
     layers : `Layers`
         The images.
@@ -53,8 +53,8 @@ def coadd_layers(
         for part in _parts(box, layers) if combine == "median" else [box]:
             y0, y1, x0, x1 = part
             combined, coverage = function(part, layers)
-            planes[0][y0:y1, x0:x1] = combined
-            planes[1][y0:y1, x0:x1] = coverage
+            outputs[0][y0:y1, x0:x1] = combined
+            outputs[1][y0:y1, x0:x1] = coverage
             found |= bool(coverage.any())
     if not found:
         msg = (
@@ -185,7 +185,7 @@ class MosaicHDU:
             self.stream.write(row.tobytes())
 
 
-def file_planes(stream: BinaryIO, path: Path, headers: list[fits.Header]) -> list[MosaicHDU]:
+def mosaic_hdus(stream: BinaryIO, path: Path, headers: list[fits.Header]) -> list[MosaicHDU]:
     """Write the headers of image HDUs to a file, and reserve space for their pixels.
 
     Parameters
@@ -199,7 +199,7 @@ def file_planes(stream: BinaryIO, path: Path, headers: list[fits.Header]) -> lis
 
     Returns
     -------
-    planes : list of `MosaicHDU`
+    outputs : list of `MosaicHDU`
         The pixels of each HDU, to be written.
 
     Raises
@@ -207,15 +207,15 @@ def file_planes(stream: BinaryIO, path: Path, headers: list[fits.Header]) -> lis
     OSError
         If the disk has no space.
     """
-    planes = []
+    outputs = []
     for header in headers:
         stream.write(header.tostring().encode("ascii"))
         shape = header["NAXIS2"], header["NAXIS1"]
         kind = np.dtype(">f4" if header["BITPIX"] < 0 else ">i4")
-        planes.append(MosaicHDU(stream, stream.tell(), shape, kind))
+        outputs.append(MosaicHDU(stream, stream.tell(), shape, kind))
         stream.seek(-(-shape[0] * shape[1] * kind.itemsize // 2880) * 2880, 1)
     _reserve(stream, path)
-    return planes
+    return outputs
 
 
 def _reserve(stream: BinaryIO, path: Path) -> None:

@@ -109,7 +109,7 @@ class LayerWCS(BaseLowLevelWCS):
     ----------
     grid : `~levelmatch.sky.grid.Grid`
         The position of the image.
-    planes : `~numpy.ndarray`, shape (1 or 2, ny, nx)
+    arrays : `~numpy.ndarray`, shape (1 or 2, ny, nx)
         The pixels, and their weights if each pixel has its own.
     weight : float
         Weight of the image.
@@ -124,14 +124,14 @@ class LayerWCS(BaseLowLevelWCS):
     def __init__(
         self,
         grid: Grid,
-        planes: np.ndarray,
+        arrays: np.ndarray,
         weight: float,
         method: str,
         ratio: float,
         whole: bool,
     ) -> None:
         self.grid = grid
-        self.planes = planes
+        self.arrays = arrays
         self.weight = weight
         self.method = method
         # Averages need positions beyond the edges of the image.
@@ -248,27 +248,27 @@ class Layers:
         frame, by_image = self.frames[k], isinstance(self.weights, np.ndarray)
         wcs = LayerWCS(
             frame.grid,
-            self._planes(k),
+            self._arrays(k),
             float(self.weights[k]) if by_image else 1.0,
             self.methods[k],
             self.ratios[k],
             self.whole[k],
         )
-        return wcs.planes[0], wcs
+        return wcs.arrays[0], wcs
 
-    def _planes(self, k: int) -> np.ndarray:
+    def _arrays(self, k: int) -> np.ndarray:
         """Return the pixels of an image, and their weights if each pixel has its own."""
         if k in self._kept:
             self._kept.move_to_end(k)
             return self._kept[k]
-        planes = self.frames[k].load()[None]
+        arrays = self.frames[k].load()[None]
         if isinstance(self.weights, str):
-            planes = np.concatenate([planes, _inverse_variance(self.frames[k])[None]])
-            planes[0][~np.isfinite(planes[1])] = np.nan
-        self._kept[k] = planes
+            arrays = np.concatenate([arrays, _inverse_variance(self.frames[k])[None]])
+            arrays[0][~np.isfinite(arrays[1])] = np.nan
+        self._kept[k] = arrays
         while len(self._kept) > 1 and sum(p.nbytes for p in self._kept.values()) > CACHE:
             self._kept.popitem(last=False)
-        return planes
+        return arrays
 
 
 def _inverse_variance(frame: Frame) -> np.ndarray:
@@ -334,9 +334,9 @@ def reproject_layer(
     wcs = getattr(input_data[1], "low_level_wcs", input_data[1])
     if 0 in shape_out:
         return np.zeros(shape_out), np.zeros(shape_out)
-    planes = _FUNCTIONS[wcs.method](wcs, output_projection, shape_out)
-    values = planes[0]
-    weights = planes[1] if len(planes) > 1 else np.full(shape_out, wcs.weight)
+    arrays = _FUNCTIONS[wcs.method](wcs, output_projection, shape_out)
+    values = arrays[0]
+    weights = arrays[1] if len(arrays) > 1 else np.full(shape_out, wcs.weight)
     bad = ~(np.isfinite(values) & np.isfinite(weights) & (weights > 0))
     values[bad], weights[bad] = np.nan, 0
     return values, weights
@@ -347,7 +347,7 @@ def _interp(layer: LayerWCS, wcs: Any, shape: tuple[int, int]) -> np.ndarray:
     from reproject import reproject_interp
 
     return reproject_interp(
-        (layer.planes, layer),
+        (layer.arrays, layer),
         wcs,
         shape_out=shape,
         return_footprint=False,
@@ -356,7 +356,7 @@ def _interp(layer: LayerWCS, wcs: Any, shape: tuple[int, int]) -> np.ndarray:
 
 
 def _exact(layer: LayerWCS, wcs: Any, shape: tuple[int, int]) -> np.ndarray:
-    out, footprint = reproject_by_areas(layer.planes, layer.grid, wcs, shape)
+    out, footprint = reproject_by_areas(layer.arrays, layer.grid, wcs, shape)
     out[footprint < 1 - 1e-6] = np.nan
     return out
 
@@ -365,9 +365,9 @@ def _adaptive(layer: LayerWCS, wcs: Any, shape: tuple[int, int]) -> np.ndarray:
     """Average good pixels; NaN where bad pixels have half of the weight or more."""
     from reproject import reproject_adaptive
 
-    good = np.isfinite(layer.planes[0])
+    good = np.isfinite(layer.arrays[0])
     out = reproject_adaptive(
-        (np.concatenate([layer.planes, good[None]]), layer),
+        (np.concatenate([layer.arrays, good[None]]), layer),
         wcs,
         shape_out=shape,
         return_footprint=False,
@@ -407,8 +407,8 @@ def _interpolated(layer: LayerWCS, sky: tuple[np.ndarray, np.ndarray]) -> np.nda
     x, y = layer.world_to_pixel_values(*sky)
     ny, nx = layer.grid.shape
     inside = (np.abs(x - (nx - 1) / 2) <= nx / 2) & (np.abs(y - (ny - 1) / 2) <= ny / 2)
-    out = np.full((len(layer.planes), len(x)), np.nan)
-    for values, plane in zip(out, layer.planes, strict=True):
+    out = np.full((len(layer.arrays), len(x)), np.nan)
+    for values, array in zip(out, layer.arrays, strict=True):
         places = y[inside], x[inside]
-        values[inside] = map_coordinates(plane, places, order=1, mode="nearest")
+        values[inside] = map_coordinates(array, places, order=1, mode="nearest")
     return out

@@ -21,7 +21,7 @@ from levelmatch.images.frame import Frame
 from levelmatch.images.scales import image_values, to_common_unit
 from levelmatch.option_values import check_shape
 from levelmatch.options import CoaddOptions, ReadOptions
-from levelmatch.results.coadd import coadd_layers, file_planes
+from levelmatch.results.coadd import coadd_layers, mosaic_hdus
 from levelmatch.results.files import file_identity
 from levelmatch.results.layers import METHODS, Layers, MosaicGrid
 from levelmatch.settings import MOVED_OF_MOSAIC, filled
@@ -118,13 +118,13 @@ def make_mosaic(
     layers = Layers(frames, grid, _weights_of(frames, coadd.weights), coadd.method)
     cards = _cards(layers, combine)
     if path is None:
-        planes = _empty_planes(grid.shape, weighted=layers.weights is not None)
-        coadd_layers(planes, layers, combine, coadd.tile_shape, progress_bar)
-        mosaic = CCDData(planes[0], mask=planes[1] == 0, wcs=grid.wcs, unit=unit or "", meta=cards)
-        return mosaic, planes[1]
+        arrays = _empty_arrays(grid.shape, weighted=layers.weights is not None)
+        coadd_layers(arrays, layers, combine, coadd.tile_shape, progress_bar)
+        mosaic = CCDData(arrays[0], mask=arrays[1] == 0, wcs=grid.wcs, unit=unit or "", meta=cards)
+        return mosaic, arrays[1]
     headers = _file_headers(cards, grid, unit, weighted=layers.weights is not None)
     with atomic_stream(path) as stream:
-        hdus = file_planes(stream, path, headers)
+        hdus = mosaic_hdus(stream, path, headers)
         coadd_layers(hdus, layers, combine, coadd.tile_shape, progress_bar)
     return path
 
@@ -165,13 +165,13 @@ def stack_frames(
         msg = f"method: {method!r} is none of {METHODS}"
         raise ValueError(msg)
     grid = MosaicGrid(*_output_grid(frames, None, None, None), "memory")
-    planes = _empty_planes(grid.shape, weighted=False)
+    arrays = _empty_arrays(grid.shape, weighted=False)
     try:
-        coadd_layers(planes, Layers(frames, grid, None, method))
+        coadd_layers(arrays, Layers(frames, grid, None, method))
     except NoOverlapError as error:
         msg = f"{name}: the stacked images have no good pixel; look at their masks and flags"
         raise NoOverlapError(msg) from error
-    mean, count = planes
+    mean, count = arrays
     return CCDData(mean, mask=count == 0, wcs=grid.wcs, unit=unit or "", meta={"FILENAME": name})
 
 
@@ -327,7 +327,7 @@ def _weights_of(frames: list[Frame], weights: Any) -> Any:
 # The mosaic in memory and in a file
 
 
-def _empty_planes(shape: tuple[int, int], *, weighted: bool) -> list[np.ndarray]:
+def _empty_arrays(shape: tuple[int, int], *, weighted: bool) -> list[np.ndarray]:
     coverage = np.empty(shape, dtype=np.float32 if weighted else np.int32)
     return [np.empty(shape, dtype=np.float32), coverage]
 

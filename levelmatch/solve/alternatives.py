@@ -83,17 +83,17 @@ def find_ambiguity(equations, solved, left, precision, counted):
         found = models.explanations(cluster)
         if len(found) == 1:
             continue
-        odds = np.array([e.log_odds for e in found])
+        odds = np.array(list(found.values()))
         odds = np.exp(odds - odds.max())
         odds /= odds.sum()
-        shifts = np.stack([models.shift(e) for e in found], axis=1)
+        shifts = np.stack([models.shift(*e) for e in found], axis=1)
         likely = np.where(odds >= LIKELY * odds.max(), odds, 0.0)
         mean = shifts @ (likely / likely.sum())
         total = total + mean
         spread.append(np.sqrt(odds) * (shifts - mean[:, None]))
-        for probability, e in zip(odds, found, strict=True):
-            right[list(e.back)] += probability
-            right[list(e.out)] -= probability
+        for probability, (back, out) in zip(odds, found, strict=True):
+            right[list(back)] += probability
+            right[list(out)] -= probability
     if not spread:
         return None
     rows = np.flatnonzero(right != np.where(counted, 1.0, 0.0))
@@ -102,20 +102,12 @@ def find_ambiguity(equations, solved, left, precision, counted):
     )
 
 
-@dataclass(frozen=True)
-class _Explanation:
-    """Rejected pairs that are taken back, and pairs that are rejected in their place.
-
-    ``log_odds`` are relative to the original rejection.
-    """
-
-    back: frozenset
-    out: frozenset
-    log_odds: float
-
-
 class _Models:
-    """Changes of the solution if other pairs are rejected."""
+    """Changes of the solution if other pairs are rejected.
+
+    An explanation is a tuple of two sets: rejected pairs that are taken back, and pairs that are
+    rejected in their place.
+    """
 
     def __init__(self, equations, solved, left, precision, counted):
         self.equations = equations
@@ -176,34 +168,37 @@ class _Models:
         return self.root[rows] @ model
 
     def explanations(self, cluster):
-        """Return the explanations of neighbouring rejected pairs, the rejection itself first."""
-        start = _Explanation(frozenset(), frozenset(), 0.0)
-        found, known = [start], {(start.back, start.out): start}
+        """Return the explanations of neighbouring rejected pairs, and their log odds.
+
+        The odds are relative to the original rejection, which comes first.
+        """
+        start = frozenset(), frozenset()
+        found, known = [start], {start: 0.0}
         wrong = frozenset(np.flatnonzero(~self.counted).tolist())
         turn = 0
         while turn < len(found) and len(found) < MAX_EXPLANATIONS:
             now = found[turn]
-            others = [*self._flips(now, wrong, cluster)]
+            others = [*self._flips(*now, wrong, cluster)]
             if turn == 0:
                 others += [
                     (frozenset([q]), frozenset([p])) for q in cluster for p in self._exchanges(q)
                 ]
-            best = max(e.log_odds for e in found)
-            for key in others:
-                if key not in known:
-                    known[key] = self._explanation(*key)
-                    if known[key].log_odds > best + np.log(LEAST_RATIO):
-                        found.append(known[key])
+            least = max(known[e] for e in found) + np.log(LEAST_RATIO)
+            for e in others:
+                if e not in known:
+                    known[e] = self._log_odds(*e)
+                    if known[e] > least:
+                        found.append(e)
             turn += 1
-        best = max(e.log_odds for e in found)
-        return [e for e in found if e is start or e.log_odds > best + np.log(LEAST_RATIO)]
+        least = max(known[e] for e in found) + np.log(LEAST_RATIO)
+        return {e: known[e] for e in found if e == start or known[e] > least}
 
-    def _flips(self, now, wrong, cluster):
+    def _flips(self, back, out, wrong, cluster):
         """Yield the neighbours of an explanation: pairs to take back and pairs to reject."""
-        there = (wrong - now.back) | now.out
-        for row in sorted((set(cluster) - now.back) | now.out):
-            for back, out in self.neighbours.flips(row, there):
-                new = (there - back) | out
+        there = (wrong - back) | out
+        for row in sorted((set(cluster) - back) | out):
+            for right, bad in self.neighbours.flips(row, there):
+                new = (there - right) | bad
                 yield wrong - new, new - wrong
 
     def _exchanges(self, q):
@@ -220,71 +215,58 @@ class _Models:
         rows = np.argsort(-log_odds, kind="stable")[:MAX_ALTERNATIVES]
         return rows[log_odds[rows] > np.log(LEAST_RATIO)].tolist()
 
-    def _explanation(self, back, out):
-        """Return the `_Explanation` with its odds."""
-        back_rows, out_rows = sorted(back), sorted(out)
-        log_odds = (len(out) - len(back)) * np.log(self.one_more)
-        system = self._system(back_rows, out_rows)
-        if system is None:
-            log_odds = -np.inf
-        else:
-            log_odds += system.log_odds
-        return _Explanation(back, out, float(log_odds))
+    def _log_odds(self, back, out):
+        """Return the log odds of an explanation."""
+        log_odds, _ = self._change(sorted(back), sorted(out))
+        return float((len(out) - len(back)) * np.log(self.one_more) + log_odds)
 
-    def _system(self, back, out):
-        """Return the `_Change` for pairs taken back and others rejected, or `None`."""
+    def _change(self, back, out):
+        """Return the log odds of pairs taken back and others rejected, and their pull.
+
+        The sum of the pairs' columns times ``pull`` is the change of the solution. The log odds
+        are -inf if the change leaves groups without a link.
+        """
         rows, k = np.array(back + out, dtype=int), self.equations.n_terms
         size, n = len(rows) * k, len(back) * k
         hat = np.stack([self._seen(self._columns(p), rows) for p in rows.tolist()], axis=2)
         hat = hat.reshape(size, size)
-        return _Change.of(0.5 * (hat + hat.T), self.residual[rows].ravel(), n)
+        return _log_odds_and_pull(0.5 * (hat + hat.T), self.residual[rows].ravel(), n)
 
-    def shift(self, explanation):
+    def shift(self, back, out):
         """Return the change of the coefficients under an explanation, shape (m * k,)."""
-        back, out = sorted(explanation.back), sorted(explanation.out)
+        rows = sorted(back) + sorted(out)
         shift = np.zeros(self.solved.coefficients.size)
-        if back or out:
-            pull = self._system(back, out).pull.reshape(len(back) + len(out), -1)
-            for p, own in zip(back + out, pull, strict=True):
+        if rows:
+            _, pull = self._change(sorted(back), sorted(out))
+            for p, own in zip(rows, pull.reshape(len(rows), -1), strict=True):
                 shift += (self._columns(p) @ own).ravel()
         return shift
 
 
-@dataclass(frozen=True, eq=False)
-class _Change:
-    """The effect of pairs taken back into a solution and of others taken out of it.
+def _log_odds_and_pull(hat, residual, n):
+    """Return the log odds of pairs taken back and others taken out, and their pull.
 
-    ``pull`` holds the factors on the pairs' columns whose sum is the change of the solution, (n,).
+    Parameters
+    ----------
+    hat : `~numpy.ndarray`, shape (n, n)
+        Response of the differences to each other, in standard errors.
+    residual : `~numpy.ndarray`, shape (n,)
+        Their residuals.
+    n : int
+        Number of rows that are taken back; they come first.
     """
-
-    log_odds: float
-    pull: np.ndarray
-
-    @classmethod
-    def of(cls, hat, residual, n):
-        """Return the change, or `None` if it leaves groups without a link.
-
-        Parameters
-        ----------
-        hat : `~numpy.ndarray`, shape (n, n)
-            Response of the differences to each other, in standard errors.
-        residual : `~numpy.ndarray`, shape (n,)
-            Their residuals.
-        n : int
-            Number of rows that are taken back; they come first.
-        """
-        one = np.eye(len(hat))
-        own = np.linalg.inv(one[:n, :n] + hat[:n, :n])
-        pull = own @ residual[:n]
-        drop = residual[:n] @ pull - np.linalg.slogdet(own)[1]
-        rest = residual[n:] - hat[n:, :n] @ pull
-        variance = one[n:, n:] - hat[n:, n:] + hat[n:, :n] @ own @ hat[:n, n:]
-        size, turn = np.linalg.eigh(variance)
-        if size.min(initial=1.0) < LEAST_REDUNDANCY:
-            return None
-        out = turn @ ((turn.T @ rest) / size)
-        gain = rest @ out - np.sum(np.log(size))
-        return cls(0.5 * float(gain - drop), np.concatenate([pull + own @ hat[:n, n:] @ out, -out]))
+    one = np.eye(len(hat))
+    own = np.linalg.inv(one[:n, :n] + hat[:n, :n])
+    pull = own @ residual[:n]
+    drop = residual[:n] @ pull - np.linalg.slogdet(own)[1]
+    rest = residual[n:] - hat[n:, :n] @ pull
+    variance = one[n:, n:] - hat[n:, n:] + hat[n:, :n] @ own @ hat[:n, n:]
+    size, turn = np.linalg.eigh(variance)
+    if size.min(initial=1.0) < LEAST_REDUNDANCY:
+        return -np.inf, None
+    out = turn @ ((turn.T @ rest) / size)
+    gain = rest @ out - np.sum(np.log(size))
+    return 0.5 * float(gain - drop), np.concatenate([pull + own @ hat[:n, n:] @ out, -out])
 
 
 def _alike(sizes):

@@ -6,7 +6,7 @@ import numpy as np
 from levelmatch.sky.vectors import tangent_axes, transfer_matrix
 from levelmatch.solve.linear import sum_by
 
-__all__ = ["MeanSlope", "ZeroMean", "free_coefficients", "held_groups"]
+__all__ = ["Gauge", "free_coefficients", "held_groups"]
 
 
 def held_groups(component, n_sets, reference):
@@ -52,11 +52,12 @@ def free_coefficients(equations, component, held, active):
     return free
 
 
-class ZeroMean:
+class Gauge:
     """The gauge in which the mean correction of each connected set is zero.
 
     For planes, the mean plane about the set's centre is zero. If a slope is fixed to zero, it
-    fixes the plane of the set, and only the mean level is zero.
+    fixes the plane of the set, and only the mean level is zero. With ``held``, the mean slope of
+    each set and the level of one of its groups are zero.
 
     Parameters
     ----------
@@ -70,11 +71,13 @@ class ZeroMean:
         Coefficients that are solved for.
     mean : `~numpy.ndarray` of bool, shape (n_sets,), or None
         Sets whose mean is zero; by default all.
+    held : `~numpy.ndarray` of int, shape (n_sets,), or None
+        The group of each set whose level is zero. Its coefficients are zero before.
     """
 
-    def __init__(self, equations, component, n_sets, free, mean=None):
+    def __init__(self, equations, component, n_sets, free, mean=None, held=None):
         k = equations.n_terms
-        self.component, self.n_sets, self.k = component, n_sets, k
+        self.component, self.n_sets, self.k, self.held = component, n_sets, k, held
         count = np.bincount(component, minlength=n_sets)[component]
         centres = sum_by(component, equations.group_axes[:, 0], n_sets)
         axes = tangent_axes(centres)[component]
@@ -93,10 +96,20 @@ class ZeroMean:
         self.to = self.to / count[:, None, None]
         if mean is not None:
             self.to = self.to * mean[component][:, None, None]
+        if held is not None:
+            # The plane that is subtracted is zero at the centre of the held group.
+            zero_there = np.broadcast_to(np.eye(3), (n_sets, 3, 3)).copy()
+            there = self.back[held, 0]
+            zero_there[:, 0] -= there / there[:, :1]
+            self.to = (zero_there @ np.diag([0.0, 1.0, 1.0]))[component] @ self.to
 
     def apply(self, vectors):
-        """Return coefficients, shape (m * k, n), minus their mean."""
-        return self._subtract(vectors, self.to, self.back)
+        """Return coefficients, shape (m * k, n), minus their mean or their mean slope."""
+        out = self._subtract(vectors, self.to, self.back)
+        if self.held is not None:
+            # Remove rounding errors.
+            out[self.k * self.held] = 0.0
+        return out
 
     def apply_transposed(self, vectors):
         """Apply the transpose of `apply`."""
@@ -117,43 +130,12 @@ class ZeroMean:
         mean = sum_by(self.component, self.to @ with_mean, self.n_sets)[self.component]
         across = with_mean @ self.back.swapaxes(1, 2)
         own = self.back @ mean @ self.back.swapaxes(1, 2)
-        return blocks - across - across.swapaxes(1, 2) + own
+        out = blocks - across - across.swapaxes(1, 2) + own
+        if self.held is not None:
+            out[self.held, 0] = out[self.held, :, 0] = 0.0
+        return out
 
     def _subtract(self, vectors, to, back):
         blocks = vectors.reshape(len(self.component), self.k, -1)
         mean = sum_by(self.component, to @ blocks, self.n_sets)
         return (blocks - back @ mean[self.component]).reshape(vectors.shape)
-
-
-class MeanSlope(ZeroMean):
-    """The gauge in which the mean slope of each set and the level of one group are zero.
-
-    Parameters
-    ----------
-    held : `~numpy.ndarray` of int, shape (n_sets,)
-        The group of each set whose level is zero. Its coefficients are zero before.
-    """
-
-    def __init__(self, equations, component, n_sets, free, held):
-        super().__init__(equations, component, n_sets, free)
-        self.held = held
-        slopes = np.diag([0.0, 1.0, 1.0])
-        # The plane that is subtracted is zero at the centre of the held group.
-        zero_there = np.broadcast_to(np.eye(3), (n_sets, 3, 3)).copy()
-        there = self.back[held, 0]
-        zero_there[:, 0] -= there / there[:, :1]
-        self.to = (zero_there @ slopes)[component] @ self.to
-
-    def apply(self, vectors):
-        """Return coefficients, shape (m * k, n), minus their mean slope."""
-        out = super().apply(vectors)
-        # Remove rounding errors.
-        out[self.k * self.held] = 0.0
-        return out
-
-    def apply_to_blocks(self, blocks, solve):
-        """Return the diagonal blocks of a covariance in this gauge, see `ZeroMean`."""
-        out = super().apply_to_blocks(blocks, solve)
-        out[self.held, 0] = 0.0
-        out[self.held, :, 0] = 0.0
-        return out

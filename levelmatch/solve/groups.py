@@ -20,7 +20,7 @@ import numpy as np
 from levelmatch.sky.overlaps import components
 from levelmatch.solve.error_inflation import error_inflation
 from levelmatch.solve.floors import Floors
-from levelmatch.solve.gauge import MeanSlope, ZeroMean, free_coefficients, held_groups
+from levelmatch.solve.gauge import Gauge, free_coefficients, held_groups
 from levelmatch.solve.outlier_tests import redundancy, studentised
 from levelmatch.solve.rejection import Rejection
 from levelmatch.solve.reweighting import Reweighting, RobustFit, settle_floors
@@ -138,9 +138,9 @@ def _weighted_otherwise(adapted, solver, weights, npix, scatter):
 def _gauge(equations, component, held, free, mean, options):
     """Return the gauge to apply to the solution, or `None` if the held groups define it."""
     if mean.any():
-        return ZeroMean(equations, component, len(held), free, mean)
+        return Gauge(equations, component, len(held), free, mean)
     if options.slope_gauge == "mean" and equations.n_terms > 1:
-        return MeanSlope(equations, component, len(held), free, held)
+        return Gauge(equations, component, len(held), free, held=held)
     return None
 
 

@@ -105,7 +105,7 @@ def share_offsets(solution, matched, frames):
         return solution, ()
     found = []
     for tiles in _families(matched, frames).values():
-        offsets, tied = _Offsets(solution, tiles).solve()
+        offsets, tied = _joint(solution, tiles)
         found.append(offsets)
         if tied is not None:
             solution = _tied(solution, tiles, tied, science=matched.held == "science")
@@ -134,8 +134,8 @@ def _kind(frame, matched):
     return f"{frame.detector} {frame.part}" if matched.name == "lyot" else frame.detector
 
 
-class _Offsets:
-    """The joint estimate of the offsets of one family of tiles.
+def _joint(solution, tiles):
+    """Estimate the offsets of one family of tiles.
 
     Levels are relative to the first group of each tile, and mean offsets to the first detector.
 
@@ -145,67 +145,63 @@ class _Offsets:
         Levels by the pairs of each tile alone.
     tiles : list of list of tuple
         Detector and group of each part of each tile.
+
+    Returns
+    -------
+    offsets : `SharedOffsets`
+        The offsets.
+    tied : tuple or None
+        The groups, their levels, and covariance and response of the levels.
     """
+    first = tiles[0][0][0]
+    kinds = (first, *sorted({kind for tile in tiles for kind, _ in tile} - {first}))
+    tiles = [_Tile.of(solution, tile, kinds) for tile in tiles]
+    known = sum(tile.is_known for tile in tiles)
+    freedom = sum(tile.rank for tile in tiles) - (len(kinds) - 1)
+    information = sum(t.design.T @ t.information @ t.design for t in tiles)
+    if freedom < LEAST_FREEDOM or not _determined(information):
+        none = (np.nan,) * len(kinds)
+        return SharedOffsets(kinds, none, none, np.nan, known, 0), None
+    scatters, weights = _scatters(tiles)
+    parts = [_Given(tiles, scatter) for scatter in scatters]
+    levels = np.array([part.levels for part in parts])
+    mean = weights @ levels
+    covariance = sum(w * part.covariance for w, part in zip(weights, parts, strict=True))
+    covariance += (weights[:, None] * (levels - mean)).T @ (levels - mean)
+    response = sum(w * part.response for w, part in zip(weights, parts, strict=True))
+    means = np.array([part.means for part in parts])
+    mean_offsets = weights @ means
+    variance = weights @ np.array([np.diagonal(part.of_means) for part in parts])
+    variance += weights @ np.square(means - mean_offsets)
+    offsets = SharedOffsets(
+        kinds,
+        (0.0, *mean_offsets.tolist()),
+        (0.0, *np.sqrt(variance).tolist()),
+        float(np.sqrt(2 * weights @ np.square(scatters))),
+        known,
+        len(tiles),
+    )
+    return offsets, (np.concatenate([t.groups for t in tiles]), mean, covariance, response)
 
-    def __init__(self, solution, tiles):
-        first = tiles[0][0][0]
-        kinds = {kind for tile in tiles for kind, _ in tile} - {first}
-        self.kinds = [first, *sorted(kinds)]
-        self.tiles = [_Tile.of(solution, tile, self.kinds) for tile in tiles]
-        self.size = sum(len(tile.groups) for tile in self.tiles)
 
-    def solve(self):
-        """Return the `SharedOffsets`, and levels with their covariance and response, or None."""
-        known = sum(tile.is_known for tile in self.tiles)
-        freedom = sum(tile.rank for tile in self.tiles) - (len(self.kinds) - 1)
-        information = sum(t.design.T @ t.information @ t.design for t in self.tiles)
-        if freedom < LEAST_FREEDOM or not _determined(information):
-            none = (np.nan,) * len(self.kinds)
-            return SharedOffsets(tuple(self.kinds), none, none, np.nan, known, 0), None
-        scatters, weights = self._scatters()
-        parts = [_Given(self.tiles, scatter) for scatter in scatters]
-        levels = np.array([part.levels for part in parts])
-        mean = weights @ levels
-        covariance = sum(w * part.covariance for w, part in zip(weights, parts, strict=True))
-        covariance += (weights[:, None] * (levels - mean)).T @ (levels - mean)
-        response = sum(w * part.response for w, part in zip(weights, parts, strict=True))
-        offsets = self._summary(scatters, weights, parts, known)
-        return offsets, (np.concatenate([t.groups for t in self.tiles]), mean, covariance, response)
+def _scatters(tiles):
+    """Return a grid of scatters and their probabilities.
 
-    def _summary(self, scatters, weights, parts, known):
-        means = np.array([part.means for part in parts])
-        mean = weights @ means
-        variance = weights @ np.array([np.diagonal(part.of_means) for part in parts])
-        variance += weights @ np.square(means - mean)
-        return SharedOffsets(
-            tuple(self.kinds),
-            (0.0, *mean.tolist()),
-            (0.0, *np.sqrt(variance).tolist()),
-            float(np.sqrt(2 * weights @ np.square(scatters))),
-            known,
-            len(self.tiles),
-        )
-
-    def _scatters(self):
-        """Return a grid of scatters and their probabilities.
-
-        The prior is flat up to the errors of the known offsets, and falls as 1 / scatter beyond.
-        The smallest scatter stands for equal offsets.
-        """
-        known = [tile for tile in self.tiles if tile.rank]
-        variances = [
-            np.trace(np.linalg.pinv(t.information, hermitian=True)) / t.rank for t in known
-        ]
-        error = np.sqrt(np.median(variances))
-        spread = max(np.ptp(np.concatenate([tile.levels for tile in known])), error)
-        scatters = np.geomspace(LEAST_SCATTER * error, MOST_SCATTER * spread, N_SCATTERS)
-        logs = np.array([_Given(self.tiles, scatter).log_likelihood for scatter in scatters])
-        # The prior is on the logarithm of the scatter, in which the grid is even.
-        prior = scatters / (scatters + error)
-        prior[0] = EQUAL * prior[1:].sum()
-        logs += np.log(prior)
-        weights = np.exp(logs - logs.max())
-        return scatters, weights / weights.sum()
+    The prior is flat up to the errors of the known offsets, and falls as 1 / scatter beyond. The
+    smallest scatter stands for equal offsets.
+    """
+    known = [tile for tile in tiles if tile.rank]
+    variances = [np.trace(np.linalg.pinv(t.information, hermitian=True)) / t.rank for t in known]
+    error = np.sqrt(np.median(variances))
+    spread = max(np.ptp(np.concatenate([tile.levels for tile in known])), error)
+    scatters = np.geomspace(LEAST_SCATTER * error, MOST_SCATTER * spread, N_SCATTERS)
+    logs = np.array([_Given(tiles, scatter).log_likelihood for scatter in scatters])
+    # The prior is on the logarithm of the scatter, in which the grid is even.
+    prior = scatters / (scatters + error)
+    prior[0] = EQUAL * prior[1:].sum()
+    logs += np.log(prior)
+    weights = np.exp(logs - logs.max())
+    return scatters, weights / weights.sum()
 
 
 def _determined(information):

@@ -140,7 +140,7 @@ class GaugedCovariance:
     ----------
     solved : `~levelmatch.solve.solver.Solved`
         The equations.
-    gauge : `~levelmatch.solve.gauge.ZeroMean` or None
+    gauge : `~levelmatch.solve.gauge.Gauge` or None
         The gauge, or `None` if the coefficients are in it already.
     variance : `~numpy.ndarray`, shape (n,), or None
         Variance of unit weight of each pair, if the weights are not inverse variances; the

@@ -9,7 +9,7 @@ from scipy.spatial import cKDTree
 
 from levelmatch.exceptions import warn_user
 
-__all__ = ["Pixels", "ZeroPoint", "fit_zero_point", "mean_zero_point"]
+__all__ = ["AnchorPixels", "ZeroPoint", "fit_zero_point", "mean_zero_point"]
 
 # Number of blocks of the sky whose differences give the error, and its smallest value.
 BLOCKS, LEAST_BLOCKS = 36, 8
@@ -48,7 +48,7 @@ class ZeroPoint:
 
 
 @dataclass(frozen=True, eq=False)
-class Pixels:
+class AnchorPixels:
     """Pixels of an anchor, and of the images there.
 
     Parameters
@@ -67,7 +67,7 @@ class Pixels:
     width: float
 
 
-def fit_zero_point(name: str, pixels: Pixels, n_terms: int, colour: float | str) -> ZeroPoint:
+def fit_zero_point(name: str, pixels: AnchorPixels, n_terms: int, colour: float | str) -> ZeroPoint:
     """Fit the images' zero point to the pixels of an anchor, sigma-clipped.
 
     The anchor equals the colour times (the images minus their zero point). This is linear in the
@@ -78,7 +78,7 @@ def fit_zero_point(name: str, pixels: Pixels, n_terms: int, colour: float | str)
     ----------
     name : str
         The anchor.
-    pixels : `Pixels`
+    pixels : `AnchorPixels`
         The pixels.
     n_terms : {1, 3}
         1 for a constant, 3 for a plane.
@@ -118,7 +118,7 @@ def fit_zero_point(name: str, pixels: Pixels, n_terms: int, colour: float | str)
     return ZeroPoint(name, best, covariance, factor, len(target))
 
 
-def _clipped(design: np.ndarray, target: np.ndarray, pixels: Pixels) -> np.ndarray:
+def _clipped(design: np.ndarray, target: np.ndarray, pixels: AnchorPixels) -> np.ndarray:
     """Return the flags of pixels that are neither outliers nor near one."""
     keep = np.ones(len(target), dtype=bool)
     for _ in range(ROUNDS):
@@ -143,7 +143,7 @@ def _near(places: np.ndarray, bad: np.ndarray, width: float) -> np.ndarray:
     return np.isfinite(distance)
 
 
-def _blocks(pixels: Pixels) -> np.ndarray:
+def _blocks(pixels: AnchorPixels) -> np.ndarray:
     """Return the number of the block of the sky that holds each pixel."""
     places = pixels.terms[:, 1:]
     size = np.ptp(places, axis=0)
