@@ -423,11 +423,11 @@ def _of_pass(p, pairs, after, scatter):
     terms = p.solution.coefficients.shape[1]
     equations = equations_of(pairs.take(rows), p.group, p.group_axes, terms)
     found = []
-    for d in find_disagreeing(equations):
-        images = tuple(np.flatnonzero(p.group == d.group).tolist())
+    for group, n_sigma in find_disagreeing(equations):
+        images = tuple(np.flatnonzero(p.group == group).tolist())
         ratio = max((scatter.get(image, 0.0) for image in images), default=0.0)
-        closures = _closures(p, pairs, after, rows, d.group)
-        found.append(Suspect(p.name, images, ratio, d.n_sigma, *closures))
+        closures = _closures(p, pairs, after, rows, group)
+        found.append(Suspect(p.name, images, ratio, n_sigma, *closures))
     return sorted(found, key=lambda suspect: suspect.scatter == 0)
 
 

@@ -1,7 +1,7 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
 """Tests of each image, with all of its pairs, against all other images."""
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 from scipy.sparse import diags_array
@@ -11,7 +11,7 @@ from scipy.special import fdtrc
 from levelmatch.sky.overlaps import components
 from levelmatch.solve.floors import Floors
 
-__all__ = ["Disagreement", "find_disagreeing", "find_scattered"]
+__all__ = ["find_disagreeing", "find_scattered"]
 
 # Probability of a false alarm in a set.
 SIGNIFICANCE = 0.01
@@ -37,25 +37,6 @@ MIN_RATIO, MIN_SPREADS, LEAST_SPREAD = 8.0, 5.0, 0.2
 MIN_IMAGES = 4
 
 
-@dataclass(frozen=True)
-class Disagreement:
-    """A group of images that disagrees with all others.
-
-    Parameters
-    ----------
-    group : int
-        Its index.
-    n_sigma : float
-        Rms of its differences about their prediction by all others, in standard errors.
-    chance : float
-        Probability of a larger value by chance in a set of this number of groups.
-    """
-
-    group: int
-    n_sigma: float
-    chance: float
-
-
 def find_disagreeing(equations):
     """Return the groups of one pass that disagree with the others of their set, the worst first.
 
@@ -71,8 +52,9 @@ def find_disagreeing(equations):
 
     Returns
     -------
-    found : list of `Disagreement`
-        The significant ones.
+    found : list of tuple
+        For each group, its index, and the rms of its differences about their prediction by all
+        others, in standard errors.
     """
     ends = np.stack([equations.first, equations.second], axis=1)
     _, component = components(ends, equations.n_groups)
@@ -82,8 +64,8 @@ def find_disagreeing(equations):
         rows = np.flatnonzero(of_pair == s)
         part, groups = _part_of(equations, rows)
         if len(groups) <= MAX_GROUPS:
-            found += [replace(d, group=int(groups[d.group])) for d in _Search(part).run()]
-    return sorted(found, key=lambda d: (d.chance, -d.n_sigma))
+            found += [(*test, int(groups[group])) for *test, group in _Search(part).run()]
+    return [(group, -n_sigma) for _, n_sigma, group in sorted(found)]
 
 
 def _part_of(equations, rows):
@@ -114,7 +96,11 @@ class _Search:
         self.rank = equations.rank
 
     def run(self):
-        """Return the wrong groups, the worst first."""
+        """Return the chance, the negative deviation and the index of the wrong groups.
+
+        The chance is the probability of a larger deviation in a set of this number of groups. The
+        deviation is that of `find_disagreeing`. The worst group comes first.
+        """
         n, found = self.equations.n_groups, []
         counted = np.ones(len(self.ends), dtype=bool)
         while len(found) < max(1, int(MAX_WRONG * n)):
@@ -122,12 +108,12 @@ class _Search:
             square, quadratic = self._fit(counted, 0.0)
             if square <= freedom + MIN_SIGMA * np.sqrt(2 * freedom) or freedom < 1:
                 break
-            tests = [self._test(g, counted) for g in self._candidates(quadratic, counted)]
-            worst = min(tests, key=lambda d: (d.chance, -d.n_sigma))
-            if worst.chance > SIGNIFICANCE or worst.n_sigma < MIN_SIGMA:
+            candidates = self._candidates(quadratic, counted)
+            chance, n_sigma, group = min((*self._test(g, counted), g) for g in candidates)
+            if chance > SIGNIFICANCE or -n_sigma < MIN_SIGMA:
                 break
-            found.append(worst)
-            counted = counted & (self.ends != worst.group).all(axis=1)
+            found.append((chance, n_sigma, group))
+            counted = counted & (self.ends != group).all(axis=1)
         return found
 
     def _candidates(self, quadratic, counted):
@@ -142,18 +128,18 @@ class _Search:
         return order[mean[order] > 0].tolist()
 
     def _test(self, group, counted):
+        """Return the chance and the negative deviation of a group."""
         rest = counted & (self.ends != group).all(axis=1)
         freedom = self._freedom(rest)
         terms = self._freedom(counted) - freedom
-        none = Disagreement(group, 0.0, 1.0)
         if terms < 1:
-            return none
+            return 1.0, 0.0
         floor, square = self._floor(rest, freedom)
         drop = self._fit(counted, floor)[0] - square
         scale = (square + PRIOR_FREEDOM) / (freedom + PRIOR_FREEDOM)
         ratio = max(drop, 0.0) / terms / scale
         chance = float(fdtrc(terms, freedom + PRIOR_FREEDOM, ratio)) * self.equations.n_groups
-        return Disagreement(group, float(np.sqrt(ratio)), chance)
+        return chance, -float(np.sqrt(ratio))
 
     def _floor(self, counted, freedom):
         """Return the floor of the counted pairs, and their weighted sum of squares."""

@@ -1,7 +1,7 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
 """Fit planes only to groups whose pairs require them, and estimate the scatter of slopes."""
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 
@@ -10,7 +10,7 @@ from levelmatch.solve.gauge import members_of
 from levelmatch.solve.groups import solve_groups
 from levelmatch.solve.solver import Solver
 
-__all__ = ["SlopeScatter", "slope_scatter", "solve_auto", "solve_shrunk"]
+__all__ = ["slope_scatter", "solve_auto", "solve_shrunk"]
 
 
 # Smallest Wald statistic of significant slopes, unless the Bayesian information criterion requires
@@ -66,12 +66,10 @@ def solve_auto(equations, options, **keywords):
     solution = _select(equations, options, whole, **keywords)
     if options.slope_prior:
         return solution
-    scatter = slope_scatter(equations, whole)
-    if not scatter.found:
-        return solution
+    size, _, found = slope_scatter(equations, whole)
     others = ~solution.active[:, 1:].any(axis=1)
-    if not others.any() or slope_scatter(equations, whole, others).found:
-        return solve_groups(equations, replace(options, slope_prior=scatter.size), **keywords)
+    if found and (not others.any() or slope_scatter(equations, whole, others)[2]):
+        return solve_groups(equations, replace(options, slope_prior=size), **keywords)
     return solution
 
 
@@ -82,10 +80,10 @@ def solve_shrunk(equations, options, **keywords):
     `~levelmatch.solve.plane_choice.slope_scatter`, however small; there is none without slopes.
     """
     whole = solve_groups(equations, options, **keywords)
-    scatter = slope_scatter(equations, whole)
-    if scatter.n_slopes == 0:
+    size, *_ = slope_scatter(equations, whole)
+    if size == 0:
         return whole
-    return solve_groups(equations, replace(options, slope_prior=scatter.size), **keywords)
+    return solve_groups(equations, replace(options, slope_prior=size), **keywords)
 
 
 def _select(equations, options, solution, **keywords):
@@ -134,32 +132,8 @@ LEAST_GAIN = 6.63
 LEAST_OF_EACH = 1.0
 
 
-@dataclass(frozen=True)
-class SlopeScatter:
-    """The most likely standard deviation of slopes, and whether there is any.
-
-    Parameters
-    ----------
-    size : float
-        The standard deviation of each component, per arcmin.
-    gain : float
-        Twice the logarithm of the likelihood over that without slopes.
-    n_slopes : int
-        Number of the slopes.
-    """
-
-    size: float
-    gain: float
-    n_slopes: int
-
-    @property
-    def found(self):
-        """Whether the slopes scatter by more than their errors explain."""
-        return self.gain > max(LEAST_GAIN, LEAST_OF_EACH * self.n_slopes)
-
-
 def slope_scatter(equations, solution, chosen=None):
-    """Return the `SlopeScatter` of some groups.
+    """Return the most likely standard deviation of the slopes of some groups.
 
     The slopes are drawn from a normal distribution of zero mean. The marginal likelihood of its
     standard deviation follows from the slopes and their covariances given the pairs (type II
@@ -174,6 +148,15 @@ def slope_scatter(equations, solution, chosen=None):
         A solution with planes, for the weights of the pairs.
     chosen : `~numpy.ndarray` of bool, shape (m,), or None
         The groups; `None` for all.
+
+    Returns
+    -------
+    size : float
+        The standard deviation of each component, per arcmin; 0 without slopes.
+    gain : float
+        Twice the logarithm of the likelihood over that without slopes.
+    found : bool
+        Whether the slopes scatter by more than their errors explain.
     """
     m = equations.n_groups
     chosen = np.ones(m, dtype=bool) if chosen is None else chosen
@@ -182,7 +165,7 @@ def slope_scatter(equations, solution, chosen=None):
     free[np.unique(solution.component, return_index=True)[1], 0] = False
     diagonal = equations.diagonal(factor)[chosen, 1:]
     if not (diagonal > 0).any():
-        return SlopeScatter(0.0, 0.0, 0)
+        return 0.0, 0.0, False
     sizes = TRIED / np.sqrt(np.median(diagonal[diagonal > 0]))
     rises = []
     for size in sizes:
@@ -197,4 +180,5 @@ def slope_scatter(equations, solution, chosen=None):
     steps = 0.5 * np.add(rises[1:], rises[:-1]) * np.diff(2 * np.log(sizes))
     likelihood = np.concatenate([[0.0], np.cumsum(steps)])
     best = int(np.argmax(likelihood))
-    return SlopeScatter(float(sizes[best]), float(likelihood[best]), 2 * int(chosen.sum()))
+    gain = float(likelihood[best])
+    return float(sizes[best]), gain, gain > max(LEAST_GAIN, LEAST_OF_EACH * 2 * int(chosen.sum()))

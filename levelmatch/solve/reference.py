@@ -12,7 +12,6 @@ from levelmatch.solve.gauge import members_of
 from levelmatch.solve.linear import sum_by
 
 __all__ = [
-    "Flatness",
     "HeldChoice",
     "Reference",
     "ReferenceChooser",
@@ -127,8 +126,8 @@ class ReferenceChooser:
         Overlapping area of each pair.
     keyword : str
         Header keyword of the time from the dedicated backgrounds.
-    flatness : `~levelmatch.solve.reference.Flatness` or None
-        Slopes of the groups, which decide between groups of equally many overlaps.
+    flatness : tuple of `~numpy.ndarray` or None
+        See `slopes_of`; it decides between groups of equally many overlaps.
     """
 
     def __init__(self, frames, groups, pairs, area, *, keyword, flatness=None):
@@ -204,7 +203,7 @@ class ReferenceChooser:
         reason = f"most overlaps ({count})" if count else "the only image of its set"
         if self.flatness is not None:
             tied = np.unique(self.groups[candidates])
-            flattest = self.flatness.flattest(tied)
+            flattest = _flattest(*self.flatness, tied)
             if len(flattest) < len(tied):
                 reason += f", flattest by its pairs of {len(tied)} such images"
                 candidates = candidates[np.isin(self.groups[candidates], flattest)]
@@ -236,59 +235,52 @@ CHANCE = 0.01
 LEAST_OTHERS = 3
 
 
-@dataclass(frozen=True, eq=False)
-class Flatness:
-    """Slope of each group against its neighbours, from its own pairs.
+def slopes_of(table, group, group_axes):
+    """Return the slope of each group against its neighbours, from its own pairs.
+
+    The slopes are those of the planes of the pairs, whose levels are free.
 
     Parameters
     ----------
+    table : `~levelmatch.measure.table.PairTable`
+        Pairs with common pixels.
+    group : `~numpy.ndarray` of int, shape (n_images,)
+        The group of each image.
+    group_axes : `~numpy.ndarray`, shape (m, 3, 3)
+        Centre, East and North of each group.
+
+    Returns
+    -------
     slope : `~numpy.ndarray`, shape (m,)
         Its size, in the common unit per arcmin; NaN if the pairs do not determine it.
     error : `~numpy.ndarray`, shape (m,)
         Its standard error by the noise of the pixels.
     """
+    level = table.gram[:, 0, 0][:, None]
+    mixed = table.gram[:, 0, 1:]
+    gram = table.gram[:, 1:, 1:] - mixed[:, :, None] * (mixed / level)[:, None]
+    rhs = table.rhs[:, 1:] - mixed * table.rhs[:, :1] / level
+    n = len(group_axes)
+    whole, asked = np.zeros((n, 2, 2)), np.zeros((n, 2))
+    for sign, end in ((1, group[table.first]), (-1, group[table.second])):
+        turn = transfer_matrix(group_axes[end], table.axes)[:, 1:, 1:]
+        whole += sum_by(end, turn.swapaxes(1, 2) @ gram @ turn, n)
+        asked += sum_by(end, sign * np.einsum("pji,pj->pi", turn, rhs), n)
+    inverse = np.linalg.pinv(whole, rcond=1e-9, hermitian=True)
+    slope = np.linalg.norm(np.einsum("gij,gj->gi", inverse, asked), axis=1)
+    variance = np.trace(inverse, axis1=1, axis2=2)
+    # With few pixels, rounding can leave a negative variance.
+    known = (np.linalg.matrix_rank(whole, hermitian=True) == 2) & (variance > 0)
+    return np.where(known, slope, np.nan), np.sqrt(np.where(known, variance, np.inf))
 
-    slope: np.ndarray
-    error: np.ndarray
 
-    @classmethod
-    def of(cls, table, group, group_axes):
-        """Return the slopes of groups from the planes of their pairs, whose levels are free.
-
-        Parameters
-        ----------
-        table : `~levelmatch.measure.table.PairTable`
-            Pairs with common pixels.
-        group : `~numpy.ndarray` of int, shape (n_images,)
-            The group of each image.
-        group_axes : `~numpy.ndarray`, shape (m, 3, 3)
-            Centre, East and North of each group.
-        """
-        level = table.gram[:, 0, 0][:, None]
-        mixed = table.gram[:, 0, 1:]
-        gram = table.gram[:, 1:, 1:] - mixed[:, :, None] * (mixed / level)[:, None]
-        rhs = table.rhs[:, 1:] - mixed * table.rhs[:, :1] / level
-        n = len(group_axes)
-        whole, asked = np.zeros((n, 2, 2)), np.zeros((n, 2))
-        for sign, end in ((1, group[table.first]), (-1, group[table.second])):
-            turn = transfer_matrix(group_axes[end], table.axes)[:, 1:, 1:]
-            whole += sum_by(end, turn.swapaxes(1, 2) @ gram @ turn, n)
-            asked += sum_by(end, sign * np.einsum("pji,pj->pi", turn, rhs), n)
-        inverse = np.linalg.pinv(whole, rcond=1e-9, hermitian=True)
-        slope = np.linalg.norm(np.einsum("gij,gj->gi", inverse, asked), axis=1)
-        variance = np.trace(inverse, axis1=1, axis2=2)
-        # With few pixels, rounding can leave a negative variance.
-        known = (np.linalg.matrix_rank(whole, hermitian=True) == 2) & (variance > 0)
-        error = np.sqrt(np.where(known, variance, np.inf))
-        return cls(np.where(known, slope, np.nan), error)
-
-    def flattest(self, groups):
-        """Return the groups that are as flat as the flattest, within the errors."""
-        slope, error = self.slope[groups], self.error[groups]
-        if not np.isfinite(slope).all():
-            return groups
-        least = int(np.argmin(slope))
-        return groups[slope - slope[least] <= ALIKE * np.hypot(error, error[least])]
+def _flattest(slope, error, groups):
+    """Return the groups that are as flat as the flattest, within the errors."""
+    slope, error = slope[groups], error[groups]
+    if not np.isfinite(slope).all():
+        return groups
+    least = int(np.argmin(slope))
+    return groups[slope - slope[least] <= ALIKE * np.hypot(error, error[least])]
 
 
 def find_tilts(references, solution, group_axes, corners):
@@ -371,7 +363,7 @@ class HeldChoice:
                 ends,
                 pairs.npix,
                 keyword=grouped.keyword,
-                flatness=Flatness.of(pairs, grouped.group, equations.group_axes),
+                flatness=slopes_of(pairs, grouped.group, equations.group_axes),
             )
 
     @property

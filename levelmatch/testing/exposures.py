@@ -39,25 +39,18 @@ class _Exposure:
         return make_wcs(self.frame, self.detector)
 
 
-@dataclass(frozen=True)
-class _Plane:
-    """Backgrounds (level, slope_u, slope_v) added to an image and to its Lyot region."""
-
-    main: tuple
-    lyot: tuple = (0.0, 0.0, 0.0)
-
-
 def draw_planes(rng, exposures, offset_rms, slope, lyot_offset_rms=0.0, lyot_slope=0.0):
-    """Return the random background planes of each exposure and of its Lyot region."""
+    """
+    Return the random backgrounds of each exposure and of its Lyot region.
+
+    A background is (level, slope_u, slope_v).
+    """
     tiles = sorted({exposure.tile for exposure in exposures})
     detector = exposures[0].detector
     main = _draw(rng, len(exposures), offset_rms, slope, detector)
     extra = _draw(rng, len(tiles), lyot_offset_rms, lyot_slope, detector)
     lyot = dict(zip(tiles, extra, strict=True))
-    return [
-        _Plane(main=plane, lyot=lyot[exposure.tile])
-        for plane, exposure in zip(main, exposures, strict=True)
-    ]
+    return [(plane, lyot[e.tile]) for plane, e in zip(main, exposures, strict=True)]
 
 
 def _draw(rng, n, offset_rms, slope, detector):

@@ -59,7 +59,7 @@ def _smooth_scene(scene, nodes, shape, step):
     return _upsample(scene.smooth(y, x), shape)
 
 
-def render(i, exposure, plane, scene, recipe):
+def render(i, exposure, planes, scene, recipe):
     """Return image ``i`` of a set as CCDData."""
     shape = exposure.detector.shape
     rng = random_stream(recipe.seed, STREAM_IMAGE, i)
@@ -68,7 +68,7 @@ def render(i, exposure, plane, scene, recipe):
     data = _smooth_scene(scene, nodes, shape, recipe.node_step)
     _add_stars(data, scene, wcs, recipe.pixel_scale)
     sigma = recipe.noise * np.sqrt(1 + np.clip(data, 0, None) / PHOTON_SCALE)
-    _add_planes(data, plane, nodes, center_of(wcs, shape), recipe)
+    _add_planes(data, planes, nodes, center_of(wcs, shape), recipe)
     flags = np.zeros(shape, dtype=np.uint32)
     if recipe.noise > 0:
         data += sigma * rng.standard_normal(shape, dtype=np.float32)
@@ -96,12 +96,12 @@ def _to_ccddata(data, sigma, flags, wcs, exposure, recipe):
     )
 
 
-def _add_planes(data, plane, nodes, center, recipe):
+def _add_planes(data, planes, nodes, center, recipe):
     """Add an image's background to its data in place."""
-    data += _evaluate_plane(plane.main, nodes, center, data.shape)
+    data += _evaluate_plane(planes[0], nodes, center, data.shape)
     if recipe.lyot:
         lyot = recipe.regions(data.shape)[1]
-        extra = _evaluate_plane(plane.lyot, nodes, center, data.shape)
+        extra = _evaluate_plane(planes[1], nodes, center, data.shape)
         data[lyot] += np.broadcast_to(extra, data.shape)[lyot]
 
 

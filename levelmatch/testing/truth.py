@@ -49,9 +49,8 @@ def true_planes(exposures, planes, grids, recipe):
     truth["ra"] = np.degrees(ra) * u.deg
     truth["dec"] = np.degrees(dec) * u.deg
     units = (recipe.unit, recipe.unit / u.arcmin, recipe.unit / u.arcmin)
-    for part in ("main", "lyot") if recipe.lyot else ("main",):
-        prefix = "" if part == "main" else "lyot_"
-        columns = np.transpose([getattr(plane, part) for plane in planes])
+    for k, prefix in enumerate(("", "lyot_") if recipe.lyot else ("",)):
+        columns = np.transpose([both[k] for both in planes])
         for name, values, unit in zip(("level", "slope_u", "slope_v"), columns, units, strict=True):
             truth[prefix + name] = values * unit
     truth["gram"] = [
