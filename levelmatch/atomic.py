@@ -98,13 +98,8 @@ def atomic_path(path: Path) -> Iterator[Path]:
         An empty file in the same folder. It is removed if an exception is raised.
     """
     _remove_left(path.parent)
-    part = _new_name(path)
-    # Unlike files of tempfile, this file follows the user's umask.
-    handle = os.open(part, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666)
-    _PARTS.add(part)
+    part, handle = _new_part(path)
     try:
-        # The lock lasts until the process ends in any way, see `_remove_left`.
-        _lock(handle)
         with space_errors(path):
             yield part
         os.replace(part, path)
@@ -120,12 +115,30 @@ def remove_parts() -> None:
         part.unlink(missing_ok=True)
 
 
-def _lock(handle: int) -> bool:
+def _new_part(path: Path) -> tuple[Path, int]:
+    """Return a new temporary file beside another file, open and locked.
+
+    The lock lasts until the process ends in any way, see `_remove_left`.
+    """
+    while True:
+        part = _new_name(path)
+        # Unlike files of tempfile, this file follows the user's umask.
+        handle = os.open(part, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666)
+        _PARTS.add(part)
+        _lock(handle, wait=True)
+        if os.fstat(handle).st_nlink > 0:
+            return part, handle
+        # Another thread or process has removed the file before it was locked.
+        os.close(handle)
+        _PARTS.discard(part)
+
+
+def _lock(handle: int, *, wait: bool = False) -> bool:
     """Lock an open file; return whether this was possible."""
     try:
         from fcntl import LOCK_EX, LOCK_NB, flock
 
-        flock(handle, LOCK_EX | LOCK_NB)
+        flock(handle, LOCK_EX if wait else LOCK_EX | LOCK_NB)
     except (ImportError, OSError):
         return False
     return True

@@ -4,6 +4,7 @@
 import errno
 import os
 import stat
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -212,6 +213,16 @@ def test_an_error_ends_all_writers(paint, write, folders, monkeypatch):
         # Complete, and corrected.
         before, after = (fits.getdata(folder / name) for folder in folders[:2])
         assert_allclose(before - after, levels[name], atol=1e-5)
+
+
+def test_threads_do_not_remove_each_other_s_files(tmp_path):
+    def write(k):
+        with atomic.atomic_path(tmp_path / f"{k}.txt") as part:
+            part.write_text(str(k))
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(write, range(600)))
+    assert {path.name for path in tmp_path.iterdir()} == {f"{k}.txt" for k in range(600)}
 
 
 def test_permissions_are_the_user_s(plain, folders, part, monkeypatch):
