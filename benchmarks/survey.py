@@ -24,7 +24,7 @@ import levelmatch as lm
 from levelmatch.images.frame import Frame
 from levelmatch.measure.pair_selection import assign_pairs
 from levelmatch.measure.table import PairTable
-from levelmatch.sky.footprint import Footprint
+from levelmatch.sky.grid import Footprint
 from levelmatch.sky.overlaps import find_outline_pairs, thin_pairs
 from levelmatch.sky.vectors import ARCMIN, tangent_axes, unit_vectors
 from levelmatch.solve.equations import Equations

@@ -35,7 +35,7 @@ _HOMES = {
     "combine_detectors": "matching",
     "combine_nircam_short": "matching",
     "LevelMatchStep": "jwst",
-    "make_sky_cells": "cell_maker",
+    "make_sky_cells": "image_tables",
     "make_mosaic": "results.mosaic",
     "match_dithers": "matching",
     "match_levels": "matching",
@@ -49,7 +49,7 @@ _HOMES = {
     "stack_tile": "stacks",
     "undo_record": "results.apply_undo",
     "verify_record": "results.verification",
-    "write_catalogue": "catalogue_writer",
+    "write_catalogue": "image_tables",
     "write_skyfile": "hst",
 }
 

@@ -4,8 +4,6 @@ from levelmatch import plots as plots
 from levelmatch import report as report
 from levelmatch import testing as testing
 from levelmatch.anchor import anchor_levels as anchor_levels
-from levelmatch.catalogue_writer import write_catalogue as write_catalogue
-from levelmatch.cell_maker import make_sky_cells as make_sky_cells
 from levelmatch.exceptions import (
     DisconnectedError as DisconnectedError,
 )
@@ -37,6 +35,8 @@ from levelmatch.exceptions import (
     RecordError as RecordError,
 )
 from levelmatch.hst import write_skyfile as write_skyfile
+from levelmatch.image_tables import make_sky_cells as make_sky_cells
+from levelmatch.image_tables import write_catalogue as write_catalogue
 from levelmatch.images.catalogue import read_catalogue as read_catalogue
 from levelmatch.images.jwst import separate_lyot as separate_lyot
 from levelmatch.images.sky_cells import SkyCells as SkyCells

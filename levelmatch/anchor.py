@@ -2,7 +2,7 @@
 """The absolute level of matched images from external images or sky values."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from numbers import Real
 from pathlib import Path
 from typing import Any
@@ -42,16 +42,6 @@ BLOCK_WIDTH = 2.0
 BROADENING = 0.4
 # Full width at half maximum of a Gaussian, in standard deviations.
 FWHM = 2 * np.sqrt(2 * np.log(2))
-
-
-@dataclass(frozen=True, eq=False)
-class _Comparison:
-    """Options of a comparison with an image, see `anchor_levels`."""
-
-    fit_type: str
-    fwhm: Any
-    kernel: Any
-    colour: float | str
 
 
 def anchor_levels(
@@ -133,18 +123,24 @@ def anchor_levels(
     fit_type = _checked_fit_type(fit_type)
     _check_colour(colour)
     axes = tangent_axes(np.mean([frame.whole_grid.axes[0] for frame in result.frames], axis=0))
-    how = _Comparison(fit_type, fwhm, kernel, colour)
     found = []
     for item in anchor if isinstance(anchor, list) else [anchor]:
         if isinstance(item, tuple):
             found.append(_at_place(result, item, fwhm))
         else:
-            one = _of_image(result, _anchor_frame(result, item, read), axes, how)
+            frame = _anchor_frame(result, item, read)
+            pixels = _compared(result, frame, axes, fwhm, kernel)
+            one = fit_zero_point(frame.name, pixels, fit_terms(fit_type), colour)
             path = str(Path(item).absolute()) if isinstance(item, str | Path) else ""
             found.append(replace(one, path=path))
     coefficients, covariance = mean_zero_point(found)
     frames = [_corrected(f, coefficients, covariance, axes, found) for f in result.frames]
-    run = _run(result, found, coefficients, covariance, how)
+    asked = {
+        "fwhm": None if fwhm is None else _width(fwhm, None),
+        "asked_colour": colour,
+        "fit_type": fit_type,
+    }
+    run = _run(result, found, coefficients, covariance, asked)
     return MatchResult(frames, result.passes, result.measured, run, result.overlaps)
 
 
@@ -254,10 +250,12 @@ def _pixel_side(result: MatchResult) -> float:
 # An image
 
 
-def _of_image(result: MatchResult, frame: Frame, axes: np.ndarray, how: _Comparison) -> ZeroPoint:
-    """Return the zero point from an image of known background."""
-    width = _width(how.fwhm, frame)
-    if how.kernel is not None and width is None:
+def _compared(
+    result: MatchResult, frame: Frame, axes: np.ndarray, fwhm: Any, kernel: Any
+) -> AnchorPixels:
+    """Return the pixels of an image of known background, and of the images there."""
+    width = _width(fwhm, frame)
+    if kernel is not None and width is None:
         msg = "kernel: give fwhm, which sets the size of its pixels"
         raise ValueError(msg)
     side = 3600 * float(np.degrees(np.sqrt(frame.grid.pixel_area)))
@@ -265,7 +263,7 @@ def _of_image(result: MatchResult, frame: Frame, axes: np.ndarray, how: _Compari
     mosaic, _ = make_mosaic(result, pixel_scale=scale)
     values = np.where(mosaic.mask, np.nan, mosaic.data).astype(float)
     if width is not None:
-        values = _smoothed(values, _kernel(how.kernel, width / scale))
+        values = _smoothed(values, _kernel(kernel, width / scale))
     known, x, y = _known_pixels(frame, mosaic.wcs, values.shape)
     n = min(int(np.ceil(side / scale)), MOST_SAMPLES)
     averaged = _averaged(values, mosaic.wcs, frame, x, y, n)
@@ -275,8 +273,7 @@ def _of_image(result: MatchResult, frame: Frame, axes: np.ndarray, how: _Compari
         raise NoOverlapError(msg)
     vectors = frame.transform.to_sky(x[good], y[good])
     wide = BLOCK_WIDTH * max(width or 0.0, side) / 60
-    pixels = AnchorPixels(known[good], averaged[good], plane_terms(vectors, axes), wide)
-    return fit_zero_point(frame.name, pixels, fit_terms(how.fit_type), how.colour)
+    return AnchorPixels(known[good], averaged[good], plane_terms(vectors, axes), wide)
 
 
 def _anchor_frame(result: MatchResult, item: Any, read: ReadOptions | None) -> Frame:
@@ -383,7 +380,7 @@ def _run(
     found: Sequence[ZeroPoint],
     coefficients: np.ndarray,
     covariance: np.ndarray,
-    how: _Comparison,
+    asked: dict[str, Any],
 ) -> Run:
     """Return the run with the anchor added to its options and history."""
     run, created, used = result.run, now(), versions()
@@ -391,9 +388,7 @@ def _run(
     anchor = {
         "names": [f.name for f in found],
         "paths": [f.path for f in found],
-        "fwhm": None if how.fwhm is None else _width(how.fwhm, None),
-        "asked_colour": how.colour,
-        "fit_type": how.fit_type,
+        **asked,
         "level": float(coefficients[0]),
         "error": float(np.sqrt(covariance[0, 0])),
         "slopes": [float(s) for s in coefficients[1:]],

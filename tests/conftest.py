@@ -12,7 +12,7 @@ from astropy.nddata import CCDData, StdDevUncertainty
 from astropy.wcs import WCS
 
 from levelmatch.record.solved_run import SolvedRun
-from levelmatch.sky.footprint import Footprint
+from levelmatch.sky.grid import Footprint
 from levelmatch.sky.vectors import plane_terms, tangent_axes, unit_vectors
 
 DATA = Path(__file__).parents[2] / "shared" / "data"

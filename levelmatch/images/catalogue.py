@@ -20,8 +20,7 @@ from levelmatch.images.sources import FileSource
 from levelmatch.images.units import read_unit
 from levelmatch.options import ReadOptions
 from levelmatch.sky._geometry import convex_overlap
-from levelmatch.sky.footprint import Footprint
-from levelmatch.sky.grid import N_VERTICES
+from levelmatch.sky.grid import N_VERTICES, Footprint
 from levelmatch.sky.vectors import tangent_axes, unit_vectors
 from levelmatch.table_files import read_table
 

@@ -16,8 +16,7 @@ from levelmatch.images.corrections import Correction
 from levelmatch.images.file_checks import named_errors
 from levelmatch.images.fill import Fill, find_fill, mask_fill
 from levelmatch.images.sources import MemorySource, float_type
-from levelmatch.sky.footprint import Footprint
-from levelmatch.sky.grid import Grid, default_spacing
+from levelmatch.sky.grid import Footprint, Grid, default_spacing
 from levelmatch.sky.transform import SkyTransform
 
 __all__ = ["EXCLUDE", "HOLD", "FileMeta", "Frame"]
@@ -110,7 +109,7 @@ class Frame:
         Label of the image, such as ``SCI,2``, if several images of its file are matched.
     exposure : str
         Name of the tile, if all chips of one file form this tile and get one level.
-    footprint : `~levelmatch.sky.footprint.Footprint` or None
+    footprint : `~levelmatch.sky.grid.Footprint` or None
         Position of a recorded image, which has no WCS; by default computed from the WCS.
     associations : tuple of `~pathlib.Path`
         Association files that list the image.
@@ -145,7 +144,7 @@ class Frame:
     def whole_grid(self):
         """Position of the whole image on the sky.
 
-        A `~levelmatch.sky.grid.Grid`, or the `~levelmatch.sky.footprint.Footprint` of an image
+        A `~levelmatch.sky.grid.Grid`, or the `~levelmatch.sky.grid.Footprint` of an image
         in a record or a catalogue.
         """
         # An image in a record or a catalogue has an outline and no WCS.

@@ -14,8 +14,7 @@ from astropy.table import Table
 from levelmatch.exceptions import FrameError
 from levelmatch.images.frame import Frame
 from levelmatch.images.units import read_unit
-from levelmatch.sky.footprint import Footprint
-from levelmatch.sky.grid import N_VERTICES
+from levelmatch.sky.grid import N_VERTICES, Footprint
 from levelmatch.sky.vectors import tangent_axes, unit_vectors
 from levelmatch.table_files import read_table, write_table
 
@@ -124,7 +123,7 @@ class SkyCells:
 
     @cached_property
     def footprint(self):
-        """Position of the image on the sky, a `~levelmatch.sky.footprint.Footprint`."""
+        """Position of the image on the sky, a `~levelmatch.sky.grid.Footprint`."""
         if self.corners is None:
             middle = self.vectors.sum(axis=0)
         else:

@@ -17,7 +17,7 @@ from levelmatch.measure.pairs import Image, measure_row, needed_box
 from levelmatch.measure.table import pair_table
 from levelmatch.options import MeasureOptions
 from levelmatch.sky._geometry import convex_overlap
-from levelmatch.sky.footprint import Footprint
+from levelmatch.sky.grid import Footprint
 from levelmatch.sky.overlaps import MANY
 from levelmatch.sky.vectors import tangent_axes
 

@@ -5,10 +5,9 @@ Each function draws into given axes, or into the axes of a new figure, and retur
 colours can be distinguished with every kind of colour vision.
 """
 
-from levelmatch.plots.levels import plot_levels
+from levelmatch.plots.levels import plot_closures, plot_gains, plot_levels, plot_residuals
 from levelmatch.plots.mosaics import QuickLook, plot_mosaic, quick_look
 from levelmatch.plots.pairs import plot_pair
-from levelmatch.plots.residuals import plot_closures, plot_gains, plot_residuals
 from levelmatch.plots.sky import plot_overlaps, sky_wcs
 
 __all__ = [

@@ -19,7 +19,7 @@ from levelmatch.record.columns import FRAME_TEXT, INPUTS
 from levelmatch.record.lazy_covariance import SolvedAgain
 from levelmatch.record.run import Run
 from levelmatch.record.solved_run import SolvedRun
-from levelmatch.sky.footprint import Footprint
+from levelmatch.sky.grid import Footprint
 from levelmatch.solve.offsets import SharedOffsets
 from levelmatch.solve.passes import Pass
 from levelmatch.solve.reference import Reference

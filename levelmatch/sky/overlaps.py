@@ -9,8 +9,7 @@ from scipy.sparse.csgraph import connected_components, minimum_spanning_tree
 from scipy.spatial import cKDTree
 
 from levelmatch.sky._geometry import convex_overlap, count_inside
-from levelmatch.sky.footprint import Footprint
-from levelmatch.sky.grid import N_VERTICES
+from levelmatch.sky.grid import N_VERTICES, Footprint
 
 __all__ = [
     "DepthMap",

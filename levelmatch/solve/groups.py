@@ -18,8 +18,7 @@ from logging import getLogger
 import numpy as np
 
 from levelmatch.sky.overlaps import components
-from levelmatch.solve.error_inflation import error_inflation
-from levelmatch.solve.floors import Floors
+from levelmatch.solve.floors import Floors, error_inflation
 from levelmatch.solve.gauge import Gauge, free_coefficients, held_groups
 from levelmatch.solve.outlier_tests import redundancy, studentised
 from levelmatch.solve.rejection import Rejection
