@@ -77,11 +77,6 @@ class JWSTKeys:
     detector: str
     part: str
 
-    @property
-    def module(self):
-        """The NIRCam short-wavelength module, ``"nrca"`` or ``"nrcb"``; otherwise the detector."""
-        return module_of(self.detector)
-
 
 def jwst_keys(name, meta):
     """Return the keys of a JWST exposure, or `None` for other images.

@@ -18,7 +18,7 @@ from levelmatch.results.history import history_texts
 from levelmatch.results.products import Product
 from levelmatch.results.splice import run_text
 
-__all__ = ["Models"]
+__all__ = ["add_cards", "bits_of", "image_of", "record_level"]
 
 
 # Metadata attribute for each header keyword used for matching.
@@ -42,75 +42,72 @@ KEYWORDS = {
 }
 
 
-class Models:
-    """Reads and changes data models of JWST.
+def bits_of(read: ReadOptions) -> int:
+    """Return the flags of bad pixels of JWST."""
+    return bad_bits(read.dq_bits, is_jwst=True)
+
+
+def image_of(model: Any, bits: int) -> NDData:
+    """Return the image of a model, which shares the pixels of the model.
 
     Parameters
     ----------
-    read : `~levelmatch.ReadOptions`
-        How images are read.
+    model : `~stdatamodels.jwst.datamodels.ImageModel`
+        The model.
+    bits : int
+        Flags of bad pixels, see `bits_of`.
     """
+    unit = model.meta.bunit_data
+    return NDData(
+        np.asarray(model.data),
+        mask=flagged(np.asarray(model.dq), bits),
+        uncertainty=StdDevUncertainty(np.asarray(model.err)) if model.hasattr("err") else None,
+        wcs=load_gwcs(model.meta.wcs),
+        meta=header_of(model),
+        unit=read_unit(unit) if unit else None,
+    )
 
-    def __init__(self, read: ReadOptions) -> None:
-        self.bits = bad_bits(read.dq_bits, is_jwst=True)
 
-    def image(self, model: Any) -> NDData:
-        """Return the image of a model, which shares the pixels of the model.
+def record_level(model: Any, level: float, entry: dict[str, Any]) -> None:
+    """Set the metadata of a model whose level is subtracted or kept.
 
-        Parameters
-        ----------
-        model : `~stdatamodels.jwst.datamodels.ImageModel`
-            The model.
-        """
-        unit = model.meta.bunit_data
-        return NDData(
-            np.asarray(model.data),
-            mask=flagged(np.asarray(model.dq), self.bits),
-            uncertainty=StdDevUncertainty(np.asarray(model.err)) if model.hasattr("err") else None,
-            wcs=load_gwcs(model.meta.wcs),
-            meta=header_of(model),
-            unit=read_unit(unit) if unit else None,
-        )
+    Parameters
+    ----------
+    model : `~stdatamodels.jwst.datamodels.ImageModel`
+        The model.
+    level : float
+        The level subtracted or kept by this run.
+    entry : dict
+        The corrections, see `~levelmatch.results.header.provenance_entry`.
+    """
+    background = model.meta.background
+    subtracted = "subtracted" in entry
+    # A level that was measured but not subtracted is replaced.
+    before = background.level if subtracted and background.subtracted else None
+    background.level = level + (before or 0.0)
+    background.subtracted = subtracted
+    background.method = "levelmatch"
+    model.meta.cal_step.skymatch = "COMPLETE"
+    model.meta.cal_step.level_match = "COMPLETE"
+    tree = model.instance
+    tree["levelmatch"] = [*tree.get("levelmatch", []), entry]
+    # The pipeline copies texts, but no mappings, from the first image to a combined image.
+    tree["meta"]["levelmatch"] = run_text(entry)
 
-    def record(self, model: Any, level: float, entry: dict[str, Any]) -> None:
-        """Set the metadata of a model whose level is subtracted or kept.
 
-        Parameters
-        ----------
-        model : `~stdatamodels.jwst.datamodels.ImageModel`
-            The model.
-        level : float
-            The level subtracted or kept by this run.
-        entry : dict
-            The corrections, see `~levelmatch.results.header.provenance_entry`.
-        """
-        background = model.meta.background
-        subtracted = "subtracted" in entry
-        # A level that was measured but not subtracted is replaced.
-        before = background.level if subtracted and background.subtracted else None
-        background.level = level + (before or 0.0)
-        background.subtracted = subtracted
-        background.method = "levelmatch"
-        model.meta.cal_step.skymatch = "COMPLETE"
-        model.meta.cal_step.level_match = "COMPLETE"
-        tree = model.instance
-        tree["levelmatch"] = [*tree.get("levelmatch", []), entry]
-        # The pipeline copies texts, but no mappings, from the first image to a combined image.
-        tree["meta"]["levelmatch"] = run_text(entry)
-
-    def add_cards(self, model: Any, product: Product, provenance: Provenance) -> None:
-        """Add the cards of the corrections to the header with which the model is saved."""
-        header = _extra_header(model, "SCI")
-        before = len(history_texts(header))
-        add = add_kept if provenance.keep else add_provenance
-        add(header, product.frame, provenance)
-        if product.lyot is not None:
-            add_provenance(header, product.lyot, provenance, part="lyot")
-        for text in history_texts(header)[before:]:
-            add_history(model, text)
-        cards = [[c.keyword, c.value, c.comment] for c in header.cards if c.keyword != "HISTORY"]
-        extra = model.instance.setdefault("extra_fits", {})
-        extra.setdefault("SCI", {})["header"] = cards
+def add_cards(model: Any, product: Product, provenance: Provenance) -> None:
+    """Add the cards of the corrections to the header with which the model is saved."""
+    header = _extra_header(model, "SCI")
+    before = len(history_texts(header))
+    add = add_kept if provenance.keep else add_provenance
+    add(header, product.frame, provenance)
+    if product.lyot is not None:
+        add_provenance(header, product.lyot, provenance, part="lyot")
+    for text in history_texts(header)[before:]:
+        add_history(model, text)
+    cards = [[c.keyword, c.value, c.comment] for c in header.cards if c.keyword != "HISTORY"]
+    extra = model.instance.setdefault("extra_fits", {})
+    extra.setdefault("SCI", {})["header"] = cards
 
 
 def header_of(model: Any) -> fits.Header:

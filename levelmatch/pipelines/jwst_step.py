@@ -4,7 +4,7 @@
 from jwst.datamodels import ModelLibrary
 from jwst.stpipe import Step
 
-from levelmatch.pipelines.jwst_models import Models
+from levelmatch.pipelines import jwst_models
 from levelmatch.pipelines.options import SPEC
 from levelmatch.pipelines.step import Matching
 
@@ -26,7 +26,7 @@ class LevelMatchStep(Matching, Step):
 
     reference_file_types: list = []
 
-    models = Models
+    models = jwst_models
     record_suffix = "asdf"
 
     def process(self, input_models):

@@ -1,8 +1,8 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
 """Match the data models of a library, which lends one model at a time."""
 
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from logging import getLogger
 from threading import Lock
 from typing import Any
@@ -31,21 +31,21 @@ class ModelSource(MemorySource):
 
     Parameters
     ----------
-    shelf : `Shelf`
+    library : `LibraryImages`
         The library.
     index : int
         Index of the model.
     """
 
-    def __init__(self, shelf, index):
-        object.__setattr__(self, "shelf", shelf)
+    def __init__(self, library, index):
+        object.__setattr__(self, "library", library)
         object.__setattr__(self, "index", index)
 
     @property
     def image(self):
         """The model as a new `~astropy.nddata.NDData`."""
-        with self.shelf.borrowed(self.index) as model:
-            return self.shelf.kind.image(model)
+        with self.library.borrowed(self.index) as model:
+            return self.library.models.image_of(model, self.library.bits)
 
     # The base class caches the identity, but the pixels of a model change.
     @property
@@ -54,44 +54,18 @@ class ModelSource(MemorySource):
         return MemorySource(self.image).identity
 
 
-@dataclass(frozen=True, eq=False)
-class Shelf:
-    """An open library, from which threads borrow one model at a time.
-
-    Parameters
-    ----------
-    library : `~stpipe.library.AbstractModelLibrary`
-        The library.
-    kind : `~levelmatch.pipelines.jwst_models.Models`
-        Reads and changes the models of an observatory.
-    lock : `~threading.Lock`
-        Held while a model is borrowed.
-    """
-
-    library: Any
-    kind: Any
-    lock: Any
-
-    @contextmanager
-    def borrowed(self, index, *, modify=False):
-        """Borrow a model, and return it to the library at the end."""
-        with self.lock:
-            model = self.library.borrow(index)
-            try:
-                yield model
-            finally:
-                self.library.shelve(model, index, modify=modify)
-
-
 class LibraryImages:
     """Science images of a library, an input of the functions of the package.
+
+    Threads borrow one model at a time.
 
     Parameters
     ----------
     library : `~stpipe.library.AbstractModelLibrary`
         The open library.
-    kind : `~levelmatch.pipelines.jwst_models.Models`
-        Reads and changes the models of an observatory.
+    models : module
+        `~levelmatch.pipelines.jwst_models`, or the module of another observatory, which reads and
+        changes its models.
     read : `~levelmatch.ReadOptions`
         How images are read.
 
@@ -101,8 +75,9 @@ class LibraryImages:
         If an image cannot be used, two images have the same name, or there is no image.
     """
 
-    def __init__(self, library: Any, kind: Any, read: ReadOptions) -> None:
-        self.shelf = Shelf(library, kind, Lock())
+    def __init__(self, library: Any, models: Any, read: ReadOptions) -> None:
+        self.library, self.models, self.bits = library, models, models.bits_of(read)
+        self._lock = Lock()
         science = [i for i, m in enumerate(library.asn["products"][0]["members"]) if _science(m)]
         self.frames = [self._frame(index, read) for index in science]
         names = [frame.name for frame in self.frames]
@@ -114,27 +89,36 @@ class LibraryImages:
             msg = "library: it has no member of the exptype science; name the images"
             raise FrameError(msg)
 
+    @contextmanager
+    def borrowed(self, index: int, *, modify: bool = False) -> Iterator[Any]:
+        """Borrow a model, and return it to the library at the end."""
+        with self._lock:
+            model = self.library.borrow(index)
+            try:
+                yield model
+            finally:
+                self.library.shelve(model, index, modify=modify)
+
     def _frame(self, index: int, read: ReadOptions) -> Frame:
-        kind = self.shelf.kind
-        with self.shelf.borrowed(index) as model:
-            image = kind.image(model)
+        with self.borrowed(index) as model:
+            image = self.models.image_of(model, self.bits)
         (frame,) = collect_frames([image], read)
-        return frame.with_keys(source=ModelSource(self.shelf, index), dq_bits=kind.bits)
+        return frame.with_keys(source=ModelSource(self, index), dq_bits=self.bits)
 
 
 def _science(member):
     return str(member["exptype"]).strip().lower() == "science"
 
 
-def match_library(library: Any, kind: Any, options: dict[str, Any]) -> MatchResult:
+def match_library(library: Any, models: Any, options: dict[str, Any]) -> MatchResult:
     """Match the science models of a library.
 
     Parameters
     ----------
     library : `~stpipe.library.AbstractModelLibrary`
         The open library.
-    kind : `~levelmatch.pipelines.jwst_models.Models`
-        Reads and changes the models of an observatory.
+    models : module
+        See `LibraryImages`.
     options : dict
         Arguments of `~levelmatch.match_levels`.
 
@@ -144,7 +128,7 @@ def match_library(library: Any, kind: Any, options: dict[str, Any]) -> MatchResu
         The result, valid while the library is open and the models are unchanged.
     """
     read = options.get("read") or ReadOptions()
-    return match_levels(LibraryImages(library, kind, read), **options)
+    return match_levels(LibraryImages(library, models, read), **options)
 
 
 def correct_library(result: MatchResult, provenance: Provenance) -> None:
@@ -169,16 +153,16 @@ def correct_library(result: MatchResult, provenance: Provenance) -> None:
         _check_parts(product)
     for product in result.products:
         frame = product.frame
-        shelf, kind = frame.source.shelf, frame.source.shelf.kind
-        with shelf.borrowed(frame.source.index, modify=True) as model:
+        library = frame.source.library
+        with library.borrowed(frame.source.index, modify=True) as model:
             if not provenance.keep:
                 data = np.asarray(model.data)
                 model.data = corrected_data(product, data).astype(data.dtype, copy=False)
             entry = provenance_entry(frame, provenance, product.lyot)
             word = "kept" if provenance.keep else "subtracted"
             level = sum(p["level"] for p in entry[word])
-            kind.record(model, level, entry)
-            kind.add_cards(model, product, provenance)
+            library.models.record_level(model, level, entry)
+            library.models.add_cards(model, product, provenance)
         logger.info("%s: level %.6g %s", frame.name, level, word)
 
 

@@ -18,64 +18,61 @@ from levelmatch.record.run import Provenance
 from levelmatch.results.asdf_files import METHOD, entry_of
 from levelmatch.results.products import Product
 
-__all__ = ["Models"]
+__all__ = ["add_cards", "bits_of", "image_of", "record_level"]
 
 
-class Models:
-    """Reads and changes data models of Roman.
+def bits_of(read: ReadOptions) -> int:
+    """Return the flags of bad pixels of Roman."""
+    flags = read.dq_bits
+    return DEFAULT_BAD_BITS if flags is None else bad_bits(flags, names=ROMAN_BITS)
+
+
+def image_of(model: Any, bits: int) -> NDData:
+    """Return the image of a model, which shares the pixels of the model.
 
     Parameters
     ----------
-    read : `~levelmatch.ReadOptions`
-        How images are read.
+    model : `~roman_datamodels.datamodels.ImageModel`
+        The model.
+    bits : int
+        Flags of bad pixels, see `bits_of`.
     """
+    done = _value(model.meta, "cal_step.flux") == "COMPLETE"
+    return NDData(
+        np.asarray(model.data),
+        mask=flagged(np.asarray(model.dq), bits),
+        uncertainty=StdDevUncertainty(np.asarray(model.err)) if "err" in model else None,
+        wcs=load_gwcs(model.meta.wcs),
+        meta=_header_of(model),
+        unit=u.MJy / u.sr if done else u.DN / u.s,
+    )
 
-    def __init__(self, read: ReadOptions) -> None:
-        flags = read.dq_bits
-        self.bits = DEFAULT_BAD_BITS if flags is None else bad_bits(flags, names=ROMAN_BITS)
 
-    def image(self, model: Any) -> NDData:
-        """Return the image of a model, which shares the pixels of the model.
+def record_level(model: Any, level: float, entry: dict[str, Any]) -> None:
+    """Set the metadata of a model whose level is subtracted or kept.
 
-        Parameters
-        ----------
-        model : `~roman_datamodels.datamodels.ImageModel`
-            The model.
-        """
-        done = _value(model.meta, "cal_step.flux") == "COMPLETE"
-        return NDData(
-            np.asarray(model.data),
-            mask=flagged(np.asarray(model.dq), self.bits),
-            uncertainty=StdDevUncertainty(np.asarray(model.err)) if "err" in model else None,
-            wcs=load_gwcs(model.meta.wcs),
-            meta=_header_of(model),
-            unit=u.MJy / u.sr if done else u.DN / u.s,
-        )
+    Parameters
+    ----------
+    model : `~roman_datamodels.datamodels.ImageModel`
+        The model.
+    level : float
+        The level subtracted or kept by this run.
+    entry : dict
+        The corrections, see `~levelmatch.results.header.provenance_entry`.
+    """
+    before, subtracted = 0.0, "subtracted" in entry
+    if subtracted and _value(model.meta, "background.subtracted"):
+        before = _value(model.meta, "background.level") or 0.0
+    values = {"level": float(level + before), "method": METHOD, "subtracted": subtracted}
+    model.meta["background"] = values
+    if "cal_step" in model.meta:
+        model.meta.cal_step["skymatch"] = "COMPLETE"
 
-    def record(self, model: Any, level: float, entry: dict[str, Any]) -> None:
-        """Set the metadata of a model whose level is subtracted or kept.
 
-        Parameters
-        ----------
-        model : `~roman_datamodels.datamodels.ImageModel`
-            The model.
-        level : float
-            The level subtracted or kept by this run.
-        entry : dict
-            The corrections, see `~levelmatch.results.header.provenance_entry`.
-        """
-        before, subtracted = 0.0, "subtracted" in entry
-        if subtracted and _value(model.meta, "background.subtracted"):
-            before = _value(model.meta, "background.level") or 0.0
-        values = {"level": float(level + before), "method": METHOD, "subtracted": subtracted}
-        model.meta["background"] = values
-        if "cal_step" in model.meta:
-            model.meta.cal_step["skymatch"] = "COMPLETE"
-
-    def add_cards(self, model: Any, product: Product, provenance: Provenance) -> None:
-        """Add the run to the list ``meta.levelmatch``."""
-        entries = list(model.meta.get("levelmatch", []))
-        model.meta["levelmatch"] = [*entries, entry_of(product.frame, provenance)]
+def add_cards(model: Any, product: Product, provenance: Provenance) -> None:
+    """Add the run to the list ``meta.levelmatch``."""
+    entries = list(model.meta.get("levelmatch", []))
+    model.meta["levelmatch"] = [*entries, entry_of(product.frame, provenance)]
 
 
 def _value(meta: Any, place: str) -> Any:

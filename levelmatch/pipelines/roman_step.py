@@ -4,8 +4,8 @@
 from romancal.datamodels import ModelLibrary
 from romancal.stpipe import RomanStep
 
+from levelmatch.pipelines import roman_models
 from levelmatch.pipelines.options import SPEC
-from levelmatch.pipelines.roman_models import Models
 from levelmatch.pipelines.step import Matching
 
 __all__ = ["LevelMatchStep"]
@@ -26,7 +26,7 @@ class LevelMatchStep(Matching, RomanStep):
 
     reference_file_types: list = []
 
-    models = Models
+    models = roman_models
     record_suffix = "record"
 
     def process(self, dataset):

@@ -166,4 +166,5 @@ def _n_sigma(floors, adapted, solved, weights):
     counted = np.ones(len(precision), dtype=bool)
     if weights == "ivar":
         counted = solved.factor > 0.5 * precision
-    return studentised(floors.equations, solved, left, precision, counted).n_sigma
+    square, terms = studentised(floors.equations, solved, left, precision, counted)
+    return np.sqrt(square / np.maximum(terms, 1))

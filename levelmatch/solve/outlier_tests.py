@@ -14,7 +14,6 @@ __all__ = [
     "Fit",
     "SIGNIFICANCE",
     "SUSPICION",
-    "Studentised",
     "redundancy",
     "studentised",
 ]
@@ -55,30 +54,8 @@ def redundancy(equations, solved):
     return one - inverse @ known.hat
 
 
-@dataclass(frozen=True, eq=False)
-class Studentised:
-    """Distance of each pair's difference from its prediction by all other pairs.
-
-    Parameters
-    ----------
-    square : `~numpy.ndarray`, shape (n,)
-        Squared Mahalanobis distance. For a pair that is part of the solution, the decrease of the
-        weighted sum of squares without this pair.
-    terms : `~numpy.ndarray` of int, shape (n,)
-        Degrees of freedom: number of terms that can be tested; 0 for the only link of two sets.
-    """
-
-    square: np.ndarray
-    terms: np.ndarray
-
-    @property
-    def n_sigma(self):
-        """Root mean square distance per tested term, shape (n,); 0 without tested terms."""
-        return np.sqrt(self.square / np.maximum(self.terms, 1))
-
-
 def studentised(equations, solved, left, precision, counted):
-    """Return the `Studentised` differences of all pairs.
+    """Return the distance of each pair's difference from its prediction by all other pairs.
 
     Parameters
     ----------
@@ -90,6 +67,14 @@ def studentised(equations, solved, left, precision, counted):
         Factors by which normal matrices of pairs become inverse covariances.
     counted : `~numpy.ndarray` of bool, shape (n,)
         Pairs with full weight in the solution. The others are treated as without weight.
+
+    Returns
+    -------
+    square : `~numpy.ndarray`, shape (n,)
+        Squared Mahalanobis distance. For a pair that is part of the solution, the decrease of the
+        weighted sum of squares without this pair.
+    terms : `~numpy.ndarray` of int, shape (n,)
+        Degrees of freedom: number of terms that can be tested; 0 for the only link of two sets.
     """
     root = np.sqrt(precision)[:, None, None] * equations.root
     residual = np.einsum("pij,pj->pi", root, equations.residuals(solved.coefficients))
@@ -101,7 +86,7 @@ def studentised(equations, solved, left, precision, counted):
         variance[~counted] = np.eye(k) + ratio * (np.eye(k) - left[~counted])
     square, terms = _squares(variance, residual)
     # Terms that the pair does not measure have no residual.
-    return Studentised(square, np.minimum(terms, equations.rank))
+    return square, np.minimum(terms, equations.rank)
 
 
 def _squares(variance, residual):
@@ -161,8 +146,9 @@ class Fit:
         The solution; of all sets, not of a part of them.
     left : `~numpy.ndarray`, shape (n, k, k)
         See `~levelmatch.solve.outlier_tests.redundancy`.
-    tests : `~levelmatch.solve.outlier_tests.Studentised`
-        Difference between each pair and its prediction by the others.
+    distance, terms : `~numpy.ndarray`, shape (n,)
+        Squared distance of each pair from its prediction by the others, and its degrees of freedom,
+        see `studentised`.
     residual : `~numpy.ndarray`, shape (n,)
         Weighted squared residual of each pair. Rejected pairs have their full weight here.
     square, freedom : `~numpy.ndarray`, shape (n_sets,)
@@ -174,7 +160,8 @@ class Fit:
     extra: np.ndarray
     solved: object
     left: np.ndarray
-    tests: object
+    distance: np.ndarray
+    terms: np.ndarray
     residual: np.ndarray
     square: np.ndarray
     freedom: np.ndarray
@@ -193,7 +180,8 @@ class Fit:
             extra=self.extra[rows],
             solved=None,
             left=self.left[rows],
-            tests=Studentised(self.tests.square[rows], self.tests.terms[rows]),
+            distance=self.distance[rows],
+            terms=self.terms[rows],
             residual=self.residual[rows],
             square=self.square[chosen],
             freedom=self.freedom[chosen],
@@ -244,11 +232,11 @@ class Agreement:
         )
         precision = self.floors.precision(floors, extra)
         left = redundancy(self.equations, solved)
-        tests = studentised(self.equations, solved, left, precision, counted)
+        distances = studentised(self.equations, solved, left, precision, counted)
         residual = precision * self.equations.quadratic(solved.coefficients)
         square = self.floors.sum(np.where(sound, residual, 0.0))
         freedom = self.floors.freedom(sound)
-        return Fit(floors, counted, extra, solved, left, tests, residual, square, freedom)
+        return Fit(floors, counted, extra, solved, left, *distances, residual, square, freedom)
 
     def excess(self, fit):
         """Return the squared studentised deleted residuals, shape (n,), and their p-values.
@@ -256,15 +244,15 @@ class Agreement:
         Each residual is divided by the scatter of the other pairs, or by the pair's own
         standard error if that is larger. P-values that are not suspicious are one.
         """
-        tests, terms = fit.tests, np.maximum(fit.tests.terms, 1)
+        terms = np.maximum(fit.terms, 1)
         square, freedom = fit.square[self.set_of], fit.freedom[self.set_of]
         # A pair that does not count is not in the sum.
-        own = np.where(fit.counted, tests.square, 0.0)
+        own = np.where(fit.counted, fit.distance, 0.0)
         others = freedom - np.where(fit.counted, terms, 0)
         scale = np.divide(square - own, others, out=np.full(len(own), np.inf), where=others > 0)
         least = 1.0 if self.floors.fixed is not None else self.floors.precision(fit.floors)
-        excess = tests.square / terms / np.maximum(scale, least)
-        excess[tests.terms == 0] = 0.0
+        excess = fit.distance / terms / np.maximum(scale, least)
+        excess[fit.terms == 0] = 0.0
         p_value = np.ones(len(excess))
         rows = np.flatnonzero(excess > self._least[self.set_of])
         p_value[rows] = fdtrc(terms[rows], np.maximum(others, 1)[rows], excess[rows])
@@ -299,8 +287,8 @@ class Agreement:
     def _shape(self, fit):
         """Return the excess kurtosis of each set, and the distance from a normal distribution."""
         k = self.equations.n_terms
-        rows = np.flatnonzero(fit.sound & (fit.tests.terms == k))
-        label, square = self.set_of[rows], fit.tests.square[rows]
+        rows = np.flatnonzero(fit.sound & (fit.terms == k))
+        label, square = self.set_of[rows], fit.distance[rows]
         n_sets = self.floors.n_sets
         number = np.maximum(np.bincount(label, minlength=n_sets), 1)
         mean = np.bincount(label, square, n_sets) / number / k

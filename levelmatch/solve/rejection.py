@@ -95,7 +95,7 @@ class Rejection:
         _, p_value = self.agreement.excess(fit)
         number = np.maximum(self.agreement.number, 2)
         out = self.floors.sum(p_value * number[self.set_of] < SUSPICION) > 0
-        sigmas = fit.tests.n_sigma
+        sigmas = np.sqrt(fit.distance / np.maximum(fit.terms, 1))
         found, median = medians(self.set_of, sigmas)
         typical = np.full(self.floors.n_sets, np.inf)
         typical[found] = median / HALF_NORMAL
