@@ -9,7 +9,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 
 from levelmatch.measure import pairs as measure
 from levelmatch.measure.cells import PAIR_CELL
-from levelmatch.measure.correlated_errors import LOWER, pooled, pooled_passes
+from levelmatch.measure.correlated_errors import LOWER, pooled, pooled_passes, shared_noise
 from levelmatch.measure.pairs import summarise
 from levelmatch.measure.table import pair_table
 from levelmatch.sky.vectors import plane_terms, unit_vectors
@@ -109,6 +109,40 @@ def test_planes_of_pairs_stay_and_count_less():
     factor = (found.sigma / table.sigma) ** 2
     assert factor.min() > 10
     assert_allclose(found.gram * factor[:, None, None], table.gram)
+
+
+@pytest.mark.parametrize("axis", [0, 1])
+def test_shared_noise_of_planes_is_that_of_the_rows_or_columns(axis):
+    shape = (N_Y, 1) if axis == 0 else (1, N_X)
+    size, found = 5 * SIGMA / np.sqrt(2), []
+    cells = cells_of(np.zeros((N_Y, N_X))).cells
+    for seed in range(20):
+        table = table_of(lambda rng: size * rng.standard_normal(shape), seed=seed)
+        inverse = np.linalg.inv(table.gram)
+        stated = inverse @ (table.gram + shared_noise(table)) @ inverse
+        found.append([np.diagonal(v, axis1=1, axis2=2).mean(axis=0) for v in (stated, inverse)])
+    found, by_cells = np.median(found, axis=0)
+    terms = plane_terms(cells["vector"], table.axes[0])
+    response = np.linalg.pinv(terms)
+    lines = response.reshape(3, N_Y, N_X).sum(axis=2 - axis)
+    # The variances of the level and of the slopes: of the cells, and of the offsets of the lines.
+    white = SIGMA**2 * np.sum(response**2, axis=1)
+    expected = white + 2 * size**2 * np.sum(lines**2, axis=1)
+    along, across = (1, 2) if axis == 0 else (2, 1)
+    assert_allclose(found[[0, across]] / expected[[0, across]], 1, atol=0.4)
+    assert (by_cells < 0.2 * expected)[[0, across]].all()
+    # The offsets do not change the slope along the lines.
+    assert found[along] < 0.2 * by_cells[along]
+
+
+def test_independent_cells_have_little_shared_noise():
+    part = []
+    for seed in range(10):
+        table = table_of(lambda rng: np.zeros((1, 1)), seed=seed)
+        noise = shared_noise(table)
+        part.append(0.0 if noise is None else np.mean(noise[:, 0, 0] / table.gram[:, 0, 0]))
+    assert np.median(part) == 0
+    assert np.mean(part) < 0.2
 
 
 def test_slopes_are_patterns_of_levels_alone():

@@ -308,6 +308,83 @@ def test_errors_are_those_of_many_trials(weights):
     assert_allclose(np.std(pulls), 1, atol=0.08)
 
 
+def with_rows(n, size, seed=0):
+    """Return a lattice of planes, whose every third pair has a shared noise of its level."""
+    first, second, axes = lattice(n)
+    rng = np.random.default_rng([seed, n])
+    root = rng.normal(0, 0.2, (len(first), 3, 3)) + np.diag([20.0, 6.0, 6.0])
+    gram = np.einsum("pji,pjk->pik", root, root)
+    kinds = np.where(np.arange(len(first)) % 3 == 0, 1.0, 0.0)[:, None] * [1.0, 0.0, 0.0]
+    shared = np.einsum("pji,pj,pjk->pik", root, size**2 * kinds, root)
+    true = rng.normal(0, 3, (n * n, 3))
+    middle = between(axes, first, second)
+    d = differences(axes, middle, first, second, true)
+    return replace(equations_of(first, second, gram, d, axes, middle), shared=shared), true
+
+
+def response_of(equations, **keywords):
+    """Return the matrix from the right-hand sides of the pairs to the coefficients."""
+    columns = []
+    for p, c in np.ndindex(equations.rhs.shape):
+        rhs = np.zeros_like(equations.rhs)
+        rhs[p, c] = 1.0
+        columns.append(solved(replace(equations, rhs=rhs), **keywords).coefficients.ravel())
+    return np.array(columns).T
+
+
+@pytest.mark.parametrize("gauge", ["reference", "mean"])
+def test_covariance_has_the_shared_noise_of_the_pairs(gauge):
+    equations, _ = with_rows(3, 5.0)
+    options = replace(PLAIN, slope_gauge=gauge)
+    keywords = {"options": options, "reference": lambda members: members[4]}
+    response = response_of(equations, **keywords)
+    noise = np.zeros((len(equations.first), 3) * 2)
+    own = np.arange(len(equations.first))
+    noise[own, :, own] = equations.gram + equations.shared
+    expected = response @ noise.reshape(2 * (response.shape[1],)) @ response.T
+    stated = solved(equations, **keywords)
+    assert_allclose(stated.covariance_matrix, expected, rtol=1e-6, atol=1e-9 * expected.max())
+    # From the blocks alone, as in a large system.
+    errors = solved(equations, **keywords).errors.ravel()
+    assert_allclose(errors, np.sqrt(np.diag(expected)), rtol=1e-3, atol=1e-9)
+    plain = solved(replace(equations, shared=None), **keywords)
+    assert_allclose(stated.coefficients, plain.coefficients)
+    assert plain.errors[0, 0] < 0.9 * stated.errors[0, 0]
+
+
+def test_a_prior_and_no_shared_noise_leave_the_covariance():
+    equations, _ = with_rows(3, 5.0)
+    none = replace(equations, shared=np.zeros_like(equations.gram))
+    options = replace(PLAIN, slope_prior=0.1)
+    one, two = (solved(e, options) for e in (replace(equations, shared=None), none))
+    assert_allclose(two.covariance_matrix, one.covariance_matrix, rtol=1e-6, atol=1e-12)
+    two = solved(none, options)
+    assert_allclose(two.errors, one.errors, rtol=1e-4)
+
+
+@pytest.mark.parametrize("size", [0.0, 10.0])
+@pytest.mark.parametrize("floor", [0.0, 0.5])
+def test_errors_with_shared_noise_and_a_floor_are_those_of_many_trials(size, floor):
+    """The floor does not count the shared noise a second time."""
+    equations, true = with_rows(4, size)
+    square = 1 + floor**2 * equations.gram[:, 0, 0]
+    root = np.linalg.cholesky(square[:, None, None] * equations.gram + equations.shared)
+    pulls = {"with": [], "without": []}
+    for seed in range(200):
+        rng = np.random.default_rng([5, seed])
+        noise = np.einsum("pij,pj->pi", root, rng.standard_normal(equations.rhs.shape))
+        noisy = replace(equations, rhs=equations.rhs + noise)
+        for name, one in (("with", noisy), ("without", replace(noisy, shared=None))):
+            solution = solved(one, SolveOptions(robust=None))
+            error = without_gauge(solution.coefficients - true, equations.group_axes)
+            pulls[name].append(error / solution.errors)
+    found = {name: np.sqrt(np.mean(np.square(p), axis=(0, 1))) for name, p in pulls.items()}
+    assert_allclose(found["with"], 1, atol=0.1)
+    if size and not floor:
+        # The floor alone widens slopes like levels.
+        assert (found["without"][1:] < 0.9).all()
+
+
 def lattice(n):
     """Return groups on a square lattice, each paired with all within two steps."""
     steps = [(0, 1), (1, 0), (1, 1), (1, -1), (0, 2), (2, 0), (1, 2), (2, 1), (1, -2), (2, -1)]

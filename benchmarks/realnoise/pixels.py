@@ -83,6 +83,31 @@ def stripes(rng):
     }
 
 
+def striped_planes(rng, *, columns):
+    """Planes fitted to images with row offsets, and column offsets, as large as the noise.
+
+    Six dithers, and 6 x 6 images. Slopes are those across the stripes.
+    """
+
+    def change(_, grid):
+        extra = sky.stripes(rng, grid.shape)
+        return {"extra": extra + (sky.stripes(rng, grid.shape, axis=1) if columns else 0.0)}
+
+    out = {}
+    for layout, sizes in (("dithers", ()), ("mosaic", (6, 6))):
+        grids = sky.dithers(rng) if layout == "dithers" else sky.mosaic(rng, *sizes)
+        levels = levels_of(rng, len(grids))
+        pictures = [
+            sky.Picture(g, v, **change(k, g))
+            for k, (g, v) in enumerate(zip(grids, levels, strict=True))
+        ]
+        found = match(rng, layout, pictures, fit_type="level+slope")
+        pulls, slopes = scores.plane_pulls(found, grids)
+        out[f"{layout}, levels"] = pulls
+        out[f"{layout}, slopes"] = slopes if columns else slopes[:, 1]
+    return out
+
+
 def rows_and_columns(rng):
     """Independent row and column offsets in each image, both as large as the noise."""
 

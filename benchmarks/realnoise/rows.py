@@ -41,6 +41,9 @@ PSF_GOALS = (
     unbiased("mosaic, bias over stated"),
     pull("mosaic"),
 )
+STRIPED_PLANES = tuple(
+    pull(f"{layout}, {term}") for layout in ("dithers", "mosaic") for term in ("levels", "slopes")
+)
 
 _ROWS = (
     Row(
@@ -110,6 +113,18 @@ _ROWS = (
         "offsets of each row and of each column",
         pixels.rows_and_columns,
         (pull("dithers", high=1.4),),
+    ),
+    Row(
+        "striped-planes",
+        "planes with row offsets as large as the noise",
+        partial(pixels.striped_planes, columns=False),
+        STRIPED_PLANES,
+    ),
+    Row(
+        "crossed-planes",
+        "planes with row and column offsets as large as the noise",
+        partial(pixels.striped_planes, columns=True),
+        STRIPED_PLANES,
     ),
     Row(
         "correlated",

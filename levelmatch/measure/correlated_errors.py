@@ -16,7 +16,7 @@ from levelmatch.measure.rounding import widen_rounded
 from levelmatch.measure.variance_fit import BOTH, fit_images, weakened
 from levelmatch.options import fit_terms
 
-__all__ = ["pooled", "pooled_passes"]
+__all__ = ["pooled", "pooled_passes", "shared_by_planes", "shared_noise"]
 
 # Smallest significance of the variance of offsets, in standard errors.
 MIN_SIGMA = 2.5
@@ -38,8 +38,37 @@ MOST_ALIKE = 4.0
 # Cells may balance if their variance is this many times that of their pixels' noise; what balance
 # takes from the variance of a pair at most.
 UNEVEN, MOST_BALANCE = 1.1, 0.5
+# Number of cells of the smallest blocks.
+CELLS_OF_BLOCK = 4
+# Smallest variance of strips beyond that of their cells, as a fraction.
+LEAST_PART = 0.3
 # Elements of the lower triangle of a symmetric matrix.
 LOWER = [(0, 0), (1, 0), (1, 1), (2, 0), (2, 1), (2, 2)]
+
+
+def shared_by_planes(table, used, fit_types, weighted):
+    """Return the `shared_noise` of the passes of planes, shape (n, 3, 3), or `None` without any.
+
+    Parameters
+    ----------
+    table, used, fit_types
+        See `pooled_passes`.
+    weighted : `~levelmatch.measure.table.PairTable`
+        The pairs with the normal equations that the solution uses.
+    """
+    out = None
+    for k, fit_type in enumerate(fit_types):
+        rows = np.flatnonzero((used == k) & (table.npix > 0))
+        if fit_type != "level+slope" or len(rows) == 0:
+            continue
+        part = table.take(rows)
+        noise = shared_noise(part)
+        if noise is not None:
+            if out is None:
+                out = np.zeros(table.gram.shape)
+            factor = weighted.gram[rows, 0, 0] / part.gram[:, 0, 0]
+            out[rows] = factor[:, None, None] * noise
+    return out
 
 
 def pooled_passes(table, used, fit_types, area):
@@ -96,12 +125,7 @@ def pooled(table, *, planes=False):
         alone stay the same.
     """
     weight = table.sigma**-2.0
-    share = table.gram[:, 0, 0] / weight
-    spread = _matrices(table.strips[:, :, 3:].astype(float))
-    spread = spread / share[:, None, None, None]
-    excess, response, most = _excess(table, spread, weight, planes)
-    lines = np.minimum(_line_variances(table, excess, response), most[:, :N_LINES])
-    blocks = np.minimum(_block_variances(table, excess, response), most[:, N_LINES:])
+    spread, excess, response, lines, blocks = _offset_variances(table, planes)
     level = blocks * spread[:, N_LINES:, 0, 0]
     of_blocks = np.max(level, axis=1)
     of_lines = np.sum(lines * spread[:, :N_LINES, 0, 0], axis=1)
@@ -113,6 +137,72 @@ def pooled(table, *, planes=False):
     if not added.any():
         typical = _balance(table, excess, response, weight[:, None] * spread[:, :, 0, 0])
     return weakened(table, np.full(len(added), typical))
+
+
+def _offset_variances(table, planes):
+    """Return the matrices A of the strips, their excess and response, and offsets' variances.
+
+    The variances are those of the lines, shape (n, 4), and of the blocks, shape (n, 4).
+    """
+    weight = table.sigma**-2.0
+    share = table.gram[:, 0, 0] / weight
+    spread = _matrices(table.strips[:, :, 3:].astype(float))
+    spread = spread / share[:, None, None, None]
+    excess, response, most = _excess(table, spread, weight, planes)
+    lines = np.minimum(_line_variances(table, excess, response), most[:, :N_LINES])
+    blocks = np.minimum(_block_variances(table, excess, response), most[:, N_LINES:])
+    return spread, excess, response, lines, blocks
+
+
+def shared_noise(table):
+    """Return the covariance that shared noise adds to the right-hand sides of planes, or `None`.
+
+    Rows, columns or blocks of pixels share it. The variances of their offsets are those of
+    `pooled`. Weights and floors of planes exclude it, and the covariance of the solution includes
+    it (a sandwich: White 1980, Econometrica 48, 817).
+
+    Parameters
+    ----------
+    table : `~levelmatch.measure.table.PairTable`
+        Measured pairs.
+
+    Returns
+    -------
+    covariance : `~numpy.ndarray`, shape (n, 3, 3), or None
+        `None` if no offsets are significant.
+    """
+    weight = table.sigma**-2.0
+    spread, _, _, lines, blocks = _offset_variances(table, True)
+    if not (lines.any() or blocks.any()):
+        return None
+    level = blocks * spread[:, N_LINES:, 0, 0]
+    # The few strips of one image may show too little.
+    typical = np.median(lines.reshape(-1, 2, N_LINES // 2), axis=(0, 1))
+    lines = np.maximum(lines, np.tile(typical, 2))
+    of_lines = _of_lines(table, lines, spread)
+    k, rows = np.argmax(level, axis=1), np.arange(len(level))
+    if np.mean(of_lines[:, 0, 0] * weight) > np.mean(level[rows, k] * weight):
+        added = of_lines
+    else:
+        added = (blocks[rows, k] * _growth(level))[:, None, None] * spread[rows, N_LINES + k]
+    return (table.gram[:, 0, 0] * weight)[:, None, None] * added
+
+
+def _of_lines(table, lines, spread):
+    """Return the covariance that the offsets of rows and columns add to planes, shape (n, 3, 3).
+
+    The scatter of the cells contains the offsets, too. It is reduced by them, since the offsets of
+    rows do not change the slope along the rows.
+    """
+    one = spread[:, N_LINES, 0, 0, None] / CELLS_OF_BLOCK
+    several = spread[:, :N_LINES, 0, 0]
+    part = np.clip(1 - one / np.where(several > 0, several, np.inf), LEAST_PART, 1)
+    lines = lines / part
+    weight = table.sigma**-2.0
+    less = weight * (lines * one).sum(axis=1)
+    less = np.minimum(less, 1 - 1 / np.maximum(table.chi2, 1))
+    own = (less / weight / table.gram[:, 0, 0])[:, None, None] * table.gram
+    return np.einsum("pk,pkij->pij", lines, spread[:, :N_LINES]) - own
 
 
 def _balance(table, excess, response, share):

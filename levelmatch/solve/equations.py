@@ -34,6 +34,8 @@ class Equations:
         Centre, East and North of each pair.
     group_axes : `~numpy.ndarray`, shape (m, 3, 3)
         Centre, East and North of each group.
+    shared : `~numpy.ndarray`, shape (n, k, k), or None
+        Covariance of the right-hand sides by noise that is not in the normal matrices.
     """
 
     first: np.ndarray
@@ -42,6 +44,7 @@ class Equations:
     rhs: np.ndarray
     axes: np.ndarray
     group_axes: np.ndarray
+    shared: np.ndarray | None = None
 
     @property
     def n_terms(self):

@@ -71,10 +71,11 @@ def solve_groups(equations, options, *, weights, npix, scatter, reference=None, 
     floors = _floors(solver, component, n_sets, free, options.floor)
     adapted = _adapt(floors, options, weights, solver)
     inflation = error_inflation(floors, adapted.floors, adapted.robust > 0.5, options.slope_prior)
-    variance = None
+    noise = _noise(floors, adapted)
     if weights != "ivar":
         # The floor does not depend on these weights.
-        variance = 1 / floors.precision(adapted.floors)
+        if noise is None:
+            noise = equations.gram / floors.precision(adapted.floors)[:, None, None]
         adapted = _weighted_otherwise(adapted, solver, weights, npix, scatter)
     solved, doubt = solver.finish(adapted.solved), adapted.doubt
     coefficients = solved.coefficients if doubt is None else solved.coefficients + doubt.shift
@@ -85,7 +86,7 @@ def solve_groups(equations, options, *, weights, npix, scatter, reference=None, 
         GaugedCovariance,
         solved,
         gauge,
-        variance=variance,
+        noise=noise,
         inflation=np.repeat(inflation[component], equations.n_terms),
         spread=None if doubt is None else doubt.spread,
     )
@@ -125,6 +126,32 @@ def _solved_for(equations, free, active, mean, options):
     out = free.copy()
     out[mean | (options.slope_gauge == "mean"), 1:] = True
     return out
+
+
+def _noise(floors, adapted):
+    """Return the covariance of the pairs' right-hand sides with shared noise, or `None` without.
+
+    The floor may contain a part of the shared noise. It is reduced, at most to zero, until the
+    expected sum of squared residuals is as before.
+    """
+    equations, solved = floors.equations, adapted.solved
+    if equations.shared is None:
+        return None
+    shared, gram, factor = equations.shared, equations.gram, solved.factor
+    counted = adapted.robust > 0.5
+    own = np.where(counted, factor * gram[:, 0, 0], 0.0)
+    less = np.zeros(floors.n_sets)
+    if floors.fixed is None:
+        left = redundancy(equations, solved)
+        inverse = np.linalg.pinv(equations.root, rcond=1e-6, hermitian=True)
+        added = np.einsum("pij,pjk,pkl,pli->p", left, inverse, shared, inverse)
+        added = floors.sum(np.where(counted, factor * added, 0.0))
+        per_square = floors.sum(own * np.einsum("pii->p", left))
+        known = per_square > 0
+        less[known] = added[known] / per_square[known]
+        less = np.minimum(less, np.square(adapted.floors))
+    scale = 1 / factor - np.where(counted, less[floors.set_of] * gram[:, 0, 0], 0.0)
+    return scale[:, None, None] * gram + shared
 
 
 def _weighted_otherwise(adapted, solver, weights, npix, scatter):

@@ -9,7 +9,7 @@ import numpy as np
 from levelmatch.exceptions import PatternWarning, warn_user
 from levelmatch.images.background import local_level
 from levelmatch.images.corrections import AppliedCorrection, Correction
-from levelmatch.measure.correlated_errors import pooled_passes
+from levelmatch.measure.correlated_errors import pooled_passes, shared_by_planes
 from levelmatch.solve.cumulative_covariance import Carried
 from levelmatch.solve.linear import one_thread
 from levelmatch.solve.patterns import find_patterns
@@ -59,12 +59,14 @@ def run_passes(
     # searched for with the errors of the cells alone.
     unpooled = subtract_pattern(measured, pattern)
     area = np.array([frame.whole_grid.pixel_area for frame in frames])
-    pooled = pooled_passes(measured, used, [p.fit_type for p in passes], area)
+    fit_types = [p.fit_type for p in passes]
+    pooled = pooled_passes(measured, used, fit_types, area)
+    shared = shared_by_planes(measured, used, fit_types, pooled)
     done, table, carried = [], subtract_pattern(pooled, pattern), Carried.of(frames)
     pattern_errors = PatternErrors.of(pattern, frames)
     for k, p in enumerate(passes):
         rows = np.flatnonzero(used == k)
-        solved = solve_pass(p.grouped(frames), frames, table, rows, options, sky=sky)
+        solved = solve_pass(p.grouped(frames), frames, table, rows, options, sky=sky, shared=shared)
         solved = replace(solved, patterns=_find_patterns(solved, frames, unpooled))
         pattern_errors = pattern_errors and pattern_errors.after(solved, table)
         carried_after = carried and carried.after(solved, frames, table)

@@ -2,7 +2,7 @@
 """The solution of one pass, with its covariance."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -133,6 +133,13 @@ class Solution:
         return np.sqrt(np.maximum(variance, 0)).reshape(self.coefficients.shape)
 
 
+def _with_gram(equations, gram):
+    """Return equations of the same groups with other normal matrices of the pairs."""
+    other = replace(equations, gram=gram)
+    vars(other)["dissection"] = equations.dissection
+    return other
+
+
 class GaugedCovariance:
     """The covariance of the coefficients of solved equations, relative to a gauge.
 
@@ -142,25 +149,27 @@ class GaugedCovariance:
         The equations.
     gauge : `~levelmatch.solve.gauge.Gauge` or None
         The gauge, or `None` if the coefficients are in it already.
-    variance : `~numpy.ndarray`, shape (n,), or None
-        Variance of unit weight of each pair, if the weights are not inverse variances; the
-        covariance is then a sandwich.
+    noise : `~numpy.ndarray`, shape (n, k, k), or None
+        Covariance of each pair's right-hand side, if the weights are not its inverse; the
+        covariance of the coefficients is then a sandwich.
     inflation : `~numpy.ndarray`, shape (m * k,)
         Factors on the standard errors, the same in a connected set.
     spread : `~numpy.ndarray`, shape (m * k, r), or None
         Vectors whose outer products with themselves are added to the covariance.
     """
 
-    def __init__(self, solved, gauge, *, variance, inflation, spread):
+    def __init__(self, solved, gauge, *, noise, inflation, spread):
         self.solved = solved
         self.gauge = gauge
         self.inflation = inflation
         self.scale = solved.scale.ravel()
         self.spread = spread if spread is None or gauge is None else gauge.apply(spread)
-        self.variance = variance
-        self.middle = (
-            None if variance is None else solved.equations.assemble(solved.factor**2 * variance)
-        )
+        self.noise = noise
+        self.middle = None
+        if noise is not None:
+            self.middle = _with_gram(solved.equations, noise).assemble(
+                solved.factor**2, solved.prior
+            )
 
     def matrix(self):
         """Return the whole covariance, shape (m * k, m * k)."""
@@ -189,14 +198,22 @@ class GaugedCovariance:
 
         For a sandwich, they come from the change of the inverse for a small change of the weights.
         """
-        solved = self.solved
-        if self.variance is None:
+        solved, equations = self.solved, self.solved.equations
+        if self.noise is None:
             return solved.covariance_blocks()
-        ratio = solved.factor * self.variance
+        noise = solved.factor[:, None, None] * self.noise
+        size, own = (np.einsum("pii->pi", matrix) for matrix in (noise, equations.gram))
+        ratio = np.divide(size, own, where=own > 0, out=np.zeros_like(size))
         step = SMALL_STEP / ratio.max(initial=SMALL_STEP)
         less, more = (
-            Solved(solved.equations, factor, solved.scale > 0, solved.prior).covariance_blocks()
-            for factor in (solved.factor * (1 - step * ratio), solved.factor * (1 + step * ratio))
+            Solved(
+                _with_gram(equations, equations.gram + change * noise),
+                solved.factor,
+                solved.scale > 0,
+                # The prior's own scatter enters like that of the pairs.
+                None if solved.prior is None else solved.prior / np.sqrt(1 + change),
+            ).covariance_blocks()
+            for change in (-step, step)
         )
         return (less - more) / (2 * step)
 

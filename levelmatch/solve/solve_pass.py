@@ -21,7 +21,7 @@ from levelmatch.solve.weights import select_pairs
 __all__ = ["equations_of", "shift_levels", "solve_pass", "subtract_solution"]
 
 
-def solve_pass(grouped, frames, table, rows, options, *, sky=None):
+def solve_pass(grouped, frames, table, rows, options, *, sky=None, shared=None):
     """Solve one pass.
 
     Parameters
@@ -39,6 +39,8 @@ def solve_pass(grouped, frames, table, rows, options, *, sky=None):
     sky : `~numpy.ndarray`, shape (n_images,), or None
         Clipped sky levels, with the earlier passes subtracted, which tie the sets
         that do not overlap if ``options.disconnected`` is ``"sky"``.
+    shared : `~numpy.ndarray`, shape (n, 3, 3), or None
+        Covariance that shared noise adds to the right-hand sides of all pairs.
 
     Returns
     -------
@@ -61,7 +63,8 @@ def solve_pass(grouped, frames, table, rows, options, *, sky=None):
     counted = pairs.take(kept)
     group_axes = _group_axes(grouped.group, frames)
     terms = fit_terms(grouped.fit_type)
-    equations = equations_of(counted, grouped.group, group_axes, terms)
+    noise = None if shared is None else shared[rows][kept]
+    equations = equations_of(counted, grouped.group, group_axes, terms, noise)
     if grouped.held == "science":
         # Its plane stays zero, too.
         options = replace(options, slope_gauge="reference")
@@ -110,7 +113,7 @@ def _solver_of(fit_type, options):
     return solvers.get(fit_type, solve_groups), options
 
 
-def equations_of(table, group, group_axes, terms):
+def equations_of(table, group, group_axes, terms, shared=None):
     """Return the `~levelmatch.solve.equations.Equations` of pairs of groups.
 
     Parameters
@@ -123,6 +126,8 @@ def equations_of(table, group, group_axes, terms):
         Centre, East and North of each group.
     terms : int
         Coefficients of each group: 1 for levels, 3 for planes.
+    shared : `~numpy.ndarray`, shape (n, 3, 3), or None
+        Covariance that shared noise adds to the right-hand sides.
     """
     counts = table.multiplicity[:, None]
     return Equations(
@@ -132,6 +137,7 @@ def equations_of(table, group, group_axes, terms):
         rhs=counts * table.rhs[:, :terms],
         axes=table.axes,
         group_axes=group_axes,
+        shared=None if shared is None or terms == 1 else counts[:, None] * shared,
     )
 
 
