@@ -1,6 +1,8 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
 """Tests of the noise of images from their pairs: weights of depths, and rounding errors."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
 from numpy.testing import assert_allclose
@@ -97,6 +99,22 @@ def test_squared_errors_of_images_of_much_noise():
     found = squared_errors(np.array([0.0, 0.02, 0.05, 1.1, 1.1]))
     assert (found[:3] > 0.01).all()
     assert (found[3:] < 1e-9).all()
+
+
+def test_squared_errors_of_many_images_in_little_memory():
+    rng = np.random.default_rng(4)
+    variance = np.tile(rng.uniform(0.05, 0.3, 40), 500)
+    tracemalloc.start()
+    found = squared_errors(variance)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 5_000 * len(variance)
+    # The order of images does not matter, also across blocks of them.
+    assert_allclose(squared_errors(np.sort(variance)), found, rtol=1e-9)
+    # All images share one noise, which is known the better the more there are.
+    few = squared_errors(variance[:40])
+    assert_allclose(found, found[0])
+    assert 0.5 < found[0] / few[0] < 2
 
 
 def test_step_of_values():

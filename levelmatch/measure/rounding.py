@@ -19,6 +19,8 @@ NOISES, POSITIONS = np.linspace(0.02, 0.6, 59), np.linspace(0, 0.5, 26)
 LEAST_WIDTH, WIDTH, WRONG = 0.01, 0.2, 0.05
 # Number of harmonics of the rounding error.
 N_HARMONICS = 50
+# Number of images whose likelihoods are in memory at once.
+BLOCK = 1000
 
 
 def rounding_step(pixels):
@@ -110,13 +112,16 @@ def squared_errors(variance):
         return out
     expected, error = _rounded()
     width = LEAST_WIDTH + WIDTH * expected
-    likelihood = np.exp(-0.5 * ((variance[untold, None, None] - expected) / width) ** 2) / width
-    likelihood += WRONG
-    of_noise = likelihood.mean(axis=-1, keepdims=True)
-    chance = np.log(of_noise).sum(axis=0) - np.log(NOISES)[:, None]
-    weights = likelihood / of_noise * np.exp(chance - chance.max())
+    chance, positions = -np.log(NOISES)[:, None], np.zeros(expected.shape)
+    # An image has 12 kB of likelihoods.
+    for part in np.array_split(variance[untold], -(-np.count_nonzero(untold) // BLOCK)):
+        likelihood = np.exp(-0.5 * ((part[:, None, None] - expected) / width) ** 2) / width
+        likelihood += WRONG
+        of_noise = likelihood.mean(axis=-1, keepdims=True)
+        chance = chance + np.log(of_noise).sum(axis=0)
+        positions += (likelihood / of_noise).sum(axis=0)
     # The mean over the images: few pairs do not determine the variance of each.
-    out[untold] = np.average(np.broadcast_to(error**2, weights.shape), weights=weights)
+    out[untold] = np.average(error**2, weights=positions * np.exp(chance - chance.max()))
     return out
 
 
