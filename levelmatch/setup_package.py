@@ -20,7 +20,7 @@ MODULES = {
     ),
     "measure/_gains": (["_median.h"], REORDER),
     "measure/_summary": (["_measured.pxi", "_median.h", "_plane.pxi", "_strips.pxi"], []),
-    "sky/_geometry": ([], REORDER),
+    "sky/_geometry": (["_map.h"], REORDER),
     "solve/_fronts": ([], []),
 }
 

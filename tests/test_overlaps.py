@@ -4,8 +4,9 @@
 import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
+from scipy.spatial import ConvexHull
 
-from levelmatch.sky.grid import Grid
+from levelmatch.sky.grid import Grid, convex_hull
 from levelmatch.sky.overlaps import DepthMap, components, convex_overlap, find_pairs, overlap_groups
 from levelmatch.sky.transform import SkyTransform
 from levelmatch.sky.vectors import lonlat, tangent_axes, unit_vectors
@@ -53,6 +54,29 @@ def test_shared_area_of_rectangles(centre, offset, expected):
     # At this size, areas on the plane and the sphere agree to 1e-5.
     assert_allclose(area_of(first, second), expected, rtol=1e-3, atol=1e-9)
     assert_allclose(area_of(second, first), expected, rtol=1e-3, atol=1e-9)
+
+
+@pytest.mark.parametrize("n", [3, 10, 500])
+def test_hull_agrees_with_scipy(n):
+    points = np.random.default_rng(n).normal(size=(n, 2))
+    # Points given twice, and points within, change nothing.
+    points = np.concatenate([points, points[::2], 0.3 * points])
+    ours, theirs = convex_hull(points, 1e-15), ConvexHull(points).vertices
+    start = np.flatnonzero(np.all(points[theirs] == points[ours[0]], axis=1))[0]
+    assert_array_equal(points[ours], np.roll(points[theirs], -start, axis=0))
+
+
+@pytest.mark.parametrize("angle", [0.0, 13.0, 45.0, 90.0])
+def test_hull_of_a_rectangle_has_four_corners(angle):
+    side = np.linspace(0, 1, 65)
+    zero, one = np.zeros(65), np.ones(65)
+    sides = [(side, zero), (side, 0.5 * one), (zero, 0.5 * side), (one, 0.5 * side)]
+    edge = np.concatenate([np.stack(xy, axis=1) for xy in sides])
+    c, s = np.cos(np.radians(angle)), np.sin(np.radians(angle))
+    hull = edge[convex_hull(np.ascontiguousarray(edge @ [[c, s], [-s, c]]), 1e-15)]
+    assert sorted(map(tuple, hull)) == [(0, 0), (0, 0.5), (1, 0), (1, 0.5)]
+    x, y = hull.T
+    assert_allclose(0.5 * np.sum(x * np.roll(y, -1) - y * np.roll(x, -1)), 0.5)
 
 
 @pytest.mark.parametrize("angle", [0.0, 13.0, 45.0, 90.0])

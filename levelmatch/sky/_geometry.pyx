@@ -6,14 +6,31 @@ import numpy as np
 
 from libc.math cimport fabs, sqrt
 
+cdef extern from "_map.h" nogil:
+    enum:
+        LM_POLYNOMIALS
+    ctypedef struct lm_map:
+        const double *axes
+        const double *affine
+        const double *coefficients
+        Py_ssize_t k
+        const double *middle
+        const double *half
+        double reach
+    void lm_sky_to_pixel(const lm_map *, const double *, Py_ssize_t, double *, double *)
+    void lm_project(const double *, const double *, Py_ssize_t, double *, double *)
+    void lm_products(const double *, Py_ssize_t, Py_ssize_t, double *)
+
 __all__ = [
     "cell_vectors",
+    "convex_hull",
     "convex_overlap",
     "count_inside",
     "map_error",
-    "normal_equations",
+    "project",
     "reached_cells",
     "sky_to_pixel",
+    "sums_of_products",
 ]
 
 
@@ -44,48 +61,87 @@ def sky_to_pixel(
     x, y : `~numpy.ndarray`, shape (n,)
         Pixel coordinates; NaN behind the centre too.
     """
-    cdef Py_ssize_t n = vectors.shape[0], k = coefficients.shape[1], m, i, j
-    cdef double w, u, v, p, q, first, second
-    cdef double in_p[16]
-    cdef double in_q[16]
-    if k > 16:
-        msg = f"coefficients: of degree 15 at most, not {k - 1}"
+    cdef Py_ssize_t n = vectors.shape[0], k = coefficients.shape[1]
+    cdef lm_map used
+    if not 0 < k <= LM_POLYNOMIALS:
+        msg = f"coefficients: of degree {LM_POLYNOMIALS - 1} at most, not {k - 1}"
         raise ValueError(msg)
-    out_array = np.full((2, n), np.nan)
+    out_array = np.empty((2, n))
     cdef double[:, ::1] out = out_array
-    with nogil:
-        for m in range(n):
-            w = (vectors[m, 0] * axes[0, 0] + vectors[m, 1] * axes[0, 1]
-                 + vectors[m, 2] * axes[0, 2])
-            if not w > 0.05:
-                continue
-            u = (vectors[m, 0] * axes[1, 0] + vectors[m, 1] * axes[1, 1]
-                 + vectors[m, 2] * axes[1, 2]) / w
-            v = (vectors[m, 0] * axes[2, 0] + vectors[m, 1] * axes[2, 1]
-                 + vectors[m, 2] * axes[2, 2]) / w
-            p = affine[0, 0] + affine[0, 1] * u + affine[0, 2] * v
-            q = affine[1, 0] + affine[1, 1] * u + affine[1, 2] * v
-            if not (fabs(p) <= reach and fabs(q) <= reach):
-                continue
-            in_p[0] = 1.0
-            in_q[0] = 1.0
-            if k > 1:
-                in_p[1] = p
-                in_q[1] = q
-            for i in range(2, k):
-                in_p[i] = 2 * p * in_p[i - 1] - in_p[i - 2]
-                in_q[i] = 2 * q * in_q[i - 1] - in_q[i - 2]
-            first = 0.0
-            second = 0.0
-            for i in range(k):
-                # The rest of the coefficients are zero: the total degree is limited.
-                for j in range(k - i):
-                    w = in_p[i] * in_q[j]
-                    first = first + coefficients[0, i, j] * w
-                    second = second + coefficients[1, i, j] * w
-            out[0, m] = middle[0] + half[0] * first
-            out[1, m] = middle[1] + half[1] * second
+    if n:
+        used.axes, used.affine, used.coefficients = &axes[0, 0], &affine[0, 0], &coefficients[0, 0, 0]
+        used.k, used.middle, used.half, used.reach = k, &middle[0], &half[0], reach
+        with nogil:
+            lm_sky_to_pixel(&used, &vectors[0, 0], n, &out[0, 0], &out[1, 0])
     return out_array[0], out_array[1]
+
+
+def project(const double[:, ::1] vectors, const double[:, ::1] axes):
+    """Gnomonic coordinates of unit vectors.
+
+    Parameters
+    ----------
+    vectors : `~numpy.ndarray`, shape (n, 3)
+        Unit vectors.
+    axes : `~numpy.ndarray`, shape (3, 3)
+        Centre and two tangents of the projection.
+
+    Returns
+    -------
+    flat : `~numpy.ndarray`, shape (2, n)
+        The coordinates; NaN beyond the horizon.
+    """
+    cdef Py_ssize_t n = vectors.shape[0]
+    out_array = np.empty((2, n))
+    cdef double[:, ::1] out = out_array
+    if n:
+        with nogil:
+            lm_project(&axes[0, 0], &vectors[0, 0], n, &out[0, 0], &out[1, 0])
+    return out_array
+
+
+def convex_hull(const double[:, ::1] points, double tolerance):
+    """Indices of the vertices of the convex hull of points in a plane, counter-clockwise.
+
+    The monotone chain of Andrew (1979, Inf. Process. Lett. 9, 216).
+
+    Parameters
+    ----------
+    points : `~numpy.ndarray`, shape (n, 2)
+        The points, all finite.
+    tolerance : float
+        Points this close to a line between others are left out.
+
+    Returns
+    -------
+    vertices : `~numpy.ndarray` of intp, shape (m,)
+        The vertices, from the one with the smallest first coordinate.
+    """
+    cdef Py_ssize_t n = points.shape[0], m, i, j, count = 0, least = 2
+    cdef double ax, ay, bx, by
+    x, y = np.transpose(points)
+    order_array = np.lexsort((y, x))
+    cdef const Py_ssize_t[::1] order = order_array
+    hull_array = np.empty(2 * n + 1, dtype=np.intp)
+    cdef Py_ssize_t[::1] hull = hull_array
+    with nogil:
+        # The lower side from left to right, then the upper side back.
+        for m in range(2 * n - 1):
+            j = order[m] if m < n else order[2 * n - 2 - m]
+            if m == n:
+                least = count + 1
+            while count >= least:
+                i = hull[count - 2]
+                ax = points[j, 0] - points[i, 0]
+                ay = points[j, 1] - points[i, 1]
+                bx = points[hull[count - 1], 0] - points[i, 0]
+                by = points[hull[count - 1], 1] - points[i, 1]
+                if bx * ay - by * ax > tolerance * sqrt(ax * ax + ay * ay):
+                    break
+                count -= 1
+            hull[count] = j
+            count += 1
+    return hull_array[:max(count - 1, 1)]
 
 
 def reached_cells(
@@ -366,32 +422,26 @@ cdef inline double _larger(double error, double off) noexcept nogil:
     return fabs(off) if fabs(off) > error else error
 
 
-def normal_equations(const double[:, ::1] terms, const double[:, ::1] values):
-    """Normal matrix and right-hand sides of a fit of few terms.
+def sums_of_products(const double[:, ::1] columns):
+    """Sums of the products of all pairs of columns, as in the normal equations of a fit.
 
     Parameters
     ----------
-    terms : `~numpy.ndarray`, shape (n, k)
-        The terms at each place.
-    values : `~numpy.ndarray`, shape (n, m)
-        What to fit.
+    columns : `~numpy.ndarray`, shape (n, k)
+        The columns.
 
     Returns
     -------
-    gram : `~numpy.ndarray`, shape (k, k)
-        Sums of products of terms.
-    rhs : `~numpy.ndarray`, shape (k, m)
-        Sums of products of terms and values.
+    sums : `~numpy.ndarray`, shape (k, k)
+        The sums, symmetric.
     """
-    cdef Py_ssize_t n = terms.shape[0], k = terms.shape[1], m = values.shape[1], c, i, j
-    gram_array, rhs_array = np.zeros((k, k)), np.zeros((k, m))
-    cdef double[:, ::1] gram = gram_array
-    cdef double[:, ::1] rhs = rhs_array
-    with nogil:
-        for c in range(n):
+    cdef Py_ssize_t n = columns.shape[0], k = columns.shape[1], i, j
+    sums_array = np.zeros((k, k))
+    cdef double[:, ::1] sums = sums_array
+    if n and k:
+        with nogil:
+            lm_products(&columns[0, 0], n, k, &sums[0, 0])
             for i in range(k):
-                for j in range(k):
-                    gram[i, j] += terms[c, i] * terms[c, j]
-                for j in range(m):
-                    rhs[i, j] += terms[c, i] * values[c, j]
-    return gram_array, rhs_array
+                for j in range(i):
+                    sums[i, j] = sums[j, i]
+    return sums_array

@@ -6,10 +6,15 @@ from functools import cached_property, lru_cache
 
 import numpy as np
 from numpy.polynomial.chebyshev import chebvander
-from scipy.spatial import ConvexHull
 
 from levelmatch.exceptions import FrameError
-from levelmatch.sky._geometry import count_inside, normal_equations, sky_to_pixel
+from levelmatch.sky._geometry import (
+    convex_hull,
+    count_inside,
+    project,
+    sky_to_pixel,
+    sums_of_products,
+)
 from levelmatch.sky.transform import SkyTransform
 from levelmatch.sky.vectors import tangent_axes
 
@@ -22,6 +27,8 @@ N_VERTICES = 16
 MOST_REACH = 45
 # Largest error, in pixels, of the polynomial map from sky to pixel.
 MAP_TOLERANCE = 0.005
+# Vertices of an outline that are this close to a line between others, in radian, are left out.
+FLAT = 1e-15
 # Degrees of that map that are tried, and the fraction of the positions checked first.
 DEGREES = (1, 2, 5, 8)
 CHECKED = 16
@@ -39,7 +46,7 @@ def _powers(degree):
     return np.nonzero(np.add.outer(np.arange(degree + 1), np.arange(degree + 1)) <= degree)
 
 
-def _fit_polynomial(in_p, in_q, values, degree):
+def _fit_polynomial(linear, values, degree):
     """Fit products of Chebyshev polynomials up to a total degree.
 
     The fit solves the normal equations, which are well-conditioned for these polynomials. It
@@ -47,8 +54,8 @@ def _fit_polynomial(in_p, in_q, values, degree):
 
     Parameters
     ----------
-    in_p, in_q : `~numpy.ndarray`, shape (n, m)
-        Polynomials of at least the degree of coordinates from -1 to 1.
+    linear : `~numpy.ndarray`, shape (2, n)
+        Coordinates from -1 to 1.
     values : `~numpy.ndarray`, shape (2, n)
         The two functions to fit, at these coordinates.
     degree : int
@@ -60,10 +67,14 @@ def _fit_polynomial(in_p, in_q, values, degree):
         Coefficients of the two functions.
     """
     i, j = _powers(degree)
-    terms = np.ascontiguousarray(in_p[:, i] * in_q[:, j])
-    gram, rhs = normal_equations(terms, np.ascontiguousarray(values.T))
+    in_p, in_q = chebvander(linear, degree)
+    columns = np.empty((values.shape[1], len(i) + 2))
+    np.multiply(in_p[:, i], in_q[:, j], out=columns[:, :-2])
+    columns[:, -2:] = values.T
+    sums = sums_of_products(columns)
     # A tiny ridge keeps the equations solvable if points coincide.
-    gram.ravel()[:: len(gram) + 1] *= 1 + 1e-13
+    sums.ravel()[:: len(sums) + 1] *= 1 + 1e-13
+    gram, rhs = sums[:-2, :-2], sums[:-2, -2:]
     coefficients = np.zeros((2, degree + 1, degree + 1))
     coefficients[:, i, j] = np.linalg.solve(gram, rhs).T
     return coefficients
@@ -139,84 +150,75 @@ class Grid:
     def _box_axes(self):
         return tangent_axes(np.nansum(self.nodes, axis=(0, 1)))
 
-    def _project(self, vectors):
-        """Return gnomonic coordinates about the box's centre; NaN beyond the horizon."""
-        axes = self._box_axes
-        w, u, v = np.einsum("ki,...i->k...", axes, vectors)
-        w = np.where(w > 0.05, w, np.nan)
-        return u / w, v / w
-
     @cached_property
     def _inverse(self):
-        """Map from sky to pixel (affine, coefficients, middle, half sides) and its error.
+        """Map from sky to pixel (affine, coefficients, middle, half sides), its error and its bend.
 
         The map is fitted to the positions of the nodes, so it needs no inverse of the WCS. Its
-        largest error, in pixels, is measured at the nodes and at the middles of the cells.
+        largest error, in pixels, is measured at the nodes and at the middles of the cells. The
+        bend is the largest distance of a node from the affine part of the map, in half sides.
         """
-        y, x = np.meshgrid(self.ys, self.xs, indexing="ij")
         half = 0.5 * np.array([max(np.ptp(self.xs), 1), max(np.ptp(self.ys), 1)])
         middle = np.array([self.xs[0], self.ys[0]]) + half
-        pixel = (np.stack([x, y]) - middle[:, None, None]) / half[:, None, None]
-        xi, eta = self._project(self.nodes)
-        good = np.isfinite(xi) & np.isfinite(eta)
-        pixel = pixel[:, good]
-        design = np.stack([np.ones(good.sum()), xi[good], eta[good]])
+        scaled = (self.xs - middle[0]) / half[0], (self.ys - middle[1]) / half[1]
+        pixel = np.stack(np.meshgrid(*scaled)).reshape(2, -1)
+        flat = project(self.nodes.reshape(-1, 3), self._box_axes)
+        good = np.isfinite(flat[0])
+        if not good.all():
+            pixel, flat = pixel[:, good], flat[:, good]
+        affine = self._affine(flat, pixel)
+        linear = affine[:, :1] + affine[:, 1:2] * flat[0] + affine[:, 2:] * flat[1]
+        bend = np.abs(linear - pixel).max(initial=0.0)
+        return *self._fitted((affine, middle, half), linear, pixel, bend), bend
+
+    def _affine(self, flat, pixel):
+        """Return the affine map, shape (2, 3), from gnomonic to scaled pixel coordinates."""
+        n = max(flat.shape[1], 1)
+        columns = np.concatenate([np.ones((1, flat.shape[1])), flat, pixel])
+        sums = np.einsum("in,jn->ij", columns[:3], columns) / n
         # Scaling makes the test of the determinant independent of the pixel size.
-        size = np.sqrt(np.einsum("in,in->i", design, design) / max(design.shape[1], 1))
-        design = design / np.where(size > 0, size, 1)[:, None]
-        gram = np.einsum("in,jn->ij", design, design) / max(design.shape[1], 1)
+        size = np.sqrt(sums.diagonal())
+        size[size == 0] = 1
+        gram, rhs = sums[:, :3] / (size[:, None] * size), sums[:, 3:] / size[:, None]
         if not np.linalg.det(gram) > 1e-12:
             msg = f"{self.transform.name}: all pixels of the WCS lie on one line; correct it"
             raise FrameError(msg)
-        rhs = np.einsum("in,kn->ik", design, pixel) / design.shape[1]
-        affine = np.linalg.solve(gram, rhs)
-        p, q = np.einsum("ik,in->kn", affine, design)
-        affine = affine / size[:, None]
-        mid_y, mid_x = np.meshgrid(
-            *(0.5 * (e[1:] + e[:-1]) for e in (self.ys, self.xs)), indexing="ij"
-        )
-        check = np.concatenate([self.middles.reshape(-1, 3), self.nodes.reshape(-1, 3)])
-        truth = np.concatenate(
-            [np.stack([mid_x, mid_y], -1).reshape(-1, 2), np.stack([x, y], -1).reshape(-1, 2)]
-        )
-        bend = half.max() * np.abs(np.stack([p, q]) - pixel).max(initial=0.0)
-        about = np.ascontiguousarray(affine.T), middle, half
-        return self._fitted(about, np.stack([p, q]), pixel, bend, check, truth)
+        return np.ascontiguousarray(np.linalg.solve(gram, rhs).T / size)
 
-    def _fitted(self, about, linear, pixel, bend, check, truth):
+    def _fitted(self, about, linear, pixel, bend):
         """Return the map of the lowest degree that suffices, and its error."""
         affine, middle, half = about
-        in_p, in_q = (chebvander(axis, DEGREES[-1]) for axis in linear)
+        check = self._check_positions()
         for degree in DEGREES:
             n_terms = (degree + 1) * (degree + 2) // 2
             if n_terms > pixel.shape[1]:
                 break
-            if degree == 1 and bend > MAP_TOLERANCE and pixel.shape[1] >= 6:
+            if degree == 1 and half.max() * bend > MAP_TOLERANCE and pixel.shape[1] >= 6:
                 continue
             # A subset of the nodes suffices for few terms.
             step = max(1, pixel.shape[1] // (6 * n_terms))
-            coefficients = _fit_polynomial(in_p[::step], in_q[::step], pixel[:, ::step], degree)
+            coefficients = _fit_polynomial(linear[:, ::step], pixel[:, ::step], degree)
             inverse = affine, coefficients, middle, half
             # A fraction of the positions shows that a degree is too low.
-            some = self._largest_error(inverse, check[::CHECKED], truth[::CHECKED])
-            if some < MAP_TOLERANCE / 5:
-                error = self._largest_error(inverse, check, truth)
+            if self._largest_error(inverse, *check, CHECKED) < MAP_TOLERANCE / 5:
+                error = self._largest_error(inverse, *check, 1)
                 if error < MAP_TOLERANCE / 5:
                     return inverse, error
-        return inverse, self._largest_error(inverse, check, truth)
+        return inverse, self._largest_error(inverse, *check, 1)
 
-    def _largest_error(self, inverse, vectors, pixels):
-        mapped = np.stack(self._evaluate(inverse, vectors, np.inf), axis=-1)
-        return np.nanmax(np.abs(mapped - pixels), initial=0.0)
+    def _check_positions(self):
+        """Return unit vectors of the middles of cells and the nodes, and their pixels (x, y)."""
+        middles = (0.5 * (edges[1:] + edges[:-1]) for edges in (self.xs, self.ys))
+        axes = [np.meshgrid(*middles), np.meshgrid(self.xs, self.ys)]
+        x, y = (np.concatenate([grid[k].ravel() for grid in axes]) for k in (0, 1))
+        vectors = [part.reshape(-1, 3) for part in (self.middles, self.nodes)]
+        return np.concatenate(vectors), x, y
 
-    @cached_property
-    def _bend(self):
-        """Largest distance of a node from the affine part of the map, in half sides."""
-        affine, _, middle, half = self._inverse[0]
-        xi, eta = self._project(self.nodes)
-        linear = affine[:, 0] + np.stack([xi, eta], axis=-1) @ affine[:, 1:].T
-        pixel = (np.stack(np.meshgrid(self.xs, self.ys), axis=-1) - middle) / half
-        return np.nanmax(np.abs(linear - pixel))
+    def _largest_error(self, inverse, vectors, x, y, step):
+        """Return the largest error, in pixels, of a map at every so many of some positions."""
+        mapped = self._evaluate(inverse, vectors[::step], np.inf)
+        off = (np.abs(got - true[::step]) for got, true in zip(mapped, (x, y), strict=True))
+        return max(np.nanmax(values, initial=0.0) for values in off)
 
     def _evaluate(self, inverse, vectors, reach):
         """Return pixel coordinates (x, y) by the polynomial map, NaN beyond ``reach``."""
@@ -240,8 +242,8 @@ class Grid:
         x, y : `~numpy.ndarray`, shape (...)
             Pixel coordinates, counted from 0.
         """
-        inverse, error = self._inverse
-        reach = 1 + self._bend + (margin + 1) / inverse[3].min()
+        inverse, error, bend = self._inverse
+        reach = 1 + bend + (margin + 1) / inverse[3].min()
         if error < MAP_TOLERANCE:
             return self._evaluate(inverse, vectors, reach)
         # No polynomial fits a distortion such as a table, so the WCS's own inverse is used.
@@ -262,19 +264,23 @@ class Grid:
                 self.nodes[:, -1],
             ]
         )
-        edge = edge[np.isfinite(edge).all(axis=1)]
+        finite = np.isfinite(edge)
+        if not finite.all():
+            edge = edge[finite.all(axis=1)]
         if len(edge) < 3:
             msg = (
                 f"{self.transform.name}: the image's borders lie outside of the sky, as in an "
                 "all-sky map; cut out a part within"
             )
             raise FrameError(msg)
-        flat = np.stack(self._project(edge), axis=1)
-        (xx, xy), (_, yy) = np.cov(flat.T, bias=True)
+        flat = project(edge, self._box_axes)
+        about = flat - flat.mean(axis=1, keepdims=True)
+        (xx, xy), (_, yy) = np.einsum("in,jn->ij", about, about) / len(edge)
         if not xx * yy - xy * xy > 1e-30:
             msg = f"{self.transform.name}: the outline has no area on the sky; correct its WCS"
             raise FrameError(msg)
-        vertices = ConvexHull(flat).vertices
+        flat = np.ascontiguousarray(flat.T)
+        vertices = convex_hull(flat, FLAT)
         if len(vertices) > N_VERTICES:
             # A curved side has many vertices. The farthest vertex in each of 16 directions is
             # kept. The directions are relative to the image's sides, which keeps the corners.
