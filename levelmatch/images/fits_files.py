@@ -24,8 +24,7 @@ from levelmatch.images.file_checks import (
     reason_of,
 )
 from levelmatch.images.file_state import FileState
-from levelmatch.images.frame import Frame
-from levelmatch.images.inherit import file_meta, with_inherited_frame
+from levelmatch.images.frame import Frame, file_meta, with_inherited_frame
 from levelmatch.images.mask_arrays import (
     KINDS,
     MaskArray,

@@ -8,10 +8,7 @@ from typing import Any, Literal
 import numpy as np
 from astropy import units as u
 from astropy.io import fits
-from astropy.nddata import (
-    CCDData,
-    NDData,
-)
+from astropy.nddata import CCDData, NDData
 from astropy.wcs import WCS, FITSFixedWarning
 
 from levelmatch.exceptions import FrameError
@@ -246,9 +243,9 @@ def _read_image(frame: Frame) -> NDData:
     if not isinstance(source, FileSource):
         return copy.deepcopy(source.image)
     if isinstance(source, AsdfSource):
-        data, uncertainty, dq, bad = _asdf_planes(source, frame.dq_bits)
+        data, uncertainty, dq, bad = _asdf_arrays(source, frame.dq_bits)
     else:
-        data, uncertainty, dq, bad = _fits_planes(source, frame.dq_bits)
+        data, uncertainty, dq, bad = _fits_arrays(source, frame.dq_bits)
     source.check_unchanged(frame.dq_bits)
     mask = ~np.isfinite(data) if data.dtype.kind == "f" else np.zeros(data.shape, dtype=bool)
     if dq is not None:
@@ -267,7 +264,7 @@ def _read_image(frame: Frame) -> NDData:
     )
 
 
-def _fits_planes(source: FileSource, dq_bits: int) -> tuple[Any, ...]:
+def _fits_arrays(source: FileSource, dq_bits: int) -> tuple[Any, ...]:
     """Return pixels, uncertainty, flags and mask of an image in a FITS file."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FITSFixedWarning)
@@ -279,7 +276,7 @@ def _fits_planes(source: FileSource, dq_bits: int) -> tuple[Any, ...]:
             return data, uncertainty, dq, source.bad(hdus, dq_bits)
 
 
-def _asdf_planes(source: AsdfSource, dq_bits: int) -> tuple[Any, ...]:
+def _asdf_arrays(source: AsdfSource, dq_bits: int) -> tuple[Any, ...]:
     """Return pixels, uncertainty, flags and mask of an image in an ASDF file."""
     dq, bad = source.array("dq"), source.bad_pixels(dq_bits)
     flags = None if dq is None else np.array(dq)
