@@ -359,6 +359,10 @@ class Seam:
     n_sigma: float
 
 
+# --------------------------------------------------------------------------------------
+# Suspects
+
+
 @dataclass(frozen=True)
 class Suspect:
     """Images that disagree with their neighbours.

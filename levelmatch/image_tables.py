@@ -118,6 +118,9 @@ def _column(values):
     return values if numbers else ["" if value is None else str(value) for value in values]
 
 
+# --------------------------------------------------------------------------------------
+# Cells
+
 # Largest number of pixels of a cell by default. In larger cells stars and gradients cost accuracy.
 PIXELS = 100
 # Largest number of rounds of clipping.

@@ -65,6 +65,9 @@ def echo(text: str, *, err: bool = False) -> None:
     click.echo(printable(text), err=err)
 
 
+# --------------------------------------------------------------------------------------
+# The log
+
 # Logger of lines that are printed anyway, so that only a log file receives them.
 SHOWN = "levelmatch.terminal"
 # Without a handler, Python would print its errors.
@@ -183,6 +186,9 @@ def logging_flags(option):
     )
     return [verbose, log]
 
+
+# --------------------------------------------------------------------------------------
+# Interruption
 
 INTERRUPTED = (
     "interrupted; the inputs are unchanged, and files already written are complete. A run that is "

@@ -191,6 +191,10 @@ def _images(name, extensions, indices, choice):
     return indices
 
 
+# --------------------------------------------------------------------------------------
+# Frames of the selected extensions
+
+
 @dataclass(frozen=True)
 class ExtensionChoice:
     """The extensions of a file that are matched.

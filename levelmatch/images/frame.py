@@ -353,6 +353,9 @@ def _mask_region(data, region, *, keep):
         data[region] = np.nan
 
 
+# --------------------------------------------------------------------------------------
+# Headers of a file
+
 # Cards of the reference frame; some cameras write them to the primary header only.
 FRAME_CARDS = ("RADESYS", "RADECSYS", "EQUINOX", "EPOCH", "LONPOLE", "LATPOLE")
 

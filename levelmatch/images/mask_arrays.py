@@ -90,6 +90,9 @@ def _bit(name, names):
     return bits[name.upper()]
 
 
+# --------------------------------------------------------------------------------------
+# Arrays of flags, masks and weights
+
 # Names of extensions for each kind of array.
 KINDS = {
     "flags": ("DQ", "DQM", "MSK"),

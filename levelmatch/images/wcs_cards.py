@@ -165,6 +165,9 @@ def _numbers(wcs):
                 yield f"sip.{name}", values
 
 
+# --------------------------------------------------------------------------------------
+# The gwcs of a tree
+
 # Largest number of nodes of a WCS. One of the JWST pipeline has some thousand.
 MOST_NODES = 200_000
 # Largest size of the arrays of a WCS, in bytes. They hold tables of distortions.

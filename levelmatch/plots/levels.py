@@ -142,6 +142,9 @@ def _residuals(facts):
     return total / count, np.sqrt(square / count)
 
 
+# --------------------------------------------------------------------------------------
+# Pairs
+
 KINDS = ("matrix", "list", "histogram")
 # Largest number of images with long names; more images have shorter and smaller names.
 MAX_WIDE = 8
@@ -268,6 +271,9 @@ def _draw_list(ax, facts):
     legend_above(ax, ncols=3)
 
 
+# --------------------------------------------------------------------------------------
+# Loops
+
 # Number of loops that are named.
 N_NAMED = 3
 # Largest number of images named for each loop.
@@ -340,6 +346,10 @@ def _nodes(text, names):
         out.append(name or text)
         text = text[len(out[-1]) :].removeprefix(" ")
     return out
+
+
+# --------------------------------------------------------------------------------------
+# Flux ratios
 
 
 @share_parameters

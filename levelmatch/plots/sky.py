@@ -178,6 +178,9 @@ def directions(grid, ys, xs):
     return interpolate(on_columns, grid.ys, ys)
 
 
+# --------------------------------------------------------------------------------------
+# Overlaps
+
 # Largest number of sets that the legend names.
 MAX_SETS = 4
 # Largest ratio of width to height for a colour bar beside the map; for wider maps it is below.

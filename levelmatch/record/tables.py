@@ -269,6 +269,9 @@ def _describe(table: QTable, words: Mapping[str, str]) -> QTable:
     return table
 
 
+# --------------------------------------------------------------------------------------
+# Printed tables
+
 # Largest number of decimals. Smaller numbers are printed with a power of ten.
 MAX_DECIMALS = 7
 # Columns that must be shown. If they do not fit, names of images are shortened.
@@ -345,6 +348,10 @@ def set_formats(table: QTable, of: Mapping[str, str | int]) -> None:
             continue
         digits = by if isinstance(by, int) else decimals(values(table[by]), 10)
         table[name].info.format = f".{max(digits, 0)}f" if digits <= MAX_DECIMALS else ".4g"
+
+
+# --------------------------------------------------------------------------------------
+# Errors of images without a connection to others
 
 
 def connected_sets(passes: list[Pass], n_images: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

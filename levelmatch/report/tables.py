@@ -46,6 +46,9 @@ def number(value, digits):
     return fixed(value, digits).replace("-", "\u2212") if np.isfinite(value) else DASH
 
 
+# --------------------------------------------------------------------------------------
+# Tables
+
 # Mark of an image that disagrees with its neighbours.
 SUSPECT = "suspect"
 IMAGE_CAPTION = (

@@ -175,6 +175,10 @@ def _output_bytes(images: list[Product]) -> int:
     return size if uncertainty is None else size + np.asarray(uncertainty.array).nbytes
 
 
+# --------------------------------------------------------------------------------------
+# Associations
+
+
 def output_associations(
     products: list[Product],
     paths: list[Path],

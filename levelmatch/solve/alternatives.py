@@ -297,6 +297,9 @@ def _drops(residual, variance):
     return np.where(seen.any(axis=1), drops, -np.inf)
 
 
+# --------------------------------------------------------------------------------------
+# Neighbouring pairs
+
 # Largest number of images that are shifted together, and of the pairs that connect them to others.
 MAX_MOVED = 3
 MAX_CUT = 9

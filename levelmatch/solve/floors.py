@@ -214,6 +214,9 @@ def _sums(label, values, n):
     return np.array([values.sum()]) if n == 1 else np.bincount(label, values, n)
 
 
+# --------------------------------------------------------------------------------------
+# Standard errors of sets with few loops
+
 # The errors of sets with more degrees of freedom are unchanged.
 MAX_FREEDOM = 60
 # Prior probability that there is no floor.

@@ -111,6 +111,9 @@ def _seen_squares(size, part):
     return square, seen.sum(axis=1, dtype=np.int8)
 
 
+# --------------------------------------------------------------------------------------
+# Tests
+
 # Probability of a false alarm in a set: that any right pair, or image, is taken for wrong.
 SIGNIFICANCE = 0.01
 # A set is searched if a p-value, times the number of pairs or images, is below this.

@@ -124,6 +124,9 @@ def _centred_statistic(equations, solution):
     return slope_statistic(equations, replace(solution, coefficients=coefficients))
 
 
+# --------------------------------------------------------------------------------------
+# Scatter of slopes
+
 # Trial values of the scatter, in units of the typical standard error of a slope.
 TRIED = np.geomspace(0.05, 300.0, 21)
 # Smallest gain (twice the log likelihood ratio) of a scatter: chance exceeds it in 1 of 200 sets.

@@ -227,6 +227,9 @@ def _number(value):
     return value if np.isfinite(value) else None
 
 
+# --------------------------------------------------------------------------------------
+# Flatness and tilt
+
 # An image within this number of standard errors of the flattest counts as equally flat.
 ALIKE = 3.0
 # Chance of a false alarm for one reference.
@@ -331,6 +334,9 @@ def _tilt(solution, group_axes, others, edge):
     places = ARCMIN * (edge @ centre[1:].T) @ mean
     return float(np.ptp(places)), float(-ndtri(max(chance, 1e-300) / 2))
 
+
+# --------------------------------------------------------------------------------------
+# Held images
 
 # Reference of images that are left out of the fit.
 OTHERS = "all other images"

@@ -24,6 +24,9 @@ def pair_weights(equations, weights, floor, npix, scatter):
     return value / own
 
 
+# --------------------------------------------------------------------------------------
+# Rejected pairs
+
 # A scatter below this multiple of the geometric mean is never rejected.
 MIN_SCATTER = 1.5
 
