@@ -16,7 +16,7 @@ import levelmatch as lm
 from levelmatch.exceptions import FrameError
 from levelmatch.images import fastfits, fits_files
 from levelmatch.images.collect import collect_frames
-from levelmatch.images.fastfits import RawHeader, decode_pixels, read_pixels, scan
+from levelmatch.images.fastfits import RawHeader, read_decoded, read_pixels, scan
 from levelmatch.sky.transform import SkyTransform
 from levelmatch.testing import simulate_miri, simulate_nircam_short
 
@@ -212,7 +212,8 @@ def test_a_file_that_changes_is_refused(tmp_path, paths):
         hdus.writeto(path, overwrite=True)
     status = os.stat(path)
     os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns + 10**9))
-    assert read_pixels(path, *frame.source.plain, frame.dq_bits) is None
+    with pytest.raises(OSError, match="changed since its headers were read"):
+        read_pixels(path, *frame.source.plain, frame.dq_bits)
     with pytest.raises(FrameError, match="changed after it was read"):
         frame.load()
 
@@ -281,18 +282,29 @@ def test_a_frame_for_workers_is_small(paths):
     assert_array_equal(pickle.loads(pickle.dumps(light)).load(), frame.load())
 
 
-def test_decoded_pixels():
-    values = np.array([1.5, -2.0, np.inf, 3.0], np.float32)
-    words = values.astype(">f4").view(np.uint32).copy()
-    flags = np.array([0, 1, 2, 3], ">u4").view(np.uint32)
-    decode_pixels(words, flags, 2, 0)
-    assert_array_equal(words.view(np.float32), [1.5, -2.0, np.nan, np.nan])
-    words = values.astype(">f4").view(np.uint32).copy()
-    decode_pixels(words, None, 2, 0)
-    assert_array_equal(words.view(np.float32), values)
-    with pytest.raises(ValueError, match="flags: 4 for 3 pixels"):
-        decode_pixels(words[:3], flags, 1, 0)
-    decode_pixels(words[:0], flags, 1, 0)
+@pytest.mark.parametrize("n", [4, 65536, 70_001])
+def test_decoded_pixels(tmp_path, n):
+    values = np.resize(np.array([1.5, -2.0, np.inf, 3.0], np.float32), n)
+    flags = np.resize(np.array([0, 1, 2, 3], np.uint32), n)
+    path, out = tmp_path / "words", np.empty(n, np.uint32)
+    path.write_bytes(b"abc" + values.astype(">f4").tobytes() + flags.astype(">u4").tobytes())
+    seen = []
+
+    def on_read(pixels, own):
+        seen.append((bytes(pixels), own if own is None else own.tobytes()))
+
+    with open(path, "rb") as file:
+        sums = read_decoded(file.fileno(), 3, 3 + 4 * n, out, 2, 0, on_read)
+        assert_array_equal(out.view(np.float32), np.where(flags & 2, np.nan, values))
+        whole = out[: n // 1024 * 1024].view(np.uint64).reshape(-1, 512)
+        assert_array_equal(sums, whole.sum(axis=1))
+        assert b"".join(pixels for pixels, _ in seen) == values.astype(">f4").tobytes()
+        assert b"".join(own for _, own in seen) == flags.astype(">u4").tobytes()
+        read_decoded(file.fileno(), 3, -1, out, 2, 0)
+        assert_array_equal(out.view(np.float32), values)
+        read_decoded(file.fileno(), 3, 3, out[:0], 2, 0)
+        with pytest.raises(OSError, match="ends before the end of its data"):
+            read_decoded(file.fileno(), 4 + 4 * n, -1, out, 2, 0)
 
 
 @pytest.mark.parametrize("flags", ["i4", "u4", None])

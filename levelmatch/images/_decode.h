@@ -7,6 +7,14 @@
 
 #include <stddef.h>
 #include <stdint.h>
+#include <string.h>
+#if defined(_WIN32)
+#include <io.h>
+#include <stdio.h>
+#else
+#include <errno.h>
+#include <unistd.h>
+#endif
 
 #if defined(_MSC_VER)
 #define LM_RESTRICT __restrict
@@ -73,6 +81,44 @@ LM_CLONES static void lm_decode(uint32_t *LM_RESTRICT words, const uint32_t *LM_
         uint32_t word = lm_native(words[i]);
         words[i] = (flags[i] ^ flip) & bits ? 0x7fc00000u : word;
     }
+}
+
+/* Sums of native pixels as 64-bit words, one for each block of so many pixels. */
+LM_CLONES static void lm_block_sums(const uint32_t *words, ptrdiff_t n, ptrdiff_t block,
+                                    uint64_t *sums)
+{
+    for (ptrdiff_t k = 0; k < n / block; k++) {
+        uint64_t sum = 0;
+        for (ptrdiff_t i = k * block; i < (k + 1) * block; i += 2) {
+            uint64_t pair;
+            memcpy(&pair, words + i, sizeof pair);
+            sum += pair;
+        }
+        sums[k] = sum;
+    }
+}
+
+/* Fill memory with the bytes from a position of an open file; false if it cannot be read. */
+static int lm_read_at(int file, void *to, int64_t size, int64_t position)
+{
+    char *place = to;
+    while (size > 0) {
+#if defined(_WIN32)
+        if (_lseeki64(file, position, SEEK_SET) < 0)
+            return 0;
+        const int64_t count = _read(file, place, (unsigned)size);
+#else
+        const int64_t count = pread(file, place, (size_t)size, (off_t)position);
+        if (count < 0 && errno == EINTR)
+            continue;
+#endif
+        if (count <= 0)
+            return 0;
+        place += count;
+        position += count;
+        size -= count;
+    }
+    return 1;
 }
 
 #endif

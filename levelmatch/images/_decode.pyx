@@ -2,14 +2,23 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
 """Pixels of FITS files made native, compiled."""
 
-from libc.stdint cimport uint32_t, uint64_t
+import numpy as np
+
+from libc.stdint cimport int64_t, uint32_t, uint64_t
 
 cdef extern from "_decode.h" nogil:
     void lm_subtract(const uint32_t *, uint32_t *, Py_ssize_t, double)
     uint64_t lm_sum(const uint32_t *, Py_ssize_t)
     void lm_decode(uint32_t *, const uint32_t *, Py_ssize_t, uint32_t, uint32_t)
+    void lm_block_sums(const uint32_t *, Py_ssize_t, Py_ssize_t, uint64_t *)
+    bint lm_read_at(int, void *, int64_t, int64_t)
 
-__all__ = ["decode_pixels", "subtract_level", "sum_words"]
+__all__ = ["read_decoded", "subtract_level", "sum_words"]
+
+# Number of pixels per sum, and of pixels decoded at once: they fit into the processor's cache.
+cdef enum:
+    BLOCK = 1024
+    CHUNK = 65536
 
 
 def subtract_level(const uint32_t[::1] words, uint32_t[::1] out, double level):
@@ -54,28 +63,61 @@ def sum_words(const uint32_t[::1] words):
     return total
 
 
-def decode_pixels(uint32_t[::1] words, const uint32_t[::1] flags, uint32_t bits, uint32_t flip):
-    """Make 32-bit floats of a file native, and NaN where flagged, in place.
+def read_decoded(
+    int file, int64_t position, int64_t flag_position, uint32_t[::1] words, uint32_t bits,
+    uint32_t flip, on_read=None,
+):
+    """Read 32-bit floats from a file, native, and NaN where flagged.
 
     Parameters
     ----------
+    file : int
+        Descriptor of the open file.
+    position, flag_position : int
+        Positions of the pixels and of their flags in the file; -1 without flags.
     words : `~numpy.ndarray` of uint32, shape (n,)
-        The pixels as a FITS file has them, most significant byte first; then native.
-    flags : `~numpy.ndarray` of uint32, shape (n,), or None
-        Their flags as a file has them.
+        Gets the pixels.
     bits : int
         The bits that make a pixel bad.
     flip : int
         Bits that the file has inverted: the uppermost in the flags of an unsigned type.
+    on_read : callable or None
+        Called with some pixels and their flags (or `None`), as they are in the file, in order.
+
+    Returns
+    -------
+    sums : `~numpy.ndarray` of uint64, shape (n // 1024,)
+        Sums of the decoded pixels as 64-bit words.
+
+    Raises
+    ------
+    OSError
+        If the file ends too early or cannot be read.
     """
-    cdef Py_ssize_t n = words.shape[0]
-    if n == 0:
-        return
-    if flags is not None and flags.shape[0] != n:
-        msg = f"flags: {flags.shape[0]} for {n} pixels"
-        raise ValueError(msg)
+    cdef Py_ssize_t n = words.shape[0], start = 0, count
+    cdef bint good = True, flagged = flag_position >= 0, told = on_read is not None
     cdef const uint32_t *flag = NULL
-    if flags is not None:
-        flag = &flags[0]
+    flags_array = np.empty(min(<Py_ssize_t>CHUNK, n) if flagged else 0, np.uint32)
+    sums_array = np.empty(n // BLOCK, np.uint64)
+    cdef uint32_t[::1] flags = flags_array
+    cdef uint64_t[::1] sums = sums_array
     with nogil:
-        lm_decode(&words[0], flag, n, bits, flip)
+        while start < n:
+            count = min(<Py_ssize_t>CHUNK, n - start)
+            good = lm_read_at(file, &words[start], 4 * count, position + 4 * start)
+            if good and flagged:
+                flag = &flags[0]
+                good = lm_read_at(file, &flags[0], 4 * count, flag_position + 4 * start)
+            if not good:
+                break
+            if told:
+                with gil:
+                    on_read(words[start:start + count], flags_array[:count] if flagged else None)
+            lm_decode(&words[start], flag, count, bits, flip)
+            if count >= BLOCK:
+                lm_block_sums(&words[start], count, BLOCK, &sums[start // BLOCK])
+            start += count
+    if not good:
+        msg = "it ends before the end of its data, or cannot be read"
+        raise OSError(msg)
+    return sums_array

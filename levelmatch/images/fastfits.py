@@ -8,7 +8,7 @@ all files that are not plain.
 import os
 import re
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, lru_cache, partial
 from math import isfinite, prod
 
 import numpy as np
@@ -16,7 +16,7 @@ from astropy.io import fits
 from astropy.io.fits.verify import VerifyError
 from astropy.wcs import WCS, Sip, Wcsprm
 
-from levelmatch.images._decode import decode_pixels
+from levelmatch.images._decode import read_decoded
 from levelmatch.sky.transform import SkyTransform, wcs_error
 
 __all__ = [
@@ -36,8 +36,6 @@ CARD = 80
 END = b"END".ljust(CARD)
 # Keywords that do not name one value.
 _COMMENTARY = ("", "COMMENT", "HISTORY", "HIERARCH")
-# Number of pixels decoded at once; they fit into the processor's cache.
-CHUNK = 2**16
 # Longest header, in bytes.
 LONGEST = 1 << 22
 # Projections and distortions in current spelling.
@@ -310,29 +308,49 @@ def plain_transform(name, header):
         raise wcs_error(name, error) from error
 
 
+@lru_cache(maxsize=4096)
+def _kind(key):
+    """Return whether a keyword of a WCS holds a text or a number, `None` for other keywords."""
+    found = _TEXT_OR_NUMBER.fullmatch(key)
+    return None if found is None else "number" if found[1] is None else "text"
+
+
+@lru_cache(maxsize=4096)
+def _is_of_wcslib(key):
+    """Return whether wcslib reads a keyword."""
+    return _WCS_KEY.fullmatch(key) is not None
+
+
+@lru_cache(maxsize=4096)
+def _sip_place(key):
+    """Return the index of the distortion and the powers of a SIP coefficient, or `None`."""
+    found = _SIP_KEY.fullmatch(key)
+    return None if found is None else ("AB".index(found[1]), int(found[2]), int(found[3]))
+
+
 def _is_plain_wcs(header):
     """Return whether a header's WCS can be read without astropy."""
-    kinds = [str(header.get(f"CTYPE{n}", "")) for n in (1, 2)]
+    names = [str(header.get(f"CTYPE{n}", "")) for n in (1, 2)]
     plain = (
-        all(kind[4:] in MODERN for kind in kinds)
-        and {kind[:4].rstrip("-") for kind in kinds} == {"RA", "DEC"}
+        all(name[4:] in MODERN for name in names)
+        and {name[:4].rstrip("-") for name in names} == {"RA", "DEC"}
         and all(header.get(f"CUNIT{n}") == "deg" for n in (1, 2))
         and header.get("RADESYS") == "ICRS"
         and header.get("NAXIS") == 2
         and header.get("WCSAXES", 2) == 2
         and not _HARD.search("\n".join(header.places))
     )
-    found = [m for m in map(_TEXT_OR_NUMBER.fullmatch, header.places) if m is not None]
+    kinds = {key: kind for key in header.places if (kind := _kind(key)) is not None}
     # For repeated cards, astropy uses the last. Unreadable numbers are left to its error message.
     plain = (
         plain
-        and header.repeated.isdisjoint(m[0] for m in found)
-        and all(header.is_finite(m[0]) for m in found if m[1] is None)
+        and header.repeated.isdisjoint(kinds)
+        and all(header.is_finite(key) for key, kind in kinds.items() if kind == "number")
     )
-    tpv = all(kind.endswith("TPV") for kind in kinds)
+    tpv = all(name.endswith("TPV") for name in names)
     # With other projections, astropy may read PV cards as an old form of TPV.
     plain = plain and (tpv or not any(key.startswith("PV") for key in header.places))
-    sip = {kind.endswith("-SIP") for kind in kinds}
+    sip = {name.endswith("-SIP") for name in names}
     if not plain or sip != {key in header for key in ("A_ORDER", "B_ORDER")}:
         return False
     # astropy ignores a distortion of order 1.
@@ -346,9 +364,8 @@ def _text_transform(name, text):
 
 def _header_transform(name, header):
     text = header.text
-    cards = [
-        text[i : i + CARD] for key, i in sorted(header.places.items()) if _WCS_KEY.fullmatch(key)
-    ]
+    keys = sorted(filter(_is_of_wcslib, header.places))
+    cards = [text[i : i + CARD] for i in map(header.places.get, keys)]
     # A plain header needs none of the further processing by `~astropy.wcs.WCS`.
     wcs = WCS(naxis=2)
     wcs.wcs = Wcsprm("".join(cards).encode("ascii"))
@@ -366,11 +383,11 @@ def _sip(header):
     """Return the two arrays of SIP coefficients for the direction from pixels to the sky."""
     out = [np.zeros((header[f"{letter}_ORDER"] + 1,) * 2) for letter in "AB"]
     for key in header.places:
-        found = _SIP_KEY.fullmatch(key)
+        found = _sip_place(key)
         if found is not None:
-            array, i, j = out["AB".index(found[1])], int(found[2]), int(found[3])
-            if i + j < len(array):
-                array[i, j] = header[key]
+            k, i, j = found
+            if i + j < len(out[k]):
+                out[k][i, j] = header[key]
     return out
 
 
@@ -393,29 +410,31 @@ def read_pixels(path, image, dq, bits, digests=None):
 
     Returns
     -------
-    data : 2D `~numpy.ndarray` of float32, or None
-        The pixels; `None` if the file changed since its headers were read, or has other types.
+    data : 2D `~numpy.ndarray` of float32
+        The pixels.
+    sums : `~numpy.ndarray` of uint64
+        Their sums, see `~levelmatch.images.file_state.FileState.check_pixels`.
+
+    Raises
+    ------
+    OSError
+        If the file changed since its headers were read, or has other types.
     """
-    if not _is_plain(image, -32, (0,)) or not (dq is None or _is_plain(dq, 32, (0, 2**31))):
-        return None
+    file_flags = dq is None or _is_plain(dq, 32, (0, 2**31))
+    if not (_is_plain(image, -32, (0,)) and file_flags):
+        msg = "it has other types than 32-bit floats and flags"
+        raise OSError(msg)
     out = np.empty(image.shape, np.float32)
-    words = out.view(np.uint32).ravel()
-    flags = None if dq is None else np.empty(min(CHUNK, words.size), np.uint32)
     flip = 0 if dq is None or dq.offset_of_values == 0 else 2**31
+    places = image.offset, -1 if dq is None else dq.offset
+    update = None if digests is None else partial(_update, digests, flip)
     with open(path, "rb", buffering=0) as file:
         status = os.fstat(file.fileno())
         if (status.st_size, status.st_mtime_ns) != image.stamp:
-            return None
-        for start in range(0, words.size, CHUNK):
-            part = words[start : start + CHUNK]
-            own = None if dq is None else flags[: part.size]
-            fill_from(file, image.offset + 4 * start, part)
-            if dq is not None:
-                fill_from(file, dq.offset + 4 * start, own)
-            if digests is not None:
-                _update(digests, part, own, flip)
-            decode_pixels(part, own, bits, flip)
-    return out
+            msg = "it changed since its headers were read"
+            raise OSError(msg)
+        words = out.view(np.uint32).ravel()
+        return out, read_decoded(file.fileno(), *places, words, bits, flip, update)
 
 
 def all_flagged(path, dq, columns, bits):
@@ -442,7 +461,7 @@ def all_flagged(path, dq, columns, bits):
     return bool(((words[:, columns] ^ flip) & bits).all())
 
 
-def _update(digests, part, flags, flip):
+def _update(digests, flip, part, flags):
     """Update the digests of an image and of its flags; ``flip`` is the offset of stored flags."""
     digests[0].update(part)
     if flags is not None:

@@ -64,6 +64,9 @@ _SIZES = re.compile(
 _WCS_SIZES = re.compile(
     rb"(?i)(WCSAXES[A-Z]?|[AB]P?_ORDER) *= *'? *\+?((?:\d+\.?\d*|\.\d+)(?:[ED]\+?\d+)?)"
 )
+# First four bytes of cards that the two expressions match.
+_SIZES_BEGIN = {b"BITP", b"NAXI", b"TILE", b"ZBIT", b"ZNAX", b"ZTIL", b"PCOU", b"GCOU", b"TFIE"}
+_WCS_SIZES_BEGIN = {b"WCSA", b"A_OR", b"B_OR", b"AP_O", b"BP_O"}
 _KINDS = {
     stat.S_IFIFO: "a named pipe",
     stat.S_IFSOCK: "a socket",
@@ -336,7 +339,8 @@ def _read_header(name: str, stream: BinaryIO, rest: int) -> bytes | None:
 
 def _data_bytes(name: str, header: bytes, most: int) -> int:
     """Return the number of bytes of an HDU's data; refuse an image of more than a limit."""
-    cards = (_SIZES.match(header[i : i + CARD]) for i in range(0, len(header), CARD))
+    places = (i for i in range(0, len(header), CARD) if header[i : i + 4] in _SIZES_BEGIN)
+    cards = (_SIZES.match(header[i : i + CARD]) for i in places)
     values: dict[str, bytes] = {}
     for found in (card for card in cards if card is not None):
         key, value = found[1].decode(), found[2]
@@ -387,7 +391,9 @@ def check_wcs_sizes(name: str, header: bytes) -> None:
     FrameError
         If it is refused; the message names image, card and value.
     """
-    for found in (_WCS_SIZES.match(header, i) for i in range(0, len(header), CARD)):
+    upper = header.upper()
+    places = (i for i in range(0, len(header), CARD) if upper[i : i + 4] in _WCS_SIZES_BEGIN)
+    for found in (_WCS_SIZES.match(header, i) for i in places):
         if found is not None:
             key = found[1].decode().upper()
             value = float(found[2].upper().replace(b"D", b"E"))

@@ -248,38 +248,38 @@ class FileSource:
         state = self.state
         hashed = state is not None and state.hashed and state.digests is None
         digests: dict | None = {} if hashed else None
-        data, bad = self._read(dq_bits, digests)
+        data, bad, sums = self._read(dq_bits, digests)
         if state is not None:
             state.check_files(self.label)
-            state.check_pixels(self.label, data, bad)
+            state.check_pixels(self.label, data, bad, sums)
             state.digests = digests or state.digests
         return data, bad
 
     def _read(self, dq_bits, digests):
-        """Return pixels and mask; add the digests, see `pixel_digests`, to a dictionary."""
+        """Return pixels, mask and sums; add the digests, see `pixel_digests`, to a dictionary."""
         plain = self._read_plain(dq_bits, digests)
         if plain is not None:
-            return plain, None
+            return plain[0], None, plain[1]
         with self.opened() as hdus:
             data = decoded_image(hdus[self.hdu])
             if digests is not None:
                 self._digest(hdus, digests)
-            return np.require(data, float_type(data), "CW"), self.bad(hdus, dq_bits)
+            return np.require(data, float_type(data), "CW"), self.bad(hdus, dq_bits), None
 
     def _read_plain(self, dq_bits, digests=None):
-        """Return the pixels read without astropy, or `None` if astropy must read the file."""
+        """Return the pixels read without astropy, with their sums; `None` if astropy must read."""
         if self.plain is None:
             return None
         hashes = None if digests is None else (hashlib.sha256(), hashlib.sha256())
         try:
-            data = fastfits.read_pixels(self.path, *self.plain, dq_bits & 0xFFFFFFFF, hashes)
+            found = fastfits.read_pixels(self.path, *self.plain, dq_bits & 0xFFFFFFFF, hashes)
         except OSError:
             return None
-        if hashes is not None and data is not None:
+        if hashes is not None:
             image, mask = (digest.hexdigest() for digest in hashes)
             digests |= {"dtype": "f4", "sha256": image}
             digests["mask_sha256"] = "" if self.plain[1] is None else mask
-        return data
+        return found
 
     def read_rows(self, start: int, stop: int, dq_bits: int) -> np.ndarray | None:
         """Return rows of a plain file, NaN where flagged, or `None` for other files."""
@@ -287,7 +287,7 @@ class FileSource:
             return None
         image, dq = (hdu and hdu.rows(start, stop) for hdu in self.plain)
         try:
-            return fastfits.read_pixels(self.path, image, dq, dq_bits & 0xFFFFFFFF)
+            return fastfits.read_pixels(self.path, image, dq, dq_bits & 0xFFFFFFFF)[0]
         except OSError:
             return None
 
