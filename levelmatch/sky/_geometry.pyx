@@ -19,7 +19,7 @@ cdef extern from "_map.h" nogil:
         double reach
     void lm_sky_to_pixel(const lm_map *, const double *, Py_ssize_t, double *, double *)
     void lm_project(const double *, const double *, Py_ssize_t, double *, double *)
-    void lm_products(const double *, Py_ssize_t, Py_ssize_t, double *)
+    void lm_products(const double *, const double *, Py_ssize_t, Py_ssize_t, int, Py_ssize_t, double *)
 
 __all__ = [
     "cell_vectors",
@@ -27,10 +27,10 @@ __all__ = [
     "convex_overlap",
     "count_inside",
     "map_error",
+    "polynomial_sums",
     "project",
     "reached_cells",
     "sky_to_pixel",
-    "sums_of_products",
 ]
 
 
@@ -422,25 +422,39 @@ cdef inline double _larger(double error, double off) noexcept nogil:
     return fabs(off) if fabs(off) > error else error
 
 
-def sums_of_products(const double[:, ::1] columns):
-    """Sums of the products of all pairs of columns, as in the normal equations of a fit.
+def polynomial_sums(
+    const double[:, ::1] linear, const double[:, ::1] values, int degree, Py_ssize_t step,
+):
+    """Sums of products of terms and values, for the fit of two functions by polynomials.
+
+    The terms are the products of Chebyshev polynomials of two coordinates up to a total degree,
+    in the order of the degrees in the first, then in the second.
 
     Parameters
     ----------
-    columns : `~numpy.ndarray`, shape (n, k)
-        The columns.
+    linear : `~numpy.ndarray`, shape (2, n)
+        The coordinates, from -1 to 1.
+    values : `~numpy.ndarray`, shape (2, n)
+        The functions.
+    degree : int
+        The degree, 1 to 15.
+    step : int
+        Distance between the positions that count.
 
     Returns
     -------
-    sums : `~numpy.ndarray`, shape (k, k)
-        The sums, symmetric.
+    sums : `~numpy.ndarray`, shape (k + 2, k + 2)
+        Sums of the products of the k terms and the two values, symmetric.
     """
-    cdef Py_ssize_t n = columns.shape[0], k = columns.shape[1], i, j
+    cdef Py_ssize_t n = linear.shape[1], k = (degree + 1) * (degree + 2) // 2 + 2, i, j
+    if not 1 <= degree < LM_POLYNOMIALS or values.shape[1] != n:
+        msg = f"degree {degree}, {n} positions and {values.shape[1]} values"
+        raise ValueError(msg)
     sums_array = np.zeros((k, k))
     cdef double[:, ::1] sums = sums_array
-    if n and k:
+    if n:
         with nogil:
-            lm_products(&columns[0, 0], n, k, &sums[0, 0])
+            lm_products(&linear[0, 0], &values[0, 0], n, step, degree, k, &sums[0, 0])
             for i in range(k):
                 for j in range(i):
                     sums[i, j] = sums[j, i]

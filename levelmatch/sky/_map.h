@@ -7,6 +7,7 @@
 
 #include <math.h>
 #include <stddef.h>
+#include <string.h>
 
 /* Compiled twice, with AVX2 and without, where glibc chooses when the module is loaded. */
 #if defined(__GNUC__) && !defined(__clang__) && defined(__x86_64__) && defined(__GLIBC__)
@@ -18,6 +19,8 @@
 /* Most polynomials of one coordinate, and number of positions that are evaluated together: enough
    for the compiler to vectorise the loops over them instead of unrolling them. */
 enum { LM_POLYNOMIALS = 16, LM_BLOCK = 32 };
+/* Most products of polynomials of two coordinates up to a total degree, and two values. */
+enum { LM_TERMS = LM_POLYNOMIALS * (LM_POLYNOMIALS + 1) / 2 + 2 };
 
 typedef struct {
     const double *axes;         /* centre and two tangents, 3 x 3 */
@@ -105,20 +108,39 @@ static void lm_sky_to_pixel(const lm_map *map, const double *vectors, ptrdiff_t 
     }
 }
 
-/* Upper triangle of the sums of products of k columns at n positions, four positions at a time. */
-LM_CLONES static void lm_products(const double *values, ptrdiff_t n, ptrdiff_t k, double *sums)
+/* Products of Chebyshev polynomials up to a total degree, and the two values, at one position. */
+static void lm_terms(double p, double q, const double *values, ptrdiff_t n, int degree,
+                     double *terms)
 {
-    for (ptrdiff_t m = 0; m < n; m += 4) {
-        const ptrdiff_t left = n - m;
-        const double *a = values + k * m;
-        const double *b = left > 1 ? a + k : a, *c = left > 2 ? a + 2 * k : a;
-        const double *d = left > 3 ? a + 3 * k : a;
-        for (ptrdiff_t i = 0; i < k; i++) {
-            const double ai = a[i], bi = left > 1 ? b[i] : 0.0;
-            const double ci = left > 2 ? c[i] : 0.0, di = left > 3 ? d[i] : 0.0;
-            for (ptrdiff_t j = i; j < k; j++)
-                sums[k * i + j] += (ai * a[j] + bi * b[j]) + (ci * c[j] + di * d[j]);
+    double in_p[LM_POLYNOMIALS] = {1.0, p}, in_q[LM_POLYNOMIALS] = {1.0, q};
+    for (int i = 2; i <= degree; i++) {
+        in_p[i] = 2 * p * in_p[i - 1] - in_p[i - 2];
+        in_q[i] = 2 * q * in_q[i - 1] - in_q[i - 2];
+    }
+    for (int i = 0; i <= degree; i++)
+        for (int j = 0; j <= degree - i; j++)
+            *terms++ = in_p[i] * in_q[j];
+    terms[0] = values[0];
+    terms[1] = values[n];
+}
+
+/* Upper triangle of the sums of products of these terms at every so many of n positions.
+
+   linear and values are 2 x n, and there are k terms and values. */
+LM_CLONES static void lm_products(const double *linear, const double *values, ptrdiff_t n,
+                                  ptrdiff_t step, int degree, ptrdiff_t k, double *sums)
+{
+    double terms[4][LM_TERMS];
+    for (ptrdiff_t m = 0; m < n; m += 4 * step) {
+        memset(terms, 0, sizeof terms);
+        for (int b = 0; b < 4 && m + b * step < n; b++) {
+            const ptrdiff_t at = m + b * step;
+            lm_terms(linear[at], linear[n + at], values + at, n, degree, terms[b]);
         }
+        for (ptrdiff_t i = 0; i < k; i++)
+            for (ptrdiff_t j = i; j < k; j++)
+                sums[k * i + j] += (terms[0][i] * terms[0][j] + terms[1][i] * terms[1][j])
+                                   + (terms[2][i] * terms[2][j] + terms[3][i] * terms[3][j]);
     }
 }
 

@@ -5,15 +5,14 @@ from dataclasses import dataclass
 from functools import cached_property, lru_cache
 
 import numpy as np
-from numpy.polynomial.chebyshev import chebvander
 
 from levelmatch.exceptions import FrameError
 from levelmatch.sky._geometry import (
     convex_hull,
     count_inside,
+    polynomial_sums,
     project,
     sky_to_pixel,
-    sums_of_products,
 )
 from levelmatch.sky.transform import SkyTransform
 from levelmatch.sky.vectors import tangent_axes
@@ -46,7 +45,7 @@ def _powers(degree):
     return np.nonzero(np.add.outer(np.arange(degree + 1), np.arange(degree + 1)) <= degree)
 
 
-def _fit_polynomial(linear, values, degree):
+def _fit_polynomial(linear, values, degree, step):
     """Fit products of Chebyshev polynomials up to a total degree.
 
     The fit solves the normal equations, which are well-conditioned for these polynomials. It
@@ -60,23 +59,19 @@ def _fit_polynomial(linear, values, degree):
         The two functions to fit, at these coordinates.
     degree : int
         Largest total degree.
+    step : int
+        Distance between the positions that are fitted.
 
     Returns
     -------
     coefficients : `~numpy.ndarray`, shape (2, degree + 1, degree + 1)
         Coefficients of the two functions.
     """
-    i, j = _powers(degree)
-    in_p, in_q = chebvander(linear, degree)
-    columns = np.empty((values.shape[1], len(i) + 2))
-    np.multiply(in_p[:, i], in_q[:, j], out=columns[:, :-2])
-    columns[:, -2:] = values.T
-    sums = sums_of_products(columns)
+    sums = polynomial_sums(linear, values, degree, step)
     # A tiny ridge keeps the equations solvable if points coincide.
     sums.ravel()[:: len(sums) + 1] *= 1 + 1e-13
-    gram, rhs = sums[:-2, :-2], sums[:-2, -2:]
     coefficients = np.zeros((2, degree + 1, degree + 1))
-    coefficients[:, i, j] = np.linalg.solve(gram, rhs).T
+    coefficients[:, *_powers(degree)] = np.linalg.solve(sums[:-2, :-2], sums[:-2, -2:]).T
     return coefficients
 
 
@@ -148,7 +143,10 @@ class Grid:
 
     @cached_property
     def _box_axes(self):
-        return tangent_axes(np.nansum(self.nodes, axis=(0, 1)))
+        total = self.nodes.sum(axis=(0, 1))
+        if np.isnan(total).any():
+            total = np.nansum(self.nodes, axis=(0, 1))
+        return tangent_axes(total)
 
     @cached_property
     def _inverse(self):
@@ -197,7 +195,7 @@ class Grid:
                 continue
             # A subset of the nodes suffices for few terms.
             step = max(1, pixel.shape[1] // (6 * n_terms))
-            coefficients = _fit_polynomial(linear[:, ::step], pixel[:, ::step], degree)
+            coefficients = _fit_polynomial(linear, pixel, degree, step)
             inverse = affine, coefficients, middle, half
             # A fraction of the positions shows that a degree is too low.
             if self._largest_error(inverse, *check, CHECKED) < MAP_TOLERANCE / 5:
