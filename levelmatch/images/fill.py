@@ -139,13 +139,13 @@ def _candidates(data):
         return []
     step = _stride(data)
     # The last sample lies at the upper border.
-    rows, columns = ([*range(0, n - 3, step), n - 3] for n in data.shape)
-    corner = data[np.ix_(rows, columns)]
+    rows, columns = np.ix_(*(np.append(np.arange(0, n - 3, step), n - 3) for n in data.shape))
+    corner = data[rows, columns]
     equal = np.isfinite(corner)
     for dy, dx in OTHERS:
         if not equal.any():
             return _rounding_candidate(data, rows, columns)
-        equal &= data[np.ix_(np.add(rows, dy), np.add(columns, dx))] == corner
+        equal &= data[rows + dy, columns + dx] == corner
     if not equal.any():
         return _rounding_candidate(data, rows, columns)
     values, counts = np.unique(corner[equal], return_counts=True)
@@ -157,7 +157,7 @@ def _rounding_candidate(data, rows, columns):
     """Return the candidate zero if a sampled square holds rounding errors, else an empty list."""
     sample = np.abs(data[:: _stride(data), :: _stride(data)])
     largest = np.max(sample, where=np.isfinite(sample), initial=0.0)
-    corner = np.abs(data[np.ix_(rows, columns)])
+    corner = np.abs(data[rows, columns])
     # Rounding errors are smaller than the rounding error of the largest value. Most images fail
     # this quick test.
     if not (corner <= ROUNDING * largest).any():
@@ -169,7 +169,7 @@ def _rounding_candidate(data, rows, columns):
     if not small.any():
         return []
     for dy, dx in ((1, 1), (2, 2), (0, 2), (2, 0)):
-        small &= np.abs(data[np.ix_(np.add(rows, dy), np.add(columns, dx))]) <= tiny
+        small &= np.abs(data[rows + dy, columns + dx]) <= tiny
     return [0.0] if small.any() else []
 
 

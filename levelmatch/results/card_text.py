@@ -47,6 +47,8 @@ class OwnCards(dict):
         self.history += [f"HISTORY {line}".ljust(CARD) for line in lines]
 
 
+# Each header is checked before the first output is written, and again when it is written.
+@lru_cache(maxsize=1024)
 def is_simple(text: str) -> bool:
     """Return whether cards can be added to a header's text.
 

@@ -120,7 +120,7 @@ def check_outputs(
     files = [f for p in products for f in p.frames if isinstance(f.source, FileSource)]
     for frame in files:
         frame.source.check_unchanged(frame.dq_bits)
-    sources = [frame.source.path for frame in files]
+    sources = list(dict.fromkeys(frame.source.path for frame in files))
     folder = directory.resolve()
     for source in sources:
         if folder in (source.parent.resolve(), source.resolve().parent):
