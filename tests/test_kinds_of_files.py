@@ -917,6 +917,46 @@ def test_integers_with_more_digits_than_floats(paint, tmp_path, scale):
         np.testing.assert_allclose(new, old, rtol=2e-7)
 
 
+@pytest.fixture
+def large_integers(paint, tmp_path):
+    """Return a function that writes a pair of 64-bit images about a value."""
+
+    def write(value):
+        (tmp_path / "in").mkdir()
+        paths = []
+        for k, n in enumerate("ab"):
+            image = paint(f"{n}.fits", (0, 20.5 * k), level=30 * k, sky=(100, 0, 0), noise=2)
+            data = np.round(image.data).astype("i8") + value
+            paths.append(tmp_path / "in" / f"{n}.fits")
+            fits.PrimaryHDU(data, image.wcs.to_header()).writeto(paths[-1])
+        return paths
+
+    return write
+
+
+def test_large_integers_are_restored(large_integers, tmp_path):
+    paths = large_integers(2**49 + 1)
+    written = match(paths).write(tmp_path / "out")
+    back = lm.undo_record(tmp_path / "out" / "levelmatch.asdf", written, tmp_path / "back")
+    for before, after in zip(paths, back, strict=True):
+        assert after.read_bytes() == before.read_bytes()
+
+
+def test_larger_integers_stay_floats_with_a_warning(large_integers, tmp_path):
+    """Double precision does not hold their last digit."""
+    paths = large_integers(2**54 + 1)
+    written = match(paths).write(tmp_path / "out")
+    with pytest.warns(lm.LevelMatchWarning, match="its integers have more digits") as caught:
+        back = lm.undo_record(tmp_path / "out" / "levelmatch.asdf", written, tmp_path / "back")
+    for warning, before, after in zip(caught, paths, back, strict=True):
+        text = str(warning.message)
+        assert text.startswith(before.name)
+        old, new = fits.getdata(before), fits.getdata(after)
+        assert new.dtype.kind == "f"
+        largest = max(abs(int(x) - int(y)) for x, y in zip(old.flat, new.flat, strict=True))
+        assert 0 < largest <= float(text.rpartition(" ")[2])
+
+
 def test_a_repeated_scale_does_not_scale_the_outputs(paint, tmp_path):
     """Of two cards, the second would scale the corrected floats."""
     (tmp_path / "in").mkdir()

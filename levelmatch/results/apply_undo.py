@@ -44,7 +44,7 @@ from levelmatch.results.recorded_frames import recorded_read
 from levelmatch.results.result import MatchResult
 from levelmatch.results.sky_levels import remove_from_primary
 from levelmatch.results.splice import Parts, Replaced, remove_from_asdf, splice, table_parts
-from levelmatch.results.stored_integers import restore_integers, stored_cards
+from levelmatch.results.stored_integers import restore_integers, rounded_integers, stored_cards
 
 __all__ = [
     "apply_record",
@@ -316,7 +316,8 @@ def undo_record(
     """Write images with the corrections of a record undone.
 
     Integer pixels are restored exactly, with their scale. Compressed integers with a scale, and
-    integers with more digits than the corrected pixels, become floating-point pixels.
+    integers with more digits than the corrected pixels, become floating-point pixels; a warning
+    names images of unscaled integers with too many digits.
     Floating-point pixels are restored within rounding errors: half a unit in the last place of
     the corrected pixel and of the original, in the precision of the file. The header cards of
     this run are removed; the cards of earlier runs stay.
@@ -456,8 +457,5 @@ def _undone_hdu(record: Record, product: Product, hdus: fits.HDUList) -> Parts:
     if integers is not None:
         return hdu_parts(old, header, integers)
     if dtype.kind in "iu":
-        data = np.rint(data)
-    if dtype.kind in "iu" and np.isnan(data).any():
-        # Integers have no NaN, so the pixels stay floats.
-        dtype = data.dtype
+        data, dtype = rounded_integers(data, dtype, product.name)
     return hdu_parts(old, header, data.astype(dtype))

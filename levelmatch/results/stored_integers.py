@@ -4,6 +4,7 @@
 import numpy as np
 from astropy.io import fits
 
+from levelmatch.exceptions import warn_user
 from levelmatch.record.run import Provenance
 from levelmatch.results.history import add_history, history_texts, signature
 
@@ -73,8 +74,7 @@ def restore_integers(
     exact[blank] = values.get("BLANK", np.nan)
     integers = np.rint(exact)
     limits = np.iinfo(dtype)
-    digits = np.spacing(np.max(np.abs(data), initial=0.0, where=~blank))
-    if not digits <= TOLERANCE * abs(values.get("BSCALE", 1)):
+    if not _largest_spacing(data) <= TOLERANCE * abs(values.get("BSCALE", 1)):
         return None
     good = np.abs(exact - integers) <= TOLERANCE
     good &= (integers >= limits.min) & (integers <= limits.max)
@@ -84,3 +84,32 @@ def restore_integers(
         header.remove(card.keyword, ignore_missing=True)
         header.insert(place, card, useblanks=False)
     return integers.astype(dtype)
+
+
+def rounded_integers(data: np.ndarray, dtype: np.dtype, name: str) -> tuple[np.ndarray, np.dtype]:
+    """Return restored pixels as whole numbers, and the type in which they can be written.
+
+    Parameters
+    ----------
+    data : `~numpy.ndarray`
+        The restored pixels, NaN where blank.
+    dtype : `~numpy.dtype`
+        The integer type of the original.
+    name : str
+        The image, for the warning if the pixels have too few digits and stay floats.
+    """
+    spacing = _largest_spacing(data)
+    if spacing > TOLERANCE:
+        # The integers, the correction and the restoration were each rounded to half of it.
+        warn_user(
+            f"{name}: its integers have more digits than the corrected pixels; they are restored "
+            f"as floating-point numbers with errors of up to {1.5 * spacing:.4g}"
+        )
+        return data, data.dtype
+    # Integers have no NaN, so pixels with NaN stay floats.
+    return np.rint(data), data.dtype if np.isnan(data).any() else dtype
+
+
+def _largest_spacing(data: np.ndarray) -> float:
+    """Return the distance between floats at the largest absolute value that is not NaN."""
+    return float(np.spacing(np.max(np.abs(data), initial=0.0, where=~np.isnan(data))))
