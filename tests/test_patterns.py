@@ -64,6 +64,17 @@ def test_noise_is_no_pattern(paint, fit_type):
         assert result.passes[0].patterns == ()
 
 
+def test_offsets_of_rows_and_columns_are_no_pattern(paint):
+    for axis in (0, 1):
+        for seed in range(3):
+            images = grid_of(paint, 3, np.zeros((SIDE, SIDE)), seed=seed)
+            rng = np.random.default_rng([seed, axis])
+            for image in images:
+                offsets = 0.3 * rng.standard_normal(SIDE).astype(image.data.dtype)
+                image.data += offsets[:, None] if axis == 0 else offsets
+            assert solved(images).passes[0].patterns == ()
+
+
 def test_gradients_of_single_images_are_no_pattern(paint):
     images = grid_of(paint, 3, np.zeros((SIDE, SIDE)))
     rng = np.random.default_rng(3)

@@ -106,7 +106,7 @@ _ROWS = (
         "stripes",
         "offsets of each row, as large as the noise",
         pixels.stripes,
-        (pull("dithers"), pull("mosaic")),
+        (pull("dithers"), pull("mosaic"), most("mosaic warned of a pattern", 0.05, mean)),
     ),
     Row(
         "rows-columns",

@@ -154,7 +154,7 @@ def _offset_variances(table, planes):
     return spread, excess, response, lines, blocks
 
 
-def shared_noise(table):
+def shared_noise(table, *, with_blocks=True):
     """Return the covariance that shared noise adds to the right-hand sides of planes, or `None`.
 
     Rows, columns or blocks of pixels share it. The variances of their offsets are those of
@@ -165,6 +165,9 @@ def shared_noise(table):
     ----------
     table : `~levelmatch.measure.table.PairTable`
         Measured pairs.
+    with_blocks : bool
+        Whether the noise may be that of blocks; else `None` if blocks explain more than rows and
+        columns.
 
     Returns
     -------
@@ -183,6 +186,8 @@ def shared_noise(table):
     k, rows = np.argmax(level, axis=1), np.arange(len(level))
     if np.mean(of_lines[:, 0, 0] * weight) > np.mean(level[rows, k] * weight):
         added = of_lines
+    elif not with_blocks:
+        return None
     else:
         added = (blocks[rows, k] * _growth(level))[:, None, None] * spread[rows, N_LINES + k]
     return (table.gram[:, 0, 0] * weight)[:, None, None] * added

@@ -112,7 +112,7 @@ class DetectorPattern:
         )
 
 
-def find_patterns(result, frames, table):
+def find_patterns(result, frames, table, noise=None):
     """Return the patterns that the pairs of one pass show.
 
     Parameters
@@ -123,14 +123,17 @@ def find_patterns(result, frames, table):
         All images, sorted by name.
     table : `~levelmatch.measure.table.PairTable`
         All pairs, with the earlier passes subtracted.
+    noise : `~numpy.ndarray`, shape (n, 3, 3), or None
+        Covariance of the pairs' right-hand sides by offsets of rows and columns.
 
     Returns
     -------
     patterns : list of `DetectorPattern`
         At most one for each detector; only patterns larger than the stated errors.
     """
+    noise = np.zeros((len(table), 1, 1)) if noise is None else noise
     if result.fit_type == "level":
-        found = _in_overlaps(result, frames, table)
+        found = _in_overlaps(result, frames, table, noise)
     else:
         found = _in_slopes(result, frames)
     errors = result.solution.errors[:, 0]
@@ -141,11 +144,12 @@ def find_patterns(result, frames, table):
     found = [p for p in found if p.size > small[p.followed]]
     if found:
         return found
-    slopes = _slopes_left(result, table)
+    slopes = _slopes_left(result, table, noise)
     if slopes is None:
         return []
     found = [p for p in _of_their_own(result, slopes) if p.size > least]
-    return found or [p for p in _that_close(result, table, slopes) if p.size > FRACTION * least]
+    closing = _that_close(result, table, noise, slopes)
+    return found or [p for p in closing if p.size > FRACTION * least]
 
 
 # --------------------------------------------------------------------------------------
@@ -159,7 +163,7 @@ def _of_their_own(result, slopes):
         yield DetectorPattern(result.name, "", len(linked), size, 0.0, False, common=False)
 
 
-def _that_close(result, table, slopes):
+def _that_close(result, table, noise, slopes):
     """Compare the slopes of the overlaps that planes do not follow with the closures of loops.
 
     Stripes and other noise change the differences across overlaps, and loops close no better than
@@ -174,7 +178,8 @@ def _that_close(result, table, slopes):
     first, second = result.group[pairs.first], result.group[pairs.second]
     freedom = len(rows) - len(linked) + len(np.unique(solution.component[linked]))
     left = pairs.level - (level[first] - level[second])
-    closure = float(np.sum(pairs.gram[:, 0, 0] * np.square(left)))
+    own = pairs.gram[:, 0, 0]
+    closure = float(np.sum(own**2 / (own + noise[rows, 0, 0]) * np.square(left)))
     if freedom < LEAST_FREEDOM or square < MIN_SLOPES * of_slopes:
         return
     ratio = square / of_slopes / max(closure / freedom, 1e-300)
@@ -185,7 +190,7 @@ def _that_close(result, table, slopes):
         )
 
 
-def _slopes_left(result, table):
+def _slopes_left(result, table, noise):
     """Fit a slope to each group by the slopes of its overlaps, and return the residuals.
 
     `None` if there are too few pairs, or too many groups.
@@ -208,7 +213,7 @@ def _slopes_left(result, table):
     freedom = 2 * len(rows) - 2 * (len(linked) - 1)
     if freedom < LEAST_SHAPES or len(linked) > MAX_GROUPS:
         return None
-    weight, asked = _slope_equations(pairs)
+    weight, asked = _slope_equations(pairs, noise[rows])
     normal, right = np.zeros((m, 2, m, 2)), np.zeros((m, 2))
     ends = [
         (end, sign * transfer_matrix(result.group_axes[end], pairs.axes)[:, 1:, 1:])
@@ -228,18 +233,24 @@ def _slopes_left(result, table):
     return square, freedom, size, linked
 
 
-def _slope_equations(pairs):
+def _slope_equations(pairs, noise):
     """Return normal matrices and right-hand sides of the pairs' slopes, for free levels."""
-    level, mixed = pairs.gram[:, :1, 0], pairs.gram[:, 0, 1:]
-    weight = pairs.gram[:, 1:, 1:] - mixed[:, :, None] * (mixed / level)[:, None]
-    return weight, pairs.rhs[:, 1:] - mixed * pairs.rhs[:, :1] / level
+    mixed = pairs.gram[:, 0, 1:] / pairs.gram[:, :1, 0]
+    normal = pairs.gram[:, 1:, 1:] - mixed[:, :, None] * pairs.gram[:, :1, 1:]
+    asked = pairs.rhs[:, 1:] - mixed * pairs.rhs[:, :1]
+    if not noise.any():
+        return normal, asked
+    free = np.concatenate([-mixed[:, :, None], np.broadcast_to(np.eye(2), normal.shape)], axis=2)
+    covariance = normal + free @ noise @ free.swapaxes(1, 2)
+    change = normal @ np.linalg.pinv(covariance, rcond=1e-9, hermitian=True)
+    return change @ normal, np.einsum("pij,pj->pi", change, asked)
 
 
 # --------------------------------------------------------------------------------------
 # Levels: the slopes of the overlaps
 
 
-def _in_overlaps(result, frames, table):
+def _in_overlaps(result, frames, table, noise):
     """Fit quadratic patterns to the slopes of the overlaps of each detector's images."""
     rows = np.asarray(result.rows)[np.asarray(result.kept)]
     detector = np.array([frame.detector for frame in frames])
@@ -250,7 +261,7 @@ def _in_overlaps(result, frames, table):
         own = rows[same & (detector[first] == name)]
         own = own[:: max(1, len(own) // MAX_PAIRS)]
         images = np.unique([table.first[own], table.second[own]])
-        slopes = _OverlapSlopes.of(frames, table, own, len(images))
+        slopes = _OverlapSlopes.of(frames, table, own, noise, len(images))
         for n_terms in (N_QUADRATIC, N_CUBIC):
             fitted = slopes and slopes.fit(slopes.design[:, :, :n_terms])
             if fitted is not None and fitted[1] < CHANCE:
@@ -277,7 +288,7 @@ class _OverlapSlopes:
     offsets: np.ndarray
 
     @classmethod
-    def of(cls, frames, table, rows, n_images):
+    def of(cls, frames, table, rows, noise, n_images):
         """Return the slopes of pairs, for free levels; `None` if there are too few pairs."""
         good, normal, right, places = [], [], [], {}
         for p in rows[table.gram[rows, 0, 0] > 0].tolist():
@@ -292,7 +303,7 @@ class _OverlapSlopes:
         if len(good) < LEAST_FREEDOM:
             return None
         pairs = table.take(np.array(good))
-        weights, asked = _slope_equations(pairs)
+        weights, asked = _slope_equations(pairs, noise[good])
         # A narrow overlap has no slope along its short side.
         inverse = np.linalg.pinv(weights, rcond=1e-9, hermitian=True)
         slopes = np.einsum("pij,pj->pi", inverse, asked)

@@ -9,7 +9,7 @@ import numpy as np
 from levelmatch.exceptions import PatternWarning, warn_user
 from levelmatch.images.background import local_level
 from levelmatch.images.corrections import AppliedCorrection, Correction
-from levelmatch.measure.correlated_errors import pooled_passes, shared_by_planes
+from levelmatch.measure.correlated_errors import pooled_passes, shared_by_planes, shared_noise
 from levelmatch.solve.cumulative_covariance import Carried
 from levelmatch.solve.linear import one_thread
 from levelmatch.solve.patterns import find_patterns
@@ -67,7 +67,7 @@ def run_passes(
     for k, p in enumerate(passes):
         rows = np.flatnonzero(used == k)
         solved = solve_pass(p.grouped(frames), frames, table, rows, options, sky=sky, shared=shared)
-        solved = replace(solved, patterns=_find_patterns(solved, frames, unpooled))
+        solved = replace(solved, patterns=_find_patterns(solved, frames, unpooled, measured))
         pattern_errors = pattern_errors and pattern_errors.after(solved, table)
         carried_after = carried and carried.after(solved, frames, table)
         if carried_after is not None and pattern_errors is not None:
@@ -107,12 +107,19 @@ def _after_pass(options, p, frames, table, rows):
     return solved, frames, subtract_solution(table, solved)
 
 
-def _find_patterns(solved, frames, table):
+def _find_patterns(solved, frames, table, measured):
     """Return the patterns that stay with a detector; warn of each."""
     if solved.name == "fit_exclude" or not len(solved.rows) or frames[0].transform is None:
         # Recorded images have no WCS.
         return ()
+    rows = np.asarray(solved.rows)[np.asarray(solved.kept)]
     patterns = tuple(find_patterns(solved, frames, table))
+    # Offsets of rows and columns also change the slopes of overlaps.
+    noise = shared_noise(measured.take(rows), with_blocks=False) if patterns else None
+    if noise is not None:
+        whole = np.zeros(measured.gram.shape)
+        whole[rows] = noise
+        patterns = tuple(find_patterns(solved, frames, table, whole))
     for pattern in patterns:
         unit = "" if frames[0].unit is None else str(frames[0].unit)
         warn_user(pattern.sentence(unit), PatternWarning)
