@@ -115,9 +115,9 @@ class AsdfSource(FileSource):
     def _digests(self) -> dict:
         return pixel_digests(self.data, [self.array("dq")])
 
-    def _read(self, dq_bits: int, digests: dict | None) -> tuple[np.ndarray, np.ndarray | None]:
+    def _read(self, dq_bits: int, digests: dict | None) -> tuple:
         data = self.data
-        return np.array(data, float_type(data), order="C"), self.bad_pixels(dq_bits)
+        return np.array(data, float_type(data), order="C"), self.bad_pixels(dq_bits), None
 
     def bad_pixels(self, dq_bits: int) -> np.ndarray | None:
         """Return the mask of flagged pixels, or `None` without flags."""
