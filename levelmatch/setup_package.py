@@ -22,6 +22,7 @@ MODULES = {
     "measure/_summary": (["_measured.pxi", "_median.h", "_plane.pxi", "_strips.pxi"], []),
     "sky/_geometry": (["_map.h"], REORDER),
     "solve/_fronts": ([], []),
+    "solve/_pairs": ([], []),
 }
 
 

@@ -8,6 +8,7 @@ import numpy as np
 from scipy.sparse import bsr_array, csr_array
 
 from levelmatch.sky.vectors import transfer_matrix
+from levelmatch.solve._pairs import level_gradient
 from levelmatch.solve.dissection import Dissection
 from levelmatch.solve.linear import NormalMatrix, sum_by
 
@@ -122,20 +123,17 @@ class Equations:
         It is computed from the residuals of the pairs, because the normal matrix has larger
         rounding errors.
         """
+        if self.n_terms == 1:
+            columns = self.gram[:, 0, 0], self.rhs[:, 0], weights, coefficients[:, 0]
+            return level_gradient(self.first, self.second, *columns)[:, None]
         left = self.rhs
         if coefficients.any():
             left = left - _times(self.gram, self.differences(coefficients))
-        vector = self._scatter(weights[:, None] * left)
+        left = weights[:, None] * left
+        vector = (self._design[1] @ left.ravel()).reshape(-1, self.n_terms)
         if prior is not None:
             vector[:, 1:] -= coefficients[:, 1:] / prior**2
         return vector
-
-    def _scatter(self, values):
-        """Return the sums of values of pairs, shape (n, k), at their groups, shape (m, k)."""
-        if self.n_terms > 1:
-            return (self._design[1] @ values.ravel()).reshape(-1, self.n_terms)
-        added = sum_by(self.first, values, self.n_groups)
-        return added - sum_by(self.second, values, self.n_groups)
 
     @cached_property
     def _design(self):

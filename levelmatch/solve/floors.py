@@ -4,6 +4,7 @@
 import numpy as np
 from scipy.special import chdtri, ndtr
 
+from levelmatch.solve._pairs import moments
 from levelmatch.solve.equations import Equations
 from levelmatch.solve.outlier_tests import redundancy
 from levelmatch.solve.reweighting import MIN_LOOPS, medians
@@ -84,6 +85,10 @@ class Floors:
         component = (np.cumsum(chosen) - 1)[self.component[groups]]
         return Floors(taken, component, int(chosen.sum()), self.free[groups], self.fixed), rows
 
+    def of_pairs(self, values):
+        """Return the values of sets, shape (n_sets,), at their pairs; one value for one set."""
+        return values if self.n_sets == 1 else values[self.set_of]
+
     def sum(self, values):
         """Return the sum over the pairs of each set, shape (n_sets,)."""
         return np.bincount(self.set_of, values, minlength=self.n_sets)
@@ -101,7 +106,7 @@ class Floors:
 
         ``extra`` is a variance that adds to the squared floor, shape (n,).
         """
-        square = np.square(floors if self.n_sets == 1 else floors[self.set_of]) + extra
+        square = np.square(self.of_pairs(floors)) + extra
         return 1 / (1 + square * self.equations.gram[:, 0, 0])
 
     def start(self):
@@ -191,27 +196,16 @@ class Floors:
             Variance that adds to the squared floor.
         """
         own = self.equations.gram[:, 0, 0]
-        quadratic, n = np.maximum(quadratic, 0), len(target)
-        square = np.zeros(n)
+        known, square = np.broadcast_to(known, own.shape), np.zeros(len(target))
         for _ in range(N_NEWTON):
-            factor = 1 / (1 + ((square if n == 1 else square[label]) + known) * own)
-            weighted = quadratic * factor
-            value = _sums(label, weighted, n)
-            factor *= own
-            factor *= weighted
-            slope = _sums(label, factor, n)
+            value, slope = moments(quadratic, own, known, label, square)
             more = (value > target) & (target > 0)
-            step = np.zeros(n)
+            step = np.zeros(len(target))
             step[more] = (value[more] / target[more] - 1) * value[more] / slope[more]
             square += step
             if (step <= 1e-10 * square).all():
                 break
         return square
-
-
-def _sums(label, values, n):
-    """Return the sum of the values of each of n labels."""
-    return np.array([values.sum()]) if n == 1 else np.bincount(label, values, n)
 
 
 # --------------------------------------------------------------------------------------

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from scipy.special import chdtri, erf, fdtrc, fdtri, gammainc
 
+from levelmatch.solve._pairs import excess_of
 from levelmatch.solve.linear import inverses
 from levelmatch.solve.reweighting import LEAST_WEIGHT
 
@@ -247,23 +248,20 @@ class Agreement:
         Each residual is divided by the scatter of the other pairs, or by the pair's own
         standard error if that is larger. P-values that are not suspicious are one.
         """
-        terms = np.maximum(fit.terms, 1)
-        square, freedom = fit.square[self.set_of], fit.freedom[self.set_of]
-        # A pair that does not count is not in the sum.
-        own = np.where(fit.counted, fit.distance, 0.0)
-        others = freedom - np.where(fit.counted, terms, 0)
-        scale = np.divide(square - own, others, out=np.full(len(own), np.inf), where=others > 0)
-        least = 1.0 if self.floors.fixed is not None else self.floors.precision(fit.floors)
-        excess = fit.distance / terms / np.maximum(scale, least)
-        excess[fit.terms == 0] = 0.0
+        own = self.equations.gram[:, 0, 0]
+        squares = np.square(fit.floors) * (self.floors.fixed is None)
+        counted = fit.counted.view(np.uint8)
+        # Without any pair, sums are integers.
+        sums = (values.astype(float) for values in (fit.square, fit.freedom, squares))
+        excess, others = excess_of(fit.distance, fit.terms, counted, self.set_of, own, *sums)
         p_value = np.ones(len(excess))
-        rows = np.flatnonzero(excess > self._least[self.set_of])
-        p_value[rows] = fdtrc(terms[rows], np.maximum(others, 1)[rows], excess[rows])
+        rows = np.flatnonzero(excess > self.floors.of_pairs(self._least))
+        p_value[rows] = fdtrc(fit.terms[rows], np.maximum(others[rows], 1), excess[rows])
         return excess, p_value
 
     def significant(self, p_value):
         """Return flags of significant pairs, by Bonferroni's correction in each set, (n,)."""
-        return p_value * self.number[self.set_of] < SIGNIFICANCE
+        return p_value * self.floors.of_pairs(self.number) < SIGNIFICANCE
 
     def critical(self, fit):
         """Return the smallest excess that is significant in each set, shape (n_sets,)."""

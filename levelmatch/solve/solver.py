@@ -6,6 +6,7 @@ from functools import cached_property
 import numpy as np
 
 from levelmatch.exceptions import ConvergenceError
+from levelmatch.solve._pairs import links_in_series
 from levelmatch.solve.linear import Factors, conjugate_gradients
 
 __all__ = [
@@ -274,8 +275,5 @@ class Solved:
     def links_around(self):
         """Return the weight of the links around each pair's images, in series, shape (n,)."""
         equations = self.equations
-        weight = self.factor * equations.gram[:, 0, 0]
-        total = equations.sum_at_groups(weight, weight)
-        one, two = (total[end] - weight for end in (equations.first, equations.second))
-        # Beyond its rounding errors, so that the only link has the ratio of its own weight.
-        return one * two / (one + two + weight) + 1e-6 * weight
+        own, n = equations.gram[:, 0, 0], equations.n_groups
+        return links_in_series(equations.first, equations.second, own, self.factor, n)
