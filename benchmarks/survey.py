@@ -39,6 +39,8 @@ N_X, N_Y = 6, 3
 DITHERS = np.array([[0.0, 0.0], [0.12, 0.05], [0.24, 0.22], [0.36, 0.27]])
 COMMON = 0.03
 OFFSET, FLOOR = 0.5, 0.01
+# Number of pairs whose rows of the joint solution are in memory at once.
+BLOCK = 100_000
 
 
 def season(n_images, seed=0):
@@ -100,21 +102,24 @@ def table_of(axes, pairs, area, levels):
     own = levels - true[:, 0]
     rhs[:, 0] = equations.rhs[:, 0] + weight * (own[pairs[:, 0]] - own[pairs[:, 1]])
     share = area / np.radians(SIDE / 60) ** 2
-    ones = np.ones(n)
+
+    def constant(value, *shape):
+        # Of no memory, as columns that a survey does not measure.
+        return np.broadcast_to(value, (n, *shape))
+
     return PairTable(
         *(equations.first, equations.second, gram, rhs, equations.axes),
         sigma=1 / np.sqrt(weight),
-        scatter=0.5 * ones,
-        chi2=ones,
+        scatter=constant(0.5),
+        chi2=constant(1.0),
         npix=np.maximum(share * N_PIXELS**2, 1).astype(int),
         extent=np.repeat(np.sqrt(share)[:, None], 2, axis=1),
-        gain=np.full(n, np.nan),
-        gain_error=np.full(n, np.inf),
-        # Of no memory before they are taken.
-        strips=np.broadcast_to(np.float32(0), (n, 8, 9)),
-        turn=0 * ones,
-        step=np.zeros((n, 2)),
-        multiplicity=ones,
+        gain=constant(np.nan),
+        gain_error=constant(np.inf),
+        strips=constant(np.float32(0), 8, 9),
+        turn=constant(0.0),
+        step=constant(0.0, 2),
+        multiplicity=constant(1.0),
     )
 
 
@@ -124,35 +129,34 @@ def common_offsets(table, group, group_axes, detector):
     The offsets are eliminated by the response of the levels to each of them.
     """
     joined = np.flatnonzero(group[table.first] != group[table.second])
-    part = table.take(joined)
-    first, second = detector[part.first], detector[part.second]
+    ends = [side[joined] for side in (table.first, table.second)]
+    first, second = (detector[end] for end in ends)
     equations = Equations(
-        group[part.first],
-        group[part.second],
-        part.gram[:, :1, :1],
-        part.rhs[:, :1],
-        part.axes,
+        *(group[end] for end in ends),
+        table.gram[joined, :1, :1],
+        table.rhs[joined, :1],
+        np.broadcast_to(np.eye(3), (len(joined), 3, 3)),
         group_axes,
     )
-    keywords = {"weights": "ivar", "npix": part.npix, "scatter": part.scatter}
+    keywords = {"weights": "ivar", "npix": table.npix[joined], "scatter": table.scatter[joined]}
     solution = solve_groups(equations, lm.SolveOptions(), **keywords)
-    n, m = int(detector.max()) + 1, len(group_axes)
-    weight, rows = solution.weight, np.arange(len(first))
-    columns = np.zeros((len(first), n))
-    columns[rows, first] += 1
-    columns[rows, second] -= 1
-    right = np.stack(
-        [
-            np.bincount(equations.first, weight * c, m)
-            - np.bincount(equations.second, weight * c, m)
-            for c in columns.T
-        ],
-        axis=1,
+    n, m, weight = int(detector.max()) + 1, len(group_axes), solution.weight
+    signs = {(0, 0): 1, (0, 1): -1, (1, 0): -1, (1, 1): 1}
+    groups, detectors = (equations.first, equations.second), (first, second)
+    right = sum(
+        sign * np.bincount(groups[a] * n + detectors[b], weight, m * n)
+        for (a, b), sign in signs.items()
     )
-    response = solution.respond(right)
-    left = columns - response[equations.first] + response[equations.second]
-    normal = left.T @ (weight[:, None] * left)
-    score = left.T @ (weight * equations.level_residuals(solution.coefficients))
+    response = solution.respond(right.reshape(m, n))
+    residual = equations.level_residuals(solution.coefficients)
+    normal, score, each = np.zeros((n, n)), np.zeros(n), np.eye(n)
+    for start in range(0, len(first), BLOCK):
+        rows = slice(start, start + BLOCK)
+        left = each[first[rows]] - each[second[rows]]
+        left += response[equations.second[rows]] - response[equations.first[rows]]
+        weighted = weight[rows, None] * left
+        normal += left.T @ weighted
+        score += weighted.T @ residual[rows]
     offsets = np.linalg.pinv(normal, rcond=1e-10, hermitian=True) @ score
     return solution.coefficients[:, 0] - response @ offsets, offsets
 
@@ -192,8 +196,8 @@ def run(n_images, *, trace=False):
         frames, _solved = clock(
             "passes", steps, lambda: run_passes(frames, passes, table, used, lm.SolveOptions())
         )
+    del _solved
     if trace:
-        del _solved
         kept_bytes = (tracemalloc.get_traced_memory()[0] - outline) / len(frames)
         print(f"corrections keep {kept_bytes:.0f} bytes an image", flush=True)
         tracemalloc.stop()

@@ -124,6 +124,8 @@ def pooled(table, *, planes=False):
         With smaller normal equations if offsets are significant. The level and slopes of each pair
         alone stay the same.
     """
+    if not table.strips.any():
+        return table
     weight = table.sigma**-2.0
     spread, excess, response, lines, blocks = _offset_variances(table, planes)
     level = blocks * spread[:, N_LINES:, 0, 0]

@@ -1,7 +1,7 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
 """The table of measured pairs."""
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 
@@ -117,8 +117,22 @@ class PairTable:
         return out
 
     def take(self, rows):
-        """Return the table of some of the pairs."""
-        return PairTable(*(getattr(self, f.name)[rows] for f in fields(self)))
+        """Return the table of some of the pairs; the table itself if a mask selects all."""
+        if isinstance(rows, np.ndarray) and rows.dtype.kind == "b" and rows.all():
+            return self
+        n = len(self.first[rows])
+        return PairTable(*(_taken(getattr(self, f.name), rows, n) for f in fields(self)))
+
+    def without_strips(self):
+        """Return the table with zeros as strips, which take no memory."""
+        return replace(self, strips=np.broadcast_to(np.float32(0), self.strips.shape))
+
+
+def _taken(column, rows, n):
+    """Return n rows of a column; a column that holds one row for all pairs stays so."""
+    if len(column) and column.strides[0] == 0:
+        return np.broadcast_to(column[0], (n, *column.shape[1:]))
+    return column[rows]
 
 
 def pair_table(pairs, rows):

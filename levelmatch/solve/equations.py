@@ -1,7 +1,7 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
 """The normal equations of the pairs of one pass."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cached_property
 
 import numpy as np
@@ -46,6 +46,11 @@ class Equations:
     axes: np.ndarray
     group_axes: np.ndarray
     shared: np.ndarray | None = None
+
+    def forget(self):
+        """Free the memory of everything that is computed from the pairs."""
+        for name in set(vars(self)) - {f.name for f in fields(self)}:
+            del vars(self)[name]
 
     @property
     def n_terms(self):

@@ -78,7 +78,8 @@ def run_passes(
         done.append(replace(solved, carried_of=partial(_identity, carried_after)))
         variances = _added_variances(carried, carried_after, frames, solved)
         carried = carried_after
-        before, frames = frames, correct_frames(frames, solved, variances, _subsets(solved))
+        before = frames if sky is not None else None
+        frames = correct_frames(frames, solved, variances, _subsets(solved))
         if p.subtract_local:
             levels = _local_levels(frames, solved, local)
             frames = _subtract_local(frames, levels)

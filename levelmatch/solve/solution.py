@@ -7,7 +7,7 @@ from functools import cached_property
 
 import numpy as np
 
-from levelmatch.solve.solver import Solved
+from levelmatch.solve.solver import MIN_BORROWED, Solved
 
 __all__ = ["Solution"]
 
@@ -191,6 +191,10 @@ class GaugedCovariance:
         if self.spread is not None:
             rows = self.spread.reshape(len(blocks), k, -1)
             blocks = blocks + rows @ rows.swapaxes(1, 2)
+        if len(blocks) >= MIN_BORROWED:
+            # These take more memory than all else, and are seldom needed.
+            self.solved.forget()
+            self.solved.equations.forget()
         return blocks
 
     def _blocks(self):

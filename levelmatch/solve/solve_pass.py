@@ -58,7 +58,7 @@ def solve_pass(grouped, frames, table, rows, options, *, sky=None, shared=None):
     DisconnectedError
         If they do, and ``options.disconnected`` is ``"error"``.
     """
-    pairs = table.take(rows)
+    pairs = table.without_strips().take(rows)
     kept, reason = select_pairs(pairs, grouped.group, options)
     counted = pairs.take(kept)
     group_axes = _group_axes(grouped.group, frames)
@@ -135,7 +135,8 @@ def equations_of(table, group, group_axes, terms, shared=None):
         second=group[table.second],
         gram=counts[:, None] * table.gram[:, :terms, :terms],
         rhs=counts * table.rhs[:, :terms],
-        axes=table.axes,
+        # Levels have no directions.
+        axes=table.axes if terms > 1 else np.broadcast_to(np.eye(3), table.axes.shape),
         group_axes=group_axes,
         shared=None if shared is None or terms == 1 else counts[:, None] * shared,
     )

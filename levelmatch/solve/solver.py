@@ -24,11 +24,12 @@ MIN_BORROWED = 2000
 MAX_CHANGE = 3.0
 FEW = 0.01
 MAX_STEPS = 10
-# Number of steps of a rough solution, which needs no factors.
+# Number of steps of a rough solution, which needs no factors; relative residual at which it ends.
 N_ROUGH = 30
+LEFT_ROUGH = 1e-3
 # Residual of an intermediate solution as a fraction of the residual from which it starts. Relative
 # residual at which the final solution aims, and which it guarantees.
-ROUGH = 1e-3
+ROUGH = 1e-2
 TOLERANCE = 1e-10
 PROMISED = 1e-8
 
@@ -205,7 +206,7 @@ class Solved:
         """Take steps of conjugate gradients towards the solution."""
         left = self.left().ravel()
         step, _ = conjugate_gradients(
-            self.matrix, np.array, left, tolerance=ROUGH * self._norm, most=n_steps
+            self.matrix, np.array, left, tolerance=LEFT_ROUGH * self._norm, most=n_steps
         )
         self._add(step)
 
