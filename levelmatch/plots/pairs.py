@@ -239,13 +239,14 @@ def plot_pair(result, image1, image2, *, axs=None, files=None):
     if axs is None:
         axs = new_figure(figsize=(7, 6)).subplots(2, 2)
     axs = list(np.ravel(np.asarray(axs, dtype=object)))
-    unit = facts.unit_words
     short = dict(zip(facts.names, image_labels(facts.names)[0], strict=True))
-    reach, base = picture.reach, short[picture.base]
-    _draw_map(axs[0], picture, picture.before, picture.level, reach, unit, base)
-    _draw_histogram(axs[1], picture, unit)
-    _draw_map(axs[2], picture, picture.plane, picture.level, reach, unit, base)
-    _draw_map(axs[3], picture, picture.after, picture.residual, reach, unit, base)
+    _draw_map(axs[0], picture, picture.before, picture.level)
+    _draw_map(axs[2], picture, picture.plane, picture.level)
+    _draw_map(axs[3], picture, picture.after, picture.residual)
+    for ax in (axs[0], *axs[2:]):
+        ax.images[0].colorbar.set_label(f"Difference ({facts.unit_words})", fontsize="small")
+        ax.set_xlabel(f"x of {short[picture.base]} (pixel)", fontsize="small", parse_math=False)
+    _draw_histogram(axs[1], picture, facts.unit_words)
     for ax, title in zip(
         axs,
         ("Before", "Clipped differences", "Plane of the pair", "After"),
@@ -261,25 +262,23 @@ def plot_pair(result, image1, image2, *, axs=None, files=None):
     return axs
 
 
-def _draw_map(ax, picture, shown, middle, reach, unit, base):
+def _draw_map(ax, picture, shown, middle):
     """Draw one picture and its colour bar."""
     image = ax.imshow(
         shown,
         origin="lower",
         extent=picture.extent,
         cmap="PuOr_r",
-        vmin=middle - reach,
-        vmax=middle + reach,
+        vmin=middle - picture.reach,
+        vmax=middle + picture.reach,
         interpolation="nearest",
         # A narrow strip would be too thin to see.
         aspect="equal" if 1 / MAX_ASPECT < shown.shape[0] / shown.shape[1] < MAX_ASPECT else "auto",
     )
     bar = ax.figure.colorbar(image, ax=ax, extend="both", shrink=0.85, pad=0.02)
-    bar.set_label(f"Difference ({unit})", fontsize="small")
     bar.ax.tick_params(labelsize="small")
     ax.tick_params(labelsize="small")
     ax.locator_params(nbins=4)
-    ax.set_xlabel(f"x of {base} (pixel)", fontsize="small", parse_math=False)
     ax.set_ylabel("y (pixel)", fontsize="small")
 
 
