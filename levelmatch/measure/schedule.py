@@ -3,16 +3,16 @@
 
 from collections import Counter
 from dataclasses import dataclass
+from operator import methodcaller
 
 import numpy as np
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import reverse_cuthill_mckee
 
-from levelmatch.cluster import current_client
+from levelmatch.cluster import compute_distributed, current_client
 from levelmatch.images.background import source_mask
 from levelmatch.images.frame import Frame
 from levelmatch.images.sources import MemorySource
-from levelmatch.measure.cluster import compute_distributed
 from levelmatch.measure.pairs import Image, measure_row, needed_box
 from levelmatch.measure.table import pair_table
 from levelmatch.options import MeasureOptions
@@ -130,23 +130,6 @@ class _Source:
 
 
 @dataclass(frozen=True, eq=False)
-class _Part:
-    """Callable that cuts an image to the part that later pairs need."""
-
-    box: tuple
-
-    @property
-    def n_pixels(self):
-        """Number of pixels of the part."""
-        y0, y1, x0, x1 = self.box
-        return (y1 - y0) * (x1 - x0)
-
-    def __call__(self, image):
-        """Return the part."""
-        return image.cut(self.box)
-
-
-@dataclass(frozen=True, eq=False)
 class _Batch:
     """Pairs that one task measures.
 
@@ -189,8 +172,8 @@ class _Plan:
         Callable that reads each image.
     batches : dict of int to list of `_Batch`
         Batches that can start after an image is read, by index of the image.
-    parts : dict of int to `_Part`
-        Callable that cuts an image for its pairs with much later images.
+    parts : dict of int to callable
+        Cuts an image to the part that its pairs with much later images need.
     sky : list of int
         Images whose sky level is measured.
     """
@@ -315,10 +298,12 @@ def _parts(grids, pairs, order):
             later.setdefault(early, []).append(grids[late])
     parts = {}
     for k, others in later.items():
-        parts[k] = _Part(needed_box(grids[k], others))
+        y0, y1, x0, x1 = box = needed_box(grids[k], others)
+        if (y1 - y0) * (x1 - x0) < MAX_PART * size[k]:
+            parts[k] = methodcaller("cut", box)
         if len(grids) > MANY:
             grids[k].forget()
-    return {k: part for k, part in parts.items() if part.n_pixels < MAX_PART * size[k]}
+    return parts
 
 
 def _work(frames, pairs):
