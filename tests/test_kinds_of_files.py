@@ -15,7 +15,7 @@ from astropy.time import Time
 from astropy.wcs import WCS
 from astropy.wcs.wcsapi import SlicedLowLevelWCS
 from click.testing import CliRunner
-from numpy.testing import assert_allclose
+from numpy.testing import assert_allclose, assert_equal
 
 import levelmatch as lm
 from levelmatch import cli
@@ -519,6 +519,23 @@ def test_zeros_about_a_field_of_counts(mean):
     assert (missing & ~exposed).sum() > 0.97 * (~exposed).sum()
     # Zeros near the edge of the field may count as missing, but not zeros within.
     assert not (missing & (np.hypot(x, y) < 150)).any()
+
+
+@pytest.mark.parametrize("shape", [(3, 3), (64, 70), (300, 211)])
+@pytest.mark.parametrize("corner", [None, 0, 1])
+@pytest.mark.parametrize("value", [0.0, 7.5, 1e-14, np.nan, np.inf])
+def test_fill_values_do_not_depend_on_the_byte_order(shape, corner, value):
+    """The border of each corner is the only sample of a small region."""
+    data = np.random.default_rng(0).normal(100, 3, shape).astype("f4")
+    size = max(shape[0] // 8, 3)
+    if corner is not None:
+        data[-corner * size :, -corner * size :][:size, :size] = value
+    fills, missing = find_fill(data)
+    others, same = find_fill(data.astype(">f4"))
+    assert fills == others
+    assert_equal(missing, same)
+    if corner is not None and np.isfinite(value) and shape[0] > 3:
+        assert len(fills) == 1
 
 
 @pytest.mark.parametrize("value", [0.0, 7.5, -32768.0])

@@ -5,6 +5,7 @@
 #ifndef LEVELMATCH_DECODE_H
 #define LEVELMATCH_DECODE_H
 
+#include <math.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <string.h>
@@ -64,6 +65,43 @@ LM_CLONES static uint64_t lm_sum(const uint32_t *words, ptrdiff_t n)
     for (ptrdiff_t i = 0; i < n; i++)
         sum += lm_native(words[i]);
     return sum;
+}
+
+LM_INLINE double lm_value(uint32_t word, int stored)
+{
+    union {
+        uint32_t word;
+        float value;
+    } pixel;
+    pixel.word = stored ? lm_native(word) : word;
+    return pixel.value;
+}
+
+/* Whether a sampled pixel equals the next one in its row, or is tiny. The samples are those of
+   fill.py: every step pixels, and the last square of 3 by 3. */
+static int lm_may_have_fill(const uint32_t *words, ptrdiff_t ny, ptrdiff_t nx, ptrdiff_t step,
+                            double rounding, int stored)
+{
+    double largest = 0.0, smallest = INFINITY;
+    for (ptrdiff_t y = 0; y < ny; y += step)
+        for (ptrdiff_t x = 0; x < nx; x += step) {
+            double value = fabs(lm_value(words[y * nx + x], stored));
+            if (value > largest && value < INFINITY)
+                largest = value;
+        }
+    for (ptrdiff_t y = 0, last_row = 0; !last_row; y += step) {
+        last_row = y >= ny - 3;
+        const uint32_t *row = words + (last_row ? ny - 3 : y) * nx;
+        for (ptrdiff_t x = 0, last = 0; !last; x += step) {
+            last = x >= nx - 3;
+            const uint32_t *pixel = row + (last ? nx - 3 : x);
+            double value = lm_value(pixel[0], stored);
+            if (value == lm_value(pixel[1], stored) && fabs(value) < INFINITY)
+                return 1;
+            smallest = fabs(value) < smallest ? fabs(value) : smallest;
+        }
+    }
+    return smallest <= rounding * largest;
 }
 
 /* 32-bit floats of a file made native, NaN where any of some bits is set in their flags. */

@@ -9,11 +9,12 @@ from libc.stdint cimport int64_t, uint32_t, uint64_t
 cdef extern from "_decode.h" nogil:
     void lm_subtract(const uint32_t *, uint32_t *, Py_ssize_t, double)
     uint64_t lm_sum(const uint32_t *, Py_ssize_t)
+    int lm_may_have_fill(const uint32_t *, Py_ssize_t, Py_ssize_t, Py_ssize_t, double, int)
     void lm_decode(uint32_t *, const uint32_t *, Py_ssize_t, uint32_t, uint32_t)
     void lm_block_sums(const uint32_t *, Py_ssize_t, Py_ssize_t, uint64_t *)
     bint lm_read_at(int, void *, int64_t, int64_t)
 
-__all__ = ["read_decoded", "subtract_level", "sum_words"]
+__all__ = ["may_have_fill", "read_decoded", "subtract_level", "sum_words"]
 
 # Number of pixels per sum, and of pixels decoded at once: they fit into the processor's cache.
 cdef enum:
@@ -121,3 +122,30 @@ def read_decoded(
         msg = "it ends before the end of its data, or cannot be read"
         raise OSError(msg)
     return sums_array
+
+
+def may_have_fill(const uint32_t[:, ::1] words, Py_ssize_t step, double rounding, bint stored):
+    """Return whether samples of an image have a value that could be a fill value.
+
+    Parameters
+    ----------
+    words : `~numpy.ndarray` of uint32, shape (ny, nx)
+        The 32-bit floats, at least 3 by 3.
+    step : int
+        Distance between samples.
+    rounding : float
+        Largest ratio of a rounding error of zero to the largest sample.
+    stored : bool
+        Whether the pixels are as a FITS file has them, most significant byte first.
+
+    Returns
+    -------
+    found : bool
+        Whether a sample equals the pixel on its right, or is a rounding error of zero.
+    """
+    cdef int found
+    with nogil:
+        found = lm_may_have_fill(
+            &words[0, 0], words.shape[0], words.shape[1], step, rounding, stored
+        )
+    return bool(found)

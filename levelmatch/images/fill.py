@@ -5,6 +5,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from levelmatch.images._decode import may_have_fill
+
 __all__ = ["Fill", "find_fill", "mask_fill"]
 
 # Largest distance, in pixels, between samples in the search for fill values.
@@ -138,6 +140,11 @@ def _candidates(data):
     if min(data.shape) < 3:
         return []
     step = _stride(data)
+    if data.dtype.kind == "f" and data.dtype.itemsize == 4 and data.flags["C_CONTIGUOUS"]:
+        # Most images fail this quick test. The margin is for the rounding of the ratio.
+        stored = data.dtype.str == ">f4"
+        if not may_have_fill(data.view("u4"), step, 2 * ROUNDING, stored):
+            return []
     # The last sample lies at the upper border.
     rows, columns = np.ix_(*(np.append(np.arange(0, n - 3, step), n - 3) for n in data.shape))
     corner = data[rows, columns]

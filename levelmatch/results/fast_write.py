@@ -122,29 +122,35 @@ def _is_plain(hdu: fastfits.PlainHDU) -> bool:
     )
 
 
-def _own_array(size: int) -> np.ndarray:
+def _own_bytes(size: int) -> np.ndarray:
     """Return an array that the thread reuses: allocating memory costs more than the sums."""
     if getattr(_memory, "array", np.empty(0)).size < size:
-        _memory.array = np.empty(size, ">f4")
+        _memory.array = np.empty(size, np.uint8)
     return _memory.array[:size]
 
 
 def _corrected(product: Product, hdu: fastfits.PlainHDU, provenance: Provenance) -> Parts:
-    """Return the bytes of the HDU of the corrected image; the pixels are in a reused array."""
-    data = _corrected_pixels(product, hdu)
+    """Return the bytes of the HDU of the corrected image, in a reused array."""
     text = _header_text(hdu.header, product, provenance)
-    header = with_checksums(text, data.view("u4").ravel()).encode("ascii")
-    return header, data.data.cast("B"), bytes(-data.nbytes % BLOCK)
+    start, stop = len(text), len(text) + hdu.size
+    # One write of all bytes lets other threads run.
+    whole = _own_bytes(stop + -hdu.size % BLOCK)
+    data = whole[start:stop].view(">f4").reshape(hdu.shape)
+    _correct(product, hdu, data)
+    text = with_checksums(text, data.view("u4").ravel())
+    whole[:start] = np.frombuffer(text.encode("ascii"), np.uint8)
+    whole[stop:] = 0
+    return (whole.data,)
 
 
-def _corrected_pixels(product: Product, hdu: fastfits.PlainHDU) -> np.ndarray:
-    """Return the corrected pixels in a reused array."""
+def _correct(product: Product, hdu: fastfits.PlainHDU, data: np.ndarray) -> None:
+    """Fill an array with the corrected pixels."""
     frame = product.frame
-    data = _own_array(hdu.shape[0] * hdu.shape[1]).reshape(hdu.shape)
     with open(frame.source.path, "rb", buffering=0) as file:
         fastfits.fill_from(file, hdu.offset, data)
     if product.lyot is not None or not frame.correction.is_level:
-        return corrected_data(product, data)
+        data[:] = corrected_data(product, data)
+        return
     missing = frame.missing(data)
     kept = None if missing is None else data[missing]
     words = data.view("u4").ravel()
@@ -152,7 +158,6 @@ def _corrected_pixels(product: Product, hdu: fastfits.PlainHDU) -> np.ndarray:
     if kept is not None:
         # Later programs must recognise the fill values.
         data[missing] = kept
-    return data
 
 
 def _header_text(header: fastfits.RawHeader, product: Product, provenance: Provenance) -> str:

@@ -100,7 +100,7 @@ def splice_places(
     headers = headers or {}
     for index in sorted({*replaced, *headers}):
         start, data, stop = places[index]
-        _copy(raw, stream, start - position)
+        _copy(raw, stream, position, start)
         if index in replaced:
             content = replaced[index]
             for part in content if isinstance(content, tuple) else content():
@@ -109,13 +109,15 @@ def splice_places(
         else:
             stream.write(headers[index])
             position = data
-        raw.seek(position)
-    _copy(raw, stream, None)
+    _copy(raw, stream, position, None)
 
 
-def _copy(raw: BinaryIO, stream: BinaryIO, count: int | None) -> None:
-    """Copy a number of bytes between streams, or all remaining bytes (`None`)."""
-    count = _copy_by_kernel(raw, stream, count)
+def _copy(raw: BinaryIO, stream: BinaryIO, start: int, stop: int | None) -> None:
+    """Copy bytes between two positions, or to the end (`None`), from one stream to another."""
+    if start == stop:
+        return
+    raw.seek(start)
+    count = _copy_by_kernel(raw, stream, None if stop is None else stop - start)
     while count is None or count > 0:
         part = raw.read(COPIED if count is None else min(count, COPIED))
         if not part:
