@@ -532,15 +532,17 @@ def test_smoothing_of_a_rotated_image():
     assert_allclose(row[1] ** 2 / 2, row[5], rtol=0.05)
 
 
-@pytest.mark.parametrize("angle", [0.002, 0.01, 0.02, 0.03])
+@pytest.mark.parametrize("angle", [0.002, 0.01, 0.02, 0.03, 0.045])
 def test_smoothing_where_neighbours_change_sides(angle):
-    # Each sample lies half of the way between the pixels of the two images.
+    # Each sample lies half of the way between the pixels of the two images. At the largest angle,
+    # the nearest pixel changes.
     a, b = noise_pair((60, 64), (60, 64))
     ys, xs, cells = np.array([12, 44]), np.array([11, 43]), np.zeros((1, 2), np.intp)
     maps = affine_map([[1, -angle], [angle, 1]], (-27 * angle, 28 * angle), ys, xs)
     row = difference_cells(a, b, ys, xs, *maps, cells, 5.0, 1.0, False)[0]
     y, x = np.indices((33, 33)) - 16.0
-    offset = np.abs(0.5 * angle * np.stack([y, x]))
+    offset = angle * np.stack([y, x])
+    offset = 0.5 * np.abs(offset - np.round(offset))
     expected = np.mean(np.prod(1 - 2 * offset * (1 - offset), axis=0))
     assert_allclose(row[5], expected, rtol=0.01)
 
@@ -555,6 +557,27 @@ def test_centroid_is_that_of_the_samples(shift):
     for plane, column in ((x, 3), (y, 4)):
         row = difference_cells(plane, np.zeros(shape), ys, xs, *maps, cells, 1e6, 1.0, False)[0]
         assert_allclose(row[0], row[column], atol=1e-3)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("side", [41, 43])
+def test_map_of_sources_hides_no_good_pixel(side, dtype):
+    # Between bad pixels, single good ones have no place in the map as sources.
+    a, b = noise_pair((side, side), (side, side), dtype=dtype)
+    bad = np.ones((side, side), bool)
+    bad[1::3, 2::3] = False
+    bad[:20, :14] = True
+    bad[-1, -1] = False
+    a[bad] = b[bad] = np.nan
+    ys, xs, cells = grid_of(a.shape, 6)
+    lattice = pairs.Lattice(ys, xs, *affine_map(rotation(0), (0, 0), ys, xs))
+    clipping = pairs.Clipping(CLIP, TRUNCATION)
+    peaks = pairs.peak_map(a), pairs.peak_map(b)
+    assert np.isneginf(peaks[0]).any()
+    expected = pairs.difference_cells(a, b, lattice, cells, clipping)
+    found = pairs.difference_cells(a, b, lattice, cells, clipping, peaks)
+    assert found["good"].sum() == (~bad).sum()
+    assert_array_equal(found["good"], expected["good"])
 
 
 @pytest.mark.parametrize("angle", [0.0, 0.1, 0.8, np.pi])

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from libc.math cimport erf, exp, fabs, floor, ilogb, ldexp, log, sqrt
+from libc.math cimport erf, exp, fabs, floor, ilogb, isinf, ldexp, log, sqrt
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy, memset
 
@@ -19,6 +19,7 @@ cdef extern from "_loops.h" nogil:
     enum:
         LM_ROUGH
         LM_PEAK
+        LM_REACH
     float LM_BAD_f
     double LM_BAD_d
     int lm_run_f(const float *, const float *, Py_ssize_t, Py_ssize_t, Py_ssize_t, Py_ssize_t, int,
@@ -33,11 +34,11 @@ cdef extern from "_loops.h" nogil:
                    Py_ssize_t, Py_ssize_t, int, int, const lm_weight *, double *, double *,
                    Py_ssize_t, double *, double *)
     int lm_wide_f(const float *, const float *, Py_ssize_t, Py_ssize_t, Py_ssize_t, Py_ssize_t,
-                  Py_ssize_t, Py_ssize_t, int, int, const lm_weight *, float *, float *,
-                  Py_ssize_t, double *, double *)
+                  Py_ssize_t, Py_ssize_t, int, int, const lm_weight *, double, const double *,
+                  float *, float *, Py_ssize_t, double *)
     int lm_wide_d(const double *, const double *, Py_ssize_t, Py_ssize_t, Py_ssize_t, Py_ssize_t,
-                  Py_ssize_t, Py_ssize_t, int, int, const lm_weight *, double *, double *,
-                  Py_ssize_t, double *, double *)
+                  Py_ssize_t, Py_ssize_t, int, int, const lm_weight *, double, const double *,
+                  double *, double *, Py_ssize_t, double *)
     int lm_good_f(const float *, Py_ssize_t, int, int)
     int lm_good_d(const double *, Py_ssize_t, int, int)
     float lm_middle_f(const float *, int)
@@ -47,11 +48,17 @@ cdef extern from "_loops.h" nogil:
     void lm_moments_f(const float *, const float *, int, float, float, float, float, double *)
     void lm_moments_d(const double *, const double *, int, double, double, double, double,
                       double *)
-    void lm_weighted_f(const float *, const float *, int, int, float, float, float, double *, int *)
-    void lm_weighted_d(const double *, const double *, int, int, double, double, double, double *, int *)
-    int lm_find_f(const float *, int, float, float, int, int *)
+    void lm_weighted_f(const float *, const float *, int, int, float, float, float, double *,
+                       float *)
+    void lm_weighted_d(const double *, const double *, int, int, double, double, double, double *,
+                       double *)
+    double lm_smooth_f(int, int, const lm_weight *, double, const double *)
+    double lm_smooth_d(int, int, const lm_weight *, double, const double *)
+    int lm_find_f(const float *, int, float, float, int *)
+    int lm_find_d(const double *, int, double, double, int *)
+    int lm_bright_f(const float *, const float *, Py_ssize_t, int, int, float, float, float)
+    int lm_bright_d(const double *, const double *, Py_ssize_t, int, int, double, double, double)
     int lm_counted_f(const float *, int, float)
-    int lm_find_d(const double *, int, double, double, int, int *)
     int lm_counted_d(const double *, int, double)
     void lm_peaks_f(const float *, Py_ssize_t, int, int, float *, float *)
     void lm_peaks_d(const double *, Py_ssize_t, int, int, double *, float *)
@@ -83,8 +90,6 @@ cdef enum:
     N_ITER = 12
     # Cells that the rough scatter of a pair is found from.
     N_ROUGH_CELLS = 15
-    # Two images show a source within this many pixels.
-    REACH = 2
 # Counts that are farther out than this many typical ones are outliers.
 cdef double FAR = 20.0
 # The neighbours of an outlier of so many sigma go with it: interpolation spread it.
@@ -195,7 +200,7 @@ cdef Limits _limits(clipping) except *:
 
 
 cdef int _any_good(
-    const pixel *image, const Place *place,
+    const pixel *image, const Place *place, const Peaks *peaks,
     Py_ssize_t y0, Py_ssize_t y1, Py_ssize_t x0, Py_ssize_t x1, Py_ssize_t margin,
 ) noexcept nogil:
     """Whether the section of a block that lies on the image has a good pixel.
@@ -204,6 +209,7 @@ cdef int _any_good(
     """
     cdef Py_ssize_t low_y = max(y0 - margin, 0), low_x = max(x0 - margin, 0)
     cdef Py_ssize_t high_y = min(y1 + margin, place.ny), high_x = min(x1 + margin, place.nx)
+    cdef const pixel *first
     if high_y <= low_y or high_x <= low_x:
         return False
     if (low_y < place.y0 or low_x < place.x0 or high_y > place.y1 or high_x > place.x1):
@@ -214,10 +220,24 @@ cdef int _any_good(
     x1 = min(x1, place.nx)
     if y1 <= y0 or x1 <= x0:
         return False
+    first = image + y0 * place.step + x0
+    # The map of sources is sooner read than many bad pixels.
     if pixel is float:
-        return lm_good_f(image + y0 * place.step + x0, place.step, y1 - y0, x1 - x0)
+        if lm_good_f(first, place.step, 1, x1 - x0):
+            return True
+        return not _is_empty(peaks, y0, y1, x0, x1) and lm_good_f(
+            first, place.step, y1 - y0, x1 - x0)
     else:
-        return lm_good_d(image + y0 * place.step + x0, place.step, y1 - y0, x1 - x0)
+        if lm_good_d(first, place.step, 1, x1 - x0):
+            return True
+        return not _is_empty(peaks, y0, y1, x0, x1) and lm_good_d(
+            first, place.step, y1 - y0, x1 - x0)
+
+
+cdef bint _is_empty(const Peaks *peaks, Py_ssize_t y0, Py_ssize_t y1, Py_ssize_t x0,
+                    Py_ssize_t x1) noexcept nogil:
+    """Whether the map of sources excludes good pixels in a section of an image."""
+    return peaks.values != NULL and isinf(_highest_peak(peaks, y0, y1 - 1, x0, x1 - 1))
 
 
 cdef Place _place(const pixel[:, ::1] image, part) except *:
@@ -257,8 +277,9 @@ cdef class _Pair:
     cdef Place in_b
     cdef Peaks peaks_a
     cdef Peaks peaks_b
-    # The largest cell's number of samples.
+    # The largest cell's number of samples, and of columns.
     cdef Py_ssize_t size
+    cdef Py_ssize_t width
     cdef object owners
 
     def __init__(self, lattice, peaks):
@@ -269,6 +290,7 @@ cdef class _Pair:
         for i in range(self.xs.shape[0] - 1):
             width = max(width, self.xs[i + 1] - self.xs[i] + 1)
         self.size = height * width
+        self.width = width
         self.owners = peaks
         self.peaks_a = _peaks_of(peaks[0])
         self.peaks_b = _peaks_of(peaks[1])
@@ -477,7 +499,8 @@ def peak_map(const pixel[:, ::1] image):
     -------
     peaks : `~numpy.ndarray` of float32, shape (ceil(ny / 4), ceil(nx / 4))
         For each block of 4 x 4 pixels the maximum, over it and its neighbours, of
-        the minimum of 2 x 2 pixels: of a star 2 pixels wide 0.3 to 0.6 of the peak.
+        the minimum of 2 x 2 pixels: of a star 2 pixels wide 0.3 to 0.6 of the peak. It is minus
+        infinity where all pixels are bad.
     """
     cdef Py_ssize_t ny = image.shape[0], nx = image.shape[1], y, rows
     cdef Py_ssize_t n_y = (ny + LM_PEAK - 1) // LM_PEAK, n_x = (nx + LM_PEAK - 1) // LM_PEAK
@@ -534,20 +557,26 @@ cdef void _weigh(_Pair pair, const Box *box, const Map *m, double level_a, doubl
     the same in all cells, so that what two PSFs move between pixels still adds up to nothing.
     """
     cdef Py_ssize_t by, bx, y, x, y0, y1, x0, x1, width = box.x1 - box.x0, there_y, there_x
-    cdef double dy, dx, height, off
+    cdef Py_ssize_t first = box.x0 // LM_PEAK, number = (box.x1 - 1) // LM_PEAK + 1 - first
+    cdef double dy, dx, height, off, least = level_a + NOISE_PEAK * scatter
     cdef pixel w
     cdef pixel *row = weight
+    cdef const float *peaks
     for by in range(box.y0 // LM_PEAK, (box.y1 - 1) // LM_PEAK + 1):
         y0 = max(LM_PEAK * by, box.y0)
         y1 = min(LM_PEAK * (by + 1), box.y1)
         dy = 0.5 * (y0 + y1 - 1) - box.y0
-        for bx in range(box.x0 // LM_PEAK, (box.x1 - 1) // LM_PEAK + 1):
+        peaks = pair.peaks_a.values + by * pair.peaks_a.nx
+        for x in range(width):
+            row[x] = 1
+        for bx in range(first, first + number):
+            if not peaks[bx] > least:
+                continue
             x0 = max(LM_PEAK * bx, box.x0)
             x1 = min(LM_PEAK * (bx + 1), box.x1)
             dx = 0.5 * (x0 + x1 - 1) - box.x0
-            height = pair.peaks_a.values[by * pair.peaks_a.nx + bx] - level_a
-            w = 1
-            if height > NOISE_PEAK * scatter and pair.peaks_b.values != NULL:
+            height = peaks[bx] - level_a
+            if pair.peaks_b.values != NULL:
                 there_x = _block(
                     m.x + dx * m.dxx + dy * m.dxy + dx * dy * m.twist_x, pair.peaks_b.nx)
                 there_y = _block(
@@ -557,10 +586,10 @@ cdef void _weigh(_Pair pair, const Box *box, const Map *m, double level_a, doubl
             off = min(UNSURE * (height / scatter - NOISE_PEAK), 1e3)
             if off > 0:
                 w = <pixel> (1.0 / (1.0 + off * off))
-            for x in range(x0 - box.x0, x1 - box.x0):
-                row[x] = w
-        for y in range(y0 + 1, y1):
-            memcpy(row + (y - y0) * width, row, width * sizeof(pixel))
+                for x in range(x0 - box.x0, x1 - box.x0):
+                    row[x] = w
+        for y in range(1, y1 - y0):
+            memcpy(row + y * width, row, width * sizeof(pixel))
         row += (y1 - y0) * width
 
 
@@ -568,20 +597,17 @@ cdef bint _shown_by_both(const pixel *diff, const pixel *bright, Py_ssize_t ny, 
                          Py_ssize_t y, Py_ssize_t x, pixel centre, pixel level,
                          pixel off) noexcept nogil:
     """Whether a difference is small beside a source that both images show within reach."""
-    cdef Py_ssize_t i, j, at = y * nx + x
-    cdef pixel least, d
+    cdef Py_ssize_t at = y * nx + x, y0 = max(y - LM_REACH, 0), x0 = max(x - LM_REACH, 0)
+    cdef Py_ssize_t rows = min(y + LM_REACH + 1, ny) - y0, columns = min(x + LM_REACH + 1, nx) - x0
+    cdef pixel least = <pixel> (2 / SHARED_NEAR) * off
     # Twice the lower of the two images, above its level.
     if bright[at] - level - off >= <pixel> (2 / SHARED) * off:
         return True
-    least = <pixel> (2 / SHARED_NEAR) * off
-    for i in range(max(y - REACH, 0), min(y + REACH + 1, ny)):
-        for j in range(max(x - REACH, 0), min(x + REACH + 1, nx)):
-            at = i * nx + j
-            d = diff[at] - centre
-            # A bad sample's difference is far larger than its sum.
-            if bright[at] - level - (d if d > 0 else -d) >= least:
-                return True
-    return False
+    at = y0 * nx + x0
+    if pixel is float:
+        return lm_bright_f(diff + at, bright + at, nx, rows, columns, centre, level, least)
+    else:
+        return lm_bright_d(diff + at, bright + at, nx, rows, columns, centre, level, least)
 
 
 cdef inline void _count(double *sums, pixel *weight, pixel w, pixel off, Py_ssize_t y,
@@ -598,20 +624,16 @@ cdef inline void _count(double *sums, pixel *weight, pixel w, pixel off, Py_ssiz
 
 cdef void _judge_outliers(const pixel *diff, const pixel *bright, pixel *weight, Py_ssize_t ny,
                           Py_ssize_t nx, const Kept *kept, double level, double far,
-                          bint sources, const int *outside, int *lost,
-                          double *sums) noexcept nogil:
+                          bint sources, int *lost, double *sums) noexcept nogil:
     """Give outliers no weight but in sources, nor the neighbours of those beyond ``far``."""
     cdef Py_ssize_t y, x, i, j, k, at, n_lost = 0
-    cdef int n_outside = 0
+    cdef int n_outside
     cdef pixel low = <pixel> kept.low, high = <pixel> kept.high, centre = <pixel> kept.centre
     cdef pixel w, off
-    for y in range(ny):
-        if outside[y] == 0:
-            continue
-        if pixel is float:
-            n_outside += lm_find_f(diff + y * nx, nx, low, high, y * nx, lost + n_outside)
-        else:
-            n_outside += lm_find_d(diff + y * nx, nx, low, high, y * nx, lost + n_outside)
+    if pixel is float:
+        n_outside = lm_find_f(diff, ny * nx, low, high, lost)
+    else:
+        n_outside = lm_find_d(diff, ny * nx, low, high, lost)
     for k in range(n_outside):
         at = lost[k]
         w = weight[at]
@@ -662,6 +684,7 @@ cdef void _locate(_Pair pair, const pixel *diff, const pixel *bright, const Box 
                   Cell *cell) noexcept nogil:
     """Find the location of a cell: sources that both images show stay in it, outliers do not."""
     cdef Py_ssize_t ny = box.y1 - box.y0, nx = box.x1 - box.x0, n = ny * nx, i
+    cdef pixel *columns = weight + n
     cdef Kept kept = _clip(diff, bright, n, limits, rough, cell)
     cdef double level = 2 * cell.brightness, far, level_a, level_b, shift = 1.0
     cdef double sums[6]
@@ -691,10 +714,10 @@ cdef void _locate(_Pair pair, const pixel *diff, const pixel *bright, const Box 
         _narrow(&kept)
         shift = _lost_shift(&kept, cell.scatter)
     if pixel is float:
-        lm_weighted_f(diff, weight, ny, nx, kept.low, kept.high, kept.centre, sums, lost)
+        lm_weighted_f(diff, weight, ny, nx, kept.low, kept.high, kept.centre, sums, columns)
     else:
-        lm_weighted_d(diff, weight, ny, nx, kept.low, kept.high, kept.centre, sums, lost)
-    _judge_outliers(diff, bright, weight, ny, nx, &kept, level, far, sources, lost, lost + ny, sums)
+        lm_weighted_d(diff, weight, ny, nx, kept.low, kept.high, kept.centre, sums, columns)
+    _judge_outliers(diff, bright, weight, ny, nx, &kept, level, far, sources, lost, sums)
     cell.weight = sums[0]
     cell.square = sums[1]
     cell.kept = <Py_ssize_t> sums[5]
@@ -729,12 +752,12 @@ cdef void _store(const Cell *cell, MeasuredCell *row) noexcept nogil:
 
 
 def rough_scatter(const pixel[:, ::1] a, const pixel[:, ::1] b, lattice,
-                  const Py_ssize_t[:, ::1] cells, parts=(None, None)):
+                  const Py_ssize_t[:, ::1] cells, peaks=(None, None), parts=(None, None)):
     """Find the typical scatter of the differences, from some cells all over the overlap.
 
     Parameters
     ----------
-    a, b, lattice, cells, parts
+    a, b, lattice, cells, peaks, parts
         See `difference_cells`.
 
     Returns
@@ -742,7 +765,7 @@ def rough_scatter(const pixel[:, ::1] a, const pixel[:, ::1] b, lattice,
     scatter : float
         Median over the cells of the scaled median absolute deviation; 0 if there is none.
     """
-    cdef _Pair pair = _Pair(lattice, (None, None))
+    cdef _Pair pair = _Pair(lattice, peaks)
     cdef Py_ssize_t n_cells = cells.shape[0], i, k, n, found = 0
     cdef double scales[N_ROUGH_CELLS]
     cdef double centre
@@ -784,11 +807,12 @@ cdef int _readable(_Pair pair, const pixel *first, const pixel *second, Py_ssize
     cdef Box box = pair.box(iy, ix)
     cdef double x[4]
     cdef double y[4]
-    cdef int good = _any_good(first, &pair.in_a, box.y0, box.y1, box.x0, box.x1, 1)
+    cdef int good = _any_good(first, &pair.in_a, &pair.peaks_a, box.y0, box.y1, box.x0, box.x1, 1)
     if good <= 0:
         return good
     pair.corners(iy, ix, x, y)
-    good = _any_good(second, &pair.in_b, _lowest(y), _highest(y), _lowest(x), _highest(x), 0)
+    good = _any_good(second, &pair.in_b, &pair.peaks_b, _lowest(y), _highest(y), _lowest(x),
+                     _highest(x), 0)
     return -2 if good < 0 else good
 
 
@@ -842,8 +866,8 @@ def difference_cells(const pixel[:, ::1] a, const pixel[:, ::1] b, lattice,
     result = np.zeros(len(cells), CELL)
     cdef MeasuredCell[::1] rows = result
     cdef double *work = <double *> malloc((pair.size + 1) * sizeof(double))
-    cdef pixel *diff = <pixel *> malloc(3 * pair.size * sizeof(pixel))
-    cdef int *lost = <int *> malloc((2 * pair.size + 1) * sizeof(int))
+    cdef pixel *diff = <pixel *> malloc((3 * pair.size + 5 * pair.width) * sizeof(pixel))
+    cdef int *lost = <int *> malloc((pair.size + 1) * sizeof(int))
     if work == NULL or diff == NULL or lost == NULL:
         free(work)
         free(diff)
@@ -906,26 +930,26 @@ def difference_samples(const pixel[:, ::1] a, const pixel[:, ::1] b, lattice, ce
     pair.in_b = _place(b, None)
     dtype = np.float32 if pixel is float else np.float64
     n = (box.y1 - box.y0) * (box.x1 - box.x0)
-    values = np.zeros((3, n), dtype)
-    cdef pixel[:, ::1] value = values
-    cdef int[::1] lost = np.empty(2 * n + 1, np.intc)
+    values = np.zeros(3 * n + 5 * pair.width, dtype)
+    cdef pixel[::1] value = values
+    cdef int[::1] lost = np.empty(n + 1, np.intc)
     cdef double[::1] work = np.empty(n + 1)
     good = np.zeros(n, bool)
     if pair.make_map(iy, ix, &m):
-        _sample_cell(&a[0, 0], &pair.in_a, &b[0, 0], &pair.in_b, &box, &m, &value[0, 0],
-                     &value[1, 0], &out)
+        _sample_cell(&a[0, 0], &pair.in_a, &b[0, 0], &pair.in_b, &box, &m, &value[0],
+                     &value[n], &out)
         if out.good > 0:
             pair.corners(iy, ix, x, y)
-            _locate(pair, &value[0, 0], &value[1, 0], &box, &m, x, y, &limits, rough,
-                    &value[2, 0], &lost[0], &work[0], True, &out)
-        good = values[0] != dtype(_bad(&value[0, 0]))
+            _locate(pair, &value[0], &value[n], &box, &m, x, y, &limits, rough,
+                    &value[2 * n], &lost[0], &work[0], True, &out)
+        good = values[:n] != dtype(_bad(&value[0]))
     rows, columns = np.divmod(np.flatnonzero(good), box.x1 - box.x0)
     kinds = [("difference", dtype), ("brightness", dtype), ("y", "i4"), ("x", "i4"),
              ("weight", dtype)]
     samples = np.empty(len(rows), kinds)
-    samples["difference"] = values[0, good]
-    samples["brightness"] = 0.5 * values[1, good]
+    samples["difference"] = values[:n][good]
+    samples["brightness"] = 0.5 * values[n : 2 * n][good]
     samples["y"] = rows + box.y0
     samples["x"] = columns + box.x0
-    samples["weight"] = values[2, good]
+    samples["weight"] = values[2 * n : 3 * n][good]
     return samples

@@ -7,8 +7,10 @@
 #ifndef LEVELMATCH_LOOPS_H
 #define LEVELMATCH_LOOPS_H
 
+#include <math.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <string.h>
 
 #if defined(_MSC_VER)
 #define LM_RESTRICT __restrict
@@ -39,9 +41,6 @@
 /* Sums of this many values are exact enough in the images' own precision. */
 #define LM_CHUNK 256
 
-/* Values that are looked at together for the few outliers among them. */
-#define LM_GROUP 16
-
 /* The first, rough median and scatter of a cell come from at most this many values. */
 #define LM_ROUGH 96
 #define LM_HALVINGS 60
@@ -53,6 +52,11 @@
 /* Stands for a bad sample: outside of all bounds, and finite, so that 0 times it is 0. */
 #define LM_BAD_f 3e38f
 #define LM_BAD_d 1e300
+
+/* Two images show a source within this many pixels. */
+#define LM_REACH 2
+/* Positions along each axis from which the mean variance of a block's samples is found. */
+#define LM_TRIED_SIDE 8
 
 /* Rows and columns of a block of a peak map. */
 #define LM_PEAK 4

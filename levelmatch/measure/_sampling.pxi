@@ -14,6 +14,9 @@ cdef double SNAP = 1e-3
 # Sampling a block at once is tried if the map's Jacobian differs from one by less than this, the
 # absolute values of all elements added up.
 cdef double ALIKE = 0.1
+# Largest distance, in pixels, of positions in the second image from one of its pixels for which
+# its neighbours suffice.
+cdef double WITHIN = 0.999
 cdef enum:
     # Least number of rows and columns of a block that is sampled at once.
     MIN_BLOCK = 16
@@ -252,7 +255,7 @@ cdef bint _sample_block(
     """Fill a block of a raster at once, if possible; return whether it was.
 
     It is where the two images' pixels are so much alike that over the block the
-    nearest pixel stays the same step away.
+    nearest pixel stays the same step away, or one of two.
     """
     cdef Py_ssize_t nx = x1 - x0, ny = y1 - y0, rx, ry, k
     cdef double right = nx - 1, top = ny - 1, share = 1.0 - m.half
@@ -260,32 +263,40 @@ cdef bint _sample_block(
     cdef double at[4][4]
     cdef int side[4]
     cdef double sign[4]
+    cdef double inverse[4]
     cdef lm_weight w[4]
-    cdef lm_weight ox, oy
-    cdef double x_sum = 0.0, y_sum = 0.0
+    cdef lm_weight o[2]
+    # Sums over the good samples of column and row, and over all of the offsets.
+    cdef double sums[4]
+    cdef double most[2]
     cdef int good
     cdef bint wide = False
     if not (fabs(m.x) < 1e9 and fabs(m.y) < 1e9):
         return False
-    ox.start = m.x
-    ox.along = m.dxx - 1.0
-    ox.up = m.dxy
-    ox.twist = m.twist_x
-    oy.start = m.y
-    oy.along = m.dyx
-    oy.up = m.dyy - 1.0
-    oy.twist = m.twist_y
-    rx = <Py_ssize_t> floor(_weight(&ox, 0.5 * right, 0.5 * top) + 0.5)
-    ry = <Py_ssize_t> floor(_weight(&oy, 0.5 * right, 0.5 * top) + 0.5)
-    ox.start -= rx
-    oy.start -= ry
+    o[0] = lm_weight(m.x, m.dxx - 1.0, m.dxy, m.twist_x)
+    o[1] = lm_weight(m.y, m.dyx, m.dyy - 1.0, m.twist_y)
+    rx = <Py_ssize_t> floor(_weight(&o[0], 0.5 * right, 0.5 * top) + 0.5)
+    ry = <Py_ssize_t> floor(_weight(&o[1], 0.5 * right, 0.5 * top) + 0.5)
+    o[0].start -= rx
+    o[1].start -= ry
+    inverse[:] = [m.ixx, m.ixy, m.iyx, m.iyy]
+    most[:] = [0.0, 0.0]
     for k in range(4):
-        at[2][k] = _weight(&ox, right * (k % 2), top * (k // 2))
-        at[3][k] = _weight(&oy, right * (k % 2), top * (k // 2))
+        at[2][k] = _weight(&o[0], right * (k % 2), top * (k // 2))
+        at[3][k] = _weight(&o[1], right * (k % 2), top * (k // 2))
         at[0][k] = -(m.ixx * at[2][k] + m.ixy * at[3][k])
         at[1][k] = -(m.iyx * at[2][k] + m.iyy * at[3][k])
+        most[0] = max(most[0], fabs(at[2][k]))
+        most[1] = max(most[1], fabs(at[3][k]))
+    if most[0] > 0.5 or most[1] > 0.5:
+        # The nearest pixel changes. No offset from it is larger than half a pixel.
+        wide = True
+        for k in range(2):
+            sign[k] = (fabs(inverse[2 * k]) * min(most[0], 0.5)
+                       + fabs(inverse[2 * k + 1]) * min(most[1], 0.5))
+            at[k][:] = [-sign[k], sign[k], -sign[k], sign[k]]
     for k in range(4):
-        if not _find_side(at[k], 1.0 if k < 2 else 0.5, &side[k]):
+        if not _find_side(at[k], 1.0 if k < 2 else WITHIN, &side[k]):
             return False
         wide = wide or side[k] == BOTH
     if not (
@@ -297,54 +308,58 @@ cdef bint _sample_block(
     for k in range(4):
         side[k] = side[k] != 0 if wide else side[k]
         sign[k] = side[k]
-    w[0] = _mix(-sign[0] * m.ixx, &ox, -sign[0] * m.ixy, &oy)
-    w[1] = _mix(-sign[1] * m.iyx, &ox, -sign[1] * m.iyy, &oy)
-    w[2] = _mix(share * sign[2], &ox, 0.0, &oy)
-    w[3] = _mix(0.0, &ox, share * sign[3], &oy)
-    if pixel is float:
-        good = (lm_wide_f if wide else lm_block_f)(
-            a + y0 * in_a.step + x0, b + ry * in_b.step + rx, side[0], side[1] * in_a.step,
-            in_a.step, side[2], side[3] * in_b.step, in_b.step, ny, nx, w, diff, bright, width,
-            &x_sum, &y_sum)
+    sums[:] = [0.0, 0.0, 0.0, 0.0]
+    if wide:
+        if pixel is float:
+            good = lm_wide_f(
+                a + y0 * in_a.step + x0, b + ry * in_b.step + rx, side[0], side[1] * in_a.step,
+                in_a.step, side[2], side[3] * in_b.step, in_b.step, ny, nx, o, m.half, inverse,
+                diff, bright, width, sums)
+            cell.smooth += nx * ny * lm_smooth_f(ny, nx, o, m.half, inverse)
+        else:
+            good = lm_wide_d(
+                a + y0 * in_a.step + x0, b + ry * in_b.step + rx, side[0], side[1] * in_a.step,
+                in_a.step, side[2], side[3] * in_b.step, in_b.step, ny, nx, o, m.half, inverse,
+                diff, bright, width, sums)
+            cell.smooth += nx * ny * lm_smooth_d(ny, nx, o, m.half, inverse)
     else:
-        good = (lm_wide_d if wide else lm_block_d)(
-            a + y0 * in_a.step + x0, b + ry * in_b.step + rx, side[0], side[1] * in_a.step,
-            in_a.step, side[2], side[3] * in_b.step, in_b.step, ny, nx, w, diff, bright, width,
-            &x_sum, &y_sum)
+        w[0] = _mix(-sign[0] * m.ixx, &o[0], -sign[0] * m.ixy, &o[1])
+        w[1] = _mix(-sign[1] * m.iyx, &o[0], -sign[1] * m.iyy, &o[1])
+        w[2] = _mix(share * sign[2], &o[0], 0.0, &o[1])
+        w[3] = _mix(0.0, &o[0], share * sign[3], &o[1])
+        if pixel is float:
+            good = lm_block_f(
+                a + y0 * in_a.step + x0, b + ry * in_b.step + rx, side[0], side[1] * in_a.step,
+                in_a.step, side[2], side[3] * in_b.step, in_b.step, ny, nx, w, diff, bright, width,
+                &sums[0], &sums[1])
+        else:
+            good = lm_block_d(
+                a + y0 * in_a.step + x0, b + ry * in_b.step + rx, side[0], side[1] * in_a.step,
+                in_a.step, side[2], side[3] * in_b.step, in_b.step, ny, nx, w, diff, bright, width,
+                &sums[0], &sums[1])
+        sums[2] = nx * ny * _weight(&o[0], 0.5 * right, 0.5 * top)
+        sums[3] = nx * ny * _weight(&o[1], 0.5 * right, 0.5 * top)
+        cell.smooth += nx * ny * _mean_variance(w, ny, nx)
     cell.samples += 2 * nx * ny
     cell.good += good
-    cell.x += x_sum + good * <double> x0
-    cell.y += y_sum + good * <double> y0
-    cell.shift_x -= nx * ny * (m.ixx * _weight(&ox, 0.5 * right, 0.5 * top)
-                               + m.ixy * _weight(&oy, 0.5 * right, 0.5 * top))
-    cell.shift_y -= nx * ny * (m.iyx * _weight(&ox, 0.5 * right, 0.5 * top)
-                               + m.iyy * _weight(&oy, 0.5 * right, 0.5 * top))
-    cell.smooth += nx * ny * _mean_variance(w, ny, nx, wide)
+    cell.x += sums[0] + good * <double> x0
+    cell.y += sums[1] + good * <double> y0
+    cell.shift_x -= m.ixx * sums[2] + m.ixy * sums[3]
+    cell.shift_y -= m.iyx * sums[2] + m.iyy * sums[3]
     return True
 
 
-cdef double _mean_variance(const lm_weight *w, Py_ssize_t ny, Py_ssize_t nx,
-                           bint wide) noexcept nogil:
+cdef double _mean_variance(const lm_weight *w, Py_ssize_t ny, Py_ssize_t nx) noexcept nogil:
     """Mean over a block of the two images' sums of squared weights."""
-    cdef double total = 0.0, x, y
-    cdef Py_ssize_t i, j, n = 4
-    if not wide:
-        # Over the rows by Simpson's rule: the weights are linear along each.
-        x = 0.5 * (nx - 1)
-        for i in range(3):
-            y = 0.5 * i * (ny - 1)
-            total += (4.0 if i == 1 else 1.0) / 6.0 * (
-                _variance(_weight(&w[0], x, y), _weight(&w[1], x, y))
-                + _variance(_weight(&w[2], x, y), _weight(&w[3], x, y)))
-        return total
-    for i in range(n):
-        y = (i + 0.5) / n * ny - 0.5
-        for j in range(n):
-            x = (j + 0.5) / n * nx - 0.5
-            total += (
-                _variance(fabs(_weight(&w[0], x, y)), fabs(_weight(&w[1], x, y)))
-                + _variance(fabs(_weight(&w[2], x, y)), fabs(_weight(&w[3], x, y))))
-    return total / (n * n)
+    cdef double total = 0.0, x = 0.5 * (nx - 1), y
+    cdef Py_ssize_t i
+    # Over the rows by Simpson's rule: the weights are linear along each.
+    for i in range(3):
+        y = 0.5 * i * (ny - 1)
+        total += (4.0 if i == 1 else 1.0) / 6.0 * (
+            _variance(_weight(&w[0], x, y), _weight(&w[1], x, y))
+            + _variance(_weight(&w[2], x, y), _weight(&w[3], x, y)))
+    return total
 
 
 cdef inline double _weight(const lm_weight *w, double x, double y) noexcept nogil:

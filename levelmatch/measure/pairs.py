@@ -356,11 +356,11 @@ def measure_cells(a, b, grid, maps, cells, options):
     lattice = Lattice(grid.ys, grid.xs, *maps)
     pixels = same_type(a.pixels, b.pixels)
     parts = a.part, b.part
-    scatter = rough_scatter(*pixels, lattice, cells, parts)
-    clipping = clipping_of(options, scatter)
     # A star covers one much larger pixel, like a cosmic ray. The finer image distinguishes them.
     coarse = b.grid.pixel_area > COARSE**2 * a.grid.pixel_area
     peaks = a.peaks, None if coarse else b.peaks
+    scatter = rough_scatter(*pixels, lattice, cells, peaks, parts)
+    clipping = clipping_of(options, scatter)
     values = difference_cells(*pixels, lattice, cells, clipping, peaks, parts)
     size = grid.cell[0] * grid.cell[1]
     keep = values["kept"] >= max(2, MIN_FILLED * size)
