@@ -270,6 +270,41 @@ def test_redundancy_is_that_of_dense_algebra(k):
     assert_allclose(np.trace(left, axis1=1, axis2=2).sum(), k * len(first) - free.sum())
 
 
+@pytest.mark.parametrize(("k", "prior"), [(1, None), (1, 0.2), (3, None), (3, 0.2)])
+def test_dense_solutions_are_those_of_the_fronts(k, prior):
+    first, second, axes = mosaic(4, 5)
+    rng = np.random.default_rng(k)
+    root = rng.normal(0, 1, (len(first), k, k)) + 2 * np.eye(k)
+    gram = 30 * np.einsum("pji,pjk->pik", root, root)
+    rhs = np.einsum("pij,pj->pi", gram, rng.normal(size=(len(first), k)))
+    middle = tangent_axes(axes[first, 0] + axes[second, 0])
+    equations = Equations(first, second, gram, rhs, middle, axes)
+    free = np.ones((20, k), dtype=bool)
+    free[3] = free[7, 0] = False
+    solver, factors = Solver(equations, free, prior), rng.uniform(0.5, 1, (4, len(first)))
+    for factor, *found in zip(factors, *solver.solve_dense(factors), strict=True):
+        solved = solver.finish(solver.solve(factor))
+        left = np.trace(redundancy(equations, solved), axis1=1, axis2=2)
+        variance = solved.covariance_blocks()[:, 0, 0]
+        expected = equations.quadratic(solved.coefficients), left, variance
+        for one, other in zip(found, expected, strict=True):
+            assert_allclose(one, other, rtol=1e-8, atol=1e-12)
+
+
+def test_large_and_singular_systems_are_not_dense():
+    first, second, axes = mosaic(4, 5)
+    gram = np.ones((len(first), 1, 1))
+    equations = Equations(first, second, gram, gram[:, 0], axes[first], axes)
+    factors = np.ones((2, len(first)))
+    # No group is held, so the levels have no zero.
+    assert Solver(equations, np.ones((20, 1), dtype=bool), None).solve_dense(factors) is None
+    first, second, axes = mosaic(12, 12)
+    gram = np.ones((len(first), 1, 1))
+    equations = Equations(first, second, gram, gram[:, 0], axes[first], axes)
+    free = np.arange(144)[:, None] > 0
+    assert Solver(equations, free, None).solve_dense(np.ones((2, len(first)))) is None
+
+
 @pytest.mark.parametrize("size", [3, 40, 200])
 def test_entries_of_the_inverse(size):
     rng = np.random.default_rng(size)

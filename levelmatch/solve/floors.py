@@ -266,22 +266,31 @@ def error_inflation(floors, found, counted, prior):
     return inflation
 
 
-def _terms(floors, solver, values):
-    """Return d(log likelihood) / d(floor**2) and the variance of the levels, (n_sets,)."""
-    equations, precision = floors.equations, floors.precision(values)
-    solved = solver.finish(solver.solve(precision))
-    left = np.trace(redundancy(equations, solved), axis1=1, axis2=2)
-    quadratic = equations.quadratic(solved.coefficients)
-    own = equations.gram[:, 0, 0]
-    slope = 0.5 * floors.sum(own * precision * (precision * quadratic - left))
-    variance = solved.covariance_blocks()[:, 0, 0]
-    return slope, np.bincount(floors.component, variance, minlength=floors.n_sets)
+def _terms(floors, solver, grid):
+    """Return d(log likelihood) / d(floor**2) and the variance of the levels, (n_floors, n_sets)."""
+    own, n_sets = floors.equations.gram[:, 0, 0], floors.n_sets
+    precision = np.array([floors.precision(values) for values in grid])
+    found = solver.solve_dense(precision)
+    if found is None:
+        found = map(np.array, zip(*(_solved(solver, factor) for factor in precision), strict=True))
+    quadratic, left, variance = found
+    slope = 0.5 * own * precision * (precision * quadratic - left)
+    variance = [np.bincount(floors.component, values, minlength=n_sets) for values in variance]
+    return np.array([floors.sum(values) for values in slope]), np.array(variance)
+
+
+def _solved(solver, factor):
+    """Return for one set of weights what `Solver.solve_dense` returns for several."""
+    solved = solver.finish(solver.solve(factor))
+    left = np.trace(redundancy(solver.equations, solved), axis1=1, axis2=2)
+    quadratic = solver.equations.quadratic(solved.coefficients)
+    return quadratic, left, solved.covariance_blocks()[:, 0, 0]
 
 
 def _factors(floors, solver, found):
     """Return the factor of each set, given its floor."""
     odds, variance, likely = _posterior(floors, solver)
-    _, known = _terms(floors, solver, found)
+    _, known = _terms(floors, solver, found[None])
     ratio = np.sqrt(known / variance)
     low, high = np.ones(len(found)), np.full(len(found), 1e4)
     for _ in range(50):
@@ -312,8 +321,7 @@ def _posterior(floors, solver):
     ratio = LEAST_FLOOR * np.exp(np.arange(N_FLOORS)[:, None] * step)
     below = np.broadcast_to(BELOW[:, None], (len(BELOW), len(sigma)))
     grid = np.concatenate([below, ratio]) * sigma
-    terms = [_terms(floors, solver, values) for values in grid]
-    slope, variance = (np.array(t) for t in zip(*terms, strict=True))
+    slope, variance = _terms(floors, solver, grid)
     prior = np.minimum(1.0, USUAL_FLOOR * shown / ratio)
     logarithm = _integral(slope, grid)
     above = logarithm[len(BELOW) :]

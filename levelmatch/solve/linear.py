@@ -19,6 +19,7 @@ from threadpoolctl import ThreadpoolController
 from levelmatch.solve._fronts import Work, eliminate, invert, multiply, substitute
 
 __all__ = [
+    "LEAST_PIVOT",
     "Factors",
     "NormalMatrix",
     "conjugate_gradients",

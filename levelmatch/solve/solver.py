@@ -7,7 +7,7 @@ import numpy as np
 
 from levelmatch.exceptions import ConvergenceError
 from levelmatch.solve._pairs import links_in_series
-from levelmatch.solve.linear import Factors, conjugate_gradients
+from levelmatch.solve.linear import LEAST_PIVOT, Factors, conjugate_gradients
 
 __all__ = [
     "Solved",
@@ -24,6 +24,8 @@ MIN_BORROWED = 2000
 MAX_CHANGE = 3.0
 FEW = 0.01
 MAX_STEPS = 10
+# Largest number of elements of the design matrix of a dense system.
+MOST_DENSE = 2**13
 # Number of steps of a rough solution, which needs no factors; relative residual at which it ends.
 N_ROUGH = 30
 LEFT_ROUGH = 1e-3
@@ -63,6 +65,59 @@ class Solver:
             solved.lender = None
         solved.refine()
         return solved
+
+    def solve_dense(self, factors):
+        """Solve a small system for several sets of weights at once, as dense matrices.
+
+        Parameters
+        ----------
+        factors : `~numpy.ndarray`, shape (f, n)
+            Factors on the pairs' normal matrices.
+
+        Returns
+        -------
+        quadratic, left : `~numpy.ndarray`, shape (f, n)
+            Contribution of each pair to the objective for unit weight, and its redundancy.
+        variance : `~numpy.ndarray`, shape (f, m)
+            Variance of the level of each group.
+
+            `None` in place of the three for a large or singular system.
+        """
+        n, k = self.equations.rhs.shape
+        if n * k * self.free.size > MOST_DENSE:
+            return None
+        design, measured = self._dense_design()
+        weights = np.repeat(factors, k, axis=1)
+        normal = design.T @ (weights[:, :, None] * design)
+        diagonal = np.einsum("fii->fi", normal)
+        if self.prior is not None:
+            diagonal += (self.free * (np.arange(k) > 0) / self.prior**2).ravel()
+        scale = 1 / np.sqrt(np.where(diagonal > 0, diagonal, 1.0))
+        normal *= scale[:, :, None] * scale[:, None, :]
+        diagonal[diagonal <= 0] = 1.0
+        try:
+            pivots = np.einsum("fii->fi", np.linalg.cholesky(normal)) ** 2
+        except np.linalg.LinAlgError:
+            return None
+        if pivots.min() < LEAST_PIVOT:
+            return None
+        inverse = np.linalg.inv(normal) * (scale[:, :, None] * scale[:, None, :])
+        solution = inverse @ ((weights * measured) @ design)[:, :, None]
+        quadratic = np.square(measured - (design @ solution)[:, :, 0]).reshape(-1, n, k)
+        hat = weights * np.einsum("fri,ri->fr", design @ inverse, design)
+        variance = np.einsum("fii->fi", inverse)[:, ::k] * self.free[:, 0]
+        return quadratic.sum(axis=2), k - hat.reshape(-1, n, k).sum(axis=2), variance
+
+    def _dense_design(self):
+        """Return the design matrix and the measured values of the pairs, in their errors."""
+        equations = self.equations
+        n, k = equations.rhs.shape
+        one, two = equations.root @ equations.transfer
+        design = np.zeros((n, k, equations.n_groups, k))
+        design[np.arange(n), :, equations.first] += one
+        design[np.arange(n), :, equations.second] -= two
+        measured = np.einsum("pij,pj->pi", equations.root, equations.measured)
+        return (design * self.free).reshape(n * k, -1), measured.ravel()
 
     def rough(self, factor):
         """Return a rough solution for some factors, or `None` for few groups.
