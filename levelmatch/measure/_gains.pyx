@@ -31,6 +31,8 @@ cdef enum:
     # Number of independent values of a smooth pattern in an overlap that the fit takes up.
     PATTERN_TERMS = 5
     N_FREEDOM = 14
+# Cells with less than this fraction of the fullest one's samples are left out.
+cdef double MIN_FILLED = 0.3
 # Cells with residuals of more than this many sigma lose weight.
 cdef double CLIP = 5.0
 # Fraction of their trace that is added to the diagonal of normal matrices: none is singular.
@@ -546,14 +548,14 @@ cdef double _gain(const Layout *layout, double *a, double *b, Fit *fit, Block *b
     return gain
 
 
-def gain_of_cells(const int[:, ::1] index, const double[::1] count, const double[::1] first,
-                  const double[::1] second, const double[:, ::1] place):
+def gain_of_cells(const Py_ssize_t[:, ::1] index, const double[::1] count,
+                  const double[::1] first, const double[::1] second, const double[:, ::1] place):
     """Return the relative difference of the flux scales of two images, and its error.
 
     Parameters
     ----------
-    index : `~numpy.ndarray` of intc, shape (n, 2)
-        Row and column of each cell, from 0.
+    index : `~numpy.ndarray` of intp, shape (n, 2)
+        Row and column of each cell.
     count : `~numpy.ndarray`, shape (n,)
         Samples in each cell.
     first, second : `~numpy.ndarray`, shape (n,)
@@ -566,21 +568,31 @@ def gain_of_cells(const int[:, ::1] index, const double[::1] count, const double
     gain, error : float
         See `~levelmatch.measure.gains.flux_gain`.
     """
-    cdef Py_ssize_t n = count.shape[0], c, k = 6 if n >= MIN_QUADRATIC else 3, columns
+    cdef Py_ssize_t n = 0, c, i, k, columns
+    cdef Py_ssize_t low[2]
+    cdef Py_ssize_t high[2]
     cdef Layout layout
     cdef Fit fit
-    cdef double gain, error
+    cdef double gain, error, most = 0.0
+    if not len(index) == len(first) == len(second) == len(place) == len(count):
+        msg = f"count: {len(count)} for columns of other lengths"
+        raise ValueError(msg)
+    for c in range(count.shape[0]):
+        most = max(most, count[c])
+    for c in range(count.shape[0]):
+        if not count[c] >= MIN_FILLED * most:
+            continue
+        for i in range(2):
+            low[i] = min(low[i], index[c, i]) if n else index[c, i]
+            high[i] = max(high[i], index[c, i]) if n else index[c, i]
+        n += 1
     if n < MIN_CELLS:
         return np.nan, np.inf
-    if not len(index) == len(first) == len(second) == len(place) == n:
-        msg = f"count: {n} for columns of other lengths"
-        raise ValueError(msg)
+    k = 6 if n >= MIN_QUADRATIC else 3
     layout.n, layout.k = n, k
-    layout.ny = layout.nx = 1
-    for c in range(n):
-        layout.ny = max(layout.ny, index[c, 0] + 1)
-        layout.nx = max(layout.nx, index[c, 1] + 1)
-    columns = 2 * k + N_DERIVATIVES + 15
+    layout.ny = high[0] - low[0] + 1
+    layout.nx = high[1] - low[1] + 1
+    columns = 2 * k + N_DERIVATIVES + 17
     cdef double *buffer = <double *> malloc(columns * n * sizeof(double))
     cdef int *places = <int *> malloc(2 * n * sizeof(int))
     # A block has at least one cell on a side, so the grid has room for all blocks.
@@ -594,6 +606,7 @@ def gain_of_cells(const int[:, ::1] index, const double[::1] count, const double
         raise MemoryError
     cdef double *a = buffer
     cdef double *b = buffer + n
+    cdef double *where = buffer + (2 * k + N_DERIVATIVES + 15) * n
     cdef double **ends[12]
     ends[:] = [
         &layout.count, &layout.work, &fit.bright, &fit.alone, &fit.weight, &fit.residual,
@@ -604,14 +617,20 @@ def gain_of_cells(const int[:, ::1] index, const double[::1] count, const double
     fit.design = layout.terms + k * n
     layout.y, layout.x = places, places + n
     with nogil:
-        for c in range(n):
-            layout.y[c] = index[c, 0]
-            layout.x[c] = index[c, 1]
-            layout.number[(index[c, 0] + 1) * (layout.nx + 2) + index[c, 1] + 1] = c + 1
-            layout.count[c] = count[c]
-            a[c] = first[c]
-            b[c] = second[c]
-        _set_terms(&layout, &place[0, 0])
+        n = 0
+        for c in range(count.shape[0]):
+            if not count[c] >= MIN_FILLED * most:
+                continue
+            layout.y[n] = index[c, 0] - low[0]
+            layout.x[n] = index[c, 1] - low[1]
+            layout.number[(layout.y[n] + 1) * (layout.nx + 2) + layout.x[n] + 1] = n + 1
+            layout.count[n] = count[c]
+            a[n] = first[c]
+            b[n] = second[c]
+            where[2 * n] = place[c, 0]
+            where[2 * n + 1] = place[c, 1]
+            n += 1
+        _set_terms(&layout, where)
         gain = _gain(&layout, a, b, &fit, blocks, &error)
         free(buffer)
         free(places)

@@ -6,14 +6,21 @@ import numpy as np
 
 from levelmatch.measure.table import PAIR
 
-from libc.math cimport INFINITY, NAN, atan2, cos, fabs, floor, hypot, sin, sqrt
+from libc.math cimport INFINITY, NAN, atan2, cos, fabs, floor, hypot, isfinite, sin, sqrt
 from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memset
 
 cdef extern from "_median.h" nogil:
     double lm_median(double *, Py_ssize_t)
 
-__all__ = ["PAIR_CELL", "pair_cells", "set_other_frame", "summarise_cells", "summarise_pairs"]
+__all__ = [
+    "PAIR_CELL",
+    "cell_means",
+    "pair_cells",
+    "set_other_frame",
+    "summarise_cells",
+    "summarise_pairs",
+]
 
 cdef double ARCMIN = 180 * 60 / 3.141592653589793
 # Weight, in cells, of the prior that the cells scatter as their pixels' noise predicts.
@@ -186,6 +193,60 @@ def pair_cells(const MeasuredCell[::1] values, const Py_ssize_t[:, ::1] index,
             work[c] = value.smooth
         smooth = lm_median(&work[0], n)
     return cells_array, smooth
+
+
+def cell_means(const CellRow[::1] cells, const long long[:] samples):
+    """Return the means of all samples of two images in the cells of a pair, nothing clipped.
+
+    Parameters
+    ----------
+    cells : `~numpy.ndarray` of `PAIR_CELL`, shape (n,)
+        The cells; n is 1 or more.
+    samples : `~numpy.ndarray` of int64, shape (n,)
+        Number of good samples of each cell.
+
+    Returns
+    -------
+    index : `~numpy.ndarray` of intp, shape (n, 2)
+        Row and column of each cell.
+    count, first, second : `~numpy.ndarray`, shape (n,)
+        Number of differences, and the mean of each image. `None` instead of all if a mean is not
+        finite: sums of pixels near the largest number overflow.
+    place : `~numpy.ndarray`, shape (n, 2)
+        Coordinates of the cells on the plane that touches the sky at their centre.
+    """
+    cdef Py_ssize_t n = cells.shape[0], c, i
+    cdef double difference, bright
+    cdef double axes[9]
+    cdef bint finite = True
+    if samples.shape[0] != n:
+        msg = f"samples: {samples.shape[0]} for {n} cells"
+        raise ValueError(msg)
+    index_array, means_array = np.empty((n, 2), np.intp), np.empty((3, n))
+    place_array = np.empty((n, 2))
+    cdef Py_ssize_t[:, ::1] index = index_array
+    cdef double[:, ::1] means = means_array
+    cdef double[:, ::1] place = place_array
+    with nogil:
+        memset(axes, 0, sizeof(axes))
+        for c in range(n):
+            difference = cells[c].clipped + cells[c].star_diff / samples[c]
+            bright = cells[c].brightness + cells[c].star_flux / samples[c]
+            index[c, 0] = cells[c].y
+            index[c, 1] = cells[c].x
+            means[0, c] = cells[c].npix
+            means[1, c] = bright + difference / 2
+            means[2, c] = bright - difference / 2
+            finite = finite and isfinite(means[1, c]) and isfinite(means[2, c])
+            for i in range(3):
+                axes[i] += cells[c].vector[i]
+        _tangent_axes(axes)
+        for c in range(n):
+            for i in range(2):
+                place[c, i] = (cells[c].vector[0] * axes[3 * i + 3]
+                               + cells[c].vector[1] * axes[3 * i + 4]
+                               + cells[c].vector[2] * axes[3 * i + 5])
+    return (index_array, *means_array, place_array) if finite else None
 
 
 def set_other_frame(CellRow[::1] cells, const double[:, ::1] map_x, const double[:, ::1] map_y,

@@ -17,8 +17,6 @@ __all__ = ["flux_gain"]
 
 # More cells than these are compared in blocks. That takes less time, and fewer stars lie on edges.
 MANY_CELLS = 1000
-# Cells with less than this fraction of the fullest one's samples are left out.
-MIN_FILLED = 0.3
 
 
 def flux_gain(index, count, first, second, place=None):
@@ -48,11 +46,8 @@ def flux_gain(index, count, first, second, place=None):
     place = index.astype(float) if place is None else place
     if len(count) > MANY_CELLS:
         index, count, first, second, place = _merged(index, count, first, second, place)
-    good = count >= MIN_FILLED * count.max()
-    index = index[good]
-    index = (index - index.min(axis=0)).astype(np.intc)
-    columns = (values[good].astype(float, copy=False) for values in (count, first, second, place))
-    return gain_of_cells(index, *map(np.ascontiguousarray, columns))
+    columns = (values.astype(float, copy=False) for values in (count, first, second, place))
+    return gain_of_cells(np.ascontiguousarray(index, np.intp), *map(np.ascontiguousarray, columns))
 
 
 def _merged(index, count, first, second, place):

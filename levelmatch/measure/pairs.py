@@ -14,7 +14,12 @@ from levelmatch.measure._cells import (
     peak_map,
     rough_scatter,
 )
-from levelmatch.measure._summary import pair_cells, set_other_frame, summarise_cells
+from levelmatch.measure._summary import (
+    cell_means,
+    pair_cells,
+    set_other_frame,
+    summarise_cells,
+)
 from levelmatch.measure.gains import flux_gain
 from levelmatch.measure.rounding import common_steps, rounding_step
 from levelmatch.measure.table import empty_pair
@@ -439,17 +444,6 @@ def summarise(cells, depth):
 
 def _flux_gain(cells):
     """Return the relative difference of the flux scales of a pair, and its error."""
-    values, samples = cells.cells, cells.samples
     # Use the means of all samples, because stars are clipped from the locations.
-    difference = values["clipped"] + values["star_diff"] / samples
-    bright = values["brightness"] + values["star_flux"] / samples
-    with np.errstate(invalid="ignore"):
-        means = bright + difference / 2, bright - difference / 2
-    # Sums of pixels near the largest number overflow.
-    if not np.isfinite(means).all():
-        return np.nan, np.inf
-    # Use the two axes along which the positions of the cells vary most.
-    offsets = values["vector"] - values["vector"].mean(axis=0)
-    axes = np.linalg.eigh(np.einsum("ni,nj->ij", offsets, offsets))[1][:, 1:]
-    place = np.einsum("ni,ij->nj", offsets, axes)
-    return flux_gain(cells.index, values["npix"].astype(float), *means, place)
+    means = cell_means(cells.cells, cells.samples)
+    return (np.nan, np.inf) if means is None else flux_gain(*means)
