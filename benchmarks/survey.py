@@ -179,6 +179,8 @@ def run(n_images, *, trace=False):
     pairs, area = pairs[kept], area[kept]
     if trace:
         tracemalloc.start()
+    # Squares have four vertices; the others repeat them.
+    polygons = polygons[:, :4].copy()
     frames = clock("frames", steps, lambda: frames_of(axes, polygons, visit, exposure, detector))
     outline = tracemalloc.get_traced_memory()[0] if trace else 0
     passes = [
@@ -190,7 +192,8 @@ def run(n_images, *, trace=False):
     rng = np.random.default_rng(1)
     offset = OFFSET * rng.standard_normal(N_X * N_Y)
     levels = rng.standard_normal(int(exposure.max()) + 1)[exposure] + offset[detector]
-    table = table_of(axes, pairs, area, levels)
+    table, n_pairs = table_of(axes, pairs, area, levels), len(pairs)
+    del pairs, area
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         frames, _solved = clock(
@@ -209,7 +212,7 @@ def run(n_images, *, trace=False):
     off = float(np.abs(found - found.mean() - offset + offset.mean()).max())
     whole = sum(steps.values())
     print(
-        f"{len(axes)} images of {n_exposures} exposures, {len(pairs)} pairs: "
+        f"{len(axes)} images of {n_exposures} exposures, {n_pairs} pairs: "
         + ", ".join(f"{what} {seconds:.1f} s" for what, seconds in steps.items())
         + f"; {1e6 * whole / len(axes):.0f} us an image, peak {peak():.1f} GiB; offsets of "
         f"detectors within {off:.1e} of {OFFSET}",
