@@ -169,14 +169,19 @@ def clock(what, steps, function):
     return out
 
 
+def overlaps(steps, axes, radii, polygons):
+    """Return the overlapping pairs, at most 24 of each image, and their areas."""
+    pairs, area = clock("overlaps", steps, lambda: find_outline_pairs(axes[:, 0], radii, polygons))
+    kept = clock("thinned", steps, lambda: thin_pairs(pairs, area, len(axes), 24)[0])
+    return pairs[kept], area[kept]
+
+
 def run(n_images, *, trace=False):
     """Run one size; return the time of each step, and the largest error of a detector's offset."""
     steps = {}
     axes, visit, exposure, detector = season(n_images)
     polygons, radii = outlines(axes, np.radians(SIDE / 60))
-    pairs, area = clock("overlaps", steps, lambda: find_outline_pairs(axes[:, 0], radii, polygons))
-    kept = clock("thinned", steps, lambda: thin_pairs(pairs, area, len(axes), 24)[0])
-    pairs, area = pairs[kept], area[kept]
+    pairs, area = overlaps(steps, axes, radii, polygons)
     if trace:
         tracemalloc.start()
     # Squares have four vertices; the others repeat them.
