@@ -7,12 +7,15 @@ with covariance C, and x the solution of the pass, with covariance X for exact c
 changes x by -R e. The covariance of c + x is therefore M C M^T + X, with M = 1 - R.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property, partial
 
 import numpy as np
-from scipy.sparse import coo_array
+from scipy.sparse import coo_array, csr_array
 
 from levelmatch.sky.vectors import transfer_matrix
+from levelmatch.solve.linear import one_thread
 from levelmatch.solve.solution import MAX_DENSE
 
 __all__ = ["Carried"]
@@ -24,18 +27,28 @@ class Carried:
 
     Parameters
     ----------
-    matrix : `~numpy.ndarray`, shape (n * k, n * k)
-        Covariance of the coefficients of each image's correction about its own centre, in the
-        common unit.
+    matrix_of : callable
+        Returns `matrix`; called once, when it is needed.
     n_terms : int
         k: 1 if all corrections are levels, else 3.
+    exact : bool
+        Whether the covariance is zero.
     spread : `~numpy.ndarray`, shape (n, 3, r), or None
         Square root of the covariance that a pattern of the detectors adds.
     """
 
-    matrix: np.ndarray
+    matrix_of: Callable[[], np.ndarray]
     n_terms: int
+    exact: bool = False
     spread: np.ndarray | None = None
+
+    @cached_property
+    def matrix(self):
+        """Covariance of the coefficients of the images' corrections, shape (n * k, n * k).
+
+        Each is about its image's own centre, in the common unit.
+        """
+        return self.matrix_of()
 
     @classmethod
     def of(cls, frames):
@@ -47,7 +60,8 @@ class Carried:
             return None
         variances = np.array([_variance(frame) for frame in frames])
         n_terms = 3 if variances[:, 1:].any() else 1
-        return cls(np.diag(np.nan_to_num(variances[:, :n_terms]).ravel()), n_terms)
+        variances = np.nan_to_num(variances[:, :n_terms]).ravel()
+        return cls(partial(np.diag, variances), n_terms, exact=not variances.any())
 
     @property
     def variances(self):
@@ -79,12 +93,21 @@ class Carried:
         if len(frames) * k > MAX_DENSE or result.solution.coefficients.size > MAX_DENSE:
             return None
         axes = np.array([frame.whole_grid.axes for frame in frames])
-        own = _with_terms(self.matrix, self.n_terms, k)
-        spread = _to_images(result, axes, k)
-        change = np.eye(len(own)) - spread @ _response(result, axes, table, k)
-        # The unknown error of an isolated group enters no other.
-        new = spread @ np.nan_to_num(result.solution.covariance_matrix) @ spread.T
-        return Carried(change @ own @ change.T + new, k)
+        return Carried(partial(_after, self, result, axes, table, k), k)
+
+
+@one_thread
+def _after(before, result, axes, table, k):
+    """Return the covariance after a pass, shape (n * k, n * k)."""
+    spread = _to_images(result, axes, k)
+    # The unknown error of an isolated group enters no other.
+    new = spread @ (spread @ np.nan_to_num(result.solution.covariance_matrix)).T
+    if before.exact:
+        return new
+    own = _with_terms(before.matrix, before.n_terms, k)
+    response = _response(result, axes, table, k)
+    half = own - spread @ (response @ own)
+    return half - (spread @ (response @ half.T)).T + new
 
 
 def _variance(frame):
@@ -103,14 +126,14 @@ def _with_terms(matrix, old, new):
 
 
 def _to_images(result, axes, k):
-    """Return the dense matrix from the groups' coefficients to the images'."""
+    """Return the sparse matrix from the groups' coefficients to the images'."""
     group, terms = result.group, result.solution.coefficients.shape[1]
     blocks = np.zeros((len(group), k, terms))
     if terms == 1:
         blocks[:, 0, 0] = 1.0
     else:
         blocks[:] = transfer_matrix(result.group_axes[group], axes)
-    return _dense(blocks, np.arange(len(group)), group, len(result.group_axes))
+    return _sparse(blocks, np.arange(len(group)), group, len(result.group_axes))
 
 
 def _response(result, axes, table, k):
@@ -123,15 +146,16 @@ def _response(result, axes, table, k):
     factor = solution.weight / gram[:, 0, 0]
     weighted = factor[:, None, None] * gram[:, :terms]
     n_images, n_groups = len(axes), len(result.group_axes)
-    total = np.zeros((n_groups * terms, n_images * k))
+    total = csr_array((n_groups * terms, n_images * k))
     ends = (first, 1.0), (second, -1.0)
     for at, sign in ends:
         to_group = _group_terms(result, table.axes[rows], group[at], terms)
         left = to_group.swapaxes(1, 2) @ weighted
         for image, other in ends:
             to_pair = transfer_matrix(axes[image], table.axes[rows])[:, :, :k]
-            total += _dense(sign * other * left @ to_pair, group[at], image, n_images, n_groups)
-    return solution.respond(total)
+            blocks = sign * other * left @ to_pair
+            total = total + _sparse(blocks, group[at], image, n_images, n_groups)
+    return solution.respond(total.toarray())
 
 
 def _group_terms(result, pair_axes, group, terms):
@@ -140,11 +164,11 @@ def _group_terms(result, pair_axes, group, terms):
     return transfer_matrix(result.group_axes[group], pair_axes)
 
 
-def _dense(blocks, rows, columns, n_columns, n_rows=None):
-    """Return the dense matrix that is the sum of blocks, shape (n, a, b), at their places."""
+def _sparse(blocks, rows, columns, n_columns, n_rows=None):
+    """Return the sparse matrix that is the sum of blocks, shape (n, a, b), at their places."""
     n, a, b = blocks.shape
     n_rows = n if n_rows is None else n_rows
     row = (a * rows[:, None, None] + np.arange(a)[None, :, None]) + np.zeros((1, 1, b), int)
     column = (b * columns[:, None, None] + np.arange(b)[None, None, :]) + np.zeros((1, a, 1), int)
     shape = n_rows * a, n_columns * b
-    return coo_array((blocks.ravel(), (row.ravel(), column.ravel())), shape=shape).toarray()
+    return coo_array((blocks.ravel(), (row.ravel(), column.ravel())), shape=shape).tocsr()

@@ -167,7 +167,7 @@ def _identity(value):
 def _added_variances(before, after, frames, solved):
     """Return the variance that a pass adds to each image's correction, shape (n, 3)."""
     own = np.array([solved.variance(i, f.whole_grid.axes) for i, f in enumerate(frames)])
-    if after is None or not (before.matrix.any() or after.spread is not None):
+    if after is None or (before.exact and after.spread is None):
         return own
     known = np.isfinite(own)
     # The difference is negative if the pass corrects an error of an earlier one.
