@@ -101,6 +101,13 @@ _ROWS = (
         "PSFs of 2.0 and 2.6 pixels FWHM in turn, 3e-2 stars a pixel",
         partial(pixels.psf, density=3e-2, widths=(2.0, 2.6)),
         PSF_GOALS,
+        trials=160,
+    ),
+    Row(
+        "psf-wide",
+        "PSFs of 2.0 and 4.0 pixels FWHM in turn, 3e-3 stars a pixel",
+        partial(pixels.psf, density=3e-3, widths=(2.0, 4.0)),
+        PSF_GOALS,
     ),
     Row(
         "stripes",

@@ -99,9 +99,9 @@ cdef double SPREAD = 4.0
 cdef double MANY = 0.0075
 cdef double NARROW = 0.75
 # A difference is that of a source seen through two PSFs if it is less than this many times what
-# both images show there, or within reach.  The peaks of two Gaussians differ by 1.5 times the
-# lower one where their widths differ by 1.6 times; in the wings they differ by less of it.
-cdef double SHARED = 2.0
+# both images show there, or within reach.  The peaks of two Gaussians differ by 7 times the
+# lower one where their widths differ by 2.8 times; in the wings they differ by less of it.
+cdef double SHARED = 7.0
 cdef double SHARED_NEAR = 0.4
 # A source is higher than noise makes the peaks, in units of the differences' scatter.
 cdef double NOISE_PEAK = 2.0
