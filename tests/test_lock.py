@@ -1,6 +1,7 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
 """Tests of the lock on an output folder, and of outputs of interrupted runs."""
 
+import errno
 import json
 import os
 import shutil
@@ -164,7 +165,10 @@ def test_a_lock_that_was_left_is_taken_over(paths, tmp_path, content):
 def test_without_locks_of_the_system_a_process_that_lives_is_respected(
     paths, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr("levelmatch.results.lock._is_locked", lambda handle: False)
+    def without_locks(handle, operation):
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr("fcntl.flock", without_locks)
     output = tmp_path / "out"
     output.mkdir()
     holder = {"process": os.getppid(), "host": os.uname().nodename, "since": "now"}

@@ -199,7 +199,7 @@ def test_pictures_of_pairs_share_one_range_of_colours(monkeypatch):
     images = simulate_generic(n_images=2, shape=(64, 64), layout="chain", seed=3, **options).images
     shown = []
     monkeypatch.setattr(
-        "levelmatch.report.pictures._coloured",
+        "levelmatch.report.pictures.coloured",
         lambda values: shown.append(values) or np.zeros((2, 2, 3), dtype=np.uint8),
     )
     make(match_levels(list(images)), before_after=True)

@@ -302,7 +302,7 @@ def _pair_picture(facts, row, ends, short, files, load):
     residuals = np.abs(picture.after[np.isfinite(picture.after)])
     reach = float(max(np.percentile(residuals, 97), abs(picture.residual), 1e-30))
     scaled = picture.before / reach, picture.after / reach
-    urls = [_data_url(_coloured(values), "RGB") for values in scaled]
+    urls = [_data_url(coloured(values), "RGB") for values in scaled]
     digits, unit = decimals([reach / 10]), f" {facts.unit_words}"
     sigma = facts.n_sigma[row]
     significance = f" ({sigma:.1f} \u03c3)" if np.isfinite(sigma) else ""
@@ -329,7 +329,7 @@ def _load_once(held, frame):
     return held[frame.name]
 
 
-def _coloured(values):
+def coloured(values):
     """Return the colours of values from -1 to 1, with the last row on top; NaN is grey."""
     good = np.isfinite(values)
     x = np.clip(np.where(good, values, 0), -1, 1)[..., None]
