@@ -22,7 +22,7 @@ from astropy.wcs import WCS, NoConvergence
 from astropy.wcs.utils import wcs_to_celestial_frame
 
 from levelmatch.exceptions import FrameError
-from levelmatch.sky.vectors import lonlat, tangent_axes, unit_vectors
+from levelmatch.sky.vectors import lonlat, unit_vectors
 
 __all__ = ["SkyTransform", "wcs_error"]
 
@@ -60,7 +60,6 @@ class SkyTransform:
             raise FrameError(msg)
         self.name = name
         self.wcs = getattr(wcs, "low_level_wcs", wcs)
-        self._tangent = None
         self._original = original or (lambda: wcs)
         self._rebuild = rebuild or (SkyTransform, (wcs, name))
         try:
@@ -86,7 +85,6 @@ class SkyTransform:
         low = self.wcs
         if _is_icrs(low):
             self._lon, self._frame, self._degrees = low.wcs.lng, ICRS(), [1.0, 1.0]
-            self._tangent = _tangent_plane(low)
             return
         if low.pixel_n_dim != 2 or low.world_n_dim != 2:
             msg = (
@@ -119,8 +117,6 @@ class SkyTransform:
 
     def to_sky(self, x, y):
         """Return unit vectors, shape (..., 3), of pixel coordinates; NaN where undefined."""
-        if self._tangent is not None:
-            return self._from_tangent_plane(np.asarray(x, float), np.asarray(y, float))
         try:
             world = self.wcs.pixel_to_world_values(np.asarray(x, float), np.asarray(y, float))
         except Exception as error:
@@ -130,14 +126,6 @@ class SkyTransform:
         if not isinstance(self._frame, ICRS):
             lon, lat = self._converted(lon, lat, self._frame, ICRS())
         return unit_vectors(lon, lat)
-
-    def _from_tangent_plane(self, x, y):
-        """Return unit vectors of pixels in a gnomonic projection, without angles."""
-        centre, plane, origin = self._tangent
-        pixel = self.wcs.pix2foc(np.stack([x.ravel(), y.ravel()], axis=1), 0)
-        vectors = np.einsum("nk,ki->ni", pixel - origin, plane) + centre
-        vectors /= np.sqrt(np.einsum("ni,ni->n", vectors, vectors))[:, None]
-        return vectors.reshape(*x.shape, 3)
 
     def _converted(self, lon, lat, old, new):
         """Convert longitude and latitude, in degrees, from one frame to another."""
@@ -204,36 +192,6 @@ def _is_icrs(wcs):
         and prm.lngtyp == "RA"
         and all(unit == u.deg for unit in prm.cunit)
     )
-
-
-def _tangent_plane(wcs):
-    """Return the tangent plane of a WCS in RA and Dec, or `None` for other projections.
-
-    wcslib goes through angles, which takes most of the time.
-
-    Returns
-    -------
-    centre : `~numpy.ndarray`, shape (3,)
-        Unit vector at the reference pixel.
-    plane : `~numpy.ndarray`, shape (2, 3)
-        Change of the vector in the plane by one pixel of each axis.
-    origin : `~numpy.ndarray`, shape (2,)
-        The reference pixel, counted from 0.
-    """
-    prm = wcs.wcs
-    others = (wcs.cpdis1, wcs.cpdis2, wcs.det2im1, wcs.det2im2)
-    if any(kind[5:8] != "TAN" for kind in prm.ctype) or any(o is not None for o in others):
-        return None
-    if prm.get_pv():
-        return None
-    prm.set()
-    centre, east, north = tangent_axes(unit_vectors(prm.crval[prm.lng], prm.crval[prm.lat]))
-    turn = np.radians(prm.lonpole)
-    c, s = np.cos(turn), np.sin(turn)
-    # Intermediate world coordinates in the order (longitude, latitude).
-    matrix = np.radians(wcs.pixel_scale_matrix)[[prm.lng, prm.lat]]
-    plane = np.stack([-c * east + s * north, -s * east - c * north])
-    return centre, matrix.T @ plane, prm.crpix - 1
 
 
 def _fits_frame(name, low):
