@@ -4,7 +4,6 @@
 from dataclasses import dataclass, replace
 
 import numpy as np
-from astropy.stats import sigma_clipped_stats
 
 from levelmatch.exceptions import NoOverlapError
 from levelmatch.images.frame import EXCLUDE
@@ -163,6 +162,8 @@ class Overlaps:
 
 def _sky_of_cells(frame):
     """Return the sigma-clipped median of an image's cells, in the common unit."""
+    from astropy.stats import sigma_clipped_stats
+
     return frame.scale * sigma_clipped_stats(corrected_cells(frame).value, sigma=3.0)[1]
 
 
