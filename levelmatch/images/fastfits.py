@@ -10,6 +10,7 @@ import re
 from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache, partial
 from math import isfinite, prod
+from sys import intern
 
 import numpy as np
 from astropy.io import fits
@@ -73,7 +74,9 @@ class RawHeader:
 
     @cached_property
     def _keys(self):
-        return [self.text[i : i + 8].rstrip() for i in range(0, len(self.text), CARD)]
+        # Images share their keywords, which would otherwise take more memory than the places.
+        text = self.text
+        return [intern(text[i : i + 8].rstrip()) for i in range(0, len(text), CARD)]
 
     @cached_property
     def places(self):
