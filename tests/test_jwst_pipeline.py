@@ -216,7 +216,10 @@ def error(jwst, i2d):
 LIMIT = 0.025
 # The pipeline adds up to four pixels of each of six images to a pixel of the mosaic, in float32.
 # The mosaic is below 8, and each sum is rounded by up to half of the spacing of numbers there.
-ROUNDING = 4 * 6 * np.spacing(np.float32(4)) / 2
+SPACING = np.spacing(np.float32(4))
+ROUNDING = 4 * 6 * SPACING / 2
+# Errors of the sums in two mosaics, each uniform within half of the spacing.
+RMS_ROUNDING = np.sqrt(2 * 4 * 6 / 12) * SPACING
 
 
 @pytest.fixture(scope="module")
@@ -255,9 +258,33 @@ def test_a_list_of_levels_for_skymatch(jwst, asn, matched, tmp_path):
     )
     by_files = image3(jwst, matched, tmp_path / "files", skip=True)
     with jwst["models"].open(by_list) as a, jwst["models"].open(by_files) as b:
-        assert_allclose(a.data, b.data, atol=ROUNDING)
+        assert_allclose(a.data, b.data, rtol=0, atol=ROUNDING)
+        assert np.sqrt(np.nanmean((a.data - b.data) ** 2.0)) < RMS_ROUNDING
     with pytest.raises(FileExistsError, match=r"sky.txt exists; overwrite=True"):
         write_skylist(lm.match_levels(asn), path)
+
+
+def test_a_list_of_levels_gives_the_pixels_of_the_files(jwst, asn, matched, tmp_path):
+    """Level and difference are each rounded once by the pipeline, in single precision."""
+    from jwst.skymatch import SkyMatchStep
+
+    from levelmatch.jwst import write_skylist
+
+    step = SkyMatchStep()
+    step.skymethod, step.subtract = "user", True
+    step.skylist = str(write_skylist(lm.match_levels(asn), tmp_path / "sky.txt"))
+    library, n = step.run(str(asn)), 0
+    with library:
+        for model in library:
+            name = model.meta.filename.replace("_skymatchstep", "_cal")
+            written = fits.getdata(matched.parent / name, "SCI")
+            largest = np.spacing(np.float32(abs(model.meta.background.level)))
+            error = np.spacing(np.abs(written).astype("f4")) + largest
+            assert np.all(np.abs(model.data - written) <= error, where=np.isfinite(written))
+            assert_array_equal(np.isnan(model.data), np.isnan(written))
+            library.shelve(model, modify=False)
+            n += 1
+    assert n == len(LEVELS)
 
 
 # --------------------------------------------------------------------------------------
