@@ -145,9 +145,10 @@ class CellRows:
         counts : `~numpy.ndarray` of bool, shape (n_images,)
             Whether an image counts.
         """
-        code = self.cell * (int(domain.max()) + 1) + domain[self.image]
-        _, place = np.unique(code, return_inverse=True)
-        place = place.ravel()
+        place = self.cell
+        if domain.max() > 0:
+            code = self.cell * (int(domain.max()) + 1) + domain[self.image]
+            place = np.unique(code, return_inverse=True)[1].ravel()
         return np.bincount(place, counts[self.image])[place].astype(np.float32)
 
     def measure(self, pairs, used, depths, options):

@@ -42,6 +42,8 @@ UNEVEN, MOST_BALANCE = 1.1, 0.5
 CELLS_OF_BLOCK = 4
 # Smallest variance of strips beyond that of their cells, as a fraction.
 LEAST_PART = 0.3
+# Number of pairs whose matrices of strips are in memory at once.
+BLOCK = 20_000
 # Elements of the lower triangle of a symmetric matrix.
 LOWER = [(0, 0), (1, 0), (1, 1), (2, 0), (2, 1), (2, 2)]
 
@@ -127,33 +129,42 @@ def pooled(table, *, planes=False):
     if not table.strips.any():
         return table
     weight = table.sigma**-2.0
-    spread, excess, response, lines, blocks = _offset_variances(table, planes)
-    level = blocks * spread[:, N_LINES:, 0, 0]
+    share, excess, response, lines, blocks = _offset_variances(table, planes)
+    level = blocks * share[:, N_LINES:]
     of_blocks = np.max(level, axis=1)
-    of_lines = np.sum(lines * spread[:, :N_LINES, 0, 0], axis=1)
+    of_lines = np.sum(lines * share[:, :N_LINES], axis=1)
     larger = of_lines > of_blocks
     added = weight * np.where(larger, of_lines, of_blocks * _growth(level))
     # All pairs are widened by the same factor: the variances of few strips are too uncertain for
     # weights.
     typical = np.mean(np.minimum(added, MOST_ALIKE * np.median(added)))
     if not added.any():
-        typical = _balance(table, excess, response, weight[:, None] * spread[:, :, 0, 0])
+        typical = _balance(table, excess, response, weight[:, None] * share)
     return weakened(table, np.full(len(added), typical))
 
 
 def _offset_variances(table, planes):
-    """Return the matrices A of the strips, their excess and response, and offsets' variances.
+    """Return the levels' share in the strips, their excess and response, and offsets' variances.
 
-    The variances are those of the lines, shape (n, 4), and of the blocks, shape (n, 4).
+    The share, shape (n, 8), is that of the matrices A. The variances are those of the lines,
+    shape (n, 4), and of the blocks, shape (n, 4).
     """
-    weight = table.sigma**-2.0
-    share = table.gram[:, 0, 0] / weight
-    spread = _matrices(table.strips[:, :, 3:].astype(float))
-    spread = spread / share[:, None, None, None]
-    excess, response, most = _excess(table, spread, weight, planes)
+    parts = []
+    # The matrices of a pair take more memory than all else of it.
+    for start in range(0, len(table), BLOCK):
+        part = table.take(slice(start, start + BLOCK))
+        spread = _spread(part)
+        parts.append((spread[:, :, 0, 0].copy(), *_excess(part, spread, part.sigma**-2.0, planes)))
+    share, excess, response, most = map(np.concatenate, zip(*parts, strict=True))
     lines = np.minimum(_line_variances(table, excess, response), most[:, :N_LINES])
     blocks = np.minimum(_block_variances(table, excess, response), most[:, N_LINES:])
-    return spread, excess, response, lines, blocks
+    return share, excess, response, lines, blocks
+
+
+def _spread(table):
+    """Return the matrices A of the strips for the weights of the pairs, shape (n, 8, 3, 3)."""
+    share = table.gram[:, 0, 0] * table.sigma**2
+    return _matrices(table.strips[:, :, 3:].astype(float)) / share[:, None, None, None]
 
 
 def shared_noise(table, *, with_blocks=True):
@@ -177,10 +188,10 @@ def shared_noise(table, *, with_blocks=True):
         `None` if no offsets are significant.
     """
     weight = table.sigma**-2.0
-    spread, _, _, lines, blocks = _offset_variances(table, True)
+    share, _, _, lines, blocks = _offset_variances(table, True)
     if not (lines.any() or blocks.any()):
         return None
-    level = blocks * spread[:, N_LINES:, 0, 0]
+    spread, level = _spread(table), blocks * share[:, N_LINES:]
     # The few strips of one image may show too little.
     typical = np.median(lines.reshape(-1, 2, N_LINES // 2), axis=(0, 1))
     lines = np.maximum(lines, np.tile(typical, 2))

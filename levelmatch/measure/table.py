@@ -137,7 +137,7 @@ def _taken(column, rows, n):
 
 def pair_table(pairs, rows):
     """Return the `PairTable` of pairs, shape (n, 2), and of their rows of `PAIR`."""
-    columns = np.array(rows, dtype=PAIR)
+    columns = np.asarray(rows, dtype=PAIR)
     return PairTable(
         first=pairs[:, 0],
         second=pairs[:, 1],
