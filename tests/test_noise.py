@@ -191,3 +191,19 @@ def test_stated_errors_of_whole_numbers(paint, step):
         error = table["level"].value - (levels - levels.mean())
         pulls.append(error / table["error"].value)
     assert 0.6 < np.sqrt(np.mean(np.square(pulls))) < 1.3
+
+
+def test_rows_of_a_table_keep_constant_columns_small():
+    rows = np.zeros(6, PAIR)
+    rows["sigma"] = np.arange(6) + 1.0
+    rows["strips"] = np.arange(6)[:, None, None]
+    table = pair_table(np.stack([np.zeros(6, int), np.arange(6) + 1], axis=1), rows)
+    assert table.take(np.ones(6, dtype=bool)) is table
+    for chosen in (np.array([4, 1]), np.arange(6) > 3, slice(2, 5)):
+        assert_allclose(table.take(chosen).sigma, rows["sigma"][chosen])
+        assert_allclose(table.take(chosen).strips, rows["strips"][chosen])
+        bare = table.without_strips().take(chosen)
+        assert bare.strips.shape == table.take(chosen).strips.shape
+        assert not bare.strips.any()
+        assert bare.strips.strides[0] == 0
+        assert_allclose(bare.sigma, rows["sigma"][chosen])
