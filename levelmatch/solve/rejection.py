@@ -75,10 +75,13 @@ class Rejection:
 
     def run(self):
         """Return the floors, the robust weights and the solution."""
-        fit = self.agreement.fit(self.floors.start(), ~self.floors.far)
+        far = self.floors.sum(self.floors.far) > 0
+        # A search, which settles the floors, follows for sets with pairs that are far off.
+        steps = {"n_steps": 1} if far.all() else {}
+        fit = self.agreement.fit(self.floors.start(), ~self.floors.far, **steps)
         loops = fit.freedom / self.equations.n_terms
         searched = self._suspicious(fit) & (loops >= MIN_LOOPS)
-        searched |= self.floors.sum(self.floors.far) > 0
+        searched |= far
         if searched.any():
             fit = self._search(fit) if searched.all() else self._search_some(fit, searched)
         robust = self.agreement.robust(fit.floors, fit.counted, fit.extra)
