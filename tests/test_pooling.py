@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
+import levelmatch as lm
 from levelmatch.measure import pairs as measure
 from levelmatch.measure.cells import PAIR_CELL
 from levelmatch.measure.correlated_errors import LOWER, pooled, pooled_passes, shared_noise
@@ -225,3 +226,21 @@ def test_each_pass_is_pooled_by_itself():
     assert_allclose(found.rhs[7:], table.rhs[7:], rtol=1e-12)
     without = replace(table, strips=np.zeros_like(table.strips))
     assert_array_equal(pooled(without).sigma, table.sigma)
+
+
+@pytest.mark.parametrize("dtype", ["f4", "f8"])
+@pytest.mark.parametrize("fit_type", ["level", "level+slope"])
+def test_a_copy_of_an_image_leaves_the_errors_of_the_others(paint, fit_type, dtype):
+    """A pair without noise has a weight beside which those of the others are rounding errors."""
+    rng = np.random.default_rng(5)
+    images = [
+        paint(f"{k}.fits", rng.uniform(-9, 9, 2), noise=0.5, level=k, shape=(100, 100), dtype=dtype)
+        for k in range(5)
+    ]
+    copy = images[0].copy()
+    copy.data, copy.meta["FILENAME"] = copy.data + 3.7, "copy.fits"
+    errors = []
+    for some in (images, [*images, copy]):
+        result = lm.match_mosaic(some, reference="mean", group_by="FILENAME", fit_type=fit_type)
+        errors.append(result.passes[0].solution.errors[1:5])
+    assert_allclose(errors[1] / errors[0], 1, atol=0.35)

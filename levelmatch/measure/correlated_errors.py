@@ -28,6 +28,8 @@ N_LINES = 4
 MIN_LEFT = 0.15
 # Pairs with standard errors below this fraction of the level are copies of one image.
 COPIES = 1e-10
+# Smallest error of a pair, as a fraction of the median of pairs that are no copies.
+LEAST_ERROR = 1e-3
 # Typical length of an overlap, in cells. A row rotated by an angle crosses LENGTH * tan(angle)
 # rows of the other image.
 LENGTH = 24
@@ -104,10 +106,28 @@ def pooled_passes(table, used, fit_types, area):
                 # Passes of planes are not widened: wider errors make the floor smaller, and a few
                 # pairs could then tilt an image.
                 part = pooled(part, planes=fit_terms(fit_type) > 1)
-            part = weigh_depths(widen_rounded(part), area)
+            part = _bound_copies(weigh_depths(widen_rounded(part), area))
             for name, column in columns.items():
                 column[rows] = getattr(part, name)
     return replace(table, **columns)
+
+
+def _copies(table):
+    """Return flags of pairs of copies of one image, whose differences have no noise."""
+    return table.sigma < COPIES * np.abs(table.level)
+
+
+def _bound_copies(table):
+    """Return the pair table with a smallest error of copies, as rounding errors grow without."""
+    copies = _copies(table)
+    if copies.all():
+        return table
+    least = LEAST_ERROR * np.median(table.sigma[~copies])
+    small = table.sigma < least
+    if not small.any():
+        return table
+    added = np.square(least / np.maximum(table.sigma, np.finfo(float).tiny)) - 1
+    return weakened(table, np.where(small, added, 0))
 
 
 def pooled(table, *, planes=False):
@@ -187,7 +207,7 @@ def shared_noise(table, *, with_blocks=True):
     covariance : `~numpy.ndarray`, shape (n, 3, 3), or None
         `None` if no offsets are significant.
     """
-    weight = table.sigma**-2.0
+    weight = np.where(_copies(table), 0.0, table.sigma**-2.0)
     share, _, _, lines, blocks = _offset_variances(table, True)
     if not (lines.any() or blocks.any()):
         return None
@@ -259,9 +279,7 @@ def _excess(table, spread, weight, planes):
         expected = expected + np.einsum("pij,pkij->pk", inverse * weight[:, None, None], spread)
         level = spread[:, :, 0, 0]
         response = level * np.maximum(1 - level, 0)
-    # Copies of one image have no noise.
-    copies = table.sigma < COPIES * np.abs(table.level)
-    known = (expected > MIN_LEFT) & (response > 0) & ~copies[:, None]
+    known = (expected > MIN_LEFT) & (response > 0) & ~_copies(table)[:, None]
     excess = np.where(known, squares - expected, 0) * weight[:, None]
     response = np.where(known, response, 0) * weight[:, None] ** 2
     expected = expected * weight[:, None]
