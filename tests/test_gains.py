@@ -12,6 +12,7 @@ from numpy.testing import assert_allclose
 import levelmatch as lm
 from levelmatch.measure._gains import median
 from levelmatch.measure.gains import flux_gain
+from levelmatch.measure.table import empty_pair, pair_table
 from levelmatch.solve.flux_scales import ScaleDifference, flux_differences, flux_text
 from levelmatch.summary import notes
 
@@ -200,6 +201,31 @@ def test_many_cells_and_thin_overlaps():
         index, count, bright, one, two = cells(rng, shape)
         gain, error = flux_gain(index, count, 1.2 * (bright + one), bright + two)
         assert abs(gain - 0.4 / 2.2) < 4 * error < 0.2
+
+
+def false_alarms(n_trials, factor=1.0):
+    """Return the fraction of sets of six images, one of them noisy, with a reported difference."""
+    found = 0
+    pairs = np.array([(i, j) for i in range(6) for j in range(i + 1, 6)])
+    error = np.array([0.002, 0.002, 0.03, 0.002, 0.002, 0.002])
+    for seed in range(n_trials):
+        rng = np.random.default_rng(seed)
+        logs = error * rng.standard_normal(6)
+        logs[2] += np.log(factor)
+        rows = [empty_pair().copy() for _ in pairs]
+        for row, (i, j) in zip(rows, pairs, strict=True):
+            row["gain"] = 2 * np.tanh((logs[i] - logs[j]) / 2)
+            row["gain_error"] = np.hypot(error[i], error[j])
+        differences = flux_differences(pair_table(pairs, rows), 0.03)
+        assert {d.image for d in differences} <= {2}
+        found += len(differences)
+    return found / n_trials
+
+
+def test_the_noise_of_an_image_is_in_all_of_its_gains():
+    """The mean of the gains of a noisy image with five others is not better than one of them."""
+    assert false_alarms(200) <= 0.01
+    assert false_alarms(20, factor=1.3) == 1
 
 
 def test_sentence_on_flux_scales(paint):

@@ -91,7 +91,9 @@ def _differences(ends, ratio, error, n, limit):
         other = _typical_neighbour(image, ends, weight, np.abs(logs - logs[typical]) < limit / 2)
         other = typical if other is None else other
         log = float(logs[image] - logs[other])
-        sigma = _standard_error(image, other, ends, weight, n)
+        # The noise of the image is in all of its pairs, so their mean has no smaller error.
+        own = weight[(ends == image).any(axis=1)].max()
+        sigma = max(_standard_error(image, other, ends, weight, n), own**-0.5)
         if abs(log) > max(FLUX_SIGMA * sigma, np.log1p(limit)):
             yield abs(log) / sigma, image, other, float(np.exp(log)), sigma
 
