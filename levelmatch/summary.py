@@ -247,6 +247,9 @@ def summary_lines(result):
     ]
     if len(references) > MAX_REFERENCES:
         lines.append(f"References of {len(references) - MAX_REFERENCES} more sets.")
+    # `trust_lines` also names the terms that overlaps do not determine.
+    shared = [words for p in facts.passes for words in _shared_words(p, facts.unit_words)]
+    lines += [f"{words[:1].upper()}{words[1:].partition(';')[0]}." for words in shared]
     return lines + _anchor_lines(facts)
 
 

@@ -286,6 +286,9 @@ def test_what_is_said(written):
     trust = " ".join(summary.trust_lines(result))
     assert "a pattern of the detector" in trust
     assert "MJy/sr (rms) is subtracted from all images" in trust
+    (line,) = [line for line in summary.summary_lines(result) if "pattern" in line]
+    assert line.startswith("A pattern of the detector")
+    assert line.endswith("MJy/sr (rms) is subtracted from all images.")
 
 
 def test_unknown_patterns_are_refused():
