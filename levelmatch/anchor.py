@@ -21,7 +21,7 @@ from levelmatch.images.scales import to_common_unit
 from levelmatch.images.units import unit_text
 from levelmatch.options import FIT_TYPES, ReadOptions, fit_terms
 from levelmatch.record.run import Run, now, versions
-from levelmatch.results.mosaic import make_mosaic
+from levelmatch.results.mosaic import compared_mosaic, make_mosaic
 from levelmatch.results.result import MatchResult
 from levelmatch.sky.transform import SkyTransform
 from levelmatch.sky.vectors import lonlat, plane_terms, tangent_axes, transfer_matrix, unit_vectors
@@ -38,8 +38,9 @@ LEAST_WEIGHT = 0.99
 # Width of a source and smallest side of a jackknife block, in widths of the kernel or sides of an
 # anchor's pixel.
 BLOCK_WIDTH = 2.0
-# Variance added to the PSF by combining images and sampling the mosaic, in square pixels.
-BROADENING = 0.4
+# Variance added to the PSF by averaging over pixels of the mosaic (1/12), by linear interpolation
+# there (1/6), and by pixels of the images that are half as large or larger, in square pixels.
+BROADENING = 0.3
 # Full width at half maximum of a Gaussian, in standard deviations.
 FWHM = 2 * np.sqrt(2 * np.log(2))
 
@@ -106,7 +107,8 @@ def anchor_levels(
 
     Notes
     -----
-    The images are combined, smoothed, and averaged over the pixels of the anchor. Differences
+    The images are combined without the regions that ``ReadOptions(regions=...)`` left out,
+    smoothed, and averaged over the pixels of the anchor. Differences
     from the anchor are sigma-clipped. The standard error is estimated by a delete-one jackknife
     over blocks of the sky that are larger than the kernel. It therefore includes errors that are
     correlated within a block, such as sources of other colours.
@@ -260,7 +262,7 @@ def _compared(
         raise ValueError(msg)
     side = 3600 * float(np.degrees(np.sqrt(frame.grid.pixel_area)))
     scale = max((side if width is None else width) / FINE, _pixel_side(result))
-    mosaic, _ = make_mosaic(result, pixel_scale=scale)
+    mosaic = compared_mosaic(result, scale)
     values = np.where(mosaic.mask, np.nan, mosaic.data).astype(float)
     if width is not None:
         values = _smoothed(values, _kernel(kernel, width / scale))

@@ -83,7 +83,7 @@ def offset(result):
 def anchor_of(noise, scale, fwhm, colour=1.0, unit=u.MJy / u.sr):
     n = int(360 / scale)
     sigma = np.hypot(OWN, fwhm / 2.3548)
-    data = colour * sky(grid(scale, n), n, sigma, max(1, int(scale // 3)))
+    data = colour * sky(grid(scale, n), n, sigma, max(1, int(scale)))
     data += noise.normal(0, 0.02, data.shape)
     return image("wide.fits", (data * u.MJy / u.sr).to_value(unit), grid(scale, n), unit)
 
@@ -113,6 +113,28 @@ def test_the_absolute_level(scale, fwhm, options, most):
     assert np.sqrt(np.mean(np.square(found))) < most
     assert np.sqrt(np.mean(np.square(np.array(found) / errors))) < 2.5
     assert np.mean(errors) < most
+
+
+def test_regions_that_were_left_out():
+    """A ghost in one image biases neither the match nor the anchor."""
+    regions = pytest.importorskip("regions")
+    noise = np.random.default_rng(0)
+    images = [
+        image(
+            name,
+            TRUTH[name] + noise.normal(3 + noise.normal(), 0.05, (SIDE, SIDE)),
+            grid(1.0, SIDE, *place),
+        )
+        for name, place in PLACES.items()
+    ]
+    images[4].data[40:90, 40:90] += 50
+    corner = grid(1.0, SIDE, *PLACES[images[4].meta["FILENAME"]]).pixel_to_world(64.5, 64.5)
+    ghost = regions.RectangleSkyRegion(corner, 54 * u.arcsec, 54 * u.arcsec)
+    result = lm.match_mosaic(images, group_by="FILENAME", read=lm.ReadOptions(regions=ghost))
+    anchored = lm.anchor_levels(result, anchor_of(noise, 4.0, 12.0), fwhm=12.0)
+    others = [k for k in PLACES if k != images[4].meta["FILENAME"]]
+    errors = [np.mean(anchored[k].data - TRUTH[k]) for k in others]
+    assert abs(np.mean(errors)) < 0.01
 
 
 def test_a_given_colour_and_another_unit():

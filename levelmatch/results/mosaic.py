@@ -27,7 +27,7 @@ from levelmatch.results.layers import METHODS, Layers, MosaicGrid
 from levelmatch.settings import MOVED_OF_MOSAIC, filled
 from levelmatch.sky.reprojection import common_grid
 
-__all__ = ["comparable_frames", "make_mosaic", "stack_frames"]
+__all__ = ["comparable_frames", "compared_mosaic", "make_mosaic", "stack_frames"]
 
 
 COMBINE = ("mean", "median")
@@ -129,6 +129,29 @@ def make_mosaic(
     return path
 
 
+def compared_mosaic(result: Any, pixel_scale: float) -> CCDData:
+    """Return the mean of matched images without the regions that the run did not compare.
+
+    Parameters
+    ----------
+    result : `~levelmatch.MatchResult`
+        The images, with their corrections.
+    pixel_scale : float
+        Side of a pixel, in arcsec.
+
+    Raises
+    ------
+    NoOverlapError
+        If no image has a good pixel.
+    """
+    frames = _with_lyot_pixels(result.frames)
+    grid = MosaicGrid(*_output_grid(frames, None, None, pixel_scale), "memory")
+    arrays = _empty_arrays(grid.shape, weighted=False)
+    # Areas do not depend on the phase of the grids, unlike interpolation on a coarser grid.
+    coadd_layers(arrays, Layers(frames, grid, None, "exact"))
+    return CCDData(arrays[0], mask=arrays[1] == 0, wcs=grid.wcs, unit=result.unit or "")
+
+
 def stack_frames(
     frames: list[Frame],
     *,
@@ -195,13 +218,13 @@ def comparable_frames(images: Any, read: ReadOptions) -> tuple[list[Frame], u.Un
     """
     frames = collect_frames(images, read)
     if hasattr(images, "frames"):
+        frames = [f if f.selection is None else f.with_keys(selection=None) for f in frames]
         return _with_lyot_pixels(frames), images.unit
     return to_common_unit(frames, pixel_area=read.pixel_area)
 
 
 def _with_lyot_pixels(frames: list[Frame]) -> list[Frame]:
-    """Return the frames with all pixels that were left out only of the comparison."""
-    frames = [f if f.selection is None else f.with_keys(selection=None) for f in frames]
+    """Return the frames with the Lyot regions that were left out only of the comparison."""
     split = {frame.product for frame in frames if frame.part == "lyot"}
     return [
         frame if frame.part == "lyot" or frame.product in split else frame.with_keys(region=None)

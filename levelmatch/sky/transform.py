@@ -186,6 +186,8 @@ def _is_icrs(wcs):
     if not isinstance(wcs, WCS) or wcs.naxis != 2 or wcs.pixel_n_dim != 2:
         return False
     prm = wcs.wcs
+    # Without RADESYS, wcslib now sets its default. Later calls must not find another state.
+    prm.set()
     return (
         prm.radesys == "ICRS"
         and {prm.lng, prm.lat} == {0, 1}
