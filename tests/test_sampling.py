@@ -604,6 +604,29 @@ def test_parts_of_images_are_as_good_as_the_whole(angle):
         assert parts[-1].size < 0.9 * image.size
     found = difference_cells(*parts, ys, xs, *maps, cells, CLIP, TRUNCATION, True, *where)
     assert_array_equal(found, whole)
+    # The maps of sources are cut with the images.
+    lattice, clipping = pairs.Lattice(ys, xs, *maps), pairs.Clipping(CLIP, TRUNCATION, False, 0.2)
+    images = [pairs.Image(image, None) for image in (a, b)]
+    cut = [
+        image.cut((y0, y0 + part.shape[0], x0, x0 + part.shape[1]))
+        for image, part, (y0, x0, *_) in zip(images, parts, where, strict=True)
+    ]
+    whole, found = (
+        pairs.difference_cells(
+            *(i.pixels for i in some),
+            lattice,
+            cells,
+            clipping,
+            [i.peaks for i in some],
+            [i.part for i in some],
+        )
+        for some in (images, cut)
+    )
+    assert (whole["weight"] < whole["kept"]).any()
+    assert_array_equal(found, whole)
+    assert cut[0].peaks.size < images[0].peaks.size
+    with pytest.raises(ValueError, match="peaks: .* too few"):
+        pairs.difference_cells(a, b, lattice, cells, clipping, [cut[0].peaks, None])
     # Missing samples are not invented.
     y0, x0, *shape = where[0]
     less = np.ascontiguousarray(parts[0][2:])

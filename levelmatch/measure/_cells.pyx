@@ -188,9 +188,14 @@ cdef struct Limits:
 
 
 cdef struct Peaks:
+    # A map of sources, as if that of the whole image was there; blocks from one row to the next;
+    # rows and columns of the section in memory, the upper limits excluded.
     const float *values
-    Py_ssize_t ny
-    Py_ssize_t nx
+    Py_ssize_t step
+    Py_ssize_t y0
+    Py_ssize_t y1
+    Py_ssize_t x0
+    Py_ssize_t x1
 
 
 cdef Limits _limits(clipping) except *:
@@ -282,7 +287,7 @@ cdef class _Pair:
     cdef Py_ssize_t width
     cdef object owners
 
-    def __init__(self, lattice, peaks):
+    def __init__(self, lattice):
         cdef Py_ssize_t i, height = 1, width = 1
         self.ys, self.xs, self.map_x, self.map_y = lattice
         for i in range(self.ys.shape[0] - 1):
@@ -291,9 +296,15 @@ cdef class _Pair:
             width = max(width, self.xs[i + 1] - self.xs[i] + 1)
         self.size = height * width
         self.width = width
+        self.peaks_a.values = self.peaks_b.values = NULL
+
+    cdef place(self, const pixel[:, ::1] a, const pixel[:, ::1] b, peaks, parts):
+        """Set where the sections in memory, and their maps of sources, lie in the images."""
+        self.in_a = _place(a, parts[0])
+        self.in_b = _place(b, parts[1])
         self.owners = peaks
-        self.peaks_a = _peaks_of(peaks[0])
-        self.peaks_b = _peaks_of(peaks[1])
+        self.peaks_a = _peaks_of(peaks[0], &self.in_a)
+        self.peaks_b = _peaks_of(peaks[1], &self.in_b)
 
     cdef Box box(self, Py_ssize_t iy, Py_ssize_t ix) noexcept nogil:
         """Rows and columns of a cell."""
@@ -320,15 +331,20 @@ cdef class _Pair:
         return _make_map(m, self.ys[iy + 1] - self.ys[iy], self.xs[ix + 1] - self.xs[ix], x, y)
 
 
-cdef Peaks _peaks_of(peaks) except *:
+cdef Peaks _peaks_of(peaks, const Place *place) except *:
     cdef Peaks out
     cdef const float[:, ::1] view
     out.values = NULL
-    out.ny = out.nx = 0
-    if peaks is not None and peaks.size:
-        view = peaks
-        out.values = &view[0, 0]
-        out.ny, out.nx = view.shape[0], view.shape[1]
+    if peaks is None or not peaks.size:
+        return out
+    view = peaks
+    out.step = view.shape[1]
+    out.y0, out.x0 = place.y0 // LM_PEAK, place.x0 // LM_PEAK
+    out.y1, out.x1 = out.y0 + view.shape[0], out.x0 + view.shape[1]
+    if (LM_PEAK * out.y1 < place.y1 or LM_PEAK * out.x1 < place.x1):
+        msg = f"peaks: {peaks.shape[0]} x {peaks.shape[1]} blocks, too few for the image"
+        raise ValueError(msg)
+    out.values = &view[0, 0] - (out.y0 * out.step + out.x0)
     return out
 
 
@@ -522,17 +538,17 @@ def peak_map(const pixel[:, ::1] image):
     return peaks_array
 
 
-cdef inline Py_ssize_t _block(double at, Py_ssize_t n) noexcept nogil:
-    """Return the block of a row or column, or the nearest of n blocks."""
-    return <Py_ssize_t> min(max(at, 0.0), LM_PEAK * n - 1.0) // LM_PEAK
+cdef inline Py_ssize_t _block(double at, Py_ssize_t first, Py_ssize_t stop) noexcept nogil:
+    """Return the block of a row or column, or the nearest of those in memory."""
+    return <Py_ssize_t> min(max(at, LM_PEAK * first), LM_PEAK * stop - 1.0) // LM_PEAK
 
 
 cdef double _highest_peak(const Peaks *p, double y0, double y1, double x0,
                           double x1) noexcept nogil:
     """Return the highest peak of the blocks that rows and columns reach into."""
-    cdef Py_ssize_t y = _block(y0, p.ny), x = _block(x0, p.nx)
-    return lm_highest(p.values + y * p.nx + x, p.nx, _block(y1, p.ny) + 1 - y,
-                      _block(x1, p.nx) + 1 - x)
+    cdef Py_ssize_t y = _block(y0, p.y0, p.y1), x = _block(x0, p.x0, p.x1)
+    return lm_highest(p.values + y * p.step + x, p.step, _block(y1, p.y0, p.y1) + 1 - y,
+                      _block(x1, p.x0, p.x1) + 1 - x)
 
 
 cdef bint _has_source(_Pair pair, const Box *box, const double *x, const double *y,
@@ -566,7 +582,7 @@ cdef void _weigh(_Pair pair, const Box *box, const Map *m, double level_a, doubl
         y0 = max(LM_PEAK * by, box.y0)
         y1 = min(LM_PEAK * (by + 1), box.y1)
         dy = 0.5 * (y0 + y1 - 1) - box.y0
-        peaks = pair.peaks_a.values + by * pair.peaks_a.nx
+        peaks = pair.peaks_a.values + by * pair.peaks_a.step
         for x in range(width):
             row[x] = 1
         for bx in range(first, first + number):
@@ -578,11 +594,13 @@ cdef void _weigh(_Pair pair, const Box *box, const Map *m, double level_a, doubl
             height = peaks[bx] - level_a
             if pair.peaks_b.values != NULL:
                 there_x = _block(
-                    m.x + dx * m.dxx + dy * m.dxy + dx * dy * m.twist_x, pair.peaks_b.nx)
+                    m.x + dx * m.dxx + dy * m.dxy + dx * dy * m.twist_x, pair.peaks_b.x0,
+                    pair.peaks_b.x1)
                 there_y = _block(
-                    m.y + dx * m.dyx + dy * m.dyy + dx * dy * m.twist_y, pair.peaks_b.ny)
+                    m.y + dx * m.dyx + dy * m.dyy + dx * dy * m.twist_y, pair.peaks_b.y0,
+                    pair.peaks_b.y1)
                 height = min(
-                    height, pair.peaks_b.values[there_y * pair.peaks_b.nx + there_x] - level_b)
+                    height, pair.peaks_b.values[there_y * pair.peaks_b.step + there_x] - level_b)
             off = min(UNSURE * (height / scatter - NOISE_PEAK), 1e3)
             if off > 0:
                 w = <pixel> (1.0 / (1.0 + off * off))
@@ -765,7 +783,7 @@ def rough_scatter(const pixel[:, ::1] a, const pixel[:, ::1] b, lattice,
     scatter : float
         Median over the cells of the scaled median absolute deviation; 0 if there is none.
     """
-    cdef _Pair pair = _Pair(lattice, peaks)
+    cdef _Pair pair = _Pair(lattice)
     cdef Py_ssize_t n_cells = cells.shape[0], i, k, n, found = 0
     cdef double scales[N_ROUGH_CELLS]
     cdef double centre
@@ -773,8 +791,7 @@ def rough_scatter(const pixel[:, ::1] a, const pixel[:, ::1] b, lattice,
     cdef Cell cell
     cdef Map m
     cdef Box box
-    pair.in_a = _place(a, parts[0])
-    pair.in_b = _place(b, parts[1])
+    pair.place(a, b, peaks, parts)
     cdef const pixel *first = &a[0, 0] - (pair.in_a.y0 * pair.in_a.step + pair.in_a.x0)
     cdef const pixel *second = &b[0, 0] - (pair.in_b.y0 * pair.in_b.step + pair.in_b.x0)
     cdef pixel *diff = <pixel *> malloc(2 * pair.size * sizeof(pixel))
@@ -833,8 +850,9 @@ def difference_cells(const pixel[:, ::1] a, const pixel[:, ::1] b, lattice,
     clipping : `Clipping`
         How the samples of a cell become its location.
     peaks : tuple of 2D `~numpy.ndarray` or None
-        The two whole images' maps of sources, see `peak_map`. Without the second one, the first
-        alone tells where sources are; without the first one, there are none.
+        The two images' maps of sources, see `peak_map`; for a section, those of its blocks.
+        Without the second one, the first alone tells where sources are; without the first one,
+        there are none.
     parts : tuple of tuple of int or None
         For a section, the place of its first pixel in the image, (y, x), and the image's shape.
 
@@ -848,7 +866,7 @@ def difference_cells(const pixel[:, ::1] a, const pixel[:, ::1] b, lattice,
     IndexError
         If a cell reaches beyond a section.
     """
-    cdef _Pair pair = _Pair(lattice, peaks)
+    cdef _Pair pair = _Pair(lattice)
     cdef Py_ssize_t i, iy, ix
     cdef double x[4]
     cdef double y[4]
@@ -858,8 +876,7 @@ def difference_cells(const pixel[:, ::1] a, const pixel[:, ::1] b, lattice,
     cdef Limits limits = _limits(clipping)
     cdef pixel rough[LM_ROUGH + 1]
     cdef int good = 0
-    pair.in_a = _place(a, parts[0])
-    pair.in_b = _place(b, parts[1])
+    pair.place(a, b, peaks, parts)
     # As if the whole of the images were there.
     cdef const pixel *first = &a[0, 0] - (pair.in_a.y0 * pair.in_a.step + pair.in_a.x0)
     cdef const pixel *second = &b[0, 0] - (pair.in_b.y0 * pair.in_b.step + pair.in_b.x0)
@@ -917,7 +934,7 @@ def difference_samples(const pixel[:, ::1] a, const pixel[:, ::1] b, lattice, ce
         both of the images' type; ``y`` and ``x``, the pixel of the first image; and ``weight``,
         that of the sample in the cell's location, 0 for outliers.
     """
-    cdef _Pair pair = _Pair(lattice, peaks)
+    cdef _Pair pair = _Pair(lattice)
     cdef Py_ssize_t iy = cell[0], ix = cell[1], n
     cdef double x[4]
     cdef double y[4]
@@ -926,8 +943,7 @@ def difference_samples(const pixel[:, ::1] a, const pixel[:, ::1] b, lattice, ce
     cdef Box box = pair.box(iy, ix)
     cdef Limits limits = _limits(clipping)
     cdef pixel rough[LM_ROUGH + 1]
-    pair.in_a = _place(a, None)
-    pair.in_b = _place(b, None)
+    pair.place(a, b, peaks, (None, None))
     dtype = np.float32 if pixel is float else np.float64
     n = (box.y1 - box.y0) * (box.x1 - box.x0)
     values = np.zeros(3 * n + 5 * pair.width, dtype)

@@ -50,6 +50,8 @@ LOST_COARSE = 0.5
 MIN_OWN = 0.3
 # An image is coarser than another if its pixels are wider by this factor.
 COARSE = 1.7
+# Rows and columns of a block of a map of sources, as in `_cells.pyx`.
+BLOCK = 4
 # Margin, in pixels, around a cell that contains all pixels from which its samples are interpolated.
 MARGIN = 8
 
@@ -110,8 +112,8 @@ class Image:
         For a section, the place of its first pixel in the image, (y, x), and the image's shape.
     fills : tuple of `~levelmatch.images.fill.Fill`
         Fill values found in the image.
-    whole_peaks : 2D `~numpy.ndarray` or None
-        For a section, the map of the sources of the whole image.
+    known_peaks : 2D `~numpy.ndarray` or None
+        For a section, its blocks of the map of the sources of the whole image.
     """
 
     pixels: np.ndarray
@@ -119,12 +121,12 @@ class Image:
     maps: tuple = ()
     part: tuple | None = None
     fills: tuple = ()
-    whole_peaks: np.ndarray | None = None
+    known_peaks: np.ndarray | None = None
 
     @cached_property
     def peaks(self):
-        """Map of the sources of the whole image, see `~levelmatch.measure._cells.peak_map`."""
-        return peak_map(self.pixels) if self.whole_peaks is None else self.whole_peaks
+        """Map of the sources in the pixels, see `~levelmatch.measure._cells.peak_map`."""
+        return peak_map(self.pixels) if self.known_peaks is None else self.known_peaks
 
     @cached_property
     def step(self):
@@ -136,7 +138,15 @@ class Image:
         y0, y1, x0, x1 = box
         pixels = self.pixels[y0:y1, x0:x1].copy()
         part = (y0, x0, *self.pixels.shape)
-        return replace(self, pixels=pixels, part=part, whole_peaks=self.peaks)
+        # Blocks that begin in the section, and those that reach into it.
+        first_y, first_x, stop_y, stop_x = (
+            y0 // BLOCK,
+            x0 // BLOCK,
+            -(-y1 // BLOCK),
+            -(-x1 // BLOCK),
+        )
+        peaks = self.peaks[first_y:stop_y, first_x:stop_x].copy()
+        return replace(self, pixels=pixels, part=part, known_peaks=peaks)
 
 
 def needed_box(grid, others):
