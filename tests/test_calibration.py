@@ -25,7 +25,7 @@ TRIALS = {
     "white": 16,
     "psf": 8,
     "psf-dense": 6,
-    "psf-wide": 8,
+    "psf-wide": 40,
     "sources": 6,
     "spoilt": 4,
     "stripes": 12,
