@@ -1,8 +1,7 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
 """Headers and pixels of plain FITS files, read without astropy.
 
-astropy takes longer to read the headers of a common file than to read its pixels. It reads
-all files that are not plain.
+astropy reads all other files, but takes longer for the headers of common files than for pixels.
 """
 
 import os
@@ -30,7 +29,6 @@ __all__ = [
     "read_pixels",
     "scan",
 ]
-
 
 BLOCK = 2880
 CARD = 80
@@ -436,8 +434,7 @@ def read_pixels(path, image, dq, bits, digests=None):
         if (status.st_size, status.st_mtime_ns) != image.stamp:
             msg = "it changed since its headers were read"
             raise OSError(msg)
-        words = out.view(np.uint32).ravel()
-        return out, read_decoded(file.fileno(), *places, words, bits, flip, update)
+        return out, read_decoded(file.fileno(), *places, out.view("u4").ravel(), bits, flip, update)
 
 
 def all_flagged(path, dq, columns, bits):
