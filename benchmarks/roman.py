@@ -12,8 +12,7 @@ from tempfile import TemporaryDirectory
 
 import gwcs
 import numpy as np
-from astropy import coordinates as coord
-from astropy import units as u
+from astropy import coordinates as coord, units as u
 from astropy.modeling import models as m
 from gwcs import coordinate_frames as cf
 

@@ -6,8 +6,7 @@ import warnings
 
 import asdf
 import numpy as np
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 from hypothesis.extra import numpy as npst
 from numpy.testing import assert_array_equal
 

@@ -16,8 +16,7 @@ import pytest
 from astropy.io import fits
 from click.testing import CliRunner
 
-from levelmatch import LevelMatchWarning, cli
-from levelmatch import options as package
+from levelmatch import LevelMatchWarning, cli, options as package
 from levelmatch.cli import errors, flags, options, run_command
 from levelmatch.record.record import read_record
 from levelmatch.report.page import make_page

@@ -338,8 +338,7 @@ def test_names_of_images_in_memory(paint, folders):
 def with_gwcs(paint):
     """Return images in memory as NDData with the gwcs of a tangential projection."""
     gwcs = pytest.importorskip("gwcs")
-    from astropy import coordinates
-    from astropy import units as u
+    from astropy import coordinates, units as u
     from astropy.modeling import models
     from gwcs import coordinate_frames as cf
 

@@ -206,11 +206,9 @@ def models(paint, tmp_path):
     datamodels = pytest.importorskip(
         "stdatamodels.jwst.datamodels", reason="the extra jwst is not installed"
     )
-    from astropy import coordinates as coord
-    from astropy import units as u
+    from astropy import coordinates as coord, units as u
     from astropy.modeling import models as m
-    from gwcs import coordinate_frames as cf
-    from gwcs import wcs
+    from gwcs import coordinate_frames as cf, wcs
 
     paths = []
     (tmp_path / "in").mkdir()

@@ -9,8 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from astropy import coordinates as coord
-from astropy import units as u
+from astropy import coordinates as coord, units as u
 from astropy.io import fits
 from astropy.modeling import models as m
 from click.testing import CliRunner

@@ -5,8 +5,7 @@ import numpy as np
 import pytest
 import reproject
 from astropy.wcs import WCS, Sip
-from hypothesis import event, given, settings
-from hypothesis import strategies as st
+from hypothesis import event, given, settings, strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
 
 from levelmatch.images.collect import collect_frames

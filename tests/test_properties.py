@@ -7,8 +7,7 @@ import numpy as np
 import pytest
 from astropy import units as u
 from astropy.nddata import CCDData
-from hypothesis import assume, given, settings
-from hypothesis import strategies as st
+from hypothesis import assume, given, settings, strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
 
 import levelmatch as lm

@@ -11,8 +11,7 @@ from pathlib import Path
 import asdf
 import numpy as np
 import pytest
-from astropy import coordinates as coord
-from astropy import units as u
+from astropy import coordinates as coord, units as u
 from astropy.modeling import models as m
 from click.testing import CliRunner
 from numpy.testing import assert_allclose, assert_array_equal

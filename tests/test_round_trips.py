@@ -8,8 +8,7 @@ import warnings
 import asdf
 import numpy as np
 import pytest
-from astropy import coordinates as coord
-from astropy import units as u
+from astropy import coordinates as coord, units as u
 from astropy.io import fits
 from astropy.modeling import models as m
 from astropy.wcs import WCS

@@ -6,8 +6,7 @@ from functools import lru_cache
 
 import numpy as np
 import pytest
-from hypothesis import assume, given, settings
-from hypothesis import strategies as st
+from hypothesis import assume, given, settings, strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
 from scipy.optimize import minimize
 from scipy.stats import chi2
@@ -16,9 +15,7 @@ from levelmatch.exceptions import ConvergenceError
 from levelmatch.options import SolveOptions, fit_terms
 from levelmatch.sky.overlaps import components
 from levelmatch.sky.vectors import lonlat, tangent_axes, transfer_matrix, unit_vectors
-from levelmatch.solve import equations as equations_module
-from levelmatch.solve import solution as solution_module
-from levelmatch.solve import solver
+from levelmatch.solve import equations as equations_module, solution as solution_module, solver
 from levelmatch.solve.equations import Equations
 from levelmatch.solve.gauge import Gauge
 from levelmatch.solve.groups import solve_groups

@@ -14,8 +14,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 
 import levelmatch as lm
 from levelmatch.exceptions import RecordError
-from levelmatch.measure import pair_selection as pipeline
-from levelmatch.measure import pair_store
+from levelmatch.measure import pair_selection as pipeline, pair_store
 from levelmatch.measure.pair_store import ENTRY, MAGIC, PairFile
 from levelmatch.measure.table import PAIR
 from levelmatch.record.record import read_record

@@ -1,8 +1,7 @@
 """Convert a FITS WCS with SIP distortion to a generalized WCS."""
 
 import numpy as np
-from astropy import coordinates
-from astropy import units as u
+from astropy import coordinates, units as u
 from astropy.modeling import models
 from gwcs import WCS, coordinate_frames
 

@@ -9,8 +9,12 @@ from click.shell_completion import CompletionItem
 from levelmatch.cli.flags import COMMON, FILES, JWST, STATISTICS, Flag, flags_of, names_of
 from levelmatch.cli.inputs import RECORD_NAME, expand, expand_all, export_flags
 from levelmatch.cli.terminal import logging_flags
-from levelmatch.options import FIT_TYPES as FIT_TYPE_NAMES
-from levelmatch.options import MeasureOptions, ReadOptions, SolveOptions
+from levelmatch.options import (
+    FIT_TYPES as FIT_TYPE_NAMES,
+    MeasureOptions,
+    ReadOptions,
+    SolveOptions,
+)
 
 FIT_TYPES = tuple(FIT_TYPE_NAMES)
 REPORT = "levelmatch.html"

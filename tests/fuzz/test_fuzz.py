@@ -15,8 +15,7 @@ from pathlib import Path
 import pytest
 from astropy.units import UnitsError
 from click.testing import CliRunner
-from hypothesis import HealthCheck, given, seed, settings
-from hypothesis import strategies as st
+from hypothesis import HealthCheck, given, seed, settings, strategies as st
 
 import levelmatch as lm
 from levelmatch.cli import main
