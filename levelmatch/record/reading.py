@@ -52,6 +52,13 @@ ARRAYS = {
 SEPARATORS = {"/", "\0", os.sep, os.altsep or os.sep}
 
 
+def _require(good: Any, what: str) -> None:
+    """Refuse a damaged record."""
+    if not good:
+        msg = f"the record is damaged: {what}"
+        raise RecordError(msg)
+
+
 def read_tree(tree: dict[str, Any]) -> tuple[SolvedRun, dict[str, np.ndarray], np.ndarray]:
     """Return the objects of a recorded tree.
 
@@ -87,10 +94,8 @@ def read_tree(tree: dict[str, Any]) -> tuple[SolvedRun, dict[str, np.ndarray], n
     frames = [_frame(images, i, corrections[i], run.planned[-1].keyword) for i in range(n)]
     _check_earlier(frames[0], run, int(tree["n_earlier"]))
     measured, keys = _pairs(tree["pairs"], n)
-    if len(tree["passes"]) != len(run.planned):
-        n_found, n_asked = len(tree["passes"]), len(run.planned)
-        msg = f"the record is damaged: {n_found} passes recorded, {n_asked} asked for"
-        raise RecordError(msg)
+    n_found, n_asked = len(tree["passes"]), len(run.planned)
+    _require(n_found == n_asked, f"{n_found} passes recorded, {n_asked} asked for")
     nodes = list(zip(tree["passes"], run.planned, strict=True))
     rows = [_rows(node, planned, len(measured)) for node, planned in nodes]
     pattern = _pattern(nodes[0][0]) if nodes else None
@@ -104,9 +109,7 @@ def _run(tree: dict[str, Any]) -> Run:
     """Return the recorded run."""
     options = _current_options(tree["options"])
     for group in ("read", "measure", "solve"):
-        if not isinstance(options.get(group), dict):
-            msg = f"the record is damaged: its options lack {group!r}"
-            raise RecordError(msg)
+        _require(isinstance(options.get(group), dict), f"its options lack {group!r}")
     planned = [Pass(**plan) for plan in options["passes"]]
     try:
         SolveOptions(**options["solve"])
@@ -148,21 +151,15 @@ def _current_options(options: dict[str, Any]) -> dict[str, Any]:
 
 def _check_earlier(frame: Frame, run: Run, n_earlier: int) -> None:
     """Refuse a record whose number of corrections differs from the number of its passes."""
-    n_recorded = len(frame.corrections)
-    if n_recorded != n_earlier + run.n_corrections:
-        msg = (
-            f"the record is damaged: {n_recorded} corrections of each image, {n_earlier} of "
-            f"earlier runs and {run.n_corrections} of this one"
-        )
-        raise RecordError(msg)
+    n_recorded, n_own = len(frame.corrections), run.n_corrections
+    what = f"{n_recorded} corrections of each image, {n_earlier} of earlier runs and {n_own} of "
+    _require(n_recorded == n_earlier + n_own, f"{what}this one")
 
 
 def _length(name: str, columns: dict[str, Any]) -> int:
     """Return the number of rows of a table without reading its columns."""
     rows = {key: np.shape(column)[0] for key, column in columns.items()}
-    if len(set(rows.values())) != 1:
-        msg = f"the record is damaged: {name}: its columns differ in length: {rows}"[:300]
-        raise RecordError(msg)
+    _require(len(set(rows.values())) == 1, f"{name}: its columns differ in length: {rows}"[:280])
     return next(iter(rows.values()))
 
 
@@ -170,30 +167,19 @@ def _check_images(images: dict[str, np.ndarray], run: Run, n: int) -> None:
     """Refuse repeated or missing images, names that are paths, and impossible numbers."""
     names = images["name"].tolist()
     twice = {name for name in names if names.count(name) > 1} if len(set(names)) < n else ()
-    if twice:
-        msg = f"the record is damaged: the image {min(twice)!r} occurs twice"
-        raise RecordError(msg)
+    _require(not twice, f"the image {min(twice, default='')!r} occurs twice")
     subsets = np.array(run.subsets)
-    if (
-        names != sorted(names)
-        or sorted(run.order) != list(range(n))
-        or subsets.shape != (n,)
-        or subsets.dtype.kind not in "iu"
-    ):
-        msg = "the record is damaged: images are missing, or not in order"
-        raise RecordError(msg)
+    ordered = names == sorted(names) and sorted(run.order) == list(range(n))
+    ordered = ordered and subsets.shape == (n,) and subsets.dtype.kind in "iu"
+    _require(ordered, "images are missing, or not in order")
     for name in {*names, *images["whole"].tolist(), *images["file"].tolist()} - {""}:
-        if name in (".", "..") or any(c in name for c in SEPARATORS):
-            msg = f"the record is damaged: {name!r} is a path, not the name of an image"
-            raise RecordError(msg)
-    if not (images["output_factor"] > 0).all():
-        msg = "the record is damaged: a factor on an image is not a positive number"
-        raise RecordError(msg)
+        is_path = name in (".", "..") or any(c in name for c in SEPARATORS)
+        _require(not is_path, f"{name!r} is a path, not the name of an image")
+    good = (images["output_factor"] > 0).all()
+    _require(good, "a factor on an image is not a positive number")
     for key in ("axes", "outline", "pixel_area", "scale", "output_factor"):
         bad = ~np.isfinite(images[key].reshape(n, -1)).all(axis=1)
-        if bad.any():
-            msg = f"the record is damaged: {names[int(bad.argmax())]}: {key!r} is not finite"
-            raise RecordError(msg)
+        _require(not bad.any(), f"{names[int(bad.argmax())]}: {key!r} is not finite")
 
 
 def _corrections(node: dict[str, Any], n: int) -> list[list[AppliedCorrection]]:
@@ -204,16 +190,12 @@ def _corrections(node: dict[str, Any], n: int) -> list[list[AppliedCorrection]]:
     columns.setdefault("pattern", np.zeros((len(columns["image"]), 5)))
     out: list[list[AppliedCorrection]] = [[] for _ in range(n)]
     for row, i in enumerate(columns["image"].tolist()):
-        if not 0 <= i < n:
-            msg = f"the record is damaged: a correction of image {i} among {n}"
-            raise RecordError(msg)
+        _require(0 <= i < n, f"a correction of image {i} among {n}")
         correction = Correction(
             float(columns["constant"][row]), columns["vector"][row], columns["pattern"][row]
         )
         numbers = [correction.constant, *correction.vector, *correction.pattern]
-        if not np.isfinite(numbers).all():
-            msg = f"the record is damaged: a correction of image {i} is not a finite number"
-            raise RecordError(msg)
+        _require(np.isfinite(numbers).all(), f"a correction of image {i} is not a finite number")
         out[i].append(
             AppliedCorrection(
                 str(columns["pass"][row]),
@@ -222,9 +204,8 @@ def _corrections(node: dict[str, Any], n: int) -> list[list[AppliedCorrection]]:
                 str(columns["reference"][row]),
             )
         )
-    if len({len(of_image) for of_image in out}) > 1:
-        msg = "the record is damaged: corrections of some images are missing"
-        raise RecordError(msg)
+    complete = len({len(of_image) for of_image in out}) <= 1
+    _require(complete, "corrections of some images are missing")
     return out
 
 
@@ -267,30 +248,24 @@ def _pairs(node: dict[str, Any], n: int) -> tuple[PairTable, np.ndarray]:
         kinds = "iu" if name in ("first", "second", "npix") else "iuf"
         inner = PAIR[name].shape if name in (PAIR.names or ()) else ()
         found = getattr(table, name)
-        if found.dtype.kind not in kinds or found.shape != (len(table.first), *inner):
-            msg = f"the record is damaged: {name!r} of its pairs has shape {found.shape}"
-            raise RecordError(msg)
+        good = found.dtype.kind in kinds and found.shape == (len(table.first), *inner)
+        _require(good, f"{name!r} of its pairs has shape {found.shape}")
     keys = np.array(node["key"], dtype=np.uint8).reshape(-1, KEY_SIZE)
-    if len(keys) != len(table):
-        msg = "the record is damaged: its columns of pairs differ in length"
-        raise RecordError(msg)
+    _require(len(keys) == len(table), "its columns of pairs differ in length")
     for end in (table.first, table.second):
-        if len(end) and not (0 <= end.min() and end.max() < n):
-            msg = f"the record is damaged: a pair names an image beyond the {n}"
-            raise RecordError(msg)
+        good = not len(end) or (0 <= end.min() and end.max() < n)
+        _require(good, f"a pair names an image beyond the {n}")
     bad = ~np.isfinite(table.gram).all(axis=(1, 2)) | ~np.isfinite(table.rhs).all(axis=1)
-    if bad.any():
-        msg = f"the record is damaged: pair {int(bad.argmax())} has numbers that are not finite"
-        raise RecordError(msg)
+    worst = int(bad.argmax()) if len(bad) else 0
+    _require(not bad.any(), f"pair {worst} has numbers that are not finite")
     return table, keys
 
 
 def _rows(node: dict[str, Any], planned: Pass, n_pairs: int) -> np.ndarray:
     """Return the indices of the pairs of a pass."""
     rows = np.array(node["rows"])
-    if len(rows) and not (0 <= rows.min() and rows.max() < n_pairs):
-        msg = f"the record is damaged: the pass {planned.name!r} has a pair that does not exist"
-        raise RecordError(msg)
+    good = not len(rows) or (0 <= rows.min() and rows.max() < n_pairs)
+    _require(good, f"the pass {planned.name!r} has a pair that does not exist")
     return rows
 
 
@@ -335,20 +310,16 @@ def _check_arrays(name: str, arrays: dict[str, np.ndarray], sizes: dict[str, int
             sizes["k"] = int(arrays["kept"].sum())
         lengths = list(zip(letters, array.shape, strict=False))
         good = array.dtype.kind in kinds and array.ndim == len(letters)
-        if not good or any(sizes.setdefault(letter, n) != n for letter, n in lengths):
-            msg = (
-                f"the record is damaged: the pass {name!r} has {key!r} of type {array.dtype} and "
-                f"shape {array.shape}"
-            )
-            raise RecordError(msg)
+        good = good and all(sizes.setdefault(letter, n) == n for letter, n in lengths)
+        what = f"the pass {name!r} has {key!r} of type {array.dtype} and shape {array.shape}"
+        _require(good, what)
     tie = arrays["tie"]
     good = tie.shape == (sizes["g"],) if tie.dtype.kind == "f" else tie[()] is None
     for key, size in (("group", "g"), ("component", "s")):
         numbers = arrays[key]
         good = good and (not numbers.size or 0 <= numbers.min() <= numbers.max() < sizes[size])
-    if not good or sizes["c"] not in (1, 3):
-        msg = f"the record is damaged: the pass {name!r} refers to missing groups or sets"
-        raise RecordError(msg)
+    good = good and sizes["c"] in (1, 3)
+    _require(good, f"the pass {name!r} refers to missing groups or sets")
 
 
 def _pass(
@@ -357,9 +328,8 @@ def _pass(
     """Return a recorded pass; solve it again only if its covariance is needed."""
     plain = ("name", "fit_type", "references", "offsets", "pattern")
     array = {key: np.array(v) for key, v in node.items() if key not in plain}
-    if node["name"] != planned.name:
-        msg = f"the record is damaged: the pass {node['name']!r} is not {planned.name!r}"
-        raise RecordError(msg)
+    same = node["name"] == planned.name
+    _require(same, f"the pass {node['name']!r} is not {planned.name!r}")
     fit_terms(node["fit_type"])
     _check_arrays(planned.name, array, {"n": n, "m": len(rows), "3": 3})
     solution = Solution(
