@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlparse
 
-from levelmatch.atomic import atomic_stream, refuse_existing
+from levelmatch.atomic import atomic_stream
 from levelmatch.exceptions import FrameError
 from levelmatch.images.file_checks import check_regular
 
@@ -20,7 +20,6 @@ __all__ = [
     "expand_associations",
     "is_association",
     "output_association",
-    "planned_associations",
     "read_association",
     "write_associations",
 ]
@@ -182,57 +181,6 @@ def expand_associations(images: Iterable[Any]) -> tuple[list[Any], dict[Path, tu
 # Write
 
 
-def planned_associations(
-    written: Mapping[Path, Path],
-    associations: Iterable[Path],
-    directory: str | Path,
-    *,
-    overwrite: bool = False,
-    provenance: Any = None,
-) -> dict[Path, bytes]:
-    """Return the associations of written images.
-
-    Parameters
-    ----------
-    written : mapping of `~pathlib.Path` to `~pathlib.Path`
-        Output file for each input file.
-    associations : iterable of `~pathlib.Path`
-        The associations of the inputs.
-    directory : str or `~pathlib.Path`
-        The output folder.
-    overwrite : bool
-        Whether existing files may be replaced.
-    provenance : `~levelmatch.record.run.Provenance` or None
-        See `output_association`.
-
-    Returns
-    -------
-    contents : dict of `~pathlib.Path` to bytes
-        Content of each association to write.
-
-    Raises
-    ------
-    FrameError
-        If an association would replace its input, or two would have the same name.
-    FileExistsError
-        If a file exists and ``overwrite`` is not set.
-    """
-    directory = Path(directory)
-    contents: dict[Path, bytes] = {}
-    for path in dict.fromkeys(associations):
-        target = directory / path.name
-        if target.resolve() == path.resolve():
-            msg = f"{path.name}: the output folder {directory} holds it; name another"
-            raise FrameError(msg)
-        if target in contents:
-            msg = f"{path.name}: two associations would have this name; rename one"
-            raise FrameError(msg)
-        refuse_existing(target, overwrite=overwrite)
-        association = read_association(path)
-        contents[target] = output_association(association, written, directory, provenance)
-    return contents
-
-
 def output_association(
     association: Association,
     written: Mapping[Path, Path],
@@ -309,7 +257,7 @@ def write_associations(contents: Mapping[Path, bytes]) -> list[Path]:
     Parameters
     ----------
     contents : mapping of `~pathlib.Path` to bytes
-        Content of each file, see `planned_associations`.
+        Content of each file, see `~levelmatch.results.prewrite.output_associations`.
 
     Returns
     -------

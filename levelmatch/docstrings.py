@@ -82,16 +82,32 @@ Returns
 paths : list of `~pathlib.Path`
     The written images.
 """,
-    "plot": """
+    "result": """
 result : `~levelmatch.MatchResult` or record
     The result, or its record.
+""",
+    "ax": """
 ax : `~matplotlib.axes.Axes` or None
     Axes to draw into; by default the axes of a new figure.
-
+""",
+    "axes": """
 Returns
 -------
 ax : `~matplotlib.axes.Axes`
     The axes.
+""",
+    "originals": """
+files : path, list of path or None
+    For a record, its uncorrected images or their folder.
+""",
+    "written": """
+overwrite : bool
+    Whether an existing file may be replaced.
+
+Returns
+-------
+path : `~pathlib.Path`
+    The file.
 """,
     "noise": """
 noise : float, optional

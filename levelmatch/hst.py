@@ -4,12 +4,14 @@
 from pathlib import Path
 
 from levelmatch.atomic import atomic_stream, refuse_existing
+from levelmatch.docstrings import share_parameters
 from levelmatch.exceptions import FrameError
 from levelmatch.record.solved_run import SolvedRun
 
 __all__ = ["write_skyfile"]
 
 
+@share_parameters
 def write_skyfile(result: SolvedRun, path: str | Path, *, overwrite: bool = False) -> Path:
     """Write the levels of a result for AstroDrizzle's parameter ``skyfile``.
 
@@ -23,13 +25,7 @@ def write_skyfile(result: SolvedRun, path: str | Path, *, overwrite: bool = Fals
         The result.
     path : str or `~pathlib.Path`
         The file.
-    overwrite : bool
-        Whether an existing file may be replaced.
-
-    Returns
-    -------
-    path : `~pathlib.Path`
-        The file.
+    <<written>>
 
     Raises
     ------

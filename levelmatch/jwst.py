@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from levelmatch.atomic import atomic_stream, refuse_existing
+from levelmatch.docstrings import share_parameters
 from levelmatch.exceptions import FrameError
 from levelmatch.results.products import Product
 from levelmatch.results.result import MatchResult
@@ -73,6 +74,7 @@ def add_history(model: Any) -> None:
         add(model, text)
 
 
+@share_parameters
 def write_skylist(result: MatchResult, path: str | Path, *, overwrite: bool = False) -> Path:
     """Write the levels of a result for the skymatch step, ``skymethod="user"``.
 
@@ -84,13 +86,7 @@ def write_skylist(result: MatchResult, path: str | Path, *, overwrite: bool = Fa
         The result. Its corrections must be levels.
     path : str or `~pathlib.Path`
         The file, with the name and the level of one image on each line.
-    overwrite : bool
-        Whether an existing file may be replaced.
-
-    Returns
-    -------
-    path : `~pathlib.Path`
-        The file.
+    <<written>>
 
     Raises
     ------

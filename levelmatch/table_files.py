@@ -7,6 +7,7 @@ import numpy as np
 from astropy.table import Table
 
 from levelmatch.atomic import atomic_path, refuse_existing
+from levelmatch.docstrings import share_parameters
 from levelmatch.images.file_checks import MOST_BYTES, check_regular, reason_of
 
 __all__ = ["FORMATS", "is_table", "read_table", "write_table"]
@@ -56,6 +57,7 @@ def read_table(path: str | Path) -> Table:
     return table
 
 
+@share_parameters
 def write_table(table: Table, path: str | Path, *, overwrite: bool = False) -> Path:
     """Write a table to a file, atomically.
 
@@ -65,13 +67,7 @@ def write_table(table: Table, path: str | Path, *, overwrite: bool = False) -> P
         The table.
     path : str or `~pathlib.Path`
         The file: .ecsv, .fits or .parquet.
-    overwrite : bool
-        Whether an existing file may be replaced.
-
-    Returns
-    -------
-    path : `~pathlib.Path`
-        The file.
+    <<written>>
 
     Raises
     ------

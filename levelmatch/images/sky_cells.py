@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from astropy.table import Table
 
+from levelmatch.docstrings import share_parameters
 from levelmatch.exceptions import FrameError
 from levelmatch.images.frame import Frame
 from levelmatch.images.units import read_unit
@@ -226,6 +227,7 @@ class SkyCells:
         """
         return cls.from_table(read_table(path), Path(path).name)
 
+    @share_parameters
     def write(self, path, *, overwrite=False):
         """Write the cells to a table, atomically: .ecsv, .fits or .parquet.
 
@@ -233,13 +235,7 @@ class SkyCells:
         ----------
         path : str or `~pathlib.Path`
             The file.
-        overwrite : bool
-            Whether an existing file may be replaced.
-
-        Returns
-        -------
-        path : `~pathlib.Path`
-            The file.
+        <<written>>
         """
         return write_table(self.to_table(), path, overwrite=overwrite)
 

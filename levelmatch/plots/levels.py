@@ -45,7 +45,10 @@ def plot_levels(result, ax=None):
 
     Parameters
     ----------
-    <<plot>>
+    <<result>>
+    <<ax>>
+
+    <<axes>>
     """
     ax = axes_or_new(ax)
     facts = Diagnostics.of(result)
@@ -152,6 +155,7 @@ MAX_WIDE = 8
 NO_PAIR = "#b8b8b8"
 
 
+@share_parameters
 def plot_residuals(result, *, kind=None, ax=None):
     """Plot the difference of every pair of images before matching, and its residual after.
 
@@ -163,17 +167,12 @@ def plot_residuals(result, *, kind=None, ax=None):
 
     Parameters
     ----------
-    result : `~levelmatch.MatchResult` or record
-        The result, or its record.
+    <<result>>
     kind : {"matrix", "list", "histogram"} or None
         Kind of the plot; by default a matrix for up to 24 images and a list for more.
-    ax : `~matplotlib.axes.Axes` or None
-        Axes to draw into; by default the axes of a new figure.
+    <<ax>>
 
-    Returns
-    -------
-    ax : `~matplotlib.axes.Axes`
-        The axes.
+    <<axes>>
 
     Raises
     ------
@@ -291,7 +290,10 @@ def plot_closures(result, ax=None):
 
     Parameters
     ----------
-    <<plot>>
+    <<result>>
+    <<ax>>
+
+    <<axes>>
     """
     ax = axes_or_new(ax)
     facts = Diagnostics.of(result)
@@ -361,7 +363,10 @@ def plot_gains(result, ax=None):
 
     Parameters
     ----------
-    <<plot>>
+    <<result>>
+    <<ax>>
+
+    <<axes>>
     """
     ax = axes_or_new(ax)
     facts = Diagnostics.of(result)

@@ -7,6 +7,7 @@ import numpy as np
 from astropy import units as u
 
 from levelmatch.diagnostics import Diagnostics, unit_words
+from levelmatch.docstrings import share_parameters
 from levelmatch.plots.sky import Chart, directions, finish_sky, has_sky, sky_axes
 from levelmatch.results.recorded_frames import frames_with_pixels
 
@@ -74,6 +75,7 @@ class QuickLook:
         return float(low), float(high), float(max(step, 1e-3 * (high - low)))
 
 
+@share_parameters
 def quick_look(result, *, size=400, files=None):
     """Return a coarse mosaic before and after matching; read each image once.
 
@@ -83,13 +85,11 @@ def quick_look(result, *, size=400, files=None):
 
     Parameters
     ----------
-    result : `~levelmatch.MatchResult` or record
-        The result, or its record.
+    <<result>>
     size : int
         Largest number of pixels along the longer side; fewer if the pixels of the images are
         larger.
-    files : path, list of path or None
-        For a record, its uncorrected images or their folder.
+    <<originals>>
 
     Returns
     -------
@@ -157,6 +157,7 @@ def _block_sum(data, ny, nx, block):
     return cells.sum(axis=1, dtype=np.float32).reshape(ny, nx, block).sum(axis=2, dtype=float)
 
 
+@share_parameters
 def plot_mosaic(result, show="after", *, ax=None, limits=None, cmap=None, files=None):
     """Plot a coarse mosaic of all images.
 
@@ -176,13 +177,9 @@ def plot_mosaic(result, show="after", *, ax=None, limits=None, cmap=None, files=
         before and after, and a linear stretch of their difference.
     cmap : str, `~matplotlib.colors.Colormap` or None
         Colour map; by default shades of grey, and ``"cividis"`` for the difference.
-    files : path, list of path or None
-        For a record, see `quick_look`.
+    <<originals>>
 
-    Returns
-    -------
-    ax : `~matplotlib.axes.Axes`
-        The axes.
+    <<axes>>
 
     Raises
     ------

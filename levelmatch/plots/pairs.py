@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from levelmatch.diagnostics import Diagnostics
+from levelmatch.docstrings import share_parameters
 from levelmatch.exceptions import LevelMatchError
 from levelmatch.images.background import source_mask
 from levelmatch.images.corrections import Correction
@@ -191,6 +192,7 @@ def _blocks(samples, base, step, plane):
     }
 
 
+@share_parameters
 def plot_pair(result, image1, image2, *, axs=None, files=None):
     """Plot the differences of a pair of images before and after matching.
 
@@ -202,15 +204,13 @@ def plot_pair(result, image1, image2, *, axs=None, files=None):
 
     Parameters
     ----------
-    result : `~levelmatch.MatchResult` or record
-        The result, or its record.
+    <<result>>
     image1, image2 : str
         Names of the images. Differences are the first image minus the second.
     axs : sequence of `~matplotlib.axes.Axes` or None
         Four axes in any layout, such as ``subplots(4, 1)`` of a figure of 3.5 by 9 inches for
         one column of a journal. By default two by two in a new figure.
-    files : path, list of path or None
-        For a record, its uncorrected images or their folder.
+    <<originals>>
 
     Returns
     -------

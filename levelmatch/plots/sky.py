@@ -5,6 +5,7 @@ import numpy as np
 from astropy import units as u
 
 from levelmatch.diagnostics import Diagnostics
+from levelmatch.docstrings import share_parameters
 from levelmatch.images.corrections import interpolate
 from levelmatch.plots.style import (
     BEFORE,
@@ -109,13 +110,13 @@ class Chart:
         return wcs
 
 
+@share_parameters
 def sky_wcs(result):
     """Return a WCS of all images of a result, for axes with sky coordinates.
 
     Parameters
     ----------
-    result : `~levelmatch.MatchResult` or record
-        The result, or its record.
+    <<result>>
 
     Returns
     -------
@@ -187,6 +188,7 @@ MAX_SETS = 4
 WIDE = 1.6
 
 
+@share_parameters
 def plot_overlaps(result, ax=None):
     """Plot the footprints of the images on the sky, and the pairs that link them.
 
@@ -196,16 +198,12 @@ def plot_overlaps(result, ax=None):
 
     Parameters
     ----------
-    result : `~levelmatch.MatchResult` or record
-        The result, or its record.
+    <<result>>
     ax : `~matplotlib.axes.Axes` or None
         Axes to draw into, with or without sky coordinates; by default new axes with the
         coordinates of `sky_wcs`.
 
-    Returns
-    -------
-    ax : `~matplotlib.axes.Axes`
-        The axes.
+    <<axes>>
     """
     facts = Diagnostics.of(result)
     chart = Chart(facts.frames)

@@ -10,8 +10,9 @@ import numpy as np
 from astropy.io import fits
 from astropy.nddata import CCDData, NDData
 
-from levelmatch.associations import planned_associations
+from levelmatch.associations import output_association, read_association
 from levelmatch.atomic import refuse_existing
+from levelmatch.exceptions import FrameError
 from levelmatch.images.fastfits import RawHeader
 from levelmatch.images.file_checks import named_errors
 from levelmatch.images.frame import Frame
@@ -218,13 +219,17 @@ def output_associations(
     """
     files = zip(by_file(products), paths, strict=True)
     pairs = [(f, path) for images, path in files for p in images for f in p.frames]
-    associations = dict.fromkeys(a for frame, _ in pairs for a in frame.associations)
-    if not associations:
-        return {}
     written = {f.source.path: path for f, path in pairs if hasattr(f.source, "path")}
-    contents = planned_associations(
-        written, associations, directory, overwrite=True, provenance=provenance
-    )
-    for path in contents:
-        refuse_existing(path, overwrite=overwrite or lock.may_replace(path))
+    directory, contents = Path(directory), {}
+    for path in dict.fromkeys(a for frame, _ in pairs for a in frame.associations):
+        target = directory / path.name
+        if target.resolve() == path.resolve():
+            msg = f"{path.name}: the output folder {directory} holds it; name another"
+            raise FrameError(msg)
+        if target in contents:
+            msg = f"{path.name}: two associations would have this name; rename one"
+            raise FrameError(msg)
+        refuse_existing(target, overwrite=overwrite or lock.may_replace(target))
+        association = read_association(path)
+        contents[target] = output_association(association, written, directory, provenance)
     return contents
