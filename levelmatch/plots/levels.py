@@ -12,7 +12,9 @@ from levelmatch.plots.style import (
     GREY,
     MAX_LABELS,
     STAR,
+    add_colour_bar,
     axes_or_new,
+    draw_histogram,
     draw_sigmas,
     image_labels,
     legend_above,
@@ -22,7 +24,7 @@ from levelmatch.plots.style import (
     symmetric_ticks,
     typical_sigma,
 )
-from levelmatch.text import SHORT_NAME, count, values
+from levelmatch.text import SHORT_NAME, values
 
 __all__ = ["plot_closures", "plot_gains", "plot_levels", "plot_residuals"]
 
@@ -217,11 +219,10 @@ def _draw_matrix(ax, facts):
         style = {"color": "black", "ms": 4, "ls": "none", "path_effects": edge}
         handles += ax.plot(*both.T, "x", label="rejected", **style)
     legend_above(ax, handles=handles, title="Lower left: before. Upper right: after.")
-    bar = ax.figure.colorbar(shown, ax=ax, shrink=0.85, pad=0.02)
+    label = f"Row minus column ({facts.unit_words})"
+    bar = add_colour_bar(ax, shown, label, shrink=0.85, pad=0.02)
     bar.set_ticks(symmetric_ticks(linear, largest))
     bar.minorticks_off()
-    bar.set_label(f"Row minus column ({facts.unit_words})", fontsize="small")
-    bar.ax.tick_params(labelsize="small")
     ax.axline((0, 0), slope=1, color="white", lw=0.8)
     _name_rows(ax, facts)
 
@@ -372,22 +373,12 @@ def plot_gains(result, ax=None):
     facts = Diagnostics.of(result)
     gains = 100 * values(facts.pairs["gain"])[facts.kept]
     gains = gains[np.isfinite(gains)]
-    ax.set_xlabel("Difference of flux scales (%)")
-    ax.set_ylabel("Pairs")
     limit = 100 * facts.flux_limit
-    if len(gains) == 0:
-        ax.set_xlim(-2 * limit, 2 * limit)
-        ax.set_yticks([])
-        words = "no pair with a flux ratio"
-        ax.text(0.5, 0.5, words, transform=ax.transAxes, ha="center", color=GREY)
-        return ax
-    reach = float(max(1.5 * limit, 1.05 * np.abs(gains).max()))
-    n_bins = int(np.clip(2 * np.sqrt(len(gains)), 8, 40))
-    edges = np.linspace(-reach, reach, n_bins + 1)
-    ax.hist(gains, edges, color=GREY, alpha=0.6, label=count(len(gains), "pair"))
-    for sign, label in ((-1, None), (1, f"reported beyond \u00b1{limit:g} %")):
-        ax.axvline(sign * limit, color=EXPECTED, ls="--", lw=1.2, label=label)
-    ax.set_xlim(-reach, reach)
-    ax.yaxis.get_major_locator().set_params(integer=True)
-    legend_above(ax)
+    reach = float(max(1.5 * limit, 1.05 * np.abs(gains).max(initial=0)))
+    draw_histogram(ax, gains, "pair", reach, "no pair with a flux ratio")
+    ax.set_xlabel("Difference of flux scales (%)")
+    if len(gains):
+        for sign, label in ((-1, None), (1, f"reported beyond \u00b1{limit:g} %")):
+            ax.axvline(sign * limit, color=EXPECTED, ls="--", lw=1.2, label=label)
+        legend_above(ax)
     return ax

@@ -9,6 +9,7 @@ from astropy import units as u
 from levelmatch.diagnostics import Diagnostics, unit_words
 from levelmatch.docstrings import share_parameters
 from levelmatch.plots.sky import Chart, directions, finish_sky, has_sky, sky_axes
+from levelmatch.plots.style import add_colour_bar
 from levelmatch.results.recorded_frames import frames_with_pixels
 
 __all__ = ["QuickLook", "plot_mosaic", "quick_look"]
@@ -206,10 +207,8 @@ def plot_mosaic(result, show="after", *, ax=None, limits=None, cmap=None, files=
     place = {"shrink": 0.85 * min(1.0, ny / nx), "pad": 0.02}
     if nx > WIDE * ny:
         place = {"location": "bottom", "aspect": 30, "shrink": 0.85}
-    bar = ax.figure.colorbar(shown, ax=ax, extend="both", **place)
     what = "Subtracted" if show == "difference" else show.capitalize()
-    bar.set_label(f"{what} ({unit_words(look.unit)})", fontsize="small")
-    bar.ax.tick_params(labelsize="small")
+    add_colour_bar(ax, shown, f"{what} ({unit_words(look.unit)})", extend="both", **place)
     finish_sky(ax, look.sky)
     return ax
 

@@ -13,7 +13,14 @@ from levelmatch.images.corrections import Correction
 from levelmatch.measure.plot_samples import pair_samples
 from levelmatch.options import MeasureOptions
 from levelmatch.plots.sky import directions
-from levelmatch.plots.style import AFTER, BEFORE, GREY, image_labels, new_figure
+from levelmatch.plots.style import (
+    AFTER,
+    BEFORE,
+    GREY,
+    add_colour_bar,
+    image_labels,
+    new_figure,
+)
 from levelmatch.results.recorded_frames import frames_with_pixels, own_corrections
 from levelmatch.text import decimals, fixed, values
 
@@ -240,29 +247,22 @@ def plot_pair(result, image1, image2, *, axs=None, files=None):
         axs = new_figure(figsize=(7, 6)).subplots(2, 2)
     axs = list(np.ravel(np.asarray(axs, dtype=object)))
     short = dict(zip(facts.names, image_labels(facts.names)[0], strict=True))
-    _draw_map(axs[0], picture, picture.before, picture.level)
-    _draw_map(axs[2], picture, picture.plane, picture.level)
-    _draw_map(axs[3], picture, picture.after, picture.residual)
+    label = f"Difference ({facts.unit_words})"
+    _draw_map(axs[0], picture, picture.before, picture.level, label)
+    _draw_histogram(axs[1], picture, label)
+    _draw_map(axs[2], picture, picture.plane, picture.level, label)
+    _draw_map(axs[3], picture, picture.after, picture.residual, label)
     for ax in (axs[0], *axs[2:]):
-        ax.images[0].colorbar.set_label(f"Difference ({facts.unit_words})", fontsize="small")
         ax.set_xlabel(f"x of {short[picture.base]} (pixel)", fontsize="small", parse_math=False)
-    _draw_histogram(axs[1], picture, facts.unit_words)
+    before = f"Before: {short[image1]}\nminus {short[image2]}"
     for ax, title in zip(
-        axs,
-        ("Before", "Clipped differences", "Plane of the pair", "After"),
-        strict=True,
+        axs, (before, "Clipped differences", "Plane of the pair", "After"), strict=True
     ):
-        ax.set_title(title, fontsize="medium", loc="left")
-    axs[0].set_title(
-        f"Before: {short[image1]}\nminus {short[image2]}",
-        fontsize="medium",
-        loc="left",
-        parse_math=False,
-    )
+        ax.set_title(title, fontsize="medium", loc="left", parse_math=False)
     return axs
 
 
-def _draw_map(ax, picture, shown, middle):
+def _draw_map(ax, picture, shown, middle, label):
     """Draw one picture and its colour bar."""
     image = ax.imshow(
         shown,
@@ -275,14 +275,13 @@ def _draw_map(ax, picture, shown, middle):
         # A narrow strip would be too thin to see.
         aspect="equal" if 1 / MAX_ASPECT < shown.shape[0] / shown.shape[1] < MAX_ASPECT else "auto",
     )
-    bar = ax.figure.colorbar(image, ax=ax, extend="both", shrink=0.85, pad=0.02)
-    bar.ax.tick_params(labelsize="small")
+    add_colour_bar(ax, image, label, extend="both", shrink=0.85, pad=0.02)
     ax.tick_params(labelsize="small")
     ax.locator_params(nbins=4)
     ax.set_ylabel("y (pixel)", fontsize="small")
 
 
-def _draw_histogram(ax, picture, unit):
+def _draw_histogram(ax, picture, label):
     """Draw histograms of all and of kept differences, and their location with its error."""
     kept = picture.samples[picture.kept]
     low, high = np.percentile(picture.samples, [0.2, 99.8])
@@ -299,7 +298,7 @@ def _draw_histogram(ax, picture, unit):
     words = f"{level} \u00b1 {sigma}"
     ax.axvline(picture.level, ymax=0.66, color=BEFORE, lw=1.4, label=words)
     ax.set_yscale("log")
-    ax.set_xlabel(f"Difference ({unit})", fontsize="small")
+    ax.set_xlabel(label, fontsize="small")
     ax.set_ylabel("Pixels", fontsize="small")
     ax.tick_params(labelsize="small")
     # Leave room for the legend above the bars and the line.

@@ -13,6 +13,7 @@ from levelmatch.plots.style import (
     MOST_SIGMA,
     SETS,
     STAR,
+    add_colour_bar,
     legend_above,
     link_colours,
     new_figure,
@@ -271,6 +272,4 @@ def _draw_links(ax, facts, centres, wide):
         ax.add_collection(LineCollection(centres[ends[~kept]], **style))
     # The colour bar is beside the map, or below a wide map.
     place = {"location": "bottom", "aspect": 30} if wide else {"shrink": 0.85, "pad": 0.02}
-    bar = ax.figure.colorbar(links, ax=ax, extend="max", **place)
-    bar.set_label("|Residual| / \u03c3", fontsize="small")
-    bar.ax.tick_params(labelsize="small")
+    add_colour_bar(ax, links, "|Residual| / \u03c3", extend="max", **place)

@@ -156,28 +156,42 @@ def draw_sigmas(ax, sigmas, noun, label):
     label : str
         Label of the horizontal axis.
     """
+    reach = float(np.clip(1.05 * np.abs(sigmas).max(initial=0), 4.0, MOST_SHOWN))
+    empty = "no loop of pairs" if noun == "loop" else f"no {noun}"
+    edges = draw_histogram(ax, sigmas, noun, reach, empty)
     ax.set_xlabel(label)
-    ax.set_ylabel(f"{noun.capitalize()}s")
-    if len(sigmas) == 0:
-        ax.set_xlim(-4, 4)
-        ax.set_yticks([])
-        words = "no loop of pairs" if noun == "loop" else f"no {noun}"
-        ax.text(0.5, 0.5, words, transform=ax.transAxes, ha="center", color=GREY)
-        return
-    reach = float(np.clip(1.05 * np.abs(sigmas).max(), 4.0, MOST_SHOWN))
-    beyond = int(np.count_nonzero(np.abs(sigmas) > reach))
+    if len(sigmas):
+        x = np.linspace(-reach, reach, 401)
+        curve = len(sigmas) * (edges[1] - edges[0]) / np.sqrt(2 * np.pi) * np.exp(-0.5 * x**2)
+        ax.plot(x, curve, color=EXPECTED, lw=1.6, label="expected from the errors")
+        legend_above(ax)
+
+
+def draw_histogram(ax, numbers, noun, reach, empty):
+    """Draw a histogram about zero of finite numbers, or a text in its place; return its edges.
+
+    Numbers beyond ``reach`` are counted in the outermost bins.
+    """
+    beyond = int(np.count_nonzero(np.abs(numbers) > reach))
+    words = count(len(numbers), noun) + (f", {beyond} beyond the ends" if beyond else "")
     # Few items need few bins.
-    n_bins = int(np.clip(2 * np.sqrt(len(sigmas)), 8, 24))
-    edges = np.linspace(-reach, reach, n_bins + 1)
-    words = count(len(sigmas), noun) + (f", {beyond} beyond the ends" if beyond else "")
-    # Values beyond the ends are counted in the outermost bins.
-    ax.hist(np.clip(sigmas, -reach, reach), edges, color=GREY, alpha=0.6, label=words)
-    x = np.linspace(-reach, reach, 401)
-    curve = len(sigmas) * (edges[1] - edges[0]) / np.sqrt(2 * np.pi) * np.exp(-0.5 * x**2)
-    ax.plot(x, curve, color=EXPECTED, lw=1.6, label="expected from the errors")
+    edges = np.linspace(-reach, reach, int(np.clip(2 * np.sqrt(len(numbers)), 8, 24)) + 1)
+    ax.hist(np.clip(numbers, -reach, reach), edges, color=GREY, alpha=0.6, label=words)
     ax.set_xlim(-reach, reach)
+    ax.set_ylabel(f"{noun.capitalize()}s")
     ax.yaxis.get_major_locator().set_params(integer=True)
-    legend_above(ax)
+    if len(numbers) == 0:
+        ax.set_yticks([])
+        ax.text(0.5, 0.5, empty, transform=ax.transAxes, ha="center", color=GREY)
+    return edges
+
+
+def add_colour_bar(ax, shown, label, **place):
+    """Add a colour bar with small letters to the figure of some axes; return it."""
+    bar = ax.figure.colorbar(shown, ax=ax, **place)
+    bar.set_label(label, fontsize="small")
+    bar.ax.tick_params(labelsize="small")
+    return bar
 
 
 def link_colours():
