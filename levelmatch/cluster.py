@@ -1,15 +1,18 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
-"""Run tasks on the current cluster of `dask.distributed`."""
+"""Run tasks in threads, or on the current cluster of `dask.distributed`."""
 
 import sys
-from collections.abc import Callable, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from logging import getLogger
+from threading import Event
 from typing import Any
 from uuid import uuid4
 
 from levelmatch.exceptions import LevelMatchError
 
-__all__ = ["compute_distributed", "current_client", "spread"]
+__all__ = ["compute_distributed", "current_client", "run_jobs", "spread"]
 
 
 # Number of submitted, unfinished tasks for each thread of the cluster.
@@ -136,9 +139,6 @@ def spread(
 logger = getLogger(__name__)
 
 
-# --------------------------------------------------------------------------------------
-# Measuring
-
 # Number of attempts to send images that a worker lost to the cluster.
 N_ATTEMPTS = 3
 # Time, in seconds, to wait for a cluster without workers.
@@ -231,3 +231,47 @@ def _run_distributed(client, plan, watch, sky, sky_level, ahead):
 
 def _call(function, *args):
     return function(*args)
+
+
+def run_jobs(jobs: Iterable[tuple[Callable[[], object], bool]], n_threads: int) -> None:
+    """Call functions, some of them in threads. After an error no further function is called.
+
+    Parameters
+    ----------
+    jobs : iterable of tuple
+        Pairs of a function without arguments and whether a thread may call it. The calling
+        thread calls the others.
+    n_threads : int
+        Number of threads, and largest number of jobs that are taken from the iterable in advance.
+
+    Raises
+    ------
+    Exception
+        The first error of a job, after the jobs in progress have ended.
+    """
+    failed = Event()
+
+    def carry_out(job: Callable[[], object]) -> None:
+        if failed.is_set():
+            return
+        try:
+            job()
+        except BaseException:
+            failed.set()
+            raise
+
+    with ThreadPoolExecutor(n_threads, thread_name_prefix="levelmatch") as pool:
+        started: deque[Future] = deque()
+        try:
+            for job, by_thread in jobs:
+                if by_thread:
+                    started.append(pool.submit(carry_out, job))
+                else:
+                    carry_out(job)
+                if len(started) > n_threads:
+                    started.popleft().result()
+            for future in started:
+                future.result()
+        except BaseException:
+            failed.set()
+            raise

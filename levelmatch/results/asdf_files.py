@@ -15,7 +15,7 @@ from levelmatch.record.run import Provenance
 from levelmatch.results.corrected import scaled, subtracted
 from levelmatch.results.header import add_provenance, provenance_entry
 from levelmatch.results.products import Product
-from levelmatch.results.splice import add_to_asdf, remove_from_asdf
+from levelmatch.results.splice import add_to_asdf, copy_bytes, remove_from_asdf
 
 __all__ = ["METHOD", "corrected_pixels", "entry_of", "write_asdf", "write_undone_asdf"]
 
@@ -98,10 +98,6 @@ def write_undone_asdf(product: Product, provenance: Provenance, stream: BinaryIO
     _write(file, tree, source, arrays, stream)
 
 
-# --------------------------------------------------------------------------------------
-# Arrays and blocks
-
-
 def _arrays(frame: Frame, data: np.ndarray) -> dict[str, np.ndarray]:
     """Return the arrays that change, by name: the data, and uncertainties times a factor."""
     arrays, factor = {"data": data}, frame.output_factor
@@ -138,26 +134,13 @@ def _write(
                 stream.write(new)
                 position += len(new)
                 continue
-            raw.seek(block.position)
-            _copy(raw, stream, block.stop - block.position)
+            copy_bytes(raw, stream, block.position, block.stop)
             position += block.stop - block.position
         raw.seek(file.blocks_stop)
         if raw.read(len(INDEX)) == INDEX:
             lines = "".join(f"- {place}\n" for place in places)
             stream.write(INDEX + f"\n%YAML 1.1\n---\n{lines}...\n".encode())
 
-
-def _copy(raw: BinaryIO, stream: BinaryIO, count: int) -> None:
-    while count > 0:
-        part = raw.read(min(count, 1 << 20))
-        if not part:
-            return
-        stream.write(part)
-        count -= len(part)
-
-
-# --------------------------------------------------------------------------------------
-# The background in the tree
 
 _FIELDS = ("level", "method", "subtracted")
 

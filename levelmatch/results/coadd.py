@@ -150,10 +150,6 @@ def _median_row(out: np.ndarray, count: np.ndarray, images: list, row: int) -> N
     out[x] = low + (high - low) / 2
 
 
-# --------------------------------------------------------------------------------------
-# Files
-
-
 class MosaicHDU:
     """Pixels of an image HDU in a file that is being written.
 

@@ -16,7 +16,7 @@ from astropy.nddata import CCDData
 from astropy.wcs import WCS
 
 from levelmatch.atomic import atomic_stream, refuse_existing
-from levelmatch.cluster import current_client, spread
+from levelmatch.cluster import current_client, run_jobs, spread
 from levelmatch.exceptions import FrameError
 from levelmatch.images.compression import open_raw
 from levelmatch.images.file_checks import named_writing
@@ -36,7 +36,6 @@ from levelmatch.results.corrected import (
 )
 from levelmatch.results.fast_write import plain_replacement
 from levelmatch.results.header import add_kept, add_provenance, provenance_entry
-from levelmatch.results.jobs import run_jobs
 from levelmatch.results.lock import OutputLock
 from levelmatch.results.products import Product, by_file
 from levelmatch.results.sky_levels import clear_levels, keep_levels, kept_cards

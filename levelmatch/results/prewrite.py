@@ -118,10 +118,6 @@ def _small_copy(image: NDData, frame: Frame) -> CCDData:
     )
 
 
-# --------------------------------------------------------------------------------------
-# Space
-
-
 def check_space(products: list[Product], paths: list[Path], extra: int = 0) -> None:
     """Check that the disk has space for the outputs.
 
@@ -174,10 +170,6 @@ def _output_bytes(images: list[Product]) -> int:
     size += 0 if source.image.mask is None else n
     uncertainty = getattr(source.image, "uncertainty", None)
     return size if uncertainty is None else size + np.asarray(uncertainty.array).nbytes
-
-
-# --------------------------------------------------------------------------------------
-# Associations
 
 
 def output_associations(

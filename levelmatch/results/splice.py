@@ -20,6 +20,7 @@ __all__ = [
     "add_checksums",
     "add_to_asdf",
     "compressed_parts",
+    "copy_bytes",
     "image_parts",
     "run_text",
     "remove_from_asdf",
@@ -100,7 +101,7 @@ def splice_places(
     headers = headers or {}
     for index in sorted({*replaced, *headers}):
         start, data, stop = places[index]
-        _copy(raw, stream, position, start)
+        copy_bytes(raw, stream, position, start)
         if index in replaced:
             content = replaced[index]
             for part in content if isinstance(content, tuple) else content():
@@ -109,10 +110,10 @@ def splice_places(
         else:
             stream.write(headers[index])
             position = data
-    _copy(raw, stream, position, None)
+    copy_bytes(raw, stream, position, None)
 
 
-def _copy(raw: BinaryIO, stream: BinaryIO, start: int, stop: int | None) -> None:
+def copy_bytes(raw: BinaryIO, stream: BinaryIO, start: int, stop: int | None) -> None:
     """Copy bytes between two positions, or to the end (`None`), from one stream to another."""
     if start == stop:
         return
