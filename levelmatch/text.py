@@ -36,10 +36,6 @@ def count(n, noun):
     return f"{n} {noun}" if n == 1 else f"{n} {noun}s"
 
 
-# --------------------------------------------------------------------------------------
-# Numbers and names as text
-
-
 def label_names(names):
     """Shorten names by their common beginning and end.
 

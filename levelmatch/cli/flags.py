@@ -65,10 +65,6 @@ def names_of(options):
     return tuple(f.name for f in fields(options) if f.name not in NO_FLAG)
 
 
-# --------------------------------------------------------------------------------------
-# Types
-
-
 class Choices(click.Choice):
     """Type of a flag with several values, which may include true, false and none.
 
@@ -132,10 +128,6 @@ def _type_of(field):
     return Value(kinds)
 
 
-# --------------------------------------------------------------------------------------
-# Help
-
-
 def descriptions(options):
     """Return the first sentence of the description of each field, as plain text."""
     text = cleandoc(options.__doc__)
@@ -192,10 +184,6 @@ class GroupedCommand(click.Command):
             if records:
                 with formatter.section(f"{name} options"):
                     formatter.write_dl(records)
-
-
-# --------------------------------------------------------------------------------------
-# Flags
 
 
 def flags_of(options, *, types=None, without=(), recorded=False):

@@ -79,9 +79,6 @@ def expand_all(ctx, param, paths):
         raise click.BadParameter(str(error), ctx=ctx, param=param) from error
 
 
-# --------------------------------------------------------------------------------------
-# Additional outputs
-
 # Format of the table by suffix of the file.
 FORMATS = {".ecsv": "ascii.ecsv", ".csv": "ascii.csv", ".fits": "fits"}
 

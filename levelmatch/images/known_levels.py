@@ -163,9 +163,6 @@ def _of_table(table: Table) -> dict[str, Any]:
     return dict(zip((str(name) for name in names), levels, strict=True))
 
 
-# --------------------------------------------------------------------------------------
-# Levels in header cards
-
 # Keyword of kept levels in headers of telescopes that define no keyword for them.
 OWN_KEYWORD = "LMSKY"
 

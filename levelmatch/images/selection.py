@@ -126,10 +126,6 @@ def selection_of(regions: Any, *, only: bool) -> Selection | None:
     return Selection(text, only, all_regions)
 
 
-# --------------------------------------------------------------------------------------
-# Held and excluded images
-
-
 def with_roles(frames, hold, exclude):
     """Return the frames with their roles and held levels.
 

@@ -150,10 +150,6 @@ def _warn_apart(frames, tiles, group_by):
             return
 
 
-# --------------------------------------------------------------------------------------
-# Detectors
-
-
 def with_detectors(frames, keyword):
     """Return the frames with their detectors.
 

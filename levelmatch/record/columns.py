@@ -53,10 +53,6 @@ def owned(node: Any) -> Any:
     return np.array(node, order="C") if isinstance(node, np.ndarray) else node
 
 
-# --------------------------------------------------------------------------------------
-# Images
-
-
 def image_columns(frames: list[Frame], keyword: str) -> dict[str, np.ndarray]:
     """Return the columns of the images.
 
@@ -116,10 +112,6 @@ def _number(value: Any) -> float:
         return np.nan
 
 
-# --------------------------------------------------------------------------------------
-# Inputs
-
-
 def input_columns(frames: list[Frame]) -> dict[str, np.ndarray]:
     """Return the columns that identify the inputs, for frames sorted by name.
 
@@ -177,10 +169,6 @@ def _wcs_text(frame: Frame) -> str:
     except Exception:
         # This column is informative. A WCS that FITS cannot express must not end a run.
         return " "
-
-
-# --------------------------------------------------------------------------------------
-# Corrections and passes
 
 
 def correction_columns(frames: list[Frame]) -> dict[str, np.ndarray]:

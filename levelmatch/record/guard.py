@@ -74,10 +74,6 @@ def checked_content(content: bytes, key: str) -> bytes:
     return content[:stop]
 
 
-# --------------------------------------------------------------------------------------
-# Blocks
-
-
 def _check_block(index: int, block: Block, data: bytes) -> None:
     """Refuse a block that is damaged or was not written by levelmatch."""
     if block.kind not in (PLAIN, b"zlib"):
@@ -102,10 +98,6 @@ def _is_whole(block: Block, data: bytes) -> bool:
     except zlib.error:
         return False
     return block.checksum == md5(unpacked, usedforsecurity=False).digest()
-
-
-# --------------------------------------------------------------------------------------
-# The tree
 
 
 def _tree(text: bytes) -> Any:

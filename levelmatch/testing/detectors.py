@@ -15,9 +15,6 @@ from levelmatch.testing.sky import lonlat, tangent_frame
 __all__ = ["Detector", "jwst_detector", "make_wcs", "miri_regions", "nircam_detectors"]
 
 
-# --------------------------------------------------------------------------------------
-# Geometry
-
 # JWST data quality bits (jwst.datamodels.dqflags.pixel).
 DO_NOT_USE, JUMP_DET, NON_SCIENCE, DEAD, HOT = 1, 4, 512, 1024, 2048
 

@@ -13,9 +13,6 @@ from levelmatch.testing.sky import STREAM_SCENE, deproject, project, random_stre
 __all__ = ["Recipe", "make_scene"]
 
 
-# --------------------------------------------------------------------------------------
-# The scene
-
 SURFACE_BRIGHTNESS = u.MJy / u.sr
 
 
@@ -127,10 +124,6 @@ def _draw_disc(rng, center, size, pitch):
         "angle": rng.uniform(0, np.pi),
         "peak": rng.uniform(30, 50),
     }
-
-
-# --------------------------------------------------------------------------------------
-# Rendering
 
 
 @dataclass(frozen=True, eq=False)

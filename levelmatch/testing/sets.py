@@ -39,10 +39,6 @@ __all__ = [
 NGC628 = (24.174, 15.783)
 
 
-# --------------------------------------------------------------------------------------
-# The result
-
-
 @dataclass(frozen=True, eq=False)
 class SimulatedSet:
     """
@@ -142,10 +138,6 @@ class _Images(Sequence):
         return f"<{len(self)} simulated images>"
 
 
-# --------------------------------------------------------------------------------------
-# Truth
-
-
 def _assemble(exposures, planes, frame, recipe):
     """Return the set of the given exposures."""
     grids = [footprint(exposure) for exposure in exposures]
@@ -153,10 +145,6 @@ def _assemble(exposures, planes, frame, recipe):
     scene = make_scene(recipe.seed, frame, bounds, recipe)
     truth = true_planes(exposures, planes, grids, recipe)
     return SimulatedSet(images=_Images(exposures, planes, scene, recipe), truth=truth)
-
-
-# --------------------------------------------------------------------------------------
-# Sets of images
 
 
 @share_parameters

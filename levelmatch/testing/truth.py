@@ -66,10 +66,6 @@ def _gram(s, center):
     return basis @ basis.T / len(uu)
 
 
-# --------------------------------------------------------------------------------------
-# Errors
-
-
 def level_errors(found, truth, *, groups=None):
     """
     Return found levels minus true levels, without their mean.
