@@ -19,6 +19,7 @@ __all__ = [
     "Association",
     "expand_associations",
     "is_association",
+    "is_science",
     "output_association",
     "read_association",
     "write_associations",
@@ -60,14 +61,15 @@ class Association:
     def science_files(self) -> list[Path]:
         """Files of the science members of all products, without repetition."""
         members = [m for product in self.products for m in product["members"]]
-        return list(dict.fromkeys(self.file_of(m["expname"]) for m in members if _is_science(m)))
+        return list(dict.fromkeys(self.file_of(m["expname"]) for m in members if is_science(m)))
 
     def file_of(self, name: str) -> Path:
         """Return the file named by a member, relative to the folder of the association."""
         return self.path.parent / name
 
 
-def _is_science(member: Mapping) -> bool:
+def is_science(member: Mapping) -> bool:
+    """Return whether a member of a product is a science exposure."""
     return str(member["exptype"]).strip().lower() == "science"
 
 
@@ -227,15 +229,15 @@ def _output_tree(
         members: dict[Any, dict[str, Any]] = {}
         for i, member in enumerate(product["members"]):
             out = outputs.get(_absolute(association.file_of(member["expname"])))
-            if out is None and _is_science(member):
+            if out is None and is_science(member):
                 continue
             for key in FILE_KEYS:
                 if isinstance(member.get(key), str) and member[key]:
                     member[key] = _moved(association.file_of(member[key]), member[key], directory)
-            if out is not None and _is_science(member):
+            if out is not None and is_science(member):
                 member["expname"] = os.path.relpath(out, directory)
             # The two parts of a MIRI image share one output, which is listed once.
-            members.setdefault(out if _is_science(member) else i, member)
+            members.setdefault(out if is_science(member) else i, member)
         product["members"] = list(members.values())
     return tree
 

@@ -171,7 +171,10 @@ class LevelMatchStep:
         if complete.exists():
             logger.info("%s exists: the step is complete", complete)
             return True
-        self._log_idle()
+        defaults = {f.name: f.default for f in fields(self)}
+        named = [f"{k} ({why})" for k, why in IDLE.items() if getattr(self, k) != defaults[k]]
+        if named:
+            logger.info("without effect in levelmatch: %s", ", ".join(named))
         files = sorted(Path(self.in_dir).glob(f"*_{self.step_ext}.fits"))
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always", LevelMatchWarning)
@@ -210,13 +213,6 @@ class LevelMatchStep:
                 subtract_local=bool(self.do_local_subtraction),
             ),
         }
-
-    def _log_idle(self) -> None:
-        """Log the parameters that are set but have no effect, on one line."""
-        defaults = {f.name: f.default for f in fields(self)}
-        named = [f"{k} ({why})" for k, why in IDLE.items() if getattr(self, k) != defaults[k]]
-        if named:
-            logger.info("without effect in levelmatch: %s", ", ".join(named))
 
     def _plot(self, result: MatchResult) -> None:
         """Plot the levels and the residuals of the pairs to files."""

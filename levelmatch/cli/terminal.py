@@ -94,7 +94,9 @@ def command_text():
     args = [] if ctx is None else ctx.meta.get(ARGUMENTS, [])
     words, files = [], []
     for arg in [*args, None]:
-        if arg is not None and not arg.startswith("-") and words and _is_file(arg):
+        path = Path(arg or "")
+        is_file = path.is_file() or (path.suffix != "" and path.name != arg)
+        if words and is_file and not arg.startswith("-"):
             files.append(shlex.quote(arg))
             continue
         if len(files) > MAX_FILES:
@@ -104,10 +106,6 @@ def command_text():
     # File names may contain bytes that are not valid text.
     text = " ".join(["levelmatch", *words]).encode(errors="backslashreplace").decode()
     return text if args else ""
-
-
-def _is_file(arg):
-    return Path(arg).suffix != "" and Path(arg).name != arg or Path(arg).is_file()
 
 
 def _add_handler(ctx, handler, level, form):

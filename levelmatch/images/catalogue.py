@@ -14,7 +14,7 @@ from scipy.spatial import ConvexHull
 from levelmatch.exceptions import FrameError
 from levelmatch.images.file_state import FileState
 from levelmatch.images.filters import FAMILIES
-from levelmatch.images.frame import Frame
+from levelmatch.images.frame import ASSIGNED, Frame
 from levelmatch.images.notes import Notes
 from levelmatch.images.sources import FileSource
 from levelmatch.images.units import read_unit
@@ -30,11 +30,6 @@ __all__ = ["PLANNED", "CatalogueMeta", "catalogue_frames", "read_catalogue", "sk
 COLUMNS = (
     *("name", "file", "hdu", "extension", "ra", "dec", "s_region", "ra_centre", "dec_centre"),
     *("ny", "nx", "unit", "tile", "detector"),
-)
-# Attributes of a frame that do not come from its file, or that the run has changed.
-KEPT = (
-    *("name", "tile", "detector", "part", "region", "whole", "subset", "scale", "corrections"),
-    *("output_factor", "zero_point", "selection", "role", "extension", "exposure", "associations"),
 )
 # Header keywords that the planning of a run uses.
 PLANNED = (
@@ -289,8 +284,9 @@ class CatalogueSource(FileSource):
             raise FrameError(msg)
         opened = images[0]
         source = replace(opened.source, state=self.state, name=self.name)
+        kept = (*ASSIGNED, "selection", "associations")
         _check_opened(frame, opened)
-        return opened.with_keys(source=source, **{key: getattr(frame, key) for key in KEPT})
+        return opened.with_keys(source=source, **{key: getattr(frame, key) for key in kept})
 
     @property
     def identity(self) -> dict:

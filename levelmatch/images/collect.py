@@ -85,9 +85,7 @@ def _collected(images, read, notes):
         ]
     if hasattr(images, "files_filtered"):
         images, read = _collection_files(images, read)
-    if is_association(images):
-        images = [images]
-    if isinstance(images, fits.HDUList):
+    if is_association(images) or isinstance(images, fits.HDUList):
         images = [images]
     if isinstance(images, str | Path | NDData) or not isinstance(images, Iterable):
         msg = (
@@ -99,7 +97,11 @@ def _collected(images, read, notes):
     frames = _read_by_workers(images, read, notes)
     if frames is None:
         frames = [f for i, image in enumerate(images) for f in _usable(image, i, read, notes)]
-    return [_listed(frame, listed) for frame in frames]
+    listing = [listed.get(getattr(frame.source, "path", None)) for frame in frames]
+    return [
+        frame.with_keys(associations=paths) if paths else frame
+        for frame, paths in zip(frames, listing, strict=True)
+    ]
 
 
 def _read_by_workers(images, read, notes):
@@ -139,12 +141,6 @@ def _read_batch(images, start, read):
         except Exception as raised:
             error = raised
     return frames, notes, [(str(w.message), w.category) for w in caught], error
-
-
-def _listed(frame, listed):
-    """Return the frame of a file with the associations that list it."""
-    associations = listed.get(getattr(frame.source, "path", None), ())
-    return frame.with_keys(associations=associations) if associations else frame
 
 
 def _collection_files(collection, read):

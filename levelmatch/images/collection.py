@@ -79,7 +79,10 @@ def collect(images, settings, *, recombine=False, lyot=None, mosaic=False):
     FrameError
         If an image cannot be used.
     """
-    _check_list(images)
+    if isinstance(images, str | Path) and not (is_association(images) or is_table(images)):
+        call = f"sorted(glob.glob({str(images)!r}))" if glob.has_magic(str(images)) else "[...]"
+        msg = f"images: {str(images)!r} is one path, not a list of images; give {call}"
+        raise TypeError(msg)
     read, notes = settings.read, Notes()
     frames = collect_frames(images, read, notes)
     recombine |= any(frame.has_pass("lyot") for frame in frames)
@@ -127,13 +130,6 @@ def _on_common_scale(frames, read, notes):
     if read.apply_flux_scale:
         frames = with_output_factors(frames, factors, read.flux_scale)
     return frames, np.argsort(by_name).tolist(), unit
-
-
-def _check_list(images):
-    if isinstance(images, str | Path) and not (is_association(images) or is_table(images)):
-        call = f"sorted(glob.glob({str(images)!r}))" if glob.has_magic(str(images)) else "[...]"
-        msg = f"images: {str(images)!r} is one path, not a list of images; give {call}"
-        raise TypeError(msg)
 
 
 def _paired(science, lyot):

@@ -20,7 +20,7 @@ from levelmatch.images.sources import MemorySource, float_type
 from levelmatch.sky.grid import Footprint, Grid, default_spacing
 from levelmatch.sky.transform import SkyTransform
 
-__all__ = ["EXCLUDE", "FileMeta", "Frame", "HOLD", "file_meta", "with_inherited_frame"]
+__all__ = ["ASSIGNED", "EXCLUDE", "FileMeta", "Frame", "HOLD", "file_meta", "with_inherited_frame"]
 
 
 class FileMeta(Mapping):
@@ -58,6 +58,11 @@ class FileMeta(Mapping):
         return merged
 
 
+# Attributes of a frame that a run assigns, and that do not follow from its file alone.
+ASSIGNED = (
+    *("name", "tile", "detector", "part", "region", "whole", "subset", "scale", "corrections"),
+    *("output_factor", "zero_point", "role", "extension", "exposure"),
+)
 # Role of images that are held at a level.
 HOLD = "hold"
 # Role of images that are corrected without influence on the others.

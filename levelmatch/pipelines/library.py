@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from levelmatch.associations import is_science
 from levelmatch.exceptions import FrameError
 from levelmatch.images.collect import collect_frames
 from levelmatch.images.frame import Frame
@@ -78,7 +79,8 @@ class LibraryImages:
     def __init__(self, library: Any, models: Any, read: ReadOptions) -> None:
         self.library, self.models, self.bits = library, models, models.bits_of(read)
         self._lock = Lock()
-        science = [i for i, m in enumerate(library.asn["products"][0]["members"]) if _science(m)]
+        members = library.asn["products"][0]["members"]
+        science = [i for i, member in enumerate(members) if is_science(member)]
         self.frames = [self._frame(index, read) for index in science]
         names = [frame.name for frame in self.frames]
         for name in names:
@@ -104,10 +106,6 @@ class LibraryImages:
             image = self.models.image_of(model, self.bits)
         (frame,) = collect_frames([image], read)
         return frame.with_keys(source=ModelSource(self, index), dq_bits=self.bits)
-
-
-def _science(member):
-    return str(member["exptype"]).strip().lower() == "science"
 
 
 def match_library(library: Any, models: Any, options: dict[str, Any]) -> MatchResult:

@@ -92,7 +92,10 @@ def read_tree(tree: dict[str, Any]) -> tuple[SolvedRun, dict[str, np.ndarray], n
     _check_images(images, run, n)
     corrections = _corrections(tree["corrections"], n)
     frames = [_frame(images, i, corrections[i], run.planned[-1].keyword) for i in range(n)]
-    _check_earlier(frames[0], run, int(tree["n_earlier"]))
+    n_recorded, n_earlier = len(frames[0].corrections), int(tree["n_earlier"])
+    what = f"{n_recorded} corrections of each image, {n_earlier} of earlier runs and"
+    good = n_recorded == n_earlier + run.n_corrections
+    _require(good, f"{what} {run.n_corrections} of this one")
     measured, keys = _pairs(tree["pairs"], n)
     n_found, n_asked = len(tree["passes"]), len(run.planned)
     _require(n_found == n_asked, f"{n_found} passes recorded, {n_asked} asked for")
@@ -147,13 +150,6 @@ def _current_options(options: dict[str, Any]) -> dict[str, Any]:
         "solve": {"weights": options["weights"], **options["solve"]},
         "measure": {"stacked": options.get("stacked", False), **options["measure"]},
     }
-
-
-def _check_earlier(frame: Frame, run: Run, n_earlier: int) -> None:
-    """Refuse a record whose number of corrections differs from the number of its passes."""
-    n_recorded, n_own = len(frame.corrections), run.n_corrections
-    what = f"{n_recorded} corrections of each image, {n_earlier} of earlier runs and {n_own} of "
-    _require(n_recorded == n_earlier + n_own, f"{what}this one")
 
 
 def _length(name: str, columns: dict[str, Any]) -> int:

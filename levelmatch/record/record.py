@@ -443,7 +443,12 @@ def check_not_recorded(paths: Iterable[str | Path]) -> None:
     for path in map(Path, paths):
         beside = record_in(path.parent)
         if path.parent not in names:
-            names[path.parent] = _matched_files(beside)
+            found = read_record(beside) if beside.is_file() else None
+            # A run that keeps its levels leaves its images unmatched.
+            if found is None or found.provenance.keep:
+                names[path.parent] = set()
+            else:
+                names[path.parent] = set(found.files)
         if path.name in names[path.parent]:
             msg = (
                 f"{path.name}: already matched, by the record {beside}; rematch=True matches it "
@@ -468,12 +473,6 @@ def check_record_path(path: Path) -> None:
                 return
     msg = f"{path} exists and is not a record; name another file, or move it away"
     raise FileExistsError(msg)
-
-
-def _matched_files(record: Path) -> set[str]:
-    """Return the names of the files from which a recorded run subtracted levels."""
-    found = read_record(record) if record.is_file() else None
-    return set() if found is None or found.provenance.keep else set(found.files)
 
 
 def _plain_rows(table: QTable) -> list[dict[str, Any]]:

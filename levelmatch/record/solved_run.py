@@ -19,6 +19,7 @@ from levelmatch.docstrings import share_parameters
 from levelmatch.images.frame import Frame
 from levelmatch.measure.correlated_errors import pooled_passes
 from levelmatch.measure.table import PairTable
+from levelmatch.record.lazy_covariance import pass_of_pairs
 from levelmatch.record.run import Provenance, Run
 from levelmatch.record.tables import (
     connected_sets,
@@ -90,9 +91,7 @@ class SolvedRun:
     @cached_property
     def pooled(self) -> PairTable:
         """The pairs with the errors of the passes, correlated noise included."""
-        used = np.full(len(self.measured), -1)
-        for k, p in enumerate(self.passes):
-            used[p.rows] = k
+        used = pass_of_pairs([p.rows for p in self.passes], len(self.measured))
         area = np.array([frame.whole_grid.pixel_area for frame in self.sorted_frames])
         return pooled_passes(self.measured, used, [p.fit_type for p in self.passes], area)
 

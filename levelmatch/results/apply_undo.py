@@ -17,7 +17,7 @@ from levelmatch.exceptions import RecordError
 from levelmatch.images.collect import collect_frames, unique_names
 from levelmatch.images.compression import open_raw
 from levelmatch.images.file_checks import named_writing
-from levelmatch.images.frame import Frame
+from levelmatch.images.frame import ASSIGNED, Frame
 from levelmatch.images.roman import AsdfSource
 from levelmatch.images.sources import decoded_image
 from levelmatch.record.record import Record, as_record
@@ -58,24 +58,6 @@ __all__ = [
 
 # Largest distance of an image from its recorded position, in pixels.
 MOST_MOVED = 1e-2
-# Attributes of a frame that are taken from the record, not from the file.
-RECORDED = (
-    "name",
-    "extension",
-    "exposure",
-    "role",
-    "dq_bits",
-    "tile",
-    "detector",
-    "part",
-    "region",
-    "whole",
-    "subset",
-    "scale",
-    "corrections",
-    "output_factor",
-    "zero_point",
-)
 
 
 # --------------------------------------------------------------------------------------
@@ -236,7 +218,7 @@ def _recorded_frames(
             raise RecordError(msg)
         if not force:
             _check_place(name, base, frame, 1.0 if of_cells else MOST_MOVED)
-        keys = {key: getattr(frame, key) for key in RECORDED}
+        keys = {key: getattr(frame, key) for key in (*ASSIGNED, "dq_bits")}
         frames.append(base.with_keys(**keys, associations=listed.get(paths[name], ())))
     return frames
 

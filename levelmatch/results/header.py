@@ -260,15 +260,10 @@ def _plain_corrections(frame: Frame) -> list[dict[str, Any]]:
             "slope_east": float(values[1]),
             "slope_north": float(values[2]),
             "reference": applied.reference,
-            **_plain_pattern(applied),
+            **({"pattern": a.tolist()} if (a := applied.correction.pattern).any() else {}),
         }
         for applied, values, error in _subtracted(frame)
     ]
-
-
-def _plain_pattern(applied: AppliedCorrection) -> dict[str, Any]:
-    pattern = applied.correction.pattern
-    return {"pattern": pattern.tolist()} if pattern.any() else {}
 
 
 def remove_provenance(header: Header, frame: Frame, provenance: Provenance) -> None:

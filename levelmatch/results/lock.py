@@ -60,7 +60,8 @@ def output_lock(folder: str | Path, *, keep: bool = False) -> Iterator["OutputLo
     if folder.exists() and not folder.is_dir():
         msg = f"directory: {folder} is not a folder; name another"
         raise NotADirectoryError(msg)
-    made = _missing_folders(folder)
+    # The deepest first.
+    made = [path for path in (folder, *folder.parents) if not path.exists()]
     folder.mkdir(parents=True, exist_ok=True)
     key = folder.resolve(), get_ident()
     if key in _HELD:
@@ -81,11 +82,6 @@ def output_lock(folder: str | Path, *, keep: bool = False) -> Iterator["OutputLo
             with suppress(OSError):
                 # A folder with content is not removed.
                 path.rmdir()
-
-
-def _missing_folders(folder: Path) -> list[Path]:
-    """Return a folder and its parents that do not exist, the deepest first."""
-    return [path for path in (folder, *folder.parents) if not path.exists()]
 
 
 class OutputLock:

@@ -71,16 +71,11 @@ def _check_header(product: Product, provenance: Provenance) -> None:
     _add_cards(header, product, provenance)
     for card in header.cards:
         with named_errors(product.name, f"{CANNOT}: the card {card.keyword or 'without keyword'}"):
-            _check_card(card)
+            image = str(card)
+            if not image.isascii() or not image.isprintable():
+                msg = f"it has a character that FITS does not allow: {image.strip()[:80]!r}"
+                raise ValueError(msg)
     header.tostring()
-
-
-def _check_card(card: fits.Card) -> None:
-    """Refuse a card with characters that FITS does not allow."""
-    image = str(card)
-    if not image.isascii() or not image.isprintable():
-        msg = f"it has a character that FITS does not allow: {image.strip()[:80]!r}"
-        raise ValueError(msg)
 
 
 def _add_cards(header, product: Product, provenance: Provenance) -> None:
