@@ -19,9 +19,9 @@ from levelmatch.images.collect import collect_frames
 from levelmatch.images.corrections import AppliedCorrection, Correction
 from levelmatch.images.frame import Frame
 from levelmatch.images.scales import to_common_unit
-from levelmatch.images.units import unit_text
+from levelmatch.images.units import in_arcsec, unit_text
 from levelmatch.options import FIT_TYPES, ReadOptions, fit_terms
-from levelmatch.record.run import Run, now, versions
+from levelmatch.record.run import Run, history_entry
 from levelmatch.results.mosaic import compared_mosaic, make_mosaic
 from levelmatch.results.result import MatchResult
 from levelmatch.sky.transform import SkyTransform
@@ -173,16 +173,7 @@ def _width(fwhm: Any, frame: Frame | None) -> float | None:
         beam = [] if frame is None else [frame.meta.get(key) for key in ("BMAJ", "BMIN")]
         good = len(beam) == 2 and all(isinstance(b, Real) and 0 < float(b) < 1 for b in beam)
         return 3600 * float(np.sqrt(beam[0] * beam[1])) if good else None
-    try:
-        unit = u.arcsec if isinstance(fwhm, Real) else None
-        value = float(u.Quantity(fwhm, unit).to_value(u.arcsec))
-    except (TypeError, ValueError) as error:
-        msg = f"fwhm: {fwhm!r}: expected an angle, or a number of arcsec"
-        raise TypeError(msg) from error
-    if not 0 < value < np.inf:
-        msg = f"fwhm: {fwhm!r} is not positive"
-        raise ValueError(msg)
-    return value
+    return in_arcsec("fwhm", fwhm)
 
 
 def _kernel(kernel: Any, samples: float) -> np.ndarray:
@@ -390,7 +381,7 @@ def _run(
     asked: dict[str, Any],
 ) -> Run:
     """Return the run with the anchor added to its options and history."""
-    run, created, used = result.run, now(), versions()
+    run, entry = result.run, history_entry("anchor_levels", len(result.frames))
     lon, lat = lonlat(np.mean([f.whole_grid.axes[0] for f in result.frames], axis=0))
     anchor = {
         "names": [f.name for f in found],
@@ -404,16 +395,10 @@ def _run(
         "colour": [float(f.colour) for f in found],
         "pixels": [f.n for f in found],
     }
-    entry = {
-        "time": created,
-        "function": "anchor_levels",
-        "images": len(result.frames),
-        "software": used,
-    }
     return replace(
         run,
         options={**run.options, "anchor": anchor},
-        created=created,
-        versions=used,
+        created=entry["time"],
+        versions=entry["software"],
         history=[*run.history, entry],
     )

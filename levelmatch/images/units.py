@@ -4,11 +4,13 @@
 import re
 import warnings
 from functools import lru_cache
+from numbers import Real
 
 from astropy import units as u
 
 __all__ = [
     "UnknownUnit",
+    "in_arcsec",
     "is_extensive",
     "is_logarithmic",
     "is_per_beam",
@@ -101,6 +103,23 @@ def recorded_unit(text):
         return None
     unit = _parsed(text)
     return _unknown_unit(text) if unit is None else unit
+
+
+def in_arcsec(name, angle):
+    """Return an angle, a quantity or a number of arcsec, in arcsec; refuse all but positive ones.
+
+    ``name`` is the argument, for error messages.
+    """
+    try:
+        unit = u.arcsec if isinstance(angle, Real) else None
+        value = float(u.Quantity(angle, unit).to_value(u.arcsec))
+    except (TypeError, ValueError) as error:
+        msg = f"{name}: {angle!r}: expected an angle, or a number of arcsec"
+        raise TypeError(msg) from error
+    if not 0 < value < float("inf"):
+        msg = f"{name}: {angle!r} is not positive"
+        raise ValueError(msg)
+    return value
 
 
 def unit_text(unit):

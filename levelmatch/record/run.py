@@ -12,7 +12,7 @@ from astropy import units as u
 
 from levelmatch.solve.passes import Pass
 
-__all__ = ["Provenance", "Run", "now", "versions"]
+__all__ = ["Provenance", "Run", "history_entry", "now"]
 
 
 def now() -> str:
@@ -37,6 +37,11 @@ def _version(package: str) -> str:
     from importlib.metadata import version
 
     return version(package)
+
+
+def history_entry(function: str, n_images: int) -> dict[str, Any]:
+    """Return the entry of a call, at the current time, in the history of a run."""
+    return {"time": now(), "function": function, "images": n_images, "software": versions()}
 
 
 @dataclass(frozen=True, eq=False)
@@ -103,23 +108,17 @@ class Run:
         collection : object
             The images, with ``frames``, ``order``, ``recombine`` and ``unit``.
         """
-        created, used = now(), versions()
-        entry = {
-            "time": created,
-            "function": function,
-            "images": len(collection.frames),
-            "software": used,
-        }
+        entry = history_entry(function, len(collection.frames))
         return cls(
             function,
             list(planned),
             options,
-            created,
+            entry["time"],
             [int(k) for k in collection.order],
             collection.recombine,
             sky,
             [int(frame.subset) for frame in collection.frames],
-            used,
+            entry["software"],
             collection.unit,
             [entry],
         )

@@ -19,7 +19,7 @@ from levelmatch.record.lazy_covariance import (
     pass_of_pairs,
 )
 from levelmatch.record.record import Record, as_record
-from levelmatch.record.run import Run, now, versions
+from levelmatch.record.run import Run, history_entry
 from levelmatch.settings import plain
 from levelmatch.solve.passes import Pass
 from levelmatch.solve.reference import named_reference
@@ -182,25 +182,18 @@ def _changed_run(
     """Return the run of the new record."""
     run = record.run
     number = np.cumsum(keep) - 1
-    created, used = now(), versions()
     left_out = [f.name for f, kept in zip(record.sorted_frames, keep, strict=True) if not kept]
-    entry = {
-        "time": created,
-        "function": "solve_record",
-        "images": int(keep.sum()),
-        "software": used,
-        "excluded": left_out,
-    }
+    entry = {**history_entry("solve_record", int(keep.sum())), "excluded": left_out}
     solve = {f.name: plain(getattr(options, f.name)) for f in fields(SolveOptions)}
     return replace(
         run,
         planned=passes,
         options={**run.options, "solve": solve},
-        created=created,
+        created=entry["time"],
         order=[int(number[k]) for k in run.order if keep[k]],
         sky=None if run.sky is None else run.sky[keep],
         subsets=[s for s, kept in zip(run.subsets, keep, strict=True) if kept],
-        versions=used,
+        versions=entry["software"],
         history=[*run.history, entry],
         parent={"name": record.provenance.record, "sha256": record.sha256},
     )

@@ -3,7 +3,6 @@
 
 import warnings
 from collections.abc import Callable, Mapping
-from numbers import Real
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,7 @@ from levelmatch.exceptions import FrameError, NoOverlapError
 from levelmatch.images.collect import collect_frames
 from levelmatch.images.frame import Frame
 from levelmatch.images.scales import image_values, to_common_unit
+from levelmatch.images.units import in_arcsec
 from levelmatch.option_values import check_shape
 from levelmatch.options import CoaddOptions, ReadOptions
 from levelmatch.results.coadd import coadd_layers, mosaic_hdus
@@ -281,7 +281,8 @@ def _output_grid(
         if shape is not None:
             msg = f"shape: {shape!r} is that of a wcs, and there is none; give wcs too"
             raise ValueError(msg)
-        return _own_grid(frames, _scale_in_degrees(pixel_scale))
+        scale = None if pixel_scale is None else in_arcsec("pixel_scale", pixel_scale) / 3600
+        return _own_grid(frames, scale)
     if pixel_scale is not None:
         msg = "pixel_scale: the wcs has one; give one of the two"
         raise ValueError(msg)
@@ -301,21 +302,6 @@ def _own_grid(frames: list[Frame], scale: float | None) -> tuple[WCS, tuple[int,
         msg = f"pixel_scale: {3600 * side:g} arcsec, where an image has {3600 * finest:g} arcsec"
         raise ValueError(msg)
     return grid
-
-
-def _scale_in_degrees(pixel_scale: Any) -> float | None:
-    if pixel_scale is None:
-        return None
-    try:
-        scale = u.Quantity(pixel_scale, u.arcsec if isinstance(pixel_scale, Real) else None)
-        value = float(scale.to_value(u.deg))
-    except (TypeError, ValueError) as error:
-        msg = f"pixel_scale: {pixel_scale!r}: expected an angle, or a number of arcsec"
-        raise TypeError(msg) from error
-    if not (np.isfinite(value) and value > 0):
-        msg = f"pixel_scale: {pixel_scale!r} is not positive"
-        raise ValueError(msg)
-    return value
 
 
 def _given_grid(wcs: Any, shape: Any) -> tuple[Any, tuple[int, int]]:
