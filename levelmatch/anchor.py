@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 from astropy import units as u
 from astropy.coordinates import SkyCoord
-from astropy.utils import minversion
 from scipy.ndimage import map_coordinates
 from scipy.signal import oaconvolve
 
@@ -253,12 +252,8 @@ def _compared(
         msg = "kernel: give fwhm, which sets the size of its pixels"
         raise ValueError(msg)
     side = 3600 * float(np.degrees(np.sqrt(frame.grid.pixel_area)))
-    scale, method = _pixel_side(result), "interp"
-    # Areas do not depend on the phase of the grids, unlike interpolation on a coarser grid. Those
-    # of older versions have holes where pixels lie inside of larger ones.
-    if minversion("reproject", "0.20"):
-        scale, method = max((side if width is None else width) / FINE, scale), "exact"
-    mosaic = compared_mosaic(result, scale, method)
+    scale = max((side if width is None else width) / FINE, _pixel_side(result))
+    mosaic = compared_mosaic(result, scale)
     values = np.where(mosaic.mask, np.nan, mosaic.data).astype(float)
     if width is not None:
         values = _smoothed(values, _kernel(kernel, width / scale))

@@ -68,6 +68,25 @@ def test_plane_sky_lies_where_it_should(paint, plane_of):
     assert np.median(abs(mosaic.data - truth)[inner]) < 1e-5
 
 
+@pytest.mark.parametrize("method", ["auto", "interp", "exact", "adaptive"])
+@pytest.mark.parametrize("ratio", [1.7, 4, 11])
+def test_coarse_grid_has_no_holes(paint, plane_of, method, ratio):
+    images = [paint(f"{n}.fits", noise=0, angle=33, shape=(160, 180)) for n in "ab"]
+    # The pixels of the images are 1 arcsec.
+    mosaic, coverage = lm.make_mosaic(
+        images, pixel_scale=ratio, coadd=lm.CoaddOptions(method=method)
+    )
+    y, x = np.indices(mosaic.data.shape)
+    column, row = images[0].wcs.world_to_pixel(mosaic.wcs.pixel_to_world(x, y))
+    # The kernel of "adaptive" reaches over two pixels of the mosaic.
+    inner = np.abs(column - 89.5) < 90 - 2 * ratio
+    inner &= np.abs(row - 79.5) < 80 - 2 * ratio
+    assert np.count_nonzero(inner) >= 20
+    assert (coverage[inner] == 2).all()
+    truth = plane_of(mosaic.wcs, mosaic.data.shape, [5.0, 0.6, -0.9])
+    assert_allclose(mosaic.data[inner], truth[inner], atol=0.01)
+
+
 def test_levels_are_removed(row):
     levels, images = row
     truth = np.array(list(levels.values()))

@@ -129,7 +129,7 @@ def make_mosaic(
     return path
 
 
-def compared_mosaic(result: Any, pixel_scale: float, method: str) -> CCDData:
+def compared_mosaic(result: Any, pixel_scale: float) -> CCDData:
     """Return the mean of matched images without the regions that the run did not compare.
 
     Parameters
@@ -138,8 +138,6 @@ def compared_mosaic(result: Any, pixel_scale: float, method: str) -> CCDData:
         The images, with their corrections.
     pixel_scale : float
         Side of a pixel, in arcsec.
-    method : str
-        The function of `reproject`.
 
     Raises
     ------
@@ -149,7 +147,8 @@ def compared_mosaic(result: Any, pixel_scale: float, method: str) -> CCDData:
     frames = _with_lyot_pixels(result.frames)
     grid = MosaicGrid(*_output_grid(frames, None, None, pixel_scale), "memory")
     arrays = _empty_arrays(grid.shape, weighted=False)
-    coadd_layers(arrays, Layers(frames, grid, None, method))
+    # Areas do not depend on the phase of the grids, unlike interpolation on a coarser grid.
+    coadd_layers(arrays, Layers(frames, grid, None, "exact"))
     return CCDData(arrays[0], mask=arrays[1] == 0, wcs=grid.wcs, unit=result.unit or "")
 
 
