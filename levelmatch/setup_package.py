@@ -21,6 +21,7 @@ MODULES = {
     "measure/_gains": (["_median.h"], REORDER),
     "measure/_summary": (["_measured.pxi", "_median.h", "_plane.pxi", "_strips.pxi"], []),
     "sky/_geometry": (["_map.h"], REORDER),
+    "solve/_dissection": ([], []),
     "solve/_fronts": ([], []),
     "solve/_pairs": ([], []),
 }

@@ -324,6 +324,25 @@ def test_entries_of_the_inverse(size):
     assert_allclose(across[:, 0, 0], inverse[*ends], rtol=1e-9)
 
 
+@pytest.mark.parametrize("linked", [0.0, 0.1, 1.0])
+@pytest.mark.parametrize("apart", [0.0, 1.0])
+def test_dissection_of_copies_and_of_sets_without_links(linked, apart):
+    """Groups at one position, links of all to all, and no links are factorised, too."""
+    n, rng = 60, np.random.default_rng(1)
+    points = tangent_axes(np.array([1.0, 0, 0]) + apart * rng.normal(size=(n, 3)).round(1))[:, 0]
+    ends = np.array(np.triu(rng.uniform(size=(n, n)) < linked, 1).nonzero(), dtype=np.intc)
+    above = -rng.uniform(0.1, 1, ends.shape[1])
+    matrix = np.zeros((n, n))
+    matrix[*ends] = above
+    matrix += matrix.T
+    matrix += np.diag(0.1 - matrix.sum(axis=1))
+    dissection = Dissection(*ends, points, 4)
+    assert sorted(dissection.order.tolist()) == list(range(n))
+    blocks = NormalMatrix(matrix.diagonal().copy()[:, None, None], above[:, None, None], ends)
+    found = Factors(blocks, dissection).solve(np.ones(n))
+    assert_allclose(matrix @ found, 1, rtol=1e-10)
+
+
 @pytest.mark.parametrize("spoil", [wild, unlike])
 def test_wild_pairs_of_a_large_mosaic(spoil):
     clean, stated_clean, _ = trials((40, 40), n=2)

@@ -10,93 +10,18 @@ symmetric matrix, only the lower triangle is used.
 
 import numpy as np
 
-from libc.stdlib cimport calloc, free, malloc, qsort, realloc
+from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memcpy, memset
 from scipy.linalg.cython_blas cimport dgemm, dgemv, dsymm, dsyrk, dtrsm, dtrsv
 from scipy.linalg.cython_lapack cimport dpotrf, dpotri
 
-__all__ = ["Work", "eliminate", "invert", "link", "multiply", "substitute"]
+__all__ = ["Work", "eliminate", "invert", "multiply", "substitute"]
 
 cdef enum:
     # Number of columns of a panel that are factorised at once.
     WIDTH = 96
 
 cdef double ONE = 1.0, MINUS = -1.0, ZERO = 0.0
-
-
-def link(
-    const Py_ssize_t[::1] start, const Py_ssize_t[::1] entries, const int[::1] row,
-    const int[::1] front_of,
-):
-    """Find the boundary and the parent of each front.
-
-    Children come before their parents.
-
-    Parameters
-    ----------
-    start, entries, row
-        See `~levelmatch.solve.dissection.Dissection`. Here, ``row`` holds groups.
-    front_of : `~numpy.ndarray` of intc, shape (m,)
-        Front of each group.
-
-    Returns
-    -------
-    boundary, later, parent : `~numpy.ndarray`
-        See `~levelmatch.solve.dissection.Dissection`.
-    """
-    cdef Py_ssize_t n = entries.shape[0] - 1, f, e, child, size = 0, room = 1024
-    later_array = np.zeros(n + 1, dtype=np.intp)
-    parent_array, first_array, next_array = np.full((3, n), -1, dtype=np.intp)
-    seen_array = np.full(front_of.shape[0], -1, dtype=np.intc)
-    cdef Py_ssize_t[::1] later = later_array, parent = parent_array
-    cdef Py_ssize_t[::1] first = first_array, following = next_array
-    cdef int[::1] seen = seen_array
-    cdef Py_ssize_t *found = <Py_ssize_t *>malloc(room * sizeof(Py_ssize_t))
-    cdef Py_ssize_t *larger
-    if found == NULL:
-        raise MemoryError
-    try:
-        for f in range(n):
-            # A boundary is at most as long as the number of later groups.
-            if room - size < start[n] - start[f + 1]:
-                room = 2 * room + start[n] - start[f + 1]
-                larger = <Py_ssize_t *>realloc(found, room * sizeof(Py_ssize_t))
-                if larger == NULL:
-                    raise MemoryError
-                found = larger
-            for e in range(entries[f], entries[f + 1]):
-                size = note(row[e], start[f + 1], f, &seen[0], found, size)
-            child = first[f]
-            while child >= 0:
-                for e in range(later[child], later[child + 1]):
-                    size = note(found[e], start[f + 1], f, &seen[0], found, size)
-                child = following[child]
-            later[f + 1] = size
-            if size > later[f]:
-                qsort(found + later[f], size - later[f], sizeof(Py_ssize_t), ascending)
-                parent[f] = front_of[found[later[f]]]
-                following[f], first[parent[f]] = first[parent[f]], f
-        boundary = np.array(<Py_ssize_t[:size]>found) if size else np.zeros(0, dtype=np.intp)
-    finally:
-        free(found)
-    return boundary, later_array, parent_array
-
-
-cdef Py_ssize_t note(
-    Py_ssize_t group, Py_ssize_t stop, Py_ssize_t front, int *seen, Py_ssize_t *found,
-    Py_ssize_t size,
-) noexcept nogil:
-    """Append a group to the boundary of a front if it is new and eliminated later."""
-    if group < stop or seen[group] == front:
-        return size
-    seen[group] = <int>front
-    found[size] = group
-    return size + 1
-
-
-cdef int ascending(const void *one, const void *other) noexcept nogil:
-    cdef Py_ssize_t a = (<const Py_ssize_t *>one)[0], b = (<const Py_ssize_t *>other)[0]
-    return (a > b) - (a < b)
 
 
 cdef class Work:
