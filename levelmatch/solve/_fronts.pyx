@@ -393,11 +393,17 @@ def multiply(
                     value = own[p, i, j]
                     for c in range(n):
                         out[k * p + i, c] += value * x[k * p + j, c]
-        for p in range(across.shape[0]):
-            low, high = k * ends[0, p], k * ends[1, p]
-            for i in range(k):
-                for j in range(k):
-                    value = across[p, i, j]
-                    for c in range(n):
-                        out[low + i, c] += value * x[high + j, c]
-                        out[high + j, c] += value * x[low + i, c]
+        if k == 1 and n == 1:
+            for p in range(across.shape[0]):
+                low, high, value = ends[0, p], ends[1, p], across[p, 0, 0]
+                out[low, 0] += value * x[high, 0]
+                out[high, 0] += value * x[low, 0]
+        else:
+            for p in range(across.shape[0]):
+                low, high = k * ends[0, p], k * ends[1, p]
+                for i in range(k):
+                    for j in range(k):
+                        value = across[p, i, j]
+                        for c in range(n):
+                            out[low + i, c] += value * x[high + j, c]
+                            out[high + j, c] += value * x[low + i, c]

@@ -12,7 +12,7 @@ from levelmatch.solve._pairs import level_gradient
 from levelmatch.solve.dissection import Dissection
 from levelmatch.solve.linear import NormalMatrix, sum_by
 
-__all__ = ["Equations"]
+__all__ = ["Equations", "times"]
 
 # Number of coefficients that are eliminated at once as a dense matrix. Fewer take more calls, more
 # take more operations.
@@ -105,12 +105,13 @@ class Equations:
     def differences(self, coefficients):
         """Return the first minus the second correction of each pair at its centre, shape (n, k)."""
         if self.n_terms == 1:
-            return coefficients[self.first] - coefficients[self.second]
+            return coefficients.take(self.first, axis=0) - coefficients.take(self.second, axis=0)
         return (self._design[0] @ coefficients.ravel()).reshape(-1, self.n_terms)
 
     def residuals(self, coefficients):
         """Return the residual of each pair's coefficients, shape (n, k)."""
-        return self.measured - self.differences(coefficients)
+        differences = self.differences(coefficients)
+        return np.subtract(self.measured, differences, out=differences)
 
     def level_residuals(self, coefficients):
         """Return the residual of each pair's weighted mean difference, shape (n,)."""
@@ -120,7 +121,7 @@ class Equations:
     def quadratic(self, coefficients):
         """Return the contribution of each pair to the objective for unit weight, shape (n,)."""
         residual = self.residuals(coefficients)
-        return np.einsum("pi,pi->p", residual, _times(self.gram, residual))
+        return np.einsum("pi,pi->p", residual, times(self.gram, residual))
 
     def gradient(self, weights, coefficients, prior=None):
         """Return the residual of the normal equations for given coefficients, shape (m, k).
@@ -133,7 +134,7 @@ class Equations:
             return level_gradient(self.first, self.second, *columns)[:, None]
         left = self.rhs
         if coefficients.any():
-            left = left - _times(self.gram, self.differences(coefficients))
+            left = left - times(self.gram, self.differences(coefficients))
         left = weights[:, None] * left
         vector = (self._design[1] @ left.ravel()).reshape(-1, self.n_terms)
         if prior is not None:
@@ -168,6 +169,26 @@ class Equations:
         across = across.copy() if link is None else across[link]
         across[swapped] = across[swapped].swapaxes(1, 2)
         return across
+
+    def leverages(self, weights, own, across):
+        """Return each pair's block of the hat matrix in units of its errors, shape (n, k, k).
+
+        Parameters
+        ----------
+        weights : `~numpy.ndarray`, shape (n,)
+            Factors on the pairs' normal matrices.
+        own, across : `~numpy.ndarray`, shape (m, k, k) and (n, k, k)
+            Covariances of each group's coefficients, and between each pair's groups.
+        """
+        one, two = own.take(self.first, axis=0), own.take(self.second, axis=0)
+        if self.n_terms == 1:
+            one += two
+            one -= 2 * across
+            return one * (weights[:, None, None] * self.gram)
+        first, second = np.sqrt(weights)[:, None, None] * self.root @ self.transfer
+        cross = first @ across @ second.swapaxes(1, 2)
+        hat = first @ one @ first.swapaxes(1, 2) + second @ two @ second.swapaxes(1, 2)
+        return hat - cross - cross.swapaxes(1, 2)
 
     @cached_property
     def _links(self):
@@ -235,7 +256,7 @@ class Equations:
         link, ends = self._links
         if self.n_terms == 1:
             own = self.diagonal(weights)[:, :, None]
-            across = -weights[:, None, None] * self.gram
+            across = self.gram * -weights[:, None, None]
             if link is not None:
                 across = sum_by(link, across, ends.shape[1])
         else:
@@ -244,7 +265,8 @@ class Equations:
                 own[:, [1, 2], [1, 2]] += prior**-2
         if scale is not None:
             own *= scale[:, :, None] * scale[:, None, :]
-            across *= scale[ends[0]][:, :, None] * scale[ends[1]][:, None, :]
+            across *= scale.take(ends[0], axis=0)[:, :, None]
+            across *= scale.take(ends[1], axis=0)[:, None, :]
             diagonal = np.einsum("mii->mi", own)
             diagonal[diagonal <= 0] = 1.0
         return NormalMatrix(own, across, ends)
@@ -274,7 +296,7 @@ class _Sums:
         return (sums @ self._matrices).reshape(self._shape)
 
 
-def _times(matrices, vectors):
+def times(matrices, vectors):
     """Return the products of matrices, shape (n, k, k), and vectors, shape (n, k)."""
     if vectors.shape[1] == 1:
         return matrices[:, 0] * vectors

@@ -91,6 +91,8 @@ class Floors:
 
     def sum(self, values):
         """Return the sum over the pairs of each set, shape (n_sets,)."""
+        if self.n_sets == 1:
+            return np.sum(values, dtype=float, keepdims=True)
         return np.bincount(self.set_of, values, minlength=self.n_sets)
 
     def freedom(self, counted):
@@ -98,7 +100,7 @@ class Floors:
         equations, linked = self.equations, np.zeros(len(self.component), dtype=bool)
         linked[equations.first[counted]] = linked[equations.second[counted]] = True
         unknown = np.where(linked, self.free.sum(axis=1), 0)
-        measured = self.sum(np.where(counted, equations.rank, 0))
+        measured = self.sum(equations.rank * counted)
         return np.maximum(measured - np.bincount(self.component, unknown, self.n_sets), 0)
 
     def precision(self, floors, extra=0.0):
@@ -107,7 +109,9 @@ class Floors:
         ``extra`` is a variance that adds to the squared floor, shape (n,).
         """
         square = np.square(self.of_pairs(floors)) + extra
-        return 1 / (1 + square * self.equations.gram[:, 0, 0])
+        variance = square * self.equations.gram[:, 0, 0]
+        variance += 1
+        return np.reciprocal(variance, out=variance)
 
     def start(self):
         """Return the first floors of an iteration, shape (n_sets,)."""
@@ -150,7 +154,7 @@ class Floors:
         quadratic = np.where(counted, self.equations.quadratic(solved.coefficients), 0.0)
         return np.sqrt(self.moment_squares(quadratic, freedom, self.set_of))
 
-    def settle(self, floors, counted, solve, n_steps=N_SETTLE):
+    def settle(self, floors, counted, freedom, solve, n_steps=N_SETTLE):
         """Alternate floors and solution until they converge, and return both.
 
         Parameters
@@ -159,13 +163,14 @@ class Floors:
             The first floors.
         counted : `~numpy.ndarray` of bool, shape (n,)
             Pairs that determine the floor.
+        freedom : `~numpy.ndarray`, shape (n_sets,)
+            Degrees of freedom of each set with these pairs.
         solve : callable
             Returns the solution for given floors.
         n_steps : int
             Largest number of solutions.
         """
         solved = solve(floors)
-        freedom = self.freedom(counted)
         if self.fixed is not None or not freedom.any():
             return floors, solved
         for _ in range(n_steps):

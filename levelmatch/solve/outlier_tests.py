@@ -7,6 +7,7 @@ import numpy as np
 from scipy.special import chdtri, erf, fdtrc, fdtri, gammainc
 
 from levelmatch.solve._pairs import excess_of
+from levelmatch.solve.equations import times
 from levelmatch.solve.linear import inverses
 from levelmatch.solve.reweighting import LEAST_WEIGHT
 
@@ -50,9 +51,14 @@ def redundancy(equations, solved):
     if known is None:
         return one - solved.hat
     # Change of the weight of the pair over the change of the weight of the links around its images.
-    ratio = solved.factor / known.factor * known.around / solved.links_around()
-    inverse, _ = inverses(known.hat + (one - known.hat) / ratio[:, None, None])
-    return one - inverse @ known.hat
+    ratio = solved.factor / known.factor
+    ratio *= known.around
+    ratio /= solved.links_around()
+    left = one - known.hat
+    changed = ratio[:, None, None] * known.hat
+    changed += left
+    inverse, _ = inverses(changed)
+    return inverse * left if equations.n_terms == 1 else inverse @ left
 
 
 def studentised(equations, solved, left, precision, counted):
@@ -77,15 +83,15 @@ def studentised(equations, solved, left, precision, counted):
     terms : `~numpy.ndarray` of int, shape (n,)
         Degrees of freedom: number of terms that can be tested; 0 for the only link of two sets.
     """
-    root = np.sqrt(precision)[:, None, None] * equations.root
-    residual = np.einsum("pij,pj->pi", root, equations.residuals(solved.coefficients))
-    k = equations.n_terms
-    variance = left.copy()
+    residual = times(equations.root, equations.residuals(solved.coefficients))
+    residual *= np.sqrt(precision)[:, None]
     if not counted.all():
-        ratio = (precision / solved.factor)[~counted, None, None]
         # The variances of a pair without weight and of its prediction add up.
-        variance[~counted] = np.eye(k) + ratio * (np.eye(k) - left[~counted])
-    square, terms = _squares(variance, residual)
+        one, without = np.eye(equations.n_terms), np.flatnonzero(~counted)
+        ratio = precision[without] / solved.factor[without]
+        left = left.copy()
+        left[without] = one + ratio[:, None, None] * (one - left[without])
+    square, terms = _squares(left, residual)
     # Terms that the pair does not measure have no residual.
     return square, np.minimum(terms, equations.rank)
 
@@ -108,8 +114,8 @@ def _squares(variance, residual):
 def _seen_squares(size, part):
     """Return the sums of squares over terms that can be tested, and the numbers of terms."""
     seen = (size > LEAST_REDUNDANCY) & np.isfinite(size)
-    square = np.sum(np.divide(part**2, size, out=np.zeros_like(part), where=seen), axis=1)
-    return square, seen.sum(axis=1, dtype=np.int8)
+    square = np.square(part) / np.where(seen, size, np.inf)
+    return square.sum(axis=1), seen.sum(axis=1, dtype=np.int8)
 
 
 # --------------------------------------------------------------------------------------
@@ -228,9 +234,11 @@ class Agreement:
         """Return the `Fit` to the counted pairs, its floors iterated from ``start``."""
         extra = np.broadcast_to(0.0, len(counted)) if extra is None else extra
         sound = counted & (extra == 0)
+        freedom = self.floors.freedom(sound)
         floors, solved = self.floors.settle(
             start,
             sound,
+            freedom,
             lambda floors: self._solve(floors, counted, extra),
             **steps,
         )
@@ -239,7 +247,6 @@ class Agreement:
         distances = studentised(self.equations, solved, left, precision, counted)
         residual = precision * self.equations.quadratic(solved.coefficients)
         square = self.floors.sum(np.where(sound, residual, 0.0))
-        freedom = self.floors.freedom(sound)
         return Fit(floors, counted, extra, solved, left, *distances, residual, square, freedom)
 
     def excess(self, fit):
@@ -304,10 +311,13 @@ class Agreement:
             label, square = label[order], square[order]
         # The error function is the faster of the two.
         expected = erf(np.sqrt(square / 2)) if k == 1 else gammainc(k / 2, square / 2)
-        rank = np.arange(len(rows)) - np.searchsorted(label, label)
+        found, start, count = np.unique(label, return_index=True, return_counts=True)
+        rank = np.arange(len(rows)) - np.repeat(start, count)
+        # The largest distance is at one of the two ends of a step.
+        expected -= (rank + 0.5) / np.repeat(count, count)
         distance = np.zeros(n_sets)
-        for step in (rank, rank + 1):
-            np.maximum.at(distance, label, np.abs(step / number[label] - expected))
+        if len(found):
+            distance[found] = np.maximum.reduceat(np.abs(expected), start) + 0.5 / count
         return kurtosis, distance * np.sqrt(freedom)
 
     def images(self, fit):

@@ -56,7 +56,9 @@ class RobustFit:
 def settle_floors(floors, solve):
     """Return floors and solution in which all pairs keep their weight."""
     robust = np.ones(len(floors.set_of))
-    found, solved = floors.settle(floors.start(), robust > 0, lambda values: solve(values, robust))
+    counted = robust > 0
+    freedom, full = floors.freedom(counted), lambda values: solve(values, robust)
+    found, solved = floors.settle(floors.start(), counted, freedom, full)
     return RobustFit(found, robust, solved)
 
 

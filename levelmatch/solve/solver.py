@@ -317,13 +317,9 @@ class Solved:
         own, across = self.factors.blocks()
         across = equations.of_pairs(across)
         own *= scale[:, :, None] * scale[:, None, :]
-        across *= scale[equations.first][:, :, None] * scale[equations.second][:, None, :]
-        root = np.sqrt(self.factor)[:, None, None] * equations.root
-        one, two = (root @ transfer for transfer in equations.transfer)
-        cross = one @ across @ two.swapaxes(1, 2)
-        hat = one @ own[equations.first] @ one.swapaxes(1, 2)
-        hat += two @ own[equations.second] @ two.swapaxes(1, 2)
-        hat -= cross + cross.swapaxes(1, 2)
+        across *= scale.take(equations.first, axis=0)[:, :, None]
+        across *= scale.take(equations.second, axis=0)[:, None, :]
+        hat = equations.leverages(self.factor, own, across)
         self._covariances, self._hat, self.known = own, hat, None
 
     @cached_property
