@@ -16,7 +16,7 @@ from levelmatch.solve.flux_scales import flux_differences
 from levelmatch.solve.image_outliers import find_disagreeing, find_scattered
 from levelmatch.solve.loops import find_closures
 from levelmatch.solve.shared_pattern import subtract_pattern
-from levelmatch.solve.solve_pass import equations_of, subtract_solution
+from levelmatch.solve.solve_pass import subtract_solution, tested_equations
 from levelmatch.text import values
 
 __all__ = [
@@ -421,11 +421,7 @@ def find_suspects(result):
 
 def _of_pass(p, pairs, after, scatter):
     """Return the suspects of one pass; suspects with a large scatter come first."""
-    # Pairs rejected for their scatter are included: most pairs of a wrong image may be rejected.
-    tested = p.kept | np.char.startswith(np.asarray(p.reason, dtype=str), "scatter")
-    rows = p.rows[tested & (pairs.gram[p.rows, 0, 0] > 0)]
-    terms = p.solution.coefficients.shape[1]
-    equations = equations_of(pairs.take(rows), p.group, p.group_axes, terms)
+    rows, equations = tested_equations(p, pairs, p.solution.coefficients.shape[1])
     found = []
     for group, n_sigma in find_disagreeing(equations):
         images = tuple(np.flatnonzero(p.group == group).tolist())

@@ -46,7 +46,8 @@ reference : str or int
     ``"mean"`` sets the mean correction to zero. ``"auto"`` selects the image closest in time to
     dedicated backgrounds, or the image with the most overlaps. If several have the same number,
     it selects the flattest by its own pairs, then the one with the largest overlapping area, and
-    then the first by name. A Lyot image is never selected. If all images are one tile,
+    then the first by name. An image that disagrees with its neighbours is selected only if there
+    is no other, and a Lyot image never. If all images are one tile,
     `match_levels` holds a named image in the last pass that has pairs.
 """,
     "raises": """

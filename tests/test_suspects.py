@@ -136,3 +136,71 @@ def test_a_misplaced_image_is_named_in_summary_report_and_record(tmp_path):
     assert_allclose(
         np.sqrt(np.mean(others.closures["closure"].value ** 2)), suspect.without_it, rtol=1e-6
     )
+
+
+def true_levels(seed=2):
+    """Return the true levels of `bad_set`, by name, in the order of its images."""
+    truth = simulate_generic(n_images=9, shape=(96, 96), overlap=0.35, seed=seed).truth
+    return dict(zip(truth["name"].tolist(), truth["level"].value.tolist(), strict=True))
+
+
+def test_a_suspect_is_not_the_reference():
+    """The middle image of nine has the most overlaps, and its stars are displaced."""
+    images, true = bad_set(), true_levels()
+    bad, result = images[4].meta["FILENAME"], lm.match_levels(bad_set(), group_by="FILENAME")
+    (reference,) = result.references
+    assert bad in result.suspects
+    assert reference.name != bad
+    assert not reference.suspect
+    words = f"without {bad}, which disagrees with its neighbours"
+    assert reference.reason.endswith(words)
+    assert any(words in line for line in summary.summary_lines(result))
+    table = result.table
+    others = [k for k, name in enumerate(table["name"]) if name not in (bad, reference.name)]
+    expected = [true[name] - true[reference.name] for name in table["name"][others]]
+    pulls = (table["level"].value[others] - expected) / table["error"].value[others]
+    assert np.sqrt(np.mean(pulls**2)) < 1.6
+    # The recorded choice has the same words.
+    assert lm.solve_record(result.record).references == result.references
+
+
+def test_the_next_closest_image_to_the_backgrounds_replaces_a_suspect():
+    images = bad_set()
+    for image, time in zip(images, [5, 4, 3, 2, 0.1, 2, 0.7, 4, 5], strict=True):
+        image.meta["DT_BGR"] = time
+    (reference,) = lm.match_levels(images, group_by="FILENAME").references
+    assert reference.name == images[6].meta["FILENAME"]
+    assert reference.reason == (
+        "closest in time to the backgrounds (|DT_BGR| = 0.7) without "
+        f"{images[4].meta['FILENAME']}, which disagrees with its neighbours"
+    )
+
+
+def test_a_named_suspect_remains_the_reference_with_a_warning(tmp_path):
+    images = bad_set()
+    bad = images[4].meta["FILENAME"]
+    with pytest.warns(
+        lm.LevelMatchWarning, match=f"reference: {bad} disagrees with its neighbours"
+    ):
+        result = lm.match_levels(images, reference=bad, group_by="FILENAME")
+    (reference,) = result.references
+    assert (reference.name, reference.suspect) == (bad, True)
+    assert f"Reference: {bad}, named by the user, but disagrees with its neighbours." in (
+        summary.summary_lines(result)
+    )
+    result.record.write(tmp_path / "record.asdf")
+    assert lm.read_record(tmp_path / "record.asdf").references == result.references
+
+
+def test_a_record_keeps_the_reference_of_an_earlier_version(tmp_path, monkeypatch):
+    """Earlier versions did not test the reference. Errors stay relative to their choice."""
+    images = bad_set()
+    with monkeypatch.context() as patch:
+        patch.setattr("levelmatch.solve.solve_pass.suspect_images", lambda *_: set())
+        result = lm.match_levels(images, group_by="FILENAME")
+        assert result.references[0].name == images[4].meta["FILENAME"]
+        result.record.write(tmp_path / "record.asdf")
+        known = result.covariance(0, 0)
+    record = lm.read_record(tmp_path / "record.asdf")
+    assert_allclose(record.covariance(0, 0), known)
+    assert_allclose(record.covariance(4, 4), 0, atol=1e-20)

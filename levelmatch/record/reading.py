@@ -102,7 +102,9 @@ def read_tree(tree: dict[str, Any]) -> tuple[SolvedRun, dict[str, np.ndarray], n
     nodes = list(zip(tree["passes"], run.planned, strict=True))
     rows = [_rows(node, planned, len(measured)) for node, planned in nodes]
     pattern = _pattern(nodes[0][0]) if nodes else None
-    again = SolvedAgain(frames, rows, measured, run, pattern)
+    # Earlier versions chose references by other rules.
+    kept = [replace(p, references=_references(node)) for node, p in nodes]
+    again = SolvedAgain(frames, rows, measured, replace(run, planned=kept), pattern)
     passes = [_pass(node, planned, n, rows[k], again, k) for k, (node, planned) in enumerate(nodes)]
     levels = SolvedRun([frames[k] for k in run.order], passes, measured, run)
     return levels, {key: images[key] for key in (*INPUTS, "slope_n_sigma")}, keys
@@ -265,10 +267,22 @@ def _rows(node: dict[str, Any], planned: Pass, n_pairs: int) -> np.ndarray:
     return rows
 
 
+def _references(node: dict[str, Any]) -> list[Reference]:
+    """Return the references of a recorded pass."""
+    return [_reference(r) for r in node["references"]]
+
+
 def _reference(node: dict[str, Any]) -> Reference:
-    # Old records have no tilt.
-    tilt = (float(node.get(key, 0.0)) for key in ("tilt", "tilt_sigma"))
-    return Reference(int(node["group"]), str(node["name"]), str(node["reason"]), *tilt)
+    # Old records have no tilt, and no flag of suspects.
+    tilt, sigma = (float(node.get(key, 0.0)) for key in ("tilt", "tilt_sigma"))
+    return Reference(
+        int(node["group"]),
+        str(node["name"]),
+        str(node["reason"]),
+        tilt,
+        sigma,
+        suspect=bool(node.get("suspect", False)),
+    )
 
 
 def _pattern(node: dict[str, Any]) -> SharedPattern | None:
@@ -351,7 +365,7 @@ def _pass(
         solution=solution,
         group_axes=array["group_axes"],
         residual=array["residual"],
-        references=[_reference(r) for r in node["references"]],
+        references=_references(node),
         # Old records have no offsets.
         offsets=tuple(_offsets(o) for o in node.get("offsets", ())),
         pattern=_pattern(node),

@@ -10,6 +10,7 @@ from scipy.special import fdtrc
 
 from levelmatch.sky.overlaps import components
 from levelmatch.solve.floors import Floors
+from levelmatch.solve.gauge import members_of
 
 __all__ = ["find_disagreeing", "find_scattered"]
 
@@ -60,10 +61,10 @@ def find_disagreeing(equations):
     _, component = components(ends, equations.n_groups)
     of_pair = component[equations.first]
     found = []
-    for s in np.unique(of_pair):
-        rows = np.flatnonzero(of_pair == s)
-        part, groups = _part_of(equations, rows)
-        if len(groups) <= MAX_GROUPS:
+    size = np.bincount(component)
+    for rows in members_of(of_pair, len(size)):
+        if len(rows) and size[of_pair[rows[0]]] <= MAX_GROUPS:
+            part, groups = _part_of(equations, rows)
             found += [(*test, int(groups[group])) for *test, group in _Search(part).run()]
     return [(group, -n_sigma) for _, n_sigma, group in sorted(found)]
 

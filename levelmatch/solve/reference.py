@@ -12,6 +12,7 @@ from levelmatch.solve.gauge import members_of
 from levelmatch.solve.linear import sum_by
 
 __all__ = [
+    "DISAGREES",
     "HeldChoice",
     "Reference",
     "ReferenceChooser",
@@ -21,6 +22,10 @@ __all__ = [
     "with_excluded",
     "with_held",
 ]
+
+
+# Words on a suspect.
+DISAGREES = "disagrees with its neighbours"
 
 
 @dataclass(frozen=True)
@@ -40,6 +45,8 @@ class Reference:
         relative to this one; 0 if it is not significant.
     tilt_sigma : float
         Its significance, in standard deviations.
+    suspect : bool
+        Whether it disagrees with its neighbours.
     """
 
     group: int
@@ -47,6 +54,7 @@ class Reference:
     reason: str
     tilt: float = 0.0
     tilt_sigma: float = 0.0
+    suspect: bool = False
 
 
 def named_reference(reference, frames, names):
@@ -128,10 +136,12 @@ class ReferenceChooser:
         Header keyword of the time from the dedicated backgrounds.
     flatness : tuple of `~numpy.ndarray` or None
         See `slopes_of`; it decides between groups of equally many overlaps.
+    suspects : set of int
+        Images that disagree with their neighbours. Others are chosen where the set has any.
     """
 
-    def __init__(self, frames, groups, pairs, area, *, keyword, flatness=None):
-        self.flatness = flatness
+    def __init__(self, frames, groups, pairs, area, *, keyword, flatness=None, suspects=()):
+        self.flatness, self.suspects = flatness, suspects
         self.frames = frames
         self.groups = np.asarray(groups)
         self.keyword = keyword
@@ -167,9 +177,8 @@ class ReferenceChooser:
             Never a Lyot image, unless the set has nothing else.
         """
         if not isinstance(reference, str) and reference in members:
-            name = self.frames[self._images[reference][0]].name
-            return Reference(int(reference), name, "named by the user")
-        choice = self._best(members)
+            return self._named(int(reference))
+        choice = self._best_trusted(members)
         if isinstance(reference, str):
             return choice
         name = self.frames[self._images[reference][0]].name
@@ -177,10 +186,28 @@ class ReferenceChooser:
             choice, reason=f"{choice.reason}; {name}, which was named, is not in its set"
         )
 
-    def _best(self, members):
-        """Return the `Reference` of a set without a named one."""
+    def _named(self, group):
+        """Return the `Reference` that the user named."""
+        images = self._images[group].tolist()
+        suspect = self.suspects and self.suspects.issuperset(images)
+        reason = f"named by the user{f', but {DISAGREES}' if suspect else ''}"
+        return Reference(group, self.frames[images[0]].name, reason, suspect=bool(suspect))
+
+    def _best_trusted(self, members):
+        """Return the `Reference` of a set without a named one, if possible not a suspect."""
         images, science = self._members(members)
         candidates = science or images
+        choice, image = self._best(candidates)
+        if image not in self.suspects:
+            return choice
+        trusted = [i for i in candidates if i not in self.suspects]
+        if not trusted:
+            return replace(choice, reason=f"{choice.reason}, but {DISAGREES}", suspect=True)
+        instead, _ = self._best(trusted)
+        return replace(instead, reason=f"{instead.reason} without {choice.name}, which {DISAGREES}")
+
+    def _best(self, candidates):
+        """Return the `Reference` from some of the images, and the image by which it is chosen."""
         timed = []
         for i in candidates:
             time = _number(self.frames[i].meta.get(self.keyword))
@@ -188,15 +215,13 @@ class ReferenceChooser:
                 timed.append((abs(time), i))
         if timed:
             time, i = min(timed)
-            return Reference(
-                int(self.groups[i]),
-                self.frames[i].name,
-                f"closest in time to the backgrounds (|{self.keyword}| = {time:g})",
-            )
-        return self._most_overlaps(np.array(candidates))
+            reason = f"closest in time to the backgrounds (|{self.keyword}| = {time:g})"
+        else:
+            i, reason = self._most_overlaps(np.array(candidates))
+        return Reference(int(self.groups[i]), self.frames[i].name, reason), i
 
     def _most_overlaps(self, candidates):
-        """Return the `Reference` by most overlaps, then flatness, largest area and first name."""
+        """Return the image by most overlaps, flatness, largest area and first name; the reason."""
         counts = self._count[self.groups[candidates]]
         count = counts.max()
         candidates = candidates[counts == count]
@@ -208,7 +233,7 @@ class ReferenceChooser:
                 reason += f", flattest by its pairs of {len(tied)} such images"
                 candidates = candidates[np.isin(self.groups[candidates], flattest)]
         i = candidates[np.lexsort((candidates, -self._area[self.groups[candidates]]))[0]]
-        return Reference(int(self.groups[i]), self.frames[i].name, reason)
+        return int(i), reason
 
     def science(self, members):
         """Return the first group of the set with a science image, or its first."""
@@ -355,10 +380,14 @@ class HeldChoice:
         The pairs that count.
     pairs : `~levelmatch.measure.table.PairTable`
         The same pairs, as measured.
+    suspects : callable
+        Returns the images that disagree with their neighbours, a set.
     """
 
-    def __init__(self, grouped, frames, equations, pairs):
+    def __init__(self, grouped, frames, equations, pairs, suspects):
         self.name, self.held = grouped.name, grouped.held
+        # Those of a record that is solved again.
+        self._recorded = {r.group: r for r in grouped.references}
         self.by_caller = {} if self.name == "lyot" else _held_by_role(frames, grouped.group)
         self._references = {}
         if self.any:
@@ -370,6 +399,7 @@ class HeldChoice:
                 pairs.npix,
                 keyword=grouped.keyword,
                 flatness=slopes_of(pairs, grouped.group, equations.group_axes),
+                suspects=set() if self.held in (None, "science") else suspects(),
             )
 
     @property
@@ -401,6 +431,9 @@ class HeldChoice:
             return None
         if self.held == "science":
             return self._chooser.science(members)
+        recorded = next((g for g in members.tolist() if g in self._recorded), None)
+        if recorded is not None:
+            return self._recorded[recorded]
         return self._chooser.choose(members, self.held)
 
 

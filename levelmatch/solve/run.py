@@ -57,8 +57,6 @@ def run_passes(
         pattern = _shared_pattern(frames, passes, measured, used, options)
     # Errors from strips and blocks would absorb a pattern of the detector. Patterns are therefore
     # searched for with the errors of the cells alone.
-    # Recorded and catalogued images have no WCS, and no patterns.
-    with_patterns = frames[0].transform is not None
     unpooled = subtract_pattern(measured, pattern)
     area = np.array([frame.whole_grid.pixel_area for frame in frames])
     fit_types = [p.fit_type for p in passes]
@@ -68,15 +66,15 @@ def run_passes(
     pattern_errors = PatternErrors.of(pattern, frames)
     for k, p in enumerate(passes):
         rows = np.flatnonzero(used == k)
-        solved = solve_pass(p.grouped(frames), frames, table, rows, options, sky=sky, shared=shared)
+        more = {"sky": sky, "shared": shared, "unpooled": unpooled}
+        solved = solve_pass(p.grouped(frames), frames, table, rows, options, **more)
         solved = replace(solved, patterns=_find_patterns(solved, frames, unpooled, measured))
         pattern_errors = pattern_errors and pattern_errors.after(solved, table)
         carried_after = carried and carried.after(solved, frames, table)
         if carried_after is not None and pattern_errors is not None:
             carried_after = replace(carried_after, spread=pattern_errors.spread)
         table = subtract_solution(table, solved)
-        if with_patterns:
-            unpooled = subtract_solution(unpooled, solved)
+        unpooled = subtract_solution(unpooled, solved)
         if k == 0:
             solved = replace(solved, pattern=pattern)
         done.append(replace(solved, carried_of=partial(_identity, carried_after)))

@@ -2,6 +2,7 @@
 """Solve one pass, and subtract its solution from the pairs."""
 
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 
@@ -11,17 +12,25 @@ from levelmatch.sky.vectors import tangent_axes, transfer_matrix
 from levelmatch.solve.equations import Equations
 from levelmatch.solve.gauge import members_of
 from levelmatch.solve.groups import solve_groups
+from levelmatch.solve.image_outliers import find_disagreeing, find_scattered
 from levelmatch.solve.linear import sum_by
 from levelmatch.solve.offsets import OFFSET_PASSES, share_offsets
 from levelmatch.solve.plane_choice import solve_auto, solve_shrunk
-from levelmatch.solve.reference import HeldChoice, Reference, find_tilts
+from levelmatch.solve.reference import DISAGREES, HeldChoice, Reference, find_tilts
 from levelmatch.solve.shared_pattern import subtract_pattern
 from levelmatch.solve.weights import select_pairs
 
-__all__ = ["equations_of", "shift_levels", "solve_pass", "subtract_solution"]
+__all__ = [
+    "equations_of",
+    "shift_levels",
+    "solve_pass",
+    "subtract_solution",
+    "suspect_images",
+    "tested_equations",
+]
 
 
-def solve_pass(grouped, frames, table, rows, options, *, sky=None, shared=None):
+def solve_pass(grouped, frames, table, rows, options, *, sky=None, shared=None, unpooled=None):
     """Solve one pass.
 
     Parameters
@@ -41,6 +50,9 @@ def solve_pass(grouped, frames, table, rows, options, *, sky=None, shared=None):
         that do not overlap if ``options.disconnected`` is ``"sky"``.
     shared : `~numpy.ndarray`, shape (n, 3, 3), or None
         Covariance that shared noise adds to the right-hand sides of all pairs.
+    unpooled : `~levelmatch.measure.table.PairTable` or None
+        The same pairs with the errors of the cells alone, which test the images; by default
+        ``table``.
 
     Returns
     -------
@@ -68,7 +80,10 @@ def solve_pass(grouped, frames, table, rows, options, *, sky=None, shared=None):
     if grouped.held == "science":
         # Its plane stays zero, too.
         options = replace(options, slope_gauge="reference")
-    choice = HeldChoice(grouped, frames, equations, counted)
+    ready = replace(grouped, rows=rows, kept=kept, reason=reason, group_axes=group_axes)
+    tested = table if unpooled is None else unpooled
+    suspects = partial(suspect_images, ready, tested)
+    choice = HeldChoice(grouped, frames, equations, counted, suspects)
     solve, options = _solver_of(grouped.fit_type, options)
     solution = solve(
         equations,
@@ -84,18 +99,15 @@ def solve_pass(grouped, frames, table, rows, options, *, sky=None, shared=None):
         solution, offsets = share_offsets(solution, grouped, frames)
         references = references + _science_references(grouped, frames, solution, references)
     solved = replace(
-        grouped,
-        rows=rows,
-        kept=kept,
-        reason=reason,
+        ready,
         solution=solution,
-        group_axes=group_axes,
         residual=_residuals(pairs, grouped.group, group_axes, solution),
         references=references,
         offsets=offsets,
     )
     solved = replace(solved, references=_tilted(solved, frames, options))
     _warn_lone_reference(solved, frames)
+    _warn_suspect_reference(solved)
     sets, isolated = _disconnected(grouped, solution)
     if sets and options.disconnected == "sky":
         solved = _tie_sets(solved, frames, sky)
@@ -140,6 +152,39 @@ def equations_of(table, group, group_axes, terms, shared=None):
         group_axes=group_axes,
         shared=None if shared is None or terms == 1 else counts[:, None] * shared,
     )
+
+
+def tested_equations(p, pairs, terms):
+    """Return the rows of the pairs that test the groups of a pass, and their equations.
+
+    Pairs rejected for their scatter are included: most pairs of a wrong image may be rejected.
+
+    Parameters
+    ----------
+    p : `~levelmatch.solve.passes.Pass`
+        The pass, with its pairs.
+    pairs : `~levelmatch.measure.table.PairTable`
+        All pairs, with the earlier passes subtracted.
+    terms : int
+        Coefficients of each group.
+    """
+    tested = p.kept | np.char.startswith(np.asarray(p.reason, dtype=str), "scatter")
+    rows = p.rows[tested & (pairs.gram[p.rows, 0, 0] > 0)]
+    return rows, equations_of(pairs.take(rows), p.group, p.group_axes, terms)
+
+
+def suspect_images(p, pairs):
+    """Return the images that disagree with their neighbours in a pass, a set of indices.
+
+    Parameters
+    ----------
+    p, pairs
+        See `tested_equations`.
+    """
+    rows, equations = tested_equations(p, pairs, fit_terms(p.fit_type))
+    groups = [group for group, _ in find_disagreeing(equations)] if len(rows) else []
+    found = np.flatnonzero(np.isin(p.group, groups)).tolist()
+    return {*found, *find_scattered(pairs.first, pairs.second, pairs.chi2)}
 
 
 def _residuals(pairs, group, group_axes, solution):
@@ -189,6 +234,16 @@ def _warn_lone_reference(solved, frames):
     if solved.references:
         msg += f"; instead {_shorten([r.name for r in solved.references])} is held at zero"
     warn_user(f"{msg}; name an image that overlaps others")
+
+
+def _warn_suspect_reference(solved):
+    """Warn of references that disagree with their neighbours: all levels are relative to them."""
+    for reference in solved.references:
+        if reference.suspect:
+            warn_user(
+                f"reference: {reference.name} {DISAGREES}, and all levels are relative to it; name "
+                "another, or use 'mean'"
+            )
 
 
 def _group_axes(group, frames):
