@@ -7,7 +7,7 @@ import numpy as np
 
 from levelmatch.diagnostics import Diagnostics
 from levelmatch.pass_names import PASSES
-from levelmatch.solve.flux_scales import flux_text
+from levelmatch.solve.flux_scales import flux_text, scatter_text
 from levelmatch.text import count, decimals, fixed, list_names, values
 
 __all__ = [
@@ -156,9 +156,12 @@ def _closure_words(facts, suspect):
 
 
 def _flux_findings(facts):
-    """Yield the finding on images of other flux scales."""
+    """Yield the finding on images of other flux scales, or on the scatter of all scales."""
     differences = facts.flux_differences
     if not differences:
+        text = scatter_text(facts.result.measured, facts.unit_words)
+        if text:
+            yield Finding("the flux scales", f"{text[:1].upper()}{text[1:]}.")
         return
     frames = [facts.frames[k] for k in facts.order]
     row = int(facts.order[differences[0].image])

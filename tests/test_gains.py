@@ -13,7 +13,12 @@ import levelmatch as lm
 from levelmatch.measure._gains import median
 from levelmatch.measure.gains import flux_gain
 from levelmatch.measure.table import empty_pair, pair_table
-from levelmatch.solve.flux_scales import ScaleDifference, flux_differences, flux_text
+from levelmatch.solve.flux_scales import (
+    ScaleDifference,
+    flux_differences,
+    flux_text,
+    scale_scatter,
+)
 from levelmatch.summary import notes
 
 SIDE, STEP = 160, 90
@@ -95,11 +100,11 @@ def images_of(seed, kind="", *, stars=0, clouds=0, n=3, factor=1.0):
     return images
 
 
-def match(images):
+def match(images, **options):
     """Return the result, and the warnings of flux scales."""
     with warnings.catch_warnings(record=True) as seen:
         warnings.simplefilter("always")
-        result = lm.match_mosaic(images, group_by="FILENAME")
+        result = lm.match_mosaic(images, group_by="FILENAME", **options)
     return result, [str(w.message) for w in seen if w.category is lm.FluxScaleWarning]
 
 
@@ -150,10 +155,10 @@ def cells(rng, shape=(12, 20), noise=0.05, emission=3.0):
 def test_gain_of_cells(factor):
     rng = np.random.default_rng(4)
     index, count, bright, one, two = cells(rng)
-    gain, error = flux_gain(index, count, factor * (bright + one) + 70, bright + two - 5)
+    gain, error, _ = flux_gain(index, count, factor * (bright + one) + 70, bright + two - 5)
     truth = 2 * (factor - 1) / (factor + 1)
     assert abs(gain - truth) < 4 * error < 0.05
-    other, _ = flux_gain(index, count, bright + two - 5, factor * (bright + one) + 70)
+    other, _, _ = flux_gain(index, count, bright + two - 5, factor * (bright + one) + 70)
     assert_allclose(other, -gain, atol=error)
 
 
@@ -162,7 +167,7 @@ def test_errors_of_gains():
     sigmas = []
     for _ in range(60):
         index, count, bright, one, two = cells(rng, noise=0.3)
-        gain, error = flux_gain(index, count, bright + one, bright + two)
+        gain, error, _ = flux_gain(index, count, bright + one, bright + two)
         sigmas.append(gain / error)
     assert 0.6 < np.std(sigmas) < 1.2
 
@@ -182,7 +187,7 @@ def test_nothing_to_compare(case):
         "not a number": (np.zeros(len(one)), bright),
     }[case]
     rows = slice(10) if case == "few cells" else slice(None)
-    gain, error = flux_gain(index[rows], count[rows], first[rows], second[rows])
+    gain, error, _ = flux_gain(index[rows], count[rows], first[rows], second[rows])
     assert np.isnan(gain)
     assert error == np.inf
 
@@ -191,7 +196,7 @@ def test_an_artefact_of_one_image_is_no_scale():
     rng = np.random.default_rng(3)
     index, count, bright, one, two = cells(rng)
     one[:4] += 6
-    gain, error = flux_gain(index, count, bright + one, bright + two)
+    gain, error, _ = flux_gain(index, count, bright + one, bright + two)
     assert abs(gain) < max(4 * error, 0.03)
 
 
@@ -199,7 +204,7 @@ def test_many_cells_and_thin_overlaps():
     rng = np.random.default_rng(7)
     for shape in ((80, 70), (2, 40), (40, 1)):
         index, count, bright, one, two = cells(rng, shape)
-        gain, error = flux_gain(index, count, 1.2 * (bright + one), bright + two)
+        gain, error, _ = flux_gain(index, count, 1.2 * (bright + one), bright + two)
         assert abs(gain - 0.4 / 2.2) < 4 * error < 0.2
 
 
@@ -236,3 +241,62 @@ def test_sentence_on_flux_scales(paint):
     assert text.startswith("c and 1 more differ in flux scale by more than 3% from the other")
     assert "the first by +8.0% +- 1.0% relative to a" in text
     assert "by a factor 5 +- 1.0%" in flux_text(frames, [ScaleDifference(2, 0, 5.0, 0.01)], 0.03)
+
+
+# --------------------------------------------------------------------------------------
+# Scales that scatter
+
+
+def galaxy_dithers(seed, scatter, kind=""):
+    """Return six dithers of a galaxy, and their levels where the sky is dark."""
+    rng = np.random.default_rng(seed)
+    images, levels = [], rng.normal(0, 3, 6)
+    for k, level in enumerate(levels):
+        y0, x0 = rng.uniform(-15, 15, 2)
+        y, x = np.mgrid[:SIDE, :SIDE] + np.array([y0, x0])[:, None, None]
+        radius = np.hypot((y - 80) / 0.6, x - 75)
+        data = 50 * np.exp(-np.hypot(radius, 2) / 20) * (1 + scatter * rng.standard_normal())
+        noise = 1.5 if kind == "depth" and k == 1 else 0.5
+        data += level + noise * rng.standard_normal(data.shape)
+        if kind == "rows":
+            data += 0.5 * rng.standard_normal(SIDE)[:, None]
+        wcs = WCS(naxis=2)
+        wcs.wcs.ctype = "RA---TAN", "DEC--TAN"
+        wcs.wcs.crval = 30.0, 1.0
+        wcs.wcs.crpix = 80 - x0, 80 - y0
+        wcs.wcs.cdelt = -1e-4, 1e-4
+        images.append(CCDData(data, unit="MJy/sr", wcs=wcs, meta={"FILENAME": f"i{k}.fits"}))
+    return images, levels
+
+
+def pulls_of(result, levels):
+    error = result.table["level"].value - levels
+    error -= error.mean()
+    return error / result.table["error"].value
+
+
+def test_scales_that_scatter_widen_the_errors_and_are_said():
+    pulls = []
+    for seed in range(6):
+        images, levels = galaxy_dithers(seed, 0.01)
+        result, said = match(images, reference="mean")
+        pulls.append(pulls_of(result, levels))
+        (text,) = said
+        assert f"{text[:1].upper()}{text[1:]}." in notes(result)
+    assert 0.5 < np.sqrt(np.mean(np.square(pulls))) < 1.5
+    # The true scatter is 1 %.
+    assert "flux scales of the images scatter by" in text
+    assert 0.5 < float(text.partition("scatter by ")[2].partition("%")[0]) < 2
+
+
+@pytest.mark.parametrize("kind", ["", "rows", "depth"])
+def test_equal_scales_of_a_galaxy_change_nothing(kind):
+    for seed in range(6):
+        images, levels = galaxy_dithers(seed, 0.0, kind)
+        result, said = match(images, reference="mean")
+        assert said == []
+        assert np.sqrt(np.mean(pulls_of(result, levels) ** 2)) < 2
+        variance, scatter, chance = scale_scatter(result.measured)
+        assert not variance.any()
+        assert scatter == 0
+        assert chance > 0.01

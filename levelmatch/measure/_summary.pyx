@@ -107,6 +107,7 @@ cdef packed struct PairRow:
     double extent[2]
     double gain
     double gain_error
+    double bright
     float strips[8][9]
     double turn
     double step[2]
@@ -505,6 +506,7 @@ cdef Py_ssize_t _summarise(const CellRow *cells, Py_ssize_t n, double coarseness
         _set_level(&fit, coarseness, own_part, buffer + 7 * n, row)
         row.gain = NAN
         row.gain_error = INFINITY
+        row.bright = 0.0
         enough = _set_strips(&fit, buffer + 7 * n, row)
     free(buffer)
     free(fit.number)

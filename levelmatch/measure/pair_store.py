@@ -17,7 +17,7 @@ __all__ = ["PairFile", "PairKeys", "PairStore"]
 
 KEY_SIZE = 32
 # Version of the measurement. Increase it with each change of results for the same data.
-ALGORITHM = 4
+ALGORITHM = 5
 ENTRY = np.dtype([("key", "u1", KEY_SIZE), ("row", PAIR.newbyteorder("<")), ("check", "<u4")])
 MAGIC = b"levelmatch pairs 2\n"
 # First bytes of older files, whose pairs have other columns and are not used.

@@ -448,12 +448,12 @@ def summarise(cells, depth):
     rows["step"] = common_steps(cells.cells, cells.steps)
     if cells.swapped:
         rows["strips"] = rows["strips"][:, [2, 3, 0, 1, 4, 5, 6, 7]]
-    rows["gain"], rows["gain_error"] = _flux_gain(cells)
+    rows["gain"], rows["gain_error"], rows["bright"] = _flux_gain(cells)
     return rows[0]
 
 
 def _flux_gain(cells):
-    """Return the relative difference of the flux scales of a pair, and its error."""
+    """Return the relative difference of a pair's flux scales, its error, and the brightness."""
     # Use the means of all samples, because stars are clipped from the locations.
     means = cell_means(cells.cells, cells.samples)
-    return (np.nan, np.inf) if means is None else flux_gain(*means)
+    return (np.nan, np.inf, 0.0) if means is None else flux_gain(*means)

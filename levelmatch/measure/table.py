@@ -21,6 +21,7 @@ PAIR = np.dtype(
         ("extent", "f8", (2,)),
         ("gain", "f8"),
         ("gain_error", "f8"),
+        ("bright", "f8"),
         ("strips", "f4", (8, 9)),
         ("turn", "f8"),
         ("step", "f8", (2,)),
@@ -40,7 +41,7 @@ def empty_pair():
 def unmeasured(n):
     """Return default values, for n pairs, of the columns that older records lack."""
     rows = np.zeros(n, PAIR)
-    return {name: rows[name] for name in ("strips", "turn", "step")}
+    return {name: rows[name] for name in ("strips", "turn", "step", "bright")}
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,6 +71,9 @@ class PairTable:
     gain, gain_error : `~numpy.ndarray`, shape (n,)
         Relative difference of the flux scales, first minus second, and its
         standard error; NaN and infinity where it is not determined.
+    bright : `~numpy.ndarray`, shape (n,)
+        Mean brightness of the emission in the overlap above its faint parts; 0 where the gain is
+        not determined.
     strips : `~numpy.ndarray` of float32, shape (n, 8, 9)
         Sums over the rows and columns of the first and of the second image, and over blocks of 2,
         4, 8 and 16 cells: Q, E, T, and the lower triangle of A, see ``_strips.pxi``, in units of
@@ -95,6 +99,7 @@ class PairTable:
     extent: np.ndarray
     gain: np.ndarray
     gain_error: np.ndarray
+    bright: np.ndarray
     strips: np.ndarray
     turn: np.ndarray
     step: np.ndarray

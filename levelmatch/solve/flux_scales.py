@@ -6,11 +6,20 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.sparse import coo_array
 from scipy.sparse.linalg import splu
+from scipy.special import chdtrc
 
 from levelmatch.exceptions import FluxScaleWarning, warn_user
+from levelmatch.images.units import unit_text
 from levelmatch.sky.overlaps import components
 
-__all__ = ["ScaleDifference", "flux_differences", "flux_text", "warn_flux_scales"]
+__all__ = [
+    "ScaleDifference",
+    "flux_differences",
+    "flux_text",
+    "scale_scatter",
+    "scatter_text",
+    "warn_flux_scales",
+]
 
 
 # Significance of a difference that is reported.
@@ -20,6 +29,12 @@ LEAST_ERROR = 0.006
 # Pairs that are off by more than this many sigma lose weight.
 CLIP = 2.0
 N_ROBUST = 10
+# Scales whose logarithms differ by less are equal.
+EQUAL = 1e-3
+# Probabilities of a false alarm for the scatter of all scales: for the errors, and for a warning.
+# The significance of a pair counts up to a limit.
+CHANCE, SURE = 0.01, 1e-3
+MOST_SIGMA = 5.0
 
 
 @dataclass(frozen=True)
@@ -42,6 +57,57 @@ class ScaleDifference:
     error: float
 
 
+def scale_scatter(measured):
+    """Return the scatter of the flux scales, and the variance that it adds to the pairs' levels.
+
+    If two flux scales differ, the difference of the two images is proportional to brightness. Its
+    mean over the emission of the overlap changes the level. The variance is zero unless the
+    gains of all pairs scatter significantly more than their errors. The gain of a pair is then
+    shrunk by the scatter of all (empirical Bayes).
+
+    Parameters
+    ----------
+    measured : `~levelmatch.measure.table.PairTable`
+        The pairs.
+
+    Returns
+    -------
+    variance : `~numpy.ndarray`, shape (n,)
+        Variance of each pair's level.
+    scatter : float
+        Rms relative difference of an image's scale; 0 without significant scatter.
+    chance : float
+        Probability of as much scatter of equal scales.
+    """
+    used, ratio, error = _known_ratios(measured)
+    out = np.zeros(len(used))
+    if not used.any():
+        return out, 0.0, 1.0
+    error = np.hypot(error, EQUAL)
+    pairs = np.stack([measured.first[used], measured.second[used]], axis=1).astype(np.intp)
+    images, ends = np.unique(pairs, return_inverse=True)
+    n_sets, _ = components(ends.reshape(pairs.shape), len(images))
+    # The noise of an image is in all of its pairs: they test only one scale of each image.
+    freedom = len(images) - n_sets
+    square = np.minimum(np.square(ratio / error), MOST_SIGMA**2)
+    chance = float(chdtrc(freedom, freedom * np.mean(square)))
+    if chance > CHANCE:
+        return out, 0.0, chance
+    scatter = (np.mean(square) - 1) / np.mean(error**-2.0)
+    known = scatter / (scatter + error**2)
+    variance = (known * ratio) ** 2 + known * error**2
+    out[used] = np.square(measured.bright[used]) * variance
+    return out, float(np.sqrt(np.mean(variance) / 2)), chance
+
+
+def _known_ratios(measured):
+    """Return flags of the pairs with a gain; the logarithms of flux ratios, and their errors."""
+    half = np.asarray(measured.gain, dtype=float) / 2
+    used = np.isfinite(half) & (np.abs(half) < 1) & np.isfinite(measured.gain_error)
+    half, error = half[used], np.asarray(measured.gain_error, dtype=float)[used]
+    return used, 2 * np.arctanh(half), error / (1 - half**2)
+
+
 def flux_differences(measured, limit):
     """Return the images whose flux scale differs from that of most others.
 
@@ -60,12 +126,10 @@ def flux_differences(measured, limit):
     differences : list of `ScaleDifference`
         The most significant first.
     """
-    half = np.asarray(measured.gain, dtype=float) / 2
-    used = np.isfinite(half) & (np.abs(half) < 1) & np.isfinite(measured.gain_error)
+    used, ratio, error = _known_ratios(measured)
     if not used.any():
         return []
-    half, error = half[used], np.asarray(measured.gain_error, dtype=float)[used]
-    ratio, error = 2 * np.arctanh(half), np.hypot(error / (1 - half**2), LEAST_ERROR)
+    error = np.hypot(error, LEAST_ERROR)
     pairs = np.stack([measured.first[used], measured.second[used]], axis=1).astype(np.intp)
     images, ends = np.unique(pairs, return_inverse=True)
     ends = ends.reshape(pairs.shape)
@@ -176,8 +240,32 @@ def flux_text(frames, differences, limit):
     )
 
 
+def scatter_text(measured, unit):
+    """Return the sentence on the scatter of all flux scales; empty if levels hardly depend on it.
+
+    Parameters
+    ----------
+    measured : `~levelmatch.measure.table.PairTable`
+        The pairs.
+    unit : str
+        The common unit as text.
+    """
+    variance, scatter, chance = scale_scatter(measured)
+    noise = np.square(measured.sigma[measured.npix > 0])
+    if chance > SURE or not np.mean(variance) > np.median(noise):
+        return ""
+    return (
+        f"flux scales of the images scatter by {100 * scatter:.1f}% (rms): levels change by up to "
+        f"{np.sqrt(variance.max()):.2g} {unit} with the brightness in the overlaps, which their "
+        "errors include; flux_scale brings images to one scale"
+    )
+
+
 def warn_flux_scales(frames, measured, limit):
-    """Warn, once, of images whose flux scale differs from that of the others."""
+    """Warn, once, of images whose flux scale differs from that of the others, or of all."""
+    unit = frames[0].unit
+    unit = "data units" if unit is None or not str(unit) else unit_text(unit)
     text = flux_text(frames, flux_differences(measured, limit), limit)
+    text = text or scatter_text(measured, unit)
     if text:
         warn_user(text, FluxScaleWarning)

@@ -10,7 +10,9 @@ from levelmatch.exceptions import PatternWarning, warn_user
 from levelmatch.images.background import local_level
 from levelmatch.images.corrections import AppliedCorrection, Correction
 from levelmatch.measure.correlated_errors import pooled_passes, shared_by_planes, shared_noise
+from levelmatch.measure.variance_fit import weakened
 from levelmatch.solve.cumulative_covariance import Carried
+from levelmatch.solve.flux_scales import scale_scatter
 from levelmatch.solve.linear import one_thread
 from levelmatch.solve.patterns import find_patterns
 from levelmatch.solve.shared_pattern import PatternErrors, find_shared_pattern, subtract_pattern
@@ -61,6 +63,7 @@ def run_passes(
     area = np.array([frame.whole_grid.pixel_area for frame in frames])
     fit_types = [p.fit_type for p in passes]
     pooled = pooled_passes(measured, used, fit_types, area)
+    pooled = _with_scale_errors(pooled, measured, used, fit_types)
     shared = shared_by_planes(measured, used, fit_types, pooled)
     done, table, carried = [], subtract_pattern(pooled, pattern), Carried.of(frames)
     pattern_errors = PatternErrors.of(pattern, frames)
@@ -89,6 +92,16 @@ def run_passes(
         if sky is not None:
             sky = sky - _steps(before, frames)
     return frames, done
+
+
+def _with_scale_errors(pooled, measured, used, fit_types):
+    """Return the pair table with the errors of levels due to unequal flux scales."""
+    variance, _, _ = scale_scatter(measured)
+    planes = np.array([fit_type == "level+slope" for fit_type in fit_types] + [True])
+    variance[planes[used]] = 0
+    if not variance.any():
+        return pooled
+    return weakened(pooled, variance / np.square(pooled.sigma))
 
 
 def _shared_pattern(frames, passes, measured, used, options):
