@@ -59,9 +59,9 @@ def run_passes(
         pattern = _shared_pattern(frames, passes, measured, used, options)
     # Errors from strips and blocks would absorb a pattern of the detector. Patterns are therefore
     # searched for with the errors of the cells alone.
-    unpooled = subtract_pattern(measured, pattern)
     area = np.array([frame.whole_grid.pixel_area for frame in frames])
     fit_types = [p.fit_type for p in passes]
+    unpooled = subtract_pattern(measured, pattern)
     pooled = pooled_passes(measured, used, fit_types, area)
     pooled = _with_scale_errors(pooled, measured, used, fit_types)
     shared = shared_by_planes(measured, used, fit_types, pooled)
@@ -71,7 +71,8 @@ def run_passes(
         rows = np.flatnonzero(used == k)
         more = {"sky": sky, "shared": shared, "unpooled": unpooled}
         solved = solve_pass(p.grouped(frames), frames, table, rows, options, **more)
-        solved = replace(solved, patterns=_find_patterns(solved, frames, unpooled, measured))
+        scaled = _with_scale_errors(unpooled, measured, used, fit_types)
+        solved = replace(solved, patterns=_find_patterns(solved, frames, scaled, measured))
         pattern_errors = pattern_errors and pattern_errors.after(solved, table)
         carried_after = carried and carried.after(solved, frames, table)
         if carried_after is not None and pattern_errors is not None:
