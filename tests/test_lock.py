@@ -206,8 +206,10 @@ def test_an_interrupt_ends_a_run_soon(paint, write, tmp_path, method):
     ]
     output = tmp_path / "out"
     arguments = ["run", *map(str, paths), "-o", str(output), "--method", method, "--debug"]
+    # A process that a shell runs in the background ignores interrupts.
+    code = f"import signal; signal.signal(signal.SIGINT, signal.default_int_handler); {CODE}"
     process = subprocess.Popen(
-        [sys.executable, "-c", CODE, *arguments], stderr=subprocess.PIPE, text=True
+        [sys.executable, "-c", code, *arguments], stderr=subprocess.PIPE, text=True
     )
     time.sleep(1.8)
     before = os.times()
@@ -218,3 +220,17 @@ def test_an_interrupt_ends_a_run_soon(paint, write, tmp_path, method):
         assert "interrupted" in text
     # Processor time, unlike the time of day, depends little on what else the machine does.
     assert os.times().children_user - before.children_user < 3
+
+
+def test_a_run_in_the_background_ignores_interrupts(paths, tmp_path):
+    # A shell without job control sets this for commands that end in "&".
+    code = f"import signal; signal.signal(signal.SIGINT, signal.SIG_IGN); print(flush=True); {CODE}"
+    command = [sys.executable, "-c", code, "run", *map(str, paths), "-o", str(tmp_path / "out")]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    process.stdout.readline()
+    for _ in range(20):
+        process.send_signal(signal.SIGINT)
+        time.sleep(0.1)
+    process.communicate(timeout=60)
+    assert process.returncode == 0
+    assert (tmp_path / "out" / "levelmatch.asdf").is_file()

@@ -207,6 +207,10 @@ def prompt_interrupts():
     `KeyboardInterrupt`. If a computation does not return to Python in time, the process ends.
     """
     state: dict = {}
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        # Scripts run commands in the background, which ignore interrupts.
+        yield
+        return
     try:
         before = signal.signal(signal.SIGINT, lambda *_: _interrupt(state))
     except ValueError:
