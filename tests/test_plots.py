@@ -463,6 +463,15 @@ def test_a_pair_of_planes(ax):
     assert np.nanstd(picture.after) < 0.1
 
 
+def test_the_plane_of_a_narrow_overlap_has_no_slope_across_it():
+    from levelmatch.plots.pairs import pair_picture
+
+    images = simulate_generic(n_images=2, shape=(48, 48), layout="chain", noise=0.3, seed=3).images
+    found = match_levels(list(images))
+    picture = pair_picture(found, *found.names)
+    assert np.nanmax(np.abs(picture.plane - picture.level)) < picture.scatter
+
+
 def test_a_pair_with_sources_masked(simulated):
     from levelmatch.plots.pairs import pair_picture
 

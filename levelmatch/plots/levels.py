@@ -266,6 +266,7 @@ def _draw_list(ax, facts):
     if len(sigma):
         ax.axhline(np.median(sigma), color=GREY, lw=0.8, ls="--", label="median error")
     ax.set_yscale("log")
+    ax.xaxis.get_major_locator().set_params(integer=True)
     ax.set_xlabel("Pairs, the largest difference first")
     ax.set_ylabel(f"|Difference| ({facts.unit_words})")
     legend_above(ax, ncols=3)

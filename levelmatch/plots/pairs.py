@@ -22,6 +22,7 @@ from levelmatch.plots.style import (
     new_figure,
 )
 from levelmatch.results.recorded_frames import frames_with_pixels, own_corrections
+from levelmatch.sky.vectors import ARCMIN
 from levelmatch.text import decimals, fixed, values
 
 __all__ = ["PairPicture", "pair_picture", "plot_pair"]
@@ -146,6 +147,7 @@ def pair_picture(result, image1, image2, *, files=None, load=None):
         sum((a.correction for a in applied), Correction()).scaled(f.scale)
         for applied, f in zip(added, frames, strict=True)
     ]
+    plane = _plane(facts.result.measured, row, sign, base.whole_grid.pixel_area)
     step = totals[0] + totals[1].scaled(-1)
     pair = facts.pairs[row]
     numbers = {key: float(values(pair[key])) for key in ("level", "sigma", "residual", "scatter")}
@@ -155,17 +157,26 @@ def pair_picture(result, image1, image2, *, files=None, load=None):
         image1,
         image2,
         base.name,
-        **_blocks(samples, base, step, _plane(facts.result.measured, row, sign)),
+        **_blocks(samples, base, step, plane),
         samples=samples.difference,
         kept=samples.kept,
         **numbers,
     )
 
 
-def _plane(measured, row, sign):
-    """Return the plane fitted to one pair alone, as a `Correction`."""
-    inverse = np.linalg.pinv(measured.gram[row], rcond=1e-12, hermitian=True)
-    coefficients = sign * inverse @ measured.rhs[row]
+def _plane(measured, row, sign, pixel_area):
+    """Return the plane fitted to one pair alone, as a `Correction`.
+
+    Cells on a line, within the side of a pixel, do not determine the slope across the line, which
+    is zero then.
+    """
+    gram, rhs = measured.gram[row], measured.rhs[row]
+    weight, level, middle = gram[0, 0], rhs[0] / gram[0, 0], gram[0, 1:] / gram[0, 0]
+    spread, axes = np.linalg.eigh(gram[1:, 1:] / weight - np.outer(middle, middle))
+    known = spread > ARCMIN**2 * pixel_area
+    axes, spread = axes[:, known], spread[known]
+    slopes = (axes / spread) @ axes.T @ (rhs[1:] / weight - middle * level)
+    coefficients = sign * np.array([level - middle @ slopes, *slopes])
     return Correction.from_coefficients(coefficients, measured.axes[row])
 
 
