@@ -65,6 +65,9 @@ class Diagnostics:
     """
 
     def __init__(self, result):
+        if not hasattr(result, "frames"):
+            msg = f"result: expected a MatchResult or a Record, not {type(result).__name__}"
+            raise TypeError(msg)
         self.result = result
         self.frames = result.frames
         self.passes = result.passes

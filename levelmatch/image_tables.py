@@ -18,7 +18,7 @@ from levelmatch.images.collection import without_lyot
 from levelmatch.images.corrections import Correction
 from levelmatch.images.frame import Frame
 from levelmatch.images.notes import Notes
-from levelmatch.images.sky_cells import SkyCells, cell_vectors
+from levelmatch.images.sky_cells import SkyCells, cell_vectors, is_resolution
 from levelmatch.images.sources import FileSource
 from levelmatch.options import ReadOptions
 from levelmatch.sky.vectors import lonlat
@@ -71,6 +71,8 @@ def write_catalogue(
         If an image cannot be used, or is in memory; the message names it.
     FileExistsError
         If the file exists and ``overwrite`` is not set.
+    ValueError
+        If the name has another suffix.
     """
     table, folder = _table(collect_frames(images, read), keywords), Path(path).absolute().parent
     table["file"] = [
@@ -167,12 +169,15 @@ def make_sky_cells(
     Raises
     ------
     ValueError
-        If the statistic is unknown.
+        If the statistic is unknown, or ``nside`` is not a power of two.
     FrameError
         If an image cannot be used.
     """
     if statistic not in ("mean", "median"):
         msg = f"statistic: {statistic!r} is neither 'mean' nor 'median'"
+        raise ValueError(msg)
+    if nside is not None and not is_resolution(nside):
+        msg = f"nside: {nside!r} is not a power of two up to 2**29"
         raise ValueError(msg)
     notes = Notes()
     frames = without_lyot(collect_frames(images, read, notes), notes, True)

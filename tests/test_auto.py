@@ -269,6 +269,8 @@ def test_bad_flux_scale(value, match):
     _, images = images_of(n_images=3, seed=1)
     with pytest.raises(ValueError, match=match):
         lm.match_mosaic(images, read=lm.ReadOptions(flux_scale=value))
+    with pytest.raises(TypeError, match="flux_scale: 3 is neither a keyword, a list nor"):
+        lm.match_mosaic(images, read=lm.ReadOptions(flux_scale=3))
 
 
 def two_fields():

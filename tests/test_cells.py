@@ -267,6 +267,12 @@ def test_impossible_cells_are_named(changes, message):
         _made(**changes)
 
 
+@pytest.mark.parametrize("nside", [3, 0, 1.5, "x"])
+def test_an_impossible_resolution_is_refused_at_once(paint, nside):
+    with pytest.raises(ValueError, match=f"nside: {nside!r} is not a power of two"):
+        make_sky_cells([paint()], nside=nside)
+
+
 def test_mixtures_and_options_of_pixels_are_refused(row, paint):
     with pytest.raises(FrameError, match=r"0\.fits is given by healpix cells, b\.fits by pixels"):
         match_mosaic([*row, paint("b.fits")])

@@ -539,9 +539,9 @@ def test_arrays_and_hdus_are_inputs(hst, tmp_path, kind):
 def test_one_list_of_hdus_is_no_list_of_images(hst):
     (hdus,) = opened(hst[0][:1])
     assert [f.extension for f in collect_frames(hdus)] == ["SCI,1", "SCI,2"]
-    with pytest.raises(TypeError, match="image 0 is a ndarray, not a CCDData, NDData, path, HDU"):
+    with pytest.raises(TypeError, match="image 0 is of type ndarray, not a CCDData, NDData, path"):
         collect_frames([np.zeros((4, 4))])
-    with pytest.raises(TypeError, match="image 0 is a tuple"):
+    with pytest.raises(TypeError, match="image 0 is of type tuple"):
         collect_frames([(np.zeros((4, 4)), "x")])
 
 

@@ -155,7 +155,7 @@ def test_input_that_is_no_collection(function, images):
 
 @every
 def test_collection_of_something_else(paint, function):
-    with pytest.raises(TypeError, match="images: image 1 is a ndarray, not a CCDData"):
+    with pytest.raises(TypeError, match="images: image 1 is of type ndarray, not a CCDData"):
         function([paint(), np.zeros((5, 5))])
 
 

@@ -487,6 +487,20 @@ def test_a_pair_with_sources_masked(simulated):
     assert 0 < len(masked.samples) < len(whole.samples)
 
 
+@pytest.mark.parametrize(
+    ("plot", "error", "match"),
+    [
+        (lambda r: plots.plot_levels(3), TypeError, "result: expected a MatchResult or a Record"),
+        (lambda r: plots.sky_wcs(3), TypeError, "result: expected .*, not int"),
+        (lambda r: plots.quick_look(r, size=0), ValueError, "size: 0 is not a positive"),
+        (lambda r: plots.plot_mosaic(r, limits=3), ValueError, "limits: 3: expected the lowest"),
+    ],
+)
+def test_arguments_are_refused_by_name(result, plot, error, match):
+    with pytest.raises(error, match=match):
+        plot(result)
+
+
 def test_no_such_pair(result, ax):
     with pytest.raises(ValueError, match="image2: 'x' is none of the 4 images"):
         plots.plot_pair(result, "image_00000.fits", "x")
@@ -701,9 +715,9 @@ def test_records_say_which_files_they_lack(simulated, as_record, tmp_path):
     found = match_levels(paths)
     record = as_record(found)
     names = [path.name for path in paths]
-    with pytest.raises(FrameError, match=f"{', '.join(names)}: the pixels are needed: a record"):
+    with pytest.raises(FrameError, match=f"{', '.join(names)}: a record holds no pixels: name"):
         plots.quick_look(record)
-    with pytest.raises(FrameError, match=f"^{names[1]}: the pixels are needed: none of files="):
+    with pytest.raises(FrameError, match=f"^{names[1]}: a record holds no pixels: files= has no"):
         plots.plot_pair(record, names[0], names[1], files=[paths[0], paths[2]])
     look, same = plots.quick_look(found), plots.quick_look(record, files=tmp_path)
     assert np.array_equal(look.after, same.after, equal_nan=True)

@@ -549,7 +549,7 @@ def test_a_record_with_its_files(simulated, as_record, tmp_path):
     whole = make_page(found, title="T")
     assert make_page(as_record(found), title="T", files=paths) == whole
     assert make_page(as_record(found), title="T", files=tmp_path) == whole
-    with pytest.raises(FrameError, match=r"image_00001\.fits, image_00003\.fits: the pixels"):
+    with pytest.raises(FrameError, match=r"image_00001\.fits, image_00003\.fits: a record"):
         make_page(as_record(found), files=[paths[0], paths[2]])
 
 

@@ -69,7 +69,11 @@ def read_catalogue(path: str | Path) -> Table:
     Raises
     ------
     ValueError
-        If the file is not a table, or lacks columns.
+        If the file is not a table, or lacks columns; the message names it.
+    FileNotFoundError
+        If there is no such file.
+    ImportError
+        If the file is parquet and pyarrow is not installed.
     """
     path = Path(path)
     table = read_table(path)

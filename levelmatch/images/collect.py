@@ -191,8 +191,8 @@ def _frames(image, index, read, notes):
     frames = memory_frames(image, index, read, notes)
     if frames is None:
         msg = (
-            f"images: image {index} is a {type(image).__name__}, not a CCDData, NDData, path, HDU, "
-            "HDUList, or tuple of an array and its WCS or header"
+            f"images: image {index} is of type {type(image).__name__}, not a CCDData, NDData, "
+            "path, HDU, HDUList, or tuple of an array and its WCS or header"
         )
         raise TypeError(msg)
     return frames

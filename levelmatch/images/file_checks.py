@@ -82,7 +82,8 @@ _KINDS = {
 
 def reason_of(error: BaseException) -> str:
     """Return the text of another package's error on one line, or its type if it has no text."""
-    text = " ".join(str(error).split())
+    # astropy names an option that this package does not have.
+    text = " ".join(str(error).split()).partition(" If this is really a FITS file")[0]
     kind = type(error).__name__
     if isinstance(error, KeyError | AttributeError | IndexError | TypeError | MemoryError):
         # The texts of these errors alone say little.

@@ -283,9 +283,14 @@ def image_values(frames, values, argument):
 
     Raises
     ------
+    TypeError
+        If the values have another type.
     ValueError
         If a number is missing or not positive; the message names the image.
     """
+    if not isinstance(values, str | Mapping) and not hasattr(values, "__len__"):
+        msg = f"{argument}: {values!r} is neither a keyword, a list nor a mapping of numbers"
+        raise TypeError(msg)
     images = list(dict.fromkeys(frame.product for frame in frames))
     if isinstance(values, str):
         found = {f.product: f.meta.get(values) for f in frames}

@@ -5,6 +5,7 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ __all__ = [
     "cell_vectors",
     "cells_frame",
     "corrected_cells",
+    "is_resolution",
     "of_cells",
 ]
 
@@ -224,6 +226,13 @@ class SkyCells:
         ----------
         path : str or `~pathlib.Path`
             The file.
+
+        Raises
+        ------
+        ValueError, FrameError
+            If the file is not a table, or not a table of cells; the message names it.
+        FileNotFoundError
+            If there is no such file.
         """
         return cls.from_table(read_table(path), Path(path).name)
 
@@ -236,6 +245,13 @@ class SkyCells:
         path : str or `~pathlib.Path`
             The file.
         <<written>>
+
+        Raises
+        ------
+        ValueError
+            If the name has another suffix.
+        FileExistsError
+            If the file exists and ``overwrite`` is not set.
         """
         return write_table(self.to_table(), path, overwrite=overwrite)
 
@@ -253,13 +269,18 @@ def cell_vectors(index, nside):
     return np.stack(healpix_to_xyz(index, nside, order="nested"), axis=-1)
 
 
+def is_resolution(nside):
+    """Return whether healpix has a resolution: a power of two up to 2**29."""
+    whole = isinstance(nside, Real) and int(nside) == nside and 1 <= nside <= 1 << 29
+    return whole and not int(nside) & (int(nside) - 1)
+
+
 def _check_resolution(cells):
     """Refuse a resolution or an order that healpix does not have."""
-    nside = cells.nside
-    if int(nside) != nside or not 1 <= nside <= 1 << 29 or int(nside) & (int(nside) - 1):
-        msg = f"{cells.name}: nside: {nside!r} is not a power of two up to 2**29"
+    if not is_resolution(cells.nside):
+        msg = f"{cells.name}: nside: {cells.nside!r} is not a power of two up to 2**29"
         raise FrameError(msg)
-    object.__setattr__(cells, "nside", int(nside))
+    object.__setattr__(cells, "nside", int(cells.nside))
     if cells.order not in ("nested", "ring"):
         msg = f"{cells.name}: order: {cells.order!r} is neither 'nested' nor 'ring'"
         raise FrameError(msg)

@@ -2,6 +2,7 @@
 """Quick-look mosaics before and after matching."""
 
 from dataclasses import dataclass
+from numbers import Integral
 
 import numpy as np
 from astropy import units as u
@@ -99,9 +100,14 @@ def quick_look(result, *, size=400, files=None):
 
     Raises
     ------
+    ValueError
+        If ``size`` is not a positive whole number.
     FrameError
         If pixels are missing; the message names the files.
     """
+    if not (isinstance(size, Integral) and size > 0):
+        msg = f"size: {size!r} is not a positive whole number"
+        raise ValueError(msg)
     frames = frames_with_pixels(result, files)
     chart = Chart(frames)
     low, high = chart.low, chart.high
@@ -185,12 +191,15 @@ def plot_mosaic(result, show="after", *, ax=None, limits=None, cmap=None, files=
     Raises
     ------
     ValueError
-        If ``show`` is unknown.
+        If ``show`` is unknown, or ``limits`` are not two numbers.
     FrameError
         See `quick_look`.
     """
     if show not in SHOWN:
         msg = f"show: {show!r} is none of {SHOWN}"
+        raise ValueError(msg)
+    if limits is not None and np.shape(limits) != (2,):
+        msg = f"limits: {limits!r}: expected the lowest and the highest level"
         raise ValueError(msg)
     look = result if isinstance(result, QuickLook) else quick_look(result, files=files)
     ax = sky_axes(ax, look.wcs)

@@ -133,7 +133,7 @@ def sky_wcs(result):
             ax = figure.add_subplot(1, 2, k, projection=sky_wcs(result))
             plot_mosaic(result, show=show, ax=ax)
     """
-    return Chart(result.frames).whole_wcs()
+    return Chart(Diagnostics.of(result).frames).whole_wcs()
 
 
 def sky_axes(ax, wcs):

@@ -112,6 +112,9 @@ def _solve_options(record: Record, solve) -> SolveOptions:
     """Return the recorded options, with changes."""
     if isinstance(solve, SolveOptions):
         return solve
+    if not isinstance(solve, Mapping | None):
+        msg = f"solve: expected SolveOptions or a mapping, not {type(solve).__name__}"
+        raise TypeError(msg)
     recorded = record.run.options["solve"]
     unknown = set(solve or ()) - {f.name for f in fields(SolveOptions)}
     if unknown:

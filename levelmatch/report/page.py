@@ -118,9 +118,9 @@ def write_report(
     LevelMatchWarning
         If a picture or a table fails. A note with the reason takes its place.
     """
-    path = Path(path)
-    check_replaceable(path, result, overwrite=overwrite)
-    page = make_page(result, title=title, files=files, before_after=before_after)
+    path, facts = Path(path), Diagnostics.of(result)
+    check_replaceable(path, facts.result, overwrite=overwrite)
+    page = make_page(facts, title=title, files=files, before_after=before_after)
     path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_path(path) as part:
         part.write_text(page, encoding="utf-8")

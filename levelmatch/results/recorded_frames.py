@@ -73,8 +73,8 @@ def frames_with_pixels(
         shown = ", ".join(missing[:MAX_NAMED])
         more = len(missing) - MAX_NAMED
         shown += f" and {more} more" if more > 0 else ""
-        how = "a record holds no pixels; name them by files=" if files is None else "none of files="
-        msg = f"{shown}: the pixels are needed: {how}"
+        how = "name the files by files=" if files is None else "files= has no file of this name"
+        msg = f"{shown}: a record holds no pixels: {how}"
         raise FrameError(msg)
     read = recorded_read(levels)
     wholes: dict = {}
