@@ -246,8 +246,8 @@ class SolveOptions:
         measured. `None` to measure all pairs.
     slope_prior : float, "auto" or None
         Standard deviation of a Gaussian prior on the slopes of planes, in the common unit per
-        arcmin. Its mean is 0. ``"auto"`` estimates it from the slopes of all images (empirical
-        Bayes), as the fit type ``"auto"`` does by default.
+        arcmin, or ``"auto"``. Its mean is 0. ``"auto"`` estimates it from the slopes of all
+        images (empirical Bayes), as the fit type ``"auto"`` does by default.
     slope_gauge : {"reference", "mean"}
         Condition that fixes the plane of a mosaic, which overlaps cannot determine: a zero plane
         of the reference image, or a zero mean slope of each connected set. The level of the

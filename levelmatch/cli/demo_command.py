@@ -49,7 +49,7 @@ __all__ = ["demo"]
 @overwrite_option()
 @DEBUG
 def demo(output, debug, **values):
-    """Match a small simulated mosaic, and compare the result with the truth.
+    """Match simulated images, and compare the result with the truth.
 
     Four tiles of four dithers, like those of JWST's MIRI, are written to OUT/raw, the
     corrected images to OUT/matched, and a report to OUT/levelmatch.html.

@@ -50,6 +50,7 @@ METAVARS = {
     "levels": "FILE",
     "mask_files": "PATTERN",
     "tile_size": "PIXELS",
+    "slope_prior": "SIGMA",
     "time_from_background": "KEYWORD",
     "weight_files": "PATTERN",
 }
@@ -144,6 +145,7 @@ def descriptions(options):
 
 def _plain(text):
     """Remove reStructuredText markup, and write values and options as on the command line."""
+    text = re.sub(r'``\("(\w+)", (\d+)\)``', r"\1,\2", text)
     text = re.sub(r"``\"?([^`]*?)\"?``", r"\1", text)
     text = re.sub(r"`~?(?:[\w.]+\.)?(\w+)`", r"\1", text)
     text = re.sub(r"\b(None|True|False)\b", lambda match: match[0].lower(), text)

@@ -231,9 +231,9 @@ SOLVING = [
 @add_options(SOLVING)
 @click.pass_context
 def solve(ctx, record, output, fit_types, *, overwrite, quiet, debug, **values):
-    """Solve the pairs of RECORD again, without pixels, and write a new record.
+    """Solve the pairs of RECORD again, and write a new record.
 
-    Options that are not named stay as they are in RECORD.
+    No pixels are needed. Options that are not named stay as they are in RECORD.
     """
     with reporting(debug=debug):
         from levelmatch.atomic import refuse_existing
