@@ -11,9 +11,11 @@ from astropy.io import fits
 from astropy.nddata import CCDData, StdDevUncertainty
 from astropy.wcs import WCS
 
+from levelmatch import match_levels
 from levelmatch.record.solved_run import SolvedRun
 from levelmatch.sky.grid import Footprint
 from levelmatch.sky.vectors import plane_terms, tangent_axes, unit_vectors
+from levelmatch.testing import simulate_generic
 
 DATA = Path(__file__).parents[2] / "shared" / "data"
 CENTRE = (150.0, 2.0)
@@ -99,6 +101,32 @@ def _wcs_of():
 @pytest.fixture
 def write():
     return write_image
+
+
+@pytest.fixture(scope="module")
+def simulated():
+    """Return a chain of four images of the sky."""
+    return simulate_generic(n_images=4, shape=(64, 64), layout="chain", overlap=0.4, seed=3)
+
+
+@pytest.fixture(scope="module")
+def result(simulated):
+    """Return the matched chain of images."""
+    return match_levels(list(simulated.images))
+
+
+@pytest.fixture(scope="module")
+def square():
+    """Return a square of four tiles, with six pairs and three loops."""
+    return match_levels(list(simulate_generic(n_images=4, shape=(64, 64), seed=3).images))
+
+
+@pytest.fixture(scope="module")
+def split(simulated):
+    """Return three matched images of which the last overlaps none."""
+    images = simulated.images
+    with pytest.warns(UserWarning, match="pass mosaic"):
+        return match_levels([images[0], images[1], images[3]])
 
 
 @pytest.fixture

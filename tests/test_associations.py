@@ -7,12 +7,11 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from click.testing import CliRunner
+from helpers import run
 from numpy.testing import assert_allclose
 
 import levelmatch as lm
 from levelmatch.associations import expand_associations, read_association
-from levelmatch.cli import main
 from levelmatch.exceptions import FrameError
 from levelmatch.jwst import write_skylist
 
@@ -196,7 +195,6 @@ def test_two_parts_have_one_member(tmp_path, paint, write):
     ]
 
 
-# --------------------------------------------------------------------------------------
 # Bad input
 
 
@@ -258,47 +256,41 @@ def test_two_associations_of_one_name(asn, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
-# --------------------------------------------------------------------------------------
 # The command line
-
-
-def invoke(*args):
-    return CliRunner().invoke(main, [str(a) for a in args])
 
 
 def test_the_command_line(asn, files, tmp_path):
     out = tmp_path / "out"
-    run = invoke("run", asn, "-o", out)
-    assert run.exit_code == 0, run.output
-    assert f"Association: {out / 'x_asn.json'}" in run.output
-    assert "--steps.skymatch.skip=true" in run.output
-    assert invoke("verify", out, out / "x_asn.json").exit_code == 0
-    assert invoke("apply", out, asn, "-o", tmp_path / "again").exit_code == 0
+    done = run("run", asn, "-o", out)
+    assert done.exit_code == 0, done.output
+    assert f"Association: {out / 'x_asn.json'}" in done.output
+    assert "--steps.skymatch.skip=true" in done.output
+    assert run("verify", out, out / "x_asn.json").exit_code == 0
+    assert run("apply", out, asn, "-o", tmp_path / "again").exit_code == 0
     assert (tmp_path / "again" / "x_asn.json").exists()
-    assert invoke("undo", out, out / "x_asn.json", "-o", tmp_path / "back").exit_code == 0
-    assert invoke("mosaic", out, asn, "-o", tmp_path / "m.fits").exit_code == 0
-    again = invoke("run", out / "x_asn.json", "-o", tmp_path / "twice")
+    assert run("undo", out, out / "x_asn.json", "-o", tmp_path / "back").exit_code == 0
+    assert run("mosaic", out, asn, "-o", tmp_path / "m.fits").exit_code == 0
+    again = run("run", out / "x_asn.json", "-o", tmp_path / "twice")
     assert again.exit_code == 2
     assert "a_cal.fits: already matched" in again.output
-    assert invoke("run", asn, "-o", asn.parent / "cal").exit_code == 2
+    assert run("run", asn, "-o", asn.parent / "cal").exit_code == 2
 
 
 def test_the_command_line_extends_by_an_association(asn, files, tmp_path, paint, write):
     out = tmp_path / "out"
-    assert invoke("run", *files, "-o", out).exit_code == 0
+    assert run("run", *files, "-o", out).exit_code == 0
     write(paint("d_cal.fits", (0.9, 30.4), level=3.0), files[0].parent / "d_cal.fits")
     more = write_asn(tmp_path / "in" / "more_asn.json", [member("cal/d_cal.fits")])
-    run = invoke("run", more, "--extend", out, "-o", tmp_path / "more")
-    assert run.exit_code == 0, run.output
+    done = run("run", more, "--extend", out, "-o", tmp_path / "more")
+    assert done.exit_code == 0, done.output
     tree = read_association(tmp_path / "more" / "more_asn.json")
     assert [m["expname"] for m in tree.products[0]["members"]] == ["d_cal.fits"]
     shutil.rmtree(tmp_path / "more")
-    again = invoke("run", tmp_path / "in" / "no_asn.json", "-o", tmp_path / "more")
+    again = run("run", tmp_path / "in" / "no_asn.json", "-o", tmp_path / "more")
     assert again.exit_code == 2
     assert "there is no such file" in again.output
 
 
-# --------------------------------------------------------------------------------------
 # The list of levels for the skymatch step of JWST, without its packages
 
 

@@ -5,6 +5,7 @@ import warnings
 
 import numpy as np
 import pytest
+from helpers import DARK
 from numpy.testing import assert_allclose
 
 import levelmatch as lm
@@ -13,15 +14,13 @@ from levelmatch.solve.loops import find_closures
 from levelmatch.summary import notes
 from levelmatch.testing import level_errors, plane_errors, simulate_generic
 
-PLAIN = {"stars": False, "nebula": False, "galaxy": False}
-
 
 def own_tiles(name, meta):
     return name
 
 
 def images_of(**options):
-    simulation = simulate_generic(**{"shape": (96, 96), "overlap": 0.3, **PLAIN, **options})
+    simulation = simulate_generic(**{"shape": (96, 96), "overlap": 0.3, **DARK, **options})
     return simulation, list(simulation.images)
 
 
@@ -277,7 +276,7 @@ def two_fields():
     images = []
     for center, seed in (((10.0, 0.0), 1), ((20.0, 0.0), 2)):
         simulation = simulate_generic(
-            n_images=4, shape=(64, 64), overlap=0.4, noise=0.1, center=center, seed=seed, **PLAIN
+            n_images=4, shape=(64, 64), overlap=0.4, noise=0.1, center=center, seed=seed, **DARK
         )
         for k, image in enumerate(simulation.images):
             image.meta["FILENAME"] = f"{seed}-{k}.fits"

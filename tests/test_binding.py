@@ -164,7 +164,6 @@ def test_the_command_line_refuses_it(paths, tmp_path, monkeypatch, capsys):
     assert [p.name for p in (tmp_path / "out").iterdir()] == [".levelmatch-pairs"]
 
 
-# --------------------------------------------------------------------------------------
 # Damaged compressed files
 
 

@@ -7,11 +7,10 @@ import numpy as np
 import pytest
 from astropy.io import fits
 from astropy.wcs import WCS
-from click.testing import CliRunner
+from helpers import run
 from numpy.testing import assert_allclose
 
 import levelmatch as lm
-from levelmatch import cli
 from levelmatch.images.collect import collect_frames
 from levelmatch.option_values import hdu_choices
 from levelmatch.results import files
@@ -175,7 +174,6 @@ def test_forms_of_choices():
     assert hdu_choices((1, 2)) == [1, 2]
 
 
-# --------------------------------------------------------------------------------------
 # Cameras
 
 
@@ -277,7 +275,6 @@ def test_a_chip_that_cannot_be_used_may_be_left_out(hst):
     assert [f.name for f in frames][:2] == ["j0_flc.fits[SCI,1]", "j1_flc.fits[SCI,1]"]
 
 
-# --------------------------------------------------------------------------------------
 # Chips as one image
 
 
@@ -359,16 +356,15 @@ def test_detector_that_no_header_names(offsets):
 def test_command_combines_detectors(offsets, tmp_path):
     out = tmp_path / "out"
     options = ["--group-by", "OBJECT", "--combine-detectors", "auto"]
-    run = invoke("run", *offsets[0], "-o", out, *options)
-    assert run.exit_code == 0, run.output
+    done = run("run", *offsets[0], "-o", out, *options)
+    assert done.exit_code == 0, done.output
     header = fits.getheader(sorted(out.glob("*.fits"))[0], "N2")
     assert {"LMDLEV", "LMCLEV", "LMMLEV"} <= set(header)
-    assert invoke("verify", out, out).exit_code == 0
-    more = invoke("run", "--extend", out, offsets[0][0], "-o", tmp_path / "more")
+    assert run("verify", out, out).exit_code == 0
+    more = run("run", "--extend", out, offsets[0][0], "-o", tmp_path / "more")
     assert more.exit_code == 0, more.output
 
 
-# --------------------------------------------------------------------------------------
 # INHERIT
 
 
@@ -404,12 +400,7 @@ def test_the_frame_of_reference_is_inherited(tmp_path):
     assert 0.5 < np.degrees(np.linalg.norm(place[True] - place[False])) < 1.0
 
 
-# --------------------------------------------------------------------------------------
 # Command line
-
-
-def invoke(*arguments):
-    return CliRunner().invoke(cli.main, [str(a) for a in arguments])
 
 
 @pytest.mark.parametrize("how", ["folder", "pattern", "files"])
@@ -418,28 +409,28 @@ def test_command_takes_folders_and_patterns(hst, tmp_path, how):
     (paths[0].parent / "notes.txt").write_text("no image")
     files = {"folder": [paths[0].parent], "pattern": [paths[0].parent / "j*.fits"], "files": paths}
     out = tmp_path / "out"
-    run = invoke("run", *files[how], "-o", out)
-    assert run.exit_code == 0, run.output
-    assert "Written: 8 images in 4 files to " in run.stdout
-    assert "j0_flc.fits[SCI,2]" in run.stdout or "SCI,2" in run.stdout
+    done = run("run", *files[how], "-o", out)
+    assert done.exit_code == 0, done.output
+    assert "Written: 8 images in 4 files to " in done.stdout
+    assert "j0_flc.fits[SCI,2]" in done.stdout or "SCI,2" in done.stdout
     assert sorted(p.name for p in out.iterdir()) == sorted(
         [*(p.name for p in paths), "levelmatch.asdf"]
     )
-    checked = invoke("verify", out, out)
+    checked = run("verify", out, out)
     assert checked.exit_code == 0, checked.output
     assert "8 images follow" in checked.stdout
-    assert invoke("verify", out).stdout == checked.stdout
+    assert run("verify", out).stdout == checked.stdout
     for name, images in (("back", [out / "*.fits"]), ("again", [])):
-        back = invoke("undo", out, *images, "-o", tmp_path / name)
+        back = run("undo", out, *images, "-o", tmp_path / name)
         assert back.exit_code == 0, back.output
 
 
 def test_command_matches_the_chips_of_one_file_if_there_are_several(hst, tmp_path):
     paths, _ = hst
-    run = invoke("run", paths[0], "-o", tmp_path / "out", "--hdu", "SCI,1")
-    assert "only one image" in run.stderr
-    run = invoke("run", paths[0], "-o", tmp_path / "out")
-    assert "none of the 2 images overlap" in run.stderr
+    done = run("run", paths[0], "-o", tmp_path / "out", "--hdu", "SCI,1")
+    assert "only one image" in done.stderr
+    done = run("run", paths[0], "-o", tmp_path / "out")
+    assert "none of the 2 images overlap" in done.stderr
 
 
 @pytest.mark.parametrize(
@@ -452,13 +443,12 @@ def test_command_matches_the_chips_of_one_file_if_there_are_several(hst, tmp_pat
     ],
 )
 def test_command_chooses_chips(hst, tmp_path, text, names):
-    run = invoke("run", *hst[0], "-o", tmp_path / "out", "--hdu", text)
-    assert run.exit_code == 0, run.output
+    done = run("run", *hst[0], "-o", tmp_path / "out", "--hdu", text)
+    assert done.exit_code == 0, done.output
     record = lm.read_record(tmp_path / "out" / "levelmatch.asdf")
     assert [frame.extension for frame in record.frames] == names * 4
 
 
-# --------------------------------------------------------------------------------------
 # Images in memory
 
 
@@ -545,7 +535,6 @@ def test_one_list_of_hdus_is_no_list_of_images(hst):
         collect_frames([(np.zeros((4, 4)), "x")])
 
 
-# --------------------------------------------------------------------------------------
 # Files written without astropy
 
 

@@ -18,7 +18,7 @@ from astropy.coordinates import SkyCoord
 from astropy.io import fits
 from astropy.table import QTable
 from click.shell_completion import BashComplete
-from click.testing import CliRunner
+from helpers import run
 
 from levelmatch import cli
 from levelmatch.cli import options
@@ -32,10 +32,6 @@ def files(tmp_path_factory):
     return [str(path) for path in sim.write(tmp_path_factory.mktemp("raw"))]
 
 
-def run(*args):
-    return CliRunner().invoke(cli.main, [str(arg) for arg in args])
-
-
 @pytest.fixture(scope="module")
 def matched(files, tmp_path_factory):
     out = tmp_path_factory.mktemp("run") / "matched"
@@ -43,7 +39,6 @@ def matched(files, tmp_path_factory):
     return out
 
 
-# --------------------------------------------------------------------------------------
 # Files that may not be replaced
 
 
@@ -97,7 +92,6 @@ def test_records_are_replaced_by_records_alone(files, matched, tmp_path):
         assert run("show", matched, "--table", table, "--overwrite").exit_code == 0
 
 
-# --------------------------------------------------------------------------------------
 # Logs
 
 
@@ -147,7 +141,6 @@ def test_a_terminal_shows_a_first_line_soon(files):
     assert took < 5
 
 
-# --------------------------------------------------------------------------------------
 # Files beside the images
 
 
@@ -217,7 +210,6 @@ def test_a_table_of_an_unknown_format(files, tmp_path):
     assert "levels.xyz: the name must end in .ecsv, .csv, .fits" in result.stderr
 
 
-# --------------------------------------------------------------------------------------
 # Names by path, completion, the command line
 
 
@@ -259,7 +251,6 @@ def test_the_command_is_recorded_with_few_files(files, matched):
     assert f"Command: {command}" in run("show", matched).stdout
 
 
-# --------------------------------------------------------------------------------------
 # A folder alone
 
 

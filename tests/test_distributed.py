@@ -152,7 +152,6 @@ def test_a_worker_killed_while_images_are_sent_changes_nothing(client, paths, mo
     check_same(found, levelmatch.match_levels(images))
 
 
-# --------------------------------------------------------------------------------------
 # Headers and writing
 
 

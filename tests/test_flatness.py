@@ -6,6 +6,7 @@ import warnings
 import numpy as np
 import pytest
 from astropy.nddata import CCDData
+from helpers import DARK
 from numpy.testing import assert_allclose, assert_array_equal
 
 import levelmatch as lm
@@ -28,9 +29,7 @@ def mosaic(*, slopes=(), seed=1, n_images=9, noise=0.5, **options):
         shape=SHAPE,
         noise=noise,
         seed=seed,
-        stars=False,
-        nebula=False,
-        galaxy=False,
+        **DARK,
         **{"layout": "grid", "overlap": 0.3, "slope": 0.0, **options},
     )
     images = list(simulated.images)

@@ -135,7 +135,6 @@ def test_the_record_says_so_too(tmp_path):
     assert f"{said[0]}." in notes(lm.read_record(tmp_path / "levelmatch.asdf"))
 
 
-# --------------------------------------------------------------------------------------
 # One pair
 
 

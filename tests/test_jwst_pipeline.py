@@ -286,7 +286,6 @@ def test_a_list_of_levels_gives_the_pixels_of_the_files(jwst, asn, matched, tmp_
     assert n == len(LEVELS)
 
 
-# --------------------------------------------------------------------------------------
 # The step
 
 
@@ -504,7 +503,6 @@ def test_every_option_is_a_parameter_of_the_step(jwst):
         LevelMatchStep(weights="none")
 
 
-# --------------------------------------------------------------------------------------
 # Hooks
 
 
@@ -551,7 +549,6 @@ def test_two_models_of_one_name_are_refused(jwst):
         match_models(models)
 
 
-# --------------------------------------------------------------------------------------
 # Names and the command line
 
 

@@ -167,7 +167,6 @@ def test_skyfile_has_a_level_for_each_chip(tmp_path):
         lm.write_skyfile(planes, tmp_path / "other.txt")
 
 
-# --------------------------------------------------------------------------------------
 # Exposure times
 
 
@@ -197,7 +196,6 @@ def test_counts_of_unequal_exposures(tmp_path, text):
         lm.match_levels(paths, read=lm.ReadOptions(flux_scale="1/ITIME"))
 
 
-# --------------------------------------------------------------------------------------
 # JWST
 
 
@@ -248,7 +246,6 @@ def test_levels_in_the_primary_header_are_cleared_and_restored(miri, tmp_path):
         assert fits.getheader(one) == fits.getheader(other)
 
 
-# --------------------------------------------------------------------------------------
 # Command line
 
 

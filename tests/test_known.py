@@ -54,7 +54,6 @@ def invoke(*arguments):
     return run
 
 
-# --------------------------------------------------------------------------------------
 # Levels
 
 
@@ -137,7 +136,6 @@ def test_command_takes_known_levels(paths, tmp_path):
     invoke("undo", out, out, "-o", tmp_path / "back")
 
 
-# --------------------------------------------------------------------------------------
 # Regions and masks
 
 
@@ -231,7 +229,6 @@ def test_regions_of_images_in_memory(spoiled):
     assert_allclose(result.table["level"].value, LEVELS, atol=0.03)
 
 
-# --------------------------------------------------------------------------------------
 # Images that are held, or that do not influence the others
 
 

@@ -12,10 +12,9 @@ import threading
 import time
 
 import pytest
-from click.testing import CliRunner
+from helpers import run
 
 import levelmatch as lm
-from levelmatch.cli import main
 from levelmatch.results.lock import LOCK_NAME, output_lock
 
 CODE = "from levelmatch.cli import main; main(prog_name='levelmatch')"
@@ -27,10 +26,6 @@ def paths(row, write, tmp_path):
     folder = tmp_path / "in"
     folder.mkdir()
     return [write(image, folder / image.meta["FILENAME"]) for image in row[1]]
-
-
-def run(*arguments):
-    return CliRunner().invoke(main, list(map(str, arguments)))
 
 
 def test_a_second_process_is_refused_by_name(paths, tmp_path):

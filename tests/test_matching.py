@@ -9,6 +9,7 @@ import pytest
 from astropy import units as u
 from astropy.nddata import CCDData, NDData, NDDataRef
 from ccdproc import ImageFileCollection
+from helpers import CLEAN
 from numpy.testing import assert_allclose, assert_array_equal
 
 import levelmatch as lm
@@ -21,14 +22,6 @@ from levelmatch.testing import (
     simulate_miri,
     simulate_nircam_short,
 )
-
-CLEAN = {
-    "stars": False,
-    "nebula": False,
-    "galaxy": False,
-    "cosmic_rays": False,
-    "bad_pixels": False,
-}
 
 
 def levels_of(result, name="level"):

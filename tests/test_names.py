@@ -7,11 +7,10 @@ from pathlib import Path
 
 import pytest
 from astropy.io import fits
-from click.testing import CliRunner
+from helpers import run
 from hypothesis import example, given, settings, strategies as st
 
 import levelmatch as lm
-from levelmatch.cli import main
 
 ODD = (
     *("back\\slash", "two words", " ", "-o", "--help", "-", "~", "*", "?", "[ab]", "{a,b}"),
@@ -25,10 +24,6 @@ NAMES = st.one_of(
     st.text(st.characters(exclude_characters="/\0", exclude_categories=["Cs"]), max_size=60),
     st.text(st.sampled_from("-[]{}*?\\~., :;'\"$%#&@!=+\n\t"), min_size=1, max_size=12),
 )
-
-
-def run(*arguments):
-    return CliRunner().invoke(main, list(map(str, arguments)))
 
 
 @pytest.fixture(scope="module")

@@ -5,6 +5,7 @@ import warnings
 
 import numpy as np
 import pytest
+from helpers import DARK
 
 import levelmatch as lm
 from levelmatch.summary import notes
@@ -94,9 +95,7 @@ def test_images_with_bowls_of_their_own():
                 noise=0.3,
                 slope=0.0,
                 seed=2,
-                stars=False,
-                nebula=False,
-                galaxy=False,
+                **DARK,
             ).images
         )
         y, x = np.meshgrid(*2 * [np.linspace(-1, 1, 96)], indexing="ij")

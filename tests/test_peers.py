@@ -11,6 +11,7 @@ from astropy import units as u
 from astropy.io import fits
 from astropy.nddata import CCDData, StdDevUncertainty
 from astropy.wcs import WCS
+from helpers import CLEAN, DARK
 from numpy.testing import assert_allclose, assert_array_equal
 
 import levelmatch as lm
@@ -20,9 +21,6 @@ from levelmatch.sky.vectors import tangent_axes, unit_vectors
 from levelmatch.solve.equations import Equations
 from levelmatch.solve.groups import solve_groups
 from levelmatch.testing import level_errors, plane_errors, simulate_generic, simulate_miri
-
-QUIET = {"stars": False, "nebula": False, "galaxy": False}
-CLEAN = {**QUIET, "cosmic_rays": False, "bad_pixels": False}
 
 
 def levels_of(result):
@@ -150,7 +148,7 @@ def test_jwst_bits(paint, write, tmp_path, bits, dq_bits, used):
 
 def test_reference_zero_is_the_first_image():
     # reproject's background_reference=0 was taken for none.
-    sim = simulate_generic(n_images=9, **QUIET)
+    sim = simulate_generic(n_images=9, **DARK)
     images = list(sim.images)
     assert lm.match_mosaic(images).reference == "image_00004.fits"
     for order in (images, images[::-1]):
@@ -304,7 +302,7 @@ def test_chain_of_100_planes_is_exact():
 @pytest.fixture(scope="module")
 def chain():
     sim = simulate_generic(
-        n_images=500, layout="chain", shape=(16, 16), overlap=0.4, noise=1e-3, **QUIET
+        n_images=500, layout="chain", shape=(16, 16), overlap=0.4, noise=1e-3, **DARK
     )
     return sim, list(sim.images)
 
@@ -553,7 +551,7 @@ def test_sliver_overlap_is_never_the_complement(paint):
 PLACES = pytest.mark.parametrize(
     "centre", [(0.0, 0.0), (359.9999, -35.0), (180.0, 10.0), (12.0, 90.0), (77.0, -89.9999)]
 )
-SMALL = {"n_images": 9, "shape": (48, 48), "seed": 3, **QUIET}
+SMALL = {"n_images": 9, "shape": (48, 48), "seed": 3, **DARK}
 
 
 @PLACES

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from astropy import units as u
 from astropy.coordinates import SkyCoord
+from helpers import DARK
 
 from levelmatch import (
     FrameError,
@@ -25,30 +26,6 @@ figures = pytest.importorskip("matplotlib.figure")
 plots = pytest.importorskip("levelmatch.plots")
 
 HOSTILE = ("$x^", "a\nb" * 40, r"\frac{$", "\u6c34\u202e", "very_long_" * 30)
-
-
-@pytest.fixture(scope="module")
-def simulated():
-    return simulate_generic(n_images=4, shape=(64, 64), layout="chain", overlap=0.4, seed=3)
-
-
-@pytest.fixture(scope="module")
-def result(simulated):
-    return match_levels(list(simulated.images))
-
-
-@pytest.fixture(scope="module")
-def square():
-    """Return a square of four tiles, with six pairs and three loops."""
-    return match_levels(list(simulate_generic(n_images=4, shape=(64, 64), seed=3).images))
-
-
-@pytest.fixture(scope="module")
-def split(simulated):
-    """Return four images of which the last overlaps none."""
-    images = simulated.images
-    with pytest.warns(UserWarning, match="pass mosaic"):
-        return match_levels([images[0], images[1], images[3]])
 
 
 @pytest.fixture
@@ -121,7 +98,6 @@ def test_without_matplotlib(kind, square, monkeypatch):
         DRAWS[kind](square)
 
 
-# --------------------------------------------------------------------------------------
 # Levels
 
 
@@ -221,7 +197,6 @@ def test_levels_in_the_common_unit(simulated, ax):
     )
 
 
-# --------------------------------------------------------------------------------------
 # The sky
 
 
@@ -300,7 +275,6 @@ def test_pairs_left_out_are_dashed(ax):
     assert len(links.get_paths()) == 4
 
 
-# --------------------------------------------------------------------------------------
 # Pairs
 
 
@@ -450,9 +424,7 @@ def test_a_pair_of_planes(ax):
         overlap=0.5,
         slope=4.0,
         noise=0.1,
-        stars=False,
-        nebula=False,
-        galaxy=False,
+        **DARK,
         seed=4,
     )
     found = match_levels(list(sim.images), fit_type_mosaic_tiles="level+slope")
@@ -510,7 +482,6 @@ def test_no_such_pair(result, ax):
         plots.plot_pair(result, "image_00000.fits", "image_00001.fits", axs=[ax])
 
 
-# --------------------------------------------------------------------------------------
 # Mosaics
 
 
@@ -520,9 +491,7 @@ def test_quick_look_takes_out_the_levels(centre):
         n_images=4,
         shape=(64, 64),
         center=centre,
-        stars=False,
-        nebula=False,
-        galaxy=False,
+        **DARK,
         noise=0.01,
         offset_rms=3.0,
         seed=5,
@@ -606,9 +575,7 @@ def test_quick_look_is_the_right_way_up():
         n_images=2,
         shape=(64, 64),
         layout="chain",
-        stars=False,
-        nebula=False,
-        galaxy=False,
+        **DARK,
         noise=0.01,
         seed=5,
     )
@@ -689,7 +656,6 @@ def test_mosaic_on_another_map(result, figure):
     assert np.ma.count(np.ma.masked_invalid(mesh.get_array())) == np.isfinite(look.after).sum()
 
 
-# --------------------------------------------------------------------------------------
 # Records
 
 
@@ -740,7 +706,6 @@ def test_records_refuse_other_files(simulated, as_record, tmp_path):
         plots.quick_look(record, files=small.write(tmp_path / "small"))
 
 
-# --------------------------------------------------------------------------------------
 # Anything in a name
 
 

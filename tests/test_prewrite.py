@@ -8,14 +8,9 @@ import numpy as np
 import pytest
 from astropy.io import fits
 from astropy.nddata import CCDData, NDData, StdDevUncertainty, UnknownUncertainty
-from click.testing import CliRunner
+from helpers import run
 
 import levelmatch as lm
-from levelmatch.cli import main
-
-
-def run(*arguments):
-    return CliRunner().invoke(main, list(map(str, arguments)))
 
 
 def written(images, folder):

@@ -37,7 +37,6 @@ def run(paths, folder, *options):
     return record, outputs
 
 
-# --------------------------------------------------------------------------------------
 # Single images, cut into pieces
 
 
@@ -149,7 +148,6 @@ def assert_restored(one, other, main_hdu):
                 assert new.data.tobytes() == old.data.tobytes()
 
 
-# --------------------------------------------------------------------------------------
 # Sets of images
 
 

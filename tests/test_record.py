@@ -173,7 +173,6 @@ def test_an_old_record_still_opens():
     assert lm.solve_record(old, weights="equal").reference == old.reference
 
 
-# --------------------------------------------------------------------------------------
 # Replay
 
 
@@ -323,7 +322,6 @@ def test_a_second_run_adds_to_the_first_s_story(result, matched, tmp_path):
     assert_allclose(fits.getheader(back, "SCI")["LMMLEV"], first["LMMLEV"], atol=1e-12)
 
 
-# --------------------------------------------------------------------------------------
 # Solved again
 
 
@@ -411,7 +409,6 @@ def test_nothing_left(record):
         lm.solve_record(record, exclude=record.names)
 
 
-# --------------------------------------------------------------------------------------
 # Hostile records
 
 

@@ -5,10 +5,9 @@ import json
 import re
 
 import pytest
-from click.testing import CliRunner
+from helpers import run
 
 import levelmatch as lm
-from levelmatch.cli import main
 from levelmatch.record.record import read_record
 from levelmatch.testing import simulate_generic, simulate_miri
 
@@ -21,10 +20,6 @@ def matched(tmp_path_factory):
     paths = simulated.write(folder / "raw")
     lm.match_levels(paths, group_by="FILENAME").write(folder / "matched")
     return paths, folder / "matched" / "levelmatch.asdf"
-
-
-def run(*arguments):
-    return CliRunner().invoke(main, [str(a) for a in arguments], prog_name="levelmatch")
 
 
 def assert_refused(done, words):

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from astropy import units as u
 from astropy.nddata import NDData
+from helpers import DARK
 from PIL import Image
 
 from levelmatch import FrameError, LevelMatchWarning, SolveOptions, match_levels, report
@@ -27,26 +28,8 @@ EVIL = "<script>alert('x')</script>&\"$title"
 
 
 @pytest.fixture(scope="module")
-def simulated():
-    return simulate_generic(n_images=4, shape=(64, 64), layout="chain", overlap=0.4, seed=3)
-
-
-@pytest.fixture(scope="module")
-def result(simulated):
-    return match_levels(list(simulated.images))
-
-
-@pytest.fixture(scope="module")
 def planes(simulated):
     return match_levels(list(simulated.images), fit_type_mosaic_tiles="level+slope")
-
-
-@pytest.fixture(scope="module")
-def split(simulated):
-    """Return four images of which the last overlaps none."""
-    images = simulated.images
-    with pytest.warns(UserWarning, match="pass mosaic"):
-        return match_levels([images[0], images[1], images[3]])
 
 
 @pytest.fixture
@@ -309,9 +292,8 @@ def test_tables(result, no_pictures):
 
 
 def test_the_headline_is_on_top(no_pictures):
-    dark = {"stars": False, "nebula": False, "galaxy": False}
     simulated = simulate_generic(
-        n_images=9, shape=(48, 48), layout="pile", overlap=0.6, noise=0.1, seed=1, **dark
+        n_images=9, shape=(48, 48), layout="pile", overlap=0.6, noise=0.1, seed=1, **DARK
     )
     images = list(simulated.images)
     images[4].data[:, :30] += 5

@@ -153,7 +153,6 @@ def differences(result):
 TRUTH = LEVELS - LEVELS[0]
 
 
-# --------------------------------------------------------------------------------------
 # Read
 
 
@@ -258,7 +257,6 @@ def write_second(folder):
     return path
 
 
-# --------------------------------------------------------------------------------------
 # Write
 
 
@@ -466,7 +464,6 @@ def test_the_command_line(files, tmp_path):
     assert "already matched" in again.output
 
 
-# --------------------------------------------------------------------------------------
 # Bad files
 
 
@@ -539,7 +536,6 @@ def test_masks_beside_an_image_are_refused(files):
         lm.match_levels(files, read=lm.ReadOptions(mask_files="{stem}_mask.fits"))
 
 
-# --------------------------------------------------------------------------------------
 # Files of roman_datamodels
 
 
@@ -583,7 +579,6 @@ def test_the_script_of_the_guide(files, tmp_path, monkeypatch):
     assert sorted(p.name for p in (tmp_path / "out").glob("*.asdf")) == NAMES
 
 
-# --------------------------------------------------------------------------------------
 # The step of the pipeline
 
 
@@ -694,7 +689,6 @@ def test_the_step_keeps_levels(romancal, listed, real, done, tmp_path):
     assert_allclose(np.subtract(levels, levels[0]), TRUTH, atol=0.003)
 
 
-# --------------------------------------------------------------------------------------
 # The whole mosaic pipeline
 
 # One DN/s in MJy/sr.

@@ -19,7 +19,6 @@ from levelmatch.summary import notes
 PER_PIXEL = ["ct", "electron", "adu", "DN", "ct / s", "nmgy", "Jy / pix"]
 
 
-# --------------------------------------------------------------------------------------
 # Pixel area
 
 
@@ -112,7 +111,6 @@ def test_pixel_area_is_checked():
         lm.ReadOptions(pixel_area="yes")
 
 
-# --------------------------------------------------------------------------------------
 # Beams
 
 
@@ -141,7 +139,6 @@ def test_a_missing_beam_is_named(paint):
     assert_array_equal(compare_scales(collect_frames(images[1:]))[0], 1)
 
 
-# --------------------------------------------------------------------------------------
 # Zero points
 
 
@@ -175,7 +172,6 @@ def test_zero_points_give_factors(paint):
     assert_allclose(flux_factors(frames, "ZP"), [1, 0.1, 0.01])
 
 
-# --------------------------------------------------------------------------------------
 # Filters
 
 
@@ -251,7 +247,6 @@ def test_filters_are_refused_unless_they_are_to_be_mixed(paint):
     assert_allclose(dithers.table["level"].value, [-0.5, 0.5, -0.5, 0.5], atol=0.02)
 
 
-# --------------------------------------------------------------------------------------
 # Sky levels of headers
 
 

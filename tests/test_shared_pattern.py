@@ -75,7 +75,6 @@ def errors_of(result, levels):
     return error - error.mean()
 
 
-# --------------------------------------------------------------------------------------
 # Corrections
 
 
@@ -105,7 +104,6 @@ def test_corrected_images_are_without_the_pattern():
     assert np.abs(errors_of(result, levels)).max() < 0.06
 
 
-# --------------------------------------------------------------------------------------
 # Levels
 
 
@@ -187,7 +185,6 @@ def test_without_a_pattern_little_changes():
     assert (np.abs(pattern.coefficients) < 4 * pattern.errors + 1e-12).all()
 
 
-# --------------------------------------------------------------------------------------
 # Planes
 
 
@@ -210,7 +207,6 @@ def test_planes_along_a_mosaic_with_a_bowl():
     assert rms(flat) < 2 * np.sqrt(np.mean(flat.table["error"].value ** 2))
 
 
-# --------------------------------------------------------------------------------------
 # Records and files
 
 

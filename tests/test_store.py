@@ -129,7 +129,6 @@ def test_a_budget_is_no_part_of_a_measurement(raw, measured):
     assert_same(extended, lm.match_levels(raw[:8]))
 
 
-# --------------------------------------------------------------------------------------
 # The file of pairs
 
 
@@ -238,7 +237,6 @@ def test_a_checkpoint_without_pairs(paint, tmp_path):
     assert PairFile(tmp_path / "out" / "pairs").read() == {}
 
 
-# --------------------------------------------------------------------------------------
 # The command
 
 

@@ -6,26 +6,11 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from astropy import units as u
+from helpers import DARK
 
 from levelmatch import LevelMatchWarning, SolveOptions, match_levels, summary, text
 from levelmatch.diagnostics import Diagnostics
 from levelmatch.testing import simulate_generic
-
-
-@pytest.fixture(scope="module")
-def simulated():
-    return simulate_generic(n_images=4, shape=(64, 64), layout="chain", overlap=0.4, seed=3)
-
-
-@pytest.fixture(scope="module")
-def result(simulated):
-    return match_levels(list(simulated.images))
-
-
-@pytest.fixture(scope="module")
-def loops():
-    """Return a square of four tiles, with six pairs and three loops."""
-    return match_levels(list(simulate_generic(n_images=4, shape=(64, 64), seed=3).images))
 
 
 def test_summary(result):
@@ -53,9 +38,7 @@ def test_pairs_at_odds_are_noted():
         overlap=0.6,
         seed=1,
         noise=0.1,
-        stars=False,
-        nebula=False,
-        galaxy=False,
+        **DARK,
     )
     images = list(sim.images)
     solve = SolveOptions(robust="tukey")
@@ -159,7 +142,7 @@ def test_parts_of_an_image_are_one_where_they_come_out_as_one():
         assert facts.n_images == n
 
 
-def test_facts_have_the_order_of_the_input(loops, simulated):
+def test_facts_have_the_order_of_the_input(square, simulated):
     images = list(simulate_generic(n_images=4, shape=(64, 64), seed=3).images)
     turned = Diagnostics(match_levels(images[::-1]))
     names = [frame.name for frame in turned.frames]
@@ -197,8 +180,7 @@ def test_the_headline_names_sets_of_images():
 def flat(n_images=9, **options):
     """Return images of noise and levels, in a square in which neighbours overlap."""
     options = {"shape": (48, 48), "overlap": 0.5, "noise": 0.1, "seed": 1, **options}
-    dark = {"stars": False, "nebula": False, "galaxy": False}
-    return list(simulate_generic(n_images=n_images, **dark, **options).images)
+    return list(simulate_generic(n_images=n_images, **DARK, **options).images)
 
 
 def test_the_headline_of_images_that_agree():
@@ -331,16 +313,16 @@ def test_tiny_units():
     assert "e-13 MJy/sr rms" in summary.verdict(with_tiny)
 
 
-def test_worst_seam(loops):
-    seam = Diagnostics(loops).worst_seam
-    pairs = loops.pairs
+def test_worst_seam(square):
+    seam = Diagnostics(square).worst_seam
+    pairs = square.pairs
     assert seam.n_sigma == pairs["n_sigma"].max()
     assert seam.row == np.argmax(pairs["n_sigma"])
     assert (seam.image1, seam.image2) == (pairs["image1"][seam.row], pairs["image2"][seam.row])
     assert seam.residual == pairs["residual"][seam.row].value
-    names = loops.table["name"].tolist()
+    names = square.table["name"].tolist()
     i, j = names.index(seam.image1), names.index(seam.image2)
-    c = loops.covariance
+    c = square.covariance
     variance = (c(i, i) + c(j, j) - c(i, j) - c(j, i))[0, 0]
     assert seam.error == pytest.approx(np.sqrt(variance), rel=1e-6)
 
@@ -366,9 +348,7 @@ def test_the_error_of_a_seam_is_that_of_trials():
             shape=(40, 40),
             overlap=0.4,
             noise=0.5,
-            stars=False,
-            nebula=False,
-            galaxy=False,
+            **DARK,
             seed=seed,
         )
         found = match_levels(list(sim.images), solve=SolveOptions(floor=0.0))
@@ -380,16 +360,16 @@ def test_the_error_of_a_seam_is_that_of_trials():
     assert np.std(steps) == pytest.approx(np.mean(errors), rel=0.35)
 
 
-def test_trust(loops, result):
-    gauge, closure, seam = summary.trust_lines(loops)
+def test_trust(square, result):
+    gauge, closure, seam = summary.trust_lines(square)
     assert gauge == (
         "Zero points, which overlaps cannot determine: dithers: mean of each tile; "
-        f"mosaic: {loops.reference}."
+        f"mosaic: {square.reference}."
     )
-    n = len(loops.closures)
+    n = len(square.closures)
     assert closure.startswith(f"Around {n} loops of overlapping images")
-    assert f"{loops.closures.meta['rms']:.2f} \u03c3" in closure
-    assert seam.startswith(f"Worst seam: {Diagnostics(loops).worst_seam.image1} and ")
+    assert f"{square.closures.meta['rms']:.2f} \u03c3" in closure
+    assert seam.startswith(f"Worst seam: {Diagnostics(square).worst_seam.image1} and ")
     # A chain has no closed loop.
     assert summary.trust_lines(result)[1:] == [
         "No loop of pairs: nothing tests the differences against each other."
@@ -403,9 +383,7 @@ def test_loops_of_planes_close():
         shape=(64, 64),
         overlap=0.4,
         slope=3.0,
-        stars=False,
-        nebula=False,
-        galaxy=False,
+        **DARK,
         seed=3,
     )
     images = list(sim.images)
@@ -492,6 +470,6 @@ def test_results_have_suspects_and_notes():
     assert any(f"Image {found.suspects[0]} disagrees" in note for note in found.notes)
 
 
-def test_the_gauge_is_said_in_one_place(loops):
-    assert loops.gauge == loops.table.meta["gauge"] == summary.gauge_sentence(loops.passes, {})
-    assert loops.gauge.endswith(f"mosaic: the correction of {loops.reference} is zero")
+def test_the_gauge_is_said_in_one_place(square):
+    assert square.gauge == square.table.meta["gauge"] == summary.gauge_sentence(square.passes, {})
+    assert square.gauge.endswith(f"mosaic: the correction of {square.reference} is zero")

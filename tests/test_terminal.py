@@ -6,17 +6,12 @@ import unicodedata
 import numpy as np
 import pytest
 from astropy.io import fits
-from click.testing import CliRunner
+from helpers import run
 from hypothesis import given, strategies as st
 
-from levelmatch.cli import main
 from levelmatch.cli.terminal import printable
 
 RED = "\x1b[31m"
-
-
-def run(*arguments):
-    return CliRunner().invoke(main, list(map(str, arguments)))
 
 
 def is_safe(text):

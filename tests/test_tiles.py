@@ -98,7 +98,6 @@ def test_a_blank_keyword_makes_no_tile(paint):
         lm.match_dithers(images, group_by="OBJECT")
 
 
-# --------------------------------------------------------------------------------------
 # MIRI's two parts
 
 SUBARRAY = {"DETECTOR": "MIRIMAGE", "SUBSTRT1": 201, "SUBSTRT2": 601}

@@ -5,12 +5,11 @@ import numpy as np
 import pytest
 from astropy.nddata import CCDData
 from astropy.wcs import WCS
+from helpers import DARK
 from numpy.testing import assert_allclose, assert_array_equal
 
 import levelmatch as lm
 from levelmatch.testing import level_errors, simulate_generic
-
-PLAIN = {"stars": False, "nebula": False, "galaxy": False}
 
 
 def own_tiles(name, meta):
@@ -85,7 +84,7 @@ def test_one_image_with_a_gradient_spoils_little_of_the_others():
     clean, spoilt = [], []
     for seed in range(8):
         simulation = simulate_generic(
-            n_images=16, shape=(96, 96), overlap=0.6, noise=0.5, seed=seed, **PLAIN
+            n_images=16, shape=(96, 96), overlap=0.6, noise=0.5, seed=seed, **DARK
         )
         images = list(simulation.images)
         clean.append(errors_of(matched(images), simulation, [5]))

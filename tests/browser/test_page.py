@@ -5,6 +5,7 @@ import math
 
 import numpy as np
 import pytest
+from helpers import DARK
 from selenium.webdriver.common.action_chains import ActionChains
 from selenium.webdriver.common.keys import Keys
 
@@ -30,9 +31,8 @@ def page(result, tmp_path_factory):
 @pytest.fixture(scope="session")
 def page_with_faults(tmp_path_factory):
     """Return a page whose headline names a bad image."""
-    dark = {"stars": False, "nebula": False, "galaxy": False}
     simulated = simulate_generic(
-        n_images=9, shape=(48, 48), layout="pile", overlap=0.6, noise=0.1, seed=1, **dark
+        n_images=9, shape=(48, 48), layout="pile", overlap=0.6, noise=0.1, seed=1, **DARK
     )
     images = list(simulated.images)
     images[4].data[:, :30] += 5
