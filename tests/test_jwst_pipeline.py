@@ -9,10 +9,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from astropy import coordinates as coord, units as u
 from astropy.io import fits
-from astropy.modeling import models as m
 from click.testing import CliRunner
+from helpers import tangential_gwcs
 from numpy.testing import assert_allclose, assert_array_equal
 
 import levelmatch as lm
@@ -61,26 +60,6 @@ def pointing(k):
     tile, dither = divmod(k, 3)
     dx, dy = tile * 11.0 + dither * 1.3, dither * 0.9
     return CENTRE[0] + dx / 3600 / np.cos(np.radians(CENTRE[1])), CENTRE[1] + dy / 3600, 5.0 * tile
-
-
-def make_gwcs(ra, dec, angle):
-    import gwcs
-
-    c, s = np.cos(np.radians(angle)), np.sin(np.radians(angle))
-    matrix = np.array([[-c, s], [s, c]]) * SCALE / 3600
-    transform = (
-        m.Shift(-(SHAPE[1] - 1) / 2) & m.Shift(-(SHAPE[0] - 1) / 2)
-        | m.AffineTransformation2D(matrix)
-        | m.Pix2Sky_TAN()
-        | m.RotateNative2Celestial(ra, dec, 180)
-    )
-    frames = gwcs.coordinate_frames
-    detector = frames.Frame2D(name="detector", axes_order=(0, 1), unit=(u.pix, u.pix))
-    sky = frames.CelestialFrame(name="world", reference_frame=coord.ICRS(), unit=(u.deg, u.deg))
-    wcs = gwcs.WCS([(detector, transform), (sky, None)])
-    wcs.bounding_box = ((-0.5, SHAPE[1] - 0.5), (-0.5, SHAPE[0] - 0.5))
-    wcs.array_shape, wcs.pixel_shape = SHAPE, SHAPE[::-1]
-    return wcs
 
 
 def metadata(k, wcs):
@@ -133,7 +112,7 @@ def metadata(k, wcs):
 
 def exposure(datamodels, k):
     """Return the data model of an exposure."""
-    wcs = make_gwcs(*pointing(k))
+    wcs = tangential_gwcs(SHAPE, SCALE, *pointing(k))
     y, x = np.indices(SHAPE)
     rng = np.random.default_rng(k)
     model = datamodels.ImageModel(SHAPE)

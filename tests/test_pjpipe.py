@@ -10,9 +10,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from astropy import coordinates as coord, units as u
 from astropy.io import fits
-from astropy.modeling import models as m
+from helpers import tangential_gwcs
 from numpy.testing import assert_allclose
 
 import levelmatch as lm
@@ -300,24 +299,12 @@ SHAPE, SCALE, CENTRE = (120, 130), 0.11, (150.0, 2.0)
 
 def write_exposure(folder, k):
     """Write an exposure with a gwcs and its FITS WCS: three dithers of two tiles."""
-    import gwcs
     from stdatamodels.jwst import datamodels
 
     tile, dither = divmod(k, 3)
     ra = CENTRE[0] + (tile * 8.0 + dither * 1.3) / 3600
     dec, crpix = CENTRE[1] + dither * 0.9 / 3600, [(n + 1) / 2 for n in SHAPE[::-1]]
-    matrix = np.array([[-1.0, 0.0], [0.0, 1.0]]) * SCALE / 3600
-    transform = (
-        m.Shift(1 - crpix[0]) & m.Shift(1 - crpix[1])
-        | m.AffineTransformation2D(matrix)
-        | m.Pix2Sky_TAN()
-        | m.RotateNative2Celestial(ra, dec, 180)
-    )
-    frames = gwcs.coordinate_frames
-    detector = frames.Frame2D(name="detector", axes_order=(0, 1), unit=(u.pix, u.pix))
-    world = frames.CelestialFrame(name="world", reference_frame=coord.ICRS(), unit=(u.deg, u.deg))
-    wcs = gwcs.WCS([(detector, transform), (world, None)])
-    wcs.bounding_box = ((-0.5, SHAPE[1] - 0.5), (-0.5, SHAPE[0] - 0.5))
+    wcs = tangential_gwcs(SHAPE, SCALE, ra, dec)
     y, x = np.indices(SHAPE)
     lon, lat = wcs(x, y)
     rng = np.random.default_rng(k)

@@ -11,9 +11,10 @@ from pathlib import Path
 import asdf
 import numpy as np
 import pytest
-from astropy import coordinates as coord, units as u
+from astropy import units as u
 from astropy.modeling import models as m
 from click.testing import CliRunner
+from helpers import tangential_gwcs
 from numpy.testing import assert_allclose, assert_array_equal
 
 import levelmatch as lm
@@ -31,29 +32,13 @@ RECORD = "levelmatch.record"
 
 def make_gwcs(k):
     """Return dithers in a row, with a distortion whose coefficients lie in blocks."""
-    ra = CENTRE[0] + 4.0 * k / 3600
-    turn = np.radians(3.0 * k)
-    matrix = np.array([[-np.cos(turn), np.sin(turn)], [np.sin(turn), np.cos(turn)]]) * SCALE / 3600
     bend = m.Polynomial2D(2, c1_0=1.0, c2_0=1e-5) & m.Polynomial2D(2, c0_1=1.0, c0_2=-1e-5)
     bend = m.Mapping((0, 1, 0, 1)) | bend
     # The accuracy is 1e-4 pixel.
     bend.inverse = m.Mapping((0, 1, 0, 1)) | (
         m.Polynomial2D(2, c1_0=1.0, c2_0=-1e-5) & m.Polynomial2D(2, c0_1=1.0, c0_2=1e-5)
     )
-    transform = (
-        m.Shift(-(SHAPE[1] - 1) / 2) & m.Shift(-(SHAPE[0] - 1) / 2)
-        | bend
-        | m.AffineTransformation2D(matrix)
-        | m.Pix2Sky_TAN()
-        | m.RotateNative2Celestial(ra, CENTRE[1], 180)
-    )
-    frames = gwcs.coordinate_frames
-    detector = frames.Frame2D(name="detector", axes_order=(0, 1), unit=(u.pix, u.pix))
-    sky = frames.CelestialFrame(name="world", reference_frame=coord.ICRS(), unit=(u.deg, u.deg))
-    wcs = gwcs.WCS([(detector, transform), (sky, None)])
-    wcs.bounding_box = ((-0.5, SHAPE[1] - 0.5), (-0.5, SHAPE[0] - 0.5))
-    wcs.array_shape, wcs.pixel_shape = SHAPE, SHAPE[::-1]
-    return wcs
+    return tangential_gwcs(SHAPE, SCALE, CENTRE[0] + 4.0 * k / 3600, CENTRE[1], 3.0 * k, bend)
 
 
 def arrays(k, wcs):
