@@ -93,17 +93,12 @@ class RawHeader:
         found = _NUMBER.match(self.text, self.places[key] + 8, self.places[key] + CARD)
         return found is not None and isfinite(float(found[1]))
 
-    @cached_property
-    def _plain(self):
-        """Start of the first card of each keyword that names one value."""
-        return {key: place for key, place in self.places.items() if key not in _COMMENTARY}
-
     def _place(self, key):
         """Return the start of the first card of a keyword, `None` if only astropy may find it."""
-        if not isinstance(key, str):
+        if not isinstance(key, str) or key.upper() in _COMMENTARY:
             return None
-        place = self._plain.get(key)
-        return self._plain.get(key.upper()) if place is None else place
+        place = self.places.get(key)
+        return self.places.get(key.upper()) if place is None else place
 
     def __contains__(self, key):
         return self._place(key) is not None or (self._odd(key) and key in self.parsed)

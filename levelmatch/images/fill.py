@@ -2,6 +2,7 @@
 """Fill values: one exact value in large regions where an image has no data."""
 
 from dataclasses import dataclass, replace
+from math import isqrt
 
 import numpy as np
 
@@ -129,7 +130,7 @@ def _tiny(data):
 
 def _stride(data):
     """Return the distance between samples of an image."""
-    return int(np.clip(np.sqrt(data.size) // 64, 1, STRIDE))
+    return min(max(isqrt(data.size) // 64, 1), STRIDE)
 
 
 def _candidates(data):

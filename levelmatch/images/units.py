@@ -122,6 +122,7 @@ def in_arcsec(name, angle):
     return value
 
 
+@lru_cache
 def unit_text(unit):
     """Return a unit as text, without blanks around the slash."""
     return f"{unit}".replace(" / ", "/")

@@ -125,16 +125,25 @@ def with_checksums(text: str, words: np.ndarray) -> str:
     text : str
         The header.
     """
-    places = {text[i : i + 8].rstrip(): i for i in range(0, len(text), CARD)}
-    if "DATASUM" not in places:
+    place = _place(text, "DATASUM ")
+    if place is None:
         return text
     total = _with_carries(sum_words(words))
-    text = _with_text(text, places["DATASUM"], f"{total:<8}")
-    if "CHECKSUM" not in places:
+    text = _with_text(text, place, f"{total:<8}")
+    place = _place(text, "CHECKSUM")
+    if place is None:
         return text
-    text = _with_text(text, places["CHECKSUM"], "0" * 16)
+    text = _with_text(text, place, "0" * 16)
     total += sum_words(np.frombuffer(text.encode("ascii"), np.uint32))
-    return _with_text(text, places["CHECKSUM"], _as_characters(~_with_carries(total)))
+    return _with_text(text, place, _as_characters(~_with_carries(total)))
+
+
+def _place(text: str, key: str) -> int | None:
+    """Return the start of the last card with a keyword of eight characters, or `None`."""
+    place = text.rfind(key)
+    while place >= 0 and place % CARD:
+        place = text.rfind(key, 0, place + len(key) - 1)
+    return None if place < 0 else place
 
 
 def _with_text(text: str, place: int, value: str) -> str:
@@ -153,16 +162,20 @@ def _with_carries(total: int) -> int:
 
 def _as_characters(total: int) -> str:
     """Return the 16 characters whose four words have a sum, as the FITS standard defines them."""
-    columns = []
-    for byte in (total & 0xFFFFFFFF).to_bytes(4, "big"):
-        quotient, rest = divmod(byte, 4)
-        four = [quotient + rest + 48, *[quotient + 48] * 3]
-        # Pairs of characters move apart until all are digits or letters.
-        while not all(chr(code).isalnum() for code in four):
-            for k in (0, 2):
-                if not all(chr(code).isalnum() for code in four[k : k + 2]):
-                    four[k] += 1
-                    four[k + 1] -= 1
-        columns.append(four)
-    characters = [chr(column[row]) for row in range(4) for column in columns]
-    return "".join([characters[-1], *characters[:-1]])
+    columns = [_four_characters(byte) for byte in (total & 0xFFFFFFFF).to_bytes(4, "big")]
+    characters = "".join(column[row] for row in range(4) for column in columns)
+    return characters[-1] + characters[:-1]
+
+
+@lru_cache(maxsize=256)
+def _four_characters(byte: int) -> str:
+    """Return four characters whose codes, less 48 each, have a sum."""
+    quotient, rest = divmod(byte, 4)
+    four = [quotient + rest + 48, *[quotient + 48] * 3]
+    # Pairs of characters move apart until all are digits or letters.
+    while not all(chr(code).isalnum() for code in four):
+        for k in (0, 2):
+            if not all(chr(code).isalnum() for code in four[k : k + 2]):
+                four[k] += 1
+                four[k + 1] -= 1
+    return "".join(map(chr, four))

@@ -76,10 +76,11 @@ def plain_replacement(
         stop = hdu.offset + -(-hdu.size // BLOCK) * BLOCK
         places[index] = start, hdu.offset, stop
         start = stop
-    replaced: Replaced = {
-        index: partial(_corrected, product, hdus[index], provenance)
-        for index, product in own.items()
-    }
+    replaced: Replaced = {}
+    # The texts of all headers are made first: pixels evict them from the processor's cache.
+    for index, product in own.items():
+        text = _header_text(hdus[index].header, product, provenance)
+        replaced[index] = partial(_corrected, product, hdus[index], text)
     return places, replaced | trees
 
 
@@ -129,9 +130,8 @@ def _own_bytes(size: int) -> np.ndarray:
     return _memory.array[:size]
 
 
-def _corrected(product: Product, hdu: fastfits.PlainHDU, provenance: Provenance) -> Parts:
+def _corrected(product: Product, hdu: fastfits.PlainHDU, text: str) -> Parts:
     """Return the bytes of the HDU of the corrected image, in a reused array."""
-    text = _header_text(hdu.header, product, provenance)
     start, stop = len(text), len(text) + hdu.size
     # One write of all bytes lets other threads run.
     whole = _own_bytes(stop + -hdu.size % BLOCK)
