@@ -222,6 +222,13 @@ def test_a_segmentation_map_beside_each_image_is_a_mask(spoiled, tmp_path):
     assert len(lm.verify_record(tmp_path / "out" / "levelmatch.asdf", written)) == 4
 
 
+def test_exclusions_alone_are_refused(spoiled):
+    pytest.importorskip("regions")
+    circle = CIRCLE.splitlines()[-1]
+    with pytest.raises(ValueError, match="regions: each has a minus sign"):
+        match(spoiled, regions=CIRCLE.replace(circle, f"-{circle}"))
+
+
 def test_regions_of_images_in_memory(spoiled):
     pytest.importorskip("regions")
     images = [CCDData.read(path, unit="adu") for path in spoiled]

@@ -72,9 +72,13 @@ class Selection:
                 msg = f"{name}: regions: {type(region).__name__} has no area; leave it out"
                 raise ValueError(msg) from error
             if covered is not None:
-                # In DS9 text, a minus sign excludes a region.
-                inside[covered > 0] = bool(region.meta.get("include", True))
+                inside[covered > 0] = _is_included(region)
         return ~inside if self.only else inside
+
+
+def _is_included(region: Any) -> bool:
+    """Return whether a region has no minus sign in DS9 text."""
+    return bool(region.meta.get("include", True))
 
 
 def selection_of(regions: Any, *, only: bool) -> Selection | None:
@@ -94,7 +98,7 @@ def selection_of(regions: Any, *, only: bool) -> Selection | None:
     TypeError
         If a member of the sequence is not a region.
     ValueError
-        If there is no region, or the text cannot be read.
+        If there is no region, all regions are excluded, or the text cannot be read.
     """
     if regions is None:
         return None
@@ -121,6 +125,9 @@ def selection_of(regions: Any, *, only: bool) -> Selection | None:
     all_regions = list(parsed)
     if not all_regions:
         msg = "regions: the file or the list has no region; give one"
+        raise ValueError(msg)
+    if not any(map(_is_included, all_regions)):
+        msg = "regions: each has a minus sign, which excludes it from earlier regions; give these"
         raise ValueError(msg)
     text = regions if isinstance(regions, str) else Regions(all_regions).serialize(format="ds9")
     return Selection(text, only, all_regions)
