@@ -10,7 +10,15 @@ ctypedef fused index:
     int
     Py_ssize_t
 
-__all__ = ["excess_of", "level_gradient", "links_in_series", "moments"]
+__all__ = [
+    "excess_of",
+    "level_diagonal",
+    "level_gradient",
+    "level_links",
+    "level_squares",
+    "links_in_series",
+    "moments",
+]
 
 
 def level_gradient(
@@ -39,6 +47,69 @@ def level_gradient(
             value = weights[p] * (rhs[p] - gram[p] * (levels[first[p]] - levels[second[p]]))
             out[first[p]] += value
             out[second[p]] -= value
+    return array
+
+
+def level_diagonal(
+    const index[:] first, const index[:] second, const double[:] gram,
+    const double[:] weights, Py_ssize_t n_groups,
+):
+    """Return the diagonal of the normal matrix of levels, shape (m,). See `level_gradient`."""
+    cdef Py_ssize_t p
+    cdef double value
+    array = np.zeros(n_groups)
+    cdef double[::1] out = array
+    with nogil:
+        for p in range(first.shape[0]):
+            value = weights[p] * gram[p]
+            out[first[p]] += value
+            out[second[p]] += value
+    return array
+
+
+def level_links(
+    const index[:] first, const index[:] second, const double[:] gram,
+    const double[:] weights, const double[:] scale,
+):
+    """Return the element of the scaled normal matrix of levels of each pair, shape (n,).
+
+    Parameters
+    ----------
+    first, second, gram, weights
+        See `level_gradient`.
+    scale : `~numpy.ndarray`, shape (m,)
+        Factor of each row and column.
+    """
+    cdef Py_ssize_t p
+    array = np.empty(first.shape[0])
+    cdef double[::1] out = array
+    with nogil:
+        for p in range(first.shape[0]):
+            out[p] = -weights[p] * gram[p] * scale[first[p]] * scale[second[p]]
+    return array
+
+
+def level_squares(
+    const index[:] first, const index[:] second, const double[:] gram,
+    const double[:] measured, const double[:] levels,
+):
+    """Return the squared residuals of pairs over their own variances, shape (n,).
+
+    Parameters
+    ----------
+    first, second, gram, levels
+        See `level_gradient`.
+    measured : `~numpy.ndarray`, shape (n,)
+        Difference of each pair.
+    """
+    cdef Py_ssize_t p
+    cdef double left
+    array = np.empty(first.shape[0])
+    cdef double[::1] out = array
+    with nogil:
+        for p in range(first.shape[0]):
+            left = measured[p] - (levels[first[p]] - levels[second[p]])
+            out[p] = left * (gram[p] * left)
     return array
 
 

@@ -8,7 +8,7 @@ import numpy as np
 from scipy.sparse import bsr_array, csr_array
 
 from levelmatch.sky.vectors import transfer_matrix
-from levelmatch.solve._pairs import level_gradient
+from levelmatch.solve._pairs import level_diagonal, level_gradient, level_links, level_squares
 from levelmatch.solve.dissection import Dissection
 from levelmatch.solve.linear import NormalMatrix, sum_by
 
@@ -120,6 +120,9 @@ class Equations:
 
     def quadratic(self, coefficients):
         """Return the contribution of each pair to the objective for unit weight, shape (n,)."""
+        if self.n_terms == 1:
+            columns = self.gram[:, 0, 0], self.measured[:, 0], coefficients[:, 0]
+            return level_squares(self.first, self.second, *columns)
         residual = self.residuals(coefficients)
         return np.einsum("pi,pi->p", residual, times(self.gram, residual))
 
@@ -150,11 +153,6 @@ class Equations:
         shape = n * k, self.n_groups * k
         design = bsr_array((blocks, columns, 2 * np.arange(n + 1)), shape=shape)
         return design, design.T
-
-    def sum_at_groups(self, first, second):
-        """Return the sums at the groups of values of pairs for their two groups, shape (n, ...)."""
-        n = self.n_groups
-        return sum_by(self.first, first, n) + sum_by(self.second, second, n)
 
     def of_pairs(self, across):
         """Return the block of each pair's first group with its second, shape (n, k, k).
@@ -241,8 +239,8 @@ class Equations:
     def diagonal(self, weights, prior=None):
         """Return the diagonal of the normal matrix for weights of shape (n,), shape (m, k)."""
         if self.n_terms == 1:
-            values = weights * self.gram[:, 0, 0]
-            return self.sum_at_groups(values, values)[:, None]
+            columns = self.gram[:, 0, 0], weights, self.n_groups
+            return level_diagonal(self.first, self.second, *columns)[:, None]
         diagonal = np.einsum("mii->mi", self._products[0].of(weights)).copy()
         if prior is not None:
             diagonal[:, 1:] += prior**-2
@@ -256,17 +254,20 @@ class Equations:
         link, ends = self._links
         if self.n_terms == 1:
             own = self.diagonal(weights)[:, :, None]
-            across = self.gram * -weights[:, None, None]
+            factors = np.ones(self.n_groups) if scale is None else scale[:, 0]
+            columns = self.gram[:, 0, 0], weights, factors
+            across = level_links(self.first, self.second, *columns)[:, None, None]
             if link is not None:
                 across = sum_by(link, across, ends.shape[1])
         else:
             own, across = (sums.of(weights) for sums in self._products)
             if prior is not None:
                 own[:, [1, 2], [1, 2]] += prior**-2
+            if scale is not None:
+                across *= scale.take(ends[0], axis=0)[:, :, None]
+                across *= scale.take(ends[1], axis=0)[:, None, :]
         if scale is not None:
             own *= scale[:, :, None] * scale[:, None, :]
-            across *= scale.take(ends[0], axis=0)[:, :, None]
-            across *= scale.take(ends[1], axis=0)[:, None, :]
             diagonal = np.einsum("mii->mi", own)
             diagonal[diagonal <= 0] = 1.0
         return NormalMatrix(own, across, ends)

@@ -151,7 +151,8 @@ class Floors:
 
     def shown(self, solved, counted, freedom):
         """Return the floors with which the sums of squares equal the degrees of freedom."""
-        quadratic = np.where(counted, self.equations.quadratic(solved.coefficients), 0.0)
+        quadratic = self.equations.quadratic(solved.coefficients)
+        quadratic[~counted] = 0.0
         return np.sqrt(self.moment_squares(quadratic, freedom, self.set_of))
 
     def settle(self, floors, counted, freedom, solve, n_steps=N_SETTLE):

@@ -55,10 +55,8 @@ def redundancy(equations, solved):
     ratio *= known.around
     ratio /= solved.links_around()
     left = one - known.hat
-    changed = ratio[:, None, None] * known.hat
-    changed += left
-    inverse, _ = inverses(changed)
-    return inverse * left if equations.n_terms == 1 else inverse @ left
+    inverse, _ = inverses(ratio[:, None, None] * known.hat + left)
+    return np.multiply(inverse, left, out=left) if equations.n_terms == 1 else inverse @ left
 
 
 def studentised(equations, solved, left, precision, counted):
@@ -83,23 +81,24 @@ def studentised(equations, solved, left, precision, counted):
     terms : `~numpy.ndarray` of int, shape (n,)
         Degrees of freedom: number of terms that can be tested; 0 for the only link of two sets.
     """
-    residual = times(equations.root, equations.residuals(solved.coefficients))
-    residual *= np.sqrt(precision)[:, None]
     if not counted.all():
         # The variances of a pair without weight and of its prediction add up.
         one, without = np.eye(equations.n_terms), np.flatnonzero(~counted)
         ratio = precision[without] / solved.factor[without]
         left = left.copy()
         left[without] = one + ratio[:, None, None] * (one - left[without])
-    square, terms = _squares(left, residual)
+    if equations.n_terms == 1:
+        square = precision * equations.quadratic(solved.coefficients)
+        square, terms = _seen_squares(left[:, 0], square[:, None])
+    else:
+        residual = times(equations.root, equations.residuals(solved.coefficients))
+        square, terms = _squares(left, np.sqrt(precision)[:, None] * residual)
     # Terms that the pair does not measure have no residual.
     return square, np.minimum(terms, equations.rank)
 
 
 def _squares(variance, residual):
     """Return the squared Mahalanobis distances of residuals, and their degrees of freedom."""
-    if residual.shape[1] == 1:
-        return _seen_squares(variance[:, :, 0], residual)
     inverse, least = inverses(variance)
     # Rounding errors can make squares negative.
     square = np.maximum(np.einsum("pi,pij,pj->p", residual, inverse, residual), 0.0)
@@ -107,15 +106,15 @@ def _squares(variance, residual):
     rows = np.flatnonzero(~(least > LEAST_REDUNDANCY))
     size, turn = np.linalg.eigh(variance[rows])
     part = np.einsum("pij,pi->pj", turn, residual[rows])
-    square[rows], terms[rows] = _seen_squares(size, part)
+    square[rows], terms[rows] = _seen_squares(size, np.square(part))
     return square, terms
 
 
-def _seen_squares(size, part):
+def _seen_squares(size, square):
     """Return the sums of squares over terms that can be tested, and the numbers of terms."""
     seen = (size > LEAST_REDUNDANCY) & np.isfinite(size)
-    square = np.square(part) / np.where(seen, size, np.inf)
-    return square.sum(axis=1), seen.sum(axis=1, dtype=np.int8)
+    square = square / np.where(seen, size, np.inf)
+    return np.einsum("pk->p", square), seen.sum(axis=1, dtype=np.int8)
 
 
 # --------------------------------------------------------------------------------------
@@ -221,14 +220,15 @@ class Agreement:
 
     def robust(self, floors, counted, extra):
         """Return the fraction of its weight that each pair keeps, shape (n,)."""
-        ratio = 1.0
+        robust = np.where(counted, 1.0, LEAST_WEIGHT)
         if extra.any():
-            ratio = self.floors.precision(floors, extra) / self.floors.precision(floors)
-        return np.maximum(np.where(counted, ratio, LEAST_WEIGHT), LEAST_WEIGHT)
+            robust *= self.floors.precision(floors, extra) / self.floors.precision(floors)
+        return np.maximum(robust, LEAST_WEIGHT, out=robust)
 
     def _solve(self, floors, counted, extra):
-        robust = self.robust(floors, counted, extra)
-        return self.solver.solve(robust * self.floors.precision(floors))
+        weights = self.robust(floors, counted, extra)
+        weights *= self.floors.precision(floors)
+        return self.solver.solve(weights)
 
     def fit(self, start, counted, extra=None, **steps):
         """Return the `Fit` to the counted pairs, its floors iterated from ``start``."""
@@ -242,10 +242,11 @@ class Agreement:
             lambda floors: self._solve(floors, counted, extra),
             **steps,
         )
-        precision = self.floors.precision(floors, extra)
+        precision = self.floors.precision(floors, extra if extra.any() else 0.0)
         left = redundancy(self.equations, solved)
         distances = studentised(self.equations, solved, left, precision, counted)
-        residual = precision * self.equations.quadratic(solved.coefficients)
+        residual = self.equations.quadratic(solved.coefficients)
+        residual *= precision
         square = self.floors.sum(np.where(sound, residual, 0.0))
         return Fit(floors, counted, extra, solved, left, *distances, residual, square, freedom)
 
