@@ -154,10 +154,10 @@ def cells(rng, shape=(12, 20), noise=0.05, emission=3.0):
 def test_gain_of_cells(factor):
     rng = np.random.default_rng(4)
     index, count, bright, one, two = cells(rng)
-    gain, error, _ = flux_gain(index, count, factor * (bright + one) + 70, bright + two - 5)
+    gain, error = flux_gain(index, count, factor * (bright + one) + 70, bright + two - 5)
     truth = 2 * (factor - 1) / (factor + 1)
     assert abs(gain - truth) < 4 * error < 0.05
-    other, _, _ = flux_gain(index, count, bright + two - 5, factor * (bright + one) + 70)
+    other, _ = flux_gain(index, count, bright + two - 5, factor * (bright + one) + 70)
     assert_allclose(other, -gain, atol=error)
 
 
@@ -166,7 +166,7 @@ def test_errors_of_gains():
     sigmas = []
     for _ in range(60):
         index, count, bright, one, two = cells(rng, noise=0.3)
-        gain, error, _ = flux_gain(index, count, bright + one, bright + two)
+        gain, error = flux_gain(index, count, bright + one, bright + two)
         sigmas.append(gain / error)
     assert 0.6 < np.std(sigmas) < 1.2
 
@@ -186,7 +186,7 @@ def test_nothing_to_compare(case):
         "not a number": (np.zeros(len(one)), bright),
     }[case]
     rows = slice(10) if case == "few cells" else slice(None)
-    gain, error, _ = flux_gain(index[rows], count[rows], first[rows], second[rows])
+    gain, error = flux_gain(index[rows], count[rows], first[rows], second[rows])
     assert np.isnan(gain)
     assert error == np.inf
 
@@ -195,7 +195,7 @@ def test_an_artefact_of_one_image_is_no_scale():
     rng = np.random.default_rng(3)
     index, count, bright, one, two = cells(rng)
     one[:4] += 6
-    gain, error, _ = flux_gain(index, count, bright + one, bright + two)
+    gain, error = flux_gain(index, count, bright + one, bright + two)
     assert abs(gain) < max(4 * error, 0.03)
 
 
@@ -203,7 +203,7 @@ def test_many_cells_and_thin_overlaps():
     rng = np.random.default_rng(7)
     for shape in ((80, 70), (2, 40), (40, 1)):
         index, count, bright, one, two = cells(rng, shape)
-        gain, error, _ = flux_gain(index, count, 1.2 * (bright + one), bright + two)
+        gain, error = flux_gain(index, count, 1.2 * (bright + one), bright + two)
         assert abs(gain - 0.4 / 2.2) < 4 * error < 0.2
 
 
@@ -275,17 +275,21 @@ def pulls_of(result, levels):
 
 
 def test_scales_that_scatter_widen_the_errors_and_are_said():
-    pulls = []
-    for seed in range(6):
+    """The true errors were 3 stated errors, without a warning."""
+    pulls, texts = [], []
+    for seed in range(12):
         images, levels = galaxy_dithers(seed, 0.01)
         result, said = match(images, reference="mean")
         pulls.append(pulls_of(result, levels))
-        (text,) = said
-        assert f"{text[:1].upper()}{text[1:]}." in notes(result)
-    assert 0.5 < np.sqrt(np.mean(np.square(pulls))) < 1.5
-    # The true scatter is 1 %.
-    assert "flux scales of the images scatter by" in text
-    assert 0.5 < float(text.partition("scatter by ")[2].partition("%")[0]) < 2
+        texts += said
+        assert all(f"{text[:1].upper()}{text[1:]}." in notes(result) for text in said)
+    assert 0.5 < np.sqrt(np.mean(np.square(pulls))) < 1.3
+    # By chance, the scales of one set hardly scatter.
+    assert len(texts) >= 11
+    scatter = [
+        float(t.partition("scales of the images scatter by ")[2].split("%")[0]) for t in texts
+    ]
+    assert 0.7 < np.mean(scatter) < 1.3
 
 
 @pytest.mark.parametrize("kind", ["", "rows", "depth"])

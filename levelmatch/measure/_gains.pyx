@@ -10,7 +10,6 @@ from libc.string cimport memset
 
 cdef extern from "_median.h" nogil:
     double lm_median(double *, Py_ssize_t)
-    double lm_select(double *, Py_ssize_t, Py_ssize_t)
 
 __all__ = ["gain_of_cells", "median"]
 
@@ -32,8 +31,6 @@ cdef enum:
     # Number of independent values of a smooth pattern in an overlap that the fit takes up.
     PATTERN_TERMS = 5
     N_FREEDOM = 14
-    # The fraction 1 / FAINT of the cells is faint.
-    FAINT = 8
 # Cells with less than this fraction of the fullest one's samples are left out.
 cdef double MIN_FILLED = 0.3
 # Cells with residuals of more than this many sigma lose weight.
@@ -518,25 +515,13 @@ cdef void _set_terms(Layout *layout, const double *place) noexcept nogil:
             row[5] = at[0] * at[0]
 
 
-cdef double _above_faint(const Layout *layout, const double *bright) noexcept nogil:
-    """Return the mean brightness of the cells above that of the faintest ones."""
-    cdef double total = 0.0, count = 0.0
-    cdef Py_ssize_t c
-    for c in range(layout.n):
-        total += layout.count[c] * bright[c]
-        count += layout.count[c]
-        layout.work[c] = bright[c]
-    return max(total / count - lm_select(layout.work, layout.n, layout.n // FAINT), 0.0)
-
-
 cdef double _gain(const Layout *layout, double *a, double *b, Fit *fit, Block *blocks,
-                  double *error, double *bright) noexcept nogil:
-    """Return the gain, NaN if the cells do not determine it; set its error and the brightness."""
+                  double *error) noexcept nogil:
+    """Return the gain, NaN if the cells do not determine it, and set its error."""
     cdef double spread = _deviation(a, layout.n) + _deviation(b, layout.n)
     cdef double low_a, low_b, ratio, step, gain
     cdef Py_ssize_t c, n = layout.n
     error[0] = INFINITY
-    bright[0] = 0.0
     if not spread > 0:
         return NAN
     for c in range(n):
@@ -558,7 +543,6 @@ cdef double _gain(const Layout *layout, double *a, double *b, Fit *fit, Block *b
             break
     if not fit.contrast > MIN_CONTRAST:
         return NAN
-    bright[0] = spread * _above_faint(layout, fit.bright)
     gain = 2 * tanh(ratio / 2)
     error[0] = _error(layout, fit, blocks) * (1 - gain * gain / 4)
     return gain
@@ -581,7 +565,7 @@ def gain_of_cells(const Py_ssize_t[:, ::1] index, const double[::1] count,
 
     Returns
     -------
-    gain, error, bright : float
+    gain, error : float
         See `~levelmatch.measure.gains.flux_gain`.
     """
     cdef Py_ssize_t n = 0, c, i, k, columns
@@ -589,7 +573,7 @@ def gain_of_cells(const Py_ssize_t[:, ::1] index, const double[::1] count,
     cdef Py_ssize_t high[2]
     cdef Layout layout
     cdef Fit fit
-    cdef double gain, error, bright, most = 0.0
+    cdef double gain, error, most = 0.0
     if not len(index) == len(first) == len(second) == len(place) == len(count):
         msg = f"count: {len(count)} for columns of other lengths"
         raise ValueError(msg)
@@ -603,7 +587,7 @@ def gain_of_cells(const Py_ssize_t[:, ::1] index, const double[::1] count,
             high[i] = max(high[i], index[c, i]) if n else index[c, i]
         n += 1
     if n < MIN_CELLS:
-        return np.nan, np.inf, 0.0
+        return np.nan, np.inf
     k = 6 if n >= MIN_QUADRATIC else 3
     layout.n, layout.k = n, k
     layout.ny = high[0] - low[0] + 1
@@ -647,9 +631,9 @@ def gain_of_cells(const Py_ssize_t[:, ::1] index, const double[::1] count,
             where[2 * n + 1] = place[c, 1]
             n += 1
         _set_terms(&layout, where)
-        gain = _gain(&layout, a, b, &fit, blocks, &error, &bright)
+        gain = _gain(&layout, a, b, &fit, blocks, &error)
         free(buffer)
         free(places)
         free(blocks)
         free(layout.number)
-    return gain, error, bright
+    return gain, error

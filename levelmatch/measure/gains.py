@@ -42,8 +42,6 @@ def flux_gain(index, count, first, second, place=None):
     error : float
         Standard error; infinite for NaN. It includes the patterns of flats and gradients that
         the residuals show, and unequal seeing.
-    bright : float
-        Mean brightness of the cells above the faintest eighth; 0 for a gain of NaN.
     """
     place = index.astype(float) if place is None else place
     if len(count) > MANY_CELLS:

@@ -50,6 +50,8 @@ LOST_COARSE = 0.5
 MIN_OWN = 0.3
 # An image is coarser than another if its pixels are wider by this factor.
 COARSE = 1.7
+# The fraction 1 / FAINT of the cells is faint.
+FAINT = 8
 # Rows and columns of a block of a map of sources, as in `_cells.pyx`.
 BLOCK = 4
 # Margin, in pixels, around a cell that contains all pixels from which its samples are interpolated.
@@ -456,4 +458,12 @@ def _flux_gain(cells):
     """Return the relative difference of a pair's flux scales, its error, and the brightness."""
     # Use the means of all samples, because stars are clipped from the locations.
     means = cell_means(cells.cells, cells.samples)
-    return (np.nan, np.inf, 0.0) if means is None else flux_gain(*means)
+    gain, error = (np.nan, np.inf) if means is None else flux_gain(*means)
+    return gain, error, 0.0 if np.isnan(gain) else _emission(cells.cells)
+
+
+def _emission(values):
+    """Return the mean brightness of cells, without stars, above that of the faintest cells."""
+    bright, count = values["brightness"], values["npix"]
+    faint = len(bright) // FAINT
+    return max(float(count @ bright / count.sum() - np.partition(bright, faint)[faint]), 0.0)

@@ -31,9 +31,9 @@ CLIP = 2.0
 N_ROBUST = 10
 # Scales whose logarithms differ by less are equal.
 EQUAL = 1e-3
-# Probabilities of a false alarm for the scatter of all scales: for the errors, and for a warning.
-# The significance of a pair counts up to a limit.
-CHANCE, SURE = 0.01, 1e-3
+# Probability of a false alarm for the scatter of all scales. PSFs that differ make larger gains
+# than their errors state. The significance of a pair counts up to a limit.
+CHANCE = 1e-7
 MOST_SIGMA = 5.0
 
 
@@ -250,9 +250,9 @@ def scatter_text(measured, unit):
     unit : str
         The common unit as text.
     """
-    variance, scatter, chance = scale_scatter(measured)
+    variance, scatter, _ = scale_scatter(measured)
     noise = np.square(measured.sigma[measured.npix > 0])
-    if chance > SURE or not np.mean(variance) > np.median(noise):
+    if not variance.any() or np.mean(variance) < np.median(noise):
         return ""
     return (
         f"flux scales of the images scatter by {100 * scatter:.1f}% (rms): levels change by up to "
