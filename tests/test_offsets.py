@@ -97,6 +97,13 @@ def test_errors_of_stable_offsets(n_parts):
     assert 0.4 < tied < 1.2
 
 
+def test_errors_of_offsets_that_scatter_by_their_errors():
+    """Their scatter is the hardest to see; 30 trials give pulls to 0.1."""
+    known, tied = pulls(2, 16, 2, 0.035, 30)
+    assert 0.85 < known < 1.35
+    assert 0.85 < tied < 1.35
+
+
 def test_stable_offsets_become_more_precise():
     solution, shared, (offsets,), true = simulate(1, 2, 12, 4, scatter=0.0)
     errors = shared.errors[:, 0].reshape(true.shape)[:, 1]
