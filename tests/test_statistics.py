@@ -11,6 +11,10 @@ import numpy as np
 import pytest
 from numpy.testing import assert_allclose
 
+import levelmatch as lm
+from levelmatch.solve.equations import Equations
+from levelmatch.solve.groups import solve_groups
+
 SCRIPT = Path(__file__).parents[1] / "benchmarks" / "calibration.py"
 
 
@@ -74,3 +78,41 @@ def test_the_bound_itself(bench):
 def test_pulls_of_unlike_pixels(bench, ratio, angle, noise):
     # 40 trials determine the figure to 11 %.
     assert 0.75 < bench.unlike_pulls(40, ratio, angle, noise=noise) < 1.3
+
+
+def triangles(rng, n_sets, floor):
+    """Return the pulls of sets of three images with one loop each, shape (n_sets, 3)."""
+    true = rng.normal(0, 3, (n_sets, 3))
+    groups = np.arange(3 * n_sets).reshape(n_sets, 3)
+    first, second = groups[:, [0, 0, 1]].ravel(), groups[:, [1, 2, 2]].ravel()
+    sigma = 0.05 * rng.uniform(0.7, 1.4, len(first))
+    scatter = np.hypot(sigma, floor * 0.05)
+    difference = true.ravel()[first] - true.ravel()[second]
+    difference = difference + scatter * rng.standard_normal(len(first))
+    axes = np.broadcast_to(np.eye(3), (3 * n_sets, 3, 3))
+    equations = Equations(
+        first, second, sigma[:, None, None] ** -2.0, (difference / sigma**2)[:, None], axes, axes
+    )
+    one = np.ones(len(first))
+    options = lm.SolveOptions()
+    solution = solve_groups(equations, options, weights="ivar", npix=one, scatter=one)
+    errors = solution.coefficients[:, 0].reshape(true.shape) - true
+    errors -= errors.mean(axis=1, keepdims=True)
+    return errors / solution.errors.reshape(true.shape)
+
+
+def test_sets_of_one_loop_show_together_that_there_is_no_floor():
+    """Without the other sets, the errors would be three times too wide."""
+    rng = np.random.default_rng(0)
+    alone = [triangles(rng, 1, 0.0) for _ in range(60)]
+    together = [triangles(rng, 12, 0.0) for _ in range(10)]
+    assert np.sqrt(np.mean(np.square(alone))) < 0.5
+    assert 0.85 < np.sqrt(np.mean(np.square(together))) < 1.15
+
+
+@pytest.mark.parametrize("floor", [1.0, 3.0])
+def test_sets_of_one_loop_with_a_floor(floor):
+    rng = np.random.default_rng(1)
+    pulls = np.array([triangles(rng, 12, floor) for _ in range(20)])
+    assert np.mean(np.abs(pulls) < 1.96) > 0.9
+    assert np.sqrt(np.mean(pulls**2)) < 1.25

@@ -2,7 +2,7 @@
 """The floor: the systematic scatter of the pairs of each connected set."""
 
 import numpy as np
-from scipy.special import chdtri, ndtr
+from scipy.special import betaincinv, chdtri, ndtr
 
 from levelmatch.solve._pairs import moments
 from levelmatch.solve.equations import Equations
@@ -219,8 +219,8 @@ class Floors:
 
 # The errors of sets with more degrees of freedom are unchanged.
 MAX_FREEDOM = 60
-# Prior probability that there is no floor.
-NO_FLOOR = 0.35
+# Prior probability that there is no floor, and number of values of the fraction of sets with one.
+NO_FLOOR, N_FRACTIONS = 0.35, 100
 # The prior of a floor is uniform in its logarithm: from LEAST_FLOOR times the pairs' standard
 # errors to USUAL_FLOOR times their scatter. It decreases from there to MOST_FLOOR.
 LEAST_FLOOR = 1.25
@@ -248,7 +248,7 @@ def error_inflation(floors, found, counted, prior):
     (Hartung & Knapp 2001, Stat. Med. 20, 3875; Bayesian forms: Spiegelhalter, Abrams & Myles
     2004, Bayesian Approaches to Clinical Trials, ch. 5). The factor is near 1 if a floor is
     unlikely, and never less than 1. It is 1 in sets without a loop, of more than 60 degrees of
-    freedom, or with a given floor.
+    freedom, or with a given floor. All sets together show how many of them have a floor.
 
     Parameters
     ----------
@@ -333,10 +333,24 @@ def _posterior(floors, solver):
     above = logarithm[len(BELOW) :]
     top = above.max(axis=0)
     odds = prior * np.exp(above - top)
-    some = (1 - NO_FLOOR) * odds.sum(axis=0) / prior.sum(axis=0)
-    some *= np.exp(np.clip(top - logarithm[0], -700, 700))
-    likely = some / (some + NO_FLOOR)
-    return odds / odds.sum(axis=0), variance[len(BELOW) :], likely
+    evidence = odds.sum(axis=0) / prior.sum(axis=0)
+    evidence *= np.exp(np.clip(top - logarithm[0], -700, 700))
+    return odds / odds.sum(axis=0), variance[len(BELOW) :], _likely(evidence)
+
+
+def _likely(evidence):
+    """Return the probability that each set has a floor, given the Bayes factors of all sets.
+
+    The fraction of the sets that have one is unknown. Its prior is a beta distribution, so each
+    set is judged by the others, too: one loop alone hardly tells.
+    """
+    quantiles = (np.arange(N_FRACTIONS) + 0.5) / N_FRACTIONS
+    fraction = betaincinv(1 - NO_FLOOR, NO_FLOOR, quantiles)[:, None]
+    some = fraction * evidence
+    both = some + 1 - fraction
+    weight = np.log(both).sum(axis=1, keepdims=True)
+    weight = np.exp(weight - weight.max())
+    return np.sum(weight / weight.sum() * some / both, axis=0)
 
 
 def _integral(slope, grid):
