@@ -88,8 +88,9 @@ include "_sampling.pxi"
 
 cdef enum:
     N_ITER = 12
-    # Cells that the rough scatter of a pair is found from.
+    # Cells that the rough scatter of a pair is found from, and the rows in the middle of each.
     N_ROUGH_CELLS = 15
+    N_ROUGH_ROWS = 8
 # Counts that are farther out than this many typical ones are outliers.
 cdef double FAR = 20.0
 # The neighbours of an outlier of so many sigma go with it: interpolation spread it.
@@ -771,7 +772,7 @@ cdef void _store(const Cell *cell, MeasuredCell *row) noexcept nogil:
 
 def rough_scatter(const pixel[:, ::1] a, const pixel[:, ::1] b, lattice,
                   const Py_ssize_t[:, ::1] cells, peaks=(None, None), parts=(None, None)):
-    """Find the typical scatter of the differences, from some cells all over the overlap.
+    """Find the typical scatter of the differences, from rows of some cells all over the overlap.
 
     Parameters
     ----------
@@ -784,7 +785,7 @@ def rough_scatter(const pixel[:, ::1] a, const pixel[:, ::1] b, lattice,
         Median over the cells of the scaled median absolute deviation; 0 if there is none.
     """
     cdef _Pair pair = _Pair(lattice)
-    cdef Py_ssize_t n_cells = cells.shape[0], i, k, n, found = 0
+    cdef Py_ssize_t n_cells = cells.shape[0], i, k, n, rows, below, found = 0
     cdef double scales[N_ROUGH_CELLS]
     cdef double centre
     cdef pixel rough[LM_ROUGH + 1]
@@ -806,6 +807,11 @@ def rough_scatter(const pixel[:, ::1] a, const pixel[:, ::1] b, lattice,
             if not pair.make_map(cells[k, 0], cells[k, 1], &m):
                 continue
             box = pair.box(cells[k, 0], cells[k, 1])
+            rows = min(N_ROUGH_ROWS, box.y1 - box.y0)
+            below = (box.y1 - box.y0 - rows) // 2
+            box.y0 += below
+            box.y1 = box.y0 + rows
+            m = _moved(&m, 0, below)
             _sample_cell(first, &pair.in_a, second, &pair.in_b, &box, &m, diff, diff + pair.size,
                          &cell)
             n = (box.y1 - box.y0) * (box.x1 - box.x0)
