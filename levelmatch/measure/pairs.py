@@ -170,7 +170,7 @@ def needed_box(grid, others):
     ny, nx = grid.shape
     box = [ny, 0, nx, 0]
     for other in others:
-        _, _, cells = _reached(grid, other, about=2)
+        cells = _near_cells(grid, other)
         if len(cells) == 0:
             return 0, ny, 0, nx
         # Cells of the other image may extend beyond the grid of this image. Within the grid they
@@ -184,6 +184,19 @@ def needed_box(grid, others):
             box[2 * axis] = min(box[2 * axis], max(first, 0))
             box[2 * axis + 1] = max(box[2 * axis + 1], min(last, grid.shape[axis]))
     return tuple(box)
+
+
+def _near_cells(grid, other):
+    """Return the cells of a grid within two pixels of another image, and perhaps some more.
+
+    The exact map of the other image is not needed yet: its fit takes a while.
+    """
+    scale = np.sqrt(grid.pixel_area / other.pixel_area)
+    about = 2 * (1 + scale)
+    x, y, error = other.near_pixel(grid.nodes, 1.5 * grid.spacing * scale + about)
+    y0, y1, x0, x1 = other.box
+    about += error
+    return reached_cells(x, y, y0 - about, y1 + about, x0 - about, x1 + about)
 
 
 def measure_pair(a, b, grid_a, grid_b, others, options):
@@ -317,16 +330,12 @@ def map_cells(grid_a, grid_b):
     return grid, x, y, cells
 
 
-def _reached(grid, other, about=0):
-    """Return the nodes of a grid in pixels of another image, and the cells that overlap it.
-
-    With ``about``, cells within this number of pixels of both images are included.
-    """
+def _reached(grid, other):
+    """Return the nodes of a grid in pixels of another image, and the cells that overlap it."""
     scale = np.sqrt(grid.pixel_area / other.pixel_area)
-    about = about * (1 + scale)
-    x, y = other.to_pixel(grid.nodes, 1.5 * grid.spacing * scale + about)
+    x, y = other.to_pixel(grid.nodes, 1.5 * grid.spacing * scale)
     y0, y1, x0, x1 = other.box
-    return x, y, reached_cells(x, y, y0 - about, y1 + about, x0 - about, x1 + about)
+    return x, y, reached_cells(x, y, y0, y1, x0, x1)
 
 
 def _map_error(grid, grid_b, x, y, cells):

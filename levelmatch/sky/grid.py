@@ -31,6 +31,8 @@ FLAT = 1e-15
 # Degrees of that map that are tried, and the fraction of the positions checked first.
 DEGREES = (1, 2, 5, 8)
 CHECKED = 16
+# Coefficients of a polynomial that equals its coordinates.
+IDENTITY = np.array([[[0.0, 0.0], [1.0, 0.0]], [[0.0, 1.0], [0.0, 0.0]]])
 
 
 def _nodes(start, stop, spacing):
@@ -73,6 +75,11 @@ def _fit_polynomial(linear, values, degree, step):
     coefficients = np.zeros((2, degree + 1, degree + 1))
     coefficients[:, *_powers(degree)] = np.linalg.solve(sums[:-2, :-2], sums[:-2, -2:]).T
     return coefficients
+
+
+def _apply(affine, flat):
+    """Return the values of an affine map, shape (2, 3), at positions of shape (2, n)."""
+    return affine[:, :1] + affine[:, 1:2] * flat[0] + affine[:, 2:] * flat[1]
 
 
 @dataclass(frozen=True, eq=False)
@@ -149,25 +156,36 @@ class Grid:
         return tangent_axes(total)
 
     @cached_property
-    def _inverse(self):
-        """Map from sky to pixel (affine, coefficients, middle, half sides), its error and its bend.
+    def _linear(self):
+        """Affine part of the map from sky to pixel: its matrix, middle, half sides, and bend.
 
-        The map is fitted to the positions of the nodes, so it needs no inverse of the WCS. Its
-        largest error, in pixels, is measured at the nodes and at the middles of the cells. The
-        bend is the largest distance of a node from the affine part of the map, in half sides.
+        The bend is the largest distance of a node from it, in half sides. Outlines need no more.
         """
         half = 0.5 * np.array([max(np.ptp(self.xs), 1), max(np.ptp(self.ys), 1)])
         middle = np.array([self.xs[0], self.ys[0]]) + half
+        flat, pixel = self._flat_nodes(middle, half)
+        affine = self._affine(flat, pixel)
+        bend = np.abs(_apply(affine, flat) - pixel).max(initial=0.0)
+        return affine, middle, half, bend
+
+    @cached_property
+    def _inverse(self):
+        """Map from sky to pixel (affine, coefficients, middle, half sides), and its error.
+
+        The map is fitted to the positions of the nodes, so it needs no inverse of the WCS. Its
+        largest error, in pixels, is measured at the nodes and at the middles of the cells.
+        """
+        affine, middle, half, bend = self._linear
+        flat, pixel = self._flat_nodes(middle, half)
+        return self._fitted((affine, middle, half), _apply(affine, flat), pixel, bend)
+
+    def _flat_nodes(self, middle, half):
+        """Return the nodes in gnomonic coordinates and in scaled pixels, both of shape (2, n)."""
         scaled = (self.xs - middle[0]) / half[0], (self.ys - middle[1]) / half[1]
         pixel = np.stack(np.meshgrid(*scaled)).reshape(2, -1)
         flat = project(self.nodes.reshape(-1, 3), self._box_axes)
         good = np.isfinite(flat[0])
-        if not good.all():
-            pixel, flat = pixel[:, good], flat[:, good]
-        affine = self._affine(flat, pixel)
-        linear = affine[:, :1] + affine[:, 1:2] * flat[0] + affine[:, 2:] * flat[1]
-        bend = np.abs(linear - pixel).max(initial=0.0)
-        return *self._fitted((affine, middle, half), linear, pixel, bend), bend
+        return (flat, pixel) if good.all() else (flat[:, good], pixel[:, good])
 
     def _affine(self, flat, pixel):
         """Return the affine map, shape (2, 3), from gnomonic to scaled pixel coordinates."""
@@ -240,8 +258,8 @@ class Grid:
         x, y : `~numpy.ndarray`, shape (...)
             Pixel coordinates, counted from 0.
         """
-        inverse, error, bend = self._inverse
-        reach = 1 + bend + (margin + 1) / inverse[3].min()
+        inverse, error = self._inverse
+        reach = 1 + self._linear[3] + (margin + 1) / inverse[3].min()
         if error < MAP_TOLERANCE:
             return self._evaluate(inverse, vectors, reach)
         # No polynomial fits a distortion such as a table, so the WCS's own inverse is used.
@@ -249,6 +267,16 @@ class Grid:
         x, y = np.full((2, *near.shape), np.nan)
         x[near], y[near] = self.transform.to_pixel(vectors[near])
         return x, y
+
+    def near_pixel(self, vectors, margin=0.0):
+        """Return pixel coordinates (x, y) by the affine part of the map, and their error.
+
+        The largest error at the nodes is doubled, for positions beyond them.
+        """
+        affine, middle, half, bend = self._linear
+        error = 2 * bend * half.max()
+        reach = 1 + bend + (margin + error + 1) / half.min()
+        return *self._evaluate((affine, IDENTITY, middle, half), vectors, reach), error
 
     @cached_property
     def polygon(self):
@@ -283,7 +311,7 @@ class Grid:
             # A curved side has many vertices. The farthest vertex in each of 16 directions is
             # kept. The directions are relative to the image's sides, which keeps the corners.
             angle = 2 * np.pi * np.arange(N_VERTICES) / N_VERTICES
-            affine = self._inverse[0][0]
+            affine = self._linear[0]
             reach = flat[vertices] @ affine[:, 1:].T @ np.stack([np.cos(angle), np.sin(angle)])
             vertices = vertices[np.unique(reach.argmax(axis=0))]
         hull = edge[vertices]
@@ -315,8 +343,7 @@ class Grid:
     @cached_property
     def pixel_area(self):
         """Mean solid angle of a pixel, in steradian."""
-        affine = self._inverse[0][0]
-        half = self._inverse[0][3]
+        affine, _, half, _ = self._linear
         return float(1 / abs(np.linalg.det(affine[:, 1:]) * half.prod()))
 
     @cached_property
@@ -341,7 +368,8 @@ class Grid:
         """The same grid with half the distance between nodes."""
         finer = Grid(self.transform, self.shape, self.box, self.spacing // 2)
         # The map from sky to pixel is shared, because fitting it takes long.
-        vars(finer).update(_box_axes=self._box_axes, _inverse=self._inverse)
+        shared = {name: getattr(self, name) for name in ("_box_axes", "_linear", "_inverse")}
+        vars(finer).update(shared)
         return finer
 
 
