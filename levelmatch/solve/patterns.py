@@ -24,6 +24,8 @@ CHANCE_REPEATED = 0.01
 MAX_PAIRS = 4000
 # An overlap is sampled at every second node of an image's grid along each axis.
 NODE_STEP = 2
+# Smallest number of these for a plane.
+LEAST_NODES = 6
 # The cubic terms of a pattern are tried if the quadratic ones, which come first, are not
 # significant.
 N_QUADRATIC, N_CUBIC = 3, 7
@@ -290,16 +292,18 @@ class _OverlapSlopes:
     @classmethod
     def of(cls, frames, table, rows, noise, n_images):
         """Return the slopes of pairs, for free levels; `None` if there are too few pairs."""
-        good, normal, right, places = [], [], [], {}
-        for p in rows[table.gram[rows, 0, 0] > 0].tolist():
-            first, second = frames[table.first[p]], frames[table.second[p]]
-            if table.first[p] not in places:
-                places[table.first[p]] = _own_terms(first)
-            fit = _pattern_equations(places[table.first[p]], second, table.axes[p])
-            if fit is not None:
-                good.append(p)
-                normal.append(fit[0])
-                right.append(fit[1])
+        rows = rows[table.gram[rows, 0, 0] > 0]
+        own = {k: _own_terms(frames[k]) for k in np.unique(table.first[rows]).tolist()}
+        good, normal, right = [], [], []
+        for second in np.unique(table.second[rows]).tolist():
+            part = rows[table.second[rows] == second]
+            firsts = [own[k] for k in table.first[part].tolist()]
+            found = _pattern_equations(firsts, frames[second], table.axes[part])
+            for p, fit in zip(part.tolist(), found, strict=True):
+                if fit is not None:
+                    good.append(p)
+                    normal.append(fit[0])
+                    right.append(fit[1])
         if len(good) < LEAST_FREEDOM:
             return None
         pairs = table.take(np.array(good))
@@ -376,18 +380,22 @@ def _own_terms(frame):
     return nodes[good], _terms(place[:, good])
 
 
-def _pattern_equations(first, second, axes):
-    """Return normal equations, (3, 3) and (3, 7), of the planes that a pattern gives a pair.
+def _pattern_equations(firsts, second, axes):
+    """Yield normal equations, (3, 3) and (3, 7), of the planes that a pattern gives pairs.
 
-    They are fitted to the difference of each term at the two images' pixels.
+    They are fitted to the difference of each term at the two images' pixels. The pairs share their
+    second image; for one with few nodes, `None` is yielded.
     """
-    nodes, terms = first
+    nodes, terms = (np.concatenate(parts) for parts in zip(*firsts, strict=True))
     place = _place(second, nodes)
     good = np.isfinite(place[0])
-    if np.count_nonzero(good) < 6:
-        return None
-    plane = plane_terms(nodes[good], axes)
-    return plane.T @ plane, plane.T @ (terms[good] - _terms(place[:, good]))
+    ends = np.cumsum([0, *(len(first[0]) for first in firsts)])
+    ends = np.concatenate([[0], np.cumsum(good)])[ends].tolist()
+    nodes, off = nodes[good], terms[good] - _terms(place[:, good])
+    for own, start, stop in zip(axes, ends[:-1], ends[1:], strict=True):
+        plane = plane_terms(nodes[start:stop], own)
+        enough = stop - start >= LEAST_NODES
+        yield (plane.T @ plane, plane.T @ off[start:stop]) if enough else None
 
 
 def _offsets(frames, pairs):
