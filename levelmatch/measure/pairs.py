@@ -48,6 +48,8 @@ MIN_FILLED = 0.02
 # images, and smallest fraction, per axis, of noise that is not shared.
 LOST_COARSE = 0.5
 MIN_OWN = 0.3
+# Error of a refined map, expected from that of the coarser one, below which it is not tested.
+MAP_EXPECTED = 1.8 * MAP_TOLERANCE
 # An image is coarser than another if its pixels are wider by this factor.
 COARSE = 1.7
 # The fraction 1 / FAINT of the cells is faint.
@@ -315,17 +317,21 @@ def map_cells(grid_a, grid_b):
     """Return a refined first grid, its nodes in pixels of the second image, and overlapping cells.
 
     The grid is refined until the error of bilinear interpolation is less than
-    `~levelmatch.sky.grid.MAP_TOLERANCE` pixel.
+    twice `~levelmatch.sky.grid.MAP_TOLERANCE` pixel.
     """
-    grid = grid_a
+    grid, expected = grid_a, np.inf
     while True:
         x, y, cells = _reached(grid, grid_b)
-        if len(cells) == 0 or grid.spacing <= 4:
+        if len(cells) == 0 or grid.spacing <= 4 or expected < MAP_EXPECTED:
             break
         error = _map_error(grid, grid_b, x, y, cells)
         if error < 2 * MAP_TOLERANCE:
             break
         logger.debug("map error %.3f pixel at spacing %d: refined", error, grid.spacing)
+        if grid_a.is_smooth and grid_b.is_smooth:
+            # The error is that of the second derivatives. The positions of the finer grid's
+            # middles, which its test needs, take as long as the pair.
+            expected = error / 4
         grid = grid.refined
     return grid, x, y, cells
 

@@ -258,15 +258,20 @@ class Grid:
         x, y : `~numpy.ndarray`, shape (...)
             Pixel coordinates, counted from 0.
         """
-        inverse, error = self._inverse
+        inverse = self._inverse[0]
         reach = 1 + self._linear[3] + (margin + 1) / inverse[3].min()
-        if error < MAP_TOLERANCE:
+        if self.is_smooth:
             return self._evaluate(inverse, vectors, reach)
         # No polynomial fits a distortion such as a table, so the WCS's own inverse is used.
         near = np.isfinite(self._evaluate(inverse, vectors, 1.2 * reach)[0])
         x, y = np.full((2, *near.shape), np.nan)
         x[near], y[near] = self.transform.to_pixel(vectors[near])
         return x, y
+
+    @property
+    def is_smooth(self):
+        """Whether a polynomial maps the sky to the pixels."""
+        return self._inverse[1] < MAP_TOLERANCE
 
     def near_pixel(self, vectors, margin=0.0):
         """Return pixel coordinates (x, y) by the affine part of the map, and their error.
