@@ -103,7 +103,8 @@ def anchor_levels(
     Warns
     -----
     LevelMatchWarning
-        If fewer than 8 independent blocks of sky determine the error.
+        If fewer than 8 independent blocks of sky determine the error, or if several anchors
+        differ by more than three times their errors.
 
     Notes
     -----
@@ -125,8 +126,10 @@ def anchor_levels(
     fit_type = _checked_fit_type(fit_type)
     _check_colour(colour)
     axes = tangent_axes(np.mean([frame.whole_grid.axes[0] for frame in result.frames], axis=0))
+    items = anchor if isinstance(anchor, list) else [anchor]
+    _check_repeats(items)
     found = []
-    for item in anchor if isinstance(anchor, list) else [anchor]:
+    for item in items:
         if isinstance(item, tuple):
             found.append(_at_place(result, item, fwhm))
         else:
@@ -163,6 +166,18 @@ def _check_colour(colour: float | str) -> None:
         return
     if isinstance(colour, bool) or not isinstance(colour, Real) or not 0 < float(colour) < np.inf:
         msg = f"colour: {colour!r} is neither a positive number nor 'fit'"
+        raise ValueError(msg)
+
+
+def _check_repeats(items: list[Any]) -> None:
+    """Refuse no anchor, and a file that is named twice."""
+    if not items:
+        msg = "anchor: the list is empty; give an image or a sky value"
+        raise ValueError(msg)
+    paths = [Path(item).resolve() for item in items if isinstance(item, str | Path)]
+    twice = next((path for k, path in enumerate(paths) if path in paths[:k]), None)
+    if twice is not None:
+        msg = f"anchor: {twice.name} is named twice; name it once"
         raise ValueError(msg)
 
 
@@ -279,8 +294,8 @@ def _anchor_frame(result: MatchResult, item: Any, read: ReadOptions | None) -> F
         )
         raise FrameError(msg)
     first = result.frames[0]
-    # The first by name sets the unit. Only the ratio of the two scales is used.
-    pair = [first.with_keys(name="0", output_factor=1.0), frame.with_keys(name="1")]
+    # Either unit may be the common one, because only the ratio of the two scales is used.
+    pair = [first.with_keys(output_factor=1.0), frame]
     (one, other), _ = to_common_unit(pair, pixel_area="auto")
     return frame.with_keys(scale=other.scale / one.scale * first.scale)
 

@@ -186,6 +186,32 @@ def test_several_anchors_are_averaged():
     assert both["error"] == pytest.approx(weights.sum() ** -0.5)
 
 
+def test_anchors_that_disagree_are_told():
+    result, noise = matched(7)
+    anchors = [anchor_of(noise, 4.0, 12.0), anchor_of(noise, 4.0, 12.0)]
+    anchors[1].data += 2.0
+    anchors[1].meta["FILENAME"] = "other.fits"
+    match = r"wide\.fits, other\.fits: the levels of the anchors differ by (2|1\.99)"
+    with pytest.warns(lm.LevelMatchWarning, match=match):
+        told = lm.anchor_levels(result, anchors, fwhm=12).run.options["anchor"]
+    # The standard error of the mean of two values of equal weight is half of their difference.
+    assert told["error"] == pytest.approx(1.0, rel=0.2)
+
+
+def test_units_and_repeated_anchors_are_refused_by_name(tmp_path):
+    result, noise = matched(7)
+    anchor = anchor_of(noise, 4.0, 12.0)
+    anchor.write(tmp_path / "wide.fits")
+    paths = [tmp_path / "wide.fits", str(tmp_path / "wide.fits")]
+    with pytest.raises(ValueError, match=r"anchor: wide\.fits is named twice"):
+        lm.anchor_levels(result, paths)
+    with pytest.raises(ValueError, match="anchor: the list is empty"):
+        lm.anchor_levels(result, [])
+    anchor.unit = u.K
+    with pytest.raises(u.UnitsError, match=r"wide\.fits: its unit \(K\) .* that of 00\.fits"):
+        lm.anchor_levels(result, anchor)
+
+
 def test_the_table_the_cards_and_the_summary_say_it():
     result, noise = matched(1)
     anchored = lm.anchor_levels(result, anchor_of(noise, 4.0, 12.0), fwhm=12)

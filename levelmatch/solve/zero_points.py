@@ -15,6 +15,8 @@ __all__ = ["AnchorPixels", "ZeroPoint", "fit_zero_point", "mean_zero_point"]
 BLOCKS, LEAST_BLOCKS = 36, 8
 # Pixels that are off by more standard deviations are clipped, with all pixels within a width.
 CLIP, ROUNDS = 5.0, 10
+# Ratio of the scatter of anchors to their errors above which they disagree.
+DISAGREEMENT = 3.0
 # If less than this fraction of the pixels remains, none is clipped.
 LEAST_KEPT = 0.2
 
@@ -164,13 +166,30 @@ def _zero_point(
 
 
 def mean_zero_point(found: Sequence[ZeroPoint]) -> tuple[np.ndarray, np.ndarray]:
-    """Return the mean of zero points, by the inverse variances of their levels."""
+    """Return the mean of zero points, by the inverse variances of their levels.
+
+    Warns
+    -----
+    LevelMatchWarning
+        If they disagree. The covariance then holds their scatter.
+    """
+    levels = np.array([f.coefficients[0] for f in found])
     variances = np.array([f.covariance[0, 0] for f in found])
     usable = np.isfinite(variances) & (variances > 0)
     weights = np.where(usable, 1 / np.where(usable, variances, 1.0), 0.0)
     if len(found) == 1 or not usable.any():
         weights = np.ones(len(found))
-    weights = weights / weights.sum()
-    coefficients = sum(w * f.coefficients for w, f in zip(weights, found, strict=True))
-    covariance = sum(w**2 * f.covariance for w, f in zip(weights, found, strict=True) if w > 0)
+    shares = weights / weights.sum()
+    coefficients = sum(w * f.coefficients for w, f in zip(shares, found, strict=True))
+    covariance = sum(w**2 * f.covariance for w, f in zip(shares, found, strict=True) if w > 0)
+    if np.count_nonzero(usable) > 1:
+        squares = weights * (levels - shares @ levels) ** 2
+        ratio = np.sqrt(squares.sum() / (np.count_nonzero(usable) - 1))
+        if ratio > DISAGREEMENT:
+            warn_user(
+                f"{', '.join(f.name for f in found)}: the levels of the anchors differ by "
+                f"{np.ptp(levels[usable]):.4g}, {ratio:.3g} times what their errors allow; the "
+                "stated error is this much larger; look at the anchors"
+            )
+            covariance = covariance * ratio**2
     return np.asarray(coefficients), np.asarray(covariance)
