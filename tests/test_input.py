@@ -193,6 +193,22 @@ def test_one_file_twice(pair_of_files):
         match([*pair_of_files, pair_of_files[0]])
 
 
+@pytest.mark.parametrize("kind", ["file", "folder", "hard"])
+def test_one_file_twice_by_a_link(pair_of_files, tmp_path, kind):
+    link = tmp_path / "latest.fits"
+    if kind == "hard":
+        link.hardlink_to(pair_of_files[0])
+    elif kind == "file":
+        link.symlink_to(pair_of_files[0])
+    else:
+        (tmp_path / "again").symlink_to(pair_of_files[0].parent, target_is_directory=True)
+        link = tmp_path / "again" / pair_of_files[0].name
+    with pytest.raises(lm.FrameError, match=rf"{link.name}: the file is given twice: .* and .*a"):
+        match([*pair_of_files, link])
+    # A link alone is an image.
+    assert len(match([link, pair_of_files[1]])) == 2
+
+
 @pytest.mark.parametrize("size", [0, 100, 2000, 3000])
 def test_file_cut_in_its_header(pair_of_files, size):
     pair_of_files[0].write_bytes(pair_of_files[0].read_bytes()[:size])

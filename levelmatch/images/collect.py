@@ -16,6 +16,7 @@ from levelmatch.associations import expand_associations, is_association
 from levelmatch.cluster import current_client, spread
 from levelmatch.exceptions import FrameError, warn_user
 from levelmatch.images.catalogue import catalogue_frames, read_catalogue
+from levelmatch.images.file_state import file_identity
 from levelmatch.images.fits_files import file_frames
 from levelmatch.images.in_memory import memory_frames
 from levelmatch.images.notes import Notes
@@ -262,16 +263,17 @@ def _named(frame, file):
 
 
 def _check_twice(frames, names):
-    """Refuse a file given twice, and two files whose extended names are equal."""
+    """Refuse a file given twice, also by a link, and two files whose extended names are equal."""
     seen: dict = {}
-    images = set()
+    images: dict = {}
     for source in (frame.source for frame in frames if isinstance(frame.source, FileSource)):
         path = source.path
-        other = seen.setdefault(names[path], path)
-        if (path, source.hdu) in images or (other != path and other.absolute() == path.absolute()):
-            msg = f"{path.name}: the file is given twice: {path.absolute()}; name it once"
+        same = images.setdefault((file_identity(path) or path.absolute(), source.hdu), source)
+        if same is not source:
+            link = "" if same.path.absolute() == path.absolute() else f" and {same.path.absolute()}"
+            msg = f"{path.name}: the file is given twice: {path.absolute()}{link}; name it once"
             raise FrameError(msg)
-        images.add((path, source.hdu))
+        other = seen.setdefault(names[path], path)
         if other != path:
             both = f"{other} and {path}"
             msg = f"{path.name}: two files would have the name {names[path]}: {both}; rename one"

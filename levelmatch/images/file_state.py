@@ -9,10 +9,19 @@ import numpy as np
 
 from levelmatch.exceptions import FrameError
 
-__all__ = ["FileState", "changed"]
+__all__ = ["FileState", "changed", "file_identity"]
 
 # Number of bytes per sum of a checksum.
 BLOCK = 4096
+
+
+def file_identity(path: Path) -> tuple[int, int] | None:
+    """Return device and inode, which a file shares with its links, or `None` without a file."""
+    try:
+        status = os.stat(path)
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
 
 
 class FileState:

@@ -17,6 +17,7 @@ from levelmatch.exceptions import RecordError
 from levelmatch.images.collect import collect_frames, unique_names
 from levelmatch.images.compression import open_raw
 from levelmatch.images.file_checks import named_writing
+from levelmatch.images.file_state import file_identity
 from levelmatch.images.frame import ASSIGNED, Frame
 from levelmatch.images.roman import AsdfSource
 from levelmatch.images.sources import decoded_image
@@ -26,7 +27,6 @@ from levelmatch.results.corrected import corrected_data
 from levelmatch.results.files import (
     asdf_hdu,
     check_outputs,
-    file_identity,
     fits_name,
     hdu_parts,
     header_content,

@@ -2,7 +2,6 @@
 """Write corrected images as complete FITS files."""
 
 import io
-import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -20,6 +19,7 @@ from levelmatch.cluster import current_client, run_jobs, spread
 from levelmatch.exceptions import FrameError
 from levelmatch.images.compression import open_raw
 from levelmatch.images.file_checks import named_writing
+from levelmatch.images.file_state import file_identity
 from levelmatch.images.frame import Frame
 from levelmatch.images.known_levels import pending_levels
 from levelmatch.images.roman import AsdfSource
@@ -58,7 +58,6 @@ __all__ = [
     "asdf_hdu",
     "check_outputs",
     "hdu_parts",
-    "file_identity",
     "fits_name",
     "header_content",
     "open_decoded",
@@ -159,15 +158,6 @@ def _output_name(product: Product) -> str:
 def fits_name(name: str) -> str:
     """Return a file name with a suffix of FITS, by default ``.fits``."""
     return name if name.endswith((".fits", ".fits.gz", ".fit")) else f"{name}.fits"
-
-
-def file_identity(path: Path) -> tuple[int, int] | None:
-    """Return device and inode, which a file shares with its links, or `None` without a file."""
-    try:
-        status = os.stat(path)
-    except OSError:
-        return None
-    return status.st_dev, status.st_ino
 
 
 # --------------------------------------------------------------------------------------

@@ -16,13 +16,13 @@ from levelmatch.atomic import atomic_stream, refuse_existing
 from levelmatch.docstrings import share_parameters
 from levelmatch.exceptions import FrameError, NoOverlapError
 from levelmatch.images.collect import collect_frames
+from levelmatch.images.file_state import file_identity
 from levelmatch.images.frame import Frame
 from levelmatch.images.scales import image_values, to_common_unit
 from levelmatch.images.units import in_arcsec
 from levelmatch.option_values import check_shape
 from levelmatch.options import CoaddOptions, ReadOptions
 from levelmatch.results.coadd import coadd_layers, mosaic_hdus
-from levelmatch.results.files import file_identity
 from levelmatch.results.layers import METHODS, Layers, MosaicGrid
 from levelmatch.settings import MOVED_OF_MOSAIC, filled
 from levelmatch.sky.reprojection import common_grid
