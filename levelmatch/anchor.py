@@ -41,6 +41,8 @@ BLOCK_WIDTH = 2.0
 # Variance added to the PSF by averaging over pixels of the mosaic (1/12), by linear interpolation
 # there (1/6), and by pixels of the images that are half as large or larger, in square pixels.
 BROADENING = 0.3
+# Number of places at which images share the mosaic.
+SHARE_POINTS = 1000
 # Full width at half maximum of a Gaussian, in standard deviations.
 FWHM = 2 * np.sqrt(2 * np.log(2))
 
@@ -89,7 +91,8 @@ def anchor_levels(
     -------
     result : `~levelmatch.MatchResult`
         The images with an additional correction named ``"anchor"``. The errors of their levels
-        include the error of this correction.
+        are those of absolute levels, for any reference; in sets of thousands of images, they
+        contain the error relative to the reference instead of that relative to the mean.
 
     Raises
     ------
@@ -138,8 +141,12 @@ def anchor_levels(
             one = fit_zero_point(frame.name, pixels, fit_terms(fit_type), colour)
             path = str(Path(item).absolute()) if isinstance(item, str | Path) else ""
             found.append(replace(one, path=path))
-    coefficients, covariance = mean_zero_point(found)
-    frames = [_corrected(f, coefficients, covariance, axes, found) for f in result.frames]
+    coefficients, covariance, shares = mean_zero_point(found)
+    added = _changed_gauge(result, shares)
+    frames = [
+        _corrected(f, coefficients, covariance, axes, found, variance)
+        for f, variance in zip(result.frames, added, strict=True)
+    ]
     asked = {
         "fwhm": None if fwhm is None else _width(fwhm, None),
         "asked_colour": colour,
@@ -235,9 +242,8 @@ def _at_place(result: MatchResult, item: tuple, fwhm: Any) -> ZeroPoint:
     spread = 1.4826 * np.median(np.abs(levels - middle))
     # Variance of the median of normally distributed values, and of the given value.
     variance = np.pi / 2 * spread**2 / len(levels) + sum(e**2 for e in error)
-    return ZeroPoint(
-        name, np.array([middle - value, 0, 0]), np.diag([variance, 0, 0]), 1.0, len(levels)
-    )
+    level, shares = np.array([middle - value, 0, 0]), _shares(result, np.asarray(sky)[inside])
+    return ZeroPoint(name, level, np.diag([variance, 0, 0]), 1.0, len(levels), shares)
 
 
 def _in_unit(value: Any, unit: Any) -> float:
@@ -281,7 +287,8 @@ def _compared(
         raise NoOverlapError(msg)
     vectors = frame.transform.to_sky(x[good], y[good])
     wide = BLOCK_WIDTH * max(width or 0.0, side) / 60
-    return AnchorPixels(known[good], averaged[good], plane_terms(vectors, axes), wide)
+    terms, shares = plane_terms(vectors, axes), _shares(result, vectors)
+    return AnchorPixels(known[good], averaged[good], terms, wide, shares)
 
 
 def _anchor_frame(result: MatchResult, item: Any, read: ReadOptions | None) -> Frame:
@@ -361,8 +368,37 @@ def _interpolated(values: np.ndarray, row: np.ndarray, column: np.ndarray) -> np
     return map_coordinates(values, at, order=1, mode="constant", cval=np.nan)
 
 
+def _shares(result: MatchResult, vectors: np.ndarray) -> np.ndarray:
+    """Return the share of each image in the mosaic at unit vectors, shape (n_images,)."""
+    some = vectors[:: max(len(vectors) // SHARE_POINTS, 1)]
+    inside = np.zeros((len(result.frames), len(some)))
+    for k, frame in enumerate(result.frames):
+        x, y = frame.transform.to_pixel(some)
+        ny, nx = frame.shape
+        with np.errstate(invalid="ignore"):
+            inside[k] = (np.abs(x - (nx - 1) / 2) < nx / 2) & (np.abs(y - (ny - 1) / 2) < ny / 2)
+    shares = (inside / np.maximum(inside.sum(axis=0), 1)).sum(axis=1)
+    return shares / max(shares.sum(), 1)
+
+
 # --------------------------------------------------------------------------------------
 # The result
+
+
+def _changed_gauge(result: MatchResult, shares: np.ndarray) -> np.ndarray:
+    """Return the variances that levels gain, or lose, relative to their mean, shape (n_images,).
+
+    The anchor fixes the mean of the levels, weighted by the shares of the images.
+    """
+    carried_of = result.passes[-1].carried_of if result.passes else None
+    carried = None if carried_of is None else carried_of()
+    if carried is None:
+        return np.zeros(len(shares))
+    order = np.asarray(result.rank)
+    own = np.zeros(len(shares))
+    own[order] = shares
+    with_mean = carried.with_mean(own)
+    return (own @ with_mean - 2 * with_mean)[order]
 
 
 def _corrected(
@@ -371,13 +407,15 @@ def _corrected(
     covariance: np.ndarray,
     axes: np.ndarray,
     found: Sequence[ZeroPoint],
+    added: float,
 ) -> Frame:
     """Return a frame with the correction by the anchor appended, in the unit of the frame."""
     correction = Correction.from_coefficients(coefficients, axes).scaled(1 / frame.scale)
     change = np.eye(3)
     if np.any(coefficients[1:]):
         change = transfer_matrix(axes, frame.whole_grid.axes)
-    variance = np.diagonal(change @ covariance @ change.T) / frame.scale**2
+    variance = np.diagonal(change @ covariance @ change.T) + [added, 0, 0]
+    variance = variance / frame.scale**2
     names = ", ".join(f.name for f in found)
     applied = AppliedCorrection("anchor", correction, variance, names)
     return frame.with_keys(corrections=(*frame.corrections, applied))

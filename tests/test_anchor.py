@@ -219,13 +219,44 @@ def test_the_table_the_cards_and_the_summary_say_it():
     table, before = anchored.table, result.table
     assert_allclose(table["level_anchor"].value, told["level"])
     assert_allclose(table["level"].value, before["level"].value + told["level"])
-    expected = np.hypot(before["error"].value, told["error"])
-    assert_allclose(table["error"].value, expected)
+    assert (table["error"].value > told["error"]).all()
     assert anchored[0].meta["LMALEV"] == pytest.approx(told["level"])
+    assert anchored[0].meta["LMAERR"] == pytest.approx(table["error"].value[0])
     assert "absolute level is that of wide.fits" in anchored.gauge
     assert any("subtracted, by wide.fits" in line for line in summary_lines(anchored))
     with pytest.raises(lm.FrameError, match=r"wide\.fits: the result already has this anchor"):
         lm.anchor_levels(anchored, anchor_of(noise, 4.0, 12.0))
+
+
+def chain_of_levels(seed, reference):
+    """Return a chain of five matched images of an empty sky, anchored, and the true levels."""
+    noise = np.random.default_rng(seed)
+    true = noise.normal(0, 3, 5)
+    images = [
+        image(f"{k}.fits", level + noise.normal(0, 1, (48, 48)), grid(1.0, 48, 36.0 * k))
+        for k, level in enumerate(true)
+    ]
+    wide = grid(4.0, 60, 72.0)
+    result = lm.match_mosaic(images, group_by="FILENAME", reference=reference)
+    anchor = image("wide.fits", noise.normal(0, 0.01, (60, 60)), wide)
+    return lm.anchor_levels(result, anchor), true
+
+
+def test_errors_are_those_of_absolute_levels():
+    """The reference has an error, too, and no level's error depends on the reference."""
+    pulls = []
+    for seed in range(12):
+        anchored, true = chain_of_levels(seed, "0.fits")
+        errors = anchored.table["error"].value
+        pulls.append((anchored.table["level"].value - true) / errors)
+        # The reference is at the end of the chain, as uncertain as the other end.
+        assert errors[0] > 3 * anchored.run.options["anchor"]["error"]
+        assert_allclose(errors[0], errors[-1], rtol=0.2)
+    assert 0.8 < np.sqrt(np.mean(np.square(pulls))) < 1.25
+    other, _ = chain_of_levels(11, "3.fits")
+    assert_allclose(other.table["error"].value, errors, rtol=1e-3)
+    again = lm.solve_record(anchored.record, reference="3.fits")
+    assert_allclose(again.table["error"].value, errors, rtol=1e-9)
 
 
 def test_files_records_and_undo(tmp_path):

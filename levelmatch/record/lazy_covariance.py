@@ -79,7 +79,11 @@ def anchored_again(recorded: list[Frame], frames: list[Frame]) -> list[Frame]:
     for frame in frames:
         anchor = anchored[frame.name].corrections[-1]
         correction = anchor.correction + Correction(shift / frame.scale)
-        applied = replace(anchor, correction=correction)
+        # The error of an absolute level does not depend on the gauge of the passes.
+        total = sum(a.variance[0] for a in anchored[frame.name].corrections)
+        variance = np.array(anchor.variance, dtype=float)
+        variance[0] = total - sum(a.variance[0] for a in frame.corrections)
+        applied = replace(anchor, correction=correction, variance=variance)
         out.append(frame.with_keys(corrections=(*frame.corrections, applied)))
     return out
 

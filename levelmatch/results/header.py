@@ -175,11 +175,17 @@ def _add_factor(meta, frame: Frame, provenance: Provenance, before: float) -> No
 def _subtracted(frame: Frame) -> list[tuple[AppliedCorrection, np.ndarray, float]]:
     """Return each correction with its level and slopes about the image's centre, and its error.
 
-    Passes without anything to match, such as the dithers of a single image, are left out.
+    The error of the anchor is that of the absolute level, which includes all corrections. Passes
+    without anything to match, such as the dithers of a single image, are left out.
     """
     axes = frame.whole_grid.axes
+    total = sum(a.variance[0] for a in frame.corrections)
     return [
-        (a, a.correction.coefficients(axes), float(np.sqrt(max(a.variance[0], 0.0))))
+        (
+            a,
+            a.correction.coefficients(axes),
+            float(np.sqrt(max(total if a.name == "anchor" else a.variance[0], 0.0))),
+        )
         for a in frame.corrections
         if a.name == "mosaic" or not _is_zero(a)
     ]

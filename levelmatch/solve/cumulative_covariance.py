@@ -77,6 +77,15 @@ class Carried:
         out[:k, :k] = self.matrix[k * i : k * (i + 1), k * j : k * (j + 1)]
         return out if self.spread is None else out + self.spread[i] @ self.spread[j].T
 
+    def with_mean(self, weights):
+        """Return the covariances of the levels with their weighted mean, shape (n,)."""
+        k = self.n_terms
+        out = self.matrix[::k, ::k] @ weights
+        if self.spread is not None:
+            level = self.spread[:, 0]
+            out = out + level @ (weights @ level)
+        return out
+
     def after(self, result, frames, table):
         """Return the covariance after one more pass, or `None` if it is too large.
 

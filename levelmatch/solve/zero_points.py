@@ -37,6 +37,8 @@ class ZeroPoint:
         Brightness of the anchor divided by that of the images.
     n : int
         Number of pixels that were compared.
+    shares : `~numpy.ndarray`, shape (n_images,)
+        Share of each image in the compared pixels; the sum is 1.
     path : str
         Path of the anchor's file, blank without one.
     """
@@ -46,6 +48,7 @@ class ZeroPoint:
     covariance: np.ndarray
     colour: float
     n: int
+    shares: np.ndarray
     path: str = ""
 
 
@@ -61,12 +64,15 @@ class AnchorPixels:
         One, and the offsets to East and North in arcmin.
     width : float
         Width of a source in arcmin, and the least side of a block of the sky.
+    shares : `~numpy.ndarray`, shape (n_images,)
+        Share of each image in the pixels.
     """
 
     known: np.ndarray
     own: np.ndarray
     terms: np.ndarray
     width: float
+    shares: np.ndarray
 
 
 def fit_zero_point(name: str, pixels: AnchorPixels, n_terms: int, colour: float | str) -> ZeroPoint:
@@ -117,7 +123,7 @@ def fit_zero_point(name: str, pixels: AnchorPixels, n_terms: int, colour: float 
         ones = [_zero_point(design[block != b], target[block != b], colour)[0] for b in blocks]
         differences = np.array(ones) - np.mean(ones, axis=0)
         covariance = (len(ones) - 1) / len(ones) * differences.T @ differences
-    return ZeroPoint(name, best, covariance, factor, len(target))
+    return ZeroPoint(name, best, covariance, factor, len(target), pixels.shares)
 
 
 def _clipped(design: np.ndarray, target: np.ndarray, pixels: AnchorPixels) -> np.ndarray:
@@ -165,8 +171,17 @@ def _zero_point(
     return np.pad(solution, (0, 3 - len(solution))), float(colour) if colour != "fit" else factor
 
 
-def mean_zero_point(found: Sequence[ZeroPoint]) -> tuple[np.ndarray, np.ndarray]:
+def mean_zero_point(
+    found: Sequence[ZeroPoint],
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return the mean of zero points, by the inverse variances of their levels.
+
+    Returns
+    -------
+    coefficients, covariance : `~numpy.ndarray`, shape (3,) and (3, 3)
+        The mean and its covariance.
+    shares : `~numpy.ndarray`, shape (n_images,)
+        Share of each image.
 
     Warns
     -----
@@ -179,11 +194,12 @@ def mean_zero_point(found: Sequence[ZeroPoint]) -> tuple[np.ndarray, np.ndarray]
     weights = np.where(usable, 1 / np.where(usable, variances, 1.0), 0.0)
     if len(found) == 1 or not usable.any():
         weights = np.ones(len(found))
-    shares = weights / weights.sum()
-    coefficients = sum(w * f.coefficients for w, f in zip(shares, found, strict=True))
-    covariance = sum(w**2 * f.covariance for w, f in zip(shares, found, strict=True) if w > 0)
+    mean = weights / weights.sum()
+    coefficients = sum(w * f.coefficients for w, f in zip(mean, found, strict=True))
+    covariance = sum(w**2 * f.covariance for w, f in zip(mean, found, strict=True) if w > 0)
+    shares = sum(w * f.shares for w, f in zip(mean, found, strict=True))
     if np.count_nonzero(usable) > 1:
-        squares = weights * (levels - shares @ levels) ** 2
+        squares = weights * (levels - mean @ levels) ** 2
         ratio = np.sqrt(squares.sum() / (np.count_nonzero(usable) - 1))
         if ratio > DISAGREEMENT:
             warn_user(
@@ -192,4 +208,4 @@ def mean_zero_point(found: Sequence[ZeroPoint]) -> tuple[np.ndarray, np.ndarray]
                 "stated error is this much larger; look at the anchors"
             )
             covariance = covariance * ratio**2
-    return np.asarray(coefficients), np.asarray(covariance)
+    return np.asarray(coefficients), np.asarray(covariance), np.asarray(shares)
