@@ -270,6 +270,47 @@ def test_files_carry_the_pattern(written):
             assert one.read_bytes() == path.read_bytes()
 
 
+@pytest.mark.parametrize(
+    ("pattern", "true", "angles"),
+    [("gradient", [0.6, -0.3, 0, 0, 0], (0.0, 90.0)), ("quadratic", BOWL, (0.0,))],
+)
+@pytest.mark.parametrize("fit_type", ["level", "level+slope"])
+def test_integers_are_restored_exactly(tmp_path, pattern, true, angles, fit_type):
+    """With one image held at its level, and known levels subtracted first."""
+    images, levels = simulate(seed=8, n=3, pattern=true, angles=angles)
+    (tmp_path / "raw").mkdir()
+    paths = []
+    for one in images:
+        hdu = fits.PrimaryHDU(np.round(100 * one.data).astype("i2"), one.wcs.to_header())
+        hdu.header.update({"BUNIT": "MJy/sr", "BSCALE": 0.01})
+        paths.append(tmp_path / "raw" / one.meta["FILENAME"])
+        hdu.writeto(paths[-1])
+    names = [path.name for path in paths]
+    result = lm.match_mosaic(
+        paths,
+        group_by="FILENAME",
+        fit_type=fit_type,
+        read=lm.ReadOptions(levels=dict(zip(names, np.round(levels), strict=True))),
+        solve=lm.SolveOptions(pattern=pattern, hold={names[4]: levels[4]}),
+    )
+    assert result.passes[0].pattern is not None
+    found = result.table["level"].value
+    assert found[4] == pytest.approx(levels[4])
+    assert np.std(found - levels) < 0.1
+    result.write(tmp_path / "out")
+    record = next((tmp_path / "out").glob("*.asdf"))
+    corrected = sorted((tmp_path / "out").glob("*.fits"))
+    assert lm.verify_record(record, corrected) == names
+    lm.undo_record(record, corrected, tmp_path / "undone")
+    for path in paths:
+        raw, back = (
+            fits.getdata(p, do_not_scale_image_data=True)
+            for p in (path, tmp_path / "undone" / path.name)
+        )
+        assert raw.dtype == back.dtype
+        assert_array_equal(raw, back)
+
+
 def test_the_mosaic_is_made_of_corrected_pixels(written):
     _, result, _ = written
     data = np.asarray(lm.make_mosaic(result)[0], dtype=float)
