@@ -30,25 +30,30 @@ def test_summary(result):
     assert summary.notes(result) == []
 
 
+def dark_sky(layout, **options):
+    return list(simulate_generic(layout=layout, noise=0.1, **DARK, **options).images)
+
+
 def test_pairs_at_odds_are_noted():
-    sim = simulate_generic(
-        n_images=9,
-        shape=(48, 48),
-        layout="pile",
-        overlap=0.6,
-        seed=1,
-        noise=0.1,
-        **DARK,
-    )
-    images = list(sim.images)
-    solve = SolveOptions(robust="tukey")
-    assert not any("at odds" in x for x in summary.notes(match_levels(images, solve=solve)))
-    images[4].data[:, :20] += 5
-    (line,) = [x for x in summary.notes(match_levels(images, solve=solve)) if "at odds" in x]
+    images = dark_sky("grid", n_images=16, shape=(64, 64), overlap=0.35, seed=2)
+    options = {"solve": SolveOptions(robust="tukey"), "group_by": "FILENAME"}
+    assert not any("at odds" in x for x in summary.notes(match_levels(images, **options)))
+    # The overlap with the left neighbour is wrong.
+    images[5].data[:, :20] += 5
+    (line,) = [x for x in summary.notes(match_levels(images, **options)) if "at odds" in x]
     assert int(line.split()[0]) >= 1
-    # By default, the image is wrong and none of its pairs is rejected.
-    (line,) = [x for x in summary.notes(match_levels(images)) if "disagrees" in x]
+
+
+def test_a_wrong_image_is_noted_and_its_error_is_wide():
+    images = dark_sky("pile", n_images=9, shape=(48, 48), overlap=0.6, seed=1)
+    images[4].data[:, :20] += 5
+    result = match_levels(images)
+    (line,) = [x for x in summary.notes(result) if "disagrees" in x]
     assert "image_00004.fits" in line
+    # All of its pairs contain the wrong columns, so its level is off by about their mean.
+    error = result.table["error"].value
+    assert error[4] > 0.5
+    assert np.delete(error, 4).max() < 0.2
 
 
 def test_one_tile_leaves_the_mosaic_nothing_to_do(simulated):

@@ -37,6 +37,8 @@ LENGTH = 24
 MAX_GROWTH = 2.0
 # Limit of a pair's variance in the mean of a pass, in units of the median.
 MOST_ALIKE = 4.0
+# Smallest number of pairs of an image whose own variance counts.
+MANY_PAIRS = 5
 # Cells may balance if their variance is this many times that of their pixels' noise; what balance
 # takes from the variance of a pair at most.
 UNEVEN, MOST_BALANCE = 1.1, 0.5
@@ -160,7 +162,32 @@ def pooled(table, *, planes=False):
     typical = np.mean(np.minimum(added, MOST_ALIKE * np.median(added)))
     if not added.any():
         typical = _balance(table, excess, response, weight[:, None] * share)
-    return weakened(table, np.full(len(added), typical))
+    return weakened(table, np.maximum(typical, _unlike(table, added)))
+
+
+def _unlike(table, added):
+    """Return the added variance of the pairs of images that vary far more than others.
+
+    Such an image has a ghost or a bad region, for example. It would widen the errors of all
+    others, or have a pattern that the typical pair lacks. Other pairs get a negative infinity.
+
+    Parameters
+    ----------
+    table : `~levelmatch.measure.table.PairTable`
+        The pairs.
+    added : `~numpy.ndarray`, shape (n,)
+        Variance of the offsets of strips, in units of the pair's own.
+    """
+    ends = np.concatenate([table.first, table.second])
+    values = np.tile(added, 2)
+    order = np.lexsort((values, ends))
+    images, start, count = np.unique(ends[order], return_index=True, return_counts=True)
+    # The lower median: a pair with another wrong image does not count.
+    own = np.zeros(int(images[-1]) + 1)
+    own[images] = values[order][start + (count - 1) // 2]
+    own[images[count < MANY_PAIRS]] = 0
+    own[own <= MOST_ALIKE * (1 + np.median(added))] = -np.inf
+    return np.maximum(own[table.first], own[table.second])
 
 
 def _offset_variances(table, planes):
