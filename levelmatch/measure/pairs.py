@@ -54,6 +54,9 @@ MAP_EXPECTED = 1.8 * MAP_TOLERANCE
 COARSE = 1.7
 # The fraction 1 / FAINT of the cells is faint.
 FAINT = 8
+# Smallest scatter of the cells' brightness without stars, as a fraction of that with stars, for
+# which extended emission determines the flux scales.
+EXTENDED = 0.9
 # Rows and columns of a block of a map of sources, as in `_cells.pyx`.
 BLOCK = 4
 # Margin, in pixels, around a cell that contains all pixels from which its samples are interpolated.
@@ -474,11 +477,13 @@ def _flux_gain(cells):
     # Use the means of all samples, because stars are clipped from the locations.
     means = cell_means(cells.cells, cells.samples)
     gain, error = (np.nan, np.inf) if means is None else flux_gain(*means)
-    return gain, error, 0.0 if np.isnan(gain) else _emission(cells.cells)
+    return gain, error, 0.0 if np.isnan(gain) else _emission(cells.cells, means)
 
 
-def _emission(values):
-    """Return the mean brightness of cells, without stars, above that of the faintest cells."""
+def _emission(values, means):
+    """Return the mean brightness of cells above that of the faintest; 0 if most of it is stars."""
     bright, count = values["brightness"], values["npix"]
+    if np.std(bright) < EXTENDED * np.std(means[2] + means[3]) / 2:
+        return 0.0
     faint = len(bright) // FAINT
     return max(float(count @ bright / count.sum() - np.partition(bright, faint)[faint]), 0.0)

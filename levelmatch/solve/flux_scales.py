@@ -31,9 +31,9 @@ CLIP = 2.0
 N_ROBUST = 10
 # Scales whose logarithms differ by less are equal.
 EQUAL = 1e-3
-# Probability of a false alarm for the scatter of all scales. PSFs that differ make larger gains
-# than their errors state. The significance of a pair counts up to a limit.
-CHANCE = 1e-7
+# Probability of a false alarm for the scatter of all scales. The significance of a pair counts up
+# to a limit.
+CHANCE = 1e-3
 MOST_SIGMA = 5.0
 
 
@@ -79,7 +79,8 @@ def scale_scatter(measured):
     chance : float
         Probability of as much scatter of equal scales.
     """
-    used, ratio, error = _known_ratios(measured)
+    # Levels hardly depend on the fluxes of stars.
+    used, ratio, error = _known_ratios(measured, measured.bright > 0)
     out = np.zeros(len(used))
     if not used.any():
         return out, 0.0, 1.0
@@ -100,10 +101,10 @@ def scale_scatter(measured):
     return out, float(np.sqrt(np.mean(variance) / 2)), chance
 
 
-def _known_ratios(measured):
-    """Return flags of the pairs with a gain; the logarithms of flux ratios, and their errors."""
+def _known_ratios(measured, wanted=True):
+    """Return flags of wanted pairs with a gain; the logarithms of flux ratios, and their errors."""
     half = np.asarray(measured.gain, dtype=float) / 2
-    used = np.isfinite(half) & (np.abs(half) < 1) & np.isfinite(measured.gain_error)
+    used = wanted & np.isfinite(half) & (np.abs(half) < 1) & np.isfinite(measured.gain_error)
     half, error = half[used], np.asarray(measured.gain_error, dtype=float)[used]
     return used, 2 * np.arctanh(half), error / (1 - half**2)
 
