@@ -482,8 +482,15 @@ def _flux_gain(cells):
 
 def _emission(values, means):
     """Return the mean brightness of cells above that of the faintest; 0 if most of it is stars."""
-    bright, count = values["brightness"], values["npix"]
-    if np.std(bright) < EXTENDED * np.std(means[2] + means[3]) / 2:
+    bright = np.ascontiguousarray(values["brightness"])
+    count, first, second = means[1:4]
+    if _square(bright) < (EXTENDED / 2) ** 2 * _square(first + second):
         return 0.0
     faint = len(bright) // FAINT
     return max(float(count @ bright / count.sum() - np.partition(bright, faint)[faint]), 0.0)
+
+
+def _square(values):
+    """Return the sum of squares about the mean."""
+    off = values - values.mean()
+    return float(off @ off)
