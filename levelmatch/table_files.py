@@ -4,13 +4,13 @@
 from pathlib import Path
 
 import numpy as np
-from astropy.table import Table
+from astropy.table import Column, Table
 
 from levelmatch.atomic import atomic_path, refuse_existing
 from levelmatch.docstrings import share_parameters
 from levelmatch.images.file_checks import MOST_BYTES, check_regular, reason_of
 
-__all__ = ["FORMATS", "is_table", "read_table", "write_table"]
+__all__ = ["FORMATS", "filled", "is_table", "read_table", "write_table"]
 
 # Format of a table by suffix of the file. Parquet needs pyarrow.
 FORMATS = {".ecsv": "ascii.ecsv", ".fits": "fits", ".parquet": "parquet", ".parq": "parquet"}
@@ -53,7 +53,7 @@ def read_table(path: str | Path) -> Table:
         msg = f"{path}: not a readable table: {reason_of(error)}"
         raise ValueError(msg) from error
     for name in table.colnames:
-        table[name] = _filled(table[name])
+        table[name] = Column(filled(table[name]), unit=table[name].unit)
     return table
 
 
@@ -122,7 +122,7 @@ def _read_parquet(path):
 def _write_parquet(table, path):
     pyarrow = _parquet()
     columns = {
-        name: pyarrow.array(column.tolist() if column.ndim > 1 else np.asarray(column))
+        name: pyarrow.array(column.tolist() if column.ndim > 1 else filled(column))
         for name, column in table.columns.items()
     }
     content = pyarrow.table(columns)
@@ -130,7 +130,7 @@ def _write_parquet(table, path):
     pyarrow.parquet.write_table(content.replace_schema_metadata(meta), path)
 
 
-def _filled(column):
+def filled(column: Column) -> np.ndarray:
     """Return a column as an array in which missing text is empty and missing numbers are NaN."""
     values = np.asarray(column)
     if values.dtype.kind == "S":

@@ -5,8 +5,9 @@ import pickle
 
 import numpy as np
 import pytest
+from astropy import units as u
 from astropy.io import fits
-from astropy.table import Table
+from astropy.table import Column, MaskedColumn, Table
 from click.testing import CliRunner
 from numpy.testing import assert_allclose, assert_array_equal
 
@@ -129,6 +130,26 @@ def _twice(table):
         ("nx", 99, r"mirimage_cal\.fits: its shape is \(128, 136\), in the catalogue"),
         ("unit", "Jy", r"mirimage_cal\.fits: its unit is MJy / sr, in the"),
         ("FILTER", "F560W", r"mirimage_cal\.fits: its FILTER is F770W, in the"),
+        (
+            "nx",
+            0,
+            r"mirimage_cal\.fits: its nx in the catalogue \(0\) is not a whole number above 0",
+        ),
+        ("ny", 127.5, r"mirimage_cal\.fits: its ny in the catalogue \(127\.5\) is not a whole"),
+        ("ny", np.nan, r"mirimage_cal\.fits: its ny in the catalogue \(nan\) is not a whole"),
+        ("ny", "many", r"mirimage_cal\.fits: its ny in the catalogue \(many\) is not a whole"),
+        ("hdu", -7, r"mirimage_cal\.fits: its hdu in the catalogue \(-7\) is not a whole number"),
+        (
+            "ra_centre",
+            np.nan,
+            r"00001_mirimage_cal\.fits: its ra_centre and dec_centre are no",
+        ),
+        (
+            "dec_centre",
+            91.0,
+            r"00001_mirimage_cal\.fits: its ra_centre and dec_centre are no",
+        ),
+        ("dec", 95.0, r"00001_mirimage_cal\.fits: its outline has no area"),
         ("s_region", "CIRCLE 1 2 3", r"00001_mirimage_cal\.fits: s_region: 'CIRCLE"),
         ("dec", None, r"00001_mirimage_cal\.fits: its outline has no area"),
     ],
@@ -139,6 +160,8 @@ def test_a_wrong_row_is_named(paths, tmp_path, column, value, message):
     if column == "s_region":
         table.remove_columns(["ra", "dec"])
         table[column] = value
+    elif column == "dec" and value is not None:
+        table[column][0] = value
     elif column == "dec":
         table[column][0] = table[column][0, 0]
         table["ra"][0] = table["ra"][0, 0]
@@ -148,6 +171,43 @@ def test_a_wrong_row_is_named(paths, tmp_path, column, value, message):
         table[column] = [value] * len(table)
     with pytest.raises(levelmatch.FrameError, match=message):
         levelmatch.match_levels(table)
+
+
+@pytest.mark.parametrize("suffix", ["table", "ecsv", "fits"])
+def test_units_and_missing_values_of_catalogues(paths, expected, tmp_path, suffix):
+    table = levelmatch.write_catalogue(paths, tmp_path / "a.ecsv")
+    table["file"] = [str(path) for path in paths]
+    for name in ("ra", "dec", "ra_centre", "dec_centre"):
+        table[name] = (np.asarray(table[name]) * u.deg).to(u.rad)
+    for name in ("extension", "hdu"):
+        table[name] = MaskedColumn(table[name], mask=[True] * len(table))
+    if suffix != "table":
+        table.write(tmp_path / f"b.{suffix}", overwrite=True)
+        table = levelmatch.read_catalogue(tmp_path / f"b.{suffix}")
+    found = levelmatch.match_levels(table, fit_type="level+slope")
+    assert found.names == expected.names
+    # The conversion from radian rounds the middles of the images.
+    assert_allclose(found.table["level"].value, expected.table["level"].value, atol=1e-9)
+    table["dec"] = Column(np.asarray(table["dec"]), unit="m")
+    with pytest.raises(u.UnitsError, match="the column dec of the catalogue is in m, not in deg"):
+        levelmatch.match_levels(table)
+
+
+def test_a_catalogue_without_rows_is_refused(paths, tmp_path):
+    table = levelmatch.write_catalogue(paths, tmp_path / "a.ecsv")
+    with pytest.raises(ValueError, match="images: the catalogue has no rows"):
+        levelmatch.match_levels(table[:0])
+
+
+def test_a_row_without_a_file_has_no_pixels(paths, tmp_path):
+    table = levelmatch.write_catalogue(paths, tmp_path / "a.ecsv")
+    table["file"] = ["", *(str(path) for path in paths[1:])]
+    with pytest.raises(levelmatch.FrameError, match="row 0 of the catalogue: it has neither"):
+        levelmatch.match_mosaic(table)
+    table["name"] = [path.name for path in paths]
+    message = f"{paths[0].name}: the catalogue names no file of it, so it has no pixels"
+    with pytest.raises(levelmatch.FrameError, match=message):
+        levelmatch.match_mosaic(table, group_by="FILENAME")
 
 
 def test_a_row_of_another_place_is_named(paths, tmp_path):

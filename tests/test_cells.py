@@ -5,6 +5,8 @@ from dataclasses import fields
 
 import numpy as np
 import pytest
+from astropy import units as u
+from astropy.table import MaskedColumn
 from astropy_healpix import healpix_to_xyz, xyz_to_healpix
 from astropy_healpix.core import nested_to_ring
 from click.testing import CliRunner
@@ -16,6 +18,7 @@ from levelmatch.cli import main
 from levelmatch.measure.cells import CellRows
 from levelmatch.measure.table import PairTable
 from levelmatch.sky.vectors import plane_terms, tangent_axes, unit_vectors
+from levelmatch.table_files import write_table
 from levelmatch.testing import level_errors, simulate_generic
 
 NSIDE = 4096
@@ -199,6 +202,44 @@ def test_tables_hold_cells(row, tmp_path, kind):
     assert found.sha256 == cells.sha256
     assert (found.name, found.unit, found.meta) == (cells.name, cells.unit, cells.meta)
     assert_array_equal(found.corners, cells.corners)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"NSIDE": "many"}, "1.fits: the metadata of its cells cannot be used: .*'many'"),
+        ({"RA0": 30.0, "DEC0": 0.0, "RA1": 30.0}, "cannot be used: it lacks 'DEC1'"),
+        ({"value": u.Jy}, "1.fits: its column value is in Jy, its BUNIT is MJy / sr"),
+        ({"error": u.Jy}, "1.fits: its column error is in Jy, its BUNIT is MJy / sr"),
+        ({"BUNIT": "", "value": u.Jy, "error": u.mJy}, "1.fits: its column error is in mJy"),
+    ],
+)
+def test_metadata_and_units_of_tables_are_checked(row, change, message):
+    table = row[1].to_table()
+    for key, value in change.items():
+        if key in table.colnames:
+            table[key].unit = value
+        else:
+            table.meta[key] = value
+    with pytest.raises(FrameError, match=message):
+        SkyCells.from_table(table)
+
+
+@pytest.mark.parametrize("kind", ["table", "ecsv", "fits", "parquet"])
+def test_masked_cells_are_missing(row, tmp_path, kind):
+    if kind == "parquet":
+        pytest.importorskip("pyarrow")
+    table = row[1].to_table()
+    for key in ("value", "coverage"):
+        table[key] = MaskedColumn(table[key])
+        table[key][7] = 10**6
+        table[key].mask[7] = True
+    expected = np.delete(row[1].value, 7)
+    if kind == "table":
+        assert_array_equal(SkyCells.from_table(table).value, expected)
+        return
+    write_table(table, tmp_path / f"a.{kind}")
+    assert_array_equal(SkyCells.read(tmp_path / f"a.{kind}").value, expected)
 
 
 def test_a_record_of_cells_is_read_solved_and_shown(row, tmp_path):

@@ -8,6 +8,7 @@ from threading import Lock
 from typing import Any
 
 import numpy as np
+from astropy import units as u
 from astropy.table import Table
 from scipy.spatial import ConvexHull
 
@@ -22,7 +23,7 @@ from levelmatch.options import ReadOptions
 from levelmatch.sky._geometry import convex_overlap
 from levelmatch.sky.grid import N_VERTICES, Footprint
 from levelmatch.sky.vectors import tangent_axes, unit_vectors
-from levelmatch.table_files import read_table
+from levelmatch.table_files import filled, read_table
 
 __all__ = ["PLANNED", "CatalogueMeta", "catalogue_frames", "read_catalogue", "sky_outlines"]
 
@@ -69,7 +70,7 @@ def read_catalogue(path: str | Path) -> Table:
     Raises
     ------
     ValueError
-        If the file is not a table, or lacks columns; the message names it.
+        If the file is not a table, or lacks columns or rows; the message names it.
     FileNotFoundError
         If there is no such file.
     ImportError
@@ -91,6 +92,9 @@ def _check_columns(table, what):
         raise ValueError(msg)
     if not {"file", "name"} & names:
         msg = f"{what}: a catalogue needs the column file, or name to plan without pixels"
+        raise ValueError(msg)
+    if len(table) == 0:
+        msg = f"{what}: the catalogue has no rows"
         raise ValueError(msg)
 
 
@@ -123,9 +127,7 @@ def sky_outlines(catalogue: Table) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         If an image has no outline; the message names it.
     """
     if "ra" in catalogue.colnames:
-        given = unit_vectors(
-            np.asarray(catalogue["ra"], float), np.asarray(catalogue["dec"], float)
-        )
+        given = _directions(catalogue, "ra", "dec")
     else:
         given = _of_regions(catalogue)
     flat, axes = _flat(given, given.sum(axis=1))
@@ -144,6 +146,23 @@ def sky_outlines(catalogue: Table) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     centres = _centroids(*_flat(outlines, axes[:, 0]))
     cosines = np.einsum("nkc,nc->nk", outlines, centres).min(axis=1)
     return centres, np.arccos(np.clip(cosines, -1, 1)), outlines
+
+
+def _directions(table, ra, dec):
+    """Return the unit vectors of two columns; NaN where they are masked or no position."""
+    lon, lat = (_degrees(table, key) for key in (ra, dec))
+    known = np.isfinite(lon) & (np.abs(lat) <= 90)
+    return unit_vectors(*(np.where(known, angle, np.nan) for angle in (lon, lat)))
+
+
+def _degrees(table, key):
+    """Return a column of angles in degrees, which is the unit of a column without one."""
+    unit = table[key].unit or u.deg
+    try:
+        return (filled(table[key]).astype(float) * unit).to_value(u.deg)
+    except u.UnitsError as error:
+        msg = f"the column {key} of the catalogue is in {unit}, not in degrees"
+        raise u.UnitsError(msg) from error
 
 
 def _flat(vectors, centres):
@@ -230,7 +249,7 @@ class CatalogueMeta(Mapping):
 
     def __getitem__(self, key):
         value = self.columns[key][self.row]
-        if value == "" or value != value:
+        if value is None or value == "" or value != value:
             raise KeyError(key)
         return value
 
@@ -365,7 +384,7 @@ def catalogue_frames(
     text = {
         key: _texts(table, key) for key in ("file", "name", "extension", "unit", "tile", "detector")
     }
-    hdus = table["hdu"].tolist() if "hdu" in table.colnames else [-1] * len(table)
+    hdus = _whole_numbers(table, "hdu", -1, unknown=-1)
     shapes = _shapes(table)
     columns = {key: table[key].tolist() for key in table.colnames if key not in COLUMNS}
     units = {word: read_unit(word) if word else None for word in set(text["unit"])}
@@ -375,9 +394,13 @@ def catalogue_frames(
     frames: list[Frame] = []
     for k in range(len(table)):
         footprint = Footprint(axes[k], outlines[k], area[k], centres[k], shapes[k])
+        name = text["name"][k] or Path(text["file"][k]).name
+        if not name:
+            msg = f"{_name(table, k)} of the catalogue: it has neither a file nor a name"
+            raise FrameError(msg)
         frame = Frame(
-            name=text["name"][k] or Path(text["file"][k]).name,
-            source=_source(text["file"][k], int(hdus[k]), k, read, reader),
+            name=name,
+            source=_source(text["file"][k], hdus[k], k, read, reader),
             shape=shapes[k],
             meta=CatalogueMeta(columns, k),
             unit=units[text["unit"][k]],
@@ -398,7 +421,11 @@ def _middles(table, centres):
     """Return unit vectors to the middle pixels of images, by default the centres of outlines."""
     if not {"ra_centre", "dec_centre"} <= set(table.colnames):
         return centres
-    return unit_vectors(*(np.asarray(table[key], float) for key in ("ra_centre", "dec_centre")))
+    middles = _directions(table, "ra_centre", "dec_centre")
+    for k in np.flatnonzero(~np.isfinite(middles).all(axis=1))[:1]:
+        msg = f"{_name(table, k)}: its ra_centre and dec_centre are no position on the sky"
+        raise FrameError(msg)
+    return middles
 
 
 def _texts(table, key):
@@ -407,14 +434,38 @@ def _texts(table, key):
         return [""] * len(table)
     # Equal texts share one string, because a catalogue may have a million rows.
     known = {}
-    return [known.setdefault(text, text) for text in (str(v).strip() for v in table[key])]
+    texts = (str(value).strip() for value in filled(table[key]).tolist())
+    return [known.setdefault(text, text) for text in texts]
 
 
 def _shapes(table):
     """Return the shapes of the images, or a typical shape if the columns are missing."""
     if not {"ny", "nx"} <= set(table.colnames):
         return [UNKNOWN_SHAPE] * len(table)
-    return [(int(ny), int(nx)) for ny, nx in zip(table["ny"], table["nx"], strict=True)]
+    sides = (_whole_numbers(table, key, 1) for key in ("ny", "nx"))
+    return list(zip(*sides, strict=True))
+
+
+def _whole_numbers(table, key, least, unknown=None):
+    """Return a column as a list of whole numbers.
+
+    ``unknown`` replaces a missing column and masked values, or `None` to refuse these.
+    """
+    if key not in table.colnames:
+        return [unknown] * len(table)
+    numbers = []
+    for k, value in enumerate(table[key].tolist()):
+        number = unknown if value is None or value != value else value
+        try:
+            whole = int(number)
+            valid = whole == float(number) and whole >= least
+        except (TypeError, ValueError, OverflowError):
+            valid = False
+        if not valid:
+            msg = f"{_name(table, k)}: its {key} in the catalogue ({value}) is not a whole number"
+            raise FrameError(msg if least < 0 else f"{msg} above 0")
+        numbers.append(whole)
+    return numbers
 
 
 def _source(file, hdu, place, read, reader) -> Any:

@@ -214,6 +214,9 @@ class Frame:
         """
         if hasattr(self.source, "opened_frame"):
             return self.opened().read()
+        if self.source is None:
+            msg = f"{self.name}: the catalogue names no file of it, so it has no pixels"
+            raise FrameError(msg)
         out, bad = self.source.read(self.dq_bits)
         if out.shape != tuple(self.shape):
             msg = f"{self.name}: its pixels have shape {out.shape}, its header {self.shape}"

@@ -18,7 +18,7 @@ from levelmatch.images.frame import Frame
 from levelmatch.images.units import read_unit
 from levelmatch.sky.grid import N_VERTICES, Footprint
 from levelmatch.sky.vectors import tangent_axes, unit_vectors
-from levelmatch.table_files import read_table, write_table
+from levelmatch.table_files import filled, read_table, write_table
 
 __all__ = [
     "CellsSource",
@@ -206,14 +206,20 @@ class SkyCells:
             msg = f"{name or 'table'}: not a table of healpix cells: {what}"
             raise FrameError(msg)
         corners = None
-        if "RA0" in meta:
-            corners = [[float(meta[f"{c}{k}"]) for c in ("RA", "DEC")] for k in range(4)]
+        try:
+            nside = int(meta["NSIDE"])
+            if "RA0" in meta:
+                corners = [[float(meta[f"{c}{k}"]) for c in ("RA", "DEC")] for k in range(4)]
+        except (KeyError, TypeError, ValueError) as error:
+            what = f"it lacks {error}" if isinstance(error, KeyError) else str(error)
+            msg = f"{name}: the metadata of its cells cannot be used: {what}"
+            raise FrameError(msg) from error
         return cls(
-            *(np.asarray(table[key]) for key in COLUMNS),
-            nside=int(meta["NSIDE"]),
+            *(filled(table[key]) for key in COLUMNS),
+            nside=nside,
             name=name,
             order=str(meta["ORDERING"]).lower(),
-            unit=str(meta.get("BUNIT", "")),
+            unit=_unit_of(table, name, str(meta.get("BUNIT", ""))),
             corners=corners,
             meta={key: value for key, value in meta.items() if key not in OWN},
         )
@@ -273,6 +279,16 @@ def is_resolution(nside):
     """Return whether healpix has a resolution: a power of two up to 2**29."""
     whole = isinstance(nside, Real) and int(nside) == nside and 1 <= nside <= 1 << 29
     return whole and not int(nside) & (int(nside) - 1)
+
+
+def _unit_of(table, name, text):
+    """Return the unit of a table of cells, from its metadata or its column of values."""
+    unit = read_unit(text) if text else table["value"].unit
+    for key in ("value", "error"):
+        if table[key].unit not in (None, unit):
+            msg = f"{name}: its column {key} is in {table[key].unit}, its BUNIT is {unit or 'none'}"
+            raise FrameError(msg)
+    return unit
 
 
 def _check_resolution(cells):
