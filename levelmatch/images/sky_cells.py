@@ -32,6 +32,9 @@ __all__ = [
 ]
 
 COLUMNS = ("index", "value", "error", "coverage")
+# Directions from the middle of an image to the vertices of its outline, shape (2, k).
+_ANGLE = 2 * np.pi * np.arange(N_VERTICES) / N_VERTICES
+DIRECTIONS = np.stack([np.cos(_ANGLE), np.sin(_ANGLE)])
 # Keys of a table's metadata that are not header keywords of the image.
 OWN = ("NSIDE", "ORDERING", "NAME", "BUNIT", *(f"{c}{k}" for c in ("RA", "DEC") for k in range(4)))
 # Values that the options must have for images in cells, because other values need pixels.
@@ -119,7 +122,7 @@ class SkyCells:
         unit = "" if self.unit is None else f", {self.unit}"
         return f"<SkyCells {self.name}: {len(self)} cells of nside {self.nside}{unit}>"
 
-    @cached_property
+    @property
     def vectors(self):
         """Unit vectors to the middles of the cells, shape (n, 3)."""
         return cell_vectors(self.index, self.nside)
@@ -127,21 +130,22 @@ class SkyCells:
     @cached_property
     def footprint(self):
         """Position of the image on the sky, a `~levelmatch.sky.grid.Footprint`."""
+        vectors = self.vectors
         if self.corners is None:
-            middle = self.vectors.sum(axis=0)
+            middle = vectors.sum(axis=0)
         else:
             middle = unit_vectors(*np.asarray(self.corners, float).T).sum(axis=0)
         axes = tangent_axes(middle)
-        along = self.vectors @ axes.T
+        along = vectors @ axes.T
         flat = along[:, 1:] / along[:, :1]
-        (uu, uv), (_, vv) = (flat - flat.mean(axis=0)).T @ (flat - flat.mean(axis=0))
+        apart = flat - flat.mean(axis=0)
+        (uu, uv), (_, vv) = apart.T @ apart
         if len(flat) < 3 or not uu * vv - uv * uv > 1e-9 * max(uu, vv) ** 2:
             msg = f"{self.name}: its {len(self)} good cells span no area of the sky; leave it out"
             raise FrameError(msg)
         # Find the farthest cell in each of many directions. The corners are among these cells.
-        angle = 2 * np.pi * np.arange(N_VERTICES) / N_VERTICES
-        far = (flat @ np.stack([np.cos(angle), np.sin(angle)])).argmax(axis=0)
-        hull = self.vectors[list(dict.fromkeys(far.tolist()))]
+        far = (flat @ DIRECTIONS).argmax(axis=0)
+        hull = vectors[list(dict.fromkeys(far.tolist()))]
         polygon = np.concatenate([hull, np.repeat(hull[-1:], N_VERTICES - len(hull), axis=0)])
         side = round(np.sqrt(len(self)))
         return Footprint(axes, polygon, cell_area(self.nside), axes[0], (side, side))
