@@ -10,11 +10,13 @@ import argparse
 import resource
 import tempfile
 import time
+import tracemalloc
 from dataclasses import replace
 
 import numpy as np
 
 import levelmatch as lm
+from levelmatch.images.collect import collect_frames
 from levelmatch.sky.overlaps import find_outline_pairs
 from levelmatch.sky.vectors import ARCMIN, tangent_axes, transfer_matrix, unit_vectors
 from levelmatch.solve.equations import Equations
@@ -221,6 +223,22 @@ def measured_pairs_per_second(side=1024, n_images=25):
     return n_pairs / min(seconds), n_pairs
 
 
+def cost_of_headers(n_images=400):
+    """Return the time in ms and the memory in kB of the header and the footprint of an image."""
+    sim = simulate_generic(shape=(32, 32), layout="grid", n_images=n_images, seed=0)
+    with tempfile.TemporaryDirectory() as folder:
+        paths = sim.write(folder)
+        collect_frames(paths)
+        start = time.process_time()
+        collect_frames(paths)
+        milliseconds = 1e3 * (time.process_time() - start) / len(paths)
+        tracemalloc.start()
+        frames = collect_frames(paths)
+        memory, _ = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+    return milliseconds, memory / 1e3 / len(frames)
+
+
 def each_its_own(name, _meta=None):
     """Assign each image to a tile of its own."""
     return name
@@ -236,7 +254,9 @@ def run_overlaps(n_images):
     _, solving = solved(equations, lm.SolveOptions())
     rate, n_small = measured_pairs_per_second()
     measuring = len(pairs) / rate
+    milliseconds, kilobytes = cost_of_headers()
     print(f"solved by default in {solving:.1f} s")
+    print(f"header and footprint: {milliseconds:.2f} ms and {kilobytes:.0f} kB an image")
     print(f"{rate:.1f} pairs of 1-Mpixel images measured per second and core ({n_small} pairs)")
     print(
         f"so the survey takes {measuring / 3600:.0f} core hours of measuring "
