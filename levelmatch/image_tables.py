@@ -20,9 +20,9 @@ from levelmatch.images.frame import Frame
 from levelmatch.images.notes import Notes
 from levelmatch.images.sky_cells import SkyCells, cell_vectors, is_resolution
 from levelmatch.images.sources import FileSource
+from levelmatch.images.table_files import write_table
 from levelmatch.options import ReadOptions
 from levelmatch.sky.vectors import lonlat
-from levelmatch.table_files import write_table
 
 __all__ = ["make_sky_cells", "write_catalogue"]
 

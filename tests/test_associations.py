@@ -11,8 +11,8 @@ from helpers import run
 from numpy.testing import assert_allclose
 
 import levelmatch as lm
-from levelmatch.associations import expand_associations, read_association
 from levelmatch.exceptions import FrameError
+from levelmatch.images.associations import expand_associations, read_association
 from levelmatch.jwst import write_skylist
 
 LEVELS = {"a_cal.fits": 1.5, "b_cal.fits": -2.0, "c_cal.fits": 0.25}

@@ -255,7 +255,7 @@ def say_reading(files, extend=None, *, quiet):
 
 def written_lines(result, output):
     """Return lines on the images and associations written to a folder."""
-    from levelmatch.associations import PIPELINE_OPTIONS
+    from levelmatch.images.associations import PIPELINE_OPTIONS
     from levelmatch.text import count
 
     names = sorted({path.name for frame in result.frames for path in frame.associations})

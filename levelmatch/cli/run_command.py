@@ -208,7 +208,7 @@ def _exports(values):
 
 def _members(files):
     """Return the files, with associations replaced by the files that they list."""
-    from levelmatch.associations import expand_associations
+    from levelmatch.images.associations import expand_associations
 
     return expand_associations(files)[0]
 

@@ -18,12 +18,12 @@ from levelmatch.images.filters import FAMILIES
 from levelmatch.images.frame import ASSIGNED, Frame
 from levelmatch.images.notes import Notes
 from levelmatch.images.sources import FileSource
+from levelmatch.images.table_files import filled, read_table
 from levelmatch.images.units import read_unit
 from levelmatch.options import ReadOptions
 from levelmatch.sky._geometry import convex_overlap
 from levelmatch.sky.grid import N_VERTICES, Footprint
 from levelmatch.sky.vectors import tangent_axes, unit_vectors
-from levelmatch.table_files import filled, read_table
 
 __all__ = ["PLANNED", "CatalogueMeta", "catalogue_frames", "read_catalogue", "sky_outlines"]
 

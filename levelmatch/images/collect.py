@@ -12,9 +12,9 @@ from astropy.io import fits
 from astropy.nddata import NDData
 from astropy.table import Table
 
-from levelmatch.associations import expand_associations, is_association
 from levelmatch.cluster import current_client, spread
 from levelmatch.exceptions import FrameError, warn_user
+from levelmatch.images.associations import expand_associations, is_association
 from levelmatch.images.catalogue import catalogue_frames, read_catalogue
 from levelmatch.images.file_state import file_identity
 from levelmatch.images.fits_files import file_frames
@@ -23,8 +23,8 @@ from levelmatch.images.notes import Notes
 from levelmatch.images.roman import is_asdf, roman_frame
 from levelmatch.images.sky_cells import SkyCells, cells_frame
 from levelmatch.images.sources import FileSource
+from levelmatch.images.table_files import is_table
 from levelmatch.options import ReadOptions
-from levelmatch.table_files import is_table
 
 __all__ = ["collect_frames", "unique_names"]
 

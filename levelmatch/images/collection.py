@@ -8,9 +8,9 @@ from pathlib import Path
 
 import numpy as np
 
-from levelmatch.associations import is_association
 from levelmatch.exceptions import FrameError
 from levelmatch.images import jwst
+from levelmatch.images.associations import is_association
 from levelmatch.images.collect import collect_frames
 from levelmatch.images.filters import check_filters
 from levelmatch.images.frame import Frame
@@ -19,8 +19,8 @@ from levelmatch.images.notes import Notes
 from levelmatch.images.scales import flux_factors, to_common_unit, with_output_factors
 from levelmatch.images.selection import selection_of, with_roles
 from levelmatch.images.sky_cells import CellsSource, of_cells
+from levelmatch.images.table_files import is_table
 from levelmatch.images.tiles import assign_tiles, with_detectors
-from levelmatch.table_files import is_table
 
 __all__ = ["Collection", "collect", "without_lyot"]
 

@@ -15,10 +15,10 @@ from astropy.table import Table
 from levelmatch.docstrings import share_parameters
 from levelmatch.exceptions import FrameError
 from levelmatch.images.frame import Frame
+from levelmatch.images.table_files import filled, read_table, write_table
 from levelmatch.images.units import read_unit
 from levelmatch.sky.grid import N_VERTICES, Footprint
 from levelmatch.sky.vectors import tangent_axes, unit_vectors
-from levelmatch.table_files import filled, read_table, write_table
 
 __all__ = [
     "CellsSource",

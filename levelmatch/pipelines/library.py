@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from levelmatch.associations import is_science
 from levelmatch.exceptions import FrameError
+from levelmatch.images.associations import is_science
 from levelmatch.images.collect import collect_frames
 from levelmatch.images.frame import Frame
 from levelmatch.images.sources import MemorySource

@@ -8,8 +8,8 @@ from typing import Any
 
 from stpipe.library import AbstractModelLibrary
 
-from levelmatch.associations import output_association, read_association, write_associations
 from levelmatch.atomic import atomic_stream
+from levelmatch.images.associations import output_association, read_association, write_associations
 from levelmatch.pipelines.library import correct_library, match_library
 from levelmatch.pipelines.options import match_options
 from levelmatch.record.run import Provenance

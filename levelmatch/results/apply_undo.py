@@ -10,10 +10,10 @@ from typing import BinaryIO
 import numpy as np
 from astropy.io import fits
 
-from levelmatch.associations import expand_associations, write_associations
 from levelmatch.atomic import atomic_stream
 from levelmatch.docstrings import share_parameters
 from levelmatch.exceptions import RecordError
+from levelmatch.images.associations import expand_associations, write_associations
 from levelmatch.images.collect import collect_frames, unique_names
 from levelmatch.images.compression import open_raw
 from levelmatch.images.file_checks import named_writing

@@ -10,9 +10,9 @@ import numpy as np
 from astropy.io import fits
 from astropy.nddata import CCDData, NDData
 
-from levelmatch.associations import output_association, read_association
 from levelmatch.atomic import refuse_existing
 from levelmatch.exceptions import FrameError
+from levelmatch.images.associations import output_association, read_association
 from levelmatch.images.fastfits import RawHeader
 from levelmatch.images.file_checks import named_errors
 from levelmatch.images.frame import Frame

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from levelmatch.associations import expand_associations
 from levelmatch.exceptions import FrameError
+from levelmatch.images.associations import expand_associations
 from levelmatch.images.collect import collect_frames, unique_names
 from levelmatch.images.corrections import AppliedCorrection
 from levelmatch.images.frame import Frame

@@ -6,8 +6,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from levelmatch.associations import write_associations
 from levelmatch.docstrings import share_parameters
+from levelmatch.images.associations import write_associations
 from levelmatch.images.frame import Frame
 from levelmatch.measure.pair_selection import Overlaps
 from levelmatch.measure.table import PairTable
