@@ -26,6 +26,9 @@ MAX_SIGMA = 3.0
 N_LINES = 4
 # Strips count if the residuals of the pair keep more than this fraction of their variance.
 MIN_LEFT = 0.15
+# Slopes are zero in directions in which the eigenvalue of the scaled normal matrix is smaller: the
+# strips have the precision of 32-bit floats.
+LEAST_SLOPE = 1e-5
 # Pairs with standard errors below this fraction of the level are copies of one image.
 COPIES = 1e-10
 # Smallest error of a pair, as a fraction of the median of pairs that are no copies.
@@ -299,14 +302,16 @@ def _excess(table, spread, weight, planes):
     variance. The residuals are those about the mean, or about the plane if planes are fitted.
     """
     squares, expected, response = (table.strips[:, :, k].astype(float) for k in range(3))
+    left = expected
     if not planes:
         # Add the slopes, which the kernel subtracted, and their expectation.
         slope, inverse = _slopes(table)
         squares = squares + np.einsum("pi,pkij,pj->pk", slope, spread, slope) * weight[:, None]
         expected = expected + np.einsum("pij,pkij->pk", inverse * weight[:, None, None], spread)
         level = spread[:, :, 0, 0]
-        response = level * np.maximum(1 - level, 0)
-    known = (expected > MIN_LEFT) & (response > 0) & ~_copies(table)[:, None]
+        left = np.maximum(1 - level, 0)
+        response = level * left
+    known = (left > MIN_LEFT) & (response > 0) & ~_copies(table)[:, None]
     excess = np.where(known, squares - expected, 0) * weight[:, None]
     response = np.where(known, response, 0) * weight[:, None] ** 2
     expected = expected * weight[:, None]
@@ -332,7 +337,7 @@ def _slopes(table):
     """Return the slopes of each pair, shape (n, 3), and their own covariance, (n, 3, 3)."""
     size = np.sqrt(np.maximum(np.einsum("pii->pi", table.gram), 1e-300))
     scaled = table.gram / (size[:, :, None] * size[:, None, :])
-    inverse = np.linalg.pinv(scaled, rcond=1e-9, hermitian=True)
+    inverse = np.linalg.pinv(scaled, rcond=LEAST_SLOPE, hermitian=True)
     inverse /= size[:, :, None] * size[:, None, :]
     slope = np.einsum("pij,pj->pi", inverse, table.rhs)
     slope[:, 0] = 0
