@@ -18,7 +18,7 @@ from levelmatch.cli import main
 from levelmatch.measure.cells import CellRows
 from levelmatch.measure.table import PairTable
 from levelmatch.sky.vectors import plane_terms, tangent_axes, unit_vectors
-from levelmatch.table_files import write_table
+from levelmatch.images.table_files import write_table
 from levelmatch.testing import level_errors, simulate_generic
 
 NSIDE = 4096
