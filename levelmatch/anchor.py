@@ -117,15 +117,7 @@ def anchor_levels(
     over blocks of the sky that are larger than the kernel. It therefore includes errors that are
     correlated within a block, such as sources of other colours.
     """
-    if not isinstance(result, MatchResult):
-        msg = (
-            f"result: expected a MatchResult, not {type(result).__name__}; recorded_result makes "
-            "one from a record and its images"
-        )
-        raise TypeError(msg)
-    if "anchor" in result.run.options:
-        msg = f"{result.run.options['anchor']['names'][0]}: the result already has this anchor"
-        raise FrameError(msg)
+    _check_result(result)
     fit_type = _checked_fit_type(fit_type)
     _check_colour(colour)
     axes = tangent_axes(np.mean([frame.whole_grid.axes[0] for frame in result.frames], axis=0))
@@ -158,6 +150,18 @@ def anchor_levels(
 
 # --------------------------------------------------------------------------------------
 # Arguments
+
+
+def _check_result(result: Any) -> None:
+    if not isinstance(result, MatchResult):
+        msg = (
+            f"result: expected a MatchResult, not {type(result).__name__}; recorded_result makes "
+            "one from a record and its images"
+        )
+        raise TypeError(msg)
+    if "anchor" in result.run.options:
+        msg = f"{result.run.options['anchor']['names'][0]}: the result already has this anchor"
+        raise FrameError(msg)
 
 
 def _checked_fit_type(fit_type: str) -> str:

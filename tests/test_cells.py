@@ -15,10 +15,10 @@ from numpy.testing import assert_allclose, assert_array_equal
 import levelmatch
 from levelmatch import FrameError, SkyCells, SolveOptions, make_sky_cells, match_mosaic
 from levelmatch.cli import main
+from levelmatch.images.table_files import write_table
 from levelmatch.measure.cells import CellRows
 from levelmatch.measure.table import PairTable
 from levelmatch.sky.vectors import plane_terms, tangent_axes, unit_vectors
-from levelmatch.images.table_files import write_table
 from levelmatch.testing import level_errors, simulate_generic
 
 NSIDE = 4096

@@ -199,13 +199,19 @@ def mean_zero_point(
     covariance = sum(w**2 * f.covariance for w, f in zip(mean, found, strict=True) if w > 0)
     shares = sum(w * f.shares for w, f in zip(mean, found, strict=True))
     if np.count_nonzero(usable) > 1:
-        squares = weights * (levels - mean @ levels) ** 2
-        ratio = np.sqrt(squares.sum() / (np.count_nonzero(usable) - 1))
-        if ratio > DISAGREEMENT:
-            warn_user(
-                f"{', '.join(f.name for f in found)}: the levels of the anchors differ by "
-                f"{np.ptp(levels[usable]):.4g}, {ratio:.3g} times what their errors allow; the "
-                "stated error is this much larger; look at the anchors"
-            )
-            covariance = covariance * ratio**2
+        covariance = covariance * _disagreement(found, weights, levels - mean @ levels) ** 2
     return np.asarray(coefficients), np.asarray(covariance), np.asarray(shares)
+
+
+def _disagreement(found, weights, residual):
+    """Return the scatter of zero points over their errors, and warn; 1 if it is not significant."""
+    usable = weights > 0
+    ratio = np.sqrt(weights @ np.square(residual) / (np.count_nonzero(usable) - 1))
+    if not ratio > DISAGREEMENT:
+        return 1.0
+    warn_user(
+        f"{', '.join(f.name for f in found)}: the levels of the anchors differ by "
+        f"{np.ptp(residual[usable]):.4g}, {ratio:.3g} times what their errors allow; the "
+        "stated error is this much larger; look at the anchors"
+    )
+    return ratio
