@@ -397,8 +397,11 @@ def read_record(path: str | Path) -> Record:
         checked = checked_content(content, KEY)
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
-            with asdf.open(io.BytesIO(checked), memmap=False) as tree:
-                record = tree.tree.get(KEY)
+            with asdf.config_context() as config:
+                # asdf 6 checks no schema by default.
+                config.validate_on_read = True
+                with asdf.open(io.BytesIO(checked), memmap=False) as tree:
+                    record = tree.tree.get(KEY)
     except Exception as error:
         what = "" if isinstance(error, RecordError) else f"not a readable record: {_named(error)}"
         msg = f"{path.name}: {what or error}"
