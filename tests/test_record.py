@@ -474,6 +474,7 @@ def drop_image(tree):
         (set_item("options", "solve", "odd", value=1), "its options: .*'odd'"),
         (set_item("options", "passes", 0, "fit_type", value=7), "its options: fit_type: 7"),
         (set_item("subsets", value=np.array(["a"])), "damaged"),
+        (lambda tree: tree["options"].pop("function"), "'function' is a required property"),
     ],
 )
 def test_damaged_records_are_refused(path, raw, tmp_path, change, match):
