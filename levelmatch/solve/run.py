@@ -63,7 +63,8 @@ def run_passes(
     fit_types = [p.fit_type for p in passes]
     unpooled = subtract_pattern(measured, pattern)
     pooled = pooled_passes(measured, used, fit_types, area)
-    pooled = _with_scale_errors(pooled, measured, used, fit_types)
+    of_scales = _scale_variances(measured, used, fit_types)
+    pooled = _widened(pooled, of_scales)
     shared = shared_by_planes(measured, used, fit_types, pooled)
     done, table, carried = [], subtract_pattern(pooled, pattern), Carried.of(frames)
     pattern_errors = PatternErrors.of(pattern, frames)
@@ -71,8 +72,8 @@ def run_passes(
         rows = np.flatnonzero(used == k)
         more = {"sky": sky, "shared": shared, "unpooled": unpooled}
         solved = solve_pass(p.grouped(frames), frames, table, rows, options, **more)
-        scaled = _with_scale_errors(unpooled, measured, used, fit_types)
-        solved = replace(solved, patterns=_find_patterns(solved, frames, scaled, measured))
+        tested = _widened(unpooled, of_scales)
+        solved = replace(solved, patterns=_find_patterns(solved, frames, tested, measured))
         pattern_errors = pattern_errors and pattern_errors.after(solved, table)
         carried_after = carried and carried.after(solved, frames, table)
         if carried_after is not None and pattern_errors is not None:
@@ -95,14 +96,17 @@ def run_passes(
     return frames, done
 
 
-def _with_scale_errors(pooled, measured, used, fit_types):
-    """Return the pair table with the errors of levels due to unequal flux scales."""
+def _scale_variances(measured, used, fit_types):
+    """Return the variances that unequal flux scales add to the pairs of levels, shape (n,)."""
     variance, _, _ = scale_scatter(measured)
     planes = np.array([fit_type == "level+slope" for fit_type in fit_types] + [True])
     variance[planes[used]] = 0
-    if not variance.any():
-        return pooled
-    return weakened(pooled, variance / np.square(pooled.sigma))
+    return variance
+
+
+def _widened(table, variance):
+    """Return the pair table with variances added to those of the levels."""
+    return weakened(table, variance / np.square(table.sigma)) if variance.any() else table
 
 
 def _shared_pattern(frames, passes, measured, used, options):
