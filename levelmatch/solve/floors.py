@@ -345,12 +345,14 @@ def _likely(evidence):
     set is judged by the others, too: one loop alone hardly tells.
     """
     quantiles = (np.arange(N_FRACTIONS) + 0.5) / N_FRACTIONS
-    fraction = betaincinv(1 - NO_FLOOR, NO_FLOOR, quantiles)[:, None]
-    some = fraction * evidence
-    both = some + 1 - fraction
-    weight = np.log(both).sum(axis=1, keepdims=True)
-    weight = np.exp(weight - weight.max())
-    return np.sum(weight / weight.sum() * some / both, axis=0)
+    fractions = betaincinv(1 - NO_FLOOR, NO_FLOOR, quantiles)
+    # Arrays of all fractions and sets would take much memory.
+    weights = np.array([np.log(f * evidence + 1 - f).sum() for f in fractions])
+    weights = np.exp(weights - weights.max())
+    likely = np.zeros(len(evidence))
+    for f, weight in zip(fractions, weights / weights.sum(), strict=True):
+        likely += weight * f * evidence / (f * evidence + 1 - f)
+    return likely
 
 
 def _integral(slope, grid):
