@@ -484,13 +484,7 @@ def _emission(values, means):
     """Return the mean brightness of cells above that of the faintest; 0 if most of it is stars."""
     bright = np.ascontiguousarray(values["brightness"])
     count, first, second = means[1:4]
-    if _square(bright) < (EXTENDED / 2) ** 2 * _square(first + second):
+    if bright.std() < EXTENDED / 2 * (first + second).std():
         return 0.0
     faint = len(bright) // FAINT
     return max(float(count @ bright / count.sum() - np.partition(bright, faint)[faint]), 0.0)
-
-
-def _square(values):
-    """Return the sum of squares about the mean."""
-    off = values - values.mean()
-    return float(off @ off)
