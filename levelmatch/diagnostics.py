@@ -8,7 +8,7 @@ from functools import cached_property
 import numpy as np
 
 from levelmatch.exceptions import LevelMatchWarning
-from levelmatch.images.units import unit_text
+from levelmatch.images.units import unit_words
 from levelmatch.options import SolveOptions
 from levelmatch.record.lazy_covariance import SolvedAgain
 from levelmatch.sky.vectors import transfer_matrix
@@ -26,7 +26,6 @@ __all__ = [
     "Suspect",
     "find_suspects",
     "has_slopes",
-    "unit_words",
 ]
 
 
@@ -39,11 +38,6 @@ MIN_SLOPE_SIGMA, MIN_SLOPE_RATIO = 5.0, 0.5
 MAX_AUTO = 100
 # Largest ratio of the residuals of planes to the residuals of levels for which planes help.
 MAX_PLANE_RATIO = 0.7
-
-
-def unit_words(unit):
-    """Return a unit as text for labels."""
-    return "data units" if unit is None or not str(unit) else unit_text(unit)
 
 
 def has_slopes(table):

@@ -17,6 +17,7 @@ __all__ = [
     "read_unit",
     "recorded_unit",
     "unit_text",
+    "unit_words",
 ]
 
 
@@ -126,6 +127,11 @@ def in_arcsec(name, angle):
 def unit_text(unit):
     """Return a unit as text, without blanks around the slash."""
     return f"{unit}".replace(" / ", "/")
+
+
+def unit_words(unit):
+    """Return a unit as text for labels; "data units" without a unit."""
+    return "data units" if unit is None or not str(unit) else unit_text(unit)
 
 
 def _parsed(text):

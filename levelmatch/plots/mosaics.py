@@ -7,8 +7,9 @@ from numbers import Integral
 import numpy as np
 from astropy import units as u
 
-from levelmatch.diagnostics import Diagnostics, unit_words
+from levelmatch.diagnostics import Diagnostics
 from levelmatch.docstrings import share_parameters
+from levelmatch.images.units import unit_words
 from levelmatch.plots.sky import Chart, directions, finish_sky, has_sky, sky_axes
 from levelmatch.plots.style import add_colour_bar
 from levelmatch.results.recorded_frames import frames_with_pixels

@@ -14,9 +14,10 @@ import numpy as np
 from astropy import units as u
 from astropy.table import QTable
 
-from levelmatch.diagnostics import Diagnostics, unit_words
+from levelmatch.diagnostics import Diagnostics
 from levelmatch.docstrings import share_parameters
 from levelmatch.images.frame import Frame
+from levelmatch.images.units import unit_words
 from levelmatch.measure.correlated_errors import pooled_passes
 from levelmatch.measure.table import PairTable
 from levelmatch.record.lazy_covariance import pass_of_pairs

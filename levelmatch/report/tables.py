@@ -6,7 +6,8 @@ from html import escape
 
 import numpy as np
 
-from levelmatch.diagnostics import has_slopes, unit_words
+from levelmatch.diagnostics import has_slopes
+from levelmatch.images.units import unit_words
 from levelmatch.pass_names import PASSES
 from levelmatch.summary import NO_OVERLAP, NONE_KEPT
 from levelmatch.text import SHORT_NAME, decimals, fixed, short_names, values

@@ -9,7 +9,7 @@ from scipy.sparse.linalg import splu
 from scipy.special import chdtrc
 
 from levelmatch.exceptions import FluxScaleWarning, warn_user
-from levelmatch.images.units import unit_text
+from levelmatch.images.units import unit_words
 from levelmatch.sky.overlaps import components
 
 __all__ = [
@@ -264,9 +264,7 @@ def scatter_text(measured, unit):
 
 def warn_flux_scales(frames, measured, limit):
     """Warn, once, of images whose flux scale differs from that of the others, or of all."""
-    unit = frames[0].unit
-    unit = "data units" if unit is None or not str(unit) else unit_text(unit)
     text = flux_text(frames, flux_differences(measured, limit), limit)
-    text = text or scatter_text(measured, unit)
+    text = text or scatter_text(measured, unit_words(frames[0].unit))
     if text:
         warn_user(text, FluxScaleWarning)
