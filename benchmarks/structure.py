@@ -16,10 +16,10 @@ INDIRECT_SUMMARY = re.compile(r"(what|which|whether)\b", re.IGNORECASE)
 SENTENCE = re.compile(r"(?<=[.:;])\s+")
 
 
-def sources(root):
-    """Return the path and the syntax tree of each Python module of the package, by its name."""
+def sources(root, folder="levelmatch"):
+    """Return the path and the syntax tree of each Python module of a folder, by its name."""
     found = {}
-    for path in sorted((Path(root) / "levelmatch").rglob("*.py")):
+    for path in sorted((Path(root) / folder).rglob("*.py")):
         name = ".".join(path.relative_to(root).with_suffix("").parts).removesuffix(".__init__")
         found[name] = path, ast.parse(path.read_text(encoding="utf-8"))
     return found
@@ -45,14 +45,16 @@ def n_parameters(node):
 
 
 def imports(modules):
-    """Return the modules of the package that each module imports, including lazy imports."""
+    """Return the modules that each module imports from among them, including lazy imports."""
     graph = {name: set() for name in modules}
     for name, (_, tree) in modules.items():
         for node in ast.walk(tree):
-            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("levelmatch"):
+            if isinstance(node, ast.ImportFrom):
                 for alias in node.names:
                     whole = f"{node.module}.{alias.name}"
                     graph[name].add(whole if whole in modules else node.module)
+            elif isinstance(node, ast.Import):
+                graph[name].update(alias.name for alias in node.names)
     return {name: sorted((found & set(modules)) - {name}) for name, found in graph.items()}
 
 

@@ -143,17 +143,14 @@ class Row:
     goals: tuple
     trials: int = 40
 
-    def outcome(self, seed):
-        """Return the samples of one trial."""
-        return self.trial(np.random.default_rng([seed, zlib.crc32(self.name.encode())]))
-
     def outcomes(self, trials=None, jobs=1):
         """Return the samples of all trials."""
         seeds = range(self.trials if trials is None else min(trials, self.trials))
+        keys = [[seed, zlib.crc32(self.name.encode())] for seed in seeds]
         if jobs == 1 or len(seeds) == 1:
-            return [self.outcome(seed) for seed in seeds]
+            return [_outcome(self.trial, key) for key in keys]
         with ProcessPoolExecutor(jobs) as pool:
-            return list(pool.map(partial(_outcome, self.name), seeds))
+            return list(pool.map(partial(_outcome, self.trial), keys))
 
     def figures(self, trials=None, jobs=1):
         """Return a `Figure` for each goal."""
@@ -166,8 +163,6 @@ class Row:
         return replace(self, goals=goals)
 
 
-def _outcome(name, seed):
-    """Return the outcome of a trial, by name of its row, in another process."""
-    from realnoise.rows import ROWS
-
-    return ROWS[name].outcome(seed)
+def _outcome(trial, key):
+    """Return the samples of one trial."""
+    return trial(np.random.default_rng(key))
