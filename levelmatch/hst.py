@@ -6,6 +6,7 @@ from pathlib import Path
 from levelmatch.atomic import atomic_stream, refuse_existing
 from levelmatch.docstrings import share_parameters
 from levelmatch.exceptions import FrameError
+from levelmatch.option_values import as_path, check_type
 from levelmatch.record.solved_run import SolvedRun
 
 __all__ = ["write_skyfile"]
@@ -34,7 +35,8 @@ def write_skyfile(result: SolvedRun, path: str | Path, *, overwrite: bool = Fals
     FileExistsError
         If the file exists and ``overwrite`` is not set.
     """
-    path = Path(path)
+    check_type("result", result, SolvedRun, "a MatchResult or a Record")
+    path = as_path("path", path)
     refuse_existing(path, overwrite=overwrite)
     files: dict[str, list[float]] = {}
     for frame in result.frames:

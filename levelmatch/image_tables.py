@@ -21,6 +21,7 @@ from levelmatch.images.notes import Notes
 from levelmatch.images.sky_cells import SkyCells, cell_vectors, is_resolution
 from levelmatch.images.sources import FileSource
 from levelmatch.images.table_files import write_table
+from levelmatch.option_values import as_path, check_names
 from levelmatch.options import ReadOptions
 from levelmatch.sky.vectors import lonlat
 
@@ -74,7 +75,8 @@ def write_catalogue(
     ValueError
         If the name has another suffix.
     """
-    table, folder = _table(collect_frames(images, read), keywords), Path(path).absolute().parent
+    folder = as_path("path", path).absolute().parent
+    table = _table(collect_frames(images, read), check_names("keywords", keywords))
     table["file"] = [
         str(Path(f).relative_to(folder)) if Path(f).is_relative_to(folder) else f
         for f in table["file"].tolist()
@@ -184,7 +186,7 @@ def make_sky_cells(
     notes.warn()
     if nside is None:
         nside = _resolution(np.median([frame.grid.pixel_area for frame in frames]))
-    kept = dict.fromkeys((*PLANNED, *keywords))
+    kept = dict.fromkeys((*PLANNED, *check_names("keywords", keywords)))
     return [_cells(frame, nside, statistic, kept) for frame in frames]
 
 

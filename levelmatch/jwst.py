@@ -12,6 +12,7 @@ import numpy as np
 from levelmatch.atomic import atomic_stream, refuse_existing
 from levelmatch.docstrings import share_parameters
 from levelmatch.exceptions import FrameError
+from levelmatch.option_values import as_path, check_type
 from levelmatch.results.products import Product
 from levelmatch.results.result import MatchResult
 
@@ -96,7 +97,8 @@ def write_skylist(result: MatchResult, path: str | Path, *, overwrite: bool = Fa
     FileExistsError
         If the file exists and ``overwrite`` is not set.
     """
-    path = Path(path)
+    check_type("result", result, MatchResult, "a MatchResult")
+    path = as_path("path", path)
     lines = [_sky_line(product) for product in result.products]
     refuse_existing(path, overwrite=overwrite)
     path.parent.mkdir(parents=True, exist_ok=True)

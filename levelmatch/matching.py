@@ -332,7 +332,7 @@ def match_levels(
     settings = Settings.of(
         "match_levels", fit_types, group_by, progress_bar, (read, measure, solve)
     )
-    collection = collect(images, settings, recombine=recombine_lyot, mosaic=True)
+    collection = collect(images, settings, recombine=bool(recombine_lyot), mosaic=True)
     subtract_local = settings.solve.subtract_local
     passes = [Pass("dithers", fit_type_of["dithers"], subtract_local=subtract_local)]
     if recombine_lyot:

@@ -4,15 +4,21 @@
 import math
 import os
 import re
+from collections.abc import Iterable
 from dataclasses import field, fields
 from numbers import Integral, Real
+from pathlib import Path
 from typing import Any
 
 __all__ = [
+    "as_path",
     "check_blank",
     "check_fields",
     "check_keyword",
+    "check_names",
+    "check_progress",
     "check_shape",
+    "check_type",
     "choice",
     "hdu_choices",
     "number",
@@ -21,6 +27,36 @@ __all__ = [
 
 # Largest size of a region file, in bytes.
 MOST_TEXT = 1 << 24
+
+
+def check_type(name: str, value: Any, kinds: Any, words: str) -> None:
+    """Refuse an argument of another type; the error names the argument."""
+    if not isinstance(value, kinds):
+        msg = f"{name}: expected {words}, not {type(value).__name__}"
+        raise TypeError(msg)
+
+
+def as_path(name: str, value: Any) -> Path:
+    """Return an argument as a path; the error for another type names the argument."""
+    check_type(name, value, str | os.PathLike, "a path")
+    return Path(value)
+
+
+def check_names(name: str, value: Any) -> list[str]:
+    """Return an argument that is one text, or several, as a list."""
+    names = [value] if isinstance(value, str) else value
+    check_type(name, names, Iterable, "text, or a list of text")
+    names = list(names)
+    for item in names:
+        check_type(name, item, str, "text, or a list of text")
+    return names
+
+
+def check_progress(progress_bar: Any) -> None:
+    """Refuse a progress bar that cannot be called."""
+    if progress_bar is not None and not callable(progress_bar):
+        msg = f"progress_bar: {progress_bar!r} is not callable; give for example tqdm.tqdm"
+        raise TypeError(msg)
 
 
 def choice(default: Any, *choices: Any) -> Any:

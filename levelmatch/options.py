@@ -44,7 +44,7 @@ def fit_terms(fit_type: str) -> int:
     ValueError
         If the fit type is unknown.
     """
-    if fit_type not in FIT_TYPES:
+    if not isinstance(fit_type, str) or fit_type not in FIT_TYPES:
         msg = f"fit_type: {fit_type!r} is none of {tuple(FIT_TYPES)}"
         raise ValueError(msg)
     return 1 if FIT_TYPES[fit_type] == "level" else 3

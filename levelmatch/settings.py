@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
+from levelmatch.option_values import check_progress, check_type
 from levelmatch.options import CoaddOptions, MeasureOptions, ReadOptions, SolveOptions
 
 __all__ = ["GROUP_BY", "MOVED_OF_MOSAIC", "Settings", "filled", "plain"]
@@ -86,9 +87,7 @@ class Settings:
             If an argument is not understood; the message names it.
         """
         _check_group_by(group_by)
-        if progress_bar is not None and not callable(progress_bar):
-            msg = f"progress_bar: {progress_bar!r} is not callable; give for example tqdm.tqdm"
-            raise TypeError(msg)
+        check_progress(progress_bar)
         classes = filled(function, moved, dict(zip(CLASSES, options, strict=True)), MOVED)
         return cls(group_by=group_by, progress_bar=progress_bar, **classes)
 
@@ -127,9 +126,7 @@ def filled(function: str, moved: Mapping, options: Mapping, homes: Mapping) -> d
     """
     classes = {**CLASSES, "coadd": CoaddOptions}
     for name, value in options.items():
-        if value is not None and not isinstance(value, classes[name]):
-            msg = f"{name}: expected {classes[name].__name__}, not {type(value).__name__}"
-            raise TypeError(msg)
+        check_type(name, value, classes[name] | None, classes[name].__name__)
     out = {name: value or classes[name]() for name, value in options.items()}
     changes: dict[str, dict] = {}
     for name, value in moved.items():

@@ -4,6 +4,8 @@
 import configparser
 import dataclasses
 import importlib
+import importlib.util
+import inspect
 import pkgutil
 import re
 import runpy
@@ -84,14 +86,59 @@ def test_oldest_dependencies():
         assert set(pinned[len(release) :]) <= {"0"}, name
 
 
+def public_modules():
+    """Return the modules that users import: the package, and its modules named in the guide."""
+    pages = (page.read_text(encoding="utf-8") for page in (ROOT / "docs").rglob("*.rst"))
+    sources = [*pages, (ROOT / "README.rst").read_text(encoding="utf-8")]
+    form = re.compile(r"(?:from|import) (levelmatch(?:\.\w+)*)|`~?(levelmatch(?:\.\w+)+)\.\w+`")
+    found = {m[1] or m[2] for text in sources for m in form.finditer(text)}
+    return {name for name in found if is_module(name)} | {"levelmatch"}
+
+
+def is_module(name):
+    try:
+        return importlib.util.find_spec(name) is not None
+    except ModuleNotFoundError:
+        return False
+
+
 def test_every_public_name_is_in_the_reference():
-    """Three modules are documented as a whole, and the report by its names."""
+    """Modules are documented as a whole, or by the names of their functions."""
     text = (ROOT / "docs" / "reference" / "index.rst").read_text(encoding="utf-8")
-    for module in ("levelmatch", "levelmatch.testing", "levelmatch.plots"):
-        assert re.search(rf"^\.\. automodapi:: {module}$", text, re.MULTILINE)
-    for name in importlib.import_module("levelmatch.report").__all__:
-        found = rf"^\.\. autofunction:: levelmatch\.report\.{name}$"
-        assert re.search(found, text, re.MULTILINE), name
+    whole = set(re.findall(r"^\.\. automodapi:: (\S+)$", text, re.MULTILINE))
+    single = set(re.findall(r"^\.\. auto(?:function|class):: (\S+)$", text, re.MULTILINE))
+    assert {"levelmatch", "levelmatch.jwst", "levelmatch.testing"} <= whole
+    assert "levelmatch.report" in public_modules()
+    for module in public_modules() - whole:
+        for name in importlib.import_module(module).__all__:
+            assert f"{module}.{name}" in single | {f"levelmatch.{n}" for n in levelmatch.__all__}
+
+
+def documented(item):
+    """Return the names of the parameters that a docstring describes."""
+    text = inspect.cleandoc(item.__doc__)
+    section = re.search(
+        r"^(?:Parameters|Attributes)\n-+\n(.*?)(?:\n\n\S[^\n]*\n-|\Z)", text, re.S | re.M
+    )
+    heads = re.findall(r"^(\*{0,2}\w[\w*, ]*?)(?: : .*)?$", section[1] if section else "", re.M)
+    return {word.strip("* ") for head in heads for word in head.split(",")}
+
+
+def test_every_option_is_in_the_reference():
+    """Each parameter of a public function, class and method stands in its docstring."""
+    missing = {}
+    for module in map(importlib.import_module, public_modules() - {"levelmatch.asdf"}):
+        for item in (getattr(module, name) for name in module.__all__):
+            if not callable(item) or (inspect.isclass(item) and issubclass(item, Exception)):
+                continue
+            members = inspect.getmembers(item, inspect.isfunction) if inspect.isclass(item) else ()
+            own = [m for _, m in members if m.__module__.startswith("levelmatch")]
+            methods = [m for m in own if not m.__name__.startswith("_")]
+            for one in [item, *methods]:
+                left = set(inspect.signature(one).parameters) - {"self"} - documented(one)
+                if left:
+                    missing[f"{one.__module__}.{one.__qualname__}"] = left
+    assert missing == {}
 
 
 def test_every_command_is_in_the_reference():

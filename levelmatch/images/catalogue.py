@@ -20,6 +20,7 @@ from levelmatch.images.notes import Notes
 from levelmatch.images.sources import FileSource
 from levelmatch.images.table_files import filled, read_table
 from levelmatch.images.units import read_unit
+from levelmatch.option_values import as_path
 from levelmatch.options import ReadOptions
 from levelmatch.sky._geometry import convex_overlap
 from levelmatch.sky.grid import N_VERTICES, Footprint
@@ -76,7 +77,7 @@ def read_catalogue(path: str | Path) -> Table:
     ImportError
         If the file is parquet and pyarrow is not installed.
     """
-    path = Path(path)
+    path = as_path("path", path)
     table = read_table(path)
     _check_columns(table, str(path))
     if "file" in table.colnames:

@@ -24,6 +24,7 @@ from levelmatch.images.roman import is_asdf, roman_frame
 from levelmatch.images.sky_cells import SkyCells, cells_frame
 from levelmatch.images.sources import FileSource
 from levelmatch.images.table_files import is_table
+from levelmatch.option_values import check_type
 from levelmatch.options import ReadOptions
 
 __all__ = ["collect_frames", "unique_names"]
@@ -62,6 +63,7 @@ def collect_frames(images, read: ReadOptions | None = None, notes: Notes | None 
     """
     if hasattr(images, "frames"):
         return [frame.opened() for frame in images.frames]
+    check_type("read", read, ReadOptions | None, "ReadOptions")
     read = read or ReadOptions()
     collected = Notes() if notes is None else notes
     frames = _unique(_collected(images, read, collected), collected)

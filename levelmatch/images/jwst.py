@@ -9,8 +9,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
+from astropy.nddata import NDData
 
 from levelmatch.images.wcs_cards import wcs_content
+from levelmatch.option_values import check_type
 
 __all__ = [
     "DEFAULT_BAD_BITS",
@@ -277,6 +279,7 @@ def separate_lyot(image):
         0. ``lyot`` is `None` for a subarray without the region. In images with flags, the
         masked pixels get DO_NOT_USE and NON_SCIENCE.
     """
+    check_type("image", image, NDData, "CCDData")
     region = lyot_region(image.meta, image.data.shape)
     science = copy.deepcopy(image)
     if region is None:

@@ -17,6 +17,7 @@ from levelmatch.exceptions import FrameError
 from levelmatch.images.frame import Frame
 from levelmatch.images.table_files import filled, read_table, write_table
 from levelmatch.images.units import read_unit
+from levelmatch.option_values import check_type
 from levelmatch.sky.grid import N_VERTICES, Footprint
 from levelmatch.sky.vectors import tangent_axes, unit_vectors
 
@@ -201,6 +202,7 @@ class SkyCells:
         FrameError
             If a column, NSIDE, ORDERING or the name is missing; the message names the image.
         """
+        check_type("table", table, Table, "a table of cells")
         meta = {str(key).upper(): value for key, value in table.meta.items()}
         name = str(meta.get("NAME") or name)
         missing = [key for key in COLUMNS if key not in table.colnames]
@@ -281,7 +283,7 @@ def cell_vectors(index, nside):
 
 def is_resolution(nside):
     """Return whether healpix has a resolution: a power of two up to 2**29."""
-    whole = isinstance(nside, Real) and int(nside) == nside and 1 <= nside <= 1 << 29
+    whole = isinstance(nside, Real) and 1 <= nside <= 1 << 29 and int(nside) == nside
     return whole and not int(nside) & (int(nside) - 1)
 
 

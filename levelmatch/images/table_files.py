@@ -9,6 +9,7 @@ from astropy.table import Column, Table
 from levelmatch.atomic import atomic_path, refuse_existing
 from levelmatch.docstrings import share_parameters
 from levelmatch.images.file_checks import MOST_BYTES, check_regular, reason_of
+from levelmatch.option_values import as_path
 
 __all__ = ["FORMATS", "filled", "is_table", "read_table", "write_table"]
 
@@ -42,7 +43,7 @@ def read_table(path: str | Path) -> Table:
     ImportError
         If the file is parquet and pyarrow is not installed.
     """
-    path = Path(path)
+    path = as_path("path", path)
     kind = _format(path)
     try:
         check_regular(path, MOST_BYTES)
@@ -76,7 +77,7 @@ def write_table(table: Table, path: str | Path, *, overwrite: bool = False) -> P
     FileExistsError
         If the file exists and ``overwrite`` is not set.
     """
-    path = Path(path)
+    path = as_path("path", path)
     kind = _format(path)
     refuse_existing(path, overwrite=overwrite)
     with atomic_path(path) as part:

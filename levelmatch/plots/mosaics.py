@@ -10,8 +10,8 @@ from astropy import units as u
 from levelmatch.diagnostics import Diagnostics
 from levelmatch.docstrings import share_parameters
 from levelmatch.images.units import unit_words
-from levelmatch.plots.sky import Chart, directions, finish_sky, has_sky, sky_axes
-from levelmatch.plots.style import add_colour_bar
+from levelmatch.plots.sky import Chart, directions, finish_sky, has_sky
+from levelmatch.plots.style import add_colour_bar, axes_or_new
 from levelmatch.results.recorded_frames import frames_with_pixels
 
 __all__ = ["QuickLook", "plot_mosaic", "quick_look"]
@@ -109,7 +109,7 @@ def quick_look(result, *, size=400, files=None):
     if not (isinstance(size, Integral) and size > 0):
         msg = f"size: {size!r} is not a positive whole number"
         raise ValueError(msg)
-    frames = frames_with_pixels(result, files)
+    frames = frames_with_pixels(Diagnostics.of(result).result, files)
     chart = Chart(frames)
     low, high = chart.low, chart.high
     sides = [np.sqrt(frame.grid.pixel_area) * u.rad.to(chart.unit) for frame in frames]
@@ -203,7 +203,7 @@ def plot_mosaic(result, show="after", *, ax=None, limits=None, cmap=None, files=
         msg = f"limits: {limits!r}: expected the lowest and the highest level"
         raise ValueError(msg)
     look = result if isinstance(result, QuickLook) else quick_look(result, files=files)
-    ax = sky_axes(ax, look.wcs)
+    ax = axes_or_new(ax, projection=look.wcs)
     norm = _norm(look, show, limits)
     cmap = cmap or ("cividis" if show == "difference" else "gray")
     shown = _draw(ax, look, getattr(look, show), norm, cmap)

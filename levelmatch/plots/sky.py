@@ -14,9 +14,9 @@ from levelmatch.plots.style import (
     SETS,
     STAR,
     add_colour_bar,
+    axes_or_new,
     legend_above,
     link_colours,
-    new_figure,
     signed,
 )
 from levelmatch.sky.vectors import lonlat, tangent_axes
@@ -26,7 +26,6 @@ __all__ = [
     "Chart",
     "directions",
     "plot_overlaps",
-    "sky_axes",
     "sky_wcs",
 ]
 
@@ -136,11 +135,6 @@ def sky_wcs(result):
     return Chart(Diagnostics.of(result).frames).whole_wcs()
 
 
-def sky_axes(ax, wcs):
-    """Return the given axes, or axes of a new figure with the sky coordinates of a WCS."""
-    return new_figure().add_subplot(projection=wcs) if ax is None else ax
-
-
 def has_sky(ax):
     """Return whether axes have sky coordinates."""
     return getattr(ax, "coords", None) is not None and getattr(ax, "wcs", None) is not None
@@ -208,7 +202,7 @@ def plot_overlaps(result, ax=None):
     """
     facts = Diagnostics.of(result)
     chart = Chart(facts.frames)
-    ax = sky_axes(ax, chart.whole_wcs())
+    ax = axes_or_new(ax, projection=chart.whole_wcs())
     _draw_footprints(ax, facts, chart)
     centres = placed(ax, chart, np.array([frame.grid.centre for frame in facts.frames]))
     width, height = chart.high - chart.low

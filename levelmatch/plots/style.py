@@ -3,6 +3,7 @@
 
 import numpy as np
 
+from levelmatch.option_values import check_type
 from levelmatch.text import SHORT_NAME, count, short_names, values
 
 # Colours by Okabe and Ito, which every kind of colour vision distinguishes, on light and dark
@@ -42,9 +43,14 @@ def new_figure(**options):
     return plt.figure(layout="constrained", **options)
 
 
-def axes_or_new(ax):
-    """Return the given axes, or the axes of a new figure."""
-    return new_figure().add_subplot() if ax is None else ax
+def axes_or_new(ax, **options):
+    """Return the given axes, or the axes of a new figure, made with these options."""
+    if ax is None:
+        return new_figure().add_subplot(**options)
+    from matplotlib.axes import Axes
+
+    check_type("ax", ax, Axes, "Axes of matplotlib")
+    return ax
 
 
 def plain_text(text, width=MAX_NAME, *, keep_end=False):

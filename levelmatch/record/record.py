@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from astropy.table import QTable
 from astropy.wcs import WCS, FITSFixedWarning
 
 from levelmatch.atomic import atomic_stream, refuse_existing
@@ -22,6 +21,7 @@ from levelmatch.images.frame import Frame
 from levelmatch.measure.pair_selection import Overlaps
 from levelmatch.measure.pair_store import KEY_SIZE, PairKeys
 from levelmatch.measure.table import PairTable
+from levelmatch.option_values import as_path
 from levelmatch.options import MeasureOptions
 from levelmatch.record.asdf_writer import asdf_bytes
 from levelmatch.record.columns import (
@@ -37,6 +37,7 @@ from levelmatch.record.guard import checked_content
 from levelmatch.record.reading import read_tree
 from levelmatch.record.run import Provenance, Run
 from levelmatch.record.solved_run import SolvedRun
+from levelmatch.record.tables import plain_rows
 from levelmatch.solve.passes import Pass
 
 __all__ = [
@@ -144,7 +145,15 @@ class Record(SolvedRun):
         return self.run.parent
 
     def input(self, frame: Frame, key: str) -> Any:
-        """Return one value of `inputs` for an image."""
+        """Return one value of `inputs` for an image.
+
+        Parameters
+        ----------
+        frame : `~levelmatch.images.frame.Frame`
+            The image.
+        key : str
+            Name of the column.
+        """
         return self.inputs[key][self._rows[frame.name]]
 
     @cached_property
@@ -171,7 +180,7 @@ class Record(SolvedRun):
         FrameError
             If the recorded WCS has sizes that FITS does not have.
         """
-        if name not in self._rows:
+        if not isinstance(name, str) or name not in self._rows:
             msg = f"{name}: the record has no such image"
             raise RecordError(msg)
         text = self.inputs["wcs"][self._rows[name]]
@@ -199,9 +208,9 @@ class Record(SolvedRun):
             "reference": self.reference,
             "reference_reason": self.reference_reason,
             "gauge": self.gauge,
-            "images": _plain_rows(self.table),
-            "pairs": _plain_rows(self.pairs),
-            "closures": _plain_rows(self.closures),
+            "images": plain_rows(self.table),
+            "pairs": plain_rows(self.pairs),
+            "closures": plain_rows(self.closures),
         }
 
     def rows(self) -> dict[bytes, np.void]:
@@ -271,7 +280,7 @@ class Record(SolvedRun):
         FileExistsError
             If the file exists and ``overwrite`` is not set, or if it is not a record.
         """
-        path = Path(path)
+        path = as_path("path", path)
         refuse_existing(path, overwrite=overwrite, is_data=True)
         check_record_path(path)
         content = self.content
@@ -383,7 +392,7 @@ def read_record(path: str | Path) -> Record:
     """
     import asdf
 
-    path = Path(path)
+    path = as_path("path", path)
     try:
         check_regular(path, MOST_RECORD)
         content = path.read_bytes()
@@ -426,7 +435,7 @@ def record_in(folder: Path) -> Path:
 
 def as_record(record: Record | str | Path) -> Record:
     """Return a record, read by `read_record` if it is given as a path."""
-    return record if isinstance(record, Record) else read_record(record)
+    return record if isinstance(record, Record) else read_record(as_path("record", record))
 
 
 def check_not_recorded(paths: Iterable[str | Path]) -> None:
@@ -476,19 +485,6 @@ def check_record_path(path: Path) -> None:
                 return
     msg = f"{path} exists and is not a record; name another file, or move it away"
     raise FileExistsError(msg)
-
-
-def _plain_rows(table: QTable) -> list[dict[str, Any]]:
-    """Return the rows of a table as dictionaries, with `None` for NaN and infinity."""
-    columns = {name: _plain_column(table[name]) for name in table.colnames}
-    return [
-        dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)
-    ]
-
-
-def _plain_column(column: Any) -> list[Any]:
-    values = np.asarray(getattr(column, "value", column)).tolist()
-    return [None if isinstance(v, float) and not np.isfinite(v) else v for v in values]
 
 
 def _named(error: Exception) -> str:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from functools import cached_property
 from html import escape
 from importlib import import_module
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from levelmatch.images.frame import Frame
 from levelmatch.images.units import unit_words
 from levelmatch.measure.correlated_errors import pooled_passes
 from levelmatch.measure.table import PairTable
+from levelmatch.option_values import check_type
 from levelmatch.record.lazy_covariance import pass_of_pairs
 from levelmatch.record.run import Provenance, Run
 from levelmatch.record.tables import (
@@ -265,7 +267,9 @@ class SolvedRun:
         KeyError
             If no row has the name.
         """
-        rows = [row_of(k, self.frames) if isinstance(k, str) else k for k in (i, j)]
+        for name, row in (("i", i), ("j", j)):
+            check_type(name, row, str | Integral, "a row of the table, or its name")
+        rows = [row_of(k, self.frames) if isinstance(k, str) else int(k) for k in (i, j)]
         at = [self.rank[k] for k in rows]
         sets, _, unknown = connected_sets(self.passes, len(self.frames))
         if sets[at[0]] != sets[at[1]] or unknown[at[0]]:

@@ -10,6 +10,7 @@ import numpy as np
 
 from levelmatch.exceptions import RecordError
 from levelmatch.images.frame import Frame
+from levelmatch.option_values import check_names, check_type
 from levelmatch.options import SolveOptions, fit_terms
 from levelmatch.pass_names import PASS_OF
 from levelmatch.record.lazy_covariance import (
@@ -112,9 +113,7 @@ def _solve_options(record: Record, solve) -> SolveOptions:
     """Return the recorded options, with changes."""
     if isinstance(solve, SolveOptions):
         return solve
-    if not isinstance(solve, Mapping | None):
-        msg = f"solve: expected SolveOptions or a mapping, not {type(solve).__name__}"
-        raise TypeError(msg)
+    check_type("solve", solve, Mapping | None, "SolveOptions or a mapping")
     recorded = record.run.options["solve"]
     unknown = set(solve or ()) - {f.name for f in fields(SolveOptions)}
     if unknown:
@@ -140,7 +139,7 @@ def _kept_pattern(record: Record, options: SolveOptions, keep: np.ndarray, rows:
 def _kept_images(record: Record, exclude: str | Iterable[str]) -> np.ndarray:
     """Return for each image, sorted by name, whether it is kept."""
     excluded: set[str] = set()
-    for name in [exclude] if isinstance(exclude, str) else exclude:
+    for name in check_names("exclude", exclude):
         images = [f.name for f in record.frames if name in (f.name, f.product, f.file)]
         if not images:
             msg = f"exclude: {name}: the record has no such image"
@@ -157,6 +156,7 @@ def _changed_passes(record: Record, frames: list[Frame], fit_type, reference) ->
     """Return the recorded passes with other fit types or another reference."""
     passes = list(record.run.planned)
     names = [p.name for p in passes]
+    check_type("fit_type", fit_type, str | Mapping | None, "text, or a mapping of passes to text")
     changes = {name: fit_type for name in names} if isinstance(fit_type, str) else fit_type or {}
     for name, value in changes.items():
         fit_terms(value)

@@ -24,6 +24,7 @@ __all__ = [
     "image_table",
     "loop_table",
     "pair_table",
+    "plain_rows",
     "set_formats",
     "total_variances",
     "with_short_names",
@@ -348,6 +349,15 @@ def set_formats(table: QTable, of: Mapping[str, str | int]) -> None:
             continue
         digits = by if isinstance(by, int) else decimals(values(table[by]), 10)
         table[name].info.format = f".{max(digits, 0)}f" if digits <= MAX_DECIMALS else ".4g"
+
+
+def plain_rows(table: QTable) -> list[dict[str, Any]]:
+    """Return the rows of a table as dictionaries, with `None` for NaN and infinity."""
+    columns = [
+        [None if isinstance(v, float) and not np.isfinite(v) else v for v in column]
+        for column in (np.asarray(getattr(c, "value", c)).tolist() for c in table.itercols())
+    ]
+    return [dict(zip(table.colnames, row, strict=True)) for row in zip(*columns, strict=True)]
 
 
 # --------------------------------------------------------------------------------------

@@ -4,12 +4,12 @@
 import base64
 import hashlib
 from importlib.resources import files as resources
-from pathlib import Path
 from string import Template
 
 from levelmatch.atomic import atomic_path, refuse_existing
 from levelmatch.diagnostics import Diagnostics
 from levelmatch.images.sky_cells import CellsSource
+from levelmatch.option_values import as_path
 from levelmatch.report.graph import graph_section
 from levelmatch.report.pictures import (
     compare_section,
@@ -118,7 +118,7 @@ def write_report(
     LevelMatchWarning
         If a picture or a table fails. A note with the reason takes its place.
     """
-    path, facts = Path(path), Diagnostics.of(result)
+    path, facts = as_path("path", path), Diagnostics.of(result)
     check_replaceable(path, facts.result, overwrite=overwrite)
     page = make_page(facts, title=title, files=files, before_after=before_after)
     path.parent.mkdir(parents=True, exist_ok=True)

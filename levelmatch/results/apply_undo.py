@@ -4,6 +4,7 @@
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from functools import partial
+from os import PathLike
 from pathlib import Path
 from typing import BinaryIO
 
@@ -21,6 +22,7 @@ from levelmatch.images.file_state import file_identity
 from levelmatch.images.frame import ASSIGNED, Frame
 from levelmatch.images.roman import AsdfSource
 from levelmatch.images.sources import decoded_image
+from levelmatch.option_values import as_path, check_progress, check_type
 from levelmatch.record.record import Record, as_record
 from levelmatch.results.asdf_files import write_undone_asdf
 from levelmatch.results.corrected import corrected_data
@@ -33,12 +35,11 @@ from levelmatch.results.files import (
     open_decoded,
     open_stored,
     scaled_hdus,
-    write_products,
 )
 from levelmatch.results.header import remove_provenance
 from levelmatch.results.history import own_history, signature
 from levelmatch.results.lock import output_lock
-from levelmatch.results.prewrite import check_contents, check_space, output_associations
+from levelmatch.results.prewrite import check_space, output_associations
 from levelmatch.results.products import Product, by_file, make_products
 from levelmatch.results.recorded_frames import recorded_read
 from levelmatch.results.result import MatchResult
@@ -152,8 +153,9 @@ def listed_files(
 
     Listed files that an earlier call excluded from the record are left out.
     """
-    files = [files] if isinstance(files, str | Path) else files
-    paths, listed = expand_associations(files)
+    files = [files] if isinstance(files, str | PathLike) else files
+    check_type("files", files, Iterable, "a list of paths")
+    paths, listed = expand_associations(as_path("files", file) for file in files)
     excluded = {name for entry in record.history for name in entry.get("excluded", ())}
     excluded -= {frame.name for frame in record.frames}
     return [path for path in paths if path not in listed or path.name not in excluded], listed
@@ -266,19 +268,9 @@ def apply_record(
     """
     record = as_record(record)
     result = recorded_result(record, files, force=force)
-    with output_lock(directory) as lock:
-        paths = check_outputs(result.products, directory, overwrite=overwrite, lock=lock)
-        provenance = record.provenance
-        associations = output_associations(
-            result.products, paths, directory, overwrite, provenance, lock
-        )
-        check_contents(result.products, provenance)
-        check_space(result.products, paths, len(record.content))
-        own = Path(directory) / provenance.record
-        record.write(own, overwrite=overwrite or lock.may_replace(own), lock=lock)
-        write_products(result.products, paths, provenance, progress_bar)
-        write_associations(associations)
-    return paths
+    # The images name the given record, not a new one.
+    result.record = record
+    return result.write(directory, overwrite=overwrite, progress_bar=progress_bar)
 
 
 # --------------------------------------------------------------------------------------
@@ -318,6 +310,7 @@ def undo_record(
         If an image is missing, is given twice, is not in the record, names another record, or
         was joined from two files.
     """
+    check_progress(progress_bar)
     record = as_record(record)
     products = _corrected_products(record, files, force=force)
     with output_lock(directory) as lock:

@@ -16,6 +16,7 @@ from levelmatch.atomic import space_errors
 from levelmatch.exceptions import LevelMatchError
 from levelmatch.images.compression import open_raw
 from levelmatch.images.file_checks import named_errors
+from levelmatch.option_values import as_path
 from levelmatch.record.run import now
 
 __all__ = ["LOCK_NAME", "OutputLock", "output_lock"]
@@ -56,7 +57,7 @@ def output_lock(folder: str | Path, *, keep: bool = False) -> Iterator["OutputLo
     LevelMatchError
         If another run holds the lock; the message names the run.
     """
-    folder = Path(folder)
+    folder = as_path("directory", folder)
     if folder.exists() and not folder.is_dir():
         msg = f"directory: {folder} is not a folder; name another"
         raise NotADirectoryError(msg)

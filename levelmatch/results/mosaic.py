@@ -20,7 +20,7 @@ from levelmatch.images.file_state import file_identity
 from levelmatch.images.frame import Frame
 from levelmatch.images.scales import image_values, to_common_unit
 from levelmatch.images.units import in_arcsec
-from levelmatch.option_values import check_shape
+from levelmatch.option_values import as_path, check_progress, check_shape
 from levelmatch.options import CoaddOptions, ReadOptions
 from levelmatch.results.coadd import coadd_layers, mosaic_hdus
 from levelmatch.results.layers import METHODS, Layers, MosaicGrid
@@ -243,17 +243,12 @@ def _check_words(combine: Any, weights: Any, progress_bar: Any) -> None:
     if weights is not None and combine == "median":
         msg = "weights: they are those of a mean; combine='median' takes none"
         raise ValueError(msg)
-    if progress_bar is not None and not callable(progress_bar):
-        msg = f"progress_bar: {progress_bar!r} is not callable; give for example tqdm.tqdm"
-        raise TypeError(msg)
+    check_progress(progress_bar)
 
 
 def _check_output(output: Any, overwrite: bool) -> Path:
     """Return the path of the output file, after checking that it may be written."""
-    if not isinstance(output, str | Path):
-        msg = f"output: expected a path, not {type(output).__name__}"
-        raise TypeError(msg)
-    path = Path(output)
+    path = as_path("output", output)
     if path.suffix not in (".fits", ".fit", ".fts"):
         msg = f"output: {path.name!r} does not end in .fits; a compressed file cannot be filled"
         raise ValueError(msg)

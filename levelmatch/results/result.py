@@ -11,6 +11,7 @@ from levelmatch.images.associations import write_associations
 from levelmatch.images.frame import Frame
 from levelmatch.measure.pair_selection import Overlaps
 from levelmatch.measure.table import PairTable
+from levelmatch.option_values import check_progress
 from levelmatch.record.record import Record
 from levelmatch.record.run import Run
 from levelmatch.record.solved_run import SolvedRun, row_of
@@ -125,6 +126,7 @@ class MatchResult(SolvedRun, Sequence):
         OSError
             If the disk has no space.
         """
+        check_progress(progress_bar)
         with output_lock(directory) as lock:
             paths = check_outputs(self.products, directory, overwrite=overwrite, lock=lock)
             provenance = self.record.provenance if record else self.provenance

@@ -10,6 +10,7 @@ import numpy as np
 from astropy.wcs import WCS, Sip
 from numpy.polynomial.polynomial import polyval2d, polyvander2d
 
+from levelmatch.option_values import check_names, check_shape
 from levelmatch.testing.sky import lonlat, tangent_frame
 
 __all__ = ["Detector", "jwst_detector", "make_wcs", "miri_regions", "nircam_detectors"]
@@ -145,8 +146,13 @@ def miri_regions(shape):
     -------
     main, lyot : `~numpy.ndarray` of bool
         True within the region, shape (ny, nx).
+
+    Raises
+    ------
+    TypeError, ValueError
+        If the shape is not two positive whole numbers.
     """
-    ny, nx = shape
+    ny, nx = check_shape("shape", shape, 1)
     y, x = np.ogrid[:ny, :nx]
     # Pixel positions on the full detector, 0-based.
     y, x = (y + 0.5) * 1024 / ny - 0.5, (x + 0.5) * 1032 / nx - 0.5
@@ -158,6 +164,7 @@ def miri_regions(shape):
 
 def nircam_detectors(names, shape):
     """Return NIRCam detectors, brought together in proportion to their shape."""
+    names = check_names("detectors", names)
     unknown = [name for name in names if name not in _siaf() or name == "mirimage"]
     if unknown or not len(names):
         msg = f"detectors must be some of nrca1-nrca4 and nrcb1-nrcb4, not {tuple(names)}"

@@ -2,9 +2,11 @@
 """Exposures of a simulated set."""
 
 from dataclasses import dataclass, replace
+from numbers import Real
 
 import numpy as np
 
+from levelmatch.option_values import check_shape
 from levelmatch.testing.detectors import Detector, make_wcs
 from levelmatch.testing.sky import ARCSEC, STREAM_LAYOUT, random_stream, shift, tangent_frame
 
@@ -64,22 +66,50 @@ def _draw(rng, n, offset_rms, slope, detector):
     return [tuple(row) for row in values.tolist()]
 
 
-def check_common(shape, noise, n_images, name="n_dithers"):
-    """Check the arguments that all simulations share."""
-    if len(shape) != 2 or min(shape) < 8:
+# Smallest values of some arguments.
+LEAST = {"star_density": 0, "pixel_scale": 1e-9}
+
+
+def check_common(shape, noise, center, seed, numbers, **counts):
+    """Check the arguments that all simulations share: numbers by name, and counts of at least 1."""
+    if not _are_whole(shape, 8):
         msg = f"shape must be two numbers of at least 8 pixels, not {shape}"
         raise ValueError(msg)
-    if not (np.isfinite(noise) and noise >= 0):
+    if not (_is_finite(noise) and noise >= 0):
         msg = f"noise must be finite and not negative, not {noise}"
         raise ValueError(msg)
-    if n_images < 1:
-        msg = f"{name} must be at least 1, not {n_images}"
+    if not (np.shape(center) == (2,) and all(map(_is_finite, center))):
+        msg = f"center must be two numbers in degrees, not {center}"
         raise ValueError(msg)
+    for name, value in numbers.items():
+        if not _is_finite(value):
+            msg = f"{name} must be a finite number, not {value!r}"
+            raise ValueError(msg)
+        if value < LEAST.get(name, -np.inf):
+            msg = f"{name} must be at least {LEAST[name]}, not {value}"
+            raise ValueError(msg)
+    for name, value, least in (*((n, v, 1) for n, v in counts.items()), ("seed", seed, 0)):
+        if not _are_whole((value, value), least):
+            msg = f"{name} must be at least {least}, not {value!r}"
+            raise ValueError(msg)
+
+
+def _is_finite(value):
+    return isinstance(value, Real) and bool(np.isfinite(value))
+
+
+def _are_whole(values, least):
+    """Return whether an argument is two whole numbers of at least a least one."""
+    try:
+        check_shape("", tuple(values), least)
+    except (TypeError, ValueError):
+        return False
+    return True
 
 
 def make_tile_offsets(tiles, pitch):
     """Return the (y, x) offsets in arcsec of tiles on a grid about its centre."""
-    if len(tiles) != 2 or min(tiles) < 1:
+    if not _are_whole(tiles, 1):
         msg = f"the numbers of tiles along y and x must be at least 1, not {tiles}"
         raise ValueError(msg)
     index = np.argwhere(np.ones(tiles)) - (np.array(tiles) - 1) / 2
@@ -98,16 +128,16 @@ def make_dither_offsets(n, size):
 
 def generic_offsets(layout, n_images, shape, overlap, rng):
     """Return the (y, x) offsets of images in pixels, with a random fraction of a pixel."""
-    if not 0 <= overlap < 1:
+    if not (_is_finite(overlap) and 0 <= overlap < 1):
         msg = f"overlap must be at least 0 and less than 1, not {overlap}"
         raise ValueError(msg)
     pitch = (1 - overlap) * shape
     if layout == "pile":
         return rng.uniform(-0.5, 0.5, size=(n_images, 2)) * pitch
-    n_columns = {"chain": n_images, "grid": int(np.ceil(np.sqrt(n_images)))}.get(layout)
-    if n_columns is None:
+    if layout not in ("grid", "chain"):
         msg = f"layout must be 'grid', 'chain' or 'pile', not {layout!r}"
         raise ValueError(msg)
+    n_columns = n_images if layout == "chain" else int(np.ceil(np.sqrt(n_images)))
     offsets = make_tile_offsets((-(-n_images // n_columns), n_columns), pitch)[:n_images]
     return offsets + rng.uniform(-0.5, 0.5, size=offsets.shape)
 

@@ -3,7 +3,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 from astropy import units as u
@@ -12,6 +11,7 @@ from astropy.nddata import CCDData
 from astropy.table import QTable
 
 from levelmatch.docstrings import share_parameters
+from levelmatch.option_values import as_path
 from levelmatch.testing.detectors import Detector, jwst_detector, miri_regions, nircam_detectors
 from levelmatch.testing.exposures import (
     SCI_KEYWORDS,
@@ -86,7 +86,7 @@ class SimulatedSet:
         FileExistsError
             If a file exists and ``overwrite`` is False. Nothing is written then.
         """
-        directory = Path(directory)
+        directory = as_path("directory", directory)
         paths = [directory / str(name) for name in self.truth["name"]]
         existing = [path for path in paths if path.exists()]
         if existing and not overwrite:
@@ -136,6 +136,16 @@ class _Images(Sequence):
 
     def __repr__(self):
         return f"<{len(self)} simulated images>"
+
+
+def _jwst_set(recipe, chips, offsets, dithers, cards, *, center, pa, backgrounds, planes):
+    """Return the set of a JWST mosaic; ``planes`` are the arguments of `draw_planes`."""
+    frame = pointing_frame(center, pa)
+    exposures = jwst_exposures(frame, chips, offsets, dithers, cards)
+    if backgrounds:
+        exposures = with_backgrounds(exposures, recipe.seed)
+    planes = draw_planes(random_stream(recipe.seed, STREAM_LEVELS), exposures, *planes)
+    return _assemble(exposures, planes, frame, recipe)
 
 
 def _assemble(exposures, planes, frame, recipe):
@@ -199,7 +209,11 @@ def simulate_miri(
     <<pointing>>
     <<scene>>
     """
-    check_common(shape, noise, n_dithers)
+    planes = offset_rms, slope, lyot_offset_rms, lyot_slope
+    numbers = zip(("offset_rms", "slope", "lyot_offset_rms", "lyot_slope"), planes, strict=True)
+    numbers = dict(numbers, tile_overlap=tile_overlap, dither_size=dither_size, pa=pa)
+    numbers["star_density"] = star_density
+    check_common(shape, noise, center, seed, numbers, n_dithers=n_dithers)
     recipe = Recipe(
         seed=seed,
         noise=noise,
@@ -220,19 +234,8 @@ def simulate_miri(
     offsets = make_tile_offsets(tiles, side * (1 - tile_overlap))
     dithers = make_dither_offsets(n_dithers, dither_size * np.array([ny / 1024, nx / 1032]))
     cards = {"INSTRUME": "MIRI", "EXP_TYPE": "MIR_IMAGE", "FILTER": filter_name}
-    frame = pointing_frame(center, pa)
-    exposures = jwst_exposures(frame, [detector], offsets, dithers, cards)
-    if backgrounds:
-        exposures = with_backgrounds(exposures, seed)
-    planes = draw_planes(
-        random_stream(seed, STREAM_LEVELS),
-        exposures,
-        offset_rms,
-        slope,
-        lyot_offset_rms,
-        lyot_slope,
-    )
-    return _assemble(exposures, planes, frame, recipe)
+    sky = {"center": center, "pa": pa, "backgrounds": backgrounds, "planes": planes}
+    return _jwst_set(recipe, [detector], offsets, dithers, cards, **sky)
 
 
 @share_parameters
@@ -283,10 +286,9 @@ def simulate_nircam_short(
     <<pointing>>
     <<scene>>
     """
-    check_common(shape, noise, n_dithers)
-    if n_tiles < 1:
-        msg = f"n_tiles must be at least 1, not {n_tiles}"
-        raise ValueError(msg)
+    numbers = {"offset_rms": offset_rms, "slope": slope, "tile_overlap": tile_overlap}
+    numbers |= {"dither_size": dither_size, "pa": pa, "star_density": star_density}
+    check_common(shape, noise, center, seed, numbers, n_dithers=n_dithers, n_tiles=n_tiles)
     recipe = Recipe(
         seed=seed,
         noise=noise,
@@ -308,12 +310,8 @@ def simulate_nircam_short(
     offsets = make_tile_offsets(layout, side * (1 - tile_overlap))[:n_tiles]
     dithers = make_dither_offsets(n_dithers, dither_size * scale)
     cards = {"INSTRUME": "NIRCAM", "EXP_TYPE": "NRC_IMAGE", "FILTER": filter_name}
-    frame = pointing_frame(center, pa)
-    exposures = jwst_exposures(frame, chips, offsets, dithers, cards)
-    if backgrounds:
-        exposures = with_backgrounds(exposures, seed)
-    planes = draw_planes(random_stream(seed, STREAM_LEVELS), exposures, offset_rms, slope)
-    return _assemble(exposures, planes, frame, recipe)
+    sky = {"center": center, "pa": pa, "backgrounds": backgrounds, "planes": (offset_rms, slope)}
+    return _jwst_set(recipe, chips, offsets, dithers, cards, **sky)
 
 
 @share_parameters
@@ -373,7 +371,9 @@ def simulate_generic(
         Unit of the images.
     <<scene>>
     """
-    check_common(shape, noise, n_images, name="n_images")
+    numbers = {"offset_rms": offset_rms, "slope": slope, "pixel_scale": pixel_scale}
+    numbers |= {"rotation": rotation, "rotation_rms": rotation_rms, "star_density": star_density}
+    check_common(shape, noise, center, seed, numbers, n_images=n_images)
     shape = tuple(shape)
     recipe = Recipe(
         seed=seed,

@@ -7,6 +7,7 @@ import numpy as np
 from astropy import units as u
 from astropy.table import QTable
 
+from levelmatch.option_values import check_type
 from levelmatch.testing.sky import ARCMIN, lonlat, plane_basis, project, sky_grid, tangent_frame
 
 __all__ = ["footprint", "level_errors", "plane_errors"]
@@ -92,6 +93,7 @@ def level_errors(found, truth, *, groups=None):
     ValueError
         If ``found`` or ``groups`` do not have one value per row of ``truth``.
     """
+    check_type("truth", truth, QTable, "the table of a SimulatedSet")
     unit = truth["level"].unit
     errors = _one_per_image(found, truth, unit, shape=()) - truth["level"].value
     labels = np.zeros(len(truth)) if groups is None else np.asarray(groups)
@@ -129,6 +131,7 @@ def plane_errors(found, truth):
     ValueError
         If ``found`` does not have one plane per row of ``truth``.
     """
+    check_type("truth", truth, QTable, "the table of a SimulatedSet")
     unit = truth["level"].unit
     names = ("level", "slope_u", "slope_v")
     units = (unit, unit / u.arcmin, unit / u.arcmin)
@@ -167,7 +170,11 @@ def _one_per_image(found, truth, unit, shape):
             found = u.Quantity(found, unit)
     if isinstance(found, u.Quantity) and unit is not None:
         found = found.to_value(unit)
-    values = np.asarray(found, dtype=float)
+    try:
+        values = np.asarray(found, dtype=float)
+    except (TypeError, ValueError) as error:
+        msg = f"found must be numbers, not {found!r:.60}"
+        raise ValueError(msg) from error
     if values.shape != (len(truth), *shape):
         msg = f"found must have shape {(len(truth), *shape)}, not {values.shape}"
         raise ValueError(msg)
