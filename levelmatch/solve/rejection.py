@@ -34,7 +34,7 @@ MAX_IMAGES = 0.1
 N_SPOILT = 3
 
 
-class Rejection:
+class Rejection(Agreement):
     """Reject wrong pairs, and estimate the floor from the others.
 
     In sets of at least 10 independent loops, by the generalised extreme studentised
@@ -67,24 +67,18 @@ class Rejection:
         Solves the equations of the pairs.
     """
 
-    def __init__(self, floors, solver):
-        self.floors = floors
-        self.equations = floors.equations
-        self.set_of = floors.set_of
-        self.agreement = Agreement(floors, solver)
-
     def run(self):
         """Return the floors, the robust weights and the solution."""
         far = self.floors.sum(self.floors.far) > 0
         # A search, which settles the floors, follows for sets with pairs that are far off.
         steps = {"n_steps": 1} if far.all() else {}
-        fit = self.agreement.fit(self.floors.start(), ~self.floors.far, **steps)
+        fit = self.fit(self.floors.start(), ~self.floors.far, **steps)
         loops = fit.freedom / self.equations.n_terms
         searched = self._suspicious(fit) & (loops >= MIN_LOOPS)
         searched |= far
         if searched.any():
             fit = self._search(fit) if searched.all() else self._search_some(fit, searched)
-        robust = self.agreement.robust(fit.floors, fit.counted, fit.extra)
+        robust = self.robust(fit.floors, fit.counted, fit.extra)
         if fit.counted.all():
             return RobustFit(fit.floors, robust, fit.solved)
         precision = self.floors.precision(fit.floors, fit.extra)
@@ -95,8 +89,8 @@ class Rejection:
 
     def _suspicious(self, fit):
         """Return flags of sets that may have wrong pairs or images, shape (n_sets,)."""
-        _, p_value = self.agreement.excess(fit)
-        number = np.maximum(self.agreement.number, 2)
+        _, p_value = self.excess(fit)
+        number = np.maximum(self.number, 2)
         out = self.floors.sum(p_value * number[self.set_of] < SUSPICION) > 0
         sigmas = np.sqrt(fit.distance / np.maximum(fit.terms, 1))
         found, median = medians(self.set_of, sigmas)
@@ -114,23 +108,23 @@ class Rejection:
             return first
         counted = np.ones(len(self.set_of), dtype=bool)
         floors = self.floors.shown(fit.solved, counted, self.floors.freedom(counted))
-        return self.agreement.fit(floors, counted)
+        return self.fit(floors, counted)
 
     def _search_some(self, first, searched):
         """Return the fit without the wrong pairs of some sets, which are searched on their own."""
         floors, rows = self.floors.part(searched)
-        prior = self.agreement.solver.prior
+        prior = self.solver.prior
         alone = Rejection(floors, Solver(floors.equations, floors.free, prior))
         found = alone._search(first.part(rows, searched))
         if found.solved is None:
             return first
         values, counted, extra = first.floors.copy(), first.counted.copy(), first.extra.copy()
         values[searched], counted[rows], extra[rows] = found.floors, found.counted, found.extra
-        return self.agreement.fit(values, counted, extra)
+        return self.fit(values, counted, extra)
 
     def _search(self, first):
         """Return the fit without the wrong pairs, given the first fit."""
-        fit, number, far = first, self.agreement.number, ~first.counted
+        fit, number, far = first, self.number, ~first.counted
         budget = np.minimum(MAX_REJECTED * number, fit.freedom / (2 * self.equations.n_terms))
         budget = np.floor(budget).astype(int)
         batch, large = np.ceil(budget / N_ROUNDS).astype(int), number > LARGE
@@ -149,7 +143,7 @@ class Rejection:
             counted[rows] = False
             # One fit of many pairs at a time is in memory.
             floors, fit = fit.floors, None
-            fit = self.agreement.fit(floors, counted, n_steps=n_steps)
+            fit = self.fit(floors, counted, n_steps=n_steps)
         wrong = (taken >= 0) & (taken <= last[self.set_of])
         floors, fit = fit.floors, None
         fit, images = self._find_images(self._put_back(first, floors, wrong))
@@ -160,14 +154,14 @@ class Rejection:
 
         Large sets without significant rows, and without reason to go on, lose their budget.
         """
-        excess, p_value = self.agreement.excess(fit)
+        excess, p_value = self.excess(fit)
         excess[~fit.counted | (budget[self.set_of] <= 0)] = 0.0
-        significant = self.agreement.significant(p_value) & (excess > 0)
+        significant = self.significant(p_value) & (excess > 0)
         n_found = self.floors.sum(significant).astype(int)
         if large.any():
             none = large & (n_found == 0) & (budget > 0)
             if none.any():
-                budget[none & ~self.agreement.may_hide(fit)] = 0
+                budget[none & ~self.may_hide(fit)] = 0
                 excess[(budget <= 0)[self.set_of]] = 0.0
             excess[(large & (n_found > 0))[self.set_of] & ~significant] = 0.0
         most = np.minimum(np.where(large, np.maximum(batch, n_found), batch), budget)
@@ -203,10 +197,10 @@ class Rejection:
         fit = first
         while wrong.any():
             fit = None
-            fit = self.agreement.fit(floors, ~wrong)
+            fit = self.fit(floors, ~wrong)
             floors = fit.floors
-            _, p_value = self.agreement.excess(fit)
-            back = wrong & ~self.agreement.significant(p_value)
+            _, p_value = self.excess(fit)
+            back = wrong & ~self.significant(p_value)
             if not back.any():
                 return fit
             wrong = wrong & ~back
@@ -241,7 +235,7 @@ class Rejection:
         One of each set; of large sets all that have no worse neighbour, since the pairs of a wrong
         image count for its neighbours, too.
         """
-        p_value = self.agreement.images(fit)
+        p_value = self.images(fit)
         component = self.floors.component
         number = np.bincount(component, minlength=self.floors.n_sets)
         found = np.flatnonzero(p_value * number[component] < level)
@@ -253,15 +247,15 @@ class Rejection:
         np.minimum.at(worse, first, second)
         np.minimum.at(worse, second, first)
         alone = order[worse[: len(order)] > np.arange(len(order))]
-        large = self.agreement.number > LARGE
+        large = self.number > LARGE
         return _head(alone, component, np.where(large, number, 1))
 
     def _mostly_rejected(self, wrong):
         """Return the images whose pairs are mostly wrong, the worst first."""
-        degree, images = self.agreement.degree(np.ones(len(wrong), dtype=bool)), []
+        degree, images = self.degree(np.ones(len(wrong), dtype=bool)), []
         single, component = wrong.copy(), self.floors.component
         while True:
-            bad = self.agreement.degree(single)
+            bad = self.degree(single)
             bad[bad < np.maximum(MIN_OF_IMAGE, 0.5 * degree)] = 0
             found = np.flatnonzero(bad)
             if len(found) == 0:
@@ -290,7 +284,7 @@ class Rejection:
         target[np.unique(label[of_image])] -= self.equations.n_terms
         counted, extra = fit.counted | of_image, np.where(of_image, 1 / own, 0.0)
         for _ in range(N_SPOILT):
-            fit = self.agreement.fit(fit.floors, counted, extra)
+            fit = self.fit(fit.floors, counted, extra)
             quadratic = self.equations.quadratic(fit.solved.coefficients)
             squares = self.floors.moment_squares(
                 np.where(of_image, quadratic, 0.0),
@@ -299,11 +293,11 @@ class Rejection:
                 np.square(fit.floors[self.set_of]),
             )
             extra = np.where(of_image, np.maximum(squares[label], 1e-3 / own), 0.0)
-        return self.agreement.fit(fit.floors, counted, extra)
+        return self.fit(fit.floors, counted, extra)
 
     def _keep_natural(self, first, fit, images):
         """Return the fit; put back all pairs of sets whose scatter has large differences."""
-        natural = self.agreement.not_normal(fit)
+        natural = self.not_normal(fit)
         natural |= self._unclear(fit, images)
         changed = ~fit.counted | (fit.extra > 0)
         if not changed.any():
@@ -315,13 +309,13 @@ class Rejection:
         extra = np.where(changed, 0.0, fit.extra)
         if counted.all() and not extra.any():
             return self._fit_all(first, fit)
-        return self.agreement.fit(first.floors, counted, extra)
+        return self.fit(first.floors, counted, extra)
 
     def _unclear(self, fit, images):
         """Return flags of sets with too many wrong pairs that are not clearly wrong, (n_sets,)."""
         wrong = ~fit.counted
-        excess, _ = self.agreement.excess(fit)
-        critical = self.agreement.critical(fit)
+        excess, _ = self.excess(fit)
+        critical = self.critical(fit)
         unclear = self.floors.sum(wrong & (excess < CLEAR**2 * critical[self.set_of]))
         units = self.floors.sum(wrong)
         units += np.bincount(self.floors.component[images], minlength=len(units))
