@@ -1,6 +1,8 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
 """Tests of the four functions and of the whole run, against truth."""
 
+import copy
+import pickle
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -643,6 +645,18 @@ def test_result_is_a_lazy_sequence(small_images, monkeypatch):
     assert "passes: mosaic" in repr(result)
     image.data[:] = 0
     assert result[1].data.any()
+
+
+@pytest.mark.parametrize("fit_type", ["level", "level+slope", "auto"])
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda r: pickle.loads(pickle.dumps(r))])
+def test_results_can_be_copied_and_sent(small_images, small_paths, fit_type, copied):
+    for images in (small_images, small_paths):
+        result = lm.match_mosaic(images, fit_type=fit_type)
+        other = copied(result)
+        assert other.names == result.names
+        assert_array_equal(other[2].data, result[2].data)
+        assert_array_equal(other.covariance(0, 1), result.covariance(0, 1))
+        assert other.summary() == result.summary()
 
 
 def test_table_and_pairs_have_units(small_images):

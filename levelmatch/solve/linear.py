@@ -161,6 +161,14 @@ class Factors:
             logger.info("the normal matrix is singular: slopes without constraints are near zero")
             self._factorise(matrix.own + RIDGE * np.eye(self._k), matrix.across)
 
+    def __getstate__(self):
+        """Return all but the compiled fronts, which follow from the dissection."""
+        return {key: value for key, value in self.__dict__.items() if key != "_work"}
+
+    def __setstate__(self, state):
+        self.__dict__.update(state)
+        self._work = Work(self._dissection, self._k)
+
     def _factorise(self, own, across):
         """Factorise a matrix. Return whether it is positive definite."""
         self._panels = np.zeros(self._work.offset[-1])
