@@ -2,6 +2,7 @@
 """Passes of a call, checks of its options, and warnings of options without effect."""
 
 from collections.abc import Mapping
+from numbers import Real
 
 from levelmatch.exceptions import FrameError, warn_user
 from levelmatch.images import jwst
@@ -156,9 +157,18 @@ def check_kept(frames, settings, passes, *, recombine=False):
         msg = "subtract=False: a recombined MIRI image has two levels; match without recombine_lyot"
         raise ValueError(msg)
     for frame in frames:
+        _check_sky_keyword(frame, settings.solve.sky_keyword)
         if frame.output_factor != 1.0:
             msg = f"{frame.name}: subtract=False: apply_flux_scale changes its pixels; omit one"
             raise ValueError(msg)
+
+
+def _check_sky_keyword(frame, keyword):
+    """Refuse a keyword whose card holds something else than a number."""
+    value = None if keyword is None else frame.meta.get(keyword.upper())
+    if value is not None and (isinstance(value, bool) or not isinstance(value, Real)):
+        msg = f"{frame.name}: sky_keyword: its {keyword.upper()} is {value!r}; name another keyword"
+        raise ValueError(msg)
 
 
 def warn_idle_options(collection, settings, passes):

@@ -27,6 +27,15 @@ __all__ = [
 
 # Largest size of a region file, in bytes.
 MOST_TEXT = 1 << 24
+# Header keywords with a meaning of their own: those of the array, of times, of the WCS, and the
+# cards of corrections.
+RESERVED = re.compile(
+    r"SIMPLE|XTENSION|EXTEND|BITPIX|NAXIS\d*|[PG]COUNT|GROUPS|BSCALE|BZERO|BLANK|BUNIT|INHERIT"
+    r"|EXT(NAME|VER|LEVEL)|(CHECK|DATA)SUM|(HISTORY|COMMENT|CONTINUE|END)|(DATE|MJD).*"
+    r"|C(TYPE|UNIT|RVAL|RPIX|DELT|ROTA|NAME)\d+[A-Z]?|(CD|PC|PV|PS)\d+_\d+[A-Z]?"
+    r"|[AB]P?_(\d+_\d+|ORDER|DMAX)|(LON|LAT)POLE[A-Z]?|RADE.*|EQUINOX[A-Z]?|WCS.*"
+    r"|(CPDIS|CQDIS|CPERR|D2IM|DP|DQ)\w*|LM\w(LEV|SLU|SLV|ERR|REF)|LMREC.*|LMFLUX"
+)
 
 
 def check_type(name: str, value: Any, kinds: Any, words: str) -> None:
@@ -106,6 +115,9 @@ def check_fields(options: Any) -> None:
         if "choices" in kind and value not in kind["choices"]:
             msg = f"{f.name}: {value!r} is none of {kind['choices']}"
             raise ValueError(msg)
+        if f.type is bool and (isinstance(value, str) or value not in (False, True)):
+            msg = f"{f.name}: {value!r} is neither True nor False"
+            raise TypeError(msg)
         if "number" in kind and not (kind["optional"] if value is None else value == kind["word"]):
             _check_number(f.name, value, kind)
 
@@ -233,10 +245,13 @@ def region_text(regions: Any) -> Any:
 
 
 def check_keyword(name: str, value: Any) -> None:
-    """Check that a value is `None` or a FITS keyword."""
+    """Check that a value is `None` or a FITS keyword without a meaning of its own."""
     if value is None:
         return
     good = isinstance(value, str) and re.fullmatch(r"[A-Za-z0-9_-]{1,8}", value)
-    if not good or value.upper() in ("HISTORY", "COMMENT", "END"):
+    if not good:
         msg = f"{name}: {value!r} is not a header keyword of 1 to 8 letters, digits, - and _"
+        raise ValueError(msg)
+    if RESERVED.fullmatch(value.upper()):
+        msg = f"{name}: {value!r} has another meaning in FITS headers; name another keyword"
         raise ValueError(msg)

@@ -505,6 +505,23 @@ def test_fit_types(paint, function, name, value):
         function([paint()], **{name: value})
 
 
+@pytest.mark.parametrize("value", ["no", "False", None, 2])
+@pytest.mark.parametrize(
+    ("options", "name"),
+    [
+        (lm.ReadOptions, "rematch"),
+        (lm.ReadOptions, "mix_filters"),
+        (lm.MeasureOptions, "mask_sources"),
+        (lm.SolveOptions, "subtract"),
+        (lm.SolveOptions, "share_offsets"),
+    ],
+)
+def test_flags_are_true_or_false(options, name, value):
+    with pytest.raises(TypeError, match=f"{name}: {value!r} is neither True nor False"):
+        options(**{name: value})
+    assert getattr(options(**{name: np.True_}), name)
+
+
 @pytest.mark.parametrize("dq_bits", ["NOT_A_BIT", "JUMP_DET+NOPE", ["HOT", "COLD"], 2.5, ""])
 def test_unknown_dq_bits(pair_of_files, dq_bits):
     with pytest.raises(ValueError, match="dq_bits: .* is not"):

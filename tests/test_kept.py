@@ -151,6 +151,23 @@ def test_planes_and_other_changes_are_refused(tmp_path):
         lm.match_levels(paths, group_by="FILENAME", solve=lm.SolveOptions(sky_keyword="X"))
 
 
+@pytest.mark.parametrize(
+    "keyword",
+    ["NAXIS", "NAXIS1", "bzero", "BUNIT", "EXTNAME", "CRVAL1", "CD1_2", "A_2_0", "DATE-OBS"]
+    + ["END", "HISTORY", "CHECKSUM", "LMMLEV", "LMRECSHA", "LONPOLE", "WCSAXES"],
+)
+def test_keywords_with_a_meaning_are_refused(keyword):
+    with pytest.raises(ValueError, match=f"sky_keyword: '{keyword}' has another meaning"):
+        lm.SolveOptions(subtract=False, sky_keyword=keyword)
+
+
+def test_cards_with_text_are_not_replaced(tmp_path):
+    paths = files(tmp_path / "in", "HST", TARGNAME="NGC 1")
+    solve = lm.SolveOptions(subtract=False, sky_keyword="targname")
+    with pytest.raises(ValueError, match=r"j0_flc.*: sky_keyword: its TARGNAME is 'NGC 1'; name"):
+        lm.match_levels(paths, group_by="FILENAME", solve=solve)
+
+
 def test_skyfile_has_a_level_for_each_chip(tmp_path):
     paths = files(tmp_path / "in", "HST")
     result = lm.match_levels(paths, group_by="FILENAME", solve=KEEP)
