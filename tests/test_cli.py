@@ -143,7 +143,7 @@ def later_command():
     ],
 )
 def test_a_new_field_becomes_a_flag(monkeypatch, args, name, value):
-    monkeypatch.setitem(flags.CLASSES, Later, flags.FILES)
+    monkeypatch.setattr(flags, "CLASSES", (*flags.CLASSES, Later))
     command, seen = later_command()
     result = CliRunner().invoke(command, args)
     assert result.exit_code == 0, result.output
@@ -152,7 +152,7 @@ def test_a_new_field_becomes_a_flag(monkeypatch, args, name, value):
 
 
 def test_the_help_of_a_new_field(monkeypatch):
-    monkeypatch.setitem(flags.CLASSES, Later, flags.FILES)
+    monkeypatch.setattr(flags, "CLASSES", (*flags.CLASSES, Later))
     text = " ".join(CliRunner().invoke(later_command()[0], ["--help"]).output.split())
     assert "File options: --pixel-area [auto|true|false]" in text
     assert "Scale by --pixel-area, or not (false), e.g. for counts. [default: auto]" in text
@@ -162,7 +162,7 @@ def test_the_help_of_a_new_field(monkeypatch):
 
 
 def test_values_that_a_new_field_does_not_take(monkeypatch):
-    monkeypatch.setitem(flags.CLASSES, Later, flags.FILES)
+    monkeypatch.setattr(flags, "CLASSES", (*flags.CLASSES, Later))
     command, _ = later_command()
     for args, words in (
         (["--pixel-area", "True"], "'True' is not one of"),

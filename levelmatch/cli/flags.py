@@ -18,7 +18,6 @@ from levelmatch.options import CoaddOptions, MeasureOptions, ReadOptions, SolveO
 __all__ = [
     "CLASSES",
     "Choices",
-    "Flag",
     "GroupedCommand",
     "Value",
     "descriptions",
@@ -30,17 +29,7 @@ __all__ = [
 # Fields without a derived flag. `levelmatch run` has its own options for extend, checkpoint,
 # regions, hold and fit_exclude; stacked does not apply to all passes together.
 NO_FLAG = ("extend", "checkpoint", "stacked", "regions", "hold", "fit_exclude")
-# Option groups of the help, in their order.
-COMMON, JWST, FILES, STATISTICS = "Common", "JWST", "File", "Statistics"
-# Group of the flags of each option class.
-CLASSES = {
-    ReadOptions: FILES,
-    MeasureOptions: STATISTICS,
-    SolveOptions: STATISTICS,
-    CoaddOptions: COMMON,
-}
-# Group of flags that differ from their class.
-GROUP_OF = {"time_from_background": JWST, "subtract_local": JWST}
+CLASSES = (ReadOptions, MeasureOptions, SolveOptions, CoaddOptions)
 METAVARS = {
     "blank": "VALUES",
     "combine_detectors": "KEYWORD",
@@ -158,18 +147,15 @@ def _flag_of_field(match):
     return flag_name(match[0]) if match[0] in known else match[0]
 
 
-class Flag(click.Option):
-    """Flag in a group of the help.
-
-    Parameters
-    ----------
-    group : str
-        Heading of the group.
-    """
-
-    def __init__(self, *args, group=COMMON, **options):
-        super().__init__(*args, **options)
-        self.group = group
+# Names of the options in each group of the help, in their order. The other options are common.
+GROUPS = {
+    "JWST": (
+        *("recombine_lyot", "fit_type_recombine_lyot", "combine_nircam_short", "skylist"),
+        *("fit_type_combine_nircam_short", "time_from_background", "subtract_local"),
+    ),
+    "File": (*names_of(ReadOptions), "skyfile", "ignore_regions"),
+    "Statistics": (*names_of(MeasureOptions), *names_of(SolveOptions), "hold", "fit_exclude"),
+}
 
 
 class GroupedCommand(click.Command):
@@ -177,11 +163,12 @@ class GroupedCommand(click.Command):
 
     def format_options(self, ctx, formatter):
         """Write the options, group by group."""
-        groups = {name: [] for name in (COMMON, JWST, FILES, STATISTICS)}
+        groups = {name: [] for name in ("Common", *GROUPS)}
         for param in self.get_params(ctx):
             record = param.get_help_record(ctx)
             if record is not None and isinstance(param, click.Option):
-                groups[getattr(param, "group", COMMON)].append(record)
+                own = (group for group, names in GROUPS.items() if param.name in names)
+                groups[next(own, "Common")].append(record)
         for name, records in groups.items():
             if records:
                 with formatter.section(f"{name} options"):
@@ -204,20 +191,19 @@ def flags_of(options, *, types=None, without=(), recorded=False):
     """
     words = descriptions(options)
     return [
-        _flag_of(f, words.get(f.name, ""), CLASSES[options], (types or {}).get(f.name), recorded)
+        _flag_of(f, words.get(f.name, ""), (types or {}).get(f.name), recorded)
         for f in fields(options)
         if f.name not in (*NO_FLAG, *without)
     ]
 
 
-def _flag_of(field, words, group, kind, recorded):
+def _flag_of(field, words, kind, recorded):
     """Return the flag of a field as a decorator."""
     name = flag_name(field.name)
-    options = {"cls": Flag, "group": GROUP_OF.get(field.name, group), "help": words}
     default = None if recorded else field.default
     if field.type is bool:
         names = f"{name}/--no-{name[2:]}"
-        return click.option(names, field.name, default=default, **options)
+        return click.option(names, field.name, default=default, help=words)
     return click.option(
         name,
         field.name,
@@ -225,5 +211,5 @@ def _flag_of(field, words, group, kind, recorded):
         default=default,
         show_default=default is not None,
         metavar=METAVARS.get(field.name),
-        **options,
+        help=words,
     )

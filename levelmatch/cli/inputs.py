@@ -83,16 +83,9 @@ def expand_all(ctx, param, paths):
 FORMATS = {".ecsv": "ascii.ecsv", ".csv": "ascii.csv", ".fits": "fits"}
 
 
-def export_flags(option, *, record=False):
-    """Return the flags that name the files.
-
-    Parameters
-    ----------
-    option : callable
-        Function that makes a flag, such as `click.option`.
-    record : bool
-        Whether to include the flag of the record.
-    """
+def export_flags(*, record=False):
+    """Return the flags that name the files, optionally with that of the record."""
+    option = click.option
     kind = {"type": click.Path(path_type=Path, dir_okay=False), "metavar": "FILE"}
     table = option("--table", **kind, help="Write the table of images: .ecsv, .csv or .fits.")
     regions = option("--regions", **kind, help="Write the footprints as a region file of DS9.")

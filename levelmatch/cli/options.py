@@ -6,7 +6,7 @@ from pathlib import Path
 import click
 from click.shell_completion import CompletionItem
 
-from levelmatch.cli.flags import COMMON, FILES, JWST, STATISTICS, Flag, flags_of, names_of
+from levelmatch.cli.flags import flags_of, names_of
 from levelmatch.cli.inputs import RECORD_NAME, expand, expand_all, export_flags
 from levelmatch.cli.terminal import logging_flags
 from levelmatch.options import (
@@ -185,28 +185,20 @@ def add_options(options):
     return add
 
 
-def _option(*names, group=COMMON, **options):
-    return click.option(*names, cls=Flag, group=group, **options)
-
-
-def _switch(name, text, *short, group=COMMON):
+def _switch(name, text, *short):
     """Return a flag with a negative form ``--no-...``."""
     names = f"--{name}/--no-{name}"
-    return _option(*short, names, name.replace("-", "_"), default=False, help=text, group=group)
+    return click.option(*short, names, name.replace("-", "_"), default=False, help=text)
 
 
-def _fit_type(name, text, group=COMMON):
-    return _option(
-        f"--{name}",
-        type=click.Choice(FIT_TYPES),
-        group=group,
-        help=f"Correction of {text}; by default as --fit-type.",
-    )
+def _fit_type(name, text):
+    words = f"Correction of {text}; by default as --fit-type."
+    return click.option(f"--{name}", type=click.Choice(FIT_TYPES), help=words)
 
 
 QUIET_HELP = "Print only errors and warnings."
 DEBUG_HELP = "Show tracebacks and the log."
-LOGGING = logging_flags(click.option)
+LOGGING = logging_flags()
 
 
 def DEBUG(function):  # noqa: N802
@@ -222,10 +214,15 @@ FORCE = click.option(
 QUIET = click.option("-q", "--quiet", is_flag=True, help=QUIET_HELP)
 
 
+def path_option(*names, metavar, text, folder=True, **options):
+    """Return an option whose value is the path of a file, or of a folder unless it is refused."""
+    kind = click.Path(path_type=Path, dir_okay=folder, exists=options.pop("exists", False))
+    return click.option(*names, type=kind, metavar=metavar, help=text, **options)
+
+
 def output_option(metavar, text, *, required=True):
     """Return the option --output."""
-    kind = click.Path(path_type=Path)
-    return click.option("-o", "--output", type=kind, metavar=metavar, required=required, help=text)
+    return path_option("-o", "--output", metavar=metavar, text=text, required=required)
 
 
 def overwrite_option(text="Replace existing outputs."):
@@ -240,28 +237,17 @@ def examples(*lines):
 
 RUN_OPTIONS = [
     IMAGES,
-    _option(
-        "-o",
-        "--output",
-        type=click.Path(path_type=Path),
-        metavar="OUT",
-        help="Folder of the corrected images; created if missing.",
-    ),
-    _option(
-        "--config",
-        type=click.Path(path_type=Path),
-        metavar="TOML",
-        help="File of options; the command line has priority.",
-    ),
-    _option(
+    output_option("OUT", "Folder of the corrected images; created if missing.", required=False),
+    path_option("--config", metavar="TOML", text="File of options; the command line has priority."),
+    path_option(
         "--catalogue",
-        type=click.Path(path_type=Path, exists=True, dir_okay=False),
         metavar="TABLE",
-        default=None,
-        help="Catalogue of outlines in place of FILES: .ecsv, .fits or .parquet. The run is "
+        text="Catalogue of outlines in place of FILES: .ecsv, .fits or .parquet. The run is "
         "planned by it, and a file is opened where its pixels are read.",
+        folder=False,
+        exists=True,
     ),
-    _option(
+    click.option(
         "--fit-type",
         type=click.Choice(FIT_TYPES),
         help="Correction of all passes: a level, a plane, or planes only where the data need "
@@ -270,7 +256,7 @@ RUN_OPTIONS = [
     _fit_type("fit-type-dithers", "each image of a tile"),
     _fit_type("fit-type-combine-detectors", "each detector of a tile"),
     _fit_type("fit-type-mosaic-tiles", "each tile"),
-    _option(
+    click.option(
         "--reference",
         type=REFERENCE,
         default="auto",
@@ -279,7 +265,7 @@ RUN_OPTIONS = [
         help="Image or tile whose correction is zero: its name, its number in the list from 0, "
         "'auto' or 'mean'.",
     ),
-    _option(
+    click.option(
         "--group-by",
         multiple=True,
         default=("auto",),
@@ -288,7 +274,7 @@ RUN_OPTIONS = [
         help="Assigns images to tiles: 'auto', 'jwst', 'overlap', 'exposure' or a header keyword. "
         "Repeat it for several keywords; FILENAME makes each image a tile, exposure each file.",
     ),
-    _option(
+    click.option(
         "--extend",
         type=RecordPath(),
         metavar="RECORD",
@@ -296,21 +282,21 @@ RUN_OPTIONS = [
         help="Add FILES to the images of a record, with its options; its measured pairs are "
         "reused.",
     ),
-    _option(
+    path_option(
         "--anchor",
-        multiple=True,
-        type=click.Path(path_type=Path, dir_okay=False),
         metavar="FILE",
-        help="Bring all images to the absolute level of an external image. Repeat it for several.",
+        text="Bring all images to the absolute level of an external image. Repeat it for several.",
+        folder=False,
+        multiple=True,
     ),
-    _option(
+    click.option(
         "--anchor-fwhm",
         type=float,
         metavar="ARCSEC",
         default=None,
         help="Full width at half maximum of the anchor's resolution, to which images are smoothed.",
     ),
-    _option(
+    click.option(
         "--anchor-colour",
         type=colour,
         default=1.0,
@@ -318,7 +304,7 @@ RUN_OPTIONS = [
         metavar="NUMBER",
         help="Brightness of the anchor divided by that of the images, or 'fit'.",
     ),
-    _option(
+    click.option(
         "--anchor-fit-type",
         type=click.Choice(["level", "level+slope"]),
         default="level",
@@ -328,58 +314,51 @@ RUN_OPTIONS = [
     _switch("overwrite", "Replace existing outputs."),
     _switch("report", f"Also write OUT/{REPORT}."),
     _switch("dry-run", "Find the corrections and write no images."),
-    *export_flags(_option, record=True),
+    *export_flags(record=True),
     _switch("quiet", QUIET_HELP, "-q"),
-    *logging_flags(_option),
+    *LOGGING,
     _switch("debug", DEBUG_HELP),
     _switch(
         "recombine-lyot",
         "Match MIRI's Lyot coronagraph to its main chip and combine them to one image.",
-        group=JWST,
     ),
-    _fit_type("fit-type-recombine-lyot", "the Lyot part of a tile", JWST),
+    _fit_type("fit-type-recombine-lyot", "the Lyot part of a tile"),
     _switch(
         "combine-nircam-short",
         "Match NIRCam's short-wavelength chips, and treat them as one image from then on.",
-        group=JWST,
     ),
-    _fit_type("fit-type-combine-nircam-short", "each chip of a tile", JWST),
-    _option(
+    _fit_type("fit-type-combine-nircam-short", "each chip of a tile"),
+    path_option(
         "--skylist",
-        type=click.Path(path_type=Path, dir_okay=False),
         metavar="FILE",
-        group=JWST,
-        help="Also write the levels for skymatch of calwebb_image3, with its skymethod user.",
+        text="Also write the levels for skymatch of calwebb_image3, with its skymethod user.",
+        folder=False,
     ),
-    _option(
+    path_option(
         "--skyfile",
-        type=click.Path(path_type=Path, dir_okay=False),
         metavar="FILE",
-        group=FILES,
-        help="Also write the levels of HST images for AstroDrizzle; see --no-subtract.",
+        text="Also write the levels of HST images for AstroDrizzle; see --no-subtract.",
+        folder=False,
     ),
-    _option(
+    click.option(
         "--ignore-regions",
         metavar="FILE",
         default=None,
-        group=FILES,
         help="Regions of DS9 that are left out of the comparison; see --only-regions.",
     ),
     *flags_of(ReadOptions, types={"hdu": hdu, "dq_bits": click.STRING, "blank": blank}),
     *flags_of(MeasureOptions),
     *flags_of(SolveOptions),
-    _option(
+    click.option(
         "--hold",
         multiple=True,
         metavar="NAME[=LEVEL]",
-        group=STATISTICS,
         help="An image whose correction is zero, or LEVEL; may be repeated.",
     ),
-    _option(
+    click.option(
         "--fit-exclude",
         multiple=True,
         metavar="NAME",
-        group=STATISTICS,
         help="An image that is corrected without influence on the others; may be repeated.",
     ),
 ]

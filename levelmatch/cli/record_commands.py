@@ -1,8 +1,6 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
 """The commands that use a record: apply, undo, verify, show, solve, report and mosaic."""
 
-from pathlib import Path
-
 import click
 
 from levelmatch.cli.config import is_given
@@ -25,6 +23,7 @@ from levelmatch.cli.options import (
     examples,
     output_option,
     overwrite_option,
+    path_option,
 )
 from levelmatch.cli.printing import (
     folder,
@@ -128,11 +127,8 @@ def _write(function, record, files, output, *, overwrite, force, quiet, debug):
 )
 @RECORD
 @IMAGES
-@click.option(
-    "--inputs",
-    type=click.Path(path_type=Path),
-    metavar="FOLDER",
-    help="Folder of the inputs; by default the recorded one.",
+@path_option(
+    "--inputs", metavar="FOLDER", text="Folder of the inputs; by default the recorded one."
 )
 @QUIET
 @DEBUG
@@ -159,7 +155,7 @@ def verify(record, files, inputs, *, quiet, debug):
 @RECORD
 @click.option("--pairs", is_flag=True, help="Print the pairs instead of the images.")
 @click.option("--json", "as_json", is_flag=True, help="Print the whole record as JSON.")
-@add_options(export_flags(click.option))
+@add_options(export_flags())
 @overwrite_option("Replace existing files.")
 @DEBUG
 def show(record, *, pairs, as_json, debug, table, regions, overwrite):
@@ -325,12 +321,7 @@ COADD = ("weights", "method", "tile_size")
     metavar="ARCSEC",
     help="Side of a pixel; by default the side of the finest image's pixels.",
 )
-@click.option(
-    "--like",
-    type=click.Path(path_type=Path),
-    metavar="FITS",
-    help="A file whose image gives the grid of the mosaic.",
-)
+@path_option("--like", metavar="FITS", text="A file whose image gives the grid of the mosaic.")
 @click.option(
     "--combine",
     type=click.Choice(("mean", "median")),

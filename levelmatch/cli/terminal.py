@@ -158,15 +158,9 @@ def _log_file(ctx, param, path):
     tell(logging.INFO, command_text())
 
 
-def logging_flags(option):
-    """Return the flags -v and --log.
-
-    Parameters
-    ----------
-    option : callable
-        Function that makes a flag, such as `click.option`.
-    """
-    verbose = option(
+def logging_flags():
+    """Return the flags -v and --log."""
+    verbose = click.option(
         "-v",
         "--verbose",
         is_flag=True,
@@ -174,7 +168,7 @@ def logging_flags(option):
         callback=_verbose,
         help="Show each step.",
     )
-    log = option(
+    log = click.option(
         "--log",
         type=click.Path(path_type=Path, dir_okay=False),
         metavar="FILE",
