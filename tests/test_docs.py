@@ -167,6 +167,21 @@ def test_every_folder_and_module_is_on_the_map():
     assert {name for name in ours if "version" not in name} - {"__main__", "setup_package"} == named
 
 
+def test_places_for_new_code_exist():
+    """Each file of the list exists, and holds at least one name that stands with it."""
+    text = (ROOT / "CONTRIBUTING.rst").read_text(encoding="utf-8")
+    package = Path(levelmatch.__file__).parent
+    places = text.partition("Where to add new code:")[2].partition("How it works")[0]
+    items = [re.findall(r"``([^`]+)``", item) for item in places.split("\n- ")[1:]]
+    assert len(items) > 15
+    for words in items:
+        files = [package / word for word in words if word.endswith((".py", ".pyx", "/"))]
+        assert all(file.exists() for file in files), words
+        texts = [file.read_text(encoding="utf-8") for file in files if file.is_file()]
+        for name in (word for word in words if re.fullmatch(r"_?\w+", word)):
+            assert any(re.search(rf"\b{name}\b", text) for text in texts), name
+
+
 @pytest.mark.parametrize("name", ["ReadOptions", "MeasureOptions", "SolveOptions"])
 def test_every_option_is_in_the_guide(name):
     """The page on options names each field with its class."""

@@ -22,6 +22,7 @@ from levelmatch.images.table_files import filled, read_table
 from levelmatch.images.units import read_unit
 from levelmatch.option_values import as_path
 from levelmatch.options import ReadOptions
+from levelmatch.pass_names import PASS_OF, PASSES
 from levelmatch.sky._geometry import convex_overlap
 from levelmatch.sky.grid import N_VERTICES, Footprint
 from levelmatch.sky.vectors import tangent_axes, unit_vectors
@@ -40,7 +41,7 @@ PLANNED = (
     *("PROGRAM", "OBSERVTN", "VISIT", "VISITGRP", "SEQ_ID", "ACT_ID", "EXPOSURE"),
     *("SUBSTRT1", "SUBSTRT2", "BMAJ", "BMIN", "BITPIX", "DT_BGR", "BKGLEVEL", "BKGSUB"),
     *("MDRIZSKY", "LMSKY", "LMRECORD", "DATE-OBS", "MJD-OBS", "EXPSTART", "EXPTIME"),
-    *(f"LM{letter}LEV" for letter in "DLNCMX"),
+    *(f"LM{PASSES[name].letter}LEV" for name in (*PASS_OF.values(), "fit_exclude")),
 )
 # Shape of an image without shape in the catalogue. Planning needs only its approximate size.
 UNKNOWN_SHAPE = (1000, 1000)
