@@ -21,7 +21,6 @@ from levelmatch.text import values
 
 __all__ = [
     "Diagnostics",
-    "Seam",
     "Seams",
     "Suspect",
     "find_suspects",
@@ -205,15 +204,9 @@ class Diagnostics:
 
     @cached_property
     def worst_seam(self):
-        """The worst `Seam`, or `None` if no pair is kept."""
+        """Row of the pair with the largest residual in standard errors; `None` if none is kept."""
         sigmas = np.where(self.kept, self.n_sigma, np.nan)
-        if not np.isfinite(sigmas).any():
-            return None
-        row = int(np.nanargmax(sigmas))
-        pair = self.pairs[row]
-        ends = str(pair["image1"]), str(pair["image2"])
-        residual = float(values(pair["residual"]))
-        return Seam(row, *ends, residual, self.seam_error(row), float(sigmas[row]))
+        return int(np.nanargmax(sigmas)) if np.isfinite(sigmas).any() else None
 
     def seam_error(self, row):
         """Return the standard error of the difference of a pair's corrections at its centre."""
@@ -329,31 +322,6 @@ class Seams:
     noise: float = 0.0
 
     limit = 5.0
-
-
-@dataclass(frozen=True)
-class Seam:
-    """The pair with the largest residual in standard errors.
-
-    Parameters
-    ----------
-    row : int
-        Its row in the table of pairs.
-    image1, image2 : str
-        Its images.
-    residual, error : float
-        The pair's residual, and the standard error of the difference of the two corrections
-        where the images overlap.
-    n_sigma : float
-        The residual divided by its standard error.
-    """
-
-    row: int
-    image1: str
-    image2: str
-    residual: float
-    error: float
-    n_sigma: float
 
 
 # --------------------------------------------------------------------------------------

@@ -110,19 +110,19 @@ def findings(result):
 
 def _seam_findings(facts):
     """Yield the finding on the worst seam."""
-    seam = facts.worst_seam
-    if seam is None or len(facts.closures) == 0:
+    row = facts.worst_seam
+    if row is None or len(facts.closures) == 0:
         return
-    digits = decimals([seam.error])
-    left, error = (f"{fixed(x, digits)} {facts.unit_words}" for x in (seam.residual, seam.error))
-    ends = " and ".join(facts.labels[name] for name in (seam.image1, seam.image2))
-    words = f"the worst seam, {ends} ({seam.n_sigma:.1f} \u03c3)"
+    numbers = float(values(facts.pairs["residual"])[row]), facts.seam_error(row)
+    digits = decimals([numbers[1]])
+    left, error = (f"{fixed(x, digits)} {facts.unit_words}" for x in numbers)
+    ends = " and ".join(facts.labels[facts.names[i]] for i in facts.ends[row].tolist())
+    sigma = f"{facts.n_sigma[row]:.1f} \u03c3"
     sentence = (
-        f"Worst seam: {ends}, with a residual of {left}, "
-        f"{seam.n_sigma:.1f} \u03c3; the standard error of the step between their corrections "
-        f"is {error}."
+        f"Worst seam: {ends}, with a residual of {left}, {sigma}; the standard error of the step "
+        f"between their corrections is {error}."
     )
-    yield Finding(words, sentence, ("pair", seam.row))
+    yield Finding(f"the worst seam, {ends} ({sigma})", sentence, ("pair", row))
 
 
 def _suspect_findings(facts):

@@ -10,10 +10,9 @@ from numpy.testing import assert_allclose, assert_array_equal
 
 from levelmatch.options import SolveOptions
 from levelmatch.sky.vectors import tangent_axes, unit_vectors
-from levelmatch.solve.dissection import Dissection
 from levelmatch.solve.equations import Equations
 from levelmatch.solve.groups import solve_groups
-from levelmatch.solve.linear import Factors, NormalMatrix
+from levelmatch.solve.linear import Dissection, Factors, NormalMatrix
 from levelmatch.solve.outlier_tests import redundancy
 from levelmatch.solve.solver import Solver
 

@@ -215,9 +215,9 @@ def test_the_headline_names_a_bad_image(columns):
     assert list(facts.suspects) == [4]
     look = summary.headline(facts)[1]
     assert f"the suspect image {facts.names[4]}" in look
-    seam = facts.worst_seam
-    words = f"the worst seam, {seam.image1} and {seam.image2} ({seam.n_sigma:.1f} \u03c3)"
-    assert (words in look) == (seam.n_sigma > 3)
+    pair = facts.pairs[facts.worst_seam]
+    words = f"the worst seam, {pair['image1']} and {pair['image2']} ({pair['n_sigma']:.1f} \u03c3)"
+    assert (words in look) == (pair["n_sigma"] > 3)
     sentence = next(n for n in summary.notes(facts) if "disagrees with its neighbours" in n)
     assert sentence.startswith(f"Image {facts.names[4]} disagrees")
     assert ("image", 4) in [f.target for f in summary.findings(facts)]
@@ -319,17 +319,18 @@ def test_tiny_units():
 
 
 def test_worst_seam(square):
-    seam = Diagnostics(square).worst_seam
-    pairs = square.pairs
-    assert seam.n_sigma == pairs["n_sigma"].max()
-    assert seam.row == np.argmax(pairs["n_sigma"])
-    assert (seam.image1, seam.image2) == (pairs["image1"][seam.row], pairs["image2"][seam.row])
-    assert seam.residual == pairs["residual"][seam.row].value
+    facts = Diagnostics(square)
+    pair = square.pairs[facts.worst_seam]
+    assert facts.worst_seam == np.argmax(square.pairs["n_sigma"])
+    sentence = summary.trust_lines(facts)[-1]
+    assert f"{pair['image1']} and {pair['image2']}, with a residual of " in sentence
+    residual = float(sentence.partition("residual of ")[2].split()[0])
+    assert residual == pytest.approx(pair["residual"].value, abs=1e-3)
     names = square.table["name"].tolist()
-    i, j = names.index(seam.image1), names.index(seam.image2)
+    i, j = names.index(pair["image1"]), names.index(pair["image2"])
     c = square.covariance
     variance = (c(i, i) + c(j, j) - c(i, j) - c(j, i))[0, 0]
-    assert seam.error == pytest.approx(np.sqrt(variance), rel=1e-6)
+    assert facts.seam_error(facts.worst_seam) == pytest.approx(np.sqrt(variance), rel=1e-6)
 
 
 def test_a_seam_of_planes_is_where_the_images_overlap():
@@ -374,7 +375,8 @@ def test_trust(square, result):
     n = len(square.closures)
     assert closure.startswith(f"Around {n} loops of overlapping images")
     assert f"{square.closures.meta['rms']:.2f} \u03c3" in closure
-    assert seam.startswith(f"Worst seam: {Diagnostics(square).worst_seam.image1} and ")
+    worst = square.pairs[Diagnostics(square).worst_seam]
+    assert seam.startswith(f"Worst seam: {worst['image1']} and ")
     # A chain has no closed loop.
     assert summary.trust_lines(result)[1:] == [
         "No loop of pairs: nothing tests the differences against each other."

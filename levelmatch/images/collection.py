@@ -234,5 +234,5 @@ def _with_jwst_keys(frame):
     keys = frame.jwst
     if keys is None or frame.detector:
         return frame
-    region = jwst.lyot_region(frame.meta, frame.shape) if keys.part == "lyot" else None
-    return frame.with_keys(detector=keys.detector, part=keys.part, region=region)
+    region = jwst.lyot_region(frame.meta, frame.shape) if keys["part"] == "lyot" else None
+    return frame.with_keys(detector=keys["detector"], part=keys["part"], region=region)

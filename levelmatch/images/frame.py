@@ -311,7 +311,7 @@ class Frame:
 
     @cached_property
     def jwst(self):
-        """The frame's `~levelmatch.images.jwst.JWSTKeys`, or `None`."""
+        """Tile, detector and part of a JWST image, see `~levelmatch.images.jwst.jwst_keys`."""
         return jwst.jwst_keys(self.name, self.meta)
 
     def with_keys(self, **keys):

@@ -6,7 +6,6 @@ import io
 import re
 import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 import numpy as np
 from astropy.nddata import NDData
@@ -18,7 +17,6 @@ __all__ = [
     "DEFAULT_BAD_BITS",
     "DQ_BITS",
     "NIRCAM_SHORT",
-    "JWSTKeys",
     "fitted_region",
     "jwst_keys",
     "load_gwcs",
@@ -71,15 +69,6 @@ def module_of(detector):
     return detector[:4] if NIRCAM_SHORT.match(detector) else detector
 
 
-@dataclass(frozen=True)
-class JWSTKeys:
-    """Tile, detector and part of an exposure."""
-
-    tile: str
-    detector: str
-    part: str
-
-
 def jwst_keys(name, meta):
     """Return the keys of a JWST exposure, or `None` for other images.
 
@@ -95,9 +84,9 @@ def jwst_keys(name, meta):
 
     Returns
     -------
-    keys : `JWSTKeys` or None
-        The tile is named ``jwPPPPPOOOVVV_GGSAA``: program, observation, visit,
-        group, sequence and activity.
+    keys : dict or None
+        ``tile``, ``detector`` and ``part``. The tile is named ``jwPPPPPOOOVVV_GGSAA``: program,
+        observation, visit, group, sequence and activity.
     """
     match = _FILE_NAME.match(name)
     if match is not None:
@@ -112,7 +101,7 @@ def jwst_keys(name, meta):
     if detector in ("mirimages", "mirimagel"):
         part = "lyot" if detector.endswith("l") else "science"
         detector = "mirimage"
-    return JWSTKeys(tile=tile.format(**values), detector=detector, part=part)
+    return {"tile": tile.format(**values), "detector": detector, "part": part}
 
 
 def recombined_name(name):

@@ -111,7 +111,7 @@ def _tiles_by_jwst(frames):
         if frame.jwst is None:
             msg = f"{frame.name}: group_by='jwst', but neither name nor header are JWST's"
             raise FrameError(msg)
-    return [frame.jwst.tile for frame in frames]
+    return [frame.jwst["tile"] for frame in frames]
 
 
 def _tiles_by_cards(frames, keywords):

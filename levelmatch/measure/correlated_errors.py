@@ -11,9 +11,8 @@ from dataclasses import replace
 
 import numpy as np
 
-from levelmatch.measure.noise import weigh_depths
+from levelmatch.measure.noise import BOTH, fit_images, weakened, weigh_depths
 from levelmatch.measure.rounding import widen_rounded
-from levelmatch.measure.variance_fit import BOTH, fit_images, weakened
 from levelmatch.options import fit_terms
 
 __all__ = ["pooled", "pooled_passes", "shared_by_planes", "shared_noise"]

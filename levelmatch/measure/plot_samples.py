@@ -1,8 +1,6 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
 """All pixel differences of one pair of images, for plots."""
 
-from dataclasses import dataclass
-
 import numpy as np
 
 from levelmatch.measure._cells import Lattice, difference_samples, rough_scatter
@@ -17,30 +15,7 @@ from levelmatch.measure.pairs import (
     same_type,
 )
 
-__all__ = ["PairSamples", "pair_samples"]
-
-
-@dataclass(frozen=True, eq=False)
-class PairSamples:
-    """The ``n`` differences of two images, first minus second.
-
-    Parameters
-    ----------
-    difference : `~numpy.ndarray`, shape (n,)
-        The differences.
-    x, y : `~numpy.ndarray` of int, shape (n,)
-        Their pixels, in the finer image.
-    kept : `~numpy.ndarray` of bool, shape (n,)
-        True if neither the difference nor its cell is clipped.
-    swapped : bool
-        Whether the second image is the finer one.
-    """
-
-    difference: np.ndarray
-    x: np.ndarray
-    y: np.ndarray
-    kept: np.ndarray
-    swapped: bool
+__all__ = ["pair_samples"]
 
 
 def pair_samples(a, b, grid_a, grid_b, options):
@@ -57,8 +32,12 @@ def pair_samples(a, b, grid_a, grid_b, options):
 
     Returns
     -------
-    samples : `PairSamples` or None
-        `None` if no pixel is good in both images.
+    samples : dict of `~numpy.ndarray`, shape (n,)
+        ``difference``, the first image minus the second; ``x`` and ``y``, its pixel in the finer
+        image; ``kept``, whether neither the difference nor its cell is clipped. Empty if no pixel
+        is good in both images.
+    swapped : bool
+        Whether the second image is the finer one.
     """
     swapped = grid_a.pixel_area > grid_b.pixel_area * (1 + 1e-6)
     if swapped:
@@ -70,7 +49,7 @@ def pair_samples(a, b, grid_a, grid_b, options):
     if len(cells):
         measured = measure_cells(*images, grid, (map_x, map_y), cells, options)
     if measured is None:
-        return None
+        return {}, swapped
     counts = _cells_that_count(*measured, grid, options, least_step(a, b))
     lattice = Lattice(grid.ys, grid.xs, map_x, map_y)
     clipping = clipping_of(options, rough_scatter(a, b, lattice, cells))
@@ -83,14 +62,13 @@ def pair_samples(a, b, grid_a, grid_b, options):
     good_cell = np.repeat(
         [cell in counts for cell in map(tuple, cells.tolist())], list(map(len, sections))
     )
-    sign = -1 if swapped else 1
-    return PairSamples(
-        sign * samples["difference"].astype(float),
-        samples["x"],
-        samples["y"],
-        good_cell & (samples["weight"] > 0),
-        swapped,
-    )
+    difference = samples["difference"].astype(float)
+    return {
+        "difference": -difference if swapped else difference,
+        "x": samples["x"],
+        "y": samples["y"],
+        "kept": good_cell & (samples["weight"] > 0),
+    }, swapped
 
 
 def _cells_that_count(index, values, grid, options, eps):

@@ -4,8 +4,7 @@
 import numpy as np
 from scipy.special import ndtr
 
-from levelmatch.measure.noise import image_variances
-from levelmatch.measure.variance_fit import weakened
+from levelmatch.measure.noise import image_variances, weakened
 
 __all__ = ["common_steps", "rounding_step", "rounding_variance", "squared_errors", "widen_rounded"]
 

@@ -138,11 +138,11 @@ def pair_picture(result, image1, image2, *, files=None, load=None):
     options = MeasureOptions(**facts.result.options.get("measure", {}))
     if options.mask_sources:
         loaded = [np.where(source_mask(data), np.nan, data) for data in loaded]
-    samples = pair_samples(*loaded, frames[0].grid, frames[1].grid, options)
-    if samples is None:
+    samples, swapped = pair_samples(*loaded, frames[0].grid, frames[1].grid, options)
+    if not samples:
         msg = f"{image1} and {image2}: no pixel is good in both"
         raise LevelMatchError(msg)
-    base = frames[1 if samples.swapped else 0]
+    base = frames[1 if swapped else 0]
     totals = [
         sum((a.correction for a in applied), Correction()).scaled(f.scale)
         for applied, f in zip(added, frames, strict=True)
@@ -158,8 +158,8 @@ def pair_picture(result, image1, image2, *, files=None, load=None):
         image2,
         base.name,
         **_blocks(samples, base, step, plane),
-        samples=samples.difference,
-        kept=samples.kept,
+        samples=samples["difference"],
+        kept=samples["kept"],
         **numbers,
     )
 
@@ -182,18 +182,17 @@ def _plane(measured, row, sign, pixel_area):
 
 def _blocks(samples, base, step, plane):
     """Return the pictures of a pair: means of kept samples over blocks, and the fitted plane."""
-    x, y = samples.x[samples.kept], samples.y[samples.kept]
-    if len(x) == 0:
-        x, y = samples.x, samples.y
+    difference, columns, rows, kept = (samples[k] for k in ("difference", "x", "y", "kept"))
+    x, y = (columns[kept], rows[kept]) if kept.any() else (columns, rows)
     x0, y0 = int(x.min()), int(y.min())
     side = max(int(np.ptp(x)), int(np.ptp(y))) + 1
     block = -(-side // MAX_BLOCKS)
     shape = int(y.max() - y0) // block + 1, int(x.max() - x0) // block + 1
-    at = ((samples.y - y0) // block) * shape[1] + (samples.x - x0) // block
-    used = samples.kept & (at >= 0) & (at < shape[0] * shape[1])
+    at = ((rows - y0) // block) * shape[1] + (columns - x0) // block
+    used = kept & (at >= 0) & (at < shape[0] * shape[1])
     n = np.bincount(at[used], minlength=shape[0] * shape[1]).astype(float)
     n[n == 0] = np.nan
-    total = np.bincount(at[used], samples.difference[used], minlength=len(n))
+    total = np.bincount(at[used], difference[used], minlength=len(n))
     before = (total / n).reshape(shape)
     middle = (block - 1) / 2
     rows, columns = (

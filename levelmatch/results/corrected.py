@@ -106,7 +106,7 @@ def corrected_data(product: Product, data: np.ndarray) -> np.ndarray:
         if lyot.source is not product.frame.source:
             with fits.open(lyot.source.path, memmap=False, ignore_missing_end=True) as hdus:
                 data = decoded_image(hdus[lyot.source.hdu])
-        out[product.region] = subtracted(data, lyot.correction, lyot)[product.region]
+        out[lyot.region] = subtracted(data, lyot.correction, lyot)[lyot.region]
     return out
 
 
@@ -180,7 +180,7 @@ def corrected_image(product: Product, provenance: Provenance) -> NDData:
     add_provenance(image.meta, product.frame, provenance)
     if product.lyot is None:
         return image
-    region = product.region
+    region = product.lyot.region
     other = _corrected_part(product.lyot)
     for target, source in zip(_arrays(image), _arrays(other), strict=True):
         if target is not None and source is not None and np.shape(target) == image.data.shape:

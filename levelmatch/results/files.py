@@ -36,9 +36,9 @@ from levelmatch.results.corrected import (
 )
 from levelmatch.results.fast_write import plain_replacement
 from levelmatch.results.header import add_kept, add_provenance, provenance_entry
+from levelmatch.results.history import clear_levels, keep_levels, kept_cards, remove_scaling
 from levelmatch.results.lock import OutputLock
 from levelmatch.results.products import Product, by_file
-from levelmatch.results.sky_levels import clear_levels, keep_levels, kept_cards
 from levelmatch.results.splice import (
     Parts,
     Places,
@@ -52,7 +52,6 @@ from levelmatch.results.splice import (
     splice_places,
     table_parts,
 )
-from levelmatch.results.stored_integers import remove_scaling
 
 __all__ = [
     "asdf_hdu",
@@ -477,7 +476,7 @@ def _overlay(product: Product, other: Frame, hdus: fits.HDUList) -> Replaced:
                 msg = f"{lyot.path.name}: there is no extension {hdu.name!r} as in {product.name}"
                 raise FrameError(msg)
             data = np.array(hdu.data)
-            data[product.region] = others[(hdu.name, hdu.ver)].data[product.region]
+            data[other.region] = others[(hdu.name, hdu.ver)].data[other.region]
             power = uncertainty_power(hdu)
             if product.frame.output_factor != 1.0 and power:
                 data = scaled(data, product.frame.output_factor**power)

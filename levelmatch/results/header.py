@@ -16,15 +16,17 @@ from levelmatch.pass_names import PASSES
 from levelmatch.record.run import Provenance
 from levelmatch.results.history import (
     SIGNED,
+    STORED,
     add_history,
     ascii_text,
+    clear_levels,
     history_texts,
     keeps_blanks,
+    kept_meta,
     own_history,
+    restore_levels,
     signature,
 )
-from levelmatch.results.sky_levels import clear_levels, kept_meta, restore_levels
-from levelmatch.results.stored_integers import STORED
 
 __all__ = [
     "add_kept",

@@ -1,25 +1,39 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
-"""HISTORY texts of runs in a header, each in one or more cards."""
+"""HISTORY texts of runs in a header, and the cards that they restore when a run is undone."""
 
+import ast
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, MutableMapping
 from functools import wraps
 from typing import Any
 
-from astropy.io.fits import Header
+import numpy as np
+from astropy.io import fits
 
+from levelmatch.exceptions import FrameError, warn_user
+from levelmatch.images.frame import Frame
+from levelmatch.images.known_levels import OWN_KEYWORD, pending_levels
 from levelmatch.record.run import Provenance
 
 __all__ = [
     "SIGNED",
+    "STORED",
     "add_history",
     "ascii_text",
+    "clear_levels",
     "history_texts",
+    "keep_levels",
     "keeps_blanks",
+    "kept_cards",
+    "kept_meta",
     "own_history",
+    "remove_from_primary",
+    "remove_scaling",
+    "restore_integers",
+    "restore_levels",
     "signature",
+    "stored_cards",
 ]
-
 
 # Number of characters of text in a HISTORY card.
 HISTORY_WIDTH = 72
@@ -34,7 +48,7 @@ def signature(provenance: Provenance) -> str:
     return f"{SIGNED}{provenance.version} {provenance.created}"
 
 
-def own_history(header: Header, signature: str) -> list[int]:
+def own_history(header: fits.Header, signature: str) -> list[int]:
     """Return the indices of the HISTORY cards of a run, including continuations."""
     own: list[int] = []
     before: str | None = None
@@ -56,7 +70,7 @@ def _goes_on(before: str, line: str) -> bool:
     return line.startswith(CONTINUED) or len(before) >= HISTORY_WIDTH - 1
 
 
-def history_texts(header: Header) -> list[str]:
+def history_texts(header: fits.Header) -> list[str]:
     """Return the texts of HISTORY, joined from their cards."""
     out: list[str] = []
     before = ""
@@ -91,7 +105,7 @@ def keeps_blanks(change: Callable) -> Callable:
 
 def _blanks(meta: Any) -> int:
     """Return the number of blank cards at the end of a header."""
-    if not isinstance(meta, Header):
+    if not isinstance(meta, fits.Header):
         return 0
     cards = meta.cards
     n = 0
@@ -137,3 +151,221 @@ def _history_lines(text: str) -> list[str]:
         return [line.replace("\0", " ") for line in lines]
     # A full or nearly full last card would count as continued, so the text is extended.
     return [text + " ."] if len(text) % HISTORY_WIDTH in (0, HISTORY_WIDTH - 1) else [text]
+
+
+# --------------------------------------------------------------------------------------
+# Cards of stored integers
+
+# Words of the HISTORY texts.
+STORED = " stored as integers: "
+SCALING = ("BSCALE", "BZERO", "BLANK")
+# Largest distance of a restored value from an integer, and largest rounding error.
+TOLERANCE = 0.25
+
+
+def remove_scaling(header: fits.Header, provenance: Provenance | None = None) -> None:
+    """Remove the cards of stored integers from a header, in place.
+
+    Parameters
+    ----------
+    header : `~astropy.io.fits.Header`
+        The header of integers, or of floats.
+    provenance : `~levelmatch.record.run.Provenance` or None
+        The run whose HISTORY gets the cards and their places; by default they are lost.
+    """
+    if provenance is not None and header.get("BITPIX", 0) > 0:
+        for place, card in enumerate(list(header.cards)):
+            if card.keyword in ("BITPIX", *SCALING):
+                text = f"{signature(provenance)}{STORED}{place} {str(card).rstrip()}"
+                add_history(header, text)
+    for key in SCALING:
+        header.remove(key, ignore_missing=True, remove_all=True)
+
+
+def stored_cards(header: fits.Header, provenance: Provenance) -> dict[int, fits.Card]:
+    """Return the cards of stored integers in the HISTORY of a run, by place in the header."""
+    start = signature(provenance) + STORED
+    texts = [t.removeprefix(start) for t in history_texts(header) if t.startswith(start)]
+    cards = (text.removesuffix(" .").partition(" ") for text in texts)
+    return {int(place): fits.Card.fromstring(card) for place, _, card in cards}
+
+
+def restore_integers(
+    header: fits.Header, cards: dict[int, fits.Card], data: np.ndarray
+) -> np.ndarray | None:
+    """Return restored pixels as the integers of a file; add the cards of their scale.
+
+    Parameters
+    ----------
+    header : `~astropy.io.fits.Header`
+        The restored header without the cards; it is unchanged if the pixels stay floats.
+    cards : dict of int to `~astropy.io.fits.Card`
+        See `stored_cards`.
+    data : `~numpy.ndarray`
+        The restored pixels, NaN where blank.
+
+    Returns
+    -------
+    integers : `~numpy.ndarray` or None
+        The stored integers; `None` if they do not follow from the pixels.
+    """
+    values = {card.keyword: card.value for card in cards.values()}
+    n_bytes = values.get("BITPIX", 0) // 8
+    if not n_bytes:
+        return None
+    dtype = np.dtype("u1" if n_bytes == 1 else f"i{n_bytes}")
+    with np.errstate(all="ignore"):
+        exact = (data.astype(np.float64) - values.get("BZERO", 0)) / values.get("BSCALE", 1)
+    blank = np.isnan(exact)
+    exact[blank] = values.get("BLANK", np.nan)
+    integers = np.rint(exact)
+    limits = np.iinfo(dtype)
+    if not _largest_spacing(data) <= TOLERANCE * abs(values.get("BSCALE", 1)):
+        return None
+    good = np.abs(exact - integers) <= TOLERANCE
+    good &= (integers >= limits.min) & (integers <= limits.max)
+    if not good.all():
+        return None
+    for place, card in sorted(cards.items()):
+        header.remove(card.keyword, ignore_missing=True)
+        header.insert(place, card, useblanks=False)
+    return integers.astype(dtype)
+
+
+def rounded_integers(data: np.ndarray, dtype: np.dtype, name: str) -> tuple[np.ndarray, np.dtype]:
+    """Return restored pixels as whole numbers, and the type in which they can be written.
+
+    Parameters
+    ----------
+    data : `~numpy.ndarray`
+        The restored pixels, NaN where blank.
+    dtype : `~numpy.dtype`
+        The integer type of the original.
+    name : str
+        The image, for the warning if the pixels have too few digits and stay floats.
+    """
+    spacing = _largest_spacing(data)
+    if spacing > TOLERANCE:
+        # The integers, the correction and the restoration were each rounded to half of it.
+        warn_user(
+            f"{name}: its integers have more digits than the corrected pixels; they are restored "
+            f"as floating-point numbers with errors of up to {1.5 * spacing:.4g}"
+        )
+        return data, data.dtype
+    # Integers have no NaN, so pixels with NaN stay floats.
+    return np.rint(data), data.dtype if np.isnan(data).any() else dtype
+
+
+def _largest_spacing(data: np.ndarray) -> float:
+    """Return the distance between floats at the largest absolute value that is not NaN."""
+    return float(np.spacing(np.max(np.abs(data), initial=0.0, where=~np.isnan(data))))
+
+
+# --------------------------------------------------------------------------------------
+# Sky levels that later steps subtract
+
+# Words of the HISTORY texts.
+CLEARED = " sky level of a later step set to 0: "
+KEPT = " level kept in the header: "
+# Comments of new cards.
+COMMENTS = {
+    "BKGLEVEL": "Computed constant background level",
+    "BKGMETH": "Background computation method",
+    "BKGSUB": "Has background been subtracted from data?",
+    "S_SKYMAT": "Sky Background Equalization or Subtraction",
+}
+
+
+def kept_cards(frame: Frame, provenance: Provenance) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the cards that pass the level of an image to a later step.
+
+    Parameters
+    ----------
+    frame : `~levelmatch.images.frame.Frame`
+        The image with its corrections.
+    provenance : `~levelmatch.record.run.Provenance`
+        The run.
+
+    Returns
+    -------
+    primary, image : dict
+        Cards of the primary header and of the image's header. They hold the total level in the
+        unit of the image: BKGLEVEL, BKGSUB, BKGMETH and S_SKYMAT for JWST, MDRIZSKY for HST,
+        and the keyword named by the caller or else LMSKY for other telescopes.
+
+    Raises
+    ------
+    FrameError
+        If the correction of the image is a plane or has a pattern.
+    """
+    if not frame.correction.is_level:
+        msg = (
+            f"{frame.name}: subtract=False: its correction is a plane or a pattern, which no "
+            "header holds; fit levels"
+        )
+        raise FrameError(msg)
+    level = float(frame.correction.constant)
+    telescope = str(frame.meta.get("TELESCOP", "")).strip().upper()
+    primary: dict[str, Any] = {}
+    image: dict[str, Any] = {}
+    if telescope == "JWST":
+        primary = {"BKGLEVEL": level, "BKGMETH": "match", "BKGSUB": False, "S_SKYMAT": "COMPLETE"}
+    elif telescope == "HST":
+        image = {"MDRIZSKY": level}
+    elif not provenance.sky_keyword:
+        image = {OWN_KEYWORD: level}
+    if provenance.sky_keyword:
+        image[provenance.sky_keyword.upper()] = level
+    return primary, image
+
+
+@keeps_blanks
+def keep_levels(
+    meta: MutableMapping[str, Any] | fits.Header, cards: Mapping[str, Any], provenance: Provenance
+) -> None:
+    """Set cards in a header, in place; write their old values to HISTORY."""
+    for key, value in cards.items():
+        old = meta.get(key)
+        add_history(meta, f"{signature(provenance)}{KEPT}{key} was {old!r}")
+        if old is None and hasattr(meta, "cards"):
+            meta[key] = (value, COMMENTS.get(key, "level that is not subtracted yet"))
+        else:
+            meta[key] = value
+
+
+def kept_meta(meta: MutableMapping[str, Any], frame: Frame, provenance: Provenance) -> None:
+    """Set the cards of both headers in the merged header of an image in memory, in place."""
+    primary, image = kept_cards(frame, provenance)
+    keep_levels(meta, primary | image, provenance)
+
+
+@keeps_blanks
+def clear_levels(meta: MutableMapping[str, Any] | fits.Header, provenance: Provenance) -> None:
+    """Set sky levels that are not yet subtracted to zero, in place, and write them to HISTORY.
+
+    Otherwise a later step would subtract them from the corrected image.
+    """
+    for key, level in pending_levels(meta).items():
+        meta[key] = 0.0
+        add_history(meta, f"{signature(provenance)}{CLEARED}{key} was {level!r}")
+
+
+def restore_levels(header: fits.Header, provenance: Provenance) -> None:
+    """Undo `clear_levels` and `keep_levels`, in place."""
+    for start in (signature(provenance) + word for word in (CLEARED, KEPT)):
+        for line in history_texts(header):
+            if not line.startswith(start):
+                continue
+            key, _, text = line.removeprefix(start).removesuffix(" .").partition(" was ")
+            value = ast.literal_eval(text.strip())
+            if value is None:
+                header.remove(key, ignore_missing=True)
+            else:
+                header[key] = value
+
+
+def remove_from_primary(header: fits.Header, provenance: Provenance) -> None:
+    """Undo the changes of a run in a primary header without image, in place."""
+    restore_levels(header, provenance)
+    for index in reversed(own_history(header, signature(provenance))):
+        del header[index]

@@ -21,14 +21,11 @@ class Product:
         The image.
     lyot : `~levelmatch.images.frame.Frame` or None
         The frame of its Lyot region, if the region has its own correction.
-    region : tuple of slice or None
-        The Lyot region.
     """
 
     name: str
     frame: Frame
     lyot: Frame | None = None
-    region: tuple[slice, slice] | None = None
 
     @property
     def file(self) -> str:
@@ -79,9 +76,8 @@ def make_products(frames: list[Frame], *, recombine: bool) -> list[Product]:
             products.append(Product(frame.name, frame))
             continue
         done.add(name)
-        region = partner.region
         products.append(
-            Product(name, frame, partner, region) if region else Product(frame.name, frame)
+            Product(name, frame, partner) if partner.region else Product(frame.name, frame)
         )
     products += [Product(f.name, f) for name, f in lyot.items() if name not in done]
     return products

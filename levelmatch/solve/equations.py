@@ -2,15 +2,14 @@
 """The normal equations of the pairs of one pass."""
 
 from dataclasses import dataclass, fields
-from functools import cached_property
+from functools import cached_property, partial
 
 import numpy as np
 from scipy.sparse import bsr_array, csr_array
 
 from levelmatch.sky.vectors import transfer_matrix
 from levelmatch.solve._pairs import level_diagonal, level_gradient, level_links, level_squares
-from levelmatch.solve.dissection import Dissection
-from levelmatch.solve.linear import NormalMatrix, sum_by
+from levelmatch.solve.linear import Dissection, NormalMatrix, sum_by
 
 __all__ = ["Equations", "times"]
 
@@ -220,10 +219,11 @@ class Equations:
 
         Returns
         -------
-        own : `_Sums`
-            Of each pair's first group with itself, and of its second, at the groups.
-        across : `_Sums`
-            Of the lower of each pair's groups with the higher, at the links.
+        own : callable
+            Function of the weights, which returns the sums of each pair's first group
+            with itself, and of its second, at the groups.
+        across : callable
+            The same of the lower of each pair's groups with the higher, at the links.
         """
         n, k = self.rhs.shape
         left = self.transfer[0].swapaxes(1, 2) @ self.gram
@@ -234,14 +234,14 @@ class Equations:
         own = np.concatenate([left @ self.transfer[0], second])
         link, ends = self._links
         at = np.concatenate([self.first, self.second])
-        return _Sums(at, own, self.n_groups), _Sums(link, across, ends.shape[1])
+        return _sums(at, own, self.n_groups), _sums(link, across, ends.shape[1])
 
     def diagonal(self, weights, prior=None):
         """Return the diagonal of the normal matrix for weights of shape (n,), shape (m, k)."""
         if self.n_terms == 1:
             columns = self.gram[:, 0, 0], weights, self.n_groups
             return level_diagonal(self.first, self.second, *columns)[:, None]
-        diagonal = np.einsum("mii->mi", self._products[0].of(weights)).copy()
+        diagonal = np.einsum("mii->mi", self._products[0](weights)).copy()
         if prior is not None:
             diagonal[:, 1:] += prior**-2
         return diagonal
@@ -260,7 +260,7 @@ class Equations:
             if link is not None:
                 across = sum_by(link, across, ends.shape[1])
         else:
-            own, across = (sums.of(weights) for sums in self._products)
+            own, across = (sums(weights) for sums in self._products)
             if prior is not None:
                 own[:, [1, 2], [1, 2]] += prior**-2
             if scale is not None:
@@ -273,28 +273,29 @@ class Equations:
         return NormalMatrix(own, across, ends)
 
 
-class _Sums:
-    """Sums of weighted matrices of the pairs, shape (r, k, k), of each of n labels.
+def _sums(label, matrices, n):
+    """Return a function of the pairs' weights: weighted sums of matrices of each of n labels.
 
     A pair of several rows has the same weight in all of them. `None` for the labels leaves each
-    matrix by itself.
+    matrix by itself. The sums have shape (n, k, k).
     """
+    shape = n, *matrices.shape[1:]
+    matrices = matrices.reshape(len(matrices), shape[1] * shape[2])
+    if label is None:
+        return partial(_weighted, shape, matrices)
+    order = np.argsort(label, kind="stable")
+    start = np.concatenate([[0], np.cumsum(np.bincount(label, minlength=n))])
+    return partial(_weighted_sums, shape, matrices, order, start)
 
-    def __init__(self, label, matrices, n):
-        self._shape = n, *matrices.shape[1:]
-        self._matrices = matrices.reshape(len(matrices), self._shape[1] * self._shape[2])
-        self._order = None if label is None else np.argsort(label, kind="stable")
-        if label is not None:
-            self._start = np.concatenate([[0], np.cumsum(np.bincount(label, minlength=n))])
 
-    def of(self, weights):
-        """Return the sums for weights of the pairs."""
-        if self._order is None:
-            return (weights[:, None] * self._matrices).reshape(self._shape)
-        weights = weights[self._order % max(len(weights), 1)]
-        shape = self._shape[0], len(self._matrices)
-        sums = csr_array((weights, self._order, self._start), shape=shape)
-        return (sums @ self._matrices).reshape(self._shape)
+def _weighted(shape, matrices, weights):
+    return (weights[:, None] * matrices).reshape(shape)
+
+
+def _weighted_sums(shape, matrices, order, start, weights):
+    weights = weights[order % max(len(weights), 1)]
+    sums = csr_array((weights, order, start), shape=(shape[0], len(matrices)))
+    return (sums @ matrices).reshape(shape)
 
 
 def times(matrices, vectors):

@@ -7,8 +7,8 @@ from scipy.special import betaincinv, chdtri, ndtr
 from levelmatch.solve._pairs import moments
 from levelmatch.solve.equations import Equations
 from levelmatch.solve.outlier_tests import redundancy
-from levelmatch.solve.reweighting import MIN_LOOPS, medians
 from levelmatch.solve.solver import Solver
+from levelmatch.solve.weights import MIN_LOOPS, medians
 
 __all__ = ["Floors", "LARGE", "error_inflation"]
 

@@ -22,10 +22,9 @@ from levelmatch.solve.floors import Floors, error_inflation
 from levelmatch.solve.gauge import Gauge, free_coefficients, held_groups
 from levelmatch.solve.outlier_tests import redundancy, studentised
 from levelmatch.solve.rejection import Rejection
-from levelmatch.solve.reweighting import Reweighting, RobustFit, settle_floors
 from levelmatch.solve.solution import GaugedCovariance, Solution
 from levelmatch.solve.solver import Solver
-from levelmatch.solve.weights import pair_weights
+from levelmatch.solve.weights import Reweighting, RobustFit, pair_weights, settle_floors
 
 __all__ = ["solve_groups"]
 

@@ -9,7 +9,7 @@ from scipy.special import chdtri, erf, fdtrc, fdtri, gammainc
 from levelmatch.solve._pairs import excess_of
 from levelmatch.solve.equations import times
 from levelmatch.solve.linear import inverses
-from levelmatch.solve.reweighting import LEAST_WEIGHT
+from levelmatch.solve.weights import LEAST_WEIGHT
 
 __all__ = [
     "Agreement",

@@ -6,8 +6,8 @@ import numpy as np
 from levelmatch.solve.alternatives import find_ambiguity
 from levelmatch.solve.floors import LARGE
 from levelmatch.solve.outlier_tests import SIGNIFICANCE, SUSPICION, Agreement
-from levelmatch.solve.reweighting import LEAST_WEIGHT, MIN_LOOPS, RobustFit, medians
 from levelmatch.solve.solver import Solver
+from levelmatch.solve.weights import LEAST_WEIGHT, MIN_LOOPS, RobustFit, medians
 
 __all__ = ["Rejection"]
 

@@ -10,7 +10,7 @@ from levelmatch.exceptions import PatternWarning, warn_user
 from levelmatch.images.background import local_level
 from levelmatch.images.corrections import AppliedCorrection, Correction
 from levelmatch.measure.correlated_errors import pooled_passes, shared_by_planes, shared_noise
-from levelmatch.measure.variance_fit import weakened
+from levelmatch.measure.noise import weakened
 from levelmatch.solve.cumulative_covariance import Carried
 from levelmatch.solve.flux_scales import scale_scatter
 from levelmatch.solve.linear import one_thread

@@ -1,13 +1,25 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
-"""Weights of the pairs, and pairs that are rejected before solving."""
+"""Weights of the pairs, pairs that are rejected before solving, and robust weights."""
+
+from dataclasses import dataclass
 
 import numpy as np
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import minimum_spanning_tree
+from scipy.special import gammaincinv
 
 from levelmatch.sky.overlaps import components
 
-__all__ = ["pair_weights", "select_pairs"]
+__all__ = [
+    "LEAST_WEIGHT",
+    "MIN_LOOPS",
+    "Reweighting",
+    "RobustFit",
+    "medians",
+    "pair_weights",
+    "select_pairs",
+    "settle_floors",
+]
 
 
 def pair_weights(equations, weights, floor, npix, scatter):
@@ -101,3 +113,163 @@ def _restore_links(table, group, measured, kept, reason):
     for p in rejected[largest[np.sort(tree.data.astype(np.intp)) - 1]]:
         kept[p] = True
         reason[p] = f"kept as the only link, although {reason[p]}"
+
+
+# --------------------------------------------------------------------------------------
+# Robust weights
+
+# Tuning constants for 95 % efficiency with normal errors.
+HUBER = 1.345
+TUKEY = 4.685
+# Smallest fraction of its weight that a pair keeps, so that its images stay linked.
+LEAST_WEIGHT = 1e-4
+# Smallest number of independent loops in which wrong pairs can be found.
+MIN_LOOPS = 10
+# Largest number of iterations.
+N_REWEIGHT = 50
+# Weights have converged if at most this fraction of them changes.
+UNSETTLED = 1e-4
+
+
+def medians(labels, values):
+    """Return the distinct labels and the median of the values of each."""
+    if len(labels) > 0 and labels.min() == labels.max():
+        return labels[:1], np.median(values, keepdims=True)
+    order = np.lexsort((values, labels))
+    labels, values = labels[order], values[order]
+    found, start, count = np.unique(labels, return_index=True, return_counts=True)
+    return found, 0.5 * (values[start + (count - 1) // 2] + values[start + count // 2])
+
+
+@dataclass(frozen=True, eq=False)
+class RobustFit:
+    """Consistent floors, robust weights and solution.
+
+    Parameters
+    ----------
+    floors : `~numpy.ndarray`, shape (n_sets,)
+        The floor of each set.
+    robust : `~numpy.ndarray`, shape (n,)
+        The fraction of its weight that each pair keeps.
+    solved : `~levelmatch.solve.solver.Solved`
+        The solution.
+    doubt : `~levelmatch.solve.alternatives.Ambiguity` or None
+        Ambiguity of the rejected pairs.
+    """
+
+    floors: np.ndarray
+    robust: np.ndarray
+    solved: object
+    doubt: object = None
+
+
+def settle_floors(floors, solve):
+    """Return floors and solution in which all pairs keep their weight."""
+    robust = np.ones(len(floors.set_of))
+    counted = robust > 0
+    freedom, full = floors.freedom(counted), lambda values: solve(values, robust)
+    found, solved = floors.settle(floors.start(), counted, freedom, full)
+    return RobustFit(found, robust, solved)
+
+
+class Reweighting:
+    """Iteratively reweighted least squares.
+
+    In sets of at least 10 independent loops, pairs with large residuals lose weight: by
+    Huber's weights until these converge, then, with ``"tukey"``, by Tukey's biweight (Huber &
+    Ronchetti 2009, Robust Statistics, 2nd ed., ch. 7). If there are few pairs per image, the
+    solution follows the pairs of large weight, and the floor is too small.
+
+    Parameters
+    ----------
+    floors : `~levelmatch.solve.floors.Floors`
+        Estimates the floor of each set.
+    kind : {"huber", "tukey"}
+        The weights.
+    """
+
+    def __init__(self, floors, kind):
+        self.floors = floors
+        self.equations = floors.equations
+        self.kind = kind
+        self.set_of = floors.set_of
+        k = self.equations.n_terms
+        everything = np.ones(len(self.set_of), dtype=bool)
+        self.freedom = floors.freedom(everything)
+        measured = k * floors.sum(everything)
+        # Mean redundancy of a pair.
+        self.left = np.divide(
+            self.freedom, measured, out=np.ones(floors.n_sets), where=measured > 0
+        )
+        self.many = (self.freedom / k >= MIN_LOOPS)[self.set_of]
+
+    def run(self, solve):
+        """Return the floors, the robust weights and the solution.
+
+        Parameters
+        ----------
+        solve : callable
+            Returns the solution for given floors, shape (n_sets,), and robust weights, shape (n,).
+        """
+        robust = np.ones(len(self.set_of))
+        if not self.many.any():
+            return settle_floors(self.floors, solve)
+        floors = self.floors.start()
+        solved = solve(floors, robust)
+        floors, robust, solved = self._iterate(floors, robust, solved, solve, "huber")
+        if self.kind == "tukey":
+            floors, robust, solved = self._iterate(floors, robust, solved, solve, "tukey")
+            if self.floors.fixed is None:
+                floors = self._moment_floors(self.equations.quadratic(solved.coefficients), robust)
+                solved = solve(floors, robust)
+        return RobustFit(floors, robust, solved)
+
+    def _iterate(self, floors, robust, solved, solve, kind):
+        """Alternate floors, weights and solution until they converge."""
+        for _ in range(N_REWEIGHT):
+            before = floors, robust
+            quadratic = self.equations.quadratic(solved.coefficients)
+            if self.floors.fixed is None and kind == "huber":
+                floors = self._moment_floors(quadratic, robust)
+                # An outlier changes a median less than a sum of squares.
+                floors = self._median_floors(quadratic, floors)
+            robust = self._weights(quadratic, floors, kind)
+            solved = solve(floors, robust)
+            if self._settled(before, floors, robust) or not solved.moved:
+                break
+        return floors, robust, solved
+
+    def _settled(self, before, floors, robust):
+        same = np.abs(floors - before[0]) <= 1e-3 * floors
+        changed = np.abs(robust - before[1]) >= 1e-3
+        return same.all() and np.count_nonzero(changed) <= UNSETTLED * len(robust)
+
+    def _moment_floors(self, quadratic, robust):
+        """Return the floors of the pairs that keep some weight."""
+        counted = np.where(self.many, robust > LEAST_WEIGHT, True)
+        number = self.floors.sum(counted)
+        target = self.freedom * number / np.maximum(self.floors.sum(np.ones(len(counted))), 1)
+        quadratic = np.where(counted, quadratic, 0.0)
+        return np.sqrt(self.floors.moment_squares(quadratic, target, self.set_of))
+
+    def _median_floors(self, quadratic, floors):
+        """Return the floors; in sets of many loops the median residual equals its expectation."""
+        own = self.equations.gram[:, 0, 0]
+        rows = np.flatnonzero(self.many)
+        sets = self.set_of[rows]
+        target = 2 * gammaincinv(self.equations.n_terms / 2, 0.5) * self.left[sets]
+        # The squared floor with which each pair's residual would equal the expected median.
+        square = (quadratic[rows] / target - 1) / own[rows]
+        floors = floors.copy()
+        found, median = medians(sets, square)
+        floors[found] = np.sqrt(np.maximum(median, 0))
+        return floors
+
+    def _weights(self, quadratic, floors, kind):
+        expected = self.equations.n_terms * np.maximum(self.left[self.set_of], 0.05)
+        z = np.sqrt(self.floors.precision(floors) * np.maximum(quadratic, 0) / expected)
+        if kind == "huber":
+            weight = HUBER / np.maximum(z, HUBER)
+        else:
+            weight = np.square(np.maximum(1 - np.square(z / TUKEY), 0))
+        return np.where(self.many, np.maximum(weight, LEAST_WEIGHT), 1.0)

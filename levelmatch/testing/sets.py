@@ -138,10 +138,8 @@ class _Images(Sequence):
         return f"<{len(self)} simulated images>"
 
 
-def _jwst_set(recipe, chips, offsets, dithers, cards, *, center, pa, backgrounds, planes):
+def _jwst_set(recipe, frame, exposures, backgrounds, planes):
     """Return the set of a JWST mosaic; ``planes`` are the arguments of `draw_planes`."""
-    frame = pointing_frame(center, pa)
-    exposures = jwst_exposures(frame, chips, offsets, dithers, cards)
     if backgrounds:
         exposures = with_backgrounds(exposures, recipe.seed)
     planes = draw_planes(random_stream(recipe.seed, STREAM_LEVELS), exposures, *planes)
@@ -234,8 +232,9 @@ def simulate_miri(
     offsets = make_tile_offsets(tiles, side * (1 - tile_overlap))
     dithers = make_dither_offsets(n_dithers, dither_size * np.array([ny / 1024, nx / 1032]))
     cards = {"INSTRUME": "MIRI", "EXP_TYPE": "MIR_IMAGE", "FILTER": filter_name}
-    sky = {"center": center, "pa": pa, "backgrounds": backgrounds, "planes": planes}
-    return _jwst_set(recipe, [detector], offsets, dithers, cards, **sky)
+    frame = pointing_frame(center, pa)
+    exposures = jwst_exposures(frame, [detector], offsets, dithers, cards)
+    return _jwst_set(recipe, frame, exposures, backgrounds, planes)
 
 
 @share_parameters
@@ -310,8 +309,9 @@ def simulate_nircam_short(
     offsets = make_tile_offsets(layout, side * (1 - tile_overlap))[:n_tiles]
     dithers = make_dither_offsets(n_dithers, dither_size * scale)
     cards = {"INSTRUME": "NIRCAM", "EXP_TYPE": "NRC_IMAGE", "FILTER": filter_name}
-    sky = {"center": center, "pa": pa, "backgrounds": backgrounds, "planes": (offset_rms, slope)}
-    return _jwst_set(recipe, chips, offsets, dithers, cards, **sky)
+    frame = pointing_frame(center, pa)
+    exposures = jwst_exposures(frame, chips, offsets, dithers, cards)
+    return _jwst_set(recipe, frame, exposures, backgrounds, (offset_rms, slope))
 
 
 @share_parameters
