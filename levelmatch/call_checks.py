@@ -61,9 +61,9 @@ def missing_dithers(frames, settings, fit_type):
     names = max(together, key=len)
     cause = "other images are" if any(matched) else "stacked=True measures whole tiles"
     msg = (
-        f"{names[0]} and {names[1]} are of one tile, which no dithers pass has matched, while "
-        f"{cause}: the steps between its {len(names)} images stay; call match_dithers first, or "
-        "see group_by"
+        f"{names[0]} and {names[1]} are of one tile, which no dithers pass has matched, and "
+        f"{cause}: the steps between the {len(names)} images of this tile stay; call match_dithers "
+        "first, or see group_by"
     )
     warn_user(msg)
     return []

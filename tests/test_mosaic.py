@@ -600,7 +600,7 @@ def test_wrong_grids(flat, wcs_of, paint):
         ValueError, match=r"shape: the wcs has none; give coadd=CoaddOptions\(shape=\(ny, nx\)"
     ):
         lm.make_mosaic(flat, wcs=wcs)
-    with pytest.raises(ValueError, match="pixel_scale: the wcs has one"):
+    with pytest.raises(ValueError, match="pixel_scale: the wcs determines it"):
         lm.make_mosaic(flat, wcs=wcs, pixel_scale=1, coadd=lm.CoaddOptions(shape=(9, 9)))
     with pytest.raises(TypeError, match=r"shape: \(9, 9.5\): expected two whole numbers"):
         lm.make_mosaic(flat, wcs=wcs, coadd=lm.CoaddOptions(shape=(9, 9.5)))

@@ -158,7 +158,7 @@ def with_roles(frames, hold, exclude):
     left_out = _values_by_index(frames, exclude, "fit_exclude")
     both = next((f.name for k, f in enumerate(frames) if k in held and k in left_out), None)
     if both is not None:
-        msg = f"{both}: hold and fit_exclude name it; name it in one"
+        msg = f"{both}: it is named by hold and by fit_exclude; name it in one of the two"
         raise ValueError(msg)
     if len(left_out) == len(frames):
         msg = "fit_exclude: it names all images; leave out fewer"

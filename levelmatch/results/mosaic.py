@@ -278,7 +278,7 @@ def _output_grid(
         scale = None if pixel_scale is None else in_arcsec("pixel_scale", pixel_scale) / 3600
         return _own_grid(frames, scale)
     if pixel_scale is not None:
-        msg = "pixel_scale: the wcs has one; give one of the two"
+        msg = "pixel_scale: the wcs determines it; omit one of the two"
         raise ValueError(msg)
     return _given_grid(wcs, shape)
 

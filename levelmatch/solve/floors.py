@@ -286,7 +286,7 @@ def _terms(floors, solver, grid):
 
 
 def _solved(solver, factor):
-    """Return for one set of weights what `Solver.solve_dense` returns for several."""
+    """Return the solution for one set of weights, in the form of `Solver.solve_dense`."""
     solved = solver.finish(solver.solve(factor))
     left = np.trace(redundancy(solver.equations, solved), axis1=1, axis2=2)
     quadratic = solver.equations.quadratic(solved.coefficients)

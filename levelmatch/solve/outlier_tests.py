@@ -181,7 +181,7 @@ class Fit:
         return self.counted & (self.extra == 0)
 
     def part(self, rows, chosen):
-        """Return the fit of some sets, shape (n_sets,), of whose pairs these are the rows."""
+        """Return the fit of chosen sets, given flags of the sets and the rows of their pairs."""
         return replace(
             self,
             floors=self.floors[chosen],

@@ -266,7 +266,7 @@ LEAST_OTHERS = 3
 def slopes_of(table, group, group_axes):
     """Return the slope of each group against its neighbours, from its own pairs.
 
-    The slopes are those of the planes of the pairs, whose levels are free.
+    The slopes follow from planes fitted to the pairs, with a free level for each pair.
 
     Parameters
     ----------
@@ -462,7 +462,7 @@ def with_excluded(frames, domain, group):
 
 
 def with_held(frames, domain, group):
-    """Return groups in which the held images of each domain are one group.
+    """Return the groups, with the held images of each domain joined to one group.
 
     Parameters
     ----------

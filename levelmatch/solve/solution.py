@@ -222,7 +222,7 @@ class GaugedCovariance:
         return (less - more) / (2 * step)
 
     def _half(self):
-        """Gauge times the inverse of the equations."""
+        """Return the product of the gauge and the inverse of the normal matrix."""
         inverse = self.scale[:, None] * self.solved.factors.inverse() * self.scale
         return inverse if self.gauge is None else self.gauge.apply(inverse)
 

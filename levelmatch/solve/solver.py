@@ -39,7 +39,7 @@ PROMISED = 1e-8
 
 
 class Solver:
-    """Solves the equations for one set of weights after another."""
+    """Solver of the equations for successive sets of weights."""
 
     def __init__(self, equations, free, prior):
         self.equations = equations

@@ -144,7 +144,7 @@ def _clipped(design: np.ndarray, target: np.ndarray, pixels: AnchorPixels) -> np
 
 
 def _near(places: np.ndarray, bad: np.ndarray, width: float) -> np.ndarray:
-    """Return the flags of places within a width of a bad one."""
+    """Return flags of the places that lie within a width of a bad place."""
     if not bad.any():
         return bad
     distance, _ = cKDTree(places[bad]).query(places, distance_upper_bound=width)
