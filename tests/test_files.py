@@ -15,7 +15,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 
 import levelmatch as lm
 from levelmatch import FrameError, atomic
-from levelmatch.results import files
+from levelmatch.results import fast_write, files
 from levelmatch.results.splice import image_parts
 
 
@@ -380,3 +380,62 @@ def test_a_wcs_that_fits_cannot_say_is_refused_first(with_gwcs, folders):
     with pytest.raises(FrameError, match=r"b\.fits: its WCS cannot be written to a FITS header"):
         result.write(folders[1])
     assert not folders[1].exists()
+
+
+def with_fill(image, value):
+    """Return an image of which a third has one value."""
+    image.data[:, :20] = value
+    return image
+
+
+DIRECT = {
+    "plain": {},
+    "fills": {"fill": 0.0},
+    "blank": {"fill": -5.0, "read": lm.ReadOptions(blank=-5.0)},
+    "no blank": {"fill": 0.0, "read": lm.ReadOptions(blank=False)},
+    "gz": {"suffix": ".gz"},
+}
+
+
+@pytest.mark.filterwarnings("ignore:large regions of one value")
+@pytest.mark.parametrize("shape", [(48, 64), (300, 301), (1100, 130)])
+@pytest.mark.parametrize("kind", DIRECT)
+def test_pixels_that_are_written_in_parts(paint, folders, monkeypatch, shape, kind):
+    options = DIRECT[kind]
+    paths = []
+    for k, n in enumerate("ab"):
+        image = paint(n, (0.3, shape[1] / 3 * k), level=k, shape=shape, noise=0.5)
+        if "fill" in options:
+            with_fill(image, options["fill"])
+        hdu = fits.PrimaryHDU(image.data, image.wcs.to_header())
+        hdu.header["BUNIT"] = "MJy/sr"
+        paths.append(folders[0] / f"{n}.fits{options.get('suffix', '')}")
+        hdu.writeto(paths[-1], checksum=True)
+    # Few rows pass at once.
+    monkeypatch.setattr(fast_write, "AT_ONCE", 4096)
+    result = match(paths, read=options.get("read"))
+    levels = result.table["level"].value
+    assert np.ptp(levels) > 0.5
+    for path, level, out in zip(paths, levels, result.write(folders[1]), strict=True):
+        before = fits.getdata(path)
+        expected = (before.astype(float) - level).astype("f4")
+        if kind in ("fills", "blank"):
+            expected[before == options["fill"]] = options["fill"]
+        with fits.open(out, checksum=True) as hdus:
+            assert_array_equal(hdus[0].data, expected)
+        if not options.get("suffix"):
+            assert out.stat().st_size % 2880 == 0
+    monkeypatch.setattr(files, "plain_replacement", lambda *args: None)
+    for path in result.write(folders[1] / "by_astropy"):
+        assert path.read_bytes() == (folders[1] / path.name).read_bytes()
+
+
+def test_a_full_disk_while_pixels_are_written(plain, folders, monkeypatch):
+    def full(*args):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    result = match(plain)
+    monkeypatch.setattr(fast_write, "copy_minus", full)
+    with pytest.raises(OSError, match=r"No space left on device.*\.fits"):
+        result.write(folders[1])
+    assert not list(folders[1].glob("*.fits"))

@@ -44,9 +44,12 @@ LM_INLINE uint32_t lm_native(uint32_t word)
     return word >> 24 | (word >> 8 & 0xff00u) | (word << 8 & 0xff0000u) | word << 24;
 }
 
-/* 32-bit floats of a file minus a level, in double precision. */
-LM_CLONES static void lm_subtract(const uint32_t *from, uint32_t *to, ptrdiff_t n, double level)
+/* 32-bit floats of a file minus a level, in double precision; the sum of the words of the
+   difference, most significant byte first, without carries. */
+LM_CLONES static uint64_t lm_subtract_and_sum(const uint32_t *from, uint32_t *to, ptrdiff_t n,
+                                              double level)
 {
+    uint64_t sum = 0;
     for (ptrdiff_t i = 0; i < n; i++) {
         union {
             uint32_t word;
@@ -54,8 +57,10 @@ LM_CLONES static void lm_subtract(const uint32_t *from, uint32_t *to, ptrdiff_t 
         } pixel;
         pixel.word = lm_native(from[i]);
         pixel.value = (float)((double)pixel.value - level);
+        sum += pixel.word;
         to[i] = lm_native(pixel.word);
     }
+    return sum;
 }
 
 /* Sum of the 32-bit words of a file, most significant byte first, without carries. */
@@ -77,31 +82,43 @@ LM_INLINE double lm_value(uint32_t word, int stored)
     return pixel.value;
 }
 
-/* Whether a sampled pixel equals the next one in its row, or is tiny. The samples are those of
-   fill.py: every step pixels, and the last square of 3 by 3. */
+/* Extremes of the sampled pixels of an image, and whether one equals the next one in its row. */
+typedef struct {
+    double largest, smallest;
+    int equal;
+} lm_sampled;
+
+/* Samples of a row: every step pixels, and in rows that begin a square of 3 by 3 the last square.
+   The squares are those of fill.py: every step rows, and the last. */
+static void lm_sample_row(lm_sampled *found, const uint32_t *row, ptrdiff_t y, ptrdiff_t ny,
+                          ptrdiff_t nx, ptrdiff_t step, int stored)
+{
+    if (y % step == 0)
+        for (ptrdiff_t x = 0; x < nx; x += step) {
+            double value = fabs(lm_value(row[x], stored));
+            if (value > found->largest && value < INFINITY)
+                found->largest = value;
+        }
+    if (y != ny - 3 && (y % step != 0 || y > ny - 3))
+        return;
+    for (ptrdiff_t x = 0, last = 0; !last && !found->equal; x += step) {
+        last = x >= nx - 3;
+        const uint32_t *pixel = row + (last ? nx - 3 : x);
+        double value = lm_value(pixel[0], stored);
+        found->equal = value == lm_value(pixel[1], stored) && fabs(value) < INFINITY;
+        found->smallest = fabs(value) < found->smallest ? fabs(value) : found->smallest;
+    }
+}
+
+/* Whether a sampled pixel equals the next one in its row, or is tiny. */
 static int lm_may_have_fill(const uint32_t *words, ptrdiff_t ny, ptrdiff_t nx, ptrdiff_t step,
                             double rounding, int stored)
 {
-    double largest = 0.0, smallest = INFINITY;
-    for (ptrdiff_t y = 0; y < ny; y += step)
-        for (ptrdiff_t x = 0; x < nx; x += step) {
-            double value = fabs(lm_value(words[y * nx + x], stored));
-            if (value > largest && value < INFINITY)
-                largest = value;
-        }
-    for (ptrdiff_t y = 0, last_row = 0; !last_row; y += step) {
-        last_row = y >= ny - 3;
-        const uint32_t *row = words + (last_row ? ny - 3 : y) * nx;
-        for (ptrdiff_t x = 0, last = 0; !last; x += step) {
-            last = x >= nx - 3;
-            const uint32_t *pixel = row + (last ? nx - 3 : x);
-            double value = lm_value(pixel[0], stored);
-            if (value == lm_value(pixel[1], stored) && fabs(value) < INFINITY)
-                return 1;
-            smallest = fabs(value) < smallest ? fabs(value) : smallest;
-        }
-    }
-    return smallest <= rounding * largest;
+    lm_sampled found = {0.0, INFINITY, 0};
+    for (ptrdiff_t y = 0; y < ny && !found.equal; y++)
+        if (y % step == 0 || y == ny - 3)
+            lm_sample_row(&found, words + y * nx, y, ny, nx, step, stored);
+    return found.equal || found.smallest <= rounding * found.largest;
 }
 
 /* 32-bit floats of a file made native, NaN where any of some bits is set in their flags. */
@@ -157,6 +174,56 @@ static int lm_read_at(int file, void *to, int64_t size, int64_t position)
         size -= count;
     }
     return 1;
+}
+
+/* Write bytes at a position of an open file; false with errno if the system cannot write. */
+static int lm_write_at(int file, const void *from, int64_t size, int64_t position)
+{
+    const char *place = from;
+    while (size > 0) {
+#if defined(_WIN32)
+        if (_lseeki64(file, position, SEEK_SET) < 0)
+            return 0;
+        const int64_t count = _write(file, place, (unsigned)size);
+#else
+        const int64_t count = pwrite(file, place, (size_t)size, (off_t)position);
+        if (count < 0 && errno == EINTR)
+            continue;
+#endif
+        if (count <= 0)
+            return 0;
+        place += count;
+        position += count;
+        size -= count;
+    }
+    return 1;
+}
+
+/* Copy an image between files, minus a level. The rows pass through a buffer that the processor's
+   cache holds. With a step, copying ends at a sample that may be a fill value. Returns 0, 1 if the
+   image cannot be read, or 2 if it cannot be written. */
+static int lm_copy_minus(int from, int64_t start, int to, int64_t target, uint32_t *buffer,
+                         ptrdiff_t rows, ptrdiff_t ny, ptrdiff_t nx, double level, ptrdiff_t step,
+                         double rounding, uint64_t *sum, int *may_have_fill)
+{
+    lm_sampled found = {0.0, INFINITY, 0};
+    *sum = 0;
+    for (ptrdiff_t y = 0; y < ny; y += rows) {
+        const ptrdiff_t count = ny - y < rows ? ny - y : rows, n = count * nx;
+        const int64_t offset = 4 * (int64_t)y * nx;
+        if (!lm_read_at(from, buffer, 4 * (int64_t)n, start + offset))
+            return 1;
+        for (ptrdiff_t i = 0; step > 0 && i < count; i++)
+            if ((y + i) % step == 0 || y + i == ny - 3)
+                lm_sample_row(&found, buffer + i * nx, y + i, ny, nx, step, 1);
+        if (found.equal)
+            break;
+        *sum += lm_subtract_and_sum(buffer, buffer, n, level);
+        if (!lm_write_at(to, buffer, 4 * (int64_t)n, target + offset))
+            return 2;
+    }
+    *may_have_fill = found.equal || (step > 0 && found.smallest <= rounding * found.largest);
+    return 0;
 }
 
 #endif

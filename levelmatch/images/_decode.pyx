@@ -2,19 +2,26 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
 """Pixels of FITS files made native, compiled."""
 
+import os
+
 import numpy as np
 
+from libc.errno cimport errno
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 
 cdef extern from "_decode.h" nogil:
-    void lm_subtract(const uint32_t *, uint32_t *, Py_ssize_t, double)
+    uint64_t lm_subtract_and_sum(const uint32_t *, uint32_t *, Py_ssize_t, double)
     uint64_t lm_sum(const uint32_t *, Py_ssize_t)
     int lm_may_have_fill(const uint32_t *, Py_ssize_t, Py_ssize_t, Py_ssize_t, double, int)
     void lm_decode(uint32_t *, const uint32_t *, Py_ssize_t, uint32_t, uint32_t)
     void lm_block_sums(const uint32_t *, Py_ssize_t, Py_ssize_t, uint64_t *)
     bint lm_read_at(int, void *, int64_t, int64_t)
+    int lm_copy_minus(
+        int, int64_t, int, int64_t, uint32_t *, Py_ssize_t, Py_ssize_t, Py_ssize_t, double,
+        Py_ssize_t, double, uint64_t *, int *
+    )
 
-__all__ = ["may_have_fill", "read_decoded", "subtract_level", "sum_words"]
+__all__ = ["copy_minus", "may_have_fill", "read_decoded", "subtract_level", "sum_words"]
 
 # Number of pixels per sum, and of pixels decoded at once: they fit into the processor's cache.
 cdef enum:
@@ -40,7 +47,59 @@ def subtract_level(const uint32_t[::1] words, uint32_t[::1] out, double level):
         raise ValueError(msg)
     if n:
         with nogil:
-            lm_subtract(&words[0], &out[0], n, level)
+            lm_subtract_and_sum(&words[0], &out[0], n, level)
+
+
+def copy_minus(
+    int source, int64_t start, int target, int64_t position, uint32_t[::1] buffer,
+    Py_ssize_t ny, Py_ssize_t nx, double level, Py_ssize_t step, double rounding,
+):
+    """Copy an image of 32-bit floats from a file to another file, minus a level.
+
+    Parameters
+    ----------
+    source, target : int
+        Descriptors of the open files.
+    start, position : int
+        Positions of the pixels in the two files.
+    buffer : `~numpy.ndarray` of uint32, shape (n,)
+        Holds some rows at a time, at least one.
+    ny, nx : int
+        Shape of the image.
+    level : float
+        The level.
+    step, rounding : int, float
+        See `may_have_fill`; a step of 0 takes no samples.
+
+    Returns
+    -------
+    total : int or None
+        The sum of the words of the copy, see `sum_words`; `None` if a sample may be a fill
+        value. The copy is then incomplete.
+
+    Raises
+    ------
+    OSError
+        If the image cannot be read or written.
+    """
+    cdef Py_ssize_t rows = buffer.shape[0] // max(nx, 1)
+    cdef uint64_t total = 0
+    cdef int state, code, fill = 0
+    if rows < 1 or ny < 1 or nx < 1:
+        msg = f"buffer: {buffer.shape[0]} pixels for the rows of {ny} x {nx}"
+        raise ValueError(msg)
+    with nogil:
+        state = lm_copy_minus(
+            source, start, target, position, &buffer[0], rows, ny, nx, level, step, rounding,
+            &total, &fill
+        )
+        code = errno
+    if state == 1:
+        msg = "it ends before the end of its data, or cannot be read"
+        raise OSError(msg)
+    if state == 2:
+        raise OSError(code, os.strerror(code))
+    return None if fill else total
 
 
 def sum_words(const uint32_t[::1] words):

@@ -8,7 +8,7 @@ import numpy as np
 
 from levelmatch.images._decode import may_have_fill
 
-__all__ = ["Fill", "find_fill", "mask_fill"]
+__all__ = ["Fill", "find_fill", "mask_fill", "quick_test"]
 
 # Largest distance, in pixels, between samples in the search for fill values.
 STRIDE = 16
@@ -123,14 +123,34 @@ def find_fill(data: np.ndarray, blank: object = None) -> tuple[tuple[Fill, ...],
 
 def _tiny(data):
     """Return the largest absolute value that counts as a rounding error of zero."""
-    sample = np.abs(data[:: _stride(data), :: _stride(data)])
+    sample = np.abs(data[:: _stride(data.size), :: _stride(data.size)])
     sample = sample[np.isfinite(sample)]
     return ROUNDING * float(np.quantile(sample, 0.99)) if sample.size else 0.0
 
 
-def _stride(data):
-    """Return the distance between samples of an image."""
-    return min(max(isqrt(data.size) // 64, 1), STRIDE)
+def _stride(size):
+    """Return the distance between samples of an image with a number of pixels."""
+    return min(max(isqrt(size) // 64, 1), STRIDE)
+
+
+def quick_test(shape: tuple[int, int]) -> tuple[int, float]:
+    """Return the step and the rounding of the quick test for fill values.
+
+    Parameters
+    ----------
+    shape : tuple of int
+        Shape of the image.
+
+    Returns
+    -------
+    step : int
+        Distance between samples; 0 for an image that is too small for fill values.
+    rounding : float
+        Largest ratio of a rounding error of zero to the largest sample.
+    """
+    # The margin is for the rounding of the ratio.
+    step = 0 if min(shape) < 3 else _stride(shape[0] * shape[1])
+    return step, 2 * ROUNDING
 
 
 def _candidates(data):
@@ -138,13 +158,13 @@ def _candidates(data):
 
     The list is empty if there are too many values for fill values.
     """
-    if min(data.shape) < 3:
+    step, rounding = quick_test(data.shape)
+    if not step:
         return []
-    step = _stride(data)
     if data.dtype.kind == "f" and data.dtype.itemsize == 4 and data.flags["C_CONTIGUOUS"]:
-        # Most images fail this quick test. The margin is for the rounding of the ratio.
+        # Most images fail this quick test.
         stored = data.dtype.str == ">f4"
-        if not may_have_fill(data.view("u4"), step, 2 * ROUNDING, stored):
+        if not may_have_fill(data.view("u4"), step, rounding, stored):
             return []
     # The last sample lies at the upper border.
     rows, columns = np.ix_(*(np.append(np.arange(0, n - 3, step), n - 3) for n in data.shape))
@@ -163,7 +183,7 @@ def _candidates(data):
 
 def _rounding_candidate(data, rows, columns):
     """Return the candidate zero if a sampled square holds rounding errors, else an empty list."""
-    sample = np.abs(data[:: _stride(data), :: _stride(data)])
+    sample = np.abs(data[:: _stride(data.size), :: _stride(data.size)])
     largest = np.max(sample, where=np.isfinite(sample), initial=0.0)
     corner = np.abs(data[rows, columns])
     # Rounding errors are smaller than the rounding error of the largest value. Most images fail
@@ -295,7 +315,7 @@ def _is_saturated(data, region):
     value, largest = data[region].max(), rest.max()
     if not largest > -np.inf:
         return False
-    sample = rest[:: _stride(data), :: _stride(data)]
+    sample = rest[:: _stride(data.size), :: _stride(data.size)]
     sample = sample[sample > -np.inf]
     middle = np.median(sample) if sample.size else largest
     return value >= largest and largest > middle + 0.5 * (value - middle)

@@ -50,7 +50,7 @@ from levelmatch.results.prewrite import check_space, output_associations
 from levelmatch.results.products import Product, by_file, make_products
 from levelmatch.results.recorded_frames import recorded_read
 from levelmatch.results.result import MatchResult
-from levelmatch.results.splice import Parts, Replaced, remove_from_asdf, splice, table_parts
+from levelmatch.results.splice import Replaced, remove_from_asdf, splice, table_parts
 
 __all__ = [
     "apply_record",
@@ -398,7 +398,7 @@ def _write_undone(record: Record, products: list[Product], stream: BinaryIO) -> 
         replaced: Replaced = {}
         headers = _undone_headers(record, products, stored)
         for product in () if record.provenance.keep else products:
-            replaced[product.frame.source.hdu] = partial(_undone_hdu, record, product, decoded)
+            replaced[product.frame.source.hdu] = partial(_write_hdu, record, product, decoded)
             if product.frame.output_factor != 1.0:
                 replaced |= scaled_hdus(product.frame, decoded)
         index = asdf_hdu(stored)
@@ -424,8 +424,8 @@ def _undone_headers(
     return {index: header_content(stored[index]) for index in changed}
 
 
-def _undone_hdu(record: Record, product: Product, hdus: fits.HDUList) -> Parts:
-    """Return the bytes of the HDU of a restored image."""
+def _write_hdu(record: Record, product: Product, hdus: fits.HDUList, stream: BinaryIO) -> None:
+    """Write the HDU of a restored image."""
     old = hdus[product.frame.source.hdu]
     dtype = np.dtype(str(record.input(product.frame, "dtype")))
     data = corrected_data(product, decoded_image(old))
@@ -435,7 +435,7 @@ def _undone_hdu(record: Record, product: Product, hdus: fits.HDUList) -> Parts:
     remove_provenance(header, _inverse(product.frame), record.provenance)
     integers = restore_integers(header, cards, data)
     if integers is not None:
-        return hdu_parts(old, header, integers)
-    if dtype.kind in "iu":
+        data, dtype = integers, integers.dtype
+    elif dtype.kind in "iu":
         data, dtype = rounded_integers(data, dtype, product.name)
-    return hdu_parts(old, header, data.astype(dtype))
+    stream.writelines(hdu_parts(old, header, data.astype(dtype)))

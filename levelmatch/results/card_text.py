@@ -110,15 +110,15 @@ def _stop(cards: list[str], starts: tuple[str, ...]) -> int:
     return stop
 
 
-def with_checksums(text: str, words: np.ndarray) -> str:
+def with_checksums(text: str, total: int) -> str:
     """Return a header with the checksums of its data, if it has such cards.
 
     Parameters
     ----------
     text : str
         A header with END and padding, with DATASUM if it has CHECKSUM.
-    words : `~numpy.ndarray` of uint32
-        The data as stored.
+    total : int
+        Sum of the 32-bit words of the data, without carries.
 
     Returns
     -------
@@ -128,7 +128,7 @@ def with_checksums(text: str, words: np.ndarray) -> str:
     place = _place(text, "DATASUM ")
     if place is None:
         return text
-    total = _with_carries(sum_words(words))
+    total = _with_carries(total)
     text = _with_text(text, place, f"{total:<8}")
     place = _place(text, "CHECKSUM")
     if place is None:

@@ -4,13 +4,16 @@
 Writing such a file takes little more time than copying its bytes.
 """
 
+import io
 import threading
 from functools import partial
+from typing import BinaryIO
 
 import numpy as np
 
 from levelmatch.images import fastfits
-from levelmatch.images._decode import subtract_level
+from levelmatch.images._decode import copy_minus, subtract_level, sum_words
+from levelmatch.images.fill import quick_test
 from levelmatch.images.known_levels import pending_levels
 from levelmatch.images.sources import FileSource
 from levelmatch.record.run import Provenance
@@ -20,7 +23,6 @@ from levelmatch.results.header import add_provenance, provenance_entry
 from levelmatch.results.products import Product
 from levelmatch.results.splice import (
     BLOCK,
-    Parts,
     Places,
     Replaced,
     add_to_asdf,
@@ -33,6 +35,8 @@ __all__ = ["plain_replacement"]
 # Cards that change the meaning of the stored values, which only astropy handles.
 _HARD = ("BLANK", "BSCALE", "BZERO")
 _SUMS = ("CHECKSUM", "DATASUM")
+# Number of bytes that are corrected at once: they fit into the processor's cache.
+AT_ONCE = 1 << 19
 _memory = threading.local()
 
 
@@ -80,7 +84,7 @@ def plain_replacement(
     # The texts of all headers are made first: pixels evict them from the processor's cache.
     for index, product in own.items():
         text = _header_text(hdus[index].header, product, provenance)
-        replaced[index] = partial(_corrected, product, hdus[index], text)
+        replaced[index] = partial(_write_corrected, product, hdus[index], text)
     return places, replaced | trees
 
 
@@ -130,17 +134,38 @@ def _own_bytes(size: int) -> np.ndarray:
     return _memory.array[:size]
 
 
-def _corrected(product: Product, hdu: fastfits.PlainHDU, text: str) -> Parts:
-    """Return the bytes of the HDU of the corrected image, in a reused array."""
-    start, stop = len(text), len(text) + hdu.size
-    # One write of all bytes lets other threads run.
-    whole = _own_bytes(stop + -hdu.size % BLOCK)
-    data = whole[start:stop].view(">f4").reshape(hdu.shape)
-    _correct(product, hdu, data)
-    text = with_checksums(text, data.view("u4").ravel())
-    whole[:start] = np.frombuffer(text.encode("ascii"), np.uint8)
-    whole[stop:] = 0
-    return (whole.data,)
+def _write_corrected(product: Product, hdu: fastfits.PlainHDU, text: str, stream: BinaryIO) -> None:
+    """Write the HDU of the corrected image."""
+    if not _write_directly(product, hdu, text, stream):
+        data = _own_bytes(hdu.size).view(">f4").reshape(hdu.shape)
+        _correct(product, hdu, data)
+        words = data.view("u4").ravel()
+        stream.write(with_checksums(text, sum_words(words)).encode("ascii"))
+        stream.write(words.data)
+    stream.write(bytes(-hdu.size % BLOCK))
+
+
+def _write_directly(product: Product, hdu: fastfits.PlainHDU, text: str, stream: BinaryIO) -> bool:
+    """Write header and pixels without holding the image; return `False` if this is not possible."""
+    frame = product.frame
+    is_file = isinstance(stream, io.BufferedWriter)
+    is_level = product.lyot is None and frame.correction.is_level
+    if not (is_file and is_level and (frame.blank is None or frame.blank is False)):
+        return False
+    step, rounding = quick_test(hdu.shape)
+    step = 0 if frame.blank is False else step
+    stream.flush()
+    start = stream.tell()
+    with open(frame.source.path, "rb", buffering=0) as file:
+        places = file.fileno(), hdu.offset, stream.fileno(), start + len(text)
+        buffer = _own_bytes(max(AT_ONCE, 4 * hdu.shape[1])).view("u4")
+        level = frame.correction.constant
+        total = copy_minus(*places, buffer, *hdu.shape, level, step, rounding)
+    if total is None:
+        return False
+    stream.write(with_checksums(text, total).encode("ascii"))
+    stream.seek(start + len(text) + hdu.size)
+    return True
 
 
 def _correct(product: Product, hdu: fastfits.PlainHDU, data: np.ndarray) -> None:

@@ -376,10 +376,10 @@ def _replaced_hdus(
 ) -> Replaced:
     """Return the HDUs that change with the correction of an image, by index.
 
-    The HDU of the image itself is a function that computes its bytes.
+    The HDU of the image itself is a function that writes it to a stream.
     """
     source = product.frame.source
-    replaced: Replaced = {source.hdu: partial(_corrected_hdu, product, decoded, provenance)}
+    replaced: Replaced = {source.hdu: partial(_write_hdu, product, decoded, provenance)}
     if product.lyot is not None and product.lyot.source is not source:
         replaced |= _overlay(product, product.lyot, stored)
     elif product.frame.output_factor != 1.0:
@@ -413,8 +413,10 @@ def asdf_hdu(hdus: fits.HDUList) -> int | None:
     return index if one_value and has_tree(hdus[index].data.tobytes()) else None
 
 
-def _corrected_hdu(product: Product, hdus: fits.HDUList, provenance: Provenance) -> Parts:
-    """Return the bytes of the HDU of the corrected image."""
+def _write_hdu(
+    product: Product, hdus: fits.HDUList, provenance: Provenance, stream: BinaryIO
+) -> None:
+    """Write the HDU of the corrected image."""
     old = hdus[product.frame.source.hdu]
     # Decoding puts a blank card in the place of a scale.
     header = old.header.copy()
@@ -426,7 +428,7 @@ def _corrected_hdu(product: Product, hdus: fits.HDUList, provenance: Provenance)
     add_provenance(header, product.frame, provenance)
     if product.lyot is not None:
         add_provenance(header, product.lyot, provenance, part="lyot")
-    return hdu_parts(old, header, data)
+    stream.writelines(hdu_parts(old, header, data))
 
 
 def hdu_parts(old: Any, header: fits.Header, data: np.ndarray) -> Parts:

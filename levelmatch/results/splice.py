@@ -32,8 +32,8 @@ __all__ = [
 
 # Bytes of an HDU in parts. They are never joined, because images are large.
 Parts = tuple[bytes | memoryview, ...]
-# New bytes of HDUs, or functions that return them, by index of the HDU.
-Replaced = dict[int, Parts | Callable[[], Parts]]
+# New bytes of HDUs, or functions that write them to a stream, by index of the HDU.
+Replaced = dict[int, Parts | Callable[[BinaryIO], object]]
 # Positions of the header, of the data and of the end of HDUs, by index of the HDU.
 Places = dict[int, tuple[int, int, int]]
 
@@ -91,7 +91,7 @@ def splice_places(
     places : dict of int to tuple of int
         Positions of the header, of the data and of the end of each changed HDU.
     replaced : dict of int to tuple of bytes or callable
-        New bytes of HDUs in parts, or functions that return them, by index of the HDU.
+        New bytes of HDUs in parts, or functions that write them to a stream, by index of the HDU.
     stream : binary file
         The copy, open for writing.
     headers : mapping of int to bytes, or None
@@ -104,8 +104,10 @@ def splice_places(
         copy_bytes(raw, stream, position, start)
         if index in replaced:
             content = replaced[index]
-            for part in content if isinstance(content, tuple) else content():
-                stream.write(part)
+            if isinstance(content, tuple):
+                stream.writelines(content)
+            else:
+                content(stream)
             position = stop
         else:
             stream.write(headers[index])
