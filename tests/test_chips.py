@@ -12,6 +12,7 @@ from numpy.testing import assert_allclose
 
 import levelmatch as lm
 from levelmatch.images.collect import collect_frames
+from levelmatch.images.extensions import Extension, sky_images
 from levelmatch.option_values import hdu_choices
 from levelmatch.results import files
 
@@ -585,3 +586,45 @@ def test_hsc_mask_is_found_by_its_type(real_data):
     assert [(mask.hdu, mask.kind) for mask in frame.source.masks] == [(2, "flags")]
     # Named bits select the bad pixels.
     assert 0 < frame.dq_bits < 1 << 16
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("N0", "MASK0", "N1", "MASK1"),
+        ("N1", "N1_MASK", "S1", "S1_MASK"),
+        ("CCD1", "MASK_CCD1", "CCD2", "MASK_CCD2"),
+        ("IM_1", "ERR1", "IM_2", "DQ2"),
+    ],
+)
+def test_arrays_named_by_their_image(tmp_path, names):
+    rng = np.random.default_rng(1)
+    levels = np.array([[1.0, 5.0], [3.0, 4.0]])
+    paths = []
+    for k, pointing in enumerate([(0, 0), (50, 40)]):
+        hdus = [fits.PrimaryHDU()]
+        for chip, corner in enumerate([(-100, -105), (-100, 5)]):
+            header = chip_header(corner, pointing, (100, 200))
+            data = chip_pixels(corner, pointing, (100, 200), levels[k, chip], rng)
+            mask = np.zeros((100, 200), "u1")
+            mask[:, 150:190] = 1
+            beside = names[2 * chip + 1]
+            if "ERR" not in beside:
+                data[:, 150:190] += 50 * (k + 1)
+            hdus += [
+                fits.ImageHDU(data, header, name=names[2 * chip]),
+                fits.ImageHDU(mask, header, name=beside),
+            ]
+        paths.append(tmp_path / f"e{k}.fits")
+        fits.HDUList(hdus).writeto(paths[-1])
+    result = lm.match_levels(paths)
+    assert result.names == [f"{p.name}[{n}]" for p in paths for n in names[::2]]
+    assert_allclose(relative(result.table["level"].value), relative(levels.ravel()), atol=0.1)
+    result = lm.match_levels(paths, read=lm.ReadOptions(hdu="all"))
+    assert len(result) == 4
+
+
+@pytest.mark.parametrize("names", [("EXP1", "EXP2"), ("N1", "S1", "MASK1")])
+def test_numbers_that_belong_to_no_image(names):
+    found = [Extension(name, 1, True, (9, 9), True) for name in names]
+    assert sky_images(found) == list(range(len(names)))

@@ -10,21 +10,21 @@ from typing import Any
 from astropy.io import fits
 
 from levelmatch.exceptions import FrameError
-from levelmatch.images.mask_arrays import image_shape
+from levelmatch.images.mask_arrays import BESIDE, companions, image_shape
 from levelmatch.option_values import hdu_choices
 from levelmatch.options import ReadOptions
 from levelmatch.sky.overlaps import overlap_groups
 
-__all__ = ["Extension", "ExtensionChoice", "chosen_extensions", "extension_labels", "extensions_of"]
+__all__ = [
+    "Extension",
+    "ExtensionChoice",
+    "chosen_extensions",
+    "extension_labels",
+    "extensions_of",
+    "sky_images",
+]
 
 
-# Names of extensions that accompany an image, such as errors, flags, weights and models.
-_BESIDE = re.compile(
-    r"ERR(OR)?|UNCERT(AINTY)?|STD|SIG(MA)?|RMS|NOISE|I?VAR(IANCE)?|VAR_\w+|INVVAR|SNR|"
-    r"DQ|DQM|PIXELDQ|MASK|MSK|BPM|FLAGS?|SEG\w*|SAMP|TIME|"
-    r"WHT|WGT|WEIGHT|COV(ERAGE)?|EXP(OSURE)?|EXPTIME|CTX|CON|NEXP|NPIX|"
-    r"AREA|MODEL|BKG|BACKGROUND|SKY|PSF|D2IMARR|WCSDVARR|WCSCORR|THUMB\w*|PREVIEW"
-)
 _CELESTIAL = re.compile(r"(RA--|DEC-|[GESH]L(ON|AT))")
 
 
@@ -59,10 +59,19 @@ class Extension:
         return cls(name.strip().upper(), version, is_image, tuple(shape or ()), is_celestial)
 
     @property
-    def is_sky(self) -> bool:
-        """Whether it is an image of the sky, not an array that accompanies one."""
-        is_flat = self.is_image and len(image_shape(self.shape)) == 2
-        return is_flat and self.is_celestial and _BESIDE.fullmatch(self.name) is None
+    def is_flat(self) -> bool:
+        """Whether it is a 2D image with a celestial WCS."""
+        return self.is_image and len(image_shape(self.shape)) == 2 and self.is_celestial
+
+
+def sky_images(extensions: Sequence[Extension]) -> list[int]:
+    """Return the indices of the images of the sky, without arrays that accompany one."""
+    beside = companions(tuple((e.name, e.version) for e in extensions))
+    return [
+        i
+        for i, e in enumerate(extensions)
+        if e.is_flat and i not in beside and BESIDE.fullmatch(e.name) is None
+    ]
 
 
 def extensions_of(hdus: fits.HDUList) -> list[Extension]:
@@ -130,7 +139,7 @@ def chosen_extensions(name: str, extensions: Sequence[Extension], hdu: Any) -> l
     """
     choices = hdu_choices(hdu)
     if choices == "all":
-        found = [i for i, e in enumerate(extensions) if e.is_sky]
+        found = sky_images(extensions)
         if not found:
             msg = f"{name}: hdu='all': there is no image with a celestial WCS; leave the file out"
             raise FrameError(msg)
@@ -148,15 +157,15 @@ def _automatic(name, extensions):
     """
     science = [i for i, e in enumerate(extensions) if e.name == "SCI"]
     if science:
-        sky = [i for i in science if extensions[i].is_sky]
+        sky = [i for i in sky_images(extensions) if i in science]
         return sky or _images(name, extensions, science[:1], "'SCI'")
     images = [i for i, e in enumerate(extensions) if e.is_image and e.shape]
     if not images:
         msg = f"{name}: there is no image extension; leave the file out"
         raise FrameError(msg)
-    if _BESIDE.fullmatch(extensions[images[0]].name):
+    if BESIDE.fullmatch(extensions[images[0]].name):
         return images[:1]
-    return [i for i, e in enumerate(extensions) if e.is_sky] or images[:1]
+    return sky_images(extensions) or images[:1]
 
 
 def _named(name, extensions, choice):
@@ -178,7 +187,7 @@ def _named(name, extensions, choice):
         raise FrameError(msg)
     if isinstance(choice, str) and len(found) > 1:
         # A name selects the images of the sky among its versions.
-        found = [i for i in found if extensions[i].is_sky] or found
+        found = [i for i in sky_images(extensions) if i in found] or found
     return _images(name, extensions, found, repr(choice))
 
 
@@ -281,8 +290,8 @@ class ExtensionChoice:
         names = {self.extensions[i].name for i in matched}
         others = [
             self.labels[i]
-            for i, e in enumerate(self.extensions)
-            if i not in noted and e.is_sky and (names != {"SCI"} or e.name == "SCI")
+            for i in sky_images(self.extensions)
+            if i not in noted and (names != {"SCI"} or self.extensions[i].name == "SCI")
         ]
         if not others or not matched:
             return

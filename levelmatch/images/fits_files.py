@@ -29,6 +29,7 @@ from levelmatch.images.mask_arrays import (
     KINDS,
     MaskArray,
     bad_bits,
+    companions,
     find_masks,
     image_shape,
     partner_hdu,
@@ -220,10 +221,14 @@ def _plain_frame(name, path, hdus, index, read):
 def _plain_flags(hdus, i):
     """Return the index of the DQ extension, -1 without one, or `None` if astropy must read it."""
     image = hdus[i]
-    indices = {(h.name, h.version): k for k, h in reversed(list(enumerate(hdus)))}
+    keys = tuple((h.name, h.version) for h in hdus)
+    indices = {key: k for k, key in reversed(list(enumerate(keys)))}
     beside = {name for name, version in indices if version == image.version}
     typed = "EXTTYPE" in image.header.text
-    if beside.intersection(_NOT_PLAIN) or image.name == "DQ" or typed or not image.is_image:
+    joined = any(of == i for _, of in companions(keys).values())
+    if joined or not beside.isdisjoint(_NOT_PLAIN):
+        return None
+    if image.name == "DQ" or typed or not image.is_image:
         return None
     index = indices.get(("DQ", image.version), -1)
     flags = hdus[index] if index >= 0 else None

@@ -2,8 +2,10 @@
 """Flags, masks and weights of an image, in its file or in separate files."""
 
 import re
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -17,11 +19,13 @@ from levelmatch.images.jwst import DEFAULT_BAD_BITS, DQ_BITS
 from levelmatch.options import ReadOptions
 
 __all__ = [
+    "BESIDE",
     "KINDS",
     "LSST_BAD",
     "MaskArray",
     "as_image",
     "bad_bits",
+    "companions",
     "find_masks",
     "header_bits",
     "image_shape",
@@ -101,6 +105,64 @@ KINDS = {
 }
 
 
+# Names of extensions that accompany an image, such as errors, flags, weights and models.
+BESIDE = re.compile(
+    r"ERR(OR)?|UNCERT(AINTY)?|STD|SIG(MA)?|RMS|NOISE|I?VAR(IANCE)?|VAR_\w+|INVVAR|SNR|"
+    r"DQ|DQM|PIXELDQ|MASK|MSK|BPM|FLAGS?|SEG\w*|SAMP|TIME|"
+    r"WHT|WGT|WEIGHT|COV(ERAGE)?|EXP(OSURE)?|EXPTIME|CTX|CON|NEXP|NPIX|"
+    r"AREA|MODEL|BKG|BACKGROUND|SKY|PSF|D2IMARR|WCSDVARR|WCSCORR|THUMB\w*|PREVIEW"
+)
+
+
+@lru_cache(maxsize=64)
+def companions(keys: tuple[tuple[str, int], ...]) -> dict[int, tuple[str, int]]:
+    """Return the extensions whose names join a word and the name or the number of an image.
+
+    Examples are ``MASK_CCD1``, ``CCD1_MASK`` and ``MASK1`` beside ``CCD1``. A number must belong
+    to one image.
+
+    Parameters
+    ----------
+    keys : tuple of tuple of str and int
+        Name and version of each extension of a file.
+
+    Returns
+    -------
+    found : dict of int to tuple of str and int
+        The word, such as ``MASK``, and the index of the image, by index of the extension.
+    """
+    images = [k for k, (name, _) in enumerate(keys) if name and not _word(name)]
+    numbers = Counter({keys[k][0]: _number(keys[k][0]) for k in images}.values())
+    found = {}
+    for k, (name, version) in enumerate(keys):
+        for image in images if _word(name) else ():
+            tag, own = keys[image]
+            tags = (tag, _number(tag)) if numbers[_number(tag)] == 1 else (tag,)
+            words = (w for t in tags if t for w in (_without(name, t),) if w)
+            word = next(words, None)
+            if word is not None and own == version:
+                found[k] = word, image
+    return found
+
+
+def _word(name: str) -> bool:
+    """Return whether a name begins or ends with the name of an accompanying extension."""
+    parts = re.split(r"_|(?<=[A-Z])(?=\d)|(?<=\d)(?=[A-Z])", name)
+    return any(BESIDE.fullmatch(part) for part in (parts[0], parts[-1]))
+
+
+def _number(name: str) -> str:
+    """Return the digits at the end of a name."""
+    return name[len(name.rstrip("0123456789")) :]
+
+
+def _without(name: str, tag: str) -> str:
+    """Return the accompanying word that remains of a name without a tag; empty if none does."""
+    starts = [name.removesuffix(tag).rstrip("_")] if name.endswith(tag) else []
+    ends = [name.removeprefix(tag).lstrip("_")] if name.startswith(tag) else []
+    return next((rest for rest in starts + ends if BESIDE.fullmatch(rest)), "")
+
+
 @dataclass(frozen=True)
 class MaskArray:
     """An array of flags, masks or weights in a FITS file.
@@ -136,13 +198,17 @@ def as_image(array: np.ndarray) -> np.ndarray:
 def partner_hdu(hdus: fits.HDUList, index: int, name: str) -> int | None:
     """Return the index of the extension with a name and the version of an image, or `None`.
 
-    LSST names the extensions of small files by ``EXTTYPE`` alone.
+    Without one, the name may be joined to that of the image, see `companions`. LSST names the
+    extensions of small files by ``EXTTYPE`` alone.
     """
     key = (name, hdus[index].ver)
     if "EXTTYPE" in hdus[index].header and key not in hdus:
         typed = [i for i, h in enumerate(hdus) if not h.name and h.header.get("EXTTYPE") == name]
         return typed[0] if typed and typed[0] != index else None
-    return hdus.index_of(key) if key in hdus and hdus.index_of(key) != index else None
+    if key not in hdus:
+        beside = companions(tuple((h.name, h.ver) for h in hdus))
+        return next((k for k, found in beside.items() if found == (name, index)), None)
+    return hdus.index_of(key) if hdus.index_of(key) != index else None
 
 
 def find_masks(

@@ -132,12 +132,12 @@ def scaled(data: np.ndarray, factor: float) -> np.ndarray:
     return (data * np.float64(factor)).astype(dtype.newbyteorder("="))
 
 
-def uncertainty_power(hdu: Any) -> int:
+def uncertainty_power(hdu: Any, name: str | None = None) -> int:
     """Return the power by which an HDU scales with a factor of the data.
 
-    The power is 0 for an HDU without uncertainties.
+    The power is 0 for an HDU without uncertainties. The name is that of the HDU by default.
     """
-    name = hdu.name.strip().upper()
+    name = (hdu.name if name is None else name).strip().upper()
     if name.startswith("VAR_"):
         return 2
     kinds = {kind.__name__: power for kind, power in POWERS.items()}
