@@ -915,6 +915,28 @@ def test_blank_integers_in_the_outputs(paint, tmp_path, dtype):
         assert after.read_bytes() == before.read_bytes()
 
 
+@pytest.mark.parametrize("dtype", ["i2", "i4"])
+def test_compressed_blank_integers_are_restored(paint, tmp_path, dtype):
+    (tmp_path / "in").mkdir()
+    paths, least = [], int(np.iinfo(dtype).min)
+    for k, n in enumerate("ab"):
+        image = paint(f"{n}.fits", (0, 20.5 * k), level=30 * k, sky=(100, 0, 0), noise=2)
+        data = np.round(image.data).astype(dtype)
+        data[:, :10] = least
+        header = image.wcs.to_header()
+        header["BLANK"] = least
+        paths.append(tmp_path / "in" / f"{n}.fits.fz")
+        fits.HDUList([fits.PrimaryHDU(), fits.CompImageHDU(data, header)]).writeto(paths[-1])
+    written = match(paths).write(tmp_path / "out")
+    back = lm.undo_record(tmp_path / "out" / "levelmatch.asdf", written, tmp_path / "back")
+    for before, after in zip(paths, back, strict=True):
+        stored = [fits.getdata(path, 1, do_not_scale_image_data=True) for path in (before, after)]
+        assert stored[1].dtype == stored[0].dtype
+        np.testing.assert_array_equal(stored[1], stored[0])
+        assert np.isnan(fits.getdata(after)[:, :10]).all()
+        assert list(fits.getheader(after, 1)) == list(fits.getheader(before, 1))
+
+
 @pytest.mark.parametrize("scale", [1e-3, 1e-4])
 def test_integers_with_more_digits_than_floats(paint, tmp_path, scale):
     """Undone pixels stay floats, because their integers would be wrong."""

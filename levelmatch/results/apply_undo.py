@@ -294,9 +294,9 @@ def undo_record(
 ) -> list[Path]:
     """Write images with the corrections of a record undone.
 
-    Integer pixels are restored exactly, with their scale. Compressed integers with a scale, and
-    integers with more digits than the corrected pixels, become floating-point pixels; a warning
-    names images of unscaled integers with too many digits.
+    Integer pixels are restored exactly, with their scale and their blank pixels. Compressed
+    integers with a scale, and integers with more digits than the corrected pixels, become
+    floating-point pixels; a warning names images of unscaled integers with too many digits.
     Floating-point pixels are restored within rounding errors: half a unit in the last place of
     the corrected pixel and of the original, in the precision of the file. The header cards of
     this run are removed; the cards of earlier runs stay.

@@ -37,7 +37,13 @@ from levelmatch.results.corrected import (
 )
 from levelmatch.results.fast_write import plain_replacement
 from levelmatch.results.header import add_kept, add_provenance, provenance_entry
-from levelmatch.results.history import clear_levels, keep_levels, kept_cards, remove_scaling
+from levelmatch.results.history import (
+    clear_levels,
+    keep_levels,
+    kept_cards,
+    needs_cards,
+    remove_scaling,
+)
 from levelmatch.results.lock import OutputLock
 from levelmatch.results.products import Product, by_file
 from levelmatch.results.splice import (
@@ -424,8 +430,7 @@ def _write_hdu(
     data = corrected_data(product, decoded_image(old))
     # The pixels are freed, because a file of many chips may be larger than memory.
     del old.data
-    # Compression changes the bytes of integers in any case.
-    remove_scaling(header, None if isinstance(old, fits.CompImageHDU) else provenance)
+    remove_scaling(header, provenance if needs_cards(old) else None)
     add_provenance(header, product.frame, provenance)
     if product.lyot is not None:
         add_provenance(header, product.lyot, provenance, part="lyot")

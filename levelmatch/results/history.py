@@ -26,6 +26,7 @@ __all__ = [
     "keeps_blanks",
     "kept_cards",
     "kept_meta",
+    "needs_cards",
     "own_history",
     "remove_from_primary",
     "remove_scaling",
@@ -180,6 +181,17 @@ def remove_scaling(header: fits.Header, provenance: Provenance | None = None) ->
                 add_history(header, text)
     for key in SCALING:
         header.remove(key, ignore_missing=True, remove_all=True)
+
+
+def needs_cards(hdu: Any) -> bool:
+    """Return whether the cards of an HDU's integers are needed to restore them.
+
+    Compressed integers follow from the pixels, but for the value of blank pixels. astropy does not
+    write compressed integers with a scale.
+    """
+    if not isinstance(hdu, fits.CompImageHDU):
+        return True
+    return "BLANK" in hdu.header and not {"BSCALE", "BZERO"}.intersection(hdu.header)
 
 
 def stored_cards(header: fits.Header, provenance: Provenance) -> dict[int, fits.Card]:
