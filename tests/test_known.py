@@ -119,7 +119,7 @@ def test_levels_that_are_none(paths, tmp_path):
         match(paths, levels=3)
     with pytest.raises(FileNotFoundError, match="levels: there is no file"):
         match(paths, levels=tmp_path / "none.txt")
-    with pytest.raises(u.UnitConversionError):
+    with pytest.raises(u.UnitsError, match=r"k0\.fits: levels: 1\.0 m cannot be converted to"):
         match(paths, levels=[1 * u.m] * 4)
     known = match(paths, levels=[0, 0, 0, 0])
     with pytest.raises(lm.FrameError, match=r"k0\.fits: levels: known levels are already"):
@@ -361,6 +361,8 @@ def test_roles_that_contradict(paths):
         lm.match_levels(
             paths, group_by="FILENAME", reference="k1.fits", solve=options(hold="k0.fits")
         )
+    with pytest.raises(u.UnitsError, match=r"k1\.fits: hold: 2\.0 m cannot be converted to"):
+        lm.match_levels(paths, solve=options(hold={"k1.fits": 2 * u.m}))
     with pytest.raises(TypeError, match="hold: 3 is neither a name"):
         lm.match_levels(paths, solve=options(hold=3))
 

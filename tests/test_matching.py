@@ -15,6 +15,7 @@ from helpers import CLEAN
 from numpy.testing import assert_allclose, assert_array_equal
 
 import levelmatch as lm
+from levelmatch.cli.printing import print_result
 from levelmatch.record.solving import solve_record
 from levelmatch.summary import summary_lines
 from levelmatch.testing import (
@@ -671,6 +672,23 @@ def test_table_and_pairs_have_units(small_images):
     assert np.isfinite(kept["residual"]).all()
     assert (kept["weight"].value > 0).all()
     assert table["n_pairs"].sum() == 2 * len(kept)
+
+
+def test_units_that_differ_are_a_column(small_images, capsys):
+    images = list(small_images)
+    last = images[-1].copy()
+    last.data, last.unit = last.data * 1000, u.kJy / u.sr
+    expected = lm.match_mosaic(images).table
+    mixed = lm.match_mosaic([*images[:-1], last])
+    table = mixed.table
+    assert list(table["unit"]) == ["MJy/sr"] * 3 + ["kJy/sr"]
+    assert "unit" not in expected.colnames
+    for name in ("level", "error"):
+        found = [x * u.Unit(unit) for x, unit in zip(table[name], table["unit"], strict=True)]
+        assert_allclose(u.Quantity(found, expected[name].unit), expected[name], rtol=1e-4)
+    print_result(mixed)
+    lines = capsys.readouterr().out.splitlines()
+    assert [row.split()[-2] for row in lines[:5]] == ["unit", *["MJy/sr"] * 3, "kJy/sr"]
 
 
 def test_levels_of_pairs_are_first_minus_second(small, small_images):

@@ -117,6 +117,8 @@ def _number_columns(facts):
     lone = ~facts.linked & (value["level"] == 0)
     heading = "level" if unit is None else f"level ({unit_text(unit)})"
     columns = [(heading, _number_cells(value["level"], value["error"], lone))]
+    if "unit" in value:
+        columns.append(("unit", list(value["unit"])))
     if has_slopes(table):
         for axis, head in (("u", "E/arcmin"), ("v", "N/arcmin")):
             slopes = value[f"slope_{axis}"], value[f"slope_{axis}_error"]

@@ -118,7 +118,11 @@ def known_correction(frame, value, option="levels"):
         if frame.unit is None:
             msg = f"{frame.name}: {option}: its level has the unit {value.unit}, the image has none"
             raise u.UnitsError(msg)
-        value = value.to_value(frame.unit)
+        try:
+            value = value.to_value(frame.unit)
+        except u.UnitConversionError as error:
+            msg = f"{frame.name}: {option}: {value} cannot be converted to {frame.unit}"
+            raise u.UnitConversionError(msg) from error
     try:
         number = float(value)
     except (TypeError, ValueError):

@@ -11,6 +11,7 @@ from astropy import units as u
 from astropy.table import QTable
 
 from levelmatch.images.frame import HOLD
+from levelmatch.images.units import unit_text
 from levelmatch.sky.vectors import lonlat
 from levelmatch.solve.loops import find_closures
 from levelmatch.solve.passes import Pass, linked_sets
@@ -43,6 +44,7 @@ IMAGE_COLUMNS = {
     "slope_v": "slope subtracted, toward North" + RELATIVE,
     "slope_v_error": "standard error of slope_v" + RELATIVE,
     "slope_n_sigma": "significance of the two slopes" + RELATIVE,
+    "unit": "unit of level, error and slopes (per arcmin)",
     "n_pairs": "number of kept pairs" + FREE,
     "reference": "whether the image's correction is held at zero",
     "isolated": "whether a pass had no usable pair of the image" + FREE,
@@ -102,7 +104,7 @@ def image_table(levels: Any) -> QTable:
         table[f"level_{name}"] = _coefficients(frames, name)[:, 0]
     for key in ("detector", "part"):
         table[key] = [getattr(frame, key) for frame in frames]
-    _set_units(table, {frame.unit for frame in frames})
+    _set_units(table, [frame.unit for frame in frames])
     _set_image_formats(table)
     table.meta["gauge"] = levels.gauge
     if levels.options.get("notes"):
@@ -129,12 +131,14 @@ def _coefficients(frames, name: str | None = None) -> np.ndarray:
     return np.array(rows)
 
 
-def _set_units(table: QTable, units: set) -> None:
-    """Set the unit of levels and slopes, in place, if all images have the same unit."""
-    unit = units.pop() if len(units) == 1 else None
-    if unit is None:
+def _set_units(table: QTable, units: list) -> None:
+    """Set the unit of levels and slopes, in place; add a column of units if they differ."""
+    unit = units[0] if units else None
+    if len(set(units)) > 1:
+        words = [unit_text(unit) for unit in units]
+        table.add_column(words, name="unit", index=table.colnames.index("error") + 1)
         return
-    for name in table.colnames:
+    for name in table.colnames if unit is not None else ():
         if name.startswith(("level", "error", "slope")) and name != "slope_n_sigma":
             slope = name.startswith("slope")
             table[name] = table[name] * (unit / u.arcmin if slope else unit)
