@@ -1153,3 +1153,22 @@ def test_command_says_notes_once(copies, paint, tmp_path):
 )
 def test_blank_of_the_command(text, blank):
     assert blank_option(text) == blank
+
+
+def test_edited_pixels_are_no_integers(paint, tmp_path):
+    (tmp_path / "in").mkdir()
+    paths = [tmp_path / "in" / f"{n}.fits" for n in "ab"]
+    for k, path in enumerate(paths):
+        image = paint(path.name, (0, 20.5 * k), level=30 * k, sky=(100, 0, 0), noise=2)
+        data = image.data.round().astype("i2")
+        fits.PrimaryHDU(data, image.wcs.to_header()).writeto(path)
+    written = match(paths).write(tmp_path / "out")
+    with fits.open(written[1], mode="update") as hdus:
+        hdus[0].data *= 1.3
+    with pytest.warns(
+        lm.LevelMatchWarning, match=r"b\.fits: its pixels were changed after"
+    ) as caught:
+        back = lm.undo_record(tmp_path / "out" / "levelmatch.asdf", written, tmp_path / "back")
+    assert len(caught) == 1
+    assert back[0].read_bytes() == paths[0].read_bytes()
+    assert fits.getdata(back[1]).dtype.kind == "f"

@@ -8,6 +8,7 @@ import shutil
 import warnings
 from dataclasses import fields
 from fnmatch import fnmatch
+from pathlib import Path
 
 import asdf
 import numpy as np
@@ -301,6 +302,29 @@ def test_undo_wants_the_outputs(record, raw, tmp_path):
     with pytest.raises(RecordError, match="its header names no record"):
         lm.undo_record(record, raw, tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("function", [lm.apply_record, lm.undo_record])
+def test_another_unit_is_refused(record, raw, matched, tmp_path, function):
+    files = raw if function is lm.apply_record else matched
+    (tmp_path / "in").mkdir()
+    copies = [Path(shutil.copy(path, tmp_path / "in")) for path in files]
+    fits.setval(copies[0], "BUNIT", value="DN/s", extname="SCI")
+    with pytest.raises(RecordError, match=r"its unit is DN / s, the recorded MJy / sr; force"):
+        function(record, copies, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+    assert len(function(record, copies, tmp_path / "out", force=True)) == len(files)
+
+
+@pytest.mark.parametrize("function", [lm.apply_record, lm.undo_record])
+def test_another_place_is_refused(record, raw, matched, tmp_path, function):
+    files = raw if function is lm.apply_record else matched
+    (tmp_path / "in").mkdir()
+    copies = [Path(shutil.copy(path, tmp_path / "in")) for path in files]
+    fits.setval(copies[0], "CRVAL1", value=10.0, extname="SCI")
+    with pytest.raises(RecordError, match="its WCS is not the recorded one; force=True accepts"):
+        function(record, copies, tmp_path / "out")
+    assert len(function(record, copies, tmp_path / "out", force=True)) == len(files)
 
 
 def test_a_second_run_adds_to_the_first_s_story(result, matched, tmp_path):

@@ -98,7 +98,8 @@ def recorded_result(
     """
     record = as_record(record)
     files, listed = listed_files(record, files)
-    frames = _recorded_frames(record, files_by_name(files, _input_names(record)), listed)
+    paths = files_by_name(files, _input_names(record))
+    frames = _recorded_frames(record, paths, listed, force=force)
     if not force and record.options.get("nside") is None:
         for frame in frames:
             if frame.source.identity["sha256"] != record.input(frame, "sha256"):
@@ -225,6 +226,10 @@ def _recorded_frames(
             raise RecordError(msg)
         if not force:
             _check_place(name, base, frame, 1.0 if of_cells else MOST_MOVED)
+            if base.unit != frame.unit and not of_cells:
+                units = f"its unit is {base.unit}, the recorded {frame.unit}"
+                msg = f"{name}: {units}; force=True accepts it"
+                raise RecordError(msg)
         keys = {key: getattr(frame, key) for key in (*ASSIGNED, "dq_bits")}
         frames.append(base.with_keys(**keys, associations=listed.get(paths[name], ())))
     return frames

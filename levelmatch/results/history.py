@@ -254,7 +254,8 @@ def rounded_integers(data: np.ndarray, dtype: np.dtype, name: str) -> tuple[np.n
     dtype : `~numpy.dtype`
         The integer type of the original.
     name : str
-        The image, for the warning if the pixels have too few digits and stay floats.
+        The image, for the warning if the pixels stay floats: they have too few digits, or do not
+        follow from integers.
     """
     spacing = _largest_spacing(data)
     if spacing > TOLERANCE:
@@ -264,8 +265,16 @@ def rounded_integers(data: np.ndarray, dtype: np.dtype, name: str) -> tuple[np.n
             f"as floating-point numbers with errors of up to {1.5 * spacing:.4g}"
         )
         return data, data.dtype
+    whole = np.rint(data)
+    distance = np.max(np.abs(data - whole), initial=0.0, where=~np.isnan(data))
+    if distance > max(TOLERANCE, 1.5 * spacing):
+        warn_user(
+            f"{name}: its pixels were changed after matching: the restored pixels are no integers, "
+            "and stay floating-point numbers"
+        )
+        return data, data.dtype
     # Integers have no NaN, so pixels with NaN stay floats.
-    return np.rint(data), data.dtype if np.isnan(data).any() else dtype
+    return whole, data.dtype if np.isnan(data).any() else dtype
 
 
 def _largest_spacing(data: np.ndarray) -> float:
