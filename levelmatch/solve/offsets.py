@@ -167,30 +167,23 @@ def _joint(solution, tiles):
     if freedom < LEAST_FREEDOM or not _determined(information):
         none = (np.nan,) * len(kinds)
         return SharedOffsets(kinds, none, none, np.nan, known, 0), None
-    scatters, weights = _scatters(tiles, freedom)
-    parts = [_Given(tiles, scatter) for scatter in scatters]
-    levels = np.array([part.levels for part in parts])
-    mean = weights @ levels
-    covariance = sum(w * part.covariance for w, part in zip(weights, parts, strict=True))
-    covariance += (weights[:, None] * (levels - mean)).T @ (levels - mean)
-    response = sum(w * part.response for w, part in zip(weights, parts, strict=True))
-    means = np.array([part.means for part in parts])
-    mean_offsets = weights @ means
-    variance = weights @ np.array([np.diagonal(part.of_means) for part in parts])
-    variance += weights @ np.square(means - mean_offsets)
+    given, weights = _weighted(tiles, freedom)
+    means = weights @ given.means
+    variance = weights @ np.diagonal(given.of_means, axis1=1, axis2=2)
+    variance += weights @ np.square(given.means - means)
     offsets = SharedOffsets(
         kinds,
-        (0.0, *mean_offsets.tolist()),
+        (0.0, *means.tolist()),
         (0.0, *np.sqrt(variance).tolist()),
-        float(np.sqrt(2 * weights @ np.square(scatters))),
+        float(np.sqrt(2 * weights @ np.square(given.scatters))),
         known,
         len(tiles),
     )
-    return offsets, (np.concatenate([t.groups for t in tiles]), mean, covariance, response)
+    return offsets, (np.concatenate([t.groups for t in tiles]), *given.marginal(weights))
 
 
-def _scatters(tiles, freedom):
-    """Return a grid of scatters and their probabilities.
+def _weighted(tiles, freedom):
+    """Return the levels given each scatter of a grid, and the probabilities of these scatters.
 
     The prior is even in the logarithm of scatters beyond the errors of the known offsets, and falls
     as scatter**4 below. The smallest scatter stands for equal offsets.
@@ -200,13 +193,13 @@ def _scatters(tiles, freedom):
     error = 1 / np.sqrt(np.mean(precision))
     spread = max(np.ptp(np.concatenate([tile.levels for tile in known])), error)
     scatters = np.geomspace(LEAST_SCATTER * error, MOST_SCATTER * spread, N_SCATTERS)
-    logs = np.array([_Given(tiles, scatter).log_likelihood for scatter in scatters])
+    given = _Given(tiles, scatters)
     # The prior is on the logarithm of the scatter, in which the grid is even.
     prior = (1 + np.square(error / scatters)) ** -2.0
     prior[0] = EQUAL * freedom**EQUAL_POWER * prior[1:].sum()
-    logs += np.log(prior)
+    logs = given.log_likelihood + np.log(prior)
     weights = np.exp(logs - logs.max())
-    return scatters, weights / weights.sum()
+    return given, weights / weights.sum()
 
 
 def _determined(information):
@@ -268,62 +261,60 @@ class _Tile:
 
 
 class _Given:
-    """The levels of all tiles for a given scatter.
+    """The levels of all tiles for each of several scatters, the first axis of all arrays.
 
     With A the information on the levels of a tile and P that of the scatter, the levels are
     (A + P)^-1 (a + P D m) for the mean offsets m.
     """
 
-    def __init__(self, tiles, scatter):
-        self.tiles, self.scatter = tiles, scatter
+    def __init__(self, tiles, scatters):
+        self.tiles, self.scatters = tiles, scatters
         self.inverse, self.pull = [], []
-        n = tiles[0].design.shape[1]
-        information, asked = np.zeros((n, n)), np.zeros(n)
+        self.information, self.asked = 0.0, 0.0
         for tile in tiles:
-            prior = tile.prior / scatter**2
+            prior = tile.prior / scatters[:, None, None] ** 2
             inverse = np.linalg.inv(tile.information + prior)
             pull = inverse @ prior @ tile.design
-            information += tile.design.T @ (prior @ (tile.design - pull))
-            asked += pull.T @ tile.asked
+            self.information = self.information + tile.design.T @ prior @ (tile.design - pull)
+            self.asked = self.asked + tile.asked @ pull
             self.inverse.append(inverse)
             self.pull.append(pull)
-        self.information, self.asked = information, asked
-        self.of_means = np.linalg.inv(information)
-        self.means = self.of_means @ asked
+        self.of_means = np.linalg.inv(self.information)
+        self.means = np.einsum("sij,sj->si", self.of_means, self.asked)
 
     @property
     def log_likelihood(self):
-        """Logarithm of the restricted likelihood of the scatter, up to a constant."""
-        value = 0.5 * self.asked @ self.means - 0.5 * np.linalg.slogdet(self.information)[1]
+        """Logarithm of the restricted likelihood of each scatter, up to a constant."""
+        value = np.einsum("si,si->s", self.asked, self.means)
+        value -= np.linalg.slogdet(self.information)[1]
         for tile, inverse in zip(self.tiles, self.inverse, strict=True):
-            value += 0.5 * np.linalg.slogdet(inverse)[1] + 0.5 * tile.asked @ inverse @ tile.asked
-            value -= len(tile.asked) * np.log(self.scatter)
-        return value
+            value += np.linalg.slogdet(inverse)[1] + tile.asked @ (inverse @ tile.asked).T
+            value -= 2 * len(tile.asked) * np.log(self.scatters)
+        return 0.5 * value
 
-    @property
-    def levels(self):
-        """Levels of all groups, zero for the first of each tile."""
-        return np.concatenate(
-            [
-                np.concatenate([[0.0], inverse @ tile.asked + pull @ self.means])
-                for tile, inverse, pull in zip(self.tiles, self.inverse, self.pull, strict=True)
-            ]
+    def marginal(self, weights):
+        """Return levels, their covariance and response for given probabilities of the scatters.
+
+        Levels and covariance are relative to the first group of each tile. The response is that
+        to the levels by the pairs of each tile alone.
+        """
+        # The first level of each tile is zero.
+        edge = (0, 0), (1, 0)
+        pull = np.concatenate([np.pad(pull, (*edge, (0, 0))) for pull in self.pull], axis=1)
+        own = zip(self.tiles, self.inverse, strict=True)
+        levels = np.concatenate([np.pad(i @ tile.asked, edge) for tile, i in own], axis=1)
+        levels += np.einsum("sij,sj->si", pull, self.means)
+        mean = weights @ levels
+        covariance = block_diag(*(_bordered(np.tensordot(weights, i, 1)) for i in self.inverse))
+        covariance += np.einsum(
+            "s,sij,sjk,slk->il", weights, pull, self.of_means, pull, optimize=True
         )
-
-    @property
-    def covariance(self):
-        """Covariance of all levels, relative to the first of each tile."""
-        inverse = block_diag(*(_bordered(inverse) for inverse in self.inverse))
-        pull = np.concatenate([np.pad(pull, ((1, 0), (0, 0))) for pull in self.pull])
-        return inverse + pull @ self.of_means @ pull.T
-
-    @property
-    def response(self):
-        """Response of all levels to those by the pairs of each tile alone."""
         information = block_diag(*(_bordered(tile.information) for tile in self.tiles))
         # Relative to the first of each tile.
         relative = [np.eye(len(t.groups)) - np.eye(len(t.groups))[:1] for t in self.tiles]
-        return self.covariance @ information @ block_diag(*relative)
+        response = covariance @ information @ block_diag(*relative)
+        covariance += (weights[:, None] * (levels - mean)).T @ (levels - mean)
+        return mean, covariance, response
 
 
 def _bordered(matrix):
