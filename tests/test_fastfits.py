@@ -369,3 +369,14 @@ def test_some_rows_are_read(tmp_path):
         found = [frame.has_good_pixels(region) for region in regions]
         assert found == [bool(np.isfinite(whole[region]).any()) for region in regions]
         assert found[2] is not flag
+
+
+@pytest.mark.parametrize("row", [0, 63, 64, 149, None])
+def test_one_good_pixel_of_a_region_is_found(tmp_path, row):
+    paths = simulate_miri(tiles=(1, 1), n_dithers=1, shape=(160, 66)).write(tmp_path)
+    with fits.open(paths[0], mode="update") as hdus:
+        hdus["DQ"].data[10:, 20:] = 1
+        if row is not None:
+            hdus["DQ"].data[10 + row, 40] = 0
+    (frame,) = collect_frames(paths)
+    assert frame.has_good_pixels((slice(10, 160), slice(20, 66))) is (row is not None)

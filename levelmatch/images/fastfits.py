@@ -37,6 +37,8 @@ END = b"END".ljust(CARD)
 _COMMENTARY = ("", "COMMENT", "HISTORY", "HIERARCH")
 # Longest header, in bytes.
 LONGEST = 1 << 22
+# Number of rows of flags that are read at a time.
+ROWS = 64
 # Projections and distortions in current spelling.
 MODERN = ("-TAN", "-TAN-SIP", "--TAN", "--TAN-SIP", "-SIN", "--SIN", "-TPV", "--TPV")
 
@@ -448,12 +450,17 @@ def all_flagged(path, dq, columns, bits):
     """
     if not _is_plain(dq, 32, (0, 2**31)):
         return False
-    words = np.empty(dq.shape, np.uint32)
-    with open(path, "rb", buffering=0) as file:
-        fill_from(file, dq.offset, words)
     # In the order of the file.
     flip, bits = np.array([0 if dq.offset_of_values == 0 else 2**31, bits], ">u4").view(np.uint32)
-    return bool(((words[:, columns] ^ flip) & bits).all())
+    height, width = dq.shape
+    rows = np.empty((min(ROWS, height), width), np.uint32)
+    with open(path, "rb", buffering=0) as file:
+        for start in range(0, height, ROWS):
+            part = rows[: height - start]
+            fill_from(file, dq.offset + 4 * width * start, part)
+            if not ((part[:, columns] ^ flip) & bits).all():
+                return False
+    return True
 
 
 def _update(digests, flip, part, flags):
