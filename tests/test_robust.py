@@ -10,9 +10,10 @@ from numpy.testing import assert_allclose, assert_array_equal
 
 from levelmatch.options import SolveOptions
 from levelmatch.sky.vectors import tangent_axes, unit_vectors
+from levelmatch.solve import dissection
 from levelmatch.solve.equations import Equations
 from levelmatch.solve.groups import solve_groups
-from levelmatch.solve.linear import Dissection, Factors, NormalMatrix
+from levelmatch.solve.linear import Factors, NormalMatrix
 from levelmatch.solve.outlier_tests import redundancy
 from levelmatch.solve.solver import Solver
 
@@ -304,8 +305,10 @@ def test_large_and_singular_systems_are_not_dense():
     assert Solver(equations, free, None).solve_dense(np.ones((2, len(first)))) is None
 
 
+@pytest.mark.parametrize("many", [1, dissection.MANY])
 @pytest.mark.parametrize("size", [3, 40, 200])
-def test_entries_of_the_inverse(size):
+def test_entries_of_the_inverse(monkeypatch, size, many):
+    monkeypatch.setattr(dissection, "MANY", many)
     rng = np.random.default_rng(size)
     chain = np.diag(np.full(size - 1, -1.0), 1)
     for _ in range(2 * size):
@@ -316,17 +319,19 @@ def test_entries_of_the_inverse(size):
     diagonal, above = matrix.diagonal().copy()[:, None, None], matrix[*ends][:, None, None]
     # The order follows positions, whatever these have to do with the links.
     points = tangent_axes(rng.standard_normal((size, 3)))[:, 0]
-    dissection = Dissection(*ends, points, 8)
-    own, across = Factors(NormalMatrix(diagonal, above, ends), dissection).blocks()
+    order = dissection.Dissection(*ends, points, 8)
+    own, across = Factors(NormalMatrix(diagonal, above, ends), order).blocks()
     inverse = np.linalg.inv(matrix)
     assert_allclose(own[:, 0, 0], inverse.diagonal(), rtol=1e-9)
     assert_allclose(across[:, 0, 0], inverse[*ends], rtol=1e-9)
 
 
+@pytest.mark.parametrize("many", [1, dissection.MANY])
 @pytest.mark.parametrize("linked", [0.0, 0.1, 1.0])
 @pytest.mark.parametrize("apart", [0.0, 1.0])
-def test_dissection_of_copies_and_of_sets_without_links(linked, apart):
+def test_dissection_of_copies_and_of_sets_without_links(monkeypatch, linked, apart, many):
     """Groups at one position, links of all to all, and no links are factorised, too."""
+    monkeypatch.setattr(dissection, "MANY", many)
     n, rng = 60, np.random.default_rng(1)
     points = tangent_axes(np.array([1.0, 0, 0]) + apart * rng.normal(size=(n, 3)).round(1))[:, 0]
     ends = np.array(np.triu(rng.uniform(size=(n, n)) < linked, 1).nonzero(), dtype=np.intc)
@@ -335,11 +340,35 @@ def test_dissection_of_copies_and_of_sets_without_links(linked, apart):
     matrix[*ends] = above
     matrix += matrix.T
     matrix += np.diag(0.1 - matrix.sum(axis=1))
-    dissection = Dissection(*ends, points, 4)
-    assert sorted(dissection.order.tolist()) == list(range(n))
+    order = dissection.Dissection(*ends, points, 4)
+    assert sorted(order.order.tolist()) == list(range(n))
     blocks = NormalMatrix(matrix.diagonal().copy()[:, None, None], above[:, None, None], ends)
-    found = Factors(blocks, dissection).solve(np.ones(n))
+    found = Factors(blocks, order).solve(np.ones(n))
     assert_allclose(matrix @ found, 1, rtol=1e-10)
+
+
+@pytest.mark.parametrize("k", [1, 3])
+def test_halves_of_a_dissection(monkeypatch, k):
+    """Two threads find what one finds, and the halves are of about equal size."""
+    rng, (first, second, axes) = np.random.default_rng(k), mosaic(20, 20)
+    shape, ends = (len(axes), k, k), np.array([first, second], dtype=np.intc)
+    across = rng.uniform(-1, 1, (len(first), k, k))
+    matrix = NormalMatrix(np.broadcast_to(20 * np.eye(k), shape).copy(), across, ends)
+    dense, rhs = matrix.toarray(), rng.normal(size=(len(axes) * k, 2))
+    for many in (1, dissection.MANY):
+        monkeypatch.setattr(dissection, "MANY", many)
+        order = dissection.Dissection(*ends, np.ascontiguousarray(axes[:, 0]), 8)
+        factors = Factors(matrix, order)
+        assert_allclose(dense @ factors.solve(rhs), rhs, atol=1e-12)
+        assert_allclose(dense @ factors.solve(rhs[:, 0]), rhs[:, 0], atol=1e-12)
+        diagonal = np.linalg.inv(dense).diagonal()
+        found = np.einsum("pii->pi", factors.blocks()[0]).ravel()
+        assert_allclose(found, diagonal, rtol=1e-12)
+        if many == 1:
+            (_, middle), (_, last) = order.halves
+            assert 0.3 < order.start[middle] / order.start[last] < 0.7
+        else:
+            assert order.halves == ()
 
 
 @pytest.mark.parametrize("spoil", [wild, unlike])

@@ -35,10 +35,8 @@ CARD = 80
 END = b"END".ljust(CARD)
 # Keywords that do not name one value.
 _COMMENTARY = ("", "COMMENT", "HISTORY", "HIERARCH")
-# Longest header, in bytes.
-LONGEST = 1 << 22
-# Number of rows of flags that are read at a time.
-ROWS = 64
+# Longest header, in bytes, and number of rows of flags that are read at a time.
+LONGEST, ROWS = 1 << 22, 64
 # Projections and distortions in current spelling.
 MODERN = ("-TAN", "-TAN-SIP", "--TAN", "--TAN-SIP", "-SIN", "--SIN", "-TPV", "--TPV")
 
@@ -452,19 +450,18 @@ def all_flagged(path, dq, columns, bits):
         return False
     # In the order of the file.
     flip, bits = np.array([0 if dq.offset_of_values == 0 else 2**31, bits], ">u4").view(np.uint32)
-    height, width = dq.shape
-    rows = np.empty((min(ROWS, height), width), np.uint32)
+    rows = np.empty((min(ROWS, dq.shape[0]), dq.shape[1]), np.uint32)
     with open(path, "rb", buffering=0) as file:
-        for start in range(0, height, ROWS):
-            part = rows[: height - start]
-            fill_from(file, dq.offset + 4 * width * start, part)
+        for start in range(0, dq.shape[0], ROWS):
+            part = rows[: dq.shape[0] - start]
+            fill_from(file, dq.offset + start * rows.strides[0], part)
             if not ((part[:, columns] ^ flip) & bits).all():
                 return False
     return True
 
 
 def _update(digests, flip, part, flags):
-    """Update the digests of an image and of its flags; ``flip`` is the offset of stored flags."""
+    """Update the digests of an image and of its flags, whose stored offset is ``flip``."""
     digests[0].update(part)
     if flags is not None:
         digests[1].update(flags ^ np.array(flip, ">u4").view("u4") if flip else flags)

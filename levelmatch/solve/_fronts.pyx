@@ -6,6 +6,8 @@ A front eliminates its own groups. Its boundary consists of the later groups tha
 them. Its panel is a matrix with a column for each coefficient of its own groups, and a row for
 each coefficient of its own groups and of its boundary. Matrices are stored by columns. Of a
 symmetric matrix, only the lower triangle is used.
+
+The functions process a range of fronts. Two threads may process the two halves of a dissection.
 """
 
 import numpy as np
@@ -15,7 +17,7 @@ from libc.string cimport memcpy, memset
 from scipy.linalg.cython_blas cimport dgemm, dgemv, dsymm, dsyrk, dtrsm, dtrsv
 from scipy.linalg.cython_lapack cimport dpotrf, dpotri
 
-__all__ = ["Work", "eliminate", "invert", "multiply", "substitute"]
+__all__ = ["Work", "backward", "eliminate", "forward", "invert", "multiply"]
 
 cdef enum:
     # Number of columns of a panel that are factorised at once.
@@ -60,10 +62,14 @@ cdef class Work:
             raise MemoryError
 
     def __dealloc__(self):
-        self.clear()
+        self.free_handed()
         free(self.handed)
 
-    cdef void clear(self) noexcept nogil:
+    def clear(self):
+        """Free the matrices that were passed between fronts."""
+        self.free_handed()
+
+    cdef void free_handed(self) noexcept nogil:
         cdef Py_ssize_t f
         if self.handed != NULL:
             for f in range(self.n_fronts):
@@ -127,9 +133,9 @@ cdef void add(
 
 def eliminate(
     Work work, const double[:, :, ::1] own, const double[:, :, ::1] across, double[::1] panels,
-    double least,
+    double least, Py_ssize_t first, Py_ssize_t stop,
 ):
-    """Factorise a matrix. Return whether it is positive definite.
+    """Factorise fronts of a matrix. Return whether they are positive definite.
 
     Parameters
     ----------
@@ -141,15 +147,16 @@ def eliminate(
         Zeros. Overwritten by the Cholesky factors.
     least : float
         Smallest pivot of a matrix that counts as positive definite.
+    first, stop : int
+        First front, and the one after the last.
     """
     cdef Py_ssize_t f
     cdef int failed = 0
     with nogil:
-        for f in range(work.n_fronts):
+        for f in range(first, stop):
             failed = eliminate_front(work, f, &own[0, 0, 0], &across[0, 0, 0], &panels[0], least)
             if failed:
                 break
-        work.clear()
     if failed == 2:
         raise MemoryError
     return not failed
@@ -205,27 +212,62 @@ cdef int eliminate_front(
     return 0
 
 
-def substitute(Work work, const double[::1] panels, double[:, ::1] x):
-    """Replace right-hand sides, shape (n, m), in order of elimination, by the solutions."""
-    cdef Py_ssize_t f, m = x.shape[1]
-    cdef double *values
-    cdef double *between
-    if x.shape[0] == 0 or m == 0:
-        return
-    values = &x[0, 0]
-    between = <double *>malloc(<size_t>work.widest * m * sizeof(double))
-    if between == NULL:
-        raise MemoryError
+def forward(
+    Work work, const double[::1] panels, double[:, ::1] x, double[:, ::1] added,
+    Py_ssize_t first, Py_ssize_t stop,
+):
+    """Solve with the Cholesky factors of fronts.
+
+    Parameters
+    ----------
+    work, panels, first, stop
+        See `eliminate`.
+    x : `~numpy.ndarray`, shape (n, m)
+        Right-hand sides in order of elimination. Overwritten.
+    added : `~numpy.ndarray`, shape (n_last, m)
+        Receives all that is added to the last rows of ``x``.
+    """
+    cdef Py_ssize_t f, m = x.shape[1], last = (x.shape[0] - added.shape[0]) // work.k
+    cdef double *more = &x[0, 0]
+    cdef double *between = between_of(work, m)
+    if added.shape[0]:
+        more = &added[0, 0] - work.k * m * last
     with nogil:
-        for f in range(work.n_fronts):
-            forward(work, f, <double *>&panels[work.at[f]], values, between, <int>m)
-        for f in range(work.n_fronts - 1, -1, -1):
-            backward(work, f, <double *>&panels[work.at[f]], values, between, <int>m)
+        for f in range(first, stop):
+            forward_front(work, f, <double *>&panels[work.at[f]], &x[0, 0], more, last, between,
+                          <int>m)
         free(between)
 
 
-cdef void forward(
-    Work work, Py_ssize_t f, double *panel, double *x, double *between, int m
+def backward(
+    Work work, const double[::1] panels, double[:, ::1] x, Py_ssize_t first, Py_ssize_t stop
+):
+    """Solve with the transposed Cholesky factors of fronts, the last one first.
+
+    Parameters
+    ----------
+    work, panels, x, first, stop
+        See `forward`.
+    """
+    cdef Py_ssize_t f, m = x.shape[1]
+    cdef double *between = between_of(work, m)
+    with nogil:
+        for f in range(stop - 1, first - 1, -1):
+            backward_front(work, f, <double *>&panels[work.at[f]], &x[0, 0], between, <int>m)
+        free(between)
+
+
+cdef double *between_of(Work work, Py_ssize_t m) except NULL:
+    """Return room for the rows of the largest boundary."""
+    cdef double *between = <double *>malloc(<size_t>work.widest * m * sizeof(double))
+    if between == NULL:
+        raise MemoryError
+    return between
+
+
+cdef void forward_front(
+    Work work, Py_ssize_t f, double *panel, double *x, double *more, Py_ssize_t last,
+    double *between, int m,
 ) noexcept nogil:
     cdef int n = work.n_own(f), b = work.n_later(f), n_rows = n + b, one = 1
     cdef Py_ssize_t k = work.k, step = k * m, i, c
@@ -240,13 +282,13 @@ cdef void forward(
         if b:
             dgemm("N", "T", &m, &b, &n, &MINUS, own, &m, panel + n, &n_rows, &ZERO, between, &m)
     for i in range(work.later[f], work.later[f + 1]):
-        to = x + step * work.boundary[i]
+        to = (x if work.boundary[i] < last else more) + step * work.boundary[i]
         for c in range(step):
             to[c] += between[c]
         between += step
 
 
-cdef void backward(
+cdef void backward_front(
     Work work, Py_ssize_t f, double *panel, double *x, double *between, int m
 ) noexcept nogil:
     cdef int n = work.n_own(f), b = work.n_later(f), n_rows = n + b, one = 1
@@ -267,13 +309,16 @@ cdef void backward(
 
 
 def invert(
-    Work work, const double[::1] panels, double[:, :, ::1] own, double[:, :, ::1] across
+    Work work, const double[::1] panels, double[:, :, ::1] own, double[:, :, ::1] across,
+    Py_ssize_t first, Py_ssize_t stop,
 ):
     """Compute the blocks of the inverse at the places of the nonzero blocks of the matrix.
 
+    The fronts that come after these must be inverted first.
+
     Parameters
     ----------
-    work, panels
+    work, panels, first, stop
         See `eliminate`.
     own, across : `~numpy.ndarray`, shape (m, k, k) and (n, k, k)
         Overwritten by the blocks.
@@ -282,14 +327,15 @@ def invert(
     cdef int failed = 0
     cdef Py_ssize_t[::1] waiting = np.diff(np.asarray(work.children))
     with nogil:
-        for f in range(work.n_fronts - 1, -1, -1):
+        for f in range(stop - 1, first - 1, -1):
             failed = invert_front(
                 work, f, <double *>&panels[work.at[f]], &own[0, 0, 0], &across[0, 0, 0]
             )
             if failed:
                 break
             parent = work.parent[f]
-            if parent >= 0:
+            # Two threads may need the matrix of a later front.
+            if 0 <= parent < stop:
                 waiting[parent] -= 1
                 if waiting[parent] == 0:
                     free(work.handed[parent])
@@ -297,7 +343,6 @@ def invert(
             if waiting[f] == 0:
                 free(work.handed[f])
                 work.handed[f] = NULL
-        work.clear()
     if failed:
         raise MemoryError
 

@@ -9,7 +9,8 @@ from scipy.sparse import bsr_array, csr_array
 
 from levelmatch.sky.vectors import transfer_matrix
 from levelmatch.solve._pairs import level_diagonal, level_gradient, level_links, level_squares
-from levelmatch.solve.linear import Dissection, NormalMatrix, sum_by
+from levelmatch.solve.dissection import Dissection
+from levelmatch.solve.linear import NormalMatrix, sum_by
 
 __all__ = ["Equations", "times"]
 

@@ -3,15 +3,12 @@
 
 A matrix consists of blocks of k by k, with one row of blocks per group. Its diagonal is scaled to
 one. Each front of a nested dissection is factorised as a dense matrix, and its Schur complement is
-added to its parent (Duff & Reid 1983, ACM Trans. Math. Softw. 9, 302). BLAS runs in one thread, so
-results do not depend on the number of threads.
-
-The dissection splits a set of groups into halves across its longest side. A separator, the groups
-of one half with links to the other, is eliminated last. The halves are split in the same way
-(George 1973, SIAM J. Numer. Anal. 10, 345).
+added to its parent (Duff & Reid 1983, ACM Trans. Math. Softw. 9, 302). Two threads process the two
+halves of a large dissection. BLAS runs in one thread. Results depend on neither.
 """
 
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache, wraps
 from logging import getLogger
@@ -20,12 +17,10 @@ import numpy as np
 from scipy.sparse import coo_array
 from threadpoolctl import ThreadpoolController
 
-from levelmatch.solve._dissection import dissect, link_fronts, places, sort_links
-from levelmatch.solve._fronts import Work, eliminate, invert, multiply, substitute
+from levelmatch.solve._fronts import Work, backward, eliminate, forward, invert, multiply
 
 __all__ = [
     "LEAST_PIVOT",
-    "Dissection",
     "Factors",
     "NormalMatrix",
     "conjugate_gradients",
@@ -33,6 +28,7 @@ __all__ = [
     "one_thread",
     "sum_by",
 ]
+
 
 logger = getLogger(__name__)
 
@@ -152,7 +148,7 @@ class Factors:
     ----------
     matrix : `NormalMatrix`
         Matrix.
-    dissection : `~levelmatch.solve.linear.Dissection`
+    dissection : `~levelmatch.solve.dissection.Dissection`
         Order of elimination, for the links of the matrix.
     """
 
@@ -177,7 +173,24 @@ class Factors:
     def _factorise(self, own, across):
         """Factorise a matrix. Return whether it is positive definite."""
         self._panels = np.zeros(self._work.offset[-1])
-        return eliminate(self._work, own, across, self._panels, LEAST_PIVOT)
+        given = self._work, own, across, self._panels, LEAST_PIVOT
+        try:
+            good = self._in_halves(lambda _, first, stop: eliminate(*given, first, stop))
+            return all(good) and eliminate(*given, *self._dissection.last_fronts)
+        finally:
+            self._work.clear()
+
+    def _in_halves(self, function):
+        """Call a function for the halves of the dissection (number, first, stop), in two threads.
+
+        Return both results. A small dissection has no halves.
+        """
+        halves = self._dissection.halves
+        if not halves:
+            return ()
+        with ThreadPoolExecutor(1) as pool:
+            second = pool.submit(function, 1, *halves[1])
+            return function(0, *halves[0]), second.result()
 
     @one_thread
     def solve(self, rhs):
@@ -185,10 +198,23 @@ class Factors:
         order = self._dissection.order
         shape = len(order), self._k, -1
         x = rhs.reshape(shape)[order].reshape(len(rhs), -1)
-        substitute(self._work, self._panels, x)
+        if x.size:
+            self._substitute(x)
         out = np.empty_like(x)
         out.reshape(shape)[order] = x.reshape(shape)
         return out.reshape(rhs.shape)
+
+    def _substitute(self, x):
+        """Replace right-hand sides, shape (n, m), in order of elimination, by the solutions."""
+        given, last = (self._work, self._panels, x), self._dissection.last_fronts
+        n_last = self._k * (len(self._dissection.order) - self._dissection.start[last[0]])
+        added = np.zeros((2, n_last, x.shape[1]))
+        self._in_halves(lambda half, *fronts: forward(*given, added[half], *fronts))
+        for part in added:
+            x[len(x) - n_last :] += part
+        forward(*given, added[0, :0], *last)
+        backward(*given, *last)
+        self._in_halves(lambda _, *fronts: backward(*given, *fronts))
 
     @one_thread
     def blocks(self):
@@ -199,7 +225,12 @@ class Factors:
         1973, 8th PICA Conference, 63; Erisman & Tinney 1975, Comm. ACM 18, 177).
         """
         own, across = np.empty(self._shape), np.empty((self._n_across, *self._shape[1:]))
-        invert(self._work, self._panels, own, across)
+        given = self._work, self._panels, own, across
+        try:
+            invert(*given, *self._dissection.last_fronts)
+            self._in_halves(lambda _, first, stop: invert(*given, first, stop))
+        finally:
+            self._work.clear()
         return own, across
 
     def inverse(self):
@@ -249,64 +280,3 @@ def conjugate_gradients(matrix, solve, rhs, *, tolerance, most):
 def _dot(a, b):
     """Return the scalar product, without BLAS: it does not depend on the number of threads."""
     return np.einsum("i,i", a, b)
-
-
-# --------------------------------------------------------------------------------------
-# Order of elimination
-
-
-class Dissection:
-    """Fronts of a symmetric sparse matrix, in the order of their elimination.
-
-    Parameters
-    ----------
-    low, high : `~numpy.ndarray` of intc, shape (n,)
-        Groups of each link: row and column of a block of the matrix.
-    centres : `~numpy.ndarray`, shape (m, 3)
-        Unit vectors to the groups.
-    largest : int
-        Largest number of groups of a set that is not split.
-
-    Attributes
-    ----------
-    order : `~numpy.ndarray` of int, shape (m,)
-        Groups in order of elimination.
-    start : `~numpy.ndarray` of int, shape (f + 1,)
-        Index in ``order`` of the first group of each front. The groups of a front are eliminated
-        together.
-    source : `~numpy.ndarray` of intc, shape (n,)
-        Index of each link, sorted by fronts. For a link n whose ``high`` group is eliminated
-        after its ``low`` group, it is -1 - n: its transpose is in the lower triangle of the
-        reordered matrix.
-    entries : `~numpy.ndarray` of int, shape (f + 1,)
-        Index in ``source`` of the first link of each front.
-    row, column : `~numpy.ndarray` of intc, shape (n,)
-        Places of each link among the groups of its front and the boundary of its front.
-    boundary : `~numpy.ndarray` of int, shape (b,)
-        Boundaries of all fronts. The boundary of a front consists of the later groups that its
-        elimination links, in ascending order.
-    later : `~numpy.ndarray` of int, shape (f + 1,)
-        Index in ``boundary`` of the first group of the boundary of each front.
-    parent : `~numpy.ndarray` of int, shape (f,)
-        Front that eliminates the first group of the boundary; -1 without a boundary.
-    place : `~numpy.ndarray` of int, shape (b,)
-        Place of each group of ``boundary`` among the groups of the parent and its boundary.
-    child, children : `~numpy.ndarray` of int, shape (c,) and (f + 1,)
-        Fronts sorted by their parents, and the index in ``child`` of the first child of each
-        front.
-    """
-
-    def __init__(self, low, high, centres, largest):
-        centres = np.ascontiguousarray(centres)
-        self.order, self.start = dissect(low, high, centres, largest)
-        n = len(self.start) - 1
-        number = np.empty(len(centres), dtype=np.intc)
-        number[self.order] = np.arange(len(centres))
-        front_of = np.repeat(np.arange(n, dtype=np.intc), np.diff(self.start))
-        found = sort_links(low, high, number, front_of, self.start)
-        self.source, self.entries, self.column, self.row = found
-        found = link_fronts(self.start, self.entries, self.row, front_of)
-        self.boundary, self.later, self.parent = found
-        self.child = np.argsort(self.parent, kind="stable")[np.count_nonzero(self.parent < 0) :]
-        self.children = np.searchsorted(self.parent[self.child], np.arange(n + 1))
-        self.place = places(self, self.row)
