@@ -175,10 +175,12 @@ def run_solve(n_images, *, planes, shuffle=False):
 
 def solution_line(equations, true, options):
     """Return the time and the errors of a solution, in words."""
+    start = time.perf_counter()
     solution, seconds = solved(equations, options)
+    elapsed = time.perf_counter() - start
     off = " ".join(f"{e:.2e}" for e in error(equations, solution, true))
     return (
-        f"{seconds:.1f} s, relative residual {solution.residual:.1e} "
+        f"{seconds:.1f} s, elapsed {elapsed:.1f} s, relative residual {solution.residual:.1e} "
         f"({unpreconditioned_residual(equations, solution):.1e} unscaled), "
         f"floor {solution.floor:.5f} (true {FLOOR}), rms error {off}"
     )
