@@ -10,8 +10,6 @@ import pytest
 ROOT = Path(__file__).parents[1]
 MAX_MODULE = 499
 MAX_FUNCTION = 45
-# Functions whose parameters describe a simulation.
-LONG = {"simulate_miri", "simulate_nircam_short", "simulate_generic"}
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +36,7 @@ def test_modules_are_small(modules):
 
 
 def test_functions_are_short(structure, modules):
-    lengths = {(m, f.name): n for m, f, n in structure.functions(modules) if f.name not in LONG}
+    lengths = {(m, f.name): n for m, f, n in structure.functions(modules)}
     assert {place: n for place, n in lengths.items() if n > MAX_FUNCTION} == {}
 
 

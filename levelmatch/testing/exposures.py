@@ -12,7 +12,7 @@ from levelmatch.testing.sky import ARCSEC, STREAM_LAYOUT, random_stream, shift, 
 
 __all__ = [
     "SCI_KEYWORDS",
-    "check_common",
+    "check_arguments",
     "draw_planes",
     "generic_exposure",
     "generic_offsets",
@@ -66,12 +66,19 @@ def _draw(rng, n, offset_rms, slope, detector):
     return [tuple(row) for row in values.tolist()]
 
 
-# Smallest values of some arguments.
-LEAST = {"star_density": 0, "pixel_scale": 1e-9}
+# Arguments of simulations that are numbers, and that are counts.
+NUMBERS = (
+    *("offset_rms", "slope", "lyot_offset_rms", "lyot_slope", "tile_overlap", "dither_size", "pa"),
+    *("star_density", "pixel_scale", "rotation", "rotation_rms"),
+)
+COUNTS = ("n_images", "n_dithers", "n_tiles")
+# Smallest values of arguments; by default any number, and 1 for counts.
+LEAST = {"star_density": 0, "pixel_scale": 1e-9, "seed": 0}
 
 
-def check_common(shape, noise, center, seed, numbers, **counts):
-    """Check the arguments that all simulations share: numbers by name, and counts of at least 1."""
+def check_arguments(asked):
+    """Check the arguments of a simulation, by name."""
+    shape, noise, center = (asked[name] for name in ("shape", "noise", "center"))
     if not _are_whole(shape, 8):
         msg = f"shape must be two numbers of at least 8 pixels, not {shape}"
         raise ValueError(msg)
@@ -81,16 +88,16 @@ def check_common(shape, noise, center, seed, numbers, **counts):
     if not (np.shape(center) == (2,) and all(map(_is_finite, center))):
         msg = f"center must be two numbers in degrees, not {center}"
         raise ValueError(msg)
-    for name, value in numbers.items():
-        if not _is_finite(value):
-            msg = f"{name} must be a finite number, not {value!r}"
+    for name in (name for name in NUMBERS if name in asked):
+        if not _is_finite(asked[name]):
+            msg = f"{name} must be a finite number, not {asked[name]!r}"
             raise ValueError(msg)
-        if value < LEAST.get(name, -np.inf):
-            msg = f"{name} must be at least {LEAST[name]}, not {value}"
+        if asked[name] < LEAST.get(name, -np.inf):
+            msg = f"{name} must be at least {LEAST[name]}, not {asked[name]}"
             raise ValueError(msg)
-    for name, value, least in (*((n, v, 1) for n, v in counts.items()), ("seed", seed, 0)):
-        if not _are_whole((value, value), least):
-            msg = f"{name} must be at least {least}, not {value!r}"
+    for name in (name for name in (*COUNTS, "seed") if name in asked):
+        if not _are_whole((asked[name],) * 2, LEAST.get(name, 1)):
+            msg = f"{name} must be at least {LEAST.get(name, 1)}, not {asked[name]!r}"
             raise ValueError(msg)
 
 

@@ -1,7 +1,7 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
 """The simulated sky."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import numpy as np
 from astropy import units as u
@@ -143,6 +143,15 @@ class Recipe:
     unit: u.UnitBase = SURFACE_BRIGHTNESS
     regions: object = None  # shape -> masks of the main region and of the Lyot region
     lyot: bool = False
+
+    @classmethod
+    def of(cls, asked, **own):
+        """Return the recipe of a simulation's arguments, by name, and of settings of its own."""
+        names = {f.name for f in fields(cls)}
+        asked = {name: value for name, value in asked.items() if name in names | {"stars"}}
+        if not asked.pop("stars"):
+            asked["star_density"] = 0.0
+        return cls(**{**asked, **own})
 
     def science(self, shape):
         """Return the mask (ny, nx) of the pixels that see the sky and may be used."""

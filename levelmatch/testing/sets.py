@@ -15,7 +15,7 @@ from levelmatch.option_values import as_path
 from levelmatch.testing.detectors import Detector, jwst_detector, miri_regions, nircam_detectors
 from levelmatch.testing.exposures import (
     SCI_KEYWORDS,
-    check_common,
+    check_arguments,
     draw_planes,
     generic_exposure,
     generic_offsets,
@@ -207,25 +207,9 @@ def simulate_miri(
     <<pointing>>
     <<scene>>
     """
-    planes = offset_rms, slope, lyot_offset_rms, lyot_slope
-    numbers = zip(("offset_rms", "slope", "lyot_offset_rms", "lyot_slope"), planes, strict=True)
-    numbers = dict(numbers, tile_overlap=tile_overlap, dither_size=dither_size, pa=pa)
-    numbers["star_density"] = star_density
-    check_common(shape, noise, center, seed, numbers, n_dithers=n_dithers)
-    recipe = Recipe(
-        seed=seed,
-        noise=noise,
-        pixel_scale=0.111,
-        fwhm=0.25,
-        node_step=2,
-        star_density=star_density if stars else 0.0,
-        nebula=nebula,
-        galaxy=galaxy,
-        cosmic_rays=cosmic_rays,
-        bad_pixels=bad_pixels,
-        regions=miri_regions,
-        lyot=lyot,
-    )
+    asked = dict(locals())
+    check_arguments(asked)
+    recipe = Recipe.of(asked, pixel_scale=0.111, fwhm=0.25, node_step=2, regions=miri_regions)
     detector = jwst_detector("mirimage", tuple(shape))
     ny, nx = shape
     side = np.array([ny, nx * 668 / 1032]) * detector.pixel_scale  # of the main imager
@@ -234,6 +218,7 @@ def simulate_miri(
     cards = {"INSTRUME": "MIRI", "EXP_TYPE": "MIR_IMAGE", "FILTER": filter_name}
     frame = pointing_frame(center, pa)
     exposures = jwst_exposures(frame, [detector], offsets, dithers, cards)
+    planes = offset_rms, slope, lyot_offset_rms, lyot_slope
     return _jwst_set(recipe, frame, exposures, backgrounds, planes)
 
 
@@ -285,21 +270,9 @@ def simulate_nircam_short(
     <<pointing>>
     <<scene>>
     """
-    numbers = {"offset_rms": offset_rms, "slope": slope, "tile_overlap": tile_overlap}
-    numbers |= {"dither_size": dither_size, "pa": pa, "star_density": star_density}
-    check_common(shape, noise, center, seed, numbers, n_dithers=n_dithers, n_tiles=n_tiles)
-    recipe = Recipe(
-        seed=seed,
-        noise=noise,
-        pixel_scale=0.0309,
-        fwhm=0.05,
-        node_step=4,
-        star_density=star_density if stars else 0.0,
-        nebula=nebula,
-        galaxy=galaxy,
-        cosmic_rays=cosmic_rays,
-        bad_pixels=bad_pixels,
-    )
+    asked = dict(locals())
+    check_arguments(asked)
+    recipe = Recipe.of(asked, pixel_scale=0.0309, fwhm=0.05, node_step=4)
     chips = nircam_detectors(detectors, tuple(shape))
     scale = np.array(shape) / 2048
     v3v2 = np.array([chip.v2v3[::-1] for chip in chips])
@@ -371,23 +344,10 @@ def simulate_generic(
         Unit of the images.
     <<scene>>
     """
-    numbers = {"offset_rms": offset_rms, "slope": slope, "pixel_scale": pixel_scale}
-    numbers |= {"rotation": rotation, "rotation_rms": rotation_rms, "star_density": star_density}
-    check_common(shape, noise, center, seed, numbers, n_images=n_images)
+    asked = dict(locals())
+    check_arguments(asked)
     shape = tuple(shape)
-    recipe = Recipe(
-        seed=seed,
-        noise=noise,
-        pixel_scale=pixel_scale,
-        fwhm=2 * pixel_scale,
-        node_step=2,
-        star_density=star_density if stars else 0.0,
-        nebula=nebula,
-        galaxy=galaxy,
-        cosmic_rays=cosmic_rays,
-        bad_pixels=bad_pixels,
-        unit=u.Unit(unit),
-    )
+    recipe = Recipe.of(asked, fwhm=2 * pixel_scale, node_step=2, unit=u.Unit(unit))
     detector = Detector(
         name="generic",
         shape=shape,
