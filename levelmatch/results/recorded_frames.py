@@ -15,12 +15,11 @@ from levelmatch.images.frame import Frame
 from levelmatch.options import ReadOptions
 from levelmatch.record.solved_run import SolvedRun
 from levelmatch.results.header import check_not_matched
+from levelmatch.text import list_names
 
 __all__ = ["frames_with_pixels", "own_corrections", "recorded_read"]
 
 
-# Largest number of images that an error names.
-MAX_NAMED = 5
 # Options of reading that determine the pixels of an image.
 READ_AGAIN = (
     "hdu",
@@ -70,30 +69,27 @@ def frames_with_pixels(
     paths = _paths(files)
     missing = sorted({_file_name(f) for f in needed if _file_name(f) not in paths})
     if missing:
-        shown = ", ".join(missing[:MAX_NAMED])
-        more = len(missing) - MAX_NAMED
-        shown += f" and {more} more" if more > 0 else ""
         how = "name the files by files=" if files is None else "files= has no file of this name"
-        msg = f"{shown}: a record holds no pixels: {how}"
+        msg = f"{list_names(missing)}: a record holds no pixels: {how}"
         raise FrameError(msg)
     read = recorded_read(levels)
     wholes: dict = {}
     for name in dict.fromkeys(map(_file_name, needed)):
         of_file = [f for f in needed if _file_name(f) == name]
-        hdus = list(dict.fromkeys(_recorded_hdu(levels, f, "auto") for f in of_file))
+        hdus = list(dict.fromkeys(_recorded_hdu(levels, f) for f in of_file))
         hdu = read.hdu if hdus == ["auto"] else hdus
         frames = collect_frames([paths[name]], replace(read, hdu=hdu))
         wholes |= {(name, hdu): whole for hdu, whole in zip(hdus, frames, strict=False)}
     if not read.rematch:
         check_not_matched(wholes.values(), [p.name for p in levels.passes])
-    return [_filled(f, wholes[_file_name(f), _recorded_hdu(levels, f, "auto")]) for f in needed]
+    return [_filled(f, wholes[_file_name(f), _recorded_hdu(levels, f)]) for f in needed]
 
 
-def _recorded_hdu(levels: SolvedRun, frame: Frame, default):
-    """Return the recorded HDU of an image, or the default if it was in memory or not recorded."""
+def _recorded_hdu(levels: SolvedRun, frame: Frame) -> int | str:
+    """Return the recorded HDU of an image, or ``"auto"`` if it was in memory or not recorded."""
     if hasattr(levels, "input") and str(levels.input(frame, "path")):
         return int(levels.input(frame, "hdu"))
-    return default
+    return "auto"
 
 
 def recorded_read(levels: SolvedRun) -> ReadOptions:

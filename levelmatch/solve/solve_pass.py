@@ -19,6 +19,7 @@ from levelmatch.solve.plane_choice import solve_auto, solve_shrunk
 from levelmatch.solve.reference import DISAGREES, HeldChoice, Reference, find_tilts
 from levelmatch.solve.shared_pattern import subtract_pattern
 from levelmatch.solve.weights import select_pairs
+from levelmatch.text import list_names
 
 __all__ = [
     "equations_of",
@@ -232,7 +233,7 @@ def _warn_lone_reference(solved, frames):
     name = frames[int(np.argmax(solved.group == named))].name
     msg = f"reference: {name} has no pair that is kept, and no other image is relative to it"
     if solved.references:
-        msg += f"; instead {_shorten([r.name for r in solved.references])} is held at zero"
+        msg += f"; instead {list_names([r.name for r in solved.references])} is held at zero"
     warn_user(f"{msg}; name an image that overlaps others")
 
 
@@ -274,7 +275,7 @@ def _report_disconnected(grouped, frames, sets, isolated, options):
     domains, one = np.unique(grouped.domain, return_index=True)
     one = dict(zip(domains.tolist(), one.tolist(), strict=True))
     tiles = [frames[one[d]].tile for d in sets]
-    where = f"tiles {_shorten(tiles)}: " if grouped.name != "mosaic" else ""
+    where = f"tiles {list_names(tiles)}: " if grouped.name != "mosaic" else ""
     msg = f"pass {grouped.name}: {where}the images form {n_sets} sets without overlap between them"
     if options.disconnected == "error":
         raise DisconnectedError(msg)
@@ -284,7 +285,7 @@ def _report_disconnected(grouped, frames, sets, isolated, options):
     )
     if isolated.any():
         alone = [f.name for f, g in zip(frames, grouped.group, strict=True) if isolated[g]]
-        msg += f"; without any overlap in this pass: {_shorten(alone)}"
+        msg += f"; without any overlap in this pass: {list_names(alone)}"
     warn_user(msg, DisconnectedWarning)
 
 
@@ -310,10 +311,6 @@ def _tie_sets(grouped, frames, sky):
         for s in sets:
             tie[component == s] = level[s] - level[largest]
     return replace(grouped, tie=tie)
-
-
-def _shorten(names):
-    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
 
 
 def shift_levels(table, levels):

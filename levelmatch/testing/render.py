@@ -10,10 +10,10 @@ from scipy.interpolate import CubicSpline
 from scipy.special import erf
 
 from levelmatch.testing.detectors import DEAD, DO_NOT_USE, HOT, JUMP_DET, NON_SCIENCE
-from levelmatch.testing.scene import SURFACE_BRIGHTNESS
 from levelmatch.testing.sky import (
     STREAM_DETECTOR,
     STREAM_IMAGE,
+    SURFACE_BRIGHTNESS,
     center_of,
     jacobian,
     lonlat,

@@ -25,8 +25,15 @@ from levelmatch.testing.exposures import (
     with_backgrounds,
 )
 from levelmatch.testing.render import render
-from levelmatch.testing.scene import SURFACE_BRIGHTNESS, Recipe, make_scene
-from levelmatch.testing.sky import STREAM_LAYOUT, STREAM_LEVELS, pointing_frame, random_stream
+from levelmatch.testing.sky import (
+    STREAM_LAYOUT,
+    STREAM_LEVELS,
+    SURFACE_BRIGHTNESS,
+    Recipe,
+    make_scene,
+    pointing_frame,
+    random_stream,
+)
 from levelmatch.testing.truth import footprint, scene_bounds, true_planes
 
 __all__ = [

@@ -1,22 +1,28 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
-"""Positions on the sky for the simulator, independent of the package."""
+"""Positions on the sky, independent of the package, and the simulated sky."""
+
+from dataclasses import dataclass, fields
 
 import numpy as np
+from astropy import units as u
+from scipy.fft import irfft2, rfft2
+from scipy.ndimage import gaussian_filter, map_coordinates, spline_filter
 from scipy.spatial.transform import Rotation
 
 __all__ = [
     "ARCMIN",
     "ARCSEC",
+    "Recipe",
     "deproject",
     "jacobian",
     "lonlat",
+    "make_scene",
     "pointing_frame",
     "project",
     "shift",
     "sky_grid",
     "tangent_frame",
 ]
-
 
 ARCSEC = np.pi / 648000.0  # radian
 ARCMIN = 60.0 * ARCSEC
@@ -102,3 +108,154 @@ def jacobian(y, x, wcs, scene):
 
     origin = positions(0, 0)
     return positions(1, 0) - origin, positions(0, 1) - origin
+
+
+# --------------------------------------------------------------------------------------
+# The scene
+
+SURFACE_BRIGHTNESS = u.MJy / u.sr
+
+
+@dataclass(frozen=True, eq=False)
+class _Scene:
+    """
+    Surface brightness on the sky, in the unit of the images.
+
+    Positions are in arcsec on a zenithal equidistant projection about ``frame``, so that a
+    scene may cover any part of the sky.
+    """
+
+    frame: np.ndarray
+    origin: np.ndarray  # (y, x) of the nebula's first pixel
+    pitch: float  # of the nebula's pixels
+    nebula: np.ndarray | None  # spline coefficients
+    disc: dict | None
+    stars: np.ndarray  # (n, 3) unit vectors
+    peaks: np.ndarray  # (n,)
+    fwhm: float
+
+    def positions(self, s):
+        """Return y and x of unit vectors (..., 3)."""
+        return project(self.frame, s)
+
+    def smooth(self, y, x):
+        """Return the brightness of disc and nebula at positions in arcsec."""
+        value = np.zeros(y.shape)
+        if self.disc is not None:
+            value += _disc(y, x, **self.disc)
+        if self.nebula is not None:
+            index = (np.stack([y, x]) - self.origin.reshape(2, *[1] * y.ndim)) / self.pitch
+            value += map_coordinates(self.nebula, index, mode="nearest", prefilter=False)
+        return value
+
+
+def _disc(y, x, *, center, scale, soft, tilt, angle, peak):
+    """Return an inclined exponential disc with two spiral arms, softened at its centre."""
+    c, s = np.cos(angle), np.sin(angle)
+    a = (x - center[1]) * s + (y - center[0]) * c
+    b = ((x - center[1]) * c - (y - center[0]) * s) / np.cos(tilt)
+    r2 = a**2 + b**2
+    r = np.sqrt(r2 + soft**2)
+    phase = 2 * (np.arctan2(b, a) - np.log(r / scale) / np.tan(np.radians(18)))
+    arms = 0.55 * r2**2 / (r2 + (4 * soft) ** 2) ** 2 * np.cos(phase)
+    return peak * np.exp(-r / scale) * (1 + arms)
+
+
+def _gaussian_field(rng, shape, index):
+    """Return a periodic Gaussian random field of unit variance and power law ``index``."""
+    ky, kx = np.fft.fftfreq(shape[0]), np.fft.rfftfreq(shape[1])
+    k = np.hypot(ky[:, np.newaxis], kx)
+    k[0, 0] = 1.0
+    amplitude = k ** (index / 2)
+    amplitude[0, 0] = 0.0
+    values = irfft2(rfft2(rng.standard_normal(shape)) * amplitude, s=shape)
+    return values / values.std()
+
+
+def _nebula(rng, shape, rms):
+    """Return nebulosity (shape) with filaments, everywhere positive."""
+    clouds = np.exp(0.7 * _gaussian_field(rng, shape, -2.8))
+    ridges = np.exp(-((_gaussian_field(rng, shape, -2.6) / 0.2) ** 2))
+    value = gaussian_filter(clouds * (0.5 + ridges), 2.0, mode="wrap")
+    return (value - value.min()) * (rms / value.std())
+
+
+def make_scene(seed, frame, bounds, recipe):
+    """
+    Return a scene that covers ``bounds``, ((y0, y1), (x0, x1)) in arcsec.
+
+    Nothing but stars is finer than a few of the recipe's nodes, so that images may evaluate
+    the rest on their nodes.
+    """
+    rng = random_stream(seed, STREAM_SCENE)
+    low, high = np.transpose(bounds)
+    margin = 20 * recipe.pixel_scale
+    low, high = low - margin, high + margin
+    size = high - low
+    area = np.prod(size)
+    pitch = max(recipe.node_step * recipe.pixel_scale, np.sqrt(area / 4e6))
+    shape = tuple(np.ceil(size / pitch).astype(int) + 4)
+    nebula = spline_filter(_nebula(rng, shape, 2.0)) if recipe.nebula else None
+    disc = _draw_disc(rng, (low + high) / 2, np.sqrt(area), pitch) if recipe.galaxy else None
+    n_stars = rng.poisson(recipe.star_density * area / (1e6 * recipe.pixel_scale**2))
+    y, x = rng.uniform(low, high, size=(n_stars, 2)).T
+    # Equal numbers of stars in each octave of brightness, except for a few bright stars.
+    peaks = np.minimum(2.0 * rng.uniform(size=n_stars) ** -1.1, 5000.0)
+    return _Scene(
+        frame=frame,
+        origin=low - 2 * pitch,
+        pitch=pitch,
+        nebula=nebula,
+        disc=disc,
+        stars=deproject(frame, y, x),
+        peaks=peaks,
+        fwhm=recipe.fwhm,
+    )
+
+
+def _draw_disc(rng, center, size, pitch):
+    """Draw the parameters of a disc in a field of a size, both in arcsec."""
+    scale = 0.18 * size
+    return {
+        "center": center + 0.08 * size * rng.uniform(-1, 1, size=2),
+        "scale": scale,
+        "soft": max(0.06 * scale, 3 * pitch),
+        "tilt": np.radians(rng.uniform(20, 50)),
+        "angle": rng.uniform(0, np.pi),
+        "peak": rng.uniform(30, 50),
+    }
+
+
+@dataclass(frozen=True, eq=False)
+class Recipe:
+    """Settings of rendering that all images of a simulation share."""
+
+    seed: int
+    noise: float
+    pixel_scale: float  # arcsec
+    fwhm: float  # of the core of a star, arcsec
+    node_step: int  # pixels between the nodes where the smooth scene is evaluated
+    star_density: float  # per 10**6 pixels
+    nebula: bool
+    galaxy: bool
+    cosmic_rays: bool
+    bad_pixels: bool
+    unit: u.UnitBase = SURFACE_BRIGHTNESS
+    regions: object = None  # shape -> masks of the main region and of the Lyot region
+    lyot: bool = False
+
+    @classmethod
+    def of(cls, asked, **own):
+        """Return the recipe of a simulation's arguments, by name, and of settings of its own."""
+        names = {f.name for f in fields(cls)}
+        asked = {name: value for name, value in asked.items() if name in names | {"stars"}}
+        if not asked.pop("stars"):
+            asked["star_density"] = 0.0
+        return cls(**{**asked, **own})
+
+    def science(self, shape):
+        """Return the mask (ny, nx) of the pixels that see the sky and may be used."""
+        if self.regions is None:
+            return np.ones(shape, dtype=bool)
+        main, lyot = self.regions(shape)
+        return main | lyot if self.lyot else main
