@@ -120,7 +120,7 @@ class Diagnostics:
 
     @cached_property
     def kept(self):
-        """Whether each pair is kept, shape (n,)."""
+        """Flags of the kept pairs, shape (n,)."""
         return np.asarray(self.pairs["kept"], dtype=bool)
 
     @cached_property
@@ -148,7 +148,7 @@ class Diagnostics:
 
     @cached_property
     def linked(self):
-        """Whether a kept pair or shared offsets link each image's group to another, shape (n,)."""
+        """Flags of images whose group a kept pair or shared offsets link to another, shape (n,)."""
         linked = np.zeros(len(self.frames), dtype=bool)
         rank = np.argsort(self.order)
         for p in self.passes:
@@ -187,7 +187,7 @@ class Diagnostics:
 
     @cached_property
     def odd(self):
-        """Whether each pair is kept but disagrees with the others, shape (n,)."""
+        """Flags of the kept pairs that disagree with the others, shape (n,)."""
         robust = values(self.pairs["robust"])
         return self.kept & (robust < ODD_WEIGHT)
 

@@ -62,7 +62,7 @@ class Correction:
 
     @property
     def is_level(self):
-        """Whether the correction is a constant."""
+        """True for a constant."""
         if self.vector is NO_PLANE and self.pattern is NO_PATTERN:
             return True
         return not (self.vector.any() or self.pattern.any())

@@ -60,7 +60,7 @@ class Extension:
 
     @property
     def is_flat(self) -> bool:
-        """Whether it is a 2D image with a celestial WCS."""
+        """True for a 2D image with a celestial WCS."""
         return self.is_image and len(image_shape(self.shape)) == 2 and self.is_celestial
 
 

@@ -129,7 +129,7 @@ class FileState:
 
     @property
     def is_read(self) -> bool:
-        """Whether this process has read the pixels."""
+        """True after this process has read the pixels."""
         return self._checksum is not None
 
 

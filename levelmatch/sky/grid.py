@@ -270,7 +270,7 @@ class Grid:
 
     @property
     def is_smooth(self):
-        """Whether a polynomial maps the sky to the pixels."""
+        """True if a polynomial maps the sky to the pixels."""
         return self._inverse[1] < MAP_TOLERANCE
 
     def near_pixel(self, vectors, margin=0.0):

@@ -250,7 +250,7 @@ class _Tile:
 
     @property
     def is_known(self):
-        """Whether its pairs determine all of its offsets."""
+        """True if its pairs determine all of its offsets."""
         return self.rank == len(self.groups) - 1
 
     @property

@@ -404,7 +404,7 @@ class HeldChoice:
 
     @property
     def any(self):
-        """Whether any group is held; else the mean of each set is zero."""
+        """True if a group is held; otherwise the mean of each set is zero."""
         return self.held is not None or bool(self.by_caller)
 
     @property

@@ -203,17 +203,17 @@ class Solved:
 
     @property
     def ready(self):
-        """Whether the factors are in memory."""
+        """True while the factors are in memory."""
         return self._factors is not None
 
     @property
     def can_iterate(self):
-        """Whether its own factors or the reused factors are in memory."""
+        """True while its own factors or the reused factors are in memory."""
         return (self.lender or self).ready
 
     @property
     def inverted(self):
-        """Whether its covariances are known."""
+        """True if its covariances are known."""
         return self._covariances is not None
 
     def last_known(self):
