@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from astropy import units as u
+from astropy.io import fits
 from astropy.nddata import CCDData, NDData, NDDataRef
 from ccdproc import ImageFileCollection
 from helpers import CLEAN
@@ -646,6 +647,32 @@ def test_result_is_a_lazy_sequence(small_images, monkeypatch):
     assert "passes: mosaic" in repr(result)
     image.data[:] = 0
     assert result[1].data.any()
+
+
+@pytest.mark.parametrize("kind", ["image", "hdus"])
+def test_images_that_change_after_matching_are_refused(small_images, small_paths, tmp_path, kind):
+    images = [image.copy() for image in small_images]
+    if kind == "hdus":
+        images = []
+        for path in small_paths:
+            with fits.open(path) as hdus:
+                images.append(fits.HDUList([hdu.copy() for hdu in hdus]))
+    result = lm.match_mosaic(images)
+    first = images[1].data if kind == "image" else images[1]["SCI"].data
+    first[3, 5] += 1
+    assert result[0].data.any()
+    words = r"image_00001\.fits: its pixels changed after they were read; match it again"
+    for use in (
+        lambda: result[1],
+        lambda: result.record,
+        lambda: result.write(tmp_path / "out"),
+        lambda: lm.match_mosaic(result, read=lm.ReadOptions(rematch=True)),
+    ):
+        with pytest.raises(lm.FrameError, match=words):
+            use()
+    assert not (tmp_path / "out").exists() or not any((tmp_path / "out").iterdir())
+    first[3, 5] -= 1
+    assert_allclose(result[1].data, lm.match_mosaic(images)[1].data, rtol=1e-6)
 
 
 @pytest.mark.parametrize("fit_type", ["level", "level+slope", "auto"])

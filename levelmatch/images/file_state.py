@@ -9,7 +9,7 @@ import numpy as np
 
 from levelmatch.exceptions import FrameError
 
-__all__ = ["FileState", "changed", "file_identity"]
+__all__ = ["FileState", "changed", "checksum_of", "file_identity"]
 
 # Number of bytes per sum of a checksum.
 BLOCK = 4096
@@ -85,9 +85,9 @@ class FileState:
         FrameError
             If they differ.
         """
-        checksum = _checksum(pixels, sums=sums)
+        checksum = checksum_of(pixels, sums=sums)
         if bad is not None:
-            checksum = _checksum(np.ascontiguousarray(bad), checksum)
+            checksum = checksum_of(np.ascontiguousarray(bad), checksum)
         if self._checksum is None:
             self._checksum = checksum
         if checksum != self._checksum:
@@ -133,7 +133,7 @@ class FileState:
         return self._checksum is not None
 
 
-def _checksum(array: np.ndarray, start: int = 0, sums: np.ndarray | None = None) -> int:
+def checksum_of(array: np.ndarray, start: int = 0, sums: np.ndarray | None = None) -> int:
     """Return a checksum of an array: the CRC of the sums of its bytes in blocks.
 
     It takes a tenth of the time of a CRC of all bytes, which would slow down reading.

@@ -332,7 +332,8 @@ class Frame:
         """
         source = self.source
         if isinstance(source, MemorySource):
-            source = MemorySource(NDData(source.image.data, mask=source.image.mask))
+            image = NDData(source.image.data, mask=source.image.mask)
+            source = MemorySource(image, name=self.name, checksums=source.checksums)
         return self.with_keys(meta={}, source=source)
 
     def split_lyot(self):

@@ -93,7 +93,7 @@ def _hdu_frame(name, hdus, index, read, notes):
         original = frame.transform.original
         if isinstance(original, WCS):
             image.wcs = original
-        return MemorySource(image, hdus, index)
+        return MemorySource(image, hdus, index, name)
 
     return hdu_frame(name, hdus, index, read, notes, make_source)
 
@@ -121,7 +121,7 @@ def _nddata_frame(image, index, read):
         check_wcs(name, image.wcs, meta)
     return Frame(
         name=name,
-        source=MemorySource(image),
+        source=MemorySource(image, name=name),
         shape=shape,
         meta=meta,
         unit=image.unit,

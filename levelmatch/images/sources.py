@@ -3,7 +3,7 @@
 
 import hashlib
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from levelmatch.exceptions import FrameError
 from levelmatch.images import fastfits
 from levelmatch.images.compression import open_raw
 from levelmatch.images.file_checks import MOST_BYTES, named_warnings, reason_of
-from levelmatch.images.file_state import FileState, changed
+from levelmatch.images.file_state import FileState, changed, checksum_of
 from levelmatch.images.mask_arrays import MaskArray, as_image, image_shape, partner_hdu
 from levelmatch.text import as_text
 
@@ -55,15 +55,22 @@ class MemorySource:
         The HDUs from which the image was made.
     hdu : int
         Index of the image's HDU.
+    name : str
+        The image, for error messages.
+    checksums : list of int
+        Checksum of the pixels when they were first read.
     """
 
     image: NDData
     hdus: Any = None
     hdu: int = 0
+    name: str = ""
+    checksums: list[int] = field(default_factory=list)
 
     @cached_property
     def identity(self) -> dict:
         """Identity of the image: empty file name, and SHA-256 of data and mask."""
+        self.check_unchanged()
         data, mask = np.asarray(self.image.data), as_mask(self.image.mask)
         digests = pixel_digests(data, [mask])
         return {"file": "", "path": "", "size": 0, "hdu": self.hdu, **digests}
@@ -74,7 +81,30 @@ class MemorySource:
         mask = as_mask(self.image.mask)
         if mask is not None and mask.ndim > 2:
             mask = as_image(mask)
-        return np.array(data, dtype=float_type(data), order="C"), mask
+        pixels = np.array(data, dtype=float_type(data), order="C")
+        self._check(pixels)
+        return pixels, mask
+
+    def check_unchanged(self) -> None:
+        """Check that the pixels equal those that were first read.
+
+        The corrections of a run are valid only for the pixels that it measured.
+
+        Raises
+        ------
+        FrameError
+            If they differ.
+        """
+        data = as_image(np.asarray(self.image.data))
+        self._check(np.ascontiguousarray(data, dtype=float_type(data)))
+
+    def _check(self, pixels):
+        checksum = checksum_of(pixels)
+        if not self.checksums:
+            self.checksums.append(checksum)
+        if checksum != self.checksums[0]:
+            msg = f"{self.name}: its pixels changed after they were read; match it again"
+            raise FrameError(msg)
 
 
 @dataclass(frozen=True, eq=False)

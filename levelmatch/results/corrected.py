@@ -241,6 +241,7 @@ def _read_image(frame: Frame) -> NDData:
     """Return a new copy of a frame's whole image, from its file or from memory."""
     source = frame.source
     if not isinstance(source, FileSource):
+        source.check_unchanged()
         return copy.deepcopy(source.image)
     if isinstance(source, AsdfSource):
         data, uncertainty, dq, bad = _asdf_arrays(source, frame.dq_bits)

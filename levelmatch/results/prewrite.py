@@ -17,7 +17,7 @@ from levelmatch.images.fastfits import RawHeader
 from levelmatch.images.file_checks import named_errors
 from levelmatch.images.frame import Frame
 from levelmatch.images.sky_cells import CellsSource
-from levelmatch.images.sources import FileSource, float_type
+from levelmatch.images.sources import FileSource, MemorySource, float_type
 from levelmatch.record.run import Provenance
 from levelmatch.results.card_text import is_simple
 from levelmatch.results.corrected import ccd_wcs
@@ -46,10 +46,13 @@ def check_contents(products: list[Product], provenance: Provenance) -> None:
     ------
     FrameError
         If a header has a card that cannot be written, or if an image in memory has a type, an
-        uncertainty or metadata that FITS cannot hold. The message names the image.
+        uncertainty or metadata that FITS cannot hold, or has changed. The message names the
+        image.
     """
     for product in (product.opened() for product in products):
         source = product.frame.source
+        if isinstance(source, MemorySource):
+            source.check_unchanged()
         with named_errors(product.name, CANNOT):
             if isinstance(source, FileSource) or getattr(source, "hdus", None) is not None:
                 _check_header(product, provenance)
