@@ -1,6 +1,9 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
 """Tests that foreign names, headers and records are printed with escaped control characters."""
 
+import os
+import subprocess
+import sys
 import unicodedata
 
 import numpy as np
@@ -73,3 +76,21 @@ def test_cards_with_escape_sequences(paint, tmp_path, key):
     found = run("run", *paths, "-o", tmp_path / "out")
     assert found.exit_code in (0, 2), found.output
     assert is_safe(found.output), found.output
+
+
+@pytest.mark.skipif(os.name == "nt", reason="descriptors of POSIX")
+@pytest.mark.parametrize("closed", [[0], [1], [2], [0, 1, 2]])
+def test_closed_streams_do_not_matter(paint, write, tmp_path, closed):
+    (tmp_path / "in").mkdir()
+    for k in range(2):
+        write(paint(f"{k}.fits", (0, 20.5 * k), level=k), tmp_path / "in" / f"{k}.fits")
+    words = ["run", str(tmp_path / "in"), "-o", str(tmp_path / "out")]
+    done = subprocess.run(
+        [sys.executable, "-c", "from levelmatch.cli import main; main()", *words],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        preexec_fn=lambda: [os.close(number) for number in closed],
+    )
+    assert done.returncode == 0
+    assert len(list((tmp_path / "out").glob("*.fits"))) == 2
+    assert (b"Written: 2 images" in done.stdout) == (1 not in closed)

@@ -5,7 +5,9 @@ import atexit
 import errno
 import gc
 import logging
+import os
 import re
+import sys
 import traceback
 import warnings
 from contextlib import contextmanager
@@ -64,6 +66,14 @@ class Failure(click.ClickException):
 
 class Group(click.Group):
     """Group of commands that reports wrong use on one line."""
+
+    def main(self, *args, **extra):
+        """Run the command line; text for a closed stream is lost."""
+        for name in ("stdin", "stdout", "stderr"):
+            if getattr(sys, name) is None:
+                # An output file would else get the descriptor of the stream.
+                setattr(sys, name, open(os.devnull, "r" if name == "stdin" else "w"))
+        return super().main(*args, **extra)
 
     def make_context(self, info_name, args, parent=None, **extra):
         """Parse the command line."""
