@@ -281,6 +281,21 @@ def test_types_of_pixels(paint, dtype):
     assert_allclose(result[1].data, images[1].data - levels_of(result)[1], rtol=1e-6)
 
 
+@pytest.mark.parametrize("fit_type", ["level", "auto"])
+@pytest.mark.parametrize("step", [1.0, 3.0])
+def test_integers_under_strict_numpy_errors(paint, fit_type, step):
+    images = []
+    for k, name in enumerate("abcd"):
+        place = (20.3 * (k // 2), 20.4 * (k % 2))
+        image = paint(name, place, level=100.0 * k, sky=(1000, 0, 0), noise=3, seed=k)
+        image.data = (image.data / step).astype("i2")
+        images.append(image)
+    expected = lm.match_mosaic(images, fit_type=fit_type, group_by="FILENAME").summary()
+    with np.errstate(all="raise"):
+        result = lm.match_mosaic(images, fit_type=fit_type, group_by="FILENAME")
+        assert result.summary() == expected
+
+
 # Tiles
 
 

@@ -79,6 +79,7 @@ def shared_by_planes(table, used, fit_types, weighted):
     return out
 
 
+@np.errstate(under="ignore")
 def pooled_passes(table, used, fit_types, area):
     """Return the pair table with errors and weights that all pairs together determine.
 

@@ -22,6 +22,7 @@ __all__ = ["correct_frames", "run_passes"]
 
 
 @one_thread
+@np.errstate(under="ignore")
 def run_passes(
     frames, passes, measured, used, options, *, sky=None, local=local_level, pattern=None
 ):
