@@ -1,6 +1,7 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
 """The absolute level of matched images from external images or sky values."""
 
+import copy
 from collections.abc import Sequence
 from dataclasses import replace
 from numbers import Real
@@ -10,6 +11,7 @@ from typing import Any
 import numpy as np
 from astropy import units as u
 from astropy.coordinates import SkyCoord
+from astropy.nddata import NDData
 from scipy.ndimage import map_coordinates
 from scipy.signal import oaconvolve
 
@@ -223,10 +225,14 @@ def _kernel(kernel: Any, samples: float) -> np.ndarray:
 
 def _at_place(result: MatchResult, item: tuple, fwhm: Any) -> ZeroPoint:
     """Return the zero point from the sky value of a place."""
-    if not 2 <= len(item) <= 3 or not isinstance(item[0], SkyCoord):
+    one_place = isinstance(item[0], SkyCoord) and item[0].isscalar if item else False
+    if not 2 <= len(item) <= 3 or not one_place:
         msg = f"anchor: {item!r}: expected (SkyCoord, value) or (SkyCoord, value, error)"
         raise TypeError(msg)
     value, *error = (_in_unit(number, result.unit) for number in item[1:])
+    if any(number < 0 for number in error):
+        msg = f"anchor: the error of the sky value is negative: {item[2]!r}"
+        raise ValueError(msg)
     place = item[0].icrs
     name = f"the sky at {place.ra.deg:.5f} {place.dec.deg:+.5f}"
     width = _width(fwhm, None)
@@ -251,12 +257,19 @@ def _at_place(result: MatchResult, item: tuple, fwhm: Any) -> ZeroPoint:
 
 
 def _in_unit(value: Any, unit: Any) -> float:
+    """Return a number or quantity in the unit of the images."""
+    number = value
     if isinstance(value, u.Quantity):
-        return float(value.to_value(unit or u.dimensionless_unscaled))
-    if isinstance(value, bool) or not isinstance(value, Real) or not np.isfinite(float(value)):
+        unit = unit or u.dimensionless_unscaled
+        if not value.unit.is_equivalent(unit):
+            msg = f"anchor: {value} cannot be converted to {unit}, the unit of the images"
+            raise u.UnitConversionError(msg)
+        number = value.to_value(unit)
+        number = number.item() if np.ndim(number) == 0 else number
+    if isinstance(number, bool) or not isinstance(number, Real) or not np.isfinite(float(number)):
         msg = f"anchor: {value!r} is not a finite number"
         raise TypeError(msg)
-    return float(value)
+    return float(number)
 
 
 def _pixel_side(result: MatchResult) -> float:
@@ -297,6 +310,10 @@ def _compared(
 
 def _anchor_frame(result: MatchResult, item: Any, read: ReadOptions | None) -> Frame:
     """Return the frame of an anchor, scaled to the common unit of the images."""
+    if isinstance(item, NDData) and not item.meta.get("FILENAME"):
+        # Errors and the gauge name it.
+        item = copy.copy(item)
+        item.meta = {**item.meta, "FILENAME": "the anchor"}
     frame, *others = collect_frames([item], read)
     if others:
         msg = (

@@ -175,6 +175,37 @@ def test_the_sky_at_a_place():
     assert told["error"] == pytest.approx(0.3, rel=0.01)
 
 
+@pytest.mark.parametrize(
+    ("values", "error", "match"),
+    [
+        ((np.nan,), TypeError, "anchor: nan is not a finite number"),
+        ((np.nan * u.MJy / u.sr,), TypeError, "anchor: .*nan .* is not a finite number"),
+        (([1.0, 2.0] * u.MJy / u.sr,), TypeError, "anchor: .* is not a finite number"),
+        ((1.0 * u.Jy,), u.UnitsError, r"anchor: 1\.0 Jy cannot be converted to MJy / sr, the"),
+        ((1.0, np.inf), TypeError, "anchor: inf is not a finite number"),
+        ((1.0, -0.1), ValueError, r"anchor: the error of the sky value is negative: -0\.1"),
+    ],
+)
+def test_sky_values_are_checked(values, error, match):
+    result, _ = matched(6)
+    with pytest.raises(error, match=match):
+        lm.anchor_levels(result, (SkyCoord(RA, DEC, unit="deg"), *values), fwhm=10)
+    with pytest.raises(TypeError, match="expected .SkyCoord, value."):
+        lm.anchor_levels(result, (SkyCoord([RA], [DEC], unit="deg"), *values), fwhm=10)
+
+
+def test_an_anchor_without_a_name():
+    result, noise = matched(7)
+    anchor = anchor_of(noise, 4.0, 12.0)
+    del anchor.meta["FILENAME"]
+    anchored = lm.anchor_levels(result, anchor, fwhm=12.0)
+    assert "FILENAME" not in anchor.meta
+    assert anchored.gauge.endswith("the absolute level is that of the anchor")
+    anchor.unit = u.K
+    with pytest.raises(u.UnitsError, match=r"the anchor: its unit \(K\) .* that of 00\.fits"):
+        lm.anchor_levels(result, anchor)
+
+
 def test_several_anchors_are_averaged():
     result, noise = matched(7)
     anchors = [anchor_of(noise, 4.0, 12.0), anchor_of(noise, 20.0, 12.0)]
