@@ -154,6 +154,12 @@ def saturate(rng, k, signal, most=100.0):
     return np.ma.array(full, mask=(full >= most) & (rng.uniform(size=full.shape) < 0.7))
 
 
+def gradient(rng, k, signal):
+    """Add a gradient of zero mean, at the border of about the noise of a pixel."""
+    y, x = np.mgrid[:SIDE, :SIDE] / (SIDE - 1) - 0.5
+    return signal + rng.normal(0, 0.5) * x + rng.normal(0, 0.5) * y
+
+
 def ghost(rng, k, signal):
     """Add a ring of light at a random place."""
     y, x = np.mgrid[:SIDE, :SIDE]
@@ -232,6 +238,8 @@ CASES = {
     "bleeding stars, mask 70 %": Case(dithers, (0.2, 3000.0), detector=saturate),
     "satellite trails": Case(dithers, detector=trail),
     "ghosts": Case(dithers, detector=ghost),
+    "gradients, dithers": Case(dithers, detector=gradient),
+    "gradients, mosaic": Case(mosaic, detector=gradient),
     "distortion not in the header": Case(dithers, written=undistorted),
 }
 
