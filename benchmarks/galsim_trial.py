@@ -2,8 +2,8 @@
 """True and stated errors of levels on images that GalSim draws: ``tox -e galsim``.
 
 Optics, profiles, world coordinates and noise are those of GalSim, so the truth does not come from
-this project. All cases run with the default options. The peer is least squares of the median
-differences from ``reproject_interp``, weighted by the number of pixels.
+this project. All cases run with the default options; ``--mask-sources`` changes one. The peer is
+least squares of the median differences from ``reproject_interp``, weighted by the number of pixels.
 """
 
 import argparse
@@ -264,15 +264,17 @@ def peer_levels(images):
     return np.linalg.lstsq(np.array(equations), np.array(medians))[0]
 
 
-def trial(case, seed):
+def trial(case, seed, measure):
     """Return errors, stated errors and errors of the peer, without the mean, and 1 if warned."""
     images, true = case.images(np.random.default_rng(seed))
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         if len(images) == 9:
-            result = lm.match_mosaic(images, group_by=lambda name, meta: name, reference="mean")
+            result = lm.match_mosaic(
+                images, group_by=lambda name, meta: name, reference="mean", measure=measure
+            )
         else:
-            result = lm.match_dithers(images, group_by=lambda name, meta: "tile")
+            result = lm.match_dithers(images, group_by=lambda name, meta: "tile", measure=measure)
     errors, peer = result.table["level"].value - true, peer_levels(images) - true
     warned = any(issubclass(w.category, lm.LevelMatchWarning) for w in caught)
     return errors - errors.mean(), result.table["error"].value, peer - peer.mean(), warned
@@ -282,12 +284,14 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--seeds", type=int, default=12)
     parser.add_argument("--only", nargs="+", metavar="CASE", help="words in the names of cases")
+    parser.add_argument("--mask-sources", action="store_true")
     args = parser.parse_args()
+    measure = lm.MeasureOptions(mask_sources=args.mask_sources)
     print(f"{'case':30s} {'rms':>7s} {'pull':>5s} {'95 %':>5s} {'warned':>6s} {'peer':>7s}")
     for name, case in CASES.items():
         if args.only and not any(word in name for word in args.only):
             continue
-        trials = zip(*(trial(case, seed) for seed in range(args.seeds)), strict=True)
+        trials = zip(*(trial(case, seed, measure) for seed in range(args.seeds)), strict=True)
         errors, stated, peer, warned = map(np.array, trials)
         rms, pull, peer = (np.sqrt(np.mean(x**2)) for x in (errors, errors / stated, peer))
         inside = np.mean(np.abs(errors) < 1.96 * stated)
