@@ -14,6 +14,8 @@ from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import BinaryIO
 
+from levelmatch.option_values import check_flag
+
 __all__ = [
     "NO_SPACE",
     "atomic_path",
@@ -52,7 +54,10 @@ def refuse_existing(path: Path, *, overwrite: bool, is_data: bool = False) -> No
     ------
     FileExistsError
         If the file exists and may not be replaced.
+    TypeError
+        If ``overwrite`` is neither true nor false.
     """
+    check_flag("overwrite", overwrite)
     if path.exists() and not overwrite:
         msg = f"{path} exists; overwrite=True replaces it"
         raise FileExistsError(msg)

@@ -18,6 +18,7 @@ from levelmatch.docstrings import share_parameters
 from levelmatch.exceptions import warn_user
 from levelmatch.images.collection import collect
 from levelmatch.measure.pair_selection import Overlaps
+from levelmatch.option_values import check_flag
 from levelmatch.options import fit_terms
 from levelmatch.record.run import Run
 from levelmatch.results.header import check_not_matched
@@ -332,6 +333,8 @@ def match_levels(
     settings = Settings.of(
         "match_levels", fit_types, group_by, progress_bar, (read, measure, solve)
     )
+    check_flag("recombine_lyot", recombine_lyot)
+    check_flag("combine_nircam_short", combine_nircam_short)
     collection = collect(images, settings, recombine=bool(recombine_lyot), mosaic=True)
     subtract_local = settings.solve.subtract_local
     passes = [Pass("dithers", fit_type_of["dithers"], subtract_local=subtract_local)]

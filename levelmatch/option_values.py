@@ -14,6 +14,7 @@ __all__ = [
     "as_path",
     "check_blank",
     "check_fields",
+    "check_flag",
     "check_keyword",
     "check_names",
     "check_progress",
@@ -49,6 +50,13 @@ def as_path(name: str, value: Any) -> Path:
     """Return an argument as a path; the error for another type names the argument."""
     check_type(name, value, str | os.PathLike, "a path")
     return Path(value)
+
+
+def check_flag(name: str, value: Any) -> None:
+    """Refuse a value that is neither true nor false, such as the text "no"."""
+    if isinstance(value, str) or value not in (False, True):
+        msg = f"{name}: {value!r} is neither True nor False"
+        raise TypeError(msg)
 
 
 def check_names(name: str, value: Any) -> list[str]:
@@ -115,9 +123,8 @@ def check_fields(options: Any) -> None:
         if "choices" in kind and value not in kind["choices"]:
             msg = f"{f.name}: {value!r} is none of {kind['choices']}"
             raise ValueError(msg)
-        if f.type is bool and (isinstance(value, str) or value not in (False, True)):
-            msg = f"{f.name}: {value!r} is neither True nor False"
-            raise TypeError(msg)
+        if f.type is bool:
+            check_flag(f.name, value)
         if "number" in kind and not (kind["optional"] if value is None else value == kind["word"]):
             _check_number(f.name, value, kind)
 

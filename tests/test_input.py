@@ -522,6 +522,29 @@ def test_flags_are_true_or_false(options, name, value):
     assert getattr(options(**{name: np.True_}), name)
 
 
+def test_flags_of_functions_are_true_or_false(pair_of_files, tmp_path):
+    for name in ("recombine_lyot", "combine_nircam_short"):
+        with pytest.raises(TypeError, match=f"{name}: 'no' is neither True nor False"):
+            lm.match_levels(pair_of_files, **{name: "no"})
+    result = match(pair_of_files)
+    (first, *_) = written = result.write(tmp_path / "out")
+    before = first.read_bytes()
+    record = tmp_path / "out" / "levelmatch.asdf"
+    for use in (
+        lambda: result.write(tmp_path / "out", overwrite="no"),
+        lambda: lm.make_mosaic(result, output=first, overwrite="no"),
+        lambda: lm.undo_record(record, written, tmp_path / "copy", overwrite="no"),
+        lambda: result.record.write(record, overwrite="no"),
+    ):
+        with pytest.raises(TypeError, match="overwrite: 'no' is neither True nor False"):
+            use()
+    with pytest.raises(TypeError, match="force: 'no' is neither True nor False"):
+        lm.undo_record(record, written, tmp_path / "back", force="no")
+    with pytest.raises(TypeError, match="force: 'no' is neither True nor False"):
+        lm.apply_record(record, pair_of_files, tmp_path / "back", force="no")
+    assert first.read_bytes() == before
+
+
 @pytest.mark.parametrize("dq_bits", ["NOT_A_BIT", "JUMP_DET+NOPE", ["HOT", "COLD"], 2.5, ""])
 def test_unknown_dq_bits(pair_of_files, dq_bits):
     with pytest.raises(ValueError, match="dq_bits: .* is not"):

@@ -22,7 +22,7 @@ from levelmatch.images.file_state import file_identity
 from levelmatch.images.frame import ASSIGNED, Frame
 from levelmatch.images.roman import AsdfSource
 from levelmatch.images.sources import decoded_image
-from levelmatch.option_values import as_path, check_progress, check_type
+from levelmatch.option_values import as_path, check_flag, check_progress, check_type
 from levelmatch.record.record import Record, as_record
 from levelmatch.results.asdf_files import write_undone_asdf
 from levelmatch.results.corrected import corrected_data
@@ -96,6 +96,7 @@ def recorded_result(
         If an image is missing, is given twice, is not in the record, or differs from the
         recorded image; the message names it.
     """
+    check_flag("force", force)
     record = as_record(record)
     files, listed = listed_files(record, files)
     paths = files_by_name(files, _input_names(record))
@@ -353,6 +354,7 @@ def _corrected_products(
     record: Record, files: Iterable[str | Path], *, force: bool
 ) -> list[Product]:
     """Return the output images of corrected files, with the inverse corrections."""
+    check_flag("force", force)
     names = _input_names(record)
     if record.run.recombine:
         _refuse_joined(record)
