@@ -236,7 +236,8 @@ class SolveOptions:
         Reject pairs with fewer pixels than this fraction of the mean.
     min_linear : float
         Reject pairs whose overlap is shorter, in its longest direction, than this fraction of
-        the side of the smaller image.
+        the side of the smaller image. Passes of planes with the weights ``"ivar"`` keep these
+        pairs, with a variance that grows with the inverse square of the length.
     rms_limit : float
         Reject pairs whose scatter is this number of standard deviations above the mean, both of
         the logarithm. A scatter below 1.5 times the geometric mean is never rejected.

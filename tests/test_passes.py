@@ -13,9 +13,12 @@ from levelmatch.measure.pair_selection import assign_pairs
 from levelmatch.measure.table import PairTable, unmeasured
 from levelmatch.options import SolveOptions
 from levelmatch.sky.vectors import plane_terms, tangent_axes, transfer_matrix, unit_vectors
+from levelmatch.solve.equations import Equations
+from levelmatch.solve.groups import solve_groups
 from levelmatch.solve.passes import Pass, labels
 from levelmatch.solve.solve_pass import solve_pass, subtract_solution
-from levelmatch.solve.weights import select_pairs
+from levelmatch.solve.weights import limits_of, select_pairs, short_variances
+from levelmatch.testing import simulate_generic
 
 
 def each_its_own(name, _meta=None):
@@ -116,6 +119,82 @@ def test_cuts_and_their_reasons(columns, words):
 def test_cuts_can_be_loosened(columns):
     options = SolveOptions(min_area=0, min_linear=0, rms_limit=20)
     assert select_pairs(table_of(RING, **columns), np.arange(4), options)[0].all()
+
+
+SHORT = [0.8, 0.8, 0.1, 0.8, 0.05]
+CHI2 = [4.0, 3.0, 2.0, 5.0, 8.0]
+
+
+@pytest.mark.parametrize(
+    ("fit_type", "weights", "added"),
+    [
+        # The typical scatter is 4: twice that of the first short pair, less than that of the other.
+        ("level+slope", "ivar", [0, 0, 2 * 2**2 - 1, 0, 4**2 - 1]),
+        ("level", "ivar", [0] * 5),
+        ("level+slope", "equal", [0] * 5),
+    ],
+)
+def test_short_overlaps_of_planes_count_less(fit_type, weights, added):
+    table = table_of(RING, extent=np.outer(SHORT, [1.0, 0.5]), chi2=CHI2, sigma=np.full(5, 0.1))
+    options = SolveOptions(weights=weights)
+    kept, _ = select_pairs(table, np.arange(4), limits_of(fit_type, options))
+    assert_array_equal(kept, [True, True, any(added), True, any(added)])
+    found = short_variances(table, np.zeros(5, int), [fit_type], options)
+    assert_allclose(found, 0.01 * np.array(added))
+
+
+def test_a_set_of_short_overlaps_keeps_its_errors():
+    table = table_of(RING, extent=np.full((5, 2), 0.1))
+    assert not short_variances(table, np.zeros(5, int), ["level+slope"], SolveOptions()).any()
+
+
+def test_short_overlaps_do_not_determine_the_floor():
+    """Short overlaps that agree with the solution leave the floor as it is."""
+    rng = np.random.default_rng(2)
+    pairs = np.array([(i, j) for i in range(6) for j in range(i + 1, 6)])
+    axes = np.repeat(np.eye(3)[None], 6, axis=0)
+
+    def solved(ends, difference, short):
+        first, second = ends.T
+        gram = np.full((len(ends), 1, 1), 1e4)
+        rhs = 1e4 * difference[:, None]
+        middle = np.repeat(np.eye(3)[None], len(ends), axis=0)
+        equations = Equations(first, second, gram, rhs, middle, axes, short=short)
+        ones = np.ones(len(ends))
+        options = SolveOptions()
+        return solve_groups(equations, options, weights="ivar", npix=ones, scatter=ones)
+
+    difference = 0.1 * rng.standard_normal(len(pairs))
+    alone = solved(pairs, difference, None)
+    level = alone.coefficients[:, 0]
+    agreeing = level[pairs[:, 0]] - level[pairs[:, 1]]
+    ends, both = np.concatenate([pairs, pairs]), np.concatenate([difference, agreeing])
+    short = np.repeat([False, True], len(pairs))
+    assert_allclose(solved(ends, both, short).floor, alone.floor, rtol=1e-3)
+    assert solved(ends, both, None).floor < 0.8 * alone.floor
+
+
+@pytest.mark.parametrize("fit_type", ["level", "level+slope"])
+def test_corners_of_a_mosaic(fit_type):
+    """The corners of the images overlap by 0.15 of a side, and count in passes of planes."""
+    sim = simulate_generic(n_images=9, layout="grid", overlap=0.15, shape=(96, 96), seed=4)
+    results = [
+        lm.match_mosaic(
+            list(sim.images),
+            fit_type=fit_type,
+            reference="mean",
+            group_by=each_its_own,
+            solve=SolveOptions(min_linear=m),
+        )
+        for m in (0.2, 0.0)
+    ]
+    now, full = (result.pairs for result in results)
+    short = now["npix"] < 0.3 * np.max(now["npix"])
+    assert np.count_nonzero(short) == 8
+    assert_array_equal(now["kept"][~short], True)
+    assert_array_equal(now["kept"][short], fit_type == "level+slope")
+    if fit_type == "level+slope":
+        assert (now["weight"][short] < 0.8 * full["weight"][short]).all()
 
 
 def test_scatters_that_differ_little_are_all_kept():

@@ -37,6 +37,8 @@ class Equations:
         Centre, East and North of each group.
     shared : `~numpy.ndarray`, shape (n, k, k), or None
         Covariance of the right-hand sides by noise that is not in the normal matrices.
+    short : `~numpy.ndarray` of bool, shape (n,), or None
+        Flags of short overlaps, which do not determine the floor; `None` for none.
     """
 
     first: np.ndarray
@@ -46,6 +48,7 @@ class Equations:
     axes: np.ndarray
     group_axes: np.ndarray
     shared: np.ndarray | None = None
+    short: np.ndarray | None = None
 
     def forget(self):
         """Free the memory of everything that is computed from the pairs."""

@@ -55,6 +55,8 @@ class Floors:
         self.component = component
         self.free = free
         self.set_of = component[equations.first]
+        short = equations.short
+        self.long = np.ones(len(self.set_of), dtype=bool) if short is None else ~short
         # Pairs of large sets that are far off, by a rough solution.
         self.far = np.zeros(len(self.set_of), dtype=bool)
         self._start = np.full(n_sets, 0.0 if fixed is None else fixed)
@@ -81,6 +83,7 @@ class Floors:
             equations.rhs[rows],
             equations.axes[rows],
             equations.group_axes[groups],
+            short=None if equations.short is None else equations.short[rows],
         )
         component = (np.cumsum(chosen) - 1)[self.component[groups]]
         return Floors(taken, component, int(chosen.sum()), self.free[groups], self.fixed), rows
@@ -98,6 +101,7 @@ class Floors:
     def freedom(self, counted):
         """Return the degrees of freedom of each set with the counted pairs, shape (n_sets,)."""
         equations, linked = self.equations, np.zeros(len(self.component), dtype=bool)
+        counted = counted & self.long
         linked[equations.first[counted]] = linked[equations.second[counted]] = True
         unknown = np.where(linked, self.free.sum(axis=1), 0)
         measured = self.sum(equations.rank * counted)
@@ -152,7 +156,7 @@ class Floors:
     def shown(self, solved, counted, freedom):
         """Return the floors with which the sums of squares equal the degrees of freedom."""
         quadratic = self.equations.quadratic(solved.coefficients)
-        quadratic[~counted] = 0.0
+        quadratic[~(counted & self.long)] = 0.0
         return np.sqrt(self.moment_squares(quadratic, freedom, self.set_of))
 
     def settle(self, floors, counted, freedom, solve, n_steps=N_SETTLE):
@@ -266,7 +270,7 @@ def error_inflation(floors, found, counted, prior):
     small = (freedom > 0) & (freedom <= MAX_FREEDOM)
     if floors.fixed is not None or not small.any():
         return inflation
-    part, _ = floors.part(small, counted)
+    part, _ = floors.part(small, counted & floors.long)
     solver = Solver(part.equations, part.free, prior)
     inflation[small] = _factors(part, solver, found[small])
     return inflation

@@ -141,10 +141,11 @@ def _noise(floors, adapted):
     own = np.where(counted, factor * gram[:, 0, 0], 0.0)
     less = np.zeros(floors.n_sets)
     if floors.fixed is None:
+        own *= floors.long
         left = redundancy(equations, solved)
         inverse = np.linalg.pinv(equations.root, rcond=1e-6, hermitian=True)
         added = np.einsum("pij,pjk,pkl,pli->p", left, inverse, shared, inverse)
-        added = floors.sum(np.where(counted, factor * added, 0.0))
+        added = floors.sum(np.where(counted & floors.long, factor * added, 0.0))
         per_square = floors.sum(own * np.einsum("pii->p", left))
         known = per_square > 0
         less[known] = added[known] / per_square[known]

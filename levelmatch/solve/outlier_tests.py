@@ -247,7 +247,7 @@ class Agreement:
         distances = studentised(self.equations, solved, left, precision, counted)
         residual = self.equations.quadratic(solved.coefficients)
         residual *= precision
-        square = self.floors.sum(np.where(sound, residual, 0.0))
+        square = self.floors.sum(np.where(sound & self.floors.long, residual, 0.0))
         return Fit(floors, counted, extra, solved, left, *distances, residual, square, freedom)
 
     def excess(self, fit):
@@ -258,7 +258,7 @@ class Agreement:
         """
         own = self.equations.gram[:, 0, 0]
         squares = np.square(fit.floors) * (self.floors.fixed is None)
-        counted = fit.counted.view(np.uint8)
+        counted = (fit.counted & self.floors.long).view(np.uint8)
         # Without any pair, sums are integers.
         sums = (values.astype(float) for values in (fit.square, fit.freedom, squares))
         excess, others = excess_of(fit.distance, fit.terms, counted, self.set_of, own, *sums)

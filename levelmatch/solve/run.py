@@ -17,6 +17,7 @@ from levelmatch.solve.linear import one_thread
 from levelmatch.solve.patterns import find_patterns
 from levelmatch.solve.shared_pattern import PatternErrors, find_shared_pattern, subtract_pattern
 from levelmatch.solve.solve_pass import shift_levels, solve_pass, subtract_solution
+from levelmatch.solve.weights import short_variances
 
 __all__ = ["correct_frames", "run_passes"]
 
@@ -56,16 +57,18 @@ def run_passes(
         The passes with their solutions.
     """
     passes = _hold_named(passes, frames, used)
+    fit_types = [p.fit_type for p in passes]
+    of_short = short_variances(measured, used, fit_types, options)
     if pattern is None:
-        pattern = _shared_pattern(frames, passes, measured, used, options)
+        widened = _widened(measured, of_short)
+        pattern = _shared_pattern(frames, passes, widened, used, options)
     # Errors from strips and blocks would absorb a pattern of the detector. Patterns are therefore
     # searched for with the errors of the cells alone.
     area = np.array([frame.whole_grid.pixel_area for frame in frames])
-    fit_types = [p.fit_type for p in passes]
-    unpooled = subtract_pattern(measured, pattern)
+    unpooled = _widened(subtract_pattern(measured, pattern), of_short)
     pooled = pooled_passes(measured, used, fit_types, area)
     of_scales = _scale_variances(measured, used, fit_types)
-    pooled = _widened(pooled, of_scales)
+    pooled = _widened(pooled, of_scales + of_short)
     shared = shared_by_planes(measured, used, fit_types, pooled)
     done, table, carried = [], subtract_pattern(pooled, pattern), Carried.of(frames)
     pattern_errors = PatternErrors.of(pattern, frames)
@@ -107,7 +110,12 @@ def _scale_variances(measured, used, fit_types):
 
 def _widened(table, variance):
     """Return the pair table with variances added to those of the levels."""
-    return weakened(table, variance / np.square(table.sigma)) if variance.any() else table
+    if not variance.any():
+        return table
+    # Pairs without common pixels have no error.
+    out = np.zeros(len(variance))
+    added = np.divide(variance, np.square(table.sigma), out=out, where=variance > 0)
+    return weakened(table, added)
 
 
 def _shared_pattern(frames, passes, measured, used, options):

@@ -18,7 +18,7 @@ from levelmatch.solve.offsets import OFFSET_PASSES, share_offsets
 from levelmatch.solve.plane_choice import solve_auto, solve_shrunk
 from levelmatch.solve.reference import DISAGREES, HeldChoice, Reference, find_tilts
 from levelmatch.solve.shared_pattern import subtract_pattern
-from levelmatch.solve.weights import select_pairs
+from levelmatch.solve.weights import limits_of, select_pairs, short_overlaps
 from levelmatch.text import list_names
 
 __all__ = [
@@ -72,18 +72,18 @@ def solve_pass(grouped, frames, table, rows, options, *, sky=None, shared=None, 
         If they do, and ``options.disconnected`` is ``"error"``.
     """
     pairs = table.without_strips().take(rows)
-    kept, reason = select_pairs(pairs, grouped.group, options)
+    kept, reason = select_pairs(pairs, grouped.group, limits_of(grouped.fit_type, options))
     counted = pairs.take(kept)
     group_axes = _group_axes(grouped.group, frames)
     terms = fit_terms(grouped.fit_type)
     noise = None if shared is None else shared[rows][kept]
-    equations = equations_of(counted, grouped.group, group_axes, terms, noise)
+    short = short_overlaps(counted.extent, grouped.fit_type, options)
+    equations = equations_of(counted, grouped.group, group_axes, terms, noise, short)
     if grouped.held == "science":
         # Its plane stays zero, too.
         options = replace(options, slope_gauge="reference")
     ready = replace(grouped, rows=rows, kept=kept, reason=reason, group_axes=group_axes)
-    tested = table if unpooled is None else unpooled
-    suspects = partial(suspect_images, ready, tested)
+    suspects = partial(suspect_images, ready, table if unpooled is None else unpooled)
     choice = HeldChoice(grouped, frames, equations, counted, suspects)
     solve, options = _solver_of(grouped.fit_type, options)
     solution = solve(
@@ -126,7 +126,7 @@ def _solver_of(fit_type, options):
     return solvers.get(fit_type, solve_groups), options
 
 
-def equations_of(table, group, group_axes, terms, shared=None):
+def equations_of(table, group, group_axes, terms, shared=None, short=None):
     """Return the `~levelmatch.solve.equations.Equations` of pairs of groups.
 
     Parameters
@@ -141,6 +141,8 @@ def equations_of(table, group, group_axes, terms, shared=None):
         Coefficients of each group: 1 for levels, 3 for planes.
     shared : `~numpy.ndarray`, shape (n, 3, 3), or None
         Covariance that shared noise adds to the right-hand sides.
+    short : `~numpy.ndarray` of bool, shape (n,), or None
+        Flags of short overlaps, which do not determine the floor.
     """
     counts = table.multiplicity[:, None]
     return Equations(
@@ -152,6 +154,7 @@ def equations_of(table, group, group_axes, terms, shared=None):
         axes=table.axes if terms > 1 else np.broadcast_to(np.eye(3), table.axes.shape),
         group_axes=group_axes,
         shared=None if shared is None or terms == 1 else counts[:, None] * shared,
+        short=short,
     )
 
 

@@ -1,7 +1,7 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
 """Weights of the pairs, pairs that are rejected before solving, and robust weights."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy.sparse import coo_array
@@ -15,10 +15,13 @@ __all__ = [
     "MIN_LOOPS",
     "Reweighting",
     "RobustFit",
+    "limits_of",
     "medians",
     "pair_weights",
     "select_pairs",
     "settle_floors",
+    "short_overlaps",
+    "short_variances",
 ]
 
 
@@ -34,6 +37,60 @@ def pair_weights(equations, weights, floor, npix, scatter):
         return 1 / (1 + np.square(floor) * own)
     value = {"equal": 1.0, "npix": npix, "rms": 1 / np.maximum(scatter, 1e-300) ** 2}[weights]
     return value / own
+
+
+# --------------------------------------------------------------------------------------
+# Short overlaps
+
+
+def limits_of(fit_type, options):
+    """Return the options of a pass that limit its pairs; passes of planes keep short overlaps."""
+    return replace(options, min_linear=0.0) if _keeps_short(fit_type, options) else options
+
+
+def _keeps_short(fit_type, options):
+    # Only inverse variances can give a short overlap less weight. In passes of levels, stripes make
+    # stated errors too small if short overlaps count.
+    return fit_type == "level+slope" and options.weights == "ivar"
+
+
+def short_overlaps(extent, fit_type, options):
+    """Return flags of the short overlaps of a pass of planes, shape (n,), or `None` for none.
+
+    Short overlaps do not determine the floor. At the corners of images, they show the same sky as
+    longer overlaps, and their loops also close if patterns of the images make the levels wrong.
+    """
+    short = extent.max(axis=1) < options.min_linear
+    if not _keeps_short(fit_type, options) or short.all() or not short.any():
+        return None
+    return short
+
+
+def short_variances(table, used, fit_types, options):
+    """Return the variances that are added to short overlaps of passes of planes, shape (n,).
+
+    A short overlap has few cells, which hardly show the noise that neighbouring pixels share, and
+    averages over little of a pattern. Its variance is therefore at least that of the typical
+    scatter of cells, and larger by the squared ratio of ``min_linear`` to its length.
+
+    Parameters
+    ----------
+    table, used, fit_types
+        See `~levelmatch.measure.correlated_errors.pooled_passes`.
+    options : `~levelmatch.options.SolveOptions`
+        Options of the solution.
+    """
+    added, length = np.zeros(len(table)), table.extent.max(axis=1)
+    for k, fit_type in enumerate(fit_types):
+        rows = np.flatnonzero((used == k) & (table.npix > 0) & (length > 0))
+        is_short = short_overlaps(table.extent[rows], fit_type, options)
+        if is_short is None:
+            continue
+        typical, short = np.median(table.chi2[rows[~is_short]]), rows[is_short]
+        scatter = np.maximum(typical / table.chi2[short], 1.0)
+        ratio = scatter * np.square(options.min_linear / length[short])
+        added[short] = np.square(table.sigma[short]) * (ratio - 1)
+    return added
 
 
 # --------------------------------------------------------------------------------------
@@ -196,7 +253,7 @@ class Reweighting:
         k = self.equations.n_terms
         everything = np.ones(len(self.set_of), dtype=bool)
         self.freedom = floors.freedom(everything)
-        measured = k * floors.sum(everything)
+        measured = k * floors.sum(floors.long)
         # Mean redundancy of a pair.
         self.left = np.divide(
             self.freedom, measured, out=np.ones(floors.n_sets), where=measured > 0
@@ -246,9 +303,9 @@ class Reweighting:
 
     def _moment_floors(self, quadratic, robust):
         """Return the floors of the pairs that keep some weight."""
-        counted = np.where(self.many, robust > LEAST_WEIGHT, True)
+        counted = np.where(self.many, robust > LEAST_WEIGHT, True) & self.floors.long
         number = self.floors.sum(counted)
-        target = self.freedom * number / np.maximum(self.floors.sum(np.ones(len(counted))), 1)
+        target = self.freedom * number / np.maximum(self.floors.sum(self.floors.long), 1)
         quadratic = np.where(counted, quadratic, 0.0)
         return np.sqrt(self.floors.moment_squares(quadratic, target, self.set_of))
 
