@@ -120,7 +120,8 @@ class Image:
     fills : tuple of `~levelmatch.images.fill.Fill`
         Fill values found in the image.
     known_peaks : 2D `~numpy.ndarray` or None
-        For a section, its blocks of the map of the sources of the whole image.
+        Map of the sources; for a section, its blocks of that of the whole image. By default it is
+        made of the pixels.
     """
 
     pixels: np.ndarray

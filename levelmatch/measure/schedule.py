@@ -13,6 +13,7 @@ from levelmatch.cluster import compute_distributed, current_client
 from levelmatch.images.background import source_mask
 from levelmatch.images.frame import Frame
 from levelmatch.images.sources import MemorySource
+from levelmatch.measure._cells import peak_map
 from levelmatch.measure.pairs import Image, measure_row, needed_box
 from levelmatch.measure.table import pair_table
 from levelmatch.options import MeasureOptions
@@ -112,7 +113,8 @@ class _Source:
         if self.options.mask_sources:
             data[source_mask(data)] = np.nan
         maps = tuple(depth.placed(frame.grid) for depth in self.maps)
-        return Image(data, frame.grid, maps, fills=fills)
+        # The pixels are still in the processor's cache.
+        return Image(data, frame.grid, maps, fills=fills, known_peaks=peak_map(data))
 
     @property
     def in_memory(self):
