@@ -78,7 +78,7 @@ def warn_user(message: str, category: type[Warning] = LevelMatchWarning) -> None
     """
     level, frame = 2, sys._getframe(1)
     # numpy.errstate, as a decorator, stands between functions of the package.
-    inside = __package__, "numpy"
+    inside = __package__, "numpy", "contextlib"
     while frame and frame.f_globals.get("__name__", "").partition(".")[0] in inside:
         level, frame = level + 1, frame.f_back  # type: ignore[assignment]
     warnings.warn(message, category, stacklevel=level)
