@@ -141,8 +141,8 @@ logger = getLogger(__name__)
 
 # Number of attempts to send images that a worker lost to the cluster.
 N_ATTEMPTS = 3
-# Time, in seconds, to wait for a cluster without workers.
-PATIENCE = 60
+# Time, in seconds, to wait for a cluster without workers, and between looks at an idle cluster.
+PATIENCE, PAUSE = 60, 10
 
 
 def compute_distributed(client, plan, watch, sky_level, ahead):
@@ -191,8 +191,6 @@ def _run_distributed(client, plan, watch, sky, sky_level, ahead):
     """Submit the unfinished tasks and collect their results; fill ``sky``."""
     from concurrent.futures import CancelledError
 
-    from distributed import as_completed
-
     # Keys must be unique, because a cluster may hold tasks of other runs.
     run = uuid4().hex
     before = plan.before(ahead * max(sum(client.nthreads().values()), 1))
@@ -218,7 +216,7 @@ def _run_distributed(client, plan, watch, sky, sky_level, ahead):
             wanted[submit(f"sky-{k}", sky_level, tasks["load", k])] = "sky", k
     # The cluster releases an image when the last reference to its future is gone.
     del tasks
-    for future, result in as_completed(list(wanted), with_results=True):
+    for future, result in _finished(client, wanted):
         kind, of = wanted.pop(future)
         if isinstance(result, BaseException):
             # The image of this task is lost.
@@ -227,6 +225,29 @@ def _run_distributed(client, plan, watch, sky, sky_level, ahead):
             watch.done(of, *result)
         else:
             sky[of] = result
+
+
+def _finished(client, futures):
+    """Yield futures and their results as they finish.
+
+    The scheduler may wait for ever for an image that was sent to a worker as it ended. An idle
+    cluster raises CancelledError.
+    """
+    from concurrent.futures import CancelledError
+
+    from distributed import as_completed
+
+    waiting = set(futures)
+    while waiting:
+        try:
+            for future, result in as_completed(list(waiting), with_results=True, timeout=PAUSE):
+                waiting.discard(future)
+                yield future, result
+        except TimeoutError as error:
+            held = client.processing()
+            if held and not any(held.values()):
+                msg = "the cluster is idle"
+                raise CancelledError(msg) from error
 
 
 def _call(function, *args):

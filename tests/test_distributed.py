@@ -152,6 +152,30 @@ def test_a_worker_killed_while_images_are_sent_changes_nothing(client, paths, mo
     check_same(found, levelmatch.match_levels(images))
 
 
+@pytest.mark.filterwarnings("ignore::levelmatch.PatternWarning")
+def test_an_image_that_never_arrives_is_sent_again(client, paths, monkeypatch):
+    """The scheduler waits for an image that no worker holds."""
+    images = [CCDData.read(path, hdu="SCI", unit="MJy/sr") for path in paths]
+    for image, path in zip(images, paths, strict=True):
+        image.meta["FILENAME"] = path.name
+    sent = []
+
+    def scatter(self, *arguments, **keywords):
+        sent.append(1)
+        if len(sent) == 2:
+            return distributed.Future("of-no-worker", self)
+        return original(self, *arguments, **keywords)
+
+    original = distributed.Client.scatter
+    monkeypatch.setattr(distributed.Client, "scatter", scatter)
+    monkeypatch.setattr("levelmatch.cluster.PAUSE", 1)
+    found = levelmatch.match_levels(images)
+    assert len(sent) > len(images)
+    monkeypatch.undo()
+    client.close()
+    check_same(found, levelmatch.match_levels(images))
+
+
 # Headers and writing
 
 
