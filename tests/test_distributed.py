@@ -153,27 +153,21 @@ def test_a_worker_killed_while_images_are_sent_changes_nothing(client, paths, mo
 
 
 @pytest.mark.filterwarnings("ignore::levelmatch.PatternWarning")
-def test_an_image_that_never_arrives_is_sent_again(client, paths, monkeypatch):
-    """The scheduler waits for an image that no worker holds."""
-    images = [CCDData.read(path, hdu="SCI", unit="MJy/sr") for path in paths]
-    for image, path in zip(images, paths, strict=True):
-        image.meta["FILENAME"] = path.name
-    sent = []
+def test_tasks_that_an_idle_cluster_forgot_are_repeated(client, paths, expected, monkeypatch):
+    forgotten = []
 
-    def scatter(self, *arguments, **keywords):
-        sent.append(1)
-        if len(sent) == 2:
-            return distributed.Future("of-no-worker", self)
+    def submit(self, *arguments, **keywords):
+        if not forgotten and "-pairs-" in keywords.get("key", ""):
+            forgotten.append(1)
+            return distributed.Future("forgotten", self)
         return original(self, *arguments, **keywords)
 
-    original = distributed.Client.scatter
-    monkeypatch.setattr(distributed.Client, "scatter", scatter)
+    original = distributed.Client.submit
+    monkeypatch.setattr(distributed.Client, "submit", submit)
     monkeypatch.setattr("levelmatch.cluster.PAUSE", 1)
-    found = levelmatch.match_levels(images)
-    assert len(sent) > len(images)
-    monkeypatch.undo()
-    client.close()
-    check_same(found, levelmatch.match_levels(images))
+    found = levelmatch.match_levels(paths)
+    assert forgotten
+    check_same(found, expected)
 
 
 # Headers and writing
