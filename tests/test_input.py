@@ -696,16 +696,3 @@ def test_warnings_point_at_the_line_of_the_call(paint):
     with pytest.warns(lm.LevelMatchDeprecationWarning) as caught:
         lm.match_levels(images[:2], group_by="FILENAME", weights="ivar")
     assert {w.filename for w in caught} == {__file__}
-
-
-def test_copies_of_an_image_are_named(paint):
-    rng = np.random.default_rng(3)
-    images = [paint(f"{k}.fits", (0.0, 20.0 * k), noise=0.3, seed=k) for k in range(3)]
-    copied = images[1].copy()
-    copied.meta = {**images[1].meta, "FILENAME": "copied.fits"}
-    with pytest.warns(lm.LevelMatchWarning, match=r"equal: copied\.fits \(with 1\.fits\)\. Leave"):
-        result = lm.match_levels([*images, copied], group_by="FILENAME")
-    assert any("copies" in note for note in result.options["notes"])
-    # Noise makes the differences of two exposures of the same pixels scatter.
-    copied.data = copied.data + rng.normal(0, 0.3, copied.data.shape).astype(copied.data.dtype)
-    lm.match_levels([*images, copied], group_by="FILENAME")

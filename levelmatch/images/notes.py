@@ -30,10 +30,6 @@ SENTENCES = {
         "{images}"
     ),
     "dead": ("no pixel is good; the image is compared with no other, and not corrected: {images}"),
-    "copies": (
-        "all pixels of an overlap are equal: {images}. Leave out copies of an image: they count "
-        "twice, and make the errors too small"
-    ),
     "lyot": (
         "the region of MIRI's Lyot coronagraph has good pixels: {images}. It has a background of "
         "its own, so it is left out of the comparison and gets the correction of the main chip; "

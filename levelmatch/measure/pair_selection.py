@@ -117,7 +117,7 @@ class Overlaps:
         known : `~levelmatch.measure.pair_store.PairStore` or None
             Store of known pairs, which receives new pairs.
         notes : `~levelmatch.images.notes.Notes` or None
-            Receives notes on fill values and copies.
+            Receives notes on fill values.
         """
         if self.cells is not None:
             return self._measure_cells(frames, settings)
@@ -146,10 +146,6 @@ class Overlaps:
             fills |= {k: frames[k].read()[1] for k in unread}
             for k in sorted(fills):
                 notes.add_fills(frames[k].name, fills[k])
-            # Noise makes the differences of two exposures scatter.
-            same = (measured.scatter == 0) & (measured.rhs == 0).all(axis=1) & (measured.npix > 0)
-            for i, j in self.pairs[same].tolist():
-                notes.add("copies", frames[j].name, f"with {frames[i].name}")
         return replace(measured, multiplicity=1 / self.part), sky
 
     def _measure_cells(self, frames, settings):
