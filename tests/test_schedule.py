@@ -90,7 +90,7 @@ def fake_distributed(monkeypatch, client):
         return client
 
     module.default_client = default_client
-    module.as_completed = lambda futures, with_results: ((f, f.result) for f in futures)
+    module.as_completed = lambda futures, **_: ((f, f.result) for f in futures)
     monkeypatch.setitem(sys.modules, "distributed", module)
 
 
