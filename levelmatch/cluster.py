@@ -245,7 +245,9 @@ def _finished(client, futures):
                 yield future, result
         except TimeoutError as error:
             held = client.processing()
-            if held and not any(held.values()):
+            # Results of finished tasks may still be on their way.
+            arriving = any(future.done() for future in waiting)
+            if held and not arriving and not any(held.values()):
                 msg = "the cluster is idle"
                 raise CancelledError(msg) from error
 
