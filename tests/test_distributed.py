@@ -153,20 +153,21 @@ def test_a_worker_killed_while_images_are_sent_changes_nothing(client, paths, mo
 
 
 @pytest.mark.filterwarnings("ignore::levelmatch.PatternWarning")
-def test_tasks_that_an_idle_cluster_forgot_are_repeated(client, paths, expected, monkeypatch):
-    forgotten = []
+def test_tasks_that_no_worker_takes_are_repeated(client, paths, expected, monkeypatch, caplog):
+    refused = []
 
     def submit(self, *arguments, **keywords):
-        if not forgotten and "-pairs-" in keywords.get("key", ""):
-            forgotten.append(1)
-            return distributed.Future("forgotten", self)
+        if not refused and "-pairs-" in keywords.get("key", ""):
+            refused.append(keywords["key"])
+            keywords["workers"] = ["127.0.0.1:1"]
         return original(self, *arguments, **keywords)
 
     original = distributed.Client.submit
     monkeypatch.setattr(distributed.Client, "submit", submit)
-    monkeypatch.setattr("levelmatch.cluster.PAUSE", 1)
+    monkeypatch.setattr(cluster, "PAUSE", 1)
     found = levelmatch.match_levels(paths)
-    assert forgotten
+    assert refused
+    assert "sent again" in caplog.text
     check_same(found, expected)
 
 
