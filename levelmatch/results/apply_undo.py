@@ -36,21 +36,15 @@ from levelmatch.results.files import (
     open_stored,
     scaled_hdus,
 )
-from levelmatch.results.header import remove_provenance
-from levelmatch.results.history import (
-    own_history,
-    remove_from_primary,
-    restore_integers,
-    rounded_integers,
-    signature,
-    stored_cards,
-)
+from levelmatch.results.header import remove_from_primary, remove_provenance
+from levelmatch.results.history import own_history, signature
 from levelmatch.results.lock import output_lock
 from levelmatch.results.prewrite import check_space, output_associations
 from levelmatch.results.products import Product, by_file, make_products
 from levelmatch.results.recorded_frames import recorded_read
 from levelmatch.results.result import MatchResult
 from levelmatch.results.splice import Replaced, remove_from_asdf, splice, table_parts
+from levelmatch.results.stored_integers import restore_integers, rounded_integers, stored_cards
 
 __all__ = [
     "apply_record",

@@ -37,13 +37,7 @@ from levelmatch.results.corrected import (
 )
 from levelmatch.results.fast_write import plain_replacement
 from levelmatch.results.header import add_kept, add_provenance, provenance_entry
-from levelmatch.results.history import (
-    clear_levels,
-    keep_levels,
-    kept_cards,
-    needs_cards,
-    remove_scaling,
-)
+from levelmatch.results.kept_levels import clear_levels, keep_levels, kept_cards
 from levelmatch.results.lock import OutputLock
 from levelmatch.results.products import Product, by_file
 from levelmatch.results.splice import (
@@ -59,6 +53,7 @@ from levelmatch.results.splice import (
     splice_places,
     table_parts,
 )
+from levelmatch.results.stored_integers import needs_cards, remove_scaling
 
 __all__ = [
     "asdf_hdu",

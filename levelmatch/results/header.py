@@ -16,23 +16,22 @@ from levelmatch.pass_names import PASSES
 from levelmatch.record.run import Provenance
 from levelmatch.results.history import (
     SIGNED,
-    STORED,
     add_history,
     ascii_text,
-    clear_levels,
     history_texts,
     keeps_blanks,
-    kept_meta,
     own_history,
-    restore_levels,
     signature,
 )
+from levelmatch.results.kept_levels import clear_levels, kept_meta, restore_levels
+from levelmatch.results.stored_integers import STORED
 
 __all__ = [
     "add_kept",
     "add_provenance",
     "check_not_matched",
     "provenance_entry",
+    "remove_from_primary",
     "remove_provenance",
 ]
 
@@ -274,6 +273,13 @@ def _plain_corrections(frame: Frame) -> list[dict[str, Any]]:
     ]
 
 
+def remove_from_primary(header: Header, provenance: Provenance) -> None:
+    """Undo the changes of a run in a primary header without image, in place."""
+    restore_levels(header, provenance)
+    for index in reversed(own_history(header, signature(provenance))):
+        del header[index]
+
+
 def remove_provenance(header: Header, frame: Frame, provenance: Provenance) -> None:
     """Undo `add_provenance` for a run in a FITS header, in place.
 
@@ -286,9 +292,7 @@ def remove_provenance(header: Header, frame: Frame, provenance: Provenance) -> N
     provenance : `~levelmatch.record.run.Provenance`
         The run, with its record.
     """
-    restore_levels(header, provenance)
-    for index in reversed(own_history(header, signature(provenance))):
-        del header[index]
+    remove_from_primary(header, provenance)
     texts = history_texts(header)
     earlier = [line for line in texts if line.startswith(SIGNED) and STORED not in line]
     before = _earlier_factor(header) / frame.output_factor

@@ -22,9 +22,9 @@ from levelmatch.record.run import Provenance
 from levelmatch.results.card_text import is_simple
 from levelmatch.results.corrected import ccd_wcs
 from levelmatch.results.header import add_provenance
-from levelmatch.results.history import remove_scaling
 from levelmatch.results.lock import OutputLock
 from levelmatch.results.products import Product, by_file
+from levelmatch.results.stored_integers import remove_scaling
 
 __all__ = ["check_contents", "check_space", "output_associations"]
 

@@ -22,7 +22,7 @@ from levelmatch.results.apply_undo import (
 )
 from levelmatch.results.asdf_files import corrected_pixels
 from levelmatch.results.files import corrected_data, open_decoded
-from levelmatch.results.history import kept_cards
+from levelmatch.results.kept_levels import kept_cards
 from levelmatch.results.products import Product
 
 __all__ = ["verify_record"]
