@@ -153,40 +153,22 @@ LM_CLONES static void lm_block_sums(const uint32_t *words, ptrdiff_t n, ptrdiff_
     }
 }
 
-/* Fill memory with the bytes from a position of an open file; false if it cannot be read. */
-static int lm_read_at(int file, void *to, int64_t size, int64_t position)
-{
-    char *place = to;
-    while (size > 0) {
-#if defined(_WIN32)
-        if (_lseeki64(file, position, SEEK_SET) < 0)
-            return 0;
-        const int64_t count = _read(file, place, (unsigned)size);
-#else
-        const int64_t count = pread(file, place, (size_t)size, (off_t)position);
-        if (count < 0 && errno == EINTR)
-            continue;
-#endif
-        if (count <= 0)
-            return 0;
-        place += count;
-        position += count;
-        size -= count;
-    }
-    return 1;
-}
+enum { LM_READ, LM_WRITE };
 
-/* Write bytes at a position of an open file; false with errno if the system cannot write. */
-static int lm_write_at(int file, const void *from, int64_t size, int64_t position)
+/* Read or write all bytes at a position of an open file; false, with errno, if that fails. */
+static int lm_transfer(int file, void *bytes, int64_t size, int64_t position, int direction)
 {
-    const char *place = from;
+    char *place = bytes;
     while (size > 0) {
 #if defined(_WIN32)
         if (_lseeki64(file, position, SEEK_SET) < 0)
             return 0;
-        const int64_t count = _write(file, place, (unsigned)size);
+        const int64_t count = direction == LM_READ ? _read(file, place, (unsigned)size)
+                                                   : _write(file, place, (unsigned)size);
 #else
-        const int64_t count = pwrite(file, place, (size_t)size, (off_t)position);
+        const int64_t count = direction == LM_READ
+                                  ? pread(file, place, (size_t)size, (off_t)position)
+                                  : pwrite(file, place, (size_t)size, (off_t)position);
         if (count < 0 && errno == EINTR)
             continue;
 #endif
@@ -211,7 +193,7 @@ static int lm_copy_minus(int from, int64_t start, int to, int64_t target, uint32
     for (ptrdiff_t y = 0; y < ny; y += rows) {
         const ptrdiff_t count = ny - y < rows ? ny - y : rows, n = count * nx;
         const int64_t offset = 4 * (int64_t)y * nx;
-        if (!lm_read_at(from, buffer, 4 * (int64_t)n, start + offset))
+        if (!lm_transfer(from, buffer, 4 * (int64_t)n, start + offset, LM_READ))
             return 1;
         for (ptrdiff_t i = 0; step > 0 && i < count; i++)
             if ((y + i) % step == 0 || y + i == ny - 3)
@@ -219,7 +201,7 @@ static int lm_copy_minus(int from, int64_t start, int to, int64_t target, uint32
         if (found.equal)
             break;
         *sum += lm_subtract_and_sum(buffer, buffer, n, level);
-        if (!lm_write_at(to, buffer, 4 * (int64_t)n, target + offset))
+        if (!lm_transfer(to, buffer, 4 * (int64_t)n, target + offset, LM_WRITE))
             return 2;
     }
     *may_have_fill = found.equal || (step > 0 && found.smallest <= rounding * found.largest);

@@ -15,7 +15,8 @@ cdef extern from "_decode.h" nogil:
     int lm_may_have_fill(const uint32_t *, Py_ssize_t, Py_ssize_t, Py_ssize_t, double, int)
     void lm_decode(uint32_t *, const uint32_t *, Py_ssize_t, uint32_t, uint32_t)
     void lm_block_sums(const uint32_t *, Py_ssize_t, Py_ssize_t, uint64_t *)
-    bint lm_read_at(int, void *, int64_t, int64_t)
+    bint lm_transfer(int, void *, int64_t, int64_t, int)
+    int LM_READ
     int lm_copy_minus(
         int, int64_t, int, int64_t, uint32_t *, Py_ssize_t, Py_ssize_t, Py_ssize_t, double,
         Py_ssize_t, double, uint64_t *, int *
@@ -164,10 +165,10 @@ def read_decoded(
     with nogil:
         while start < n:
             count = min(<Py_ssize_t>CHUNK, n - start)
-            good = lm_read_at(file, &words[start], 4 * count, position + 4 * start)
+            good = lm_transfer(file, &words[start], 4 * count, position + 4 * start, LM_READ)
             if good and flagged:
                 flag = &flags[0]
-                good = lm_read_at(file, &flags[0], 4 * count, flag_position + 4 * start)
+                good = lm_transfer(file, &flags[0], 4 * count, flag_position + 4 * start, LM_READ)
             if not good:
                 break
             if told:
