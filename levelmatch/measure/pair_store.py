@@ -3,6 +3,7 @@
 
 import hashlib
 import os
+from functools import cache
 from pathlib import Path
 from zlib import crc32
 
@@ -12,7 +13,7 @@ from levelmatch.atomic import space_errors
 from levelmatch.exceptions import RecordError
 from levelmatch.measure.table import PAIR
 
-__all__ = ["PairFile", "PairKeys", "PairStore"]
+__all__ = ["PairFile", "PairStore", "pair_keys"]
 
 
 KEY_SIZE = 32
@@ -48,8 +49,8 @@ def _image_key(frame):
     return content.digest()
 
 
-class PairKeys:
-    """Keys of pairs, 32 bytes each, computed when indexed.
+def pair_keys(frames, overlaps, options):
+    """Return a function of the index of a pair, which returns the key of the pair, 32 bytes.
 
     A key is a digest of all data on which a measurement depends: the two images, the options and
     the version of the measurement, and the outlines of other images that overlap both and
@@ -58,36 +59,24 @@ class PairKeys:
     Parameters
     ----------
     frames : list of `~levelmatch.images.frame.Frame`
-        The images; pixels without a known checksum are read.
+        The images; pixels without a known checksum are read when a key needs them.
     overlaps : `~levelmatch.measure.pair_selection.Overlaps`
         The pairs.
     options : `~levelmatch.options.MeasureOptions`
         How pairs are measured.
     """
+    how = repr((ALGORITHM, sorted(options.identity.items()))).encode()
+    image_key, outlines = cache(lambda k: _image_key(frames[k])), {}
 
-    def __init__(self, frames, overlaps, options):
-        self._frames, self._overlaps = frames, overlaps
-        self._how = repr((ALGORITHM, sorted(options.identity.items()))).encode()
-        self._images, self._outlines = {}, {}
-
-    def __len__(self):
-        return len(self._overlaps.pairs)
-
-    def __iter__(self):
-        return map(self.__getitem__, range(len(self)))
-
-    def __getitem__(self, p):
-        first, second = map(self._image, self._overlaps.pairs[p].tolist())
-        content = hashlib.sha256(self._how + first + second)
-        grids = _company(*self._overlaps.depth_maps[p])
-        for outline in sorted(_outline(grid, self._outlines) for grid in grids):
+    def key_of(p):
+        first, second = map(image_key, overlaps.pairs[p].tolist())
+        content = hashlib.sha256(how + first + second)
+        grids = _company(*overlaps.depth_maps[p])
+        for outline in sorted(_outline(grid, outlines) for grid in grids):
             content.update(outline)
         return content.digest()
 
-    def _image(self, k):
-        if k not in self._images:
-            self._images[k] = _image_key(self._frames[k])
-        return self._images[k]
+    return key_of
 
 
 def _company(first, second):
@@ -120,7 +109,7 @@ class PairStore:
 
     def open(self, frames, overlaps, options):
         """Return the known rows of pairs, by index, and a function that stores new rows."""
-        keys = PairKeys(frames, overlaps, options)
+        n_pairs, key_of = len(overlaps.pairs), pair_keys(frames, overlaps, options)
         if self.file is not None:
             self.rows |= self.file.read()
         # Without known pairs, the keys are computed after the images are read for measuring.
@@ -129,15 +118,16 @@ class PairStore:
                 frame.source.state.hashed = True
         rows = {}
         if self.rows:
-            rows = {p: self.rows[key] for p, key in enumerate(keys) if key in self.rows}
+            known = ((p, self.rows.get(key_of(p))) for p in range(n_pairs))
+            rows = {p: row for p, row in known if row is not None}
         self.n_known = len(rows)
         # Otherwise the first new pair creates the file, so that errors of the input leave none.
-        if self.file is not None and len(rows) == len(keys):
+        if self.file is not None and len(rows) == n_pairs:
             self.file.create()
 
         def keep(indices, new):
             if self.file is not None:
-                self.file.append([keys[p] for p in indices], new)
+                self.file.append([key_of(p) for p in indices], new)
 
         return rows, keep
 

@@ -19,7 +19,7 @@ from levelmatch.exceptions import FrameError, RecordError
 from levelmatch.images.file_checks import check_regular, check_wcs_sizes
 from levelmatch.images.frame import Frame
 from levelmatch.measure.pair_selection import Overlaps
-from levelmatch.measure.pair_store import KEY_SIZE, PairKeys
+from levelmatch.measure.pair_store import KEY_SIZE, pair_keys
 from levelmatch.measure.table import PairTable
 from levelmatch.option_values import as_path
 from levelmatch.options import MeasureOptions
@@ -76,7 +76,7 @@ class Record(SolvedRun):
         Columns that identify the inputs, sorted by name: ``file``, ``path``, ``size``, ``sha256``,
         ``mask_sha256``, ``dtype``, ``hdu``, ``dq_bits`` and ``wcs``.
     keys : `~numpy.ndarray` of uint8, shape (n_pairs, 32)
-        Keys of the pairs, see `~levelmatch.measure.pair_store.PairKeys`; zero for a pair whose
+        Keys of the pairs, see `~levelmatch.measure.pair_store.pair_keys`; zero for a pair whose
         measurement cannot be used again.
     """
 
@@ -367,8 +367,9 @@ def _pair_keys(levels: SolvedRun, overlaps: Overlaps) -> np.ndarray:
     options = MeasureOptions(**levels.options["measure"])
     n = levels.n_earlier
     before = [f.with_keys(corrections=f.corrections[:n]) for f in levels.sorted_frames]
-    keys = PairKeys(before, overlaps, options)
-    return np.frombuffer(b"".join(keys), np.uint8).reshape(-1, KEY_SIZE)
+    key_of = pair_keys(before, overlaps, options)
+    keys = b"".join(map(key_of, range(len(overlaps.pairs))))
+    return np.frombuffer(keys, np.uint8).reshape(-1, KEY_SIZE)
 
 
 def read_record(path: str | Path) -> Record:
