@@ -1,8 +1,6 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
 """Tables made from images: catalogues of outlines, and healpix cells."""
 
-from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -207,8 +205,8 @@ def _cells(frame, nside, statistic, keywords):
     index, count = np.unique(cell[order], return_counts=True)
     middle = grid.to_pixel(cell_vectors(index, nside), 50)
     y, x, place = y[order], x[order], np.repeat(np.arange(len(index)), count)
-    pixels = CellPixels(data[y, x].astype(float), x - middle[0][place], y - middle[1][place], place)
-    value, error = pixels.planes() if statistic == "mean" else pixels.medians()
+    offsets = x - middle[0][place], y - middle[1][place]
+    value, error = _cell_values(data[y, x].astype(float), *offsets, place, statistic)
     edges = [(-0.5, -0.5), (nx - 0.5, -0.5), (nx - 0.5, ny - 0.5), (-0.5, ny - 0.5)]
     corners = np.stack(lonlat(frame.transform.to_sky(*np.transpose(edges))), axis=-1)
     meta = {key: frame.meta[key] for key in keywords if frame.meta.get(key) is not None}
@@ -227,93 +225,73 @@ def _cells(frame, nside, statistic, keywords):
     )
 
 
-@dataclass(frozen=True, eq=False)
-class CellPixels:
-    """Pixels of an image, sorted by cell.
+def _cell_values(data, x, y, place, statistic):
+    """Return the value of each cell of an image at the middle of the cell, and its error.
 
-    The value of a cell refers to its middle. A plain mean would refer to the mean position of
-    the pixels, which differs between images and biases differences where the sky has a gradient.
+    A plain mean would refer to the mean position of the pixels, which differs between images and
+    biases differences where the sky has a gradient.
 
     Parameters
     ----------
     data : `~numpy.ndarray`, shape (n,)
-        Values of the pixels.
+        Values of the pixels, sorted by cell.
     x, y : `~numpy.ndarray`, shape (n,)
         Offsets from the middle of the pixel's cell, in pixels.
     place : `~numpy.ndarray` of intp, shape (n,)
         Place of each pixel's cell among the cells, ascending.
+    statistic : {"mean", "median"}
+        See `make_sky_cells`.
     """
+    count = np.bincount(place)
+    residual = np.abs(data - _medians(data, place, count)[place])
+    # 1.4826 times the median absolute deviation estimates sigma.
+    limit = 1.4826 * CLIP * _medians(residual, place, count)
+    for _ in range(N_CLIP):
+        kept = (residual <= limit[place]).astype(float)
+        planes, variance, freedom = _fit_planes(data, x, y, place, kept)
+        fitted = planes[:, 0][place] + planes[:, 1][place] * x
+        fitted += planes[:, 2][place] * y
+        residual = np.abs(data - fitted)
+        square = np.bincount(place, kept * residual**2) / np.maximum(freedom, 1)
+        scatter = np.where(freedom > 0, np.sqrt(square), np.nan)
+        if np.array_equal(kept, residual <= (CLIP * scatter)[place]):
+            break
+        limit = CLIP * scatter
+    error = scatter * np.sqrt(variance)
+    if statistic == "mean":
+        return planes[:, 0], error
+    level = data - planes[:, 1][place] * x
+    level -= planes[:, 2][place] * y
+    return _medians(level, place, count), error * np.sqrt(OF_MEDIAN)
 
-    data: np.ndarray
-    x: np.ndarray
-    y: np.ndarray
-    place: np.ndarray
 
-    @cached_property
-    def count(self):
-        """Number of pixels of each cell."""
-        return np.bincount(self.place)
+def _medians(values, place, count):
+    """Return the median of the values in each cell."""
+    order = np.lexsort((values, place))
+    start = np.cumsum(count) - count
+    low, high = (order[start + k] for k in ((count - 1) // 2, count // 2))
+    return 0.5 * (values[low] + values[high])
 
-    def sums(self, values):
-        """Return the sum of values over each cell."""
-        return np.bincount(self.place, values, minlength=len(self.count))
 
-    def medians(self, values=None):
-        """Return the median of each cell at its middle, and its error.
+def _fit_planes(data, x, y, place, kept):
+    """Return the planes, the variances of their values and their degrees of freedom.
 
-        With values, return only the median of the values in each cell.
-        """
-        if values is None:
-            _, error, slopes = self._fitted()
-            values = self.data - slopes[:, 0][self.place] * self.x
-            values -= slopes[:, 1][self.place] * self.y
-            return self.medians(values), error * np.sqrt(OF_MEDIAN)
-        order = np.lexsort((values, self.place))
-        start = np.cumsum(self.count) - self.count
-        low, high = (order[start + k] for k in ((self.count - 1) // 2, self.count // 2))
-        return 0.5 * (values[low] + values[high])
-
-    def planes(self):
-        """Return the value of each cell's clipped plane at its middle, and its error."""
-        return self._fitted()[:2]
-
-    def _fitted(self):
-        """Return the values at the middles, their errors and the slopes, shape (m, 2)."""
-        residual = np.abs(self.data - self.medians(self.data)[self.place])
-        # 1.4826 times the median absolute deviation estimates sigma.
-        limit = 1.4826 * CLIP * self.medians(residual)
-        for _ in range(N_CLIP):
-            kept = (residual <= limit[self.place]).astype(float)
-            planes, variance, freedom = self._fit(kept)
-            fitted = planes[:, 0][self.place] + planes[:, 1][self.place] * self.x
-            fitted += planes[:, 2][self.place] * self.y
-            residual = np.abs(self.data - fitted)
-            square = self.sums(kept * residual**2) / np.maximum(freedom, 1)
-            scatter = np.where(freedom > 0, np.sqrt(square), np.nan)
-            if np.array_equal(kept, residual <= (CLIP * scatter)[self.place]):
-                break
-            limit = CLIP * scatter
-        return planes[:, 0], scatter * np.sqrt(variance), planes[:, 1:]
-
-    def _fit(self, kept):
-        """Return the planes, the variances of their values and their degrees of freedom.
-
-        The variances are in units of the variance of one pixel.
-        """
-        terms = np.ones(len(self.data)), self.x, self.y
-        gram, rhs = np.empty((len(self.count), 3, 3)), np.empty((len(self.count), 3))
-        for i in range(3):
-            weighted = kept * terms[i]
-            rhs[:, i] = self.sums(weighted * self.data)
-            for j in range(i + 1):
-                gram[:, i, j] = gram[:, j, i] = self.sums(weighted * terms[j])
-        freedom = gram[:, 0, 0] - 3
-        # Pixels along a line do not determine a plane.
-        scale = np.sqrt(np.maximum(np.einsum("nii->ni", gram), 1e-300))
-        scaled = gram / (scale[:, :, None] * scale[:, None, :])
-        good = (freedom > 0) & (np.linalg.det(scaled) > 1e-6)
-        gram[~good] = np.eye(3)
-        inverse = np.linalg.inv(gram)
-        planes = np.einsum("nij,nj->ni", inverse, rhs)
-        planes[~good] = np.nan
-        return planes, inverse[:, 0, 0], np.where(good, freedom, 0)
+    The variances are in units of the variance of one pixel. Pixels have the weights ``kept``.
+    """
+    terms, n_cells = (np.ones(len(data)), x, y), int(place.max(initial=-1)) + 1
+    gram, rhs = np.empty((n_cells, 3, 3)), np.empty((n_cells, 3))
+    for i in range(3):
+        weighted = kept * terms[i]
+        rhs[:, i] = np.bincount(place, weighted * data)
+        for j in range(i + 1):
+            gram[:, i, j] = gram[:, j, i] = np.bincount(place, weighted * terms[j])
+    freedom = gram[:, 0, 0] - 3
+    # Pixels along a line do not determine a plane.
+    scale = np.sqrt(np.maximum(np.einsum("nii->ni", gram), 1e-300))
+    scaled = gram / (scale[:, :, None] * scale[:, None, :])
+    good = (freedom > 0) & (np.linalg.det(scaled) > 1e-6)
+    gram[~good] = np.eye(3)
+    inverse = np.linalg.inv(gram)
+    planes = np.einsum("nij,nj->ni", inverse, rhs)
+    planes[~good] = np.nan
+    return planes, inverse[:, 0, 0], np.where(good, freedom, 0)
