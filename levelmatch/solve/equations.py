@@ -1,7 +1,7 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
 """The normal equations of the pairs of one pass."""
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import cached_property, partial
 
 import numpy as np
@@ -49,6 +49,28 @@ class Equations:
     group_axes: np.ndarray
     shared: np.ndarray | None = None
     short: np.ndarray | None = None
+
+    def part(self, rows, groups):
+        """Return the equations of some pairs and groups alone, without shared noise.
+
+        Parameters
+        ----------
+        rows : `~numpy.ndarray` of int
+            Pairs.
+        groups : `~numpy.ndarray` of int
+            Groups, ascending, among them those of the pairs.
+        """
+        return replace(
+            self,
+            first=np.searchsorted(groups, self.first[rows]),
+            second=np.searchsorted(groups, self.second[rows]),
+            gram=self.gram[rows],
+            rhs=self.rhs[rows],
+            axes=self.axes[rows],
+            group_axes=self.group_axes[groups],
+            shared=None,
+            short=None if self.short is None else self.short[rows],
+        )
 
     def forget(self):
         """Free the memory of everything that is computed from the pairs."""

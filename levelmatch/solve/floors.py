@@ -5,7 +5,6 @@ import numpy as np
 from scipy.special import betaincinv, chdtri, ndtr
 
 from levelmatch.solve._pairs import moments
-from levelmatch.solve.equations import Equations
 from levelmatch.solve.outlier_tests import redundancy
 from levelmatch.solve.solver import Solver
 from levelmatch.solve.weights import MIN_LOOPS, medians
@@ -71,20 +70,9 @@ class Floors:
         counted : `~numpy.ndarray` of bool, shape (n,)
             Pairs that are taken; by default all.
         """
-        equations = self.equations
         rows = np.flatnonzero(chosen[self.set_of] & counted)
         groups = np.flatnonzero(chosen[self.component])
-        number = np.full(equations.n_groups, -1)
-        number[groups] = np.arange(len(groups))
-        taken = Equations(
-            number[equations.first[rows]],
-            number[equations.second[rows]],
-            equations.gram[rows],
-            equations.rhs[rows],
-            equations.axes[rows],
-            equations.group_axes[groups],
-            short=None if equations.short is None else equations.short[rows],
-        )
+        taken = self.equations.part(rows, groups)
         component = (np.cumsum(chosen) - 1)[self.component[groups]]
         return Floors(taken, component, int(chosen.sum()), self.free[groups], self.fixed), rows
 

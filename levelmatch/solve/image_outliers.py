@@ -1,8 +1,6 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
 """Tests of each image, with all of its pairs, against all other images."""
 
-from dataclasses import replace
-
 import numpy as np
 from scipy.sparse import diags_array
 from scipy.sparse.linalg import splu
@@ -64,25 +62,10 @@ def find_disagreeing(equations):
     size = np.bincount(component)
     for rows in members_of(of_pair, len(size)):
         if len(rows) and size[of_pair[rows[0]]] <= MAX_GROUPS:
-            part, groups = _part_of(equations, rows)
-            found += [(*test, int(groups[group])) for *test, group in _Search(part).run()]
+            groups = np.unique(ends[rows])
+            search = _Search(equations.part(rows, groups))
+            found += [(*test, int(groups[group])) for *test, group in search.run()]
     return [(group, -n_sigma) for _, n_sigma, group in sorted(found)]
-
-
-def _part_of(equations, rows):
-    """Return the equations of selected pairs, and the groups that they link."""
-    first, second = equations.first[rows], equations.second[rows]
-    groups = np.unique([first, second])
-    part = replace(
-        equations,
-        first=np.searchsorted(groups, first),
-        second=np.searchsorted(groups, second),
-        gram=equations.gram[rows],
-        rhs=equations.rhs[rows],
-        axes=equations.axes[rows],
-        group_axes=equations.group_axes[groups],
-    )
-    return part, groups
 
 
 class _Search:
