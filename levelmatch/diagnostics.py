@@ -152,7 +152,7 @@ class Diagnostics:
         linked = np.zeros(len(self.frames), dtype=bool)
         rank = np.argsort(self.order)
         for p in self.passes:
-            groups = p.group[rank[self.ends[p.rows[p.kept]]]]
+            groups = p.group[rank[self.ends[p.kept_rows]]]
             linked[self.order] |= np.isin(p.group, groups)
             if p.offsets:
                 component = p.solution.component
@@ -226,7 +226,7 @@ class Diagnostics:
         The differences are those before all passes, the residuals those after this pass. Both
         are NaN without a kept pair.
         """
-        rows = matched.rows[matched.kept]
+        rows = matched.kept_rows
         return _rms(values(self.pairs["level"])[rows]), _rms(matched.residual[matched.kept])
 
     @property
@@ -400,7 +400,7 @@ def _scattered(passes, pairs, image, ratio):
     """Return the suspect of an image whose differences scatter too much."""
     for p in passes:
         after = subtract_solution(pairs, p)
-        rows = p.rows[p.kept]
+        rows = p.kept_rows
         if (p.group[pairs.first[rows]] == p.group[image]).any() or (
             p.group[pairs.second[rows]] == p.group[image]
         ).any():

@@ -148,7 +148,7 @@ def _count_pairs(levels: Any) -> np.ndarray:
     """Return the number of kept pairs of each image's groups, for images sorted by name."""
     count = np.zeros(len(levels.frames), dtype=int)
     for p in levels.passes:
-        rows, group = p.rows[p.kept], p.group
+        rows, group = p.kept_rows, p.group
         of_group = np.zeros(int(group.max()) + 1, dtype=int)
         np.add.at(of_group, group[levels.measured.first[rows]], 1)
         np.add.at(of_group, group[levels.measured.second[rows]], 1)
@@ -202,7 +202,7 @@ def _solved_columns(levels: Any) -> dict[str, np.ndarray]:
         for name in ("kept", "reason", "residual"):
             out[name][p.rows] = getattr(p, name)
         for name in ("weight", "robust", "n_sigma"):
-            out[name][p.rows[p.kept]] = getattr(p.solution, name)
+            out[name][p.kept_rows] = getattr(p.solution, name)
     return out
 
 
@@ -239,7 +239,7 @@ def loop_table(levels: Any) -> QTable:
 
 def _closures(p, before, after):
     """Return the closures of a pass's loops, from the pairs before and after its corrections."""
-    kept = p.rows[p.kept]
+    kept = p.kept_rows
     pairs, group = before.take(kept), p.group
     first, second = group[pairs.first], group[pairs.second]
     floors = p.solution.floors[p.solution.component[first]]

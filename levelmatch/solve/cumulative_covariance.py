@@ -136,18 +136,16 @@ def _with_terms(matrix, old, new):
 
 def _to_images(result, axes, k):
     """Return the sparse matrix from the groups' coefficients to the images'."""
-    group, terms = result.group, result.solution.coefficients.shape[1]
+    group, change = result.group, result.transfer(result.group, axes)
+    terms = change.shape[2]
     blocks = np.zeros((len(group), k, terms))
-    if terms == 1:
-        blocks[:, 0, 0] = 1.0
-    else:
-        blocks[:] = transfer_matrix(result.group_axes[group], axes)
+    blocks[:, :terms] = change
     return _sparse(blocks, np.arange(len(group)), group, len(result.group_axes))
 
 
 def _response(result, axes, table, k):
     """Return the matrix R: an error e of the earlier corrections changes the solution by -R e."""
-    rows = np.asarray(result.rows)[np.asarray(result.kept)]
+    rows = result.kept_rows
     first, second = table.first[rows], table.second[rows]
     solution, group = result.solution, result.group
     terms = solution.coefficients.shape[1]
@@ -158,19 +156,13 @@ def _response(result, axes, table, k):
     total = csr_array((n_groups * terms, n_images * k))
     ends = (first, 1.0), (second, -1.0)
     for at, sign in ends:
-        to_group = _group_terms(result, table.axes[rows], group[at], terms)
+        to_group = result.transfer(group[at], table.axes[rows])
         left = to_group.swapaxes(1, 2) @ weighted
         for image, other in ends:
             to_pair = transfer_matrix(axes[image], table.axes[rows])[:, :, :k]
             blocks = sign * other * left @ to_pair
             total = total + _sparse(blocks, group[at], image, n_images, n_groups)
     return solution.respond(total.toarray())
-
-
-def _group_terms(result, pair_axes, group, terms):
-    if terms == 1:
-        return np.ones((len(group), 1, 1))
-    return transfer_matrix(result.group_axes[group], pair_axes)
 
 
 def _sparse(blocks, rows, columns, n_columns, n_rows=None):

@@ -153,6 +153,11 @@ class Pass:
         return int(np.count_nonzero(self.kept))
 
     @property
+    def kept_rows(self):
+        """Kept pairs, as rows of the table of all pairs."""
+        return self.rows[self.kept]
+
+    @property
     def floor(self):
         """Systematic scatter of the pairs."""
         return self.solution.floor
@@ -168,6 +173,20 @@ class Pass:
         if self.pattern is not None:
             correction = correction + Correction(pattern=self.pattern.of(i))
         return correction if self.tie is None else correction + Correction(self.tie[group])
+
+    def transfer(self, group, axes):
+        """Return the changes of basis from groups to other centres, shape (n, k, k).
+
+        Parameters
+        ----------
+        group : `~numpy.ndarray` of int, shape (n,)
+            The groups.
+        axes : `~numpy.ndarray`, shape (n, 3, 3)
+            Centre, East and North of each new centre.
+        """
+        if self.solution.coefficients.shape[1] == 1:
+            return np.ones((len(group), 1, 1))
+        return transfer_matrix(self.group_axes[group], axes)
 
     def covariance(self, i, axes):
         """Return the covariance of image ``i``'s level and slopes about a centre, shape (3, 3).

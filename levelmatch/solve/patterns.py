@@ -175,7 +175,7 @@ def _that_close(result, table, noise, slopes):
     if solution.coefficients.shape[1] > 1:
         return
     square, of_slopes, size, linked = slopes
-    rows = np.asarray(result.rows)[np.asarray(result.kept)]
+    rows = result.kept_rows
     pairs, level = table.take(rows), solution.coefficients[:, 0]
     first, second = result.group[pairs.first], result.group[pairs.second]
     freedom = len(rows) - len(linked) + len(np.unique(solution.component[linked]))
@@ -208,7 +208,7 @@ def _slopes_left(result, table, noise):
     linked : `~numpy.ndarray` of int
         The groups that have pairs.
     """
-    rows = np.asarray(result.rows)[np.asarray(result.kept)]
+    rows = result.kept_rows
     pairs, m = table.take(rows), len(result.group_axes)
     first, second = result.group[pairs.first], result.group[pairs.second]
     linked = np.unique([first, second])
@@ -254,7 +254,7 @@ def _slope_equations(pairs, noise):
 
 def _in_overlaps(result, frames, table, noise):
     """Fit quadratic patterns to the slopes of the overlaps of each detector's images."""
-    rows = np.asarray(result.rows)[np.asarray(result.kept)]
+    rows = result.kept_rows
     detector = np.array([frame.detector for frame in frames])
     first, second = table.first[rows], table.second[rows]
     same = (detector[first] == detector[second]) & (table.npix[rows] > 0)

@@ -142,7 +142,7 @@ def _find_patterns(solved, frames, table, measured):
     if solved.name == "fit_exclude" or not len(solved.rows) or frames[0].transform is None:
         # Recorded images have no WCS.
         return ()
-    rows = np.asarray(solved.rows)[np.asarray(solved.kept)]
+    rows = solved.kept_rows
     patterns = tuple(find_patterns(solved, frames, table))
     # Offsets of rows and columns also change the slopes of overlaps.
     noise = shared_noise(measured.take(rows), with_blocks=False) if patterns else None

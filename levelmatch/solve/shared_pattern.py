@@ -210,29 +210,23 @@ def follow(solved, table, columns):
     """
     solution, group = solved.solution, solved.group
     m, k = solution.coefficients.shape
-    rows = np.asarray(solved.rows)[np.asarray(solved.kept)]
+    rows = solved.kept_rows
     right = _weights(solved, table)[:, None, None] * (table.gram[rows, :k] @ columns[rows])
     total = np.zeros((m, k, columns.shape[2]))
     for end, sign in ((group[table.first[rows]], 1), (group[table.second[rows]], -1)):
-        turned = _turn(solved, table.axes[rows], end, k).swapaxes(1, 2) @ right
+        turned = solved.transfer(end, table.axes[rows]).swapaxes(1, 2) @ right
         total += sign * sum_by(end, turned, m)
     response = solution.respond(total.reshape(m * k, -1)).reshape(total.shape)
     left, ok = columns.copy(), table.npix > 0
     for end, sign in ((group[table.first[ok]], 1), (group[table.second[ok]], -1)):
-        left[ok, :k] -= sign * _turn(solved, table.axes[ok], end, k) @ response[end]
+        left[ok, :k] -= sign * solved.transfer(end, table.axes[ok]) @ response[end]
     return response, left
 
 
 def _weights(solved, table):
     """Return the weight of the normal matrix of each kept pair of a pass."""
-    rows = np.asarray(solved.rows)[np.asarray(solved.kept)]
+    rows = solved.kept_rows
     return solved.solution.weight / table.gram[rows, 0, 0]
-
-
-def _turn(solved, axes, group, k):
-    if k == 1:
-        return np.ones((len(group), 1, 1))
-    return transfer_matrix(solved.group_axes[group], axes)
 
 
 @dataclass(frozen=True, eq=False)
@@ -265,12 +259,10 @@ class PatternErrors:
     def after(self, solved, table):
         """Return the errors after one more pass."""
         response, left = follow(solved, table, self.columns)
-        group = solved.group
-        if response.shape[1] == 1:
-            more = np.pad(response[group], ((0, 0), (0, 2), (0, 0)))
-        else:
-            more = transfer_matrix(solved.group_axes[group], self.axes) @ response[group]
-        return replace(self, columns=left, spread=self.spread + more)
+        more = solved.transfer(solved.group, self.axes) @ response[solved.group]
+        spread = self.spread.copy()
+        spread[:, : more.shape[1]] += more
+        return replace(self, columns=left, spread=spread)
 
 
 # --------------------------------------------------------------------------------------
@@ -394,7 +386,7 @@ class _Normal:
 
     def add_pairs(self, solved, table, columns):
         """Add the residuals of the pairs of a solved pass."""
-        rows = np.asarray(solved.rows)[np.asarray(solved.kept)]
+        rows = solved.kept_rows
         weighted = _weights(solved, table)[:, None, None] * columns[rows].swapaxes(1, 2)
         self.of_pairs += np.einsum("pqi,pij,pjr->qr", weighted, table.gram[rows], columns[rows])
         score = np.einsum("pqi,pi->pq", weighted, table.rhs[rows])
