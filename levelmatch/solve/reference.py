@@ -146,8 +146,7 @@ class ReferenceChooser:
         self.groups = np.asarray(groups)
         self.keyword = keyword
         n = int(self.groups.max()) + 1
-        order = np.argsort(self.groups, kind="stable")
-        self._images = np.split(order, np.cumsum(np.bincount(self.groups, minlength=n))[:-1])
+        self._images = members_of(self.groups, n)
         pairs = np.sort(np.asarray(pairs, dtype=np.int64).reshape(-1, 2), axis=1)
         distinct = np.unique(pairs[:, 0] * n + pairs[:, 1])
         ends = np.concatenate([distinct // n, distinct % n])

@@ -267,8 +267,7 @@ def _disconnected(grouped, solution):
     of_set[solution.component] = domain
     number = np.bincount(of_set, minlength=int(domain.max()) + 1)
     isolated = (size[solution.component] == 1) & (number[domain] > 1)
-    order = np.argsort(of_set, kind="stable")
-    sets = np.split(order, np.cumsum(number)[:-1])
+    sets = members_of(of_set, len(number))
     return {int(d): sets[d] for d in np.flatnonzero(number > 1)}, isolated
 
 
