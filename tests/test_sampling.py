@@ -7,8 +7,6 @@ from hypothesis import given, settings, strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
 
 from levelmatch.measure import pairs, plot_samples
-from levelmatch.sky.overlaps import convex_overlap, count_inside
-from levelmatch.sky.vectors import tangent_axes
 
 COLUMNS = ("location", "scatter", "brightness", "x", "y", "smooth", "kept", "good")
 COLUMNS = (*COLUMNS, "star_diff", "star_flux")
@@ -655,133 +653,6 @@ def test_cells_without_a_sample():
     )
 
 
-def square(centre, half, *, angle=0.0, n=4, stretch=1.0):
-    """Return a rectangle on the sky, counter-clockwise (East, North), with half sides in radian."""
-    axes = tangent_axes(np.asarray(centre, float))
-    u, v = np.array([[-1, 1, 1, -1], [-1, -1, 1, 1]]) * np.array([[half * stretch], [half]])
-    c, s = np.cos(angle), np.sin(angle)
-    vectors = axes[0] + np.outer(c * u - s * v, axes[1]) + np.outer(s * u + c * v, axes[2])
-    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
-    return np.concatenate([vectors, np.repeat(vectors[-1:], n - 4, axis=0)])
-
-
-def area_of(*polygons):
-    return convex_overlap(np.ascontiguousarray(polygons), np.array([[0, 1]]))[0]
-
-
-CENTRES = {
-    "equator": (1, 0, 0),
-    "wrap": (1, -1e-12, 0),
-    "pole": (0, 0, 1),
-    "south": (1e-14, 0, -1),
-    "anywhere": (-0.3, 0.5, -0.8),
-}
-
-
-@pytest.mark.parametrize("centre", CENTRES.values(), ids=CENTRES)
-@pytest.mark.parametrize("half", [1e-8, 1e-5, 1e-2])
-def test_overlap_of_squares(centre, half):
-    one = square(centre, half)
-    area = 4 * half**2
-    tolerance = {"rtol": 1e-7 + 10 * half**2}
-    assert_allclose(area_of(one, one), area, **tolerance)
-    assert_allclose(area_of(one, square(centre, half / 2)), area / 4, **tolerance)
-    assert_allclose(area_of(square(centre, half / 2), one), area / 4, **tolerance)
-    # A square and its rotation share a regular octagon.
-    octagon = area * 2 * (np.sqrt(2) - 1)
-    assert_allclose(area_of(one, square(centre, half, angle=np.pi / 4)), octagon, **tolerance)
-    assert_allclose(area_of(one, square(centre, half, n=16)[:4]), area, **tolerance)
-    padded = square(centre, half, n=16)
-    assert_allclose(area_of(padded, padded), area, **tolerance)
-
-
-@pytest.mark.parametrize("centre", CENTRES.values(), ids=CENTRES)
-@pytest.mark.parametrize("step", [0.5, 1.9, 1.999999, 2.000001, 2.5, 10, 1e6])
-def test_overlap_of_neighbours(centre, step):
-    half = 1e-6
-    axes = tangent_axes(np.array(centre, float))
-    # A shift in the tangent plane keeps both aligned.
-    one = square(centre, half)
-    other = one + step * half * axes[1]
-    other /= np.linalg.norm(other, axis=1, keepdims=True)
-    expected = 2 * half * max(2 * half - step * half, 0)
-    assert_allclose(area_of(one, other), expected, rtol=1e-3, atol=1e-6 * half**2)
-
-
-def test_overlap_of_opposite_sides():
-    assert area_of(square((1, 0, 0), 0.1), square((-1, 0, 0), 0.1)) == 0
-    assert area_of(square((1, 0, 0), 0.1), square((-1, 1e-9, 0), 0.1)) == 0
-    assert area_of(square((1, 0, 0), 0.1), square((0, 1, 0), 0.1)) == 0
-
-
-def test_overlap_of_slivers():
-    half = 1e-5
-    one = square((0, 1, 0), half)
-    for stretch in (1e-3, 1e-6, 1e-9):
-        thin = square((0, 1, 0), half, stretch=stretch)
-        assert_allclose(area_of(one, thin), 4 * half**2 * stretch, rtol=1e-3, atol=1e-21)
-        assert_allclose(area_of(thin, thin), 4 * half**2 * stretch, rtol=1e-3, atol=1e-21)
-    line = one.copy()
-    line[1], line[2] = line[0], line[3]
-    assert area_of(one, line) < 1e-20
-    assert area_of(line, line) < 1e-20
-
-
-@settings(derandomize=True, max_examples=200, deadline=None)
-@given(
-    lon=st.floats(0, 2 * np.pi),
-    z=st.floats(-1, 1),
-    step=st.tuples(*[st.floats(-3, 3)] * 2),
-    half=st.sampled_from([1e-7, 1e-4, 1e-2]),
-    ratio=st.floats(0.1, 3),
-    angle=st.floats(0, 6.3),
-)
-def test_overlap_anywhere(lon, z, step, half, ratio, angle):
-    centre = np.array([np.sqrt(1 - z**2) * np.cos(lon), np.sqrt(1 - z**2) * np.sin(lon), z])
-    axes = tangent_axes(centre)
-    one = square(centre, half)
-    other = square(
-        centre + half * (step[0] * axes[1] + step[1] * axes[2]), half * ratio, angle=angle
-    )
-    shared = area_of(one, other)
-    atol = 1e-9 * half**2
-    assert_allclose(shared, area_of(other, one), rtol=1e-6, atol=atol)
-    least = 4 * half**2 * min(1, ratio) ** 2
-    # Far from the common middle, the projection stretches slightly.
-    assert 0 <= shared <= least * (1 + 1e-8 + 50 * half**2) + atol
-    # The same outlines about the pole give the same area.
-    pole = tangent_axes(np.array([0.0, 0.0, 1.0]))
-    turned = [polygon @ axes.T @ pole for polygon in (one, other)]
-    assert_allclose(shared, area_of(*turned), rtol=1e-6, atol=atol)
-    # Number of points of one square that lie in the other.
-    if half == 1e-4:
-        rng = np.random.default_rng(0)
-        p = (rng.random((4000, 2)) * 2 - 1) * half
-        c, s = np.cos(angle), np.sin(angle)
-        q = (p - half * np.array(step)) @ np.array([[c, -s], [s, c]])
-        inside = (np.abs(q) <= half * ratio).all(axis=1).mean()
-        assert_allclose(shared / (4 * half**2), inside, atol=0.04)
-
-
-def test_clockwise_outlines_share_nothing():
-    one = square((1, 0, 0), 1e-3)
-    assert area_of(one[::-1], one[::-1]) == 0
-
-
-def test_too_many_vertices():
-    with pytest.raises(ValueError, match="vertices: at most 32 a footprint, not 33"):
-        convex_overlap(np.zeros((2, 33, 3)), np.array([[0, 1]]))
-
-
-def test_vertices_in_disorder_stay_within_the_buffers():
-    # Rounding can make a sliver non-convex: its area is meaningless, but finite.
-    rng = np.random.default_rng(4)
-    vertices = np.array([1.0, 0, 0]) + 1e-3 * rng.standard_normal((40, 32, 3))
-    vertices /= np.linalg.norm(vertices, axis=-1, keepdims=True)
-    pairs = np.ascontiguousarray(np.argwhere(np.ones((40, 40), bool)))
-    assert np.isfinite(convex_overlap(vertices, pairs)).all()
-
-
 @given(
     angle=st.floats(-0.03, 0.03),
     scale=st.floats(0.97, 1.03),
@@ -797,16 +668,3 @@ def test_samples_of_images_alike(angle, scale, shift, bend, seed):
     map_x, map_y = affine_map(rotation(angle, scale), shift, ys, xs)
     map_x[1, 1] += bend
     check_samples(a, b, map_x, map_y, ys, xs, exact=False)
-
-
-def test_points_in_outlines():
-    square = np.array([[1, 0.1, 0.1], [1, -0.1, 0.1], [1, -0.1, -0.1], [1, 0.1, -0.1]])[::-1]
-    normals = np.cross(square, np.roll(square, -1, axis=0))
-    if normals[0] @ [1, 0, 0] < 0:
-        normals = -normals
-    points = np.array(
-        [[1, 0, 0], [1, 0.05, -0.09], [1, 0.11, 0], [-1, 0, 0], [np.nan, 0, 0], [1, 0.1, 0.0]]
-    )
-    count = count_inside(points, np.stack([normals, normals, np.roll(normals, 1, axis=0)]))
-    assert_array_equal(count, [3, 3, 0, 0, 0, 3])
-    assert_array_equal(count_inside(points, np.zeros((0, 4, 3))), 0)
