@@ -8,6 +8,7 @@ from functools import cached_property
 import numpy as np
 
 from levelmatch.exceptions import LevelMatchWarning
+from levelmatch.images.frame import HOLD
 from levelmatch.images.units import unit_words
 from levelmatch.options import SolveOptions
 from levelmatch.record.lazy_covariance import SolvedAgain
@@ -148,8 +149,11 @@ class Diagnostics:
 
     @cached_property
     def linked(self):
-        """Flags of images whose group a kept pair or shared offsets link to another, shape (n,)."""
-        linked = np.zeros(len(self.frames), dtype=bool)
+        """Flags of images whose group a kept pair or shared offsets link to another, shape (n,).
+
+        Images that the caller holds count as linked, because their corrections are known.
+        """
+        linked = np.array([frame.role == HOLD for frame in self.frames])
         rank = np.argsort(self.order)
         for p in self.passes:
             groups = p.group[rank[self.ends[p.kept_rows]]]

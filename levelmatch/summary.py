@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from levelmatch.diagnostics import Diagnostics
+from levelmatch.images.frame import all_held
 from levelmatch.pass_names import PASSES
 from levelmatch.solve.flux_scales import flux_text, scatter_text
 from levelmatch.text import count, decimals, fixed, list_names, values
@@ -63,7 +64,8 @@ def verdict(result):
     facts = Diagnostics.of(result)
     n_kept = int(np.count_nonzero(facts.kept))
     if n_kept == 0:
-        return "No seam was matched: no pair is kept."
+        reason = "the caller holds all images" if all_held(facts.frames) else "no pair is kept"
+        return f"No seam was matched: {reason}."
     seams, unit = facts.seams, facts.unit_words
     before = f"{seams.before:.3g} {unit} rms ({seams.before_worst:.3g} at worst)"
     if len(facts.closures) == 0:
@@ -243,7 +245,7 @@ def summary_lines(result):
     lines += [_pass_line(facts, k, p) for k, p in enumerate(facts.passes)]
     references = facts.result.references
     if not references:
-        lines.append("Reference: none, the mean correction is zero.")
+        lines.append(f"Reference: none, {facts.result.reference_reason}.")
     lines += [
         f"Reference: {facts.labels.get(r.name, r.name)}, {r.reason}."
         for r in references[:MAX_REFERENCES]
@@ -382,6 +384,9 @@ def _set_notes(facts):
 
 def _zero_points(facts):
     """Yield the gauge of each pass in a few words."""
+    if all_held(facts.frames):
+        yield facts.result.reference_reason
+        return
     for p in facts.passes:
         held = [facts.labels.get(r.name, r.name) for r in p.references]
         held = list_names(held, MAX_REFERENCES)

@@ -289,6 +289,27 @@ def test_images_are_held_at_levels(paths, tmp_path):
     assert_allclose(levels_of(both), LEVELS + 2, atol=0.03)
 
 
+def test_all_images_are_held(paths):
+    names = [path.name for path in paths]
+    result = lm.match_levels(paths, solve=options(hold=dict.fromkeys(names, 1.5)))
+    assert_allclose(levels_of(result), 1.5)
+    assert result.reference_reason == result.gauge == "the caller holds all images"
+    for text in (result.summary(), result.record.summary()):
+        assert text.startswith("No seam was matched: the caller holds all images.")
+        assert "Reference: none, the caller holds all images." in text
+        assert "isolated" not in text
+        assert "not corrected" not in text
+
+
+def test_held_images_without_pairs_are_not_isolated(paths):
+    """The only pair of the fit joins an image to the held image of its own tile."""
+    solve = options(hold=["k0.fits", "k1.fits", "k2.fits"])
+    tiles = {"a": paths[:2], "b": paths[2:]}
+    text = lm.match_levels(tiles, solve=solve).summary()
+    assert "1 of 1 pair kept" in text
+    assert "isolated" not in text
+
+
 def test_the_mean_is_kept_in_tiles_without_held_images(paths):
     tiles = {"a": paths[:2], "b": paths[2:]}
     result = lm.match_dithers(tiles, solve=options(hold="k0.fits"))

@@ -1,7 +1,7 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
 """A frame: an image, or a part of a MIRI image, with its position and pixels."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
@@ -20,7 +20,16 @@ from levelmatch.images.sources import MemorySource, float_type
 from levelmatch.sky.grid import Footprint, Grid, default_spacing
 from levelmatch.sky.transform import SkyTransform
 
-__all__ = ["ASSIGNED", "EXCLUDE", "FileMeta", "Frame", "HOLD", "file_meta", "with_inherited_frame"]
+__all__ = [
+    "ASSIGNED",
+    "EXCLUDE",
+    "FileMeta",
+    "Frame",
+    "HOLD",
+    "all_held",
+    "file_meta",
+    "with_inherited_frame",
+]
 
 
 class FileMeta(Mapping):
@@ -367,6 +376,11 @@ def _mask_region(data, region, *, keep):
 
 # Cards of the reference frame; some cameras write them to the primary header only.
 FRAME_CARDS = ("RADESYS", "RADECSYS", "EQUINOX", "EPOCH", "LONPOLE", "LATPOLE")
+
+
+def all_held(frames: Iterable[Frame]) -> bool:
+    """Return whether the caller holds all images, see ``SolveOptions(hold=...)``."""
+    return all(frame.role == HOLD for frame in frames)
 
 
 def file_meta(primary: Any, header: Any) -> FileMeta:

@@ -17,7 +17,7 @@ from astropy.table import QTable
 
 from levelmatch.diagnostics import Diagnostics
 from levelmatch.docstrings import share_parameters
-from levelmatch.images.frame import Frame
+from levelmatch.images.frame import Frame, all_held
 from levelmatch.images.units import unit_words
 from levelmatch.measure.correlated_errors import pooled_passes
 from levelmatch.measure.table import PairTable
@@ -148,7 +148,10 @@ class SolvedRun:
     @property
     def reference_reason(self) -> str:
         """Reason for the choice of the reference."""
-        return self.references[0].reason if self.references else "the mean correction is zero"
+        if self.references:
+            return self.references[0].reason
+        held = all_held(self.frames)
+        return "the caller holds all images" if held else "the mean correction is zero"
 
     @property
     def references(self) -> list[Reference]:
@@ -165,7 +168,10 @@ class SolvedRun:
     @property
     def gauge(self) -> str:
         """Sentence on the gauge: the conditions that fix the levels beyond their differences."""
-        gauge = gauge_sentence(self.passes, self.options.get("solve", {}), unit_words(self.unit))
+        gauge = self.reference_reason
+        if not all_held(self.frames):
+            solve = self.options.get("solve", {})
+            gauge = gauge_sentence(self.passes, solve, unit_words(self.unit))
         return anchored_gauge(gauge, self.options.get("anchor"))
 
     @property
