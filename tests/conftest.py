@@ -93,7 +93,7 @@ def _plane_of():
     return plane_at
 
 
-@pytest.fixture(name="wcs_of")
+@pytest.fixture(name="wcs_of", scope="session")
 def _wcs_of():
     return painted_wcs
 
@@ -101,6 +101,20 @@ def _wcs_of():
 @pytest.fixture
 def write():
     return write_image
+
+
+@pytest.fixture
+def write_row(tmp_path):
+    """Return a function that writes JWST-like files, each 20.5 pixels beside the one before."""
+
+    def make(names="abc", *, folder=tmp_path / "in", suffix=".fits", y=0.3, err=None):
+        folder.mkdir(exist_ok=True)
+        images = [paint_image(f"{n}.fits", (y, 20.5 * k), level=k) for k, n in enumerate(names)]
+        paths = [folder / f"{n}{suffix}" for n in names]
+        dq = np.zeros(images[0].data.shape, "u4")
+        return [write_image(*pair, err=err, dq=dq) for pair in zip(images, paths, strict=True)]
+
+    return make
 
 
 @pytest.fixture(scope="module")

@@ -3,6 +3,7 @@
 
 import numpy as np
 from astropy import coordinates as coord, units as u
+from astropy.io import fits
 from astropy.modeling import models as m
 from click.testing import CliRunner
 
@@ -16,6 +17,37 @@ CLEAN = {**DARK, "cosmic_rays": False, "bad_pixels": False}
 def run(*arguments):
     """Run ``levelmatch`` in this process, and return its result."""
     return CliRunner().invoke(main, list(map(str, arguments)), prog_name="levelmatch")
+
+
+def succeed(*arguments):
+    """Run ``levelmatch``, check that it succeeds, and return its result."""
+    done = run(*arguments)
+    assert done.exit_code == 0, done.output
+    return done
+
+
+def assert_refused(done, words, code=2):
+    """Check that the output of a command is one line of error that contains the words."""
+    assert done.exit_code == code, done.output
+    assert done.stdout == ""
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("Error: ")
+    assert words in line
+    assert "Traceback" not in done.output
+
+
+def write_with_tree(image, path, content, telescope="JWST"):
+    """Write an image with a FITS WCS and given bytes in the extension ASDF."""
+    values = np.frombuffer(content, np.uint8)[None]
+    column = fits.Column("ASDF_METADATA", f"{values.size}B", array=values)
+    primary = fits.PrimaryHDU()
+    primary.header["TELESCOP"] = telescope
+    header = image.wcs.to_header()
+    header["BUNIT"] = "MJy/sr"
+    hdus = [primary, fits.ImageHDU(image.data, header, name="SCI")]
+    hdus.append(fits.BinTableHDU.from_columns([column], name="ASDF"))
+    fits.HDUList(hdus).writeto(path, overwrite=True)
+    return path
 
 
 def tangential_gwcs(shape, scale, ra, dec, angle=0.0, bend=None):

@@ -11,11 +11,10 @@ from astropy.coordinates import SkyCoord
 from astropy.io import fits
 from astropy.nddata import CCDData
 from astropy.wcs import WCS
-from click.testing import CliRunner
+from helpers import succeed
 from numpy.testing import assert_allclose
 
 import levelmatch as lm
-from levelmatch.cli import main
 from levelmatch.summary import summary_lines
 
 RA, DEC, SIDE, OWN = 150.0, 2.0, 120, 1.0
@@ -301,9 +300,8 @@ def test_files_records_and_undo(tmp_path):
     wide = tmp_path / "wide.fits"
     anchor_of(noise, 4.0, 12.0).write(wide)
     out = tmp_path / "out"
-    command = ["run", *map(str, raw), "-o", str(out), "--group-by", "FILENAME"]
-    done = CliRunner().invoke(main, [*command, "--anchor", str(wide), "--anchor-fwhm", "12"])
-    assert done.exit_code == 0, done.output
+    anchor = "--anchor", wide, "--anchor-fwhm", 12
+    done = succeed("run", *raw, "-o", out, "--group-by", "FILENAME", *anchor)
     assert "subtracted, by wide.fits" in done.output
     record = lm.read_record(out / "levelmatch.asdf")
     paths = [out / p.name for p in raw]

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from helpers import run
+from helpers import run, succeed
 from numpy.testing import assert_allclose
 
 import levelmatch as lm
@@ -261,15 +261,14 @@ def test_two_associations_of_one_name(asn, tmp_path):
 
 def test_the_command_line(asn, files, tmp_path):
     out = tmp_path / "out"
-    done = run("run", asn, "-o", out)
-    assert done.exit_code == 0, done.output
+    done = succeed("run", asn, "-o", out)
     assert f"Association: {out / 'x_asn.json'}" in done.output
     assert "--steps.skymatch.skip=true" in done.output
-    assert run("verify", out, out / "x_asn.json").exit_code == 0
-    assert run("apply", out, asn, "-o", tmp_path / "again").exit_code == 0
+    succeed("verify", out, out / "x_asn.json")
+    succeed("apply", out, asn, "-o", tmp_path / "again")
     assert (tmp_path / "again" / "x_asn.json").exists()
-    assert run("undo", out, out / "x_asn.json", "-o", tmp_path / "back").exit_code == 0
-    assert run("mosaic", out, asn, "-o", tmp_path / "m.fits").exit_code == 0
+    succeed("undo", out, out / "x_asn.json", "-o", tmp_path / "back")
+    succeed("mosaic", out, asn, "-o", tmp_path / "m.fits")
     again = run("run", out / "x_asn.json", "-o", tmp_path / "twice")
     assert again.exit_code == 2
     assert "a_cal.fits: already matched" in again.output
@@ -278,11 +277,10 @@ def test_the_command_line(asn, files, tmp_path):
 
 def test_the_command_line_extends_by_an_association(asn, files, tmp_path, paint, write):
     out = tmp_path / "out"
-    assert run("run", *files, "-o", out).exit_code == 0
+    succeed("run", *files, "-o", out)
     write(paint("d_cal.fits", (0.9, 30.4), level=3.0), files[0].parent / "d_cal.fits")
     more = write_asn(tmp_path / "in" / "more_asn.json", [member("cal/d_cal.fits")])
-    done = run("run", more, "--extend", out, "-o", tmp_path / "more")
-    assert done.exit_code == 0, done.output
+    succeed("run", more, "--extend", out, "-o", tmp_path / "more")
     tree = read_association(tmp_path / "more" / "more_asn.json")
     assert [m["expname"] for m in tree.products[0]["members"]] == ["d_cal.fits"]
     shutil.rmtree(tmp_path / "more")

@@ -15,18 +15,8 @@ from levelmatch.results import files
 
 
 @pytest.fixture(params=["plain", "gz"])
-def paths(request, paint, write, tmp_path):
-    """Return three JWST-like files that overlap in a row."""
-    (tmp_path / "in").mkdir()
-    suffix = ".fits" if request.param == "plain" else ".fits.gz"
-    return [
-        write(
-            paint(f"{n}.fits", (0.3, 20.5 * k), level=k),
-            tmp_path / "in" / (n + suffix),
-            dq=np.zeros((48, 64), "u4"),
-        )
-        for k, n in enumerate("abc")
-    ]
+def paths(request, write_row):
+    return write_row(suffix=".fits" if request.param == "plain" else ".fits.gz")
 
 
 def match(paths, **options):

@@ -8,11 +8,10 @@ import pytest
 from astropy import units as u
 from astropy.io import fits
 from astropy.table import Column, MaskedColumn, Table
-from click.testing import CliRunner
+from helpers import run, succeed
 from numpy.testing import assert_allclose, assert_array_equal
 
 import levelmatch
-from levelmatch.cli import main
 from levelmatch.images import fits_files
 from levelmatch.images.catalogue import sky_outlines
 from levelmatch.images.collect import collect_frames
@@ -237,14 +236,13 @@ def test_images_in_memory_have_no_catalogue(paint, tmp_path):
 
 def test_the_command_takes_a_catalogue(paths, expected, tmp_path):
     levelmatch.write_catalogue(paths, tmp_path / "a.ecsv")
-    words = ["run", "--catalogue", str(tmp_path / "a.ecsv"), "-o", str(tmp_path / "out"), "-q"]
-    done = CliRunner().invoke(main, [*words, "--fit-type", "level+slope"], catch_exceptions=False)
-    assert done.exit_code == 0, done.output
+    words = ["run", "--catalogue", tmp_path / "a.ecsv", "-o", tmp_path / "out", "-q"]
+    succeed(*words, "--fit-type", "level+slope")
     record = levelmatch.read_record(tmp_path / "out" / "levelmatch.asdf")
     tolerance = 1e-3 * expected.table["error"].value.min()
     assert_allclose(record.table["level"].value, expected.table["level"].value, atol=tolerance)
     assert sorted(p.name for p in (tmp_path / "out").glob("*.fits")) == sorted(record.names)
-    done = CliRunner().invoke(main, [*words, str(paths[0])])
+    done = run(*words, paths[0])
     assert done.exit_code == 2
     assert "takes the place of FILES" in done.output
 

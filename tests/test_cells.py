@@ -9,12 +9,11 @@ from astropy import units as u
 from astropy.table import MaskedColumn
 from astropy_healpix import healpix_to_xyz, xyz_to_healpix
 from astropy_healpix.core import nested_to_ring
-from click.testing import CliRunner
+from helpers import succeed
 from numpy.testing import assert_allclose, assert_array_equal
 
 import levelmatch
 from levelmatch import FrameError, SkyCells, SolveOptions, make_sky_cells, match_mosaic
-from levelmatch.cli import main
 from levelmatch.images.table_files import write_table
 from levelmatch.measure.cells import CellRows
 from levelmatch.measure.table import PairTable
@@ -340,11 +339,10 @@ def test_the_command_takes_tables_of_cells(row, tmp_path):
     paths = [tmp_path / f"{k}.ecsv" for k in range(4)]
     for cells, path in zip(row, paths, strict=True):
         cells.write(path)
-    words = ["run", *map(str, paths), "-o", str(tmp_path / "out"), "--group-by", "FILENAME"]
-    done = CliRunner().invoke(main, [*words, "--reference", "0.fits", "--report"])
-    assert done.exit_code == 0, done.output
+    words = ["run", *paths, "-o", tmp_path / "out", "--group-by", "FILENAME"]
+    done = succeed(*words, "--reference", "0.fits", "--report")
     assert "from healpix cells of nside 4096" in done.output
     record = levelmatch.read_record(tmp_path / "out" / "levelmatch.asdf")
     assert_allclose(record.table["level"].value, LEVELS, atol=0.05)
-    done = CliRunner().invoke(main, ["show", str(tmp_path / "out" / "levelmatch.asdf")])
+    done = succeed("show", tmp_path / "out" / "levelmatch.asdf")
     assert "from healpix cells of nside 4096" in done.output

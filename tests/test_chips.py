@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from astropy.io import fits
 from astropy.wcs import WCS
-from helpers import run
+from helpers import run, succeed
 from numpy.testing import assert_allclose
 
 import levelmatch as lm
@@ -357,13 +357,11 @@ def test_detector_that_no_header_names(offsets):
 def test_command_combines_detectors(offsets, tmp_path):
     out = tmp_path / "out"
     options = ["--group-by", "OBJECT", "--combine-detectors", "auto"]
-    done = run("run", *offsets[0], "-o", out, *options)
-    assert done.exit_code == 0, done.output
+    succeed("run", *offsets[0], "-o", out, *options)
     header = fits.getheader(sorted(out.glob("*.fits"))[0], "N2")
     assert {"LMDLEV", "LMCLEV", "LMMLEV"} <= set(header)
-    assert run("verify", out, out).exit_code == 0
-    more = run("run", "--extend", out, offsets[0][0], "-o", tmp_path / "more")
-    assert more.exit_code == 0, more.output
+    succeed("verify", out, out)
+    succeed("run", "--extend", out, offsets[0][0], "-o", tmp_path / "more")
 
 
 # INHERIT
@@ -410,20 +408,17 @@ def test_command_takes_folders_and_patterns(hst, tmp_path, how):
     (paths[0].parent / "notes.txt").write_text("no image")
     files = {"folder": [paths[0].parent], "pattern": [paths[0].parent / "j*.fits"], "files": paths}
     out = tmp_path / "out"
-    done = run("run", *files[how], "-o", out)
-    assert done.exit_code == 0, done.output
+    done = succeed("run", *files[how], "-o", out)
     assert "Written: 8 images in 4 files to " in done.stdout
     assert "j0_flc.fits[SCI,2]" in done.stdout or "SCI,2" in done.stdout
     assert sorted(p.name for p in out.iterdir()) == sorted(
         [*(p.name for p in paths), "levelmatch.asdf"]
     )
-    checked = run("verify", out, out)
-    assert checked.exit_code == 0, checked.output
+    checked = succeed("verify", out, out)
     assert "8 images follow" in checked.stdout
     assert run("verify", out).stdout == checked.stdout
     for name, images in (("back", [out / "*.fits"]), ("again", [])):
-        back = run("undo", out, *images, "-o", tmp_path / name)
-        assert back.exit_code == 0, back.output
+        succeed("undo", out, *images, "-o", tmp_path / name)
 
 
 def test_command_matches_the_chips_of_one_file_if_there_are_several(hst, tmp_path):
@@ -444,8 +439,7 @@ def test_command_matches_the_chips_of_one_file_if_there_are_several(hst, tmp_pat
     ],
 )
 def test_command_chooses_chips(hst, tmp_path, text, names):
-    done = run("run", *hst[0], "-o", tmp_path / "out", "--hdu", text)
-    assert done.exit_code == 0, done.output
+    succeed("run", *hst[0], "-o", tmp_path / "out", "--hdu", text)
     record = lm.read_record(tmp_path / "out" / "levelmatch.asdf")
     assert [frame.extension for frame in record.frames] == names * 4
 

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from astropy.io import fits
 from click.testing import CliRunner
+from helpers import assert_refused
 
 from levelmatch import LevelMatchWarning, cli, options as package
 from levelmatch.cli import errors, flags, options, run_command
@@ -46,17 +47,6 @@ def run():
         return runner.invoke(cli.main, [str(arg) for arg in args])
 
     return call
-
-
-def assert_refused(result, words, code=2):
-    """Check that the output is one line of error that contains the words."""
-    assert result.exit_code == code, result.output
-    assert result.stdout == ""
-    lines = result.stderr.splitlines()
-    assert len(lines) == 1, lines
-    assert lines[0].startswith("Error: ")
-    assert words in lines[0]
-    assert "Traceback" not in result.output
 
 
 def listing(folder):

@@ -18,7 +18,7 @@ from astropy.coordinates import SkyCoord
 from astropy.io import fits
 from astropy.table import QTable
 from click.shell_completion import BashComplete
-from helpers import run
+from helpers import run, succeed
 
 from levelmatch import cli
 from levelmatch.cli import options
@@ -35,7 +35,7 @@ def files(tmp_path_factory):
 @pytest.fixture(scope="module")
 def matched(files, tmp_path_factory):
     out = tmp_path_factory.mktemp("run") / "matched"
-    assert run("run", *files, "-o", out).exit_code == 0
+    succeed("run", *files, "-o", out)
     return out
 
 
@@ -78,26 +78,24 @@ def test_a_record_of_odd_options_is_named(files, matched, tmp_path):
 
 def test_records_are_replaced_by_records_alone(files, matched, tmp_path):
     record = tmp_path / "a.asdf"
-    assert run("run", *files, "--dry-run", "--record", record).exit_code == 0
+    succeed("run", *files, "--dry-run", "--record", record)
     before = record.read_bytes()
     for flag in ("--regions", "--log", "--skylist"):
         result = run("run", *files, "-o", tmp_path / "out", "--overwrite", flag, record)
         assert result.exit_code == 2
         assert "a.asdf is an image or a record" in result.output
     assert record.read_bytes() == before
-    again = run("run", *files, "--dry-run", "--overwrite", "--record", record)
-    assert again.exit_code == 0
+    succeed("run", *files, "--dry-run", "--overwrite", "--record", record)
     table = tmp_path / "a.fits"
     for _ in range(2):
-        assert run("show", matched, "--table", table, "--overwrite").exit_code == 0
+        succeed("show", matched, "--table", table, "--overwrite")
 
 
 # Logs
 
 
 def test_verbose_shows_each_step_once(files):
-    result = run("run", *files, "--dry-run", "-v")
-    assert result.exit_code == 0
+    result = succeed("run", *files, "--dry-run", "-v")
     assert "levelmatch.matching: measuring" in result.stderr
     # The headline solves again with planes, which is no step of the run.
     assert result.stderr.count("pass mosaic") == 1
@@ -107,7 +105,7 @@ def test_verbose_shows_each_step_once(files):
 
 def test_a_log_file_has_steps_warnings_and_errors(files, tmp_path):
     log = tmp_path / "run.log"
-    assert run("run", *files, "--dry-run", "--log", log, "--combine-nircam-short").exit_code == 0
+    succeed("run", *files, "--dry-run", "--log", log, "--combine-nircam-short")
     assert run("run", *files, "--dry-run", "--log", log, "--reference", "nobody").exit_code == 2
     text = log.read_text(encoding="utf-8")
     assert text.count("INFO levelmatch.terminal: levelmatch run ") == 2
@@ -146,8 +144,7 @@ def test_a_terminal_shows_a_first_line_soon(files):
 
 def test_table_and_regions(files, tmp_path):
     table, regions = tmp_path / "levels.ecsv", tmp_path / "footprints.reg"
-    result = run("run", *files, "--dry-run", "--table", table, "--regions", regions)
-    assert result.exit_code == 0, result.output
+    result = succeed("run", *files, "--dry-run", "--table", table, "--regions", regions)
     assert "Dry run: no image was written." in result.stdout
     assert f"Written: {table}" in result.stdout
     found = QTable.read(table)
@@ -171,19 +168,18 @@ def test_table_and_regions(files, tmp_path):
 @pytest.mark.parametrize("end", [".csv", ".fits"])
 def test_formats_of_the_table(matched, tmp_path, end):
     path = tmp_path / f"levels{end}"
-    assert run("show", matched, "--table", path).exit_code == 0
+    succeed("show", matched, "--table", path)
     assert len(QTable.read(path)) == 4
 
 
 def test_a_dry_run_saves_its_record_and_minds_no_outputs(files, matched, tmp_path):
     record = tmp_path / "dry.asdf"
-    result = run("run", *files, "-o", matched, "--dry-run", "--record", record, "--report")
-    assert result.exit_code == 0, result.output
+    succeed("run", *files, "-o", matched, "--dry-run", "--record", record, "--report")
     dry = read_record(record)
     assert (dry.table["level"] == read_record(matched / "levelmatch.asdf").table["level"]).all()
     assert dry.options["command"].startswith("levelmatch run ")
     # The record can be solved and shown.
-    assert run("show", record).exit_code == 0
+    succeed("show", record)
 
 
 @pytest.mark.parametrize("flag", ["--table", "--regions", "--record"])
@@ -200,7 +196,7 @@ def test_nothing_is_overwritten_in_silence(files, tmp_path, flag):
         assert "exists and is not a record" in again.stderr
         path.write_text("#ASDF mine")
     before = path.read_bytes()
-    assert run("run", *files, "--dry-run", flag, path, "--overwrite").exit_code == 0
+    succeed("run", *files, "--dry-run", flag, path, "--overwrite")
     assert path.read_bytes() != before
 
 
@@ -219,7 +215,7 @@ def test_a_path_is_accepted_for_a_name(files, matched, tmp_path):
     new = tmp_path / "new.asdf"
     # The path may name an output, or a file that has moved.
     names = "--exclude", matched / "image_00003.fits", "--reference", "gone/image_00000.fits"
-    assert run("solve", matched, "-o", new, *names).exit_code == 0
+    succeed("solve", matched, "-o", new, *names)
     assert read_record(new).names == ["image_00000.fits", "image_00001.fits", "image_00002.fits"]
     assert read_record(new).reference == "image_00000.fits"
 
@@ -255,8 +251,7 @@ def test_the_command_is_recorded_with_few_files(files, matched):
 
 
 def test_undo_of_a_folder_alone(files, matched, tmp_path):
-    result = run("undo", matched, "-o", tmp_path / "back")
-    assert result.exit_code == 0, result.output
+    result = succeed("undo", matched, "-o", tmp_path / "back")
     assert "Written: 4 images" in result.stdout
     for path in files:
         before, after = (
@@ -267,7 +262,7 @@ def test_undo_of_a_folder_alone(files, matched, tmp_path):
 
 def test_verify_and_apply_without_files(files, matched, tmp_path):
     assert "4 images follow" in run("verify", matched).stdout
-    assert run("apply", matched, "-o", tmp_path / "again").exit_code == 0
+    succeed("apply", matched, "-o", tmp_path / "again")
     for path in files:
         name = Path(path).name
         assert (tmp_path / "again" / name).read_bytes() == (matched / name).read_bytes()

@@ -30,17 +30,8 @@ def match(paths, **options):
 
 
 @pytest.fixture
-def plain(paint, write, folders):
-    """Return three JWST-like files."""
-    return [
-        write(
-            paint(f"{n}.fits", (0.3, 20.5 * k), level=k),
-            folders[0] / f"{n}.fits",
-            err=np.full((48, 64), 0.01, "f4"),
-            dq=np.zeros((48, 64), "u4"),
-        )
-        for k, n in enumerate("abc")
-    ]
+def plain(folders, write_row):
+    return write_row(err=np.full((48, 64), 0.01, "f4"))
 
 
 needs_xz = pytest.mark.skipif(

@@ -12,7 +12,7 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 import asdf
 import numpy as np
 import pytest
-from astropy.io import fits
+from helpers import write_with_tree
 
 import levelmatch as lm
 from levelmatch.images.wcs_cards import wcs_content
@@ -70,24 +70,12 @@ def aliases(levels=60):
     return "\n".join(f"    {line}" for line in lines)
 
 
-def image_file(image, path, content, telescope="JWST"):
-    """Write an image with a FITS WCS and given bytes in the extension ASDF."""
-    values = np.frombuffer(content, np.uint8)[None]
-    column = fits.Column("ASDF_METADATA", f"{values.size}B", array=values)
-    primary = fits.PrimaryHDU()
-    primary.header["TELESCOP"] = telescope
-    header = image.wcs.to_header()
-    header["BUNIT"] = "MJy/sr"
-    hdus = [primary, fits.ImageHDU(image.data, header, name="SCI")]
-    hdus.append(fits.BinTableHDU.from_columns([column], name="ASDF"))
-    fits.HDUList(hdus).writeto(path, overwrite=True)
-    return path
-
-
 def matched(paint, folder, content):
     """Match two images with a tree, write them, and return the warnings."""
     paths = [
-        image_file(paint(f"{n}.fits", (0, 20.5 * k), level=k), folder / f"{n}_cal.fits", content)
+        write_with_tree(
+            paint(f"{n}.fits", (0, 20.5 * k), level=k), folder / f"{n}_cal.fits", content
+        )
         for k, n in enumerate("ab")
     ]
     start = time.perf_counter()

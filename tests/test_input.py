@@ -2,6 +2,7 @@
 """Tests of bad input: typed errors that name the image and the value, before any output."""
 
 import pickle
+import re
 
 import numpy as np
 import pytest
@@ -170,17 +171,8 @@ def test_no_images(function, images):
 
 
 @pytest.fixture
-def pair_of_files(paint, write, tmp_path):
-    folder = tmp_path / "in"
-    folder.mkdir()
-    return [
-        write(
-            paint(f"{n}.fits", (0, 20.5 * k), level=k),
-            folder / f"{n}.fits",
-            dq=np.zeros((48, 64), "u4"),
-        )
-        for k, n in enumerate("ab")
-    ]
+def pair_of_files(write_row):
+    return write_row("ab", y=0)
 
 
 def test_missing_file(pair_of_files, tmp_path):
@@ -443,15 +435,6 @@ def test_lyot_image_is_no_reference(paint):
         lm.match_mosaic(images, reference="jw01234001001_02101_00001_mirimagel_cal.fits")
 
 
-@pytest.mark.parametrize(
-    ("value", "message"),
-    [("best", "weights: 'best' is"), (None, "weights: None is"), (["ivar"], r"weights: \['ivar'")],
-)
-def test_weights(value, message):
-    with pytest.raises(ValueError, match=message):
-        lm.SolveOptions(weights=value)
-
-
 @every
 def test_keywords_of_earlier_releases_work(paint, function):
     images = [paint("a.fits", level=1.0), paint("b.fits", (0, 20.5))]
@@ -551,58 +534,31 @@ def test_unknown_dq_bits(pair_of_files, dq_bits):
         match(pair_of_files, dq_bits=dq_bits)
 
 
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"method": "drizzle"}, "method: 'drizzle' is none of"),
-        ({"location": "mode"}, "location: 'mode' is none of"),
-        ({"clip": 0}, "clip: 0 is not a positive number"),
-        ({"clip": -1.0}, r"clip: -1\.0 is not a positive number"),
-        ({"clip": np.nan}, "clip: nan is not a positive number"),
-        ({"clip": np.inf}, "clip: inf is not a positive number"),
-        ({"n_workers": 0}, "n_workers: 0 is not a positive whole number"),
-        ({"n_workers": -2}, "n_workers: -2 is not a positive whole number"),
-    ],
-)
-def test_measure_options(options, message):
-    with pytest.raises(ValueError, match=message):
-        lm.MeasureOptions(**options)
+# A number that is positive, not negative, or a positive whole number.
+POSITIVE, NOT_NEGATIVE = "is not a positive number", "is not a number of 0 or more"
+WHOLE = "is not a positive whole number"
 
 
 @pytest.mark.parametrize(
-    "options",
+    ("kind", "name", "values", "message"),
     [
-        {"floor": -1.0},
-        {"min_area": np.nan},
-        {"min_linear": -0.1},
-        {"rms_limit": np.inf},
-        {"slope_prior": 0.0},
-        {"slope_prior": -1.0},
-        {"slope_prior": True},
+        (lm.MeasureOptions, "method", ["drizzle"], "is none of"),
+        (lm.MeasureOptions, "location", ["mode"], "is none of"),
+        (lm.MeasureOptions, "clip", [0, -1.0, np.nan, np.inf, "3", None], POSITIVE),
+        (lm.MeasureOptions, "n_workers", [0, -2, 1.5, "2"], WHOLE),
+        (lm.SolveOptions, "weights", ["best", None, ["ivar"]], "is none of"),
+        (lm.SolveOptions, "robust", ["cauchy"], "is none of"),
+        (lm.SolveOptions, "floor", [-1, -1.0, np.inf, "x"], NOT_NEGATIVE),
+        (lm.SolveOptions, "min_area", [None, np.nan], NOT_NEGATIVE),
+        (lm.SolveOptions, "min_linear", [-0.1], NOT_NEGATIVE),
+        (lm.SolveOptions, "rms_limit", [np.inf, "2"], NOT_NEGATIVE),
+        (lm.SolveOptions, "slope_prior", [0, 0.0, -1.0, np.nan, True], POSITIVE),
     ],
 )
-def test_solve_options(options):
-    ((name, value),) = options.items()
-    with pytest.raises(ValueError, match=f"{name}: {value!r} is not a "):
-        lm.SolveOptions(**options)
-
-
-@pytest.mark.parametrize(
-    ("kind", "options"),
-    [
-        (lm.MeasureOptions, {"clip": "3"}),
-        (lm.MeasureOptions, {"clip": None}),
-        (lm.MeasureOptions, {"n_workers": 1.5}),
-        (lm.MeasureOptions, {"n_workers": "2"}),
-        (lm.SolveOptions, {"floor": "x"}),
-        (lm.SolveOptions, {"min_area": None}),
-        (lm.SolveOptions, {"rms_limit": "2"}),
-    ],
-)
-def test_options_of_a_wrong_type_are_named(kind, options):
-    ((name, value),) = options.items()
-    with pytest.raises((TypeError, ValueError), match=f"{name}: {value!r}"):
-        kind(**options)
+def test_values_of_options(kind, name, values, message):
+    for value in values:
+        with pytest.raises(ValueError, match=f"^{name}: {re.escape(repr(value))} {message}"):
+            kind(**{name: value})
 
 
 @pytest.mark.parametrize("kind", [lm.MeasureOptions, lm.SolveOptions])

@@ -12,10 +12,9 @@ import warnings
 import numpy as np
 import pytest
 from astropy.io import fits
-from click.testing import CliRunner
+from helpers import run
 
 import levelmatch as lm
-from levelmatch.cli import main
 from levelmatch.images.collect import collect_frames
 from levelmatch.measure.pair_store import PairFile
 
@@ -57,7 +56,7 @@ def test_only_regular_files_are_read(good, tmp_path, kind):
     with pytest.raises(lm.RecordError, match=r"odd\.fits"):
         PairFile(path).read()
     for command in (["run", path, good, "-o", tmp_path / "o"], ["run", "--config", path]):
-        found = CliRunner().invoke(main, list(map(str, command)))
+        found = run(*command)
         assert found.exit_code == 2, found.output
         assert "odd.fits" in found.output
 
@@ -87,9 +86,8 @@ def test_files_beside_images_are_regular_and_bounded(
         os.truncate(path, 40 * 10**9)
     if arguments[:1] == ["IMAGES"]:
         arguments = [good, other, *arguments[1:]]
-    words = ["run", *arguments, path, "-o", tmp_path / "o"]
     start = time.perf_counter()
-    found = CliRunner().invoke(main, list(map(str, words)))
+    found = run("run", *arguments, path, "-o", tmp_path / "o")
     assert time.perf_counter() - start < 5
     assert found.exit_code == 2, found.output
     assert name in found.output
@@ -177,8 +175,7 @@ def test_the_bound_is_an_option(good, paint, write, tmp_path):
     size = 48 * 64 * 4
     refused([good, other], r"^good\.fits: .*max_bytes", max_bytes=size - 1)
     assert len(lm.match_levels([good, other], read=lm.ReadOptions(max_bytes=size))) == 2
-    arguments = ["run", str(good), str(other), "--dry-run", "--max-bytes", str(size - 1)]
-    found = CliRunner().invoke(main, arguments)
+    found = run("run", good, other, "--dry-run", "--max-bytes", size - 1)
     assert found.exit_code == 2
     assert "--max-bytes" in found.output
     with pytest.raises(ValueError, match="max_bytes"):

@@ -9,11 +9,10 @@ import pytest
 from astropy.io import fits
 from astropy.nddata import CCDData
 from astropy.wcs import WCS
-from click.testing import CliRunner
+from helpers import succeed
 from numpy.testing import assert_allclose, assert_array_equal
 
 import levelmatch as lm
-from levelmatch.cli import main
 
 # Corners on the sky, in pixels: three images that overlap, a lone one, and two that overlap.
 PLACES = {
@@ -96,10 +95,8 @@ def test_files_records_and_commands(images, tmp_path):
     for ccd in images:
         ccd.write(tmp_path / ccd.meta["FILENAME"])
     out = tmp_path / "out"
-    paths = [str(tmp_path / name) for name in PLACES]
-    run = CliRunner().invoke(main, ["run", *paths, "-o", str(out), "--report"])
-    assert run.exit_code == 0, run.output
-    (line,) = [line for line in run.output.splitlines() if line.startswith("d.fits")]
+    done = succeed("run", *(tmp_path / name for name in PLACES), "-o", out, "--report")
+    (line,) = [line for line in done.output.splitlines() if line.startswith("d.fits")]
     assert "+-" not in line
     header = fits.getheader(out / "d.fits")
     assert header["LMMERR"] in (None, "")
@@ -116,10 +113,10 @@ def test_files_records_and_commands(images, tmp_path):
         (out / "levelmatch.html").read_text(),
     )
     assert not re.search(r"\bnan\b", page)
-    shown = CliRunner().invoke(main, ["show", str(record)]).output
+    shown = succeed("show", record).output
     (line,) = [line for line in shown.splitlines() if line.startswith("d.fits")]
     assert "+-" not in line
-    plain = json.loads(CliRunner().invoke(main, ["show", "--json", str(record)]).output)
+    plain = json.loads(succeed("show", "--json", record).output)
     (row,) = [row for row in plain["images"] if row["name"] == "d.fits"]
     assert row["error"] is None
     lm.undo_record(record, [str(out / name) for name in PLACES], tmp_path / "back")

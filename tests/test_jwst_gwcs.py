@@ -9,8 +9,8 @@ import asdf
 import numpy as np
 import pytest
 from astropy import units as u
-from astropy.io import fits
 from astropy.modeling import models as m
+from helpers import write_with_tree
 from numpy.testing import assert_allclose
 
 import levelmatch as lm
@@ -148,16 +148,7 @@ def with_tree(image, path, tree):
     """Write an image with a FITS WCS and a tree in the extension ASDF."""
     buffer = io.BytesIO()
     asdf.AsdfFile(tree).write_to(buffer)
-    content = np.frombuffer(buffer.getvalue(), np.uint8)[None]
-    column = fits.Column("ASDF_METADATA", f"{content.size}B", array=content)
-    primary = fits.PrimaryHDU()
-    primary.header["TELESCOP"] = "JWST"
-    header = image.wcs.to_header()
-    header["BUNIT"] = "MJy/sr"
-    hdus = [primary, fits.ImageHDU(image.data, header, name="SCI")]
-    hdus.append(fits.BinTableHDU.from_columns([column], name="ASDF"))
-    fits.HDUList(hdus).writeto(path)
-    return path
+    return write_with_tree(image, path, buffer.getvalue())
 
 
 TREES = {

@@ -10,12 +10,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from astropy.io import fits
-from click.testing import CliRunner
-from helpers import tangential_gwcs
+from helpers import succeed, tangential_gwcs
 from numpy.testing import assert_allclose, assert_array_equal
 
 import levelmatch as lm
-from levelmatch.cli import main
 from levelmatch.exceptions import FrameError
 
 SHAPE = (160, 170)
@@ -560,10 +558,7 @@ def test_the_script_of_the_guide(jwst, asn, matched, tmp_path, monkeypatch):
 
 
 def test_the_skylist_of_the_command_line(asn, tmp_path):
-    run = CliRunner().invoke(
-        main, ["run", str(asn), "-o", f"{tmp_path}/out", "--skylist", f"{tmp_path}/sky.txt"]
-    )
-    assert run.exit_code == 0, run.output
+    succeed("run", asn, "-o", tmp_path / "out", "--skylist", tmp_path / "sky.txt")
     names, levels = zip(
         *(line.split() for line in (tmp_path / "sky.txt").read_text().splitlines()), strict=True
     )

@@ -5,11 +5,10 @@ import numpy as np
 import pytest
 from astropy.io import fits
 from astropy.wcs import WCS
-from click.testing import CliRunner
+from helpers import succeed
 from numpy.testing import assert_allclose
 
 import levelmatch as lm
-from levelmatch import cli
 from levelmatch.images.known_levels import pending_levels
 from levelmatch.testing import simulate_miri
 
@@ -269,19 +268,14 @@ def test_levels_in_the_primary_header_are_cleared_and_restored(miri, tmp_path):
 def test_command_keeps_levels(tmp_path):
     paths = files(tmp_path / "in", "HST")
 
-    def invoke(*arguments):
-        run = CliRunner().invoke(cli.main, [str(a) for a in arguments])
-        assert run.exit_code == 0, run.output
-        return run
-
     out = tmp_path / "out"
     words = ["--no-subtract", "--group-by", "FILENAME", "--skyfile", tmp_path / "sky.txt"]
-    run = invoke("run", *paths, "-o", out, *words)
-    assert "give it to AstroDrizzle as its skyfile" in run.stdout
+    done = succeed("run", *paths, "-o", out, *words)
+    assert "give it to AstroDrizzle as its skyfile" in done.stdout
     assert len((tmp_path / "sky.txt").read_text().splitlines()) == 4
     assert "MDRIZSKY" in fits.getheader(out / "j1_flc.fits", ("SCI", 1))
-    invoke("verify", out, out)
-    invoke("undo", out, out, "-o", tmp_path / "back")
+    succeed("verify", out, out)
+    succeed("undo", out, out, "-o", tmp_path / "back")
     assert (tmp_path / "back" / "j1_flc.fits").read_bytes() == paths[1].read_bytes()
     # The outputs do not count as matched images.
-    invoke("run", out, "-o", tmp_path / "second", "--group-by", "FILENAME")
+    succeed("run", out, "-o", tmp_path / "second", "--group-by", "FILENAME")

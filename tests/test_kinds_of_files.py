@@ -14,11 +14,10 @@ from astropy.nddata import CCDData, NDData
 from astropy.time import Time
 from astropy.wcs import WCS
 from astropy.wcs.wcsapi import SlicedLowLevelWCS
-from click.testing import CliRunner
+from helpers import succeed
 from numpy.testing import assert_allclose, assert_equal
 
 import levelmatch as lm
-from levelmatch import cli
 from levelmatch.cli.options import blank as blank_option
 from levelmatch.images.collect import collect_frames
 from levelmatch.images.fill import find_fill
@@ -1137,14 +1136,12 @@ def test_command_says_notes_once(copies, paint, tmp_path):
         (filled_paths, [], True),
     ):
         out = tmp_path / f"out{len(options)}{files[0].stem}"
-        arguments = ["run", *map(str, files), "-o", str(out), "--group-by", "FILENAME", *options]
-        run = CliRunner().invoke(cli.main, arguments)
-        assert run.exit_code == 0, run.output
+        done = succeed("run", *files, "-o", out, "--group-by", "FILENAME", *options)
         what = "several images of a file" if files is paths else "large regions of one value"
-        assert (f"Warning: {what}" in run.stderr) == warned
-        assert ("note: only the images chosen" in run.stdout.lower()) == (not warned)
-        assert "note: large" not in run.stdout.lower()
-        shown = CliRunner().invoke(cli.main, ["show", str(out / "levelmatch.asdf")])
+        assert (f"Warning: {what}" in done.stderr) == warned
+        assert ("note: only the images chosen" in done.stdout.lower()) == (not warned)
+        assert "note: large" not in done.stdout.lower()
+        shown = succeed("show", out / "levelmatch.asdf")
         assert f"{files[0].name} (" in shown.stdout
 
 

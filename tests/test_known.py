@@ -8,11 +8,10 @@ from astropy.io import fits
 from astropy.nddata import CCDData
 from astropy.table import QTable, Table
 from astropy.wcs import WCS
-from click.testing import CliRunner
+from helpers import succeed
 from numpy.testing import assert_allclose
 
 import levelmatch as lm
-from levelmatch import cli
 
 LEVELS = np.array([0.0, 5.0, -3.0, 8.0])
 PLACES = ((0, 0), (40, 10), (5, 45), (45, 50))
@@ -46,12 +45,6 @@ def paths(tmp_path):
 def match(paths, *, solve=None, **read):
     read = lm.ReadOptions(**read)
     return lm.match_levels(paths, reference=0, group_by="FILENAME", read=read, solve=solve)
-
-
-def invoke(*arguments):
-    run = CliRunner().invoke(cli.main, [str(a) for a in arguments])
-    assert run.exit_code == 0, run.output
-    return run
 
 
 # Levels
@@ -130,10 +123,10 @@ def test_command_takes_known_levels(paths, tmp_path):
     table = known_levels("csv", tmp_path, paths)
     out = tmp_path / "out"
     options = ["--levels", table, "--reference", "k0.fits", "--group-by", "FILENAME"]
-    invoke("run", *paths, "-o", out, *options)
+    succeed("run", *paths, "-o", out, *options)
     assert fits.getheader(out / "k3.fits")["LMKLEV"] == 7.0
-    invoke("verify", out, out)
-    invoke("undo", out, out, "-o", tmp_path / "back")
+    succeed("verify", out, out)
+    succeed("undo", out, out, "-o", tmp_path / "back")
 
 
 # Regions and masks
@@ -206,9 +199,9 @@ def test_command_takes_regions(spoiled, tmp_path):
     path = region_kinds(tmp_path)["file"]
     out = tmp_path / "out"
     options = ["--ignore-regions", path, "--reference", "k0.fits", "--group-by", "FILENAME"]
-    invoke("run", *spoiled, "-o", out, *options)
+    succeed("run", *spoiled, "-o", out, *options)
     assert_allclose(lm.read_record(out / "levelmatch.asdf").table["level"].value, LEVELS, atol=0.03)
-    invoke("verify", out, out)
+    succeed("verify", out, out)
 
 
 def test_a_segmentation_map_beside_each_image_is_a_mask(spoiled, tmp_path):
@@ -391,9 +384,9 @@ def test_roles_that_contradict(paths):
 def test_command_holds_and_leaves_out(paths, tmp_path):
     out = tmp_path / "out"
     words = ["--hold", "k0.fits", "--hold", "k3.fits=8", "--fit-exclude", "k1.fits"]
-    invoke("run", *paths, "-o", out, "--group-by", "FILENAME", *words)
+    succeed("run", *paths, "-o", out, "--group-by", "FILENAME", *words)
     table = lm.read_record(out / "levelmatch.asdf").table
     assert_allclose(table["level"].value, LEVELS, atol=0.03)
     assert_allclose(table["level"].value[[0, 3]], [0, 8])
-    invoke("verify", out, out)
-    invoke("solve", out, "-o", tmp_path / "new.asdf")
+    succeed("verify", out, out)
+    succeed("solve", out, "-o", tmp_path / "new.asdf")

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from astropy.io import fits
 from click.testing import CliRunner
+from helpers import run, succeed
 from numpy.testing import assert_allclose, assert_array_equal
 
 import levelmatch as lm
@@ -25,16 +26,11 @@ def matched(tmp_path_factory):
     return paths, folder / "matched" / "levelmatch.asdf", result
 
 
-def run(*arguments):
-    return CliRunner().invoke(main, ["mosaic", *map(str, arguments)], prog_name="levelmatch")
-
-
 @pytest.mark.parametrize("named", [True, False])
 def test_mosaic_of_a_record(matched, tmp_path, named):
     paths, record, result = matched
     out = tmp_path / "mosaic.fits"
-    done = run(record, *(paths if named else []), "-o", out)
-    assert done.exit_code == 0, done.output
+    done = succeed("mosaic", record, *(paths if named else []), "-o", out)
     assert done.output == f"Written: {out}\n"
     expected, coverage = lm.make_mosaic(result)
     assert_allclose(fits.getdata(out), expected.data, rtol=1e-6)
@@ -45,13 +41,11 @@ def test_options(matched, tmp_path):
     paths, record, result = matched
     out = tmp_path / "mosaic.fits"
     options = ["--combine", "median", "--like", paths[0], "--method", "interp", "--tile-size", 32]
-    done = run(record, "-o", out, *options, "--quiet")
-    assert done.exit_code == 0, done.output
+    done = succeed("mosaic", record, "-o", out, *options, "--quiet")
     assert done.output == ""
     assert fits.getdata(out).shape == (64, 64)
     assert fits.getheader(out)["COMBINE"] == "median"
-    done = run(record, "-o", tmp_path / "coarse.fits", "--pixel-scale", 2.0)
-    assert done.exit_code == 0, done.output
+    succeed("mosaic", record, "-o", tmp_path / "coarse.fits", "--pixel-scale", 2.0)
     assert np.isclose(fits.getheader(tmp_path / "coarse.fits")["CDELT2"] * 3600, 2.0)
 
 
@@ -66,7 +60,7 @@ def test_errors(matched, tmp_path):
         ((record, "-o", tmp_path / "m.fits", "--weights", "EXPTIM"), "keyword 'EXPTIM' is missing"),
         ((record, "-o", tmp_path / "m.png"), "does not end in .fits"),
     ):
-        done = run(*arguments)
+        done = run("mosaic", *arguments)
         assert done.exit_code == 2, done.output
         assert re.search(message, done.output), done.output
         assert done.output.count("\n") == 1
@@ -78,7 +72,7 @@ def test_errors(matched, tmp_path):
 def test_help_has_examples_that_are_understood(name):
     """The help of each command ends with examples, whose options exist."""
     command = main.commands[name]
-    text = CliRunner().invoke(main, [name, "--help"], prog_name="levelmatch").output
+    text = run(name, "--help").output
     examples = re.findall(rf"^ +levelmatch {name} (.*(?:\\\n.*)?)$", text, re.MULTILINE)
     assert examples
     options = {o for p in command.params for o in (*p.opts, *p.secondary_opts)} | {"--help"}
@@ -89,7 +83,7 @@ def test_help_has_examples_that_are_understood(name):
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
 def test_completion(shell, monkeypatch):
     """The lines of the help make a script for each shell that completes commands and options."""
-    assert f"_LEVELMATCH_COMPLETE={shell}_source" in CliRunner().invoke(main, ["--help"]).output
+    assert f"_LEVELMATCH_COMPLETE={shell}_source" in run("--help").output
     monkeypatch.setattr("click.shell_completion.BashComplete._check_version", lambda *_: None)
     script = CliRunner().invoke(
         main, [], prog_name="levelmatch", env={"_LEVELMATCH_COMPLETE": f"{shell}_source"}
@@ -104,5 +98,5 @@ def test_completion(shell, monkeypatch):
 
 
 def test_version():
-    done = CliRunner().invoke(main, ["--version"])
+    done = run("--version")
     assert done.output == f"levelmatch, version {lm.__version__}\n"

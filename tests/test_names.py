@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from astropy.io import fits
-from helpers import run
+from helpers import run, succeed
 from hypothesis import example, given, settings, strategies as st
 
 import levelmatch as lm
@@ -90,8 +90,7 @@ def test_names_without_a_folder(contents, tmp_path, monkeypatch, name):
     names = [f"{name}.fits", "other.fits"]
     for k in range(2):
         Path(names[k]).write_bytes(contents[k])
-    found = run("run", "-o", "out", "-q", "--", *names)
-    assert found.exit_code == 0, found.output
+    succeed("run", "-o", "out", "-q", "--", *names)
     assert set(os.listdir("out")) == {*names, "levelmatch.asdf"}
 
 
@@ -128,5 +127,4 @@ def test_folders_may_have_any_name(contents, no_text):
         ("undo", record, "-o", no_text / "back"),
         ("show", record),
     ):
-        found = run(*command)
-        assert found.exit_code == 0, found.output
+        succeed(*command)

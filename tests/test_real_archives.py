@@ -9,11 +9,10 @@ import pytest
 from astropy.io import fits
 from astropy.stats import mad_std
 from astropy.wcs import WCS, FITSFixedWarning
-from click.testing import CliRunner
+from helpers import run as command, succeed
 from scipy.ndimage import map_coordinates
 
 import levelmatch as lm
-from levelmatch.cli import main
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
@@ -28,9 +27,7 @@ def archive(real_data):
 
 def run(paths, folder, *options):
     """Match files by the command, and return the record and the outputs."""
-    arguments = ["run", *map(str, paths), "-o", str(folder), "--quiet", *options]
-    result = CliRunner().invoke(main, arguments)
-    assert result.exit_code == 0, result.output
+    succeed("run", *paths, "-o", folder, "--quiet", *options)
     record = lm.read_record(folder / "levelmatch.asdf")
     outputs = sorted(p for p in folder.iterdir() if p.suffix in (".fits", ".gz"))
     assert lm.verify_record(record, outputs) == sorted(record.table["name"])
@@ -211,9 +208,9 @@ def test_sets_of_images(archive, tmp_path, name):
 
 
 def test_filters_of_one_set_are_not_mixed(archive, tmp_path):
-    paths = [str(path) for path in sorted(archive.glob("miri_i2d/*"))]
+    paths = sorted(archive.glob("miri_i2d/*"))
     assert len(paths) == 3
-    result = CliRunner().invoke(main, ["run", *paths, "-o", str(tmp_path / "out")])
+    result = command("run", *paths, "-o", tmp_path / "out")
     assert result.exit_code != 0
     assert "is of the filter F1130W" in result.output
     assert not (tmp_path / "out").exists()

@@ -5,7 +5,7 @@ import json
 import re
 
 import pytest
-from helpers import run
+from helpers import assert_refused, run, succeed
 
 import levelmatch as lm
 from levelmatch.record.record import read_record
@@ -20,13 +20,6 @@ def matched(tmp_path_factory):
     paths = simulated.write(folder / "raw")
     lm.match_levels(paths, group_by="FILENAME").write(folder / "matched")
     return paths, folder / "matched" / "levelmatch.asdf"
-
-
-def assert_refused(done, words):
-    assert done.exit_code == 2, done.output
-    (line,) = done.stderr.splitlines()
-    assert line.startswith("Error: ")
-    assert words in line
 
 
 def test_the_record_of_images_is_not_replaced(matched):
@@ -85,15 +78,15 @@ def test_long_names_of_pairs_are_shortened(tmp_path, monkeypatch, columns):
 def test_a_report_on_another_run_is_not_replaced(matched, tmp_path, monkeypatch):
     monkeypatch.setattr("levelmatch.report.page.has_matplotlib", lambda: False)
     page, other = tmp_path / "page.html", tmp_path / "other.asdf"
-    assert run("report", matched[1], "-o", page).exit_code == 0
+    succeed("report", matched[1], "-o", page)
     # A report on the same record is a report on the same run.
-    assert run("report", matched[1], "-o", page, "--title", "Again").exit_code == 0
+    succeed("report", matched[1], "-o", page, "--title", "Again")
     assert "<title>Again</title>" in page.read_text(encoding="utf-8")
     run("solve", matched[1], "-o", other, "--weights", "equal")
     before = page.read_bytes()
     assert_refused(run("report", other, "-o", page), "page.html exists; --overwrite replaces it")
     assert page.read_bytes() == before
-    assert run("report", other, "-o", page, "--overwrite").exit_code == 0
+    succeed("report", other, "-o", page, "--overwrite")
     assert page.read_bytes() != before
     page.write_text("mine", encoding="utf-8")
     done = run("report", other, "-o", page, "--overwrite")
@@ -110,12 +103,10 @@ def test_images_that_a_record_left_out_are_skipped(matched, tmp_path):
     paths, record = matched
     new = tmp_path / "new.asdf"
     run("solve", record, "-o", new, "--exclude", paths[3].name)
-    done = run("apply", new, *paths, "-o", tmp_path / "out")
-    assert done.exit_code == 0, done.output
+    done = succeed("apply", new, *paths, "-o", tmp_path / "out")
     assert done.stderr == "Note: excluded, as in the record: image_00003.fits\n"
     assert not (tmp_path / "out" / paths[3].name).exists()
-    done = run("mosaic", new, *paths, "-o", tmp_path / "mosaic.fits")
-    assert done.exit_code == 0, done.output
+    succeed("mosaic", new, *paths, "-o", tmp_path / "mosaic.fits")
     # A complete record refuses an additional image.
     more = tmp_path / "more.fits"
     more.write_bytes(paths[3].read_bytes())
@@ -143,6 +134,5 @@ def test_passes_that_are_not_there(matched, tmp_path):
 
 
 def test_solve(matched, tmp_path):
-    done = run("solve", matched[1], "-o", tmp_path / "new.asdf", "--reference", "1")
-    assert done.exit_code == 0, done.output
+    done = succeed("solve", matched[1], "-o", tmp_path / "new.asdf", "--reference", "1")
     assert "Reference: image_00001.fits, named by the user." in done.stdout

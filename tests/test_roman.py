@@ -13,12 +13,10 @@ import numpy as np
 import pytest
 from astropy import units as u
 from astropy.modeling import models as m
-from click.testing import CliRunner
-from helpers import tangential_gwcs
+from helpers import run, succeed, tangential_gwcs
 from numpy.testing import assert_allclose, assert_array_equal
 
 import levelmatch as lm
-from levelmatch.cli import main
 from levelmatch.exceptions import FrameError, RecordError
 from levelmatch.images.collect import collect_frames
 
@@ -437,14 +435,11 @@ def test_an_association(files, tmp_path):
 
 def test_the_command_line(files, tmp_path):
     out = tmp_path / "out"
-    run = CliRunner().invoke(main, ["run", *map(str, files), "-o", str(out), "--report"])
-    assert run.exit_code == 0, run.output
-    for command in (["verify", str(out), *(str(out / n) for n in NAMES)], ["show", str(out)]):
-        done = CliRunner().invoke(main, command)
-        assert done.exit_code == 0, done.output
-    again = CliRunner().invoke(
-        main, ["run", *(str(out / n) for n in NAMES), "-o", str(tmp_path / "twice")]
-    )
+    succeed("run", *files, "-o", out, "--report")
+    written = [out / name for name in NAMES]
+    succeed("verify", out, *written)
+    succeed("show", out)
+    again = run("run", *written, "-o", tmp_path / "twice")
     assert again.exit_code == 2
     assert "already matched" in again.output
 

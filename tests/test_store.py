@@ -10,6 +10,7 @@ import time
 import numpy as np
 import pytest
 from astropy.io import fits
+from helpers import succeed
 from numpy.testing import assert_allclose, assert_array_equal
 
 import levelmatch as lm
@@ -302,26 +303,18 @@ def test_outputs_of_another_are_not_replaced(raw, tmp_path):
 
 
 def test_extended_by_the_command(raw, tmp_path, measured):
-    from click.testing import CliRunner
-
-    from levelmatch.cli import main
-
-    run = CliRunner().invoke
-    options = ["--fit-type-mosaic-tiles", "level+slope", "--max-pairs", "12"]
-    done = run(main, ["run", *map(str, raw[:16]), "-o", str(tmp_path / "a"), *options])
-    assert done.exit_code == 0, done.output
+    options = ["--fit-type-mosaic-tiles", "level+slope", "--max-pairs", 12]
+    succeed("run", *raw[:16], "-o", tmp_path / "a", *options)
     del measured[:]
     record = tmp_path / "a" / "levelmatch.asdf"
-    new = ["run", *map(str, raw[16:]), "-o", str(tmp_path / "b"), "--extend", str(record)]
-    done = run(main, new)
-    assert done.exit_code == 0, done.output
+    new = ["run", *raw[16:], "-o", tmp_path / "b", "--extend", record]
+    succeed(*new)
     assert all(pair & {path.name for path in raw[16:]} for pair in measured)
     solve = lm.SolveOptions(max_pairs=12)
     whole = lm.match_levels(raw, fit_type_mosaic_tiles="level+slope", solve=solve)
     assert_same(read_record(tmp_path / "b" / "levelmatch.asdf"), whole)
     # The command line has priority over the record.
-    done = run(main, [*new[:-2], "--extend", str(record), "--weights", "equal", "--overwrite"])
-    assert done.exit_code == 0, done.output
+    succeed(*new, "--weights", "equal", "--overwrite")
     again = read_record(tmp_path / "b" / "levelmatch.asdf")
     assert again.options["solve"]["weights"] == "equal"
     assert again.options["passes"][-1]["fit_type"] == "level+slope"
