@@ -522,24 +522,6 @@ def test_depth_shares_the_weight(pair):
     assert_allclose(shared["sigma"], alone["sigma"])
 
 
-@pytest.mark.parametrize(
-    ("options", "match"),
-    [
-        ({"method": "drizzle"}, "method: 'drizzle' is none of"),
-        ({"location": "mode"}, "location: 'mode' is none of"),
-        ({"clip": 0}, "clip: 0 is not a positive number"),
-        ({"clip": -3.0}, "clip: -3.0 is not a positive number"),
-        ({"clip": np.nan}, "clip: nan is not a positive number"),
-        ({"clip": "3"}, "clip: '3' is not a positive number"),
-        ({"n_workers": 0}, "n_workers: 0 is not a positive whole number"),
-        ({"n_workers": 1.5}, "n_workers: 1.5 is not a positive whole number"),
-    ],
-)
-def test_options_are_checked(options, match):
-    with pytest.raises(ValueError, match=match):
-        MeasureOptions(**options)
-
-
 @pytest.mark.parametrize("clip", [1.0, 2.0, 3.0, 5.0])
 def test_truncation_is_that_of_a_clipped_normal(clip):
     from scipy.stats import truncnorm

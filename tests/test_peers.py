@@ -3,7 +3,6 @@
 
 import re
 import warnings
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -16,11 +15,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 
 import levelmatch as lm
 from levelmatch.images import jwst
-from levelmatch.options import SolveOptions
-from levelmatch.sky.vectors import tangent_axes, unit_vectors
-from levelmatch.solve.equations import Equations
-from levelmatch.solve.groups import solve_groups
-from levelmatch.testing import level_errors, plane_errors, simulate_generic, simulate_miri
+from levelmatch.testing import plane_errors, simulate_generic, simulate_miri
 
 
 def levels_of(result):
@@ -241,82 +236,7 @@ def test_disconnected_sets_have_their_own_gauge(paint):
     assert_allclose(np.asarray(result.table["level"]), [-0.5, 0.5, -1.5, 1.5], atol=0.01)
 
 
-# Long chains, and determinism
-
-
-def chain_equations(n, terms, seed=1):
-    """Return a chain of groups along a meridian, whose pairs agree on random corrections."""
-    rng = np.random.default_rng(seed)
-    axes = np.array([tangent_axes(unit_vectors(40.0, 0.02 * k)) for k in range(n)])
-    middle = np.array([tangent_axes(unit_vectors(40.0, 0.02 * k + 0.01)) for k in range(n - 1)])
-    truth = rng.normal(0, 3, size=(n, terms))
-    equations = Equations(
-        np.arange(n - 1),
-        np.arange(1, n),
-        np.empty((n - 1, terms, terms)),
-        np.empty((n - 1, terms)),
-        middle,
-        axes,
-    )
-    root = rng.normal(size=(n - 1, terms, terms)) + 3 * np.eye(terms)
-    gram = root @ np.swapaxes(root, 1, 2)
-    change = equations.transfer
-    step = np.einsum("pij,pj->pi", change[0], truth[:-1])
-    step -= np.einsum("pij,pj->pi", change[1], truth[1:])
-    return replace(equations, gram=gram, rhs=np.einsum("pij,pj->pi", gram, step)), truth
-
-
-@pytest.mark.parametrize("weights", ["ivar", "equal", "npix", "rms"])
-def test_chain_of_500_levels_is_exact(weights):
-    # Iterative solvers stop before the end of a long chain.
-    equations, truth = chain_equations(500, 1)
-    ones = np.ones(499)
-    solution = solve_groups(
-        equations, SolveOptions(), weights=weights, npix=100 * ones, scatter=ones
-    )
-    truth = truth - truth.mean(axis=0)
-    assert_allclose(solution.coefficients, truth, atol=1e-11)
-    assert_allclose(solution.coefficients.mean(), 0, atol=1e-13)
-
-
-def test_chain_of_100_planes_is_exact():
-    # Errors of slopes grow along a chain with the lever arm; rounding must not add to them.
-    equations, truth = chain_equations(100, 3)
-    ones = np.ones(99)
-    solution = solve_groups(
-        equations,
-        SolveOptions(),
-        weights="ivar",
-        npix=ones,
-        scatter=ones,
-        reference=lambda members: 0,
-    )
-    change = tangent_axes(unit_vectors(40.0, 0.0))
-    from levelmatch.sky.vectors import transfer_matrix
-
-    common = transfer_matrix(change, equations.group_axes) @ truth[0]
-    assert_allclose(solution.coefficients, truth - common, atol=1e-7)
-    assert_array_equal(solution.coefficients[0], 0)
-
-
-@pytest.fixture(scope="module")
-def chain():
-    sim = simulate_generic(
-        n_images=500, layout="chain", shape=(16, 16), overlap=0.4, noise=1e-3, **DARK
-    )
-    return sim, list(sim.images)
-
-
-def test_chain_of_500_images(chain):
-    sim, images = chain
-    result = lm.match_mosaic(images, group_by="FILENAME")
-    errors = np.asarray(level_errors(result.table["level"], sim.truth))
-    # A random walk of 499 steps, each with the error of a mean of about 90 pixels of 1e-3.
-    assert np.abs(errors).max() < 0.02
-    assert len(result.pairs) == 499
-    shuffled = [images[k] for k in np.random.default_rng(5).permutation(500)]
-    again = levels_of(lm.match_mosaic(shuffled, group_by="FILENAME"))
-    assert again == levels_of(result)
+# Determinism; long chains of pairs and of images are in test_solve.py and test_trust.py
 
 
 @pytest.mark.parametrize("n_workers", [1, 2, 4])

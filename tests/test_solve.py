@@ -581,21 +581,27 @@ def test_slopes_that_no_pair_sees_do_not_blow_up(rank, reference):
         assert np.abs(solution.coefficients).max() < 100 * np.abs(true).max()
 
 
+@pytest.mark.parametrize("weights", WEIGHTINGS)
 @pytest.mark.parametrize("k", [1, 3])
-def test_long_chain(k):
+def test_long_chain(k, weights):
     n = 500 if k == 1 else 200
     lon = 10 + 0.02 * np.arange(n)
     axes = tangent_axes(unit_vectors(lon, 5 + 0.01 * np.sin(lon)))
     graph = np.stack([np.arange(n - 1), np.arange(1, n)])
     equations, true = made_up(n, 0, k, graph=graph, axes=axes)
     expected = true - (transfer_matrix(axes[0], axes) @ true[0] if k == 3 else true[0])
-    one = solved(equations, reference=lambda members: 0)
+    one = solved(equations, weights=weights, reference=lambda members: 0)
+    assert_array_equal(one.coefficients[0], 0)
     if k == 1:
-        assert_allclose(one.coefficients, expected, atol=1e-9)
+        assert_allclose(one.coefficients, expected, atol=1e-11)
+        mean = solved(equations, SolveOptions(), weights=weights).coefficients
+        assert_allclose(mean, true - true.mean(), atol=1e-11)
+    # Errors of slopes grow along a chain with the lever arm; rounding must not add to them.
+    assert_allclose(one.coefficients[:100], expected[:100], atol=1e-7)
     # Planes are carried over 200 images with rounding errors far below their errors.
     off = np.abs(one.coefficients - expected)[1:]
     assert (off < 0.05 * one.errors[1:]).all()
-    two = solved(equations, reference=lambda members: 0)
+    two = solved(equations, weights=weights, reference=lambda members: 0)
     assert one.coefficients.tobytes() == two.coefficients.tobytes()
 
 
@@ -684,24 +690,6 @@ def test_active_slopes():
     mean = solved(equations, active=active)
     assert_allclose(mean.coefficients, expected, atol=1e-8)
     assert_array_equal(mean.errors[[1, 4], 1:], 0)
-
-
-@pytest.mark.parametrize(
-    ("name", "value", "match"),
-    [
-        ("robust", "cauchy", "robust: 'cauchy' is none of"),
-        ("floor", -1, "floor: -1 is not a number of 0 or more"),
-        ("floor", np.inf, "floor: inf is not a number of 0 or more"),
-        ("min_area", None, "min_area: None is not a number of 0 or more"),
-        ("min_linear", -0.1, "min_linear: -0.1 is not a number of 0 or more"),
-        ("rms_limit", "2", "rms_limit: '2' is not a number of 0 or more"),
-        ("slope_prior", 0, "slope_prior: 0 is not a positive number"),
-        ("slope_prior", np.nan, "slope_prior: nan is not a positive number"),
-    ],
-)
-def test_options_are_checked(name, value, match):
-    with pytest.raises(ValueError, match=match):
-        SolveOptions(**{name: value})
 
 
 def test_fit_types():
