@@ -144,8 +144,8 @@ def test_the_command_line_refuses_it(paths, tmp_path, monkeypatch, capsys):
         replace(paths[1], keep_time=True)
         return result
 
-    match_of = run_command._match
-    monkeypatch.setattr(run_command, "_match", replaced)
+    match_of = run_command.match_files
+    monkeypatch.setattr(run_command, "match_files", replaced)
     arguments = ["run", *map(str, paths), "-o", str(tmp_path / "out"), "--group-by", "FILENAME"]
     with pytest.raises(SystemExit) as done:
         main(arguments)

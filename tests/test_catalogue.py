@@ -62,13 +62,13 @@ def test_a_catalogue_gives_what_headers_give(paths, expected, tmp_path, kind):
 def test_no_file_is_opened_before_its_pixels_are_measured(paths, tmp_path, monkeypatch):
     levelmatch.write_catalogue(paths, tmp_path / "outlines.ecsv")
     read = []
-    original = fits_files._opened_frames
+    original = fits_files.opened_frames
 
     def opened(path, *arguments):
         read.append(path.name)
         return original(path, *arguments)
 
-    monkeypatch.setattr(fits_files, "_opened_frames", opened)
+    monkeypatch.setattr(fits_files, "opened_frames", opened)
     table = levelmatch.read_catalogue(tmp_path / "outlines.ecsv")
     opened_before = []
 

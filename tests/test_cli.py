@@ -654,13 +654,13 @@ def write_config(folder, text):
 
 def test_config_and_its_precedence(run, files, tmp_path, monkeypatch):
     seen = {}
-    match = run_command._match
+    match = run_command.match_files
 
     def spy(names, values, *rest):
         seen.update(values)
         return match(names, values, *rest)
 
-    monkeypatch.setattr(run_command, "_match", spy)
+    monkeypatch.setattr(run_command, "match_files", spy)
     folder = Path(files[0]).parent
     config = write_config(
         tmp_path,

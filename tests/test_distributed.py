@@ -208,7 +208,7 @@ def test_workers_open_and_write_the_files(client, many, tmp_path, monkeypatch):
 
     found = levelmatch.match_levels(many)
     found.write(tmp_path / "cluster", progress_bar=bar)
-    assert calls == ["_read_batch", "_digests", "_write_product"]
+    assert calls == ["read_batch", "digests_of", "write_images"]
     assert len(steps) == len(many)
     client.close()
     expected = levelmatch.match_levels(many)

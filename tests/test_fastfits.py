@@ -90,7 +90,7 @@ def paths(tmp_path_factory):
 def by_astropy(path, monkeypatch, **options):
     """Return the frame of a file read by astropy."""
     with monkeypatch.context() as patch:
-        patch.setattr(fits_files, "_plain_frames", lambda *args: None)
+        patch.setattr(fits_files, "plain_frames", lambda *args: None)
         return collect_frames([path], lm.ReadOptions(**options))[0]
 
 

@@ -273,7 +273,7 @@ def _run(images, values, shown, lock):
         check_not_recorded(_members(values["files"]))
     checkpoint = None if dry else output / CHECKPOINT
     overwrite = values["overwrite"]
-    result = _match(images, values, bar("pairs"), checkpoint)
+    result = match_files(images, values, bar("pairs"), checkpoint)
     keep_warnings(result, shown)
     result.run.options["command"] = command_text()
     exports = _exports(values)
@@ -328,7 +328,7 @@ def _earlier_outputs(output, result, report):
     return names
 
 
-def _match(images, values, bar, checkpoint):
+def match_files(images, values, bar, checkpoint):
     """Return the result of matching with the options of the command line."""
     from levelmatch import MeasureOptions, SolveOptions, match_levels
 

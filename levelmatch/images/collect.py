@@ -118,7 +118,7 @@ def _read_by_workers(images, read, notes):
     batches = [(images[k : k + BATCH], k, read) for k in starts]
     names = [Path(images[k]).name for k in starts]
     frames = []
-    for found, own, caught, error in spread(client, _read_batch, batches, names):
+    for found, own, caught, error in spread(client, read_batch, batches, names):
         for message, category in caught:
             warn_user(message, category)
         notes.merge(own)
@@ -128,7 +128,7 @@ def _read_by_workers(images, read, notes):
     return frames
 
 
-def _read_batch(images, start, read):
+def read_batch(images, start, read):
     """Return the frames, notes, warnings and the first error of some files, on a worker."""
     frames, notes, error = [], Notes(), None
     with _READING, warnings.catch_warnings(record=True) as caught:

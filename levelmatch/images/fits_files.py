@@ -111,7 +111,7 @@ def file_frames(path: Path, read: ReadOptions, notes: Notes, place: int = 0) -> 
         # The state must exist before anything is read.
         first = FileState(path)
         with named_warnings(name):
-            frames = _opened_frames(path, read, notes, place)
+            frames = opened_frames(path, read, notes, place)
         return [
             _bound(frame, first if k == 0 else first.copy(), read) for k, frame in enumerate(frames)
         ]
@@ -142,10 +142,10 @@ def _bound(frame, state, read):
     return frame.with_keys(source=replace(frame.source, state=state, max_bytes=read.max_bytes))
 
 
-def _opened_frames(path, read, notes, place):
+def opened_frames(path, read, notes, place):
     """Return the frames of a file; read a plain file without astropy."""
     if read.weight_files is None and read.mask_files is None:
-        frames = _plain_frames(path, read, notes)
+        frames = plain_frames(path, read, notes)
         if frames is not None:
             return frames
     _check_packing(path)
@@ -167,7 +167,7 @@ def _opened_frames(path, read, notes, place):
 # Without astropy
 
 
-def _plain_frames(path, read, notes):
+def plain_frames(path, read, notes):
     """Return the frames of a plain file, or `None` if astropy must read it or name its fault."""
     try:
         hdus = fastfits.scan(path)

@@ -143,12 +143,12 @@ def identify(frames: list[Frame]) -> None:
     client = current_client() if len(todo) > 1 else None
     if client is None:
         return
-    found = spread(client, _digests, [(replace(f),) for f in todo], [f.name for f in todo])
+    found = spread(client, digests_of, [(replace(f),) for f in todo], [f.name for f in todo])
     for frame, digests in zip(todo, found, strict=True):
         frame.source.state.digests = digests
 
 
-def _digests(frame: Frame) -> dict[str, str]:
+def digests_of(frame: Frame) -> dict[str, str]:
     identity = frame.opened().source.identity
     return {key: identity[key] for key in ("dtype", "sha256", "mask_sha256")}
 

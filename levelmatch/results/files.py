@@ -204,12 +204,12 @@ def write_products(
         return
     steps = iter(shown)
     items = [([p.bare() for p in images], path, provenance) for images, path in work]
-    spread(client, _write_product, items, [path.name for path in paths], lambda: next(steps, None))
+    spread(client, write_images, items, [path.name for path in paths], lambda: next(steps, None))
     for _ in steps:
         pass
 
 
-def _write_product(images: list[Product], path: Path, provenance: Provenance) -> None:
+def write_images(images: list[Product], path: Path, provenance: Provenance) -> None:
     """Write the images of one file, atomically."""
     write, _ = _job(images, path, provenance)
     write()
