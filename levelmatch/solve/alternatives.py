@@ -2,7 +2,6 @@
 """Alternatives to a rejection: other pairs that may be wrong in place of the rejected ones."""
 
 from dataclasses import dataclass
-from functools import cached_property
 from itertools import combinations
 
 import numpy as np
@@ -157,7 +156,8 @@ class _Models:
             ):
                 right[side[p]] += sign * (self.root[p] @ change[p]).T
             right = (scale[:, :, None] * right).reshape(-1, k)
-            self._known[p] = scale[:, :, None] * self.solved.inverse(right).reshape(-1, k, k)
+            columns = self.solved.factors.solve(right).reshape(-1, k, k)
+            self._known[p] = scale[:, :, None] * columns
         return self._known[p]
 
     def _seen(self, columns, rows=slice(None)):
@@ -331,7 +331,7 @@ class Neighbours:
         ends = np.concatenate([first, second])
         self._rows = np.argsort(ends, kind="stable") % max(len(first), 1)
         self._start = np.searchsorted(np.sort(ends), np.arange(n_images + 1))
-        self._cuts = {}
+        self._others, self._cuts = {}, {}
 
     def in_doubt(self, rows):
         """Return flags of wrong pairs with an image that has few right pairs, shape (r,)."""
@@ -343,16 +343,12 @@ class Neighbours:
         """Return the rows of the pairs of an image."""
         return self._rows[self._start[image] : self._start[image + 1]].tolist()
 
-    @cached_property
-    def _links(self):
-        return {}
-
     def others(self, image):
         """Return the images that share a pair with an image."""
-        if image not in self._links:
+        if image not in self._others:
             ends = self.ends[self.pairs(image)]
-            self._links[image] = set(ends.ravel().tolist()) - {image}
-        return self._links[image]
+            self._others[image] = set(ends.ravel().tolist()) - {image}
+        return self._others[image]
 
     def cut(self, images):
         """Return the rows of the pairs between a set of images and all others, a frozenset."""

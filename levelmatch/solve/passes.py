@@ -162,14 +162,11 @@ class Pass:
         """Systematic scatter of the pairs."""
         return self.solution.floor
 
-    def coefficients(self, group):
-        """Return the correction of a group about its centre, shape (1,) or (3,)."""
-        return self.solution.coefficients[group]
-
     def correction(self, i):
         """Return the correction of image ``i``, in the common unit."""
         group = self.group[i]
-        correction = Correction.from_coefficients(self.coefficients(group), self.group_axes[group])
+        coefficients = self.solution.coefficients[group]
+        correction = Correction.from_coefficients(coefficients, self.group_axes[group])
         if self.pattern is not None:
             correction = correction + Correction(pattern=self.pattern.of(i))
         return correction if self.tie is None else correction + Correction(self.tie[group])

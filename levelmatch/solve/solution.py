@@ -250,4 +250,4 @@ class GaugedCovariance:
     def _inverse(self, vectors):
         """Solutions of the equations for right-hand sides in their own units."""
         scale = self.scale[:, None]
-        return scale * self.solved.inverse(scale * vectors)
+        return scale * self.solved.factors.solve(scale * vectors)

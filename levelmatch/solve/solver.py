@@ -294,10 +294,6 @@ class Solved:
         self.moved = True
         self.start(self.coefficients + self.scale * step.reshape(self.scale.shape))
 
-    def inverse(self, columns):
-        """Return the inverse of the scaled matrix times columns, shape (m * k, n)."""
-        return self.factors.solve(columns)
-
     def covariance_blocks(self):
         """Return the covariance of each group's coefficients, shape (m, k, k)."""
         self._invert()
