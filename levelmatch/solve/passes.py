@@ -123,7 +123,8 @@ class Pass:
 
     def grouped(self, frames):
         """Return the pass with the domains and groups of frames, sorted by name."""
-        domain, group = _LABELS[self.name](frames, self)
+        keys = [_keys(self, k, frame) for k, frame in enumerate(frames)]
+        domain, group = map(labels, zip(*keys, strict=True))
         if self.name != "fit_exclude":
             domain, group = with_excluded(frames, domain, group)
         if self.name not in ("lyot", "fit_exclude"):
@@ -234,43 +235,22 @@ def linked_sets(passes, n):
     return components(np.concatenate(links), start)[1][:n]
 
 
-def _dither_labels(frames, plan):
-    domain = labels([(f.tile, f.detector, f.part) for f in frames])
-    # Images of one exposure that the user made one tile have one level.
-    keys = [(0, f.exposure) if f.exposure else (1, k) for k, f in enumerate(frames)]
-    return domain, labels(keys)
-
-
-def _lyot_labels(frames, plan):
-    return (
-        labels([(f.tile, f.detector) for f in frames]),
-        labels([(f.tile, f.detector, f.part, f.subset) for f in frames]),
-    )
-
-
-def _nircam_labels(frames, plan):
-    return (
-        labels([(f.tile, jwst.module_of(f.detector)) for f in frames]),
-        labels([(f.tile, f.detector, f.subset) for f in frames]),
-    )
-
-
-def _detector_labels(frames, plan):
-    keys = [(f.tile, "" if f.exposure else f.detector, f.subset) for f in frames]
-    return labels([f.tile for f in frames]), labels(keys)
-
-
-def _exclude_labels(frames, plan):
-    keys = [(1, f.name) if f.role == EXCLUDE else (0, "") for f in frames]
-    return np.zeros(len(frames), dtype=np.intp), labels(keys)
-
-
-def _mosaic_labels(frames, plan):
-    groups = [
-        (f.tile, _mosaic_detector(f, plan), "" if plan.recombined else f.part, f.subset)
-        for f in frames
-    ]
-    return np.zeros(len(frames), dtype=np.intp), labels(groups)
+def _keys(plan, k, f):
+    """Return the key of the domain, and the key of the group, of the k-th image ``f``."""
+    match plan.name:
+        case "dithers":
+            # Images of one exposure that the user made one tile have one level.
+            return (f.tile, f.detector, f.part), (0, f.exposure) if f.exposure else (1, k)
+        case "lyot":
+            return (f.tile, f.detector), (f.tile, f.detector, f.part, f.subset)
+        case "nircam_short":
+            return (f.tile, jwst.module_of(f.detector)), (f.tile, f.detector, f.subset)
+        case "detectors":
+            return f.tile, (f.tile, "" if f.exposure else f.detector, f.subset)
+        case "fit_exclude":
+            return "", (1, f.name) if f.role == EXCLUDE else (0, "")
+    part = "" if plan.recombined else f.part
+    return "", (f.tile, _mosaic_detector(f, plan), part, f.subset)
 
 
 def _mosaic_detector(frame, plan):
@@ -278,13 +258,3 @@ def _mosaic_detector(frame, plan):
     if plan.combine_detectors or frame.exposure:
         return ""
     return jwst.module_of(frame.detector) if plan.combine_chips else frame.detector
-
-
-_LABELS = {
-    "dithers": _dither_labels,
-    "lyot": _lyot_labels,
-    "nircam_short": _nircam_labels,
-    "detectors": _detector_labels,
-    "fit_exclude": _exclude_labels,
-    "mosaic": _mosaic_labels,
-}
