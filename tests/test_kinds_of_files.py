@@ -891,18 +891,49 @@ def test_fill_values_stay_in_the_outputs(paint, tmp_path, fill, suffix):
         assert_allclose(new[exposed], old[exposed], atol=1e-4)
 
 
+@pytest.fixture
+def write_integers(paint, tmp_path):
+    """Return a function that writes two images of whole numbers.
+
+    It takes a function that makes the HDU, or the list of HDUs, of data and header.
+    """
+
+    def write(make, suffix=".fits"):
+        (tmp_path / "in").mkdir()
+        paths = []
+        for k, n in enumerate("ab"):
+            image = paint(f"{n}.fits", (0, 20.5 * k), level=30 * k, sky=(100, 0, 0), noise=2)
+            paths.append(tmp_path / "in" / f"{n}{suffix}")
+            make(np.round(image.data), image.wcs.to_header()).writeto(paths[-1])
+        return paths
+
+    return write
+
+
+def scaled_hdu(data, header, scale, zero):
+    """Return an HDU of 16-bit integers with a scale."""
+    hdu = fits.PrimaryHDU(data.astype("i2"), header)
+    hdu.header["BSCALE"], hdu.header["BZERO"] = scale, zero
+    return hdu
+
+
+def matched_and_undone(paths, folder):
+    """Return the outputs for some files, and the files that undo restores from them."""
+    written = match(paths).write(folder / "out")
+    return written, lm.undo_record(folder / "out" / "levelmatch.asdf", written, folder / "back")
+
+
 @pytest.mark.parametrize("dtype", ["i2", "u2"])
-def test_blank_integers_in_the_outputs(paint, tmp_path, dtype):
-    (tmp_path / "in").mkdir()
-    paths, blank = [], np.zeros((48, 64), bool)
+def test_blank_integers_in_the_outputs(write_integers, tmp_path, dtype):
+    blank = np.zeros((48, 64), bool)
     blank[:, :10] = True
-    for k, n in enumerate("ab"):
-        image = paint(f"{n}.fits", (0, 20.5 * k), level=30 * k, sky=(100, 0, 0), noise=2)
-        data = np.where(blank, np.iinfo(dtype).min, np.round(image.data)).astype(dtype)
-        hdu = fits.PrimaryHDU(data, image.wcs.to_header())
+
+    def make(data, header):
+        hdu = fits.PrimaryHDU(np.where(blank, np.iinfo(dtype).min, data).astype(dtype), header)
         hdu.header["BLANK"] = -32768
-        paths.append(tmp_path / "in" / f"{n}.fits")
-        hdu.writeto(paths[-1])
+        return hdu
+
+    paths = write_integers(make)
     result = match(paths)
     written = result.write(tmp_path / "out")
     for path in written:
@@ -915,19 +946,15 @@ def test_blank_integers_in_the_outputs(paint, tmp_path, dtype):
 
 
 @pytest.mark.parametrize("dtype", ["i2", "i4"])
-def test_compressed_blank_integers_are_restored(paint, tmp_path, dtype):
-    (tmp_path / "in").mkdir()
-    paths, least = [], int(np.iinfo(dtype).min)
-    for k, n in enumerate("ab"):
-        image = paint(f"{n}.fits", (0, 20.5 * k), level=30 * k, sky=(100, 0, 0), noise=2)
-        data = np.round(image.data).astype(dtype)
-        data[:, :10] = least
-        header = image.wcs.to_header()
-        header["BLANK"] = least
-        paths.append(tmp_path / "in" / f"{n}.fits.fz")
-        fits.HDUList([fits.PrimaryHDU(), fits.CompImageHDU(data, header)]).writeto(paths[-1])
-    written = match(paths).write(tmp_path / "out")
-    back = lm.undo_record(tmp_path / "out" / "levelmatch.asdf", written, tmp_path / "back")
+def test_compressed_blank_integers_are_restored(write_integers, tmp_path, dtype):
+    least = int(np.iinfo(dtype).min)
+
+    def make(data, header):
+        data[:, :10], header["BLANK"] = least, least
+        return fits.HDUList([fits.PrimaryHDU(), fits.CompImageHDU(data.astype(dtype), header)])
+
+    paths = write_integers(make, ".fits.fz")
+    _, back = matched_and_undone(paths, tmp_path)
     for before, after in zip(paths, back, strict=True):
         stored = [fits.getdata(path, 1, do_not_scale_image_data=True) for path in (before, after)]
         assert stored[1].dtype == stored[0].dtype
@@ -937,55 +964,33 @@ def test_compressed_blank_integers_are_restored(paint, tmp_path, dtype):
 
 
 @pytest.mark.parametrize("scale", [1e-3, 1e-4])
-def test_integers_with_more_digits_than_floats(paint, tmp_path, scale):
+def test_integers_with_more_digits_than_floats(write_integers, tmp_path, scale):
     """Undone pixels stay floats, because their integers would be wrong."""
-    (tmp_path / "in").mkdir()
-    paths = []
-    for k, n in enumerate("ab"):
-        image = paint(f"{n}.fits", (0, 20.5 * k), level=30 * k, sky=(100, 0, 0), noise=2)
-        hdu = fits.PrimaryHDU(np.round(image.data).astype("i2"), image.wcs.to_header())
-        hdu.header["BSCALE"], hdu.header["BZERO"] = scale, 1e4
-        paths.append(tmp_path / "in" / f"{n}.fits")
-        hdu.writeto(paths[-1])
-    written = match(paths).write(tmp_path / "out")
-    back = lm.undo_record(tmp_path / "out" / "levelmatch.asdf", written, tmp_path / "back")
+    paths = write_integers(partial(scaled_hdu, scale=scale, zero=1e4))
+    _, back = matched_and_undone(paths, tmp_path)
     for before, after in zip(paths, back, strict=True):
         old, new = fits.getdata(before), fits.getdata(after)
         assert fits.getheader(after)["BITPIX"] == -32
         np.testing.assert_allclose(new, old, rtol=2e-7)
 
 
-@pytest.fixture
-def large_integers(paint, tmp_path):
-    """Return a function that writes a pair of 64-bit images about a value."""
-
-    def write(value):
-        (tmp_path / "in").mkdir()
-        paths = []
-        for k, n in enumerate("ab"):
-            image = paint(f"{n}.fits", (0, 20.5 * k), level=30 * k, sky=(100, 0, 0), noise=2)
-            data = np.round(image.data).astype("i8") + value
-            paths.append(tmp_path / "in" / f"{n}.fits")
-            fits.PrimaryHDU(data, image.wcs.to_header()).writeto(paths[-1])
-        return paths
-
-    return write
+def large_hdu(data, header, value):
+    """Return an HDU of 64-bit integers about a value."""
+    return fits.PrimaryHDU(data.astype("i8") + value, header)
 
 
-def test_large_integers_are_restored(large_integers, tmp_path):
-    paths = large_integers(2**49 + 1)
-    written = match(paths).write(tmp_path / "out")
-    back = lm.undo_record(tmp_path / "out" / "levelmatch.asdf", written, tmp_path / "back")
+def test_large_integers_are_restored(write_integers, tmp_path):
+    paths = write_integers(partial(large_hdu, value=2**49 + 1))
+    _, back = matched_and_undone(paths, tmp_path)
     for before, after in zip(paths, back, strict=True):
         assert after.read_bytes() == before.read_bytes()
 
 
-def test_larger_integers_stay_floats_with_a_warning(large_integers, tmp_path):
+def test_larger_integers_stay_floats_with_a_warning(write_integers, tmp_path):
     """Double precision does not hold their last digit."""
-    paths = large_integers(2**54 + 1)
-    written = match(paths).write(tmp_path / "out")
+    paths = write_integers(partial(large_hdu, value=2**54 + 1))
     with pytest.warns(lm.LevelMatchWarning, match="its integers have more digits") as caught:
-        back = lm.undo_record(tmp_path / "out" / "levelmatch.asdf", written, tmp_path / "back")
+        _, back = matched_and_undone(paths, tmp_path)
     for warning, before, after in zip(caught, paths, back, strict=True):
         text = str(warning.message)
         assert text.startswith(before.name)
@@ -995,20 +1000,11 @@ def test_larger_integers_stay_floats_with_a_warning(large_integers, tmp_path):
         assert 0 < largest <= float(text.rpartition(" ")[2])
 
 
-def test_a_repeated_scale_does_not_scale_the_outputs(paint, tmp_path):
+def test_a_repeated_scale_does_not_scale_the_outputs(write_integers, tmp_path):
     """Of two cards, the second would scale the corrected floats."""
-    (tmp_path / "in").mkdir()
-    paths = []
-    for k, n in enumerate("ab"):
-        image = paint(f"{n}.fits", (0, 20.5 * k), level=30 * k, sky=(100, 0, 0), noise=2)
-        hdu = fits.PrimaryHDU(np.round(image.data).astype("i2"), image.wcs.to_header())
-        hdu.header["BSCALE"], hdu.header["BZERO"] = 0.5, 10.0
-        paths.append(tmp_path / "in" / f"{n}.fits")
-        hdu.writeto(paths[-1])
-        content = paths[-1].read_bytes()
-        end = content.index(b"END" + b" " * 77)
-        card = f"{'BSCALE  = 0.001':80}END".encode()
-        paths[-1].write_bytes(content[:end] + card + content[end + len(card) :])
+    paths = write_integers(partial(scaled_hdu, scale=0.5, zero=10.0))
+    for path in paths:
+        set_card(path, "BSCALE", "0.001", repeat=True)
     originals = [fits.getdata(path) for path in paths]
     result = match(paths)
     written = result.write(tmp_path / "out")
@@ -1152,13 +1148,8 @@ def test_blank_of_the_command(text, blank):
     assert blank_option(text) == blank
 
 
-def test_edited_pixels_are_no_integers(paint, tmp_path):
-    (tmp_path / "in").mkdir()
-    paths = [tmp_path / "in" / f"{n}.fits" for n in "ab"]
-    for k, path in enumerate(paths):
-        image = paint(path.name, (0, 20.5 * k), level=30 * k, sky=(100, 0, 0), noise=2)
-        data = image.data.round().astype("i2")
-        fits.PrimaryHDU(data, image.wcs.to_header()).writeto(path)
+def test_edited_pixels_are_no_integers(write_integers, tmp_path):
+    paths = write_integers(lambda data, header: fits.PrimaryHDU(data.astype("i2"), header))
     written = match(paths).write(tmp_path / "out")
     with fits.open(written[1], mode="update") as hdus:
         hdus[0].data *= 1.3
