@@ -20,7 +20,7 @@ from levelmatch.images.collect import collect_frames
 from levelmatch.images.corrections import AppliedCorrection, Correction
 from levelmatch.images.frame import Frame
 from levelmatch.images.scales import to_common_unit
-from levelmatch.images.units import in_arcsec, unit_text
+from levelmatch.images.units import in_arcsec, in_unit, unit_text
 from levelmatch.options import FIT_TYPES, ReadOptions, fit_terms
 from levelmatch.record.run import Run, history_entry
 from levelmatch.results.mosaic import compared_mosaic, make_mosaic
@@ -229,7 +229,7 @@ def _at_place(result: MatchResult, item: tuple, fwhm: Any) -> ZeroPoint:
     if not 2 <= len(item) <= 3 or not one_place:
         msg = f"anchor: {item!r}: expected (SkyCoord, value) or (SkyCoord, value, error)"
         raise TypeError(msg)
-    value, *error = (_in_unit(number, result.unit) for number in item[1:])
+    value, *error = (in_unit("anchor", number, result.unit) for number in item[1:])
     if any(number < 0 for number in error):
         msg = f"anchor: the error of the sky value is negative: {item[2]!r}"
         raise ValueError(msg)
@@ -254,22 +254,6 @@ def _at_place(result: MatchResult, item: tuple, fwhm: Any) -> ZeroPoint:
     variance = np.pi / 2 * spread**2 / len(levels) + sum(e**2 for e in error)
     level, shares = np.array([middle - value, 0, 0]), _shares(result, np.asarray(sky)[inside])
     return ZeroPoint(name, level, np.diag([variance, 0, 0]), 1.0, len(levels), shares)
-
-
-def _in_unit(value: Any, unit: Any) -> float:
-    """Return a number or quantity in the unit of the images."""
-    number = value
-    if isinstance(value, u.Quantity):
-        unit = unit or u.dimensionless_unscaled
-        if not value.unit.is_equivalent(unit):
-            msg = f"anchor: {value} cannot be converted to {unit}, the unit of the images"
-            raise u.UnitConversionError(msg)
-        number = value.to_value(unit)
-        number = number.item() if np.ndim(number) == 0 else number
-    if isinstance(number, bool) or not isinstance(number, Real) or not np.isfinite(float(number)):
-        msg = f"anchor: {value!r} is not a finite number"
-        raise TypeError(msg)
-    return float(number)
 
 
 def _pixel_side(result: MatchResult) -> float:

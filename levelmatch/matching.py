@@ -369,6 +369,7 @@ def _mosaic_pass(collection, settings, fit_type, reference, combine_chips, recom
 
 def _match(function, collection, settings, passes):
     """Run passes over a collection: find pairs, measure them, solve each pass, correct."""
+    settings = settings.in_unit(collection.unit)
     frames = collection.frames
     if settings.solve.pattern is not None:
         # A pattern is measured from pixels, so the files of a catalogue are opened.
@@ -418,6 +419,7 @@ def _match_stacks(collection, settings, matched):
     """Run the mosaic pass between stacks of its tiles."""
     from levelmatch.stacks import solve_stacks
 
+    settings = settings.in_unit(collection.unit)
     if settings.solve.pattern is not None:
         warn_user("pattern: stacks do not keep a pattern of the detector: it has no effect")
     check_kept(collection.frames, settings, [matched], recombine=collection.recombine)

@@ -24,6 +24,7 @@ __all__ = [
     "hdu_choices",
     "number",
     "region_text",
+    "without_numpy",
 ]
 
 # Largest size of a region file, in bytes.
@@ -108,7 +109,7 @@ def number(
     word : str or None
         Word that is also a value.
     **metadata
-        Further metadata of the field.
+        Further metadata of the field; with ``unit=True`` it may be a quantity.
     """
     optional = default is None if optional is None else optional
     kind = {"number": True, "zero": zero, "whole": whole, "least": least, "optional": optional}
@@ -138,12 +139,23 @@ def _check_number(name, value, kind):
             msg = f"{name}: {value!r} is not a {what}"
             raise ValueError(msg)
         return
-    good = not is_bool and isinstance(value, Real) and math.isfinite(value) and value >= 0
-    if not good or (value == 0 and not kind["zero"]):
+    # A quantity is converted when the common unit is known.
+    has_unit = kind.get("unit", False) and hasattr(value, "to_value")
+    size = without_numpy(value.value) if has_unit else value
+    good = not is_bool and isinstance(size, Real) and math.isfinite(size) and size >= 0
+    if not good or (size == 0 and not kind["zero"]):
         wanted = "number of 0 or more" if kind["zero"] else "positive number"
         wanted += f", or {kind['word']!r}" if kind["word"] else ""
         msg = f"{name}: {value!r} is not a {wanted}"
         raise ValueError(msg)
+
+
+def without_numpy(value: Any) -> Any:
+    """Return an option with the numbers of Python in place of numpy's, and lists for arrays."""
+    if isinstance(value, list | tuple):
+        items = [without_numpy(item) for item in value]
+        return items if isinstance(value, list) else tuple(items)
+    return value.tolist() if hasattr(value, "tolist") else value
 
 
 def check_blank(blank: Any) -> None:

@@ -16,6 +16,7 @@ from levelmatch.option_values import (
     hdu_choices,
     number,
     region_text,
+    without_numpy,
 )
 
 __all__ = [
@@ -139,6 +140,8 @@ class ReadOptions:
 
     def __post_init__(self):
         check_fields(self)
+        for name in ("hdu", "blank"):
+            object.__setattr__(self, name, without_numpy(getattr(self, name)))
         check_blank(self.blank)
         hdu_choices(self.hdu)
         object.__setattr__(self, "regions", region_text(self.regions))
@@ -222,8 +225,8 @@ class SolveOptions:
     weights : {"ivar", "equal", "npix", "rms"}
         Weights of the pairs: inverse variance with a systematic floor estimated from the
         data, or PJPipe's 1, number of pixels, 1 / scatter**2.
-    floor : float or None
-        Systematic scatter of the pairs in the common unit; `None` to estimate it.
+    floor : float, `~astropy.units.Quantity` or None
+        Systematic scatter of the pairs, in the common unit if a number; `None` to estimate it.
     robust : {"auto", "tukey", "huber", None}
         Treatment of wrong pairs, with the weights ``"ivar"`` and in sets of at least 10
         independent loops. ``"auto"`` predicts each pair from the others, and rejects it if it
@@ -245,10 +248,10 @@ class SolveOptions:
         Approximate largest number of pairs of each image. The largest overlaps are selected, and
         others that keep paths between images short. The only links between images are always
         measured. `None` to measure all pairs.
-    slope_prior : float, "auto" or None
+    slope_prior : float, `~astropy.units.Quantity`, "auto" or None
         Standard deviation of a Gaussian prior on the slopes of planes, in the common unit per
-        arcmin, or ``"auto"``. Its mean is 0. ``"auto"`` estimates it from the slopes of all
-        images (empirical Bayes), as the fit type ``"auto"`` does by default.
+        arcmin if a number. Its mean is 0. ``"auto"`` estimates it from the slopes of all images
+        (empirical Bayes), as the fit type ``"auto"`` does by default.
     slope_gauge : {"reference", "mean"}
         Condition that fixes the plane of a mosaic, which overlaps cannot determine: a zero plane
         of the reference image, or a zero mean slope of each connected set. The level of the
@@ -292,13 +295,13 @@ class SolveOptions:
     """
 
     weights: str = choice("ivar", "ivar", "equal", "npix", "rms")
-    floor: float | None = number(None)
+    floor: float | None = number(None, unit=True)
     robust: str | None = choice("auto", "auto", "tukey", "huber", None)
     min_area: float = number(0.002)
     min_linear: float = number(0.2)
     rms_limit: float = number(2.0)
     max_pairs: int | None = number(24, whole=True, least=2, optional=True)
-    slope_prior: float | str | None = number(None, zero=False, word="auto")
+    slope_prior: float | str | None = number(None, zero=False, word="auto", unit=True)
     slope_gauge: str = choice("reference", "reference", "mean")
     pattern: str | None = choice(None, None, "gradient", "quadratic")
     share_offsets: bool = False
@@ -351,6 +354,8 @@ class CoaddOptions:
 
     def __post_init__(self):
         check_fields(self)
+        for name in ("tile_size", "shape"):
+            object.__setattr__(self, name, without_numpy(getattr(self, name)))
         check_shape("tile_size", self.tile_shape, 16)
         if self.shape is not None:
             check_shape("shape", self.shape, 1)

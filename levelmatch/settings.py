@@ -12,7 +12,7 @@ from typing import Any
 from levelmatch.option_values import check_progress, check_type
 from levelmatch.options import CoaddOptions, MeasureOptions, ReadOptions, SolveOptions
 
-__all__ = ["GROUP_BY", "MOVED_OF_MOSAIC", "Settings", "filled", "plain"]
+__all__ = ["GROUP_BY", "MOVED_OF_MOSAIC", "Settings", "filled", "plain", "solve_in_unit"]
 
 GROUP_BY = ("auto", "jwst", "overlap", "exposure")
 # Keywords of earlier releases, and the keyword of the option class that holds them now.
@@ -91,6 +91,10 @@ class Settings:
         classes = filled(function, moved, dict(zip(CLASSES, options, strict=True)), MOVED)
         return cls(group_by=group_by, progress_bar=progress_bar, **classes)
 
+    def in_unit(self, unit: Any) -> "Settings":
+        """Return the settings without quantities, see `solve_in_unit`."""
+        return replace(self, solve=solve_in_unit(self.solve, unit))
+
     def plain(self) -> dict:
         """Return the settings as plain values that a file can hold."""
         out: dict = {"group_by": plain(self.group_by)}
@@ -98,6 +102,42 @@ class Settings:
             names = [f.name for f in fields(options) if f.name not in ("extend", "checkpoint")]
             out[name] = {key: plain(getattr(getattr(self, name), key)) for key in names}
         return out
+
+
+def solve_in_unit(solve: SolveOptions, unit: Any) -> SolveOptions:
+    """Return options of solving with numbers in the common unit in place of quantities.
+
+    Parameters
+    ----------
+    solve : `~levelmatch.SolveOptions`
+        The options.
+    unit : `~astropy.units.Unit` or None
+        The common unit.
+
+    Returns
+    -------
+    solve : `~levelmatch.SolveOptions`
+        The options.
+
+    Raises
+    ------
+    `~astropy.units.UnitConversionError`
+        If a quantity is of another kind; the message names the option.
+    """
+    # This import takes longer than printing the help of the command line.
+    from astropy import units as u
+
+    from levelmatch.images.units import in_unit
+
+    unit = unit or u.dimensionless_unscaled
+    units = {"floor": unit, "slope_prior": unit / u.arcmin}
+    found = {name: getattr(solve, name) for name in units}
+    values = {
+        name: in_unit(name, value, units[name])
+        for name, value in found.items()
+        if isinstance(value, u.Quantity)
+    }
+    return replace(solve, **values)
 
 
 def filled(function: str, moved: Mapping, options: Mapping, homes: Mapping) -> dict[str, Any]:

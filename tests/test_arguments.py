@@ -3,7 +3,9 @@
 
 import re
 
+import numpy as np
 import pytest
+from astropy import units as u
 
 import levelmatch as lm
 from levelmatch.jwst import write_skylist
@@ -127,3 +129,71 @@ def test_options_and_keywords_are_named(sim, tmp_path):
             lm.make_sky_cells(sim.images, keywords=value)
         with pytest.raises(TypeError, match="^keywords: expected text"):
             lm.write_catalogue(sim.images, tmp_path / "c.ecsv", keywords=value)
+
+
+# Numbers of numpy, and quantities
+
+
+@pytest.mark.parametrize(
+    ("given", "plain"),
+    [
+        (np.int64(0), 0),
+        ([np.int64(1), "SCI"], [1, "SCI"]),
+        (np.arange(1, 3), [1, 2]),
+        (("SCI", np.int16(2)), ("SCI", 2)),
+    ],
+)
+def test_extensions_may_be_integers_of_numpy(given, plain):
+    read = lm.ReadOptions(hdu=given)
+    assert read == lm.ReadOptions(hdu=plain)
+    assert type(read.hdu) is type(plain)
+
+
+def test_arrays_may_be_options():
+    assert lm.ReadOptions(blank=np.array([0.0, -1.0])).blank == [0.0, -1.0]
+    assert lm.CoaddOptions(tile_size=np.array([64, 32])).tile_shape == [64, 32]
+    with pytest.raises(TypeError, match="hdu: True is neither"):
+        lm.ReadOptions(hdu=np.bool_(True))
+
+
+def test_an_extension_by_an_integer_of_numpy(sim, tmp_path):
+    paths = sim.write(tmp_path)
+    found = lm.match_levels(paths, group_by="FILENAME", read=lm.ReadOptions(hdu=np.int64(1)))
+    assert found.record.options["read"]["hdu"] == 1
+
+
+def levels_with(result, images, **options):
+    """Return the errors of planes and the recorded options of a match and of its record."""
+    solve = lm.SolveOptions(**options)
+    calls = {"group_by": "FILENAME", "fit_type": "level+slope"}
+    matched = lm.match_levels(images, solve=solve, **calls)
+    again = lm.solve_record(result.record, solve=solve, fit_type="level+slope")
+    return [(r.table["error"].value, r.options["solve"]) for r in (matched, again)]
+
+
+def test_quantities_in_another_unit(sim, result):
+    unit = result.unit
+    by_numbers = levels_with(result, sim.images, floor=0.02, slope_prior=0.1)
+    floor, prior = 0.02 * unit, 0.1 * unit / u.arcmin
+    kilo = u.Unit(1000 * unit)
+    by_quantities = levels_with(
+        result, sim.images, floor=floor.to(kilo), slope_prior=prior.to(kilo / u.deg)
+    )
+    for (error, options), (expected, plain) in zip(by_quantities, by_numbers, strict=True):
+        np.testing.assert_allclose(error, expected, rtol=1e-9)
+        for name in ("floor", "slope_prior"):
+            assert isinstance(options[name], float)
+            np.testing.assert_allclose(options[name], plain[name], rtol=1e-12)
+
+
+def test_wrong_quantities_are_named(sim, result):
+    for name in ("floor", "slope_prior"):
+        solve = lm.SolveOptions(**{name: 1 * u.m})
+        with pytest.raises(u.UnitsError, match=f"{name}: 1.0 m cannot be converted to"):
+            lm.match_levels(sim.images, fit_type="level+slope", solve=solve)
+        with pytest.raises(u.UnitsError, match=f"{name}: 1.0 m cannot be converted to"):
+            lm.solve_record(result.record, solve=solve)
+        with pytest.raises(ValueError, match=f"{name}: .* is not a"):
+            lm.SolveOptions(**{name: -1 * u.adu})
+        with pytest.raises(ValueError, match=f"{name}: .* is not a"):
+            lm.SolveOptions(**{name: [1, 2] * u.adu})

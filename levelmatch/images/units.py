@@ -6,11 +6,13 @@ import warnings
 from functools import lru_cache
 from numbers import Real
 
+import numpy as np
 from astropy import units as u
 
 __all__ = [
     "UnknownUnit",
     "in_arcsec",
+    "in_unit",
     "is_extensive",
     "is_logarithmic",
     "is_per_beam",
@@ -121,6 +123,32 @@ def in_arcsec(name, angle):
         msg = f"{name}: {angle!r} is not positive"
         raise ValueError(msg)
     return value
+
+
+def in_unit(name, value, unit):
+    """Return a number or quantity as a finite number in the common unit of the images.
+
+    Parameters
+    ----------
+    name : str
+        The argument, for error messages.
+    value : float or `~astropy.units.Quantity`
+        The value. Numbers are in the common unit.
+    unit : `~astropy.units.Unit` or None
+        The common unit, or a unit derived from it.
+    """
+    number = value
+    if isinstance(value, u.Quantity):
+        unit = unit or u.dimensionless_unscaled
+        if not value.unit.is_equivalent(unit):
+            msg = f"{name}: {value} cannot be converted to {unit}, the unit of the images"
+            raise u.UnitConversionError(msg)
+        number = value.to_value(unit)
+        number = number.item() if np.ndim(number) == 0 else number
+    if isinstance(number, bool) or not isinstance(number, Real) or not np.isfinite(float(number)):
+        msg = f"{name}: {value!r} is not a finite number"
+        raise TypeError(msg)
+    return float(number)
 
 
 @lru_cache

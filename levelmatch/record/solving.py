@@ -21,7 +21,7 @@ from levelmatch.record.lazy_covariance import (
 )
 from levelmatch.record.record import Record, as_record
 from levelmatch.record.run import Run, history_entry
-from levelmatch.settings import plain
+from levelmatch.settings import plain, solve_in_unit
 from levelmatch.solve.passes import Pass
 from levelmatch.solve.reference import named_reference
 from levelmatch.solve.run import run_passes
@@ -79,7 +79,7 @@ def solve_record(
     exact for levels.
     """
     record = as_record(record)
-    options = _solve_options(record, solve)
+    options = solve_in_unit(_solve_options(record, solve), record.unit)
     if weights is not None:
         options = replace(options, weights=weights)
     keep = _kept_images(record, exclude)

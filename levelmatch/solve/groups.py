@@ -118,7 +118,8 @@ def _solved_for(equations, free, active, mean, options):
     Where the mean slope is zero in the end, the prior determines the plane of the set. A group
     with a slope of zero would draw the others to its own slope.
     """
-    if options.slope_prior is None or active is not None or equations.n_terms == 1:
+    no_slopes = equations.n_terms == 1 or len(equations.gram) == 0
+    if options.slope_prior is None or active is not None or no_slopes:
         return free
     if options.slope_prior**-2 < LEAST_PRIOR * np.median(equations.gram[:, 1, 1]):
         return free
