@@ -313,6 +313,97 @@ def test_metadata_of_the_step(jwst, stepped):
             assert model.instance["levelmatch"][0]["record_sha256"] == record.sha256
 
 
+RECORD = "jw01234-a3001_image3_levelmatch.asdf"
+LISTED = "jw01234-a3001_image3_levelmatch_asn.json"
+
+
+def meta_of(jwst, path):
+    """Return the metadata of a saved model that runs change, and its texts of HISTORY."""
+    from levelmatch.pipelines.jwst_models import state_of
+
+    with jwst["models"].open(path) as model:
+        texts = [str(entry["description"]) for entry in model.history]
+        return state_of(model), texts, model.instance["meta"].get("levelmatch")
+
+
+@pytest.mark.parametrize("keep", [False, True])
+def test_outputs_of_the_step_are_verified_and_undone(jwst, asn, stepped, kept, tmp_path, keep):
+    folder = kept if keep else stepped
+    record = lm.read_record(folder / RECORD)
+    assert record.files == NAMES
+    assert len(lm.verify_record(record, folder / LISTED)) == len(NAMES)
+    back = lm.undo_record(record, [folder / name for name in NAMES], tmp_path / "back")
+    originals = sorted(asn.parent.glob("*_cal.fits"))
+    assert [path.name for path in back] == [path.name for path in originals]
+    for path, original in zip(back, originals, strict=True):
+        assert meta_of(jwst, path) == meta_of(jwst, original)
+        with fits.open(path) as ours, fits.open(original) as old:
+            assert [hdu.name for hdu in ours] == [hdu.name for hdu in old]
+            assert_allclose(ours["SCI"].data, old["SCI"].data, rtol=2e-7, atol=5e-7)
+            for name in ("ERR", "DQ"):
+                assert_array_equal(ours[name].data, old[name].data)
+            assert not [key for hdu in ours for key in hdu.header if key.startswith("LM")]
+            assert ours[0].header["FILENAME"] == path.name
+            # The pipeline adds its own cards to the outputs of a step.
+            added = set(ours[0].header) - set(old[0].header)
+            assert added <= {"ASNPOOL", "ASNTABLE", "CAL_VCS", "CAL_VER", "CRDS_CTX", "CRDS_VER"}
+            assert set(old[0].header) <= set(ours[0].header)
+
+
+def test_commands_verify_and_undo_the_step(asn, stepped, tmp_path):
+    record = str(stepped / RECORD)
+    run = CliRunner().invoke(main, ["verify", record])
+    assert run.exit_code == 0, run.output
+    run = CliRunner().invoke(main, ["undo", record, "-o", str(tmp_path / "back")])
+    assert run.exit_code == 0, run.output
+    run = CliRunner().invoke(main, ["undo", record, str(stepped / LISTED), "-o", f"{tmp_path}/asn"])
+    assert run.exit_code == 0, run.output
+    (written,) = (tmp_path / "asn").glob("*.json")
+    members = json.loads(written.read_text())["products"][0]["members"]
+    assert [member["expname"] for member in members] == [
+        n.name for n in sorted(asn.parent.glob("*_cal.fits"))
+    ]
+
+
+def test_changed_outputs_of_the_step_are_found(stepped, tmp_path):
+    copies = [shutil.copy(stepped / name, tmp_path) for name in NAMES]
+    with fits.open(copies[2], mode="update") as hdus:
+        hdus["SCI"].data[3, 4] += 1
+    with pytest.raises(lm.RecordError, match=rf"{NAMES[2]}: 1 pixels do not follow"):
+        lm.verify_record(stepped / RECORD, copies)
+
+
+def test_undo_keeps_earlier_runs_of_the_step(jwst, stepped, tmp_path):
+    from levelmatch.jwst import LevelMatchStep
+
+    LevelMatchStep.call(
+        str(stepped / LISTED),
+        rematch=True,
+        output_dir=str(tmp_path),
+        save_results=True,
+        configure_log=False,
+    )
+    (record,) = tmp_path.glob("*.asdf")
+    (listed,) = tmp_path.glob("*.json")
+    lm.verify_record(record, listed)
+    for path in lm.undo_record(record, listed, tmp_path / "back"):
+        assert meta_of(jwst, path) == meta_of(jwst, stepped / path.name)
+
+
+def test_the_step_on_models_in_memory_is_verified(jwst, asn, tmp_path):
+    from levelmatch.jwst import LevelMatchStep
+
+    paths = sorted(asn.parent.glob("*_cal.fits"))
+    models = [jwst["models"].open(path) for path in paths]
+    LevelMatchStep.call(models, output_dir=str(tmp_path), save_results=True, configure_log=False)
+    (record,) = tmp_path.glob("*.asdf")
+    outputs = sorted(tmp_path.glob("*_levelmatch.fits"))
+    with pytest.raises(lm.RecordError, match="in memory; name its file, or the folder of inputs"):
+        lm.verify_record(record, outputs)
+    assert len(lm.verify_record(record, outputs, paths)) == len(NAMES)
+    assert len(lm.undo_record(record, outputs, tmp_path / "back")) == len(NAMES)
+
+
 def test_the_step_refuses_to_match_twice(stepped):
     from levelmatch.jwst import LevelMatchStep
 

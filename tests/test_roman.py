@@ -562,6 +562,21 @@ def test_the_script_of_the_guide(files, tmp_path, monkeypatch):
 # The step of the pipeline
 
 
+def _check_undo(out, inputs, back):
+    """Verify the outputs of the step, and compare them with the inputs after undoing."""
+    record, outputs = out / "r00001_levelmatch.record", out / "r00001_levelmatch_asn.json"
+    n = len(lm.verify_record(record, outputs))
+    paths = lm.undo_record(record, outputs, back)
+    assert len(paths) == n
+    for path in paths:
+        undone, old = tree_of(path)["roman"], tree_of(inputs / path.name)["roman"]
+        np.testing.assert_allclose(undone["data"], old["data"], rtol=2e-7, atol=5e-7)
+        assert "levelmatch" not in undone["meta"]
+        assert undone["meta"].get("background") == old["meta"].get("background")
+        assert undone["meta"].get("cal_step") == old["meta"].get("cal_step")
+        assert undone["meta"]["filename"] == path.name
+
+
 @pytest.fixture
 def romancal(monkeypatch, tmp_path):
     pytest.importorskip("romancal.stpipe", reason="romancal is not installed; tox -e test-roman")
@@ -603,6 +618,7 @@ def test_the_step_on_an_association(romancal, listed, real, tmp_path):
         assert step["meta"]["background"]["subtracted"] is True
     with pytest.raises(FrameError, match=r"already matched by the pass 'dithers'"):
         LevelMatchStep.call(str(out / "r00001_levelmatch_asn.json"), configure_log=False)
+    _check_undo(out, listed.parent, tmp_path / "back")
     with pytest.raises(FrameError, match=r"already matched by the pass 'dithers'"):
         lm.match_levels([out / name for name in names])
 

@@ -13,12 +13,20 @@ from levelmatch.images.sources import flagged
 from levelmatch.images.units import read_unit
 from levelmatch.options import ReadOptions
 from levelmatch.record.run import Provenance
-from levelmatch.results.header import add_kept, add_provenance
+from levelmatch.results.header import add_kept, add_provenance, remove_provenance
 from levelmatch.results.history import history_texts
 from levelmatch.results.products import Product
 from levelmatch.results.splice import run_text
 
-__all__ = ["add_cards", "bits_of", "image_of", "record_level"]
+__all__ = [
+    "add_cards",
+    "bits_of",
+    "forget_run",
+    "image_of",
+    "open_model",
+    "record_level",
+    "state_of",
+]
 
 
 # Metadata attribute for each header keyword used for matching.
@@ -40,6 +48,23 @@ KEYWORDS = {
     "SUBSTRT1": "meta.subarray.xstart",
     "SUBSTRT2": "meta.subarray.ystart",
 }
+
+
+# Metadata that a run changes: group and name.
+CHANGED = (
+    ("background", "level"),
+    ("background", "method"),
+    ("background", "subtracted"),
+    ("cal_step", "skymatch"),
+    ("cal_step", "level_match"),
+)
+
+
+def open_model(path: Any) -> Any:
+    """Open the data model of a file."""
+    from stdatamodels.jwst import datamodels
+
+    return datamodels.open(path)
 
 
 def bits_of(read: ReadOptions) -> int:
@@ -66,6 +91,13 @@ def image_of(model: Any, bits: int) -> NDData:
         meta=header_of(model),
         unit=read_unit(unit) if unit else None,
     )
+
+
+def state_of(model: Any) -> dict[str, Any]:
+    """Return the metadata that a run changes, by dotted name; without those that are not set."""
+    meta = model.instance["meta"]
+    values = {f"{group}.{name}": (meta.get(group) or {}).get(name) for group, name in CHANGED}
+    return {name: value for name, value in values.items() if value is not None}
 
 
 def record_level(model: Any, level: float, entry: dict[str, Any]) -> None:
@@ -95,8 +127,20 @@ def record_level(model: Any, level: float, entry: dict[str, Any]) -> None:
     tree["meta"]["levelmatch"] = run_text(entry)
 
 
-def add_cards(model: Any, product: Product, provenance: Provenance) -> None:
-    """Add the cards of the corrections to the header with which the model is saved."""
+def add_cards(model: Any, product: Product, provenance: Provenance, entry: dict[str, Any]) -> None:
+    """Add the cards of the corrections to the header with which the model is saved.
+
+    Parameters
+    ----------
+    model : `~stdatamodels.jwst.datamodels.ImageModel`
+        The model.
+    product : `~levelmatch.results.products.Product`
+        The image.
+    provenance : `~levelmatch.record.run.Provenance`
+        The run.
+    entry : dict
+        The entry of the run, which `record_level` has added.
+    """
     header = _extra_header(model, "SCI")
     before = len(history_texts(header))
     add = add_kept if provenance.keep else add_provenance
@@ -105,6 +149,47 @@ def add_cards(model: Any, product: Product, provenance: Provenance) -> None:
         add_provenance(header, product.lyot, provenance, part="lyot")
     for text in history_texts(header)[before:]:
         add_history(model, text)
+    _set_extra_header(model, header)
+
+
+def forget_run(model: Any, product: Product, provenance: Provenance) -> None:
+    """Undo `record_level` and `add_cards`.
+
+    Parameters
+    ----------
+    model : `~stdatamodels.jwst.datamodels.ImageModel`
+        The model of a corrected image.
+    product : `~levelmatch.results.products.Product`
+        The image, with the corrections of the run.
+    provenance : `~levelmatch.record.run.Provenance`
+        The run.
+    """
+    tree = model.instance
+    entries = tree.get("levelmatch", [])
+    own = [e for e in entries if e["record_sha256"] == provenance.sha256]
+    kept = [e for e in entries if e["record_sha256"] != provenance.sha256]
+    before = own[0].get("before", {}) if own else {}
+    for group, name in CHANGED:
+        values = tree["meta"].setdefault(group, {})
+        values.pop(name, None)
+        if f"{group}.{name}" in before:
+            values[name] = before[f"{group}.{name}"]
+    tree["levelmatch"] = kept
+    tree["meta"]["levelmatch"] = run_text(kept[-1]) if kept else None
+    for node, key in () if kept else ((tree, "levelmatch"), (tree["meta"], "levelmatch")):
+        del node[key]
+    header = _extra_header(model, "SCI")
+    for entry in model.history:
+        header.add_history(entry["description"])
+    remove_provenance(header, product.frame, provenance)
+    model.history.clear()
+    for line in header.get("HISTORY", []):
+        add_history(model, line)
+    _set_extra_header(model, header)
+
+
+def _set_extra_header(model: Any, header: fits.Header) -> None:
+    """Set the cards of the image's header that are not in the schema, without HISTORY."""
     cards = [[c.keyword, c.value, c.comment] for c in header.cards if c.keyword != "HISTORY"]
     extra = model.instance.setdefault("extra_fits", {})
     extra.setdefault("SCI", {})["header"] = cards

@@ -18,7 +18,25 @@ from levelmatch.record.run import Provenance
 from levelmatch.results.asdf_files import METHOD, entry_of
 from levelmatch.results.products import Product
 
-__all__ = ["add_cards", "bits_of", "image_of", "record_level"]
+__all__ = [
+    "add_cards",
+    "bits_of",
+    "forget_run",
+    "image_of",
+    "open_model",
+    "record_level",
+    "state_of",
+]
+
+# Metadata of the background.
+BACKGROUND = ("level", "method", "subtracted")
+
+
+def open_model(path: Any) -> Any:
+    """Open the data model of a file."""
+    from roman_datamodels import datamodels
+
+    return datamodels.open(path)
 
 
 def bits_of(read: ReadOptions) -> int:
@@ -48,6 +66,17 @@ def image_of(model: Any, bits: int) -> NDData:
     )
 
 
+def state_of(model: Any) -> dict[str, Any]:
+    """Return the metadata that a run changes, without those that are not set."""
+    background = model.meta["background"] if "background" in model.meta else None
+    state: dict[str, Any] = {}
+    if background is not None:
+        values = {key: background[key] for key in BACKGROUND if key in background}
+        state["background"] = {k: v for k, v in values.items() if v is not None}
+    skymatch = _value(model.meta, "cal_step.skymatch")
+    return state if skymatch is None else {**state, "skymatch": str(skymatch)}
+
+
 def record_level(model: Any, level: float, entry: dict[str, Any]) -> None:
     """Set the metadata of a model whose level is subtracted or kept.
 
@@ -69,10 +98,50 @@ def record_level(model: Any, level: float, entry: dict[str, Any]) -> None:
         model.meta.cal_step["skymatch"] = "COMPLETE"
 
 
-def add_cards(model: Any, product: Product, provenance: Provenance) -> None:
-    """Add the run to the list ``meta.levelmatch``."""
+def add_cards(model: Any, product: Product, provenance: Provenance, entry: dict[str, Any]) -> None:
+    """Add the run to the list ``meta.levelmatch``.
+
+    Parameters
+    ----------
+    model : `~roman_datamodels.datamodels.ImageModel`
+        The model.
+    product : `~levelmatch.results.products.Product`
+        The image.
+    provenance : `~levelmatch.record.run.Provenance`
+        The run.
+    entry : dict
+        The entry of the run, with the metadata before it.
+    """
     entries = list(model.meta.get("levelmatch", []))
-    model.meta["levelmatch"] = [*entries, entry_of(product.frame, provenance)]
+    own = {**entry_of(product.frame, provenance), "before": entry["before"]}
+    model.meta["levelmatch"] = [*entries, own]
+
+
+def forget_run(model: Any, product: Product, provenance: Provenance) -> None:
+    """Undo `record_level` and `add_cards`.
+
+    Parameters
+    ----------
+    model : `~roman_datamodels.datamodels.ImageModel`
+        The model of a corrected image.
+    product : `~levelmatch.results.products.Product`
+        The image, with the corrections of the run.
+    provenance : `~levelmatch.record.run.Provenance`
+        The run.
+    """
+    entries = [dict(e) for e in model.meta.get("levelmatch", [])]
+    own = [e for e in entries if e["record_sha256"] == provenance.sha256]
+    kept = [e for e in entries if e["record_sha256"] != provenance.sha256]
+    before = dict(own[0].get("before", {})) if own else {}
+    if "background" in before:
+        model.meta["background"] = {**dict.fromkeys(BACKGROUND), **dict(before["background"])}
+    elif own:
+        del model.meta["background"]
+    if "skymatch" in before:
+        model.meta.cal_step["skymatch"] = before["skymatch"]
+    model.meta["levelmatch"] = kept
+    if not kept:
+        del model.meta["levelmatch"]
 
 
 def _value(meta: Any, place: str) -> Any:

@@ -68,6 +68,9 @@ class Matching:
             result = match_library(library, self.models, options)
             self.provenance = result.provenance
             if self.save_results:
+                names = [product.file for product in result.products]
+                saved = {name: Path(self.make_output_path(basepath=name)).name for name in names}
+                result.run.options["outputs"] = saved
                 folder = self.search_attr("output_dir", default="") or "."
                 self.provenance = write_record(library, result, folder, self.record_suffix)
             correct_library(result, self.provenance)
@@ -187,8 +190,10 @@ class ModelSource(MemorySource):
     # The base class caches the identity, but the pixels of a model change.
     @property
     def identity(self):
-        """Identity of the image, see `~levelmatch.images.sources.MemorySource`."""
-        return MemorySource(self.image).identity
+        """Identity of the image, see `~levelmatch.images.sources.MemorySource`, with its file."""
+        path = self.library.file_of(self.index)
+        files = {} if path is None else {"file": path.name, "path": str(path)}
+        return {**MemorySource(self.image).identity, **files}
 
 
 class LibraryImages:
@@ -236,6 +241,12 @@ class LibraryImages:
                 yield model
             finally:
                 self.library.shelve(model, index, modify=modify)
+
+    def file_of(self, index: int) -> Path | None:
+        """Return the file of a model that an association lists; `None` for a model in memory."""
+        folder = getattr(self.library, "_asn_dir", None)
+        path = Path(folder or "") / self.library.asn["products"][0]["members"][index]["expname"]
+        return path.absolute() if folder and path.is_file() else None
 
     def _frame(self, index: int, read: ReadOptions) -> Frame:
         with self.borrowed(index) as model:
@@ -293,10 +304,11 @@ def correct_library(result: MatchResult, provenance: Provenance) -> None:
                 data = np.asarray(model.data)
                 model.data = corrected_data(product, data).astype(data.dtype, copy=False)
             entry = provenance_entry(frame, provenance, product.lyot)
+            entry["before"] = library.models.state_of(model)
             word = "kept" if provenance.keep else "subtracted"
             level = sum(p["level"] for p in entry[word])
             library.models.record_level(model, level, entry)
-            library.models.add_cards(model, product, provenance)
+            library.models.add_cards(model, product, provenance, entry)
         logger.info("%s: level %.6g %s", frame.name, level, word)
 
 

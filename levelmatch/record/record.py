@@ -131,8 +131,23 @@ class Record(SolvedRun):
     def files(self) -> list[str]:
         """Names of the corrected files, which hold one or more images each."""
         if not any(frame.extension for frame in self.frames):
-            return self.names
+            return [self.output_name(name) for name in self.names]
         return list(dict.fromkeys(frame.file for frame in self.frames))
+
+    @property
+    def of_models(self) -> bool:
+        """Whether the images were data models, which a pipeline step saves under other names."""
+        return "outputs" in self.run.options
+
+    def output_name(self, name: str) -> str:
+        """Return the name of the corrected file of an input file or image.
+
+        Parameters
+        ----------
+        name : str
+            Name of the input.
+        """
+        return self.run.options.get("outputs", {}).get(name, name)
 
     @property
     def history(self) -> list[dict]:

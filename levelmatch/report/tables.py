@@ -287,7 +287,9 @@ def option_tables(facts):
     """Return the tables of options and of versions."""
     result = facts.result
     options = {
-        name: value for name, value in result.options.items() if name not in ("notes", "command")
+        name: value
+        for name, value in result.options.items()
+        if name not in ("notes", "command", "outputs")
     }
     parts = (
         ("Options", list(_flat(options))),

@@ -128,7 +128,7 @@ def recorded_files(record: Record | str | Path, folder: str | Path | None = None
     for frame in record.frames:
         name, path = (str(record.input(frame, key)) for key in ("file", "path"))
         if folder is None and not path:
-            msg = f"{frame.name}: the image was in memory, not in a file; name its file"
+            msg = f"{frame.name}: the image was in memory; name its file, or the folder of inputs"
             raise RecordError(msg)
         found = Path(path)
         if folder is not None:
@@ -172,7 +172,7 @@ def files_by_name(files: Iterable[str | Path], wanted: list[str]) -> dict[str, P
     for path in paths_given:
         found = unique[path] if unique[path] in names else path.name
         if found not in names:
-            msg = f"{path.name}: the record has no such image"
+            msg = f"{path.name}: the record has no such image; the first is {wanted[0]}"
             raise RecordError(msg)
         name = names[found]
         if name in paths:
@@ -207,12 +207,14 @@ def _recorded_frames(
     hdus = [int(record.input(frame, "hdu")) for frame in record.frames]
     # The record of a run on cells is applied to the images that the cells were made from.
     of_cells = record.options.get("nside") is not None
+    # Neither cells nor data models have an index of their HDU.
+    one_image = of_cells or record.of_models
     opened: dict[tuple[str, int], Frame] = {}
     for name in dict.fromkeys(names):
         of_file = sorted({hdu for n, hdu in zip(names, hdus, strict=True) if n == name})
-        hdu = read.hdu if of_cells else of_file
+        hdu = read.hdu if one_image else of_file
         images = collect_frames([paths[name]], replace(read, hdu=hdu))
-        opened |= {(name, 0 if of_cells else frame.source.hdu): frame for frame in images}
+        opened |= {(name, 0 if one_image else frame.source.hdu): frame for frame in images}
     frames = []
     for frame, name, hdu in zip(record.frames, names, hdus, strict=True):
         base = opened[name, hdu]
@@ -326,7 +328,9 @@ def undo_record(
         work = list(zip(by_file(products), paths, strict=True))
         for images, path in work if progress_bar is None else progress_bar(work):
             with named_writing(images[0].name), atomic_stream(path) as stream:
-                if isinstance(images[0].frame.source, AsdfSource):
+                if record.of_models:
+                    _write_model(images[0], record, stream)
+                elif isinstance(images[0].frame.source, AsdfSource):
                     write_undone_asdf(images[0], record.provenance, stream)
                 else:
                     _write_undone(record, images, stream)
@@ -356,6 +360,9 @@ def _corrected_products(
     elif any(frame.extension for frame in record.frames):
         pairs = zip(record.frames, names, strict=True)
         names = [frame.file if frame.extension else name for frame, name in pairs]
+    if record.of_models:
+        whole = record.run.recombine
+        names = [record.output_name(f.product if whole else f.name) for f in record.frames]
     files, listed = listed_files(record, files)
     paths = files_by_name(files, names)
     frames = _recorded_frames(record, paths, listed, force=force, names=names)
@@ -386,6 +393,15 @@ def _inverse(frame: Frame) -> Frame:
     factor = frame.output_factor
     back = tuple(replace(a, correction=a.correction.scaled(-factor)) for a in frame.corrections)
     return frame.with_keys(corrections=back, output_factor=1 / factor)
+
+
+def _write_model(product: Product, record: Record, stream: BinaryIO) -> None:
+    """Write a data model with restored pixels and metadata."""
+    from levelmatch.pipelines.undo import write_undone_model
+
+    lyot = product.lyot and _inverse(product.lyot)
+    own = replace(product, frame=_inverse(product.frame), lyot=lyot)
+    write_undone_model(product, own, record.provenance, stream)
 
 
 def _write_undone(record: Record, products: list[Product], stream: BinaryIO) -> None:
