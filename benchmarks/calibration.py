@@ -88,14 +88,11 @@ def lattice(n):
 
 def solved_levels(first, second, axes, sigma, difference, robust):
     """Solve for levels from the differences and errors of pairs."""
-    ones = np.ones(len(first))
     weight = sigma**-2
     equations = Equations(
         first, second, weight[:, None, None], (weight * difference)[:, None], axes[first], axes
     )
-    return solve_groups(
-        equations, lm.SolveOptions(robust=robust), weights="ivar", npix=ones, scatter=ones
-    )
+    return solve_groups(equations, lm.SolveOptions(robust=robust))
 
 
 def scattered_pulls(n_trials, *, floor=10.0, n=5, robust="tukey"):

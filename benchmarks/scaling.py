@@ -115,16 +115,8 @@ def footprints(n_images):
 
 def solved(equations, options):
     """Return the solution relative to the first group, and its time."""
-    ones = np.ones(len(equations.first))
     start = time.process_time()
-    solution = solve_groups(
-        equations,
-        options,
-        weights="ivar",
-        npix=ones,
-        scatter=ones,
-        reference=lambda members: members[0],
-    )
+    solution = solve_groups(equations, options, reference=lambda members: members[0])
     return solution, time.process_time() - start
 
 

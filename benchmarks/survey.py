@@ -139,8 +139,7 @@ def common_offsets(table, group, group_axes, detector):
         np.broadcast_to(np.eye(3), (len(joined), 3, 3)),
         group_axes,
     )
-    keywords = {"weights": "ivar", "npix": table.npix[joined], "scatter": table.scatter[joined]}
-    solution = solve_groups(equations, lm.SolveOptions(), **keywords)
+    solution = solve_groups(equations, lm.SolveOptions())
     n, m, weight = int(detector.max()) + 1, len(group_axes), solution.weight
     signs = {(0, 0): 1, (0, 1): -1, (1, 0): -1, (1, 1): 1}
     groups, detectors = (equations.first, equations.second), (first, second)

@@ -55,15 +55,8 @@ def simulate(seed, n_parts, n_known, n_open, *, scatter, sigma=0.05):
         name="lyot" if n_parts == 2 else "nircam_short",
         held="science" if n_parts == 2 else None,
     )
-    one = np.ones(len(first))
-    solution = solve_groups(
-        equations,
-        lm.SolveOptions(),
-        weights="ivar",
-        npix=one,
-        scatter=one,
-        reference=(lambda members: members[0]) if n_parts == 2 else None,
-    )
+    reference = (lambda members: members[0]) if n_parts == 2 else None
+    solution = solve_groups(equations, lm.SolveOptions(), reference=reference)
     shared, offsets = share_offsets(solution, matched, frames)
     true = true - (true[:, :1] if n_parts == 2 else true.mean(axis=1, keepdims=True))
     return solution, shared, offsets, true

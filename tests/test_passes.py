@@ -160,9 +160,7 @@ def test_short_overlaps_do_not_determine_the_floor():
         rhs = 1e4 * difference[:, None]
         middle = np.repeat(np.eye(3)[None], len(ends), axis=0)
         equations = Equations(first, second, gram, rhs, middle, axes, short=short)
-        ones = np.ones(len(ends))
-        options = SolveOptions()
-        return solve_groups(equations, options, weights="ivar", npix=ones, scatter=ones)
+        return solve_groups(equations, SolveOptions())
 
     difference = 0.1 * rng.standard_normal(len(pairs))
     alone = solved(pairs, difference, None)

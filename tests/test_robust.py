@@ -51,8 +51,7 @@ def solved(first, second, axes, sigma, difference, **options):
     equations = Equations(
         first, second, weight[:, None, None], (weight * difference)[:, None], axes[first], axes
     )
-    ones = np.ones(len(first))
-    return solve_groups(equations, SolveOptions(**options), weights="ivar", npix=ones, scatter=ones)
+    return solve_groups(equations, SolveOptions(**options))
 
 
 @lru_cache(maxsize=64)
@@ -398,7 +397,5 @@ def test_wrong_planes_of_a_large_mosaic():
     wrong = rng.choice(len(first), 6, replace=False)
     difference[wrong, 0] += 100 * SIGMA
     equations = replace(equations, rhs=np.einsum("pij,pj->pi", gram, difference))
-    ones = np.ones(len(first))
-    options = SolveOptions()
-    solution = solve_groups(equations, options, weights="ivar", npix=ones, scatter=ones)
+    solution = solve_groups(equations, SolveOptions())
     assert_array_equal(np.flatnonzero(solution.robust < 0.5), np.sort(wrong))

@@ -87,16 +87,8 @@ def made_up(n, n_extra, k, *, seed=0, noise=0.0, axes=None, graph=None):
     return equations_of(first, second, gram, d, axes, middle), true
 
 
-def solved(equations, options=PLAIN, *, weights="ivar", npix=None, scatter=None, **keywords):
-    ones = np.ones(len(equations.first))
-    return solve_groups(
-        equations,
-        options,
-        weights=weights,
-        npix=ones if npix is None else npix,
-        scatter=ones if scatter is None else scatter,
-        **keywords,
-    )
+def solved(equations, options=PLAIN, *, weights="ivar", **keywords):
+    return solve_groups(equations, replace(options, weights=weights), **keywords)
 
 
 def without_gauge(coefficients, axes):

@@ -93,9 +93,7 @@ def triangles(rng, n_sets, floor):
     equations = Equations(
         first, second, sigma[:, None, None] ** -2.0, (difference / sigma**2)[:, None], axes, axes
     )
-    one = np.ones(len(first))
-    options = lm.SolveOptions()
-    solution = solve_groups(equations, options, weights="ivar", npix=one, scatter=one)
+    solution = solve_groups(equations, lm.SolveOptions())
     errors = solution.coefficients[:, 0].reshape(true.shape) - true
     errors -= errors.mean(axis=1, keepdims=True)
     return errors / solution.errors.reshape(true.shape)

@@ -35,7 +35,7 @@ logger = getLogger(__name__)
 LEAST_PRIOR = 1e-9
 
 
-def solve_groups(equations, options, *, weights, npix, scatter, reference=None, active=None):
+def solve_groups(equations, options, *, npix=1.0, scatter=1.0, reference=None, active=None):
     """Solve one pass.
 
     Parameters
@@ -43,10 +43,8 @@ def solve_groups(equations, options, *, weights, npix, scatter, reference=None, 
     equations : `Equations`
         The pairs.
     options : `SolveOptions`
-        The floor, the prior and the robust weights.
-    weights : {"ivar", "equal", "npix", "rms"}
-        See `pair_weights`.
-    npix, scatter : `~numpy.ndarray`, shape (n,)
+        The weights, see `pair_weights`; the floor, the prior and the robust weights.
+    npix, scatter : float or `~numpy.ndarray`, shape (n,)
         Number of pixels and scatter of each pair, for the weights ``"npix"`` and ``"rms"``.
     reference : None or callable
         Returns the group to hold at zero, given the groups of a connected set; `None` for a
@@ -68,14 +66,14 @@ def solve_groups(equations, options, *, weights, npix, scatter, reference=None, 
     solver = Solver(equations, unknown, options.slope_prior)
 
     floors = _floors(solver, component, n_sets, free, options.floor)
-    adapted = _adapt(floors, options, weights, solver)
+    adapted = _adapt(floors, options, solver)
     inflation = error_inflation(floors, adapted.floors, adapted.robust > 0.5, options.slope_prior)
     noise = _noise(floors, adapted)
-    if weights != "ivar":
+    if options.weights != "ivar":
         # The floor does not depend on these weights.
         if noise is None:
             noise = equations.gram / floors.precision(adapted.floors)[:, None, None]
-        adapted = _weighted_otherwise(adapted, solver, weights, npix, scatter)
+        adapted = _weighted_otherwise(adapted, solver, options.weights, npix, scatter)
     solved, doubt = solver.finish(adapted.solved), adapted.doubt
     coefficients = solved.coefficients if doubt is None else solved.coefficients + doubt.shift
     gauge = _gauge(equations, component, held, free, mean, options)
@@ -96,7 +94,7 @@ def solve_groups(equations, options, *, weights, npix, scatter, reference=None, 
         floors=adapted.floors,
         weight=solved.factor * equations.gram[:, 0, 0],
         robust=adapted.robust,
-        n_sigma=_n_sigma(floors, adapted, solved, weights),
+        n_sigma=_n_sigma(floors, adapted, solved, options.weights),
         active=np.ones_like(free) if active is None else active,
         covariance_of=covariance_of,
         residual=solved.residual,
@@ -171,9 +169,9 @@ def _gauge(equations, component, held, free, mean, options):
     return None
 
 
-def _adapt(floors, options, weights, solver):
+def _adapt(floors, options, solver):
     """Return floors, robust weights and solution for the chosen treatment of wrong pairs."""
-    if weights != "ivar" and options.floor is not None:
+    if options.weights != "ivar" and options.floor is not None:
         # Neither floors nor robust weights are needed.
         return RobustFit(floors.start(), np.ones(len(floors.set_of)), None)
     if options.robust == "auto":

@@ -89,7 +89,6 @@ def solve_pass(grouped, frames, table, rows, options, *, sky=None, shared=None, 
     solution = solve(
         equations,
         options,
-        weights=options.weights,
         npix=counted.npix,
         scatter=counted.scatter,
         reference=choice.pick if choice.any else None,
