@@ -622,3 +622,55 @@ def test_arrays_named_by_their_image(tmp_path, names):
 def test_numbers_that_belong_to_no_image(names):
     found = [Extension(name, 1, True, (9, 9), True) for name in names]
     assert sky_images(found) == list(range(len(names)))
+
+
+# Images of other filters in one file
+
+
+def two_bands(tmp_path, names, filters=None):
+    """Return two dithers, whose files hold two images of the same sky."""
+    paths = []
+    for k in range(2):
+        hdus = fits.HDUList([fits.PrimaryHDU()])
+        rng = np.random.default_rng(k)
+        for band, name in enumerate(names):
+            wcs = WCS(naxis=2)
+            wcs.wcs.ctype = ["RA---TAN", "DEC--TAN"]
+            wcs.wcs.crval, wcs.wcs.cdelt = [150.0, 2.0], [-1e-4, 1e-4]
+            wcs.wcs.crpix = [30 + 10 * k, 30]
+            header = wcs.to_header()
+            header["BUNIT"] = "adu"
+            if filters is not None:
+                header["FILTER"] = filters[band]
+            data = 5 * k + 50 * band + rng.normal(0, 1, (60, 60))
+            hdus.append(fits.ImageHDU(data.astype("f4"), header, name=name))
+        paths.append(tmp_path / f"k{k}.fits")
+        hdus.writeto(paths[-1])
+    return paths
+
+
+@pytest.mark.parametrize("hdu", ["all", ["J", "K"]])
+@pytest.mark.parametrize("as_hdus", [False, True])
+def test_images_of_unknown_filters_at_one_place_are_named(tmp_path, hdu, as_hdus):
+    paths = two_bands(tmp_path, ("J", "K"))
+    opened = [fits.open(path) for path in paths]
+    text = r"no header names their filters: k0.fits \(J, K\), k1.fits \(J, K\)\. .* hdu chooses"
+    with pytest.warns(lm.LevelMatchWarning, match=text):
+        result = lm.match_levels(opened if as_hdus else paths, read=lm.ReadOptions(hdu=hdu))
+    for hdus in opened:
+        hdus.close()
+    assert len(result) == 4
+
+
+def test_images_of_one_filter_at_one_place_are_matched(tmp_path):
+    """Neither a known filter nor exposures of one name cause a warning."""
+    for k, (names, filters) in enumerate([(("J", "K"), ("r", "r")), (("SCI", "SCI"), None)]):
+        (tmp_path / str(k)).mkdir()
+        paths = two_bands(tmp_path / str(k), names, filters)
+        assert len(lm.match_levels(paths, read=lm.ReadOptions(hdu="all"))) == 4
+
+
+def test_one_image_of_unknown_filters_is_chosen(tmp_path):
+    paths = two_bands(tmp_path, ("J", "K"))
+    result = lm.match_levels(paths, read=lm.ReadOptions(hdu="K"))
+    assert abs(np.diff(result.table["level"].value)[0] - 5) < 0.2

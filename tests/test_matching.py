@@ -771,3 +771,12 @@ def test_write_and_read_back(small_images, small_paths, tmp_path, kind):
         assert_allclose(after.data, before.data, atol=1e-5)
         assert_array_equal(after.mask, before.mask)
         assert_allclose(after.uncertainty.array, before.uncertainty.array)
+
+
+def test_a_result_contains_names(small_images):
+    """Images are computed when indexed, so that names alone can be found."""
+    result = lm.match_levels(small_images, group_by="FILENAME")
+    assert result.names[0] in result
+    assert "other" not in result
+    assert 0 not in result
+    assert all(result[name] is not None for name in result.names[:1])

@@ -720,3 +720,50 @@ def test_options_that_are_missing_are_named(path, tmp_path):
             match = r"changed\.asdf"
         with pytest.raises(RecordError, match=match):
             read_record(rewritten(path, drop, tmp_path))
+
+
+def test_folders_stand_for_their_images(tmp_path):
+    paths = simulate_miri(tiles=(1, 1), n_dithers=2, shape=(48, 48)).write(tmp_path / "in")
+    lm.match_levels(paths).write(tmp_path / "out")
+    (tmp_path / "out" / "notes.txt").write_text("another file")
+    record = tmp_path / "out" / RECORD_NAME
+    names = [path.name for path in paths]
+    assert lm.verify_record(record, tmp_path / "out") == names
+    assert lm.verify_record(record, tmp_path / "out", tmp_path / "in") == names
+    back = lm.undo_record(record, tmp_path / "out", tmp_path / "back")
+    again = lm.apply_record(record, str(tmp_path / "in"), tmp_path / "again")
+    assert [path.name for path in (*back, *again)] == names * 2
+    for one, other in zip(again, sorted((tmp_path / "out").glob("*.fits")), strict=True):
+        assert one.read_bytes() == other.read_bytes()
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(RecordError, match="empty: the folder has no image of the record"):
+        lm.verify_record(record, tmp_path / "empty")
+
+
+@pytest.mark.parametrize("dtype", ["u1", "i2", "u2", "i4"])
+@pytest.mark.parametrize("compressed", [False, True])
+def test_good_pixels_may_reach_the_blank_value(tmp_path, dtype, compressed):
+    """The value of blank pixels in the original is a good value of the corrected image."""
+    rng, paths = np.random.default_rng(1), []
+    for k in range(2):
+        header = fits.Header()
+        for key, value in {"CTYPE": ("RA---TAN", "DEC--TAN"), "CRVAL": (150.0, 2.0)}.items():
+            header[f"{key}1"], header[f"{key}2"] = value
+        header["CDELT1"], header["CDELT2"] = -1e-4, 1e-4
+        header["CRPIX1"], header["CRPIX2"] = 30 + 10 * k, 30
+        data = (100 + rng.integers(-3, 4, (60, 60))).astype(dtype)
+        data[3, 3] = 95
+        kind = fits.CompImageHDU if compressed else fits.ImageHDU
+        hdu = kind(data, header)
+        hdu.header["BLANK"] = 95 - (1 << 15 if dtype == "u2" else 0)
+        paths.append(tmp_path / f"k{k}.fits")
+        fits.HDUList([fits.PrimaryHDU(), hdu]).writeto(paths[-1])
+    solve = lm.SolveOptions(hold={"k0.fits": 5.0, "k1.fits": 5.0})
+    out = lm.match_levels(paths, group_by="FILENAME", solve=solve).write(tmp_path / "out")
+    assert np.count_nonzero(fits.getdata(out[0], 1) == 95) > 100
+    back = lm.undo_record(tmp_path / "out" / RECORD_NAME, out, tmp_path / "back")
+    for one, other in zip(back, paths, strict=True):
+        found, expected = fits.getdata(one, 1), fits.getdata(other, 1)
+        good = np.ones(found.shape, dtype=bool)
+        good[3, 3] = False
+        assert_array_equal(found[good], expected[good])

@@ -94,3 +94,14 @@ def test_closed_streams_do_not_matter(paint, write, tmp_path, closed):
     assert done.returncode == 0
     assert len(list((tmp_path / "out").glob("*.fits"))) == 2
     assert (b"Written: 2 images" in done.stdout) == (1 not in closed)
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="this system has no /dev/full")
+def test_standard_output_on_a_full_disk(odd, tmp_path):
+    run("run", *odd, "-o", tmp_path / "out")
+    code = "from levelmatch.cli import main; main()"
+    words = [sys.executable, "-c", code, "show", str(tmp_path / "out" / "levelmatch.asdf")]
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(words, stdout=full, stderr=subprocess.PIPE)
+    assert done.returncode == 1
+    assert done.stderr.decode().splitlines()[0] == "Error: standard output: No space left on device"

@@ -1,6 +1,7 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
 """The terminal: printed text, the log, and interruption by Ctrl-C."""
 
+import errno
 import logging
 import os
 import shlex
@@ -62,7 +63,14 @@ def echo(text: str, *, err: bool = False) -> None:
     err : bool
         Whether to print to the standard error stream.
     """
-    click.echo(printable(text), err=err)
+    try:
+        click.echo(printable(text), err=err)
+    except OSError as error:
+        if error.errno == errno.EPIPE:
+            raise
+        # For example a full disk, to which the output is redirected.
+        stream = "standard error" if err else "standard output"
+        raise OSError(error.errno, error.strerror, stream) from error
 
 
 # --------------------------------------------------------------------------------------

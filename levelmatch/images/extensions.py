@@ -10,6 +10,7 @@ from typing import Any
 from astropy.io import fits
 
 from levelmatch.exceptions import FrameError
+from levelmatch.images.filters import filters_of
 from levelmatch.images.mask_arrays import BESIDE, companions, image_shape
 from levelmatch.option_values import hdu_choices
 from levelmatch.options import ReadOptions
@@ -255,6 +256,7 @@ class ExtensionChoice:
         else:
             frames = [frame for i in self.indices for frame in self._one_of_many(make, i, notes)]
             frames = self._without_copies(frames)
+            self._note_same_sky(frames, notes)
         self._note_others(frames, notes)
         return frames
 
@@ -281,6 +283,19 @@ class ExtensionChoice:
         if len(set(overlap_groups([frame.whole_grid for frame in frames]))) == len(frames):
             return frames
         return [frames[0].with_keys(name=self.name, extension="")]
+
+    def _note_same_sky(self, frames, notes):
+        """Note images that may be of different filters: of other names, at the same sky."""
+        unknown = [f for f in frames if f.extension and not filters_of(f.meta)]
+        names = [self.extensions[frame.source.hdu].name for frame in unknown]
+        if len(set(names)) < 2:
+            return
+        groups = overlap_groups([frame.whole_grid for frame in unknown])
+        for group in dict.fromkeys(groups):
+            alike = [k for k, other in enumerate(groups) if other == group]
+            if len({names[k] for k in alike}) > 1:
+                labels = ", ".join(unknown[k].extension for k in alike)
+                notes.add("same sky", self.name, labels)
 
     def _note_others(self, frames, notes):
         """Note images of the sky that are not matched; warn unless the user chose this."""

@@ -20,6 +20,11 @@ SENTENCES = {
     "chosen extensions": (
         "only the images chosen by hdu are matched, the others are left as they are: {images}"
     ),
+    "same sky": (
+        "images of one file show the same sky, are matched to each other, and no header names "
+        "their filters: {images}. Their emission differs if their filters do: hdu chooses one "
+        "image of each file, so match each filter by itself, or add FILTER to the headers"
+    ),
     "gwcs": "the gwcs cannot be read, the FITS WCS is used: {images}",
     "fill": (
         "large regions of one value are missing data: {images}; "

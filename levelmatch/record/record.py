@@ -140,13 +140,7 @@ class Record(SolvedRun):
         return "outputs" in self.run.options
 
     def output_name(self, name: str) -> str:
-        """Return the name of the corrected file of an input file or image.
-
-        Parameters
-        ----------
-        name : str
-            Name of the input.
-        """
+        """Return the name of the corrected file of an input."""
         return self.run.options.get("outputs", {}).get(name, name)
 
     @property

@@ -74,8 +74,8 @@ def recorded_result(
     record : `~levelmatch.Record`, str or `~pathlib.Path`
         The record.
     files : iterable of str or `~pathlib.Path`
-        All of the recorded inputs in any order, or associations that list them. Files are
-        identified by name.
+        All of the recorded inputs in any order, their folder, or associations that list them.
+        Files are identified by name.
     force : bool
         Whether to accept images whose pixels or positions differ from the record.
 
@@ -92,8 +92,9 @@ def recorded_result(
     """
     check_flag("force", force)
     record = as_record(record)
-    files, listed = listed_files(record, files)
-    paths = files_by_name(files, _input_names(record))
+    names = _input_names(record)
+    files, listed = listed_files(record, files, names)
+    paths = files_by_name(files, names)
     frames = _recorded_frames(record, paths, listed, force=force)
     if not force and record.options.get("nside") is None:
         for frame in frames:
@@ -148,18 +149,32 @@ def _input_names(record: Record) -> list[str]:
 
 
 def listed_files(
-    record: Record, files: Iterable[str | Path]
+    record: Record, files: Iterable[str | Path], wanted: list[str]
 ) -> tuple[list[Path], dict[Path, tuple[Path, ...]]]:
     """Return the given and listed files, and the associations that list each file.
 
-    Listed files that an earlier call excluded from the record are left out.
+    A folder stands for the wanted files in it. Listed files that an earlier call excluded from the
+    record are left out.
     """
     files = [files] if isinstance(files, str | PathLike) else files
     check_type("files", files, Iterable, "a list of paths")
-    paths, listed = expand_associations(as_path("files", file) for file in files)
+    given = [f for file in files for f in _in_folder(as_path("files", file), wanted)]
+    paths, listed = expand_associations(given)
     excluded = {name for entry in record.history for name in entry.get("excluded", ())}
     excluded -= {frame.name for frame in record.frames}
     return [path for path in paths if path not in listed or path.name not in excluded], listed
+
+
+def _in_folder(path: Path, wanted: list[str]) -> list[Path]:
+    """Return the wanted files of a folder; return a file alone."""
+    if not path.is_dir():
+        return [path]
+    names = dict.fromkeys(name for want in wanted for name in (want, fits_name(want)))
+    found = [path / name for name in names if (path / name).is_file()]
+    if not found:
+        msg = f"{path}: the folder has no image of the record; name the files"
+        raise RecordError(msg)
+    return found
 
 
 def files_by_name(files: Iterable[str | Path], wanted: list[str]) -> dict[str, Path]:
@@ -263,7 +278,7 @@ def apply_record(
     record : `~levelmatch.Record`, str or `~pathlib.Path`
         The record.
     files : iterable of str or `~pathlib.Path`
-        All of the recorded inputs, or associations that list them.
+        All of the recorded inputs, their folder, or associations that list them.
     <<files>>
 
     Raises
@@ -308,7 +323,7 @@ def undo_record(
     record : `~levelmatch.Record`, str or `~pathlib.Path`
         The record.
     files : iterable of str or `~pathlib.Path`
-        All of the corrected images, or associations that list them.
+        All of the corrected images, their folder, or associations that list them.
     <<files>>
 
     Raises
@@ -363,7 +378,7 @@ def _corrected_products(
     if record.of_models:
         whole = record.run.recombine
         names = [record.output_name(f.product if whole else f.name) for f in record.frames]
-    files, listed = listed_files(record, files)
+    files, listed = listed_files(record, files, names)
     paths = files_by_name(files, names)
     frames = _recorded_frames(record, paths, listed, force=force, names=names)
     for frame in frames:

@@ -30,8 +30,9 @@ class MatchResult(SolvedRun, Sequence):
     """Corrected images, computed when indexed, and their corrections.
 
     ``result[i]`` or ``result[name]`` reads and corrects one image, and returns it as a
-    `~astropy.nddata.CCDData`. An image in memory is returned in its own class. The other
-    functions of the package accept the result in place of a list of images.
+    `~astropy.nddata.CCDData`. An image in memory is returned in its own class. ``name in result``
+    tests for the name of an image. The other functions of the package accept the result in place
+    of a list of images.
 
     Parameters
     ----------
@@ -55,6 +56,10 @@ class MatchResult(SolvedRun, Sequence):
 
     def __len__(self) -> int:
         return len(self.products)
+
+    def __contains__(self, item: object) -> bool:
+        """Return whether an image has a name; images are computed, so no other object is found."""
+        return isinstance(item, str) and item in self.names
 
     def __getitem__(self, item: int | str | slice) -> Any:
         if isinstance(item, str):

@@ -40,9 +40,9 @@ def verify_record(
     record : `~levelmatch.Record`, str or `~pathlib.Path`
         The record.
     outputs : iterable of str or `~pathlib.Path`
-        All of the corrected images, or associations that list them.
+        All of the corrected images, their folder, or associations that list them.
     inputs : iterable of str or `~pathlib.Path`, or None
-        The recorded inputs; by default their recorded paths are used.
+        The recorded inputs or their folder; by default their recorded paths are used.
 
     Returns
     -------
@@ -57,8 +57,8 @@ def verify_record(
     """
     record = as_record(record)
     result = recorded_result(record, recorded_files(record) if inputs is None else inputs)
-    outputs, _ = listed_files(record, outputs)
     names = [record.output_name(product.file) for product in result.products]
+    outputs, _ = listed_files(record, outputs, names)
     paths = files_by_name(outputs, names)
     for product, name in zip(result.products, names, strict=True):
         with named_warnings(product.name):
