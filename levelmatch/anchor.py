@@ -21,6 +21,7 @@ from levelmatch.images.corrections import AppliedCorrection, Correction
 from levelmatch.images.frame import Frame
 from levelmatch.images.scales import to_common_unit
 from levelmatch.images.units import in_arcsec, in_unit, unit_text
+from levelmatch.measure.disc import disc_mean
 from levelmatch.options import FIT_TYPES, ReadOptions, fit_terms
 from levelmatch.record.run import Run, history_entry
 from levelmatch.results.mosaic import compared_mosaic, make_mosaic
@@ -247,13 +248,13 @@ def _at_place(result: MatchResult, item: tuple, fwhm: Any) -> ZeroPoint:
     if np.count_nonzero(inside) < 4:
         msg = f"anchor: {name}: the images have no good pixel there"
         raise NoOverlapError(msg)
-    levels = np.asarray(mosaic.data[inside], dtype=float)
-    middle = np.median(levels)
-    spread = 1.4826 * np.median(np.abs(levels - middle))
-    # Variance of the median of normally distributed values, and of the given value.
-    variance = np.pi / 2 * spread**2 / len(levels) + sum(e**2 for e in error)
-    level, shares = np.array([middle - value, 0, 0]), _shares(result, np.asarray(sky)[inside])
-    return ZeroPoint(name, level, np.diag([variance, 0, 0]), 1.0, len(levels), shares)
+    x0, y0 = mosaic.wcs.world_to_pixel(place)
+    values = np.where(mosaic.mask, np.nan, mosaic.data)
+    mean, variance = disc_mean(values, inside, (float(y0), float(x0)))
+    variance += sum(e**2 for e in error)
+    level, shares = np.array([mean - value, 0, 0]), _shares(result, np.asarray(sky)[inside])
+    n = int(np.count_nonzero(inside))
+    return ZeroPoint(name, level, np.diag([variance, 0, 0]), 1.0, n, shares)
 
 
 def _pixel_side(result: MatchResult) -> float:

@@ -360,3 +360,47 @@ def test_a_record_and_a_file_of_many_images_are_refused(tmp_path):
     fits.HDUList(hdus).writeto(tmp_path / "two.fits")
     with pytest.raises(lm.FrameError, match=r"two\.fits.*: the anchor's file has 2 images"):
         lm.anchor_levels(result, tmp_path / "two.fits")
+
+
+# The error of the sky at a place
+
+
+def places_on(structure, width, n_seeds=24):
+    """Return errors, true and stated, of absolute levels from a place on a sky with structure."""
+    true, stated = [], []
+    half = width / 2
+    disc = np.stack(np.meshgrid(*[np.linspace(-half, half, 101)] * 2))
+    disc = disc[:, np.hypot(*disc) <= half]
+    for seed in range(n_seeds):
+        rng = np.random.default_rng(seed)
+        levels, images = rng.normal(0, 2, 4), []
+        for k, level in enumerate(levels):
+            crpix = [50 + 40 * (k % 2 - 0.5), 50 + 40 * (k // 2 - 0.5)]
+            y, x = np.indices((100, 100))
+            data = structure(crpix[0] - 1 - x, y + 1 - crpix[1]) + level
+            wcs = WCS(naxis=2)
+            wcs.wcs.ctype = ["RA---TAN", "DEC--TAN"]
+            wcs.wcs.crval, wcs.wcs.cdelt = [150.0, 2.0], [-1 / 3600, 1 / 3600]
+            wcs.wcs.crpix = crpix
+            noisy = data + rng.normal(0, 0.5, data.shape)
+            images.append(CCDData(noisy, wcs=wcs, unit=u.MJy / u.sr, meta={"FILENAME": f"{k}"}))
+        result = lm.match_levels(images, group_by="FILENAME")
+        place = SkyCoord(150, 2, unit="deg"), structure(*disc).mean()
+        table = lm.anchor_levels(result, place, fwhm=width).table
+        true.append(table["level"].value - levels)
+        stated.append(table["error"].value)
+    return np.array(true), np.array(stated)
+
+
+@pytest.mark.parametrize("width", [10.0, 30.0])
+@pytest.mark.parametrize("slope", [0.0, 0.02])
+def test_errors_of_the_sky_at_a_place(width, slope):
+    true, stated = places_on(lambda x, y: slope * x + 0 * y, width)
+    assert 0.6 < np.sqrt(np.mean(np.square(true / stated))) < 1.5
+
+
+def test_the_mean_of_a_curved_sky_at_a_place():
+    """The disc's mean is that of the sky, which a median is not."""
+    bump = places_on(lambda x, y: 2 * np.exp(-(np.hypot(x - 5, y + 8) ** 2) / 1250), 30.0)
+    assert abs(bump[0].mean()) < 0.01
+    assert 0.4 < np.sqrt(np.mean(np.square(bump[0] / bump[1]))) < 1.35
