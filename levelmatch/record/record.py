@@ -130,13 +130,13 @@ class Record(SolvedRun):
     @property
     def files(self) -> list[str]:
         """Names of the corrected files, which hold one or more images each."""
-        if not any(frame.extension for frame in self.frames):
-            return [self.output_name(name) for name in self.names]
-        return list(dict.fromkeys(frame.file for frame in self.frames))
+        if any(frame.extension for frame in self.frames):
+            return list(dict.fromkeys(frame.file for frame in self.frames))
+        return [self.output_name(name) for name in self.names]
 
     @property
     def of_models(self) -> bool:
-        """Whether the images were data models, which a pipeline step saves under other names."""
+        """Whether a pipeline step saved the images, under other names."""
         return "outputs" in self.run.options
 
     def output_name(self, name: str) -> str:
