@@ -351,13 +351,10 @@ def test_outputs_of_the_step_are_verified_and_undone(jwst, asn, stepped, kept, t
 
 
 def test_commands_verify_and_undo_the_step(asn, stepped, tmp_path):
-    record = str(stepped / RECORD)
-    run = CliRunner().invoke(main, ["verify", record])
-    assert run.exit_code == 0, run.output
-    run = CliRunner().invoke(main, ["undo", record, "-o", str(tmp_path / "back")])
-    assert run.exit_code == 0, run.output
-    run = CliRunner().invoke(main, ["undo", record, str(stepped / LISTED), "-o", f"{tmp_path}/asn"])
-    assert run.exit_code == 0, run.output
+    record = stepped / RECORD
+    succeed("verify", record)
+    succeed("undo", record, "-o", tmp_path / "back")
+    succeed("undo", record, stepped / LISTED, "-o", tmp_path / "asn")
     (written,) = (tmp_path / "asn").glob("*.json")
     members = json.loads(written.read_text())["products"][0]["members"]
     assert [member["expname"] for member in members] == [
