@@ -37,21 +37,20 @@ def disc_mean(
     """
     y, x = np.nonzero(inside)
     margin = max(int(np.ptp(x)) // 2, 8)
-    wide = np.zeros_like(inside)
-    wide[
-        max(int(y.min()) - margin, 0) : int(y.max()) + margin + 1,
-        max(int(x.min()) - margin, 0) : int(x.max()) + margin + 1,
-    ] = True
-    correlation = _correlation(_flattened(values, wide & np.isfinite(values), 2))
+    # The rest of the mosaic is not needed.
+    top, left = max(int(y.min()) - margin, 0), max(int(x.min()) - margin, 0)
+    box = np.s_[top : int(y.max()) + margin + 1, left : int(x.max()) + margin + 1]
+    values, inside = values[box], inside[box]
+    correlation = _correlation(_flattened(values, np.isfinite(values), 2))
     degree = 2 if np.count_nonzero(inside) >= LEAST_CURVED else 1
     own = _flattened(values, inside & np.isfinite(values), degree)
     kept = np.isfinite(own)
-    n = np.count_nonzero(kept)
+    n = int(np.count_nonzero(kept))
     # The fit takes its number of terms from the number of independent values.
     free = max(n - 3 * degree * correlation, 0.3 * n)
     variance = float(np.sum(own[kept] ** 2)) / free * min(correlation, n) / n
     # The pixels of the disc are not centred on the place, which matters in a gradient.
-    offsets = np.argwhere(kept) - np.array(centre)
+    offsets = np.argwhere(kept) - (centre[0] - top, centre[1] - left)
     basis = np.column_stack([np.ones(n), offsets])
     slopes = np.linalg.lstsq(basis, values[kept], rcond=None)[0][1:]
     return float(np.mean(values[kept]) - slopes @ offsets.mean(axis=0)), variance
