@@ -86,8 +86,8 @@ def solve_stacks(collection, settings, matched):
     overlaps.check(stacks, [between])
     measured, sky = overlaps.measure(stacks, settings)
     rows = np.arange(len(measured))
-    area = np.array([stack.whole_grid.pixel_area for stack in stacks])
-    pairs = pooled_passes(measured, np.zeros(len(measured), dtype=int), [between.fit_type], area)
+    grids = [stack.whole_grid for stack in stacks]
+    pairs = pooled_passes(measured, np.zeros(len(measured), dtype=int), [between.fit_type], grids)
     solved = solve_pass(between, stacks, pairs, rows, solve, sky=sky, unpooled=measured)
     first = np.array([np.flatnonzero(mosaic.group == g)[0] for g in range(len(stacks))])
     references = [replace(r, name=frames[first[r.group]].name) for r in solved.references]

@@ -2,6 +2,7 @@
 """Tests of pair errors from noise shared by strips and blocks of the overlap."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from levelmatch.measure.cells import PAIR_CELL
 from levelmatch.measure.correlated_errors import LOWER, pooled, pooled_passes, shared_noise
 from levelmatch.measure.pairs import summarise
 from levelmatch.measure.table import pair_table
-from levelmatch.sky.vectors import plane_terms, unit_vectors
+from levelmatch.sky.vectors import plane_terms, tangent_axes, unit_vectors
 
 N_Y, N_X = 20, 24
 SIGMA = 0.02
@@ -154,6 +155,91 @@ def test_slopes_are_patterns_of_levels_alone():
     assert np.median(planes) < 1.2
 
 
+def grid_at(place):
+    """Return the grid of an image whose centre is at a place (y, x), cells from the overlap's."""
+    y, x = np.add(place, (N_Y / 2 - 0.5, N_X / 2 - 0.5))
+    axes = tangent_axes(unit_vectors(30 - x / 450, 1 + y / 450))
+    return SimpleNamespace(pixel_area=1.0, axes=axes)
+
+
+def gradients(rng, places, size=10 * SIGMA):
+    """Return gradients across the cells; each is zero at the centre of its image."""
+    y, x = np.indices((N_Y, N_X)) - np.array([N_Y / 2 - 0.5, N_X / 2 - 0.5])[:, None, None]
+    slopes = rng.normal(0, size / N_X, (len(places), 2))
+    return [s[0] * (y - p[0]) + s[1] * (x - p[1]) for s, p in zip(slopes, places, strict=True)]
+
+
+@pytest.mark.parametrize("spread", [1.0, 3.0])
+def test_gradients_count_by_their_levers(spread):
+    """Images whose centres nearly coincide agree at the centre of their overlap."""
+    rng, pulls, widened = np.random.default_rng(7), [], []
+    for seed in range(30):
+        places = rng.normal(0, spread, (6, 2))
+        patterns = iter(gradients(rng, places))
+        table = table_of(lambda _, p=patterns: next(p), seed=seed)
+        found = pooled(table, [grid_at(place) for place in places])
+        pulls.append(found.level / found.sigma)
+        widened.append(pooled(table).sigma / found.sigma)
+    assert 0.8 < np.sqrt(np.mean(np.square(pulls))) < 1.2
+    assert np.median(widened) > 2
+
+
+def test_gradients_of_distant_images_are_patterns():
+    rng = np.random.default_rng(8)
+    places = np.array([(0, 40), (0, -40)] * 3)
+    patterns = iter(gradients(rng, places))
+    table = table_of(lambda _: next(patterns))
+    found = pooled(table, [grid_at(place) for place in places])
+    assert_array_equal(found.sigma, pooled(table).sigma)
+
+
+@pytest.mark.parametrize("n", [2, 6])
+def test_other_patterns_count_although_centres_coincide(n):
+    def offsets(rng):
+        return 3 * SIGMA * rng.standard_normal((N_Y, 1))
+
+    table = table_of(offsets, n=n)
+    found = pooled(table, n * [grid_at((0, 0))])
+    assert_array_equal(found.sigma, pooled(table).sigma)
+
+
+def test_gradients_hide_no_other_pattern():
+    rng, squares = np.random.default_rng(9), []
+    for seed in range(20):
+        steep = iter(gradients(rng, np.zeros((6, 2)), 50 * SIGMA))
+        table = table_of(
+            lambda r, g=steep: 3 * SIGMA / np.sqrt(2) * r.standard_normal((N_Y, 1)) + next(g),
+            seed=seed,
+        )
+        found = [pooled(table, 6 * [grid_at((0, 0))]).sigma, pooled(table).sigma]
+        squares.append([np.mean(v**2) for v in (table.level, *found)])
+    true = np.mean(squares, axis=0)[0]
+    # An image whose gradient is far steeper than those of the others keeps larger errors.
+    _, stated, with_slopes = np.median(squares, axis=0)
+    # The rows count more than alone, see `MOST_SLOPED`.
+    assert 0.25 < np.sqrt(true / stated) < 1.1
+    assert with_slopes > 2 * stated
+
+
+@pytest.mark.parametrize("bright", [20 * SIGMA / 0.02, -20 * SIGMA / 0.02])
+def test_slopes_of_emission_are_patterns(bright):
+    """Emission with wrong astrometry or flux has slopes, too."""
+    patterns = iter(gradients(np.random.default_rng(10), np.zeros((6, 2))))
+    table = table_of(lambda _: next(patterns))
+    grids = 6 * [grid_at((0, 0))]
+    assert pooled(table, grids).sigma.max() < 0.5 * pooled(table).sigma.min()
+    table = replace(table, bright=np.full(len(table), bright))
+    assert_array_equal(pooled(table, grids).sigma, pooled(table).sigma)
+
+
+def test_one_pair_does_not_tell_gradients_from_patterns():
+    places = np.array([(0, 1), (0, -1)])
+    patterns = iter(gradients(np.random.default_rng(11), places))
+    table = table_of(lambda _: next(patterns), n=2)
+    found = pooled(table, [grid_at(place) for place in places])
+    assert_array_equal(found.sigma, pooled(table).sigma)
+
+
 def test_stated_errors_of_rows_and_columns():
     """Pulls of pairs are computed from the truth; the offsets of each image are independent."""
     pulls = []
@@ -220,7 +306,7 @@ def test_rows_of_both_images_count_once(turn):
 def test_each_pass_is_pooled_by_itself():
     table = table_of(lambda rng: 3 * SIGMA * rng.standard_normal((N_Y, 1)))
     used = np.where(np.arange(len(table)) < 7, 0, -1)
-    found = pooled_passes(table, used, ["level", "level+slope"], np.ones(6))
+    found = pooled_passes(table, used, ["level", "level+slope"], 6 * [grid_at((0, 0))])
     assert_allclose(found.sigma[:7], pooled(table.take(np.arange(7))).sigma)
     assert_array_equal(found.sigma[7:], table.sigma[7:])
     assert_allclose(found.rhs[7:], table.rhs[7:], rtol=1e-12)

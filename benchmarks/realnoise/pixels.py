@@ -159,6 +159,15 @@ def bowls(rng):
     return {"mosaic": found.pulls, "mosaic: warned": found.warned}
 
 
+def gradients(rng):
+    """A gradient of zero mean in each image, with rises of scatter 0.5 along each axis."""
+    out = {}
+    for layout in ("dithers", "mosaic"):
+        found = simple(rng, layout, lambda k, g: {"extra": sky.gradient(g, rng.normal(0, 0.5, 2))})
+        out[layout] = found.pulls
+    return out
+
+
 def rounded(rng):
     """Data rounded to steps of 1, with noise of 0.1, 0.2 and 0.3."""
     out = {}

@@ -163,6 +163,12 @@ _ROWS = (
         (most("mosaic", 2.0, rms, excuse="warned"),),
     ),
     Row(
+        "gradients",
+        "a gradient of its own in each image, levels",
+        pixels.gradients,
+        (pull("dithers", 0.7), pull("mosaic", 0.7)),
+    ),
+    Row(
         "rounded",
         "data rounded to whole numbers",
         pixels.rounded,

@@ -293,6 +293,12 @@ def bowl(grid, size):
     return size * (square - square.mean())
 
 
+def gradient(grid, rises):
+    """Return a gradient of zero mean, with given rises from edge to edge along y and x."""
+    y, x = grid.fractions()
+    return (rises[0] * y + rises[1] * x) / 2
+
+
 def cosmic_rays(rng, shape, fraction, low=2.0, high=200.0):
     """Return cosmic rays on a fraction of the pixels, equally many in each octave of brightness."""
     hit = rng.random(shape) < fraction

@@ -10,10 +10,13 @@ offsets is therefore fitted to all pairs, as a sum of the variances of their two
 from dataclasses import replace
 
 import numpy as np
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
 
 from levelmatch.measure.noise import BOTH, fit_images, weakened, weigh_depths
 from levelmatch.measure.rounding import widen_rounded
 from levelmatch.options import fit_terms
+from levelmatch.sky.vectors import transfer_matrix
 
 __all__ = ["pooled", "pooled_passes", "shared_by_planes", "shared_noise"]
 
@@ -39,6 +42,11 @@ LENGTH = 24
 MAX_GROWTH = 2.0
 # Limit of a pair's variance in the mean of a pass, in units of the median.
 MOST_ALIKE = 4.0
+# A pattern may have this many times the variance that it has without its slopes. More is that of
+# gradients of the images.
+MOST_SLOPED = 4.0
+# Differences of this fraction of the emission's brightness may be due to its astrometry or flux.
+OF_EMISSION = 0.02
 # Smallest number of pairs of an image whose own variance counts.
 MANY_PAIRS = 5
 # Cells may balance if their variance is this many times that of their pixels' noise; what balance
@@ -80,7 +88,7 @@ def shared_by_planes(table, used, fit_types, weighted):
 
 
 @np.errstate(under="ignore")
-def pooled_passes(table, used, fit_types, area):
+def pooled_passes(table, used, fit_types, grids):
     """Return the pair table with errors and weights that all pairs together determine.
 
     The errors of each pass's pairs include correlated noise and the rounding of the images'
@@ -94,14 +102,15 @@ def pooled_passes(table, used, fit_types, area):
         The pass of each pair, -1 for none.
     fit_types : list of str
         Fit type of each pass.
-    area : `~numpy.ndarray`, shape (n_images,)
-        Area of a pixel of each image.
+    grids : list of `~levelmatch.sky.grid.Grid`
+        Position of each image on the sky.
 
     Returns
     -------
     table : `~levelmatch.measure.table.PairTable`
         With the normal equations and errors that the solution uses.
     """
+    area = np.array([grid.pixel_area for grid in grids])
     columns = {name: getattr(table, name).copy() for name in ("gram", "rhs", "sigma")}
     for k, fit_type in enumerate(fit_types):
         rows = np.flatnonzero((used == k) & (table.npix > 0))
@@ -110,7 +119,7 @@ def pooled_passes(table, used, fit_types, area):
             if fit_type != "level+slope":
                 # Passes of planes are not widened: wider errors make the floor smaller, and a few
                 # pairs could then tilt an image.
-                part = pooled(part, planes=fit_terms(fit_type) > 1)
+                part = pooled(part, grids, planes=fit_terms(fit_type) > 1)
             part = _bound_copies(weigh_depths(widen_rounded(part), area))
             for name, column in columns.items():
                 column[rows] = getattr(part, name)
@@ -135,13 +144,16 @@ def _bound_copies(table):
     return weakened(table, np.where(small, added, 0))
 
 
-def pooled(table, *, planes=False):
+def pooled(table, grids=None, *, planes=False):
     """Return the pair table with normal equations and errors that include correlated noise.
 
     Parameters
     ----------
     table : `~levelmatch.measure.table.PairTable`
         Measured pairs.
+    grids : list of `~levelmatch.sky.grid.Grid`, optional
+        Position of each image on the sky. A gradient of an image changes the level of a pair by the
+        distance of the overlap from the image's centre, and slopes count no more than this.
     planes : bool
         Whether planes are fitted; else a slope of the differences counts as noise.
 
@@ -153,6 +165,24 @@ def pooled(table, *, planes=False):
     """
     if not table.strips.any():
         return table
+    added, excess, response, share = _added(table, planes)
+    if not added.any():
+        return weakened(table, np.full(len(table), _balance(table, excess, response, share)))
+    # All pairs are widened by the same factor: the variances of few strips are too uncertain for
+    # weights.
+    typical = np.mean(np.minimum(added, MOST_ALIKE * np.median(added)))
+    if grids is not None and not planes:
+        of_gradients = np.mean(_of_gradients(table, grids))
+        if of_gradients < typical:
+            typical = min(typical, of_gradients + np.mean(_of_others(table)))
+    return weakened(table, np.maximum(typical, _unlike(table, added)))
+
+
+def _added(table, planes):
+    """Return the variance that offsets add to each pair, and what `_balance` needs besides.
+
+    Variances are in units of the pair's own.
+    """
     weight = table.sigma**-2.0
     share, excess, response, lines, blocks = _offset_variances(table, planes)
     level = blocks * share[:, N_LINES:]
@@ -160,12 +190,55 @@ def pooled(table, *, planes=False):
     of_lines = np.sum(lines * share[:, :N_LINES], axis=1)
     larger = of_lines > of_blocks
     added = weight * np.where(larger, of_lines, of_blocks * _growth(level))
-    # All pairs are widened by the same factor: the variances of few strips are too uncertain for
-    # weights.
-    typical = np.mean(np.minimum(added, MOST_ALIKE * np.median(added)))
-    if not added.any():
-        typical = _balance(table, excess, response, weight[:, None] * share)
-    return weakened(table, np.maximum(typical, _unlike(table, added)))
+    return added, excess, response, weight[:, None] * share
+
+
+def _of_others(table):
+    """Return an upper limit of what patterns other than gradients add, in units of the pair's own.
+
+    Without its slopes, the variance of a pattern is at least the upper limit for blocks from all
+    pairs.
+    """
+    added, excess, response, share = _added(table, True)
+    total, size, square = (x[:, N_LINES:].sum(axis=0) for x in (excess, response, response**2))
+    limit = np.maximum(total, 0) + MIN_SIGMA * _chance(size, square)
+    limit = np.divide(limit, size, out=np.zeros(len(size)), where=size > 0)
+    added = np.maximum(added, np.max(limit * share[:, N_LINES:].mean(axis=0)))
+    return MOST_SLOPED * added + np.square(OF_EMISSION * table.bright / table.sigma)
+
+
+def _of_gradients(table, grids):
+    """Return the variance that gradients of the images add to each pair, in units of its own.
+
+    Let both images have gradients of the same variance in all directions. The slope of their
+    difference has the sum of the two variances, and the gradient of each image changes the level
+    by its lever: the vector from the image's centre to the overlap's. The levels of n images that
+    all overlap are those of a joint fit, to which the whole of each image contributes: 2/n of the
+    variance is left. The noise of the slope is not subtracted.
+    """
+    slope, _ = _slopes(table)
+    middle = table.gram[:, 0, 1:] / table.gram[:, [0], 0]
+    levers = [
+        transfer_matrix(table.axes, axes)[:, 0, 1:] - middle
+        for end in (table.first, table.second)
+        for axes in [np.array([grids[k].axes for k in end])]
+    ]
+    square = np.sum(np.square(levers), axis=(0, 2))
+    variance = np.sum(np.square(slope), axis=1) * square / 4
+    # Weights of pairs are divided by n/2.
+    return _few_images(table) * table.gram[:, 0, 0] * variance
+
+
+def _few_images(table):
+    """Return the factor on a variance from the gradients of few images, for pulls of unit rms.
+
+    It is the mean of the inverse of chi squared, relative to its degrees of freedom: two for each
+    image but one of each connected set. It is huge for one pair.
+    """
+    images, ends = np.unique([table.first, table.second], return_inverse=True)
+    graph = coo_array((np.ones(len(table)), tuple(ends.reshape(2, -1))), shape=2 * images.shape)
+    freedom = 2 * (len(images) - connected_components(graph, directed=False)[0])
+    return freedom / max(freedom - 2, 1e-9)
 
 
 def _unlike(table, added):
@@ -398,6 +471,11 @@ def _significant(ends, excess, response, families, shape):
         for side, kind in own:
             for out, values in ((total, excess), (size, response), (square, response**2)):
                 out[:, kind] += np.bincount(ends[side], values[:, k], minlength=shape[0])
+    return total > MIN_SIGMA * _chance(size, square)
+
+
+def _chance(size, square):
+    """Return the standard error of a sum of excesses, from the sums of responses and squares."""
     # Squares of two pairs that share an image have a correlation of 1/4.
     number = size**2 / np.maximum(square, 1e-300)
-    return total > MIN_SIGMA * np.sqrt(2 * size * (1 + 0.25 * (number - 1)))
+    return np.sqrt(2 * size * (1 + 0.25 * (number - 1)))

@@ -478,14 +478,17 @@ def _flux_gain(cells):
     # Use the means of all samples, because stars are clipped from the locations.
     means = cell_means(cells.cells, cells.samples)
     gain, error = (np.nan, np.inf) if means is None else flux_gain(*means)
-    return gain, error, 0.0 if np.isnan(gain) else _emission(cells.cells, means)
+    return gain, error, 0.0 if means is None else _emission(cells.cells, means, gain)
 
 
-def _emission(values, means):
-    """Return the mean brightness of cells above that of the faintest; 0 if most of it is stars."""
+def _emission(values, means, gain):
+    """Return the mean brightness of cells above that of the faintest.
+
+    It is negative if stars determine the gain, or if nothing does.
+    """
     bright = np.ascontiguousarray(values["brightness"])
     count, first, second = means[1:4]
-    if bright.std() < EXTENDED / 2 * (first + second).std():
-        return 0.0
     faint = len(bright) // FAINT
-    return max(float(count @ bright / count.sum() - np.partition(bright, faint)[faint]), 0.0)
+    size = max(float(count @ bright / count.sum() - np.partition(bright, faint)[faint]), 0.0)
+    extended = bright.std() >= EXTENDED / 2 * (first + second).std() and not np.isnan(gain)
+    return size if extended else -size

@@ -72,8 +72,8 @@ class PairTable:
         Relative difference of the flux scales, first minus second, and its
         standard error; NaN and infinity where it is not determined.
     bright : `~numpy.ndarray`, shape (n,)
-        Mean brightness of the emission in the overlap above its faint parts; 0 where stars or
-        nothing determine the gain.
+        Mean brightness of the emission in the overlap above its faint parts; its negative where
+        stars or nothing determine the gain.
     strips : `~numpy.ndarray` of float32, shape (n, 8, 9)
         Sums over the rows and columns of the first and of the second image, and over blocks of 2,
         4, 8 and 16 cells: Q, E, T, and the lower triangle of A, see ``_strips.pxi``, in units of

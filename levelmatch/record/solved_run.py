@@ -95,8 +95,8 @@ class SolvedRun:
     def pooled(self) -> PairTable:
         """The pairs with the errors of the passes, correlated noise included."""
         used = pass_of_pairs([p.rows for p in self.passes], len(self.measured))
-        area = np.array([frame.whole_grid.pixel_area for frame in self.sorted_frames])
-        return pooled_passes(self.measured, used, [p.fit_type for p in self.passes], area)
+        grids = [frame.whole_grid for frame in self.sorted_frames]
+        return pooled_passes(self.measured, used, [p.fit_type for p in self.passes], grids)
 
     @property
     def sorted_frames(self) -> list[Frame]:

@@ -64,9 +64,9 @@ def run_passes(
         pattern = _shared_pattern(frames, passes, widened, used, options)
     # Errors from strips and blocks would absorb a pattern of the detector. Patterns are therefore
     # searched for with the errors of the cells alone.
-    area = np.array([frame.whole_grid.pixel_area for frame in frames])
+    grids = [frame.whole_grid for frame in frames]
     unpooled = _widened(subtract_pattern(measured, pattern), of_short)
-    pooled = pooled_passes(measured, used, fit_types, area)
+    pooled = pooled_passes(measured, used, fit_types, grids)
     of_scales = _scale_variances(measured, used, fit_types)
     pooled = _widened(pooled, of_scales + of_short)
     shared = shared_by_planes(measured, used, fit_types, pooled)
