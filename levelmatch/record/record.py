@@ -130,9 +130,9 @@ class Record(SolvedRun):
     @property
     def files(self) -> list[str]:
         """Names of the corrected files, which hold one or more images each."""
-        if any(frame.extension for frame in self.frames):
-            return list(dict.fromkeys(frame.file for frame in self.frames))
-        return [self.output_name(name) for name in self.names]
+        of_files = any(frame.extension for frame in self.frames)
+        names = (frame.file for frame in self.frames) if of_files else self.names
+        return list(dict.fromkeys(map(self.output_name, names)))
 
     @property
     def of_models(self) -> bool:
