@@ -342,7 +342,8 @@ def test_file_with_images_of_one_sky_says_which_is_matched(copies):
         result = match(copies, reference=0)
     assert len(caught) == 1
     assert_allclose(result.table["level"].value, [0, 2, 4], atol=0.01)
-    both = match(copies, reference=0, read=lm.ReadOptions(hdu="all"))
+    with pytest.warns(lm.LevelMatchWarning, match=r"no header names.*e0\.fits \(B1, B2\)"):
+        both = match(copies, reference=0, read=lm.ReadOptions(hdu="all"))
     assert_allclose(both.table["level"].value, [0, 0, 2, 2, 4, 4], atol=0.02)
 
 

@@ -132,16 +132,12 @@ class Record(SolvedRun):
         """Names of the corrected files, which hold one or more images each."""
         of_files = any(frame.extension for frame in self.frames)
         names = (frame.file for frame in self.frames) if of_files else self.names
-        return list(dict.fromkeys(map(self.output_name, names)))
+        return list(dict.fromkeys(self.outputs.get(name, name) for name in names))
 
     @property
-    def of_models(self) -> bool:
-        """Whether a pipeline step saved the images, under other names."""
-        return "outputs" in self.run.options
-
-    def output_name(self, name: str) -> str:
-        """Return the name of the corrected file of an input."""
-        return self.run.options.get("outputs", {}).get(name, name)
+    def outputs(self) -> dict[str, str]:
+        """Names under which a pipeline step saved the images, by input; empty without a step."""
+        return self.run.options.get("outputs", {})
 
     @property
     def history(self) -> list[dict]:

@@ -223,7 +223,7 @@ def _recorded_frames(
     # The record of a run on cells is applied to the images that the cells were made from.
     of_cells = record.options.get("nside") is not None
     # Neither cells nor data models have an index of their HDU.
-    one_image = of_cells or record.of_models
+    one_image = of_cells or bool(record.outputs)
     opened: dict[tuple[str, int], Frame] = {}
     for name in dict.fromkeys(names):
         of_file = sorted({hdu for n, hdu in zip(names, hdus, strict=True) if n == name})
@@ -343,7 +343,7 @@ def undo_record(
         work = list(zip(by_file(products), paths, strict=True))
         for images, path in work if progress_bar is None else progress_bar(work):
             with named_writing(images[0].name), atomic_stream(path) as stream:
-                if record.of_models:
+                if record.outputs:
                     _write_model(images[0], record, stream)
                 elif isinstance(images[0].frame.source, AsdfSource):
                     write_undone_asdf(images[0], record.provenance, stream)
@@ -375,9 +375,10 @@ def _corrected_products(
     elif any(frame.extension for frame in record.frames):
         pairs = zip(record.frames, names, strict=True)
         names = [frame.file if frame.extension else name for frame, name in pairs]
-    if record.of_models:
+    if record.outputs:
         whole = record.run.recombine
-        names = [record.output_name(f.product if whole else f.name) for f in record.frames]
+        names = [f.product if whole else f.name for f in record.frames]
+        names = [record.outputs.get(name, name) for name in names]
     files, listed = listed_files(record, files, names)
     paths = files_by_name(files, names)
     frames = _recorded_frames(record, paths, listed, force=force, names=names)

@@ -57,7 +57,8 @@ def verify_record(
     """
     record = as_record(record)
     result = recorded_result(record, recorded_files(record) if inputs is None else inputs)
-    names = [record.output_name(product.file) for product in result.products]
+    files = [product.file for product in result.products]
+    names = [record.outputs.get(file, file) for file in files]
     outputs, _ = listed_files(record, outputs, names)
     paths = files_by_name(outputs, names)
     for product, name in zip(result.products, names, strict=True):
@@ -98,7 +99,7 @@ def _verify_product(record: Record, product: Product, path: Path) -> None:
 def _output(record: Record, product: Product, path: Path) -> tuple[str, np.ndarray | None]:
     """Return the record's SHA-256 and the pixels of a FITS output; check a kept level."""
     hdu = product.frame.source.hdu
-    if record.of_models:
+    if record.outputs:
         (output,) = collect_frames([path], ReadOptions(rematch=True))
         hdu = output.source.hdu
     with open_decoded(path) as hdus:
@@ -114,7 +115,7 @@ def _check_cards(path: Path, product: Product, hdus: fits.HDUList, record: Recor
     cards = zip((0, index), kept_cards(product.frame, record.provenance), strict=True)
     for hdu, expected in cards:
         for key, value in expected.items():
-            if record.of_models and key == "BKGMETH":
+            if record.outputs and key == "BKGMETH":
                 # The pipeline's step has its own word for the method.
                 continue
             found = hdus[hdu].header.get(key)
