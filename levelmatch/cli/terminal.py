@@ -69,6 +69,9 @@ def echo(text: str, *, err: bool = False) -> None:
         if error.errno == errno.EPIPE:
             raise
         # For example a full disk, to which the output is redirected.
+        # At its end, Python writes the rest of the buffer, which would fail again.
+        with open(os.devnull, "wb") as nowhere:
+            os.dup2(nowhere.fileno(), (sys.stderr if err else sys.stdout).fileno())
         stream = "standard error" if err else "standard output"
         raise OSError(error.errno, error.strerror, stream) from error
 
