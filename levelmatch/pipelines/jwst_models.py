@@ -174,10 +174,11 @@ def forget_run(model: Any, product: Product, provenance: Provenance) -> None:
         values.pop(name, None)
         if f"{group}.{name}" in before:
             values[name] = before[f"{group}.{name}"]
-    tree["levelmatch"] = kept
-    tree["meta"]["levelmatch"] = run_text(kept[-1]) if kept else None
-    for node, key in () if kept else ((tree, "levelmatch"), (tree["meta"], "levelmatch")):
-        del node[key]
+    if kept:
+        tree["levelmatch"], tree["meta"]["levelmatch"] = kept, run_text(kept[-1])
+    else:
+        tree.pop("levelmatch", None)
+        tree["meta"].pop("levelmatch", None)
     header = _extra_header(model, "SCI")
     for entry in model.history:
         header.add_history(entry["description"])
