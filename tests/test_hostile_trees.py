@@ -15,7 +15,7 @@ import pytest
 from helpers import write_with_tree
 
 import levelmatch as lm
-from levelmatch.images.wcs_cards import wcs_content
+from levelmatch.images.gwcs_trees import wcs_content
 
 BEGIN = b"#ASDF 1.0.0\n#ASDF_STANDARD 1.5.0\n%YAML 1.1\n%TAG ! tag:stsci.edu:asdf/\n--- "
 ARRAY = "!core/ndarray-1.0.0 {{source: {}, datatype: float64, byteorder: little, shape: [{}]}}"

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 import numpy as np
 from astropy.nddata import NDData
 
-from levelmatch.images.wcs_cards import wcs_content
+from levelmatch.images.gwcs_trees import wcs_content
 from levelmatch.option_values import check_type
 
 __all__ = [

@@ -17,11 +17,11 @@ from levelmatch.exceptions import FrameError, RecordError
 from levelmatch.images.asdf_file import ArrayPlace, AsdfFile, plain_value
 from levelmatch.images.file_state import FileState
 from levelmatch.images.frame import Frame
+from levelmatch.images.gwcs_trees import lone_wcs
 from levelmatch.images.jwst import DEFAULT_BAD_BITS, DQ_BITS, load_gwcs
 from levelmatch.images.mask_arrays import bad_bits
 from levelmatch.images.sources import FileSource, flagged, float_type, pixel_digests
 from levelmatch.images.units import read_unit
-from levelmatch.images.wcs_cards import lone_wcs
 from levelmatch.options import ReadOptions
 from levelmatch.sky.transform import SkyTransform
 
