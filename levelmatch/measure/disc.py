@@ -78,20 +78,20 @@ def _correlation(residual: np.ndarray) -> float:
 
 def _flattened(values: np.ndarray, where: np.ndarray, degree: int) -> np.ndarray:
     """Return values less a fitted polynomial of the pixels, NaN elsewhere and where clipped."""
-    y, x = np.indices(values.shape, dtype=float)
-    y -= y[where].mean()
-    x -= x[where].mean()
-    terms = [np.ones_like(x), x, y, x**2, x * y, y**2][: 3 * degree]
+    y, x = np.nonzero(where)
+    y, x = y - y.mean(), x - x.mean()
+    basis = np.stack([np.ones_like(x), x, y, x**2, x * y, y**2][: 3 * degree], axis=1)
+    own, kept = values[where], np.ones(len(x), dtype=bool)
     for _ in range(4):
-        basis = np.stack([term[where] for term in terms], axis=1)
-        residual = values[where] - basis @ np.linalg.lstsq(basis, values[where], rcond=None)[0]
-        kept = np.abs(residual) <= PLACE_CLIP * 1.4826 * np.median(np.abs(residual))
-        if kept.all() or np.count_nonzero(kept) < 2 * len(terms):
+        residual = own - basis @ np.linalg.lstsq(basis[kept], own[kept], rcond=None)[0]
+        # `mad_std` would subtract the median of few residuals, whose mean is zero.
+        sigma = 1.4826 * np.median(np.abs(residual[kept]))
+        close = kept & (np.abs(residual) <= PLACE_CLIP * sigma)
+        if np.count_nonzero(close) < 6 * degree:
             break
-        where = where.copy()
-        where[where] = kept
+        kept = close
     out = np.full(values.shape, np.nan)
-    out[where] = residual if len(residual) == np.count_nonzero(where) else residual[kept]
+    out[where] = np.where(kept, residual, np.nan)
     return out
 
 
