@@ -42,7 +42,7 @@ def sums(folder):
 
 def pixels(folder):
     """Return the SHA-256 of the arrays of each image in a folder; raise if one is incomplete."""
-    from levelmatch.record.record import read_record
+    from levelmatch.record.record_files import read_record
 
     out = {}
     for path in sorted(Path(folder).iterdir()) if Path(folder).is_dir() else []:

@@ -57,7 +57,7 @@ def _is_of(image, record):
 
 
 def _count(record):
-    from levelmatch.record.record import read_record
+    from levelmatch.record.record_files import read_record
 
     return len(read_record(record).names)
 

@@ -41,7 +41,7 @@ _HOMES = {
     "match_levels": "matching",
     "match_mosaic": "matching",
     "read_catalogue": "images.catalogue",
-    "read_record": "record.record",
+    "read_record": "record.record_files",
     "recombine_lyot": "matching",
     "recorded_result": "results.apply_undo",
     "separate_lyot": "images.jwst",

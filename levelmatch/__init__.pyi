@@ -36,7 +36,8 @@ from levelmatch.options import (
     ReadOptions as ReadOptions,
     SolveOptions as SolveOptions,
 )
-from levelmatch.record.record import Record as Record, read_record as read_record
+from levelmatch.record.record import Record as Record
+from levelmatch.record.record_files import read_record as read_record
 from levelmatch.record.solving import solve_record as solve_record
 from levelmatch.results.apply_undo import (
     apply_record as apply_record,

@@ -409,7 +409,7 @@ def _known_pairs(measure):
     if measure.extend is None and measure.checkpoint is None:
         return None
     from levelmatch.measure.pair_store import PairFile, PairStore
-    from levelmatch.record.record import as_record
+    from levelmatch.record.record_files import as_record
 
     rows = {} if measure.extend is None else as_record(measure.extend).rows()
     return PairStore(rows, None if measure.checkpoint is None else PairFile(measure.checkpoint))

@@ -19,7 +19,7 @@ from helpers import assert_refused
 
 from levelmatch import LevelMatchWarning, cli, options as package
 from levelmatch.cli import errors, flags, options, run_command
-from levelmatch.record.record import read_record
+from levelmatch.record.record_files import read_record
 from levelmatch.report.page import make_page
 from levelmatch.testing import level_errors, simulate_generic
 

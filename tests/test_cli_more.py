@@ -22,7 +22,7 @@ from helpers import run, succeed
 
 from levelmatch import cli
 from levelmatch.cli import options
-from levelmatch.record.record import read_record
+from levelmatch.record.record_files import read_record
 from levelmatch.testing import simulate_generic
 
 

@@ -19,7 +19,8 @@ from numpy.testing import assert_allclose, assert_array_equal
 import levelmatch as lm
 from levelmatch.exceptions import RecordError
 from levelmatch.measure.table import PairTable
-from levelmatch.record.record import RECORD_NAME, Record, read_record
+from levelmatch.record.record import RECORD_NAME, Record
+from levelmatch.record.record_files import read_record
 from levelmatch.results.apply_undo import recorded_files
 from levelmatch.testing import simulate_miri
 

@@ -8,7 +8,7 @@ import pytest
 from helpers import assert_refused, run, succeed
 
 import levelmatch as lm
-from levelmatch.record.record import read_record
+from levelmatch.record.record_files import read_record
 from levelmatch.testing import simulate_generic, simulate_miri
 
 

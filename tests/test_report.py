@@ -18,7 +18,7 @@ from PIL import Image
 
 from levelmatch import FrameError, LevelMatchWarning, SolveOptions, match_levels, report
 from levelmatch.diagnostics import Diagnostics
-from levelmatch.record.record import read_record
+from levelmatch.record.record_files import read_record
 from levelmatch.report.page import make_page
 from levelmatch.report.tables import pair_order
 from levelmatch.summary import findings, verdict

@@ -18,7 +18,7 @@ from levelmatch.exceptions import RecordError
 from levelmatch.measure import pair_selection as pipeline, pair_store
 from levelmatch.measure.pair_store import ENTRY, MAGIC, PairFile
 from levelmatch.measure.table import PAIR
-from levelmatch.record.record import read_record
+from levelmatch.record.record_files import read_record
 from levelmatch.testing import simulate_miri
 
 

@@ -140,7 +140,7 @@ def _expanded(paths):
 
 def _recorded_names(path):
     """Return the names of a record's images, or an empty list if it cannot be read."""
-    from levelmatch.record.record import read_record
+    from levelmatch.record.record_files import read_record
 
     try:
         return read_record(RecordPath().convert(path, None, None)).names
@@ -164,7 +164,7 @@ class RecordPath(click.Path):
         """Return the path of the record; refuse an image."""
         path = super().convert(value, param, ctx)
         if path.is_dir():
-            from levelmatch.record.record import record_in
+            from levelmatch.record.record_files import record_in
 
             return record_in(path)
         if path.is_file():

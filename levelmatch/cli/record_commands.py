@@ -101,7 +101,7 @@ def _beside(known, record):
 def _write(function, record, files, output, *, overwrite, force, quiet, debug):
     """Apply or undo a record, and print the number of written images."""
     with reporting(debug=debug):
-        from levelmatch.record.record import read_record
+        from levelmatch.record.record_files import read_record
         from levelmatch.results import apply_undo
         from levelmatch.results.lock import output_lock
 
@@ -139,7 +139,7 @@ def verify(record, files, inputs, *, quiet, debug):
     the exit status is 2.
     """
     with reporting(debug=debug):
-        from levelmatch.record.record import read_record
+        from levelmatch.record.record_files import read_record
         from levelmatch.results.apply_undo import recorded_files
         from levelmatch.results.verification import verify_record
 
@@ -161,7 +161,7 @@ def verify(record, files, inputs, *, quiet, debug):
 def show(record, *, pairs, as_json, debug, table, regions, overwrite):
     """Print the summary of RECORD and the correction of each image."""
     with reporting(debug=debug):
-        from levelmatch.record.record import read_record
+        from levelmatch.record.record_files import read_record
 
         check_exports(table=table, regions=regions, overwrite=overwrite)
         known = read_record(record)
@@ -280,7 +280,7 @@ def report(record, output, title, *, overwrite, debug):
     earlier report on RECORD is replaced.
     """
     with reporting(debug=debug):
-        from levelmatch.record.record import read_record
+        from levelmatch.record.record_files import read_record
         from levelmatch.report import write_report
         from levelmatch.report.page import check_replaceable
         from levelmatch.results.apply_undo import recorded_files, recorded_result
@@ -342,7 +342,7 @@ def mosaic(record, files, output, like, *, overwrite, force, quiet, debug, **opt
     """
     with reporting(debug=debug):
         from levelmatch.atomic import refuse_existing
-        from levelmatch.record.record import read_record
+        from levelmatch.record.record_files import read_record
         from levelmatch.results.apply_undo import recorded_files, recorded_result
         from levelmatch.results.mosaic import make_mosaic
 

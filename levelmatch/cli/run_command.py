@@ -157,7 +157,7 @@ def _read_options(values):
 
 def _extended(ctx, values):
     """Return the options and images of a record, combined with the command line."""
-    from levelmatch.record.record import read_record
+    from levelmatch.record.record_files import read_record
     from levelmatch.results.apply_undo import recorded_files
 
     record = read_record(values["extend"])
@@ -263,7 +263,7 @@ def _check_outputs(files, values, lock):
 
 def _run(images, values, shown, lock):
     """Match the images, write all outputs and print the result."""
-    from levelmatch.record.record import check_not_recorded
+    from levelmatch.record.record_files import check_not_recorded
     from levelmatch.results.files import check_outputs
 
     bar = progress_bars(quiet=values["quiet"])
@@ -314,7 +314,7 @@ def _write_report(result, output, *, quiet):
 def _earlier_outputs(output, result, report):
     """Return the names of outputs of an earlier run that this run does not replace."""
     from levelmatch.exceptions import RecordError
-    from levelmatch.record.record import read_record, record_in
+    from levelmatch.record.record_files import read_record, record_in
 
     names = []
     if record_in(output).exists():

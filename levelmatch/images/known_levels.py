@@ -139,7 +139,7 @@ def _read(path: Path) -> Any:
         msg = f"levels: there is no file {path}"
         raise FileNotFoundError(msg)
     if path.suffix == ".asdf":
-        from levelmatch.record.record import read_record
+        from levelmatch.record.record_files import read_record
 
         return read_record(path)
     try:

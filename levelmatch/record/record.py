@@ -2,9 +2,7 @@
 """The record of a run: its inputs, pairs and corrections in an ASDF file."""
 
 import hashlib
-import io
 import warnings
-from collections.abc import Iterable
 from dataclasses import fields
 from functools import cached_property
 from pathlib import Path
@@ -15,8 +13,8 @@ from astropy.wcs import WCS, FITSFixedWarning
 
 from levelmatch.atomic import atomic_stream, refuse_existing
 from levelmatch.docstrings import share_parameters
-from levelmatch.exceptions import FrameError, RecordError
-from levelmatch.images.file_checks import check_regular, check_wcs_sizes
+from levelmatch.exceptions import RecordError
+from levelmatch.images.file_checks import check_wcs_sizes
 from levelmatch.images.frame import Frame
 from levelmatch.measure.pair_selection import Overlaps
 from levelmatch.measure.pair_store import KEY_SIZE, pair_keys
@@ -33,7 +31,6 @@ from levelmatch.record.columns import (
     pass_tree,
     unit_name,
 )
-from levelmatch.record.guard import checked_content
 from levelmatch.record.reading import read_tree
 from levelmatch.record.run import Provenance, Run
 from levelmatch.record.solved_run import SolvedRun
@@ -41,13 +38,11 @@ from levelmatch.record.tables import plain_rows
 from levelmatch.solve.passes import Pass
 
 __all__ = [
+    "KEY",
+    "OTHER_NAME",
     "RECORD_NAME",
     "Record",
-    "as_record",
-    "check_not_recorded",
     "check_record_path",
-    "read_record",
-    "record_in",
 ]
 
 
@@ -56,10 +51,6 @@ RECORD_NAME = "levelmatch.asdf"
 OTHER_NAME = "levelmatch.record"
 # Key of the record in the tree of its file.
 KEY = "levelmatch"
-# Largest size of a record, in bytes.
-MOST_RECORD = 1 << 33
-# Text in asdf's warning of a node that could not be converted.
-FAILED = "failed to convert with: "
 
 
 @share_parameters
@@ -377,104 +368,6 @@ def _pair_keys(levels: SolvedRun, overlaps: Overlaps) -> np.ndarray:
     return np.frombuffer(keys, np.uint8).reshape(-1, KEY_SIZE)
 
 
-def read_record(path: str | Path) -> Record:
-    """Read a record.
-
-    Parameters
-    ----------
-    path : str or `~pathlib.Path`
-        An ASDF file written by levelmatch.
-
-    Returns
-    -------
-    record : `Record`
-        The record; nothing is read from the file later.
-
-    Raises
-    ------
-    RecordError
-        If the file is missing, is not a record, has an unknown version or is damaged; the
-        message names the file.
-    """
-    import asdf
-
-    path = as_path("path", path)
-    try:
-        check_regular(path, MOST_RECORD)
-        content = path.read_bytes()
-    except FrameError as error:
-        msg = f"{path}: the record cannot be read: {str(error).partition(': ')[2]}"
-        raise RecordError(msg) from error
-    except OSError as error:
-        msg = f"{path}: the record cannot be read: {error.strerror or error}"
-        raise RecordError(msg) from error
-    try:
-        checked = checked_content(content, KEY)
-        with warnings.catch_warnings(record=True) as caught:
-            warnings.simplefilter("always")
-            with asdf.config_context() as config:
-                # asdf 6 checks no schema by default.
-                config.validate_on_read = True
-                with asdf.open(io.BytesIO(checked), memmap=False) as tree:
-                    record = tree.tree.get(KEY)
-    except Exception as error:
-        what = "" if isinstance(error, RecordError) else f"not a readable record: {_named(error)}"
-        msg = f"{path.name}: {what or error}"
-        raise RecordError(msg) from error
-    if not isinstance(record, Record):
-        # For a node that it cannot convert, asdf only issues a warning.
-        failed = [str(w.message) for w in caught if FAILED in str(w.message)]
-        tag = getattr(record, "_tag", None)
-        what = f"its version ({tag}) is not known" if tag else "it holds no level match"
-        what = f"not a record of this version of levelmatch: {what}"
-        msg = f"{path.name}: {failed[0].partition(FAILED)[2] if failed else what}"
-        raise RecordError(msg)
-    record._content = content
-    return record
-
-
-def record_in(folder: Path) -> Path:
-    """Return the path of a folder's record, which may not exist."""
-    usual, other = folder / RECORD_NAME, folder / OTHER_NAME
-    return other if other.is_file() and not usual.exists() else usual
-
-
-def as_record(record: Record | str | Path) -> Record:
-    """Return a record, read by `read_record` if it is given as a path."""
-    return record if isinstance(record, Record) else read_record(as_path("record", record))
-
-
-def check_not_recorded(paths: Iterable[str | Path]) -> None:
-    """Check that images are not outputs of a run, according to the record in their folder.
-
-    Parameters
-    ----------
-    paths : list of str or `~pathlib.Path`
-        The images.
-
-    Raises
-    ------
-    RecordError
-        If a record in the folder lists an image; the message names both.
-    """
-    names: dict[Path, set[str]] = {}
-    for path in map(Path, paths):
-        beside = record_in(path.parent)
-        if path.parent not in names:
-            found = read_record(beside) if beside.is_file() else None
-            # A run that keeps its levels leaves its images unmatched.
-            if found is None or found.provenance.keep:
-                names[path.parent] = set()
-            else:
-                names[path.parent] = set(found.files)
-        if path.name in names[path.parent]:
-            msg = (
-                f"{path.name}: already matched, by the record {beside}; rematch=True matches it "
-                "again"
-            )
-            raise RecordError(msg)
-
-
 def check_record_path(path: Path) -> None:
     """Check that a path is free, or an ASDF or empty file.
 
@@ -491,8 +384,3 @@ def check_record_path(path: Path) -> None:
                 return
     msg = f"{path} exists and is not a record; name another file, or move it away"
     raise FileExistsError(msg)
-
-
-def _named(error: Exception) -> str:
-    """Return the type of an error and the first line of its message."""
-    return f"{type(error).__name__}: {(str(error).splitlines() or [''])[0][:300]}"

@@ -19,7 +19,8 @@ from levelmatch.record.lazy_covariance import (
     local_levels,
     pass_of_pairs,
 )
-from levelmatch.record.record import Record, as_record
+from levelmatch.record.record import Record
+from levelmatch.record.record_files import as_record
 from levelmatch.record.run import Run, history_entry
 from levelmatch.settings import plain, solve_in_unit
 from levelmatch.solve.passes import Pass

@@ -23,7 +23,8 @@ from levelmatch.images.frame import ASSIGNED, Frame
 from levelmatch.images.roman import AsdfSource
 from levelmatch.images.sources import decoded_image
 from levelmatch.option_values import as_path, check_flag, check_progress, check_type
-from levelmatch.record.record import Record, as_record
+from levelmatch.record.record import Record
+from levelmatch.record.record_files import as_record
 from levelmatch.results.asdf_files import write_undone_asdf
 from levelmatch.results.corrected import corrected_data
 from levelmatch.results.files import (

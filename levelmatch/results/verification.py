@@ -13,7 +13,8 @@ from levelmatch.images.file_checks import named_warnings
 from levelmatch.images.roman import AsdfSource, native
 from levelmatch.images.sources import decoded_image
 from levelmatch.options import ReadOptions
-from levelmatch.record.record import Record, as_record
+from levelmatch.record.record import Record
+from levelmatch.record.record_files import as_record
 from levelmatch.results.apply_undo import (
     files_by_name,
     listed_files,
