@@ -21,7 +21,7 @@ from levelmatch.exceptions import RecordError
 from levelmatch.measure.table import PairTable
 from levelmatch.record.record import RECORD_NAME, Record
 from levelmatch.record.record_files import read_record
-from levelmatch.results.apply_undo import recorded_files
+from levelmatch.results.recorded_frames import recorded_files
 from levelmatch.testing import simulate_miri
 
 SHAPE = (128, 129)

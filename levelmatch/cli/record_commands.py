@@ -104,11 +104,12 @@ def _write(function, record, files, output, *, overwrite, force, quiet, debug):
         from levelmatch.record.record_files import read_record
         from levelmatch.results import apply_undo
         from levelmatch.results.lock import output_lock
+        from levelmatch.results.recorded_frames import recorded_files
 
         known = read_record(record)
         if not files and function == "undo_record":
             files = _beside(known, record)
-        files = without_excluded(known, files) or apply_undo.recorded_files(known)
+        files = without_excluded(known, files) or recorded_files(known)
         bar = progress_bars(quiet=quiet)("files")
         with output_lock(output, keep=True):
             paths = getattr(apply_undo, function)(
@@ -140,7 +141,7 @@ def verify(record, files, inputs, *, quiet, debug):
     """
     with reporting(debug=debug):
         from levelmatch.record.record_files import read_record
-        from levelmatch.results.apply_undo import recorded_files
+        from levelmatch.results.recorded_frames import recorded_files
         from levelmatch.results.verification import verify_record
 
         known = read_record(record)
@@ -283,7 +284,8 @@ def report(record, output, title, *, overwrite, debug):
         from levelmatch.record.record_files import read_record
         from levelmatch.report import write_report
         from levelmatch.report.page import check_replaceable
-        from levelmatch.results.apply_undo import recorded_files, recorded_result
+        from levelmatch.results.apply_undo import recorded_result
+        from levelmatch.results.recorded_frames import recorded_files
 
         known = read_record(record)
         output = record.with_name(REPORT) if output is None else output
@@ -343,8 +345,9 @@ def mosaic(record, files, output, like, *, overwrite, force, quiet, debug, **opt
     with reporting(debug=debug):
         from levelmatch.atomic import refuse_existing
         from levelmatch.record.record_files import read_record
-        from levelmatch.results.apply_undo import recorded_files, recorded_result
+        from levelmatch.results.apply_undo import recorded_result
         from levelmatch.results.mosaic import make_mosaic
+        from levelmatch.results.recorded_frames import recorded_files
 
         refuse_existing(output, overwrite=overwrite, is_data=True)
         coadd = CoaddOptions(**{name: options.pop(name) for name in COADD})

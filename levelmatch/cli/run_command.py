@@ -158,7 +158,7 @@ def _read_options(values):
 def _extended(ctx, values):
     """Return the options and images of a record, combined with the command line."""
     from levelmatch.record.record_files import read_record
-    from levelmatch.results.apply_undo import recorded_files
+    from levelmatch.results.recorded_frames import recorded_files
 
     record = read_record(values["extend"])
     try:

@@ -121,14 +121,29 @@ class Record(SolvedRun):
     @property
     def files(self) -> list[str]:
         """Names of the corrected files, which hold one or more images each."""
-        of_files = any(frame.extension for frame in self.frames)
-        names = (frame.file for frame in self.frames) if of_files else self.names
-        return list(dict.fromkeys(self.outputs.get(name, name) for name in names))
+        return list(dict.fromkeys(self.output_names))
+
+    @property
+    def input_names(self) -> list[str]:
+        """Name of the input file of each frame."""
+        return [str(self.input(frame, "file")) for frame in self.frames]
+
+    @property
+    def output_names(self) -> list[str]:
+        """Name of the corrected file of each frame."""
+        whole, saved = self.run.recombine, self.outputs
+        names = (f.file if f.extension else f.product if whole else f.name for f in self.frames)
+        return [saved.get(name, name) for name in names]
 
     @property
     def outputs(self) -> dict[str, str]:
         """Names under which a pipeline step saved the images, by input; empty without a step."""
         return self.run.options.get("outputs", {})
+
+    @property
+    def of_models(self) -> bool:
+        """Whether a pipeline step saved the images as data models."""
+        return bool(self.outputs)
 
     @property
     def history(self) -> list[dict]:

@@ -4,7 +4,6 @@
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from functools import partial
-from os import PathLike
 from pathlib import Path
 from typing import BinaryIO
 
@@ -14,15 +13,14 @@ from astropy.io import fits
 from levelmatch.atomic import atomic_stream
 from levelmatch.docstrings import share_parameters
 from levelmatch.exceptions import RecordError
-from levelmatch.images.associations import expand_associations, write_associations
-from levelmatch.images.collect import collect_frames, unique_names
+from levelmatch.images.associations import write_associations
 from levelmatch.images.compression import open_raw
 from levelmatch.images.file_checks import named_writing
 from levelmatch.images.file_state import file_identity
-from levelmatch.images.frame import ASSIGNED, Frame
+from levelmatch.images.frame import Frame
 from levelmatch.images.roman import AsdfSource
 from levelmatch.images.sources import decoded_image
-from levelmatch.option_values import as_path, check_flag, check_progress, check_type
+from levelmatch.option_values import check_flag, check_progress
 from levelmatch.record.record import Record
 from levelmatch.record.record_files import as_record
 from levelmatch.results.asdf_files import write_undone_asdf
@@ -30,7 +28,6 @@ from levelmatch.results.corrected import corrected_data
 from levelmatch.results.files import (
     asdf_hdu,
     check_outputs,
-    fits_name,
     hdu_parts,
     header_content,
     open_decoded,
@@ -42,23 +39,16 @@ from levelmatch.results.history import own_history, signature
 from levelmatch.results.lock import output_lock
 from levelmatch.results.prewrite import check_space, output_associations
 from levelmatch.results.products import Product, by_file, make_products
-from levelmatch.results.recorded_frames import recorded_read
+from levelmatch.results.recorded_frames import recorded_frames, recorded_read
 from levelmatch.results.result import MatchResult
 from levelmatch.results.splice import Replaced, remove_from_asdf, splice, table_parts
 from levelmatch.results.stored_integers import restore_integers, rounded_integers, stored_cards
 
 __all__ = [
     "apply_record",
-    "files_by_name",
-    "listed_files",
-    "recorded_files",
     "recorded_result",
     "undo_record",
 ]
-
-
-# Largest distance of an image from its recorded position, in pixels.
-MOST_MOVED = 1e-2
 
 
 # --------------------------------------------------------------------------------------
@@ -93,169 +83,13 @@ def recorded_result(
     """
     check_flag("force", force)
     record = as_record(record)
-    names = _input_names(record)
-    files, listed = listed_files(record, files, names)
-    paths = files_by_name(files, names)
-    frames = _recorded_frames(record, paths, listed, force=force)
+    frames = recorded_frames(record, files, record.input_names, recorded_read(record), force=force)
     if not force and record.options.get("nside") is None:
         for frame in frames:
             if frame.source.identity["sha256"] != record.input(frame, "sha256"):
                 msg = f"{frame.name}: its pixels are not the recorded ones; force=True accepts them"
                 raise RecordError(msg)
     return MatchResult(frames, record.passes, record.measured, record.run)
-
-
-def recorded_files(record: Record | str | Path, folder: str | Path | None = None) -> list[Path]:
-    """Return the files of a record's inputs.
-
-    Parameters
-    ----------
-    record : `~levelmatch.Record`, str or `~pathlib.Path`
-        The record.
-    folder : str, `~pathlib.Path` or None
-        Folder of the inputs; by default their recorded paths are used.
-
-    Returns
-    -------
-    files : list of `~pathlib.Path`
-        The files, in the order of the run.
-
-    Raises
-    ------
-    RecordError
-        If an input was in memory or does not exist; the message names it.
-    """
-    record = as_record(record)
-    files = []
-    for frame in record.frames:
-        name, path = (str(record.input(frame, key)) for key in ("file", "path"))
-        if folder is None and not path:
-            msg = f"{frame.name}: the image was in memory; name its file, or the folder of inputs"
-            raise RecordError(msg)
-        found = Path(path)
-        if folder is not None:
-            found = Path(folder) / name
-            found = found if found.is_file() else found.with_name(fits_name(name))
-        files.append(found)
-    for found in files:
-        if not found.is_file():
-            msg = f"{found}: the recorded input does not exist; name the files, or their folder"
-            raise RecordError(msg)
-    return list(dict.fromkeys(files))
-
-
-def _input_names(record: Record) -> list[str]:
-    """Return the file name of each image, in the order of the run."""
-    return [str(record.input(frame, "file")) for frame in record.frames]
-
-
-def listed_files(
-    record: Record, files: Iterable[str | Path], wanted: list[str]
-) -> tuple[list[Path], dict[Path, tuple[Path, ...]]]:
-    """Return the given and listed files, and the associations that list each file.
-
-    A folder stands for the wanted files in it. Listed files that an earlier call excluded from the
-    record are left out.
-    """
-    files = [files] if isinstance(files, str | PathLike) else files
-    check_type("files", files, Iterable, "a list of paths")
-    given = [f for file in files for f in _in_folder(as_path("files", file), wanted)]
-    paths, listed = expand_associations(given)
-    excluded = {name for entry in record.history for name in entry.get("excluded", ())}
-    excluded -= {frame.name for frame in record.frames}
-    return [path for path in paths if path not in listed or path.name not in excluded], listed
-
-
-def _in_folder(path: Path, wanted: list[str]) -> list[Path]:
-    """Return the wanted files of a folder; return a file alone."""
-    if not path.is_dir():
-        return [path]
-    names = dict.fromkeys(name for want in wanted for name in (want, fits_name(want)))
-    found = [path / name for name in names if (path / name).is_file()]
-    if not found:
-        msg = f"{path}: the folder has no image of the record; name the files"
-        raise RecordError(msg)
-    return found
-
-
-def files_by_name(files: Iterable[str | Path], wanted: list[str]) -> dict[str, Path]:
-    """Return the paths of files by name; refuse missing, repeated and unknown files."""
-    # The file of an image from memory may have a suffix that the recorded name lacks.
-    names = {**{fits_name(name): name for name in wanted}, **{name: name for name in wanted}}
-    paths: dict[str, Path] = {}
-    paths_given = [Path(path) for path in files]
-    unique = unique_names(paths_given)
-    for path in paths_given:
-        found = unique[path] if unique[path] in names else path.name
-        if found not in names:
-            msg = f"{path.name}: the record has no such image; the first is {wanted[0]}"
-            raise RecordError(msg)
-        name = names[found]
-        if name in paths:
-            msg = f"{path.name}: it is given twice: {paths[name]} and {path}; name one"
-            raise RecordError(msg)
-        paths[name] = path
-    missing = [name for name in dict.fromkeys(wanted) if name not in paths]
-    if missing:
-        more = f", and {len(missing) - 1} more" if len(missing) > 1 else ""
-        msg = f"{missing[0]}: the image is missing{more}; a record applies to all of its images"
-        raise RecordError(msg)
-    return paths
-
-
-def _recorded_frames(
-    record: Record,
-    paths: dict[str, Path],
-    listed: dict[Path, tuple[Path, ...]],
-    *,
-    force: bool = False,
-    names: list[str] | None = None,
-) -> list[Frame]:
-    """Return the frames of files with the recorded names, roles and corrections.
-
-    By default the files are the inputs, with their recorded names.
-    """
-    read = recorded_read(record)
-    if names is not None:
-        # Separate mask files apply only to the inputs.
-        read = replace(read, weight_files=None, mask_files=None)
-    names = names or _input_names(record)
-    hdus = [int(record.input(frame, "hdu")) for frame in record.frames]
-    # The record of a run on cells is applied to the images that the cells were made from.
-    of_cells = record.options.get("nside") is not None
-    # Neither cells nor data models have an index of their HDU.
-    one_image = of_cells or bool(record.outputs)
-    opened: dict[tuple[str, int], Frame] = {}
-    for name in dict.fromkeys(names):
-        of_file = sorted({hdu for n, hdu in zip(names, hdus, strict=True) if n == name})
-        hdu = read.hdu if one_image else of_file
-        images = collect_frames([paths[name]], replace(read, hdu=hdu))
-        opened |= {(name, 0 if one_image else frame.source.hdu): frame for frame in images}
-    frames = []
-    for frame, name, hdu in zip(record.frames, names, hdus, strict=True):
-        base = opened[name, hdu]
-        if base.shape != frame.shape and not of_cells:
-            msg = f"{name}: its shape is {base.shape}, the recorded {frame.shape}"
-            raise RecordError(msg)
-        if not force:
-            _check_place(name, base, frame, 1.0 if of_cells else MOST_MOVED)
-            if base.unit != frame.unit and not of_cells:
-                units = f"its unit is {base.unit}, the recorded {frame.unit}"
-                msg = f"{name}: {units}; force=True accepts it"
-                raise RecordError(msg)
-        keys = {key: getattr(frame, key) for key in (*ASSIGNED, "dq_bits")}
-        frames.append(base.with_keys(**keys, associations=listed.get(paths[name], ())))
-    return frames
-
-
-def _check_place(name: str, base: Frame, frame: Frame, most: float) -> None:
-    """Refuse an image at another position, where the recorded plane would be wrong."""
-    moved = np.linalg.norm(base.whole_grid.axes[0] - frame.whole_grid.axes[0])
-    turned = np.linalg.norm(base.whole_grid.axes[1:] - frame.whole_grid.axes[1:]) * base.shape[0]
-    pixel = np.sqrt(frame.whole_grid.pixel_area)
-    if max(moved, turned * pixel) > most * pixel:
-        msg = f"{name}: its WCS is not the recorded one; force=True accepts it"
-        raise RecordError(msg)
 
 
 # --------------------------------------------------------------------------------------
@@ -344,12 +178,7 @@ def undo_record(
         work = list(zip(by_file(products), paths, strict=True))
         for images, path in work if progress_bar is None else progress_bar(work):
             with named_writing(images[0].name), atomic_stream(path) as stream:
-                if record.outputs:
-                    _write_model(images[0], record, stream)
-                elif isinstance(images[0].frame.source, AsdfSource):
-                    write_undone_asdf(images[0], record.provenance, stream)
-                else:
-                    _write_undone(record, images, stream)
+                _undo_writer(record, images)(record, images, stream)
         write_associations(associations)
     return paths
 
@@ -369,24 +198,15 @@ def _corrected_products(
 ) -> list[Product]:
     """Return the output images of corrected files, with the inverse corrections."""
     check_flag("force", force)
-    names = _input_names(record)
     if record.run.recombine:
         _refuse_joined(record)
-        names = [frame.product for frame in record.frames]
-    elif any(frame.extension for frame in record.frames):
-        pairs = zip(record.frames, names, strict=True)
-        names = [frame.file if frame.extension else name for frame, name in pairs]
-    if record.outputs:
-        whole = record.run.recombine
-        names = [f.product if whole else f.name for f in record.frames]
-        names = [record.outputs.get(name, name) for name in names]
-    files, listed = listed_files(record, files, names)
-    paths = files_by_name(files, names)
-    frames = _recorded_frames(record, paths, listed, force=force, names=names)
+    # Separate mask files apply only to the inputs.
+    read = replace(recorded_read(record), weight_files=None, mask_files=None)
+    frames = recorded_frames(record, files, record.output_names, read, force=force)
     for frame in frames:
-        found = str(frame.meta.get("LMRECSHA", ""))
-        if found != record.sha256 and not force:
-            what = f"another record, {frame.meta.get('LMRECORD')}" if found else "no record"
+        sha256 = str(frame.meta.get("LMRECSHA", ""))
+        if sha256 != record.sha256 and not force:
+            what = f"another record, {frame.meta.get('LMRECORD')}" if sha256 else "no record"
             msg = f"{frame.source.path.name}: its header names {what}; force=True accepts it"
             raise RecordError(msg)
     return make_products([_inverse(frame) for frame in frames], recombine=record.run.recombine)
@@ -395,7 +215,7 @@ def _corrected_products(
 def _refuse_joined(record: Record) -> None:
     """Refuse a record that joined the parts of an image from two files."""
     files: dict[str, set[str]] = {}
-    for frame, name in zip(record.frames, _input_names(record), strict=True):
+    for frame, name in zip(record.frames, record.input_names, strict=True):
         files.setdefault(frame.product, set()).add(name)
     for product, parts in files.items():
         if len(parts) > 1:
@@ -412,16 +232,29 @@ def _inverse(frame: Frame) -> Frame:
     return frame.with_keys(corrections=back, output_factor=1 / factor)
 
 
-def _write_model(product: Product, record: Record, stream: BinaryIO) -> None:
+def _undo_writer(record: Record, products: list[Product]) -> Callable:
+    """Return the function that writes the restored file of a kind of output."""
+    if record.of_models:
+        return _write_model
+    return _write_asdf if isinstance(products[0].frame.source, AsdfSource) else _write_fits
+
+
+def _write_model(record: Record, products: list[Product], stream: BinaryIO) -> None:
     """Write a data model with restored pixels and metadata."""
     from levelmatch.pipelines.undo import write_undone_model
 
+    (product,) = products
     lyot = product.lyot and _inverse(product.lyot)
     own = replace(product, frame=_inverse(product.frame), lyot=lyot)
     write_undone_model(product, own, record.provenance, stream)
 
 
-def _write_undone(record: Record, products: list[Product], stream: BinaryIO) -> None:
+def _write_asdf(record: Record, products: list[Product], stream: BinaryIO) -> None:
+    """Write a copy of a corrected ASDF file with restored pixels and background."""
+    write_undone_asdf(products[0], record.provenance, stream)
+
+
+def _write_fits(record: Record, products: list[Product], stream: BinaryIO) -> None:
     """Write a copy of a corrected file with restored images, headers and ASDF tree."""
     path = products[0].frame.source.path
     with (

@@ -1,23 +1,36 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
-"""Images of a result with their pixels, which are read from files for a record."""
+"""Images of a record, which are read from their files."""
 
 from collections.abc import Iterable
 from dataclasses import replace
+from os import PathLike
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from levelmatch.exceptions import FrameError
+from levelmatch.exceptions import FrameError, RecordError
 from levelmatch.images.associations import expand_associations
 from levelmatch.images.collect import collect_frames, unique_names
 from levelmatch.images.corrections import AppliedCorrection
-from levelmatch.images.frame import Frame
+from levelmatch.images.frame import ASSIGNED, Frame
+from levelmatch.option_values import as_path, check_type
 from levelmatch.options import ReadOptions
+from levelmatch.record.record import Record
+from levelmatch.record.record_files import as_record
 from levelmatch.record.solved_run import SolvedRun
+from levelmatch.results.files import fits_name
 from levelmatch.results.header import check_not_matched
 from levelmatch.text import list_names
 
-__all__ = ["frames_with_pixels", "own_corrections", "recorded_read"]
+__all__ = [
+    "find_files",
+    "frames_with_pixels",
+    "own_corrections",
+    "recorded_files",
+    "recorded_frames",
+    "recorded_read",
+]
 
 
 # Options of reading that determine the pixels of an image.
@@ -31,8 +44,202 @@ READ_AGAIN = (
     "rematch",
     "max_bytes",
 )
-# Largest distance of an image from its recorded position, in pixels.
-MOST_MOVED = 0.5
+# Largest distance of an image from its recorded position, in pixels: where corrections are written,
+# and where images are only drawn.
+MOST_MOVED, MOST_MOVED_PLOT = 1e-2, 0.5
+
+
+# --------------------------------------------------------------------------------------
+# Files
+
+
+def recorded_files(record: Record | str | Path, folder: str | Path | None = None) -> list[Path]:
+    """Return the files of a record's inputs.
+
+    Parameters
+    ----------
+    record : `~levelmatch.Record`, str or `~pathlib.Path`
+        The record.
+    folder : str, `~pathlib.Path` or None
+        Folder of the inputs; by default their recorded paths are used.
+
+    Returns
+    -------
+    files : list of `~pathlib.Path`
+        The files, in the order of the run.
+
+    Raises
+    ------
+    RecordError
+        If an input was in memory or does not exist; the message names it.
+    """
+    record = as_record(record)
+    files = []
+    for frame in record.frames:
+        name, path = (str(record.input(frame, key)) for key in ("file", "path"))
+        if folder is None and not path:
+            msg = f"{frame.name}: the image was in memory; name its file, or the folder of inputs"
+            raise RecordError(msg)
+        found = Path(path)
+        if folder is not None:
+            found = Path(folder) / name
+            found = found if found.is_file() else found.with_name(fits_name(name))
+        files.append(found)
+    for found in files:
+        if not found.is_file():
+            msg = f"{found}: the recorded input does not exist; name the files, or their folder"
+            raise RecordError(msg)
+    return list(dict.fromkeys(files))
+
+
+def find_files(
+    record: Record, files: Iterable[str | Path], wanted: list[str]
+) -> tuple[dict[str, Path], dict[Path, tuple[Path, ...]]]:
+    """Return the path of each wanted file by its name, and the associations that list a path.
+
+    A folder stands for the wanted files in it. Listed files that an earlier call excluded from the
+    record are left out.
+    """
+    files = [files] if isinstance(files, str | PathLike) else files
+    check_type("files", files, Iterable, "a list of paths")
+    given = [f for file in files for f in _in_folder(as_path("files", file), wanted)]
+    found, listed = expand_associations(given)
+    excluded = {name for entry in record.history for name in entry.get("excluded", ())}
+    excluded -= {frame.name for frame in record.frames}
+    found = [path for path in found if path not in listed or path.name not in excluded]
+    return _by_name(found, wanted), listed
+
+
+def _in_folder(path: Path, wanted: list[str]) -> list[Path]:
+    """Return the wanted files of a folder; return a file alone."""
+    if not path.is_dir():
+        return [path]
+    names = dict.fromkeys(name for want in wanted for name in (want, fits_name(want)))
+    found = [path / name for name in names if (path / name).is_file()]
+    if not found:
+        msg = f"{path}: the folder has no image of the record; name the files"
+        raise RecordError(msg)
+    return found
+
+
+def _by_name(given: list[Path], wanted: list[str]) -> dict[str, Path]:
+    """Return the paths of files by name; refuse missing, repeated and unknown files."""
+    # The file of an image from memory may have a suffix that the recorded name lacks.
+    names = {**{fits_name(name): name for name in wanted}, **{name: name for name in wanted}}
+    paths: dict[str, Path] = {}
+    unique = unique_names(given)
+    for path in given:
+        found = unique[path] if unique[path] in names else path.name
+        if found not in names:
+            msg = f"{path.name}: the record has no such image; the first is {wanted[0]}"
+            raise RecordError(msg)
+        name = names[found]
+        if name in paths:
+            msg = f"{path.name}: it is given twice: {paths[name]} and {path}; name one"
+            raise RecordError(msg)
+        paths[name] = path
+    missing = [name for name in dict.fromkeys(wanted) if name not in paths]
+    if missing:
+        more = f", and {len(missing) - 1} more" if len(missing) > 1 else ""
+        msg = f"{missing[0]}: the image is missing{more}; a record applies to all of its images"
+        raise RecordError(msg)
+    return paths
+
+
+# --------------------------------------------------------------------------------------
+# Frames
+
+
+def recorded_read(levels: SolvedRun) -> ReadOptions:
+    """Return the recorded options of reading that determine the pixels of images.
+
+    Parameters
+    ----------
+    levels : `~levelmatch.record.solved_run.SolvedRun`
+        A result or a record.
+
+    Returns
+    -------
+    read : `~levelmatch.ReadOptions`
+        The options, without options of flux scales and units.
+    """
+    options = levels.options["read"]
+    kept = {key: options[key] for key in READ_AGAIN if key in options}
+    if isinstance(kept.get("hdu"), list):
+        kept["hdu"] = tuple(kept["hdu"])
+    names = list(dict.fromkeys(map(_file_name, levels.frames)))
+    for key in ("weight_files", "mask_files"):
+        files = kept.get(key)
+        if isinstance(files, list):
+            # The files are in the order of the input, but images are read one by one.
+            kept[key] = dict(zip(names, files, strict=False))
+    return ReadOptions(**kept)
+
+
+def recorded_frames(
+    record: Record,
+    files: Iterable[str | Path],
+    names: list[str],
+    read: ReadOptions,
+    *,
+    force: bool,
+) -> list[Frame]:
+    """Return the frames of files with the names, roles and corrections of a record.
+
+    ``names`` are the files of all frames of the record. A frame of another shape, position or unit
+    is refused, the last two unless ``force`` is set.
+    """
+    paths, listed = find_files(record, files, names)
+    # The record of a run on cells is applied to the images that the cells were made from.
+    of_cells = record.options.get("nside") is not None
+    # Neither cells nor data models have an index of their HDU.
+    one_image = of_cells or record.of_models
+    hdus = ["auto" if one_image else int(record.input(f, "hdu")) for f in record.frames]
+    frames = []
+    images = _read_files(names, hdus, paths, read)
+    for frame, name, image in zip(record.frames, names, images, strict=True):
+        differs = "" if of_cells else _difference(frame, image)
+        if not force and not differs:
+            if _moved(frame, image) > (1.0 if of_cells else MOST_MOVED):
+                differs = "its WCS is not the recorded one; force=True accepts it"
+            elif image.unit != frame.unit and not of_cells:
+                units = f"its unit is {image.unit}, the recorded {frame.unit}"
+                differs = f"{units}; force=True accepts it"
+        if differs:
+            msg = f"{name}: {differs}"
+            raise RecordError(msg)
+        keys = {key: getattr(frame, key) for key in (*ASSIGNED, "dq_bits")}
+        frames.append(image.with_keys(**keys, associations=listed.get(paths[name], ())))
+    return frames
+
+
+def _read_files(
+    names: list[str], hdus: list[Any], paths: dict[str, Path], read: ReadOptions
+) -> list[Frame]:
+    """Return an image for each file name and index of an HDU; read each file once.
+
+    ``"auto"`` in place of the index stands for the only image of a file.
+    """
+    images: dict[tuple, Frame] = {}
+    for name in dict.fromkeys(names):
+        of_file = sorted({hdu for n, hdu in zip(names, hdus, strict=True) if n == name})
+        hdu = read.hdu if of_file == ["auto"] else of_file
+        found = collect_frames([paths[name]], replace(read, hdu=hdu))
+        images |= {(name, hdu): image for hdu, image in zip(of_file, found, strict=False)}
+    return [images[key] for key in zip(names, hdus, strict=True)]
+
+
+def _difference(frame: Frame, image: Frame) -> str:
+    """Return how the shape of an image differs from the recorded one; blank if it agrees."""
+    if image.shape == frame.shape:
+        return ""
+    return f"its shape {image.shape} is not the recorded one, {frame.shape}"
+
+
+def _moved(frame: Frame, image: Frame) -> float:
+    """Return the distance of an image's centre from the recorded one, in pixels."""
+    moved = np.linalg.norm(image.whole_grid.axes[0] - frame.whole_grid.axes[0])
+    return float(moved / np.sqrt(frame.whole_grid.pixel_area))
 
 
 def frames_with_pixels(
@@ -73,16 +280,11 @@ def frames_with_pixels(
         msg = f"{list_names(missing)}: a record holds no pixels: {how}"
         raise FrameError(msg)
     read = recorded_read(levels)
-    wholes: dict = {}
-    for name in dict.fromkeys(map(_file_name, needed)):
-        of_file = [f for f in needed if _file_name(f) == name]
-        hdus = list(dict.fromkeys(_recorded_hdu(levels, f) for f in of_file))
-        hdu = read.hdu if hdus == ["auto"] else hdus
-        frames = collect_frames([paths[name]], replace(read, hdu=hdu))
-        wholes |= {(name, hdu): whole for hdu, whole in zip(hdus, frames, strict=False)}
+    own = [_file_name(frame) for frame in needed]
+    images = _read_files(own, [_recorded_hdu(levels, frame) for frame in needed], paths, read)
     if not read.rematch:
-        check_not_matched(wholes.values(), [p.name for p in levels.passes])
-    return [_filled(f, wholes[_file_name(f), _recorded_hdu(levels, f)]) for f in needed]
+        check_not_matched(images, [p.name for p in levels.passes])
+    return [_filled(frame, image) for frame, image in zip(needed, images, strict=True)]
 
 
 def _recorded_hdu(levels: SolvedRun, frame: Frame) -> int | str:
@@ -90,39 +292,6 @@ def _recorded_hdu(levels: SolvedRun, frame: Frame) -> int | str:
     if hasattr(levels, "input") and str(levels.input(frame, "path")):
         return int(levels.input(frame, "hdu"))
     return "auto"
-
-
-def recorded_read(levels: SolvedRun) -> ReadOptions:
-    """Return the recorded options of reading that determine the pixels of images.
-
-    Parameters
-    ----------
-    levels : `~levelmatch.record.solved_run.SolvedRun`
-        A result or a record.
-
-    Returns
-    -------
-    read : `~levelmatch.ReadOptions`
-        The options, without options of flux scales and units.
-    """
-    options = levels.options["read"]
-    kept = {key: options[key] for key in READ_AGAIN if key in options}
-    if isinstance(kept.get("hdu"), list):
-        kept["hdu"] = tuple(kept["hdu"])
-    names = list(dict.fromkeys(map(_file_name, levels.frames)))
-    for key in ("weight_files", "mask_files"):
-        files = kept.get(key)
-        if isinstance(files, list):
-            # The files are in the order of the input, but images are read one by one.
-            kept[key] = dict(zip(names, files, strict=False))
-    return ReadOptions(**kept)
-
-
-def own_corrections(
-    levels: SolvedRun, frame: Frame
-) -> tuple[tuple[AppliedCorrection, ...], tuple[AppliedCorrection, ...]]:
-    """Return the corrections of an image by earlier runs, and its corrections by this run."""
-    return frame.corrections[: levels.n_earlier], frame.corrections[levels.n_earlier :]
 
 
 def _file_name(frame: Frame) -> str:
@@ -142,14 +311,19 @@ def _paths(files) -> dict[str, Path]:
     return {path.name: path for path in paths} | {names[path]: path for path in paths}
 
 
-def _filled(frame: Frame, whole: Frame) -> Frame:
-    """Return the frame of a file with the names and corrections of a recorded frame."""
-    if whole.shape != frame.shape:
-        msg = f"{whole.name}: its shape {whole.shape} is not the recorded one, {frame.shape}"
+def _filled(frame: Frame, image: Frame) -> Frame:
+    """Return the image of a file with the names and corrections of a recorded frame."""
+    differs = _difference(frame, image)
+    if not differs and not _moved(frame, image) <= MOST_MOVED_PLOT:
+        differs = "it lies elsewhere on the sky than the recorded image"
+    if differs:
+        msg = f"{image.name}: {differs}"
         raise FrameError(msg)
-    moved = np.abs(whole.whole_grid.axes[0] - frame.whole_grid.axes[0]).max()
-    if not moved <= MOST_MOVED * np.sqrt(whole.whole_grid.pixel_area):
-        msg = f"{whole.name}: it lies elsewhere on the sky than the recorded image"
-        raise FrameError(msg)
-    keys = "name tile detector part region subset scale corrections extension exposure role".split()
-    return whole.with_keys(whole=frame.whole, **{key: getattr(frame, key) for key in keys})
+    return image.with_keys(**{key: getattr(frame, key) for key in ASSIGNED})
+
+
+def own_corrections(
+    levels: SolvedRun, frame: Frame
+) -> tuple[tuple[AppliedCorrection, ...], tuple[AppliedCorrection, ...]]:
+    """Return the corrections of an image by earlier runs, and its corrections by this run."""
+    return frame.corrections[: levels.n_earlier], frame.corrections[levels.n_earlier :]

@@ -15,16 +15,12 @@ from levelmatch.images.sources import decoded_image
 from levelmatch.options import ReadOptions
 from levelmatch.record.record import Record
 from levelmatch.record.record_files import as_record
-from levelmatch.results.apply_undo import (
-    files_by_name,
-    listed_files,
-    recorded_files,
-    recorded_result,
-)
+from levelmatch.results.apply_undo import recorded_result
 from levelmatch.results.asdf_files import corrected_pixels
 from levelmatch.results.files import corrected_data, open_decoded
 from levelmatch.results.kept_levels import kept_cards
 from levelmatch.results.products import Product
+from levelmatch.results.recorded_frames import find_files, recorded_files
 
 __all__ = ["verify_record"]
 
@@ -60,8 +56,7 @@ def verify_record(
     result = recorded_result(record, recorded_files(record) if inputs is None else inputs)
     files = [product.file for product in result.products]
     names = [record.outputs.get(file, file) for file in files]
-    outputs, _ = listed_files(record, outputs, names)
-    paths = files_by_name(outputs, names)
+    paths, _ = find_files(record, outputs, names)
     for product, name in zip(result.products, names, strict=True):
         with named_warnings(product.name):
             _verify_product(record, product, paths[name])
@@ -100,7 +95,7 @@ def _verify_product(record: Record, product: Product, path: Path) -> None:
 def _output(record: Record, product: Product, path: Path) -> tuple[str, np.ndarray | None]:
     """Return the record's SHA-256 and the pixels of a FITS output; check a kept level."""
     hdu = product.frame.source.hdu
-    if record.outputs:
+    if record.of_models:
         (output,) = collect_frames([path], ReadOptions(rematch=True))
         hdu = output.source.hdu
     with open_decoded(path) as hdus:
@@ -116,7 +111,7 @@ def _check_cards(path: Path, product: Product, hdus: fits.HDUList, record: Recor
     cards = zip((0, index), kept_cards(product.frame, record.provenance), strict=True)
     for hdu, expected in cards:
         for key, value in expected.items():
-            if record.outputs and key == "BKGMETH":
+            if record.of_models and key == "BKGMETH":
                 # The pipeline's step has its own word for the method.
                 continue
             found = hdus[hdu].header.get(key)
