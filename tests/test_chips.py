@@ -5,7 +5,9 @@ import io
 
 import numpy as np
 import pytest
+from astropy import units as u
 from astropy.io import fits
+from astropy.utils.masked import Masked
 from astropy.wcs import WCS
 from helpers import run, succeed
 from numpy.testing import assert_allclose
@@ -519,6 +521,49 @@ def test_arrays_and_hdus_are_inputs(hst, tmp_path, kind):
     assert [path.name for path in written] == [f"image{k:04d}.fits" for k in range(4)]
     back = lm.undo_record(tmp_path / "out" / "levelmatch.asdf", written, tmp_path / "back")
     assert len(back) == 4
+
+
+@pytest.mark.parametrize("option", [True, False])
+@pytest.mark.parametrize("position", ["wcs", "header"])
+@pytest.mark.parametrize("kind", ["masked", "Masked", "Masked quantity", "quantity"])
+def test_arrays_keep_their_masks_and_units(paint, tmp_path, kind, position, option):
+    images = []
+    for k in range(3):
+        image = paint(shift=(0.3, 20.5 * k), level=k)
+        data = image.data.copy()
+        bad = np.zeros(data.shape, bool)
+        if kind != "quantity":
+            bad[10:30, 5:50] = True
+            data[bad] += 1e3
+        if kind == "masked":
+            array = np.ma.array(data, mask=bad)
+        else:
+            array = data * u.MJy / u.sr if "quantity" in kind else data
+            array = Masked(array, mask=bad) if "Masked" in kind else array
+        if k == 2 and hasattr(array, "unit"):
+            array = array.to("kJy/sr")
+        header = image.wcs.to_header()
+        # The unit of the array replaces this one.
+        header["BUNIT"] = "MJy/sr"
+        images.append((array, header if position == "header" else image.wcs))
+    result = lm.match_mosaic(
+        images, group_by="FILENAME", read=lm.ReadOptions(mask_extensions=option)
+    )
+    levels = [u.Quantity(row["level"]).value for row in result.table]
+    if "quantity" in kind:
+        levels[2] /= 1e3
+        assert result[2].unit == "kJy/sr"
+    assert_allclose(relative(levels), [-1, 0, 1], atol=0.01)
+    assert result[1].mask is None or result[1].mask.sum() == (0 if kind == "quantity" else 900)
+    written = result.write(tmp_path / "out")
+    back = lm.undo_record(tmp_path / "out" / "levelmatch.asdf", written, tmp_path / "back")
+    assert_allclose(fits.getdata(back[0])[0], images[0][0][0].view(np.ndarray), atol=1e-5)
+
+
+def test_array_without_masked_pixels(paint):
+    image = paint()
+    (frame,) = collect_frames([(np.ma.array(image.data), image.wcs.to_header())])
+    assert len(frame.source.hdus) == 1
 
 
 def test_one_list_of_hdus_is_no_list_of_images(hst):

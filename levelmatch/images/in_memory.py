@@ -1,6 +1,7 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
 """Frames of images in memory: NDData, arrays with a WCS or header, HDUs and lists of HDUs."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -56,6 +57,8 @@ def memory_frames(image, index, read, notes):
         return [_nddata_frame(image, index, read)]
     if isinstance(image, tuple) and len(image) == 2 and hasattr(image[0], "shape"):
         image = _of_array(*image)
+        # The mask is that of the array.
+        read = replace(read, mask_extensions=True)
     if isinstance(image, NDData):
         return [_nddata_frame(image, index, read)]
     if isinstance(image, fits.PrimaryHDU | fits.ImageHDU | fits.CompImageHDU):
@@ -69,12 +72,24 @@ def memory_frames(image, index, read, notes):
 
 
 def _of_array(array, position):
-    """Return an HDU or NDData of an array and its header or WCS, or `None` for other objects."""
-    if isinstance(position, fits.Header):
-        return fits.PrimaryHDU(np.asarray(array), position)
+    """Return HDUs or NDData of an array and its header or WCS, or `None` for other objects.
+
+    A masked array keeps its mask, and a `~astropy.units.Quantity` its unit.
+    """
+    mask, unit = as_mask(getattr(array, "mask", None)), getattr(array, "unit", None)
+    values = np.asarray(getattr(array, "unmasked", array))
+    if mask is not None:
+        mask = np.broadcast_to(mask, values.shape)
     if isinstance(position, BaseHighLevelWCS | BaseLowLevelWCS):
-        return NDData(np.asarray(array), wcs=position)
-    return None
+        return NDData(values, wcs=position, mask=mask, unit=unit)
+    if not isinstance(position, fits.Header):
+        return None
+    hdus = fits.HDUList([fits.PrimaryHDU(values, position)])
+    if unit is not None:
+        hdus[0].header["BUNIT"] = unit.to_string()
+    if mask is not None and mask.any():
+        hdus.append(fits.ImageHDU(mask.astype(np.uint8), name="MASK"))
+    return hdus
 
 
 def _hdu_frame(name, hdus, index, read, notes):
