@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 from astropy.io import fits
 from astropy.nddata import CCDData, NDData, StdDevUncertainty, UnknownUncertainty
+from dask.array import from_array
 from helpers import run
+from numpy.testing import assert_array_equal
 
 import levelmatch as lm
 
@@ -112,7 +114,11 @@ def text(image):
     return image
 
 
-MEMORY = [unknown, half, nested, newline, text]
+def long_double(image):
+    return CCDData(image.data.astype("g"), unit=image.unit, wcs=image.wcs, meta=image.meta)
+
+
+MEMORY = [unknown, half, long_double, nested, newline, text]
 
 
 @pytest.mark.parametrize("spoil", MEMORY)
@@ -131,9 +137,27 @@ def test_images_in_memory(row, tmp_path, spoil, kind):
     # An NDData is written without the metadata that FITS cannot hold.
     if kind is NDData and spoil is unknown:
         spoil = None
-    with pytest.raises(lm.LevelMatchError, match=r"^c"):
+    types = {half: "float16; convert them to float32", long_double: "convert them to float64"}
+    with pytest.raises(lm.LevelMatchError, match=rf"^c.*{types.get(spoil, '')}"):
         result.write(tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("subtract", [True, False])
+@pytest.mark.parametrize("kind", [CCDData, NDData])
+def test_arrays_of_dask(row, tmp_path, kind, subtract):
+    plain = [kind(i.data, wcs=i.wcs, unit=i.unit, meta=dict(i.meta)) for i in row[1]]
+    lazy = [
+        kind(from_array(i.data, chunks=20), wcs=i.wcs, unit=i.unit, meta=dict(i.meta))
+        for i in row[1]
+    ]
+    solve = lm.SolveOptions(subtract=subtract)
+    one, other = (lm.match_levels(images, solve=solve) for images in (plain, lazy))
+    for a, b in zip(one, other, strict=True):
+        assert_array_equal(a.data, np.asarray(b.data))
+    paths = one.write(tmp_path / "one"), other.write(tmp_path / "other")
+    for a, b in zip(*paths, strict=True):
+        assert_array_equal(fits.getdata(a), fits.getdata(b))
 
 
 def test_good_images_in_memory(row, with_planes, tmp_path):

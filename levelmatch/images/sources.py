@@ -405,6 +405,9 @@ def pixel_digests(data, masks):
 
 def _in_fits_order(data):
     """Return the bytes of an array, C-contiguous and big-endian."""
+    if data.dtype.char == "g":
+        # The bytes of long doubles have no other order, and FITS has no such type.
+        data = data.astype(np.float64)
     return np.ascontiguousarray(data, dtype=data.dtype.newbyteorder(">")).data
 
 

@@ -192,7 +192,9 @@ def corrected_image(product: Product, provenance: Provenance) -> NDData:
 def _corrected_part(frame: Frame) -> NDData:
     """Return a copy of a frame's whole image minus the frame's correction."""
     image = _read_image(frame)
-    image = _with_data(image, subtracted(image.data, frame.correction, frame))
+    # The data may be an array of Dask.
+    data = np.asarray(image.data)
+    image = _with_data(image, subtracted(data, frame.correction, frame))
     _scale_uncertainty(image, frame)
     return image
 

@@ -253,9 +253,10 @@ def _write_output(
 def _write_memory(product: Product, stream: BinaryIO, provenance: Provenance) -> None:
     """Write an image from memory as a FITS file."""
     image = corrected_image(product, provenance)
-    if not isinstance(image, CCDData):
+    data = np.asarray(image.data)
+    if not isinstance(image, CCDData) or image.data is not data:
         image = CCDData(
-            image.data,
+            data,
             mask=image.mask,
             uncertainty=image.uncertainty,
             meta=image.meta,

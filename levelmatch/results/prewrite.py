@@ -102,6 +102,9 @@ def _small_copy(image: NDData, frame: Frame) -> CCDData:
     shape = (2, 2)
     uncertainty = getattr(image, "uncertainty", None)
     data = np.asarray(image.data)
+    if data.dtype.char in "eg":
+        msg = f"FITS has no pixels of {data.dtype}; convert them to {float_type(data)}"
+        raise ValueError(msg)
     dtype = data.dtype if data.dtype.kind == "f" else float_type(data)
     if uncertainty is not None:
         kind = np.asarray(uncertainty.array).dtype
