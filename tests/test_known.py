@@ -4,6 +4,7 @@
 import numpy as np
 import pytest
 from astropy import units as u
+from astropy.coordinates import SkyCoord
 from astropy.io import fits
 from astropy.nddata import CCDData
 from astropy.table import QTable, Table
@@ -150,8 +151,6 @@ CIRCLE = 'icrs\ncircle(149.95,20.03,100")\n'
 
 def region_kinds(folder):
     regions = pytest.importorskip("regions")
-    from astropy.coordinates import SkyCoord
-
     circle = regions.CircleSkyRegion(SkyCoord(149.95, 20.03, unit="deg"), 100 * u.arcsec)
     path = folder / "ghost.reg"
     path.write_text(CIRCLE)
@@ -175,6 +174,38 @@ def test_regions_are_left_out(spoiled, tmp_path, kind):
     assert len(lm.verify_record(record, written)) == 4
     whole, masked = lm.make_mosaic(spoiled)[0], lm.make_mosaic(result)[0]
     assert np.isfinite(masked).sum() == np.isfinite(whole).sum()
+
+
+FAR = {
+    "circle": 'circle(330,-20,100")',
+    "near circle": 'circle(153,20,100")',
+    "polygon": "polygon(330,-20,331,-20,331,-19)",
+    "ellipse": 'ellipse(330,-20,100",50",30)',
+    "annulus": 'annulus(330,-20,50",100")',
+    "box": 'box(60,0,100",50",30)',
+}
+
+
+@pytest.mark.filterwarnings("ignore:k3.fits differ in flux scale")
+@pytest.mark.parametrize("sip", [False, True])
+@pytest.mark.parametrize("far", FAR.values(), ids=FAR)
+def test_regions_far_from_the_images(spoiled, far, sip):
+    """A region of the other side of the sky has no place in the pixels of an image."""
+    pytest.importorskip("regions")
+    for path in spoiled if sip else ():
+        with fits.open(path, mode="update") as hdus:
+            cards = {"CTYPE1": "RA---TAN-SIP", "CTYPE2": "DEC--TAN-SIP", "A_ORDER": 2}
+            hdus[0].header.update(cards | {"B_ORDER": 2, "A_2_0": 1e-6, "B_0_2": 1e-6})
+    alone = match(spoiled, regions=CIRCLE)
+    both = match(spoiled, regions=f"{CIRCLE}{far}\n")
+    assert_allclose(both.table["level"].value, alone.table["level"].value, atol=1e-9)
+
+
+def test_regions_that_have_no_place(paths):
+    regions = pytest.importorskip("regions")
+    wide = regions.CircleSkyRegion(SkyCoord(330, -20, unit="deg"), 80 * u.deg)
+    with pytest.raises(ValueError, match=r"k\d\.fits: regions: .*CircleSkyRegion"):
+        match(paths, regions=wide)
 
 
 def test_only_regions_are_compared(paths, tmp_path):

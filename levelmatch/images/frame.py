@@ -234,8 +234,7 @@ class Frame:
             out[bad] = np.nan
         fills = mask_fill(out, self.blank)
         if self.selection is not None:
-            wcs = self.transform.original
-            out[self.selection.left_out(wcs, self.shape, self.name)] = np.nan
+            out[self.selection.left_out(self)] = np.nan
         if self.region is not None:
             _mask_region(out, self.region, keep=self.part == "lyot")
         if self.corrections:

@@ -7,10 +7,13 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
+from astropy import units as u
+from astropy.coordinates import SkyCoord
 
 from levelmatch.images.corrections import AppliedCorrection, Correction
 from levelmatch.images.frame import EXCLUDE, HOLD
 from levelmatch.images.known_levels import KNOWN, known_correction
+from levelmatch.sky.vectors import unit_vectors
 
 __all__ = ["Selection", "selection_of", "with_roles"]
 
@@ -38,17 +41,13 @@ class Selection:
         """Identity of the selection."""
         return self.text, self.only
 
-    def left_out(self, wcs: Any, shape: tuple[int, int], name: str) -> np.ndarray:
+    def left_out(self, frame: Any) -> np.ndarray:
         """Return the pixels of an image that are not compared.
 
         Parameters
         ----------
-        wcs : APE 14 WCS
-            WCS of the image.
-        shape : tuple of int
-            Its shape (ny, nx).
-        name : str
-            The image, for error messages.
+        frame : `~levelmatch.images.frame.Frame`
+            The image.
 
         Returns
         -------
@@ -58,22 +57,61 @@ class Selection:
         Raises
         ------
         ValueError
-            If a region has no area.
+            If a region has no area, or no place in the pixels of the image.
         """
-        inside = np.zeros(shape, dtype=bool)
+        inside = np.zeros(frame.shape, dtype=bool)
         for region in self.regions:
-            pixel = region.to_pixel(wcs) if hasattr(region, "to_pixel") else region
-            if not hasattr(pixel, "to_mask"):
-                msg = f"{name}: regions: {type(region).__name__} has no area; leave it out"
-                raise ValueError(msg)
-            try:
-                covered = pixel.to_mask(mode="center").to_image(shape)
-            except NotImplementedError as error:
-                msg = f"{name}: regions: {type(region).__name__} has no area; leave it out"
-                raise ValueError(msg) from error
+            # A projection may have no place for a region far away, or a wrong one.
+            if _is_far(region, frame.grid.centre, frame.grid.radius):
+                continue
+            covered = _covered(region, frame)
             if covered is not None:
                 inside[covered > 0] = _is_included(region)
         return ~inside if self.only else inside
+
+
+def _covered(region, frame):
+    """Return which pixels of an image a region covers, or `None` if it covers none."""
+    kind = type(region).__name__
+    try:
+        is_sky = hasattr(region, "to_pixel")
+        pixel = region.to_pixel(frame.transform.original) if is_sky else region
+        return pixel.to_mask(mode="center").to_image(frame.shape)
+    except (NotImplementedError, AttributeError) as error:
+        msg = f"{frame.name}: regions: {kind} has no area; leave it out"
+        raise ValueError(msg) from error
+    except Exception as error:
+        msg = f"{frame.name}: regions: {region} has no place in the image: {error}; leave it out"
+        raise ValueError(msg) from error
+
+
+# Sizes of regions that may add up to their extent.
+_SIZES = ("radius", "outer_radius", "width", "height", "outer_width", "outer_height")
+
+
+def _is_far(region, centre, radius):
+    """Return whether a region of the sky cannot reach a circle around a unit vector.
+
+    Parameters
+    ----------
+    region : `~regions.Region`
+        The region; one of pixels is never far.
+    centre : `~numpy.ndarray`
+        The unit vector.
+    radius : float
+        Radius of the circle, in radian.
+    """
+    if hasattr(region, "region1"):
+        return all(_is_far(part, centre, radius) for part in (region.region1, region.region2))
+    places = getattr(region, "vertices", getattr(region, "center", None))
+    if not isinstance(places, SkyCoord):
+        return False
+    sky = np.atleast_2d(unit_vectors(places.icrs.ra.deg, places.icrs.dec.deg))
+    extent = np.arccos(np.clip(sky @ sky[0], -1, 1)).max()
+    extent += sum(u.Quantity(getattr(region, name, 0 * u.rad)).to_value("rad") for name in _SIZES)
+    away = np.arccos(np.clip(sky[0] @ centre, -1, 1))
+    # Sides of polygons are straight in the pixels, not on the sky.
+    return bool(0 < extent < 1 and away > radius + 1.1 * extent)
 
 
 def _is_included(region: Any) -> bool:
