@@ -199,6 +199,7 @@ def run_peer(peer, name, paths, python, limit):
         "seconds": answer["seconds"],
         "wall": measured.wall,
         "cpu": measured.cpu,
+        "others": measured.others,
         "memory": measured.memory,
         "found": answer["found"],
     }

@@ -22,6 +22,8 @@ COLUMNS = (
     "Error, level out",
     "Error, plane out",
 )
+# Elapsed times are left out if other processes took more than this part of them.
+BUSY = 0.1
 ERRORS = ("Package", "Sets", "Error, level out", "ratio", "Error, plane out", "ratio")
 HEAD = """\
 .. Written by ``tox -e bench -- peers``.
@@ -117,17 +119,27 @@ def row_of(record, own, peers):
         return [name, shown, ratios[0], shown, ratios[1], "–", "–", "–", "–"]
     if record["status"] != "measured":
         return [name, record["status"], *["–"] * (len(COLUMNS) - 2)]
+    elapsed = ["–"] * 4
+    if not was_busy(record):
+        elapsed = [
+            figure(record["seconds"]),
+            ratio(record["seconds"], own.get("seconds")),
+            figure(record["wall"]),
+            ratio(record["wall"], own.get("wall")),
+        ]
     return [
         name,
-        figure(record["seconds"]),
-        ratio(record["seconds"], own.get("seconds")),
-        figure(record["wall"]),
-        ratio(record["wall"], own.get("wall")),
+        *elapsed,
         figure(record["cpu"]),
         f"{record['memory'] / 2**30:.2f}",
         f"{record['level_error']:.4f}",
         f"{record['plane_error']:.4f}",
     ]
+
+
+def was_busy(record):
+    """Return whether other processes slowed the run of a package."""
+    return record.get("others", 0.0) > BUSY * record["wall"]
 
 
 def figure(value):
@@ -146,7 +158,7 @@ def at_least(value, own):
 
 
 def notes(records, peers):
-    """Return a line for each package without a result, with the reason."""
+    """Return a line for each package without a result or elapsed time, with the reason."""
     lines = []
     for record in records:
         label = peers[record["peer"]].label
@@ -154,4 +166,6 @@ def notes(records, peers):
             lines.append(f"* {label}: ended after {record['limit']:.0f} s.")
         elif record["status"] != "measured":
             lines.append(f"* {label}: {record['status']}: ``{record['reason']}``.")
+        elif was_busy(record):
+            lines.append(f"* {label}: ran beside other processes; elapsed times are left out.")
     return "\n".join(lines) + "\n" if lines else ""

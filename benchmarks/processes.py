@@ -13,10 +13,14 @@ PERIOD = 0.1  # between samples of the memory, in seconds
 
 @dataclass(frozen=True)
 class Measured:
-    """Wall time and processor time (s), memory (bytes) and exit state of a command."""
+    """Wall time and processor time (s), memory (bytes) and exit state of a command.
+
+    ``others`` is the processor time (s) of all other processes meanwhile; 0 without ``/proc``.
+    """
 
     wall: float
     cpu: float
+    others: float
     memory: float
     code: int
     timed_out: bool
@@ -37,7 +41,7 @@ def measure(command, *, log, limit, cwd=None, env=None):
         os.killpg(process.pid, signal.SIGKILL)
 
     with Path(log).open("wb") as output:
-        start = time.perf_counter()
+        start, busy = time.perf_counter(), _busy()
         process = subprocess.Popen(
             command,
             stdout=output,
@@ -58,9 +62,11 @@ def measure(command, *, log, limit, cwd=None, env=None):
             timer.cancel()
             watcher.stop()
     process.returncode = os.waitstatus_to_exitcode(status)
+    cpu = usage.ru_utime + usage.ru_stime
     return Measured(
         wall=time.perf_counter() - start,
-        cpu=usage.ru_utime + usage.ru_stime,
+        cpu=cpu,
+        others=max(_busy() - busy - cpu, 0.0),
         memory=watcher.peak or usage.ru_maxrss * 1024,
         code=process.returncode,
         timed_out=late.is_set(),
@@ -85,6 +91,17 @@ class _Watcher(threading.Thread):
     def stop(self):
         self._stopped.set()
         self.join()
+
+
+def _busy():
+    """Return the processor time of all processes but this one since the start of the system."""
+    try:
+        ticks = Path("/proc/stat").read_text().split(maxsplit=8)[1:8]
+    except OSError:
+        return 0.0
+    user, nice, system, _, _, irq, softirq = map(int, ticks)
+    total = (user + nice + system + irq + softirq) / os.sysconf("SC_CLK_TCK")
+    return total - time.process_time()
 
 
 def _tree(pid):
