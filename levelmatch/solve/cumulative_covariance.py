@@ -16,6 +16,7 @@ from scipy.sparse import coo_array, csr_array
 
 from levelmatch.sky.vectors import transfer_matrix
 from levelmatch.solve.linear import one_thread
+from levelmatch.solve.shared_pattern import follow
 from levelmatch.solve.solution import MAX_DENSE
 
 __all__ = ["Carried"]
@@ -35,12 +36,15 @@ class Carried:
         Whether the covariance is zero.
     spread : `~numpy.ndarray`, shape (n, 3, r), or None
         Square root of the covariance that a pattern of the detectors adds.
+    columns : `~numpy.ndarray`, shape (n_pairs, 3, r), or None
+        The same for the differences of the pairs: the part that the corrections leave.
     """
 
     matrix_of: Callable[[], np.ndarray]
     n_terms: int
     exact: bool = False
     spread: np.ndarray | None = None
+    columns: np.ndarray | None = None
 
     @cached_property
     def matrix(self):
@@ -51,17 +55,21 @@ class Carried:
         return self.matrix_of()
 
     @classmethod
-    def of(cls, frames):
+    def of(cls, frames, pattern=None):
         """Return the covariance before the first pass: the variances of known corrections.
 
-        `None` if it is too large.
+        `None` if it is too large. The pattern of the detectors is that of the run, if it has one.
         """
         if len(frames) > MAX_DENSE:
             return None
         variances = np.array([_variance(frame) for frame in frames])
         n_terms = 3 if variances[:, 1:].any() else 1
         variances = np.nan_to_num(variances[:, :n_terms]).ravel()
-        return cls(partial(np.diag, variances), n_terms, exact=not variances.any())
+        matrix_of, exact = partial(np.diag, variances), not variances.any()
+        if pattern is None:
+            return cls(matrix_of, n_terms, exact)
+        spread = np.zeros((len(frames), 3, pattern.columns.shape[2]))
+        return cls(matrix_of, n_terms, exact, spread, pattern.columns)
 
     @property
     def variances(self):
@@ -102,7 +110,14 @@ class Carried:
         if len(frames) * k > MAX_DENSE or result.solution.coefficients.size > MAX_DENSE:
             return None
         axes = np.array([frame.whole_grid.axes for frame in frames])
-        return Carried(partial(_after, self, result, axes, table, k), k)
+        spread = columns = None
+        if self.columns is not None:
+            response, columns = follow(result, table, self.columns)
+            more = result.transfer(result.group, axes) @ response[result.group]
+            spread = self.spread.copy()
+            spread[:, : more.shape[1]] += more
+        matrix_of = partial(_after, self, result, axes, table, k)
+        return Carried(matrix_of, k, spread=spread, columns=columns)
 
 
 @one_thread

@@ -15,7 +15,7 @@ from levelmatch.solve.cumulative_covariance import Carried
 from levelmatch.solve.flux_scales import scale_scatter
 from levelmatch.solve.linear import one_thread
 from levelmatch.solve.patterns import find_patterns
-from levelmatch.solve.shared_pattern import PatternErrors, find_shared_pattern, subtract_pattern
+from levelmatch.solve.shared_pattern import find_shared_pattern, subtract_pattern
 from levelmatch.solve.solve_pass import shift_levels, solve_pass, subtract_solution
 from levelmatch.solve.weights import short_variances
 
@@ -70,18 +70,14 @@ def run_passes(
     of_scales = _scale_variances(measured, used, fit_types)
     pooled = _widened(pooled, of_scales + of_short)
     shared = shared_by_planes(measured, used, fit_types, pooled)
-    done, table, carried = [], subtract_pattern(pooled, pattern), Carried.of(frames)
-    pattern_errors = PatternErrors.of(pattern, frames)
+    done, table, carried = [], subtract_pattern(pooled, pattern), Carried.of(frames, pattern)
     for k, p in enumerate(passes):
         rows = np.flatnonzero(used == k)
         more = {"sky": sky, "shared": shared, "unpooled": unpooled}
         solved = solve_pass(p.grouped(frames), frames, table, rows, options, **more)
         tested = _widened(unpooled, of_scales)
         solved = replace(solved, patterns=_find_patterns(solved, frames, tested, measured))
-        pattern_errors = pattern_errors and pattern_errors.after(solved, table)
         carried_after = carried and carried.after(solved, frames, table)
-        if carried_after is not None and pattern_errors is not None:
-            carried_after = replace(carried_after, spread=pattern_errors.spread)
         table = subtract_solution(table, solved)
         unpooled = subtract_solution(unpooled, solved)
         if k == 0:

@@ -25,9 +25,9 @@ from levelmatch.solve.linear import sum_by
 
 __all__ = [
     "PATTERN_TERMS",
-    "PatternErrors",
     "SharedPattern",
     "find_shared_pattern",
+    "follow",
     "subtract_pattern",
 ]
 
@@ -227,42 +227,6 @@ def _weights(solved, table):
     """Return the weight of the normal matrix of each kept pair of a pass."""
     rows = solved.kept_rows
     return solved.solution.weight / table.gram[rows, 0, 0]
-
-
-@dataclass(frozen=True, eq=False)
-class PatternErrors:
-    """The errors of a pattern in the corrections of the passes so far.
-
-    Parameters
-    ----------
-    axes : `~numpy.ndarray`, shape (n, 3, 3)
-        Centre, East and North of each image.
-    columns : `~numpy.ndarray`, shape (n_pairs, 3, r)
-        Errors of the pairs' differences: columns of the square root of their covariance.
-    spread : `~numpy.ndarray`, shape (n, 3, r)
-        Errors of the images' levels and slopes about their centres.
-    """
-
-    axes: np.ndarray
-    columns: np.ndarray
-    spread: np.ndarray
-
-    @classmethod
-    def of(cls, pattern, frames):
-        """Return the errors before the first pass; `None` without a pattern."""
-        if pattern is None:
-            return None
-        axes = np.array([frame.whole_grid.axes for frame in frames])
-        spread = np.zeros((len(frames), 3, pattern.columns.shape[2]))
-        return cls(axes, pattern.columns, spread)
-
-    def after(self, solved, table):
-        """Return the errors after one more pass."""
-        response, left = follow(solved, table, self.columns)
-        more = solved.transfer(solved.group, self.axes) @ response[solved.group]
-        spread = self.spread.copy()
-        spread[:, : more.shape[1]] += more
-        return replace(self, columns=left, spread=spread)
 
 
 # --------------------------------------------------------------------------------------
