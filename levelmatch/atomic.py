@@ -24,6 +24,7 @@ __all__ = [
     "refuse_existing",
     "remove_parts",
     "space_errors",
+    "write_content",
 ]
 
 # Error numbers of a full disk or quota.
@@ -206,6 +207,13 @@ def atomic_stream(path: Path) -> Iterator[BinaryIO]:
             yield stream
         raw.flush()
         _give_name(handle, path)
+
+
+def write_content(path: Path, content: bytes) -> None:
+    """Write a file atomically, see `atomic_stream`; create its folder if it is missing."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_stream(path) as stream:
+        stream.write(content)
 
 
 def _new_name(path: Path) -> Path:

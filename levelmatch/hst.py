@@ -3,7 +3,7 @@
 
 from pathlib import Path
 
-from levelmatch.atomic import atomic_stream, refuse_existing
+from levelmatch.atomic import refuse_existing, write_content
 from levelmatch.docstrings import share_parameters
 from levelmatch.exceptions import FrameError
 from levelmatch.option_values import as_path, check_type
@@ -48,7 +48,5 @@ def write_skyfile(result: SolvedRun, path: str | Path, *, overwrite: bool = Fals
             raise FrameError(msg)
         files.setdefault(frame.file, []).append(float(frame.correction.constant))
     lines = [f"{name} {' '.join(map(repr, levels))}" for name, levels in files.items()]
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with atomic_stream(path) as stream:
-        stream.write("\n".join(["# applied = no", *lines, ""]).encode())
+    write_content(path, "\n".join(["# applied = no", *lines, ""]).encode())
     return path

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from levelmatch.atomic import atomic_stream, refuse_existing
+from levelmatch.atomic import refuse_existing, write_content
 from levelmatch.docstrings import share_parameters
 from levelmatch.exceptions import FrameError
 from levelmatch.option_values import as_path, check_type
@@ -101,9 +101,7 @@ def write_skylist(result: MatchResult, path: str | Path, *, overwrite: bool = Fa
     path = as_path("path", path)
     lines = [_sky_line(product) for product in result.products]
     refuse_existing(path, overwrite=overwrite)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with atomic_stream(path) as stream:
-        stream.write("".join(lines).encode())
+    write_content(path, "".join(lines).encode())
     return path
 
 

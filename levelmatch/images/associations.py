@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlparse
 
-from levelmatch.atomic import atomic_stream
 from levelmatch.exceptions import FrameError
 from levelmatch.images.file_checks import check_regular
 
@@ -22,7 +21,6 @@ __all__ = [
     "is_science",
     "output_association",
     "read_association",
-    "write_associations",
 ]
 
 
@@ -251,23 +249,3 @@ def _moved(path: Path, name: str, directory: Path) -> str:
 
 def _absolute(path: Path) -> Path:
     return Path(os.path.abspath(path))
-
-
-def write_associations(contents: Mapping[Path, bytes]) -> list[Path]:
-    """Write associations, each file atomically.
-
-    Parameters
-    ----------
-    contents : mapping of `~pathlib.Path` to bytes
-        Content of each file, see `~levelmatch.results.prewrite.output_associations`.
-
-    Returns
-    -------
-    paths : list of `~pathlib.Path`
-        The written files.
-    """
-    for path, content in contents.items():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with atomic_stream(path) as stream:
-            stream.write(content)
-    return list(contents)

@@ -13,13 +13,12 @@ from typing import Any
 import numpy as np
 from stpipe.library import AbstractModelLibrary
 
-from levelmatch.atomic import atomic_stream
+from levelmatch.atomic import write_content
 from levelmatch.exceptions import FrameError
 from levelmatch.images.associations import (
     is_science,
     output_association,
     read_association,
-    write_associations,
 )
 from levelmatch.images.collect import collect_frames
 from levelmatch.images.frame import Frame
@@ -123,9 +122,7 @@ def write_record(library: Any, result: MatchResult, folder: str | Path, suffix: 
         The run, with the name of its record.
     """
     path = Path(folder) / _name_of(library, f"levelmatch.{suffix}")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with atomic_stream(path) as stream:
-        stream.write(result.record.content)
+    write_content(path, result.record.content)
     return replace(result.record.provenance, record=path.name)
 
 
@@ -151,9 +148,7 @@ def write_association(library: Any, paths: list[Path], provenance: Provenance | 
         for member, path in zip(members, paths, strict=True)
     }
     target = paths[0].parent / _name_of(library, "levelmatch_asn.json")
-    write_associations(
-        {target: output_association(association, written, target.parent, provenance)}
-    )
+    write_content(target, output_association(association, written, target.parent, provenance))
 
 
 # --------------------------------------------------------------------------------------

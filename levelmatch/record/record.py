@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from astropy.wcs import WCS, FITSFixedWarning
 
-from levelmatch.atomic import atomic_stream, refuse_existing
+from levelmatch.atomic import refuse_existing, write_content
 from levelmatch.docstrings import share_parameters
 from levelmatch.exceptions import RecordError
 from levelmatch.images.file_checks import check_wcs_sizes
@@ -297,9 +297,7 @@ class Record(SolvedRun):
         content = self.content
         if lock is not None:
             lock.declare(self.sha256)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with atomic_stream(path) as stream:
-            stream.write(content)
+        write_content(path, content)
         return path
 
     def to_tree(self) -> dict[str, Any]:

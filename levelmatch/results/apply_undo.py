@@ -10,10 +10,9 @@ from typing import BinaryIO
 import numpy as np
 from astropy.io import fits
 
-from levelmatch.atomic import atomic_stream
+from levelmatch.atomic import atomic_stream, write_content
 from levelmatch.docstrings import share_parameters
 from levelmatch.exceptions import RecordError
-from levelmatch.images.associations import write_associations
 from levelmatch.images.compression import open_raw
 from levelmatch.images.file_checks import named_writing
 from levelmatch.images.file_state import file_identity
@@ -179,7 +178,8 @@ def undo_record(
         for images, path in work if progress_bar is None else progress_bar(work):
             with named_writing(images[0].name), atomic_stream(path) as stream:
                 _undo_writer(record, images)(record, images, stream)
-        write_associations(associations)
+        for path, content in associations.items():
+            write_content(path, content)
     return paths
 
 

@@ -6,8 +6,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from levelmatch.atomic import write_content
 from levelmatch.docstrings import share_parameters
-from levelmatch.images.associations import write_associations
 from levelmatch.images.frame import Frame
 from levelmatch.measure.pair_selection import Overlaps
 from levelmatch.measure.table import PairTable
@@ -145,5 +145,6 @@ class MatchResult(SolvedRun, Sequence):
                 replace = overwrite or lock.may_replace(own)
                 self.record.write(own, overwrite=replace, lock=lock)
             write_products(self.products, paths, provenance, progress_bar)
-            write_associations(associations)
+            for path, content in associations.items():
+                write_content(path, content)
         return paths
