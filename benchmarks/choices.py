@@ -112,22 +112,21 @@ def masks(seeds):
 def directions(folder):
     """Print forward minus reverse differences, which are zero for symmetric sampling."""
     from levelmatch.images.collect import collect_frames
-    from levelmatch.measure.pairs import measure_pair
-    from levelmatch.sky.overlaps import find_pairs
+    from levelmatch.measure.pairs import Image, measure_pair
+    from levelmatch.sky.overlaps import DepthMap, find_pairs
+
+    def measured(a, b):
+        maps = DepthMap(a.grid, [b.grid]), DepthMap(b.grid, [a.grid])
+        return measure_pair(a, b, maps, MeasureOptions())
 
     for name in ("miri", "nircam"):
         _, paths = written(name, folder)
         frames = collect_frames(paths[:8])
         pairs, _ = find_pairs([f.grid for f in frames])
-        images = [f.load() for f in frames]
+        images = [Image(f.load(), f.grid) for f in frames]
         step = []
         for i, j in pairs:
-            one = measure_pair(
-                images[i], images[j], frames[i].grid, frames[j].grid, [], MeasureOptions()
-            )
-            two = measure_pair(
-                images[j], images[i], frames[j].grid, frames[i].grid, [], MeasureOptions()
-            )
+            one, two = measured(images[i], images[j]), measured(images[j], images[i])
             if one["npix"] and two["npix"]:
                 levels = [r["rhs"][0] / r["gram"][0, 0] for r in (one, two)]
                 step.append(levels[0] + levels[1])

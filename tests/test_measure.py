@@ -14,7 +14,6 @@ from levelmatch.measure.cells import PAIR_CELL
 from levelmatch.measure.pairs import (
     Image,
     measure_pair,
-    measure_row,
     needed_box,
     summarise,
 )
@@ -28,6 +27,12 @@ from levelmatch.solve.equations import Equations
 from levelmatch.testing import simulate_miri
 
 SHAPE = (64, 72)
+
+
+def measure_arrays(a, b, grid_a, grid_b, others, options):
+    """Measure two arrays, of which other images share the noise."""
+    maps = DepthMap(grid_a, [grid_b, *others]), DepthMap(grid_b, [grid_a, *others])
+    return measure_pair(Image(a, grid_a), Image(b, grid_b), maps, options)
 
 
 def grid_of(wcs, shape=SHAPE, spacing=None):
@@ -184,7 +189,7 @@ def test_a_plane_is_found(pair, place, location):
     options = dict(place)
     shift = options.pop("shift")
     a, b, grid_a, grid_b = pair(shift, plane=tuple(-plane), noise=1e-4, **options)
-    row = measure_pair(a, b, grid_a, grid_b, [], MeasureOptions(location=location))
+    row = measure_arrays(a, b, grid_a, grid_b, [], MeasureOptions(location=location))
     centre = tangent_axes(unit_vectors(150.0, 2.0))
     # The median of a half-filled cell differs from its plane at the centroid.
     assert_allclose(at(row, centre), plane, atol=2e-4 if location == "mean" else 2e-3)
@@ -194,8 +199,8 @@ def test_a_plane_is_found(pair, place, location):
 def test_swapped_images_change_the_sign(pair, place):
     options = dict(place)
     a, b, grid_a, grid_b = pair(options.pop("shift"), level=0.7, **options)
-    one = measure_pair(a, b, grid_a, grid_b, [], MeasureOptions())
-    two = measure_pair(b, a, grid_b, grid_a, [], MeasureOptions())
+    one = measure_arrays(a, b, grid_a, grid_b, [], MeasureOptions())
+    two = measure_arrays(b, a, grid_b, grid_a, [], MeasureOptions())
     error = np.sqrt(np.diagonal(np.linalg.inv(one["gram"])))
     off = at(one, one["axes"]) + at(two, one["axes"])
     exact = grid_a.pixel_area != pytest.approx(grid_b.pixel_area, rel=1e-3)
@@ -213,8 +218,8 @@ def test_direction_has_no_bias(pair):
         a, b, grid_a, grid_b = pair((5.4, 6.3), seed=seed)
         for image in (a, b):
             image += 0.1 * rng.gamma(0.3, 1.0, image.shape)
-        one = measure_pair(a, b, grid_a, grid_b, [], MeasureOptions())
-        two = measure_pair(b, a, grid_b, grid_a, [], MeasureOptions())
+        one = measure_arrays(a, b, grid_a, grid_b, [], MeasureOptions())
+        two = measure_arrays(b, a, grid_b, grid_a, [], MeasureOptions())
         off.append([row["rhs"][0] / row["gram"][0, 0] / row["sigma"] for row in (one, two)])
     off = np.array(off)
     assert np.abs(off.mean(axis=0)).max() < 3.5 / np.sqrt(60)
@@ -225,7 +230,7 @@ def test_direction_has_no_bias(pair):
 @pytest.mark.parametrize("scale", [0.5, 2.0])
 def test_the_finer_image_is_walked(pair, scale):
     a, b, grid_a, grid_b = pair((0.3, 0.2), scale=scale)
-    row = measure_pair(a, b, grid_a, grid_b, [], MeasureOptions(clip=8.0))
+    row = measure_arrays(a, b, grid_a, grid_b, [], MeasureOptions(clip=8.0))
     overlap = a.size * min(scale, 1.0) ** 2
     finer = overlap / min(scale, 1.0) ** 2
     assert 0.88 * finer < row["npix"] <= finer
@@ -237,7 +242,7 @@ def pulls(pair, n, place, **options):
     shift = place.pop("shift")
     for seed in range(n):
         a, b, grid_a, grid_b = pair(shift, seed=seed, **place)
-        row = measure_pair(a, b, grid_a, grid_b, [], MeasureOptions(**options))
+        row = measure_arrays(a, b, grid_a, grid_b, [], MeasureOptions(**options))
         found = np.linalg.solve(row["gram"], row["rhs"])
         error = np.sqrt(np.diagonal(np.linalg.inv(row["gram"])))
         out.append([*(found / error), row["rhs"][0] / row["gram"][0, 0] / row["sigma"]])
@@ -262,7 +267,7 @@ def test_interpolation_does_not_lower_the_error(pair):
     sigma = {}
     for shift in ((9, -14), (9.5, -13.5)):
         a, b, grid_a, grid_b = pair(shift, shape=(128, 128))
-        row = measure_pair(a, b, grid_a, grid_b, [], MeasureOptions())
+        row = measure_arrays(a, b, grid_a, grid_b, [], MeasureOptions())
         sigma[shift] = row["sigma"] * np.sqrt(row["npix"] / row["chi2"])
         assert_allclose(row["chi2"], 1, atol=0.35)
     for value in sigma.values():
@@ -280,14 +285,14 @@ def test_interpolation_does_not_lower_the_error(pair):
 )
 def test_extent(pair, shift, second, expected):
     a, b, grid_a, grid_b = pair(shift, second=second)
-    row = measure_pair(a, b, grid_a, grid_b, [], MeasureOptions())
+    row = measure_arrays(a, b, grid_a, grid_b, [], MeasureOptions())
     assert_allclose(row["extent"], expected, atol=0.09)
 
 
 def test_no_common_good_pixel(pair):
     a, b, grid_a, grid_b = pair((3, 3))
     a[:, :40], b[:, 30:] = np.nan, np.nan
-    row = measure_pair(a, b, grid_a, grid_b, [], MeasureOptions())
+    row = measure_arrays(a, b, grid_a, grid_b, [], MeasureOptions())
     assert row["npix"] == 0
     assert not row["gram"].any()
     assert np.isnan(row["sigma"])
@@ -297,22 +302,22 @@ def test_bad_half_does_not_count(pair):
     a, b, grid_a, grid_b = pair((0, 0))
     b[:, 36:] = np.nan
     a[:32] = np.nan
-    row = measure_pair(a, b, grid_a, grid_b, [], MeasureOptions(clip=8.0))
+    row = measure_arrays(a, b, grid_a, grid_b, [], MeasureOptions(clip=8.0))
     assert row["npix"] == 32 * 36
 
 
 def test_single_and_double_precision_mix(pair):
     a, b, grid_a, grid_b = pair((3.3, 4.1), level=0.7)
-    exact = measure_pair(a, b, grid_a, grid_b, [], MeasureOptions())
+    exact = measure_arrays(a, b, grid_a, grid_b, [], MeasureOptions())
     for one, two in ((a, b.astype("f4")), (a.astype("f4"), b.astype("f4"))):
-        row = measure_pair(one, two, grid_a, grid_b, [], MeasureOptions())
+        row = measure_arrays(one, two, grid_a, grid_b, [], MeasureOptions())
         assert_allclose(row["rhs"], exact["rhs"], rtol=1e-3, atol=1e-3 * abs(exact["rhs"][0]))
         assert_allclose(row["sigma"], exact["sigma"], rtol=1e-3)
 
 
 def test_copies_of_one_image(pair):
     a, _, grid_a, _ = pair()
-    row = measure_pair(a, a.copy(), grid_a, grid_a, [], MeasureOptions())
+    row = measure_arrays(a, a.copy(), grid_a, grid_a, [], MeasureOptions())
     assert_allclose(row["rhs"], 0, atol=1e-20)
     assert np.isfinite(row["gram"]).all()
     assert row["sigma"] > 0
@@ -351,8 +356,8 @@ def test_areas_are_those_of_reproject_exact(paint, monkeypatch, angle, kind):
 @pytest.mark.parametrize("method", ["interp", "exact", "adaptive"])
 def test_reprojection_tells_the_same(pair, method):
     a, b, grid_a, grid_b = pair((9.4, -13.7), level=-0.7, angle=7.0)
-    direct = measure_pair(a, b, grid_a, grid_b, [], MeasureOptions())
-    row = measure_pair(a, b, grid_a, grid_b, [], MeasureOptions(method=method))
+    direct = measure_arrays(a, b, grid_a, grid_b, [], MeasureOptions())
+    row = measure_arrays(a, b, grid_a, grid_b, [], MeasureOptions(method=method))
     error = direct["sigma"]
     level = at(direct, row["axes"])[0]
     assert abs(level - 0.7) < 4 * error
@@ -365,9 +370,9 @@ def test_reprojection_tells_the_same(pair, method):
 @pytest.mark.parametrize("factor", [1e-30, 1e30])
 def test_values_of_any_size(pair, factor):
     a, b, *grids = pair((0.0, 20.3))
-    plain = measure_pair(a, b, *grids, [], MeasureOptions())
+    plain = measure_arrays(a, b, *grids, [], MeasureOptions())
     scaled = ((image * factor).astype("f4") for image in (a, b))
-    found = measure_pair(*scaled, *grids, [], MeasureOptions())
+    found = measure_arrays(*scaled, *grids, [], MeasureOptions())
     assert found["npix"] == plain["npix"]
     assert_allclose(found["sigma"], factor * plain["sigma"], rtol=1e-3)
     assert_allclose(at(found, found["axes"])[0], factor * at(plain, plain["axes"])[0], rtol=1e-3)
@@ -375,11 +380,11 @@ def test_values_of_any_size(pair, factor):
 
 def test_a_pedestal_does_not_widen_the_errors_of_doubles(pair):
     a, b, *grids = pair((0.0, 20.3))
-    plain = measure_pair(a, b, *grids, [], MeasureOptions())
-    found = measure_pair(a + 1e9, b + 1e9, *grids, [], MeasureOptions())
+    plain = measure_arrays(a, b, *grids, [], MeasureOptions())
+    found = measure_arrays(a + 1e9, b + 1e9, *grids, [], MeasureOptions())
     assert_allclose(found["sigma"], plain["sigma"], rtol=1e-2)
     # A type with fewer digits has larger rounding errors.
-    coarse = measure_pair((a + 1e9).astype("f4"), b + 1e9, *grids, [], MeasureOptions())
+    coarse = measure_arrays((a + 1e9).astype("f4"), b + 1e9, *grids, [], MeasureOptions())
     assert coarse["sigma"] > 10 * plain["sigma"]
 
 
@@ -408,14 +413,14 @@ def test_the_needed_part_gives_what_the_whole_does(paint, shift, scale, angle, b
         outside[y0:y1, x0:x1] = False
         image.pixels[outside] = np.nan
     maps = [DepthMap(g, []) for g in grids]
-    expected = measure_row(*images, maps, MeasureOptions())
+    expected = measure_pair(*images, maps, MeasureOptions())
     parts = [
         image.cut(needed_box(image.grid, [other.grid]))
         for image, other in zip(images, images[::-1], strict=True)
     ]
     event("smaller" if parts[0].pixels.size < images[0].pixels.size else "whole")
     for pair in (parts, (parts[0], images[1]), (images[0], parts[1])):
-        found = measure_row(*pair, maps, MeasureOptions())
+        found = measure_pair(*pair, maps, MeasureOptions())
         for key, value in zip(expected.dtype.names, expected, strict=True):
             assert_array_equal(found[key], value, err_msg=key)
 
@@ -515,8 +520,8 @@ def test_map_of_a_plain_image_is_not_refined(pair):
 
 def test_depth_shares_the_weight(pair):
     a, b, grid_a, grid_b = pair((0, 0))
-    alone = measure_pair(a, b, grid_a, grid_b, [], MeasureOptions())
-    shared = measure_pair(a, b, grid_a, grid_b, [grid_a, grid_b], MeasureOptions())
+    alone = measure_arrays(a, b, grid_a, grid_b, [], MeasureOptions())
+    shared = measure_arrays(a, b, grid_a, grid_b, [grid_a, grid_b], MeasureOptions())
     # Cells at the very edge of the outline count.
     assert_allclose(shared["gram"], alone["gram"] / 2, rtol=1e-9, atol=1e-9)
     assert_allclose(shared["sigma"], alone["sigma"])

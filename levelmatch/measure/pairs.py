@@ -25,7 +25,6 @@ from levelmatch.measure.rounding import common_steps, rounding_step
 from levelmatch.measure.table import empty_pair
 from levelmatch.sky._geometry import cell_vectors, map_error, reached_cells
 from levelmatch.sky.grid import MAP_TOLERANCE, Grid
-from levelmatch.sky.overlaps import DepthMap
 from levelmatch.sky.transform import SkyTransform
 
 __all__ = [
@@ -35,7 +34,6 @@ __all__ = [
     "map_cells",
     "measure_cells",
     "measure_pair",
-    "measure_row",
     "needed_box",
     "summarise",
 ]
@@ -205,17 +203,15 @@ def _near_cells(grid, other):
     return reached_cells(x, y, y0 - about, y1 + about, x0 - about, x1 + about)
 
 
-def measure_pair(a, b, grid_a, grid_b, others, options):
+def measure_pair(a, b, depth_maps, options):
     """Measure the difference of two images.
 
     Parameters
     ----------
-    a, b : 2D `~numpy.ndarray`
-        The images, NaN where bad.
-    grid_a, grid_b : `~levelmatch.sky.grid.Grid`
-        Their positions.
-    others : list of `~levelmatch.sky.grid.Grid`
-        The other images that share their noise.
+    a, b : `Image`
+        The images.
+    depth_maps : tuple of `~levelmatch.sky.overlaps.DepthMap`
+        Number of images that share their noise, on each of the two.
     options : `MeasureOptions`
         How to measure.
 
@@ -224,12 +220,6 @@ def measure_pair(a, b, grid_a, grid_b, others, options):
     row : `~numpy.void` of `~levelmatch.measure.table.PAIR`
         The measured quantities.
     """
-    maps = DepthMap(grid_a, [grid_b, *others]), DepthMap(grid_b, [grid_a, *others])
-    return measure_row(Image(a, grid_a), Image(b, grid_b), maps, options)
-
-
-def measure_row(a, b, depth_maps, options):
-    """Measure the difference of two `Image` objects with depth maps, see `measure_pair`."""
     if options.method == "direct":
         cells = _direct_cells(a, b, options)
     else:

@@ -14,7 +14,7 @@ from levelmatch.images.background import source_mask
 from levelmatch.images.frame import Frame
 from levelmatch.images.sources import MemorySource
 from levelmatch.measure._cells import peak_map
-from levelmatch.measure.pairs import Image, measure_row, needed_box
+from levelmatch.measure.pairs import Image, measure_pair, needed_box
 from levelmatch.measure.table import pair_table
 from levelmatch.options import MeasureOptions
 from levelmatch.sky._geometry import convex_overlap
@@ -155,7 +155,7 @@ class _Batch:
     def __call__(self, *images):
         """Return the rows of the pairs, and the fill values by index of the image."""
         rows = [
-            measure_row(images[a], images[b], (images[a].maps[m], images[b].maps[n]), self.options)
+            measure_pair(images[a], images[b], (images[a].maps[m], images[b].maps[n]), self.options)
             for a, b, m, n in self.members
         ]
         filled = zip(self.images, images, strict=False)
