@@ -9,7 +9,6 @@ import numpy as np
 from levelmatch.exceptions import FrameError
 from levelmatch.sky._geometry import (
     convex_hull,
-    count_inside,
     polynomial_sums,
     project,
     sky_to_pixel,
@@ -358,10 +357,6 @@ class Grid:
         The normal of an edge without length is zero.
         """
         return np.cross(self.polygon, np.roll(self.polygon, -1, axis=0))
-
-    def contains(self, vectors):
-        """Return whether unit vectors, shape (n, 3), lie within the outline."""
-        return count_inside(np.ascontiguousarray(vectors), self.normals[None]) > 0
 
     def forget(self):
         """Free the memory of the nodes' positions, which are computed again when used."""
