@@ -405,14 +405,14 @@ def _recorded(settings, collection):
 
 
 def _known_pairs(measure):
-    """Return the store of pairs that are measured already, or `None`."""
+    """Return rows of pairs that are measured already, and the file of new rows; `None` without."""
     if measure.extend is None and measure.checkpoint is None:
         return None
-    from levelmatch.measure.pair_store import PairFile, PairStore
+    from levelmatch.measure.pair_store import PairFile
     from levelmatch.record.record_files import as_record
 
     rows = {} if measure.extend is None else as_record(measure.extend).rows()
-    return PairStore(rows, None if measure.checkpoint is None else PairFile(measure.checkpoint))
+    return rows, None if measure.checkpoint is None else PairFile(measure.checkpoint)
 
 
 def _match_stacks(collection, settings, matched):

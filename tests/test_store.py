@@ -158,7 +158,7 @@ def test_rows_come_back(tmp_path):
     for k, row in enumerate(rows):
         for name in PAIR.names:
             assert_array_equal(found[key(k)][name], row[name])
-    file.remove()
+    file.path.unlink()
     assert not file.exists()
     assert file.read() == {}
 

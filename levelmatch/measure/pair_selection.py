@@ -9,6 +9,7 @@ from levelmatch.exceptions import NoOverlapError
 from levelmatch.images.frame import EXCLUDE
 from levelmatch.images.sky_cells import corrected_cells, of_cells
 from levelmatch.measure.cells import CellRows
+from levelmatch.measure.pair_store import known_rows
 from levelmatch.measure.schedule import measure_pairs
 from levelmatch.measure.table import pair_table
 from levelmatch.sky.overlaps import DepthMap, find_pairs, thin_pairs
@@ -114,14 +115,16 @@ class Overlaps:
             The images.
         settings : object
             Settings with ``measure``, ``solve`` and ``progress_bar``.
-        known : `~levelmatch.measure.pair_store.PairStore` or None
-            Store of known pairs, which receives new pairs.
+        known : tuple or None
+            Known rows and the file of new rows, see `~levelmatch.measure.pair_store.known_rows`.
         notes : `~levelmatch.images.notes.Notes` or None
             Receives notes on fill values.
         """
         if self.cells is not None:
             return self._measure_cells(frames, settings)
-        rows, keep = ({}, None) if known is None else known.open(frames, self, settings.measure)
+        rows, keep = {}, None
+        if known is not None:
+            rows, keep = known_rows(*known, frames, self, settings.measure)
         todo = np.array([p for p in range(len(self.pairs)) if p not in rows], dtype=np.intp)
 
         def add(indices, new):

@@ -13,7 +13,7 @@ from levelmatch.atomic import space_errors
 from levelmatch.exceptions import RecordError
 from levelmatch.measure.table import PAIR
 
-__all__ = ["PairFile", "PairStore", "pair_keys"]
+__all__ = ["PairFile", "known_rows", "pair_keys"]
 
 
 KEY_SIZE = 32
@@ -91,8 +91,8 @@ def _outline(grid, known):
     return known[id(grid)]
 
 
-class PairStore:
-    """Rows of pairs by their keys, from records and from a checkpoint.
+def known_rows(rows, file, frames, overlaps, options):
+    """Return the known rows of pairs, by index, and a function that stores new rows.
 
     Parameters
     ----------
@@ -100,36 +100,29 @@ class PairStore:
         Known rows by key, of the type `~levelmatch.measure.table.PAIR`.
     file : `PairFile` or None
         File of known rows, to which new rows are appended.
+    frames, overlaps, options
+        See `pair_keys`.
     """
+    n_pairs, key_of = len(overlaps.pairs), pair_keys(frames, overlaps, options)
+    if file is not None:
+        rows = rows | file.read()
+    # Without known pairs, the keys are computed after the images are read for measuring.
+    for frame in frames:
+        if getattr(frame.source, "state", None) is not None:
+            frame.source.state.hashed = True
+    known = {}
+    if rows:
+        found = ((p, rows.get(key_of(p))) for p in range(n_pairs))
+        known = {p: row for p, row in found if row is not None}
+    # Otherwise the first new pair creates the file, so that errors of the input leave none.
+    if file is not None and len(known) == n_pairs:
+        file.create()
 
-    def __init__(self, rows=(), file=None):
-        self.rows = dict(rows)
-        self.file = file
-        self.n_known = 0
+    def keep(indices, new):
+        if file is not None:
+            file.append([key_of(p) for p in indices], new)
 
-    def open(self, frames, overlaps, options):
-        """Return the known rows of pairs, by index, and a function that stores new rows."""
-        n_pairs, key_of = len(overlaps.pairs), pair_keys(frames, overlaps, options)
-        if self.file is not None:
-            self.rows |= self.file.read()
-        # Without known pairs, the keys are computed after the images are read for measuring.
-        for frame in frames:
-            if getattr(frame.source, "state", None) is not None:
-                frame.source.state.hashed = True
-        rows = {}
-        if self.rows:
-            known = ((p, self.rows.get(key_of(p))) for p in range(n_pairs))
-            rows = {p: row for p, row in known if row is not None}
-        self.n_known = len(rows)
-        # Otherwise the first new pair creates the file, so that errors of the input leave none.
-        if self.file is not None and len(rows) == n_pairs:
-            self.file.create()
-
-        def keep(indices, new):
-            if self.file is not None:
-                self.file.append([key_of(p) for p in indices], new)
-
-        return rows, keep
+    return known, keep
 
 
 class PairFile:
@@ -204,10 +197,6 @@ class PairFile:
             whole = (stream.seek(0, 2) - len(MAGIC)) // ENTRY.itemsize
             stream.seek(len(MAGIC) + whole * ENTRY.itemsize)
             stream.write(entries.tobytes())
-
-    def remove(self):
-        """Remove the file if it exists."""
-        self.path.unlink(missing_ok=True)
 
 
 def _check(entry):

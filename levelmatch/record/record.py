@@ -230,8 +230,8 @@ class Record(SolvedRun):
         Returns
         -------
         rows : dict of bytes to `~numpy.void`
-            Rows of the type `~levelmatch.measure.table.PAIR`, for a
-            `~levelmatch.measure.pair_store.PairStore`. Pairs without a key are left out.
+            Rows of the type `~levelmatch.measure.table.PAIR`, for
+            `~levelmatch.measure.pair_store.known_rows`. Pairs without a key are left out.
         """
         rows = zip(self.keys, self.measured.rows(), strict=True)
         return {key.tobytes(): row for key, row in rows if key.any()}
