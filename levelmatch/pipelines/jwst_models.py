@@ -13,7 +13,7 @@ from levelmatch.images.sources import flagged
 from levelmatch.images.units import read_unit
 from levelmatch.options import ReadOptions
 from levelmatch.record.run import Provenance
-from levelmatch.results.header import add_kept, add_provenance, remove_provenance
+from levelmatch.results.header import add_corrections, add_kept, remove_provenance
 from levelmatch.results.history import history_texts
 from levelmatch.results.products import Product
 from levelmatch.results.splice import run_text
@@ -143,10 +143,10 @@ def add_cards(model: Any, product: Product, provenance: Provenance, entry: dict[
     """
     header = _extra_header(model, "SCI")
     before = len(history_texts(header))
-    add = add_kept if provenance.keep else add_provenance
-    add(header, product.frame, provenance)
-    if product.lyot is not None:
-        add_provenance(header, product.lyot, provenance, part="lyot")
+    if provenance.keep:
+        add_kept(header, product.frame, provenance)
+    else:
+        add_corrections(header, product, provenance)
     for text in history_texts(header)[before:]:
         add_history(model, text)
     _set_extra_header(model, header)

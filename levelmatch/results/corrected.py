@@ -20,7 +20,7 @@ from levelmatch.images.roman import AsdfSource, native
 from levelmatch.images.sky_cells import CellsSource, corrected_cells
 from levelmatch.images.sources import POWERS, FileSource, decoded_image, read_uncertainty
 from levelmatch.record.run import Provenance
-from levelmatch.results.header import add_provenance
+from levelmatch.results.header import add_corrections
 from levelmatch.results.products import Product
 
 __all__ = [
@@ -170,22 +170,17 @@ def corrected_image(product: Product, provenance: Provenance) -> NDData:
     product = product.opened()
     if isinstance(product.frame.source, CellsSource):
         meta = dict(product.frame.source.cells.meta)
-        add_provenance(meta, product.frame, provenance)
+        add_corrections(meta, product, provenance)
         return corrected_cells(product.frame, meta)
-    if provenance.keep:
-        image = _read_image(product.frame)
-        add_provenance(image.meta, product.frame, provenance)
-        return image
-    image = _corrected_part(product.frame)
-    add_provenance(image.meta, product.frame, provenance)
-    if product.lyot is None:
+    image = (_read_image if provenance.keep else _corrected_part)(product.frame)
+    add_corrections(image.meta, product, provenance)
+    if product.lyot is None or provenance.keep:
         return image
     region = product.lyot.region
     other = _corrected_part(product.lyot)
     for target, source in zip(_arrays(image), _arrays(other), strict=True):
         if target is not None and source is not None and np.shape(target) == image.data.shape:
             target[region] = source[region]
-    add_provenance(image.meta, product.lyot, provenance, part="lyot")
     return image
 
 

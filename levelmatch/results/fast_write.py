@@ -19,7 +19,7 @@ from levelmatch.images.sources import FileSource
 from levelmatch.record.run import Provenance
 from levelmatch.results.card_text import OwnCards, is_simple, with_cards, with_checksums
 from levelmatch.results.corrected import corrected_data
-from levelmatch.results.header import add_provenance, provenance_entry
+from levelmatch.results.header import add_corrections, provenance_entry
 from levelmatch.results.products import Product
 from levelmatch.results.splice import (
     BLOCK,
@@ -189,10 +189,8 @@ def _header_text(header: fastfits.RawHeader, product: Product, provenance: Prove
     """Return the text of a header with the cards of the corrections."""
     if product.lyot is None and is_simple(header.text):
         own = OwnCards()
-        add_provenance(own, product.frame, provenance)
+        add_corrections(own, product, provenance)
         return with_cards(header.text, own)
     whole = header.copy()
-    add_provenance(whole, product.frame, provenance)
-    if product.lyot is not None:
-        add_provenance(whole, product.lyot, provenance, part="lyot")
+    add_corrections(whole, product, provenance)
     return whole.tostring()

@@ -36,7 +36,7 @@ from levelmatch.results.corrected import (
     uncertainty_power,
 )
 from levelmatch.results.fast_write import plain_replacement
-from levelmatch.results.header import add_kept, add_provenance, provenance_entry
+from levelmatch.results.header import add_corrections, add_kept, provenance_entry
 from levelmatch.results.kept_levels import clear_levels, keep_levels, kept_cards
 from levelmatch.results.lock import OutputLock
 from levelmatch.results.products import Product, by_file
@@ -427,9 +427,7 @@ def _write_hdu(
     # The pixels are freed, because a file of many chips may be larger than memory.
     del old.data
     remove_scaling(header, provenance if needs_cards(old) else None)
-    add_provenance(header, product.frame, provenance)
-    if product.lyot is not None:
-        add_provenance(header, product.lyot, provenance, part="lyot")
+    add_corrections(header, product, provenance)
     stream.writelines(hdu_parts(old, header, data))
 
 

@@ -24,9 +24,11 @@ from levelmatch.results.history import (
     signature,
 )
 from levelmatch.results.kept_levels import clear_levels, kept_meta, restore_levels
+from levelmatch.results.products import Product
 from levelmatch.results.stored_integers import STORED
 
 __all__ = [
+    "add_corrections",
     "add_kept",
     "add_provenance",
     "check_not_matched",
@@ -120,6 +122,15 @@ def add_provenance(
     if frame.corrections and part != "lyot":
         clear_levels(meta, provenance)
     _add_record(meta, frame, provenance)
+
+
+def add_corrections(
+    meta: MutableMapping[str, Any] | Header, product: Product, provenance: Provenance
+) -> None:
+    """Add the corrections of an output image and its Lyot region to its header, in place."""
+    add_provenance(meta, product.frame, provenance)
+    if product.lyot is not None:
+        add_provenance(meta, product.lyot, provenance, part="lyot")
 
 
 def _earlier_factor(meta) -> float:

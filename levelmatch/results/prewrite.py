@@ -21,7 +21,7 @@ from levelmatch.images.sources import FileSource, MemorySource, float_type
 from levelmatch.record.run import Provenance
 from levelmatch.results.card_text import is_simple
 from levelmatch.results.corrected import ccd_wcs
-from levelmatch.results.header import add_provenance
+from levelmatch.results.header import add_corrections
 from levelmatch.results.lock import OutputLock
 from levelmatch.results.products import Product, by_file
 from levelmatch.results.stored_integers import remove_scaling
@@ -71,7 +71,8 @@ def _check_header(product: Product, provenance: Provenance) -> None:
     if not isinstance(header, fits.Header):
         return
     remove_scaling(header, provenance)
-    _add_cards(header, product, provenance)
+    with np.errstate(all="raise"):
+        add_corrections(header, product, provenance)
     for card in header.cards:
         with named_errors(product.name, f"{CANNOT}: the card {card.keyword or 'without keyword'}"):
             image = str(card)
@@ -81,19 +82,12 @@ def _check_header(product: Product, provenance: Provenance) -> None:
     header.tostring()
 
 
-def _add_cards(header, product: Product, provenance: Provenance) -> None:
-    """Add the cards of a run to a header; raise an error for a number that overflows."""
-    with np.errstate(all="raise"):
-        add_provenance(header, product.frame, provenance)
-        if product.lyot is not None:
-            add_provenance(header, product.lyot, provenance, part="lyot")
-
-
 def _check_memory(product: Product, provenance: Provenance) -> None:
     """Check an image in memory by writing a small image with its types and metadata to memory."""
     image = product.frame.source.image
     small = _small_copy(image, product.frame)
-    _add_cards(small.meta, product, provenance)
+    with np.errstate(all="raise"):
+        add_corrections(small.meta, product, provenance)
     small.to_hdu().writeto(io.BytesIO())
 
 
