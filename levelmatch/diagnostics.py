@@ -242,7 +242,7 @@ class Diagnostics:
     def flux_differences(self):
         """Images whose flux scale differs, the most significant first.
 
-        The images are indices among all images sorted by name.
+        An image is given by its index among all images, sorted by name.
         """
         return flux_differences(self.result.measured, self.flux_limit)
 

@@ -122,7 +122,7 @@ def _without_common(columns, closer, start):
     kept, pattern = [], ""
     for k, column in enumerate(columns):
         separator = k % 2 == 1
-        # A separator is omitted with the piece after it.
+        # A separator is omitted if the piece after it is.
         alike = len(set(columns[k + separator] if k + separator < len(columns) else column)) == 1
         begin = end = ""
         out = alike or k < start

@@ -240,7 +240,7 @@ def _read_header(file, position):
             found = content.find(END, found + 1)
         if found >= 0:
             break
-        # Cards are searched once.
+        # The next search for END starts behind the cards that are already searched.
         looked = len(content) // CARD * CARD
         if len(more) < BLOCK or len(content) > LONGEST:
             return None, position

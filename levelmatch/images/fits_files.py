@@ -108,7 +108,7 @@ def file_frames(path: Path, read: ReadOptions, notes: Notes, place: int = 0) -> 
     try:
         check_name(path)
         check_file(path, read.max_bytes)
-        # The state must exist before anything is read.
+        # The state is taken before anything is read, so that it shows a change during reading.
         first = FileState(path)
         with named_warnings(name):
             frames = opened_frames(path, read, notes, place)

@@ -30,7 +30,7 @@ NOTED = 0.001
 ZERO_POINTS = (-10.0, 60.0)
 # Largest ratio of a flux scale to the median of the call.
 MAX_FACTOR = 1e3
-# Range of factors whose product with an image single precision can hold.
+# Range of factors. Beyond it, the product with an image may overflow single precision.
 FACTORS = (1e-15, 1e15)
 # Option value "1/KEYWORD" for values proportional to a keyword.
 _INVERSE = re.compile(r"\s*1(?:\.0*)?\s*/\s*([A-Za-z0-9_-]{1,8})\s*")

@@ -46,7 +46,7 @@ def disc_mean(
     own = _flattened(values, inside & np.isfinite(values), degree)
     kept = np.isfinite(own)
     n = int(np.count_nonzero(kept))
-    # The fit takes its number of terms from the number of independent values.
+    # Each term of the fit uses up one independent value: as many pixels as are correlated.
     free = max(n - 3 * degree * correlation, 0.3 * n)
     variance = float(np.sum(own[kept] ** 2)) / free * min(correlation, n) / n
     # The pixels of the disc are not centred on the place, which matters in a gradient.

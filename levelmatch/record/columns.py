@@ -98,7 +98,10 @@ def _bounds(region) -> list[int]:
 
 
 def _whole(value: Any) -> int:
-    """Return a card as an integer, by default 1; only MIRI's Lyot region uses it."""
+    """Return the value of a card as an integer, by default 1.
+
+    Only the Lyot region of MIRI needs these cards.
+    """
     try:
         return int(value)
     except (TypeError, ValueError, OverflowError):

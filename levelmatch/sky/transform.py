@@ -164,7 +164,7 @@ class SkyTransform:
             box[k] = max(box[k], int(np.ceil(limits[0])))
             box[k + 1] = min(box[k + 1], int(np.floor(limits[1])) + 1)
             if box[k + 1] - box[k] < 2:
-                msg = f"{self.name}: the WCS's bounding box {bounds} leaves nothing of it; widen it"
+                msg = f"{self.name}: the bounding box {bounds} of its WCS holds no pixel; widen it"
                 raise FrameError(msg)
         return tuple(box)
 

@@ -14,8 +14,8 @@ from levelmatch.solve.linear import NormalMatrix, sum_by
 
 __all__ = ["Equations", "times"]
 
-# Number of coefficients that are eliminated at once as a dense matrix. Fewer take more calls, more
-# take more operations.
+# Number of coefficients that are eliminated at once as a dense matrix. Fewer need more calls, more
+# need more operations.
 LARGEST_FRONT = 48
 
 

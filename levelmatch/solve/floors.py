@@ -14,8 +14,8 @@ __all__ = ["Floors", "LARGE", "error_inflation"]
 
 # Sets of more pairs are large.
 LARGE = 2000
-# A pair is far off beyond this multiple of the largest of normal errors; at most this fraction of
-# the pairs of a set.
+# A pair is far off if its residual exceeds the largest one of normal errors by this factor. At most
+# this fraction of a set's pairs counts as far off.
 FAR = 3.0
 MOST_FAR = 0.1
 

@@ -114,7 +114,7 @@ def _centred_statistic(equations, solution):
     """
     coefficients = solution.coefficients.copy()
     for members in members_of(solution.component, solution.component.max() + 1):
-        # Slopes turn with the position: the median is taken about the set's centre.
+        # East and North depend on the position, so the median is taken at the set's centre.
         centre = tangent_axes(equations.group_axes[members, 0].sum(axis=0))
         there = transfer_matrix(equations.group_axes[members], centre)
         planes = np.einsum("gij,gj->gi", there, coefficients[members])

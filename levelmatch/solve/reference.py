@@ -311,7 +311,7 @@ def _flattest(slope, error, groups):
 
 
 def find_tilts(references, solution, group_axes, corners):
-    """Return the references, each with the tilt that its plane of zero gives to the set.
+    """Return the references, each with the tilt of its set, which its plane of zero causes.
 
     The mean slope of the other groups relative to the reference is tested against its error and
     the scatter of their slopes (Hotelling's test).
