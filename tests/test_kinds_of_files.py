@@ -1161,3 +1161,19 @@ def test_edited_pixels_are_no_integers(write_integers, tmp_path):
     assert len(caught) == 1
     assert back[0].read_bytes() == paths[0].read_bytes()
     assert fits.getdata(back[1]).dtype.kind == "f"
+
+
+@pytest.mark.parametrize("used", [False, True])
+@pytest.mark.parametrize(("scale", "zero"), [(0.5, 0), (1, 32768), (1, 7)])
+def test_pixels_in_memory_without_their_scale(write_integers, scale, zero, used):
+    """Stored integers differ from the values of pixels by the scale of the header."""
+    paths = write_integers(lambda data, header: scaled_hdu(data, header, scale, zero))
+    lists = [fits.open(path, memmap=False) for path in paths]
+    assert used is False or all(hdus[0].data.size for hdus in lists)
+    levels = lm.match_mosaic(lists, group_by="FILENAME").table["level"]
+    assert_allclose(levels, lm.match_mosaic(paths, group_by="FILENAME").table["level"], atol=1e-4)
+    stored = [fits.open(path, memmap=False, do_not_scale_image_data=True) for path in paths]
+    with pytest.raises(lm.FrameError, match=rf"^a\.fits: .*BSCALE = {scale} and BZERO = {zero}"):
+        lm.match_mosaic(stored, group_by="FILENAME")
+    for hdus in lists + stored:
+        hdus.close()

@@ -98,6 +98,7 @@ def _hdu_frame(name, hdus, index, read, notes):
     def make_source(frame, masks):
         data = decoded_image(hdus[index])
         _check_type(name, data)
+        _check_scaled(name, hdus[index])
         image = CCDData(
             data,
             mask=bad_pixels([(mask, hdus[mask.hdu]) for mask in masks], frame.dq_bits),
@@ -117,6 +118,19 @@ def _check_type(name, data):
     """Refuse data that are not real numbers."""
     if data.dtype.kind not in "fiu":
         msg = f"{name}: the data are of type {data.dtype}, not real numbers; convert them"
+        raise FrameError(msg)
+
+
+def _check_scaled(name, hdu):
+    """Refuse pixels as they are stored, without the scale that the header gives them."""
+    scale, zero = hdu.header.get("BSCALE", 1), hdu.header.get("BZERO", 0)
+    stored = np.dtype(fits.BITPIX2DTYPE[hdu.header["BITPIX"]])
+    # astropy removes the cards when it scales pixels to other types.
+    if (scale, zero) != (1, 0) and hdu.data.dtype.newbyteorder("=") == stored:
+        msg = (
+            f"{name}: its pixels are not scaled by BSCALE = {scale} and BZERO = {zero}; open the "
+            "file without do_not_scale_image_data"
+        )
         raise FrameError(msg)
 
 
