@@ -273,3 +273,23 @@ def test_undo_without_images_beside_the_record(matched, tmp_path):
     result = run("undo", tmp_path, "-o", tmp_path / "back")
     assert result.exit_code == 2
     assert "has no image of levelmatch.asdf; name the files" in result.stderr
+
+
+def test_empty_paths_are_refused(files, matched, tmp_path, monkeypatch):
+    """An unset variable of the shell does not stand for the current folder."""
+    folder = Path(files[0]).parent
+    monkeypatch.chdir(folder)
+    before = sorted(folder.iterdir())
+    for command in (
+        ["run", "", "-o", tmp_path / "a"],
+        ["run", *files, "-o", ""],
+        ["run", *files, "-o", tmp_path / "a", "--table", ""],
+        ["undo", matched, "-o", ""],
+        ["verify", ""],
+        ["demo", ""],
+    ):
+        found = run(*command)
+        assert found.exit_code == 2, found.output
+        assert "the path is empty" in found.output
+    assert sorted(folder.iterdir()) == before
+    assert not (tmp_path / "a").exists()

@@ -1,11 +1,10 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
 """The command `levelmatch demo`, which matches simulated images."""
 
-from pathlib import Path
-
 import click
 
 from levelmatch.cli.errors import reporting
+from levelmatch.cli.inputs import GivenPath
 from levelmatch.cli.options import DEBUG, FIT_TYPES, REPORT, examples, overwrite_option
 from levelmatch.cli.printing import (
     folder,
@@ -22,7 +21,7 @@ __all__ = ["demo"]
 @click.command(
     epilog=examples("demo levelmatch-demo", "demo planes --fit-type level+slope --seed 3"),
 )
-@click.argument("output", metavar="OUT", type=click.Path(path_type=Path))
+@click.argument("output", metavar="OUT", type=GivenPath())
 @click.option(
     "--seed",
     type=click.IntRange(min=0),

@@ -79,6 +79,19 @@ def expand_all(ctx, param, paths):
         raise click.BadParameter(str(error), ctx=ctx, param=param) from error
 
 
+class GivenPath(click.Path):
+    """Type of a path that is not empty."""
+
+    def __init__(self, **options):
+        super().__init__(path_type=Path, **options)
+
+    def convert(self, value, param, ctx):
+        """Return the path; refuse an empty text, as of an unset variable of the shell."""
+        if value == "":
+            self.fail("the path is empty; name a file or a folder, or '.' for this folder")
+        return super().convert(value, param, ctx)
+
+
 # Format of the table by suffix of the file.
 FORMATS = {".ecsv": "ascii.ecsv", ".csv": "ascii.csv", ".fits": "fits"}
 
@@ -86,7 +99,7 @@ FORMATS = {".ecsv": "ascii.ecsv", ".csv": "ascii.csv", ".fits": "fits"}
 def export_flags(*, record=False):
     """Return the flags that name the files, optionally with that of the record."""
     option = click.option
-    kind = {"type": click.Path(path_type=Path, dir_okay=False), "metavar": "FILE"}
+    kind = {"type": GivenPath(dir_okay=False), "metavar": "FILE"}
     table = option("--table", **kind, help="Write the table of images: .ecsv, .csv or .fits.")
     regions = option("--regions", **kind, help="Write the footprints as a region file of DS9.")
     if not record:

@@ -7,7 +7,7 @@ import click
 from click.shell_completion import CompletionItem
 
 from levelmatch.cli.flags import flags_of, names_of
-from levelmatch.cli.inputs import RECORD_NAME, expand, expand_all, export_flags
+from levelmatch.cli.inputs import RECORD_NAME, GivenPath, expand, expand_all, export_flags
 from levelmatch.cli.terminal import logging_flags
 from levelmatch.options import (
     FIT_TYPES as FIT_TYPE_NAMES,
@@ -152,13 +152,13 @@ def _recorded_names(path):
 REFERENCE = ImageName(("auto", "mean"), number=True)
 
 
-class RecordPath(click.Path):
+class RecordPath(GivenPath):
     """Type of a record, or of the output folder that holds it."""
 
     name = "record"
 
     def __init__(self):
-        super().__init__(path_type=Path)
+        super().__init__()
 
     def convert(self, value, param, ctx):
         """Return the path of the record; refuse an image."""
@@ -206,7 +206,7 @@ def DEBUG(function):  # noqa: N802
     return add_options([*LOGGING, click.option("--debug", is_flag=True, help=DEBUG_HELP)])(function)
 
 
-IMAGES = click.argument("files", nargs=-1, type=click.Path(path_type=Path), callback=expand_all)
+IMAGES = click.argument("files", nargs=-1, type=GivenPath(), callback=expand_all)
 RECORD = click.argument("record", type=RecordPath())
 FORCE = click.option(
     "--force", is_flag=True, help="Accept images that differ from the recorded ones."
@@ -216,7 +216,7 @@ QUIET = click.option("-q", "--quiet", is_flag=True, help=QUIET_HELP)
 
 def path_option(*names, metavar, text, folder=True, **options):
     """Return an option whose value is the path of a file, or of a folder unless it is refused."""
-    kind = click.Path(path_type=Path, dir_okay=folder, exists=options.pop("exists", False))
+    kind = GivenPath(dir_okay=folder, exists=options.pop("exists", False))
     return click.option(*names, type=kind, metavar=metavar, help=text, **options)
 
 
