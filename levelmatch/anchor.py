@@ -93,9 +93,9 @@ def anchor_levels(
     Returns
     -------
     result : `~levelmatch.MatchResult`
-        The images with an additional correction named ``"anchor"``. The errors of their levels
-        are those of absolute levels, for any reference; in sets of thousands of images, they
-        contain the error relative to the reference instead of that relative to the mean.
+        The images with an additional correction named ``"anchor"``. Their errors are
+        errors of absolute levels, for any reference. In sets of thousands of images, they contain
+        the error relative to the reference instead of the error relative to the mean.
 
     Raises
     ------

@@ -314,8 +314,8 @@ def match_levels(
     Returns
     -------
     result : `MatchResult`
-        The corrected images. They equal those of the four functions called one after another,
-        except for rounding errors.
+        The corrected images. The four functions, called one after another, give the same
+        images, except for rounding errors.
 
     Raises
     ------

@@ -70,7 +70,7 @@ class ReadOptions:
         A note names images that are not matched.
     dq_bits : None, int, str or list
         Data-quality bits that make a pixel bad: a number, or names separated by commas. A leading
-        ~ selects all other bits. Names are those of JWST, or of the cards ``MP_name`` in the
+        ~ selects all other bits. JWST defines the names, or the cards ``MP_name`` in the
         header (LSST). By default DO_NOT_USE and NON_SCIENCE for JWST; BAD, SAT, CR, EDGE, NO_DATA,
         INTRP and UNMASKEDNAN if the header names its bits; otherwise every bit.
     blank : None, False, float or list of float

@@ -376,7 +376,7 @@ class TestWeights:
             lm.make_mosaic(two, coadd=lm.CoaddOptions(weights=[1, -1]))
         with pytest.raises(TypeError, match="weights: 3 is neither"):
             lm.make_mosaic(two, coadd=lm.CoaddOptions(weights=3))
-        with pytest.raises(ValueError, match="combine='median' takes none"):
+        with pytest.raises(ValueError, match="weights: a median has no weights"):
             lm.make_mosaic(two, combine="median", coadd=lm.CoaddOptions(weights="ivar"))
 
 
@@ -550,7 +550,7 @@ def test_progress_and_inputs_unchanged(flat, snapshot):
         (
             {"coadd": lm.CoaddOptions(shape=(10, 10))},
             ValueError,
-            r"shape: \(10, 10\) is that of a wcs",
+            r"shape: \(10, 10\) belongs to a wcs",
         ),
         ({"coadd": lm.ReadOptions()}, TypeError, "coadd: expected CoaddOptions, not ReadOptions"),
         ({"wcs": "TAN"}, TypeError, "wcs: expected a WCS or a FITS header, not str"),

@@ -123,7 +123,7 @@ class CellRows:
     def pairs(self):
         """Return the pairs of images that share cells, and the area that they share.
 
-        The format is that of `~levelmatch.sky.overlaps.find_pairs`.
+        They have the format of `~levelmatch.sky.overlaps.find_pairs`.
         """
         shape = self.n_images, len(self.cells)
         rows, start = self.by_image

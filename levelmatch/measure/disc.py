@@ -59,7 +59,7 @@ def disc_mean(
 def _correlation(residual: np.ndarray) -> float:
     """Return the sum of the correlations of a pixel with its neighbours, at least 1.
 
-    The correlation at the largest distance is that of smooth sky, and does not count.
+    The correlation at the largest distance comes from smooth sky, and does not count.
     """
     good = np.isfinite(residual)
     filled = np.where(good, residual, 0.0)

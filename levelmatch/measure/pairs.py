@@ -264,7 +264,7 @@ def as_cells(values, grid, index, extent, swap, options, scale=1.0, eps=0.0):
     grid, index, extent
         See `_Cells`.
     swap : bool
-        Whether the cells are those of the second image.
+        Whether the cells belong to the second image.
     options : `MeasureOptions`
         How to measure.
     scale : float
@@ -323,8 +323,8 @@ def map_cells(grid_a, grid_b):
             break
         logger.debug("map error %.3f pixel at spacing %d: refined", error, grid.spacing)
         if grid_a.is_smooth and grid_b.is_smooth:
-            # The error is that of the second derivatives. The positions of the finer grid's
-            # middles, which its test needs, take as long as the pair.
+            # The error comes from the second derivatives, so half the spacing has a quarter of it.
+            # A test at the middles of the finer grid would take as long as the pair.
             expected = error / 4
         grid = grid.refined
     return grid, x, y, cells

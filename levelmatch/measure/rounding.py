@@ -92,7 +92,7 @@ def squared_errors(variance):
 
     The variance of rounded pixels depends on their noise and on the position of the level between
     two steps. The variances of all images determine the probability of each position, and of the
-    noise, which the images share. The prior of the noise is that of a scale, 1 / noise. An image
+    noise, which the images share. The prior of the noise, a scale, is 1 / noise. An image
     whose variance determines its noise is treated by itself.
 
     Parameters

@@ -135,7 +135,7 @@ def scaled(data: np.ndarray, factor: float) -> np.ndarray:
 def uncertainty_power(hdu: Any, name: str | None = None) -> int:
     """Return the power by which an HDU scales with a factor of the data.
 
-    The power is 0 for an HDU without uncertainties. The name is that of the HDU by default.
+    The power is 0 for an HDU without uncertainties. By default the HDU's own name is used.
     """
     name = (hdu.name if name is None else name).strip().upper()
     if name.startswith("VAR_"):

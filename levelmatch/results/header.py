@@ -187,7 +187,7 @@ def _add_factor(meta, frame: Frame, provenance: Provenance, before: float) -> No
 def _subtracted(frame: Frame) -> list[tuple[AppliedCorrection, np.ndarray, float]]:
     """Return each correction with its level and slopes about the image's centre, and its error.
 
-    The error of the anchor is that of the absolute level, which includes all corrections. Passes
+    The error of the anchor is the error of the absolute level, with all corrections. Passes
     without anything to match, such as the dithers of a single image, are left out.
     """
     axes = frame.whole_grid.axes

@@ -82,8 +82,8 @@ def make_mosaic(
     Returns
     -------
     mosaic : `~astropy.nddata.CCDData` or `~pathlib.Path`
-        The mosaic in float32, masked and NaN where there is no image. Its unit is that of the
-        first image by name; a unit per pixel refers to the pixels of that image. With
+        The mosaic in float32, masked and NaN where there is no image. It has the unit of
+        the first image by name; a unit per pixel refers to the pixels of that image. With
         ``output``, the file; its first HDU holds the mosaic, and its extension COVERAGE the
         coverage.
     coverage : `~numpy.ndarray`, shape (ny, nx)
@@ -241,7 +241,7 @@ def _check_words(combine: Any, weights: Any, progress_bar: Any) -> None:
         msg = f"combine: {combine!r} is none of {COMBINE}"
         raise ValueError(msg)
     if weights is not None and combine == "median":
-        msg = "weights: they are those of a mean; combine='median' takes none"
+        msg = "weights: a median has no weights; omit them, or use combine='mean'"
         raise ValueError(msg)
     check_progress(progress_bar)
 
@@ -273,7 +273,7 @@ def _output_grid(
     """Return the WCS and the shape of the mosaic."""
     if wcs is None:
         if shape is not None:
-            msg = f"shape: {shape!r} is that of a wcs, and there is none; give wcs too"
+            msg = f"shape: {shape!r} belongs to a wcs, and there is none; give wcs too"
             raise ValueError(msg)
         scale = None if pixel_scale is None else in_arcsec("pixel_scale", pixel_scale) / 3600
         return _own_grid(frames, scale)

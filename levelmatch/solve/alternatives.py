@@ -59,7 +59,7 @@ class Ambiguity:
 def find_ambiguity(equations, solved, left, precision, counted):
     """Compare the rejected pairs with others that may be wrong in their place.
 
-    Each explanation is a set of wrong pairs. The probabilities are those of Bayesian model
+    Each explanation is a set of wrong pairs. The probabilities follow from Bayesian model
     averaging (Hoeting et al. 1999, Stat. Sci. 14, 382), with a flat prior on the errors of wrong
     pairs. The probability of an explanation increases with the drop of the sum of
     squares, and decreases with the determinant of the redundancies. Each further wrong pair

@@ -58,7 +58,7 @@ class Carried:
     def of(cls, frames, pattern=None):
         """Return the covariance before the first pass: the variances of known corrections.
 
-        `None` if it is too large. The pattern of the detectors is that of the run, if it has one.
+        `None` if it is too large. ``pattern`` is the pattern of the detectors, if the run has one.
         """
         if len(frames) > MAX_DENSE:
             return None

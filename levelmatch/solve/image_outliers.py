@@ -83,7 +83,7 @@ class _Search:
         """Return the chance, the negative deviation and the index of the wrong groups.
 
         The chance is the probability of a larger deviation in a set of this number of groups. The
-        deviation is that of `find_disagreeing`. The worst group comes first.
+        deviation is defined as in `find_disagreeing`. The worst group comes first.
         """
         n, found = self.equations.n_groups, []
         counted = np.ones(len(self.ends), dtype=bool)

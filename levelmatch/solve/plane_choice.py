@@ -76,7 +76,7 @@ def solve_auto(equations, options, **keywords):
 def solve_shrunk(equations, options, **keywords):
     """Solve one pass with planes and a prior on their slopes, which the slopes determine.
 
-    Parameters are those of `solve_auto`. The prior has the most likely scatter of the slopes, see
+    The parameters are as in `solve_auto`. The prior has the most likely scatter of the slopes, see
     `~levelmatch.solve.plane_choice.slope_scatter`, however small; there is none without slopes.
     """
     whole = solve_groups(equations, options, **keywords)

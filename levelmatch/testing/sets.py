@@ -191,7 +191,7 @@ def simulate_miri(
     """
     Simulate a dithered mosaic of JWST/MIRI images.
 
-    Positions, orientation and distortion are those of the MIRI imager in flight. Pixels off
+    Positions, orientation and distortion equal those of the MIRI imager in flight. Pixels off
     the main imager (the coronagraphs and the gaps) are flagged DO_NOT_USE and NON_SCIENCE.
 
     Parameters
@@ -256,7 +256,7 @@ def simulate_nircam_short(
     """
     Simulate a dithered mosaic of JWST/NIRCam short-wavelength images.
 
-    Positions, orientation and distortion are those of the detectors in flight. Each image of
+    Positions, orientation and distortion equal those of the detectors in flight. Each image of
     each detector has its own level. The dithers are wider than the gaps between detectors, so
     that detectors overlap.
 
