@@ -12,6 +12,7 @@ from levelmatch.measure.pair_selection import Overlaps
 from levelmatch.options import ReadOptions
 from levelmatch.results.mosaic import comparable_frames, stack_frames
 from levelmatch.settings import Settings
+from levelmatch.solve.reference import time_from_background
 from levelmatch.solve.run import correct_frames
 from levelmatch.solve.solve_pass import solve_pass
 
@@ -105,17 +106,8 @@ def _stacks(collection, measure, mosaic):
         members = [collection.frames[i].opened() for i in np.flatnonzero(mosaic.group == g)]
         science = [f for f in members if f.part != "lyot"] or members
         stack = stack_frames(members, method=method, name=f"{g:06d}", unit=collection.unit)
-        stack.meta[mosaic.keyword] = _best_time(science, mosaic.keyword)
+        times = (time_from_background(frame, mosaic.keyword) for frame in science)
+        known = (time for time in times if time is not None)
+        stack.meta[mosaic.keyword] = min(known, default="")
         stacks.append(stack)
     return [replace(f, part="science") for f in collect_frames(stacks, ReadOptions(blank=False))]
-
-
-def _best_time(frames, keyword):
-    """Return the smallest absolute time from the backgrounds, or an empty string without any."""
-    times = []
-    for frame in frames:
-        try:
-            times.append(abs(float(frame.meta.get(keyword))))
-        except (TypeError, ValueError):
-            continue
-    return min(times, default="")

@@ -19,6 +19,7 @@ __all__ = [
     "find_reference",
     "find_tilts",
     "named_reference",
+    "time_from_background",
     "with_excluded",
     "with_held",
 ]
@@ -209,9 +210,9 @@ class ReferenceChooser:
         """Return the `Reference` from some of the images, and the image by which it is chosen."""
         timed = []
         for i in candidates:
-            time = _number(self.frames[i].meta.get(self.keyword))
+            time = time_from_background(self.frames[i], self.keyword)
             if time is not None:
-                timed.append((abs(time), i))
+                timed.append((time, i))
         if timed:
             time, i = min(timed)
             reason = f"closest in time to the backgrounds (|{self.keyword}| = {time:g})"
@@ -242,13 +243,16 @@ class ReferenceChooser:
         return Reference(int(chosen), name, "the science part is held at zero")
 
 
-def _number(value):
-    """Return a finite float, or `None`: a card may be missing, blank or text."""
+def time_from_background(frame, keyword):
+    """Return the absolute time of an image from the dedicated backgrounds, or `None`.
+
+    The card may be missing, blank or text.
+    """
     try:
-        value = float(value)
+        time = abs(float(frame.meta.get(keyword)))
     except (TypeError, ValueError):
         return None
-    return value if np.isfinite(value) else None
+    return time if np.isfinite(time) else None
 
 
 # --------------------------------------------------------------------------------------
