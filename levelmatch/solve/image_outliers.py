@@ -65,7 +65,13 @@ def find_disagreeing(equations):
             groups = np.unique(ends[rows])
             search = _Search(equations.part(rows, groups))
             found += [(*test, int(groups[group])) for *test, group in search.run()]
-    return [(group, -n_sigma) for _, n_sigma, group in sorted(found)]
+    return [(group, n_sigma) for _, n_sigma, group in sorted(found, key=_worst_first)]
+
+
+def _worst_first(test):
+    """Return the key by which tests (chance, deviation, group) are sorted."""
+    chance, n_sigma, group = test
+    return chance, -n_sigma, group
 
 
 class _Search:
@@ -80,7 +86,7 @@ class _Search:
         self.rank = equations.rank
 
     def run(self):
-        """Return the chance, the negative deviation and the index of the wrong groups.
+        """Return the chance, the deviation and the index of each wrong group.
 
         The chance is the probability of a larger deviation in a set of this number of groups. The
         deviation is defined as in `find_disagreeing`. The worst group comes first.
@@ -93,8 +99,9 @@ class _Search:
             if square <= freedom + MIN_SIGMA * np.sqrt(2 * freedom) or freedom < 1:
                 break
             candidates = self._candidates(quadratic, counted)
-            chance, n_sigma, group = min((*self._test(g, counted), g) for g in candidates)
-            if chance > SIGNIFICANCE or -n_sigma < MIN_SIGMA:
+            tests = [(*self._test(g, counted), g) for g in candidates]
+            chance, n_sigma, group = min(tests, key=_worst_first)
+            if chance > SIGNIFICANCE or n_sigma < MIN_SIGMA:
                 break
             found.append((chance, n_sigma, group))
             counted = counted & (self.ends != group).all(axis=1)
@@ -112,7 +119,7 @@ class _Search:
         return order[mean[order] > 0].tolist()
 
     def _test(self, group, counted):
-        """Return the chance and the negative deviation of a group."""
+        """Return the chance and the deviation of a group."""
         rest = counted & (self.ends != group).all(axis=1)
         freedom = self._freedom(rest)
         terms = self._freedom(counted) - freedom
@@ -123,7 +130,7 @@ class _Search:
         scale = (square + PRIOR_FREEDOM) / (freedom + PRIOR_FREEDOM)
         ratio = max(drop, 0.0) / terms / scale
         chance = float(fdtrc(terms, freedom + PRIOR_FREEDOM, ratio)) * self.equations.n_groups
-        return chance, -float(np.sqrt(ratio))
+        return chance, float(np.sqrt(ratio))
 
     def _floor(self, counted, freedom):
         """Return the floor of the counted pairs, and their weighted sum of squares."""
