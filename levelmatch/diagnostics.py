@@ -11,7 +11,7 @@ from levelmatch.exceptions import LevelMatchWarning
 from levelmatch.images.frame import HOLD
 from levelmatch.images.units import unit_words
 from levelmatch.options import SolveOptions
-from levelmatch.record.lazy_covariance import SolvedAgain
+from levelmatch.record.solved_again import SolvedAgain
 from levelmatch.sky.vectors import transfer_matrix
 from levelmatch.solve.flux_scales import flux_differences
 from levelmatch.solve.image_outliers import find_disagreeing, find_scattered

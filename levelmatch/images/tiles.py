@@ -40,7 +40,7 @@ def assign_tiles(frames, group_by):
         _warn_apart(frames, tiles, group_by)
     elif group_by == "auto":
         if all(frame.tile for frame in frames):
-            return _joined(frames)
+            return _with_exposures(frames)
         is_jwst = all(frame.jwst is not None for frame in frames)
         return assign_tiles(frames, "jwst" if is_jwst else "overlap")
     elif group_by == "overlap":
@@ -52,14 +52,14 @@ def assign_tiles(frames, group_by):
     else:
         tiles = _tiles_by_cards(frames, [group_by])
         _warn_apart(frames, tiles, group_by)
-    return _joined(_with_tiles(frames, tiles))
+    return _with_exposures(_with_tiles(frames, tiles))
 
 
 def _with_tiles(frames, tiles):
     return [frame.with_keys(tile=tile) for frame, tile in zip(frames, tiles, strict=True)]
 
 
-def _joined(frames):
+def _with_exposures(frames):
     """Return the frames, marked as one exposure where the chips of one file form a tile."""
     by_tile = {}
     for frame in frames:

@@ -16,8 +16,8 @@ from levelmatch.measure.pair_store import KEY_SIZE
 from levelmatch.measure.table import PAIR, PairTable, unmeasured
 from levelmatch.options import SolveOptions, fit_terms
 from levelmatch.record.columns import FRAME_TEXT, INPUTS
-from levelmatch.record.lazy_covariance import SolvedAgain
 from levelmatch.record.run import Run
+from levelmatch.record.solved_again import SolvedAgain
 from levelmatch.record.solved_run import SolvedRun
 from levelmatch.sky.grid import Footprint
 from levelmatch.solve.offsets import SharedOffsets

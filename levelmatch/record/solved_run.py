@@ -22,8 +22,8 @@ from levelmatch.images.units import unit_words
 from levelmatch.measure.correlated_errors import pooled_passes
 from levelmatch.measure.table import PairTable
 from levelmatch.option_values import check_type
-from levelmatch.record.lazy_covariance import pass_of_pairs
 from levelmatch.record.run import Provenance, Run
+from levelmatch.record.solved_again import pass_of_pairs
 from levelmatch.record.tables import (
     connected_sets,
     image_table,

@@ -13,15 +13,15 @@ from levelmatch.images.frame import Frame
 from levelmatch.option_values import check_names, check_type
 from levelmatch.options import SolveOptions, fit_terms
 from levelmatch.pass_names import PASS_OF
-from levelmatch.record.lazy_covariance import (
+from levelmatch.record.record import Record
+from levelmatch.record.record_files import as_record
+from levelmatch.record.run import Run, history_entry
+from levelmatch.record.solved_again import (
     anchored_again,
     frames_before,
     local_levels,
     pass_of_pairs,
 )
-from levelmatch.record.record import Record
-from levelmatch.record.record_files import as_record
-from levelmatch.record.run import Run, history_entry
 from levelmatch.settings import plain, solve_in_unit
 from levelmatch.solve.passes import Pass
 from levelmatch.solve.reference import named_reference
