@@ -7,6 +7,7 @@ import numpy as np
 from astropy import units as u
 from astropy.table import Table
 from astropy_healpix import nside_to_pixel_area, xyz_to_healpix
+from scipy.ndimage import median
 
 from levelmatch.docstrings import share_parameters
 from levelmatch.exceptions import FrameError
@@ -242,10 +243,12 @@ def _cell_values(data, x, y, place, statistic):
     statistic : {"mean", "median"}
         See `make_sky_cells`.
     """
-    count = np.bincount(place)
-    residual = np.abs(data - _medians(data, place, count)[place])
+    if len(data) == 0:
+        return np.zeros(0), np.zeros(0)
+    cells = np.arange(int(place.max()) + 1)
+    residual = np.abs(data - median(data, place, cells)[place])
     # 1.4826 times the median absolute deviation estimates sigma.
-    limit = 1.4826 * CLIP * _medians(residual, place, count)
+    limit = 1.4826 * CLIP * median(residual, place, cells)
     for _ in range(N_CLIP):
         kept = (residual <= limit[place]).astype(float)
         planes, variance, freedom = _fit_planes(data, x, y, place, kept)
@@ -262,15 +265,7 @@ def _cell_values(data, x, y, place, statistic):
         return planes[:, 0], error
     level = data - planes[:, 1][place] * x
     level -= planes[:, 2][place] * y
-    return _medians(level, place, count), error * np.sqrt(OF_MEDIAN)
-
-
-def _medians(values, place, count):
-    """Return the median of the values in each cell."""
-    order = np.lexsort((values, place))
-    start = np.cumsum(count) - count
-    low, high = (order[start + k] for k in ((count - 1) // 2, count // 2))
-    return 0.5 * (values[low] + values[high])
+    return median(level, place, cells), error * np.sqrt(OF_MEDIAN)
 
 
 def _fit_planes(data, x, y, place, kept):
