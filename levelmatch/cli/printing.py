@@ -223,10 +223,7 @@ def _pair_columns(table, unit):
 
 def without_excluded(record, files):
     """Return the files without those that the record excludes; print a note on the latter."""
-    excluded = {name for entry in record.history for name in entry.get("excluded", ())}
-    # A file of several images is excluded if all of its images are.
-    excluded |= {name.rpartition("[")[0] for name in excluded if name.endswith("]")}
-    excluded -= {name for frame in record.frames for name in (frame.name, frame.file)}
+    excluded = record.excluded
     skipped = [path.name for path in files if path.name in excluded]
     if skipped:
         echo(f"Note: excluded, as in the record: {', '.join(skipped)}", err=True)

@@ -146,6 +146,13 @@ class Record(SolvedRun):
         return bool(self.outputs)
 
     @property
+    def excluded(self) -> set[str]:
+        """Names of the images that earlier calls excluded, and of files without other images."""
+        names = {name for entry in self.history for name in entry.get("excluded", ())}
+        names |= {name.rpartition("[")[0] for name in names if name.endswith("]")}
+        return names - {name for frame in self.frames for name in (frame.name, frame.file)}
+
+    @property
     def history(self) -> list[dict]:
         """Runs that led to the record, the oldest first."""
         return self.run.history

@@ -104,8 +104,7 @@ def find_files(
     check_type("files", files, Iterable, "a list of paths")
     given = [f for file in files for f in _in_folder(as_path("files", file), wanted)]
     found, listed = expand_associations(given)
-    excluded = {name for entry in record.history for name in entry.get("excluded", ())}
-    excluded -= {frame.name for frame in record.frames}
+    excluded = record.excluded
     found = [path for path in found if path not in listed or path.name not in excluded]
     return _by_name(found, wanted), listed
 
