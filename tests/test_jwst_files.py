@@ -13,7 +13,7 @@ from numpy.testing import assert_array_equal
 
 import levelmatch as lm
 from levelmatch.results import files
-from levelmatch.results.splice import add_to_asdf, remove_from_asdf
+from levelmatch.results.asdf_trees import add_to_asdf, remove_from_asdf
 from levelmatch.testing import simulate_miri
 
 SHAPE = (48, 64)

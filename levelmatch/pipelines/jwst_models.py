@@ -13,10 +13,10 @@ from levelmatch.images.sources import flagged
 from levelmatch.images.units import read_unit
 from levelmatch.options import ReadOptions
 from levelmatch.record.run import Provenance
+from levelmatch.results.asdf_trees import run_text
 from levelmatch.results.header import add_corrections, add_kept, remove_provenance
 from levelmatch.results.history import history_texts
 from levelmatch.results.products import Product
-from levelmatch.results.splice import run_text
 
 __all__ = [
     "add_cards",

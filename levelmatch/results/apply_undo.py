@@ -23,6 +23,7 @@ from levelmatch.option_values import check_flag, check_progress
 from levelmatch.record.record import Record
 from levelmatch.record.record_files import as_record
 from levelmatch.results.asdf_files import write_undone_asdf
+from levelmatch.results.asdf_trees import remove_from_asdf
 from levelmatch.results.corrected import corrected_data
 from levelmatch.results.files import (
     asdf_hdu,
@@ -40,7 +41,7 @@ from levelmatch.results.prewrite import check_space, output_associations
 from levelmatch.results.products import Product, by_file, make_products
 from levelmatch.results.recorded_frames import recorded_frames, recorded_read
 from levelmatch.results.result import MatchResult
-from levelmatch.results.splice import Replaced, remove_from_asdf, splice, table_parts
+from levelmatch.results.splice import Replaced, splice, table_parts
 from levelmatch.results.stored_integers import restore_integers, rounded_integers, stored_cards
 
 __all__ = [

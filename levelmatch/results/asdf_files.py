@@ -12,10 +12,11 @@ from levelmatch.images.asdf_file import INDEX, AsdfFile, packed_block, plain_val
 from levelmatch.images.frame import Frame
 from levelmatch.images.roman import UNCERTAINTIES, AsdfSource, native, run_entries
 from levelmatch.record.run import Provenance
+from levelmatch.results.asdf_trees import add_to_asdf, remove_from_asdf
 from levelmatch.results.corrected import scaled, subtracted
 from levelmatch.results.header import add_provenance, provenance_entry
 from levelmatch.results.products import Product
-from levelmatch.results.splice import add_to_asdf, copy_bytes, remove_from_asdf
+from levelmatch.results.splice import copy_bytes
 
 __all__ = ["METHOD", "corrected_pixels", "entry_of", "write_asdf", "write_undone_asdf"]
 

@@ -17,18 +17,12 @@ from levelmatch.images.fill import quick_test
 from levelmatch.images.known_levels import pending_levels
 from levelmatch.images.sources import FileSource
 from levelmatch.record.run import Provenance
+from levelmatch.results.asdf_trees import add_to_asdf, has_tree
 from levelmatch.results.card_text import OwnCards, is_simple, with_cards, with_checksums
 from levelmatch.results.corrected import corrected_data
 from levelmatch.results.header import add_corrections, provenance_entry
 from levelmatch.results.products import Product
-from levelmatch.results.splice import (
-    BLOCK,
-    Places,
-    Replaced,
-    add_to_asdf,
-    has_tree,
-    table_parts,
-)
+from levelmatch.results.splice import BLOCK, Places, Replaced, table_parts
 
 __all__ = ["plain_replacement"]
 

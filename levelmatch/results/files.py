@@ -28,6 +28,7 @@ from levelmatch.images.sky_cells import CellsSource
 from levelmatch.images.sources import FileSource, decoded_image
 from levelmatch.record.run import Provenance
 from levelmatch.results.asdf_files import write_asdf
+from levelmatch.results.asdf_trees import add_to_asdf, has_tree
 from levelmatch.results.corrected import (
     ccd_wcs,
     corrected_data,
@@ -45,9 +46,7 @@ from levelmatch.results.splice import (
     Places,
     Replaced,
     add_checksums,
-    add_to_asdf,
     compressed_parts,
-    has_tree,
     image_parts,
     splice,
     splice_places,
