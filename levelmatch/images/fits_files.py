@@ -23,8 +23,9 @@ from levelmatch.images.file_checks import (
     named_warnings,
     reason_of,
 )
+from levelmatch.images.file_headers import file_meta, with_inherited_frame
 from levelmatch.images.file_state import FileState
-from levelmatch.images.frame import Frame, file_meta, with_inherited_frame
+from levelmatch.images.frame import Frame
 from levelmatch.images.mask_arrays import (
     KINDS,
     MaskArray,

@@ -1,14 +1,13 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
 """A frame: an image, or a part of a MIRI image, with its position and pixels."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 from astropy import units as u
-from astropy.io import fits
 from astropy.nddata import NDData
 
 from levelmatch.exceptions import FrameError
@@ -23,48 +22,10 @@ from levelmatch.sky.transform import SkyTransform
 __all__ = [
     "ASSIGNED",
     "EXCLUDE",
-    "FileMeta",
     "Frame",
     "HOLD",
     "all_held",
-    "file_meta",
-    "with_inherited_frame",
 ]
-
-
-class FileMeta(Mapping):
-    """The primary header of a file and the header of an image, which has priority.
-
-    Cards are looked up one by one, because merging the headers takes longer than reading them.
-
-    Parameters
-    ----------
-    primary, header : `~astropy.io.fits.Header` or `~levelmatch.images.fastfits.RawHeader`
-        The two headers; they may be the same.
-    """
-
-    def __init__(self, primary, header):
-        self.primary = primary
-        self.header = header
-
-    def __getitem__(self, key):
-        return self.header[key] if key in self.header else self.primary[key]
-
-    def __contains__(self, key):
-        return key in self.header or key in self.primary
-
-    def __iter__(self):
-        return iter(self.copy())
-
-    def __len__(self):
-        return len(self.copy())
-
-    def copy(self):
-        """Return a new header that merges both."""
-        merged = self.primary.copy()
-        if self.header is not self.primary:
-            merged.extend(self.header.copy(), strip=True, update=True)
-        return merged
 
 
 # Attributes of a frame that a run assigns, and that do not follow from its file alone.
@@ -370,59 +331,6 @@ def _mask_region(data, region, *, keep):
         data[region] = np.nan
 
 
-# --------------------------------------------------------------------------------------
-# Headers of a file
-
-# Cards of the reference frame; some cameras write them to the primary header only.
-FRAME_CARDS = ("RADESYS", "RADECSYS", "EQUINOX", "EPOCH", "LONPOLE", "LATPOLE")
-
-
 def all_held(frames: Iterable[Frame]) -> bool:
     """Return whether the caller holds all images, see ``SolveOptions(hold=...)``."""
     return all(frame.role == HOLD for frame in frames)
-
-
-def file_meta(primary: Any, header: Any) -> FileMeta:
-    """Return the cards that apply to an image.
-
-    Parameters
-    ----------
-    primary, header : `~astropy.io.fits.Header` or `~levelmatch.images.fastfits.RawHeader`
-        Primary header and header of the image.
-
-    Returns
-    -------
-    meta : `~levelmatch.images.frame.FileMeta`
-        Both headers, or the image's header alone if its card ``INHERIT`` is false.
-    """
-    return FileMeta(header if header.get("INHERIT", True) is False else primary, header)
-
-
-def with_inherited_frame(primary: fits.Header, header: fits.Header) -> fits.Header:
-    """Add the reference frame of the primary header to a header that inherits it.
-
-    Parameters
-    ----------
-    primary, header : `~astropy.io.fits.Header`
-        Primary header and header of the image.
-
-    Returns
-    -------
-    header : `~astropy.io.fits.Header`
-        The header itself, or a copy with the added cards.
-    """
-    if header.get("INHERIT") is not True:
-        return header
-    cards = [primary.cards[key] for key in FRAME_CARDS if key in primary and not _has(header, key)]
-    if not cards:
-        return header
-    header = header.copy()
-    header.extend(cards)
-    return header
-
-
-def _has(header, key):
-    """Return whether a header has a card in its new or old spelling."""
-    pairs = {"RADESYS": "RADECSYS", "EQUINOX": "EPOCH"}
-    other = pairs.get(key) or {old: new for new, old in pairs.items()}.get(key, key)
-    return key in header or other in header
