@@ -10,13 +10,14 @@ from levelmatch.exceptions import DisconnectedError, DisconnectedWarning, warn_u
 from levelmatch.options import fit_terms
 from levelmatch.sky.vectors import tangent_axes, transfer_matrix
 from levelmatch.solve.equations import Equations
+from levelmatch.solve.flatness import find_tilts
 from levelmatch.solve.gauge import members_of
 from levelmatch.solve.groups import solve_groups
 from levelmatch.solve.image_outliers import find_disagreeing, find_scattered
 from levelmatch.solve.linear import sum_by
 from levelmatch.solve.offsets import OFFSET_PASSES, share_offsets
 from levelmatch.solve.plane_choice import solve_auto, solve_shrunk
-from levelmatch.solve.reference import DISAGREES, HeldChoice, Reference, find_tilts
+from levelmatch.solve.reference import DISAGREES, HeldChoice, Reference
 from levelmatch.solve.shared_pattern import subtract_pattern
 from levelmatch.solve.weights import limits_of, select_pairs, short_overlaps
 from levelmatch.text import list_names
