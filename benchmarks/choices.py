@@ -111,7 +111,7 @@ def masks(seeds):
 
 def directions(folder):
     """Print forward minus reverse differences, which are zero for symmetric sampling."""
-    from levelmatch.images.collect import collect_frames
+    from levelmatch.images.inputs import collect_frames
     from levelmatch.measure.pairs import Image, measure_pair
     from levelmatch.sky.overlaps import DepthMap, find_pairs
 

@@ -16,7 +16,7 @@ from dataclasses import replace
 import numpy as np
 
 import levelmatch as lm
-from levelmatch.images.collect import collect_frames
+from levelmatch.images.inputs import collect_frames
 from levelmatch.sky.overlaps import find_outline_pairs
 from levelmatch.sky.vectors import ARCMIN, tangent_axes, transfer_matrix, unit_vectors
 from levelmatch.solve.equations import Equations

@@ -16,9 +16,9 @@ from scipy.ndimage import map_coordinates
 from scipy.signal import oaconvolve
 
 from levelmatch.exceptions import FrameError, NoOverlapError
-from levelmatch.images.collect import collect_frames
 from levelmatch.images.corrections import AppliedCorrection, Correction
 from levelmatch.images.frame import Frame
+from levelmatch.images.inputs import collect_frames
 from levelmatch.images.scales import to_common_unit
 from levelmatch.images.units import in_arcsec, in_unit, unit_text
 from levelmatch.measure.disc import disc_mean

@@ -12,10 +12,10 @@ from scipy.ndimage import median
 from levelmatch.docstrings import share_parameters
 from levelmatch.exceptions import FrameError
 from levelmatch.images.catalogue import PLANNED
-from levelmatch.images.collect import collect_frames
 from levelmatch.images.collection import without_lyot
 from levelmatch.images.corrections import Correction
 from levelmatch.images.frame import Frame
+from levelmatch.images.inputs import collect_frames
 from levelmatch.images.notes import Notes
 from levelmatch.images.sky_cells import SkyCells, cell_vectors, is_resolution
 from levelmatch.images.sources import FileSource

@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 
 from levelmatch.docstrings import share_parameters
-from levelmatch.images.collect import collect_frames
+from levelmatch.images.inputs import collect_frames
 from levelmatch.measure.correlated_errors import pooled_passes
 from levelmatch.measure.pair_selection import Overlaps
 from levelmatch.options import ReadOptions

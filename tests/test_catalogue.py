@@ -14,7 +14,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 import levelmatch
 from levelmatch.images import fits_files
 from levelmatch.images.catalogue import sky_outlines
-from levelmatch.images.collect import collect_frames
+from levelmatch.images.inputs import collect_frames
 from levelmatch.measure import pair_selection
 from levelmatch.measure.schedule import measure_pairs
 from levelmatch.sky.overlaps import find_outline_pairs

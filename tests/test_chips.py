@@ -13,8 +13,8 @@ from helpers import run, succeed
 from numpy.testing import assert_allclose
 
 import levelmatch as lm
-from levelmatch.images.collect import collect_frames
 from levelmatch.images.extensions import Extension, sky_images
+from levelmatch.images.inputs import collect_frames
 from levelmatch.option_values import hdu_choices
 from levelmatch.results import files
 

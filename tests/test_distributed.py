@@ -16,7 +16,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 
 import levelmatch
 from levelmatch import cluster
-from levelmatch.images import collect
+from levelmatch.images import inputs
 from levelmatch.measure.table import PairTable
 from levelmatch.record import columns
 from levelmatch.results import files
@@ -197,7 +197,7 @@ def test_workers_open_and_write_the_files(client, many, tmp_path, monkeypatch):
         return original(client, function, *arguments, **keywords)
 
     original = cluster.spread
-    for module in (collect, columns, files):
+    for module in (inputs, columns, files):
         monkeypatch.setattr(module, "spread", spread)
     steps = []
 

@@ -15,8 +15,8 @@ from numpy.testing import assert_allclose, assert_array_equal
 import levelmatch as lm
 from levelmatch.exceptions import FrameError
 from levelmatch.images import fastfits, fits_files
-from levelmatch.images.collect import collect_frames
 from levelmatch.images.fastfits import RawHeader, read_decoded, read_pixels, scan
+from levelmatch.images.inputs import collect_frames
 from levelmatch.sky.transform import SkyTransform
 from levelmatch.testing import simulate_miri, simulate_nircam_short
 

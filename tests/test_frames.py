@@ -13,8 +13,8 @@ from numpy.testing import assert_allclose, assert_array_equal
 
 import levelmatch as lm
 from levelmatch.images.background import source_mask
-from levelmatch.images.collect import collect_frames
 from levelmatch.images.corrections import AppliedCorrection, Correction
+from levelmatch.images.inputs import collect_frames
 from levelmatch.images.scales import compare_scales
 from levelmatch.images.sources import FileSource, MemorySource, flagged
 

@@ -12,7 +12,7 @@ from astropy.nddata import CCDData, NDData, StdDevUncertainty
 from astropy.wcs import WCS
 
 import levelmatch as lm
-from levelmatch.images.collect import collect_frames
+from levelmatch.images.inputs import collect_frames
 
 FUNCTIONS = [lm.match_dithers, lm.recombine_lyot, lm.match_mosaic, lm.match_levels]
 every = pytest.mark.parametrize("function", FUNCTIONS, ids=lambda f: f.__name__)

@@ -15,7 +15,7 @@ from astropy.io import fits
 from helpers import run
 
 import levelmatch as lm
-from levelmatch.images.collect import collect_frames
+from levelmatch.images.inputs import collect_frames
 from levelmatch.measure.pair_store import PairFile
 
 # Peak memory of the process so far.

@@ -14,7 +14,7 @@ from helpers import write_with_tree
 from numpy.testing import assert_allclose
 
 import levelmatch as lm
-from levelmatch.images.collect import collect_frames
+from levelmatch.images.inputs import collect_frames
 from levelmatch.sky.vectors import lonlat
 
 SHAPE = (2048, 2048)

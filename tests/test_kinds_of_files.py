@@ -19,8 +19,8 @@ from numpy.testing import assert_allclose, assert_equal
 
 import levelmatch as lm
 from levelmatch.cli.options import blank as blank_option
-from levelmatch.images.collect import collect_frames
 from levelmatch.images.fill import find_fill
+from levelmatch.images.inputs import collect_frames
 from levelmatch.images.mask_arrays import bad_bits
 from levelmatch.results.recorded_frames import frames_with_pixels
 from levelmatch.sky.transform import SkyTransform

@@ -8,7 +8,7 @@ from astropy.wcs import WCS, Sip
 from hypothesis import event, given, settings, strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
 
-from levelmatch.images.collect import collect_frames
+from levelmatch.images.inputs import collect_frames
 from levelmatch.measure import pairs as measure
 from levelmatch.measure.cells import PAIR_CELL
 from levelmatch.measure.pairs import (

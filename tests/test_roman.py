@@ -18,7 +18,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 
 import levelmatch as lm
 from levelmatch.exceptions import FrameError, RecordError
-from levelmatch.images.collect import collect_frames
+from levelmatch.images.inputs import collect_frames
 
 gwcs = pytest.importorskip("gwcs")
 

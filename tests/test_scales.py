@@ -10,8 +10,8 @@ from astropy.wcs import WCS
 from numpy.testing import assert_allclose, assert_array_equal
 
 import levelmatch as lm
-from levelmatch.images.collect import collect_frames
 from levelmatch.images.filters import check_filters, filters_of
+from levelmatch.images.inputs import collect_frames
 from levelmatch.images.known_levels import pending_levels
 from levelmatch.images.scales import area_factors, compare_scales, flux_factors
 from levelmatch.summary import notes

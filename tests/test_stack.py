@@ -7,7 +7,7 @@ from astropy.nddata import CCDData
 from numpy.testing import assert_allclose, assert_array_equal
 
 import levelmatch as lm
-from levelmatch.images.collect import collect_frames
+from levelmatch.images.inputs import collect_frames
 from levelmatch.sky.reprojection import common_grid, reproject_to
 
 

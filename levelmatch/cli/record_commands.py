@@ -371,7 +371,7 @@ def _grid_of(path):
     """Return the header of a file's image, which defines the grid."""
     from astropy.io import fits
 
-    from levelmatch.images.collect import collect_frames
+    from levelmatch.images.inputs import collect_frames
 
     (frame,) = collect_frames([path])
     return fits.getheader(path, frame.source.hdu)

@@ -125,7 +125,7 @@ def _lock(values):
 
 def _refuse_one_image(path, values):
     """Refuse a single file unless it holds several images."""
-    from levelmatch.images.collect import collect_frames
+    from levelmatch.images.inputs import collect_frames
     from levelmatch.images.notes import Notes
 
     if len(collect_frames([path], _read_options(values), Notes())) == 1:

@@ -11,9 +11,9 @@ import numpy as np
 from levelmatch.exceptions import FrameError
 from levelmatch.images import jwst
 from levelmatch.images.associations import is_association
-from levelmatch.images.collect import collect_frames
 from levelmatch.images.filters import check_filters
 from levelmatch.images.frame import Frame
+from levelmatch.images.inputs import collect_frames
 from levelmatch.images.known_levels import note_pending_levels, with_known_levels
 from levelmatch.images.notes import Notes
 from levelmatch.images.scales import flux_factors, to_common_unit, with_output_factors

@@ -20,8 +20,8 @@ from levelmatch.images.associations import (
     output_association,
     read_association,
 )
-from levelmatch.images.collect import collect_frames
 from levelmatch.images.frame import Frame
+from levelmatch.images.inputs import collect_frames
 from levelmatch.images.sources import MemorySource
 from levelmatch.matching import match_levels
 from levelmatch.options import ReadOptions

@@ -15,9 +15,9 @@ from astropy.wcs import WCS, FITSFixedWarning
 from levelmatch.atomic import atomic_stream, refuse_existing
 from levelmatch.docstrings import share_parameters
 from levelmatch.exceptions import FrameError, NoOverlapError
-from levelmatch.images.collect import collect_frames
 from levelmatch.images.file_state import file_identity
 from levelmatch.images.frame import Frame
+from levelmatch.images.inputs import collect_frames
 from levelmatch.images.scales import image_values, to_common_unit
 from levelmatch.images.units import in_arcsec
 from levelmatch.option_values import as_path, check_progress, check_shape

@@ -11,9 +11,9 @@ import numpy as np
 
 from levelmatch.exceptions import FrameError, RecordError
 from levelmatch.images.associations import expand_associations
-from levelmatch.images.collect import collect_frames, unique_names
 from levelmatch.images.corrections import AppliedCorrection
 from levelmatch.images.frame import ASSIGNED, Frame
+from levelmatch.images.inputs import collect_frames, unique_names
 from levelmatch.option_values import as_path, check_type
 from levelmatch.options import ReadOptions
 from levelmatch.record.record import Record

@@ -8,8 +8,8 @@ import numpy as np
 from astropy.io import fits
 
 from levelmatch.exceptions import FrameError, RecordError
-from levelmatch.images.collect import collect_frames
 from levelmatch.images.file_checks import named_warnings
+from levelmatch.images.inputs import collect_frames
 from levelmatch.images.roman import AsdfSource, native
 from levelmatch.images.sources import decoded_image
 from levelmatch.options import ReadOptions

@@ -19,7 +19,7 @@ from hypothesis import HealthCheck, given, seed, settings, strategies as st
 
 import levelmatch as lm
 from levelmatch.cli import main
-from levelmatch.images.collect import collect_frames
+from levelmatch.images.inputs import collect_frames
 
 SECONDS = float(os.environ.get("LEVELMATCH_FUZZ_SECONDS", "2"))
 # Largest time for one input, in seconds.
