@@ -213,3 +213,28 @@ def warn_unheld_reference(result, named, last):
             "get one correction; group_by='FILENAME' makes each image a tile"
         )
         warn_user(msg)
+
+
+def warn_lone_images(frames, settings, grouped):
+    """Warn if no image is corrected, because none shares half of its area with another.
+
+    Nothing is said of tiles that the user names.
+
+    Parameters
+    ----------
+    frames : list of `~levelmatch.images.frame.Frame`
+        The images.
+    settings : `~levelmatch.settings.Settings`
+        The settings of the run.
+    grouped : list of `~levelmatch.solve.passes.Pass`
+        The passes with their groups.
+    """
+    by_overlap = settings.group_by in ("auto", "overlap") and all(f.tile == f.name for f in frames)
+    if len(frames) < 2 or not by_overlap or any(frame.corrections for frame in frames):
+        return
+    if all(p.name == "dithers" and p.has_lone_groups for p in grouped):
+        warn_user(
+            f"no image is corrected: each of the {len(frames)} images is a tile of its own, as "
+            "none shares more than half of its area with another; match_mosaic and match_levels "
+            "match tiles, and group_by assigns images to tiles"
+        )

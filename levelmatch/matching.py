@@ -11,6 +11,7 @@ from levelmatch.call_checks import (
     fit_types_of,
     missing_dithers,
     warn_idle_options,
+    warn_lone_images,
     warn_unheld_reference,
     with_excluded_pass,
 )
@@ -381,6 +382,7 @@ def _match(function, collection, settings, passes):
     grouped = [p.grouped(frames) for p in passes]
     if not settings.read.rematch:
         check_not_matched(frames, [p.name for p in passes if p.name != "fit_exclude"])
+    warn_lone_images(frames, settings, grouped)
     overlaps = Overlaps.of(frames, grouped, settings.solve)
     overlaps.check(frames, grouped)
     known = _known_pairs(settings.measure)

@@ -278,7 +278,7 @@ def _pass_line(facts, k, p):
     if p.n_kept == 0:
         if p.n_pairs:
             return f"{head}: none of {count(p.n_pairs, 'pair')} is kept."
-        lone = _has_lone_groups(p)
+        lone = p.has_lone_groups
         return f"{head}: {f'{PASSES[p.name].lone}: nothing to match' if lone else 'no pairs'}."
     # Rounding errors count as zero.
     before, after = facts.rms_of_pass(p)
@@ -288,11 +288,6 @@ def _pass_line(facts, k, p):
         f"{head}: {p.n_kept} of {count(p.n_pairs, 'pair')}, rms of differences "
         f"{before:.3g} {facts.unit_words} before, {after:.3g} after{floor}."
     )
-
-
-def _has_lone_groups(matched):
-    """Return whether a pass had nothing to match, because each group is alone in its domain."""
-    return len(np.unique(matched.domain)) == len(np.unique(matched.group))
 
 
 # --------------------------------------------------------------------------------------

@@ -86,6 +86,19 @@ def test_a_later_pass_can_join_an_image():
     assert np.isfinite(result.covariance("a1.fits", "a2.fits")[0, 0])
 
 
+@pytest.mark.parametrize("group_by", ["auto", "overlap"])
+def test_images_that_are_tiles_of_their_own(group_by):
+    """Dithers that are no dithers are named, because nothing is corrected."""
+    images = [image("a.fits", (0, 0)), image("b.fits", (0, 30))]
+    with pytest.warns(lm.LevelMatchWarning, match="no image is corrected: each of the 2 images"):
+        result = lm.match_dithers(images, group_by=group_by)
+    assert_array_equal(result.table["level"].value, 0)
+    # The tiles are matched, or named by the user, so nothing is said.
+    assert lm.match_mosaic(result).table["level"].value.any()
+    assert lm.match_mosaic(images, group_by=group_by).table["level"].value.any()
+    lm.match_dithers(images, group_by="FILENAME")
+
+
 def test_one_image_alone_is_no_finding():
     result = lm.match_dithers({"one": [image("a.fits", (0, 0))], "two": [image("b.fits", (9, 0))]})
     assert_array_equal(result.table["error"].value, 0)

@@ -121,6 +121,11 @@ class Pass:
         """The plan as a dictionary of plain values."""
         return {f.name: getattr(self, f.name) for f in fields(self) if f.metadata.get("planned")}
 
+    @property
+    def has_lone_groups(self) -> bool:
+        """Whether the pass has nothing to match, because each group is alone in its domain."""
+        return len(np.unique(self.domain)) == len(np.unique(self.group))
+
     def grouped(self, frames):
         """Return the pass with the domains and groups of frames, sorted by name."""
         keys = [_keys(self, k, frame) for k, frame in enumerate(frames)]
