@@ -201,6 +201,20 @@ def test_one_file_twice_by_a_link(pair_of_files, tmp_path, kind):
     assert len(match([link, pair_of_files[1]])) == 2
 
 
+@pytest.mark.parametrize("kind", ["ccd", "hdu", "hdus"])
+def test_one_object_twice(paint, kind):
+    """It would count as two images with noise of their own."""
+    first, second = paint("a.fits"), paint("b.fits", (0, 20.5))
+    images = [first, second]
+    if kind != "ccd":
+        images = [fits.ImageHDU(i.data, i.wcs.to_header()) for i in images]
+    if kind == "hdus":
+        images = [fits.HDUList([fits.PrimaryHDU(), hdu]) for hdu in images]
+    with pytest.raises(lm.FrameError, match="the object of .* is given twice"):
+        lm.match_mosaic([*images, images[1]], group_by="FILENAME")
+    assert len(lm.match_mosaic(images, group_by="FILENAME")) == 2
+
+
 @pytest.mark.parametrize("size", [0, 100, 2000, 3000])
 def test_file_cut_in_its_header(pair_of_files, size):
     pair_of_files[0].write_bytes(pair_of_files[0].read_bytes()[:size])

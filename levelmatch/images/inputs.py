@@ -22,7 +22,7 @@ from levelmatch.images.in_memory import memory_frames
 from levelmatch.images.notes import Notes
 from levelmatch.images.roman import is_asdf, roman_frame
 from levelmatch.images.sky_cells import SkyCells, cells_frame
-from levelmatch.images.sources import FileSource
+from levelmatch.images.sources import FileSource, MemorySource
 from levelmatch.images.table_files import is_table
 from levelmatch.option_values import check_type
 from levelmatch.options import ReadOptions
@@ -265,9 +265,15 @@ def _named(frame, file):
 
 
 def _check_twice(frames, names):
-    """Refuse a file given twice, also by a link, and two files whose extended names are equal."""
+    """Refuse an image given twice, also by a link, and two files whose extended names are equal."""
     seen: dict = {}
     images: dict = {}
+    given: dict = {}
+    for frame in frames:
+        same = given.setdefault(_object_of(frame.source), frame)
+        if same is not frame and isinstance(frame.source, MemorySource):
+            msg = f"{frame.name}: the object of {same.name} is given twice; name it once"
+            raise FrameError(msg)
     for source in (frame.source for frame in frames if isinstance(frame.source, FileSource)):
         path = source.path
         same = images.setdefault((file_identity(path) or path.absolute(), source.hdu), source)
@@ -280,6 +286,13 @@ def _check_twice(frames, names):
             both = f"{other} and {path}"
             msg = f"{path.name}: two files would have the name {names[path]}: {both}; rename one"
             raise FrameError(msg)
+
+
+def _object_of(source):
+    """Return the identity of the object in memory that holds an image, or `None`."""
+    if not isinstance(source, MemorySource):
+        return None
+    return id(source.image if source.hdus is None else source.hdus[source.hdu])
 
 
 def _with_folders(paths, absolute):
