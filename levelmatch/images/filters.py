@@ -16,6 +16,9 @@ FAMILIES = {
     "BAND": ("BAND",),
     "OPTELEM": ("OPTELEM",),
     "CHNLNUM": ("CHNLNUM",),
+    # AstroWISE (OmegaCAM), and Herschel.
+    "FILT_ID": ("FILT_ID",),
+    "WAVELNTH": ("WAVELNTH",),
 }
 # Names of wheel positions without a filter.
 _CLEAR = re.compile(
