@@ -142,7 +142,7 @@ class Record(SolvedRun):
 
     @property
     def of_models(self) -> bool:
-        """Whether a pipeline step saved the images as data models."""
+        """True if a pipeline step saved the images as data models."""
         return bool(self.outputs)
 
     @property
