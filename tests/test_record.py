@@ -14,6 +14,7 @@ import asdf
 import numpy as np
 import pytest
 from astropy.io import fits
+from astropy.wcs import WCS
 from numpy.testing import assert_allclose, assert_array_equal
 
 import levelmatch as lm
@@ -282,6 +283,24 @@ def test_a_moved_image_is_refused(record, raw, tmp_path):
         hdus["SCI"].header["CRPIX1"] += 0.5
     with pytest.raises(RecordError, match=f"{files[1].name}: its WCS is not the recorded"):
         lm.apply_record(record, files, tmp_path / "out")
+
+
+@pytest.mark.parametrize("factor", [-1, 1.01])
+def test_a_turned_or_scaled_image_is_refused(record, raw, tmp_path, factor):
+    files = copies(raw, tmp_path / "copy")
+    with fits.open(files[1], mode="update") as hdus:
+        header = hdus["SCI"].header
+        wcs = WCS(header)
+        ny, nx = hdus["SCI"].shape
+        # The middle of the image stays where it is.
+        middle = wcs.all_pix2world((nx - 1) / 2, (ny - 1) / 2, 0)
+        header["CRVAL1"], header["CRVAL2"] = map(float, middle)
+        header["CRPIX1"], header["CRPIX2"] = (nx + 1) / 2, (ny + 1) / 2
+        for key in ("PC1_1", "PC1_2", "PC2_1", "PC2_2"):
+            header[key] *= factor
+    with pytest.raises(RecordError, match=f"{files[1].name}: its WCS is not the recorded"):
+        lm.apply_record(record, files, tmp_path / "out")
+    assert len(lm.apply_record(record, files, tmp_path / "out", force=True)) == 6
 
 
 @pytest.mark.parametrize(

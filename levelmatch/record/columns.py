@@ -22,6 +22,7 @@ __all__ = [
     "image_columns",
     "input_columns",
     "owned",
+    "wcs_text",
     "pass_tree",
     "unit_name",
 ]
@@ -122,7 +123,7 @@ def input_columns(frames: list[Frame]) -> dict[str, np.ndarray]:
     """
     rows = []
     for frame in (frame.opened() for frame in frames):
-        rows.append({**frame.source.identity, "dq_bits": frame.dq_bits, "wcs": _wcs_text(frame)})
+        rows.append({**frame.source.identity, "dq_bits": frame.dq_bits, "wcs": wcs_text(frame)})
         # An image in memory is named by its output file.
         own = frame.file if frame.extension else frame.name
         rows[-1]["file"] = rows[-1]["file"] or frame.whole or own
@@ -156,7 +157,7 @@ def digests_of(frame: Frame) -> dict[str, str]:
     return {key: identity[key] for key in ("dtype", "sha256", "mask_sha256")}
 
 
-def _wcs_text(frame: Frame) -> str:
+def wcs_text(frame: Frame) -> str:
     """Return the image's WCS as FITS cards; for a gwcs, the WCS of its header; else a blank."""
     if frame.transform is None:
         # Images in cells have no WCS.

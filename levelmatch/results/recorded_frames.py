@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from astropy.wcs import WCS
 
 from levelmatch.exceptions import FrameError, RecordError
 from levelmatch.images.associations import expand_associations
@@ -16,11 +17,13 @@ from levelmatch.images.frame import ASSIGNED, Frame
 from levelmatch.images.inputs import collect_frames, unique_names
 from levelmatch.option_values import as_path, check_type
 from levelmatch.options import ReadOptions
+from levelmatch.record.columns import wcs_text
 from levelmatch.record.record import Record
 from levelmatch.record.record_files import as_record
 from levelmatch.record.solved_run import SolvedRun
 from levelmatch.results.files import fits_name
 from levelmatch.results.header import check_not_matched
+from levelmatch.sky.vectors import unit_vectors
 from levelmatch.text import list_names
 
 __all__ = [
@@ -47,6 +50,8 @@ READ_AGAIN = (
 # Largest distance of an image from its recorded position, in pixels: where corrections are written,
 # and where images are only drawn.
 MOST_MOVED, MOST_MOVED_PLOT = 1e-2, 0.5
+# Largest distance of a corner from its recorded position, in pixels.
+MOST_TURNED = 0.1
 
 
 # --------------------------------------------------------------------------------------
@@ -199,7 +204,9 @@ def recorded_frames(
     for frame, name, image in zip(record.frames, names, images, strict=True):
         differs = "" if of_cells else _difference(frame, image)
         if not force and not differs:
-            if _moved(frame, image) > (1.0 if of_cells else MOST_MOVED):
+            if _moved(frame, image) > (1.0 if of_cells else MOST_MOVED) or (
+                not of_cells and _turned(record, frame, image) > MOST_TURNED
+            ):
                 differs = "its WCS is not the recorded one; force=True accepts it"
             elif image.unit != frame.unit and not of_cells:
                 units = f"its unit is {image.unit}, the recorded {frame.unit}"
@@ -239,6 +246,23 @@ def _moved(frame: Frame, image: Frame) -> float:
     """Return the distance of an image's centre from the recorded one, in pixels."""
     moved = np.linalg.norm(image.whole_grid.axes[0] - frame.whole_grid.axes[0])
     return float(moved / np.sqrt(frame.whole_grid.pixel_area))
+
+
+def _turned(record: Record, frame: Frame, image: Frame) -> float:
+    """Return the largest distance of a corner from its recorded position, in pixels.
+
+    It is 0 if the record has no FITS WCS of the image, or the image has a gwcs.
+    """
+    text = wcs_text(image)
+    known = text.strip() and record.input(frame, "wcs").strip()
+    if not known or not isinstance(image.transform.wcs, WCS):
+        return 0.0
+    ny, nx = image.shape
+    corners = np.array([0, nx - 1, 0, nx - 1]), np.array([0, 0, ny - 1, ny - 1])
+    both = WCS(text, naxis=2), record.wcs(frame.name)
+    here, there = (unit_vectors(*wcs.all_pix2world(*corners, 0)) for wcs in both)
+    apart = np.linalg.norm(here - there, axis=-1) / np.sqrt(frame.whole_grid.pixel_area)
+    return float(np.max(apart, where=np.isfinite(apart), initial=0.0))
 
 
 def frames_with_pixels(
