@@ -41,7 +41,7 @@ class Overlaps:
         Indices of the images of each pair.
     used : `~numpy.ndarray` of int, shape (n,)
         Index of the pass that uses each pair.
-    part : `~numpy.ndarray`, shape (n,)
+    fraction : `~numpy.ndarray`, shape (n,)
         Fraction of the pairs of its images that is measured.
     depth_maps : list of tuple
         Depth maps of the two images of each pair.
@@ -53,7 +53,7 @@ class Overlaps:
 
     pairs: np.ndarray
     used: np.ndarray
-    part: np.ndarray
+    fraction: np.ndarray
     depth_maps: list
     cells: CellRows | None = None
     depths: tuple = ()
@@ -65,11 +65,11 @@ class Overlaps:
         cells = CellRows.of(frames) if of_cells(frames) else None
         found, area = find_pairs(grids) if cells is None else cells.pairs()
         used, influence = _assigned(frames, passes, found)
-        keep, part = used >= 0, np.ones(len(found))
+        keep, fraction = used >= 0, np.ones(len(found))
         if options.max_pairs is not None:
             for k in range(len(passes)):
                 rows = np.flatnonzero(used == k)
-                kept, part[rows] = thin_pairs(
+                kept, fraction[rows] = thin_pairs(
                     found[rows], area[rows], len(frames), options.max_pairs
                 )
                 keep[rows[~kept]] = False
@@ -78,7 +78,7 @@ class Overlaps:
             depths = tuple(
                 cells.depth(p.domain, counts | (p.name == "fit_exclude")) for p in passes
             )
-            return cls(found[keep], used[keep], part[keep], [], cells, depths)
+            return cls(found[keep], used[keep], fraction[keep], [], cells, depths)
         maps = [
             _depth_maps(
                 grids,
@@ -88,12 +88,12 @@ class Overlaps:
             )
             for k, p in enumerate(passes)
         ]
-        pairs, used, part = found[keep], used[keep], part[keep]
+        pairs, used, fraction = found[keep], used[keep], fraction[keep]
         depth_maps = [
             (maps[k][i], maps[k][j])
             for k, (i, j) in zip(used.tolist(), pairs.tolist(), strict=True)
         ]
-        return cls(pairs, used, part, depth_maps)
+        return cls(pairs, used, fraction, depth_maps)
 
     def check(self, frames, passes):
         """Refuse a mosaic without any overlap."""
@@ -149,7 +149,7 @@ class Overlaps:
             fills |= {k: frames[k].read()[1] for k in unread}
             for k in sorted(fills):
                 notes.add_fills(frames[k].name, fills[k])
-        return replace(measured, multiplicity=1 / self.part), sky
+        return replace(measured, multiplicity=1 / self.fraction), sky
 
     def _measure_cells(self, frames, settings):
         """Measure images in healpix cells, see `measure`."""
@@ -160,7 +160,7 @@ class Overlaps:
         sky = None
         if settings.solve.disconnected == "sky":
             sky = np.array([_sky_of_cells(frame) for frame in frames])
-        return replace(table, multiplicity=1 / self.part), sky
+        return replace(table, multiplicity=1 / self.fraction), sky
 
 
 def _sky_of_cells(frame):
