@@ -205,8 +205,8 @@ def _run_distributed(client, plan, watch, sky, sky_level, ahead):
             source = client.scatter(source, hash=False)
         waited = [tasks[key] for key in before[k] if key in tasks]
         tasks["load", k] = submit(f"load-{k}", _call, source, *waited)
-        if k in plan.parts:
-            tasks["part", k] = submit(f"part-{k}", _call, plan.parts[k], tasks["load", k])
+        if k in plan.cuts:
+            tasks["cut", k] = submit(f"cut-{k}", _call, plan.cuts[k], tasks["load", k])
         for n, batch in enumerate(plan.batches[k]):
             if batch.pairs[0] not in watch.rows:
                 needed = [tasks[key] for key in batch.images]

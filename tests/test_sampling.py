@@ -615,7 +615,7 @@ def test_parts_of_images_are_as_good_as_the_whole(angle):
             cells,
             clipping,
             [i.peaks for i in some],
-            [i.part for i in some],
+            [i.section for i in some],
         )
         for some in (images, cut)
     )

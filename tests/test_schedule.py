@@ -267,8 +267,8 @@ def test_parts_are_kept_in_place_of_images(mosaic, monkeypatch, n_workers):
     frames, pairs = mosaic
     options = MeasureOptions(n_workers=n_workers)
     expected = measured(frames, pairs, options)
-    monkeypatch.setattr(schedule, "MIN_PARTED", 0)
-    monkeypatch.setattr(schedule, "MAX_PART", 1.0)
+    monkeypatch.setattr(schedule, "MIN_CUT", 0)
+    monkeypatch.setattr(schedule, "MAX_CUT", 1.0)
     monkeypatch.setattr(schedule, "NEAR", 1)
     # Grids without nodes, as for very many images.
     monkeypatch.setattr(schedule, "MANY", 0)

@@ -113,7 +113,7 @@ class Image:
         Position of the whole image.
     maps : tuple of `~levelmatch.sky.overlaps.DepthMap`
         Maps of the number of images that cover it; one for each set of images that share noise.
-    part : tuple of int or None
+    section : tuple of int or None
         For a section, the place of its first pixel in the image, (y, x), and the image's shape.
     fills : tuple of `~levelmatch.images.fill.Fill`
         Fill values found in the image.
@@ -125,7 +125,7 @@ class Image:
     pixels: np.ndarray
     grid: Grid
     maps: tuple = ()
-    part: tuple | None = None
+    section: tuple | None = None
     fills: tuple = ()
     known_peaks: np.ndarray | None = None
 
@@ -143,7 +143,7 @@ class Image:
         """Return a copy of a section with the rows and columns (y0, y1, x0, x1)."""
         y0, y1, x0, x1 = box
         pixels = self.pixels[y0:y1, x0:x1].copy()
-        part = (y0, x0, *self.pixels.shape)
+        section = (y0, x0, *self.pixels.shape)
         # Blocks that begin in the section, and those that reach into it.
         first_y, first_x, stop_y, stop_x = (
             y0 // BLOCK,
@@ -152,7 +152,7 @@ class Image:
             -(-x1 // BLOCK),
         )
         peaks = self.peaks[first_y:stop_y, first_x:stop_x].copy()
-        return replace(self, pixels=pixels, part=part, known_peaks=peaks)
+        return replace(self, pixels=pixels, section=section, known_peaks=peaks)
 
 
 def needed_box(grid, others):
@@ -381,13 +381,13 @@ def measure_cells(a, b, grid, maps, cells, options):
     """
     lattice = Lattice(grid.ys, grid.xs, *maps)
     pixels = same_type(a.pixels, b.pixels)
-    parts = a.part, b.part
+    sections = a.section, b.section
     # A star covers one much larger pixel, like a cosmic ray. The finer image distinguishes them.
     coarse = b.grid.pixel_area > COARSE**2 * a.grid.pixel_area
     peaks = a.peaks, None if coarse else b.peaks
-    scatter = rough_scatter(*pixels, lattice, cells, peaks, parts)
+    scatter = rough_scatter(*pixels, lattice, cells, peaks, sections)
     clipping = clipping_of(options, scatter)
-    values = difference_cells(*pixels, lattice, cells, clipping, peaks, parts)
+    values = difference_cells(*pixels, lattice, cells, clipping, peaks, sections)
     size = grid.cell[0] * grid.cell[1]
     keep = values["kept"] >= max(2, MIN_FILLED * size)
     return (cells[keep], values[keep]) if keep.any() else None

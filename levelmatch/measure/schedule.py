@@ -30,11 +30,11 @@ BATCH_PIXELS = 2**20
 PAIR_PIXELS = 2**15
 # Number of images that are read ahead of the measurement, for each worker.
 AHEAD = 3
-# An image with a pair more than NEAR places later is cut to the part that this pair needs, if the
-# part is less than MAX_PART of the image and whole images would exceed MIN_PARTED pixels.
+# An image with a pair more than NEAR places later is cut to the section that this pair needs, if
+# this is less than MAX_CUT of the image and whole images would exceed MIN_CUT pixels.
 NEAR = 3
-MAX_PART = 0.6
-MIN_PARTED = 2**24
+MAX_CUT = 0.6
+MIN_CUT = 2**24
 # Number of directions in which sweeps over the sky are tried.
 N_SWEEPS = 60
 
@@ -140,7 +140,7 @@ class _Batch:
     pairs : list of int
         Indices of the pairs.
     images : list of tuple (str, int)
-        The images: ``"load"`` for a whole image or ``"part"`` for a part, and the index.
+        The images: ``"load"`` for a whole image or ``"cut"`` for a section, and the index.
     members : list of tuple of int, shape (n, 4)
         For each pair, the places of its two images in ``images``, and of its two depth maps.
     options : `MeasureOptions`
@@ -174,8 +174,8 @@ class _Plan:
         Callable that reads each image.
     batches : dict of int to list of `_Batch`
         Batches that can start after an image is read, by index of the image.
-    parts : dict of int to callable
-        Cuts an image to the part that its pairs with much later images need.
+    cuts : dict of int to callable
+        Cuts an image to the section that its pairs with much later images need.
     sky : list of int
         Images whose sky level is measured.
     """
@@ -183,7 +183,7 @@ class _Plan:
     order: list
     sources: dict
     batches: dict
-    parts: dict
+    cuts: dict
     sky: list
 
     def before(self, ahead):
@@ -197,7 +197,7 @@ class _Plan:
             if r >= ahead:
                 done = self.order[r - ahead]
                 keys = [("pairs", done, n) for n in range(len(self.batches[done]))]
-                last = [*keys, *([("part", done)] if done in self.parts else [])] or last
+                last = [*keys, *([("cut", done)] if done in self.cuts else [])] or last
             before[k] = last
         return before
 
@@ -259,9 +259,9 @@ def _plan(frames, pairs, depth_maps, options, with_sky):
     wanted = np.arange(len(frames)) if with_sky else np.unique(pairs)
     grids = [frame.grid for frame in frames]
     order = reading_order(grids, pairs)
-    # The parts are computed from the WCS, which a catalogue lacks.
+    # The sections are computed from the WCS, which a catalogue lacks.
     whole = options.method != "direct" or any(isinstance(grid, Footprint) for grid in grids)
-    parts = {} if whole else _parts(grids, pairs, order)
+    cuts = {} if whole else _cuts(grids, pairs, order)
     order = order[np.isin(order, wanted)].tolist()
     rank = {k: r for r, k in enumerate(order)}
     maps = {k: {} for k in order}
@@ -279,18 +279,18 @@ def _plan(frames, pairs, depth_maps, options, with_sky):
         own = sorted(after[k], key=lambda p: min(rank[i] for i in pairs[p].tolist()))
 
         def key(i, k=k):
-            return ("part" if i in parts and rank[k] - rank[i] > NEAR else "load"), i
+            return ("cut" if i in cuts and rank[k] - rank[i] > NEAR else "load"), i
 
         batches[k] = [
             _batch(group, pairs, depth_maps, place, key, options) for group in _groups(own, work)
         ]
-    return _Plan(order, sources, batches, parts, wanted.tolist() if with_sky else [])
+    return _Plan(order, sources, batches, cuts, wanted.tolist() if with_sky else [])
 
 
-def _parts(grids, pairs, order):
-    """Return the parts of images with much later pairs; none if whole images need little memory."""
+def _cuts(grids, pairs, order):
+    """Return the cuts of images with much later pairs; none if whole images need little memory."""
     size = _sizes(grids)
-    if len(pairs) == 0 or _most_in_memory(order, pairs, size) < MIN_PARTED:
+    if len(pairs) == 0 or _most_in_memory(order, pairs, size) < MIN_CUT:
         return {}
     rank = np.argsort(order)
     later = {}
@@ -298,14 +298,14 @@ def _parts(grids, pairs, order):
         early, late = sorted(pair, key=lambda i: rank[i])
         if rank[late] - rank[early] > NEAR:
             later.setdefault(early, []).append(grids[late])
-    parts = {}
+    cuts = {}
     for k, others in later.items():
         y0, y1, x0, x1 = box = needed_box(grids[k], others)
-        if (y1 - y0) * (x1 - x0) < MAX_PART * size[k]:
-            parts[k] = methodcaller("cut", box)
+        if (y1 - y0) * (x1 - x0) < MAX_CUT * size[k]:
+            cuts[k] = methodcaller("cut", box)
         if len(grids) > MANY:
             grids[k].forget()
-    return parts
+    return cuts
 
 
 def _work(frames, pairs):
@@ -365,8 +365,8 @@ def _compute(plan, options, watch):
     graph, batches = {}, {}
     for k in plan.order:
         graph["load", k] = (plan.sources[k], *before[k])
-        if k in plan.parts:
-            graph["part", k] = (plan.parts[k], ("load", k))
+        if k in plan.cuts:
+            graph["cut", k] = (plan.cuts[k], ("load", k))
         for n, batch in enumerate(plan.batches[k]):
             batches["pairs", k, n] = batch
             graph["pairs", k, n] = (batch, *batch.images)
