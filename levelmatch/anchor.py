@@ -392,7 +392,7 @@ def _shares(result: MatchResult, vectors: np.ndarray) -> np.ndarray:
 
 
 def _changed_gauge(result: MatchResult, shares: np.ndarray) -> np.ndarray:
-    """Return the variances that levels gain, or lose, relative to their mean, shape (n_images,).
+    """Return the changes of the levels' variances if their mean is fixed, shape (n_images,).
 
     The anchor fixes the mean of the levels, weighted by the shares of the images.
     """

@@ -104,7 +104,7 @@ class ImageName(click.ParamType):
         self.words, self.number = words, number
 
     def convert(self, value, param, ctx):
-        """Return the value as the package takes it."""
+        """Return the value in the form of the package."""
         if not isinstance(value, str):
             return value
         if self.number and value.removeprefix("-").isdecimal() and str(int(value)) == value:

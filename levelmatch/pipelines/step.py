@@ -312,7 +312,7 @@ def _check_parts(product: Product) -> None:
     lyot = product.lyot
     if lyot is not None and lyot.source is not product.frame.source:
         msg = (
-            f"{product.name}: its Lyot part is a model of its own, {lyot.name}, which stays; "
-            "recombine the files by levelmatch.match_levels"
+            f"{product.name}: its Lyot part is a separate model, {lyot.name}, and the step cannot "
+            "join them; match the files by levelmatch.match_levels"
         )
         raise FrameError(msg)

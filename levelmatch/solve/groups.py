@@ -111,7 +111,7 @@ def _floors(solver, component, n_sets, free, fixed):
 
 
 def _solved_for(equations, free, active, mean, options):
-    """Return the flags of the coefficients to solve for, with a prior.
+    """Return flags of the coefficients that are solved for, which a prior on slopes may change.
 
     Where the mean slope is zero in the end, the prior determines the plane of the set. A group
     with a slope of zero would draw the others to its own slope.

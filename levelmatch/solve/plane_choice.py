@@ -74,10 +74,10 @@ def solve_auto(equations, options, **keywords):
 
 
 def solve_shrunk(equations, options, **keywords):
-    """Solve one pass with planes and a prior on their slopes, which the slopes determine.
+    """Solve one pass with planes and a prior on their slopes, which is estimated from the slopes.
 
-    The parameters are as in `solve_auto`. The prior has the most likely scatter of the slopes, see
-    `~levelmatch.solve.plane_choice.slope_scatter`, however small; there is none without slopes.
+    The parameters are as in `solve_auto`. The width of the prior is the most likely scatter of the
+    slopes, see `slope_scatter`, however small. Without slopes there is no prior.
     """
     whole = solve_groups(equations, options, **keywords)
     size, *_ = slope_scatter(equations, whole)
