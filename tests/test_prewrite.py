@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 from astropy.io import fits
 from astropy.nddata import CCDData, NDData, StdDevUncertainty, UnknownUncertainty
+from astropy.wcs import WCS, DistortionLookupTable
 from dask.array import from_array
 from helpers import run
-from numpy.testing import assert_array_equal
+from numpy.testing import assert_allclose, assert_array_equal
 
 import levelmatch as lm
 
@@ -158,6 +159,53 @@ def test_arrays_of_dask(row, tmp_path, kind, subtract):
     paths = one.write(tmp_path / "one"), other.write(tmp_path / "other")
     for a, b in zip(*paths, strict=True):
         assert_array_equal(fits.getdata(a), fits.getdata(b))
+
+
+@pytest.mark.parametrize("earlier", [None, "one", ["one", "two"]])
+@pytest.mark.parametrize("subtract", [True, False])
+@pytest.mark.parametrize("kind", [CCDData, NDData])
+def test_history_of_a_dictionary(row, tmp_path, kind, subtract, earlier):
+    """Headers of outputs do not depend on the class of the metadata."""
+    texts = {} if earlier is None else {"HISTORY": earlier}
+    solve = lm.SolveOptions(subtract=subtract)
+    images = [kind(i.data, wcs=i.wcs, unit=i.unit, meta={**i.meta, **texts}) for i in row[1]]
+    written = lm.match_levels(images, solve=solve).write(tmp_path / "out")
+    history = [str(line) for line in fits.getheader(written[1])["HISTORY"]]
+    before = [earlier] if earlier == "one" else earlier or []
+    assert history[: len(before)] == before
+    assert history[len(before)].startswith("levelmatch ")
+    assert not any("[" in line or "'" in line for line in history)
+    back = lm.undo_record(tmp_path / "out" / "levelmatch.asdf", written, tmp_path / "back")
+    assert list(fits.getheader(back[1]).get("HISTORY", [])) == before
+
+
+@pytest.mark.parametrize("kind", [CCDData, NDData])
+@pytest.mark.parametrize("names", [("cpdis1", "cpdis2"), ("det2im1", "det2im2"), ("cpdis2",)])
+def test_tables_of_distortions_are_written(row, tmp_path, kind, names):
+    images = []
+    for image in row[1]:
+        wcs = image.wcs.deepcopy()
+        for shift, name in enumerate(names, start=1):
+            values = (np.indices((6, 8))[1] * 0.1 + shift).astype("f4")
+            table = DistortionLookupTable(values, (1, 1), (1, 1), (10, 10))
+            setattr(wcs, name, table)
+        # Cards of a file whose tables have other numbers.
+        cards = fits.Header(image.meta)
+        cards["CPDIS2"] = cards["D2IMDIS1"] = "LOOKUP"
+        cards.append(("DP2", "EXTVER: 7"))
+        cards.append(("D2IM1", "EXTVER: 8"))
+        images.append(kind(image.data, wcs=wcs, unit=image.unit, meta=cards))
+    result = lm.match_levels(images)
+    written = result.write(tmp_path / "out")
+    pixels = [[3, 5], [40, 30]]
+    for image, path in zip(images, written, strict=True):
+        with fits.open(path) as hdus:
+            wcs = WCS(hdus[0].header, hdus)
+        assert_allclose(wcs.all_pix2world(pixels, 0), image.wcs.all_pix2world(pixels, 0))
+    back = lm.undo_record(tmp_path / "out" / "levelmatch.asdf", written, tmp_path / "back")
+    with fits.open(back[0]) as hdus:
+        assert_allclose(hdus[0].data, images[0].data, atol=1e-4)
+        assert len(hdus) == 1 + len(names)
 
 
 def test_good_images_in_memory(row, with_planes, tmp_path):

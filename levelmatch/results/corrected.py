@@ -24,6 +24,7 @@ from levelmatch.results.header import add_corrections
 from levelmatch.results.products import Product
 
 __all__ = [
+    "add_lookup_tables",
     "ccd_wcs",
     "corrected_data",
     "corrected_image",
@@ -35,6 +36,8 @@ __all__ = [
 
 # Number of pixels that are corrected at once.
 BLOCK = 1 << 16
+# Beginnings of keywords of distortions in tables.
+_DISTORTIONS = ("CPDIS", "CPERR", "DP1", "DP2", "D2IM")
 
 
 # --------------------------------------------------------------------------------------
@@ -295,3 +298,18 @@ def ccd_wcs(frame: Frame) -> WCS:
         # gwcs fits in a precision that scipy 1.18 deprecates.
         warnings.simplefilter("ignore", DeprecationWarning)
         return WCS(wcs.to_fits_sip())
+
+
+def add_lookup_tables(hdus: fits.HDUList, wcs: Any) -> None:
+    """Add the tables of a WCS's distortions to HDUs; CCDData writes the other cards alone."""
+    names = ("cpdis1", "cpdis2", "det2im1", "det2im2")
+    if not isinstance(wcs, WCS) or all(getattr(wcs, name) is None for name in names):
+        return
+    own, header = wcs.to_fits(relax=True), hdus[0].header
+    # Cards of the input may count its tables in another way.
+    for index in reversed(range(len(header))):
+        if header.cards[index].keyword.startswith(_DISTORTIONS):
+            del header[index]
+    header.extend([c for c in own[0].header.cards if c.keyword.startswith(_DISTORTIONS)])
+    for table in own[1:]:
+        hdus.append(table)

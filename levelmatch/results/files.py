@@ -30,6 +30,7 @@ from levelmatch.record.run import Provenance
 from levelmatch.results.asdf_files import write_asdf
 from levelmatch.results.asdf_trees import add_to_asdf, has_tree
 from levelmatch.results.corrected import (
+    add_lookup_tables,
     ccd_wcs,
     corrected_data,
     corrected_image,
@@ -38,6 +39,7 @@ from levelmatch.results.corrected import (
 )
 from levelmatch.results.fast_write import plain_replacement
 from levelmatch.results.header import add_corrections, add_kept, provenance_entry
+from levelmatch.results.history import as_header
 from levelmatch.results.kept_levels import clear_levels, keep_levels, kept_cards
 from levelmatch.results.lock import OutputLock
 from levelmatch.results.products import Product, by_file
@@ -252,23 +254,28 @@ def _write_output(
 def _write_memory(product: Product, stream: BinaryIO, provenance: Provenance) -> None:
     """Write an image from memory as a FITS file."""
     image = corrected_image(product, provenance)
-    data = np.asarray(image.data)
-    if not isinstance(image, CCDData) or image.data is not data:
-        image = CCDData(
-            data,
-            mask=image.mask,
-            uncertainty=image.uncertainty,
-            meta=image.meta,
-            wcs=_written_wcs(product.frame),
-            unit=image.unit or u.dimensionless_unscaled,
-        )
-    image.to_hdu().writeto(stream)
+    own = image.wcs if isinstance(image, CCDData) else _written_wcs(product.frame)
+    image = CCDData(
+        np.asarray(image.data),
+        mask=image.mask,
+        uncertainty=image.uncertainty,
+        meta=as_header(image.meta),
+        wcs=own,
+        unit=image.unit or u.dimensionless_unscaled,
+    )
+    hdus = image.to_hdu()
+    add_lookup_tables(hdus, image.wcs)
+    hdus.writeto(stream)
 
 
 def _written_wcs(frame: Frame) -> WCS:
     """Return the FITS WCS of an image in memory; refuse a WCS that FITS cannot hold."""
     try:
-        return ccd_wcs(frame)
+        wcs = ccd_wcs(frame)
+        if wcs.wcs.tab:
+            msg = "it has tables of coordinates (-TAB)"
+            raise ValueError(msg)
+        return wcs
     except Exception as error:
         kind = type(frame.transform.original).__name__
         msg = (

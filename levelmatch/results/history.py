@@ -13,6 +13,7 @@ from levelmatch.record.run import Provenance
 __all__ = [
     "SIGNED",
     "add_history",
+    "as_header",
     "ascii_text",
     "history_texts",
     "keeps_blanks",
@@ -116,6 +117,17 @@ def add_history(meta: Any, text: str) -> None:
     else:
         history = meta.get("HISTORY", [])
         meta["HISTORY"] = [*([history] if isinstance(history, str) else history), text]
+
+
+def as_header(meta: Any) -> fits.Header:
+    """Return metadata as a header, in which each text of HISTORY is one entry."""
+    if isinstance(meta, fits.Header):
+        return meta
+    history = meta.get("HISTORY", [])
+    header = fits.Header({key: value for key, value in meta.items() if key != "HISTORY"})
+    for text in [history] if isinstance(history, str) else history:
+        add_history(header, str(text))
+    return header
 
 
 def _history_lines(text: str) -> list[str]:
