@@ -201,6 +201,15 @@ def test_one_file_twice_by_a_link(pair_of_files, tmp_path, kind):
     assert len(match([link, pair_of_files[1]])) == 2
 
 
+@pytest.mark.parametrize("name", ["", ".", "..", "/", "a/.."])
+def test_names_that_name_nothing(paint, tmp_path, name):
+    images = [paint(name), paint("b.fits", (0, 20.5))]
+    result = lm.match_mosaic(images, group_by="FILENAME")
+    assert result.names == ["image0000", "b.fits"]
+    result.write(tmp_path / "out")
+    assert lm.read_record(tmp_path / "out" / "levelmatch.asdf").names == result.names
+
+
 @pytest.mark.parametrize("kind", ["ccd", "hdu", "hdus"])
 def test_one_object_twice(paint, kind):
     """It would count as two images with noise of their own."""

@@ -66,9 +66,15 @@ def memory_frames(image, index, read, notes):
         image = fits.HDUList([*first, image])
     if not isinstance(image, fits.HDUList):
         return None
-    path = image.filename() or image[0].header.get("FILENAME") or f"image{index:04d}"
-    chosen = ExtensionChoice.of(Path(str(path)).name, extensions_of(image), read)
+    name = _name(image.filename() or image[0].header.get("FILENAME"), index)
+    chosen = ExtensionChoice.of(name, extensions_of(image), read)
     return chosen.frames(lambda name, k: _hdu_frame(name, image, k, read, notes), notes)
+
+
+def _name(path, index):
+    """Return the name of a path; without one, a name from the index in the input."""
+    name = Path(str(path or "")).name
+    return f"image{index:04d}" if name in ("", "..") else name
 
 
 def _of_array(array, position):
@@ -137,7 +143,7 @@ def _check_scaled(name, hdu):
 def _nddata_frame(image, index, read):
     """Return the frame of an `~astropy.nddata.NDData` object."""
     meta = image.meta
-    name = Path(str(meta.get("FILENAME") or f"image{index:04d}")).name
+    name = _name(meta.get("FILENAME"), index)
     data = np.asarray(image.data)
     shape = check_shape(name, data.shape)
     _check_type(name, data)
