@@ -48,8 +48,11 @@ def check_type(name: str, value: Any, kinds: Any, words: str) -> None:
 
 
 def as_path(name: str, value: Any) -> Path:
-    """Return an argument as a path; the error for another type names the argument."""
+    """Return an argument as a path; the error for another type, or no path, names the argument."""
     check_type(name, value, str | os.PathLike, "a path")
+    if value == "":
+        msg = f"{name}: the path is empty; '.' is the current folder"
+        raise ValueError(msg)
     return Path(value)
 
 

@@ -394,6 +394,17 @@ def test_outputs_would_replace_what_inputs_link_to(pair_of_files, snapshot, tmp_
     assert snapshot(pair_of_files) == before
 
 
+def test_output_folder_without_a_name(pair_of_files, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    before = sorted(tmp_path.iterdir())
+    result = match(pair_of_files)
+    with pytest.raises(ValueError, match="directory: the path is empty"):
+        result.write("")
+    with pytest.raises(ValueError, match="the path is empty"):
+        lm.apply_record(result.record, pair_of_files, "")
+    assert sorted(tmp_path.iterdir()) == before
+
+
 def test_output_folder_is_a_file(pair_of_files, tmp_path):
     (tmp_path / "out").write_text("")
     with pytest.raises(NotADirectoryError, match="directory: .*out is not a folder"):
