@@ -185,3 +185,13 @@ def test_images_split_by_columns_below_290_lose_no_column(paint, tmp_path):
             assert_array_equal(hdus["DQ"].data, 0)
             assert np.isfinite(hdus["SCI"].data).all()
         assert out.name == path.name.replace("mirimages", "mirimage")
+
+
+def test_a_function_that_names_no_tile(paint):
+    """It would join all images in one tile named None."""
+
+    def tile(name, header):
+        return header.get("NOSUCH") if name == "2.fits" else "a"
+
+    with pytest.raises(lm.FrameError, match=r"^2\.fits: group_by: the function returned None"):
+        lm.match_dithers(close(paint), group_by=tile)

@@ -34,7 +34,7 @@ def assign_tiles(frames, group_by):
         If an image lacks a keyword or its value, or is not of JWST; the message names it.
     """
     if callable(group_by):
-        tiles = [str(group_by(f.whole or f.name, f.meta.copy())) for f in frames]
+        tiles = [_tile_by_function(frame, group_by) for frame in frames]
     elif not isinstance(group_by, str):
         tiles = _tiles_by_cards(frames, list(group_by))
         _warn_apart(frames, tiles, group_by)
@@ -53,6 +53,16 @@ def assign_tiles(frames, group_by):
         tiles = _tiles_by_cards(frames, [group_by])
         _warn_apart(frames, tiles, group_by)
     return _with_exposures(_with_tiles(frames, tiles))
+
+
+def _tile_by_function(frame, function):
+    """Return the tile that a function gives an image; refuse `None`, as a lacking keyword."""
+    name = frame.whole or frame.name
+    tile = function(name, frame.meta.copy())
+    if tile is None:
+        msg = f"{name}: group_by: the function returned None; return the name of a tile"
+        raise FrameError(msg)
+    return str(tile)
 
 
 def _with_tiles(frames, tiles):
