@@ -32,14 +32,7 @@ from levelmatch.results.header import provenance_entry
 from levelmatch.results.products import Product
 from levelmatch.results.result import MatchResult
 
-__all__ = [
-    "LibraryImages",
-    "Matching",
-    "correct_library",
-    "match_library",
-    "write_association",
-    "write_record",
-]
+__all__ = ["LibraryImages", "Matching"]
 
 
 class Matching:
@@ -64,15 +57,16 @@ class Matching:
         """
         options = match_options(self.get_pars())
         with library:
-            result = match_library(library, self.models, options)
+            images = LibraryImages(library, self.models, options.get("read") or ReadOptions())
+            result = match_levels(images, **options)
             self.provenance = result.provenance
             if self.save_results:
                 names = [product.file for product in result.products]
                 saved = {name: Path(self.make_output_path(basepath=name)).name for name in names}
                 result.run.options["outputs"] = saved
                 folder = self.search_attr("output_dir", default="") or "."
-                self.provenance = write_record(library, result, folder, self.record_suffix)
-            correct_library(result, self.provenance)
+                self.provenance = _write_record(library, result, folder, self.record_suffix)
+            _correct_library(result, self.provenance)
 
     def save_model(self, model: Any, *args: Any, **kwargs: Any) -> Any:
         """Save models, each under its own name, and the association of a library.
@@ -91,7 +85,7 @@ class Matching:
         """
         paths = super().save_model(model, *args, **kwargs)  # type: ignore[misc]
         if isinstance(model, AbstractModelLibrary) and paths:
-            write_association(model, [Path(path) for path in paths], self.provenance)
+            _write_association(model, [Path(path) for path in paths], self.provenance)
         return paths
 
 
@@ -102,42 +96,18 @@ def _name_of(library: Any, ending: str) -> str:
     return f"{stem}_{ending}" if stem else ending
 
 
-def write_record(library: Any, result: MatchResult, folder: str | Path, suffix: str) -> Provenance:
-    """Write the record of a result; replace the record of an earlier run of the step.
+def _write_record(library: Any, result: MatchResult, folder: str | Path, suffix: str) -> Provenance:
+    """Write the record of a result, before its models are corrected; return the run with its name.
 
-    Parameters
-    ----------
-    library : `~stpipe.library.AbstractModelLibrary`
-        The library.
-    result : `~levelmatch.MatchResult`
-        The result. Its models must not be corrected yet.
-    folder : str or `~pathlib.Path`
-        The output folder.
-    suffix : str
-        Suffix of the record's file.
-
-    Returns
-    -------
-    provenance : `~levelmatch.record.run.Provenance`
-        The run, with the name of its record.
+    The record of an earlier run of the step is replaced.
     """
     path = Path(folder) / _name_of(library, f"levelmatch.{suffix}")
     write_content(path, result.record.content)
     return replace(result.record.provenance, record=path.name)
 
 
-def write_association(library: Any, paths: list[Path], provenance: Provenance | None) -> None:
-    """Write an association of saved images, if the library was made from an association file.
-
-    Parameters
-    ----------
-    library : `~stpipe.library.AbstractModelLibrary`
-        The library.
-    paths : list of `~pathlib.Path`
-        Saved file of each model.
-    provenance : `~levelmatch.record.run.Provenance` or None
-        The run.
-    """
+def _write_association(library: Any, paths: list[Path], provenance: Provenance | None) -> None:
+    """Write an association of the saved files, if the library was made from an association file."""
     table, folder = library.asn.get("table_name"), getattr(library, "_asn_dir", None)
     if not table or not folder or not (Path(folder) / table).is_file():
         return
@@ -250,44 +220,11 @@ class LibraryImages:
         return frame.with_keys(source=ModelSource(self, index), dq_bits=self.bits)
 
 
-def match_library(library: Any, models: Any, options: dict[str, Any]) -> MatchResult:
-    """Match the science models of a library.
-
-    Parameters
-    ----------
-    library : `~stpipe.library.AbstractModelLibrary`
-        The open library.
-    models : module
-        See `LibraryImages`.
-    options : dict
-        Arguments of `~levelmatch.match_levels`.
-
-    Returns
-    -------
-    result : `~levelmatch.MatchResult`
-        The result, valid while the library is open and the models are unchanged.
-    """
-    read = options.get("read") or ReadOptions()
-    return match_levels(LibraryImages(library, models, read), **options)
-
-
-def correct_library(result: MatchResult, provenance: Provenance) -> None:
+def _correct_library(result: MatchResult, provenance: Provenance) -> None:
     """Subtract the corrections of a result from the models of its library, in place.
 
     If the run keeps its levels, the pixels are unchanged, and the levels are written to the
-    metadata.
-
-    Parameters
-    ----------
-    result : `~levelmatch.MatchResult`
-        The result of `match_library`.
-    provenance : `~levelmatch.record.run.Provenance`
-        The run.
-
-    Raises
-    ------
-    FrameError
-        If the parts of an image are separate models; no model is changed in this case.
+    metadata. No model is changed if the parts of an image are separate models, which is an error.
     """
     for product in result.products:
         _check_parts(product)
