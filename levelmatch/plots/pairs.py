@@ -21,7 +21,7 @@ from levelmatch.plots.style import (
     image_labels,
     new_figure,
 )
-from levelmatch.results.recorded_frames import frames_with_pixels, own_corrections
+from levelmatch.results.recorded_frames import frames_with_pixels
 from levelmatch.sky.vectors import ARCMIN
 from levelmatch.text import decimals, fixed, values
 
@@ -130,11 +130,9 @@ def pair_picture(result, image1, image2, *, files=None, load=None):
     row, sign = find_pair(facts, image1, image2)
     by_name = {f.name: f for f in frames_with_pixels(facts.result, files, {image1, image2})}
     frames = [by_name[image1], by_name[image2]]
-    earlier, added = zip(*(own_corrections(facts.result, frame) for frame in frames), strict=True)
-    loaded = [
-        (load or type(f).load)(f.with_keys(corrections=before))
-        for f, before in zip(frames, earlier, strict=True)
-    ]
+    # The corrections of earlier runs are subtracted, also before matching.
+    n = facts.result.n_earlier
+    loaded = [(load or type(f).load)(f.with_keys(corrections=f.corrections[:n])) for f in frames]
     options = MeasureOptions(**facts.result.options.get("measure", {}))
     if options.mask_sources:
         loaded = [np.where(source_mask(data), np.nan, data) for data in loaded]
@@ -144,8 +142,7 @@ def pair_picture(result, image1, image2, *, files=None, load=None):
         raise LevelMatchError(msg)
     base = frames[1 if swapped else 0]
     totals = [
-        sum((a.correction for a in applied), Correction()).scaled(f.scale)
-        for applied, f in zip(added, frames, strict=True)
+        sum((a.correction for a in f.corrections[n:]), Correction()).scaled(f.scale) for f in frames
     ]
     plane = _plane(facts.result.measured, row, sign, base.whole_grid.pixel_area)
     step = totals[0] + totals[1].scaled(-1)

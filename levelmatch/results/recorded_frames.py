@@ -12,7 +12,6 @@ from astropy.wcs import WCS
 
 from levelmatch.exceptions import FrameError, RecordError
 from levelmatch.images.associations import expand_associations
-from levelmatch.images.corrections import AppliedCorrection
 from levelmatch.images.frame import ASSIGNED, Frame
 from levelmatch.images.inputs import collect_frames, unique_names
 from levelmatch.option_values import as_path, check_type
@@ -29,7 +28,6 @@ from levelmatch.text import list_names
 __all__ = [
     "find_files",
     "frames_with_pixels",
-    "own_corrections",
     "recorded_files",
     "recorded_frames",
     "recorded_read",
@@ -343,10 +341,3 @@ def _filled(frame: Frame, image: Frame) -> Frame:
         msg = f"{image.name}: {differs}"
         raise FrameError(msg)
     return image.with_keys(**{key: getattr(frame, key) for key in ASSIGNED})
-
-
-def own_corrections(
-    levels: SolvedRun, frame: Frame
-) -> tuple[tuple[AppliedCorrection, ...], tuple[AppliedCorrection, ...]]:
-    """Return the corrections of an image by earlier runs, and its corrections by this run."""
-    return frame.corrections[: levels.n_earlier], frame.corrections[levels.n_earlier :]
