@@ -10,9 +10,12 @@ from astropy.nddata import CCDData
 from astropy.table import QTable, Table
 from astropy.wcs import WCS
 from helpers import succeed
-from numpy.testing import assert_allclose
+from numpy.testing import assert_allclose, assert_array_equal
 
 import levelmatch as lm
+from levelmatch.images.collect import collect_frames
+from levelmatch.images.selection import selection_of
+from levelmatch.sky.vectors import lonlat
 
 LEVELS = np.array([0.0, 5.0, -3.0, 8.0])
 PLACES = ((0, 0), (40, 10), (5, 45), (45, 50))
@@ -199,6 +202,20 @@ def test_regions_far_from_the_images(spoiled, far, sip):
     alone = match(spoiled, regions=CIRCLE)
     both = match(spoiled, regions=f"{CIRCLE}{far}\n")
     assert_allclose(both.table["level"].value, alone.table["level"].value, atol=1e-9)
+
+
+@pytest.mark.parametrize("axes", ["GLON GLAT", "ELON ELAT", "SLON SLAT"])
+def test_regions_of_images_in_other_frames(axes):
+    regions = pytest.importorskip("regions")
+    wcs = wcs_at((0, 0))
+    wcs.wcs.ctype = [f"{axis}-TAN" for axis in axes.split()]
+    image = CCDData(np.random.default_rng(1).normal(0, 1, SHAPE), unit="adu", wcs=wcs)
+    (frame,) = collect_frames([image])
+    ra, dec = lonlat(frame.transform.to_sky(20, 30))
+    circle = regions.CircleSkyRegion(SkyCoord(ra, dec, unit="deg"), 5.9 * 3.6 * u.arcsec)
+    rows, columns = np.indices(SHAPE)
+    bad = selection_of(circle, only=False).left_out(frame)
+    assert_array_equal(bad, np.hypot(rows - 30, columns - 20) < 5.9)
 
 
 def test_regions_that_have_no_place(paths):
