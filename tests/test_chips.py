@@ -560,6 +560,15 @@ def test_arrays_keep_their_masks_and_units(paint, tmp_path, kind, position, opti
     assert_allclose(fits.getdata(back[0])[0], images[0][0][0].view(np.ndarray), atol=1e-5)
 
 
+def test_hdus_of_closed_files(hst):
+    lists = []
+    for path in hst[0]:
+        with fits.open(path, lazy_load_hdus=False) as hdus:
+            lists.append(hdus)
+    with pytest.raises(lm.FrameError, match=r"^j0_flc\.fits\[SCI,1\]: .* keep its file open"):
+        lm.match_levels(lists)
+
+
 def test_array_without_masked_pixels(paint):
     image = paint()
     (frame,) = collect_frames([(np.ma.array(image.data), image.wcs.to_header())])

@@ -102,7 +102,11 @@ def _hdu_frame(name, hdus, index, read, notes):
     """Return the frame of an image in a list of HDUs."""
 
     def make_source(frame, masks):
-        data = decoded_image(hdus[index])
+        try:
+            data = decoded_image(hdus[index])
+        except (OSError, ValueError) as error:
+            msg = f"{name}: its pixels cannot be read: {error}; keep its file open"
+            raise FrameError(msg) from error
         _check_type(name, data)
         _check_scaled(name, hdus[index])
         image = CCDData(
