@@ -19,8 +19,6 @@ from levelmatch.sky.overlaps import overlap_groups
 __all__ = [
     "Extension",
     "ExtensionChoice",
-    "chosen_extensions",
-    "extension_labels",
     "extensions_of",
     "sky_images",
 ]
@@ -86,19 +84,8 @@ def _extension(hdu):
     return Extension.of(name, hdu.ver, hdu.is_image, shape, ctype)
 
 
-def extension_labels(extensions: Sequence[Extension]) -> list[str]:
-    """Return a label for each extension: name, name and version, or index.
-
-    Parameters
-    ----------
-    extensions : list of `Extension`
-        All extensions of a file.
-
-    Returns
-    -------
-    labels : list of str
-        Unique labels, such as ``CCD1``, ``SCI,2`` or ``3``.
-    """
+def _labels(extensions: Sequence[Extension]) -> list[str]:
+    """Return a unique label for each extension of a file, such as ``CCD1``, ``SCI,2`` or ``3``."""
     names = [e.name for e in extensions]
     both = [(e.name, e.version) for e in extensions]
     labels = []
@@ -115,28 +102,11 @@ def extension_labels(extensions: Sequence[Extension]) -> list[str]:
 # Selection
 
 
-def chosen_extensions(name: str, extensions: Sequence[Extension], hdu: Any) -> list[int]:
+def _chosen(name: str, extensions: Sequence[Extension], hdu: Any) -> list[int]:
     """Return the indices of the extensions that hold the images to match.
 
-    Parameters
-    ----------
-    name : str
-        The file, for error messages.
-    extensions : list of `Extension`
-        Its extensions.
-    hdu : None, int, str, tuple or list
-        See `~levelmatch.ReadOptions`.
-
-    Returns
-    -------
-    indices : list of int
-        In the order of the file for ``"auto"``, ``"all"`` and a name; otherwise in the order
-        of the choices.
-
-    Raises
-    ------
-    FrameError
-        If the file has no such image; the message names the file.
+    They are in the order of the file for ``"auto"``, ``"all"`` and a name; otherwise in the order
+    of the choices.
     """
     choices = hdu_choices(hdu)
     if choices == "all":
@@ -229,12 +199,12 @@ class ExtensionChoice:
     @classmethod
     def of(cls, name, extensions, read):
         """Return the extensions selected by the options."""
-        return cls(name, extensions, chosen_extensions(name, extensions, read.hdu), read)
+        return cls(name, extensions, _chosen(name, extensions, read.hdu), read)
 
     @cached_property
     def labels(self):
         """Labels of all extensions."""
-        return extension_labels(self.extensions)
+        return _labels(self.extensions)
 
     def frames(self, make, notes):
         """Return the frames of the images.

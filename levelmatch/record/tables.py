@@ -26,7 +26,6 @@ __all__ = [
     "loop_table",
     "pair_table",
     "plain_rows",
-    "set_formats",
     "total_variances",
     "with_short_names",
 ]
@@ -118,7 +117,9 @@ def _set_image_formats(table: QTable) -> None:
     slopes = {
         f"slope_{axis}{end}": f"slope_{axis}_error" for axis in "uv" for end in ("", "_error")
     }
-    set_formats(table, {**dict.fromkeys([*levels, "error"], "error"), **slopes, "slope_n_sigma": 1})
+    _set_formats(
+        table, {**dict.fromkeys([*levels, "error"], "error"), **slopes, "slope_n_sigma": 1}
+    )
 
 
 def _coefficients(frames, name: str | None = None) -> np.ndarray:
@@ -184,7 +185,7 @@ def pair_table(levels: Any) -> QTable:
     lon, lat = lonlat(measured.axes[:, 0])
     table["ra"], table["dec"] = lon * u.deg, lat * u.deg
     table["reason"] = solved["reason"].astype(str)
-    set_formats(table, PAIR_FORMATS)
+    _set_formats(table, PAIR_FORMATS)
     return _describe(table, PAIR_COLUMNS)
 
 
@@ -233,7 +234,7 @@ def loop_table(levels: Any) -> QTable:
     out["closure"], out["sigma"] = out["closure"] * unit, out["sigma"] * unit
     every = np.concatenate(ratios) if ratios else np.zeros(0)
     out.meta["rms"] = float(np.sqrt(np.mean(every**2))) if len(every) else np.nan
-    set_formats(out, {"closure": "sigma", "sigma": "sigma", "n_sigma": 1})
+    _set_formats(out, {"closure": "sigma", "sigma": "sigma", "n_sigma": 1})
     return _describe(out, LOOP_COLUMNS)
 
 
@@ -337,16 +338,10 @@ def with_short_names(table: QTable) -> tuple[QTable, list[str]]:
     return short, notes
 
 
-def set_formats(table: QTable, of: Mapping[str, str | int]) -> None:
-    """Set the formats of columns, in place.
+def _set_formats(table: QTable, of: Mapping[str, str | int]) -> None:
+    """Set the formats of columns, in place; missing columns are ignored.
 
-    Parameters
-    ----------
-    table : `~astropy.table.QTable`
-        The table.
-    of : mapping
-        For each column, the column of its errors, which determine the digits, or the number of
-        decimals. Missing columns are ignored.
+    ``of`` gives for each column the number of decimals, or the column of its errors.
     """
     for name, by in of.items():
         if name not in table.colnames or len(table) == 0:

@@ -14,7 +14,6 @@ __all__ = [
     "HeldChoice",
     "Reference",
     "ReferenceChooser",
-    "find_reference",
     "named_reference",
     "time_from_background",
     "with_excluded",
@@ -84,19 +83,13 @@ def named_reference(reference, frames, names):
             msg = f"reference: there is no image {reference} among {len(names)}; the first is 0"
             raise ValueError(msg)
         reference = names[reference]
-    return "image", find_reference(frames, reference)
+    return "image", _find_reference(frames, reference)
 
 
-def find_reference(frames, reference):
-    """Return the name of the reference frame that a user named.
+def _find_reference(frames, reference):
+    """Return the name of the reference frame that a user named, as an image or a tile.
 
-    The user gives the name of an image, with or without its suffix, or the name of a tile, which
-    stands for its first science image.
-
-    Raises
-    ------
-    ValueError
-        If there is none, or it is a Lyot image.
+    The name of an image may lack its suffix. A tile stands for its first science image.
     """
     if isinstance(reference, str):
         found = [
