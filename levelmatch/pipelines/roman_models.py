@@ -1,5 +1,8 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
-"""Data models of Roman: their images, and the metadata of corrections."""
+"""Data models of Roman: their images, and the metadata of corrections.
+
+The functions have the parameters of those of `~levelmatch.pipelines.jwst_models`.
+"""
 
 from collections.abc import Mapping
 from typing import Any
@@ -46,15 +49,7 @@ def bits_of(read: ReadOptions) -> int:
 
 
 def image_of(model: Any, bits: int) -> NDData:
-    """Return the image of a model, which shares the pixels of the model.
-
-    Parameters
-    ----------
-    model : `~roman_datamodels.datamodels.ImageModel`
-        The model.
-    bits : int
-        Flags of bad pixels, see `bits_of`.
-    """
+    """Return the image of a model, which shares the pixels of the model."""
     done = _value(model.meta, "cal_step.flux") == "COMPLETE"
     return NDData(
         np.asarray(model.data),
@@ -78,17 +73,7 @@ def state_of(model: Any) -> dict[str, Any]:
 
 
 def record_level(model: Any, level: float, entry: dict[str, Any]) -> None:
-    """Set the metadata of a model whose level is subtracted or kept.
-
-    Parameters
-    ----------
-    model : `~roman_datamodels.datamodels.ImageModel`
-        The model.
-    level : float
-        The level subtracted or kept by this run.
-    entry : dict
-        The corrections, see `~levelmatch.results.header.provenance_entry`.
-    """
+    """Set the metadata of a model whose level is subtracted or kept."""
     before, subtracted = 0.0, "subtracted" in entry
     if subtracted and _value(model.meta, "background.subtracted"):
         before = _value(model.meta, "background.level") or 0.0
@@ -99,36 +84,14 @@ def record_level(model: Any, level: float, entry: dict[str, Any]) -> None:
 
 
 def add_cards(model: Any, product: Product, provenance: Provenance, entry: dict[str, Any]) -> None:
-    """Add the run to the list ``meta.levelmatch``.
-
-    Parameters
-    ----------
-    model : `~roman_datamodels.datamodels.ImageModel`
-        The model.
-    product : `~levelmatch.results.products.Product`
-        The image.
-    provenance : `~levelmatch.record.run.Provenance`
-        The run.
-    entry : dict
-        The entry of the run, with the metadata before it.
-    """
+    """Add the run to the list ``meta.levelmatch``, with the metadata before it."""
     entries = list(model.meta.get("levelmatch", []))
     own = {**entry_of(product.frame, provenance), "before": entry["before"]}
     model.meta["levelmatch"] = [*entries, own]
 
 
 def forget_run(model: Any, product: Product, provenance: Provenance) -> None:
-    """Undo `record_level` and `add_cards`.
-
-    Parameters
-    ----------
-    model : `~roman_datamodels.datamodels.ImageModel`
-        The model of a corrected image.
-    product : `~levelmatch.results.products.Product`
-        The image, with the corrections of the run.
-    provenance : `~levelmatch.record.run.Provenance`
-        The run.
-    """
+    """Undo `record_level` and `add_cards`."""
     entries = [dict(e) for e in model.meta.get("levelmatch", [])]
     own = [e for e in entries if e["record_sha256"] == provenance.sha256]
     kept = [e for e in entries if e["record_sha256"] != provenance.sha256]
