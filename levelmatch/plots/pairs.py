@@ -81,16 +81,8 @@ class PairPicture:
         return float(max(np.percentile(shown, 97), np.nanmax(plane), 1e-30))
 
 
-def find_pair(result, image1, image2):
-    """Return the row of a pair in the table, and its sign: -1 if its images are exchanged.
-
-    Raises
-    ------
-    ValueError
-        If an image is not in the result.
-    LevelMatchError
-        If the two images were not compared.
-    """
+def _find_pair(result, image1, image2):
+    """Return the row of a pair in the table, and its sign: -1 if its images are exchanged."""
     facts = Diagnostics.of(result)
     names = [frame.name for frame in facts.frames]
     for argument, name in (("image1", image1), ("image2", image2)):
@@ -123,11 +115,13 @@ def pair_picture(result, image1, image2, *, files=None, load=None):
 
     Raises
     ------
-    ValueError, LevelMatchError
-        See `find_pair`; also if no pixel is good in both images.
+    ValueError
+        If an image is not in the result.
+    LevelMatchError
+        If the two images were not compared, or no pixel is good in both.
     """
     facts = Diagnostics.of(result)
-    row, sign = find_pair(facts, image1, image2)
+    row, sign = _find_pair(facts, image1, image2)
     by_name = {f.name: f for f in frames_with_pixels(facts.result, files, {image1, image2})}
     frames = [by_name[image1], by_name[image2]]
     # The corrections of earlier runs are subtracted, also before matching.
