@@ -13,7 +13,7 @@ from helpers import succeed
 from numpy.testing import assert_allclose, assert_array_equal
 
 import levelmatch as lm
-from levelmatch.images.collect import collect_frames
+from levelmatch.images.inputs import collect_frames
 from levelmatch.images.selection import selection_of
 from levelmatch.sky.vectors import lonlat
 
