@@ -4,6 +4,7 @@
 import os
 import shutil
 
+import dask
 import numpy as np
 import pytest
 from astropy.io import fits
@@ -146,7 +147,9 @@ def test_images_in_memory(row, tmp_path, spoil, kind):
 
 @pytest.mark.parametrize("subtract", [True, False])
 @pytest.mark.parametrize("kind", [CCDData, NDData])
-def test_arrays_of_dask(row, tmp_path, kind, subtract):
+def test_arrays_of_dask(monkeypatch, row, tmp_path, kind, subtract):
+    # Clients of other tests leave their scheduler behind.
+    monkeypatch.setitem(dask.config.config, "scheduler", "synchronous")
     plain = [kind(i.data, wcs=i.wcs, unit=i.unit, meta=dict(i.meta)) for i in row[1]]
     lazy = [
         kind(from_array(i.data, chunks=20), wcs=i.wcs, unit=i.unit, meta=dict(i.meta))
