@@ -6,7 +6,7 @@ from dataclasses import fields
 import numpy as np
 import pytest
 from astropy import units as u
-from astropy.table import MaskedColumn
+from astropy.table import MaskedColumn, Table
 from astropy_healpix import healpix_to_xyz, xyz_to_healpix
 from astropy_healpix.core import nested_to_ring
 from helpers import succeed
@@ -222,6 +222,12 @@ def test_metadata_and_units_of_tables_are_checked(row, change, message):
             table.meta[key] = value
     with pytest.raises(FrameError, match=message):
         SkyCells.from_table(table)
+
+
+def test_catalogues_are_no_tables_of_cells():
+    table = Table({"name": ["a.fits"], "ra": [30.0]})
+    with pytest.raises(FrameError, match="survey: not a table .*; read_catalogue, or --cat"):
+        SkyCells.from_table(table, "survey")
 
 
 @pytest.mark.parametrize("kind", ["table", "ecsv", "fits", "parquet"])

@@ -209,7 +209,8 @@ class SkyCells:
         missing += [key for key in ("NSIDE", "ORDERING") if key not in meta]
         if missing or not name:
             what = f"it lacks {', '.join(missing)}" if missing else "its metadata lack NAME"
-            msg = f"{name or 'table'}: not a table of healpix cells: {what}"
+            other = "read_catalogue, or --catalogue, reads a catalogue of outlines"
+            msg = f"{name or 'table'}: not a table of healpix cells: {what}; {other}"
             raise FrameError(msg)
         corners = None
         try:
