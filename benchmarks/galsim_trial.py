@@ -282,7 +282,7 @@ def trial(case, seed, measure):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--seeds", type=int, default=12)
+    parser.add_argument("--seeds", type=int, default=10)
     parser.add_argument("--only", nargs="+", metavar="CASE", help="words in the names of cases")
     parser.add_argument("--mask-sources", action="store_true")
     args = parser.parse_args()
