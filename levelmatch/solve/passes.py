@@ -123,7 +123,7 @@ class Pass:
 
     @property
     def has_lone_groups(self) -> bool:
-        """Whether the pass has nothing to match, because each group is alone in its domain."""
+        """True if there is nothing to match, because each group is alone in its domain."""
         return len(np.unique(self.domain)) == len(np.unique(self.group))
 
     def grouped(self, frames):
