@@ -116,6 +116,8 @@ def table_of(axes, pairs, area, levels):
         extent=np.repeat(np.sqrt(share)[:, None], 2, axis=1),
         gain=constant(np.nan),
         gain_error=constant(np.inf),
+        shift=constant(np.nan),
+        shift_error=constant(np.inf),
         bright=constant(0.0),
         strips=constant(np.float32(0), 8, 9),
         turn=constant(0.0),

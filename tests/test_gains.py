@@ -11,13 +11,15 @@ from numpy.testing import assert_allclose
 
 import levelmatch as lm
 from levelmatch.measure._gains import median
-from levelmatch.measure.gains import flux_gain
+from levelmatch.measure.gains import compare_emission
 from levelmatch.measure.table import empty_pair, pair_table
 from levelmatch.solve.flux_scales import (
     ScaleDifference,
     flux_differences,
     flux_text,
     scale_scatter,
+    scatter_text,
+    shift_variances,
 )
 from levelmatch.summary import notes
 
@@ -154,10 +156,10 @@ def cells(rng, shape=(12, 20), noise=0.05, emission=3.0):
 def test_gain_of_cells(factor):
     rng = np.random.default_rng(4)
     index, count, bright, one, two = cells(rng)
-    gain, error = flux_gain(index, count, factor * (bright + one) + 70, bright + two - 5)
+    gain, error = compare_emission(index, count, factor * (bright + one) + 70, bright + two - 5)[:2]
     truth = 2 * (factor - 1) / (factor + 1)
     assert abs(gain - truth) < 4 * error < 0.05
-    other, _ = flux_gain(index, count, bright + two - 5, factor * (bright + one) + 70)
+    other = compare_emission(index, count, bright + two - 5, factor * (bright + one) + 70)[0]
     assert_allclose(other, -gain, atol=error)
 
 
@@ -166,7 +168,7 @@ def test_errors_of_gains():
     sigmas = []
     for _ in range(60):
         index, count, bright, one, two = cells(rng, noise=0.3)
-        gain, error = flux_gain(index, count, bright + one, bright + two)
+        gain, error = compare_emission(index, count, bright + one, bright + two)[:2]
         sigmas.append(gain / error)
     assert 0.6 < np.std(sigmas) < 1.2
 
@@ -186,7 +188,7 @@ def test_nothing_to_compare(case):
         "not a number": (np.zeros(len(one)), bright),
     }[case]
     rows = slice(10) if case == "few cells" else slice(None)
-    gain, error = flux_gain(index[rows], count[rows], first[rows], second[rows])
+    gain, error = compare_emission(index[rows], count[rows], first[rows], second[rows])[:2]
     assert np.isnan(gain)
     assert error == np.inf
 
@@ -195,7 +197,7 @@ def test_an_artefact_of_one_image_is_no_scale():
     rng = np.random.default_rng(3)
     index, count, bright, one, two = cells(rng)
     one[:4] += 6
-    gain, error = flux_gain(index, count, bright + one, bright + two)
+    gain, error = compare_emission(index, count, bright + one, bright + two)[:2]
     assert abs(gain) < max(4 * error, 0.03)
 
 
@@ -203,7 +205,7 @@ def test_many_cells_and_thin_overlaps():
     rng = np.random.default_rng(7)
     for shape in ((80, 70), (2, 40), (40, 1)):
         index, count, bright, one, two = cells(rng, shape)
-        gain, error = flux_gain(index, count, 1.2 * (bright + one), bright + two)
+        gain, error = compare_emission(index, count, 1.2 * (bright + one), bright + two)[:2]
         assert abs(gain - 0.4 / 2.2) < 4 * error < 0.2
 
 
@@ -303,3 +305,89 @@ def test_equal_scales_of_a_galaxy_change_nothing(kind):
         assert not variance.any()
         assert scatter == 0
         assert chance > 0.01
+
+
+def test_crowded_stars_of_unequal_scales_are_said():
+    """Stars do not widen the errors, so the sentence says that errors lack the scales."""
+    n, pairs = 6, np.array([(i, j) for i in range(6) for j in range(i)])
+    rows = np.array([empty_pair()] * len(pairs))
+    logs = 0.01 * np.random.default_rng(4).standard_normal(n)
+    rows["gain"] = logs[pairs[:, 0]] - logs[pairs[:, 1]]
+    rows["gain_error"], rows["npix"], rows["sigma"] = 0.002, 30000, 0.005
+    for bright, words in ((8.0, "errors include"), (-8.0, "errors do not include")):
+        rows["bright"] = bright
+        table = pair_table(pairs, rows)
+        assert words in scatter_text(table, "MJy / sr")
+        assert scale_scatter(table)[0].any() == (bright > 0)
+    rows["gain"] /= 100
+    assert scatter_text(pair_table(pairs, rows), "MJy / sr") == ""
+
+
+# --------------------------------------------------------------------------------------
+# Shifts
+
+
+def blob(y, x):
+    """Return round emission whose middle is at a corner of the cells below."""
+    return 30 * np.exp(-0.5 * ((y - 2) ** 2 + (x - 3) ** 2) / 16)
+
+
+@pytest.mark.parametrize("offset", [(0.0, 0.0), (0.02, 0.0), (-0.03, 0.05)])
+def test_effect_of_a_shift_is_found(offset):
+    index = np.argwhere(np.ones((24, 24), dtype=bool))
+    y, x = index.T
+    first, second = blob(y, x), blob(y + offset[0], x + offset[1])
+    rng = np.random.default_rng(6)
+    one, two = first + 0.01 * rng.standard_normal((2, len(y)))
+    two += second - first - 7
+    _, _, shift, error = compare_emission(index, np.full(len(y), 200.0), one, two)
+    true = np.mean(first - second)
+    assert abs(shift - true) < 0.15 * abs(true) + 3 * error
+    assert 0 < error < 0.005
+
+
+def test_noise_shows_no_shift():
+    index = np.argwhere(np.ones((24, 24), dtype=bool))
+    one, two = np.random.default_rng(7).standard_normal((2, len(index)))
+    found = compare_emission(index, np.full(len(index), 200.0), one, two)
+    assert np.isnan(found[2])
+    assert np.isinf(found[3])
+
+
+def misplaced_galaxies(seed, size):
+    """Return six dithers of galaxies whose astrometry is wrong by a size in pixels."""
+    rng = np.random.default_rng(seed)
+    images, levels = [], rng.normal(0, 3, 6)
+    galaxies = rng.uniform([-20, -20, 5, 50], [180, 180, 20, 300], (5, 4))
+    for k, level in enumerate(levels):
+        y0, x0 = rng.uniform(-15, 15, 2)
+        y, x = np.mgrid[:SIDE, :SIDE] + np.array([y0, x0])[:, None, None]
+        data = sum(peak * np.exp(-np.hypot(y - a, x - b) / r) for a, b, r, peak in galaxies)
+        data += level + 0.5 * rng.standard_normal(data.shape)
+        angle = rng.uniform(0, 2 * np.pi)
+        wcs = WCS(naxis=2)
+        wcs.wcs.ctype = "RA---TAN", "DEC--TAN"
+        wcs.wcs.crval = 30.0, 1.0
+        wcs.wcs.crpix = 80 - x0 + size * np.cos(angle), 80 - y0 + size * np.sin(angle)
+        wcs.wcs.cdelt = -1e-4, 1e-4
+        images.append(CCDData(data, unit="MJy/sr", wcs=wcs, meta={"FILENAME": f"i{k}.fits"}))
+    return images, levels
+
+
+def test_misplaced_galaxies_widen_the_errors():
+    """The true errors were 1.9 stated errors."""
+    pulls = []
+    for seed in range(24):
+        images, levels = misplaced_galaxies(seed, 0.5)
+        result, _ = match(images, reference="mean")
+        pulls.append(pulls_of(result, levels))
+    assert 0.6 < np.sqrt(np.mean(np.square(pulls))) < 1.4
+
+
+def test_galaxies_in_place_change_nothing():
+    for seed in range(6):
+        images, levels = misplaced_galaxies(seed, 0.0)
+        result, said = match(images, reference="mean")
+        assert not shift_variances(result.measured).any()
+        assert said == []
+        assert np.sqrt(np.mean(pulls_of(result, levels) ** 2)) < 2

@@ -161,6 +161,9 @@ cdef struct Layout:
     Py_ssize_t k
     double *terms
     double *count
+    # Brightness of each cell without the cores of stars, and a sample's weight in the level.
+    double *smooth
+    double *share
     # Room for one value of each cell.
     double *work
 
@@ -172,6 +175,10 @@ cdef struct Fit:
     double blur
     double blur_error
     double curve
+    # Mean over the cells of what a shift between the images adds, without the cores of stars, and
+    # its error.
+    double shift
+    double shift_error
     # Variance of the brightness over that of the noise.
     double contrast
     # For each cell: terms; brightness, and the brightness without its fit by other terms; weight
@@ -293,10 +300,10 @@ cdef void _set_design(const Layout *layout, const double *a, const double *b, do
         at = (layout.y[c] + 1) * width + layout.x[c] + 1
         own = fit.bright[c]
         # Missing neighbours get the brightness of the cell.
-        right = _bright_at(layout, fit, at + 1, own)
-        left = _bright_at(layout, fit, at - 1, own)
-        above = _bright_at(layout, fit, at + width, own)
-        below = _bright_at(layout, fit, at - width, own)
+        right = _value_at(layout, fit.bright, at + 1, own)
+        left = _value_at(layout, fit.bright, at - 1, own)
+        above = _value_at(layout, fit.bright, at + width, own)
+        below = _value_at(layout, fit.bright, at - width, own)
         step = max(max(fabs(right - own), fabs(left - own)),
                    max(fabs(above - own), fabs(below - own)))
         fit.stars[c] = (STAR_SCATTER * fit.high[c]) ** 2 + (CROSSING * step) ** 2
@@ -309,10 +316,30 @@ cdef void _set_design(const Layout *layout, const double *a, const double *b, do
             row[N_DERIVATIVES + i] = layout.terms[layout.k * c + i]
 
 
-cdef inline double _bright_at(const Layout *layout, const Fit *fit, Py_ssize_t at,
-                              double missing) noexcept nogil:
+cdef inline double _value_at(const Layout *layout, const double *values, Py_ssize_t at,
+                             double missing) noexcept nogil:
     cdef int number = layout.number[at]
-    return fit.bright[number - 1] if number > 0 else missing
+    return values[number - 1] if number > 0 else missing
+
+
+cdef void _mean_gradient(const Layout *layout, double *out) noexcept nogil:
+    """Set the mean gradient, along x and y, of the brightness without the cores of stars."""
+    cdef Py_ssize_t c, i, at, width = layout.nx + 2
+    cdef Py_ssize_t[2] steps = [1, width]
+    cdef double own, step, weight, total = 0.0
+    out[0] = out[1] = 0.0
+    for c in range(layout.n):
+        at = (layout.y[c] + 1) * width + layout.x[c] + 1
+        own = layout.smooth[c]
+        weight = layout.count[c] * layout.share[c]
+        total += weight
+        for i in range(2):
+            step = _value_at(layout, layout.smooth, at + steps[i], own)
+            step -= _value_at(layout, layout.smooth, at - steps[i], own)
+            out[i] += 0.5 * weight * step
+    if total > 0:
+        out[0] /= total
+        out[1] /= total
 
 
 cdef void _fit(const Layout *layout, const double *a, const double *b, double factor,
@@ -323,6 +350,7 @@ cdef void _fit(const Layout *layout, const double *a, const double *b, double fa
     cdef double unit[MAX_TERMS]
     cdef double of_gain[MAX_TERMS]
     cdef double of_blur[MAX_TERMS]
+    cdef double of_shift[MAX_TERMS]
     cdef double noise = 0.0, signal = 0.0, total = 0.0
     cdef Py_ssize_t c, i, k = N_DERIVATIVES + layout.k
     # Index of the first quadratic term, or of the first linear term for few cells.
@@ -337,6 +365,9 @@ cdef void _fit(const Layout *layout, const double *a, const double *b, double fa
     for i in range(k):
         unit[i] = 1.0 if i == 3 else 0.0
     _solve(normal, unit, k, of_blur)
+    unit[3] = 0.0
+    _mean_gradient(layout, unit + 1)
+    _solve(normal, unit, k, of_shift)
     for c in range(layout.n):
         # Brightness minus the fit of the other terms, with the same weights.
         fit.alone[c] = fit.bright[c]
@@ -351,6 +382,8 @@ cdef void _fit(const Layout *layout, const double *a, const double *b, double fa
     fit.curve = _deviation(layout.work, layout.n) / _deviation(fit.bright, layout.n)
     fit.blur = coefficients[3]
     fit.blur_error = sqrt(of_blur[3])
+    fit.shift = unit[1] * coefficients[1] + unit[2] * coefficients[2]
+    fit.shift_error = sqrt(unit[1] * of_shift[1] + unit[2] * of_shift[2])
     fit.contrast = signal / total / (noise * noise / 4)
 
 
@@ -549,8 +582,9 @@ cdef double _gain(const Layout *layout, double *a, double *b, Fit *fit, Block *b
 
 
 def gain_of_cells(const Py_ssize_t[:, ::1] index, const double[::1] count,
-                  const double[::1] first, const double[::1] second, const double[:, ::1] place):
-    """Return the relative difference of the flux scales of two images, and its error.
+                  const double[::1] first, const double[::1] second, const double[::1] smooth,
+                  const double[::1] share, const double[:, ::1] place):
+    """Return the relative difference of the flux scales of two images, and the effect of a shift.
 
     Parameters
     ----------
@@ -560,13 +594,17 @@ def gain_of_cells(const Py_ssize_t[:, ::1] index, const double[::1] count,
         Samples in each cell.
     first, second : `~numpy.ndarray`, shape (n,)
         Mean of each image in each cell.
+    smooth : `~numpy.ndarray`, shape (n,)
+        Mean brightness of each cell without the cores of stars.
+    share : `~numpy.ndarray`, shape (n,)
+        Weight of a sample of each cell in the level.
     place : `~numpy.ndarray`, shape (n, 2)
         Two coordinates of each cell on the sky.
 
     Returns
     -------
-    gain, error : float
-        See `~levelmatch.measure.gains.flux_gain`.
+    gain, error, shift, shift_error : float
+        See `~levelmatch.measure.gains.compare_emission`.
     """
     cdef Py_ssize_t n = 0, c, i, k, columns
     cdef Py_ssize_t low[2]
@@ -574,7 +612,10 @@ def gain_of_cells(const Py_ssize_t[:, ::1] index, const double[::1] count,
     cdef Layout layout
     cdef Fit fit
     cdef double gain, error, most = 0.0
-    if not len(index) == len(first) == len(second) == len(place) == len(count):
+    columns = len(place)
+    for c in (len(index), len(first), len(second), len(smooth), len(share), len(count)):
+        if c == columns:
+            continue
         msg = f"count: {len(count)} for columns of other lengths"
         raise ValueError(msg)
     for c in range(count.shape[0]):
@@ -587,12 +628,12 @@ def gain_of_cells(const Py_ssize_t[:, ::1] index, const double[::1] count,
             high[i] = max(high[i], index[c, i]) if n else index[c, i]
         n += 1
     if n < MIN_CELLS:
-        return np.nan, np.inf
+        return np.nan, np.inf, np.nan, np.inf
     k = 6 if n >= MIN_QUADRATIC else 3
     layout.n, layout.k = n, k
     layout.ny = high[0] - low[0] + 1
     layout.nx = high[1] - low[1] + 1
-    columns = 2 * k + N_DERIVATIVES + 17
+    columns = 2 * k + N_DERIVATIVES + 19
     cdef double *buffer = <double *> malloc(columns * n * sizeof(double))
     cdef int *places = <int *> malloc(2 * n * sizeof(int))
     # A block has at least one cell on a side, so the grid has room for all blocks.
@@ -606,14 +647,15 @@ def gain_of_cells(const Py_ssize_t[:, ::1] index, const double[::1] count,
         raise MemoryError
     cdef double *a = buffer
     cdef double *b = buffer + n
-    cdef double *where = buffer + (2 * k + N_DERIVATIVES + 15) * n
-    cdef double **ends[12]
+    cdef double *where = buffer + (2 * k + N_DERIVATIVES + 17) * n
+    cdef double **ends[14]
     ends[:] = [
         &layout.count, &layout.work, &fit.bright, &fit.alone, &fit.weight, &fit.residual,
-        &fit.clipped, &fit.difference, &fit.high, &fit.stars, &fit.variance, &fit.robust]
-    for c in range(12):
+        &fit.clipped, &fit.difference, &fit.high, &fit.stars, &fit.variance, &fit.robust,
+        &layout.smooth, &layout.share]
+    for c in range(14):
         ends[c][0] = buffer + (c + 2) * n
-    layout.terms = buffer + 14 * n
+    layout.terms = buffer + 16 * n
     fit.design = layout.terms + k * n
     layout.y, layout.x = places, places + n
     with nogil:
@@ -627,6 +669,8 @@ def gain_of_cells(const Py_ssize_t[:, ::1] index, const double[::1] count,
             layout.count[n] = count[c]
             a[n] = first[c]
             b[n] = second[c]
+            layout.smooth[n] = smooth[c]
+            layout.share[n] = share[c]
             where[2 * n] = place[c, 0]
             where[2 * n + 1] = place[c, 1]
             n += 1
@@ -636,4 +680,6 @@ def gain_of_cells(const Py_ssize_t[:, ::1] index, const double[::1] count,
         free(places)
         free(blocks)
         free(layout.number)
-    return gain, error
+    if gain != gain:
+        return gain, error, np.nan, np.inf
+    return gain, error, fit.shift, fit.shift_error

@@ -107,6 +107,8 @@ cdef packed struct PairRow:
     double extent[2]
     double gain
     double gain_error
+    double shift
+    double shift_error
     double bright
     float strips[8][9]
     double turn
@@ -506,6 +508,8 @@ cdef Py_ssize_t _summarise(const CellRow *cells, Py_ssize_t n, double coarseness
         _set_level(&fit, coarseness, own_part, buffer + 7 * n, row)
         row.gain = NAN
         row.gain_error = INFINITY
+        row.shift = NAN
+        row.shift_error = INFINITY
         row.bright = 0.0
         enough = _set_strips(&fit, buffer + 7 * n, row)
     free(buffer)

@@ -1,5 +1,5 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
-"""Relative flux scale of a pair, from the emission that both of its images show.
+"""Relative flux scale and shift of a pair, from the emission that both of its images show.
 
 The two images are compared by their means in the cells of the overlap, with nothing clipped.
 Cells are much wider than the PSF and the error of the astrometry. The difference of the means is
@@ -11,16 +11,52 @@ Laplacian.
 import numpy as np
 
 from levelmatch.measure._gains import gain_of_cells
+from levelmatch.measure._summary import cell_means
 
-__all__ = ["flux_gain"]
+__all__ = ["EMISSION", "compare_emission", "emission_of"]
 
 
 # More cells than these are compared in blocks. That takes less time, and fewer stars lie on edges.
 MANY_CELLS = 1000
+# The fraction 1 / FAINT of the cells is faint.
+FAINT = 50
+# Smallest scatter of the cells' brightness without stars, as a fraction of that with stars, for
+# which extended emission determines the flux scales.
+EXTENDED = 0.6
+# Columns of a pair that depend on the emission in its overlap.
+EMISSION = ("gain", "gain_error", "shift", "shift_error", "bright")
 
 
-def flux_gain(index, count, first, second, place=None):
-    """Return the relative difference of the flux scales of two images.
+def emission_of(cells, samples):
+    """Return the quantities of a pair that depend on its emission, see `PairTable`.
+
+    Parameters
+    ----------
+    cells : `~numpy.ndarray` of `~levelmatch.measure._summary.PAIR_CELL`, shape (n,)
+        The cells of the pair.
+    samples : `~numpy.ndarray` of int64, shape (n,)
+        Number of good samples of each cell.
+    """
+    # Use the means of all samples, because stars are clipped from the locations.
+    means = cell_means(cells, samples)
+    if means is None:
+        return np.nan, np.inf, np.nan, np.inf, 0.0
+    _, count, first, second, place = means
+    smooth = np.ascontiguousarray(cells["brightness"])
+    found = compare_emission(*means[:4], smooth, cells["weight"] / count, place)
+    # Stars determine the gain if they cause most of the scatter.
+    extended = smooth.std() >= EXTENDED / 2 * (first + second).std()
+    return *found, _brightness(smooth, count) * (1 if extended and not np.isnan(found[0]) else -1)
+
+
+def _brightness(bright, count):
+    """Return the mean brightness of cells above that of the faintest, whose own is unknown."""
+    faint = len(bright) // FAINT
+    return max(float(count @ bright / count.sum() - np.partition(bright, faint)[faint]), 0.0)
+
+
+def compare_emission(index, count, first, second, smooth=None, share=None, place=None):
+    """Return the relative difference of the flux scales of two images, and the effect of a shift.
 
     Parameters
     ----------
@@ -30,6 +66,10 @@ def flux_gain(index, count, first, second, place=None):
         Samples in each cell.
     first, second : `~numpy.ndarray`, shape (n,)
         Mean of each image in each cell.
+    smooth : `~numpy.ndarray`, shape (n,), or None
+        Mean brightness of each cell without the cores of stars; by default that of both images.
+    share : `~numpy.ndarray`, shape (n,), or None
+        Weight of a sample of each cell in the level; by default equal.
     place : `~numpy.ndarray`, shape (n, 2), or None
         Two coordinates of each cell on the sky, in which planes are linear; by default the
         index.
@@ -42,24 +82,31 @@ def flux_gain(index, count, first, second, place=None):
     error : float
         Standard error; infinite for NaN. It includes the patterns of flats and gradients that
         the residuals show, and unequal seeing.
+    shift : float
+        Difference of the levels due to a shift between the images: the fitted shift times the mean
+        gradient of the brightness without stars. NaN where nothing determines it.
+    shift_error : float
+        Standard error; infinite for NaN.
     """
     place = index.astype(float) if place is None else place
+    smooth = 0.5 * (first + second) if smooth is None else smooth
+    share = np.ones(len(count)) if share is None else share
+    columns = (first, second, smooth, share)
     if len(count) > MANY_CELLS:
-        index, count, first, second, place = _merged(index, count, first, second, place)
-    columns = (values.astype(float, copy=False) for values in (count, first, second, place))
-    return gain_of_cells(np.ascontiguousarray(index, np.intp), *map(np.ascontiguousarray, columns))
+        index, count, columns, place = _merged(index, count, columns, place)
+    values = (v.astype(float, copy=False) for v in (count, *columns, place))
+    return gain_of_cells(np.ascontiguousarray(index, np.intp), *map(np.ascontiguousarray, values))
 
 
-def _merged(index, count, first, second, place):
+def _merged(index, count, columns, place):
     """Return blocks of square numbers of cells, about as many as `MANY_CELLS`."""
     side = int(np.ceil(np.sqrt(len(count) / MANY_CELLS)))
     y, x = index.T // side
     block = y * (int(x.max()) + 1) + x
     total = np.bincount(block, count)
     kept = np.flatnonzero(total)
-    one, two, u, v = (
-        np.bincount(block, count * values)[kept] / total[kept]
-        for values in (first, second, *place.T)
+    *means, u, v = (
+        np.bincount(block, count * values)[kept] / total[kept] for values in (*columns, *place.T)
     )
     merged = np.stack(np.divmod(kept, int(x.max()) + 1), axis=1)
-    return merged, total[kept], one, two, np.stack([u, v], axis=1)
+    return merged, total[kept], means, np.stack([u, v], axis=1)

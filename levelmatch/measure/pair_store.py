@@ -18,11 +18,11 @@ __all__ = ["PairFile", "known_rows", "pair_keys"]
 
 KEY_SIZE = 32
 # Version of the measurement. Increase it with each change of results for the same data.
-ALGORITHM = 5
+ALGORITHM = 6
 ENTRY = np.dtype([("key", "u1", KEY_SIZE), ("row", PAIR.newbyteorder("<")), ("check", "<u4")])
-MAGIC = b"levelmatch pairs 2\n"
+MAGIC = b"levelmatch pairs 3\n"
 # First bytes of older files, whose pairs have other columns and are not used.
-OLDER = (b"levelmatch pairs 1\n",)
+OLDER = (b"levelmatch pairs 1\n", b"levelmatch pairs 2\n")
 
 
 def _image_key(frame):

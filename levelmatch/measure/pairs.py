@@ -15,12 +15,11 @@ from levelmatch.measure._cells import (
     rough_scatter,
 )
 from levelmatch.measure._summary import (
-    cell_means,
     pair_cells,
     set_other_frame,
     summarise_cells,
 )
-from levelmatch.measure.gains import flux_gain
+from levelmatch.measure.gains import EMISSION, emission_of
 from levelmatch.measure.rounding import common_steps, rounding_step
 from levelmatch.measure.table import empty_pair
 from levelmatch.sky._geometry import cell_vectors, map_error, reached_cells
@@ -50,11 +49,6 @@ MIN_OWN = 0.3
 MAP_EXPECTED = 1.8 * MAP_TOLERANCE
 # An image is coarser than another if its pixels are wider by this factor.
 COARSE = 1.7
-# The fraction 1 / FAINT of the cells is faint.
-FAINT = 8
-# Smallest scatter of the cells' brightness without stars, as a fraction of that with stars, for
-# which extended emission determines the flux scales.
-EXTENDED = 0.9
 # Rows and columns of a block of a map of sources, as in `_cells.pyx`.
 BLOCK = 4
 # Margin, in pixels, around a cell that contains all pixels from which its samples are interpolated.
@@ -459,26 +453,7 @@ def summarise(cells, depth):
     rows["step"] = common_steps(cells.cells, cells.steps)
     if cells.swapped:
         rows["strips"] = rows["strips"][:, [2, 3, 0, 1, 4, 5, 6, 7]]
-    rows["gain"], rows["gain_error"], rows["bright"] = _flux_gain(cells)
+    found = emission_of(cells.cells, cells.samples)
+    for name, value in zip(EMISSION, found, strict=True):
+        rows[name] = value
     return rows[0]
-
-
-def _flux_gain(cells):
-    """Return the relative difference of a pair's flux scales, its error, and the brightness."""
-    # Use the means of all samples, because stars are clipped from the locations.
-    means = cell_means(cells.cells, cells.samples)
-    gain, error = (np.nan, np.inf) if means is None else flux_gain(*means)
-    return gain, error, 0.0 if means is None else _emission(cells.cells, means, gain)
-
-
-def _emission(values, means, gain):
-    """Return the mean brightness of cells above that of the faintest.
-
-    It is negative if stars determine the gain, or if nothing does.
-    """
-    bright = np.ascontiguousarray(values["brightness"])
-    count, first, second = means[1:4]
-    faint = len(bright) // FAINT
-    size = max(float(count @ bright / count.sum() - np.partition(bright, faint)[faint]), 0.0)
-    extended = bright.std() >= EXTENDED / 2 * (first + second).std() and not np.isnan(gain)
-    return size if extended else -size

@@ -21,6 +21,8 @@ PAIR = np.dtype(
         ("extent", "f8", (2,)),
         ("gain", "f8"),
         ("gain_error", "f8"),
+        ("shift", "f8"),
+        ("shift_error", "f8"),
         ("bright", "f8"),
         ("strips", "f4", (8, 9)),
         ("turn", "f8"),
@@ -32,16 +34,18 @@ PAIR = np.dtype(
 def empty_pair():
     """Return the row of a pair without a common good pixel."""
     row = np.zeros((), PAIR)
-    for name in ("axes", "sigma", "scatter", "chi2", "gain"):
+    for name in ("axes", "sigma", "scatter", "chi2", "gain", "shift"):
         row[name] = np.nan
-    row["gain_error"] = np.inf
+    row["gain_error"] = row["shift_error"] = np.inf
     return row[()]
 
 
 def unmeasured(n):
     """Return default values, for n pairs, of the columns that older records lack."""
     rows = np.zeros(n, PAIR)
-    return {name: rows[name] for name in ("strips", "turn", "step", "bright")}
+    rows["shift"], rows["shift_error"] = np.nan, np.inf
+    names = ("shift", "shift_error", "bright", "strips", "turn", "step")
+    return {name: rows[name] for name in names}
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,9 +75,12 @@ class PairTable:
     gain, gain_error : `~numpy.ndarray`, shape (n,)
         Relative difference of the flux scales, first minus second, and its
         standard error; NaN and infinity where it is not determined.
+    shift, shift_error : `~numpy.ndarray`, shape (n,)
+        Part of the level that is due to a shift between the images, where their emission has a
+        gradient, and its standard error; NaN and infinity where it is not determined.
     bright : `~numpy.ndarray`, shape (n,)
-        Mean brightness of the emission in the overlap above its faint parts; its negative where
-        stars or nothing determine the gain.
+        Mean brightness of the emission in the overlap above its faint parts, without the cores of
+        stars; its negative where stars or nothing determine the gain.
     strips : `~numpy.ndarray` of float32, shape (n, 8, 9)
         Sums over the rows and columns of the first and of the second image, and over blocks of 2,
         4, 8 and 16 cells: Q, E, T, and the lower triangle of A, see ``_strips.pxi``, in units of
@@ -99,6 +106,8 @@ class PairTable:
     extent: np.ndarray
     gain: np.ndarray
     gain_error: np.ndarray
+    shift: np.ndarray
+    shift_error: np.ndarray
     bright: np.ndarray
     strips: np.ndarray
     turn: np.ndarray

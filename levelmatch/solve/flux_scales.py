@@ -18,6 +18,7 @@ __all__ = [
     "flux_text",
     "scale_scatter",
     "scatter_text",
+    "shift_variances",
     "warn_flux_scales",
 ]
 
@@ -31,10 +32,14 @@ CLIP = 2.0
 N_ROBUST = 10
 # Scales whose logarithms differ by less are equal.
 EQUAL = 1e-3
-# Probability of a false alarm for the scatter of all scales. The significance of a pair counts up
-# to a limit.
-CHANCE = 1e-3
+# Probability of a false alarm for the scatter of all scales, in errors and in warnings. The errors
+# of gains are rather too large: errors are widened without need in 1 % of sets of equal scales.
+# The significance of a pair counts up to a limit.
+CHANCE = 0.05
+CHANCE_WARNED = 1e-3
 MOST_SIGMA = 5.0
+# Smallest error of the effect of a shift, as a fraction of the error of the level.
+LEAST_SHIFT = 0.3
 
 
 @dataclass(frozen=True)
@@ -57,7 +62,7 @@ class ScaleDifference:
     error: float
 
 
-def scale_scatter(measured):
+def scale_scatter(measured, *, with_stars=False):
     """Return the scatter of the flux scales, and the variance that it adds to the pairs' levels.
 
     If two flux scales differ, the difference of the two images is proportional to brightness. Its
@@ -69,6 +74,9 @@ def scale_scatter(measured):
     ----------
     measured : `~levelmatch.measure.table.PairTable`
         The pairs.
+    with_stars : bool
+        Whether pairs count whose gain stars determine. Stars may vary, or have unequal PSFs, so
+        their scatter must be more significant.
 
     Returns
     -------
@@ -79,26 +87,77 @@ def scale_scatter(measured):
     chance : float
         Probability of as much scatter of equal scales.
     """
-    # Levels hardly depend on the fluxes of stars.
-    used, ratio, error = _known_ratios(measured, measured.bright > 0)
+    used, ratio, error = _known_ratios(measured, with_stars | (measured.bright > 0))
+    limit = CHANCE_WARNED if with_stars else CHANCE
+    variance, scatter, chance = shrunk(measured, used, ratio, np.hypot(error, EQUAL), limit)
     out = np.zeros(len(used))
+    out[used] = np.square(measured.bright[used]) * variance
+    return out, scatter, chance
+
+
+def shift_variances(measured):
+    """Return the variance of each pair's level due to wrong astrometry of its images, shape (n,).
+
+    Emission with a gradient changes the level if the images are shifted. It is zero unless the
+    fitted shifts are significant. Pairs of n images of one patch of sky have independent effects,
+    but their weights are divided by n / 2, as for noise that they share. So are the variances.
+
+    Parameters
+    ----------
+    measured : `~levelmatch.measure.table.PairTable`
+        The pairs.
+    """
+    used = np.isfinite(measured.shift) & np.isfinite(measured.shift_error)
+    sigma = measured.sigma[used]
+    # An effect below the error of the level does not matter.
+    error = np.hypot(measured.shift_error[used], LEAST_SHIFT * sigma)
+    out = np.zeros(len(used))
+    square, _, _ = shrunk(measured, used, measured.shift[used], error, CHANCE)
+    out[used] = square * np.minimum(measured.gram[used, 0, 0] * np.square(sigma), 1)
+    return out
+
+
+def shrunk(measured, used, value, error, most_chance):
+    """Return the squares of values that are zero but for their errors, or for a common scatter.
+
+    They are zero if the values do not scatter significantly more than their errors. Else each is
+    shrunk by the scatter of all (empirical Bayes).
+
+    Parameters
+    ----------
+    measured : `~levelmatch.measure.table.PairTable`
+        The pairs.
+    used : `~numpy.ndarray` of bool, shape (n,)
+        Pairs with a value.
+    value, error : `~numpy.ndarray`, shape (n_used,)
+        Values, each the difference of two images, and their standard errors.
+    most_chance : float
+        Largest probability of a false alarm.
+
+    Returns
+    -------
+    square : `~numpy.ndarray`, shape (n_used,)
+        Expected square of each value.
+    scatter : float
+        Rms of one image; 0 without significant scatter.
+    chance : float
+        Probability of as much scatter by errors alone.
+    """
     if not used.any():
-        return out, 0.0, 1.0
-    error = np.hypot(error, EQUAL)
+        return np.zeros(0), 0.0, 1.0
     pairs = np.stack([measured.first[used], measured.second[used]], axis=1).astype(np.intp)
     images, ends = np.unique(pairs, return_inverse=True)
     n_sets, _ = components(ends.reshape(pairs.shape), len(images))
-    # The noise of an image is in all of its pairs: they test only one scale of each image.
+    # The noise of an image is in all of its pairs: they test only one value of each image.
     freedom = len(images) - n_sets
-    square = np.minimum(np.square(ratio / error), MOST_SIGMA**2)
+    square = np.minimum(np.square(value / error), MOST_SIGMA**2)
     chance = float(chdtrc(freedom, freedom * np.mean(square)))
-    if chance > CHANCE:
-        return out, 0.0, chance
+    if chance > most_chance:
+        return np.zeros(len(value)), 0.0, chance
     scatter = (np.mean(square) - 1) / np.mean(error**-2.0)
     known = scatter / (scatter + error**2)
-    variance = (known * ratio) ** 2 + known * error**2
-    out[used] = np.square(measured.bright[used]) * variance
-    return out, float(np.sqrt(np.mean(variance) / 2)), chance
+    found = (known * value) ** 2 + known * error**2
+    return found, float(np.sqrt(np.mean(found) / 2)), chance
 
 
 def _known_ratios(measured, wanted=True):
@@ -251,14 +310,15 @@ def scatter_text(measured, unit):
     unit : str
         The common unit as text.
     """
-    variance, scatter, _ = scale_scatter(measured)
+    variance, scatter, _ = scale_scatter(measured, with_stars=True)
     noise = np.square(measured.sigma[measured.npix > 0])
     if not variance.any() or np.mean(variance) < np.median(noise):
         return ""
+    included = "include" if scale_scatter(measured)[0].any() else "do not include"
     return (
         f"flux scales of the images scatter by {100 * scatter:.1f}% (rms): levels change by up to "
         f"{np.sqrt(variance.max()):.2g} {unit} with the brightness in the overlaps, which their "
-        "errors include; flux_scale brings images to one scale"
+        f"errors {included}; flux_scale brings images to one scale"
     )
 
 

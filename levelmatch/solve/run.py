@@ -12,7 +12,7 @@ from levelmatch.images.corrections import AppliedCorrection, Correction
 from levelmatch.measure.correlated_errors import pooled_passes, shared_by_planes, shared_noise
 from levelmatch.measure.noise import weakened
 from levelmatch.solve.cumulative_covariance import Carried
-from levelmatch.solve.flux_scales import scale_scatter
+from levelmatch.solve.flux_scales import scale_scatter, shift_variances
 from levelmatch.solve.linear import one_thread
 from levelmatch.solve.patterns import find_patterns
 from levelmatch.solve.shared_pattern import find_shared_pattern, subtract_pattern
@@ -66,7 +66,7 @@ def run_passes(
     # searched for with the errors of the cells alone.
     grids = [frame.whole_grid for frame in frames]
     unpooled = _widened(subtract_pattern(measured, pattern), of_short)
-    pooled = pooled_passes(measured, used, fit_types, grids)
+    pooled = _pooled(measured, used, fit_types, grids)
     of_scales = _scale_variances(measured, used, fit_types)
     pooled = _widened(pooled, of_scales + of_short)
     shared = shared_by_planes(measured, used, fit_types, pooled)
@@ -99,9 +99,26 @@ def run_passes(
 def _scale_variances(measured, used, fit_types):
     """Return the variances that unequal flux scales add to the pairs of levels, shape (n,)."""
     variance, _, _ = scale_scatter(measured)
-    planes = np.array([fit_type == "level+slope" for fit_type in fit_types] + [True])
-    variance[planes[used]] = 0
+    variance[_of_planes(used, fit_types)] = 0
     return variance
+
+
+def _pooled(measured, used, fit_types, grids):
+    """Return the pairs with errors from strips and blocks, or from shifts of the images.
+
+    The blocks of an overlap show wrong astrometry, too: the larger variance is used.
+    """
+    pooled = pooled_passes(measured, used, fit_types, grids)
+    variance = shift_variances(measured)
+    counts = (variance > 0) & ~_of_planes(used, fit_types)
+    more = np.square(measured.sigma) + variance - np.square(pooled.sigma)
+    return _widened(pooled, np.where(counts, np.maximum(more, 0), 0))
+
+
+def _of_planes(used, fit_types):
+    """Return flags of the pairs of no pass of levels, shape (n,)."""
+    planes = [fit_type == "level+slope" for fit_type in fit_types]
+    return np.array([*planes, True])[used]
 
 
 def _widened(table, variance):
