@@ -269,3 +269,11 @@ def test_space_is_checked_first(files, row, tmp_path, monkeypatch):
     assert found.exit_code == 1
     assert "No space left" in found.output
     assert "Traceback" not in found.output
+
+
+def test_the_psf_of_an_image_is_written(row, tmp_path):
+    for image in row[1]:
+        image.psf = np.full((3, 3), 1 / 9)
+    written = lm.match_levels(row[1]).write(tmp_path / "out")
+    for path in written:
+        assert_array_equal(fits.getdata(path, "PSFIMAGE"), row[1][0].psf)

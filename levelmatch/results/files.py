@@ -262,6 +262,7 @@ def _write_memory(product: Product, stream: BinaryIO, provenance: Provenance) ->
         meta=as_header(image.meta),
         wcs=own,
         unit=image.unit or u.dimensionless_unscaled,
+        psf=getattr(image, "psf", None),
     )
     hdus = image.to_hdu()
     add_lookup_tables(hdus, image.wcs)
