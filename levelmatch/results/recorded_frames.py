@@ -201,14 +201,8 @@ def recorded_frames(
     images = _read_files(names, hdus, paths, read)
     for frame, name, image in zip(record.frames, names, images, strict=True):
         differs = "" if of_cells else _difference(frame, image)
-        if not force and not differs:
-            if _moved(frame, image) > (1.0 if of_cells else MOST_MOVED) or (
-                not of_cells and _turned(record, frame, image) > MOST_TURNED
-            ):
-                differs = "its WCS is not the recorded one; force=True accepts it"
-            elif image.unit != frame.unit and not of_cells:
-                units = f"its unit is {image.unit}, the recorded {frame.unit}"
-                differs = f"{units}; force=True accepts it"
+        if not force:
+            differs = differs or _change(record, frame, image, of_cells=of_cells)
         if differs:
             msg = f"{name}: {differs}"
             raise RecordError(msg)
@@ -229,7 +223,10 @@ def _read_files(
         of_file = sorted({hdu for n, hdu in zip(names, hdus, strict=True) if n == name})
         hdu = read.hdu if of_file == ["auto"] else of_file
         found = collect_frames([paths[name]], replace(read, hdu=hdu))
-        images |= {(name, hdu): image for hdu, image in zip(of_file, found, strict=False)}
+        if of_file == ["auto"]:
+            images[name, "auto"] = found[0]
+        else:
+            images |= {(name, image.source.hdu): image for image in found}
     return [images[key] for key in zip(names, hdus, strict=True)]
 
 
@@ -238,6 +235,16 @@ def _difference(frame: Frame, image: Frame) -> str:
     if image.shape == frame.shape:
         return ""
     return f"its shape {image.shape} is not the recorded one, {frame.shape}"
+
+
+def _change(record: Record, frame: Frame, image: Frame, *, of_cells: bool) -> str:
+    """Return how the position or the unit differs from the recorded one; blank if they agree."""
+    moved = _moved(frame, image) > (1.0 if of_cells else MOST_MOVED)
+    if moved or (not of_cells and _turned(record, frame, image) > MOST_TURNED):
+        return "its WCS is not the recorded one; force=True accepts it"
+    if not of_cells and image.unit != frame.unit:
+        return f"its unit is {image.unit}, the recorded {frame.unit}; force=True accepts it"
+    return ""
 
 
 def _moved(frame: Frame, image: Frame) -> float:
