@@ -130,10 +130,10 @@ def _is_far(region, centre, radius):
     places = getattr(region, "vertices", getattr(region, "center", None))
     if not isinstance(places, SkyCoord):
         return False
-    sky = np.atleast_2d(unit_vectors(places.icrs.ra.deg, places.icrs.dec.deg))
-    extent = np.arccos(np.clip(sky @ sky[0], -1, 1)).max()
+    places = places.icrs.reshape(-1)
+    extent = places.separation(places[0]).rad.max()
     extent += sum(u.Quantity(getattr(region, name, 0 * u.rad)).to_value("rad") for name in _SIZES)
-    away = np.arccos(np.clip(sky[0] @ centre, -1, 1))
+    away = places[0].separation(SkyCoord(*lonlat(centre), unit="deg")).rad
     # Sides of polygons are straight in the pixels, not on the sky.
     return bool(0 < extent < 1 and away > radius + 1.1 * extent)
 
