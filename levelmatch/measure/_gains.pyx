@@ -612,10 +612,8 @@ def gain_of_cells(const Py_ssize_t[:, ::1] index, const double[::1] count,
     cdef Layout layout
     cdef Fit fit
     cdef double gain, error, most = 0.0
-    columns = len(place)
-    for c in (len(index), len(first), len(second), len(smooth), len(share), len(count)):
-        if c == columns:
-            continue
+    if len({len(index), len(count), len(first), len(second), len(smooth), len(share),
+            len(place)}) > 1:
         msg = f"count: {len(count)} for columns of other lengths"
         raise ValueError(msg)
     for c in range(count.shape[0]):

@@ -65,9 +65,9 @@ def compare_emission(index, count, first, second, smooth=None, share=None, place
     count : `~numpy.ndarray`, shape (n,)
         Samples in each cell.
     first, second : `~numpy.ndarray`, shape (n,)
-        Mean of each image in each cell.
+        Mean of each image in each cell, in the common unit.
     smooth : `~numpy.ndarray`, shape (n,), or None
-        Mean brightness of each cell without the cores of stars; by default that of both images.
+        Mean brightness of each cell without the cores of stars; by default the mean of both images.
     share : `~numpy.ndarray`, shape (n,), or None
         Weight of a sample of each cell in the level; by default equal.
     place : `~numpy.ndarray`, shape (n, 2), or None
@@ -84,7 +84,8 @@ def compare_emission(index, count, first, second, smooth=None, share=None, place
         the residuals show, and unequal seeing.
     shift : float
         Difference of the levels due to a shift between the images: the fitted shift times the mean
-        gradient of the brightness without stars. NaN where nothing determines it.
+        gradient of the brightness without stars, in the common unit. NaN where nothing determines
+        it.
     shift_error : float
         Standard error; infinite for NaN.
     """

@@ -89,7 +89,7 @@ def scale_scatter(measured, *, with_stars=False):
     """
     used, ratio, error = _known_ratios(measured, with_stars | (measured.bright > 0))
     limit = CHANCE_WARNED if with_stars else CHANCE
-    variance, scatter, chance = shrunk(measured, used, ratio, np.hypot(error, EQUAL), limit)
+    variance, scatter, chance = _shrunk(measured, used, ratio, np.hypot(error, EQUAL), limit)
     out = np.zeros(len(used))
     out[used] = np.square(measured.bright[used]) * variance
     return out, scatter, chance
@@ -112,12 +112,12 @@ def shift_variances(measured):
     # An effect below the error of the level does not matter.
     error = np.hypot(measured.shift_error[used], LEAST_SHIFT * sigma)
     out = np.zeros(len(used))
-    square, _, _ = shrunk(measured, used, measured.shift[used], error, CHANCE)
+    square, _, _ = _shrunk(measured, used, measured.shift[used], error, CHANCE)
     out[used] = square * np.minimum(measured.gram[used, 0, 0] * np.square(sigma), 1)
     return out
 
 
-def shrunk(measured, used, value, error, most_chance):
+def _shrunk(measured, used, value, error, most_chance):
     """Return the squares of values that are zero but for their errors, or for a common scatter.
 
     They are zero if the values do not scatter significantly more than their errors. Else each is

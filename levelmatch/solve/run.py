@@ -116,7 +116,7 @@ def _pooled(measured, used, fit_types, grids):
 
 
 def _of_planes(used, fit_types):
-    """Return flags of the pairs of no pass of levels, shape (n,)."""
+    """Return whether each pair is of a pass of planes, or of none; shape (n,)."""
     planes = [fit_type == "level+slope" for fit_type in fit_types]
     return np.array([*planes, True])[used]
 
