@@ -265,24 +265,27 @@ def error_inflation(floors, found, counted, prior):
 
 
 def _terms(floors, solver, grid):
-    """Return d(log likelihood) / d(floor**2) and the variance of the levels, (n_floors, n_sets)."""
-    own, n_sets = floors.equations.gram[:, 0, 0], floors.n_sets
+    """Return d(log likelihood) / d(floor**2) and the variance of the fit, shape (n_floors, n_sets).
+
+    The variance is that of the fitted differences of the pairs, summed over them. It is the same
+    in any gauge.
+    """
+    own, terms = floors.equations.gram[:, 0, 0], floors.equations.rhs.shape[1]
     precision = np.array([floors.precision(values) for values in grid])
     found = solver.solve_dense(precision)
     if found is None:
         found = map(np.array, zip(*(_solved(solver, factor) for factor in precision), strict=True))
-    quadratic, left, variance = found
+    quadratic, left = found
     slope = 0.5 * own * precision * (precision * quadratic - left)
-    variance = [np.bincount(floors.component, values, minlength=n_sets) for values in variance]
-    return np.array([floors.sum(values) for values in slope]), np.array(variance)
+    variance = (terms - left) / (own * precision)
+    return tuple(np.array([floors.sum(row) for row in rows]) for rows in (slope, variance))
 
 
 def _solved(solver, factor):
     """Return the solution for one set of weights, in the form of `Solver.solve_dense`."""
     solved = solver.finish(solver.solve(factor))
     left = np.trace(redundancy(solver.equations, solved), axis1=1, axis2=2)
-    quadratic = solver.equations.quadratic(solved.coefficients)
-    return quadratic, left, solved.covariance_blocks()[:, 0, 0]
+    return solver.equations.quadratic(solved.coefficients), left
 
 
 def _factors(floors, solver, found):

@@ -80,10 +80,8 @@ class Solver:
         -------
         quadratic, left : `~numpy.ndarray`, shape (f, n)
             Contribution of each pair to the objective for unit weight, and its redundancy.
-        variance : `~numpy.ndarray`, shape (f, m)
-            Variance of the level of each group.
 
-            `None` in place of the three for a large or singular system.
+            `None` in place of both for a large or singular system.
         """
         n, k = self.equations.rhs.shape
         if n * k * self.free.size > MOST_DENSE:
@@ -107,8 +105,7 @@ class Solver:
         solution = inverse @ ((weights * measured) @ design)[:, :, None]
         quadratic = np.square(measured - (design @ solution)[:, :, 0]).reshape(-1, n, k)
         hat = weights * np.einsum("fri,ri->fr", design @ inverse, design)
-        variance = np.einsum("fii->fi", inverse)[:, ::k] * self.free[:, 0]
-        return quadratic.sum(axis=2), k - hat.reshape(-1, n, k).sum(axis=2), variance
+        return quadratic.sum(axis=2), k - hat.reshape(-1, n, k).sum(axis=2)
 
     def _dense_design(self):
         """Return the design matrix and the measured values of the pairs, in their errors."""
