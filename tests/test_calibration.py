@@ -43,7 +43,7 @@ TRIALS = {
     "cosmic-rays": 8,
     "grids": 8,
     "striped-grid": 4,
-    "wild-pairs": 4,
+    "wild-pairs": 16,
     "misplaced-image": 6,
     "misscaled-image": 6,
     "detector-bowl": 1,

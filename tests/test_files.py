@@ -406,7 +406,8 @@ def test_pixels_that_are_written_in_parts(paint, folders, monkeypatch, shape, ki
     monkeypatch.setattr(fast_write, "AT_ONCE", 4096)
     result = match(paths, read=options.get("read"))
     levels = result.table["level"].value
-    assert np.ptp(levels) > 0.5
+    # Without blank pixels, zeros count, and the levels are not those of the sky.
+    assert np.ptp(levels) > (0.1 if kind == "no blank" else 0.5)
     for path, level, out in zip(paths, levels, result.write(folders[1]), strict=True):
         before = fits.getdata(path)
         expected = (before.astype(float) - level).astype("f4")

@@ -90,6 +90,19 @@ def test_order_does_not_matter(order, fit_type):
 
 
 @few
+@given(names=st.permutations("abcd"), fit_type=fit_types)
+def test_names_do_not_matter(names, fit_type):
+    renamed = [with_data(image, image.data) for image in images()]
+    for image, name in zip(renamed, names, strict=True):
+        image.meta["FILENAME"] = f"{name}.fits"
+    result = lm.match_mosaic(renamed, fit_type=fit_type, reference="mean")
+    assert list(result.table["name"]) == [f"{name}.fits" for name in names]
+    for name in ("level", "error", "slope_u", "slope_v"):
+        want = column(matched(fit_type), name)
+        assert_allclose(column(result, name), want, rtol=1e-9, atol=1e-9)
+
+
+@few
 @given(ra=longitudes, dec=latitudes)
 def test_place_does_not_matter(ra, dec):
     moved = []

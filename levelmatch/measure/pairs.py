@@ -34,6 +34,7 @@ __all__ = [
     "measure_cells",
     "measure_pair",
     "needed_box",
+    "second_has_cells",
     "summarise",
 ]
 
@@ -47,6 +48,9 @@ LOST_COARSE = 0.5
 MIN_OWN = 0.3
 # Error of a refined map, expected from that of the coarser one, below which it is not tested.
 MAP_EXPECTED = 1.8 * MAP_TOLERANCE
+# Relative difference of pixel areas, and distance in pixels, that are due to rounding.
+SAME_AREA = 1e-6
+SAME_PLACE = 1e-3
 # An image is coarser than another if its pixels are wider by this factor.
 COARSE = 1.7
 # Rows and columns of a block of a map of sources, as in `_cells.pyx`.
@@ -221,14 +225,14 @@ def measure_pair(a, b, depth_maps, options):
     if cells is None:
         return empty_pair()
     cells = replace(cells, steps=(a.step, b.step))
-    own = depth_maps[1] if cells.grid is b.grid else depth_maps[0]
+    own = depth_maps[1] if cells.swapped else depth_maps[0]
     depth = own.at(cells.grid, cells.index, np.ascontiguousarray(cells.cells["vector"]))
     return summarise(cells, np.maximum(depth, 2))
 
 
 def _direct_cells(a, b, options):
-    """Return the cells of the finer image, sampled in both images; `None` without any."""
-    swap = a.grid.pixel_area > b.grid.pixel_area * (1 + 1e-6)
+    """Return the cells of one image, sampled in both images; `None` without any."""
+    swap = second_has_cells(a.grid, b.grid)
     if swap:
         a, b = b, a
     grid_a, grid_b = a.grid, b.grid
@@ -246,6 +250,24 @@ def _direct_cells(a, b, options):
     cells = as_cells(values, grid, index, extent, swap, options, scale, eps)
     height, width = grid_b.cell
     return replace(cells, turn=set_other_frame(cells.cells, map_x, map_y, width, height))
+
+
+def second_has_cells(a, b):
+    """Return whether the cells of a pair are those of the second image, not of the first.
+
+    The finer image has the cells. If both have the same scale, it is the one whose centre lies
+    farther along a fixed direction of the pixels. Neither the names of the images nor their place
+    on the sky matter. If the offset does not tell, the first image has the cells.
+
+    Parameters
+    ----------
+    a, b : `~levelmatch.sky.grid.Grid`
+        The images.
+    """
+    finer = a.pixel_area - b.pixel_area
+    if abs(finer) > SAME_AREA * b.pixel_area:
+        return bool(finer > 0)
+    return bool(a.direction @ b.centre - b.direction @ a.centre > SAME_PLACE)
 
 
 def as_cells(values, grid, index, extent, swap, options, scale=1.0, eps=0.0):
@@ -356,7 +378,7 @@ def measure_cells(a, b, grid, maps, cells, options):
     Parameters
     ----------
     a, b : `Image`
-        The images, the finer one first.
+        The images; the first one has the cells.
     grid : `~levelmatch.sky.grid.Grid`
         The grid of the first image.
     maps : tuple of 2D `~numpy.ndarray`

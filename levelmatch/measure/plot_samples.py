@@ -13,6 +13,7 @@ from levelmatch.measure.pairs import (
     map_cells,
     measure_cells,
     same_type,
+    second_has_cells,
 )
 
 __all__ = ["pair_samples"]
@@ -33,13 +34,13 @@ def pair_samples(a, b, grid_a, grid_b, options):
     Returns
     -------
     samples : dict of `~numpy.ndarray`, shape (n,)
-        ``difference``, the first image minus the second; ``x`` and ``y``, its pixel in the finer
-        image; ``kept``, whether neither the difference nor its cell is clipped. Empty if no pixel
-        is good in both images.
+        ``difference``, the first image minus the second; ``x`` and ``y``, its pixel in the
+        image that has the cells; ``kept``, whether neither the difference nor its cell is
+        clipped. Empty if no pixel is good in both images.
     swapped : bool
-        Whether the second image is the finer one.
+        Whether the second image has the cells, see `~levelmatch.measure.pairs.second_has_cells`.
     """
-    swapped = grid_a.pixel_area > grid_b.pixel_area * (1 + 1e-6)
+    swapped = second_has_cells(grid_a, grid_b)
     if swapped:
         a, b, grid_a, grid_b = b, a, grid_b, grid_a
     a, b = same_type(a, b)

@@ -37,7 +37,7 @@ N_BINS = 60
 
 @dataclass(frozen=True, eq=False)
 class PairPicture:
-    """Differences of a pair, in the pixels of the finer image.
+    """Differences of a pair, in the pixels of one of its images.
 
     Parameters
     ----------
@@ -204,7 +204,7 @@ def _blocks(samples, base, step, plane):
 def plot_pair(result, image1, image2, *, axs=None, files=None):
     """Plot the differences of a pair of images before and after matching.
 
-    The first picture shows the differences in blocks of pixels of the finer image. The histogram
+    The first picture shows the differences in blocks of pixels of one image. The histogram
     shows all differences, the differences kept by the clipping, and their location with its
     error. The second picture shows the plane fitted to the kept differences, and the third the
     residuals after matching. The colours of the three pictures have the same range, centred on

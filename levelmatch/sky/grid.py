@@ -30,6 +30,8 @@ FLAT = 1e-15
 # Degrees of that map that are tried, and the fraction of the positions checked first.
 DEGREES = (1, 2, 5, 8)
 CHECKED = 16
+# A direction (x, y) of the pixels along which dithers hardly ever have no distance.
+DIRECTION = np.array([0.93, -0.37])
 # Coefficients of a polynomial that equals its coordinates.
 IDENTITY = np.array([[[0.0, 0.0], [1.0, 0.0]], [[0.0, 1.0], [0.0, 0.0]]])
 
@@ -343,6 +345,15 @@ class Grid:
     def centre(self):
         """Unit vector at the middle of the box."""
         return self._box_axes[0]
+
+    @cached_property
+    def direction(self):
+        """Vector whose product with a unit vector is its distance from the centre, in pixels.
+
+        The distance is along `DIRECTION`, about as in the tangent plane.
+        """
+        affine, _, half, _ = self._linear
+        return (DIRECTION * half) @ affine[:, 1:] @ self._box_axes[1:]
 
     @cached_property
     def pixel_area(self):
