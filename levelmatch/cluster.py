@@ -145,8 +145,8 @@ N_ATTEMPTS = 3
 PATIENCE, PAUSE = 60, 10
 
 
-def compute_distributed(client, plan, watch, sky_level, ahead):
-    """Run the tasks of a plan on a cluster; return the sky levels.
+def compute_distributed(client, work, ahead):
+    """Run the tasks of a measurement on a cluster.
 
     The scheduler repeats the tasks of a worker that ends. Images in memory that were on
     that worker are sent again.
@@ -155,27 +155,17 @@ def compute_distributed(client, plan, watch, sky_level, ahead):
     ----------
     client : `distributed.Client`
         The cluster.
-    plan : object
-        The tasks, see `~levelmatch.measure.schedule.measure_pairs`.
-    watch : object
-        Receives the rows of finished pairs.
-    sky_level : callable
-        Returns the sky level of an image.
+    work : object
+        The tasks, which receives their results, see `~levelmatch.measure.schedule.measure_pairs`.
     ahead : int
         Number of images that are read ahead of the measurement, for each thread of the cluster.
-
-    Returns
-    -------
-    sky : dict of int to float
-        Sky levels, by image.
     """
     from concurrent.futures import CancelledError
 
     lost = (CancelledError, OSError, TimeoutError)
-    sky = {}
     for attempt in range(N_ATTEMPTS):
         try:
-            _run_distributed(client, plan, watch, sky, sky_level, ahead)
+            _run_distributed(client, work, ahead)
             break
         except lost as error:
             of_a_file = isinstance(error, OSError) and error.filename is not None
@@ -183,37 +173,35 @@ def compute_distributed(client, plan, watch, sky_level, ahead):
                 raise
             logger.warning("images in the memory of a worker were lost with it: sent again")
             client.wait_for_workers(1, timeout=PATIENCE)
-    watch.finish()
-    return sky
 
 
-def _run_distributed(client, plan, watch, sky, sky_level, ahead):
-    """Submit the unfinished tasks and collect their results; fill ``sky``."""
+def _run_distributed(client, work, ahead):
+    """Submit the unfinished tasks and collect their results."""
     from concurrent.futures import CancelledError
 
     # Keys must be unique, because a cluster may hold tasks of other runs.
     run = uuid4().hex
-    before = plan.before(ahead * max(sum(client.nthreads().values()), 1))
+    before = work.before(ahead * max(sum(client.nthreads().values()), 1))
     tasks, wanted = {}, {}
 
     def submit(name, *args):
         return client.submit(*args, key=f"levelmatch-{name}-{run}", pure=False)
 
-    for k in plan.order:
-        source = plan.sources[k]
-        if source.in_memory:
-            source = client.scatter(source, hash=False)
+    for k in work.order:
+        read = work.readers[k]
+        if work.is_in_memory(k):
+            read = client.scatter(read, hash=False)
         waited = [tasks[key] for key in before[k] if key in tasks]
-        tasks["load", k] = submit(f"load-{k}", _call, source, *waited)
-        if k in plan.cuts:
-            tasks["cut", k] = submit(f"cut-{k}", _call, plan.cuts[k], tasks["load", k])
-        for n, batch in enumerate(plan.batches[k]):
-            if batch.pairs[0] not in watch.rows:
-                needed = [tasks[key] for key in batch.images]
-                tasks["pairs", k, n] = submit(f"pairs-{k}-{n}", _call, batch, *needed)
-                wanted[tasks["pairs", k, n]] = "pairs", batch.pairs
-        if k in plan.sky and k not in sky:
-            wanted[submit(f"sky-{k}", sky_level, tasks["load", k])] = "sky", k
+        tasks["load", k] = submit(f"load-{k}", _call, read, *waited)
+        if k in work.cuts:
+            tasks["cut", k] = submit(f"cut-{k}", _call, work.cuts[k], tasks["load", k])
+        for n, (pairs, images, measure) in enumerate(work.batches[k]):
+            if pairs[0] not in work.rows:
+                needed = [tasks[key] for key in images]
+                tasks["pairs", k, n] = submit(f"pairs-{k}-{n}", _call, measure, *needed)
+                wanted[tasks["pairs", k, n]] = "pairs", pairs
+        if k in work.sky and k not in work.levels:
+            wanted[submit(f"sky-{k}", work.sky_level, tasks["load", k])] = "sky", k
     # The cluster releases an image when the last reference to its future is gone.
     del tasks
     for future, result in _finished(client, wanted):
@@ -222,9 +210,9 @@ def _run_distributed(client, plan, watch, sky, sky_level, ahead):
             # The image of this task is lost.
             raise CancelledError(str(result)) from result
         if kind == "pairs":
-            watch.done(of, *result)
+            work.add(of, *result)
         else:
-            sky[of] = result
+            work.levels[of] = result
 
 
 def _finished(client, futures):

@@ -340,15 +340,15 @@ def _levels(images):
 def test_an_interrupt_does_not_wait_for_the_tasks(frames, monkeypatch):
     monkeypatch.delitem(sys.modules, "distributed", raising=False)
 
-    def slow(self, *images):
+    def slow(*arguments):
         time.sleep(1.5)
-        return original(self, *images)
+        return original(*arguments)
 
     def interrupted(pairs, rows):
         raise KeyboardInterrupt
 
-    original = schedule._Batch.__call__
-    monkeypatch.setattr(schedule._Batch, "__call__", slow)
+    original = schedule._measure_batch
+    monkeypatch.setattr(schedule, "_measure_batch", slow)
     monkeypatch.setattr(schedule, "BATCH_PIXELS", 1)
     options = MeasureOptions(n_workers=2)
     start = time.perf_counter()

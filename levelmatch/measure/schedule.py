@@ -1,8 +1,8 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
 """Measure all pairs in threads or on a cluster, in an order that keeps few images in memory."""
 
-from collections import Counter
-from dataclasses import dataclass
+from collections import Counter, deque
+from functools import partial
 from operator import methodcaller
 
 import numpy as np
@@ -16,7 +16,6 @@ from levelmatch.images.sources import MemorySource
 from levelmatch.measure._cells import peak_map
 from levelmatch.measure.pairs import Image, measure_pair, needed_box
 from levelmatch.measure.table import pair_table
-from levelmatch.options import MeasureOptions
 from levelmatch.sky._geometry import convex_overlap
 from levelmatch.sky.grid import Footprint
 from levelmatch.sky.overlaps import MANY
@@ -79,112 +78,127 @@ def measure_pairs(
     sky : `~numpy.ndarray`, shape (n_images,), or None
         Sky levels, or `None` without ``with_sky``.
     """
-    plan = _plan(frames, pairs, depth_maps, options, with_sky)
-    watch = _Watch(len(pairs), progress_bar, on_rows)
     client = current_client()
+    if client is not None:
+        # Tasks are small when they are sent to a worker.
+        frames = [f.for_workers() if isinstance(f, Frame) else f for f in frames]
+    work = _Work(frames, pairs, depth_maps, options, with_sky)
+    work.on_rows = on_rows
+    bar = range(len(pairs)) if progress_bar is None else progress_bar(range(len(pairs)))
+    work.steps = iter(bar)
     if client is None:
-        sky = _compute(plan, options, watch)
+        _compute(work, options)
     else:
-        sky = compute_distributed(client, plan, watch, _sky_level, AHEAD)
-    table = pair_table(pairs, [watch.rows[p] for p in range(len(pairs))])
+        compute_distributed(client, work, AHEAD)
+    # The progress bar closes at the end of its iterable.
+    deque(work.steps, maxlen=0)
     if on_fills is not None:
-        on_fills(watch.fills)
-    return table, np.array([sky[k] for k in range(len(frames))]) if with_sky else None
+        on_fills(work.fills)
+    table = pair_table(pairs, [work.rows[p] for p in range(len(pairs))])
+    sky = np.array([work.levels[k] for k in range(len(frames))]) if with_sky else None
+    return table, sky
 
 
-@dataclass(frozen=True, eq=False)
-class _Source:
-    """Callable that reads an image in a task.
+def _read_image(frame, maps, options, *_):
+    """Return an image; mask its sources if the options require it."""
+    frame = frame.opened()
+    data, fills = frame.read()
+    if fills and fills[0].alone:
+        # An image of one value has no scatter, and would get an infinite weight.
+        data[:] = np.nan
+    if options.mask_sources:
+        data[source_mask(data)] = np.nan
+    maps = tuple(depth.placed(frame.grid) for depth in maps)
+    # The pixels are still in the processor's cache.
+    return Image(data, frame.grid, maps, fills=fills, known_peaks=peak_map(data))
 
-    Dask does not look into it, and it is small when it is sent to a worker.
+
+def _measure_batch(keys, members, options, *images):
+    """Return the rows of pairs, and the fill values by index of the image.
+
+    ``members`` holds for each pair the places of its two images, and of its two depth maps.
     """
-
-    frame: object
-    maps: tuple
-    options: MeasureOptions
-
-    def __call__(self, *_):
-        """Return the image; mask its sources if the options require it."""
-        frame = self.frame.opened()
-        data, fills = frame.read()
-        if fills and fills[0].alone:
-            # An image of one value has no scatter, and would get an infinite weight.
-            data[:] = np.nan
-        if self.options.mask_sources:
-            data[source_mask(data)] = np.nan
-        maps = tuple(depth.placed(frame.grid) for depth in self.maps)
-        # The pixels are still in the processor's cache.
-        return Image(data, frame.grid, maps, fills=fills, known_peaks=peak_map(data))
-
-    @property
-    def in_memory(self):
-        """Return whether the pixels are in memory and not in a file."""
-        return isinstance(getattr(self.frame, "source", None), MemorySource)
-
-    def __getstate__(self):
-        frame = self.frame
-        if isinstance(frame, Frame):
-            frame = frame.for_workers()
-        return {"frame": frame, "maps": self.maps, "options": self.options}
-
-    def __setstate__(self, state):
-        self.__dict__.update(state)
+    rows = [
+        measure_pair(images[a], images[b], (images[a].maps[m], images[b].maps[n]), options)
+        for a, b, m, n in members
+    ]
+    filled = zip(keys, images, strict=False)
+    return rows, {k: image.fills for (_, k), image in filled if image.fills}
 
 
-@dataclass(frozen=True, eq=False)
-class _Batch:
-    """Pairs that one task measures.
+class _Work:
+    """Tasks of a measurement, in an order that keeps few images in memory, and their results.
+
+    Dask does not look into the functions of the tasks.
 
     Parameters
     ----------
-    pairs : list of int
-        Indices of the pairs.
-    images : list of tuple (str, int)
-        The images: ``"load"`` for a whole image or ``"cut"`` for a section, and the index.
-    members : list of tuple of int, shape (n, 4)
-        For each pair, the places of its two images in ``images``, and of its two depth maps.
-    options : `MeasureOptions`
-        How pairs are measured.
-    """
+    frames, pairs, depth_maps, options, with_sky
+        See `measure_pairs`.
 
-    pairs: list
-    images: list
-    members: list
-    options: MeasureOptions
-
-    def __call__(self, *images):
-        """Return the rows of the pairs, and the fill values by index of the image."""
-        rows = [
-            measure_pair(images[a], images[b], (images[a].maps[m], images[b].maps[n]), self.options)
-            for a, b, m, n in self.members
-        ]
-        filled = zip(self.images, images, strict=False)
-        return rows, {k: image.fills for (_, k), image in filled if image.fills}
-
-
-@dataclass(frozen=True, eq=False)
-class _Plan:
-    """The tasks of a measurement, in an order that keeps few images in memory.
-
-    Parameters
+    Attributes
     ----------
     order : list of int
         The images, in the order in which they are read.
-    sources : dict of int to `_Source`
-        Callable that reads each image.
-    batches : dict of int to list of `_Batch`
-        Batches that can start after an image is read, by index of the image.
+    readers : dict of int to callable
+        Function that reads each image.
     cuts : dict of int to callable
-        Cuts an image to the section that its pairs with much later images need.
+        Function that cuts an image to the section that its pairs with much later images need.
+    batches : dict of int to list of tuple
+        Pairs that one task measures, the keys of their images, and the function of these images,
+        by the last image that is needed. A key is ``"load"`` for a whole image or ``"cut"`` for a
+        section, and the index of the image.
     sky : list of int
         Images whose sky level is measured.
+    rows, levels, fills : dict
+        Rows of finished pairs, and sky levels and fill values of images.
     """
 
-    order: list
-    sources: dict
-    batches: dict
-    cuts: dict
-    sky: list
+    def __init__(self, frames, pairs, depth_maps, options, with_sky):
+        self.frames = frames
+        self.rows, self.levels, self.fills = {}, {}, {}
+        wanted = np.arange(len(frames)) if with_sky else np.unique(pairs)
+        self.sky = wanted.tolist() if with_sky else []
+        grids = [frame.grid for frame in frames]
+        order = reading_order(grids, pairs)
+        # The sections are computed from the WCS, which a catalogue lacks.
+        whole = options.method != "direct" or any(isinstance(grid, Footprint) for grid in grids)
+        self.cuts = {} if whole else _cuts(grids, pairs, order)
+        self.order = order[np.isin(order, wanted)].tolist()
+        maps = {k: {} for k in self.order}
+        for (i, j), (own_i, own_j) in zip(pairs.tolist(), depth_maps, strict=True):
+            maps[i].setdefault(id(own_i), own_i)
+            maps[j].setdefault(id(own_j), own_j)
+        self.readers = {
+            k: partial(_read_image, frames[k], tuple(maps[k].values()), options) for k in self.order
+        }
+        place = {k: {key: m for m, key in enumerate(maps[k])} for k in self.order}
+        self.batches = self._batches(pairs, depth_maps, place, options)
+
+    def _batches(self, pairs, depth_maps, place, options):
+        """Return `batches`; ``place`` has the places of the depth maps of each image."""
+        rank = {k: r for r, k in enumerate(self.order)}
+        after = {k: [] for k in self.order}
+        for p, (i, j) in enumerate(pairs.tolist()):
+            after[max(i, j, key=rank.get)].append(p)
+        size = _compared_pixels(self.frames, pairs)
+
+        def batch(k, group):
+            keys, members = {}, []
+            for p in group:
+                own = []
+                for i in pairs[p].tolist():
+                    kind = "cut" if i in self.cuts and rank[k] - rank[i] > NEAR else "load"
+                    own.append(keys.setdefault((kind, i), len(keys)))
+                sides = zip(pairs[p].tolist(), depth_maps[p], strict=True)
+                members.append((*own, *(place[i][id(depth)] for i, depth in sides)))
+            return group, list(keys), partial(_measure_batch, list(keys), members, options)
+
+        batches = {}
+        for k in self.order:
+            own = sorted(after[k], key=lambda p: min(rank[i] for i in pairs[p].tolist()))
+            batches[k] = [batch(k, group) for group in _groups(own, size)]
+        return batches
 
     def before(self, ahead):
         """Return for each image the keys of the tasks that must end before it is read.
@@ -200,6 +214,30 @@ class _Plan:
                 last = [*keys, *([("cut", done)] if done in self.cuts else [])] or last
             before[k] = last
         return before
+
+    def is_in_memory(self, k):
+        """Return whether the pixels of an image are in memory and not in a file."""
+        return isinstance(getattr(self.frames[k], "source", None), MemorySource)
+
+    def add(self, pairs, rows, fills):
+        """Add the rows of the pairs of a finished task, and the fill values that it found."""
+        self.rows.update(zip(pairs, rows, strict=True))
+        self.fills.update(fills)
+        if self.on_rows is not None:
+            self.on_rows(pairs, rows)
+        for _ in pairs:
+            next(self.steps, None)
+
+    @staticmethod
+    def sky_level(image):
+        """Return the sigma-clipped median of the good pixels, from a sample of about a million."""
+        from astropy.stats import sigma_clipped_stats
+
+        data = image.pixels
+        step = max(1, int(np.sqrt(data.size / 1e6)))
+        good = data[::step, ::step]
+        good = good[np.isfinite(good)]
+        return sigma_clipped_stats(good, sigma=3.0)[1] if good.size else 0.0
 
 
 def reading_order(grids, pairs):
@@ -254,39 +292,6 @@ def _most_in_memory(order, pairs, size):
     return (np.cumsum(size[order]) - np.cumsum(released) + released).max()
 
 
-def _plan(frames, pairs, depth_maps, options, with_sky):
-    """Return the tasks of a measurement, in an order that keeps few images in memory."""
-    wanted = np.arange(len(frames)) if with_sky else np.unique(pairs)
-    grids = [frame.grid for frame in frames]
-    order = reading_order(grids, pairs)
-    # The sections are computed from the WCS, which a catalogue lacks.
-    whole = options.method != "direct" or any(isinstance(grid, Footprint) for grid in grids)
-    cuts = {} if whole else _cuts(grids, pairs, order)
-    order = order[np.isin(order, wanted)].tolist()
-    rank = {k: r for r, k in enumerate(order)}
-    maps = {k: {} for k in order}
-    for (i, j), (own_i, own_j) in zip(pairs.tolist(), depth_maps, strict=True):
-        maps[i].setdefault(id(own_i), own_i)
-        maps[j].setdefault(id(own_j), own_j)
-    sources = {k: _Source(frames[k], tuple(maps[k].values()), options) for k in order}
-    place = {k: {key: m for m, key in enumerate(maps[k])} for k in order}
-    after = {k: [] for k in order}
-    for p, (i, j) in enumerate(pairs.tolist()):
-        after[max(i, j, key=rank.get)].append(p)
-    work = _work(frames, pairs)
-    batches = {}
-    for k in order:
-        own = sorted(after[k], key=lambda p: min(rank[i] for i in pairs[p].tolist()))
-
-        def key(i, k=k):
-            return ("cut" if i in cuts and rank[k] - rank[i] > NEAR else "load"), i
-
-        batches[k] = [
-            _batch(group, pairs, depth_maps, place, key, options) for group in _groups(own, work)
-        ]
-    return _Plan(order, sources, batches, cuts, wanted.tolist() if with_sky else [])
-
-
 def _cuts(grids, pairs, order):
     """Return the cuts of images with much later pairs; none if whole images need little memory."""
     size = _sizes(grids)
@@ -308,7 +313,7 @@ def _cuts(grids, pairs, order):
     return cuts
 
 
-def _work(frames, pairs):
+def _compared_pixels(frames, pairs):
     """Return the approximate number of pixels that each pair compares."""
     if len(pairs) == 0:
         return np.zeros(0)
@@ -318,77 +323,50 @@ def _work(frames, pairs):
     return area / np.minimum(pixel[pairs[:, 0]], pixel[pairs[:, 1]])
 
 
-def _groups(members, work):
-    """Divide a list of pairs into lists that each make a task."""
+def _groups(members, size):
+    """Divide a list of pairs, given the pixels that each compares, into lists for one task."""
     groups, total = [], np.inf
     for p in members:
-        if total + work[p] > BATCH_PIXELS:
+        if total + size[p] > BATCH_PIXELS:
             groups.append([])
             total = 0
         groups[-1].append(p)
-        total += work[p] + PAIR_PIXELS
+        total += size[p] + PAIR_PIXELS
     return groups
 
 
-def _batch(group, pairs, depth_maps, place, key, options):
-    images = list(dict.fromkeys(map(key, pairs[group].ravel().tolist())))
-    members = [
-        (
-            images.index(key(i)),
-            images.index(key(j)),
-            place[i][id(depth_maps[p][0])],
-            place[j][id(depth_maps[p][1])],
-        )
-        for p in group
-        for i, j in [pairs[p].tolist()]
-    ]
-    return _Batch(group, images, members, options)
-
-
-def _sky_level(image):
-    """Return the sigma-clipped median of the good pixels, from a sample of about a million."""
-    from astropy.stats import sigma_clipped_stats
-
-    data = image.pixels
-    step = max(1, int(np.sqrt(data.size / 1e6)))
-    good = data[::step, ::step]
-    good = good[np.isfinite(good)]
-    return sigma_clipped_stats(good, sigma=3.0)[1] if good.size else 0.0
-
-
-def _compute(plan, options, watch):
-    """Run the tasks of a plan in threads; return the sky levels."""
+def _compute(work, options):
+    """Run the tasks of a measurement in threads."""
     from dask.callbacks import Callback
 
     n_workers = n_threads(options)
-    before = plan.before(AHEAD * n_workers)
+    before = work.before(AHEAD * n_workers)
     graph, batches = {}, {}
-    for k in plan.order:
-        graph["load", k] = (plan.sources[k], *before[k])
-        if k in plan.cuts:
-            graph["cut", k] = (plan.cuts[k], ("load", k))
-        for n, batch in enumerate(plan.batches[k]):
-            batches["pairs", k, n] = batch
-            graph["pairs", k, n] = (batch, *batch.images)
-    skies = {("sky", k): k for k in plan.sky}
-    graph.update({key: (_sky_level, ("load", k)) for key, k in skies.items()})
-
-    uses = Counter(i for batch in batches.values() for _, i in batch.images)
+    for k in work.order:
+        graph["load", k] = (work.readers[k], *before[k])
+        if k in work.cuts:
+            graph["cut", k] = (work.cuts[k], ("load", k))
+        for n, batch in enumerate(work.batches[k]):
+            _, images, measure = batches["pairs", k, n] = batch
+            graph["pairs", k, n] = (measure, *images)
+    skies = {("sky", k): k for k in work.sky}
+    graph.update({key: (work.sky_level, ("load", k)) for key, k in skies.items()})
+    uses = Counter(i for _, images, _ in batches.values() for _, i in images)
 
     def posttask(key, result, dsk, state, worker_id):
         if key not in batches:
             return
-        watch.done(batches[key].pairs, *result)
-        for _, i in batches[key].images:
+        pairs, images, _ = batches[key]
+        work.add(pairs, *result)
+        for _, i in images:
             uses[i] -= 1
-            if uses[i] == 0 and len(plan.order) > MANY:
-                plan.sources[i].frame.grid.forget()
+            if uses[i] == 0 and len(work.order) > MANY:
+                work.frames[i].grid.forget()
 
     # The callback is not registered globally, because tasks of other runs have the same names.
     callbacks = [*Callback.active, Callback(posttask=posttask)._callback]
     results = _run_threads(graph, [*skies, *batches], n_workers, callbacks)
-    watch.finish()
-    return dict(zip(skies.values(), results, strict=False))
+    work.levels = dict(zip(skies.values(), results, strict=False))
 
 
 def n_threads(options):
@@ -417,34 +395,3 @@ def _run_threads(graph, keys, n_workers, callbacks):
         raise
     pool.shutdown()
     return results
-
-
-class _Watch:
-    """Rows of finished pairs, which are also passed to the caller and its progress bar.
-
-    Parameters
-    ----------
-    n_pairs : int
-        Number of pairs.
-    progress_bar, on_rows : callable or None
-        See `measure_pairs`.
-    """
-
-    def __init__(self, n_pairs, progress_bar, on_rows):
-        self.rows, self.fills = {}, {}
-        self.on_rows = on_rows
-        self.steps = iter(range(n_pairs) if progress_bar is None else progress_bar(range(n_pairs)))
-
-    def done(self, pairs, rows, fills):
-        """Add the rows of a finished task's pairs, and the fill values that it found."""
-        self.rows.update(zip(pairs, rows, strict=True))
-        self.fills.update(fills)
-        if self.on_rows is not None:
-            self.on_rows(pairs, rows)
-        for _ in pairs:
-            next(self.steps, None)
-
-    def finish(self):
-        """Exhaust the iterable, at whose end the progress bar closes."""
-        for _ in self.steps:
-            pass
