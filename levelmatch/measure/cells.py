@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
+from scipy.ndimage import median
 from scipy.sparse import csr_array
 
 from levelmatch.images.sky_cells import cell_area, cell_vectors
@@ -232,7 +233,7 @@ class CellRows:
         cells = np.zeros(len(starts), PAIR_CELL)
         cells["location"] = cells["clipped"] = mean(difference)
         if options.location == "median" and self.level > 0:
-            cells["location"] = _medians(difference, block)
+            cells["location"] = median(difference, block, np.arange(len(starts)))
         cells["brightness"] = mean(0.5 * (self.value[first] + self.value[second]))
         vectors = self.vectors[self.cell[first]]
         for k in range(3):
@@ -304,7 +305,7 @@ def _clip(difference, variance, block, pair, clip):
 
     Sigma is the stated error times the ratio of the pair's scatter to the stated errors.
     """
-    residual = difference - _medians(difference, block)[block]
+    residual = difference - median(difference, block, np.arange(block[-1] + 1))[block]
     square = residual**2 / variance
     # The variance about the median of n values is smaller by a factor of about 1 - 1 / n.
     freedom = 1 - 1 / np.bincount(block)[block]
@@ -320,14 +321,6 @@ def _clip(difference, variance, block, pair, clip):
 def _begins(row, block):
     """Return whether a block of a pair begins at each row."""
     return np.concatenate([[True], (row[1:] != row[:-1]) | (block[1:] != block[:-1])])
-
-
-def _medians(values, block):
-    """Return the median of each block, for ascending labels."""
-    order = np.lexsort((values, block))
-    count = np.bincount(block)
-    start = np.cumsum(count) - count
-    return 0.5 * (values[order[start + (count - 1) // 2]] + values[order[start + count // 2]])
 
 
 def _typical(values, label):

@@ -4,6 +4,7 @@
 from dataclasses import dataclass, replace
 
 import numpy as np
+from scipy import ndimage
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import minimum_spanning_tree
 from scipy.special import gammaincinv
@@ -190,12 +191,12 @@ UNSETTLED = 1e-4
 
 def medians(labels, values):
     """Return the distinct labels and the median of the values of each."""
-    if len(labels) > 0 and labels.min() == labels.max():
+    if len(labels) == 0:
+        return labels, values
+    if labels.min() == labels.max():
         return labels[:1], np.median(values, keepdims=True)
-    order = np.lexsort((values, labels))
-    labels, values = labels[order], values[order]
-    found, start, count = np.unique(labels, return_index=True, return_counts=True)
-    return found, 0.5 * (values[start + (count - 1) // 2] + values[start + count // 2])
+    found = np.unique(labels)
+    return found, ndimage.median(values, labels, found)
 
 
 @dataclass(frozen=True, eq=False)
