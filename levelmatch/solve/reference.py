@@ -11,9 +11,9 @@ from levelmatch.solve.gauge import members_of
 
 __all__ = [
     "DISAGREES",
-    "HeldChoice",
     "Reference",
     "ReferenceChooser",
+    "held_choice",
     "named_reference",
     "time_from_background",
     "with_excluded",
@@ -252,8 +252,8 @@ def time_from_background(frame, keyword):
 OTHERS = "all other images"
 
 
-class HeldChoice:
-    """The choice of the group that is held at zero in each connected set.
+def held_choice(grouped, frames, equations, pairs, suspects):
+    """Return the function that picks the held group of each connected set, and its choices.
 
     Parameters
     ----------
@@ -267,59 +267,52 @@ class HeldChoice:
         The same pairs, as measured.
     suspects : callable
         Returns the images that disagree with their neighbours, a set.
+
+    Returns
+    -------
+    pick : callable or None
+        Function of the groups of a set, which returns the group that is held at zero, or -1 for a
+        zero mean; `None` for a zero mean of each set.
+    references : dict of int to `Reference`
+        The choice in each set of several groups, by its first group; ``pick`` adds to it.
     """
+    by_caller = {} if grouped.name == "lyot" else _held_by_role(frames, grouped.group)
+    if grouped.held is None and not by_caller:
+        return None, {}
+    # Those of a record that is solved again.
+    recorded = {r.group: r for r in grouped.references}
+    chooser = ReferenceChooser(
+        frames,
+        grouped.group,
+        np.stack([equations.first, equations.second], axis=1),
+        pairs.npix,
+        keyword=grouped.keyword,
+        flatness=slopes_of(pairs, grouped.group, equations.group_axes),
+        suspects=set() if grouped.held in (None, "science") else suspects(),
+    )
 
-    def __init__(self, grouped, frames, equations, pairs, suspects):
-        self.name, self.held = grouped.name, grouped.held
-        # Those of a record that is solved again.
-        self._recorded = {r.group: r for r in grouped.references}
-        self.by_caller = {} if self.name == "lyot" else _held_by_role(frames, grouped.group)
-        self._references = {}
-        if self.any:
-            ends = np.stack([equations.first, equations.second], axis=1)
-            self._chooser = ReferenceChooser(
-                frames,
-                grouped.group,
-                ends,
-                pairs.npix,
-                keyword=grouped.keyword,
-                flatness=slopes_of(pairs, grouped.group, equations.group_axes),
-                suspects=set() if self.held in (None, "science") else suspects(),
-            )
-
-    @property
-    def any(self):
-        """True if a group is held; otherwise the mean of each set is zero."""
-        return self.held is not None or bool(self.by_caller)
-
-    @property
-    def references(self):
-        """The `~levelmatch.solve.reference.Reference` of each set of several groups, a list."""
-        return list(self._references.values())
-
-    def pick(self, members):
-        """Return the group of a set, given its groups, that is held at zero; -1 for a zero mean."""
-        choice = self._choice(members)
-        if choice is None:
-            return -1
-        if len(members) > 1:
-            self._references[members[0]] = choice
-        return choice.group
-
-    def _choice(self, members):
-        own = next((g for g in members.tolist() if g in self.by_caller), None)
-        if self.name == "fit_exclude":
+    def choose(members):
+        if grouped.name == "fit_exclude":
             return Reference(0 if 0 in members else int(members[0]), OTHERS, "they are the fit")
+        own = next((g for g in members.tolist() if g in by_caller), None)
         if own is not None:
-            return Reference(own, self.by_caller[own], "held by the caller")
-        if self.held is None:
+            return Reference(own, by_caller[own], "held by the caller")
+        if grouped.held is None:
             return None
-        if self.held == "science":
-            return self._chooser.science(members)
-        recorded = next((g for g in members.tolist() if g in self._recorded), None)
-        if recorded is not None:
-            return self._recorded[recorded]
-        return self._chooser.choose(members, self.held)
+        if grouped.held == "science":
+            return chooser.science(members)
+        again = next((recorded[g] for g in members.tolist() if g in recorded), None)
+        return chooser.choose(members, grouped.held) if again is None else again
+
+    references = {}
+
+    def pick(members):
+        choice = choose(members)
+        if choice is not None and len(members) > 1:
+            references[members[0]] = choice
+        return -1 if choice is None else choice.group
+
+    return pick, references
 
 
 def with_excluded(frames, domain, group):

@@ -17,7 +17,7 @@ from levelmatch.solve.image_outliers import find_disagreeing, find_scattered
 from levelmatch.solve.linear import sum_by
 from levelmatch.solve.offsets import OFFSET_PASSES, share_offsets
 from levelmatch.solve.plane_choice import solve_auto, solve_shrunk
-from levelmatch.solve.reference import DISAGREES, HeldChoice, Reference
+from levelmatch.solve.reference import DISAGREES, Reference, held_choice
 from levelmatch.solve.shared_pattern import subtract_pattern
 from levelmatch.solve.weights import limits_of, select_pairs, short_overlaps
 from levelmatch.text import list_names
@@ -85,17 +85,16 @@ def solve_pass(grouped, frames, table, rows, options, *, sky=None, shared=None, 
         options = replace(options, slope_gauge="reference")
     ready = replace(grouped, rows=rows, kept=kept, reason=reason, group_axes=group_axes)
     suspects = partial(suspect_images, ready, table if unpooled is None else unpooled)
-    choice = HeldChoice(grouped, frames, equations, counted, suspects)
+    pick, references = held_choice(grouped, frames, equations, counted, suspects)
     solve, options = _solver_of(grouped.fit_type, options)
     solution = solve(
         equations,
         options,
         npix=counted.npix,
         scatter=counted.scatter,
-        reference=choice.pick if choice.any else None,
+        reference=pick,
     )
-    references = choice.references
-    offsets = ()
+    references, offsets = list(references.values()), ()
     if options.share_offsets and grouped.name in OFFSET_PASSES:
         solution, offsets = share_offsets(solution, grouped, frames)
         references = references + _science_references(grouped, frames, solution, references)
