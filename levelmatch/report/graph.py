@@ -30,64 +30,49 @@ LABEL = 70.0, 22.0
 def graph_section(facts):
     """Return the map with its legend."""
     n_sets = int(facts.sets.max(initial=0)) + 1
-    sheet = _Sheet(facts)
+    chart, (width, height), scale, place = _sheet(facts)
     words = (
         f"Footprints of {count(len(facts.frames), 'image')} on the sky, North up and East left, "
         f"with {count(len(facts.pairs), 'pair')} as links"
         + (f", in {n_sets} sets without overlap between them" if n_sets > 1 else "")
         + ". The table of pairs has the same numbers."
     )
-    width, height = sheet.size
     kind = ' class="wide"' if width > WIDE else ""
     parts = [
         f'<svg id="graph"{kind} viewBox="0 0 {width:.0f} {height:.0f}" role="group" '
         f'aria-label="{safe(words)}">',
-        _outlines(facts, sheet.place),
-        *_links(facts, sheet.place),
-        *_images(facts, sheet.place),
-        _names(facts, sheet),
-        _worst_labels(facts, sheet.place),
-        _compass(sheet),
+        _outlines(facts, place),
+        *_links(facts, place),
+        *_images(facts, place),
+        _names(facts, place),
+        _worst_labels(facts, place),
+        _compass(width, height, scale, chart.unit),
         "</svg>",
     ]
     return "\n".join(part for part in parts if part) + "\n" + _legend(facts, n_sets)
 
 
-class _Sheet:
-    """Drawing of the map: its size, and positions on it.
-
-    Parameters
-    ----------
-    facts : `~levelmatch.diagnostics.Diagnostics`
-        The result.
-    """
-
-    def __init__(self, facts):
-        self.chart = Chart(facts.frames)
-        extent = np.maximum(self.chart.high - self.chart.low, 1e-30)
-        room = WIDTH - 2 * MARGIN, HEIGHT - 2 * MARGIN
-        self.scale = min(room[0] / extent[0], room[1] / extent[1])
-        width = max(extent[0] * self.scale + 2 * MARGIN, LEAST)
-        self.size = np.array([width, extent[1] * self.scale + 2 * MARGIN + FOOT])
-        self.middle = 0.5 * (self.chart.high + self.chart.low)
-
-    def place(self, vectors):
-        """Return the positions (x, y) of unit vectors, shape (..., 2)."""
-        # East is left, and y increases downward.
-        centre = 0.5 * (self.size - np.array([0, FOOT]))
-        return centre - (self.chart.project(vectors) - self.middle) * self.scale
+def _sheet(facts):
+    """Return the map, its size, its scale, and the function that places unit vectors on it."""
+    chart = Chart(facts.frames)
+    extent = np.maximum(chart.high - chart.low, 1e-30)
+    scale = min((WIDTH - 2 * MARGIN) / extent[0], (HEIGHT - 2 * MARGIN) / extent[1])
+    width = max(extent[0] * scale + 2 * MARGIN, LEAST)
+    size = np.array([width, extent[1] * scale + 2 * MARGIN + FOOT])
+    # East is left, and y increases downward.
+    centre, middle = 0.5 * (size - np.array([0, FOOT])), 0.5 * (chart.high + chart.low)
+    return chart, size, scale, lambda vectors: centre - (chart.project(vectors) - middle) * scale
 
 
-def _compass(sheet):
+def _compass(width, height, scale, unit):
     """Return the arrows to North and East and the scale bar below the map."""
-    width = sheet.size[0]
-    length = nice_length(0.25 * width / sheet.scale)
-    bar, y = length * sheet.scale, sheet.size[1] - 0.4 * FOOT
+    length = nice_length(0.25 * width / scale)
+    bar, y = length * scale, height - 0.4 * FOOT
     x = MARGIN + 40
     return (
         '<g class="compass" aria-hidden="true">'
         f'<path d="M{MARGIN:.0f} {y:.1f}h{bar:.1f}m0 -5v10M{MARGIN:.0f} {y - 5:.1f}v10"/>'
-        f'<text x="{MARGIN + bar + 10:.1f}" y="{y + 6:.1f}">{length:g} {sheet.chart.unit}</text>'
+        f'<text x="{MARGIN + bar + 10:.1f}" y="{y + 6:.1f}">{length:g} {unit}</text>'
         f'<path d="M{width - x:.0f} {y + 8:.1f}v-34l-5 9m5 -9l5 9"/>'
         f'<path d="M{width - x:.0f} {y + 8:.1f}h-34l9 -5m-9 5l9 5"/>'
         f'<text x="{width - x + 8:.0f}" y="{y - 16:.1f}">N</text>'
@@ -121,15 +106,15 @@ def _worst_labels(facts, place):
     return '<g class="label" aria-hidden="true">' + "".join(labels) + "</g>"
 
 
-def _names(facts, sheet):
+def _names(facts, place):
     """Return short names of the images, or of tiles of several images; empty if they do not fit."""
     tiles = [frame.tile for frame in facts.frames]
-    centres = sheet.place(np.array([frame.grid.centre for frame in facts.frames]))
+    centres = place(np.array([frame.grid.centre for frame in facts.frames]))
     of_tiles = len(set(tiles)) < len(tiles) and all(tiles) and _are_crowded(centres)
     words, _ = short_names(sorted(set(tiles)), SHORT_NAME) if of_tiles else names_of(facts)
     members = tiles if of_tiles else facts.names
     groups = sorted(set(members)) if of_tiles else members
-    corners = [sheet.place(frame.grid.polygon) for frame in facts.frames]
+    corners = [place(frame.grid.polygon) for frame in facts.frames]
     wide = max(np.ptp(corner[:, 0]) for corner in corners)
     if len(groups) > MAX_NAMES or LETTER * max(map(len, words)) > 1.2 * wide:
         return ""
