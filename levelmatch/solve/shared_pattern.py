@@ -263,12 +263,12 @@ def find_shared_pattern(frames, passes, measured, used, options, solve):
             normal.add_pairs(solved, table, left)
             normal.add_trends(solved, response)
         scatter = max(scatter, normal.scatter)
-        change, estimate = normal.solve(found, scatter)
+        change = normal.solve(found, scatter)
         found = found + change
-        if (np.abs(change) <= SETTLED * np.sqrt(np.diagonal(estimate.covariance))).all():
+        if (np.abs(change) <= SETTLED * np.sqrt(np.diagonal(normal.covariance))).all():
             break
-    found, covariance = estimate.without_trends(found)
-    return _shared(names, of_image, columns, found, covariance, estimate.fraction)
+    found, covariance = normal.without_trends(found)
+    return _shared(names, of_image, columns, found, covariance, normal.fraction)
 
 
 def _without(table, columns, coefficients):
@@ -297,49 +297,20 @@ def _shared(names, of_image, columns, found, covariance, fraction):
     )
 
 
-@dataclass(frozen=True, eq=False)
-class _Estimate:
-    """The inverse of the normal equations, and the information on each coefficient.
-
-    ``fraction`` is the fraction of the information that comes from pairs. ``known`` is false for
-    coefficients without information from pairs or trends. ``freedom`` is the number of
-    corrections minus the number of coefficients of their trends.
-    """
-
-    inverse: np.ndarray
-    covariance: np.ndarray
-    fraction: np.ndarray
-    known: np.ndarray
-    freedom: int
-
-    def without_trends(self, found):
-        """Return the coefficients without insignificant trends, and their covariance."""
-        found, covariance = found.copy(), self.covariance.copy()
-        from_trends = self.known & (self.fraction < DETERMINED)
-        if from_trends.any():
-            own = np.ix_(from_trends, from_trends)
-            trend = found[from_trends]
-            square = trend @ np.linalg.pinv(covariance[own], hermitian=True) @ trend
-            if fdtrc(len(trend), max(self.freedom, 1), square / len(trend)) > CHANCE:
-                # The terms that are set to zero may exist: their size enters the covariance.
-                covariance[own] += np.outer(trend, trend)
-                self._set_to_zero(found, from_trends)
-        self._set_to_zero(found, ~self.known)
-        covariance[~self.known] = covariance[:, ~self.known] = 0.0
-        return found, covariance
-
-    def _set_to_zero(self, found, chosen):
-        """Set chosen coefficients to zero, and change the others to the solution without them."""
-        others = ~chosen
-        if chosen.any() and others.any():
-            pull = self.inverse[np.ix_(others, chosen)]
-            pull = pull @ np.linalg.inv(self.inverse[np.ix_(chosen, chosen)])
-            found[others] -= pull @ found[chosen]
-        found[chosen] = 0.0
-
-
 class _Normal:
-    """Normal equations of the coefficients, from pairs and from trends of the corrections."""
+    """Normal equations of the coefficients, from pairs and from trends of the corrections.
+
+    Attributes
+    ----------
+    scatter, freedom : float, int
+        Scatter of the corrections, and their number minus that of the coefficients of their trends.
+    inverse, covariance : `~numpy.ndarray`, shape (q, q)
+        Inverse of the solved equations, and covariance of the coefficients.
+    fraction : `~numpy.ndarray`, shape (q,)
+        Fraction of the information on each coefficient that comes from pairs.
+    known : `~numpy.ndarray` of bool, shape (q,)
+        False for coefficients without information from pairs or trends.
+    """
 
     def __init__(self, size, half_side):
         self.half_side = half_side
@@ -391,7 +362,7 @@ class _Normal:
         self.spread += known.T @ known / variance + np.nan_to_num(noise) / variance**2
 
     def solve(self, found, scatter):
-        """Return the change of the coefficients, and the `_Estimate`.
+        """Solve the equations, and return the change of the coefficients.
 
         The prior of each coefficient is normal, with the scatter of the corrections.
         """
@@ -401,9 +372,10 @@ class _Normal:
         inverse = np.linalg.inv(whole * np.outer(scale, scale)) * np.outer(scale, scale)
         change = inverse @ (self.right - prior @ found)
         spread = self._inflation(change) * self.of_pairs + self.spread + prior
-        fraction = np.diagonal(inverse @ self.of_pairs)
-        known = np.diagonal(inverse @ (self.of_pairs + self.of_trends)) > LEAST_KNOWN
-        return change, _Estimate(inverse, inverse @ spread @ inverse, fraction, known, self.freedom)
+        self.fraction = np.diagonal(inverse @ self.of_pairs)
+        self.known = np.diagonal(inverse @ (self.of_pairs + self.of_trends)) > LEAST_KNOWN
+        self.inverse, self.covariance = inverse, inverse @ spread @ inverse
+        return change
 
     def _inflation(self, change):
         """Return the variance of the images' sums of residuals over that of independent pairs."""
@@ -416,3 +388,28 @@ class _Normal:
         square = np.sum(np.square(left[np.abs(scores).max(axis=1) > 0] / size))
         # Each pair counts in two images.
         return max(1.0, 0.5 * square / n * used / max(used - n, 1))
+
+    def without_trends(self, found):
+        """Return the coefficients without insignificant trends, and their covariance."""
+        found, covariance = found.copy(), self.covariance.copy()
+        from_trends = self.known & (self.fraction < DETERMINED)
+        if from_trends.any():
+            own = np.ix_(from_trends, from_trends)
+            trend = found[from_trends]
+            square = trend @ np.linalg.pinv(covariance[own], hermitian=True) @ trend
+            if fdtrc(len(trend), max(self.freedom, 1), square / len(trend)) > CHANCE:
+                # The terms that are set to zero may exist: their size enters the covariance.
+                covariance[own] += np.outer(trend, trend)
+                self._set_to_zero(found, from_trends)
+        self._set_to_zero(found, ~self.known)
+        covariance[~self.known] = covariance[:, ~self.known] = 0.0
+        return found, covariance
+
+    def _set_to_zero(self, found, chosen):
+        """Set chosen coefficients to zero, and change the others to the solution without them."""
+        others = ~chosen
+        if chosen.any() and others.any():
+            pull = self.inverse[np.ix_(others, chosen)]
+            pull = pull @ np.linalg.inv(self.inverse[np.ix_(chosen, chosen)])
+            found[others] -= pull @ found[chosen]
+        found[chosen] = 0.0
