@@ -5,7 +5,6 @@
 import numpy as np
 
 from libc.math cimport INFINITY, NAN, atanh, exp, fabs, log, rint, sqrt, tanh
-from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memset
 
 cdef extern from "_median.h" nogil:
@@ -632,17 +631,12 @@ def gain_of_cells(const Py_ssize_t[:, ::1] index, const double[::1] count,
     layout.ny = high[0] - low[0] + 1
     layout.nx = high[1] - low[1] + 1
     columns = 2 * k + N_DERIVATIVES + 19
-    cdef double *buffer = <double *> malloc(columns * n * sizeof(double))
-    cdef int *places = <int *> malloc(2 * n * sizeof(int))
+    cdef double[::1] room = np.empty(columns * n)
+    cdef int[::1] places = np.empty(2 * n, np.intc)
+    cdef int[::1] number = np.zeros((layout.ny + 2) * (layout.nx + 2), np.intc)
     # A block has at least one cell on a side, so the grid has room for all blocks.
-    cdef Block *blocks = <Block *> malloc(layout.ny * layout.nx * sizeof(Block))
-    layout.number = <int *> calloc((layout.ny + 2) * (layout.nx + 2), sizeof(int))
-    if buffer == NULL or places == NULL or blocks == NULL or layout.number == NULL:
-        free(buffer)
-        free(places)
-        free(blocks)
-        free(layout.number)
-        raise MemoryError
+    cdef char[::1] blocks = np.empty(layout.ny * layout.nx * sizeof(Block), np.int8)
+    cdef double *buffer = &room[0]
     cdef double *a = buffer
     cdef double *b = buffer + n
     cdef double *where = buffer + (2 * k + N_DERIVATIVES + 17) * n
@@ -655,7 +649,7 @@ def gain_of_cells(const Py_ssize_t[:, ::1] index, const double[::1] count,
         ends[c][0] = buffer + (c + 2) * n
     layout.terms = buffer + 16 * n
     fit.design = layout.terms + k * n
-    layout.y, layout.x = places, places + n
+    layout.y, layout.x, layout.number = &places[0], &places[n], &number[0]
     with nogil:
         n = 0
         for c in range(count.shape[0]):
@@ -673,11 +667,7 @@ def gain_of_cells(const Py_ssize_t[:, ::1] index, const double[::1] count,
             where[2 * n + 1] = place[c, 1]
             n += 1
         _set_terms(&layout, where)
-        gain = _gain(&layout, a, b, &fit, blocks, &error)
-        free(buffer)
-        free(places)
-        free(blocks)
-        free(layout.number)
+        gain = _gain(&layout, a, b, &fit, <Block *> &blocks[0], &error)
     if gain != gain:
         return gain, error, np.nan, np.inf
     return gain, error, fit.shift, fit.shift_error
