@@ -13,7 +13,7 @@ import numpy as np
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-from levelmatch.measure.noise import BOTH, fit_images, weakened, weigh_depths
+from levelmatch.measure.noise import BOTH, fit_images, weigh_depths, widened
 from levelmatch.measure.rounding import widen_rounded
 from levelmatch.options import fit_terms
 from levelmatch.sky.vectors import transfer_matrix
@@ -141,7 +141,7 @@ def _bound_copies(table):
     if not small.any():
         return table
     added = np.square(least / np.maximum(table.sigma, np.finfo(float).tiny)) - 1
-    return weakened(table, np.where(small, added, 0))
+    return widened(table, np.where(small, added, 0))
 
 
 def pooled(table, grids=None, *, planes=False):
@@ -167,7 +167,7 @@ def pooled(table, grids=None, *, planes=False):
         return table
     added, excess, response, share = _added(table, planes)
     if not added.any():
-        return weakened(table, np.full(len(table), _balance(table, excess, response, share)))
+        return widened(table, np.full(len(table), _balance(table, excess, response, share)))
     # All pairs are widened by the same factor: the variances of few strips are too uncertain for
     # weights.
     typical = np.mean(np.minimum(added, MOST_ALIKE * np.median(added)))
@@ -175,7 +175,7 @@ def pooled(table, grids=None, *, planes=False):
         of_gradients = np.mean(_of_gradients(table, grids))
         if of_gradients < typical:
             typical = min(typical, of_gradients + np.mean(_of_others(table)))
-    return weakened(table, np.maximum(typical, _unlike(table, added)))
+    return widened(table, np.maximum(typical, _unlike(table, added)))
 
 
 def _added(table, planes):

@@ -16,7 +16,7 @@ __all__ = [
     "BOTH",
     "fit_images",
     "image_variances",
-    "weakened",
+    "widened",
     "weigh_depths",
 ]
 
@@ -176,7 +176,7 @@ def fit_images(table, excess, response, families):
     return found
 
 
-def weakened(table, added):
+def widened(table, added):
     """Return the pair table with a variance added to that of each pair.
 
     Parameters

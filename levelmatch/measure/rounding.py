@@ -4,7 +4,7 @@
 import numpy as np
 from scipy.special import ndtr
 
-from levelmatch.measure.noise import image_variances, weakened
+from levelmatch.measure.noise import image_variances, widened
 
 __all__ = ["common_steps", "rounding_step", "rounding_variance", "squared_errors", "widen_rounded"]
 
@@ -158,4 +158,4 @@ def widen_rounded(table):
     error = np.zeros(len(variance))
     error[rounded] = squared_errors(variance[rounded] / step[rounded] ** 2)
     added = np.sum(error[ends] * table.step**2, axis=1)
-    return weakened(table, added / table.sigma**2)
+    return widened(table, added / table.sigma**2)

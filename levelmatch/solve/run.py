@@ -10,7 +10,7 @@ from levelmatch.exceptions import PatternWarning, warn_user
 from levelmatch.images.background import local_level
 from levelmatch.images.corrections import AppliedCorrection, Correction
 from levelmatch.measure.correlated_errors import pooled_passes, shared_by_planes, shared_noise
-from levelmatch.measure.noise import weakened
+from levelmatch.measure.noise import widened
 from levelmatch.solve.cumulative_covariance import Carried
 from levelmatch.solve.flux_scales import scale_scatter, shift_variances
 from levelmatch.solve.linear import one_thread
@@ -59,33 +59,34 @@ def run_passes(
     passes = _hold_named(passes, frames, used)
     fit_types = [p.fit_type for p in passes]
     of_short = short_variances(measured, used, fit_types, options)
-    if pattern is None:
-        widened = _widened(measured, of_short)
-        pattern = _shared_pattern(frames, passes, widened, used, options)
+    # Recorded images have no WCS.
+    if pattern is None and options.pattern is not None and frames[0].transform is not None:
+        widened_pairs = _with_variances(measured, of_short)
+        after_pass = partial(_after_pass, options)
+        pattern = find_shared_pattern(frames, passes, widened_pairs, used, options, after_pass)
     # Errors from strips and blocks would absorb a pattern of the detector. Patterns are therefore
     # searched for with the errors of the cells alone.
     grids = [frame.whole_grid for frame in frames]
-    unpooled = _widened(subtract_pattern(measured, pattern), of_short)
+    unpooled = _with_variances(subtract_pattern(measured, pattern), of_short)
     pooled = _pooled(measured, used, fit_types, grids)
-    of_scales = _scale_variances(measured, used, fit_types)
-    pooled = _widened(pooled, of_scales + of_short)
+    of_scales, _, _ = scale_scatter(measured)
+    of_scales[_of_planes(used, fit_types)] = 0
+    pooled = _with_variances(pooled, of_scales + of_short)
     shared = shared_by_planes(measured, used, fit_types, pooled)
     done, table, carried = [], subtract_pattern(pooled, pattern), Carried.of(frames, pattern)
     for k, p in enumerate(passes):
         rows = np.flatnonzero(used == k)
         more = {"sky": sky, "shared": shared, "unpooled": unpooled}
         solved = solve_pass(p.grouped(frames), frames, table, rows, options, **more)
-        tested = _widened(unpooled, of_scales)
+        tested = _with_variances(unpooled, of_scales)
         solved = replace(solved, patterns=_find_patterns(solved, frames, tested, measured))
-        carried_after = carried and carried.after(solved, frames, table)
-        table = subtract_solution(table, solved)
-        unpooled = subtract_solution(unpooled, solved)
+        after = carried and carried.after(solved, frames, table)
+        variances = _added_variances(carried, after, frames, solved)
+        before, carried = frames, after
+        table, unpooled = (subtract_solution(pairs, solved) for pairs in (table, unpooled))
         if k == 0:
             solved = replace(solved, pattern=pattern)
-        done.append(replace(solved, carried_of=partial(_identity, carried_after)))
-        variances = _added_variances(carried, carried_after, frames, solved)
-        carried = carried_after
-        before = frames if sky is not None else None
+        done.append(replace(solved, carried_of=partial(_identity, carried)))
         frames = correct_frames(frames, solved, variances, _subsets(solved))
         if p.subtract_local:
             levels = _local_levels(frames, solved, local)
@@ -94,13 +95,6 @@ def run_passes(
         if sky is not None:
             sky = sky - _steps(before, frames)
     return frames, done
-
-
-def _scale_variances(measured, used, fit_types):
-    """Return the variances that unequal flux scales add to the pairs of levels, shape (n,)."""
-    variance, _, _ = scale_scatter(measured)
-    variance[_of_planes(used, fit_types)] = 0
-    return variance
 
 
 def _pooled(measured, used, fit_types, grids):
@@ -112,7 +106,7 @@ def _pooled(measured, used, fit_types, grids):
     variance = shift_variances(measured)
     counts = (variance > 0) & ~_of_planes(used, fit_types)
     more = np.square(measured.sigma) + variance - np.square(pooled.sigma)
-    return _widened(pooled, np.where(counts, np.maximum(more, 0), 0))
+    return _with_variances(pooled, np.where(counts, np.maximum(more, 0), 0))
 
 
 def _of_planes(used, fit_types):
@@ -121,23 +115,14 @@ def _of_planes(used, fit_types):
     return np.array([*planes, True])[used]
 
 
-def _widened(table, variance):
+def _with_variances(table, variance):
     """Return the pair table with variances added to those of the levels."""
     if not variance.any():
         return table
     # Pairs without common pixels have no error.
     out = np.zeros(len(variance))
     added = np.divide(variance, np.square(table.sigma), out=out, where=variance > 0)
-    return weakened(table, added)
-
-
-def _shared_pattern(frames, passes, measured, used, options):
-    """Return the pattern of the detectors, or `None` if the options require none."""
-    # Recorded images have no WCS.
-    if options.pattern is None or frames[0].transform is None:
-        return None
-    after_pass = partial(_after_pass, options)
-    return find_shared_pattern(frames, passes, measured, used, options, after_pass)
+    return widened(table, added)
 
 
 def _after_pass(options, p, frames, table, rows):
