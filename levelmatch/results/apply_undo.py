@@ -178,7 +178,7 @@ def undo_record(
         work = list(zip(by_file(products), paths, strict=True))
         for images, path in work if progress_bar is None else progress_bar(work):
             with named_writing(images[0].name), atomic_stream(path) as stream:
-                _undo_writer(record, images)(record, images, stream)
+                _write_undone(record, images, stream)
         for path, content in associations.items():
             write_content(path, content)
     return paths
@@ -233,11 +233,14 @@ def _inverse(frame: Frame) -> Frame:
     return frame.with_keys(corrections=back, output_factor=1 / factor)
 
 
-def _undo_writer(record: Record, products: list[Product]) -> Callable:
-    """Return the function that writes the restored file of a kind of output."""
+def _write_undone(record: Record, products: list[Product], stream: BinaryIO) -> None:
+    """Write a copy of a corrected file with restored images and metadata."""
     if record.of_models:
-        return _write_model
-    return _write_asdf if isinstance(products[0].frame.source, AsdfSource) else _write_fits
+        _write_model(record, products, stream)
+    elif isinstance(products[0].frame.source, AsdfSource):
+        write_undone_asdf(products[0], record.provenance, stream)
+    else:
+        _write_fits(record, products, stream)
 
 
 def _write_model(record: Record, products: list[Product], stream: BinaryIO) -> None:
@@ -248,11 +251,6 @@ def _write_model(record: Record, products: list[Product], stream: BinaryIO) -> N
     lyot = product.lyot and _inverse(product.lyot)
     own = replace(product, frame=_inverse(product.frame), lyot=lyot)
     write_undone_model(product, own, record.provenance, stream)
-
-
-def _write_asdf(record: Record, products: list[Product], stream: BinaryIO) -> None:
-    """Write a copy of a corrected ASDF file with restored pixels and background."""
-    write_undone_asdf(products[0], record.provenance, stream)
 
 
 def _write_fits(record: Record, products: list[Product], stream: BinaryIO) -> None:
