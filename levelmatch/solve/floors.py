@@ -58,7 +58,8 @@ class Floors:
         self.long = np.ones(len(self.set_of), dtype=bool) if short is None else ~short
         # Pairs of large sets that are far off, by a rough solution.
         self.far = np.zeros(len(self.set_of), dtype=bool)
-        self._start = np.full(n_sets, 0.0 if fixed is None else fixed)
+        # First floors of an iteration.
+        self.start = np.full(n_sets, 0.0 if fixed is None else fixed)
 
     def part(self, chosen, counted=True):
         """Return the same of some sets alone, and the rows of their pairs.
@@ -105,18 +106,14 @@ class Floors:
         variance += 1
         return np.reciprocal(variance, out=variance)
 
-    def start(self):
-        """Return the first floors of an iteration, shape (n_sets,)."""
-        return self._start
-
     def start_from(self, solved):
         """Take first floors, and the pairs far off, from a rough solution."""
         quadratic = self.equations.quadratic(solved.coefficients)
         k, own = self.equations.n_terms, self.equations.gram[:, 0, 0]
         found, square = medians(self.set_of, (quadratic / chdtri(k, 0.5) - 1) / own)
-        self._start = np.zeros(self.n_sets)
-        self._start[found] = np.sqrt(np.maximum(square, 0))
-        self.far = self._far_off(self.precision(self._start) * quadratic)
+        self.start = np.zeros(self.n_sets)
+        self.start[found] = np.sqrt(np.maximum(square, 0))
+        self.far = self._far_off(self.precision(self.start) * quadratic)
 
     def _far_off(self, square):
         """Return flags of pairs of large sets with weighted squares that are far off, (n,)."""

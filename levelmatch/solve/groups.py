@@ -173,7 +173,7 @@ def _adapt(floors, options, solver):
     """Return floors, robust weights and solution for the chosen treatment of wrong pairs."""
     if options.weights != "ivar" and options.floor is not None:
         # Neither floors nor robust weights are needed.
-        return RobustFit(floors.start(), np.ones(len(floors.set_of)), None)
+        return RobustFit(floors.start, np.ones(len(floors.set_of)), None)
     if options.robust == "auto":
         return Rejection(floors, solver).run()
 

@@ -277,24 +277,13 @@ class Agreement:
         return fdtri(self.equations.n_terms, freedom, 1 - SIGNIFICANCE / self.number)
 
     def not_normal(self, fit):
-        """Return flags of sets whose sound pairs are not normally distributed, shape (n_sets,).
+        """Return flags of sets whose sound pairs are not normally distributed, (2, n_sets).
 
         The test adds their excess kurtosis (Mardia 1970, Biometrika 57, 519) and the
-        Kolmogorov-Smirnov distance of their distribution from the expected one.
+        Kolmogorov-Smirnov distance of their distribution from the expected one. The second flags
+        are those of long tails, as wrong pairs cause that hide each other: they add to the scatter
+        by which each is judged.
         """
-        return _not_normal(*self._shape(fit))
-
-    def may_hide(self, fit):
-        """Return flags of sets in which wrong pairs may hide each other, shape (n_sets,).
-
-        Where the wrong pairs add to the scatter by which each is judged, the distribution has
-        long tails.
-        """
-        kurtosis, distance = self._shape(fit)
-        return _not_normal(kurtosis, distance) & (kurtosis > 0)
-
-    def _shape(self, fit):
-        """Return the excess kurtosis of each set, and the distance from a normal distribution."""
         k = self.equations.n_terms
         rows = np.flatnonzero(fit.sound & (fit.terms == k))
         label, square = self.set_of[rows], fit.distance[rows]
@@ -319,7 +308,9 @@ class Agreement:
         distance = np.zeros(n_sets)
         if len(found):
             distance[found] = np.maximum.reduceat(np.abs(expected), start) + 0.5 / count
-        return kurtosis, distance * np.sqrt(freedom)
+        distance *= np.sqrt(freedom)
+        flags = np.maximum(kurtosis, 0) / KURTOSIS + distance / DISTANCE > MAX_BOTH
+        return flags, flags & (kurtosis > 0)
 
     def images(self, fit):
         """Return the p-value of each image: of the scatter of its pairs against all others, (m,).
@@ -349,7 +340,3 @@ class Agreement:
     def degree(self, chosen):
         """Return the number of chosen pairs of each image, shape (m,)."""
         return self._at_images(chosen.astype(float)).astype(int)
-
-
-def _not_normal(kurtosis, distance):
-    return np.maximum(kurtosis, 0) / KURTOSIS + distance / DISTANCE > MAX_BOTH

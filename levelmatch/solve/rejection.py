@@ -72,7 +72,7 @@ class Rejection(Agreement):
         far = self.floors.sum(self.floors.far) > 0
         # A search, which settles the floors, follows for sets with pairs that are far off.
         steps = {"n_steps": 1} if far.all() else {}
-        fit = self.fit(self.floors.start(), ~self.floors.far, **steps)
+        fit = self.fit(self.floors.start, ~self.floors.far, **steps)
         loops = fit.freedom / self.equations.n_terms
         searched = self._suspicious(fit) & (loops >= MIN_LOOPS)
         searched |= far
@@ -161,7 +161,7 @@ class Rejection(Agreement):
         if large.any():
             none = large & (n_found == 0) & (budget > 0)
             if none.any():
-                budget[none & ~self.may_hide(fit)] = 0
+                budget[none & ~self.not_normal(fit)[1]] = 0
                 excess[(budget <= 0)[self.set_of]] = 0.0
             excess[(large & (n_found > 0))[self.set_of] & ~significant] = 0.0
         most = np.minimum(np.where(large, np.maximum(batch, n_found), batch), budget)
@@ -297,8 +297,7 @@ class Rejection(Agreement):
 
     def _keep_natural(self, first, fit, images):
         """Return the fit; put back all pairs of sets whose scatter has large differences."""
-        natural = self.not_normal(fit)
-        natural |= self._unclear(fit, images)
+        natural = self.not_normal(fit)[0] | self._unclear(fit, images)
         changed = ~fit.counted | (fit.extra > 0)
         if not changed.any():
             return fit

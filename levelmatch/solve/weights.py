@@ -226,7 +226,7 @@ def settle_floors(floors, solve):
     robust = np.ones(len(floors.set_of))
     counted = robust > 0
     freedom, full = floors.freedom(counted), lambda values: solve(values, robust)
-    found, solved = floors.settle(floors.start(), counted, freedom, full)
+    found, solved = floors.settle(floors.start, counted, freedom, full)
     return RobustFit(found, robust, solved)
 
 
@@ -272,7 +272,7 @@ class Reweighting:
         robust = np.ones(len(self.set_of))
         if not self.many.any():
             return settle_floors(self.floors, solve)
-        floors = self.floors.start()
+        floors = self.floors.start
         solved = solve(floors, robust)
         floors, robust, solved = self._iterate(floors, robust, solved, solve, "huber")
         if self.kind == "tukey":
