@@ -299,12 +299,11 @@ def notes(result):
     facts = Diagnostics.of(result)
     # The worst seam is not repeated here, because `trust_lines` always names it.
     others = [f.sentence for f in findings(facts) if f not in list(_seam_findings(facts))]
-    sentences = [*_pair_notes(facts), *others, *_pattern_notes(facts), *_set_notes(facts)]
-    return sentences + [_as_sentence(text) for text in facts.result.options.get("notes", ())]
-
-
-def _as_sentence(text):
-    return text if text.endswith((".", "!", "?")) else f"{text}."
+    patterns = [p.sentence(facts.unit_words) for q in facts.passes for p in q.patterns]
+    patterns = [f"{sentence[:1].upper()}{sentence[1:]}." for sentence in patterns]
+    sentences = [*_pair_notes(facts), *others, *patterns, *_set_notes(facts)]
+    of_run = facts.result.options.get("notes", ())
+    return sentences + [t if t.endswith((".", "!", "?")) else f"{t}." for t in of_run]
 
 
 def _pair_notes(facts):
@@ -331,11 +330,6 @@ def _pair_notes(facts):
             f"{count(low, 'pair')} at odds with the others, with less than half of the weight."
         )
     return out
-
-
-def _pattern_notes(facts):
-    sentences = [p.sentence(facts.unit_words) for q in facts.passes for p in q.patterns]
-    return [f"{sentence[:1].upper()}{sentence[1:]}." for sentence in sentences]
 
 
 def _reason_words(options):

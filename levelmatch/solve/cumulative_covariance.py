@@ -62,7 +62,8 @@ class Carried:
         """
         if len(frames) > MAX_DENSE:
             return None
-        variances = np.array([_variance(frame) for frame in frames])
+        totals = (sum((a.variance for a in f.corrections), np.zeros(3)) for f in frames)
+        variances = np.array([t * f.scale**2 for t, f in zip(totals, frames, strict=True)])
         n_terms = 3 if variances[:, 1:].any() else 1
         variances = np.nan_to_num(variances[:, :n_terms]).ravel()
         matrix_of, exact = partial(np.diag, variances), not variances.any()
@@ -132,11 +133,6 @@ def _after(before, result, axes, table, k):
     response = _response(result, axes, table, k)
     half = own - spread @ (response @ own)
     return half - (spread @ (response @ half.T)).T + new
-
-
-def _variance(frame):
-    total = sum((applied.variance for applied in frame.corrections), np.zeros(3))
-    return total * frame.scale**2
 
 
 def _with_terms(matrix, old, new):

@@ -149,20 +149,15 @@ def find_patterns(result, frames, table, noise=None):
     slopes = _slopes_left(result, table, noise)
     if slopes is None:
         return []
-    found = [p for p in _of_their_own(result, slopes) if p.size > least]
-    closing = _that_close(result, table, noise, slopes)
-    return found or [p for p in closing if p.size > FRACTION * least]
+    square, freedom, size, linked = slopes
+    if square > MIN_SHAPES * freedom and size > least:
+        # Planes do not follow the slopes of the overlaps.
+        return [DetectorPattern(result.name, "", len(linked), size, 0.0, False, common=False)]
+    return [p for p in _that_close(result, table, noise, slopes) if p.size > FRACTION * least]
 
 
 # --------------------------------------------------------------------------------------
 # Images with patterns of their own
-
-
-def _of_their_own(result, slopes):
-    """Test the slopes of the overlaps that planes do not follow against their errors."""
-    square, freedom, size, linked = slopes
-    if square > MIN_SHAPES * freedom:
-        yield DetectorPattern(result.name, "", len(linked), size, 0.0, False, common=False)
 
 
 def _that_close(result, table, noise, slopes):

@@ -276,7 +276,9 @@ def held_choice(grouped, frames, equations, pairs, suspects):
     references : dict of int to `Reference`
         The choice in each set of several groups, by its first group; ``pick`` adds to it.
     """
-    by_caller = {} if grouped.name == "lyot" else _held_by_role(frames, grouped.group)
+    # The name of the first image of each group that the caller holds.
+    held = [] if grouped.name == "lyot" else np.flatnonzero(_held(frames)).tolist()
+    by_caller = {int(grouped.group[k]): frames[k].name for k in reversed(held)}
     if grouped.held is None and not by_caller:
         return None, {}
     # Those of a record that is solved again.
@@ -356,11 +358,6 @@ def with_held(frames, domain, group):
         own = np.unique(group[held & inside])
         group[inside & np.isin(group, own)] = own[0]
     return _compact(group)
-
-
-def _held_by_role(frames, group):
-    """Return the name of the first held image of each group that has one, by group."""
-    return {int(group[k]): frames[k].name for k in reversed(np.flatnonzero(_held(frames)).tolist())}
 
 
 def _held(frames):

@@ -173,7 +173,10 @@ class GaugedCovariance:
 
     def matrix(self):
         """Return the whole covariance, shape (m * k, m * k)."""
-        half = self._half()
+        # The product of the gauge and the inverse of the normal matrix.
+        half = self.scale[:, None] * self.solved.factors.inverse() * self.scale
+        if self.gauge is not None:
+            half = self.gauge.apply(half)
         matrix = half if self.middle is None else half @ (self.middle @ half.T)
         if self.gauge is not None and self.middle is None:
             matrix = self.gauge.apply(half.T)
@@ -220,11 +223,6 @@ class GaugedCovariance:
             for change in (-step, step)
         )
         return (less - more) / (2 * step)
-
-    def _half(self):
-        """Return the product of the gauge and the inverse of the normal matrix."""
-        inverse = self.scale[:, None] * self.solved.factors.inverse() * self.scale
-        return inverse if self.gauge is None else self.gauge.apply(inverse)
 
     def _times(self, vectors):
         """Return the covariance before the gauge times vectors."""

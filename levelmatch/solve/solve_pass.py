@@ -75,7 +75,9 @@ def solve_pass(grouped, frames, table, rows, options, *, sky=None, shared=None, 
     pairs = table.without_strips().take(rows)
     kept, reason = select_pairs(pairs, grouped.group, limits_of(grouped.fit_type, options))
     counted = pairs.take(kept)
-    group_axes = _group_axes(grouped.group, frames)
+    # A group's centre is the mean of its images'.
+    centres = np.array([frame.whole_grid.axes[0] for frame in frames])
+    group_axes = tangent_axes(sum_by(grouped.group, centres, int(grouped.group.max()) + 1))
     terms = fit_terms(grouped.fit_type)
     noise = None if shared is None else shared[rows][kept]
     short = short_overlaps(counted.extent, grouped.fit_type, options)
@@ -247,12 +249,6 @@ def _warn_suspect_reference(solved):
                 f"reference: {reference.name} {DISAGREES}, and all levels are relative to it; name "
                 "another, or use 'mean'"
             )
-
-
-def _group_axes(group, frames):
-    """Return centre, East and North of each group, (n_groups, 3, 3), at its images' mean."""
-    centres = np.array([frame.whole_grid.axes[0] for frame in frames])
-    return tangent_axes(sum_by(group, centres, int(group.max()) + 1))
 
 
 def _disconnected(grouped, solution):
