@@ -127,7 +127,7 @@ def test_the_poles_and_ra_zero_change_nothing():
 
 def test_pairs_are_those_that_share_cells(row):
     frames = levelmatch.images.inputs.collect_frames(row)
-    rows = CellRows.of(frames)
+    rows = CellRows(frames)
     pairs, area = rows.pairs()
     assert_array_equal(pairs, [[0, 1], [1, 2], [2, 3]])
     sets = [set(cells.index.tolist()) for cells in row]

@@ -2,7 +2,6 @@
 """Measure pairs of images in healpix cells."""
 
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
@@ -30,57 +29,42 @@ LEAST = 0.25
 TINY = float(np.finfo(np.float32).tiny)
 
 
-@dataclass(frozen=True, eq=False)
 class CellRows:
-    """The cells of all images, sorted by cell and image.
+    """The cells of all images, with the corrections of the images subtracted.
 
     Parameters
+    ----------
+    frames : list of `~levelmatch.images.frame.Frame`
+        The images.
+
+    Attributes
     ----------
     nside : int
         Resolution of the cells.
     n_images : int
         Number of images.
     image : `~numpy.ndarray` of intp, shape (n,)
-        Image of each row.
+        Image of each row. Rows are sorted by cell and image.
     cell : `~numpy.ndarray` of intp, shape (n,)
         Place of each row's cell in ``cells``.
     cells : `~numpy.ndarray` of int64, shape (m,)
         Nested indices of the cells, ascending.
     value, variance : `~numpy.ndarray`, shape (n,)
         Value and squared error, in the common unit.
-    frames : list of `~levelmatch.images.frame.Frame`
-        The images.
     """
 
-    nside: int
-    n_images: int
-    image: np.ndarray
-    cell: np.ndarray
-    cells: np.ndarray
-    value: np.ndarray
-    variance: np.ndarray
-    frames: list
-
-    @classmethod
-    def of(cls, frames):
-        """Return the rows of frames, with their corrections subtracted."""
+    def __init__(self, frames):
+        self.frames, self.n_images = frames, len(frames)
+        self.nside = frames[0].source.cells.nside
         parts = [_rows(frame) for frame in frames]
         index, value, variance = (np.concatenate(part) for part in zip(*parts, strict=True))
         image = np.repeat(np.arange(len(frames)), [len(part[0]) for part in parts])
         # Images follow one another, so a stable sort by cell keeps their order.
         order = np.argsort(index, kind="stable")
-        index = index[order]
+        index, self.image = index[order], image[order]
+        self.value, self.variance = value[order], variance[order]
         first = np.concatenate([[True], index[1:] != index[:-1]])
-        return cls(
-            frames[0].source.cells.nside,
-            len(frames),
-            image[order],
-            np.cumsum(first) - 1,
-            index[first],
-            value[order],
-            variance[order],
-            frames,
-        )
+        self.cell, self.cells = np.cumsum(first) - 1, index[first]
 
     @cached_property
     def end(self):

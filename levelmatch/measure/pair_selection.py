@@ -62,7 +62,7 @@ class Overlaps:
     def of(cls, frames, passes, options):
         """Return the pairs of frames that passes use, limited to ``max_pairs`` for each image."""
         grids = [frame.grid for frame in frames]
-        cells = CellRows.of(frames) if of_cells(frames) else None
+        cells = CellRows(frames) if of_cells(frames) else None
         found, area = find_pairs(grids) if cells is None else cells.pairs()
         used, influence = _assigned(frames, passes, found)
         keep, fraction = used >= 0, np.ones(len(found))
