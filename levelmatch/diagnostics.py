@@ -421,6 +421,6 @@ def _closures(p, pairs, after, rows, group):
     # The level of a fitted plane refers to the centre of the pair, so planes are subtracted.
     level = (pairs if p.fit_type == "level" else after).take(rows).level
     return [
-        _rms(find_closures(*ends[used].T, level[used], np.ones(np.count_nonzero(used))).closure)
+        _rms(find_closures(*ends[used].T, level[used], np.ones(np.count_nonzero(used)))[2])
         for used in (np.ones(len(rows), dtype=bool), (ends != group).all(axis=1))
     ]

@@ -218,14 +218,12 @@ def loop_table(levels: Any) -> QTable:
     pairs = levels.pooled
     for p in levels.passes:
         after = subtract_solution(pairs, p)
-        loops = _closures(p, subtract_pattern(pairs, p.pattern), after)
-        ratios.append(loops.n_sigma)
+        nodes, _, closure, sigma = _closures(p, subtract_pattern(pairs, p.pattern), after)
+        ratios.append(closure / np.where(sigma > 0, sigma, np.inf))
         names = _group_names(levels.sorted_frames, p.group)
-        for nodes, *numbers in zip(
-            loops.nodes, loops.closure, loops.sigma, loops.n_sigma, strict=True
-        ):
-            images = " ".join(names[g] for g in nodes)
-            rows.append((p.name, images, len(nodes), *numbers))
+        for loop, *numbers in zip(nodes, closure, sigma, ratios[-1], strict=True):
+            images = " ".join(names[g] for g in loop)
+            rows.append((p.name, images, len(loop), *numbers))
         pairs = after
     columns = ("pass", "images", "n_pairs", "closure", "sigma", "n_sigma")
     types = ("U12", object, int, float, float, float)

@@ -1,42 +1,13 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
 """Loops of overlapping images: their differences must add up to zero."""
 
-from dataclasses import dataclass
-
 import numpy as np
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import breadth_first_order
 
 from levelmatch.sky.overlaps import components
 
-__all__ = ["Closures", "find_closures"]
-
-
-@dataclass(frozen=True, eq=False)
-class Closures:
-    """The independent loops of a graph of pairs.
-
-    Parameters
-    ----------
-    nodes : list of list of int
-        The images (or groups) of each loop, in order.
-    pairs : list of `~numpy.ndarray` of int
-        The pairs of each loop.
-    closure : `~numpy.ndarray`, shape (n,)
-        The sum of the differences around each loop.
-    sigma : `~numpy.ndarray`, shape (n,)
-        Its standard error, if the pairs are independent.
-    """
-
-    nodes: list
-    pairs: list
-    closure: np.ndarray
-    sigma: np.ndarray
-
-    @property
-    def n_sigma(self):
-        """Closure over its standard error, shape (n,)."""
-        return self.closure / np.where(self.sigma > 0, self.sigma, np.inf)
+__all__ = ["find_closures"]
 
 
 def find_closures(first, second, level, sigma):
@@ -54,12 +25,16 @@ def find_closures(first, second, level, sigma):
 
     Returns
     -------
-    closures : `Closures`
-        Number of loops = pairs - nodes + connected sets.
+    nodes : list of list of int
+        The nodes of each loop, in order. Number of loops = pairs - nodes + connected sets.
+    pairs : list of `~numpy.ndarray` of int
+        The pairs of each loop.
+    closure, sigma : `~numpy.ndarray`, shape (n_loops,)
+        The sum of the differences around each loop, and its standard error for independent pairs.
     """
     n = int(max(first.max(initial=-1), second.max(initial=-1))) + 1
     if n == 0:
-        return Closures([], [], np.zeros(0), np.zeros(0))
+        return [], [], np.zeros(0), np.zeros(0)
     parent, depth = _trees(first, second, n)
     by_ends = {}
     for p, ends in enumerate(zip(first.tolist(), second.tolist(), strict=True)):
@@ -78,7 +53,7 @@ def find_closures(first, second, level, sigma):
         variance.append(np.sum(sigma[edges] ** 2) + sigma[p] ** 2)
         nodes.append(loop)
         pairs.append(np.array([*edges, p]))
-    return Closures(nodes, pairs, np.array(closure), np.sqrt(np.array(variance)))
+    return nodes, pairs, np.array(closure), np.sqrt(np.array(variance))
 
 
 def _trees(first, second, n):
