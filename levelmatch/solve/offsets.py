@@ -160,7 +160,7 @@ def _joint(solution, tiles):
     """
     first = tiles[0][0][0]
     kinds = (first, *sorted({kind for tile in tiles for kind, _ in tile} - {first}))
-    tiles = [_Tile.of(solution, tile, kinds) for tile in tiles]
+    tiles = [_Tile(solution, tile, kinds) for tile in tiles]
     known = sum(tile.is_known for tile in tiles)
     freedom = sum(tile.rank for tile in tiles) - (len(kinds) - 1)
     information = sum(t.design.T @ t.information @ t.design for t in tiles)
@@ -210,7 +210,6 @@ def _determined(information):
     return np.linalg.eigvalsh(information / np.outer(size, size))[0] > 1e-9
 
 
-@dataclass(frozen=True, eq=False)
 class _Tile:
     """Levels of the groups of a tile, relative to its first group.
 
@@ -219,16 +218,8 @@ class _Tile:
     determine. ``design`` is the matrix from the detectors' mean offsets to the tile's.
     """
 
-    groups: np.ndarray
-    levels: np.ndarray
-    information: np.ndarray
-    asked: np.ndarray
-    rank: int
-    design: np.ndarray
-
-    @classmethod
-    def of(cls, solution, tile, kinds):
-        groups = np.array([g for _, g in tile])
+    def __init__(self, solution, tile, kinds):
+        self.groups = groups = np.array([g for _, g in tile])
         n = len(groups)
         component = solution.component[groups]
         whole = np.zeros((n, n))
@@ -241,12 +232,12 @@ class _Tile:
                 c = centred @ c @ centred
                 whole[np.ix_(own, own)] = np.linalg.pinv(c, rcond=1e-10, hermitian=True)
         levels = solution.coefficients[groups, 0]
+        self.levels, self.information = levels[1:] - levels[0], whole[1:, 1:]
+        self.asked = (whole @ levels)[1:]
+        self.rank = n - len(np.unique(component))
         design = np.zeros((n, len(kinds)))
         design[np.arange(n), [kinds.index(kind) for kind, _ in tile]] = 1
-        design = (design - design[:1])[1:, 1:]
-        asked = (whole @ levels)[1:]
-        rank = n - len(np.unique(component))
-        return cls(groups, levels[1:] - levels[0], whole[1:, 1:], asked, rank, design)
+        self.design = (design - design[:1])[1:, 1:]
 
     @property
     def is_known(self):
