@@ -54,7 +54,7 @@ class Diagnostics:
 
     Parameters
     ----------
-    result : `~levelmatch.record.solved_run.SolvedRun`
+    result : `~levelmatch.record.run_result.RunResult`
         The result, or its record.
     """
 
@@ -368,7 +368,7 @@ def find_suspects(result):
 
     Parameters
     ----------
-    result : `~levelmatch.record.solved_run.SolvedRun`
+    result : `~levelmatch.record.run_result.RunResult`
         The result, or its record.
 
     Returns

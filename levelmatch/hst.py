@@ -7,13 +7,13 @@ from levelmatch.atomic import refuse_existing, write_content
 from levelmatch.docstrings import share_parameters
 from levelmatch.exceptions import FrameError
 from levelmatch.option_values import as_path, check_type
-from levelmatch.record.solved_run import SolvedRun
+from levelmatch.record.run_result import RunResult
 
 __all__ = ["write_skyfile"]
 
 
 @share_parameters
-def write_skyfile(result: SolvedRun, path: str | Path, *, overwrite: bool = False) -> Path:
+def write_skyfile(result: RunResult, path: str | Path, *, overwrite: bool = False) -> Path:
     """Write the levels of a result for AstroDrizzle's parameter ``skyfile``.
 
     Each line holds the name of a file and the levels of its chips, in the order of the file. The
@@ -35,7 +35,7 @@ def write_skyfile(result: SolvedRun, path: str | Path, *, overwrite: bool = Fals
     FileExistsError
         If the file exists and ``overwrite`` is not set.
     """
-    check_type("result", result, SolvedRun, "a MatchResult or a Record")
+    check_type("result", result, RunResult, "a MatchResult or a Record")
     path = as_path("path", path)
     refuse_existing(path, overwrite=overwrite)
     files: dict[str, list[float]] = {}

@@ -17,7 +17,7 @@ from levelmatch.call_checks import (
 )
 from levelmatch.docstrings import share_parameters
 from levelmatch.exceptions import warn_user
-from levelmatch.images.collection import collect
+from levelmatch.images.collection import collection_of
 from levelmatch.measure.pair_selection import Overlaps
 from levelmatch.option_values import check_flag
 from levelmatch.options import fit_terms
@@ -78,7 +78,7 @@ def match_dithers(
     """
     fit_terms(fit_type)
     settings = Settings.of("match_dithers", moved, group_by, progress_bar, (read, measure, solve))
-    collection = collect(images, settings)
+    collection = collection_of(images, settings)
     dithers = Pass("dithers", fit_type, subtract_local=settings.solve.subtract_local)
     return _match("match_dithers", collection, settings, [dithers])
 
@@ -125,7 +125,7 @@ def recombine_lyot(
     """
     fit_terms(fit_type)
     settings = Settings.of("recombine_lyot", moved, group_by, progress_bar, (read, measure, solve))
-    collection = collect(images, settings, recombine=True, lyot=lyot)
+    collection = collection_of(images, settings, recombine=True, lyot=lyot)
     return _match("recombine_lyot", collection, settings, [Pass("lyot", fit_type)])
 
 
@@ -168,7 +168,7 @@ def combine_nircam_short(
     settings = Settings.of(
         "combine_nircam_short", moved, group_by, progress_bar, (read, measure, solve)
     )
-    collection = collect(images, settings)
+    collection = collection_of(images, settings)
     check_chips(collection.frames)
     return _match("combine_nircam_short", collection, settings, [Pass("nircam_short", fit_type)])
 
@@ -215,7 +215,7 @@ def combine_detectors(
     fit_terms(fit_type)
     settings = Settings.of("combine_detectors", {}, group_by, progress_bar, (read, measure, solve))
     settings = replace(settings, solve=replace(settings.solve, combine_detectors=detector))
-    collection = collect(images, settings)
+    collection = collection_of(images, settings)
     return _match("combine_detectors", collection, settings, [Pass("detectors", fit_type)])
 
 
@@ -263,7 +263,7 @@ def match_mosaic(
     """
     fit_terms(fit_type)
     settings = Settings.of("match_mosaic", moved, group_by, progress_bar, (read, measure, solve))
-    collection = collect(images, settings, mosaic=True)
+    collection = collection_of(images, settings, mosaic=True)
     frames = collection.frames
     if combine_chips is None:
         combine_chips = any(frame.has_pass("nircam_short") for frame in frames)
@@ -336,7 +336,7 @@ def match_levels(
     )
     check_flag("recombine_lyot", recombine_lyot)
     check_flag("combine_nircam_short", combine_nircam_short)
-    collection = collect(images, settings, recombine=bool(recombine_lyot), mosaic=True)
+    collection = collection_of(images, settings, recombine=bool(recombine_lyot), mosaic=True)
     subtract_local = settings.solve.subtract_local
     passes = [Pass("dithers", fit_type_of["dithers"], subtract_local=subtract_local)]
     if recombine_lyot:

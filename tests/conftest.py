@@ -12,7 +12,7 @@ from astropy.nddata import CCDData, StdDevUncertainty
 from astropy.wcs import WCS
 
 from levelmatch import match_levels
-from levelmatch.record.solved_run import SolvedRun
+from levelmatch.record.run_result import RunResult
 from levelmatch.sky.grid import Footprint
 from levelmatch.sky.vectors import plane_terms, tangent_axes, unit_vectors
 from levelmatch.testing import simulate_generic
@@ -215,6 +215,6 @@ def as_record():
             )
             for frame in result.frames
         ]
-        return SolvedRun(frames, result.passes, result.measured, result.run)
+        return RunResult(frames, result.passes, result.measured, result.run)
 
     return strip

@@ -698,8 +698,10 @@ def by_iterations(monkeypatch):
         with monkeypatch.context() as patch:
             patch.setattr(solver, "MIN_BORROWED", 0)
             patch.setattr(equations_module, "LARGEST_FRONT", 12)
-            iterate, used = solver.Solved.iterate, []
-            patch.setattr(solver.Solved, "iterate", lambda *a: used.append(a[0]) or iterate(*a))
+            iterate, used = solver.WeightedSolution.iterate, []
+            patch.setattr(
+                solver.WeightedSolution, "iterate", lambda *a: used.append(a[0]) or iterate(*a)
+            )
             solution = solved(replace(equations), options, **keywords)
             assert used
         return solution
@@ -885,7 +887,7 @@ def test_factors_as_dense_algebra(monkeypatch, n, extra, largest, k):
     weights = np.random.default_rng(n).uniform(0.1, 2, len(equations.first))
     free = np.ones((n, k), dtype=bool)
     free[0] = False
-    system = solver.Solved(equations, weights, free, None)
+    system = solver.WeightedSolution(equations, weights, free, None)
     whole = system.matrix.toarray()
     inverse = np.linalg.inv(whole)
     assert sorted(equations.dissection.order.tolist()) == list(range(n))
@@ -910,8 +912,8 @@ def test_leverages_for_other_weights(k):
     free[0] = False
     before, after = (1 / (1 + floor**2 * gram) for floor in (0.6, 0.3))
     after[::150] *= 1e-4
-    exact, near, far = (solver.Solved(equations, after, free, None) for _ in range(3))
-    near.known = solver.Solved(equations, before, free, None)
+    exact, near, far = (solver.WeightedSolution(equations, after, free, None) for _ in range(3))
+    near.known = solver.WeightedSolution(equations, before, free, None)
     found, expected = (
         np.trace(redundancy(equations, system), axis1=1, axis2=2) for system in (near, exact)
     )
@@ -920,7 +922,7 @@ def test_leverages_for_other_weights(k):
     assert_allclose(found, expected, rtol=0.15)
     assert np.sqrt(np.mean(np.square(found / expected - 1))) < 0.03
     # All weights of the one half are ten times larger than those of the other.
-    far.known = solver.Solved(
+    far.known = solver.WeightedSolution(
         equations, after * np.where(gram < np.median(gram), 1, 10), free, None
     )
     assert_array_equal(redundancy(equations, far), redundancy(equations, exact))

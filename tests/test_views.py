@@ -116,7 +116,7 @@ def test_notebooks_without_matplotlib(result, monkeypatch):
 
 
 def test_long_tables_are_cut_in_notebooks(monkeypatch, result):
-    monkeypatch.setattr("levelmatch.record.solved_run.N_ROWS", 3)
+    monkeypatch.setattr("levelmatch.record.run_result.N_ROWS", 3)
     html = result._repr_html_()
     assert html.count("<tr><td>") == 3
     assert "5 more images" in html

@@ -22,7 +22,7 @@ from levelmatch.images.sky_cells import CellsSource, of_cells
 from levelmatch.images.table_files import is_table
 from levelmatch.images.tiles import assign_tiles, with_detectors
 
-__all__ = ["Collection", "collect", "without_lyot"]
+__all__ = ["Collection", "collection_of", "without_lyot"]
 
 logger = getLogger(__name__)
 
@@ -58,7 +58,7 @@ class Collection:
         return source.cells.nside if isinstance(source, CellsSource) else None
 
 
-def collect(images, settings, *, recombine=False, lyot=None, mosaic=False):
+def collection_of(images, settings, *, recombine=False, lyot=None, mosaic=False):
     """Return the images of a run as a `Collection`.
 
     Parameters

@@ -66,13 +66,13 @@ def collect_frames(images, read: ReadOptions | None = None, notes: Notes | None 
     check_type("read", read, ReadOptions | None, "ReadOptions")
     read = read or ReadOptions()
     collected = Notes() if notes is None else notes
-    frames = _unique(_collected(images, read, collected), collected)
+    frames = _unique(_input_frames(images, read, collected), collected)
     if notes is None:
         collected.warn()
     return frames
 
 
-def _collected(images, read, notes):
+def _input_frames(images, read, notes):
     """Return the frames of an input, whose names may be equal."""
     if hasattr(images, "frames"):
         return [frame.opened() for frame in images.frames]
@@ -84,7 +84,7 @@ def _collected(images, read, notes):
         return [
             frame.with_keys(tile=str(tile))
             for tile, members in images.items()
-            for frame in _collected(members, read, notes)
+            for frame in _input_frames(members, read, notes)
         ]
     if hasattr(images, "files_filtered"):
         images, read = _collection_files(images, read)

@@ -103,7 +103,7 @@ def pair_picture(result, image1, image2, *, files=None, load=None):
 
     Parameters
     ----------
-    result : `~levelmatch.record.solved_run.SolvedRun` or `~levelmatch.diagnostics.Diagnostics`
+    result : `~levelmatch.record.run_result.RunResult` or `~levelmatch.diagnostics.Diagnostics`
         The result, or its record.
     image1, image2 : str
         Names of the images.

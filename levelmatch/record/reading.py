@@ -17,8 +17,8 @@ from levelmatch.measure.table import PAIR, PairTable, unmeasured
 from levelmatch.options import SolveOptions, fit_terms
 from levelmatch.record.columns import FRAME_TEXT, INPUTS
 from levelmatch.record.run import Run
+from levelmatch.record.run_result import RunResult
 from levelmatch.record.solved_again import SolvedAgain
-from levelmatch.record.solved_run import SolvedRun
 from levelmatch.sky.grid import Footprint
 from levelmatch.solve.offsets import SharedOffsets
 from levelmatch.solve.passes import Pass
@@ -59,7 +59,7 @@ def _require(good: Any, what: str) -> None:
         raise RecordError(msg)
 
 
-def read_tree(tree: dict[str, Any]) -> tuple[SolvedRun, dict[str, np.ndarray], np.ndarray]:
+def read_tree(tree: dict[str, Any]) -> tuple[RunResult, dict[str, np.ndarray], np.ndarray]:
     """Return the objects of a recorded tree.
 
     Parameters
@@ -69,7 +69,7 @@ def read_tree(tree: dict[str, Any]) -> tuple[SolvedRun, dict[str, np.ndarray], n
 
     Returns
     -------
-    levels : `~levelmatch.record.solved_run.SolvedRun`
+    levels : `~levelmatch.record.run_result.RunResult`
         The corrections, pairs and passes.
     inputs : dict of `~numpy.ndarray`
         Columns that identify the inputs, and the significance of the slopes.
@@ -106,7 +106,7 @@ def read_tree(tree: dict[str, Any]) -> tuple[SolvedRun, dict[str, np.ndarray], n
     kept = [replace(p, references=_references(node)) for node, p in nodes]
     again = SolvedAgain(frames, rows, measured, replace(run, planned=kept), pattern)
     passes = [_pass(node, planned, n, rows[k], again, k) for k, (node, planned) in enumerate(nodes)]
-    levels = SolvedRun([frames[k] for k in run.order], passes, measured, run)
+    levels = RunResult([frames[k] for k in run.order], passes, measured, run)
     return levels, {key: images[key] for key in (*INPUTS, "slope_n_sigma")}, keys
 
 

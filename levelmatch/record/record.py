@@ -33,7 +33,7 @@ from levelmatch.record.columns import (
 )
 from levelmatch.record.reading import read_tree
 from levelmatch.record.run import Provenance, Run
-from levelmatch.record.solved_run import SolvedRun
+from levelmatch.record.run_result import RunResult
 from levelmatch.record.tables import plain_rows
 from levelmatch.solve.passes import Pass
 
@@ -54,7 +54,7 @@ KEY = "levelmatch"
 
 
 @share_parameters
-class Record(SolvedRun):
+class Record(RunResult):
     """Inputs, pairs, solutions and corrections of a run, as written to a file.
 
     A record has the tables of a `MatchResult`, but no images. `recorded_result` returns the
@@ -86,12 +86,12 @@ class Record(SolvedRun):
         self._content: bytes | None = None
 
     @classmethod
-    def of(cls, levels: SolvedRun, overlaps: Overlaps | None = None) -> "Record":
+    def of(cls, levels: RunResult, overlaps: Overlaps | None = None) -> "Record":
         """Return the record of a result; read the inputs for their checksums.
 
         Parameters
         ----------
-        levels : `~levelmatch.record.solved_run.SolvedRun`
+        levels : `~levelmatch.record.run_result.RunResult`
             The result, whose images have pixels.
         overlaps : `~levelmatch.measure.pair_selection.Overlaps` or None
             The overlaps before they were measured. Without them, later runs cannot reuse the
@@ -378,7 +378,7 @@ class Record(SolvedRun):
         return cls(levels.frames, levels.passes, levels.measured, levels.run, inputs, keys)
 
 
-def _pair_keys(levels: SolvedRun, overlaps: Overlaps) -> np.ndarray:
+def _pair_keys(levels: RunResult, overlaps: Overlaps) -> np.ndarray:
     """Return the keys of a result's pairs, from its images without the corrections of the run."""
     options = MeasureOptions(**levels.options["measure"])
     n = levels.n_earlier

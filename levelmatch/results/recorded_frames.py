@@ -19,7 +19,7 @@ from levelmatch.options import ReadOptions
 from levelmatch.record.columns import wcs_text
 from levelmatch.record.record import Record
 from levelmatch.record.record_files import as_record
-from levelmatch.record.solved_run import SolvedRun
+from levelmatch.record.run_result import RunResult
 from levelmatch.results.files import fits_name
 from levelmatch.results.header import check_not_matched
 from levelmatch.sky.vectors import unit_vectors
@@ -152,12 +152,12 @@ def _by_name(given: list[Path], wanted: list[str]) -> dict[str, Path]:
 # Frames
 
 
-def recorded_read(levels: SolvedRun) -> ReadOptions:
+def recorded_read(levels: RunResult) -> ReadOptions:
     """Return the recorded options of reading that determine the pixels of images.
 
     Parameters
     ----------
-    levels : `~levelmatch.record.solved_run.SolvedRun`
+    levels : `~levelmatch.record.run_result.RunResult`
         A result or a record.
 
     Returns
@@ -271,7 +271,7 @@ def _turned(record: Record, frame: Frame, image: Frame) -> float:
 
 
 def frames_with_pixels(
-    levels: SolvedRun,
+    levels: RunResult,
     files: str | Path | Iterable[str | Path] | None = None,
     names: Iterable[str] | None = None,
 ) -> list[Frame]:
@@ -279,7 +279,7 @@ def frames_with_pixels(
 
     Parameters
     ----------
-    levels : `~levelmatch.record.solved_run.SolvedRun`
+    levels : `~levelmatch.record.run_result.RunResult`
         A result or a record.
     files : path, list of path or None
         The uncorrected files of a record, or their folder. Files are identified by name.
@@ -315,7 +315,7 @@ def frames_with_pixels(
     return [_filled(frame, image) for frame, image in zip(needed, images, strict=True)]
 
 
-def _recorded_hdu(levels: SolvedRun, frame: Frame) -> int | str:
+def _recorded_hdu(levels: RunResult, frame: Frame) -> int | str:
     """Return the recorded HDU of an image, or ``"auto"`` if it was in memory or not recorded."""
     if hasattr(levels, "input") and str(levels.input(frame, "path")):
         return int(levels.input(frame, "hdu"))

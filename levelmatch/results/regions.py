@@ -8,7 +8,7 @@ from levelmatch.atomic import atomic_path, refuse_data
 from levelmatch.sky.vectors import lonlat
 
 if TYPE_CHECKING:
-    from levelmatch.record.solved_run import SolvedRun
+    from levelmatch.record.run_result import RunResult
 
 __all__ = ["write_regions"]
 
@@ -21,7 +21,7 @@ icrs
 REFERENCE, SUSPECT, ISOLATED = "yellow", "red", "magenta"
 
 
-def write_regions(levels: "SolvedRun", path: str | Path) -> Path:
+def write_regions(levels: "RunResult", path: str | Path) -> Path:
     """Write the footprints of all images as a region file of DS9.
 
     Reference images are yellow, suspect images red, isolated images magenta and others cyan.
@@ -50,7 +50,7 @@ def write_regions(levels: "SolvedRun", path: str | Path) -> Path:
     return path
 
 
-def region_text(levels: "SolvedRun") -> str:
+def region_text(levels: "RunResult") -> str:
     """Return the text of a region file: one polygon for each image, labelled by its name."""
     held, suspects = {r.name for r in levels.references}, set(levels.suspects)
     lines = []

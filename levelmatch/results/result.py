@@ -14,7 +14,7 @@ from levelmatch.measure.table import PairTable
 from levelmatch.option_values import check_progress
 from levelmatch.record.record import Record
 from levelmatch.record.run import Run
-from levelmatch.record.solved_run import SolvedRun, row_of
+from levelmatch.record.run_result import RunResult, row_of
 from levelmatch.results.corrected import corrected_image
 from levelmatch.results.files import check_outputs, write_products
 from levelmatch.results.lock import output_lock
@@ -26,7 +26,7 @@ __all__ = ["MatchResult"]
 
 
 @share_parameters
-class MatchResult(SolvedRun, Sequence):
+class MatchResult(RunResult, Sequence):
     """Corrected images, computed when indexed, and their corrections.
 
     ``result[i]`` or ``result[name]`` reads and corrects one image, and returns it as a

@@ -42,7 +42,7 @@ def redundancy(equations, solved):
     ----------
     equations : `~levelmatch.solve.equations.Equations`
         Pairs.
-    solved : `~levelmatch.solve.solver.Solved`
+    solved : `~levelmatch.solve.solver.WeightedSolution`
         Solution.
     """
     one = np.eye(equations.n_terms)
@@ -151,7 +151,7 @@ class Fit:
         Pairs that are not rejected.
     extra : `~numpy.ndarray`, shape (n,)
         Variance that wrong images add to their pairs.
-    solved : `~levelmatch.solve.solver.Solved` or None
+    solved : `~levelmatch.solve.solver.WeightedSolution` or None
         The solution; of all sets, not of a part of them.
     left : `~numpy.ndarray`, shape (n, k, k)
         See `~levelmatch.solve.outlier_tests.redundancy`.

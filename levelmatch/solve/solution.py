@@ -7,7 +7,7 @@ from functools import cached_property
 
 import numpy as np
 
-from levelmatch.solve.solver import MIN_BORROWED, Solved
+from levelmatch.solve.solver import MIN_BORROWED, WeightedSolution
 
 __all__ = ["Solution"]
 
@@ -145,7 +145,7 @@ class GaugedCovariance:
 
     Parameters
     ----------
-    solved : `~levelmatch.solve.solver.Solved`
+    solved : `~levelmatch.solve.solver.WeightedSolution`
         The equations.
     gauge : `~levelmatch.solve.gauge.Gauge` or None
         The gauge, or `None` if the coefficients are in it already.
@@ -213,7 +213,7 @@ class GaugedCovariance:
         ratio = np.divide(size, own, where=own > 0, out=np.zeros_like(size))
         step = SMALL_STEP / ratio.max(initial=SMALL_STEP)
         less, more = (
-            Solved(
+            WeightedSolution(
                 _with_gram(equations, equations.gram + change * noise),
                 solved.factor,
                 solved.scale > 0,

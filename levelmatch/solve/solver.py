@@ -10,7 +10,7 @@ from levelmatch.solve._pairs import links_in_series
 from levelmatch.solve.linear import LEAST_PIVOT, Factors, conjugate_gradients
 
 __all__ = [
-    "Solved",
+    "WeightedSolution",
     "Solver",
 ]
 
@@ -53,7 +53,7 @@ class Solver:
         In a large system, the factors for other weights are reused. The solution starts from the
         last one and is approximate; `finish` completes it.
         """
-        solved = Solved(self.equations, factor, self.free, self.prior)
+        solved = WeightedSolution(self.equations, factor, self.free, self.prior)
         last, self._last = self._last, solved
         if last is not None and self.equations.n_groups >= MIN_BORROWED:
             solved.known = last.last_known()
@@ -125,7 +125,7 @@ class Solver:
         """
         if self.equations.n_groups < MIN_BORROWED:
             return None
-        solved = Solved(self.equations, factor, self.free, self.prior)
+        solved = WeightedSolution(self.equations, factor, self.free, self.prior)
         solved.relax(N_ROUGH)
         return solved
 
@@ -150,7 +150,7 @@ class Solver:
         return solved
 
 
-class Solved:
+class WeightedSolution:
     """Solution of the normal equations for one set of weights.
 
     The matrix is scaled to a unit diagonal. Coefficients that are not free are decoupled and stay

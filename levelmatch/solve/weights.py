@@ -209,7 +209,7 @@ class RobustFit:
         The floor of each set.
     robust : `~numpy.ndarray`, shape (n,)
         The fraction of its weight that each pair keeps.
-    solved : `~levelmatch.solve.solver.Solved`
+    solved : `~levelmatch.solve.solver.WeightedSolution`
         The solution.
     doubt : `~levelmatch.solve.alternatives.Ambiguity` or None
         Ambiguity of the rejected pairs.

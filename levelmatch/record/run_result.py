@@ -37,7 +37,7 @@ from levelmatch.solve.reference import Reference
 from levelmatch.summary import anchored_gauge, gauge_sentence, headline, notes, summary_lines
 
 __all__ = [
-    "SolvedRun",
+    "RunResult",
     "row_of",
 ]
 
@@ -73,7 +73,7 @@ def row_of(name: str, items: Sequence) -> int:
 
 
 @share_parameters
-class SolvedRun:
+class RunResult:
     """Numbers of a run: corrections, pairs and passes, without pixels.
 
     It is the base class of `~levelmatch.MatchResult` and `~levelmatch.Record`.
