@@ -37,12 +37,10 @@ N_BINS = 60
 
 @dataclass(frozen=True, eq=False)
 class PairPicture:
-    """Differences of a pair, in the pixels of one of its images.
+    """Differences of a pair, the first image minus the second, in the pixels of one of them.
 
     Parameters
     ----------
-    image1, image2 : str
-        Names of the images. Differences are the first image minus the second.
     base : str
         Name of the image whose pixels are used.
     before, after, plane : 2D `~numpy.ndarray`
@@ -58,8 +56,6 @@ class PairPicture:
         Columns of the table of pairs.
     """
 
-    image1: str
-    image2: str
     base: str
     before: np.ndarray
     after: np.ndarray
@@ -145,8 +141,6 @@ def pair_picture(result, image1, image2, *, files=None, load=None):
     numbers["level"] *= sign
     numbers["residual"] *= sign
     return PairPicture(
-        image1,
-        image2,
         base.name,
         **_blocks(samples, base, step, plane),
         samples=samples["difference"],

@@ -64,8 +64,6 @@ class DetectorPattern:
     size : float
         Rms of the pattern over the detector, or of its sum over the mosaic where planes
         follow it, in the common unit.
-    chance : float
-        Probability of an equal or larger statistic without a pattern.
     followed : bool
         Whether the planes of the solution follow the pattern.
     common : bool
@@ -78,7 +76,6 @@ class DetectorPattern:
     detector: str
     n_images: int
     size: float
-    chance: float
     followed: bool
     common: bool = True
     closes: bool = False
@@ -87,11 +84,9 @@ class DetectorPattern:
         """Return the finding and its consequence as a sentence without a full stop."""
         whose = f"detector {self.detector}" if self.detector else "the detector"
         if not self.common:
-            ways = (
-                "while loops close too well for noise"
-                if self.closes
-                else ("in ways that neither levels nor planes follow")
-            )
+            ways = "in ways that neither levels nor planes follow"
+            if self.closes:
+                ways = "while loops close too well for noise"
             return (
                 f"pass {self.pass_name}: differences change across overlaps by {self.size:.3g} "
                 f"{unit} (rms) {ways}: the "
@@ -152,7 +147,7 @@ def find_patterns(result, frames, table, noise=None):
     square, freedom, size, linked = slopes
     if square > MIN_SHAPES * freedom and size > least:
         # Planes do not follow the slopes of the overlaps.
-        return [DetectorPattern(result.name, "", len(linked), size, 0.0, False, common=False)]
+        return [DetectorPattern(result.name, "", len(linked), size, False, common=False)]
     return [p for p in _that_close(result, table, noise, slopes) if p.size > FRACTION * least]
 
 
@@ -182,9 +177,7 @@ def _that_close(result, table, noise, slopes):
     ratio = square / of_slopes / max(closure / freedom, 1e-300)
     chance = float(fdtrc(of_slopes, freedom, ratio))
     if chance < CLOSED:
-        yield DetectorPattern(
-            result.name, "", len(linked), size, chance, False, common=False, closes=True
-        )
+        yield DetectorPattern(result.name, "", len(linked), size, False, common=False, closes=True)
 
 
 def _slopes_left(result, table, noise):
@@ -263,14 +256,14 @@ def _in_overlaps(result, frames, table, noise):
             fitted = slopes and slopes.fit(slopes.design[:, :, :n_terms])
             if fitted is not None and fitted[1] < CHANCE:
                 size = _rms_over_detector(fitted[0])
-                yield DetectorPattern(result.name, name, len(images), size, fitted[1], False)
+                yield DetectorPattern(result.name, name, len(images), size, False)
                 break
         else:
             repeated = slopes and slopes.repeated()
             fitted = repeated and repeated.fit(repeated.design)
             if fitted is not None and fitted[1] * len(names) < CHANCE_REPEATED:
                 size = repeated.rms(fitted[0])
-                yield DetectorPattern(result.name, name, len(images), size, fitted[1], False)
+                yield DetectorPattern(result.name, name, len(images), size, False)
 
 
 @dataclass(frozen=True, eq=False)
@@ -451,7 +444,7 @@ def _in_slopes(result, frames):
         name = detectors.pop() if len(detectors) == 1 else ""
         size = float(np.std(bent))
         if chance < CHANCE:
-            yield DetectorPattern(result.name, name, len(groups), size, chance, True)
+            yield DetectorPattern(result.name, name, len(groups), size, True)
 
 
 def _fit_slopes(offsets, slopes):
