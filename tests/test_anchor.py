@@ -57,11 +57,9 @@ PLACES = {f"{i}{j}.fits": (80.0 * (i - 1), 80.0 * (j - 1)) for i in range(3) for
 TRUTH = {k: sky(grid(1.0, SIDE, *place), SIDE, OWN) for k, place in PLACES.items()}
 
 
-def matched(seed, slope=0.0):
-    """Return nine matched images, and the generator of the anchor's noise."""
-    noise = np.random.default_rng(seed)
-    tilt = slope * (np.arange(SIDE) - 60)
-    images = [
+def made(noise):
+    """Return nine images, each with a level and noise of its own."""
+    return [
         image(
             name,
             TRUTH[name] + noise.normal(3 + noise.normal(), 0.05, (SIDE, SIDE)),
@@ -69,6 +67,13 @@ def matched(seed, slope=0.0):
         )
         for name, place in PLACES.items()
     ]
+
+
+def matched(seed, slope=0.0):
+    """Return nine matched images, and the generator of the anchor's noise."""
+    noise = np.random.default_rng(seed)
+    tilt = slope * (np.arange(SIDE) - 60)
+    images = made(noise)
     for one, (_, north) in zip(images, PLACES.values(), strict=True):
         one.data += slope * north + tilt[:, None]
     return lm.match_mosaic(images, group_by="FILENAME"), noise
@@ -118,14 +123,7 @@ def test_regions_that_were_left_out():
     """A ghost in one image biases neither the match nor the anchor."""
     regions = pytest.importorskip("regions")
     noise = np.random.default_rng(0)
-    images = [
-        image(
-            name,
-            TRUTH[name] + noise.normal(3 + noise.normal(), 0.05, (SIDE, SIDE)),
-            grid(1.0, SIDE, *place),
-        )
-        for name, place in PLACES.items()
-    ]
+    images = made(noise)
     images[4].data[40:90, 40:90] += 50
     corner = grid(1.0, SIDE, *PLACES[images[4].meta["FILENAME"]]).pixel_to_world(64.5, 64.5)
     ghost = regions.RectangleSkyRegion(corner, 54 * u.arcsec, 54 * u.arcsec)

@@ -219,25 +219,18 @@ def test_the_unit_comes_from_the_tree(tmp_path, more, unit):
 
 
 def test_an_array_with_a_unit_of_its_own(tmp_path):
-    path = tmp_path / NAMES[0]
-    wcs = make_gwcs(0)
-    own = arrays(0, wcs)
-    tree = {"roman": {"meta": metadata(0) | {"wcs": wcs}, **own}}
-    tree["roman"]["data"] = own["data"] * u.Unit("electron / s")
-    asdf.AsdfFile(tree).write_to(path)
-    (frame,) = collect_frames([path])
+    paths = [write_with_unit(tmp_path, i) for i in range(2)]
+    (frame,) = collect_frames(paths[:1])
     assert frame.unit == u.electron / u.s
-    lm.match_levels([path, write_second(tmp_path)])[0]
+    lm.match_levels(paths)[0]
 
 
-def write_second(folder):
-    path = folder / NAMES[1]
-    wcs = make_gwcs(1)
-    own = arrays(1, wcs)
-    tree = {"roman": {"meta": metadata(1) | {"wcs": wcs}, **own}}
-    tree["roman"]["data"] = own["data"] * u.Unit("electron / s")
-    asdf.AsdfFile(tree).write_to(path)
-    return path
+def write_with_unit(folder, i):
+    wcs = make_gwcs(i)
+    tree = {"meta": metadata(i) | {"wcs": wcs}, **arrays(i, wcs)}
+    tree["data"] = tree["data"] * u.Unit("electron / s")
+    asdf.AsdfFile({"roman": tree}).write_to(folder / NAMES[i])
+    return folder / NAMES[i]
 
 
 # Write
