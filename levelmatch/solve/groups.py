@@ -1,15 +1,15 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
 """Weighted least squares over the pairs: one correction per group.
 
-With d_p the measured difference of pair p = (i, j), a plane's coefficients in
-the basis (1, u, v) about the pair's centre, c_g the correction of group g and
-T_pg the change of basis from the group's centre to the pair's, the objective
-is
+The objective is the sum over all pairs p = (i, j) of
 
-    sum over p of  w_p (d_p - T_pi c_i + T_pj c_j)^T G_p (d_p - T_pi c_i + T_pj c_j)
+    w_p (d_p - T_pi c_i + T_pj c_j)^T G_p (d_p - T_pi c_i + T_pj c_j)
 
-plus, with a prior on the slopes, the sum over g of |slopes_g|^2 / prior^2.
-For levels the same with the constant alone.
+plus, with a prior on the slopes, the sum over all groups g of |slopes_g|^2 / prior^2. The measured
+difference d_p has the coefficients of a plane in the basis (1, u, v) about the centre of the pair,
+and G_p is its normal matrix with the weight w_p. The correction of group g is c_g, a plane about
+the centre of the group, which T_pg transfers to the centre of the pair. For levels, only the
+constant remains.
 """
 
 from functools import partial

@@ -9,10 +9,7 @@ from levelmatch.exceptions import ConvergenceError
 from levelmatch.solve._pairs import links_in_series
 from levelmatch.solve.linear import LEAST_PIVOT, Factors, conjugate_gradients
 
-__all__ = [
-    "WeightedSolution",
-    "Solver",
-]
+__all__ = ["Solver", "WeightedSolution"]
 
 # Largest number of steps of iterative refinement, and the size of the last step as a fraction of
 # the solution.

@@ -7,10 +7,10 @@ images, each with its own background level or plane. The truth comes with the se
 level-matching setting can be judged: `level_errors` and `plane_errors` compare the corrections
 found with those added.
 
-A background plane is, throughout the package, ``f(s) = level + slope_u * u + slope_v * v``,
-where ``u`` and ``v`` are the components of the sky unit vector ``s`` on the directions East
-``(-sin ra, cos ra, 0)`` and North ``(-sin dec cos ra, -sin dec sin ra, cos dec)`` at the
-image's centre, pixel ``((ny - 1) / 2, (nx - 1) / 2)``, expressed in arcmin.
+Throughout the package, a background plane is ``f(s) = level + slope_u * u + slope_v * v``. Here
+``u`` and ``v`` are the components of the sky unit vector ``s``, in arcmin, toward East and North
+at the image's centre. East is ``(-sin ra, cos ra, 0)``, North is ``(-sin dec cos ra,
+-sin dec sin ra, cos dec)``, and the centre is pixel ``((ny - 1) / 2, (nx - 1) / 2)``.
 """
 
 from levelmatch.testing.detectors import miri_regions
