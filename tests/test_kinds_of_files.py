@@ -182,26 +182,52 @@ def wcs_in(kind, frame, **attributes):
     return wcs
 
 
+@pytest.fixture
+def plane_in(plane_of):
+    """Return a function of a kind of axes: the WCS of an image, and a plane on the sky."""
+
+    def make(kind):
+        wcs = wcs_in(kind, FRAMES[kind])
+        x, y = np.meshgrid(np.arange(64), np.arange(48))
+        there = SkyCoord(*wcs.wcs_pix2world(x, y, 0), unit="deg", frame=FRAMES[kind]).icrs
+
+        class Positions:
+            def pixel_to_world_values(self, x, y):
+                return there.ra.deg, there.dec.deg
+
+        return wcs, plane_of(Positions(), (48, 64), SKY)
+
+    return make
+
+
+SKY = (5.0, 0.6, -0.9)
+METHODS = ["direct", "interp", "exact", "adaptive"]
+
+
+@pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("kind", FRAMES)
-def test_axes_of_other_frames_are_converted(paint, plane_of, tmp_path, kind):
-    wcs = wcs_in(kind, FRAMES[kind])
-    shape, sky = (48, 64), (5.0, 0.6, -0.9)
-    x, y = np.meshgrid(np.arange(64), np.arange(48))
-    there = SkyCoord(*wcs.wcs_pix2world(x, y, 0), unit="deg", frame=FRAMES[kind]).icrs
-
-    class Positions:
-        def pixel_to_world_values(self, x, y):
-            return there.ra.deg, there.dec.deg
-
-    data = plane_of(Positions(), shape, sky) + 3
+def test_axes_of_other_frames_are_converted(paint, plane_in, tmp_path, kind, method):
+    wcs, plane = plane_in(kind)
     header = wcs.to_header()
     header["BUNIT"] = "MJy/sr"
     path = tmp_path / "b.fits"
-    fits.PrimaryHDU(data.astype("f4"), header).writeto(path)
+    fits.PrimaryHDU((plane + 3).astype("f4"), header).writeto(path)
     write_plain(paint("a.fits"), tmp_path / "a.fits")
-    result = match([tmp_path / "a.fits", path])
+    result = match([tmp_path / "a.fits", path], measure=lm.MeasureOptions(method=method))
     assert_allclose(np.diff(result.table["level"].value), 3, atol=0.01)
     assert result.pairs["npix"][0] > 1000
+
+
+@pytest.mark.parametrize("method", METHODS[1:])
+@pytest.mark.parametrize("kind", FRAMES)
+def test_mosaic_of_other_frames(plane_in, plane_of, kind, method):
+    wcs, plane = plane_in(kind)
+    matched = match([CCDData(plane.copy(), wcs=wcs, unit="adu") for _ in "ab"])
+    mosaic, covered = lm.make_mosaic(matched, coadd=lm.CoaddOptions(method=method))
+    expected = plane_of(mosaic.wcs, mosaic.shape, SKY)
+    # A pixel at an edge takes the value half a pixel inside.
+    assert_allclose(mosaic.data[covered > 0], expected[covered > 0], atol=0.015)
+    assert (covered > 0).sum() > 2000
 
 
 @pytest.mark.parametrize(

@@ -9,12 +9,11 @@ from typing import Any
 import numpy as np
 from astropy import units as u
 from astropy.coordinates import SkyCoord
-from astropy.wcs import WCS
 
 from levelmatch.images.corrections import AppliedCorrection, Correction
 from levelmatch.images.frame import EXCLUDE, HOLD
 from levelmatch.images.known_levels import KNOWN, known_correction
-from levelmatch.sky.vectors import lonlat, unit_vectors
+from levelmatch.sky.vectors import lonlat
 
 __all__ = ["Selection", "selection_of", "with_roles"]
 
@@ -76,7 +75,7 @@ def _covered(region, frame):
     kind = type(region).__name__
     try:
         is_sky = hasattr(region, "to_pixel")
-        pixel = region.to_pixel(_region_wcs(frame.transform)) if is_sky else region
+        pixel = region.to_pixel(frame.transform.for_others(frame.shape)) if is_sky else region
         return pixel.to_mask(mode="center").to_image(frame.shape)
     except (NotImplementedError, AttributeError) as error:
         msg = f"{frame.name}: regions: {kind} has no area; leave it out"
@@ -84,29 +83,6 @@ def _covered(region, frame):
     except Exception as error:
         msg = f"{frame.name}: regions: {region} has no place in the image: {error}; leave it out"
         raise ValueError(msg) from error
-
-
-def _region_wcs(transform):
-    """Return the WCS that places regions in an image."""
-    wcs = transform.original
-    # astropy takes these longitudes for right ascensions, or cannot convert them.
-    other = isinstance(wcs, WCS) and wcs.wcs.lngtyp.strip() in ("ELON", "SLON")
-    return _Placement(transform) if other else wcs
-
-
-@dataclass(frozen=True)
-class _Placement:
-    """A transformation as the WCS that the package regions needs."""
-
-    transform: Any
-
-    def world_to_pixel(self, sky: SkyCoord) -> tuple[np.ndarray, np.ndarray]:
-        """Return the pixel coordinates (x, y) of a place."""
-        return self.transform.to_pixel(unit_vectors(sky.icrs.ra.deg, sky.icrs.dec.deg))
-
-    def pixel_to_world(self, x: Any, y: Any) -> SkyCoord:
-        """Return the place of pixel coordinates."""
-        return SkyCoord(*lonlat(self.transform.to_sky(x, y)), unit="deg")
 
 
 # Sizes of regions that may add up to their extent.

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from astropy.nddata import InverseVariance, NDUncertainty
 from astropy.wcs import WCS
-from astropy.wcs.wcsapi import BaseLowLevelWCS, SlicedLowLevelWCS
+from astropy.wcs.wcsapi import SlicedLowLevelWCS
 
 from levelmatch.exceptions import FrameError
 from levelmatch.images.fits_files import partner_hdu
@@ -17,8 +17,8 @@ from levelmatch.images.roman import AsdfSource
 from levelmatch.images.sources import FileSource, read_uncertainty
 from levelmatch.sky.grid import Grid
 from levelmatch.sky.reprojection import reproject_by_areas
-from levelmatch.sky.transform import SkyTransform
-from levelmatch.sky.vectors import lonlat, unit_vectors
+from levelmatch.sky.transform import IcrsWCS, SkyTransform
+from levelmatch.sky.vectors import unit_vectors
 
 __all__ = ["METHODS", "Box", "Layers", "MosaicGrid", "reproject_layer"]
 
@@ -100,7 +100,7 @@ class MosaicGrid:
         return SlicedLowLevelWCS(getattr(self.wcs, "low_level_wcs", self.wcs), slices)
 
 
-class LayerWCS(BaseLowLevelWCS):
+class LayerWCS(IcrsWCS):
     """APE 14 WCS of an image, with its pixels and parameters of reprojection.
 
     The transformation is the compiled map of the image's grid, with errors below 0.005 pixel.
@@ -130,6 +130,7 @@ class LayerWCS(BaseLowLevelWCS):
         ratio: float,
         whole: bool,
     ) -> None:
+        super().__init__(grid.transform, grid.shape)
         self.grid = grid
         self.arrays = arrays
         self.weight = weight
@@ -137,24 +138,6 @@ class LayerWCS(BaseLowLevelWCS):
         # Averages need positions beyond the edges of the image.
         self.margin = 1 if method == "interp" else 3 + 3 * ratio
         self.whole = whole
-
-    pixel_n_dim = world_n_dim = 2
-    world_axis_physical_types = ("pos.eq.ra", "pos.eq.dec")
-    world_axis_units = ("deg", "deg")
-    world_axis_object_components = (
-        ("celestial", 0, "spherical.lon.degree"),
-        ("celestial", 1, "spherical.lat.degree"),
-    )
-
-    @property
-    def world_axis_object_classes(self) -> dict[str, tuple]:
-        from astropy.coordinates import SkyCoord
-
-        return {"celestial": (SkyCoord, (), {"frame": "icrs", "unit": "deg"})}
-
-    @property
-    def array_shape(self) -> tuple[int, int]:
-        return self.grid.shape
 
     def pixel_to_world_values(self, x: np.ndarray, y: np.ndarray) -> Any:
         """Return longitude and latitude; NaN for an image that is not in one piece.
@@ -164,7 +147,7 @@ class LayerWCS(BaseLowLevelWCS):
         """
         if not self.whole:
             return np.full((2, *np.shape(x)), np.nan)
-        return lonlat(self.grid.transform.to_sky(x, y))
+        return super().pixel_to_world_values(x, y)
 
     def world_to_pixel_values(self, lon: np.ndarray, lat: np.ndarray) -> Any:
         return self.grid.to_pixel(unit_vectors(lon, lat), margin=self.margin)

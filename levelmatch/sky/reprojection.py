@@ -95,7 +95,7 @@ def reproject_to(image, grid, wcs, shape, method):
         out, footprint = reproject_by_areas(image, grid, wcs, shape)
     else:
         functions = {"interp": reproject.reproject_interp, "adaptive": reproject.reproject_adaptive}
-        source = grid.transform.original
+        source = grid.transform.for_others(image.shape)
         out, footprint = functions[method]((image, source), wcs, shape_out=shape)
     out[footprint < 1 - 1e-6] = np.nan
     return out.astype(image.dtype, copy=False)
@@ -126,7 +126,7 @@ def reproject_by_areas(planes, grid, wcs, shape):
     """
     from reproject import reproject_exact
 
-    source = grid.transform.original
+    source = grid.transform.for_others(planes.shape[-2:])
     sky = SkyTransform(wcs, "grid")
     out = np.full((*planes.shape[:-2], *shape), np.nan)
     footprints = np.zeros(out.shape)

@@ -20,17 +20,20 @@ from astropy.coordinates import (
 from astropy.time import Time
 from astropy.wcs import WCS, NoConvergence
 from astropy.wcs.utils import wcs_to_celestial_frame
+from astropy.wcs.wcsapi import BaseLowLevelWCS, HighLevelWCSWrapper
 
 from levelmatch.exceptions import FrameError
 from levelmatch.sky.vectors import lonlat, unit_vectors
 
-__all__ = ["SkyTransform", "wcs_error"]
+__all__ = ["IcrsWCS", "SkyTransform", "wcs_error"]
 
 
 # Lines of wcslib's messages that name its source files.
 _IN_WCSLIB = re.compile(r"ERROR \d+ in \w+\(\) at line")
 # Frames of the FITS longitudes that imply a frame.
 _LONGITUDES = {"GLON": Galactic, "SLON": Supergalactic}
+# Types of longitudes that astropy takes for right ascensions, or has no frame of.
+_MISREAD = ("pos.ecliptic.lon", None)
 
 
 class SkyTransform:
@@ -79,6 +82,18 @@ class SkyTransform:
             return self._original()
         except Exception as error:
             raise wcs_error(self.name, error) from error
+
+    def for_others(self, shape):
+        """Return the WCS of an image for other packages, which use astropy's frames.
+
+        Parameters
+        ----------
+        shape : tuple of int
+            Shape of the image, (ny, nx).
+        """
+        if self.wcs.world_axis_physical_types[self._lon] not in _MISREAD:
+            return self.original
+        return HighLevelWCSWrapper(IcrsWCS(self, shape))
 
     def _find_axes(self):
         """Set the index of the longitude, the frame, and the units of the axes in degrees."""
@@ -167,6 +182,48 @@ class SkyTransform:
                 msg = f"{self.name}: the bounding box {bounds} of its WCS holds no pixel; widen it"
                 raise FrameError(msg)
         return tuple(box)
+
+
+class IcrsWCS(BaseLowLevelWCS):
+    """APE 14 WCS of a transformation, in ICRS.
+
+    Parameters
+    ----------
+    transform : `SkyTransform`
+        The transformation.
+    shape : tuple of int
+        Shape of the image, (ny, nx).
+    """
+
+    pixel_n_dim = world_n_dim = 2
+    world_axis_physical_types = ("pos.eq.ra", "pos.eq.dec")
+    world_axis_units = ("deg", "deg")
+    world_axis_object_components = (
+        ("celestial", 0, "spherical.lon.degree"),
+        ("celestial", 1, "spherical.lat.degree"),
+    )
+
+    def __init__(self, transform, shape):
+        self.transform = transform
+        self.shape = shape
+
+    @property
+    def array_shape(self):
+        """Shape of the image."""
+        return self.shape
+
+    @property
+    def world_axis_object_classes(self):
+        """Class of the positions."""
+        return {"celestial": (SkyCoord, (), {"frame": "icrs", "unit": "deg"})}
+
+    def pixel_to_world_values(self, x, y):
+        """Return longitude and latitude."""
+        return lonlat(self.transform.to_sky(x, y))
+
+    def world_to_pixel_values(self, lon, lat):
+        """Return pixel coordinates."""
+        return self.transform.to_pixel(unit_vectors(lon, lat))
 
 
 def wcs_error(name, error):
