@@ -643,6 +643,8 @@ def test_hsc_mask_is_found_by_its_type(real_data):
         ("N1", "N1_MASK", "S1", "S1_MASK"),
         ("CCD1", "MASK_CCD1", "CCD2", "MASK_CCD2"),
         ("IM_1", "ERR1", "IM_2", "DQ2"),
+        ("DET11.SCI", "DET11.DQ", "DET12.SCI", "DET12.DQ"),
+        ("3-4.E.SCI", "3-4.E.FLG", "3-4.F.SCI", "3-4.F.RMS"),
     ],
 )
 def test_arrays_named_by_their_image(tmp_path, names):
@@ -657,7 +659,7 @@ def test_arrays_named_by_their_image(tmp_path, names):
             mask = np.zeros((100, 200), "u1")
             mask[:, 150:190] = 1
             beside = names[2 * chip + 1]
-            if "ERR" not in beside:
+            if "ERR" not in beside and "RMS" not in beside:
                 data[:, 150:190] += 50 * (k + 1)
             hdus += [
                 fits.ImageHDU(data, header, name=names[2 * chip]),

@@ -274,6 +274,7 @@ def test_axes_that_are_not_of_the_sky_are_refused(paint, ctype, attributes):
 
 def write_chips(folder, name, chips, *, primary=(), extra=()):
     """Write a file with several images: mapping of (name, version) to image."""
+    folder.mkdir(exist_ok=True)
     hdus = [fits.PrimaryHDU(header=fits.Header(dict(primary)))]
     for (extension, version), image in chips.items():
         header = image.wcs.to_header()
@@ -593,7 +594,7 @@ def test_weights_beside_an_image(paint, tmp_path, plane, outside):
     check_planes(paint, tmp_path, plane, np.where(exposed_in("disc"), 2.5, outside).astype("f4"))
 
 
-@pytest.mark.parametrize("plane", ["MASK", "BPM", "DQM", "MSK", "DQ"])
+@pytest.mark.parametrize("plane", ["MASK", "BPM", "DQM", "MSK", "DQ", "FLAGS", "FLG"])
 @pytest.mark.parametrize("value", [1, 64, 127])
 def test_masks_beside_an_image(paint, tmp_path, plane, value):
     check_planes(paint, tmp_path, plane, np.where(exposed_in("disc"), 0, value).astype("i2"))
@@ -614,9 +615,39 @@ def check_planes(paint, tmp_path, name, plane):
     (frame,) = collect_frames(paths[:1])
     np.testing.assert_array_equal(np.isnan(frame.load()), ~exposed_in("disc"))
     np.testing.assert_array_equal(result[0].mask, ~exposed_in("disc"))
-    if name not in ("DQ", "DQM", "MSK"):
+    if name not in ("DQ", "DQM", "MSK", "FLAGS", "FLG"):
         (frame,) = collect_frames(paths[:1], lm.ReadOptions(mask_extensions=False))
         assert not np.isnan(frame.load()).any()
+
+
+def files_with(paint, tmp_path, other, name="SCI"):
+    """Write two files of one image and another HDU."""
+    return [
+        write_chips(tmp_path, f"{k}.fits", {(name, 1): paint("x", (0, 9 * k))}, extra=[other])
+        for k in range(2)
+    ]
+
+
+@pytest.mark.parametrize("name", ["QUALITY", "SATMASK", "PIXELDQ", "BADPIX", "SCI_FLAGS2"])
+def test_extension_that_looks_like_a_mask_is_named(paint, tmp_path, name):
+    shape = paint("x").data.shape
+    paths = files_with(paint, tmp_path, fits.ImageHDU(np.ones(shape, "i2"), name=name))
+    with pytest.warns(lm.LevelMatchWarning, match=rf"0\.fits \({name}\), 1.*Rename it to DQ"):
+        match(paths)
+    for read in (lm.ReadOptions(mask_extensions=False), lm.ReadOptions(mask_files=[None, None])):
+        match(paths, read=read)
+    small = fits.ImageHDU(np.ones((5, 6), "i2"), name=name)
+    match(files_with(paint, tmp_path / "small", small))
+
+
+@pytest.mark.parametrize(("name", "ver"), [("SCI", 2), ("CHIP7", 1)])
+def test_image_without_wcs_beside_another_is_named(paint, tmp_path, name, ver):
+    other = fits.ImageHDU(paint("x").data, name=name, ver=ver)
+    paths = files_with(paint, tmp_path, other, name.replace("7", "1"))
+    label = f"{name},2" if ver == 2 else name
+    with pytest.warns(lm.LevelMatchWarning, match=rf"without celestial .* 0\.fits \({label}\), 1"):
+        match(paths)
+    match(paths, read=lm.ReadOptions(hdu=1))
 
 
 def test_weights_of_another_shape(paint, tmp_path):

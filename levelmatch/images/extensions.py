@@ -11,7 +11,7 @@ from astropy.io import fits
 
 from levelmatch.exceptions import FrameError
 from levelmatch.images.filters import filters_of
-from levelmatch.images.mask_arrays import BESIDE, companions, image_shape
+from levelmatch.images.mask_arrays import BESIDE, KINDS, companions, image_shape
 from levelmatch.option_values import hdu_choices
 from levelmatch.options import ReadOptions
 from levelmatch.sky.overlaps import overlap_groups
@@ -25,6 +25,9 @@ __all__ = [
 
 
 _CELESTIAL = re.compile(r"(RA--|DEC-|[GESH]L(ON|AT))")
+# Names of extensions that look like masks, and the names of which are read.
+_MASKS = re.compile(r"MASK|FLAG|QUAL|BAD|DQ")
+_READ = {*KINDS["flags"], *KINDS["mask"]}
 
 
 @dataclass(frozen=True)
@@ -228,6 +231,9 @@ class ExtensionChoice:
             frames = self._without_copies(frames)
             self._note_same_sky(frames, notes)
         self._note_others(frames, notes)
+        matched = [frame.source.hdu for frame in frames]
+        self._note_beside("unread mask", self._unread_masks(matched), notes)
+        self._note_beside("no wcs", self._without_wcs(matched), notes)
         return frames
 
     def _one_of_many(self, make, index, notes):
@@ -284,3 +290,41 @@ class ExtensionChoice:
         labels = [*(self.labels[i] for i in matched), *others]
         first = ", ".join(labels[: len(matched)])
         notes.add(kind, self.name, f"{first} of {len(labels)}: {', '.join(labels)}")
+
+    def _note_beside(self, kind, indices, notes):
+        """Add a note that names extensions of the file, if there are any."""
+        if indices:
+            notes.add(kind, self.name, ", ".join(self.labels[i] for i in indices))
+
+    def _unread_masks(self, matched):
+        """Return the extensions of matched images' shapes that look like masks and are not read."""
+        if not self.read.mask_extensions or self.read.mask_files is not None:
+            return []
+        words = companions(tuple((e.name, e.version) for e in self.extensions))
+        shapes = {image_shape(self.extensions[i].shape) for i in matched}
+        return [
+            i
+            for i, e in enumerate(self.extensions)
+            if _MASKS.search(e.name)
+            and not {e.name, words.get(i, ("",))[0]} & _READ
+            and e.is_image
+            and i not in matched
+            and image_shape(e.shape) in shapes
+        ]
+
+    def _without_wcs(self, matched):
+        """Return the images without WCS of the same kind as those that are matched."""
+        choices = hdu_choices(self.read.hdu)
+        if not isinstance(choices, str) and not all(isinstance(c, str) for c in choices):
+            return []
+        kinds = {_kind(self.extensions[i]) for i in matched}
+        return [
+            i
+            for i, e in enumerate(self.extensions)
+            if e.is_image and not e.is_celestial and i not in matched and _kind(e) in kinds
+        ]
+
+
+def _kind(extension):
+    """Return the name of an extension without its number, and the shape of its image."""
+    return extension.name.rstrip("0123456789"), image_shape(extension.shape)

@@ -99,7 +99,7 @@ def _bit(name, names):
 
 # Names of extensions for each kind of array.
 KINDS = {
-    "flags": ("DQ", "DQM", "MSK"),
+    "flags": ("DQ", "DQM", "MSK", "FLAGS", "FLAG", "FLG"),
     "mask": ("MASK", "BPM"),
     "weight": ("WHT", "WGT", "WEIGHT", "IVAR", "INVVAR", "COVERAGE", "EXP", "EXPOSURE"),
 }
@@ -108,7 +108,7 @@ KINDS = {
 # Names of extensions that accompany an image, such as errors, flags, weights and models.
 BESIDE = re.compile(
     r"ERR(OR)?|UNCERT(AINTY)?|STD|SIG(MA)?|RMS|NOISE|I?VAR(IANCE)?|VAR_\w+|INVVAR|SNR|"
-    r"DQ|DQM|PIXELDQ|MASK|MSK|BPM|FLAGS?|SEG\w*|SAMP|TIME|"
+    r"DQ|DQM|PIXELDQ|\w*MASK|MSK|BPM|FLAGS?|FLG|QUAL(ITY)?|BADPIX\w*|SEG\w*|SAMP|TIME|"
     r"WHT|WGT|WEIGHT|COV(ERAGE)?|EXP(OSURE)?|EXPTIME|CTX|CON|NEXP|NPIX|"
     r"AREA|MODEL|BKG|BACKGROUND|SKY|PSF|D2IMARR|WCSDVARR|WCSCORR|THUMB\w*|PREVIEW"
 )
@@ -118,8 +118,8 @@ BESIDE = re.compile(
 def companions(keys: tuple[tuple[str, int], ...]) -> dict[int, tuple[str, int]]:
     """Return the extensions whose names join a word and the name or the number of an image.
 
-    Examples are ``MASK_CCD1``, ``CCD1_MASK`` and ``MASK1`` beside ``CCD1``. A number must belong
-    to one image.
+    Examples are ``MASK_CCD1``, ``CCD1_MASK`` and ``MASK1`` beside ``CCD1``, and ``DET11.DQ`` beside
+    ``DET11.SCI``. A number must belong to one image.
 
     Parameters
     ----------
@@ -136,7 +136,7 @@ def companions(keys: tuple[tuple[str, int], ...]) -> dict[int, tuple[str, int]]:
     found = {}
     for k, (name, version) in enumerate(keys):
         for image in images if _word(name) else ():
-            tag, own = keys[image]
+            tag, own = keys[image][0].removesuffix(".SCI"), keys[image][1]
             tags = (tag, _number(tag)) if numbers[_number(tag)] == 1 else (tag,)
             words = (w for t in tags if t for w in (_without(name, t),) if w)
             word = next(words, None)
@@ -147,7 +147,7 @@ def companions(keys: tuple[tuple[str, int], ...]) -> dict[int, tuple[str, int]]:
 
 def _word(name: str) -> bool:
     """Return whether a name begins or ends with the name of an accompanying extension."""
-    parts = re.split(r"_|(?<=[A-Z])(?=\d)|(?<=\d)(?=[A-Z])", name)
+    parts = re.split(r"[._]|(?<=[A-Z])(?=\d)|(?<=\d)(?=[A-Z])", name)
     return any(BESIDE.fullmatch(part) for part in (parts[0], parts[-1]))
 
 
@@ -158,8 +158,8 @@ def _number(name: str) -> str:
 
 def _without(name: str, tag: str) -> str:
     """Return the accompanying word that remains of a name without a tag; empty if none does."""
-    starts = [name.removesuffix(tag).rstrip("_")] if name.endswith(tag) else []
-    ends = [name.removeprefix(tag).lstrip("_")] if name.startswith(tag) else []
+    starts = [name.removesuffix(tag).rstrip("_.")] if name.endswith(tag) else []
+    ends = [name.removeprefix(tag).lstrip("_.")] if name.startswith(tag) else []
     return next((rest for rest in starts + ends if BESIDE.fullmatch(rest)), "")
 
 

@@ -25,6 +25,11 @@ SENTENCES = {
         "their filters: {images}. Their emission differs if their filters do: hdu chooses one "
         "image of each file, so match each filter by itself, or add FILTER to the headers"
     ),
+    "unread mask": (
+        "an extension looks like a mask and is not read, so pixels that it marks count as good: "
+        "{images}. Rename it to DQ if it holds flags, or to MASK if it is not 0 at bad pixels"
+    ),
+    "no wcs": "images without celestial WCS, beside others with one, are not matched: {images}",
     "gwcs": "the gwcs cannot be read, the FITS WCS is used: {images}",
     "fill": (
         "large regions of one value are missing data: {images}; "
