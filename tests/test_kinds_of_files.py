@@ -10,7 +10,7 @@ import pytest
 from astropy import units as u
 from astropy.coordinates import BarycentricMeanEcliptic, Galactic, SkyCoord, Supergalactic
 from astropy.io import fits
-from astropy.nddata import CCDData, NDData
+from astropy.nddata import CCDData, InverseVariance, NDData, StdDevUncertainty
 from astropy.time import Time
 from astropy.wcs import WCS
 from astropy.wcs.wcsapi import SlicedLowLevelWCS
@@ -618,6 +618,39 @@ def check_planes(paint, tmp_path, name, plane):
     if name not in ("DQ", "DQM", "MSK", "FLAGS", "FLG"):
         (frame,) = collect_frames(paths[:1], lm.ReadOptions(mask_extensions=False))
         assert not np.isnan(frame.load()).any()
+
+
+@pytest.mark.parametrize("nothing", [0.0, np.nan])
+@pytest.mark.parametrize("form", ["memory", "files", "hdus"])
+def test_pixels_without_inverse_variance_are_bad(paint, tmp_path, form, nothing):
+    images, levels = filled_set(paint, np.nan, "disc")
+    for k, image in enumerate(images):
+        image.data[~exposed_in("disc")] = 50 * k
+        image.uncertainty = InverseVariance(np.where(exposed_in("disc"), 4.0, nothing))
+        if form != "memory":
+            image.write(tmp_path / f"{k}.fits")
+            images[k] = tmp_path / f"{k}.fits"
+        if form == "hdus":
+            with fits.open(images[k]) as hdus:
+                images[k] = fits.HDUList([hdu.copy() for hdu in hdus])
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="the uncertainty is NaN")
+        result = match(images)
+    assert_allclose(errors_of(result, levels), 0, atol=0.05)
+    (frame,) = collect_frames(images[:1])
+    np.testing.assert_array_equal(np.isnan(frame.for_workers().load()), ~exposed_in("disc"))
+
+
+def test_uncertainties_that_are_nan_are_named(paint):
+    images = [paint("a.fits"), paint("b.fits")]
+    errors = np.full(images[0].data.shape, 0.5)
+    errors[3, 4:7] = np.nan
+    images[0].data[3, 4] = np.nan
+    images[0].uncertainty = StdDevUncertainty(errors)
+    images[1].uncertainty = StdDevUncertainty(errors)
+    images[1].mask = np.isnan(errors)
+    with pytest.warns(lm.LevelMatchWarning, match=r"NaN at .* good: a\.fits \(2 pixels\); mask"):
+        match(images)
 
 
 def files_with(paint, tmp_path, other, name="SCI"):

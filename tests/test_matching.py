@@ -676,7 +676,7 @@ def test_images_that_change_after_matching_are_refused(small_images, small_paths
     first = images[1].data if kind == "image" else images[1]["SCI"].data
     first[3, 5] += 1
     assert result[0].data.any()
-    words = r"image_00001\.fits: its pixels changed after they were read; match it again"
+    words = r"image_00001\.fits: its pixels or its unit changed after they were read; match it anew"
     for use in (
         lambda: result[1],
         lambda: result.record,
@@ -688,6 +688,14 @@ def test_images_that_change_after_matching_are_refused(small_images, small_paths
     assert not (tmp_path / "out").exists() or not any((tmp_path / "out").iterdir())
     first[3, 5] -= 1
     assert_allclose(result[1].data, lm.match_mosaic(images)[1].data, rtol=1e-6)
+
+
+def test_images_whose_unit_changes_after_matching_are_refused(small_images):
+    images = [image.copy() for image in small_images]
+    result = lm.match_mosaic(images)
+    images[1].unit = "Jy/sr"
+    with pytest.raises(lm.FrameError, match=r"image_00001\.fits: its pixels or its unit changed"):
+        result[1]
 
 
 @pytest.mark.parametrize("fit_type", ["level", "level+slope", "auto"])

@@ -33,6 +33,7 @@ from levelmatch.images.mask_arrays import (
     companions,
     find_masks,
     image_shape,
+    is_weight,
     partner_hdu,
     partner_masks,
 )
@@ -234,6 +235,9 @@ def _plain_flags(hdus, i):
     index = indices.get(("DQ", image.version), -1)
     flags = hdus[index] if index >= 0 else None
     if flags is not None and (flags.header["BITPIX"] < 0 or "MP_" in flags.header.text):
+        return None
+    uncertainty = indices.get(("UNCERT", image.version))
+    if uncertainty is not None and is_weight(hdus[uncertainty].header):
         return None
     return index
 

@@ -15,7 +15,7 @@ from levelmatch.images import jwst
 from levelmatch.images.corrections import Correction
 from levelmatch.images.file_checks import named_errors
 from levelmatch.images.fill import Fill, find_fill, mask_fill
-from levelmatch.images.sources import MemorySource, float_type
+from levelmatch.images.sources import MemorySource, float_type, image_mask
 from levelmatch.sky.grid import Footprint, Grid, default_spacing
 from levelmatch.sky.transform import SkyTransform
 
@@ -301,7 +301,8 @@ class Frame:
         """
         source = self.source
         if isinstance(source, MemorySource):
-            image = NDData(source.image.data, mask=source.image.mask)
+            image = source.image
+            image = NDData(image.data, mask=image_mask(image), unit=image.unit)
             source = MemorySource(image, name=self.name, checksums=source.checksums)
         return self.with_keys(meta={}, source=source)
 

@@ -20,6 +20,7 @@ from levelmatch.images.sources import (
     as_mask,
     bad_pixels,
     decoded_image,
+    image_mask,
     read_uncertainty,
 )
 from levelmatch.images.wcs_cards import check_wcs
@@ -54,13 +55,13 @@ def memory_frames(image, index, read, notes):
         If the image cannot be used; the message names it.
     """
     if isinstance(image, NDData):
-        return [_nddata_frame(image, index, read)]
+        return [_nddata_frame(image, index, read, notes)]
     if isinstance(image, tuple) and len(image) == 2 and hasattr(image[0], "shape"):
         image = _of_array(*image)
         # The mask is that of the array.
         read = replace(read, mask_extensions=True)
     if isinstance(image, NDData):
-        return [_nddata_frame(image, index, read)]
+        return [_nddata_frame(image, index, read, notes)]
     if isinstance(image, fits.PrimaryHDU | fits.ImageHDU | fits.CompImageHDU):
         first = [] if isinstance(image, fits.PrimaryHDU) else [fits.PrimaryHDU()]
         image = fits.HDUList([*first, image])
@@ -144,7 +145,7 @@ def _check_scaled(name, hdu):
         raise FrameError(msg)
 
 
-def _nddata_frame(image, index, read):
+def _nddata_frame(image, index, read, notes):
     """Return the frame of an `~astropy.nddata.NDData` object."""
     meta = image.meta
     name = _name(meta.get("FILENAME"), index)
@@ -152,12 +153,15 @@ def _nddata_frame(image, index, read):
     shape = check_shape(name, data.shape)
     _check_type(name, data)
     _check_shapes(name, image, data.shape)
-    mask = as_mask(image.mask)
+    mask = image_mask(image)
     if mask is not None and mask.all():
-        msg = f"{name}: every pixel is masked; leave the image out"
+        msg = f"{name}: every pixel is masked, or has no weight; leave the image out"
         raise FrameError(msg)
     if isinstance(image.wcs, WCS):
         check_wcs(name, image.wcs, meta)
+    unknown = _unknown_errors(image, data, mask)
+    if unknown:
+        notes.add("unknown errors", name, f"{unknown} pixels")
     return Frame(
         name=name,
         source=MemorySource(image, name=name),
@@ -167,6 +171,15 @@ def _nddata_frame(image, index, read):
         transform=SkyTransform(_plane_wcs(image.wcs, data.shape), name),
         blank=read.blank,
     )
+
+
+def _unknown_errors(image, data, mask):
+    """Return the number of good pixels whose uncertainty is NaN."""
+    array = None if image.uncertainty is None else np.asarray(image.uncertainty.array)
+    if array is None or array.dtype.kind != "f" or not np.isnan(array).any():
+        return 0
+    good = np.isfinite(data) & np.isnan(array)
+    return int(np.sum(good if mask is None else good & ~mask))
 
 
 def _check_shapes(name, image, shape):

@@ -29,6 +29,7 @@ __all__ = [
     "find_masks",
     "header_bits",
     "image_shape",
+    "is_weight",
     "partner_hdu",
     "partner_masks",
 ]
@@ -259,8 +260,16 @@ def find_masks(
             masks.append(MaskArray(i, "flags" if named else kind))
             names |= named
     bits = bad_bits(read.dq_bits, is_jwst, names)
+    uncertainty = partner_hdu(hdus, index, "UNCERT")
+    if uncertainty is not None and read.mask_extensions and is_weight(hdus[uncertainty].header):
+        masks.append(MaskArray(uncertainty, "weight"))
     keep = [m for m in masks if _has_values(name, hdus[m.hdu], m.kind, shape, bits)]
     return tuple(keep), bits
+
+
+def is_weight(header: Mapping) -> bool:
+    """Return whether an extension UNCERT, as `CCDData` writes, holds inverse variances."""
+    return header.get("UTYPE") == "InverseVariance"
 
 
 def _has_values(name, hdu, kind, shape, bits):

@@ -29,6 +29,9 @@ SENTENCES = {
         "an extension looks like a mask and is not read, so pixels that it marks count as good: "
         "{images}. Rename it to DQ if it holds flags, or to MASK if it is not 0 at bad pixels"
     ),
+    "unknown errors": (
+        "the uncertainty is NaN at pixels that count as good: {images}; mask them if they are bad"
+    ),
     "no wcs": "images without celestial WCS, beside others with one, are not matched: {images}",
     "gwcs": "the gwcs cannot be read, the FITS WCS is used: {images}",
     "fill": (

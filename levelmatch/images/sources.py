@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
+from zlib import crc32
 
 import numpy as np
 from astropy.io import fits
@@ -35,6 +36,7 @@ __all__ = [
     "decoded_image",
     "flagged",
     "float_type",
+    "image_mask",
     "pixel_digests",
     "read_uncertainty",
 ]
@@ -71,14 +73,14 @@ class MemorySource:
     def identity(self) -> dict:
         """Identity of the image: empty file name, and SHA-256 of data and mask."""
         self.check_unchanged()
-        data, mask = np.asarray(self.image.data), as_mask(self.image.mask)
-        digests = pixel_digests(data, [mask])
+        image = self.image
+        digests = pixel_digests(np.asarray(image.data), [image_mask(image)])
         return {"file": "", "path": "", "size": 0, "hdu": self.hdu, **digests}
 
     def read(self, dq_bits: int) -> tuple[np.ndarray, np.ndarray | None]:
         """Return a copy of the pixels as floats, and the mask of bad pixels or `None`."""
-        data = as_image(np.asarray(self.image.data))
-        mask = as_mask(self.image.mask)
+        image = self.image
+        data, mask = as_image(np.asarray(image.data)), image_mask(image)
         if mask is not None and mask.ndim > 2:
             mask = as_image(mask)
         pixels = np.array(data, dtype=float_type(data), order="C")
@@ -86,7 +88,7 @@ class MemorySource:
         return pixels, mask
 
     def check_unchanged(self) -> None:
-        """Check that the pixels equal those that were first read.
+        """Check that pixels and unit equal those that were first read.
 
         The corrections of a run are valid only for the pixels that it measured.
 
@@ -99,11 +101,11 @@ class MemorySource:
         self._check(np.ascontiguousarray(data, dtype=float_type(data)))
 
     def _check(self, pixels):
-        checksum = checksum_of(pixels)
+        checksum = checksum_of(pixels, crc32(str(self.image.unit).encode()))
         if not self.checksums:
             self.checksums.append(checksum)
         if checksum != self.checksums[0]:
-            msg = f"{self.name}: its pixels changed after they were read; match it again"
+            msg = f"{self.name}: its pixels or its unit changed after they were read; match it anew"
             raise FrameError(msg)
 
 
@@ -421,6 +423,19 @@ def flagged(dq: np.ndarray, bits: int) -> np.ndarray:
 def as_mask(mask) -> np.ndarray | None:
     """Return a mask as a boolean array; `None` stays `None`."""
     return None if mask is None else np.asarray(mask, dtype=bool)
+
+
+def image_mask(image: NDData) -> np.ndarray | None:
+    """Return the mask of an image in memory, or `None` without bad pixels.
+
+    Pixels whose inverse variance is not positive are bad.
+    """
+    mask, uncertainty = as_mask(image.mask), image.uncertainty
+    if isinstance(uncertainty, InverseVariance) and uncertainty.array is not None:
+        weightless = ~(np.asarray(uncertainty.array) > 0)
+        if weightless.any():
+            return weightless if mask is None else mask | weightless
+    return mask
 
 
 def read_uncertainty(
