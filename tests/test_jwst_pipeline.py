@@ -15,6 +15,8 @@ from numpy.testing import assert_allclose, assert_array_equal
 
 import levelmatch as lm
 from levelmatch.exceptions import FrameError
+from levelmatch.images.inputs import collect_frames
+from levelmatch.pipelines.jwst_models import add_history
 
 SHAPE = (160, 170)
 SCALE = 0.11
@@ -368,6 +370,16 @@ def test_changed_outputs_of_the_step_are_found(stepped, tmp_path):
         hdus["SCI"].data[3, 4] += 1
     with pytest.raises(lm.RecordError, match=rf"{NAMES[2]}: 1 pixels do not follow"):
         lm.verify_record(stepped / RECORD, copies)
+
+
+def test_images_and_their_history_need_no_warning(jwst, asn):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        frames = collect_frames(asn)
+        model = jwst["models"].ImageModel(SHAPE)
+        add_history(model, "a text")
+    assert len(frames) == len(LEVELS)
+    assert model.instance["history"]["entries"][-1]["description"] == "a text"
 
 
 def test_undo_keeps_earlier_runs_of_the_step(jwst, stepped, tmp_path):

@@ -180,10 +180,11 @@ def forget_run(model: Any, product: Product, provenance: Provenance) -> None:
         tree.pop("levelmatch", None)
         tree["meta"].pop("levelmatch", None)
     header = _extra_header(model, "SCI")
-    for entry in model.history:
+    history = tree.pop("history", {})
+    entries = history if isinstance(history, list) else history.get("entries", [])
+    for entry in entries:
         header.add_history(entry["description"])
     remove_provenance(header, product.frame, provenance)
-    model.history.clear()
     for line in header.get("HISTORY", []):
         add_history(model, line)
     _set_extra_header(model, header)
@@ -219,6 +220,4 @@ def _extra_header(model: Any, name: str) -> fits.Header:
 
 def add_history(model: Any, text: str) -> None:
     """Add a text to the history of a model, which is saved as HISTORY."""
-    from stdatamodels import util
-
-    model.history.append(util.create_history_entry(text))
+    model.add_history_entry(text)
