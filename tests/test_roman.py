@@ -504,6 +504,11 @@ def test_a_record_is_no_image(files, tmp_path):
         collect_frames([path])
 
 
+def test_flags_of_no_name_are_refused(files):
+    with pytest.raises(ValueError, match=r"^dq_bits: 'FOO' is not among the bits DO_NOT_USE, SAT"):
+        lm.match_levels(files, read=lm.ReadOptions(dq_bits="FOO"))
+
+
 def test_masks_beside_an_image_are_refused(files):
     with pytest.raises(FrameError, match=r"mask_files: images in ASDF do not use it"):
         lm.match_levels(files, read=lm.ReadOptions(mask_files="{stem}_mask.fits"))

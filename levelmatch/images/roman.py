@@ -15,6 +15,7 @@ from astropy.nddata import StdDevUncertainty
 
 from levelmatch.exceptions import FrameError, RecordError
 from levelmatch.images.asdf_file import ArrayPlace, AsdfFile, plain_value
+from levelmatch.images.file_checks import is_of_option
 from levelmatch.images.file_state import FileState
 from levelmatch.images.frame import Frame
 from levelmatch.images.gwcs_trees import lone_wcs
@@ -173,6 +174,8 @@ def roman_frame(path: Path, read: ReadOptions) -> Frame:
     except FrameError:
         raise
     except DAMAGED as error:
+        if is_of_option(error):
+            raise
         reason = " ".join(str(error).split())[:200] or type(error).__name__
         msg = f"{path.name}: not a readable ASDF file: {reason}"
         raise FrameError(msg) from error
