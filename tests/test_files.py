@@ -15,6 +15,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 
 import levelmatch as lm
 from levelmatch import FrameError, atomic
+from levelmatch.images._decode import copy_minus
 from levelmatch.results import fast_write, files
 from levelmatch.results.splice import image_parts
 
@@ -420,6 +421,28 @@ def test_pixels_that_are_written_in_parts(paint, folders, monkeypatch, shape, ki
     monkeypatch.setattr(files, "plain_replacement", lambda *args: None)
     for path in result.write(folders[1] / "by_astropy"):
         assert path.read_bytes() == (folders[1] / path.name).read_bytes()
+
+
+def test_single_pixels_of_one_value_do_not_delay_the_writing(paint, folders, monkeypatch):
+    paths, totals = [], []
+    for k, n in enumerate("ab"):
+        image = paint(n, (0.3, 100 * k), level=k, shape=(300, 301), noise=0.5)
+        # These are on the grid of samples.
+        image.data[::8, ::8] = 0.0
+        image.data[4::8, 4:6] = 7.0
+        hdu = fits.PrimaryHDU(image.data, image.wcs.to_header())
+        hdu.header["BUNIT"] = "MJy/sr"
+        paths.append(folders[0] / f"{n}.fits")
+        hdu.writeto(paths[-1])
+
+    def copied(*args):
+        totals.append(copy_minus(*args))
+        return totals[-1]
+
+    monkeypatch.setattr(fast_write, "copy_minus", copied)
+    match(paths).write(folders[1])
+    assert len(totals) == 2
+    assert None not in totals
 
 
 def test_a_full_disk_while_pixels_are_written(plain, folders, monkeypatch):

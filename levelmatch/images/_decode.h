@@ -82,7 +82,8 @@ LM_INLINE double lm_value(uint32_t word, int stored)
     return pixel.value;
 }
 
-/* Extremes of the sampled pixels of an image, and whether one equals the next one in its row. */
+/* Of the sampled pixels of an image: the largest; the smallest limit that holds for a sample and
+   the second pixel after it; whether a sample equals both pixels after it. */
 typedef struct {
     double largest, smallest;
     int equal;
@@ -104,13 +105,16 @@ static void lm_sample_row(lm_sampled *found, const uint32_t *row, ptrdiff_t y, p
     for (ptrdiff_t x = 0, last = 0; !last && !found->equal; x += step) {
         last = x >= nx - 3;
         const uint32_t *pixel = row + (last ? nx - 3 : x);
-        double value = lm_value(pixel[0], stored);
-        found->equal = value == lm_value(pixel[1], stored) && fabs(value) < INFINITY;
-        found->smallest = fabs(value) < found->smallest ? fabs(value) : found->smallest;
+        double value = lm_value(pixel[0], stored), third = lm_value(pixel[2], stored);
+        found->equal = value == lm_value(pixel[1], stored) && value == third &&
+                       fabs(value) < INFINITY;
+        /* Single bad pixels of zero are no rounding errors. Also false for NaN. */
+        if (fabs(value) < found->smallest && fabs(third) < found->smallest)
+            found->smallest = fabs(value) > fabs(third) ? fabs(value) : fabs(third);
     }
 }
 
-/* Whether a sampled pixel equals the next one in its row, or is tiny. */
+/* Whether a sampled pixel equals the next two in its row, or is tiny as the last of these. */
 static int lm_may_have_fill(const uint32_t *words, ptrdiff_t ny, ptrdiff_t nx, ptrdiff_t step,
                             double rounding, int stored)
 {

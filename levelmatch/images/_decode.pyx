@@ -201,7 +201,8 @@ def may_have_fill(const uint32_t[:, ::1] words, Py_ssize_t step, double rounding
     Returns
     -------
     found : bool
-        Whether a sample equals the pixel on its right, or is a rounding error of zero.
+        Whether a sample equals the two pixels on its right, or it and the second of these are
+        rounding errors of zero.
     """
     cdef int found
     with nogil:
