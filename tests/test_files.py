@@ -15,7 +15,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 
 import levelmatch as lm
 from levelmatch import FrameError, atomic
-from levelmatch.images._decode import copy_minus
+from levelmatch.images._decode import copy_minus, reserve
 from levelmatch.results import fast_write, files
 from levelmatch.results.splice import image_parts
 
@@ -443,6 +443,15 @@ def test_single_pixels_of_one_value_do_not_delay_the_writing(paint, folders, mon
     match(paths).write(folders[1])
     assert len(totals) == 2
     assert None not in totals
+
+
+def test_reserved_space_does_not_change_the_size(tmp_path):
+    path = tmp_path / "part"
+    with path.open("wb") as stream:
+        stream.write(b"abc")
+        stream.flush()
+        reserve(stream.fileno(), 1 << 20)
+    assert path.read_bytes() == b"abc"
 
 
 def test_a_full_disk_while_pixels_are_written(plain, folders, monkeypatch):

@@ -16,6 +16,9 @@
 #include <errno.h>
 #include <unistd.h>
 #endif
+#if defined(__linux__)
+#include <fcntl.h>
+#endif
 
 #if defined(_MSC_VER)
 #define LM_RESTRICT __restrict
@@ -183,6 +186,18 @@ static int lm_transfer(int file, void *bytes, int64_t size, int64_t position, in
         size -= count;
     }
     return 1;
+}
+
+/* Reserve space on the disk for the bytes of a new file, if the file system can. Unlike
+   posix_fallocate, it writes nothing where it cannot. */
+static void lm_reserve(int file, int64_t size)
+{
+#if defined(__linux__)
+    (void)fallocate(file, FALLOC_FL_KEEP_SIZE, 0, (off_t)size);
+#else
+    (void)file;
+    (void)size;
+#endif
 }
 
 /* Copy an image between files, minus a level. The rows pass through a buffer that the processor's

@@ -17,12 +17,20 @@ cdef extern from "_decode.h" nogil:
     void lm_block_sums(const uint32_t *, Py_ssize_t, Py_ssize_t, uint64_t *)
     bint lm_transfer(int, void *, int64_t, int64_t, int)
     int LM_READ
+    void lm_reserve(int, int64_t)
     int lm_copy_minus(
         int, int64_t, int, int64_t, uint32_t *, Py_ssize_t, Py_ssize_t, Py_ssize_t, double,
         Py_ssize_t, double, uint64_t *, int *
     )
 
-__all__ = ["copy_minus", "may_have_fill", "read_decoded", "subtract_level", "sum_words"]
+__all__ = [
+    "copy_minus",
+    "may_have_fill",
+    "read_decoded",
+    "reserve",
+    "subtract_level",
+    "sum_words",
+]
 
 # Number of pixels per sum, and of pixels decoded at once: they fit into the processor's cache.
 cdef enum:
@@ -101,6 +109,22 @@ def copy_minus(
     if state == 2:
         raise OSError(code, os.strerror(code))
     return None if fill else total
+
+
+def reserve(int file, int64_t size):
+    """Reserve space on the disk for the bytes of a new file, if the file system can.
+
+    Writing then takes less time.
+
+    Parameters
+    ----------
+    file : int
+        Descriptor of the open file. Its size stays the same.
+    size : int
+        Number of bytes.
+    """
+    with nogil:
+        lm_reserve(file, size)
 
 
 def sum_words(const uint32_t[::1] words):

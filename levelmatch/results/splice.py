@@ -9,6 +9,7 @@ from typing import Any, BinaryIO
 import numpy as np
 from astropy.io import fits
 
+from levelmatch.images._decode import reserve
 from levelmatch.results.card_text import CHECKSUM_COMMENT
 
 __all__ = [
@@ -84,6 +85,8 @@ def splice_places(
     headers : mapping of int to bytes, or None
         New headers of HDUs with unchanged data, by index of the HDU.
     """
+    if _are_files(raw, stream):
+        reserve(stream.fileno(), os.fstat(raw.fileno()).st_size)
     position = 0
     headers = headers or {}
     for index in sorted({*replaced, *headers}):
@@ -116,13 +119,18 @@ def copy_bytes(raw: BinaryIO, stream: BinaryIO, start: int, stop: int | None) ->
         count = None if count is None else count - len(part)
 
 
+def _are_files(raw: BinaryIO, stream: BinaryIO) -> bool:
+    """Return whether both streams are those of files, without compression."""
+    return isinstance(raw, io.BufferedReader) and isinstance(stream, io.BufferedWriter)
+
+
 def _copy_by_kernel(raw: BinaryIO, stream: BinaryIO, count: int | None) -> int | None:
     """Copy bytes within the kernel; return the number of bytes that remain to be copied.
 
     `None` means all remaining bytes. Both streams are positioned after the copied bytes. A
     system that cannot copy within the kernel copies nothing.
     """
-    if not (isinstance(raw, io.BufferedReader) and isinstance(stream, io.BufferedWriter)):
+    if not _are_files(raw, stream):
         return count
     stream.flush()
     start = raw.tell()
