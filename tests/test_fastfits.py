@@ -286,25 +286,27 @@ def test_a_frame_for_workers_is_small(paths):
 def test_decoded_pixels(tmp_path, n):
     values = np.resize(np.array([1.5, -2.0, np.inf, 3.0], np.float32), n)
     flags = np.resize(np.array([0, 1, 2, 3], np.uint32), n)
-    path, out = tmp_path / "words", np.empty(n, np.uint32)
-    path.write_bytes(b"abc" + values.astype(">f4").tobytes() + flags.astype(">u4").tobytes())
+    path, other, out = tmp_path / "words", tmp_path / "flags", np.empty(n, np.uint32)
+    path.write_bytes(b"abc" + values.astype(">f4").tobytes())
+    other.write_bytes(b"de" + flags.astype(">u4").tobytes())
     seen = []
 
     def on_read(pixels, own):
         seen.append((bytes(pixels), own if own is None else own.tobytes()))
 
-    with open(path, "rb") as file:
-        sums = read_decoded(file.fileno(), 3, 3 + 4 * n, out, 2, 0, on_read)
+    with open(path, "rb") as file, open(other, "rb") as flag_file:
+        places = file.fileno(), flag_file.fileno()
+        sums = read_decoded(*places, 3, 2, out, 2, 0, on_read)
         assert_array_equal(out.view(np.float32), np.where(flags & 2, np.nan, values))
         whole = out[: n // 1024 * 1024].view(np.uint64).reshape(-1, 512)
         assert_array_equal(sums, whole.sum(axis=1))
         assert b"".join(pixels for pixels, _ in seen) == values.astype(">f4").tobytes()
         assert b"".join(own for _, own in seen) == flags.astype(">u4").tobytes()
-        read_decoded(file.fileno(), 3, -1, out, 2, 0)
+        read_decoded(*places, 3, -1, out, 2, 0)
         assert_array_equal(out.view(np.float32), values)
-        read_decoded(file.fileno(), 3, 3, out[:0], 2, 0)
+        read_decoded(*places, 3, 3, out[:0], 2, 0)
         with pytest.raises(OSError, match="ends before the end of its data"):
-            read_decoded(file.fileno(), 4 + 4 * n, -1, out, 2, 0)
+            read_decoded(*places, 4, -1, out, 2, 0)
 
 
 @pytest.mark.parametrize("flags", ["i4", "u4", None])

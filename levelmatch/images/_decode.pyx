@@ -149,17 +149,18 @@ def sum_words(const uint32_t[::1] words):
 
 
 def read_decoded(
-    int file, int64_t position, int64_t flag_position, uint32_t[::1] words, uint32_t bits,
-    uint32_t flip, on_read=None,
+    int file, int flag_file, int64_t position, int64_t flag_position, uint32_t[::1] words,
+    uint32_t bits, uint32_t flip, on_read=None,
 ):
     """Read 32-bit floats from a file, native, and NaN where flagged.
 
     Parameters
     ----------
-    file : int
-        Descriptor of the open file.
+    file, flag_file : int
+        Descriptors of the open files of the pixels and of their flags. The same file is opened
+        twice, as the system reads ahead where an open file is read in order.
     position, flag_position : int
-        Positions of the pixels and of their flags in the file; -1 without flags.
+        Positions of the pixels and of their flags in the files; -1 without flags.
     words : `~numpy.ndarray` of uint32, shape (n,)
         Gets the pixels.
     bits : int
@@ -192,7 +193,8 @@ def read_decoded(
             good = lm_transfer(file, &words[start], 4 * count, position + 4 * start, LM_READ)
             if good and flagged:
                 flag = &flags[0]
-                good = lm_transfer(file, &flags[0], 4 * count, flag_position + 4 * start, LM_READ)
+                good = lm_transfer(
+                    flag_file, &flags[0], 4 * count, flag_position + 4 * start, LM_READ)
             if not good:
                 break
             if told:

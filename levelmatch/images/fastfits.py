@@ -424,12 +424,13 @@ def read_pixels(path, image, dq, bits, digests=None):
     flip = 0 if dq is None or dq.offset_of_values == 0 else 2**31
     places = image.offset, -1 if dq is None else dq.offset
     update = None if digests is None else partial(_update, digests, flip)
-    with open(path, "rb", buffering=0) as file:
-        status = os.fstat(file.fileno())
-        if (status.st_size, status.st_mtime_ns) != image.stamp:
-            msg = "it changed since its headers were read"
-            raise OSError(msg)
-        return out, read_decoded(file.fileno(), *places, out.view("u4").ravel(), bits, flip, update)
+    # The system reads ahead if each open file is read in order.
+    with open(path, "rb", buffering=0) as file, open(path, "rb", buffering=0) as flags:
+        for status in map(os.fstat, files := (file.fileno(), flags.fileno())):
+            if (status.st_size, status.st_mtime_ns) != image.stamp:
+                msg = "it changed since its headers were read"
+                raise OSError(msg)
+        return out, read_decoded(*files, *places, out.view("u4").ravel(), bits, flip, update)
 
 
 def all_flagged(path, dq, columns, bits):
