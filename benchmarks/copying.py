@@ -7,6 +7,7 @@ Run as ``python benchmarks/copying.py [--sets nircam,miri,chips] [--repeats N] [
 """
 
 import argparse
+import compileall
 import os
 import resource
 import shutil
@@ -156,6 +157,8 @@ def main():
     parser.add_argument("--repeats", type=int, default=3)
     args = parser.parse_args()
     warnings.simplefilter("ignore")
+    # An installed package has its bytecode; a checkout may have none.
+    compileall.compile_dir(Path(levelmatch.__file__).parent, quiet=1)
     with tempfile.TemporaryDirectory() as temporary:
         for name in args.sets.split(","):
             one = run_chips if name == "chips" else partial(run, name)
