@@ -32,8 +32,10 @@ def bench():
 @pytest.mark.parametrize("location", ["mean", "median"])
 @pytest.mark.parametrize("fit_type", ["level", "level+slope"])
 def test_pulls(bench, fit_type, location):
-    pulls = bench.simulated_pulls(12, fit_type=fit_type, location=location, shape=(64, 64))
-    # 96 independent levels determine the figure to 7 %.
+    n = 12 if fit_type == "level" else 60
+    pulls = bench.simulated_pulls(n, fit_type=fit_type, location=location, shape=(64, 64))
+    # 96 independent levels determine the figure to 7 %. The planes of one mosaic are far from
+    # independent, because a few tilts make most of their errors.
     assert (np.abs(pulls.std(axis=(0, 1)) - 1) < 0.25).all()
 
 
