@@ -404,12 +404,10 @@ def _scattered(passes, pairs, image, ratio):
     """Return the suspect of an image whose differences scatter too much."""
     for p in passes:
         after = subtract_solution(pairs, p)
-        rows = p.kept_rows
-        if (p.group[pairs.first[rows]] == p.group[image]).any() or (
-            p.group[pairs.second[rows]] == p.group[image]
-        ).any():
+        rows, group = p.kept_rows, p.group[image]
+        if group in p.group[[pairs.first[rows], pairs.second[rows]]]:
             before = subtract_pattern(pairs, p.pattern)
-            closures = _closures(p, before, after, rows, p.group[image])
+            closures = _closures(p, before, after, rows, group)
             return Suspect(p.name, (image,), ratio, 0.0, *closures)
         pairs = after
     return Suspect("", (image,), ratio, 0.0, np.nan, np.nan)

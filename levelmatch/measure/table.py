@@ -137,6 +137,14 @@ class PairTable:
         n = len(self.first[rows])
         return PairTable(*(_taken(getattr(self, f.name), rows, n) for f in fields(self)))
 
+    def minus(self, planes):
+        """Return the table with planes, shape (n, 3), subtracted from the differences.
+
+        This is exact: a plane changes a right-hand side by the normal matrix times its
+        coefficients.
+        """
+        return replace(self, rhs=self.rhs - np.einsum("pij,pj->pi", self.gram, planes))
+
     def without_strips(self):
         """Return the table with zeros as strips, which take no memory."""
         return replace(self, strips=np.broadcast_to(np.float32(0), self.strips.shape))

@@ -119,9 +119,7 @@ _VARIANCES = np.array([1 / 3, 1 / 3, 4 / 45, 1 / 9, 4 / 45])
 
 def subtract_pattern(table, pattern):
     """Return the pair table without the pattern, which may be `None`."""
-    if pattern is None:
-        return table
-    return replace(table, rhs=table.rhs - np.einsum("pij,pj->pi", table.gram, pattern.step))
+    return table if pattern is None else table.minus(pattern.step)
 
 
 # --------------------------------------------------------------------------------------
@@ -252,7 +250,7 @@ def find_shared_pattern(frames, passes, measured, used, options, solve):
     scatter = 0.0
     for _ in range(N_ROUNDS):
         normal = _Normal(len(found), half_side)
-        table, left, current = _without(measured, columns, found), columns, frames
+        table, left, current = measured.minus(columns @ found), columns, frames
         for k, p in enumerate(passes):
             rows = np.flatnonzero(used == k)
             with warnings.catch_warnings():
@@ -269,11 +267,6 @@ def find_shared_pattern(frames, passes, measured, used, options, solve):
             break
     found, covariance = normal.without_trends(found)
     return _shared(names, of_image, columns, found, covariance, normal.fraction)
-
-
-def _without(table, columns, coefficients):
-    step = columns @ coefficients
-    return replace(table, rhs=table.rhs - np.einsum("pij,pj->pi", table.gram, step))
 
 
 def _half_side(frame):

@@ -8,7 +8,7 @@ import numpy as np
 
 from levelmatch.exceptions import DisconnectedError, DisconnectedWarning, warn_user
 from levelmatch.options import fit_terms
-from levelmatch.sky.vectors import tangent_axes, transfer_matrix
+from levelmatch.sky.vectors import tangent_axes
 from levelmatch.solve.equations import Equations
 from levelmatch.solve.flatness import find_tilts
 from levelmatch.solve.gauge import members_of
@@ -317,25 +317,16 @@ def shift_levels(table, levels):
 
 
 def subtract_solution(table, solved):
-    """Return the pair table with a pass's corrections subtracted.
-
-    This is exact: a correction changes a pair's right-hand side by the normal matrix times the
-    coefficients.
-    """
+    """Return the pair table with a pass's corrections subtracted."""
     table = subtract_pattern(table, solved.pattern)
-    group, solution = solved.group, solved.solution
-    first, second = group[table.first], group[table.second]
+    group, coefficients = solved.group, solved.solution.coefficients
     if solved.tie is not None:
         table = shift_levels(table, solved.tie[group])
-    rhs = table.rhs.copy()
-    if solution.coefficients.shape[1] == 1:
-        step = solution.coefficients[first, 0] - solution.coefficients[second, 0]
-        rhs -= table.gram[:, :, 0] * step[:, None]
-        return replace(table, rhs=rhs)
+    if coefficients.shape[1] == 1:
+        return shift_levels(table, coefficients[group, 0])
     ok = table.npix > 0
-    step = np.zeros_like(rhs)
-    for sign, side in ((1, first[ok]), (-1, second[ok])):
-        change = transfer_matrix(solved.group_axes[side], table.axes[ok])
-        step[ok] += sign * np.einsum("pij,pj->pi", change, solution.coefficients[side])
-    rhs -= np.einsum("pij,pj->pi", table.gram, step)
-    return replace(table, rhs=rhs)
+    planes = np.zeros_like(table.rhs)
+    for sign, side in ((1, group[table.first[ok]]), (-1, group[table.second[ok]])):
+        change = solved.transfer(side, table.axes[ok])
+        planes[ok] += sign * np.einsum("pij,pj->pi", change, coefficients[side])
+    return table.minus(planes)
