@@ -256,15 +256,11 @@ class Diagnostics:
         good = self.kept & (measured.npix > 0)
         if not good.any() or any(p.fit_type != "level" for p in self.passes):
             return 0.0
-        gram, rhs = measured.gram[good], measured.rhs[good]
-        level = gram[:, 0, 0]
-        # The level is eliminated from the normal equations, which leaves the slopes.
-        mixed = gram[:, 0, 1:]
-        reduced = gram[:, 1:, 1:] - mixed[:, :, None] * mixed[:, None] / level[:, None, None]
-        slopes = rhs[:, 1:] - mixed * (rhs[:, 0] / level)[:, None]
-        chi2 = np.einsum("pi,pij,pj->p", slopes, np.linalg.pinv(reduced, hermitian=True), slopes)
+        pairs = measured.without_strips().take(good)
+        normal, asked = pairs.slope_equations()
+        chi2 = np.einsum("pi,pij,pj->p", asked, np.linalg.pinv(normal, hermitian=True), asked)
         chi2 = np.maximum(chi2, 0.0)
-        step = _rms(np.sqrt(chi2 / level))
+        step = _rms(np.sqrt(chi2 / pairs.gram[:, 0, 0]))
         helps = np.median(np.sqrt(chi2 / 2)) > MIN_SLOPE_SIGMA
         return step if helps and step > MIN_SLOPE_RATIO * self.seams.after else 0.0
 

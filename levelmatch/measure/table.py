@@ -145,6 +145,15 @@ class PairTable:
         """
         return replace(self, rhs=self.rhs - np.einsum("pij,pj->pi", self.gram, planes))
 
+    def slope_equations(self):
+        """Return normal matrices and right-hand sides of slopes, for free levels.
+
+        Their shapes are (n, 2, 2) and (n, 2). The level is eliminated from the equations.
+        """
+        mixed = self.gram[:, 0, 1:] / self.gram[:, :1, 0]
+        normal = self.gram[:, 1:, 1:] - mixed[:, :, None] * self.gram[:, :1, 1:]
+        return normal, self.rhs[:, 1:] - mixed * self.rhs[:, :1]
+
     def without_strips(self):
         """Return the table with zeros as strips, which take no memory."""
         return replace(self, strips=np.broadcast_to(np.float32(0), self.strips.shape))

@@ -41,10 +41,7 @@ def slopes_of(table, group, group_axes):
     error : `~numpy.ndarray`, shape (m,)
         Its standard error by the noise of the pixels.
     """
-    level = table.gram[:, 0, 0][:, None]
-    mixed = table.gram[:, 0, 1:]
-    gram = table.gram[:, 1:, 1:] - mixed[:, :, None] * (mixed / level)[:, None]
-    rhs = table.rhs[:, 1:] - mixed * table.rhs[:, :1] / level
+    gram, rhs = table.slope_equations()
     n = len(group_axes)
     whole, asked = np.zeros((n, 2, 2)), np.zeros((n, 2))
     for sign, end in ((1, group[table.first]), (-1, group[table.second])):

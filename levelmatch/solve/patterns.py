@@ -224,12 +224,11 @@ def _slopes_left(result, table, noise):
 
 
 def _slope_equations(pairs, noise):
-    """Return normal matrices and right-hand sides of the pairs' slopes, for free levels."""
-    mixed = pairs.gram[:, 0, 1:] / pairs.gram[:, :1, 0]
-    normal = pairs.gram[:, 1:, 1:] - mixed[:, :, None] * pairs.gram[:, :1, 1:]
-    asked = pairs.rhs[:, 1:] - mixed * pairs.rhs[:, :1]
+    """Return the `PairTable.slope_equations` of pairs, with the weights of shared noise."""
+    normal, asked = pairs.slope_equations()
     if not noise.any():
         return normal, asked
+    mixed = pairs.gram[:, 0, 1:] / pairs.gram[:, :1, 0]
     free = np.concatenate([-mixed[:, :, None], np.broadcast_to(np.eye(2), normal.shape)], axis=2)
     covariance = normal + free @ noise @ free.swapaxes(1, 2)
     change = normal @ np.linalg.pinv(covariance, rcond=1e-9, hermitian=True)
