@@ -82,7 +82,7 @@ def find_tilts(references, solution, group_axes, corners):
     corners : list of `~numpy.ndarray`, shape (n, 3)
         Unit vectors of the outlines of each group's images.
     """
-    sets = members_of(solution.component, int(solution.component.max()) + 1)
+    sets = members_of(solution.component)
     out = []
     for reference in references:
         members = sets[solution.component[reference.group]]

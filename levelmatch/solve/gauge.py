@@ -9,7 +9,7 @@ from levelmatch.solve.linear import sum_by
 __all__ = ["Gauge", "free_coefficients", "held_groups"]
 
 
-def held_groups(component, n_sets, reference):
+def held_groups(component, reference):
     """Return the group of each set that is held at zero while the equations are solved.
 
     ``reference`` is `None` for a zero mean of each set, or a function of the groups of a set that
@@ -25,15 +25,15 @@ def held_groups(component, n_sets, reference):
     """
     first = np.unique(component, return_index=True)[1]
     if reference is None:
-        return first, np.ones(n_sets, dtype=bool)
-    picked = np.array([reference(m) for m in members_of(component, n_sets)], dtype=int)
+        return first, np.ones(len(first), dtype=bool)
+    picked = np.array([reference(m) for m in members_of(component)], dtype=int)
     return np.where(picked < 0, first, picked), picked < 0
 
 
-def members_of(labels, n):
-    """Return the indices of the members of each of n labels, ascending."""
+def members_of(labels):
+    """Return the indices of the members of each label from 0 to the largest, ascending."""
     order = np.argsort(labels, kind="stable")
-    return np.split(order, np.cumsum(np.bincount(labels, minlength=n))[:-1])
+    return np.split(order, np.cumsum(np.bincount(labels))[:-1])
 
 
 def free_coefficients(equations, component, held, active):

@@ -60,7 +60,7 @@ def solve_groups(equations, options, *, npix=1.0, scatter=1.0, reference=None, a
     """
     pairs = np.stack([equations.first, equations.second], axis=1)
     n_sets, component = components(pairs, equations.n_groups)
-    held, mean = held_groups(component, n_sets, reference)
+    held, mean = held_groups(component, reference)
     free = free_coefficients(equations, component, held, active)
     unknown = _solved_for(equations, free, active, mean[component], options)
     solver = Solver(equations, unknown, options.slope_prior)

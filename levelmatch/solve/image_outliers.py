@@ -60,7 +60,7 @@ def find_disagreeing(equations):
     of_pair = component[equations.first]
     found = []
     size = np.bincount(component)
-    for rows in members_of(of_pair, len(size)):
+    for rows in members_of(of_pair):
         if len(rows) and size[of_pair[rows[0]]] <= MAX_GROUPS:
             groups = np.unique(ends[rows])
             search = _Search(equations.part(rows, groups))

@@ -122,7 +122,7 @@ def _families(matched, frames):
     first = np.unique(matched.group, return_index=True)[1]
     domain = matched.domain[first]
     families = {}
-    for groups in members_of(domain, int(domain.max()) + 1):
+    for groups in members_of(domain):
         kinds = [_kind(frames[first[g]], matched) for g in groups]
         # A detector in several sets has no single level.
         if len(groups) < 2 or len(set(kinds)) < len(kinds):

@@ -113,7 +113,7 @@ def _centred_statistic(equations, solution):
     The gauge of the first fit may have added the slope of one group to all others.
     """
     coefficients = solution.coefficients.copy()
-    for members in members_of(solution.component, solution.component.max() + 1):
+    for members in members_of(solution.component):
         # East and North depend on the position, so the median is taken at the set's centre.
         centre = tangent_axes(equations.group_axes[members, 0].sum(axis=0))
         there = transfer_matrix(equations.group_axes[members], centre)

@@ -136,8 +136,8 @@ class ReferenceChooser:
         self.frames = frames
         self.groups = np.asarray(groups)
         self.keyword = keyword
-        n = int(self.groups.max()) + 1
-        self._images = members_of(self.groups, n)
+        self._images = members_of(self.groups)
+        n = len(self._images)
         pairs = np.sort(np.asarray(pairs, dtype=np.int64).reshape(-1, 2), axis=1)
         distinct = np.unique(pairs[:, 0] * n + pairs[:, 1])
         ends = np.concatenate([distinct // n, distinct % n])

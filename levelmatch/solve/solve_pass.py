@@ -222,7 +222,7 @@ def _tilted(solved, frames, options):
         return solved.references
     corners = [
         np.concatenate([frames[i].grid.polygon for i in members])
-        for members in members_of(solved.group, int(solved.group.max()) + 1)
+        for members in members_of(solved.group)
     ]
     return find_tilts(solved.references, solved.solution, solved.group_axes, corners)
 
@@ -260,9 +260,9 @@ def _disconnected(grouped, solution):
     # A set lies in one domain: pairs are within domains.
     of_set = np.zeros(len(size), dtype=int)
     of_set[solution.component] = domain
-    number = np.bincount(of_set, minlength=int(domain.max()) + 1)
+    number = np.bincount(of_set)
     isolated = (size[solution.component] == 1) & (number[domain] > 1)
-    sets = members_of(of_set, len(number))
+    sets = members_of(of_set)
     return {int(d): sets[d] for d in np.flatnonzero(number > 1)}, isolated
 
 
