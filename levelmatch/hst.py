@@ -6,6 +6,7 @@ from pathlib import Path
 from levelmatch.atomic import refuse_existing, write_content
 from levelmatch.docstrings import share_parameters
 from levelmatch.exceptions import FrameError
+from levelmatch.images.notes import leave_out_chips
 from levelmatch.option_values import as_path, check_type
 from levelmatch.record.run_result import RunResult
 
@@ -31,7 +32,8 @@ def write_skyfile(result: RunResult, path: str | Path, *, overwrite: bool = Fals
     Raises
     ------
     FrameError
-        If a correction is a plane, or a name has a blank; the message names the image.
+        If a correction is a plane, a chip of a file is not matched, or a name has a blank; the
+        message names the image.
     FileExistsError
         If the file exists and ``overwrite`` is not set.
     """
@@ -39,6 +41,7 @@ def write_skyfile(result: RunResult, path: str | Path, *, overwrite: bool = Fals
     path = as_path("path", path)
     refuse_existing(path, overwrite=overwrite)
     files: dict[str, list[float]] = {}
+    chips: dict[str, list[str]] = {}
     for frame in result.frames:
         if not frame.correction.is_level:
             msg = f"{frame.name}: its correction is a plane or a pattern, and a skyfile has levels"
@@ -47,6 +50,12 @@ def write_skyfile(result: RunResult, path: str | Path, *, overwrite: bool = Fals
             msg = f"{frame.name}: AstroDrizzle cannot read names with blanks; rename the file"
             raise FrameError(msg)
         files.setdefault(frame.file, []).append(float(frame.correction.constant))
+        chips.setdefault(frame.file, []).append(frame.extension)
+    some = leave_out_chips(result.options.get("notes", []))
+    for name, found in chips.items():
+        if some or found not in ([""], [f"SCI,{k + 1}" for k in range(max(len(found), 2))]):
+            msg = f"{name}: a skyfile needs the levels of all chips, SCI,1 first; match all of them"
+            raise FrameError(msg)
     lines = [f"{name} {' '.join(map(repr, levels))}" for name, levels in files.items()]
     write_content(path, "\n".join(["# applied = no", *lines, ""]).encode())
     return path

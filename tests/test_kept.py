@@ -183,6 +183,16 @@ def test_skyfile_has_a_level_for_each_chip(tmp_path):
         lm.write_skyfile(planes, tmp_path / "other.txt")
 
 
+@pytest.mark.parametrize("hdu", [("SCI", 2), ("SCI", 1), [("SCI", 2), ("SCI", 1)]])
+def test_skyfile_of_some_chips_is_refused(tmp_path, hdu):
+    paths = files(tmp_path / "in", "HST")
+    read = lm.ReadOptions(hdu=hdu)
+    result = lm.match_levels(paths, group_by="FILENAME", solve=KEEP, read=read)
+    for levels in (result, result.record):
+        with pytest.raises(lm.FrameError, match=r"j0_flc\.fits: a skyfile needs .* of all chips"):
+            lm.write_skyfile(levels, tmp_path / "sky.txt")
+
+
 # Exposure times
 
 

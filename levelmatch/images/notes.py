@@ -7,7 +7,7 @@ import numpy as np
 
 from levelmatch.exceptions import warn_user
 
-__all__ = ["Notes"]
+__all__ = ["Notes", "leave_out_chips"]
 
 # Largest number of images that a sentence names.
 MAX_NAMED = 5
@@ -127,6 +127,13 @@ class Notes:
             if kind in self._items and kind not in self._warned | QUIET:
                 self._warned.add(kind)
                 warn_user(self._sentence(kind))
+
+
+def leave_out_chips(notes: list[str]) -> bool:
+    """Return whether sentences of `Notes` say that images of a file are not matched."""
+    kinds = ("extensions", "chosen extensions", "no wcs")
+    starts = tuple(SENTENCES[kind].partition("{")[0] for kind in kinds)
+    return any(note.startswith(starts) for note in notes)
 
 
 def _number(value):
