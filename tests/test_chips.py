@@ -10,7 +10,7 @@ from astropy.io import fits
 from astropy.utils.masked import Masked
 from astropy.wcs import WCS
 from helpers import run, succeed
-from numpy.testing import assert_allclose
+from numpy.testing import assert_allclose, assert_array_equal
 
 import levelmatch as lm
 from levelmatch.images.extensions import Extension, sky_images
@@ -672,6 +672,28 @@ def test_arrays_named_by_their_image(tmp_path, names):
     assert_allclose(relative(result.table["level"].value), relative(levels.ravel()), atol=0.1)
     result = lm.match_levels(paths, read=lm.ReadOptions(hdu="all"))
     assert len(result) == 4
+
+
+@pytest.mark.parametrize("plane", ["DQ", "MASK", "WHT"])
+@pytest.mark.parametrize("names", [("SCI", "SCI"), ("CCD1", "CCD2"), ("", "")])
+@pytest.mark.parametrize("order", [(0, 1, 2, 3), (0, 2, 1, 3)])
+def test_masks_of_equal_names_follow_the_order(tmp_path, plane, names, order):
+    rng = np.random.default_rng(1)
+    hdus, bad = [], np.zeros((2, 40, 50), bool)
+    for chip, corner in enumerate([(-25, -45), (-25, 5)]):
+        bad[chip, :, 10 + 20 * chip :][:, :5] = True
+        data = chip_pixels(corner, (0, 0), (40, 50), 1, rng)
+        mask = ~bad[chip] if plane == "WHT" else bad[chip]
+        header = chip_header(corner, (0, 0), (40, 50))
+        hdus.append(fits.ImageHDU(data, header, name=names[chip]))
+        hdus.append(fits.ImageHDU(mask.astype("i2"), name=plane))
+    primary, path = fits.PrimaryHDU(), tmp_path / "a.fits"
+    fits.HDUList([primary, *(hdus[k] for k in order)]).writeto(path)
+    for frame, expected in zip(collect_frames([path]), bad, strict=True):
+        assert_array_equal(np.isnan(frame.load()), expected)
+    fits.HDUList([primary, *hdus, hdus[1]]).writeto(path, overwrite=True)
+    with pytest.raises(lm.FrameError, match=rf"a\.fits\[.*: 3 extensions are called {plane}, and"):
+        collect_frames([path])
 
 
 @pytest.mark.parametrize("names", [("EXP1", "EXP2"), ("N1", "S1", "MASK1")])

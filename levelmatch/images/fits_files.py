@@ -228,7 +228,7 @@ def _plain_flags(hdus, i):
     beside = {name for name, version in indices if version == image.version}
     typed = "EXTTYPE" in image.header.text
     joined = any(of == i for _, of in companions(keys).values())
-    if joined or not beside.isdisjoint(_NOT_PLAIN):
+    if joined or not beside.isdisjoint(_NOT_PLAIN) or keys.count(("DQ", image.version)) > 1:
         return None
     if image.name == "DQ" or typed or not image.is_image:
         return None

@@ -200,7 +200,13 @@ def partner_hdu(hdus: fits.HDUList, index: int, name: str) -> int | None:
     """Return the index of the extension with a name and the version of an image, or `None`.
 
     Without one, the name may be joined to that of the image, see `companions`. LSST names the
-    extensions of small files by ``EXTTYPE`` alone.
+    extensions of small files by ``EXTTYPE`` alone. Extensions of equal name and version belong to
+    the images in the same order.
+
+    Raises
+    ------
+    FrameError
+        If there are several such extensions, and not one for each image.
     """
     key = (name, hdus[index].ver)
     if "EXTTYPE" in hdus[index].header and key not in hdus:
@@ -209,7 +215,28 @@ def partner_hdu(hdus: fits.HDUList, index: int, name: str) -> int | None:
     if key not in hdus:
         beside = companions(tuple((h.name, h.ver) for h in hdus))
         return next((k for k, found in beside.items() if found == (name, index)), None)
-    return hdus.index_of(key) if hdus.index_of(key) != index else None
+    alike = [i for i, h in enumerate(hdus) if (h.name, h.ver) == key]
+    if index in alike:
+        return None
+    return alike[0] if len(alike) == 1 else _in_order(hdus, index, alike)
+
+
+def _in_order(hdus, index, alike):
+    """Return the one of several extensions of equal name that belongs to an image."""
+    version = hdus[index].ver
+    images = [
+        i
+        for i, h in enumerate(hdus)
+        if h.is_image and h.shape and h.ver == version and not BESIDE.fullmatch(h.name)
+    ]
+    if len(images) != len(alike) or index not in images:
+        name = hdus[alike[0]].name
+        msg = (
+            f"{len(alike)} extensions are called {name}, and which belongs to an image is unknown; "
+            "number them and their images by EXTVER"
+        )
+        raise FrameError(msg)
+    return alike[images.index(index)]
 
 
 def find_masks(
@@ -251,16 +278,24 @@ def find_masks(
     """
     masks: list = []
     names: dict = {}
+
+    def partner(extension):
+        try:
+            return partner_hdu(hdus, index, extension)
+        except FrameError as error:
+            msg = f"{name}: {error}"
+            raise FrameError(msg) from error
+
     for kind, extensions in KINDS.items():
         for extension in extensions:
-            i = partner_hdu(hdus, index, extension)
+            i = partner(extension)
             if i is None or not (read.mask_extensions or kind == "flags"):
                 continue
             named = header_bits(hdus[i].header) if kind != "weight" else {}
             masks.append(MaskArray(i, "flags" if named else kind))
             names |= named
     bits = bad_bits(read.dq_bits, is_jwst, names)
-    uncertainty = partner_hdu(hdus, index, "UNCERT")
+    uncertainty = partner("UNCERT")
     if uncertainty is not None and read.mask_extensions and is_weight(hdus[uncertainty].header):
         masks.append(MaskArray(uncertainty, "weight"))
     keep = [m for m in masks if _has_values(name, hdus[m.hdu], m.kind, shape, bits)]
