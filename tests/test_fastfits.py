@@ -17,6 +17,7 @@ from levelmatch.exceptions import FrameError
 from levelmatch.images import fastfits, fits_files
 from levelmatch.images.fastfits import RawHeader, read_decoded, read_pixels, scan
 from levelmatch.images.inputs import collect_frames
+from levelmatch.record.columns import wcs_text
 from levelmatch.sky.transform import SkyTransform
 from levelmatch.testing import simulate_miri, simulate_nircam_short
 
@@ -272,6 +273,18 @@ def test_a_transform_is_the_same_in_another_process(paths):
         copy = pickle.loads(pickle.dumps(frame.transform))
         x, y = np.meshgrid(np.arange(0, 60, 7.3), np.arange(0, 60, 9.1))
         assert_array_equal(copy.to_sky(x, y), frame.transform.to_sky(x, y))
+
+
+def test_recorded_cards_are_those_of_the_file(paths):
+    pixels = np.random.default_rng(0).uniform(0, 60, (2, 20))
+    for path in paths:
+        text, header = wcs_text(collect_frames([path])[0]), fits.getheader(path, "SCI")
+        own = {str(card) for card in header.cards}
+        cards = {text[i : i + 80] for i in range(0, len(text), 80)}
+        assert cards <= own
+        assert ("A_0_2" in header) == any(card.startswith("A_0_2 ") for card in cards)
+        one, other = (WCS(h, naxis=2).all_pix2world(*pixels, 0) for h in (text, header))
+        assert_array_equal(one, other)
 
 
 def test_a_frame_for_workers_is_small(paths):

@@ -46,6 +46,8 @@ _WCS_KEY = re.compile(
     r"WCSAXES|C(?:TYPE|UNIT|RVAL|RPIX)[12]|CDELT[12]|(?:PC|CD)[12]_[12]|PV[12]_\d+|LONPOLE|LATPOLE|RADESYS"
 )
 _SIP_KEY = re.compile(r"([AB])_(\d)_(\d)")
+# Whether wcslib reads a keyword.
+_is_of_wcslib = lru_cache(maxsize=4096)(_WCS_KEY.fullmatch)
 _TEXT_OR_NUMBER = re.compile(
     r"(C(?:TYPE|UNIT)[12]|RADESYS)|WCSAXES|C(?:RVAL|RPIX|DELT)[12]|(?:PC|CD)[12]_[12]|PV[12]_\d+"
     r"|LONPOLE|LATPOLE|[AB]P?_(?:ORDER|\d_\d)"
@@ -87,6 +89,10 @@ class RawHeader:
         """Keywords with more than one card."""
         last = dict(zip(self._keys, range(0, len(self.text), CARD), strict=True))
         return {key for key, start in last.items() if start != self.places[key]}
+
+    def select(self, keys):
+        """Return the text of the first card of each of some keywords."""
+        return "".join(self.text[i : i + CARD] for i in map(self.places.get, keys))
 
     def is_finite(self, key):
         """Return whether the first card of a keyword is a finite number that wcslib can read."""
@@ -267,9 +273,8 @@ def _plain_hdu(header, start, stamp, *, first):
     except (KeyError, TypeError, ValueError, VerifyError):
         return None
     # A size with a decimal point is not FITS.
-    if not isinstance(size, int) or min(shape, default=0) < 0 or start + size > stamp[0]:
-        return None
-    if "GROUPS" in header:
+    is_sound = isinstance(size, int) and min(shape, default=0) >= 0 and start + size <= stamp[0]
+    if not is_sound or "GROUPS" in header:
         return None
     return PlainHDU(header, start, size, shape, stamp)
 
@@ -309,12 +314,6 @@ def _kind(key):
     """Return whether a keyword of a WCS holds a text or a number, `None` for other keywords."""
     found = _TEXT_OR_NUMBER.fullmatch(key)
     return None if found is None else "number" if found[1] is None else "text"
-
-
-@lru_cache(maxsize=4096)
-def _is_of_wcslib(key):
-    """Return whether wcslib reads a keyword."""
-    return _WCS_KEY.fullmatch(key) is not None
 
 
 @lru_cache(maxsize=4096)
@@ -359,12 +358,9 @@ def _text_transform(name, text):
 
 
 def _header_transform(name, header):
-    text = header.text
-    keys = sorted(filter(_is_of_wcslib, header.places))
-    cards = [text[i : i + CARD] for i in map(header.places.get, keys)]
     # A plain header needs none of the further processing by `~astropy.wcs.WCS`.
     wcs = WCS(naxis=2)
-    wcs.wcs = Wcsprm("".join(cards).encode("ascii"))
+    wcs.wcs = Wcsprm(header.select(sorted(filter(_is_of_wcslib, header.places))).encode("ascii"))
     if "A_ORDER" in header:
         wcs.sip = Sip(*_sip(header), None, None, wcs.wcs.crpix)
     wcs.wcs.set()
@@ -372,18 +368,21 @@ def _header_transform(name, header):
     def original():
         return WCS(header.copy(), naxis=2, fix=False)
 
-    return SkyTransform(wcs, name, original=original, rebuild=(_text_transform, (name, text)))
+    def cards():
+        sip = [key for key in header.places if key[1:] == "_ORDER" or _sip_place(key)]
+        return header.select([*filter(_is_of_wcslib, header.places), *(sip if wcs.sip else ())])
+
+    rebuild = _text_transform, (name, header.text)
+    return SkyTransform(wcs, name, original=original, rebuild=rebuild, cards=cards)
 
 
 def _sip(header):
     """Return the two arrays of SIP coefficients for the direction from pixels to the sky."""
     out = [np.zeros((header[f"{letter}_ORDER"] + 1,) * 2) for letter in "AB"]
-    for key in header.places:
-        found = _sip_place(key)
-        if found is not None:
-            k, i, j = found
-            if i + j < len(out[k]):
-                out[k][i, j] = header[key]
+    for key in filter(_sip_place, header.places):
+        k, i, j = _sip_place(key)
+        if i + j < len(out[k]):
+            out[k][i, j] = header[key]
     return out
 
 

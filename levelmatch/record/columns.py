@@ -162,6 +162,8 @@ def wcs_text(frame: Frame) -> str:
     if frame.transform is None:
         # Images in cells have no WCS.
         return " "
+    if frame.transform.cards is not None:
+        return frame.transform.cards()
     # The complete WCS, `original`, is not used because it parses the whole header.
     wcs = frame.transform.wcs
     try:

@@ -50,6 +50,8 @@ class SkyTransform:
         Function that returns the complete WCS, if ``wcs`` has only some of its cards.
     rebuild : tuple or None
         Function and arguments that make the transformation in another process.
+    cards : callable or None
+        Function that returns the FITS cards of ``wcs`` as text, faster than ``wcs`` does.
 
     Raises
     ------
@@ -57,7 +59,7 @@ class SkyTransform:
         If there is no WCS, or it is not two-dimensional and celestial.
     """
 
-    def __init__(self, wcs, name, *, original=None, rebuild=None):
+    def __init__(self, wcs, name, *, original=None, rebuild=None, cards=None):
         if wcs is None:
             msg = f"{name}: the image has no WCS; solve its astrometry first"
             raise FrameError(msg)
@@ -65,6 +67,7 @@ class SkyTransform:
         self.wcs = getattr(wcs, "low_level_wcs", wcs)
         self._original = original or (lambda: wcs)
         self._rebuild = rebuild or (SkyTransform, (wcs, name))
+        self.cards = cards
         try:
             self._find_axes()
         except FrameError:
