@@ -4,6 +4,7 @@
 import io
 import warnings
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from astropy.io import fits
@@ -32,6 +33,7 @@ from levelmatch.images.mask_arrays import (
     bad_bits,
     companions,
     find_masks,
+    hdu_keys,
     image_shape,
     is_weight,
     partner_hdu,
@@ -159,10 +161,16 @@ def opened_frames(path, read, notes, place):
             if isinstance(file, io.BytesIO):
                 check_layout(path.name, file, file.getbuffer().nbytes, read.max_bytes)
             chosen = ExtensionChoice.of(path.name, extensions_of(hdus), read)
-            return chosen.frames(
-                lambda name, index: _header_frame(name, path, hdus, index, read, notes, place),
-                notes,
+            make = partial(
+                _header_frame,
+                path=path,
+                hdus=hdus,
+                read=read,
+                notes=notes,
+                place=place,
+                keys=hdu_keys(hdus),
             )
+            return chosen.frames(make, notes)
 
 
 # --------------------------------------------------------------------------------------
@@ -250,7 +258,7 @@ _NOT_PLAIN = {"ASDF"}.union(*KINDS.values()) - {"DQ"}
 # By astropy
 
 
-def hdu_frame(name, hdus, index, read, notes, make_source):
+def hdu_frame(name, hdus, index, read, notes, make_source, keys=None):
     """Return the frame of an image that astropy reads.
 
     Parameters
@@ -268,6 +276,8 @@ def hdu_frame(name, hdus, index, read, notes, make_source):
     make_source : callable
         Function of the frame without source, and of its masks, which returns the source of its
         pixels.
+    keys : tuple of tuple of str and int, or None
+        See `~levelmatch.images.mask_arrays.hdu_keys`; by default computed.
 
     Returns
     -------
@@ -283,7 +293,7 @@ def hdu_frame(name, hdus, index, read, notes, make_source):
     shape = check_shape(name, hdus[index].shape)
     meta = file_meta(hdus[0].header, header)
     is_jwst = meta.get("TELESCOP") == "JWST"
-    masks, bits = find_masks(name, hdus, index, shape, read, is_jwst)
+    masks, bits = find_masks(name, hdus, index, shape, read, is_jwst, keys)
     frame = Frame(
         name=name,
         source=None,
@@ -297,13 +307,13 @@ def hdu_frame(name, hdus, index, read, notes, make_source):
     return frame.with_keys(source=make_source(frame, masks))
 
 
-def _header_frame(name, path, hdus, index, read, notes, place):
+def _header_frame(name, index, *, path, hdus, read, notes, place, keys):
     def make_source(frame, masks):
-        extension = hdus[index].name, hdus[index].ver
+        extension = keys[index]
         beside = partner_masks(name, path, place, frame.shape, read, extension)
         return FileSource(path, index, masks + beside)
 
-    return hdu_frame(name, hdus, index, read, notes, make_source)
+    return hdu_frame(name, hdus, index, read, notes, make_source, keys)
 
 
 def _any_wcs(name, hdus, index, is_jwst, notes):

@@ -27,6 +27,7 @@ __all__ = [
     "bad_bits",
     "companions",
     "find_masks",
+    "hdu_keys",
     "header_bits",
     "image_shape",
     "is_weight",
@@ -196,44 +197,61 @@ def as_image(array: np.ndarray) -> np.ndarray:
     return array.reshape(image_shape(array.shape))
 
 
-def partner_hdu(hdus: fits.HDUList, index: int, name: str) -> int | None:
+def hdu_keys(hdus: fits.HDUList) -> tuple[tuple[str, int], ...]:
+    """Return name and version of each HDU; astropy takes long for each of them."""
+    return tuple((hdu.name.strip().upper(), hdu.ver) for hdu in hdus)
+
+
+def partner_hdu(
+    hdus: fits.HDUList, index: int, name: str, keys: tuple[tuple[str, int], ...] | None = None
+) -> int | None:
     """Return the index of the extension with a name and the version of an image, or `None`.
 
     Without one, the name may be joined to that of the image, see `companions`. LSST names the
     extensions of small files by ``EXTTYPE`` alone. Extensions of equal name and version belong to
     the images in the same order.
 
+    Parameters
+    ----------
+    hdus : `~astropy.io.fits.HDUList`
+        The file.
+    index : int
+        Index of the image.
+    name : str
+        The name.
+    keys : tuple of tuple of str and int, or None
+        See `hdu_keys`; by default computed.
+
     Raises
     ------
     FrameError
         If there are several such extensions, and not one for each image.
     """
-    key = (name, hdus[index].ver)
-    if "EXTTYPE" in hdus[index].header and key not in hdus:
-        typed = [i for i, h in enumerate(hdus) if not h.name and h.header.get("EXTTYPE") == name]
-        return typed[0] if typed and typed[0] != index else None
-    if key not in hdus:
-        beside = companions(tuple((h.name, h.ver) for h in hdus))
-        return next((k for k, found in beside.items() if found == (name, index)), None)
-    alike = [i for i, h in enumerate(hdus) if (h.name, h.ver) == key]
+    keys = hdu_keys(hdus) if keys is None else keys
+    key = (name, keys[index][1])
+    alike = [i for i, found in enumerate(keys) if found == key]
     if index in alike:
         return None
-    return alike[0] if len(alike) == 1 else _in_order(hdus, index, alike)
+    if not alike and "EXTTYPE" in hdus[index].header:
+        typed = [i for i, h in enumerate(hdus) if not h.name and h.header.get("EXTTYPE") == name]
+        return typed[0] if typed and typed[0] != index else None
+    if not alike:
+        return next((k for k, found in companions(keys).items() if found == (name, index)), None)
+    return alike[0] if len(alike) == 1 else _in_order(hdus, index, alike, keys)
 
 
-def _in_order(hdus, index, alike):
+def _in_order(hdus, index, alike, keys):
     """Return the one of several extensions of equal name that belongs to an image."""
-    version = hdus[index].ver
     images = [
         i
-        for i, h in enumerate(hdus)
-        if h.is_image and h.shape and h.ver == version and not BESIDE.fullmatch(h.name)
+        for i, (name, version) in enumerate(keys)
+        if version == keys[index][1] and not BESIDE.fullmatch(name)
+        if hdus[i].is_image and hdus[i].shape
     ]
     if len(images) != len(alike) or index not in images:
-        name = hdus[alike[0]].name
         msg = (
-            f"{len(alike)} extensions are called {name}, and which belongs to an image is unknown; "
-            "number them and their images by EXTVER"
+            f"{len(alike)} extensions are called {keys[alike[0]][0]}, and which belongs to an "
+            "image is unknown; number them and their images by EXTVER"
         )
         raise FrameError(msg)
     return alike[images.index(index)]
@@ -246,6 +264,7 @@ def find_masks(
     shape: tuple[int, int],
     read: ReadOptions,
     is_jwst: bool,
+    keys: tuple[tuple[str, int], ...] | None = None,
 ) -> tuple[tuple[MaskArray, ...], int]:
     """Return the masks of an image in its file, and the bits that make a pixel bad.
 
@@ -263,6 +282,8 @@ def find_masks(
         How images are read.
     is_jwst : bool
         Whether it is an image of JWST.
+    keys : tuple of tuple of str and int, or None
+        See `hdu_keys`; by default computed.
 
     Returns
     -------
@@ -278,10 +299,11 @@ def find_masks(
     """
     masks: list = []
     names: dict = {}
+    keys = hdu_keys(hdus) if keys is None else keys
 
     def partner(extension):
         try:
-            return partner_hdu(hdus, index, extension)
+            return partner_hdu(hdus, index, extension, keys)
         except FrameError as error:
             msg = f"{name}: {error}"
             raise FrameError(msg) from error
@@ -407,7 +429,8 @@ def _mask_hdu(name, path, shape, option, extension, most):
         check_file(path, most)
         with open_raw(path, most) as file, fits.open(file, memmap=False) as hdus:
             shapes = {i: image_shape(h.shape) for i, h in enumerate(hdus) if h.is_image and h.shape}
-            same = [i for i in shapes if (hdus[i].name, hdus[i].ver) == extension]
+            keys = hdu_keys(hdus)
+            same = [i for i in shapes if keys[i] == extension]
     except FileNotFoundError as error:
         msg = f"{name}: {option}: there is no file {path}"
         raise FrameError(msg) from error
