@@ -693,6 +693,12 @@ def test_weights_of_another_shape(paint, tmp_path):
 
 
 @pytest.mark.parametrize("option", ["weight_files", "mask_files"])
+def test_an_image_is_no_mask_of_its_own(pair, option):
+    with pytest.raises(lm.FrameError, match=rf"a\.fits: {option}: a\.fits is the file of the"):
+        match(pair, read=lm.ReadOptions(**{option: "{name}"}))
+
+
+@pytest.mark.parametrize("option", ["weight_files", "mask_files"])
 @pytest.mark.parametrize("form", ["{stem}.weight.fits", "{stem}_ivar.fits", "mapping", "list"])
 def test_weights_in_files_of_their_own(paint, tmp_path, option, form):
     images, levels = filled_set(paint, np.nan, "disc")

@@ -15,6 +15,7 @@ from astropy.nddata.bitmask import interpret_bit_flags
 from levelmatch.exceptions import FrameError
 from levelmatch.images.compression import open_raw
 from levelmatch.images.file_checks import check_file, reason_of
+from levelmatch.images.file_state import file_identity
 from levelmatch.images.jwst import DEFAULT_BAD_BITS, DQ_BITS
 from levelmatch.options import ReadOptions
 
@@ -397,6 +398,9 @@ def partner_masks(
     for option, kind in (("weight_files", "weight"), ("mask_files", "mask")):
         partner = _partner_path(path, index, getattr(read, option), option)
         if partner is not None:
+            if file_identity(path) == file_identity(partner):
+                msg = f"{name}: {option}: {partner.name} is the file of the image; name another"
+                raise FrameError(msg)
             hdu = _mask_hdu(name, partner, shape, option, extension, read.max_bytes)
             masks.append(MaskArray(hdu, kind, partner))
     return tuple(masks)
