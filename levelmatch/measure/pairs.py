@@ -257,7 +257,8 @@ def second_has_cells(a, b):
 
     The finer image has the cells. If both have the same scale, it is the one whose centre lies
     farther along a fixed direction of the pixels. Neither the names of the images nor their place
-    on the sky matter. If the offset does not tell, the first image has the cells.
+    on the sky matter. If the offset does not tell, as for images turned by 180 degrees, the first
+    image has the cells.
 
     Parameters
     ----------
