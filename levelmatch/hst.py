@@ -6,7 +6,7 @@ from pathlib import Path
 from levelmatch.atomic import refuse_existing, write_content
 from levelmatch.docstrings import share_parameters
 from levelmatch.exceptions import FrameError
-from levelmatch.images.notes import leave_out_chips
+from levelmatch.images.notes import chips_are_left_out
 from levelmatch.option_values import as_path, check_type
 from levelmatch.record.run_result import RunResult
 
@@ -51,9 +51,9 @@ def write_skyfile(result: RunResult, path: str | Path, *, overwrite: bool = Fals
             raise FrameError(msg)
         files.setdefault(frame.file, []).append(float(frame.correction.constant))
         chips.setdefault(frame.file, []).append(frame.extension)
-    some = leave_out_chips(result.options.get("notes", []))
+    incomplete = chips_are_left_out(result.options.get("notes", []))
     for name, found in chips.items():
-        if some or found not in ([""], [f"SCI,{k + 1}" for k in range(max(len(found), 2))]):
+        if incomplete or found not in ([""], [f"SCI,{k + 1}" for k in range(max(len(found), 2))]):
             msg = f"{name}: a skyfile needs the levels of all chips, SCI,1 first; match all of them"
             raise FrameError(msg)
     lines = [f"{name} {' '.join(map(repr, levels))}" for name, levels in files.items()]

@@ -36,7 +36,6 @@ from levelmatch.images.mask_arrays import (
     hdu_keys,
     image_shape,
     is_weight,
-    partner_hdu,
     partner_masks,
 )
 from levelmatch.images.notes import Notes
@@ -46,7 +45,7 @@ from levelmatch.images.wcs_cards import check_header, wcs_header
 from levelmatch.options import ReadOptions
 from levelmatch.sky.transform import SkyTransform, wcs_error
 
-__all__ = ["check_shape", "file_frames", "hdu_frame", "partner_hdu"]
+__all__ = ["check_shape", "file_frames", "hdu_frame"]
 
 
 def check_shape(name: str, shape) -> tuple[int, int]:

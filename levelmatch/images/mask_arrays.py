@@ -32,6 +32,7 @@ __all__ = [
     "header_bits",
     "image_shape",
     "is_weight",
+    "known_partner",
     "partner_hdu",
     "partner_masks",
 ]
@@ -241,6 +242,14 @@ def partner_hdu(
     return alike[0] if len(alike) == 1 else _in_order(hdus, index, alike, keys)
 
 
+def known_partner(hdus: fits.HDUList, index: int, name: str) -> int | None:
+    """Return the same, or `None` if it is unknown which extension belongs to the image."""
+    try:
+        return partner_hdu(hdus, index, name)
+    except FrameError:
+        return None
+
+
 def _in_order(hdus, index, alike, keys):
     """Return the one of several extensions of equal name that belongs to an image."""
     images = [
@@ -252,7 +261,8 @@ def _in_order(hdus, index, alike, keys):
     if len(images) != len(alike) or index not in images:
         msg = (
             f"{len(alike)} extensions are called {keys[alike[0]][0]}, and which belongs to an "
-            "image is unknown; number them and their images by EXTVER"
+            "image is unknown; number them and their images by EXTVER, or leave out masks and "
+            "weights by mask_extensions=False"
         )
         raise FrameError(msg)
     return alike[images.index(index)]
@@ -311,15 +321,16 @@ def find_masks(
 
     for kind, extensions in KINDS.items():
         for extension in extensions:
-            i = partner(extension)
-            if i is None or not (read.mask_extensions or kind == "flags"):
+            wanted = read.mask_extensions or kind == "flags"
+            i = partner(extension) if wanted else None
+            if i is None:
                 continue
             named = header_bits(hdus[i].header) if kind != "weight" else {}
             masks.append(MaskArray(i, "flags" if named else kind))
             names |= named
     bits = bad_bits(read.dq_bits, is_jwst, names)
-    uncertainty = partner("UNCERT")
-    if uncertainty is not None and read.mask_extensions and is_weight(hdus[uncertainty].header):
+    uncertainty = partner("UNCERT") if read.mask_extensions else None
+    if uncertainty is not None and is_weight(hdus[uncertainty].header):
         masks.append(MaskArray(uncertainty, "weight"))
     keep = [m for m in masks if _has_values(name, hdus[m.hdu], m.kind, shape, bits)]
     return tuple(keep), bits

@@ -7,7 +7,7 @@ import numpy as np
 
 from levelmatch.exceptions import warn_user
 
-__all__ = ["Notes", "leave_out_chips"]
+__all__ = ["Notes", "chips_are_left_out"]
 
 # Largest number of images that a sentence names.
 MAX_NAMED = 5
@@ -129,7 +129,7 @@ class Notes:
                 warn_user(self._sentence(kind))
 
 
-def leave_out_chips(notes: list[str]) -> bool:
+def chips_are_left_out(notes: list[str]) -> bool:
     """Return whether sentences of `Notes` say that images of a file are not matched."""
     kinds = ("extensions", "chosen extensions", "no wcs")
     starts = tuple(SENTENCES[kind].partition("{")[0] for kind in kinds)

@@ -24,7 +24,7 @@ from levelmatch.images import fastfits
 from levelmatch.images.compression import open_raw
 from levelmatch.images.file_checks import MOST_BYTES, named_warnings, reason_of
 from levelmatch.images.file_state import FileState, changed, checksum_of
-from levelmatch.images.mask_arrays import MaskArray, as_image, image_shape, partner_hdu
+from levelmatch.images.mask_arrays import MaskArray, as_image, image_shape, known_partner
 from levelmatch.text import as_text
 
 __all__ = [
@@ -460,7 +460,7 @@ def read_uncertainty(
     """
     kinds = {kind.__name__: kind for kind in POWERS}
     for name in ("ERR", "UNCERT"):
-        i = partner_hdu(hdus, index, name)
+        i = known_partner(hdus, index, name)
         if i is not None and image_shape(hdus[i].shape) == shape:
             kind = kinds.get(hdus[i].header.get("UTYPE"), StdDevUncertainty)
             data = as_image(hdus[i].data)

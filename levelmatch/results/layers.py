@@ -11,8 +11,8 @@ from astropy.wcs import WCS
 from astropy.wcs.wcsapi import SlicedLowLevelWCS
 
 from levelmatch.exceptions import FrameError
-from levelmatch.images.fits_files import partner_hdu
 from levelmatch.images.frame import Frame
+from levelmatch.images.mask_arrays import known_partner
 from levelmatch.images.roman import AsdfSource
 from levelmatch.images.sources import FileSource, read_uncertainty
 from levelmatch.sky.grid import Grid
@@ -261,7 +261,7 @@ def _inverse_variance(frame: Frame) -> np.ndarray:
         ivar = _as_inverse_variance(frame.name, source.uncertainty())
     elif isinstance(source, FileSource):
         with source.opened() as hdus:
-            k = partner_hdu(hdus, source.hdu, "VAR_RNOISE")
+            k = known_partner(hdus, source.hdu, "VAR_RNOISE")
             if k is not None and hdus[k].shape == frame.shape:
                 with np.errstate(divide="ignore"):
                     ivar = 1 / np.asarray(hdus[k].data, dtype=float)
