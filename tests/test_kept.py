@@ -10,6 +10,7 @@ from numpy.testing import assert_allclose
 
 import levelmatch as lm
 from levelmatch.images.known_levels import pending_levels
+from levelmatch.images.notes import Notes, chips_are_left_out
 from levelmatch.testing import simulate_miri
 
 KEEP = lm.SolveOptions(subtract=False)
@@ -191,6 +192,17 @@ def test_skyfile_of_some_chips_is_refused(tmp_path, hdu):
     for levels in (result, result.record):
         with pytest.raises(lm.FrameError, match=r"j0_flc\.fits: a skyfile needs .* of all chips"):
             lm.write_skyfile(levels, tmp_path / "sky.txt")
+
+
+def test_notes_tell_which_file_lacks_chips():
+    notes = Notes()
+    notes.add("no wcs", "a.fits", "SCI,2")
+    assert chips_are_left_out("a.fits", notes.sentences)
+    assert not chips_are_left_out("b.fits", notes.sentences)
+    for k in range(40):
+        notes.add("no wcs", f"c{k}.fits", "SCI,2")
+    # The sentence names only some of the files.
+    assert chips_are_left_out("b.fits", notes.sentences)
 
 
 # Exposure times

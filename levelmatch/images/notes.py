@@ -129,11 +129,14 @@ class Notes:
                 warn_user(self._sentence(kind))
 
 
-def chips_are_left_out(notes: list[str]) -> bool:
-    """Return whether sentences of `Notes` say that images of a file are not matched."""
+def chips_are_left_out(file: str, notes: list[str]) -> bool:
+    """Return whether sentences of `Notes` say that some images of a file are not matched.
+
+    A sentence on many files does not name all of them, and may mean any.
+    """
     kinds = ("extensions", "chosen extensions", "no wcs")
     starts = tuple(SENTENCES[kind].partition("{")[0] for kind in kinds)
-    return any(note.startswith(starts) for note in notes)
+    return any(note.startswith(starts) and (file in note or " more" in note) for note in notes)
 
 
 def _number(value):
