@@ -17,7 +17,7 @@ import levelmatch as lm
 from levelmatch import FrameError, atomic
 from levelmatch.images._decode import copy_minus, reserve
 from levelmatch.results import fast_write, files
-from levelmatch.results.splice import image_parts
+from levelmatch.results.splice import image_parts, splice_places
 
 
 @pytest.fixture
@@ -445,13 +445,19 @@ def test_single_pixels_of_one_value_do_not_delay_the_writing(paint, folders, mon
     assert None not in totals
 
 
-def test_reserved_space_does_not_change_the_size(tmp_path):
-    path = tmp_path / "part"
+def test_reserved_space_is_freed(tmp_path):
+    path, source = tmp_path / "part", tmp_path / "source"
+    source.write_bytes(bytes(1 << 20))
     with path.open("wb") as stream:
-        stream.write(b"abc")
-        stream.flush()
         reserve(stream.fileno(), 1 << 20)
+        reserved = os.fstat(stream.fileno()).st_blocks
+    assert path.read_bytes() == b""
+    # A file system that cannot reserve space does nothing.
+    assert reserved == 0 or 512 * reserved >= 1 << 20
+    with source.open("rb") as raw, path.open("wb") as stream:
+        splice_places(raw, {0: (0, 0, 1 << 20)}, {0: (b"abc",)}, stream)
     assert path.read_bytes() == b"abc"
+    assert 512 * path.stat().st_blocks <= 1 << 16
 
 
 def test_a_full_disk_while_pixels_are_written(plain, folders, monkeypatch):

@@ -103,6 +103,9 @@ def splice_places(
             stream.write(headers[index])
             position = data
     copy_bytes(raw, stream, position, None)
+    if _are_files(raw, stream):
+        # Space beyond the end is freed.
+        stream.truncate()
 
 
 def copy_bytes(raw: BinaryIO, stream: BinaryIO, start: int, stop: int | None) -> None:
