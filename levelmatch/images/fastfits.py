@@ -425,7 +425,8 @@ def read_pixels(path, image, dq, bits, digests=None):
     update = None if digests is None else partial(_update, digests, flip)
     # The system reads ahead if each open file is read in order.
     with open(path, "rb", buffering=0) as file, open(path, "rb", buffering=0) as flags:
-        for status in map(os.fstat, files := (file.fileno(), flags.fileno())):
+        files = file.fileno(), flags.fileno()
+        for status in map(os.fstat, files):
             if (status.st_size, status.st_mtime_ns) != image.stamp:
                 msg = "it changed since its headers were read"
                 raise OSError(msg)

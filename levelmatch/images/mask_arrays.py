@@ -243,7 +243,7 @@ def partner_hdu(
 
 
 def known_partner(hdus: fits.HDUList, index: int, name: str) -> int | None:
-    """Return the same, or `None` if it is unknown which extension belongs to the image."""
+    """Return the index of `partner_hdu`, or `None` also if several extensions may be meant."""
     try:
         return partner_hdu(hdus, index, name)
     except FrameError:

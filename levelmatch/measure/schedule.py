@@ -152,6 +152,10 @@ class _Work:
         Images whose sky level is measured.
     rows, levels, fills : dict
         Rows of finished pairs, and sky levels and fill values of images.
+    on_rows : callable or None
+        See `measure_pairs`.
+    steps : iterator
+        Progress, one step for each pair.
     """
 
     def __init__(self, frames, pairs, depth_maps, options, with_sky):

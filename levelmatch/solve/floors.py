@@ -267,14 +267,14 @@ def _terms(floors, solver, grid):
     The variance is that of the fitted differences of the pairs, summed over them. It is the same
     in any gauge.
     """
-    own, terms = floors.equations.gram[:, 0, 0], floors.equations.rhs.shape[1]
+    own, n_terms = floors.equations.gram[:, 0, 0], floors.equations.n_terms
     precision = np.array([floors.precision(values) for values in grid])
     found = solver.solve_dense(precision)
     if found is None:
         found = map(np.array, zip(*(_solved(solver, factor) for factor in precision), strict=True))
     quadratic, left = found
     slope = 0.5 * own * precision * (precision * quadratic - left)
-    variance = (terms - left) / (own * precision)
+    variance = (n_terms - left) / (own * precision)
     return tuple(np.array([floors.sum(row) for row in rows]) for rows in (slope, variance))
 
 
