@@ -355,6 +355,7 @@ def test_outputs_of_the_step_are_verified_and_undone(jwst, asn, stepped, kept, t
 def test_commands_verify_and_undo_the_step(asn, stepped, tmp_path):
     record = stepped / RECORD
     succeed("verify", record)
+    succeed("verify", stepped)
     succeed("undo", record, "-o", tmp_path / "back")
     succeed("undo", record, stepped / LISTED, "-o", tmp_path / "asn")
     (written,) = (tmp_path / "asn").glob("*.json")

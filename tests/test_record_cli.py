@@ -3,6 +3,7 @@
 
 import json
 import re
+import shutil
 
 import pytest
 from helpers import assert_refused, run, succeed
@@ -34,8 +35,25 @@ def test_a_folder_stands_for_its_record(matched):
     _, record = matched
     assert run("show", record.parent).stdout == run("show", record).stdout
     done = run("show", matched[0][0])
-    assert_refused(done, "image_00000.fits is an image; its run's record is levelmatch.asdf beside")
+    assert_refused(done, "image_00000.fits is an image, not the record of a run (levelmatch.asdf)")
+    done = run("show", record.parent / "image_00000.fits")
+    assert_refused(done, "not the record of a run; levelmatch.asdf beside it is one")
     assert_refused(run("show", matched[0][0].parent), "No such file")
+
+
+@pytest.mark.parametrize("name", ["image3_levelmatch.asdf", "r00001_levelmatch.record"])
+def test_a_folder_stands_for_the_record_of_a_step(matched, tmp_path, name):
+    """A step of a pipeline names its record after its association."""
+    _, record = matched
+    for path in record.parent.glob("*.fits"):
+        shutil.copy(path, tmp_path)
+    # The step of Roman saves its images with the same ending.
+    (tmp_path / "image_levelmatch.asdf").write_bytes(b"#ASDF 1.0.0\nlevelmatch: {}\n")
+    shutil.copy(record, tmp_path / name)
+    assert "images follow from the inputs" in run("verify", tmp_path).stdout
+    shutil.copy(record, tmp_path / "other_levelmatch.asdf")
+    refused = run("verify", tmp_path)
+    assert_refused(refused, "it has 2 records: ")
 
 
 def test_pairs_can_be_read(matched, monkeypatch):

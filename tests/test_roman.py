@@ -616,6 +616,7 @@ def test_the_step_on_an_association(romancal, listed, real, tmp_path):
         assert step["meta"]["background"]["subtracted"] is True
     with pytest.raises(FrameError, match=r"already matched by the pass 'dithers'"):
         LevelMatchStep.call(str(out / "r00001_levelmatch_asn.json"), configure_log=False)
+    succeed("verify", out)
     _check_undo(out, listed.parent, tmp_path / "back")
     with pytest.raises(FrameError, match=r"already matched by the pass 'dithers'"):
         lm.match_levels([out / name for name in names])

@@ -164,14 +164,28 @@ class RecordPath(GivenPath):
         """Return the path of the record; refuse an image."""
         path = super().convert(value, param, ctx)
         if path.is_dir():
-            from levelmatch.record.record_files import record_in
-
-            return record_in(path)
+            return self._record_of(path)
         if path.is_file():
             with open(path, "rb") as stream:
                 if stream.read(9) == b"SIMPLE  =":
-                    self.fail(f"{path} is an image; its run's record is {RECORD_NAME} beside it")
+                    self._refuse_image(path)
         return path
+
+    def _record_of(self, folder):
+        """Return the path of a folder's record."""
+        from levelmatch.exceptions import RecordError
+        from levelmatch.record.record_files import find_record
+
+        try:
+            return find_record(folder)
+        except RecordError as error:
+            self.fail(str(error))
+
+    def _refuse_image(self, path):
+        """Refuse an image in place of a record, and name the record beside it if there is one."""
+        record = self._record_of(path.parent)
+        where = f"; {record.name} beside it is one" if record.is_file() else f" ({RECORD_NAME})"
+        self.fail(f"{path} is an image, not the record of a run{where}")
 
 
 def add_options(options):

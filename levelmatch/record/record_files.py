@@ -9,13 +9,17 @@ from pathlib import Path
 from levelmatch.exceptions import FrameError, RecordError
 from levelmatch.images.file_checks import check_regular
 from levelmatch.option_values import as_path
+from levelmatch.record.asdf_writer import BASE
 from levelmatch.record.guard import checked_content
 from levelmatch.record.record import KEY, OTHER_NAME, RECORD_NAME, Record
+from levelmatch.text import list_names
 
-__all__ = ["as_record", "check_not_recorded", "read_record", "record_in"]
+__all__ = ["as_record", "check_not_recorded", "find_record", "read_record", "record_in"]
 
 # Largest size of a record, in bytes.
 MOST_RECORD = 1 << 33
+# Number of bytes at the start of a record that hold its tag.
+HEAD = 1 << 16
 # Text in asdf's warning of a node that could not be converted.
 FAILED = "failed to convert with: "
 
@@ -80,6 +84,45 @@ def record_in(folder: Path) -> Path:
     """Return the path of a folder's record, which may not exist."""
     usual, other = folder / RECORD_NAME, folder / OTHER_NAME
     return other if other.is_file() and not usual.exists() else usual
+
+
+def find_record(folder: Path) -> Path:
+    """Return the path of a folder's record, which a run or a step of a pipeline has written.
+
+    Parameters
+    ----------
+    folder : `~pathlib.Path`
+        The folder.
+
+    Returns
+    -------
+    path : `~pathlib.Path`
+        The record; ``levelmatch.asdf``, which does not exist, if the folder has none.
+
+    Raises
+    ------
+    RecordError
+        If steps have written several records, so that one must be named.
+    """
+    usual = record_in(folder)
+    if usual.exists():
+        return usual
+    # A step names its record after its association, and saves ASDF images under similar names.
+    endings = (f"*_{name}" for name in (RECORD_NAME, OTHER_NAME))
+    found = sorted(path for name in endings for path in folder.glob(name) if _has_tag(path))
+    if len(found) > 1:
+        names = list_names([path.name for path in found])
+        msg = f"{folder}: it has {len(found)} records: {names}; name one"
+        raise RecordError(msg)
+    return found[0] if found else usual
+
+
+def _has_tag(path: Path) -> bool:
+    """Return whether a file is an ASDF file with the tag of a record."""
+    if not path.is_file():
+        return False
+    with open(path, "rb") as stream:
+        return f"{BASE}/tags/record-".encode() in stream.read(HEAD)
 
 
 def as_record(record: Record | str | Path) -> Record:
