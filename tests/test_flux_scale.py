@@ -207,3 +207,52 @@ def test_a_record_undoes_and_repeats_it(files, tmp_path):
                 assert_allclose(after[name].data, before[name].data, rtol=1e-6)
             assert list(after["SCI"].header) == list(before["SCI"].header)
             assert_allclose(after["SCI"].header["MAGZP"], before["SCI"].header["MAGZP"])
+
+
+# Chips of one file
+
+
+def opened(path):
+    """Return a file's HDUs in memory."""
+    with fits.open(path, lazy_load_hdus=False, memmap=False) as hdus:
+        return fits.HDUList([hdu.copy() for hdu in hdus])
+
+
+@pytest.fixture
+def chips(tmp_path):
+    """Return the three images as the chips of one file, with errors and without EXTVER."""
+    images, _ = images_of(uncertainty=None)
+    hdus = [fits.PrimaryHDU()]
+    for image in images:
+        header = image.wcs.to_header()
+        header["MAGZP"] = image.meta["MAGZP"]
+        hdus.append(fits.ImageHDU(image.data, header))
+        hdus.append(fits.ImageHDU(np.full((96, 96), 0.5, "f4")))
+    for hdu, name in zip(hdus[1:], ["SCI", "ERR"] * 3, strict=True):
+        hdu.header["EXTNAME"] = name
+    fits.HDUList(hdus).writeto(tmp_path / "chips.fits")
+    return tmp_path / "chips.fits"
+
+
+@pytest.mark.parametrize("read", [str, opened])
+def test_errors_of_chips_without_extver_go_along(chips, tmp_path, read):
+    result = match([read(chips)], flux_scale="MAGZP", reference="mean")
+    with fits.open(*result.write(tmp_path / "out")) as hdus:
+        for image, hdu, factor in zip(result, hdus[2::2], FACTORS, strict=True):
+            assert_allclose(hdu.data, 0.5 * factor, rtol=1e-6)
+            assert_array_equal(image.uncertainty.array, hdu.data)
+    if read is str:
+        lm.undo_record(tmp_path / "out" / "levelmatch.asdf", tmp_path / "out", tmp_path / "back")
+        with fits.open(tmp_path / "back" / "chips.fits") as hdus:
+            for hdu in hdus[2::2]:
+                assert_allclose(hdu.data, 0.5, rtol=1e-6)
+
+
+@pytest.mark.parametrize("read", [str, opened])
+def test_errors_of_unknown_chips_are_refused_before_writing(chips, tmp_path, read):
+    with fits.open(chips, mode="update") as hdus:
+        del hdus[-1]
+    result = match([read(chips)], flux_scale="MAGZP", reference="mean")
+    with pytest.raises(lm.FrameError, match=r"\[3\]: .*2 extensions are called ERR"):
+        result.write(tmp_path / "out")
+    assert not list((tmp_path / "out").glob("*.fits"))

@@ -261,8 +261,7 @@ def _in_order(hdus, index, alike, keys):
     if len(images) != len(alike) or index not in images:
         msg = (
             f"{len(alike)} extensions are called {keys[alike[0]][0]}, and which belongs to an "
-            "image is unknown; number them and their images by EXTVER, or leave out masks and "
-            "weights by mask_extensions=False"
+            "image is unknown; number them and their images by EXTVER"
         )
         raise FrameError(msg)
     return alike[images.index(index)]
@@ -312,17 +311,19 @@ def find_masks(
     names: dict = {}
     keys = hdu_keys(hdus) if keys is None else keys
 
-    def partner(extension):
+    def partner(extension, how=", or leave out masks and weights by mask_extensions=False"):
         try:
             return partner_hdu(hdus, index, extension, keys)
         except FrameError as error:
-            msg = f"{name}: {error}"
+            msg = f"{name}: {error}{how}"
             raise FrameError(msg) from error
 
     for kind, extensions in KINDS.items():
         for extension in extensions:
-            wanted = read.mask_extensions or kind == "flags"
-            i = partner(extension) if wanted else None
+            if kind == "flags":
+                i = partner(extension, how="")
+            else:
+                i = partner(extension) if read.mask_extensions else None
             if i is None:
                 continue
             named = header_bits(hdus[i].header) if kind != "weight" else {}

@@ -15,7 +15,7 @@ from levelmatch.exceptions import FrameError
 from levelmatch.images._decode import subtract_level
 from levelmatch.images.corrections import Correction
 from levelmatch.images.frame import Frame
-from levelmatch.images.mask_arrays import as_image
+from levelmatch.images.mask_arrays import as_image, companions, hdu_keys, partner_hdu
 from levelmatch.images.roman import AsdfSource, native
 from levelmatch.images.sky_cells import CellsSource, corrected_cells
 from levelmatch.images.sources import POWERS, FileSource, decoded_image, read_uncertainty
@@ -31,6 +31,7 @@ __all__ = [
     "scaled",
     "subtracted",
     "uncertainty_power",
+    "uncertainty_powers",
 ]
 
 
@@ -146,6 +147,37 @@ def uncertainty_power(hdu: Any, name: str | None = None) -> int:
     kinds = {kind.__name__: power for kind, power in POWERS.items()}
     default = {"ERR": "StdDevUncertainty", "UNCERT": "StdDevUncertainty"}.get(name)
     return kinds.get(hdu.header.get("UTYPE", default), 0) if default else 0
+
+
+def uncertainty_powers(hdus: fits.HDUList, index: int) -> dict[int, int]:
+    """Return the powers by which the uncertainties of an image scale with a factor of its data.
+
+    Parameters
+    ----------
+    hdus : `~astropy.io.fits.HDUList`
+        The file.
+    index : int
+        Index of the image.
+
+    Returns
+    -------
+    powers : dict of int to int
+        The power, by index of the HDU.
+
+    Raises
+    ------
+    FrameError
+        If several extensions have one name, and which belongs to the image is unknown.
+    """
+    keys = hdu_keys(hdus)
+    joined = companions(keys)
+    powers = {}
+    for i, hdu in enumerate(hdus):
+        word, _ = joined.get(i, keys[i])
+        power = uncertainty_power(hdu, word) if hdu.is_image else 0
+        if power and hdu.shape == hdus[index].shape and partner_hdu(hdus, index, word, keys) == i:
+            powers[i] = power
+    return powers
 
 
 # --------------------------------------------------------------------------------------

@@ -22,7 +22,6 @@ from levelmatch.images.file_checks import named_writing
 from levelmatch.images.file_state import file_identity
 from levelmatch.images.frame import Frame
 from levelmatch.images.known_levels import pending_levels
-from levelmatch.images.mask_arrays import companions
 from levelmatch.images.roman import AsdfSource
 from levelmatch.images.sky_cells import CellsSource
 from levelmatch.images.sources import FileSource, decoded_image
@@ -36,6 +35,7 @@ from levelmatch.results.corrected import (
     corrected_image,
     scaled,
     uncertainty_power,
+    uncertainty_powers,
 )
 from levelmatch.results.fast_write import plain_replacement
 from levelmatch.results.header import add_corrections, add_kept, provenance_entry
@@ -461,16 +461,11 @@ def hdu_parts(old: Any, header: fits.Header, data: np.ndarray) -> Parts:
 
 def scaled_hdus(frame: Frame, hdus: fits.HDUList) -> Replaced:
     """Return the HDUs of an image's uncertainties multiplied by powers of its output factor."""
-    main = hdus[frame.source.hdu]
-    beside = companions(tuple((hdu.name, hdu.ver) for hdu in hdus))
     out: Replaced = {}
-    for i, hdu in enumerate(hdus):
-        word, image = beside.get(i, (hdu.name, frame.source.hdu))
-        power = uncertainty_power(hdu, word) if image == frame.source.hdu else 0
-        if power and hdu.is_image and hdu.ver == main.ver and hdu.shape == main.shape:
-            header = hdu.header.copy()
-            remove_scaling(header)
-            out[i] = hdu_parts(hdu, header, scaled(hdu.data, frame.output_factor**power))
+    for i, power in uncertainty_powers(hdus, frame.source.hdu).items():
+        header = hdus[i].header.copy()
+        remove_scaling(header)
+        out[i] = hdu_parts(hdus[i], header, scaled(hdus[i].data, frame.output_factor**power))
     return out
 
 

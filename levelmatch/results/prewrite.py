@@ -4,6 +4,7 @@
 import errno
 import io
 import shutil
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -16,11 +17,12 @@ from levelmatch.images.associations import output_association, read_association
 from levelmatch.images.fastfits import RawHeader
 from levelmatch.images.file_checks import named_errors
 from levelmatch.images.frame import Frame
+from levelmatch.images.roman import AsdfSource
 from levelmatch.images.sky_cells import CellsSource
 from levelmatch.images.sources import FileSource, MemorySource, float_type
 from levelmatch.record.run import Provenance
 from levelmatch.results.card_text import is_simple
-from levelmatch.results.corrected import ccd_wcs
+from levelmatch.results.corrected import ccd_wcs, uncertainty_powers
 from levelmatch.results.header import add_corrections
 from levelmatch.results.lock import OutputLock
 from levelmatch.results.products import Product, by_file
@@ -56,6 +58,7 @@ def check_contents(products: list[Product], provenance: Provenance) -> None:
         with named_errors(product.name, CANNOT):
             if isinstance(source, FileSource) or getattr(source, "hdus", None) is not None:
                 _check_header(product, provenance)
+                _check_uncertainties(product)
             elif not isinstance(source, CellsSource):
                 _check_memory(product, provenance)
 
@@ -80,6 +83,20 @@ def _check_header(product: Product, provenance: Provenance) -> None:
                 msg = f"it has a character that FITS does not allow: {image.strip()[:80]!r}"
                 raise ValueError(msg)
     header.tostring()
+
+
+def _check_uncertainties(product: Product) -> None:
+    """Check that each uncertainty, which a factor changes, belongs to a known image."""
+    source = product.frame.source
+    if product.frame.output_factor == 1.0 or isinstance(source, AsdfSource):
+        return
+    opened = source.opened() if isinstance(source, FileSource) else nullcontext(source.hdus)
+    with opened as hdus:
+        try:
+            uncertainty_powers(hdus, source.hdu)
+        except FrameError as error:
+            msg = f"{product.name}: {CANNOT}: {error}"
+            raise FrameError(msg) from error
 
 
 def _check_memory(product: Product, provenance: Provenance) -> None:
