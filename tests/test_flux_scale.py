@@ -144,6 +144,19 @@ def test_files_with_all_planes(files, tmp_path, spelling):
             assert_array_equal(after["DQ"].data, before["DQ"].data)
 
 
+PLANES = {"RMS": 1, "Sigma": 1, "ERROR": 1, "VARIANCE": 2, "IVAR": -2, "WHT": 0, "MODEL": 0}
+
+
+@pytest.mark.parametrize(("plane", "power"), PLANES.items())
+def test_uncertainties_of_other_observatories_go_along(files, tmp_path, plane, power):
+    for path in files:
+        with fits.open(path, mode="update") as hdus:
+            hdus["ERR"].header["EXTNAME"] = plane
+    outputs = match(files).write(tmp_path / "out")
+    for path, factor in zip(outputs, FACTORS, strict=True):
+        assert_allclose(fits.getdata(path, plane), 0.5 * factor**power, rtol=1e-6)
+
+
 def test_a_second_run_goes_on_from_the_scale_of_the_first(files, tmp_path):
     first = match(files, flux_scale="MAGZP")
     paths = first.write(tmp_path / "one")

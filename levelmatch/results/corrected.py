@@ -35,6 +35,13 @@ __all__ = [
 ]
 
 
+# Power by which each extension of uncertainties scales with a factor of the data, by name.
+UNCERTAINTY_NAMES = {
+    **dict.fromkeys(("ERR", "ERROR", "UNCERT", "UNCERTAINTY"), 1),
+    **dict.fromkeys(("STD", "SIG", "SIGMA", "RMS", "NOISE"), 1),
+    **dict.fromkeys(("VAR", "VARIANCE"), 2),
+    **dict.fromkeys(("IVAR", "IVARIANCE", "INVVAR"), -2),
+}
 # Number of pixels that are corrected at once.
 BLOCK = 1 << 16
 # Beginnings of keywords of distortions in tables.
@@ -142,11 +149,9 @@ def uncertainty_power(hdu: Any, name: str | None = None) -> int:
     The power is 0 for an HDU without uncertainties. By default the HDU's own name is used.
     """
     name = (hdu.name if name is None else name).strip().upper()
-    if name.startswith("VAR_"):
-        return 2
+    default = 2 if name.startswith("VAR_") else UNCERTAINTY_NAMES.get(name, 0)
     kinds = {kind.__name__: power for kind, power in POWERS.items()}
-    default = {"ERR": "StdDevUncertainty", "UNCERT": "StdDevUncertainty"}.get(name)
-    return kinds.get(hdu.header.get("UTYPE", default), 0) if default else 0
+    return kinds.get(hdu.header.get("UTYPE"), default) if default else 0
 
 
 def uncertainty_powers(hdus: fits.HDUList, index: int) -> dict[int, int]:
