@@ -675,6 +675,33 @@ def test_extension_that_looks_like_a_mask_is_named(paint, tmp_path, name):
     match(files_with(paint, tmp_path / "small", small))
 
 
+@pytest.mark.parametrize("pack", [fits.ImageHDU, fits.CompImageHDU])
+def test_extension_of_integers_without_a_name_may_be_a_mask(paint, tmp_path, pack):
+    """Files of FITS tools hold a mask, if at all, often in an extension without a name."""
+    shape = paint("x").data.shape
+    paths = files_with(paint, tmp_path, pack(np.zeros(shape, "u1")))
+    with pytest.warns(lm.LevelMatchWarning, match=r"no name.* 0\.fits \((2|COMP\w+)\), 1.*MASK"):
+        match(paths)
+    for read in (lm.ReadOptions(mask_extensions=False), lm.ReadOptions(mask_files=[None, None])):
+        match(paths, read=read)
+
+
+@pytest.mark.parametrize(
+    "extension",
+    [
+        fits.ImageHDU(np.zeros((5, 6), "i2")),
+        fits.ImageHDU(np.zeros((48, 64), "f4")),
+        fits.ImageHDU(np.zeros((48, 64), "i2"), name="GUESS"),
+        fits.BinTableHDU.from_columns([fits.Column("a", "J", array=np.arange(3))]),
+        fits.ImageHDU(),
+    ],
+    ids=["small", "floats", "named", "table", "empty"],
+)
+def test_other_extensions_need_no_note(paint, tmp_path, extension):
+    assert paint("x").data.shape == (48, 64)
+    match(files_with(paint, tmp_path, extension))
+
+
 @pytest.mark.parametrize(("name", "ver"), [("SCI", 2), ("CHIP7", 1)])
 def test_image_without_wcs_beside_another_is_named(paint, tmp_path, name, ver):
     other = fits.ImageHDU(paint("x").data, name=name, ver=ver)

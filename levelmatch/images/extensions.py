@@ -28,6 +28,8 @@ _CELESTIAL = re.compile(r"(RA--|DEC-|[GESH]L(ON|AT))")
 # Names of extensions that look like masks, and the names of which are read.
 _MASKS = re.compile(r"MASK|FLAG|QUAL|BAD|DQ")
 _READ = {*KINDS["flags"], *KINDS["mask"]}
+# Names of extensions that have none; compression gives the second.
+_UNNAMED = ("", "COMPRESSED_IMAGE")
 
 
 @dataclass(frozen=True)
@@ -46,6 +48,8 @@ class Extension:
         Shape of its data; empty without data.
     is_celestial : bool
         Whether its header has a celestial WCS.
+    is_integer : bool
+        Whether its stored values are integers.
     """
 
     name: str
@@ -53,12 +57,15 @@ class Extension:
     is_image: bool
     shape: tuple
     is_celestial: bool
+    is_integer: bool = False
 
     @classmethod
-    def of(cls, name: str, version: Any, is_image: bool, shape: Any, ctype: Any) -> "Extension":
-        """Return an extension from header values."""
+    def of(cls, name: str, hdu: Any, version: Any, ctype: Any) -> "Extension":
+        """Return an extension from an HDU and from values of its header."""
         is_celestial = _CELESTIAL.match(str(ctype).upper()) is not None
-        return cls(name.strip().upper(), version, is_image, tuple(shape or ()), is_celestial)
+        shape = tuple(getattr(hdu, "shape", None) or ())
+        is_integer = bool(shape) and hdu.header["BITPIX"] > 0
+        return cls(name.strip().upper(), version, hdu.is_image, shape, is_celestial, is_integer)
 
     @property
     def is_flat(self) -> bool:
@@ -83,8 +90,7 @@ def extensions_of(hdus: fits.HDUList) -> list[Extension]:
 
 def _extension(hdu):
     name = hdu.name or str(hdu.header.get("EXTTYPE", ""))
-    shape, ctype = getattr(hdu, "shape", ()), hdu.header.get("CTYPE1", "")
-    return Extension.of(name, hdu.ver, hdu.is_image, shape, ctype)
+    return Extension.of(name, hdu, hdu.ver, hdu.header.get("CTYPE1", ""))
 
 
 def _labels(extensions: Sequence[Extension]) -> list[str]:
@@ -233,6 +239,7 @@ class ExtensionChoice:
         self._note_others(frames, notes)
         matched = [frame.source.hdu for frame in frames]
         self._note_beside("unread mask", self._unread_masks(matched), notes)
+        self._note_beside("unnamed", self._unnamed_integers(matched), notes)
         self._note_beside("no wcs", self._without_wcs(matched), notes)
         return frames
 
@@ -298,18 +305,33 @@ class ExtensionChoice:
 
     def _unread_masks(self, matched):
         """Return the extensions of matched images' shapes that look like masks and are not read."""
+        words = companions(tuple((e.name, e.version) for e in self.extensions))
+        return [
+            i
+            for i in self._possible_masks(matched)
+            if _MASKS.search(self.extensions[i].name)
+            and not {self.extensions[i].name, words.get(i, ("",))[0]} & _READ
+        ]
+
+    def _unnamed_integers(self, matched):
+        """Return the extensions of integers without name and WCS, which may be masks."""
+        return [
+            i
+            for i in self._possible_masks(matched)
+            if self.extensions[i].name in _UNNAMED
+            and self.extensions[i].is_integer
+            and not self.extensions[i].is_celestial
+        ]
+
+    def _possible_masks(self, matched):
+        """Return the other images of the shape of a matched one, if masks are to be read."""
         if not self.read.mask_extensions or self.read.mask_files is not None:
             return []
-        words = companions(tuple((e.name, e.version) for e in self.extensions))
         shapes = {image_shape(self.extensions[i].shape) for i in matched}
         return [
             i
             for i, e in enumerate(self.extensions)
-            if _MASKS.search(e.name)
-            and not {e.name, words.get(i, ("",))[0]} & _READ
-            and e.is_image
-            and i not in matched
-            and image_shape(e.shape) in shapes
+            if e.is_image and i not in matched and image_shape(e.shape) in shapes
         ]
 
     def _without_wcs(self, matched):

@@ -196,7 +196,7 @@ def plain_frames(path, read, notes):
 def _extension(hdu):
     ctype = hdu.header.get("CTYPE1", "") if "CTYPE1" in hdu.header.text else ""
     name = hdu.name or str(hdu.header.get("EXTTYPE", ""))
-    return Extension.of(name, hdu.version, hdu.is_image, hdu.shape, ctype)
+    return Extension.of(name, hdu, hdu.version, ctype)
 
 
 class _NotPlainError(Exception):

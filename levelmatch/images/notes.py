@@ -29,6 +29,11 @@ SENTENCES = {
         "an extension looks like a mask and is not read, so pixels that it marks count as good: "
         "{images}. Rename it to DQ if it holds flags, or to MASK if it is not 0 at bad pixels"
     ),
+    "unnamed": (
+        "an extension of integers has the shape of the image and no name. It is not read, and if "
+        "it is a mask, pixels that it marks count as good: {images}. Name it DQ if it holds flags, "
+        "or MASK if it is not 0 at bad pixels; mask_extensions=False ignores it"
+    ),
     "unknown errors": (
         "the uncertainty is NaN at pixels that count as good: {images}; mask them if they are bad"
     ),
