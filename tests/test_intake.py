@@ -12,11 +12,13 @@ import warnings
 import numpy as np
 import pytest
 from astropy.io import fits
+from astropy.nddata import CCDData
 from helpers import run
 
 import levelmatch as lm
 from levelmatch.images.inputs import collect_frames
 from levelmatch.measure.pair_store import PairFile
+from levelmatch.testing import simulate_generic
 
 # Peak memory of the process so far.
 PEAK = resource.RUSAGE_SELF
@@ -284,3 +286,15 @@ def test_pixels_of_another_shape_than_the_header(good, monkeypatch):
     monkeypatch.setattr(type(frame.source), "read", lambda *_: (np.zeros(48 * 64), None))
     with pytest.raises(lm.FrameError, match=r"good\.fits: its pixels have shape \(3072,\)"):
         frame.load()
+
+
+@pytest.mark.parametrize("value", [1e200, -1e200, 1e300])
+def test_values_whose_squares_overflow_are_bad(value):
+    levels = []
+    for bad in (value, np.copysign(np.inf, value)):
+        first, second = simulate_generic(n_images=2, shape=(64, 64), overlap=0.5, seed=3).images
+        data = first.data.astype(float)
+        data[::7, ::7] = bad
+        images = [CCDData(data, unit=first.unit, wcs=first.wcs), second]
+        levels.append(lm.match_mosaic(images).table["level"])
+    np.testing.assert_array_equal(*levels)
