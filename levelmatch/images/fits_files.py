@@ -30,10 +30,10 @@ from levelmatch.images.frame import Frame
 from levelmatch.images.mask_arrays import (
     KINDS,
     MaskArray,
+    OpenHDUs,
     bad_bits,
     companions,
     find_masks,
-    hdu_keys,
     image_shape,
     is_weight,
     partner_masks,
@@ -160,15 +160,8 @@ def opened_frames(path, read, notes, place):
             if isinstance(file, io.BytesIO):
                 check_layout(path.name, file, file.getbuffer().nbytes, read.max_bytes)
             chosen = ExtensionChoice.of(path.name, extensions_of(hdus), read)
-            make = partial(
-                _header_frame,
-                path=path,
-                hdus=hdus,
-                read=read,
-                notes=notes,
-                place=place,
-                keys=hdu_keys(hdus),
-            )
+            opened = OpenHDUs(hdus, read, notes)
+            make = partial(_header_frame, opened=opened, path=path, place=place)
             return chosen.frames(make, notes)
 
 
@@ -257,26 +250,20 @@ _NOT_PLAIN = {"ASDF"}.union(*KINDS.values()) - {"DQ"}
 # By astropy
 
 
-def hdu_frame(name, hdus, index, read, notes, make_source, keys=None):
+def hdu_frame(name, index, opened, make_source):
     """Return the frame of an image that astropy reads.
 
     Parameters
     ----------
     name : str
         The image.
-    hdus : `~astropy.io.fits.HDUList`
-        The open file, or HDUs in memory.
     index : int
         Index of the image's HDU.
-    read : `~levelmatch.ReadOptions`
-        How images are read.
-    notes : `~levelmatch.images.notes.Notes`
-        Receives the notes on the image.
+    opened : `~levelmatch.images.mask_arrays.OpenHDUs`
+        The open file, or HDUs in memory.
     make_source : callable
         Function of the frame without source, and of its masks, which returns the source of its
         pixels.
-    keys : tuple of tuple of str and int, or None
-        See `~levelmatch.images.mask_arrays.hdu_keys`; by default computed.
 
     Returns
     -------
@@ -288,31 +275,34 @@ def hdu_frame(name, hdus, index, read, notes, make_source, keys=None):
     FrameError
         If the image cannot be used; the message names it.
     """
+    hdus = opened.hdus
     header = hdus[index].header
     shape = check_shape(name, hdus[index].shape)
     meta = file_meta(hdus[0].header, header)
     is_jwst = meta.get("TELESCOP") == "JWST"
-    masks, bits = find_masks(name, hdus, index, shape, read, is_jwst, keys)
+    masks, bits = find_masks(name, opened, index, shape, is_jwst)
     frame = Frame(
         name=name,
         source=None,
         shape=shape,
         meta=meta,
         unit=_header_unit(meta),
-        transform=SkyTransform(_any_wcs(name, hdus, index, is_jwst, notes), name),
+        transform=SkyTransform(_any_wcs(name, hdus, index, is_jwst, opened.notes), name),
         dq_bits=bits,
-        blank=read.blank,
+        blank=opened.read.blank,
     )
     return frame.with_keys(source=make_source(frame, masks))
 
 
-def _header_frame(name, index, *, path, hdus, read, notes, place, keys):
+def _header_frame(name, index, *, opened, path, place):
+    """Return the frame of an image of a file."""
+
     def make_source(frame, masks):
-        extension = keys[index]
-        beside = partner_masks(name, path, place, frame.shape, read, extension)
+        extension = opened.keys[index]
+        beside = partner_masks(name, path, place, frame.shape, opened.read, extension)
         return FileSource(path, index, masks + beside)
 
-    return hdu_frame(name, hdus, index, read, notes, make_source, keys)
+    return hdu_frame(name, index, opened, make_source)
 
 
 def _any_wcs(name, hdus, index, is_jwst, notes):

@@ -15,6 +15,7 @@ from levelmatch.exceptions import FrameError
 from levelmatch.images.extensions import ExtensionChoice, extensions_of
 from levelmatch.images.fits_files import check_shape, hdu_frame
 from levelmatch.images.frame import Frame
+from levelmatch.images.mask_arrays import OpenHDUs
 from levelmatch.images.sources import (
     MemorySource,
     as_mask,
@@ -69,7 +70,8 @@ def memory_frames(image, index, read, notes):
         return None
     name = _name(image.filename() or image[0].header.get("FILENAME"), index)
     chosen = ExtensionChoice.of(name, extensions_of(image), read)
-    return chosen.frames(lambda name, k: _hdu_frame(name, image, k, read, notes), notes)
+    opened = OpenHDUs(image, read, notes)
+    return chosen.frames(lambda name, k: _hdu_frame(name, k, opened), notes)
 
 
 def _name(path, index):
@@ -99,8 +101,9 @@ def _of_array(array, position):
     return hdus
 
 
-def _hdu_frame(name, hdus, index, read, notes):
+def _hdu_frame(name, index, opened):
     """Return the frame of an image in a list of HDUs."""
+    hdus = opened.hdus
 
     def make_source(frame, masks):
         try:
@@ -122,7 +125,7 @@ def _hdu_frame(name, hdus, index, read, notes):
             image.wcs = original
         return MemorySource(image, hdus, index, name)
 
-    return hdu_frame(name, hdus, index, read, notes, make_source)
+    return hdu_frame(name, index, opened, make_source)
 
 
 def _check_type(name, data):

@@ -5,7 +5,7 @@ import re
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +17,7 @@ from levelmatch.images.compression import open_raw
 from levelmatch.images.file_checks import check_file, reason_of
 from levelmatch.images.file_state import file_identity
 from levelmatch.images.jwst import DEFAULT_BAD_BITS, DQ_BITS
+from levelmatch.images.notes import Notes
 from levelmatch.options import ReadOptions
 
 __all__ = [
@@ -24,6 +25,7 @@ __all__ = [
     "KINDS",
     "LSST_BAD",
     "MaskArray",
+    "OpenHDUs",
     "as_image",
     "bad_bits",
     "companions",
@@ -267,14 +269,32 @@ def _in_order(hdus, index, alike, keys):
     return alike[images.index(index)]
 
 
+@dataclass(frozen=True, eq=False)
+class OpenHDUs:
+    """The HDUs of an open file or in memory, and how their images are read.
+
+    Parameters
+    ----------
+    hdus : `~astropy.io.fits.HDUList`
+        The HDUs.
+    read : `~levelmatch.ReadOptions`
+        How images are read.
+    notes : `~levelmatch.images.notes.Notes`
+        Receives the notes on the images.
+    """
+
+    hdus: fits.HDUList
+    read: ReadOptions
+    notes: Notes
+
+    @cached_property
+    def keys(self) -> tuple[tuple[str, int], ...]:
+        """Name and version of each HDU."""
+        return hdu_keys(self.hdus)
+
+
 def find_masks(
-    name: str,
-    hdus: fits.HDUList,
-    index: int,
-    shape: tuple[int, int],
-    read: ReadOptions,
-    is_jwst: bool,
-    keys: tuple[tuple[str, int], ...] | None = None,
+    name: str, opened: OpenHDUs, index: int, shape: tuple[int, int], is_jwst: bool
 ) -> tuple[tuple[MaskArray, ...], int]:
     """Return the masks of an image in its file, and the bits that make a pixel bad.
 
@@ -282,18 +302,14 @@ def find_masks(
     ----------
     name : str
         The image, for error messages.
-    hdus : `~astropy.io.fits.HDUList`
+    opened : `OpenHDUs`
         Its file.
     index : int
         Index of its HDU.
     shape : tuple of int
         Its shape (ny, nx).
-    read : `~levelmatch.ReadOptions`
-        How images are read.
     is_jwst : bool
         Whether it is an image of JWST.
-    keys : tuple of tuple of str and int, or None
-        See `hdu_keys`; by default computed.
 
     Returns
     -------
@@ -307,13 +323,13 @@ def find_masks(
     FrameError
         If an array cannot be used; the message names image and extension.
     """
+    hdus, read = opened.hdus, opened.read
     masks: list = []
     names: dict = {}
-    keys = hdu_keys(hdus) if keys is None else keys
 
     def partner(extension, how=", or leave out masks and weights by mask_extensions=False"):
         try:
-            return partner_hdu(hdus, index, extension, keys)
+            return partner_hdu(hdus, index, extension, opened.keys)
         except FrameError as error:
             msg = f"{name}: {error}{how}"
             raise FrameError(msg) from error
