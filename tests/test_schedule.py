@@ -184,7 +184,7 @@ def test_no_pairs():
 def test_sky_levels(frames):
     maps = [tuple(DepthMap(frames[k].grid, []) for k in pair) for pair in PAIRS]
     frames[1].load = lambda: np.full((40, 48), np.nan)
-    _, sky = measure_pairs(frames, PAIRS, maps, MeasureOptions(), with_sky=True)
+    _, sky, _ = measure_pairs(frames, PAIRS, maps, MeasureOptions(), with_sky=True)
     assert sky.shape == (5,)
     # Median clipping keeps the plane of the sky; an image without good pixels has no level.
     assert_allclose(sky[[0, 2, 3, 4]], [np.median(frames[k].load()) for k in (0, 2, 3, 4)])

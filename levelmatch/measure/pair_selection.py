@@ -131,8 +131,7 @@ class Overlaps:
             rows.update(zip(todo[indices].tolist(), new, strict=True))
             keep(todo[indices], new)
 
-        fills = {}
-        measured, sky = measure_pairs(
+        measured, sky, fills = measure_pairs(
             frames,
             self.pairs[todo],
             [self.depth_maps[p] for p in todo],
@@ -140,7 +139,6 @@ class Overlaps:
             with_sky=settings.solve.disconnected == "sky",
             progress_bar=settings.progress_bar,
             on_rows=None if known is None else add,
-            on_fills=fills.update,
         )
         if known is not None:
             measured = pair_table(self.pairs, [rows[p] for p in range(len(self.pairs))])

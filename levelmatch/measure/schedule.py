@@ -47,7 +47,6 @@ def measure_pairs(
     with_sky=False,
     progress_bar=None,
     on_rows=None,
-    on_fills=None,
 ):
     """Measure every pair; read each image once and release it after its last pair.
 
@@ -68,8 +67,6 @@ def measure_pairs(
     on_rows : callable or None
         Called in this thread for finished pairs, with their indices and the list of their rows,
         see `~levelmatch.measure.pairs.measure_pair`.
-    on_fills : callable or None
-        Called at the end with the fill values of images, by index of the image.
 
     Returns
     -------
@@ -77,26 +74,32 @@ def measure_pairs(
         The pairs in the given order; ``npix`` is 0 for pairs without a common good pixel.
     sky : `~numpy.ndarray`, shape (n_images,), or None
         Sky levels, or `None` without ``with_sky``.
+    fills : dict of int to tuple
+        Fill values of images, by index of the image.
     """
     client = current_client()
     if client is not None:
         # Tasks are small when they are sent to a worker.
         frames = [f.for_workers() if isinstance(f, Frame) else f for f in frames]
-    work = _Work(frames, pairs, depth_maps, options, with_sky)
-    work.on_rows = on_rows
     bar = range(len(pairs)) if progress_bar is None else progress_bar(range(len(pairs)))
-    work.steps = iter(bar)
+    steps = iter(bar)
+
+    def finished(done, rows):
+        if on_rows is not None:
+            on_rows(done, rows)
+        for _ in done:
+            next(steps, None)
+
+    work = _Work(frames, pairs, depth_maps, options, with_sky, finished)
     if client is None:
         _compute(work, options)
     else:
         compute_distributed(client, work, AHEAD)
     # The progress bar closes at the end of its iterable.
-    deque(work.steps, maxlen=0)
-    if on_fills is not None:
-        on_fills(work.fills)
+    deque(steps, maxlen=0)
     table = pair_table(pairs, [work.rows[p] for p in range(len(pairs))])
     sky = np.array([work.levels[k] for k in range(len(frames))]) if with_sky else None
-    return table, sky
+    return table, sky, work.fills
 
 
 def _read_image(frame, maps, options, *_):
@@ -135,6 +138,8 @@ class _Work:
     ----------
     frames, pairs, depth_maps, options, with_sky
         See `measure_pairs`.
+    finished : callable
+        Called for finished pairs, with their indices and the list of their rows.
 
     Attributes
     ----------
@@ -152,14 +157,10 @@ class _Work:
         Images whose sky level is measured.
     rows, levels, fills : dict
         Rows of finished pairs, and sky levels and fill values of images.
-    on_rows : callable or None
-        See `measure_pairs`.
-    steps : iterator
-        Progress, one step for each pair.
     """
 
-    def __init__(self, frames, pairs, depth_maps, options, with_sky):
-        self.frames = frames
+    def __init__(self, frames, pairs, depth_maps, options, with_sky, finished):
+        self.frames, self.finished = frames, finished
         self.rows, self.levels, self.fills = {}, {}, {}
         wanted = np.arange(len(frames)) if with_sky else np.unique(pairs)
         self.sky = wanted.tolist() if with_sky else []
@@ -227,10 +228,7 @@ class _Work:
         """Add the rows of the pairs of a finished task, and the fill values that it found."""
         self.rows.update(zip(pairs, rows, strict=True))
         self.fills.update(fills)
-        if self.on_rows is not None:
-            self.on_rows(pairs, rows)
-        for _ in pairs:
-            next(self.steps, None)
+        self.finished(pairs, rows)
 
     @staticmethod
     def sky_level(image):
