@@ -51,11 +51,10 @@ def write_skyfile(result: RunResult, path: str | Path, *, overwrite: bool = Fals
             raise FrameError(msg)
         files.setdefault(frame.file, []).append(float(frame.correction.constant))
         chips.setdefault(frame.file, []).append(frame.extension)
-    notes = result.options.get("notes", [])
     for name, found in chips.items():
         several = [f"SCI,{k + 1}" for k in range(len(found))]
         whole = found == [""] or (len(found) > 1 and found == several)
-        if not whole or chips_are_left_out(name, notes):
+        if not whole or chips_are_left_out(name, result.options):
             msg = f"{name}: a skyfile needs the levels of all chips, SCI,1 first; match all of them"
             raise FrameError(msg)
     lines = [f"{name} {' '.join(map(repr, levels))}" for name, levels in files.items()]

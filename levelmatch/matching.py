@@ -401,8 +401,10 @@ def _match(function, collection, settings, passes):
 
 def _recorded(settings, collection):
     """Return the settings of a run as plain values, with notes and resolution of its images."""
-    notes, nside = collection.notes.sentences, collection.nside
-    options = settings.plain() | ({"notes": notes} if notes else {})
+    notes, nside = collection.notes, collection.nside
+    options = settings.plain()
+    if notes.noted:
+        options |= {"notes": notes.sentences, "noted": notes.noted}
     return options | ({} if nside is None else {"nside": nside})
 
 

@@ -197,12 +197,25 @@ def test_skyfile_of_some_chips_is_refused(tmp_path, hdu):
 def test_notes_tell_which_file_lacks_chips():
     notes = Notes()
     notes.add("no wcs", "a.fits", "SCI,2")
-    assert chips_are_left_out("a.fits", notes.sentences)
-    assert not chips_are_left_out("b.fits", notes.sentences)
+    notes.add("fill", "b.fits")
+    for k in range(40):
+        notes.add("no wcs", f"c{k}.fits", "SCI,2")
+    options = {"notes": notes.sentences, "noted": notes.noted}
+    assert chips_are_left_out("a.fits", options)
+    assert chips_are_left_out("c39.fits", options)
+    assert not chips_are_left_out("b.fits", options)
+
+
+def test_records_without_kinds_of_notes_are_read():
+    notes = Notes()
+    notes.add("no wcs", "a.fits", "SCI,2")
+    assert chips_are_left_out("a.fits", {"notes": notes.sentences})
+    assert not chips_are_left_out("b.fits", {"notes": notes.sentences})
+    assert not chips_are_left_out("b.fits", {})
     for k in range(40):
         notes.add("no wcs", f"c{k}.fits", "SCI,2")
     # The sentence names only some of the files.
-    assert chips_are_left_out("b.fits", notes.sentences)
+    assert chips_are_left_out("b.fits", {"notes": notes.sentences})
 
 
 # Exposure times

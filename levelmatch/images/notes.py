@@ -1,7 +1,9 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
 """Notes on images; each kind yields one sentence per run that names its images."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 
@@ -120,6 +122,11 @@ class Notes:
         """One sentence per kind of note."""
         return [self._sentence(kind) for kind in SENTENCES if kind in self._items]
 
+    @property
+    def noted(self) -> dict[str, list[str]]:
+        """Names of the images of each kind of note."""
+        return {kind: list(items) for kind, items in self._items.items()}
+
     def _sentence(self, kind):
         items = self._items[kind]
         named = [f"{name} ({detail})" if detail else name for name, detail in items.items()]
@@ -134,13 +141,22 @@ class Notes:
                 warn_user(self._sentence(kind))
 
 
-def chips_are_left_out(file: str, notes: list[str]) -> bool:
-    """Return whether sentences of `Notes` say that some images of a file are not matched.
+def chips_are_left_out(file: str, options: Mapping) -> bool:
+    """Return whether the notes of a run say that some images of a file are not matched.
 
-    A sentence on many files does not name all of them, and may mean any.
+    Parameters
+    ----------
+    file : str
+        The file.
+    options : mapping
+        Recorded options of the run, with the sentences of `Notes` and their kinds.
     """
     kinds = ("extensions", "chosen extensions", "no wcs")
+    if "noted" in options:
+        return any(Path(file).name in options["noted"].get(kind, ()) for kind in kinds)
+    # Earlier records have only sentences. One on many files does not name all, and may mean any.
     starts = tuple(SENTENCES[kind].partition("{")[0] for kind in kinds)
+    notes = options.get("notes", ())
     return any(note.startswith(starts) and (file in note or " more" in note) for note in notes)
 
 

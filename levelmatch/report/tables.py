@@ -289,7 +289,7 @@ def option_tables(facts):
     options = {
         name: value
         for name, value in result.options.items()
-        if name not in ("notes", "command", "outputs")
+        if name not in ("notes", "noted", "command", "outputs")
     }
     parts = (
         ("Options", list(_flat(options))),
