@@ -41,9 +41,9 @@ def emission_of(cells, samples):
     means = cell_means(cells, samples)
     if means is None:
         return np.nan, np.inf, np.nan, np.inf, 0.0
-    _, count, first, second, place = means
+    index, count, first, second, place = means
     smooth = np.ascontiguousarray(cells["brightness"])
-    found = compare_emission(*means[:4], smooth, cells["weight"] / count, place)
+    found = compare_emission(index, count, (first, second, smooth, cells["weight"] / count), place)
     # Stars determine the gain if they cause most of the scatter.
     extended = smooth.std() >= EXTENDED / 2 * (first + second).std()
     return *found, _brightness(smooth, count) * (1 if extended and not np.isnan(found[0]) else -1)
@@ -55,7 +55,7 @@ def _brightness(bright, count):
     return max(float(count @ bright / count.sum() - np.partition(bright, faint)[faint]), 0.0)
 
 
-def compare_emission(index, count, first, second, smooth=None, share=None, place=None):
+def compare_emission(index, count, columns, place):
     """Return the relative difference of the flux scales of two images, and the effect of a shift.
 
     Parameters
@@ -64,15 +64,11 @@ def compare_emission(index, count, first, second, smooth=None, share=None, place
         Row and column of each cell.
     count : `~numpy.ndarray`, shape (n,)
         Samples in each cell.
-    first, second : `~numpy.ndarray`, shape (n,)
-        Mean of each image in each cell, in the common unit.
-    smooth : `~numpy.ndarray`, shape (n,), or None
-        Mean brightness of each cell without the cores of stars; by default the mean of both images.
-    share : `~numpy.ndarray`, shape (n,), or None
-        Weight of a sample of each cell in the level; by default equal.
-    place : `~numpy.ndarray`, shape (n, 2), or None
-        Two coordinates of each cell on the sky, in which planes are linear; by default the
-        index.
+    columns : tuple of four `~numpy.ndarray`, shape (n,)
+        Means of the first and of the second image in each cell, mean brightness without the cores
+        of stars, all in the common unit, and weight of a sample of each cell in the level.
+    place : `~numpy.ndarray`, shape (n, 2)
+        Two coordinates of each cell on the sky, in which planes are linear.
 
     Returns
     -------
@@ -89,10 +85,6 @@ def compare_emission(index, count, first, second, smooth=None, share=None, place
     shift_error : float
         Standard error; infinite for NaN.
     """
-    place = index.astype(float) if place is None else place
-    smooth = 0.5 * (first + second) if smooth is None else smooth
-    share = np.ones(len(count)) if share is None else share
-    columns = (first, second, smooth, share)
     if len(count) > MANY_CELLS:
         index, count, columns, place = _merged(index, count, columns, place)
     values = (v.astype(float, copy=False) for v in (count, *columns, place))
