@@ -117,6 +117,29 @@ SURFACE_BRIGHTNESS = u.MJy / u.sr
 
 
 @dataclass(frozen=True, eq=False)
+class _Disc:
+    """An inclined exponential disc with two spiral arms, softened at its centre."""
+
+    center: np.ndarray  # (y, x), arcsec
+    scale: float  # arcsec
+    soft: float  # arcsec
+    tilt: float  # radians
+    angle: float  # radians
+    peak: float
+
+    def brightness(self, y, x):
+        """Return the brightness at positions in arcsec."""
+        c, s = np.cos(self.angle), np.sin(self.angle)
+        a = (x - self.center[1]) * s + (y - self.center[0]) * c
+        b = ((x - self.center[1]) * c - (y - self.center[0]) * s) / np.cos(self.tilt)
+        r2 = a**2 + b**2
+        r = np.sqrt(r2 + self.soft**2)
+        phase = 2 * (np.arctan2(b, a) - np.log(r / self.scale) / np.tan(np.radians(18)))
+        arms = 0.55 * r2**2 / (r2 + (4 * self.soft) ** 2) ** 2 * np.cos(phase)
+        return self.peak * np.exp(-r / self.scale) * (1 + arms)
+
+
+@dataclass(frozen=True, eq=False)
 class _Scene:
     """
     Surface brightness on the sky, in the unit of the images.
@@ -129,7 +152,7 @@ class _Scene:
     origin: np.ndarray  # (y, x) of the nebula's first pixel
     pitch: float  # of the nebula's pixels
     nebula: np.ndarray | None  # spline coefficients
-    disc: dict | None
+    disc: _Disc | None
     stars: np.ndarray  # (n, 3) unit vectors
     peaks: np.ndarray  # (n,)
     fwhm: float
@@ -142,23 +165,11 @@ class _Scene:
         """Return the brightness of disc and nebula at positions in arcsec."""
         value = np.zeros(y.shape)
         if self.disc is not None:
-            value += _disc(y, x, **self.disc)
+            value += self.disc.brightness(y, x)
         if self.nebula is not None:
             index = (np.stack([y, x]) - self.origin.reshape(2, *[1] * y.ndim)) / self.pitch
             value += map_coordinates(self.nebula, index, mode="nearest", prefilter=False)
         return value
-
-
-def _disc(y, x, *, center, scale, soft, tilt, angle, peak):
-    """Return an inclined exponential disc with two spiral arms, softened at its centre."""
-    c, s = np.cos(angle), np.sin(angle)
-    a = (x - center[1]) * s + (y - center[0]) * c
-    b = ((x - center[1]) * c - (y - center[0]) * s) / np.cos(tilt)
-    r2 = a**2 + b**2
-    r = np.sqrt(r2 + soft**2)
-    phase = 2 * (np.arctan2(b, a) - np.log(r / scale) / np.tan(np.radians(18)))
-    arms = 0.55 * r2**2 / (r2 + (4 * soft) ** 2) ** 2 * np.cos(phase)
-    return peak * np.exp(-r / scale) * (1 + arms)
 
 
 def _gaussian_field(rng, shape, index):
@@ -214,16 +225,16 @@ def make_scene(seed, frame, bounds, recipe):
 
 
 def _draw_disc(rng, center, size, pitch):
-    """Draw the parameters of a disc in a field of a size, both in arcsec."""
+    """Draw a disc in a field of a size, in arcsec."""
     scale = 0.18 * size
-    return {
-        "center": center + 0.08 * size * rng.uniform(-1, 1, size=2),
-        "scale": scale,
-        "soft": max(0.06 * scale, 3 * pitch),
-        "tilt": np.radians(rng.uniform(20, 50)),
-        "angle": rng.uniform(0, np.pi),
-        "peak": rng.uniform(30, 50),
-    }
+    return _Disc(
+        center=center + 0.08 * size * rng.uniform(-1, 1, size=2),
+        scale=scale,
+        soft=max(0.06 * scale, 3 * pitch),
+        tilt=np.radians(rng.uniform(20, 50)),
+        angle=rng.uniform(0, np.pi),
+        peak=rng.uniform(30, 50),
+    )
 
 
 @dataclass(frozen=True, eq=False)
