@@ -168,7 +168,8 @@ class CellRows:
             wanted = wanted[np.argsort(row[wanted], kind="stable")]
             if len(wanted):
                 first, second, row = first[wanted], second[wanted], row[wanted]
-                self._summarise(first, second, row, used, depths, options, out)
+                depth = depths[used[row], first]
+                self._summarise(first, second, row, depth, options, out)
 
         with ThreadPoolExecutor(n_threads(options)) as pool:
             for _ in pool.map(fill, self._chunks() if len(code) else ()):
@@ -196,7 +197,7 @@ class CellRows:
         before = np.cumsum(count) - count
         return first, first + 1 + np.arange(len(first)) - np.repeat(before, count)
 
-    def _summarise(self, first, second, row, used, depths, options, out):
+    def _summarise(self, first, second, row, depth, options, out):
         """Fill the rows of pairs from their cells; ``row`` is the ascending index of the pair."""
         difference = self.value[first] - self.value[second]
         variance = self.variance[first] + self.variance[second]
@@ -204,8 +205,8 @@ class CellRows:
         new = _begins(row, block)
         if self.level > 0:
             kept = _clip(difference, variance, np.cumsum(new) - 1, row - row[0], options.clip)
-            first, second, row, difference, variance, block = (
-                part[kept] for part in (first, second, row, difference, variance, block)
+            first, second, row, depth, difference, variance, block = (
+                part[kept] for part in (first, second, row, depth, difference, variance, block)
             )
             new = _begins(row, block)
         weight, starts, block = 1 / variance, np.flatnonzero(new), np.cumsum(new) - 1
@@ -229,7 +230,6 @@ class CellRows:
         inner = square * number / np.maximum(number - 1, 1)
         cells["scatter"] = np.where(number > 1, np.sqrt(inner), typical)
         cells["npix"] = number
-        depth = depths[used[row], first]
         cells["depth"] = np.maximum(mean(depth), 2)
         for names, side in ((("y", "x"), first), (("other_y", "other_x"), second)):
             for axis, name in enumerate(names):
