@@ -8,6 +8,7 @@ import pytest
 from helpers import DARK
 
 import levelmatch as lm
+from levelmatch.solve.slope_fit import SlopeFit
 from levelmatch.summary import notes
 from levelmatch.testing import simulate_generic
 
@@ -63,6 +64,40 @@ def test_noise_is_no_pattern(paint, fit_type):
     for seed in range(3):
         result = solved(grid_of(paint, 3, np.zeros((SIDE, SIDE)), seed=seed), fit_type=fit_type)
         assert result.passes[0].patterns == ()
+
+
+@pytest.mark.parametrize("own", [0.0, 0.5, 3.0])
+def test_slopes_that_add_up_by_noise_are_no_pattern(own):
+    """Errors of planes add up along a mosaic: slopes change smoothly across it by noise alone.
+
+    Each neighbour has the slope of the other and a normal error; each image has a slope of its own.
+    """
+    places = np.argwhere(np.ones((3, 3), dtype=bool)).astype(float)
+    links = np.linalg.norm(places[:, None] - places, axis=2) == 1
+    covariance = np.linalg.pinv(np.diag(links.sum(axis=0)) - 1.0 * links)
+    root = np.linalg.cholesky(covariance + 1e-9 * np.eye(9))
+    rng, alone, known = np.random.default_rng(8), [], []
+    for _ in range(4000):
+        slopes = root @ rng.standard_normal((9, 2)) + own * rng.standard_normal((9, 2))
+        fit = SlopeFit.of(places, slopes)
+        errors = sum(w @ covariance @ w.T for w in fit.weights.swapaxes(0, 1))
+        alone.append(fit.chance())
+        known.append(fit.chance(errors))
+    rates = [np.mean(np.array(chances) < 0.01) for chances in (alone, known)]
+    assert rates[1] < 0.014
+    assert rates[0] > 0.04 or own > 0
+
+
+def test_a_gradient_of_slopes_is_found():
+    places = np.argwhere(np.ones((4, 5), dtype=bool)).astype(float)
+    gradient = np.array([[0.3, -0.1], [-0.1, 0.2]])
+    noise = 0.02 * np.random.default_rng(3).standard_normal((20, 2))
+    fit = SlopeFit.of(places, 5 + places @ gradient + noise)
+    np.testing.assert_allclose(fit.gradient, gradient, atol=0.02)
+    assert fit.chance(4e-4 * np.eye(3)) < 1e-6
+    row = SlopeFit.of(places[:5], 5 + places[:5] @ gradient + noise[:5])
+    assert row.n_terms == 2
+    assert row.chance() < 1e-4
 
 
 def test_offsets_of_rows_and_columns_are_no_pattern(paint):

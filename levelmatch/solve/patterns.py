@@ -13,6 +13,7 @@ import numpy as np
 from scipy.special import fdtrc
 
 from levelmatch.sky.vectors import ARCMIN, plane_terms, tangent_axes, transfer_matrix
+from levelmatch.solve.slope_fit import LEAST_FREEDOM, SlopeFit
 
 __all__ = ["DetectorPattern", "find_patterns"]
 
@@ -34,8 +35,6 @@ OFFSET_STEP, LEAST_REPEATED = 0.25, 3
 SHIFTS = [(0, 0), (0, 0.5), (0.5, 0), (0.5, 0.5)]
 # Direction, neither along an axis nor a diagonal, that gives each offset a sign.
 HALF_PLANE = np.array([1.0, 0.4])
-# Smallest number of degrees of freedom of a test.
-LEAST_FREEDOM = 4
 # Images have patterns of their own if the mean square of the overlaps' slopes, after planes are
 # fitted to them, exceeds its expectation by this factor.
 MIN_SHAPES = 5.0
@@ -437,35 +436,20 @@ def _in_slopes(result, frames):
             continue
         centre = tangent_axes(axes[groups, 0].sum(axis=0))
         offsets = ARCMIN * axes[groups, 0] @ centre[1:].T
-        coefficients, chance = _fit_slopes(offsets, solution.coefficients[groups, 1:])
-        bent = 0.5 * np.einsum("gi,ij,gj->g", offsets, coefficients, offsets)
+        fit = SlopeFit.of(offsets, solution.coefficients[groups, 1:])
+        # The covariance takes time, and a pattern is less significant with it.
+        if fit.chance() >= CHANCE or fit.chance(_of_slopes(solution, groups, fit)) >= CHANCE:
+            continue
+        bent = 0.5 * np.einsum("gi,ij,gj->g", offsets, fit.gradient, offsets)
         detectors = {domain_of[g] for g in groups.tolist()}
         name = detectors.pop() if len(detectors) == 1 else ""
-        size = float(np.std(bent))
-        if chance < CHANCE:
-            yield DetectorPattern(result.name, name, len(groups), size, True)
+        yield DetectorPattern(result.name, name, len(groups), float(np.std(bent)), True)
 
 
-def _fit_slopes(offsets, slopes):
-    """Return the symmetric gradient of slopes with position, and its p-value."""
-    n = len(offsets)
-    x, y = offsets.T
-    one, zero = np.ones(n), np.zeros(n)
-    design = np.concatenate(
-        [
-            np.stack([one, zero, x, y, zero], axis=1),
-            np.stack([zero, one, zero, x, y], axis=1),
-        ]
-    )
-    values = np.concatenate([slopes[:, 0], slopes[:, 1]])
-    coefficients, _, rank, _ = np.linalg.lstsq(design, values, rcond=1e-9)
-    # Tiles in one row determine the gradient along the row alone.
-    n_gradient, freedom = rank - 2, 2 * n - rank
-    left = np.sum(np.square(values - design @ coefficients))
-    flat = sum(np.sum(np.square(s - s.mean())) for s in slopes.T)
-    xx, xy, yy = coefficients[2:]
-    gradient = np.array([[xx, xy], [xy, yy]])
-    if n_gradient < 1 or freedom < LEAST_FREEDOM:
-        return gradient, 1.0
-    statistic = (flat - left) / n_gradient / max(left / freedom, 1e-300)
-    return gradient, float(fdtrc(n_gradient, freedom, statistic))
+def _of_slopes(solution, groups, fit):
+    """Return the covariance that the errors of the slopes give the terms of a fit, (3, 3)."""
+    m, k = solution.coefficients.shape
+    columns = np.zeros((m, k, 3))
+    for axis in range(2):
+        columns[groups, 1 + axis] = fit.weights[:, axis].T
+    return solution.covariance_of_sums(columns.reshape(m * k, 3))
