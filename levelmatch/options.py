@@ -243,7 +243,8 @@ class SolveOptions:
         pairs, with a variance that grows with the inverse square of the length.
     rms_limit : float
         Reject pairs whose scatter is this number of standard deviations above the mean, both of
-        the logarithm. A scatter below 1.5 times the geometric mean is never rejected.
+        the logarithm. A scatter below 1.5 times the geometric mean is never rejected. With the
+        weights ``"ivar"``, the variance of the cells must also exceed 4 times its median.
     max_pairs : int or None
         Approximate largest number of pairs of each image. The largest overlaps are selected, and
         others that keep paths between images short. The only links between images are always

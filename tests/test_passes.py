@@ -102,7 +102,7 @@ CUTS = {
         {"extent": [(0.8, 0.8), (0.19, 0.3), (0.8, 0.8), (0.8, 0.8), (0.15, 0.19)]},
         "extent: 0.190 of the side, under 0.2",
     ),
-    "scatter": ({"scatter": [1, 1.02, 0.98, 1, 9]}, "scatter: 9, over"),
+    "scatter": ({"scatter": [1, 1.02, 0.98, 1, 9], "chi2": [1, 1, 1, 2, 5]}, "scatter: 9, over"),
 }
 
 
@@ -113,6 +113,14 @@ def test_cuts_and_their_reasons(columns, words):
     assert_array_equal(kept, [True] * 4 + [False])
     assert reason[:4] == [""] * 4
     assert reason[4].startswith(words)
+
+
+def test_a_scatter_of_stars_is_no_reason_to_reject():
+    """The cells of the last pair agree as those of the others do."""
+    table = table_of(RING, scatter=[1, 1.02, 0.98, 1, 9], chi2=[1, 1, 2, 2, 5])
+    for weights, last in (("ivar", True), ("rms", False)):
+        kept, _ = select_pairs(table, np.arange(4), SolveOptions(rms_limit=1.5, weights=weights))
+        assert_array_equal(kept, [True] * 4 + [last])
 
 
 @pytest.mark.parametrize("columns", [c for c, _ in CUTS.values()], ids=CUTS)
@@ -210,7 +218,7 @@ def test_the_only_link_is_kept_and_says_so(name):
     bad = {
         "area": {"npix": [1000] * 6 + [1]},
         "extent": {"extent": [(0.8, 0.8)] * 6 + [(0.1, 0.1)]},
-        "scatter": {"scatter": [1.0] * 6 + [50]},
+        "scatter": {"scatter": [1.0] * 6 + [50], "chi2": [1.0] * 6 + [9]},
     }[name]
     kept, reason = select_pairs(table_of(pairs, **bad), np.arange(6), SolveOptions())
     assert kept.all()

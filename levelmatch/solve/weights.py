@@ -99,6 +99,9 @@ def short_variances(table, used, fit_types, options):
 
 # A scatter below this multiple of the geometric mean is never rejected.
 MIN_SCATTER = 1.5
+# Nor is a pair with inverse variances whose cells scatter by less than this multiple of the median
+# variance: bright stars make pixels scatter, and hardly change the level.
+MIN_CHI2 = 4.0
 
 
 def select_pairs(table, group, options):
@@ -130,6 +133,9 @@ def select_pairs(table, group, options):
     scatter = np.log(np.maximum(table.scatter[measured], 1e-300))
     most = scatter.mean() + max(options.rms_limit * scatter.std(), np.log(MIN_SCATTER))
     scatter = np.log(np.maximum(table.scatter, 1e-300, where=measured, out=np.ones(len(table))))
+    too_large = scatter > most
+    if options.weights == "ivar":
+        too_large &= table.chi2 > MIN_CHI2 * np.median(table.chi2[measured])
     cuts = [
         (table.npix < least, lambda p: f"area: {table.npix[p]} pixels, under {least:.0f}"),
         (
@@ -139,7 +145,7 @@ def select_pairs(table, group, options):
             ),
         ),
         (
-            scatter > most,
+            too_large,
             lambda p: f"scatter: {table.scatter[p]:.4g}, over {np.exp(min(most, 700)):.4g}",
         ),
     ]
