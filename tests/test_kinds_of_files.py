@@ -98,6 +98,18 @@ def test_cards_that_do_not_matter_may_be_unreadable(pair, key, value):
     assert_allclose(np.diff(match(pair).table["level"].value), 3, atol=0.01)
 
 
+@pytest.mark.parametrize("radesys", ["ICRS", "FK5"])
+def test_a_header_without_pixel_scale_is_refused(pair, radesys):
+    """The default of the standard, a degree, fits hardly any image."""
+    with fits.open(pair[1], mode="update") as hdus:
+        header = hdus[0].header
+        for key in ("PC1_1", "PC1_2", "PC2_1", "PC2_2", "CDELT1", "CDELT2"):
+            header.remove(key, ignore_missing=True)
+        header["RADESYS"] = radesys
+    with pytest.raises(lm.FrameError, match=r"b\.fits: the header has no pixel scale: .*CD"):
+        match(pair)
+
+
 @pytest.mark.parametrize("value", ["'2000.0'", "'J2000'"])
 @pytest.mark.filterwarnings("ignore")
 def test_equinox_in_quotes(pair, value):

@@ -41,7 +41,7 @@ from levelmatch.images.mask_arrays import (
 from levelmatch.images.notes import Notes
 from levelmatch.images.sources import FileSource
 from levelmatch.images.units import read_unit
-from levelmatch.images.wcs_cards import check_header, wcs_header
+from levelmatch.images.wcs_cards import check_header, has_scale, wcs_header
 from levelmatch.options import ReadOptions
 from levelmatch.sky.transform import SkyTransform, wcs_error
 
@@ -201,7 +201,7 @@ def _plain_frame(name, path, hdus, index, read):
     image = hdus[index]
     dq_hdu = _plain_flags(hdus, index)
     dq = hdus[dq_hdu] if dq_hdu >= 0 else None
-    if len(image.shape) != 2 or min(image.shape) < 2:
+    if len(image.shape) != 2 or min(image.shape) < 2 or not has_scale(image.header.places):
         raise _NotPlainError
     transform = fastfits.plain_transform(name, image.header)
     if transform is None or (dq is not None and dq.shape != image.shape):

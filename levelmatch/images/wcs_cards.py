@@ -11,11 +11,12 @@ from astropy.wcs import WCS
 
 from levelmatch.exceptions import FrameError
 
-__all__ = ["check_header", "check_wcs", "wcs_header"]
+__all__ = ["check_header", "check_wcs", "has_scale", "wcs_header"]
 
 
 _AXIS = re.compile(r"(?:CRPIX|CRVAL|CDELT|CROTA)(\d\d?)")
 _MATRIX = re.compile(r"(?:PC|CD)(?:(\d\d?)_(\d\d?)|(\d{3})(\d{3}))")
+_SCALE = re.compile(rf"CDELT\d\d?|{_MATRIX.pattern}")
 _PARAMETER = re.compile(r"PV(\d\d?)_\d+")
 _SIP = re.compile(r"(?:A|B|AP|BP)_(?:ORDER|\d_\d)")
 _WHOLE_SKY = ("LONPOLE", "LATPOLE", "EQUINOX", "EPOCH")
@@ -33,7 +34,7 @@ def _is_wcs_number(key: str, axes: Iterable[int] = (1, 2)) -> bool:
 
 
 def check_header(name: str, header: fits.Header, axes: Iterable[int] = (1, 2)) -> None:
-    """Check that each WCS card of a header is a finite number.
+    """Check that each WCS card of a header is a finite number, and that it has a pixel scale.
 
     Parameters
     ----------
@@ -47,10 +48,23 @@ def check_header(name: str, header: fits.Header, axes: Iterable[int] = (1, 2)) -
     Raises
     ------
     FrameError
-        If a card is not a finite number; the message names image, card and value.
+        If a card is not a finite number, or the scale is missing; the message names image, card
+        and value.
     """
     for key, text in _unreadable(header, axes):
         raise _card_error(name, key, text)
+    if "CTYPE1" in header and not has_scale(header):
+        # The standard's default is a degree.
+        msg = (
+            f"{name}: the header has no pixel scale: neither CDELT, CD nor PC; "
+            "solve its astrometry first"
+        )
+        raise FrameError(msg)
+
+
+def has_scale(header: Iterable[str]) -> bool:
+    """Return whether any of a header's keywords gives the scale of the pixels."""
+    return any(_SCALE.fullmatch(key) for key in header)
 
 
 def _card_error(name, key, text):
