@@ -3,6 +3,7 @@
 
 import gzip
 import warnings
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -765,6 +766,28 @@ def test_weights_in_files_of_their_own(paint, tmp_path, option, form):
     fits.PrimaryHDU(plane[1:]).writeto(partners[1])
     with pytest.raises(lm.FrameError, match=rf"f1\.fits: {option}: .* has shape \(119, 120\)"):
         match(paths, read=read)
+
+
+@pytest.mark.parametrize("name", ["", "CCD"])
+def test_masks_of_chips_without_names(paint, tmp_path, name):
+    """The mask of the first chip must not be that of all chips."""
+    shape = paint("x").data.shape
+    keys = [(f"{name}{k}", 1) if name else ("", k) for k in (1, 2)]
+    chips = {key: paint("x", centre=(150 + keys.index(key), 2)) for key in keys}
+    path = write_chips(tmp_path, "a.fits", chips)
+    masks = [np.zeros(shape, "u1") for _ in chips]
+    masks[0][:, :5], masks[1][:, 7:9] = 1, 1
+    planes = [fits.ImageHDU(mask) for mask in masks]
+    fits.HDUList([fits.PrimaryHDU(), *planes]).writeto(tmp_path / "m.fits")
+    read = lm.ReadOptions(mask_files=[tmp_path / "m.fits"])
+    if name:
+        with pytest.raises(lm.FrameError, match=r"a\.fits\[CCD1\]: mask_files: m\.fits has 2 arr"):
+            collect_frames([path], read)
+        return
+    (second,) = collect_frames([path], replace(read, hdu=2))
+    np.testing.assert_array_equal(np.isnan(second.read()[0]), masks[1] == 1)
+    for frame, mask in zip(collect_frames([path], read), masks, strict=True):
+        np.testing.assert_array_equal(np.isnan(frame.read()[0]), mask == 1)
 
 
 # Integers, bits and cards

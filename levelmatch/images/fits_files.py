@@ -298,8 +298,7 @@ def _header_frame(name, index, *, opened, path, place):
     """Return the frame of an image of a file."""
 
     def make_source(frame, masks):
-        extension = opened.keys[index]
-        beside = partner_masks(name, path, place, frame.shape, opened.read, extension)
+        beside = partner_masks(name, opened, index, frame.shape, path, place)
         return FileSource(path, index, masks + beside)
 
     return hdu_frame(name, index, opened, make_source)

@@ -292,6 +292,16 @@ class OpenHDUs:
         """Name and version of each HDU."""
         return hdu_keys(self.hdus)
 
+    def has_several(self, shape: tuple[int, int]) -> bool:
+        """Return whether there are several images of a shape, besides accompanying arrays."""
+        beside = companions(self.keys)
+        images = (
+            hdu
+            for i, (hdu, (name, _)) in enumerate(zip(self.hdus, self.keys, strict=True))
+            if hdu.is_image and i not in beside and not BESIDE.fullmatch(name)
+        )
+        return sum(image_shape(hdu.shape) == shape for hdu in images) > 1
+
 
 def find_masks(
     name: str, opened: OpenHDUs, index: int, shape: tuple[int, int], is_jwst: bool
@@ -387,12 +397,7 @@ def _has_values(name, hdu, kind, shape, bits):
 
 
 def partner_masks(
-    name: str,
-    path: Path,
-    index: int,
-    shape: tuple[int, int],
-    read: ReadOptions,
-    extension: tuple[str, int] = ("", 1),
+    name: str, opened: OpenHDUs, index: int, shape: tuple[int, int], path: Path, place: int
 ) -> tuple[MaskArray, ...]:
     """Return the masks of an image from ``weight_files`` and ``mask_files``.
 
@@ -400,16 +405,16 @@ def partner_masks(
     ----------
     name : str
         The image.
-    path : `~pathlib.Path`
+    opened : `OpenHDUs`
         Its file.
     index : int
-        Index of the image in the input.
+        Index of its HDU.
     shape : tuple of int
         Its shape (ny, nx).
-    read : `~levelmatch.ReadOptions`
-        How images are read.
-    extension : tuple of str and int
-        Name and version of the image's extension.
+    path : `~pathlib.Path`
+        Path of the file.
+    place : int
+        Index of the file in the input.
 
     Returns
     -------
@@ -423,14 +428,25 @@ def partner_masks(
         names the image, the option and the file.
     """
     masks = []
+    read, key = opened.read, opened.keys[index]
     for option, kind in (("weight_files", "weight"), ("mask_files", "mask")):
-        partner = _partner_path(path, index, getattr(read, option), option)
-        if partner is not None:
-            if file_identity(path) == file_identity(partner):
-                msg = f"{name}: {option}: {partner.name} is the file of the image; name another"
+        partner = _partner_path(path, place, getattr(read, option), option)
+        if partner is None:
+            continue
+        if file_identity(path) == file_identity(partner):
+            msg = f"{name}: {option}: {partner.name} is the file of the image; name another"
+            raise FrameError(msg)
+        found = _mask_hdus(name, partner, shape, option, key, read.max_bytes)
+        if len(found) > 1 and opened.has_several(shape):
+            # Extensions without names are told by their places.
+            if key[0] not in ("", "PRIMARY") or index not in found:
+                msg = (
+                    f"{name}: {option}: {partner.name} has {len(found)} arrays of its shape; "
+                    f"name the one that belongs to it {key[0] or index}"
+                )
                 raise FrameError(msg)
-            hdu = _mask_hdu(name, partner, shape, option, extension, read.max_bytes)
-            masks.append(MaskArray(hdu, kind, partner))
+            found = [index]
+        masks.append(MaskArray(found[0], kind, partner))
     return tuple(masks)
 
 
@@ -451,11 +467,11 @@ def _partner_path(path, index, files, option):
     return None if found is None else Path(found)
 
 
-def _mask_hdu(name, path, shape, option, extension, most):
-    """Return the index of the HDU of a separate file that masks an image.
+def _mask_hdus(name, path, shape, option, extension, most):
+    """Return the indices of the HDUs of a separate file that may mask an image.
 
-    The HDU with the image's extension name and version has priority over the first HDU with
-    the image's shape. An array of another shape is refused.
+    The HDU with the image's extension name and version has priority over the HDUs with the
+    image's shape. An array of another shape is refused.
     """
     try:
         check_file(path, most)
@@ -475,4 +491,4 @@ def _mask_hdu(name, path, shape, option, extension, most):
         found = ", ".join(str(s) for s in shapes.values()) or "no image"
         msg = f"{name}: {option}: {path.name} has shape {found}, the data {shape}"
         raise FrameError(msg)
-    return same[0]
+    return same
