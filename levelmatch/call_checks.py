@@ -4,6 +4,8 @@
 from collections.abc import Mapping
 from numbers import Real
 
+import numpy as np
+
 from levelmatch.exceptions import FrameError, warn_user
 from levelmatch.images import jwst
 from levelmatch.images.frame import EXCLUDE, HOLD
@@ -11,6 +13,7 @@ from levelmatch.options import SolveOptions, fit_terms
 from levelmatch.pass_names import PASS_OF
 from levelmatch.solve.offsets import OFFSET_PASSES
 from levelmatch.solve.passes import Pass
+from levelmatch.text import list_names
 
 __all__ = [
     "check_chips",
@@ -18,6 +21,7 @@ __all__ = [
     "check_kept",
     "fit_types_of",
     "missing_dithers",
+    "warn_copies",
     "warn_idle_options",
     "warn_unheld_reference",
     "with_excluded_pass",
@@ -67,6 +71,42 @@ def missing_dithers(frames, settings, fit_type):
     )
     warn_user(msg)
     return []
+
+
+def warn_copies(frames, measured):
+    """Warn of images that are copies of others, such as a file and its compressed copy.
+
+    Parameters
+    ----------
+    frames : list of `~levelmatch.images.frame.Frame`
+        The images.
+    measured : `~levelmatch.measure.table.PairTable`
+        Their pairs.
+
+    Warns
+    -----
+    LevelMatchWarning
+        If all differences of two images at one place are zero.
+    """
+    equal = np.flatnonzero((measured.scatter == 0) & (measured.level == 0) & (measured.npix > 0))
+    copies = [
+        f"{frames[i].name} and {frames[j].name}"
+        for i, j in zip(measured.first[equal], measured.second[equal], strict=True)
+        if _are_at_one_place(frames[i].grid, frames[j].grid)
+    ]
+    if copies:
+        msg = (
+            f"images have equal pixels at one place: {list_names(copies)}. Copies count twice, and "
+            "the errors are too small; leave out one of each"
+        )
+        warn_user(msg)
+
+
+def _are_at_one_place(a, b):
+    """Return whether the outlines of two images agree to a hundredth of a pixel."""
+    if np.shape(a.polygon) != np.shape(b.polygon):
+        return False
+    return np.abs(a.polygon - b.polygon).max() < 0.01 * np.sqrt(a.pixel_area)
 
 
 def check_chips(frames):

@@ -10,6 +10,7 @@ from levelmatch.call_checks import (
     check_kept,
     fit_types_of,
     missing_dithers,
+    warn_copies,
     warn_idle_options,
     warn_lone_images,
     warn_unheld_reference,
@@ -389,6 +390,7 @@ def _match(function, collection, settings, passes):
     logger.info("measuring %d pairs of %d images", len(overlaps.used), len(frames))
     measured, sky = overlaps.measure(frames, settings, known, collection.notes)
     collection.notes.warn()
+    warn_copies(frames, measured)
     warn_flux_scales(frames, measured, settings.solve.flux_limit)
     corrected, solved = run_passes(frames, passes, measured, overlaps.used, settings.solve, sky=sky)
     run = Run.of(function, passes, _recorded(settings, collection), collection, sky)

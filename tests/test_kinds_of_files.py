@@ -235,7 +235,8 @@ def test_axes_of_other_frames_are_converted(paint, plane_in, tmp_path, kind, met
 @pytest.mark.parametrize("kind", FRAMES)
 def test_mosaic_of_other_frames(plane_in, plane_of, kind, method):
     wcs, plane = plane_in(kind)
-    matched = match([CCDData(plane.copy(), wcs=wcs, unit="adu") for _ in "ab"])
+    # Equal pixels would be a copy.
+    matched = match([CCDData(plane + level, wcs=wcs, unit="adu") for level in (0, 1e-3)])
     mosaic, covered = lm.make_mosaic(matched, coadd=lm.CoaddOptions(method=method))
     expected = plane_of(mosaic.wcs, mosaic.shape, SKY)
     # A pixel at an edge takes the value half a pixel inside.
@@ -788,6 +789,28 @@ def test_masks_of_chips_without_names(paint, tmp_path, name):
     np.testing.assert_array_equal(np.isnan(second.read()[0]), masks[1] == 1)
     for frame, mask in zip(collect_frames([path], read), masks, strict=True):
         np.testing.assert_array_equal(np.isnan(frame.read()[0]), mask == 1)
+
+
+# Copies
+
+
+def test_copies_are_named(pair, tmp_path):
+    """A pattern such as *.fits* finds a file and its compressed copy."""
+    content = pair[0].read_bytes()
+    packed = tmp_path / "a.fits.gz"
+    packed.write_bytes(gzip.compress(content))
+    with pytest.warns(lm.LevelMatchWarning, match=r"equal pixels .*: a\.fits and a\.fits\.gz\. C"):
+        match([*pair, packed])
+
+
+def test_equal_pixels_at_another_place_are_no_copy(pair, tmp_path):
+    other = tmp_path / "c.fits"
+    with fits.open(pair[0]) as hdus:
+        hdus[0].header["CRPIX1"] += 7
+        hdus[0].data[:] = 5.0
+        hdus[0].data[::2] += 1.0
+        hdus.writeto(other)
+    match([*pair, other])
 
 
 # Integers, bits and cards

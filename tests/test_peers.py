@@ -427,11 +427,13 @@ def test_identical_images(paint, fit_type):
     image = paint("a.fits")
     other = image.copy()
     other.meta["FILENAME"] = "b.fits"
-    result = lm.match_mosaic([image, other], group_by="FILENAME", fit_type=fit_type)
+    with pytest.warns(lm.LevelMatchWarning, match=r"equal pixels .*: a\.fits and b\.fits\. C"):
+        result = lm.match_mosaic([image, other], group_by="FILENAME", fit_type=fit_type)
     for name in ("level", "error", "slope_u"):
         assert_allclose(np.asarray(result.table[name]), 0, atol=1e-6)
 
 
+@pytest.mark.filterwarnings("ignore:images have equal pixels")
 def test_identical_images_beside_noisy_ones(paint):
     # The weight of a pair without scatter must not dominate the equations.
     image = paint("a.fits")
