@@ -791,6 +791,20 @@ def test_masks_of_chips_without_names(paint, tmp_path, name):
         np.testing.assert_array_equal(np.isnan(frame.read()[0]), mask == 1)
 
 
+# Pixels that are not linear
+
+
+@pytest.mark.parametrize("radesys", ["ICRS", "FK5"])
+def test_stacks_of_pan_starrs_are_refused(pair, radesys):
+    """Their pixels are the asinh of the flux, so no constant corrects a level."""
+    for key, value in {"BSOFTEN": 90.0, "BOFFSET": 0.1, "RADESYS": radesys}.items():
+        fits.setval(pair[1], key, value=value)
+    images = [CCDData.read(path, unit="adu") for path in pair]
+    for given in (pair, images):
+        with pytest.raises(lm.FrameError, match=r": its pixels are not linear: .*remove these"):
+            match(given)
+
+
 # Copies
 
 

@@ -6,7 +6,9 @@ from typing import Any
 
 from astropy.io import fits
 
-__all__ = ["FileMeta", "file_meta", "with_inherited_frame"]
+from levelmatch.exceptions import FrameError
+
+__all__ = ["FileMeta", "check_linear", "file_meta", "with_inherited_frame"]
 
 # Cards of the reference frame; some cameras write them to the primary header only.
 FRAME_CARDS = ("RADESYS", "RADECSYS", "EQUINOX", "EPOCH", "LONPOLE", "LATPOLE")
@@ -61,6 +63,29 @@ def file_meta(primary: Any, header: Any) -> FileMeta:
         Both headers, or the image's header alone if its card ``INHERIT`` is false.
     """
     return FileMeta(header if header.get("INHERIT", True) is False else primary, header)
+
+
+def check_linear(name: str, meta: Mapping) -> None:
+    """Refuse pixels that are not linear in the brightness, according to the header.
+
+    Parameters
+    ----------
+    name : str
+        The image, for the error message.
+    meta : mapping
+        Its header.
+
+    Raises
+    ------
+    FrameError
+        If the pixels are compressed by an inverse hyperbolic sine, as stacks of Pan-STARRS are.
+    """
+    if "BSOFTEN" in meta and "BOFFSET" in meta:
+        msg = (
+            f"{name}: its pixels are not linear: they are the asinh of the flux, according to "
+            "BSOFTEN and BOFFSET; convert them to fluxes, and remove these cards"
+        )
+        raise FrameError(msg)
 
 
 def with_inherited_frame(primary: fits.Header, header: fits.Header) -> fits.Header:

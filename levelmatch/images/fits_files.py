@@ -24,7 +24,7 @@ from levelmatch.images.file_checks import (
     named_warnings,
     reason_of,
 )
-from levelmatch.images.file_headers import file_meta, with_inherited_frame
+from levelmatch.images.file_headers import check_linear, file_meta, with_inherited_frame
 from levelmatch.images.file_state import FileState
 from levelmatch.images.frame import Frame
 from levelmatch.images.mask_arrays import (
@@ -207,6 +207,7 @@ def _plain_frame(name, path, hdus, index, read):
     if transform is None or (dq is not None and dq.shape != image.shape):
         raise _NotPlainError
     meta = file_meta(hdus[0].header, image.header)
+    check_linear(name, meta)
     masks = () if dq is None else (MaskArray(dq_hdu, "flags"),)
     return Frame(
         name=name,
@@ -279,6 +280,7 @@ def hdu_frame(name, index, opened, make_source):
     header = hdus[index].header
     shape = check_shape(name, hdus[index].shape)
     meta = file_meta(hdus[0].header, header)
+    check_linear(name, meta)
     is_jwst = meta.get("TELESCOP") == "JWST"
     masks, bits = find_masks(name, opened, index, shape, is_jwst)
     frame = Frame(

@@ -13,6 +13,7 @@ from astropy.wcs.wcsapi import BaseHighLevelWCS, BaseLowLevelWCS, SlicedLowLevel
 
 from levelmatch.exceptions import FrameError
 from levelmatch.images.extensions import ExtensionChoice, extensions_of
+from levelmatch.images.file_headers import check_linear
 from levelmatch.images.fits_files import check_shape, hdu_frame
 from levelmatch.images.frame import Frame
 from levelmatch.images.mask_arrays import OpenHDUs
@@ -152,6 +153,7 @@ def _nddata_frame(image, index, read, notes):
     """Return the frame of an `~astropy.nddata.NDData` object."""
     meta = image.meta
     name = _name(meta.get("FILENAME"), index)
+    check_linear(name, meta)
     data = np.asarray(image.data)
     shape = check_shape(name, data.shape)
     _check_type(name, data)
