@@ -183,6 +183,7 @@ def test_scaled_integers(paint, tmp_path):
         ("JY/BEAM", u.Jy / u.beam),
         ("JY/PIXEL", u.Jy / u.pix),
         ("MJY/SR", u.MJy / u.sr),
+        ("mJy/sr", u.mJy / u.sr),
         ("nanomaggies", u.nmgy),
         ("K (Tb)", u.K),
         ("mK (Ta*)", u.mK),

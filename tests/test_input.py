@@ -127,6 +127,18 @@ def test_logarithmic_units(paint, unit):
         match(images)
 
 
+@pytest.mark.parametrize("text", ["dex(MJy/sr)", "mag(AB)", "log10(MJy/sr)", "ABmag", "Magnitude"])
+def test_logarithmic_units_of_headers(paint, write, tmp_path, text):
+    paths = []
+    for k in range(2):
+        paths.append(write(paint(f"{k}.fits"), tmp_path / f"{k}.fits"))
+        with fits.open(paths[k], mode="update") as hdus:
+            for hdu in hdus:
+                hdu.header["BUNIT"] = text
+    with pytest.raises(u.UnitsError, match=r"\.fits: .*logarithmic"):
+        lm.match_mosaic(paths)
+
+
 def test_unit_of_files_that_is_not_understood(pair_of_files, tmp_path):
     fits.setval(pair_of_files[0], "BUNIT", value="furlong^^2", ext=1)
     with pytest.raises(u.UnitsError, match=r"b\.fits: its unit .* a\.fits \(furlong\^\^2\)"):

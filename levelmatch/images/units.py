@@ -55,6 +55,10 @@ _WHOLE = {
     "MJY/SR": u.MJy / u.sr,
     "UNITLESS": u.dimensionless_unscaled,
 }
+# Words in the text of an unknown unit that stand for a logarithm or the like.
+_NOT_LINEAR = re.compile(
+    r"(?<![a-z])(log(10|e)?|ln|dex|a(rc)?sinh|(ab|st|vega)?mag(nitudes?)?)(?![a-z])", re.IGNORECASE
+)
 # Base units of quantities that a pixel collects over its area.
 _COLLECTED = {u.ct, u.adu, u.DN, u.electron, u.ph, u.mgy, u.kg}
 
@@ -88,9 +92,12 @@ def read_unit(text):
     text = text.strip()
     if not text:
         return None
-    if text.upper() in _WHOLE:
+    # A small m means milli.
+    if text.upper() in _WHOLE and not text.startswith("m"):
         return _WHOLE[text.upper()]
     unit = _parsed(text)
+    if isinstance(unit, u.function.FunctionUnitBase):
+        return unit
     # astropy reads S as siemens and A as ampere, where headers mean second and Angstrom.
     if unit is None or u.A in unit.decompose().bases:
         # Drop the kind of a brightness temperature, as in "K (Tb)".
@@ -177,6 +184,8 @@ def is_logarithmic(unit):
     """Return whether a unit is logarithmic: a magnitude, dex or decibel."""
     if isinstance(unit, u.function.FunctionUnitBase):
         return True
+    if isinstance(unit, UnknownUnit):
+        return _NOT_LINEAR.search(unit.name) is not None
     return unit is not None and u.dex in unit.decompose().bases
 
 
