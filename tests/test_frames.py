@@ -173,6 +173,8 @@ def test_scaled_integers(paint, tmp_path):
         ("ELECTRONS", u.electron),
         ("MJy/sr", u.MJy / u.sr),
         ("  ", None),
+        ("N/A", None),
+        ("none", None),
         ("electron/s", u.electron / u.s),
         ("ELECTRONS/S", u.electron / u.s),
         ("e-/s", u.electron / u.s),

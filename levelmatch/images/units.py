@@ -59,6 +59,8 @@ _WHOLE = {
 _NOT_LINEAR = re.compile(
     r"(?<![a-z])(log(10|e)?|ln|dex|a(rc)?sinh|(ab|st|vega)?mag(nitudes?)?)(?![a-z])", re.IGNORECASE
 )
+# Texts without a unit, in upper case.
+_NONE = ("", "N/A", "NA", "NONE", "NULL", "UNKNOWN", "UNDEFINED")
 # Base units of quantities that a pixel collects over its area.
 _COLLECTED = {u.ct, u.adu, u.DN, u.electron, u.ph, u.mgy, u.kg}
 
@@ -87,10 +89,11 @@ def read_unit(text):
     Returns
     -------
     unit : `~astropy.units.Unit` or None
-        The unit; an `UnknownUnit` if the text is not understood, `None` if it is blank.
+        The unit; an `UnknownUnit` if the text is not understood, `None` if it is blank or says
+        that there is none.
     """
     text = text.strip()
-    if not text:
+    if text.upper() in _NONE:
         return None
     # A small m means milli.
     if text.upper() in _WHOLE and not text.startswith("m"):
