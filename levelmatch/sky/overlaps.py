@@ -57,7 +57,7 @@ def find_pairs(grids):
     return find_outline_pairs(centres, radii, outlines)
 
 
-def find_outline_pairs(centres, radii, outlines, *, chunk=CHUNK):
+def find_outline_pairs(centres, radii, outlines):
     """Return the pairs of convex outlines on the sky that overlap.
 
     Circles around the outlines are compared with trees of their centres. A chunk of circles is
@@ -72,8 +72,6 @@ def find_outline_pairs(centres, radii, outlines, *, chunk=CHUNK):
         Angle from each centre to its farthest vertex, in radian.
     outlines : `~numpy.ndarray`, shape (n, k, 3), k at most 32
         Unit vectors of the vertices, counter-clockwise as seen from outside the sphere.
-    chunk : int
-        Number of circles that are compared with the others at a time.
 
     Returns
     -------
@@ -84,7 +82,7 @@ def find_outline_pairs(centres, radii, outlines, *, chunk=CHUNK):
     """
     outlines = np.ascontiguousarray(outlines)
     chunks = [(np.zeros((0, 2), dtype=np.intp), np.zeros(0))]
-    for pairs in _near_pairs(centres, radii, chunk):
+    for pairs in _near_pairs(centres, radii):
         area = convex_overlap(outlines, pairs)
         # Outlines pass through pixel centres, so images that only touch share no sample.
         chunks.append((pairs[area > 0], area[area > 0]))
@@ -93,7 +91,7 @@ def find_outline_pairs(centres, radii, outlines, *, chunk=CHUNK):
     return pairs[order], area[order]
 
 
-def _near_pairs(centres, radii, chunk):
+def _near_pairs(centres, radii):
     """Yield pairs of circles on the sphere that touch, shape (m, 2), the lower index first."""
     # Radii of one class lie within a factor of two. Each chunk covers a strip of the sky.
     octave = np.floor(np.log2(np.maximum(radii, 1e-12))).astype(int)
@@ -101,8 +99,8 @@ def _near_pairs(centres, radii, chunk):
     trees = [cKDTree(centres[members]) for members in classes]
     for a, large in enumerate(classes):
         order = large[np.lexsort((centres[large, 0], np.round(centres[large, 2], 2)))]
-        for start in range(0, len(order), chunk):
-            part = order[start : start + chunk]
+        for start in range(0, len(order), CHUNK):
+            part = order[start : start + CHUNK]
             tree = cKDTree(centres[part])
             for b in range(a + 1):
                 small = classes[b]
