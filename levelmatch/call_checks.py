@@ -6,9 +6,10 @@ from numbers import Real
 
 import numpy as np
 
-from levelmatch.exceptions import FrameError, warn_user
+from levelmatch.exceptions import FluxScaleWarning, FrameError, warn_user
 from levelmatch.images import jwst
 from levelmatch.images.frame import EXCLUDE, HOLD
+from levelmatch.images.units import is_counts
 from levelmatch.options import SolveOptions, fit_terms
 from levelmatch.pass_names import PASS_OF
 from levelmatch.solve.offsets import OFFSET_PASSES
@@ -22,10 +23,15 @@ __all__ = [
     "fit_types_of",
     "missing_dithers",
     "warn_copies",
+    "warn_exposures",
     "warn_idle_options",
     "warn_unheld_reference",
     "with_excluded_pass",
 ]
+
+
+# Smallest relative difference of exposure times that matters.
+UNEQUAL = 0.03
 
 
 def fit_types_of(fit_type, keywords):
@@ -100,6 +106,45 @@ def warn_copies(frames, measured):
             "the errors are too small; leave out one of each"
         )
         warn_user(msg)
+
+
+def warn_exposures(frames, measured):
+    """Warn of counts of different exposure times, unless emission shows that they are on one scale.
+
+    Parameters
+    ----------
+    frames : list of `~levelmatch.images.frame.Frame`
+        The images.
+    measured : `~levelmatch.measure.table.PairTable`
+        Their pairs.
+
+    Warns
+    -----
+    FluxScaleWarning
+        If pairs have such images, and no pair shows that its flux scales agree, or that they
+        differ, of which `~levelmatch.solve.flux_scales.warn_flux_scales` warns.
+    """
+    times = np.array([_exposure_time(frame) for frame in frames])
+    first, second = times[measured.first], times[measured.second]
+    expected = 2 * (first - second) / (first + second)
+    unequal = np.flatnonzero((np.abs(expected) > UNEQUAL) & (measured.npix > 0))
+    told = np.abs(expected[unequal]) > 3 * measured.gain_error[unequal]
+    if len(unequal) and not told.any():
+        i, j = measured.first[unequal[0]], measured.second[unequal[0]]
+        msg = (
+            f"{frames[i].name} and {frames[j].name} are counts of {times[i]:g} and {times[j]:g} s "
+            "(EXPTIME), which grow with the time: the flux scales of images differ, and levels "
+            "depend on brightness; flux_scale='1/EXPTIME' compares rates, and equal numbers as "
+            "flux_scale say that the images are on one scale"
+        )
+        warn_user(msg, FluxScaleWarning)
+
+
+def _exposure_time(frame):
+    """Return the exposure time of an image of counts; NaN for other images or without one."""
+    time = frame.meta.get("EXPTIME") if is_counts(frame.unit) else None
+    is_number = isinstance(time, Real) and not isinstance(time, bool) and time > 0
+    return float(time) if is_number else np.nan
 
 
 def _are_at_one_place(a, b):

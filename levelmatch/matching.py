@@ -11,6 +11,7 @@ from levelmatch.call_checks import (
     fit_types_of,
     missing_dithers,
     warn_copies,
+    warn_exposures,
     warn_idle_options,
     warn_lone_images,
     warn_unheld_reference,
@@ -391,6 +392,8 @@ def _match(function, collection, settings, passes):
     measured, sky = overlaps.measure(frames, settings, known, collection.notes)
     collection.notes.warn()
     warn_copies(frames, measured)
+    if settings.read.flux_scale is None:
+        warn_exposures(frames, measured)
     warn_flux_scales(frames, measured, settings.solve.flux_limit)
     corrected, solved = run_passes(frames, passes, measured, overlaps.used, settings.solve, sky=sky)
     run = Run.of(function, passes, _recorded(settings, collection), collection, sky)

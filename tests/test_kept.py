@@ -4,6 +4,7 @@
 import numpy as np
 import pytest
 from astropy.io import fits
+from astropy.nddata import CCDData
 from astropy.wcs import WCS
 from helpers import succeed
 from numpy.testing import assert_allclose
@@ -136,19 +137,19 @@ def test_planes_and_other_changes_are_refused(tmp_path):
     for fit_type in ("level+slope", "auto"):
         with pytest.raises(ValueError, match="subtract=False: the pass 'dithers' fits"):
             lm.match_levels(paths, fit_type={"dithers": fit_type}, solve=KEEP)
+    planes = lm.match_dithers(paths, fit_type="level+slope")
+    with pytest.raises(lm.FrameError, match="its correction is a plane or a pattern"):
+        lm.match_mosaic(planes, solve=KEEP).write(tmp_path / "out")
+    assert not (tmp_path / "out" / "j0_flc.fits").exists()
+    with pytest.warns(lm.LevelMatchWarning, match="sky_keyword: the levels are subtracted"):
+        lm.match_levels(paths, group_by="FILENAME", solve=lm.SolveOptions(sky_keyword="X"))
     for path, time in zip(paths, (50.0, 200.0, 300.0), strict=True):
         fits.setval(path, "EXPTIME", value=time)
     read = lm.ReadOptions(flux_scale="1/EXPTIME", apply_flux_scale=True)
     with pytest.raises(ValueError, match=r"j1_flc\.fits\[SCI,1\]: subtract=False: apply_flux"):
         lm.match_levels(paths, read=read, solve=KEEP)
-    planes = lm.match_dithers(paths, fit_type="level+slope")
-    with pytest.raises(lm.FrameError, match="its correction is a plane or a pattern"):
-        lm.match_mosaic(planes, solve=KEEP).write(tmp_path / "out")
-    assert not (tmp_path / "out" / "j0_flc.fits").exists()
     with pytest.raises(ValueError, match="sky_keyword: 'A KEYWORD' is not a header keyword"):
         lm.SolveOptions(sky_keyword="A KEYWORD")
-    with pytest.warns(lm.LevelMatchWarning, match="sky_keyword: the levels are subtracted"):
-        lm.match_levels(paths, group_by="FILENAME", solve=lm.SolveOptions(sky_keyword="X"))
 
 
 @pytest.mark.parametrize(
@@ -245,6 +246,52 @@ def test_counts_of_unequal_exposures(tmp_path, text):
     assert_allclose(levels, np.multiply(rates, times), atol=2)
     with pytest.raises(ValueError, match="the keyword 'ITIME' is missing"):
         lm.match_levels(paths, read=lm.ReadOptions(flux_scale="1/ITIME"))
+
+
+def exposed(times, *, smooth, scale, unit="electron"):
+    """Return images of one sky, whose counts are multiplied by a factor for each."""
+    rng = np.random.default_rng(4)
+    y, x = np.mgrid[:90, :130]
+    images = []
+    for k, time in enumerate(times):
+        wcs = WCS(naxis=2)
+        wcs.wcs.ctype, wcs.wcs.crval = ("RA---TAN", "DEC--TAN"), (150, 20)
+        wcs.wcs.cdelt, wcs.wcs.crpix = (-1e-4, 1e-4), (60 - 30 * k, 60 - 10 * k)
+        nebula = 900 * np.exp(-(((x + 30 * k - 90) ** 2 + (y + 10 * k - 50) ** 2) / 500))
+        data = scale[k] * (500 + (0 if smooth else nebula)) + rng.normal(0, 2, x.shape)
+        meta = {"FILENAME": f"e{k}.fits", "EXPTIME": time}
+        images.append(CCDData(data, unit=unit, wcs=wcs, meta=meta))
+    return images
+
+
+def match_exposed(images, **read):
+    return lm.match_mosaic(images, group_by="FILENAME", read=lm.ReadOptions(**read))
+
+
+def test_counts_of_unequal_exposures_are_warned_of():
+    """No emission shows that the flux scales differ."""
+    images = exposed((100.0, 300.0), smooth=True, scale=(1, 3))
+    with pytest.warns(
+        lm.FluxScaleWarning, match=r"e0\.fits and e1\.fits are counts of 100 and 300"
+    ):
+        match_exposed(images)
+    for scale in ("1/EXPTIME", [1, 1]):
+        match_exposed(images, flux_scale=scale)
+
+
+@pytest.mark.parametrize(
+    ("times", "smooth", "unit"),
+    [
+        ((100.0, 300.0), False, "electron"),
+        ((100.0, 101.0), True, "electron"),
+        ((100.0, 300.0), True, "electron / s"),
+        ((100.0, "long"), True, "electron"),
+        ((100.0, 300.0), True, "MJy / sr"),
+    ],
+    ids=["emission on one scale", "similar times", "rates", "unknown time", "brightness"],
+)
+def test_images_on_one_scale_need_no_warning(times, smooth, unit):
+    match_exposed(exposed(times, smooth=smooth, scale=(1, 1), unit=unit))
 
 
 # JWST

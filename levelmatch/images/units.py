@@ -13,6 +13,7 @@ __all__ = [
     "UnknownUnit",
     "in_arcsec",
     "in_unit",
+    "is_counts",
     "is_extensive",
     "is_logarithmic",
     "is_per_beam",
@@ -209,6 +210,14 @@ def is_extensive(unit):
     if any(bases.get(base, 0) == 1 for base in _COLLECTED):
         return True
     return False if u.K in bases else None
+
+
+def is_counts(unit):
+    """Return whether values grow with the exposure time, as counts do, and rates do not."""
+    if unit is None:
+        return False
+    bases = dict(zip(unit.decompose().bases, unit.decompose().powers, strict=True))
+    return u.s not in bases and any(bases.get(base, 0) == 1 for base in _COLLECTED - {u.mgy, u.kg})
 
 
 def is_per_beam(unit):
