@@ -43,6 +43,16 @@ def test_pairs_weigh_as_the_joint_fit(noise):
     assert_allclose(table.sigma, coincident(noise).sigma)
 
 
+def test_scatter_that_leaves_an_image_without_noise_is_not_weighed():
+    """Stars of unequal flux scales add to the scatter of each pair by its own scales."""
+    table = coincident([1.0, 1, 1])
+    table.scatter[:] = 53.9, 40.4, 35.8
+    assert weigh_depths(table, np.ones(3)) is table
+    # An image of a third of the noise is possible.
+    deep = coincident([1.0, 1, 0.3])
+    assert weigh_depths(deep, np.ones(3)) is not deep
+
+
 def test_coarse_pixels_weigh_by_their_area():
     noise, area = np.array([1.0, 1.0, 1.0]), np.array([1.0, 1.0, 4.0])
     table = weigh_depths(coincident(noise), area)

@@ -22,6 +22,8 @@ __all__ = [
 
 # Smallest variance of an image, as a fraction of that of each of its pairs, or of the mean.
 LEAST = 0.01
+# No image has a smaller fraction of a pair's variance.
+NEGLIGIBLE = 1.01 * LEAST
 # Weights are changed only if each pair's variance agrees with the sum of its images' variances
 # within this factor.
 FACTOR = 2.0
@@ -60,12 +62,16 @@ def image_variances(table):
 def _explains(variance, table):
     """Return whether the noise of the images explains the scatter of each pair.
 
-    It does not if images share noise, as parts of one scan do, or if sources add scatter.
+    It does not if images share noise, as parts of one scan do, or if sources add scatter: those of
+    unequal flux scales do.
     """
     seen = table.npix > 0
-    expected = variance[table.first[seen]] + variance[table.second[seen]]
+    one, two = variance[table.first[seen]], variance[table.second[seen]]
     square = table.scatter[seen] ** 2
-    return bool(np.all((square < FACTOR * expected) & (expected < FACTOR * square)))
+    # The fit gives an image almost no noise if the scatter comes from something else.
+    likely = np.minimum(one, two) > NEGLIGIBLE * square
+    agree = (square < FACTOR * (one + two)) & (one + two < FACTOR * square)
+    return bool(np.all(likely & agree))
 
 
 def weigh_depths(table, area):
