@@ -207,6 +207,42 @@ def test_sets_of_images(archive, tmp_path, name):
     assert rms[1] < max(0.2 * rms[0], 3 * rms[2])
 
 
+@pytest.mark.parametrize("band", ["z", "g"])
+def test_errors_of_images_of_unequal_flux_scales(archive, tmp_path, band):
+    """Levels change with the brightness, by as much as their errors say.
+
+    Exposures and nights give scales of 1 : 0.5 : 0.75 in z. The truth comes from the pixels that
+    are faint in the third image, whose noise is its own. Errors in z were 25 times the true ones.
+    """
+    paths = sorted(archive.glob(f"bok_mzls_decam/testcase3*ooi_{band}*"))
+    record, _ = run(paths, tmp_path / "out", "--reference", "mean")
+    table = record.table
+    table.sort("name")
+    truth = faint_levels(paths)
+    found, errors = (np.asarray(table[key]) for key in ("level", "error"))
+    off = found - found.mean() - (truth - truth.mean())
+    assert np.all(np.abs(off) < 2 * errors)
+    assert np.sqrt(np.mean(errors**2)) < 4 * np.sqrt(np.mean(off**2))
+
+
+def faint_levels(paths):
+    """Levels of three images from the differences of two where the third one is faint."""
+    (first, wcs), *others = images_of(paths)
+    sky = wcs.all_pix2world(*np.indices(first.shape)[::-1], 0)
+    moved = [
+        map_coordinates(data, there.all_world2pix(*sky, 0)[::-1], order=1, cval=np.nan)
+        for data, there in others
+    ]
+    images = np.stack([first, *moved])
+    images = images[:, np.isfinite(images).all(axis=0)]
+    steps = {}
+    for i, j, k in ((0, 1, 2), (1, 2, 0), (0, 2, 1)):
+        faint = images[k] < np.percentile(images[k], 30)
+        steps[i, j] = np.mean(images[i, faint] - images[j, faint])
+    one, two, three = steps[0, 1], steps[1, 2], steps[0, 2]
+    return np.array([one + three, two - one, -two - three]) / 3
+
+
 def test_filters_of_one_set_are_not_mixed(archive, tmp_path):
     paths = sorted(archive.glob("miri_i2d/*"))
     assert len(paths) == 3

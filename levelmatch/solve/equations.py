@@ -39,6 +39,8 @@ class Equations:
         Covariance of the right-hand sides by noise that is not in the normal matrices.
     short : `~numpy.ndarray` of bool, shape (n,), or None
         Flags of short overlaps, which do not determine the floor; `None` for none.
+    of_scales : float or `~numpy.ndarray`, shape (n,)
+        Fraction of each pair's variance that is the effect of unequal flux scales.
     """
 
     first: np.ndarray
@@ -49,6 +51,7 @@ class Equations:
     group_axes: np.ndarray
     shared: np.ndarray | None = None
     short: np.ndarray | None = None
+    of_scales: np.ndarray | float = 0.0
 
     def part(self, rows, groups):
         """Return the equations of some pairs and groups alone, without shared noise.
@@ -70,6 +73,7 @@ class Equations:
             group_axes=self.group_axes[groups],
             shared=None,
             short=None if self.short is None else self.short[rows],
+            of_scales=self.of_scales if np.ndim(self.of_scales) == 0 else self.of_scales[rows],
         )
 
     def forget(self):

@@ -310,7 +310,9 @@ def _posterior(floors, solver):
         Probability that there is a floor.
     """
     own = floors.equations.gram[:, 0, 0]
-    sigma = np.sqrt(floors.sum(1 / own) / floors.sum(np.ones(len(own))))
+    # A floor is unknown scatter, whose size does not grow with the effect of the flux scales.
+    unknown = (1 - floors.equations.of_scales) / own
+    sigma = np.sqrt(floors.sum(unknown) / floors.sum(np.ones(len(own))))
     solved = solver.solve(floors.precision(np.zeros(floors.n_sets)))
     freedom = floors.freedom(np.ones(len(own), dtype=bool))
     square = floors.sum(floors.equations.quadratic(solved.coefficients))

@@ -72,11 +72,12 @@ def run_passes(
     of_scales, _, _ = scale_scatter(measured)
     of_scales[_of_planes(used, fit_types)] = 0
     pooled = _with_variances(pooled, of_scales + of_short)
+    part = _fraction(of_scales, np.square(pooled.sigma))
     shared = shared_by_planes(measured, used, fit_types, pooled)
     done, table, carried = [], subtract_pattern(pooled, pattern), Carried.of(frames, pattern)
     for k, p in enumerate(passes):
         rows = np.flatnonzero(used == k)
-        more = {"sky": sky, "shared": shared, "unpooled": unpooled}
+        more = {"sky": sky, "shared": shared, "unpooled": unpooled, "of_scales": part}
         solved = solve_pass(p.grouped(frames), frames, table, rows, options, **more)
         tested = _with_variances(unpooled, of_scales)
         solved = replace(solved, patterns=_find_patterns(solved, frames, tested, measured))
@@ -119,10 +120,12 @@ def _with_variances(table, variance):
     """Return the pair table with variances added to those of the levels."""
     if not variance.any():
         return table
-    # Pairs without common pixels have no error.
-    out = np.zeros(len(variance))
-    added = np.divide(variance, np.square(table.sigma), out=out, where=variance > 0)
-    return widened(table, added)
+    return widened(table, _fraction(variance, np.square(table.sigma)))
+
+
+def _fraction(part, whole):
+    """Return the ratio of variances of pairs, zero for those without common pixels."""
+    return np.divide(part, whole, out=np.zeros(len(part)), where=part > 0)
 
 
 def _after_pass(options, p, frames, table, rows):

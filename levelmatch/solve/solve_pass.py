@@ -32,7 +32,9 @@ __all__ = [
 ]
 
 
-def solve_pass(grouped, frames, table, rows, options, *, sky=None, shared=None, unpooled=None):
+def solve_pass(
+    grouped, frames, table, rows, options, *, sky=None, shared=None, unpooled=None, of_scales=None
+):
     """Solve one pass.
 
     Parameters
@@ -55,6 +57,8 @@ def solve_pass(grouped, frames, table, rows, options, *, sky=None, shared=None, 
     unpooled : `~levelmatch.measure.table.PairTable` or None
         The same pairs with the errors of the cells alone, which test the images; by default
         ``table``.
+    of_scales : `~numpy.ndarray`, shape (n,), or None
+        Fraction of the variance of all pairs that is the effect of unequal flux scales.
 
     Returns
     -------
@@ -82,6 +86,8 @@ def solve_pass(grouped, frames, table, rows, options, *, sky=None, shared=None, 
     noise = None if shared is None else shared[rows][kept]
     short = short_overlaps(counted.extent, grouped.fit_type, options)
     equations = equations_of(counted, grouped.group, group_axes, terms, noise, short)
+    if of_scales is not None:
+        equations = replace(equations, of_scales=of_scales[rows][kept])
     if grouped.held == "science":
         # Its plane stays zero, too.
         options = replace(options, slope_gauge="reference")
@@ -89,13 +95,8 @@ def solve_pass(grouped, frames, table, rows, options, *, sky=None, shared=None, 
     suspects = partial(suspect_images, ready, table if unpooled is None else unpooled)
     pick, references = held_choice(grouped, frames, equations, counted, suspects)
     solve, options = _solver_of(grouped.fit_type, options)
-    solution = solve(
-        equations,
-        options,
-        npix=counted.npix,
-        scatter=counted.scatter,
-        reference=pick,
-    )
+    known = {"npix": counted.npix, "scatter": counted.scatter, "reference": pick}
+    solution = solve(equations, options, **known)
     references, offsets = list(references.values()), ()
     if options.share_offsets and grouped.name in OFFSET_PASSES:
         solution, offsets = share_offsets(solution, grouped, frames)
