@@ -27,7 +27,7 @@ EXTENDED = 0.6
 EMISSION = ("gain", "gain_error", "shift", "shift_error", "bright")
 
 
-def emission_of(cells, samples):
+def emission_of(cells, samples, agree):
     """Return the quantities of a pair that depend on its emission, see `PairTable`.
 
     Parameters
@@ -36,6 +36,8 @@ def emission_of(cells, samples):
         The cells of the pair.
     samples : `~numpy.ndarray` of int64, shape (n,)
         Number of good samples of each cell.
+    agree : `~numpy.ndarray` of bool, shape (n,)
+        Cells that count for the level.
     """
     # Use the means of all samples, because stars are clipped from the locations.
     means = cell_means(cells, samples)
@@ -46,13 +48,17 @@ def emission_of(cells, samples):
     found = compare_emission(index, count, (first, second, smooth, cells["weight"] / count), place)
     # Stars determine the gain if they cause most of the scatter.
     extended = smooth.std() >= EXTENDED / 2 * (first + second).std()
-    return *found, _brightness(smooth, count) * (1 if extended and not np.isnan(found[0]) else -1)
+    bright = _brightness(smooth, cells["weight"] * agree)
+    return *found, bright if extended and not np.isnan(found[0]) else -bright
 
 
-def _brightness(bright, count):
-    """Return the mean brightness of cells above that of the faintest, whose own is unknown."""
+def _brightness(bright, weight):
+    """Return the mean brightness in the level above that of the faintest cells.
+
+    The brightness of the faintest is unknown. Stars weigh less in the level, or not at all.
+    """
     faint = len(bright) // FAINT
-    return max(float(count @ bright / count.sum() - np.partition(bright, faint)[faint]), 0.0)
+    return max(float(weight @ bright / weight.sum() - np.partition(bright, faint)[faint]), 0.0)
 
 
 def compare_emission(index, count, columns, place):

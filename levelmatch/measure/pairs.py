@@ -470,13 +470,13 @@ def summarise(cells, depth):
     """
     values = cells.cells.copy()
     values["depth"] = depth
-    rows, _ = summarise_cells(values, cells.coarseness, cells.own_part)
+    rows, agree = summarise_cells(values, cells.coarseness, cells.own_part)
     rows["extent"] = cells.extent
     rows["turn"] = cells.turn
     rows["step"] = common_steps(cells.cells, cells.steps)
     if cells.swapped:
         rows["strips"] = rows["strips"][:, [2, 3, 0, 1, 4, 5, 6, 7]]
-    found = emission_of(cells.cells, cells.samples)
+    found = emission_of(cells.cells, cells.samples, agree)
     for name, value in zip(EMISSION, found, strict=True):
         rows[name] = value
     return rows[0]
