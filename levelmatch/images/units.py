@@ -212,6 +212,7 @@ def is_extensive(unit):
     return False if u.K in bases else None
 
 
+@lru_cache
 def is_counts(unit):
     """Return whether values grow with the exposure time, as counts do, and rates do not."""
     if unit is None:
