@@ -701,6 +701,21 @@ def test_extension_of_integers_without_a_name_may_be_a_mask(paint, tmp_path, pac
 
 
 @pytest.mark.parametrize(
+    ("dtype", "note"), [("f4", "if it is a mask"), ("i2", "without celestial")]
+)
+def test_integers_without_name_and_wcs_have_one_note(paint, tmp_path, dtype, note):
+    image = paint("x", noise=1.0, sky=(500, 0, 0))
+    scaled = CCDData(image.data.astype(dtype), wcs=image.wcs, unit=image.unit)
+    other = fits.ImageHDU(np.zeros(image.data.shape, "i2"))
+    path = write_chips(tmp_path, "a.fits", {("", 1): scaled}, extra=[other])
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        collect_frames([path])
+    (warning,) = caught
+    assert note in str(warning.message)
+
+
+@pytest.mark.parametrize(
     "extension",
     [
         fits.ImageHDU(np.zeros((5, 6), "i2")),

@@ -314,13 +314,18 @@ class ExtensionChoice:
         ]
 
     def _unnamed_integers(self, matched):
-        """Return the extensions of integers without name and WCS, which may be masks."""
+        """Return the extensions of integers without name and WCS, which may be masks.
+
+        Beside an image of integers without name, they are rather images of the same kind.
+        """
+        kinds = {_kind(self.extensions[i]) for i in matched}
         return [
             i
             for i in self._possible_masks(matched)
             if self.extensions[i].name in _UNNAMED
             and self.extensions[i].is_integer
             and not self.extensions[i].is_celestial
+            and _kind(self.extensions[i]) not in kinds
         ]
 
     def _possible_masks(self, matched):
@@ -348,5 +353,6 @@ class ExtensionChoice:
 
 
 def _kind(extension):
-    """Return the name of an extension without its number, and the shape of its image."""
-    return extension.name.rstrip("0123456789"), image_shape(extension.shape)
+    """Return the name of an extension without its number, its shape, and whether of integers."""
+    name = extension.name.rstrip("0123456789")
+    return name, image_shape(extension.shape), extension.is_integer
