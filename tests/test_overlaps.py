@@ -7,7 +7,7 @@ from hypothesis import given, settings, strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
 from scipy.spatial import ConvexHull
 
-from levelmatch.sky.grid import Grid, convex_hull
+from levelmatch.sky.grid import Grid, convex_hull, default_spacing
 from levelmatch.sky.overlaps import (
     DepthMap,
     components,
@@ -17,7 +17,7 @@ from levelmatch.sky.overlaps import (
     overlap_groups,
 )
 from levelmatch.sky.transform import SkyTransform
-from levelmatch.sky.vectors import lonlat, tangent_axes
+from levelmatch.sky.vectors import lonlat, tangent_axes, unit_vectors
 
 PLACES = [(0.0, 0.0), (359.99, 45.0), (10.0, 90.0), (10.0, -90.0), (200.0, -89.9)]
 
@@ -188,6 +188,31 @@ def test_hull_of_a_rectangle_has_four_corners(angle):
     assert sorted(map(tuple, hull)) == [(0, 0), (0, 0.5), (1, 0), (1, 0.5)]
     x, y = hull.T
     assert_allclose(0.5 * np.sum(x * np.roll(y, -1) - y * np.roll(x, -1)), 0.5)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_hull_of_a_rectangle_with_rounding_errors(seed):
+    """Points of a vertical side that are out of order must not replace a corner."""
+    side = np.linspace(-1, 1, 17)
+    ends = np.ones(17)
+    sides = [(side, -ends), (side, ends), (-ends, side), (ends, side)]
+    edge = np.concatenate([np.stack(xy, axis=1) for xy in sides])
+    noise = np.random.default_rng(seed).integers(-5, 6, edge.shape)
+    hull = convex_hull(1e-3 * edge + 1e-17 * noise, 1e-15)
+    assert sorted(map(tuple, edge[hull])) == [(-1, -1), (-1, 1), (1, -1), (1, 1)]
+
+
+@pytest.mark.parametrize("shape", [(120, 140), (64, 64), (1024, 1032)])
+@pytest.mark.parametrize("scale", [0.05, 1.0, 6.0])
+def test_outlines_have_the_corners_of_images(wcs_of, shape, scale):
+    """The sides of an image that is not rotated are vertical at its centre."""
+    wcs = wcs_of(shape=shape, scale=scale)
+    box = (0, shape[0], 0, shape[1])
+    grid = Grid(SkyTransform(wcs, "a.fits"), shape, box, default_spacing(box))
+    x, y = (shape[1] - 1) * np.array([0, 1, 0, 1]), (shape[0] - 1) * np.array([0, 0, 1, 1])
+    corners = unit_vectors(*wcs.pixel_to_world_values(x, y))
+    nearest = np.linalg.norm(grid.polygon[:, np.newaxis] - corners, axis=-1).min(axis=0)
+    assert nearest.max() < 0.01 * np.sqrt(grid.pixel_area)
 
 
 @pytest.fixture

@@ -115,12 +115,16 @@ def convex_hull(const double[:, ::1] points, double tolerance):
     Returns
     -------
     vertices : `~numpy.ndarray` of intp, shape (m,)
-        The vertices, from the one with the smallest first coordinate.
+        The vertices, from the lowest of those with the smallest first coordinate.
     """
     cdef Py_ssize_t n = points.shape[0], m, i, j, count = 0, least = 2
     cdef double ax, ay, bx, by
     x, y = np.transpose(points)
-    order_array = np.lexsort((y, x))
+    # Rounding must not put the points of a vertical side out of order.
+    by_x = np.argsort(x)
+    column = np.empty(n, dtype=np.intp)
+    column[by_x] = np.cumsum(np.diff(x[by_x], prepend=x[by_x[:1]]) > 4 * tolerance)
+    order_array = np.lexsort((y, column))
     cdef const Py_ssize_t[::1] order = order_array
     hull_array = np.empty(2 * n + 1, dtype=np.intp)
     cdef Py_ssize_t[::1] hull = hull_array
