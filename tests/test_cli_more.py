@@ -161,6 +161,7 @@ def test_table_and_regions(files, tmp_path):
     centre = WCS(header).pixel_to_world(31.5, 31.5)
     (numbers,) = re.findall(r"polygon\(([^)]*)\) # text=\{image_00000\.fits\}", polygons[0])
     corners = np.reshape([float(x) for x in numbers.split(",")], (-1, 2))
+    assert len(np.unique(corners, axis=0)) == len(corners)
     away = centre.separation(SkyCoord(corners, unit="deg")).arcsec
     assert away.max() == pytest.approx(32 * np.sqrt(2) * 0.5, rel=0.02)
 

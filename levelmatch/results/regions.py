@@ -4,6 +4,8 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from levelmatch.atomic import atomic_path, refuse_data
 from levelmatch.sky.vectors import lonlat
 
@@ -64,7 +66,9 @@ def region_text(levels: "RunResult") -> str:
             if isolated
             else ""
         )
-        ra, dec = lonlat(frame.grid.polygon)
+        # An outline repeats its last vertex.
+        outline = frame.grid.polygon
+        ra, dec = lonlat(outline[(outline != np.roll(outline, 1, axis=0)).any(axis=1)])
         corners = ",".join(f"{a:.7f},{d:.7f}" for a, d in zip(ra, dec, strict=True))
         label = frame.name.replace("{", "(").replace("}", ")").replace("\n", " ")
         marks = f" color={colour}" if colour else ""
