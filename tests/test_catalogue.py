@@ -118,6 +118,20 @@ def test_outlines_of_any_order_and_at_the_pole():
     assert hull.shape == (1, 16, 3)
 
 
+@pytest.mark.parametrize("points", [5, 10, 33])
+def test_outlines_of_many_vertices_keep_their_corners(points):
+    """Along a parallel, no vertex lies on a line between others."""
+    side = np.linspace(0, 1, points)[:-1]
+    zero, one = np.zeros_like(side), np.ones_like(side)
+    ra = 10 + np.concatenate([side, one, 1 - side, zero])
+    dec = 60 + 0.5 * np.concatenate([zero, side, one, 1 - side])
+    _, _, outlines = sky_outlines(Table({"name": ["a"], "ra": [ra], "dec": [dec]}))
+    corners = unit_vectors(np.array([10, 11, 11, 10.0]), np.array([60, 60, 60.5, 60.5]))
+    assert_allclose(
+        np.abs(outlines[0][:, np.newaxis] - corners).max(axis=-1).min(axis=0), 0, atol=1e-12
+    )
+
+
 def _twice(table):
     return Table({name: [*table[name], *table[name]] for name in table.colnames})
 

@@ -195,9 +195,11 @@ def _hull(name, vectors, flat):
     if not np.isfinite(flat).all() or not np.linalg.det(np.cov(flat.T, bias=True)) > 1e-30:
         msg = f"{name}: its outline has no area on the sky; correct the catalogue"
         raise FrameError(msg)
-    hull = vectors[ConvexHull(flat).vertices]
-    if len(hull) > N_VERTICES:
-        hull = hull[np.linspace(0, len(hull) - 1, N_VERTICES).round().astype(int)]
+    kept = ConvexHull(flat).vertices
+    while len(kept) > N_VERTICES:
+        # Without the vertex of the smallest triangle, corners stay.
+        kept = np.delete(kept, np.argmin(_turns(flat[np.newaxis, kept])))
+    hull = vectors[kept]
     return np.concatenate([hull, np.repeat(hull[-1:], N_VERTICES - len(hull), axis=0)])
 
 
