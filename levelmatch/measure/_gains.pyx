@@ -29,7 +29,6 @@ cdef enum:
     MIN_BLOCKS = 6
     # Number of independent values of a smooth pattern in an overlap that the fit takes up.
     PATTERN_TERMS = 5
-    N_FREEDOM = 14
 # Cells with less than this fraction of the fullest one's samples are left out.
 cdef double MIN_FILLED = 0.3
 # Cells with residuals of more than this many sigma lose weight.
@@ -61,10 +60,8 @@ cdef double PATTERN_LOST = 1.5
 cdef double PATTERN_SIGMA = 2.0
 # Correlation lengths of patterns of flats or gradients, as fractions of the overlap.
 cdef double[2] LENGTHS = [0.15, 0.3]
-# Degrees of freedom, and the factor on the error that makes 4 sigma as rare as for many.
-cdef double[N_FREEDOM] FREEDOM = [2, 3, 4, 5, 6, 7, 8, 10, 12, 15, 20, 30, 50, 100]
-cdef double[N_FREEDOM] INFLATION = [
-    31.4, 8.15, 4.36, 3.07, 2.46, 2.12, 1.9, 1.64, 1.5, 1.37, 1.26, 1.16, 1.09, 1.04]
+
+include "_inflation.pxi"
 
 
 cdef void _normal(const double *design, const double *weight, const double *values, Py_ssize_t n,
@@ -388,20 +385,6 @@ cdef void _fit(const Layout *layout, const double *a, const double *b, double fa
 
 # --------------------------------------------------------------------------------------
 # The error of the gain
-
-
-cdef double _inflation(double number) noexcept nogil:
-    """Return the factor on an error from a number of independent values."""
-    cdef double at = log(max(number - 1, 1.0)), low, high
-    cdef Py_ssize_t i
-    if at <= log(FREEDOM[0]):
-        return INFLATION[0]
-    for i in range(1, N_FREEDOM):
-        low, high = log(FREEDOM[i - 1]), log(FREEDOM[i])
-        if at < high:
-            return exp(log(INFLATION[i - 1])
-                       + (at - low) / (high - low) * log(INFLATION[i] / INFLATION[i - 1]))
-    return INFLATION[N_FREEDOM - 1]
 
 
 cdef struct Block:
