@@ -110,7 +110,44 @@ cdef void _sum_strips(const Strip *strips, Py_ssize_t n, const double *inverse,
         out[3 + i] = <float> (used[i] / (total * total))
 
 
-cdef Py_ssize_t _set_strips(Fit *fit, const double *used, PairRow *row) noexcept nogil:
+cdef struct Bounds:
+    # Smallest rows and columns of the cells, in both images; columns but one of the cells in the
+    # first; largest number of strips of a family.
+    long long low[4]
+    Py_ssize_t width
+    Py_ssize_t most
+
+
+cdef void _set_bounds(const Fit *fit, Bounds *bounds) noexcept nogil:
+    """Set the bounds of the cells."""
+    cdef long long high[4]
+    cdef long long at[4]
+    cdef long long *low = bounds.low
+    cdef Py_ssize_t c, i
+    for i in range(4):
+        low[i] = 1 << 62
+        high[i] = -(1 << 62)
+    for c in range(fit.n):
+        at[0] = fit.cells[c].y
+        at[1] = fit.cells[c].x
+        at[2] = fit.cells[c].other_y
+        at[3] = fit.cells[c].other_x
+        for i in range(4):
+            low[i] = min(low[i], at[i])
+            high[i] = max(high[i], at[i])
+    bounds.width = high[1] - low[1]
+    bounds.most = max(((high[0] - low[0]) // 2 + 1) * (bounds.width // 2 + 1),
+                      max(max(high[0] - low[0], bounds.width),
+                          max(high[2] - low[2], high[3] - low[3])) + 1)
+
+
+cdef inline Py_ssize_t _columns(const Bounds *bounds, Py_ssize_t family) noexcept nogil:
+    """Return the number of blocks of a family along a row of cells."""
+    return bounds.width // (2 << (family - N_LINES)) + 1 if family >= N_LINES else 1
+
+
+cdef Py_ssize_t _set_strips(Fit *fit, const Bounds *bounds, const double *used,
+                            PairRow *row) noexcept nogil:
     """Set the strips of a pair; ``used`` are the weights of its normal equations. -1 for no memory.
 
     A cell's own weight is in proportion to its inverse variance, before its depth.
@@ -119,34 +156,17 @@ cdef Py_ssize_t _set_strips(Fit *fit, const double *used, PairRow *row) noexcept
     cdef double inverse[9]
     cdef double white[9]
     cdef double total = 0.0, factor, g, residual, w, both
-    cdef long long low[4]
-    cdef long long high[4]
-    cdef Py_ssize_t c, i, j, k, n_x, most
+    cdef Py_ssize_t c, i, j, k, n_x, most = bounds.most
     cdef const CellRow *cell
     cdef Strip *strips
     cdef Strip *strip
-    for i in range(4):
-        low[i] = 1 << 62
-        high[i] = -(1 << 62)
     for c in range(fit.n):
-        cell = fit.cells + c
         total += fit.keep[c] * fit.weight[c]
-        low[0] = min(low[0], cell.y)
-        low[1] = min(low[1], cell.x)
-        low[2] = min(low[2], cell.other_y)
-        low[3] = min(low[3], cell.other_x)
-        high[0] = max(high[0], cell.y)
-        high[1] = max(high[1], cell.x)
-        high[2] = max(high[2], cell.other_y)
-        high[3] = max(high[3], cell.other_x)
     # The stated variance of a cell over its own, and its weight over that in the plane.
     w = 0.0
     for c in range(fit.n):
         w += fit.keep[c] * fit.weight[c] * fit.weight[c] * fit.cells[c].variance
     factor = row.sigma * row.sigma * total * total / w
-    most = max(((high[0] - low[0]) // 2 + 1) * ((high[1] - low[1]) // 2 + 1),
-               max(max(high[0] - low[0], high[1] - low[1]),
-                   max(high[2] - low[2], high[3] - low[3])) + 1)
     strips = <Strip *> malloc(most * sizeof(Strip))
     if strips == NULL:
         return -1
@@ -164,7 +184,7 @@ cdef Py_ssize_t _set_strips(Fit *fit, const double *used, PairRow *row) noexcept
     _inverse(gram, inverse)
     for k in range(N_FAMILIES):
         memset(strips, 0, most * sizeof(Strip))
-        n_x = (high[1] - low[1]) // (2 << (k - N_LINES)) + 1 if k >= N_LINES else 1
+        n_x = _columns(bounds, k)
         for c in range(fit.n):
             cell = fit.cells + c
             if fit.keep[c] == 0:
@@ -173,7 +193,7 @@ cdef Py_ssize_t _set_strips(Fit *fit, const double *used, PairRow *row) noexcept
             w = g * g * factor * cell.variance
             both = sqrt(g * used[c])
             residual = fit.location[c] - _value(fit.terms + 3 * c, fit.plane)
-            strip = strips + _label(cell, k, low, n_x)
+            strip = strips + _label(cell, k, bounds.low, n_x)
             for i in range(3):
                 strip.a[i] += g * fit.terms[3 * c + i]
                 strip.b[i] += w * fit.terms[3 * c + i]

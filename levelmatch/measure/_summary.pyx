@@ -482,6 +482,7 @@ cdef Py_ssize_t _summarise(const CellRow *cells, Py_ssize_t n, double coarseness
                            double *keep, PairRow *row) noexcept nogil:
     """Fill the row of a pair, and which of its n cells count; -1 for no memory."""
     cdef Fit fit
+    cdef Bounds bounds
     cdef Py_ssize_t c, enough = -1
     fit.cells = cells
     fit.n = n
@@ -511,7 +512,8 @@ cdef Py_ssize_t _summarise(const CellRow *cells, Py_ssize_t n, double coarseness
         row.shift = NAN
         row.shift_error = INFINITY
         row.bright = 0.0
-        enough = _set_strips(&fit, buffer + 7 * n, row)
+        _set_bounds(&fit, &bounds)
+        enough = _set_strips(&fit, &bounds, buffer + 7 * n, row)
     free(buffer)
     free(fit.number)
     return enough
