@@ -19,7 +19,17 @@ MODULES = {
         REORDER,
     ),
     "measure/_gains": (["_inflation.pxi", "_median.h"], REORDER),
-    "measure/_summary": (["_measured.pxi", "_median.h", "_plane.pxi", "_strips.pxi"], []),
+    "measure/_summary": (
+        [
+            "_inflation.pxi",
+            "_measured.pxi",
+            "_median.h",
+            "_plane.pxi",
+            "_strips.pxi",
+            "_wings.pxi",
+        ],
+        [],
+    ),
     "sky/_geometry": (["_map.h"], REORDER),
     "solve/_dissection": ([], []),
     "solve/_fronts": ([], []),

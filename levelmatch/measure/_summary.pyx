@@ -6,7 +6,8 @@ import numpy as np
 
 from levelmatch.measure.table import PAIR
 
-from libc.math cimport INFINITY, NAN, atan2, cos, fabs, floor, hypot, isfinite, sin, sqrt
+from libc.math cimport (
+    INFINITY, NAN, asinh, atan2, cos, exp, fabs, floor, hypot, isfinite, log, sin, sqrt)
 from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memset
 
@@ -113,6 +114,10 @@ cdef packed struct PairRow:
     float strips[8][9]
     double turn
     double step[2]
+    double wings
+    double wings_error
+    double wings_term
+    double wings_light
 
 
 include "_measured.pxi"
@@ -391,7 +396,9 @@ cdef void _robust_plane(Fit *fit, double *other, double *before) noexcept nogil:
             break
 
 
+include "_inflation.pxi"
 include "_strips.pxi"
+include "_wings.pxi"
 
 
 # --------------------------------------------------------------------------------------
@@ -514,6 +521,8 @@ cdef Py_ssize_t _summarise(const CellRow *cells, Py_ssize_t n, double coarseness
         row.bright = 0.0
         _set_bounds(&fit, &bounds)
         enough = _set_strips(&fit, &bounds, buffer + 7 * n, row)
+        if enough == 0:
+            enough = _set_wings(&fit, &bounds, buffer + 8 * n, row)
     free(buffer)
     free(fit.number)
     return enough

@@ -20,9 +20,9 @@ KEY_SIZE = 32
 # Version of the measurement. Increase it with each change of results for the same data.
 ALGORITHM = 8
 ENTRY = np.dtype([("key", "u1", KEY_SIZE), ("row", PAIR.newbyteorder("<")), ("check", "<u4")])
-MAGIC = b"levelmatch pairs 3\n"
+MAGIC = b"levelmatch pairs 4\n"
 # First bytes of older files, whose pairs have other columns and are not used.
-OLDER = (b"levelmatch pairs 1\n", b"levelmatch pairs 2\n")
+OLDER = tuple(b"levelmatch pairs %d\n" % version for version in (1, 2, 3))
 
 
 def _image_key(frame):

@@ -27,6 +27,10 @@ PAIR = np.dtype(
         ("strips", "f4", (8, 9)),
         ("turn", "f8"),
         ("step", "f8", (2,)),
+        ("wings", "f8"),
+        ("wings_error", "f8"),
+        ("wings_term", "f8"),
+        ("wings_light", "f8"),
     ]
 )
 
@@ -34,17 +38,19 @@ PAIR = np.dtype(
 def empty_pair():
     """Return the row of a pair without a common good pixel."""
     row = np.zeros((), PAIR)
-    for name in ("axes", "sigma", "scatter", "chi2", "gain", "shift"):
+    for name in ("axes", "sigma", "scatter", "chi2", "gain", "shift", "wings"):
         row[name] = np.nan
-    row["gain_error"] = row["shift_error"] = np.inf
+    row["gain_error"] = row["shift_error"] = row["wings_error"] = np.inf
     return row[()]
 
 
 def unmeasured(n):
     """Return default values, for n pairs, of the columns that older records lack."""
     rows = np.zeros(n, PAIR)
-    rows["shift"], rows["shift_error"] = np.nan, np.inf
-    names = ("shift", "shift_error", "bright", "strips", "turn", "step")
+    for name in ("shift", "wings"):
+        rows[name], rows[f"{name}_error"] = np.nan, np.inf
+    names = ["shift", "shift_error", "bright", "strips", "turn", "step"]
+    names += ["wings", "wings_error", "wings_term", "wings_light"]
     return {name: rows[name] for name in names}
 
 
@@ -89,6 +95,12 @@ class PairTable:
         Angle between the rows of the two images, 0 to 90 degrees.
     step : `~numpy.ndarray`, shape (n, 2)
         Step to which the values of each image are rounded; 0 for none.
+    wings, wings_error : `~numpy.ndarray`, shape (n,)
+        Dependence of the cells on the light of stars, and its standard error, see ``_wings.pxi``;
+        NaN and infinity where it is not determined.
+    wings_term, wings_light : `~numpy.ndarray`, shape (n,)
+        Mean of the term of the light, whose product with ``wings`` is a part of the level, and of
+        the light of stars per pixel.
     multiplicity : `~numpy.ndarray`, shape (n,)
         Number of pairs that the pair represents in a solution: more than 1 if other pairs of its
         images are not measured. The other columns refer to the pair alone.
@@ -112,6 +124,10 @@ class PairTable:
     strips: np.ndarray
     turn: np.ndarray
     step: np.ndarray
+    wings: np.ndarray
+    wings_error: np.ndarray
+    wings_term: np.ndarray
+    wings_light: np.ndarray
     multiplicity: np.ndarray
 
     def __len__(self):
