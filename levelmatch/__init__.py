@@ -30,6 +30,7 @@ _HOMES = {
     "RecordError": "exceptions",
     "SkyCells": "images.sky_cells",
     "SolveOptions": "options",
+    "WingsWarning": "exceptions",
     "anchor_levels": "anchor",
     "apply_record": "results.apply_undo",
     "combine_detectors": "matching",

@@ -13,6 +13,7 @@ from levelmatch.exceptions import (
     NoOverlapError as NoOverlapError,
     PatternWarning as PatternWarning,
     RecordError as RecordError,
+    WingsWarning as WingsWarning,
 )
 from levelmatch.hst import write_skyfile as write_skyfile
 from levelmatch.image_tables import (

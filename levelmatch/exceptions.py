@@ -18,6 +18,7 @@ __all__ = [
     "NoOverlapError",
     "PatternWarning",
     "RecordError",
+    "WingsWarning",
     "warn_user",
 ]
 
@@ -60,6 +61,10 @@ class FluxScaleWarning(LevelMatchWarning):
 
 class PatternWarning(LevelMatchWarning):
     """Images of a detector share a pattern, which levels and planes cannot correct."""
+
+
+class WingsWarning(LevelMatchWarning):
+    """The wings of stars differ between images, as if the seeing changed, and change levels."""
 
 
 class LevelMatchDeprecationWarning(LevelMatchWarning, AstropyDeprecationWarning):

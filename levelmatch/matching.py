@@ -31,6 +31,7 @@ from levelmatch.solve.flux_scales import warn_flux_scales
 from levelmatch.solve.passes import Pass
 from levelmatch.solve.reference import named_reference
 from levelmatch.solve.run import run_passes
+from levelmatch.solve.wings import warn_wings
 
 __all__ = [
     "combine_detectors",
@@ -401,6 +402,7 @@ def _match(function, collection, settings, passes):
     again = None if overlaps.cells is not None else overlaps
     result = _result(collection, corrected, solved, measured, run, again)
     warn_unheld_reference(result, last.image, grouped[-1])
+    warn_wings(corrected, measured)
     return result
 
 

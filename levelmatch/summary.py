@@ -9,6 +9,7 @@ from levelmatch.diagnostics import Diagnostics
 from levelmatch.images.frame import all_held
 from levelmatch.pass_names import PASSES
 from levelmatch.solve.flux_scales import flux_text, scatter_text
+from levelmatch.solve.wings import wings_text
 from levelmatch.text import count, decimals, fixed, list_names, values
 
 __all__ = [
@@ -103,6 +104,7 @@ def findings(result):
         *(f for f in _seam_findings(facts) if facts.seams.sigma_worst > NOTED_SIGMA),
         *_suspect_findings(facts),
         *_flux_findings(facts),
+        *_wings_findings(facts),
         *_tilt_findings(facts),
         *_slope_findings(facts),
         *_isolated_findings(facts),
@@ -172,6 +174,13 @@ def _flux_findings(facts):
         flux_text(frames, differences, facts.flux_limit) + ".",
         ("image", row),
     )
+
+
+def _wings_findings(facts):
+    """Yield the finding on wings of stars that differ between the images."""
+    text = wings_text([facts.frames[k] for k in facts.order], facts.result.measured)
+    if text:
+        yield Finding("the wings of stars", f"{text[:1].upper()}{text[1:]}.")
 
 
 def _slope_findings(facts):

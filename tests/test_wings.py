@@ -1,12 +1,20 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
 """Tests of stars whose wings differ between images, on analytic skies of Moffat profiles."""
 
+import warnings
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from astropy.nddata import CCDData
 
 import levelmatch as lm
 from conftest import painted_wcs
+from levelmatch.measure.table import PAIR, empty_pair, pair_table
+from levelmatch.solve.groups import solve_groups
+from levelmatch.solve.solve_pass import equations_of
+from levelmatch.solve.wings import Wings, find_wings
+from levelmatch.summary import notes
 
 SIDE = 200
 STEP = 170
@@ -66,10 +74,96 @@ def draw_set(seed, layout, widths, number=1400, beta=3.0):
     return images, levels
 
 
+def match(images, layout="mosaic", **options):
+    """Return the result, and the texts of warnings of wings."""
+    function = lm.match_mosaic if layout == "mosaic" else lm.match_dithers
+    if layout == "mosaic":
+        options |= {"group_by": lambda name, meta: name, "reference": "mean"}
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        result = function(images, **options)
+    return result, [str(w.message) for w in caught if w.category is lm.WingsWarning]
+
+
+def pulls_of(result, levels):
+    """Return errors without their mean, in units of the stated ones."""
+    error = result.table["level"].value - levels
+    return (error - error.mean()) / result.table["error"].value
+
+
+@pytest.mark.parametrize(("layout", "beta"), [("mosaic", 2.5), ("mosaic", 3.0), ("dithers", 3.0)])
+def test_seeing_that_varies_is_in_the_errors(layout, beta):
+    """Without the effect, true errors are 2.2 and more times the stated ones."""
+    pulls, warned = [], 0
+    for seed in range(6):
+        images, levels = draw_set(seed, layout, (2.5, 4.5), beta=beta)
+        result, said = match(images, layout)
+        pulls.append(pulls_of(result, levels))
+        warned += len(said)
+    assert 0.7 < np.sqrt(np.mean(np.square(pulls))) < (1.7 if layout == "mosaic" else 1.4)
+    assert warned >= (2 if layout == "mosaic" else 5)
+
+
+@pytest.mark.parametrize("layout", ["mosaic", "dithers"])
+def test_one_psf_changes_nothing(layout, monkeypatch):
+    for seed in range(6):
+        images, _ = draw_set(seed, layout, (3.5, 3.5))
+        result, said = match(images, layout)
+        assert said == []
+        assert np.count_nonzero(np.isfinite(result.measured.wings)) > 0.5 * len(result.pairs)
+        with monkeypatch.context() as patch:
+            without_effects(patch)
+            other, _ = match(images, layout)
+        np.testing.assert_array_equal(result.table["error"], other.table["error"])
+
+
+def test_the_warning_names_the_image_and_the_remedy():
+    rng = np.random.default_rng(3)
+    stars, images = draw_stars(rng, 700), []
+    for k, fwhm in enumerate([3.0, 3.0, 4.5, 3.0]):
+        shift = rng.uniform(-12, 12, 2)
+        images.append(image_of(rng, render(stars, shift, fwhm) + 2, shift, f"{'abcd'[k]}.fits"))
+    result, said = match(images, "dithers")
+    assert len(said) == 1
+    assert "The widest are those of c.fits. mask_sources masks stars" in said[0]
+    assert any("Wings of stars differ" in note for note in notes(result))
+    assert np.argmax(result.table["level"]) == 2
+    _, masked = match(images, "dithers", measure=lm.MeasureOptions(mask_sources=True))
+    assert masked == []
+
+
+def without_effects(patch):
+    """Leave the errors of levels as they are."""
+    none = lambda table: Wings(np.zeros(0), np.zeros(len(table)), 1.0)  # noqa: E731
+    patch.setattr("levelmatch.solve.run.find_wings", none)
+
+
+@pytest.mark.parametrize("layout", ["mosaic", "dithers"])
+def test_levels_stay_where_errors_grow(layout, monkeypatch):
+    images, _ = draw_set(2, layout, (2.5, 4.5))
+    result, said = match(images, layout)
+    assert said
+    without_effects(monkeypatch)
+    before, _ = match(images, layout)
+    ratio = result.table["error"] / before.table["error"]
+    assert np.all(ratio > 1.1)
+    np.testing.assert_allclose(ratio, ratio[0])
+    np.testing.assert_array_equal(result.table["level"], before.table["level"])
+
+
+def test_errors_of_planes_stay(monkeypatch):
+    images, _ = draw_set(2, "dithers", (2.5, 4.5))
+    result, said = match(images, "dithers", fit_type="level+slope")
+    assert "those of planes do not" in said[0]
+    without_effects(monkeypatch)
+    before, _ = match(images, "dithers", fit_type="level+slope")
+    np.testing.assert_array_equal(result.table["error"], before.table["error"])
+
+
 def test_equal_psfs_have_no_effect():
     for seed in range(3):
         images, _ = draw_set(seed, "dithers", (3.5, 3.5))
-        measured = lm.match_dithers(images[:3]).measured
+        measured = match(images[:3], "dithers")[0].measured
         assert np.all(np.abs(measured.wings) < 3.5 * measured.wings_error)
         assert np.all(measured.wings_light > 0)
 
@@ -78,7 +172,7 @@ def test_equal_psfs_have_no_effect():
 def two():
     """Return two dithers with different PSFs, and the measured pair."""
     images = draw_set(1, "dithers", (2.5, 4.5))[0][:2]
-    measured = lm.match_dithers(images).measured
+    measured = match(images, "dithers")[0].measured
     assert abs(measured.wings[0]) > 3 * measured.wings_error[0]
     return images, measured
 
@@ -87,7 +181,7 @@ def two():
 def test_effects_have_the_unit_of_the_images(two, factor):
     images, measured = two
     scaled = [CCDData(factor * im.data, unit=im.unit, wcs=im.wcs, meta=im.meta) for im in images]
-    other = lm.match_dithers(scaled).measured
+    other = match(scaled, "dithers")[0].measured
     np.testing.assert_allclose(other.wings, factor * measured.wings, rtol=1e-6)
     np.testing.assert_allclose(other.wings_error, factor * measured.wings_error, rtol=1e-6)
     np.testing.assert_allclose(other.wings_term, measured.wings_term, rtol=1e-6)
@@ -99,6 +193,106 @@ def test_the_order_of_images_changes_the_sign(two):
     renamed = [
         CCDData(im, meta={"FILENAME": name}) for im, name in zip(images, ("b", "a"), strict=True)
     ]
-    other = lm.match_dithers(renamed).measured
+    other = match(renamed, "dithers")[0].measured
     np.testing.assert_allclose(other.wings, -measured.wings, rtol=1e-6)
     np.testing.assert_allclose(other.wings_error, measured.wings_error, rtol=1e-6)
+
+
+def ring_of(effect, *, error=0.02, sigma=0.1, light=10.0):
+    """Return a table of pairs in a ring with effects of wings, the first minus the second."""
+    n = len(effect)
+    first = np.arange(n)
+    second = (first + 1) % n
+    rows = np.array([empty_pair()] * n, PAIR)
+    rows["gram"] = sigma**-2 * np.eye(3)
+    rows["rhs"], rows["sigma"], rows["npix"] = 0.0, sigma, 1000
+    rows["wings"], rows["wings_error"] = 2 * effect, 2 * error
+    rows["wings_term"], rows["wings_light"] = 0.5, light
+    return pair_table(np.stack([first, second], axis=1), rows)
+
+
+def solved_ring(table, counts=None):
+    """Return the solution of a ring of pairs, each of which counts several times."""
+    n = len(table)
+    table = replace(table, multiplicity=np.ones(n) if counts is None else counts)
+    axes = np.broadcast_to(np.eye(3), (n, 3, 3))
+    equations = equations_of(table, np.arange(n), axes, 1)
+    equations = replace(equations, of_wings=find_wings(table).effects)
+    return solve_groups(equations, lm.SolveOptions(floor=0.0, robust=None))
+
+
+def effects_of(heights):
+    """Return the effects on pairs in a ring of images with wings of given heights."""
+    return heights - np.roll(heights, -1)
+
+
+def test_errors_grow_by_the_effects_of_images():
+    rng = np.random.default_rng(8)
+    effect = effects_of(rng.normal(0, 0.5, 400))
+    plain = solved_ring(ring_of(np.zeros(400)))
+    found = solved_ring(ring_of(effect))
+    ratio = found.errors / plain.errors
+    np.testing.assert_allclose(ratio, ratio[0, 0])
+    # The difference of two images has twice the variance of one.
+    np.testing.assert_allclose(ratio[0, 0] ** 2, 1 + 2 * 0.5**2 / 0.1**2, rtol=0.15)
+    np.testing.assert_array_equal(found.coefficients, plain.coefficients)
+
+
+def test_heights_of_wings_are_those_of_the_images():
+    rng = np.random.default_rng(8)
+    heights = rng.normal(0, 0.02, 40)
+    table = ring_of(effects_of(heights) + rng.normal(0, 1e-3, 40), error=1e-3, sigma=0.01)
+    found = find_wings(table)
+    # The effects are halves of the differences of heights.
+    np.testing.assert_allclose(
+        found.heights, 2 * (heights - np.median(heights)), atol=2 * 4e-3 * np.sqrt(40) / 4
+    )
+    np.testing.assert_allclose(found.effects, effects_of(heights), atol=4e-3)
+
+
+def test_groups_share_the_effects_of_their_images():
+    """Wings of single images average out in groups of several."""
+    rng = np.random.default_rng(8)
+    table = ring_of(effects_of(rng.normal(0, 0.5, 400)))
+    effects = find_wings(table).effects
+    axes = np.broadcast_to(np.eye(3), (20, 3, 3))
+    equations = replace(equations_of(table, np.arange(400) % 20, axes, 1), of_wings=effects)
+    solved = [
+        solve_groups(e, lm.SolveOptions(floor=0.0, robust=None))
+        for e in (equations, replace(equations, of_wings=None))
+    ]
+    ratio = solved[0].errors / solved[1].errors
+    assert 2 < ratio[0, 0] < 0.7 * np.sqrt(1 + 20 * 2 * 0.5**2 / 0.1**2)
+
+
+def test_pairs_that_stand_for_several_count_several_times():
+    rng = np.random.default_rng(8)
+    table = ring_of(effects_of(rng.normal(0, 0.5, 400)))
+    one, four = solved_ring(table), solved_ring(table, counts=np.full(400, 4.0))
+    # Errors are those of four times the pairs; the effect of an image is the same.
+    np.testing.assert_allclose(four.errors, one.errors, rtol=0.02)
+
+
+@pytest.mark.parametrize(
+    "case", ["noise", "one star", "unknown", "no light", "inconsistent", "gains"]
+)
+def test_effects_that_are_not_those_of_wings(case):
+    rng = np.random.default_rng(9)
+    effect, light, error = rng.normal(0, 0.02, 60), 10.0, 0.02
+    if case == "one star":
+        effect[3] = 5.0
+    elif case == "unknown":
+        effect[:], error = np.nan, np.inf
+    elif case == "no light":
+        effect, light = effects_of(rng.normal(0, 0.5, 60)), 0.2
+    elif case == "inconsistent":
+        effect = np.full(60, 0.2)
+    elif case == "gains":
+        effect = effects_of(rng.normal(0, 0.1, 60))
+    table = ring_of(effect, error=error, light=light)
+    if case == "gains":
+        assert find_wings(table).effects.any()
+        table = replace(table, gain=np.full(60, 0.05), gain_error=np.full(60, 1e-3))
+    found = find_wings(table)
+    assert not found.effects.any()
+    assert not found.heights.any()

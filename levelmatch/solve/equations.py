@@ -12,11 +12,39 @@ from levelmatch.solve._pairs import level_diagonal, level_gradient, level_links,
 from levelmatch.solve.dissection import Dissection
 from levelmatch.solve.linear import NormalMatrix, sum_by
 
-__all__ = ["Equations", "times"]
+__all__ = ["UNKNOWN", "Equations", "KnownErrors", "times"]
 
 # Number of coefficients that are eliminated at once as a dense matrix. Fewer need more calls, more
 # need more operations.
 LARGEST_FRONT = 48
+
+
+@dataclass(frozen=True, eq=False)
+class KnownErrors:
+    """Parts of the errors of pairs, by their causes; `None` for none.
+
+    Parameters
+    ----------
+    shared : `~numpy.ndarray`, shape (n, 3, 3), or None
+        Covariance of the right-hand sides by noise that is not in the normal matrices.
+    of_scales : `~numpy.ndarray`, shape (n,), or None
+        Fraction of each pair's variance that is the effect of unequal flux scales.
+    of_wings : `~numpy.ndarray`, shape (n,), or None
+        Effect of the wings of stars on the level of each pair, which loops do not show.
+    """
+
+    shared: np.ndarray | None = None
+    of_scales: np.ndarray | None = None
+    of_wings: np.ndarray | None = None
+
+    def take(self, rows):
+        """Return the parts of some pairs."""
+        parts = (self.shared, self.of_scales, self.of_wings)
+        return KnownErrors(*(None if part is None else part[rows] for part in parts))
+
+
+# Of pairs whose errors have no known part.
+UNKNOWN = KnownErrors()
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,8 +67,10 @@ class Equations:
         Covariance of the right-hand sides by noise that is not in the normal matrices.
     short : `~numpy.ndarray` of bool, shape (n,), or None
         Flags of short overlaps, which do not determine the floor; `None` for none.
-    of_scales : float or `~numpy.ndarray`, shape (n,)
+    of_scales : `~numpy.ndarray`, shape (n,), or None
         Fraction of each pair's variance that is the effect of unequal flux scales.
+    of_wings : `~numpy.ndarray`, shape (n,), or None
+        Effect of the wings of stars on the level of each pair, which loops do not show.
     """
 
     first: np.ndarray
@@ -51,7 +81,8 @@ class Equations:
     group_axes: np.ndarray
     shared: np.ndarray | None = None
     short: np.ndarray | None = None
-    of_scales: np.ndarray | float = 0.0
+    of_scales: np.ndarray | None = None
+    of_wings: np.ndarray | None = None
 
     def part(self, rows, groups):
         """Return the equations of some pairs and groups alone, without shared noise.
@@ -73,7 +104,8 @@ class Equations:
             group_axes=self.group_axes[groups],
             shared=None,
             short=None if self.short is None else self.short[rows],
-            of_scales=self.of_scales if np.ndim(self.of_scales) == 0 else self.of_scales[rows],
+            of_scales=None if self.of_scales is None else self.of_scales[rows],
+            of_wings=None if self.of_wings is None else self.of_wings[rows],
         )
 
     def forget(self):

@@ -25,6 +25,7 @@ from levelmatch.solve.rejection import Rejection
 from levelmatch.solve.solution import GaugedCovariance, Solution
 from levelmatch.solve.solver import Solver
 from levelmatch.solve.weights import Reweighting, RobustFit, pair_weights, settle_floors
+from levelmatch.solve.wings import level_widening
 
 __all__ = ["solve_groups"]
 
@@ -68,11 +69,13 @@ def solve_groups(equations, options, *, npix=1.0, scatter=1.0, reference=None, a
     floors = _floors(solver, component, n_sets, free, options.floor)
     adapted = _adapt(floors, options, solver)
     inflation = error_inflation(floors, adapted.floors, adapted.robust > 0.5, options.slope_prior)
+    precision = floors.precision(adapted.floors)
+    inflation *= level_widening(equations, precision * adapted.robust, component, n_sets)
     noise = _noise(floors, adapted)
     if options.weights != "ivar":
         # The floor does not depend on these weights.
         if noise is None:
-            noise = equations.gram / floors.precision(adapted.floors)[:, None, None]
+            noise = equations.gram / precision[:, None, None]
         adapted = _weighted_otherwise(adapted, solver, options.weights, npix, scatter)
     solved, doubt = solver.finish(adapted.solved), adapted.doubt
     coefficients = solved.coefficients if doubt is None else solved.coefficients + doubt.shift

@@ -12,12 +12,14 @@ from levelmatch.images.corrections import AppliedCorrection, Correction
 from levelmatch.measure.correlated_errors import pooled_passes, shared_by_planes, shared_noise
 from levelmatch.measure.noise import widened
 from levelmatch.solve.cumulative_covariance import Carried
+from levelmatch.solve.equations import KnownErrors
 from levelmatch.solve.flux_scales import scale_scatter, shift_variances
 from levelmatch.solve.linear import one_thread
 from levelmatch.solve.patterns import find_patterns
 from levelmatch.solve.shared_pattern import find_shared_pattern, subtract_pattern
 from levelmatch.solve.solve_pass import shift_levels, solve_pass, subtract_solution
 from levelmatch.solve.weights import short_variances
+from levelmatch.solve.wings import find_wings
 
 __all__ = ["correct_frames", "run_passes"]
 
@@ -72,12 +74,13 @@ def run_passes(
     of_scales, _, _ = scale_scatter(measured)
     of_scales[_of_planes(used, fit_types)] = 0
     pooled = _with_variances(pooled, of_scales + of_short)
-    part = _fraction(of_scales, np.square(pooled.sigma))
     shared = shared_by_planes(measured, used, fit_types, pooled)
+    of_wings = np.where(_of_planes(used, fit_types), 0, find_wings(measured).effects)
+    known = KnownErrors(shared, _fraction(of_scales, np.square(pooled.sigma)), of_wings)
     done, table, carried = [], subtract_pattern(pooled, pattern), Carried.of(frames, pattern)
     for k, p in enumerate(passes):
         rows = np.flatnonzero(used == k)
-        more = {"sky": sky, "shared": shared, "unpooled": unpooled, "of_scales": part}
+        more = {"sky": sky, "unpooled": unpooled, "known": known}
         solved = solve_pass(p.grouped(frames), frames, table, rows, options, **more)
         tested = _with_variances(unpooled, of_scales)
         solved = replace(solved, patterns=_find_patterns(solved, frames, tested, measured))

@@ -9,7 +9,7 @@ import numpy as np
 from levelmatch.exceptions import DisconnectedError, DisconnectedWarning, warn_user
 from levelmatch.options import fit_terms
 from levelmatch.sky.vectors import tangent_axes
-from levelmatch.solve.equations import Equations
+from levelmatch.solve.equations import UNKNOWN, Equations
 from levelmatch.solve.flatness import find_tilts
 from levelmatch.solve.gauge import members_of
 from levelmatch.solve.groups import solve_groups
@@ -32,9 +32,7 @@ __all__ = [
 ]
 
 
-def solve_pass(
-    grouped, frames, table, rows, options, *, sky=None, shared=None, unpooled=None, of_scales=None
-):
+def solve_pass(grouped, frames, table, rows, options, *, sky=None, unpooled=None, known=UNKNOWN):
     """Solve one pass.
 
     Parameters
@@ -52,13 +50,11 @@ def solve_pass(
     sky : `~numpy.ndarray`, shape (n_images,), or None
         Clipped sky levels, with the earlier passes subtracted, which tie the sets
         that do not overlap if ``options.disconnected`` is ``"sky"``.
-    shared : `~numpy.ndarray`, shape (n, 3, 3), or None
-        Covariance that shared noise adds to the right-hand sides of all pairs.
     unpooled : `~levelmatch.measure.table.PairTable` or None
         The same pairs with the errors of the cells alone, which test the images; by default
         ``table``.
-    of_scales : `~numpy.ndarray`, shape (n,), or None
-        Fraction of the variance of all pairs that is the effect of unequal flux scales.
+    known : `~levelmatch.solve.equations.KnownErrors`
+        Parts of the errors of all pairs.
 
     Returns
     -------
@@ -83,11 +79,9 @@ def solve_pass(
     centres = np.array([frame.whole_grid.axes[0] for frame in frames])
     group_axes = tangent_axes(sum_by(grouped.group, centres, int(grouped.group.max()) + 1))
     terms = fit_terms(grouped.fit_type)
-    noise = None if shared is None else shared[rows][kept]
     short = short_overlaps(counted.extent, grouped.fit_type, options)
-    equations = equations_of(counted, grouped.group, group_axes, terms, noise, short)
-    if of_scales is not None:
-        equations = replace(equations, of_scales=of_scales[rows][kept])
+    known = known.take(rows[kept])
+    equations = equations_of(counted, grouped.group, group_axes, terms, known, short)
     if grouped.held == "science":
         # Its plane stays zero, too.
         options = replace(options, slope_gauge="reference")
@@ -95,8 +89,7 @@ def solve_pass(
     suspects = partial(suspect_images, ready, table if unpooled is None else unpooled)
     pick, references = held_choice(grouped, frames, equations, counted, suspects)
     solve, options = _solver_of(grouped.fit_type, options)
-    known = {"npix": counted.npix, "scatter": counted.scatter, "reference": pick}
-    solution = solve(equations, options, **known)
+    solution = solve(equations, options, npix=counted.npix, scatter=counted.scatter, reference=pick)
     references, offsets = list(references.values()), ()
     if options.share_offsets and grouped.name in OFFSET_PASSES:
         solution, offsets = share_offsets(solution, grouped, frames)
@@ -128,7 +121,7 @@ def _solver_of(fit_type, options):
     return solvers.get(fit_type, solve_groups), options
 
 
-def equations_of(table, group, group_axes, terms, shared=None, short=None):
+def equations_of(table, group, group_axes, terms, known=UNKNOWN, short=None):
     """Return the `~levelmatch.solve.equations.Equations` of pairs of groups.
 
     Parameters
@@ -141,12 +134,13 @@ def equations_of(table, group, group_axes, terms, shared=None, short=None):
         Centre, East and North of each group.
     terms : int
         Coefficients of each group: 1 for levels, 3 for planes.
-    shared : `~numpy.ndarray`, shape (n, 3, 3), or None
-        Covariance that shared noise adds to the right-hand sides.
+    known : `~levelmatch.solve.equations.KnownErrors`
+        Parts of the errors of the pairs.
     short : `~numpy.ndarray` of bool, shape (n,), or None
         Flags of short overlaps, which do not determine the floor.
     """
     counts = table.multiplicity[:, None]
+    has_shared = known.shared is not None and terms > 1
     return Equations(
         first=group[table.first],
         second=group[table.second],
@@ -155,8 +149,10 @@ def equations_of(table, group, group_axes, terms, shared=None, short=None):
         # Levels have no directions.
         axes=table.axes if terms > 1 else np.broadcast_to(np.eye(3), table.axes.shape),
         group_axes=group_axes,
-        shared=None if shared is None or terms == 1 else counts[:, None] * shared,
+        shared=counts[:, None] * known.shared if has_shared else None,
         short=short,
+        of_scales=known.of_scales,
+        of_wings=known.of_wings,
     )
 
 
