@@ -30,6 +30,10 @@ cdef double PRIOR_CELLS = 10
 # MIN_ROBUST, unless their neighbours make up for them to within COMPENSATED sigma.
 cdef double CELL_CLIP = 4.0
 cdef double COMPENSATED = 3.0
+# Around cells farther than FAR_CLIP sigma, as trails leave them, cells that are off in the same
+# direction by more than NEAR_CLIP sigma are left out, too.
+cdef double FAR_CLIP = 8.0
+cdef double NEAR_CLIP = 1.5
 cdef enum:
     MIN_ROBUST = 6
     N_ROBUST = 8
@@ -331,12 +335,35 @@ cdef Py_ssize_t _agree(Fit *fit) noexcept nogil:
     limit = CELL_CLIP * max(1.4826 * fit.middle, 1.0)
     for c in range(fit.n):
         fit.keep[c] = 1.0 if fit.z[c] <= limit else 0.0
+        fit.work[c] = 0.0
     for c in range(fit.n):
         if fit.z[c] > limit and fit.cells[c].source and _compensated(fit, c):
             _keep_about(fit, c)
+    _leave_out_about(fit, limit / CELL_CLIP)
     for c in range(fit.n):
         count += fit.keep[c] > 0
     return count
+
+
+cdef void _leave_out_about(Fit *fit, double unit) noexcept nogil:
+    """Leave out neighbours of cells far off which are off in the same direction.
+
+    Neighbours of sources that both images show stay. The unit is that of the distances in sigma.
+    """
+    cdef Py_ssize_t c, at, dy, dx, k
+    cdef double own, off
+    for c in range(fit.n):
+        if fit.keep[c] > 0 or fit.z[c] <= FAR_CLIP * unit or fit.cells[c].source:
+            continue
+        own = fit.location[c] - _value(fit.terms + 3 * c, fit.plane)
+        at = (fit.cells[c].y + 1) * fit.nx + fit.cells[c].x + 1
+        for dy in range(-1, 2):
+            for dx in range(-1, 2):
+                k = fit.number[at + dy * fit.nx + dx] - 1
+                if k >= 0 and fit.work[k] == 0 and fit.z[k] > NEAR_CLIP * unit:
+                    off = fit.location[k] - _value(fit.terms + 3 * k, fit.plane)
+                    if off * own > 0:
+                        fit.keep[k] = 0.0
 
 
 cdef bint _compensated(const Fit *fit, Py_ssize_t c) noexcept nogil:
@@ -363,7 +390,7 @@ cdef void _keep_about(Fit *fit, Py_ssize_t c) noexcept nogil:
         for dx in range(-1, 2):
             k = fit.number[at + dy * fit.nx + dx] - 1
             if k >= 0:
-                fit.keep[k] = 1.0
+                fit.keep[k] = fit.work[k] = 1.0
 
 
 cdef void _robust_plane(Fit *fit, double *other, double *before) noexcept nogil:
