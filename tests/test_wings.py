@@ -151,6 +151,15 @@ def test_levels_stay_where_errors_grow(layout, monkeypatch):
     np.testing.assert_array_equal(result.table["level"], before.table["level"])
 
 
+def test_less_certain_wings_are_in_the_errors_without_a_warning(monkeypatch):
+    images, _ = draw_set(2, "dithers", (2.5, 4.5))
+    result, _ = match(images, "dithers")
+    monkeypatch.setattr("levelmatch.solve.wings.CHANCE_WARNED", 0.0)
+    other, said = match(images, "dithers")
+    assert said == []
+    np.testing.assert_array_equal(other.table["error"], result.table["error"])
+
+
 def test_errors_of_planes_stay(monkeypatch):
     images, _ = draw_set(2, "dithers", (2.5, 4.5))
     result, said = match(images, "dithers", fit_type="level+slope")

@@ -21,9 +21,10 @@ from levelmatch.text import list_names
 
 __all__ = ["find_wings", "level_widening", "warn_wings", "wings_text"]
 
-# Largest probability of such wings by noise alone. The errors are rather too large: of 520 sets of
-# images with stars of one PSF, none has less than 0.01.
-CHANCE = 1e-3
+# Largest probability of such wings by noise alone, in errors and in warnings. The errors of effects
+# are rather too large: of 520 sets of images with stars of one PSF, two have less than 0.03.
+CHANCE = 0.03
+CHANCE_WARNED = 1e-3
 # Smallest error of the effect, as a fraction of the light of the stars: images with equal PSFs,
 # such as resampled images of the same exposures, differ by less.
 EQUAL_LIGHT = 1e-3
@@ -220,7 +221,7 @@ def wings_text(frames, measured):
         The pairs.
     """
     wings = find_wings(measured)
-    if not wings.effects.any():
+    if wings.chance > CHANCE_WARNED or not wings.effects.any():
         return ""
     weight = np.where(wings.effects == 0, 0.0, measured.gram[:, 0, 0])
     rms = np.sqrt(np.sum(weight * np.square(wings.effects)) / np.sum(weight) / 2)
