@@ -247,6 +247,17 @@ def test_errors_grow_by_the_effects_of_images():
     np.testing.assert_array_equal(found.coefficients, plain.coefficients)
 
 
+def test_errors_grow_with_any_weights():
+    rng = np.random.default_rng(8)
+    table = ring_of(effects_of(rng.normal(0, 0.5, 400)))
+    axes = np.broadcast_to(np.eye(3), (400, 3, 3))
+    equations = equations_of(table, np.arange(400), axes, 1)
+    with_effects = replace(equations, of_wings=find_wings(table).effects)
+    options = lm.SolveOptions(floor=0.0, weights="equal")
+    plain, found = (solve_groups(e, options) for e in (equations, with_effects))
+    np.testing.assert_allclose(found.errors / plain.errors, np.sqrt(51), rtol=0.1)
+
+
 def test_heights_of_wings_are_those_of_the_images():
     rng = np.random.default_rng(8)
     heights = rng.normal(0, 0.02, 40)
