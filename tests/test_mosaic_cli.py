@@ -56,7 +56,7 @@ def test_errors(matched, tmp_path):
     for arguments, message in (
         ((record, "-o", out), "exists; --overwrite replaces it"),
         ((record, paths[0], "-o", tmp_path / "m.fits"), "Error: .*image_0000[1-3]"),
-        ((paths[0], "-o", tmp_path / "m.fits"), "is an image; its run.s record is"),
+        ((paths[0], "-o", tmp_path / "m.fits"), "is an image, not the record of a run"),
         ((record, "-o", tmp_path / "m.fits", "--weights", "EXPTIM"), "keyword 'EXPTIM' is missing"),
         ((record, "-o", tmp_path / "m.png"), "does not end in .fits"),
     ):
