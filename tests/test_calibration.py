@@ -24,7 +24,7 @@ SLACK = 0.15
 TRIALS = {
     "white": 16,
     "psf": 8,
-    "psf-dense": 6,
+    "psf-dense": 40,
     "psf-wide": 40,
     "sources": 6,
     "spoilt": 4,
