@@ -160,7 +160,10 @@ class _Heights:
         own = np.bincount(first, square, n) + np.bincount(second, square, n)
         values = np.concatenate([-square, -square, own * (1 + RIDGE)])
         normal = coo_array((values, (rows, columns)), shape=(n, n)).tocsc()
-        self.factors = splu(normal[self.solved][:, self.solved]) if len(self.solved) else None
+        # An order for symmetric matrices needs half of the time and of the memory.
+        order = {"permc_spec": "MMD_AT_PLUS_A", "options": {"SymmetricMode": True}}
+        part = normal[self.solved][:, self.solved]
+        self.factors = splu(part, diag_pivot_thresh=0.0, **order) if len(self.solved) else None
 
     def __call__(self, value):
         """Return the heights, shape (n,), for the values of the pairs."""
