@@ -16,7 +16,7 @@ from levelmatch.options import SolveOptions, fit_terms
 from levelmatch.sky.overlaps import components
 from levelmatch.sky.vectors import lonlat, tangent_axes, transfer_matrix, unit_vectors
 from levelmatch.solve import equations as equations_module, solution as solution_module, solver
-from levelmatch.solve.equations import Equations
+from levelmatch.solve.equations import UNKNOWN, Equations, KnownErrors
 from levelmatch.solve.gauge import Gauge
 from levelmatch.solve.groups import solve_groups
 from levelmatch.solve.outlier_tests import redundancy
@@ -308,7 +308,9 @@ def with_rows(n, size, seed=0):
     true = rng.normal(0, 3, (n * n, 3))
     middle = between(axes, first, second)
     d = differences(axes, middle, first, second, true)
-    return replace(equations_of(first, second, gram, d, axes, middle), shared=shared), true
+    return replace(
+        equations_of(first, second, gram, d, axes, middle), known=KnownErrors(shared)
+    ), true
 
 
 def response_of(equations, **keywords):
@@ -329,23 +331,23 @@ def test_covariance_has_the_shared_noise_of_the_pairs(gauge):
     response = response_of(equations, **keywords)
     noise = np.zeros((len(equations.first), 3) * 2)
     own = np.arange(len(equations.first))
-    noise[own, :, own] = equations.gram + equations.shared
+    noise[own, :, own] = equations.gram + equations.known.shared
     expected = response @ noise.reshape(2 * (response.shape[1],)) @ response.T
     stated = solved(equations, **keywords)
     assert_allclose(stated.covariance_matrix, expected, rtol=1e-6, atol=1e-9 * expected.max())
     # From the blocks alone, as in a large system.
     errors = solved(equations, **keywords).errors.ravel()
     assert_allclose(errors, np.sqrt(np.diag(expected)), rtol=1e-3, atol=1e-9)
-    plain = solved(replace(equations, shared=None), **keywords)
+    plain = solved(replace(equations, known=UNKNOWN), **keywords)
     assert_allclose(stated.coefficients, plain.coefficients)
     assert plain.errors[0, 0] < 0.9 * stated.errors[0, 0]
 
 
 def test_a_prior_and_no_shared_noise_leave_the_covariance():
     equations, _ = with_rows(3, 5.0)
-    none = replace(equations, shared=np.zeros_like(equations.gram))
+    none = replace(equations, known=KnownErrors(np.zeros_like(equations.gram)))
     options = replace(PLAIN, slope_prior=0.1)
-    one, two = (solved(e, options) for e in (replace(equations, shared=None), none))
+    one, two = (solved(e, options) for e in (replace(equations, known=UNKNOWN), none))
     assert_allclose(two.covariance_matrix, one.covariance_matrix, rtol=1e-6, atol=1e-12)
     two = solved(none, options)
     assert_allclose(two.errors, one.errors, rtol=1e-4)
@@ -357,13 +359,13 @@ def test_errors_with_shared_noise_and_a_floor_are_those_of_many_trials(size, flo
     """The floor does not count the shared noise a second time."""
     equations, true = with_rows(4, size)
     square = 1 + floor**2 * equations.gram[:, 0, 0]
-    root = np.linalg.cholesky(square[:, None, None] * equations.gram + equations.shared)
+    root = np.linalg.cholesky(square[:, None, None] * equations.gram + equations.known.shared)
     pulls = {"with": [], "without": []}
     for seed in range(200):
         rng = np.random.default_rng([5, seed])
         noise = np.einsum("pij,pj->pi", root, rng.standard_normal(equations.rhs.shape))
         noisy = replace(equations, rhs=equations.rhs + noise)
-        for name, one in (("with", noisy), ("without", replace(noisy, shared=None))):
+        for name, one in (("with", noisy), ("without", replace(noisy, known=UNKNOWN))):
             solution = solved(one, SolveOptions(robust=None))
             error = without_gauge(solution.coefficients - true, equations.group_axes)
             pulls[name].append(error / solution.errors)

@@ -11,6 +11,7 @@ from astropy.nddata import CCDData
 import levelmatch as lm
 from conftest import painted_wcs
 from levelmatch.measure.table import PAIR, empty_pair, pair_table
+from levelmatch.solve.equations import UNKNOWN, KnownErrors
 from levelmatch.solve.groups import solve_groups
 from levelmatch.solve.solve_pass import equations_of
 from levelmatch.solve.wings import Wings, find_wings
@@ -226,7 +227,7 @@ def solved_ring(table, counts=None):
     table = replace(table, multiplicity=np.ones(n) if counts is None else counts)
     axes = np.broadcast_to(np.eye(3), (n, 3, 3))
     equations = equations_of(table, np.arange(n), axes, 1)
-    equations = replace(equations, of_wings=find_wings(table).effects)
+    equations = replace(equations, known=KnownErrors(of_wings=find_wings(table).effects))
     return solve_groups(equations, lm.SolveOptions(floor=0.0, robust=None))
 
 
@@ -252,7 +253,7 @@ def test_errors_grow_with_any_weights():
     table = ring_of(effects_of(rng.normal(0, 0.5, 400)))
     axes = np.broadcast_to(np.eye(3), (400, 3, 3))
     equations = equations_of(table, np.arange(400), axes, 1)
-    with_effects = replace(equations, of_wings=find_wings(table).effects)
+    with_effects = replace(equations, known=KnownErrors(of_wings=find_wings(table).effects))
     options = lm.SolveOptions(floor=0.0, weights="equal")
     plain, found = (solve_groups(e, options) for e in (equations, with_effects))
     np.testing.assert_allclose(found.errors / plain.errors, np.sqrt(51), rtol=0.1)
@@ -276,10 +277,12 @@ def test_groups_share_the_effects_of_their_images():
     table = ring_of(effects_of(rng.normal(0, 0.5, 400)))
     effects = find_wings(table).effects
     axes = np.broadcast_to(np.eye(3), (20, 3, 3))
-    equations = replace(equations_of(table, np.arange(400) % 20, axes, 1), of_wings=effects)
+    equations = replace(
+        equations_of(table, np.arange(400) % 20, axes, 1), known=KnownErrors(of_wings=effects)
+    )
     solved = [
         solve_groups(e, lm.SolveOptions(floor=0.0, robust=None))
-        for e in (equations, replace(equations, of_wings=None))
+        for e in (equations, replace(equations, known=UNKNOWN))
     ]
     ratio = solved[0].errors / solved[1].errors
     assert 2 < ratio[0, 0] < 0.7 * np.sqrt(1 + 20 * 2 * 0.5**2 / 0.1**2)

@@ -25,7 +25,7 @@ class KnownErrors:
 
     Parameters
     ----------
-    shared : `~numpy.ndarray`, shape (n, 3, 3), or None
+    shared : `~numpy.ndarray`, shape (n, k, k), or None
         Covariance of the right-hand sides by noise that is not in the normal matrices.
     of_scales : `~numpy.ndarray`, shape (n,), or None
         Fraction of each pair's variance that is the effect of unequal flux scales.
@@ -63,14 +63,10 @@ class Equations:
         Centre, East and North of each pair.
     group_axes : `~numpy.ndarray`, shape (m, 3, 3)
         Centre, East and North of each group.
-    shared : `~numpy.ndarray`, shape (n, k, k), or None
-        Covariance of the right-hand sides by noise that is not in the normal matrices.
     short : `~numpy.ndarray` of bool, shape (n,), or None
         Flags of short overlaps, which do not determine the floor; `None` for none.
-    of_scales : `~numpy.ndarray`, shape (n,), or None
-        Fraction of each pair's variance that is the effect of unequal flux scales.
-    of_wings : `~numpy.ndarray`, shape (n,), or None
-        Effect of the wings of stars on the level of each pair, which loops do not show.
+    known : `KnownErrors`
+        Parts of the errors of the pairs.
     """
 
     first: np.ndarray
@@ -79,10 +75,8 @@ class Equations:
     rhs: np.ndarray
     axes: np.ndarray
     group_axes: np.ndarray
-    shared: np.ndarray | None = None
     short: np.ndarray | None = None
-    of_scales: np.ndarray | None = None
-    of_wings: np.ndarray | None = None
+    known: KnownErrors = UNKNOWN
 
     def part(self, rows, groups):
         """Return the equations of some pairs and groups alone, without shared noise.
@@ -102,10 +96,8 @@ class Equations:
             rhs=self.rhs[rows],
             axes=self.axes[rows],
             group_axes=self.group_axes[groups],
-            shared=None,
             short=None if self.short is None else self.short[rows],
-            of_scales=None if self.of_scales is None else self.of_scales[rows],
-            of_wings=None if self.of_wings is None else self.of_wings[rows],
+            known=replace(self.known.take(rows), shared=None),
         )
 
     def forget(self):

@@ -311,7 +311,7 @@ def _posterior(floors, solver):
     """
     own = floors.equations.gram[:, 0, 0]
     # A floor is unknown scatter, whose size does not grow with the effect of the flux scales.
-    of_scales = floors.equations.of_scales
+    of_scales = floors.equations.known.of_scales
     unknown = (1 if of_scales is None else 1 - of_scales) / own
     sigma = np.sqrt(floors.sum(unknown) / floors.sum(np.ones(len(own))))
     solved = solver.solve(floors.precision(np.zeros(floors.n_sets)))

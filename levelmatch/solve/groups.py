@@ -136,9 +136,9 @@ def _noise(floors, adapted):
     expected sum of squared residuals is as before.
     """
     equations, solved = floors.equations, adapted.solved
-    if equations.shared is None:
+    if equations.known.shared is None:
         return None
-    shared, gram, factor = equations.shared, equations.gram, solved.factor
+    shared, gram, factor = equations.known.shared, equations.gram, solved.factor
     counted = adapted.robust > 0.5
     own = np.where(counted, factor * gram[:, 0, 0], 0.0)
     less = np.zeros(floors.n_sets)

@@ -149,10 +149,8 @@ def equations_of(table, group, group_axes, terms, known=UNKNOWN, short=None):
         # Levels have no directions.
         axes=table.axes if terms > 1 else np.broadcast_to(np.eye(3), table.axes.shape),
         group_axes=group_axes,
-        shared=counts[:, None] * known.shared if has_shared else None,
         short=short,
-        of_scales=known.of_scales,
-        of_wings=known.of_wings,
+        known=replace(known, shared=counts[:, None] * known.shared if has_shared else None),
     )
 
 

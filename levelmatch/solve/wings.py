@@ -202,12 +202,12 @@ def level_widening(equations, factor, component, n_sets):
     n_sets : int
         Number of sets.
     """
-    if equations.of_wings is None or not equations.of_wings.any():
+    if equations.known.of_wings is None or not equations.known.of_wings.any():
         return np.ones(n_sets)
     ends = equations.first, equations.second
     weight = factor * equations.gram[:, 0, 0]
     fit = _Heights(*ends, np.ones(len(weight)), weight, equations.n_groups)
-    square = weight * np.square(fit.values_of(fit(equations.of_wings)))
+    square = weight * np.square(fit.values_of(fit(equations.known.of_wings)))
     total = np.bincount(component[equations.first], square, n_sets)
     number = np.bincount(component, minlength=n_sets) - 1
     return np.sqrt(1 + total / np.maximum(number, 1))
