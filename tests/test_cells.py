@@ -198,7 +198,7 @@ def test_tables_hold_cells(row, tmp_path, kind):
     )  # fmt: skip
     cells.write(tmp_path / f"a.{kind}")
     found = SkyCells.read(tmp_path / f"a.{kind}")
-    assert found.sha256 == cells.sha256
+    assert found.digest == cells.digest
     assert (found.name, found.unit, found.meta) == (cells.name, cells.unit, cells.meta)
     assert_array_equal(found.corners, cells.corners)
 

@@ -107,7 +107,7 @@ def test_to_read_sets_no_filters_of_warnings(paint, write, tmp_path, monkeypatch
 
     monkeypatch.setattr(warnings, "catch_warnings", Noted)
     assert np.isfinite(frame.load()).all()
-    assert frame.source.identity["sha256"]
+    assert frame.source.identity["digest"]
     # The level is unchanged if there are no sources.
     assert not source_mask(frame.load()).any()
     assert not [name for name in callers if name.startswith("levelmatch")]

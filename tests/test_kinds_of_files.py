@@ -772,8 +772,8 @@ def test_weights_in_files_of_their_own(paint, tmp_path, option, form):
     result = match(paths, read=read)
     assert_allclose(errors_of(result, levels), 0, atol=0.05)
     record = result.record
-    assert len(set(record.inputs["mask_sha256"])) == 1
-    assert record.inputs["mask_sha256"][0]
+    assert len(set(record.inputs["mask_digest"])) == 1
+    assert record.inputs["mask_digest"][0]
     partners[1].unlink()
     with pytest.raises(
         lm.FrameError, match=rf"f1\.fits: {option}: there is no file .*{partners[1].name}"

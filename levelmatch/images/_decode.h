@@ -145,21 +145,6 @@ LM_CLONES static void lm_decode(uint32_t *LM_RESTRICT words, const uint32_t *LM_
     }
 }
 
-/* Sums of native pixels as 64-bit words, one for each block of so many pixels. */
-LM_CLONES static void lm_block_sums(const uint32_t *words, ptrdiff_t n, ptrdiff_t block,
-                                    uint64_t *sums)
-{
-    for (ptrdiff_t k = 0; k < n / block; k++) {
-        uint64_t sum = 0;
-        for (ptrdiff_t i = k * block; i < (k + 1) * block; i += 2) {
-            uint64_t pair;
-            memcpy(&pair, words + i, sizeof pair);
-            sum += pair;
-        }
-        sums[k] = sum;
-    }
-}
-
 enum { LM_READ, LM_WRITE };
 
 /* Read or write all bytes at a position of an open file; false, with errno, if that fails. */

@@ -14,7 +14,6 @@ cdef extern from "_decode.h" nogil:
     uint64_t lm_sum(const uint32_t *, Py_ssize_t)
     int lm_may_have_fill(const uint32_t *, Py_ssize_t, Py_ssize_t, Py_ssize_t, double, int)
     void lm_decode(uint32_t *, const uint32_t *, Py_ssize_t, uint32_t, uint32_t)
-    void lm_block_sums(const uint32_t *, Py_ssize_t, Py_ssize_t, uint64_t *)
     bint lm_transfer(int, void *, int64_t, int64_t, int)
     int LM_READ
     void lm_reserve(int, int64_t)
@@ -32,10 +31,9 @@ __all__ = [
     "sum_words",
 ]
 
-# Number of pixels per sum, and of pixels decoded at once: they fit into the processor's cache.
+# Number of pixels decoded at once: they fit into the processor's cache.
 cdef enum:
-    BLOCK = 1024
-    CHUNK = 65536
+    CHUNK = 262144
 
 
 def subtract_level(const uint32_t[::1] words, uint32_t[::1] out, double level):
@@ -170,11 +168,6 @@ def read_decoded(
     on_read : callable or None
         Called with some pixels and their flags (or `None`), as they are in the file, in order.
 
-    Returns
-    -------
-    sums : `~numpy.ndarray` of uint64, shape (n // 1024,)
-        Sums of the decoded pixels as 64-bit words.
-
     Raises
     ------
     OSError
@@ -184,9 +177,7 @@ def read_decoded(
     cdef bint good = True, flagged = flag_position >= 0, told = on_read is not None
     cdef const uint32_t *flag = NULL
     flags_array = np.empty(min(<Py_ssize_t>CHUNK, n) if flagged else 0, np.uint32)
-    sums_array = np.empty(n // BLOCK, np.uint64)
     cdef uint32_t[::1] flags = flags_array
-    cdef uint64_t[::1] sums = sums_array
     with nogil:
         while start < n:
             count = min(<Py_ssize_t>CHUNK, n - start)
@@ -201,13 +192,10 @@ def read_decoded(
                 with gil:
                     on_read(words[start:start + count], flags_array[:count] if flagged else None)
             lm_decode(&words[start], flag, count, bits, flip)
-            if count >= BLOCK:
-                lm_block_sums(&words[start], count, BLOCK, &sums[start // BLOCK])
             start += count
     if not good:
         msg = "it ends before the end of its data, or cannot be read"
         raise OSError(msg)
-    return sums_array
 
 
 def may_have_fill(const uint32_t[:, ::1] words, Py_ssize_t step, double rounding, bint stored):

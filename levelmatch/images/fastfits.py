@@ -7,7 +7,7 @@ astropy reads all other files, but takes longer for the headers of common files 
 import os
 import re
 from dataclasses import dataclass, field, replace
-from functools import cached_property, lru_cache, partial
+from functools import cached_property, lru_cache
 from math import isfinite, prod
 from sys import intern
 
@@ -17,6 +17,7 @@ from astropy.io.fits.verify import VerifyError
 from astropy.wcs import WCS, Sip, Wcsprm
 
 from levelmatch.images._decode import read_decoded
+from levelmatch.images.digests import xxh3_128
 from levelmatch.sky.transform import SkyTransform, wcs_error
 
 __all__ = [
@@ -386,7 +387,7 @@ def _sip(header):
     return out
 
 
-def read_pixels(path, image, dq, bits, digests=None):
+def read_pixels(path, image, dq, bits):
     """Return the pixels of a plain image of 32-bit floats, NaN where flagged.
 
     Parameters
@@ -399,16 +400,13 @@ def read_pixels(path, image, dq, bits, digests=None):
         Its flags.
     bits : int
         Data-quality bits that make a pixel bad.
-    digests : tuple or None
-        Objects of `hashlib` for the image and for its flags, which are updated with the values
-        in FITS byte order.
 
     Returns
     -------
     data : 2D `~numpy.ndarray` of float32
         The pixels.
-    sums : `~numpy.ndarray` of uint64
-        Their sums, see `~levelmatch.images.file_state.FileState.check_pixels`.
+    digests : dict of str to str
+        See `~levelmatch.images.digests.pixel_digests`.
 
     Raises
     ------
@@ -422,7 +420,13 @@ def read_pixels(path, image, dq, bits, digests=None):
     out = np.empty(image.shape, np.float32)
     flip = 0 if dq is None or dq.offset_of_values == 0 else 2**31
     places = image.offset, -1 if dq is None else dq.offset
-    update = None if digests is None else partial(_update, digests, flip)
+    own, of_flags = xxh3_128(), xxh3_128()
+
+    def on_read(part, flags):
+        own.update(part)
+        if flags is not None:
+            of_flags.update(flags)
+
     # The system reads ahead if each open file is read in order.
     with open(path, "rb", buffering=0) as file, open(path, "rb", buffering=0) as flags:
         files = file.fileno(), flags.fileno()
@@ -430,7 +434,9 @@ def read_pixels(path, image, dq, bits, digests=None):
             if (status.st_size, status.st_mtime_ns) != image.stamp:
                 msg = "it changed since its headers were read"
                 raise OSError(msg)
-        return out, read_decoded(*files, *places, out.view("u4").ravel(), bits, flip, update)
+        read_decoded(*files, *places, out.view("u4").ravel(), bits, flip, on_read)
+    mask_digest = "" if dq is None else of_flags.hexdigest()
+    return out, {"dtype": "f4", "digest": own.hexdigest(), "mask_digest": mask_digest}
 
 
 def all_flagged(path, dq, columns, bits):
@@ -459,13 +465,6 @@ def all_flagged(path, dq, columns, bits):
             if not ((part[:, columns] ^ flip) & bits).all():
                 return False
     return True
-
-
-def _update(digests, flip, part, flags):
-    """Update the digests of an image and of its flags, whose stored offset is ``flip``."""
-    digests[0].update(part)
-    if flags is not None:
-        digests[1].update(flags ^ np.array(flip, ">u4").view("u4") if flip else flags)
 
 
 def _is_plain(hdu, bitpix, offsets):

@@ -3,16 +3,10 @@
 
 import os
 from pathlib import Path
-from zlib import crc32
-
-import numpy as np
 
 from levelmatch.exceptions import FrameError
 
-__all__ = ["FileState", "changed", "checksum_of", "file_identity"]
-
-# Number of bytes per sum of a checksum.
-BLOCK = 4096
+__all__ = ["FileState", "changed", "file_identity"]
 
 
 def file_identity(path: Path) -> tuple[int, int] | None:
@@ -25,7 +19,7 @@ def file_identity(path: Path) -> tuple[int, int] | None:
 
 
 class FileState:
-    """State of an image's files when they were first read: sizes, times, checksum of the pixels.
+    """State of an image's files when they were first read: sizes, times, digests of the pixels.
 
     The corrections of a run are valid only for the pixels that it measured. A file that
     changes before its corrected image is written is refused.
@@ -37,60 +31,44 @@ class FileState:
 
     Attributes
     ----------
-    hashed : bool
-        Whether reading the pixels also computes their SHA-256.
     digests : dict or None
-        Digests of the pixels, see `~levelmatch.images.sources.pixel_digests`; `None` before they
-        are computed.
+        Digests of the pixels, see `~levelmatch.images.digests.pixel_digests`; `None` before they
+        are read.
     """
 
     def __init__(self, path: Path) -> None:
-        self.hashed = False
         self.digests: dict | None = None
         self._files: dict[Path, os.stat_result] = {}
-        self._checksum: int | None = None
         self.watch(path)
 
     def copy(self) -> "FileState":
         """Return the state of the same files, for another image in them."""
         new = object.__new__(FileState)
-        new._files, new._checksum = dict(self._files), None
-        new.hashed, new.digests = self.hashed, None
+        new._files, new.digests = dict(self._files), None
         return new
 
     def watch(self, path: Path) -> None:
         """Add a file that holds masks of the image."""
         self._files[path] = os.stat(path)
 
-    def check_pixels(
-        self,
-        name: str,
-        pixels: np.ndarray,
-        bad: np.ndarray | None = None,
-        sums: np.ndarray | None = None,
-    ) -> None:
-        """Check that pixels equal the first that were read.
+    def check_digests(self, name: str, digests: dict) -> None:
+        """Check that the digests of the pixels equal those of the first that were read.
 
         Parameters
         ----------
         name : str
             The image, for error messages.
-        pixels, bad : `~numpy.ndarray`
-            The pixels and their mask, C-contiguous.
-        sums : `~numpy.ndarray` of uint64 or None
-            Sums of the pixels' bytes in blocks of 4096, as 64-bit words; by default computed.
+        digests : dict
+            See `~levelmatch.images.digests.pixel_digests`.
 
         Raises
         ------
         FrameError
             If they differ.
         """
-        checksum = checksum_of(pixels, sums=sums)
-        if bad is not None:
-            checksum = checksum_of(np.ascontiguousarray(bad), checksum)
-        if self._checksum is None:
-            self._checksum = checksum
-        if checksum != self._checksum:
+        if self.digests is None:
+            self.digests = digests
+        if digests != self.digests:
             raise changed(name, "its pixels differ")
 
     def check_files(self, name: str) -> bool:
@@ -126,23 +104,6 @@ class FileState:
             same = (now.st_ino, now.st_ctime_ns) == (before.st_ino, before.st_ctime_ns)
             untouched &= same
         return untouched
-
-    @property
-    def is_read(self) -> bool:
-        """True after this process has read the pixels."""
-        return self._checksum is not None
-
-
-def checksum_of(array: np.ndarray, start: int = 0, sums: np.ndarray | None = None) -> int:
-    """Return a checksum of an array: the CRC of the sums of its bytes in blocks.
-
-    It takes a tenth of the time of a CRC of all bytes, which would slow down reading.
-    """
-    content = array.reshape(-1).view(np.uint8)
-    n = len(content) // BLOCK * BLOCK
-    if sums is None:
-        sums = content[:n].view(np.uint64).reshape(-1, BLOCK // 8).sum(axis=1)
-    return crc32(content[n:].data, crc32(sums.data, start))
 
 
 def changed(name: str, reason: str, path: Path | None = None) -> FrameError:

@@ -15,13 +15,14 @@ from astropy.nddata import StdDevUncertainty
 
 from levelmatch.exceptions import FrameError, RecordError
 from levelmatch.images.asdf_file import ArrayPlace, AsdfFile, plain_value
+from levelmatch.images.digests import pixel_digests
 from levelmatch.images.file_checks import is_of_option
 from levelmatch.images.file_state import FileState
 from levelmatch.images.frame import Frame
 from levelmatch.images.gwcs_trees import lone_wcs
 from levelmatch.images.jwst import DEFAULT_BAD_BITS, DQ_BITS, load_gwcs
 from levelmatch.images.mask_arrays import bad_bits
-from levelmatch.images.sources import FileSource, flagged, float_type, pixel_digests
+from levelmatch.images.sources import FileSource, flagged, float_type
 from levelmatch.images.units import read_unit
 from levelmatch.options import ReadOptions
 from levelmatch.sky.transform import SkyTransform
@@ -113,12 +114,10 @@ class AsdfSource(FileSource):
                 msg = f"{self.path.name}: the pixels are compressed: {error}; see the extra roman"
             raise FrameError(msg) from error
 
-    def _digests(self) -> dict:
-        return pixel_digests(self.data, [self.array("dq")])
-
-    def _read(self, dq_bits: int, digests: dict | None) -> tuple:
+    def _read(self, dq_bits: int) -> tuple:
         data = self.data
-        return np.array(data, float_type(data), order="C"), self.bad_pixels(dq_bits), None
+        digests = pixel_digests(data, [self.array("dq")])
+        return np.array(data, float_type(data), order="C"), self.bad_pixels(dq_bits), digests
 
     def bad_pixels(self, dq_bits: int) -> np.ndarray | None:
         """Return the mask of flagged pixels, or `None` without flags."""

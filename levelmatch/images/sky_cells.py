@@ -1,7 +1,6 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
 """Sky values of an image in healpix cells, used instead of its pixels."""
 
-import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -14,6 +13,7 @@ from astropy.table import Table
 
 from levelmatch.docstrings import share_parameters
 from levelmatch.exceptions import FrameError
+from levelmatch.images.digests import xxh3_128
 from levelmatch.images.frame import Frame
 from levelmatch.images.table_files import filled, read_table, write_table
 from levelmatch.images.units import read_unit
@@ -161,9 +161,9 @@ class SkyCells:
         return sides / np.linalg.norm(sides, axis=1, keepdims=True)
 
     @property
-    def sha256(self):
-        """SHA-256 of the cells, nested and sorted by index."""
-        content = hashlib.sha256(repr((self.nside, str(self.unit))).encode())
+    def digest(self):
+        """Digest (128-bit XXH3) of the cells, nested and sorted by index."""
+        content = xxh3_128(repr((self.nside, str(self.unit))).encode())
         for key in COLUMNS:
             content.update(np.ascontiguousarray(getattr(self, key)).astype("<f8").tobytes())
         return content.hexdigest()
@@ -358,15 +358,15 @@ class CellsSource:
 
     @property
     def identity(self):
-        """Identity of the image: the SHA-256 of its cells."""
+        """Identity of the image: the digest of its cells."""
         return {
             "file": "",
             "path": "",
             "size": 0,
             "hdu": 0,
             "dtype": "cells",
-            "sha256": self.cells.sha256,
-            "mask_sha256": "",
+            "digest": self.cells.digest,
+            "mask_digest": "",
         }
 
     def read(self, dq_bits):

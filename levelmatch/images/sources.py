@@ -1,13 +1,11 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
 """Sources of the pixels and the uncertainty of an image: memory or a FITS file."""
 
-import hashlib
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
-from zlib import crc32
 
 import numpy as np
 from astropy.io import fits
@@ -22,8 +20,9 @@ from astropy.nddata import (
 from levelmatch.exceptions import FrameError
 from levelmatch.images import fastfits
 from levelmatch.images.compression import open_raw
+from levelmatch.images.digests import pixel_digests, xxh3_128
 from levelmatch.images.file_checks import MOST_BYTES, named_warnings, reason_of
-from levelmatch.images.file_state import FileState, changed, checksum_of
+from levelmatch.images.file_state import FileState, changed
 from levelmatch.images.mask_arrays import MaskArray, as_image, image_shape, known_partner
 from levelmatch.text import as_text
 
@@ -37,7 +36,6 @@ __all__ = [
     "flagged",
     "float_type",
     "image_mask",
-    "pixel_digests",
     "read_uncertainty",
 ]
 
@@ -59,19 +57,19 @@ class MemorySource:
         Index of the image's HDU.
     name : str
         The image, for error messages.
-    checksums : list of int
-        Checksum of the pixels when they were first read.
+    checksums : list of str
+        Digest of the pixels and their unit when they were first read.
     """
 
     image: NDData
     hdus: Any = None
     hdu: int = 0
     name: str = ""
-    checksums: list[int] = field(default_factory=list)
+    checksums: list[str] = field(default_factory=list)
 
     @cached_property
     def identity(self) -> dict:
-        """Identity of the image: empty file name, and SHA-256 of data and mask."""
+        """Identity of the image: empty file name, and digests of data and mask."""
         self.check_unchanged()
         image = self.image
         digests = pixel_digests(np.asarray(image.data), [image_mask(image)])
@@ -101,7 +99,9 @@ class MemorySource:
         self._check(np.ascontiguousarray(data, dtype=float_type(data)))
 
     def _check(self, pixels):
-        checksum = checksum_of(pixels, crc32(str(self.image.unit).encode()))
+        total = xxh3_128(pixels.data)
+        total.update(str(self.image.unit).encode())
+        checksum = total.hexdigest()
         if not self.checksums:
             self.checksums.append(checksum)
         if checksum != self.checksums[0]:
@@ -146,10 +146,10 @@ class FileSource:
 
     @cached_property
     def identity(self) -> dict:
-        """Identity of the image: file name, and SHA-256 of data and masks.
+        """Identity of the image: file name, and digests of data and masks.
 
-        The checksums cover the decompressed and scaled values in FITS's byte order. The file is
-        read when the identity is first used.
+        The digests are of the decompressed and scaled values in FITS's byte order. Pixels that were
+        not yet read are read.
 
         Raises
         ------
@@ -158,7 +158,7 @@ class FileSource:
         """
         digests = None if self.state is None else self.state.digests
         if digests is None:
-            digests = self._digests()
+            digests = self._read(0)[2]
         path = self.path.absolute()
         if self.state is not None:
             self.state.check_files(self.label)
@@ -169,19 +169,6 @@ class FileSource:
             "hdu": self.hdu,
             **digests,
         }
-
-    def _digests(self):
-        """Return the digests of the pixels, see `pixel_digests`."""
-        digests = {}
-        if self._read_plain(0, digests) is None:
-            with self.opened() as hdus:
-                self._digest(hdus, digests)
-        return digests
-
-    def _digest(self, hdus, digests):
-        """Add the digests of an open file's pixels to a dictionary."""
-        with self._opened_masks(hdus) as masks:
-            digests |= pixel_digests(hdus[self.hdu].data, [hdu.data for _, hdu in masks])
 
     @contextmanager
     def opened(self):
@@ -258,7 +245,7 @@ class FileSource:
         """
         if self.state is None or self.state.check_files(self.label):
             return
-        if not self.state.is_read:
+        if self.state.digests is None:
             raise changed(self.label, "it was touched, and another process has read its pixels")
         self.read(dq_bits)
 
@@ -277,41 +264,26 @@ class FileSource:
         FrameError
             If the file cannot be read, or changed since it was first read.
         """
-        state = self.state
-        hashed = state is not None and state.hashed and state.digests is None
-        digests: dict | None = {} if hashed else None
-        data, bad, sums = self._read(dq_bits, digests)
-        if state is not None:
-            state.check_files(self.label)
-            state.check_pixels(self.label, data, bad, sums)
-            state.digests = digests or state.digests
+        data, bad, digests = self._read(dq_bits)
+        if self.state is not None:
+            self.state.check_files(self.label)
+            self.state.check_digests(self.label, digests)
         return data, bad
 
-    def _read(self, dq_bits, digests):
-        """Return pixels, mask and sums; add the digests, see `pixel_digests`, to a dictionary."""
-        plain = self._read_plain(dq_bits, digests)
-        if plain is not None:
-            return plain[0], None, plain[1]
+    def _read(self, dq_bits):
+        """Return pixels, mask and digests, see `~levelmatch.images.digests.pixel_digests`."""
+        if self.plain is not None:
+            try:
+                data, digests = fastfits.read_pixels(self.path, *self.plain, dq_bits & 0xFFFFFFFF)
+            except OSError:
+                pass
+            else:
+                return data, None, digests
         with self.opened() as hdus:
             data = decoded_image(hdus[self.hdu])
-            if digests is not None:
-                self._digest(hdus, digests)
-            return np.require(data, float_type(data), "CW"), self.bad(hdus, dq_bits), None
-
-    def _read_plain(self, dq_bits, digests=None):
-        """Return the pixels read without astropy, with their sums; `None` if astropy must read."""
-        if self.plain is None:
-            return None
-        hashes = None if digests is None else (hashlib.sha256(), hashlib.sha256())
-        try:
-            found = fastfits.read_pixels(self.path, *self.plain, dq_bits & 0xFFFFFFFF, hashes)
-        except OSError:
-            return None
-        if hashes is not None:
-            image, mask = (digest.hexdigest() for digest in hashes)
-            digests |= {"dtype": "f4", "sha256": image}
-            digests["mask_sha256"] = "" if self.plain[1] is None else mask
-        return found
+            with self._opened_masks(hdus) as masks:
+                digests = pixel_digests(hdus[self.hdu].data, [hdu.data for _, hdu in masks])
+            return np.require(data, float_type(data), "CW"), self.bad(hdus, dq_bits), digests
 
     def read_rows(self, start: int, stop: int, dq_bits: int) -> np.ndarray | None:
         """Return rows of a plain file, NaN where flagged, or `None` for other files."""
@@ -390,27 +362,6 @@ def float_type(data: np.ndarray) -> np.dtype:
     small = data.dtype.kind == "f" and data.dtype.itemsize <= 4
     small |= data.dtype.kind in "iu" and data.dtype.itemsize <= 2
     return np.dtype(np.float32 if small else np.float64)
-
-
-def pixel_digests(data, masks):
-    """Return the type of an image's data, and the SHA-256 of its data and of its masks."""
-    digest = hashlib.sha256()
-    for mask in masks:
-        if mask is not None:
-            digest.update(_in_fits_order(np.asarray(mask)))
-    return {
-        "dtype": data.dtype.newbyteorder("=").str[1:],
-        "sha256": hashlib.sha256(_in_fits_order(data)).hexdigest(),
-        "mask_sha256": digest.hexdigest() if any(m is not None for m in masks) else "",
-    }
-
-
-def _in_fits_order(data):
-    """Return the bytes of an array, C-contiguous and big-endian."""
-    if data.dtype.char == "g":
-        # The bytes of long doubles have no other order, and FITS has no such type.
-        data = data.astype(np.float64)
-    return np.ascontiguousarray(data, dtype=data.dtype.newbyteorder(">")).data
 
 
 def flagged(dq: np.ndarray, bits: int) -> np.ndarray:

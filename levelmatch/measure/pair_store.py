@@ -30,8 +30,8 @@ def _image_key(frame):
     frame = frame.opened()
     own = frame.source.identity
     plain = (
-        own["sha256"],
-        own["mask_sha256"],
+        own["digest"],
+        own["mask_digest"],
         frame.dq_bits,
         frame.part,
         frame.region,
@@ -59,7 +59,7 @@ def pair_keys(frames, overlaps, options):
     Parameters
     ----------
     frames : list of `~levelmatch.images.frame.Frame`
-        The images; pixels without a known checksum are read when a key needs them.
+        The images; pixels that were not yet read are read when a key needs them.
     overlaps : `~levelmatch.measure.pair_selection.Overlaps`
         The pairs.
     options : `~levelmatch.options.MeasureOptions`
@@ -107,9 +107,6 @@ def known_rows(rows, file, frames, overlaps, options):
     if file is not None:
         rows = rows | file.read()
     # Without known pairs, the keys are computed after the images are read for measuring.
-    for frame in frames:
-        if getattr(frame.source, "state", None) is not None:
-            frame.source.state.hashed = True
     known = {}
     if rows:
         found = ((p, rows.get(key_of(p))) for p in range(n_pairs))

@@ -28,7 +28,7 @@ __all__ = [
 ]
 
 FRAME_TEXT = ("name", "tile", "detector", "part", "whole", "extension", "exposure", "role")
-INPUTS = ("file", "path", "dtype", "sha256", "mask_sha256", "size", "hdu", "dq_bits", "wcs")
+INPUTS = ("file", "path", "dtype", "digest", "mask_digest", "size", "hdu", "dq_bits", "wcs")
 
 
 def _text(values: Iterable) -> np.ndarray:
@@ -119,7 +119,7 @@ def _number(value: Any) -> float:
 def input_columns(frames: list[Frame]) -> dict[str, np.ndarray]:
     """Return the columns that identify the inputs, for frames sorted by name.
 
-    Files without a checksum are read.
+    Files that were not yet read are read.
     """
     rows = []
     for frame in (frame.opened() for frame in frames):
@@ -129,19 +129,19 @@ def input_columns(frames: list[Frame]) -> dict[str, np.ndarray]:
         rows[-1]["file"] = rows[-1]["file"] or frame.whole or own
     columns = {key: [row[key] for row in rows] for key in INPUTS}
     return {
-        **{key: _text(columns[key]) for key in ("file", "path", "dtype", "sha256", "mask_sha256")},
+        **{key: _text(columns[key]) for key in ("file", "path", "dtype", "digest", "mask_digest")},
         **{key: np.array(columns[key], dtype=np.int64) for key in ("size", "hdu", "dq_bits")},
         "wcs": np.array([text.encode("ascii", "replace") for text in columns["wcs"]]),
     }
 
 
 def identify(frames: list[Frame]) -> None:
-    """Let the workers of a cluster, if there is one, read files for their checksums.
+    """Let the workers of a cluster, if there is one, read files for their digests.
 
     Parameters
     ----------
     frames : list of `~levelmatch.images.frame.Frame`
-        The images; the checksums are kept with their files' state.
+        The images; the digests are kept with their files' state.
     """
     todo = [f for f in frames if getattr(f.source, "state", None) and not f.source.state.digests]
     client = current_client() if len(todo) > 1 else None
@@ -154,7 +154,7 @@ def identify(frames: list[Frame]) -> None:
 
 def digests_of(frame: Frame) -> dict[str, str]:
     identity = frame.opened().source.identity
-    return {key: identity[key] for key in ("dtype", "sha256", "mask_sha256")}
+    return {key: identity[key] for key in ("dtype", "digest", "mask_digest")}
 
 
 def wcs_text(frame: Frame) -> str:

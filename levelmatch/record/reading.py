@@ -86,7 +86,8 @@ def read_tree(tree: dict[str, Any]) -> tuple[RunResult, dict[str, np.ndarray], n
     images = {key: np.array(value) for key, value in tree["images"].items()}
     # Old records lack these columns: no output was multiplied, and each file had one image.
     images.setdefault("output_factor", np.ones(n))
-    for key in ("zero_point", "extension", "exposure", "role"):
+    # Older ones identify pixels by other digests.
+    for key in ("zero_point", "extension", "exposure", "role", "digest", "mask_digest"):
         images.setdefault(key, np.full(n, "", dtype="U1"))
     run = _run(tree)
     _check_images(images, run, n)

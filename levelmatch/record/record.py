@@ -64,8 +64,8 @@ class Record(RunResult):
     ----------
     <<run>>
     inputs : dict of `~numpy.ndarray`
-        Columns that identify the inputs, sorted by name: ``file``, ``path``, ``size``, ``sha256``,
-        ``mask_sha256``, ``dtype``, ``hdu``, ``dq_bits`` and ``wcs``.
+        Columns that identify the inputs, sorted by name: ``file``, ``path``, ``size``, ``digest``,
+        ``mask_digest``, ``dtype``, ``hdu``, ``dq_bits`` and ``wcs``.
     keys : `~numpy.ndarray` of uint8, shape (n_pairs, 32)
         Keys of the pairs, see `~levelmatch.measure.pair_store.pair_keys`; zero for a pair whose
         measurement cannot be used again.
