@@ -13,7 +13,7 @@ import levelmatch
 
 HEAVY = (
     *("matplotlib", "dask", "ccdproc", "click", "reproject", "photutils", "tqdm", "scipy.stats"),
-    "astropy_healpix",
+    *("astropy_healpix", "scipy.ndimage"),
 )
 
 

@@ -5,7 +5,6 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 
 import numpy as np
-from scipy.ndimage import median
 from scipy.sparse import csr_array
 
 from levelmatch.images.sky_cells import cell_area, cell_vectors
@@ -218,6 +217,8 @@ class CellRows:
         cells = np.zeros(len(starts), PAIR_CELL)
         cells["location"] = cells["clipped"] = mean(difference)
         if options.location == "median" and self.level > 0:
+            from scipy.ndimage import median
+
             cells["location"] = median(difference, block, np.arange(len(starts)))
         cells["brightness"] = mean(0.5 * (self.value[first] + self.value[second]))
         vectors = self.vectors[self.cell[first]]
@@ -289,6 +290,8 @@ def _clip(difference, variance, block, pair, clip):
 
     Sigma is the stated error times the ratio of the pair's scatter to the stated errors.
     """
+    from scipy.ndimage import median
+
     residual = difference - median(difference, block, np.arange(block[-1] + 1))[block]
     square = residual**2 / variance
     # The variance about the median of n values is smaller by a factor of about 1 - 1 / n.

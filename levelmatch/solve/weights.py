@@ -4,7 +4,6 @@
 from dataclasses import dataclass, replace
 
 import numpy as np
-from scipy import ndimage
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import minimum_spanning_tree
 from scipy.special import gammaincinv
@@ -201,8 +200,10 @@ def medians(labels, values):
         return labels, values
     if labels.min() == labels.max():
         return labels[:1], np.median(values, keepdims=True)
+    from scipy.ndimage import median
+
     found = np.unique(labels)
-    return found, ndimage.median(values, labels, found)
+    return found, median(values, labels, found)
 
 
 @dataclass(frozen=True, eq=False)
