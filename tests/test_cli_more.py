@@ -21,7 +21,7 @@ from click.shell_completion import BashComplete
 from helpers import run, succeed
 
 from levelmatch import cli
-from levelmatch.cli import options
+from levelmatch.cli import inputs, options
 from levelmatch.record.record_files import read_record
 from levelmatch.testing import simulate_generic
 
@@ -294,3 +294,27 @@ def test_empty_paths_are_refused(files, matched, tmp_path, monkeypatch):
         assert "the path is empty" in found.output
     assert sorted(folder.iterdir()) == before
     assert not (tmp_path / "a").exists()
+
+
+@pytest.mark.skipif(not hasattr(os, "posix_fadvise"), reason="the system cannot read ahead")
+def test_files_are_read_ahead_up_to_a_share_of_the_memory(tmp_path, monkeypatch):
+    names = ["a.fits", "gone.fits", "b.fits", "c.fits"]
+    paths = [tmp_path / name for name in names]
+    for path, size in zip(paths, (5, 0, 7, 9), strict=True):
+        path.write_bytes(bytes(size))
+    paths[1].unlink()
+    os.mkfifo(tmp_path / "fifo")
+    asked = []
+
+    def advise(file, start, length, advice):
+        assert advice == os.POSIX_FADV_WILLNEED
+        asked.append((os.fstat(file).st_size, start, length))
+
+    monkeypatch.setattr(os, "posix_fadvise", advise)
+    monkeypatch.setattr(os, "sysconf", {"SC_PAGE_SIZE": 8, "SC_PHYS_PAGES": 9}.get)
+    monkeypatch.setattr(inputs, "REQUEST", 4)
+    inputs.read_ahead([tmp_path / "fifo", *paths]).join(10)
+    # An eighth of the memory is 9 bytes.
+    assert asked == [(5, 0, 4), (5, 4, 4), (7, 0, 4)]
+    monkeypatch.delattr(os, "posix_fadvise")
+    assert inputs.read_ahead(paths) is None

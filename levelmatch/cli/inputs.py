@@ -1,8 +1,11 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
 """Files on the command line: images as inputs, and additional outputs."""
 
+import os
+from contextlib import suppress
 from glob import glob, has_magic
 from pathlib import Path
+from threading import Thread
 
 import click
 
@@ -12,6 +15,7 @@ __all__ = [
     "expand",
     "expand_all",
     "export_flags",
+    "read_ahead",
     "write_exports",
 ]
 
@@ -24,6 +28,8 @@ SUFFIXES = (".fits", ".fit", ".fts")
 ASDF = ".asdf"
 # Additional suffixes of compressed images.
 PACKED = (".fz", ".gz", ".bz2", ".xz")
+# Fraction of the memory that is filled ahead, and number of bytes per request: systems limit these.
+AHEAD, REQUEST = 1 / 8, 1 << 20
 
 
 def expand(path: Path) -> list[Path]:
@@ -77,6 +83,39 @@ def expand_all(ctx, param, paths):
         return tuple(file for path in paths for file in expand(path))
     except ValueError as error:
         raise click.BadParameter(str(error), ctx=ctx, param=param) from error
+
+
+def read_ahead(files: list[Path]) -> Thread | None:
+    """Let the system read files into its cache, while the package is imported.
+
+    Parameters
+    ----------
+    files : list of `~pathlib.Path`
+        The files; those that cannot be opened are passed over.
+
+    Returns
+    -------
+    thread : `~threading.Thread` or None
+        The thread that asks for the files; `None` if the system cannot read ahead.
+    """
+    if not hasattr(os, "posix_fadvise"):
+        return None
+    most = int(AHEAD * os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+    thread = Thread(target=_ask_for, args=(files, most), daemon=True)
+    thread.start()
+    return thread
+
+
+def _ask_for(files, most):
+    """Ask the system to read the first bytes of files."""
+    for path in filter(Path.is_file, files):
+        with suppress(OSError), open(path, "rb") as file:
+            size = min(os.fstat(file.fileno()).st_size, most)
+            for start in range(0, size, REQUEST):
+                os.posix_fadvise(file.fileno(), start, REQUEST, os.POSIX_FADV_WILLNEED)
+            most -= size
+        if most <= 0:
+            return
 
 
 class GivenPath(click.Path):
