@@ -4,17 +4,13 @@
 from collections.abc import Mapping
 from numbers import Real
 
-import numpy as np
-
-from levelmatch.exceptions import FluxScaleWarning, FrameError, warn_user
+from levelmatch.exceptions import FrameError, warn_user
 from levelmatch.images import jwst
 from levelmatch.images.frame import EXCLUDE, HOLD
-from levelmatch.images.units import is_counts
 from levelmatch.options import SolveOptions, fit_terms
 from levelmatch.pass_names import PASS_OF
 from levelmatch.solve.offsets import OFFSET_PASSES
 from levelmatch.solve.passes import Pass
-from levelmatch.text import list_names
 
 __all__ = [
     "check_chips",
@@ -22,16 +18,11 @@ __all__ = [
     "check_kept",
     "fit_types_of",
     "missing_dithers",
-    "warn_copies",
-    "warn_exposures",
     "warn_idle_options",
+    "warn_lone_images",
     "warn_unheld_reference",
     "with_excluded_pass",
 ]
-
-
-# Smallest relative difference of exposure times that matters.
-UNEQUAL = 0.03
 
 
 def fit_types_of(fit_type, keywords):
@@ -77,81 +68,6 @@ def missing_dithers(frames, settings, fit_type):
     )
     warn_user(msg)
     return []
-
-
-def warn_copies(frames, measured):
-    """Warn of images that are copies of others, such as a file and its compressed copy.
-
-    Parameters
-    ----------
-    frames : list of `~levelmatch.images.frame.Frame`
-        The images.
-    measured : `~levelmatch.measure.table.PairTable`
-        Their pairs.
-
-    Warns
-    -----
-    LevelMatchWarning
-        If all differences of two images at one place are zero.
-    """
-    equal = np.flatnonzero((measured.scatter == 0) & (measured.level == 0) & (measured.npix > 0))
-    copies = [
-        f"{frames[i].name} and {frames[j].name}"
-        for i, j in zip(measured.first[equal], measured.second[equal], strict=True)
-        if _are_at_one_place(frames[i].grid, frames[j].grid)
-    ]
-    if copies:
-        msg = (
-            f"images have equal pixels at one place: {list_names(copies)}. Copies count twice, and "
-            "the errors are too small; leave out one of each"
-        )
-        warn_user(msg)
-
-
-def warn_exposures(frames, measured):
-    """Warn of counts of different exposure times, unless emission shows that they are on one scale.
-
-    Parameters
-    ----------
-    frames : list of `~levelmatch.images.frame.Frame`
-        The images.
-    measured : `~levelmatch.measure.table.PairTable`
-        Their pairs.
-
-    Warns
-    -----
-    FluxScaleWarning
-        If pairs have such images, and no pair shows that its flux scales agree, or that they
-        differ, of which `~levelmatch.solve.flux_scales.warn_flux_scales` warns.
-    """
-    times = np.array([_exposure_time(frame) for frame in frames])
-    first, second = times[measured.first], times[measured.second]
-    expected = 2 * (first - second) / (first + second)
-    unequal = np.flatnonzero((np.abs(expected) > UNEQUAL) & (measured.npix > 0))
-    told = np.abs(expected[unequal]) > 3 * measured.gain_error[unequal]
-    if len(unequal) and not told.any():
-        i, j = measured.first[unequal[0]], measured.second[unequal[0]]
-        msg = (
-            f"{frames[i].name} and {frames[j].name} are counts of {times[i]:g} and {times[j]:g} s "
-            "(EXPTIME), which grow with the time: the flux scales of images differ, and levels "
-            "depend on brightness; flux_scale='1/EXPTIME' compares rates, and equal numbers as "
-            "flux_scale say that the images are on one scale"
-        )
-        warn_user(msg, FluxScaleWarning)
-
-
-def _exposure_time(frame):
-    """Return the exposure time of an image of counts; NaN for other images or without one."""
-    time = frame.meta.get("EXPTIME") if is_counts(frame.unit) else None
-    is_number = isinstance(time, Real) and not isinstance(time, bool) and time > 0
-    return float(time) if is_number else np.nan
-
-
-def _are_at_one_place(a, b):
-    """Return whether the outlines of two images agree to a hundredth of a pixel."""
-    if np.shape(a.polygon) != np.shape(b.polygon):
-        return False
-    return np.abs(a.polygon - b.polygon).max() < 0.01 * np.sqrt(a.pixel_area)
 
 
 def check_chips(frames):

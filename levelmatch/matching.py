@@ -10,8 +10,6 @@ from levelmatch.call_checks import (
     check_kept,
     fit_types_of,
     missing_dithers,
-    warn_copies,
-    warn_exposures,
     warn_idle_options,
     warn_lone_images,
     warn_unheld_reference,
@@ -20,14 +18,14 @@ from levelmatch.call_checks import (
 from levelmatch.docstrings import share_parameters
 from levelmatch.exceptions import warn_user
 from levelmatch.images.collection import collection_of
-from levelmatch.measure.pair_selection import Overlaps
+from levelmatch.measure.pair_selection import Overlaps, warn_copies
 from levelmatch.option_values import check_flag
 from levelmatch.options import fit_terms
 from levelmatch.record.run import Run
 from levelmatch.results.header import check_not_matched
 from levelmatch.results.result import MatchResult
 from levelmatch.settings import Settings
-from levelmatch.solve.flux_scales import warn_flux_scales
+from levelmatch.solve.flux_scales import warn_exposures, warn_flux_scales
 from levelmatch.solve.passes import Pass
 from levelmatch.solve.reference import named_reference
 from levelmatch.solve.run import run_passes

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from levelmatch.exceptions import NoOverlapError
+from levelmatch.exceptions import NoOverlapError, warn_user
 from levelmatch.images.frame import EXCLUDE
 from levelmatch.images.sky_cells import corrected_cells, of_cells
 from levelmatch.measure.cells import CellRows
@@ -15,7 +15,7 @@ from levelmatch.measure.table import pair_table
 from levelmatch.sky.overlaps import DepthMap, find_pairs, thin_pairs
 from levelmatch.text import list_names
 
-__all__ = ["Overlaps", "assign_pairs"]
+__all__ = ["Overlaps", "assign_pairs", "warn_copies"]
 
 
 def assign_pairs(passes, pairs):
@@ -197,3 +197,39 @@ def _depth_maps(grids, found, domain, images):
         i: DepthMap(grids[i], [grids[j] for j in others[a:b]])
         for i, a, b in zip(images.tolist(), start, stop, strict=True)
     }
+
+
+def warn_copies(frames, measured):
+    """Warn of images that are copies of others, such as a file and its compressed copy.
+
+    Parameters
+    ----------
+    frames : list of `~levelmatch.images.frame.Frame`
+        The images.
+    measured : `~levelmatch.measure.table.PairTable`
+        Their pairs.
+
+    Warns
+    -----
+    LevelMatchWarning
+        If all differences of two images at one place are zero.
+    """
+    equal = np.flatnonzero((measured.scatter == 0) & (measured.level == 0) & (measured.npix > 0))
+    copies = [
+        f"{frames[i].name} and {frames[j].name}"
+        for i, j in zip(measured.first[equal], measured.second[equal], strict=True)
+        if _are_at_one_place(frames[i].grid, frames[j].grid)
+    ]
+    if copies:
+        msg = (
+            f"images have equal pixels at one place: {list_names(copies)}. Copies count twice, and "
+            "the errors are too small; leave out one of each"
+        )
+        warn_user(msg)
+
+
+def _are_at_one_place(a, b):
+    """Return whether the outlines of two images agree to a hundredth of a pixel."""
+    if np.shape(a.polygon) != np.shape(b.polygon):
+        return False
+    return np.abs(a.polygon - b.polygon).max() < 0.01 * np.sqrt(a.pixel_area)

@@ -2,6 +2,7 @@
 """Flux scales of images, from the gains of their pairs."""
 
 from dataclasses import dataclass
+from numbers import Real
 
 import numpy as np
 from scipy.sparse import coo_array
@@ -9,7 +10,7 @@ from scipy.sparse.linalg import splu
 from scipy.special import chdtrc
 
 from levelmatch.exceptions import FluxScaleWarning, warn_user
-from levelmatch.images.units import unit_words
+from levelmatch.images.units import is_counts, unit_words
 from levelmatch.sky.overlaps import components
 
 __all__ = [
@@ -19,6 +20,7 @@ __all__ = [
     "scale_scatter",
     "scatter_text",
     "shift_variances",
+    "warn_exposures",
     "warn_flux_scales",
 ]
 
@@ -40,6 +42,8 @@ CHANCE_WARNED = 1e-3
 MOST_SIGMA = 5.0
 # Smallest error of the effect of a shift, as a fraction of the error of the level.
 LEAST_SHIFT = 0.3
+# Smallest relative difference of exposure times that matters.
+UNEQUAL = 0.03
 
 
 @dataclass(frozen=True)
@@ -328,3 +332,42 @@ def warn_flux_scales(frames, measured, limit):
     text = text or scatter_text(measured, unit_words(frames[0].unit))
     if text:
         warn_user(text, FluxScaleWarning)
+
+
+def warn_exposures(frames, measured):
+    """Warn of counts of different exposure times, unless emission shows that they are on one scale.
+
+    Parameters
+    ----------
+    frames : list of `~levelmatch.images.frame.Frame`
+        The images.
+    measured : `~levelmatch.measure.table.PairTable`
+        Their pairs.
+
+    Warns
+    -----
+    FluxScaleWarning
+        If pairs have such images, and no pair shows that its flux scales agree, or that they
+        differ, of which `warn_flux_scales` warns.
+    """
+    times = np.array([_exposure_time(frame) for frame in frames])
+    first, second = times[measured.first], times[measured.second]
+    expected = 2 * (first - second) / (first + second)
+    unequal = np.flatnonzero((np.abs(expected) > UNEQUAL) & (measured.npix > 0))
+    told = np.abs(expected[unequal]) > 3 * measured.gain_error[unequal]
+    if len(unequal) and not told.any():
+        i, j = measured.first[unequal[0]], measured.second[unequal[0]]
+        msg = (
+            f"{frames[i].name} and {frames[j].name} are counts of {times[i]:g} and {times[j]:g} s "
+            "(EXPTIME), which grow with the time: the flux scales of images differ, and levels "
+            "depend on brightness; flux_scale='1/EXPTIME' compares rates, and equal numbers as "
+            "flux_scale say that the images are on one scale"
+        )
+        warn_user(msg, FluxScaleWarning)
+
+
+def _exposure_time(frame):
+    """Return the exposure time of an image of counts; NaN for other images or without one."""
+    time = frame.meta.get("EXPTIME") if is_counts(frame.unit) else None
+    is_number = isinstance(time, Real) and not isinstance(time, bool) and time > 0
+    return float(time) if is_number else np.nan
