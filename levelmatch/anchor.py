@@ -396,8 +396,7 @@ def _changed_gauge(result: MatchResult, shares: np.ndarray) -> np.ndarray:
 
     The anchor fixes the mean of the levels, weighted by the shares of the images.
     """
-    carried_of = result.passes[-1].carried_of if result.passes else None
-    carried = None if carried_of is None else carried_of()
+    carried = result.passes[-1].carried if result.passes else None
     if carried is None:
         return np.zeros(len(shares))
     order = np.asarray(result.rank)

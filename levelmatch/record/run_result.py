@@ -280,8 +280,7 @@ class RunResult:
         sets, _, unknown = connected_sets(self.passes, len(self.frames))
         if sets[at[0]] != sets[at[1]] or unknown[at[0]]:
             return np.full((3, 3), np.nan)
-        carried_of = self.passes[-1].carried_of if self.passes else None
-        carried = None if carried_of is None else carried_of()
+        carried = self.passes[-1].carried if self.passes else None
         if carried is not None:
             return carried.covariance(*map(int, at))
         total = np.zeros((3, 3))

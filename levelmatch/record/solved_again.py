@@ -164,9 +164,5 @@ class SolvedAgain:
         return self.passes[k].solution.covariance_of()
 
     def carried(self, k: int) -> Carried | None:
-        """Return the covariance of the corrections of all images after the k-th pass, or `None`.
-
-        It is `None` if only the covariances of the single passes are known.
-        """
-        carried_of = self.passes[k].carried_of
-        return None if carried_of is None else carried_of()
+        """Return `Pass.carried` of the k-th pass."""
+        return self.passes[k].carried

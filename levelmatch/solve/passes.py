@@ -82,8 +82,7 @@ class Pass:
     pattern : `~levelmatch.solve.shared_pattern.SharedPattern` or None
         Pattern of the detectors. The first pass subtracts it with its corrections.
     carried_of : callable or None
-        Returns the covariance of the corrections of all images after this pass, or `None` if it
-        is too large to hold.
+        Returns `carried`; called when it is needed.
     """
 
     name: str = _planned()
@@ -167,6 +166,11 @@ class Pass:
     def floor(self):
         """Systematic scatter of the pairs."""
         return self.solution.floor
+
+    @property
+    def carried(self):
+        """Covariance of all images' corrections after this pass; `None` if too large to hold."""
+        return None if self.carried_of is None else self.carried_of()
 
     def correction(self, i):
         """Return the correction of image ``i``, in the common unit."""
