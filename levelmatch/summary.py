@@ -10,7 +10,7 @@ from levelmatch.images.frame import all_held
 from levelmatch.pass_names import PASSES
 from levelmatch.solve.flux_scales import flux_text, scatter_text
 from levelmatch.solve.wings import wings_text
-from levelmatch.text import count, decimals, fixed, list_names, values
+from levelmatch.text import capitalised, count, decimals, fixed, list_names, values
 
 __all__ = [
     "Finding",
@@ -146,7 +146,7 @@ def _suspect_findings(facts):
                 f"the variance within its overlaps is {suspect.scatter:.0f} times that of the "
                 "others (astrometry, flux scale or artefacts)"
             )
-        head = f"{name[:1].upper()}{name[1:]} disagrees with its neighbours"
+        head = f"{capitalised(name)} disagrees with its neighbours"
         reason, closure = ", and ".join(reasons), _closure_words(facts, suspect)
         yield Finding(f"the suspect {name}", f"{head}: {reason}; {closure}.", ("image", row))
 
@@ -165,7 +165,7 @@ def _flux_findings(facts):
     if not differences:
         text = scatter_text(facts.result.measured, facts.unit_words)
         if text:
-            yield Finding("the flux scales", f"{text[:1].upper()}{text[1:]}.")
+            yield Finding("the flux scales", f"{capitalised(text)}.")
         return
     frames = [facts.frames[k] for k in facts.order]
     row = int(facts.order[differences[0].image])
@@ -180,7 +180,7 @@ def _wings_findings(facts):
     """Yield the finding on wings of stars that differ between the images."""
     text = wings_text([facts.frames[k] for k in facts.order], facts.result.measured)
     if text:
-        yield Finding("the wings of stars", f"{text[:1].upper()}{text[1:]}.")
+        yield Finding("the wings of stars", f"{capitalised(text)}.")
 
 
 def _slope_findings(facts):
@@ -263,7 +263,7 @@ def summary_lines(result):
         lines.append(f"References of {len(references) - MAX_REFERENCES} more sets.")
     # `trust_lines` also names the terms that overlaps do not determine.
     shared = [words for p in facts.passes for words in _shared_words(p, facts.unit_words)]
-    lines += [f"{words[:1].upper()}{words[1:].partition(';')[0]}." for words in shared]
+    lines += [f"{capitalised(words.partition(';')[0])}." for words in shared]
     return lines + _anchor_lines(facts)
 
 
@@ -307,9 +307,10 @@ def notes(result):
     """Return sentences on pairs, images, flux scales and sets, and the notes of the run."""
     facts = Diagnostics.of(result)
     # The worst seam is not repeated here, because `trust_lines` always names it.
-    others = [f.sentence for f in findings(facts) if f not in list(_seam_findings(facts))]
+    worst = list(_seam_findings(facts))
+    others = [f.sentence for f in findings(facts) if f not in worst]
     patterns = [p.sentence(facts.unit_words) for q in facts.passes for p in q.patterns]
-    patterns = [f"{sentence[:1].upper()}{sentence[1:]}." for sentence in patterns]
+    patterns = [f"{capitalised(sentence)}." for sentence in patterns]
     sentences = [*_pair_notes(facts), *others, *patterns, *_set_notes(facts)]
     of_run = facts.result.options.get("notes", ())
     return sentences + [t if t.endswith((".", "!", "?")) else f"{t}." for t in of_run]

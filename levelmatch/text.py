@@ -8,6 +8,7 @@ import numpy as np
 
 __all__ = [
     "as_text",
+    "capitalised",
     "count",
     "decimals",
     "fixed",
@@ -29,6 +30,11 @@ def values(column):
 def as_text(name):
     """Return the name of a file as UTF-8, with its other bytes escaped."""
     return str(name).encode(errors="backslashreplace").decode()
+
+
+def capitalised(words):
+    """Return words with a capital first letter."""
+    return words[:1].upper() + words[1:]
 
 
 def count(n, noun):

@@ -105,6 +105,7 @@ def _write(function, record, files, output, *, overwrite, force, quiet, debug):
         from levelmatch.results import apply_undo
         from levelmatch.results.lock import output_lock
         from levelmatch.results.recorded_frames import recorded_files
+        from levelmatch.text import count
 
         known = read_record(record)
         if not files and function == "undo_record":
@@ -116,8 +117,7 @@ def _write(function, record, files, output, *, overwrite, force, quiet, debug):
                 known, files, output, overwrite=overwrite, force=force, progress_bar=bar
             )
         if not quiet:
-            noun = "image" if len(paths) == 1 else "images"
-            echo(f"Written: {len(paths)} {noun} to {folder(output)}")
+            echo(f"Written: {count(len(paths), 'image')} to {folder(output)}")
 
 
 @click.command(
