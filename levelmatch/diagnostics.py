@@ -17,7 +17,7 @@ from levelmatch.solve.flux_scales import flux_differences
 from levelmatch.solve.image_outliers import find_disagreeing, find_scattered
 from levelmatch.solve.loops import find_closures
 from levelmatch.solve.shared_pattern import subtract_pattern
-from levelmatch.solve.solve_pass import subtract_solution, tested_equations
+from levelmatch.solve.solve_pass import loop_levels, subtract_solution, tested_equations
 from levelmatch.text import values
 
 __all__ = [
@@ -411,10 +411,8 @@ def _scattered(passes, pairs, image, ratio):
 
 def _closures(p, pairs, after, rows, group):
     """Return the rms closure of the loops of a pass with and without a group."""
-    ends = np.stack([p.group[pairs.first[rows]], p.group[pairs.second[rows]]], axis=1)
-    # The level of a fitted plane refers to the centre of the pair, so planes are subtracted.
-    level = (pairs if p.fit_type == "level" else after).take(rows).level
+    ends, level = loop_levels(p, pairs, after, rows)
     return [
-        _rms(find_closures(*ends[used].T, level[used], np.ones(np.count_nonzero(used)))[2])
-        for used in (np.ones(len(rows), dtype=bool), (ends != group).all(axis=1))
+        _rms(find_closures(*ends[:, used], level[used], np.ones(np.count_nonzero(used)))[2])
+        for used in (np.ones(len(rows), dtype=bool), (ends != group).all(axis=0))
     ]

@@ -16,7 +16,7 @@ from levelmatch.sky.vectors import lonlat
 from levelmatch.solve.loops import find_closures
 from levelmatch.solve.passes import Pass, linked_sets
 from levelmatch.solve.shared_pattern import subtract_pattern
-from levelmatch.solve.solve_pass import subtract_solution
+from levelmatch.solve.solve_pass import loop_levels, subtract_solution
 from levelmatch.text import SHORT_NAME, decimals, short_names, values
 
 __all__ = [
@@ -217,8 +217,10 @@ def loop_table(levels: Any) -> QTable:
     rows, ratios = [], []
     pairs = levels.pooled
     for p in levels.passes:
-        after = subtract_solution(pairs, p)
-        nodes, _, closure, sigma = _closures(p, subtract_pattern(pairs, p.pattern), after)
+        after, kept = subtract_solution(pairs, p), p.kept_rows
+        (first, second), level = loop_levels(p, subtract_pattern(pairs, p.pattern), after, kept)
+        errors = np.hypot(pairs.sigma[kept], p.solution.floors[p.solution.component[first]])
+        nodes, _, closure, sigma = find_closures(first, second, level, errors)
         ratios.append(closure / np.where(sigma > 0, sigma, np.inf))
         names = _group_names(levels.sorted_frames, p.group)
         for loop, *numbers in zip(nodes, closure, sigma, ratios[-1], strict=True):
@@ -234,17 +236,6 @@ def loop_table(levels: Any) -> QTable:
     out.meta["rms"] = float(np.sqrt(np.mean(every**2))) if len(every) else np.nan
     _set_formats(out, {"closure": "sigma", "sigma": "sigma", "n_sigma": 1})
     return _describe(out, LOOP_COLUMNS)
-
-
-def _closures(p, before, after):
-    """Return the closures of a pass's loops, from the pairs before and after its corrections."""
-    kept = p.kept_rows
-    pairs, group = before.take(kept), p.group
-    first, second = group[pairs.first], group[pairs.second]
-    floors = p.solution.floors[p.solution.component[first]]
-    # The level of a fitted plane refers to the centre of the pair, so planes are subtracted.
-    level = pairs.level if p.fit_type == "level" else after.take(kept).level
-    return find_closures(first, second, level, np.hypot(pairs.sigma, floors))
 
 
 def _group_names(frames, group: np.ndarray) -> dict[int, str]:

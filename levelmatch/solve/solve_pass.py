@@ -24,6 +24,7 @@ from levelmatch.text import list_names
 
 __all__ = [
     "equations_of",
+    "loop_levels",
     "shift_levels",
     "solve_pass",
     "subtract_solution",
@@ -185,6 +186,16 @@ def suspect_images(p, pairs):
     groups = [group for group, _ in find_disagreeing(equations)] if len(rows) else []
     found = np.flatnonzero(np.isin(p.group, groups)).tolist()
     return {*found, *find_scattered(pairs.first, pairs.second, pairs.chi2)}
+
+
+def loop_levels(p, before, after, rows):
+    """Return the groups of some pairs, shape (2, n), and the levels that loops add up.
+
+    The level of a fitted plane refers to the centre of the pair, so planes are subtracted. Pairs
+    before the pass are without the pattern of the detectors.
+    """
+    pairs = (before if p.fit_type == "level" else after).take(rows)
+    return np.stack([p.group[pairs.first], p.group[pairs.second]]), pairs.level
 
 
 def _residuals(pairs, group, group_axes, solution):
