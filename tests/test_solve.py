@@ -20,7 +20,6 @@ from levelmatch.solve.equations import UNKNOWN, Equations, KnownErrors
 from levelmatch.solve.gauge import Gauge
 from levelmatch.solve.groups import solve_groups
 from levelmatch.solve.outlier_tests import redundancy
-from levelmatch.solve.weights import pair_weights
 
 PLAIN = SolveOptions(floor=0.0, robust=None)
 derandomized = settings(derandomize=True, max_examples=60, deadline=None)
@@ -246,8 +245,6 @@ def test_the_objective_is_the_weighted_sum_of_squares(weights):
 def test_weights_with_a_floor():
     own = np.array([100.0, 4.0])
     equations = equations_of([0, 1], [1, 2], own[:, None, None], np.zeros((2, 1)), places(3))
-    factor = pair_weights(equations, "ivar", 0.3, np.ones(2), np.ones(2))
-    assert_allclose(factor * own, 1 / (1 / own + 0.09))
     solution = solved(equations, SolveOptions(floor=0.3))
     assert_allclose(solution.weight, 1 / (1 / own + 0.09))
     assert solution.floor == 0.3

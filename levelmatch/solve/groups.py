@@ -24,7 +24,7 @@ from levelmatch.solve.outlier_tests import redundancy, studentised
 from levelmatch.solve.rejection import Rejection
 from levelmatch.solve.solution import GaugedCovariance, Solution
 from levelmatch.solve.solver import Solver
-from levelmatch.solve.weights import Reweighting, RobustFit, pair_weights, settle_floors
+from levelmatch.solve.weights import Reweighting, RobustFit, settle_floors
 from levelmatch.solve.wings import level_widening
 
 __all__ = ["solve_groups"]
@@ -44,7 +44,7 @@ def solve_groups(equations, options, *, npix=1.0, scatter=1.0, reference=None, a
     equations : `Equations`
         The pairs.
     options : `SolveOptions`
-        The weights, see `pair_weights`; the floor, the prior and the robust weights.
+        The weights, the floor, the prior and the robust weights.
     npix, scatter : float or `~numpy.ndarray`, shape (n,)
         Number of pixels and scatter of each pair, for the weights ``"npix"`` and ``"rms"``.
     reference : None or callable
@@ -157,10 +157,13 @@ def _noise(floors, adapted):
 
 
 def _weighted_otherwise(adapted, solver, weights, npix, scatter):
-    """Return the solution with other weights than inverse variances, and the same floors."""
-    equations = solver.equations
-    solved = solver.solve(pair_weights(equations, weights, 0.0, npix, scatter))
-    return RobustFit(adapted.floors, np.ones(len(equations.first)), solved)
+    """Return the solution with the weights of PJPipe, and the same floors.
+
+    The level of a pair has the weight 1, its number of pixels, or 1 / scatter**2.
+    """
+    value = {"equal": 1.0, "npix": npix, "rms": 1 / np.maximum(scatter, 1e-300) ** 2}[weights]
+    solved = solver.solve(value / solver.equations.gram[:, 0, 0])
+    return RobustFit(adapted.floors, np.ones(len(solved.factor)), solved)
 
 
 def _gauge(equations, component, held, free, mean, options):
