@@ -157,7 +157,7 @@ def test_pictures_have_words_and_both_papers(text):
 def test_smooth_colours_have_no_bands():
     from levelmatch.report.pictures import draw_picture
 
-    text = draw_picture(
+    text, _ = draw_picture(
         lambda ax: ax.imshow(np.arange(256.0)[None], aspect="auto", cmap="cividis"), ""
     )
     data = base64.b64decode(re.search(r'src="data:image/png;base64,([^"]*)"', text)[1])

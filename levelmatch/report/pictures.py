@@ -80,7 +80,7 @@ def compare_section(facts, files):
         draw = partial(plot_mosaic, look, show)
         room = 0.8 if ratio > 1 / WIDE else 1.5
         size = WIDTH, float(np.clip(0.64 * WIDTH * ratio + room, 1.8, 1.1 * WIDTH))
-        return _picture_and_box(lambda ax: draw(ax=ax), words, size, projection=look.wcs)
+        return draw_picture(lambda ax: draw(ax=ax), words, size, projection=look.wcs)
 
     def both():
         before, box = mosaic("before", f"Mosaic of {n} before matching")
@@ -104,7 +104,7 @@ def compare_section(facts, files):
 def _before_and_after(before, after, box):
     """Return two pictures, side by side or on top of each other with a movable cut.
 
-    ``box`` holds the edges of their axes, see `_picture_and_box`.
+    ``box`` holds the edges of their axes, see `draw_picture`.
     """
     return (
         '<div class="tools" id="ways" role="group" aria-label="Before and after" hidden>'
@@ -180,16 +180,14 @@ def _residual_plot(facts):
 
 def _plot(name, draw, words, caption):
     """Return a plot with its caption, or a note if it fails."""
-    return drawn_or_note(name, lambda: _captioned(draw_picture(draw, words), caption))
+    return drawn_or_note(name, lambda: _captioned(draw_picture(draw, words)[0], caption))
 
 
-def draw_picture(draw, words, **axes):
-    """Return a picture with versions for light and dark backgrounds."""
-    return _picture_and_box(draw, words, **axes)[0]
+def draw_picture(draw, words, size=(WIDTH, 0.85 * WIDTH), **axes):
+    """Return a picture with versions for light and dark backgrounds, and the edges of its axes.
 
-
-def _picture_and_box(draw, words, size=(WIDTH, 0.85 * WIDTH), **axes):
-    """Return a picture, and the edges of its axes (left, right, top, bottom) in per cent."""
+    The edges (left, right, top, bottom) are in per cent.
+    """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
