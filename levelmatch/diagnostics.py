@@ -29,6 +29,8 @@ __all__ = [
 ]
 
 
+# Largest residual of a seam that agrees within the errors, in standard errors.
+BAD_SIGMA = 5.0
 # Smallest robust weight of a pair that agrees with the others.
 ODD_WEIGHT = 0.5
 # Smallest change of differences across overlaps for which planes are tried: its median in standard
@@ -184,7 +186,7 @@ class Diagnostics:
             np.abs(after).max(initial=0.0),
             _rms(sigmas),
             sigmas.max(initial=0.0),
-            int(np.count_nonzero(sigmas > Seams.limit)),
+            int(np.count_nonzero(sigmas > BAD_SIGMA)),
             max((p.solution.floor for p in self.passes), default=0.0),
             float(np.median(values(self.pairs["sigma"])[self.kept])) if len(before) else np.nan,
         )
@@ -305,7 +307,7 @@ class Seams:
     sigma, sigma_worst : float
         Rms and largest absolute value of the residuals divided by their standard errors.
     n_bad : int
-        Number of pairs whose residual exceeds ``limit`` standard errors.
+        Number of pairs whose residual exceeds `BAD_SIGMA` standard errors.
     floor, noise : float
         Largest systematic floor of a pass, and median standard error of the pairs without the
         floor.
@@ -318,10 +320,8 @@ class Seams:
     sigma: float
     sigma_worst: float
     n_bad: int
-    floor: float = 0.0
-    noise: float = 0.0
-
-    limit = 5.0
+    floor: float
+    noise: float
 
 
 # --------------------------------------------------------------------------------------
@@ -334,8 +334,6 @@ class Suspect:
 
     Parameters
     ----------
-    pass_name : str
-        Name of the pass whose pairs disagree.
     images : tuple of int
         Indices of the images among all images sorted by name; more than one for a tile that has
         one correction in the pass.
@@ -348,7 +346,6 @@ class Suspect:
         Rms closure of the loops of the pass with and without the images; NaN without a loop.
     """
 
-    pass_name: str
     images: tuple
     scatter: float
     n_sigma: float
@@ -392,7 +389,7 @@ def _of_pass(p, pairs, after, scatter):
         images = tuple(np.flatnonzero(p.group == group).tolist())
         ratio = max((scatter.get(image, 0.0) for image in images), default=0.0)
         closures = _closures(p, pairs, after, rows, group)
-        found.append(Suspect(p.name, images, ratio, n_sigma, *closures))
+        found.append(Suspect(images, ratio, n_sigma, *closures))
     return sorted(found, key=lambda suspect: suspect.scatter == 0)
 
 
@@ -404,9 +401,9 @@ def _scattered(passes, pairs, image, ratio):
         if group in p.group[[pairs.first[rows], pairs.second[rows]]]:
             before = subtract_pattern(pairs, p.pattern)
             closures = _closures(p, before, after, rows, group)
-            return Suspect(p.name, (image,), ratio, 0.0, *closures)
+            return Suspect((image,), ratio, 0.0, *closures)
         pairs = after
-    return Suspect("", (image,), ratio, 0.0, np.nan, np.nan)
+    return Suspect((image,), ratio, 0.0, np.nan, np.nan)
 
 
 def _closures(p, pairs, after, rows, group):

@@ -74,7 +74,7 @@ def test_the_scatter_of_slopes_is_the_injected_one():
     axes = tangent_axes(unit_vectors(10 + 0.1 * (number.ravel() % 8), 0.1 * (number.ravel() // 8)))
     gram = np.tile(np.diag([1e4, 1e4, 1e4]), (len(first), 1, 1))
     middle = tangent_axes(axes[first, 0] + axes[second, 0])
-    sizes, gains = [], []
+    sizes = []
     for seed, size in enumerate([0.0] * 5 + [0.1] * 5):
         rng = np.random.default_rng(seed)
         equations = Equations(first, second, gram, np.zeros((len(first), 3)), middle, axes)
@@ -82,13 +82,11 @@ def test_the_scatter_of_slopes_is_the_injected_one():
         difference = equations.differences(true) + 0.01 * rng.standard_normal((len(first), 3))
         equations = Equations(first, second, gram, 1e4 * difference, middle, axes)
         whole = solve_groups(equations, lm.SolveOptions(floor=0.0, robust=None))
-        fitted, gain, found = slope_scatter(equations, whole)
+        fitted, found = slope_scatter(equations, whole)
         assert found == (size > 0)
         sizes.append(fitted)
-        gains.append(gain)
     # The trial scatters differ by factors of 1.5.
     assert_allclose(sizes[5:], 0.1, rtol=0.4)
-    assert max(gains[:5]) < 10
 
 
 def planes_of(images, reference, fit_type, prior=None):

@@ -88,15 +88,13 @@ def scale_scatter(measured, *, with_stars=False):
         Variance of each pair's level.
     scatter : float
         Rms relative difference of an image's scale; 0 without significant scatter.
-    chance : float
-        Probability of as much scatter of equal scales.
     """
     used, ratio, error = _known_ratios(measured, with_stars | (measured.bright > 0))
     limit = CHANCE_WARNED if with_stars else CHANCE
-    variance, scatter, chance = _shrunk(measured, used, ratio, np.hypot(error, EQUAL), limit)
+    variance, scatter = _shrunk(measured, used, ratio, np.hypot(error, EQUAL), limit)
     out = np.zeros(len(used))
     out[used] = np.square(measured.bright[used]) * variance
-    return out, scatter, chance
+    return out, scatter
 
 
 def shift_variances(measured):
@@ -116,7 +114,7 @@ def shift_variances(measured):
     # An effect below the error of the level does not matter.
     error = np.hypot(measured.shift_error[used], LEAST_SHIFT * sigma)
     out = np.zeros(len(used))
-    square, _, _ = _shrunk(measured, used, measured.shift[used], error, CHANCE)
+    square, _ = _shrunk(measured, used, measured.shift[used], error, CHANCE)
     out[used] = square * np.minimum(measured.gram[used, 0, 0] * np.square(sigma), 1)
     return out
 
@@ -144,24 +142,21 @@ def _shrunk(measured, used, value, error, most_chance):
         Expected square of each value.
     scatter : float
         Rms of one image; 0 without significant scatter.
-    chance : float
-        Probability of as much scatter by errors alone.
     """
     if not used.any():
-        return np.zeros(0), 0.0, 1.0
+        return np.zeros(0), 0.0
     pairs = np.stack([measured.first[used], measured.second[used]], axis=1).astype(np.intp)
     images, ends = np.unique(pairs, return_inverse=True)
     n_sets, _ = components(ends.reshape(pairs.shape), len(images))
     # The noise of an image is in all of its pairs: they test only one value of each image.
     freedom = len(images) - n_sets
     square = np.minimum(np.square(value / error), MOST_SIGMA**2)
-    chance = float(chdtrc(freedom, freedom * np.mean(square)))
-    if chance > most_chance:
-        return np.zeros(len(value)), 0.0, chance
+    if chdtrc(freedom, freedom * np.mean(square)) > most_chance:
+        return np.zeros(len(value)), 0.0
     scatter = (np.mean(square) - 1) / np.mean(error**-2.0)
     known = scatter / (scatter + error**2)
     found = (known * value) ** 2 + known * error**2
-    return found, float(np.sqrt(np.mean(found) / 2)), chance
+    return found, float(np.sqrt(np.mean(found) / 2))
 
 
 def _known_ratios(measured, wanted=True):
@@ -314,7 +309,7 @@ def scatter_text(measured, unit):
     unit : str
         The common unit as text.
     """
-    variance, scatter, _ = scale_scatter(measured, with_stars=True)
+    variance, scatter = scale_scatter(measured, with_stars=True)
     noise = np.square(measured.sigma[measured.npix > 0])
     if not variance.any() or np.mean(variance) < np.median(noise):
         return ""

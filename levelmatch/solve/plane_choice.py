@@ -66,9 +66,9 @@ def solve_auto(equations, options, **keywords):
     solution = _select(equations, options, whole, **keywords)
     if options.slope_prior:
         return solution
-    size, _, found = slope_scatter(equations, whole)
+    size, found = slope_scatter(equations, whole)
     others = ~solution.active[:, 1:].any(axis=1)
-    if found and (not others.any() or slope_scatter(equations, whole, others)[2]):
+    if found and (not others.any() or slope_scatter(equations, whole, others)[1]):
         return solve_groups(equations, replace(options, slope_prior=size), **keywords)
     return solution
 
@@ -80,7 +80,7 @@ def solve_shrunk(equations, options, **keywords):
     slopes, see `slope_scatter`, however small. Without slopes there is no prior.
     """
     whole = solve_groups(equations, options, **keywords)
-    size, *_ = slope_scatter(equations, whole)
+    size, _ = slope_scatter(equations, whole)
     if size == 0:
         return whole
     return solve_groups(equations, replace(options, slope_prior=size), **keywords)
@@ -156,8 +156,6 @@ def slope_scatter(equations, solution, chosen=None):
     -------
     size : float
         The standard deviation of each component, per arcmin; 0 without slopes.
-    gain : float
-        Twice the logarithm of the likelihood over that without slopes.
     found : bool
         Whether the slopes scatter by more than their errors explain.
     """
@@ -168,7 +166,7 @@ def slope_scatter(equations, solution, chosen=None):
     free[np.unique(solution.component, return_index=True)[1], 0] = False
     diagonal = equations.diagonal(factor)[chosen, 1:]
     if not (diagonal > 0).any():
-        return 0.0, 0.0, False
+        return 0.0, False
     sizes = TRIED / np.sqrt(np.median(diagonal[diagonal > 0]))
     rises = []
     for size in sizes:
@@ -183,5 +181,5 @@ def slope_scatter(equations, solution, chosen=None):
     steps = 0.5 * np.add(rises[1:], rises[:-1]) * np.diff(2 * np.log(sizes))
     likelihood = np.concatenate([[0.0], np.cumsum(steps)])
     best = int(np.argmax(likelihood))
-    gain = float(likelihood[best])
-    return float(sizes[best]), gain, gain > max(LEAST_GAIN, LEAST_OF_EACH * 2 * int(chosen.sum()))
+    least = max(LEAST_GAIN, LEAST_OF_EACH * 2 * int(chosen.sum()))
+    return float(sizes[best]), bool(likelihood[best] > least)

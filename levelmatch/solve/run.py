@@ -71,7 +71,7 @@ def run_passes(
     grids = [frame.whole_grid for frame in frames]
     unpooled = _with_variances(subtract_pattern(measured, pattern), of_short)
     pooled = _pooled(measured, used, fit_types, grids)
-    of_scales, _, _ = scale_scatter(measured)
+    of_scales, _ = scale_scatter(measured)
     of_scales[_of_planes(used, fit_types)] = 0
     pooled = _with_variances(pooled, of_scales + of_short)
     shared = shared_by_planes(measured, used, fit_types, pooled)
