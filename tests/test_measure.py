@@ -82,7 +82,7 @@ def cells_of(n=40, *, plane=(0.0, 0.0, 0.0), noise=1.0, seed=0, index=None):
     for name, column in values.items():
         cells[name] = column
     cells["clipped"] = cells["location"]
-    return measure._Cells(cells, None, (0.5, 0.25), np.full(n, 64))
+    return measure._Cells(cells, None, np.full(n, 64), extent=(0.5, 0.25))
 
 
 def test_normal_equations_hold_the_plane():

@@ -36,7 +36,7 @@ def cells_of(location, *, turn=0.0, shift=(3, 5), variance=None):
     if turn == 90:
         cells["other_y"], cells["other_x"] = x, -y
     samples = np.full(len(cells), 64)
-    return measure._Cells(cells, None, (1.0, 1.0), samples, turn=turn)
+    return measure._Cells(cells, None, samples, turn=turn)
 
 
 def row_of(location, depth=2, **options):

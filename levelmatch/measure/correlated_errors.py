@@ -10,12 +10,11 @@ offsets is therefore fitted to all pairs, as a sum of the variances of their two
 from dataclasses import replace
 
 import numpy as np
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
 
 from levelmatch.measure.noise import BOTH, fit_images, weigh_depths, widened
 from levelmatch.measure.rounding import widen_rounded
 from levelmatch.options import fit_terms
+from levelmatch.sky.overlaps import components
 from levelmatch.sky.vectors import transfer_matrix
 
 __all__ = ["pooled", "pooled_passes", "shared_by_planes", "shared_noise"]
@@ -236,8 +235,8 @@ def _few_images(table):
     image but one of each connected set. It is huge for one pair.
     """
     images, ends = np.unique([table.first, table.second], return_inverse=True)
-    graph = coo_array((np.ones(len(table)), tuple(ends.reshape(2, -1))), shape=2 * images.shape)
-    freedom = 2 * (len(images) - connected_components(graph, directed=False)[0])
+    n_sets, _ = components(ends.reshape(2, -1).T, len(images))
+    freedom = 2 * (len(images) - n_sets)
     return freedom / max(freedom - 2, 1e-9)
 
 

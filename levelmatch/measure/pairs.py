@@ -69,10 +69,10 @@ class _Cells:
         The cells, without their depth.
     grid : `~levelmatch.sky.grid.Grid`
         The grid of the cells.
-    extent : tuple of float
-        Longest side of the overlap divided by the longest side of the first and the second image.
     samples : `~numpy.ndarray` of int, shape (n,)
         Number of good samples of each cell before clipping.
+    extent : tuple of float
+        Longest side of the overlap divided by the longest side of the first and the second image.
     coarseness, own_part : float
         See `~levelmatch.measure._summary.summarise_cells`.
     swapped : bool
@@ -84,9 +84,9 @@ class _Cells:
     """
 
     cells: np.ndarray
-    grid: object
-    extent: tuple
+    grid: Grid
     samples: np.ndarray
+    extent: tuple = (1.0, 1.0)
     coarseness: float = 1.0
     own_part: float = 1.0
     swapped: bool = False
@@ -242,14 +242,15 @@ def _direct_cells(a, b, options):
     measured = measure_cells(a, b, grid, (map_x, map_y), cells, options)
     if measured is None:
         return None
-    index, values = measured
+    _, values = measured
     scale = np.sqrt(grid_a.pixel_area / grid_b.pixel_area)
     side = max(np.ptp(values["y"]) + grid.cell[0], np.ptp(values["x"]) + grid.cell[1])
     extent = (min(side / grid_a.side, 1.0), min(side * scale / grid_b.side, 1.0))
     eps = least_step(a.pixels, b.pixels)
-    cells = as_cells(values, grid, index, extent, swap, options, scale, eps)
+    cells = as_cells(measured, grid, options, eps, swap=swap, scale=scale)
     height, width = grid_b.cell
-    return replace(cells, turn=set_other_frame(cells.cells, map_x, map_y, width, height))
+    turn = set_other_frame(cells.cells, map_x, map_y, width, height)
+    return replace(cells, extent=extent[::-1] if swap else extent, turn=turn)
 
 
 def second_has_cells(a, b):
@@ -271,24 +272,25 @@ def second_has_cells(a, b):
     return bool(a.direction @ b.centre - b.direction @ a.centre > SAME_PLACE)
 
 
-def as_cells(values, grid, index, extent, swap, options, scale=1.0, eps=0.0):
+def as_cells(measured, grid, options, eps, *, swap=False, scale=1.0):
     """Return the measured cells of a pair from the kernel's values.
 
     Parameters
     ----------
-    values : `~numpy.ndarray` of `~levelmatch.measure._cells.CELL`, shape (n,)
-        Cells of the kernel.
-    grid, index, extent
-        See `_Cells`.
-    swap : bool
-        Whether the cells belong to the second image.
+    measured : tuple of `~numpy.ndarray`
+        Index and values of the cells, see `measure_cells`.
+    grid : `~levelmatch.sky.grid.Grid`
+        The grid of the cells.
     options : `MeasureOptions`
         How to measure.
-    scale : float
-        Pixel scale of the finer image divided by the pixel scale of the coarser image.
     eps : float
         Rounding error of the images, as a fraction of their values.
+    swap : bool
+        Whether the cells belong to the second image.
+    scale : float
+        Pixel scale of the finer image divided by the pixel scale of the coarser image.
     """
+    index, values = measured
     vectors = centroid_vectors(grid, index, values)
     use_median = options.location != "mean"
     cells, smooth = pair_cells(
@@ -297,7 +299,6 @@ def as_cells(values, grid, index, extent, swap, options, scale=1.0, eps=0.0):
     return _Cells(
         cells,
         grid,
-        extent[::-1] if swap else extent,
         values["good"],
         coarseness=1 / scale**2,
         own_part=_own_part(grid, scale, smooth),
@@ -437,13 +438,13 @@ def _reprojected_cells(a, b, grid_a, grid_b, options):
     measured = measure_cells(*images, grid, maps, cells, options)
     if measured is None:
         return None
-    index, values = measured
+    _, values = measured
     side = max(np.ptp(values["y"]) + spacing, np.ptp(values["x"]) + spacing)
     extent = tuple(
         min(side * np.sqrt(grid.pixel_area / g.pixel_area) / g.side, 1.0) for g in (grid_a, grid_b)
     )
     eps = least_step(*(image.pixels for image in images))
-    return as_cells(values, grid, index, extent, False, options, eps=eps)
+    return replace(as_cells(measured, grid, options, eps), extent=extent)
 
 
 def summarise(cells, depth):

@@ -51,7 +51,7 @@ def pair_samples(a, b, grid_a, grid_b, options):
         measured = measure_cells(*images, grid, (map_x, map_y), cells, options)
     if measured is None:
         return {}, swapped
-    counts = _cells_that_count(*measured, grid, options, least_step(a, b))
+    counts = _cells_that_count(measured, grid, options, least_step(a, b))
     lattice = Lattice(grid.ys, grid.xs, map_x, map_y)
     clipping = clipping_of(options, rough_scatter(a, b, lattice, cells))
     peaks = images[0].peaks, images[1].peaks
@@ -72,10 +72,9 @@ def pair_samples(a, b, grid_a, grid_b, options):
     }, swapped
 
 
-def _cells_that_count(index, values, grid, options, eps):
+def _cells_that_count(measured, grid, options, eps):
     """Return the indices (y, x) of the cells that agree with the plane of the pair, as a set."""
-    measured = as_cells(values, grid, index, (1.0, 1.0), False, options, eps=eps)
-    cells = measured.cells
+    cells = as_cells(measured, grid, options, eps).cells
     cells["depth"] = 2
     _, agree = summarise_cells(cells, 1.0, 1.0)
-    return set(map(tuple, index[agree].tolist()))
+    return set(map(tuple, measured[0][agree].tolist()))
