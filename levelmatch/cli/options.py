@@ -213,13 +213,7 @@ def _fit_type(name, text):
 QUIET_HELP = "Print only errors and warnings."
 DEBUG_HELP = "Show tracebacks and the log."
 LOGGING = logging_flags()
-
-
-def DEBUG(function):  # noqa: N802
-    """Add the flags of the log and of tracebacks to a command."""
-    return add_options([*LOGGING, click.option("--debug", is_flag=True, help=DEBUG_HELP)])(function)
-
-
+DEBUG = add_options([*LOGGING, click.option("--debug", is_flag=True, help=DEBUG_HELP)])
 IMAGES = click.argument("files", nargs=-1, type=GivenPath(), callback=expand_all)
 RECORD = click.argument("record", type=RecordPath())
 FORCE = click.option(

@@ -98,7 +98,7 @@ def _beside(known, record):
     return files
 
 
-def _write(function, record, files, output, *, overwrite, force, quiet, debug):
+def _write(function, record, files, output, *, quiet, debug, **options):
     """Apply or undo a record, and print the number of written images."""
     with reporting(debug=debug):
         from levelmatch.record.record_files import read_record
@@ -113,9 +113,8 @@ def _write(function, record, files, output, *, overwrite, force, quiet, debug):
         files = without_excluded(known, files) or recorded_files(known)
         bar = progress_bars(quiet=quiet)("files")
         with output_lock(output, keep=True):
-            paths = getattr(apply_undo, function)(
-                known, files, output, overwrite=overwrite, force=force, progress_bar=bar
-            )
+            write = getattr(apply_undo, function)
+            paths = write(known, files, output, progress_bar=bar, **options)
         if not quiet:
             echo(f"Written: {count(len(paths), 'image')} to {folder(output)}")
 
@@ -159,14 +158,14 @@ def verify(record, files, inputs, *, quiet, debug):
 @add_options(export_flags())
 @overwrite_option("Replace existing files.")
 @DEBUG
-def show(record, *, pairs, as_json, debug, table, regions, overwrite):
+def show(record, *, pairs, as_json, debug, overwrite, **exports):
     """Print the summary of RECORD and the correction of each image."""
     with reporting(debug=debug):
         from levelmatch.record.record_files import read_record
 
-        check_exports(table=table, regions=regions, overwrite=overwrite)
+        check_exports(**exports, overwrite=overwrite)
         known = read_record(record)
-        written = write_exports(known, table=table, regions=regions)
+        written = write_exports(known, **exports)
         if as_json:
             import json
 
@@ -227,7 +226,7 @@ SOLVING = [
 )
 @add_options(SOLVING)
 @click.pass_context
-def solve(ctx, record, output, fit_types, *, overwrite, quiet, debug, **values):
+def solve(ctx, record, output, *, overwrite, quiet, debug, **values):
     """Solve the pairs of RECORD again, and write a new record.
 
     No pixels are needed. Options that are not named stay as they are in RECORD.
@@ -243,7 +242,7 @@ def solve(ctx, record, output, fit_types, *, overwrite, quiet, debug, **values):
         named = [name for name in SOLVE if name in values and is_given(ctx, name)]
         new = solve_record(
             record,
-            fit_type=_fit_types(fit_types),
+            fit_type=_fit_types(values["fit_types"]),
             reference=values["reference"],
             exclude=values["exclude"],
             solve={name: values[name] for name in named},
