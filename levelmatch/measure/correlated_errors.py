@@ -11,7 +11,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from levelmatch.measure.noise import BOTH, fit_images, weigh_depths, widened
+from levelmatch.measure.noise import BOTH, fit_images, image_medians, weigh_depths, widened
 from levelmatch.measure.rounding import widen_rounded
 from levelmatch.options import fit_terms
 from levelmatch.sky.overlaps import components
@@ -253,13 +253,9 @@ def _unlike(table, added):
     added : `~numpy.ndarray`, shape (n,)
         Variance of the offsets of strips, in units of the pair's own.
     """
-    ends = np.concatenate([table.first, table.second])
-    values = np.tile(added, 2)
-    order = np.lexsort((values, ends))
-    images, start, count = np.unique(ends[order], return_index=True, return_counts=True)
-    # The lower median: a pair with another wrong image does not count.
+    images, median, count = image_medians(table.first, table.second, added)
     own = np.zeros(int(images[-1]) + 1)
-    own[images] = values[order][start + (count - 1) // 2]
+    own[images] = median
     own[images[count < MANY_PAIRS]] = 0
     own[own <= MOST_ALIKE * (1 + np.median(added))] = -np.inf
     return np.maximum(own[table.first], own[table.second])

@@ -15,6 +15,7 @@ from scipy.sparse import coo_array
 __all__ = [
     "BOTH",
     "fit_images",
+    "image_medians",
     "image_variances",
     "widened",
     "weigh_depths",
@@ -57,6 +58,17 @@ def image_variances(table):
     seen = np.flatnonzero(np.isfinite(least))
     out[seen] = np.maximum(found[seen], LEAST * least[seen])
     return out
+
+
+def image_medians(first, second, values):
+    """Return the images of pairs, and the lower median and the number of their pairs' values.
+
+    The lower of two middle values: a pair with another wrong image does not count.
+    """
+    ends, values = np.concatenate([first, second]), np.tile(values, 2)
+    order = np.lexsort((values, ends))
+    images, start, count = np.unique(ends[order], return_index=True, return_counts=True)
+    return images, values[order][start + (count - 1) // 2], count
 
 
 def _explains(variance, table):

@@ -6,6 +6,7 @@ from scipy.sparse import diags_array
 from scipy.sparse.linalg import splu
 from scipy.special import fdtrc
 
+from levelmatch.measure.noise import image_medians
 from levelmatch.sky.overlaps import components
 from levelmatch.solve.floors import Floors
 from levelmatch.solve.gauge import members_of
@@ -197,14 +198,9 @@ def find_scattered(first, second, chi2):
         An image's variance is the (lower) median of its pairs.
     """
     good = np.isfinite(chi2) & (chi2 > 0)
-    images = np.concatenate([first[good], second[good]])
-    size = np.log(np.tile(chi2[good], 2))
-    order = np.lexsort((size, images))
-    images, size = images[order], size[order]
-    found, start, count = np.unique(images, return_index=True, return_counts=True)
+    found, own, _ = image_medians(first[good], second[good], np.log(chi2[good]))
     if len(found) < MIN_IMAGES:
         return {}
-    own = size[start + (count - 1) // 2]
     typical = np.median(own)
     spread = max(1.4826 * np.median(np.abs(own - typical)), LEAST_SPREAD)
     excess = own - typical
