@@ -106,7 +106,7 @@ def _compare(result, truth):
 
     from levelmatch.images.units import unit_text
     from levelmatch.testing import level_errors, plane_errors
-    from levelmatch.text import label_names
+    from levelmatch.text import label_names, values
 
     def rms(values):
         return float(np.sqrt(np.mean(np.square(values.value))))
@@ -122,9 +122,7 @@ def _compare(result, truth):
         columns = {"true": true, "found": found, "found-true": found - true}
         words = "true levels up to a constant that is common to all"
     else:
-        planes = np.transpose(
-            [getattr(table[name], "value", table[name]) for name in ("level", "slope_u", "slope_v")]
-        )
+        planes = np.transpose([values(table[name]) for name in ("level", "slope_u", "slope_v")])
         before = plane_errors(np.zeros_like(planes), truth)
         after = plane_errors(planes, truth)
         columns = {"true": before.value, "found-true": after.value}

@@ -36,6 +36,7 @@ from levelmatch.record.run import Provenance, Run
 from levelmatch.record.run_result import RunResult
 from levelmatch.record.tables import plain_rows
 from levelmatch.solve.passes import Pass
+from levelmatch.text import values
 
 __all__ = [
     "KEY",
@@ -346,8 +347,7 @@ class Record(RunResult):
         """Return total levels and slopes with errors, for other readers of the file."""
         table = self.table[np.argsort([f.name for f in self.frames], kind="stable")]
         columns = ("level", "error", "slope_u", "slope_v", "slope_u_error", "slope_v_error")
-        out = {name: np.asarray(getattr(table[name], "value", table[name])) for name in columns}
-        return {"slope_n_sigma": np.asarray(table["slope_n_sigma"]), **out}
+        return {name: values(table[name]) for name in ("slope_n_sigma", *columns)}
 
     @classmethod
     def from_tree(cls, tree: dict[str, Any]) -> "Record":
