@@ -17,7 +17,6 @@ from typing import BinaryIO
 from levelmatch.option_values import check_flag
 
 __all__ = [
-    "NO_SPACE",
     "atomic_path",
     "atomic_stream",
     "refuse_data",

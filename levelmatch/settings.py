@@ -12,7 +12,7 @@ from typing import Any
 from levelmatch.option_values import check_progress, check_type
 from levelmatch.options import CoaddOptions, MeasureOptions, ReadOptions, SolveOptions
 
-__all__ = ["GROUP_BY", "MOVED_OF_MOSAIC", "Settings", "filled", "plain", "solve_in_unit"]
+__all__ = ["MOVED_OF_MOSAIC", "Settings", "filled", "plain", "solve_in_unit"]
 
 GROUP_BY = ("auto", "jwst", "overlap", "exposure")
 # Keywords of earlier releases, and the keyword of the option class that holds them now.

@@ -23,7 +23,6 @@ from levelmatch.options import ReadOptions
 __all__ = [
     "BESIDE",
     "KINDS",
-    "LSST_BAD",
     "MaskArray",
     "OpenHDUs",
     "as_image",
@@ -31,7 +30,6 @@ __all__ = [
     "companions",
     "find_masks",
     "hdu_keys",
-    "header_bits",
     "image_shape",
     "is_weight",
     "known_partner",

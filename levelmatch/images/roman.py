@@ -33,7 +33,6 @@ __all__ = [
     "add_entries",
     "is_asdf",
     "roman_frame",
-    "roman_header",
     "run_entries",
 ]
 

@@ -26,7 +26,6 @@ __all__ = [
     "loop_table",
     "pair_table",
     "plain_rows",
-    "total_variances",
     "with_short_names",
 ]
 
