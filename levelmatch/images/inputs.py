@@ -16,6 +16,7 @@ from levelmatch.cluster import current_client, spread
 from levelmatch.exceptions import FrameError, warn_user
 from levelmatch.images.associations import expand_associations, is_association
 from levelmatch.images.catalogue import catalogue_frames, read_catalogue
+from levelmatch.images.companion_files import companion_files
 from levelmatch.images.file_state import file_identity
 from levelmatch.images.fits_files import file_frames
 from levelmatch.images.in_memory import memory_frames
@@ -66,7 +67,8 @@ def collect_frames(images, read: ReadOptions | None = None, notes: Notes | None 
     check_type("read", read, ReadOptions | None, "ReadOptions")
     read = read or ReadOptions()
     collected = Notes() if notes is None else notes
-    frames = _unique(_input_frames(images, read, collected), collected)
+    frames = _without_companions(_input_frames(images, read, collected), read, collected)
+    frames = _unique(frames, collected)
     if notes is None:
         collected.warn()
     return frames
@@ -179,6 +181,23 @@ def _usable(image, index, read, notes):
 def _note_skipped(error, notes):
     name, colon, reason = str(error).partition(": ")
     notes.add("skipped", name, reason if colon else str(error))
+
+
+def _without_companions(frames, read, notes):
+    """Return the frames; refuse, or skip, files of weights and the like beside their images."""
+    found = companion_files(frames)
+    if found and read.on_error != "skip":
+        path = min(found)
+        more = f" So do {len(found) - 1} other files." if len(found) > 1 else ""
+        msg = (
+            f"{path.name}: by its name and place it belongs to {found[path].name}, as weights, "
+            f"masks and errors do, and is no image to match.{more} Leave it out, or rename it if "
+            "it is one; weight_files and mask_files read weights and masks"
+        )
+        raise FrameError(msg)
+    for path, image in found.items():
+        notes.add("skipped", path.name, f"it belongs to {image.name}")
+    return [frame for frame in frames if getattr(frame.source, "path", None) not in found]
 
 
 def _frames(image, index, read, notes):

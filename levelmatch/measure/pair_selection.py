@@ -218,7 +218,7 @@ def warn_copies(frames, measured):
     copies = [
         f"{frames[i].name} and {frames[j].name}"
         for i, j in zip(measured.first[equal], measured.second[equal], strict=True)
-        if _are_at_one_place(frames[i].grid, frames[j].grid)
+        if are_at_one_place(frames[i].grid, frames[j].grid)
     ]
     if copies:
         msg = (
@@ -226,10 +226,3 @@ def warn_copies(frames, measured):
             "the errors are too small; leave out one of each"
         )
         warn_user(msg)
-
-
-def _are_at_one_place(a, b):
-    """Return whether the outlines of two images agree to a hundredth of a pixel."""
-    if np.shape(a.polygon) != np.shape(b.polygon):
-        return False
-    return np.abs(a.polygon - b.polygon).max() < 0.01 * np.sqrt(a.pixel_area)

@@ -16,7 +16,7 @@ from levelmatch.sky._geometry import (
 from levelmatch.sky.transform import SkyTransform
 from levelmatch.sky.vectors import tangent_axes
 
-__all__ = ["Footprint", "Grid"]
+__all__ = ["Footprint", "Grid", "are_at_one_place"]
 
 
 # Number of vertices of a footprint.
@@ -428,3 +428,10 @@ class Footprint:
 
     def forget(self):
         """Do nothing, because a footprint has no nodes, see `Grid.forget`."""
+
+
+def are_at_one_place(a, b):
+    """Return whether the outlines of two images agree to a hundredth of a pixel."""
+    if np.shape(a.polygon) != np.shape(b.polygon):
+        return False
+    return np.abs(a.polygon - b.polygon).max() < 0.01 * np.sqrt(a.pixel_area)
