@@ -12,7 +12,7 @@ import warnings
 import numpy as np
 import pytest
 from astropy.io import fits
-from astropy.nddata import CCDData
+from astropy.nddata import CCDData, FlagCollection, NDDataArray
 from helpers import run
 
 import levelmatch as lm
@@ -298,3 +298,31 @@ def test_values_whose_squares_overflow_are_bad(value):
         images = [CCDData(data, unit=first.unit, wcs=first.wcs), second]
         levels.append(lm.match_mosaic(images).table["level"])
     np.testing.assert_array_equal(*levels)
+
+
+def with_flags(flags, mask=None):
+    """Return two images in memory, the first with flags."""
+    first, second = simulate_generic(n_images=2, shape=(48, 48), seed=2).images
+    image = NDDataArray(first.data, wcs=first.wcs, unit=first.unit, mask=mask, flags=flags)
+    return [image, second]
+
+
+@pytest.mark.parametrize("kind", ["array", "collection"])
+def test_flags_in_memory_cause_a_warning(kind):
+    flags = np.zeros((48, 48), dtype=int)
+    flags[:5] = 4
+    if kind == "collection":
+        planes, flags = flags, FlagCollection(shape=flags.shape)
+        flags["hot"] = planes
+    with pytest.warns(lm.LevelMatchWarning, match="flags of images in memory are not read.*0000"):
+        lm.match_levels(with_flags(flags))
+
+
+def test_flags_beside_a_mask_cause_none():
+    flags = np.ones((48, 48), dtype=int)
+    lm.match_levels(with_flags(0 * flags))
+    lm.match_levels(with_flags(flags, np.arange(48) < 5 * flags))
+    lm.match_levels(with_flags(flags), read=lm.ReadOptions(mask_extensions=False))
+    read = lm.ReadOptions(dq_bits=1)
+    with pytest.warns(lm.LevelMatchWarning, match="flags of images in memory are not read"):
+        lm.match_levels(with_flags(flags, np.arange(48) < 5 * flags), read=read)

@@ -1,6 +1,7 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
 """Frames of images in memory: NDData, arrays with a WCS or header, HDUs and lists of HDUs."""
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -167,6 +168,8 @@ def _nddata_frame(image, index, read, notes):
     unknown = _unknown_errors(image, data, mask)
     if unknown:
         notes.add("unknown errors", name, f"{unknown} pixels")
+    if _has_unread_flags(image, mask, read):
+        notes.add("unread flags", name)
     return Frame(
         name=name,
         source=MemorySource(image, name=name),
@@ -185,6 +188,15 @@ def _unknown_errors(image, data, mask):
         return 0
     good = np.isfinite(data) & np.isnan(array)
     return int(np.sum(good if mask is None else good & ~mask))
+
+
+def _has_unread_flags(image, mask, read):
+    """Return whether an image has flags that may mark bad pixels beyond its mask."""
+    flags = getattr(image, "flags", None)
+    if flags is None or not read.mask_extensions or (mask is not None and read.dq_bits is None):
+        return False
+    planes = flags.values() if isinstance(flags, Mapping) else [flags]
+    return any(np.any(plane) for plane in planes)
 
 
 def _check_shapes(name, image, shape):

@@ -31,6 +31,10 @@ SENTENCES = {
         "an extension looks like a mask and is not read, so pixels that it marks count as good: "
         "{images}. Rename it to DQ if it holds flags, or to MASK if it is not 0 at bad pixels"
     ),
+    "unread flags": (
+        "flags of images in memory are not read, so pixels that they mark count as good: {images}. "
+        "Give the bad pixels as mask; mask_extensions=False ignores flags"
+    ),
     "unnamed": (
         "an extension of integers has the shape of the image and no name. It is not read, and if "
         "it is a mask, pixels that it marks count as good: {images}. Name it DQ if it holds flags, "
