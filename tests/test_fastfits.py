@@ -157,6 +157,25 @@ def test_distortion_beyond_its_order(tmp_path, paths, wcs_of, cards, orders):
     assert_allclose(frame.grid.nodes, other.to_sky(*np.meshgrid(frame.grid.xs, frame.grid.ys)))
 
 
+SCAMP = {"PV1_0": 0.0, "PV1_1": 1.0, "PV1_7": 30.0, "PV2_0": 0.0, "PV2_1": 1.0, "PV2_7": 20.0}
+SIP = {"A_ORDER": 2, "B_ORDER": 2, "A_2_0": 2e-4, "B_0_2": -1e-4}
+
+
+@pytest.mark.parametrize("cards", [{"CUNIT1": "deg", "CUNIT2": "deg", "RADESYS": "ICRS"}, {}])
+@pytest.mark.parametrize(("kind", "counts"), [("-TAN-SIP", SIP), ("-TPV", SCAMP)])
+def test_one_of_two_distortions_counts(tmp_path, kind, counts, cards):
+    """Palomar's images have SCAMP's distortion and its SIP coefficients."""
+    header = fits.Header({"CRVAL1": 150.0, "CRVAL2": 2.0, "CRPIX1": 30.0, "CRPIX2": 20.0})
+    header.update({"CD1_1": -1e-3, "CD1_2": 0.0, "CD2_1": 0.0, "CD2_2": 1e-3, **cards})
+    header.update({"CTYPE1": f"RA--{kind}", "CTYPE2": f"DEC-{kind}"})
+    one = SkyTransform(WCS(fits.Header({**header, **counts})), "one")
+    header.update({**SCAMP, **SIP})
+    fits.PrimaryHDU(np.ones((48, 64), "f4"), header).writeto(tmp_path / "a.fits")
+    (frame,) = collect_frames([tmp_path / "a.fits"])
+    nodes = np.meshgrid(frame.grid.xs, frame.grid.ys)
+    assert_allclose(frame.grid.nodes, one.to_sky(*nodes), atol=1e-12)
+
+
 TPV = {"PV1_0": 1e-6, "PV1_1": 1.001, "PV1_4": 1e-3, "PV2_1": 0.999, "PV2_4": -2e-3}
 CHANGES = {
     "double": lambda hdu: fits.ImageHDU(hdu.data.astype(float), hdu.header),

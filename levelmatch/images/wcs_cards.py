@@ -1,6 +1,7 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
 """Checks of the WCS in a FITS header: wcslib replaces unreadable numbers by 0 or a default."""
 
+import operator
 import re
 from collections.abc import Iterable
 
@@ -100,15 +101,33 @@ def _text(card):
 
 
 def wcs_header(header: fits.Header) -> fits.Header:
-    """Return the header with exponents E in place of D, at which wcslib stops reading."""
+    """Return the header as wcslib reads it: numbers with exponents E, and one distortion.
+
+    wcslib stops reading a number at an exponent D. Some archives write SIP coefficients beside
+    SCAMP's PV cards of the same distortion. As in astropy, CTYPE chooses one of the two.
+    """
+    left_out = _other_distortion(header)
     cards = [
         fits.Card(card.keyword, float(card.value), card.comment)
         if _is_wcs_number(card.keyword, range(1, 100)) and _EXPONENT.search(_text(card))
         else card
         for card in header.cards
+        if left_out is None or not left_out.fullmatch(card.keyword)
     ]
-    changed = any(new is not old for new, old in zip(cards, header.cards, strict=True))
-    return fits.Header(cards) if changed else header
+    same = len(cards) == len(header.cards) and all(map(operator.is_, cards, header.cards))
+    return header if same else fits.Header(cards)
+
+
+def _other_distortion(header: fits.Header) -> re.Pattern[str] | None:
+    """Return the pattern of the keywords of a second distortion, or `None` without one."""
+    names = [str(header.get(f"CTYPE{n}", "")).strip().upper() for n in (1, 2)]
+    if all(name.endswith("-TPV") for name in names):
+        return _SIP
+    if all(name.endswith("-TAN-SIP") for name in names) and "A_ORDER" in header:
+        # Numbers up to 4 belong to the projection, not to SCAMP.
+        numbers = [int(key.partition("_")[2]) for key in header if _PARAMETER.fullmatch(key)]
+        return _PARAMETER if max(numbers, default=0) > 4 else None
+    return None
 
 
 def check_wcs(name: str, wcs: WCS, meta: object = None) -> None:
