@@ -248,7 +248,7 @@ def test_counts_of_unequal_exposures(tmp_path, text):
         lm.match_levels(paths, read=lm.ReadOptions(flux_scale="1/ITIME"))
 
 
-def exposed(times, *, smooth, scale, unit="electron"):
+def exposed(times, *, smooth, scale, unit="electron", key="EXPTIME"):
     """Return images of one sky, whose counts are multiplied by a factor for each."""
     rng = np.random.default_rng(4)
     y, x = np.mgrid[:90, :130]
@@ -259,7 +259,7 @@ def exposed(times, *, smooth, scale, unit="electron"):
         wcs.wcs.cdelt, wcs.wcs.crpix = (-1e-4, 1e-4), (60 - 30 * k, 60 - 10 * k)
         nebula = 900 * np.exp(-(((x + 30 * k - 90) ** 2 + (y + 10 * k - 50) ** 2) / 500))
         data = scale[k] * (500 + (0 if smooth else nebula)) + rng.normal(0, 2, x.shape)
-        meta = {"FILENAME": f"e{k}.fits", "EXPTIME": time}
+        meta = {"FILENAME": f"e{k}.fits", key: time}
         images.append(CCDData(data, unit=unit, wcs=wcs, meta=meta))
     return images
 
@@ -268,14 +268,14 @@ def match_exposed(images, **read):
     return lm.match_mosaic(images, group_by="FILENAME", read=lm.ReadOptions(**read))
 
 
-def test_counts_of_unequal_exposures_are_warned_of():
+@pytest.mark.parametrize("key", ["EXPTIME", "EXPOSURE", "EXP_TIME"])
+def test_counts_of_unequal_exposures_are_warned_of(key):
     """No emission shows that the flux scales differ."""
-    images = exposed((100.0, 300.0), smooth=True, scale=(1, 3))
-    with pytest.warns(
-        lm.FluxScaleWarning, match=r"e0\.fits and e1\.fits are counts of 100 and 300"
-    ):
+    images = exposed((100.0, 300.0), smooth=True, scale=(1, 3), key=key)
+    expected = rf"e0\.fits and e1\.fits are counts of 100 and 300 s \({key}\), .*'1/{key}'"
+    with pytest.warns(lm.FluxScaleWarning, match=expected):
         match_exposed(images)
-    for scale in ("1/EXPTIME", [1, 1]):
+    for scale in (f"1/{key}", [1, 1]):
         match_exposed(images, flux_scale=scale)
 
 

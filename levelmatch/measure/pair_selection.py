@@ -12,6 +12,7 @@ from levelmatch.measure.cells import CellRows
 from levelmatch.measure.pair_store import known_rows
 from levelmatch.measure.schedule import measure_pairs
 from levelmatch.measure.table import pair_table
+from levelmatch.sky.grid import are_at_one_place
 from levelmatch.sky.overlaps import DepthMap, find_pairs, thin_pairs
 from levelmatch.text import list_names
 

@@ -44,6 +44,8 @@ MOST_SIGMA = 5.0
 LEAST_SHIFT = 0.3
 # Smallest relative difference of exposure times that matters.
 UNEQUAL = 0.03
+# Keywords of the exposure time, the most common first.
+TIMES = ("EXPTIME", "EXPOSURE", "EXP_TIME")
 
 
 @dataclass(frozen=True)
@@ -345,24 +347,28 @@ def warn_exposures(frames, measured):
         If pairs have such images, and no pair shows that its flux scales agree, or that they
         differ, of which `warn_flux_scales` warns.
     """
-    times = np.array([_exposure_time(frame) for frame in frames])
+    found = [_exposure_time(frame) for frame in frames]
+    times = np.array([time for _, time in found])
     first, second = times[measured.first], times[measured.second]
     expected = 2 * (first - second) / (first + second)
     unequal = np.flatnonzero((np.abs(expected) > UNEQUAL) & (measured.npix > 0))
     told = np.abs(expected[unequal]) > 3 * measured.gain_error[unequal]
     if len(unequal) and not told.any():
         i, j = measured.first[unequal[0]], measured.second[unequal[0]]
+        key = found[i][0]
         msg = (
             f"{frames[i].name} and {frames[j].name} are counts of {times[i]:g} and {times[j]:g} s "
-            "(EXPTIME), which grow with the time: the flux scales of images differ, and levels "
-            "depend on brightness; flux_scale='1/EXPTIME' compares rates, and equal numbers as "
+            f"({key}), which grow with the time: the flux scales of images differ, and levels "
+            f"depend on brightness; flux_scale='1/{key}' compares rates, and equal numbers as "
             "flux_scale say that the images are on one scale"
         )
         warn_user(msg, FluxScaleWarning)
 
 
 def _exposure_time(frame):
-    """Return the exposure time of an image of counts; NaN for other images or without one."""
-    time = frame.meta.get("EXPTIME") if is_counts(frame.unit) else None
-    is_number = isinstance(time, Real) and not isinstance(time, bool) and time > 0
-    return float(time) if is_number else np.nan
+    """Return keyword and exposure time of an image of counts; NaN for others or without one."""
+    for key in TIMES if is_counts(frame.unit) else ():
+        time = frame.meta.get(key)
+        if isinstance(time, Real) and not isinstance(time, bool) and time > 0:
+            return key, float(time)
+    return "", np.nan
