@@ -636,6 +636,38 @@ def check_planes(paint, tmp_path, name, plane):
         assert not np.isnan(frame.load()).any()
 
 
+MOSTLY_MASKED = "nearly all pixels are masked, although they have values"
+
+
+@pytest.mark.parametrize("plane", ["MASK", "BPM", "WHT"])
+@pytest.mark.parametrize("form", ["memory", "files"])
+def test_inverted_masks_are_named(paint, tmp_path, form, plane):
+    """The few bad pixels of an inverted mask may agree within their errors."""
+    good = np.random.default_rng(3).random((48, 64)) < 0.85
+    images = [paint("a.fits"), paint("b.fits", (8, 12), level=3)]
+    for k, image in enumerate(images):
+        image.mask = good
+        if form == "files":
+            values = (~good if plane == "WHT" else good).astype("u1")
+            other = fits.ImageHDU(values, name=plane)
+            path = write_chips(tmp_path, f"{k}.fits", {("SCI", 1): image}, extra=[other])
+            images[k] = path
+    with pytest.warns(lm.LevelMatchWarning, match=f"{MOSTLY_MASKED}: .*0.85 of the pixels") as said:
+        match(images)
+    assert len(said) == 1
+
+
+@pytest.mark.parametrize("hidden", [0.0, np.nan, 1e30])
+def test_masks_of_pixels_without_data_need_no_note(paint, hidden):
+    """Images on a large common grid are mostly empty."""
+    images = [paint("a.fits"), paint("b.fits", (3, 2), level=3)]
+    for image in images:
+        image.mask = np.ones(image.data.shape, bool)
+        image.mask[10:34, 20:44] = False
+        image.data[image.mask] = hidden
+    assert_allclose(np.diff(match(images).table["level"].value), 3, atol=0.01)
+
+
 @pytest.mark.parametrize("nothing", [0.0, np.nan])
 @pytest.mark.parametrize("form", ["memory", "files", "hdus"])
 def test_pixels_without_inverse_variance_are_bad(paint, tmp_path, form, nothing):

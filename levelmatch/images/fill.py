@@ -8,7 +8,7 @@ import numpy as np
 
 from levelmatch.images._decode import may_have_fill
 
-__all__ = ["Fill", "find_fill", "mask_fill", "quick_test"]
+__all__ = ["Fill", "find_fill", "mask_fill", "masked_values", "quick_test"]
 
 # Largest distance, in pixels, between samples in the search for fill values.
 STRIDE = 16
@@ -33,6 +33,8 @@ ROUNDING = 1e-12
 FEW = 0.2
 # Lower limit of the probability that a pixel has the value by chance.
 LEAST_CHANCE = 1e-4
+# Fraction of the pixels that have values and are masked, above which a mask may be inverted.
+MASKED = 0.75
 
 
 @dataclass(frozen=True)
@@ -42,9 +44,9 @@ class Fill:
     Parameters
     ----------
     value : float
-        The value.
+        The value; NaN for masked pixels with other values than fill values.
     fraction : float
-        Fraction of the image's pixels that lie in regions of the value.
+        Fraction of the image's pixels that lie in regions of the value, or are masked.
     alone : bool
         Whether all good pixels have fill values.
     """
@@ -74,6 +76,26 @@ def mask_fill(data: np.ndarray, blank: object = None) -> tuple[Fill, ...]:
     if missing is not None and not (fills and fills[0].alone):
         data[missing] = np.nan
     return fills
+
+
+def masked_values(data: np.ndarray, bad: np.ndarray) -> tuple[Fill, ...]:
+    """Return a `Fill` of NaN if nearly all pixels of an image have values and are masked.
+
+    Masks of pixels without data hide NaN or one exact value.
+
+    Parameters
+    ----------
+    data : 2D `~numpy.ndarray` of float
+        The pixels.
+    bad : 2D `~numpy.ndarray` of bool
+        The mask, True at bad pixels.
+    """
+    if np.count_nonzero(bad) <= MASKED * bad.size:
+        return ()
+    values = data[bad]
+    counts = np.unique(values[np.isfinite(values)], return_counts=True)[1]
+    n = int(counts.sum() - counts.max(initial=0))
+    return (Fill(np.nan, n / bad.size),) if n > MASKED * bad.size else ()
 
 
 def find_fill(data: np.ndarray, blank: object = None) -> tuple[tuple[Fill, ...], np.ndarray | None]:

@@ -14,7 +14,7 @@ from levelmatch.exceptions import FrameError
 from levelmatch.images import jwst
 from levelmatch.images.corrections import Correction
 from levelmatch.images.file_checks import named_errors
-from levelmatch.images.fill import Fill, find_fill, mask_fill
+from levelmatch.images.fill import Fill, find_fill, mask_fill, masked_values
 from levelmatch.images.sources import MemorySource, float_type, image_mask
 from levelmatch.sky.grid import Footprint, Grid, default_spacing
 from levelmatch.sky.transform import SkyTransform
@@ -191,9 +191,12 @@ class Frame:
         if out.shape != tuple(self.shape):
             msg = f"{self.name}: its pixels have shape {out.shape}, its header {self.shape}"
             raise FrameError(msg)
+        fills = ()
         if bad is not None:
+            # A Lyot image masks the main chip.
+            fills = masked_values(out, bad) if self.part != "lyot" else ()
             out[bad] = np.nan
-        fills = mask_fill(out, self.blank)
+        fills = mask_fill(out, self.blank) + fills
         if self.selection is not None:
             out[self.selection.left_out(self)] = np.nan
         if self.region is not None:

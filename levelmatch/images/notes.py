@@ -49,6 +49,10 @@ SENTENCES = {
         "large regions of one value are missing data: {images}; "
         "blank=False treats them as data, blank=0 names the value"
     ),
+    "masked": (
+        "nearly all pixels are masked, although they have values: {images}. A mask is not 0 at bad "
+        "pixels, and a weight is positive at good ones: see whether it is inverted"
+    ),
     "constant": (
         "all pixels have one value; the image is compared with no other, and not corrected: "
         "{images}"
@@ -110,6 +114,10 @@ class Notes:
 
     def add_fills(self, name: str, fills: tuple) -> None:
         """Add a note on the fill values of an image, a tuple of `Fill`."""
+        masked = [fill for fill in fills if np.isnan(fill.value) and not fill.alone]
+        if masked:
+            self.add("masked", name, f"{masked[0].fraction:.2g} of the pixels")
+        fills = tuple(fill for fill in fills if fill not in masked)
         if not fills:
             return
         if np.isnan(fills[0].value):
