@@ -41,8 +41,8 @@ solve : `SolveOptions` or None
     ``weights`` or ``hdu``. They work in this release, with a warning.
 """,
     "reference": """
-reference : str or int
-    The image (or tile) whose correction is zero: its name, or its index in the input.
+reference : str, `~pathlib.Path` or int
+    The image (or tile) whose correction is zero: its name, its path, or its index in the input.
     ``"mean"`` sets the mean correction to zero. ``"auto"`` selects the image closest in time to
     dedicated backgrounds, or the image with the most overlaps. If several have the same number,
     it selects the flattest by its own pairs, then the one with the largest overlapping area, and

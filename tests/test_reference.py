@@ -6,7 +6,9 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from levelmatch import match_levels, match_mosaic
 from levelmatch.solve.reference import ReferenceChooser
+from levelmatch.testing import simulate_generic
 
 
 def frames_of(*items):
@@ -97,3 +99,13 @@ def test_named_group_in_its_own_set_only():
 def test_group_of_several_images_goes_by_its_first():
     choice = choose(PLAIN, [(0, 1)], groups=[0, 0, 1, 1], reference=1)
     assert (choice.group, choice.name) == (1, "c")
+
+
+@pytest.mark.parametrize("function", [match_mosaic, match_levels])
+def test_named_by_a_path(tmp_path, monkeypatch, function):
+    paths = simulate_generic(n_images=4, shape=(48, 48)).write(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    for reference in (paths[2], str(paths[2]), f"./{paths[2].name}"):
+        assert function(paths, reference=reference, group_by="FILENAME").reference == paths[2].name
+    with pytest.raises(ValueError, match=r"reference: .*elsewhere.* is neither an image"):
+        function(paths, reference=tmp_path / "elsewhere" / paths[2].name, group_by="FILENAME")

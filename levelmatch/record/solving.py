@@ -34,7 +34,7 @@ def solve_record(
     record: Record | str | Path,
     *,
     fit_type: str | Mapping[str, str] | None = None,
-    reference: str | int | None = None,
+    reference: str | Path | int | None = None,
     weights: str | None = None,
     exclude: str | Iterable[str] = (),
     solve: SolveOptions | Mapping[str, Any] | None = None,

@@ -2,6 +2,7 @@
 """The reference image of a mosaic, and held images."""
 
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 
@@ -59,7 +60,7 @@ def named_reference(reference, frames, names):
 
     Parameters
     ----------
-    reference : str or int
+    reference : str, `~pathlib.Path` or int
         See `~levelmatch.match_mosaic`.
     frames : list of `~levelmatch.images.frame.Frame`
         The images.
@@ -89,14 +90,19 @@ def named_reference(reference, frames, names):
 def _find_reference(frames, reference):
     """Return the name of the reference frame that a user named, as an image or a tile.
 
-    The name of an image may lack its suffix. A tile stands for its first science image.
+    The name of an image may lack its suffix, or be the path of its file. A tile stands for its
+    first science image.
     """
-    if isinstance(reference, str):
+    if isinstance(reference, str | Path):
+        text = str(reference)
         found = [
             f
             for f in frames
-            if reference in (f.name, f.tile, f.product, f.file, f.name.partition(".")[0])
+            if text in (f.name, f.tile, f.product, f.file, f.name.partition(".")[0])
         ]
+        if not found and Path(text).name != text:
+            path = Path(text).absolute()
+            found = [f for f in frames if _path_of(f) == path]
         science = [f for f in found if f.part != "lyot"]
         if science:
             return science[0].name
@@ -108,6 +114,12 @@ def _find_reference(frames, reference):
         "images have the names of their files"
     )
     raise ValueError(msg)
+
+
+def _path_of(frame):
+    """Return the path of a frame's file, or `None` of an image in memory or in a record."""
+    path = getattr(frame.source, "path", None)
+    return None if path is None else path.absolute()
 
 
 class ReferenceChooser:
