@@ -17,8 +17,8 @@ from numpy.testing import assert_allclose, assert_array_equal
 import levelmatch
 from levelmatch import cluster
 from levelmatch.images import inputs
+from levelmatch.images.sources import FileSource
 from levelmatch.measure.table import PairTable
-from levelmatch.record import columns
 from levelmatch.results import files
 from levelmatch.testing import simulate_miri
 
@@ -197,7 +197,7 @@ def test_workers_open_and_write_the_files(client, many, tmp_path, monkeypatch):
         return original(client, function, *arguments, **keywords)
 
     original = cluster.spread
-    for module in (inputs, columns, files):
+    for module in (inputs, files):
         monkeypatch.setattr(module, "spread", spread)
     steps = []
 
@@ -207,8 +207,12 @@ def test_workers_open_and_write_the_files(client, many, tmp_path, monkeypatch):
             yield step
 
     found = levelmatch.match_levels(many)
+    with monkeypatch.context() as patch:
+        # The workers have sent the digests of the files.
+        patch.setattr(FileSource, "_read", None)
+        assert all(found.record.inputs["digest"])
     found.write(tmp_path / "cluster", progress_bar=bar)
-    assert calls == ["read_batch", "digests_of", "write_images"]
+    assert calls == ["read_batch", "write_images"]
     assert len(steps) == len(many)
     client.close()
     expected = levelmatch.match_levels(many)

@@ -34,6 +34,8 @@ def grid_of(wcs, shape):
 class Painted(SimpleNamespace):
     """Stand-in of a frame for the measurement."""
 
+    source = None
+
     def read(self):
         return self.load(), ()
 

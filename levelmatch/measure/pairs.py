@@ -115,6 +115,8 @@ class Image:
         For a section, the place of its first pixel in the image, (y, x), and the image's shape.
     fills : tuple of `~levelmatch.images.fill.Fill`
         Fill values found in the image.
+    digests : dict or None
+        Digests of the pixels of a file, see `~levelmatch.images.digests.pixel_digests`.
     known_peaks : 2D `~numpy.ndarray` or None
         Map of the sources; for a section, its blocks of that of the whole image. By default it is
         made of the pixels.
@@ -125,6 +127,7 @@ class Image:
     maps: tuple = ()
     section: tuple | None = None
     fills: tuple = ()
+    digests: dict | None = None
     known_peaks: np.ndarray | None = None
 
     @cached_property

@@ -112,12 +112,15 @@ def _read_image(frame, maps, options, *_):
     if options.mask_sources:
         data[source_mask(data)] = np.nan
     maps = tuple(depth.placed(frame.grid) for depth in maps)
+    state = getattr(frame.source, "state", None)
+    digests = None if state is None else state.digests
     # The pixels are still in the processor's cache.
-    return Image(data, frame.grid, maps, fills=fills, known_peaks=peak_map(data))
+    peaks = peak_map(data)
+    return Image(data, frame.grid, maps, fills=fills, digests=digests, known_peaks=peaks)
 
 
 def _measure_batch(keys, members, options, *images):
-    """Return the rows of pairs, and the fill values by index of the image.
+    """Return the rows of pairs, and fill values and digests by index of the image.
 
     ``members`` holds for each pair the places of its two images, and of its two depth maps.
     """
@@ -125,8 +128,8 @@ def _measure_batch(keys, members, options, *images):
         measure_pair(images[a], images[b], (images[a].maps[m], images[b].maps[n]), options)
         for a, b, m, n in members
     ]
-    filled = zip(keys, images, strict=False)
-    return rows, {k: image.fills for (_, k), image in filled if image.fills}
+    found = zip(keys, images, strict=False)
+    return rows, {k: (image.fills, image.digests) for (_, k), image in found}
 
 
 class _Work:
@@ -224,10 +227,15 @@ class _Work:
         """Return whether the pixels of an image are in memory and not in a file."""
         return isinstance(getattr(self.frames[k], "source", None), MemorySource)
 
-    def add(self, pairs, rows, fills):
-        """Add the rows of the pairs of a finished task, and the fill values that it found."""
+    def add(self, pairs, rows, found):
+        """Add the rows of the pairs of a finished task, and fill values and digests of images."""
         self.rows.update(zip(pairs, rows, strict=True))
-        self.fills.update(fills)
+        for k, (fills, digests) in found.items():
+            if fills:
+                self.fills[k] = fills
+            if digests is not None:
+                # A worker may have read the file.
+                self.frames[k].source.state.check_digests(self.frames[k].name, digests)
         self.finished(pairs, rows)
 
     @staticmethod

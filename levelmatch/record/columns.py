@@ -3,14 +3,13 @@
 
 import warnings
 from collections.abc import Iterable
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
 from astropy import units as u
 from astropy.wcs import WCS, FITSFixedWarning
 
-from levelmatch.cluster import current_client, spread
 from levelmatch.images.frame import Frame
 from levelmatch.solve.passes import Pass
 
@@ -18,7 +17,6 @@ __all__ = [
     "FRAME_TEXT",
     "INPUTS",
     "correction_columns",
-    "identify",
     "image_columns",
     "input_columns",
     "owned",
@@ -133,28 +131,6 @@ def input_columns(frames: list[Frame]) -> dict[str, np.ndarray]:
         **{key: np.array(columns[key], dtype=np.int64) for key in ("size", "hdu", "dq_bits")},
         "wcs": np.array([text.encode("ascii", "replace") for text in columns["wcs"]]),
     }
-
-
-def identify(frames: list[Frame]) -> None:
-    """Let the workers of a cluster, if there is one, read files for their digests.
-
-    Parameters
-    ----------
-    frames : list of `~levelmatch.images.frame.Frame`
-        The images; the digests are kept with their files' state.
-    """
-    todo = [f for f in frames if getattr(f.source, "state", None) and not f.source.state.digests]
-    client = current_client() if len(todo) > 1 else None
-    if client is None:
-        return
-    found = spread(client, digests_of, [(replace(f),) for f in todo], [f.name for f in todo])
-    for frame, digests in zip(todo, found, strict=True):
-        frame.source.state.digests = digests
-
-
-def digests_of(frame: Frame) -> dict[str, str]:
-    identity = frame.opened().source.identity
-    return {key: identity[key] for key in ("dtype", "digest", "mask_digest")}
 
 
 def wcs_text(frame: Frame) -> str:

@@ -24,7 +24,6 @@ from levelmatch.options import MeasureOptions
 from levelmatch.record.asdf_writer import asdf_bytes
 from levelmatch.record.columns import (
     correction_columns,
-    identify,
     image_columns,
     input_columns,
     owned,
@@ -98,7 +97,6 @@ class Record(RunResult):
             The overlaps before they were measured. Without them, later runs cannot reuse the
             measurements.
         """
-        identify(levels.sorted_frames)
         keys = np.zeros((len(levels.measured), KEY_SIZE), dtype=np.uint8)
         if overlaps is not None:
             keys = _pair_keys(levels, overlaps)
