@@ -256,7 +256,7 @@ def test_redundancy_is_that_of_dense_algebra(k):
     free[3] = False
     factor = rng.uniform(0.5, 1, len(first))
     found = Solver(equations, free, None).solve(factor)
-    left = redundancy(equations, found)
+    left = redundancy(found)
     rows = np.zeros((len(first), k, 20, k))
     whole = np.sqrt(factor)[:, None, None] * equations.root
     for p, (i, j) in enumerate(zip(first, second, strict=True)):
@@ -283,7 +283,7 @@ def test_dense_solutions_are_those_of_the_fronts(k, prior):
     solver, factors = Solver(equations, free, prior), rng.uniform(0.5, 1, (4, len(first)))
     for factor, *found in zip(factors, *solver.solve_dense(factors), strict=True):
         solved = solver.finish(solver.solve(factor))
-        left = np.trace(redundancy(equations, solved), axis1=1, axis2=2)
+        left = np.trace(redundancy(solved), axis1=1, axis2=2)
         expected = equations.quadratic(solved.coefficients), left
         for one, other in zip(found, expected, strict=True):
             assert_allclose(one, other, rtol=1e-8, atol=1e-12)

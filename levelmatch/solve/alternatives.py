@@ -56,7 +56,7 @@ class Ambiguity:
     spread: np.ndarray
 
 
-def find_ambiguity(equations, solved, left, precision, counted):
+def find_ambiguity(solved, left, precision, counted):
     """Compare the rejected pairs with others that may be wrong in their place.
 
     Each explanation is a set of wrong pairs. The probabilities follow from Bayesian model
@@ -67,7 +67,7 @@ def find_ambiguity(equations, solved, left, precision, counted):
 
     Parameters
     ----------
-    equations, solved, left, precision, counted
+    solved, left, precision, counted
         See `~levelmatch.solve.outlier_tests.studentised`.
 
     Returns
@@ -75,7 +75,7 @@ def find_ambiguity(equations, solved, left, precision, counted):
     doubt : `Ambiguity` or None
         `None` if the rejected pairs are by far the best explanation.
     """
-    models = _Models(equations, solved, left, precision, counted)
+    models = _Models(solved, left, precision, counted)
     right = np.where(counted, 1.0, 0.0)
     total, spread = 0.0, []
     for cluster in models.clusters():
@@ -108,8 +108,8 @@ class _Models:
     rejected in their place.
     """
 
-    def __init__(self, equations, solved, left, precision, counted):
-        self.equations = equations
+    def __init__(self, solved, left, precision, counted):
+        self.equations = equations = solved.equations
         self.solved = solved
         self.left = left
         self.counted = counted

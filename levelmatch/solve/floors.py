@@ -39,17 +39,15 @@ class Floors:
         The pairs.
     component : `~numpy.ndarray` of int, shape (m,)
         The set of each group.
-    n_sets : int
-        Number of sets.
     free : `~numpy.ndarray` of bool, shape (m, k)
         Coefficients that are solved for.
     fixed : float or None
         The floor of all sets, or `None` to estimate each.
     """
 
-    def __init__(self, equations, component, n_sets, free, fixed):
+    def __init__(self, equations, component, free, fixed):
         self.equations = equations
-        self.n_sets = n_sets
+        self.n_sets = int(component.max()) + 1
         self.fixed = fixed
         self.component = component
         self.free = free
@@ -59,7 +57,7 @@ class Floors:
         # Pairs of large sets that are far off, by a rough solution.
         self.far = np.zeros(len(self.set_of), dtype=bool)
         # First floors of an iteration.
-        self.start = np.full(n_sets, 0.0 if fixed is None else fixed)
+        self.start = np.full(self.n_sets, 0.0 if fixed is None else fixed)
 
     def part(self, chosen, counted=True):
         """Return the same of some sets alone, and the rows of their pairs.
@@ -75,7 +73,7 @@ class Floors:
         groups = np.flatnonzero(chosen[self.component])
         taken = self.equations.part(rows, groups)
         component = (np.cumsum(chosen) - 1)[self.component[groups]]
-        return Floors(taken, component, int(chosen.sum()), self.free[groups], self.fixed), rows
+        return Floors(taken, component, self.free[groups], self.fixed), rows
 
     def of_pairs(self, values):
         """Return the values of sets, shape (n_sets,), at their pairs; one value for one set."""
@@ -281,7 +279,7 @@ def _terms(floors, solver, grid):
 def _solved(solver, factor):
     """Return the solution for one set of weights, in the form of `Solver.solve_dense`."""
     solved = solver.finish(solver.solve(factor))
-    left = np.trace(redundancy(solver.equations, solved), axis1=1, axis2=2)
+    left = np.trace(redundancy(solved), axis1=1, axis2=2)
     return solver.equations.quadratic(solved.coefficients), left
 
 

@@ -65,8 +65,6 @@ class Gauge:
         The pairs.
     component : `~numpy.ndarray` of int, shape (m,)
         The set of each group.
-    n_sets : int
-        Number of sets.
     free : `~numpy.ndarray` of bool, shape (m, k)
         Coefficients that are solved for.
     mean : `~numpy.ndarray` of bool, shape (n_sets,), or None
@@ -75,8 +73,8 @@ class Gauge:
         The group of each set whose level is zero. Its coefficients are zero before.
     """
 
-    def __init__(self, equations, component, n_sets, free, mean=None, held=None):
-        k = equations.n_terms
+    def __init__(self, equations, component, free, mean=None, held=None):
+        k, n_sets = equations.n_terms, int(component.max()) + 1
         self.component, self.n_sets, self.k, self.held = component, n_sets, k, held
         count = np.bincount(component, minlength=n_sets)[component]
         centres = sum_by(component, equations.group_axes[:, 0], n_sets)

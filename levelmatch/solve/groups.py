@@ -60,17 +60,17 @@ def solve_groups(equations, options, *, npix=1.0, scatter=1.0, reference=None, a
         One correction per group; zero for a group without a pair.
     """
     pairs = np.stack([equations.first, equations.second], axis=1)
-    n_sets, component = components(pairs, equations.n_groups)
+    _, component = components(pairs, equations.n_groups)
     held, mean = held_groups(component, reference)
     free = free_coefficients(equations, component, held, active)
     unknown = _solved_for(equations, free, active, mean[component], options)
     solver = Solver(equations, unknown, options.slope_prior)
 
-    floors = _floors(solver, component, n_sets, free, options.floor)
+    floors = _floors(solver, component, free, options.floor)
     adapted = _adapt(floors, options, solver)
     inflation = error_inflation(floors, adapted.floors, adapted.robust > 0.5, options.slope_prior)
     precision = floors.precision(adapted.floors)
-    inflation *= level_widening(equations, precision * adapted.robust, component, n_sets)
+    inflation *= level_widening(equations, precision * adapted.robust, component)
     noise = _noise(floors, adapted)
     if options.weights != "ivar":
         # The floor does not depend on these weights.
@@ -104,9 +104,9 @@ def solve_groups(equations, options, *, npix=1.0, scatter=1.0, reference=None, a
     )
 
 
-def _floors(solver, component, n_sets, free, fixed):
+def _floors(solver, component, free, fixed):
     """Return the estimates of floors; of a large system, with a start from a rough solution."""
-    floors = Floors(solver.equations, component, n_sets, free, fixed)
+    floors = Floors(solver.equations, component, free, fixed)
     rough = solver.rough(floors.precision(floors.typical_errors())) if fixed is None else None
     if rough is not None:
         floors.start_from(rough)
@@ -144,7 +144,7 @@ def _noise(floors, adapted):
     less = np.zeros(floors.n_sets)
     if floors.fixed is None:
         own *= floors.long
-        left = redundancy(equations, solved)
+        left = redundancy(solved)
         inverse = np.linalg.pinv(equations.root, rcond=1e-6, hermitian=True)
         added = np.einsum("pij,pjk,pkl,pli->p", left, inverse, shared, inverse)
         added = floors.sum(np.where(counted & floors.long, factor * added, 0.0))
@@ -169,9 +169,9 @@ def _weighted_otherwise(adapted, solver, weights, npix, scatter):
 def _gauge(equations, component, held, free, mean, options):
     """Return the gauge to apply to the solution, or `None` if the held groups define it."""
     if mean.any():
-        return Gauge(equations, component, len(held), free, mean)
+        return Gauge(equations, component, free, mean)
     if options.slope_gauge == "mean" and equations.n_terms > 1:
-        return Gauge(equations, component, len(held), free, held=held)
+        return Gauge(equations, component, free, held=held)
     return None
 
 
@@ -194,9 +194,9 @@ def _adapt(floors, options, solver):
 def _n_sigma(floors, adapted, solved, weights):
     """Return the distance of each pair from its prediction by the others, in standard errors."""
     precision = floors.precision(adapted.floors)
-    left = redundancy(floors.equations, solved)
+    left = redundancy(solved)
     counted = np.ones(len(precision), dtype=bool)
     if weights == "ivar":
         counted = solved.factor > 0.5 * precision
-    square, terms = studentised(floors.equations, solved, left, precision, counted)
+    square, terms = studentised(solved, left, precision, counted)
     return np.sqrt(square / np.maximum(terms, 1))

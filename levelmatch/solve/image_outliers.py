@@ -82,7 +82,7 @@ class _Search:
         self.equations = equations
         n = equations.n_groups
         free = np.ones((n, equations.n_terms), dtype=bool)
-        self.floors = Floors(equations, np.zeros(n, dtype=int), 1, free, None)
+        self.floors = Floors(equations, np.zeros(n, dtype=int), free, None)
         self.ends = np.stack([equations.first, equations.second], axis=1)
         self.rank = equations.rank
 

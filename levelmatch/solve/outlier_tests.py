@@ -28,7 +28,7 @@ LEAST_REDUNDANCY = 1e-3
 MAX_CHANGE = 5.0
 
 
-def redundancy(equations, solved):
+def redundancy(solved):
     """Return the redundancy of each pair: the fraction of its error left in its residual.
 
     The redundancy is I - H, shape (n, k, k), where H is the pair's block of the hat matrix of
@@ -40,12 +40,11 @@ def redundancy(equations, solved):
 
     Parameters
     ----------
-    equations : `~levelmatch.solve.equations.Equations`
-        Pairs.
     solved : `~levelmatch.solve.solver.WeightedSolution`
         Solution.
     """
-    one = np.eye(equations.n_terms)
+    n_terms = solved.equations.n_terms
+    one = np.eye(n_terms)
     others = [] if solved.inverted else solved.served_by()
     known = next((s for s in others if solved.near(s, MAX_CHANGE)), None)
     if known is None:
@@ -56,16 +55,16 @@ def redundancy(equations, solved):
     ratio /= solved.links_around()
     left = one - known.hat
     inverse, _ = inverses(ratio[:, None, None] * known.hat + left)
-    return np.multiply(inverse, left, out=left) if equations.n_terms == 1 else inverse @ left
+    return np.multiply(inverse, left, out=left) if n_terms == 1 else inverse @ left
 
 
-def studentised(equations, solved, left, precision, counted):
+def studentised(solved, left, precision, counted):
     """Return the distance of each pair's difference from its prediction by all other pairs.
 
     Parameters
     ----------
-    equations, solved
-        See `redundancy`.
+    solved : `~levelmatch.solve.solver.WeightedSolution`
+        Solution.
     left : `~numpy.ndarray`, shape (n, k, k)
         Redundancies, from `redundancy`.
     precision : `~numpy.ndarray`, shape (n,)
@@ -81,6 +80,7 @@ def studentised(equations, solved, left, precision, counted):
     terms : `~numpy.ndarray` of int, shape (n,)
         Degrees of freedom: number of terms that can be tested; 0 for the only link of two sets.
     """
+    equations = solved.equations
     if not counted.all():
         # The variances of a pair without weight and of its prediction add up.
         one, without = np.eye(equations.n_terms), np.flatnonzero(~counted)
@@ -243,8 +243,8 @@ class Agreement:
             **steps,
         )
         precision = self.floors.precision(floors, extra if extra.any() else 0.0)
-        left = redundancy(self.equations, solved)
-        distances = studentised(self.equations, solved, left, precision, counted)
+        left = redundancy(solved)
+        distances = studentised(solved, left, precision, counted)
         residual = self.equations.quadratic(solved.coefficients)
         residual *= precision
         square = self.floors.sum(np.where(sound & self.floors.long, residual, 0.0))

@@ -82,7 +82,7 @@ class Rejection(Agreement):
         if fit.counted.all():
             return RobustFit(fit.floors, robust, fit.solved)
         precision = self.floors.precision(fit.floors, fit.extra)
-        doubt = find_ambiguity(self.equations, fit.solved, fit.left, precision, fit.counted)
+        doubt = find_ambiguity(fit.solved, fit.left, precision, fit.counted)
         if doubt is not None:
             robust[doubt.rows] = np.clip(doubt.right, LEAST_WEIGHT, 1.0)
         return RobustFit(fit.floors, robust, fit.solved, doubt)

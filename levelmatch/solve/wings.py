@@ -184,7 +184,7 @@ class _Heights:
         return self.response * (heights[first] - heights[second])
 
 
-def level_widening(equations, factor, component, n_sets):
+def level_widening(equations, factor, component):
     """Return factors on the standard errors of each set, by the effects of wings on its pairs.
 
     The effects shift the levels, and no residual shows it. The sum of squares of the shifts, in
@@ -199,18 +199,16 @@ def level_widening(equations, factor, component, n_sets):
         Factor on the normal matrix of each pair.
     component : `~numpy.ndarray` of int, shape (n_groups,)
         Set of each group.
-    n_sets : int
-        Number of sets.
     """
+    size = np.bincount(component)
     if equations.known.of_wings is None or not equations.known.of_wings.any():
-        return np.ones(n_sets)
+        return np.ones(len(size))
     ends = equations.first, equations.second
     weight = factor * equations.gram[:, 0, 0]
     fit = _Heights(*ends, np.ones(len(weight)), weight, equations.n_groups)
     square = weight * np.square(fit.values_of(fit(equations.known.of_wings)))
-    total = np.bincount(component[equations.first], square, n_sets)
-    number = np.bincount(component, minlength=n_sets) - 1
-    return np.sqrt(1 + total / np.maximum(number, 1))
+    total = np.bincount(component[equations.first], square, len(size))
+    return np.sqrt(1 + total / np.maximum(size - 1, 1))
 
 
 def wings_text(frames, measured):
