@@ -18,11 +18,11 @@ from levelmatch.plots.style import (
     draw_sigmas,
     image_labels,
     legend_above,
+    linear_range,
     name_images,
     plain_text,
     signed,
     symmetric_ticks,
-    typical_sigma,
 )
 from levelmatch.text import SHORT_NAME, values
 
@@ -78,7 +78,7 @@ def plot_levels(result, ax=None):
         star = {"ms": 10 if few else 7, "color": STAR, "mec": BEFORE, "ls": "none", "zorder": 4}
         handles += ax.plot(x[held], level[held], "*", label="reference", **star)
     _stretch(
-        ax, np.concatenate([level - error, level + error]), typical_sigma(facts), facts.sets.any()
+        ax, np.concatenate([level - error, level + error]), linear_range(facts), facts.sets.any()
     )
     _mark_sets(ax, facts.sets[order])
     _label_images(ax, [facts.frames[k] for k in order], facts.sets.any())
@@ -206,7 +206,7 @@ def _draw_matrix(ax, facts):
     for column, place, turn in (("level", (high, low), -1), ("residual", (low, high), 1)):
         matrix[place] = turn * sign * values(facts.pairs[column])
     largest = _largest(matrix)
-    linear = np.clip(typical_sigma(facts), 1e-4 * largest, 0.5 * largest)
+    linear = np.clip(linear_range(facts), 1e-4 * largest, 0.5 * largest)
     norm = SymLogNorm(linear, vmin=-largest, vmax=largest, base=10)
     # The colour of a missing pair differs from the colour of a zero residual.
     cmap = colormaps["PuOr_r"].with_extremes(bad=NO_PAIR)

@@ -116,8 +116,8 @@ def symmetric_ticks(linear, largest):
     return np.concatenate([-ticks[::-1], [0.0], ticks])
 
 
-def typical_sigma(facts):
-    """Return three times the median error of pairs, the linear range of symmetric scales."""
+def linear_range(facts):
+    """Return the linear range of symmetric scales: three times the median error of pairs."""
     sigma = values(facts.pairs["sigma"])
     sigma = sigma[np.isfinite(sigma) & (sigma > 0)]
     return 3 * float(np.median(sigma)) if len(sigma) else 0.0
