@@ -16,7 +16,7 @@ from levelmatch.options import SolveOptions, fit_terms
 from levelmatch.sky.overlaps import components
 from levelmatch.sky.vectors import lonlat, tangent_axes, transfer_matrix, unit_vectors
 from levelmatch.solve import equations as equations_module, solution as solution_module, solver
-from levelmatch.solve.equations import UNKNOWN, Equations, KnownErrors
+from levelmatch.solve.equations import NONE_KNOWN, Equations, KnownErrors
 from levelmatch.solve.gauge import Gauge
 from levelmatch.solve.groups import solve_groups
 from levelmatch.solve.outlier_tests import redundancy
@@ -335,7 +335,7 @@ def test_covariance_has_the_shared_noise_of_the_pairs(gauge):
     # From the blocks alone, as in a large system.
     errors = solved(equations, **keywords).errors.ravel()
     assert_allclose(errors, np.sqrt(np.diag(expected)), rtol=1e-3, atol=1e-9)
-    plain = solved(replace(equations, known=UNKNOWN), **keywords)
+    plain = solved(replace(equations, known=NONE_KNOWN), **keywords)
     assert_allclose(stated.coefficients, plain.coefficients)
     assert plain.errors[0, 0] < 0.9 * stated.errors[0, 0]
 
@@ -344,7 +344,7 @@ def test_a_prior_and_no_shared_noise_leave_the_covariance():
     equations, _ = with_rows(3, 5.0)
     none = replace(equations, known=KnownErrors(np.zeros_like(equations.gram)))
     options = replace(PLAIN, slope_prior=0.1)
-    one, two = (solved(e, options) for e in (replace(equations, known=UNKNOWN), none))
+    one, two = (solved(e, options) for e in (replace(equations, known=NONE_KNOWN), none))
     assert_allclose(two.covariance_matrix, one.covariance_matrix, rtol=1e-6, atol=1e-12)
     two = solved(none, options)
     assert_allclose(two.errors, one.errors, rtol=1e-4)
@@ -362,7 +362,7 @@ def test_errors_with_shared_noise_and_a_floor_are_those_of_many_trials(size, flo
         rng = np.random.default_rng([5, seed])
         noise = np.einsum("pij,pj->pi", root, rng.standard_normal(equations.rhs.shape))
         noisy = replace(equations, rhs=equations.rhs + noise)
-        for name, one in (("with", noisy), ("without", replace(noisy, known=UNKNOWN))):
+        for name, one in (("with", noisy), ("without", replace(noisy, known=NONE_KNOWN))):
             solution = solved(one, SolveOptions(robust=None))
             error = without_gauge(solution.coefficients - true, equations.group_axes)
             pulls[name].append(error / solution.errors)

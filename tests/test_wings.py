@@ -11,7 +11,7 @@ from astropy.nddata import CCDData
 import levelmatch as lm
 from conftest import painted_wcs
 from levelmatch.measure.table import PAIR, empty_pair, pair_table
-from levelmatch.solve.equations import UNKNOWN, KnownErrors
+from levelmatch.solve.equations import NONE_KNOWN, KnownErrors
 from levelmatch.solve.groups import solve_groups
 from levelmatch.solve.solve_pass import equations_of
 from levelmatch.solve.wings import Wings, find_wings
@@ -282,7 +282,7 @@ def test_groups_share_the_effects_of_their_images():
     )
     solved = [
         solve_groups(e, lm.SolveOptions(floor=0.0, robust=None))
-        for e in (equations, replace(equations, known=UNKNOWN))
+        for e in (equations, replace(equations, known=NONE_KNOWN))
     ]
     ratio = solved[0].errors / solved[1].errors
     assert 2 < ratio[0, 0] < 0.7 * np.sqrt(1 + 20 * 2 * 0.5**2 / 0.1**2)

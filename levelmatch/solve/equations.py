@@ -12,7 +12,7 @@ from levelmatch.solve._pairs import level_diagonal, level_gradient, level_links,
 from levelmatch.solve.dissection import Dissection
 from levelmatch.solve.linear import NormalMatrix, sum_by
 
-__all__ = ["UNKNOWN", "Equations", "KnownErrors", "times"]
+__all__ = ["NONE_KNOWN", "Equations", "KnownErrors", "times"]
 
 # Number of coefficients that are eliminated at once as a dense matrix. Fewer need more calls, more
 # need more operations.
@@ -43,8 +43,8 @@ class KnownErrors:
         return KnownErrors(*(None if part is None else part[rows] for part in parts))
 
 
-# Of pairs whose errors have no known part.
-UNKNOWN = KnownErrors()
+# For pairs whose errors have no known part.
+NONE_KNOWN = KnownErrors()
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,7 +76,7 @@ class Equations:
     axes: np.ndarray
     group_axes: np.ndarray
     short: np.ndarray | None = None
-    known: KnownErrors = UNKNOWN
+    known: KnownErrors = NONE_KNOWN
 
     def part(self, rows, groups):
         """Return the equations of some pairs and groups alone, without shared noise.

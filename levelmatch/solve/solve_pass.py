@@ -9,7 +9,7 @@ import numpy as np
 from levelmatch.exceptions import DisconnectedError, DisconnectedWarning, warn_user
 from levelmatch.options import fit_terms
 from levelmatch.sky.vectors import tangent_axes
-from levelmatch.solve.equations import UNKNOWN, Equations
+from levelmatch.solve.equations import NONE_KNOWN, Equations
 from levelmatch.solve.flatness import find_tilts
 from levelmatch.solve.gauge import members_of
 from levelmatch.solve.groups import solve_groups
@@ -33,7 +33,7 @@ __all__ = [
 ]
 
 
-def solve_pass(grouped, frames, table, rows, options, *, sky=None, unpooled=None, known=UNKNOWN):
+def solve_pass(grouped, frames, table, rows, options, *, sky=None, unpooled=None, known=NONE_KNOWN):
     """Solve one pass.
 
     Parameters
@@ -122,7 +122,7 @@ def _solver_of(fit_type, options):
     return solvers.get(fit_type, solve_groups), options
 
 
-def equations_of(table, group, group_axes, terms, known=UNKNOWN, short=None):
+def equations_of(table, group, group_axes, terms, known=NONE_KNOWN, short=None):
     """Return the `~levelmatch.solve.equations.Equations` of pairs of groups.
 
     Parameters
