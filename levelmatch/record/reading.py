@@ -69,7 +69,7 @@ def read_tree(tree: dict[str, Any]) -> tuple[RunResult, dict[str, np.ndarray], n
 
     Returns
     -------
-    levels : `~levelmatch.record.run_result.RunResult`
+    result : `~levelmatch.record.run_result.RunResult`
         The corrections, pairs and passes.
     inputs : dict of `~numpy.ndarray`
         Columns that identify the inputs, and the significance of the slopes.
@@ -107,8 +107,8 @@ def read_tree(tree: dict[str, Any]) -> tuple[RunResult, dict[str, np.ndarray], n
     kept = [replace(p, references=_references(node)) for node, p in nodes]
     again = SolvedAgain(frames, rows, measured, replace(run, planned=kept), pattern)
     passes = [_pass(node, planned, n, rows[k], again, k) for k, (node, planned) in enumerate(nodes)]
-    levels = RunResult([frames[k] for k in run.order], passes, measured, run)
-    return levels, {key: images[key] for key in (*INPUTS, "slope_n_sigma")}, keys
+    result = RunResult([frames[k] for k in run.order], passes, measured, run)
+    return result, {key: images[key] for key in (*INPUTS, "slope_n_sigma")}, keys
 
 
 def _run(tree: dict[str, Any]) -> Run:

@@ -367,20 +367,20 @@ class Record(RunResult):
             If a value is missing or impossible.
         """
         try:
-            levels, inputs, keys = read_tree(tree)
+            result, inputs, keys = read_tree(tree)
         except RecordError:
             raise
         except (KeyError, ValueError, TypeError, IndexError, AttributeError) as error:
             msg = f"the record is damaged: {type(error).__name__}: {error}"
             raise RecordError(msg) from error
-        return cls(levels.frames, levels.passes, levels.measured, levels.run, inputs, keys)
+        return cls(result.frames, result.passes, result.measured, result.run, inputs, keys)
 
 
-def _pair_keys(levels: RunResult, overlaps: Overlaps) -> np.ndarray:
+def _pair_keys(result: RunResult, overlaps: Overlaps) -> np.ndarray:
     """Return the keys of a result's pairs, from its images without the corrections of the run."""
-    options = MeasureOptions(**levels.options["measure"])
-    n = levels.n_earlier
-    before = [f.with_keys(corrections=f.corrections[:n]) for f in levels.sorted_frames]
+    options = MeasureOptions(**result.options["measure"])
+    n = result.n_earlier
+    before = [f.with_keys(corrections=f.corrections[:n]) for f in result.sorted_frames]
     key_of = pair_keys(before, overlaps, options)
     keys = b"".join(map(key_of, range(len(overlaps.pairs))))
     return np.frombuffer(keys, np.uint8).reshape(-1, KEY_SIZE)

@@ -81,32 +81,32 @@ LOOP_COLUMNS = {
 # Table of the images
 
 
-def image_table(levels: Any) -> QTable:
+def image_table(result: Any) -> QTable:
     """Return the table of the images, in the order of the input."""
-    frames, rank = levels.frames, levels.rank
+    frames, rank = result.frames, result.rank
     table = LevelTable()
     table["name"], table["tile"] = [f.name for f in frames], [f.tile for f in frames]
     totals = _coefficients(frames)
-    _, without_pairs, unknown = connected_sets(levels.passes, len(frames))
-    variance = np.maximum(total_variances(levels, unknown), 0.0)
+    _, without_pairs, unknown = connected_sets(result.passes, len(frames))
+    variance = np.maximum(total_variances(result, unknown), 0.0)
     table["level"], table["error"] = totals[:, 0], np.sqrt(variance[:, 0])
-    table["n_pairs"] = _count_pairs(levels)[rank]
-    held = {r.name for p in levels.passes for r in p.references}
+    table["n_pairs"] = _count_pairs(result)[rank]
+    held = {r.name for p in result.passes for r in p.references}
     table["reference"] = [frame.name in held or frame.role == HOLD for frame in frames]
     table["isolated"] = without_pairs[rank]
     for k, axis in ((1, "u"), (2, "v")):
         table[f"slope_{axis}"] = totals[:, k]
         table[f"slope_{axis}_error"] = np.sqrt(variance[:, k])
-    table["slope_n_sigma"] = levels.slope_significance()
+    table["slope_n_sigma"] = result.slope_significance()
     for name in dict.fromkeys(a.name for f in frames for a in f.corrections):
         table[f"level_{name}"] = _coefficients(frames, name)[:, 0]
     for key in ("detector", "part"):
         table[key] = [getattr(frame, key) for frame in frames]
     _set_units(table, [frame.unit for frame in frames])
     _set_image_formats(table)
-    table.meta["gauge"] = levels.gauge
-    if levels.options.get("notes"):
-        table.meta["notes"] = list(levels.options["notes"])
+    table.meta["gauge"] = result.gauge
+    if result.options.get("notes"):
+        table.meta["notes"] = list(result.options["notes"])
     return _describe(table, IMAGE_COLUMNS)
 
 
@@ -144,14 +144,14 @@ def _set_units(table: QTable, units: list) -> None:
             table[name] = table[name] * (unit / u.arcmin if slope else unit)
 
 
-def _count_pairs(levels: Any) -> np.ndarray:
+def _count_pairs(result: Any) -> np.ndarray:
     """Return the number of kept pairs of each image's groups, for images sorted by name."""
-    count = np.zeros(len(levels.frames), dtype=int)
-    for p in levels.passes:
+    count = np.zeros(len(result.frames), dtype=int)
+    for p in result.passes:
         rows, group = p.kept_rows, p.group
         of_group = np.zeros(int(group.max()) + 1, dtype=int)
-        np.add.at(of_group, group[levels.measured.first[rows]], 1)
-        np.add.at(of_group, group[levels.measured.second[rows]], 1)
+        np.add.at(of_group, group[result.measured.first[rows]], 1)
+        np.add.at(of_group, group[result.measured.second[rows]], 1)
         count += of_group[group]
     return count
 
@@ -160,12 +160,12 @@ def _count_pairs(levels: Any) -> np.ndarray:
 # Table of the pairs
 
 
-def pair_table(levels: Any) -> QTable:
+def pair_table(result: Any) -> QTable:
     """Return the table of the pairs, in the common unit."""
-    measured = levels.pooled
-    names = [frame.name for frame in levels.sorted_frames]
-    unit = levels.unit or u.dimensionless_unscaled
-    solved = _solved_columns(levels)
+    measured = result.pooled
+    names = [frame.name for frame in result.sorted_frames]
+    unit = result.unit or u.dimensionless_unscaled
+    solved = _solved_columns(result)
     table = LevelTable()
     table["image1"] = [names[i] for i in measured.first]
     table["image2"] = [names[i] for i in measured.second]
@@ -188,16 +188,16 @@ def pair_table(levels: Any) -> QTable:
     return _describe(table, PAIR_COLUMNS)
 
 
-def _solved_columns(levels: Any) -> dict[str, np.ndarray]:
+def _solved_columns(result: Any) -> dict[str, np.ndarray]:
     """Return the results for each pair from its pass; NaN or blank for a pair of no pass."""
-    n = len(levels.measured)
+    n = len(result.measured)
     out = {
         "pass": np.full(n, "", dtype="U12"),
         "kept": np.zeros(n, dtype=bool),
         "reason": np.full(n, "", dtype=object),
         **{name: np.full(n, np.nan) for name in ("residual", "weight", "robust", "n_sigma")},
     }
-    for p in levels.passes:
+    for p in result.passes:
         out["pass"][p.rows] = p.name
         for name in ("kept", "reason", "residual"):
             out[name][p.rows] = getattr(p, name)
@@ -210,18 +210,18 @@ def _solved_columns(levels: Any) -> dict[str, np.ndarray]:
 # Table of the loops
 
 
-def loop_table(levels: Any) -> QTable:
+def loop_table(result: Any) -> QTable:
     """Return the table of the independent loops, in the common unit."""
-    unit = levels.unit or u.dimensionless_unscaled
+    unit = result.unit or u.dimensionless_unscaled
     rows, ratios = [], []
-    pairs = levels.pooled
-    for p in levels.passes:
+    pairs = result.pooled
+    for p in result.passes:
         after, kept = subtract_solution(pairs, p), p.kept_rows
         (first, second), level = loop_levels(p, subtract_pattern(pairs, p.pattern), after, kept)
         errors = np.hypot(pairs.sigma[kept], p.solution.floors[p.solution.component[first]])
         nodes, _, closure, sigma = find_closures(first, second, level, errors)
         ratios.append(closure / np.where(sigma > 0, sigma, np.inf))
-        names = _group_names(levels.sorted_frames, p.group)
+        names = _group_names(result.sorted_frames, p.group)
         for loop, *numbers in zip(nodes, closure, sigma, ratios[-1], strict=True):
             images = " ".join(names[g] for g in loop)
             rows.append((p.name, images, len(loop), *numbers))
@@ -377,12 +377,12 @@ def connected_sets(passes: list[Pass], n_images: int) -> tuple[np.ndarray, np.nd
     return sets, without_pairs, alone & without_pairs
 
 
-def total_variances(levels: Any, unknown: np.ndarray) -> np.ndarray:
+def total_variances(result: Any, unknown: np.ndarray) -> np.ndarray:
     """Return variances of level and slopes of each frame, NaN if unknown; shape (n, 3)."""
-    names, out = {p.name for p in levels.passes}, []
-    for frame, i in zip(levels.frames, levels.rank.tolist(), strict=True):
+    names, out = {p.name for p in result.passes}, []
+    for frame, i in zip(result.frames, result.rank.tolist(), strict=True):
         if unknown[i]:
-            planes = any(p.solution.coefficients.shape[1] > 1 for p in levels.passes)
+            planes = any(p.solution.coefficients.shape[1] > 1 for p in result.passes)
             out.append(np.where([True, planes, planes], np.nan, 0.0))
             continue
         # A pass without a pair of the image adds no variance to a level known from other passes.

@@ -152,12 +152,12 @@ def _by_name(given: list[Path], wanted: list[str]) -> dict[str, Path]:
 # Frames
 
 
-def recorded_read(levels: RunResult) -> ReadOptions:
+def recorded_read(result: RunResult) -> ReadOptions:
     """Return the recorded options of reading that determine the pixels of images.
 
     Parameters
     ----------
-    levels : `~levelmatch.record.run_result.RunResult`
+    result : `~levelmatch.record.run_result.RunResult`
         A result or a record.
 
     Returns
@@ -165,11 +165,11 @@ def recorded_read(levels: RunResult) -> ReadOptions:
     read : `~levelmatch.ReadOptions`
         The options, without options of flux scales and units.
     """
-    options = levels.options["read"]
+    options = result.options["read"]
     kept = {key: options[key] for key in READ_AGAIN if key in options}
     if isinstance(kept.get("hdu"), list):
         kept["hdu"] = tuple(kept["hdu"])
-    names = list(dict.fromkeys(map(_file_name, levels.frames)))
+    names = list(dict.fromkeys(map(_file_name, result.frames)))
     for key in ("weight_files", "mask_files"):
         files = kept.get(key)
         if isinstance(files, list):
@@ -271,7 +271,7 @@ def _turned(record: Record, frame: Frame, image: Frame) -> float:
 
 
 def frames_with_pixels(
-    levels: RunResult,
+    result: RunResult,
     files: str | Path | Iterable[str | Path] | None = None,
     names: Iterable[str] | None = None,
 ) -> list[Frame]:
@@ -279,7 +279,7 @@ def frames_with_pixels(
 
     Parameters
     ----------
-    levels : `~levelmatch.record.run_result.RunResult`
+    result : `~levelmatch.record.run_result.RunResult`
         A result or a record.
     files : path, list of path or None
         The uncorrected files of a record, or their folder. Files are identified by name.
@@ -298,7 +298,7 @@ def frames_with_pixels(
         message names it.
     """
     wanted = None if names is None else set(names)
-    needed = [f for f in levels.frames if wanted is None or f.name in wanted]
+    needed = [f for f in result.frames if wanted is None or f.name in wanted]
     if all(frame.source is not None for frame in needed):
         return needed
     paths = _paths(files)
@@ -307,18 +307,18 @@ def frames_with_pixels(
         how = "name the files by files=" if files is None else "files= has no file of this name"
         msg = f"{list_names(missing)}: a record holds no pixels: {how}"
         raise FrameError(msg)
-    read = recorded_read(levels)
+    read = recorded_read(result)
     own = [_file_name(frame) for frame in needed]
-    images = _read_files(own, [_recorded_hdu(levels, frame) for frame in needed], paths, read)
+    images = _read_files(own, [_recorded_hdu(result, frame) for frame in needed], paths, read)
     if not read.rematch:
-        check_not_matched(images, [p.name for p in levels.passes])
+        check_not_matched(images, [p.name for p in result.passes])
     return [_filled(frame, image) for frame, image in zip(needed, images, strict=True)]
 
 
-def _recorded_hdu(levels: RunResult, frame: Frame) -> int | str:
+def _recorded_hdu(result: RunResult, frame: Frame) -> int | str:
     """Return the recorded HDU of an image, or ``"auto"`` if it was in memory or not recorded."""
-    if hasattr(levels, "input") and str(levels.input(frame, "path")):
-        return int(levels.input(frame, "hdu"))
+    if hasattr(result, "input") and str(result.input(frame, "path")):
+        return int(result.input(frame, "hdu"))
     return "auto"
 
 

@@ -23,14 +23,14 @@ icrs
 REFERENCE, SUSPECT, ISOLATED = "yellow", "red", "magenta"
 
 
-def write_regions(levels: "RunResult", path: str | Path) -> Path:
+def write_regions(result: "RunResult", path: str | Path) -> Path:
     """Write the footprints of all images as a region file of DS9.
 
     Reference images are yellow, suspect images red, isolated images magenta and others cyan.
 
     Parameters
     ----------
-    levels : `~levelmatch.MatchResult` or record
+    result : `~levelmatch.MatchResult` or record
         The result, or its record.
     path : str or `~pathlib.Path`
         Path of the file. It is written atomically and replaces an existing file.
@@ -48,15 +48,15 @@ def write_regions(levels: "RunResult", path: str | Path) -> Path:
     path = Path(path)
     refuse_data(path)
     with atomic_path(path) as part:
-        part.write_text(region_text(levels), encoding="utf-8")
+        part.write_text(region_text(result), encoding="utf-8")
     return path
 
 
-def region_text(levels: "RunResult") -> str:
+def region_text(result: "RunResult") -> str:
     """Return the text of a region file: one polygon for each image, labelled by its name."""
-    held, suspects = {r.name for r in levels.references}, set(levels.suspects)
+    held, suspects = {r.name for r in result.references}, set(result.suspects)
     lines = []
-    for frame, isolated in zip(levels.frames, levels.table["isolated"], strict=True):
+    for frame, isolated in zip(result.frames, result.table["isolated"], strict=True):
         colour = (
             REFERENCE
             if frame.name in held
