@@ -15,10 +15,6 @@ from levelmatch.summary import notes
 from levelmatch.testing import level_errors, plane_errors, simulate_generic
 
 
-def own_tiles(name, meta):
-    return name
-
-
 def images_of(**options):
     simulation = simulate_generic(**{"shape": (96, 96), "overlap": 0.3, **DARK, **options})
     return simulation, list(simulation.images)
@@ -27,7 +23,7 @@ def images_of(**options):
 @pytest.mark.parametrize("reference", ["mean", 4])
 def test_auto_leaves_levels_alone(reference):
     simulation, images = images_of(noise=0.3, slope=0.0, seed=1)
-    options = {"reference": reference, "group_by": own_tiles}
+    options = {"reference": reference, "group_by": "FILENAME"}
     auto = lm.match_mosaic(images, fit_type="auto", **options)
     level = lm.match_mosaic(images, fit_type="level", **options)
     # The floor differs from that of levels, so the weights differ slightly.
@@ -42,12 +38,12 @@ def test_auto_finds_the_one_slope():
     simulation, images = images_of(noise=0.3, slope=0.0, seed=2)
     y, x = np.mgrid[:96, :96]
     images[4].data += (0.01 * (x - 47.5)).astype("f4")
-    result = lm.match_mosaic(images, fit_type="auto", reference="mean", group_by=own_tiles)
+    result = lm.match_mosaic(images, fit_type="auto", reference="mean", group_by="FILENAME")
     significant = result.table["slope_n_sigma"] > 0
     assert list(np.flatnonzero(significant)) == [4]
     assert list(np.flatnonzero(result.table["slope_u"].value)) == [4]
     assert result.table["slope_n_sigma"][4] > 10
-    clean = lm.match_mosaic(images, fit_type="level", reference="mean", group_by=own_tiles)
+    clean = lm.match_mosaic(images, fit_type="level", reference="mean", group_by="FILENAME")
     assert np.std(level_errors(result.table["level"].value, simulation.truth).value) < np.std(
         level_errors(clean.table["level"].value, simulation.truth).value
     )
@@ -55,7 +51,7 @@ def test_auto_finds_the_one_slope():
 
 def test_auto_finds_all_slopes():
     simulation, images = images_of(noise=0.1, slope=2.0, seed=3)
-    result = lm.match_mosaic(images, fit_type="auto", reference="mean", group_by=own_tiles)
+    result = lm.match_mosaic(images, fit_type="auto", reference="mean", group_by="FILENAME")
     table = result.table
     found = np.stack([table[c].value for c in ("level", "slope_u", "slope_v")], axis=1)
     names = dict(zip(table["name"], found, strict=True))
@@ -92,7 +88,7 @@ def test_the_scatter_of_slopes_is_the_injected_one():
 def planes_of(images, reference, fit_type, prior=None):
     """Return levels and slopes, shape (n, 3), and their errors."""
     solve = lm.SolveOptions(slope_prior=prior)
-    options = {"reference": reference, "group_by": own_tiles, "solve": solve}
+    options = {"reference": reference, "group_by": "FILENAME", "solve": solve}
     table = lm.match_mosaic(images, fit_type=fit_type, **options).table
     columns = np.array([table[c].value for c in ("level", "slope_u", "slope_v")])
     errors = np.array([table[c].value for c in ("error", "slope_u_error", "slope_v_error")])
@@ -149,7 +145,7 @@ def test_the_prior_of_auto_is_from_the_data():
 def test_records_and_passes_of_levels_take_the_prior_from_the_data():
     _, images = images_of(n_images=9, noise=0.5, slope=0.6, seed=2)
     solve = lm.SolveOptions(slope_prior="auto")
-    options = {"group_by": own_tiles, "reference": "mean"}
+    options = {"group_by": "FILENAME", "reference": "mean"}
     result = lm.match_mosaic(images, fit_type="level+slope", solve=solve, **options)
     level = lm.match_mosaic(images, **options)
     again = lm.solve_record(
@@ -185,7 +181,7 @@ def test_closures_tell_the_wrong_pair(bad):
 
 def test_closures_of_a_result():
     simulation, images = images_of(noise=0.3, seed=4)
-    result = lm.match_mosaic(images, group_by=own_tiles)
+    result = lm.match_mosaic(images, group_by="FILENAME")
     closures = result.closures
     kept = int(result.pairs["kept"].sum())
     assert len(closures) == kept - len(images) + 1
@@ -195,7 +191,7 @@ def test_closures_of_a_result():
 
 def test_covariance_is_that_of_the_table():
     _, images = images_of(noise=0.3, seed=4)
-    result = lm.match_mosaic(images, fit_type="level+slope", group_by=own_tiles, reference="mean")
+    result = lm.match_mosaic(images, fit_type="level+slope", group_by="FILENAME", reference="mean")
     for i in (0, 5):
         covariance = result.covariance(i, i)
         assert_allclose(np.sqrt(covariance[0, 0]), result.table["error"][i].value)
@@ -215,7 +211,7 @@ def test_a_wrong_flux_scale_is_warned_of():
     with pytest.warns(
         lm.FluxScaleWarning, match=r"differ in flux scale by more than 3%.*flux_scale"
     ):
-        result = lm.match_mosaic(images, group_by=own_tiles)
+        result = lm.match_mosaic(images, group_by="FILENAME")
     pairs = result.pairs
     odd = (pairs["image1"] == "image_00002.fits") | (pairs["image2"] == "image_00002.fits")
     sure = pairs["gain_error"] < 0.02
@@ -230,7 +226,7 @@ def test_flux_scale_mends_it():
         warnings.simplefilter("error")
         by_name = lm.match_mosaic(
             images,
-            group_by=own_tiles,
+            group_by="FILENAME",
             reference=0,
             read=lm.ReadOptions(
                 flux_scale={f"image_{k:05d}.fits": 1 / 1.1 if k == 2 else 1 for k in range(4)}
@@ -238,7 +234,7 @@ def test_flux_scale_mends_it():
         )
         in_order = lm.match_mosaic(
             images,
-            group_by=own_tiles,
+            group_by="FILENAME",
             reference=0,
             read=lm.ReadOptions(flux_scale=[1, 1, 1 / 1.1, 1]),
         )
@@ -287,7 +283,7 @@ def test_disconnected_sets_are_refused_if_asked():
         match="pass mosaic: the images form 2 sets without overlap between them",
     ):
         lm.match_mosaic(
-            two_fields(), group_by=own_tiles, solve=lm.SolveOptions(disconnected="error")
+            two_fields(), group_by="FILENAME", solve=lm.SolveOptions(disconnected="error")
         )
 
 
@@ -295,7 +291,7 @@ def test_disconnected_sets_are_tied_by_their_sky():
     images = two_fields()
     for image in images[4:]:
         image.data += np.float32(50)
-    result = lm.match_mosaic(images, group_by=own_tiles, solve=lm.SolveOptions(disconnected="sky"))
+    result = lm.match_mosaic(images, group_by="FILENAME", solve=lm.SolveOptions(disconnected="sky"))
     sky = [np.median(image.data[~image.mask]) for image in result]
     assert_allclose(sky, np.mean(sky), atol=0.02)
     assert "clipped sky level" in result.gauge
@@ -354,9 +350,9 @@ def test_budget_costs_little():
 def test_sources_can_be_masked():
     simulation = simulate_generic(n_images=4, shape=(128, 128), overlap=0.4, noise=0.2, seed=8)
     images = list(simulation.images)
-    plain = lm.match_mosaic(images, group_by=own_tiles)
+    plain = lm.match_mosaic(images, group_by="FILENAME")
     masked = lm.match_mosaic(
-        images, group_by=own_tiles, measure=lm.MeasureOptions(mask_sources=True)
+        images, group_by="FILENAME", measure=lm.MeasureOptions(mask_sources=True)
     )
     assert masked.pairs["npix"].sum() < 0.99 * plain.pairs["npix"].sum()
     errors = level_errors(masked.table["level"].value, simulation.truth).value

@@ -12,10 +12,6 @@ SHAPE = (32, 48)
 N_TRIALS = 60
 
 
-def tile_of(name, _meta=None):
-    return name[0]
-
-
 def four_images(paint, seed):
     """Return two tiles of two dithers; only the second dithers overlap the other tile."""
     shifts = {"a0": (0, 0), "a1": (0, 24), "b0": (0, 48), "b1": (0, 72)}

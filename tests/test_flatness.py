@@ -18,10 +18,6 @@ from levelmatch.testing import simulate_generic
 SHAPE = (80, 80)
 
 
-def own_tile(name, _meta=None):
-    return name
-
-
 def mosaic(*, slopes=(), seed=1, n_images=9, noise=0.5, **options):
     """Return images without slopes, except for some, in units per pixel along x."""
     simulated = simulate_generic(
@@ -39,7 +35,7 @@ def mosaic(*, slopes=(), seed=1, n_images=9, noise=0.5, **options):
 
 
 def match(images, *, slope_gauge="reference", **options):
-    options = {"fit_type": "level+slope", "group_by": own_tile, **options}
+    options = {"fit_type": "level+slope", "group_by": "FILENAME", **options}
     return lm.match_mosaic(images, solve=lm.SolveOptions(slope_gauge=slope_gauge), **options)
 
 

@@ -41,17 +41,13 @@ def images():
     return [image(name, place, k) for k, (name, place) in enumerate(PLACES.items())]
 
 
-def by_name(name, meta=None):
-    return name
-
-
 def one_tile(name, meta=None):
     return "tile"
 
 
 @pytest.mark.parametrize("fit_type", ["level", "level+slope", "auto"])
 @pytest.mark.parametrize(
-    ("function", "key"), [(lm.match_mosaic, by_name), (lm.match_dithers, one_tile)]
+    ("function", "key"), [(lm.match_mosaic, "FILENAME"), (lm.match_dithers, one_tile)]
 )
 def test_errors_of_what_nothing_joins(images, function, key, fit_type):
     result = function(images, group_by=key, fit_type=fit_type)

@@ -21,10 +21,6 @@ from levelmatch.solve.weights import limits_of, select_pairs, short_variances
 from levelmatch.testing import simulate_generic
 
 
-def each_its_own(name, _meta=None):
-    return name
-
-
 def table_of(pairs, **columns):
     """Return a table of equal pairs, except for the given columns."""
     pairs = np.array(pairs)
@@ -189,7 +185,7 @@ def test_corners_of_a_mosaic(fit_type):
             list(sim.images),
             fit_type=fit_type,
             reference="mean",
-            group_by=each_its_own,
+            group_by="FILENAME",
             solve=SolveOptions(min_linear=m),
         )
         for m in (0.2, 0.0)
@@ -269,7 +265,7 @@ def mosaic(paint):
 
 
 def matched(images, fit_type, **options):
-    return lm.match_mosaic(images, fit_type=fit_type, group_by=each_its_own, **options)
+    return lm.match_mosaic(images, fit_type=fit_type, group_by="FILENAME", **options)
 
 
 @pytest.mark.parametrize("fit_type", ["level", "level+slope"])

@@ -12,12 +12,8 @@ import levelmatch as lm
 from levelmatch.testing import level_errors, simulate_generic
 
 
-def own_tiles(name, meta):
-    return name
-
-
 def matched(images, **options):
-    return lm.match_mosaic(images, group_by=own_tiles, **{"reference": "mean", **options})
+    return lm.match_mosaic(images, group_by="FILENAME", **{"reference": "mean", **options})
 
 
 @pytest.mark.parametrize("fit_type", ["level", "level+slope"])
