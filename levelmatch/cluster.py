@@ -15,8 +15,14 @@ from levelmatch.exceptions import LevelMatchError
 __all__ = ["compute_distributed", "current_client", "run_jobs", "spread"]
 
 
+logger = getLogger(__name__)
+
 # Number of submitted, unfinished tasks for each thread of the cluster.
 AHEAD = 3
+# Number of attempts to send images that a worker lost to the cluster.
+N_ATTEMPTS = 3
+# Time, in seconds, to wait for a cluster without workers, and between looks at an idle cluster.
+PATIENCE, PAUSE = 60, 10
 
 
 def current_client() -> Any:
@@ -134,15 +140,6 @@ def spread(
     finally:
         client.cancel(list(place))
     return results
-
-
-logger = getLogger(__name__)
-
-
-# Number of attempts to send images that a worker lost to the cluster.
-N_ATTEMPTS = 3
-# Time, in seconds, to wait for a cluster without workers, and between looks at an idle cluster.
-PATIENCE, PAUSE = 60, 10
 
 
 def compute_distributed(client, work, ahead):

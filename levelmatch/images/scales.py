@@ -214,16 +214,19 @@ def flux_factors(frames, flux_scale):
         factors = image_values(frames, flux_scale, "flux_scale")
     typical = float(np.median(factors))
     for frame, factor in zip(frames, factors.tolist(), strict=True):
-        far = max(factor / typical, typical / factor) > MAX_FACTOR
-        if far or not FACTORS[0] <= factor <= FACTORS[1]:
-            msg = (
-                f"{frame.product}: flux_scale: the factor {factor:g} is no flux scale: "
-                f"it differs from the median factor {typical:g} by more than {MAX_FACTOR:g} times"
-                if far
-                else f"{frame.product}: flux_scale: the factor {factor:g} is beyond "
-                f"{FACTORS[0]:g} to {FACTORS[1]:g}; change the unit of the images instead"
+        if max(factor / typical, typical / factor) > MAX_FACTOR:
+            fault = (
+                f"is no flux scale: it differs from the median factor {typical:g} "
+                f"by more than {MAX_FACTOR:g} times"
             )
-            raise ValueError(msg)
+        elif not FACTORS[0] <= factor <= FACTORS[1]:
+            fault = (
+                f"is beyond {FACTORS[0]:g} to {FACTORS[1]:g}; change the unit of the images instead"
+            )
+        else:
+            continue
+        msg = f"{frame.product}: flux_scale: the factor {factor:g} {fault}"
+        raise ValueError(msg)
     return factors
 
 

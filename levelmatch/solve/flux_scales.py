@@ -147,9 +147,8 @@ def _shrunk(measured, used, value, error, most_chance):
     """
     if not used.any():
         return np.zeros(0), 0.0
-    pairs = np.stack([measured.first[used], measured.second[used]], axis=1).astype(np.intp)
-    images, ends = np.unique(pairs, return_inverse=True)
-    n_sets, _ = components(ends.reshape(pairs.shape), len(images))
+    images, ends = _ends_of(measured, used)
+    n_sets, _ = components(ends, len(images))
     # The noise of an image is in all of its pairs: they test only one value of each image.
     freedom = len(images) - n_sets
     square = np.minimum(np.square(value / error), MOST_SIGMA**2)
@@ -167,6 +166,13 @@ def _known_ratios(measured, wanted=True):
     used = wanted & np.isfinite(half) & (np.abs(half) < 1) & np.isfinite(measured.gain_error)
     half, error = half[used], np.asarray(measured.gain_error, dtype=float)[used]
     return used, 2 * np.arctanh(half), error / (1 - half**2)
+
+
+def _ends_of(measured, used):
+    """Return the images of the used pairs, and the two places of each pair in them."""
+    pairs = np.stack([measured.first[used], measured.second[used]], axis=1).astype(np.intp)
+    images, ends = np.unique(pairs, return_inverse=True)
+    return images, ends.reshape(pairs.shape)
 
 
 def flux_differences(measured, limit):
@@ -191,9 +197,7 @@ def flux_differences(measured, limit):
     if not used.any():
         return []
     error = np.hypot(error, LEAST_ERROR)
-    pairs = np.stack([measured.first[used], measured.second[used]], axis=1).astype(np.intp)
-    images, ends = np.unique(pairs, return_inverse=True)
-    ends = ends.reshape(pairs.shape)
+    images, ends = _ends_of(measured, used)
     out = []
     n_sets, label = components(ends, len(images))
     for k in range(n_sets):
