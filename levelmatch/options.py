@@ -71,8 +71,9 @@ class ReadOptions:
     dq_bits : None, int, str or list
         Data-quality bits that make a pixel bad: a number, or names separated by commas. A leading
         ~ selects all other bits. JWST defines the names, or the cards ``MP_name`` in the
-        header (LSST). By default DO_NOT_USE and NON_SCIENCE for JWST; BAD, SAT, CR, EDGE, NO_DATA,
-        INTRP and UNMASKEDNAN if the header names its bits; otherwise every bit.
+        header (LSST, SPHEREx). By default DO_NOT_USE and NON_SCIENCE for JWST; if the header names
+        its bits, those of LSST or SPHEREx for bad pixels, such as BAD, SAT, CR, NO_DATA, HOT and
+        OUTLIER; otherwise every bit.
     blank : None, False, float or list of float
         Values of pixels without data; by default values found in large regions of one exact value
         at the border of an image or between its chips. A note names these images. `False` for

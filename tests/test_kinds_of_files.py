@@ -962,6 +962,29 @@ def test_bits_with_names_in_the_header(paint, tmp_path, name, bits, bad):
         collect_frames([path], lm.ReadOptions(dq_bits="GOOD"))
 
 
+SPHEREX = {"TRANSIENT": 0, "OVERFLOW": 1, "SUR_ERROR": 2, "NONFUNC": 6, "MISSING_DATA": 9}
+SPHEREX |= {"HOT": 10, "COLD": 11, "NONLINEAR": 15, "PERSIST": 17, "OUTLIER": 19}
+
+
+@pytest.mark.parametrize(
+    ("bad", "good"),
+    [(SPHEREX, {"FULLSAMPLE": 12, "SOURCE": 21}), ({"ODD": 0, "STRANGE": 3}, {})],
+    ids=["SPHEREx", "unknown"],
+)
+@pytest.mark.filterwarnings("ignore::astropy.io.fits.verify.VerifyWarning")
+def test_bits_with_names_of_other_telescopes(paint, tmp_path, bad, good):
+    """If none of the names is known, every flag makes a pixel bad."""
+    image = paint("x")
+    flags = fits.ImageHDU(np.zeros(image.data.shape, "i4"), name="FLAGS")
+    for row, (plane, bit) in enumerate((bad | good).items()):
+        flags.header[f"MP_{plane}"] = bit
+        flags.data[row] = 1 << bit
+    path = write_chips(tmp_path, "a.fits", {("IMAGE", 1): image}, extra=[flags])
+    (frame,) = collect_frames([path])
+    found = np.isnan(frame.load()).all(axis=1)
+    assert found.tolist() == [row < len(bad) for row in range(len(found))]
+
+
 @pytest.mark.parametrize("own", [None, "", "  "])
 def test_unit_of_the_primary_header(paint, tmp_path, own):
     path = write_chips(tmp_path, "a.fits", {("SCI", 1): paint("x")}, primary={"BUNIT": "ct"})

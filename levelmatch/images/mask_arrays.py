@@ -24,6 +24,7 @@ __all__ = [
     "BESIDE",
     "KINDS",
     "MaskArray",
+    "NAMED_BAD",
     "OpenHDUs",
     "as_image",
     "bad_bits",
@@ -38,13 +39,17 @@ __all__ = [
 ]
 
 
-# Mask planes of the LSST pipelines whose pixels are bad by default.
-LSST_BAD = ("BAD", "SAT", "CR", "EDGE", "NO_DATA", "INTRP", "UNMASKEDNAN")
+# Names of bits whose pixels are bad by default: of the LSST pipelines, and of SPHEREx.
+NAMED_BAD = (
+    *("BAD", "SAT", "CR", "EDGE", "NO_DATA", "INTRP", "UNMASKEDNAN"),
+    *("TRANSIENT", "OVERFLOW", "SUR_ERROR", "PHANTOM", "NONFUNC", "DICHROIC", "MISSING_DATA"),
+    *("HOT", "COLD", "PHANMISS", "NONLINEAR", "PERSIST", "OUTLIER"),
+)
 _NAME = re.compile(r"[A-Za-z_]\w*")
 
 
 def header_bits(header: Mapping) -> dict[str, int]:
-    """Return the bits named by the cards ``MP_name`` of a header, as LSST's pipelines write."""
+    """Return the bits named by the cards ``MP_name`` of a header, as LSST and SPHEREx write."""
     return {
         key[3:].upper(): 1 << header[key]
         for key in header
@@ -60,8 +65,8 @@ def bad_bits(flags, is_jwst: bool = False, names: Mapping[str, int] | None = Non
     flags : None, int, str or list
         Bits in the form of `~astropy.nddata.bitmask.interpret_bit_flags`: a number, or names
         and numbers joined by ``+``, ``,`` or ``|``; a leading ``~`` inverts the selection.
-        `None` selects the default: DO_NOT_USE and NON_SCIENCE for JWST; BAD, SAT, CR, EDGE,
-        NO_DATA, INTRP and UNMASKEDNAN if the header names its bits; every bit otherwise.
+        `None` selects the default: DO_NOT_USE and NON_SCIENCE for JWST; those of `NAMED_BAD`
+        if the header names any of them; every bit otherwise.
     is_jwst : bool
         Whether the image is JWST's.
     names : mapping or None
@@ -73,8 +78,9 @@ def bad_bits(flags, is_jwst: bool = False, names: Mapping[str, int] | None = Non
         If the flags are not understood, or a name is not known.
     """
     if flags is None:
-        if names:
-            return sum(names[name] for name in LSST_BAD if name in names)
+        named = sum(bit for name, bit in (names or {}).items() if name in NAMED_BAD)
+        if named:
+            return named
         return DEFAULT_BAD_BITS if is_jwst else ~0
     text = flags
     if isinstance(flags, list | tuple) and any(isinstance(flag, str) for flag in flags):
