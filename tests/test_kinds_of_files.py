@@ -100,13 +100,14 @@ def test_cards_that_do_not_matter_may_be_unreadable(pair, key, value):
 
 
 @pytest.mark.parametrize("radesys", ["ICRS", "FK5"])
-def test_a_header_without_pixel_scale_is_refused(pair, radesys):
+@pytest.mark.parametrize("scale", [{}, {"CDELT1": -1 / 3600}, {"CDELT2": 1 / 3600}])
+def test_a_header_without_pixel_scale_is_refused(pair, radesys, scale):
     """The default of the standard, a degree, fits hardly any image."""
     with fits.open(pair[1], mode="update") as hdus:
         header = hdus[0].header
         for key in ("PC1_1", "PC1_2", "PC2_1", "PC2_2", "CDELT1", "CDELT2"):
             header.remove(key, ignore_missing=True)
-        header["RADESYS"] = radesys
+        header.update(RADESYS=radesys, **scale)
     with pytest.raises(lm.FrameError, match=r"b\.fits: the header has no pixel scale: .*CD"):
         match(pair)
 

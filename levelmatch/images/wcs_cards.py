@@ -57,15 +57,16 @@ def check_header(name: str, header: fits.Header, axes: Iterable[int] = (1, 2)) -
     if "CTYPE1" in header and not has_scale(header):
         # The standard's default is a degree.
         msg = (
-            f"{name}: the header has no pixel scale: neither CDELT, CD nor PC; "
+            f"{name}: the header has no pixel scale: neither CDELT of both axes, CD nor PC; "
             "solve its astrometry first"
         )
         raise FrameError(msg)
 
 
 def has_scale(header: Iterable[str]) -> bool:
-    """Return whether any of a header's keywords gives the scale of the pixels."""
-    return any(_SCALE.fullmatch(key) for key in header)
+    """Return whether a header's keywords give the scale of the pixels, along both axes by CDELT."""
+    keys = [key for key in header if _SCALE.fullmatch(key)]
+    return bool(keys) and not (len(keys) == 1 and keys[0] in ("CDELT1", "CDELT2"))
 
 
 def _card_error(name, key, text):
