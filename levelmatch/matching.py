@@ -18,7 +18,8 @@ from levelmatch.call_checks import (
 from levelmatch.docstrings import share_parameters
 from levelmatch.exceptions import warn_user
 from levelmatch.images.collection import collection_of
-from levelmatch.measure.pair_selection import Overlaps, warn_copies
+from levelmatch.measure.copies import warn_copies
+from levelmatch.measure.pair_selection import Overlaps
 from levelmatch.option_values import check_flag
 from levelmatch.options import fit_terms
 from levelmatch.record.run import Run

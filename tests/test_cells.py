@@ -352,3 +352,20 @@ def test_the_command_takes_tables_of_cells(row, tmp_path):
     assert_allclose(record.table["level"].value, LEVELS, atol=0.05)
     done = succeed("show", tmp_path / "out" / "levelmatch.asdf")
     assert "from healpix cells of nside 4096" in done.output
+
+
+def test_two_versions_of_cells_have_no_pixels_to_compare(row):
+    """The cells of a second calibration differ by a level."""
+    first = row[0]
+    second = SkyCells(
+        first.index,
+        first.value + 1,
+        first.error,
+        first.coverage,
+        nside=NSIDE,
+        name="0_sub.fits",
+        unit="MJy/sr",
+    )
+    result = match_mosaic([*row, second], group_by="FILENAME", reference="0.fits")
+    levels = dict(zip(result.names, result.table["level"].value, strict=True))
+    assert_allclose(levels["0_sub.fits"], 1, atol=0.01)

@@ -875,6 +875,27 @@ def test_equal_pixels_at_another_place_are_no_copy(pair, tmp_path):
     match([*pair, other])
 
 
+@pytest.mark.parametrize("change", ["level", "few pixels"])
+def test_versions_of_one_exposure_are_named(paint, change):
+    """A folder may hold two calibrations of each exposure."""
+    images = [paint(f"{n}.fits", (0, 9 * k), noise=0.3, level=k) for k, n in enumerate("abc")]
+    other = images[0].copy()
+    other.meta["FILENAME"] = "a_sub.fits"
+    if change == "level":
+        other.data -= np.float32(3.2)
+    else:
+        changed = np.random.default_rng(1).random(other.data.shape) < 0.02
+        other.data[changed] += 0.4
+    with pytest.warns(lm.LevelMatchWarning, match=r"same noise at one place: a\.fits and a_sub\."):
+        match([*images, other])
+
+
+def test_deep_images_at_one_place_are_no_versions(paint):
+    """Their noises are independent, though much smaller than those of the others."""
+    images = [paint(f"{n}.fits", (0, 9 * k), noise=0.5) for k, n in enumerate("abcd")]
+    match([*images, paint("deep.fits", noise=0.02), paint("deeper.fits", noise=0.02)])
+
+
 # Integers, bits and cards
 
 

@@ -5,18 +5,17 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from levelmatch.exceptions import NoOverlapError, warn_user
+from levelmatch.exceptions import NoOverlapError
 from levelmatch.images.frame import EXCLUDE
 from levelmatch.images.sky_cells import corrected_cells, of_cells
 from levelmatch.measure.cells import CellRows
 from levelmatch.measure.pair_store import known_rows
 from levelmatch.measure.schedule import measure_pairs
 from levelmatch.measure.table import pair_table
-from levelmatch.sky.grid import are_at_one_place
 from levelmatch.sky.overlaps import DepthMap, find_pairs, thin_pairs
 from levelmatch.text import list_names
 
-__all__ = ["Overlaps", "assign_pairs", "warn_copies"]
+__all__ = ["Overlaps", "assign_pairs"]
 
 
 def assign_pairs(passes, pairs):
@@ -198,32 +197,3 @@ def _depth_maps(grids, found, domain, images):
         i: DepthMap(grids[i], [grids[j] for j in others[a:b]])
         for i, a, b in zip(images.tolist(), start, stop, strict=True)
     }
-
-
-def warn_copies(frames, measured):
-    """Warn of images that are copies of others, such as a file and its compressed copy.
-
-    Parameters
-    ----------
-    frames : list of `~levelmatch.images.frame.Frame`
-        The images.
-    measured : `~levelmatch.measure.table.PairTable`
-        Their pairs.
-
-    Warns
-    -----
-    LevelMatchWarning
-        If all differences of two images at one place are zero.
-    """
-    equal = np.flatnonzero((measured.scatter == 0) & (measured.level == 0) & (measured.npix > 0))
-    copies = [
-        f"{frames[i].name} and {frames[j].name}"
-        for i, j in zip(measured.first[equal], measured.second[equal], strict=True)
-        if are_at_one_place(frames[i].grid, frames[j].grid)
-    ]
-    if copies:
-        msg = (
-            f"images have equal pixels at one place: {list_names(copies)}. Copies count twice, and "
-            "the errors are too small; leave out one of each"
-        )
-        warn_user(msg)

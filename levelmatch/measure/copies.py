@@ -1,0 +1,84 @@
+# Licensed under a 3-clause BSD style license - see LICENSE.rst
+"""Images that show the same exposure, and count twice."""
+
+import numpy as np
+
+from levelmatch.exceptions import FrameError, warn_user
+from levelmatch.sky.grid import are_at_one_place
+from levelmatch.text import list_names
+
+__all__ = ["warn_copies"]
+
+# Largest scatter of a difference, relative to the noise, of two images with the same noise.
+SAME_NOISE = 0.25
+
+
+def warn_copies(frames, measured):
+    """Warn of images that are copies of others, or made from the same exposure.
+
+    Examples are a file and its compressed copy, or two calibrations of an exposure.
+
+    Parameters
+    ----------
+    frames : list of `~levelmatch.images.frame.Frame`
+        The images.
+    measured : `~levelmatch.measure.table.PairTable`
+        Their pairs.
+
+    Warns
+    -----
+    LevelMatchWarning
+        If all differences of two images at one place are zero, or scatter much less than the
+        noise of each image and than the other differences of both.
+    """
+    equal = (measured.scatter == 0) & (measured.level == 0) & (measured.npix > 0)
+    copies = [_both(frames, pair) for pair in _at_one_place(frames, measured, equal)]
+    if copies:
+        msg = (
+            f"images have equal pixels at one place: {list_names(copies)}. Copies count twice, and "
+            "the errors are too small; leave out one of each"
+        )
+        warn_user(msg)
+    quiet = ~equal & (measured.scatter < SAME_NOISE * _typical_scatter(measured, len(frames)))
+    versions = [
+        _both(frames, pair)
+        for pair in _at_one_place(frames, measured, quiet)
+        if all(measured.scatter[pair[2]] < SAME_NOISE * _noise(frames[k]) for k in pair[:2])
+    ]
+    if versions:
+        msg = (
+            f"images show the same noise at one place: {list_names(versions)}. Versions of one "
+            "exposure count twice, and the errors are too small; leave out one of each"
+        )
+        warn_user(msg)
+
+
+def _both(frames, pair):
+    return f"{frames[pair[0]].name} and {frames[pair[1]].name}"
+
+
+def _at_one_place(frames, measured, chosen):
+    """Return the two images and the index of each chosen pair whose images are at one place."""
+    return [
+        (measured.first[k], measured.second[k], k)
+        for k in np.flatnonzero(chosen)
+        if are_at_one_place(frames[measured.first[k]].grid, frames[measured.second[k]].grid)
+    ]
+
+
+def _typical_scatter(measured, n):
+    """Return the smaller of the mean scatters of the pairs of both images, for each pair."""
+    ends = np.concatenate([measured.first, measured.second])
+    known = np.isfinite(measured.scatter) & (measured.npix > 0)
+    total = np.bincount(ends, np.tile(np.where(known, measured.scatter, 0), 2), minlength=n)
+    mean = total / np.maximum(np.bincount(ends, np.tile(known, 2), minlength=n), 1)
+    return np.minimum(mean[measured.first], mean[measured.second])
+
+
+def _noise(frame):
+    """Return the noise of an image from differences of neighbours in a row; NaN without pixels."""
+    try:
+        steps = np.diff(frame.load(), axis=1)
+    except FrameError:
+        return np.nan
+    return 1.4826 * float(np.nanmedian(np.abs(steps))) / np.sqrt(2)
