@@ -26,6 +26,9 @@ __all__ = ["Collection", "collection_of", "without_lyot"]
 
 logger = getLogger(__name__)
 
+# Largest distance, in pixels, of the science and the Lyot image of one exposure.
+LYOT_SHIFT = 2.0
+
 
 @dataclass(frozen=True)
 class Collection:
@@ -141,6 +144,13 @@ def _paired(science, lyot):
     for a, b in zip(science, lyot, strict=True):
         if a.shape != b.shape:
             msg = f"{b.name}: its shape {b.shape} is not that of {a.name}, {a.shape}"
+            raise FrameError(msg)
+        distance = np.linalg.norm(a.whole_grid.axes[0] - b.whole_grid.axes[0])
+        if distance > LYOT_SHIFT * np.sqrt(a.whole_grid.pixel_area):
+            msg = (
+                f"{b.name}: lyot: it lies elsewhere than {a.name}, of which its place in the list "
+                "makes it the Lyot image; give both lists in one order"
+            )
             raise FrameError(msg)
         whole = a.product
         name = b.name if b.name != a.name else jwst.part_name(b.name, "lyot")
