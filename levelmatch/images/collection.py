@@ -26,8 +26,10 @@ __all__ = ["Collection", "collection_of", "without_lyot"]
 
 logger = getLogger(__name__)
 
-# Largest distance, in pixels, of the science and the Lyot image of one exposure.
-LYOT_SHIFT = 2.0
+# Smallest distance, in pixels, of the science and the Lyot image of one exposure for which another
+# science image may be the right one. That one is nearer by the second factor: the astrometry of the
+# two may differ.
+LYOT_SHIFT, NEARER = 2.0, 0.5
 
 
 @dataclass(frozen=True)
@@ -140,16 +142,18 @@ def _paired(science, lyot):
     if len(science) != len(lyot):
         msg = f"lyot: {len(lyot)} images for {len(science)} science images; give one of each"
         raise ValueError(msg)
-    frames = []
-    for a, b in zip(science, lyot, strict=True):
+    frames, centres = [], np.array([a.whole_grid.axes[0] for a in science])
+    for k, (a, b) in enumerate(zip(science, lyot, strict=True)):
         if a.shape != b.shape:
             msg = f"{b.name}: its shape {b.shape} is not that of {a.name}, {a.shape}"
             raise FrameError(msg)
-        distance = np.linalg.norm(a.whole_grid.axes[0] - b.whole_grid.axes[0])
-        if distance > LYOT_SHIFT * np.sqrt(a.whole_grid.pixel_area):
+        distance = np.linalg.norm(centres - b.whole_grid.axes[0], axis=1)
+        nearest = int(np.argmin(distance))
+        is_near = distance[k] <= LYOT_SHIFT * np.sqrt(a.whole_grid.pixel_area)
+        if not is_near and distance[nearest] < NEARER * distance[k]:
             msg = (
-                f"{b.name}: lyot: it lies elsewhere than {a.name}, of which its place in the list "
-                "makes it the Lyot image; give both lists in one order"
+                f"{b.name}: lyot: it is given as the Lyot image of {a.name}, but lies at "
+                f"{science[nearest].name}; give both lists in one order"
             )
             raise FrameError(msg)
         whole = a.product
