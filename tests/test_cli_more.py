@@ -8,6 +8,7 @@ import pty
 import re
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -297,24 +298,30 @@ def test_empty_paths_are_refused(files, matched, tmp_path, monkeypatch):
 
 
 @pytest.mark.skipif(not hasattr(os, "posix_fadvise"), reason="the system cannot read ahead")
-def test_files_are_read_ahead_up_to_a_share_of_the_memory(tmp_path, monkeypatch):
-    names = ["a.fits", "gone.fits", "b.fits", "c.fits"]
-    paths = [tmp_path / name for name in names]
-    for path, size in zip(paths, (5, 0, 7, 9), strict=True):
+def test_files_are_read_ahead_until_the_context_ends(tmp_path, monkeypatch):
+    paths = [tmp_path / name for name in ("fifo", "a.fits", "gone.fits", "b.fits", "c.fits")]
+    os.mkfifo(paths[0])
+    for path, size in zip(paths[1:], (5, 0, 7, 9), strict=True):
         path.write_bytes(bytes(size))
-    paths[1].unlink()
-    os.mkfifo(tmp_path / "fifo")
-    asked = []
+    paths[2].unlink()
+    asked, reached, proceed = [], threading.Event(), threading.Event()
 
     def advise(file, start, length, advice):
         assert advice == os.POSIX_FADV_WILLNEED
         asked.append((os.fstat(file).st_size, start, length))
+        if len(asked) == 3:
+            reached.set()
+            proceed.wait(10)
 
     monkeypatch.setattr(os, "posix_fadvise", advise)
-    monkeypatch.setattr(os, "sysconf", {"SC_PAGE_SIZE": 8, "SC_PHYS_PAGES": 9}.get)
     monkeypatch.setattr(inputs, "REQUEST", 4)
-    inputs.read_ahead([tmp_path / "fifo", *paths]).join(10)
-    # An eighth of the memory is 9 bytes.
+    before = set(threading.enumerate())
+    with inputs.reading_ahead(paths):
+        (thread,) = set(threading.enumerate()) - before
+        assert reached.wait(10)
+    proceed.set()
+    thread.join(10)
     assert asked == [(5, 0, 4), (5, 4, 4), (7, 0, 4)]
     monkeypatch.delattr(os, "posix_fadvise")
-    assert inputs.read_ahead(paths) is None
+    with inputs.reading_ahead(paths):
+        assert set(threading.enumerate()) == before

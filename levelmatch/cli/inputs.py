@@ -2,10 +2,11 @@
 """Files on the command line: images as inputs, and additional outputs."""
 
 import os
-from contextlib import suppress
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from glob import glob, has_magic
 from pathlib import Path
-from threading import Thread
+from threading import Event, Thread
 
 import click
 
@@ -15,7 +16,7 @@ __all__ = [
     "expand",
     "expand_all",
     "export_flags",
-    "read_ahead",
+    "reading_ahead",
     "write_exports",
 ]
 
@@ -28,8 +29,8 @@ SUFFIXES = (".fits", ".fit", ".fts")
 ASDF = ".asdf"
 # Additional suffixes of compressed images.
 PACKED = (".fz", ".gz", ".bz2", ".xz")
-# Fraction of the memory that is filled ahead, and number of bytes per request: systems limit these.
-AHEAD, REQUEST = 1 / 8, 1 << 20
+# Number of bytes that the system is asked to read ahead at once, which it limits.
+REQUEST = 1 << 20
 
 
 def expand(path: Path) -> list[Path]:
@@ -85,37 +86,32 @@ def expand_all(ctx, param, paths):
         raise click.BadParameter(str(error), ctx=ctx, param=param) from error
 
 
-def read_ahead(files: list[Path]) -> Thread | None:
-    """Let the system read files into its cache, while the package is imported.
+@contextmanager
+def reading_ahead(files: Iterable[Path]) -> Iterator[None]:
+    """Let the system read files into its cache, in order, as long as the context is entered.
 
     Parameters
     ----------
-    files : list of `~pathlib.Path`
+    files : iterable of `~pathlib.Path`
         The files; those that cannot be opened are passed over.
-
-    Returns
-    -------
-    thread : `~threading.Thread` or None
-        The thread that asks for the files; `None` if the system cannot read ahead.
     """
-    if not hasattr(os, "posix_fadvise"):
-        return None
-    most = int(AHEAD * os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
-    thread = Thread(target=_ask_for, args=(files, most), daemon=True)
-    thread.start()
-    return thread
+    stop = Event()
+    if hasattr(os, "posix_fadvise"):
+        Thread(target=_ask_for, args=(files, stop), daemon=True).start()
+    try:
+        yield
+    finally:
+        stop.set()
 
 
-def _ask_for(files, most):
-    """Ask the system to read the first bytes of files."""
+def _ask_for(files, stop):
+    """Ask the system to read files, until it is to stop."""
     for path in filter(Path.is_file, files):
         with suppress(OSError), open(path, "rb") as file:
-            size = min(os.fstat(file.fileno()).st_size, most)
-            for start in range(0, size, REQUEST):
+            for start in range(0, os.fstat(file.fileno()).st_size, REQUEST):
+                if stop.is_set():
+                    return
                 os.posix_fadvise(file.fileno(), start, REQUEST, os.POSIX_FADV_WILLNEED)
-            most -= size
-        if most <= 0:
-            return
 
 
 class GivenPath(click.Path):

@@ -10,7 +10,7 @@ import click
 from levelmatch.cli.config import merge, read_config, recorded_values
 from levelmatch.cli.errors import Failure, one_error, shown_warnings
 from levelmatch.cli.flags import GroupedCommand
-from levelmatch.cli.inputs import check_exports, read_ahead, write_exports
+from levelmatch.cli.inputs import check_exports, reading_ahead, write_exports
 from levelmatch.cli.options import (
     CHECKPOINT,
     MATCH,
@@ -84,9 +84,9 @@ def run(ctx, config, **values):
     start_log(debug=values["debug"])
     # Print this line before astropy is imported, which takes longer.
     say_reading(values["files"], values["extend"], quiet=values["quiet"])
-    if not values["dry_run"]:
-        read_ahead(values["files"])
-    _import_package()
+    # The disk would be idle.
+    with reading_ahead(() if values["dry_run"] else values["files"]):
+        _import_package()
     with one_error(debug=values["debug"]), shown_warnings() as shown:
         check_exports(**_exports(values), overwrite=values["overwrite"])
         if values["extend"] is not None:
