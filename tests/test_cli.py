@@ -17,7 +17,7 @@ from astropy.io import fits
 from click.testing import CliRunner
 from helpers import assert_refused
 
-from levelmatch import LevelMatchWarning, cli, options as package
+from levelmatch import LevelMatchWarning, __version__, cli, options as package
 from levelmatch.cli import errors, flags, options, run_command
 from levelmatch.record.record_files import read_record
 from levelmatch.report.page import make_page
@@ -782,7 +782,7 @@ def test_help_and_version(run):
     assert "levelmatch run raw/*_cal.fits -o matched --report" in result.stdout
     assert "_LEVELMATCH_COMPLETE=bash_source" in result.stdout
     assert "[default: ivar]" in run("run", "-h").stdout
-    assert run("--version").stdout.startswith("levelmatch, version ")
+    assert run("--version").stdout == f"levelmatch, version {__version__}\n"
 
 
 @pytest.mark.parametrize("fit_type", ["level", "level+slope"])

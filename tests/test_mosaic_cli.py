@@ -95,8 +95,3 @@ def test_completion(shell, monkeypatch):
         env["COMP_CWORD"] = words.split()[-1] if shell == "fish" else str(len(words.split()) - 1)
         done = CliRunner().invoke(main, [], prog_name="levelmatch", env=env)
         assert wanted in done.output, done.output
-
-
-def test_version():
-    done = run("--version")
-    assert done.output == f"levelmatch, version {lm.__version__}\n"

@@ -374,11 +374,12 @@ class _Normal:
         """Return the variance of the images' sums of residuals over that of independent pairs."""
         n = len(change)
         scores = np.concatenate(self._scores)
-        used = int(np.count_nonzero(np.abs(scores).max(axis=1) > 0))
+        scores = scores[np.abs(scores).max(axis=1) > 0]
+        used = len(scores)
         # The change reduces the sums of all images alike.
         left = scores - 2 * (self.of_pairs @ change) / max(used, 1)
         size = np.sqrt(np.maximum(np.diagonal(self.of_pairs), 1e-300))
-        square = np.sum(np.square(left[np.abs(scores).max(axis=1) > 0] / size))
+        square = np.sum(np.square(left / size))
         # Each pair counts in two images.
         return max(1.0, 0.5 * square / n * used / max(used - n, 1))
 
