@@ -341,9 +341,7 @@ def _file_content(hdus: fits.HDUList) -> bytes:
     copies = fits.HDUList()
     for hdu in hdus:
         if isinstance(hdu, fits.CompImageHDU):
-            # Lossless compression adds no quantisation error to the existing one.
-            options = {"compression_type": "GZIP_2", "quantize_level": 0.0}
-            copies.append(fits.CompImageHDU(hdu.data, hdu.header.copy(), **options))
+            copies.append(_compressed(hdu.data, hdu.header.copy()))
         else:
             copies.append(hdu.copy())
     buffer = io.BytesIO()
@@ -453,10 +451,13 @@ def hdu_parts(old: Any, header: fits.Header, data: np.ndarray) -> Parts:
     # The old HDU may have axes of one pixel.
     data = data.reshape(old.shape)
     if isinstance(old, fits.CompImageHDU):
-        # Lossless compression adds no quantisation error to the existing one.
-        hdu = fits.CompImageHDU(data, header, compression_type="GZIP_2", quantize_level=0.0)
-        return compressed_parts(hdu)
+        return compressed_parts(_compressed(data, header))
     return image_parts(header, data)
+
+
+def _compressed(data: np.ndarray, header: fits.Header) -> fits.CompImageHDU:
+    """Return a compressed HDU; it is lossless, to add no quantisation error to the input's."""
+    return fits.CompImageHDU(data, header, compression_type="GZIP_2", quantize_level=0.0)
 
 
 def scaled_hdus(frame: Frame, hdus: fits.HDUList) -> Replaced:

@@ -19,7 +19,7 @@ __all__ = [
     "stored_cards",
 ]
 
-# Words of the HISTORY texts.
+# Words of the HISTORY texts, and the keywords that they keep.
 STORED = " stored as integers: "
 SCALING = ("BSCALE", "BZERO", "BLANK")
 # Largest distance of a restored value from an integer, and largest rounding error.

@@ -29,16 +29,16 @@ __all__ = [
 FLUX_SIGMA = 4.0
 # Error of a pair's flux ratio due to flats that are accurate to 1 %.
 LEAST_ERROR = 0.006
-# Pairs that are off by more than this many sigma lose weight.
+# Pairs that are off by more than this many sigma lose weight, in so many iterations.
 CLIP = 2.0
 N_ROBUST = 10
 # Scales whose logarithms differ by less are equal.
 EQUAL = 1e-3
 # Probability of a false alarm for the scatter of all scales, in errors and in warnings. The errors
 # of gains are rather too large: errors are widened without need in 1 % of sets of equal scales.
-# The significance of a pair counts up to a limit.
 CHANCE = 0.05
 CHANCE_WARNED = 1e-3
+# The significance of a pair counts up to a limit.
 MOST_SIGMA = 5.0
 # Smallest error of the effect of a shift, as a fraction of the error of the level.
 LEAST_SHIFT = 0.3

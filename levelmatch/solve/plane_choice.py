@@ -18,6 +18,7 @@ __all__ = ["slope_scatter", "solve_auto", "solve_shrunk"]
 # the errors of slopes too small by up to a factor of 1.8.
 LEAST_WALD = 9.21
 ERROR_FACTOR = 1.8
+# Largest number of iterations of the choice.
 N_SETTLE = 50
 
 
