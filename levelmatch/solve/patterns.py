@@ -429,7 +429,7 @@ def _rms_over_detector(coefficients):
 def _in_slopes(result, frames):
     """Fit a gradient to the slopes of the groups of each connected set."""
     solution, axes = result.solution, result.group_axes
-    domain_of = {g: frames[i].detector for i, g in reversed(list(enumerate(result.group)))}
+    detector_of = {g: frames[i].detector for i, g in reversed(list(enumerate(result.group)))}
     for s in np.unique(solution.component):
         groups = np.flatnonzero(solution.component == s)
         if 2 * len(groups) - 5 < LEAST_FREEDOM or not solution.active[groups, 1:].any():
@@ -438,15 +438,15 @@ def _in_slopes(result, frames):
         offsets = ARCMIN * axes[groups, 0] @ centre[1:].T
         fit = SlopeFit.of(offsets, solution.coefficients[groups, 1:])
         # The covariance takes time, and a pattern is less significant with it.
-        if fit.chance() >= CHANCE or fit.chance(_of_slopes(solution, groups, fit)) >= CHANCE:
+        if fit.chance() >= CHANCE or fit.chance(_covariance(solution, groups, fit)) >= CHANCE:
             continue
         bent = 0.5 * np.einsum("gi,ij,gj->g", offsets, fit.gradient, offsets)
-        detectors = {domain_of[g] for g in groups.tolist()}
+        detectors = {detector_of[g] for g in groups.tolist()}
         name = detectors.pop() if len(detectors) == 1 else ""
         yield DetectorPattern(result.name, name, len(groups), float(np.std(bent)), True)
 
 
-def _of_slopes(solution, groups, fit):
+def _covariance(solution, groups, fit):
     """Return the covariance that the errors of the slopes give the terms of a fit, (3, 3)."""
     m, k = solution.coefficients.shape
     columns = np.zeros((m, k, 3))
