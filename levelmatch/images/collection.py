@@ -11,6 +11,7 @@ import numpy as np
 from levelmatch.exceptions import FrameError
 from levelmatch.images import jwst
 from levelmatch.images.associations import is_association
+from levelmatch.images.boxes import with_boxes
 from levelmatch.images.filters import check_filters
 from levelmatch.images.frame import Frame
 from levelmatch.images.inputs import collect_frames
@@ -103,7 +104,8 @@ def collection_of(images, settings, *, recombine=False, lyot=None, mosaic=False)
     frames = [_with_jwst_keys(frame) for frame in frames]
     of_cells(frames, settings)
     frames = _fitted_regions(frames) if recombine else without_lyot(frames, notes, mosaic)
-    frames = assign_tiles(_with_options(frames, settings), settings.group_by)
+    frames = with_boxes(_with_options(frames, settings))
+    frames = assign_tiles(frames, settings.group_by)
     if not read.mix_filters:
         check_filters(frames, by_tile=not mosaic)
     note_pending_levels(frames, notes, keep=not settings.solve.subtract)

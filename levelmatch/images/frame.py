@@ -31,7 +31,7 @@ __all__ = [
 # Attributes of a frame that a run assigns, and that do not follow from its file alone.
 ASSIGNED = (
     *("name", "tile", "detector", "part", "region", "whole", "subset", "scale", "corrections"),
-    *("output_factor", "zero_point", "role", "extension", "exposure"),
+    *("output_factor", "zero_point", "role", "extension", "exposure", "box"),
 )
 # Role of images that are held at a level.
 HOLD = "hold"
@@ -85,6 +85,8 @@ class Frame:
         Label of the image, such as ``SCI,2``, if several images of its file are matched.
     exposure : str
         Name of the tile, if all chips of one file form this tile and get one level.
+    box : tuple of int or None
+        Limits (y0, y1, x0, x1) of the good pixels, if they are few, see `with_boxes`.
     footprint : `~levelmatch.sky.grid.Footprint` or None
         Position of a recorded image, which has no WCS; by default computed from the WCS.
     associations : tuple of `~pathlib.Path`
@@ -113,6 +115,7 @@ class Frame:
     role: str = ""
     extension: str = ""
     exposure: str = ""
+    box: tuple | None = None
     footprint: Footprint | None = None
     associations: tuple = ()
 
@@ -133,20 +136,20 @@ class Frame:
 
     @property
     def grid(self):
-        """Position of the frame's part of the image on the sky, see `whole_grid`."""
-        if self.part != "lyot" or self.region is None or self.footprint is not None:
+        """Position of the frame's part of the image, or of its box, on the sky."""
+        is_lyot = self.part == "lyot" and self.region is not None
+        if self.footprint is not None or not (is_lyot or self.box is not None):
             return self.whole_grid
-        return self._lyot_grid
+        return self._part_grid
 
     @cached_property
-    def _lyot_grid(self):
-        (y, x), whole = self.region, self.whole_grid.box
-        box = (
-            max(y.start, whole[0]),
-            min(y.stop, whole[1]),
-            max(x.start, whole[2]),
-            min(x.stop, whole[3]),
-        )
+    def _part_grid(self):
+        whole = self.whole_grid.box
+        if self.box is not None:
+            y0, y1, x0, x1 = self.box
+        else:
+            y0, y1, x0, x1 = (edge for part in self.region for edge in (part.start, part.stop))
+        box = max(y0, whole[0]), min(y1, whole[1]), max(x0, whole[2]), min(x1, whole[3])
         return Grid(self.transform, self.shape, box, default_spacing(box))
 
     def load(self):
@@ -291,8 +294,8 @@ class Frame:
         new = replace(self, **keys)
         if "footprint" in keys:
             return new
-        same_box = new.part == self.part and new.region == self.region
-        for name in ("_whole_grid", "_lyot_grid") if same_box else ("_whole_grid",):
+        same_box = (new.part, new.region, new.box) == (self.part, self.region, self.box)
+        for name in ("_whole_grid", "_part_grid") if same_box else ("_whole_grid",):
             if name in self.__dict__:
                 new.__dict__[name] = self.__dict__[name]
         return new

@@ -37,6 +37,8 @@ def _image_key(frame):
         frame.region,
         frame.scale,
     )
+    if frame.box is not None:
+        plain += frame.box
     if frame.selection is not None:
         plain += frame.selection.key
     content = hashlib.sha256(repr(plain).encode())
