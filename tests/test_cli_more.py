@@ -19,7 +19,7 @@ from astropy.coordinates import SkyCoord
 from astropy.io import fits
 from astropy.table import QTable
 from click.shell_completion import BashComplete
-from helpers import run, succeed
+from helpers import assert_refused, run, succeed
 
 from levelmatch import cli
 from levelmatch.cli import inputs, options
@@ -62,8 +62,7 @@ def test_no_other_output_replaces_an_image(files, matched, tmp_path, flag, kind,
         result = run("run", *files, "-o", tmp_path / "out", "--overwrite", flag, path)
     else:
         result = run("show", matched, "--overwrite", flag, path)
-    assert result.exit_code == 2, result.output
-    assert path.name in result.output
+    assert_refused(result, path.name)
     assert path.read_bytes() == before
     assert not (tmp_path / "out").exists()
 
@@ -72,9 +71,7 @@ def test_a_record_of_odd_options_is_named(files, matched, tmp_path):
     path, content = tmp_path / "odd.asdf", (matched / "levelmatch.asdf").read_bytes()
     assert b"hold: null" in content
     path.write_bytes(content.replace(b"hold: null", b"hold: 3   "))
-    result = run("run", *files, "-o", tmp_path / "out", "--extend", path)
-    assert result.exit_code == 2, result.output
-    assert "odd.asdf" in result.output
+    assert_refused(run("run", *files, "-o", tmp_path / "out", "--extend", path), "odd.asdf")
 
 
 def test_records_are_replaced_by_records_alone(files, matched, tmp_path):
@@ -83,8 +80,7 @@ def test_records_are_replaced_by_records_alone(files, matched, tmp_path):
     before = record.read_bytes()
     for flag in ("--regions", "--log", "--skylist"):
         result = run("run", *files, "-o", tmp_path / "out", "--overwrite", flag, record)
-        assert result.exit_code == 2
-        assert "a.asdf is an image or a record" in result.output
+        assert_refused(result, "a.asdf is an image or a record")
     assert record.read_bytes() == before
     succeed("run", *files, "--dry-run", "--overwrite", "--record", record)
     table = tmp_path / "a.fits"
@@ -117,8 +113,7 @@ def test_a_log_file_has_steps_warnings_and_errors(files, tmp_path):
     # The next command starts without handlers.
     assert all(isinstance(h, logging.NullHandler) for h in logging.getLogger("levelmatch").handlers)
     result = run("run", *files, "--dry-run", "--log", tmp_path / "none" / "run.log")
-    assert result.exit_code == 2
-    assert "No such file" in result.stderr
+    assert_refused(result, "No such file")
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="needs a pseudo-terminal")
@@ -189,8 +184,7 @@ def test_nothing_is_overwritten_in_silence(files, tmp_path, flag):
     path = tmp_path / "mine.ecsv"
     path.write_text("mine")
     result = run("run", *files, "--dry-run", flag, path)
-    assert result.exit_code == 2
-    assert f"{path} exists; --overwrite replaces it" in result.stderr
+    assert_refused(result, f"{path} exists; --overwrite replaces it")
     assert path.read_text() == "mine"
     if flag == "--record":
         # A file that is not a record is never replaced.
@@ -204,8 +198,7 @@ def test_nothing_is_overwritten_in_silence(files, tmp_path, flag):
 
 def test_a_table_of_an_unknown_format(files, tmp_path):
     result = run("run", *files, "--dry-run", "--table", tmp_path / "levels.xyz")
-    assert result.exit_code == 2
-    assert "levels.xyz: the name must end in .ecsv, .csv, .fits" in result.stderr
+    assert_refused(result, "levels.xyz: the name must end in .ecsv, .csv, .fits")
 
 
 # Names by path, completion, the command line
@@ -271,8 +264,7 @@ def test_verify_and_apply_without_files(files, matched, tmp_path):
 def test_undo_without_images_beside_the_record(matched, tmp_path):
     (tmp_path / "levelmatch.asdf").write_bytes((matched / "levelmatch.asdf").read_bytes())
     result = run("undo", tmp_path, "-o", tmp_path / "back")
-    assert result.exit_code == 2
-    assert "has no image of levelmatch.asdf; name the files" in result.stderr
+    assert_refused(result, "has no image of levelmatch.asdf; name the files")
 
 
 def test_empty_paths_are_refused(files, matched, tmp_path, monkeypatch):
@@ -288,9 +280,7 @@ def test_empty_paths_are_refused(files, matched, tmp_path, monkeypatch):
         ["verify", ""],
         ["demo", ""],
     ):
-        found = run(*command)
-        assert found.exit_code == 2, found.output
-        assert "the path is empty" in found.output
+        assert_refused(run(*command), "the path is empty")
     assert sorted(folder.iterdir()) == before
     assert not (tmp_path / "a").exists()
 

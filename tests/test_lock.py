@@ -12,7 +12,7 @@ import threading
 import time
 
 import pytest
-from helpers import run
+from helpers import assert_refused, run
 
 import levelmatch as lm
 from levelmatch.results.lock import LOCK_NAME, output_lock
@@ -120,9 +120,7 @@ def test_a_killed_run_licenses_its_own_outputs_alone(paths, tmp_path):
     other = output / paths[3].name
     shutil.copy(paths[2], other)
     content = other.read_bytes()
-    found = run("run", *paths, "-o", output)
-    assert found.exit_code == 2
-    assert f"{paths[3].name} exists" in found.output
+    assert_refused(run("run", *paths, "-o", output), f"{paths[3].name} exists")
     assert other.read_bytes() == content
     other.unlink()
     assert run("run", *paths, "-o", output).exit_code == 0
@@ -182,13 +180,9 @@ def test_originals_and_images_are_never_replaced(paths, tmp_path, snapshot):
     written = [output / path.name for path in paths]
     images = snapshot(written)
     record = output / "levelmatch.asdf"
-    found = run("undo", record, *written, "-o", paths[0].parent, "--overwrite")
-    assert found.exit_code == 2
-    assert "original" in found.output
+    assert_refused(run("undo", record, *written, "-o", paths[0].parent, "--overwrite"), "original")
     for path in (written[0], paths[0]):
-        found = run("solve", record, "-o", path, "--overwrite")
-        assert found.exit_code == 2
-        assert "is not a record" in found.output
+        assert_refused(run("solve", record, "-o", path, "--overwrite"), "is not a record")
     assert snapshot(paths) == before
     assert snapshot(written) == images
 

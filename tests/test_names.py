@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from astropy.io import fits
-from helpers import run, succeed
+from helpers import assert_refused, run, succeed
 from hypothesis import example, given, settings, strategies as st
 
 import levelmatch as lm
@@ -110,8 +110,7 @@ def test_files_whose_names_are_no_text_are_refused(contents, tmp_path, no_text):
     path.write_bytes(contents[0])
     (tmp_path / "b.fits").write_bytes(contents[1])
     found = run("run", path, tmp_path / "b.fits", "-o", tmp_path / "out")
-    assert found.exit_code == 2
-    assert "caf\\udce9.fits: the name of the file is not UTF-8; rename it" in found.output
+    assert_refused(found, "caf\\udce9.fits: the name of the file is not UTF-8; rename it")
     assert not (tmp_path / "out").exists()
 
 
