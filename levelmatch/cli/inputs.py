@@ -11,11 +11,13 @@ from threading import Event, Thread
 import click
 
 __all__ = [
+    "ASDF",
     "RECORD_NAME",
     "check_exports",
     "expand",
     "expand_all",
     "export_flags",
+    "is_image",
     "reading_ahead",
     "write_exports",
 ]
@@ -54,7 +56,7 @@ def expand(path: Path) -> list[Path]:
     if path.is_dir():
         files = sorted(p for p in path.iterdir() if p.is_file())
         # ASDF files beside FITS images are records.
-        images = [p for p in files if _is_image(p.name)] or [
+        images = [p for p in files if is_image(p.name)] or [
             p for p in files if p.suffix.lower() == ASDF and p.name != RECORD_NAME
         ]
         if not images:
@@ -71,10 +73,11 @@ def expand(path: Path) -> list[Path]:
     return [p for p in matches if p.is_file()]
 
 
-def _is_image(name):
-    name = name.lower()
-    packed = next((end for end in PACKED if name.endswith(end)), "")
-    return name.removesuffix(packed).endswith(SUFFIXES) and not name.startswith(".")
+def is_image(name: str) -> bool:
+    """Return whether the name of a file ends as that of a FITS image, perhaps compressed."""
+    stem = name.lower()
+    packed = next((end for end in PACKED if stem.endswith(end)), "")
+    return stem.removesuffix(packed).endswith(SUFFIXES) and not name.startswith(".")
 
 
 def expand_all(ctx, param, paths):

@@ -7,7 +7,15 @@ import click
 from click.shell_completion import CompletionItem
 
 from levelmatch.cli.flags import flags_of, names_of
-from levelmatch.cli.inputs import RECORD_NAME, GivenPath, expand, expand_all, export_flags
+from levelmatch.cli.inputs import (
+    ASDF,
+    RECORD_NAME,
+    GivenPath,
+    expand,
+    expand_all,
+    export_flags,
+    is_image,
+)
 from levelmatch.cli.terminal import logging_flags
 from levelmatch.options import (
     FIT_TYPES as FIT_TYPE_NAMES,
@@ -111,7 +119,8 @@ class ImageName(click.ParamType):
             return int(value)
         # The name of a tile may contain a slash.
         path = Path(value)
-        return path.name if path.name != value and (path.is_file() or _is_image(path)) else value
+        is_file = path.is_file() or is_image(path.name) or path.suffix == ASDF
+        return path.name if path.name != value and is_file else value
 
     def shell_complete(self, ctx, param, incomplete):
         """Return completions: the words, and the names of the files or of the record's images."""
@@ -124,10 +133,6 @@ class ImageName(click.ParamType):
             names = [Path(f).name for f in ctx.params.get("files") or _expanded(left)]
         names = [*self.words, *names]
         return [CompletionItem(name) for name in names if name.startswith(incomplete)]
-
-
-def _is_image(path):
-    return path.name.removesuffix(".gz").endswith((".fits", ".fit", ".fts", ".fz", ".asdf"))
 
 
 def _expanded(paths):
