@@ -304,7 +304,7 @@ def test_files_are_read_ahead_until_the_context_ends(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "posix_fadvise", advise)
     monkeypatch.setattr(inputs, "REQUEST", 4)
     before = set(threading.enumerate())
-    with inputs.reading_ahead(paths):
+    with inputs.reading_ahead([tmp_path / (300 * "a"), *paths]):
         (thread,) = set(threading.enumerate()) - before
         assert reached.wait(10)
     proceed.set()

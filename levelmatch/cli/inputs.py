@@ -109,7 +109,8 @@ def reading_ahead(files: Iterable[Path]) -> Iterator[None]:
 
 def _ask_for(files, stop):
     """Ask the system to read files, until it is to stop."""
-    for path in filter(Path.is_file, files):
+    # Unlike `Path.is_file`, this function passes over names that are too long.
+    for path in filter(os.path.isfile, files):
         with suppress(OSError), open(path, "rb") as file:
             for start in range(0, os.fstat(file.fileno()).st_size, REQUEST):
                 if stop.is_set():
