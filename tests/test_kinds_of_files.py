@@ -2,6 +2,7 @@
 """Tests of common kinds of files: the level is right, or the image is refused by name."""
 
 import gzip
+import tracemalloc
 import warnings
 from dataclasses import replace
 from functools import partial
@@ -20,7 +21,7 @@ from numpy.testing import assert_allclose, assert_equal
 
 import levelmatch as lm
 from levelmatch.cli.options import blank as blank_option
-from levelmatch.images.fill import find_fill
+from levelmatch.images.fill import find_fill, masked_values
 from levelmatch.images.inputs import collect_frames
 from levelmatch.images.mask_arrays import bad_bits
 from levelmatch.results.recorded_frames import frames_with_pixels
@@ -667,6 +668,19 @@ def test_masks_of_pixels_without_data_need_no_note(paint, hidden):
         image.mask[10:34, 20:44] = False
         image.data[image.mask] = hidden
     assert_allclose(np.diff(match(images).table["level"].value), 3, atol=0.01)
+
+
+def test_large_masks_take_little_memory():
+    data = np.random.default_rng(4).normal(size=(3000, 3000)).astype("f4")
+    bad = np.arange(3000) < np.full((3000, 1), 2700)
+    tracemalloc.start()
+    (found,) = masked_values(data, bad)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert_allclose(found.fraction, 0.9, atol=1e-3)
+    assert peak < data.nbytes
+    data[bad] = 0
+    assert not masked_values(data, bad)
 
 
 @pytest.mark.parametrize("nothing", [0.0, np.nan])

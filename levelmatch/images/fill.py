@@ -35,6 +35,8 @@ FEW = 0.2
 LEAST_CHANCE = 1e-4
 # Fraction of the pixels that have values and are masked, above which a mask may be inverted.
 MASKED = 0.75
+# Approximate number of pixels of which that fraction is found.
+SAMPLE = 1_000_000
 
 
 @dataclass(frozen=True)
@@ -81,7 +83,7 @@ def mask_fill(data: np.ndarray, blank: object = None) -> tuple[Fill, ...]:
 def masked_values(data: np.ndarray, bad: np.ndarray) -> tuple[Fill, ...]:
     """Return a `Fill` of NaN if nearly all pixels of an image have values and are masked.
 
-    Masks of pixels without data hide NaN or one exact value.
+    Masks of pixels without data hide NaN or one exact value. Of large images, a sample is used.
 
     Parameters
     ----------
@@ -90,6 +92,8 @@ def masked_values(data: np.ndarray, bad: np.ndarray) -> tuple[Fill, ...]:
     bad : 2D `~numpy.ndarray` of bool
         The mask, True at bad pixels.
     """
+    step = max(1, isqrt(bad.size // SAMPLE))
+    data, bad = data[::step, ::step], bad[::step, ::step]
     if np.count_nonzero(bad) <= MASKED * bad.size:
         return ()
     values = data[bad]
