@@ -904,6 +904,40 @@ def test_versions_of_one_exposure_are_named(paint, change):
         match([*images, other])
 
 
+def test_the_noise_of_each_version_is_found_once(paint, monkeypatch):
+    found = []
+    monkeypatch.setattr(
+        "levelmatch.measure.copies._noise", lambda frame: found.append(frame.name) or 1.0
+    )
+    images = [paint(f"{n}.fits", (0, 9 * k), noise=0.3) for k, n in enumerate("abc")]
+    for k in range(3):
+        images.append(images[0].copy())
+        images[-1].meta["FILENAME"] = f"a{k}.fits"
+        images[-1].data += np.float32(k + 1)
+    with pytest.warns(lm.LevelMatchWarning, match="same noise at one place: a"):
+        match(images)
+    assert sorted(found) == ["a.fits", "a0.fits", "a1.fits", "a2.fits"]
+
+
+def test_exposures_of_a_crowded_field_are_no_versions(paint):
+    """Stars look like noise, and are the same in both exposures of a split."""
+    stars = np.zeros((60, 90))
+    rng = np.random.default_rng(4)
+    np.add.at(stars, tuple(rng.integers(0, stars.shape, (2700, 2)).T), 5.0)
+    images = []
+    for k, name in enumerate(("a1", "a2", "b", "c")):
+        image = paint(f"{name}.fits", noise=0.1)
+        # Undersampled stars change with the place.
+        image.data += np.roll(stars, 30 * max(k - 1, 0))[:48, :64].astype("f4")
+        image.meta["DATE-OBS"] = f"2020-01-01T00:0{k}:00"
+        images.append(image)
+    match(images)
+    for image in images:
+        image.meta["DATE-OBS"] = "2020-01-01"
+    with pytest.warns(lm.LevelMatchWarning, match=r"noise at one place: a1\.fits and a2\.fits"):
+        match(images)
+
+
 def test_deep_images_at_one_place_are_no_versions(paint):
     """Their noises are independent, though much smaller than those of the others."""
     images = [paint(f"{n}.fits", (0, 9 * k), noise=0.5) for k, n in enumerate("abcd")]

@@ -1,6 +1,9 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
 """Images that show the same exposure, and count twice."""
 
+from functools import cache
+from numbers import Real
+
 import numpy as np
 
 from levelmatch.exceptions import FrameError, warn_user
@@ -11,6 +14,11 @@ __all__ = ["warn_copies"]
 
 # Largest scatter of a difference, relative to the noise, of two images with the same noise.
 SAME_NOISE = 0.25
+# Approximate number of pixels from which the noise of an image is found.
+SAMPLE = 1_000_000
+# Keywords of the time of an exposure, and the largest difference, in days, of equal times.
+TIMES = ("DATE-OBS", "TIME-OBS", "DATE-BEG", "MJD-OBS", "EXPSTART")
+SAME_TIME = 1e-5
 
 
 def warn_copies(frames, measured):
@@ -28,8 +36,9 @@ def warn_copies(frames, measured):
     Warns
     -----
     LevelMatchWarning
-        If all differences of two images at one place are zero, or scatter much less than the
-        noise of each image and than the other differences of both.
+        If all differences of two images at one place are zero. Also if they scatter much less than
+        the noise of each image and than the other differences of both, unless the headers give
+        different times.
     """
     equal = (measured.scatter == 0) & (measured.level == 0) & (measured.npix > 0)
     copies = [_both(frames, pair) for pair in _at_one_place(frames, measured, equal)]
@@ -40,10 +49,13 @@ def warn_copies(frames, measured):
         )
         warn_user(msg)
     quiet = ~equal & (measured.scatter < SAME_NOISE * _typical_scatter(measured, len(frames)))
+    noise = cache(lambda k: _noise(frames[k]))
+    # In crowded fields, stars look like noise, and images at one place have the same stars.
     versions = [
         _both(frames, pair)
         for pair in _at_one_place(frames, measured, quiet)
-        if all(measured.scatter[pair[2]] < SAME_NOISE * _noise(frames[k]) for k in pair[:2])
+        if not _differ_in_time(*(frames[k].meta for k in pair[:2]))
+        and all(measured.scatter[pair[2]] < SAME_NOISE * noise(k) for k in pair[:2])
     ]
     if versions:
         msg = (
@@ -66,6 +78,18 @@ def _at_one_place(frames, measured, chosen):
     ]
 
 
+def _differ_in_time(first, second):
+    """Return whether two headers give different times of their exposures."""
+    for key in TIMES:
+        a, b = first.get(key), second.get(key)
+        if isinstance(a, Real) and isinstance(b, Real):
+            if abs(a - b) > SAME_TIME:
+                return True
+        elif isinstance(a, str) and isinstance(b, str) and a != b:
+            return True
+    return False
+
+
 def _typical_scatter(measured, n):
     """Return the smaller of the mean scatters of the pairs of both images, for each pair."""
     ends = np.concatenate([measured.first, measured.second])
@@ -78,7 +102,8 @@ def _typical_scatter(measured, n):
 def _noise(frame):
     """Return the noise of an image from differences of neighbours in a row; NaN without pixels."""
     try:
-        steps = np.diff(frame.load(), axis=1)
+        data = frame.load()
     except FrameError:
         return np.nan
+    steps = np.diff(data[:: 1 + data.size // SAMPLE], axis=1)
     return 1.4826 * float(np.nanmedian(np.abs(steps))) / np.sqrt(2)
