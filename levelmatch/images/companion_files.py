@@ -14,10 +14,13 @@ __all__ = ["companion_files"]
 # Parts of names of files that describe the pixels of another file.
 _WORDS = frozenset(
     """
-    weight weights wht wgt wt ivar invvar conf confidence oow cov coverage exp expmap exptime nexp
-    mask msk mskimg bpm dq dqm dqmask ood flag flags flg badpix maskbits bimsk imsk objmask
-    err error errors unc uncert uncertainty bunc rms sigma var variance std stddev noise snr
-    seg segm segmentation area model residual bkg background skybg psf pb ctx con
+    weight weights wht wgt wt sumwt expwt ivar invvar conf confidence oow
+    cov coverage mcov exp expmap exptime nexp depth psfdepth galdepth rrhr
+    mask msk mskimg objmask bpm dq dqm dqmask ood flag flags flg badpix maskbits
+    imsk bimsk bdmsk brmsk mmsk seg segm segmentation
+    err error errors unc uncert uncertainty bunc cbunc munc rms sigma var variance std stddev
+    noise noisemap snr chi2
+    area model resid residual bkg background skybg psf pb ctx con alpha tt1
     """.split()
 )
 # Parts at the end of a name that give the format.
