@@ -283,8 +283,19 @@ def test_pixels_of_another_shape_than_the_header(good, monkeypatch):
         frame.load()
 
 
-@pytest.mark.parametrize("value", [1e200, -1e200, 1e300])
-def test_values_whose_squares_overflow_are_bad(value):
+@pytest.mark.parametrize("fit_type", ["level", "level+slope"])
+@pytest.mark.parametrize("scale", [1e90, 1e100])
+def test_images_of_huge_values_share_no_good_pixel(scale, fit_type):
+    images = list(simulate_generic(n_images=3, shape=(48, 48), seed=2).images)
+    for image in images:
+        image.data = image.data.astype(float) * scale
+    with pytest.warns(lm.DisconnectedWarning):
+        result = lm.match_levels(images, fit_type=fit_type)
+    assert result.table["isolated"].all()
+
+
+@pytest.mark.parametrize("value", [1e80, 1e200, -1e200, 1e300])
+def test_values_whose_powers_overflow_are_bad(value):
     levels = []
     for bad in (value, np.copysign(np.inf, value)):
         first, second = simulate_generic(n_images=2, shape=(64, 64), overlap=0.5, seed=3).images

@@ -50,9 +50,9 @@
 #define LM_TRIED 6
 
 /* Stands for a bad sample: outside of all bounds, and finite, so that 0 times it is 0. Samples
-   beyond it are bad, too: the squares of doubles below it do not overflow. */
+   beyond it are bad, too: fourth powers of doubles below it do not overflow. */
 #define LM_BAD_f 3e38f
-#define LM_BAD_d 1e150
+#define LM_BAD_d 1e75
 
 /* Two images show a source within this many pixels. */
 #define LM_REACH 2
