@@ -831,6 +831,26 @@ def test_weights_in_files_of_their_own(paint, tmp_path, option, form):
         match(paths, read=read)
 
 
+@pytest.mark.parametrize("option", ["weight_files", "mask_files"])
+@pytest.mark.parametrize("tiles", [False, True])
+def test_masks_in_the_order_of_the_images(paint, tmp_path, option, tiles):
+    """The order is that of all images, also if these are in tiles."""
+    paths, partners = [], []
+    for k in range(4):
+        paths.append(write_plain(paint(f"{k}.fits", (0, 9 * k)), tmp_path / f"{k}.fits"))
+        plane = np.full((48, 64), option == "weight_files", "u1")
+        plane[10 * k : 10 * k + 9] = option == "mask_files"
+        partners.append(tmp_path / f"{k}.m.fits")
+        fits.PrimaryHDU(plane).writeto(partners[-1])
+    given = {"one": paths[:1], "two": paths[1:]} if tiles else paths
+    for k, frame in enumerate(collect_frames(given, lm.ReadOptions(**{option: partners}))):
+        bad = np.isnan(frame.load()).all(axis=1)
+        assert np.flatnonzero(bad).tolist() == list(range(10 * k, 10 * k + 9))
+    more = [*partners[:2], partners[0], *partners[2:]]
+    with pytest.raises(lm.FrameError, match=rf"{option}: there are 5 files for 4 images; give one"):
+        collect_frames(given, lm.ReadOptions(**{option: more}))
+
+
 @pytest.mark.parametrize("name", ["", "CCD"])
 def test_masks_of_chips_without_names(paint, tmp_path, name):
     """The mask of the first chip must not be that of all chips."""

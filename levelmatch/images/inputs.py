@@ -67,27 +67,31 @@ def collect_frames(images, read: ReadOptions | None = None, notes: Notes | None 
     check_type("read", read, ReadOptions | None, "ReadOptions")
     read = read or ReadOptions()
     collected = Notes() if notes is None else notes
-    frames = _without_companions(_input_frames(images, read, collected), read, collected)
-    frames = _unique(frames, collected)
+    frames, n_images = _input_frames(images, read, collected)
+    _check_lengths(read, n_images)
+    frames = _unique(_without_companions(frames, read, collected), collected)
     if notes is None:
         collected.warn()
     return frames
 
 
-def _input_frames(images, read, notes):
-    """Return the frames of an input, whose names may be equal."""
+def _input_frames(images, read, notes, start=0):
+    """Return the frames of an input, whose names may be equal, and the index after its last image.
+
+    ``start`` is the index of its first image, among those of all tiles.
+    """
     if hasattr(images, "frames"):
-        return [frame.opened() for frame in images.frames]
+        return [frame.opened() for frame in images.frames], start + len(images.frames)
     if isinstance(images, str | Path) and is_table(images):
         images = read_catalogue(images)
     if isinstance(images, Table):
-        return catalogue_frames(images, read, _file_frames)
+        return catalogue_frames(images, read, _file_frames), start + len(images)
     if isinstance(images, Mapping):
-        return [
-            frame.with_keys(tile=str(tile))
-            for tile, members in images.items()
-            for frame in _input_frames(members, read, notes)
-        ]
+        frames = []
+        for tile, members in images.items():
+            found, start = _input_frames(members, read, notes, start)
+            frames += [frame.with_keys(tile=str(tile)) for frame in found]
+        return frames, start
     if hasattr(images, "files_filtered"):
         images, read = _collection_files(images, read)
     if is_association(images) or isinstance(images, fits.HDUList):
@@ -99,17 +103,32 @@ def _input_frames(images, read, notes):
         )
         raise TypeError(msg)
     images, listed = expand_associations(images)
-    frames = _read_by_workers(images, read, notes)
+    frames = _read_by_workers(images, read, notes, start)
     if frames is None:
-        frames = [f for i, image in enumerate(images) for f in _usable(image, i, read, notes)]
+        frames = [
+            f for i, image in enumerate(images, start) for f in _usable(image, i, read, notes)
+        ]
     listing = [listed.get(getattr(frame.source, "path", None)) for frame in frames]
-    return [
+    frames = [
         frame.with_keys(associations=paths) if paths else frame
         for frame, paths in zip(frames, listing, strict=True)
     ]
+    return frames, start + len(images)
 
 
-def _read_by_workers(images, read, notes):
+def _check_lengths(read, n_images):
+    """Refuse lists of files that do not have one for each image."""
+    for option in ("weight_files", "mask_files"):
+        files = getattr(read, option)
+        if files is not None and not isinstance(files, str | Mapping) and len(files) != n_images:
+            msg = (
+                f"{option}: there are {len(files)} files for {n_images} images; give one for each, "
+                "in the order of the input"
+            )
+            raise FrameError(msg)
+
+
+def _read_by_workers(images, read, notes, start):
     """Return the frames of files that the workers of a cluster open; `None` of other images."""
     if len(images) <= BATCH or not all(isinstance(image, str | Path) for image in images):
         return None
@@ -117,7 +136,7 @@ def _read_by_workers(images, read, notes):
     if client is None:
         return None
     starts = range(0, len(images), BATCH)
-    batches = [(images[k : k + BATCH], k, read) for k in starts]
+    batches = [(images[k : k + BATCH], start + k, read) for k in starts]
     names = [Path(images[k]).name for k in starts]
     frames = []
     for found, own, caught, error in spread(client, read_batch, batches, names):
