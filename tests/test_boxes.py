@@ -84,3 +84,11 @@ def test_planes_are_verified_and_undone(tmp_path):
         before, after = fits.getdata(path), fits.getdata(tmp_path / "back" / path.name)
         assert_allclose(after, before, atol=1e-9)
         assert np.isfinite(fits.getdata(out)).sum() == SIDE**2
+
+
+@pytest.mark.parametrize("fit_type", ["level", "auto"])
+def test_one_tile_with_a_mean_of_zero(fit_type):
+    """Solved by fronts; the summary tries planes."""
+    result = match_levels(images_of(), reference="mean", fit_type=fit_type)
+    assert "36 images in 1 tile" in result.summary()
+    assert np.abs(errors_of(result)).max() < 0.1

@@ -892,6 +892,8 @@ def test_factors_as_dense_algebra(monkeypatch, n, extra, largest, k):
     scale = np.abs(inverse).max()
     assert_allclose(system.factors.solve(rhs), inverse @ rhs, atol=1e-10 * scale)
     assert_allclose(system.factors.solve(rhs[:, 0]), inverse @ rhs[:, 0], atol=1e-10 * scale)
+    by_columns = np.asfortranarray(rhs)
+    assert_allclose(system.factors.solve(by_columns), inverse @ rhs, atol=1e-10 * scale)
     assert_allclose(system.factors.inverse(), inverse, atol=1e-10 * scale)
     own, across = system.factors.blocks()
     by_block = inverse.reshape(n, k, n, k)

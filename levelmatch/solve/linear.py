@@ -197,7 +197,8 @@ class Factors:
         """Return the solutions for right-hand sides of shape (n,) or (n, m)."""
         order = self._dissection.order
         shape = len(order), self._k, -1
-        x = rhs.reshape(shape)[order].reshape(len(rhs), -1)
+        # Products of broadcast arrays may be stored by columns.
+        x = np.ascontiguousarray(rhs).reshape(shape)[order].reshape(len(rhs), -1)
         if x.size:
             self._substitute(x)
         out = np.empty_like(x)
