@@ -42,14 +42,16 @@ def with_boxes(frames: list[Frame]) -> list[Frame]:
 
 def _box_of(frame):
     """Return the limits of the good pixels of a sparse image, otherwise `None`."""
+    top, bottom, left, right = frame.whole_grid.box
     try:
-        good = np.isfinite(frame.load())
+        good = np.isfinite(frame.load()[top:bottom, left:right])
     except FrameError:
         # Measuring raises this error.
         return None
     ys, xs = (np.flatnonzero(good.any(axis=axis)) for axis in (1, 0))
     if min(len(ys), len(xs)) < 2:
         return None
-    box = int(ys[0]), int(ys[-1]) + 1, int(xs[0]), int(xs[-1]) + 1
-    area = (box[1] - box[0]) * (box[3] - box[2])
-    return box if area < SPARSE * good.size else None
+    y0, y1, x0, x1 = int(ys[0]), int(ys[-1]) + 1, int(xs[0]), int(xs[-1]) + 1
+    if (y1 - y0) * (x1 - x0) >= SPARSE * good.size:
+        return None
+    return top + y0, top + y1, left + x0, left + x1
