@@ -803,7 +803,8 @@ def test_an_image_is_no_mask_of_its_own(pair, option):
 
 @pytest.mark.parametrize("option", ["weight_files", "mask_files"])
 @pytest.mark.parametrize("form", ["{stem}.weight.fits", "{stem}_ivar.fits", "mapping", "list"])
-def test_weights_in_files_of_their_own(paint, tmp_path, option, form):
+def test_weights_in_files_of_their_own(paint, tmp_path, monkeypatch, option, form):
+    plain = fits.open
     images, levels = filled_set(paint, np.nan, "disc")
     paths, partners = [], []
     plane = exposed_in("disc").astype("f4")
@@ -818,6 +819,11 @@ def test_weights_in_files_of_their_own(paint, tmp_path, option, form):
     read = lm.ReadOptions(**{option: given.get(form, form)})
     result = match(paths, read=read)
     assert_allclose(errors_of(result, levels), 0, atol=0.05)
+    frame, opened = collect_frames(paths, read)[0], []
+    with monkeypatch.context() as patch:
+        patch.setattr(fits, "open", lambda path, **k: opened.append(path) or plain(path, **k))
+        frame.load()
+    assert opened.count(partners[0]) == 1
     record = result.record
     assert len(set(record.inputs["mask_digest"])) == 1
     assert record.inputs["mask_digest"][0]

@@ -283,7 +283,8 @@ class FileSource:
             data = decoded_image(hdus[self.hdu])
             with self._opened_masks(hdus) as masks:
                 digests = pixel_digests(hdus[self.hdu].data, [hdu.data for _, hdu in masks])
-            return np.require(data, float_type(data), "CW"), self.bad(hdus, dq_bits), digests
+                bad = bad_pixels(masks, dq_bits)
+            return np.require(data, float_type(data), "CW"), bad, digests
 
     def read_rows(self, start: int, stop: int, dq_bits: int) -> np.ndarray | None:
         """Return rows of a plain file, NaN where flagged, or `None` for other files."""
