@@ -12,6 +12,8 @@ import levelmatch as lm
 from levelmatch.measure.cells import PAIR_CELL
 from levelmatch.measure.noise import image_variances, weigh_depths
 from levelmatch.measure.rounding import (
+    Background,
+    background_of,
     common_steps,
     rounding_step,
     rounding_variance,
@@ -30,7 +32,7 @@ def coincident(noise, n_pixels=1000, step=0.0):
         square = noise[i] ** 2 + noise[j] ** 2
         row["sigma"], row["scatter"] = np.sqrt(square / n_pixels), np.sqrt(square)
         row["gram"] = np.diag([2 / n * n_pixels / square, 1.0, 1.0])
-        row["npix"], row["step"] = n_pixels, step
+        row["npix"], row["step"], row["neighbours"] = n_pixels, step, np.nan
     return pair_table(pairs, list(rows))
 
 
@@ -145,6 +147,58 @@ def test_step_of_values():
     assert rounding_step(np.where(rng.random(plain.shape) < 0.9, 0, plain)) == 0
 
 
+def star_field(rng, n_stars):
+    """Return a flat sky with round stars of unequal fluxes, 200 x 200 pixels."""
+    y, x = np.mgrid[:200, :200]
+    sky = np.zeros((200, 200))
+    stars = np.stack([*rng.uniform(0, 200, (2, n_stars)), rng.pareto(1, n_stars)], axis=1)
+    for at_y, at_x, flux in stars:
+        near = np.s_[max(int(at_y) - 8, 0) : int(at_y) + 9, max(int(at_x) - 8, 0) : int(at_x) + 9]
+        square = (y[near] - at_y) ** 2 + (x[near] - at_x) ** 2
+        sky[near] += 10 * (1 + min(flux, 1000)) * np.exp(-square / 2)
+    return sky
+
+
+@pytest.mark.parametrize("n_stars", [0, 400])
+@pytest.mark.parametrize("noise", [0.1, 0.2, 0.3, 0.5])
+@pytest.mark.parametrize("position", [0.0, 0.25, 0.5])
+def test_background_beside_stars(noise, position, n_stars):
+    rng = np.random.default_rng(3)
+    level = 7 + position
+    pixels = star_field(rng, n_stars) + rng.normal(level, noise, (200, 200))
+    found = background_of(2.5 * np.round(pixels), 2.5)
+    chance = np.diff(norm.cdf((np.arange(20) - 0.5 - level) / noise))
+    equal, one = chance @ chance, 2 * chance[1:] @ chance[:-1]
+    assert_allclose(found.neighbours, one / (equal + one), atol=0.03)
+    # Without stars, the cells tell whether brightness spreads.
+    assert found.coherence > 0.75 if n_stars else (found.coherence == 0 or noise > 0.4)
+
+
+def test_background_of_unlike_levels_and_fills():
+    rng = np.random.default_rng(4)
+    stars = star_field(rng, 400)
+    for rise, expected in ((5, 0), (0.5, 2 / np.pi)):
+        sky = stars + np.linspace(0, rise, 200) + rng.normal(20, 0.3, stars.shape)
+        assert_allclose(background_of(np.round(sky), 1.0).coherence, expected, atol=0.1)
+    # A third of the image has one value, and is not masked.
+    plain = np.round(rng.normal(20, 1.0, (200, 200)))
+    filled = plain.copy()
+    filled[:70] = 0
+    expected = background_of(plain, 1.0).neighbours
+    assert_allclose(background_of(filled, 1.0).neighbours, expected, atol=0.02)
+    # Nothing is known of small images, or without a step.
+    for pixels, step in ((plain[:9, :9], 1.0), (plain[:2], 1.0), (plain, 0.0), (plain * np.nan, 1)):
+        assert np.isnan(background_of(pixels, step).neighbours)
+
+
+def test_stars_do_not_average_rounding():
+    cells = np.zeros(100, PAIR_CELL)
+    cells["weight"] = 1
+    cells["brightness"] = np.linspace(0, 20, 100)
+    flat, sloped = Background(0.2, 0.9), Background(0.2, 0.1)
+    assert_allclose(common_steps(cells, (1.0, 1.0), (flat, sloped)), [0.9, 0.1])
+
+
 def test_brightness_over_many_steps_averages_rounding():
     cells = np.zeros(100, PAIR_CELL)
     cells["weight"] = 1
@@ -167,6 +221,24 @@ def test_noise_of_cells_does_not_average_rounding():
     assert_allclose(common_steps(cells, (1.0, 0.0)), [1, 0], rtol=5e-3)
     cells["brightness"] += np.linspace(0, 0.5, 4000)
     assert_allclose(common_steps(cells, (1.0, 0.0)), [2 / np.pi, 0], rtol=0.02)
+
+
+@pytest.mark.parametrize("noise", [0.1, 0.2, 0.3])
+def test_squared_errors_of_neighbours(noise):
+    """Variances are those of stars, and tell nothing."""
+    rng = np.random.default_rng(6)
+    level = rng.uniform(-0.5, 0.5, (200, 6))
+    whole = np.arange(-6, 7)
+    edges = (np.append(whole, 7) - 0.5 - level[..., None]) / noise
+    chance = np.diff(norm.cdf(edges), axis=-1)
+    equal, one = np.sum(chance**2, -1), 2 * np.sum(chance[..., 1:] * chance[..., :-1], -1)
+    neighbours = one / (equal + one) + rng.normal(0, 0.005, level.shape)
+    found = np.array([squared_errors(np.full(6, 30.0), row).mean() for row in neighbours])
+    true = np.square(chance @ whole - level).mean(axis=1)
+    # Clipping of few values adds to the errors of means.
+    assert 0.8 < np.sqrt(found.mean() / true.mean()) < 2
+    # Nothing is added with much noise.
+    assert (squared_errors(np.full(6, 30.0), np.full(6, 0.6)) < 1e-9).all()
 
 
 def test_rounded_images_widen_their_pairs():

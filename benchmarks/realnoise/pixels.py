@@ -186,6 +186,22 @@ def rounded(rng):
     return out
 
 
+def rounded_stars(rng):
+    """Stars in data rounded to steps of 1, with noise of 0.1, 0.2 and 0.3."""
+    out = {}
+    for noise in (0.1, 0.2, 0.3):
+        for density in (3e-3, 1e-2):
+            found = simple(
+                rng,
+                "dithers",
+                lambda k, g, n=noise: {"noise": n},
+                sources=lambda grids, d=density: [sky.Stars.draw(rng, grids, d)],
+                step=1.0,
+            )
+            out[f"noise {noise}, {density:g} stars a pixel"] = found.pulls
+    return out
+
+
 def scales(rng):
     """Every second image with coarser pixels of the same noise, on a flat sky and on stars."""
     out = {}

@@ -177,6 +177,16 @@ _ROWS = (
         trials=120,
     ),
     Row(
+        "rounded-stars",
+        "stars in data rounded to whole numbers",
+        pixels.rounded_stars,
+        tuple(
+            pull(f"noise {noise}, {density:g} stars a pixel", 0.6)
+            for noise in (0.1, 0.2, 0.3)
+            for density in (3e-3, 1e-2)
+        ),
+    ),
+    Row(
         "scales",
         "every second image with coarser pixels",
         pixels.scales,

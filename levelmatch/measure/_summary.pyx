@@ -118,6 +118,7 @@ cdef packed struct PairRow:
     float strips[8][9]
     double turn
     double step[2]
+    double neighbours[2]
     double wings
     double wings_error
     double wings_term

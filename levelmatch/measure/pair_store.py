@@ -18,11 +18,11 @@ __all__ = ["PairFile", "known_rows", "pair_keys"]
 
 KEY_SIZE = 32
 # Version of the measurement. Increase it with each change of results for the same data.
-ALGORITHM = 9
+ALGORITHM = 10
 ENTRY = np.dtype([("key", "u1", KEY_SIZE), ("row", PAIR.newbyteorder("<")), ("check", "<u4")])
-MAGIC = b"levelmatch pairs 4\n"
+MAGIC = b"levelmatch pairs 5\n"
 # First bytes of older files, whose pairs have other columns and are not used.
-OLDER = tuple(b"levelmatch pairs %d\n" % version for version in (1, 2, 3))
+OLDER = tuple(b"levelmatch pairs %d\n" % version for version in (1, 2, 3, 4))
 
 
 def _image_key(frame):

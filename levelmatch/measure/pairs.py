@@ -20,7 +20,7 @@ from levelmatch.measure._summary import (
     summarise_cells,
 )
 from levelmatch.measure.gains import EMISSION, emission_of
-from levelmatch.measure.rounding import common_steps, rounding_step
+from levelmatch.measure.rounding import Background, background_of, common_steps, rounding_step
 from levelmatch.measure.table import empty_pair
 from levelmatch.sky._geometry import cell_vectors, map_error, reached_cells
 from levelmatch.sky.grid import MAP_TOLERANCE, Grid
@@ -81,6 +81,8 @@ class _Cells:
         Angle in degrees, 0 to 90, between the rows of the two images.
     steps : tuple of float
         Step to which the values of the first and of the second image are rounded, 0 for none.
+    backgrounds : tuple of `~levelmatch.measure.rounding.Background`
+        The pixels of both images beside stars, if their values are rounded.
     """
 
     cells: np.ndarray
@@ -92,6 +94,7 @@ class _Cells:
     swapped: bool = False
     turn: float = 0.0
     steps: tuple = (0.0, 0.0)
+    backgrounds: tuple = (Background(), Background())
 
     @property
     def index(self):
@@ -120,6 +123,8 @@ class Image:
     known_peaks : 2D `~numpy.ndarray` or None
         Map of the sources; for a section, its blocks of that of the whole image. By default it is
         made of the pixels.
+    known_background : `~levelmatch.measure.rounding.Background` or None
+        For a section, that of the whole image.
     """
 
     pixels: np.ndarray
@@ -129,6 +134,7 @@ class Image:
     fills: tuple = ()
     digests: dict | None = None
     known_peaks: np.ndarray | None = None
+    known_background: Background | None = None
 
     @cached_property
     def peaks(self):
@@ -139,6 +145,11 @@ class Image:
     def step(self):
         """Step to which the values are rounded, 0 for none."""
         return rounding_step(self.pixels)
+
+    @cached_property
+    def background(self):
+        """Pixels beside stars, if the values are rounded, see `background_of`."""
+        return self.known_background or background_of(self.pixels, self.step)
 
     def cut(self, box):
         """Return a copy of a section with the rows and columns (y0, y1, x0, x1)."""
@@ -153,7 +164,8 @@ class Image:
             -(-x1 // BLOCK),
         )
         peaks = self.peaks[first_y:stop_y, first_x:stop_x].copy()
-        return replace(self, pixels=pixels, section=section, known_peaks=peaks)
+        known = {"known_peaks": peaks, "known_background": self.background}
+        return replace(self, pixels=pixels, section=section, **known)
 
 
 def needed_box(grid, others):
@@ -227,7 +239,7 @@ def measure_pair(a, b, depth_maps, options):
         cells = _reprojected_cells(a.pixels, b.pixels, a.grid, b.grid, options)
     if cells is None:
         return empty_pair()
-    cells = replace(cells, steps=(a.step, b.step))
+    cells = replace(cells, steps=(a.step, b.step), backgrounds=(a.background, b.background))
     own = depth_maps[1] if cells.swapped else depth_maps[0]
     depth = own.at(cells.grid, cells.index, np.ascontiguousarray(cells.cells["vector"]))
     return summarise(cells, np.maximum(depth, 2))
@@ -477,7 +489,8 @@ def summarise(cells, depth):
     rows, agree = summarise_cells(values, cells.coarseness, cells.own_part)
     rows["extent"] = cells.extent
     rows["turn"] = cells.turn
-    rows["step"] = common_steps(cells.cells, cells.steps)
+    rows["step"] = common_steps(cells.cells, cells.steps, cells.backgrounds)
+    rows["neighbours"] = [background.neighbours for background in cells.backgrounds]
     if cells.swapped:
         rows["strips"] = rows["strips"][:, [2, 3, 0, 1, 4, 5, 6, 7]]
     found = emission_of(cells.cells, cells.samples, agree)

@@ -1,12 +1,23 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
 """The error of levels due to rounding of the images' values, to whole numbers or other steps."""
 
+from typing import NamedTuple
+
 import numpy as np
 from scipy.special import ndtr
 
 from levelmatch.measure.noise import image_variances, widened
 
-__all__ = ["common_steps", "rounding_step", "rounding_variance", "squared_errors", "widen_rounded"]
+__all__ = [
+    "UNKNOWN",
+    "Background",
+    "background_of",
+    "common_steps",
+    "rounding_step",
+    "rounding_variance",
+    "squared_errors",
+    "widen_rounded",
+]
 
 # Values are rounded if at most this fraction of them are distinct.
 MAX_DISTINCT = 0.25
@@ -16,6 +27,21 @@ UNTOLD = 0.35
 NOISES, POSITIONS = np.linspace(0.02, 0.6, 59), np.linspace(0, 0.5, 26)
 # Smallest and relative uncertainty of the variance of an image, and likelihood of a wrong one.
 LEAST_WIDTH, WIDTH, WRONG = 0.01, 0.2, 0.05
+# Fractions of neighbours above this one occur with noise of at least 0.6 of a step, whose rounding
+# errors are negligible.
+MUCH_NOISE = 0.54
+# Smallest and relative uncertainty of such a fraction.
+FRACTION_WIDTH, FRACTION_PART = 0.01, 0.03
+# Blocks of 3 x 3 pixels whose values differ by more than this number of steps contain stars; number
+# of the others from which the background is known.
+MOST_STEPS, MIN_BLOCKS = 2, 100
+# Smallest fraction of blocks with stars.
+FEW_STARS = 0.01
+# Fraction of neighbours in other blocks above which blocks of equal values are filled.
+FILLED = 0.4
+# Noise, in steps, and the noise of which the table of errors has those of the kernel: it clips
+# outliers of differences, whose values are few.
+NOISE, ACTS_AS = (0.06, 0.4, 0.5, 0.6), (0.02, 0.36, 0.5, 0.6)
 # Number of harmonics of the rounding error.
 N_HARMONICS = 50
 # Number of images whose likelihoods are in memory at once.
@@ -43,8 +69,75 @@ def rounding_step(pixels):
     return float(step) if np.abs(steps - np.round(steps)).max() < 0.01 + 2 * error < 0.1 else 0.0
 
 
-def common_steps(cells, steps):
+class Background(NamedTuple):
+    """The pixels of an image of rounded values, beside its stars.
+
+    Parameters
+    ----------
+    neighbours : float
+        Fraction of neighbouring pixels that differ by a step, of those that differ by no more.
+        Noise and the position of the level between two steps determine it.
+    coherence : float
+        Modulus of the mean of exp(2 pi i level / step): 1 if the levels of all pixels are equal, 0
+        if they spread evenly over a step. 0 for images without stars, whose cells tell.
+    """
+
+    neighbours: float = np.nan
+    coherence: float = 0.0
+
+
+# Of images that are not rounded, or have few pixels beside stars.
+UNKNOWN = Background()
+
+
+def background_of(pixels, step):
+    """Return the `Background` of an image.
+
+    About 4000 blocks of 3 x 3 pixels spread over the image are taken, without those that contain
+    stars or bad pixels.
+
+    Parameters
+    ----------
+    pixels : 2D `~numpy.ndarray`
+        The image, NaN where bad.
+    step : float
+        Step of its values, 0 for none.
+    """
+    if not step > 0 or min(pixels.shape) < 3:
+        return UNKNOWN
+    rows, columns = (max(n // 64, 1) for n in pixels.shape)
+    blocks = np.lib.stride_tricks.sliding_window_view(pixels, (3, 3))
+    blocks = blocks[rows // 2 :: rows, columns // 2 :: columns].reshape(-1, 9).astype(float)
+    number = np.count_nonzero(np.isfinite(blocks).all(axis=1))
+    blocks = blocks[np.ptp(blocks, axis=1) < (MOST_STEPS + 0.5) * step]
+    if len(blocks) < MIN_BLOCKS:
+        return UNKNOWN
+    has_stars = len(blocks) < (1 - FEW_STARS) * number
+    blocks = (blocks - blocks[0, 0]) / step
+    varied = blocks[np.ptp(blocks, axis=1) > 0.5]
+    if _neighbours(varied) > FILLED and len(varied) >= MIN_BLOCKS:
+        # Noise leaves hardly any block of equal values: these are filled.
+        blocks = varied
+    coherence = 0.0
+    if has_stars:
+        # The noise of the mean of a block turns its phase.
+        noise = np.var(blocks, axis=1, ddof=1) / 9
+        turns = np.exp(2j * np.pi * blocks.mean(axis=1) + 2 * np.pi**2 * noise)
+        coherence = min(float(np.abs(np.mean(turns))), 1.0)
+    return Background(_neighbours(blocks), coherence)
+
+
+def _neighbours(blocks):
+    """Return the fraction of neighbours of blocks, shape (n, 9), whose step is one."""
+    change = np.abs(blocks[:, [1, 3, 5, 7]] - blocks[:, 4:5])
+    one, equal = np.count_nonzero(np.abs(change - 1) < 0.5), np.count_nonzero(change < 0.5)
+    return one / max(one + equal, 1)
+
+
+def common_steps(cells, steps, backgrounds=(UNKNOWN, UNKNOWN)):
     """Return the steps of two images, reduced if the brightness spreads over several steps.
+
+    That of stars does not count: most of the pixels about them have the level of the background.
 
     Parameters
     ----------
@@ -52,9 +145,11 @@ def common_steps(cells, steps):
         The measured cells of the pair.
     steps : tuple of float
         Steps of the first and of the second image.
+    backgrounds : tuple of `Background`
+        Their pixels beside stars.
     """
     out, weight = [], cells["weight"]
-    for step in steps:
+    for step, background in zip(steps, backgrounds, strict=True):
         if step > 0:
             phase = 2 * np.pi * cells["brightness"] / step
             # The noise of a brightness, a mean of two, is half that of their difference.
@@ -62,7 +157,7 @@ def common_steps(cells, steps):
             spread = weight @ np.exp(1j * phase)
             expected = weight @ np.exp(-noise / 2)
             if abs(spread) < expected:
-                step *= abs(spread) / expected
+                step *= max(abs(spread) / expected, background.coherence)
         out.append(step)
     return out
 
@@ -87,7 +182,7 @@ def rounding_variance(noise, step):
     return (np.asarray(step) / np.pi) ** 2 / 2 * terms.sum(axis=-1)
 
 
-def squared_errors(variance):
+def squared_errors(variance, neighbours=None):
     """Return the expected square of the rounding error of the level of each image, in steps.
 
     The variance of rounded pixels depends on their noise and on the position of the level between
@@ -95,10 +190,14 @@ def squared_errors(variance):
     noise, which the images share. The prior of the noise, a scale, is 1 / noise. An image
     whose variance determines its noise is treated by itself.
 
+    Stars add to variances. Where the fractions of neighbours are known, they take their place.
+
     Parameters
     ----------
     variance : `~numpy.ndarray`, shape (n,)
         Variance of the rounded pixels of each image, in squared steps.
+    neighbours : `~numpy.ndarray`, shape (n,), optional
+        Fraction of neighbours of each image, see `Background`; NaN where unknown.
 
     Returns
     -------
@@ -106,15 +205,23 @@ def squared_errors(variance):
         Expected squares, in squared steps.
     """
     out = rounding_variance(np.sqrt(np.maximum(variance - 1 / 12, 0)), 1.0)
-    untold = variance < UNTOLD
+    neighbours = np.full(len(variance), np.nan) if neighbours is None else neighbours
+    known = ~np.isnan(neighbours)
+    untold = np.where(known, neighbours < MUCH_NOISE, variance < UNTOLD)
     if not untold.any():
         return out
-    expected, error = _rounded()
-    width = LEAST_WIDTH + WIDTH * expected
-    chance, positions = -np.log(NOISES)[:, None], np.zeros(expected.shape)
+    of_variance, of_neighbours, error = _rounded()
+    if known[untold].any():
+        rows = np.interp(np.interp(NOISES, NOISE, ACTS_AS), NOISES, np.arange(len(NOISES)))
+        error = error[np.round(rows).astype(int)]
+    chance, positions = -np.log(NOISES)[:, None], np.zeros(error.shape)
     # An image has 12 kB of likelihoods.
-    for part in np.array_split(variance[untold], -(-np.count_nonzero(untold) // BLOCK)):
-        likelihood = np.exp(-0.5 * ((part[:, None, None] - expected) / width) ** 2) / width
+    for rows in np.array_split(np.flatnonzero(untold), -(-np.count_nonzero(untold) // BLOCK)):
+        likelihood = np.where(
+            known[rows, None, None],
+            _density(neighbours[rows], of_neighbours, FRACTION_WIDTH, FRACTION_PART),
+            _density(variance[rows], of_variance, LEAST_WIDTH, WIDTH),
+        )
         likelihood += WRONG
         of_noise = likelihood.mean(axis=-1, keepdims=True)
         chance = chance + np.log(of_noise).sum(axis=0)
@@ -124,10 +231,16 @@ def squared_errors(variance):
     return out
 
 
-def _rounded():
-    """Return the variance of rounded pixels and the error of their clipped mean.
+def _density(found, expected, least, part):
+    """Return the probability density of values, shape (n, 59, 26)."""
+    width = least + part * expected
+    return np.exp(-0.5 * ((found[:, None, None] - expected) / width) ** 2) / width
 
-    Both are in steps, by noise and position, shape (59, 26). Pixels beyond 3 sigma of the
+
+def _rounded():
+    """Return the variance of rounded pixels, fractions of neighbours, and errors of clipped means.
+
+    They are in steps, by noise and position, shape (59, 26). Pixels beyond 3 sigma of the
     difference of two images are clipped. These are the pixels of a rare value.
     """
     steps = np.arange(-4, 5)
@@ -135,8 +248,10 @@ def _rounded():
     chance = np.diff(ndtr(edges), axis=-1)
     mean = chance @ steps
     variance = np.maximum(chance @ steps**2 - mean**2, 0)
+    equal = np.sum(chance**2, axis=-1)
+    one = 2 * np.sum(chance[..., 1:] * chance[..., :-1], axis=-1)
     chance *= np.abs(steps - mean[..., None]) <= 3 * np.sqrt(2 * variance)[..., None] + 1e-9
-    return variance, chance @ steps / chance.sum(axis=-1) - POSITIONS
+    return variance, one / (equal + one), chance @ steps / chance.sum(axis=-1) - POSITIONS
 
 
 def widen_rounded(table):
@@ -156,6 +271,16 @@ def widen_rounded(table):
     np.maximum.at(step, ends, table.step)
     rounded = step > 0
     error = np.zeros(len(variance))
-    error[rounded] = squared_errors(variance[rounded] / step[rounded] ** 2)
+    neighbours = _mean_neighbours(table, ends, len(variance))
+    error[rounded] = squared_errors(variance[rounded] / step[rounded] ** 2, neighbours[rounded])
     added = np.sum(error[ends] * table.step**2, axis=1)
     return widened(table, added / table.sigma**2)
+
+
+def _mean_neighbours(table, ends, n):
+    """Return the mean fraction of neighbours of each image, shape (n,); NaN where unknown."""
+    known = ~np.isnan(table.neighbours) & (table.npix > 0)[:, None]
+    weight = np.where(known, table.npix[:, None], 0).ravel()
+    total = np.bincount(ends.ravel(), weight * np.nan_to_num(table.neighbours).ravel(), n)
+    size = np.bincount(ends.ravel(), weight, n)
+    return np.divide(total, size, out=np.full(n, np.nan), where=size > 0)

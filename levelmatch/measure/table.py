@@ -27,6 +27,7 @@ PAIR = np.dtype(
         ("strips", "f4", (8, 9)),
         ("turn", "f8"),
         ("step", "f8", (2,)),
+        ("neighbours", "f8", (2,)),
         ("wings", "f8"),
         ("wings_error", "f8"),
         ("wings_term", "f8"),
@@ -38,7 +39,7 @@ PAIR = np.dtype(
 def empty_pair():
     """Return the row of a pair without a common good pixel."""
     row = np.zeros((), PAIR)
-    for name in ("axes", "sigma", "scatter", "chi2", "gain", "shift", "wings"):
+    for name in ("axes", "sigma", "scatter", "chi2", "gain", "shift", "wings", "neighbours"):
         row[name] = np.nan
     row["gain_error"] = row["shift_error"] = row["wings_error"] = np.inf
     return row[()]
@@ -49,7 +50,8 @@ def unmeasured(n):
     rows = np.zeros(n, PAIR)
     for name in ("shift", "wings"):
         rows[name], rows[f"{name}_error"] = np.nan, np.inf
-    names = ["shift", "shift_error", "bright", "strips", "turn", "step"]
+    rows["neighbours"] = np.nan
+    names = ["shift", "shift_error", "bright", "strips", "turn", "step", "neighbours"]
     names += ["wings", "wings_error", "wings_term", "wings_light"]
     return {name: rows[name] for name in names}
 
@@ -95,6 +97,9 @@ class PairTable:
         Angle between the rows of the two images, 0 to 90 degrees.
     step : `~numpy.ndarray`, shape (n, 2)
         Step to which the values of each image are rounded; 0 for none.
+    neighbours : `~numpy.ndarray`, shape (n, 2)
+        Fraction of neighbouring pixels of each image that differ by one step, see
+        `~levelmatch.measure.rounding.Background`; NaN if unknown.
     wings, wings_error : `~numpy.ndarray`, shape (n,)
         Dependence of the cells on the light of stars, and its standard error, see ``_wings.pxi``;
         NaN and infinity where it is not determined.
@@ -124,6 +129,7 @@ class PairTable:
     strips: np.ndarray
     turn: np.ndarray
     step: np.ndarray
+    neighbours: np.ndarray
     wings: np.ndarray
     wings_error: np.ndarray
     wings_term: np.ndarray
