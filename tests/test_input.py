@@ -647,6 +647,8 @@ def test_recombine_lists_of_unlike_order(paint):
     # The astrometry of the two may differ.
     lm.recombine_lyot(science, [paint("c.fits", (1, 0.5)), paint("d.fits", (0, 4))])
     lm.recombine_lyot(science, [paint("c.fits", (0, -9)), paint("d.fits", (0, -5))])
+    # A common shift may be as large as a dither.
+    lm.recombine_lyot(science, [paint("c.fits", (0, 4)), paint("d.fits", (0, 8))])
 
 
 def test_combine_chips_of_another_camera(paint):

@@ -144,20 +144,13 @@ def _paired(science, lyot):
     if len(science) != len(lyot):
         msg = f"lyot: {len(lyot)} images for {len(science)} science images; give one of each"
         raise ValueError(msg)
-    frames, centres = [], np.array([a.whole_grid.axes[0] for a in science])
-    for k, (a, b) in enumerate(zip(science, lyot, strict=True)):
+    for a, b in zip(science, lyot, strict=True):
         if a.shape != b.shape:
             msg = f"{b.name}: its shape {b.shape} is not that of {a.name}, {a.shape}"
             raise FrameError(msg)
-        distance = np.linalg.norm(centres - b.whole_grid.axes[0], axis=1)
-        nearest = int(np.argmin(distance))
-        is_near = distance[k] <= LYOT_SHIFT * np.sqrt(a.whole_grid.pixel_area)
-        if not is_near and distance[nearest] < NEARER * distance[k]:
-            msg = (
-                f"{b.name}: lyot: it is given as the Lyot image of {a.name}, but lies at "
-                f"{science[nearest].name}; give both lists in one order"
-            )
-            raise FrameError(msg)
+    _check_order(science, lyot)
+    frames = []
+    for a, b in zip(science, lyot, strict=True):
         whole = a.product
         name = b.name if b.name != a.name else jwst.part_name(b.name, "lyot")
         frames += [
@@ -167,6 +160,25 @@ def _paired(science, lyot):
             ),
         ]
     return frames
+
+
+def _check_order(science, lyot):
+    """Refuse Lyot images that lie at the science images of other exposures."""
+    centres, own = (np.array([f.whole_grid.axes[0] for f in part]) for part in (science, lyot))
+    shifts = own - centres
+    limits = LYOT_SHIFT * np.sqrt([a.whole_grid.pixel_area for a in science])
+    # Only lists in one order have one shift, which the astrometry of one part may have.
+    if (np.linalg.norm(shifts - shifts.mean(axis=0), axis=1) <= limits).all():
+        return
+    for k, (a, b) in enumerate(zip(science, lyot, strict=True)):
+        distance = np.linalg.norm(centres - own[k], axis=1)
+        nearest = int(np.argmin(distance))
+        if distance[k] > limits[k] and distance[nearest] < NEARER * distance[k]:
+            msg = (
+                f"{b.name}: lyot: it is given as the Lyot image of {a.name}, but lies at "
+                f"{science[nearest].name}; give both lists in one order"
+            )
+            raise FrameError(msg)
 
 
 def _split(frames):
