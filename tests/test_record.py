@@ -183,6 +183,9 @@ def test_early_records_are_applied_by_force(path, raw, matched, tmp_path):
     old = rewritten(path, age, tmp_path)
     with pytest.raises(RecordError, match=r"cal.fits: an early version made .* force=True"):
         lm.apply_record(old, raw, tmp_path / "again")
+    # Verifying has no such option.
+    with pytest.raises(RecordError, match=r"so its pixels cannot be compared$"):
+        lm.verify_record(old, matched, raw)
     for new, before in zip(
         lm.apply_record(old, raw, tmp_path / "again", force=True), matched, strict=True
     ):

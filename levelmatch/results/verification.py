@@ -53,7 +53,12 @@ def verify_record(
         message names it.
     """
     record = as_record(record)
-    result = recorded_result(record, recorded_files(record) if inputs is None else inputs)
+    try:
+        result = recorded_result(record, recorded_files(record) if inputs is None else inputs)
+    except RecordError as error:
+        # Other functions accept what differs.
+        msg = str(error).partition("; force=True")[0]
+        raise RecordError(msg) from error
     files = [product.file for product in result.products]
     names = [record.outputs.get(file, file) for file in files]
     paths, _ = find_files(record, outputs, names)
