@@ -14,7 +14,7 @@ from xxhash import xxh3_128
 
 import levelmatch as lm
 from levelmatch.exceptions import FrameError
-from levelmatch.images import fastfits, fits_files
+from levelmatch.images import digests, fastfits, fits_files
 from levelmatch.images.fastfits import RawHeader, read_decoded, read_pixels, scan
 from levelmatch.images.inputs import collect_frames
 from levelmatch.record.columns import wcs_text
@@ -411,3 +411,17 @@ def test_one_good_pixel_of_a_region_is_found(tmp_path, row):
             hdus["DQ"].data[10 + row, 40] = 0
     (frame,) = collect_frames(paths)
     assert frame.has_good_pixels((slice(10, 160), slice(20, 66))) is (row is not None)
+
+
+@pytest.mark.parametrize("shape", [(), (0, 4), (4, 0), (5,), (7, 5), (1, 7, 5), (3, 1, 4)])
+@pytest.mark.parametrize("kind", ["f4", ">f4", "f8", ">i2", "u2", ">u4", "u1", "g"])
+def test_digests_do_not_depend_on_the_parts(monkeypatch, shape, kind):
+    monkeypatch.setattr(digests, "CHUNK", 10)
+    values = np.random.default_rng(3).integers(0, 200, shape)
+    stored = values - (1 << 15 if kind == "u2" else 1 << 31 if kind == ">u4" else 0)
+    order = np.dtype({"u2": ">i2", ">u4": ">i4", "g": ">f8"}.get(kind, kind)).newbyteorder(">")
+    expected = xxh3_128(np.asarray(stored, order).tobytes()).hexdigest()
+    for layout in ("C", "F"):
+        data = np.array(values, kind, order=layout)
+        found = digests.pixel_digests(data, [data])
+        assert found["digest"] == found["mask_digest"] == expected
