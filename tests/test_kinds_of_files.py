@@ -638,7 +638,7 @@ def check_planes(paint, tmp_path, name, plane):
         assert not np.isnan(frame.load()).any()
 
 
-MOSTLY_MASKED = "nearly all pixels are masked, although they have values"
+MOSTLY_MASKED = "most pixels are masked, although they have values"
 
 
 @pytest.mark.parametrize("plane", ["MASK", "BPM", "WHT"])

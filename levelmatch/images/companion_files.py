@@ -20,7 +20,7 @@ _WORDS = frozenset(
     imsk bimsk bdmsk brmsk mmsk seg segm segmentation
     err error errors unc uncert uncertainty bunc cbunc munc rms sigma var variance std stddev
     noise noisemap snr chi2
-    area model resid residual bkg background skybg psf pb ctx con alpha tt1
+    area model resid residual bkg background skybg psf pb ctx con tt1
     """.split()
 )
 # Parts at the end of a name that give the format.

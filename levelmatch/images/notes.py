@@ -50,7 +50,7 @@ SENTENCES = {
         "blank=False treats them as data, blank=0 names the value"
     ),
     "masked": (
-        "nearly all pixels are masked, although they have values: {images}. A mask is not 0 at bad "
+        "most pixels are masked, although they have values: {images}. A mask is not 0 at bad "
         "pixels, and a weight is positive at good ones: see whether it is inverted"
     ),
     "constant": (
