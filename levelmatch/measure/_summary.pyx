@@ -32,7 +32,7 @@ cdef double CELL_CLIP = 4.0
 cdef double COMPENSATED = 3.0
 # Around cells farther than FAR_CLIP sigma, as trails leave them, cells that are off in the same
 # direction by more than NEAR_CLIP sigma are left out, too.
-cdef double FAR_CLIP = 8.0
+cdef double FAR_CLIP = 5.0
 cdef double NEAR_CLIP = 1.5
 cdef enum:
     MIN_ROBUST = 6
