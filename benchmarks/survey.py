@@ -126,6 +126,7 @@ def table_of(axes, pairs, area, levels):
         strips=constant(np.float32(0), 8, 9),
         turn=constant(0.0),
         step=constant(0.0, 2),
+        neighbours=constant(np.nan, 2),
         multiplicity=constant(1.0),
     )
 
