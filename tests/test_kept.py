@@ -1,6 +1,8 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
 """Tests of levels that are kept in headers for a later step, in place of corrected pixels."""
 
+import re
+
 import numpy as np
 import pytest
 from astropy.io import fits
@@ -292,6 +294,24 @@ def test_counts_of_unequal_exposures_are_warned_of(key):
 )
 def test_images_on_one_scale_need_no_warning(times, smooth, unit):
     match_exposed(exposed(times, smooth=smooth, scale=(1, 1), unit=unit))
+
+
+def test_times_that_are_not_fits_are_passed_over(tmp_path):
+    images, paths = exposed((100.0, 300.0), smooth=True, scale=(1, 1)), []
+    version = images[0].copy()
+    version.data, version.meta["FILENAME"] = version.data + 5, "version.fits"
+    for image in (*images, version):
+        paths.append(tmp_path / image.meta["FILENAME"])
+        image.meta["MJD-OBS"] = 6e4
+        image.write(paths[-1])
+        content = paths[-1].read_bytes()
+        broken = re.sub(rb"(EXPTIME |MJD-OBS )=.{21}", rb"\1= 12,5'               ", content)
+        assert len(broken) == len(content)
+        assert broken.count(b"12,5") == 2
+        paths[-1].write_bytes(broken)
+    with pytest.warns(lm.LevelMatchWarning, match="same noise at one place"):
+        levels = match_exposed(paths).table["level"].value
+    assert_allclose(levels[2] - levels[0], 5, atol=1e-3)
 
 
 # JWST

@@ -8,7 +8,7 @@ from astropy.io import fits
 
 from levelmatch.exceptions import FrameError
 
-__all__ = ["FileMeta", "check_linear", "file_meta", "with_inherited_frame"]
+__all__ = ["FileMeta", "check_linear", "file_meta", "readable_value", "with_inherited_frame"]
 
 # Cards of the reference frame; some cameras write them to the primary header only.
 FRAME_CARDS = ("RADESYS", "RADECSYS", "EQUINOX", "EPOCH", "LONPOLE", "LATPOLE")
@@ -63,6 +63,22 @@ def file_meta(primary: Any, header: Any) -> FileMeta:
         Both headers, or the image's header alone if its card ``INHERIT`` is false.
     """
     return FileMeta(header if header.get("INHERIT", True) is False else primary, header)
+
+
+def readable_value(meta: Mapping, key: str) -> Any:
+    """Return the value of a card, or `None` if there is none or its text is not FITS.
+
+    Parameters
+    ----------
+    meta : mapping
+        The header of an image.
+    key : str
+        The keyword.
+    """
+    try:
+        return meta.get(key)
+    except fits.VerifyError:
+        return None
 
 
 def check_linear(name: str, meta: Mapping) -> None:

@@ -7,6 +7,7 @@ from numbers import Real
 import numpy as np
 
 from levelmatch.exceptions import FrameError, warn_user
+from levelmatch.images.file_headers import readable_value
 from levelmatch.sky.grid import are_at_one_place
 from levelmatch.text import list_names
 
@@ -81,7 +82,7 @@ def _at_one_place(frames, measured, chosen):
 def _differ_in_time(first, second):
     """Return whether two headers give different times of their exposures."""
     for key in TIMES:
-        a, b = first.get(key), second.get(key)
+        a, b = readable_value(first, key), readable_value(second, key)
         if isinstance(a, Real) and isinstance(b, Real):
             if abs(a - b) > SAME_TIME:
                 return True
@@ -101,9 +102,11 @@ def _typical_scatter(measured, n):
 
 def _noise(frame):
     """Return the noise of an image from differences of neighbours in a row; NaN without pixels."""
+    from astropy.stats import mad_std
+
     try:
         data = frame.load()
     except FrameError:
         return np.nan
     steps = np.diff(data[:: 1 + data.size // SAMPLE], axis=1)
-    return 1.4826 * float(np.nanmedian(np.abs(steps))) / np.sqrt(2)
+    return float(mad_std(steps, ignore_nan=True)) / np.sqrt(2)

@@ -10,6 +10,7 @@ from scipy.sparse.linalg import splu
 from scipy.special import chdtrc
 
 from levelmatch.exceptions import FluxScaleWarning, warn_user
+from levelmatch.images.file_headers import readable_value
 from levelmatch.images.units import is_counts, unit_words
 from levelmatch.sky.overlaps import components
 
@@ -372,7 +373,7 @@ def warn_exposures(frames, measured):
 def _exposure_time(frame):
     """Return keyword and exposure time of an image of counts; NaN for others or without one."""
     for key in TIMES if is_counts(frame.unit) else ():
-        time = frame.meta.get(key)
+        time = readable_value(frame.meta, key)
         if isinstance(time, Real) and not isinstance(time, bool) and time > 0:
             return key, float(time)
     return "", np.nan
