@@ -5,13 +5,12 @@ import numpy as np
 
 from levelmatch.exceptions import FrameError
 from levelmatch.images.frame import Frame
+from levelmatch.sky.overlaps import MANY
 
 __all__ = ["with_boxes"]
 
 # Smallest number of images on one grid. Two images need no choice of pairs.
 SEVERAL = 3
-# Largest number of images for which the nodes of all grids are kept in memory.
-MANY = 1000
 # Largest fraction of an image with data for which its outline is that of the data.
 SPARSE = 0.75
 

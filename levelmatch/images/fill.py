@@ -81,7 +81,7 @@ def mask_fill(data: np.ndarray, blank: object = None) -> tuple[Fill, ...]:
 
 
 def masked_values(data: np.ndarray, bad: np.ndarray) -> tuple[Fill, ...]:
-    """Return a `Fill` of NaN if nearly all pixels of an image have values and are masked.
+    """Return a `Fill` of NaN if most pixels of an image have values and are masked.
 
     Masks of pixels without data hide NaN or one exact value. Of large images, a sample is used.
 
