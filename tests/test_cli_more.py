@@ -313,3 +313,24 @@ def test_files_are_read_ahead_until_the_context_ends(tmp_path, monkeypatch):
     monkeypatch.delattr(os, "posix_fadvise")
     with inputs.reading_ahead(paths):
         assert set(threading.enumerate()) == before
+
+
+@pytest.mark.parametrize("asked", [None, "2"])
+def test_commands_use_one_thread_of_blas(files, asked):
+    code = """
+import os
+import sys
+from levelmatch.cli import main
+assert "numpy" not in sys.modules
+main(sys.argv[1:], standalone_mode=False)
+from threadpoolctl import threadpool_info
+used = {i["num_threads"] for i in threadpool_info() if i["user_api"] == "blas"}
+print(os.environ["OPENBLAS_NUM_THREADS"], *used)
+"""
+    env = {key: value for key, value in os.environ.items() if not key.endswith("_NUM_THREADS")}
+    env |= {} if asked is None else {"OPENBLAS_NUM_THREADS": asked}
+    command = [sys.executable, "-c", code, "run", *map(str, files), "--dry-run", "--quiet"]
+    done = subprocess.run(command, env=env, capture_output=True, text=True, check=True)
+    number, *threads = done.stdout.splitlines()[-1].split()
+    assert number == (asked or "1")
+    assert asked or set(threads) <= {"1"}
