@@ -15,7 +15,18 @@ import pytest
 from numpy.testing import assert_allclose
 
 FOLDER = Path(__file__).parents[1] / "benchmarks"
-MODULES = ("goals", "sky", "scores", "pixels", "pairs", "surveys", "tiles", "rows", "table")
+MODULES = (
+    "goals",
+    "sky",
+    "scores",
+    "pixels",
+    "mixtures",
+    "pairs",
+    "surveys",
+    "tiles",
+    "rows",
+    "table",
+)
 # Few trials determine a figure to about 10 %.
 SLACK = 0.15
 

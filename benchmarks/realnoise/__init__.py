@@ -12,7 +12,7 @@ scores
 goals
     A `Row` is a function of a generator of random numbers, which makes one set, matches it and
     returns samples; its goals make a figure of the samples of all trials, with its range.
-pixels, pairs, surveys, tiles
+pixels, mixtures, pairs, surveys, tiles
     The trials. The docstring of each says how its images differ from white noise.
 rows
     The rows, with trials and ranges; ``before.json`` has the figures of an earlier version.

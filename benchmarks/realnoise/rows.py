@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from realnoise import pairs, pixels, surveys, tiles
+from realnoise import mixtures, pairs, pixels, surveys, tiles
 from realnoise.goals import Goal, Row, bias, growth, mean, ratio_to_best, rms
 
 __all__ = ["ROWS"]
@@ -204,6 +204,17 @@ _ROWS = (
         "unflagged cosmic rays on 1 % of every second image",
         pixels.cosmic_rays,
         PSF_GOALS,
+    ),
+    Row(
+        "mixtures",
+        "some of these effects together, at random; sets without a warning",
+        mixtures.mixtures,
+        tuple(
+            goal
+            for label in ("dithers", "mosaic", "mosaic, planes")
+            for goal in (pull(label), most(f"{label}, warned", 0.1, mean))
+        ),
+        trials=120,
     ),
     Row(
         "few-pairs",

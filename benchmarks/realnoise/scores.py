@@ -122,13 +122,14 @@ def surfaces(match, images):
     return [image.data - match.result[k].data for k, image in enumerate(images)]
 
 
-def plane_pulls(match, grids):
-    """Return pulls of levels, shape (n,), and of slopes, shape (n, 2), if all true slopes are zero.
+def plane_pulls(match, grids, true=0.0):
+    """Return pulls of levels, shape (n,), and of slopes, shape (n, 2).
 
-    In the gauge of the zero mean plane. East is against x, and North along y.
+    In the gauge of the zero mean plane. East is against x, and North along y. The true slopes
+    are per arcmin along x and y.
     """
     table = match.result.table
-    slopes = np.stack([-table["slope_u"].value, table["slope_v"].value], axis=1)
+    slopes = np.stack([-table["slope_u"].value, table["slope_v"].value], axis=1) - true
     errors = np.stack([table["slope_u_error"].value, table["slope_v_error"].value], axis=1)
     centres = [
         [(o + g.scale * (n - 1) / 2) / 60 for o, n in zip(g.origin, g.shape, strict=True)][::-1]
