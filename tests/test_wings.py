@@ -21,6 +21,7 @@ SIDE = 200
 STEP = 170
 SCALE = 0.1
 NOISE = 0.25
+SLOPES = "slope_u", "slope_v"
 
 
 def moffat(x, y, flux, fwhm, beta):
@@ -92,6 +93,11 @@ def pulls_of(result, levels):
     return (error - error.mean()) / result.table["error"].value
 
 
+def rms(values):
+    """Return the root of the mean square."""
+    return np.sqrt(np.mean(np.square(values)))
+
+
 @pytest.mark.parametrize(("layout", "beta"), [("mosaic", 2.5), ("mosaic", 3.0), ("dithers", 3.0)])
 def test_seeing_that_varies_is_in_the_errors(layout, beta):
     """Without the effect, true errors are 2.2 and more times the stated ones."""
@@ -101,7 +107,7 @@ def test_seeing_that_varies_is_in_the_errors(layout, beta):
         result, said = match(images, layout)
         pulls.append(pulls_of(result, levels))
         warned += len(said)
-    assert 0.7 < np.sqrt(np.mean(np.square(pulls))) < (1.7 if layout == "mosaic" else 1.4)
+    assert 0.7 < rms(pulls) < (1.7 if layout == "mosaic" else 1.4)
     assert warned >= (2 if layout == "mosaic" else 5)
 
 
@@ -161,13 +167,40 @@ def test_less_certain_wings_are_in_the_errors_without_a_warning(monkeypatch):
     np.testing.assert_array_equal(other.table["error"], result.table["error"])
 
 
-def test_errors_of_planes_stay(monkeypatch):
+def test_seeing_that_varies_is_in_the_errors_of_planes(monkeypatch):
+    """Without the effect, true errors of levels are many times the stated ones."""
+    pulls, before, slopes = [], [], []
+    for seed in range(4):
+        images, levels = draw_set(seed, "dithers", (2.5, 4.5))
+        result, said = match(images, "dithers", fit_type="level+slope")
+        assert "Errors of levels include this" in said[0]
+        pulls.append(pulls_of(result, levels))
+        slopes += [result.table[f"{c}"] / result.table[f"{c}_error"] for c in SLOPES]
+        with monkeypatch.context() as patch:
+            without_effects(patch)
+            other, _ = match(images, "dithers", fit_type="level+slope")
+        before.append(pulls_of(other, levels))
+        np.testing.assert_array_equal(result.table["level"], other.table["level"])
+        for c in SLOPES:
+            np.testing.assert_array_equal(result.table[f"{c}_error"], other.table[f"{c}_error"])
+    assert rms(before) > 2
+    assert 0.6 < rms(pulls) < 1.3
+    assert rms(slopes) < 1.4
+
+
+def test_errors_of_planes_are_those_of_their_covariance():
     images, _ = draw_set(2, "dithers", (2.5, 4.5))
-    result, said = match(images, "dithers", fit_type="level+slope")
-    assert "those of planes do not" in said[0]
-    without_effects(monkeypatch)
-    before, _ = match(images, "dithers", fit_type="level+slope")
-    np.testing.assert_array_equal(result.table["error"], before.table["error"])
+    for options in ({}, {"slope_gauge": "mean", "slope_prior": 0.1}):
+        options = {"fit_type": "level+slope", "solve": lm.SolveOptions(**options)}
+        solution = match(images, "dithers", **options)[0].passes[0].solution
+        blocks = solution._covariance.blocks(3)
+        whole = solution.covariance_matrix
+        columns = np.eye(len(whole))
+        np.testing.assert_allclose(np.einsum("gii->gi", blocks).ravel(), np.diag(whole), rtol=1e-6)
+        np.testing.assert_allclose(
+            solution.covariance_of_sums(columns), whole, atol=1e-6 * whole.max()
+        )
+        assert np.linalg.eigvalsh(whole)[0] > -1e-9 * np.trace(whole)
 
 
 def test_equal_psfs_have_no_effect():

@@ -25,7 +25,7 @@ from levelmatch.solve.rejection import Rejection
 from levelmatch.solve.solution import GaugedCovariance, Solution
 from levelmatch.solve.solver import Solver
 from levelmatch.solve.weights import Reweighting, RobustFit, settle_floors
-from levelmatch.solve.wings import level_widening
+from levelmatch.solve.wings import level_widening, plane_widening
 
 __all__ = ["solve_groups"]
 
@@ -83,11 +83,12 @@ def solve_groups(equations, options, *, npix=1.0, scatter=1.0, reference=None, a
     if gauge is not None:
         coefficients = gauge.apply(coefficients.reshape(-1, 1)).reshape(coefficients.shape)
     covariance_of = partial(
-        GaugedCovariance,
+        _covariance,
         solved,
         gauge,
+        component,
         noise=noise,
-        inflation=np.repeat(inflation[component], equations.n_terms),
+        inflation=np.repeat(inflation[component, None], equations.n_terms, axis=1),
         spread=None if doubt is None else doubt.spread,
     )
     return Solution(
@@ -102,6 +103,15 @@ def solve_groups(equations, options, *, npix=1.0, scatter=1.0, reference=None, a
         covariance_of=covariance_of,
         residual=solved.residual,
     )
+
+
+def _covariance(solved, gauge, component, *, inflation, **parts):
+    """Return the `GaugedCovariance`, that of planes with the effects of wings on the pairs."""
+    covariance = GaugedCovariance(solved, gauge, inflation=inflation, **parts)
+    widening = plane_widening(covariance, component)
+    if widening is None:
+        return covariance
+    return GaugedCovariance(solved, gauge, inflation=inflation * widening, **parts)
 
 
 def _floors(solver, component, free, fixed):

@@ -75,7 +75,7 @@ def run_passes(
     of_scales[_of_planes(used, fit_types)] = 0
     pooled = _with_variances(pooled, of_scales + of_short)
     shared = shared_by_planes(measured, used, fit_types, pooled)
-    of_wings = np.where(_of_planes(used, fit_types), 0, find_wings(measured).effects)
+    of_wings = find_wings(measured).effects
     known = KnownErrors(shared, _fraction(of_scales, np.square(pooled.sigma)), of_wings)
     done, table, carried = [], subtract_pattern(pooled, pattern), Carried.of(frames, pattern)
     for k, p in enumerate(passes):

@@ -152,8 +152,8 @@ class GaugedCovariance:
     noise : `~numpy.ndarray`, shape (n, k, k), or None
         Covariance of each pair's right-hand side, if the weights are not its inverse; the
         covariance of the coefficients is then a sandwich.
-    inflation : `~numpy.ndarray`, shape (m * k,)
-        Factors on the standard errors, the same in a connected set.
+    inflation : `~numpy.ndarray`, shape (m, k)
+        Factors on the standard errors, of levels and of slopes the same in a connected set.
     spread : `~numpy.ndarray`, shape (m * k, r), or None
         Vectors whose outer products with themselves are added to the covariance.
     """
@@ -161,7 +161,7 @@ class GaugedCovariance:
     def __init__(self, solved, gauge, *, noise, inflation, spread):
         self.solved = solved
         self.gauge = gauge
-        self.inflation = inflation
+        self.inflation = inflation.ravel()
         self.scale = solved.scale.ravel()
         self.spread = spread if spread is None or gauge is None else gauge.apply(spread)
         self.noise = noise
@@ -190,7 +190,8 @@ class GaugedCovariance:
         blocks = self._blocks()
         if self.gauge is not None:
             blocks = self.gauge.apply_to_blocks(blocks, self._times)
-        blocks = np.square(self.inflation[::k])[:, None, None] * blocks
+        inflation = self.inflation.reshape(-1, k)
+        blocks = inflation[:, :, None] * inflation[:, None, :] * blocks
         if self.spread is not None:
             rows = self.spread.reshape(len(blocks), k, -1)
             blocks = blocks + rows @ rows.swapaxes(1, 2)

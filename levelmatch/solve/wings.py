@@ -19,7 +19,7 @@ from levelmatch.images.units import unit_words
 from levelmatch.sky.overlaps import components
 from levelmatch.text import list_names
 
-__all__ = ["find_wings", "level_widening", "warn_wings", "wings_text"]
+__all__ = ["find_wings", "level_widening", "plane_widening", "warn_wings", "wings_text"]
 
 # Largest probability of such wings by noise alone, in errors and in warnings. The errors of effects
 # are rather too large: of 520 sets of images with stars of one PSF, two have less than 0.03.
@@ -185,7 +185,7 @@ class _Heights:
 
 
 def level_widening(equations, factor, component):
-    """Return factors on the standard errors of each set, by the effects of wings on its pairs.
+    """Return factors on the standard errors of levels, by the effects of wings on their pairs.
 
     The effects shift the levels, and no residual shows it. The sum of squares of the shifts, in
     units of the errors, is divided by the number of differences of the groups. One factor for all
@@ -199,16 +199,65 @@ def level_widening(equations, factor, component):
         Factor on the normal matrix of each pair.
     component : `~numpy.ndarray` of int, shape (n_groups,)
         Set of each group.
+
+    Returns
+    -------
+    factor : `~numpy.ndarray`, shape (n_sets,)
+        The factors; one for planes, see `plane_widening`.
     """
     size = np.bincount(component)
-    if equations.known.of_wings is None or not equations.known.of_wings.any():
+    effects = equations.known.of_wings
+    if equations.n_terms > 1 or effects is None or not effects.any():
         return np.ones(len(size))
     ends = equations.first, equations.second
     weight = factor * equations.gram[:, 0, 0]
     fit = _Heights(*ends, np.ones(len(weight)), weight, equations.n_groups)
-    square = weight * np.square(fit.values_of(fit(equations.known.of_wings)))
+    square = weight * np.square(fit.values_of(fit(effects)))
     total = np.bincount(component[equations.first], square, len(size))
     return np.sqrt(1 + total / np.maximum(size - 1, 1))
+
+
+def plane_widening(covariance, component):
+    """Return factors on the standard errors of planes, by the effects of wings on their pairs.
+
+    The effects shift the levels of the images, in the gauge of the planes. The sum of squares of
+    the shifts over that of the errors gives one factor on the levels of each set. Slopes stay:
+    the stars of an image tilt it by little.
+
+    Parameters
+    ----------
+    covariance : `~levelmatch.solve.solution.GaugedCovariance`
+        Covariance of the coefficients without the effects.
+    component : `~numpy.ndarray` of int, shape (n_groups,)
+        Set of each group.
+
+    Returns
+    -------
+    factor : `~numpy.ndarray`, shape (n_groups, 3), or None
+        The factors; `None` for levels, or without effects.
+    """
+    solved = covariance.solved
+    equations, shape = solved.equations, solved.scale.shape
+    effects = equations.known.of_wings
+    if equations.n_terms == 1 or effects is None or not effects.any():
+        return None
+    weight = solved.factor * equations.gram[:, 0, 0]
+    ends = equations.first, equations.second
+    level = _Heights(*ends, np.ones(len(weight)), weight, equations.n_groups)(effects)
+    # One group of each set is held while the equations are solved.
+    held = np.flatnonzero(solved.scale[:, 0] == 0)
+    zero = np.zeros(int(component.max()) + 1)
+    zero[component[held]] = level[held]
+    shift = np.zeros(shape)
+    shift[:, 0] = level - zero[component]
+    if covariance.gauge is not None:
+        shift = covariance.gauge.apply(shift.reshape(-1, 1)).reshape(shape)
+    variance = covariance.blocks(shape[1])[:, 0, 0]
+    square, own = (np.bincount(component, v) for v in (np.square(shift[:, 0]), variance))
+    factor = np.ones(shape)
+    more = np.divide(square, own, out=np.zeros_like(square), where=own > 0)
+    factor[:, 0] = np.sqrt(1 + more)[component]
+    return factor
 
 
 def wings_text(frames, measured):
@@ -234,8 +283,8 @@ def wings_text(frames, measured):
     least = NAMED * wings.heights.max()
     return (
         "wings of stars differ between the images, as if the seeing changed, and change levels by "
-        f"about {rms:.2g} {unit_words(frames[0].unit)} (rms). Errors of levels include this, those "
-        "of planes do not. The widest are those of "
+        f"about {rms:.2g} {unit_words(frames[0].unit)} (rms). Errors of levels include this. The "
+        "widest are those of "
         f"{list_names([frames[k].name for k in order if wings.heights[k] > least])}. mask_sources "
         "masks stars"
     )
