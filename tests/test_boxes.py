@@ -9,7 +9,7 @@ from astropy.wcs import WCS
 from helpers import succeed
 from numpy.testing import assert_allclose
 
-from levelmatch import match_levels
+from levelmatch import make_mosaic, match_levels
 
 SIDE, STEP, N = 60, 45, 6
 WHOLE = STEP * (N - 1) + SIDE
@@ -92,3 +92,12 @@ def test_one_tile_with_a_mean_of_zero(fit_type):
     result = match_levels(images_of(), reference="mean", fit_type=fit_type)
     assert "36 images in 1 tile" in result.summary()
     assert np.abs(errors_of(result)).max() < 0.1
+
+
+def test_mosaics_are_those_of_cut_images():
+    """The grid of the mosaic is that of the images, except for rounding errors."""
+    cut, whole = (make_mosaic(images_of(cut=cut)) for cut in (True, False))
+    assert_allclose(whole[1], cut[1])
+    # Positions are accurate to 1e-4 pixel, and neighbours differ by up to 3.
+    assert_allclose(whole[0].data, cut[0].data, atol=1e-3)
+    assert np.count_nonzero(whole[1]) == WHOLE**2

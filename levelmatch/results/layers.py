@@ -326,16 +326,29 @@ def reproject_layer(
 
 
 def _interp(layer: LayerWCS, wcs: Any, shape: tuple[int, int]) -> np.ndarray:
-    """Interpolate an image bilinearly on another grid."""
+    """Interpolate good pixels bilinearly; NaN where bad pixels have half of the weight or more.
+
+    An image with a border of bad pixels thus gives the same as the image without it.
+    """
     from reproject import reproject_interp
 
-    return reproject_interp(
-        (layer.arrays, layer),
+    arrays, good = layer.arrays, np.isfinite(layer.arrays[0])
+    some_bad = not good.all()
+    if some_bad:
+        # A bad neighbour would count even if its weight is zero.
+        arrays = np.concatenate([arrays, good[None]])
+        arrays[:-1, ~good] = 0
+    out = reproject_interp(
+        (arrays, layer),
         wcs,
         shape_out=shape,
         return_footprint=False,
         roundtrip_coords=False,
     )
+    if not some_bad:
+        return out
+    weight = np.where(out[-1] > 0.5, out[-1], np.nan)
+    return out[:-1] / weight
 
 
 def _exact(layer: LayerWCS, wcs: Any, shape: tuple[int, int]) -> np.ndarray:
