@@ -187,6 +187,36 @@ def test_images_split_by_columns_below_290_lose_no_column(paint, tmp_path):
         assert out.name == path.name.replace("mirimages", "mirimage")
 
 
+def halves(image):
+    """Return the parts of a MIRI image, named by their headers."""
+    return [part for part in lm.separate_lyot(image) if part is not None]
+
+
+@pytest.mark.parametrize("version", ["cal", "destriped"])
+@pytest.mark.parametrize("parts", ["sl", "s", "l"])
+@pytest.mark.parametrize("recombine", [True, False])
+def test_full_images_beside_their_parts_are_refused(paint, recombine, parts, version):
+    """Their pixels would count twice."""
+    images = miri(paint, 7.0)
+    for image in images:
+        image.meta["FILENAME"] = image.meta["FILENAME"].replace("cal", version)
+    halved = dict(zip("sl", halves(miri(paint, 7.0)[1]), strict=True))
+    given = [*images, *(halved[part] for part in parts)]
+    with pytest.raises(lm.FrameError, match="mirimage_.*: jw01.*mirimage[sl]_cal.fits is a part"):
+        lm.match_levels(given, recombine_lyot=recombine)
+
+
+def test_full_images_beside_parts_of_others_are_split(paint):
+    """Otherwise, their Lyot regions would count as main chips."""
+    images = miri(paint, 7.0)
+    options = {"recombine_lyot": True, "group_by": lambda name, meta: "tile"}
+    result = lm.match_levels([*halves(images[0]), *images[1:]], **options)
+    assert len(result) == 3
+    same = lm.match_levels(images, **options)
+    assert_allclose(result.table["level"].value, same.table["level"].value, atol=1e-6)
+    assert list(result.table["part"]) == list(same.table["part"])
+
+
 def test_a_function_that_names_no_tile(paint):
     """It would join all images in one tile named None."""
 

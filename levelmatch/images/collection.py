@@ -99,8 +99,10 @@ def collection_of(images, settings, *, recombine=False, lyot=None, mosaic=False)
     notes.warn()
     if lyot is not None:
         frames = _paired(frames, collect_frames(lyot, read, notes))
-    elif recombine:
-        frames = _split(frames)
+    else:
+        frames = [_with_jwst_keys(frame) for frame in frames]
+        _check_halves(frames)
+        frames = _split(frames) if recombine else frames
     frames = [_with_jwst_keys(frame) for frame in frames]
     of_cells(frames, settings)
     frames = _fitted_regions(frames) if recombine else without_lyot(frames, notes, mosaic)
@@ -181,20 +183,36 @@ def _check_order(science, lyot):
             raise FrameError(msg)
 
 
+def _check_halves(frames):
+    """Refuse a full MIRI image beside a part of the same exposure, whose pixels it holds."""
+    halves = {jwst.exposure_of(f.name): f for f in frames if _is_half(f)}
+    for frame in frames if halves else ():
+        half = halves.get(jwst.exposure_of(frame.name))
+        if half is not None and _is_miri(frame) and not _is_half(frame):
+            msg = (
+                f"{frame.name}: {half.name} is a part of this exposure, and its pixels would count "
+                "twice; give either full images or their parts"
+            )
+            raise FrameError(msg)
+
+
+def _is_half(frame):
+    """Return whether a frame is the science or the Lyot part of a MIRI image."""
+    by_name = frame.part == "lyot" or jwst.recombined_name(frame.name) != frame.name
+    # Parts that an earlier call split may have any name.
+    return by_name or frame.whole != ""
+
+
 def _split(frames):
-    """Split full MIRI images into their two parts, unless the images are such parts."""
-    if any(frame.part == "lyot" for frame in frames):
-        return frames
-    frames = [_with_jwst_keys(frame) for frame in frames]
-    if not any(frame.part == "lyot" for frame in frames):
-        frames = [part for frame in frames for part in _parts(frame)]
+    """Split full MIRI images into their two parts; keep images that are such parts."""
+    frames = [part for frame in frames for part in _parts(frame)]
     if not any(frame.part == "lyot" for frame in frames):
         logger.info("no image is a Lyot image or has the Lyot region: all pass through")
     return frames
 
 
 def _parts(frame):
-    return frame.split_lyot() if _is_miri(frame) and frame.part != "lyot" else [frame]
+    return frame.split_lyot() if _is_miri(frame) and not _is_half(frame) else [frame]
 
 
 def _is_miri(frame):

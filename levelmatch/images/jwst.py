@@ -17,6 +17,7 @@ __all__ = [
     "DEFAULT_BAD_BITS",
     "DQ_BITS",
     "NIRCAM_SHORT",
+    "exposure_of",
     "fitted_region",
     "jwst_keys",
     "load_gwcs",
@@ -107,6 +108,16 @@ def jwst_keys(name, meta):
 def recombined_name(name):
     """Return a file's name without the ``s`` or ``l`` of a separated MIRI image."""
     return re.sub(r"mirimage[sl](?=[_.]|$)", "mirimage", name, count=1, flags=re.IGNORECASE)
+
+
+def exposure_of(name):
+    """Return the name of a file's exposure and detector, the same for the parts of a MIRI image.
+
+    It is the part of a JWST file name that all versions of an exposure share; of other names, the
+    whole one.
+    """
+    match = _FILE_NAME.match(name)
+    return recombined_name(name if match is None else match[0]).lower()
 
 
 def part_name(name, part):
