@@ -641,7 +641,7 @@ def check_planes(paint, tmp_path, name, plane):
 MOSTLY_MASKED = "most pixels are masked, although they have values"
 
 
-@pytest.mark.parametrize("plane", ["MASK", "BPM", "WHT"])
+@pytest.mark.parametrize("plane", ["MASK", "BPM", "WHT", "DQ"])
 @pytest.mark.parametrize("form", ["memory", "files"])
 def test_inverted_masks_are_named(paint, tmp_path, form, plane):
     """The few bad pixels of an inverted mask may agree within their errors."""
@@ -650,7 +650,7 @@ def test_inverted_masks_are_named(paint, tmp_path, form, plane):
     for k, image in enumerate(images):
         image.mask = good
         if form == "files":
-            values = (~good if plane == "WHT" else good).astype("u1")
+            values = (~good if plane == "WHT" else good).astype("i4")
             other = fits.ImageHDU(values, name=plane)
             path = write_chips(tmp_path, f"{k}.fits", {("SCI", 1): image}, extra=[other])
             images[k] = path

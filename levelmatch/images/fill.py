@@ -8,7 +8,7 @@ import numpy as np
 
 from levelmatch.images._decode import may_have_fill
 
-__all__ = ["Fill", "find_fill", "mask_fill", "masked_values", "quick_test"]
+__all__ = ["Fill", "find_fill", "mask_fill", "masked_values", "mostly_bad", "quick_test"]
 
 # Largest distance, in pixels, between samples in the search for fill values.
 STRIDE = 16
@@ -92,14 +92,25 @@ def masked_values(data: np.ndarray, bad: np.ndarray) -> tuple[Fill, ...]:
     bad : 2D `~numpy.ndarray` of bool
         The mask, True at bad pixels.
     """
-    step = max(1, isqrt(bad.size // SAMPLE))
-    data, bad = data[::step, ::step], bad[::step, ::step]
+    data, bad = (array[_sample_of(array.size)] for array in (data, bad))
     if np.count_nonzero(bad) <= MASKED * bad.size:
         return ()
     values = data[bad]
     counts = np.unique(values[np.isfinite(values)], return_counts=True)[1]
     n = int(counts.sum() - counts.max(initial=0))
     return (Fill(np.nan, n / bad.size),) if n > MASKED * bad.size else ()
+
+
+def mostly_bad(data: np.ndarray) -> bool:
+    """Return whether so many pixels of an image are NaN that its mask may be inverted."""
+    sample = data[_sample_of(data.size)]
+    return np.count_nonzero(np.isnan(sample)) > MASKED * sample.size
+
+
+def _sample_of(size: int) -> tuple[slice, slice]:
+    """Return the rows and columns of a sample of an image with a number of pixels."""
+    step = max(1, isqrt(size // SAMPLE))
+    return slice(None, None, step), slice(None, None, step)
 
 
 def find_fill(data: np.ndarray, blank: object = None) -> tuple[tuple[Fill, ...], np.ndarray | None]:

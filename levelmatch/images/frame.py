@@ -14,7 +14,7 @@ from levelmatch.exceptions import FrameError
 from levelmatch.images import jwst
 from levelmatch.images.corrections import Correction
 from levelmatch.images.file_checks import named_errors
-from levelmatch.images.fill import Fill, find_fill, mask_fill, masked_values
+from levelmatch.images.fill import Fill, find_fill, mask_fill, masked_values, mostly_bad
 from levelmatch.images.sources import MemorySource, float_type, image_mask
 from levelmatch.sky.grid import Footprint, Grid, default_spacing
 from levelmatch.sky.transform import SkyTransform
@@ -194,10 +194,8 @@ class Frame:
         if out.shape != tuple(self.shape):
             msg = f"{self.name}: its pixels have shape {out.shape}, its header {self.shape}"
             raise FrameError(msg)
-        fills = ()
+        fills = self._masked(out, bad)
         if bad is not None:
-            # A Lyot image masks the main chip.
-            fills = masked_values(out, bad) if self.part != "lyot" else ()
             out[bad] = np.nan
         fills = mask_fill(out, self.blank) + fills
         if self.selection is not None:
@@ -220,6 +218,18 @@ class Frame:
             )
             raise FrameError(msg)
         return out, fills
+
+    def _masked(self, data, bad):
+        """Return a `Fill` of NaN if the mask may be inverted, see `masked_values`."""
+        # A Lyot image masks the main chip.
+        if self.part == "lyot":
+            return ()
+        if bad is None:
+            # Flags of plain files are applied while they are read.
+            if getattr(self.source, "dq_hdu", None) is None or not mostly_bad(data):
+                return ()
+            data, bad = self.source.read(0)[0], np.isnan(data)
+        return masked_values(data, bad)
 
     def has_good_pixels(self, region):
         """Return whether a region has a good pixel; read only its rows if possible.
