@@ -18,6 +18,7 @@ from astropy.wcs import WCS
 from astropy.wcs.wcsapi import SlicedLowLevelWCS
 from helpers import succeed
 from numpy.testing import assert_allclose, assert_equal
+from scipy.ndimage import gaussian_filter, shift
 
 import levelmatch as lm
 from levelmatch.cli.options import blank as blank_option
@@ -949,7 +950,7 @@ def test_exposures_of_a_crowded_field_are_no_versions(paint):
     """Stars look like noise, and are the same in both exposures of a split."""
     stars = np.zeros((60, 90))
     rng = np.random.default_rng(4)
-    np.add.at(stars, tuple(rng.integers(0, stars.shape, (2700, 2)).T), 5.0)
+    np.add.at(stars, tuple(rng.integers(0, stars.shape, (12000, 2)).T), 5.0)
     images = []
     for k, name in enumerate(("a1", "a2", "b", "c")):
         image = paint(f"{name}.fits", noise=0.1)
@@ -962,6 +963,23 @@ def test_exposures_of_a_crowded_field_are_no_versions(paint):
         image.meta["DATE-OBS"] = "2020-01-01"
     with pytest.warns(lm.LevelMatchWarning, match=r"noise at one place: a1\.fits and a2\.fits"):
         match(images)
+
+
+@pytest.mark.parametrize("fwhm", [1.6, 2.6])
+def test_repeated_exposures_of_crowded_stars_are_no_versions(paint, fwhm):
+    """Without times, only the pixels between the stars tell."""
+    shape, images = (200, 240), []
+    rng = np.random.default_rng(6)
+    stars = np.zeros((260, 300))
+    n = stars.size // 12
+    np.add.at(stars, tuple(rng.integers(0, stars.shape, (n, 2)).T), 60 * (1 + rng.pareto(1.0, n)))
+    stars = gaussian_filter(stars, fwhm / 2.355)
+    for k in range(6):
+        image = paint(f"{k}.fits", (0.5 * (k // 2), 7.5 * (k // 2)), shape=shape, noise=0.3)
+        moved = shift(stars, (-0.5 * (k // 2), -7.5 * (k // 2)), order=3)
+        image.data += moved[20:220, 20:260].astype("f4")
+        images.append(image)
+    match(images)
 
 
 def test_deep_images_at_one_place_are_no_versions(paint):
