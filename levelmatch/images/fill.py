@@ -104,7 +104,7 @@ def masked_values(data: np.ndarray, bad: np.ndarray) -> tuple[Fill, ...]:
 def mostly_bad(data: np.ndarray) -> bool:
     """Return whether so many pixels of an image are NaN that its mask may be inverted."""
     sample = data[_sample_of(data.size)]
-    return np.count_nonzero(np.isnan(sample)) > MASKED * sample.size
+    return bool(np.count_nonzero(np.isnan(sample)) > MASKED * sample.size)
 
 
 def _sample_of(size: int) -> tuple[slice, slice]:
