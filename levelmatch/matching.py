@@ -18,7 +18,7 @@ from levelmatch.call_checks import (
 from levelmatch.docstrings import share_parameters
 from levelmatch.exceptions import warn_user
 from levelmatch.images.collection import collection_of
-from levelmatch.measure.copies import warn_copies
+from levelmatch.measure.copies import warn_coadds, warn_copies
 from levelmatch.measure.pair_selection import Overlaps
 from levelmatch.option_values import check_flag
 from levelmatch.options import fit_terms
@@ -392,6 +392,7 @@ def _match(function, collection, settings, passes):
     measured, sky = overlaps.measure(frames, settings, known, collection.notes)
     collection.notes.warn()
     warn_copies(frames, measured)
+    warn_coadds(frames, measured)
     if settings.read.flux_scale is None:
         warn_exposures(frames, measured)
     warn_flux_scales(frames, measured, settings.solve.flux_limit)

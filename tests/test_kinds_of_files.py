@@ -988,6 +988,47 @@ def test_deep_images_at_one_place_are_no_versions(paint):
     match([*images, paint("deep.fits", noise=0.02), paint("deeper.fits", noise=0.02)])
 
 
+COADD = r"coadds cover several images: {} \(a\.fits, b\.fits, c\.fits\)\. If they are made"
+
+
+@pytest.mark.parametrize(
+    ("name", "meta"),
+    [
+        ("coadd.fits", {"NCOMBINE": 3}),
+        ("coadd.fits", {"NDRIZIM": 3}),
+        ("coadd.fits", {"STACKCNT": 3}),
+        ("jw01234-o001_t001_miri_f770w_i2d.fits", {}),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:flux scales")
+def test_coadds_beside_their_exposures_are_named(paint, name, meta):
+    images = [paint(f"{n}.fits", (3 * k, 9 * k), noise=0.3, level=k) for k, n in enumerate("abc")]
+    coadd = paint(name, (5, 10), shape=(90, 120), meta=meta, noise=0.2)
+    with pytest.warns(lm.LevelMatchWarning, match=COADD.format(name.replace(".", r"\."))):
+        match([*images, coadd])
+
+
+def test_coadds_of_other_images_are_not_named(paint):
+    """All images are coadds, or one beside several images, or it holds a single one."""
+    many = [
+        paint(f"{n}.fits", (3 * k, 9 * k), noise=0.3, meta={"NCOMBINE": 3})
+        for k, n in enumerate("abc")
+    ]
+    match([*many, paint("d.fits", (5, 10), shape=(90, 120), meta={"NCOMBINE": 3})])
+    images = [paint(f"{n}.fits", (0, 40 * k), noise=0.3) for k, n in enumerate("abc")]
+    match([*images, paint("d.fits", (0, 20), shape=(48, 70), meta={"NCOMBINE": 3})])
+
+
+def test_files_of_one_exposure_are_named(paint):
+    """An image that the pipeline resampled lies on another grid than the exposure."""
+    first, second = (f"jw01234001001_02101_0000{k}_mirimage" for k in (1, 2))
+    images = [paint(f"{n}_cal.fits", (0, 9 * k)) for k, n in enumerate((first, second))]
+    resampled = paint(f"{first}_i2d.fits", (0.3, 0.4), shape=(50, 66))
+    said = rf"one exposure by their names: {first}_cal\.fits and {first}_i2d\.fits\. V"
+    with pytest.warns(lm.LevelMatchWarning, match=said):
+        match([*images, resampled])
+
+
 # Integers, bits and cards
 
 

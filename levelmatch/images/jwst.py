@@ -117,7 +117,7 @@ def exposure_of(name):
     whole one.
     """
     match = _FILE_NAME.match(name)
-    return recombined_name(name if match is None else match[0]).lower()
+    return recombined_name(name if match is None else match[0].lower())
 
 
 def part_name(name, part):

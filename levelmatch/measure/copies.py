@@ -1,6 +1,7 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
 """Images that show the same exposure, and count twice."""
 
+import re
 from functools import cache
 from numbers import Real
 
@@ -8,10 +9,11 @@ import numpy as np
 
 from levelmatch.exceptions import FrameError, warn_user
 from levelmatch.images.file_headers import readable_value
+from levelmatch.images.jwst import exposure_of
 from levelmatch.sky.grid import are_at_one_place
 from levelmatch.text import list_names
 
-__all__ = ["warn_copies"]
+__all__ = ["warn_coadds", "warn_copies"]
 
 # Largest scatter of a difference, relative to the noise, of two images with the same noise.
 SAME_NOISE = 0.25
@@ -21,6 +23,13 @@ SAMPLE = 1_000_000
 BLOCK, CALM = 8, 0.1
 # Standard deviation of normal values whose absolute values have a median of 1.
 NORMAL = 1.4826
+# Keywords of the number of exposures in a coadd: of IRAF and ccdproc, AstroDrizzle, Siril, WISE,
+# others, and `~levelmatch.make_mosaic`.
+COUNTS = ("NCOMBINE", "NDRIZIM", "STACKCNT", "NUMFRMS", "NCOADD", "NSTACK", "NIMAGES")
+# Names of coadds of JWST, of an observation or a candidate.
+LEVEL_3 = re.compile(r"jw\d{5}-[oac]\d+_t\d+_", re.IGNORECASE)
+# Smallest number of images inside of a coadd, and fraction of their sides that it covers.
+SEVERAL, INSIDE = 2, 0.9
 # Keywords of the time of an exposure, and the largest difference, in days, of equal times.
 TIMES = ("DATE-OBS", "TIME-OBS", "DATE-BEG", "MJD-OBS", "EXPSTART")
 SAME_TIME = 1e-5
@@ -56,18 +65,85 @@ def warn_copies(frames, measured):
     quiet = ~equal & (measured.scatter < SAME_NOISE * _typical_scatter(measured, len(frames)))
     noise = cache(lambda k: _noise(frames[k]))
     # In crowded fields, stars look like noise, and images at one place have the same stars.
+    named = _named_alike(frames)
     versions = [
         _both(frames, pair)
         for pair in _at_one_place(frames, measured, quiet)
-        if not _differ_in_time(*(frames[k].meta for k in pair[:2]))
+        if tuple(pair[:2]) not in named
+        and not _differ_in_time(*(frames[k].meta for k in pair[:2]))
         and all(measured.scatter[pair[2]] < SAME_NOISE * noise(k) for k in pair[:2])
     ]
+    cause = "Versions of one exposure count twice, and the errors are too small; leave out one of"
     if versions:
+        msg = f"images show the same noise at one place: {list_names(versions)}. {cause} each"
+        warn_user(msg)
+    if named:
+        names = list_names([_both(frames, pair) for pair in named])
+        warn_user(f"files are of one exposure by their names: {names}. {cause} each")
+
+
+def _named_alike(frames):
+    """Return the pairs of images that are of one exposure of JWST by their names."""
+    firsts, pairs = {}, []
+    for k, frame in enumerate(frames):
+        key = exposure_of(frame.name), frame.part, frame.extension
+        first = firsts.setdefault(key, k)
+        if first != k and not frame.whole:
+            pairs.append((first, k))
+    return pairs
+
+
+def warn_coadds(frames, measured):
+    """Warn of coadds that cover several images, which they may contain.
+
+    Parameters
+    ----------
+    frames : list of `~levelmatch.images.frame.Frame`
+        The images.
+    measured : `~levelmatch.measure.table.PairTable`
+        Their pairs.
+
+    Warns
+    -----
+    LevelMatchWarning
+        If an image combines several exposures, according to its header or the name of its file,
+        and covers several images of fewer exposures.
+    """
+    counts = np.array([_exposures(frame) for frame in frames])
+    coadds = []
+    for k in np.flatnonzero(counts >= SEVERAL):
+        inside = [
+            frames[other].name
+            for own, others, extent in (
+                (measured.first, measured.second, measured.extent[:, 1]),
+                (measured.second, measured.first, measured.extent[:, 0]),
+            )
+            for other in others[(own == k) & (extent > INSIDE)]
+            if counts[other] < counts[k] and _is_inside(frames[other].grid, frames[k].grid)
+        ]
+        if len(inside) >= SEVERAL:
+            coadds.append(f"{frames[k].name} ({list_names(sorted(inside), most=3)})")
+    if coadds:
         msg = (
-            f"images show the same noise at one place: {list_names(versions)}. Versions of one "
-            "exposure count twice, and the errors are too small; leave out one of each"
+            f"coadds cover several images: {list_names(coadds)}. If they are made of these, "
+            "exposures count twice, and the errors are too small; leave out one of both"
         )
         warn_user(msg)
+
+
+def _is_inside(grid, other):
+    """Return whether the centre of an image lies within the outline of another."""
+    corners = np.asarray(other.polygon)
+    side = np.cross(corners, np.roll(corners, -1, axis=0)) @ grid.centre
+    return bool((side >= 0).all() or (side <= 0).all())
+
+
+def _exposures(frame):
+    """Return the number of exposures in an image, 1 if unknown, and infinity if it is not given."""
+    if LEVEL_3.match(frame.name):
+        return np.inf
+    values = (readable_value(frame.meta, key) for key in COUNTS)
+    return max((v for v in values if isinstance(v, Real) and v > 1), default=1)
 
 
 def _both(frames, pair):
