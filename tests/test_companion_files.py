@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from levelmatch import FrameError, LevelMatchWarning, ReadOptions, match_levels, match_mosaic
+from levelmatch.images.inputs import collect_frames
 from levelmatch.testing import level_errors, simulate_generic
 
 
@@ -77,3 +78,29 @@ def test_such_names_elsewhere_are_images(images):
 def test_companions_alone_are_images(images):
     _, paths = images
     assert len(match_levels(add_files(paths, NAMES["swarp"]))) == 4
+
+
+@pytest.mark.parametrize("option", ["weight_files", "mask_files"])
+@pytest.mark.parametrize("make_name", [NAMES["swarp"], NAMES["another word"], "folder"])
+def test_lists_in_another_order_are_refused(images, tmp_path, make_name, option):
+    _, paths = images
+    folder = tmp_path / "beside"
+    folder.mkdir()
+    beside = add_files(paths, NAMES["swarp"] if make_name == "folder" else make_name)
+    if make_name == "folder":
+        beside = [b.rename(folder / path.name) for b, path in zip(beside, paths, strict=True)]
+    given = [beside[1], beside[0], *beside[2:]]
+    with pytest.raises(FrameError, match=rf"fits: {option}: .* belongs to image_0000\d.fits by"):
+        match_levels(paths, read=ReadOptions(**{option: given}))
+    read = ReadOptions(**{option: {p.name: b for p, b in zip(paths, given, strict=True)}})
+    assert len(collect_frames(paths, read)) == 4
+    assert len(collect_frames(paths, ReadOptions(**{option: beside}))) == 4
+
+
+def test_numbers_that_are_not_those_of_the_images_are_accepted(images):
+    """Masks may be counted from 1."""
+    _, paths = images
+    given = add_files(paths, lambda name: f"mask_{int(name[6:11]) + 1:05d}.fits")
+    assert len(collect_frames(paths, ReadOptions(mask_files=given))) == 4
+    same = [given[0]] * 4
+    assert len(collect_frames(paths, ReadOptions(mask_files=same))) == 4

@@ -9,7 +9,7 @@ from typing import Any
 from levelmatch.images.sources import FileSource
 from levelmatch.sky.grid import are_at_one_place
 
-__all__ = ["companion_files"]
+__all__ = ["companion_files", "misplaced_mask"]
 
 # Parts of names of files that describe the pixels of another file.
 _WORDS = frozenset(
@@ -62,6 +62,42 @@ def companion_files(frames: Iterable[Any]) -> dict[Path, Path]:
         if same:
             found[path] = min(same)
     return found
+
+
+def misplaced_mask(frames: Iterable[Any], kind: str) -> tuple[Path, Path, Path] | None:
+    """Return a mask, the image to which it is given and the one to which it belongs, or `None`.
+
+    A list in another order than the images gives masks to other images. It is recognised only if
+    each mask belongs to one of the images by its name.
+
+    Parameters
+    ----------
+    frames : iterable of `~levelmatch.images.frame.Frame`
+        The images.
+    kind : {"mask", "weight"}
+        The kind of the arrays that have files of their own.
+    """
+    given: dict[Path, Path] = {}
+    images: dict[tuple[str, ...], set[Path]] = {}
+    for frame in frames:
+        path = getattr(frame.source, "path", None)
+        if path is None:
+            continue
+        for key in (_words(path), *_with_gaps(_words(path))):
+            images.setdefault(key, set()).add(path)
+        for mask in getattr(frame.source, "masks", ()):
+            if mask.path is not None and mask.kind == kind:
+                given[path] = mask.path
+    owners: dict[Path, tuple[Path, Path]] = {}
+    for path, mask in given.items():
+        # A mask in another folder may have the name of its image.
+        keys = _words(mask), *_keys(_words(mask))
+        found = set().union(*(images.get(key, set()) for key in keys))
+        if len(found) != 1 or mask in owners:
+            return None
+        owners[mask] = path, found.pop()
+    wrong = ((m, path, owner) for m, (path, owner) in sorted(owners.items()) if path != owner)
+    return next(wrong, None)
 
 
 def _words(path: Path) -> tuple[str, ...]:

@@ -16,7 +16,7 @@ from levelmatch.cluster import current_client, spread
 from levelmatch.exceptions import FrameError, warn_user
 from levelmatch.images.associations import expand_associations, is_association
 from levelmatch.images.catalogue import catalogue_frames, read_catalogue
-from levelmatch.images.companion_files import companion_files
+from levelmatch.images.companion_files import companion_files, misplaced_mask
 from levelmatch.images.file_state import file_identity
 from levelmatch.images.fits_files import file_frames
 from levelmatch.images.in_memory import memory_frames
@@ -69,6 +69,7 @@ def collect_frames(images, read: ReadOptions | None = None, notes: Notes | None 
     collected = Notes() if notes is None else notes
     frames, n_images = _input_frames(images, read, collected)
     _check_lengths(read, n_images)
+    _check_masks(frames, read)
     frames = _unique(_without_companions(frames, read, collected), collected)
     if notes is None:
         collected.warn()
@@ -124,6 +125,22 @@ def _check_lengths(read, n_images):
             msg = (
                 f"{option}: there are {len(files)} files for {n_images} images; give one for each, "
                 "in the order of the input"
+            )
+            raise FrameError(msg)
+
+
+def _check_masks(frames, read):
+    """Refuse lists of files whose names are those of the images in another order."""
+    for option, kind in (("weight_files", "weight"), ("mask_files", "mask")):
+        files = getattr(read, option)
+        if files is None or isinstance(files, str | Mapping):
+            continue
+        found = misplaced_mask(frames, kind)
+        if found is not None:
+            mask, image, owner = (path.name for path in found)
+            msg = (
+                f"{image}: {option}: {mask} is given for it, and belongs to {owner} by its name; "
+                "give the list in the order of the images, or a mapping of image to file"
             )
             raise FrameError(msg)
 
