@@ -23,7 +23,6 @@ cdef extern from "_map.h" nogil:
 
 __all__ = [
     "cell_vectors",
-    "convex_hull",
     "convex_overlap",
     "count_inside",
     "map_error",
@@ -98,54 +97,6 @@ def project(const double[:, ::1] vectors, const double[:, ::1] axes):
         with nogil:
             lm_project(&axes[0, 0], &vectors[0, 0], n, &out[0, 0], &out[1, 0])
     return out_array
-
-
-def convex_hull(const double[:, ::1] points, double tolerance):
-    """Indices of the vertices of the convex hull of points in a plane, counter-clockwise.
-
-    The monotone chain of Andrew (1979, Inf. Process. Lett. 9, 216).
-
-    Parameters
-    ----------
-    points : `~numpy.ndarray`, shape (n, 2)
-        The points, all finite.
-    tolerance : float
-        Points this close to a line between others are left out.
-
-    Returns
-    -------
-    vertices : `~numpy.ndarray` of intp, shape (m,)
-        The vertices, from the lowest of those with the smallest first coordinate.
-    """
-    cdef Py_ssize_t n = points.shape[0], m, i, j, count = 0, least = 2
-    cdef double ax, ay, bx, by
-    x, y = np.transpose(points)
-    # Rounding must not put the points of a vertical side out of order.
-    by_x = np.argsort(x)
-    column = np.empty(n, dtype=np.intp)
-    column[by_x] = np.cumsum(np.diff(x[by_x], prepend=x[by_x[:1]]) > 4 * tolerance)
-    order_array = np.lexsort((y, column))
-    cdef const Py_ssize_t[::1] order = order_array
-    hull_array = np.empty(2 * n + 1, dtype=np.intp)
-    cdef Py_ssize_t[::1] hull = hull_array
-    with nogil:
-        # The lower side from left to right, then the upper side back.
-        for m in range(2 * n - 1):
-            j = order[m] if m < n else order[2 * n - 2 - m]
-            if m == n:
-                least = count + 1
-            while count >= least:
-                i = hull[count - 2]
-                ax = points[j, 0] - points[i, 0]
-                ay = points[j, 1] - points[i, 1]
-                bx = points[hull[count - 1], 0] - points[i, 0]
-                by = points[hull[count - 1], 1] - points[i, 1]
-                if bx * ay - by * ax > tolerance * sqrt(ax * ax + ay * ay):
-                    break
-                count -= 1
-            hull[count] = j
-            count += 1
-    return hull_array[:max(count - 1, 1)]
 
 
 def reached_cells(

@@ -5,18 +5,14 @@ from dataclasses import dataclass
 from functools import cached_property, lru_cache
 
 import numpy as np
+from scipy.spatial import ConvexHull
 
 from levelmatch.exceptions import FrameError
-from levelmatch.sky._geometry import (
-    convex_hull,
-    polynomial_sums,
-    project,
-    sky_to_pixel,
-)
+from levelmatch.sky._geometry import polynomial_sums, project, sky_to_pixel
 from levelmatch.sky.transform import SkyTransform
 from levelmatch.sky.vectors import tangent_axes
 
-__all__ = ["Footprint", "Grid", "are_at_one_place"]
+__all__ = ["Footprint", "Grid", "are_at_one_place", "hull_vertices"]
 
 
 # Number of vertices of a footprint.
@@ -34,6 +30,14 @@ CHECKED = 16
 DIRECTION = np.array([0.93, -0.37])
 # Coefficients of a polynomial that equals its coordinates.
 IDENTITY = np.array([[[0.0, 0.0], [1.0, 0.0]], [[0.0, 1.0], [0.0, 0.0]]])
+
+
+def hull_vertices(points):
+    """Return the vertices of the convex hull of points in a plane, shape (n, 2), as indices.
+
+    They are counter-clockwise. Points on its sides, within rounding errors, are left out.
+    """
+    return ConvexHull(points, qhull_options=f"C-{FLAT}").vertices
 
 
 def _nodes(start, stop, spacing):
@@ -311,8 +315,8 @@ class Grid:
         if not xx * yy - xy * xy > 1e-30:
             msg = f"{self.transform.name}: the outline has no area on the sky; correct its WCS"
             raise FrameError(msg)
-        flat = np.ascontiguousarray(flat.T)
-        vertices = convex_hull(flat, FLAT)
+        flat = flat.T
+        vertices = hull_vertices(flat)
         if len(vertices) > N_VERTICES:
             # A curved side has many vertices. The farthest vertex in each of 16 directions is
             # kept. The directions are relative to the image's sides, which keeps the corners.
