@@ -11,10 +11,11 @@ from scipy.stats import norm
 import levelmatch as lm
 from levelmatch.measure.cells import PAIR_CELL
 from levelmatch.measure.noise import image_variances, weigh_depths
+from levelmatch.measure.pairs import Image
 from levelmatch.measure.rounding import (
-    Background,
-    background_of,
+    Rounding,
     common_steps,
+    rounding_of,
     rounding_step,
     rounding_variance,
     squared_errors,
@@ -166,7 +167,7 @@ def test_background_beside_stars(noise, position, n_stars):
     rng = np.random.default_rng(3)
     level = 7 + position
     pixels = star_field(rng, n_stars) + rng.normal(level, noise, (200, 200))
-    found = background_of(2.5 * np.round(pixels), 2.5)
+    found = rounding_of(2.5 * np.round(pixels), 2.5)
     chance = np.diff(norm.cdf((np.arange(20) - 0.5 - level) / noise))
     equal, one = chance @ chance, 2 * chance[1:] @ chance[:-1]
     assert_allclose(found.neighbours, one / (equal + one), atol=0.03)
@@ -179,37 +180,45 @@ def test_background_of_unlike_levels_and_fills():
     stars = star_field(rng, 400)
     for rise, expected in ((5, 0), (0.5, 2 / np.pi)):
         sky = stars + np.linspace(0, rise, 200) + rng.normal(20, 0.3, stars.shape)
-        assert_allclose(background_of(np.round(sky), 1.0).coherence, expected, atol=0.1)
+        assert_allclose(rounding_of(np.round(sky), 1.0).coherence, expected, atol=0.1)
     # A third of the image has one value, and is not masked.
     plain = np.round(rng.normal(20, 1.0, (200, 200)))
     filled = plain.copy()
     filled[:70] = 0
-    expected = background_of(plain, 1.0).neighbours
-    assert_allclose(background_of(filled, 1.0).neighbours, expected, atol=0.02)
+    expected = rounding_of(plain, 1.0).neighbours
+    assert_allclose(rounding_of(filled, 1.0).neighbours, expected, atol=0.02)
     # Nothing is known of small images, or without a step.
     for pixels, step in ((plain[:9, :9], 1.0), (plain[:2], 1.0), (plain, 0.0), (plain * np.nan, 1)):
-        assert np.isnan(background_of(pixels, step).neighbours)
+        assert np.isnan(rounding_of(pixels, step).neighbours)
+
+
+def test_a_section_has_the_rounding_of_its_image():
+    pixels = np.round(np.random.default_rng(5).normal(50, 1, (200, 200)))
+    pixels[:100] *= 4
+    whole = Image(pixels, None)
+    assert whole.rounding.step == 1
+    assert whole.cut((0, 80, 0, 200)).rounding == whole.rounding
 
 
 def test_stars_do_not_average_rounding():
     cells = np.zeros(100, PAIR_CELL)
     cells["weight"] = 1
     cells["brightness"] = np.linspace(0, 20, 100)
-    flat, sloped = Background(0.2, 0.9), Background(0.2, 0.1)
-    assert_allclose(common_steps(cells, (1.0, 1.0), (flat, sloped)), [0.9, 0.1])
+    flat, sloped = Rounding(1.0, 0.2, 0.9), Rounding(1.0, 0.2, 0.1)
+    assert_allclose(common_steps(cells, (flat, sloped)), [0.9, 0.1])
 
 
 def test_brightness_over_many_steps_averages_rounding():
     cells = np.zeros(100, PAIR_CELL)
     cells["weight"] = 1
     cells["location"] = 0.4
-    assert_allclose(common_steps(cells, (1.0, 0.0)), [1, 0])
+    assert_allclose(common_steps(cells, (Rounding(1.0), Rounding())), [1, 0])
     cells["brightness"] = np.linspace(0, 20, 100)
-    assert max(common_steps(cells, (1.0, 1.0))) < 0.05
-    assert_allclose(common_steps(cells, (1e4, 0.0)), [1e4, 0], rtol=1e-4)
+    assert max(common_steps(cells, (Rounding(1.0), Rounding(1.0)))) < 0.05
+    assert_allclose(common_steps(cells, (Rounding(1e4), Rounding())), [1e4, 0], rtol=1e-4)
     # The noise exceeds the step by so much that nothing is expected to be left of it.
     cells["variance"] = 1e6
-    assert_allclose(common_steps(cells, (1.0, 0.0)), [1, 0])
+    assert_allclose(common_steps(cells, (Rounding(1.0), Rounding())), [1, 0])
 
 
 def test_noise_of_cells_does_not_average_rounding():
@@ -218,9 +227,9 @@ def test_noise_of_cells_does_not_average_rounding():
     cells["weight"], cells["variance"] = 1, 0.1**2
     # Half of the difference's variance is that of each image, and a quarter that of their mean.
     cells["brightness"] = rng.normal(3.3, 0.05, 4000)
-    assert_allclose(common_steps(cells, (1.0, 0.0)), [1, 0], rtol=5e-3)
+    assert_allclose(common_steps(cells, (Rounding(1.0), Rounding())), [1, 0], rtol=5e-3)
     cells["brightness"] += np.linspace(0, 0.5, 4000)
-    assert_allclose(common_steps(cells, (1.0, 0.0)), [2 / np.pi, 0], rtol=0.02)
+    assert_allclose(common_steps(cells, (Rounding(1.0), Rounding())), [2 / np.pi, 0], rtol=0.02)
 
 
 @pytest.mark.parametrize("noise", [0.1, 0.2, 0.3])

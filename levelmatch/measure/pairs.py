@@ -20,7 +20,7 @@ from levelmatch.measure._summary import (
     summarise_cells,
 )
 from levelmatch.measure.gains import EMISSION, emission_of
-from levelmatch.measure.rounding import Background, background_of, common_steps, rounding_step
+from levelmatch.measure.rounding import Rounding, common_steps, rounding_of, rounding_step
 from levelmatch.measure.table import empty_pair
 from levelmatch.sky._geometry import cell_vectors, map_error, reached_cells
 from levelmatch.sky.grid import MAP_TOLERANCE, Grid
@@ -79,10 +79,8 @@ class _Cells:
         Whether the cells belong to the second image.
     turn : float
         Angle in degrees, 0 to 90, between the rows of the two images.
-    steps : tuple of float
-        Step to which the values of the first and of the second image are rounded, 0 for none.
-    backgrounds : tuple of `~levelmatch.measure.rounding.Background`
-        The pixels of both images beside stars, if their values are rounded.
+    roundings : tuple of `~levelmatch.measure.rounding.Rounding`
+        Rounding of the values of the first and of the second image.
     """
 
     cells: np.ndarray
@@ -93,8 +91,7 @@ class _Cells:
     own_part: float = 1.0
     swapped: bool = False
     turn: float = 0.0
-    steps: tuple = (0.0, 0.0)
-    backgrounds: tuple = (Background(), Background())
+    roundings: tuple = (Rounding(), Rounding())
 
     @property
     def index(self):
@@ -123,7 +120,7 @@ class Image:
     known_peaks : 2D `~numpy.ndarray` or None
         Map of the sources; for a section, its blocks of that of the whole image. By default it is
         made of the pixels.
-    known_background : `~levelmatch.measure.rounding.Background` or None
+    known_rounding : `~levelmatch.measure.rounding.Rounding` or None
         For a section, that of the whole image.
     """
 
@@ -134,7 +131,7 @@ class Image:
     fills: tuple = ()
     digests: dict | None = None
     known_peaks: np.ndarray | None = None
-    known_background: Background | None = None
+    known_rounding: Rounding | None = None
 
     @cached_property
     def peaks(self):
@@ -142,14 +139,9 @@ class Image:
         return peak_map(self.pixels) if self.known_peaks is None else self.known_peaks
 
     @cached_property
-    def step(self):
-        """Step to which the values are rounded, 0 for none."""
-        return rounding_step(self.pixels)
-
-    @cached_property
-    def background(self):
-        """Pixels beside stars, if the values are rounded, see `background_of`."""
-        return self.known_background or background_of(self.pixels, self.step)
+    def rounding(self):
+        """Rounding of the values."""
+        return self.known_rounding or rounding_of(self.pixels, rounding_step(self.pixels))
 
     def cut(self, box):
         """Return a copy of a section with the rows and columns (y0, y1, x0, x1)."""
@@ -157,14 +149,8 @@ class Image:
         pixels = self.pixels[y0:y1, x0:x1].copy()
         section = (y0, x0, *self.pixels.shape)
         # Blocks that begin in the section, and those that reach into it.
-        first_y, first_x, stop_y, stop_x = (
-            y0 // BLOCK,
-            x0 // BLOCK,
-            -(-y1 // BLOCK),
-            -(-x1 // BLOCK),
-        )
-        peaks = self.peaks[first_y:stop_y, first_x:stop_x].copy()
-        known = {"known_peaks": peaks, "known_background": self.background}
+        peaks = self.peaks[y0 // BLOCK : -(-y1 // BLOCK), x0 // BLOCK : -(-x1 // BLOCK)].copy()
+        known = {"known_peaks": peaks, "known_rounding": self.rounding}
         return replace(self, pixels=pixels, section=section, **known)
 
 
@@ -239,7 +225,7 @@ def measure_pair(a, b, depth_maps, options):
         cells = _reprojected_cells(a.pixels, b.pixels, a.grid, b.grid, options)
     if cells is None:
         return empty_pair()
-    cells = replace(cells, steps=(a.step, b.step), backgrounds=(a.background, b.background))
+    cells = replace(cells, roundings=(a.rounding, b.rounding))
     own = depth_maps[1] if cells.swapped else depth_maps[0]
     depth = own.at(cells.grid, cells.index, np.ascontiguousarray(cells.cells["vector"]))
     return summarise(cells, np.maximum(depth, 2))
@@ -489,8 +475,8 @@ def summarise(cells, depth):
     rows, agree = summarise_cells(values, cells.coarseness, cells.own_part)
     rows["extent"] = cells.extent
     rows["turn"] = cells.turn
-    rows["step"] = common_steps(cells.cells, cells.steps, cells.backgrounds)
-    rows["neighbours"] = [background.neighbours for background in cells.backgrounds]
+    rows["step"] = common_steps(cells.cells, cells.roundings)
+    rows["neighbours"] = [rounding.neighbours for rounding in cells.roundings]
     if cells.swapped:
         rows["strips"] = rows["strips"][:, [2, 3, 0, 1, 4, 5, 6, 7]]
     found = emission_of(cells.cells, cells.samples, agree)

@@ -9,10 +9,9 @@ from scipy.special import ndtr
 from levelmatch.measure.noise import image_variances, widened
 
 __all__ = [
-    "UNKNOWN",
-    "Background",
-    "background_of",
+    "Rounding",
     "common_steps",
+    "rounding_of",
     "rounding_step",
     "rounding_variance",
     "squared_errors",
@@ -69,29 +68,29 @@ def rounding_step(pixels):
     return float(step) if np.abs(steps - np.round(steps)).max() < 0.01 + 2 * error < 0.1 else 0.0
 
 
-class Background(NamedTuple):
-    """The pixels of an image of rounded values, beside its stars.
+class Rounding(NamedTuple):
+    """The rounding of an image's values, and its pixels beside stars.
 
     Parameters
     ----------
+    step : float
+        Step to which the values are rounded, 0 for none.
     neighbours : float
-        Fraction of neighbouring pixels that differ by a step, of those that differ by no more.
-        Noise and the position of the level between two steps determine it.
+        Fraction of neighbouring pixels beside stars that differ by a step, of those that differ by
+        no more. Noise and the position of the level between two steps determine it. NaN for images
+        with few such pixels.
     coherence : float
         Modulus of the mean of exp(2 pi i level / step): 1 if the levels of all pixels are equal, 0
         if they spread evenly over a step. 0 for images without stars, whose cells tell.
     """
 
+    step: float = 0.0
     neighbours: float = np.nan
     coherence: float = 0.0
 
 
-# Of images that are not rounded, or have few pixels beside stars.
-UNKNOWN = Background()
-
-
-def background_of(pixels, step):
-    """Return the `Background` of an image.
+def rounding_of(pixels, step):
+    """Return the `Rounding` of an image.
 
     About 4000 blocks of 3 x 3 pixels spread over the image are taken, without those that contain
     stars or bad pixels.
@@ -104,14 +103,14 @@ def background_of(pixels, step):
         Step of its values, 0 for none.
     """
     if not step > 0 or min(pixels.shape) < 3:
-        return UNKNOWN
+        return Rounding(step)
     rows, columns = (max(n // 64, 1) for n in pixels.shape)
     blocks = np.lib.stride_tricks.sliding_window_view(pixels, (3, 3))
     blocks = blocks[rows // 2 :: rows, columns // 2 :: columns].reshape(-1, 9).astype(float)
     number = np.count_nonzero(np.isfinite(blocks).all(axis=1))
     blocks = blocks[np.ptp(blocks, axis=1) < (MOST_STEPS + 0.5) * step]
     if len(blocks) < MIN_BLOCKS:
-        return UNKNOWN
+        return Rounding(step)
     has_stars = len(blocks) < (1 - FEW_STARS) * number
     blocks = (blocks - blocks[0, 0]) / step
     varied = blocks[np.ptp(blocks, axis=1) > 0.5]
@@ -124,7 +123,7 @@ def background_of(pixels, step):
         noise = np.var(blocks, axis=1, ddof=1) / 9
         turns = np.exp(2j * np.pi * blocks.mean(axis=1) + 2 * np.pi**2 * noise)
         coherence = min(float(np.abs(np.mean(turns))), 1.0)
-    return Background(_neighbours(blocks), coherence)
+    return Rounding(step, _neighbours(blocks), coherence)
 
 
 def _neighbours(blocks):
@@ -134,7 +133,7 @@ def _neighbours(blocks):
     return one / max(one + equal, 1)
 
 
-def common_steps(cells, steps, backgrounds=(UNKNOWN, UNKNOWN)):
+def common_steps(cells, roundings):
     """Return the steps of two images, reduced if the brightness spreads over several steps.
 
     That of stars does not count: most of the pixels about them have the level of the background.
@@ -143,13 +142,11 @@ def common_steps(cells, steps, backgrounds=(UNKNOWN, UNKNOWN)):
     ----------
     cells : `~numpy.ndarray` of `~levelmatch.measure._summary.PAIR_CELL`, shape (n,)
         The measured cells of the pair.
-    steps : tuple of float
-        Steps of the first and of the second image.
-    backgrounds : tuple of `Background`
-        Their pixels beside stars.
+    roundings : tuple of `Rounding`
+        Those of the first and of the second image.
     """
     out, weight = [], cells["weight"]
-    for step, background in zip(steps, backgrounds, strict=True):
+    for step, _, coherence in roundings:
         if step > 0:
             phase = 2 * np.pi * cells["brightness"] / step
             # The noise of a brightness, a mean of two, is half that of their difference.
@@ -157,7 +154,7 @@ def common_steps(cells, steps, backgrounds=(UNKNOWN, UNKNOWN)):
             spread = weight @ np.exp(1j * phase)
             expected = weight @ np.exp(-noise / 2)
             if abs(spread) < expected:
-                step *= max(abs(spread) / expected, background.coherence)
+                step *= max(abs(spread) / expected, coherence)
         out.append(step)
     return out
 
@@ -197,7 +194,7 @@ def squared_errors(variance, neighbours=None):
     variance : `~numpy.ndarray`, shape (n,)
         Variance of the rounded pixels of each image, in squared steps.
     neighbours : `~numpy.ndarray`, shape (n,), optional
-        Fraction of neighbours of each image, see `Background`; NaN where unknown.
+        Fraction of neighbours of each image, see `Rounding`; NaN where unknown.
 
     Returns
     -------

@@ -99,7 +99,7 @@ class PairTable:
         Step to which the values of each image are rounded; 0 for none.
     neighbours : `~numpy.ndarray`, shape (n, 2)
         Fraction of neighbouring pixels of each image that differ by one step, see
-        `~levelmatch.measure.rounding.Background`; NaN if unknown.
+        `~levelmatch.measure.rounding.Rounding`; NaN if unknown.
     wings, wings_error : `~numpy.ndarray`, shape (n,)
         Dependence of the cells on the light of stars, and its standard error, see ``_wings.pxi``;
         NaN and infinity where it is not determined.
