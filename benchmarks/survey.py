@@ -200,7 +200,7 @@ def run(n_images, *, trace=False):
         Pass("mosaic", "level", combine_detectors=True),
     ]
     grouped = clock("groups", steps, lambda: [p.grouped(frames) for p in passes])
-    used = assign_pairs(grouped, pairs)
+    pass_of = assign_pairs(grouped, pairs)
     rng = np.random.default_rng(1)
     offset = OFFSET * rng.standard_normal(N_X * N_Y)
     levels = rng.standard_normal(int(exposure.max()) + 1)[exposure] + offset[detector]
@@ -209,7 +209,7 @@ def run(n_images, *, trace=False):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         frames, _solved = clock(
-            "passes", steps, lambda: run_passes(frames, passes, table, used, lm.SolveOptions())
+            "passes", steps, lambda: run_passes(frames, passes, table, pass_of, lm.SolveOptions())
         )
     del _solved
     if trace:

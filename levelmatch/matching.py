@@ -388,7 +388,7 @@ def _match(function, collection, settings, passes):
     overlaps = Overlaps.of(frames, grouped, settings.solve)
     overlaps.check(frames, grouped)
     known = _known_pairs(settings.measure)
-    logger.info("measuring %d pairs of %d images", len(overlaps.used), len(frames))
+    logger.info("measuring %d pairs of %d images", len(overlaps.pairs), len(frames))
     measured, sky = overlaps.measure(frames, settings, known, collection.notes)
     collection.notes.warn()
     warn_copies(frames, measured)
@@ -396,7 +396,9 @@ def _match(function, collection, settings, passes):
     if settings.read.flux_scale is None:
         warn_exposures(frames, measured)
     warn_flux_scales(frames, measured, settings.solve.flux_limit)
-    corrected, solved = run_passes(frames, passes, measured, overlaps.used, settings.solve, sky=sky)
+    corrected, solved = run_passes(
+        frames, passes, measured, overlaps.pass_of, settings.solve, sky=sky
+    )
     run = Run.of(function, passes, _recorded(settings, collection), collection, sky)
     # A later run measures cells again.
     again = None if overlaps.cells is not None else overlaps

@@ -135,14 +135,14 @@ class CellRows:
             place = np.unique(code, return_inverse=True)[1].ravel()
         return np.bincount(place, counts[self.image])[place].astype(np.float32)
 
-    def measure(self, pairs, used, depths, options):
+    def measure(self, pairs, pass_of, depths, options):
         """Return the `~levelmatch.measure.table.PairTable` of pairs.
 
         Parameters
         ----------
         pairs : `~numpy.ndarray` of intp, shape (n, 2)
             The pairs, in ascending order.
-        used : `~numpy.ndarray` of int, shape (n,)
+        pass_of : `~numpy.ndarray` of int, shape (n,)
             Index of the pass of each pair.
         depths : list of `~numpy.ndarray`
             For each pass, `depth`.
@@ -167,7 +167,7 @@ class CellRows:
             wanted = wanted[np.argsort(row[wanted], kind="stable")]
             if len(wanted):
                 first, second, row = first[wanted], second[wanted], row[wanted]
-                depth = depths[used[row], first]
+                depth = depths[pass_of[row], first]
                 self._summarise(first, second, row, depth, options, out)
 
         with ThreadPoolExecutor(n_threads(options)) as pool:

@@ -61,19 +61,19 @@ BLOCK = 20_000
 LOWER = [(0, 0), (1, 0), (1, 1), (2, 0), (2, 1), (2, 2)]
 
 
-def shared_by_planes(table, used, fit_types, weighted):
+def shared_by_planes(table, pass_of, fit_types, weighted):
     """Return the `shared_noise` of the passes of planes, shape (n, 3, 3), or `None` without any.
 
     Parameters
     ----------
-    table, used, fit_types
+    table, pass_of, fit_types
         See `pooled_passes`.
     weighted : `~levelmatch.measure.table.PairTable`
         The pairs with the normal equations that the solution uses.
     """
     out = None
     for k, fit_type in enumerate(fit_types):
-        rows = np.flatnonzero((used == k) & (table.npix > 0))
+        rows = np.flatnonzero((pass_of == k) & (table.npix > 0))
         if fit_type != "level+slope" or len(rows) == 0:
             continue
         part = table.take(rows)
@@ -87,7 +87,7 @@ def shared_by_planes(table, used, fit_types, weighted):
 
 
 @np.errstate(under="ignore")
-def pooled_passes(table, used, fit_types, grids):
+def pooled_passes(table, pass_of, fit_types, grids):
     """Return the pair table with errors and weights that all pairs together determine.
 
     The errors of each pass's pairs include correlated noise and the rounding of the images'
@@ -97,7 +97,7 @@ def pooled_passes(table, used, fit_types, grids):
     ----------
     table : `~levelmatch.measure.table.PairTable`
         The measured pairs.
-    used : `~numpy.ndarray` of int, shape (n,)
+    pass_of : `~numpy.ndarray` of int, shape (n,)
         The pass of each pair, -1 for none.
     fit_types : list of str
         Fit type of each pass.
@@ -112,7 +112,7 @@ def pooled_passes(table, used, fit_types, grids):
     area = np.array([grid.pixel_area for grid in grids])
     columns = {name: getattr(table, name).copy() for name in ("gram", "rhs", "sigma")}
     for k, fit_type in enumerate(fit_types):
-        rows = np.flatnonzero((used == k) & (table.npix > 0))
+        rows = np.flatnonzero((pass_of == k) & (table.npix > 0))
         if len(rows):
             part = table.take(rows)
             if fit_type != "level+slope":

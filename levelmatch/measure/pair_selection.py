@@ -23,12 +23,12 @@ def assign_pairs(passes, pairs):
 
     A pair is used by the first pass in which its images belong to one domain and to two groups.
     """
-    used = np.full(len(pairs), -1)
+    pass_of = np.full(len(pairs), -1)
     i, j = pairs.T
     for k, p in enumerate(passes):
-        new = (p.domain[i] == p.domain[j]) & (p.group[i] != p.group[j]) & (used < 0)
-        used[new] = k
-    return used
+        new = (p.domain[i] == p.domain[j]) & (p.group[i] != p.group[j]) & (pass_of < 0)
+        pass_of[new] = k
+    return pass_of
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,7 +39,7 @@ class Overlaps:
     ----------
     pairs : `~numpy.ndarray` of intp, shape (n, 2)
         Indices of the images of each pair.
-    used : `~numpy.ndarray` of int, shape (n,)
+    pass_of : `~numpy.ndarray` of int, shape (n,)
         Index of the pass that uses each pair.
     fraction : `~numpy.ndarray`, shape (n,)
         Fraction of the pairs of its images that is measured.
@@ -52,7 +52,7 @@ class Overlaps:
     """
 
     pairs: np.ndarray
-    used: np.ndarray
+    pass_of: np.ndarray
     fraction: np.ndarray
     depth_maps: list
     cells: CellRows | None = None
@@ -64,11 +64,11 @@ class Overlaps:
         grids = [frame.grid for frame in frames]
         cells = CellRows(frames) if of_cells(frames) else None
         found, area = find_pairs(grids) if cells is None else cells.pairs()
-        used, influence = _assigned(frames, passes, found)
-        keep, fraction = used >= 0, np.ones(len(found))
+        pass_of, influence = _assigned(frames, passes, found)
+        keep, fraction = pass_of >= 0, np.ones(len(found))
         if options.max_pairs is not None:
             for k in range(len(passes)):
-                rows = np.flatnonzero(used == k)
+                rows = np.flatnonzero(pass_of == k)
                 kept, fraction[rows] = thin_pairs(
                     found[rows], area[rows], len(frames), options.max_pairs
                 )
@@ -78,22 +78,22 @@ class Overlaps:
             depths = tuple(
                 cells.depth(p.domain, counts | (p.name == "fit_exclude")) for p in passes
             )
-            return cls(found[keep], used[keep], fraction[keep], [], cells, depths)
+            return cls(found[keep], pass_of[keep], fraction[keep], [], cells, depths)
         maps = [
             _depth_maps(
                 grids,
                 found if p.name == "fit_exclude" else found[influence],
                 p.domain,
-                np.unique(found[used == k]),
+                np.unique(found[pass_of == k]),
             )
             for k, p in enumerate(passes)
         ]
-        pairs, used, fraction = found[keep], used[keep], fraction[keep]
+        pairs, pass_of, fraction = found[keep], pass_of[keep], fraction[keep]
         depth_maps = [
             (maps[k][i], maps[k][j])
-            for k, (i, j) in zip(used.tolist(), pairs.tolist(), strict=True)
+            for k, (i, j) in zip(pass_of.tolist(), pairs.tolist(), strict=True)
         ]
-        return cls(pairs, used, fraction, depth_maps)
+        return cls(pairs, pass_of, fraction, depth_maps)
 
     def check(self, frames, passes):
         """Refuse a mosaic without any overlap."""
@@ -152,7 +152,7 @@ class Overlaps:
     def _measure_cells(self, frames, settings):
         """Measure images in healpix cells, see `measure`."""
         pairs = range(len(self.pairs))
-        table = self.cells.measure(self.pairs, self.used, self.depths, settings.measure)
+        table = self.cells.measure(self.pairs, self.pass_of, self.depths, settings.measure)
         for _ in pairs if settings.progress_bar is None else settings.progress_bar(pairs):
             pass
         sky = None
@@ -173,13 +173,13 @@ def _assigned(frames, passes, found):
 
     Only the pass ``fit_exclude`` uses the pairs of an image that is excluded from the fit.
     """
-    used = assign_pairs(passes, found)
+    pass_of = assign_pairs(passes, found)
     excluded = np.array([frame.role == EXCLUDE for frame in frames])[found]
     touching = excluded.any(axis=1)
     own = next((k for k, p in enumerate(passes) if p.name == "fit_exclude"), -1)
-    used[touching] = own
-    used[excluded.all(axis=1)] = -1
-    return used, ~touching
+    pass_of[touching] = own
+    pass_of[excluded.all(axis=1)] = -1
+    return pass_of, ~touching
 
 
 def _depth_maps(grids, found, domain, images):

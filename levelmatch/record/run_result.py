@@ -94,9 +94,9 @@ class RunResult:
     @cached_property
     def pooled(self) -> PairTable:
         """The pairs with the errors of the passes, correlated noise included."""
-        used = pass_of_pairs([p.rows for p in self.passes], len(self.measured))
+        pass_of = pass_of_pairs([p.rows for p in self.passes], len(self.measured))
         grids = [frame.whole_grid for frame in self.sorted_frames]
-        return pooled_passes(self.measured, used, [p.fit_type for p in self.passes], grids)
+        return pooled_passes(self.measured, pass_of, [p.fit_type for p in self.passes], grids)
 
     @property
     def sorted_frames(self) -> list[Frame]:

@@ -45,13 +45,13 @@ def pass_of_pairs(rows: list[np.ndarray], n_pairs: int) -> np.ndarray:
 
     Returns
     -------
-    used : `~numpy.ndarray` of int, shape (n_pairs,)
+    pass_of : `~numpy.ndarray` of int, shape (n_pairs,)
         Index of the pass; -1 for a pair that no pass uses.
     """
-    used = np.full(n_pairs, -1)
+    pass_of = np.full(n_pairs, -1)
     for k, pairs in enumerate(rows):
-        used[pairs] = k
-    return used
+        pass_of[pairs] = k
+    return pass_of
 
 
 def anchored_again(recorded: list[Frame], frames: list[Frame]) -> list[Frame]:

@@ -91,13 +91,13 @@ def solve_record(
     number = np.cumsum(keep) - 1
     measured = record.measured.take(rows)
     measured = replace(measured, first=number[measured.first], second=number[measured.second])
-    used = pass_of_pairs([p.rows for p in record.passes], len(record.measured))[rows]
+    pass_of = pass_of_pairs([p.rows for p in record.passes], len(record.measured))[rows]
     run = _changed_run(record, keep, passes, options)
     corrected, solved = run_passes(
         frames,
         passes,
         measured,
-        used,
+        pass_of,
         options,
         sky=run.sky,
         local=local_levels(record.frames),

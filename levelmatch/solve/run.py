@@ -27,7 +27,7 @@ __all__ = ["correct_frames", "run_passes"]
 @one_thread
 @np.errstate(under="ignore")
 def run_passes(
-    frames, passes, measured, used, options, *, sky=None, local=local_level, pattern=None
+    frames, passes, measured, pass_of, options, *, sky=None, local=local_level, pattern=None
 ):
     """Solve the passes one after another, each on the residuals of the earlier ones.
 
@@ -39,7 +39,7 @@ def run_passes(
         The passes as planned.
     measured : `~levelmatch.measure.table.PairTable`
         The pairs.
-    used : `~numpy.ndarray` of int, shape (n,)
+    pass_of : `~numpy.ndarray` of int, shape (n,)
         Index of the pass that uses each pair, -1 for none.
     options : `~levelmatch.options.SolveOptions`
         Options of the solution.
@@ -58,28 +58,28 @@ def run_passes(
     solved : list of `~levelmatch.solve.passes.Pass`
         The passes with their solutions.
     """
-    passes = _hold_named(passes, frames, used)
+    passes = _hold_named(passes, frames, pass_of)
     fit_types = [p.fit_type for p in passes]
-    of_short = short_variances(measured, used, fit_types, options)
+    of_short = short_variances(measured, pass_of, fit_types, options)
     # Recorded images have no WCS.
     if pattern is None and options.pattern is not None and frames[0].transform is not None:
         widened_pairs = _with_variances(measured, of_short)
         after_pass = partial(_after_pass, options)
-        pattern = find_shared_pattern(frames, passes, widened_pairs, used, options, after_pass)
+        pattern = find_shared_pattern(frames, passes, widened_pairs, pass_of, options, after_pass)
     # Errors from strips and blocks would absorb a pattern of the detector. Patterns are therefore
     # searched for with the errors of the cells alone.
     grids = [frame.whole_grid for frame in frames]
     unpooled = _with_variances(subtract_pattern(measured, pattern), of_short)
-    pooled = _pooled(measured, used, fit_types, grids)
+    pooled = _pooled(measured, pass_of, fit_types, grids)
     of_scales, _ = scale_scatter(measured)
-    of_scales[_of_planes(used, fit_types)] = 0
+    of_scales[_of_planes(pass_of, fit_types)] = 0
     pooled = _with_variances(pooled, of_scales + of_short)
-    shared = shared_by_planes(measured, used, fit_types, pooled)
+    shared = shared_by_planes(measured, pass_of, fit_types, pooled)
     of_wings = find_wings(measured).effects
     known = KnownErrors(shared, _fraction(of_scales, np.square(pooled.sigma)), of_wings)
     done, table, carried = [], subtract_pattern(pooled, pattern), Carried.of(frames, pattern)
     for k, p in enumerate(passes):
-        rows = np.flatnonzero(used == k)
+        rows = np.flatnonzero(pass_of == k)
         more = {"sky": sky, "unpooled": unpooled, "known": known}
         solved = solve_pass(p.grouped(frames), frames, table, rows, options, **more)
         tested = _with_variances(unpooled, of_scales)
@@ -101,22 +101,22 @@ def run_passes(
     return frames, done
 
 
-def _pooled(measured, used, fit_types, grids):
+def _pooled(measured, pass_of, fit_types, grids):
     """Return the pairs with errors from strips and blocks, or from shifts of the images.
 
     The blocks of an overlap show wrong astrometry, too: the larger variance is used.
     """
-    pooled = pooled_passes(measured, used, fit_types, grids)
+    pooled = pooled_passes(measured, pass_of, fit_types, grids)
     variance = shift_variances(measured)
-    counts = (variance > 0) & ~_of_planes(used, fit_types)
+    counts = (variance > 0) & ~_of_planes(pass_of, fit_types)
     more = np.square(measured.sigma) + variance - np.square(pooled.sigma)
     return _with_variances(pooled, np.where(counts, np.maximum(more, 0), 0))
 
 
-def _of_planes(used, fit_types):
+def _of_planes(pass_of, fit_types):
     """Return whether each pair is of a pass of planes, or of none; shape (n,)."""
     planes = [fit_type == "level+slope" for fit_type in fit_types]
-    return np.array([*planes, True])[used]
+    return np.array([*planes, True])[pass_of]
 
 
 def _with_variances(table, variance):
@@ -160,7 +160,7 @@ def _find_patterns(solved, frames, table, measured):
     return patterns
 
 
-def _hold_named(passes, frames, used):
+def _hold_named(passes, frames, pass_of):
     """Return the passes, with a named reference held in an earlier pass if the last has one group.
 
     If all images are of one tile, the mosaic pass has only one group. The last earlier pass with
@@ -171,7 +171,7 @@ def _hold_named(passes, frames, used):
     if mosaic.reference != "image" or mosaic.grouped(frames).group.max() > 0:
         return passes
     for k in reversed(range(last)):
-        if passes[k].name != "lyot" and (used == k).any():
+        if passes[k].name != "lyot" and (pass_of == k).any():
             held = replace(passes[k], reference="image", image=mosaic.image)
             return [*passes[:k], held, *passes[k + 1 :]]
     return passes

@@ -231,12 +231,12 @@ def _weights(solved, table):
 # Solution
 
 
-def find_shared_pattern(frames, passes, measured, used, options, solve):
+def find_shared_pattern(frames, passes, measured, pass_of, options, solve):
     """Return the `SharedPattern` of the detectors of all images.
 
     Parameters
     ----------
-    frames, passes, measured, used, options
+    frames, passes, measured, pass_of, options
         See `~levelmatch.solve.run.run_passes`.
     solve : callable
         Solves a pass. Takes the pass, the frames, a pair table and the rows of the pass. Returns
@@ -252,7 +252,7 @@ def find_shared_pattern(frames, passes, measured, used, options, solve):
         normal = _Normal(len(found), half_side)
         table, left, current = measured.minus(columns @ found), columns, frames
         for k, p in enumerate(passes):
-            rows = np.flatnonzero(used == k)
+            rows = np.flatnonzero(pass_of == k)
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
                 solved, current, after = solve(p, current, table, rows)

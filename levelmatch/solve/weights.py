@@ -51,7 +51,7 @@ def short_overlaps(extent, fit_type, options):
     return short
 
 
-def short_variances(table, used, fit_types, options):
+def short_variances(table, pass_of, fit_types, options):
     """Return the variances that are added to short overlaps of passes of planes, shape (n,).
 
     A short overlap has few cells, which hardly show the noise that neighbouring pixels share, and
@@ -60,14 +60,14 @@ def short_variances(table, used, fit_types, options):
 
     Parameters
     ----------
-    table, used, fit_types
+    table, pass_of, fit_types
         See `~levelmatch.measure.correlated_errors.pooled_passes`.
     options : `~levelmatch.options.SolveOptions`
         Options of the solution.
     """
     added, length = np.zeros(len(table)), table.extent.max(axis=1)
     for k, fit_type in enumerate(fit_types):
-        rows = np.flatnonzero((used == k) & (table.npix > 0) & (length > 0))
+        rows = np.flatnonzero((pass_of == k) & (table.npix > 0) & (length > 0))
         is_short = short_overlaps(table.extent[rows], fit_type, options)
         if is_short is None:
             continue
