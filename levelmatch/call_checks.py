@@ -15,7 +15,7 @@ from levelmatch.solve.passes import Pass
 __all__ = [
     "check_chips",
     "check_held",
-    "check_kept",
+    "check_subtract",
     "fit_types_of",
     "missing_dithers",
     "warn_idle_options",
@@ -119,8 +119,8 @@ def with_excluded_pass(passes, frames):
     return [*passes, Pass("fit_exclude", last.fit_type, keyword=last.keyword)]
 
 
-def check_kept(frames, settings, passes, *, recombine=False):
-    """Check that headers can hold the corrections, if the run does not subtract them.
+def check_subtract(frames, settings, passes, *, recombine=False):
+    """Check that headers can hold the corrections if the option ``subtract`` is false.
 
     A header can hold one level, but no plane, pattern, second level of a Lyot part or flux scale.
 
@@ -138,7 +138,7 @@ def check_kept(frames, settings, passes, *, recombine=False):
     Raises
     ------
     ValueError
-        If the run does not subtract and an option needs more than one level for each image.
+        If it is false, and an option needs more than one level for each image.
     """
     if settings.solve.subtract:
         if settings.solve.sky_keyword is not None:

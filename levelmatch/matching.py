@@ -7,7 +7,7 @@ from logging import getLogger
 from levelmatch.call_checks import (
     check_chips,
     check_held,
-    check_kept,
+    check_subtract,
     fit_types_of,
     missing_dithers,
     warn_idle_options,
@@ -377,7 +377,7 @@ def _match(function, collection, settings, passes):
     if settings.solve.pattern is not None:
         # A pattern is measured from pixels, so the files of a catalogue are opened.
         frames = [frame.opened() for frame in frames]
-    check_kept(frames, settings, passes, recombine=collection.recombine)
+    check_subtract(frames, settings, passes, recombine=collection.recombine)
     last = passes[-1]
     check_held(frames, settings.solve, last)
     passes = with_excluded_pass(passes, frames)
@@ -435,7 +435,7 @@ def _match_stacks(collection, settings, matched):
     settings = settings.in_unit(collection.unit)
     if settings.solve.pattern is not None:
         warn_user("pattern: stacks do not keep a pattern of the detector: it has no effect")
-    check_kept(collection.frames, settings, [matched], recombine=collection.recombine)
+    check_subtract(collection.frames, settings, [matched], recombine=collection.recombine)
     if not settings.read.rematch:
         check_not_matched(collection.frames, ["mosaic"])
     frames, solved, measured, sky = solve_stacks(collection, settings, matched)
