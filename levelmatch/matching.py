@@ -404,7 +404,7 @@ def _match(function, collection, settings, passes):
     again = None if overlaps.cells is not None else overlaps
     result = _result(collection, corrected, solved, measured, run, again)
     warn_unheld_reference(result, last.image, grouped[-1])
-    warn_wings(corrected, measured)
+    warn_wings(result)
     return result
 
 

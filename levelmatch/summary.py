@@ -178,7 +178,7 @@ def _flux_findings(facts):
 
 def _wings_findings(facts):
     """Yield the finding on wings of stars that differ between the images."""
-    text = wings_text([facts.frames[k] for k in facts.order], facts.result.measured)
+    text = wings_text(facts.result)
     if text:
         yield Finding("the wings of stars", f"{capitalised(text)}.")
 

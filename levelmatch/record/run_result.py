@@ -34,6 +34,7 @@ from levelmatch.record.tables import (
 from levelmatch.sky.vectors import transfer_matrix
 from levelmatch.solve.passes import Pass
 from levelmatch.solve.reference import Reference
+from levelmatch.solve.wings import Wings, find_wings
 from levelmatch.summary import anchored_gauge, gauge_sentence, headline, notes, summary_lines
 
 __all__ = [
@@ -97,6 +98,11 @@ class RunResult:
         pass_of = pass_of_pairs([p.rows for p in self.passes], len(self.measured))
         grids = [frame.whole_grid for frame in self.sorted_frames]
         return pooled_passes(self.measured, pass_of, [p.fit_type for p in self.passes], grids)
+
+    @cached_property
+    def wings(self) -> Wings:
+        """Heights of the wings of stars in the images, and their effects on the pairs."""
+        return find_wings(self.measured)
 
     @property
     def sorted_frames(self) -> list[Frame]:

@@ -260,20 +260,19 @@ def plane_widening(covariance, component):
     return factor
 
 
-def wings_text(frames, measured):
+def wings_text(result):
     """Return the sentence on wings of stars that differ; empty if levels hardly depend on it.
 
     Parameters
     ----------
-    frames : list of `~levelmatch.images.frame.Frame`
-        The corrected images, sorted by name.
-    measured : `~levelmatch.measure.table.PairTable`
-        The pairs.
+    result : `~levelmatch.record.run_result.RunResult`
+        The result, or its record.
     """
-    wings = find_wings(measured)
+    wings = result.wings
     if wings.chance > CHANCE_WARNED or not wings.effects.any():
         return ""
-    weight = np.where(wings.effects == 0, 0.0, measured.gram[:, 0, 0])
+    frames = result.sorted_frames
+    weight = np.where(wings.effects == 0, 0.0, result.measured.gram[:, 0, 0])
     rms = np.sqrt(np.sum(weight * np.square(wings.effects)) / np.sum(weight) / 2)
     variances = [[c.variance[0] for c in frame.corrections] for frame in frames]
     errors = [frame.scale * np.sqrt(np.sum(v)) for frame, v in zip(frames, variances, strict=True)]
@@ -290,8 +289,8 @@ def wings_text(frames, measured):
     )
 
 
-def warn_wings(frames, measured):
+def warn_wings(result):
     """Warn, once, of wings of stars that differ between the images."""
-    text = wings_text(frames, measured)
+    text = wings_text(result)
     if text:
         warn_user(text, WingsWarning)
