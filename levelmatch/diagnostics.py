@@ -113,7 +113,7 @@ class Diagnostics:
     @cached_property
     def order(self):
         """Rows of the images, sorted by name, in the table of images; passes use this order."""
-        return np.array(sorted(range(len(self.names)), key=self.names.__getitem__), dtype=int)
+        return np.argsort(self.result.rank)
 
     @cached_property
     def ends(self):
@@ -156,9 +156,8 @@ class Diagnostics:
         Images that the caller holds count as linked, because their corrections are known.
         """
         linked = np.array([frame.role == HOLD for frame in self.frames])
-        rank = np.argsort(self.order)
         for p in self.passes:
-            groups = p.group[rank[self.ends[p.kept_rows]]]
+            groups = p.group[self.result.rank[self.ends[p.kept_rows]]]
             linked[self.order] |= np.isin(p.group, groups)
             if p.offsets:
                 component = p.solution.component
