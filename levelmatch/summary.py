@@ -410,7 +410,7 @@ def _holds_mean_slope(p, solve):
     return p.name != "lyot" and solve.get("slope_gauge") == "mean"
 
 
-def gauge_sentence(passes, solve, unit="data units"):
+def gauge_sentence(passes, solve, unit):
     """Return the gauge of all passes as a sentence, for the tables and the record.
 
     Parameters

@@ -97,4 +97,4 @@ def test_stack_without_a_good_pixel(paint):
     frame = collect_frames([paint("b.fits", (0.5, 0.5))])[0]
     frame.source.image.data[:] = image.data
     with pytest.raises(lm.NoOverlapError, match=r"t\.fits: the stacked images have no good pixel"):
-        stack_frames([frame], name="t.fits")
+        stack_frames([frame], name="t.fits", method="interp", unit=None)

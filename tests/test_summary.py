@@ -478,5 +478,6 @@ def test_results_have_suspects_and_notes():
 
 
 def test_the_gauge_is_said_in_one_place(square):
-    assert square.gauge == square.table.meta["gauge"] == summary.gauge_sentence(square.passes, {})
+    sentence = summary.gauge_sentence(square.passes, {}, "data units")
+    assert square.gauge == square.table.meta["gauge"] == sentence
     assert square.gauge.endswith(f"mosaic: the correction of {square.reference} is zero")

@@ -153,11 +153,7 @@ def compared_mosaic(result: Any, pixel_scale: float) -> CCDData:
 
 
 def stack_frames(
-    frames: list[Frame],
-    *,
-    name: str,
-    method: str = "interp",
-    unit: u.UnitBase | None = None,
+    frames: list[Frame], *, name: str, method: str, unit: u.UnitBase | None
 ) -> CCDData:
     """Return the mean of images on a common grid as one image.
 

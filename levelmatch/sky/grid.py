@@ -278,7 +278,7 @@ class Grid:
         """True if a polynomial maps the sky to the pixels."""
         return self._inverse[1] < MAP_TOLERANCE
 
-    def near_pixel(self, vectors, margin=0.0):
+    def near_pixel(self, vectors, margin):
         """Return pixel coordinates (x, y) by the affine part of the map, and their error.
 
         The largest error at the nodes is doubled, for positions beyond them.
