@@ -323,13 +323,30 @@ cdef struct Fit:
     Py_ssize_t nx
 
 
+cdef double _off(const Fit *fit, Py_ssize_t c) noexcept nogil:
+    """How far a cell is off the plane."""
+    return fit.location[c] - _value(fit.terms + 3 * c, fit.plane)
+
+
+cdef int _about(const Fit *fit, Py_ssize_t c, Py_ssize_t *found) noexcept nogil:
+    """Find a cell and its neighbours, at most nine; return how many."""
+    cdef Py_ssize_t at = (fit.cells[c].y + 1) * fit.nx + fit.cells[c].x + 1, dy, dx, k
+    cdef int n = 0
+    for dy in range(-1, 2):
+        for dx in range(-1, 2):
+            k = fit.number[at + dy * fit.nx + dx] - 1
+            if k >= 0:
+                found[n] = k
+                n += 1
+    return n
+
+
 cdef Py_ssize_t _agree(Fit *fit) noexcept nogil:
     """Find the cells that agree with the plane; return how many."""
     cdef Py_ssize_t c, count = 0
     cdef double limit
     for c in range(fit.n):
-        fit.z[c] = fabs(fit.location[c] - _value(fit.terms + 3 * c, fit.plane))
-        fit.z[c] /= sqrt(fit.cells[c].variance)
+        fit.z[c] = fabs(_off(fit, c)) / sqrt(fit.cells[c].variance)
         fit.work[c] = fit.z[c]
     fit.middle = lm_median(fit.work, fit.n)
     # Never tighter than the pixels' own noise allows.
@@ -351,20 +368,16 @@ cdef void _leave_out_about(Fit *fit, double unit) noexcept nogil:
 
     Neighbours of sources that both images show stay. The unit is that of the distances in sigma.
     """
-    cdef Py_ssize_t c, at, dy, dx, k
-    cdef double own, off
+    cdef Py_ssize_t found[9]
+    cdef Py_ssize_t c, k
+    cdef int i
     for c in range(fit.n):
         if fit.keep[c] > 0 or fit.z[c] <= FAR_CLIP * unit or fit.cells[c].source:
             continue
-        own = fit.location[c] - _value(fit.terms + 3 * c, fit.plane)
-        at = (fit.cells[c].y + 1) * fit.nx + fit.cells[c].x + 1
-        for dy in range(-1, 2):
-            for dx in range(-1, 2):
-                k = fit.number[at + dy * fit.nx + dx] - 1
-                if k >= 0 and fit.work[k] == 0 and fit.z[k] > NEAR_CLIP * unit:
-                    off = fit.location[k] - _value(fit.terms + 3 * k, fit.plane)
-                    if off * own > 0:
-                        fit.keep[k] = 0.0
+        for i in range(_about(fit, c, found)):
+            k = found[i]
+            if fit.work[k] == 0 and fit.z[k] > NEAR_CLIP * unit and _off(fit, k) * _off(fit, c) > 0:
+                fit.keep[k] = 0.0
 
 
 cdef bint _compensated(const Fit *fit, Py_ssize_t c) noexcept nogil:
@@ -372,26 +385,23 @@ cdef bint _compensated(const Fit *fit, Py_ssize_t c) noexcept nogil:
 
     So they do where a source, seen through two PSFs, reaches from the cell into its neighbours.
     """
-    cdef Py_ssize_t at = (fit.cells[c].y + 1) * fit.nx + fit.cells[c].x + 1, dy, dx, k
+    cdef Py_ssize_t found[9]
+    cdef Py_ssize_t k
+    cdef int i
     cdef double total = 0.0, variance = 0.0
-    for dy in range(-1, 2):
-        for dx in range(-1, 2):
-            k = fit.number[at + dy * fit.nx + dx] - 1
-            if k >= 0:
-                total += fit.weight[k] * (
-                    fit.location[k] - _value(fit.terms + 3 * k, fit.plane))
-                variance += fit.weight[k] * fit.weight[k] * fit.cells[k].variance
+    for i in range(_about(fit, c, found)):
+        k = found[i]
+        total += fit.weight[k] * _off(fit, k)
+        variance += fit.weight[k] * fit.weight[k] * fit.cells[k].variance
     return total * total <= COMPENSATED * COMPENSATED * variance
 
 
 cdef void _keep_about(Fit *fit, Py_ssize_t c) noexcept nogil:
     """Keep a cell and its neighbours."""
-    cdef Py_ssize_t at = (fit.cells[c].y + 1) * fit.nx + fit.cells[c].x + 1, dy, dx, k
-    for dy in range(-1, 2):
-        for dx in range(-1, 2):
-            k = fit.number[at + dy * fit.nx + dx] - 1
-            if k >= 0:
-                fit.keep[k] = fit.work[k] = 1.0
+    cdef Py_ssize_t found[9]
+    cdef int i
+    for i in range(_about(fit, c, found)):
+        fit.keep[found[i]] = fit.work[found[i]] = 1.0
 
 
 cdef void _robust_plane(Fit *fit, double *other, double *before) noexcept nogil:
@@ -487,7 +497,7 @@ cdef void _set_level(Fit *fit, double coarseness, double own_part, double *used,
     cdef double kept = 0.0, spread = 0.0, variance, fourth = 0.0, freedom
     for c in range(fit.n):
         cell = fit.cells + c
-        residual = fit.location[c] - _value(fit.terms + 3 * c, fit.plane)
+        residual = _off(fit, c)
         w = fit.keep[c] * fit.weight[c]
         n_used += fit.keep[c]
         squares += w * w * residual * residual
