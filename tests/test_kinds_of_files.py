@@ -1019,6 +1019,18 @@ def test_coadds_of_other_images_are_not_named(paint):
     match([*images, paint("d.fits", (0, 20), shape=(48, 70), meta={"NCOMBINE": 3})])
 
 
+def test_coadds_of_several_nights_are_not_named(paint):
+    """Their numbers of exposures differ; only a coadd of all has as many as all others in sum."""
+    nights = [
+        paint(f"{n}.fits", (3 * k, 2 * k), noise=0.3, meta={"NCOMBINE": count})
+        for k, (n, count) in enumerate({"a": 9, "b": 5, "c": 3}.items())
+    ]
+    match(nights)
+    coadd = paint("coadd.fits", (5, 5), shape=(90, 120), meta={"NCOMBINE": 17}, noise=0.2)
+    with pytest.warns(lm.LevelMatchWarning, match=COADD.format(r"coadd\.fits")):
+        match([*nights, coadd])
+
+
 def test_files_of_one_exposure_are_named(paint):
     """An image that the pipeline resampled lies on another grid than the exposure."""
     first, second = (f"jw01234001001_02101_0000{k}_mirimage" for k in (1, 2))
@@ -1027,6 +1039,22 @@ def test_files_of_one_exposure_are_named(paint):
     said = rf"one exposure by their names: {first}_cal\.fits and {first}_i2d\.fits\. V"
     with pytest.warns(lm.LevelMatchWarning, match=said):
         match([*images, resampled])
+
+
+def test_sections_of_one_exposure_are_not_named(paint):
+    name = "jw01234001001_02101_00001_nrca1_cal_{}.fits"
+    match([paint(name.format(k), (0, 40 * k), noise=0.3) for k in range(3)])
+
+
+@pytest.mark.parametrize("shape", [(6, 60), (60, 6), (2, 80), (30, 2)])
+def test_versions_of_small_images_are_named(paint, shape):
+    """They have no block of 8 x 8 pixels."""
+    images = [paint(f"{n}.fits", shape=shape, noise=0.5) for n in "abc"]
+    version = images[0].copy()
+    version.meta["FILENAME"] = "version.fits"
+    version.data += 1e-4 * np.random.default_rng(2).normal(size=shape)
+    with pytest.warns(lm.LevelMatchWarning, match=r"same noise at one place: a\.fits and version"):
+        match([*images, version])
 
 
 # Integers, bits and cards

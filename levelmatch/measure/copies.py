@@ -83,13 +83,14 @@ def warn_copies(frames, measured):
 
 
 def _named_alike(frames):
-    """Return the pairs of images that are of one exposure of JWST by their names."""
-    firsts, pairs = {}, []
+    """Return the pairs of images at one place that are of one exposure of JWST by their names."""
+    firsts, pairs = {}, {}
     for k, frame in enumerate(frames):
         key = exposure_of(frame.name), frame.part, frame.extension
         first = firsts.setdefault(key, k)
-        if first != k and not frame.whole:
-            pairs.append((first, k))
+        # Parts of an image may have its name, such as sections that a user cut.
+        if first != k and not frame.whole and _is_inside(frame.grid, frames[first].grid):
+            pairs[first, k] = None
     return pairs
 
 
@@ -107,28 +108,37 @@ def warn_coadds(frames, measured):
     -----
     LevelMatchWarning
         If an image combines several exposures, according to its header or the name of its file,
-        and covers several images of fewer exposures.
+        and covers several single exposures, or several coadds with as many exposures in sum.
     """
-    counts = np.array([_exposures(frame) for frame in frames])
+    counts = np.array([_exposures(frame) for frame in frames], dtype=float)
     coadds = []
-    for k in np.flatnonzero(counts >= SEVERAL):
-        inside = [
-            frames[other].name
-            for own, others, extent in (
-                (measured.first, measured.second, measured.extent[:, 1]),
-                (measured.second, measured.first, measured.extent[:, 0]),
-            )
-            for other in others[(own == k) & (extent > INSIDE)]
-            if counts[other] < counts[k] and _is_inside(frames[other].grid, frames[k].grid)
-        ]
+    for k, others in _covered(frames, measured, counts).items():
+        # Coadds of other exposures, such as those of other nights, may also have fewer.
+        inside = [j for j in others if counts[j] == 1]
+        if np.sum(counts[others]) == counts[k]:
+            inside = others
         if len(inside) >= SEVERAL:
-            coadds.append(f"{frames[k].name} ({list_names(sorted(inside), most=3)})")
+            names = sorted(frames[j].name for j in inside)
+            coadds.append(f"{frames[k].name} ({list_names(names, most=3)})")
     if coadds:
         msg = (
             f"coadds cover several images: {list_names(coadds)}. If they are made of these, "
             "exposures count twice, and the errors are too small; leave out one of both"
         )
         warn_user(msg)
+
+
+def _covered(frames, measured, counts):
+    """Return the images of fewer exposures that each coadd covers, by the index of the coadd."""
+    coadd = np.concatenate([measured.first, measured.second])
+    other = np.concatenate([measured.second, measured.first])
+    extent = np.concatenate([measured.extent[:, 1], measured.extent[:, 0]])
+    covered = {}
+    for row in np.flatnonzero((counts[other] < counts[coadd]) & (extent > INSIDE)):
+        k, j = int(coadd[row]), int(other[row])
+        if _is_inside(frames[j].grid, frames[k].grid):
+            covered.setdefault(k, []).append(j)
+    return dict(sorted(covered.items()))
 
 
 def _is_inside(grid, other):
@@ -189,14 +199,15 @@ def _noise(frame):
         data = frame.load()
     except FrameError:
         return np.nan
-    bands = len(data) // BLOCK
-    rows = np.arange(bands * BLOCK).reshape(bands, BLOCK)[:: 1 + data.size // SAMPLE]
+    side = min(BLOCK, len(data), data.shape[1] - 1)
+    bands = len(data) // side
+    rows = np.arange(bands * side).reshape(bands, side)[:: 1 + data.size // SAMPLE]
     steps = np.abs(np.diff(data[rows], axis=2))
-    steps = steps[:, :, : steps.shape[2] // BLOCK * BLOCK].reshape(len(rows), BLOCK, -1, BLOCK)
+    steps = steps[:, :, : steps.shape[2] // side * side].reshape(len(rows), side, -1, side)
     # Sorting puts NaN at the end.
-    blocks = np.sort(steps.swapaxes(1, 2).reshape(-1, BLOCK**2), axis=1)
+    blocks = np.sort(steps.swapaxes(1, 2).reshape(-1, side**2), axis=1)
     known = np.count_nonzero(np.isfinite(blocks), axis=1)
-    blocks, known = blocks[known > BLOCK**2 // 2], known[known > BLOCK**2 // 2]
+    blocks, known = blocks[known > side**2 // 2], known[known > side**2 // 2]
     if not len(blocks):
         return np.nan
     medians = np.take_along_axis(blocks, known[:, None] // 2, axis=1)
