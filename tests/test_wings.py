@@ -13,6 +13,7 @@ from conftest import painted_wcs
 from levelmatch.measure.table import PAIR, empty_pair, pair_table
 from levelmatch.solve.equations import NONE_KNOWN, KnownErrors
 from levelmatch.solve.groups import solve_groups
+from levelmatch.solve.solution import GaugedCovariance
 from levelmatch.solve.solve_pass import equations_of
 from levelmatch.solve.wings import Wings, find_wings
 from levelmatch.summary import notes
@@ -186,6 +187,19 @@ def test_seeing_that_varies_is_in_the_errors_of_planes(monkeypatch):
     assert rms(before) > 2
     assert 0.6 < rms(pulls) < 1.3
     assert rms(slopes) < 1.4
+
+
+def test_blocks_of_planes_are_computed_once(monkeypatch):
+    """Most of the time of large solutions of planes is theirs."""
+    calls, blocks = [], GaugedCovariance._blocks
+    monkeypatch.setattr(GaugedCovariance, "_blocks", lambda c: calls.append(1) or blocks(c))
+    images, _ = draw_set(2, "dithers", (2.5, 4.5))
+    solution = match(images, "dithers", fit_type="level+slope")[0].passes[0].solution
+    calls.clear()
+    covariance = solution.covariance_of()
+    assert np.ptp(covariance.inflation) > 0
+    assert len(covariance.blocks(3)) == len(images)
+    assert len(calls) == 1
 
 
 def test_errors_of_planes_are_those_of_their_covariance():

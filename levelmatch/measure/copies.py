@@ -143,9 +143,7 @@ def _covered(frames, measured, counts):
 
 def _is_inside(grid, other):
     """Return whether the centre of an image lies within the outline of another."""
-    corners = np.asarray(other.polygon)
-    side = np.cross(corners, np.roll(corners, -1, axis=0)) @ grid.centre
-    return bool((side >= 0).all() or (side <= 0).all())
+    return bool((other.normals @ grid.centre >= 0).all())
 
 
 def _exposures(frame):

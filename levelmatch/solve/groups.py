@@ -105,13 +105,11 @@ def solve_groups(equations, options, *, npix=1.0, scatter=1.0, reference=None, a
     )
 
 
-def _covariance(solved, gauge, component, *, inflation, **parts):
+def _covariance(solved, gauge, component, **parts):
     """Return the `GaugedCovariance`, that of planes with the effects of wings on the pairs."""
-    covariance = GaugedCovariance(solved, gauge, inflation=inflation, **parts)
+    covariance = GaugedCovariance(solved, gauge, **parts)
     widening = plane_widening(covariance, component)
-    if widening is None:
-        return covariance
-    return GaugedCovariance(solved, gauge, inflation=inflation * widening, **parts)
+    return covariance if widening is None else covariance.widened(widening)
 
 
 def _floors(solver, component, free, fixed):

@@ -2,6 +2,7 @@
 """The solution of one pass, with its covariance."""
 
 from collections.abc import Callable
+from copy import copy
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -185,16 +186,27 @@ class GaugedCovariance:
             matrix = matrix + self.spread @ self.spread.T
         return 0.5 * (matrix + matrix.T)
 
+    def widened(self, factors):
+        """Return the covariance with other factors on the standard errors, shape (m, k)."""
+        out = copy(self)
+        out.inflation = self.inflation * factors.ravel()
+        return out
+
     def blocks(self, k):
         """Return the (k, k) blocks on its diagonal."""
+        inflation = self.inflation.reshape(-1, k)
+        blocks = inflation[:, :, None] * inflation[:, None, :] * self._gauged_blocks
+        if self.spread is None:
+            return blocks
+        rows = self.spread.reshape(len(blocks), k, -1)
+        return blocks + rows @ rows.swapaxes(1, 2)
+
+    @cached_property
+    def _gauged_blocks(self):
+        """The blocks in the gauge, before all factors and spreads; they are expensive."""
         blocks = self._blocks()
         if self.gauge is not None:
             blocks = self.gauge.apply_to_blocks(blocks, self._times)
-        inflation = self.inflation.reshape(-1, k)
-        blocks = inflation[:, :, None] * inflation[:, None, :] * blocks
-        if self.spread is not None:
-            rows = self.spread.reshape(len(blocks), k, -1)
-            blocks = blocks + rows @ rows.swapaxes(1, 2)
         if len(blocks) >= MIN_BORROWED:
             # These take more memory than all else, and are seldom needed.
             self.solved.forget()
