@@ -4,6 +4,7 @@
 import gzip
 import tracemalloc
 import warnings
+from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
 
@@ -1029,6 +1030,22 @@ def test_coadds_of_several_nights_are_not_named(paint):
     coadd = paint("coadd.fits", (5, 5), shape=(90, 120), meta={"NCOMBINE": 17}, noise=0.2)
     with pytest.warns(lm.LevelMatchWarning, match=COADD.format(r"coadd\.fits")):
         match([*nights, coadd])
+
+
+@pytest.mark.parametrize(
+    ("exposures", "contained"),
+    [("jw01234001001", True), ("jw01234002001", False), ("jw04321001001", False)],
+)
+@pytest.mark.parametrize("coadd", ["jw01234-o001", "jw01234-c1001"])
+def test_coadds_of_other_observations_are_not_named(paint, coadd, exposures, contained):
+    """The names of JWST give program and observation; a candidate has several observations."""
+    names = [f"{exposures}_02101_0000{k}_mirimage_cal.fits" for k in range(3)]
+    images = [paint(name, (3 * k, 9 * k), noise=0.3) for k, name in enumerate(names)]
+    images.append(paint(f"{coadd}_t001_miri_f770w_i2d.fits", (5, 10), shape=(90, 120), noise=0.2))
+    contained |= "-c" in coadd and "jw01234" in exposures
+    said = pytest.warns(lm.LevelMatchWarning, match="coadds cover") if contained else nullcontext()
+    with said:
+        match(images)
 
 
 def test_files_of_one_exposure_are_named(paint):

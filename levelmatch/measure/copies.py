@@ -26,8 +26,10 @@ NORMAL = 1.4826
 # Keywords of the number of exposures in a coadd: of IRAF and ccdproc, AstroDrizzle, Siril, WISE,
 # others, and `~levelmatch.make_mosaic`.
 COUNTS = ("NCOMBINE", "NDRIZIM", "STACKCNT", "NUMFRMS", "NCOADD", "NSTACK", "NIMAGES")
-# Names of coadds of JWST, of an observation or a candidate.
-LEVEL_3 = re.compile(r"jw\d{5}-[oac]\d+_t\d+_", re.IGNORECASE)
+# Names of coadds of JWST, of an observation or a candidate, with program and observation, and of
+# its exposures.
+LEVEL_3 = re.compile(r"jw(\d{5})-(?:o(\d{3})|[ac]\d+)_t\d+_", re.IGNORECASE)
+EXPOSURE = re.compile(r"jw\d{11}_", re.IGNORECASE)
 # Smallest number of images inside of a coadd, and fraction of their sides that it covers.
 SEVERAL, INSIDE = 2, 0.9
 # Keywords of the time of an exposure, and the largest difference, in days, of equal times.
@@ -136,9 +138,18 @@ def _covered(frames, measured, counts):
     covered = {}
     for row in np.flatnonzero((counts[other] < counts[coadd]) & (extent > INSIDE)):
         k, j = int(coadd[row]), int(other[row])
-        if _is_inside(frames[j].grid, frames[k].grid):
+        may_contain = _may_contain(frames[k].name, frames[j].name)
+        if may_contain and _is_inside(frames[j].grid, frames[k].grid):
             covered.setdefault(k, []).append(j)
     return dict(sorted(covered.items()))
+
+
+def _may_contain(coadd, name):
+    """Return whether a coadd may contain an image by the names of both, as JWST gives them."""
+    found = LEVEL_3.match(coadd)
+    if found is None or not EXPOSURE.match(name):
+        return True
+    return name[2:].startswith("".join(found.groups(default="")))
 
 
 def _is_inside(grid, other):
