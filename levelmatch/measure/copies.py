@@ -125,7 +125,7 @@ def warn_coadds(frames, measured):
     if coadds:
         msg = (
             f"coadds cover several images: {list_names(coadds)}. If they are made of these, "
-            "exposures count twice, and the errors are too small; leave out one of both"
+            "exposures count twice, and the errors are too small; leave out the coadds, or these"
         )
         warn_user(msg)
 
