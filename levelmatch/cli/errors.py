@@ -51,8 +51,6 @@ FORMS = (
 )
 # Number of new objects between two garbage collections.
 ALLOCATIONS = 20_000
-# Number of threads of the common BLAS libraries.
-BLAS_THREADS = ("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 # End of a message on a header without CTYPE cards.
 EMPTY = " (CTYPE ['', ''])"
 
@@ -76,8 +74,8 @@ class Group(click.Group):
                 # An output file would else get the descriptor of the stream.
                 setattr(sys, name, open(os.devnull, "r" if name == "stdin" else "w"))
         # The solver uses one thread of BLAS; others wait in busy loops, which slow the measurement.
-        for name in BLAS_THREADS:
-            os.environ.setdefault(name, "1")
+        # The libraries prefer a variable of their own.
+        os.environ.setdefault("OMP_NUM_THREADS", "1")
         return super().main(*args, **extra)
 
     def make_context(self, info_name, args, parent=None, **extra):
