@@ -116,7 +116,8 @@ class ReadOptions:
         of each image, also without a unit (`True`); or none (`False`). Gaps of more than 10 %
         between the sorted areas separate cameras.
     mix_filters : bool
-        Match images of different filters. By default they are refused.
+        Match images of different filters, Stokes parameters or frequencies. By default they are
+        refused.
     max_bytes : int
         Largest number of bytes of an image, and of a compressed file after unpacking. Files that
         declare more are refused before they are read.

@@ -229,6 +229,39 @@ def test_filters(paint, one, other, same):
         check_filters(frames)
 
 
+def _radio(frequency=1.4e9, stokes=1.0, order=(3, 4)):
+    """Return the cards of the axes of one pixel of a radio image."""
+    axes = (("FREQ", frequency, 1e6), ("STOKES", stokes, 1.0))
+    cards = {}
+    for k, (kind, value, step) in zip(order, axes, strict=True):
+        cards |= {f"CTYPE{k}": kind, f"CRVAL{k}": value, f"CDELT{k}": step, f"CRPIX{k}": 1.0}
+    return cards
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "message"),
+    [
+        (_radio(), _radio(order=(4, 3)), ""),
+        (_radio(), _radio(1.5e9), ""),
+        (_radio(), {}, ""),
+        (_radio(), _radio() | {"CRVAL3": "unknown", "CRVAL4": "unknown"}, ""),
+        # The reference pixel is not the pixel of the image.
+        (_radio(), _radio(0.4e9) | {"CDELT3": 1e9, "CRPIX3": 0.0}, ""),
+        (_radio(), _radio(5e9), r"a\.fits is of the frequency 1\.4 GHz, b\.fits of 5 GHz"),
+        (_radio(5e9), _radio(order=(4, 3)), r"b\.fits is of the frequency 1\.4 GHz, a\.fits of 5"),
+        (_radio(), _radio(stokes=2.0), r"a\.fits is of the filter Stokes I, b\.fits of Stokes Q"),
+        (_radio(stokes=-5), _radio(stokes=-7), r"filter Stokes XX, b\.fits of Stokes XY"),
+    ],
+)
+def test_axes_of_one_pixel_of_radio_images(paint, one, other, message):
+    images = [paint("a.fits", meta=one), paint("b.fits", (0, 20.0), level=1, meta=other)]
+    if message:
+        with pytest.raises(lm.FrameError, match=message + ".*mix_filters=True"):
+            lm.match_levels(images)
+    mixed = lm.match_levels(images, read=lm.ReadOptions(mix_filters=bool(message)))
+    assert_allclose(np.ptp(mixed.table["level"].value), 1, atol=0.02)
+
+
 def test_elements_of_headers():
     assert filters_of({"FILTER": "N/A"}) == {}
     nircam = {"INSTRUME": "NIRCAM", "FILTER": None, "PUPIL": "EMPTY"}

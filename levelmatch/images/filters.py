@@ -1,7 +1,9 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
-"""Refuse to match images of different filters."""
+"""Refuse to match images of different filters, Stokes parameters or frequencies."""
 
+import math
 import re
+from numbers import Real
 
 from levelmatch.exceptions import FrameError
 
@@ -24,6 +26,16 @@ FAMILIES = {
 _CLEAR = re.compile(
     r"(CLEAR|OPEN|EMPTY|NONE|AIR)[A-Z]?[-_ ]?[0-9]*([-_ ][0-9A-Z]*)?$", re.IGNORECASE
 )
+# Stokes parameters and correlations of FITS.
+_STOKES = dict(
+    zip(
+        (*range(1, 5), *range(-1, -9, -1)),
+        ("I", "Q", "U", "V", "RR", "LL", "RL", "LR", "XX", "YY", "XY", "YX"),
+        strict=True,
+    )
+)
+# Largest ratio of the frequencies of images that are matched.
+SAME_FREQUENCY = 1.1
 _UNKNOWN = ("", "N/A", "NA", "NULL", "UNKNOWN", "UNDEFINED")
 
 
@@ -65,7 +77,9 @@ def _name(value):
 
 
 def check_filters(frames, *, by_tile=False):
-    """Check that frames have the same filter.
+    """Check that frames have the same filter, Stokes parameter and frequency.
+
+    The Stokes parameter and the frequency are those of the axes of one pixel of radio images.
 
     Parameters
     ----------
@@ -80,8 +94,10 @@ def check_filters(frames, *, by_tile=False):
         If two images have different filters; the message names both.
     """
     firsts = {}
-    for frame in sorted(frames, key=lambda frame: frame.name):
-        filters = filters_of(frame.meta)
+    frames = sorted(frames, key=lambda frame: frame.name)
+    _check_frequencies(frames, by_tile=by_tile)
+    for frame in frames:
+        filters = filters_of(frame.meta) | _stokes(frame.meta)
         if not filters:
             continue
         first, expected = firsts.setdefault(frame.tile if by_tile else "", (frame, filters))
@@ -90,6 +106,46 @@ def check_filters(frames, *, by_tile=False):
                 f"{first.name} is of the filter {_words(expected)}, {frame.name} of "
                 f"{_words(filters)}: their emission differs, so their levels cannot be matched; "
                 "match each filter by itself, or give mix_filters=True"
+            )
+            raise FrameError(msg)
+
+
+def _stokes(meta):
+    """Return the Stokes parameter of an image, as `filters_of` returns filters."""
+    value = _coordinate(meta, "STOKES")
+    name = None if value is None else _STOKES.get(round(value))
+    return {} if name is None else {"STOKES": frozenset({f"Stokes {name}"})}
+
+
+def _coordinate(meta, kind):
+    """Return the coordinate of the only pixel of a linear axis, or `None` without it."""
+    for axis in range(3, 6):
+        if str(meta.get(f"CTYPE{axis}", "")).strip().upper() != kind:
+            continue
+        cards = (("CRVAL", 0.0), ("CDELT", 1.0), ("CRPIX", 0.0))
+        numbers = [meta.get(f"{key}{axis}", default) for key, default in cards]
+        if all(isinstance(x, Real) and math.isfinite(x) for x in numbers):
+            value, step, pixel = numbers
+            return float(value + (1 - pixel) * step)
+    return None
+
+
+def _check_frequencies(frames, *, by_tile):
+    """Refuse images of a tile, or of all, whose frequencies differ by more than 10 %."""
+    found = {}
+    for frame in frames:
+        frequency = _coordinate(frame.meta, "FREQ")
+        if frequency is not None and frequency > 0:
+            found.setdefault(frame.tile if by_tile else "", []).append((frequency, frame.name))
+    for values in found.values():
+        # Of equal frequencies, the first name.
+        low = min(values, key=lambda item: item[0])
+        high = max(values, key=lambda item: item[0])
+        if high[0] > SAME_FREQUENCY * low[0]:
+            msg = (
+                f"{low[1]} is of the frequency {low[0] / 1e9:.4g} GHz, {high[1]} of "
+                f"{high[0] / 1e9:.4g} GHz: their emission differs, so their levels cannot be "
+                "matched; match each frequency by itself, or give mix_filters=True"
             )
             raise FrameError(msg)
 
