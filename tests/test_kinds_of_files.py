@@ -780,6 +780,32 @@ def test_other_extensions_need_no_note(paint, tmp_path, extension):
     match(files_with(paint, tmp_path, extension))
 
 
+@pytest.mark.parametrize(
+    ("sections", "noted"),
+    [
+        ({"DATASEC": "[1:56,1:48]", "BIASSEC": "[57:64,1:48]"}, True),
+        ({"TRIMSEC": "[9:64, 1:48]", "BIASSEC": "[2:8, 1:48]"}, True),
+        ({"DATASEC": "[64:1,9:48]", "BIASSEC": "[1:64,1:8]"}, True),
+        # Cards that trimming left.
+        ({"DATASEC": "[1:64,1:48]", "BIASSEC": "[65:80,1:48]"}, False),
+        ({"DATASEC": "[17:80,1:48]", "BIASSEC": "[1:16,1:48]"}, False),
+        # Amplifiers joined to one image.
+        ({"DATASEC": "[9:24,1:48]", "BIASSEC": "[1:8,1:48]"}, False),
+        ({"DATASEC": "[1:64,1:48]", "BIASSEC": "[57:64,1:48]"}, False),
+        ({"DATASEC": "[1:56,1:48]"}, False),
+        ({"DATASEC": "[1:56,1:48]", "BIASSEC": "none"}, False),
+        ({"DATASEC": "[1:56,1:48]", "BIASSEC": 0}, False),
+    ],
+)
+def test_overscan_within_an_image_is_named(paint, sections, noted):
+    images = [paint(f"{k}.fits", (0, 9.0 * k), level=k, meta=sections) for k in range(2)]
+    if not noted:
+        match(images)
+        return
+    with pytest.warns(lm.LevelMatchWarning, match=r"overscan .*: 0\.fits \(BIASSEC = .*, 1\.fits"):
+        match(images)
+
+
 @pytest.mark.parametrize(("name", "ver"), [("SCI", 2), ("CHIP7", 1)])
 def test_image_without_wcs_beside_another_is_named(paint, tmp_path, name, ver):
     other = fits.ImageHDU(paint("x").data, name=name, ver=ver)

@@ -17,6 +17,7 @@ from levelmatch.images.frame import Frame
 from levelmatch.images.inputs import collect_frames
 from levelmatch.images.known_levels import note_pending_levels, with_known_levels
 from levelmatch.images.notes import Notes
+from levelmatch.images.overscan import note_overscan
 from levelmatch.images.scales import flux_factors, to_common_unit, with_output_factors
 from levelmatch.images.selection import selection_of, with_roles
 from levelmatch.images.sky_cells import CellsSource, of_cells
@@ -110,6 +111,7 @@ def collection_of(images, settings, *, recombine=False, lyot=None, mosaic=False)
     frames = assign_tiles(frames, settings.group_by)
     if not read.mix_filters:
         check_filters(frames, by_tile=not mosaic)
+    note_overscan(frames, notes)
     note_pending_levels(frames, notes, keep=not settings.solve.subtract)
     frames, order, unit = _on_common_scale(frames, read, notes)
     notes.warn()

@@ -53,6 +53,10 @@ SENTENCES = {
         "most pixels are masked, although they have values: {images}. A mask is not 0 at bad "
         "pixels, and a weight is positive at good ones: see whether it is inverted"
     ),
+    "overscan": (
+        "the overscan (BIASSEC) is part of the image and counts as sky, so that levels are wrong: "
+        "{images}. Trim the images, or mask the overscan by mask_files"
+    ),
     "constant": (
         "all pixels have one value; the image is compared with no other, and not corrected: "
         "{images}"
