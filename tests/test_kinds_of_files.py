@@ -392,7 +392,9 @@ def test_file_with_images_of_one_sky_says_which_is_matched(copies):
     assert_allclose(both.table["level"].value, [0, 0, 2, 2, 4, 4], atol=0.02)
 
 
-@pytest.mark.parametrize("plane", ["WHT", "ERR", "CTX", "VAR_POISSON", "VARIANCE", "SEGMAP"])
+@pytest.mark.parametrize(
+    "plane", ["WHT", "ERR", "CTX", "VAR_POISSON", "VARIANCE", "SEGMAP", "STAT", "STDEV"]
+)
 def test_arrays_beside_an_image_are_no_images(paint, tmp_path, plane):
     image = paint("x")
     other = fits.ImageHDU(np.ones(image.data.shape, "f4"), image.wcs.to_header(), name=plane)
