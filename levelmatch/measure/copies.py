@@ -52,36 +52,34 @@ def warn_copies(frames, measured):
     Warns
     -----
     LevelMatchWarning
-        If all differences of two images at one place are zero. Also if they scatter much less than
-        the noise of each image and than the other differences of both, unless the headers give
-        different times.
+        If all differences of two images at one place are zero. If they scatter much less than the
+        noise of each image and than the other differences of both, unless the headers give
+        different times. If the names of two files at one place are of one exposure of JWST.
     """
     equal = (measured.scatter == 0) & (measured.level == 0) & (measured.npix > 0)
-    copies = [_both(frames, pair) for pair in _at_one_place(frames, measured, equal)]
-    if copies:
-        msg = (
-            f"images have equal pixels at one place: {list_names(copies)}. Copies count twice, and "
-            "the errors are too small; leave out one of each"
-        )
-        warn_user(msg)
     quiet = ~equal & (measured.scatter < SAME_NOISE * _typical_scatter(measured, len(frames)))
     noise = cache(lambda k: _noise(frames[k]))
-    # In crowded fields, stars look like noise, and images at one place have the same stars.
     named = _named_alike(frames)
+    # In crowded fields, stars look like noise, and images at one place have the same stars.
     versions = [
-        _both(frames, pair)
+        pair
         for pair in _at_one_place(frames, measured, quiet)
         if tuple(pair[:2]) not in named
         and not _differ_in_time(*(frames[k].meta for k in pair[:2]))
         and all(measured.scatter[pair[2]] < SAME_NOISE * noise(k) for k in pair[:2])
     ]
-    cause = "Versions of one exposure count twice, and the errors are too small; leave out one of"
-    if versions:
-        msg = f"images show the same noise at one place: {list_names(versions)}. {cause} each"
-        warn_user(msg)
-    if named:
-        names = list_names([_both(frames, pair) for pair in named])
-        warn_user(f"files are of one exposure by their names: {names}. {cause} each")
+    for found, kind, pairs in (
+        ("images have equal pixels at one place", "Copies", _at_one_place(frames, measured, equal)),
+        ("images show the same noise at one place", "Versions of one exposure", versions),
+        ("files are of one exposure by their names", "Versions of one exposure", named),
+    ):
+        names = [_both(frames, pair) for pair in pairs]
+        if names:
+            msg = (
+                f"{found}: {list_names(names)}. {kind} count twice, and the errors are too small; "
+                "leave out one of each"
+            )
+            warn_user(msg)
 
 
 def _named_alike(frames):
@@ -213,11 +211,9 @@ def _noise(frame):
     rows = np.arange(bands * side).reshape(bands, side)[:: 1 + data.size // SAMPLE]
     steps = np.abs(np.diff(data[rows], axis=2))
     steps = steps[:, :, : steps.shape[2] // side * side].reshape(len(rows), side, -1, side)
-    # Sorting puts NaN at the end.
-    blocks = np.sort(steps.swapaxes(1, 2).reshape(-1, side**2), axis=1)
-    known = np.count_nonzero(np.isfinite(blocks), axis=1)
-    blocks, known = blocks[known > side**2 // 2], known[known > side**2 // 2]
+    blocks = steps.swapaxes(1, 2).reshape(-1, side**2)
+    blocks = blocks[np.count_nonzero(np.isfinite(blocks), axis=1) > side**2 // 2]
     if not len(blocks):
         return np.nan
-    medians = np.take_along_axis(blocks, known[:, None] // 2, axis=1)
+    medians = np.nanmedian(blocks, axis=1)
     return float(np.quantile(medians, CALM)) * NORMAL / np.sqrt(2)
