@@ -22,6 +22,7 @@ from levelmatch.measure.pairs import (
 )
 from levelmatch.options import MeasureOptions
 from levelmatch.sky import reprojection
+from levelmatch.sky._geometry import balance_map, map_error
 from levelmatch.sky.grid import Grid, default_spacing
 from levelmatch.sky.overlaps import DepthMap
 from levelmatch.sky.transform import SkyTransform
@@ -511,6 +512,39 @@ def test_map_of_a_distorted_image_is_exact(paint, kind):
         off = np.linalg.norm(sky - there) / np.sqrt(grid_b.pixel_area)
         assert off < 0.02
     assert inside > 20
+
+
+def test_balanced_map_errs_half_as_much_to_both_sides():
+    # A quadratic map: x'' = 2 a and y'' = 2 b along both axes, over cells of 32 pixels.
+    a, b, side = 1.3e-5, -0.7e-5, 32.0
+    node = side * np.arange(6)
+    y, x = np.meshgrid(node, node, indexing="ij")
+    map_x, map_y = x + a * (x**2 + y**2), y + b * (x**2 + y**2)
+    cells = np.ascontiguousarray(np.argwhere(np.ones((5, 5), bool)))
+    middle = node[cells] + side / 2
+    square = (middle**2).sum(axis=1)
+    exact = middle[:, 1] + a * square, middle[:, 0] + b * square
+    worst = 2 * a * (side / 2) ** 2
+    assert_allclose(map_error(map_x, map_y, cells, *exact), worst, rtol=1e-9)
+    unknown = exact[0].copy()
+    unknown[7] = np.nan
+    left = balance_map(map_x, map_y, cells, unknown, exact[1])
+    assert_allclose(left, worst / 2, rtol=1e-9)
+    assert_allclose(map_x, x + a * (x**2 + y**2) - worst / 2, atol=1e-12)
+    assert_allclose(map_y, y + b * (x**2 + y**2) - worst / 2 * b / a, atol=1e-12)
+
+
+def test_slightly_curved_map_is_balanced_and_not_refined(paint):
+    shape = (200, 220)
+    flat = paint("b.fits", (20, 30), shape=shape, angle=10.0).wcs
+    grids = grid_of(flat, shape, 32), grid_of(sip_wcs(paint().wcs, 1e-5), shape, 32)
+    grid, map_x, map_y, cells = measure.map_cells(*grids)
+    assert grid is grids[0]
+    exact = grids[1].to_pixel(grid.nodes)
+    assert 0.001 < np.nanmax(np.hypot(map_x - exact[0], map_y - exact[1])) < 0.02
+    middles = grids[1].to_pixel(grid.middles[cells[:, 0], cells[:, 1]])
+    assert map_error(*exact, cells, *middles) > measure.MAP_ERROR
+    assert map_error(map_x, map_y, cells, *middles) < measure.BALANCED_ERROR
 
 
 def test_map_of_a_plain_image_is_not_refined(pair):

@@ -22,7 +22,7 @@ from levelmatch.measure._summary import (
 from levelmatch.measure.gains import EMISSION, emission_of
 from levelmatch.measure.rounding import Rounding, common_steps, rounding_of, rounding_step
 from levelmatch.measure.table import empty_pair
-from levelmatch.sky._geometry import cell_vectors, map_error, reached_cells
+from levelmatch.sky._geometry import balance_map, cell_vectors, map_error, reached_cells
 from levelmatch.sky.grid import MAP_TOLERANCE, Grid
 from levelmatch.sky.transform import SkyTransform
 
@@ -46,6 +46,10 @@ MIN_FILLED = 0.02
 # images, and smallest fraction, per axis, of noise that is not shared.
 LOST_COARSE = 0.5
 MIN_OWN = 0.3
+# Largest error of interpolation in the map of a pair, in pixels, and that of a map whose nodes are
+# moved so that the errors of a cell nearly cancel.
+MAP_ERROR = 2 * MAP_TOLERANCE
+BALANCED_ERROR = 0.017
 # Error of a refined map, expected from that of the coarser one, below which it is not tested.
 MAP_EXPECTED = 1.8 * MAP_TOLERANCE
 # Relative difference of pixel areas, and distance in pixels, that are due to rounding.
@@ -329,19 +333,24 @@ def _own_part(grid, scale, smooth):
 def map_cells(grid_a, grid_b):
     """Return a refined first grid, its nodes in pixels of the second image, and overlapping cells.
 
-    The grid is refined until the error of bilinear interpolation is less than
-    twice `~levelmatch.sky.grid.MAP_TOLERANCE` pixel.
+    The grid is refined until the error of bilinear interpolation is less than `MAP_ERROR`, or
+    less than `BALANCED_ERROR` after the nodes are moved, see
+    `~levelmatch.sky._geometry.balance_map`.
     """
     grid, expected = grid_a, np.inf
     while True:
         x, y, cells = _reached(grid, grid_b)
         if len(cells) == 0 or grid.spacing <= 4 or expected < MAP_EXPECTED:
             break
-        error = _map_error(grid, grid_b, x, y, cells)
-        if error < 2 * MAP_TOLERANCE:
+        exact = grid_b.to_pixel(grid.middles[cells[:, 0], cells[:, 1]])
+        error = map_error(x, y, cells, *exact)
+        if error < MAP_ERROR:
+            break
+        smooth = grid_a.is_smooth and grid_b.is_smooth
+        if smooth and balance_map(x, y, cells, *exact) < BALANCED_ERROR:
             break
         logger.debug("map error %.3f pixel at spacing %d: refined", error, grid.spacing)
-        if grid_a.is_smooth and grid_b.is_smooth:
+        if smooth:
             # The error comes from the second derivatives, so half the spacing has a quarter of it.
             # A test at the middles of the finer grid would take as long as the pair.
             expected = error / 4
@@ -355,12 +364,6 @@ def _reached(grid, other):
     x, y = other.to_pixel(grid.nodes, 1.5 * grid.spacing * scale)
     y0, y1, x0, x1 = other.box
     return x, y, reached_cells(x, y, y0, y1, x0, x1)
-
-
-def _map_error(grid, grid_b, x, y, cells):
-    """Return the largest error, in pixels, of bilinear interpolation at the middles of cells."""
-    exact = grid_b.to_pixel(grid.middles[cells[:, 0], cells[:, 1]])
-    return map_error(x, y, cells, *exact)
 
 
 def clipping_of(options, scatter):
