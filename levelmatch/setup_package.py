@@ -18,7 +18,7 @@ MODULES = {
         ["_loops.h", "_loops_typed.h", "_measured.pxi", "_median.h", "_peaks.h", "_sampling.pxi"],
         REORDER,
     ),
-    "measure/_gains": (["_inflation.pxi", "_median.h"], REORDER),
+    "measure/_gains": (["_inflation.pxi", "_median.h", "_normal.h"], REORDER),
     "measure/_summary": (
         [
             "_inflation.pxi",

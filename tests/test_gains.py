@@ -11,7 +11,7 @@ from numpy.testing import assert_allclose
 
 import levelmatch as lm
 from levelmatch.measure import gains
-from levelmatch.measure._gains import median
+from levelmatch.measure._gains import deviation, median
 from levelmatch.measure.table import empty_pair, pair_table
 from levelmatch.solve.flux_scales import (
     ScaleDifference,
@@ -27,13 +27,24 @@ SIDE, STEP = 160, 90
 
 
 @pytest.mark.parametrize("n", [1, 2, 3, 10, 1001])
-def test_medians_are_those_of_numpy(n):
-    values = np.random.default_rng(n).integers(0, 7, n) * 0.1
+@pytest.mark.parametrize("kind", ["counts", "noise", "sorted", "reversed", "constant"])
+def test_medians_are_those_of_numpy(n, kind):
+    rng = np.random.default_rng(n)
+    values = rng.integers(0, 7, n) * 0.1 if kind == "counts" else rng.normal(size=n)
+    if kind in ("sorted", "reversed"):
+        values = np.ascontiguousarray(np.sort(values)[:: 1 if kind == "sorted" else -1])
+    elif kind == "constant":
+        values[:] = values[0]
     kept = values.copy()
     assert median(values) == np.median(values)
     np.testing.assert_array_equal(values, kept)
     with pytest.raises(ValueError, match="there are none"):
         median(np.zeros(0))
+
+
+def test_deviation_is_that_of_numpy():
+    values = 1e6 + np.random.default_rng(0).normal(size=500)
+    assert_allclose(deviation(values), values.std(), rtol=1e-9)
 
 
 class Sky:

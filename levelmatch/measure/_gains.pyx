@@ -10,11 +10,17 @@ from libc.string cimport memset
 cdef extern from "_median.h" nogil:
     double lm_median(double *, Py_ssize_t)
 
-__all__ = ["gain_of_cells", "median"]
+cdef extern from "_normal.h" nogil:
+    enum:
+        LM_MOST_TERMS
+    void lm_normal(const double *, const double *, const double *, Py_ssize_t, Py_ssize_t,
+                   double *, double *)
+
+__all__ = ["deviation", "gain_of_cells", "median"]
 
 cdef enum:
     # Number of terms of the fit: the brightness, its derivatives and a quadratic.
-    MAX_TERMS = 10
+    MAX_TERMS = LM_MOST_TERMS
     N_DERIVATIVES = 4
     # Smallest number of cells for a fit, and for a fit with a quadratic.
     MIN_CELLS = 16
@@ -67,26 +73,13 @@ include "_inflation.pxi"
 cdef void _normal(const double *design, const double *weight, const double *values, Py_ssize_t n,
                   Py_ssize_t k, double *normal, double *right) noexcept nogil:
     """Set the normal matrix and the right-hand side of weighted least squares."""
-    cdef Py_ssize_t c, i, j
-    cdef double w, trace = 0.0
-    cdef const double *row
-    for i in range(k * k):
-        normal[i] = 0.0
-    for i in range(k):
-        right[i] = 0.0
-    for c in range(n):
-        row = design + k * c
-        for i in range(k):
-            w = weight[c] * row[i]
-            right[i] += w * values[c]
-            for j in range(i + 1):
-                normal[k * i + j] += w * row[j]
+    cdef double trace = 0.0
+    cdef Py_ssize_t i
+    lm_normal(design, weight, values, n, k, normal, right)
     for i in range(k):
         trace += normal[k * i + i]
     for i in range(k):
         normal[k * i + i] += RIDGE * trace
-        for j in range(i):
-            normal[k * j + i] = normal[k * i + j]
 
 
 cdef void _solve(const double *normal, const double *right, Py_ssize_t k, double *x) noexcept nogil:
@@ -140,6 +133,29 @@ def median(const double[::1] values):
     return found
 
 
+cdef double _deviation(const double *values, Py_ssize_t n) noexcept nogil:
+    """Return the standard deviation."""
+    cdef Py_ssize_t c
+    cdef double mean = 0.0, square = 0.0
+    for c in range(n):
+        mean += values[c]
+    mean /= n
+    for c in range(n):
+        square += (values[c] - mean) * (values[c] - mean)
+    return sqrt(square / n)
+
+
+def deviation(const double[::1] values):
+    """Return the standard deviation of at least one value, as `numpy.std` does.
+
+    Parameters
+    ----------
+    values : `~numpy.ndarray`, shape (n,)
+        The values.
+    """
+    return _deviation(&values[0], values.shape[0])
+
+
 # --------------------------------------------------------------------------------------
 # Fits to the cells of a pair
 
@@ -191,18 +207,6 @@ cdef struct Fit:
     double *stars
     double *variance
     double *robust
-
-
-cdef double _deviation(const double *values, Py_ssize_t n) noexcept nogil:
-    """Return the standard deviation."""
-    cdef Py_ssize_t c
-    cdef double mean = 0.0, square = 0.0
-    for c in range(n):
-        mean += values[c]
-    mean /= n
-    for c in range(n):
-        square += (values[c] - mean) * (values[c] - mean)
-    return sqrt(square / n)
 
 
 cdef double _median_of(const double *values, Py_ssize_t n, double *work) noexcept nogil:

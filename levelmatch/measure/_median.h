@@ -7,30 +7,40 @@
 
 #include <stddef.h>
 
-/* The k-th smallest value; the array is reordered (Hoare's quickselect). */
+/* The k-th smallest value; the array is reordered.
+
+   Quickselect whose loop has no branch that depends on the values: half of such branches would be
+   predicted wrong. */
 static double lm_select(double *values, ptrdiff_t n, ptrdiff_t k)
 {
     ptrdiff_t low = 0, high = n - 1;
     while (low < high) {
-        double pivot = values[(low + high) / 2];
-        ptrdiff_t i = low, j = high;
-        while (i <= j) {
-            while (values[i] < pivot)
-                i++;
-            while (values[j] > pivot)
-                j--;
-            if (i <= j) {
-                double swap = values[i];
-                values[i++] = values[j];
-                values[j--] = swap;
-            }
+        const double first = values[low], last = values[high], middle = values[(low + high) / 2];
+        const double smaller = first < last ? first : last, larger = first < last ? last : first;
+        const double pivot = middle < smaller ? smaller : middle > larger ? larger : middle;
+        ptrdiff_t end = low;
+        for (ptrdiff_t i = low; i <= high; i++) {
+            const double value = values[i];
+            values[i] = values[end];
+            values[end] = value;
+            end += value < pivot;
         }
-        if (k <= j)
-            high = j;
-        else if (k >= i)
-            low = i;
-        else
-            break;
+        if (k < end) {
+            high = end - 1;
+        } else if (end > low) {
+            low = end;
+        } else {
+            /* None is smaller. Part off all that equal the pivot, which are many in counts. */
+            for (ptrdiff_t i = low; i <= high; i++) {
+                const double value = values[i];
+                values[i] = values[end];
+                values[end] = value;
+                end += !(value > pivot);
+            }
+            if (k < end)
+                return pivot;
+            low = end;
+        }
     }
     return values[k];
 }

@@ -10,7 +10,7 @@ Laplacian.
 
 import numpy as np
 
-from levelmatch.measure._gains import gain_of_cells
+from levelmatch.measure._gains import deviation, gain_of_cells
 from levelmatch.measure._summary import cell_means
 
 __all__ = ["EMISSION", "compare_emission", "emission_of"]
@@ -46,10 +46,10 @@ def emission_of(cells, samples, agree):
     index, count, first, second, place = means
     smooth = np.ascontiguousarray(cells["brightness"])
     found = compare_emission(index, count, (first, second, smooth, cells["weight"] / count), place)
-    # Stars determine the gain if they cause most of the scatter.
-    extended = smooth.std() >= EXTENDED / 2 * (first + second).std()
     bright = _brightness(smooth, cells["weight"] * agree)
-    return *found, bright if extended and not np.isnan(found[0]) else -bright
+    # Stars determine the gain if they cause most of the scatter.
+    by_stars = np.isnan(found[0]) or (deviation(smooth) < EXTENDED / 2 * deviation(first + second))
+    return *found, -bright if by_stars else bright
 
 
 def _brightness(bright, weight):
