@@ -36,8 +36,8 @@ CARD = 80
 END = b"END".ljust(CARD)
 # Keywords that do not name one value.
 _COMMENTARY = ("", "COMMENT", "HISTORY", "HIERARCH")
-# Longest header, in bytes, and number of rows of flags that are read at a time.
-LONGEST, ROWS = 1 << 22, 64
+# Longest header, in bytes, and numbers of rows of flags that are read first, and at a time.
+LONGEST, FIRST_ROWS, ROWS = 1 << 22, 4, 64
 # Projections and distortions in current spelling.
 MODERN = ("-TAN", "-TAN-SIP", "--TAN", "--TAN-SIP", "-SIN", "--SIN", "-TPV", "--TPV")
 
@@ -458,9 +458,11 @@ def all_flagged(path, dq, columns, bits):
     # In the order of the file.
     flip, bits = np.array([0 if dq.offset_of_values == 0 else 2**31, bits], ">u4").view(np.uint32)
     rows = np.empty((min(ROWS, dq.shape[0]), dq.shape[1]), np.uint32)
+    # Few rows show that an image has good pixels.
+    starts = [0, *range(FIRST_ROWS, dq.shape[0], ROWS)]
     with open(path, "rb", buffering=0) as file:
-        for start in range(0, dq.shape[0], ROWS):
-            part = rows[: dq.shape[0] - start]
+        for start, stop in zip(starts, [*starts[1:], dq.shape[0]], strict=True):
+            part = rows[: stop - start]
             fill_from(file, dq.offset + start * rows.strides[0], part)
             if not ((part[:, columns] ^ flip) & bits).all():
                 return False

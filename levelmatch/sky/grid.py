@@ -166,9 +166,7 @@ class Grid:
 
         The bend is the largest distance of a node from it, in half sides. Outlines need no more.
         """
-        half = 0.5 * np.array([max(np.ptp(self.xs), 1), max(np.ptp(self.ys), 1)])
-        middle = np.array([self.xs[0], self.ys[0]]) + half
-        flat, pixel = self._flat_nodes(middle, half)
+        middle, half, flat, pixel = self._flat_nodes
         affine = self._affine(flat, pixel)
         bend = np.abs(_apply(affine, flat) - pixel).max(initial=0.0)
         return affine, middle, half, bend
@@ -181,16 +179,24 @@ class Grid:
         largest error, in pixels, is measured at the nodes and at the middles of the cells.
         """
         affine, middle, half, bend = self._linear
-        flat, pixel = self._flat_nodes(middle, half)
+        _, _, flat, pixel = self._flat_nodes
         return self._fitted((affine, middle, half), _apply(affine, flat), pixel, bend)
 
-    def _flat_nodes(self, middle, half):
-        """Return the nodes in gnomonic coordinates and in scaled pixels, both of shape (2, n)."""
+    @cached_property
+    def _flat_nodes(self):
+        """Middle and half sides of the box, and the nodes in gnomonic and in scaled coordinates.
+
+        The nodes have the shape (2, n). Scaled coordinates are those of pixels, from -1 to 1.
+        """
+        half = 0.5 * np.array([max(np.ptp(self.xs), 1), max(np.ptp(self.ys), 1)])
+        middle = np.array([self.xs[0], self.ys[0]]) + half
         scaled = (self.xs - middle[0]) / half[0], (self.ys - middle[1]) / half[1]
         pixel = np.stack(np.meshgrid(*scaled)).reshape(2, -1)
         flat = project(self.nodes.reshape(-1, 3), self._box_axes)
         good = np.isfinite(flat[0])
-        return (flat, pixel) if good.all() else (flat[:, good], pixel[:, good])
+        if not good.all():
+            flat, pixel = flat[:, good], pixel[:, good]
+        return middle, half, flat, pixel
 
     def _affine(self, flat, pixel):
         """Return the affine map, shape (2, 3), from gnomonic to scaled pixel coordinates."""
@@ -238,8 +244,8 @@ class Grid:
     def _largest_error(self, inverse, vectors, x, y, step):
         """Return the largest error, in pixels, of a map at every so many of some positions."""
         mapped = self._evaluate(inverse, vectors[::step], np.inf)
-        off = (np.abs(got - true[::step]) for got, true in zip(mapped, (x, y), strict=True))
-        return max(np.nanmax(values, initial=0.0) for values in off)
+        off = np.abs(np.subtract(mapped, (x[::step], y[::step])))
+        return float(np.fmax.reduce(off, axis=None, initial=0.0))
 
     def _evaluate(self, inverse, vectors, reach):
         """Return pixel coordinates (x, y) by the polynomial map, NaN beyond ``reach``."""
@@ -375,7 +381,7 @@ class Grid:
 
     def forget(self):
         """Free the memory of the nodes' positions, which are computed again when used."""
-        for name in ("nodes", "middles", "refined"):
+        for name in ("nodes", "middles", "refined", "_flat_nodes"):
             vars(self).pop(name, None)
 
     @cached_property
