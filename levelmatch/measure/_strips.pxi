@@ -65,8 +65,9 @@ cdef Py_ssize_t _label(const CellRow *cell, Py_ssize_t family, const long long *
         return cell.other_y - low[2]
     if family == 3:
         return cell.other_x - low[3]
-    side = 2 << (family - N_LINES)
-    return (cell.y - low[0]) // side * nx + (cell.x - low[1]) // side
+    # Shifts take a fraction of the time of divisions by 2, 4, 8 and 16.
+    side = family - N_LINES + 1
+    return ((cell.y - low[0]) >> side) * nx + ((cell.x - low[1]) >> side)
 
 
 cdef void _sum_strips(const Strip *strips, Py_ssize_t n, const double *inverse,
