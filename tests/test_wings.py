@@ -15,7 +15,7 @@ from levelmatch.solve.equations import NONE_KNOWN, KnownErrors
 from levelmatch.solve.groups import solve_groups
 from levelmatch.solve.solution import GaugedCovariance
 from levelmatch.solve.solve_pass import equations_of
-from levelmatch.solve.wings import Wings, find_wings
+from levelmatch.solve.wings import Wings, _wings_of_term, find_wings
 from levelmatch.summary import notes
 
 SIDE = 200
@@ -74,6 +74,18 @@ def draw_set(seed, layout, widths, number=1400, beta=3.0):
         shift = shift if layout == "mosaic" else rng.uniform(-12, 12, 2)
         image = image_of(rng, render(stars, shift, fwhm, beta) + 2, shift, f"{k}.fits")
         images.append(image.add(level * image.unit, handle_meta="first_found"))
+    return images, levels
+
+
+def draw_halos(seed, width):
+    """Return dithers of stars with halos of 8 to 32 % of their light, and their levels."""
+    rng = np.random.default_rng([seed, 78])
+    stars, levels = draw_stars(rng, 1000), rng.uniform(0, 3, 6)
+    images = []
+    for k, level in enumerate(levels):
+        shift, part = rng.uniform(-12, 12, 2), 0.2 * rng.uniform(0.4, 1.6)
+        sky = (1 - part) * render(stars, shift, 2.5) + part * render(stars, shift, width)
+        images.append(image_of(rng, sky + 2 + level, shift, f"{k}.fits"))
     return images, levels
 
 
@@ -138,6 +150,24 @@ def test_the_warning_names_the_image_and_the_remedy():
     assert np.argmax(result.table["level"]) == 2
     _, masked = match(images, "dithers", measure=lm.MeasureOptions(mask_sources=True))
     assert masked == []
+
+
+@pytest.mark.parametrize("fit_type", ["level", "level+slope"])
+def test_wide_halos_are_in_the_errors(fit_type, monkeypatch):
+    """Without the light of wide surroundings, true errors are twice the stated ones and more."""
+    pulls, near, warned = [], [], 0
+    for seed in range(4):
+        images, levels = draw_halos(seed, 25)
+        result, said = match(images, "dithers", fit_type=fit_type)
+        pulls.append(pulls_of(result, levels))
+        warned += len(said)
+        with monkeypatch.context() as patch:
+            patch.setattr("levelmatch.solve.run.find_wings", _wings_of_term)
+            other, _ = match(images, "dithers", fit_type=fit_type)
+        near.append(pulls_of(other, levels))
+    assert rms(near) > 1.8
+    assert 0.6 < rms(pulls) < 1.4
+    assert warned >= 3
 
 
 def without_effects(patch):
@@ -239,9 +269,12 @@ def test_effects_have_the_unit_of_the_images(two, factor):
     images, measured = two
     scaled = [CCDData(factor * im.data, unit=im.unit, wcs=im.wcs, meta=im.meta) for im in images]
     other = match(scaled, "dithers")[0].measured
-    np.testing.assert_allclose(other.wings, factor * measured.wings, rtol=1e-6)
-    np.testing.assert_allclose(other.wings_error, factor * measured.wings_error, rtol=1e-6)
-    np.testing.assert_allclose(other.wings_term, measured.wings_term, rtol=1e-6)
+    for name in ("wings", "wide_wings"):
+        for column in (name, f"{name}_error"):
+            expected = factor * getattr(measured, column)
+            np.testing.assert_allclose(getattr(other, column), expected, rtol=1e-6)
+        term = f"{name}_term"
+        np.testing.assert_allclose(getattr(other, term), getattr(measured, term), rtol=1e-6)
     np.testing.assert_allclose(other.wings_light, factor * measured.wings_light, rtol=1e-6)
 
 
@@ -251,8 +284,10 @@ def test_the_order_of_images_changes_the_sign(two):
         CCDData(im, meta={"FILENAME": name}) for im, name in zip(images, ("b", "a"), strict=True)
     ]
     other = match(renamed, "dithers")[0].measured
-    np.testing.assert_allclose(other.wings, -measured.wings, rtol=1e-6)
-    np.testing.assert_allclose(other.wings_error, measured.wings_error, rtol=1e-6)
+    for name in ("wings", "wide_wings"):
+        np.testing.assert_allclose(getattr(other, name), -getattr(measured, name), rtol=1e-6)
+        error = f"{name}_error"
+        np.testing.assert_allclose(getattr(other, error), getattr(measured, error), rtol=1e-6)
 
 
 def ring_of(effect, *, error=0.02, sigma=0.1, light=10.0):
@@ -316,6 +351,24 @@ def test_heights_of_wings_are_those_of_the_images():
         found.heights, 2 * (heights - np.median(heights)), atol=2 * 4e-3 * np.sqrt(40) / 4
     )
     np.testing.assert_allclose(found.effects, effects_of(heights), atol=4e-3)
+
+
+def test_larger_effects_of_the_two_terms_are_used():
+    rng = np.random.default_rng(8)
+    heights = rng.normal(0, 0.5, 60)
+    table = ring_of(effects_of(heights))
+    alone = find_wings(table)
+    more = {"wide_wings_error": table.wings_error, "wide_wings_term": table.wings_term}
+    for factor, larger in ((2.0, 2.0), (0.5, 1.0)):
+        found = find_wings(replace(table, wide_wings=factor * table.wings, **more))
+        np.testing.assert_allclose(found.effects, larger * alone.effects, rtol=0.01)
+        np.testing.assert_allclose(found.heights, larger * alone.heights, rtol=0.01)
+        assert found.chance <= alone.chance
+    noise = np.tile([0.01, -0.01], 30)
+    found = find_wings(replace(table, wings=noise, wide_wings=table.wings, **more))
+    np.testing.assert_array_equal(found.effects, alone.effects)
+    assert found is not find_wings(table)
+    assert find_wings(table) is alone
 
 
 def test_groups_share_the_effects_of_their_images():

@@ -123,6 +123,9 @@ cdef packed struct PairRow:
     double wings_error
     double wings_term
     double wings_light
+    double wide_wings
+    double wide_wings_error
+    double wide_wings_term
 
 
 include "_measured.pxi"

@@ -18,7 +18,7 @@ __all__ = ["PairFile", "known_rows", "pair_keys"]
 
 KEY_SIZE = 32
 # Version of the measurement. Increase it with each change of results for the same data.
-ALGORITHM = 11
+ALGORITHM = 12
 ENTRY = np.dtype([("key", "u1", KEY_SIZE), ("row", PAIR.newbyteorder("<")), ("check", "<u4")])
 MAGIC = b"levelmatch pairs 5\n"
 # First bytes of older files, whose pairs have other columns and are not used.

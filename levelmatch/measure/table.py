@@ -32,6 +32,9 @@ PAIR = np.dtype(
         ("wings_error", "f8"),
         ("wings_term", "f8"),
         ("wings_light", "f8"),
+        ("wide_wings", "f8"),
+        ("wide_wings_error", "f8"),
+        ("wide_wings_term", "f8"),
     ]
 )
 
@@ -39,20 +42,22 @@ PAIR = np.dtype(
 def empty_pair():
     """Return the row of a pair without a common good pixel."""
     row = np.zeros((), PAIR)
-    for name in ("axes", "sigma", "scatter", "chi2", "gain", "shift", "wings", "neighbours"):
+    for name in ("axes", "sigma", "scatter", "chi2", "neighbours"):
         row[name] = np.nan
-    row["gain_error"] = row["shift_error"] = row["wings_error"] = np.inf
+    for name in ("gain", "shift", "wings", "wide_wings"):
+        row[name], row[f"{name}_error"] = np.nan, np.inf
     return row[()]
 
 
 def unmeasured(n):
     """Return default values, for n pairs, of the columns that older records lack."""
     rows = np.zeros(n, PAIR)
-    for name in ("shift", "wings"):
+    for name in ("shift", "wings", "wide_wings"):
         rows[name], rows[f"{name}_error"] = np.nan, np.inf
     rows["neighbours"] = np.nan
     names = ["shift", "shift_error", "bright", "strips", "turn", "step", "neighbours"]
     names += ["wings", "wings_error", "wings_term", "wings_light"]
+    names += ["wide_wings", "wide_wings_error", "wide_wings_term"]
     return {name: rows[name] for name in names}
 
 
@@ -106,6 +111,8 @@ class PairTable:
     wings_term, wings_light : `~numpy.ndarray`, shape (n,)
         Mean of the term of the light, whose product with ``wings`` is a part of the level, and of
         the light of stars per pixel.
+    wide_wings, wide_wings_error, wide_wings_term : `~numpy.ndarray`, shape (n,)
+        The same for the light of stars within a larger distance.
     multiplicity : `~numpy.ndarray`, shape (n,)
         Number of pairs that the pair represents in a solution: more than 1 if other pairs of its
         images are not measured. The other columns refer to the pair alone.
@@ -134,6 +141,9 @@ class PairTable:
     wings_error: np.ndarray
     wings_term: np.ndarray
     wings_light: np.ndarray
+    wide_wings: np.ndarray
+    wide_wings_error: np.ndarray
+    wide_wings_term: np.ndarray
     multiplicity: np.ndarray
 
     def __len__(self):

@@ -8,6 +8,8 @@ image, the height of its wings, is fitted to these dependences in all pairs.
 """
 
 from dataclasses import dataclass, replace
+from typing import Any
+from weakref import WeakKeyDictionary
 
 import numpy as np
 from scipy.sparse import coo_array
@@ -21,8 +23,8 @@ from levelmatch.text import list_names
 
 __all__ = ["find_wings", "level_widening", "plane_widening", "warn_wings", "wings_text"]
 
-# Largest probability of such wings by noise alone, in errors and in warnings. The errors of effects
-# are rather too large: of 520 sets of images with stars of one PSF, two have less than 0.03.
+# Largest probability of such wings by noise alone, in errors and in warnings. Errors of effects
+# are rather too large: of 600 sets of images with stars of one PSF, seven have less than 0.03.
 CHANCE = 0.03
 CHANCE_WARNED = 1e-3
 # Smallest error of the effect, as a fraction of the light of the stars: images with equal PSFs,
@@ -48,6 +50,8 @@ MATTERS = 0.3
 NAMED = 0.5
 # Fraction of the diagonal that is added to it, as weights may differ by many orders of magnitude.
 RIDGE = 1e-12
+# Wings of the tables of pairs in use: a run needs them several times.
+_FOUND: WeakKeyDictionary[Any, Any] = WeakKeyDictionary()
 
 
 @dataclass(frozen=True)
@@ -72,13 +76,33 @@ class Wings:
 def find_wings(measured):
     """Return the `Wings` of all pairs; all are zero unless they are significant together.
 
-    Pairs scatter about the heights of the images. If this scatter exceeds their errors, these are
-    too small, and the heights are less significant. Effects are shrunk by the noise in them.
+    Wings that reach farther than the light of a term seem fainter by it. Of the two terms of the
+    light, near and wide, the one with the larger effects is therefore used.
 
     Parameters
     ----------
     measured : `~levelmatch.measure.table.PairTable`
         The measured pairs.
+    """
+    if measured not in _FOUND:
+        wide = replace(
+            measured,
+            wings=measured.wide_wings,
+            wings_error=measured.wide_wings_error,
+            wings_term=measured.wide_wings_term,
+        )
+        found = [_wings_of_term(pairs) for pairs in (measured, wide)]
+        weight = measured.gram[:, 0, 0]
+        larger = max(found, key=lambda wings: np.sum(weight * np.square(wings.effects)))
+        _FOUND[measured] = replace(larger, chance=min(wings.chance for wings in found))
+    return _FOUND[measured]
+
+
+def _wings_of_term(measured):
+    """Return the `Wings` of one term of the light.
+
+    Pairs scatter about the heights of the images. If this scatter exceeds their errors, these are
+    too small, and the heights are less significant. Effects are shrunk by the noise in them.
     """
     n = int(max(measured.first.max(), measured.second.max())) + 1 if len(measured) else 0
     none = Wings(np.zeros(n), np.zeros(len(measured)), 1.0)
