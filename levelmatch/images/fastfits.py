@@ -36,7 +36,7 @@ CARD = 80
 END = b"END".ljust(CARD)
 # Keywords that do not name one value.
 _COMMENTARY = ("", "COMMENT", "HISTORY", "HIERARCH")
-# Longest header, in bytes, and numbers of rows of flags that are read first, and at a time.
+# Longest header, in bytes; rows of flags that are read first, as few suffice; rows at a time.
 LONGEST, FIRST_ROWS, ROWS = 1 << 22, 4, 64
 # Projections and distortions in current spelling.
 MODERN = ("-TAN", "-TAN-SIP", "--TAN", "--TAN-SIP", "-SIN", "--SIN", "-TPV", "--TPV")
@@ -458,7 +458,6 @@ def all_flagged(path, dq, columns, bits):
     # In the order of the file.
     flip, bits = np.array([0 if dq.offset_of_values == 0 else 2**31, bits], ">u4").view(np.uint32)
     rows = np.empty((min(ROWS, dq.shape[0]), dq.shape[1]), np.uint32)
-    # Few rows show that an image has good pixels.
     starts = [0, *range(FIRST_ROWS, dq.shape[0], ROWS)]
     with open(path, "rb", buffering=0) as file:
         for start, stop in zip(starts, [*starts[1:], dq.shape[0]], strict=True):
