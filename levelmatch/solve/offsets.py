@@ -9,6 +9,9 @@ detector k and t the scatter of the offsets, the random-effects model is
 
 Tiles whose pairs determine their offsets determine m and t. The other tiles get the mean, with the
 scatter as its error.
+
+If the tiles agree so well that equal offsets are a safe conclusion (see `_are_equal`), t is zero.
+If not, the levels are averaged over the posterior distribution of t.
 """
 
 from dataclasses import dataclass, replace
@@ -16,6 +19,7 @@ from functools import partial
 
 import numpy as np
 from scipy.linalg import block_diag
+from scipy.special import chdtr
 
 from levelmatch.images import jwst
 from levelmatch.images.filters import filters_of
@@ -26,20 +30,16 @@ __all__ = ["OFFSET_PASSES", "SharedOffsets", "share_offsets"]
 
 # Passes that match the detectors of a tile.
 OFFSET_PASSES = ("lyot", "nircam_short", "detectors")
-# Smallest number of degrees of freedom of the scatter of the offsets.
-LEAST_FREEDOM = 2
+# Smallest number of degrees of freedom of the scatter of the offsets. With two, the variance of
+# error over stated error has no limit where the scatter is large.
+LEAST_FREEDOM = 3
 # Number of values of the grid over which the scatter is integrated.
 N_SCATTERS = 60
 # Limits of this grid: in units of the known offsets' errors, and of their spread.
 LEAST_SCATTER, MOST_SCATTER = 0.02, 10.0
-# Prior odds of equal offsets in all tiles for one degree of freedom, and the power with which they
-# depend on the degrees of freedom. Larger odds, or the most likely scatter, make errors too small
-# by up to a factor of 1.8 where offsets scatter by about their own errors. Smaller odds make errors
-# larger where offsets are equal. No rule is right in both cases. Let stated errors be at least
-# those of equal offsets: if true errors are at most 1.25 of the stated ones for any scatter, they
-# are at most 0.74 of them for equal offsets, with 4 to 32 tiles of two parts (a linear program over
-# all functions of chi squared).
-EQUAL, EQUAL_POWER = 2.2, -1.5
+# Largest contribution of offsets that wrongly count as equal to the squared pull. With the
+# contribution of the others, pulls reach 1.25.
+MOST_EQUAL = 1.25
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ class SharedOffsets:
         Mean offset of each and its standard error, in the common unit; NaN if unknown.
     scatter : float
         Standard deviation, between tiles, of the offset of one detector against another (rms of
-        its posterior distribution); NaN if unknown.
+        its posterior distribution); 0 if the offsets count as equal, NaN if unknown.
     n_known : int
         Number of tiles whose pairs determine all of their offsets.
     n_tied : int
@@ -81,9 +81,10 @@ class SharedOffsets:
                 self.detectors[1:], self.mean[1:], self.error[1:], strict=True
             )
         )
+        spread = f"{self.scatter:.2g} (scatter)" if self.scatter else "equal within their errors"
         return (
             f"{self.n_tied} tiles share their offsets from {self.detectors[0]}, which "
-            f"{self.n_known} of them determine: {means} {unit} (mean), {self.scatter:.2g} (scatter)"
+            f"{self.n_known} of them determine: {means} {unit} (mean), {spread}"
         )
 
 
@@ -175,7 +176,8 @@ def _joint(solution, tiles):
         kinds,
         (0.0, *means.tolist()),
         (0.0, *np.sqrt(variance).tolist()),
-        float(np.sqrt(2 * weights @ np.square(given.scatters))),
+        # The smallest scatter stands for equal offsets.
+        0.0 if weights[0] else float(np.sqrt(2 * weights @ np.square(given.scatters))),
         known,
         len(tiles),
     )
@@ -185,8 +187,9 @@ def _joint(solution, tiles):
 def _weighted(tiles, freedom):
     """Return the levels given each scatter of a grid, and the probabilities of these scatters.
 
-    The prior is even in the logarithm of scatters beyond the errors of the known offsets, and falls
-    as scatter**4 below. The smallest scatter stands for equal offsets.
+    The smallest scatter stands for equal offsets. If the offsets are not equal, the prior is even
+    in the logarithm of scatters beyond the errors of the known offsets, and falls as scatter**4
+    below.
     """
     known = [tile for tile in tiles if tile.rank]
     precision = [np.trace(tile.information) / tile.rank for tile in known]
@@ -194,12 +197,30 @@ def _weighted(tiles, freedom):
     spread = max(np.ptp(np.concatenate([tile.levels for tile in known])), error)
     scatters = np.geomspace(LEAST_SCATTER * error, MOST_SCATTER * spread, N_SCATTERS)
     given = _Given(tiles, scatters)
+    if _are_equal(given, freedom):
+        return given, np.eye(N_SCATTERS)[0]
     # The prior is on the logarithm of the scatter, in which the grid is even.
-    prior = (1 + np.square(error / scatters)) ** -2.0
-    prior[0] = EQUAL * freedom**EQUAL_POWER * prior[1:].sum()
-    logs = given.log_likelihood + np.log(prior)
-    weights = np.exp(logs - logs.max())
+    logs = given.log_likelihood - 2 * np.log1p(np.square(error / scatters))
+    weights = np.exp(logs - logs[1:].max())
+    weights[0] = 0.0
     return given, weights / weights.sum()
+
+
+def _are_equal(given, freedom):
+    """Return whether offsets that agree so well count as equal in all tiles.
+
+    Whether offsets scatter by less than their errors cannot be seen. If they wrongly count as
+    equal, the mean square of error over stated error is that for the true scatter. Offsets count as
+    equal only if this, times the probability of a chi squared as small as the observed one, is at
+    most ``MOST_EQUAL`` for every scatter. So the pulls are limited whatever the scatter is.
+
+    The chi squared of scattered offsets is a weighted sum of chi squared variates, and its
+    probability at most that for equal weights with the same product (Okamoto 1960, Bulletin of
+    Mathematical Statistics 9, 69).
+    """
+    weight = np.exp((given.log_determinant - given.log_determinant[0]) / freedom)
+    probability = chdtr(freedom, given.chi_squared / weight)
+    return (given.growth * probability).max() <= MOST_EQUAL
 
 
 def _determined(information):
@@ -276,12 +297,44 @@ class _Given:
     @property
     def log_likelihood(self):
         """Logarithm of the restricted likelihood of each scatter, up to a constant."""
-        value = np.einsum("si,si->s", self.asked, self.means)
-        value -= np.linalg.slogdet(self.information)[1]
+        return 0.5 * (self._explained - self.log_determinant)
+
+    @property
+    def log_determinant(self):
+        """Logarithm of the determinant of the known offsets' covariance, up to a constant."""
+        value = np.linalg.slogdet(self.information)[1]
         for tile, inverse in zip(self.tiles, self.inverse, strict=True):
-            value += np.linalg.slogdet(inverse)[1] + tile.asked @ (inverse @ tile.asked).T
-            value -= 2 * len(tile.asked) * np.log(self.scatters)
-        return 0.5 * value
+            value = value + 2 * len(tile.asked) * np.log(self.scatters)
+            value -= np.linalg.slogdet(inverse)[1]
+        return value
+
+    @property
+    def chi_squared(self):
+        """Chi squared of the known offsets about their means for the smallest scatter."""
+        return sum(tile.asked @ tile.levels for tile in self.tiles) - self._explained[0]
+
+    @property
+    def growth(self):
+        """Square of the error of an equal offset over its stated one, for each true scatter.
+
+        The mean of the detectors, for a tile without pairs.
+        """
+        covariance = self.of_means[0]
+        change = 0.0
+        for tile in self.tiles:
+            weights = covariance @ tile.design.T @ tile.information
+            change = change + weights @ np.linalg.inv(tile.prior) @ weights.T
+        # The variance of the tile's own offset is twice that of a detector.
+        relative = np.mean((2 + np.diagonal(change)) / np.diagonal(covariance))
+        return 1 + np.square(self.scatters) * relative
+
+    @property
+    def _explained(self):
+        """Chi squared that the scatter and the means explain."""
+        value = np.einsum("si,si->s", self.asked, self.means)
+        for tile, inverse in zip(self.tiles, self.inverse, strict=True):
+            value += tile.asked @ (inverse @ tile.asked).T
+        return value
 
     def marginal(self, weights):
         """Return levels, their covariance and response for given probabilities of the scatters.
