@@ -23,10 +23,11 @@ MEANS = np.array([0.0, 2.0, -1.0, 0.5])
 
 
 @one_thread
-def simulate(seed, n_parts, n_known, n_open, *, scatter, sigma=0.05, equal=False):
+def simulate(seed, n_parts, n_known, n_open, *, scatter, sigma=0.05, equal=False, inherited=0.0):
     """Solve tiles of detectors, some of which have measured offsets.
 
-    Returns the solution, that with shared offsets, these, and the true levels.
+    A given fraction of the variances is inherited from earlier passes. Returns the solution,
+    that with shared offsets, these, and the true levels.
     """
     rng = np.random.default_rng(seed)
     n_tiles = n_known + n_open
@@ -37,12 +38,13 @@ def simulate(seed, n_parts, n_known, n_open, *, scatter, sigma=0.05, equal=False
     error = sigma * (np.ones(len(first)) if equal else rng.uniform(0.5, 2, len(first)))
     difference = true.ravel()[first] - true.ravel()[second]
     difference = difference + error * rng.standard_normal(len(first))
+    weight = error**-2.0 / (1 - inherited)
     axes = np.broadcast_to(np.eye(3), (max(true.size, len(first)), 3, 3))
     equations = Equations(
         first,
         second,
-        error[:, None, None] ** -2.0,
-        (difference / error**2)[:, None],
+        weight[:, None, None],
+        (weight * difference)[:, None],
         axes[: len(first)],
         axes[: true.size],
     )
@@ -59,7 +61,8 @@ def simulate(seed, n_parts, n_known, n_open, *, scatter, sigma=0.05, equal=False
     )
     reference = (lambda members: members[0]) if n_parts == 2 else None
     solution = solve_groups(equations, lm.SolveOptions(), reference=reference)
-    shared, offsets = share_offsets(solution, matched, frames)
+    earlier = solution.covariance_matrix * inherited / (1 - inherited) if inherited else None
+    shared, offsets = share_offsets(solution, matched, frames, earlier)
     true = true - (true[:, :1] if n_parts == 2 else true.mean(axis=1, keepdims=True))
     return solution, shared, offsets, true
 
@@ -172,6 +175,22 @@ def test_precise_offsets_that_scatter_stay():
     assert 0.7 < offsets.scatter / np.sqrt(2) < 2
     tied = shared.errors[12 * 2 :].reshape(-1, 2)[:, 1]
     assert_allclose(tied, offsets.scatter, rtol=0.3)
+
+
+def test_errors_that_earlier_passes_leave():
+    """They count as errors of the pairs, but stay out of the covariance of the pass alone."""
+    plain = simulate(6, 2, 8, 2, scatter=0.1)
+    _, shared, (offsets,), true = simulate(6, 2, 8, 2, scatter=0.1, inherited=0.5)
+    assert_allclose(offsets.error, plain[2][0].error, rtol=1e-9)
+    assert_allclose(offsets.scatter, plain[2][0].scatter, rtol=1e-9)
+    assert_allclose(shared.coefficients, plain[1].coefficients, atol=1e-12)
+    n = true.size
+    # The response to the levels by a tile's own pairs, of the variance that earlier passes leave.
+    own = np.diagonal(plain[0].covariance_matrix)
+    known = np.flatnonzero(own)
+    response = plain[1].respond(np.eye(n))[:, known] / own[known]
+    earlier = response @ np.diag(own[known] / 2) @ response.T
+    assert_allclose(shared.covariance_matrix + earlier, plain[1].covariance_matrix, atol=1e-12)
 
 
 def test_the_tied_are_one_set_in_the_gauge_of_the_pass():

@@ -95,6 +95,23 @@ class Carried:
             out = out + level @ (weights @ level)
         return out
 
+    def inherited(self, result, frames, table):
+        """Return the covariance that the earlier corrections give to a pass, shape (m, m).
+
+        `None` if it is zero or too large. For passes of levels.
+
+        Parameters
+        ----------
+        result, frames, table
+            See `after`.
+        """
+        n_images, n_groups = len(frames), len(result.solution.coefficients)
+        if self.exact or n_images * self.n_terms > MAX_DENSE or n_groups > MAX_DENSE:
+            return None
+        axes = np.array([frame.whole_grid.axes for frame in frames])
+        response = _response(result, axes, table, self.n_terms)
+        return response @ self.matrix @ response.T
+
     def after(self, result, frames, table):
         """Return the covariance after one more pass, or `None` if it is too large.
 

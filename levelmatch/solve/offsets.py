@@ -88,7 +88,7 @@ class SharedOffsets:
         )
 
 
-def share_offsets(solution, matched, frames):
+def share_offsets(solution, matched, frames, inherited=None):
     """Return a solution whose tiles share the offsets of their detectors.
 
     Parameters
@@ -99,6 +99,8 @@ def share_offsets(solution, matched, frames):
         The pass, grouped.
     frames : list of `~levelmatch.images.frame.Frame`
         All images, sorted by name.
+    inherited : `~numpy.ndarray`, shape (m, m), or None
+        Covariance that the levels have from errors of earlier passes.
 
     Returns
     -------
@@ -111,7 +113,7 @@ def share_offsets(solution, matched, frames):
         return solution, ()
     found = []
     for tiles in _families(matched, frames).values():
-        offsets, tied = _joint(solution, tiles)
+        offsets, tied = _joint(solution, tiles, inherited)
         found.append(offsets)
         if tied is not None:
             solution = _tied(solution, tiles, tied, science=matched.held == "science")
@@ -140,7 +142,7 @@ def _kind(frame, matched):
     return f"{frame.detector} {frame.part}" if matched.name == "lyot" else frame.detector
 
 
-def _joint(solution, tiles):
+def _joint(solution, tiles, inherited):
     """Estimate the offsets of one family of tiles.
 
     Levels are relative to the first group of each tile, and mean offsets to the first detector.
@@ -151,6 +153,8 @@ def _joint(solution, tiles):
         Levels by the pairs of each tile alone.
     tiles : list of list of tuple
         Detector and group of each part of each tile.
+    inherited : `~numpy.ndarray`, shape (m, m), or None
+        Covariance of the levels beside that of the solution.
 
     Returns
     -------
@@ -161,7 +165,7 @@ def _joint(solution, tiles):
     """
     first = tiles[0][0][0]
     kinds = (first, *sorted({kind for tile in tiles for kind, _ in tile} - {first}))
-    tiles = [_Tile(solution, tile, kinds) for tile in tiles]
+    tiles = [_Tile(solution, tile, kinds, inherited) for tile in tiles]
     known = sum(tile.is_known for tile in tiles)
     freedom = sum(tile.rank for tile in tiles) - (len(kinds) - 1)
     information = sum(t.design.T @ t.information @ t.design for t in tiles)
@@ -181,7 +185,12 @@ def _joint(solution, tiles):
         known,
         len(tiles),
     )
-    return offsets, (np.concatenate([t.groups for t in tiles]), *given.marginal(weights))
+    groups = np.concatenate([t.groups for t in tiles])
+    levels, covariance, response = given.marginal(weights)
+    if inherited is not None:
+        # The covariance of all passes adds this part again.
+        covariance = covariance - response @ inherited[np.ix_(groups, groups)] @ response.T
+    return offsets, (groups, levels, covariance, response)
 
 
 def _weighted(tiles, freedom):
@@ -234,12 +243,13 @@ def _determined(information):
 class _Tile:
     """Levels of the groups of a tile, relative to its first group.
 
-    ``information`` is the inverse covariance by the tile's own pairs, shape (n - 1, n - 1), and
-    ``asked`` its product with the levels. ``rank`` is the number of offsets that these pairs
-    determine. ``design`` is the matrix from the detectors' mean offsets to the tile's.
+    ``information`` is the inverse covariance by the tile's own pairs, with what earlier passes
+    leave uncertain, shape (n - 1, n - 1), and ``asked`` its product with the levels. ``rank`` is
+    the number of offsets that these pairs determine. ``design`` is the matrix from the detectors'
+    mean offsets to the tile's.
     """
 
-    def __init__(self, solution, tile, kinds):
+    def __init__(self, solution, tile, kinds, inherited=None):
         self.groups = groups = np.array([g for _, g in tile])
         n = len(groups)
         component = solution.component[groups]
@@ -247,7 +257,10 @@ class _Tile:
         for s in np.unique(component):
             own = np.flatnonzero(component == s)
             if len(own) > 1:
-                c = solution.covariance_matrix[np.ix_(groups[own], groups[own])]
+                rows = np.ix_(groups[own], groups[own])
+                c = solution.covariance_matrix[rows]
+                if inherited is not None:
+                    c = c + inherited[rows]
                 centred = np.eye(len(own)) - 1 / len(own)
                 # Independent of the gauge.
                 c = centred @ c @ centred

@@ -80,7 +80,7 @@ def run_passes(
     done, table, carried = [], subtract_pattern(pooled, pattern), Carried.of(frames, pattern)
     for k, p in enumerate(passes):
         rows = np.flatnonzero(pass_of == k)
-        more = {"sky": sky, "unpooled": unpooled, "known": known}
+        more = {"sky": sky, "unpooled": unpooled, "known": known, "carried": carried}
         solved = solve_pass(p.grouped(frames), frames, table, rows, options, **more)
         tested = _with_variances(unpooled, of_scales)
         solved = replace(solved, patterns=_find_patterns(solved, frames, tested, measured))

@@ -33,7 +33,18 @@ __all__ = [
 ]
 
 
-def solve_pass(grouped, frames, table, rows, options, *, sky=None, unpooled=None, known=NONE_KNOWN):
+def solve_pass(
+    grouped,
+    frames,
+    table,
+    rows,
+    options,
+    *,
+    sky=None,
+    unpooled=None,
+    known=NONE_KNOWN,
+    carried=None,
+):
     """Solve one pass.
 
     Parameters
@@ -56,6 +67,8 @@ def solve_pass(grouped, frames, table, rows, options, *, sky=None, unpooled=None
         ``table``.
     known : `~levelmatch.solve.equations.KnownErrors`
         Parts of the errors of all pairs.
+    carried : `~levelmatch.solve.cumulative_covariance.Carried` or None
+        Covariance of the corrections of the earlier passes.
 
     Returns
     -------
@@ -91,21 +104,16 @@ def solve_pass(grouped, frames, table, rows, options, *, sky=None, unpooled=None
     pick, references = held_choice(grouped, frames, equations, counted, suspects)
     solve, options = _solver_of(grouped.fit_type, options)
     solution = solve(equations, options, npix=counted.npix, scatter=counted.scatter, reference=pick)
-    references, offsets = list(references.values()), ()
+    solved = replace(ready, solution=solution, references=list(references.values()))
     if options.share_offsets and grouped.name in OFFSET_PASSES:
-        solution, offsets = share_offsets(solution, grouped, frames)
-        references = references + _science_references(grouped, frames, solution, references)
-    solved = replace(
-        ready,
-        solution=solution,
-        residual=_residuals(pairs, grouped.group, group_axes, solution),
-        references=references,
-        offsets=offsets,
-    )
+        inherited = carried and carried.inherited(solved, frames, table)
+        solved = _with_shared_offsets(solved, frames, inherited)
+    residual = _residuals(pairs, grouped.group, group_axes, solved.solution)
+    solved = replace(solved, residual=residual)
     solved = replace(solved, references=_tilted(solved, frames, options))
     _warn_lone_reference(solved, frames)
     _warn_suspect_reference(solved)
-    sets, isolated = _disconnected(grouped, solution)
+    sets, isolated = _disconnected(grouped, solved.solution)
     if sets and options.disconnected == "sky":
         solved = _tie_sets(solved, frames, sky)
     elif sets:
@@ -205,6 +213,13 @@ def _residuals(pairs, group, group_axes, solution):
     equations = equations_of(pairs.take(measured), group, group_axes, terms)
     residual[measured] = equations.level_residuals(solution.coefficients)
     return residual
+
+
+def _with_shared_offsets(solved, frames, inherited):
+    """Return the pass with the offsets that tiles share; see `share_offsets` for ``inherited``."""
+    solution, offsets = share_offsets(solved.solution, solved, frames, inherited)
+    more = _science_references(solved, frames, solution, solved.references)
+    return replace(solved, solution=solution, references=solved.references + more, offsets=offsets)
 
 
 def _science_references(grouped, frames, solution, references):
