@@ -5,7 +5,7 @@ Run as ``python benchmarks/calibration.py [--only ROW ...] [--trials N] [--jobs 
 ``--list`` names the rows. Prints a table with the figures of each row: those of an earlier
 version of the package, those of today, and the ranges they must lie in. The simulator is
 independent of the package, and its truth is exact; the docstrings in ``realnoise`` describe
-the sky of each row. The whole table takes 5 to 10 minutes.
+the sky of each row. The whole table takes 7 to 12 minutes.
 
 Four more parts run only if they are named. They simulate white noise by the package's own
 simulator, and tables of pairs: ``pulls``, the standard deviation of

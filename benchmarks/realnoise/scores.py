@@ -117,6 +117,18 @@ def match_short_chips(images, true):
     )
 
 
+def match_lyot(images, true):
+    """Match MIRI's science and Lyot parts in three passes; tiles share the offsets of the parts."""
+    return run(
+        lm.match_levels,
+        images,
+        true,
+        group_by="jwst",
+        recombine_lyot=True,
+        solve=lm.SolveOptions(share_offsets=True),
+    )
+
+
 def surfaces(match, images):
     """Return the correction of each image at all of its pixels."""
     return [image.data - match.result[k].data for k, image in enumerate(images)]

@@ -113,3 +113,43 @@ def short_tiles(rng, *, spread, n_dithers=4, size=128, gap=10.0):
     tiles = np.array(tiles)
     weights = [(tiles == t) / np.sum(tiles == t) - 1 / len(tiles) for t in range(4)]
     return [error / stated for error, stated in map(found.contrast, weights)]
+
+
+# Error of the offset of a Lyot part in a tile of `lyot_tiles` with large dithers.
+OFFSET_ERROR = 0.017
+
+
+def shared_offsets(rng):
+    """Lyot parts of MIRI in eight tiles that determine their offsets, and in two that do not.
+
+    The offset from the science part is stable, or scatters by 1 or 10 of its errors.
+    """
+    out = {}
+    for label, scatter in (("stable", 0), ("1 error", 1), ("10 errors", 10)):
+        pulls = lyot_tiles(rng, 8, scatter * OFFSET_ERROR)
+        out[f"{label}, own offset"], out[f"{label}, none"] = pulls[:8], pulls[8:]
+    return out
+
+
+def lyot_tiles(rng, n_known, scatter, n_open=2):
+    """Return the pulls of the offsets of Lyot parts, one for each tile."""
+    images, levels, parts = [], [], []
+    for tile, spread in enumerate([40] * n_known + [3] * n_open):
+        offset = 1.5 + scatter * rng.standard_normal()
+        of_tile = rng.normal(0, 3)
+        for dither, shift in enumerate([(-0.5, -0.5), (0.5, 0.5), (-0.4, 0.6)]):
+            y, x = spread * np.array(shift) + rng.uniform(-0.5, 0.5, 2)
+            own = of_tile + rng.normal(0, 1)
+            for part, left, shape in (("s", 0, (90, 100)), ("l", -60, (70, 50))):
+                level = own + (offset if part == "l" else 0)
+                grid = sky.Grid((y, 90 * tile + x + left), shape)
+                name = f"jw01234{tile + 1:03d}001_02101_{dither + 1:05d}_mirimage{part}_cal.fits"
+                picture = sky.Picture(grid, level)
+                images.append(sky.make_image(rng, picture, name, sky=5.0))
+                levels.append(level)
+                parts.append((tile, part == "l"))
+    found = scores.match_lyot(images, levels)
+    tiles, lyot = np.array(parts).T
+    signs = np.where(lyot, 1, -1) / 3
+    pairs = [found.contrast(signs * (tiles == t)) for t in range(n_known + n_open)]
+    return np.array([error / stated for error, stated in pairs])
