@@ -109,6 +109,13 @@ def test_errors_of_offsets_that_four_tiles_know(scatter, low, high):
     assert low < tied < high
 
 
+def test_errors_of_offsets_that_three_tiles_of_chips_know():
+    """Levels relative to the mean of four chips, which have unequal errors."""
+    known, tied = pulls(4, 3, 3, 0.07, 250)
+    assert 0.85 < known < 1.25
+    assert 0.85 < tied < 1.3
+
+
 def test_equal_offsets():
     """Stable offsets count as equal in 41 % of sets of four; then the mean has its least error."""
     sets = [simulate(seed, 2, 4, 1, scatter=0.0, equal=True) for seed in range(200)]

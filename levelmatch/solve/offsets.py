@@ -330,16 +330,20 @@ class _Given:
     def growth(self):
         """Square of the error of an equal offset over its stated one, for each true scatter.
 
-        The mean of the detectors, for a tile without pairs.
+        The mean of the detectors, relative to the mean level of a tile without pairs.
         """
         covariance = self.of_means[0]
         change = 0.0
         for tile in self.tiles:
             weights = covariance @ tile.design.T @ tile.information
             change = change + weights @ np.linalg.inv(tile.prior) @ weights.T
-        # The variance of the tile's own offset is twice that of a detector.
-        relative = np.mean((2 + np.diagonal(change)) / np.diagonal(covariance))
-        return 1 + np.square(self.scatters) * relative
+        n = len(covariance) + 1
+        about_mean = (np.eye(n) - 1 / n)[:, 1:]
+        own, of_scatter = (
+            np.einsum("ki,ij,kj->k", about_mean, c, about_mean) for c in (covariance, change)
+        )
+        # The scatter of the tile's own offsets, and its effect on the means.
+        return 1 + np.square(self.scatters) * np.mean((1 - 1 / n + of_scatter) / own)
 
     @property
     def _explained(self):
