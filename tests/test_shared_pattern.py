@@ -125,6 +125,27 @@ def test_levels_with_a_bowl():
         lm.match_mosaic(images, reference="mean", group_by="FILENAME")
 
 
+@pytest.mark.parametrize("count", [4, 5, 6])
+def test_few_dithers_with_a_bowl(count):
+    """Their trends could reproduce all levels, which leaves no scatter to weight them by."""
+    for seed in range(3):
+        rng = np.random.default_rng(seed)
+        levels, images = rng.normal(0, 2, count), []
+        for k, level in enumerate(levels):
+            data = level + np.einsum("t,tyx->yx", BOWL, terms()) + NOISE * rng.normal(size=SHAPE)
+            meta = {"FILENAME": f"{k}.fits"}
+            wcs = wcs_at(*rng.uniform(-12, 12, 2))
+            images.append(CCDData(data, unit="MJy/sr", wcs=wcs, meta=meta))
+        result = match(images)
+        pattern = result.passes[0].pattern
+        sigma = (pattern.coefficients[0] - BOWL)[2:] / pattern.errors[0, 2:]
+        assert np.abs(sigma).max() < 4
+        assert pattern.errors[0, 2:].max() < 0.3
+        assert np.abs(errors_of(result, levels)).max() < 0.05
+        # A gradient may replace all of the levels, and no more.
+        assert 0.01 < result.table["error"].value.max() < 4
+
+
 def test_pulls_of_the_pattern():
     pulls = []
     for seed in range(12):

@@ -342,9 +342,12 @@ class _Normal:
     def _add_trend(self, solution, terms, response, k):
         own, known = terms @ solution.coefficients.ravel(), terms @ response
         fitted, _, rank, _ = np.linalg.lstsq(known, own, rcond=1e-6)
-        freedom = max(len(own) - max(k - 1, 1) - int(rank), 1)
+        freedom, left = len(own) - max(k - 1, 1) - int(rank), own - known @ fitted
+        if freedom < 1:
+            # Trends reproduce the few corrections, whose own scatter counts then.
+            freedom, left = 1, own / np.sqrt(len(own))
         self.freedom += freedom
-        variance = np.sum(np.square(own - known @ fitted)) / freedom
+        variance = np.sum(np.square(left)) / freedom
         unit = self.half_side if k > 1 else 1.0
         self.scatter = max(self.scatter, unit * np.sqrt(np.mean(np.square(own))))
         if not variance > 0:
