@@ -711,3 +711,15 @@ def test_warnings_point_at_the_line_of_the_call(paint):
     with pytest.warns(lm.LevelMatchDeprecationWarning) as caught:
         lm.match_levels(images[:2], group_by="FILENAME", weights="ivar")
     assert {w.filename for w in caught} == {__file__}
+
+
+@pytest.mark.parametrize("mask", [np.ma.nomask, False])
+def test_a_mask_of_one_value(simulated, tmp_path, mask):
+    images = [
+        NDData(image.data, wcs=image.wcs, unit=image.unit, meta=image.meta, mask=mask)
+        for image in simulated.images
+    ]
+    result = lm.match_levels(images)
+    expected = lm.match_levels(list(simulated.images))
+    assert list(result.table["level"]) == list(expected.table["level"])
+    assert all(path.exists() for path in result.write(tmp_path))

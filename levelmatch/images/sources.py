@@ -383,6 +383,9 @@ def image_mask(image: NDData) -> np.ndarray | None:
     Pixels whose inverse variance is not positive are bad.
     """
     mask, uncertainty = as_mask(image.mask), image.uncertainty
+    if mask is not None and mask.ndim == 0:
+        # NDData keeps numpy.ma.nomask, and a single value for all pixels.
+        mask = np.full(np.shape(image.data), mask) if mask else None
     if isinstance(uncertainty, InverseVariance) and uncertainty.array is not None:
         weightless = ~(np.asarray(uncertainty.array) > 0)
         if weightless.any():

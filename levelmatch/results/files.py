@@ -257,7 +257,7 @@ def _write_memory(product: Product, stream: BinaryIO, provenance: Provenance) ->
     own = image.wcs if isinstance(image, CCDData) else _written_wcs(product.frame)
     image = CCDData(
         np.asarray(image.data),
-        mask=image.mask,
+        mask=image.mask if np.ndim(image.mask) else None,
         uncertainty=image.uncertainty,
         meta=as_header(image.meta),
         wcs=own,
