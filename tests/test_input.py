@@ -464,6 +464,7 @@ def test_nothing_overlaps(paint, function):
         (True, "reference: True is neither"),
         (None, "reference: None is neither"),
         (1.0, r"reference: 1\.0 is neither"),
+        (np.eye(2), "reference: an object of type ndarray is neither"),
     ],
 )
 def test_unknown_reference(paint, function, reference, message):

@@ -109,8 +109,11 @@ def _find_reference(frames, reference):
         if found:
             msg = f"reference: {reference!r} is a Lyot image; name its science partner"
             raise ValueError(msg)
+    given = repr(reference)
+    if not isinstance(reference, str | Path) and "\n" in given:
+        given = f"an object of type {type(reference).__name__}"
     msg = (
-        f"reference: {reference!r} is neither an image, a tile, an index, 'auto' nor 'mean'; "
+        f"reference: {given} is neither an image, a tile, an index, 'auto' nor 'mean'; "
         "images have the names of their files"
     )
     raise ValueError(msg)
