@@ -154,6 +154,9 @@ def test_every_bit_is_bad_for_others():
         ({"SUBSTRT1": 1, "SUBSTRT2": 1}, (512, 512), None),
         ({"SUBSTRT1": 292, "SUBSTRT2": 701}, (300, 300), None),
         ({"SUBSTRT1": 291, "SUBSTRT2": 736}, (10, 10), (0, 10, 0, 1)),
+        # The pixels of resampled images are not those of the detector.
+        ({"SUBSTRT1": 1, "SUBSTRT2": 1, "S_RESAMP": "COMPLETE"}, (1100, 1100), None),
+        ({"SUBSTRT1": 1, "SUBSTRT2": 1, "S_RESAMP": "SKIPPED"}, (1024, 1032), (735, 1024, 0, 291)),
     ],
 )
 def test_lyot_region(meta, shape, expected):

@@ -142,8 +142,11 @@ def lyot_region(meta, shape):
     Returns
     -------
     region : tuple of slice, or None
-        Rows and columns; `None` for a subarray without the region.
+        Rows and columns; `None` for a subarray without the region, and for a resampled image,
+        whose pixels are not those of the detector.
     """
+    if str(meta.get("S_RESAMP", "")).strip() == "COMPLETE":
+        return None
     y0 = max(LYOT_FIRST_ROW - (_whole_number(meta, "SUBSTRT2") - 1), 0)
     x1 = min(LYOT_LAST_COLUMN + 1 - (_whole_number(meta, "SUBSTRT1") - 1), shape[1])
     if y0 >= shape[0] or x1 <= 0:
@@ -276,8 +279,8 @@ def separate_lyot(image):
     science, lyot : `~astropy.nddata.CCDData`
         Copies of the image, masked inside and outside of the Lyot region, respectively. The
         region has the rows from 735 and the columns up to 290 of the full array, counted from
-        0. ``lyot`` is `None` for a subarray without the region. In images with flags, the
-        masked pixels get DO_NOT_USE and NON_SCIENCE.
+        0. ``lyot`` is `None` for a subarray without the region, and for a resampled image. In
+        images with flags, the masked pixels get DO_NOT_USE and NON_SCIENCE.
     """
     check_type("image", image, NDData, "CCDData")
     region = lyot_region(image.meta, image.data.shape)
