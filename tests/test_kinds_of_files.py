@@ -1091,6 +1091,11 @@ def test_sections_of_one_exposure_are_not_named(paint):
     match([paint(name.format(k), (0, 40 * k), noise=0.3) for k in range(3)])
 
 
+def test_integrations_of_one_exposure_are_not_named(paint):
+    name = "jw01234001001_02101_00001_nrca1_calints_{}.fits"
+    match([paint(name.format(k), (0.1 * k, 0), noise=0.3) for k in range(3)])
+
+
 @pytest.mark.parametrize("shape", [(6, 60), (60, 6), (2, 80), (30, 2)])
 def test_versions_of_small_images_are_named(paint, shape):
     """They have no block of 8 x 8 pixels."""

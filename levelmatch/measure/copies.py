@@ -30,6 +30,8 @@ COUNTS = ("NCOMBINE", "NDRIZIM", "STACKCNT", "NUMFRMS", "NCOADD", "NSTACK", "NIM
 # its exposures.
 LEVEL_3 = re.compile(r"jw(\d{5})-(?:o(\d{3})|[ac]\d+)_t\d+_", re.IGNORECASE)
 EXPOSURE = re.compile(r"jw\d{11}_", re.IGNORECASE)
+# Names of files that a user made of single integrations of an exposure.
+INTEGRATION = re.compile(r"ints_\d+", re.IGNORECASE)
 # Smallest number of images inside of a coadd, and fraction of their sides that it covers.
 SEVERAL, INSIDE = 2, 0.9
 # Keywords of the time of an exposure, and the largest difference, in days, of equal times.
@@ -86,7 +88,8 @@ def _named_alike(frames):
     """Return the pairs of images at one place that are of one exposure of JWST by their names."""
     firsts, pairs = {}, {}
     for k, frame in enumerate(frames):
-        key = exposure_of(frame.name), frame.part, frame.extension
+        name = frame.name if INTEGRATION.search(frame.name) else exposure_of(frame.name)
+        key = name, frame.part, frame.extension
         first = firsts.setdefault(key, k)
         # Parts of an image may have its name, such as sections that a user cut.
         if first != k and not frame.whole and _is_inside(frame.grid, frames[first].grid):
