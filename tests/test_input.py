@@ -93,6 +93,19 @@ def test_uncertainty_of_another_shape(paint):
 # Units
 
 
+def test_a_wcs_with_a_key_alone(pair_of_files):
+    with fits.open(pair_of_files[1], mode="update") as hdus:
+        for key in ["CTYPE1", "CTYPE2", "CRVAL1", "CRVAL2", "CRPIX1", "CRPIX2"]:
+            hdus[1].header.rename_keyword(key, f"{key}A")
+        for key in list(hdus[1].header["CD?_?"]) + list(hdus[1].header["PC?_?"]):
+            hdus[1].header.rename_keyword(key, f"{key}A")
+        for key in ("WCSAXES", "CDELT1", "CDELT2", "CUNIT1", "CUNIT2", "RADESYS", "LONPOLE"):
+            hdus[1].header.remove(key, ignore_missing=True)
+        hdus[1].header.remove("LATPOLE", ignore_missing=True)
+    with pytest.raises(lm.FrameError, match=r"b\.fits: .* key A; rename .*CTYPE1A to CTYPE1"):
+        match(pair_of_files)
+
+
 @every
 @pytest.mark.parametrize("unit", ["Jy", "K", "", "mag / arcsec2"])
 def test_units_that_do_not_compare(paint, function, unit):

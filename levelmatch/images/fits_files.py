@@ -2,6 +2,7 @@
 """Frames of FITS files."""
 
 import io
+import re
 import warnings
 from dataclasses import replace
 from functools import partial
@@ -332,6 +333,13 @@ def _fits_wcs(name, hdu, hdus):
         else:
             wcs = WCS(header, hdus, fix=not modern).sub(axes)
     except Exception as error:
+        others = sorted({card[6:] for card in header if re.fullmatch("CTYPE1[A-Z]", card)})
+        if isinstance(error, KeyError) and others:
+            msg = (
+                f"{name}: the header has a WCS only with the key {others[0]}; rename its cards, as "
+                f"CTYPE1{others[0]} to CTYPE1"
+            )
+            raise FrameError(msg) from error
         raise wcs_error(name, error) from error
     if not wcs.has_celestial:
         msg = (
