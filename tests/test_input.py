@@ -117,6 +117,13 @@ def test_units_that_do_not_compare(paint, function, unit):
         function(images, group_by="FILENAME")
 
 
+@pytest.mark.parametrize("unit", ["{}", "{} / s", "s / {}", "{} / (pix s)"])
+def test_dn_and_adu_are_one_unit(paint, unit):
+    images = [paint("a.fits"), paint("b.fits", (0, 20.5), level=2)]
+    images[0].unit, images[1].unit = (u.Unit(unit.format(word)) for word in ("DN", "adu"))
+    assert np.ptp(match(images).table["level"].value) == pytest.approx(2, abs=0.01)
+
+
 def test_image_without_unit_beside_one_with(paint):
     image = paint("a.fits")
     bare = NDData(image.data, wcs=image.wcs, meta={"FILENAME": "a.fits"})

@@ -390,6 +390,16 @@ def _zero_point(frame, keyword):
         return None
 
 
+def _with_adu(unit):
+    """Return a unit with adu in place of DN, two words for one unit that astropy keeps apart."""
+    powers = (
+        dict(zip(unit.bases, unit.powers, strict=True))
+        if u.DN in getattr(unit, "bases", ())
+        else {}
+    )
+    return unit * (u.adu / u.DN) ** powers[u.DN] if powers else unit
+
+
 def _unit_factor(frame, first):
     """Return the factor from the unit of a frame to the unit of the first frame."""
     if frame.unit == first.unit:
@@ -406,7 +416,7 @@ def _unit_factor(frame, first):
         msg = f"{bare.name} has no {key}, {other.name} has {other.unit}; add {key}"
         raise u.UnitsError(msg)
     try:
-        return float(frame.unit.to(first.unit))
+        return float(_with_adu(frame.unit).to(_with_adu(first.unit)))
     except (TypeError, u.UnitsError) as error:
         msg = (
             f"{frame.name}: its unit ({frame.unit}) cannot be compared with that of "
