@@ -23,7 +23,7 @@ from scipy.ndimage import gaussian_filter, shift
 
 import levelmatch as lm
 from levelmatch.cli.options import blank as blank_option
-from levelmatch.images.fill import find_fill, masked_values
+from levelmatch.images.fill import find_fill, masked_values, scattered_zeros
 from levelmatch.images.inputs import collect_frames
 from levelmatch.images.mask_arrays import bad_bits
 from levelmatch.results.recorded_frames import frames_with_pixels
@@ -1105,6 +1105,62 @@ def test_versions_of_small_images_are_named(paint, shape):
     version.data += 1e-4 * np.random.default_rng(2).normal(size=shape)
     with pytest.warns(lm.LevelMatchWarning, match=r"same noise at one place: a\.fits and version"):
         match([*images, version])
+
+
+# Scattered pixels without data
+
+
+@pytest.mark.parametrize("level", [-6, 3, -100])
+def test_scattered_zeros_are_named(paint, level):
+    """Some pipelines set bad pixels to zero, which is no outlier in images without a sky."""
+    rng = np.random.default_rng(3)
+    images = [paint(f"{k}.fits", (0, 9.3 * k), level=level + k, noise=0.3) for k in range(3)]
+    images[1].data[rng.random(images[1].shape) < 0.05] = 0
+    with pytest.warns(lm.LevelMatchWarning, match=r"are exactly 0 .*good: 1\.fits \(0\.0\d+ of"):
+        match(images)
+    # Neither mark nor mask.
+    match(images, read=lm.ReadOptions(blank=False))
+    result = match(images, read=lm.ReadOptions(blank=0))
+    assert_allclose(np.diff(result.table["level"].value), 1, atol=0.05)
+
+
+@pytest.mark.parametrize("mean", [2.0, 2.5, 4.0])
+def test_zeros_of_photon_rates_are_data(mean):
+    rng = np.random.default_rng(1)
+    times = rng.uniform(0.7, 1.3, (200, 200))
+    assert scattered_zeros(rng.poisson(mean * times) / times) == ()
+    assert scattered_zeros(rng.poisson(mean * times) * 0.1) == ()
+
+
+@pytest.mark.parametrize("mean", [0.003, 0.1, 1.0])
+def test_few_photons_are_named(paint, mean):
+    """Clipping takes rare photons for cosmic rays, unless many differences are equal."""
+    rng = np.random.default_rng(1)
+    images = [paint(f"{k}.fits", (0, 9.3 * k), shape=(100, 100)) for k in range(3)]
+    for image in images:
+        # An exposure for each column, as of drift scans.
+        times = rng.uniform(0.7, 1.3, (1, 100)) * np.ones((100, 1))
+        image.data = rng.poisson(mean * times) / times
+    with pytest.warns(lm.LevelMatchWarning, match=r"0\.fits \(.*few photons"):
+        match(images)
+    assert scattered_zeros(rng.poisson(mean, (100, 100)) / 7.0) == ()
+
+
+@pytest.mark.parametrize("level", [4.0, 16.0])
+def test_zeros_of_compressed_values_are_data(level, tmp_path):
+    """Each row has a step of its own; without dither, a multiple of it is zero."""
+    values = np.random.default_rng(1).normal(0, 1, (200, 200)).astype("f4")
+    kind = {"compression_type": "RICE_1", "quantize_level": level, "quantize_method": -1}
+    fits.HDUList([fits.PrimaryHDU(), fits.CompImageHDU(values, **kind)]).writeto(tmp_path / "a")
+    stored = fits.getdata(tmp_path / "a")
+    assert np.count_nonzero(stored == 0) > 500
+    assert scattered_zeros(stored) == ()
+
+
+@pytest.mark.parametrize("noise", [0.2, 1.0, 5.0])
+def test_zeros_of_rounded_values_are_data(noise):
+    rounded = np.round(np.random.default_rng(1).normal(0, noise, (200, 200)))
+    assert scattered_zeros(rounded) == ()
 
 
 # Integers, bits and cards

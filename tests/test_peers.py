@@ -409,7 +409,9 @@ def test_zero_in_half_of_the_pixels(paint):
         first.data + 1.5, unit=first.unit, wcs=first.wcs.deepcopy(), meta={"FILENAME": "b.fits"}
     )
     second.data += rng.normal(0, 0.1, first.data.shape).astype("f4")
-    result = lm.match_mosaic([first, second], group_by="FILENAME", reference=0)
+    # Zeros count as data, although they may be bad pixels.
+    with pytest.warns(lm.LevelMatchWarning, match=r"exactly 0 .*: a\.fits \(0\.5 of"):
+        result = lm.match_mosaic([first, second], group_by="FILENAME", reference=0)
     assert_allclose(levels_of(result)["b.fits"], 1.5, atol=0.01)
     assert result.pairs["npix"][0] > 0.95 * first.data.size
 

@@ -8,7 +8,15 @@ import numpy as np
 
 from levelmatch.images._decode import may_have_fill
 
-__all__ = ["Fill", "find_fill", "mask_fill", "masked_values", "mostly_bad", "quick_test"]
+__all__ = [
+    "Fill",
+    "find_fill",
+    "mask_fill",
+    "masked_values",
+    "mostly_bad",
+    "quick_test",
+    "scattered_zeros",
+]
 
 # Largest distance, in pixels, between samples in the search for fill values.
 STRIDE = 16
@@ -37,6 +45,14 @@ LEAST_CHANCE = 1e-4
 MASKED = 0.75
 # Approximate number of pixels of which that fraction is found.
 SAMPLE = 1_000_000
+# Smallest number of sampled zeros and of others, and fraction of zeros that may be without data.
+LEAST_ZEROS, ZEROS = 8, 5e-3
+# Largest ratios of the number of pixels with another value to that of zeros, and to that of all
+# other pixels. Counts and rounded values have more pixels of one value.
+LIKE_ZEROS, OF_OTHERS = 0.1, 0.1
+# Fraction of either sign below which an image has one sign, and the fraction of its zeros above
+# which photons are so few that clipping biases them.
+ONE_SIGN, FEW_PHOTONS = 0.01, 0.2
 
 
 @dataclass(frozen=True)
@@ -51,11 +67,14 @@ class Fill:
         Fraction of the image's pixels that lie in regions of the value, or are masked.
     alone : bool
         Whether all good pixels have fill values.
+    scattered : bool
+        Whether the pixels are scattered and count as data, see `scattered_zeros`.
     """
 
     value: float
     fraction: float
     alone: bool = False
+    scattered: bool = False
 
 
 def mask_fill(data: np.ndarray, blank: object = None) -> tuple[Fill, ...]:
@@ -105,6 +124,41 @@ def mostly_bad(data: np.ndarray) -> bool:
     """Return whether so many pixels of an image are NaN that its mask may be inverted."""
     sample = data[_sample_of(data.size)]
     return bool(np.count_nonzero(np.isnan(sample)) > MASKED * sample.size)
+
+
+def scattered_zeros(data: np.ndarray, blank: object = None) -> tuple[Fill, ...]:
+    """Return a `Fill` of 0 if scattered pixels are exactly 0, and harm the levels.
+
+    They are bad pixels of some pipelines, or rates of few photons. Integers and rounded values
+    with zeros are matched well. A sample of the pixels is used.
+
+    Parameters
+    ----------
+    data, blank
+        See `mask_fill`, which has set regions without data to NaN.
+    """
+    # An odd step does not follow the channels of a detector.
+    step = isqrt(data.size) // 64 | 1
+    sample = data[::step, ::step]
+    n = int(np.count_nonzero(sample == 0))
+    if blank is not None or n < max(LEAST_ZEROS, ZEROS * sample.size):
+        return ()
+    others = sample[np.isfinite(sample) & (sample != 0)]
+    fraction, most = n / (n + len(others)), OF_OTHERS * len(others)
+    repeated = int(np.unique(others, return_counts=True)[1].max(initial=1))
+    if len(others) < LEAST_ZEROS or repeated > max(1, min(LIKE_ZEROS * n, most)):
+        return ()
+    if ONE_SIGN < np.mean(others < 0) < 1 - ONE_SIGN:
+        # Compression rounds each row to a step of its own, and keeps zero.
+        rows = np.sort(np.where(sample == 0, np.nan, sample), axis=1)
+        if np.count_nonzero(rows[:, 1:] == rows[:, :-1]) > most:
+            return ()
+    elif fraction < FEW_PHOTONS:
+        # More photon counts lie below three quarters of the median than at zero.
+        size = np.abs(others)
+        if np.count_nonzero(size < 0.75 * np.median(size)) >= n:
+            return ()
+    return (Fill(0.0, fraction, scattered=True),)
 
 
 def _sample_of(size: int) -> tuple[slice, slice]:

@@ -14,7 +14,14 @@ from levelmatch.exceptions import FrameError
 from levelmatch.images import jwst
 from levelmatch.images.corrections import Correction
 from levelmatch.images.file_checks import named_errors
-from levelmatch.images.fill import Fill, find_fill, mask_fill, masked_values, mostly_bad
+from levelmatch.images.fill import (
+    Fill,
+    find_fill,
+    mask_fill,
+    masked_values,
+    mostly_bad,
+    scattered_zeros,
+)
 from levelmatch.images.sources import MemorySource, float_type, image_mask
 from levelmatch.sky.grid import Footprint, Grid, default_spacing
 from levelmatch.sky.transform import SkyTransform
@@ -197,7 +204,7 @@ class Frame:
         fills = self._masked(out, bad)
         if bad is not None:
             out[bad] = np.nan
-        fills = mask_fill(out, self.blank) + fills
+        fills = mask_fill(out, self.blank) + fills + scattered_zeros(out, self.blank)
         if self.selection is not None:
             out[self.selection.left_out(self)] = np.nan
         if self.region is not None:

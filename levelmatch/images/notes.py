@@ -49,6 +49,11 @@ SENTENCES = {
         "large regions of one value are missing data: {images}; "
         "blank=False treats them as data, blank=0 names the value"
     ),
+    "zeros": (
+        "scattered pixels are exactly 0 and count as good: {images}. Levels are wrong if they have "
+        "no data (blank=0 masks them) or were negative, and errors are too small if they are rates "
+        "of few photons (bin the pixels, or give clip=5); blank=False omits this warning"
+    ),
     "masked": (
         "most pixels are masked, although they have values: {images}. A mask is not 0 at bad "
         "pixels, and a weight is positive at good ones: see whether it is inverted"
@@ -121,7 +126,10 @@ class Notes:
         masked = [fill for fill in fills if np.isnan(fill.value) and not fill.alone]
         if masked:
             self.add("masked", name, f"{masked[0].fraction:.2g} of the pixels")
-        fills = tuple(fill for fill in fills if fill not in masked)
+        zeros = [fill for fill in fills if fill.scattered]
+        if zeros:
+            self.add("zeros", name, f"{zeros[0].fraction:.2g} of the pixels")
+        fills = tuple(fill for fill in fills if fill not in masked + zeros)
         if not fills:
             return
         if np.isnan(fills[0].value):
