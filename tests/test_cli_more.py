@@ -338,3 +338,12 @@ print(os.environ["OMP_NUM_THREADS"], *used)
     assert number == int(given.get("OMP_NUM_THREADS", 1))
     # No BLAS at all is listed for some systems.
     assert set(used) <= {min(threads, os.cpu_count())}
+
+
+@pytest.mark.parametrize("command", ["run", "show"])
+def test_files_in_a_closed_folder(monkeypatch, command):
+    def refuse(path):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "is_dir", refuse)
+    assert_refused(run(command, "closed/a.fits"), "closed/a.fits: Permission denied", code=1)

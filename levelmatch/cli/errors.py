@@ -122,6 +122,9 @@ def _one_line(ctx, path=""):
             path = " ".join([ctx.command_path, ctx.invoked_subcommand or ""]).rstrip()
         msg = f"{error.format_message().rstrip('.')} (see '{path} --help')"
         raise Failure(msg, 2) from error
+    except PermissionError as error:
+        # Of an argument in a folder that the user must not search.
+        raise _failure(error) from error
 
 
 @contextmanager
