@@ -355,6 +355,19 @@ class TestWeights:
         # A pixel with a zero error is not used.
         assert coverage[5, 5] == 0
 
+    def test_of_errors_in_another_unit(self, two):
+        for image, error, unit in zip(two, (0.1, 173.205), ("MJy/sr", "kJy/sr"), strict=True):
+            image.uncertainty = StdDevUncertainty(np.full(image.data.shape, error), unit=unit)
+        mosaic, _ = lm.make_mosaic(two, coadd=lm.CoaddOptions(weights="ivar"))
+        assert_allclose(mosaic.data[~mosaic.mask], 1.25, rtol=1e-5)
+
+    def test_of_negative_errors(self, two):
+        """They mark bad pixels, whose square is no variance."""
+        for image, error in zip(two, (0.1, -0.1), strict=True):
+            image.uncertainty = StdDevUncertainty(np.full(image.data.shape, error))
+        mosaic, _ = lm.make_mosaic(two, coadd=lm.CoaddOptions(weights="ivar"))
+        assert_allclose(mosaic.data[~mosaic.mask], 1.0)
+
     def test_read_noise_goes_before_all_noise(self, two, tmp_path, write):
         paths = []
         for k, image in enumerate(two):

@@ -59,7 +59,7 @@ def coadd_layers(
     if not found:
         msg = (
             f"none of the {len(layers.frames)} images has a good pixel on the mosaic's grid; "
-            "look at wcs or pixel_scale, and at the images' masks"
+            "look at wcs or pixel_scale, and at the images' masks and weights"
         )
         raise NoOverlapError(msg)
 

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+from astropy import units as u
 from astropy.nddata import InverseVariance, NDUncertainty
 from astropy.wcs import WCS
 from astropy.wcs.wcsapi import SlicedLowLevelWCS
@@ -269,24 +270,33 @@ def _inverse_variance(frame: Frame) -> np.ndarray:
                 uncertainty = read_uncertainty(hdus, source.hdu, frame.shape)
                 ivar = _as_inverse_variance(frame.name, uncertainty)
     else:
-        ivar = _as_inverse_variance(frame.name, source.image.uncertainty)
+        ivar = _as_inverse_variance(frame.name, source.image.uncertainty, source.image.unit)
     ivar = ivar / frame.scale**2
     return np.where(np.isfinite(ivar) & (ivar > 0), ivar, np.nan)
 
 
-def _as_inverse_variance(name: str, uncertainty: NDUncertainty | None) -> np.ndarray:
-    """Return an uncertainty as inverse variance; refuse a missing or unknown one."""
+def _as_inverse_variance(
+    name: str, uncertainty: NDUncertainty | None, unit: u.UnitBase | None = None
+) -> np.ndarray:
+    """Return an uncertainty as inverse variance; refuse a missing or unknown one.
+
+    Negative values mark bad pixels. An uncertainty may have another unit than its image.
+    """
     remedy = "give a header keyword, numbers, or no weights"
     if uncertainty is None:
         msg = f"{name}: weights='ivar': the image has no uncertainty; {remedy}"
         raise FrameError(msg)
     try:
         with np.errstate(divide="ignore"):
-            return np.asarray(uncertainty.represent_as(InverseVariance).array, dtype=float)
+            inverse = uncertainty.represent_as(InverseVariance)
     except (TypeError, AttributeError) as error:
         kind = type(uncertainty).__name__
         msg = f"{name}: weights='ivar': the kind of uncertainty ({kind}) is not known; {remedy}"
         raise FrameError(msg) from error
+    ivar = np.where(np.asarray(uncertainty.array) > 0, np.asarray(inverse.array, dtype=float), 0.0)
+    if unit is not None and inverse.unit is not None:
+        ivar *= inverse.unit.to(unit**-2)
+    return ivar
 
 
 # --------------------------------------------------------------------------------------
