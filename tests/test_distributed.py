@@ -70,7 +70,7 @@ def test_a_cluster_gives_the_same(client, paths, expected):
     found = levelmatch.match_levels(paths, progress_bar=bar)
     check_same(found, expected)
     assert steps == list(range(len(expected.pairs)))
-    images = [CCDData.read(path, hdu="SCI", unit="MJy/sr") for path in paths[:4]]
+    images = [CCDData.read(path, hdu="SCI", hdu_mask="DQ", unit="MJy/sr") for path in paths[:4]]
     in_memory = levelmatch.match_levels(images)
     client.close()
     check_same(in_memory, levelmatch.match_levels(images))
