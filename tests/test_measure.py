@@ -514,6 +514,19 @@ def test_map_of_a_distorted_image_is_exact(paint, kind):
     assert inside > 20
 
 
+def test_clip_leaves_the_mean_of_photon_noise(paint):
+    # The noise of the first image has a skewness of 0.1, and that of the second of 0.01.
+    shape = (480, 480)
+    grid, off = grid_of(paint(shape=shape).wcs, shape), []
+    for seed in range(6):
+        rng = np.random.default_rng(seed)
+        a, b = (rng.poisson(n, shape) / n for n in (100, 10_000))
+        row = measure_arrays(a, b, grid, grid, [], MeasureOptions())
+        off.append(row["rhs"][0] / row["gram"][0, 0] / row["sigma"])
+    # A clip at 3 sigma in all cells gives -1.7.
+    assert abs(np.mean(off)) < 1.0
+
+
 def test_balanced_map_errs_half_as_much_to_both_sides():
     # A quadratic map: x'' = 2 a and y'' = 2 b along both axes, over cells of 32 pixels.
     a, b, side = 1.3e-5, -0.7e-5, 32.0

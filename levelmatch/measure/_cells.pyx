@@ -95,6 +95,10 @@ cdef enum:
 cdef double FAR = 20.0
 # The neighbours of an outlier of so many sigma go with it: interpolation spread it.
 cdef double SPREAD = 4.0
+# A cell without an outlier is not clipped, if outliers are at most this many clips away, and are at
+# most this fraction of the pair's samples.  With more, as of cosmic rays, fainter ones are likely.
+cdef double BEYOND = 4.0 / 3.0
+cdef double FEW = 0.002
 # With more than this fraction of such outliers, as of cosmic rays, those of all outliers go, and
 # many fainter ones are within the clip: it is narrower by this factor then.
 cdef double MANY = 0.0075
@@ -697,6 +701,13 @@ cdef double _median_beside_sources(const pixel *diff, const pixel *weight, Py_ss
     return centre + first / (full + total)
 
 
+cdef void _keep_all(Cell *cell) noexcept nogil:
+    """Give all good samples of a cell the same weight."""
+    cell.kept = cell.good
+    cell.weight = cell.square = cell.good
+    cell.location = cell.clipped + cell.star_diff / cell.good
+
+
 cdef void _locate(_Pair pair, const pixel *diff, const pixel *bright, const Box *box, const Map *m,
                   const double *x, const double *y, const Limits *limits, pixel *rough,
                   pixel *weight, int *lost, double *work, bint want_weights,
@@ -707,7 +718,7 @@ cdef void _locate(_Pair pair, const pixel *diff, const pixel *bright, const Box 
     cdef Kept kept = _clip(diff, bright, n, limits, rough, cell)
     cdef double level = 2 * cell.brightness, far, level_a, level_b, shift = 1.0
     cdef double sums[6]
-    cdef bint sources = False
+    cdef bint sources = False, clean
     if cell.kept == 0:
         return
     far = 1e300 if kept.counted else max(limits.clip, SPREAD) * cell.scatter
@@ -721,13 +732,22 @@ cdef void _locate(_Pair pair, const pixel *diff, const pixel *bright, const Box 
         level_a = 0.5 * (level + kept.centre)
         level_b = 0.5 * (level - kept.centre)
         sources = _has_source(pair, box, x, y, level_a, level_b, limits.scatter)
+    if not sources:
+        cell.judged = cell.good
+        cell.outliers = <Py_ssize_t> sums[2]
+    # The clip would shift the mean of skewed noise, as of few photons, where nothing is an outlier.
+    clean = not (sources or kept.counted) and sums[2] == 0 and SPREAD <= BEYOND * limits.clip
     if sources:
         _weigh(pair, box, m, level_a, level_b, limits.scatter, weight)
     elif sums[2] > 0 or want_weights or (limits.use_median and not kept.counted):
         for i in range(n):
             weight[i] = 1
     else:
+        if clean:
+            _keep_all(cell)
         return
+    if clean:
+        kept.low, kept.high = kept.centre - far, kept.centre + far
     if sums[2] > MANY * cell.good and not sources:
         far = limits.clip * cell.scatter
         _narrow(&kept)
@@ -768,6 +788,14 @@ cdef void _store(const Cell *cell, MeasuredCell *row) noexcept nogil:
         row.square = cell.square
         row.star_diff = cell.star_diff
         row.star_flux = cell.star_flux
+
+
+cdef void _clip_all(MeasuredCell[::1] rows) noexcept nogil:
+    """Give cells whose samples all have full weight the location of a plain clip."""
+    cdef Py_ssize_t i
+    for i in range(rows.shape[0]):
+        if rows[i].kept > 0 and rows[i].weight == rows[i].good:
+            rows[i].location = rows[i].clipped
 
 
 def rough_scatter(const pixel[:, ::1] a, const pixel[:, ::1] b, lattice,
@@ -882,6 +910,7 @@ def difference_cells(const pixel[:, ::1] a, const pixel[:, ::1] b, lattice,
     cdef Limits limits = _limits(clipping)
     cdef pixel rough[LM_ROUGH + 1]
     cdef int good = 0
+    cdef Py_ssize_t judged = 0, outliers = 0
     pair.place(a, b, peaks, parts)
     # As if the whole of the images were there.
     cdef const pixel *first = &a[0, 0] - (pair.in_a.y0 * pair.in_a.step + pair.in_a.x0)
@@ -913,6 +942,10 @@ def difference_cells(const pixel[:, ::1] a, const pixel[:, ::1] b, lattice,
                 _locate(pair, diff, diff + pair.size, &box, &m, x, y, &limits, rough,
                         diff + 2 * pair.size, lost, work, False, &cell)
             _store(&cell, &rows[i])
+            judged += cell.judged
+            outliers += cell.outliers
+        if outliers > FEW * judged and not limits.use_median:
+            _clip_all(rows)
     free(work)
     free(diff)
     free(lost)

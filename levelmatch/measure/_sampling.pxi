@@ -43,6 +43,9 @@ cdef struct Cell:
     Py_ssize_t kept
     double star_diff
     double star_flux
+    # Samples, and outliers among them, of a cell without a source; else 0.
+    Py_ssize_t judged
+    Py_ssize_t outliers
 
 
 cdef struct Place:
