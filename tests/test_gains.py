@@ -27,7 +27,7 @@ SIDE, STEP = 160, 90
 
 
 @pytest.mark.parametrize("n", [1, 2, 3, 10, 1001])
-@pytest.mark.parametrize("kind", ["counts", "noise", "sorted", "reversed", "constant"])
+@pytest.mark.parametrize("kind", ["counts", "noise", "sorted", "reversed", "constant", "valley"])
 def test_medians_are_those_of_numpy(n, kind):
     rng = np.random.default_rng(n)
     values = rng.integers(0, 7, n) * 0.1 if kind == "counts" else rng.normal(size=n)
@@ -35,6 +35,8 @@ def test_medians_are_those_of_numpy(n, kind):
         values = np.ascontiguousarray(np.sort(values)[:: 1 if kind == "sorted" else -1])
     elif kind == "constant":
         values[:] = values[0]
+    elif kind == "valley":
+        values = np.abs(np.arange(n) - n / 2)
     kept = values.copy()
     assert median(values) == np.median(values)
     np.testing.assert_array_equal(values, kept)

@@ -6,18 +6,33 @@
 #define LEVELMATCH_MEDIAN_H
 
 #include <stddef.h>
+#include <stdint.h>
+
+/* The value at a pseudo-random place from low to high: by a linear congruential generator, whose
+   high bits are used. */
+static inline double lm_any(const double *values, ptrdiff_t low, ptrdiff_t high, uint32_t *state)
+{
+    *state = 1664525u * *state + 1013904223u;
+    return values[low + (ptrdiff_t)(((uint64_t)(high - low + 1) * *state) >> 32)];
+}
 
 /* The k-th smallest value; the array is reordered.
 
    Quickselect whose loop has no branch that depends on the values: half of such branches would be
-   predicted wrong. */
+   predicted wrong. The pivot is the median of values at pseudo-random places. Values at the ends
+   and in the middle are bad pivots in arrays that rise and fall, such as distances from a plane,
+   and would take quadratic time. */
 static double lm_select(double *values, ptrdiff_t n, ptrdiff_t k)
 {
     ptrdiff_t low = 0, high = n - 1;
+    uint32_t state = 1;
     while (low < high) {
-        const double first = values[low], last = values[high], middle = values[(low + high) / 2];
-        const double smaller = first < last ? first : last, larger = first < last ? last : first;
-        const double pivot = middle < smaller ? smaller : middle > larger ? larger : middle;
+        const double first = lm_any(values, low, high, &state);
+        const double second = lm_any(values, low, high, &state);
+        const double third = lm_any(values, low, high, &state);
+        const double smaller = first < second ? first : second;
+        const double larger = first < second ? second : first;
+        const double pivot = third < smaller ? smaller : third > larger ? larger : third;
         ptrdiff_t end = low;
         for (ptrdiff_t i = low; i <= high; i++) {
             const double value = values[i];
