@@ -175,6 +175,11 @@ def test_an_unfinished_entry_is_lost_alone(tmp_path, lost):
     assert set(file.read()) == {key(0), key(1), key(3)}
 
 
+def test_new_columns_have_a_new_first_line():
+    """Entries of another size would be read as unfinished ones."""
+    assert (MAGIC, ENTRY.itemsize) == (b"levelmatch pairs 6\n", 676)
+
+
 def test_a_changed_entry_is_not_read(tmp_path):
     file = PairFile(tmp_path / "pairs")
     file.append([key(k) for k in range(3)], rows_of(3))
@@ -191,9 +196,10 @@ def test_a_file_of_another_kind_is_left_alone(tmp_path):
     assert "something else" in (tmp_path / "mine").read_text()
 
 
-def test_a_file_of_older_pairs_is_measured_again(tmp_path):
+@pytest.mark.parametrize("version", range(1, int(MAGIC.split()[-1])))
+def test_a_file_of_older_pairs_is_measured_again(tmp_path, version):
     file = PairFile(tmp_path / "pairs")
-    file.path.write_bytes(b"levelmatch pairs 1\n" + bytes(5000))
+    file.path.write_bytes(b"levelmatch pairs %d\n" % version + bytes(5000))
     assert file.read() == {}
     file.append([key(0)], rows_of(1))
     assert set(file.read()) == {key(0)}

@@ -20,9 +20,9 @@ KEY_SIZE = 32
 # Version of the measurement. Increase it with each change of results for the same data.
 ALGORITHM = 12
 ENTRY = np.dtype([("key", "u1", KEY_SIZE), ("row", PAIR.newbyteorder("<")), ("check", "<u4")])
-MAGIC = b"levelmatch pairs 5\n"
+MAGIC = b"levelmatch pairs 6\n"
 # First bytes of older files, whose pairs have other columns and are not used.
-OLDER = tuple(b"levelmatch pairs %d\n" % version for version in (1, 2, 3, 4))
+OLDER = tuple(b"levelmatch pairs %d\n" % version for version in (1, 2, 3, 4, 5))
 
 
 def _image_key(frame):

@@ -8,7 +8,7 @@ import numpy as np
 __all__ = ["PAIR", "PairTable", "empty_pair", "pair_table", "unmeasured"]
 
 # The measured quantities of a pair, described in `PairTable`. After a change, also change `PairRow`
-# in _summary.pyx, `unmeasured`, and the version of stored pairs, `ALGORITHM`.
+# in _summary.pyx, `unmeasured`, and the first bytes of files of pairs, `MAGIC` in pair_store.py.
 PAIR = np.dtype(
     [
         ("gram", "f8", (3, 3)),
