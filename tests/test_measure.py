@@ -560,6 +560,17 @@ def test_slightly_curved_map_is_balanced_and_not_refined(paint):
     assert map_error(map_x, map_y, cells, *middles) < measure.BALANCED_ERROR
 
 
+def test_map_is_balanced_beyond_the_edge_of_the_other_image(paint):
+    shape = (200, 220)
+    flat = paint("b.fits", (192, 0), shape=shape).wcs
+    grids = grid_of(flat, shape, 32), grid_of(sip_wcs(paint().wcs, 3e-5), shape, 32)
+    grid, map_x, map_y, cells = measure.map_cells(*grids)
+    middles = grid.middles[cells[:, 0], cells[:, 1]]
+    assert np.isnan(grids[1].to_pixel(middles)).any()
+    exact = grids[1].to_pixel(middles, 32)
+    assert map_error(map_x, map_y, cells, *exact) < measure.BALANCED_ERROR
+
+
 def test_map_of_a_plain_image_is_not_refined(pair):
     _, _, grid_a, grid_b = pair((5.2, 3.1), angle=30.0)
     assert measure.map_cells(grid_a, grid_b)[0] is grid_a

@@ -342,7 +342,7 @@ def map_cells(grid_a, grid_b):
         x, y, cells = _reached(grid, grid_b)
         if len(cells) == 0 or grid.spacing <= 4 or expected < MAP_EXPECTED:
             break
-        exact = grid_b.to_pixel(grid.middles[cells[:, 0], cells[:, 1]])
+        exact = grid_b.to_pixel(grid.middles[cells[:, 0], cells[:, 1]], _margin(grid, grid_b))
         error = map_error(x, y, cells, *exact)
         if error < MAP_ERROR:
             break
@@ -358,10 +358,14 @@ def map_cells(grid_a, grid_b):
     return grid, x, y, cells
 
 
+def _margin(grid, other):
+    """Return the distance beyond another image, in its pixels, at which a cell may have nodes."""
+    return 1.5 * grid.spacing * np.sqrt(grid.pixel_area / other.pixel_area)
+
+
 def _reached(grid, other):
     """Return the nodes of a grid in pixels of another image, and the cells that overlap it."""
-    scale = np.sqrt(grid.pixel_area / other.pixel_area)
-    x, y = other.to_pixel(grid.nodes, 1.5 * grid.spacing * scale)
+    x, y = other.to_pixel(grid.nodes, _margin(grid, other))
     y0, y1, x0, x1 = other.box
     return x, y, reached_cells(x, y, y0, y1, x0, x1)
 
