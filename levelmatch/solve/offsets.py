@@ -210,8 +210,8 @@ def _weighted(tiles, freedom):
         return given, np.eye(N_SCATTERS)[0]
     # The prior is on the logarithm of the scatter, in which the grid is even.
     logs = given.log_likelihood - 2 * np.log1p(np.square(error / scatters))
-    weights = np.exp(logs - logs[1:].max())
-    weights[0] = 0.0
+    logs[0] = -np.inf
+    weights = np.exp(logs - logs.max())
     return given, weights / weights.sum()
 
 
