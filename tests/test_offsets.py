@@ -23,11 +23,14 @@ MEANS = np.array([0.0, 2.0, -1.0, 0.5])
 
 
 @one_thread
-def simulate(seed, n_parts, n_known, n_open, *, scatter, sigma=0.05, equal=False, inherited=0.0):
+def simulate(
+    seed, n_parts, n_known, n_open, *, scatter, sigma=0.05, equal=False, inherited=0.0, common=0.0
+):
     """Solve tiles of detectors, some of which have measured offsets.
 
-    A given fraction of the variances is inherited from earlier passes. Returns the solution,
-    that with shared offsets, these, and the true levels.
+    A given fraction of the variances is inherited from earlier passes, which may also leave a
+    common error of the last part of all tiles. Returns the solution, that with shared offsets,
+    these, and the true levels.
     """
     rng = np.random.default_rng(seed)
     n_tiles = n_known + n_open
@@ -61,7 +64,11 @@ def simulate(seed, n_parts, n_known, n_open, *, scatter, sigma=0.05, equal=False
     )
     reference = (lambda members: members[0]) if n_parts == 2 else None
     solution = solve_groups(equations, lm.SolveOptions(), reference=reference)
-    earlier = solution.covariance_matrix * inherited / (1 - inherited) if inherited else None
+    earlier = None
+    if inherited or common:
+        last = np.arange(true.size) % n_parts == n_parts - 1
+        earlier = solution.covariance_matrix * inherited / (1 - inherited)
+        earlier = earlier + common**2 * np.outer(last, last)
     shared, offsets = share_offsets(solution, matched, frames, earlier)
     true = true - (true[:, :1] if n_parts == 2 else true.mean(axis=1, keepdims=True))
     return solution, shared, offsets, true
@@ -198,6 +205,22 @@ def test_errors_that_earlier_passes_leave():
     response = plain[1].respond(np.eye(n))[:, known] / own[known]
     earlier = response @ np.diag(own[known] / 2) @ response.T
     assert_allclose(shared.covariance_matrix + earlier, plain[1].covariance_matrix, atol=1e-12)
+
+
+def test_errors_that_earlier_passes_leave_in_all_tiles():
+    """They do not average out, and are in the covariance of all passes."""
+    common = 0.1
+    plain = simulate(6, 2, 8, 2, scatter=0.0)[0]
+    _, shared, _, true = simulate(6, 2, 8, 2, scatter=0.0, common=common)
+    assert np.linalg.eigvalsh(shared.covariance_matrix).min() > -1e-12
+    assert (shared.errors[1::2] > 0).all()
+    last = np.tile([0.0, 1.0], len(true))
+    # The response to the levels by a tile's own pairs.
+    own = np.diagonal(plain.covariance_matrix)
+    known = np.flatnonzero(own)
+    response = shared.respond(np.eye(true.size))[:, known] / own[known]
+    variances = np.square(response @ last[known]) * common**2 + np.square(shared.errors[:, 0])
+    assert (variances[1::2] > common**2).all()
 
 
 def test_the_tied_are_one_set_in_the_gauge_of_the_pass():

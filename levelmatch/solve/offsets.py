@@ -187,9 +187,9 @@ def _joint(solution, tiles, inherited):
     )
     groups = np.concatenate([t.groups for t in tiles])
     levels, covariance, response = given.marginal(weights)
-    if inherited is not None:
-        # The covariance of all passes adds this part again.
-        covariance = covariance - response @ inherited[np.ix_(groups, groups)] @ response.T
+    # The covariance of all passes adds this part again, and that between tiles.
+    again = block_diag(*(tile.inherited for tile in tiles))
+    covariance = covariance - response @ again @ response.T
     return offsets, (groups, levels, covariance, response)
 
 
@@ -243,28 +243,29 @@ def _determined(information):
 class _Tile:
     """Levels of the groups of a tile, relative to its first group.
 
-    ``information`` is the inverse covariance by the tile's own pairs, with what earlier passes
-    leave uncertain, shape (n - 1, n - 1), and ``asked`` its product with the levels. ``rank`` is
-    the number of offsets that these pairs determine. ``design`` is the matrix from the detectors'
-    mean offsets to the tile's.
+    ``inherited`` is the covariance that earlier passes leave within its sets of connected groups,
+    shape (n, n). ``information`` is the inverse covariance by the tile's own pairs, with that part,
+    shape (n - 1, n - 1), and ``asked`` its product with the levels. ``rank`` is the number of
+    offsets that these pairs determine. ``design`` is the matrix from the detectors' mean offsets to
+    the tile's.
     """
 
     def __init__(self, solution, tile, kinds, inherited=None):
         self.groups = groups = np.array([g for _, g in tile])
         n = len(groups)
         component = solution.component[groups]
-        whole = np.zeros((n, n))
+        whole, self.inherited = np.zeros((2, n, n))
         for s in np.unique(component):
             own = np.flatnonzero(component == s)
             if len(own) > 1:
-                rows = np.ix_(groups[own], groups[own])
-                c = solution.covariance_matrix[rows]
+                rows, place = np.ix_(groups[own], groups[own]), np.ix_(own, own)
                 if inherited is not None:
-                    c = c + inherited[rows]
+                    self.inherited[place] = inherited[rows]
+                c = solution.covariance_matrix[rows] + self.inherited[place]
                 centred = np.eye(len(own)) - 1 / len(own)
                 # Independent of the gauge.
                 c = centred @ c @ centred
-                whole[np.ix_(own, own)] = np.linalg.pinv(c, rcond=1e-10, hermitian=True)
+                whole[place] = np.linalg.pinv(c, rcond=1e-10, hermitian=True)
         levels = solution.coefficients[groups, 0]
         self.levels, self.information = levels[1:] - levels[0], whole[1:, 1:]
         self.asked = (whole @ levels)[1:]
