@@ -98,15 +98,16 @@ class Carried:
     def inherited(self, result, frames, table):
         """Return the covariance that the earlier corrections give to a pass, shape (m, m).
 
-        `None` if it is zero or too large. For passes of levels.
+        `None` if it is zero or too large, or if the pass fits planes.
 
         Parameters
         ----------
         result, frames, table
             See `after`.
         """
-        n_images, n_groups = len(frames), len(result.solution.coefficients)
-        if self.exact or n_images * self.n_terms > MAX_DENSE or n_groups > MAX_DENSE:
+        n_groups, terms = result.solution.coefficients.shape
+        most = max(len(frames) * self.n_terms, n_groups)
+        if self.exact or terms > 1 or most > MAX_DENSE:
             return None
         axes = np.array([frame.whole_grid.axes for frame in frames])
         response = _response(result, axes, table, self.n_terms)
