@@ -15,11 +15,23 @@ from levelmatch import summary
 from levelmatch.solve.equations import Equations
 from levelmatch.solve.groups import solve_groups
 from levelmatch.solve.linear import one_thread
-from levelmatch.solve.offsets import _Given, share_offsets
+from levelmatch.solve.offsets import _are_equal, _Given, share_offsets
 
 KINDS = {2: (("mirimage", "science"), ("mirimage", "lyot"))}
 KINDS[4] = tuple((f"nrca{k}", "") for k in range(1, 5))
 MEANS = np.array([0.0, 2.0, -1.0, 0.5])
+
+
+def tile_of(level, error):
+    """Return a tile of two parts whose offset is known."""
+    return SimpleNamespace(
+        information=np.full((1, 1), error**-2.0),
+        asked=np.array([level / error**2]),
+        levels=np.array([level]),
+        design=np.ones((1, 1)),
+        prior=np.full((1, 1), 0.5),
+        rank=1,
+    )
 
 
 @one_thread
@@ -134,6 +146,27 @@ def test_equal_offsets():
     assert "(mean), equal within their errors" in sets[np.argmax(equal)][2][0].words("MJy/sr")
 
 
+@pytest.mark.parametrize("n_parts", [2, 4])
+def test_offsets_of_any_size(n_parts, monkeypatch):
+    """Offsets of a hundred million times their errors change no error."""
+    plain = simulate(2, n_parts, 6, 2, scatter=0.02)
+    monkeypatch.setitem(globals(), "MEANS", MEANS + 2.0**24 * np.arange(4))
+    large = simulate(2, n_parts, 6, 2, scatter=0.02)
+    assert_allclose(large[2][0].scatter, plain[2][0].scatter, rtol=1e-5)
+    assert_allclose(large[2][0].error, plain[2][0].error, rtol=1e-5)
+    assert_allclose(large[1].errors, plain[1].errors, rtol=1e-5)
+
+
+def test_equal_levels_count_as_equal():
+    """Their chi squared is zero but for rounding, which may be negative."""
+    for seed in range(50):
+        rng = np.random.default_rng(seed)
+        tiles = [tile_of(3.7, error) for error in rng.uniform(0.1, 1, 6)]
+        given = _Given(tiles, np.array([1e-3, 0.1, 1.0]))
+        assert given.chi_squared >= 0
+        assert _are_equal(given, 5)
+
+
 def test_offsets_that_scatter_far_beyond_their_errors_are_not_equal():
     sets = [simulate(seed, 2, 4, 1, scatter=1.0) for seed in range(100)]
     assert all(offsets.scatter > 0.2 for _, _, (offsets,), _ in sets)
@@ -143,17 +176,7 @@ def test_equality_by_an_independent_formula():
     """Chi squared, its weights and the growth of the errors, for two parts."""
     rng = np.random.default_rng(8)
     y, sigma = rng.normal(2, 1, 5), rng.uniform(0.2, 2, 5)
-    ones = np.ones((1, 1))
-    tiles = [
-        SimpleNamespace(
-            information=ones / s**2,
-            asked=np.array([v]) / s**2,
-            levels=np.array([v]),
-            design=ones,
-            prior=ones / 2,
-        )
-        for v, s in zip(y, sigma, strict=True)
-    ]
+    tiles = [tile_of(v, s) for v, s in zip(y, sigma, strict=True)]
     given = _Given(tiles, np.array([1e-5, 0.1, 1.0]))
     weight = sigma**-2.0
     mean = weight @ y / weight.sum()

@@ -172,13 +172,17 @@ def _joint(solution, tiles, inherited):
     if freedom < LEAST_FREEDOM or not _determined(information):
         none = (np.nan,) * len(kinds)
         return SharedOffsets(kinds, none, none, np.nan, known, 0), None
+    # Offsets much larger than their errors would spoil chi squared by rounding.
+    start = np.linalg.solve(information, sum(t.design.T @ t.asked for t in tiles))
+    for tile in tiles:
+        tile.levels = tile.levels - tile.design @ start
     given, weights = _weighted(tiles, freedom)
     means = weights @ given.means
     variance = weights @ np.diagonal(given.of_means, axis1=1, axis2=2)
     variance += weights @ np.square(given.means - means)
     offsets = SharedOffsets(
         kinds,
-        (0.0, *means.tolist()),
+        (0.0, *(start + means).tolist()),
         (0.0, *np.sqrt(variance).tolist()),
         # The smallest scatter stands for equal offsets.
         0.0 if weights[0] else float(np.sqrt(2 * weights @ np.square(given.scatters))),
@@ -187,6 +191,7 @@ def _joint(solution, tiles, inherited):
     )
     groups = np.concatenate([t.groups for t in tiles])
     levels, covariance, response = given.marginal(weights)
+    levels = levels + np.concatenate([np.pad(t.design @ start, (1, 0)) for t in tiles])
     # The covariance of all passes adds this part again, and that between tiles.
     again = block_diag(*(tile.inherited for tile in tiles))
     covariance = covariance - response @ again @ response.T
@@ -245,9 +250,8 @@ class _Tile:
 
     ``inherited`` is the covariance that earlier passes leave within its sets of connected groups,
     shape (n, n). ``information`` is the inverse covariance by the tile's own pairs, with that part,
-    shape (n - 1, n - 1), and ``asked`` its product with the levels. ``rank`` is the number of
-    offsets that these pairs determine. ``design`` is the matrix from the detectors' mean offsets to
-    the tile's.
+    shape (n - 1, n - 1). ``rank`` is the number of offsets that these pairs determine. ``design``
+    is the matrix from the detectors' mean offsets to the tile's.
     """
 
     def __init__(self, solution, tile, kinds, inherited=None):
@@ -268,11 +272,15 @@ class _Tile:
                 whole[place] = np.linalg.pinv(c, rcond=1e-10, hermitian=True)
         levels = solution.coefficients[groups, 0]
         self.levels, self.information = levels[1:] - levels[0], whole[1:, 1:]
-        self.asked = (whole @ levels)[1:]
         self.rank = n - len(np.unique(component))
         design = np.zeros((n, len(kinds)))
         design[np.arange(n), [kinds.index(kind) for kind, _ in tile]] = 1
         self.design = (design - design[:1])[1:, 1:]
+
+    @property
+    def asked(self):
+        """Product of the information and the levels."""
+        return self.information @ self.levels
 
     @property
     def is_known(self):
@@ -325,7 +333,9 @@ class _Given:
     @property
     def chi_squared(self):
         """Chi squared of the known offsets about their means for the smallest scatter."""
-        return sum(tile.asked @ tile.levels for tile in self.tiles) - self._explained[0]
+        square = sum(tile.asked @ tile.levels for tile in self.tiles) - self._explained[0]
+        # Of equal levels it is zero but for rounding.
+        return max(square, 0.0)
 
     @property
     def growth(self):
