@@ -9,13 +9,14 @@ import pytest
 from astropy.nddata import CCDData
 from astropy.wcs import WCS
 from numpy.testing import assert_allclose
+from scipy.special import chdtr
 
 import levelmatch as lm
 from levelmatch import summary
 from levelmatch.solve.equations import Equations
 from levelmatch.solve.groups import solve_groups
 from levelmatch.solve.linear import one_thread
-from levelmatch.solve.offsets import _are_equal, _Given, share_offsets
+from levelmatch.solve.offsets import _are_equal, _Given, _weighted, share_offsets
 
 KINDS = {2: (("mirimage", "science"), ("mirimage", "lyot"))}
 KINDS[4] = tuple((f"nrca{k}", "") for k in range(1, 5))
@@ -170,6 +171,29 @@ def test_equal_levels_count_as_equal():
 def test_offsets_that_scatter_far_beyond_their_errors_are_not_equal():
     sets = [simulate(seed, 2, 4, 1, scatter=1.0) for seed in range(100)]
     assert all(offsets.scatter > 0.2 for _, _, (offsets,), _ in sets)
+
+
+@pytest.mark.parametrize(("n", "stable"), [(4, 0.65), (8, 0.70), (30, 0.65)])
+def test_pulls_of_tiles_without_own_offset_by_integration(n, stable):
+    """The stated variance is a function of chi squared, whose distribution is known."""
+    shape = np.random.default_rng(n).normal(size=n)
+    shape = (shape - shape.mean()) / (np.sqrt(n) * shape.std())
+    squares = np.geomspace(1e-3, 1e6, 500) * n
+    variances = []
+    for square in squares:
+        tiles = [tile_of(v, 1.0) for v in np.sqrt(square) * shape]
+        given, weights = _weighted(tiles, n - 1)
+        means = given.means[:, 0]
+        of_levels = 2 * given.scatters**2 + given.of_means[:, 0, 0]
+        variances.append(weights @ of_levels + weights @ np.square(means - weights @ means))
+    pulls = []
+    for scatter in (0, *np.geomspace(0.2, 100, 30)):
+        true = scatter**2 + (1 + scatter**2) / n
+        steps = np.diff(chdtr(n - 1, squares / (1 + scatter**2)), prepend=0.0)
+        pulls.append(np.sqrt(true * np.sum(steps / variances)))
+    assert_allclose(pulls[0], stable, atol=0.02)
+    assert 1.15 < max(pulls) < 1.28
+    assert_allclose(pulls[-1], 1, atol=0.05)
 
 
 def test_equality_by_an_independent_formula():
