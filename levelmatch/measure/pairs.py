@@ -346,14 +346,15 @@ def map_cells(grid_a, grid_b):
         error = map_error(x, y, cells, *exact)
         if error < MAP_ERROR:
             break
-        smooth = grid_a.is_smooth and grid_b.is_smooth
-        if smooth and balance_map(x, y, cells, *exact) < BALANCED_ERROR:
-            break
-        logger.debug("map error %.3f pixel at spacing %d: refined", error, grid.spacing)
-        if smooth:
+        if grid_a.is_smooth and grid_b.is_smooth:
+            # This moves the nodes x, y.
+            left = balance_map(x, y, cells, *exact)
+            if left < BALANCED_ERROR:
+                break
             # The error comes from the second derivatives, so half the spacing has a quarter of it.
             # A test at the middles of the finer grid would take as long as the pair.
             expected = error / 4
+        logger.debug("map error %.3f pixel at spacing %d: refined", error, grid.spacing)
         grid = grid.refined
     return grid, x, y, cells
 
