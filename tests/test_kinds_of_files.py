@@ -1110,7 +1110,7 @@ def test_versions_of_small_images_are_named(paint, shape):
 # Scattered pixels without data
 
 
-@pytest.mark.parametrize("level", [-6, 3, -100])
+@pytest.mark.parametrize("level", [-6, -1, 3, -100])
 def test_scattered_zeros_are_named(paint, level):
     """Some pipelines set bad pixels to zero, which is no outlier in images without a sky."""
     rng = np.random.default_rng(3)
@@ -1146,11 +1146,13 @@ def test_few_photons_are_named(paint, mean):
     assert scattered_zeros(rng.poisson(mean, (100, 100)) / 7.0) == ()
 
 
+@pytest.mark.parametrize("tile", [(1, 200), (50, 10)])
 @pytest.mark.parametrize("level", [4.0, 16.0])
-def test_zeros_of_compressed_values_are_data(level, tmp_path):
-    """Each row has a step of its own; without dither, a multiple of it is zero."""
+def test_zeros_of_compressed_values_are_data(level, tile, tmp_path):
+    """Each tile has a step of its own; without dither, a multiple of it is zero."""
     values = np.random.default_rng(1).normal(0, 1, (200, 200)).astype("f4")
     kind = {"compression_type": "RICE_1", "quantize_level": level, "quantize_method": -1}
+    kind["tile_shape"] = tile
     fits.HDUList([fits.PrimaryHDU(), fits.CompImageHDU(values, **kind)]).writeto(tmp_path / "a")
     stored = fits.getdata(tmp_path / "a")
     assert np.count_nonzero(stored == 0) > 500
@@ -1161,6 +1163,21 @@ def test_zeros_of_compressed_values_are_data(level, tmp_path):
 def test_zeros_of_rounded_values_are_data(noise):
     rounded = np.round(np.random.default_rng(1).normal(0, noise, (200, 200)))
     assert scattered_zeros(rounded) == ()
+
+
+@pytest.mark.parametrize("noise", [2.0, 20.0])
+@pytest.mark.parametrize("level", [0.0, 1.5])
+def test_zeros_of_integers_over_a_flat_field_are_data(noise, level):
+    rng = np.random.default_rng(1)
+    radius = np.hypot(*(np.indices((300, 300)) - 149.5)) / 210
+    flat = (1 - 0.5 * radius**2) * rng.normal(1, 0.02, radius.shape)
+    values = rng.normal(level * noise, noise, flat.shape)
+    rounded = np.round(values)
+    assert np.mean(rounded == 0) > 0.005
+    assert scattered_zeros(rounded / flat) == ()
+    # As many zeros among values that are not rounded.
+    values[rng.permuted(rounded == 0)] = 0
+    assert scattered_zeros(values / flat)[0].scattered
 
 
 # Integers, bits and cards

@@ -50,6 +50,9 @@ LEAST_ZEROS, ZEROS = 8, 5e-3
 # Largest ratios of the number of pixels with another value to that of zeros, and to that of all
 # other pixels. Counts and rounded values have more pixels of one value.
 LIKE_ZEROS, OF_OTHERS = 0.1, 0.1
+# Smallest number of values next to zero, and largest ratio of the 5th percentile of their sizes to
+# the median if rounding leaves no gap about zero. It is about 0.1 then.
+NEAR_ZERO, NO_STEP = 40, 0.4
 # Fraction of either sign below which an image has one sign, and the fraction of its zeros above
 # which photons are so few that clipping biases them.
 ONE_SIGN, FEW_PHOTONS = 0.01, 0.2
@@ -149,9 +152,9 @@ def scattered_zeros(data: np.ndarray, blank: object = None) -> tuple[Fill, ...]:
     if len(others) < LEAST_ZEROS or repeated > max(1, min(LIKE_ZEROS * n, most)):
         return ()
     if ONE_SIGN < np.mean(others < 0) < 1 - ONE_SIGN:
-        # Compression rounds each row to a step of its own, and keeps zero.
-        rows = np.sort(np.where(sample == 0, np.nan, sample), axis=1)
-        if np.count_nonzero(rows[:, 1:] == rows[:, :-1]) > most:
+        # Values of few steps, over a flat field or compressed by tiles, are zero or a step away.
+        size = np.sort(np.abs(others))[: max(NEAR_ZERO, min(2 * n, len(others) // 10))]
+        if size[len(size) // 20] > NO_STEP * size[len(size) // 2]:
             return ()
     elif fraction < FEW_PHOTONS:
         # More photon counts lie below three quarters of the median than at zero.
