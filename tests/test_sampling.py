@@ -441,6 +441,20 @@ def test_a_large_common_level():
     assert_allclose(row[1], np.std(a.astype(float), ddof=1), rtol=1e-4)
 
 
+def test_an_unclipped_location_is_the_mean_at_a_large_level():
+    # Steps of float32 at the level are a third of the noise.
+    rng = np.random.default_rng(6)
+    a = (1e5 + rng.normal(0, 0.025, (64, 64))).astype("f4")
+    b = np.zeros_like(a)
+    ys, xs, cells = grid_of(a.shape, 2)
+    maps = affine_map(rotation(0), (0, 0), ys, xs)
+    rows = difference_cells(a, b, ys, xs, *maps, cells, 10.0, 1.0, False)
+    for (iy, ix), row in zip(cells, rows, strict=True):
+        difference = difference_samples(a, b, ys, xs, *maps, iy, ix)[0]
+        assert row[6] == len(difference)
+        assert_allclose(row[0], difference.astype(float).mean(), atol=1e-5, rtol=0)
+
+
 @pytest.mark.parametrize("power", [-112, -90, -1, 60, 100])
 def test_tiny_and_huge_values(power):
     # Powers of two change no bit.

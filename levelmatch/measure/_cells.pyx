@@ -701,11 +701,11 @@ cdef double _median_beside_sources(const pixel *diff, const pixel *weight, Py_ss
     return centre + first / (full + total)
 
 
-cdef void _keep_all(Cell *cell) noexcept nogil:
-    """Give all good samples of a cell the same weight."""
+cdef void _keep_all(Cell *cell, double centre) noexcept nogil:
+    """Give all good samples of a cell the same weight; their sum is about a centre."""
     cell.kept = cell.good
     cell.weight = cell.square = cell.good
-    cell.location = cell.clipped + cell.star_diff / cell.good
+    cell.location = centre + cell.star_diff / cell.good
 
 
 cdef void _locate(_Pair pair, const pixel *diff, const pixel *bright, const Box *box, const Map *m,
@@ -744,7 +744,8 @@ cdef void _locate(_Pair pair, const pixel *diff, const pixel *bright, const Box 
             weight[i] = 1
     else:
         if clean:
-            _keep_all(cell)
+            # As the sums see it: rounded to the images' precision.
+            _keep_all(cell, <pixel> kept.centre)
         return
     if clean:
         kept.low, kept.high = kept.centre - far, kept.centre + far
@@ -971,7 +972,8 @@ def difference_samples(const pixel[:, ::1] a, const pixel[:, ::1] b, lattice, ce
     samples : `~numpy.ndarray`, shape (n,)
         With the fields ``difference``, first image minus second, ``brightness``, their mean,
         both of the images' type; ``y`` and ``x``, the pixel of the first image; and ``weight``,
-        that of the sample in the cell's location, 0 for outliers.
+        that of the sample in the cell's location, 0 for outliers. The samples of a cell without
+        an outlier have full weight also where the pair has many, which clips them.
     """
     cdef _Pair pair = _Pair(lattice)
     cdef Py_ssize_t iy = cell[0], ix = cell[1], n
