@@ -455,6 +455,33 @@ def test_an_unclipped_location_is_the_mean_at_a_large_level():
         assert_allclose(row[0], difference.astype(float).mean(), atol=1e-5, rtol=0)
 
 
+@pytest.mark.parametrize("use_median", [False, True])
+@pytest.mark.parametrize(("clip", "outliers"), [(3.0, 4), (3.0, 40), (2.5, 4), (4.0, 4)])
+def test_cells_without_outliers_are_clipped_beside_many(clip, outliers, use_median):
+    """Two thirds of the cells have outliers beyond 4 sigma: 0.04 or 0.4 % of all samples."""
+    rng = np.random.default_rng(2)
+    a, b = np.clip(rng.normal(0, 1, (96, 96)), -3.7, 3.7), np.zeros((96, 96))
+    a.flat[rng.permutation(62 * 96)[:outliers]] = 30
+    ys, xs, cells = grid_of(a.shape, 3)
+    maps, clipping = affine_map(rotation(0), (0, 0), ys, xs), (clip, 1.0135, use_median)
+    names = ("location", "clipped", "good")
+    rows = difference_cells(a, b, ys, xs, *maps, cells, *clipping, columns=names)
+    reversed_rows = difference_cells(
+        a, b, ys, xs, *maps, cells[::-1].copy(), *clipping, columns=names
+    )
+    assert_array_equal(rows, reversed_rows[::-1])
+    middle = np.median if use_median else np.mean
+    for (iy, ix), row in list(zip(cells, rows, strict=True))[-3:]:
+        difference = difference_samples(a, b, ys, xs, *maps, iy, ix)[0]
+        assert np.abs(difference).max() > clip or clip == 4
+        kept = difference
+        if clip < 3 or (outliers > 20 and not use_median):
+            centre, _, keep = clip_to_the_end(difference, clip, 1.0135)
+            assert_allclose(row[1], centre, atol=1e-3)
+            kept = difference[keep]
+        assert_allclose(row[0], middle(kept), atol=1e-3 if len(kept) < row[2] else 1e-9)
+
+
 @pytest.mark.parametrize("power", [-112, -90, -1, 60, 100])
 def test_tiny_and_huge_values(power):
     # Powers of two change no bit.
