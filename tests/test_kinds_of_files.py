@@ -1093,7 +1093,12 @@ def test_sections_of_one_exposure_are_not_named(paint):
 
 def test_integrations_of_one_exposure_are_not_named(paint):
     name = "jw01234001001_02101_00001_nrca1_calints_{}.fits"
-    match([paint(name.format(k), (0.1 * k, 0), noise=0.3) for k in range(3)])
+    images = [paint(name.format(k), (0.1 * k, 0), noise=0.3) for k in range(3)]
+    match(images)
+    # The mean of all integrations is a version of each.
+    images.append(paint(name.replace("ints_{}", ""), (0.1, 0), noise=0.3))
+    with pytest.warns(lm.LevelMatchWarning, match=r"by their names: .*_cal\.fits and .*_calints_0"):
+        match(images)
 
 
 @pytest.mark.parametrize("shape", [(6, 60), (60, 6), (2, 80), (30, 2)])

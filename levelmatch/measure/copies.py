@@ -88,9 +88,11 @@ def _named_alike(frames):
     """Return the pairs of images at one place that are of one exposure of JWST by their names."""
     firsts, pairs = {}, {}
     for k, frame in enumerate(frames):
-        name = frame.name if INTEGRATION.search(frame.name) else exposure_of(frame.name)
-        key = name, frame.part, frame.extension
+        key = exposure_of(frame.name), frame.part, frame.extension
         first = firsts.setdefault(key, k)
+        names = {frames[first].name, frame.name}
+        if len(names) > 1 and all(INTEGRATION.search(name) for name in names):
+            continue
         # Parts of an image may have its name, such as sections that a user cut.
         if first != k and not frame.whole and _is_inside(frame.grid, frames[first].grid):
             pairs[first, k] = None
