@@ -361,6 +361,13 @@ class TestWeights:
         mosaic, _ = lm.make_mosaic(two, coadd=lm.CoaddOptions(weights="ivar"))
         assert_allclose(mosaic.data[~mosaic.mask], 1.25, rtol=1e-5)
 
+    def test_of_errors_in_a_wrong_unit(self, two):
+        for image in two:
+            image.uncertainty = StdDevUncertainty(np.ones(image.data.shape), unit="MJy/sr")
+            image.unit = "adu"
+        with pytest.raises(lm.FrameError, match=r"the uncertainty \(MJy / sr\) does not .*\(adu\)"):
+            lm.make_mosaic(two, coadd=lm.CoaddOptions(weights="ivar"))
+
     def test_of_negative_errors(self, two):
         """They mark bad pixels, whose square is no variance."""
         for image, error in zip(two, (0.1, -0.1), strict=True):

@@ -295,7 +295,15 @@ def _as_inverse_variance(
         raise FrameError(msg) from error
     ivar = np.where(np.asarray(uncertainty.array) > 0, np.asarray(inverse.array, dtype=float), 0.0)
     if unit is not None and inverse.unit is not None:
-        ivar *= inverse.unit.to(unit**-2)
+        try:
+            ivar *= inverse.unit.to(unit**-2)
+        except u.UnitsError as error:
+            # The image's unit was changed after the uncertainty was given.
+            msg = (
+                f"{name}: weights='ivar': the unit of the uncertainty ({uncertainty.unit}) does "
+                f"not belong to that of the image ({unit}); correct one of them"
+            )
+            raise FrameError(msg) from error
     return ivar
 
 
