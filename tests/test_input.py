@@ -90,6 +90,20 @@ def test_uncertainty_of_another_shape(paint):
         match([paint("good.fits"), bad])
 
 
+def test_a_second_wcs_beside_a_distortion_without_its_table(pair_of_files):
+    """As of HST, if a program kept the image's extension alone."""
+    with fits.open(pair_of_files[1], mode="update") as hdus:
+        header = hdus[1].header
+        for card in ("CTYPE1", "CTYPE2", "CRVAL1", "CRVAL2", "CRPIX1", "CRPIX2"):
+            header[f"{card}A"] = header[card]
+        for axis in "12":
+            header[f"CPDIS{axis}"], header[f"CPERR{axis}"] = "LOOKUP", 1.0
+            for text in (f"EXTVER: {axis}", "NAXES: 2", "AXIS.1: 1", "AXIS.2: 2"):
+                header.append((f"DP{axis}", text))
+    with pytest.raises(lm.FrameError, match=r"b\.fits: its WCS cannot be used: .*WCSDVARR"):
+        match(pair_of_files)
+
+
 # Units
 
 

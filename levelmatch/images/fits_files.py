@@ -334,7 +334,7 @@ def _fits_wcs(name, hdu, hdus):
             wcs = WCS(header, hdus, fix=not modern).sub(axes)
     except Exception as error:
         others = sorted({card[6:] for card in header if re.fullmatch("CTYPE1[A-Z]", card)})
-        if isinstance(error, KeyError) and others:
+        if isinstance(error, KeyError) and others and "CTYPE1" not in header:
             msg = (
                 f"{name}: the header has a WCS only with the key {others[0]}; rename its cards, as "
                 f"CTYPE1{others[0]} to CTYPE1"
