@@ -85,11 +85,12 @@ def find_wings(measured):
         The measured pairs.
     """
     if measured not in _FOUND:
+        # Where the near term is unknown, as by unequal flux scales, the wide one is no better.
         wide = replace(
             measured,
             wings=measured.wide_wings,
             wings_error=measured.wide_wings_error,
-            wings_term=measured.wide_wings_term,
+            wings_term=np.where(_known(measured)[0], measured.wide_wings_term, 0.0),
         )
         found = [_wings_of_term(pairs) for pairs in (measured, wide)]
         weight = measured.gram[:, 0, 0]
