@@ -46,8 +46,8 @@ def _extension(path, headers, flags):
     return Extension(
         ".".join(path.parts),
         [str(path.with_suffix(".pyx"))],
-        include_dirs=[np.get_include(), str(path.parent)],
-        depends=[str(path.parent / header) for header in headers],
+        include_dirs=[np.get_include(), str(path.parent), "levelmatch"],
+        depends=["levelmatch/_clones.h", *(str(path.parent / header) for header in headers)],
         define_macros=[("NPY_NO_DEPRECATED_API", "NPY_1_9_API_VERSION")],
         extra_compile_args=[*FLAGS, *flags],
     )

@@ -20,19 +20,14 @@
 #include <fcntl.h>
 #endif
 
+#include "_clones.h"
+
 #if defined(_MSC_VER)
 #define LM_RESTRICT __restrict
 #define LM_INLINE static __forceinline
 #else
 #define LM_RESTRICT restrict
 #define LM_INLINE static inline __attribute__((always_inline))
-#endif
-
-/* Compiled twice, with AVX2 and without, where glibc chooses when the module is loaded. */
-#if defined(__GNUC__) && !defined(__clang__) && defined(__x86_64__) && defined(__GLIBC__)
-#define LM_CLONES __attribute__((target_clones("avx2", "default")))
-#else
-#define LM_CLONES
 #endif
 
 /* Most significant byte first, to the processor's own order and back. */

@@ -12,6 +12,8 @@
 #include <stdint.h>
 #include <string.h>
 
+#include "_clones.h"
+
 #if defined(_MSC_VER)
 #define LM_RESTRICT __restrict
 #define LM_INLINE static __forceinline
@@ -28,14 +30,6 @@
     __builtin_prefetch((row) + (n) + ahead)
 #else
 #define LM_AHEAD(row, n)
-#endif
-
-/* Compile for AVX2 too, and choose when the module is loaded. Only glibc can do that; its
-   macro comes with <stdint.h>. */
-#if defined(__GNUC__) && !defined(__clang__) && defined(__x86_64__) && defined(__GLIBC__)
-#define LM_CLONES __attribute__((target_clones("avx2", "default")))
-#else
-#define LM_CLONES
 #endif
 
 /* Sums of this many values are exact enough in the images' own precision. */

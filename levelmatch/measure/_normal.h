@@ -6,15 +6,8 @@
 #define LEVELMATCH_NORMAL_H
 
 #include <stddef.h>
-#include <stdint.h>
 
-/* Compiled twice, with AVX2 and without, where glibc chooses when the module is loaded. Its macro
-   comes with <stdint.h>. */
-#if defined(__GNUC__) && !defined(__clang__) && defined(__x86_64__) && defined(__GLIBC__)
-#define LM_CLONES __attribute__((target_clones("avx2", "default")))
-#else
-#define LM_CLONES
-#endif
+#include "_clones.h"
 
 /* Most terms; room for the value in a row whose length suits the processor's vectors; rows that are
    summed together. */

@@ -9,12 +9,7 @@
 #include <stddef.h>
 #include <string.h>
 
-/* Compiled twice, with AVX2 and without, where glibc chooses when the module is loaded. */
-#if defined(__GNUC__) && !defined(__clang__) && defined(__x86_64__) && defined(__GLIBC__)
-#define LM_CLONES __attribute__((target_clones("avx2", "default")))
-#else
-#define LM_CLONES
-#endif
+#include "_clones.h"
 
 /* Most polynomials of one coordinate, and number of positions that are evaluated together: enough
    for the compiler to vectorise the loops over them instead of unrolling them. */
