@@ -392,12 +392,10 @@ def _zero_point(frame, keyword):
 
 def _with_adu(unit):
     """Return a unit with adu in place of DN, two words for one unit that astropy keeps apart."""
-    powers = (
-        dict(zip(unit.bases, unit.powers, strict=True))
-        if u.DN in getattr(unit, "bases", ())
-        else {}
-    )
-    return unit * (u.adu / u.DN) ** powers[u.DN] if powers else unit
+    bases = getattr(unit, "bases", [])
+    if u.DN not in bases:
+        return unit
+    return unit * (u.adu / u.DN) ** unit.powers[bases.index(u.DN)]
 
 
 def _unit_factor(frame, first):
