@@ -171,8 +171,8 @@ class MeasureOptions:
         Location of the clipped differences of each cell.
     clip : float
         Clip differences that lie more than this number of sigma from the centre of their cell.
-        With 3 or more, cells that have neither sources nor outliers beyond 4 sigma keep all of
-        them, unless more than 0.2 % of the pair's samples are such outliers.
+        With 3 or more, a cell without sources and without outliers beyond 4 sigma keeps all
+        differences, unless more than 0.2 % of the pair's samples are such outliers.
     structure : bool
         Weight each cell by its own scatter; by default by the median scatter of all cells. Both
         are equally accurate on simulated MIRI and NIRCam images and on 2MASS images.
