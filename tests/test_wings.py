@@ -371,6 +371,16 @@ def test_larger_effects_of_the_two_terms_are_used():
     assert find_wings(table) is alone
 
 
+def test_wide_term_is_not_used_where_the_near_one_is_unknown():
+    heights = np.random.default_rng(8).normal(0, 0.5, 60)
+    table = ring_of(effects_of(heights))
+    wide = {f"wide_{name}": getattr(table, name) for name in ("wings", "wings_error", "wings_term")}
+    unknown = np.full(60, np.nan)
+    found = find_wings(replace(table, wings=unknown, wings_error=unknown, **wide))
+    assert not found.effects.any()
+    assert find_wings(replace(table, **wide)).effects.any()
+
+
 def test_groups_share_the_effects_of_their_images():
     """Wings of single images average out in groups of several."""
     rng = np.random.default_rng(8)
